@@ -1,0 +1,108 @@
+"""Explanation: why an event raised an alert, in features, expectations and shares.
+
+Works on what the kernels noted at the event itself, before they learned it; nothing is worked out
+from later state, so that an explanation does not depend on how the log was cut into batches.
+"""
+
+from math import exp, isnan, log10
+from typing import Final
+
+from detectors.calibration import Calibrated
+from detectors.combination import P_MIN
+from detectors.features.kind import Kind
+from detectors.models.half_space_trees import COUNTERFACTUAL_MAX, Isolated
+from detectors.models.tail import Judged
+from schemas.alerts import Contribution
+from schemas.columns import F64
+
+SHOWN_MAX: Final = 6
+"""Contributions an alert holds at most; what is left out is spread over those shown."""
+
+
+def surprise(p: float) -> float:
+    """-log10 p, 0 where silent."""
+    return 0.0 if isnan(p) else -log10(max(p, P_MIN))
+
+
+def short(value: float) -> float:
+    """Six significant digits: what a reader can use."""
+    return float(f"{value:.6g}")
+
+
+def shares(i: int, features: int, calibrated: Calibrated, trees: Isolated | None) -> list[float]:
+    """Each feature's share of event i's surprise; they sum to 1.
+
+    A feature has its own tail's -log10 p, and of the trees' -log10 p what its splits on the path
+    are credited with (an even part where no path was noted).
+    """
+    parts = [surprise(float(calibrated.p[j, i])) for j in range(features)]
+    if trees is not None:
+        of_trees = surprise(float(calibrated.p[features, i]))
+        credited = float(trees.path_share[:, i].sum()) > 0.0
+        for j in range(features):
+            parts[j] += of_trees * (float(trees.path_share[j, i]) if credited else 1 / features)
+    whole = sum(parts)
+    return [part / whole if whole > 0.0 else 1.0 / features for part in parts]
+
+
+def expected(kind: Kind, centre: float, spread: float, unit: float) -> tuple[float, float] | None:
+    """The central 98 % of what was expected, in natural units; None where nothing is known."""
+    if isnan(centre):
+        return None
+    if kind.family == "share":
+        return 0.0, short(centre)
+    low, high = (exp(min(centre + sign * spread, 600.0)) - kind.shift for sign in (-1.0, 1.0))
+    return short(max(low, 0.0) * unit), short(max(high, 0.0) * unit)
+
+
+def contributions(
+    i: int,
+    names: list[str],
+    kinds: list[Kind],
+    values: F64,
+    units: F64,
+    judged: Judged,
+    calibrated: Calibrated,
+    trees: Isolated | None,
+) -> list[Contribution]:
+    """The features of event i that said something, largest share first, at most `SHOWN_MAX`.
+
+    values, units: float64[features, n]; a value times its unit is in the event's own currency.
+    """
+    share = shares(i, len(names), calibrated, trees)
+    spoke = [j for j in range(len(names)) if not isnan(values[j, i])]
+    shown = sorted(spoke, key=lambda j: (-share[j], j))[:SHOWN_MAX]
+    whole = sum(share[j] for j in shown)
+    found = []
+    for j in shown:
+        unit = float(units[j, i])
+        interval = expected(kinds[j], float(judged.centre[j, i]), float(judged.spread[j, i]), unit)
+        p = float(calibrated.p[j, i])
+        found.append(
+            Contribution(
+                feature=names[j],
+                actual=short(float(values[j, i]) * unit),
+                expected_low=interval[0] if interval else None,
+                expected_high=interval[1] if interval else None,
+                p_value=short(1.0 if isnan(p) else p),
+                share=share[j] / whole if whole > 0.0 else 1.0 / len(shown),
+            )
+        )
+    return found
+
+
+def counterfactual(
+    i: int, names: list[str], calibrated: Calibrated, threshold: float
+) -> list[str] | None:
+    """The first one, two or three most surprising features that, at expected, raise no alert.
+
+    Each was verified by scoring the event again before it was learned; None where three are not
+    enough. Smallest in that order, not over all subsets.
+    """
+    for k in range(COUNTERFACTUAL_MAX):
+        without = float(calibrated.without[k, i])
+        if isnan(without):
+            return None
+        if without > threshold:
+            return [names[int(calibrated.order[c, i])] for c in range(k + 1)]
+    return None

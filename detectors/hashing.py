@@ -1,0 +1,115 @@
+"""Keyed hashes of text columns: how entities, event ids and compared values are told apart.
+
+SipHash with a secret key, so that nobody outside can make two keys collide; 128 bits, so that
+chance does not either. Formula: J.-P. Aumasson, D. J. Bernstein, "SipHash: a fast short-input
+PRF" (2012), and its 128-bit variant in the authors' reference code. Not for content checksums:
+those are xxh3.
+"""
+
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from detectors.kernels import kernel
+from schemas.columns import I32, U8, U64
+
+HashKey = tuple[int, int]
+"""Two 64-bit words of secret key."""
+
+ROUNDS: Final = (1, 3)
+"""SipHash-1-3, as Rust's and Python's own tables use: flooding needs no more."""
+
+
+def hash_key(secret: str) -> HashKey:
+    """The hash key of a configured secret of any length."""
+    digest = xxhash.xxh3_128_intdigest(b"eddy hash key\0" + secret.encode())
+    return digest >> 64, digest & (2**64 - 1)
+
+
+def hash_text(column: pa.StringArray, key: HashKey) -> U64:
+    """uint64[n, 2]: the keyed 128-bit hash of each text; (0, 0) for null and for nothing else."""
+    out = np.zeros((len(column), 2), np.uint64)
+    if len(column) == 0:
+        return out
+    validity, offsets, data = column.buffers()
+    first = column.offset
+    stop = first + len(column)
+    places = np.frombuffer(offsets, np.int32)[first : stop + 1]
+    text = np.frombuffer(data, np.uint8) if data is not None else np.empty(0, np.uint8)
+    nulls = np.frombuffer(validity, np.uint8) if column.null_count else np.empty(0, np.uint8)
+    _siphash(text, places, nulls, first, np.uint64(key[0]), np.uint64(key[1]), *ROUNDS, out)
+    return out
+
+
+def pseudonym(hashed: U64) -> str:
+    """32 hex digits that stand for an entity where its id must not be shown. hashed: uint64[2]."""
+    return f"{int(hashed[0]):016x}{int(hashed[1]):016x}"
+
+
+@kernel
+def _round(
+    v0: np.uint64, v1: np.uint64, v2: np.uint64, v3: np.uint64
+) -> tuple[np.uint64, np.uint64, np.uint64, np.uint64]:
+    v0 += v1
+    v2 += v3
+    v1 = (v1 << np.uint64(13)) | (v1 >> np.uint64(51))
+    v3 = (v3 << np.uint64(16)) | (v3 >> np.uint64(48))
+    v1 ^= v0
+    v3 ^= v2
+    v0 = (v0 << np.uint64(32)) | (v0 >> np.uint64(32))
+    v2 += v1
+    v0 += v3
+    v1 = (v1 << np.uint64(17)) | (v1 >> np.uint64(47))
+    v3 = (v3 << np.uint64(21)) | (v3 >> np.uint64(43))
+    v1 ^= v2
+    v3 ^= v0
+    v2 = (v2 << np.uint64(32)) | (v2 >> np.uint64(32))
+    return v0, v1, v2, v3
+
+
+@kernel
+def _siphash(
+    text: U8,
+    places: I32,
+    nulls: U8,
+    first: int,
+    k0: np.uint64,
+    k1: np.uint64,
+    word_rounds: int,
+    last_rounds: int,
+    out: U64,
+) -> None:
+    for i in range(len(places) - 1):
+        if len(nulls) > 0 and not (nulls[(first + i) >> 3] >> ((first + i) & 7)) & 1:
+            continue
+        start = places[i]
+        size = places[i + 1] - start
+        v0 = k0 ^ np.uint64(0x736F6D6570736575)
+        v1 = k1 ^ np.uint64(0x646F72616E646F6D) ^ np.uint64(0xEE)
+        v2 = k0 ^ np.uint64(0x6C7967656E657261)
+        v3 = k1 ^ np.uint64(0x7465646279746573)
+        words = size >> 3
+        for w in range(words + 1):
+            m = np.uint64(0)
+            count = 8 if w < words else size & 7
+            for b in range(count):
+                m |= np.uint64(text[start + 8 * w + b]) << np.uint64(8 * b)
+            if w == words:
+                m |= np.uint64(size & 0xFF) << np.uint64(56)
+            v3 ^= m
+            for _ in range(word_rounds):
+                v0, v1, v2, v3 = _round(v0, v1, v2, v3)
+            v0 ^= m
+        v2 ^= np.uint64(0xEE)
+        for _ in range(last_rounds):
+            v0, v1, v2, v3 = _round(v0, v1, v2, v3)
+        low = v0 ^ v1 ^ v2 ^ v3
+        v1 ^= np.uint64(0xDD)
+        for _ in range(last_rounds):
+            v0, v1, v2, v3 = _round(v0, v1, v2, v3)
+        out[i, 0] = low
+        out[i, 1] = v0 ^ v1 ^ v2 ^ v3
+        if out[i, 0] == 0 and out[i, 1] == 0:
+            out[i, 1] = 1  # (0, 0) means absent

@@ -1,0 +1,235 @@
+"""Tail: how improbable is a value under the entity's own history, given what its peers do?
+
+A value is judged as y = ln(value + shift) with a normal–inverse-gamma model whose prior is learned
+from the cohort (empirical Bayes), so that a new entity is judged from its first event by its
+peers and a known one by itself. With n, m, S the entity's decayed count, mean and sum of squared
+deviations, and prior (m₀, κ₀, a₀, b₀), the posterior predictive is Student's t (K. Murphy,
+"Conjugate Bayesian analysis of the Gaussian distribution", 2007, eqs. 86–89 and 110):
+
+    κ = κ₀ + n   μ = (κ₀m₀ + n m)/κ   a = a₀ + n/2   b = b₀ + S/2 + κ₀ n (m - m₀)²/(2κ)
+    y ~ t(df = 2a, location = μ, scale² = b(κ + 1)/(aκ))
+
+The cohort's moments are decayed by count: σ², the mean squared step from an entity's own mean,
+times n/(n + 1); T, the variance around m₀ with weight 1/(1 + n) an event, so that busy entities
+do not speak for all. Then κ₀ = σ²/(T - σ²), a₀ = `PRIOR_SHAPE`, b₀ = a₀σ².
+
+A share (novelty) is beta–binomial: P(1) = (s q + k)/(s + n), q the cohort's share, s =
+`PRIOR_EVENTS`; a 0 has p = 1, a 1 has p = P(1).
+
+Departures: the tail of t is taken by Wallace's normal approximation (D. L. Wallace, Ann. Math.
+Stat. 1959; here within 25 % of the exact tail down to 1e-4 for df ≥ 4, within a factor 2 at
+1e-6), since calibration follows.
+Learning is protected: a value with two-sided p below `WINSOR_P` is learned as the value that has
+just that p, a share's 1 as p/`WINSOR_P`.
+
+Values NaN are neither judged nor learned. p in (0, 1], small is surprising. Until the cohort has
+`COHORT_EVENTS_MIN` weight nothing is judged. Cost: about 60 ns a feature; 24 bytes a feature and
+entity, and 8 more an entity.
+"""
+
+from math import erfc, exp, isnan, log, log1p, sqrt
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from detectors.combination import P_MIN
+from detectors.entities import Admitted
+from detectors.kernels import kernel
+from schemas.columns import F64, I64
+
+NORMAL, SHARE, RANGE = range(3)
+HIGH, LOW, BOTH = range(3)
+
+PRIOR_SHAPE: Final = 2.0
+PRIOR_EVENTS: Final = 5.0
+COHORT_EVENTS_MIN: Final = 20.0
+COHORT_MEMORY: Final = 20_000.0
+WINSOR_P: Final = 0.01
+WINSOR_Z: Final = 2.5758293035489004  # normal quantile of 1 - WINSOR_P/2
+EXPECTED_SHARE: Final = 0.98
+EXPECTED_Z: Final = 2.3263478740408408  # normal quantile of (1 + EXPECTED_SHARE)/2
+LN2: Final = log(2.0)
+
+MEAN_WEIGHT, MEAN, TOTAL_VARIANCE, WITHIN_WEIGHT, WITHIN_VARIANCE, SHARE_RATE = range(6)
+COHORT_WORDS: Final = 6
+
+
+class Judged(NamedTuple):
+    """What the tails say; all float64[features, n], NaN where a feature says nothing.
+
+    p: raw p-value. centre, spread: the predictive's location and half the width of its central
+    `EXPECTED_SHARE`, in y; for a share, the expected share and 0. place: the value's place in [0, 1] among its cohort, for the trees.
+    """
+
+    p: F64
+    centre: F64
+    spread: F64
+    place: F64
+
+
+class Shape(NamedTuple):
+    """How each feature is judged, one element a feature. family, side: int64, the constants above;
+    shift: of the logarithm; low, high: of a range."""
+
+    family: I64
+    side: I64
+    shift: F64
+    low: F64
+    high: F64
+
+
+def words(features: int) -> int:
+    """Words that the tails of so many features own in an entity's row."""
+    return 1 + 3 * features
+
+
+@kernel
+def normal_of_t(t: float, df: float) -> float:
+    """The standard normal deviate that has (nearly) the tail probability of t ≥ 0."""
+    return (8.0 * df + 1.0) / (8.0 * df + 3.0) * sqrt(df * log1p(t * t / df))
+
+
+@kernel
+def t_of_normal(z: float, df: float) -> float:
+    """The inverse of `normal_of_t`."""
+    c = z * (8.0 * df + 3.0) / (8.0 * df + 1.0)
+    return sqrt(df * (exp(min(c * c / df, 700.0)) - 1.0))
+
+
+@kernel
+def _tail_p(z: float, side: int) -> float:
+    if side == HIGH:
+        p = 0.5 * erfc(z / sqrt(2.0))
+    elif side == LOW:
+        p = 0.5 * erfc(-z / sqrt(2.0))
+    else:
+        p = erfc(abs(z) / sqrt(2.0))
+    return max(p, P_MIN)
+
+
+@kernel
+def judge(
+    words: F64,
+    at: int,
+    events: Admitted,
+    values: F64,
+    shape: Shape,
+    half_life_ms: float,
+    cohort: F64,
+    out: Judged,
+) -> None:
+    """Judge, then learn, each event in order. values: float64[features, n], natural units."""
+    features = values.shape[0]
+    for i in range(len(events.row)):
+        r = events.row[i]
+        learn = events.learn[i]
+        if events.fresh[i]:
+            words[r, at : at + 1 + 3 * features] = 0.0
+            words[r, at] = events.time_ms[i]
+        keep = exp(-LN2 * (events.time_ms[i] - words[r, at]) / half_life_ms)
+        if learn:
+            words[r, at] = events.time_ms[i]
+        for j in range(features):
+            mine = words[r, at + 1 + 3 * j : at + 4 + 3 * j]
+            n = mine[0] * keep
+            s = mine[2] * keep
+            if learn:
+                mine[0] = n
+                mine[2] = s
+            value = values[j, i]
+            out.p[j, i] = np.nan
+            out.centre[j, i] = np.nan
+            out.spread[j, i] = np.nan
+            out.place[j, i] = np.nan
+            if isnan(value):
+                continue
+            if shape.family[j] == RANGE:
+                span = shape.high[j] - shape.low[j]
+                out.place[j, i] = min(max((value - shape.low[j]) / span, 0.0), 1.0)
+            elif shape.family[j] == SHARE:
+                _share(mine, cohort[j], n, s, value, learn, i, j, out)
+            else:
+                y = log(value + shape.shift[j])
+                _normal(mine, cohort[j], n, s, y, shape.side[j], learn, i, j, out)
+
+
+@kernel
+def _share(
+    mine: F64,
+    peers: F64,
+    n: float,
+    s: float,
+    value: float,
+    learn: bool,
+    i: int,
+    j: int,
+    out: Judged,
+) -> None:
+    """One trial after n with s occurrences (both decayed)."""
+    expected = (PRIOR_EVENTS * peers[SHARE_RATE] + s) / (PRIOR_EVENTS + n)
+    out.place[j, i] = value
+    learned = value
+    if peers[MEAN_WEIGHT] >= COHORT_EVENTS_MIN:
+        out.p[j, i] = max(expected, P_MIN) if value > 0.0 else 1.0
+        out.centre[j, i] = expected
+        out.spread[j, i] = 0.0
+        learned = min(value, expected / WINSOR_P)
+    if learn:
+        weight = 1.0 / (1.0 + n)
+        peers[MEAN_WEIGHT] = min(peers[MEAN_WEIGHT] + weight, COHORT_MEMORY)
+        peers[SHARE_RATE] += weight / peers[MEAN_WEIGHT] * (learned - peers[SHARE_RATE])
+        mine[0] = n + 1.0
+        mine[2] = s + learned
+
+
+@kernel
+def _normal(
+    mine: F64,
+    peers: F64,
+    n: float,
+    s: float,
+    y: float,
+    side: int,
+    learn: bool,
+    i: int,
+    j: int,
+    out: Judged,
+) -> None:
+    """One value y after n with mean `mine[1]` and sum of squares s (n, s decayed)."""
+    m = mine[1]
+    m0 = peers[MEAN]
+    learned = y
+    if peers[MEAN_WEIGHT] >= COHORT_EVENTS_MIN:
+        within = max(peers[WITHIN_VARIANCE], 1e-6)
+        total = max(peers[TOTAL_VARIANCE], 1e-6)
+        k0 = within / max(total - within, 0.01 * total)
+        kappa = k0 + n
+        mu = (k0 * m0 + n * m) / kappa
+        a = PRIOR_SHAPE + 0.5 * n
+        b = PRIOR_SHAPE * within + 0.5 * s + 0.5 * k0 * n * (m - m0) * (m - m0) / kappa
+        scale = sqrt(b * (kappa + 1.0) / (a * kappa))
+        t = (y - mu) / scale
+        z = normal_of_t(abs(t), 2.0 * a)
+        out.p[j, i] = _tail_p(z if t >= 0.0 else -z, side)
+        out.centre[j, i] = mu
+        out.spread[j, i] = t_of_normal(EXPECTED_Z, 2.0 * a) * scale
+        out.place[j, i] = 0.5 * erfc(-(y - m0) / sqrt(2.0 * total))
+        if z > WINSOR_Z:
+            edge = t_of_normal(WINSOR_Z, 2.0 * a) * scale
+            learned = mu + edge if t >= 0.0 else mu - edge
+    if not learn:
+        return
+    if n > 0.5:
+        step = (learned - m) * (learned - m) * n / (n + 1.0)
+        peers[WITHIN_WEIGHT] = min(peers[WITHIN_WEIGHT] + 1.0, COHORT_MEMORY)
+        peers[WITHIN_VARIANCE] += (step - peers[WITHIN_VARIANCE]) / peers[WITHIN_WEIGHT]
+    weight = 1.0 / (1.0 + n)
+    peers[MEAN_WEIGHT] = min(peers[MEAN_WEIGHT] + weight, COHORT_MEMORY)
+    share = weight / peers[MEAN_WEIGHT]
+    off = learned - m0
+    peers[MEAN] += share * off
+    peers[TOTAL_VARIANCE] = (1.0 - share) * (peers[TOTAL_VARIANCE] + share * off * off)
+    mine[0] = n + 1.0
+    gain = learned - m
+    mine[1] = m + gain / (n + 1.0)
+    mine[2] = s + gain * gain * n / (n + 1.0)

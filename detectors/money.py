@@ -1,0 +1,80 @@
+"""Money: amounts relative to what is typical in their currency, so that only those compare.
+
+Each currency has a decayed mean of ln|amount| in the shard; an amount is divided by its exponent.
+What is then compared (an entity's payments in two currencies, a sum over both) are multiples of
+typical amounts, never amounts of different currencies. Bounded: `CURRENCIES_MAX` currencies have
+a mean of their own, further ones (no honest stream has them) share the last.
+"""
+
+from math import exp, log
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from detectors.kernels import kernel
+from detectors.state import Arrays, load, saved
+from schemas.columns import F64, U64
+
+CURRENCIES_MAX: Final = 64
+MEMORY: Final = 20_000.0
+AMOUNT_MIN: Final = 1e-6
+"""Smaller amounts say nothing of what is typical: dividing by them would leave float64."""
+STEP_MAX: Final = 3.0
+"""Largest step learned, in ln: an amount 20 times the typical one teaches no more than that."""
+
+
+class Typical(NamedTuple):
+    """currency: its hash; weight: amounts learned, decayed; mean: of ln|amount|."""
+
+    currency: U64
+    weight: F64
+    mean: F64
+
+
+class Money:
+    """The typical amount of each currency."""
+
+    def __init__(self) -> None:
+        self.typical = Typical(
+            currency=np.zeros(CURRENCIES_MAX, np.uint64),
+            weight=np.zeros(CURRENCIES_MAX),
+            mean=np.zeros(CURRENCIES_MAX),
+        )
+
+    def relative(self, currency: U64, amount: F64) -> tuple[F64, F64]:
+        """(amount / typical, typical), each float64[n], in event order, learned along the way.
+
+        currency: uint64[n], hashes, 0 = not given, which is a currency of its own.
+        """
+        share = np.empty(len(amount))
+        unit = np.empty(len(amount))
+        _relative(self.typical, currency, amount, share, unit)
+        return share, unit
+
+    def save(self) -> Arrays:
+        """The currencies and their means."""
+        return saved(self.typical)
+
+    def load(self, state: Arrays) -> None:
+        """Replace them by saved ones."""
+        load(self.typical, state)
+
+
+@kernel
+def _relative(typical: Typical, currency: U64, amount: F64, share: F64, unit: F64) -> None:
+    weight = typical.weight
+    mean = typical.mean
+    for i in range(len(amount)):
+        k = 0
+        while k < CURRENCIES_MAX - 1 and weight[k] > 0.0 and typical.currency[k] != currency[i]:
+            k += 1
+        size = abs(amount[i])
+        spent = size >= AMOUNT_MIN  # False for NaN
+        if spent and weight[k] == 0.0:
+            typical.currency[k] = currency[i]
+            mean[k] = log(size)
+        unit[i] = exp(mean[k]) if weight[k] > 0.0 or spent else 1.0
+        share[i] = amount[i] / unit[i]
+        if spent:
+            weight[k] = min(weight[k] + 1.0, MEMORY)
+            mean[k] += min(max(log(size) - mean[k], -STEP_MAX), STEP_MAX) / weight[k]

@@ -1,0 +1,247 @@
+"""A monitor: what watches one entity type. Events in, p-values and decisions out, step by step.
+
+`process` is the whole way of a batch through the engine, and the only way its state changes:
+admit → features → tails → trees → calibration → policy. Each step walks the batch in event order,
+and a later step never feeds an earlier one.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from detectors.calibration import WORDS as CALIBRATION_WORDS
+from detectors.calibration import Calibrated, Calibration, Surprise
+from detectors.combination import P_MIN
+from detectors.entities import EVICTIONS, PROMOTIONS, Admitted, EntityTable
+from detectors.features import KINDS
+from detectors.features.kind import Field
+from detectors.hashing import HashKey, hash_text
+from detectors.kernels import kernel
+from detectors.models import tail
+from detectors.models.half_space_trees import COUNTERFACTUAL_MAX, HalfSpaceTrees, Isolated
+from detectors.money import Money
+from detectors.policy import WORDS as INCIDENT_WORDS
+from detectors.policy import Decided, Limits, Policy
+from detectors.spec import MonitorSpec, TailSpec, TreesSpec, Where, seconds
+from detectors.state import Arrays, prefixed, under
+from schemas.columns import F64, I64, U64, Bools, EventBatch
+from schemas.events import TYPES
+
+SIDES: Final = {"high": tail.HIGH, "low": tail.LOW, "both": tail.BOTH}
+FAMILIES: Final = {"normal": tail.NORMAL, "share": tail.SHARE, "range": tail.RANGE}
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What a monitor found in a batch; every array but `index` speaks of the m applicable events.
+
+    index: int64[m], their rows in the batch. keys: uint64[m, 2], their entities' hashes. values,
+    units: float64[features, m]. p: float64[m], combined and calibrated, 1 where nothing is known.
+    """
+
+    index: I64
+    keys: U64
+    admitted: Admitted
+    values: F64
+    units: F64
+    judged: tail.Judged
+    trees: Isolated | None
+    calibrated: Calibrated
+    decided: Decided
+    p: F64
+
+
+class Monitor:
+    """The state of one monitor for one shard, as arrays with a row an entity."""
+
+    def __init__(self, spec: MonitorSpec, key: HashKey, shards: int = 1) -> None:
+        self.spec = spec
+        self.key = key
+        self.kinds = [KINDS[f.kind] for f in spec.features]
+        self.names = [f.name for f in spec.features]
+        count = len(spec.features)
+        self.tails = next((d for d in spec.detectors if isinstance(d, TailSpec)), None)
+        trees = next((d for d in spec.detectors if isinstance(d, TreesSpec)), None)
+        self.tail_half_life_ms = 1000.0 * seconds((self.tails or TailSpec()).half_life)
+
+        self.feature_at = [sum(k.words for k in self.kinds[:j]) for j in range(count)]
+        self.tail_at = sum(k.words for k in self.kinds)
+        self.calibration_at = self.tail_at + tail.words(count)
+        self.incident_at = self.calibration_at + CALIBRATION_WORDS
+        width = self.incident_at + INCIDENT_WORDS
+        # Zero pages are not in memory until they are touched: capacity costs nothing by itself.
+        self.words: F64 = np.zeros((spec.capacity, width))
+        self.bits: U64 = self.words.view(np.uint64)
+
+        self.entities = EntityTable(spec.capacity)
+        self.money = Money()
+        self.cohort: F64 = np.zeros((count, tail.COHORT_WORDS))
+        self.trees = HalfSpaceTrees(trees, count, spec.capacity) if trees else None
+        discrete = [k.family == "share" for k in self.kinds]
+        self.calibration = Calibration([*discrete, False] if trees else discrete)
+        policy = spec.policy
+        gap_ms = 1000.0 * seconds(policy.incident_gap)
+        self.policy = Policy(Limits(policy.p_max, policy.alerts_per_day / shards, gap_ms))
+        sides = [f.side or k.side for f, k in zip(spec.features, self.kinds, strict=True)]
+        self.shape = tail.Shape(
+            family=np.array([FAMILIES[k.family] for k in self.kinds]),
+            side=np.array([SIDES[side] for side in sides]),
+            shift=np.array([k.shift for k in self.kinds]),
+            low=np.array([k.low for k in self.kinds]),
+            high=np.array([k.high for k in self.kinds]),
+        )
+
+    def process(self, batch: EventBatch) -> Watched:
+        """Watch the events that apply: judge each, learn each, decide on each, in order."""
+        index = np.flatnonzero(self._applies(batch)).astype(np.int64)
+        events = batch if len(index) == len(batch) else batch.take(index)
+        keys = hash_text(events.text[self.spec.entity], self.key)
+        lateness_max_ms = 1000.0 * seconds(self.spec.lateness_max)
+        admitted = self.entities.admit(keys, events.time_ms, lateness_max_ms)
+        values, units = self._features(events, admitted)
+        judged = self._tails(values, admitted)
+        trees = self._trees(judged, admitted)
+        calibrated = self._calibrate(judged, trees, admitted)
+        p = np.where(np.isnan(calibrated.combined), 1.0, calibrated.combined)
+        decided = self.policy.process(self.words, self.incident_at, admitted, events, p)
+        return Watched(index, keys, admitted, values, units, judged, trees, calibrated, decided, p)
+
+    def _applies(self, batch: EventBatch) -> Bools:
+        return matches(batch, self.spec.where) & _present(batch, self.spec.entity)
+
+    def _features(self, events: EventBatch, admitted: Admitted) -> tuple[F64, F64]:
+        """(values, units), each float64[features, n]; value times unit is the natural one."""
+        values = np.empty((len(self.kinds), len(events)))
+        units = np.ones((len(self.kinds), len(events)))
+        hashes: dict[str, U64] = {}
+        relative: tuple[F64, F64] | None = None
+        for j, (spec, kind) in enumerate(zip(self.spec.features, self.kinds, strict=True)):
+            active = matches(events, spec.where)
+            number: F64 = np.empty(0)
+            hashed: U64 = np.empty(0, np.uint64)
+            if kind.reads == "text" and spec.field is not None:
+                active &= _present(events, spec.field)
+                if spec.field not in hashes:
+                    hashes[spec.field] = self._hash(events, spec.field)
+                hashed = hashes[spec.field]
+            elif spec.field == "amount":
+                relative = relative or self.money.relative(
+                    self._hash(events, "currency"), _number(events, "amount")
+                )
+                number, units[j] = relative
+            elif kind.reads == "number" and spec.field is not None:
+                number = _number(events, spec.field)
+            elif kind.name == "time_of_day":
+                number = _number(events, "utc_offset_min")
+            half_life_ms = 1000.0 * seconds(spec.half_life) if spec.half_life else 0.0
+            field = Field(active, number, hashed)
+            at = self.feature_at[j]
+            kind.update(self.words, self.bits, at, admitted, field, half_life_ms, values[j])
+        return values, units
+
+    def _hash(self, events: EventBatch, field: str) -> U64:
+        """uint64[n]: the field's keyed hash, 0 where absent."""
+        if field not in events.text:
+            return np.zeros(len(events), np.uint64)
+        return np.ascontiguousarray(hash_text(events.text[field], self.key)[:, 0])
+
+    def _tails(self, values: F64, admitted: Admitted) -> tail.Judged:
+        judged = tail.Judged(*(np.empty_like(values) for _ in range(4)))
+        half_life_ms = self.tail_half_life_ms
+        tail.judge(
+            self.words,
+            self.tail_at,
+            admitted,
+            values,
+            self.shape,
+            half_life_ms,
+            self.cohort,
+            judged,
+        )
+        return judged
+
+    def _trees(self, judged: tail.Judged, admitted: Admitted) -> Isolated | None:
+        return self.trees.process(admitted, judged.place, judged.p) if self.trees else None
+
+    def _calibrate(
+        self, judged: tail.Judged, trees: Isolated | None, admitted: Admitted
+    ) -> Calibrated:
+        features, n = judged.p.shape
+        raw = np.full((features + (trees is not None), n), np.nan)
+        if self.tails is not None:
+            _surprise(judged.p, raw)
+        if trees is not None:
+            raw[features] = trees.surprise
+            surprise = Surprise(raw, features, trees.order, trees.without)
+        else:
+            none = np.full((COUNTERFACTUAL_MAX, n), -1, np.int64)
+            surprise = Surprise(raw, -1, none, np.full((COUNTERFACTUAL_MAX, n), np.nan))
+        return self.calibration.process(self.words, self.calibration_at, admitted, surprise)
+
+    def measures(self) -> dict[str, int]:
+        """Sizes and counts that an operator watches."""
+        return {
+            "entities": self.entities.rows_used,
+            "evictions": int(self.entities.table.marks[EVICTIONS]),
+            "promotions": int(self.entities.table.marks[PROMOTIONS]),
+        }
+
+    def _parts(self) -> "dict[str, EntityTable | Money | Calibration | Policy | HalfSpaceTrees]":
+        parts: dict[str, EntityTable | Money | Calibration | Policy | HalfSpaceTrees] = {
+            "entities": self.entities,
+            "money": self.money,
+            "calibration": self.calibration,
+            "policy": self.policy,
+        }
+        return parts | ({"trees": self.trees} if self.trees else {})
+
+    def save(self) -> Arrays:
+        """The whole state as arrays by name."""
+        words = self.words[: self.entities.rows_used].copy()
+        parts = {name: part.save() for name, part in self._parts().items()}
+        return {"words": words, "cohort": self.cohort.copy(), **prefixed(parts)}
+
+    def load(self, state: Arrays) -> None:
+        """Replace the whole state by one saved from the same specification."""
+        self.words[: len(state["words"])] = state["words"]
+        self.words[len(state["words"]) :] = 0.0
+        self.cohort[:] = state["cohort"]
+        for name, part in self._parts().items():
+            part.load(under(name, state))
+
+
+def matches(events: EventBatch, where: Where) -> Bools:
+    """bool[n]: the events whose fields have the values, or one of the values, that `where` names."""
+    matching = np.ones(len(events), np.bool_)
+    for field, wanted in where.items():
+        values = [wanted] if isinstance(wanted, str) else wanted
+        if field == "type":
+            codes: list[int] = [k for k, name in enumerate(TYPES) if name in values]
+            matching &= np.isin(events.type_code, np.array(codes, np.uint8))
+        elif field in events.text:
+            found = pc.is_in(events.text[field], value_set=pa.array(values, pa.string()))
+            matching &= np.asarray(found.to_numpy(zero_copy_only=False), np.bool_)
+        else:
+            matching[:] = False
+    return matching
+
+
+def _present(events: EventBatch, field: str) -> Bools:
+    if field not in events.text:
+        return np.zeros(len(events), np.bool_)
+    return np.asarray(events.text[field].is_valid().to_numpy(zero_copy_only=False), np.bool_)
+
+
+def _number(events: EventBatch, field: str) -> F64:
+    return events.number.get(field, np.full(len(events), np.nan))
+
+
+@kernel
+def _surprise(p: F64, out: F64) -> None:
+    """-ln p, by one scalar logarithm at a time: array functions may differ with a value's place."""
+    for j in range(p.shape[0]):
+        for i in range(p.shape[1]):
+            out[j, i] = -np.log(max(p[j, i], P_MIN)) if p[j, i] == p[j, i] else np.nan

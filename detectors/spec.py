@@ -1,0 +1,115 @@
+"""How a monitor is declared: the part of the configuration that steers the fold.
+
+Only declarations and the checks between their parts; what each declared thing computes stands in
+its own module. Durations are written "30s", "5min", "1h", "7d".
+"""
+
+import re
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+DURATION: Final = re.compile(r"^(\d+(?:\.\d+)?)\s*(ms|s|min|h|d)$")
+_SECONDS: Final = {"ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+
+Duration = Annotated[str, Meta(pattern=DURATION.pattern, description='such as "1h"')]
+Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,62}$", description="lower_case name")]
+Probability = Annotated[float, Meta(gt=0, lt=1)]
+Where = dict[str, str | list[str]]
+"""Event fields (and `type`) → the value, or the values, that the event must have."""
+
+
+def seconds(duration: str) -> float:
+    """Seconds of a duration such as "1.5h". Raises ValueError where it has another form."""
+    match = DURATION.match(duration)
+    if match is None:
+        raise ValueError(f'got "{duration}"; expected a number and one of ms, s, min, h, d')
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all declarations: immutable, and an unknown key is an error."""
+
+
+class FeatureSpec(Spec, frozen=True, kw_only=True):
+    """One feature: a kind from the vocabulary (`detectors.features.KINDS`) and its parameters.
+
+    name: as it appears in alerts. field: the event field it reads, where its kind reads one.
+    half_life: of the decay, where its kind decays. where: only events that match count, and only
+    on them has the feature a value. side: which values are surprising.
+    """
+
+    name: Name
+    kind: str
+    field: str | None = None
+    half_life: Duration | None = None
+    where: Where = {}
+    side: Literal["high", "low", "both"] | None = None
+
+
+class TailSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="tail"):
+    """Each feature's value under the entity's own history, with a prior from its cohort."""
+
+    half_life: Duration = "30d"
+
+
+class TreesSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="half_space_trees"):
+    """River's half-space trees over the feature vector, one mass array an entity.
+
+    min_events: events after which an entity gets masses; entities_max: how many may have them.
+    """
+
+    trees: Annotated[int, Meta(ge=1, le=100)] = 10
+    height: Annotated[int, Meta(ge=1, le=12)] = 8
+    window: Annotated[int, Meta(ge=1, le=30_000)] = 250
+    seed: int = 0
+    min_events: Annotated[int, Meta(ge=0)] = 20
+    entities_max: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000
+
+
+DetectorSpec = TailSpec | TreesSpec
+
+
+class ActionSpec(Spec, frozen=True, kw_only=True):
+    """What an alert of this monitor recommends."""
+
+    type: Literal["review", "challenge", "throttle", "block"] = "review"
+    ttl: Duration = "1h"
+
+
+class PolicySpec(Spec, frozen=True, kw_only=True):
+    """When an event becomes an alert.
+
+    p_max: never alert above this p-value. alerts_per_day: a cap over all shards, never a target.
+    incident_gap: quiet time after which an entity's next alert opens a new incident.
+    warm_up_events: scored events before a shard's alerts may be enforced.
+    """
+
+    p_max: Probability = 1e-4
+    alerts_per_day: Annotated[float, Meta(gt=0)] = 100.0
+    incident_gap: Duration = "1h"
+    warm_up_events: Annotated[int, Meta(ge=0)] = 10_000
+    action: ActionSpec = ActionSpec()
+
+
+class MonitorSpec(Spec, frozen=True, kw_only=True):
+    """What watches one entity type: its features, detectors and policy.
+
+    inputs: the configured inputs it reads. entity: the event field that names its entity.
+    capacity: rows, that is entities, held at most in each shard. where: only events that match are
+    watched at all; others are "not applicable". lateness_max: how far an event may lie behind its
+    entity's last and still be learned.
+    """
+
+    name: Name
+    entity: str
+    inputs: Annotated[list[str], Meta(min_length=1)]
+    capacity: Annotated[int, Meta(ge=16, le=100_000_000)] = 100_000
+    where: Where = {}
+    lateness_max: Duration = "1h"
+    features: Annotated[list[FeatureSpec], Meta(min_length=1, max_length=64)]
+    detectors: Annotated[list[DetectorSpec], Meta(min_length=1)] = msgspec.field(
+        default_factory=lambda: [TailSpec(), TreesSpec()]
+    )
+    policy: PolicySpec = PolicySpec()

@@ -1,0 +1,38 @@
+"""State as arrays by name: how every part of a monitor is saved and loaded.
+
+A part keeps its arrays in a NamedTuple, which its kernels take as it stands; the names of its
+fields are the names in a checkpoint. Knows no files.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def saved(part: NamedTuple, used: dict[str, int] | None = None) -> Arrays:
+    """Copies of the part's arrays; of those named in `used` only so many first rows."""
+    lengths = used or {}
+    arrays: Arrays = part._asdict()
+    return {name: array[: lengths.get(name)].copy() for name, array in arrays.items()}
+
+
+def load(part: NamedTuple, state: Arrays) -> None:
+    """Write saved arrays back into the part's; rows beyond them are cleared."""
+    arrays: Arrays = part._asdict()
+    assert arrays.keys() == state.keys(), (sorted(arrays), sorted(state))
+    for name, array in arrays.items():
+        array[: len(state[name])] = state[name]
+        array[len(state[name]) :] = np.zeros((), array.dtype)
+
+
+def under(prefix: str, state: Arrays) -> Arrays:
+    """The arrays whose names start with `prefix/`, without it."""
+    return {n.removeprefix(f"{prefix}/"): a for n, a in state.items() if n.startswith(f"{prefix}/")}
+
+
+def prefixed(parts: dict[str, Arrays]) -> Arrays:
+    """Several parts' arrays in one dict, each name behind its part's."""
+    return {f"{part}/{name}": a for part, arrays in parts.items() for name, a in arrays.items()}

@@ -1,0 +1,139 @@
+"""The alert: what Eddy publishes and an enforcement service acts on without asking anybody.
+
+Defines its shape, its id, its bytes and its CloudEvents headers, and publishes the JSON Schema.
+Does not decide when an alert is due: that is `detectors.policy`.
+"""
+
+from typing import Any, Final, Literal, NamedTuple
+
+import msgspec
+import xxhash
+
+SCHEMA_VERSION: Final = 1
+ALERT_BYTES_MAX: Final = 4096
+Severity = Literal["low", "medium", "high", "critical"]
+Activity = Literal["opened", "updated", "closed"]
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """What the log does not determine; the only part of an alert that a replay may change."""
+
+    mode: Literal["live", "shadow", "replay"]
+    enforceable: bool
+    reason: str | None
+    run_id: str
+    detected_at: str
+
+
+class Entity(msgspec.Struct, frozen=True, kw_only=True):
+    """An entity by type and id; `pseudonym` says that the id is a keyed hash, not the raw id."""
+
+    type: str
+    id: str
+    pseudonym: bool
+
+
+class Contribution(msgspec.Struct, frozen=True, kw_only=True):
+    """One surprising feature: what was seen, what was expected, and its share of the surprise."""
+
+    feature: str
+    actual: float
+    expected_low: float | None
+    expected_high: float | None
+    p_value: float
+    share: float
+
+
+class Action(msgspec.Struct, frozen=True, kw_only=True):
+    """What enforcement is recommended to do, to what, for how long."""
+
+    type: Literal["review", "challenge", "throttle", "block"]
+    scope: str
+    ttl_s: int
+    reason_code: str
+
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+    """The event that raised the alert, by id and by position in its log."""
+
+    event_id: str
+    topic: str
+    partition: int
+    offset: int
+
+
+class Alert(msgspec.Struct, frozen=True, kw_only=True):
+    """One alert. Times are milliseconds since 1970 UTC; p-values in (0, 1]; score = -log10(p)."""
+
+    schema_version: int = SCHEMA_VERSION
+    alert_id: str
+    revision: int
+    activity: Activity
+    run: Run
+    monitor: str
+    detector: str
+    fingerprint: str
+    entity: Entity
+    related: list[Entity]
+    event_time_ms: int
+    window_s: int
+    score: float
+    p_value: float
+    threshold: float
+    severity: Severity
+    budget_per_day: float
+    budget_used: float
+    contributions: list[Contribution]
+    counterfactual: list[str] | None
+    incident_id: str
+    dedup_key: str
+    suppressed: int
+    first_seen_ms: int
+    last_seen_ms: int
+    action: Action
+    evidence: list[Evidence]
+
+
+class AlertRecord(NamedTuple):
+    """An alert as it goes to the alerts topic: key (the entity), JSON body, CloudEvents headers."""
+
+    key: bytes
+    value: bytes
+    headers: list[tuple[str, bytes]]
+
+
+def stable_id(*parts: object) -> str:
+    """128-bit hex id of the given parts; never a clock or a counter among them.
+
+    Each part is length-prefixed, so that no two lists of parts run together to the same text.
+    """
+    text = "".join(f"{len(part)}:{part}" for part in map(str, parts))
+    return xxhash.xxh3_128_hexdigest(text.encode())
+
+
+def alert_record(alert: Alert) -> AlertRecord:
+    """The alert's record: body of at most `ALERT_BYTES_MAX`, CloudEvents 1.0 binary headers."""
+    body = msgspec.json.encode(alert)
+    assert len(body) <= ALERT_BYTES_MAX, (len(body), alert.monitor)
+    headers = {
+        "ce_specversion": "1.0",
+        "ce_id": alert.alert_id,
+        "ce_source": f"eddy/{alert.monitor}",
+        "ce_type": f"eddy.alert.{alert.activity}.v{SCHEMA_VERSION}",
+        "ce_subject": f"{alert.entity.type}/{alert.entity.id}",
+        "content-type": "application/json",
+    }
+    key = f"{alert.entity.type}:{alert.entity.id}".encode()
+    return AlertRecord(key, body, [(name, text.encode()) for name, text in headers.items()])
+
+
+def without_run(body: bytes) -> bytes:
+    """An alert's body without its `run` object: what the log determines, byte for byte."""
+    fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    return msgspec.json.encode({name: raw for name, raw in fields.items() if name != "run"})
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of the alert's body; `schemas/json/alert.v1.json` holds the same."""
+    dialect = "https://json-schema.org/draft/2020-12/schema"
+    return {"$schema": dialect, **msgspec.json.schema(Alert)}

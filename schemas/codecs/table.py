@@ -1,0 +1,95 @@
+"""Tables: columnar files (Parquet), whose columns are taken as they are and never made rows."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from schemas.codecs.decoded import Decoded, Leaves, assemble, numbers, shown
+from schemas.mapping import Mapping, Path, Unit
+from schemas.records import Records
+
+_FAR = 4 * 10**15
+"""Seconds or milliseconds that are certainly out of range, and still an int64 in milliseconds."""
+_PER_MS = {"us": 1_000, "ns": 1_000_000}
+
+
+class TableCodec:
+    """Decodes Arrow tables by the mapping of the live topic; a nested path is a struct column.
+
+    A time column that is a timestamp needs no unit: it has its own.
+    """
+
+    def __init__(self, mapping: Mapping) -> None:
+        self.mapping = mapping
+
+    def decode(self, records: Records) -> Decoded:
+        """See `Codec`."""
+        assert isinstance(records.values, pa.Table)
+        leaves = _Columns(records.values, self.mapping.time.paths)
+        return assemble(self.mapping, leaves, records, np.arange(len(records)), [])
+
+
+class _Columns(Leaves):
+    """The values of a table's columns."""
+
+    def __init__(self, table: pa.Table, times: tuple[Path, ...]) -> None:
+        super().__init__(len(table), times)
+        self._table = table
+
+    def text(self, path: Path) -> pa.StringArray:
+        column = self._column(path)
+        kind = column.type
+        if pa.types.is_string(kind):
+            return column
+        if pa.types.is_large_string(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind):
+            return column.cast(pa.string())
+        return self._none_of_it(path, column, pa.string(), "a text or an integer")
+
+    def number(self, path: Path) -> pa.DoubleArray:
+        column = self._column(path)
+        kind = column.type
+        if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind):
+            return column.cast(pa.float64(), safe=False)
+        if pa.types.is_decimal(kind):
+            return column.cast(pa.float64(), safe=False)
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            values, wrong = numbers(column.to_pylist())
+            self.note_no_number(path, wrong)
+            return values
+        return self._none_of_it(path, column, pa.float64(), "a number")
+
+    def time_ms(self, path: Path, unit: Unit) -> pa.Int64Array:
+        column = self._column(path)
+        if pa.types.is_date(column.type):
+            column = column.cast(pa.timestamp("ms"))
+        if not pa.types.is_timestamp(column.type):
+            return super().time_ms(path, unit)
+        raw = column.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
+        own = column.type.unit
+        ms = np.clip(raw, -_FAR, _FAR) * 1000 if own == "s" else raw // _PER_MS.get(own, 1)
+        return pc.if_else(column.is_null(), pa.scalar(None, pa.int64()), pa.array(ms))
+
+    def _column(self, path: Path) -> pa.Array:
+        """The column at a path, nulls where there is none."""
+        column: pa.Array = None
+        index = self._table.schema.get_field_index(path[0])
+        if index >= 0:
+            column = self._table.column(index).combine_chunks()
+        for key in path[1:]:
+            nested = column is not None and pa.types.is_struct(column.type)
+            known = nested and column.type.get_field_index(key) >= 0
+            column = pc.struct_field(column, key) if known else None
+        if column is None:
+            return pa.nulls(self.size)
+        if pa.types.is_dictionary(column.type):
+            return column.cast(column.type.value_type)
+        return column
+
+    def _none_of_it(
+        self, path: Path, column: pa.Array, kind: pa.DataType, expected: str
+    ) -> pa.Array:
+        """Nulls; every value of the column is of a type that cannot be what is expected."""
+        given = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
+        message = f"{shown(path)}: expected {expected}, the column is {column.type}"
+        self.note(given.tolist(), "wrong_type", message)
+        return pa.nulls(self.size, kind)

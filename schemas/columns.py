@@ -1,0 +1,71 @@
+"""Columns: a batch of checked events as one array a field, which is what everything behind
+route computes on. An event is a row here and nowhere an object.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+I32 = NDArray[np.int32]
+U64 = NDArray[np.uint64]
+U16 = NDArray[np.uint16]
+U8 = NDArray[np.uint8]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class EventBatch:
+    """n events in the order of their log.
+
+    sources: the (topic, partition) pairs that the events came from; source: uint8[n] indexes it.
+    offset: int64[n], position in that partition. Together they are an event's position, carried
+        through every re-keying, and the root of every alert id.
+    time_ms: int64[n], the event's own time, milliseconds since 1970 UTC.
+    type_code: uint8[n], index into `events.TYPES`.
+    event_id: Arrow string[n], never null.
+    text: field → Arrow string[n], null where absent. Only fields that some monitor reads.
+    number: field → float64[n], NaN where absent, always finite otherwise.
+    """
+
+    sources: tuple[tuple[str, int], ...]
+    source: U8
+    offset: I64
+    time_ms: I64
+    type_code: U8
+    event_id: pa.StringArray
+    text: dict[str, pa.StringArray]
+    number: dict[str, F64]
+
+    def __len__(self) -> int:
+        return len(self.offset)
+
+    def take(self, rows: I64) -> "EventBatch":
+        """The given rows, in the given order."""
+        picked = pa.array(rows)
+        return EventBatch(
+            self.sources,
+            self.source[rows],
+            self.offset[rows],
+            self.time_ms[rows],
+            self.type_code[rows],
+            self.event_id.take(picked),
+            {name: column.take(picked) for name, column in self.text.items()},
+            {name: column[rows] for name, column in self.number.items()},
+        )
+
+    def slice(self, start: int, stop: int) -> "EventBatch":
+        """The rows start … stop - 1, sharing memory with this batch."""
+        return EventBatch(
+            self.sources,
+            self.source[start:stop],
+            self.offset[start:stop],
+            self.time_ms[start:stop],
+            self.type_code[start:stop],
+            self.event_id.slice(start, stop - start),
+            {name: column.slice(start, stop - start) for name, column in self.text.items()},
+            {name: column[start:stop] for name, column in self.number.items()},
+        )

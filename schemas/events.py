@@ -1,0 +1,118 @@
+"""The events Eddy understands: their types, their fields, and each field's range.
+
+This is the one table that mapping, codecs, checks, the simulator and the published JSON Schema
+read. It says nothing about where a field lives in a user's own events: that is `mapping`.
+"""
+
+from typing import Final, Literal, NamedTuple
+
+EventType = Literal["transaction", "request", "login", "label"]
+TYPES: Final[tuple[EventType, ...]] = ("transaction", "request", "login", "label")
+"""The types in the order of their codes: `EventBatch.type_code[i]` indexes this tuple."""
+
+
+class Field(NamedTuple):
+    """One field of an event.
+
+    `kind` is "text" (names, ids, categories) or "number"; `low` and `high` bound a number
+    (inclusive), `bytes_max` bounds a text's UTF-8 length. Outside of them an event is a dead
+    letter, never clamped: a wrong number that was quietly mended would be learned.
+    """
+
+    kind: Literal["text", "number"]
+    meaning: str
+    bytes_max: int = 256
+    low: float = float("-inf")
+    high: float = float("inf")
+
+
+AMOUNT_MAX: Final = 1e12
+"""Largest amount in any currency; beyond it float64 cents are no longer exact enough to sum."""
+
+FIELDS: Final[dict[str, Field]] = {
+    "kind": Field("text", "what happened, within the type: order, payment, success, failure, …"),
+    "account": Field("text", "the customer's account"),
+    "device": Field("text", "device fingerprint or id"),
+    "ip": Field("text", "network address the event came from"),
+    "card": Field("text", "payment card (a token, never a number)"),
+    "seller": Field("text", "seller or merchant"),
+    "product": Field("text", "product"),
+    "terminal": Field("text", "point of sale"),
+    "coupon": Field("text", "coupon or incentive"),
+    "session": Field("text", "session"),
+    "currency": Field("text", "ISO 4217 code; amounts compare only within a currency", 16),
+    "country": Field("text", "ISO 3166 code", 64),
+    "channel": Field("text", "app, web, call centre, …"),
+    "user_agent": Field("text", "User-Agent header", 4096),
+    "method": Field("text", "HTTP method", 32),
+    "path": Field("text", "request path with its query", 8192),
+    "referrer": Field("text", "Referer header", 8192),
+    "verdict": Field("text", "a label's verdict: fraud or honest"),
+    "labelled_event_id": Field("text", "the event that a label speaks of"),
+    "amount": Field("number", "money in `currency`", low=-AMOUNT_MAX, high=AMOUNT_MAX),
+    "status": Field("number", "HTTP status", low=0, high=999),
+    "bytes": Field("number", "size of the response", low=0, high=2**53),
+    "utc_offset_min": Field("number", "local time minus UTC, in minutes", low=-1080, high=1080),
+    "latitude": Field("number", "degrees", low=-90, high=90),
+    "longitude": Field("number", "degrees", low=-180, high=180),
+}
+"""Every field but `event_id` and `time`, which all events must have. All may be absent."""
+
+_PLACE = ("utc_offset_min", "latitude", "longitude", "country", "channel")
+
+FIELDS_OF: Final[dict[EventType, tuple[str, ...]]] = {
+    "transaction": (
+        *("kind", "account", "device", "ip", "card", "seller", "product", "terminal"),
+        *("amount", "currency", "coupon", *_PLACE),
+    ),
+    "request": (
+        *("kind", "ip", "user_agent", "method", "path", "status", "bytes", "referrer"),
+        *("session", "account", "device", "product", *_PLACE),
+    ),
+    "login": ("kind", "account", "device", "ip", "session", "user_agent", *_PLACE),
+    "label": (
+        *("kind", "verdict", "labelled_event_id", "account", "device", "ip", "card"),
+        *("seller", "product", "terminal"),
+    ),
+}
+"""Which fields belong to which type; a mapping may fill any field of any type."""
+
+ENTITY_FIELDS: Final = (
+    *("account", "device", "ip", "card", "seller", "product", "terminal", "coupon", "session"),
+)
+"""The fields that can name an entity: what a monitor watches, and what can be related to it."""
+
+EVENT_ID_BYTES_MAX: Final = 256
+TIME_MS_MIN: Final = 0
+TIME_MS_MAX: Final = 4_102_444_800_000
+"""1 January 2100: a time beyond it is a unit mistaken for another, not a date."""
+
+
+def json_schema() -> dict[str, object]:
+    """JSON Schema (2020-12) of an event in Eddy's own shape: what needs no mapping.
+
+    `schemas/json/event.v1.json` holds the same.
+    """
+
+    def of(name: str) -> dict[str, object]:
+        field = FIELDS[name]
+        if field.kind == "text":
+            return {"type": ["string", "integer"], "description": field.meaning}
+        limits = {"minimum": field.low, "maximum": field.high}
+        return {"type": "number", "description": field.meaning, **limits}
+
+    shapes = [
+        {
+            "type": "object",
+            "title": event_type,
+            "properties": {
+                "type": {"const": event_type},
+                "event_id": {"type": ["string", "integer"]},
+                "time": {"type": "integer", "description": "milliseconds since 1970, UTC"},
+                **{name: of(name) for name in FIELDS_OF[event_type]},
+            },
+            "required": ["type", "event_id", "time"],
+        }
+        for event_type in TYPES
+    ]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "oneOf": shapes}

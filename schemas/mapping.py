@@ -1,0 +1,267 @@
+"""Where each field of an event lives in the user's own records, so that no producer must change.
+
+Holds how a mapping is declared, what can be wrong with a declaration, and its compiled form, which
+the codecs read. Decodes nothing itself.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Final, Literal
+
+import msgspec
+
+from schemas.events import FIELDS, FIELDS_OF, TYPES, EventType
+
+CodecName = Literal["json", "access_log"]
+Unit = Literal["ms", "s", "us", "iso"]
+Kind = Literal["text", "number"]
+Path = tuple[str, ...]
+"""Keys from the record's root inwards."""
+Problem = tuple[str, str]
+"""Where (relative to the input, such as "fields.time") and what is wrong there."""
+
+LOG_FIELDS: Final = ("ip", "method", "path", "status", "bytes", "referrer", "user_agent")
+"""What a combined access log tells about a request, besides its time."""
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where one field comes from: exactly one of `path`, `constant` and `position`.
+
+    path: one path, or several of which the first present wins. values: their value → ours, for
+    texts; others pass as they are. unit: how `time` is written; ISO without an offset is UTC.
+    position: the event's id is "topic:partition:offset", for data without ids.
+    """
+
+    path: str | list[str] | None = None
+    constant: str | int | float | None = None
+    values: dict[str, str] = {}
+    unit: Unit | None = None
+    position: bool = False
+
+
+class TypeAt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where records of several types say which they are: a field (a path) or a header.
+
+    values: their name → ours; others pass as they are, and must then be one of Eddy's types.
+    """
+
+    field: str | None = None
+    header: str | None = None
+    values: dict[str, EventType] = {}
+
+
+TypeSpec = EventType | TypeAt
+FieldsSpec = dict[str, str | list[str] | Place]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Compiled place: the first present of `paths` or, without paths, `constant`."""
+
+    paths: tuple[Path, ...] = ()
+    constant: str | int | float | None = None
+    values: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """Where everything that is wanted of a record comes from.
+
+    event_id: None means its position. type_header: the header that tells the type; `type` then
+    only translates. fields: in the order of `events.FIELDS`, only what is wanted.
+    """
+
+    event_id: Source | None
+    time: Source
+    unit: Unit
+    type: Source
+    type_header: str | None
+    fields: dict[str, Source]
+
+    def leaves(self) -> dict[Path, Kind]:
+        """Every path that is read, and as what."""
+        reads: list[tuple[Source, Kind]] = [
+            (self.type, "text"),
+            (self.event_id or Source(), "text"),
+            (self.time, "text" if self.unit == "iso" else "number"),
+            *((source, FIELDS[name].kind) for name, source in self.fields.items()),
+        ]
+        return {path: kind for source, kind in reads for path in source.paths}
+
+
+def parse_path(text: str) -> Path:
+    """The keys of a path: dots nest, a backslash before a dot takes it literally.
+
+    Raises ValueError for what no JSON key of ours can be.
+    """
+    keys = tuple(re.sub(r"\\\.", ".", key) for key in re.split(r"(?<!\\)\.", text))
+    if not all(keys):
+        raise ValueError(f'got "{text}"; expected keys joined by dots, none of them empty')
+    if any('"' in key or "\\" in key or min(key) < " " for key in keys):
+        raise ValueError(
+            f"got {text!r}; expected keys without quotes, backslashes (but for \\. ) and "
+            "control characters"
+        )
+    return keys
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint "; nearest: …" at the known name that looks most like this one; may be empty."""
+    close = get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; nearest: {close[0]}" if close else ""
+
+
+def available(codec: CodecName, type_spec: TypeSpec | None, fields: FieldsSpec | None) -> list[str]:
+    """The event fields that an input can fill, in the order of `events.FIELDS`."""
+    if fields is not None:
+        return [name for name in FIELDS if name in fields]
+    if codec == "access_log":
+        return [name for name in FIELDS if name in LOG_FIELDS]
+    if isinstance(type_spec, str):
+        return [name for name in FIELDS if name in FIELDS_OF[type_spec]]
+    return list(FIELDS)
+
+
+def compile_mapping(
+    codec: CodecName,
+    type_spec: TypeSpec | None,
+    fields: FieldsSpec | None,
+    wanted: Iterable[str],
+) -> Mapping:
+    """The mapping of an input whose declaration has no `problems`, reduced to wanted fields.
+
+    Without `fields` it is the identity: Eddy's own names, `time` in milliseconds, the type in
+    `type`. An access log has the fields that it has, the type request, and ids by position.
+    """
+    names = [name for name in available(codec, type_spec, fields) if name in set(wanted)]
+    given = fields or {name: name for name in ("event_id", "time", *names)}
+    id_place, time_place = _place(given["event_id"]), _place(given["time"])
+    positional = codec == "access_log" or id_place.position
+    if type_spec is None:
+        type_spec = "request" if codec == "access_log" else TypeAt(field="type")
+    return Mapping(
+        event_id=None if positional else _source(id_place),
+        time=_source(time_place),
+        unit=time_place.unit or "ms",
+        type=_type_source(type_spec),
+        type_header=type_spec.header if isinstance(type_spec, TypeAt) else None,
+        fields={name: _source(_place(given[name])) for name in names},
+    )
+
+
+def problems(
+    codec: CodecName, type_spec: TypeSpec | None, fields: FieldsSpec | None
+) -> list[Problem]:
+    """Everything that is wrong with a mapping's declaration."""
+    found = list(_type_problems(type_spec)) if isinstance(type_spec, TypeAt) else []
+    if codec == "access_log":
+        if type_spec not in {None, "request"}:
+            found.append(("type", "an access log holds requests; remove it"))
+        if fields is not None:
+            found.append(("fields", "an access log has fields of its own; remove them"))
+        return found
+    if fields is None:
+        return found
+    for name in ("event_id", "time"):
+        if name not in fields:
+            found.append((f"fields.{name}", f"missing; expected where an event's {name} is found"))
+    places: dict[str, Place] = {}
+    for name, place in ((name, _place(spec)) for name, spec in fields.items()):
+        wrong = list(_place_problems(name, place))
+        found += ((f"fields.{name}", text) for text in wrong)
+        if not wrong:
+            places[name] = place
+    sound = type_spec if not any(where.startswith("type") for where, _ in found) else None
+    return [*found, *_clashes(sound, places)]
+
+
+def _place(spec: str | list[str] | Place) -> Place:
+    return spec if isinstance(spec, Place) else Place(path=spec)
+
+
+def _source(place: Place) -> Source:
+    return Source(
+        tuple(parse_path(text) for text in _paths(place.path)), place.constant, place.values
+    )
+
+
+def _type_source(spec: TypeSpec) -> Source:
+    if isinstance(spec, str):
+        return Source(constant=spec)
+    return Source(tuple(parse_path(text) for text in _paths(spec.field)), values=dict(spec.values))
+
+
+def _paths(path: str | list[str] | None) -> list[str]:
+    return [] if path is None else [path] if isinstance(path, str) else path
+
+
+def _type_problems(spec: TypeAt) -> Iterator[Problem]:
+    if (spec.field is None) == (spec.header is None):
+        yield "type", f"expected one of {', '.join(TYPES)}, or either a field or a header"
+    yield from (("type.field", text) for text in _path_problems(spec.field))
+
+
+def _place_problems(name: str, place: Place) -> Iterator[str]:
+    if name not in FIELDS and name not in {"event_id", "time"}:
+        yield f"unknown field{nearest(name, ['event_id', 'time', *FIELDS])}"
+        return
+    ways = [place.path is not None, place.constant is not None, place.position]
+    if sum(ways) != 1:
+        yield "expected exactly one of path, constant and position"
+    yield from _path_problems(place.path)
+    if place.path == []:
+        yield "got no path; expected at least one"
+    if place.position and name != "event_id":
+        yield "position stands only for event_id; remove it"
+    if place.unit is not None and name != "time":
+        yield "unit belongs only to time; remove it"
+    is_text = name in FIELDS and FIELDS[name].kind == "text"
+    if place.values and not is_text:
+        yield "values translate only texts; remove them"
+    if place.constant is None:
+        return
+    if name not in FIELDS:
+        yield "cannot be the same for all events; expected a path"
+    elif is_text and isinstance(place.constant, float):
+        yield "constant: expected a text"
+    elif not is_text and isinstance(place.constant, str):
+        yield "constant: expected a number"
+
+
+def _path_problems(path: str | list[str] | None) -> Iterator[str]:
+    for text in _paths(path):
+        try:
+            parse_path(text)
+        except ValueError as error:
+            yield str(error)
+
+
+def _clashes(type_spec: TypeSpec | None, places: dict[str, Place]) -> Iterator[Problem]:
+    """Paths that cannot both be read: one as a value that the other goes through, or is typed."""
+    reads = {
+        f"fields.{name}": (_paths(place.path), _kind(name, place)) for name, place in places.items()
+    }
+    if isinstance(type_spec, TypeAt):
+        reads["type.field"] = (_paths(type_spec.field), "text")
+    seen: dict[Path, tuple[str, Kind]] = {}
+    for where, (texts, kind) in reads.items():
+        for text, path in ((text, parse_path(text)) for text in texts):
+            for other, (owner, other_kind) in seen.items():
+                common = min(len(path), len(other))
+                if path == other and kind != other_kind:
+                    yield where, f"reads {text} as a {kind}, but {owner} as a {other_kind}"
+                elif path != other and path[:common] == other[:common]:
+                    outer, inner = sorted((path, other), key=len)
+                    yield (
+                        where,
+                        f"{'.'.join(outer)} is a value and cannot hold {'.'.join(inner)} ({owner})",
+                    )
+            seen.setdefault(path, (where, kind))
+
+
+def _kind(name: str, place: Place) -> Kind:
+    if name == "event_id" or (name == "time" and place.unit == "iso"):
+        return "text"
+    return "number" if name == "time" else FIELDS[name].kind

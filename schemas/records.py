@@ -1,0 +1,69 @@
+"""Records: what one partition of a log holds, in its order, before anyone has looked inside.
+
+A batch of records is what a stage reads and what a codec decodes. It knows neither Kafka (the
+worker fills it from messages) nor files (replay fills it from rows).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+Headers = Sequence[tuple[str, bytes | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """Consecutive records of one partition.
+
+    values: the payloads: a list of bytes (None is a tombstone), or, for a columnar file, an
+        Arrow table with one row a record.
+    next_offset of the batch is `offset[-1] + 1`; offsets may have gaps (transaction markers).
+    timestamp_ms: int64[n], the broker's time of each record; -1 where there is none (files).
+    headers: one per record, or None where the log has none; read only when needed.
+    """
+
+    topic: str
+    partition: int
+    offset: NDArray[np.int64]
+    timestamp_ms: NDArray[np.int64]
+    values: list[bytes | None] | pa.Table
+    headers: Sequence[Headers] | None = None
+
+    def __len__(self) -> int:
+        return len(self.offset)
+
+    def slice(self, start: int, stop: int) -> "Records":
+        """The records start … stop - 1 of this batch, sharing memory where that is possible."""
+        values = (
+            self.values[start:stop]
+            if isinstance(self.values, list)
+            else self.values.slice(start, stop - start)
+        )
+        return Records(
+            self.topic,
+            self.partition,
+            self.offset[start:stop],
+            self.timestamp_ms[start:stop],
+            values,
+            None if self.headers is None else self.headers[start:stop],
+        )
+
+    def take(self, rows: NDArray[np.int64]) -> "Records":
+        """The given records, in the given order."""
+        picked = rows.tolist()
+        values = (
+            [self.values[row] for row in picked]
+            if isinstance(self.values, list)
+            else self.values.take(rows)
+        )
+        return Records(
+            self.topic,
+            self.partition,
+            self.offset[rows],
+            self.timestamp_ms[rows],
+            values,
+            None if self.headers is None else [self.headers[row] for row in picked],
+        )

@@ -1,0 +1,1 @@
+"""What runs: configuration, stages, worker, replay, simulator, metrics and command line."""

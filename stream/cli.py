@@ -1,0 +1,254 @@
+"""The command line: reads arguments, calls what does the work, and turns errors into exit codes.
+
+Heavy modules are imported inside the commands, so that `eddy --help` is quick.
+"""
+
+import os
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from stream.errors import ConfigError, EddyError, InputError
+
+if TYPE_CHECKING:
+    from stream.config import Config, InputSpec
+    from stream.simulator import Line, Shop
+
+app = typer.Typer(
+    help="Streaming anomaly detection for e-commerce risk: Kafka events in, alerts out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # its tracebacks print local variables: events, secrets
+    rich_markup_mode=None,
+)
+config_app = typer.Typer(help="Look at a configuration without starting anything.")
+app.add_typer(config_app, name="config", no_args_is_help=True)
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The configuration, TOML.")]
+Level = Literal["debug", "info", "warning", "error"]
+
+
+@app.command()
+def run(
+    config: ConfigPath,
+    slot: Annotated[
+        str,
+        typer.Option(
+            envvar="EDDY_SLOT",
+            help="This worker's stable name within its group, such as the pod's. A restart under "
+            "the same name takes over at once; two workers must not share one. Default: "
+            "kafka.group.instance.id, else a new name.",
+        ),
+    ] = "",
+    log_level: Annotated[Level, typer.Option(envvar="EDDY_LOG_LEVEL", help="Least level.")] = (
+        "info"
+    ),
+) -> None:
+    """Work as a member of the consumer group until SIGTERM or SIGINT; a second one ends at once.
+
+    Example: EDDY_SLOT=worker-1 eddy run shop.toml
+    """
+    from stream import log
+    from stream.config import load
+    from stream.stages.watch import RunInfo
+    from stream.worker import run_worker
+
+    log.set_up(log_level)
+    loaded = load(config)
+    own_slot = slot or str(loaded.kafka.get("group.instance.id", "")) or uuid.uuid4().hex
+    run_id = os.environ.get("EDDY_RUN_ID") or str(uuid.uuid4())
+    run_worker(loaded, own_slot, RunInfo(loaded.mode, run_id, _now), _stop_on_signal())
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _stop_on_signal() -> Event:
+    """An event that the first SIGTERM or SIGINT sets; the second ends the process."""
+    stop = Event()
+
+    def on_signal(*_: object) -> None:
+        stop.set()
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, signal.SIG_DFL)
+
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, on_signal)
+    return stop
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the page and the alerts.")] = Path(
+        "out/demo"
+    ),
+    events: Annotated[int, typer.Option(min=1, help="Length of the simulated stream.")] = 60_000,
+    seed: Annotated[int, typer.Option(help="Another seed is another shop.")] = 7,
+    config: Annotated[
+        Path | None, typer.Option(help="Another configuration with an input named shop.")
+    ] = None,
+) -> None:
+    """Simulate a shop with attackers in it, watch it, and show the alerts; needs no Kafka.
+
+    Example: eddy demo --seed 11
+    """
+    from rich.console import Console
+
+    from stream.config import load
+    from stream.demo import run_demo
+
+    run_demo(load(config or shop_config()), out, events, seed, Console())
+
+
+def shop_config() -> Path:
+    """The ready configuration of the simulated shop: in a wheel, or in a checkout."""
+    here = Path(__file__)
+    in_wheel = here.with_name("shop.toml")
+    return in_wheel if in_wheel.is_file() else here.parents[1] / "deploy" / "configs" / "shop.toml"
+
+
+@app.command()
+def simulate(
+    config: ConfigPath,
+    to: Annotated[
+        str, typer.Option(help='"kafka" for the topic of the input, else a file to write (NDJSON).')
+    ],
+    events: Annotated[int, typer.Option(min=1, help="How many events.")] = 60_000,
+    rate: Annotated[float, typer.Option(min=0, help="Events a second; 0: no limit.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="The same seed, the same events.")] = 7,
+    malformed: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of malformed records on top.")
+    ] = 0.0,
+    input_name: Annotated[
+        str, typer.Option("--input", help="The input to feed, where there are several.")
+    ] = "",
+) -> None:
+    """Write a simulated shop's events to Kafka or to a file.
+
+    In Kafka the stream ends now, so that no event lies ahead of the broker's clock; in a file it
+    begins on 2 March 2026, so that the same seed gives the same file.
+
+    Example: eddy simulate shop.toml --to kafka --events 200000 --rate 5000 --malformed 0.01
+    """
+    from stream.config import load
+    from stream.simulator import Shop, lines
+
+    loaded = load(config)
+    name, spec = _simulated_input(loaded, input_name)
+    shop = Shop(events, seed)
+    if to == "kafka":
+        shop = Shop(events, seed, int(time.time() * 1000) - shop.span_ms())
+    with _writer(loaded, spec, to) as write:
+        for line in _at_rate(_shown(lines(shop, malformed), shop, name), rate):
+            write(line)
+
+
+def _simulated_input(config: "Config", wanted: str) -> tuple[str, "InputSpec"]:
+    """The input to feed, by name. Raises ConfigError where the shop's events do not fit into it."""
+    names = list(config.inputs)
+    name = wanted or names[0]
+    if not wanted and len(names) > 1:
+        raise InputError(f"there are {len(names)} inputs: say --input {' or '.join(names)}")
+    if name not in config.inputs:
+        raise InputError(f"no input is named {name}; there is {', '.join(names)}")
+    spec = config.inputs[name]
+    problems = []
+    if spec.codec != "json" or spec.fields is not None:
+        problems.append(f"inputs.{name}: expected JSON in Eddy's own shape, without a mapping")
+    if spec.keyed_by not in {None, "account"}:
+        problems.append(f"inputs.{name}.keyed_by: got {spec.keyed_by}; expected account, or none")
+    if problems:
+        raise ConfigError([f"{line}, to take the simulator's events" for line in problems])
+    return name, spec
+
+
+@contextmanager
+def _writer(config: "Config", spec: "InputSpec", to: str) -> "Iterator[Callable[[Line], object]]":
+    """What takes one line: a producer, or a file."""
+    if to == "kafka":
+        from stream.kafka import Feed
+
+        feed = Feed(config.kafka, spec.topic, spec.partitioner)
+        yield lambda line: feed.send(line.key, line.value)
+        feed.close()
+    else:
+        try:
+            with Path(to).open("wb") as file:
+                yield lambda line: file.write(line.value + b"\n")
+        except OSError as error:
+            raise InputError(f"{to}: cannot be written: {error}") from error
+
+
+def _shown(lines: "Iterator[Line]", shop: "Shop", name: str) -> "Iterator[Line]":
+    """The lines, with a progress bar."""
+    from rich.console import Console
+    from rich.progress import track
+
+    yield from track(lines, name, shop.count, console=Console(stderr=True))
+
+
+def _at_rate(lines: "Iterator[Line]", rate: float) -> "Iterator[Line]":
+    """The lines, so many a second; as fast as it goes where the rate is 0."""
+    started = time.monotonic()
+    for index, line in enumerate(lines):
+        if rate:
+            ahead_s = index / rate - (time.monotonic() - started)
+            time.sleep(max(0.0, ahead_s))
+        yield line
+
+
+@config_app.command("check")
+def check(config: ConfigPath) -> None:
+    """Name every mistake of a configuration at once; if there is none, say which way each takes.
+
+    Example: eddy config check shop.toml
+    """
+    from stream.config import load, ways
+    from stream.kafka import property_problems
+
+    loaded = load(config)
+    if problems := property_problems(loaded.kafka):
+        raise ConfigError(problems)
+    typer.echo(f"{config}: no mistakes")
+    for way in ways(loaded):
+        path = (
+            "direct" if way.direct else "over an internal topic, which this version does not make"
+        )
+        typer.echo(f"monitor {way.monitor}: {path}: {way.reason}")
+        for way_out in way.ways_out:
+            typer.echo(f"  either {way_out}")
+
+
+@app.command()
+def version() -> None:
+    """Print Eddy's version.
+
+    Example: eddy version
+    """
+    from importlib.metadata import version as version_of
+
+    typer.echo(version_of("eddywatch"))
+
+
+def main() -> None:
+    """The entry point `eddy`: runs a command; an error that Eddy knows ends without a traceback."""
+    try:
+        app()
+    except EddyError as error:
+        typer.echo(f"eddy: {error.message}", err=True)
+        typer.echo(f"      {error.do}", err=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

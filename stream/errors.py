@@ -1,0 +1,97 @@
+"""Every error Eddy raises on purpose, and what the operator should do about it.
+
+    EddyError
+    ├── ConfigError              exit 2   mend the configuration; every mistake is named at once
+    ├── InputError               exit 2   mend the path or the file that replay was given
+    ├── UnsupportedWay           exit 2   a monitor needs an internal topic; the ways out are named
+    ├── RetentionGap             exit 4   the log no longer holds what the state was made of
+    ├── ForeignOffset            exit 4   the group's committed offset was not written by Eddy
+    └── KafkaFailure             exit 5   the client or the broker said no
+        ├── Retriable                     tried again, with back-off; raised when tries run out
+        ├── Abortable                     the transaction is aborted, state and outbox are kept
+        ├── Fenced                        another worker has this worker's id: stop
+        └── Fatal                         nothing in this process can mend it
+
+Client exceptions are mapped to these at one border (`stream.kafka`), the cause kept.
+"""
+
+
+class EddyError(Exception):
+    """Base of all; `exit_code` is the process's, `do` what the operator should do."""
+
+    exit_code = 1
+    do = "Read the message; if it does not explain itself, report it as a bug."
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class ConfigError(EddyError):
+    """The configuration has mistakes; `problems` holds one line each: path, got, expected."""
+
+    exit_code = 2
+    do = "Mend each line named; `eddy config check FILE` shows them all again."
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class InputError(EddyError):
+    """A file given to replay cannot be read, or is not what its name says."""
+
+    exit_code = 2
+    do = "Check the path, the format and NAME=PATH against the configuration's inputs."
+
+
+class UnsupportedWay(EddyError):
+    """A monitor would need an internal topic, which this version does not make yet."""
+
+    exit_code = 2
+    do = "Take one of the ways out that the message names."
+
+
+class RetentionGap(EddyError):
+    """The log starts later, or ends earlier, than the state behind the committed offset needs."""
+
+    exit_code = 4
+    do = "Raise the topic's retention; to start anew on purpose, use another group."
+
+
+class ForeignOffset(EddyError):
+    """The group has a committed offset that says nothing of the state that it stands for."""
+
+    exit_code = 4
+    do = "Use a group of Eddy's own; to start anew on purpose, use another group."
+
+
+class KafkaFailure(EddyError):
+    """The client or the broker reported an error."""
+
+    exit_code = 5
+    do = "See the code in the message and the broker's log."
+
+
+class Retriable(KafkaFailure):
+    """May succeed when tried again as it is."""
+
+    do = "Eddy tried again until its patience ran out: look at the broker and the network."
+
+
+class Abortable(KafkaFailure):
+    """The open transaction must be aborted; then it may be tried again with the same outbox."""
+
+    do = "Eddy tried again until its patience ran out: look at the broker and the network."
+
+
+class Fenced(KafkaFailure):
+    """A newer worker with the same transactional id, or the same instance id, has taken over."""
+
+    do = "See that no two workers share a slot (--slot, EDDY_SLOT or group.instance.id)."
+
+
+class Fatal(KafkaFailure):
+    """Retrying cannot help: authorisation, an unknown topic, a client bug."""
+
+    do = "Mend what the message names, then start again."

@@ -1,0 +1,760 @@
+"""The border to Kafka, and the only module that imports its client: properties, errors, clients.
+
+Everything that leaves this module is Eddy's own: records, partitions, offsets, errors of
+`stream.errors`. It decides nothing: what to read, to emit and to commit is the worker's business.
+"""
+
+import logging
+import re
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from operator import itemgetter
+from typing import Any, Final, Literal, NamedTuple, Protocol, Self, overload
+
+import numpy as np
+import structlog
+from confluent_kafka import (
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+    TopicPartition,
+)
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay
+from tenacity.wait import wait_random_exponential
+
+from schemas.records import Headers, Records
+from stream.errors import (
+    Abortable,
+    ConfigError,
+    Fatal,
+    Fenced,
+    KafkaFailure,
+    RetentionGap,
+    Retriable,
+)
+
+log = structlog.stdlib.get_logger(__name__)
+
+PATIENCE_S: Final = 60.0
+"""How long anything is tried again before the worker gives up and its supervisor takes over."""
+
+CALL_S: Final = 10.0
+"""How long one call to the broker may take before it counts as failed and is tried again."""
+
+# -- properties -----------------------------------------------------------------------------------
+
+Properties = Mapping[str, str | int | float | bool]
+
+OWNED: Final[dict[str, str]] = {
+    "group.id": "it is `group` in the configuration",
+    "group.protocol": "Eddy speaks the classic protocol with the cooperative-sticky assignor",
+    "group.remote.assignor": "Eddy speaks the classic protocol with the cooperative-sticky assignor",
+    "partition.assignment.strategy": "Eddy keeps a partition's state while it keeps the partition",
+    "enable.auto.commit": "offsets travel in the transaction of the outputs",
+    "enable.auto.offset.store": "offsets travel in the transaction of the outputs",
+    "auto.offset.reset": "Eddy says itself where it starts, and never jumps over a gap in silence",
+    "isolation.level": "an aborted record must not be learned",
+    "enable.partition.eof": "the worker does not look for the end of a log",
+    "transactional.id": "it is made of the group and the worker's slot (--slot, EDDY_SLOT)",
+    "enable.idempotence": "transactions need it",
+    "acks": "transactions need acknowledgement by all replicas",
+    "enable.gapless.guarantee": "transactions keep the order already",
+}
+"""The properties that Eddy's guarantees rest on, each with why it may not be set."""
+
+CONSUMER_DEFAULTS: Final[dict[str, str | int | float | bool]] = {
+    "fetch.queue.backoff.ms": 5,  # the client's own 1 s lets a fast consumer starve
+    "statistics.interval.ms": 0,
+    "client.id": "eddy",
+}
+CONSUMER_OWN: Final[dict[str, str | int | float | bool]] = {
+    "enable.auto.commit": False,
+    "enable.auto.offset.store": False,
+    "auto.offset.reset": "error",
+    "isolation.level": "read_committed",
+    "partition.assignment.strategy": "cooperative-sticky",
+    "enable.partition.eof": False,
+}
+PRODUCER_DEFAULTS: Final[dict[str, str | int | float | bool]] = {
+    "compression.type": "zstd",
+    "linger.ms": 5,
+    "partitioner": "murmur2_random",  # as Java producers do, so that joins by key work
+    "transaction.timeout.ms": 30_000,
+    "statistics.interval.ms": 0,
+    "client.id": "eddy",
+}
+ONLY_CONSUMER: Final = re.compile(
+    r"fetch\.|group\.|session\.|heartbeat\.|max\.poll\.|queued\.|check\.crcs"
+    r"|max\.partition\.fetch|coordinator\.query|consume\."
+)
+ONLY_PRODUCER: Final = re.compile(
+    r"transaction|queue\.buffering|linger|batch\.|compression|delivery|message\.timeout"
+    r"|request\.(required|timeout)|message\.send|retries|sticky|partitioner|retry\.backoff\.max"
+)
+SECRET: Final = re.compile(r"password|secret|key|token|jaas|credential|oauthbearer\.config|\.pem$")
+
+
+def property_problems(properties: Properties) -> list[str]:
+    """One line for each property that may not be set, empty where all may."""
+    return [f"kafka.{name}: may not be set: {OWNED[name]}" for name in properties if name in OWNED]
+
+
+def shown(properties: Properties) -> dict[str, str | int | float | bool]:
+    """The properties as they may be printed: what could be a secret, going by its name, hidden."""
+    return {
+        name: "(hidden)" if SECRET.search(name.lower()) else value
+        for name, value in properties.items()
+    }
+
+
+def consumer_properties(properties: Properties, group: str) -> dict[str, str | int | float | bool]:
+    """What the consumer is made with. Raises ConfigError where a property may not be set."""
+    return _merged(properties, ONLY_PRODUCER, CONSUMER_DEFAULTS, CONSUMER_OWN | {"group.id": group})
+
+
+def producer_properties(
+    properties: Properties, own: dict[str, str | int | float | bool]
+) -> dict[str, str | int | float | bool]:
+    """What a producer is made with. Raises ConfigError where a property may not be set."""
+    own = {"enable.idempotence": True} | own
+    return _merged(properties, ONLY_CONSUMER, PRODUCER_DEFAULTS, own)
+
+
+def _merged(
+    properties: Properties,
+    others: re.Pattern[str],
+    defaults: dict[str, str | int | float | bool],
+    own: dict[str, str | int | float | bool],
+) -> dict[str, str | int | float | bool]:
+    if problems := property_problems(properties):
+        raise ConfigError(problems)
+    mine = {name: value for name, value in properties.items() if not others.match(name)}
+    return defaults | mine | own
+
+
+# -- errors ---------------------------------------------------------------------------------------
+
+Kind = type[Retriable] | type[Abortable] | type[Fenced] | type[Fatal]
+
+
+class Row(NamedTuple):
+    """What a code means: the class of error, its usual cause, and what to do about it."""
+
+    kind: Kind
+    cause: str
+    action: str
+
+
+_MEANINGS: Final[tuple[tuple[Kind, str, str, str], ...]] = (
+    (
+        Retriable,
+        """
+        _TRANSPORT _ALL_BROKERS_DOWN _RESOLVE _TIMED_OUT _TIMED_OUT_QUEUE NETWORK_EXCEPTION
+        REQUEST_TIMED_OUT _DESTROY_BROKER REBOOTSTRAP_REQUIRED
+        """,
+        "the broker cannot be reached, or does not answer in time",
+        "check bootstrap.servers, the network and the brokers",
+    ),
+    (
+        Retriable,
+        """
+        LEADER_NOT_AVAILABLE NOT_LEADER_FOR_PARTITION BROKER_NOT_AVAILABLE UNKNOWN_TOPIC_ID
+        REPLICA_NOT_AVAILABLE FENCED_LEADER_EPOCH UNKNOWN_LEADER_EPOCH LISTENER_NOT_FOUND
+        PREFERRED_LEADER_NOT_AVAILABLE ELIGIBLE_LEADERS_NOT_AVAILABLE NOT_CONTROLLER
+        OFFSET_NOT_AVAILABLE FETCH_SESSION_ID_NOT_FOUND INVALID_FETCH_SESSION_EPOCH
+        INCONSISTENT_TOPIC_ID
+        """,
+        "a partition's leader is moving, or the client's picture of the cluster is old",
+        "nothing, unless it lasts: then look for offline partitions",
+    ),
+    (
+        Retriable,
+        """
+        COORDINATOR_LOAD_IN_PROGRESS COORDINATOR_NOT_AVAILABLE NOT_COORDINATOR _WAIT_COORD
+        CONCURRENT_TRANSACTIONS UNSTABLE_OFFSET_COMMIT _IN_PROGRESS _PREV_IN_PROGRESS
+        _WAIT_CACHE _RETRY _INTR THROTTLING_QUOTA_EXCEEDED _QUEUE_FULL
+        """,
+        "a coordinator is moving or busy, or an earlier transaction is still being completed",
+        "nothing, unless it lasts: then look at the brokers' load",
+    ),
+    (
+        Retriable,
+        """
+        NOT_ENOUGH_REPLICAS NOT_ENOUGH_REPLICAS_AFTER_APPEND KAFKA_STORAGE_ERROR _ISR_INSUFF
+        INVALID_MSG _BAD_MSG _BAD_COMPRESSION
+        """,
+        "replicas are missing, a disk failed, or a record arrived damaged",
+        "bring the missing brokers back; look at the broker's disks",
+    ),
+    (
+        Retriable,
+        "_MAX_POLL_EXCEEDED",
+        "a batch took longer than max.poll.interval.ms, and the group went on without us",
+        "lower worker.batch_records, or raise max.poll.interval.ms",
+    ),
+    (
+        Abortable,
+        """
+        ILLEGAL_GENERATION UNKNOWN_MEMBER_ID REBALANCE_IN_PROGRESS STALE_MEMBER_EPOCH
+        FENCED_MEMBER_EPOCH _ASSIGNMENT_LOST
+        """,
+        "the group rebalanced between the assignment we know and this commit",
+        "nothing: the commit is tried again under the new assignment",
+    ),
+    (
+        Abortable,
+        """
+        TRANSACTION_ABORTABLE INVALID_PRODUCER_ID_MAPPING UNKNOWN_PRODUCER_ID
+        OUT_OF_ORDER_SEQUENCE_NUMBER _MSG_TIMED_OUT _PURGE_QUEUE _PURGE_INFLIGHT
+        """,
+        "a record of the transaction was not delivered, or the broker forgot the producer",
+        "nothing, unless it lasts: then look at the brokers' load and disks",
+    ),
+    (
+        Fenced,
+        """
+        PRODUCER_FENCED INVALID_PRODUCER_EPOCH _FENCED FENCED_INSTANCE_ID
+        TRANSACTION_COORDINATOR_FENCED
+        """,
+        "a newer worker has the same slot, or a transaction outlived transaction.timeout.ms",
+        "give every worker of the group a slot of its own",
+    ),
+    (
+        Fatal,
+        """
+        _AUTHENTICATION SASL_AUTHENTICATION_FAILED _SSL ILLEGAL_SASL_STATE
+        UNSUPPORTED_SASL_MECHANISM
+        """,
+        "the broker does not know us, or we do not trust it",
+        "check the sasl.* and ssl.* properties and the account's password",
+    ),
+    (
+        Fatal,
+        """
+        TOPIC_AUTHORIZATION_FAILED GROUP_AUTHORIZATION_FAILED CLUSTER_AUTHORIZATION_FAILED
+        TRANSACTIONAL_ID_AUTHORIZATION_FAILED
+        """,
+        "the account may not do this",
+        "grant Read on inputs and group, Write on outputs and on the transactional id",
+    ),
+    (
+        Fatal,
+        "UNKNOWN_TOPIC_OR_PART _UNKNOWN_TOPIC _UNKNOWN_PARTITION TOPIC_EXCEPTION",
+        "the topic or the partition does not exist, or its name is none",
+        "create the topic, or mend its name in the configuration",
+    ),
+    (
+        Fatal,
+        """
+        MSG_SIZE_TOO_LARGE INVALID_MSG_SIZE RECORD_LIST_TOO_LARGE INVALID_RECORD
+        POLICY_VIOLATION OFFSET_METADATA_TOO_LARGE INVALID_COMMIT_OFFSET_SIZE
+        """,
+        "the broker refuses this very record, and would again",
+        "set max.message.bytes of the output topics to Kafka's default or more",
+    ),
+    (
+        Fatal,
+        "INVALID_TRANSACTION_TIMEOUT",
+        "transaction.timeout.ms is larger than the broker's transaction.max.timeout.ms",
+        "lower kafka.transaction.timeout.ms",
+    ),
+    (
+        Fatal,
+        """
+        UNSUPPORTED_VERSION UNSUPPORTED_FOR_MESSAGE_FORMAT _UNSUPPORTED_FEATURE
+        INCONSISTENT_GROUP_PROTOCOL UNSUPPORTED_COMPRESSION_TYPE
+        """,
+        "the broker is too old, or the group's other members are no Eddy workers",
+        "use Kafka 2.5 or newer, and a group of Eddy's own",
+    ),
+    (
+        Fatal,
+        "OFFSET_OUT_OF_RANGE _AUTO_OFFSET_RESET _LOG_TRUNCATION",
+        "the log does not hold the offset that comes next",
+        "raise the topic's retention; to start anew on purpose, use another group",
+    ),
+    (
+        Fatal,
+        "GROUP_MAX_SIZE_REACHED INVALID_SESSION_TIMEOUT UNRELEASED_INSTANCE_ID",
+        "the broker does not let this member into the group",
+        "check group.instance.id, session.timeout.ms and the broker's group.max.size",
+    ),
+)
+
+TABLE: Final[dict[str, Row]] = {
+    code: Row(kind, cause, action)
+    for kind, codes, cause, action in _MEANINGS
+    for code in codes.split()
+}
+"""Code name → what it means. A code that is missing here is fatal."""
+
+UNKNOWN: Final = Row(Fatal, "not a code that Eddy knows a remedy for", "see the broker's log")
+
+
+def classify(error: KafkaError) -> Kind:
+    """The class of an error; an unknown one is fatal.
+
+    A code that no retry can help is fatal whatever the client hopes. Else the client's own flags
+    say more than the code, since they know in which state the producer is left.
+    """
+    row = TABLE.get(error.name())
+    if row is not None and row.kind is Fatal:
+        return Fatal
+    if error.fatal():
+        return Fenced if row is not None and row.kind is Fenced else Fatal
+    if error.txn_requires_abort():
+        return Abortable
+    if error.retriable():
+        return Retriable
+    return row.kind if row is not None else Fatal
+
+
+def failure(error: KafkaError, doing: str) -> KafkaFailure:
+    """The exception for a client's error: what was being done, code, cause and action."""
+    row = TABLE.get(error.name(), UNKNOWN)
+    kind = classify(error)
+    return kind(f"{doing}: {error.name()}: {error.str()} ({row.cause}; {row.action})")
+
+
+@contextmanager
+def _border(doing: str) -> Iterator[None]:
+    """Turn the client's exceptions into Eddy's own, the cause kept."""
+    try:
+        yield
+    except KafkaException as exception:
+        raise failure(exception.args[0], doing) from exception
+
+
+def patiently(
+    *kinds: type[KafkaFailure],
+    patience_s: float = PATIENCE_S,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Retrying:
+    """Attempts, with growing random pauses, while one of these errors comes and patience lasts."""
+
+    def say(state: RetryCallState) -> None:
+        assert state.outcome is not None
+        log.warning(
+            "trying again", attempt=state.attempt_number, error=str(state.outcome.exception())
+        )
+
+    return Retrying(
+        retry=retry_if_exception_type(kinds),
+        wait=wait_random_exponential(multiplier=0.05, max=5),
+        stop=stop_after_delay(patience_s),
+        sleep=sleep,
+        before_sleep=say,
+        reraise=True,
+    )
+
+
+class _Latch:
+    """Keeps the first thing that went wrong inside a client's callback until somebody can be told.
+
+    An exception that left a callback would be lost in the client, or break it.
+    """
+
+    def __init__(self) -> None:
+        self._kept: Exception | None = None
+
+    def keep(self, error: Exception) -> None:
+        self._kept = self._kept or error
+
+    def clear(self) -> None:
+        self._kept = None
+
+    def check(self) -> None:
+        """Raise what was kept, once."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            raise kept
+
+    def on_error(self, error: KafkaError) -> None:
+        """What the client reports by itself; it mends most of it by itself, too."""
+        log.warning("kafka client", code=error.name(), error=error.str())
+        hopeless = error.name() in TABLE and classify(error) in {Fatal, Fenced}
+        if error.fatal() or hopeless:
+            self.keep(failure(error, "client"))
+
+
+def _client(make: Callable[..., Any], properties: dict[str, Any], latch: _Latch) -> Any:
+    """A client whose logs and errors come to us. Raises ConfigError where a property is wrong."""
+    try:
+        return make(properties, error_cb=latch.on_error, logger=logging.getLogger("librdkafka"))
+    except KafkaException as exception:
+        raise ConfigError([f"kafka: {exception.args[0].str().strip()}"]) from exception
+
+
+# -- reading --------------------------------------------------------------------------------------
+
+
+class Partition(NamedTuple):
+    """One partition of a topic."""
+
+    topic: str
+    partition: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}[{self.partition}]"
+
+
+class Committed(NamedTuple):
+    """What a group has committed for a partition: the next offset to read, and a note with it."""
+
+    next_offset: int
+    note: str
+
+
+class Owner(Protocol):
+    """Who is told of assignments, between two batches, never inside a transaction."""
+
+    def on_assign(self, partitions: list[Partition]) -> dict[Partition, int]:
+        """New partitions; returns for each the offset to start reading at."""
+
+    def on_revoke(self, partitions: list[Partition]) -> None:
+        """Partitions to give away: a last commit for them is still possible."""
+
+    def on_lost(self, partitions: list[Partition]) -> None:
+        """Partitions that others may already have: nothing may be committed for them."""
+
+
+class Membership(NamedTuple):
+    """What a commit says of us to the group; opaque, taken when an assignment is accepted."""
+
+    metadata: object
+
+
+class _LazyHeaders(Sequence[Headers]):
+    """The headers of messages, read only where somebody looks: few records need them."""
+
+    def __init__(self, messages: list[Message]) -> None:
+        self._messages = messages
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    @overload
+    def __getitem__(self, index: int) -> Headers: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Headers]: ...
+    def __getitem__(self, index: int | slice) -> Headers | Sequence[Headers]:
+        if isinstance(index, slice):
+            return _LazyHeaders(self._messages[index])
+        headers: Any = self._messages[index].headers()
+        return headers or ()
+
+
+def to_records(where: Partition, messages: list[Message]) -> Records:
+    """Messages of one partition as records, at about 0.2 µs each."""
+    count = len(messages)
+    return Records(
+        topic=where.topic,
+        partition=where.partition,
+        offset=np.fromiter(map(Message.offset, messages), np.int64, count),
+        timestamp_ms=np.fromiter(
+            map(itemgetter(1), map(Message.timestamp, messages)), np.int64, count
+        ),
+        values=list(map(Message.value, messages)),
+        headers=_LazyHeaders(messages),
+    )
+
+
+class Source:
+    """The group's consumer. Not for more than one thread."""
+
+    def __init__(self, properties: Properties, group: str) -> None:
+        self._latch = _Latch()
+        self._consumer: Consumer = _client(
+            Consumer, consumer_properties(properties, group), self._latch
+        )
+        self._owned: set[Partition] = set()
+        self._held = False
+        self.membership = Membership(None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
+        """Leave the group; partitions still held are revoked first."""
+        self._consumer.close()
+        if failed is None:
+            self._latch.check()
+
+    def partition_counts(self, topics: Iterable[str]) -> dict[str, int]:
+        """Topic → number of its partitions; a topic that does not exist is missing."""
+        return {topic: count for topic in topics if (count := self._partition_count(topic))}
+
+    def _partition_count(self, topic: str) -> int:
+        for attempt in patiently(Retriable):
+            with attempt, _border(f"asking for topic {topic}"):
+                self._consumer.poll(0)  # lets the client say what keeps it from connecting
+                self._latch.check()
+                found = self._consumer.list_topics(topic, timeout=CALL_S).topics[topic]
+                if found.error is None:
+                    return len(found.partitions)
+                if TABLE.get(found.error.name(), UNKNOWN) is not TABLE["UNKNOWN_TOPIC_OR_PART"]:
+                    raise failure(found.error, f"asking for topic {topic}")
+        return 0
+
+    def subscribe(self, topics: list[str], owner: Owner) -> None:
+        """Join the group; the owner is told of partitions from within `poll`, `serve` and exit."""
+
+        def assign(_: Consumer, given: list[TopicPartition]) -> None:
+            partitions = [Partition(one.topic, one.partition) for one in given]
+            starts = owner.on_assign(partitions) if partitions else {}
+            placed = [TopicPartition(*where, starts[where]) for where in partitions]
+            with _border("taking partitions"):
+                self._consumer.incremental_assign(placed)
+                self._owned.update(partitions)
+                if self._held:
+                    self._consumer.pause(placed)
+            # A rebalance that leaves us what we have comes here too, with no partitions.
+            self.membership = Membership(self._consumer.consumer_group_metadata())
+
+        def revoke(_: Consumer, given: list[TopicPartition]) -> None:
+            # The group has a new generation already, and we own these until we let go.
+            self.membership = Membership(self._consumer.consumer_group_metadata())
+            release(given, owner.on_revoke)
+
+        def lose(_: Consumer, given: list[TopicPartition]) -> None:
+            release(given, owner.on_lost)
+
+        def release(given: list[TopicPartition], tell: Callable[[list[Partition]], None]) -> None:
+            partitions = [Partition(one.topic, one.partition) for one in given]
+            self._owned.difference_update(partitions)
+            tell(partitions)
+
+        with _border("subscribing"):
+            self._consumer.subscribe(
+                topics,
+                on_assign=self._guarded(assign),
+                on_revoke=self._guarded(revoke),
+                on_lost=self._guarded(lose),
+            )
+
+    def _guarded(
+        self, callback: Callable[[Consumer, list[TopicPartition]], None]
+    ) -> Callable[[Consumer, list[TopicPartition]], None]:
+        def call(consumer: Consumer, given: list[TopicPartition]) -> None:
+            try:
+                callback(consumer, given)
+            except Exception as exception:  # noqa: BLE001 - kept, and raised by poll
+                self._latch.keep(exception)
+
+        return call
+
+    def poll(self, records_max: int, timeout_s: float) -> list[Records]:
+        """What arrived, at most so many records, as one batch for each partition.
+
+        Waits for the whole time-out unless so many come earlier. Rebalances happen in here.
+        """
+        with _border("reading"):
+            messages = self._consumer.consume(records_max, timeout_s)
+        self._latch.check()
+        groups: defaultdict[Partition, list[Message]] = defaultdict(list)
+        for message in messages:
+            groups[message.topic(), message.partition()].append(message)  # type: ignore[index]
+        if any(map(Message.error, messages)):
+            groups = self._without_errors(groups)
+        return [
+            to_records(Partition(*where), group)
+            for where, group in groups.items()
+            if where in self._owned
+        ]
+
+    def _without_errors(
+        self, groups: Mapping[Partition, list[Message]]
+    ) -> defaultdict[Partition, list[Message]]:
+        """The messages that are records; raises for an error that is not merely passing."""
+        records: defaultdict[Partition, list[Message]] = defaultdict(list)
+        for where, group in groups.items():
+            for message in group:
+                error = message.error()
+                if error is None:
+                    records[where].append(message)
+                elif error.name() == "_AUTO_OFFSET_RESET":
+                    raise RetentionGap(f"{Partition(*where)}: {error.str()}")
+                elif classify(error) is Retriable:
+                    log.warning("kafka client", code=error.name(), error=error.str())
+                else:
+                    raise failure(error, f"reading {where}")
+        return records
+
+    def serve(self, seconds: float) -> None:
+        """Wait, letting rebalances happen but reading no records."""
+        with _border("waiting"):
+            self._held = True
+            self._consumer.pause(self._consumer.assignment())
+            deadline = time.monotonic() + seconds
+            while (left := deadline - time.monotonic()) > 0:
+                assert self._consumer.poll(left) is None, "a paused partition gave a record"
+                self._latch.check()
+            self._held = False
+            self._consumer.resume(self._consumer.assignment())
+
+    def committed(self, partitions: list[Partition]) -> dict[Partition, Committed | None]:
+        """What the group has committed for each, None where nothing.
+
+        While a transaction of a predecessor is open the broker does not say: then we wait.
+        """
+        asked = [TopicPartition(*where) for where in partitions]
+        for attempt in patiently(Retriable):
+            with attempt, _border("asking for committed offsets"):
+                found = self._consumer.committed(asked, timeout=CALL_S)
+                for one in found:
+                    if one.error is not None:
+                        raise failure(one.error, "asking for committed offsets")
+        return {
+            Partition(one.topic, one.partition): (
+                None if one.offset < 0 else Committed(one.offset, one.metadata or "")
+            )
+            for one in found
+        }
+
+    def span(self, where: Partition) -> tuple[int, int]:
+        """The offset of the partition's first record, and that behind its last, asked now."""
+        for attempt in patiently(Retriable):
+            with attempt, _border(f"asking for the span of {where}"):
+                found = self._consumer.get_watermark_offsets(TopicPartition(*where), timeout=CALL_S)
+        return found
+
+    def end(self, where: Partition) -> int:
+        """The offset behind the partition's last record, as of the last fetch; -1001 if none."""
+        with _border(f"looking up the end of {where}"):
+            return self._consumer.get_watermark_offsets(TopicPartition(*where), cached=True)[1]
+
+
+# -- writing --------------------------------------------------------------------------------------
+
+
+class OutRecord(NamedTuple):
+    """One record to be published."""
+
+    topic: str
+    key: bytes | None
+    value: bytes
+    headers: list[tuple[str, bytes]]
+
+
+def _produce(producer: Producer, record: OutRecord) -> None:
+    """Hand a record to the client; where its queue is full, wait until deliveries make room."""
+    topic, key, value, headers = record
+    while True:
+        try:
+            producer.produce(topic, value, key, headers=[*headers])
+        except BufferError:
+            producer.poll(0.1)
+        else:
+            return
+
+
+class Sink:
+    """The transactional producer. Outputs and offsets go together, or not at all."""
+
+    def __init__(self, properties: Properties, group: str, slot: str) -> None:
+        self._latch = _Latch()
+        self._delivery = _Latch()
+        merged = producer_properties(properties, {"transactional.id": f"{group}-{slot}"})
+        self._producer: Producer = _client(
+            Producer, merged | {"on_delivery": self._on_delivery}, self._latch
+        )
+        self._flush_s = float(merged["transaction.timeout.ms"]) / 1000
+
+    def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None:
+            self._delivery.keep(failure(error, f"writing to {message.topic()}"))
+
+    def open(self) -> None:
+        """Take over the slot: a predecessor's open transaction is aborted, itself fenced."""
+        for attempt in patiently(Retriable):
+            with attempt, _border("taking over the transactional id"):
+                self._producer.poll(0)  # lets the client say what keeps it from connecting
+                self._latch.check()
+                self._producer.init_transactions(CALL_S)
+
+    def transact(
+        self,
+        records: Iterable[OutRecord],
+        positions: Mapping[Partition, Committed],
+        membership: Membership,
+    ) -> None:
+        """Publish the records and commit the positions in one transaction.
+
+        On any error the transaction is aborted: nothing of it will be seen. After Abortable the
+        same may be tried again; every other error is the end of this sink.
+        """
+        with _border("beginning a transaction"):
+            self._latch.check()
+            self._producer.begin_transaction()
+        try:
+            self._write(records)
+            self._commit(positions, membership)
+        except KafkaFailure:
+            self._abort()
+            raise
+
+    def _write(self, records: Iterable[OutRecord]) -> None:
+        with _border("writing"):
+            for record in records:
+                _produce(self._producer, record)
+            undelivered = self._producer.flush(self._flush_s)
+        self._delivery.check()
+        if undelivered:
+            raise Abortable(f"writing: {undelivered} records not delivered in {self._flush_s} s")
+
+    def _commit(self, positions: Mapping[Partition, Committed], membership: Membership) -> None:
+        offsets = [
+            TopicPartition(*where, offset, note) for where, (offset, note) in positions.items()
+        ]
+        for attempt in patiently(Retriable):
+            with attempt, _border("adding offsets to the transaction"):
+                self._producer.send_offsets_to_transaction(offsets, membership.metadata, CALL_S)
+        for attempt in patiently(Retriable):
+            with attempt, _border("committing"):
+                self._producer.commit_transaction(CALL_S)
+
+    def _abort(self) -> None:
+        """Abort; where even that fails, the error that led here is the one to report."""
+        try:
+            for attempt in patiently(Retriable):
+                with attempt, _border("aborting"):
+                    self._producer.abort_transaction(CALL_S)
+        except KafkaFailure as error:
+            log.warning("could not abort", error=str(error))
+        self._delivery.clear()
+
+
+class Feed:
+    """A plain producer for the simulator: at least once, in order, keyed."""
+
+    def __init__(
+        self, properties: Properties, topic: str, partitioner: Literal["murmur2", "crc32"] | None
+    ) -> None:
+        self._latch = _Latch()
+        self._topic = topic
+        name = "consistent_random" if partitioner == "crc32" else "murmur2_random"
+        merged = producer_properties(properties, {"partitioner": name})
+        self._producer: Producer = _client(
+            Producer, merged | {"on_delivery": self._on_delivery}, self._latch
+        )
+
+    def _on_delivery(self, error: KafkaError | None, _: Message) -> None:
+        if error is not None:
+            self._latch.keep(failure(error, f"writing to {self._topic}"))
+
+    def send(self, key: bytes | None, value: bytes) -> None:
+        """Send one record; returns as soon as the client has taken it."""
+        _produce(self._producer, OutRecord(self._topic, key, value, []))
+        self._producer.poll(0)
+        self._latch.check()
+
+    def close(self) -> None:
+        """Wait until everything is delivered. Raises what a delivery failed with."""
+        left = self._producer.flush(PATIENCE_S)
+        self._latch.check()
+        if left:
+            raise Retriable(f"writing to {self._topic}: {left} records not delivered")

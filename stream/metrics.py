@@ -1,0 +1,351 @@
+"""What is measured: every metric declared once as data, and the board that holds the readings.
+
+The declarations are the documentation. What a shard counts is read from its own counts, which live
+in its state; only what happens outside of the fold (batches, commits) is counted here.
+"""
+
+import time
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import accumulate
+from threading import Lock
+from typing import Final, Literal, NamedTuple, get_args
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+)
+from prometheus_client.core import (
+    Metric as Family,
+)
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
+
+from schemas.dead_letters import CODES
+
+CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+
+State = Literal["joining", "relearning", "live"]
+"""What a worker is doing: becoming a member of its group, re-learning in silence, or its work."""
+STATES: Final[tuple[State, ...]] = get_args(State)
+
+
+class Metric(NamedTuple):
+    """One metric: what it means, and what to do when it looks wrong."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    unit: str
+    labels: tuple[str, ...]
+    meaning: str
+    action: str
+
+
+_PLACE: Final = ("input", "partition")
+_WATCH: Final = ("monitor", *_PLACE)
+
+METRICS: Final = (
+    Metric(
+        "eddy_records",
+        "counter",
+        "records",
+        _PLACE,
+        "records read from a partition since its state began, re-learned ones included",
+        "if it stands still while the lag grows, look at the log for Kafka errors",
+    ),
+    Metric(
+        "eddy_events",
+        "counter",
+        "events",
+        _PLACE,
+        "records that became events; with duplicates, tombstones and dead letters they are all",
+        "if it is far below eddy_records, look at eddy_dead_letters",
+    ),
+    Metric(
+        "eddy_duplicates",
+        "counter",
+        "events",
+        _PLACE,
+        "events whose id was seen within limits.duplicate_window: neither scored nor learned",
+        "a steady share is a producer that sends twice; look for retries without idempotence",
+    ),
+    Metric(
+        "eddy_tombstones",
+        "counter",
+        "records",
+        _PLACE,
+        "records without a value",
+        "expected on compacted topics; elsewhere ask who writes them",
+    ),
+    Metric(
+        "eddy_dead_letters",
+        "counter",
+        "records",
+        (*_PLACE, "code"),
+        "records that could not become events, by the code of their dead letter",
+        "read the dead-letter topic: each says field, expectation and what was found",
+    ),
+    Metric(
+        "eddy_scored",
+        "counter",
+        "events",
+        _WATCH,
+        "events that a monitor has scored",
+        "if it is far below eddy_events, look at eddy_not_applicable and the monitor's where",
+    ),
+    Metric(
+        "eddy_not_applicable",
+        "counter",
+        "events",
+        _WATCH,
+        "events that a monitor does not watch: its entity is absent, or where does not match",
+        "if it is nearly all, look at the mapping of the monitor's entity",
+    ),
+    Metric(
+        "eddy_late",
+        "counter",
+        "events",
+        _WATCH,
+        "scored events older than their entity's last",
+        "a growing share means that a producer or a partition lags behind the others",
+    ),
+    Metric(
+        "eddy_late_not_learned",
+        "counter",
+        "events",
+        _WATCH,
+        "scored events further behind than lateness_max: not learned",
+        "raise the monitor's lateness_max, or find the producer that is behind",
+    ),
+    Metric(
+        "eddy_alerts",
+        "counter",
+        "alerts",
+        (*_WATCH, "activity"),
+        "alerts published, by activity: opened or updated",
+        "a jump is an attack or a change of the traffic: read the alerts' contributions",
+    ),
+    Metric(
+        "eddy_alerts_suppressed",
+        "counter",
+        "events",
+        _WATCH,
+        "alarming events that were only counted, since their incident was open",
+        "nothing: the incident's next alert states their number",
+    ),
+    Metric(
+        "eddy_alerts_over_budget",
+        "counter",
+        "events",
+        _WATCH,
+        "alarming events without an alert, since the budget was used up",
+        "if it grows for long, raise policy.alerts_per_day or lower policy.p_max",
+    ),
+    Metric(
+        "eddy_entities",
+        "gauge",
+        "entities",
+        _WATCH,
+        "entities that a monitor holds",
+        "if it stays at capacity and evictions grow, raise the monitor's capacity",
+    ),
+    Metric(
+        "eddy_evictions",
+        "counter",
+        "entities",
+        _WATCH,
+        "entities forgotten to make room",
+        "if known entities are forgotten within days, raise the monitor's capacity",
+    ),
+    Metric(
+        "eddy_promotions",
+        "counter",
+        "entities",
+        _WATCH,
+        "entities that returned, and left probation",
+        "nothing: far fewer than new entities means that most come once",
+    ),
+    Metric(
+        "eddy_lag",
+        "gauge",
+        "offsets",
+        _PLACE,
+        "offsets between the next record to process and the end of the partition",
+        "if it grows, add workers, up to one a partition; then look at eddy_batch_seconds",
+    ),
+    Metric(
+        "eddy_relearn_left",
+        "gauge",
+        "offsets",
+        _PLACE,
+        "offsets still to be re-learned in silence before the partition is live",
+        "nothing: it falls to 0; how fast, says the rate of eddy_records",
+    ),
+    Metric(
+        "eddy_batch_seconds",
+        "histogram",
+        "seconds",
+        (),
+        "time to process one batch of one partition",
+        "beside worker.batch_records: lower that where alerts must be quick",
+    ),
+    Metric(
+        "eddy_commits",
+        "counter",
+        "transactions",
+        (),
+        "transactions committed",
+        "if it stands still while eddy_records grows, look at the log for Kafka errors",
+    ),
+    Metric(
+        "eddy_aborts",
+        "counter",
+        "transactions",
+        (),
+        "transactions aborted, and tried again",
+        "a few at rebalances are normal; else look at the brokers",
+    ),
+    Metric(
+        "eddy_worker_state",
+        "gauge",
+        "1 or 0",
+        ("state",),
+        "1 for the state the worker is in: joining, relearning or live",
+        "joining for long: the group is rebalancing, or the broker is out of reach",
+    ),
+)
+DECLARED: Final = {metric.name: metric for metric in METRICS}
+
+BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+
+Series = dict[tuple[str, ...], float]
+"""Values by their labels, in the order in which the metric declares these."""
+Readings = dict[str, Series]
+"""Series by the metric's name."""
+
+# -- from a shard's counts to readings ------------------------------------------------------------
+
+_ROUTE_COUNTS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
+    "read": ("eddy_records", ()),
+    "passed": ("eddy_events", ()),
+    "duplicate": ("eddy_duplicates", ()),
+    "tombstone": ("eddy_tombstones", ()),
+    **{f"dead_letter_{code}": ("eddy_dead_letters", (code,)) for code in CODES},
+}
+_WATCH_COUNTS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
+    "scored": ("eddy_scored", ()),
+    "not_applicable": ("eddy_not_applicable", ()),
+    "late": ("eddy_late", ()),
+    "late_not_learned": ("eddy_late_not_learned", ()),
+    "alerts_opened": ("eddy_alerts", ("opened",)),
+    "alerts_updated": ("eddy_alerts", ("updated",)),
+    "alerts_suppressed": ("eddy_alerts_suppressed", ()),
+    "alerts_over_budget": ("eddy_alerts_over_budget", ()),
+    "entities": ("eddy_entities", ()),
+    "evictions": ("eddy_evictions", ()),
+    "promotions": ("eddy_promotions", ()),
+}
+
+
+class Observed(NamedTuple):
+    """What the worker sees of one partition. counts: of its shard, by stage."""
+
+    input_name: str
+    partition: int
+    counts: Mapping[str, Mapping[str, int]]
+    records_left: int
+    lag: int
+
+
+def readings(observed: Iterable[Observed], state: State) -> Readings:
+    """The readings of all partitions in hand; a partition that is gone has none any more."""
+    found: Readings = {"eddy_worker_state": {(each,): float(each == state) for each in STATES}}
+    for one in observed:
+        place = (one.input_name, str(one.partition))
+        found.setdefault("eddy_lag", {})[place] = one.lag
+        found.setdefault("eddy_relearn_left", {})[place] = one.records_left
+        for stage, counts in one.counts.items():
+            for key, value in counts.items():
+                name, labels = _place_of(stage, key, place)
+                found.setdefault(name, {})[labels] = value
+    return found
+
+
+def _place_of(stage: str, key: str, place: tuple[str, str]) -> tuple[str, tuple[str, ...]]:
+    """The metric that a count of a stage belongs to, and its labels."""
+    if stage == "route":
+        name, more = _ROUTE_COUNTS[key]
+        return name, (*place, *more)
+    name, more = _WATCH_COUNTS[key]
+    return name, (stage, *place, *more)
+
+
+# -- the board ------------------------------------------------------------------------------------
+
+
+class Board(Collector):
+    """The latest readings: written by the worker's thread, read by whoever scrapes."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._readings: Readings = {}
+        self._counted: dict[str, float] = {}
+        self._times: dict[str, list[float]] = {}
+        for metric in METRICS:
+            if metric.kind == "histogram":
+                self._times[metric.name] = [0.0] * (len(BUCKETS_S) + 2)  # and +Inf, and the sum
+            elif not metric.labels:
+                self._counted[metric.name] = 0.0
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+
+    def replace(self, readings: Readings) -> None:
+        """These are the readings now; series that are not among them are gone."""
+        assert readings.keys() <= DECLARED.keys(), readings.keys() - DECLARED.keys()
+        with self._lock:
+            self._readings = readings
+
+    def add(self, name: str) -> None:
+        """One more of a counter without labels."""
+        with self._lock:
+            self._counted[name] += 1
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Measure how long the block takes; not counted where it raises."""
+        started = time.perf_counter()
+        yield
+        taken_s = time.perf_counter() - started
+        with self._lock:
+            self._times[name][bisect_left(BUCKETS_S, taken_s)] += 1
+            self._times[name][-1] += taken_s
+
+    def exposition(self) -> bytes:
+        """Everything in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Family]:
+        """Every declared metric, with the series that it has now."""
+        with self._lock:
+            readings = self._readings | {name: {(): n} for name, n in self._counted.items()}
+            times = {name: list(values) for name, values in self._times.items()}
+        for metric in METRICS:
+            if metric.kind == "histogram":
+                yield _histogram(metric, times[metric.name])
+            else:
+                make = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+                family = make(metric.name, metric.meaning, labels=metric.labels)
+                for labels, value in readings.get(metric.name, {}).items():
+                    family.add_metric(labels, value)
+                yield family
+
+
+def _histogram(metric: Metric, values: list[float]) -> Family:
+    *counts, total_s = values
+    edges = [*map(str, BUCKETS_S), "+Inf"]
+    family = HistogramMetricFamily(metric.name, metric.meaning)
+    family.add_metric([], list(zip(edges, accumulate(counts), strict=True)), total_s)
+    return family

@@ -1,0 +1,119 @@
+"""A small seeded shop that produces events, honest and not, and knows which are which.
+
+For the demo, for load and for tests: the same number of events and seed give the same bytes. It
+reads no clock, and its attacks are far from subtle: it shows that Eddy works, not how well.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import orjson
+from numpy.random import PCG64, Generator, SeedSequence
+
+from schemas.dead_letters import DeadLetterCode
+from stream.simulator import visits
+from stream.simulator.attacks import Attack, plan
+from stream.simulator.malformed import MALFORMED, malformed
+from stream.simulator.people import people
+from stream.simulator.rows import Rows, as_events, in_time_order, take
+
+__all__ = ["MALFORMED", "START_MS", "Attack", "Line", "Shop", "lines", "malformed"]
+
+START_MS: Final = 1_772_409_600_000
+"""Monday 2 March 2026, 00:00 UTC."""
+
+
+class Line(NamedTuple):
+    """One record for a topic or a file; `code` is None, or what its dead letter must carry."""
+
+    key: bytes
+    value: bytes
+    code: DeadLetterCode | None
+
+
+class Shop:
+    """A stream of exactly `events` events in time order, about 12,000 a day, from `seed`.
+
+    start_ms: the shop's midnight before its first event, milliseconds since 1970 UTC.
+    attacks: the truth about the attackers in the stream, in the order of their beginning. There
+        are none in a stream of fewer than 5,000 events.
+    """
+
+    def __init__(self, events: int, seed: int, start_ms: int = START_MS) -> None:
+        world, attackers, self._days_seed = SeedSequence(seed).spawn(3)
+        self.count = events
+        self.seed = seed
+        self.start_ms = start_ms
+        self._stream_days = events / visits.EVENTS_PER_DAY
+        self._people = people(Generator(PCG64(world)))
+        span_ms = self._stream_days * visits.DAY_MS
+        planned = plan(Generator(PCG64(attackers)), self._people, events, span_ms)
+        self._attack_tables = planned.tables
+        self._by_number = [_shifted(attack, start_ms) for attack in planned.attacks]
+        self.attacks = sorted(self._by_number, key=lambda attack: attack.first_ms)
+
+    def span_ms(self) -> int:
+        """From `start_ms` to the last event: subtract it from now for a stream that just ended.
+
+        Costs a pass over the stream's columns.
+        """
+        last = 0
+        for table in self._blocks():
+            last = int(table["time_ms"][-1])
+        return last
+
+    def events(self) -> Iterator[tuple[dict[str, Any], Attack | None]]:
+        """Every event in Eddy's own shape, each with the attack that it belongs to or None."""
+        first = 0
+        for table in self._blocks():
+            attacks = table["attack"].tolist()
+            table["time_ms"] += self.start_ms
+            made = as_events(table, self._people.names, first, self.seed)
+            for event, attack in zip(made, attacks, strict=True):
+                yield event, None if attack < 0 else self._by_number[attack]
+            first += len(attacks)
+
+    def _blocks(self) -> Iterator[Rows]:
+        """The stream's rows, one day at a time; what a day leaves over goes on in the next."""
+        rng = Generator(PCG64(self._days_seed))
+        left, day, open_tables = self.count, 0, self._attack_tables
+        while left > 0:
+            honest = visits.day(rng, self._people, day, self._stream_days)
+            table = in_time_order([*open_tables, *honest])
+            np.maximum(table["time_ms"], 0, out=table["time_ms"])
+            ends = int(np.searchsorted(table["time_ms"], (day + 1) * visits.DAY_MS))
+            now = min(ends, left)
+            if now:
+                yield take(table, slice(0, now))
+            open_tables = [take(table, slice(ends, None))]
+            left, day = left - now, day + 1
+
+
+def lines(shop: Shop, malformed_share: float = 0.0) -> Iterator[Line]:
+    """The shop's events as records: keyed by account, or by address where there is none.
+
+    malformed_share: chance that a malformed record follows an event; these come on top of the
+    shop's events, their kinds taking turns.
+    """
+    rng = Generator(PCG64(SeedSequence([shop.seed, 1])))
+    kinds = list(MALFORMED)
+    bad = 0
+    for event, _ in shop.events():
+        key = event.get("account") or event["ip"]
+        yield Line(key.encode(), orjson.dumps(event), None)
+        if malformed_share and rng.random() < malformed_share:
+            kind = kinds[bad % len(kinds)]
+            bad += 1
+            yield Line(key.encode(), malformed(rng, kind), MALFORMED[kind][1])
+
+
+def _shifted(attack: Attack, by_ms: int) -> Attack:
+    return Attack(
+        attack.name,
+        attack.entity_type,
+        attack.entity_id,
+        attack.first_ms + by_ms,
+        attack.last_ms + by_ms,
+        attack.what,
+    )

@@ -1,0 +1,35 @@
+"""The stages: log in, log out. Each module here is one stage; this one says what a stage is.
+
+The worker, the replay, the demo and the oracle of the tests do nothing but run stages. A stage
+does no input or output of its own: it is handed a batch of its log and hands back what belongs
+into the next ones.
+"""
+
+from typing import Any, Protocol, TypeVar
+
+from numpy.typing import NDArray
+
+In_contra = TypeVar("In_contra", contravariant=True)
+Out_co = TypeVar("Out_co", covariant=True)
+State = dict[str, NDArray[Any]]
+"""All that a stage would need to go on elsewhere: arrays by name, nothing else."""
+
+
+class Stage(Protocol[In_contra, Out_co]):
+    """A deterministic fold over one partition of one log.
+
+    `process` is the only way its state changes. Results do not depend on how the log was cut
+    into batches, nor on the wall clock.
+    """
+
+    def process(self, batch: In_contra) -> Out_co:
+        """Take the next batch of the log; return what it adds to the logs behind."""
+
+    def save(self) -> State:
+        """The whole state, copied: going on with `process` does not change it."""
+
+    def load(self, state: State) -> None:
+        """Replace the whole state by a saved one of the same configuration and version."""
+
+    def counts(self) -> dict[str, int]:
+        """What became of every record read so far; kept in the state, and it adds up."""

@@ -1,0 +1,190 @@
+"""route: records in, events out. Decodes, maps and checks; what is no event becomes a dead letter.
+
+Keeps no state but counters and a bounded memory of recent event ids, by which duplicates are
+known. Judges no event: that is what comes behind.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import orjson
+
+from detectors.hashing import HashKey, hash_text
+from detectors.kernels import kernel
+from detectors.spec import seconds
+from schemas.checks import check
+from schemas.codecs import Codec, TableCodec, codec_named
+from schemas.columns import I64, U64, Bools, EventBatch
+from schemas.dead_letters import CODES, DeadLetter, Fault, dead_letter
+from schemas.mapping import compile_mapping
+from schemas.records import Records
+from stream.config import InputSpec, LimitsSpec
+from stream.stages import State
+
+COUNTS: Final = (
+    *("read", "passed", "duplicate", "tombstone"),
+    *(f"dead_letter_{code}" for code in CODES),
+)
+"""What can become of a record; `read` is the sum of all others."""
+READ, PASSED, DUPLICATE, TOMBSTONE, FIRST_CODE = range(5)
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """A batch's events and dead letters, both in the order of their records."""
+
+    events: EventBatch
+    dead_letters: list[DeadLetter]
+
+
+class Route:
+    """The stage of one partition of an input."""
+
+    def __init__(
+        self,
+        input_name: str,
+        spec: InputSpec,
+        limits: LimitsSpec,
+        fields_wanted: list[str],
+        hash_key: HashKey,
+    ) -> None:
+        self.input_name = input_name
+        self._record_bytes_max = limits.record_bytes_max
+        self._time_ahead_max_ms = round(seconds(limits.time_ahead_max) * 1000)
+        self._hash_key = hash_key
+        mapping = compile_mapping(spec.codec, spec.type, spec.fields, fields_wanted)
+        self._codec = codec_named(spec.codec, mapping)
+        self._table_codec = TableCodec(mapping)
+        self._recent = RecentIds(limits.duplicate_window)
+        self._tally: I64 = np.zeros(len(COUNTS), np.int64)
+
+    def process(self, batch: Records) -> Routed:
+        """The batch's events that were not seen before, and a dead letter for each bad record."""
+        kept, faults, tombstones = self._screened(batch)
+        records = batch if len(kept) == len(batch) else batch.take(kept)
+        events, found = check(
+            self._codec_of(records).decode(records), records, self._time_ahead_max_ms
+        )
+        faults = sorted(faults + [fault._replace(row=int(kept[fault.row])) for fault in found])
+        seen = self._recent.seen(hash_text(events.event_id, self._hash_key))
+        duplicates = int(np.count_nonzero(seen))
+        fresh = events if duplicates == 0 else events.take(np.flatnonzero(~seen))
+        self._count(len(batch), len(fresh), duplicates, tombstones, faults)
+        return Routed(fresh, [_letter(fault, batch) for fault in faults])
+
+    def counts(self) -> dict[str, int]:
+        """Records by what became of them, `COUNTS` the names."""
+        return dict(zip(COUNTS, self._tally.tolist(), strict=True))
+
+    def save(self) -> State:
+        """The counters and the remembered ids."""
+        return {"tally": self._tally.copy(), **self._recent.save()}
+
+    def load(self, state: State) -> None:
+        """Replace counters and remembered ids by saved ones."""
+        self._tally[:] = state["tally"]
+        self._recent.load(state)
+
+    def _codec_of(self, records: Records) -> Codec:
+        return self._codec if isinstance(records.values, list) else self._table_codec
+
+    def _screened(self, batch: Records) -> tuple[I64, list[Fault], int]:
+        """The records to decode, faults of those too large, and the number of tombstones."""
+        everything = np.arange(len(batch))
+        if not isinstance(batch.values, list):
+            return everything, [], 0
+        sizes = np.array([-1 if v is None else len(v) for v in batch.values], np.int64)
+        limit = self._record_bytes_max
+        faults = [
+            Fault(i, "too_large", f"{int(sizes[i])} bytes; expected at most {limit}")
+            for i in np.flatnonzero(sizes > limit).tolist()
+        ]
+        fine = (sizes >= 0) & (sizes <= limit)
+        return everything[fine], faults, int(np.count_nonzero(sizes < 0))
+
+    def _count(
+        self, read: int, passed: int, duplicates: int, tombstones: int, faults: list[Fault]
+    ) -> None:
+        assert read == passed + duplicates + tombstones + len(faults), (read, passed, duplicates)
+        self._tally[:FIRST_CODE] += (read, passed, duplicates, tombstones)
+        for fault in faults:
+            self._tally[FIRST_CODE + CODES.index(fault.code)] += 1
+        assert self._tally[READ] == self._tally[PASSED:].sum(), self.counts()
+
+
+class RecentIds:
+    """The event ids of late: at least half a window of distinct ids, at most a whole one.
+
+    Two panes, each an open-addressing table of 128-bit hashes, kept at most half full. Ids enter
+    the current pane; when it holds half a window, the older pane is emptied and becomes current.
+    So what is remembered depends on the order of ids alone. 32 to 64 bytes an id of the window.
+    """
+
+    def __init__(self, window: int) -> None:
+        self._per_pane = max(1, window // 2)
+        slot_count = 1 << (2 * self._per_pane - 1).bit_length()
+        self._slots: U64 = np.zeros((2, slot_count, 2), np.uint64)
+        self._marks: I64 = np.zeros(2, np.int64)  # current pane, ids in it
+
+    def seen(self, hashed: U64) -> Bools:
+        """bool[n]: whether each id is remembered, its own batch included. hashed: uint64[n, 2]."""
+        found = np.zeros(len(hashed), np.bool_)
+        _remember(hashed, self._slots, self._marks, self._per_pane, found)
+        return found
+
+    def save(self) -> State:
+        """Both panes and which of them is current."""
+        return {"recent_slots": self._slots.copy(), "recent_marks": self._marks.copy()}
+
+    def load(self, state: State) -> None:
+        """Replace both panes by saved ones of the same window."""
+        self._slots[:] = state["recent_slots"]
+        self._marks[:] = state["recent_marks"]
+
+
+@kernel
+def _place(pane: U64, low: np.uint64, high: np.uint64) -> np.int64:
+    """The slot that holds the hash, or the free one where it would go."""
+    mask = len(pane) - 1
+    slot = np.int64(low & np.uint64(mask))
+    while pane[slot, 0] != 0 or pane[slot, 1] != 0:
+        if pane[slot, 0] == low and pane[slot, 1] == high:
+            break
+        slot = (slot + 1) & mask
+    return slot
+
+
+@kernel
+def _remember(hashed: U64, slots: U64, marks: I64, per_pane: int, found: Bools) -> None:
+    for i in range(len(hashed)):
+        low, high = hashed[i, 0], hashed[i, 1]
+        current = marks[0]
+        here = _place(slots[current], low, high)
+        there = _place(slots[1 - current], low, high)
+        in_current = slots[current, here, 0] != 0 or slots[current, here, 1] != 0
+        in_older = slots[1 - current, there, 0] != 0 or slots[1 - current, there, 1] != 0
+        if in_current or in_older:
+            found[i] = True
+        else:
+            slots[current, here, 0] = low
+            slots[current, here, 1] = high
+            marks[1] += 1
+            if marks[1] == per_pane:
+                marks[0] = 1 - current
+                marks[1] = 0
+                slots[1 - current] = 0
+
+
+def _letter(fault: Fault, batch: Records) -> DeadLetter:
+    """The dead letter of a record; a table's row stands in it as JSON."""
+    row = fault.row
+    value: Any = (
+        batch.values[row]
+        if isinstance(batch.values, list)
+        else orjson.dumps(batch.values.slice(row, 1).to_pylist()[0], default=str)
+    )
+    headers = () if batch.headers is None else batch.headers[row]
+    return dead_letter(
+        fault, value or b"", headers, batch.topic, batch.partition, int(batch.offset[row])
+    )

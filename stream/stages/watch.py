@@ -1,0 +1,248 @@
+"""watch: events in, alerts out. The heart of the chain: one monitor, one partition.
+
+The learning is `detectors.monitor`'s; here its decisions become alerts: identity, evidence,
+explanation, recommended action. Knows no topic but the positions that events carry.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+
+from detectors import explain, policy
+from detectors.hashing import HashKey, hash_text, pseudonym
+from detectors.monitor import Monitor, Watched
+from detectors.spec import MonitorSpec, seconds
+from schemas.alerts import (
+    Action,
+    Activity,
+    Alert,
+    Entity,
+    Evidence,
+    Run,
+    Severity,
+    stable_id,
+)
+from schemas.columns import F64, EventBatch
+from schemas.events import ENTITY_FIELDS
+from stream.stages import State
+
+Mode = Literal["live", "shadow", "replay"]
+
+SEVERITIES: Final[tuple[tuple[float, Severity], ...]] = (
+    (8.0, "critical"),
+    (6.5, "high"),
+    (5.0, "medium"),
+    (0.0, "low"),
+)
+"""Least score of each severity: one in 10^8, 10^6.5, 10^5 honest events."""
+
+RELATED_MAX: Final = 4
+RAW_BYTES_MAX: Final = 128
+"""Longer ids, and those that cannot be printed, stand as pseudonyms: an alert has a size limit."""
+
+SCORED, LATE, NOT_APPLICABLE, SKIPPED_LEARNING = range(4)
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """What the log does not determine. now: the wall clock as ISO 8601 text, injected."""
+
+    mode: Mode
+    run_id: str
+    now: Callable[[], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An alert and the row of the batch whose event raised it."""
+
+    row: int
+    alert: Alert
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """alerts in event order; p_value: float64[n], NaN where the monitor did not apply."""
+
+    alerts: list[Found]
+    p_value: F64
+
+
+class Watch:
+    """The stage of one monitor over one partition."""
+
+    def __init__(
+        self,
+        spec: MonitorSpec,
+        key: HashKey,
+        shards: int,
+        fingerprint: str,
+        reveal: frozenset[str],
+        run: RunInfo,
+    ) -> None:
+        self.name = spec.name
+        self.spec = spec
+        self.monitor = Monitor(spec, key, shards)
+        self.key = key
+        self.fingerprint = fingerprint
+        self.reveal = reveal
+        self.run = run
+        self.tally = np.zeros(4, np.int64)
+
+    def process(self, batch: EventBatch) -> Outcome:
+        """Watch the batch; alerts for what the policy opened or updated."""
+        watched = self.monitor.process(batch)
+        applicable = len(watched.index)
+        self.tally += (
+            applicable,
+            int(watched.admitted.late.sum()),
+            len(batch) - applicable,
+            int((~watched.admitted.learn).sum()),
+        )
+        assert self.tally[SCORED] + self.tally[NOT_APPLICABLE] >= len(batch)
+        p_value = np.full(len(batch), np.nan)
+        p_value[watched.index] = watched.p
+        activity = watched.decided.activity
+        published = np.flatnonzero((activity == policy.OPENED) | (activity == policy.UPDATED))
+        alerts = [
+            Found(int(watched.index[i]), self._alert(batch, watched, int(i))) for i in published
+        ]
+        return Outcome(alerts, p_value)
+
+    def counts(self) -> dict[str, int]:
+        """Events by what became of them, alerts by activity, and the monitor's sizes."""
+        activities = self.monitor.policy.stream.activities
+        return {
+            "scored": int(self.tally[SCORED]),
+            "late": int(self.tally[LATE]),
+            "not_applicable": int(self.tally[NOT_APPLICABLE]),
+            "late_not_learned": int(self.tally[SKIPPED_LEARNING]),
+            "alerts_opened": int(activities[policy.OPENED]),
+            "alerts_updated": int(activities[policy.UPDATED]),
+            "alerts_suppressed": int(activities[policy.COUNTED]),
+            "alerts_over_budget": int(activities[policy.OVER_BUDGET]),
+            **self.monitor.measures(),
+        }
+
+    def save(self) -> State:
+        """The monitor's state and the tally."""
+        return {"tally": self.tally.copy(), **self.monitor.save()}
+
+    def load(self, state: State) -> None:
+        """Replace the state by one saved under the same configuration."""
+        self.tally[:] = state["tally"]
+        self.monitor.load({name: array for name, array in state.items() if name != "tally"})
+
+    def _alert(self, batch: EventBatch, watched: Watched, i: int) -> Alert:
+        row = int(watched.index[i])
+        decided = watched.decided
+        incident = decided.incident[i]
+        revision = int(incident[policy.REVISION])
+        opened_in = batch.sources[int(incident[policy.SOURCE])]
+        entity = self._entity(self.spec.entity, batch, row)
+        # The incident and its key are named by the hash, which is the same whether it is shown.
+        who = pseudonym(watched.keys[i])
+        topic, partition = batch.sources[int(batch.source[row])]
+        offset = int(batch.offset[row])
+        calibrated = watched.calibrated
+        detector, top_feature = self._rule(watched, i)
+        threshold = float(decided.threshold[i])
+        shown = explain.contributions(
+            *(i, self.monitor.names, self.monitor.kinds, watched.values, watched.units),
+            *(watched.judged, calibrated, watched.trees),
+        )
+        score = explain.surprise(float(watched.p[i]))
+        activity: Activity = "opened" if decided.activity[i] == policy.OPENED else "updated"
+        return Alert(
+            alert_id=stable_id(topic, partition, offset, self.name, who, detector, revision),
+            revision=revision,
+            activity=activity,
+            run=self._run(int(calibrated.learned[i])),
+            monitor=self.name,
+            detector=detector,
+            fingerprint=self.fingerprint,
+            entity=entity,
+            related=self._related(batch, row),
+            event_time_ms=int(batch.time_ms[row]),
+            window_s=self._window_s({one.feature for one in shown}),
+            score=explain.short(score),
+            p_value=explain.short(float(watched.p[i])),
+            threshold=explain.short(threshold),
+            severity=next(name for least, name in SEVERITIES if score >= least),
+            budget_per_day=self.monitor.policy.limits.budget,
+            budget_used=explain.short(float(decided.budget_used[i])),
+            contributions=shown,
+            counterfactual=explain.counterfactual(i, self.monitor.names, calibrated, threshold),
+            incident_id=stable_id(*opened_in, int(incident[policy.OFFSET]), self.name, who),
+            dedup_key=stable_id(self.name, who),
+            suppressed=int(incident[policy.SUPPRESSED]),
+            first_seen_ms=int(incident[policy.FIRST_MS]),
+            last_seen_ms=int(incident[policy.LAST_MS]),
+            action=Action(
+                type=self.spec.policy.action.type,
+                scope=self.spec.entity,
+                ttl_s=int(seconds(self.spec.policy.action.ttl)),
+                reason_code=f"{self.name}.{top_feature}",
+            ),
+            evidence=[self._evidence(batch, row)],
+        )
+
+    def _run(self, learned: int) -> Run:
+        warm = learned >= self.spec.policy.warm_up_events
+        live = self.run.mode == "live"
+        enforceable = live and warm
+        why_not = self.run.mode if not live else "warming"
+        return Run(
+            mode=self.run.mode,
+            enforceable=enforceable,
+            reason=None if enforceable else why_not,
+            run_id=self.run.run_id,
+            detected_at=self.run.now(),
+        )
+
+    def _rule(self, watched: Watched, i: int) -> tuple[str, str]:
+        """The detector with the smallest p-value, and the feature with the largest share."""
+        p = watched.calibrated.p[:, i]
+        features = len(self.monitor.names)
+        least = int(np.nanargmin(p))
+        share = explain.shares(i, features, watched.calibrated, watched.trees)
+        detector = "tail" if least < features else "half_space_trees"
+        return detector, self.monitor.names[share.index(max(share))]
+
+    def _window_s(self, features: set[str]) -> int:
+        spans = [
+            seconds(f.half_life) for f in self.spec.features if f.name in features and f.half_life
+        ]
+        return int(max(spans, default=0.0))
+
+    def _entity(self, field: str, batch: EventBatch, row: int) -> Entity:
+        raw: str = batch.text[field][row].as_py()
+        shown = field in self.reveal and len(raw.encode()) <= RAW_BYTES_MAX and raw.isprintable()
+        hashed = hash_text(batch.text[field].slice(row, 1), self.key)[0]
+        return Entity(type=field, id=raw if shown else pseudonym(hashed), pseudonym=not shown)
+
+    def _related(self, batch: EventBatch, row: int) -> list[Entity]:
+        """The event's other entities, in the order of `ENTITY_FIELDS`."""
+        present = [
+            field
+            for field in ENTITY_FIELDS
+            if field != self.spec.entity and field in batch.text and batch.text[field][row].is_valid
+        ]
+        return [self._entity(field, batch, row) for field in present[:RELATED_MAX]]
+
+    def _evidence(self, batch: EventBatch, row: int) -> Evidence:
+        topic, partition = batch.sources[int(batch.source[row])]
+        return Evidence(
+            event_id=self._event_id(batch, row),
+            topic=topic,
+            partition=partition,
+            offset=int(batch.offset[row]),
+        )
+
+    def _event_id(self, batch: EventBatch, row: int) -> str:
+        raw: str = batch.event_id[row].as_py()
+        if len(raw.encode()) <= RAW_BYTES_MAX and raw.isprintable():
+            return raw
+        return pseudonym(hash_text(batch.event_id.slice(row, 1), self.key)[0])

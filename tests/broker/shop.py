@@ -1,0 +1,327 @@
+"""A shop of a test's own on the real broker: topics, a configuration, workers, and what came out.
+
+Also the reference that the worker is held against: one thread folding the same log, in batches of
+another size, with no Kafka transaction anywhere.
+"""
+
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import orjson
+from confluent_kafka import Consumer, Message, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from schemas.alerts import alert_record
+from schemas.records import Records
+from stream.config import load
+from stream.kafka import Feed
+from stream.shard import Shard, build_shard
+from stream.simulator import Shop as Simulated
+from stream.simulator import lines
+from stream.stages.watch import RunInfo
+
+ROOT = Path(__file__).resolve().parents[2]
+EDDY = (sys.executable, "-m", "stream.cli")
+PATIENCE_S = 120.0
+REFERENCE_BATCH = 1_777
+
+
+class Published(NamedTuple):
+    """A record of an output topic; of an alert's body without `run`, which the log leaves open."""
+
+    key: bytes
+    value: bytes
+    headers: list[tuple[str, bytes]]
+
+
+Outputs = dict[int, list[Published]]
+"""By partition of the input, in the order of its log."""
+
+
+@dataclass
+class Shop:
+    """Topics and a configuration of its own; `config` is its path, `group` also its name."""
+
+    bootstrap: str
+    group: str
+    partitions: int
+    config: Path
+
+    @property
+    def topic(self) -> str:
+        """Where the events are."""
+        return f"{self.group}-events"
+
+    def feed(self, events: int, seed: int = 7, malformed: float = 0.01) -> None:
+        """Put the simulator's events on the topic, as `eddy simulate` does."""
+        options = ["--events", str(events), "--seed", str(seed), "--malformed", str(malformed)]
+        eddy("simulate", str(self.config), "--to", "kafka", *options)
+
+    def ends(self) -> dict[int, int]:
+        """The offset behind the last record, by partition."""
+        with consumer(self.bootstrap, self.group) as client:
+            asked = [TopicPartition(self.topic, p) for p in range(self.partitions)]
+            return {p.partition: client.get_watermark_offsets(p, timeout=10)[1] for p in asked}
+
+    def committed(self) -> dict[int, int]:
+        """What the group has committed, by partition; 0 where nothing."""
+        with consumer(self.bootstrap, self.group) as client:
+            asked = [TopicPartition(self.topic, p) for p in range(self.partitions)]
+            found = client.committed(asked, timeout=10)
+            return {p.partition: max(0, p.offset) for p in found}
+
+    def wait_until_done(self) -> None:
+        """Return when the group has committed everything that is there."""
+        ends = self.ends()
+        wait_for(lambda: self.committed() == ends, "the workers to finish")
+
+    def alerts(self) -> Outputs:
+        """Every committed alert, without `run`."""
+        found: Outputs = defaultdict(list)
+        for record in read(self.bootstrap, f"{self.group}-alerts"):
+            body = orjson.loads(record.value)
+            del body["run"]
+            partition = body["evidence"][0]["partition"]
+            found[partition].append(record._replace(value=orjson.dumps(body)))
+        return dict(found)
+
+    def dead_letters(self) -> Outputs:
+        """Every committed dead letter."""
+        found: Outputs = defaultdict(list)
+        for record in read(self.bootstrap, f"{self.group}-dead"):
+            found[int(dict(record.headers)["eddy-partition"])].append(record)
+        return dict(found)
+
+
+@contextmanager
+def consumer(bootstrap: str, group: str) -> Iterator[Consumer]:
+    """A read_committed consumer that joins no group by itself."""
+    client = Consumer(
+        {
+            "bootstrap.servers": bootstrap,
+            "group.id": group,
+            "isolation.level": "read_committed",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+        }
+    )
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def messages(bootstrap: str, topic: str) -> list[Message]:
+    """Everything on a topic that a read_committed reader sees, partition after partition."""
+    found: list[Message] = []
+    with consumer(bootstrap, "reader") as client:
+        partitions = client.list_topics(topic, timeout=10).topics[topic].partitions
+        for partition in partitions:
+            client.assign([TopicPartition(topic, partition, 0)])
+            at_end = False
+            while not at_end:
+                batch = client.consume(10_000, 0.2)
+                found += [message for message in batch if message.error() is None]
+                at_end = any(message.error() is not None for message in batch)
+    return found
+
+
+def read(bootstrap: str, topic: str) -> list[Published]:
+    """Everything on a topic that a read_committed reader sees."""
+    return [published(message) for message in messages(bootstrap, topic)]
+
+
+def published(message: Message) -> Published:
+    """A message as it was written."""
+    headers: Any = message.headers() or []
+    key, value = message.key(), message.value()
+    assert key is not None
+    assert value is not None
+    return Published(key, value, list(headers))
+
+
+def make_shop(bootstrap: str, folder: Path, name: str, partitions: int, **worker: object) -> Shop:
+    """A shop with fresh topics: one partition and all monitors, or several and those by account.
+
+    worker: settings of the configuration's [worker].
+    """
+    group = f"{name}-{time.time_ns()}"
+    shop = Shop(bootstrap, group, partitions, folder / f"{group}.toml")
+    topics = [(shop.topic, partitions), (f"{group}-alerts", 1), (f"{group}-dead", 1)]
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    made = admin.create_topics([NewTopic(topic, count, 1) for topic, count in topics])
+    for future in made.values():
+        future.result()
+    shop.config.write_text(configuration(shop, worker))
+    return shop
+
+
+def configuration(shop: Shop, worker: dict[str, object]) -> str:
+    """The ready shop configuration on other topics, with a budget that lets many alerts through."""
+    ready = (ROOT / "deploy" / "configs" / "shop.toml").read_text()
+    _, *monitors = re.split(r"(?=^\[\[monitors\]\]$)", ready, flags=re.MULTILINE)
+    if shop.partitions > 1:
+        monitors = [text for text in monitors if 'entity = "account"' in text]
+    keyed = 'keyed_by = "account"\npartitioner = "murmur2"\n' if shop.partitions > 1 else ""
+    settings = {"http_port": 0, **worker}
+    head = (
+        f'group = "{shop.group}"\n'
+        f'[kafka]\n"bootstrap.servers" = "{shop.bootstrap}"\n'
+        f'[outputs]\nalerts = "{shop.group}-alerts"\ndead_letters = "{shop.group}-dead"\n'
+        "[worker]\n"
+        + "".join(f"{name} = {orjson.dumps(value).decode()}\n" for name, value in settings.items())
+        + f'[inputs.shop]\ntopic = "{shop.topic}"\npartitions = {shop.partitions}\n{keyed}'
+        'type = { field = "type" }\n'
+    )
+    text = head + "".join(monitors)
+    text = re.sub(r"alerts_per_day = \d+", "alerts_per_day = 4000", text)
+    return re.sub(r"p_max = \S+", "p_max = 1e-2", text)
+
+
+# -- workers --------------------------------------------------------------------------------------
+
+
+def eddy(*arguments: str, code: int = 0) -> str:
+    """Run the command to its end; what it said. Fails unless it ends with that exit code."""
+    done = subprocess.run(
+        [*EDDY, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@dataclass
+class WorkerProcess:
+    """A worker of the shop's group, and the file that its log goes to."""
+
+    process: subprocess.Popen[bytes]
+    log_file: Path
+
+    def log(self) -> list[dict[str, Any]]:
+        """What it has logged so far."""
+        lines_written = self.log_file.read_bytes().splitlines(keepends=True)
+        complete = [line for line in lines_written if line.endswith(b"\n")]
+        return [orjson.loads(line) for line in complete if line.startswith(b"{")]
+
+    def has_logged(self, event: str) -> bool:
+        """Whether a line with that text is there."""
+        return any(line["event"].startswith(event) for line in self.log())
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Status and body of its HTTP server's answer."""
+        address = next(line["address"] for line in self.log() if "address" in line)
+        try:
+            with urllib.request.urlopen(f"http://{address}{path}", timeout=10) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
+        """Signal it and wait; its exit code."""
+        self.process.send_signal(how)
+        return self.process.wait(PATIENCE_S)
+
+
+@contextmanager
+def worker(shop: Shop, slot: str = "one") -> Iterator[WorkerProcess]:
+    """A worker process; killed at the end unless it has ended by itself."""
+    log_file = shop.config.with_name(f"{shop.group}-{slot}-{time.time_ns()}.log")
+    with log_file.open("wb") as log:
+        process = subprocess.Popen(
+            [*EDDY, "run", str(shop.config), "--slot", slot],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        yield WorkerProcess(process, log_file)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    """Return when the condition holds; fail when patience ends."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {PATIENCE_S} s for {what}"
+        time.sleep(0.02)
+
+
+# -- the reference --------------------------------------------------------------------------------
+
+
+@dataclass
+class Reference:
+    """What a single thread makes of the log, and the shards that it was made with."""
+
+    alerts: Outputs
+    dead_letters: Outputs
+    shards: dict[int, Shard]
+
+
+def reference(shop: Shop) -> Reference:
+    """Fold the shop's log as it is now, partition by partition."""
+    config = load(shop.config)
+    made = Reference({}, {}, {})
+    by_partition: dict[int, list[Message]] = defaultdict(list)
+    for message in messages(shop.bootstrap, shop.topic):
+        by_partition[message.partition() or 0].append(message)
+    for partition, log in by_partition.items():
+        shard = build_shard(config, "shop", RunInfo("live", "reference", str))
+        alerts: list[Published] = []
+        letters: list[Published] = []
+        for start in range(0, len(log), REFERENCE_BATCH):
+            emitted = shard.process(as_records(shop.topic, log[start : start + REFERENCE_BATCH]))
+            alerts += [Published(*alert_record(alert)) for alert in emitted.alerts]
+            letters += [Published(*letter) for letter in emitted.dead_letters]
+        for index, alert in enumerate(alerts):
+            body = orjson.loads(alert.value)
+            del body["run"]
+            alerts[index] = alert._replace(value=orjson.dumps(body))
+        made.shards[partition] = shard
+        if alerts:
+            made.alerts[partition] = alerts
+        if letters:
+            made.dead_letters[partition] = letters
+    return made
+
+
+def as_records(topic: str, log: list[Message]) -> Records:
+    """Messages of one partition, converted the plain way."""
+    headers: list[Any] = [message.headers() or [] for message in log]
+    return Records(
+        topic,
+        log[0].partition() or 0,
+        np.array([message.offset() for message in log], np.int64),
+        np.array([message.timestamp()[1] for message in log], np.int64),
+        [message.value() for message in log],
+        headers,
+    )
+
+
+def codes_expected(events: int, seed: int = 7, malformed: float = 0.01) -> dict[bytes, str]:
+    """The malformed records that `feed` wrote, each with the code that it must get."""
+    made = lines(Simulated(events, seed), malformed)
+    return {line.value: line.code for line in made if line.code is not None}
+
+
+def send(shop: Shop, values: list[bytes]) -> None:
+    """Put a few records of the test's own on the topic."""
+    feed = Feed({"bootstrap.servers": shop.bootstrap}, shop.topic, "murmur2")
+    for value in values:
+        feed.send(b"key", value)
+    feed.close()

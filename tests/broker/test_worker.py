@@ -1,0 +1,214 @@
+"""The worker on a real broker: every alert once, equal to a reference run over the same log.
+
+EDDY_TEST_EVENTS sets how many events the two large tests run with (20,000 by default; the issue's
+own number is 200,000).
+"""
+
+import os
+import re
+import signal
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from stream.metrics import METRICS
+from tests.broker.shop import (
+    Shop,
+    codes_expected,
+    consumer,
+    eddy,
+    make_shop,
+    reference,
+    send,
+    wait_for,
+    worker,
+)
+
+EVENTS = int(os.environ.get("EDDY_TEST_EVENTS", "20000"))
+LAYOUTS = pytest.mark.parametrize("partitions", [4, 1], ids=["by-account", "one-partition"])
+
+
+def holds_every_alert_once(shop: Shop) -> None:
+    """The output topics hold what the reference emits: nothing missing, nothing twice."""
+    expected = reference(shop)
+    assert sum(map(len, expected.alerts.values())) > 50
+    assert shop.alerts() == expected.alerts
+    assert shop.dead_letters() == expected.dead_letters
+
+
+@LAYOUTS
+def test_worker_publishes_what_the_reference_emits(
+    broker: str, tmp_path: Path, partitions: int
+) -> None:
+    """Alerts are byte for byte the reference's, each bad record has its code, counts add up."""
+    shop = make_shop(broker, tmp_path, "whole", partitions)
+    shop.feed(EVENTS)
+    with worker(shop) as process:
+        shop.wait_until_done()
+        wait_for(lambda: process.get("/readyz")[0] == 200, "readiness")
+        assert process.get("/healthz")[0] == 200
+        wait_for(lambda: "eddy_lag" in process.get("/metrics")[1], "metrics")
+        _, exposition = process.get("/metrics")
+        assert process.stop() == 0
+    holds_every_alert_once(shop)
+    bad = codes_expected(EVENTS)
+    letters = [letter for each in shop.dead_letters().values() for letter in each]
+    codes = {letter.value: dict(letter.headers)["eddy-code"].decode() for letter in letters}
+    assert codes == bad
+    assert len(letters) == len(bad)
+    counts = Counter[str]()
+    for shard in reference(shop).shards.values():
+        counts.update(shard.counts()["route"])
+    assert counts["read"] == sum(shop.ends().values()) == EVENTS + len(bad)
+    assert value(exposition, "eddy_records_total") == counts["read"]
+    assert value(exposition, "eddy_events_total") == counts["passed"] == EVENTS
+    assert value(exposition, "eddy_dead_letters_total") == len(bad)
+    assert value(exposition, "eddy_lag") == 0
+
+
+def test_metrics_declared_are_those_emitted(broker: str, tmp_path: Path) -> None:
+    """A running worker's /metrics has a value of every declared metric, and of no other."""
+    shop = make_shop(broker, tmp_path, "metrics", 1)
+    send(shop, [b"no event"])
+    with worker(shop) as process:
+        shop.wait_until_done()
+        wait_for(lambda: value(process.get("/metrics")[1], "eddy_records_total") == 1, "a reading")
+        _, exposition = process.get("/metrics")
+    emitted = set(re.findall(r"^([a-z_]+)(?:\{.*\})? ", exposition, flags=re.MULTILINE))
+    suffixes = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_count", "_sum"]}
+    assert emitted == {
+        metric.name + suffix for metric in METRICS for suffix in suffixes[metric.kind]
+    }
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
+@LAYOUTS
+def test_worker_stopped_mid_stream_goes_on(
+    broker: str, tmp_path: Path, partitions: int, how: signal.Signals
+) -> None:
+    """However it ended, the next worker re-learns in silence and no alert is missing or twice."""
+    shop = make_shop(broker, tmp_path, "again", partitions, batch_records=200, commit_interval="1ms")
+    shop.feed(EVENTS)
+    with worker(shop) as process:
+        wait_for(lambda: sum(shop.committed().values()) > EVENTS // 20, "a first commit")
+        assert process.stop(how) == (0 if how is signal.SIGTERM else -how)
+    before, ends = shop.committed(), shop.ends()
+    assert 0 < sum(before.values()) < sum(ends.values()), "stopped too late to say anything"
+    with worker(shop) as process:
+        shop.wait_until_done()
+        assert process.has_logged("re-learning from the start of the log")
+        assert process.has_logged("re-learned")
+        assert process.stop() == 0
+    holds_every_alert_once(shop)
+
+
+def test_workers_that_come_and_go_share_the_partitions(broker: str, tmp_path: Path) -> None:
+    """Partitions that move between workers in mid-stream lose and double nothing."""
+    shop = make_shop(broker, tmp_path, "share", 4, batch_records=100, commit_interval="1ms")
+    shop.feed(EVENTS)
+    with worker(shop, "one") as first, worker(shop, "two") as second:
+        wait_for(lambda: first.has_logged("partition"), "an assignment")
+        wait_for(lambda: second.has_logged("partition taken"), "a second worker's assignment")
+        wait_for(lambda: sum(shop.committed().values()) > EVENTS // 10, "commits")
+        assert first.stop() == 0
+        shop.feed(EVENTS // 10, seed=8)
+        shop.wait_until_done()
+        assert second.has_logged("partition taken")
+        assert second.stop() == 0
+    holds_every_alert_once(shop)
+    assert first.has_logged("partition given back")
+
+
+def test_stop_while_idle_is_clean(broker: str, tmp_path: Path) -> None:
+    """A worker with nothing to do stops at once, without an error, and has committed nothing."""
+    shop = make_shop(broker, tmp_path, "idle", 1)
+    with worker(shop) as process:
+        wait_for(lambda: process.has_logged("partition taken"), "an assignment")
+        wait_for(lambda: process.get("/readyz")[0] == 200, "readiness")
+        assert process.stop(signal.SIGINT) == 0
+    assert shop.committed() == {0: 0}
+
+
+def test_log_that_lost_its_beginning_is_a_retention_gap(broker: str, tmp_path: Path) -> None:
+    """State that cannot be learned again is an error that names topic, partition and offsets."""
+    shop = make_shop(broker, tmp_path, "gap", 1)
+    send(shop, [b"one", b"two", b"three"])
+    with worker(shop) as process:
+        shop.wait_until_done()
+        assert process.stop() == 0
+    admin = AdminClient({"bootstrap.servers": broker})
+    for future in admin.delete_records([TopicPartition(shop.topic, 0, 2)]).values():
+        future.result()
+    said = eddy("run", str(shop.config), code=4)
+    assert f"{shop.topic}[0]: the group's state began at offset 0" in said
+    assert "the log now begins at 2" in said
+    assert "Raise the topic's retention" in said
+    assert "Traceback" not in said
+
+
+def test_offset_that_is_not_eddys_is_refused(broker: str, tmp_path: Path) -> None:
+    """A committed offset without Eddy's note stands for no state: never a silent cold start."""
+    shop = make_shop(broker, tmp_path, "foreign", 1)
+    send(shop, [b"one", b"two"])
+    with consumer(broker, shop.group) as client:
+        client.commit(offsets=[TopicPartition(shop.topic, 0, 1)], asynchronous=False)
+    said = eddy("run", str(shop.config), code=4)
+    assert 'committed offset 1 with the note ""; expected "eddy1 from=0"' in said
+
+
+def test_topics_are_checked_at_start(broker: str, tmp_path: Path) -> None:
+    """Topics that are missing or have another number of partitions are named all at once."""
+    shop = make_shop(broker, tmp_path, "topics", 4)
+    text = shop.config.read_text().replace("partitions = 4", "partitions = 3")
+    shop.config.write_text(text.replace(f"{shop.group}-dead", "nowhere"))
+    said = eddy("run", str(shop.config), code=2)
+    assert "inputs.shop.partitions: got 3; expected 4" in said
+    assert 'outputs.dead_letters: got "nowhere"; expected a topic that exists' in said
+
+
+def test_second_worker_of_a_slot_ends_the_first(broker: str, tmp_path: Path) -> None:
+    """Of two workers that share a slot the newer goes on; the older says so and exits with 5."""
+    shop = make_shop(broker, tmp_path, "fenced", 4)
+    shop.feed(200)
+    with worker(shop, "same") as first:
+        shop.wait_until_done()
+        with worker(shop, "same") as second:
+            wait_for(lambda: second.has_logged("partition taken"), "the second worker")
+            shop.feed(2_000, seed=8)
+            assert first.process.wait(60) == 5
+            assert b"give every worker of the group a slot of its own" in first.log_file.read_bytes()
+            shop.wait_until_done()
+            assert second.stop() == 0
+    expected = reference(shop)
+    assert shop.alerts() == expected.alerts
+    assert shop.dead_letters() == expected.dead_letters
+
+
+def test_broker_that_speaks_no_tls_is_a_fatal_error(broker: str, tmp_path: Path) -> None:
+    """What no retry can mend ends the start at once, with what to check."""
+    shop = make_shop(broker, tmp_path, "tls", 1)
+    text = shop.config.read_text().replace("[kafka]", '[kafka]\n"security.protocol" = "ssl"')
+    shop.config.write_text(text)
+    assert "check the sasl.* and ssl.* properties" in eddy("run", str(shop.config), code=5)
+
+
+def test_dead_letter_of_the_largest_record_is_accepted(broker: str, tmp_path: Path) -> None:
+    """The largest record that a default broker takes becomes a dead letter that it takes, too."""
+    shop = make_shop(broker, tmp_path, "large", 1)
+    send(shop, [b"x" * 999_000])
+    with worker(shop) as process:
+        shop.wait_until_done()
+        assert process.stop() == 0
+    [letter] = shop.dead_letters()[0]
+    headers = dict(letter.headers)
+    assert headers["eddy-payload-bytes"] == b"999000"
+    assert len(letter.value) == 512 * 1024
+
+
+def value(exposition: str, name: str) -> float:
+    """The sum of a metric's series."""
+    found = re.findall(rf"^{name}(?:\{{.*\}})? (\S+)$", exposition, flags=re.MULTILINE)
+    return sum(map(float, found))

@@ -1,0 +1,1 @@
+"""Tests of each part of the engine by itself."""

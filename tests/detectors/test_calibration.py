@@ -1,0 +1,67 @@
+"""Calibration: raw surprise of any shape becomes an honest p-value."""
+
+import numpy as np
+import pytest
+
+from detectors.calibration import Calibrated, Calibration, Surprise
+from detectors.entities import Admitted
+from schemas.columns import F64
+
+EVENTS = 120_000
+
+
+def _calibrate(raw: F64, row: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> Calibrated:
+    detectors, n = raw.shape
+    events = Admitted(
+        row=row,
+        fresh=np.arange(n) == 0,
+        time_ms=1e12 + 1000.0 * np.arange(n, dtype=np.float64),
+        late=np.zeros(n, np.bool_),
+        learn=np.ones(n, np.bool_),
+        seen=np.full(n, 1000),
+    )
+    surprise = Surprise(raw, -1, np.full((3, n), -1), np.full((3, n), np.nan))
+    words = np.zeros((int(row.max()) + 1, 2))
+    return Calibration([False] * detectors).process(words, 0, events, surprise)
+
+
+@pytest.mark.parametrize("stretch", [0.3, 1.0, 2.5])
+def test_p_is_honest_whatever_the_raw_scale(stretch: float) -> None:
+    """Surprises stretched by any factor come out with P(p ≤ α) within a factor 1.5 of α."""
+    draw = np.random.Generator(np.random.PCG64(1))
+    raw = stretch * draw.exponential(1.0, (1, EVENTS))
+    p = _calibrate(raw, draw.integers(0, 1000, EVENTS)).p[0, EVENTS // 2 :]
+    for alpha in (0.1, 0.01, 0.001):
+        assert alpha / 1.5 < (p <= alpha).mean() < alpha * 1.5, alpha
+
+
+def test_the_combination_is_honest_for_dependent_detectors() -> None:
+    """Three detectors that agree, and so are not independent, combine to honest p-values."""
+    draw = np.random.Generator(np.random.PCG64(2))
+    shared = draw.exponential(1.0, EVENTS)
+    raw = np.stack([shared, shared * 1.2, draw.exponential(1.0, EVENTS)])
+    p = _calibrate(raw, draw.integers(0, 1000, EVENTS)).combined[EVENTS // 2 :]
+    for alpha in (0.1, 0.01, 0.001):
+        assert alpha / 1.5 < (p <= alpha).mean() < alpha * 1.5, alpha
+
+
+def test_p_falls_as_surprise_grows_also_beyond_the_data() -> None:
+    """Larger surprise never has larger p, and far beyond all data p goes on falling."""
+    draw = np.random.Generator(np.random.PCG64(3))
+    raw = draw.exponential(1.0, (1, 20_000))
+    raw[0, -40:] = np.linspace(0.0, 60.0, 40)
+    p = _calibrate(raw, np.arange(20_000) % 500).p[0, -40:]
+    assert (np.diff(p) <= 0.0).all()
+    assert p[-1] < 1e-15
+
+
+def test_one_entity_cannot_fill_the_tail() -> None:
+    """An attacker with a tenth of all events, every one extreme, never comes to look ordinary."""
+    draw = np.random.Generator(np.random.PCG64(4))
+    raw = draw.exponential(1.0, (1, 60_000))
+    row = draw.integers(1, 1000, 60_000)
+    row[20_000::10] = 0
+    raw[0, 20_000::10] = 12.0
+    p = _calibrate(raw, row).p[0]
+    attack = p[20_000::10]
+    assert attack.max() < 1e-3

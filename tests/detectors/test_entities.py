@@ -1,0 +1,96 @@
+"""The entity table against a plain model of S3-FIFO in a few lines of Python."""
+
+from collections import deque
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detectors.entities import EVICTIONS, PROBATION_SHARE, RETURNS_MAX, EntityTable
+from schemas.columns import I64, U64
+
+
+class Model:
+    """S3-FIFO without its ghost queue, over dicts and deques."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.row: dict[int, int] = {}
+        self.returns: dict[int, int] = {}
+        self.small: deque[int] = deque()
+        self.main: deque[int] = deque()
+
+    def _evict(self) -> int:
+        while True:
+            probation = max(1, self.capacity // PROBATION_SHARE)
+            if len(self.small) > probation or not self.main:
+                key = self.small.popleft()
+                if self.returns[key] == 0:
+                    return key
+                self.returns[key] = 0
+            else:
+                key = self.main.popleft()
+                if self.returns[key] == 0:
+                    return key
+                self.returns[key] -= 1
+            self.main.append(key)
+
+    def admit(self, key: int) -> tuple[int, bool]:
+        """The key's row, and whether it is new there."""
+        if key in self.row:
+            self.returns[key] = min(self.returns[key] + 1, RETURNS_MAX)
+            return self.row[key], False
+        row = len(self.row)
+        if row >= self.capacity:
+            gone = self._evict()
+            row = self.row.pop(gone)
+        self.row[key] = row
+        self.returns[key] = 0
+        self.small.append(key)
+        return row, True
+
+
+def _keys(numbers: list[int]) -> U64:
+    # The low word is all that slots are chosen by: multiples of a power of two collide in them.
+    pairs = [[(k << 60) % 2**64 + 1, k] for k in numbers]
+    return np.array(pairs, np.uint64).reshape(-1, 2)
+
+
+def _times(count: int) -> I64:
+    return np.arange(count, dtype=np.int64)
+
+
+@settings(deadline=None)
+@given(capacity=st.integers(1, 40), numbers=st.lists(st.integers(1, 60), max_size=400))
+def test_rows_equal_the_models(capacity: int, numbers: list[int]) -> None:
+    """Every key gets the row, and every eviction hits the key, that the model says."""
+    table, model = EntityTable(capacity), Model(capacity)
+    admitted = table.admit(_keys(numbers), _times(len(numbers)), 0.0)
+    expected = [model.admit(k) for k in numbers]
+    assert list(zip(admitted.row.tolist(), admitted.fresh.tolist(), strict=True)) == expected
+
+
+def test_rotating_keys_evict_each_other_and_not_the_known() -> None:
+    """100,000 one-time keys pass through a table of 1,000 rows; entities that return stay."""
+    table = EntityTable(1_000)
+    known = _keys(list(range(1, 801)))
+    for _ in range(3):
+        table.admit(known, _times(800), 0.0)
+    strangers = np.random.Generator(np.random.PCG64(5)).integers(
+        1, 2**63, (100_000, 2), dtype=np.uint64
+    )
+    for k in range(0, 100_000, 1_000):
+        table.admit(strangers[k : k + 1_000], _times(1_000), 0.0)
+        table.admit(known, _times(800), 0.0)
+    assert not table.admit(known, _times(800), 0.0).fresh.any()
+    assert table.table.marks[EVICTIONS] == 100_800 - 1_000
+
+
+def test_lateness_is_clamped_and_bounded() -> None:
+    """A late event is given its entity's last time; beyond the bound it is not to be learned."""
+    table = EntityTable(16)
+    admitted = table.admit(_keys([1, 1, 1, 1]), np.array([1000, 900, 400, 1100]), 500.0)
+    assert admitted.time_ms.tolist() == [1000, 1000, 1000, 1100]
+    assert admitted.late.tolist() == [False, True, True, False]
+    assert admitted.learn.tolist() == [True, True, False, True]
+    assert admitted.seen.tolist() == [0, 1, 2, 2]

@@ -1,0 +1,114 @@
+"""The tail detector against scipy's exact distributions, and its protection against poisoning."""
+
+import numpy as np
+import pytest
+from scipy import stats  # type: ignore[import-untyped]  # comes with river
+
+from detectors.entities import Admitted
+from detectors.models import tail
+from schemas.columns import F64, I64
+
+
+def _admitted(row: I64) -> Admitted:
+    n = len(row)
+    return Admitted(
+        row=row,
+        fresh=np.array([i == 0 or row[i] not in row[:i] for i in range(n)]),
+        time_ms=np.full(n, 1e12),
+        late=np.zeros(n, np.bool_),
+        learn=np.ones(n, np.bool_),
+        seen=np.zeros(n, np.int64),
+    )
+
+
+def _judge(row: I64, values: F64, family: int, side: int) -> tuple[tail.Judged, F64, F64]:
+    """Judge one feature's values; also the entities' words and the cohort afterwards."""
+    shape = tail.Shape(
+        family=np.array([family]),
+        side=np.array([side]),
+        shift=np.zeros(1),
+        low=np.zeros(1),
+        high=np.ones(1),
+    )
+    words = np.zeros((int(row.max()) + 1, tail.words(1)))
+    cohort = np.zeros((1, tail.COHORT_WORDS))
+    judged = tail.Judged(*(np.empty((1, len(row))) for _ in range(4)))
+    tail.judge(words, 0, _admitted(row), values[None, :], shape, 1e15, cohort, judged)
+    return judged, words, cohort
+
+
+@pytest.mark.parametrize("df", [4.0, 10.0, 100.0])
+@pytest.mark.parametrize("p", [0.2, 1e-2, 1e-4, 1e-6])
+def test_the_normal_approximation_of_t_is_as_close_as_stated(df: float, p: float) -> None:
+    """Wallace's tail is within 25 % (at 1e-6, within a factor 2) of the exact one."""
+    t = float(stats.t.isf(p, df))
+    z = tail.normal_of_t(t, df)
+    assert stats.norm.sf(z) == pytest.approx(p, rel=0.25 if p > 1e-6 else 1.0)
+    assert tail.t_of_normal(z, df) == pytest.approx(t, rel=1e-9)
+
+
+def test_stationary_values_have_uniform_p() -> None:
+    """On log-normal entities around a log-normal cohort, raw p-values are near uniform."""
+    draw = np.random.Generator(np.random.PCG64(3))
+    row = draw.integers(0, 300, 30_000)
+    level = draw.normal(3.0, 1.0, 300)
+    judged, _, _ = _judge(row, np.exp(level[row] + draw.normal(0, 0.5, 30_000)), 0, tail.BOTH)
+    p = judged.p[0, 3_000:]
+    assert stats.kstest(p, "uniform").statistic < 0.03
+
+
+def test_a_new_entity_is_judged_by_its_peers() -> None:
+    """The first value of a new entity is ordinary at the cohort's level and rare far above it."""
+    draw = np.random.Generator(np.random.PCG64(4))
+    row = np.concatenate([draw.integers(0, 200, 20_000), [200, 201]])
+    level = draw.normal(3.0, 0.3, 202)
+    values = np.exp(level[row] + draw.normal(0, 0.3, len(row)))
+    values[-2:] = np.exp([3.0, 6.0])
+    judged, _, _ = _judge(row, values, tail.NORMAL, tail.HIGH)
+    assert judged.p[0, -2] > 0.3
+    assert judged.p[0, -1] < 5e-3
+
+
+def test_a_known_entity_is_judged_by_itself() -> None:
+    """The same amount is rare for a small spender and ordinary for a big one."""
+    draw = np.random.Generator(np.random.PCG64(5))
+    row = np.concatenate([draw.integers(0, 50, 20_000), [0, 49]])
+    level = np.linspace(1.0, 6.0, 50)
+    values = np.exp(level[row] + draw.normal(0, 0.3, len(row)))
+    values[-2:] = np.exp(6.0)
+    judged, _, _ = _judge(row, values, tail.NORMAL, tail.HIGH)
+    assert judged.p[0, -2] < 1e-6
+    assert judged.p[0, -1] > 0.05
+
+
+def test_a_burst_does_not_become_normal_at_once() -> None:
+    """Twenty payments at a hundred times the usual amount all stay below p = 1e-2."""
+    draw = np.random.Generator(np.random.PCG64(6))
+    row = np.concatenate([draw.integers(0, 50, 10_000), np.zeros(20, np.int64)])
+    values = np.exp(3.0 + draw.normal(0, 0.4, len(row)))
+    values[-20:] *= 100.0
+    judged, _, _ = _judge(row, values, tail.NORMAL, tail.HIGH)
+    assert (judged.p[0, -20:] < 1e-2).all()
+
+
+def test_a_share_is_the_beta_binomial_predictive() -> None:
+    """P(1) is (s q + k)/(s + n) with the cohort's share q; a 0 never surprises."""
+    row = np.concatenate([np.repeat(np.arange(100), 20), [5]])
+    values = np.zeros(len(row))
+    values[:2000:10] = 1.0
+    values[-1] = 1.0
+    judged, _, cohort = _judge(row, values, tail.SHARE, tail.HIGH)
+    q = cohort[0, tail.SHARE_RATE]
+    s = tail.PRIOR_EVENTS
+    assert judged.p[0, -1] == pytest.approx((s * q + 2.0) / (s + 20.0), rel=0.05)
+    zeros = (values == 0.0) & ~np.isnan(judged.p[0])
+    assert (judged.p[0, zeros] == 1.0).all()
+
+
+def test_absent_values_are_neither_judged_nor_learned() -> None:
+    """NaN leaves p NaN and the entity's and the cohort's statistics as they were."""
+    row = np.zeros(5, np.int64)
+    judged, words, cohort = _judge(row, np.full(5, np.nan), tail.NORMAL, tail.BOTH)
+    assert np.isnan(judged.p).all()
+    assert (words[0, 1:] == 0.0).all()
+    assert (cohort == 0.0).all()

@@ -1,0 +1,1 @@
+"""The laws: one suite over every feature, detector and monitor."""

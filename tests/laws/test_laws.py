@@ -1,0 +1,191 @@
+"""The laws every feature, detector and monitor obeys; each test runs over the whole registry."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detectors.monitor import Monitor, Watched
+from detectors.state import Arrays
+from schemas.columns import EventBatch
+from tests.laws.registry import DETECTOR_TYPES, DETECTORS, MONITORS
+from tests.streams import batch, same
+
+KEY = (1, 2)
+EVENTS = 400
+every_monitor = pytest.mark.parametrize("name", MONITORS)
+few = settings(max_examples=5, deadline=None)
+
+
+def findings(parts: list[Watched]) -> Arrays:
+    """Everything a monitor said about a stream, as arrays; equal findings are equal alerts."""
+    named = [
+        {
+            "row": w.admitted.row,
+            "fresh": w.admitted.fresh,
+            "values": w.values,
+            "raw": w.judged.p,
+            "centre": w.judged.centre,
+            "calibrated": w.calibrated.p,
+            "without": w.calibrated.without,
+            "order": w.calibrated.order,
+            "p": w.p,
+            "activity": w.decided.activity,
+            "threshold": w.decided.threshold,
+            "incident": w.decided.incident.T,
+            "paths": w.trees.path_share if w.trees else np.empty((1, 0)),
+        }
+        for w in parts
+    ]
+    return {key: np.concatenate([part[key] for part in named], axis=-1) for key in named[0]}
+
+
+def run(monitor: Monitor, events: EventBatch, cuts: list[int]) -> Arrays:
+    """Process the events cut at the given places."""
+    edges = [0, *sorted({cut for cut in cuts if 0 < cut < len(events)}), len(events)]
+    return findings([monitor.process(events.slice(a, b)) for a, b in pairwise(edges)])
+
+
+def assert_same(one: Arrays, other: Arrays) -> None:
+    """Every array equal bit for bit, or a message that names the first that is not."""
+    assert one.keys() == other.keys()
+    for name, array in one.items():
+        assert same(array, other[name]), f"{name} differs"
+
+
+def hostile_stream(seed: int) -> EventBatch:
+    """Late and absent values, numbers at the edges, more accounts than rows."""
+    return batch(seed, EVENTS, entities=40, late=0.1, absent=0.2, hostile=True)
+
+
+def test_every_detector_is_registered() -> None:
+    """A detector that the configuration knows and the laws do not would be an untested one."""
+    assert {type(spec) for spec in DETECTORS.values()} == DETECTOR_TYPES
+
+
+@every_monitor
+@few
+@given(seed=st.integers(0, 2**32), cuts=st.lists(st.integers(1, EVENTS), max_size=20))
+def test_batch_cuts_do_not_matter(name: str, seed: int, cuts: list[int]) -> None:
+    """However the stream is cut into batches, findings and state are the same bytes."""
+    events = hostile_stream(seed)
+    whole, cut = Monitor(MONITORS[name], KEY), Monitor(MONITORS[name], KEY)
+    assert_same(run(whole, events, []), run(cut, events, cuts))
+    assert_same(whole.save(), cut.save())
+
+
+@every_monitor
+@few
+@given(seed=st.integers(0, 2**32), stop=st.integers(1, EVENTS - 1))
+def test_save_and_load_are_invisible(name: str, seed: int, stop: int) -> None:
+    """A monitor loaded from a saved state goes on exactly as the one that never stopped."""
+    events = hostile_stream(seed)
+    going, first = Monitor(MONITORS[name], KEY), Monitor(MONITORS[name], KEY)
+    run(going, events.slice(0, stop), [])
+    run(first, events.slice(0, stop), [])
+    second = Monitor(MONITORS[name], KEY)
+    run(second, batch(1, 50), [])  # what stood there before must not shine through
+    second.load(first.save())
+    assert_same(going.save(), second.save())
+    rest = events.slice(stop, EVENTS)
+    assert_same(run(going, rest, []), run(second, rest, [7]))
+    assert_same(going.save(), second.save())
+
+
+@every_monitor
+@few
+@given(seed=st.integers(0, 2**32))
+def test_same_input_gives_the_same_bytes(name: str, seed: int) -> None:
+    """Two monitors fed the same stream agree in every byte, and leave their input as it was."""
+    events = hostile_stream(seed)
+    untouched = hostile_stream(seed)
+    one, other = Monitor(MONITORS[name], KEY), Monitor(MONITORS[name], KEY)
+    assert_same(run(one, events, []), run(other, events, []))
+    assert_same(one.save(), other.save())
+    assert events.text == untouched.text
+    assert all(same(events.number[n], untouched.number[n]) for n in events.number)
+    assert same(events.time_ms, untouched.time_ms)
+
+
+@every_monitor
+@few
+@given(seed=st.integers(0, 2**32))
+def test_hostile_values_are_safe(name: str, seed: int) -> None:
+    """Absent, extreme and late values never make a p-value leave (0, 1] or the state non-finite."""
+    monitor = Monitor(MONITORS[name], KEY)
+    found = run(monitor, hostile_stream(seed), [])
+    assert np.all((found["p"] > 0.0) & (found["p"] <= 1.0))
+    said = found["calibrated"][~np.isnan(found["calibrated"])]
+    assert np.all((said > 0.0) & (said <= 1.0))
+    assert np.all(np.isfinite(monitor.cohort))
+    novel = any(f.kind.startswith("nov") for f in monitor.spec.features)
+    assert novel or np.all(np.isfinite(monitor.words))  # novelty's words are hashes, not numbers
+
+
+@every_monitor
+@few
+@given(seed=st.integers(0, 2**32))
+def test_rows_are_bounded(name: str, seed: int) -> None:
+    """More entities than rows evict each other; nothing grows beyond the capacity."""
+    monitor = Monitor(MONITORS[name], KEY)
+    events = batch(seed, EVENTS, entities=300)
+    shape = monitor.words.shape
+    found = run(monitor, events, [])
+    assert monitor.words.shape == shape
+    assert monitor.measures()["entities"] == monitor.spec.capacity
+    assert monitor.measures()["evictions"] == found["fresh"].sum() - monitor.spec.capacity
+    assert found["row"].max() < monitor.spec.capacity
+
+
+@every_monitor
+@few
+@given(seed=st.integers(0, 2**32))
+def test_an_evicted_row_equals_a_fresh_one(name: str, seed: int) -> None:
+    """An entity that was evicted and returns has the features of one never seen before."""
+    spec = MONITORS[name]
+    events = batch(seed, EVENTS, entities=60)
+    events.text["currency"] = events.text["currency"].take(np.zeros(EVENTS, np.int64))
+    small = Monitor(spec, KEY)
+    found = run(small, events, [])
+    money_free = [j for j, f in enumerate(spec.features) if f.field != "amount"]
+    account = np.array(events.text["account"].to_pylist())
+    for who in set(account[found["fresh"]].tolist()):
+        mine = np.flatnonzero(account == who)
+        births = [k for k, i in enumerate(mine) if found["fresh"][i]]
+        last = mine[births[-1] :]
+        alone = run(Monitor(spec, KEY), events.take(last), [])
+        got = found["values"][money_free][:, last]
+        assert same(np.ascontiguousarray(got), np.ascontiguousarray(alone["values"][money_free]))
+
+
+@every_monitor
+@few
+@given(seed=st.integers(0, 2**32), behind_s=st.integers(1, 3_000))
+def test_a_late_event_never_moves_time(name: str, seed: int, behind_s: int) -> None:
+    """A late event is judged at its entity's last time, which it leaves as it was."""
+    events = batch(seed, EVENTS, entities=5)
+    monitor = Monitor(MONITORS[name], KEY)
+    run(monitor, events, [])
+    last_ms = monitor.entities.table.last_ms.copy()
+    late = events.slice(EVENTS - 1, EVENTS).take(np.zeros(1, np.int64))
+    late.time_ms[0] -= 1000 * behind_s
+    found = monitor.process(late)
+    assert found.admitted.late.all()
+    assert found.admitted.learn.all()
+    assert same(monitor.entities.table.last_ms, last_ms)
+
+
+def test_what_is_too_late_is_scored_but_not_learned() -> None:
+    """An event beyond `lateness_max` gets a p-value and changes no entity's statistics."""
+    events = batch(3, EVENTS, entities=5)
+    monitor = Monitor(MONITORS["whole"], KEY)
+    run(monitor, events, [])
+    before = monitor.words[:, : monitor.calibration_at].copy()
+    late = events.slice(EVENTS - 1, EVENTS).take(np.zeros(1, np.int64))
+    late.time_ms[0] -= 3_601_000
+    found = monitor.process(late)
+    assert not found.admitted.learn.any()
+    assert 0.0 < found.p[0] <= 1.0
+    assert same(monitor.words[:, : monitor.calibration_at].copy(), before)

@@ -1,0 +1,367 @@
+"""JSON records become the same columns and faults however a batch is cut, and none ever raises."""
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from schemas.checks import check
+from schemas.codecs import JsonCodec
+from schemas.codecs.decoded import ms_of_numbers, ms_of_texts, numbers
+from schemas.codecs.json_records import DEPTH_MAX, TURN_RECORDS
+from schemas.columns import EventBatch
+from schemas.dead_letters import CODES, Fault
+from schemas.events import TIME_MS_MAX
+from schemas.mapping import FieldsSpec, Mapping, Place, TypeAt, TypeSpec, Unit, compile_mapping
+from schemas.records import Headers, Records
+
+TIME_MS = 1_772_409_600_000
+GOOD: dict[str, Any] = {
+    "type": "transaction",
+    "event_id": "e1",
+    "time": TIME_MS,
+    "account": "acct-1",
+    "amount": 12.5,
+    "currency": "EUR",
+}
+WANTED = ["account", "amount", "currency"]
+
+
+def records(
+    values: list[bytes], timestamp_ms: int = -1, headers: list[Headers] | None = None
+) -> Records:
+    size = len(values)
+    return Records(
+        "in", 0, np.arange(size), np.full(size, timestamp_ms, np.int64), list(values), headers
+    )
+
+
+def identity(wanted: list[str] = WANTED) -> Mapping:
+    return compile_mapping("json", None, None, wanted)
+
+
+def run(
+    values: list[bytes], mapping: Mapping | None = None, timestamp_ms: int = -1
+) -> tuple[EventBatch, list[Fault]]:
+    batch = records(values, timestamp_ms)
+    decoded = JsonCodec(mapping or identity()).decode(batch)
+    return check(decoded, batch, 600_000)
+
+
+def one(
+    event: dict[str, Any], fields: FieldsSpec, type_spec: TypeSpec = "transaction"
+) -> EventBatch:
+    events, faults = run(
+        [orjson.dumps(event)], compile_mapping("json", type_spec, fields, list(fields))
+    )
+    assert faults == []
+    return events
+
+
+def changed(**fields: Any) -> bytes:
+    return json.dumps({**GOOD, **fields}).encode()
+
+
+@pytest.mark.parametrize(
+    ("record", "code"),
+    [
+        (b"", "malformed"),
+        (b"payment of 3", "malformed"),
+        (orjson.dumps(GOOD)[:-9], "malformed"),
+        (orjson.dumps(GOOD) + b"{}", "malformed"),
+        (orjson.dumps(GOOD).replace(b"acct", b"ac\xff\xfe"), "malformed"),
+        (changed(unmapped="x").replace(b'"x"', b'"\xff"'), "malformed"),
+        (changed(account="x").replace(b'"x"', b'"\\ud800"'), "malformed"),
+        (changed(unmapped=0).replace(b": 0", b": " + b"[" * 300 + b"]" * 300), "malformed"),
+        (b"[" * 100_000, "malformed"),
+        (b"[1]", "wrong_type"),
+        (b'"text"', "wrong_type"),
+        (b"null", "wrong_type"),
+        (changed(account={"id": 1}), "wrong_type"),
+        (changed(account=True), "wrong_type"),
+        (changed(amount=[1]), "wrong_type"),
+        (changed(amount="twelve"), "wrong_type"),
+        (changed(amount="1_000"), "wrong_type"),
+        (changed(amount="1" * 1000), "wrong_type"),
+        (changed(amount=math.nan), "not_finite"),
+        (changed(unmapped=math.inf), "not_finite"),
+        (changed(amount=0).replace(b": 0", b": 1e999"), "not_finite"),
+        (changed(amount="nan"), "not_finite"),
+        (changed(amount="-Infinity"), "not_finite"),
+        (changed(amount=1e300), "out_of_range"),
+        (changed(amount="1e300"), "out_of_range"),
+        (changed(event_id=None), "missing_id"),
+        (changed(event_id=""), "missing_id"),
+        (changed(time=None), "missing_time"),
+        (changed(time=""), "missing_time"),
+        (changed(time="yesterday at noon"), "bad_time"),
+        (changed(time=-1), "bad_time"),
+        (changed(time=TIME_MS_MAX + 1), "bad_time"),
+        (changed(time=1e300), "bad_time"),
+        (changed(time=TIME_MS + 700_000), "time_ahead"),
+        (changed(type="purchase"), "unknown_type"),
+        (changed(type=None), "unknown_type"),
+        (changed(event_id="x" * 257), "text_too_long"),
+        (changed(account="é" * 129), "text_too_long"),
+        (changed(account=0).replace(b": 0", b": " + b"9" * 5000), "text_too_long"),
+    ],
+)
+def test_a_bad_record_is_one_fault_with_its_code_and_its_neighbours_pass(
+    record: bytes, code: str
+) -> None:
+    """A record that cannot be an event gets the right code, alone, and loses no neighbour."""
+    good = orjson.dumps(GOOD)
+    events, faults = run([good, record, good], timestamp_ms=TIME_MS)
+    assert [(fault.row, fault.code) for fault in faults] == [(1, code)]
+    assert events.offset.tolist() == [0, 2]
+    assert events.text["account"].to_pylist() == ["acct-1", "acct-1"]
+
+
+def test_no_message_names_an_entity() -> None:
+    """Whatever is wrong with a record, the fault's message never holds an entity field's value."""
+    name = "raw-account-77"
+    bad = [
+        changed(account=name, amount=1e300),
+        changed(account={"id": name}),
+        changed(account=name * 40),
+        changed(account=name, type="x"),
+        changed(account=name, time="x"),
+        changed(account=name)[:-3],
+    ]
+    _, faults = run(bad)
+    assert len(faults) == len(bad)
+    assert not [fault for fault in faults if name in fault.message]
+
+
+def test_a_record_cannot_smuggle_brackets_into_its_neighbours() -> None:
+    """Records are decoded one by one: unbalanced ones do not swallow or split others."""
+    good = orjson.dumps(GOOD)
+    events, faults = run([b'{"event_id": "a', good, b'", "time": 1}', good])
+    assert [fault.row for fault in faults] == [0, 2]
+    assert len(events) == 2
+
+
+def test_depth_is_limited_by_us_and_not_by_the_stack() -> None:
+    """Nesting up to our own limit passes and beyond it fails, however deep the caller stands."""
+
+    def nested(depth: int) -> bytes:
+        inner = b"[" * (depth - 1) + b"]" * (depth - 1)
+        return changed(unmapped=0).replace(b": 0}", b": " + inner + b"}")
+
+    quoted = changed(unmapped="[" * 500 + '"{\\' + "{" * 500)
+
+    def outcome(frames: int) -> list[int]:
+        if frames:
+            return outcome(frames - 1)
+        return [f.row for f in run([nested(DEPTH_MAX), nested(DEPTH_MAX + 1), quoted])[1]]
+
+    assert outcome(0) == outcome(300) == [1]
+
+
+def test_integers_in_text_fields_become_their_digits() -> None:
+    """An id written as a number and the same id written as a text are the same entity."""
+    events, _ = run([changed(account=42), changed(account="42"), changed(account=10**30)])
+    assert events.text["account"].to_pylist() == ["42", "42", str(10**30)]
+
+
+def test_decimal_texts_are_numbers() -> None:
+    """Money written as a decimal text, as a number or not at all keeps its meaning side by side."""
+    given_ = ["12.50", 12.5, None, "", "-3", "+.5", "1e2", 7]
+    events, faults = run([changed(amount=value) for value in given_])
+    assert faults == []
+    want = [12.5, 12.5, math.nan, math.nan, -3.0, 0.5, 100.0, 7.0]
+    np.testing.assert_array_equal(events.number["amount"], want)
+
+
+def test_an_empty_text_is_absent() -> None:
+    """The empty text is nobody: it must not become an entity that half the events share."""
+    events, _ = run([changed(account=""), changed(account="a")])
+    assert events.text["account"].to_pylist() == [None, "a"]
+
+
+def test_paths_nest_escape_and_fall_back() -> None:
+    """A mapping reads nested and dotted keys, and takes the first present of several paths."""
+    fields: FieldsSpec = {
+        "event_id": "meta.id",
+        "time": Place(path="meta.at", unit="s"),
+        "account": ["user.id", "customer"],
+        "ip": r"client\.ip",
+        "kind": Place(path="what", values={"BUY": "payment"}),
+        "currency": Place(constant="EUR"),
+        "amount": Place(constant=1),
+    }
+    event = {
+        "meta": {"id": 7, "at": 1_772_409_600.123},
+        "user": None,
+        "customer": "c",
+        "client.ip": "10.0.0.1",
+        "what": "BUY",
+    }
+    events = one(event, fields)
+    assert events.time_ms.tolist() == [TIME_MS + 123]
+    assert {n: column.to_pylist() for n, column in events.text.items()} == {
+        "kind": ["payment"],
+        "account": ["c"],
+        "ip": ["10.0.0.1"],
+        "currency": ["EUR"],
+    }
+    assert events.number["amount"].tolist() == [1.0]
+    assert events.event_id.to_pylist() == ["7"]
+    both = one({**event, "user": {"id": "u"}}, fields)
+    assert both.text["account"].to_pylist() == ["u"]
+
+
+def test_position_stands_in_for_an_id() -> None:
+    """Events without ids get topic, partition and offset as their id."""
+    fields: FieldsSpec = {"event_id": Place(position=True), "time": "time"}
+    assert one({"time": 1}, fields).event_id.to_pylist() == ["in:0:0"]
+
+
+def test_the_type_is_read_from_a_field_or_a_header() -> None:
+    """A topic of several kinds tells them apart by a field or a header, in its own words."""
+    by_field = TypeAt(field="event.name", values={"order_paid": "transaction"})
+    fields: FieldsSpec = {"event_id": "id", "time": "time"}
+    event = {"id": "a", "time": 1, "event": {"name": "order_paid"}}
+    assert one(event, fields, by_field).type_code.tolist() == [0]
+    mapping = compile_mapping(
+        "json", TypeAt(header="kind", values={"li": "login"}), fields, list(fields)
+    )
+    headers: list[Headers] = [[("kind", b"li")], [("kind", b"label")], [], [("kind", b"\xff")]]
+    batch = records([orjson.dumps(event)] * 4, headers=headers)
+    events, faults = check(JsonCodec(mapping).decode(batch), batch, 1)
+    assert events.type_code.tolist() == [2, 3]
+    assert [fault.code for fault in faults] == ["unknown_type"] * 2
+
+
+@pytest.mark.parametrize(
+    ("unit", "value", "ms"),
+    [
+        ("ms", 1_772_409_600_123, 123),
+        ("ms", 1_772_409_600_123.9, 123),
+        ("ms", "1772409600123", 123),
+        ("s", 1_772_409_600.123, 123),
+        ("us", 1_772_409_600_123_999, 123),
+        ("iso", "2026-03-02T00:00:00.123Z", 123),
+        ("iso", "2026-03-02T00:00:00.123999", 123),
+        ("iso", "2026-03-02 02:00:00.123456789+02:00", 123),
+        ("iso", "2026-03-02", 0),
+    ],
+)
+def test_times_are_read_in_their_unit(unit: Unit, value: Any, ms: int) -> None:
+    """Every unit gives the same millisecond; what is finer is cut off."""
+    fields: FieldsSpec = {"event_id": "id", "time": Place(path="t", unit=unit)}
+    assert one({"id": 1, "t": value}, fields).time_ms.tolist() == [TIME_MS + ms]
+
+
+def test_an_empty_batch_is_an_empty_batch() -> None:
+    """No records give no events and no faults."""
+    events, faults = run([])
+    assert (len(events), faults) == (0, [])
+
+
+VALUES = st.one_of(
+    st.none(),
+    st.integers(-(10**20), 10**20),
+    st.floats(),
+    st.text(max_size=8),
+    st.decimals(allow_nan=False, allow_infinity=False, places=3).map(str),
+    st.lists(st.integers(), max_size=2),
+    st.booleans(),
+)
+EVENTS = st.fixed_dictionaries(
+    {},
+    optional={name: st.one_of(st.just(GOOD[name]), VALUES) for name in GOOD},
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.one_of(EVENTS.map(lambda e: json.dumps(e).encode()), st.binary(max_size=12))),
+    st.integers(1, 5),
+)
+def test_cutting_a_batch_changes_nothing(values: list[bytes], cut: int) -> None:
+    """Whatever the records are, events and faults are those of every smaller batch, and add up."""
+    events, faults = run(values, timestamp_ms=TIME_MS)
+    parts = [run(values[i : i + cut], timestamp_ms=TIME_MS) for i in range(0, len(values), cut)]
+    assert len(events) + len(faults) == len(values)
+    assert all(fault.code in CODES for fault in faults)
+    moved = [
+        fault._replace(row=fault.row + i * cut)
+        for i, (_, found) in enumerate(parts)
+        for fault in found
+    ]
+    assert faults == moved
+    for name in WANTED:
+        whole = column(events, name)
+        assert whole == [value for part, _ in parts for value in column(part, name)]
+    assert events.time_ms.tolist() == [ms for part, _ in parts for ms in part.time_ms.tolist()]
+
+
+def column(events: EventBatch, name: str) -> list[Any]:
+    if name in events.text:
+        values: list[Any] = events.text[name].to_pylist()
+        return values
+    return [value.hex() for value in events.number[name].tolist()]
+
+
+def test_faults_keep_their_rows_over_many_turns() -> None:
+    """Records are decoded some at a time; a fault in a later turn still names its own row."""
+    values = [changed(event_id=i) for i in range(2 * TURN_RECORDS + 10)]
+    bad = [0, TURN_RECORDS - 1, TURN_RECORDS, 2 * TURN_RECORDS + 9]
+    for row in bad:
+        values[row] = b"{"
+    values[TURN_RECORDS + 3] = changed(amount="x")
+    events, faults = run(values)
+    assert [fault.row for fault in faults] == sorted([*bad, TURN_RECORDS + 3])
+    assert len(events) == len(values) - 5
+    ids = [int(text) for text in events.event_id.to_pylist()]
+    assert ids == events.offset.tolist()
+
+
+DECIMALS = st.text("0123456789.+-eEnaifty_x ", max_size=10)
+
+
+@settings(deadline=None)
+@given(st.lists(st.one_of(DECIMALS, st.floats(allow_nan=False).map(repr)), min_size=1, max_size=4))
+def test_a_column_of_texts_reads_as_each_of_them_does(values: list[str]) -> None:
+    """The fast way for a column of decimal texts agrees with reading them one by one."""
+    column_, wrong = numbers(values)
+    single = [numbers([value, 1.0]) for value in values]
+    assert wrong == [i for i, (_, bad) in enumerate(single) if bad]
+    want = [part[0].as_py() for part, _ in single]
+    assert [repr(v) for v in column_.to_pylist()] == [repr(v) for v in want]
+
+
+ISO_PARTS = st.tuples(
+    st.sampled_from(
+        ["1969-12-31", "2026-03-02", "2026-02-29", "2000-02-29", "0000-01-01", "20260302"]
+    ),
+    st.sampled_from(["", "T", " ", "t"]),
+    st.sampled_from(["", "00", "23:59", "23:59:59", "24:00:00", "12:00:60", "1:2:3", "235959"]),
+    st.sampled_from(["", ".", ".1", ".123", ".123456", ".1234567", ".123456789", ",5"]),
+    st.sampled_from(["", "Z", "z", "+01:00", "-0130", "+02", "+24:00", "+00:00:30"]),
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(ISO_PARTS.map("".join))
+def test_a_column_of_iso_times_reads_as_each_of_them_does(text: str) -> None:
+    """The fast way for a column of ISO times agrees with the way that mixed columns go."""
+    mixed, mixed_bad = ms_of_texts(pa.array([text, "2026-03-02T00:00:00", "2026-03-02T00:00:00Z"]))
+    alone, alone_bad = ms_of_texts(pa.array([text]))
+    assert alone.to_pylist() == mixed.to_pylist()[:1]
+    assert (alone_bad == [0]) == (0 in mixed_bad)
+
+
+def test_numbers_far_off_are_no_times_and_no_crash() -> None:
+    """A time beyond all reason stays out of range instead of wrapping round."""
+    far = pa.array([1e300, -1e300, math.inf, math.nan])
+    for unit in ("ms", "s", "us"):
+        ms = ms_of_numbers(far, unit).to_numpy()
+        assert ((ms < 0) | (ms > TIME_MS_MAX)).all()

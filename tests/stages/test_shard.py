@@ -1,0 +1,161 @@
+"""A whole shard, from raw records to alerts: cuts, restarts, the alert's shape and its reasons."""
+
+from collections import Counter
+from pathlib import Path
+
+import jsonschema
+import msgspec
+import numpy as np
+import pytest
+
+from schemas.alerts import ALERT_BYTES_MAX, Alert, alert_record, without_run
+from schemas.events import json_schema as event_schema
+from schemas.records import Records
+from stream.config import Config, load
+from stream.shard import Shard, build_shard
+from stream.simulator import Shop, lines
+from stream.stages.watch import RunInfo
+
+SHOP = Path(__file__).parents[2] / "deploy" / "configs" / "shop.toml"
+EVENTS = 20_000
+
+
+@pytest.fixture(scope="module")
+def config() -> Config:
+    """The ready configuration of the simulated shop."""
+    return load(SHOP)
+
+
+@pytest.fixture(scope="module")
+def records() -> Records:
+    """The shop's stream with one malformed record in a hundred, as one partition."""
+    values: list[bytes | None] = [line.value for line in lines(Shop(EVENTS, seed=7), 0.01)]
+    n = len(values)
+    return Records("shop-events", 0, np.arange(n), np.full(n, -1), values)
+
+
+def fold(
+    config: Config, records: Records, size: int, run: str = "one"
+) -> tuple[Shard, list[Alert]]:
+    """A fresh shard fed the records in batches of the given size, and its alerts."""
+    shard = build_shard(config, "shop", RunInfo("live", run, lambda: "2026-01-01T00:00:00Z"))
+    alerts = []
+    for start in range(0, len(records), size):
+        part = records.slice(start, min(start + size, len(records)))
+        alerts += shard.process(part).alerts
+    return shard, alerts
+
+
+@pytest.fixture(scope="module")
+def reference(config: Config, records: Records) -> tuple[Shard, list[Alert]]:
+    """The fold over the whole stream in one batch."""
+    return fold(config, records, len(records))
+
+
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+def test_batches_of_any_size_give_the_same_alerts_and_state(
+    config: Config, records: Records, size: int, reference: tuple[Shard, list[Alert]]
+) -> None:
+    """Batches of 1, 7 and 10,000 records give the same alert bytes and the same state bytes."""
+    # One at a time costs a call of every step for each record: a shorter stream is long enough.
+    part = records if size > 1 else records.slice(0, 3_000)
+    whole, expected = reference if size > 1 else fold(config, part, len(part))
+    cut, alerts = fold(config, part, size)
+    assert [alert_record(one) for one in alerts] == [alert_record(one) for one in expected]
+    assert len(alerts) > (20 if size > 1 else 0)
+    one, other = whole.save(), cut.save()
+    assert one.keys() == other.keys()
+    assert [name for name in one if one[name].tobytes() != other[name].tobytes()] == []
+
+
+def test_a_shard_goes_on_from_its_saved_state(config: Config, records: Records) -> None:
+    """A shard loaded from another's state gives the alerts that the other would have given."""
+    first, _ = fold(config, records.slice(0, 12_345), 1_000)
+    second = build_shard(config, "shop", first.watches[0].run)
+    second.load(first.save())
+    rest = records.slice(12_345, len(records))
+    assert second.process(rest).alerts == first.process(rest).alerts
+
+
+def test_every_record_is_accounted_for(reference: tuple[Shard, list[Alert]]) -> None:
+    """read = scored + not applicable + duplicates + tombstones + dead letters, for each monitor."""
+    counts = reference[0].counts()
+    route = counts.pop("route")
+    outside = sum(n for name, n in route.items() if name not in ("read", "passed"))
+    assert outside > 150
+    for name, one in counts.items():
+        assert route["read"] == one["scored"] + one["not_applicable"] + outside, name
+
+
+def test_alerts_fit_the_published_schema(reference: tuple[Shard, list[Alert]]) -> None:
+    """Every alert's body validates against the schema in the package and stays below its limit."""
+    schema = msgspec.json.decode(
+        (Path(__file__).parents[2] / "schemas" / "json" / "alert.v1.json").read_bytes()
+    )
+    validator = jsonschema.Draft202012Validator(schema)
+    for alert in reference[1]:
+        body = alert_record(alert).value
+        validator.validate(msgspec.json.decode(body))
+        assert len(body) <= ALERT_BYTES_MAX
+
+
+def test_the_shops_events_fit_the_published_schema() -> None:
+    """The simulator speaks the shape that the event schema describes."""
+    validator = jsonschema.Draft202012Validator(event_schema())
+    for event, _ in Shop(500, seed=1).events():
+        validator.validate(event)
+
+
+def test_alerts_explain_themselves(reference: tuple[Shard, list[Alert]]) -> None:
+    """Shares sum to 1, largest first; the p-value is below the threshold, which the run cannot
+    change; a counterfactual names features of the monitor."""
+    for alert in reference[1]:
+        shares = [one.share for one in alert.contributions]
+        assert sum(shares) == pytest.approx(1.0)
+        assert shares == sorted(shares, reverse=True)
+        assert 0.0 < alert.p_value <= alert.threshold
+        assert len(alert.counterfactual or []) <= 3
+    assert any(alert.counterfactual for alert in reference[1])
+
+
+def test_ids_are_unique_and_updates_belong_to_an_incident(
+    reference: tuple[Shard, list[Alert]],
+) -> None:
+    """No two alerts share an id; each update follows its incident's opening, revision by revision."""
+    alerts = reference[1]
+    assert len({alert.alert_id for alert in alerts}) == len(alerts)
+    revisions = Counter[str]()
+    for alert in alerts:
+        revisions[alert.incident_id] += 1
+        assert alert.revision == revisions[alert.incident_id]
+        assert alert.activity == ("opened" if alert.revision == 1 else "updated")
+
+
+def test_only_the_run_object_knows_the_run(
+    config: Config, records: Records, reference: tuple[Shard, list[Alert]]
+) -> None:
+    """Another run in another mode gives the same alerts but for `run`; only live may enforce."""
+    replay = build_shard(config, "shop", RunInfo("replay", "two", lambda: "2027-01-01T00:00:00Z"))
+    replayed = replay.process(records).alerts
+    ours = [alert_record(one).value for one in reference[1]]
+    theirs = [alert_record(one).value for one in replayed]
+    assert ours != theirs
+    assert [without_run(one) for one in ours] == [without_run(one) for one in theirs]
+    assert not any(alert.run.enforceable for alert in replayed)
+    assert {alert.run.reason for alert in reference[1]} <= {"warming", None}
+
+
+def test_raw_ids_leave_only_where_revealed(config: Config, records: Records) -> None:
+    """Without `reveal` no raw account, card, device or address stands in an alert."""
+    hidden = msgspec.structs.replace(config, reveal=[])
+    _, alerts = fold(hidden, records, len(records))
+    raw = {
+        str(event[field])
+        for event, _ in Shop(EVENTS, seed=7).events()
+        for field in ("account", "card", "ip", "device")
+        if event.get(field)
+    }
+    assert alerts
+    for alert in alerts:
+        assert alert.entity.pseudonym
+        assert not raw & {alert.entity.id, *(one.id for one in alert.related)}

@@ -1,0 +1,69 @@
+"""Made-up event batches for tests: seeded, small, and as hostile as asked for."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from schemas.columns import EventBatch
+
+START_MS = 1_767_225_600_000
+
+
+def batch(
+    seed: int,
+    events: int,
+    *,
+    entities: int = 20,
+    late: float = 0.0,
+    absent: float = 0.0,
+    hostile: bool = False,
+    start_ms: int = START_MS,
+) -> EventBatch:
+    """Events of some accounts in time order, but for the share `late`; the share `absent` of each
+    field is missing; hostile numbers lie at the edges of what a mapping lets through."""
+    draw = np.random.Generator(np.random.PCG64(seed))
+    # A few accounts have most events, as in life.
+    who = (entities * draw.random(events) ** 3).astype(np.int64)
+    time_ms = start_ms + np.cumsum(draw.integers(0, 60_000, events))
+    behind = draw.random(events) < late
+    time_ms[behind] -= draw.integers(0, 7_200_000, int(behind.sum()))
+    amount = np.exp(draw.normal(3.0 + who % 3, 0.5))
+    status = draw.choice([200.0, 200.0, 404.0], events)
+    if hostile:
+        edges = np.array([0.0, -0.0, 1e12, -1e12, 5e-324, 1e-300])
+        chosen = draw.random(events) < 0.3
+        amount[chosen] = draw.choice(edges, int(chosen.sum()))
+    amount[draw.random(events) < absent] = np.nan
+
+    def texts(prefix: str, numbers: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> pa.StringArray:
+        gone = draw.random(events) < absent
+        return pa.array(
+            [None if g else f"{prefix}{k}" for g, k in zip(gone, numbers, strict=True)], pa.string()
+        )
+
+    strange = ["", "\0", "é" * 50, "a" * 256, "😀"] if hostile else ["login", "login", "payment"]
+    return EventBatch(
+        sources=(("shop", 0),),
+        source=np.zeros(events, np.uint8),
+        offset=np.arange(events, dtype=np.int64),
+        time_ms=time_ms.astype(np.int64),
+        type_code=draw.integers(0, 3, events).astype(np.uint8),
+        event_id=pa.array([f"e{i}" for i in range(events)], pa.string()),
+        text={
+            "account": texts("a", who),
+            "device": texts("d", who * 2 + draw.integers(0, 2, events)),
+            "ip": texts("ip", draw.integers(0, 40, events)),
+            "currency": texts("C", who % 2),
+            "kind": pa.array(draw.choice(np.array(strange, object), events), pa.string()),
+        },
+        number={"amount": amount, "status": status, "utc_offset_min": np.full(events, np.nan)},
+    )
+
+
+def same(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    """Equal bit for bit, NaN included."""
+    return (
+        one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+    )

@@ -1,0 +1,253 @@
+"""The page: one file that says everything, and that hostile names cannot turn against its reader."""
+
+import json
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from schemas.alerts import Action, Alert, Contribution, Entity, Evidence, Run
+from stream.page import (
+    INCIDENTS_MAX,
+    Finding,
+    Story,
+    Traffic,
+    duration,
+    first_alert,
+    moment,
+    number,
+    page,
+    surprise,
+)
+
+START_MS = 1_772_409_600_000
+HOUR_MS = 3_600_000
+
+
+def alert(number: int = 0, entity: str = "203.0.113.1", **changed: Any) -> Alert:
+    """An alert as a monitor would write it."""
+    made = Alert(
+        alert_id=f"{number:032x}",
+        revision=1,
+        activity="opened",
+        run=Run(mode="live", enforceable=False, reason="warming", run_id="r", detected_at="x"),
+        monitor="ip",
+        detector="tail",
+        fingerprint="f",
+        entity=Entity(type="ip", id=entity, pseudonym=False),
+        related=[Entity(type="account", id="acct-1", pseudonym=False)],
+        event_time_ms=START_MS + number * HOUR_MS,
+        window_s=3_600,
+        score=5.31,
+        p_value=4.9e-6,
+        threshold=1e-4,
+        severity="high",
+        budget_per_day=50.0,
+        budget_used=3.0,
+        contributions=[
+            Contribution(
+                feature="payments_1h",
+                actual=41.0,
+                expected_low=0.0,
+                expected_high=6.0,
+                p_value=1e-6,
+                share=0.61,
+            ),
+            Contribution(
+                feature="gap_s",
+                actual=1.24,
+                expected_low=60.0,
+                expected_high=8_000.0,
+                p_value=1e-3,
+                share=0.39,
+            ),
+        ],
+        counterfactual=["payments_1h"],
+        incident_id=f"incident-{number}",
+        dedup_key="d",
+        suppressed=4,
+        first_seen_ms=START_MS,
+        last_seen_ms=START_MS + number * HOUR_MS,
+        action=Action(type="review", scope="ip", ttl_s=3_600, reason_code="payments_1h_high"),
+        evidence=[Evidence(event_id="e7-1", topic="shop-events", partition=0, offset=1)],
+    )
+    return msgspec.structs.replace(made, **changed)
+
+
+def story(alerts: list[Alert], findings: list[Finding] | None = None) -> Story:
+    """A day of traffic with those alerts."""
+    traffic = Traffic(START_MS, HOUR_MS, {"request": [40] * 24, "login": [9] * 24})
+    return Story("Eddy: demo", "A day.", [("60 000", "events")], traffic, alerts, findings or [])
+
+
+def finding(alerts: list[Alert], name: str = "card testing") -> Finding:
+    """An attack found by those alerts."""
+    first = START_MS + 5 * HOUR_MS
+    return Finding(
+        name, "tries cards", "ip 203.0.113.1", first, first + HOUR_MS, alerts, alerts[:1]
+    )
+
+
+class Parsed(HTMLParser):
+    """Every element and attribute that a browser would make of the page, and its texts."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.data = ""
+        self._in_data = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Keep the element."""
+        self.elements.append((tag, dict(attrs)))
+        self._in_data = dict(attrs).get("id") == "data"
+
+    def handle_endtag(self, tag: str) -> None:
+        """Leave the data element."""
+        self._in_data = False
+
+    def handle_data(self, data: str) -> None:
+        """Keep the text."""
+        if self._in_data:
+            self.data += data
+        else:
+            self.texts.append(data)
+
+
+def shape(parsed: Parsed) -> list[tuple[str, tuple[str, ...]]]:
+    """Elements and the names of their attributes: what must not depend on any name shown."""
+    return [(tag, tuple(attributes)) for tag, attributes in parsed.elements]
+
+
+def test_page_loads_nothing() -> None:
+    """No element of the page points anywhere, and its policy forbids every load."""
+    parsed = Parsed(page(story([alert()], [finding([alert()])])))
+    links = [a for _, a in parsed.elements if {"src", "href", "action", "data"} & a.keys()]
+    assert links == []
+    policy = next(a for _, a in parsed.elements if "http-equiv" in a)["content"]
+    assert policy is not None
+    assert policy.startswith("default-src 'none'")
+    assert "'unsafe-inline'" not in policy.partition("script-src")[2]
+
+
+def test_page_tells_an_alert() -> None:
+    """Monitor, entity, surprise, counterfactual, action and evidence of an alert are all there."""
+    text = " ".join(Parsed(page(story([alert(3)], [finding([alert(3)])]))).texts)
+    for told in (
+        *("payments_1h: 41 seen, 0–6 expected (61 %)", "203.0.113.1", "Mon 02 Mar 03:00:00"),
+        *("as expected in payments_1h, no alert", "review ip for 1 h", "e7-1 (shop-events/0/1)"),
+        *("not enforceable: warming", "5.3", "named", "1 sent, 4 held back", "account acct-1"),
+    ):
+        assert told in text
+
+
+HOSTILE = (
+    "</script><script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "<!--<script>",
+    "javascript:alert(1)//'\"&lt;b&gt;",
+    "\u2028\u2029\x00]]>",
+)
+
+
+def _everywhere(name: str) -> str:
+    part = Contribution(
+        feature=name, actual=1.0, expected_low=None, expected_high=None, p_value=0.1, share=1.0
+    )
+    one = alert(
+        entity=name,
+        monitor=name,
+        detector=name,
+        related=[Entity(type=name, id=name, pseudonym=False)],
+        contributions=[part],
+        counterfactual=[name],
+        action=Action(type="review", scope=name, ttl_s=1, reason_code=name),
+        evidence=[Evidence(event_id=name, topic=name, partition=0, offset=0)],
+        run=Run(mode="live", enforceable=False, reason=name, run_id=name, detected_at=name),
+    )
+    traffic = Traffic(START_MS, HOUR_MS, {name: [1]})
+    found = Finding(name, name, name, START_MS, START_MS, [one], [one])
+    return page(Story(name, name, [(name, name)], traffic, [one], [found]))
+
+
+HARMLESS_SHAPE = shape(Parsed(_everywhere("harmless")))
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_names_stay_text(name: str) -> None:
+    """A name made to break out of text, attribute or script adds no element and no attribute."""
+    assert shape(Parsed(_everywhere(name))) == HARMLESS_SHAPE
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.text(alphabet="<>/'\"&!-=scriptx \\\u2028", max_size=40))
+def test_any_name_stays_text(name: str) -> None:
+    """Whatever an entity is called, the page has the same elements, and its data are JSON."""
+    parsed = Parsed(_everywhere(name))
+    assert shape(parsed) == HARMLESS_SHAPE
+    assert json.loads(parsed.data)["types"] == [name]
+    assert not set("<>&") & set(parsed.data)
+
+
+def test_alerts_of_an_incident_share_a_row() -> None:
+    """An incident is one row, told by its worst alert, under its highest severity."""
+    first = alert(1, incident_id="same", severity="low", score=4.0)
+    second = alert(2, incident_id="same", severity="critical", score=7.5)
+    parsed = Parsed(page(story([second, first])))
+    assert sum(tag == "details" for tag, _ in parsed.elements) == 1
+    assert "critical" in parsed.texts
+    assert "7.5" in parsed.texts
+    assert moment(first.event_time_ms) in parsed.texts
+
+
+def test_long_lists_are_cut_and_say_so() -> None:
+    """Beyond the limit incidents are left out, and the page says how many."""
+    text = page(story([alert(n) for n in range(INCIDENTS_MAX + 3)]))
+    assert "3 later incidents are not shown here." in text
+
+
+def test_missed_attacks_are_admitted() -> None:
+    """An attack without an alert is shown as missed."""
+    text = page(story([], [finding([])]))
+    assert "missed" in text
+    assert "No alert was raised on any of its events." in text
+
+
+def test_first_alert_may_come_before() -> None:
+    """A card named while it was tested was named before it was used, and the page says so."""
+    assert first_alert(finding([alert(6)])) == "after 1 h"
+    assert first_alert(finding([alert(3)])) == "2 h before"
+    assert "First alert 2 h before; 1 alert on ip" in page(story([], [finding([alert(3)])]))
+
+
+def test_attacks_close_together_share_a_label() -> None:
+    """Windows that would overlap in the chart become one with a label from first to last."""
+    findings = [finding([]), finding([]), finding([])]
+    windows = json.loads(Parsed(page(story([], findings))).data)["attacks"]
+    assert [window["label"] for window in windows] == ["1–3"]
+
+
+def test_an_empty_story_is_a_page() -> None:
+    """No events, no alerts and no attacks still make a page."""
+    text = page(Story("t", "l", [], Traffic(START_MS, HOUR_MS, {}), [], []))
+    assert re.search("No alert was raised.", text)
+
+
+def test_words() -> None:
+    """Numbers, spans and surprises read as a person would write them."""
+    assert [number(v) for v in (0, 41, 1.239, 0.01239, 12_345.6, -3.5)] == [
+        *("0", "41", "1.2", "0.012", "12 346", "-3.5"),
+    ]
+    assert [duration(ms) for ms in (900, 240_000, 5_400_000, 181_440_000)] == [
+        *("1 s", "4 min", "1.5 h", "2.1 d"),
+    ]
+    one_sided = Contribution(
+        feature="amount", actual=950.0, expected_low=None, expected_high=80.5, p_value=0.1, share=1
+    )
+    assert surprise(one_sided) == "amount: 950 seen, at most 80.5 expected (100 %)"

@@ -1,0 +1,159 @@
+"""The simulator: the same seed gives the same shop, and the truth about its attackers holds."""
+
+from collections import Counter
+from itertools import islice, pairwise
+
+import jsonschema
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.random import PCG64, Generator
+
+from schemas.dead_letters import CODES
+from schemas.events import FIELDS, FIELDS_OF, TYPES, json_schema
+from stream.simulator import MALFORMED, START_MS, Attack, Shop, lines, malformed
+from stream.simulator.visits import DAY_MS, EVENTS_PER_DAY
+
+EVENTS = 60_000
+
+
+@pytest.fixture(scope="module")
+def shop() -> Shop:
+    """The demo's shop."""
+    return Shop(EVENTS, seed=7)
+
+
+def test_same_seed_same_bytes() -> None:
+    """Two shops of the same size and seed write the same bytes, another seed writes others."""
+    one, two, other = (list(lines(Shop(6_000, seed), 0.02)) for seed in (3, 3, 4))
+    assert one == two
+    assert [line.value for line in one] != [line.value for line in other]
+
+
+def test_a_shop_can_be_read_again(shop: Shop) -> None:
+    """A second pass over the same object gives what the first gave."""
+    assert list(islice(shop.events(), 20_000)) == list(islice(shop.events(), 20_000))
+
+
+@settings(max_examples=12, deadline=None)
+@given(events=st.integers(0, 9_000), seed=st.integers(0, 2**32))
+def test_any_size_is_exact_and_in_order(events: int, seed: int) -> None:
+    """A shop has as many events as asked for, in time order, each with an id of its own."""
+    shop = Shop(events, seed)
+    made = [event for event, _ in shop.events()]
+    assert len(made) == events
+    assert all(a["time"] <= b["time"] for a, b in pairwise(made))
+    assert len({event["event_id"] for event in made}) == events
+    if made:
+        assert made[-1]["time"] == shop.start_ms + shop.span_ms()
+
+
+def test_events_are_events(shop: Shop) -> None:
+    """Every event is of the published shape: known type, that type's fields, texts and ranges."""
+    check = jsonschema.Draft202012Validator(json_schema())
+    for count, (event, _) in enumerate(shop.events()):
+        kind = event["type"]
+        assert kind in TYPES
+        assert event.keys() - {"type", "event_id", "time"} <= set(FIELDS_OF[kind])
+        for name, value in event.items():
+            if name in FIELDS and FIELDS[name].kind == "text":
+                assert isinstance(value, str)
+        if count % 97 == 0:
+            check.validate(event)
+
+
+def test_span_is_about_as_promised(shop: Shop) -> None:
+    """Sixty thousand events cover five days, and the night is quiet."""
+    assert shop.span_ms() / DAY_MS == pytest.approx(EVENTS / EVENTS_PER_DAY, rel=0.05)
+    honest = [event["time"] for event, attack in shop.events() if attack is None]
+    hours = Counter((np.array(honest) // 3_600_000 % 24).tolist())
+    assert hours[3] * 4 < hours[19]
+
+
+def test_attacks_come_late_and_are_told(shop: Shop) -> None:
+    """Attacks begin in the second half; each one's events lie in its window and name its entity."""
+    seen: dict[Attack, list[int]] = {attack: [] for attack in shop.attacks}
+    for event, attack in shop.events():
+        if attack:
+            seen[attack].append(event["time"])
+            assert event[attack.entity_type] == attack.entity_id
+    assert {attack.name for attack in shop.attacks} == {
+        *("credential stuffing", "account takeover", "card testing"),
+        *("stolen card", "price crawler", "coupon ring"),
+    }
+    for attack, times in seen.items():
+        assert (min(times), max(times)) == (attack.first_ms, attack.last_ms)
+        assert attack.first_ms >= START_MS + 0.49 * shop.span_ms()
+
+
+def test_truth_is_not_in_the_events(shop: Shop) -> None:
+    """No field of an event says that it belongs to an attack."""
+    names = {attack.name for attack in shop.attacks}
+    for event, attack in shop.events():
+        if attack:
+            assert not names & {str(value) for value in event.values()}
+            assert "attack" not in event
+
+
+def test_honest_people_look_suspicious_too(shop: Shop) -> None:
+    """Among honest events are failed logins, declined cards, resets, and a very busy address."""
+    honest = [event for event, attack in shop.events() if attack is None]
+    kinds = Counter(event["kind"] for event in honest)
+    for kind in ("failure", "payment_declined", "reset", "email_change", "refund", "device_added"):
+        assert kinds[kind] > 5, kind
+    accounts = {event.get("account") for event in honest if event["ip"] == "192.0.2.10"}
+    assert len(accounts) > 10
+
+
+def test_short_streams_hold_no_attack() -> None:
+    """Below five thousand events there is nothing to compare an attack with, and none is made."""
+    assert Shop(4_999, 1).attacks == []
+    assert len(Shop(5_000, 1).attacks) == 9
+
+
+@pytest.mark.slow
+def test_long_streams_hold_more_attacks() -> None:
+    """A longer stream has a round of attacks for every sixty thousand events, none cut off."""
+    shop = Shop(200_000, 5)
+    times = Counter(attack for _, attack in shop.events() if attack)
+    assert len(shop.attacks) == len(times) == 27
+    assert len({(a.entity_type, a.entity_id) for a in shop.attacks}) == 27
+    assert max(a.last_ms for a in shop.attacks) < shop.start_ms + shop.span_ms()
+
+
+def test_start_moves_everything() -> None:
+    """Another start shifts every time by the difference and changes nothing else."""
+    day_later = Shop(5_000, 2, START_MS + DAY_MS)
+    for (one, _), (two, _) in zip(Shop(5_000, 2).events(), day_later.events(), strict=True):
+        assert {**one, "time": one["time"] + DAY_MS} == two
+    assert day_later.attacks[0].first_ms == Shop(5_000, 2).attacks[0].first_ms + DAY_MS
+
+
+def test_lines_are_keyed() -> None:
+    """A record's key is its account, or its address where it has none."""
+    for line in lines(Shop(2_000, 1)):
+        event = orjson.loads(line.value)
+        assert line.key.decode() == event.get("account", event["ip"])
+        assert line.code is None
+
+
+def test_malformed_records_come_on_top() -> None:
+    """About the share asked for is malformed, of all ten kinds, and every event is still there."""
+    made = list(lines(Shop(10_000, 1), malformed_share=0.02))
+    bad = [line for line in made if line.code]
+    assert len(made) - len(bad) == 10_000
+    assert 120 < len(bad) < 290
+    assert {line.code for line in bad} == {code for _, code in MALFORMED.values()}
+    good = [line.value for line in made if not line.code]
+    assert good == [line.value for line in lines(Shop(10_000, 1))]
+
+
+@pytest.mark.parametrize("kind", MALFORMED)
+def test_malformed_kinds(kind: str) -> None:
+    """There are ten kinds, each repeatable by its seed, with a code that dead letters know."""
+    assert len(MALFORMED) == 10
+    assert MALFORMED[kind][1] in CODES
+    one, two = (malformed(Generator(PCG64(4)), kind) for _ in range(2))
+    assert one == two
