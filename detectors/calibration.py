@@ -5,12 +5,13 @@ parent) and for each maturity of an entity (the cells: its first 5, 20, 100 even
 The p-value is the share of surprises at least as large:
 
     cell:   S(v) = (N_cell S_cell(v) + BORROW · S_parent(v)) / (N_cell + BORROW)
-    parent: S(v) = (N S_seen(v) + BORROW_PRIOR · exp(-v)) / (N + BORROW_PRIOR)
+    parent: S(v) = (N S_seen(v) + BORROW_PRIOR · exp(-v/2)) / (N + BORROW_PRIOR)
 
-so that a thin cell borrows from its parent, and a thin parent believes the raw p. Beyond the
+so that a thin cell borrows from its parent, and a thin parent believes the raw p's square root: a
+model that has seen little is not to be believed its smallest numbers. Beyond the
 `TAIL_EVENTS` largest surprises the tail is exponential in v with their mean excess (generalised
-Pareto of shape 0; a power law in p). Within a bin ln S is interpolated, but for discrete detectors
-the bin's lower edge stands: their p is never too small for lying in a crowd.
+Pareto of shape 0; a power law in p). Within a bin S is a straight line, but for discrete detectors the
+bin's lower edge stands: their p is never too small for lying in a crowd.
 
 The histogram describes honest traffic: to put an event of p < `TAIL_P` into it costs an entity
 TAIL_P/p tokens (at most `COST_MAX`), of which it gets `TOKENS_PER_HOUR` and `TOKENS_PER_EVENT`,
@@ -18,7 +19,7 @@ what an honest one needs on average; an event it cannot pay for is judged, not l
 attacker cannot make its own extremes ordinary, unless it is a sixth of all traffic. Tables are refreshed by a count in the state; `MEMORY` events are remembered.
 """
 
-from math import exp, isnan, log
+from math import exp, isnan, log, log1p
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -30,14 +31,19 @@ from detectors.models.half_space_trees import COUNTERFACTUAL_MAX
 from detectors.state import Arrays, load, saved
 from schemas.columns import F64, I64, Bools
 
-BINS: Final = 300
-BIN_WIDTH: Final = 0.1
+BINS_PER_UNIT: Final = 40.0
+BINS: Final = 262
+"""In ln(1 + v): 2.5 % of p wide where most events are, and as far as p = 1e-300."""
 MATURITIES: Final = (5, 20, 100)
 CELLS: Final = len(MATURITIES) + 1
 PARENT: Final = CELLS
 BORROW: Final = 500.0
 BORROW_PRIOR: Final = 200.0
 TAIL_EVENTS: Final = 50.0
+EXCESS_PRIOR: Final = 1.0
+"""Mean excess of -ln p where p is honest already."""
+EXCESS_MIN: Final = 0.2
+EXCESS_MAX: Final = 3.0
 MEMORY: Final = 200_000.0
 REFRESH_MIN: Final = 500
 TAIL_P: Final = 0.01
@@ -68,10 +74,10 @@ class Calibrated(NamedTuple):
 
 class Tables(NamedTuple):
     """seen: float64[detectors, cells + 1, bins], the decayed histograms, the parent's last.
-    log_share: float64[detectors, cells + 1, bins + 1], ln S at the bins' edges. marks: counts."""
+    share: float64[detectors, cells + 1, bins + 1], S at the bins' edges. marks: counts."""
 
     seen: F64
-    log_share: F64
+    share: F64
     marks: I64
 
 
@@ -93,9 +99,10 @@ class Calibration:
         detectors = len(self.discrete)
         self.tables = Tables(
             seen=np.zeros((detectors, CELLS + 1, BINS)),
-            log_share=np.tile(-BIN_WIDTH * np.arange(BINS + 1.0), (detectors, CELLS + 1, 1)),
+            share=np.zeros((detectors, CELLS + 1, BINS + 1)),
             marks=np.array([0, REFRESH_MIN], np.int64),
         )
+        _refresh_all(self.tables)
 
     def process(self, words: F64, at: int, events: Admitted, surprise: Surprise) -> Calibrated:
         """Judge, then learn, each event in order; the entity's own words start at `at`."""
@@ -120,56 +127,66 @@ class Calibration:
 
 
 @kernel
-def _look_up(table: F64, v: float, discrete: bool) -> float:
-    """p of surprise v by a table of ln S at the bins' lower edges (and the last upper one)."""
-    place = min(max(v, 0.0) / BIN_WIDTH, 1e6)
-    b = min(int(place), BINS - 1)
-    if discrete:
-        return exp(table[b])
-    log_p = table[b] + (place - b) * (table[b + 1] - table[b])
-    return max(exp(log_p), P_MIN)
+def _place(v: float) -> float:
+    """Where a surprise stands among the bins, in bins."""
+    return float(min(BINS_PER_UNIT * log1p(max(v, 0.0)), BINS - 1e-9))
 
 
 @kernel
-def _refresh(seen: F64, below: F64, borrow: float, table: F64) -> None:
-    """ln S at the edges of one histogram that borrows from the table `below`."""
+def _surprise_at(place: float) -> float:
+    """The inverse of `_place`."""
+    return float(exp(place / BINS_PER_UNIT) - 1.0)
+
+
+@kernel
+def _look_up(share: F64, v: float, discrete: bool) -> float:
+    """p of surprise v, by the table of S at the bins' edges."""
+    place = _place(v)
+    b = int(place)
+    if discrete:
+        return float(max(share[b], P_MIN))
+    return float(max(share[b] + (place - b) * (share[b + 1] - share[b]), P_MIN))
+
+
+@kernel
+def _refresh(seen: F64, below: F64, borrow: float, share: F64) -> None:
+    """S at the edges of one histogram that borrows from the table `below`."""
     total = seen.sum()
-    above = 0.0
-    mass_beyond = 0.0  # Σ (v - upper edge of the last bin), moved along with the edge
     edge = BINS
+    above = 0.0
     while edge > 0 and above + seen[edge - 1] < TAIL_EVENTS:
         edge -= 1
-        mass_beyond += above * BIN_WIDTH + seen[edge] * 0.5 * BIN_WIDTH
         above += seen[edge]
-    excess = (mass_beyond + BIN_WIDTH) / (above + 1.0)  # one event's worth of a steep prior
-    if above < 5.0:
-        excess = 1.0
-    excess = min(max(excess, 0.1), 3.0)
-    share_at_edge = max(above, 0.5)
-    tail = 0.0
+    start = _surprise_at(edge)
+    excess = EXCESS_PRIOR  # of one event more
+    for b in range(edge, BINS):
+        excess += seen[b] * (_surprise_at(b + 0.5) - start)
+    excess = min(max(excess / (above + 1.0), EXCESS_MIN), EXCESS_MAX)
+    tail = above
     for b in range(BINS, -1, -1):
         if b >= edge:
-            tail = share_at_edge * exp(-(b - edge) * BIN_WIDTH / excess)
+            mine = max(above, 0.5) * exp(-(_surprise_at(b) - start) / excess)
         else:
-            if b == edge - 1:
-                tail = above
             tail += seen[b]
-        table[b] = log((tail + borrow * exp(below[b])) / (total + borrow))
+            mine = tail
+        share[b] = min((mine + borrow * below[b]) / (total + borrow), 1.0)  # sums round
     for b in range(BINS):
-        table[b + 1] = min(table[b + 1], table[b])
+        share[b + 1] = min(share[b + 1], share[b])
 
 
 @kernel
 def _refresh_all(tables: Tables) -> None:
     """Every table anew from its histogram, parents first; then the histograms decay."""
-    prior = -BIN_WIDTH * np.arange(BINS + 1.0)
+    prior = np.empty(BINS + 1)
+    for b in range(BINS + 1):
+        prior[b] = exp(-0.5 * _surprise_at(b))
     step = max(REFRESH_MIN, min(tables.marks[LEARNED], int(MEMORY)) // 50)
     tables.marks[REFRESH_AT] = tables.marks[LEARNED] + step
     for d in range(tables.seen.shape[0]):
-        parent = tables.log_share[d, PARENT]
+        parent = tables.share[d, PARENT]
         _refresh(tables.seen[d, PARENT], prior, BORROW_PRIOR, parent)
         for cell in range(CELLS):
-            _refresh(tables.seen[d, cell], parent, BORROW, tables.log_share[d, cell])
+            _refresh(tables.seen[d, cell], parent, BORROW, tables.share[d, cell])
     tables.seen[:] *= exp(-step / MEMORY)
 
 
@@ -192,7 +209,7 @@ def _learn(tables: Tables, cell: int, surprise: F64, i: int, combined_surprise: 
     for d in range(detectors + 1):
         v = combined_surprise if d == detectors else surprise[d, i]
         if not isnan(v):
-            b = min(int(max(v, 0.0) / BIN_WIDTH), BINS - 1)
+            b = int(_place(v))
             tables.seen[d, cell, b] += 1.0
             tables.seen[d, PARENT, b] += 1.0
     tables.marks[LEARNED] += 1
@@ -219,9 +236,9 @@ def _without(
         if not isnan(own[j]):
             own[j] = 1.0
         if tree >= 0 and not isnan(surprise.without[k, i]):
-            own[tree] = _look_up(tables.log_share[tree, cell], surprise.without[k, i], False)
+            own[tree] = _look_up(tables.share[tree, cell], surprise.without[k, i], False)
         v = -log(min(harmonic_mean(own), 1.0))
-        out.without[k, i] = _look_up(tables.log_share[detectors, cell], v, False)
+        out.without[k, i] = _look_up(tables.share[detectors, cell], v, False)
 
 
 @kernel
@@ -247,13 +264,13 @@ def _process(
             cell += 1
         for d in range(detectors):
             v = surprise.raw[d, i]
-            own[d] = np.nan if isnan(v) else _look_up(tables.log_share[d, cell], v, discrete[d])
+            own[d] = np.nan if isnan(v) else _look_up(tables.share[d, cell], v, discrete[d])
             out.p[d, i] = own[d]
         raw = harmonic_mean(own)
         if isnan(raw):
             continue
         v_all = -log(min(raw, 1.0))
-        out.combined[i] = _look_up(tables.log_share[detectors, cell], v_all, False)
+        out.combined[i] = _look_up(tables.share[detectors, cell], v_all, False)
         if out.combined[i] < TAIL_P:
             _without(i, cell, own, surprise, tables, out)
         if events.learn[i] and _may_learn(words, at, r, events.time_ms[i], out.combined[i]):

@@ -46,13 +46,20 @@ def shares(i: int, features: int, calibrated: Calibrated, trees: Isolated | None
 
 
 def expected(kind: Kind, centre: float, spread: float, unit: float) -> tuple[float, float] | None:
-    """The central 98 % of what was expected, in natural units; None where nothing is known."""
+    """What was expected (`tail.Judged`), in natural units; None where nothing is known."""
     if isnan(centre):
         return None
     if kind.family == "share":
         return 0.0, short(centre)
-    low, high = (exp(min(centre + sign * spread, 600.0)) - kind.shift for sign in (-1.0, 1.0))
+    low, high = (_natural(kind, centre + sign * spread) for sign in (-1.0, 1.0))
     return short(max(low, 0.0) * unit), short(max(high, 0.0) * unit)
+
+
+def _natural(kind: Kind, judged: float) -> float:
+    """A judged value back in the feature's own units."""
+    if kind.family == "rate":
+        return max(judged, 0.0) + kind.shift
+    return exp(min(judged, 600.0)) - kind.shift
 
 
 def contributions(

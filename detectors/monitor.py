@@ -31,7 +31,12 @@ from schemas.columns import F64, I64, U64, Bools, EventBatch
 from schemas.events import TYPES
 
 SIDES: Final = {"high": tail.HIGH, "low": tail.LOW, "both": tail.BOTH}
-FAMILIES: Final = {"normal": tail.NORMAL, "share": tail.SHARE, "range": tail.RANGE}
+FAMILIES: Final = {
+    "normal": tail.NORMAL,
+    "rate": tail.RATE,
+    "share": tail.SHARE,
+    "range": tail.RANGE,
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -242,7 +242,7 @@ def _story(outcome: Outcome, watched: _Watched, events: int, seed: int) -> Story
         (number(incidents), "incidents"),
         (f"{found} of {len(outcome.findings)}", "attacks found"),
         (f"{len(_hits(watched))} of {len(outcome.alerts)}", "alerts on attackers"),
-        (number(events / outcome.seconds), "events per second"),
+        (number(events / outcome.seconds), "events per second, compiling included"),
     ]
     lead = (
         f"{number(events)} simulated events (seed {seed}) through the stages that run live. The "

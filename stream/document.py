@@ -210,6 +210,8 @@ def _expected(kind: mi.Type, description: str = "") -> str:
     """What a value of the type looks like, in words."""
     match kind:
         case mi.StrType():
+            if kind.min_length is not None:
+                return f"a text of {kind.min_length} to {kind.max_length} characters"
             return f"a text, {description}" if description else "a text"
         case mi.BoolType():
             return "true or false"
@@ -222,7 +224,7 @@ def _expected(kind: mi.Type, description: str = "") -> str:
         case mi.ListType():
             return "a list" + _lengths(kind, "item")
         case mi.DictType():
-            return "a table" + _lengths(kind, "entry")
+            return "a table" + _lengths(kind, "key")
         case mi.StructType(tag=str() as tag):
             return f'{kind.tag_field} = "{tag}"'
         case mi.UnionType():
@@ -244,7 +246,7 @@ def _lengths(kind: mi.ListType | mi.DictType, what: str) -> str:
     low, high = kind.min_length, kind.max_length
     if low is None and high is None:
         return ""
-    return f" of {low or 0} to {high} of them" if high else f" with at least {low} {what}"
+    return f" of {low or 0} to {high} {what}s" if high else f" with at least {low} {what}"
 
 
 def _shown(value: Any, where: str) -> str:

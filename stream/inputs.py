@@ -17,7 +17,6 @@ from typing import IO, Final, Literal, cast
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zstandard
 
 from detectors.kernels import kernel
 from schemas.codecs import TableCodec, codec_named
@@ -31,7 +30,7 @@ BATCH_RECORDS: Final = 10_000
 CHUNK_BYTES: Final = 4 * 1024 * 1024
 LINE_BYTES_MAX: Final = 64 * 1024 * 1024
 GZIP, ZSTD, PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
-_UNREADABLE: Final = (OSError, EOFError, zlib.error, zstandard.ZstdError, pa.ArrowException)
+_UNREADABLE: Final = (OSError, EOFError, zlib.error, pa.ArrowException)
 
 
 class InputFile:
@@ -60,8 +59,10 @@ class InputFile:
 
     def _batches(self) -> Iterator[Records]:
         with ExitStack() as opened:
+            with self.path.open("rb") as first:
+                magic = _unpacked(first).read(4)
             raw = opened.enter_context(self.path.open("rb"))
-            unpacked, magic = _unpacked(raw, opened)
+            unpacked = _unpacked(raw)
             if magic == PARQUET:
                 if unpacked is not raw:
                     unpacked = _seekable(unpacked, opened)
@@ -187,22 +188,16 @@ def _partitioned(batches: Iterator[Records], spec: InputSpec) -> Iterator[Record
             yield Records(part.topic, chosen, offset, part.timestamp_ms, part.values)
 
 
-def _unpacked(raw: IO[bytes], opened: ExitStack) -> tuple[IO[bytes], bytes]:
-    """The file without its packing, and the first four bytes of what was packed."""
+def _unpacked(raw: IO[bytes]) -> IO[bytes]:
+    """A file just opened, read without its packing."""
     magic = raw.read(4)
     raw.seek(0)
-    if not magic.startswith((GZIP, ZSTD)):
-        return raw, magic
-    inner = _reader(raw, magic).read(4)
-    raw.seek(0)
-    return opened.enter_context(_reader(raw, magic)), inner
-
-
-def _reader(raw: IO[bytes], magic: bytes) -> IO[bytes]:
     if magic.startswith(GZIP):
         return cast("IO[bytes]", gzip.open(raw))
-    zstd = zstandard.ZstdDecompressor()
-    return zstd.stream_reader(raw, read_across_frames=True, closefd=False)
+    if magic == ZSTD:
+        # Arrow's reader tells a file cut short; zstandard's takes it for the end
+        return cast("IO[bytes]", pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd"))
+    return raw
 
 
 def _seekable(packed: IO[bytes], opened: ExitStack) -> IO[bytes]:

@@ -4,14 +4,14 @@ Everything that leaves this module is Eddy's own: records, partitions, offsets, 
 `stream.errors`. It decides nothing: what to read, to emit and to commit is the worker's business.
 """
 
-import logging
+import math
 import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import itemgetter
-from typing import Any, Final, Literal, NamedTuple, Protocol, Self, overload
+from typing import Any, Final, Literal, NamedTuple, Protocol, Self, TypeVar, overload
 
 import numpy as np
 import structlog
@@ -42,8 +42,13 @@ log = structlog.stdlib.get_logger(__name__)
 PATIENCE_S: Final = 60.0
 """How long anything is tried again before the worker gives up and its supervisor takes over."""
 
+SAY_AGAIN_S: Final = 5.0
+"""The client's reports of one code are logged no more often."""
+
 CALL_S: Final = 10.0
 """How long one call to the broker may take before it counts as failed and is tried again."""
+
+Client = TypeVar("Client")
 
 # -- properties -----------------------------------------------------------------------------------
 
@@ -66,7 +71,12 @@ OWNED: Final[dict[str, str]] = {
 }
 """The properties that Eddy's guarantees rest on, each with why it may not be set."""
 
+LOG_LEVEL: Final = 2
+"""The client's own log, to standard error: only what is critical. The rest comes to `Source` as
+errors, which are logged as everything else is."""
+
 CONSUMER_DEFAULTS: Final[dict[str, str | int | float | bool]] = {
+    "log_level": LOG_LEVEL,
     "fetch.queue.backoff.ms": 5,  # the client's own 1 s lets a fast consumer starve
     "statistics.interval.ms": 0,
     "client.id": "eddy",
@@ -80,6 +90,7 @@ CONSUMER_OWN: Final[dict[str, str | int | float | bool]] = {
     "enable.partition.eof": False,
 }
 PRODUCER_DEFAULTS: Final[dict[str, str | int | float | bool]] = {
+    "log_level": LOG_LEVEL,
     "compression.type": "zstd",
     "linger.ms": 5,
     "partitioner": "murmur2_random",  # as Java producers do, so that joins by key work
@@ -360,12 +371,10 @@ class _Latch:
 
     def __init__(self) -> None:
         self._kept: Exception | None = None
+        self._said_at: dict[str, float] = {}
 
     def keep(self, error: Exception) -> None:
         self._kept = self._kept or error
-
-    def clear(self) -> None:
-        self._kept = None
 
     def check(self) -> None:
         """Raise what was kept, once."""
@@ -374,17 +383,19 @@ class _Latch:
             raise kept
 
     def on_error(self, error: KafkaError) -> None:
-        """What the client reports by itself; it mends most of it by itself, too."""
-        log.warning("kafka client", code=error.name(), error=error.str())
-        hopeless = error.name() in TABLE and classify(error) in {Fatal, Fenced}
-        if error.fatal() or hopeless:
-            self.keep(failure(error, "client"))
+        """What the client reports by itself, often many times; it mends most of it by itself."""
+        code, now = error.name(), time.monotonic()
+        if now - self._said_at.get(code, -math.inf) >= SAY_AGAIN_S:
+            self._said_at[code] = now
+            log.warning("kafka client", code=code, error=error.str())
+        if code in TABLE and classify(error) in {Fatal, Fenced}:
+            self.keep(failure(error, "connecting"))
 
 
-def _client(make: Callable[..., Any], properties: dict[str, Any], latch: _Latch) -> Any:
-    """A client whose logs and errors come to us. Raises ConfigError where a property is wrong."""
+def _made(make: Callable[[dict[str, Any]], Client], properties: dict[str, Any]) -> Client:
+    """The client. Raises ConfigError where it knows no such property, or no such value."""
     try:
-        return make(properties, error_cb=latch.on_error, logger=logging.getLogger("librdkafka"))
+        return make(properties)
     except KafkaException as exception:
         raise ConfigError([f"kafka: {exception.args[0].str().strip()}"]) from exception
 
@@ -468,9 +479,8 @@ class Source:
 
     def __init__(self, properties: Properties, group: str) -> None:
         self._latch = _Latch()
-        self._consumer: Consumer = _client(
-            Consumer, consumer_properties(properties, group), self._latch
-        )
+        merged = consumer_properties(properties, group)
+        self._consumer = _made(Consumer, {**merged, "error_cb": self._latch.on_error})
         self._owned: set[Partition] = set()
         self._held = False
         self.membership = Membership(None)
@@ -510,8 +520,8 @@ class Source:
             with _border("taking partitions"):
                 self._consumer.incremental_assign(placed)
                 self._owned.update(partitions)
-                if self._held:
-                    self._consumer.pause(placed)
+                # The client remembers a pause from the last time that it had the partition.
+                (self._consumer.pause if self._held else self._consumer.resume)(placed)
             # A rebalance that leaves us what we have comes here too, with no partitions.
             self.membership = Membership(self._consumer.consumer_group_metadata())
 
@@ -653,27 +663,20 @@ def _produce(producer: Producer, record: OutRecord) -> None:
 
 
 class Sink:
-    """The transactional producer. Outputs and offsets go together, or not at all."""
+    """The transactional producer. Outputs and offsets go together, or not at all.
+
+    It has no callbacks: a record that is not delivered fails the commit, and a client that meets a
+    fatal error while it calls back breaks (`SystemError`) and forgets the error's code.
+    """
 
     def __init__(self, properties: Properties, group: str, slot: str) -> None:
-        self._latch = _Latch()
-        self._delivery = _Latch()
-        merged = producer_properties(properties, {"transactional.id": f"{group}-{slot}"})
-        self._producer: Producer = _client(
-            Producer, merged | {"on_delivery": self._on_delivery}, self._latch
-        )
-        self._flush_s = float(merged["transaction.timeout.ms"]) / 1000
-
-    def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
-        if error is not None:
-            self._delivery.keep(failure(error, f"writing to {message.topic()}"))
+        own = producer_properties(properties, {"transactional.id": f"{group}-{slot}"})
+        self._producer = _made(Producer, {**own})
 
     def open(self) -> None:
         """Take over the slot: a predecessor's open transaction is aborted, itself fenced."""
         for attempt in patiently(Retriable):
             with attempt, _border("taking over the transactional id"):
-                self._producer.poll(0)  # lets the client say what keeps it from connecting
-                self._latch.check()
                 self._producer.init_transactions(CALL_S)
 
     def transact(
@@ -688,23 +691,15 @@ class Sink:
         same may be tried again; every other error is the end of this sink.
         """
         with _border("beginning a transaction"):
-            self._latch.check()
             self._producer.begin_transaction()
         try:
-            self._write(records)
+            with _border("writing"):
+                for record in records:
+                    _produce(self._producer, record)
             self._commit(positions, membership)
         except KafkaFailure:
             self._abort()
             raise
-
-    def _write(self, records: Iterable[OutRecord]) -> None:
-        with _border("writing"):
-            for record in records:
-                _produce(self._producer, record)
-            undelivered = self._producer.flush(self._flush_s)
-        self._delivery.check()
-        if undelivered:
-            raise Abortable(f"writing: {undelivered} records not delivered in {self._flush_s} s")
 
     def _commit(self, positions: Mapping[Partition, Committed], membership: Membership) -> None:
         offsets = [
@@ -725,7 +720,6 @@ class Sink:
                     self._producer.abort_transaction(CALL_S)
         except KafkaFailure as error:
             log.warning("could not abort", error=str(error))
-        self._delivery.clear()
 
 
 class Feed:
@@ -737,10 +731,8 @@ class Feed:
         self._latch = _Latch()
         self._topic = topic
         name = "consistent_random" if partitioner == "crc32" else "murmur2_random"
-        merged = producer_properties(properties, {"partitioner": name})
-        self._producer: Producer = _client(
-            Producer, merged | {"on_delivery": self._on_delivery}, self._latch
-        )
+        own = producer_properties(properties, {"partitioner": name})
+        self._producer = _made(Producer, {**own, "on_delivery": self._on_delivery})
 
     def _on_delivery(self, error: KafkaError | None, _: Message) -> None:
         if error is not None:

@@ -141,7 +141,7 @@ def test_page_tells_an_alert() -> None:
     text = " ".join(Parsed(page(story([alert(3)], [finding([alert(3)])]))).texts)
     for told in (
         *("payments_1h: 41 seen, 0–6 expected (61 %)", "203.0.113.1", "Mon 02 Mar 03:00:00"),
-        *("as expected in payments_1h, no alert", "review ip for 1 h", "e7-1 (shop-events/0/1)"),
+        *("no alert with payments_1h as expected", "review ip for 1 h", "e7-1 (shop-events/0/1)"),
         *("not enforceable: warming", "5.3", "named", "1 sent, 4 held back", "account acct-1"),
     ):
         assert told in text
@@ -222,8 +222,10 @@ def test_missed_attacks_are_admitted() -> None:
 def test_first_alert_may_come_before() -> None:
     """A card named while it was tested was named before it was used, and the page says so."""
     assert first_alert(finding([alert(6)])) == "after 1 h"
-    assert first_alert(finding([alert(3)])) == "2 h before"
-    assert "First alert 2 h before; 1 alert on ip" in page(story([], [finding([alert(3)])]))
+    assert first_alert(finding([alert(3)])) == "2 h before it began"
+    assert "First alert 2 h before it began; 1 alert on ip" in page(
+        story([], [finding([alert(3)])])
+    )
 
 
 def test_attacks_close_together_share_a_label() -> None:

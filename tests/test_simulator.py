@@ -2,6 +2,7 @@
 
 from collections import Counter
 from itertools import islice, pairwise
+from pathlib import Path
 
 import jsonschema
 import numpy as np
@@ -13,10 +14,15 @@ from numpy.random import PCG64, Generator
 
 from schemas.dead_letters import CODES
 from schemas.events import FIELDS, FIELDS_OF, TYPES, json_schema
+from schemas.records import Records
+from stream.config import load
+from stream.shard import build_shard
 from stream.simulator import MALFORMED, START_MS, Attack, Shop, lines, malformed
 from stream.simulator.visits import DAY_MS, EVENTS_PER_DAY
+from stream.stages.watch import RunInfo
 
 EVENTS = 60_000
+SHOP = Path(__file__).parents[1] / "deploy" / "configs" / "shop.toml"
 
 
 @pytest.fixture(scope="module")
@@ -157,3 +163,22 @@ def test_malformed_kinds(kind: str) -> None:
     assert MALFORMED[kind][1] in CODES
     one, two = (malformed(Generator(PCG64(4)), kind) for _ in range(2))
     assert one == two
+
+
+def test_malformed_records_become_their_dead_letters() -> None:
+    """The shop's own route gives every malformed record its code, and finds no fault in others."""
+    made = list(lines(Shop(6_000, 1), malformed_share=0.05))
+    shard = build_shard(load(SHOP), "shop", RunInfo("replay", "test", str))
+    records = Records(
+        topic="shop-events",
+        partition=0,
+        offset=np.arange(len(made)),
+        timestamp_ms=np.full(len(made), START_MS + DAY_MS),
+        values=[line.value for line in made],
+    )
+    letters = shard.route.process(records).dead_letters
+    codes = {
+        int(dict(one.headers)["eddy-offset"]): dict(one.headers)["eddy-code"] for one in letters
+    }
+    wanted = {at: line.code.encode() for at, line in enumerate(made) if line.code}
+    assert codes == wanted

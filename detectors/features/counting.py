@@ -87,8 +87,9 @@ KINDS: Final = (
         words=WORDS,
         reads=None,
         decays=True,
-        family="normal",
+        family="rate",
         side="high",
+        shift=1.0,
     ),
     Kind(
         name="sum",

@@ -31,8 +31,9 @@ Where `events.fresh` the row was given to a new entity and must be reset first. 
 the values, NaN where the feature says nothing.
 """
 
-Family = Literal["normal", "share", "range"]
-"""How a value is judged: "normal" in ln(value + shift); "share": 1 is an occurrence, 0 is not;
+Family = Literal["normal", "rate", "share", "range"]
+"""How a value is judged: "normal" in ln(value + shift); "rate": value - shift is a decayed count;
+"share": 1 is an occurrence, 0 is not;
 "range": only placed between `low` and `high` for the trees, without a tail of its own."""
 
 

@@ -111,8 +111,7 @@ KINDS: Final = (
         words=MEMORY + 2,
         reads="text",
         decays=True,
-        family="normal",
+        family="rate",
         side="high",
-        shift=1.0,
     ),
 )

@@ -13,21 +13,29 @@ The cohort's moments are decayed by count: σ², the mean squared step from an e
 times n/(n + 1); T, the variance around m₀ with weight 1/(1 + n) an event, so that busy entities
 do not speak for all. Then κ₀ = σ²/(T - σ²), a₀ = `PRIOR_SHAPE`, b₀ = a₀σ².
 
+A rate is gamma–Poisson. A decayed count c at a steady rate is shot noise with variance half its
+mean, so `PACE` c is nearly Poisson. With cohort mean M and variance V of c, θ ~ Gamma(α₀, β₀) has
+mean M and variance V - M/PACE; an entity with n values that sum to s has α = α₀ + PACE s, at most
+`SHAPE_MAX` (no rate is known better than that: it changes with the hour), and the same mean as
+its posterior, so that PACE c is negative binomial: P(C ≥ c) = I_x(PACE c, α), x = μ/(μ + α/PACE),
+I the regularised incomplete beta function (W. Press et al., "Numerical Recipes", 6.4).
+
 A share (novelty) is beta–binomial: P(1) = (s q + k)/(s + n), q the cohort's share, s =
 `PRIOR_EVENTS`; a 0 has p = 1, a 1 has p = P(1).
 
 Departures: the tail of t is taken by Wallace's normal approximation (D. L. Wallace, Ann. Math.
 Stat. 1959; here within 25 % of the exact tail down to 1e-4 for df ≥ 4, within a factor 2 at
-1e-6), since calibration follows.
+1e-6), and a rate's p above one half is a straight line to 1 at c = 0, since calibration follows.
 Learning is protected: a value with two-sided p below `WINSOR_P` is learned as the value that has
-just that p, a share's 1 as p/`WINSOR_P`.
+just that p, a share's 1 as p/`WINSOR_P`, a rate at most as one deviation above its mean: an
+attacker's first events are all there is of it, and each adds to the count.
 
 Values NaN are neither judged nor learned. p in (0, 1], small is surprising. Until the cohort has
 `COHORT_EVENTS_MIN` weight nothing is judged. Cost: about 60 ns a feature; 24 bytes a feature and
 entity, and 8 more an entity.
 """
 
-from math import erfc, exp, isnan, log, log1p, sqrt
+from math import erfc, exp, isnan, lgamma, log, log1p, sqrt
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -37,16 +45,22 @@ from detectors.entities import Admitted
 from detectors.kernels import kernel
 from schemas.columns import F64, I64
 
-NORMAL, SHARE, RANGE = range(3)
+NORMAL, SHARE, RANGE, RATE = range(4)
 HIGH, LOW, BOTH = range(3)
 
 PRIOR_SHAPE: Final = 2.0
 PRIOR_EVENTS: Final = 5.0
 COHORT_EVENTS_MIN: Final = 20.0
+VARIANCE_MIN: Final = 1e-3
+"""Of ln(value): steps of 3 % are no risk, however regular an entity is."""
 COHORT_MEMORY: Final = 20_000.0
+PACE: Final = 2.0
+SHAPE_MAX: Final = 10.0
+RATE_MIN: Final = 1e-4
 WINSOR_P: Final = 0.01
 WINSOR_Z: Final = 2.5758293035489004  # normal quantile of 1 - WINSOR_P/2
 EXPECTED_SHARE: Final = 0.98
+EXPECTED_SD: Final = 3.0  # of a rate, which is skewed
 EXPECTED_Z: Final = 2.3263478740408408  # normal quantile of (1 + EXPECTED_SHARE)/2
 LN2: Final = log(2.0)
 
@@ -58,7 +72,8 @@ class Judged(NamedTuple):
     """What the tails say; all float64[features, n], NaN where a feature says nothing.
 
     p: raw p-value. centre, spread: the predictive's location and half the width of its central
-    `EXPECTED_SHARE`, in y; for a share, the expected share and 0. place: the value's place in [0, 1] among its cohort, for the trees.
+    `EXPECTED_SHARE`, in y; of a rate, its mean and `EXPECTED_SD` deviations; of a share, itself
+    and 0. place: the value's place in [0, 1] among its cohort, for the trees.
     """
 
     p: F64
@@ -148,9 +163,84 @@ def judge(
                 out.place[j, i] = min(max((value - shape.low[j]) / span, 0.0), 1.0)
             elif shape.family[j] == SHARE:
                 _share(mine, cohort[j], n, s, value, learn, i, j, out)
+            elif shape.family[j] == RATE:
+                count = max(value - shape.shift[j], 0.0)
+                _rate(mine, cohort[j], n, s, count, learn, i, j, out)
             else:
                 y = log(value + shape.shift[j])
                 _normal(mine, cohort[j], n, s, y, shape.side[j], learn, i, j, out)
+
+
+@kernel
+def incomplete_beta(x: float, a: float, b: float) -> float:
+    """I_x(a, b), by Lentz's continued fraction; a, b > 0, x in [0, 1]."""
+    if x <= 0.0 or x >= 1.0:
+        return 0.0 if x <= 0.0 else 1.0
+    if x > (a + 1.0) / (a + b + 2.0):
+        return 1.0 - incomplete_beta(1.0 - x, b, a)
+    front = exp(lgamma(a + b) - lgamma(a) - lgamma(b) + a * log(x) + b * log1p(-x)) / a
+    c = 1.0
+    d = 1.0 / (1.0 - (a + b) * x / (a + 1.0))
+    fraction = d
+    for m in range(1, 200):
+        even = m * (b - m) * x / ((a + 2.0 * m - 1.0) * (a + 2.0 * m))
+        d = 1.0 / (1.0 + even * d)
+        c = 1.0 + even / c
+        fraction *= d * c
+        odd = -(a + m) * (a + b + m) * x / ((a + 2.0 * m) * (a + 2.0 * m + 1.0))
+        d = 1.0 / (1.0 + odd * d)
+        c = 1.0 + odd / c
+        fraction *= d * c
+        if abs(d * c - 1.0) < 1e-8:
+            break
+    return front * fraction
+
+
+@kernel
+def _rate(
+    mine: F64,
+    peers: F64,
+    n: float,
+    s: float,
+    count: float,
+    learn: bool,
+    i: int,
+    j: int,
+    out: Judged,
+) -> None:
+    """One decayed count after n that sum to s (both decayed)."""
+    learned = count
+    peer_mean = max(peers[MEAN], RATE_MIN)
+    if peers[MEAN_WEIGHT] >= COHORT_EVENTS_MIN:
+        over = max(peers[TOTAL_VARIANCE] - peer_mean / PACE, 0.01 * peer_mean * peer_mean)
+        shape = peer_mean * peer_mean / over
+        mean = (shape + PACE * s) / (shape / peer_mean + PACE * n)
+        shape = min(shape + PACE * s, SHAPE_MAX)
+        if count <= mean:
+            out.p[j, i] = 1.0 - 0.5 * count / mean
+        else:
+            x = mean / (mean + shape / PACE)
+            out.p[j, i] = max(min(incomplete_beta(x, PACE * count, shape), 0.5), P_MIN)
+        deviation = sqrt(mean / PACE + mean * mean / shape)
+        out.centre[j, i] = mean
+        out.spread[j, i] = EXPECTED_SD * deviation
+        out.place[j, i] = count / (count + peer_mean + 0.5)
+        learned = min(count, mean + deviation)
+    if learn:
+        weight = 1.0 / (1.0 + n)
+        _learn_peers(peers, weight, learned)
+        mine[0] = n + 1.0
+        mine[2] = s + learned
+
+
+@kernel
+def _learn_peers(peers: F64, weight: float, value: float) -> None:
+    """The cohort's mean and variance, decayed by count, with one more value."""
+    peers[MEAN_WEIGHT] = min(peers[MEAN_WEIGHT] + weight, COHORT_MEMORY)
+    share = weight / peers[MEAN_WEIGHT]
+    off = value - peers[MEAN]
+    peers[MEAN] += share * off
+    peers[TOTAL_VARIANCE] = (1.0 - share) * (peers[TOTAL_VARIANCE] + share * off * off)
 
 
 @kernel
@@ -200,13 +290,21 @@ def _normal(
     m0 = peers[MEAN]
     learned = y
     if peers[MEAN_WEIGHT] >= COHORT_EVENTS_MIN:
-        within = max(peers[WITHIN_VARIANCE], 1e-6)
-        total = max(peers[TOTAL_VARIANCE], 1e-6)
+        total = max(peers[TOTAL_VARIANCE], VARIANCE_MIN)
+        steps = peers[WITHIN_WEIGHT]
+        within = (steps * peers[WITHIN_VARIANCE] + COHORT_EVENTS_MIN * total) / (
+            steps + COHORT_EVENTS_MIN
+        )
+        within = max(within, VARIANCE_MIN)
         k0 = within / max(total - within, 0.01 * total)
         kappa = k0 + n
         mu = (k0 * m0 + n * m) / kappa
         a = PRIOR_SHAPE + 0.5 * n
-        b = PRIOR_SHAPE * within + 0.5 * s + 0.5 * k0 * n * (m - m0) * (m - m0) / kappa
+        b = (
+            PRIOR_SHAPE * within
+            + 0.5 * max(s, n * VARIANCE_MIN)
+            + 0.5 * k0 * n * (m - m0) * (m - m0) / kappa
+        )
         scale = sqrt(b * (kappa + 1.0) / (a * kappa))
         t = (y - mu) / scale
         z = normal_of_t(abs(t), 2.0 * a)
@@ -223,12 +321,7 @@ def _normal(
         step = (learned - m) * (learned - m) * n / (n + 1.0)
         peers[WITHIN_WEIGHT] = min(peers[WITHIN_WEIGHT] + 1.0, COHORT_MEMORY)
         peers[WITHIN_VARIANCE] += (step - peers[WITHIN_VARIANCE]) / peers[WITHIN_WEIGHT]
-    weight = 1.0 / (1.0 + n)
-    peers[MEAN_WEIGHT] = min(peers[MEAN_WEIGHT] + weight, COHORT_MEMORY)
-    share = weight / peers[MEAN_WEIGHT]
-    off = learned - m0
-    peers[MEAN] += share * off
-    peers[TOTAL_VARIANCE] = (1.0 - share) * (peers[TOTAL_VARIANCE] + share * off * off)
+    _learn_peers(peers, 1.0 / (1.0 + n), learned)
     mine[0] = n + 1.0
     gain = learned - m
     mine[1] = m + gain / (n + 1.0)

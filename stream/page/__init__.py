@@ -130,9 +130,11 @@ def duration(ms: float) -> str:
 
 
 def first_alert(finding: Finding) -> str:
-    """When the first alert of a found attack came: "after 8 s", or "1.5 h before" it began."""
+    """When the first alert of a found attack came: "after 8 s", or "1.5 h before it began"."""
     after_ms = finding.alerts[0].event_time_ms - finding.first_ms
-    return f"after {duration(after_ms)}" if after_ms >= 0 else f"{duration(-after_ms)} before"
+    return (
+        f"after {duration(after_ms)}" if after_ms >= 0 else f"{duration(-after_ms)} before it began"
+    )
 
 
 def moment(ms: int) -> str:
@@ -288,12 +290,10 @@ def _facts(alerts: Sequence[Alert], worst: Alert) -> Iterable[tuple[str, str]]:
         ),
     )
     yield (
-        "Without",
-        (
-            f"as expected in {', '.join(worst.counterfactual)}, no alert"
-            if worst.counterfactual
-            else "no three features alone explain the alert"
-        ),
+        "Counterfactual",
+        f"no alert with {', '.join(worst.counterfactual)} as expected"
+        if worst.counterfactual
+        else "no three features as expected would have prevented it",
     )
     yield "Rarity", f"p = {worst.p_value:.2g}, alert at {worst.threshold:.2g}, by {worst.detector}"
     suppressed = max(alert.suppressed for alert in alerts)

@@ -41,7 +41,7 @@
         gridcolor: line, zeroline: false, rangemode: "tozero", fixedrange: true,
         title: { text: narrow.matches ? "" : "events per " + data.bucket, standoff: 8 },
       },
-      legend: { orientation: "h", x: 0, y: -0.12, yanchor: "top", font: { size: 12 } },
+      legend: { orientation: "h", x: 0, y: narrow.matches ? -0.2 : -0.14, yanchor: "top", font: { size: 12 } },
       shapes: data.attacks.map((attack) => ({
         type: "rect", xref: "x", yref: "paper", y0: 0, y1: 1, layer: "below",
         x0: when(attack.from), x1: when(attack.to), fillcolor: bad, opacity: 0.22, line: { width: 1, color: bad },

@@ -36,6 +36,7 @@ WANTED = ["account", "amount", "currency"]
 def records(
     values: list[bytes], timestamp_ms: int = -1, headers: list[Headers] | None = None
 ) -> Records:
+    """Records of one partition."""
     size = len(values)
     return Records(
         "in", 0, np.arange(size), np.full(size, timestamp_ms, np.int64), list(values), headers
@@ -43,12 +44,14 @@ def records(
 
 
 def identity(wanted: list[str] = WANTED) -> Mapping:
+    """Eddy's own field names."""
     return compile_mapping("json", None, None, wanted)
 
 
 def run(
     values: list[bytes], mapping: Mapping | None = None, timestamp_ms: int = -1
 ) -> tuple[EventBatch, list[Fault]]:
+    """Decode and check."""
     batch = records(values, timestamp_ms)
     decoded = JsonCodec(mapping or identity()).decode(batch)
     return check(decoded, batch, 600_000)
@@ -57,6 +60,7 @@ def run(
 def one(
     event: dict[str, Any], fields: FieldsSpec, type_spec: TypeSpec = "transaction"
 ) -> EventBatch:
+    """The batch of one event that has no fault."""
     events, faults = run(
         [orjson.dumps(event)], compile_mapping("json", type_spec, fields, list(fields))
     )
@@ -65,6 +69,7 @@ def one(
 
 
 def changed(**fields: Any) -> bytes:
+    """The good event with some fields changed."""
     return json.dumps({**GOOD, **fields}).encode()
 
 
@@ -304,6 +309,7 @@ def test_cutting_a_batch_changes_nothing(values: list[bytes], cut: int) -> None:
 
 
 def column(events: EventBatch, name: str) -> list[Any]:
+    """A field of the events, floats by their bits."""
     if name in events.text:
         values: list[Any] = events.text[name].to_pylist()
         return values

@@ -1,0 +1,280 @@
+"""A configuration is right as a whole, or every mistake in it is named at once."""
+
+import tomllib
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from stream.config import (
+    Config,
+    fields_wanted,
+    fingerprint,
+    load,
+    parse,
+    refuse_indirect,
+    ways,
+)
+from stream.errors import ConfigError, UnsupportedWay
+
+ROOT = Path(__file__).resolve().parents[1]
+MINIMAL = """
+[inputs.shop]
+topic = "shop"
+
+[[monitors]]
+name = "account"
+entity = "account"
+inputs = ["shop"]
+
+[[monitors.features]]
+name = "events_1h"
+kind = "count"
+half_life = "1h"
+"""
+
+
+def document() -> dict[str, Any]:
+    """The minimal configuration, parsed."""
+    return tomllib.loads(MINIMAL)
+
+
+def problems(of: dict[str, Any], environment: dict[str, str] | None = None) -> list[str]:
+    """The lines that a document is refused with."""
+    with pytest.raises(ConfigError) as caught:
+        parse(of, environment or {})
+    return caught.value.problems
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    """The minimal document with one value changed; keys are joined by "/", lists by position."""
+    result = document()
+    at: Any = result
+    *outer, last = path.split("/")
+    for key in outer:
+        at = at[int(key)] if isinstance(at, list) else at.setdefault(key, {})
+    if isinstance(at, list) and int(last) == len(at):
+        at.append(value)
+    else:
+        at[int(last) if isinstance(at, list) else last] = value
+    return result
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "deploy" / "configs").glob("*.toml")), ids=str)
+def test_every_ready_configuration_is_right(path: Path) -> None:
+    """The configurations we ship load, and every monitor of theirs reads its topic directly."""
+    refuse_indirect(load(path))
+
+
+def test_a_minimal_configuration_has_every_default() -> None:
+    """What is not said has a default; what is said is kept."""
+    config = parse(document(), {})
+    assert config.group == "eddy"
+    assert config.monitors[0].capacity == 100_000
+    assert config == msgspec.convert(document(), Config)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "line"),
+    [
+        ("grup", "x", "grup: unknown key; nearest: group"),
+        ("mode", "dry", 'mode: got "dry"; expected one of live, shadow'),
+        ("kafka/x", [1], "kafka.x: got a value that is not shown here; expected a text,"),
+        ("group", "", 'group: got ""; expected a text of 1 to 249 characters'),
+        ("inputs/Shop", {"topic": "t"}, "inputs.Shop: got this as a name; expected a text, lower"),
+        ("inputs/shop/topic", "a b", 'inputs.shop.topic: got "a b"; expected a text, a topic'),
+        ("inputs/shop/type", "logn", 'inputs.shop.type: got "logn"; expected one of'),
+        ("inputs/shop/keyed_by", "account", "inputs.shop.partitioner: missing; expected murmur2"),
+        ("inputs/shop/partitioner", "crc32", "inputs.shop.keyed_by: missing; expected the field"),
+        (
+            "inputs/shop/fields",
+            {"event_id": "a", "account": "b"},
+            "inputs.shop.fields.time: missing",
+        ),
+        ("inputs/copy", {"topic": "shop"}, "inputs.copy.topic: shop is already inputs.shop.topic"),
+        (
+            "limits/time_ahead_max",
+            "5 minutes",
+            'limits.time_ahead_max: got "5 minutes"; expected a',
+        ),
+        (
+            "worker/http_port",
+            True,
+            "worker.http_port: got true; expected an integer ≥ 0 and ≤ 65_535",
+        ),
+        (
+            "worker/commit_interval",
+            "2min",
+            'worker.commit_interval: got "2min"; expected less than',
+        ),
+        ("monitors", [], "monitors: got a list of 0; expected a list with at least 1 item"),
+        ("monitors/0/entity", "acount", "monitors[0].entity: got acount; expected one of account"),
+        (
+            "monitors/0/inputs",
+            ["shp"],
+            "monitors[0].inputs[0]: no input is named shp; nearest: shop",
+        ),
+        ("monitors/0/inputs", ["shop", "shop"], "monitors[0].inputs[1]: shop is already inputs[0]"),
+        ("monitors/0/capacity", -3, "monitors[0].capacity: got -3; expected an integer ≥ 16"),
+        (
+            "monitors/0/policy",
+            {"p_maxx": 1e-4},
+            "monitors[0].policy.p_maxx: unknown key (value 0.0001); nearest: p_max",
+        ),
+        (
+            "monitors/0/policy",
+            {"p_max": 1.5},
+            "monitors[0].policy.p_max: got 1.5; expected a number > 0 and < 1",
+        ),
+        ("monitors/0/where", {"kin": "x"}, "monitors[0].where.kin: unknown field; nearest: kind"),
+        ("monitors/0/where", {"amount": "x"}, "monitors[0].where.amount: is a number"),
+        ("monitors/0/where", {"type": "x"}, "monitors[0].where.type: expected among transaction"),
+        (
+            "monitors/0/features/0/kind",
+            "cuont",
+            "monitors[0].features[0].kind: got cuont; expected",
+        ),
+        ("monitors/0/features/0/field", "amount", "monitors[0].features[0].field: count reads no"),
+        ("monitors/0/features/1", {"name": "x"}, "monitors[0].features[1].kind: missing"),
+        ("monitors/0/detectors", [{"kind": "tial"}], 'monitors[0].detectors[0].kind: got "tial"'),
+        (
+            "monitors/0/detectors",
+            [{"kind": "half_space_trees", "trees": 0}],
+            "monitors[0].detectors[0].trees: got 0; expected an integer ≥ 1 and ≤ 100",
+        ),
+        ("reveal", ["email"], "reveal[0]: got email; expected one of account"),
+    ],
+)
+def test_each_mistake_is_one_line_with_path_value_and_expectation(
+    path: str, value: Any, line: str
+) -> None:
+    """One mistake gives one line: where, what was got, what was expected, what is near."""
+    found = problems(changed(path, value))
+    assert len(found) == 1, found
+    assert found[0].startswith(line)
+
+
+def test_all_mistakes_are_named_at_once() -> None:
+    """Mistakes of shape do not hide mistakes of relation, nor each other."""
+    wrong = document()
+    monitor = wrong["monitors"][0]
+    monitor |= {"capacity": 1, "inputs": ["shp"], "entity": 5}
+    monitor["features"] += [{"name": "events_1h", "kind": "gap"}, {"name": "n", "kind": "sum"}, 7]
+    wrong["monitors"].append(deepcopy(monitor))
+    wrong["worker"] = {"port": 1}
+    got = {line.split(": ", 1)[0] for line in problems(wrong)}
+    own = {"capacity", "entity", "inputs[0]", "features[1].name", "features[3]"}
+    own |= {"features[2].field", "features[2].half_life"}
+    assert got == {
+        *(f"monitors[{i}].{where}" for i in (0, 1) for where in own),
+        "monitors[1].name",
+        "worker.port",
+    }
+
+
+def test_a_field_that_no_input_fills_is_named() -> None:
+    """A monitor must find its entity in every input, and each other field in at least one."""
+    two = document()
+    mapped = {"event_id": "i", "time": "t", "account": "a"}
+    two["inputs"]["shop"] |= {"type": "transaction", "fields": mapped}
+    two["inputs"]["site"] = {"topic": "site", "codec": "access_log"}
+    monitor = two["monitors"][0]
+    monitor["inputs"] = ["shop", "site"]
+    monitor["features"] += [
+        {"name": "paths", "kind": "novelty", "field": "path"},
+        {"name": "amount", "kind": "value", "field": "amount"},
+    ]
+    assert [line.split(": ")[0] for line in problems(two)] == [
+        "monitors[0].entity",
+        "monitors[0].features[2].field",
+    ]
+
+
+def test_the_environment_fills_texts_and_is_never_shown() -> None:
+    """A reference is replaced, one not set is a mistake, and values stay out of messages."""
+    right = changed("kafka/sasl.password", "${EDDY_PW}")
+    right["kafka"]["bootstrap.servers"] = "${HOST}:9092"
+    config = parse(right, {"EDDY_PW": "hunter2", "HOST": "kafka"})
+    assert config.kafka == {"sasl.password": "hunter2", "bootstrap.servers": "kafka:9092"}
+    assert len(problems(right, {"HOST": "k"})) == 1
+    wrong = right | {"pasword": "hunter2", "mode": "${EDDY_PW}", "reveal": "${EDDY_PW}"}
+    wrong["secret"] = ["hunter2"]
+    wrong["kafka"]["ssl.key.password"] = {"value": "hunter2"}
+    found = problems(wrong, {"EDDY_PW": "hunter2", "HOST": "k"})
+    assert len(found) == 5
+    assert "hunter2" not in "\n".join(found)
+
+
+def test_a_file_that_is_no_toml_is_a_configuration_error(tmp_path: Path) -> None:
+    """A missing, garbled or binary file is told like any other mistake."""
+    for name, content in {"garbled": b"a = [", "binary": b"\xff\xfe"}.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ConfigError, match=name):
+            load(tmp_path / name)
+    with pytest.raises(ConfigError, match="missing"):
+        load(tmp_path / "missing")
+
+
+def test_only_fields_that_are_read_are_wanted() -> None:
+    """Entities always, else what a monitor names, and what gives an amount or an hour its meaning."""
+    plain = parse(document(), {})
+    assert "amount" not in fields_wanted(plain, "shop")
+    assert {"account", "card", "ip"} <= set(fields_wanted(plain, "shop"))
+    reading = document()
+    monitor = reading["monitors"][0]
+    monitor["where"] = {"kind": "payment", "type": "transaction"}
+    monitor["features"] += [
+        {"name": "amount", "kind": "value", "field": "amount", "where": {"channel": "app"}},
+        {"name": "hour", "kind": "time_of_day"},
+    ]
+    wanted = set(fields_wanted(parse(reading, {}), "shop"))
+    assert wanted - set(fields_wanted(plain, "shop")) == {
+        *("kind", "channel", "amount", "currency", "utc_offset_min"),
+    }
+
+
+def test_a_monitor_reads_directly_only_where_one_log_holds_its_entity() -> None:
+    """One partition or a topic keyed by the entity is direct; all else is refused with ways out."""
+    assert ways(parse(document(), {}))[0].direct
+    keyed = document()
+    keyed["inputs"]["shop"] |= {"partitions": 4, "keyed_by": "account", "partitioner": "crc32"}
+    assert ways(parse(keyed, {}))[0].direct
+    other = deepcopy(keyed)
+    other["inputs"]["shop"]["keyed_by"] = "card"
+    unkeyed = changed("inputs/shop/partitions", 4)
+    several = document()
+    several["inputs"]["site"] = {"topic": "site"}
+    several["monitors"][0]["inputs"].append("site")
+    for indirect in (other, unkeyed, several):
+        config = parse(indirect, {})
+        way = ways(config)[0]
+        assert not way.direct
+        assert len(way.ways_out) == 2
+        with pytest.raises(UnsupportedWay, match="monitor account"):
+            refuse_indirect(config)
+
+
+def test_the_fingerprint_follows_what_steers_the_fold_and_nothing_else() -> None:
+    """Monitors, mapping, limits, secret and reveal change it; Kafka, outputs and worker do not."""
+    base = fingerprint(parse(document(), {}))
+    assert base == fingerprint(parse(document(), {}))
+    steering = [
+        changed("secret", "s"),
+        changed("reveal", ["account"]),
+        changed("limits/duplicate_window", 50),
+        changed("inputs/shop/type", "transaction"),
+        changed("monitors/0/capacity", 64),
+        changed("monitors/0/features/0/half_life", "2h"),
+    ]
+    digits = {fingerprint(parse(one, {})) for one in steering}
+    assert len(digits | {base}) == len(steering) + 1
+    idle = [
+        changed("group", "g"),
+        changed("mode", "shadow"),
+        changed("kafka/bootstrap.servers", "k"),
+        changed("outputs/alerts", "a"),
+        changed("worker/http_port", 1),
+    ]
+    assert {fingerprint(parse(one, {})) for one in idle} == {base}

@@ -1,0 +1,145 @@
+"""The border to Kafka: every error code has a class, no secret is shown, no guarantee is undone."""
+
+import pytest
+from confluent_kafka import KafkaError
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream.errors import Abortable, ConfigError, Fatal, Fenced, Retriable
+from stream.kafka import (
+    OWNED,
+    TABLE,
+    classify,
+    consumer_properties,
+    failure,
+    producer_properties,
+    property_problems,
+    shown,
+)
+
+CODES = {name: code for name, code in vars(KafkaError).items() if isinstance(code, int)}
+
+FATAL_BY_DEFAULT = {
+    # not errors, or of clients and calls that Eddy does not make
+    *("NO_ERROR", "UNKNOWN", "_APPLICATION", "_ASSIGN_PARTITIONS", "_REVOKE_PARTITIONS", "_NOOP"),
+    *("_PARTITION_EOF", "_NODE_UPDATE", "_KEY_SERIALIZATION", "_VALUE_SERIALIZATION", "_PARTIAL"),
+    *("_KEY_DESERIALIZATION", "_VALUE_DESERIALIZATION", "_UNDERFLOW", "_NO_OFFSET", "_OUTDATED"),
+    # bugs of ours or of the client
+    *("_FAIL", "_FATAL", "_STATE", "_INVALID_ARG", "_INVALID_TYPE", "_CONFLICT", "_INCONSISTENT"),
+    *("_NOENT", "_READ_ONLY", "_NOT_CONFIGURED", "_NOT_IMPLEMENTED", "_EXISTING_SUBSCRIPTION"),
+    *("_GAPLESS_GUARANTEE", "_INVALID_DIFFERENT_RECORD", "_UNKNOWN_BROKER", "_UNKNOWN_GROUP"),
+    *("_UNKNOWN_PROTOCOL", "_DESTROY", "_CRIT_SYS_RESOURCE", "_FS", "INVALID_TXN_STATE"),
+    *("DUPLICATE_SEQUENCE_NUMBER", "INVALID_REQUEST", "INVALID_REQUIRED_ACKS", "INVALID_GROUP_ID"),
+    *("INVALID_TIMESTAMP", "MEMBER_ID_REQUIRED", "OPERATION_NOT_ATTEMPTED", "UNSUPPORTED_ASSIGNOR"),
+    *("INVALID_REGULAR_EXPRESSION", "UNKNOWN_SUBSCRIPTION_ID", "SECURITY_DISABLED"),
+    *("GROUP_SUBSCRIBED_TO_TOPIC", "TELEMETRY_TOO_LARGE", "RESOURCE_NOT_FOUND"),
+    # of administration: topics, configuration, quotas, voters
+    *("TOPIC_ALREADY_EXISTS", "TOPIC_DELETION_DISABLED", "INVALID_PARTITIONS", "INVALID_CONFIG"),
+    *("INVALID_REPLICATION_FACTOR", "INVALID_REPLICA_ASSIGNMENT", "REASSIGNMENT_IN_PROGRESS"),
+    *("NO_REASSIGNMENT_IN_PROGRESS", "NON_EMPTY_GROUP", "GROUP_ID_NOT_FOUND", "ELECTION_NOT_NEEDED"),
+    *("FEATURE_UPDATE_FAILED", "INVALID_UPDATE_VERSION", "LOG_DIR_NOT_FOUND", "DUPLICATE_RESOURCE"),
+    *("UNACCEPTABLE_CREDENTIAL", "DUPLICATE_VOTER", "VOTER_NOT_FOUND", "INVALID_VOTER_KEY"),
+    *("INCONSISTENT_VOTER_SET", "INVALID_REGISTRATION", "UNKNOWN_CONTROLLER_ID"),
+    *("MISMATCHED_ENDPOINT_TYPE", "UNSUPPORTED_ENDPOINT_TYPE", "INVALID_PRINCIPAL_TYPE"),
+    *("PRINCIPAL_DESERIALIZATION_FAILURE", "STALE_BROKER_EPOCH", "STALE_CTRL_EPOCH"),
+    # of delegation tokens
+    *("DELEGATION_TOKEN_AUTHORIZATION_FAILED", "DELEGATION_TOKEN_AUTH_DISABLED"),
+    *("DELEGATION_TOKEN_EXPIRED", "DELEGATION_TOKEN_NOT_FOUND", "DELEGATION_TOKEN_OWNER_MISMATCH"),
+    "DELEGATION_TOKEN_REQUEST_NOT_ALLOWED",
+    # of share groups and Kafka Streams
+    *("INVALID_RECORD_STATE", "INVALID_SHARE_SESSION_EPOCH", "SHARE_SESSION_LIMIT_REACHED"),
+    *("SHARE_SESSION_NOT_FOUND", "FENCED_STATE_EPOCH", "STREAMS_INVALID_TOPOLOGY"),
+    *("STREAMS_INVALID_TOPOLOGY_EPOCH", "STREAMS_TOPOLOGY_FENCED"),
+}
+
+
+def test_every_code_is_in_the_table_or_fatal_on_purpose() -> None:
+    """A code that a new client brings must be looked at before it is taken for fatal."""
+    assert CODES.keys() - TABLE.keys() == FATAL_BY_DEFAULT & CODES.keys()
+    assert not FATAL_BY_DEFAULT & TABLE.keys()
+
+
+def test_table_names_only_codes_of_the_client() -> None:
+    """A misspelt code in the table would quietly be fatal."""
+    assert not TABLE.keys() - CODES.keys()
+
+
+@given(code=st.sampled_from(sorted(CODES.values())))
+def test_code_without_flags_has_the_class_of_its_row(code: int) -> None:
+    """Without flags the table decides, and what it does not know is fatal."""
+    error = KafkaError(code)
+    row = TABLE.get(error.name())
+    assert classify(error) is (row.kind if row else Fatal)
+
+
+@given(code=st.sampled_from(sorted(CODES.values())), fatal=st.booleans(), retriable=st.booleans())
+def test_flags_never_soften_what_no_retry_can_help(code: int, fatal: bool, retriable: bool) -> None:
+    """A fatal flag is never retried, and a code that the table calls fatal is so in any state."""
+    error = KafkaError(code, "", fatal=fatal, retriable=retriable, txn_requires_abort=True)
+    kind = classify(error)
+    if fatal:
+        assert kind in {Fatal, Fenced}
+    row = TABLE.get(error.name())
+    if row is not None and row.kind is Fatal:
+        assert kind is Fatal
+
+
+def test_client_may_say_more_than_the_code() -> None:
+    """The client's flags name a remedy for a code that is fatal by default."""
+    code = KafkaError.UNKNOWN
+    assert classify(KafkaError(code, "", retriable=True)) is Retriable
+    assert classify(KafkaError(code, "", txn_requires_abort=True)) is Abortable
+    assert classify(KafkaError(KafkaError._FENCED, "", fatal=True)) is Fenced
+
+
+def test_failure_says_what_was_done_why_and_what_to_do() -> None:
+    """A message names the attempt, the code, the cause and the action."""
+    error = failure(KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED, "no"), "committing")
+    assert isinstance(error, Fatal)
+    for part in ("committing", "GROUP_AUTHORIZATION_FAILED", "may not do this", "grant Read"):
+        assert part in error.message
+
+
+@pytest.mark.parametrize("name", sorted(OWNED))
+def test_property_that_guarantees_rest_on_may_not_be_set(name: str) -> None:
+    """Both clients refuse it, with the reason."""
+    for make in (
+        lambda given: consumer_properties(given, "group"),
+        lambda given: producer_properties(given, {}),
+    ):
+        with pytest.raises(ConfigError, match="may not be set") as refused:
+            make({name: "x", "client.id": "mine"})
+        assert refused.value.problems == [f"kafka.{name}: may not be set: {OWNED[name]}"]
+    assert len(property_problems({name: "x", "bootstrap.servers": "y"})) == 1
+
+
+def test_properties_of_the_user_win_over_defaults_and_reach_the_right_client() -> None:
+    """What only a producer knows stays away from the consumer, and the other way round."""
+    given_ = {
+        "bootstrap.servers": "b",
+        "linger.ms": 50,
+        "fetch.min.bytes": 10,
+        "group.instance.id": "i",
+        "transaction.timeout.ms": 9_000,
+    }
+    consumer = consumer_properties(given_, "g")
+    producer = producer_properties(given_, {"transactional.id": "g-1"})
+    assert (consumer["group.id"], consumer["isolation.level"]) == ("g", "read_committed")
+    assert (consumer["fetch.min.bytes"], consumer["group.instance.id"]) == (10, "i")
+    assert (producer["linger.ms"], producer["transaction.timeout.ms"]) == (50, 9_000)
+    assert (producer["transactional.id"], producer["enable.idempotence"]) == ("g-1", True)
+    assert not {"linger.ms", "transaction.timeout.ms"} & consumer.keys()
+    assert not {"fetch.min.bytes", "group.instance.id"} & producer.keys()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("sasl.password", "ssl.key.password", "ssl.key.pem", "ssl.keystore.password"),
+        *("sasl.oauthbearer.client.secret", "sasl.oauthbearer.config", "sasl.jaas.config"),
+        *("oauth.token", "SASL.PASSWORD", "aws.credentials"),
+    ],
+)
+def test_secrets_are_never_shown(name: str) -> None:
+    """A property that could be a secret, going by its name, is hidden; others are not."""
+    assert shown({name: "swordfish", "client.id": "me"}) == {name: "(hidden)", "client.id": "me"}

@@ -1,0 +1,279 @@
+"""A replay writes an alert file, a score for every event and counts that add up."""
+
+import gzip
+import tomllib
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from numpy.random import default_rng
+
+from schemas.alerts import json_schema
+from stream.config import Config, load, parse
+from stream.errors import InputError, UnsupportedWay
+from stream.replay import FILES, Summary, replay
+
+ROOT = Path(__file__).resolve().parents[1]
+START_MS = 1_772_409_600_000
+CONFIG = """
+reveal = ["account"]
+
+[inputs.shop]
+topic = "shop"
+type = "transaction"
+
+[inputs.site]
+topic = "site"
+codec = "access_log"
+
+[[monitors]]
+name = "account"
+entity = "account"
+inputs = ["shop"]
+where = { kind = "payment" }
+features = [
+  { name = "amount", kind = "value", field = "amount", side = "high" },
+  { name = "payments_1h", kind = "count", half_life = "1h" },
+]
+policy = { p_max = 1e-3, warm_up_events = 100 }
+
+[[monitors]]
+name = "ip"
+entity = "ip"
+inputs = ["site"]
+features = [{ name = "requests_1min", kind = "count", half_life = "1min" }]
+"""
+LINE = '10.0.0.{} - - [02/Mar/2026:00:{:02}:{:02} +0000] "GET / HTTP/1.1" 200 5 "-" "x"'
+
+
+def config(text: str = CONFIG) -> Config:
+    """A parsed configuration."""
+    return parse(tomllib.loads(text), {})
+
+
+def events(count: int = 3_000) -> list[dict[str, Any]]:
+    """Payments of twenty accounts, the last one of another kind altogether."""
+    rng = default_rng(7)
+    made = [
+        {
+            "event_id": f"e{i}",
+            "time": START_MS + i * 10_000,
+            "kind": "payment" if i % 5 else "refund",
+            "account": f"a{rng.integers(20)}",
+            "amount": round(float(rng.lognormal(3, 0.3)), 2),
+        }
+        for i in range(count)
+    ]
+    made[-1] |= {"kind": "payment", "account": "a3", "amount": 1e6}
+    return made
+
+
+def ndjson(path: Path, rows: list[dict[str, Any]], extra: tuple[bytes, ...] = ()) -> Path:
+    """A file with one event a line."""
+    path.write_bytes(b"\n".join([*map(orjson.dumps, rows), *extra]))
+    return path
+
+
+def run(inputs: list[tuple[str, Path]], out: Path, using: Config | None = None) -> Summary:
+    """Replay without telling progress."""
+    return replay(using or config(), inputs, out, lambda _records, _share: None)
+
+
+def scores(out: Path) -> pa.Table:
+    """The scores that a run wrote."""
+    return pq.read_table(out / "scores.parquet")
+
+
+def without_run(out: Path) -> list[dict[str, Any]]:
+    """The alerts that a run wrote, less what the log does not determine."""
+    lines = (out / "alerts.ndjson").read_bytes().splitlines()
+    return [{k: v for k, v in orjson.loads(line).items() if k != "run"} for line in lines]
+
+
+def test_every_event_has_a_score_and_every_count_adds_up(tmp_path: Path) -> None:
+    """Scores, alerts, dead letters and counters all speak of the same events."""
+    jsonschema = pytest.importorskip("jsonschema")
+    rows = events()
+    path = ndjson(tmp_path / "in", rows, (orjson.dumps(rows[0]), b"{", b"[]"))
+    out = tmp_path / "out"
+    summary = run([("shop", path)], out)
+    table = scores(out)
+    assert table.column_names == ["event_id", "event_time", "score", "score_account", "score_ip"]
+    assert table.column("event_id").to_pylist() == [row["event_id"] for row in rows]
+    assert table.schema.field("event_time").type == pa.timestamp("ms")
+    times = [
+        t.replace(tzinfo=UTC).timestamp() * 1000 for t in table.column("event_time").to_pylist()
+    ]
+    assert times == [row["time"] for row in rows]
+    refunds = [row["kind"] == "refund" for row in rows]
+    assert [score is None for score in table.column("score_account").to_pylist()] == refunds
+    assert table.column("score_ip").null_count == len(rows)
+    assert table.column("score").null_count == 0
+    combined = table.column("score").to_pylist()
+    silent = zip(combined, refunds, strict=True)
+    assert {value for value, refund in silent if refund} == {0.0}
+    assert combined.index(max(combined)) == len(rows) - 1
+    assert summary.inputs["shop"]["read"] == len(rows) + 3
+    assert summary.inputs["shop"]["duplicate"] == 1
+    assert summary.monitors["account"]["not_applicable"] == sum(refunds)
+    assert summary.adds_up == {"account": True, "ip": True}
+    assert (summary.events, summary.dead_letters) == (len(rows), 2)
+    assert summary.first_event_time == "2026-03-02T00:00:00.000Z"
+    alerts = [orjson.loads(line) for line in (out / "alerts.ndjson").read_bytes().splitlines()]
+    assert summary.alerts["account"] == len(alerts) > 0
+    assert alerts[-1]["entity"] == {"type": "account", "id": "a3", "pseudonym": False}
+    assert alerts[-1]["evidence"][0]["topic"] == "shop"
+    assert alerts[-1]["evidence"][0]["offset"] == len(rows) - 1
+    for alert in alerts:
+        jsonschema.validate(alert, json_schema())
+        assert (alert["run"]["mode"], alert["run"]["enforceable"]) == ("replay", False)
+    letters = [orjson.loads(x) for x in (out / "dead_letters.ndjson").read_bytes().splitlines()]
+    assert [letter["eddy-code"] for letter in letters] == ["malformed", "wrong_type"]
+    assert orjson.loads((out / "summary.json").read_bytes())["alerts"] == summary.alerts
+    assert sorted(entry.name for entry in out.iterdir()) == sorted(FILES)
+
+
+def test_formats_of_the_same_events_give_the_same_results(tmp_path: Path) -> None:
+    """Parquet, NDJSON and packed NDJSON lead to the same alerts and the same scores."""
+    rows = events(1_000)
+    plain = ndjson(tmp_path / "in", rows)
+    packed = tmp_path / "in.gz"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    columns = tmp_path / "in.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), columns)
+    outs = []
+    for path in (plain, packed, columns):
+        outs.append(tmp_path / f"out-{path.name}")
+        run([("shop", path)], outs[-1])
+    first, *others = outs
+    for other in others:
+        assert scores(other).equals(scores(first))
+        assert without_run(other) == without_run(first)
+
+
+def test_inputs_meet_by_event_time(tmp_path: Path) -> None:
+    """With several inputs, each monitor sees its own, and all events are scored in one file."""
+    shop = ndjson(tmp_path / "shop", events(600))
+    site = tmp_path / "site"
+    site.write_text("\n".join(LINE.format(i % 3, i // 60, i % 60) for i in range(600)))
+    summary = run([("site", site), ("shop", shop)], tmp_path / "out")
+    assert summary.events == 1_200
+    assert summary.monitors["ip"]["scored"] == 600
+    assert summary.adds_up == {"account": True, "ip": True}
+    table = scores(tmp_path / "out")
+    ids = table.column("event_id").to_pylist()
+    assert ids.count("site:0:0") == 1
+    assert table.column("score_ip").null_count == 600
+
+
+def test_partitions_change_where_state_lies_and_not_which_events_are_scored(tmp_path: Path) -> None:
+    """A topic keyed by account is replayed as one shard a partition, and still adds up."""
+    keyed = CONFIG.replace(
+        'topic = "shop"',
+        'topic = "shop"\npartitions = 4\nkeyed_by = "account"\npartitioner = "murmur2"',
+    )
+    shop = ndjson(tmp_path / "shop", events(1_000))
+    summary = run([("shop", shop)], tmp_path / "out", config(keyed))
+    assert (summary.events, summary.adds_up["account"]) == (1_000, True)
+    assert summary.monitors["account"]["entities"] == 20
+
+
+def test_a_replay_is_repeatable(tmp_path: Path) -> None:
+    """Two replays of the same file differ in nothing but the run; the second replaces the first."""
+    shop = ndjson(tmp_path / "shop", events(1_000))
+    run([("shop", shop)], tmp_path / "out")
+    table, alerts = scores(tmp_path / "out"), without_run(tmp_path / "out")
+    run([("shop", shop)], tmp_path / "out")
+    assert scores(tmp_path / "out").equals(table)
+    assert without_run(tmp_path / "out") == alerts
+
+
+def test_progress_is_told_to_its_end(tmp_path: Path) -> None:
+    """The callback hears growing numbers and, at last, that all was read."""
+    shop = ndjson(tmp_path / "shop", events(200))
+    heard: list[tuple[int, float]] = []
+    told = heard.append
+    replay(config(), [("shop", shop)], tmp_path / "out", lambda n, share: told((n, share)))
+    assert heard == sorted(heard)
+    assert heard[-1] == (200, 1.0)
+
+
+def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
+    """A folder with anything in it that no replay wrote is refused and stays as it was."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.txt").write_text("mine")
+    shop = ndjson(tmp_path / "shop", events(10))
+    with pytest.raises(InputError, match=r"thesis\.txt"):
+        run([("shop", shop)], out)
+    assert [entry.name for entry in out.iterdir()] == ["thesis.txt"]
+    with pytest.raises(InputError, match="is a file"):
+        run([("shop", shop)], shop)
+
+
+def test_a_failed_run_leaves_the_former_one_whole(tmp_path: Path) -> None:
+    """Files appear only when a run has succeeded; a failed one leaves neither parts nor halves."""
+    shop = ndjson(tmp_path / "shop", events(200))
+    out = tmp_path / "out"
+    run([("shop", shop)], out)
+    before = {entry.name: entry.read_bytes() for entry in out.iterdir()}
+    broken = tmp_path / "broken"
+    broken.write_bytes(gzip.compress(shop.read_bytes())[:-100])
+    with pytest.raises(InputError, match="broken"):
+        run([("shop", broken)], out)
+    assert {entry.name: entry.read_bytes() for entry in out.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([], "no input was given"),
+        (["shp"], "no input is named shp"),
+        (["shop", "shop"], "given twice"),
+    ],
+)
+def test_names_are_checked_against_the_configuration(
+    tmp_path: Path, names: list[str], message: str
+) -> None:
+    """Inputs that are unknown, doubled or missing are refused before anything is written."""
+    shop = ndjson(tmp_path / "shop", events(1))
+    with pytest.raises(InputError, match=message):
+        run([(name, shop) for name in names], tmp_path / "out")
+    with pytest.raises(InputError, match="no such file"):
+        run([("shop", tmp_path / "nowhere")], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_indirect_monitor_is_refused(tmp_path: Path) -> None:
+    """What live cannot run, replay does not pretend to."""
+    indirect = config(CONFIG.replace('topic = "shop"', 'topic = "shop"\npartitions = 4'))
+    shop = ndjson(tmp_path / "shop", events(1))
+    with pytest.raises(UnsupportedWay, match="4 partitions"):
+        run([("shop", shop)], tmp_path / "out", indirect)
+
+
+def test_a_real_access_log_end_to_end(shared_data: Path, tmp_path: Path) -> None:
+    """A real site's log becomes scores for every request, with the configuration we ship."""
+    log = shared_data / "traffic" / "access_may17_18.log"
+    using = load(ROOT / "deploy" / "configs" / "access-log.toml")
+    summary = run([("request", log)], tmp_path / "out", using)
+    assert summary.events == len(scores(tmp_path / "out")) == 4_525
+    assert summary.adds_up == {"ip": True}
+    assert summary.first_event_time is not None
+    assert datetime.fromisoformat(summary.first_event_time).year == 2015
+
+
+@pytest.mark.slow
+def test_the_handbook_end_to_end(shared_data: Path, tmp_path: Path) -> None:
+    """1.3 million payments are all scored by both monitors, with the configuration we ship."""
+    path = shared_data / "transactions" / "handbook.parquet"
+    using = load(ROOT / "deploy" / "configs" / "handbook.toml")
+    summary = run([("transaction", path)], tmp_path / "out", using)
+    table = scores(tmp_path / "out")
+    assert summary.events == len(table) == 1_303_778
+    assert summary.adds_up == {"card": True, "terminal": True}
+    assert table.column("score").null_count == 0

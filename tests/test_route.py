@@ -1,0 +1,171 @@
+"""route accounts for every record, whatever it holds and however its log is cut."""
+
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.random import default_rng
+
+from detectors.hashing import hash_text
+from schemas.dead_letters import DeadLetter
+from schemas.records import Headers, Records
+from stream.config import InputSpec, LimitsSpec
+from stream.simulator.malformed import MALFORMED, malformed
+from stream.stages.route import RecentIds, Route
+
+TIME_MS = 1_772_409_600_000
+KEY = (3, 5)
+LIMITS = LimitsSpec(record_bytes_max=2_000, duplicate_window=100)
+
+
+def event(number: int, **fields: Any) -> bytes:
+    """A payment as JSON."""
+    common = {"type": "transaction", "time": TIME_MS + number, "account": f"a{number % 7}"}
+    return orjson.dumps({"event_id": f"e{number}", **common, "amount": 1.5, **fields})
+
+
+def records(values: list[bytes | None], first: int = 0) -> Records:
+    """Records of one partition, with headers."""
+    size = len(values)
+    headers: list[Headers] = [[("source", b"shop"), ("none", None)]] * size
+    return Records(
+        "shop", 2, np.arange(first, first + size), np.full(size, TIME_MS, np.int64), values, headers
+    )
+
+
+def route() -> Route:
+    """A stage with small limits."""
+    return Route("shop", InputSpec(topic="shop"), LIMITS, ["account", "amount"], KEY)
+
+
+def header(letter: DeadLetter, name: str) -> bytes:
+    """One header's value."""
+    return dict(letter.headers)[name]
+
+
+@pytest.mark.parametrize("kind", sorted(MALFORMED))
+def test_every_kind_of_malformed_record_gets_its_code(kind: str) -> None:
+    """The simulator's ten kinds of mistakes become dead letters with the codes they stand for."""
+    bad = malformed(default_rng(1), kind)
+    stage = route()
+    routed = stage.process(records([event(1), bad, event(2)], first=40))
+    (letter,) = routed.dead_letters
+    assert header(letter, "eddy-code").decode() == MALFORMED[kind][1]
+    assert header(letter, "eddy-offset") == b"41"
+    assert header(letter, "original-source") == b"shop"
+    assert letter.value == bad
+    assert routed.events.offset.tolist() == [40, 42]
+    assert routed.events.sources == (("shop", 2),)
+    assert stage.counts()[f"dead_letter_{MALFORMED[kind][1]}"] == 1
+
+
+def test_every_record_is_counted_once() -> None:
+    """Read is the sum of passed, duplicate, tombstone and dead letters by their codes."""
+    stage = route()
+    values = [event(1), None, event(1), event(2, pad="x" * 3000), b"", event(3), event(3)]
+    routed = stage.process(records(values))
+    counts = {name: n for name, n in stage.counts().items() if n}
+    assert counts == {
+        "read": 7,
+        "passed": 2,
+        "duplicate": 2,
+        "tombstone": 1,
+        "dead_letter_too_large": 1,
+        "dead_letter_malformed": 1,
+    }
+    assert [header(letter, "eddy-offset") for letter in routed.dead_letters] == [b"3", b"4"]
+    assert (
+        header(routed.dead_letters[0], "eddy-payload-bytes") == str(len(values[3] or b"")).encode()
+    )
+
+
+def test_a_record_too_large_is_never_decoded() -> None:
+    """A record over its limit is refused by its size, whatever is in it."""
+    (letter,) = route().process(records([b"\xff" * 2_001])).dead_letters
+    assert header(letter, "eddy-code") == b"too_large"
+
+
+RECORDS = st.one_of(
+    st.integers(0, 12).map(event),
+    st.none(),
+    st.sampled_from([b"{", b"[]", event(1, amount="x"), event(5, pad="y" * 3000)]),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(RECORDS, max_size=40), st.integers(1, 9))
+def test_cutting_the_log_changes_nothing(values: list[bytes | None], cut: int) -> None:
+    """Events, dead letters, counters and state are those of one batch, however the log is cut."""
+    whole, parts = route(), route()
+    once = whole.process(records(values))
+    pieces = [
+        parts.process(records(values[i : i + cut], first=i)) for i in range(0, len(values), cut)
+    ]
+    assert once.events.offset.tolist() == [o for p in pieces for o in p.events.offset.tolist()]
+    assert once.dead_letters == [letter for p in pieces for letter in p.dead_letters]
+    assert whole.counts() == parts.counts()
+    for name, array in whole.save().items():
+        np.testing.assert_array_equal(array, parts.save()[name])
+
+
+def test_a_saved_stage_goes_on_elsewhere() -> None:
+    """A stage loaded from a saved state counts on, and knows the duplicates of the first."""
+    first, second = route(), route()
+    first.process(records([event(1), event(2)]))
+    state = first.save()
+    first.process(records([event(3)]))
+    second.load(state)
+    second.process(records([event(2), event(3)]))
+    assert (second.counts()["passed"], second.counts()["duplicate"]) == (3, 1)
+    assert (first.counts()["passed"], first.counts()["duplicate"]) == (3, 0)
+
+
+def test_rows_of_a_table_take_the_same_way() -> None:
+    """A columnar file's rows are counted and checked alike; a bad row's dead letter is its JSON."""
+    table = pa.table(
+        {
+            "event_id": ["e1", None, "e1"],
+            "type": ["transaction"] * 3,
+            "time": [TIME_MS] * 3,
+            "account": ["a", "b", "c"],
+        }
+    )
+    stage = route()
+    routed = stage.process(Records("shop", 0, np.arange(3), np.full(3, -1, np.int64), table))
+    (letter,) = routed.dead_letters
+    assert orjson.loads(letter.value) == table.slice(1, 1).to_pylist()[0]
+    assert routed.events.text["account"].to_pylist() == ["a"]
+    assert stage.counts()["duplicate"] == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 30), max_size=200), st.integers(2, 16))
+def test_recent_ids_are_known_for_half_a_window_and_forgotten_after_a_whole_one(
+    numbers: list[int], window: int
+) -> None:
+    """An id seen within the last half window is always known, beyond a whole one never."""
+    recent = RecentIds(window)
+    found = recent.seen(hash_text(pa.array([f"e{n}" for n in numbers], pa.string()), KEY))
+    entered: list[int] = []  # ids in the order in which they were taken for new
+    for number, known in zip(numbers, found.tolist(), strict=True):
+        half = max(1, window // 2)
+        if number in entered[len(entered) - (half - 1) :] and half > 1:
+            assert known
+        if number not in entered[-window:]:
+            assert not known
+        if not known:
+            entered.append(number)
+
+
+def test_the_memory_of_ids_does_not_grow() -> None:
+    """Many times a window of ids takes no more memory than the first ones."""
+    recent = RecentIds(1_000)
+    before = sum(array.nbytes for array in recent.save().values())
+    for start in range(0, 20_000, 500):
+        names = pa.array([f"e{n}" for n in range(start, start + 500)])
+        assert not recent.seen(hash_text(names, KEY)).any()
+    assert sum(array.nbytes for array in recent.save().values()) == before <= 64 * 1_024
