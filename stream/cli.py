@@ -88,6 +88,49 @@ def _stop_on_signal() -> Event:
 
 
 @app.command()
+def replay(
+    config: ConfigPath,
+    inputs: Annotated[
+        list[str],
+        typer.Option(
+            "--input",
+            metavar="NAME=PATH",
+            help="An input of the configuration and its file: Parquet, NDJSON or an access log, "
+            "plain, gzip or zstd. May be repeated.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for alerts, scores and summary.")],
+) -> None:
+    """Run recorded events through the stages that run live, and write every score; needs no Kafka.
+
+    Example: eddy replay handbook.toml --input transaction=handbook.parquet --out out/handbook
+    """
+    from rich.console import Console
+    from rich.progress import Progress, TimeElapsedColumn
+
+    from stream import replay as replaying
+    from stream.config import load
+
+    pairs = [_name_and_path(text) for text in inputs]
+    columns = (*Progress.get_default_columns(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("replay", total=1.0)
+
+        def show(records: int, share: float) -> None:
+            bar.update(task, completed=share, description=f"{records:,} records")
+
+        summary = replaying.replay(load(config), pairs, out, show)
+    typer.echo(f"{summary.events:,} events in {summary.seconds:.1f} s, results in {out}")
+
+
+def _name_and_path(text: str) -> tuple[str, Path]:
+    name, equals, path = text.partition("=")
+    if not (name and equals and path):
+        raise InputError(f'--input: got "{text}"; expected NAME=PATH')
+    return name, Path(path)
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the page and the alerts.")] = Path(
         "out/demo"

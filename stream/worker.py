@@ -20,8 +20,8 @@ from detectors.spec import seconds
 from schemas.alerts import alert_record
 from schemas.records import Records
 from stream import health, metrics
-from stream.config import Config, ways
-from stream.errors import Abortable, ConfigError, ForeignOffset, RetentionGap, UnsupportedWay
+from stream.config import Config, refuse_indirect
+from stream.errors import Abortable, ConfigError, ForeignOffset, RetentionGap
 from stream.health import Pulse
 from stream.kafka import Committed, OutRecord, Partition, Sink, Source, patiently, shown
 from stream.metrics import Board
@@ -329,17 +329,6 @@ def run_worker(config: Config, slot: str, run: RunInfo, stop: Event) -> None:
         sink.open()
         Worker(config, source, sink, run, board, pulse).run(stop)
     log.info("stopped")
-
-
-def refuse_indirect(config: Config) -> None:
-    """Raise UnsupportedWay if a monitor cannot read its topic directly."""
-    lines = [
-        f"monitor {way.monitor}: {way.reason}; either " + ", or ".join(way.ways_out)
-        for way in ways(config)
-        if not way.direct
-    ]
-    if lines:
-        raise UnsupportedWay("\n".join(lines))
 
 
 def check_topics(config: Config, source: Source) -> None:

@@ -36,7 +36,12 @@ FATAL_BY_DEFAULT = {
     # of administration: topics, configuration, quotas, voters
     *("TOPIC_ALREADY_EXISTS", "TOPIC_DELETION_DISABLED", "INVALID_PARTITIONS", "INVALID_CONFIG"),
     *("INVALID_REPLICATION_FACTOR", "INVALID_REPLICA_ASSIGNMENT", "REASSIGNMENT_IN_PROGRESS"),
-    *("NO_REASSIGNMENT_IN_PROGRESS", "NON_EMPTY_GROUP", "GROUP_ID_NOT_FOUND", "ELECTION_NOT_NEEDED"),
+    *(
+        "NO_REASSIGNMENT_IN_PROGRESS",
+        "NON_EMPTY_GROUP",
+        "GROUP_ID_NOT_FOUND",
+        "ELECTION_NOT_NEEDED",
+    ),
     *("FEATURE_UPDATE_FAILED", "INVALID_UPDATE_VERSION", "LOG_DIR_NOT_FOUND", "DUPLICATE_RESOURCE"),
     *("UNACCEPTABLE_CREDENTIAL", "DUPLICATE_VOTER", "VOTER_NOT_FOUND", "INVALID_VOTER_KEY"),
     *("INCONSISTENT_VOTER_SET", "INVALID_REGISTRATION", "UNKNOWN_CONTROLLER_ID"),
@@ -103,19 +108,17 @@ def test_failure_says_what_was_done_why_and_what_to_do() -> None:
 @pytest.mark.parametrize("name", sorted(OWNED))
 def test_property_that_guarantees_rest_on_may_not_be_set(name: str) -> None:
     """Both clients refuse it, with the reason."""
-    for make in (
-        lambda given: consumer_properties(given, "group"),
-        lambda given: producer_properties(given, {}),
-    ):
+    own: dict[str, str | int | float | bool] = {name: "x", "client.id": "mine"}
+    for client in ("consumer", "producer"):
         with pytest.raises(ConfigError, match="may not be set") as refused:
-            make({name: "x", "client.id": "mine"})
+            consumer_properties(own, "g") if client == "consumer" else producer_properties(own, {})
         assert refused.value.problems == [f"kafka.{name}: may not be set: {OWNED[name]}"]
     assert len(property_problems({name: "x", "bootstrap.servers": "y"})) == 1
 
 
 def test_properties_of_the_user_win_over_defaults_and_reach_the_right_client() -> None:
     """What only a producer knows stays away from the consumer, and the other way round."""
-    given_ = {
+    given_: dict[str, str | int | float | bool] = {
         "bootstrap.servers": "b",
         "linger.ms": 50,
         "fetch.min.bytes": 10,

@@ -12,10 +12,10 @@ features: to the child of larger mass. In its first window an entity has no scor
 NaN. As in River, everything is learned; a dense burst becomes normal after a window.
 Cost: about 1 µs an event for 10 x 8.
 
-Explanation: at events in the top hundredth of tree surprise, or where a tail is surprised, each
-split on the path is credited ln((parent + 1)/(child + 1)) to its feature, and the trees are scored
+Explanation: at events whose surprise, the trees' or one feature's, is among the `EXPLAIN_SHARE`
+largest, each split on the path is credited ln((parent + 1)/(child + 1)) to its feature, and the trees are scored
 again with the one, two and three most surprising features set to expected, that is, walked to the
-heavier child.
+child that more of the last window's events went to.
 """
 
 from math import isnan, log
@@ -31,9 +31,8 @@ from detectors.spec import TreesSpec
 from detectors.state import Arrays, load, saved
 from schemas.columns import F64, I32, I64, U16, Bools
 
-EXPLAIN_TAIL_P: Final = 0.01
-EXPLAIN_SHARE: Final = 0.01
-LEVEL_STEP: Final = 0.02
+EXPLAIN_SHARE: Final = 0.002
+LEVEL_STEP: Final = 0.05
 COUNTERFACTUAL_MAX: Final = 3
 MASS_MIN: Final = 1e-12
 """1 - s at least: a score of exactly 1 (a place no mass ever reached) has surprise 27.6."""
@@ -59,14 +58,15 @@ class Trees(NamedTuple):
 
     feature: I64
     threshold: F64
+    height: int
     window: int
     min_events: int
 
 
 class Masses(NamedTuple):
     """mass: uint16[slots, trees, nodes, 2], of the last window and of the recent one. learned:
-    events a slot has learned. slot_of: a row's slot, -1 none. free: slots given back. level: the
-    surprise that a hundredth of the events exceeds."""
+    events a slot has learned. slot_of: a row's slot, -1 none. free: slots given back. level: for
+    each feature, and last the trees, the surprise that `EXPLAIN_SHARE` of the events exceed."""
 
     mass: U16
     learned: I64
@@ -94,7 +94,7 @@ def structure(spec: TreesSpec, features: int) -> Trees:
             feature[t, i] = node.feature
             threshold[t, i] = node.threshold
             stack += [(node.children[0], 2 * i + 1), (node.children[1], 2 * i + 2)]
-    return Trees(feature, threshold, spec.window, spec.min_events)
+    return Trees(feature, threshold, spec.height, spec.window, spec.min_events)
 
 
 class HalfSpaceTrees:
@@ -110,7 +110,7 @@ class HalfSpaceTrees:
             slot_of=np.full(capacity, -1, np.int32),
             free=np.zeros(slots, np.int32),
             marks=np.zeros(2, np.int64),
-            level=np.zeros(1),
+            level=np.ones(features + 1),
         )
 
     def process(self, events: Admitted, place: F64, tail_p: F64) -> Isolated:
@@ -137,58 +137,69 @@ class HalfSpaceTrees:
 
 
 @kernel
-def _walk_score(
-    trees: Trees, t: int, mass: U16, place: F64, expected: Bools, size_limit: float
-) -> float:
-    """One tree's Σ r·2^depth; features set in `expected` go to the child of larger last mass."""
-    nodes = trees.feature.shape[1]
-    node = 0
-    depth_pow = 1
-    score = 0.0
-    while 2 * node + 2 < nodes:
-        r = mass[t, node, LAST]
-        score += r * depth_pow
-        if r < size_limit:
-            return float(score)
-        left = 2 * node + 1
-        f = trees.feature[t, node]
-        if expected[f]:
-            node = left + 1 if mass[t, left, LAST] < mass[t, left + 1, LAST] else left
-        elif isnan(place[f]):
-            node = left + 1 if mass[t, left, RECENT] < mass[t, left + 1, RECENT] else left
-        else:
-            node = left if place[f] < trees.threshold[t, node] else left + 1
-        depth_pow <<= 1
-    return float(score + mass[t, node, LAST] * depth_pow)
-
-
-@kernel
-def _score(trees: Trees, mass: U16, place: F64, expected: Bools) -> float:
-    """River's score in [0, 1]: the same sums in the same order."""
-    count, nodes = trees.feature.shape
-    score = 0.0
-    for t in range(count):
-        score += _walk_score(trees, t, mass, place, expected, 0.1 * trees.window)
-    return float(1.0 - score / (count * trees.window * nodes))
-
-
-@kernel
-def _learn(trees: Trees, mass: U16, place: F64) -> None:
-    """River's learn_one for every tree: one more on each node of the path."""
-    count, nodes = trees.feature.shape
+def _walk(trees: Trees, mass: U16, place: F64, path: I64) -> None:
+    """The nodes that the event passes, root to leaf. path: int64[trees, height + 1]."""
+    count, depths = path.shape
     for t in range(count):
         node = 0
-        while True:
-            mass[t, node, RECENT] += 1
+        path[t, 0] = 0
+        for depth in range(1, depths):
             left = 2 * node + 1
-            if left >= nodes:
-                break
             value = place[trees.feature[t, node]]
             if isnan(value):
                 lighter_left = mass[t, left, RECENT] < mass[t, left + 1, RECENT]
                 node = left + 1 if lighter_left else left
             else:
                 node = left if value < trees.threshold[t, node] else left + 1
+            path[t, depth] = node
+
+
+@kernel
+def _walk_expecting(
+    trees: Trees, mass: U16, path: I64, expected: Bools, other_path: I64, place: F64
+) -> None:
+    """As `_walk`, but splits on `expected` features go to the child of larger last mass."""
+    count, depths = path.shape
+    for t in range(count):
+        for depth in range(1, depths):
+            node = other_path[t, depth - 1]
+            left = 2 * node + 1
+            f = trees.feature[t, node]
+            if expected[f]:
+                lighter_left = mass[t, left, LAST] < mass[t, left + 1, LAST]
+                other_path[t, depth] = left + 1 if lighter_left else left
+            elif node == path[t, depth - 1]:
+                other_path[t, depth] = path[t, depth]
+            else:
+                is_left = place[f] < trees.threshold[t, node]
+                other_path[t, depth] = left if is_left else left + 1
+
+
+@kernel
+def _score(trees: Trees, mass: U16, path: I64) -> float:
+    """River's score in [0, 1]: the same sums in the same order."""
+    count, depths = path.shape
+    size_limit = 0.1 * trees.window
+    score = 0.0
+    for t in range(count):
+        depth_pow = 1
+        of_tree = 0.0
+        for depth in range(depths):
+            r = mass[t, path[t, depth], LAST]
+            of_tree += r * depth_pow
+            if r < size_limit:
+                break
+            depth_pow <<= 1
+        score += of_tree
+    return float(1.0 - score / (count * trees.window * trees.feature.shape[1]))
+
+
+@kernel
+def _learn(mass: U16, path: I64) -> None:
+    """River's learn_one: one more on each node of each path."""
+    for t in range(path.shape[0]):
+        for depth in range(path.shape[1]):
+            mass[t, path[t, depth], RECENT] += 1
 
 
 @kernel
@@ -201,21 +212,17 @@ def _turn_window(mass: U16) -> None:
 
 
 @kernel
-def _credit(trees: Trees, mass: U16, place: F64, credit: F64) -> None:
+def _credit(trees: Trees, mass: U16, place: F64, path: I64, credit: F64) -> None:
     """Credit each split on the paths to its feature by how much mass it left behind."""
-    count, nodes = trees.feature.shape
     credit[:] = 0.0
-    for t in range(count):
-        node = 0
-        while 2 * node + 2 < nodes and mass[t, node, LAST] > 0:
-            f = trees.feature[t, node]
-            if isnan(place[f]):
+    for t in range(path.shape[0]):
+        for depth in range(path.shape[1] - 1):
+            here = mass[t, path[t, depth], LAST]
+            f = trees.feature[t, path[t, depth]]
+            if here == 0 or isnan(place[f]):
                 break
-            left = 2 * node + 1
-            child = left if place[f] < trees.threshold[t, node] else left + 1
-            gain = log((mass[t, node, LAST] + 1.0) / (mass[t, child, LAST] + 1.0))
+            gain = log((here + 1.0) / (mass[t, path[t, depth + 1], LAST] + 1.0))
             credit[f] += max(gain, 0.0)
-            node = child
     total = credit.sum()
     if total > 0.0:
         credit /= total
@@ -256,17 +263,28 @@ def _give_back(masses: Masses, row: int) -> None:
 
 
 @kernel
+def _is_rare(surprise: float, level: F64, detector: int) -> bool:
+    """Whether it is among the detector's `EXPLAIN_SHARE` largest; follows that quantile by steps:
+    up by 1 - share of a step when above it, down by share of one when below."""
+    rare = bool(surprise > level[detector])
+    level[detector] *= 1.0 + LEVEL_STEP * ((1.0 if rare else 0.0) - EXPLAIN_SHARE)
+    return rare
+
+
+@kernel
 def _explain(
-    trees: Trees, mass: U16, place: F64, tail_p: F64, i: int, expected: Bools, out: Isolated
+    trees: Trees, mass: U16, place: F64, path: I64, tail_p: F64, i: int, out: Isolated
 ) -> None:
     """Credit the path; then score again with the most surprising features at expected."""
     credit = out.path_share[:, i]
-    _credit(trees, mass, place, credit)
+    _credit(trees, mass, place, path, credit)
     weight = np.empty(len(place))
     for j in range(len(place)):
         weight[j] = out.surprise[i] * credit[j]
         if not isnan(tail_p[j, i]):
             weight[j] -= log(max(tail_p[j, i], P_MIN))
+    expected = np.zeros(len(place), np.bool_)
+    other_path = np.zeros_like(path)
     for k in range(min(COUNTERFACTUAL_MAX, len(place))):
         best = np.argmax(weight)
         if weight[best] <= 0.0:
@@ -274,8 +292,8 @@ def _explain(
         weight[best] = -1.0
         expected[best] = True
         out.order[k, i] = best
-        out.without[k, i] = _surprise(_score(trees, mass, place, expected))
-    expected[:] = False
+        _walk_expecting(trees, mass, path, expected, other_path, place)
+        out.without[k, i] = _surprise(_score(trees, mass, other_path))
 
 
 @kernel
@@ -284,8 +302,7 @@ def _process(
 ) -> None:
     features = place.shape[0]
     here = np.empty(features)
-    expected = np.zeros(features, np.bool_)
-    level = masses.level
+    path = np.empty((len(trees.feature), trees.height + 1), np.int64)
     for i in range(len(events.row)):
         if events.fresh[i]:
             _give_back(masses, events.row[i])
@@ -293,21 +310,19 @@ def _process(
         if slot < 0:
             continue
         mass = masses.mass[slot]
-        least_p = 1.0
+        rare = False
         for j in range(features):
             here[j] = place[j, i]
-            if tail_p[j, i] < least_p:  # noqa: PLR1730  # min() would take up a NaN
-                least_p = tail_p[j, i]
+            if not isnan(tail_p[j, i]):
+                rare |= _is_rare(-log(max(tail_p[j, i], P_MIN)), masses.level, j)
+        _walk(trees, mass, here, path)
         if masses.learned[slot] >= trees.window:
-            out.score[i] = _score(trees, mass, here, expected)
+            out.score[i] = _score(trees, mass, path)
             out.surprise[i] = _surprise(out.score[i])
-            rare = out.surprise[i] > level[0]
-            # A quantile followed by steps: up by 1 - q when above it, down by q when below.
-            level[0] += LEVEL_STEP * ((1.0 if rare else 0.0) - EXPLAIN_SHARE)
-            if rare or least_p < EXPLAIN_TAIL_P:
-                _explain(trees, mass, here, tail_p, i, expected, out)
+            if _is_rare(out.surprise[i], masses.level, features) or rare:
+                _explain(trees, mass, here, path, tail_p, i, out)
         if events.learn[i]:
-            _learn(trees, mass, here)
+            _learn(mass, path)
             masses.learned[slot] += 1
             if masses.learned[slot] % trees.window == 0:
                 _turn_window(mass)

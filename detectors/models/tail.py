@@ -28,7 +28,11 @@ Stat. 1959; here within 25 % of the exact tail down to 1e-4 for df ≥ 4, within
 1e-6), and a rate's p above one half is a straight line to 1 at c = 0, since calibration follows.
 Learning is protected: a value with two-sided p below `WINSOR_P` is learned as the value that has
 just that p, a share's 1 as p/`WINSOR_P`, a rate at most as one deviation above its mean: an
-attacker's first events are all there is of it, and each adds to the count.
+attacker's first events are all there is of it, and each adds to the count. The cohort, in which one
+entity weighs little, learns a rate up to `COHORT_SD` of its own deviations above its mean.
+
+An entity remembers about `MEMORY_EVENTS` events, fewer where `half_life` of its own time decays
+them: enough to know its spread within a tenth, few enough to follow an honest change of habit.
 
 Values NaN are neither judged nor learned. p in (0, 1], small is surprising. Until the cohort has
 `COHORT_EVENTS_MIN` weight nothing is judged. Cost: about 60 ns a feature; 24 bytes a feature and
@@ -51,6 +55,8 @@ HIGH, LOW, BOTH = range(3)
 PRIOR_SHAPE: Final = 2.0
 PRIOR_EVENTS: Final = 5.0
 COHORT_EVENTS_MIN: Final = 20.0
+COHORT_SD: Final = 5.0
+MEMORY_EVENTS: Final = 100.0
 VARIANCE_MIN: Final = 1e-3
 """Of ln(value): steps of 3 % are no risk, however regular an entity is."""
 COHORT_MEMORY: Final = 20_000.0
@@ -227,10 +233,11 @@ def _rate(
         out.place[j, i] = count / (count + peer_mean + 0.5)
         learned = min(count, mean + deviation)
     if learn:
-        weight = 1.0 / (1.0 + n)
-        _learn_peers(peers, weight, learned)
-        mine[0] = n + 1.0
-        mine[2] = s + learned
+        usual = peer_mean + COHORT_SD * sqrt(max(peers[TOTAL_VARIANCE], peer_mean)) + 1.0
+        _learn_peers(peers, 1.0 / (1.0 + n), min(count, usual))
+        keep = min(1.0, MEMORY_EVENTS / (n + 1.0))
+        mine[0] = keep * (n + 1.0)
+        mine[2] = keep * (s + learned)
 
 
 @kernel
@@ -268,8 +275,9 @@ def _share(
         weight = 1.0 / (1.0 + n)
         peers[MEAN_WEIGHT] = min(peers[MEAN_WEIGHT] + weight, COHORT_MEMORY)
         peers[SHARE_RATE] += weight / peers[MEAN_WEIGHT] * (learned - peers[SHARE_RATE])
-        mine[0] = n + 1.0
-        mine[2] = s + learned
+        keep = min(1.0, MEMORY_EVENTS / (n + 1.0))
+        mine[0] = keep * (n + 1.0)
+        mine[2] = keep * (s + learned)
 
 
 @kernel
@@ -322,7 +330,8 @@ def _normal(
         peers[WITHIN_WEIGHT] = min(peers[WITHIN_WEIGHT] + 1.0, COHORT_MEMORY)
         peers[WITHIN_VARIANCE] += (step - peers[WITHIN_VARIANCE]) / peers[WITHIN_WEIGHT]
     _learn_peers(peers, 1.0 / (1.0 + n), learned)
-    mine[0] = n + 1.0
     gain = learned - m
+    keep = min(1.0, MEMORY_EVENTS / (n + 1.0))
+    mine[0] = keep * (n + 1.0)
     mine[1] = m + gain / (n + 1.0)
-    mine[2] = s + gain * gain * n / (n + 1.0)
+    mine[2] = keep * (s + gain * gain * n / (n + 1.0))

@@ -1,0 +1,152 @@
+"""The command line as a user meets it: help, messages, exit codes, and what a command leaves."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import orjson
+import pytest
+
+from stream.cli import app, shop_config
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def eddy(*arguments: str, code: int = 0) -> str:
+    """What the command said; fails unless it ends with that exit code."""
+    done = subprocess.run(
+        [sys.executable, "-m", "stream.cli", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_help_is_quick() -> None:
+    """Nothing heavy is imported before a command needs it."""
+    started = time.perf_counter()
+    said = eddy("--help")
+    assert time.perf_counter() - started < 2, "0.2 s on an idle machine"
+    for command in ("run", "replay", "demo", "simulate", "config", "version"):
+        assert command in said
+
+
+def test_every_command_shows_an_example() -> None:
+    """Each command's help ends with a line that can be copied."""
+    groups = [(app, "eddy")] + [
+        (group.typer_instance, f"eddy {group.name}")
+        for group in app.registered_groups
+        if group.typer_instance is not None
+    ]
+    commands = [(one, name) for group, name in groups for one in group.registered_commands]
+    assert len(commands) > 5
+    for command, group_name in commands:
+        assert command.callback is not None
+        text = command.callback.__doc__ or ""
+        name = command.name or command.callback.__name__
+        assert "Example: " in text
+        assert f"{group_name} {name}" in text
+
+
+def test_config_check_names_every_mistake_at_once(tmp_path: Path) -> None:
+    """Each mistake is a line with its path; the exit code is 2, and there is no traceback."""
+    path = tmp_path / "wrong.toml"
+    text = shop_config().read_text()
+    path.write_text(
+        text.replace('group = "eddy-shop"', 'gruop = "eddy-shop"').replace(
+            "capacity = 50_000", "capacity = -1"
+        )
+    )
+    said = eddy("config", "check", str(path), code=2)
+    assert "gruop" in said
+    assert said.count("capacity") >= 3
+    assert "eddy config check FILE" in said
+    assert "Traceback" not in said
+
+
+def test_config_check_says_which_way_each_monitor_takes(tmp_path: Path) -> None:
+    """A right configuration: one line a monitor, with the reason, and the ways out if need be."""
+    said = eddy("config", "check", str(shop_config()))
+    assert "monitor card: direct: its topic has one partition" in said
+    path = tmp_path / "wide.toml"
+    path.write_text(shop_config().read_text().replace("partitions = 1", "partitions = 4"))
+    said = eddy("config", "check", str(path))
+    assert "monitor card: over an internal topic" in said
+    assert "  either " in said
+
+
+def test_property_that_eddy_owns_is_a_mistake(tmp_path: Path) -> None:
+    """The check finds it without a broker, and says why it may not be set."""
+    path = tmp_path / "owned.toml"
+    text = shop_config().read_text()
+    path.write_text(text.replace("[kafka]", '[kafka]\n"enable.auto.commit" = true'))
+    said = eddy("config", "check", str(path), code=2)
+    assert "kafka.enable.auto.commit: may not be set: offsets travel" in said
+
+
+def test_monitor_without_a_direct_way_stops_the_start(tmp_path: Path) -> None:
+    """Refused before anything connects, with the reason and the ways out."""
+    path = tmp_path / "wide.toml"
+    path.write_text(shop_config().read_text().replace("partitions = 1", "partitions = 4"))
+    said = eddy("run", str(path), code=2)
+    assert "monitor card: it watches card" in said
+    assert "either" in said
+
+
+def test_simulated_file_is_the_same_for_the_same_seed(tmp_path: Path) -> None:
+    """Same seed, same bytes; malformed records come on top."""
+    for name, seed in (("a", "3"), ("b", "3"), ("c", "4")):
+        to = ["--to", str(tmp_path / name), "--events", "500", "--seed", seed]
+        eddy("simulate", str(shop_config()), *to, "--malformed", "0.05")
+    one, same, other = ((tmp_path / name).read_bytes() for name in "abc")
+    assert one == same != other
+    assert len(one.splitlines()) > 500
+
+
+def test_rate_is_kept(tmp_path: Path) -> None:
+    """A rate makes the stream take its time."""
+    started = time.perf_counter()
+    to = ["--to", str(tmp_path / "slow"), "--events", "100", "--rate", "100"]
+    eddy("simulate", str(shop_config()), *to)
+    assert time.perf_counter() - started > 0.95
+
+
+def test_simulate_then_replay(tmp_path: Path) -> None:
+    """What the simulator writes, replay reads: every event has a score, all counts add up."""
+    to, out = tmp_path / "shop.ndjson", tmp_path / "out"
+    eddy("simulate", str(shop_config()), "--to", str(to), "--events", "1000")
+    said = eddy("replay", str(shop_config()), "--input", f"shop={to}", "--out", str(out))
+    assert "1,000 events" in said
+    summary = orjson.loads((out / "summary.json").read_bytes())
+    assert summary["events"] == 1000
+    assert all(summary["adds_up"].values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--input", "shop", "--out", "x"], "expected NAME=PATH"),
+        (["--input", "shop=nowhere.ndjson", "--out", "x"], "nowhere.ndjson"),
+        (["--input", "stop=nowhere.ndjson", "--out", "x"], "stop"),
+    ],
+)
+def test_input_that_cannot_be_read_is_named(arguments: list[str], expected: str) -> None:
+    """A wrong name or path is an error of two lines, not a traceback."""
+    said = eddy("replay", str(shop_config()), *arguments, code=2)
+    assert expected in said
+    assert "Traceback" not in said
+
+
+def test_missing_configuration_is_named() -> None:
+    """The path that cannot be read is in the message."""
+    assert "nowhere.toml" in eddy("config", "check", "nowhere.toml", code=2)
+
+
+def test_version_is_the_package_s() -> None:
+    """`eddy version` prints what the package says of itself."""
+    assert eddy("version").strip().count(".") == 2

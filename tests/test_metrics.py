@@ -1,0 +1,135 @@
+"""What is declared is what is measured, and the HTTP server says it."""
+
+import re
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from schemas.records import Records
+from stream.config import load
+from stream.errors import ConfigError
+from stream.health import ALIVE_S, Pulse, answer, serving
+from stream.metrics import METRICS, Board, Observed, readings
+from stream.shard import build_shard
+from stream.simulator import Shop, lines
+from stream.stages.watch import RunInfo
+
+CONFIG = Path(__file__).resolve().parents[1] / "deploy" / "configs" / "shop.toml"
+
+
+@pytest.fixture(scope="module")
+def counts() -> dict[str, dict[str, int]]:
+    """The counts of a shard that has seen a little of everything."""
+    values: list[bytes | None] = [line.value for line in lines(Shop(300, 7), 0.1)]
+    values += [None, values[0]]
+    count = len(values)
+    now_ms = np.full(count, 1_800_000_000_000)
+    shard = build_shard(load(CONFIG), "shop", RunInfo("live", "run", str))
+    shard.process(Records("events", 0, np.arange(count), now_ms, values))
+    return shard.counts()
+
+
+def series(board: Board) -> dict[str, dict[str, float]]:
+    """Name → labels as text → value, as a scraper reads them."""
+    found: dict[str, dict[str, float]] = {}
+    for family in text_string_to_metric_families(board.exposition().decode()):
+        for sample in family.samples:
+            found.setdefault(sample.name, {})[str(sample.labels)] = sample.value
+    return found
+
+
+def test_every_declared_metric_is_emitted_and_no_other(counts: dict[str, dict[str, int]]) -> None:
+    """A board that a shard's counts were put on shows a value of each declared metric."""
+    board = Board()
+    board.replace(readings([Observed("shop", 0, counts, 5, 6)], "live"))
+    suffixes = {
+        "counter": {"_total"},
+        "gauge": {""},
+        "histogram": {"_bucket", "_count", "_sum"},
+    }
+    expected = {metric.name + one for metric in METRICS for one in suffixes[metric.kind]}
+    assert set(series(board)) == expected
+
+
+def test_every_count_of_a_shard_is_on_the_board(counts: dict[str, dict[str, int]]) -> None:
+    """No count of any stage is missing, and none is changed."""
+    found = readings([Observed("shop", 0, counts, 5, 6)], "live")
+    shown = sorted(
+        value
+        for name, each in found.items()
+        for value in each.values()
+        if name not in {"eddy_worker_state", "eddy_lag", "eddy_relearn_left"}
+    )
+    assert shown == sorted(value for stage in counts.values() for value in stage.values())
+    assert found["eddy_duplicates"][("shop", "0")] == 1
+    assert found["eddy_tombstones"][("shop", "0")] == 1
+
+
+def test_declarations_are_whole() -> None:
+    """Each metric says what it means and what to do, and no two share a name."""
+    assert len({metric.name for metric in METRICS}) == len(METRICS)
+    for metric in METRICS:
+        assert re.fullmatch(r"eddy_[a-z_]+", metric.name)
+        assert metric.meaning
+        assert metric.action
+        assert metric.unit
+
+
+def test_departed_partition_leaves_no_series(counts: dict[str, dict[str, int]]) -> None:
+    """Replacing the readings takes away what is not among the new ones."""
+    board = Board()
+    board.replace(readings([Observed("shop", p, counts, 0, 0) for p in (0, 1)], "live"))
+    board.replace(readings([Observed("shop", 1, counts, 0, 0)], "live"))
+    assert list(series(board)["eddy_lag"]) == [str({"input": "shop", "partition": "1"})]
+
+
+def test_times_fall_into_their_buckets() -> None:
+    """The histogram counts every block once, in the bucket of its duration and all above."""
+    board = Board()
+    for wait_s in (0.0, 0.03):
+        with board.timed("eddy_batch_seconds"):
+            time.sleep(wait_s)
+    found = series(board)
+    assert found["eddy_batch_seconds_count"] == {"{}": 2}
+    assert found["eddy_batch_seconds_sum"]["{}"] >= 0.03
+    buckets = [*found["eddy_batch_seconds_bucket"].values()]
+    assert buckets == sorted(buckets)
+    assert found["eddy_batch_seconds_bucket"]["{'le': '0.025'}"] == 1
+
+
+def test_health_follows_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ready is live and nothing else; a loop that no longer turns is not healthy."""
+    board, pulse = Board(), Pulse()
+    assert answer("/readyz", board, pulse)[0] == 503
+    pulse.beat("relearning")
+    assert answer("/readyz", board, pulse)[:1] == (503,)
+    pulse.beat("live")
+    assert answer("/readyz", board, pulse)[0] == 200
+    assert answer("/healthz", board, pulse)[0] == 200
+    turned = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: turned + ALIVE_S + 1)
+    assert answer("/healthz", board, pulse)[0] == 503
+
+
+def test_server_answers_and_stops() -> None:
+    """The three paths are served, others are not found, and the port is free again at the end."""
+    board, pulse = Board(), Pulse()
+    with serving(("127.0.0.1", 0), board, pulse) as where:
+        with urllib.request.urlopen(f"http://{where}/metrics", timeout=5) as found:
+            assert b"# TYPE eddy_commits_total counter" in found.read()
+        with pytest.raises(urllib.error.HTTPError, match="404") as missing:
+            urllib.request.urlopen(f"http://{where}/", timeout=5)
+        missing.value.close()
+        port = int(where.rpartition(":")[2])
+        with (
+            pytest.raises(ConfigError, match=r"worker\.http_port"),
+            serving(("127.0.0.1", port), board, pulse),
+        ):
+            pass
+    with serving(("127.0.0.1", port), board, pulse):
+        pass
