@@ -6,11 +6,13 @@ and a later step never feeds an earlier one.
 """
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from msgspec import Meta
 
 from detectors.calibration import WORDS as CALIBRATION_WORDS
 from detectors.calibration import Calibrated, Calibration, Surprise
@@ -20,12 +22,18 @@ from detectors.features import KINDS
 from detectors.features.kind import Field
 from detectors.hashing import HashKey, hash_text
 from detectors.kernels import kernel
-from detectors.models import tail
-from detectors.models.half_space_trees import COUNTERFACTUAL_MAX, HalfSpaceTrees, Isolated
+from detectors.models import AnyDetector, tail
+from detectors.models.half_space_trees import (
+    COUNTERFACTUAL_MAX,
+    HalfSpaceTrees,
+    Isolated,
+    TreesSpec,
+)
+from detectors.models.tail import TailSpec
 from detectors.money import Money
 from detectors.policy import WORDS as INCIDENT_WORDS
 from detectors.policy import Decided, Limits, Policy
-from detectors.spec import MonitorSpec, TailSpec, TreesSpec, Where, seconds
+from detectors.spec import Duration, FeatureSpec, Name, PolicySpec, Spec, Where, seconds
 from detectors.state import Arrays, prefixed, under
 from schemas.columns import F64, I64, U64, Bools, EventBatch
 from schemas.events import TYPES
@@ -37,6 +45,28 @@ FAMILIES: Final = {
     "share": tail.SHARE,
     "range": tail.RANGE,
 }
+
+
+class MonitorSpec(Spec, frozen=True, kw_only=True):
+    """What watches one entity type: its features, detectors and policy.
+
+    inputs: the configured inputs it reads. entity: the event field that names its entity.
+    capacity: rows, that is entities, held at most in each shard. where: only events that match are
+    watched at all; others are "not applicable". lateness_max: how far an event may lie behind its
+    entity's last and still be learned.
+    """
+
+    name: Name
+    entity: str
+    inputs: Annotated[list[str], Meta(min_length=1)]
+    capacity: Annotated[int, Meta(ge=16, le=100_000_000)] = 100_000
+    where: Where = msgspec.field(default_factory=dict)
+    lateness_max: Duration = "1h"
+    features: Annotated[list[FeatureSpec], Meta(min_length=1, max_length=64)]
+    detectors: Annotated[list[AnyDetector], Meta(min_length=1)] = msgspec.field(
+        default_factory=lambda: [TailSpec(), TreesSpec()]
+    )
+    policy: PolicySpec = PolicySpec()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
-"""How a monitor is declared: the part of the configuration that steers the fold.
+"""What declarations are made of: durations, names, features, policy, and the bases of the rest.
 
-Only declarations and the checks between their parts; what each declared thing computes stands in
-its own module. Durations are written "30s", "5min", "1h", "7d".
+A detector's declaration stands in the detector's own module, a monitor's in `detectors.monitor`.
+Durations are written "30s", "5min", "1h", "7d".
 """
 
 import re
@@ -44,31 +44,12 @@ class FeatureSpec(Spec, frozen=True, kw_only=True):
     kind: str
     field: str | None = None
     half_life: Duration | None = None
-    where: Where = {}
+    where: Where = msgspec.field(default_factory=dict)
     side: Literal["high", "low", "both"] | None = None
 
 
-class TailSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="tail"):
-    """Each feature's value under the entity's own history, with a prior from its cohort."""
-
-    half_life: Duration = "30d"
-
-
-class TreesSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="half_space_trees"):
-    """River's half-space trees over the feature vector, one mass array an entity.
-
-    min_events: events after which an entity gets masses; entities_max: how many may have them.
-    """
-
-    trees: Annotated[int, Meta(ge=1, le=100)] = 10
-    height: Annotated[int, Meta(ge=1, le=12)] = 8
-    window: Annotated[int, Meta(ge=1, le=30_000)] = 250
-    seed: int = 0
-    min_events: Annotated[int, Meta(ge=0)] = 20
-    entities_max: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000
-
-
-DetectorSpec = TailSpec | TreesSpec
+class DetectorSpec(Spec, frozen=True, kw_only=True, tag_field="kind"):
+    """Base of a detector's declaration; `kind` in the configuration chooses among them."""
 
 
 class ActionSpec(Spec, frozen=True, kw_only=True):
@@ -91,25 +72,3 @@ class PolicySpec(Spec, frozen=True, kw_only=True):
     incident_gap: Duration = "1h"
     warm_up_events: Annotated[int, Meta(ge=0)] = 10_000
     action: ActionSpec = ActionSpec()
-
-
-class MonitorSpec(Spec, frozen=True, kw_only=True):
-    """What watches one entity type: its features, detectors and policy.
-
-    inputs: the configured inputs it reads. entity: the event field that names its entity.
-    capacity: rows, that is entities, held at most in each shard. where: only events that match are
-    watched at all; others are "not applicable". lateness_max: how far an event may lie behind its
-    entity's last and still be learned.
-    """
-
-    name: Name
-    entity: str
-    inputs: Annotated[list[str], Meta(min_length=1)]
-    capacity: Annotated[int, Meta(ge=16, le=100_000_000)] = 100_000
-    where: Where = {}
-    lateness_max: Duration = "1h"
-    features: Annotated[list[FeatureSpec], Meta(min_length=1, max_length=64)]
-    detectors: Annotated[list[DetectorSpec], Meta(min_length=1)] = msgspec.field(
-        default_factory=lambda: [TailSpec(), TreesSpec()]
-    )
-    policy: PolicySpec = PolicySpec()

@@ -17,7 +17,8 @@ from msgspec import Meta
 
 from detectors.features import KINDS
 from detectors.hashing import hash_key, hash_text, pseudonym
-from detectors.spec import Duration, FeatureSpec, MonitorSpec, Name, Spec, Where, seconds
+from detectors.monitor import MonitorSpec
+from detectors.spec import Duration, FeatureSpec, Name, Spec, Where, seconds
 from schemas import mapping
 from schemas.events import ENTITY_FIELDS, FIELDS, TYPES
 from schemas.mapping import CodecName, FieldsSpec, TypeSpec, nearest

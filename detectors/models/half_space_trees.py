@@ -19,15 +19,16 @@ child that more of the last window's events went to.
 """
 
 from math import isnan, log
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
 import numpy as np
+from msgspec import Meta
 from river.anomaly import HalfSpaceTrees as RiverTrees
 
 from detectors.combination import P_MIN
 from detectors.entities import Admitted
 from detectors.kernels import kernel
-from detectors.spec import TreesSpec
+from detectors.spec import DetectorSpec
 from detectors.state import Arrays, load, saved
 from schemas.columns import F64, I32, I64, U16, Bools
 
@@ -39,6 +40,20 @@ MASS_MIN: Final = 1e-12
 
 LAST, RECENT = range(2)
 FREE, USED = range(2)
+
+
+class TreesSpec(DetectorSpec, frozen=True, kw_only=True, tag="half_space_trees"):
+    """River's half-space trees over the feature vector, one mass array an entity.
+
+    min_events: events after which an entity gets masses; entities_max: how many may have them.
+    """
+
+    trees: Annotated[int, Meta(ge=1, le=100)] = 10
+    height: Annotated[int, Meta(ge=1, le=12)] = 8
+    window: Annotated[int, Meta(ge=1, le=30_000)] = 250
+    seed: int = 0
+    min_events: Annotated[int, Meta(ge=0)] = 20
+    entities_max: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000
 
 
 class Isolated(NamedTuple):

@@ -47,6 +47,7 @@ import numpy as np
 from detectors.combination import P_MIN
 from detectors.entities import Admitted
 from detectors.kernels import kernel
+from detectors.spec import DetectorSpec, Duration
 from schemas.columns import F64, I64
 
 NORMAL, SHARE, RANGE, RATE = range(4)
@@ -97,6 +98,15 @@ class Shape(NamedTuple):
     shift: F64
     low: F64
     high: F64
+
+
+class TailSpec(DetectorSpec, frozen=True, kw_only=True, tag="tail"):
+    """Each feature's value under the entity's own history, with a prior from its cohort.
+
+    half_life: of what an entity remembers, in its own time.
+    """
+
+    half_life: Duration = "30d"
 
 
 def words(features: int) -> int:

@@ -12,8 +12,8 @@ import numpy as np
 
 from detectors import explain, policy
 from detectors.hashing import HashKey, hash_text, pseudonym
-from detectors.monitor import Monitor, Watched
-from detectors.spec import MonitorSpec, seconds
+from detectors.monitor import Monitor, MonitorSpec, Watched
+from detectors.spec import seconds
 from schemas.alerts import (
     Action,
     Activity,

@@ -8,13 +8,21 @@ import os
 import re
 import signal
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from stream.metrics import METRICS
+from stream.config import load
+from stream.errors import Abortable
+from stream.health import Pulse
+from stream.kafka import Committed, Membership, Partition, Sink, Source
+from stream.metrics import METRICS, Board
+from stream.stages.watch import RunInfo
+from stream.worker import Worker
 from tests.broker.shop import (
     Shop,
     codes_expected,
@@ -50,7 +58,10 @@ def test_worker_publishes_what_the_reference_emits(
         shop.wait_until_done()
         wait_for(lambda: process.get("/readyz")[0] == 200, "readiness")
         assert process.get("/healthz")[0] == 200
-        wait_for(lambda: "eddy_lag" in process.get("/metrics")[1], "metrics")
+        everything = sum(shop.ends().values())
+        wait_for(
+            lambda: value(process.get("/metrics")[1], "eddy_records_total") == everything, "it"
+        )
         _, exposition = process.get("/metrics")
         assert process.stop() == 0
     holds_every_alert_once(shop)
@@ -62,8 +73,7 @@ def test_worker_publishes_what_the_reference_emits(
     counts = Counter[str]()
     for shard in reference(shop).shards.values():
         counts.update(shard.counts()["route"])
-    assert counts["read"] == sum(shop.ends().values()) == EVENTS + len(bad)
-    assert value(exposition, "eddy_records_total") == counts["read"]
+    assert counts["read"] == everything == EVENTS + len(bad)
     assert value(exposition, "eddy_events_total") == counts["passed"] == EVENTS
     assert value(exposition, "eddy_dead_letters_total") == len(bad)
     assert value(exposition, "eddy_lag") == 0
@@ -122,6 +132,37 @@ def test_workers_that_come_and_go_share_the_partitions(broker: str, tmp_path: Pa
         assert second.stop() == 0
     holds_every_alert_once(shop)
     assert first.has_logged("partition given back")
+
+
+class StubbornSink(Sink):
+    """A real sink whose transactions fail before their commit, so many times, and are aborted."""
+
+    failures_left = 5
+
+    def _commit(self, positions: Mapping[Partition, Committed], membership: Membership) -> None:
+        if self.failures_left:
+            self.failures_left -= 1
+            raise Abortable("told to fail")
+        super()._commit(positions, membership)
+
+
+def test_aborted_transaction_is_tried_again_without_a_rewind(broker: str, tmp_path: Path) -> None:
+    """Records of aborted transactions are on the topic, yet readers see each alert once."""
+    shop = make_shop(broker, tmp_path, "abort", 1)
+    shop.feed(EVENTS // 4)
+    config, board, stop = load(shop.config), Board(), Event()
+    sink = StubbornSink(config.kafka, config.group, "slot")
+    sink.open()
+    with Source(config.kafka, config.group) as source:
+        run = RunInfo("live", "run", str)
+        thread = Thread(target=Worker(config, source, sink, run, board, Pulse()).run, args=[stop])
+        thread.start()
+        shop.wait_until_done()
+        stop.set()
+        thread.join()
+    holds_every_alert_once(shop)
+    assert value(board.exposition().decode(), "eddy_aborts_total") == 5
+    assert value(board.exposition().decode(), "eddy_commits_total") >= 1
 
 
 def test_stop_while_idle_is_clean(broker: str, tmp_path: Path) -> None:

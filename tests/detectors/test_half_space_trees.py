@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from river import anomaly
 
 from detectors.entities import Admitted
-from detectors.models.half_space_trees import HalfSpaceTrees
-from detectors.spec import TreesSpec
+from detectors.models.half_space_trees import HalfSpaceTrees, TreesSpec
 
 
 def _river_scores(spec: TreesSpec, places: list[dict[int, float]]) -> list[float]:

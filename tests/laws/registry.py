@@ -1,17 +1,11 @@
 """What the laws run over: one small monitor for each feature kind and each detector, and a whole
 one. A kind or detector that is added to the vocabulary is registered here by being there."""
 
-from typing import get_args
-
 from detectors.features import KINDS
-from detectors.spec import (
-    DetectorSpec,
-    FeatureSpec,
-    MonitorSpec,
-    PolicySpec,
-    TailSpec,
-    TreesSpec,
-)
+from detectors.models.half_space_trees import TreesSpec
+from detectors.models.tail import TailSpec
+from detectors.monitor import MonitorSpec
+from detectors.spec import DetectorSpec, FeatureSpec, PolicySpec
 
 FIELD_READ = {"number": "amount", "text": "device", None: None}
 SMALL_TREES = TreesSpec(trees=4, height=4, window=10, min_events=3, entities_max=8)
@@ -49,5 +43,3 @@ MONITORS: dict[str, MonitorSpec] = {
     **{f"detector-{name}": monitor(ALL_FEATURES, [d]) for name, d in DETECTORS.items()},
     "whole": monitor([*ALL_FEATURES, LOGINS], [TailSpec(), SMALL_TREES]),
 }
-
-DETECTOR_TYPES = set(get_args(DetectorSpec))

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from detectors import models
 from detectors.monitor import Monitor, Watched
 from detectors.state import Arrays
 from schemas.columns import EventBatch
-from tests.laws.registry import DETECTOR_TYPES, DETECTORS, MONITORS
+from tests.laws.registry import DETECTORS, MONITORS
 from tests.streams import batch, same
 
 KEY = (1, 2)
@@ -62,7 +63,7 @@ def hostile_stream(seed: int) -> EventBatch:
 
 def test_every_detector_is_registered() -> None:
     """A detector that the configuration knows and the laws do not would be an untested one."""
-    assert {type(spec) for spec in DETECTORS.values()} == DETECTOR_TYPES
+    assert {name: type(spec) for name, spec in DETECTORS.items()} == models.DETECTORS
 
 
 @every_monitor
