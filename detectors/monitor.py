@@ -19,7 +19,7 @@ from detectors.calibration import Calibrated, Calibration, Surprise
 from detectors.combination import P_MIN
 from detectors.entities import EVICTIONS, PROMOTIONS, Admitted, EntityTable
 from detectors.features import KINDS
-from detectors.features.kind import Field
+from detectors.features.kind import Field, Memory, Spans
 from detectors.hashing import HashKey, hash_text
 from detectors.kernels import kernel
 from detectors.models import AnyDetector, tail
@@ -102,7 +102,6 @@ class Monitor:
         trees = next((d for d in spec.detectors if isinstance(d, TreesSpec)), None)
         self.tail_half_life_ms = 1000.0 * seconds((self.tails or TailSpec()).half_life)
 
-        self.feature_at = [sum(k.words for k in self.kinds[:j]) for j in range(count)]
         self.tail_at = sum(k.words for k in self.kinds)
         self.calibration_at = self.tail_at + tail.words(count)
         self.incident_at = self.calibration_at + CALIBRATION_WORDS
@@ -110,6 +109,12 @@ class Monitor:
         # Zero pages are not in memory until they are touched: capacity costs nothing by itself.
         self.words: F64 = np.zeros((spec.capacity, width))
         self.bits: U64 = self.words.view(np.uint64)
+        self.shared = [np.zeros(k.shared) for k in self.kinds]
+        self.memories = [
+            Memory(self.words, self.bits, sum(k.words for k in self.kinds[:j]), own, own.view("u8"))
+            for j, own in enumerate(self.shared)
+        ]
+        self.spans = [Spans(_ms(f.half_life), _ms(f.against)) for f in spec.features]
 
         self.entities = EntityTable(spec.capacity)
         self.money = Money()
@@ -169,12 +174,9 @@ class Monitor:
                 number, units[j] = relative
             elif kind.reads == "number" and spec.field is not None:
                 number = _number(events, spec.field)
-            elif kind.name == "time_of_day":
-                number = _number(events, "utc_offset_min")
-            half_life_ms = 1000.0 * seconds(spec.half_life) if spec.half_life else 0.0
-            field = Field(active, number, hashed)
-            at = self.feature_at[j]
-            kind.update(self.words, self.bits, at, admitted, field, half_life_ms, values[j])
+            beside = _number(events, kind.beside) if kind.beside else np.empty(0)
+            field = Field(active, number, hashed, beside)
+            kind.update(self.memories[j], admitted, field, self.spans[j], values[j])
         return values, units
 
     def _hash(self, events: EventBatch, field: str) -> U64:
@@ -237,13 +239,16 @@ class Monitor:
         """The whole state as arrays by name."""
         words = self.words[: self.entities.rows_used].copy()
         parts = {name: part.save() for name, part in self._parts().items()}
-        return {"words": words, "cohort": self.cohort.copy(), **prefixed(parts)}
+        shared = {f"shared/{j}": own.copy() for j, own in enumerate(self.shared) if len(own)}
+        return {"words": words, "cohort": self.cohort.copy(), **shared, **prefixed(parts)}
 
     def load(self, state: Arrays) -> None:
         """Replace the whole state by one saved from the same specification."""
         self.words[: len(state["words"])] = state["words"]
         self.words[len(state["words"]) :] = 0.0
         self.cohort[:] = state["cohort"]
+        for name, own in under("shared", state).items():
+            self.shared[int(name)][:] = own
         for name, part in self._parts().items():
             part.load(under(name, state))
 
@@ -262,6 +267,10 @@ def matches(events: EventBatch, where: Where) -> Bools:
         else:
             matching[:] = False
     return matching
+
+
+def _ms(duration: Duration | None) -> float:
+    return 1000.0 * seconds(duration) if duration else 0.0
 
 
 def _present(events: EventBatch, field: str) -> Bools:

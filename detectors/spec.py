@@ -36,7 +36,8 @@ class FeatureSpec(Spec, frozen=True, kw_only=True):
     """One feature: a kind from the vocabulary (`detectors.features.KINDS`) and its parameters.
 
     name: as it appears in alerts. field: the event field it reads, where its kind reads one.
-    half_life: of the decay, where its kind decays. where: only events that match count, and only
+    half_life: of the decay, where its kind decays. against: a second, longer
+    one, where its kind compares. where: only events that match count, and only
     on them has the feature a value. side: which values are surprising.
     """
 
@@ -44,6 +45,7 @@ class FeatureSpec(Spec, frozen=True, kw_only=True):
     kind: str
     field: str | None = None
     half_life: Duration | None = None
+    against: Duration | None = None
     where: Where = msgspec.field(default_factory=dict)
     side: Literal["high", "low", "both"] | None = None
 

@@ -193,8 +193,9 @@ def _reads(monitor: MonitorSpec) -> Iterator[tuple[str, str]]:
             yield f"features[{i}].field", feature.field
         if feature.field == "amount":
             yield "", "currency"
-        if feature.kind == "time_of_day":
-            yield "", "utc_offset_min"
+        kind = KINDS.get(feature.kind)
+        if kind is not None and kind.beside is not None:
+            yield "", kind.beside
 
 
 def _fields_of(where: Where) -> list[str]:

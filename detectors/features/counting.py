@@ -12,9 +12,9 @@ from typing import Final
 import numpy as np
 
 from detectors.entities import Admitted
-from detectors.features.kind import Field, Kind
+from detectors.features.kind import Field, Kind, Memory, Spans
 from detectors.kernels import kernel
-from schemas.columns import F64, U64
+from schemas.columns import F64
 
 WORDS: Final = 2
 LN2: Final = log(2.0)
@@ -27,16 +27,10 @@ def decayed(value: float, since_ms: float, half_life_ms: float) -> float:
 
 
 @kernel
-def count(
-    words: F64,
-    bits: U64,
-    at: int,
-    events: Admitted,
-    field: Field,
-    half_life_ms: float,
-    out: F64,
-) -> None:
+def count(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) -> None:
     """Events of the entity that match, this one included."""
+    words = memory.words
+    at = memory.at
     for i in range(len(events.row)):
         r = events.row[i]
         if events.fresh[i]:
@@ -45,7 +39,7 @@ def count(
         if not field.active[i]:
             out[i] = np.nan
             continue
-        now = decayed(words[r, at], events.time_ms[i] - words[r, at + 1], half_life_ms) + 1.0
+        now = decayed(words[r, at], events.time_ms[i] - words[r, at + 1], spans.half_life_ms) + 1.0
         out[i] = now
         if events.learn[i]:
             words[r, at] = now
@@ -53,16 +47,10 @@ def count(
 
 
 @kernel
-def total(
-    words: F64,
-    bits: U64,
-    at: int,
-    events: Admitted,
-    field: Field,
-    half_life_ms: float,
-    out: F64,
-) -> None:
+def total(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) -> None:
     """Sum of the field's magnitudes over the events that match, this one included."""
+    words = memory.words
+    at = memory.at
     for i in range(len(events.row)):
         r = events.row[i]
         if events.fresh[i]:
@@ -71,7 +59,7 @@ def total(
         if not field.active[i] or isnan(field.number[i]):
             out[i] = np.nan
             continue
-        before = decayed(words[r, at], events.time_ms[i] - words[r, at + 1], half_life_ms)
+        before = decayed(words[r, at], events.time_ms[i] - words[r, at + 1], spans.half_life_ms)
         now = before + abs(field.number[i])
         out[i] = now
         if events.learn[i]:

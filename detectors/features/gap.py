@@ -8,22 +8,16 @@ from typing import Final
 import numpy as np
 
 from detectors.entities import Admitted
-from detectors.features.kind import Field, Kind
+from detectors.features.kind import Field, Kind, Memory, Spans
 from detectors.kernels import kernel
-from schemas.columns import F64, U64
+from schemas.columns import F64
 
 
 @kernel
-def gap(
-    words: F64,
-    bits: U64,
-    at: int,
-    events: Admitted,
-    field: Field,
-    half_life_ms: float,
-    out: F64,
-) -> None:
+def gap(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) -> None:
     """Seconds since the last matching event; the word holds its time + 1, so that 0 is "none"."""
+    words = memory.words
+    at = memory.at
     for i in range(len(events.row)):
         r = events.row[i]
         if events.fresh[i]:

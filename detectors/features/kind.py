@@ -14,21 +14,41 @@ from schemas.columns import F64, U64, Bools
 from schemas.events import FIELDS
 
 
+class Memory(NamedTuple):
+    """What a feature remembers. words: float64[rows, w], its entity's row, of which it owns
+    `Kind.words` from `at` on; bits: the same memory as uint64. shared: float64[`Kind.shared`], one
+    for all entities of the shard; shared_bits: the same memory as uint64."""
+
+    words: F64
+    bits: U64
+    at: int
+    shared: F64
+    shared_bits: U64
+
+
 class Field(NamedTuple):
     """What a feature reads of the batch. active: bool[n], the event matches `where` and has the
-    field. number: float64[n] or hashed: uint64[n], the field; empty where the kind reads none."""
+    field. number: float64[n] or hashed: uint64[n], the field; empty where the kind reads none.
+    beside: float64[n], the number that `Kind.beside` names, empty where it names none."""
 
     active: Bools
     number: F64
     hashed: U64
+    beside: F64
 
 
-Kernel = Callable[[F64, U64, int, Admitted, Field, float, F64], None]
-"""kernel(words, bits, at, events, field, half_life_ms, out)
+class Spans(NamedTuple):
+    """Durations in ms, 0 where not given: the half-life, and the one it is compared with."""
 
-words: float64[rows, w], bits: the same memory as uint64; at: the feature's first word in a row.
-Where `events.fresh` the row was given to a new entity and must be reset first. out: float64[n],
-the values, NaN where the feature says nothing.
+    half_life_ms: float
+    against_ms: float
+
+
+Kernel = Callable[[Memory, Admitted, Field, Spans, F64], None]
+"""kernel(memory, events, field, spans, out)
+
+Walks the events in order. Where `events.fresh` the row was given to a new entity and the feature's
+words in it must be reset first. out: float64[n], the values, NaN where the feature says nothing.
 """
 
 Family = Literal["normal", "rate", "share", "range"]
@@ -39,7 +59,12 @@ Family = Literal["normal", "rate", "share", "range"]
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of feature. `side`: which values surprise unless the configuration says else."""
+    """One kind of feature.
+
+    side: which values surprise unless the configuration says else. shift: see `Family`. shared:
+    words that all entities of a shard have in common. beside: a second number that it reads.
+    compares: it needs `against`, a second duration.
+    """
 
     name: str
     meaning: str
@@ -50,6 +75,9 @@ class Kind:
     family: Family
     side: Literal["high", "low", "both"]
     shift: float = 0.0
+    shared: int = 0
+    beside: str | None = None
+    compares: bool = False
     low: float = 0.0
     high: float = 1.0
 
@@ -67,4 +95,10 @@ class Kind:
             found.append(f'half_life: missing; {self.name} needs one, such as "1h"')
         if not self.decays and spec.half_life is not None:
             found.append(f"half_life: {self.name} does not decay; remove it")
+        if self.compares != (spec.against is not None):
+            found.append(
+                'against: missing; it needs a second duration, such as "24h"'
+                if self.compares
+                else f"against: {self.name} compares no durations; remove it"
+            )
         return found

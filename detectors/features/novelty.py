@@ -12,7 +12,7 @@ import numpy as np
 
 from detectors.entities import Admitted
 from detectors.features.counting import decayed
-from detectors.features.kind import Field, Kind
+from detectors.features.kind import Field, Kind, Memory, Spans
 from detectors.kernels import kernel
 from schemas.columns import F64, U64
 
@@ -38,16 +38,10 @@ def recall(bits: U64, r: int, at: int, value: np.uint64, learn: bool) -> int:
 
 
 @kernel
-def novelty(
-    words: F64,
-    bits: U64,
-    at: int,
-    events: Admitted,
-    field: Field,
-    half_life_ms: float,
-    out: F64,
-) -> None:
+def novelty(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) -> None:
     """1 for a new value, 0 for a remembered one; NaN at the first, which is new by necessity."""
+    bits = memory.bits
+    at = memory.at
     for i in range(len(events.row)):
         r = events.row[i]
         if events.fresh[i]:
@@ -63,16 +57,11 @@ def novelty(
 
 
 @kernel
-def novel_count(
-    words: F64,
-    bits: U64,
-    at: int,
-    events: Admitted,
-    field: Field,
-    half_life_ms: float,
-    out: F64,
-) -> None:
+def novel_count(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) -> None:
     """Decayed number of new values, this event's included; behind the memory: value, time."""
+    words = memory.words
+    bits = memory.bits
+    at = memory.at
     held = at + MEMORY
     for i in range(len(events.row)):
         r = events.row[i]
@@ -84,7 +73,7 @@ def novel_count(
         if not field.active[i]:
             out[i] = np.nan
             continue
-        now = decayed(words[r, held], events.time_ms[i] - words[r, held + 1], half_life_ms)
+        now = decayed(words[r, held], events.time_ms[i] - words[r, held + 1], spans.half_life_ms)
         if recall(bits, r, at, field.hashed[i], events.learn[i]) < 0:
             now += 1.0
         out[i] = now

@@ -1,48 +1,33 @@
 """The event's own numbers: a field's value, and the local time of day. They keep no state."""
 
+from math import isnan
 from typing import Final
 
 import numpy as np
 
 from detectors.entities import Admitted
-from detectors.features.kind import Field, Kind
+from detectors.features.kind import Field, Kind, Memory, Spans
 from detectors.kernels import kernel
-from schemas.columns import F64, U64
+from schemas.columns import F64
 
 DAY_MS: Final = 86_400_000.0
 
 
 @kernel
-def value(
-    words: F64,
-    bits: U64,
-    at: int,
-    events: Admitted,
-    field: Field,
-    half_life_ms: float,
-    out: F64,
-) -> None:
+def value(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) -> None:
     """The magnitude of the field: a refund of 50 is as large as a payment of 50."""
     for i in range(len(events.row)):
         out[i] = abs(field.number[i]) if field.active[i] else np.nan
 
 
 @kernel
-def time_of_day(
-    words: F64,
-    bits: U64,
-    at: int,
-    events: Admitted,
-    field: Field,
-    half_life_ms: float,
-    out: F64,
-) -> None:
-    """Hours since local midnight, in [0, 24); number: minutes of offset to UTC (NaN: none)."""
+def time_of_day(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) -> None:
+    """Hours since local midnight, in [0, 24); beside: minutes of offset to UTC (NaN: none)."""
     for i in range(len(events.row)):
         if not field.active[i]:
             out[i] = np.nan
             continue
-        offset_ms = field.number[i] * 60_000.0 if field.number[i] == field.number[i] else 0.0
+        offset_ms = 0.0 if isnan(field.beside[i]) else field.beside[i] * 60_000.0
         out[i] = ((events.time_ms[i] + offset_ms) % DAY_MS) / 3_600_000.0
 
 
@@ -68,5 +53,6 @@ KINDS: Final = (
         family="range",
         side="both",
         high=24.0,
+        beside="utc_offset_min",
     ),
 )
