@@ -24,10 +24,9 @@ from schemas.events import ENTITY_FIELDS, FIELDS, TYPES
 from schemas.mapping import CodecName, FieldsSpec, TypeSpec, nearest
 from stream.document import at, build, fill
 from stream.errors import ConfigError, UnsupportedWay
+from stream.kafka_properties import PRODUCER_DEFAULTS, property_problems
 
 FINGERPRINT_VERSION: Final = 1
-TRANSACTION_TIMEOUT_MS_DEFAULT: Final = 60_000
-"""librdkafka's `transaction.timeout.ms`."""
 
 Topic = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9._-]{1,249}$", description="a topic's name")]
 
@@ -245,7 +244,10 @@ def _relations(config: Config) -> Iterator[tuple[str, str]]:
     for i, name in enumerate(config.reveal):
         if name not in ENTITY_FIELDS:
             yield f"reveal[{i}]", _not_entity(name)
-    timeout_ms = config.kafka.get("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS_DEFAULT)
+    for line in property_problems(config.kafka):
+        where, text = line.split(": ", 1)
+        yield where, text
+    timeout_ms = (PRODUCER_DEFAULTS | config.kafka)["transaction.timeout.ms"]
     interval = config.worker.commit_interval
     # a transaction that stays open past its time-out is aborted by the broker, again and again
     if str(timeout_ms).isdigit() and seconds(interval) * 1000 >= int(timeout_ms):

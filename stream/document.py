@@ -16,7 +16,7 @@ T = TypeVar("T")
 SECRET_ROOTS: Final = ("kafka", "secret")
 """Tables and keys whose values never stand in a message."""
 SHOWN_CHARACTERS_MAX: Final = 80
-_REFERENCE: Final = re.compile(r"\$\{(\w+)\}")
+_REFERENCE: Final = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
 _BROKEN: Final = object()
@@ -38,7 +38,10 @@ def at(where: str, key: str) -> str:
 
 
 def fill(value: Any, environment: dict[str, str], problems: list[str], where: str = "") -> Any:
-    """The value with every "${NAME}" in its texts replaced; names that are not set are problems."""
+    """The value with every "${NAME}" in its texts replaced, or "${NAME:-default}".
+
+    A name that is not set and has no default is a problem.
+    """
     if isinstance(value, dict):
         return {k: fill(v, environment, problems, at(where, k)) for k, v in value.items()}
     if isinstance(value, list):
@@ -47,10 +50,10 @@ def fill(value: Any, environment: dict[str, str], problems: list[str], where: st
         return value
     problems += (
         f"{where}: ${{{name}}} is not set in the environment"
-        for name in _REFERENCE.findall(value)
-        if name not in environment
+        for name, default in _REFERENCE.findall(value)
+        if name not in environment and not default
     )
-    filled = FromEnvironment(_REFERENCE.sub(lambda m: environment.get(m[1], ""), value))
+    filled = FromEnvironment(_REFERENCE.sub(lambda m: environment.get(m[1], m[2] or ""), value))
     filled.template = value
     return filled
 

@@ -23,7 +23,8 @@ from stream import health, metrics
 from stream.config import Config, refuse_indirect
 from stream.errors import Abortable, ConfigError, ForeignOffset, RetentionGap
 from stream.health import Pulse
-from stream.kafka import Committed, OutRecord, Partition, Sink, Source, patiently, shown
+from stream.kafka import Committed, OutRecord, Partition, Sink, Source, patiently
+from stream.kafka_properties import shown
 from stream.metrics import Board
 from stream.shard import Emitted, Shard, build_shard
 from stream.stages.watch import RunInfo
@@ -321,6 +322,8 @@ def run_worker(config: Config, slot: str, run: RunInfo, stop: Event) -> None:
     """
     refuse_indirect(config)
     log.info("starting", group=config.group, slot=slot, mode=config.mode, kafka=shown(config.kafka))
+    if not config.secret:
+        log.warning("no secret is set: pseudonyms and entity keys could be guessed")
     board, pulse = Board(), Pulse()
     address = (config.worker.http_host, config.worker.http_port)
     with health.serving(address, board, pulse), Source(config.kafka, config.group) as source:

@@ -6,12 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.errors import Abortable, ConfigError, Fatal, Fenced, Retriable
-from stream.kafka import (
+from stream.kafka import classify, failure
+from stream.kafka_codes import TABLE
+from stream.kafka_properties import (
     OWNED,
-    TABLE,
-    classify,
     consumer_properties,
-    failure,
     producer_properties,
     property_problems,
     shown,
