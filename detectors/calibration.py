@@ -16,15 +16,16 @@ bin's lower edge stands: their p is never too small for lying in a crowd.
 The histogram describes honest traffic: to put an event of p < `TAIL_P` into it costs an entity
 TAIL_P/p tokens (at most `COST_MAX`), of which it gets `TOKENS_PER_HOUR` and `TOKENS_PER_EVENT`,
 what an honest one needs on average; an event it cannot pay for is judged, not learned. So one
-attacker cannot make its own extremes ordinary, unless it is a sixth of all traffic. Tables are refreshed by a count in the state; `MEMORY` events are remembered.
+attacker cannot make its own extremes ordinary, unless it is a sixth of all traffic. Tables are refreshed by a count in the state; `MEMORY` events are remembered, or half
+of all where there were fewer, since the first of them were judged by models that knew nothing.
 """
 
-from math import exp, isnan, log, log1p
+from math import exp, isnan, log1p
 from typing import Final, NamedTuple
 
 import numpy as np
 
-from detectors.combination import P_MIN, harmonic_mean
+from detectors.combination import P_MIN, evidence
 from detectors.entities import Admitted
 from detectors.kernels import kernel
 from detectors.models.half_space_trees import COUNTERFACTUAL_MAX
@@ -38,7 +39,7 @@ MATURITIES: Final = (5, 20, 100)
 CELLS: Final = len(MATURITIES) + 1
 PARENT: Final = CELLS
 BORROW: Final = 500.0
-BORROW_PRIOR: Final = 200.0
+BORROW_PRIOR: Final = 50.0
 TAIL_EVENTS: Final = 50.0
 EXCESS_PRIOR: Final = 1.0
 """Mean excess of -ln p where p is honest already."""
@@ -187,7 +188,7 @@ def _refresh_all(tables: Tables) -> None:
         _refresh(tables.seen[d, PARENT], prior, BORROW_PRIOR, parent)
         for cell in range(CELLS):
             _refresh(tables.seen[d, cell], parent, BORROW, tables.share[d, cell])
-    tables.seen[:] *= exp(-step / MEMORY)
+    tables.seen[:] *= exp(-step / min(MEMORY, 0.5 * tables.marks[LEARNED] + 1.0))
 
 
 @kernel
@@ -237,8 +238,7 @@ def _without(
             own[j] = 1.0
         if tree >= 0 and not isnan(surprise.without[k, i]):
             own[tree] = _look_up(tables.share[tree, cell], surprise.without[k, i], False)
-        v = -log(min(harmonic_mean(own), 1.0))
-        out.without[k, i] = _look_up(tables.share[detectors, cell], v, False)
+        out.without[k, i] = _look_up(tables.share[detectors, cell], evidence(own), False)
 
 
 @kernel
@@ -266,10 +266,9 @@ def _process(
             v = surprise.raw[d, i]
             own[d] = np.nan if isnan(v) else _look_up(tables.share[d, cell], v, discrete[d])
             out.p[d, i] = own[d]
-        raw = harmonic_mean(own)
-        if isnan(raw):
+        v_all = evidence(own)
+        if isnan(v_all):
             continue
-        v_all = -log(min(raw, 1.0))
         out.combined[i] = _look_up(tables.share[detectors, cell], v_all, False)
         if out.combined[i] < TAIL_P:
             _without(i, cell, own, surprise, tables, out)

@@ -1,47 +1,63 @@
-"""Many p-values of one event into one: the harmonic mean.
+"""Many p-values of one event into one.
 
-The harmonic mean p-value (D. J. Wilson, PNAS 2019, eq. 1) tolerates any dependence between the
-tests, which features of one entity always have, and unlike Cauchy's combination it is not thrown
-off by p-values at 1, which discrete features give most of the time. The result is not itself
-calibrated; calibration follows it.
+Within a monitor: a soft truncated product. Zaykin et al. (Genetic Epidemiology 2002) multiply the
+p-values below a threshold τ, so that evidence adds up and features with nothing to say add no noise;
+here its logarithm with a soft edge,
+
+    Σ ln(1 + τ/p),   τ = `SOFT_EDGE`,
+
+which is -Σ ln(p/τ) for small p and next to nothing for p above τ. Its distribution under dependence
+is not known, nor needed: it is a surprise that calibration makes a p-value of, from data. Measured
+on labelled payments and connections it ranks frauds better than the harmonic mean, Cauchy's or
+Fisher's combination, whether few features are judged or many.
+
+Between monitors, where nothing calibrates the result: the harmonic mean p-value (D. J. Wilson, PNAS
+2019, eq. 1), which tolerates any dependence, and unlike Cauchy's is not thrown off by p-values at 1.
 """
 
 from collections.abc import Sequence
-from math import isnan
+from math import isnan, log1p
+from typing import Final
 
 import numpy as np
 
 from detectors.kernels import kernel
 from schemas.columns import F64
 
-P_MIN = 1e-300
+P_MIN: Final = 1e-300
 """Smallest p-value there is: below it float64 would soon be 0, and 0 has no logarithm."""
+SOFT_EDGE: Final = 0.02
 
 
 @kernel
-def harmonic_mean(p: F64) -> float:
-    """Harmonic mean of the p-values that are there; NaN where none is. p: float64[d]."""
+def evidence(p: F64) -> float:
+    """The soft truncated product's surprise; NaN where no p-value is there. p: float64[d]."""
     total = 0.0
-    count = 0
+    silent = True
     for j in range(len(p)):
         if not isnan(p[j]):
-            total += 1.0 / max(p[j], P_MIN)
-            count += 1
-    return count / total if count else np.nan
-
-
-@kernel
-def _rows(columns: F64, out: F64) -> None:
-    for i in range(columns.shape[0]):
-        out[i] = harmonic_mean(columns[i])
+            total += log1p(SOFT_EDGE / max(p[j], P_MIN))
+            silent = False
+    return np.nan if silent else total
 
 
 def combine(p_values: Sequence[F64]) -> F64:
     """float64[n]: one p-value an event from several monitors' (each float64[n], NaN = silent).
 
-    NaN where every monitor was silent.
+    Their harmonic mean; NaN where every monitor was silent.
     """
-    columns = np.ascontiguousarray(np.stack(p_values, axis=1))
-    out = np.empty(len(columns))
-    _rows(columns, out)
+    out = np.empty(len(p_values[0]))
+    _harmonic_means(np.ascontiguousarray(np.stack(p_values, axis=1)), out)
     return out
+
+
+@kernel
+def _harmonic_means(p: F64, out: F64) -> None:
+    for i in range(p.shape[0]):
+        inverse = 0.0
+        count = 0
+        for j in range(p.shape[1]):
+            if not isnan(p[i, j]):
+                inverse += 1.0 / max(p[i, j], P_MIN)
+                count += 1
+        out[i] = count / inverse if count else np.nan

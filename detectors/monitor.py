@@ -27,6 +27,7 @@ from detectors.models.half_space_trees import (
     COUNTERFACTUAL_MAX,
     HalfSpaceTrees,
     Isolated,
+    RiverTreesSpec,
     TreesSpec,
 )
 from detectors.models.tail import TailSpec
@@ -99,7 +100,7 @@ class Monitor:
         self.names = [f.name for f in spec.features]
         count = len(spec.features)
         self.tails = next((d for d in spec.detectors if isinstance(d, TailSpec)), None)
-        trees = next((d for d in spec.detectors if isinstance(d, TreesSpec)), None)
+        trees = next((d for d in spec.detectors if isinstance(d, TreesSpec | RiverTreesSpec)), None)
         self.tail_half_life_ms = 1000.0 * seconds((self.tails or TailSpec()).half_life)
 
         self.tail_at = sum(k.words for k in self.kinds)
@@ -141,7 +142,7 @@ class Monitor:
         keys = hash_text(events.text[self.spec.entity], self.key)
         lateness_max_ms = 1000.0 * seconds(self.spec.lateness_max)
         admitted = self.entities.admit(keys, events.time_ms, lateness_max_ms)
-        values, units = self._features(events, admitted)
+        values, units = self._features(events, admitted, keys)
         judged = self._tails(values, admitted)
         trees = self._trees(judged, admitted)
         calibrated = self._calibrate(judged, trees, admitted)
@@ -152,12 +153,14 @@ class Monitor:
     def _applies(self, batch: EventBatch) -> Bools:
         return matches(batch, self.spec.where) & _present(batch, self.spec.entity)
 
-    def _features(self, events: EventBatch, admitted: Admitted) -> tuple[F64, F64]:
+    def _features(self, events: EventBatch, admitted: Admitted, keys: U64) -> tuple[F64, F64]:
         """(values, units), each float64[features, n]; value times unit is the natural one."""
         values = np.empty((len(self.kinds), len(events)))
         units = np.ones((len(self.kinds), len(events)))
         hashes: dict[str, U64] = {}
-        relative: tuple[F64, F64] | None = None
+        absent = np.full(len(events), np.nan)
+        numbers, amount_unit = self._numbers(events)
+        entity = np.ascontiguousarray(keys[:, 0])
         for j, (spec, kind) in enumerate(zip(self.spec.features, self.kinds, strict=True)):
             active = matches(events, spec.where)
             number: F64 = np.empty(0)
@@ -167,17 +170,30 @@ class Monitor:
                 if spec.field not in hashes:
                     hashes[spec.field] = self._hash(events, spec.field)
                 hashed = hashes[spec.field]
-            elif spec.field == "amount":
-                relative = relative or self.money.relative(
-                    self._hash(events, "currency"), _number(events, "amount")
-                )
-                number, units[j] = relative
             elif kind.reads == "number" and spec.field is not None:
-                number = _number(events, spec.field)
-            beside = _number(events, kind.beside) if kind.beside else np.empty(0)
-            field = Field(active, number, hashed, beside)
+                number = numbers.get(spec.field, absent)
+            if spec.field == "amount":
+                units[j] = amount_unit
+            beside = np.empty((len(kind.beside), len(events)))
+            for k, name in enumerate(kind.beside):
+                beside[k] = numbers.get(name, absent)
+            occurs = matches(events, spec.of) if kind.divides else np.empty(0, np.bool_)
+            field = Field(active, number, hashed, beside, occurs, entity)
             kind.update(self.memories[j], admitted, field, self.spans[j], values[j])
         return values, units
+
+    def _numbers(self, events: EventBatch) -> tuple[dict[str, F64], F64]:
+        """The events' numbers, an amount relative to what is typical, which stands beside them."""
+        read = {
+            name
+            for f, k in zip(self.spec.features, self.kinds, strict=True)
+            for name in (f.field, *k.beside)
+        }
+        if "amount" not in read or "amount" not in events.number:
+            return events.number, np.ones(len(events))
+        currency = self._hash(events, "currency")
+        relative, unit = self.money.relative(currency, events.number["amount"])
+        return {**events.number, "amount": relative}, unit
 
     def _hash(self, events: EventBatch, field: str) -> U64:
         """uint64[n]: the field's keyed hash, 0 where absent."""
@@ -186,7 +202,8 @@ class Monitor:
         return np.ascontiguousarray(hash_text(events.text[field], self.key)[:, 0])
 
     def _tails(self, values: F64, admitted: Admitted) -> tail.Judged:
-        judged = tail.Judged(*(np.empty_like(values) for _ in range(4)))
+        said = (np.empty_like(values) for _ in range(4))
+        judged = tail.Judged(*said, np.empty(values.shape[1], np.bool_))
         half_life_ms = self.tail_half_life_ms
         tail.judge(
             self.words,
@@ -201,7 +218,7 @@ class Monitor:
         return judged
 
     def _trees(self, judged: tail.Judged, admitted: Admitted) -> Isolated | None:
-        return self.trees.process(admitted, judged.place, judged.p) if self.trees else None
+        return self.trees.process(admitted, judged) if self.trees else None
 
     def _calibrate(
         self, judged: tail.Judged, trees: Isolated | None, admitted: Admitted
@@ -254,7 +271,10 @@ class Monitor:
 
 
 def matches(events: EventBatch, where: Where) -> Bools:
-    """bool[n]: the events whose fields have the values, or one of the values, that `where` names."""
+    """bool[n]: the events whose fields have the values, or one of the values, that `where` names.
+
+    "" stands for a field that is absent.
+    """
     matching = np.ones(len(events), np.bool_)
     for field, wanted in where.items():
         values = [wanted] if isinstance(wanted, str) else wanted
@@ -262,9 +282,10 @@ def matches(events: EventBatch, where: Where) -> Bools:
             codes: list[int] = [k for k, name in enumerate(TYPES) if name in values]
             matching &= np.isin(events.type_code, np.array(codes, np.uint8))
         elif field in events.text:
-            found = pc.is_in(events.text[field], value_set=pa.array(values, pa.string()))
+            texts = pc.fill_null(events.text[field], "")
+            found = pc.is_in(texts, value_set=pa.array(values, pa.string()))
             matching &= np.asarray(found.to_numpy(zero_copy_only=False), np.bool_)
-        else:
+        elif "" not in values:
             matching[:] = False
     return matching
 
@@ -277,10 +298,6 @@ def _present(events: EventBatch, field: str) -> Bools:
     if field not in events.text:
         return np.zeros(len(events), np.bool_)
     return np.asarray(events.text[field].is_valid().to_numpy(zero_copy_only=False), np.bool_)
-
-
-def _number(events: EventBatch, field: str) -> F64:
-    return events.number.get(field, np.full(len(events), np.nan))
 
 
 @kernel

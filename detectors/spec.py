@@ -17,7 +17,7 @@ Duration = Annotated[str, Meta(pattern=DURATION.pattern, description='such as "1
 Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,62}$", description="lower_case name")]
 Probability = Annotated[float, Meta(gt=0, lt=1)]
 Where = dict[str, str | list[str]]
-"""Event fields (and `type`) → the value, or the values, that the event must have."""
+"""Event fields (and `type`) → the value, or the values, that the event must have; "": absent."""
 
 
 def seconds(duration: str) -> float:
@@ -38,7 +38,8 @@ class FeatureSpec(Spec, frozen=True, kw_only=True):
     name: as it appears in alerts. field: the event field it reads, where its kind reads one.
     half_life: of the decay, where its kind decays. against: a second, longer
     one, where its kind compares. where: only events that match count, and only
-    on them has the feature a value. side: which values are surprising.
+    on them has the feature a value. of: those among them that its kind tells
+    from the others, where it does. side: which values are surprising.
     """
 
     name: Name
@@ -47,6 +48,7 @@ class FeatureSpec(Spec, frozen=True, kw_only=True):
     half_life: Duration | None = None
     against: Duration | None = None
     where: Where = msgspec.field(default_factory=dict)
+    of: Where = msgspec.field(default_factory=dict)
     side: Literal["high", "low", "both"] | None = None
 
 

@@ -27,6 +27,8 @@ from stream.errors import ConfigError, UnsupportedWay
 from stream.kafka_properties import PRODUCER_DEFAULTS, property_problems
 
 FINGERPRINT_VERSION: Final = 1
+ASSUMED: Final = frozenset({"utc_offset_min"})
+"""Fields that a feature does without where no input maps them: UTC."""
 
 Topic = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9._-]{1,249}$", description="a topic's name")]
 
@@ -188,13 +190,14 @@ def _reads(monitor: MonitorSpec) -> Iterator[tuple[str, str]]:
     yield from ((f"where.{name}", name) for name in _fields_of(monitor.where))
     for i, feature in enumerate(monitor.features):
         yield from ((f"features[{i}].where.{name}", name) for name in _fields_of(feature.where))
+        yield from ((f"features[{i}].of.{name}", name) for name in _fields_of(feature.of))
         if feature.field is not None:
             yield f"features[{i}].field", feature.field
-        if feature.field == "amount":
+        beside = KINDS[feature.kind].beside if feature.kind in KINDS else ()
+        for name in beside:
+            yield "" if name in ASSUMED else f"features[{i}].kind", name
+        if "amount" in (feature.field, *beside):
             yield "", "currency"
-        kind = KINDS.get(feature.kind)
-        if kind is not None and kind.beside is not None:
-            yield "", kind.beside
 
 
 def _fields_of(where: Where) -> list[str]:
@@ -292,6 +295,7 @@ def _feature_problems(feature: FeatureSpec) -> Iterator[tuple[str, str]]:
         hint = nearest(feature.kind, KINDS)
         yield "kind", f"got {feature.kind}; expected one of {', '.join(KINDS)}{hint}"
     yield from _under("where", _where_problems(feature.where))
+    yield from _under("of", _where_problems(feature.of))
 
 
 def _where_problems(condition: Where) -> Iterator[tuple[str, str]]:

@@ -43,6 +43,16 @@ def batch(
             [None if g else f"{prefix}{k}" for g, k in zip(gone, numbers, strict=True)], pa.string()
         )
 
+    # Drawn apart, so that the fields above are the same with and without those below.
+    more = np.random.Generator(np.random.PCG64([seed, 1]))
+    product = more.integers(0, 12, events)
+    latitude = np.clip(40.0 + who + more.normal(0.0, 0.2, events), -90.0, 90.0)
+    longitude = np.clip(who + more.choice([0.0, 0.0, 90.0], events), -180.0, 180.0)
+    if hostile:
+        latitude[more.random(events) < 0.1] = -90.0
+        longitude[more.random(events) < 0.1] = 180.0
+    latitude[more.random(events) < absent] = np.nan
+
     strange = ["", "\0", "é" * 50, "a" * 256, "😀"] if hostile else ["login", "login", "payment"]
     return EventBatch(
         sources=(("shop", 0),),
@@ -56,9 +66,16 @@ def batch(
             "device": texts("d", who * 2 + draw.integers(0, 2, events)),
             "ip": texts("ip", draw.integers(0, 40, events)),
             "currency": texts("C", who % 2),
+            "product": pa.array([f"p{k}" for k in product], pa.string()),
             "kind": pa.array(draw.choice(np.array(strange, object), events), pa.string()),
         },
-        number={"amount": amount, "status": status, "utc_offset_min": np.full(events, np.nan)},
+        number={
+            "amount": amount,
+            "status": status,
+            "utc_offset_min": np.full(events, np.nan),
+            "latitude": latitude,
+            "longitude": longitude,
+        },
     )
 
 

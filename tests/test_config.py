@@ -138,6 +138,16 @@ def test_a_minimal_configuration_has_every_default() -> None:
         ),
         ("monitors/0/features/0/field", "amount", "monitors[0].features[0].field: count reads no"),
         ("monitors/0/features/1", {"name": "x"}, "monitors[0].features[1].kind: missing"),
+        (
+            "monitors/0/features/0/of",
+            {"kind": "failure"},
+            "monitors[0].features[0].of: count tells no events apart; remove it",
+        ),
+        (
+            "monitors/0/features/1",
+            {"name": "x", "kind": "occurrence", "of": {"kin": "failure"}},
+            "monitors[0].features[1].of.kin: unknown field; nearest: kind",
+        ),
         ("monitors/0/detectors", [{"kind": "tial"}], 'monitors[0].detectors[0].kind: got "tial"'),
         (
             "monitors/0/detectors",
@@ -172,6 +182,22 @@ def test_all_mistakes_are_named_at_once() -> None:
         "monitors[1].name",
         "worker.port",
     }
+
+
+def test_what_a_kind_reads_beside_its_field_must_be_filled() -> None:
+    """Coordinates, and what `of` names, are missed where no input maps them; an offset is not."""
+    some = document()
+    some["inputs"]["shop"] |= {
+        "type": "login",
+        "fields": {"event_id": "i", "time": "t", "account": "a", "latitude": "at"},
+    }
+    some["monitors"][0]["features"] += [
+        {"name": "travel", "kind": "impossible_travel"},
+        {"name": "hour", "kind": "hour_habit", "half_life": "30d"},
+        {"name": "failed", "kind": "occurrence", "of": {"kind": "failure"}},
+    ]
+    found = [line.split(": ")[0] for line in problems(some)]
+    assert found == ["monitors[0].features[1].kind", "monitors[0].features[3].of.kind"]
 
 
 def test_a_field_that_no_input_fills_is_named() -> None:

@@ -7,18 +7,47 @@ Each module here holds one family of kinds; `KINDS` is the vocabulary that confi
 from importlib.metadata import entry_points
 from typing import Final
 
-from detectors.features import counting, gap, novelty, value
+from detectors.features import (
+    category,
+    counting,
+    distinct,
+    gap,
+    habit,
+    novelty,
+    price,
+    ratio,
+    travel,
+    value,
+)
 from detectors.features.kind import Kind
+
+OWN: Final[tuple[Kind, ...]] = (
+    *value.KINDS,
+    *counting.KINDS,
+    *ratio.KINDS,
+    *gap.KINDS,
+    *distinct.KINDS,
+    *novelty.KINDS,
+    *category.KINDS,
+    *habit.KINDS,
+    *travel.KINDS,
+    *price.KINDS,
+)
+"""Eddy's own kinds, in the order in which the README lists them."""
 
 KINDS: Final[dict[str, Kind]] = {
     kind.name: kind
-    for kind in (
-        *counting.KINDS,
-        *gap.KINDS,
-        *novelty.KINDS,
-        *value.KINDS,
-        *(point.load() for point in entry_points(group="eddy.features")),
-    )
+    for kind in (*OWN, *(point.load() for point in entry_points(group="eddy.features")))
 }
 """Every feature kind by the name that a configuration gives it. A package may add one: a `Kind`
 under the entry point group "eddy.features"."""
+
+
+def table() -> str:
+    """Eddy's own kinds as the README's Markdown table."""
+    rows = [("feature kind", "value at an event", "parameters", "bytes an entity"), ("---",) * 4]
+    rows += [
+        (f"`{kind.name}`", kind.meaning, ", ".join(kind.parameters), str(8 * kind.words))
+        for kind in OWN
+    ]
+    return "".join(f"| {' | '.join(row)} |\n".replace("|  |", "| |") for row in rows)

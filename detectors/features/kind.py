@@ -1,15 +1,20 @@
 """What a feature kind is: a kernel over the entities' words, and how its values are judged.
 
 A kernel walks the batch in event order, writes the feature's value at each event and then learns
-the event. It owns `words` consecutive 8-byte words of each entity's row.
+the event. It owns `words` consecutive 8-byte words of each entity's row, and `shared` ones that
+all entities of the shard have in common.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from detectors.entities import Admitted
-from detectors.spec import FeatureSpec
+from detectors.kernels import kernel
+from detectors.spec import FeatureSpec, seconds
 from schemas.columns import F64, U64, Bools
 from schemas.events import FIELDS
 
@@ -29,12 +34,15 @@ class Memory(NamedTuple):
 class Field(NamedTuple):
     """What a feature reads of the batch. active: bool[n], the event matches `where` and has the
     field. number: float64[n] or hashed: uint64[n], the field; empty where the kind reads none.
-    beside: float64[n], the number that `Kind.beside` names, empty where it names none."""
+    beside: float64[k, n], the k numbers that `Kind.beside` names. occurs: bool[n], the event also
+    matches `of`; empty where the kind does not ask. entity: uint64[n], the entity's hash."""
 
     active: Bools
     number: F64
     hashed: U64
     beside: F64
+    occurs: Bools
+    entity: U64
 
 
 class Spans(NamedTuple):
@@ -43,6 +51,8 @@ class Spans(NamedTuple):
     half_life_ms: float
     against_ms: float
 
+
+Word = TypeVar("Word", np.float64, np.uint64)
 
 Kernel = Callable[[Memory, Admitted, Field, Spans, F64], None]
 """kernel(memory, events, field, spans, out)
@@ -62,8 +72,8 @@ class Kind:
     """One kind of feature.
 
     side: which values surprise unless the configuration says else. shift: see `Family`. shared:
-    words that all entities of a shard have in common. beside: a second number that it reads.
-    compares: it needs `against`, a second duration.
+    words that all entities of a shard have in common. beside: further numbers that it reads.
+    compares: it needs `against`, a second duration. divides: it needs `of`.
     """
 
     name: str
@@ -76,8 +86,9 @@ class Kind:
     side: Literal["high", "low", "both"]
     shift: float = 0.0
     shared: int = 0
-    beside: str | None = None
+    beside: tuple[str, ...] = ()
     compares: bool = False
+    divides: bool = False
     low: float = 0.0
     high: float = 1.0
 
@@ -101,4 +112,41 @@ class Kind:
                 if self.compares
                 else f"against: {self.name} compares no durations; remove it"
             )
+        elif spec.against and spec.half_life and seconds(spec.against) <= seconds(spec.half_life):
+            found.append(f"against: got {spec.against}; expected more than the half_life")
+        if self.divides != bool(spec.of):
+            found.append(
+                'of: missing; expected which events occur, such as { kind = "failure" }'
+                if self.divides
+                else f"of: {self.name} tells no events apart; remove it"
+            )
         return found
+
+    @property
+    def parameters(self) -> list[str]:
+        """What a declaration of this kind must give, besides its name."""
+        asked = {
+            f"`field` (a {self.reads})": self.reads is not None,
+            "`half_life`": self.decays,
+            "`against`": self.compares,
+            "`of`": self.divides,
+        }
+        return [name for name, asks in asked.items() if asks]
+
+
+@kernel
+def own_words(
+    words: NDArray[Word], at: int, events: Admitted, i: int, copy: NDArray[Word]
+) -> NDArray[Word]:
+    """The words from `at` on that event i's entity has, for the kernel to change as it learns.
+
+    Zeros where the row is a new entity's; `copy`, of as many words, filled with them where the
+    event may not be learned.
+    """
+    mine = words[events.row[i], at : at + len(copy)]
+    if events.fresh[i]:
+        mine[:] = 0
+    if events.learn[i]:
+        return mine
+    copy[:] = mine
+    return copy

@@ -1,9 +1,11 @@
 """Novelty: is this value of another field new to the entity, and how many new ones came lately?
 
 An entity remembers the last `MEMORY` distinct values by their 64-bit keyed hashes, most recent
-first; a value beyond them counts as new again. With more than `MEMORY` values in rotation every
-event is therefore "new", which is what an address behind which hundreds of accounts sit looks
-like; its own history then makes that its normal.
+first. What falls out of them is noted in the shard's `pairings`, so that a value comes as new again
+only when tens of thousands of others of all entities have fallen out since; in return, one new value
+in 200 of an entity with more than `MEMORY` of them goes unnoticed.
+
+Words of an entity: `MEMORY`, and two more for the count (value, time).
 """
 
 from typing import Final
@@ -11,6 +13,7 @@ from typing import Final
 import numpy as np
 
 from detectors.entities import Admitted
+from detectors.features import pairings
 from detectors.features.counting import decayed
 from detectors.features.kind import Field, Kind, Memory, Spans
 from detectors.kernels import kernel
@@ -20,8 +23,10 @@ MEMORY: Final = 16
 
 
 @kernel
-def recall(bits: U64, r: int, at: int, value: np.uint64, learn: bool) -> int:
-    """Where the value stood in the entity's memory, or -1; learning moves it to the front."""
+def is_new(
+    bits: U64, r: int, at: int, shared: U64, entity: np.uint64, value: np.uint64, learn: bool
+) -> bool:
+    """Whether the value is in neither memory; learning moves it to the front of the entity's."""
     place = -1
     for k in range(MEMORY):
         if bits[r, at + k] == value:
@@ -29,18 +34,23 @@ def recall(bits: U64, r: int, at: int, value: np.uint64, learn: bool) -> int:
             break
         if bits[r, at + k] == 0:
             break
+    new = place < 0 and not pairings.known(shared, pairings.pair(entity, value))
     if learn:
         last = place if place >= 0 else MEMORY - 1
+        falls = bits[r, at + last]
+        if place < 0 and falls != 0:
+            pairings.note(shared, pairings.pair(entity, falls))
         for k in range(last, 0, -1):
             bits[r, at + k] = bits[r, at + k - 1]
         bits[r, at] = value
-    return place
+    return new
 
 
 @kernel
 def novelty(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) -> None:
     """1 for a new value, 0 for a remembered one; NaN at the first, which is new by necessity."""
     bits = memory.bits
+    shared = memory.shared_bits
     at = memory.at
     for i in range(len(events.row)):
         r = events.row[i]
@@ -51,9 +61,10 @@ def novelty(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F
         if not field.active[i]:
             continue
         known_any = bits[r, at] != 0
-        place = recall(bits, r, at, field.hashed[i], events.learn[i])
+        learn = events.learn[i]
+        new = is_new(bits, r, at, shared, field.entity[i], field.hashed[i], learn)
         if known_any:
-            out[i] = 1.0 if place < 0 else 0.0
+            out[i] = 1.0 if new else 0.0
 
 
 @kernel
@@ -61,6 +72,7 @@ def novel_count(memory: Memory, events: Admitted, field: Field, spans: Spans, ou
     """Decayed number of new values, this event's included; behind the memory: value, time."""
     words = memory.words
     bits = memory.bits
+    shared = memory.shared_bits
     at = memory.at
     held = at + MEMORY
     for i in range(len(events.row)):
@@ -74,10 +86,11 @@ def novel_count(memory: Memory, events: Admitted, field: Field, spans: Spans, ou
             out[i] = np.nan
             continue
         now = decayed(words[r, held], events.time_ms[i] - words[r, held + 1], spans.half_life_ms)
-        if recall(bits, r, at, field.hashed[i], events.learn[i]) < 0:
+        learn = events.learn[i]
+        if is_new(bits, r, at, shared, field.entity[i], field.hashed[i], learn):
             now += 1.0
         out[i] = now
-        if events.learn[i]:
+        if learn:
             words[r, held] = now
             words[r, held + 1] = events.time_ms[i]
 
@@ -88,6 +101,7 @@ KINDS: Final = (
         meaning="1 when this value of a field is new to the entity, else 0",
         update=novelty,
         words=MEMORY,
+        shared=pairings.WORDS,
         reads="text",
         decays=False,
         family="share",
@@ -98,6 +112,7 @@ KINDS: Final = (
         meaning="decayed number of values of a field that were new to the entity",
         update=novel_count,
         words=MEMORY + 2,
+        shared=pairings.WORDS,
         reads="text",
         decays=True,
         family="rate",

@@ -27,7 +27,7 @@ def time_of_day(memory: Memory, events: Admitted, field: Field, spans: Spans, ou
         if not field.active[i]:
             out[i] = np.nan
             continue
-        offset_ms = 0.0 if isnan(field.beside[i]) else field.beside[i] * 60_000.0
+        offset_ms = 0.0 if isnan(field.beside[0, i]) else field.beside[0, i] * 60_000.0
         out[i] = ((events.time_ms[i] + offset_ms) % DAY_MS) / 3_600_000.0
 
 
@@ -53,6 +53,6 @@ KINDS: Final = (
         family="range",
         side="both",
         high=24.0,
-        beside="utc_offset_min",
+        beside=("utc_offset_min",),
     ),
 )

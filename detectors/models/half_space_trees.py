@@ -1,21 +1,33 @@
-"""Half-space trees, River's bit for bit: one tree structure a monitor, one row of masses an entity.
+"""Half-space trees: how alone does an event stand among its entity's, over all features at once?
 
-S. C. Tan, K. M. Ting, T. F. Liu, "Fast anomaly detection for streaming data", IJCAI 2011, as
-`river.anomaly.HalfSpaceTrees` implements it. The structure does not depend on data, so River
-builds it once and it is flattened to arrays; an entity owns only its masses, 4 bytes a node (10
-trees of height 8: 20 kB), given out once it has `min_events` events, from a bounded pool.
+One tree structure a monitor (`trees`), one row of masses an entity, given out once it has
+`min_events` events, from a bounded pool. Features enter as places in [0, 1] among their cohort's
+values; absent ones (NaN) are walked to the child of larger mass, as River does. Two kinds:
 
+**half_space_trees**, the default. A node's mass is a 16-bit sum of weights of `UNIT` an event; when
+a tree's root is full all are halved, so that an entity remembers 512 to 1,023 events (2.5 kB for 10
+trees of height 6). The density of a leaf is that of a Pólya tree (M. Lavine, Ann. Stat. 1992) whose
+prior is the cohort's tree, so that a short history says something, and a new entity is judged by
+its peers:
+
+    P(child) = (m_child + STRENGTH q)/(m_parent + STRENGTH)   q = (c_child + 1/2)/(c_parent + 1)
+    surprise = max(0, TOP - mean over trees of Σ_path ln(P(child)/room(child)))
+
+silent until the cohort has `COHORT_EVENTS_MIN` events; with m the entity's and c the cohort's masses in events, room the child's share of its parent's
+space. Learning is protected as the tails' is: a surprise among the `STRANGE_SHARE` largest is
+learned only while the entity has tokens for it, and so is an event with a very strange feature. Cost: about 0.6 µs an event.
+
+**river_trees**: `river.anomaly.HalfSpaceTrees` bit for bit. Two masses a node, of the last window
+and of the current one (10 trees of height 8: 20 kB an entity).
 Score: s = 1 - Σ_trees Σ_path r·2^depth / (trees · window · (2^(height+1) - 1)), r the mass of the
-last full window, a path ended where r < window/10. Surprise = -ln(1 - s), so that the rare end
-has room. Places (features scaled to [0, 1]) that are NaN are walked as River walks absent
-features: to the child of larger mass. In its first window an entity has no score (River says 0):
-NaN. As in River, everything is learned; a dense burst becomes normal after a window.
-Cost: about 1 µs an event for 10 x 8.
+last full window, a path ended where r < window/10; surprise = -ln(1 - s). In its first window an
+entity has no score (River says 0): NaN. As in River everything is learned; a dense burst becomes
+normal after a window. Cost: about 0.6 µs an event.
 
 Explanation: at events whose surprise, the trees' or one feature's, is among the `EXPLAIN_SHARE`
-largest, each split on the path is credited ln((parent + 1)/(child + 1)) to its feature, and the trees are scored
-again with the one, two and three most surprising features set to expected, that is, walked to the
-child that more of the last window's events went to.
+largest, each split on the path is credited ln((parent + 1)/(child + 1)) to its feature, and the
+trees are scored again with the one, two and three most surprising features set to expected, that
+is, walked to the child that more of the past events went to.
 """
 
 from math import isnan, log
@@ -23,30 +35,53 @@ from typing import Annotated, Final, NamedTuple
 
 import numpy as np
 from msgspec import Meta
-from river.anomaly import HalfSpaceTrees as RiverTrees
 
 from detectors.combination import P_MIN
 from detectors.entities import Admitted
 from detectors.kernels import kernel
+from detectors.models.tail import Judged
+from detectors.models.trees import Trees, build, credit, walk, walk_expecting
 from detectors.spec import DetectorSpec
 from detectors.state import Arrays, load, saved
-from schemas.columns import F64, I32, I64, U16, Bools
+from schemas.columns import F64, I32, I64, U16
 
-EXPLAIN_SHARE: Final = 0.002
-LEVEL_STEP: Final = 0.05
 COUNTERFACTUAL_MAX: Final = 3
+EXPLAIN_SHARE: Final = 0.002
+STRANGE_SHARE: Final = 0.01
+LEVEL_STEP: Final = 0.05
 MASS_MIN: Final = 1e-12
 """1 - s at least: a score of exactly 1 (a place no mass ever reached) has surprise 27.6."""
+UNIT: Final = 64
+ROOT_MAX: Final = 2**16 - 1 - UNIT
+COHORT_ROOT_MAX: Final = 20_000.0
+COHORT_EVENTS_MIN: Final = 500.0
+STRENGTH: Final = 8.0
+TOP: Final = 8.0
+HOUR_MS: Final = 3_600_000.0
+TOKENS_PER_HOUR: Final = 3.0
+TOKENS_PER_EVENT: Final = 0.02
+TOKENS_MAX: Final = 6.0
 
-LAST, RECENT = range(2)
 FREE, USED = range(2)
+TOKENS, TOKENS_MS = range(2)
 
 
 class TreesSpec(DetectorSpec, frozen=True, kw_only=True, tag="half_space_trees"):
-    """River's half-space trees over the feature vector, one mass array an entity.
+    """Half-space trees with decayed masses, smoothed by the cohort's.
 
-    min_events: events after which an entity gets masses; entities_max: how many may have them.
+    min_events: events after which an entity gets masses; entities_max: how many may have them, at
+    most the monitor's capacity.
     """
+
+    trees: Annotated[int, Meta(ge=1, le=100)] = 10
+    height: Annotated[int, Meta(ge=1, le=12)] = 6
+    seed: int = 0
+    min_events: Annotated[int, Meta(ge=0)] = 20
+    entities_max: Annotated[int, Meta(ge=1, le=100_000_000)] = 100_000_000
+
+
+class RiverTreesSpec(DetectorSpec, frozen=True, kw_only=True, tag="river_trees"):
+    """River's half-space trees. window: events after which the masses turn; others as above."""
 
     trees: Annotated[int, Meta(ge=1, le=100)] = 10
     height: Annotated[int, Meta(ge=1, le=12)] = 8
@@ -57,9 +92,13 @@ class TreesSpec(DetectorSpec, frozen=True, kw_only=True, tag="half_space_trees")
 
 
 class Isolated(NamedTuple):
-    """What the trees say. score: float64[n], River's. surprise: float64[n]. path_share: float64[features, n], sums to 1 where
-    an event was explained, else 0. order: int64[3, n], most surprising features first, -1 none.
-    without: float64[3, n], the surprise with the first one, two, three of `order` at expected."""
+    """What the trees say.
+
+    score: float64[n], River's, or the mean log density. surprise: float64[n], NaN where silent.
+    path_share: float64[features, n], sums to 1 where an event was explained, else 0. order:
+    int64[3, n], most surprising features first, -1 none. without: float64[3, n], the surprise with
+    the first one, two, three of `order` at expected.
+    """
 
     score: F64
     surprise: F64
@@ -68,68 +107,53 @@ class Isolated(NamedTuple):
     without: F64
 
 
-class Trees(NamedTuple):
-    """The structure: [trees, nodes], node i's children 2i + 1 and 2i + 2."""
-
-    feature: I64
-    threshold: F64
-    height: int
-    window: int
-    min_events: int
-
-
 class Masses(NamedTuple):
-    """mass: uint16[slots, trees, nodes, 2], of the last window and of the recent one. learned:
-    events a slot has learned. slot_of: a row's slot, -1 none. free: slots given back. level: for
-    each feature, and last the trees, the surprise that `EXPLAIN_SHARE` of the events exceed."""
+    """mass: uint16[slots, trees, nodes, planes]. cohort: float64[trees, nodes], of all entities.
+    learned: events a slot has learned. tokens: float64[slots, 2]. slot_of: a row's slot, -1 none.
+    free: slots given back. level: the surprise exceeded by `EXPLAIN_SHARE` of a feature's events,
+    for each feature, then of the trees', and last by `STRANGE_SHARE` of what the trees learned."""
 
     mass: U16
+    cohort: F64
     learned: I64
+    tokens: F64
     slot_of: I32
     free: I32
     marks: I64
     level: F64
 
 
-def structure(spec: TreesSpec, features: int) -> Trees:
-    """River's trees for so many features, as arrays."""
-    river = RiverTrees(
-        n_trees=spec.trees, height=spec.height, window_size=spec.window, seed=spec.seed
-    )
-    river.learn_one(dict.fromkeys(range(features), 0.5))  # type: ignore[no-untyped-call]  # untyped
-    nodes = 2 ** (spec.height + 1) - 1
-    feature = np.zeros((spec.trees, nodes), np.int64)
-    threshold = np.zeros((spec.trees, nodes))
-    for t, tree in enumerate(river.trees):
-        stack = [(tree, 0)]
-        while stack:
-            node, i = stack.pop()
-            if 2 * i + 2 >= nodes:
-                continue
-            feature[t, i] = node.feature
-            threshold[t, i] = node.threshold
-            stack += [(node.children[0], 2 * i + 1), (node.children[1], 2 * i + 2)]
-    return Trees(feature, threshold, spec.height, spec.window, spec.min_events)
+class Settings(NamedTuple):
+    """window: River's, 0 in the default kind. min_events: history before masses are given out."""
+
+    window: int
+    min_events: int
 
 
 class HalfSpaceTrees:
-    """The masses of a monitor's entities, and the walk over them."""
+    """The masses of a monitor's entities, and what they say of each event."""
 
-    def __init__(self, spec: TreesSpec, features: int, capacity: int) -> None:
+    def __init__(self, spec: TreesSpec | RiverTreesSpec, features: int, capacity: int) -> None:
+        window = spec.window if isinstance(spec, RiverTreesSpec) else 0
+        planes = 2 if window else 1
         self.features = features
-        self.trees = structure(spec, features)
+        self.settings = Settings(window, spec.min_events)
+        self.trees = build(spec.trees, spec.height, spec.seed, features, planes)
+        shape = self.trees.feature.shape
         slots = min(spec.entities_max, capacity)
         self.masses = Masses(
-            mass=np.zeros((slots, *self.trees.feature.shape, 2), np.uint16),
+            mass=np.zeros((slots, *shape, planes), np.uint16),
+            cohort=np.zeros(shape),
             learned=np.zeros(slots, np.int64),
+            tokens=np.zeros((slots, 2)),
             slot_of=np.full(capacity, -1, np.int32),
             free=np.zeros(slots, np.int32),
             marks=np.zeros(2, np.int64),
-            level=np.ones(features + 1),
+            level=np.ones(features + 2),
         )
 
-    def process(self, events: Admitted, place: F64, tail_p: F64) -> Isolated:
-        """Score, then learn, each event in order. place, tail_p: float64[features, n]."""
+    def process(self, events: Admitted, judged: Judged) -> Isolated:
+        """Score, then learn, each event in order. judged: what the tails said of its features."""
         n = len(events.row)
         out = Isolated(
             score=np.full(n, np.nan),
@@ -138,13 +162,13 @@ class HalfSpaceTrees:
             order=np.full((COUNTERFACTUAL_MAX, n), -1, np.int64),
             without=np.full((COUNTERFACTUAL_MAX, n), np.nan),
         )
-        _process(self.trees, self.masses, events, place, tail_p, out)
+        _process(self.trees, self.settings, self.masses, events, judged, out)
         return out
 
     def save(self) -> Arrays:
         """The masses in use and who owns them."""
         used = int(self.masses.marks[USED])
-        return saved(self.masses, {"mass": used, "learned": used})
+        return saved(self.masses, {"mass": used, "learned": used, "tokens": used})
 
     def load(self, state: Arrays) -> None:
         """Replace the masses by saved ones of the same specification."""
@@ -152,108 +176,126 @@ class HalfSpaceTrees:
 
 
 @kernel
-def _walk(trees: Trees, mass: U16, place: F64, path: I64) -> None:
-    """The nodes that the event passes, root to leaf. path: int64[trees, height + 1]."""
-    count, depths = path.shape
-    for t in range(count):
-        node = 0
-        path[t, 0] = 0
-        for depth in range(1, depths):
-            left = 2 * node + 1
-            value = place[trees.feature[t, node]]
-            if isnan(value):
-                lighter_left = mass[t, left, RECENT] < mass[t, left + 1, RECENT]
-                node = left + 1 if lighter_left else left
-            else:
-                node = left if value < trees.threshold[t, node] else left + 1
-            path[t, depth] = node
-
-
-@kernel
-def _walk_expecting(
-    trees: Trees, mass: U16, path: I64, expected: Bools, other_path: I64, place: F64
-) -> None:
-    """As `_walk`, but splits on `expected` features go to the child of larger last mass."""
-    count, depths = path.shape
-    for t in range(count):
-        for depth in range(1, depths):
-            node = other_path[t, depth - 1]
-            left = 2 * node + 1
-            f = trees.feature[t, node]
-            if expected[f]:
-                lighter_left = mass[t, left, LAST] < mass[t, left + 1, LAST]
-                other_path[t, depth] = left + 1 if lighter_left else left
-            elif node == path[t, depth - 1]:
-                other_path[t, depth] = path[t, depth]
-            else:
-                is_left = place[f] < trees.threshold[t, node]
-                other_path[t, depth] = left if is_left else left + 1
-
-
-@kernel
-def _score(trees: Trees, mass: U16, path: I64) -> float:
+def _river_score(trees: Trees, window: int, mass: U16, path: I64) -> float:
     """River's score in [0, 1]: the same sums in the same order."""
     count, depths = path.shape
-    size_limit = 0.1 * trees.window
+    size_limit = 0.1 * window
     score = 0.0
     for t in range(count):
         depth_pow = 1
         of_tree = 0.0
         for depth in range(depths):
-            r = mass[t, path[t, depth], LAST]
+            r = mass[t, path[t, depth], 0]
             of_tree += r * depth_pow
             if r < size_limit:
                 break
             depth_pow <<= 1
         score += of_tree
-    return float(1.0 - score / (count * trees.window * trees.feature.shape[1]))
+    return float(1.0 - score / (count * window * trees.feature.shape[1]))
 
 
 @kernel
-def _learn(mass: U16, path: I64) -> None:
-    """River's learn_one: one more on each node of each path."""
+def _log_density(trees: Trees, masses: Masses, slot: int, path: I64) -> float:
+    """Mean over the trees of the leaf's log density; without a slot, the cohort's."""
+    count, depths = path.shape
+    cohort = masses.cohort
+    total = 0.0
+    for t in range(count):
+        over = 1.0
+        under = 1.0
+        before = masses.mass[slot, t, 0, 0] / UNIT if slot >= 0 else 0.0
+        peers_before = cohort[t, 0]
+        for depth in range(1, depths):
+            node = path[t, depth]
+            here = masses.mass[slot, t, node, 0] / UNIT if slot >= 0 else 0.0
+            peers = cohort[t, node]
+            q = (peers + 0.5) / (peers_before + 1.0)
+            over *= here + STRENGTH * q
+            under *= (before + STRENGTH) * trees.room[t, node]
+            before = here
+            peers_before = peers
+        total += log(over / under)
+    return float(total / count)
+
+
+@kernel
+def _surprise_of(
+    trees: Trees, settings: Settings, masses: Masses, slot: int, path: I64
+) -> tuple[float, float]:
+    """(score, surprise) of a path."""
+    if settings.window == 0:
+        density = _log_density(trees, masses, slot, path)
+        return density, max(TOP - density, 0.0)
+    score = _river_score(trees, settings.window, masses.mass[slot], path)
+    return score, -log(max(1.0 - score, MASS_MIN))
+
+
+@kernel
+def _learn_window(settings: Settings, masses: Masses, slot: int, path: I64) -> None:
+    """River's learn_one: one more on each node of each path; at the window's end the masses turn."""
+    mass = masses.mass[slot]
     for t in range(path.shape[0]):
         for depth in range(path.shape[1]):
-            mass[t, path[t, depth], RECENT] += 1
+            mass[t, path[t, depth], 1] += 1
+    masses.learned[slot] += 1
+    if masses.learned[slot] % settings.window == 0:
+        for t in range(mass.shape[0]):
+            for node in range(mass.shape[1]):
+                mass[t, node, 0] = mass[t, node, 1]
+                mass[t, node, 1] = 0
 
 
 @kernel
-def _turn_window(mass: U16) -> None:
-    """The recent masses become the last window's."""
-    for t in range(mass.shape[0]):
-        for node in range(mass.shape[1]):
-            mass[t, node, LAST] = mass[t, node, RECENT]
-            mass[t, node, RECENT] = 0
-
-
-@kernel
-def _credit(trees: Trees, mass: U16, place: F64, path: I64, credit: F64) -> None:
-    """Credit each split on the paths to its feature by how much mass it left behind."""
-    credit[:] = 0.0
+def _learn_decayed(masses: Masses, slot: int, path: I64) -> None:
+    """One more event on each node of each path, the cohort's and the entity's."""
+    cohort = masses.cohort
+    if cohort[0, 0] >= COHORT_ROOT_MAX:
+        cohort[:] *= 0.5
     for t in range(path.shape[0]):
-        for depth in range(path.shape[1] - 1):
-            here = mass[t, path[t, depth], LAST]
-            f = trees.feature[t, path[t, depth]]
-            if here == 0 or isnan(place[f]):
-                break
-            gain = log((here + 1.0) / (mass[t, path[t, depth + 1], LAST] + 1.0))
-            credit[f] += max(gain, 0.0)
-    total = credit.sum()
-    if total > 0.0:
-        credit /= total
+        for depth in range(path.shape[1]):
+            cohort[t, path[t, depth]] += 1.0
+    if slot < 0:
+        return
+    mass = masses.mass[slot]
+    if mass[0, 0, 0] >= ROOT_MAX:
+        for t in range(mass.shape[0]):
+            for node in range(mass.shape[1]):
+                mass[t, node, 0] >>= 1
+    for t in range(path.shape[0]):
+        for depth in range(path.shape[1]):
+            mass[t, path[t, depth], 0] += UNIT
+    masses.learned[slot] += 1
 
 
 @kernel
-def _surprise(score: float) -> float:
-    return -log(max(1.0 - score, MASS_MIN))
+def _may_learn(masses: Masses, slot: int, time_ms: float, surprise: float) -> bool:
+    """Whether the event is ordinary, or its entity has a token to have it learned."""
+    strange = surprise > masses.level[-1]  # False while the trees are silent
+    if slot < 0:
+        return not strange
+    tokens = masses.tokens[slot]
+    since_h = (time_ms - tokens[TOKENS_MS]) / HOUR_MS
+    tokens[TOKENS] = min(tokens[TOKENS] + TOKENS_PER_EVENT + TOKENS_PER_HOUR * since_h, TOKENS_MAX)
+    tokens[TOKENS_MS] = time_ms
+    if strange:
+        if tokens[TOKENS] < 1.0:
+            return False
+        tokens[TOKENS] -= 1.0
+    return True
 
 
 @kernel
-def _slot(trees: Trees, masses: Masses, row: int, seen: int, learn: bool) -> int:
-    """The row's slot, given out now if it is due and one is left; else -1."""
-    if masses.slot_of[row] >= 0 or not learn or seen < trees.min_events:
-        return int(masses.slot_of[row])
+def _slot(settings: Settings, masses: Masses, events: Admitted, i: int) -> int:
+    """The slot of the event's row, given out now if it is due and one is left; else -1."""
+    row = events.row[i]
     marks = masses.marks
+    if events.fresh[i] and masses.slot_of[row] >= 0:
+        masses.free[marks[FREE]] = masses.slot_of[row]
+        marks[FREE] += 1
+        masses.slot_of[row] = -1
+    due = events.learn[i] and events.seen[i] >= settings.min_events
+    if masses.slot_of[row] >= 0 or not due:
+        return int(masses.slot_of[row])
     if marks[FREE] > 0:
         marks[FREE] -= 1
         slot = int(masses.free[marks[FREE]])
@@ -264,38 +306,40 @@ def _slot(trees: Trees, masses: Masses, row: int, seen: int, learn: bool) -> int
         marks[USED] += 1
     else:
         return -1
+    masses.tokens[slot, TOKENS] = TOKENS_MAX
+    masses.tokens[slot, TOKENS_MS] = events.time_ms[i]
     masses.slot_of[row] = slot
     return slot
 
 
 @kernel
-def _give_back(masses: Masses, row: int) -> None:
-    """The row has a new entity: its slot, if it had one, is free."""
-    if masses.slot_of[row] >= 0:
-        masses.free[masses.marks[FREE]] = masses.slot_of[row]
-        masses.marks[FREE] += 1
-        masses.slot_of[row] = -1
-
-
-@kernel
-def _is_rare(surprise: float, level: F64, detector: int) -> bool:
-    """Whether it is among the detector's `EXPLAIN_SHARE` largest; follows that quantile by steps:
-    up by 1 - share of a step when above it, down by share of one when below."""
-    rare = bool(surprise > level[detector])
-    level[detector] *= 1.0 + LEVEL_STEP * ((1.0 if rare else 0.0) - EXPLAIN_SHARE)
+def _is_rare(surprise: float, level: F64, which: int, share: float) -> bool:
+    """Whether it is among that share of the largest; follows the quantile by steps: up by
+    1 - share of a step when above it, down by share of one when below."""
+    rare = bool(surprise > level[which])
+    level[which] *= 1.0 + LEVEL_STEP * ((1.0 if rare else 0.0) - share)
     return rare
 
 
 @kernel
 def _explain(
-    trees: Trees, mass: U16, place: F64, path: I64, tail_p: F64, i: int, out: Isolated
+    trees: Trees,
+    settings: Settings,
+    masses: Masses,
+    slot: int,
+    place: F64,
+    path: I64,
+    tail_p: F64,
+    i: int,
+    out: Isolated,
 ) -> None:
     """Credit the path; then score again with the most surprising features at expected."""
-    credit = out.path_share[:, i]
-    _credit(trees, mass, place, path, credit)
+    mass = masses.mass[slot]
+    share = out.path_share[:, i]
+    credit(trees, mass, place, path, share)
     weight = np.empty(len(place))
     for j in range(len(place)):
-        weight[j] = out.surprise[i] * credit[j]
+        weight[j] = out.surprise[i] * share[j]
         if not isnan(tail_p[j, i]):
             weight[j] -= log(max(tail_p[j, i], P_MIN))
     expected = np.zeros(len(place), np.bool_)
@@ -307,37 +351,53 @@ def _explain(
         weight[best] = -1.0
         expected[best] = True
         out.order[k, i] = best
-        _walk_expecting(trees, mass, path, expected, other_path, place)
-        out.without[k, i] = _surprise(_score(trees, mass, other_path))
+        walk_expecting(trees, mass, path, expected, other_path, place)
+        out.without[k, i] = _surprise_of(trees, settings, masses, slot, other_path)[1]
 
 
 @kernel
 def _process(
-    trees: Trees, masses: Masses, events: Admitted, place: F64, tail_p: F64, out: Isolated
+    trees: Trees,
+    settings: Settings,
+    masses: Masses,
+    events: Admitted,
+    judged: Judged,
+    out: Isolated,
 ) -> None:
-    features = place.shape[0]
+    features = judged.place.shape[0]
     here = np.empty(features)
     path = np.empty((len(trees.feature), trees.height + 1), np.int64)
+    nobody = np.zeros((len(trees.feature), trees.feature.shape[1], 2), np.uint16)
     for i in range(len(events.row)):
-        if events.fresh[i]:
-            _give_back(masses, events.row[i])
-        slot = _slot(trees, masses, events.row[i], events.seen[i], events.learn[i])
-        if slot < 0:
+        slot = _slot(settings, masses, events, i)
+        if slot < 0 and settings.window > 0:
             continue
-        mass = masses.mass[slot]
         rare = False
         for j in range(features):
-            here[j] = place[j, i]
-            if not isnan(tail_p[j, i]):
-                rare |= _is_rare(-log(max(tail_p[j, i], P_MIN)), masses.level, j)
-        _walk(trees, mass, here, path)
-        if masses.learned[slot] >= trees.window:
-            out.score[i] = _score(trees, mass, path)
-            out.surprise[i] = _surprise(out.score[i])
-            if _is_rare(out.surprise[i], masses.level, features) or rare:
-                _explain(trees, mass, here, path, tail_p, i, out)
-        if events.learn[i]:
-            _learn(mass, path)
-            masses.learned[slot] += 1
-            if masses.learned[slot] % trees.window == 0:
-                _turn_window(mass)
+            here[j] = judged.place[j, i]
+            if not isnan(judged.p[j, i]):
+                surprise = -log(max(judged.p[j, i], P_MIN))
+                rare |= _is_rare(surprise, masses.level, j, EXPLAIN_SHARE)
+        walk(trees, masses.mass[slot] if slot >= 0 else nobody, here, path)
+        learn = events.learn[i]
+        if settings.window > 0:
+            speaks = masses.learned[slot] >= settings.window
+        else:
+            speaks = masses.cohort[0, 0] >= COHORT_EVENTS_MIN
+        if speaks:
+            out.score[i], surprise = _surprise_of(trees, settings, masses, slot, path)
+            out.surprise[i] = surprise
+            rare |= _is_rare(surprise, masses.level, features, EXPLAIN_SHARE)
+            if rare and slot >= 0:
+                _explain(trees, settings, masses, slot, here, path, judged.p, i, out)
+        if settings.window > 0:
+            if learn:
+                _learn_window(settings, masses, slot, path)
+        elif (
+            learn
+            and judged.ordinary[i]
+            and _may_learn(masses, slot, events.time_ms[i], out.surprise[i])
+        ):
+            if speaks:
+                _is_rare(out.surprise[i], masses.level, features + 1, STRANGE_SHARE)
+            _learn_decayed(masses, slot, path)

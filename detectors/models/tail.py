@@ -26,10 +26,13 @@ A share (novelty) is beta–binomial: P(1) = (s q + k)/(s + n), q the cohort's s
 Departures: the tail of t is taken by Wallace's normal approximation (D. L. Wallace, Ann. Math.
 Stat. 1959; here within 25 % of the exact tail down to 1e-4 for df ≥ 4, within a factor 2 at
 1e-6), and a rate's p above one half is a straight line to 1 at c = 0, since calibration follows.
-Learning is protected: a value with two-sided p below `WINSOR_P` is learned as the value that has
-just that p, a share's 1 as p/`WINSOR_P`, a rate at most as one deviation above its mean: an
-attacker's first events are all there is of it, and each adds to the count. The cohort, in which one
-entity weighs little, learns a rate up to `COHORT_SD` of its own deviations above its mean.
+Learning is protected. A strange value (two-sided p below `WINSOR_P`) is learned as the value that
+has just that p, a share's 1 as p/`WINSOR_P`; a rate at most as one deviation above its mean: an
+attacker's first events are all there is of it, and each adds to the count. And an entity may learn
+`TOKENS_PER_HOUR` strange events an hour and a share `TOKENS_PER_EVENT` of all, saved up to
+`TOKENS_MAX`; more are judged, not learned. So a burst however long stays strange, and a change that
+lasts becomes the new normal in about `MEMORY_EVENTS`/2 events, at most three an hour. The cohort, in
+which one entity weighs little, learns a rate up to `COHORT_SD` of its own deviations above its mean.
 
 An entity remembers about `MEMORY_EVENTS` events, fewer where `half_life` of its own time decays
 them: enough to know its spread within a tenth, few enough to follow an honest change of habit.
@@ -48,7 +51,7 @@ from detectors.combination import P_MIN
 from detectors.entities import Admitted
 from detectors.kernels import kernel
 from detectors.spec import DetectorSpec, Duration
-from schemas.columns import F64, I64
+from schemas.columns import F64, I64, Bools
 
 NORMAL, SHARE, RANGE, RATE = range(4)
 HIGH, LOW, BOTH = range(3)
@@ -64,15 +67,24 @@ COHORT_MEMORY: Final = 20_000.0
 PACE: Final = 2.0
 SHAPE_MAX: Final = 10.0
 RATE_MIN: Final = 1e-4
+HOUR_MS: Final = 3_600_000.0
+TOKENS_PER_HOUR: Final = 3.0
+TOKENS_PER_EVENT: Final = 0.02
+TOKENS_MAX: Final = 6.0
 WINSOR_P: Final = 0.01
+VERY_STRANGE_P: Final = 1e-3
 WINSOR_Z: Final = 2.5758293035489004  # normal quantile of 1 - WINSOR_P/2
 EXPECTED_SHARE: Final = 0.98
 EXPECTED_SD: Final = 3.0  # of a rate, which is skewed
 EXPECTED_Z: Final = 2.3263478740408408  # normal quantile of (1 + EXPECTED_SHARE)/2
 LN2: Final = log(2.0)
 
-MEAN_WEIGHT, MEAN, TOTAL_VARIANCE, WITHIN_WEIGHT, WITHIN_VARIANCE, SHARE_RATE = range(6)
-COHORT_WORDS: Final = 6
+MEAN_WEIGHT, MEAN, TOTAL_VARIANCE, WITHIN_WEIGHT, WITHIN_VARIANCE = range(5)
+COHORT_WORDS: Final = 5
+LAST_MS, TOKENS = range(2)
+WORDS_ENTITY: Final = 2
+COUNT, MEAN_OWN, SQUARES = range(3)
+WORDS_FEATURE: Final = 3
 
 
 class Judged(NamedTuple):
@@ -80,13 +92,15 @@ class Judged(NamedTuple):
 
     p: raw p-value. centre, spread: the predictive's location and half the width of its central
     `EXPECTED_SHARE`, in y; of a rate, its mean and `EXPECTED_SD` deviations; of a share, itself
-    and 0. place: the value's place in [0, 1] among its cohort, for the trees.
+    and 0. place: the value's place in [0, 1] among its cohort, for the trees. ordinary: bool[n],
+    False where a feature was very strange (`VERY_STRANGE_P`) and there was no token left for it.
     """
 
     p: F64
     centre: F64
     spread: F64
     place: F64
+    ordinary: Bools
 
 
 class Shape(NamedTuple):
@@ -111,7 +125,7 @@ class TailSpec(DetectorSpec, frozen=True, kw_only=True, tag="tail"):
 
 def words(features: int) -> int:
     """Words that the tails of so many features own in an entity's row."""
-    return 1 + 3 * features
+    return WORDS_ENTITY + WORDS_FEATURE * features
 
 
 @kernel
@@ -152,21 +166,21 @@ def judge(
     """Judge, then learn, each event in order. values: float64[features, n], natural units."""
     features = values.shape[0]
     for i in range(len(events.row)):
-        r = events.row[i]
+        own = words[events.row[i], at : at + WORDS_ENTITY + WORDS_FEATURE * features]
         learn = events.learn[i]
         if events.fresh[i]:
-            words[r, at : at + 1 + 3 * features] = 0.0
-            words[r, at] = events.time_ms[i]
-        keep = exp(-LN2 * (events.time_ms[i] - words[r, at]) / half_life_ms)
-        if learn:
-            words[r, at] = events.time_ms[i]
+            own[:] = 0.0
+            own[LAST_MS] = events.time_ms[i]
+            own[TOKENS] = TOKENS_MAX
+        keep = _pass_time(own, events.time_ms[i], half_life_ms, learn)
+        paid = False
+        out.ordinary[i] = True
         for j in range(features):
-            mine = words[r, at + 1 + 3 * j : at + 4 + 3 * j]
-            n = mine[0] * keep
-            s = mine[2] * keep
+            first = WORDS_ENTITY + WORDS_FEATURE * j
+            mine = own[first : first + WORDS_FEATURE]
             if learn:
-                mine[0] = n
-                mine[2] = s
+                mine[COUNT] *= keep
+                mine[SQUARES] *= keep
             value = values[j, i]
             out.p[j, i] = np.nan
             out.centre[j, i] = np.nan
@@ -174,17 +188,41 @@ def judge(
             out.place[j, i] = np.nan
             if isnan(value):
                 continue
-            if shape.family[j] == RANGE:
+            family = shape.family[j]
+            if family == RANGE:
                 span = shape.high[j] - shape.low[j]
                 out.place[j, i] = min(max((value - shape.low[j]) / span, 0.0), 1.0)
-            elif shape.family[j] == SHARE:
-                _share(mine, cohort[j], n, s, value, learn, i, j, out)
-            elif shape.family[j] == RATE:
-                count = max(value - shape.shift[j], 0.0)
-                _rate(mine, cohort[j], n, s, count, learn, i, j, out)
+                continue
+            if family == SHARE:
+                learned, strange = _share(mine, cohort[j], value, i, j, out)
+            elif family == RATE:
+                value = max(value - shape.shift[j], 0.0)
+                learned, strange = _rate(mine, cohort[j], value, i, j, out)
             else:
-                y = log(value + shape.shift[j])
-                _normal(mine, cohort[j], n, s, y, shape.side[j], learn, i, j, out)
+                value = log(value + shape.shift[j])
+                learned, strange = _normal(mine, cohort[j], value, shape.side[j], i, j, out)
+            if learn and strange and not paid and own[TOKENS] >= 1.0:
+                own[TOKENS] -= 1.0
+                paid = True
+            if strange and not paid and out.p[j, i] < VERY_STRANGE_P:
+                out.ordinary[i] = False
+            if not learn or (strange and not paid):
+                continue
+            if family == NORMAL:
+                _learn_normal(mine, cohort[j], learned)
+            else:
+                _learn_sum(mine, cohort[j], learned, value, family == RATE)
+
+
+@kernel
+def _pass_time(own: F64, time_ms: float, half_life_ms: float, learn: bool) -> float:
+    """What the time since the entity's last event leaves of its counts; tokens come with time."""
+    since_ms = time_ms - own[LAST_MS]
+    if learn:
+        own[LAST_MS] = time_ms
+        tokens = own[TOKENS] + TOKENS_PER_EVENT + TOKENS_PER_HOUR * since_ms / HOUR_MS
+        own[TOKENS] = min(tokens, TOKENS_MAX)
+    return exp(-LN2 * since_ms / half_life_ms) if since_ms > 0.0 else 1.0
 
 
 @kernel
@@ -213,41 +251,107 @@ def incomplete_beta(x: float, a: float, b: float) -> float:
 
 
 @kernel
-def _rate(
-    mine: F64,
-    peers: F64,
-    n: float,
-    s: float,
-    count: float,
-    learn: bool,
-    i: int,
-    j: int,
-    out: Judged,
-) -> None:
-    """One decayed count after n that sum to s (both decayed)."""
-    learned = count
+def _normal(
+    mine: F64, peers: F64, y: float, side: int, i: int, j: int, out: Judged
+) -> tuple[float, bool]:
+    """Judge y; return it winsorised, and whether it was strange."""
+    if peers[MEAN_WEIGHT] < COHORT_EVENTS_MIN:
+        return y, False
+    n = mine[COUNT]
+    m0 = peers[MEAN]
+    total = max(peers[TOTAL_VARIANCE], VARIANCE_MIN)
+    steps = peers[WITHIN_WEIGHT]
+    within = steps * peers[WITHIN_VARIANCE] + COHORT_EVENTS_MIN * total
+    within = max(within / (steps + COHORT_EVENTS_MIN), VARIANCE_MIN)
+    k0 = within / max(total - within, 0.01 * total)
+    kappa = k0 + n
+    off = mine[MEAN_OWN] - m0
+    mu = m0 + n / kappa * off
+    a = PRIOR_SHAPE + 0.5 * n
+    b = PRIOR_SHAPE * within + 0.5 * max(mine[SQUARES], n * VARIANCE_MIN)
+    b += 0.5 * k0 * n / kappa * off * off
+    scale = sqrt(b * (kappa + 1.0) / (a * kappa))
+    t = (y - mu) / scale
+    df = 2.0 * a
+    z = normal_of_t(abs(t), df)
+    out.p[j, i] = _tail_p(z if t >= 0.0 else -z, side)
+    out.centre[j, i] = mu
+    # Cornish-Fisher's expansion of the quantile of t.
+    out.spread[j, i] = scale * (EXPECTED_Z + 3.73 / df + 5.7 / (df * df))
+    away = (y - m0) / sqrt(total)
+    out.place[j, i] = 0.5 + 0.5 * away / sqrt(18.0 + away * away)
+    if z <= WINSOR_Z:
+        return y, False
+    edge = t_of_normal(WINSOR_Z, df) * scale
+    return (mu + edge if t >= 0.0 else mu - edge), True
+
+
+@kernel
+def _rate(mine: F64, peers: F64, count: float, i: int, j: int, out: Judged) -> tuple[float, bool]:
+    """Judge a decayed count; return it winsorised, and whether it was strange."""
+    if peers[MEAN_WEIGHT] < COHORT_EVENTS_MIN:
+        return count, False
     peer_mean = max(peers[MEAN], RATE_MIN)
-    if peers[MEAN_WEIGHT] >= COHORT_EVENTS_MIN:
-        over = max(peers[TOTAL_VARIANCE] - peer_mean / PACE, 0.01 * peer_mean * peer_mean)
-        shape = peer_mean * peer_mean / over
-        mean = (shape + PACE * s) / (shape / peer_mean + PACE * n)
-        shape = min(shape + PACE * s, SHAPE_MAX)
-        if count <= mean:
-            out.p[j, i] = 1.0 - 0.5 * count / mean
-        else:
-            x = mean / (mean + shape / PACE)
-            out.p[j, i] = max(min(incomplete_beta(x, PACE * count, shape), 0.5), P_MIN)
-        deviation = sqrt(mean / PACE + mean * mean / shape)
-        out.centre[j, i] = mean
-        out.spread[j, i] = EXPECTED_SD * deviation
-        out.place[j, i] = count / (count + peer_mean + 0.5)
-        learned = min(count, mean + deviation)
-    if learn:
-        usual = peer_mean + COHORT_SD * sqrt(max(peers[TOTAL_VARIANCE], peer_mean)) + 1.0
-        _learn_peers(peers, 1.0 / (1.0 + n), min(count, usual))
-        keep = min(1.0, MEMORY_EVENTS / (n + 1.0))
-        mine[0] = keep * (n + 1.0)
-        mine[2] = keep * (s + learned)
+    over = max(peers[TOTAL_VARIANCE] - peer_mean / PACE, 0.01 * peer_mean * peer_mean)
+    shape = peer_mean * peer_mean / over
+    seen = PACE * mine[SQUARES]
+    mean = (shape + seen) / (shape / peer_mean + PACE * mine[COUNT])
+    shape = min(shape + seen, SHAPE_MAX)
+    p = 1.0 - 0.5 * count / mean
+    if count > mean:
+        x = mean / (mean + shape / PACE)
+        p = max(min(incomplete_beta(x, PACE * count, shape), 0.5), P_MIN)
+    deviation = sqrt(mean / PACE + mean * mean / shape)
+    out.p[j, i] = p
+    out.centre[j, i] = mean
+    out.spread[j, i] = EXPECTED_SD * deviation
+    out.place[j, i] = count / (count + peer_mean + 0.5)
+    return min(count, mean + deviation), p < WINSOR_P
+
+
+@kernel
+def _share(mine: F64, peers: F64, value: float, i: int, j: int, out: Judged) -> tuple[float, bool]:
+    """Judge one trial; return what is learned of it, and whether it was strange."""
+    out.place[j, i] = value
+    if peers[MEAN_WEIGHT] < COHORT_EVENTS_MIN:
+        return value, False
+    expected = PRIOR_EVENTS * peers[MEAN] + mine[SQUARES]
+    expected = max(expected / (PRIOR_EVENTS + mine[COUNT]), P_MIN)
+    out.p[j, i] = expected if value > 0.0 else 1.0
+    out.centre[j, i] = expected
+    out.spread[j, i] = 0.0
+    return min(value, expected / WINSOR_P), value > 0.0 and expected < WINSOR_P
+
+
+@kernel
+def _learn_normal(mine: F64, peers: F64, y: float) -> None:
+    """One more value of the entity and of its cohort (B. P. Welford, 1962)."""
+    n = mine[COUNT]
+    gain = y - mine[MEAN_OWN]
+    square = gain * gain * n / (n + 1.0)
+    if n > 0.5:
+        peers[WITHIN_WEIGHT] = min(peers[WITHIN_WEIGHT] + 1.0, COHORT_MEMORY)
+        peers[WITHIN_VARIANCE] += (square - peers[WITHIN_VARIANCE]) / peers[WITHIN_WEIGHT]
+    _learn_peers(peers, 1.0 / (1.0 + n), y)
+    keep = min(1.0, MEMORY_EVENTS / (n + 1.0))
+    mine[COUNT] = keep * (n + 1.0)
+    mine[MEAN_OWN] += gain / (n + 1.0)
+    mine[SQUARES] = keep * (mine[SQUARES] + square)
+
+
+@kernel
+def _learn_sum(mine: F64, peers: F64, learned: float, value: float, is_rate: bool) -> None:
+    """One more count, or trial, of the entity and of its cohort; SQUARES holds their sum."""
+    n = mine[COUNT]
+    if is_rate:
+        deviation = sqrt(max(peers[TOTAL_VARIANCE], peers[MEAN]))
+        usual = peers[MEAN] + COHORT_SD * deviation + 1.0
+        _learn_peers(peers, 1.0 / (1.0 + n), min(value, usual))
+    else:
+        _learn_peers(peers, 1.0 / (1.0 + n), learned)
+    keep = min(1.0, MEMORY_EVENTS / (n + 1.0))
+    mine[COUNT] = keep * (n + 1.0)
+    mine[SQUARES] = keep * (mine[SQUARES] + learned)
 
 
 @kernel
@@ -258,90 +362,3 @@ def _learn_peers(peers: F64, weight: float, value: float) -> None:
     off = value - peers[MEAN]
     peers[MEAN] += share * off
     peers[TOTAL_VARIANCE] = (1.0 - share) * (peers[TOTAL_VARIANCE] + share * off * off)
-
-
-@kernel
-def _share(
-    mine: F64,
-    peers: F64,
-    n: float,
-    s: float,
-    value: float,
-    learn: bool,
-    i: int,
-    j: int,
-    out: Judged,
-) -> None:
-    """One trial after n with s occurrences (both decayed)."""
-    expected = (PRIOR_EVENTS * peers[SHARE_RATE] + s) / (PRIOR_EVENTS + n)
-    out.place[j, i] = value
-    learned = value
-    if peers[MEAN_WEIGHT] >= COHORT_EVENTS_MIN:
-        out.p[j, i] = max(expected, P_MIN) if value > 0.0 else 1.0
-        out.centre[j, i] = expected
-        out.spread[j, i] = 0.0
-        learned = min(value, expected / WINSOR_P)
-    if learn:
-        weight = 1.0 / (1.0 + n)
-        peers[MEAN_WEIGHT] = min(peers[MEAN_WEIGHT] + weight, COHORT_MEMORY)
-        peers[SHARE_RATE] += weight / peers[MEAN_WEIGHT] * (learned - peers[SHARE_RATE])
-        keep = min(1.0, MEMORY_EVENTS / (n + 1.0))
-        mine[0] = keep * (n + 1.0)
-        mine[2] = keep * (s + learned)
-
-
-@kernel
-def _normal(
-    mine: F64,
-    peers: F64,
-    n: float,
-    s: float,
-    y: float,
-    side: int,
-    learn: bool,
-    i: int,
-    j: int,
-    out: Judged,
-) -> None:
-    """One value y after n with mean `mine[1]` and sum of squares s (n, s decayed)."""
-    m = mine[1]
-    m0 = peers[MEAN]
-    learned = y
-    if peers[MEAN_WEIGHT] >= COHORT_EVENTS_MIN:
-        total = max(peers[TOTAL_VARIANCE], VARIANCE_MIN)
-        steps = peers[WITHIN_WEIGHT]
-        within = (steps * peers[WITHIN_VARIANCE] + COHORT_EVENTS_MIN * total) / (
-            steps + COHORT_EVENTS_MIN
-        )
-        within = max(within, VARIANCE_MIN)
-        k0 = within / max(total - within, 0.01 * total)
-        kappa = k0 + n
-        mu = (k0 * m0 + n * m) / kappa
-        a = PRIOR_SHAPE + 0.5 * n
-        b = (
-            PRIOR_SHAPE * within
-            + 0.5 * max(s, n * VARIANCE_MIN)
-            + 0.5 * k0 * n * (m - m0) * (m - m0) / kappa
-        )
-        scale = sqrt(b * (kappa + 1.0) / (a * kappa))
-        t = (y - mu) / scale
-        z = normal_of_t(abs(t), 2.0 * a)
-        out.p[j, i] = _tail_p(z if t >= 0.0 else -z, side)
-        out.centre[j, i] = mu
-        out.spread[j, i] = t_of_normal(EXPECTED_Z, 2.0 * a) * scale
-        out.place[j, i] = 0.5 * erfc(-(y - m0) / sqrt(2.0 * total))
-        if z > WINSOR_Z:
-            edge = t_of_normal(WINSOR_Z, 2.0 * a) * scale
-            learned = mu + edge if t >= 0.0 else mu - edge
-    if not learn:
-        return
-    if n > 0.5:
-        step = (learned - m) * (learned - m) * n / (n + 1.0)
-        peers[WITHIN_WEIGHT] = min(peers[WITHIN_WEIGHT] + 1.0, COHORT_MEMORY)
-        peers[WITHIN_VARIANCE] += (step - peers[WITHIN_VARIANCE]) / peers[WITHIN_WEIGHT]
-    _learn_peers(peers, 1.0 / (1.0 + n), learned)
-    gain = learned - m
-    keep = min(1.0, MEMORY_EVENTS / (n + 1.0))
-    mine[0] = keep * (n + 1.0)
-    mine[1] = m + gain / (n + 1.0)
-    mine[2] = keep * (s + gain * gain * n / (n + 1.0))

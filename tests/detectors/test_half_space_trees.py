@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from river import anomaly
 
 from detectors.entities import Admitted
-from detectors.models.half_space_trees import HalfSpaceTrees, TreesSpec
+from detectors.models.half_space_trees import HalfSpaceTrees, RiverTreesSpec
+from detectors.models.tail import Judged
 
 
-def _river_scores(spec: TreesSpec, places: list[dict[int, float]]) -> list[float]:
+def _river_scores(spec: RiverTreesSpec, places: list[dict[int, float]]) -> list[float]:
     river = anomaly.HalfSpaceTrees(
         n_trees=spec.trees, height=spec.height, window_size=spec.window, seed=spec.seed
     )
@@ -23,7 +24,7 @@ def _river_scores(spec: TreesSpec, places: list[dict[int, float]]) -> list[float
     return scores
 
 
-def _our_scores(spec: TreesSpec, features: int, places: list[dict[int, float]]) -> list[float]:
+def _our_scores(spec: RiverTreesSpec, features: int, places: list[dict[int, float]]) -> list[float]:
     """Scores by River's definition, taken back from the surprise, 0 in the first window."""
     trees = HalfSpaceTrees(spec, features, capacity=4)
     n = len(places)
@@ -39,7 +40,9 @@ def _our_scores(spec: TreesSpec, features: int, places: list[dict[int, float]]) 
         learn=np.ones(n, np.bool_),
         seen=np.arange(n),
     )
-    out = trees.process(events, place, np.full((features, n), np.nan))
+    nothing = np.full((features, n), np.nan)
+    judged = Judged(nothing, nothing, nothing, place, np.ones(n, np.bool_))
+    out = trees.process(events, judged)
     return [0.0 if np.isnan(score) else score for score in out.score.tolist()]
 
 
@@ -62,7 +65,7 @@ def test_scores_equal_rivers_bit_for_bit(
     window: int, trees: int, height: int, features: int, absent: float
 ) -> None:
     """Every score of 1,000 events equals River's to the last bit, absent features included."""
-    spec = TreesSpec(trees=trees, height=height, window=window, seed=window, min_events=0)
+    spec = RiverTreesSpec(trees=trees, height=height, window=window, seed=window, min_events=0)
     places = _stream(window, features, 1_000, absent)
     assert _our_scores(spec, features, places) == _river_scores(spec, places)
 
@@ -80,7 +83,7 @@ def test_scores_equal_rivers_over_any_configuration(
     seed: int, trees: int, height: int, window: int, features: int, absent: float
 ) -> None:
     """Whatever the configuration and the stream, scores equal River's to the last bit."""
-    spec = TreesSpec(trees=trees, height=height, window=window, seed=seed, min_events=0)
+    spec = RiverTreesSpec(trees=trees, height=height, window=window, seed=seed, min_events=0)
     places = _stream(seed, features, 200, absent)
     assert _our_scores(spec, features, places) == _river_scores(spec, places)
 
@@ -88,5 +91,5 @@ def test_scores_equal_rivers_over_any_configuration(
 def test_the_comparison_can_fail() -> None:
     """Other trees (another seed) give other scores, so that equality above means something."""
     places = _stream(1, 3, 400, 0.0)
-    ours = _our_scores(TreesSpec(window=100, seed=1, min_events=0), 3, places)
-    assert ours != _river_scores(TreesSpec(window=100, seed=2, min_events=0), places)
+    ours = _our_scores(RiverTreesSpec(window=100, seed=1, min_events=0), 3, places)
+    assert ours != _river_scores(RiverTreesSpec(window=100, seed=2, min_events=0), places)

@@ -32,7 +32,8 @@ def _judge(row: I64, values: F64, family: int, side: int) -> tuple[tail.Judged, 
     )
     words = np.zeros((int(row.max()) + 1, tail.words(1)))
     cohort = np.zeros((1, tail.COHORT_WORDS))
-    judged = tail.Judged(*(np.empty((1, len(row))) for _ in range(4)))
+    said = (np.empty((1, len(row))) for _ in range(4))
+    judged = tail.Judged(*said, np.empty(len(row), np.bool_))
     tail.judge(words, 0, _admitted(row), values[None, :], shape, 1e15, cohort, judged)
     return judged, words, cohort
 
@@ -98,7 +99,7 @@ def test_a_share_is_the_beta_binomial_predictive() -> None:
     values[:2000:10] = 1.0
     values[-1] = 1.0
     judged, _, cohort = _judge(row, values, tail.SHARE, tail.HIGH)
-    q = cohort[0, tail.SHARE_RATE]
+    q = cohort[0, tail.MEAN]
     s = tail.PRIOR_EVENTS
     assert judged.p[0, -1] == pytest.approx((s * q + 2.0) / (s + 20.0), rel=0.05)
     zeros = (values == 0.0) & ~np.isnan(judged.p[0])
@@ -110,5 +111,5 @@ def test_absent_values_are_neither_judged_nor_learned() -> None:
     row = np.zeros(5, np.int64)
     judged, words, cohort = _judge(row, np.full(5, np.nan), tail.NORMAL, tail.BOTH)
     assert np.isnan(judged.p).all()
-    assert (words[0, 1:] == 0.0).all()
+    assert (words[0, tail.WORDS_ENTITY :] == 0.0).all()
     assert (cohort == 0.0).all()

@@ -1,0 +1,119 @@
+"""Habit: does the entity usually do this at this hour of the day and this part of the week?
+
+The entity's events are counted by local hour (24) and by weekend or not, decayed. An hour counts
+for its neighbours too, weights 1, 2, 3, 2, 1 of 9 around the clock. With n the entity's decayed
+number of events before this one, h its smoothed count at the hour and q the shard's own share of
+that hour (the prior, `PRIOR` events strong), p = (h + PRIOR q) / (n + PRIOR); likewise r for the
+part of the week (Dirichlet–multinomial means). The value is
+
+    24 p · r / (2/7 or 5/7)
+
+how many times more usual this hour is than one picked blindly: 1 for someone awake around the
+clock, near 0 for an hour that is no habit of theirs. Its logarithm, in which it is judged, is minus
+the hour's surprise. NaN until n is `EVENTS_MIN`. Local time is UTC where no offset is mapped.
+
+The shard learns an event with weight 1/(1 + n), so that busy entities do not speak for all, decayed
+by count. 27 words an entity (time, n, weekends, hours), as many shared.
+"""
+
+from math import floor, isnan
+from typing import Final
+
+import numpy as np
+
+from detectors.entities import Admitted
+from detectors.features.counting import decayed
+from detectors.features.kind import Field, Kind, Memory, Spans, own_words
+from detectors.features.value import DAY_MS
+from detectors.kernels import kernel
+from schemas.columns import F64
+
+LAST_MS, COUNT, WEEKENDS, HOURS = range(4)
+"""Words; 24 from HOURS on. LAST_MS is not used in the shared ones."""
+WORDS: Final = HOURS + 24
+HOUR_MS: Final = DAY_MS / 24.0
+WEEKEND_SHARE: Final = 2.0 / 7.0
+PRIOR: Final = 5.0
+EVENTS_MIN: Final = 5.0
+SHARD_PRIOR: Final = 24.0
+"""Events, evenly spread, that the shard assumes before the first: no hour is impossible."""
+SHARD_MEMORY: Final = 20_000.0
+
+
+@kernel
+def _around(counts: F64, hour: int) -> float:
+    """The smoothed count at the hour."""
+    total = 0.0
+    for step in range(-2, 3):
+        total += (3.0 - abs(step)) / 9.0 * counts[HOURS + (hour + step) % 24]
+    return total
+
+
+@kernel
+def _usual(mine: F64, shard: F64, hour: int, weekend: bool) -> float:
+    """How many times more usual the hour is than one picked blindly."""
+    strength = shard[COUNT] + SHARD_PRIOR
+    q = (_around(shard, hour) + SHARD_PRIOR / 24.0) / strength
+    p = (_around(mine, hour) + PRIOR * q) / (mine[COUNT] + PRIOR)
+    q = (shard[WEEKENDS] + SHARD_PRIOR * WEEKEND_SHARE) / strength
+    r = (mine[WEEKENDS] + PRIOR * q) / (mine[COUNT] + PRIOR)
+    week = r / WEEKEND_SHARE if weekend else (1.0 - r) / (1.0 - WEEKEND_SHARE)
+    return float(24.0 * p * week)
+
+
+@kernel
+def _scale(counts: F64, keep: float) -> None:
+    for k in range(COUNT, WORDS):
+        counts[k] *= keep
+
+
+@kernel
+def _add(counts: F64, hour: int, weekend: bool, weight: float) -> None:
+    counts[COUNT] += weight
+    counts[HOURS + hour] += weight
+    if weekend:
+        counts[WEEKENDS] += weight
+
+
+@kernel
+def hour_habit(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) -> None:
+    """How usual the hour is to the entity before this event; beside: minutes of offset to UTC."""
+    shard = memory.shared
+    copy = np.empty(WORDS)
+    for i in range(len(events.row)):
+        mine = own_words(memory.words, memory.at, events, i, copy)
+        out[i] = np.nan
+        if not field.active[i]:
+            continue
+        offset_ms = 0.0 if isnan(field.beside[0, i]) else field.beside[0, i] * 60_000.0
+        local_ms = events.time_ms[i] + offset_ms
+        day = floor(local_ms / DAY_MS)
+        hour = min(int((local_ms - day * DAY_MS) / HOUR_MS), 23)
+        weekend = (day + 3) % 7 >= 5  # 1 January 1970 was a Thursday, day 3 of its week
+        _scale(mine, decayed(1.0, events.time_ms[i] - mine[LAST_MS], spans.half_life_ms))
+        mine[LAST_MS] = events.time_ms[i]
+        if mine[COUNT] >= EVENTS_MIN:
+            out[i] = _usual(mine, shard, hour, weekend)
+        if events.learn[i]:
+            _add(shard, hour, weekend, 1.0 / (1.0 + mine[COUNT]))
+            if shard[COUNT] > SHARD_MEMORY:
+                _scale(shard, SHARD_MEMORY / shard[COUNT])
+        _add(mine, hour, weekend, 1.0)
+
+
+KINDS: Final = (
+    Kind(
+        name="hour_habit",
+        meaning="how many times more usual to the entity this hour and part of the week is than"
+        " one picked blindly (UTC unless utc_offset_min is mapped)",
+        update=hour_habit,
+        words=WORDS,
+        shared=WORDS,
+        reads=None,
+        decays=True,
+        family="normal",
+        side="low",
+        shift=0.02,
+        beside=("utc_offset_min",),
+    ),
+)

@@ -1,0 +1,98 @@
+"""Price: is this amount what the product usually costs?
+
+The amount (relative to its currency, see `detectors.money`) over the exponent of the decayed mean
+of ln|amount| that the product had in the whole shard; NaN below a weight of `AMOUNTS_MIN` amounts.
+An amount moves the mean by 1/weight of the way, weight at most `MEMORY`, the way at most `STEP_MAX`.
+
+Bounded: `SETS` sets of `WAYS` products by the product's keyed hash. In a full set a newcomer takes
+the slot with the least weight, and all weights of the set shrink by an eighth, so that what is no
+longer sold leaves and a rotation of made-up products meets resistance. Weights follow the stream
+alone. No words an entity; shared: 3 · 16,384 words (hash, weight, mean), that is 384 KiB a shard.
+"""
+
+from math import exp, log
+from typing import Final
+
+import numpy as np
+
+from detectors.entities import Admitted
+from detectors.features.kind import Field, Kind, Memory, Spans
+from detectors.kernels import kernel
+from detectors.money import AMOUNT_MIN, STEP_MAX
+from schemas.columns import F64, U64
+
+WAYS: Final = 8
+SETS: Final = 2_048
+PRODUCT, WEIGHT, MEAN = range(3)
+SLOT: Final = 3
+"""Words of a slot."""
+WORDS: Final = SLOT * WAYS * SETS
+MEMORY: Final = 100.0
+AMOUNTS_MIN: Final = 3.0
+SHRINK: Final = 7.0 / 8.0
+
+
+@kernel
+def _slot(shared: F64, bits: U64, product: np.uint64) -> int:
+    """Where the product's slot begins, or that of the product it would replace."""
+    first = SLOT * WAYS * np.int64(product & np.uint64(SETS - 1))
+    least = first
+    for k in range(WAYS):
+        slot = first + SLOT * k
+        if shared[slot + WEIGHT] > 0.0 and bits[slot + PRODUCT] == product:
+            return int(slot)
+        if shared[slot + WEIGHT] < shared[least + WEIGHT]:
+            least = slot
+    return int(least)
+
+
+@kernel
+def _make_room(shared: F64, bits: U64, slot: int, product: np.uint64, mean: float) -> None:
+    """Give the slot to the product; where another had it, the whole set ages."""
+    if shared[slot + WEIGHT] > 0.0:
+        first = slot - slot % (SLOT * WAYS)
+        for k in range(WAYS):
+            shared[first + SLOT * k + WEIGHT] *= SHRINK
+    bits[slot + PRODUCT] = product
+    shared[slot + WEIGHT] = 0.0
+    shared[slot + MEAN] = mean
+
+
+@kernel
+def price_ratio(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) -> None:
+    """|amount| over the product's usual one before this event; beside: the amount."""
+    shared = memory.shared
+    bits = memory.shared_bits
+    for i in range(len(events.row)):
+        out[i] = np.nan
+        size = abs(field.beside[0, i])
+        if not field.active[i] or not size >= 0.0:
+            continue
+        slot = _slot(shared, bits, field.hashed[i])
+        mine = shared[slot + WEIGHT] > 0.0 and bits[slot + PRODUCT] == field.hashed[i]
+        if mine and shared[slot + WEIGHT] >= AMOUNTS_MIN:
+            out[i] = size * exp(-shared[slot + MEAN])
+        if events.learn[i] and size >= AMOUNT_MIN:
+            if not mine:
+                _make_room(shared, bits, slot, field.hashed[i], log(size))
+            weight = min(shared[slot + WEIGHT] + 1.0, MEMORY)
+            off = log(size) - shared[slot + MEAN]
+            shared[slot + WEIGHT] = weight
+            shared[slot + MEAN] += min(max(off, -STEP_MAX), STEP_MAX) / weight
+
+
+KINDS: Final = (
+    Kind(
+        name="price_ratio",
+        meaning="amount over what this value of a field (the product) usually costs",
+        update=price_ratio,
+        words=0,
+        shared=WORDS,
+        reads="text",
+        decays=False,
+        family="normal",
+        side="both",
+        shift=0.01,
+        beside=("amount",),
+    ),
+)

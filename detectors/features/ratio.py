@@ -1,0 +1,70 @@
+"""Ratio: is an entity busier now than it usually is, whatever its usual is?
+
+The decayed count over the short half-life h, by what the count over the long one H says it should
+be. At a steady rate a count that began a time a ago is in proportion to h (1 - 2^(-a/h)), so that
+with counts c and C, this event included,
+
+    expected = C · h (1 - 2^(-a/h)) / (H (1 - 2^(-a/H)))     ratio = (c + 1) / (expected + 1)
+
+1 is as usual. A new entity starts at 1, since both counts have seen the same; the 1 on both sides
+keeps a single event after a long silence from being a multitude (it gives at most 2). The counts
+are those of `counting` (forward decay; Cormode et al., ICDE 2009). Four words an entity: both
+counts, the time they hold for and the time they began at.
+"""
+
+from math import expm1
+from typing import Final
+
+import numpy as np
+
+from detectors.entities import Admitted
+from detectors.features.counting import LN2, decayed
+from detectors.features.kind import Field, Kind, Memory, Spans, own_words
+from detectors.kernels import kernel
+from schemas.columns import F64
+
+SHORT, LONG, LAST_MS, BEGAN_MS = range(4)
+WORDS: Final = 4
+
+
+@kernel
+def ratio(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) -> None:
+    """(c + 1) / (expected + 1), this event included."""
+    short_ms = spans.half_life_ms
+    long_ms = spans.against_ms
+    copy = np.empty(WORDS)
+    for i in range(len(events.row)):
+        mine = own_words(memory.words, memory.at, events, i, copy)
+        out[i] = np.nan
+        if not field.active[i]:
+            continue
+        now_ms = events.time_ms[i]
+        if mine[LONG] == 0.0:
+            mine[LAST_MS] = now_ms
+            mine[BEGAN_MS] = now_ms
+        # At least 1, which a decayed count of this event is: 0 means that there was none.
+        mine[SHORT] = decayed(mine[SHORT], now_ms - mine[LAST_MS], short_ms) + 1.0
+        mine[LONG] = decayed(mine[LONG], now_ms - mine[LAST_MS], long_ms) + 1.0
+        mine[LAST_MS] = now_ms
+        age_ms = now_ms - mine[BEGAN_MS]
+        part = 1.0
+        if age_ms > 0.0:
+            part = short_ms * expm1(-LN2 * age_ms / short_ms)
+            part /= long_ms * expm1(-LN2 * age_ms / long_ms)
+        out[i] = (mine[SHORT] + 1.0) / (mine[LONG] * part + 1.0)
+
+
+KINDS: Final = (
+    Kind(
+        name="ratio",
+        meaning="decayed number of events over `half_life`, by what the rate over `against`"
+        " would give; 1 is as usual",
+        update=ratio,
+        words=WORDS,
+        reads=None,
+        decays=True,
+        compares=True,
+        family="normal",
+        side="high",
+    ),
+)

@@ -1,0 +1,76 @@
+"""Travel: how fast would the entity have moved since its last event with coordinates?
+
+Kilometres per hour along the great circle (haversine formula; R. Sinnott, Sky and Telescope 1984;
+earth's mean radius 6371 km). Geolocation is coarse: less than `NEAR_KM` counts as no movement, and
+no movement takes less than `TIME_MIN_H`. NaN at the first event, without coordinates, and at a late
+event, whose predecessor is not the one remembered; it is not remembered itself.
+
+Three words an entity: latitude, longitude, time + 1 (0 is "none").
+"""
+
+from math import asin, cos, isnan, pi, sin, sqrt
+from typing import Final
+
+import numpy as np
+
+from detectors.entities import Admitted
+from detectors.features.kind import Field, Kind, Memory, Spans, own_words
+from detectors.kernels import kernel
+from schemas.columns import F64
+
+LATITUDE, LONGITUDE, LAST_MS = range(3)
+WORDS: Final = 3
+NEAR_KM: Final = 50.0
+TIME_MIN_H: Final = 1.0 / 60.0
+DIAMETER_KM: Final = 2.0 * 6371.0
+RADIANS: Final = pi / 180.0
+
+
+@kernel
+def distance_km(
+    latitude: float, longitude: float, of_latitude: float, of_longitude: float
+) -> float:
+    """Great-circle distance of two points in degrees."""
+    up = sin(0.5 * RADIANS * (latitude - of_latitude))
+    along = sin(0.5 * RADIANS * (longitude - of_longitude))
+    a = up * up + cos(RADIANS * latitude) * cos(RADIANS * of_latitude) * along * along
+    return DIAMETER_KM * asin(sqrt(min(max(a, 0.0), 1.0)))
+
+
+@kernel
+def impossible_travel(
+    memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64
+) -> None:
+    """km/h since the last event with coordinates; beside: latitude, longitude."""
+    copy = np.empty(WORDS)
+    for i in range(len(events.row)):
+        mine = own_words(memory.words, memory.at, events, i, copy)
+        out[i] = np.nan
+        latitude = field.beside[0, i]
+        longitude = field.beside[1, i]
+        if not field.active[i] or isnan(latitude) or isnan(longitude) or events.late[i]:
+            continue
+        if mine[LAST_MS] > 0.0:
+            hours = (events.time_ms[i] + 1.0 - mine[LAST_MS]) / 3_600_000.0
+            km = distance_km(latitude, longitude, mine[LATITUDE], mine[LONGITUDE])
+            out[i] = km / max(hours, TIME_MIN_H) if km >= NEAR_KM else 0.0
+        mine[LATITUDE] = latitude
+        mine[LONGITUDE] = longitude
+        mine[LAST_MS] = events.time_ms[i] + 1.0
+
+
+KINDS: Final = (
+    Kind(
+        name="impossible_travel",
+        meaning="km/h from the place of the entity's last event (latitude, longitude) to this"
+        " one's; 0 within 50 km",
+        update=impossible_travel,
+        words=WORDS,
+        reads=None,
+        decays=False,
+        family="normal",
+        side="high",
+        shift=10.0,
+        beside=("latitude", "longitude"),
+    ),
+)

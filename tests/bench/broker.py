@@ -1,0 +1,117 @@
+"""The real broker of the bench, its topics, and what is read and seen from outside of any worker."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from tests.bench.clocks import Spent
+from tests.bench.events import Payments
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+PATIENCE_S: Final = 180.0
+
+
+class NoBrokerError(Exception):
+    """The broker did not start; the message says why."""
+
+
+@contextmanager
+def running() -> Iterator[str]:
+    """A broker's address; EDDY_TEST_BOOTSTRAP names one that runs already."""
+    given = os.environ.get("EDDY_TEST_BOOTSTRAP")
+    if given:
+        yield given
+        return
+    command = [sys.executable, str(ROOT / "deploy" / "kafka" / "broker.py"), "--with-parent"]
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline().strip()
+            if not line.startswith("bootstrap="):
+                raise NoBrokerError("no broker: see above")
+            yield line.removeprefix("bootstrap=")
+        finally:
+            process.terminate()
+
+
+def make_topics(bootstrap: str, *names: str) -> None:
+    """Topics with one partition each."""
+    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 2})
+    made = admin.create_topics([NewTopic(name, 1, 1) for name in names])
+    for future in made.values():
+        future.result()
+
+
+def fill(bootstrap: str, topic: str, events: Payments) -> None:
+    """Write the events to a topic, in their order."""
+    producer = Producer(
+        {
+            "bootstrap.servers": bootstrap,
+            "log_level": 2,
+            "compression.type": "zstd",
+            "linger.ms": 20,
+            "queue.buffering.max.messages": 1_000_000,
+            "enable.idempotence": True,
+        }
+    )
+    for key, value in events.lines():
+        while True:
+            try:
+                producer.produce(topic, value, key)
+                break
+            except BufferError:
+                producer.poll(0.1)
+    assert producer.flush(PATIENCE_S) == 0, topic
+
+
+@contextmanager
+def consumer(bootstrap: str, group: str, **more: Any) -> Iterator[Consumer]:
+    """A read_committed consumer that joins no group by itself."""
+    client = Consumer(
+        {
+            "bootstrap.servers": bootstrap,
+            "log_level": 2,
+            "group.id": group,
+            "isolation.level": "read_committed",
+            "enable.auto.commit": False,
+            **more,
+        }
+    )
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def consume_and_load(bootstrap: str, topic: str, events: int) -> Spent:
+    """Plain consume(10_000) and orjson.loads of every value: the least that any worker does.
+
+    Counted from the first batch that arrived, which itself is not counted.
+    """
+    seen = 0
+    begun: tuple[int, float, float] | None = None
+    with consumer(bootstrap, "plain", **{"fetch.queue.backoff.ms": 5}) as client:
+        client.assign([TopicPartition(topic, 0, 0)])
+        while seen < events:
+            values = [message.value() for message in client.consume(10_000, 0.05)]
+            for value in values:
+                orjson.loads(value or b"")
+            seen += len(values)
+            if begun is None and seen:
+                begun = seen, time.perf_counter(), time.process_time()
+        assert begun is not None
+        return Spent(
+            seen - begun[0], time.perf_counter() - begun[1], time.process_time() - begun[2]
+        )

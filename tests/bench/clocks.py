@@ -1,0 +1,96 @@
+"""Where time goes: wall and processor time of a stretch of code, of another process, and of single
+methods of objects that know nothing of it.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
+PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass
+class Spent:
+    """How many events took how long, and how much processor time of all threads."""
+
+    events: int
+    wall_s: float
+    cpu_s: float
+
+    @property
+    def per_s(self) -> float:
+        """Events a second."""
+        return self.events / self.wall_s
+
+    @property
+    def cpu_s_per_million(self) -> float:
+        """Processor seconds for a million events."""
+        return self.cpu_s / self.events * 1e6
+
+
+def spent(events: int, run: Callable[[], object]) -> Spent:
+    """What a call took in this process."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    run()
+    return Spent(events, time.perf_counter() - wall, time.process_time() - cpu)
+
+
+def cpu_s(pid: int) -> float:
+    """Processor seconds of another process so far, user and system, all threads."""
+    numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(numbers[11]) + int(numbers[12])) / TICKS_PER_S
+
+
+def rss_bytes() -> int:
+    """Resident memory of this process now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES
+
+
+@dataclass
+class Stopwatch:
+    """Seconds by name of what is timed. What runs inside of something timed is its own, only."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    _inner_s: list[float] = field(default_factory=lambda: [0.0])
+
+    @contextmanager
+    def timing(self, name: str) -> Iterator[None]:
+        """Count the time of the block to that name, less what is timed inside."""
+        self._inner_s.append(0.0)
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            whole = time.perf_counter() - started
+            own = whole - self._inner_s.pop()
+            self._inner_s[-1] += whole
+            self.seconds[name] = self.seconds.get(name, 0.0) + own
+
+    @contextmanager
+    def watching(self, places: list[tuple[Any, str, str]]) -> Iterator[None]:
+        """Time calls: (object, class or module; attribute; name). What does not exist is left out,
+        since the engine's inner steps may change."""
+        found = [(owner, name, label) for owner, name, label in places if hasattr(owner, name)]
+        before = [(owner, name, vars(owner).get(name)) for owner, name, _ in found]
+        for owner, name, label in found:
+            setattr(owner, name, self._timed(getattr(owner, name), label))
+        try:
+            yield
+        finally:
+            for owner, name, original in before:
+                if original is None:
+                    delattr(owner, name)
+                else:
+                    setattr(owner, name, original)
+
+    def _timed(self, call: Callable[..., Any], label: str) -> Callable[..., Any]:
+        def timed(*arguments: Any, **named: Any) -> Any:
+            with self.timing(label):
+                return call(*arguments, **named)
+
+        return timed

@@ -1,0 +1,212 @@
+"""Part `kafka`: Eddy end to end on a real broker, beside plain reading and other frameworks.
+
+Every rate is of the stretch from the first records done to the last: no start-up, no compiling.
+"""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+from confluent_kafka import TopicPartition
+
+from tests.bench import broker, engine, frameworks, profile
+from tests.bench.broker import PATIENCE_S, ROOT
+from tests.bench.clocks import Spent, cpu_s
+from tests.bench.events import (
+    RIVER_TREES,
+    Payments,
+    document,
+    monitor_document,
+    payments,
+    skewed,
+    toml,
+    visits,
+)
+from tests.bench.figures import Figures
+
+TURNS: Final = 3
+EDDY: Final = (sys.executable, "-m", "stream.cli")
+TAIL: Final[dict[str, Any]] = {"kind": "tail"}
+DEFAULT: Final = [TAIL, {"kind": "half_space_trees"}]
+"""The default detectors; with them calibration, combination, policy and explanation."""
+RIVER_SIZE: Final = [TAIL, RIVER_TREES | {"min_events": 0}]
+OTHERS: Final = {"quix": ("Quix Streams", "quix_zscore.py")} | {
+    "bytewax": ("Bytewax", "bytewax_zscore.py")
+}
+
+
+@dataclass
+class Topic:
+    """A topic and what is in it."""
+
+    name: str
+    events: Payments
+
+
+def topics() -> dict[str, Topic]:
+    """many: 20,000 accounts, some busy. fewer: the same kind, for what is slow. new: every account
+    has 100 events. warm: just enough to compile and cache every kernel."""
+    made = {
+        "many": payments(skewed(20_000, 1_200_000, 3), 3, 4_000),
+        "fewer": payments(skewed(20_000, 200_000, 4), 4, 4_000),
+        "new": payments(visits(6_000, 100, 500, 5), 5, 4_000),
+        "warm": payments(skewed(50, 30_000, 6), 6, 4_000),
+    }
+    return {name: Topic(f"bench-{name}", events) for name, events in made.items()}
+
+
+def run(figures: Figures) -> None:
+    """Fill the topics once; then measure in turns."""
+    with ExitStack() as stack:
+        try:
+            bootstrap = stack.enter_context(broker.running())
+        except broker.NoBrokerError as error:
+            figures.notes.append(f"part kafka did not run: {error}")
+            return
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="eddy-bench-")))
+        bench = Bench(bootstrap, folder)
+        for topic in bench.topics.values():
+            broker.fill(bootstrap, topic.name, topic.events)
+        figures.say("topics filled")
+        for detectors in (DEFAULT, RIVER_SIZE):
+            bench.eddy("warm", detectors)
+        figures.say("kernels compiled")
+        _side_by_side(figures, bench, _installed(figures))
+        _new_entities(figures, bench)
+        path = bench.configuration("many", DEFAULT)
+        profile.run(figures, path, bench.configuration("warm", DEFAULT))
+
+
+def _installed(figures: Figures) -> list[str]:
+    try:
+        frameworks.install()
+    except frameworks.NotAvailableError as error:
+        figures.notes.append(f"Quix Streams and Bytewax are not compared: {error}")
+        return []
+    return list(OTHERS)
+
+
+def _side_by_side(figures: Figures, bench: "Bench", others: list[str]) -> None:
+    took: dict[str, list[Spent]] = {name: [] for name in ("consume", "eddy", *others)}
+    many, fewer = bench.topics["many"], bench.topics["fewer"]
+    for turn in range(TURNS):
+        plain = broker.consume_and_load(bench.bootstrap, many.name, len(many.events))
+        took["consume"].append(plain)
+        took["eddy"].append(bench.eddy("many", DEFAULT))
+        for name in list(others):
+            try:
+                took[name].append(
+                    frameworks.measure(
+                        *(OTHERS[name][1], bench.bootstrap, fewer.name, "bench-out"),
+                        *(len(fewer.events), bench.folder),
+                    )
+                )
+            except frameworks.NotAvailableError as error:
+                figures.notes.append(f"{OTHERS[name][0]} is not compared: {error}")
+                others.remove(name)
+        figures.say(f"end to end, turn {turn + 1} of {TURNS}")
+    shown = {"consume": "consume(10_000) + orjson.loads"} | {
+        "eddy": "Eddy end to end, exactly once at 100 ms",
+        "quix": "Quix Streams, z-score, exactly once at 100 ms",
+        "bytewax": "Bytewax, z-score, recovery at 1 s",
+    }
+    for name in ("consume", "eddy", *others):
+        figures.rate(shown[name], *_columns(took[name]))
+        figures.spread(f"{name}_per_s", [one.per_s for one in took[name]])
+        figures.spread(f"{name}_cpu_s_per_million", [one.cpu_s_per_million for one in took[name]])
+    rate = {name: [one.per_s for one in took[name]] for name in took}
+    figures.ratio("e2e_vs_consume_orjson", rate["eddy"], rate["consume"])
+    for name in others:
+        figures.ratio(f"e2e_vs_{name}", rate["eddy"], rate[name])
+
+
+def _new_entities(figures: Figures, bench: "Bench") -> None:
+    ours, theirs = [], []
+    for turn in range(TURNS):
+        ours.append(bench.eddy("new", RIVER_SIZE))
+        theirs.append(engine.new_entities(figures))
+        figures.say(f"new entities, turn {turn + 1} of {TURNS}")
+    figures.rate("Eddy end to end, 10 × 8, 100 events an account", *_columns(ours))
+    figures.rate("River, trees 10 × 8, 200 new accounts, 100 events each", *_columns(theirs))
+    pairs = ([one.per_s for one in side] for side in (ours, theirs))
+    figures.ratio("e2e_vs_river_trees_new", *pairs)
+
+
+def _columns(took: list[Spent]) -> tuple[list[float], list[float]]:
+    return [one.per_s for one in took], [one.cpu_s_per_million for one in took]
+
+
+@dataclass
+class Bench:
+    """The broker, a folder for what belongs to this run, and the topics, which are made here."""
+
+    bootstrap: str
+    folder: Path
+    topics: dict[str, Topic] = field(default_factory=topics)
+
+    def __post_init__(self) -> None:
+        outputs = ("bench-alerts", "bench-dead", "bench-out")
+        broker.make_topics(
+            self.bootstrap, *(topic.name for topic in self.topics.values()), *outputs
+        )
+
+    def configuration(self, topic: str, detectors: list[dict[str, Any]]) -> Path:
+        """A configuration with a group of its own, in a file."""
+        group = f"bench-{time.time_ns()}"
+        path = self.folder / f"{group}.toml"
+        written = document(
+            [monitor_document(100_000, detectors)],
+            *(self.topics[topic].name, group),
+            kafka={"bootstrap.servers": self.bootstrap},
+            worker={"http_port": 0, "commit_interval": "100ms"},
+        )
+        path.write_text(toml(written))
+        return path
+
+    def eddy(self, topic: str, detectors: list[dict[str, Any]]) -> Spent:
+        """What `eddy run` takes for the topic, from its first commit to its last."""
+        config = self.configuration(topic, detectors)
+        events = len(self.topics[topic].events)
+        place = [TopicPartition(self.topics[topic].name, 0)]
+        with (
+            worker(config) as process,
+            broker.consumer(self.bootstrap, config.stem) as client,
+        ):
+            begun: tuple[int, float, float] | None = None
+            deadline = time.monotonic() + PATIENCE_S
+            while True:
+                done = client.committed(place, timeout=10)[0].offset
+                now = time.perf_counter(), cpu_s(process.pid)
+                if begun is None and done > 0:
+                    begun = done, *now
+                if begun is not None and done >= events:
+                    return Spent(events - begun[0], now[0] - begun[1], now[1] - begun[2])
+                failed = process.poll() is not None or time.monotonic() > deadline
+                assert not failed, config.with_suffix(".log").read_text()
+                time.sleep(0.01)
+
+
+@contextmanager
+def worker(config: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """A worker process that logs beside its configuration; asked to stop at the end."""
+    with config.with_suffix(".log").open("wb") as said:
+        process = subprocess.Popen(
+            [*EDDY, "run", str(config), "--slot", "bench"],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+        )
+    try:
+        yield process
+        process.terminate()
+        process.wait(PATIENCE_S)
+    finally:
+        process.kill()
+        process.wait()

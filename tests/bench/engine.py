@@ -1,0 +1,140 @@
+"""Part `engine`: statistics, trees and the whole engine on decoded columns, beside River's loop."""
+
+import gc
+from typing import Final
+
+import numpy as np
+
+from detectors import monitor as monitor_module
+from detectors.hashing import hash_key
+from detectors.monitor import Monitor
+from stream.config import parse
+from tests.bench.clocks import Spent, Stopwatch, spent
+from tests.bench.events import (
+    RIVER_TREES,
+    Payments,
+    document,
+    monitor_document,
+    payments,
+    skewed,
+)
+from tests.bench.figures import Figures
+from tests.bench.river_loops import RiverTrees, StatisticsRace
+
+TURNS: Final = 5
+BATCH: Final = 10_000
+ENTITIES: Final = 500
+EVENTS: Final = 200_000
+RIVER_EVENTS: Final = 10_000
+NEW_ENTITIES: Final = 200
+NEW_EVENTS: Final = 100
+
+
+def run(figures: Figures) -> None:
+    """Measure, in turns."""
+    _statistics(figures)
+    _trees(figures)
+    gc.collect()  # River's trees are millions of objects
+
+
+def _statistics(figures: Figures) -> None:
+    race = StatisticsRace(payments(skewed(2_000, 100_000, 1), 1, 1000))
+    race.turn()  # compiles
+    turns = [race.turn() for _ in range(TURNS)]
+    ours, rivers, differences = zip(*turns, strict=True)
+    worst = max(differences)
+    assert worst <= 1e-9, f"statistics differ from River's by {worst}"
+    figures.ratio("features_vs_river_stats", _rates(ours), _rates(rivers))
+    figures.put("features_vs_river_stats_difference", worst)
+    figures.rate("12 means and variances, River", _rates(rivers), _cpu(rivers))
+    figures.rate("12 means and variances, our kernel", _rates(ours), _cpu(ours))
+    figures.say("statistics measured")
+
+
+def _trees(figures: Figures) -> None:
+    river = RiverTrees()
+    accounts = np.random.Generator(np.random.PCG64(2)).integers(0, ENTITIES, 350_000)
+    building = spent(ENTITIES, lambda: river.build(list(range(ENTITIES))))
+    # even: every account's first window, in which River scores nothing, must be behind it
+    river.run([i % ENTITIES for i in range(250 * ENTITIES)])
+    figures.say("River's trees built and filled")
+    engine = Engine(payments(accounts, 2, 1000), detectors=[{"kind": "tail"}, RIVER_TREES])
+    engine.run(250_000)
+    ours, theirs = [], []
+    for k in range(TURNS):
+        some = accounts[k * RIVER_EVENTS : (k + 1) * RIVER_EVENTS].tolist()
+        theirs.append(spent(RIVER_EVENTS, lambda some=some: river.run(some)))  # type: ignore[misc]
+        ours.append(engine.run(20_000))
+    figures.ratio("engine_vs_river_trees", _rates(ours), _rates(theirs))
+    figures.rate(f"trees 10 × 8, {ENTITIES} accounts, River", _rates(theirs), _cpu(theirs))
+    figures.rate(f"Eddy's engine, 10 × 8, {ENTITIES} accounts", _rates(ours), _cpu(ours))
+    figures.put("river_trees_build_ms", 1000 * building.wall_s / ENTITIES)
+    table, header = "engine, step by step (µs an event)", ("step", "µs", "share")
+    whole = sum(engine.watch.seconds.values())
+    for step, seconds in engine.watch.seconds.items():
+        us = 1e6 * seconds / engine.done
+        figures.row(table, header, step, f"{us:.3f}", f"{seconds / whole:.0%}")
+        figures.put(f"engine_us_{step.replace(' ', '_')}", us)
+    figures.row(table, header, "all", f"{1e6 * whole / engine.done:.3f}", "")
+    figures.say("engine measured")
+
+
+def new_entities(figures: Figures) -> Spent:
+    """River's loop on accounts that it has never seen, with 100 events each."""
+    river = RiverTrees()
+    accounts = list(range(NEW_ENTITIES))
+    building = spent(NEW_ENTITIES, lambda: river.build(accounts))
+    events = [a for a in accounts for _ in range(NEW_EVENTS)]
+    scoring = spent(len(events), lambda: river.run(events))
+    both = Spent(len(events), building.wall_s + scoring.wall_s, building.cpu_s + scoring.cpu_s)
+    figures.spread("river_new_build_us", [1e6 * building.wall_s / len(events)])
+    figures.spread("river_new_score_us", [1e6 * scoring.wall_s / len(events)])
+    return both
+
+
+class Engine:
+    """A monitor fed with columns, its steps timed."""
+
+    def __init__(self, events: Payments, detectors: list[dict[str, object]]) -> None:
+        spec = parse(document([monitor_document(100_000, detectors)]), {}).monitors[0]
+        self.monitor = Monitor(spec, hash_key("bench"))
+        self.watch = Stopwatch()
+        self.done = 0
+        self._batch = events.batch()
+        self._next = 0
+
+    def run(self, events: int) -> Spent:
+        """Process the next so many events; only they count in the step table."""
+        stop = self._next + events
+        self.watch.seconds.clear()
+        self.done = events
+        with self.watch.watching(steps_of(self.monitor)):
+            took = spent(events, lambda: self._process(stop))
+        self._next = stop
+        return took
+
+    def _process(self, stop: int) -> None:
+        with self.watch.timing("rest"):
+            for start in range(self._next, stop, BATCH):
+                self.monitor.process(self._batch.slice(start, min(start + BATCH, stop)))
+
+
+def steps_of(monitor: Monitor) -> list[tuple[object, str, str]]:
+    """The engine's steps, as `Stopwatch.watching` takes them."""
+    return [
+        (monitor_module, "hash_text", "hash"),
+        (monitor.entities, "admit", "admit"),
+        (monitor, "_features", "features"),
+        (monitor, "_tails", "tails"),
+        (monitor, "_trees", "trees"),
+        (monitor, "_calibrate", "calibration"),
+        (monitor.policy, "process", "policy"),
+    ]
+
+
+def _rates(all_spent: "list[Spent] | tuple[Spent, ...]") -> list[float]:
+    return [one.per_s for one in all_spent]
+
+
+def _cpu(all_spent: "list[Spent] | tuple[Spent, ...]") -> list[float]:
+    return [one.cpu_s_per_million for one in all_spent]

@@ -1,0 +1,93 @@
+"""Where the time of a worker goes: the same loop in this process, its steps timed, on a warm cache."""
+
+import time
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any, Final
+
+from detectors import monitor
+from detectors.entities import EntityTable
+from detectors.monitor import Monitor
+from detectors.policy import Policy
+from schemas.codecs.json_records import JsonCodec
+from stream import kafka, worker
+from stream.config import load
+from stream.health import Pulse
+from stream.kafka import Sink, Source
+from stream.metrics import Board
+from stream.stages import route
+from stream.stages.route import RecentIds, Route
+from stream.stages.watch import RunInfo, Watch
+from stream.worker import Worker
+from tests.bench.clocks import Stopwatch
+from tests.bench.figures import Figures
+
+PLACES: Final[list[tuple[Any, str, str]]] = [
+    (Source, "poll", "consume (waiting included)"),
+    (kafka, "to_records", "messages to records"),
+    (JsonCodec, "decode", "decode"),
+    (route, "check", "route: checks"),
+    (route, "hash_text", "route: hash of ids"),
+    (RecentIds, "seen", "route: duplicates"),
+    (Route, "process", "route: rest"),
+    (monitor, "hash_text", "engine: hash"),
+    (EntityTable, "admit", "engine: admit"),
+    (Monitor, "_features", "engine: features"),
+    (Monitor, "_tails", "engine: tails"),
+    (Monitor, "_trees", "engine: trees"),
+    (Monitor, "_calibrate", "engine: calibration"),
+    (Policy, "process", "engine: policy"),
+    (Monitor, "process", "engine: rest"),
+    (Watch, "_alert", "alerts, explained"),
+    (Watch, "process", "watch: rest"),
+    (worker, "alert_record", "alerts, encoded"),
+    (Sink, "transact", "produce and commit"),
+    (Worker, "_observed", "metrics"),
+]
+
+
+def run(figures: Figures, config: Path, warm: Path) -> None:
+    """Work through the topic once, after a short one that loads every kernel."""
+    _work(warm)
+    watch = Stopwatch()
+    with watch.watching(PLACES):
+        records = _work(config, watch)
+    table, header = "worker, where the time goes (µs an event)", ("step", "µs", "share")
+    whole = sum(watch.seconds.values())
+    order = [label for _, _, label in PLACES] + ["loop"]
+    for step in order:
+        if step in watch.seconds:
+            us = 1e6 * watch.seconds[step] / records
+            figures.row(table, header, step, f"{us:.3f}", f"{watch.seconds[step] / whole:.0%}")
+    figures.row(table, header, "all", f"{1e6 * whole / records:.3f}", "")
+    figures.say("worker profiled")
+
+
+def _work(path: Path, watch: Stopwatch | None = None) -> int:
+    """Run a worker until it has read everything; the number of records read while timed."""
+    config = load(path)
+    watch = watch or Stopwatch()
+    stop, board = Event(), Board()
+    sink = Sink(config.kafka, config.group, "profile")
+    sink.open()
+    with Source(config.kafka, config.group) as source:
+        loop = Worker(config, source, sink, RunInfo("live", "bench", str), board, Pulse())
+
+        def work() -> None:
+            with watch.timing("loop"):
+                loop.run(stop)
+
+        thread = Thread(target=work)
+        thread.start()
+        end = None
+        while True:
+            time.sleep(0.01)
+            held = list(loop._holdings.items())
+            if held:
+                where, holding = held[0]
+                end = end or source.span(where)[1]
+                if holding.next_offset >= end:
+                    break
+        stop.set()
+        thread.join()
+    return end

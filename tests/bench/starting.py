@@ -1,0 +1,6 @@
+"""x"""
+
+from tests.bench.figures import Figures
+
+
+def run(figures: Figures) -> None: ...

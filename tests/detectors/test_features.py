@@ -1,0 +1,474 @@
+"""Every feature kind against a short pure Python reference that goes over all past events again."""
+
+from collections.abc import Callable, Iterator
+from math import atan2, cos, exp, isnan, log, log2, pi, radians, sin, sqrt
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detectors import explain
+from detectors.features import KINDS, OWN, habit, pairings, table
+from detectors.features.travel import distance_km
+from detectors.hashing import hash_text
+from detectors.monitor import Monitor, Watched, matches
+from detectors.spec import FeatureSpec, Where
+from schemas.columns import F64, I64, Bools, EventBatch
+from tests.laws.registry import MONITORS, feature, monitor
+from tests.streams import START_MS, batch
+
+KEY = (1, 2)
+HALF_LIFE_MS = 3_600_000.0
+AGAINST_MS = 24 * HALF_LIFE_MS
+AMOUNT = FeatureSpec(name="amount", kind="value", field="amount")
+PAYMENT: Where = {"kind": "payment"}
+few = settings(max_examples=8, deadline=None)
+seeds = given(seed=st.integers(0, 2**32))
+
+
+class Moment(NamedTuple):
+    """An event of which a feature is asked: its index, and those of the entity's events before it
+    that were learned, as long as it has had its row."""
+
+    i: int
+    past: list[int]
+
+
+def stream(seed: int) -> EventBatch:
+    """Some accounts, more than there are rows; late events, some of them too late to be learned."""
+    return batch(seed, 300, entities=30, late=0.1, absent=0.1)
+
+
+def watch(spec: FeatureSpec, events: EventBatch) -> tuple[F64, Watched]:
+    """A feature's values at all events, beside the magnitude of the amount; every event applies."""
+    # Without an account an event would not be applicable, and the indices would not be the batch's.
+    events.text["account"] = events.text["account"].fill_null("nobody")
+    events.number["utc_offset_min"][::3] = 330.0
+    watched = Monitor(monitor([spec, AMOUNT], MONITORS["whole"].detectors), KEY).process(events)
+    return watched.values[0], watched
+
+
+def moments(watched: Watched, active: Bools) -> Iterator[Moment]:
+    """Every active event, in order."""
+    past: dict[int, list[int]] = {}
+    for i, row in enumerate(watched.admitted.row.tolist()):
+        if watched.admitted.fresh[i]:
+            past[row] = []
+        if active[i]:
+            yield Moment(i, past[row])
+            if watched.admitted.learn[i]:
+                past[row].append(i)
+
+
+def weights(watched: Watched, moment: Moment, half_life_ms: float) -> list[float]:
+    """How much each past event, and this one, counts at this one."""
+    time_ms = watched.admitted.time_ms
+    return [
+        float(2.0 ** (-(time_ms[moment.i] - time_ms[k]) / half_life_ms))
+        for k in (*moment.past, moment.i)
+    ]
+
+
+def check(
+    spec: FeatureSpec,
+    events: EventBatch,
+    reference: Callable[[Watched, Moment], float],
+    active: Bools | None = None,
+) -> None:
+    """The feature is the reference's value within 1e-9 wherever it is active, else NaN."""
+    values, watched = watch(spec, events)
+    expected = np.full(len(events), np.nan)
+    every = np.ones(len(events), np.bool_)
+    for moment in moments(watched, every if active is None else active):
+        expected[moment.i] = reference(watched, moment)
+    np.testing.assert_allclose(values, expected, rtol=1e-9, atol=1e-9)
+    assert not np.isnan(values).all()
+
+
+def present(events: EventBatch, field: str) -> Bools:
+    """The events that have the field."""
+    return np.asarray(events.text[field].is_valid().to_numpy(zero_copy_only=False), np.bool_)
+
+
+@few
+@seeds
+def test_count_is_the_decayed_sum_over_all_past_events(seed: int) -> None:
+    """Σ 2^-(age / half-life), this event included."""
+    check(feature("count"), stream(seed), lambda w, m: sum(weights(w, m, HALF_LIFE_MS)))
+
+
+@few
+@seeds
+def test_sum_is_the_decayed_sum_of_magnitudes(seed: int) -> None:
+    """Σ |amount| 2^-(age / half-life), each amount as it was relative to its currency then."""
+    events = stream(seed)
+
+    def reference(w: Watched, m: Moment) -> float:
+        return sum(
+            weight * float(w.values[1, k])
+            for weight, k in zip(weights(w, m, HALF_LIFE_MS), (*m.past, m.i), strict=True)
+        )
+
+    check(feature("sum"), events, reference, ~np.isnan(events.number["amount"]))
+
+
+@few
+@seeds
+def test_ratio_compares_two_decayed_counts(seed: int) -> None:
+    """The short count against what the long one says, both since the entity's first event."""
+
+    def reference(w: Watched, m: Moment) -> float:
+        short, long = (sum(weights(w, m, span)) for span in (HALF_LIFE_MS, AGAINST_MS))
+        age_ms = w.admitted.time_ms[m.i] - w.admitted.time_ms[(*m.past, m.i)[0]]
+        seen = [span * (1.0 - 2.0 ** (-age_ms / span)) for span in (HALF_LIFE_MS, AGAINST_MS)]
+        expected = long * (seen[0] / seen[1] if age_ms else 1.0)
+        return float((short + 1.0) / (expected + 1.0))
+
+    check(feature("ratio"), stream(seed), reference)
+
+
+def test_ratio_is_one_at_a_steady_rate_and_rises_in_a_burst() -> None:
+    """A new entity at a steady rate stays near 1 from its first event on; a burst is far above."""
+    time_ms = START_MS + np.concatenate([np.arange(0, 4_000) * 60_000, np.full(500, 240_000_000)])
+    values, _ = watch(feature("ratio"), one_account(time_ms.astype(np.int64)))
+    assert values[0] == 1.0
+    assert np.all(np.abs(values[:4_000] - 1.0) < 0.1)
+    assert values[-1] > 5.0
+
+
+@few
+@seeds
+def test_gap_spread_is_the_standard_deviation_of_log_gaps(seed: int) -> None:
+    """Each gap weighs as its event does; NaN below a weight of four."""
+
+    def reference(w: Watched, m: Moment) -> float:
+        gap_s = np.diff(w.admitted.time_ms[[*m.past, m.i]]) / 1000.0
+        y = np.log(gap_s + 0.1)
+        weight = np.array(weights(w, m, HALF_LIFE_MS)[1:])
+        if weight.sum() < 4.0:
+            return np.nan
+        mean = np.average(y, weights=weight)
+        return sqrt(np.average((y - mean) ** 2, weights=weight))
+
+    check(feature("gap_spread"), batch(seed, 300, entities=4, late=0.05), reference)
+
+
+def test_gap_spread_tells_a_clock_from_chance() -> None:
+    """0 for a clock, π/√6 for a Poisson process."""
+    draw = np.random.Generator(np.random.PCG64(1))
+    spec = FeatureSpec(name="spread", kind="gap_spread", half_life="30d")
+    clock, _ = watch(spec, one_account(START_MS + np.arange(100) * 5_000))
+    chance, _ = watch(
+        spec, one_account(START_MS + np.cumsum(draw.exponential(3e6, 2_000)).astype(np.int64))
+    )
+    assert clock[-1] < 1e-6
+    assert chance[-1] == pytest.approx(pi / sqrt(6.0), rel=0.1)
+
+
+def one_account(time_ms: I64) -> EventBatch:
+    """A batch of one account's events at the given times."""
+    events = batch(0, len(time_ms), entities=1)
+    events.time_ms[:] = time_ms
+    return events
+
+
+@few
+@seeds
+def test_distinct_is_exact_for_few_values(seed: int) -> None:
+    """Up to 16 values in two panes are counted exactly, panes beginning with the first event."""
+    events = stream(seed)
+    product = events.text["product"].to_pylist()
+
+    def reference(w: Watched, m: Moment) -> float:
+        time_ms = w.admitted.time_ms
+        began = time_ms[(*m.past, m.i)[0]]
+        pane = (time_ms - began) // HALF_LIFE_MS
+        return len({product[k] for k in (*m.past, m.i) if pane[k] >= pane[m.i] - 1})
+
+    check(
+        FeatureSpec(name="d", kind="distinct", field="product", half_life="1h"), events, reference
+    )
+
+
+def test_distinct_of_many_values_is_as_close_as_stated() -> None:
+    """The estimate's root mean square error is within 13 % by a fifth, its bias small."""
+    spec = FeatureSpec(name="d", kind="distinct", field="ip", half_life="30d")
+    counts = (20, 50, 100, 200, 400, 1_000, 5_000)
+    off: dict[int, list[float]] = {n: [] for n in counts}
+    for trial in range(40):
+        events = one_account(START_MS + np.arange(max(counts)))
+        events.text["ip"] = pa.array([f"{trial}.{k}" for k in range(max(counts))], pa.string())
+        values, _ = watch(spec, events)
+        for n in counts:
+            off[n].append(float(values[n - 1]) / n - 1.0)
+    for n, each in off.items():
+        assert sqrt(np.mean(np.square(each))) < 1.2 * 0.13, n
+        assert abs(np.mean(each)) < 0.06, n
+
+
+def test_distinct_forgets_a_pane_at_a_time() -> None:
+    """A thousand values stay for the pane after theirs, and are gone in the one after that."""
+    pane_ms = int(HALF_LIFE_MS)
+    time_ms = START_MS + np.concatenate([np.arange(1_000), [pane_ms + 1, 2 * pane_ms + 1]])
+    events = one_account(time_ms)
+    events.text["ip"] = pa.array([f"{k}" for k in range(1_001)] + ["1000"], pa.string())
+    values, _ = watch(feature("distinct"), events)
+    assert values[-2] == pytest.approx(1_001, rel=0.4)
+    assert values[-1] == 1.0
+
+
+@few
+@seeds
+def test_novelty_is_what_the_entity_never_had(seed: int) -> None:
+    """1 for a value not among all of the entity's; 16 remembered ones and the filter hide nothing."""
+    events = batch(seed, 400, entities=3)  # with 40 addresses each, more than an entity remembers
+    ip = events.text["ip"].to_pylist()
+
+    def novelty(w: Watched, m: Moment) -> float:
+        return float(ip[m.i] not in {ip[k] for k in m.past}) if m.past else np.nan
+
+    def novel_count(w: Watched, m: Moment) -> float:
+        whole = (*m.past, m.i)
+        first = {ip[k]: k for k in reversed(whole)}
+        return sum(
+            weight
+            for weight, k in zip(weights(w, m, HALF_LIFE_MS), whole, strict=True)
+            if first[ip[k]] == k
+        )
+
+    check(FeatureSpec(name="n", kind="novelty", field="ip"), events, novelty)
+    counted = FeatureSpec(name="n", kind="novel_count", field="ip", half_life="1h")
+    check(counted, events, novel_count)
+
+
+def test_the_filter_forgets_in_panes_and_errs_as_stated() -> None:
+    """The last 65,536 pairs are known, those two panes back are not; fewer than 0.5 % err."""
+    draw = np.random.Generator(np.random.PCG64(5))
+    pairs = draw.integers(0, 2**64, 3 * pairings.PAIRS_MAX, np.uint64)
+    shared = np.zeros(pairings.WORDS, np.uint64)
+    for pair in pairs:
+        pairings.note(shared, pair)
+    known = [pairings.known(shared, pair) for pair in pairs]
+    assert all(known[-pairings.PAIRS_MAX :])
+    assert np.mean(known[: pairings.PAIRS_MAX // 2]) < 0.005
+    strangers = draw.integers(0, 2**64, 20_000, np.uint64)
+    assert np.mean([pairings.known(shared, pair) for pair in strangers]) < 0.005
+    before = shared.copy()
+    pairings.note(shared, pairs[-1])
+    assert (shared == before).all()
+
+
+@few
+@seeds
+def test_categories_are_plain_counts(seed: int) -> None:
+    """Occurrence, decayed share and run length follow from which past events match `of`."""
+    events = stream(seed)
+    occurs = matches(events, PAYMENT)
+
+    def share(w: Watched, m: Moment) -> float:
+        weight = np.array(weights(w, m, HALF_LIFE_MS))
+        return float(weight[occurs[[*m.past, m.i]]].sum() / (weight.sum() + 2.0))
+
+    def run_length(w: Watched, m: Moment) -> float:
+        whole = [*m.past, m.i]
+        return next((n for n, k in enumerate(reversed(whole)) if not occurs[k]), len(whole))
+
+    check(FeatureSpec(name="s", kind="share", half_life="1h", of=PAYMENT), events, share)
+    check(FeatureSpec(name="r", kind="run_length", of=PAYMENT), events, run_length)
+    some: Where = {"device": [f"d{k}" for k in range(20)]}
+    check(
+        FeatureSpec(name="o", kind="occurrence", where=some, of=PAYMENT),
+        events,
+        lambda w, m: float(occurs[m.i]),
+        matches(events, some),
+    )
+
+
+@few
+@seeds
+def test_entropy_is_shannons_over_hashed_buckets(seed: int) -> None:
+    """-Σ p log₂ p of the decayed shares of 16 buckets."""
+    events = stream(seed)
+    bucket = hash_text(events.text["ip"], KEY)[:, 0] >> np.uint64(60)
+
+    def reference(w: Watched, m: Moment) -> float:
+        weight = np.array(weights(w, m, HALF_LIFE_MS))
+        each = [weight[bucket[[*m.past, m.i]] == k].sum() / weight.sum() for k in range(16)]
+        return -sum(float(p * log2(p)) for p in each if p > 0.0)
+
+    check(feature("entropy"), events, reference, present(events, "ip"))
+
+
+@few
+@seeds
+def test_hour_habit_is_the_smoothed_share_of_the_hour(seed: int) -> None:
+    """The entity's decayed hours with the shard's as prior, by what blind choice would give."""
+    events = stream(seed)
+    shard: list[tuple[int, bool, float]] = []
+
+    def local(w: Watched, k: int) -> tuple[int, bool]:
+        offset_min = events.number["utc_offset_min"][k]
+        local_ms = w.admitted.time_ms[k] + (0.0 if isnan(offset_min) else offset_min * 60_000.0)
+        day = np.datetime64(int(local_ms), "ms").astype("datetime64[D]")
+        return int(local_ms / 3_600_000.0) % 24, not bool(np.is_busday(day))
+
+    def around(hours: list[tuple[int, float]], hour: int) -> float:
+        near = {0: 3 / 9, 1: 2 / 9, 2: 1 / 9}
+        return sum(n * near.get(min((h - hour) % 24, (hour - h) % 24), 0.0) for h, n in hours)
+
+    def reference(w: Watched, m: Moment) -> float:
+        weight = weights(w, m, HALF_LIFE_MS)[:-1]
+        n = sum(weight)
+        hour, weekend = local(w, m.i)
+        past = [(*local(w, k), each) for k, each in zip(m.past, weight, strict=True)]
+        peers = sum(each for _, _, each in shard) + 24.0
+        q = (around([(h, each) for h, _, each in shard], hour) + 1.0) / peers
+        p = (around([(h, each) for h, _, each in past], hour) + 5.0 * q) / (n + 5.0)
+        q = (sum(each for _, on, each in shard if on) + 24.0 * 2 / 7) / peers
+        r = (sum(each for _, on, each in past if on) + 5.0 * q) / (n + 5.0)
+        if w.admitted.learn[m.i]:
+            shard.append((hour, weekend, 1.0 / (1.0 + n)))
+        if n < habit.EVENTS_MIN:
+            return np.nan
+        return 24.0 * p * (r / (2 / 7) if weekend else (1.0 - r) / (5 / 7))
+
+    check(feature("hour_habit"), events, reference)
+
+
+def test_hour_habit_falls_at_a_strange_hour() -> None:
+    """After a month of lunches on weekdays, noon on a Monday is usual, Sunday night is not."""
+    monday = START_MS - START_MS % 86_400_000 + 4 * 86_400_000  # 1 January 2026 was a Thursday
+    noons = [monday + d * 86_400_000 + 12 * 3_600_000 for d in range(33) if d % 7 < 5]
+    night = monday + 34 * 86_400_000 + 3 * 3_600_000
+    events = one_account(np.array([*noons, night]))
+    spec = FeatureSpec(name="habit", kind="hour_habit", half_life="30d")
+    events.number["utc_offset_min"][:] = np.nan
+    values = Monitor(monitor([spec], MONITORS["whole"].detectors), KEY).process(events).values[0]
+    assert values[len(noons) - 1] > 5.0
+    assert values[-1] < 0.3
+
+
+@few
+@seeds
+def test_impossible_travel_is_the_speed_between_places(seed: int) -> None:
+    """Great-circle distance (by unit vectors here) over the time since the last known place."""
+    events = stream(seed)
+    latitude, longitude = events.number["latitude"], events.number["longitude"]
+    late = np.zeros(len(events), np.bool_)
+
+    def km(i: int, k: int) -> float:
+        one, other = (
+            np.array([cos(la) * cos(lo), cos(la) * sin(lo), sin(la)])
+            for la, lo in ((radians(latitude[j]), radians(longitude[j])) for j in (i, k))
+        )
+        return 6371.0 * atan2(float(np.linalg.norm(np.cross(one, other))), float(one @ other))
+
+    def reference(w: Watched, m: Moment) -> float:
+        known = [k for k in m.past if not w.admitted.late[k]]
+        if not known or w.admitted.late[m.i]:
+            return np.nan
+        hours = (w.admitted.time_ms[m.i] - w.admitted.time_ms[known[-1]]) / 3_600_000.0
+        moved = km(m.i, known[-1])
+        return moved / max(hours, 1.0 / 60.0) if moved >= 50.0 else 0.0
+
+    check(feature("impossible_travel"), events, reference, ~np.isnan(latitude) & ~late)
+
+
+def test_the_distance_is_known() -> None:
+    """London to New York is 5,570 km; a pole to the other is half the circumference."""
+    assert distance_km(51.5074, -0.1278, 40.7128, -74.0060) == pytest.approx(5_570, rel=2e-3)
+    assert distance_km(90.0, 0.0, -90.0, 77.0) == pytest.approx(pi * 6371.0)
+
+
+@few
+@seeds
+def test_price_ratio_is_against_the_products_own_mean(seed: int) -> None:
+    """The amount over the exponent of the decayed mean of ln|amount| that its product had."""
+    events = stream(seed)
+    product = events.text["product"].to_pylist()
+    known: dict[str, tuple[float, float]] = {}
+
+    def reference(w: Watched, m: Moment) -> float:
+        size = float(w.values[1, m.i])
+        weight, mean = known.get(product[m.i], (0.0, log(size)))
+        if w.admitted.learn[m.i]:
+            more = min(weight + 1.0, 100.0)
+            step = min(max(log(size) - mean, -3.0), 3.0)
+            known[product[m.i]] = more, mean + step / more
+        return size / exp(mean) if weight >= 3.0 else np.nan
+
+    check(feature("price_ratio"), events, reference, ~np.isnan(events.number["amount"]))
+
+
+def test_prices_are_bounded_and_outlive_made_up_products() -> None:
+    """A product that goes on being sold keeps its price while 100,000 made-up ones pass by."""
+    n = 100_000
+    events = batch(2, n, entities=10)
+    names = [f"made up {k}" if k % 100 else "sold" for k in range(n)]
+    events.text["product"] = pa.array(names, pa.string())
+    events.number["amount"][:] = 20.0
+    values, _ = watch(feature("price_ratio"), events)
+    sold = values[::100]
+    assert np.isnan(values).sum() > 90_000
+    assert sold[5:] == pytest.approx(1.0, rel=0.01)
+
+
+def test_an_absent_field_can_be_asked_for() -> None:
+    """In a condition "" matches events without the field, whether or not the batch has it."""
+    events = batch(3, 200, absent=0.3)
+    gone = ~present(events, "ip")
+    assert (matches(events, {"ip": ""}) == gone).all()
+    assert (matches(events, {"ip": ["", "ip3"]}) >= gone).all()
+    assert matches(events, {"referrer": ""}).all()
+    assert not matches(events, {"referrer": "https://here"}).any()
+
+
+def test_what_a_declaration_lacks_is_named() -> None:
+    """Each missing, superfluous or contradictory parameter is one line, path first."""
+
+    def where(spec: FeatureSpec) -> list[str]:
+        return [line.split(": ")[0] for line in KINDS[spec.kind].problems(spec)]
+
+    for kind in KINDS:
+        assert where(feature(kind)) == []
+    assert where(FeatureSpec(name="a", kind="share")) == ["half_life", "of"]
+    assert where(FeatureSpec(name="a", kind="gap", of=PAYMENT, half_life="1h")) == [
+        "half_life",
+        "of",
+    ]
+    assert where(FeatureSpec(name="a", kind="ratio", half_life="1h", against="1h")) == ["against"]
+    assert where(FeatureSpec(name="a", kind="distinct", field="amount", half_life="1h")) == [
+        "field"
+    ]
+
+
+@pytest.mark.parametrize("kind", [k.name for k in OWN if k.family in {"normal", "rate"}])
+def test_what_was_expected_is_told_in_natural_units(kind: str) -> None:
+    """On honest traffic three in four values lie in the interval that an alert gives for them."""
+    events = batch(4, 6_000, entities=12)
+    # Accounts as busy as each other, each at home somewhere.
+    who = np.random.Generator(np.random.PCG64(4)).integers(0, 12, 6_000)
+    events.text["account"] = pa.array([f"a{k}" for k in who], pa.string())
+    events.number["latitude"][:] = 3.0 * who
+    watched = Monitor(monitor([feature(kind)], MONITORS["whole"].detectors), KEY).process(events)
+    inside = []
+    for i in range(3_000, 6_000):
+        centre, spread = float(watched.judged.centre[0, i]), float(watched.judged.spread[0, i])
+        unit = float(watched.units[0, i])
+        told = explain.expected(KINDS[kind], centre, spread, unit)
+        actual = float(watched.values[0, i]) * unit
+        if told is None or isnan(actual):
+            continue
+        assert 0.0 <= told[0] <= told[1]
+        inside.append(told[0] - 1e-6 <= actual <= told[1] * (1 + 1e-6))
+    assert len(inside) > 500
+    assert np.mean(inside) > 0.75
+
+
+def test_the_readme_lists_every_kind() -> None:
+    """The README's table is the code's; where it is not: print(detectors.features.table())."""
+    assert table() in (Path(__file__).resolve().parents[2] / "README.md").read_text()
