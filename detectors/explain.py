@@ -5,18 +5,30 @@ from later state, so that an explanation does not depend on how the log was cut 
 """
 
 from math import exp, isnan, log10
-from typing import Final
+from typing import Final, NamedTuple
 
 from detectors.calibration import Calibrated
 from detectors.combination import P_MIN
 from detectors.features.kind import Kind
 from detectors.models.half_space_trees import COUNTERFACTUAL_MAX, Isolated
-from detectors.models.tail import Judged
 from schemas.alerts import Contribution
 from schemas.columns import F64
 
 SHOWN_MAX: Final = 6
 """Contributions an alert holds at most; what is left out is spread over those shown."""
+
+
+class Told(NamedTuple):
+    """What each feature, and behind them each detector of its own, said; float64[told, n] all.
+
+    values times units are in natural units, in the event's own currency. centre, spread: what was
+    expected (`tail.Judged`); of a detector of its own, the upper end and 0.
+    """
+
+    values: F64
+    units: F64
+    centre: F64
+    spread: F64
 
 
 def surprise(p: float) -> float:
@@ -29,27 +41,31 @@ def short(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def shares(i: int, features: int, calibrated: Calibrated, trees: Isolated | None) -> list[float]:
-    """Each feature's share of event i's surprise; they sum to 1.
+def shares(i: int, told: int, calibrated: Calibrated, trees: Isolated | None) -> list[float]:
+    """The share of event i's surprise of each that spoke; they sum to 1.
 
     A feature has its own tail's -log10 p, and of the trees' -log10 p what its splits on the path
     are credited with (an even part where no path was noted).
     """
-    parts = [surprise(float(calibrated.p[j, i])) for j in range(features)]
+    parts = [surprise(float(calibrated.p[j, i])) for j in range(told)]
     if trees is not None:
-        of_trees = surprise(float(calibrated.p[features, i]))
+        features = len(trees.path_share)
+        of_trees = surprise(float(calibrated.p[told, i]))
         credited = float(trees.path_share[:, i].sum()) > 0.0
         for j in range(features):
             parts[j] += of_trees * (float(trees.path_share[j, i]) if credited else 1 / features)
     whole = sum(parts)
-    return [part / whole if whole > 0.0 else 1.0 / features for part in parts]
+    return [part / whole if whole > 0.0 else 1.0 / told for part in parts]
 
 
-def expected(kind: Kind, centre: float, spread: float, unit: float) -> tuple[float, float] | None:
-    """What was expected (`tail.Judged`), in natural units; None where nothing is known."""
+def expected(
+    kind: Kind | None, centre: float, spread: float, unit: float
+) -> tuple[float, float] | None:
+    """What was expected, in natural units; None where nothing is known. kind: None for a detector
+    of its own."""
     if isnan(centre):
         return None
-    if kind.family == "share":
+    if kind is None or kind.family == "share":
         return 0.0, short(centre)
     low, high = (_natural(kind, centre + sign * spread) for sign in (-1.0, 1.0))
     return short(max(low, 0.0) * unit), short(max(high, 0.0) * unit)
@@ -66,29 +82,28 @@ def contributions(
     i: int,
     names: list[str],
     kinds: list[Kind],
-    values: F64,
-    units: F64,
-    judged: Judged,
+    told: Told,
     calibrated: Calibrated,
     trees: Isolated | None,
 ) -> list[Contribution]:
-    """The features of event i that said something, largest share first, at most `SHOWN_MAX`.
+    """What said something of event i, largest share first, at most `SHOWN_MAX`.
 
-    values, units: float64[features, n]; a value times its unit is in the event's own currency.
+    names: the features', whose kinds are given, and the detectors' behind them.
     """
     share = shares(i, len(names), calibrated, trees)
-    spoke = [j for j in range(len(names)) if not isnan(values[j, i])]
+    spoke = [j for j in range(len(names)) if not isnan(told.values[j, i])]
     shown = sorted(spoke, key=lambda j: (-share[j], j))[:SHOWN_MAX]
     whole = sum(share[j] for j in shown)
     found = []
     for j in shown:
-        unit = float(units[j, i])
-        interval = expected(kinds[j], float(judged.centre[j, i]), float(judged.spread[j, i]), unit)
+        unit = float(told.units[j, i])
+        kind = kinds[j] if j < len(kinds) else None
+        interval = expected(kind, float(told.centre[j, i]), float(told.spread[j, i]), unit)
         p = float(calibrated.p[j, i])
         found.append(
             Contribution(
                 feature=names[j],
-                actual=short(float(values[j, i]) * unit),
+                actual=short(float(told.values[j, i]) * unit),
                 expected_low=interval[0] if interval else None,
                 expected_high=interval[1] if interval else None,
                 p_value=short(1.0 if isnan(p) else p),

@@ -18,6 +18,7 @@ from detectors.calibration import WORDS as CALIBRATION_WORDS
 from detectors.calibration import Calibrated, Calibration, Surprise
 from detectors.combination import P_MIN
 from detectors.entities import EVICTIONS, PROMOTIONS, Admitted, EntityTable
+from detectors.explain import Told
 from detectors.features import KINDS
 from detectors.features.kind import Field, Memory, Spans
 from detectors.hashing import HashKey, hash_text
@@ -30,6 +31,7 @@ from detectors.models.half_space_trees import (
     RiverTreesSpec,
     TreesSpec,
 )
+from detectors.models.own import OwnDetector, OwnSpec, Seen, Verdict
 from detectors.models.tail import TailSpec
 from detectors.money import Money
 from detectors.policy import WORDS as INCIDENT_WORDS
@@ -74,15 +76,15 @@ class MonitorSpec(Spec, frozen=True, kw_only=True):
 class Watched:
     """What a monitor found in a batch; every array but `index` speaks of the m applicable events.
 
-    index: int64[m], their rows in the batch. keys: uint64[m, 2], their entities' hashes. values,
-    units: float64[features, m]. p: float64[m], combined and calibrated, 1 where nothing is known.
+    index: int64[m], their rows in the batch. keys: uint64[m, 2], their entities' hashes. told: what
+    each feature, and behind them each detector of its own, said. p: float64[m], combined and
+    calibrated, 1 where nothing is known.
     """
 
     index: I64
     keys: U64
     admitted: Admitted
-    values: F64
-    units: F64
+    told: Told
     judged: tail.Judged
     trees: Isolated | None
     calibrated: Calibrated
@@ -97,7 +99,8 @@ class Monitor:
         self.spec = spec
         self.key = key
         self.kinds = [KINDS[f.kind] for f in spec.features]
-        self.names = [f.name for f in spec.features]
+        own = [d for d in spec.detectors if isinstance(d, OwnSpec)]
+        self.names = [*(f.name for f in spec.features), *(d.name for d in own)]
         count = len(spec.features)
         self.tails = next((d for d in spec.detectors if isinstance(d, TailSpec)), None)
         trees = next((d for d in spec.detectors if isinstance(d, TreesSpec | RiverTreesSpec)), None)
@@ -121,7 +124,8 @@ class Monitor:
         self.money = Money()
         self.cohort: F64 = np.zeros((count, tail.COHORT_WORDS))
         self.trees = HalfSpaceTrees(trees, count, spec.capacity) if trees else None
-        discrete = [k.family == "share" for k in self.kinds]
+        self.own = {d.name: d.build(count, spec.capacity) for d in own}
+        discrete = [*(k.family == "share" for k in self.kinds), *(d.discrete() for d in own)]
         self.calibration = Calibration([*discrete, False] if trees else discrete)
         policy = spec.policy
         gap_ms = 1000.0 * seconds(policy.incident_gap)
@@ -144,11 +148,13 @@ class Monitor:
         admitted = self.entities.admit(keys, events.time_ms, lateness_max_ms)
         values, units = self._features(events, admitted, keys)
         judged = self._tails(values, admitted)
+        verdicts = self._own(events, admitted, values, judged)
         trees = self._trees(judged, admitted)
-        calibrated = self._calibrate(judged, trees, admitted)
+        calibrated = self._calibrate(judged, verdicts, trees, admitted)
         p = np.where(np.isnan(calibrated.combined), 1.0, calibrated.combined)
         decided = self.policy.process(self.words, self.incident_at, admitted, events, p)
-        return Watched(index, keys, admitted, values, units, judged, trees, calibrated, decided, p)
+        told = _told(values, units, judged, verdicts)
+        return Watched(index, keys, admitted, told, judged, trees, calibrated, decided, p)
 
     def _applies(self, batch: EventBatch) -> Bools:
         return matches(batch, self.spec.where) & _present(batch, self.spec.entity)
@@ -217,19 +223,40 @@ class Monitor:
         )
         return judged
 
+    def _own(
+        self, events: EventBatch, admitted: Admitted, values: F64, judged: tail.Judged
+    ) -> list[Verdict]:
+        hashes: dict[str, U64] = {}
+
+        def hashed(field: str) -> U64:
+            if field not in hashes:
+                hashes[field] = self._hash(events, field)
+            return hashes[field]
+
+        names = [f.name for f in self.spec.features]
+        seen = Seen(events, admitted, names, values, judged.place, hashed)
+        return [detector.process(seen) for detector in self.own.values()]
+
     def _trees(self, judged: tail.Judged, admitted: Admitted) -> Isolated | None:
         return self.trees.process(admitted, judged) if self.trees else None
 
     def _calibrate(
-        self, judged: tail.Judged, trees: Isolated | None, admitted: Admitted
+        self,
+        judged: tail.Judged,
+        verdicts: list[Verdict],
+        trees: Isolated | None,
+        admitted: Admitted,
     ) -> Calibrated:
         features, n = judged.p.shape
-        raw = np.full((features + (trees is not None), n), np.nan)
+        spoken = features + len(verdicts)
+        raw = np.full((spoken + (trees is not None), n), np.nan)
         if self.tails is not None:
             _surprise(judged.p, raw)
+        for j, verdict in enumerate(verdicts):
+            raw[features + j] = verdict.surprise
         if trees is not None:
-            raw[features] = trees.surprise
-            surprise = Surprise(raw, features, trees.order, trees.without)
+            raw[spoken] = trees.surprise
+            surprise = Surprise(raw, spoken, trees.order, trees.without)
         else:
             none = np.full((COUNTERFACTUAL_MAX, n), -1, np.int64)
             surprise = Surprise(raw, -1, none, np.full((COUNTERFACTUAL_MAX, n), np.nan))
@@ -243,14 +270,15 @@ class Monitor:
             "promotions": int(self.entities.table.marks[PROMOTIONS]),
         }
 
-    def _parts(self) -> "dict[str, EntityTable | Money | Calibration | Policy | HalfSpaceTrees]":
-        parts: dict[str, EntityTable | Money | Calibration | Policy | HalfSpaceTrees] = {
+    def _parts(self) -> dict[str, "Part"]:
+        parts: dict[str, Part] = {
             "entities": self.entities,
             "money": self.money,
             "calibration": self.calibration,
             "policy": self.policy,
         }
-        return parts | ({"trees": self.trees} if self.trees else {})
+        own = {f"own/{name}": detector for name, detector in self.own.items()}
+        return {**parts, **own} | ({"trees": self.trees} if self.trees else {})
 
     def save(self) -> Arrays:
         """The whole state as arrays by name."""
@@ -268,6 +296,23 @@ class Monitor:
             self.shared[int(name)][:] = own
         for name, part in self._parts().items():
             part.load(under(name, state))
+
+
+Part = EntityTable | Money | Calibration | Policy | HalfSpaceTrees | OwnDetector
+
+
+def _told(values: F64, units: F64, judged: tail.Judged, verdicts: list[Verdict]) -> Told:
+    """The features' values with what was expected, and the detectors' own behind them."""
+    if not verdicts:
+        return Told(values, units, judged.centre, judged.spread)
+    own = np.stack([verdict.value for verdict in verdicts])
+    expected = np.stack([verdict.expected for verdict in verdicts])
+    return Told(
+        np.concatenate([values, own]),
+        np.concatenate([units, np.ones_like(own)]),
+        np.concatenate([judged.centre, expected]),
+        np.concatenate([judged.spread, np.zeros_like(own)]),
+    )
 
 
 def matches(events: EventBatch, where: Where) -> Bools:

@@ -17,6 +17,7 @@ from msgspec import Meta
 
 from detectors.features import KINDS
 from detectors.hashing import hash_key, hash_text, pseudonym
+from detectors.models.own import OwnSpec
 from detectors.monitor import MonitorSpec
 from detectors.spec import Duration, FeatureSpec, Name, Spec, Where, seconds
 from schemas import mapping
@@ -198,6 +199,9 @@ def _reads(monitor: MonitorSpec) -> Iterator[tuple[str, str]]:
             yield "" if name in ASSUMED else f"features[{i}].kind", name
         if "amount" in (feature.field, *beside):
             yield "", "currency"
+    for i, detector in enumerate(monitor.detectors):
+        if isinstance(detector, OwnSpec):
+            yield from ((f"detectors[{i}]", name) for name in detector.fields())
 
 
 def _fields_of(where: Where) -> list[str]:
@@ -282,7 +286,10 @@ def _monitor_problems(
     yield from _under("where", _where_problems(monitor.where))
     for i, feature in enumerate(monitor.features):
         yield from _under(f"features[{i}]", _feature_problems(feature))
-    yield from _twice({f"features[{i}].name": f.name for i, f in enumerate(monitor.features)})
+    names = {f"features[{i}].name": f.name for i, f in enumerate(monitor.features)}
+    own = enumerate(monitor.detectors)
+    names |= {f"detectors[{i}].name": d.name for i, d in own if isinstance(d, OwnSpec)}
+    yield from _twice(names)
     yield from _unmapped(monitor, [inputs[name] for name in monitor.inputs if name in inputs])
 
 

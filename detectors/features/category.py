@@ -18,7 +18,7 @@ import numpy as np
 
 from detectors.entities import Admitted
 from detectors.features.counting import LN2, decayed
-from detectors.features.kind import Field, Kind, Memory, Spans, own_words
+from detectors.features.kind import Field, Kind, Memory, Spans, own_words, unlearn
 from detectors.kernels import kernel
 from schemas.columns import F64
 
@@ -56,6 +56,7 @@ def share(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64
             mine[OCCURRED] += 1.0
         mine[LAST_MS] = events.time_ms[i]
         out[i] = mine[OCCURRED] / (mine[ALL] + WITHOUT)
+        unlearn(mine, events, i, copy)
 
 
 @kernel
@@ -68,6 +69,7 @@ def run_length(memory: Memory, events: Admitted, field: Field, spans: Spans, out
         if field.active[i]:
             mine[0] = mine[0] + 1.0 if field.occurs[i] else 0.0
             out[i] = mine[0]
+            unlearn(mine, events, i, copy)
 
 
 @kernel
@@ -91,6 +93,7 @@ def entropy(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F
             if mine[k] > 0.0:
                 bits -= mine[k] / total * log(mine[k] / total) / LN2
         out[i] = max(bits, 0.0)
+        unlearn(mine, events, i, copy)
 
 
 KINDS: Final = (

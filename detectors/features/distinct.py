@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 
 from detectors.entities import Admitted
-from detectors.features.kind import Field, Kind, Memory, Spans, own_words
+from detectors.features.kind import Field, Kind, Memory, Spans, own_words, unlearn
 from detectors.kernels import kernel
 from schemas.columns import F64, U64
 
@@ -136,6 +136,7 @@ def distinct(memory: Memory, events: Admitted, field: Field, spans: Spans, out: 
         _turn(mine, time_ms, pane_ms)
         _add(mine, field.hashed[i])
         out[i] = _number(mine)
+        unlearn(mine, events, i, copy)
 
 
 KINDS: Final = (

@@ -16,7 +16,7 @@ import numpy as np
 
 from detectors.entities import Admitted
 from detectors.features.counting import decayed
-from detectors.features.kind import Field, Kind, Memory, Spans, own_words
+from detectors.features.kind import Field, Kind, Memory, Spans, own_words, unlearn
 from detectors.kernels import kernel
 from schemas.columns import F64
 
@@ -56,17 +56,17 @@ def gap_spread(memory: Memory, events: Admitted, field: Field, spans: Spans, out
             continue
         last_ms = mine[LAST_MS]
         mine[LAST_MS] = events.time_ms[i] + 1.0
-        if last_ms == 0.0:
-            continue
-        gap_ms = mine[LAST_MS] - last_ms
-        before = decayed(mine[WEIGHT], gap_ms, spans.half_life_ms)
-        squares = decayed(mine[SQUARES], gap_ms, spans.half_life_ms)
-        off = log(gap_ms / 1000.0 + GAP_MIN_S) - mine[MEAN]
-        mine[WEIGHT] = before + 1.0
-        mine[MEAN] += off / mine[WEIGHT]
-        mine[SQUARES] = squares + off * off * before / mine[WEIGHT]
-        if mine[WEIGHT] >= GAPS_MIN:
-            out[i] = sqrt(mine[SQUARES] / mine[WEIGHT])
+        if last_ms > 0.0:
+            gap_ms = mine[LAST_MS] - last_ms
+            before = decayed(mine[WEIGHT], gap_ms, spans.half_life_ms)
+            squares = decayed(mine[SQUARES], gap_ms, spans.half_life_ms)
+            off = log(gap_ms / 1000.0 + GAP_MIN_S) - mine[MEAN]
+            mine[WEIGHT] = before + 1.0
+            mine[MEAN] += off / mine[WEIGHT]
+            mine[SQUARES] = squares + off * off * before / mine[WEIGHT]
+            if mine[WEIGHT] >= GAPS_MIN:
+                out[i] = sqrt(mine[SQUARES] / mine[WEIGHT])
+        unlearn(mine, events, i, copy)
 
 
 KINDS: Final = (

@@ -23,7 +23,7 @@ import numpy as np
 
 from detectors.entities import Admitted
 from detectors.features.counting import decayed
-from detectors.features.kind import Field, Kind, Memory, Spans, own_words
+from detectors.features.kind import Field, Kind, Memory, Spans, own_words, unlearn
 from detectors.features.value import DAY_MS
 from detectors.kernels import kernel
 from schemas.columns import F64
@@ -99,6 +99,7 @@ def hour_habit(memory: Memory, events: Admitted, field: Field, spans: Spans, out
             if shard[COUNT] > SHARD_MEMORY:
                 _scale(shard, SHARD_MEMORY / shard[COUNT])
         _add(mine, hour, weekend, 1.0)
+        unlearn(mine, events, i, copy)
 
 
 KINDS: Final = (

@@ -138,15 +138,23 @@ class Kind:
 def own_words(
     words: NDArray[Word], at: int, events: Admitted, i: int, copy: NDArray[Word]
 ) -> NDArray[Word]:
-    """The words from `at` on that event i's entity has, for the kernel to change as it learns.
+    """The words from `at` on, as many as `copy` has, of event i's entity: zeros where it is new.
 
-    Zeros where the row is a new entity's; `copy`, of as many words, filled with them where the
-    event may not be learned.
+    A kernel may change them as it likes and call `unlearn` afterwards; `copy` is for that.
     """
     mine = words[events.row[i], at : at + len(copy)]
     if events.fresh[i]:
-        mine[:] = 0
-    if events.learn[i]:
-        return mine
-    copy[:] = mine
-    return copy
+        for k in range(len(copy)):
+            mine[k] = 0
+    if not events.learn[i]:
+        for k in range(len(copy)):
+            copy[k] = mine[k]
+    return mine
+
+
+@kernel
+def unlearn(mine: NDArray[Word], events: Admitted, i: int, copy: NDArray[Word]) -> None:
+    """Put the words back as `own_words` gave them where event i may not be learned."""
+    if not events.learn[i]:
+        for k in range(len(copy)):
+            mine[k] = copy[k]

@@ -19,7 +19,7 @@ import numpy as np
 
 from detectors.entities import Admitted
 from detectors.features.counting import LN2, decayed
-from detectors.features.kind import Field, Kind, Memory, Spans, own_words
+from detectors.features.kind import Field, Kind, Memory, Spans, own_words, unlearn
 from detectors.kernels import kernel
 from schemas.columns import F64
 
@@ -52,6 +52,7 @@ def ratio(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64
             part = short_ms * expm1(-LN2 * age_ms / short_ms)
             part /= long_ms * expm1(-LN2 * age_ms / long_ms)
         out[i] = (mine[SHORT] + 1.0) / (mine[LONG] * part + 1.0)
+        unlearn(mine, events, i, copy)
 
 
 KINDS: Final = (

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from detectors.entities import Admitted
-from detectors.features.kind import Field, Kind, Memory, Spans, own_words
+from detectors.features.kind import Field, Kind, Memory, Spans, own_words, unlearn
 from detectors.kernels import kernel
 from schemas.columns import F64
 
@@ -57,6 +57,7 @@ def impossible_travel(
         mine[LATITUDE] = latitude
         mine[LONGITUDE] = longitude
         mine[LAST_MS] = events.time_ms[i] + 1.0
+        unlearn(mine, events, i, copy)
 
 
 KINDS: Final = (

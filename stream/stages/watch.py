@@ -150,8 +150,7 @@ class Watch:
         detector, top_feature = self._rule(watched, i)
         threshold = float(decided.threshold[i])
         shown = explain.contributions(
-            *(i, self.monitor.names, self.monitor.kinds, watched.values, watched.units),
-            *(watched.judged, calibrated, watched.trees),
+            i, self.monitor.names, self.monitor.kinds, watched.told, calibrated, watched.trees
         )
         score = explain.surprise(float(watched.p[i]))
         activity: Activity = "opened" if decided.activity[i] == policy.OPENED else "updated"
@@ -204,12 +203,11 @@ class Watch:
 
     def _rule(self, watched: Watched, i: int) -> tuple[str, str]:
         """The detector with the smallest p-value, and the feature with the largest share."""
-        p = watched.calibrated.p[:, i]
-        features = len(self.monitor.names)
-        least = int(np.nanargmin(p))
-        share = explain.shares(i, features, watched.calibrated, watched.trees)
-        detector = "tail" if least < features else "half_space_trees"
-        return detector, self.monitor.names[share.index(max(share))]
+        least = int(np.nanargmin(watched.calibrated.p[:, i]))
+        names, features = self.monitor.names, len(self.monitor.kinds)
+        share = explain.shares(i, len(names), watched.calibrated, watched.trees)
+        detector = "tail" if least < features else [*names, "trees"][least]
+        return detector, names[share.index(max(share))]
 
     def _window_s(self, features: set[str]) -> int:
         spans = [

@@ -10,6 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
+from schemas.columns import F64
+
 TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
@@ -53,22 +57,25 @@ def rss_bytes() -> int:
 
 @dataclass
 class Stopwatch:
-    """Seconds by name of what is timed. What runs inside of something timed is its own, only."""
+    """Wall seconds, and this thread's processor seconds, by name of what is timed.
 
-    seconds: dict[str, float] = field(default_factory=dict)
-    _inner_s: list[float] = field(default_factory=lambda: [0.0])
+    What is timed inside of something else counts only as its own.
+    """
+
+    seconds: dict[str, F64] = field(default_factory=dict)
+    _inner: list[F64] = field(default_factory=lambda: [np.zeros(2)])
 
     @contextmanager
     def timing(self, name: str) -> Iterator[None]:
         """Count the time of the block to that name, less what is timed inside."""
-        self._inner_s.append(0.0)
-        started = time.perf_counter()
+        self._inner.append(np.zeros(2))
+        started = _now_s()
         try:
             yield
         finally:
-            whole = time.perf_counter() - started
-            own = whole - self._inner_s.pop()
-            self._inner_s[-1] += whole
+            whole = _now_s() - started
+            own = whole - self._inner.pop()
+            self._inner[-1] += whole
             self.seconds[name] = self.seconds.get(name, 0.0) + own
 
     @contextmanager
@@ -94,3 +101,8 @@ class Stopwatch:
                 return call(*arguments, **named)
 
         return timed
+
+
+def _now_s() -> F64:
+    """Wall clock and this thread's processor time."""
+    return np.array([time.perf_counter(), time.thread_time()])

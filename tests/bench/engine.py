@@ -69,13 +69,7 @@ def _trees(figures: Figures) -> None:
     figures.rate(f"trees 10 × 8, {ENTITIES} accounts, River", _rates(theirs), _cpu(theirs))
     figures.rate(f"Eddy's engine, 10 × 8, {ENTITIES} accounts", _rates(ours), _cpu(ours))
     figures.put("river_trees_build_ms", 1000 * building.wall_s / ENTITIES)
-    table, header = "engine, step by step (µs an event)", ("step", "µs", "share")
-    whole = sum(engine.watch.seconds.values())
-    for step, seconds in engine.watch.seconds.items():
-        us = 1e6 * seconds / engine.done
-        figures.row(table, header, step, f"{us:.3f}", f"{seconds / whole:.0%}")
-        figures.put(f"engine_us_{step.replace(' ', '_')}", us)
-    figures.row(table, header, "all", f"{1e6 * whole / engine.done:.3f}", "")
+    figures.steps("engine, step by step", engine.watch.seconds, engine.done)
     figures.say("engine measured")
 
 

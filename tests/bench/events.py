@@ -128,8 +128,12 @@ def payments(
     product = (20_000 * draw.random(n) ** 3).astype(np.int64)
     return Payments(
         number={
-            **{"account": accounts, "device": device, "ip": ip, "card": card},
-            **{"seller": product % 997, "product": product},
+            "account": accounts,
+            "device": device,
+            "ip": ip,
+            "card": card,
+            "seller": product % 997,
+            "product": product,
         },
         time_ms=start_ms + np.cumsum(draw.exponential(gap_ms, n)).astype(np.int64),
         amount=np.round(np.exp(draw.normal(3.0 + 0.5 * (accounts % 5), 0.6)), 2),
@@ -153,7 +157,10 @@ def visits(entities: int, each: int, at_once: int, seed: int) -> I64:
 def monitor_document(capacity: int, detectors: list[dict[str, Any]]) -> dict[str, Any]:
     """A monitor over accounts with the twelve features, as a configuration declares it."""
     return {
-        **{"name": "account", "entity": "account", "inputs": ["bench"], "capacity": capacity},
+        "name": "account",
+        "entity": "account",
+        "inputs": ["bench"],
+        "capacity": capacity,
         "features": FEATURES,
         "detectors": detectors,
         "policy": {"alerts_per_day": 1000, "p_max": 1e-4},

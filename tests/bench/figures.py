@@ -6,9 +6,12 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
+import numpy as np
 import orjson
 from rich.console import Console
 from rich.table import Table
+
+from schemas.columns import F64
 
 BARS: Final[dict[str, tuple[str, float]]] = {
     "features_vs_river_stats": ("at least", 15.0),
@@ -62,6 +65,14 @@ class Figures:
         header = ("what", "events/s", "least … largest", "CPU s per million")
         cells = (f"{median(per_s):,.0f}", f"{min(per_s):,.0f} … {max(per_s):,.0f}")
         self.row("side by side", header, what, *cells, f"{median(cpu_s_per_million):.2f}")
+
+    def steps(self, table: str, seconds: dict[str, F64], events: int) -> None:
+        """A table of what each step took. seconds: wall and computing, by step."""
+        header = ("step", "µs an event", "share", "of it computing")
+        whole = sum(seconds.values(), start=np.zeros(2))
+        for step, (wall_s, cpu_s) in (seconds | {"all": whole}).items():
+            cells = (f"{1e6 * wall_s / events:.3f}", f"{wall_s / whole[0]:.0%}")
+            self.row(table, header, step, *cells, f"{1e6 * cpu_s / events:.3f}")
 
     def show(self) -> None:
         """Print the tables, the figures that have a bar, and the notes."""

@@ -52,14 +52,9 @@ def run(figures: Figures, config: Path, warm: Path) -> None:
     watch = Stopwatch()
     with watch.watching(PLACES):
         records = _work(config, watch)
-    table, header = "worker, where the time goes (µs an event)", ("step", "µs", "share")
-    whole = sum(watch.seconds.values())
-    order = [label for _, _, label in PLACES] + ["loop"]
-    for step in order:
-        if step in watch.seconds:
-            us = 1e6 * watch.seconds[step] / records
-            figures.row(table, header, step, f"{us:.3f}", f"{watch.seconds[step] / whole:.0%}")
-    figures.row(table, header, "all", f"{1e6 * whole / records:.3f}", "")
+    order = dict.fromkeys([label for _, _, label in PLACES] + ["loop"])
+    in_order = {step: watch.seconds[step] for step in order if step in watch.seconds}
+    figures.steps("worker, where the time goes", in_order, records)
     figures.say("worker profiled")
 
 

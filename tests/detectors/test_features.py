@@ -49,7 +49,7 @@ def watch(spec: FeatureSpec, events: EventBatch) -> tuple[F64, Watched]:
     events.text["account"] = events.text["account"].fill_null("nobody")
     events.number["utc_offset_min"][::3] = 330.0
     watched = Monitor(monitor([spec, AMOUNT], MONITORS["whole"].detectors), KEY).process(events)
-    return watched.values[0], watched
+    return watched.told.values[0], watched
 
 
 def moments(watched: Watched, active: Bools) -> Iterator[Moment]:
@@ -109,7 +109,7 @@ def test_sum_is_the_decayed_sum_of_magnitudes(seed: int) -> None:
 
     def reference(w: Watched, m: Moment) -> float:
         return sum(
-            weight * float(w.values[1, k])
+            weight * float(w.told.values[1, k])
             for weight, k in zip(weights(w, m, HALF_LIFE_MS), (*m.past, m.i), strict=True)
         )
 
@@ -347,7 +347,7 @@ def test_hour_habit_falls_at_a_strange_hour() -> None:
     events = one_account(np.array([*noons, night]))
     spec = FeatureSpec(name="habit", kind="hour_habit", half_life="30d")
     events.number["utc_offset_min"][:] = np.nan
-    values = Monitor(monitor([spec], MONITORS["whole"].detectors), KEY).process(events).values[0]
+    values = Monitor(monitor([spec], MONITORS["whole"].detectors), KEY).process(events).told.values[0]
     assert values[len(noons) - 1] > 5.0
     assert values[-1] < 0.3
 
@@ -393,7 +393,7 @@ def test_price_ratio_is_against_the_products_own_mean(seed: int) -> None:
     known: dict[str, tuple[float, float]] = {}
 
     def reference(w: Watched, m: Moment) -> float:
-        size = float(w.values[1, m.i])
+        size = float(w.told.values[1, m.i])
         weight, mean = known.get(product[m.i], (0.0, log(size)))
         if w.admitted.learn[m.i]:
             more = min(weight + 1.0, 100.0)
@@ -458,9 +458,9 @@ def test_what_was_expected_is_told_in_natural_units(kind: str) -> None:
     inside = []
     for i in range(3_000, 6_000):
         centre, spread = float(watched.judged.centre[0, i]), float(watched.judged.spread[0, i])
-        unit = float(watched.units[0, i])
+        unit = float(watched.told.units[0, i])
         told = explain.expected(KINDS[kind], centre, spread, unit)
-        actual = float(watched.values[0, i]) * unit
+        actual = float(watched.told.values[0, i]) * unit
         if told is None or isnan(actual):
             continue
         assert 0.0 <= told[0] <= told[1]

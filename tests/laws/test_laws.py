@@ -29,7 +29,7 @@ def findings(parts: list[Watched]) -> Arrays:
         {
             "row": w.admitted.row,
             "fresh": w.admitted.fresh,
-            "values": w.values,
+            "values": w.told.values,
             "raw": w.judged.p,
             "centre": w.judged.centre,
             "calibrated": w.calibrated.p,

@@ -6,6 +6,7 @@ Arguments: bootstrap, topic, output topic, number of events, folder. Prints what
 import json
 import sys
 import time
+from collections.abc import Callable
 from math import sqrt
 
 from quixstreams import Application  # type: ignore[import-not-found]  # in .tools/bench-env
@@ -17,8 +18,9 @@ SURPRISING = 6.0
 class ZScore:
     """The z-score of an amount under its key's history; and when the first and last one was."""
 
-    def __init__(self, events: int) -> None:
+    def __init__(self, events: int, stop: Callable[[], None]) -> None:
         self.left = self.events = events
+        self.stop = stop
         self.begun = self.ended = (0.0, 0.0)
 
     def score(self, value: dict[str, float], state: State) -> dict[str, float]:
@@ -35,6 +37,7 @@ class ZScore:
         self.left -= 1
         if self.left == 0:
             self.ended = time.perf_counter(), time.process_time()
+            self.stop()
         return value
 
 
@@ -51,10 +54,10 @@ def main() -> None:
         consumer_extra_config={"fetch.queue.backoff.ms": 5},
         loglevel="WARNING",
     )
-    z = ZScore(int(events))
+    z = ZScore(int(events), app.stop)
     scored = app.dataframe(app.topic(topic)).apply(z.score, stateful=True)
     scored[scored["z"] > SURPRISING].to_topic(app.topic(out))
-    app.run(count=z.events, collect=False)
+    app.run()
     wall_s, cpu_s = (b - a for a, b in zip(z.begun, z.ended, strict=True))
     print(json.dumps({"events": z.events, "wall_s": wall_s, "cpu_s": cpu_s}))
 

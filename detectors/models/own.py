@@ -1,0 +1,73 @@
+"""Detectors that judge something of their own, beside the features: what they are handed and give.
+
+Each is declared by a Struct derived from `OwnSpec`, whose `build` makes its state. What it says
+stands in alerts under its name like a feature's, with a value, what was expected, and a share.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from detectors.entities import Admitted
+from detectors.spec import DetectorSpec, Name
+from detectors.state import Arrays
+from schemas.columns import F64, U64, EventBatch
+
+
+class Seen(NamedTuple):
+    """What a detector may look at. events: those that apply; admitted: where they go.
+
+    names: the features'; values: float64[features, n] of them in natural units, NaN where silent;
+    place: float64[features, n], their places in [0, 1] among the cohort's. hashed(field): uint64[n],
+    a text field's keyed hash, 0 where absent.
+    """
+
+    events: EventBatch
+    admitted: Admitted
+    names: list[str]
+    values: F64
+    place: F64
+    hashed: Callable[[str], U64]
+
+
+class Verdict(NamedTuple):
+    """What it says of each event; all float64[n], NaN where it says nothing.
+
+    value: in natural units. surprise: -ln of a raw p-value, or anything that grows with how unusual
+    the event is; calibration makes a p-value of it. expected: an upper end of what was expected.
+    """
+
+    value: F64
+    surprise: F64
+    expected: F64
+
+
+class OwnDetector(Protocol):
+    """The state of one such detector for one shard: a deterministic, bounded fold."""
+
+    def process(self, seen: Seen) -> Verdict:
+        """Judge each event, then learn it, in order; what is not `admitted.learn` is not learned."""
+
+    def save(self) -> Arrays:
+        """The whole state, copied."""
+
+    def load(self, state: Arrays) -> None:
+        """Replace the state by one saved from the same declaration."""
+
+
+class OwnSpec(DetectorSpec, frozen=True, kw_only=True):
+    """Base of their declarations. name: as it stands in alerts."""
+
+    name: Name
+
+    def build(self, features: int, capacity: int) -> OwnDetector:
+        """Empty state for a monitor with so many features and rows."""
+        asked = f"build(features={features}, capacity={capacity})"
+        raise TypeError(f"{type(self).__name__} does not say what {asked} makes")
+
+    def fields(self) -> list[str]:
+        """The event fields that it reads."""
+        return []
+
+    def discrete(self) -> bool:
+        """Whether its surprise has so few values that p must not be interpolated between them."""
+        return False
