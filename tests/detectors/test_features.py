@@ -347,7 +347,9 @@ def test_hour_habit_falls_at_a_strange_hour() -> None:
     events = one_account(np.array([*noons, night]))
     spec = FeatureSpec(name="habit", kind="hour_habit", half_life="30d")
     events.number["utc_offset_min"][:] = np.nan
-    values = Monitor(monitor([spec], MONITORS["whole"].detectors), KEY).process(events).told.values[0]
+    values = (
+        Monitor(monitor([spec], MONITORS["whole"].detectors), KEY).process(events).told.values[0]
+    )
     assert values[len(noons) - 1] > 5.0
     assert values[-1] < 0.3
 
