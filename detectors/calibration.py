@@ -29,6 +29,7 @@ from detectors.combination import P_MIN, evidence
 from detectors.entities import Admitted
 from detectors.kernels import kernel
 from detectors.models.half_space_trees import COUNTERFACTUAL_MAX
+from detectors.protection import WRONG_SHARE, earned, followed
 from detectors.state import Arrays, load, saved
 from schemas.columns import F64, I64, Bools
 
@@ -53,7 +54,6 @@ TOKENS_PER_HOUR: Final = 3.0
 TOKENS_PER_EVENT: Final = 0.06
 """∫ min(TAIL_P/p, COST_MAX) dp over p < TAIL_P is TAIL_P (1 + ln COST_MAX) = 0.056."""
 TOKENS_MAX: Final = 200.0
-HOUR_MS: Final = 3_600_000.0
 
 LEARNED, REFRESH_AT = range(2)
 WORDS: Final = 2
@@ -75,11 +75,12 @@ class Calibrated(NamedTuple):
 
 class Tables(NamedTuple):
     """seen: float64[detectors, cells + 1, bins], the decayed histograms, the parent's last.
-    share: float64[detectors, cells + 1, bins + 1], S at the bins' edges. marks: counts."""
+    share: float64[detectors, cells + 1, bins + 1], S at the bins' edges. marks: counts. rare: the share of late with p < `TAIL_P`."""
 
     seen: F64
     share: F64
     marks: I64
+    rare: F64
 
 
 class Surprise(NamedTuple):
@@ -102,6 +103,7 @@ class Calibration:
             seen=np.zeros((detectors, CELLS + 1, BINS)),
             share=np.zeros((detectors, CELLS + 1, BINS + 1)),
             marks=np.array([0, REFRESH_MIN], np.int64),
+            rare=np.zeros(1),
         )
         _refresh_all(self.tables)
 
@@ -192,13 +194,16 @@ def _refresh_all(tables: Tables) -> None:
 
 
 @kernel
-def _may_learn(words: F64, at: int, r: int, time_ms: float, p: float) -> bool:
+def _may_learn(words: F64, at: int, r: int, time_ms: float, p: float, rare: F64) -> bool:
     """Whether the entity can pay for having this event in the histogram; it pays if it can."""
-    tokens = words[r, at] + TOKENS_PER_EVENT
-    tokens += TOKENS_PER_HOUR * (time_ms - words[r, at + 1]) / HOUR_MS
+    since_ms = time_ms - words[r, at + 1]
+    tokens = earned(words[r, at], since_ms, TOKENS_PER_EVENT, TOKENS_PER_HOUR, TOKENS_MAX)
     cost = min(TAIL_P / p, COST_MAX) if p < TAIL_P else 0.0
+    rare[0] = followed(rare[0], p < TAIL_P)
+    if rare[0] >= WRONG_SHARE:
+        cost = 0.0
     pays = bool(tokens >= cost)
-    words[r, at] = min(tokens - cost if pays else tokens, TOKENS_MAX)
+    words[r, at] = tokens - cost if pays else tokens
     words[r, at + 1] = time_ms
     return pays
 
@@ -272,5 +277,7 @@ def _process(
         out.combined[i] = _look_up(tables.share[detectors, cell], v_all, False)
         if out.combined[i] < TAIL_P:
             _without(i, cell, own, surprise, tables, out)
-        if events.learn[i] and _may_learn(words, at, r, events.time_ms[i], out.combined[i]):
+        if events.learn[i] and _may_learn(
+            words, at, r, events.time_ms[i], out.combined[i], tables.rare
+        ):
             _learn(tables, cell, surprise.raw, i, v_all)

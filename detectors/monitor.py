@@ -31,7 +31,7 @@ from detectors.models.half_space_trees import (
     RiverTreesSpec,
     TreesSpec,
 )
-from detectors.models.own import OwnDetector, OwnSpec, Seen, Verdict
+from detectors.models.own import Labels, OwnDetector, OwnSpec, Seen, Verdict
 from detectors.models.tail import TailSpec
 from detectors.money import Money
 from detectors.policy import WORDS as INCIDENT_WORDS
@@ -48,6 +48,7 @@ FAMILIES: Final = {
     "share": tail.SHARE,
     "range": tail.RANGE,
 }
+LABEL: Final = TYPES.index("label")
 
 
 class MonitorSpec(Spec, frozen=True, kw_only=True):
@@ -55,7 +56,8 @@ class MonitorSpec(Spec, frozen=True, kw_only=True):
 
     inputs: the configured inputs it reads. entity: the event field that names its entity.
     capacity: rows, that is entities, held at most in each shard. where: only events that match are
-    watched at all; others are "not applicable". lateness_max: how far an event may lie behind its
+    watched at all; others are "not applicable". Events of type label are no behaviour: whatever
+    `where` says they are not judged, but teach those detectors that learn labels. lateness_max: how far an event may lie behind its
     entity's last and still be learned.
     """
 
@@ -76,12 +78,13 @@ class MonitorSpec(Spec, frozen=True, kw_only=True):
 class Watched:
     """What a monitor found in a batch; every array but `index` speaks of the m applicable events.
 
-    index: int64[m], their rows in the batch. keys: uint64[m, 2], their entities' hashes. told: what
+    index: int64[m], their rows in the batch. labels: how many of the others were labels. keys: uint64[m, 2], their entities' hashes. told: what
     each feature, and behind them each detector of its own, said. p: float64[m], combined and
     calibrated, 1 where nothing is known.
     """
 
     index: I64
+    labels: int
     keys: U64
     admitted: Admitted
     told: Told
@@ -142,22 +145,32 @@ class Monitor:
     def process(self, batch: EventBatch) -> Watched:
         """Watch the events that apply: judge each, learn each, decide on each, in order."""
         index = np.flatnonzero(self._applies(batch)).astype(np.int64)
+        labels = self._labels(batch, index)
         events = batch if len(index) == len(batch) else batch.take(index)
         keys = hash_text(events.text[self.spec.entity], self.key)
         lateness_max_ms = 1000.0 * seconds(self.spec.lateness_max)
         admitted = self.entities.admit(keys, events.time_ms, lateness_max_ms)
         values, units = self._features(events, admitted, keys)
         judged = self._tails(values, admitted)
-        verdicts = self._own(events, admitted, values, judged)
+        verdicts = self._own(events, admitted, labels, values, judged)
         trees = self._trees(judged, admitted)
         calibrated = self._calibrate(judged, verdicts, trees, admitted)
         p = np.where(np.isnan(calibrated.combined), 1.0, calibrated.combined)
         decided = self.policy.process(self.words, self.incident_at, admitted, events, p)
         told = _told(values, units, judged, verdicts)
-        return Watched(index, keys, admitted, told, judged, trees, calibrated, decided, p)
+        told_of = len(labels.events)
+        return Watched(index, told_of, keys, admitted, told, judged, trees, calibrated, decided, p)
 
     def _applies(self, batch: EventBatch) -> Bools:
-        return matches(batch, self.spec.where) & _present(batch, self.spec.entity)
+        behaviour = batch.type_code != LABEL
+        return behaviour & matches(batch, self.spec.where) & _present(batch, self.spec.entity)
+
+    def _labels(self, batch: EventBatch, index: I64) -> Labels:
+        """The batch's labels, and where they stand among the events that apply."""
+        rows = np.flatnonzero(batch.type_code == LABEL).astype(np.int64)
+        events = batch.take(rows)
+        before = np.searchsorted(index, rows).astype(np.int64)
+        return Labels(events, before, lambda field: self._hash(events, field))
 
     def _features(self, events: EventBatch, admitted: Admitted, keys: U64) -> tuple[F64, F64]:
         """(values, units), each float64[features, n]; value times unit is the natural one."""
@@ -208,8 +221,8 @@ class Monitor:
         return np.ascontiguousarray(hash_text(events.text[field], self.key)[:, 0])
 
     def _tails(self, values: F64, admitted: Admitted) -> tail.Judged:
-        said = (np.empty_like(values) for _ in range(4))
-        judged = tail.Judged(*said, np.empty(values.shape[1], np.bool_))
+        p, centre, spread, place = (np.empty_like(values) for _ in range(4))
+        judged = tail.Judged(p, centre, spread, place, np.empty(values.shape[1], np.bool_))
         half_life_ms = self.tail_half_life_ms
         tail.judge(
             self.words,
@@ -224,7 +237,12 @@ class Monitor:
         return judged
 
     def _own(
-        self, events: EventBatch, admitted: Admitted, values: F64, judged: tail.Judged
+        self,
+        events: EventBatch,
+        admitted: Admitted,
+        labels: Labels,
+        values: F64,
+        judged: tail.Judged,
     ) -> list[Verdict]:
         hashes: dict[str, U64] = {}
 
@@ -234,7 +252,8 @@ class Monitor:
             return hashes[field]
 
         names = [f.name for f in self.spec.features]
-        seen = Seen(events, admitted, names, values, judged.place, hashed)
+        entity = self.spec.entity
+        seen = Seen(events, admitted, labels, entity, names, values, judged.place, hashed)
         return [detector.process(seen) for detector in self.own.values()]
 
     def _trees(self, judged: tail.Judged, admitted: Admitted) -> Isolated | None:

@@ -286,6 +286,10 @@ def _monitor_problems(
     yield from _under("where", _where_problems(monitor.where))
     for i, feature in enumerate(monitor.features):
         yield from _under(f"features[{i}]", _feature_problems(feature))
+    for i, detector in enumerate(monitor.detectors):
+        if isinstance(detector, OwnSpec):
+            found = (line.split(": ", 1) for line in detector.problems())
+            yield from _under(f"detectors[{i}]", ((where, text) for where, text in found))
     names = {f"features[{i}].name": f.name for i, f in enumerate(monitor.features)}
     own = enumerate(monitor.detectors)
     names |= {f"detectors[{i}].name": d.name for i, d in own if isinstance(d, OwnSpec)}

@@ -186,6 +186,8 @@ def _fits(kind: mi.Type, value: Any) -> bool:
             )
         case mi.LiteralType():
             return isinstance(value, str) and value in kind.values
+        case mi.AnyType():
+            return True
         case mi.DictType():
             return isinstance(value, dict) and _within(len(value), kind.min_length, kind.max_length)
         case mi.ListType():

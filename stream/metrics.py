@@ -105,6 +105,14 @@ METRICS: Final = (
         "if it is nearly all, look at the mapping of the monitor's entity",
     ),
     Metric(
+        "eddy_labels",
+        "counter",
+        "events",
+        _WATCH,
+        "label events: a monitor judges none, but its detectors may learn from them",
+        "if it stands still while labels are published, look at the mapping of the event type",
+    ),
+    Metric(
         "eddy_late",
         "counter",
         "events",
@@ -238,6 +246,7 @@ _ROUTE_COUNTS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
 _WATCH_COUNTS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "scored": ("eddy_scored", ()),
     "not_applicable": ("eddy_not_applicable", ()),
+    "labels": ("eddy_labels", ()),
     "late": ("eddy_late", ()),
     "late_not_learned": ("eddy_late_not_learned", ()),
     "alerts_opened": ("eddy_alerts", ("opened",)),

@@ -51,8 +51,8 @@ class Summary:
     """What a replay led to; `summary.json` holds the same.
 
     inputs: route's counters by input, over its partitions. monitors: watch's counters by monitor.
-    adds_up: by monitor, whether read = scored + not applicable + duplicate + tombstone + dead
-    letters. alerts: by monitor; alerts_per_day: the same over the span of event times, null where
+    adds_up: by monitor, whether read = scored + not applicable + labels + duplicate + tombstone
+    + dead letters. alerts: by monitor; alerts_per_day: the same over the span of event times, null where
     there is none. Times are ISO 8601, null where there was no event.
     """
 
@@ -225,7 +225,8 @@ def _adds_up(watched: Counter[str], routed: Counter[str]) -> bool:
     """Guarantee 3: every record read became exactly one of these."""
     dead_letters = sum(n for name, n in routed.items() if name.startswith("dead_letter_"))
     not_passed = routed["duplicate"] + routed["tombstone"] + dead_letters
-    return routed["read"] == watched["scored"] + watched["not_applicable"] + not_passed
+    passed = watched["scored"] + watched["not_applicable"] + watched["labels"]
+    return routed["read"] == passed + not_passed
 
 
 def _iso(time_ms: int | None) -> str | None:

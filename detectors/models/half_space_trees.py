@@ -41,6 +41,7 @@ from detectors.entities import Admitted
 from detectors.kernels import kernel
 from detectors.models.tail import Judged
 from detectors.models.trees import Trees, build, credit, walk, walk_expecting
+from detectors.protection import WRONG_SHARE, earned, followed
 from detectors.spec import DetectorSpec
 from detectors.state import Arrays, load, saved
 from schemas.columns import F64, I32, I64, U16
@@ -49,6 +50,7 @@ COUNTERFACTUAL_MAX: Final = 3
 EXPLAIN_SHARE: Final = 0.002
 STRANGE_SHARE: Final = 0.01
 LEVEL_STEP: Final = 0.05
+LEVEL_START: Final = 20.0
 MASS_MIN: Final = 1e-12
 """1 - s at least: a score of exactly 1 (a place no mass ever reached) has surprise 27.6."""
 UNIT: Final = 64
@@ -57,7 +59,6 @@ COHORT_ROOT_MAX: Final = 20_000.0
 COHORT_EVENTS_MIN: Final = 500.0
 STRENGTH: Final = 8.0
 TOP: Final = 8.0
-HOUR_MS: Final = 3_600_000.0
 TOKENS_PER_HOUR: Final = 3.0
 TOKENS_PER_EVENT: Final = 0.02
 TOKENS_MAX: Final = 6.0
@@ -109,9 +110,10 @@ class Isolated(NamedTuple):
 
 class Masses(NamedTuple):
     """mass: uint16[slots, trees, nodes, planes]. cohort: float64[trees, nodes], of all entities.
-    learned: events a slot has learned. tokens: float64[slots, 2]. slot_of: a row's slot, -1 none.
+    learned: events a slot has learned. tokens: float64[slots + 1, 2]. slot_of: a row's slot, -1 none.
     free: slots given back. level: the surprise exceeded by `EXPLAIN_SHARE` of a feature's events,
-    for each feature, then of the trees', and last by `STRANGE_SHARE` of what the trees learned."""
+    for each feature, then of the trees', and last by `STRANGE_SHARE` of what the trees learned.
+    strange: the share of late that was above that."""
 
     mass: U16
     cohort: F64
@@ -121,6 +123,7 @@ class Masses(NamedTuple):
     free: I32
     marks: I64
     level: F64
+    strange: F64
 
 
 class Settings(NamedTuple):
@@ -145,12 +148,14 @@ class HalfSpaceTrees:
             mass=np.zeros((slots, *shape, planes), np.uint16),
             cohort=np.zeros(shape),
             learned=np.zeros(slots, np.int64),
-            tokens=np.zeros((slots, 2)),
+            tokens=np.zeros((slots + 1, 2)),
             slot_of=np.full(capacity, -1, np.int32),
             free=np.zeros(slots, np.int32),
             marks=np.zeros(2, np.int64),
             level=np.ones(features + 2),
+            strange=np.zeros(1),
         )
+        self.masses.level[-1] = LEVEL_START
 
     def process(self, events: Admitted, judged: Judged) -> Isolated:
         """Score, then learn, each event in order. judged: what the tails said of its features."""
@@ -168,7 +173,7 @@ class HalfSpaceTrees:
     def save(self) -> Arrays:
         """The masses in use and who owns them."""
         used = int(self.masses.marks[USED])
-        return saved(self.masses, {"mass": used, "learned": used, "tokens": used})
+        return saved(self.masses, {"mass": used, "learned": used})
 
     def load(self, state: Arrays) -> None:
         """Replace the masses by saved ones of the same specification."""
@@ -269,13 +274,17 @@ def _learn_decayed(masses: Masses, slot: int, path: I64) -> None:
 
 @kernel
 def _may_learn(masses: Masses, slot: int, time_ms: float, surprise: float) -> bool:
-    """Whether the event is ordinary, or its entity has a token to have it learned."""
+    """Whether the event is ordinary, or its entity has a token to have it learned.
+
+    Entities without masses (slot -1) have the last tokens in common.
+    """
     strange = surprise > masses.level[-1]  # False while the trees are silent
-    if slot < 0:
-        return not strange
+    masses.strange[0] = followed(masses.strange[0], strange)
+    if masses.strange[0] >= WRONG_SHARE:
+        return True
     tokens = masses.tokens[slot]
-    since_h = (time_ms - tokens[TOKENS_MS]) / HOUR_MS
-    tokens[TOKENS] = min(tokens[TOKENS] + TOKENS_PER_EVENT + TOKENS_PER_HOUR * since_h, TOKENS_MAX)
+    since_ms = time_ms - tokens[TOKENS_MS]
+    tokens[TOKENS] = earned(tokens[TOKENS], since_ms, TOKENS_PER_EVENT, TOKENS_PER_HOUR, TOKENS_MAX)
     tokens[TOKENS_MS] = time_ms
     if strange:
         if tokens[TOKENS] < 1.0:

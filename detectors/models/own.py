@@ -10,19 +10,34 @@ from typing import NamedTuple, Protocol
 from detectors.entities import Admitted
 from detectors.spec import DetectorSpec, Name
 from detectors.state import Arrays
-from schemas.columns import F64, U64, EventBatch
+from schemas.columns import F64, I64, U64, EventBatch
+
+
+class Labels(NamedTuple):
+    """The label events of a batch. They teach detectors, and nobody judges them.
+
+    before: int64[k], how many of the judged events stand before each in the log. hashed: as of
+    `Seen`, but of these events.
+    """
+
+    events: EventBatch
+    before: I64
+    hashed: Callable[[str], U64]
 
 
 class Seen(NamedTuple):
     """What a detector may look at. events: those that apply; admitted: where they go.
 
-    names: the features'; values: float64[features, n] of them in natural units, NaN where silent;
-    place: float64[features, n], their places in [0, 1] among the cohort's. hashed(field): uint64[n],
-    a text field's keyed hash, 0 where absent.
+    entity: the field that names the monitor's entity. names: the features'; values:
+    float64[features, n] of them in natural units, NaN where silent; place: float64[features, n],
+    their places in [0, 1] among the cohort's. hashed(field): uint64[n], a text field's keyed hash,
+    0 where absent.
     """
 
     events: EventBatch
     admitted: Admitted
+    labels: Labels
+    entity: str
     names: list[str]
     values: F64
     place: F64
@@ -66,6 +81,10 @@ class OwnSpec(DetectorSpec, frozen=True, kw_only=True):
 
     def fields(self) -> list[str]:
         """The event fields that it reads."""
+        return []
+
+    def problems(self) -> list[str]:
+        """What is wrong with the declaration, beyond its keys' types: one line each, path first."""
         return []
 
     def discrete(self) -> bool:

@@ -50,6 +50,7 @@ import numpy as np
 from detectors.combination import P_MIN
 from detectors.entities import Admitted
 from detectors.kernels import kernel
+from detectors.protection import WRONG_SHARE, earned, followed
 from detectors.spec import DetectorSpec, Duration
 from schemas.columns import F64, I64, Bools
 
@@ -67,7 +68,6 @@ COHORT_MEMORY: Final = 20_000.0
 PACE: Final = 2.0
 SHAPE_MAX: Final = 10.0
 RATE_MIN: Final = 1e-4
-HOUR_MS: Final = 3_600_000.0
 TOKENS_PER_HOUR: Final = 3.0
 TOKENS_PER_EVENT: Final = 0.02
 TOKENS_MAX: Final = 6.0
@@ -79,8 +79,8 @@ EXPECTED_SD: Final = 3.0  # of a rate, which is skewed
 EXPECTED_Z: Final = 2.3263478740408408  # normal quantile of (1 + EXPECTED_SHARE)/2
 LN2: Final = log(2.0)
 
-MEAN_WEIGHT, MEAN, TOTAL_VARIANCE, WITHIN_WEIGHT, WITHIN_VARIANCE = range(5)
-COHORT_WORDS: Final = 5
+MEAN_WEIGHT, MEAN, TOTAL_VARIANCE, WITHIN_WEIGHT, WITHIN_VARIANCE, STRANGE = range(6)
+COHORT_WORDS: Final = 6
 LAST_MS, TOKENS = range(2)
 WORDS_ENTITY: Final = 2
 COUNT, MEAN_OWN, SQUARES = range(3)
@@ -201,6 +201,9 @@ def judge(
             else:
                 value = log(value + shape.shift[j])
                 learned, strange = _normal(mine, cohort[j], value, shape.side[j], i, j, out)
+            if learn:
+                cohort[j, STRANGE] = followed(cohort[j, STRANGE], strange)
+            strange = strange and cohort[j, STRANGE] < WRONG_SHARE
             if learn and strange and not paid and own[TOKENS] >= 1.0:
                 own[TOKENS] -= 1.0
                 paid = True
@@ -220,8 +223,7 @@ def _pass_time(own: F64, time_ms: float, half_life_ms: float, learn: bool) -> fl
     since_ms = time_ms - own[LAST_MS]
     if learn:
         own[LAST_MS] = time_ms
-        tokens = own[TOKENS] + TOKENS_PER_EVENT + TOKENS_PER_HOUR * since_ms / HOUR_MS
-        own[TOKENS] = min(tokens, TOKENS_MAX)
+        own[TOKENS] = earned(own[TOKENS], since_ms, TOKENS_PER_EVENT, TOKENS_PER_HOUR, TOKENS_MAX)
     return exp(-LN2 * since_ms / half_life_ms) if since_ms > 0.0 else 1.0
 
 

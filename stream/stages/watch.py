@@ -42,7 +42,7 @@ RELATED_MAX: Final = 4
 RAW_BYTES_MAX: Final = 128
 """Longer ids, and those that cannot be printed, stand as pseudonyms: an alert has a size limit."""
 
-SCORED, LATE, NOT_APPLICABLE, SKIPPED_LEARNING = range(4)
+SCORED, LATE, NOT_APPLICABLE, SKIPPED_LEARNING, LABELS = range(5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class Watch:
         self.fingerprint = fingerprint
         self.reveal = reveal
         self.run = run
-        self.tally = np.zeros(4, np.int64)
+        self.tally = np.zeros(5, np.int64)
 
     def process(self, batch: EventBatch) -> Outcome:
         """Watch the batch; alerts for what the policy opened or updated."""
@@ -98,10 +98,11 @@ class Watch:
         self.tally += (
             applicable,
             int(watched.admitted.late.sum()),
-            len(batch) - applicable,
+            len(batch) - applicable - watched.labels,
             int((~watched.admitted.learn).sum()),
+            watched.labels,
         )
-        assert self.tally[SCORED] + self.tally[NOT_APPLICABLE] >= len(batch)
+        assert self.tally[[SCORED, NOT_APPLICABLE, LABELS]].sum() >= len(batch)
         p_value = np.full(len(batch), np.nan)
         p_value[watched.index] = watched.p
         activity = watched.decided.activity
@@ -118,6 +119,7 @@ class Watch:
             "scored": int(self.tally[SCORED]),
             "late": int(self.tally[LATE]),
             "not_applicable": int(self.tally[NOT_APPLICABLE]),
+            "labels": int(self.tally[LABELS]),
             "late_not_learned": int(self.tally[SKIPPED_LEARNING]),
             "alerts_opened": int(activities[policy.OPENED]),
             "alerts_updated": int(activities[policy.UPDATED]),

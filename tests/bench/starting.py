@@ -1,6 +1,74 @@
-"""x"""
+"""Part `start`: from nothing to the first batch done, with a warm, a cold and no kernel cache.
 
+Each start is a process of its own: the imports of `eddy run`, a shard with default detectors and
+twelve features, and one batch through it. The packages are a copy in a folder of its own, so that
+what is cached elsewhere does not help.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+import orjson
+
+from tests.bench.broker import ROOT
 from tests.bench.figures import Figures
 
+PACKAGES: Final = ("schemas", "detectors", "stream", "tests")
+PATIENCE_S: Final = 300
 
-def run(figures: Figures) -> None: ...
+
+def run(figures: Figures) -> None:
+    """Start three times."""
+    with TemporaryDirectory(prefix="eddy-start-") as name:
+        site = Path(name) / "site"
+        for package in PACKAGES:
+            shutil.copytree(
+                ROOT / package, site / package, ignore=shutil.ignore_patterns("__pycache__")
+            )
+        cache = Path(name) / "cache"
+        cache.mkdir()
+        starts = {
+            "cold": _start(site, {"NUMBA_CACHE_DIR": str(cache)}),
+            "warm": _start(site, {"NUMBA_CACHE_DIR": str(cache)}),
+            "no_cache": _nowhere_to_cache(site),
+        }
+    header = ("start", "import s", "shard s", "first batch s", "all s", "kernels compiled")
+    shown = {"cold": "empty cache", "warm": "warm cache", "no_cache": "no writable folder"}
+    for kind, found in starts.items():
+        seconds = [found[part] for part in ("import_s", "build_s", "batch_s")]
+        cells = [f"{one:.2f}" for one in (*seconds, sum(seconds))]
+        figures.row("start-up", header, shown[kind], *cells, f"{found['compiled']}")
+        figures.put(f"{kind}_start_s", sum(seconds))
+        figures.put(f"{kind}_start_compiled", found["compiled"])
+        figures.say(f"started: {shown[kind]}")
+
+
+def _nowhere_to_cache(site: Path) -> dict[str, Any]:
+    """Start where numba can make none of its folders: a file stands wherever it would look.
+
+    File modes would not do: this may run as root.
+    """
+    for package in {path.parent for path in site.rglob("*.py")}:
+        (package / "__pycache__").touch()
+    nowhere = "/dev/null/nowhere"
+    return _start(
+        site, {"HOME": nowhere, "XDG_CACHE_HOME": nowhere, "NUMBA_CACHE_DIR": nowhere}
+    )
+
+
+def _start(site: Path, environment: dict[str, str]) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.bench.start_probe"],
+        cwd=site,
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"} | environment,
+        stdout=subprocess.PIPE,
+        timeout=PATIENCE_S,
+        check=True,
+    )
+    found: dict[str, Any] = orjson.loads(done.stdout)
+    return found

@@ -20,9 +20,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
-from confluent_kafka import Consumer, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
+from tenacity import retry, retry_if_exception_type, stop_after_delay
 
 from schemas.alerts import alert_record
 from schemas.records import Records
@@ -76,6 +77,7 @@ class Shop:
             asked = [TopicPartition(self.topic, p) for p in range(self.partitions)]
             return {p.partition: client.get_watermark_offsets(p, timeout=10)[1] for p in asked}
 
+    @retry(retry=retry_if_exception_type(KafkaException), stop=stop_after_delay(30), reraise=True)
     def committed(self) -> dict[int, int]:
         """What the group has committed, by partition; 0 where nothing."""
         with consumer(self.bootstrap, self.group) as client:

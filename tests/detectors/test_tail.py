@@ -32,8 +32,8 @@ def _judge(row: I64, values: F64, family: int, side: int) -> tuple[tail.Judged, 
     )
     words = np.zeros((int(row.max()) + 1, tail.words(1)))
     cohort = np.zeros((1, tail.COHORT_WORDS))
-    said = (np.empty((1, len(row))) for _ in range(4))
-    judged = tail.Judged(*said, np.empty(len(row), np.bool_))
+    p, centre, spread, place = (np.empty((1, len(row))) for _ in range(4))
+    judged = tail.Judged(p, centre, spread, place, np.empty(len(row), np.bool_))
     tail.judge(words, 0, _admitted(row), values[None, :], shape, 1e15, cohort, judged)
     return judged, words, cohort
 

@@ -1,0 +1,62 @@
+"""A bounded pool of slots for models too large to have one for every row.
+
+A slot is given out once its entity has some history, taken back when the row goes to another
+entity, and given out again, last back first out. What a slot holds is its owner's business: whoever
+gets one resets it.
+"""
+
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from detectors.entities import Admitted
+from detectors.kernels import kernel
+from schemas.columns import I32, I64
+
+FREE, USED = range(2)
+NONE: Final = -1
+
+
+class Pool(NamedTuple):
+    """slot_of: int32[rows], a row's slot or `NONE`. free: int32[slots], those given back. marks:
+    how many of these there are, and how many slots were ever given out: the first ones."""
+
+    slot_of: I32
+    free: I32
+    marks: I64
+
+
+def pool(slots: int, capacity: int) -> Pool:
+    """So many slots, at most one a row, none of them given out."""
+    return Pool(
+        slot_of=np.full(capacity, NONE, np.int32),
+        free=np.zeros(min(slots, capacity), np.int32),
+        marks=np.zeros(2, np.int64),
+    )
+
+
+@kernel
+def slot_for(pool: Pool, events: Admitted, i: int, min_events: int) -> tuple[int, bool]:
+    """(The slot of event i's row or `NONE`, whether it was given out just now).
+
+    It is given out at an event that is learned, once the entity had `min_events` before it.
+    """
+    row = events.row[i]
+    marks = pool.marks
+    if events.fresh[i] and pool.slot_of[row] >= 0:
+        pool.free[marks[FREE]] = pool.slot_of[row]
+        marks[FREE] += 1
+        pool.slot_of[row] = NONE
+    due = events.learn[i] and events.seen[i] >= min_events
+    if pool.slot_of[row] >= 0 or not due:
+        return int(pool.slot_of[row]), False
+    if marks[FREE] > 0:
+        marks[FREE] -= 1
+        slot = int(pool.free[marks[FREE]])
+    elif marks[USED] < len(pool.free):
+        slot = int(marks[USED])
+        marks[USED] += 1
+    else:
+        return NONE, False
+    pool.slot_of[row] = slot
+    return slot, True

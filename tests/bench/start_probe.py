@@ -1,0 +1,48 @@
+"""One start, timed by itself: the imports of `eddy run`, a shard, a batch. Run by `starting`.
+
+Imports nothing before its clock runs; prints what it found as JSON.
+"""
+
+import json
+import time
+from typing import Any, Final
+
+EVENTS: Final = 10_000
+
+
+def start() -> dict[str, Any]:
+    """Import, build, process a batch; seconds of each, and how many kernels were compiled."""
+    import_s = time.perf_counter()
+    from numba.core import event
+
+    compiled = event.RecordingListener()
+    event.register("numba:compile", compiled)
+    import stream.worker
+    from schemas.records import Records
+    from stream.config import parse
+    from stream.stages.watch import RunInfo
+
+    build_s = time.perf_counter()
+    import numpy as np
+
+    from tests.bench.events import document, monitor_document, payments, skewed
+
+    detectors = [{"kind": "tail"}, {"kind": "half_space_trees"}]
+    config = parse(document([monitor_document(100_000, detectors)]), {})
+    shard = stream.worker.build_shard(config, "bench", RunInfo("live", "bench", str))
+    values = [value for _, value in payments(skewed(100, EVENTS, 1), 1, 1000.0).lines()]
+    numbers = np.arange(EVENTS, dtype=np.int64)
+    records = Records("bench", 0, numbers, np.full(EVENTS, -1), values, None)
+    batch_s = time.perf_counter()
+    shard.process(records)
+    ended_s = time.perf_counter()
+    return {
+        "import_s": build_s - import_s,
+        "build_s": batch_s - build_s,
+        "batch_s": ended_s - batch_s,
+        "compiled": sum(one.is_start for _, one in compiled.buffer),
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(start()))
