@@ -162,7 +162,7 @@ class Monitor:
         return Watched(index, told_of, keys, admitted, told, judged, trees, calibrated, decided, p)
 
     def _applies(self, batch: EventBatch) -> Bools:
-        behaviour = batch.type_code != LABEL
+        behaviour: Bools = batch.type_code != LABEL
         return behaviour & matches(batch, self.spec.where) & _present(batch, self.spec.entity)
 
     def _labels(self, batch: EventBatch, index: I64) -> Labels:

@@ -7,6 +7,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from schemas.columns import EventBatch
+from schemas.events import TYPES
 
 START_MS = 1_767_225_600_000
 
@@ -19,10 +20,12 @@ def batch(
     late: float = 0.0,
     absent: float = 0.0,
     hostile: bool = False,
+    labels: float = 0.0,
     start_ms: int = START_MS,
 ) -> EventBatch:
     """Events of some accounts in time order, but for the share `late`; the share `absent` of each
-    field is missing; hostile numbers lie at the edges of what a mapping lets through."""
+    field is missing, the share `labels` are labels of one of the twenty events before them; hostile
+    numbers lie at the edges of what a mapping lets through."""
     draw = np.random.Generator(np.random.PCG64(seed))
     # A few accounts have most events, as in life.
     who = (entities * draw.random(events) ** 3).astype(np.int64)
@@ -53,13 +56,19 @@ def batch(
         longitude[more.random(events) < 0.1] = 180.0
     latitude[more.random(events) < absent] = np.nan
 
+    type_code = draw.integers(0, 3, events).astype(np.uint8)
+    is_label = more.random(events) < labels
+    type_code[is_label] = TYPES.index("label")
+    labelled = np.arange(events) - more.integers(1, 20, events)
+    verdict = more.choice(["fraud", "honest", "perhaps"], events).tolist()
+
     strange = ["", "\0", "é" * 50, "a" * 256, "😀"] if hostile else ["login", "login", "payment"]
     return EventBatch(
         sources=(("shop", 0),),
         source=np.zeros(events, np.uint8),
         offset=np.arange(events, dtype=np.int64),
         time_ms=time_ms.astype(np.int64),
-        type_code=draw.integers(0, 3, events).astype(np.uint8),
+        type_code=type_code,
         event_id=pa.array([f"e{i}" for i in range(events)], pa.string()),
         text={
             "account": texts("a", who),
@@ -67,6 +76,8 @@ def batch(
             "ip": texts("ip", draw.integers(0, 40, events)),
             "currency": texts("C", who % 2),
             "product": pa.array([f"p{k}" for k in product], pa.string()),
+            "verdict": pa.array(verdict, pa.string(), mask=~is_label),
+            "labelled_event_id": pa.array([f"e{k}" for k in labelled], pa.string(), mask=~is_label),
             "kind": pa.array(draw.choice(np.array(strange, object), events), pa.string()),
         },
         number={

@@ -78,7 +78,7 @@ class TreesSpec(DetectorSpec, frozen=True, kw_only=True, tag="half_space_trees")
     height: Annotated[int, Meta(ge=1, le=12)] = 6
     seed: int = 0
     min_events: Annotated[int, Meta(ge=0)] = 20
-    entities_max: Annotated[int, Meta(ge=1, le=100_000_000)] = 100_000_000
+    entities_max: Annotated[int, Meta(ge=0, le=100_000_000)] = 100_000_000
 
 
 class RiverTreesSpec(DetectorSpec, frozen=True, kw_only=True, tag="river_trees"):

@@ -26,8 +26,9 @@ A share (novelty) is beta–binomial: P(1) = (s q + k)/(s + n), q the cohort's s
 Departures: the tail of t is taken by Wallace's normal approximation (D. L. Wallace, Ann. Math.
 Stat. 1959; here within 25 % of the exact tail down to 1e-4 for df ≥ 4, within a factor 2 at
 1e-6), and a rate's p above one half is a straight line to 1 at c = 0, since calibration follows.
-Learning is protected. A strange value (two-sided p below `WINSOR_P`) is learned as the value that
-has just that p, a share's 1 as p/`WINSOR_P`; a rate at most as one deviation above its mean: an
+Learning is protected. A value more than `WINSOR_Z` deviations away is learned as one
+that is just so far, and is strange when its two-sided p is below `WINSOR_P`; a share's 1 is learned
+as p/`WINSOR_P`; a rate at most as one deviation above its mean: an
 attacker's first events are all there is of it, and each adds to the count. And an entity may learn
 `TOKENS_PER_HOUR` strange events an hour and a share `TOKENS_PER_EVENT` of all, saved up to
 `TOKENS_MAX`; more are judged, not learned. So a burst however long stays strange, and a change that
@@ -35,7 +36,7 @@ lasts becomes the new normal in about `MEMORY_EVENTS`/2 events, at most three an
 which one entity weighs little, learns a rate up to `COHORT_SD` of its own deviations above its mean.
 
 An entity remembers about `MEMORY_EVENTS` events, fewer where `half_life` of its own time decays
-them: enough to know its spread within a tenth, few enough to follow an honest change of habit.
+them: enough to know its spread within a twentieth, few enough to follow an honest change of habit.
 
 Values NaN are neither judged nor learned. p in (0, 1], small is surprising. Until the cohort has
 `COHORT_EVENTS_MIN` weight nothing is judged. Cost: about 60 ns a feature; 24 bytes a feature and
@@ -57,11 +58,11 @@ from schemas.columns import F64, I64, Bools
 NORMAL, SHARE, RANGE, RATE = range(4)
 HIGH, LOW, BOTH = range(3)
 
-PRIOR_SHAPE: Final = 2.0
+PRIOR_SHAPE: Final = 6.0
 PRIOR_EVENTS: Final = 5.0
 COHORT_EVENTS_MIN: Final = 20.0
 COHORT_SD: Final = 5.0
-MEMORY_EVENTS: Final = 100.0
+MEMORY_EVENTS: Final = 200.0
 VARIANCE_MIN: Final = 1e-3
 """Of ln(value): steps of 3 % are no risk, however regular an entity is."""
 COHORT_MEMORY: Final = 20_000.0
@@ -73,7 +74,8 @@ TOKENS_PER_EVENT: Final = 0.02
 TOKENS_MAX: Final = 6.0
 WINSOR_P: Final = 0.01
 VERY_STRANGE_P: Final = 1e-3
-WINSOR_Z: Final = 2.5758293035489004  # normal quantile of 1 - WINSOR_P/2
+STRANGE_Z: Final = 2.5758293035489004  # normal quantile of 1 - WINSOR_P/2
+WINSOR_Z: Final = 2.0
 EXPECTED_SHARE: Final = 0.98
 EXPECTED_SD: Final = 3.0  # of a rate, which is skewed
 EXPECTED_Z: Final = 2.3263478740408408  # normal quantile of (1 + EXPECTED_SHARE)/2
@@ -285,7 +287,7 @@ def _normal(
     if z <= WINSOR_Z:
         return y, False
     edge = t_of_normal(WINSOR_Z, df) * scale
-    return (mu + edge if t >= 0.0 else mu - edge), True
+    return (mu + edge if t >= 0.0 else mu - edge), z > STRANGE_Z
 
 
 @kernel

@@ -125,6 +125,7 @@ def payments(
         np.where(strange[k] < share, elsewhere[k], accounts * 2 + (strange[k] > 0.7))
         for k, share in enumerate((0.01, 0.05, 0.01))
     )
+    amount: F64 = np.exp(draw.normal(3.0 + 0.5 * (accounts % 5), 0.6)).round(2)
     product = (20_000 * draw.random(n) ** 3).astype(np.int64)
     return Payments(
         number={
@@ -136,7 +137,7 @@ def payments(
             "product": product,
         },
         time_ms=start_ms + np.cumsum(draw.exponential(gap_ms, n)).astype(np.int64),
-        amount=np.round(np.exp(draw.normal(3.0 + 0.5 * (accounts % 5), 0.6)), 2),
+        amount=amount,
         first=first,
     )
 

@@ -218,11 +218,15 @@ def address_document() -> dict[str, Any]:
     """A monitor that sees how many accounts an address shows."""
     new_accounts = {"kind": "novel_count", "field": "account", "half_life": "1h"}
     return {
-        **{"name": "ip", "entity": "ip", "inputs": ["bench"], "capacity": 200_000},
+        "name": "ip",
+        "entity": "ip",
+        "inputs": ["bench"],
+        "capacity": CAPACITY,
         "features": [
             {"name": "new_accounts_1h", **new_accounts},
             {"name": "payments_1h", "kind": "count", "half_life": "1h"},
         ],
+        "detectors": [{"kind": "tail"}],
         "policy": {"alerts_per_day": 100, "p_max": 1e-5},
     }
 

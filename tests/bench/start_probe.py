@@ -15,11 +15,12 @@ def start() -> dict[str, Any]:
     import_s = time.perf_counter()
     from numba.core import event
 
-    compiled = event.RecordingListener()
-    event.register("numba:compile", compiled)
-    import stream.worker
+    compiled = event.RecordingListener()  # type: ignore[no-untyped-call]  # numba ships no types
+    event.register("numba:compile", compiled)  # type: ignore[no-untyped-call]
+    import stream.worker  # noqa: F401  # what `eddy run` imports
     from schemas.records import Records
     from stream.config import parse
+    from stream.shard import build_shard
     from stream.stages.watch import RunInfo
 
     build_s = time.perf_counter()
@@ -29,7 +30,7 @@ def start() -> dict[str, Any]:
 
     detectors = [{"kind": "tail"}, {"kind": "half_space_trees"}]
     config = parse(document([monitor_document(100_000, detectors)]), {})
-    shard = stream.worker.build_shard(config, "bench", RunInfo("live", "bench", str))
+    shard = build_shard(config, "bench", RunInfo("live", "bench", str))
     values = [value for _, value in payments(skewed(100, EVENTS, 1), 1, 1000.0).lines()]
     numbers = np.arange(EVENTS, dtype=np.int64)
     records = Records("bench", 0, numbers, np.full(EVENTS, -1), values, None)

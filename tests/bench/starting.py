@@ -56,16 +56,14 @@ def _nowhere_to_cache(site: Path) -> dict[str, Any]:
     for package in {path.parent for path in site.rglob("*.py")}:
         (package / "__pycache__").touch()
     nowhere = "/dev/null/nowhere"
-    return _start(
-        site, {"HOME": nowhere, "XDG_CACHE_HOME": nowhere, "NUMBA_CACHE_DIR": nowhere}
-    )
+    return _start(site, {"HOME": nowhere, "XDG_CACHE_HOME": nowhere, "NUMBA_CACHE_DIR": nowhere})
 
 
 def _start(site: Path, environment: dict[str, str]) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-m", "tests.bench.start_probe"],
         cwd=site,
-        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"} | environment,
+        env=os.environ | environment,
         stdout=subprocess.PIPE,
         timeout=PATIENCE_S,
         check=True,

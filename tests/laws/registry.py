@@ -1,8 +1,15 @@
 """What the laws run over: one small monitor for each feature kind and each detector, and a whole
-one. A kind or detector that is added to the vocabulary is registered here by being there."""
+one. A feature kind is registered by being in the vocabulary, a detector by standing in `DETECTORS`;
+what other packages add is made with nothing but its name."""
+
+from importlib.metadata import entry_points
 
 from detectors.features import KINDS
+from detectors.models.edges import EdgesSpec
 from detectors.models.half_space_trees import RiverTreesSpec, TreesSpec
+from detectors.models.label_risk import LabelRiskSpec
+from detectors.models.river_model import RiverSpec
+from detectors.models.seasonal import SeasonalSpec
 from detectors.models.tail import TailSpec
 from detectors.monitor import MonitorSpec
 from detectors.spec import DetectorSpec, FeatureSpec, PolicySpec
@@ -16,7 +23,26 @@ DETECTORS: dict[str, DetectorSpec] = {
     "tail": TailSpec(),
     "half_space_trees": SMALL_TREES,
     "river_trees": SMALL_RIVER_TREES,
+    "edges": EdgesSpec(name="bursts", field="device", rows=2, buckets=64),
+    "seasonal": SeasonalSpec(name="season", min_events=2),
+    "label_risk": LabelRiskSpec(name="risk", keys_max=16, labels_max=32),
+    "river": RiverSpec(
+        name="outlier",
+        model="river.anomaly.LocalOutlierFactor",
+        parameters={"n_neighbors": 3},
+        feed="value",
+        window=5,
+        min_events=2,
+    ),
+    **{
+        point.name: point.load()(name=f"a_{point.name}")
+        for point in entry_points(group="eddy.detectors")
+    },
 }
+NOT_BY_ROW = {
+    "detector-edges": "its sketches count by the entity's hash: there is no row to evict",
+}
+"""Monitors of which a part has nothing to do with rows, and why."""
 POLICY = PolicySpec(p_max=0.05, alerts_per_day=500, incident_gap="10min", warm_up_events=50)
 
 

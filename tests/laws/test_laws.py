@@ -14,7 +14,7 @@ from detectors import models
 from detectors.monitor import Monitor, Watched
 from detectors.state import Arrays
 from schemas.columns import EventBatch
-from tests.laws.registry import DETECTORS, MONITORS
+from tests.laws.registry import DETECTORS, MONITORS, NOT_BY_ROW
 from tests.streams import batch, same
 
 KEY = (1, 2)
@@ -60,8 +60,8 @@ def assert_same(one: Arrays, other: Arrays) -> None:
 
 
 def hostile_stream(seed: int) -> EventBatch:
-    """Late and absent values, numbers at the edges, more accounts than rows."""
-    return batch(seed, EVENTS, entities=40, late=0.1, absent=0.2, hostile=True)
+    """Late and absent values, numbers at the edges, labels, more accounts than rows."""
+    return batch(seed, EVENTS, entities=40, late=0.1, absent=0.2, hostile=True, labels=0.1)
 
 
 def test_every_detector_is_registered() -> None:
@@ -151,6 +151,8 @@ def test_rows_are_bounded(name: str, seed: int) -> None:
 def test_an_evicted_row_equals_a_fresh_one(name: str, seed: int) -> None:
     """An entity that was evicted and returns is measured and judged as one never seen before:
     as in a table with a row for everybody, where it comes back under another name."""
+    if name in NOT_BY_ROW:
+        pytest.skip(NOT_BY_ROW[name])
     spec = MONITORS[name]
     events = batch(seed, EVENTS, entities=60)
     found = run(Monitor(spec, KEY), events, [])

@@ -1,0 +1,240 @@
+"""Edges: a sudden burst between the entity and another field's value, in constant memory.
+
+MIDAS-F (S. Bhatia, R. Liu, B. Hooi, M. Yoon, K. Shin, C. Faloutsos, "Real-time anomaly detection in
+edge streams", TKDD 2022). Stream time is cut into ticks. Count–min sketches hold, for every edge
+(entity, value), every source (the entity) and every destination (the value), a count `a` of the
+current tick, to which half of the last tick's is added, and a total `s` of the ticks before. With t
+ticks so far the mean level is s/(t - 1), and the paper's score, equation 1,
+
+    χ² = (a + s - a t)² / (s (t - 1)) = (a - e)²/e,   e = s/(t - 1)
+
+is a chi-squared statistic of one degree of freedom, of the edge, the source or the destination,
+whichever is largest. At the end of a tick `a` is merged into `s` only where χ² < `threshold`.
+
+Departures. Only a > e surprises: z = (a - e)/√e, surprise = -ln(½ erfc(z/√2)), one side of the
+chi-squared tail; that three were looked at is left to calibration. e is at least `LEVEL_MIN`: the
+paper scores what it never saw as 0, and so merges a new edge's burst. Where χ² ≥ threshold the
+paper merges e; here the largest count below the threshold, e + √(threshold e), so that a lasting
+change is learned within some ticks and a burst is not. s and t - 1 are decayed with `half_life`,
+for a total that never forgets follows no drift. A cell is merged when it is next looked at, with
+all the ticks since in one formula, not by walking over the sketch each tick; it is filtered by its
+own count, not by the smallest of its event's cells. Late events count into the current tick.
+
+value: a of the edge; expected: e of the edge. NaN where the field is absent, and for all in the
+first `TICKS_MIN` ticks. Not learned: the event is judged, and adds to no count.
+
+Shapes: float64[3, rows, buckets] twice, int64 once: 72 bytes · rows · buckets (4.7 MB as it comes),
+none an entity. A count is too large by more than e · total/buckets with probability e^-rows.
+Cost: about 0.3 µs an event.
+"""
+
+from math import exp, log, sqrt
+from typing import Annotated, Final, NamedTuple
+
+import numpy as np
+from msgspec import Meta
+
+from detectors.entities import Admitted
+from detectors.features.pairings import pair
+from detectors.kernels import kernel
+from detectors.models.own import OwnSpec, Seen, Verdict, surprise_of_normal
+from detectors.spec import Duration, seconds
+from detectors.state import Arrays, load, saved
+from schemas.columns import F64, I64, U64
+from schemas.events import FIELDS
+
+EDGE, SOURCE, DESTINATION = range(3)
+FADE: Final = 0.5
+LEVEL_MIN: Final = 1.0
+TICKS_MIN: Final = 10.0
+HALF_LIFE_TICKS_MIN: Final = 10.0
+LN2: Final = log(2.0)
+
+FIRST, NOW = range(2)
+STARTED: Final = 2
+
+
+class EdgesSpec(OwnSpec, frozen=True, kw_only=True, tag="edges"):
+    """Bursts between the entity and a text field's value.
+
+    field: the other end. tick: what a burst is short against. half_life: of the totals. threshold:
+    χ² above which a count is not merged as it is. rows, buckets: of the sketches.
+    """
+
+    field: str
+    tick: Duration = "1min"
+    half_life: Duration = "7d"
+    threshold: Annotated[float, Meta(gt=0)] = 100.0
+    rows: Annotated[int, Meta(ge=1, le=16)] = 4
+    buckets: Annotated[int, Meta(ge=16, le=16_777_216)] = 16_384
+
+    def build(self, features: int, capacity: int) -> "Edges":
+        """Empty sketches; they are as large for any number of entities."""
+        del features, capacity
+        return Edges(self)
+
+    def fields(self) -> list[str]:
+        """The other end."""
+        return [self.field]
+
+    def problems(self) -> list[str]:
+        """A field that is no text, and a half-life too short to be one of totals."""
+        found = []
+        if self.field not in FIELDS or FIELDS[self.field].kind != "text":
+            found.append(f"field: got {self.field}; expected an event field that is a text")
+        if seconds(self.half_life) < HALF_LIFE_TICKS_MIN * seconds(self.tick):
+            found.append(
+                f"half_life: got {self.half_life}; expected at least {HALF_LIFE_TICKS_MIN:.0f} "
+                f"ticks of {self.tick}"
+            )
+        return found
+
+    def discrete(self) -> bool:
+        """Counts are few at most edges."""
+        return True
+
+
+class Sketches(NamedTuple):
+    """current, total: float64[3, rows, buckets], by kind: edge, source, destination; merged: the
+    tick, counted from the first, up to which a cell is. clock: the first tick and the current one,
+    counted from 1970, and whether there was any."""
+
+    current: F64
+    total: F64
+    merged: I64
+    clock: I64
+
+
+class Settings(NamedTuple):
+    """fading: of totals, ln 2 over the half-life in ticks. threshold: as declared."""
+
+    tick_ms: float
+    fading: float
+    threshold: float
+
+
+class Edges:
+    """The sketches of one monitor, and what they say of each event."""
+
+    def __init__(self, spec: EdgesSpec) -> None:
+        self.field = spec.field
+        tick_s = seconds(spec.tick)
+        self.settings = Settings(
+            1000.0 * tick_s, LN2 * tick_s / seconds(spec.half_life), spec.threshold
+        )
+        shape = (3, spec.rows, spec.buckets)
+        self.sketches = Sketches(
+            current=np.zeros(shape),
+            total=np.zeros(shape),
+            merged=np.zeros(shape, np.int64),
+            clock=np.zeros(3, np.int64),
+        )
+
+    def process(self, seen: Seen) -> Verdict:
+        """Judge, then count, each event in order."""
+        n = len(seen.admitted.row)
+        out = Verdict(np.full(n, np.nan), np.full(n, np.nan), np.full(n, np.nan))
+        ends = seen.hashed(seen.entity), seen.hashed(self.field)
+        _process(self.sketches, self.settings, seen.admitted, *ends, out)
+        return out
+
+    def save(self) -> Arrays:
+        """The sketches."""
+        return saved(self.sketches)
+
+    def load(self, state: Arrays) -> None:
+        """Replace the sketches by saved ones of the same declaration."""
+        load(self.sketches, state)
+
+
+@kernel
+def _ticks(settings: Settings, tick: int) -> float:
+    """The decayed number of ticks before this one, which is counted from the first."""
+    return (1.0 - exp(-settings.fading * tick)) / (1.0 - exp(-settings.fading))
+
+
+@kernel
+def _level(settings: Settings, total: float, tick: int) -> float:
+    """The mean level e of a total at a tick."""
+    return max(total / _ticks(settings, tick), LEVEL_MIN) if tick > 0 else LEVEL_MIN
+
+
+@kernel
+def _merge(sketches: Sketches, settings: Settings, kind: int, r: int, b: int, tick: int) -> None:
+    """Merge the cell's count into its total for each tick that is over, and let both fade."""
+    since = tick - sketches.merged[kind, r, b]
+    if since == 0:
+        return
+    a = sketches.current[kind, r, b]
+    s = sketches.total[kind, r, b]
+    if a > 0.0 or s > 0.0:
+        keep = exp(-settings.fading)
+        e = _level(settings, s, sketches.merged[kind, r, b])
+        most = e + sqrt(settings.threshold * e)
+        while since > 0 and a > most:
+            s = keep * s + most
+            a *= FADE
+            since -= 1
+        keep_all = exp(-settings.fading * since)
+        fade_all = exp(-LN2 * since)
+        s = keep_all * s + a * (keep_all - fade_all) / (keep - FADE)
+        sketches.total[kind, r, b] = s
+        sketches.current[kind, r, b] = a * fade_all
+    sketches.merged[kind, r, b] = tick
+
+
+@kernel
+def _look(
+    sketches: Sketches, settings: Settings, kind: int, hashed: np.uint64, tick: int, learn: bool
+) -> tuple[float, float]:
+    """(a, e) with one more event of that hash, which is counted if it is to be learned."""
+    rows, buckets = sketches.current.shape[1:]
+    a = np.inf
+    s = np.inf
+    for r in range(rows):
+        b = int(pair(hashed, np.uint64(r + 1)) % np.uint64(buckets))
+        _merge(sketches, settings, kind, r, b, tick)
+        a = min(a, sketches.current[kind, r, b] + 1.0)
+        s = min(s, sketches.total[kind, r, b])
+        if learn:
+            sketches.current[kind, r, b] += 1.0
+    return a, _level(settings, s, tick)
+
+
+@kernel
+def _tick(sketches: Sketches, settings: Settings, time_ms: float) -> int:
+    """The current tick, counted from the first; an event may move it on, never back."""
+    clock = sketches.clock
+    at = np.int64(time_ms // settings.tick_ms)
+    if clock[STARTED] == 0:
+        clock[STARTED] = 1
+        clock[FIRST] = at
+        clock[NOW] = at
+    clock[NOW] = max(clock[NOW], at)
+    return int(clock[NOW] - clock[FIRST])
+
+
+@kernel
+def _process(
+    sketches: Sketches,
+    settings: Settings,
+    events: Admitted,
+    source: U64,
+    destination: U64,
+    out: Verdict,
+) -> None:
+    for i in range(len(events.row)):
+        tick = _tick(sketches, settings, events.time_ms[i])
+        if destination[i] == 0:
+            continue
+        learn = events.learn[i]
+        edge = pair(source[i], destination[i])
+        a, e = _look(sketches, settings, EDGE, edge, tick, learn)
+        a_from, e_from = _look(sketches, settings, SOURCE, source[i], tick, learn)
+        a_to, e_to = _look(sketches, settings, DESTINATION, destination[i], tick, learn)
+        if _ticks(settings, tick) < TICKS_MIN:
+            continue
+        z = max((a - e) / sqrt(e), (a_from - e_from) / sqrt(e_from), (a_to - e_to) / sqrt(e_to))
+        out.value[i] = a
+        out.surprise[i] = surprise_of_normal(z)
+        out.expected[i] = e

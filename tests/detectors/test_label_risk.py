@@ -1,0 +1,157 @@
+"""Label risk against a reference that remembers every label and adds them up each time."""
+
+from math import log
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detectors.models.label_risk import LabelRiskSpec
+from tests.detectors.looking import Looking, Row
+
+HOUR_S = 3600.0
+SPEC = LabelRiskSpec(name="risk", half_life="14d")
+
+
+def event(time_s: float, account: str = "a", **text: str) -> Row:
+    """An event of the account."""
+    return Row(time_s, {"account": account, **text})
+
+
+def label(time_s: float, verdict: str, account: str = "a", of: str = "", **text: str) -> Row:
+    """A label on one of the account's events."""
+    named = {"labelled_event_id": of} if of else {}
+    return Row(time_s, {"account": account, "verdict": verdict, **named, **text}, "label")
+
+
+def reference(rows: list[Row], half_life_s: float) -> list[float]:
+    """The posterior mean at each event, from the whole past."""
+    labels: list[tuple[float, str, str]] = []
+    by_event: dict[str, int] = {}
+    judged: list[float] = []
+    now = 0.0
+    means = []
+    for row in rows:
+        now = max(now, row.time_s)
+        account = row.text["account"]
+        if row.type == "label":
+            if row.text["verdict"] not in ("fraud", "honest"):
+                continue
+            of = row.text.get("labelled_event_id")
+            if of in by_event:
+                labels[by_event[of]] = (0.0, "", "")
+            if of:
+                by_event[of] = len(labels)
+            labels.append((now, row.text["verdict"], account))
+            continue
+        judged.append(now)
+
+        def total(verdict: str, of: str | None, now: float = now) -> float:
+            ages = (now - t for t, v, a in labels if v == verdict and of in (None, a))
+            return float(sum(0.5 ** (age / half_life_s) for age in ages))
+
+        silent = sum(0.5 ** ((now - t) / half_life_s) for t in judged)
+        labelled = total("fraud", None) + total("honest", None)
+        m = (total("fraud", None) + 1.0) / (max(labelled, silent) + 100.0)
+        fraud, honest = total("fraud", account), total("honest", account)
+        means.append((4.0 * m + fraud) / (4.0 + fraud + honest))
+    return means
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(-3, 40),
+            st.sampled_from("abc"),
+            st.sampled_from(["", "", "fraud", "honest", "perhaps"]),
+            st.sampled_from(["", "e1", "e2", "e3", "e4"]),
+        ),
+        min_size=1,
+        max_size=60,
+    )
+)
+def test_it_is_the_posterior_mean_as_known_at_that_time(
+    steps: list[tuple[int, str, str, str]],
+) -> None:
+    """Labels count from when they are known, decayed; a later one for an event replaces its
+    earlier one, wherever that had gone; late ones count as known now."""
+    time_s = 10 * HOUR_S
+    rows = []
+    for hours, account, verdict, of in steps:
+        time_s += max(hours, 0) * HOUR_S
+        late_s = min(hours, 0) * HOUR_S
+        is_label = verdict != ""
+        rows.append(
+            label(time_s + late_s, verdict, account, of) if is_label else event(time_s, account)
+        )
+    if all(row.type == "label" for row in rows):
+        rows.append(event(time_s))
+    expected = reference(rows, 14 * 24 * HOUR_S)
+    found = Looking(SPEC).at(rows)["value"]
+    assert found.tolist() == pytest.approx(expected, rel=1e-9)
+
+
+def test_surprise_grows_with_the_share_and_with_how_much_speaks_for_it() -> None:
+    """Nothing known, one honest, one fraud, three frauds, three frauds among thirty."""
+    rows = [event(k, f"x{k}") for k in range(1000)]
+    for who, frauds, honest in [("b", 0, 1), ("c", 1, 0), ("d", 3, 0), ("e", 3, 27)]:
+        rows += [label(1000.0, "fraud", who)] * frauds + [label(1000.0, "honest", who)] * honest
+    rows += [event(1001.0, who) for who in "abcde"]
+    nothing, honest, one, three, of_thirty = Looking(SPEC).at(rows)["surprise"][-5:]
+    assert honest < nothing < 0.5 < one < three
+    assert 0.5 < of_thirty < three
+
+
+def test_the_surprise_is_the_beta_tail() -> None:
+    """One fraud, with nothing else known: I_m(4m + 1, 4(1 - m)) integrated by hand."""
+    found = Looking(SPEC).at([label(0.0, "fraud"), event(0.0)])
+    m = 2.0 / 101.0
+    a, b = 4.0 * m + 1.0, 4.0 * (1.0 - m)
+    x = (np.arange(2_000_000) + 0.5) / 2_000_000
+    density = x ** (a - 1.0) * (1.0 - x) ** (b - 1.0)
+    share = density[x <= m].sum() / density.sum()
+    assert found["surprise"][0] == pytest.approx(-log(share), rel=1e-3)
+    assert found["expected"][0] == pytest.approx(m)
+
+
+def test_another_field_may_be_asked() -> None:
+    """Labels that name a terminal speak of it to every account; an event without one is not judged."""
+    spec = LabelRiskSpec(name="risk", field="terminal")
+    rows = [
+        label(0.0, "fraud", "a", terminal="t1"),
+        event(1.0, "b", terminal="t1"),
+        event(1.0, "a", terminal="t2"),
+        event(1.0, "a"),
+    ]
+    value = Looking(spec).at(rows)["value"]
+    assert value[0] > 10 * value[1]
+    assert np.isnan(value[2])
+
+
+def test_memory_is_bounded_and_the_oldest_gives_way() -> None:
+    """Of more labelled accounts than there is room for, the ones labelled last are known."""
+    spec = LabelRiskSpec(name="risk", keys_max=16, labels_max=16)
+    rows = [label(float(k), "fraud", f"a{k}", of=f"e{k}") for k in range(200)]
+    look = Looking(spec)
+    value = look.at([*rows, event(200.0, "a199"), event(200.0, "a0")])["value"]
+    assert value[0] > value[1]
+    assert {len(array) for array in look.detector.save().values()} <= {16, 4}
+
+
+def test_a_label_takes_back_no_more_than_there_is() -> None:
+    """A relabelled event whose account was forgotten meanwhile leaves no negative sum."""
+    spec = LabelRiskSpec(name="risk", keys_max=8, labels_max=100)
+    look = Looking(spec)
+    rows = [label(0.0, "fraud", "a", of="e")]
+    rows += [label(1.0 + k, "honest", f"b{k}") for k in range(8)]
+    rows += [label(20.0, "honest", "a", of="e"), event(21.0)]
+    assert look.at(rows)["value"][0] > 0.0
+    assert all(np.all(array >= 0) for array in look.detector.save().values())
+
+
+def test_a_field_that_no_label_carries_is_a_mistake() -> None:
+    """A label names entities."""
+    (line,) = LabelRiskSpec(name="risk", field="path").problems()
+    assert line.startswith("field: got path; expected one of account, ")

@@ -1,0 +1,182 @@
+"""Seasonal against a reference that walks over every hour, and what a week teaches it."""
+
+from math import ceil, log, sqrt
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.random import PCG64, Generator
+
+from detectors.models import tail
+from detectors.models.seasonal import SeasonalSpec
+from detectors.state import under
+from tests.detectors.looking import Looking, Row
+
+HOUR_S = 3600.0
+MONDAY_S = 1_767_571_200.0
+"""5 January 2026."""
+SPEC = SeasonalSpec(name="season", half_life="14d", min_events=1)
+KEEP = 0.5**0.5
+
+
+def sale(time_s: float, account: str = "a") -> Row:
+    """An event of the seller, who is the account here."""
+    return Row(time_s, {"account": account})
+
+
+class Reference:
+    """One entity alone, every hour of it walked over; the whole cohort is this entity."""
+
+    def __init__(self, hour: int) -> None:
+        self.start = hour + 1
+        self.now = hour
+        self.count = 0
+        self.sums = [0.0] * 168
+        self.times = [0.0] * 168
+        self.seen = [0.0] * 168
+        self.due = [0.0] * 168
+        self.events = self.hours = 0.0
+        self.rate = 1e-3
+
+    def usual(self, k: int) -> float:
+        """q."""
+        return (self.seen[k] + 20.0) / (self.due[k] + 20.0)
+
+    def shape(self, k: int) -> tuple[float, float]:
+        """(A, B)."""
+        weights = [(k, 1.0), ((k + 1) % 168, 0.5), ((k - 1) % 168, 0.5)]
+        a = 2.0 * self.rate + sum(w * self.sums[h] for h, w in weights)
+        b = 2.0 + sum(w * self.times[h] * self.usual(h) for h, w in weights)
+        return (a, b) if a <= 25.0 else (25.0, b * 25.0 / a)
+
+    def turn(self) -> None:
+        """The end of the current hour."""
+        k = (self.now + 72) % 168
+        if self.now >= self.start:
+            a, b = self.shape(k)
+            mean = self.usual(k) * a / b
+            count = min(self.count, mean + 3.0 * sqrt(mean + mean * mean / a) + 1.0)
+            self.sums[k] = KEEP * self.sums[k] + count
+            self.times[k] = KEEP * self.times[k] + 1.0
+            self.seen[k] += count * min(1.0, 1.0 / self.rate)
+            self.due[k] += min(1.0, self.rate)
+            self.events += count
+            self.hours += 1.0
+        self.now += 1
+        self.count = 0
+
+    def look(self, time_s: float) -> tuple[float, float, float]:
+        """(value, surprise, expected) of an event."""
+        hour = int(time_s // HOUR_S)
+        if hour > self.now:
+            while self.now < hour:
+                self.turn()
+            of_peers = self.events / self.hours if self.hours else 0.0
+            seen = 6.0 * of_peers + sum(self.sums)
+            due = 6.0 + sum(t * self.usual(k) for k, t in enumerate(self.times))
+            self.rate = max(seen / due, 1e-3)
+        self.count += 1
+        if self.now < self.start:
+            return (np.nan,) * 3
+        k = (self.now + 72) % 168
+        a, b = self.shape(k)
+        due = max(time_s / HOUR_S - hour, 1.0 / 3600.0) * self.usual(k)
+        mean = due * a / b
+        p = tail.incomplete_beta(due / (b + due), float(self.count), a)
+        return self.count, -log(p), mean + 2.0 * sqrt(mean + mean * mean / a)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(1, 100_000), min_size=2, max_size=60))
+def test_it_is_the_predictive_of_the_hours_so_far(gaps_s: list[int]) -> None:
+    """Counts, surprise and expectation are those of a walk over every hour, idle ones included, as
+    long as no idle week is skipped."""
+    times = (MONDAY_S + np.cumsum(gaps_s)).tolist()
+    found = Looking(SPEC).at([sale(MONDAY_S), *map(sale, times)])
+    reference = Reference(int(times[0] // HOUR_S))
+    expected = [reference.look(t) for t in times]
+    # The entity's first event comes before it has a profile.
+    got = [found[k].tolist()[1:] for k in ("value", "surprise", "expected")]
+    for ours, theirs in zip(zip(*got, strict=True), expected, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6, nan_ok=True)
+
+
+def weeks(count: int, seed: int, accounts: int = 5, factor: float = 1.0) -> list[Row]:
+    """Sellers with sixty sales in each hour of the afternoon and two in any other."""
+    draw = Generator(PCG64(seed))
+    times: list[tuple[float, str]] = []
+    for hour in range(168 * count):
+        rate = (60.0 if 12 <= hour % 24 < 18 else 2.0) * factor
+        for k in range(accounts):
+            sold = draw.poisson(rate)
+            starts = MONDAY_S + HOUR_S * (hour + draw.random(sold))
+            times += [(t, f"s{k}") for t in starts.tolist()]
+    return [sale(*pair) for pair in sorted(times)]
+
+
+@pytest.fixture(scope="module")
+def taught() -> Looking:
+    """A detector that has seen four weeks of five sellers."""
+    look = Looking(SeasonalSpec(name="season"))
+    look.at(weeks(4, seed=1))
+    return look
+
+
+def at(hour_of_week: float, count: int, account: str = "s0", week: int = 4) -> list[Row]:
+    """So many sales within the quarter of an hour after an hour of a later week."""
+    start_s = MONDAY_S + HOUR_S * (168 * week + hour_of_week)
+    return [sale(start_s + 900.0 * (k + 1) / count, account) for k in range(count)]
+
+
+def test_an_hour_is_judged_by_its_own_kind(taught: Looking) -> None:
+    """Twenty sales in a quarter of an hour are much at night and usual in the afternoon."""
+    night = taught.at(at(27, 20))
+    noon = taught.at(at(37, 20))
+    assert night["surprise"][-1] > 10.0
+    assert night["expected"][-1] < 5.0
+    assert noon["surprise"][-1] < 4.0
+    assert 12.0 < noon["expected"][-1] < 40.0
+
+
+def test_what_it_says_is_about_a_p_value() -> None:
+    """On sellers who do as they always did, a raw p-value below α is about as common as α."""
+    look = Looking(SeasonalSpec(name="season"))
+    surprise = look.at(weeks(4, seed=2))["surprise"]
+    later = np.exp(-surprise[len(surprise) // 2 :])
+    for alpha in (0.1, 0.01):
+        assert alpha / 3 < np.mean(later <= alpha) < 3 * alpha
+
+
+def test_a_burst_teaches_little_and_a_change_is_learned_in_weeks() -> None:
+    """Six hundred sales in one night leave the next week's same hour surprising; a seller who lasts
+    at four times the rate is ordinary after some weeks."""
+    look = Looking(SeasonalSpec(name="season"))
+    look.at(weeks(3, seed=3))
+    look.at(at(27, 600, week=3))
+    assert look.at(at(27, 60, week=4))["surprise"][-1] > 20.0
+    louder = weeks(4, seed=4, factor=4.0)
+    shift = [sale(row.time_s + 5 * 168 * HOUR_S, row.text["account"]) for row in louder]
+    surprise = look.at(shift)["surprise"]
+    per_week = ceil(len(surprise) / 4)
+    assert np.mean(surprise[:per_week] > 4.6) > 5 * np.mean(surprise[-per_week:] > 4.6)
+    assert np.mean(surprise[-per_week:] > 4.6) < 0.03
+
+
+def test_profiles_are_bounded_and_given_back() -> None:
+    """With room for two, the third seller is silent until one of them loses its row."""
+    look = Looking(SeasonalSpec(name="season", min_events=1, entities_max=2), capacity=16)
+    for k in range(3):
+        look.at([sale(MONDAY_S + k, f"a{k}"), sale(MONDAY_S + 10 + k, f"a{k}")])
+    later = [sale(MONDAY_S + HOUR_S + k, f"a{k}") for k in range(3)]
+    assert np.isnan(look.at(later)["value"]).tolist() == [False, False, True]
+    look.at([sale(MONDAY_S + 2 * HOUR_S + k, f"new{k // 2}") for k in range(200)])
+    assert np.isfinite(look.at([sale(MONDAY_S + 9 * HOUR_S, "new99")])["value"]).all()
+    assert len(under("profiles", look.detector.save())["hours"]) == 2
+
+
+def test_late_events_count_into_the_current_hour(taught: Looking) -> None:
+    """An event of the hour before is one more of this hour."""
+    first, second = at(80, 1, "s3"), at(79.5, 1, "s3")
+    before, after = (taught.at(rows)["value"][0] for rows in (first, second))
+    assert after == before + 1
