@@ -31,7 +31,7 @@ export UV_CACHE_DIR := $(CURDIR)/.tools/cache
 export PIP_CACHE_DIR := $(CURDIR)/.tools/cache/pip
 endif
 
-.PHONY: help setup demo test check bench kafka broker-jars lock clean
+.PHONY: help setup demo test check bench quality kafka broker-jars lock clean
 
 help: ## show this list
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)$$/  make \1\t\2/p' Makefile | expand -t 16
@@ -68,6 +68,9 @@ check: setup ## format, lint, types and the fast tests, in less than a minute
 
 bench: setup ## measure the speed of the main paths
 	@$(BIN)/python -m tests.bench
+
+quality: setup ## how well the models find frauds on labelled data, beside what others reach
+	@$(BIN)/python -m tests.quality
 
 kafka: setup ## a local broker in the foreground; its data stays in .kafka/data (PORT=9092)
 	@echo "starting; stop it with Ctrl-C"

@@ -13,6 +13,11 @@ model that has seen little is not to be believed its smallest numbers. Beyond th
 Pareto of shape 0; a power law in p). Within a bin S is a straight line, but for discrete detectors the
 bin's lower edge stands: their p is never too small for lying in a crowd.
 
+An entity that was strange lately is more likely to be so again, and for the same cause. To an
+event's evidence e is added SUSPICION_WEIGHT · ln(1 + s) · e/(e + 1), s the entity's earlier evidence
+beyond `SUSPICION_EDGE`, decayed over a week; to an event without evidence of its own next to nothing: measured on labelled payments it finds the later, smaller
+frauds of a stolen card. Calibration comes behind it, so that p stays honest.
+
 The histogram describes honest traffic: to put an event of p < `TAIL_P` into it costs an entity
 TAIL_P/p tokens (at most `COST_MAX`), of which it gets `TOKENS_PER_HOUR` and `TOKENS_PER_EVENT`,
 what an honest one needs on average; an event it cannot pay for is judged, not learned. So one
@@ -20,7 +25,7 @@ attacker cannot make its own extremes ordinary, unless it is a sixth of all traf
 of all where there were fewer, since the first of them were judged by models that knew nothing.
 """
 
-from math import exp, isnan, log1p
+from math import exp, isnan, log, log1p
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -54,10 +59,16 @@ TOKENS_PER_HOUR: Final = 3.0
 TOKENS_PER_EVENT: Final = 0.06
 """∫ min(TAIL_P/p, COST_MAX) dp over p < TAIL_P is TAIL_P (1 + ln COST_MAX) = 0.056."""
 TOKENS_MAX: Final = 200.0
+SUSPICION_HALF_LIFE_MS: Final = 7.0 * 86_400_000.0
+SUSPICION_EDGE: Final = 2.0
+SUSPICION_MAX: Final = 20.0
+SUSPICION_WEIGHT: Final = 2.0
+LN2: Final = log(2.0)
 
 LEARNED, REFRESH_AT = range(2)
-WORDS: Final = 2
-"""Words in an entity's row: its tokens, and when they were counted."""
+WORDS: Final = 4
+"""Words in an entity's row: tokens and when they were counted, suspicion and when it held."""
+TOKENS, TOKENS_MS, SUSPICION, SUSPICION_MS = range(4)
 
 
 class Calibrated(NamedTuple):
@@ -196,16 +207,34 @@ def _refresh_all(tables: Tables) -> None:
 @kernel
 def _may_learn(words: F64, at: int, r: int, time_ms: float, p: float, rare: F64) -> bool:
     """Whether the entity can pay for having this event in the histogram; it pays if it can."""
-    since_ms = time_ms - words[r, at + 1]
-    tokens = earned(words[r, at], since_ms, TOKENS_PER_EVENT, TOKENS_PER_HOUR, TOKENS_MAX)
+    since_ms = time_ms - words[r, at + TOKENS_MS]
+    tokens = earned(words[r, at + TOKENS], since_ms, TOKENS_PER_EVENT, TOKENS_PER_HOUR, TOKENS_MAX)
     cost = min(TAIL_P / p, COST_MAX) if p < TAIL_P else 0.0
     rare[0] = followed(rare[0], p < TAIL_P)
     if rare[0] >= WRONG_SHARE:
         cost = 0.0
     pays = bool(tokens >= cost)
-    words[r, at] = tokens - cost if pays else tokens
-    words[r, at + 1] = time_ms
+    words[r, at + TOKENS] = tokens - cost if pays else tokens
+    words[r, at + TOKENS_MS] = time_ms
     return pays
+
+
+@kernel
+def _primed(found: float, suspicion: float) -> float:
+    """An event's evidence, seen with suspicion."""
+    return found + SUSPICION_WEIGHT * log1p(suspicion) * found / (found + 1.0)
+
+
+@kernel
+def _suspicion(own: F64, at: int, time_ms: float, found: float, learn: bool) -> float:
+    """The entity's evidence of late, before this event; the event is remembered in turn."""
+    since_ms = time_ms - own[at + SUSPICION_MS]
+    suspicion = own[at + SUSPICION] * exp(-LN2 * since_ms / SUSPICION_HALF_LIFE_MS)
+    if learn:
+        more = max(found - SUSPICION_EDGE, 0.0)
+        own[at + SUSPICION] = min(suspicion + more, SUSPICION_MAX)
+        own[at + SUSPICION_MS] = time_ms
+    return float(suspicion)
 
 
 @kernel
@@ -225,7 +254,13 @@ def _learn(tables: Tables, cell: int, surprise: F64, i: int, combined_surprise: 
 
 @kernel
 def _without(
-    i: int, cell: int, own: F64, surprise: Surprise, tables: Tables, out: Calibrated
+    i: int,
+    cell: int,
+    own: F64,
+    suspicion: float,
+    surprise: Surprise,
+    tables: Tables,
+    out: Calibrated,
 ) -> None:
     """Combined p with the most surprising one, two, three features at expected (p = 1)."""
     detectors = len(own)
@@ -243,7 +278,9 @@ def _without(
             own[j] = 1.0
         if tree >= 0 and not isnan(surprise.without[k, i]):
             own[tree] = _look_up(tables.share[tree, cell], surprise.without[k, i], False)
-        out.without[k, i] = _look_up(tables.share[detectors, cell], evidence(own), False)
+        out.without[k, i] = _look_up(
+            tables.share[detectors, cell], _primed(evidence(own), suspicion), False
+        )
 
 
 @kernel
@@ -261,8 +298,10 @@ def _process(
     for i in range(len(events.row)):
         r = events.row[i]
         if events.fresh[i]:
-            words[r, at] = COST_MAX
-            words[r, at + 1] = events.time_ms[i]
+            words[r, at + TOKENS] = COST_MAX
+            words[r, at + TOKENS_MS] = events.time_ms[i]
+            words[r, at + SUSPICION] = 0.0
+            words[r, at + SUSPICION_MS] = events.time_ms[i]
         out.learned[i] = tables.marks[LEARNED]
         cell = 0
         while cell < CELLS - 1 and events.seen[i] >= MATURITIES[cell]:
@@ -274,9 +313,11 @@ def _process(
         v_all = evidence(own)
         if isnan(v_all):
             continue
+        suspicion = _suspicion(words[r], at, events.time_ms[i], v_all, events.learn[i])
+        v_all = _primed(v_all, suspicion)
         out.combined[i] = _look_up(tables.share[detectors, cell], v_all, False)
         if out.combined[i] < TAIL_P:
-            _without(i, cell, own, surprise, tables, out)
+            _without(i, cell, own, suspicion, surprise, tables, out)
         if events.learn[i] and _may_learn(
             words, at, r, events.time_ms[i], out.combined[i], tables.rare
         ):

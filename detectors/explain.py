@@ -9,8 +9,10 @@ from typing import Final, NamedTuple
 
 from detectors.calibration import Calibrated
 from detectors.combination import P_MIN
+from detectors.features import KINDS
 from detectors.features.kind import Kind
 from detectors.models.half_space_trees import COUNTERFACTUAL_MAX, Isolated
+from detectors.spec import FeatureSpec
 from schemas.alerts import Contribution
 from schemas.columns import F64
 
@@ -59,7 +61,7 @@ def shares(i: int, told: int, calibrated: Calibrated, trees: Isolated | None) ->
 
 
 def expected(
-    kind: Kind | None, centre: float, spread: float, unit: float
+    kind: Kind | None, scale: str, centre: float, spread: float, unit: float
 ) -> tuple[float, float] | None:
     """What was expected, in natural units; None where nothing is known. kind: None for a detector
     of its own."""
@@ -67,28 +69,30 @@ def expected(
         return None
     if kind is None or kind.family == "share":
         return 0.0, short(centre)
-    low, high = (_natural(kind, centre + sign * spread) for sign in (-1.0, 1.0))
+    low, high = (_natural(kind, scale, centre + sign * spread) for sign in (-1.0, 1.0))
     return short(max(low, 0.0) * unit), short(max(high, 0.0) * unit)
 
 
-def _natural(kind: Kind, judged: float) -> float:
+def _natural(kind: Kind, scale: str, judged: float) -> float:
     """A judged value back in the feature's own units."""
     if kind.family == "rate":
         return max(judged, 0.0) + kind.shift
+    if scale == "root":
+        return max(judged, 0.0) ** 2 - kind.shift
     return exp(min(judged, 600.0)) - kind.shift
 
 
 def contributions(
     i: int,
     names: list[str],
-    kinds: list[Kind],
+    features: list[FeatureSpec],
     told: Told,
     calibrated: Calibrated,
     trees: Isolated | None,
 ) -> list[Contribution]:
     """What said something of event i, largest share first, at most `SHOWN_MAX`.
 
-    names: the features', whose kinds are given, and the detectors' behind them.
+    names: the features', whose declarations are given, and the detectors' behind them.
     """
     share = shares(i, len(names), calibrated, trees)
     spoke = [j for j in range(len(names)) if not isnan(told.values[j, i])]
@@ -97,8 +101,9 @@ def contributions(
     found = []
     for j in shown:
         unit = float(told.units[j, i])
-        kind = kinds[j] if j < len(kinds) else None
-        interval = expected(kind, float(told.centre[j, i]), float(told.spread[j, i]), unit)
+        kind = KINDS[features[j].kind] if j < len(features) else None
+        scale = features[j].scale if j < len(features) else "log"
+        interval = expected(kind, scale, float(told.centre[j, i]), float(told.spread[j, i]), unit)
         p = float(calibrated.p[j, i])
         found.append(
             Contribution(

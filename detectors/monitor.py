@@ -138,6 +138,7 @@ class Monitor:
             family=np.array([FAMILIES[k.family] for k in self.kinds]),
             side=np.array([SIDES[side] for side in sides]),
             shift=np.array([k.shift for k in self.kinds]),
+            root=np.array([f.scale == "root" for f in spec.features]),
             low=np.array([k.low for k in self.kinds]),
             high=np.array([k.high for k in self.kinds]),
         )

@@ -39,7 +39,8 @@ class FeatureSpec(Spec, frozen=True, kw_only=True):
     half_life: of the decay, where its kind decays. against: a second, longer
     one, where its kind compares. where: only events that match count, and only
     on them has the feature a value. of: those among them that its kind tells
-    from the others, where it does. side: which values are surprising.
+    from the others, where it does. side: which values are surprising. scale: on
+    which a value is judged: root where it varies less than its size, as payments of one person do.
     """
 
     name: Name
@@ -50,6 +51,7 @@ class FeatureSpec(Spec, frozen=True, kw_only=True):
     where: Where = msgspec.field(default_factory=dict)
     of: Where = msgspec.field(default_factory=dict)
     side: Literal["high", "low", "both"] | None = None
+    scale: Literal["log", "root"] = "log"
 
 
 class DetectorSpec(Spec, frozen=True, kw_only=True, tag_field="kind"):

@@ -28,8 +28,8 @@ from stream.errors import ConfigError, UnsupportedWay
 from stream.kafka_properties import PRODUCER_DEFAULTS, property_problems
 
 FINGERPRINT_VERSION: Final = 1
-ASSUMED: Final = frozenset({"utc_offset_min"})
-"""Fields that a feature does without where no input maps them: UTC."""
+ASSUMED: Final = frozenset({"utc_offset_min", "labelled_event_id"})
+"""Fields that are done without where no input maps them: UTC; no label replaces another."""
 
 Topic = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9._-]{1,249}$", description="a topic's name")]
 
@@ -201,7 +201,8 @@ def _reads(monitor: MonitorSpec) -> Iterator[tuple[str, str]]:
             yield "", "currency"
     for i, detector in enumerate(monitor.detectors):
         if isinstance(detector, OwnSpec):
-            yield from ((f"detectors[{i}]", name) for name in detector.fields())
+            for name in detector.fields():
+                yield "" if name in ASSUMED else f"detectors[{i}]", name
 
 
 def _fields_of(where: Where) -> list[str]:

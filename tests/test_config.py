@@ -154,6 +154,28 @@ def test_a_minimal_configuration_has_every_default() -> None:
             [{"kind": "half_space_trees", "trees": 0}],
             "monitors[0].detectors[0].trees: got 0; expected an integer ≥ 1 and ≤ 100",
         ),
+        (
+            "monitors/0/detectors",
+            [{"kind": "edges", "name": "bursts", "field": "amount"}],
+            "monitors[0].detectors[0].field: got amount; expected an event field that is a text",
+        ),
+        (
+            "monitors/0/detectors",
+            [{"kind": "river", "name": "r", "model": "os.system"}],
+            "monitors[0].detectors[0].model: got os.system; expected a class of River's",
+        ),
+        (
+            "monitors/0/detectors",
+            [
+                {
+                    "kind": "river",
+                    "name": "r",
+                    "model": "river.anomaly.LODA",
+                    "parameters": {"k": [1], "seed": 7},
+                }
+            ],
+            "monitors[0].detectors[0].parameters.k: river.anomaly.LODA has no such parameter",
+        ),
         ("reveal", ["email"], "reveal[0]: got email; expected one of account"),
     ],
 )

@@ -120,6 +120,8 @@ class Kind:
                 if self.divides
                 else f"of: {self.name} tells no events apart; remove it"
             )
+        if spec.scale != "log" and self.family != "normal":
+            found.append(f"scale: {self.name} is not judged on a scale; remove it")
         return found
 
     @property

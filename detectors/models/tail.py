@@ -1,6 +1,6 @@
 """Tail: how improbable is a value under the entity's own history, given what its peers do?
 
-A value is judged as y = ln(value + shift) with a normal–inverse-gamma model whose prior is learned
+A value is judged as y = ln(value + shift), or its square root, with a normal–inverse-gamma model whose prior is learned
 from the cohort (empirical Bayes), so that a new entity is judged from its first event by its
 peers and a known one by itself. With n, m, S the entity's decayed count, mean and sum of squared
 deviations, and prior (m₀, κ₀, a₀, b₀), the posterior predictive is Student's t (K. Murphy,
@@ -58,7 +58,7 @@ from schemas.columns import F64, I64, Bools
 NORMAL, SHARE, RANGE, RATE = range(4)
 HIGH, LOW, BOTH = range(3)
 
-PRIOR_SHAPE: Final = 6.0
+PRIOR_SHAPE: Final = 15.0
 PRIOR_EVENTS: Final = 5.0
 COHORT_EVENTS_MIN: Final = 20.0
 COHORT_SD: Final = 5.0
@@ -107,11 +107,13 @@ class Judged(NamedTuple):
 
 class Shape(NamedTuple):
     """How each feature is judged, one element a feature. family, side: int64, the constants above;
-    shift: of the logarithm; low, high: of a range."""
+    shift: of the logarithm; root: y is the
+    square root instead; low, high: of a range."""
 
     family: I64
     side: I64
     shift: F64
+    root: Bools
     low: F64
     high: F64
 
@@ -201,7 +203,8 @@ def judge(
                 value = max(value - shape.shift[j], 0.0)
                 learned, strange = _rate(mine, cohort[j], value, i, j, out)
             else:
-                value = log(value + shape.shift[j])
+                value += shape.shift[j]
+                value = sqrt(value) if shape.root[j] else log(value)
                 learned, strange = _normal(mine, cohort[j], value, shape.side[j], i, j, out)
             if learn:
                 cohort[j, STRANGE] = followed(cohort[j, STRANGE], strange)

@@ -152,7 +152,7 @@ class Watch:
         detector, top_feature = self._rule(watched, i)
         threshold = float(decided.threshold[i])
         shown = explain.contributions(
-            i, self.monitor.names, self.monitor.kinds, watched.told, calibrated, watched.trees
+            i, self.monitor.names, self.spec.features, watched.told, calibrated, watched.trees
         )
         score = explain.surprise(float(watched.p[i]))
         activity: Activity = "opened" if decided.activity[i] == policy.OPENED else "updated"

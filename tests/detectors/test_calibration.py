@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from detectors import calibration
 from detectors.calibration import Calibrated, Calibration, Surprise
 from detectors.entities import Admitted
 from schemas.columns import F64
@@ -21,7 +22,7 @@ def _calibrate(raw: F64, row: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> C
         seen=np.full(n, 1000),
     )
     surprise = Surprise(raw, -1, np.full((3, n), -1), np.full((3, n), np.nan))
-    words = np.zeros((int(row.max()) + 1, 2))
+    words = np.zeros((int(row.max()) + 1, calibration.WORDS))
     return Calibration([False] * detectors).process(words, 0, events, surprise)
 
 

@@ -461,7 +461,7 @@ def test_what_was_expected_is_told_in_natural_units(kind: str) -> None:
     for i in range(3_000, 6_000):
         centre, spread = float(watched.judged.centre[0, i]), float(watched.judged.spread[0, i])
         unit = float(watched.told.units[0, i])
-        told = explain.expected(KINDS[kind], centre, spread, unit)
+        told = explain.expected(KINDS[kind], "log", centre, spread, unit)
         actual = float(watched.told.values[0, i]) * unit
         if told is None or isnan(actual):
             continue

@@ -8,7 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detectors.models.label_risk import LabelRiskSpec
-from tests.detectors.looking import Looking, Row
+from detectors.models.tail import TailSpec
+from detectors.monitor import Monitor, MonitorSpec
+from detectors.spec import FeatureSpec
+from tests.detectors.looking import LABEL, Looking, Row
+from tests.streams import batch
 
 HOUR_S = 3600.0
 SPEC = LabelRiskSpec(name="risk", half_life="14d")
@@ -155,3 +159,22 @@ def test_a_field_that_no_label_carries_is_a_mistake() -> None:
     """A label names entities."""
     (line,) = LabelRiskSpec(name="risk", field="path").problems()
     assert line.startswith("field: got path; expected one of account, ")
+
+
+def test_labels_teach_and_are_not_behaviour() -> None:
+    """A monitor judges no label, counts it as one, and measures as if it had not been there."""
+    spec = MonitorSpec(
+        name="account",
+        entity="account",
+        inputs=["shop"],
+        features=[FeatureSpec(name="events_1h", kind="count", half_life="1h")],
+        detectors=[TailSpec(), SPEC],
+    )
+    events = batch(5, 500, labels=0.2)
+    behaviour = np.flatnonzero(events.type_code != LABEL)
+    with_labels, without = Monitor(spec, (1, 2)), Monitor(spec, (1, 2))
+    taught, untaught = with_labels.process(events), without.process(events.take(behaviour))
+    assert taught.labels == 500 - len(behaviour) > 50
+    assert np.array_equal(taught.index, behaviour)
+    assert np.array_equal(taught.told.values[0], untaught.told.values[0])
+    assert not np.array_equal(taught.told.values[1], untaught.told.values[1])

@@ -27,6 +27,7 @@ def _judge(row: I64, values: F64, family: int, side: int) -> tuple[tail.Judged, 
         family=np.array([family]),
         side=np.array([side]),
         shift=np.zeros(1),
+        root=np.zeros(1, np.bool_),
         low=np.zeros(1),
         high=np.ones(1),
     )
