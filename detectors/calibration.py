@@ -20,8 +20,9 @@ frauds of a stolen card. Calibration comes behind it, so that p stays honest.
 
 The histogram describes honest traffic: to put an event of p < `TAIL_P` into it costs an entity
 TAIL_P/p tokens (at most `COST_MAX`), of which it gets `TOKENS_PER_HOUR` and `TOKENS_PER_EVENT`,
-what an honest one needs on average; an event it cannot pay for is judged, not learned. So one
-attacker cannot make its own extremes ordinary, unless it is a sixth of all traffic. Tables are refreshed by a count in the state; `MEMORY` events are remembered, or half
+what an honest one needs on average, and `COST_MAX` at first; an event it cannot pay for is judged,
+not learned. So one attacker cannot make its own extremes ordinary, unless it is a sixth of all
+traffic; many fresh entities can put one extreme each. Tables are refreshed by a count in the state; `MEMORY` events are remembered, or half
 of all where there were fewer, since the first of them were judged by models that knew nothing.
 """
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from detectors.kernels import kernel
 from detectors.state import Arrays, load, saved
-from schemas.columns import F64, U64
+from schemas.columns import F64, U64, Bools
 
 CURRENCIES_MAX: Final = 64
 MEMORY: Final = 20_000.0
@@ -41,14 +41,14 @@ class Money:
             mean=np.zeros(CURRENCIES_MAX),
         )
 
-    def relative(self, currency: U64, amount: F64) -> tuple[F64, F64]:
+    def relative(self, currency: U64, amount: F64, learn: Bools) -> tuple[F64, F64]:
         """(amount / typical, typical), each float64[n], in event order, learned along the way.
 
-        currency: uint64[n], hashes, 0 = not given, which is a currency of its own.
+        currency: uint64[n], hashes, 0 = not given, which is a currency of its own. learn: bool[n].
         """
         share = np.empty(len(amount))
         unit = np.empty(len(amount))
-        _relative(self.typical, currency, amount, share, unit)
+        _relative(self.typical, currency, amount, learn, share, unit)
         return share, unit
 
     def save(self) -> Arrays:
@@ -61,7 +61,9 @@ class Money:
 
 
 @kernel
-def _relative(typical: Typical, currency: U64, amount: F64, share: F64, unit: F64) -> None:
+def _relative(
+    typical: Typical, currency: U64, amount: F64, learn: Bools, share: F64, unit: F64
+) -> None:
     weight = typical.weight
     mean = typical.mean
     for i in range(len(amount)):
@@ -70,11 +72,11 @@ def _relative(typical: Typical, currency: U64, amount: F64, share: F64, unit: F6
             k += 1
         size = abs(amount[i])
         spent = size >= AMOUNT_MIN  # False for NaN
-        if spent and weight[k] == 0.0:
+        if spent and learn[i] and weight[k] == 0.0:
             typical.currency[k] = currency[i]
             mean[k] = log(size)
-        unit[i] = exp(mean[k]) if weight[k] > 0.0 or spent else 1.0
+        unit[i] = exp(mean[k]) if weight[k] > 0.0 or (spent and learn[i]) else 1.0
         share[i] = amount[i] / unit[i]
-        if spent:
+        if spent and learn[i]:
             weight[k] = min(weight[k] + 1.0, MEMORY)
             mean[k] += min(max(log(size) - mean[k], -STEP_MAX), STEP_MAX) / weight[k]

@@ -37,7 +37,7 @@ from detectors.money import Money
 from detectors.policy import WORDS as INCIDENT_WORDS
 from detectors.policy import Decided, Limits, Policy
 from detectors.spec import Duration, FeatureSpec, Name, PolicySpec, Spec, Where, seconds
-from detectors.state import Arrays, prefixed, under
+from detectors.state import Arrays, clear, prefixed, under
 from schemas.columns import F64, I64, U64, Bools, EventBatch
 from schemas.events import TYPES
 
@@ -107,6 +107,7 @@ class Monitor:
         count = len(spec.features)
         self.tails = next((d for d in spec.detectors if isinstance(d, TailSpec)), None)
         trees = next((d for d in spec.detectors if isinstance(d, TreesSpec | RiverTreesSpec)), None)
+        self.lateness_max_ms = _ms(spec.lateness_max)
         self.tail_half_life_ms = 1000.0 * seconds((self.tails or TailSpec()).half_life)
 
         self.tail_at = sum(k.words for k in self.kinds)
@@ -145,12 +146,13 @@ class Monitor:
 
     def process(self, batch: EventBatch) -> Watched:
         """Watch the events that apply: judge each, learn each, decide on each, in order."""
+        # An incident remembers its opening by an index into the batch's sources.
+        assert len(batch.sources) == 1, batch.sources
         index = np.flatnonzero(self._applies(batch)).astype(np.int64)
         labels = self._labels(batch, index)
         events = batch if len(index) == len(batch) else batch.take(index)
         keys = hash_text(events.text[self.spec.entity], self.key)
-        lateness_max_ms = 1000.0 * seconds(self.spec.lateness_max)
-        admitted = self.entities.admit(keys, events.time_ms, lateness_max_ms)
+        admitted = self.entities.admit(keys, events.time_ms, self.lateness_max_ms)
         values, units = self._features(events, admitted, keys)
         judged = self._tails(values, admitted)
         verdicts = self._own(events, admitted, labels, values, judged)
@@ -179,7 +181,7 @@ class Monitor:
         units = np.ones((len(self.kinds), len(events)))
         hashes: dict[str, U64] = {}
         absent = np.full(len(events), np.nan)
-        numbers, amount_unit = self._numbers(events)
+        numbers, amount_unit = self._numbers(events, admitted)
         entity = np.ascontiguousarray(keys[:, 0])
         for j, (spec, kind) in enumerate(zip(self.spec.features, self.kinds, strict=True)):
             active = matches(events, spec.where)
@@ -202,7 +204,7 @@ class Monitor:
             kind.update(self.memories[j], admitted, field, self.spans[j], values[j])
         return values, units
 
-    def _numbers(self, events: EventBatch) -> tuple[dict[str, F64], F64]:
+    def _numbers(self, events: EventBatch, admitted: Admitted) -> tuple[dict[str, F64], F64]:
         """The events' numbers, an amount relative to what is typical, which stands beside them."""
         read = {
             name
@@ -212,7 +214,7 @@ class Monitor:
         if "amount" not in read or "amount" not in events.number:
             return events.number, np.ones(len(events))
         currency = self._hash(events, "currency")
-        relative, unit = self.money.relative(currency, events.number["amount"])
+        relative, unit = self.money.relative(currency, events.number["amount"], admitted.learn)
         return {**events.number, "amount": relative}, unit
 
     def _hash(self, events: EventBatch, field: str) -> U64:
@@ -310,7 +312,7 @@ class Monitor:
     def load(self, state: Arrays) -> None:
         """Replace the whole state by one saved from the same specification."""
         self.words[: len(state["words"])] = state["words"]
-        self.words[len(state["words"]) :] = 0.0
+        clear(self.words[len(state["words"]) :])
         self.cohort[:] = state["cohort"]
         for name, own in under("shared", state).items():
             self.shared[int(name)][:] = own

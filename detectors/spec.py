@@ -10,12 +10,13 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
-DURATION: Final = re.compile(r"^(\d+(?:\.\d+)?)\s*(ms|s|min|h|d)$")
+DURATION: Final = re.compile(r"^(?=.*[1-9])(\d+(?:\.\d+)?)\s*(ms|s|min|h|d)$")
 _SECONDS: Final = {"ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 Duration = Annotated[str, Meta(pattern=DURATION.pattern, description='such as "1h"')]
 Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,62}$", description="lower_case name")]
-Probability = Annotated[float, Meta(gt=0, lt=1)]
+P_MAX: Final = 0.01
+"""Largest p-value that may alert: beyond it nothing is explained."""
 Where = dict[str, str | list[str]]
 """Event fields (and `type`) → the value, or the values, that the event must have; "": absent."""
 
@@ -24,7 +25,7 @@ def seconds(duration: str) -> float:
     """Seconds of a duration such as "1.5h". Raises ValueError where it has another form."""
     match = DURATION.match(duration)
     if match is None:
-        raise ValueError(f'got "{duration}"; expected a number and one of ms, s, min, h, d')
+        raise ValueError(f'got "{duration}"; expected a number above 0 and one of ms, s, min, h, d')
     return float(match[1]) * _SECONDS[match[2]]
 
 
@@ -73,7 +74,7 @@ class PolicySpec(Spec, frozen=True, kw_only=True):
     warm_up_events: scored events before a shard's alerts may be enforced.
     """
 
-    p_max: Probability = 1e-4
+    p_max: Annotated[float, Meta(gt=0, le=P_MAX)] = 1e-4
     alerts_per_day: Annotated[float, Meta(gt=0)] = 100.0
     incident_gap: Duration = "1h"
     warm_up_events: Annotated[int, Meta(ge=0)] = 10_000

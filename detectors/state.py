@@ -4,12 +4,13 @@ A part keeps its arrays in a NamedTuple, which its kernels take as it stands; th
 fields are the names in a checkpoint. Knows no files.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Arrays = dict[str, NDArray[Any]]
+ROWS_AT_ONCE: Final = 65_536
 
 
 def saved(part: NamedTuple, used: dict[str, int] | None = None) -> Arrays:
@@ -20,12 +21,23 @@ def saved(part: NamedTuple, used: dict[str, int] | None = None) -> Arrays:
 
 
 def load(part: NamedTuple, state: Arrays) -> None:
-    """Write saved arrays back into the part's; rows beyond them are cleared."""
+    """Write saved arrays back into the part's; rows beyond them that were in use are cleared.
+
+    Rows that are zero already are left alone: writing would bring their pages into memory.
+    """
     arrays: Arrays = part._asdict()
     assert arrays.keys() == state.keys(), (sorted(arrays), sorted(state))
     for name, array in arrays.items():
         array[: len(state[name])] = state[name]
-        array[len(state[name]) :] = np.zeros((), array.dtype)
+        clear(array[len(state[name]) :])
+
+
+def clear(rows: NDArray[Any]) -> None:
+    """Make the rows zero, up to the last that is not; reading them does not use memory."""
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        block = rows[start : start + ROWS_AT_ONCE]
+        if block.any():
+            block[:] = np.zeros((), rows.dtype)
 
 
 def under(prefix: str, state: Arrays) -> Arrays:

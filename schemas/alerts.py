@@ -114,6 +114,8 @@ def stable_id(*parts: object) -> str:
 def alert_record(alert: Alert) -> AlertRecord:
     """The alert's record: body of at most `ALERT_BYTES_MAX`, CloudEvents 1.0 binary headers."""
     body = msgspec.json.encode(alert)
+    if len(body) > ALERT_BYTES_MAX:
+        body = msgspec.json.encode(_shortened(alert))
     assert len(body) <= ALERT_BYTES_MAX, (len(body), alert.monitor)
     headers = {
         "ce_specversion": "1.0",
@@ -125,6 +127,14 @@ def alert_record(alert: Alert) -> AlertRecord:
     }
     key = f"{alert.entity.type}:{alert.entity.id}".encode()
     return AlertRecord(key, body, [(name, text.encode()) for name, text in headers.items()])
+
+
+def _shortened(alert: Alert) -> Alert:
+    """The alert without what can be found elsewhere: related entities and lesser contributions."""
+    first = alert.contributions[:2]
+    whole = sum(one.share for one in first) or 1.0
+    kept = [msgspec.structs.replace(one, share=one.share / whole) for one in first]
+    return msgspec.structs.replace(alert, related=[], contributions=kept)
 
 
 def without_run(body: bytes) -> bytes:

@@ -157,7 +157,7 @@ def problems(
     """Everything that is wrong with a mapping's declaration."""
     found = list(_type_problems(type_spec)) if isinstance(type_spec, TypeAt) else []
     if codec == "access_log":
-        if type_spec not in {None, "request"}:
+        if type_spec not in (None, "request"):
             found.append(("type", "an access log holds requests; remove it"))
         if fields is not None:
             found.append(("fields", "an access log has fields of its own; remove them"))

@@ -10,7 +10,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -58,6 +57,7 @@ def run(
     Example: EDDY_SLOT=worker-1 eddy run shop.toml
     """
     from stream import log
+    from stream.clock import now_text
     from stream.config import load
     from stream.stages.watch import RunInfo
     from stream.worker import run_worker
@@ -66,11 +66,7 @@ def run(
     loaded = load(config)
     own_slot = slot or str(loaded.kafka.get("group.instance.id", "")) or uuid.uuid4().hex
     run_id = os.environ.get("EDDY_RUN_ID") or str(uuid.uuid4())
-    run_worker(loaded, own_slot, RunInfo(loaded.mode, run_id, _now), _stop_on_signal())
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    run_worker(loaded, own_slot, RunInfo(loaded.mode, run_id, now_text), _stop_on_signal())
 
 
 def _stop_on_signal() -> Event:

@@ -17,17 +17,20 @@ from msgspec import Meta
 
 from detectors.features import KINDS
 from detectors.hashing import hash_key, hash_text, pseudonym
+from detectors.models.half_space_trees import RiverTreesSpec, TreesSpec
 from detectors.models.own import OwnSpec
+from detectors.models.tail import TailSpec
 from detectors.monitor import MonitorSpec
-from detectors.spec import Duration, FeatureSpec, Name, Spec, Where, seconds
+from detectors.spec import Duration, FeatureSpec, Name, Spec, Where
 from schemas import mapping
 from schemas.events import ENTITY_FIELDS, FIELDS, TYPES
 from schemas.mapping import CodecName, FieldsSpec, TypeSpec, nearest
 from stream.document import at, build, fill
 from stream.errors import ConfigError, UnsupportedWay
-from stream.kafka_properties import PRODUCER_DEFAULTS, property_problems
+from stream.kafka_properties import property_problems
 
 FINGERPRINT_VERSION: Final = 1
+ROUTE: Final = "route"
 ASSUMED: Final = frozenset({"utc_offset_min", "labelled_event_id"})
 """Fields that are done without where no input maps them: UTC; no label replaces another."""
 
@@ -245,7 +248,12 @@ def _relations(config: Config) -> Iterator[tuple[str, str]]:
     """What does not fit together: where, and what is wrong."""
     for name, spec in config.inputs.items():
         yield from _under(f"inputs.{name}", _input_problems(spec))
+    read = {spec.topic: f"inputs.{name}.topic" for name, spec in config.inputs.items()}
     yield from _twice({f"inputs.{name}.topic": spec.topic for name, spec in config.inputs.items()})
+    for name in ("alerts", "dead_letters"):
+        topic = getattr(config.outputs, name)
+        if topic in read:  # each dead letter would be read again, and be a dead letter again
+            yield f"outputs.{name}", f"{topic} is already {read[topic]}"
     for i, monitor in enumerate(config.monitors):
         yield from _under(f"monitors[{i}]", _monitor_problems(monitor, config.inputs))
     yield from _twice({f"monitors[{i}].name": m.name for i, m in enumerate(config.monitors)})
@@ -255,12 +263,6 @@ def _relations(config: Config) -> Iterator[tuple[str, str]]:
     for line in property_problems(config.kafka):
         where, text = line.split(": ", 1)
         yield where, text
-    timeout_ms = (PRODUCER_DEFAULTS | config.kafka)["transaction.timeout.ms"]
-    interval = config.worker.commit_interval
-    # a transaction that stays open past its time-out is aborted by the broker, again and again
-    if str(timeout_ms).isdigit() and seconds(interval) * 1000 >= int(timeout_ms):
-        text = f'got "{interval}"; expected less than kafka.transaction.timeout.ms'
-        yield "worker.commit_interval", text
 
 
 def _input_problems(spec: InputSpec) -> Iterator[tuple[str, str]]:
@@ -282,8 +284,17 @@ def _monitor_problems(
         if name not in inputs:
             yield f"inputs[{i}]", f"no input is named {name}{nearest(name, inputs)}"
     yield from _twice({f"inputs[{i}]": name for i, name in enumerate(monitor.inputs)})
+    if monitor.name == ROUTE:
+        yield "name", f"got {ROUTE}; expected another: that stage's counts stand under it"
     if monitor.entity not in ENTITY_FIELDS:
         yield "entity", _not_entity(monitor.entity)
+    for alike in (TailSpec, TreesSpec | RiverTreesSpec):
+        places = [i for i, d in enumerate(monitor.detectors) if isinstance(d, alike)]
+        for i in places[1:]:
+            yield (
+                f"detectors[{i}]",
+                f"a monitor has one of its kind, and detectors[{places[0]}] is it",
+            )
     yield from _under("where", _where_problems(monitor.where))
     for i, feature in enumerate(monitor.features):
         yield from _under(f"features[{i}]", _feature_problems(feature))

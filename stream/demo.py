@@ -7,7 +7,6 @@ alone is an alert compared with the truth about the simulated attackers; no stag
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
@@ -25,7 +24,9 @@ from schemas.alerts import Alert, alert_record
 from schemas.columns import I64
 from schemas.events import TYPES
 from schemas.records import Records
-from stream.config import Config
+from stream.clock import now_text
+from stream.config import Config, refuse_indirect
+from stream.errors import ConfigError
 from stream.page import Finding, Story, Traffic, first_alert, moment, number, page, surprise
 from stream.shard import Emitted, Shard, build_shard
 from stream.simulator import Attack, Shop
@@ -75,9 +76,12 @@ def run_demo(config: Config, out_dir: Path, events: int, seed: int, console: Con
 
     The configuration must have an input named "shop" in Eddy's own shape.
     """
+    if INPUT not in config.inputs:
+        raise ConfigError([f"inputs: expected one named {INPUT}, for the simulated shop's events"])
+    refuse_indirect(config)
     shop = Shop(events, seed)
     started = perf_counter()
-    shard = build_shard(config, INPUT, RunInfo("replay", f"demo-{seed}", _now))
+    shard = build_shard(config, INPUT, RunInfo("replay", f"demo-{seed}", now_text))
     watched = _Watched()
     _watch(shop, config.inputs[INPUT].topic, shard, watched, console)
     took_s = perf_counter() - started
@@ -90,10 +94,6 @@ def run_demo(config: Config, out_dir: Path, events: int, seed: int, console: Con
     target.write_text(page(_story(outcome, watched, events, seed)), "utf-8")
     _summary(outcome, watched, console)
     return outcome
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 # -- the in-memory log ----------------------------------------------------------------------------

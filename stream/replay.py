@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
@@ -27,6 +26,7 @@ from schemas.alerts import alert_record
 from schemas.columns import F64
 from schemas.dead_letters import as_json_line
 from schemas.records import Records
+from stream.clock import now_text, text_of
 from stream.config import Config, fingerprint, refuse_indirect
 from stream.errors import InputError
 from stream.inputs import InputFile
@@ -85,7 +85,7 @@ def replay(
     out_dir.mkdir(parents=True, exist_ok=True)
     began = perf_counter()
     shards: dict[tuple[str, int], Shard] = {}
-    run = RunInfo("replay", f"replay-{fingerprint(config)[:12]}", _now)
+    run = RunInfo("replay", f"replay-{fingerprint(config)[:12]}", now_text)
     tally = _Tally()
     with _Outputs(out_dir, [monitor.name for monitor in config.monitors]) as outputs:
         for emitted in _emitted(config, files, shards, run, progress):
@@ -94,10 +94,6 @@ def replay(
         summary = _summary(config, shards, tally, perf_counter() - began)
         outputs.finish(summary)
     return summary
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _files(config: Config, inputs: list[tuple[str, Path]]) -> list[InputFile]:
@@ -230,10 +226,7 @@ def _adds_up(watched: Counter[str], routed: Counter[str]) -> bool:
 
 
 def _iso(time_ms: int | None) -> str | None:
-    if time_ms is None:
-        return None
-    time = datetime.fromtimestamp(time_ms / 1000, UTC)
-    return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return None if time_ms is None else text_of(time_ms)
 
 
 class _Outputs:
@@ -257,9 +250,11 @@ class _Outputs:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._opened.close()
-        for part in self._parts.values():
-            part.unlink(missing_ok=True)
+        try:
+            self._opened.close()
+        finally:
+            for part in self._parts.values():
+                part.unlink(missing_ok=True)
 
     def add(self, emitted: Emitted) -> None:
         """Write down what a batch led to."""
@@ -272,6 +267,8 @@ class _Outputs:
         self._opened.close()
         text = orjson.dumps(asdict(summary), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
         self._parts[SUMMARY].write_bytes(text)
+        # A folder with a summary is a whole run: the old one goes first, the new one comes last.
+        (self._out_dir / SUMMARY).unlink(missing_ok=True)
         for name in FILES:
             self._parts[name].replace(self._out_dir / name)
 

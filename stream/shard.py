@@ -5,15 +5,16 @@ folds. It does no input or output.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from detectors.hashing import hash_key
-from detectors.state import prefixed, under
+from detectors.state import Arrays, prefixed, under
 from schemas.alerts import Alert
 from schemas.columns import F64, EventBatch
 from schemas.dead_letters import DeadLetter
 from schemas.records import Records
 from stream.config import Config, fields_wanted, fingerprint
-from stream.stages import State
+from stream.stages import Stage
 from stream.stages.route import Route
 from stream.stages.watch import RunInfo, Watch
 
@@ -43,6 +44,10 @@ class Shard:
         """Route the records, then let every monitor watch the events."""
         routed = self.route.process(records)
         outcomes = [watch.process(routed.events) for watch in self.watches]
+        passed = self.route.counts()["passed"]
+        for watch in self.watches:  # guarantee 3: every event became exactly one of these
+            counts = watch.counts()
+            assert passed == counts["scored"] + counts["not_applicable"] + counts["labels"]
         found = [one for outcome in outcomes for one in outcome.alerts]
         found.sort(key=lambda one: one.row)
         names = [watch.name for watch in self.watches]
@@ -53,11 +58,11 @@ class Shard:
             p_values={n: o.p_value for n, o in zip(names, outcomes, strict=True)},
         )
 
-    def save(self) -> State:
+    def save(self) -> Arrays:
         """The state of every stage, its arrays prefixed by the stage's name."""
         return prefixed({name: stage.save() for name, stage in self._stages().items()})
 
-    def load(self, state: State) -> None:
+    def load(self, state: Arrays) -> None:
         """Replace the state of every stage by one saved under the same configuration."""
         for name, stage in self._stages().items():
             stage.load(under(name, state))
@@ -66,7 +71,7 @@ class Shard:
         """Counters by stage: "route", then each monitor by its name."""
         return {name: stage.counts() for name, stage in self._stages().items()}
 
-    def _stages(self) -> dict[str, Route | Watch]:
+    def _stages(self) -> dict[str, Stage[Any, Any]]:
         return {"route": self.route, **{watch.name: watch for watch in self.watches}}
 
 
@@ -74,7 +79,7 @@ def build_shard(config: Config, input_name: str, run: RunInfo) -> Shard:
     """The shard of one partition of an input, with every monitor that reads it; empty state."""
     spec = config.inputs[input_name]
     key = hash_key(config.secret)
-    route = Route(input_name, spec, config.limits, fields_wanted(config, input_name), key)
+    route = Route(spec, config.limits, fields_wanted(config, input_name), key)
     steering = fingerprint(config)
     reveal = frozenset(config.reveal)
     watches = [

@@ -129,18 +129,23 @@ class Outbox:
 
     records: dict[Partition, list[OutRecord]] = field(default_factory=dict)
     positions: dict[Partition, Committed] = field(default_factory=dict)
+    count: int = 0
+    size_bytes: int = 0
 
     def put(self, where: Partition, records: Iterable[OutRecord], position: Committed) -> None:
         """Add records, and the position that they are made up to."""
         before = self.positions.get(where)
         assert before is None or position.next_offset > before.next_offset, (where, position)
-        self.records.setdefault(where, []).extend(records)
+        held = self.records.setdefault(where, [])
+        before_count = len(held)
+        held.extend(records)
+        self._count(held[before_count:], 1)
         self.positions[where] = position
 
     def drop(self, partitions: Iterable[Partition]) -> None:
         """Forget partitions that are no longer ours."""
         for where in partitions:
-            self.records.pop(where, None)
+            self._count(self.records.pop(where, []), -1)
             self.positions.pop(where, None)
 
     def clear(self) -> None:
@@ -149,11 +154,13 @@ class Outbox:
 
     def full(self) -> bool:
         """Whether it holds more than it should."""
-        pending = list(chain.from_iterable(self.records.values()))
-        return (
-            len(pending) > OUTBOX_RECORDS_MAX
-            or sum(len(one.value) for one in pending) > OUTBOX_BYTES_MAX
-        )
+        return self.count > OUTBOX_RECORDS_MAX or self.size_bytes > OUTBOX_BYTES_MAX
+
+    def _count(self, records: Iterable[OutRecord], sign: int) -> None:
+        for one in records:
+            headers = sum(len(name) + len(body or b"") for name, body in one.headers)
+            self.count += sign
+            self.size_bytes += sign * (len(one.value) + headers)
 
 
 # -- the worker -----------------------------------------------------------------------------------

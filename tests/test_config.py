@@ -176,6 +176,17 @@ def test_a_minimal_configuration_has_every_default() -> None:
             ],
             "monitors[0].detectors[0].parameters.k: river.anomaly.LODA has no such parameter",
         ),
+        (
+            "outputs",
+            {"dead_letters": "shop"},
+            "outputs.dead_letters: shop is already inputs.shop.topic",
+        ),
+        ("monitors/0/name", "route", "monitors[0].name: got route"),
+        (
+            "monitors/0/detectors",
+            [{"kind": "tail"}, {"kind": "tail"}],
+            "monitors[0].detectors[1]: a monitor has one of its kind",
+        ),
         ("reveal", ["email"], "reveal[0]: got email; expected one of account"),
     ],
 )

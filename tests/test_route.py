@@ -39,7 +39,7 @@ def records(values: list[bytes | None], first: int = 0) -> Records:
 
 def route() -> Route:
     """A stage with small limits."""
-    return Route("shop", InputSpec(topic="shop"), LIMITS, ["account", "amount"], KEY)
+    return Route(InputSpec(topic="shop"), LIMITS, ["account", "amount"], KEY)
 
 
 def header(letter: DeadLetter, name: str) -> bytes:

@@ -34,7 +34,8 @@ def is_new(
             break
         if bits[r, at + k] == 0:
             break
-    new = place < 0 and not pairings.known(shared, pairings.pair(entity, value))
+    full = bits[r, at + MEMORY - 1] != 0  # only then has something fallen out of it
+    new = place < 0 and not (full and pairings.known(shared, pairings.pair(entity, value)))
     if learn:
         last = place if place >= 0 else MEMORY - 1
         falls = bits[r, at + last]

@@ -40,7 +40,7 @@ them: enough to know its spread within a twentieth, few enough to follow an hone
 
 Values NaN are neither judged nor learned. p in (0, 1], small is surprising. Until the cohort has
 `COHORT_EVENTS_MIN` weight nothing is judged. Cost: about 60 ns a feature; 24 bytes a feature and
-entity, and 8 more an entity.
+entity, and 16 more an entity.
 """
 
 from math import erfc, exp, isnan, lgamma, log, log1p, sqrt
@@ -234,11 +234,17 @@ def _pass_time(own: F64, time_ms: float, half_life_ms: float, learn: bool) -> fl
 
 @kernel
 def incomplete_beta(x: float, a: float, b: float) -> float:
-    """I_x(a, b), by Lentz's continued fraction; a, b > 0, x in [0, 1]."""
+    """I_x(a, b), by Lentz's continued fraction on the side where it converges; a, b > 0."""
     if x <= 0.0 or x >= 1.0:
         return 0.0 if x <= 0.0 else 1.0
     if x > (a + 1.0) / (a + b + 2.0):
-        return 1.0 - incomplete_beta(1.0 - x, b, a)
+        return 1.0 - _beta_fraction(1.0 - x, b, a)
+    return _beta_fraction(x, a, b)
+
+
+@kernel
+def _beta_fraction(x: float, a: float, b: float) -> float:
+    """I_x(a, b) for x up to about its mean; beyond it the fraction converges slowly."""
     front = exp(lgamma(a + b) - lgamma(a) - lgamma(b) + a * log(x) + b * log1p(-x)) / a
     c = 1.0
     d = 1.0 / (1.0 - (a + b) * x / (a + 1.0))

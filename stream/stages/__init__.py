@@ -5,14 +5,12 @@ does no input or output of its own: it is handed a batch of its log and hands ba
 into the next ones.
 """
 
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
-from numpy.typing import NDArray
+from detectors.state import Arrays
 
 In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
-State = dict[str, NDArray[Any]]
-"""All that a stage would need to go on elsewhere: arrays by name, nothing else."""
 
 
 class Stage(Protocol[In_contra, Out_co]):
@@ -25,10 +23,10 @@ class Stage(Protocol[In_contra, Out_co]):
     def process(self, batch: In_contra) -> Out_co:
         """Take the next batch of the log; return what it adds to the logs behind."""
 
-    def save(self) -> State:
+    def save(self) -> Arrays:
         """The whole state, copied: going on with `process` does not change it."""
 
-    def load(self, state: State) -> None:
+    def load(self, state: Arrays) -> None:
         """Replace the whole state by a saved one of the same configuration and version."""
 
     def counts(self) -> dict[str, int]:

@@ -13,6 +13,7 @@ import orjson
 from detectors.hashing import HashKey, hash_text
 from detectors.kernels import kernel
 from detectors.spec import seconds
+from detectors.state import Arrays
 from schemas.checks import check
 from schemas.codecs import Codec, TableCodec, codec_named
 from schemas.columns import I64, U64, Bools, EventBatch
@@ -20,7 +21,6 @@ from schemas.dead_letters import CODES, DeadLetter, Fault, dead_letter
 from schemas.mapping import compile_mapping
 from schemas.records import Records
 from stream.config import InputSpec, LimitsSpec
-from stream.stages import State
 
 COUNTS: Final = (
     *("read", "passed", "duplicate", "tombstone"),
@@ -43,13 +43,11 @@ class Route:
 
     def __init__(
         self,
-        input_name: str,
         spec: InputSpec,
         limits: LimitsSpec,
         fields_wanted: list[str],
         hash_key: HashKey,
     ) -> None:
-        self.input_name = input_name
         self._record_bytes_max = limits.record_bytes_max
         self._time_ahead_max_ms = round(seconds(limits.time_ahead_max) * 1000)
         self._hash_key = hash_key
@@ -77,11 +75,11 @@ class Route:
         """Records by what became of them, `COUNTS` the names."""
         return dict(zip(COUNTS, self._tally.tolist(), strict=True))
 
-    def save(self) -> State:
+    def save(self) -> Arrays:
         """The counters and the remembered ids."""
         return {"tally": self._tally.copy(), **self._recent.save()}
 
-    def load(self, state: State) -> None:
+    def load(self, state: Arrays) -> None:
         """Replace counters and remembered ids by saved ones."""
         self._tally[:] = state["tally"]
         self._recent.load(state)
@@ -133,11 +131,11 @@ class RecentIds:
         _remember(hashed, self._slots, self._marks, self._per_pane, found)
         return found
 
-    def save(self) -> State:
+    def save(self) -> Arrays:
         """Both panes and which of them is current."""
         return {"recent_slots": self._slots.copy(), "recent_marks": self._marks.copy()}
 
-    def load(self, state: State) -> None:
+    def load(self, state: Arrays) -> None:
         """Replace both panes by saved ones of the same window."""
         self._slots[:] = state["recent_slots"]
         self._marks[:] = state["recent_marks"]

@@ -8,12 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
+import msgspec
 import numpy as np
 
 from detectors import explain, policy
 from detectors.hashing import HashKey, hash_text, pseudonym
 from detectors.monitor import Monitor, MonitorSpec, Watched
 from detectors.spec import seconds
+from detectors.state import Arrays
 from schemas.alerts import (
     Action,
     Activity,
@@ -26,7 +28,6 @@ from schemas.alerts import (
 )
 from schemas.columns import F64, EventBatch
 from schemas.events import ENTITY_FIELDS
-from stream.stages import State
 
 Mode = Literal["live", "shadow", "replay"]
 
@@ -40,7 +41,8 @@ SEVERITIES: Final[tuple[tuple[float, Severity], ...]] = (
 
 RELATED_MAX: Final = 4
 RAW_BYTES_MAX: Final = 128
-"""Longer ids, and those that cannot be printed, stand as pseudonyms: an alert has a size limit."""
+"""Ids longer than that in JSON, and those that cannot be printed, stand as pseudonyms: an alert has
+a size limit."""
 
 SCORED, LATE, NOT_APPLICABLE, SKIPPED_LEARNING, LABELS = range(5)
 
@@ -102,7 +104,6 @@ class Watch:
             int((~watched.admitted.learn).sum()),
             watched.labels,
         )
-        assert self.tally[[SCORED, NOT_APPLICABLE, LABELS]].sum() >= len(batch)
         p_value = np.full(len(batch), np.nan)
         p_value[watched.index] = watched.p
         activity = watched.decided.activity
@@ -128,11 +129,11 @@ class Watch:
             **self.monitor.measures(),
         }
 
-    def save(self) -> State:
+    def save(self) -> Arrays:
         """The monitor's state and the tally."""
         return {"tally": self.tally.copy(), **self.monitor.save()}
 
-    def load(self, state: State) -> None:
+    def load(self, state: Arrays) -> None:
         """Replace the state by one saved under the same configuration."""
         self.tally[:] = state["tally"]
         self.monitor.load({name: array for name, array in state.items() if name != "tally"})
@@ -172,7 +173,7 @@ class Watch:
             p_value=explain.short(float(watched.p[i])),
             threshold=explain.short(threshold),
             severity=next(name for least, name in SEVERITIES if score >= least),
-            budget_per_day=self.monitor.policy.limits.budget,
+            budget_per_day=explain.short(self.monitor.policy.limits.budget),
             budget_used=explain.short(float(decided.budget_used[i])),
             contributions=shown,
             counterfactual=explain.counterfactual(i, self.monitor.names, calibrated, threshold),
@@ -219,7 +220,7 @@ class Watch:
 
     def _entity(self, field: str, batch: EventBatch, row: int) -> Entity:
         raw: str = batch.text[field][row].as_py()
-        shown = field in self.reveal and len(raw.encode()) <= RAW_BYTES_MAX and raw.isprintable()
+        shown = field in self.reveal and _fits(raw)
         hashed = hash_text(batch.text[field].slice(row, 1), self.key)[0]
         return Entity(type=field, id=raw if shown else pseudonym(hashed), pseudonym=not shown)
 
@@ -243,6 +244,11 @@ class Watch:
 
     def _event_id(self, batch: EventBatch, row: int) -> str:
         raw: str = batch.event_id[row].as_py()
-        if len(raw.encode()) <= RAW_BYTES_MAX and raw.isprintable():
+        if _fits(raw):
             return raw
         return pseudonym(hash_text(batch.event_id.slice(row, 1), self.key)[0])
+
+
+def _fits(raw: str) -> bool:
+    """Whether an id may stand in an alert as it is."""
+    return raw.isprintable() and len(msgspec.json.encode(raw)) <= RAW_BYTES_MAX

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy import stats  # type: ignore[import-untyped]  # comes with river
+from scipy import special, stats  # type: ignore[import-untyped]  # comes with river
 
 from detectors.entities import Admitted
 from detectors.models import tail
@@ -114,3 +114,18 @@ def test_absent_values_are_neither_judged_nor_learned() -> None:
     assert np.isnan(judged.p).all()
     assert (words[0, tail.WORDS_ENTITY :] == 0.0).all()
     assert (cohort == 0.0).all()
+
+
+@pytest.mark.parametrize(
+    ("x", "a", "b"),
+    [
+        (0.8203429366347192, 51.510842571873006, 10.5),  # on the edge between the two fractions
+        (1e-6, 0.01, 10.0),
+        (0.3, 3.0, 7.0),
+        (0.999, 40.0, 1.0),
+        (0.9, 1000.0, 0.05),
+    ],
+)
+def test_the_incomplete_beta_function_is_scipys(x: float, a: float, b: float) -> None:
+    """It equals scipy's within 1e-6, and comes to an end where rounding lets either side be taken."""
+    assert tail.incomplete_beta(x, a, b) == pytest.approx(float(special.betainc(a, b, x)), rel=1e-6)

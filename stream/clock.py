@@ -1,0 +1,17 @@
+"""The wall clock as text, for what the log does not determine; nothing in the fold reads it."""
+
+from datetime import UTC, datetime
+
+
+def now_text() -> str:
+    """Now, ISO 8601 in UTC with milliseconds."""
+    return _text(datetime.now(UTC))
+
+
+def text_of(time_ms: int) -> str:
+    """A time in milliseconds since 1970, in the same form."""
+    return _text(datetime.fromtimestamp(time_ms / 1000, UTC))
+
+
+def _text(time: datetime) -> str:
+    return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
