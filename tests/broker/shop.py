@@ -191,7 +191,7 @@ def configuration(shop: Shop, worker: dict[str, object]) -> str:
     )
     text = head + "".join(monitors)
     text = re.sub(r"alerts_per_day = \d+", 'alerts_per_day = 100_000\nincident_gap = "1s"', text)
-    return re.sub(r"p_max = \S+", "p_max = 0.2", text)
+    return re.sub(r"p_max = \S+", "p_max = 0.01", text)
 
 
 # -- workers --------------------------------------------------------------------------------------
