@@ -9,7 +9,6 @@ from math import isnan, log
 from typing import NamedTuple
 
 import numpy as np
-from river.anomaly import HalfSpaceTrees as RiverTrees
 
 from detectors.kernels import kernel
 from schemas.columns import F64, I64, U16, Bools
@@ -32,6 +31,10 @@ class Trees(NamedTuple):
 
 def build(count: int, height: int, seed: int, features: int, planes: int) -> Trees:
     """River's trees for so many features, as arrays; with one plane of masses or two."""
+    from river.anomaly import (
+        HalfSpaceTrees as RiverTrees,  # two seconds, only where there are trees
+    )
+
     river = RiverTrees(n_trees=count, height=height, seed=seed)
     river.learn_one(dict.fromkeys(range(features), 0.5))  # type: ignore[no-untyped-call]  # untyped
     nodes = 2 ** (height + 1) - 1
