@@ -39,12 +39,13 @@ from msgspec import Meta
 from detectors.combination import P_MIN
 from detectors.entities import Admitted
 from detectors.kernels import kernel
+from detectors.models.pool import USED, Pool, pool, slot_for
 from detectors.models.tail import Judged
 from detectors.models.trees import Trees, build, credit, walk, walk_expecting
 from detectors.protection import WRONG_SHARE, earned, followed
 from detectors.spec import DetectorSpec
-from detectors.state import Arrays, load, saved
-from schemas.columns import F64, I32, I64, U16
+from detectors.state import Arrays, load, prefixed, saved, under
+from schemas.columns import F64, I64, U16
 
 COUNTERFACTUAL_MAX: Final = 3
 EXPLAIN_SHARE: Final = 0.002
@@ -63,7 +64,6 @@ TOKENS_PER_HOUR: Final = 3.0
 TOKENS_PER_EVENT: Final = 0.02
 TOKENS_MAX: Final = 6.0
 
-FREE, USED = range(2)
 TOKENS, TOKENS_MS = range(2)
 
 
@@ -110,8 +110,8 @@ class Isolated(NamedTuple):
 
 class Masses(NamedTuple):
     """mass: uint16[slots, trees, nodes, planes]. cohort: float64[trees, nodes], of all entities.
-    learned: events a slot has learned. tokens: float64[slots + 1, 2]. slot_of: a row's slot, -1 none.
-    free: slots given back. level: the surprise exceeded by `EXPLAIN_SHARE` of a feature's events,
+    learned: events a slot has learned. tokens: float64[1 + slots, 2], first those of entities
+    without a slot. level: the surprise exceeded by `EXPLAIN_SHARE` of a feature's events,
     for each feature, then of the trees', and last by `STRANGE_SHARE` of what the trees learned.
     strange: the share of late that was above that."""
 
@@ -119,9 +119,6 @@ class Masses(NamedTuple):
     cohort: F64
     learned: I64
     tokens: F64
-    slot_of: I32
-    free: I32
-    marks: I64
     level: F64
     strange: F64
 
@@ -143,15 +140,13 @@ class HalfSpaceTrees:
         self.settings = Settings(window, spec.min_events)
         self.trees = build(spec.trees, spec.height, spec.seed, features, planes)
         shape = self.trees.feature.shape
-        slots = min(spec.entities_max, capacity)
+        self.pool = pool(spec.entities_max, capacity)
+        slots = len(self.pool.free)
         self.masses = Masses(
             mass=np.zeros((slots, *shape, planes), np.uint16),
             cohort=np.zeros(shape),
             learned=np.zeros(slots, np.int64),
-            tokens=np.zeros((slots + 1, 2)),
-            slot_of=np.full(capacity, -1, np.int32),
-            free=np.zeros(slots, np.int32),
-            marks=np.zeros(2, np.int64),
+            tokens=np.zeros((1 + slots, 2)),
             level=np.ones(features + 2),
             strange=np.zeros(1),
         )
@@ -167,17 +162,19 @@ class HalfSpaceTrees:
             order=np.full((COUNTERFACTUAL_MAX, n), -1, np.int64),
             without=np.full((COUNTERFACTUAL_MAX, n), np.nan),
         )
-        _process(self.trees, self.settings, self.masses, events, judged, out)
+        _process(self.trees, self.settings, self.pool, self.masses, events, judged, out)
         return out
 
     def save(self) -> Arrays:
         """The masses in use and who owns them."""
-        used = int(self.masses.marks[USED])
-        return saved(self.masses, {"mass": used, "learned": used})
+        used = int(self.pool.marks[USED])
+        masses = saved(self.masses, {"mass": used, "learned": used, "tokens": 1 + used})
+        return prefixed({"pool": saved(self.pool), "masses": masses})
 
     def load(self, state: Arrays) -> None:
         """Replace the masses by saved ones of the same specification."""
-        load(self.masses, state)
+        load(self.pool, under("pool", state))
+        load(self.masses, under("masses", state))
 
 
 @kernel
@@ -276,16 +273,16 @@ def _learn_decayed(masses: Masses, slot: int, path: I64) -> None:
 def _may_learn(masses: Masses, slot: int, time_ms: float, surprise: float) -> bool:
     """Whether the event is ordinary, or its entity has a token to have it learned.
 
-    Entities without masses (slot -1) have the last tokens in common.
+    Entities without masses (slot -1) have the first tokens in common.
     """
     strange = surprise > masses.level[-1]  # False while the trees are silent
     masses.strange[0] = followed(masses.strange[0], strange)
     if masses.strange[0] >= WRONG_SHARE:
         return True
-    tokens = masses.tokens[slot]
-    since_ms = time_ms - tokens[TOKENS_MS]
+    tokens = masses.tokens[1 + slot]
+    since_ms = max(time_ms - tokens[TOKENS_MS], 0.0)
     tokens[TOKENS] = earned(tokens[TOKENS], since_ms, TOKENS_PER_EVENT, TOKENS_PER_HOUR, TOKENS_MAX)
-    tokens[TOKENS_MS] = time_ms
+    tokens[TOKENS_MS] += since_ms
     if strange:
         if tokens[TOKENS] < 1.0:
             return False
@@ -294,31 +291,15 @@ def _may_learn(masses: Masses, slot: int, time_ms: float, surprise: float) -> bo
 
 
 @kernel
-def _slot(settings: Settings, masses: Masses, events: Admitted, i: int) -> int:
-    """The slot of the event's row, given out now if it is due and one is left; else -1."""
-    row = events.row[i]
-    marks = masses.marks
-    if events.fresh[i] and masses.slot_of[row] >= 0:
-        masses.free[marks[FREE]] = masses.slot_of[row]
-        marks[FREE] += 1
-        masses.slot_of[row] = -1
-    due = events.learn[i] and events.seen[i] >= settings.min_events
-    if masses.slot_of[row] >= 0 or not due:
-        return int(masses.slot_of[row])
-    if marks[FREE] > 0:
-        marks[FREE] -= 1
-        slot = int(masses.free[marks[FREE]])
+def _own_slot(settings: Settings, slots: Pool, masses: Masses, events: Admitted, i: int) -> int:
+    """The slot of the event's entity, emptied where it was given out just now; -1 for none."""
+    slot, given = slot_for(slots, events, i, settings.min_events)
+    if given:
         masses.mass[slot] = 0
         masses.learned[slot] = 0
-    elif marks[USED] < len(masses.learned):
-        slot = int(marks[USED])
-        marks[USED] += 1
-    else:
-        return -1
-    masses.tokens[slot, TOKENS] = TOKENS_MAX
-    masses.tokens[slot, TOKENS_MS] = events.time_ms[i]
-    masses.slot_of[row] = slot
-    return slot
+        masses.tokens[1 + slot, TOKENS] = TOKENS_MAX
+        masses.tokens[1 + slot, TOKENS_MS] = events.time_ms[i]
+    return int(slot)
 
 
 @kernel
@@ -368,6 +349,7 @@ def _explain(
 def _process(
     trees: Trees,
     settings: Settings,
+    slots: Pool,
     masses: Masses,
     events: Admitted,
     judged: Judged,
@@ -378,7 +360,7 @@ def _process(
     path = np.empty((len(trees.feature), trees.height + 1), np.int64)
     nobody = np.zeros((len(trees.feature), trees.feature.shape[1], 2), np.uint16)
     for i in range(len(events.row)):
-        slot = _slot(settings, masses, events, i)
+        slot = _own_slot(settings, slots, masses, events, i)
         if slot < 0 and settings.window > 0:
             continue
         rare = False
