@@ -35,7 +35,7 @@ class Told(NamedTuple):
 
 def surprise(p: float) -> float:
     """-log10 p, 0 where silent."""
-    return 0.0 if isnan(p) else -log10(max(p, P_MIN))
+    return 0.0 if isnan(p) else 0.0 - log10(max(p, P_MIN))  # never -0.0
 
 
 def short(value: float) -> float:

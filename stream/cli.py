@@ -117,6 +117,13 @@ def replay(
 
         summary = replaying.replay(load(config), pairs, out, show)
     typer.echo(f"{summary.events:,} events in {summary.seconds:.1f} s, results in {out}")
+    if summary.dead_letters:
+        typer.echo(
+            f"{summary.dead_letters:,} dead letters, each with its reason: {out}/dead_letters.ndjson"
+        )
+    late = sum(counts["late"] for counts in summary.monitors.values())
+    if late:
+        typer.echo(f"{late:,} events older than their entity's last: is the file in time order?")
 
 
 def _name_and_path(text: str) -> tuple[str, Path]:
@@ -250,9 +257,11 @@ def _at_rate(lines: "Iterator[Line]", rate: float) -> "Iterator[Line]":
 def check(config: ConfigPath) -> None:
     """Name every mistake of a configuration at once; if there is none, say which way each takes.
 
+    Exit code 2 where `eddy run` would refuse it.
+
     Example: eddy config check shop.toml
     """
-    from stream.config import load, ways
+    from stream.config import load, refuse_indirect, ways
 
     loaded = load(config)
     typer.echo(f"{config}: no mistakes")
@@ -265,6 +274,7 @@ def check(config: ConfigPath) -> None:
         typer.echo(f"monitor {way.monitor}: {path}: {way.reason}")
         for way_out in way.ways_out:
             typer.echo(f"  either {way_out}")
+    refuse_indirect(loaded)
 
 
 @app.command()

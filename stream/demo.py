@@ -28,6 +28,7 @@ from stream.clock import now_text
 from stream.config import Config, refuse_indirect
 from stream.errors import ConfigError
 from stream.page import Finding, Story, Traffic, first_alert, moment, number, page, surprise
+from stream.replay import make_folder
 from stream.shard import Emitted, Shard, build_shard
 from stream.simulator import Attack, Shop
 from stream.stages.watch import RunInfo
@@ -79,6 +80,7 @@ def run_demo(config: Config, out_dir: Path, events: int, seed: int, console: Con
     if INPUT not in config.inputs:
         raise ConfigError([f"inputs: expected one named {INPUT}, for the simulated shop's events"])
     refuse_indirect(config)
+    make_folder(out_dir)
     shop = Shop(events, seed)
     started = perf_counter()
     shard = build_shard(config, INPUT, RunInfo("replay", f"demo-{seed}", now_text))
@@ -86,7 +88,6 @@ def run_demo(config: Config, out_dir: Path, events: int, seed: int, console: Con
     _watch(shop, config.inputs[INPUT].topic, shard, watched, console)
     took_s = perf_counter() - started
     findings = [_finding(attack, watched) for attack in shop.attacks]
-    out_dir.mkdir(parents=True, exist_ok=True)
     target = out_dir / "index.html"
     outcome = Outcome(target, watched.alerts, findings, shard.counts(), took_s)
     bodies = (alert_record(alert).value + b"\n" for alert in watched.alerts)

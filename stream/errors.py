@@ -31,7 +31,7 @@ class ConfigError(EddyError):
     """The configuration has mistakes; `problems` holds one line each: path, got, expected."""
 
     exit_code = 2
-    do = "Mend each line named; `eddy config check FILE` shows them all again."
+    do = "Mend each line named."
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))

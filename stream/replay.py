@@ -70,6 +70,14 @@ class Summary:
     events_per_s: float
 
 
+def make_folder(path: Path) -> None:
+    """Create a folder for results. Raises InputError where that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: the folder cannot be made: {error}") from error
+
+
 def replay(
     config: Config, inputs: list[tuple[str, Path]], out_dir: Path, progress: Progress
 ) -> Summary:
@@ -82,7 +90,7 @@ def replay(
     refuse_indirect(config)
     files = _files(config, inputs)
     _refuse_foreign(out_dir)
-    out_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(out_dir)
     began = perf_counter()
     shards: dict[tuple[str, int], Shard] = {}
     run = RunInfo("replay", f"replay-{fingerprint(config)[:12]}", now_text)
@@ -335,4 +343,4 @@ def scores(p_values: F64) -> F64:
 def _scores(p_values: F64, out: F64) -> None:
     for i in range(len(p_values)):
         if not math.isnan(p_values[i]):
-            out[i] = -math.log10(max(p_values[i], P_MIN))
+            out[i] = 0.0 - math.log10(max(p_values[i], P_MIN))  # never -0.0

@@ -20,8 +20,8 @@ mean M and variance V - M/PACE; an entity with n values that sum to s has α = �
 its posterior, so that PACE c is negative binomial: P(C ≥ c) = I_x(PACE c, α), x = μ/(μ + α/PACE),
 I the regularised incomplete beta function (W. Press et al., "Numerical Recipes", 6.4).
 
-A share (novelty) is beta–binomial: P(1) = (s q + k)/(s + n), q the cohort's share, s =
-`PRIOR_EVENTS`; a 0 has p = 1, a 1 has p = P(1).
+A share (novelty) is beta–binomial: P(1) = (s q + k)/(s + n), q the cohort's share (half an
+occurrence added), s = `PRIOR_EVENTS`; a 0 has p = 1, a 1 has p = P(1).
 
 Departures: the tail of t is taken by Wallace's normal approximation (D. L. Wallace, Ann. Math.
 Stat. 1959; here within 25 % of the exact tail down to 1e-4 for df ≥ 4, within a factor 2 at
@@ -328,8 +328,9 @@ def _share(mine: F64, peers: F64, value: float, i: int, j: int, out: Judged) -> 
     out.place[j, i] = value
     if peers[MEAN_WEIGHT] < COHORT_EVENTS_MIN:
         return value, False
-    expected = PRIOR_EVENTS * peers[MEAN] + mine[SQUARES]
-    expected = max(expected / (PRIOR_EVENTS + mine[COUNT]), P_MIN)
+    # Half an occurrence more: what a cohort has never seen is rare, not impossible.
+    rate = (peers[MEAN] * peers[MEAN_WEIGHT] + 0.5) / (peers[MEAN_WEIGHT] + 1.0)
+    expected = (PRIOR_EVENTS * rate + mine[SQUARES]) / (PRIOR_EVENTS + mine[COUNT])
     out.p[j, i] = expected if value > 0.0 else 1.0
     out.centre[j, i] = expected
     out.spread[j, i] = 0.0
