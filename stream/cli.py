@@ -66,7 +66,7 @@ def run(
     loaded = load(config)
     own_slot = slot or str(loaded.kafka.get("group.instance.id", "")) or uuid.uuid4().hex
     run_id = os.environ.get("EDDY_RUN_ID") or str(uuid.uuid4())
-    run_worker(loaded, own_slot, RunInfo(loaded.mode, run_id, now_text), _stop_on_signal())
+    run_worker(loaded, own_slot, RunInfo(loaded.mode, run_id, now_text), _stop_on_signal)
 
 
 def _stop_on_signal() -> Event:

@@ -8,7 +8,7 @@ is on its way out. It does not know Kafka's client: that is `stream.kafka`.
 import gc
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -347,11 +347,14 @@ def _named(where: Partition) -> dict[str, str | int]:
 # -- starting -------------------------------------------------------------------------------------
 
 
-def run_worker(config: Config, slot: str, run: RunInfo, stop: Event) -> None:
+def run_worker(
+    config: Config, slot: str, run: RunInfo, stop_on_signal: Callable[[], Event]
+) -> None:
     """Check what can be checked, connect, and work until asked to stop.
 
     slot: stable name of this worker within its group; a restart under the same name takes over at
-    once what its predecessor left open. Raises EddyError.
+    once what its predecessor left open. stop_on_signal: called when there is something to finish;
+    before, while the broker is being reached, a signal may end the process at once. Raises EddyError.
     """
     refuse_indirect(config)
     log.info("starting", group=config.group, slot=slot, mode=config.mode, kafka=shown(config.kafka))
@@ -363,7 +366,7 @@ def run_worker(config: Config, slot: str, run: RunInfo, stop: Event) -> None:
         check_topics(config, source)
         sink = Sink(config.kafka, config.group, slot)
         sink.open()
-        Worker(config, source, sink, run, board, pulse).run(stop)
+        Worker(config, source, sink, run, board, pulse).run(stop_on_signal())
     log.info("stopped")
 
 
