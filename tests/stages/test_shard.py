@@ -52,7 +52,10 @@ def reference(config: Config, records: Records) -> tuple[Shard, list[Alert]]:
     return fold(config, records, len(records))
 
 
-@pytest.mark.parametrize("size", [1, 7, 10_000])
+@pytest.mark.parametrize(
+    "size",
+    [pytest.param(1, marks=pytest.mark.slow), pytest.param(7, marks=pytest.mark.slow), 10_000],
+)
 def test_batches_of_any_size_give_the_same_alerts_and_state(
     config: Config, records: Records, size: int, reference: tuple[Shard, list[Alert]]
 ) -> None:
