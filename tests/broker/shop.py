@@ -77,7 +77,7 @@ class Shop:
             asked = [TopicPartition(self.topic, p) for p in range(self.partitions)]
             return {p.partition: client.get_watermark_offsets(p, timeout=10)[1] for p in asked}
 
-    @retry(retry=retry_if_exception_type(KafkaException), stop=stop_after_delay(30), reraise=True)
+    @retry(retry=retry_if_exception_type(KafkaException), stop=stop_after_delay(120), reraise=True)
     def committed(self) -> dict[int, int]:
         """What the group has committed, by partition; 0 where nothing."""
         with consumer(self.bootstrap, self.group) as client:
