@@ -26,12 +26,13 @@ traffic; many fresh entities can put one extreme each. Tables are refreshed by a
 of all where there were fewer, since the first of them were judged by models that knew nothing.
 """
 
-from math import exp, isnan, log, log1p
+from math import exp, isnan, log1p
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from detectors.combination import P_MIN, evidence
+from detectors.decay import LN2
 from detectors.entities import Admitted
 from detectors.kernels import kernel
 from detectors.models.half_space_trees import COUNTERFACTUAL_MAX
@@ -64,7 +65,6 @@ SUSPICION_HALF_LIFE_MS: Final = 7.0 * 86_400_000.0
 SUSPICION_EDGE: Final = 2.0
 SUSPICION_MAX: Final = 20.0
 SUSPICION_WEIGHT: Final = 2.0
-LN2: Final = log(2.0)
 
 LEARNED, REFRESH_AT = range(2)
 WORDS: Final = 4

@@ -57,8 +57,8 @@ class MonitorSpec(Spec, frozen=True, kw_only=True):
     inputs: the configured inputs it reads. entity: the event field that names its entity.
     capacity: rows, that is entities, held at most in each shard. where: only events that match are
     watched at all; others are "not applicable". Events of type label are no behaviour: whatever
-    `where` says they are not judged, but teach those detectors that learn labels. lateness_max: how far an event may lie behind its
-    entity's last and still be learned.
+    `where` says they are not judged, but teach those detectors that learn labels. lateness_max: how far an event may lie
+    behind its entity's last and still be learned.
     """
 
     name: Name

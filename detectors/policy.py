@@ -9,12 +9,13 @@ escalation (score up by `ESCALATION`) or a doubling of the suppressed count is p
 update; the rest is counted. Says nothing about wording: that is `detectors.explain`.
 """
 
-from math import exp, log, log10
+from math import exp, log10
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from detectors.combination import P_MIN
+from detectors.decay import DAY_MS, LN2
 from detectors.entities import Admitted
 from detectors.kernels import kernel
 from detectors.state import Arrays, load, saved
@@ -26,9 +27,7 @@ QUIET, OPENED, UPDATED, COUNTED, OVER_BUDGET = range(5)
 ESCALATION: Final = 2.0
 DOUBLING_FIRST: Final = 8.0
 """Suppressed alerts at which the first update for their number is due."""
-DAY_MS: Final = 86_400_000.0
 RATE_SPAN_MIN_MS: Final = 3_600_000.0
-LN2: Final = log(2.0)
 
 FIRST_MS, LAST_MS, SUPPRESSED, NEXT_DOUBLING, REVISION, PEAK, SOURCE, OFFSET = range(8)
 WORDS: Final = 8

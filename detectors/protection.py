@@ -8,9 +8,9 @@ world, and it must learn. Otherwise a model that once refused would refuse for e
 
 from typing import Final
 
+from detectors.decay import HOUR_MS
 from detectors.kernels import kernel
 
-HOUR_MS: Final = 3_600_000.0
 WRONG_SHARE: Final = 0.2
 WRONG_MEMORY: Final = 10_000.0
 """Events after which a share is forgotten: two thousand strange ones in a row are a burst yet."""

@@ -16,8 +16,8 @@ from typing import Final
 
 import numpy as np
 
+from detectors.decay import LN2, decayed
 from detectors.entities import Admitted
-from detectors.features.counting import LN2, decayed
 from detectors.features.kind import Field, Kind, Memory, Spans, own_words, unlearn
 from detectors.kernels import kernel
 from schemas.columns import F64

@@ -6,24 +6,18 @@ decay", ICDE 2009, written as a recurrence). Two words an entity: the decayed va
 it holds for.
 """
 
-from math import exp, isnan, log
+from math import isnan
 from typing import Final
 
 import numpy as np
 
+from detectors.decay import decayed
 from detectors.entities import Admitted
 from detectors.features.kind import Field, Kind, Memory, Spans
 from detectors.kernels import kernel
 from schemas.columns import F64
 
 WORDS: Final = 2
-LN2: Final = log(2.0)
-
-
-@kernel
-def decayed(value: float, since_ms: float, half_life_ms: float) -> float:
-    """The value after `since_ms` ≥ 0 of decay."""
-    return value * exp(-LN2 * since_ms / half_life_ms)
 
 
 @kernel

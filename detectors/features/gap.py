@@ -14,8 +14,8 @@ from typing import Final
 
 import numpy as np
 
+from detectors.decay import decayed
 from detectors.entities import Admitted
-from detectors.features.counting import decayed
 from detectors.features.kind import Field, Kind, Memory, Spans, own_words, unlearn
 from detectors.kernels import kernel
 from schemas.columns import F64

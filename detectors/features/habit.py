@@ -21,17 +21,15 @@ from typing import Final
 
 import numpy as np
 
+from detectors.decay import DAY_MS, HOUR_MS, decayed
 from detectors.entities import Admitted
-from detectors.features.counting import decayed
 from detectors.features.kind import Field, Kind, Memory, Spans, own_words, unlearn
-from detectors.features.value import DAY_MS
 from detectors.kernels import kernel
 from schemas.columns import F64
 
 LAST_MS, COUNT, WEEKENDS, HOURS = range(4)
 """Words; 24 from HOURS on. LAST_MS is not used in the shared ones."""
 WORDS: Final = HOURS + 24
-HOUR_MS: Final = DAY_MS / 24.0
 WEEKEND_SHARE: Final = 2.0 / 7.0
 PRIOR: Final = 5.0
 EVENTS_MIN: Final = 5.0

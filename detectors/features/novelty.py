@@ -12,9 +12,9 @@ from typing import Final
 
 import numpy as np
 
+from detectors.decay import decayed
 from detectors.entities import Admitted
 from detectors.features import pairings
-from detectors.features.counting import decayed
 from detectors.features.kind import Field, Kind, Memory, Spans
 from detectors.kernels import kernel
 from schemas.columns import F64, U64

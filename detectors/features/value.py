@@ -5,12 +5,11 @@ from typing import Final
 
 import numpy as np
 
+from detectors.decay import DAY_MS
 from detectors.entities import Admitted
 from detectors.features.kind import Field, Kind, Memory, Spans
 from detectors.kernels import kernel
 from schemas.columns import F64
-
-DAY_MS: Final = 86_400_000.0
 
 
 @kernel

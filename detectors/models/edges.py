@@ -28,12 +28,13 @@ none an entity. A count is too large by more than e · total/buckets with probab
 Cost: about 0.7 µs an event.
 """
 
-from math import exp, log, sqrt
+from math import exp, sqrt
 from typing import Annotated, Final, NamedTuple
 
 import numpy as np
 from msgspec import Meta
 
+from detectors.decay import LN2
 from detectors.entities import Admitted
 from detectors.features.pairings import pair
 from detectors.kernels import kernel
@@ -48,7 +49,6 @@ FADE: Final = 0.5
 LEVEL_MIN: Final = 1.0
 TICKS_MIN: Final = 10.0
 HALF_LIFE_TICKS_MIN: Final = 10.0
-LN2: Final = log(2.0)
 
 FIRST, NOW = range(2)
 STARTED: Final = 2

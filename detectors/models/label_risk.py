@@ -28,7 +28,7 @@ Shapes: uint64 and 3 float64 a key, 2 uint64 and 2 float64 a labelled event: 6.4
 none an entity. Cost: about 0.2 µs an event.
 """
 
-from math import exp, log
+from math import log
 from typing import Annotated, Final, NamedTuple
 
 import numpy as np
@@ -36,6 +36,7 @@ import pyarrow.compute as pc
 from msgspec import Meta
 
 from detectors.combination import P_MIN
+from detectors.decay import decayed
 from detectors.entities import Admitted
 from detectors.kernels import kernel
 from detectors.models.own import OwnSpec, Seen, Verdict
@@ -51,7 +52,6 @@ PRIOR_SHARE: Final = 0.01
 WAYS: Final = 8
 VERDICTS: Final = ("honest", "fraud")
 HONEST, FRAUD = range(2)
-LN2: Final = log(2.0)
 
 ALL_FRAUD, ALL_HONEST, ALL_JUDGED, NOW_MS = range(4)
 
@@ -194,17 +194,11 @@ def _oldest(keys: U64, since_ms: F64, hashed: np.uint64) -> int:
 
 
 @kernel
-def _kept(from_ms: float, to_ms: float, half_life_ms: float) -> float:
-    """What is left of a weight of 1."""
-    return float(exp(-LN2 * (to_ms - from_ms) / half_life_ms))
-
-
-@kernel
 def _pass_time(known: Known, time_ms: float, half_life_ms: float) -> float:
     """Stream time at an event; the cohort's sums fade up to it."""
     cohort = known.cohort
     now = max(time_ms, float(cohort[NOW_MS]))
-    keep = _kept(cohort[NOW_MS], now, half_life_ms)
+    keep = decayed(1.0, now - cohort[NOW_MS], half_life_ms)
     for k in range(NOW_MS):
         cohort[k] *= keep
     cohort[NOW_MS] = now
@@ -214,7 +208,7 @@ def _pass_time(known: Known, time_ms: float, half_life_ms: float) -> float:
 @kernel
 def _fade(known: Known, place: int, now: float, half_life_ms: float) -> None:
     """A key's sums as of now."""
-    keep = _kept(known.at_ms[place], now, half_life_ms)
+    keep = decayed(1.0, now - known.at_ms[place], half_life_ms)
     known.fraud[place] *= keep
     known.honest[place] *= keep
     known.at_ms[place] = now
@@ -223,7 +217,7 @@ def _fade(known: Known, place: int, now: float, half_life_ms: float) -> None:
 @kernel
 def _take_back(known: Known, earlier: int, now: float, half_life_ms: float) -> None:
     """Take the rest of an earlier label from its key and from the cohort."""
-    rest = _kept(known.from_ms[earlier], now, half_life_ms)
+    rest = decayed(1.0, now - known.from_ms[earlier], half_life_ms)
     fraud = known.verdict[earlier] == FRAUD
     part = ALL_FRAUD if fraud else ALL_HONEST
     known.cohort[part] = max(known.cohort[part] - rest, 0.0)
@@ -293,7 +287,7 @@ def _process(
         b = PRIOR_LABELS * (1.0 - m)
         place = _find(known.key, keys[i])
         if place >= 0:
-            keep = _kept(known.at_ms[place], now, half_life_ms)
+            keep = decayed(1.0, now - known.at_ms[place], half_life_ms)
             a += keep * known.fraud[place]
             b += keep * known.honest[place]
         out.value[i] = a / (a + b)

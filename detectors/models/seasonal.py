@@ -43,6 +43,7 @@ import numpy as np
 from msgspec import Meta
 
 from detectors.combination import P_MIN
+from detectors.decay import HOUR_MS, LN2
 from detectors.entities import Admitted
 from detectors.kernels import kernel
 from detectors.models.own import OwnSpec, Seen, Verdict
@@ -53,7 +54,6 @@ from detectors.state import Arrays, load, prefixed, saved, under
 from schemas.columns import F32, F64
 
 WEEK: Final = 168
-HOUR_MS: Final = 3_600_000.0
 EPOCH_HOUR: Final = 72
 """The hour of the week, from Monday on, at which 1970 began."""
 PRIOR_SHAPE: Final = 1.0
@@ -68,7 +68,6 @@ COHORT_PRIOR: Final = 5.0
 """Expected events at an hour of the week that the cohort's even profile is worth."""
 COHORT_MEMORY: Final = 200_000.0
 """Hours of all entities together after which the cohort's halve."""
-LN2: Final = log(2.0)
 
 START, NOW, COUNT, OFFSET, RATE = range(5)
 """A slot's words: the first full hour and the current one, counted from 1970; events in it; local

@@ -49,6 +49,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from detectors.combination import P_MIN
+from detectors.decay import LN2
 from detectors.entities import Admitted
 from detectors.kernels import kernel
 from detectors.protection import WRONG_SHARE, earned, followed
@@ -79,7 +80,6 @@ WINSOR_Z: Final = 2.0
 EXPECTED_SHARE: Final = 0.98
 EXPECTED_SD: Final = 3.0  # of a rate, which is skewed
 EXPECTED_Z: Final = 2.3263478740408408  # normal quantile of (1 + EXPECTED_SHARE)/2
-LN2: Final = log(2.0)
 
 MEAN_WEIGHT, MEAN, TOTAL_VARIANCE, WITHIN_WEIGHT, WITHIN_VARIANCE, STRANGE = range(6)
 COHORT_WORDS: Final = 6
