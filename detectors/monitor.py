@@ -16,13 +16,11 @@ from msgspec import Meta
 
 from detectors.calibration import WORDS as CALIBRATION_WORDS
 from detectors.calibration import Calibrated, Calibration, Surprise
-from detectors.combination import P_MIN
 from detectors.entities import EVICTIONS, PROMOTIONS, Admitted, EntityTable
 from detectors.explain import Told
 from detectors.features import KINDS
 from detectors.features.kind import Field, Memory, Spans
 from detectors.hashing import HashKey, hash_text
-from detectors.kernels import kernel
 from detectors.models import AnyDetector, tail
 from detectors.models.half_space_trees import (
     COUNTERFACTUAL_MAX,
@@ -118,10 +116,13 @@ class Monitor:
         self.words: F64 = np.zeros((spec.capacity, width))
         self.bits: U64 = self.words.view(np.uint64)
         self.shared = [np.zeros(k.shared) for k in self.kinds]
-        self.memories = [
-            Memory(self.words, self.bits, sum(k.words for k in self.kinds[:j]), own, own.view("u8"))
-            for j, own in enumerate(self.shared)
-        ]
+        self.memories = []
+        at = 0
+        for kind, shared in zip(self.kinds, self.shared, strict=True):
+            copy = np.zeros(kind.words)
+            beside = (shared, shared.view("u8"), copy, copy.view("u8"))
+            self.memories.append(Memory(self.words, self.bits, at, *beside))
+            at += kind.words
         self.spans = [Spans(_ms(f.half_life), _ms(f.against)) for f in spec.features]
 
         self.entities = EntityTable(spec.capacity)
@@ -224,8 +225,7 @@ class Monitor:
         return np.ascontiguousarray(hash_text(events.text[field], self.key)[:, 0])
 
     def _tails(self, values: F64, admitted: Admitted) -> tail.Judged:
-        p, centre, spread, place = (np.empty_like(values) for _ in range(4))
-        judged = tail.Judged(p, centre, spread, place, np.empty(values.shape[1], np.bool_))
+        judged = tail.nothing_said(*values.shape)
         half_life_ms = self.tail_half_life_ms
         tail.judge(
             self.words,
@@ -269,11 +269,11 @@ class Monitor:
         trees: Isolated | None,
         admitted: Admitted,
     ) -> Calibrated:
-        features, n = judged.p.shape
+        features, n = judged.surprise.shape
         spoken = features + len(verdicts)
         raw = np.full((spoken + (trees is not None), n), np.nan)
         if self.tails is not None:
-            _surprise(judged.p, raw)
+            raw[:features] = judged.surprise
         for j, verdict in enumerate(verdicts):
             raw[features + j] = verdict.surprise
         if trees is not None:
@@ -365,11 +365,3 @@ def _present(events: EventBatch, field: str) -> Bools:
     if field not in events.text:
         return np.zeros(len(events), np.bool_)
     return np.asarray(events.text[field].is_valid().to_numpy(zero_copy_only=False), np.bool_)
-
-
-@kernel
-def _surprise(p: F64, out: F64) -> None:
-    """-ln p, by one scalar logarithm at a time: array functions may differ with a value's place."""
-    for j in range(p.shape[0]):
-        for i in range(p.shape[1]):
-            out[j, i] = -np.log(max(p[j, i], P_MIN)) if p[j, i] == p[j, i] else np.nan

@@ -65,37 +65,47 @@ def build(count: int, height: int, seed: int, features: int, planes: int) -> Tre
 
 
 @kernel
-def walk(trees: Trees, mass: U16, place: F64, path: I64) -> None:
-    """The nodes that the event passes, root to leaf. path: int64[trees, height + 1]."""
+def walk(trees: Trees, mass: U16, slot: int, place: F64, path: I64) -> None:
+    """The nodes that the event passes, root to leaf. path: int64[trees, height + 1].
+
+    Depth by depth, all trees at once: their walks do not wait for each other. Without a slot (-1)
+    no child is heavier.
+    """
     count, depths = path.shape
-    for t in range(count):
-        node = 0
-        path[t, 0] = 0
-        for depth in range(1, depths):
+    path[:, 0] = 0
+    for depth in range(1, depths):
+        for t in range(count):
+            node = path[t, depth - 1]
             left = 2 * node + 1
             value = place[trees.feature[t, node]]
             if isnan(value):
-                lighter_left = mass[t, left, trees.recent] < mass[t, left + 1, trees.recent]
-                node = left + 1 if lighter_left else left
+                path[t, depth] = _heavier(mass, slot, t, left, trees.recent)
             else:
-                node = left if value < trees.threshold[t, node] else left + 1
-            path[t, depth] = node
+                path[t, depth] = left + (0 if value < trees.threshold[t, node] else 1)
+
+
+@kernel
+def _heavier(mass: U16, slot: int, t: int, left: int, plane: int) -> int:
+    """The child of larger mass; the left one where they are equal."""
+    if slot < 0 or mass[slot, t, left, plane] >= mass[slot, t, left + 1, plane]:
+        return left
+    return left + 1
 
 
 @kernel
 def walk_expecting(
-    trees: Trees, mass: U16, path: I64, expected: Bools, other_path: I64, place: F64
+    trees: Trees, mass: U16, slot: int, path: I64, expected: Bools, other_path: I64, place: F64
 ) -> None:
     """As `walk`, but splits on `expected` features go to the child of larger last mass."""
     count, depths = path.shape
+    other_path[:, 0] = 0
     for t in range(count):
         for depth in range(1, depths):
             node = other_path[t, depth - 1]
             left = 2 * node + 1
             f = trees.feature[t, node]
             if expected[f]:
-                lighter_left = mass[t, left, trees.last] < mass[t, left + 1, trees.last]
-                other_path[t, depth] = left + 1 if lighter_left else left
+                other_path[t, depth] = _heavier(mass, slot, t, left, trees.last)
             elif node == path[t, depth - 1]:
                 other_path[t, depth] = path[t, depth]
             else:
@@ -104,17 +114,22 @@ def walk_expecting(
 
 
 @kernel
-def credit(trees: Trees, mass: U16, place: F64, path: I64, out: F64) -> None:
-    """Credit each split on the paths to its feature by how much mass it left behind."""
-    out[:] = 0.0
+def credit(trees: Trees, mass: U16, slot: int, place: F64, path: I64, share: F64, i: int) -> None:
+    """Credit each split on the paths to its feature by how much mass it left behind.
+
+    share: float64[features, n], of which column i is written; it sums to 1, or is 0.
+    """
+    share[:, i] = 0.0
+    total = 0.0
     for t in range(path.shape[0]):
         for depth in range(path.shape[1] - 1):
-            here = mass[t, path[t, depth], trees.last]
+            here = mass[slot, t, path[t, depth], trees.last]
             f = trees.feature[t, path[t, depth]]
             if here == 0 or isnan(place[f]):
                 break
-            gain = log((here + 1.0) / (mass[t, path[t, depth + 1], trees.last] + 1.0))
-            out[f] += max(gain, 0.0)
-    total = out.sum()
+            gain = log((here + 1.0) / (mass[slot, t, path[t, depth + 1], trees.last] + 1.0))
+            share[f, i] += max(gain, 0.0)
+            total += max(gain, 0.0)
     if total > 0.0:
-        out /= total
+        for f in range(share.shape[0]):
+            share[f, i] /= total
