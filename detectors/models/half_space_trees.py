@@ -43,7 +43,7 @@ from detectors.models.tail import Judged
 from detectors.models.trees import Trees, build, credit, walk, walk_expecting
 from detectors.protection import WRONG_SHARE, earned, followed
 from detectors.spec import DetectorSpec
-from detectors.state import Arrays, load, prefixed, saved, under
+from detectors.state import Arrays, aligned_zeros, load, prefixed, saved, under
 from schemas.columns import F64, I64, U16, Bools
 
 COUNTERFACTUAL_MAX: Final = 3
@@ -131,11 +131,13 @@ class Settings(NamedTuple):
 
 class Scratch(NamedTuple):
     """What the kernel works in, an event at a time. here: float64[features], the places; path,
-    other_path: int64[trees, height + 1]; weight: float64[features]; expected: bool[features]."""
+    other_path: int64[trees, height + 1], nodes, held: masses on one of them; weight:
+    float64[features]; expected: bool[features]."""
 
     here: F64
     path: I64
     other_path: I64
+    held: I64
     weight: F64
     expected: Bools
 
@@ -153,7 +155,7 @@ class HalfSpaceTrees:
         self.pool = pool(spec.entities_max, capacity)
         slots = len(self.pool.free)
         self.masses = Masses(
-            mass=np.zeros((slots, *shape, planes), np.uint16),
+            mass=aligned_zeros((slots, *shape, planes), np.uint16),
             cohort=np.zeros(shape),
             learned=np.zeros(slots, np.int64),
             tokens=np.zeros((1 + slots, 2)),
@@ -166,6 +168,7 @@ class HalfSpaceTrees:
             here=np.zeros(features),
             path=np.zeros(walked, np.int64),
             other_path=np.zeros(walked, np.int64),
+            held=np.zeros(walked, np.int64),
             weight=np.zeros(features),
             expected=np.zeros(features, np.bool_),
         )
@@ -197,35 +200,35 @@ class HalfSpaceTrees:
 
 
 @kernel
-def _river_score(trees: Trees, window: int, mass: U16, slot: int, path: I64) -> float:
+def _river_score(trees: Trees, window: int, held: I64) -> float:
     """River's score in [0, 1]: the same sums, of integers and so in any order."""
-    count, depths = path.shape
+    count, depths = held.shape
     size_limit = 0.1 * window
     score = 0
     for t in range(count):
         goes_on = 1
         for depth in range(depths):
-            r = int(mass[slot, t, path[t, depth], 0])
-            score += (r << depth) * goes_on
-            if r < size_limit:
+            score += (held[t, depth] << depth) * goes_on
+            if held[t, depth] < size_limit:
                 goes_on = 0
-    return float(1.0 - score / (count * window * trees.feature.shape[1]))
+    nodes = (1 << (trees.height + 1)) - 1
+    return float(1.0 - score / (count * window * nodes))
 
 
 @kernel
-def _log_density(trees: Trees, masses: Masses, slot: int, path: I64) -> float:
-    """Mean over the trees of the leaf's log density; without a slot, the cohort's."""
+def _log_density(trees: Trees, cohort: F64, path: I64, held: I64) -> float:
+    """Mean over the trees of the leaf's log density; with no masses held, the cohort's."""
     count, depths = path.shape
     total = 0.0
     for t in range(count):
         over = 1.0
         under = 1.0
-        before = masses.mass[slot, t, 0, 0] / UNIT if slot >= 0 else 0.0
-        peers_before = masses.cohort[t, 0]
+        before = held[t, 0] / UNIT
+        peers_before = cohort[t, 0]
         for depth in range(1, depths):
             node = path[t, depth]
-            here = masses.mass[slot, t, node, 0] / UNIT if slot >= 0 else 0.0
-            peers = masses.cohort[t, node]
+            here = held[t, depth] / UNIT
+            peers = cohort[t, node]
             # q is a quotient, whose divisor stands below: a division a tree, not one a node
             over *= here * (peers_before + 1.0) + STRENGTH * (peers + 0.5)
             under *= (before + STRENGTH) * (peers_before + 1.0) * trees.room[t, node]
@@ -237,13 +240,13 @@ def _log_density(trees: Trees, masses: Masses, slot: int, path: I64) -> float:
 
 @kernel
 def _surprise_of(
-    trees: Trees, settings: Settings, masses: Masses, slot: int, path: I64
+    trees: Trees, settings: Settings, cohort: F64, path: I64, held: I64
 ) -> tuple[float, float]:
     """(score, surprise) of a path."""
     if settings.window == 0:
-        density = _log_density(trees, masses, slot, path)
+        density = _log_density(trees, cohort, path, held)
         return density, max(TOP - density, 0.0)
-    score = _river_score(trees, settings.window, masses.mass, slot, path)
+    score = _river_score(trees, settings.window, held)
     return score, -log(max(1.0 - score, MASS_MIN))
 
 
@@ -354,8 +357,9 @@ def _explain(
         weight[best] = -1.0
         scratch.expected[best] = True
         out.order[k, i] = best
-        walk_expecting(trees, masses.mass, slot, path, scratch.expected, scratch.other_path, place)
-        out.without[k, i] = _surprise_of(trees, settings, masses, slot, scratch.other_path)[1]
+        other, held = scratch.other_path, scratch.held
+        walk_expecting(trees, masses.mass, slot, path, scratch.expected, place, other, held)
+        out.without[k, i] = _surprise_of(trees, settings, masses.cohort, other, held)[1]
 
 
 @kernel
@@ -369,7 +373,7 @@ def _process(
     judged: Judged,
     out: Isolated,
 ) -> None:
-    here, path = scratch.here, scratch.path
+    here, path, held = scratch.here, scratch.path, scratch.held
     features = len(here)
     for i in range(len(events.row)):
         slot = slots.slot[i]
@@ -382,14 +386,15 @@ def _process(
             here[j] = judged.place[j, i]
             if not isnan(judged.surprise[j, i]):
                 rare |= _is_rare(judged.surprise[j, i], masses.level, j, EXPLAIN_SHARE)
-        walk(trees, masses.mass, slot, here, path)
+        walk(trees, masses.mass, slot, here, path, held)
         learn = events.learn[i]
         if settings.window > 0:
             speaks = masses.learned[slot] >= settings.window
         else:
             speaks = masses.cohort[0, 0] >= COHORT_EVENTS_MIN
         if speaks:
-            out.score[i], out.surprise[i] = _surprise_of(trees, settings, masses, slot, path)
+            said = _surprise_of(trees, settings, masses.cohort, path, held)
+            out.score[i], out.surprise[i] = said
             rare |= _is_rare(out.surprise[i], masses.level, features, EXPLAIN_SHARE)
             if rare and slot >= 0:
                 _explain(trees, settings, masses, slot, scratch, judged.surprise, i, out)

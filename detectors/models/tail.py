@@ -147,9 +147,9 @@ def words(features: int) -> int:
 
 
 @kernel
-def normal_of_t(t: float, df: float) -> float:
+def normal_of_t(t_squared: float, df: float) -> float:
     """The standard normal deviate that has (nearly) the tail probability of t ≥ 0."""
-    return (8.0 * df + 1.0) / (8.0 * df + 3.0) * sqrt(df * log(1.0 + t * t / df))
+    return (8.0 * df + 1.0) / (8.0 * df + 3.0) * sqrt(df * log(1.0 + t_squared / df))
 
 
 @kernel
@@ -288,26 +288,27 @@ def _normal(
     within = steps * cohort[j, WITHIN_VARIANCE] + COHORT_EVENTS_MIN * total
     within = max(within / (steps + COHORT_EVENTS_MIN), VARIANCE_MIN)
     k0 = within / max(total - within, 0.01 * total)
-    kappa = k0 + n
+    part = 1.0 / (k0 + n)
     off = words[r, mine + MEAN_OWN] - m0
-    mu = m0 + n / kappa * off
-    a = PRIOR_SHAPE + 0.5 * n
+    mu = m0 + n * part * off
+    shape = PRIOR_SHAPE + 0.5 * n
     b = PRIOR_SHAPE * within + 0.5 * max(words[r, mine + SQUARES], n * VARIANCE_MIN)
-    b += 0.5 * k0 * n / kappa * off * off
-    scale = sqrt(b * (kappa + 1.0) / (a * kappa))
-    t = (y - mu) / scale
-    df = 2.0 * a
-    z = normal_of_t(abs(t), df)
-    out.surprise[j, i] = _surprise(z if t >= 0.0 else -z, side)
+    b += 0.5 * k0 * n * part * off * off
+    df = 2.0 * shape
+    per_df = 1.0 / df
+    variance = b * (1.0 + part) * 2.0 * per_df  # (κ + 1)/κ = 1 + 1/κ
+    away = y - mu
+    scale = sqrt(variance)
+    z = normal_of_t(away * away / variance, df)
+    out.surprise[j, i] = _surprise(z if away >= 0.0 else -z, side)
     out.centre[j, i] = mu
     # Cornish-Fisher's expansion of the quantile of t.
-    out.spread[j, i] = scale * (EXPECTED_Z + (3.73 + 5.7 / df) / df)
-    away = y - m0
-    out.place[j, i] = 0.5 + 0.5 * away / sqrt(18.0 * total + away * away)
+    out.spread[j, i] = scale * (EXPECTED_Z + (3.73 + 5.7 * per_df) * per_df)
+    out.place[j, i] = 0.5 + 0.5 * (y - m0) / sqrt(18.0 * total + (y - m0) * (y - m0))
     if z <= WINSOR_Z:
         return y, False
     edge = t_of_normal(WINSOR_Z, df) * scale
-    return (mu + edge if t >= 0.0 else mu - edge), z > STRANGE_Z
+    return (mu + edge if away >= 0.0 else mu - edge), z > STRANGE_Z
 
 
 @kernel
@@ -372,17 +373,17 @@ def _share(
 def _learn_normal(words: F64, r: int, mine: int, cohort: F64, j: int, y: float) -> None:
     """One more value of the entity and of its cohort (B. P. Welford, 1962)."""
     n = words[r, mine + COUNT]
+    part = 1.0 / (n + 1.0)
     gain = y - words[r, mine + MEAN_OWN]
-    square = gain * gain * n / (n + 1.0)
+    square = gain * gain * n * part
     if n > 0.5:
-        cohort[j, WITHIN_WEIGHT] = min(cohort[j, WITHIN_WEIGHT] + 1.0, COHORT_MEMORY)
-        cohort[j, WITHIN_VARIANCE] += (square - cohort[j, WITHIN_VARIANCE]) / cohort[
-            j, WITHIN_WEIGHT
-        ]
-    _learn_peers(cohort, j, 1.0 / (1.0 + n), y)
-    keep = min(1.0, MEMORY_EVENTS / (n + 1.0))
+        steps = min(cohort[j, WITHIN_WEIGHT] + 1.0, COHORT_MEMORY)
+        cohort[j, WITHIN_WEIGHT] = steps
+        cohort[j, WITHIN_VARIANCE] += (square - cohort[j, WITHIN_VARIANCE]) / steps
+    _learn_peers(cohort, j, part, y)
+    keep = min(1.0, MEMORY_EVENTS * part)
     words[r, mine + COUNT] = keep * (n + 1.0)
-    words[r, mine + MEAN_OWN] += gain / (n + 1.0)
+    words[r, mine + MEAN_OWN] += gain * part
     words[r, mine + SQUARES] = keep * (words[r, mine + SQUARES] + square)
 
 
@@ -399,13 +400,14 @@ def _learn_sum(
 ) -> None:
     """One more count, or trial, of the entity and of its cohort; SQUARES holds their sum."""
     n = words[r, mine + COUNT]
+    part = 1.0 / (n + 1.0)
     if is_rate:
         deviation = sqrt(max(cohort[j, TOTAL_VARIANCE], cohort[j, MEAN]))
         usual = cohort[j, MEAN] + COHORT_SD * deviation + 1.0
-        _learn_peers(cohort, j, 1.0 / (1.0 + n), min(value, usual))
+        _learn_peers(cohort, j, part, min(value, usual))
     else:
-        _learn_peers(cohort, j, 1.0 / (1.0 + n), learned)
-    keep = min(1.0, MEMORY_EVENTS / (n + 1.0))
+        _learn_peers(cohort, j, part, learned)
+    keep = min(1.0, MEMORY_EVENTS * part)
     words[r, mine + COUNT] = keep * (n + 1.0)
     words[r, mine + SQUARES] = keep * (words[r, mine + SQUARES] + learned)
 
