@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from detectors.calibration import WORDS as CALIBRATION_WORDS
 from detectors.calibration import Calibrated, Calibration, Surprise
+from detectors.cohorts import COHORTS_MAX, Cohorts
 from detectors.entities import EVICTIONS, PROMOTIONS, Admitted, EntityTable
 from detectors.explain import Told
 from detectors.features import KINDS
@@ -56,7 +57,9 @@ class MonitorSpec(Spec, frozen=True, kw_only=True):
     capacity: rows, that is entities, held at most in each shard. where: only events that match are
     watched at all; others are "not applicable". Events of type label are no behaviour: whatever
     `where` says they are not judged, but teach those detectors that learn labels. lateness_max: how far an event may lie
-    behind its entity's last and still be learned.
+    behind its entity's last and still be learned. cohort: a text field; entities are compared with
+    those whose events have the same value of it, such as a country or a category; without it, and
+    for values that are rare, with everybody.
     """
 
     name: Name
@@ -65,6 +68,7 @@ class MonitorSpec(Spec, frozen=True, kw_only=True):
     capacity: Annotated[int, Meta(ge=16, le=100_000_000)] = 100_000
     where: Where = msgspec.field(default_factory=dict)
     lateness_max: Duration = "1h"
+    cohort: str | None = None
     features: Annotated[list[FeatureSpec], Meta(min_length=1, max_length=64)]
     detectors: Annotated[list[AnyDetector], Meta(min_length=1)] = msgspec.field(
         default_factory=lambda: [TailSpec(), TreesSpec()]
@@ -127,7 +131,9 @@ class Monitor:
 
         self.entities = EntityTable(spec.capacity)
         self.money = Money()
-        self.cohort: F64 = np.zeros((count, tail.COHORT_WORDS))
+        self.cohorts = Cohorts()
+        numbers = 1 + (COHORTS_MAX if spec.cohort else 0)
+        self.cohort: F64 = np.zeros((numbers * count, tail.COHORT_WORDS))
         self.trees = HalfSpaceTrees(trees, count, spec.capacity) if trees else None
         self.own = {d.name: d.build(count, spec.capacity) for d in own}
         discrete = [*(k.family == "share" for k in self.kinds), *(d.discrete() for d in own)]
@@ -155,7 +161,7 @@ class Monitor:
         keys = hash_text(events.text[self.spec.entity], self.key)
         admitted = self.entities.admit(keys, events.time_ms, self.lateness_max_ms)
         values, units = self._features(events, admitted, keys)
-        judged = self._tails(values, admitted)
+        judged = self._tails(events, values, admitted)
         verdicts = self._own(events, admitted, labels, values, judged)
         trees = self._trees(judged, admitted)
         calibrated = self._calibrate(judged, verdicts, trees, admitted)
@@ -224,17 +230,19 @@ class Monitor:
             return np.zeros(len(events), np.uint64)
         return np.ascontiguousarray(hash_text(events.text[field], self.key)[:, 0])
 
-    def _tails(self, values: F64, admitted: Admitted) -> tail.Judged:
+    def _tails(self, events: EventBatch, values: F64, admitted: Admitted) -> tail.Judged:
         judged = tail.nothing_said(*values.shape)
-        half_life_ms = self.tail_half_life_ms
+        field = self.spec.cohort
+        hashed = self._hash(events, field) if field else np.zeros(len(events), np.uint64)
         tail.judge(
             self.words,
             self.tail_at,
             admitted,
             values,
             self.shape,
-            half_life_ms,
+            self.tail_half_life_ms,
             self.cohort,
+            self.cohorts.of(hashed, admitted.learn),
             judged,
         )
         return judged
@@ -296,6 +304,7 @@ class Monitor:
         parts: dict[str, Part] = {
             "entities": self.entities,
             "money": self.money,
+            "cohorts": self.cohorts,
             "calibration": self.calibration,
             "policy": self.policy,
         }
@@ -320,7 +329,7 @@ class Monitor:
             part.load(under(name, state))
 
 
-Part = EntityTable | Money | Calibration | Policy | HalfSpaceTrees | OwnDetector
+Part = EntityTable | Money | Cohorts | Calibration | Policy | HalfSpaceTrees | OwnDetector
 
 
 def _told(values: F64, units: F64, judged: tail.Judged, verdicts: list[Verdict]) -> Told:

@@ -9,7 +9,8 @@ deviations, and prior (m₀, κ₀, a₀, b₀), the posterior predictive is Stu
     κ = κ₀ + n   μ = (κ₀m₀ + n m)/κ   a = a₀ + n/2   b = b₀ + S/2 + κ₀ n (m - m₀)²/(2κ)
     y ~ t(df = 2a, location = μ, scale² = b(κ + 1)/(aκ))
 
-The cohort's moments are decayed by count: σ², the mean squared step from an entity's own mean,
+The cohort is everybody, or those who have one value of a field (`detectors.cohorts`) once their
+weight is `COHORT_TRUSTED`. Its moments are decayed by count: σ², the mean squared step from an entity's own mean,
 times n/(n + 1); T, the variance around m₀ with weight 1/(1 + n) an event, so that busy entities
 do not speak for all. Then κ₀ = σ²/(T - σ²), a₀ = `PRIOR_SHAPE`, b₀ = a₀σ².
 
@@ -67,6 +68,8 @@ HIGH, LOW, BOTH = range(3)
 PRIOR_SHAPE: Final = 15.0
 PRIOR_EVENTS: Final = 5.0
 COHORT_EVENTS_MIN: Final = 20.0
+COHORT_TRUSTED: Final = 200.0
+"""Weight, nearly entities, from which on a cohort is believed; before, everybody is."""
 COHORT_SD: Final = 5.0
 MEMORY_EVENTS: Final = 200.0
 VARIANCE_MIN: Final = 1e-3
@@ -177,9 +180,14 @@ def judge(
     shape: Shape,
     half_life_ms: float,
     cohort: F64,
+    peers: I64,
     out: Judged,
 ) -> None:
-    """Judge, then learn, each event in order. values: float64[features, n], natural units."""
+    """Judge, then learn, each event in order.
+
+    values: float64[features, n], natural units. cohort: float64[cohorts · features, COHORT_WORDS],
+    everybody's first. peers: int64[n], each event's cohort.
+    """
     features = values.shape[0]
     for i in range(len(events.row)):
         r = events.row[i]
@@ -203,16 +211,18 @@ def judge(
                 span = shape.high[j] - shape.low[j]
                 out.place[j, i] = min(max((value - shape.low[j]) / span, 0.0), 1.0)
                 continue
+            own = peers[i] * features + j
+            k = own if cohort[own, MEAN_WEIGHT] >= COHORT_TRUSTED else j
             if family == SHARE:
-                learned, strange = _share(words, r, mine, cohort, value, i, j, out)
+                learned, strange = _share(words, r, mine, cohort, k, value, i, j, out)
             elif family == RATE:
                 value = max(value - shape.shift[j], 0.0)
-                learned, strange = _rate(words, r, mine, cohort, value, i, j, out)
+                learned, strange = _rate(words, r, mine, cohort, k, value, i, j, out)
             else:
                 value += shape.shift[j]
                 value = sqrt(value) if shape.root[j] else log(value)
                 side = shape.side[j]
-                learned, strange = _normal(words, r, mine, cohort, value, side, i, j, out)
+                learned, strange = _normal(words, r, mine, cohort, k, value, side, i, j, out)
             if learn:
                 cohort[j, STRANGE] = followed(cohort[j, STRANGE], strange)
             strange = strange and cohort[j, STRANGE] < WRONG_SHARE
@@ -224,9 +234,9 @@ def judge(
             if not learn or (strange and not paid):
                 continue
             if family == NORMAL:
-                _learn_normal(words, r, mine, cohort, j, learned)
+                _learn_normal(words, r, mine, cohort, j, own, learned)
             else:
-                _learn_sum(words, r, mine, cohort, j, learned, value, family == RATE)
+                _learn_sum(words, r, mine, cohort, j, own, learned, value, family == RATE)
 
 
 @kernel
@@ -276,16 +286,25 @@ def _beta_fraction(x: float, a: float, b: float) -> float:
 
 @kernel
 def _normal(
-    words: F64, r: int, mine: int, cohort: F64, y: float, side: int, i: int, j: int, out: Judged
+    words: F64,
+    r: int,
+    mine: int,
+    cohort: F64,
+    k: int,
+    y: float,
+    side: int,
+    i: int,
+    j: int,
+    out: Judged,
 ) -> tuple[float, bool]:
     """Judge y; return it winsorised, and whether it was strange."""
-    if cohort[j, MEAN_WEIGHT] < COHORT_EVENTS_MIN:
+    if cohort[k, MEAN_WEIGHT] < COHORT_EVENTS_MIN:
         return y, False
     n = words[r, mine + COUNT]
-    m0 = cohort[j, MEAN]
-    total = max(cohort[j, TOTAL_VARIANCE], VARIANCE_MIN)
-    steps = cohort[j, WITHIN_WEIGHT]
-    within = steps * cohort[j, WITHIN_VARIANCE] + COHORT_EVENTS_MIN * total
+    m0 = cohort[k, MEAN]
+    total = max(cohort[k, TOTAL_VARIANCE], VARIANCE_MIN)
+    steps = cohort[k, WITHIN_WEIGHT]
+    within = steps * cohort[k, WITHIN_VARIANCE] + COHORT_EVENTS_MIN * total
     within = max(within / (steps + COHORT_EVENTS_MIN), VARIANCE_MIN)
     k0 = within / max(total - within, 0.01 * total)
     part = 1.0 / (k0 + n)
@@ -313,13 +332,13 @@ def _normal(
 
 @kernel
 def _rate(
-    words: F64, r: int, mine: int, cohort: F64, count: float, i: int, j: int, out: Judged
+    words: F64, r: int, mine: int, cohort: F64, k: int, count: float, i: int, j: int, out: Judged
 ) -> tuple[float, bool]:
     """Judge a decayed count; return it winsorised, and whether it was strange."""
-    if cohort[j, MEAN_WEIGHT] < COHORT_EVENTS_MIN:
+    if cohort[k, MEAN_WEIGHT] < COHORT_EVENTS_MIN:
         return count, False
-    peer_mean = max(cohort[j, MEAN], RATE_MIN)
-    over = max(cohort[j, TOTAL_VARIANCE] - peer_mean / PACE, 0.01 * peer_mean * peer_mean)
+    peer_mean = max(cohort[k, MEAN], RATE_MIN)
+    over = max(cohort[k, TOTAL_VARIANCE] - peer_mean / PACE, 0.01 * peer_mean * peer_mean)
     shape = peer_mean * peer_mean / over
     seen = PACE * words[r, mine + SQUARES]
     mean = (shape + seen) / (shape / peer_mean + PACE * words[r, mine + COUNT])
@@ -352,14 +371,14 @@ def surprise_of_count(x: float, a: float, shape: float) -> float:
 
 @kernel
 def _share(
-    words: F64, r: int, mine: int, cohort: F64, value: float, i: int, j: int, out: Judged
+    words: F64, r: int, mine: int, cohort: F64, k: int, value: float, i: int, j: int, out: Judged
 ) -> tuple[float, bool]:
     """Judge one trial; return what is learned of it, and whether it was strange."""
     out.place[j, i] = value
-    if cohort[j, MEAN_WEIGHT] < COHORT_EVENTS_MIN:
+    if cohort[k, MEAN_WEIGHT] < COHORT_EVENTS_MIN:
         return value, False
     # Half an occurrence more: what a cohort has never seen is rare, not impossible.
-    rate = (cohort[j, MEAN] * cohort[j, MEAN_WEIGHT] + 0.5) / (cohort[j, MEAN_WEIGHT] + 1.0)
+    rate = (cohort[k, MEAN] * cohort[k, MEAN_WEIGHT] + 0.5) / (cohort[k, MEAN_WEIGHT] + 1.0)
     expected = (PRIOR_EVENTS * rate + words[r, mine + SQUARES]) / (
         PRIOR_EVENTS + words[r, mine + COUNT]
     )
@@ -370,21 +389,29 @@ def _share(
 
 
 @kernel
-def _learn_normal(words: F64, r: int, mine: int, cohort: F64, j: int, y: float) -> None:
-    """One more value of the entity and of its cohort (B. P. Welford, 1962)."""
+def _learn_normal(words: F64, r: int, mine: int, cohort: F64, j: int, own: int, y: float) -> None:
+    """One more value of the entity (B. P. Welford, 1962), of everybody and of its cohort."""
     n = words[r, mine + COUNT]
     part = 1.0 / (n + 1.0)
     gain = y - words[r, mine + MEAN_OWN]
     square = gain * gain * n * part
-    if n > 0.5:
-        steps = min(cohort[j, WITHIN_WEIGHT] + 1.0, COHORT_MEMORY)
-        cohort[j, WITHIN_WEIGHT] = steps
-        cohort[j, WITHIN_VARIANCE] += (square - cohort[j, WITHIN_VARIANCE]) / steps
-    _learn_peers(cohort, j, part, y)
+    _teach_normal(cohort, j, n, square, part, y)
+    if own != j:
+        _teach_normal(cohort, own, n, square, part, y)
     keep = min(1.0, MEMORY_EVENTS * part)
     words[r, mine + COUNT] = keep * (n + 1.0)
     words[r, mine + MEAN_OWN] += gain * part
     words[r, mine + SQUARES] = keep * (words[r, mine + SQUARES] + square)
+
+
+@kernel
+def _teach_normal(cohort: F64, k: int, n: float, square: float, weight: float, y: float) -> None:
+    """Teach a cohort a value of an entity that had n before."""
+    if n > 0.5:
+        steps = min(cohort[k, WITHIN_WEIGHT] + 1.0, COHORT_MEMORY)
+        cohort[k, WITHIN_WEIGHT] = steps
+        cohort[k, WITHIN_VARIANCE] += (square - cohort[k, WITHIN_VARIANCE]) / steps
+    _teach(cohort, k, weight, y)
 
 
 @kernel
@@ -394,29 +421,39 @@ def _learn_sum(
     mine: int,
     cohort: F64,
     j: int,
+    own: int,
     learned: float,
     value: float,
     is_rate: bool,
 ) -> None:
-    """One more count, or trial, of the entity and of its cohort; SQUARES holds their sum."""
+    """One more count, or trial, of the entity, of everybody and of its cohort; SQUARES holds their
+    sum."""
     n = words[r, mine + COUNT]
     part = 1.0 / (n + 1.0)
-    if is_rate:
-        deviation = sqrt(max(cohort[j, TOTAL_VARIANCE], cohort[j, MEAN]))
-        usual = cohort[j, MEAN] + COHORT_SD * deviation + 1.0
-        _learn_peers(cohort, j, part, min(value, usual))
-    else:
-        _learn_peers(cohort, j, part, learned)
+    _teach_sum(cohort, j, part, learned, value, is_rate)
+    if own != j:
+        _teach_sum(cohort, own, part, learned, value, is_rate)
     keep = min(1.0, MEMORY_EVENTS * part)
     words[r, mine + COUNT] = keep * (n + 1.0)
     words[r, mine + SQUARES] = keep * (words[r, mine + SQUARES] + learned)
 
 
 @kernel
-def _learn_peers(cohort: F64, j: int, weight: float, value: float) -> None:
+def _teach_sum(
+    cohort: F64, k: int, weight: float, learned: float, value: float, is_rate: bool
+) -> None:
+    """Teach a cohort a count, or a trial."""
+    if is_rate:
+        deviation = sqrt(max(cohort[k, TOTAL_VARIANCE], cohort[k, MEAN]))
+        learned = min(value, cohort[k, MEAN] + COHORT_SD * deviation + 1.0)
+    _teach(cohort, k, weight, learned)
+
+
+@kernel
+def _teach(cohort: F64, k: int, weight: float, value: float) -> None:
     """The cohort's mean and variance, decayed by count, with one more value."""
-    cohort[j, MEAN_WEIGHT] = min(cohort[j, MEAN_WEIGHT] + weight, COHORT_MEMORY)
-    share = weight / cohort[j, MEAN_WEIGHT]
-    off = value - cohort[j, MEAN]
-    cohort[j, MEAN] += share * off
-    cohort[j, TOTAL_VARIANCE] = (1.0 - share) * (cohort[j, TOTAL_VARIANCE] + share * off * off)
+    cohort[k, MEAN_WEIGHT] = min(cohort[k, MEAN_WEIGHT] + weight, COHORT_MEMORY)
+    share = weight / cohort[k, MEAN_WEIGHT]
+    off = value - cohort[k, MEAN]
+    cohort[k, MEAN] += share * off
+    cohort[k, TOTAL_VARIANCE] = (1.0 - share) * (cohort[k, TOTAL_VARIANCE] + share * off * off)

@@ -13,7 +13,6 @@ import numpy as np
 from detectors.kernels import kernel
 from schemas.columns import F64, I32, I64, U16, Bools
 
-
 BLOCK_LEVELS: Final = 4
 BLOCK: Final = 1 << BLOCK_LEVELS
 """Nodes, one of them unused: four levels of a tree. With two masses a node a cache line, so that a

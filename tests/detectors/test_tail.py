@@ -23,9 +23,8 @@ def _admitted(row: I64) -> Admitted:
     )
 
 
-def _judge(row: I64, values: F64, family: int, side: int) -> tuple[tail.Judged, F64, F64]:
-    """Judge one feature's values; also the entities' words and the cohort afterwards."""
-    shape = tail.Shape(
+def _shape(family: int, side: int) -> tail.Shape:
+    return tail.Shape(
         family=np.array([family]),
         side=np.array([side]),
         shift=np.zeros(1),
@@ -33,10 +32,25 @@ def _judge(row: I64, values: F64, family: int, side: int) -> tuple[tail.Judged, 
         low=np.zeros(1),
         high=np.ones(1),
     )
+
+
+def _judge(row: I64, values: F64, family: int, side: int) -> tuple[tail.Judged, F64, F64]:
+    """Judge one feature's values; also the entities' words and the cohort afterwards."""
+    shape = _shape(family, side)
     words = np.zeros((int(row.max()) + 1, tail.words(1)))
     cohort = np.zeros((1, tail.COHORT_WORDS))
     judged = tail.nothing_said(1, len(row))
-    tail.judge(words, 0, _admitted(row), values[None, :], shape, 1e15, cohort, judged)
+    tail.judge(
+        words,
+        0,
+        _admitted(row),
+        values[None, :],
+        shape,
+        1e15,
+        cohort,
+        np.zeros(len(row), np.int64),
+        judged,
+    )
     return judged, words, cohort
 
 
@@ -146,3 +160,23 @@ def test_a_known_rates_tail_is_the_beta_functions_finite_sum(a: float, share: fl
     assume(p > 1e-290)
     found = tail.surprise_of_count(share, a, tail.SHAPE_MAX)
     assert found == pytest.approx(-np.log(p), rel=1e-9, abs=1e-9)
+
+
+def test_an_entity_is_compared_with_its_own_cohort_once_that_is_known() -> None:
+    """What is dear among all is ordinary in a cohort of dear things, and the reverse is strange;
+    a cohort of few is judged as everybody."""
+    draw = np.random.Generator(np.random.PCG64(8))
+    row = np.concatenate([np.arange(4_000), [4_000, 4_001, 4_002]])
+    peers = np.concatenate([np.arange(4_000) % 2 + 1, [1, 2, 3]])
+    y = np.where(peers == 1, 2.0, 6.0) + draw.normal(0, 0.3, len(row))
+    y[-3:] = 6.0
+    words = np.zeros((len(row), tail.words(1)))
+    cohort = np.zeros((4, tail.COHORT_WORDS))
+    judged = tail.nothing_said(1, len(row))
+    shape = _shape(tail.NORMAL, tail.HIGH)
+    values = np.exp(y)[None, :]
+    tail.judge(words, 0, _admitted(row), values, shape, 1e15, cohort, peers, judged)
+    cheap, dear, unknown = _p(judged)[-3:]
+    assert cheap < 1e-4
+    assert dear > 0.3
+    assert 0.05 < unknown < 0.5
