@@ -25,7 +25,8 @@ occurrence added), s = `PRIOR_EVENTS`; a 0 has p = 1, a 1 has p = P(1).
 
 Departures: the tail of t is taken by Wallace's normal approximation (D. L. Wallace, Ann. Math.
 Stat. 1959; here within 25 % of the exact tail down to 1e-4 for df ≥ 4, within a factor 2 at
-1e-6), and a rate's p above one half is a straight line to 1 at c = 0, since calibration follows.
+1e-6). A rate's p is half of P(C ≥ c) above its mean and a straight line from one half to 1 at c = 0
+below it, without a crowd at any p, since calibration follows.
 Learning is protected. A value more than `WINSOR_Z` deviations away is learned as one
 that is just so far, and is strange when its two-sided p is below `WINSOR_P`; a share's 1 is learned
 as p/`WINSOR_P`; a rate at most as one deviation above its mean: an
@@ -313,13 +314,13 @@ def _rate(mine: F64, peers: F64, count: float, i: int, j: int, out: Judged) -> t
     p = 1.0 - 0.5 * count / mean
     if count > mean:
         x = mean / (mean + shape / PACE)
-        p = max(min(incomplete_beta(x, PACE * count, shape), 0.5), P_MIN)
+        p = max(0.5 * incomplete_beta(x, PACE * count, shape), P_MIN)
     deviation = sqrt(mean / PACE + mean * mean / shape)
     out.p[j, i] = p
     out.centre[j, i] = mean
     out.spread[j, i] = EXPECTED_SD * deviation
     out.place[j, i] = count / (count + peer_mean + 0.5)
-    return min(count, mean + deviation), p < WINSOR_P
+    return min(count, mean + deviation), p < 0.5 * WINSOR_P
 
 
 @kernel
