@@ -20,6 +20,7 @@ from schemas.events import TYPES
 from tests.bench.events import names
 from tests.laws.registry import monitor
 
+pytestmark = pytest.mark.slow
 HOUR_MS: Final = 3_600_000.0
 START_MS: Final = 1_767_571_200_000
 CALM_H: Final = 300
