@@ -33,7 +33,7 @@ as p/`WINSOR_P`; a rate at most as one deviation above its mean: an
 attacker's first events are all there is of it, and each adds to the count. And an entity may learn
 `TOKENS_PER_HOUR` strange events an hour and a share `TOKENS_PER_EVENT` of all, saved up to
 `TOKENS_MAX`; more are judged, not learned. So a burst however long stays strange, and a change that
-lasts becomes the new normal in about `MEMORY_EVENTS`/2 events, at most three an hour. The cohort, in
+lasts is ordinary within `MEMORY_EVENTS` events (measured: see `detectors.protection`). The cohort, in
 which one entity weighs little, learns a rate up to `COHORT_SD` of its own deviations above its mean.
 
 An entity remembers about `MEMORY_EVENTS` events, fewer where `half_life` of its own time decays

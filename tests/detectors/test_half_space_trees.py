@@ -88,6 +88,18 @@ def test_scores_equal_rivers_over_any_configuration(
     assert _our_scores(spec, features, places) == _river_scores(spec, places)
 
 
+def events_of(admitted: Admitted, part: slice) -> Admitted:
+    """A slice of the events."""
+    return Admitted(
+        row=admitted.row[part],
+        fresh=admitted.fresh[part],
+        time_ms=admitted.time_ms[part],
+        late=admitted.late[part],
+        learn=admitted.learn[part],
+        seen=admitted.seen[part],
+    )
+
+
 edges = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
 places = st.one_of(edges, st.floats(0.0, 1.0))
 
@@ -117,12 +129,13 @@ def test_every_entity_has_its_own_river(
     keys = np.array([(1 + key, 1) for key, _ in who], np.uint64)
     admitted = table.admit(keys, np.arange(n, dtype=np.int64), 0.0)
     place = np.array([places[which % len(places)] for _, which in who]).T
-    nothing = np.full((2, n), np.nan)
-    judged = Judged(nothing, nothing, nothing, place, np.ones(n, np.bool_))
     score = np.empty(n)
     for part in (slice(0, cut), slice(cut, n)):
-        here = Judged(*(column[..., part] for column in judged))
-        score[part] = trees.process(Admitted(*(column[part] for column in admitted)), here).score
+        here = place[:, part]
+        nothing = np.full_like(here, np.nan)
+        ordinary = np.ones(here.shape[1], np.bool_)
+        judged = Judged(nothing, nothing, nothing, here, ordinary)
+        score[part] = trees.process(events_of(admitted, part), judged).score
     rivers: dict[int, anomaly.HalfSpaceTrees] = {}
     for i, row in enumerate(admitted.row.tolist()):
         if admitted.fresh[i]:
