@@ -19,9 +19,8 @@ CURRENCIES_MAX: Final = 64
 MEMORY: Final = 20_000.0
 AMOUNT_MIN: Final = 1e-6
 """Smaller amounts say nothing of what is typical: dividing by them would leave float64."""
-STEP_MAX: Final = 1.0
-"""Largest step learned, in ln: an amount e times the typical one or more teaches no more than that,
-so that no burst of one entity moves what all others are measured by."""
+STEP_MAX: Final = 3.0
+"""Largest step learned, in ln: an amount 20 times the typical one teaches no more than that."""
 
 
 class Typical(NamedTuple):

@@ -18,7 +18,7 @@ import numpy as np
 from detectors.entities import Admitted
 from detectors.features.kind import Field, Kind, Memory, Spans
 from detectors.kernels import kernel
-from detectors.money import AMOUNT_MIN
+from detectors.money import AMOUNT_MIN, STEP_MAX
 from schemas.columns import F64, U64
 
 WAYS: Final = 8
@@ -29,8 +29,6 @@ SLOT: Final = 3
 WORDS: Final = SLOT * WAYS * SETS
 MEMORY: Final = 100.0
 AMOUNTS_MIN: Final = 3.0
-STEP_MAX: Final = 3.0
-"""Largest step learned, in ln: an amount 20 times the product's price teaches no more than that."""
 SHRINK: Final = 7.0 / 8.0
 
 

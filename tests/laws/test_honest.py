@@ -19,6 +19,7 @@ from detectors.features import KINDS
 from detectors.models.edges import EdgesSpec
 from detectors.models.half_space_trees import RiverTreesSpec, TreesSpec
 from detectors.models.label_risk import LabelRiskSpec
+from detectors.models.own import OwnSpec
 from detectors.models.river_model import RiverSpec
 from detectors.models.seasonal import SeasonalSpec
 from detectors.models.tail import TailSpec
@@ -50,9 +51,8 @@ CROWDS: Final = {
     "distinct": "a whole number, mostly 1 to 5",
     "novel_count": "most events bring nothing new",
     "logins": "many are the only one within hours: p = 1",
-    "edges": "counts, few at most edges",
-    "label_risk": "of most accounts nothing is known",
 }
+"""Features with crowds, and which; a detector of its own declares them."""
 CLUMP: Final = {"label_risk": 20.0}
 """Events that are alike because they follow the same labels; one alone where none is said."""
 
@@ -149,6 +149,12 @@ def crowd_breaches(p: F64, clump: float) -> list[str]:
     return found
 
 
+def _says_discrete(name: str) -> bool:
+    """Whether it is a detector that declares its crowds itself, as another package's may."""
+    spec = DETECTORS.get(name)
+    return isinstance(spec, OwnSpec) and spec.discrete()
+
+
 def test_everything_is_judged(said: Said) -> None:
     """Every kind and detector that the configuration knows has spoken often enough to be judged."""
     assert said.keys() >= {*KINDS, *DETECTORS, "whole"} - {"tail", *SILENT}
@@ -165,7 +171,7 @@ def test_p_is_honest(said: Said, name: str) -> None:
     tail is judged feature kind by feature kind."""
     if name in SILENT:
         assert len(said[name]) == 0, SILENT[name]
-    elif name in CROWDS:
+    elif name in CROWDS or _says_discrete(name):
         assert crowd_breaches(said[name], CLUMP.get(name, 1.0)) == []
     else:
         assert breaches(said[name]) == []
