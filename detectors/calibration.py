@@ -54,7 +54,7 @@ TAIL_EVENTS: Final = 50.0
 EXCESS_PRIOR: Final = 1.0
 """Mean excess of -ln p where p is honest already."""
 EXCESS_MIN: Final = 0.2
-EXCESS_MAX: Final = 3.0
+EXCESS_MAX: Final = 5.0
 MEMORY: Final = 200_000.0
 REFRESH_MIN: Final = 500
 TAIL_P: Final = 0.01

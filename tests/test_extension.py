@@ -78,6 +78,10 @@ class RushSpec(OwnSpec, frozen=True, kw_only=True, tag="rush"):
         """Nothing seen yet."""
         return Rush(self.memory)
 
+    def discrete(self) -> bool:
+        """Most minutes have few events."""
+        return True
+
 
 class Rush:
     """State: the minute, its events, the mean of the minutes before."""

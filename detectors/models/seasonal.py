@@ -3,7 +3,9 @@
 For sellers, products, terminals: what is busy on Friday evening and quiet on Tuesday night. An hour
 of the week h (168 of them, Monday to Sunday) has the decayed sum of the entity's hourly counts S_h
 and their decayed number E_h; both halve every `half_life` in steps of a week. The cohort's profile
-q_h (mean about 1) is what all entities together do at that hour. The entity's rate at it is
+q_h (mean about 1) is what all entities together do at that hour; where the week has not brought
+it yet, what they do at that hour of any day; and where no day has, the detector is silent, for the
+first morning of a shop is no surprise. The entity's rate at it is
 
     λ_h = q_h ρ_h,   ρ_h ~ Gamma(A, B)   A = K + Σ w_k S_k   B = K/r + Σ w_k E_k q_k
 
@@ -54,6 +56,7 @@ from detectors.state import Arrays, load, prefixed, saved, under
 from schemas.columns import F32, F64
 
 WEEK: Final = 168
+DAY: Final = 24
 EPOCH_HOUR: Final = 72
 """The hour of the week, from Monday on, at which 1970 began."""
 PRIOR_SHAPE: Final = 1.0
@@ -65,7 +68,10 @@ EXPECTED_SD: Final = 2.0
 NEIGHBOUR: Final = 0.5
 ELAPSED_MIN: Final = 1.0 / 3600.0
 COHORT_PRIOR: Final = 5.0
-"""Expected events at an hour of the week that the cohort's even profile is worth."""
+"""Expected events that the even profile is worth to an hour of the day, and this to one of the week."""
+DUE_MIN: Final = 0.5
+"""Of an entity's own hour (at most one event): what the cohort must have had due at that hour of
+the day before the entity is judged at it."""
 COHORT_MEMORY: Final = 200_000.0
 """Hours of all entities together after which the cohort's halve."""
 
@@ -99,8 +105,9 @@ class SeasonalSpec(OwnSpec, frozen=True, kw_only=True, tag="seasonal"):
 
 
 class Profiles(NamedTuple):
-    """hours: float32[slots, 168], S. words: float64[slots, 5]. cohort: float64[2, 168], counts over
-    rates and how many were due; overall: events and hours of all entities."""
+    """hours: float32[slots, 168], S. words: float64[slots, 5]. cohort: float64[2, 168 + 24], counts
+    over rates and how many were due, by the hour of the week, and behind these by that of the day;
+    overall: events and hours of all entities."""
 
     hours: F32
     words: F64
@@ -119,7 +126,7 @@ class Seasonal:
         self.profiles = Profiles(
             hours=np.zeros((slots, WEEK), np.float32),
             words=np.zeros((slots, WORDS)),
-            cohort=np.zeros((2, WEEK)),
+            cohort=np.zeros((2, WEEK + DAY)),
             overall=np.zeros(2),
         )
 
@@ -167,8 +174,10 @@ def _times(hour: int, hours: int, start: int, fading: float) -> float:
 
 @kernel
 def _usual(cohort: F64, hour: int) -> float:
-    """q, the cohort's share of an hour of the week."""
-    return float((cohort[SEEN, hour] + COHORT_PRIOR) / (cohort[DUE, hour] + COHORT_PRIOR))
+    """q, the cohort's share of an hour of the week; of one not yet seen, that hour of any day's."""
+    day = WEEK + hour % DAY
+    daily = (cohort[SEEN, day] + COHORT_PRIOR) / (cohort[DUE, day] + COHORT_PRIOR)
+    return float((cohort[SEEN, hour] + COHORT_PRIOR * daily) / (cohort[DUE, hour] + COHORT_PRIOR))
 
 
 @kernel
@@ -215,8 +224,9 @@ def _overall(profiles: Profiles, slot: int, hour: float, fading: float) -> float
 @kernel
 def _learn_cohort(profiles: Profiles, hour: int, count: float, rate: float) -> None:
     """One more hour of an entity with that rate."""
-    profiles.cohort[SEEN, hour] += count * min(1.0, 1.0 / rate)
-    profiles.cohort[DUE, hour] += min(1.0, rate)
+    for k in (hour, WEEK + hour % DAY):
+        profiles.cohort[SEEN, k] += count * min(1.0, 1.0 / rate)
+        profiles.cohort[DUE, k] += min(1.0, rate)
     profiles.overall[EVENTS] += count
     profiles.overall[HOURS] += 1.0
     if profiles.overall[HOURS] > COHORT_MEMORY:
@@ -291,11 +301,13 @@ def _process(
         count = words[COUNT] + 1.0
         if events.learn[i]:
             words[COUNT] = count
-        if words[NOW] < words[START]:
+        k = _of_week(words, hour)
+        known = profiles.cohort[DUE, WEEK + k % DAY] >= DUE_MIN * min(1.0, words[RATE])
+        if words[NOW] < words[START] or not known:
             continue
         elapsed = max(events.time_ms[i] / HOUR_MS - hour, ELAPSED_MIN)
         a, b = _rate(profiles, slot, hour, fading)
-        due = elapsed * _usual(profiles.cohort, _of_week(words, hour))
+        due = elapsed * _usual(profiles.cohort, k)
         mean = due * a / b
         out.value[i] = count
         out.surprise[i] = -log(max(incomplete_beta(due / (b + due), count, a), P_MIN))

@@ -30,14 +30,15 @@ occurrence added), s = `PRIOR_EVENTS`; a 0 has p = 1, a 1 has p = P(1).
 
 Departures: the tail of t is taken by Wallace's normal approximation (D. L. Wallace, Ann. Math.
 Stat. 1959; here within 25 % of the exact tail down to 1e-4 for df ≥ 4, within a factor 2 at
-1e-6), and a rate's p above one half is a straight line to 1 at c = 0, since calibration follows.
+1e-6). A rate's p is half of P(C ≥ c) above its mean and a straight line from one half to 1 at c = 0
+below it, without a crowd at any p, since calibration follows.
 Learning is protected. A value more than `WINSOR_Z` deviations away is learned as one
 that is just so far, and is strange when its two-sided p is below `WINSOR_P`; a share's 1 is learned
 as p/`WINSOR_P`; a rate at most as one deviation above its mean: an
 attacker's first events are all there is of it, and each adds to the count. And an entity may learn
 `TOKENS_PER_HOUR` strange events an hour and a share `TOKENS_PER_EVENT` of all, saved up to
 `TOKENS_MAX`; more are judged, not learned. So a burst however long stays strange, and a change that
-lasts becomes the new normal in about `MEMORY_EVENTS`/2 events, at most three an hour. The cohort, in
+lasts is ordinary within `MEMORY_EVENTS` events (measured: see `detectors.protection`). The cohort, in
 which one entity weighs little, learns a rate up to `COHORT_SD` of its own deviations above its mean.
 
 An entity remembers about `MEMORY_EVENTS` events, fewer where `half_life` of its own time decays
@@ -347,13 +348,13 @@ def _rate(
         surprise = -log(1.0 - 0.5 * count / mean)
     else:
         x = mean / (mean + shape / PACE)
-        surprise = max(surprise_of_count(x, PACE * count, shape), LN_2)
+        surprise = LN_2 + max(surprise_of_count(x, PACE * count, shape), 0.0)
     deviation = sqrt(mean / PACE + mean * mean / shape)
     out.surprise[j, i] = min(surprise, SURPRISE_MAX)
     out.centre[j, i] = mean
     out.spread[j, i] = EXPECTED_SD * deviation
     out.place[j, i] = count / (count + peer_mean + 0.5)
-    return min(count, mean + deviation), surprise > STRANGE_SURPRISE
+    return min(count, mean + deviation), surprise > LN_2 + STRANGE_SURPRISE
 
 
 @kernel

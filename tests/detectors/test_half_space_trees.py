@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from river import anomaly
 
-from detectors.entities import Admitted
+from detectors.entities import Admitted, EntityTable
 from detectors.models.half_space_trees import HalfSpaceTrees, RiverTreesSpec
 from detectors.models.tail import Judged
 
@@ -86,6 +86,64 @@ def test_scores_equal_rivers_over_any_configuration(
     spec = RiverTreesSpec(trees=trees, height=height, window=window, seed=seed, min_events=0)
     places = _stream(seed, features, 200, absent)
     assert _our_scores(spec, features, places) == _river_scores(spec, places)
+
+
+def events_of(admitted: Admitted, part: slice) -> Admitted:
+    """A slice of the events."""
+    return Admitted(
+        row=admitted.row[part],
+        fresh=admitted.fresh[part],
+        time_ms=admitted.time_ms[part],
+        late=admitted.late[part],
+        learn=admitted.learn[part],
+        seen=admitted.seen[part],
+    )
+
+
+edges = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
+places = st.one_of(edges, st.floats(0.0, 1.0))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    window=st.integers(1, 12),
+    places=st.lists(st.tuples(places, places), min_size=1, max_size=20),
+    who=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 19)), min_size=1, max_size=150),
+    cut=st.integers(0, 150),
+)
+def test_every_entity_has_its_own_river(
+    seed: int,
+    window: int,
+    places: list[tuple[float, float]],
+    who: list[tuple[int, int]],
+    cut: int,
+) -> None:
+    """Entities that come in any order and share the structure score as if each had a River model
+    of its own, places on a split and the edges of space included, wherever the batch is cut; an
+    entity that loses its row begins anew."""
+    spec = RiverTreesSpec(trees=5, height=4, window=window, seed=seed, min_events=0)
+    trees = HalfSpaceTrees(spec, 2, capacity=3)
+    table = EntityTable(3)
+    n = len(who)
+    keys = np.array([(1 + key, 1) for key, _ in who], np.uint64)
+    admitted = table.admit(keys, np.arange(n, dtype=np.int64), 0.0)
+    place = np.array([places[which % len(places)] for _, which in who]).T
+    score = np.empty(n)
+    for part in (slice(0, cut), slice(cut, n)):
+        here = place[:, part]
+        nothing = np.full_like(here, np.nan)
+        ordinary = np.ones(here.shape[1], np.bool_)
+        judged = Judged(nothing, nothing, nothing, here, ordinary)
+        score[part] = trees.process(events_of(admitted, part), judged).score
+    rivers: dict[int, anomaly.HalfSpaceTrees] = {}
+    for i, row in enumerate(admitted.row.tolist()):
+        if admitted.fresh[i]:
+            rivers[row] = anomaly.HalfSpaceTrees(n_trees=5, height=4, window_size=window, seed=seed)
+        x = dict(enumerate(place[:, i].tolist()))
+        expected = rivers[row].score_one(x)  # type: ignore[no-untyped-call]  # untyped
+        rivers[row].learn_one(x)  # type: ignore[no-untyped-call]  # untyped
+        assert (0.0 if np.isnan(score[i]) else score[i]) == expected
 
 
 def test_the_comparison_can_fail() -> None:

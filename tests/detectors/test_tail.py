@@ -8,7 +8,11 @@ from scipy import special, stats  # type: ignore[import-untyped]  # comes with r
 
 from detectors.entities import Admitted
 from detectors.models import tail
+from detectors.models.tail import TailSpec
+from detectors.monitor import Monitor, MonitorSpec
+from detectors.spec import FeatureSpec, seconds
 from schemas.columns import F64, I64
+from tests.streams import batch
 
 
 def _admitted(row: I64) -> Admitted:
@@ -135,6 +139,42 @@ def test_absent_values_are_neither_judged_nor_learned() -> None:
     assert np.isnan(judged.surprise).all()
     assert (words[0, tail.WORDS_ENTITY :] == 0.0).all()
     assert (cohort == 0.0).all()
+
+
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 2**32), half_life=st.sampled_from(["10min", "1h", "30d"]))
+def test_an_entitys_statistics_are_weighted_sums(seed: int, half_life: str) -> None:
+    """Count, mean and squared deviations of ln(value + 0.01) are those of all past values at once,
+    each weight halving every half-life and their sum held at `MEMORY_EVENTS`, within 1e-9."""
+    spec = MonitorSpec(
+        name="account",
+        entity="account",
+        inputs=["shop"],
+        features=[FeatureSpec(name="status", kind="value", field="status")],
+        detectors=[TailSpec(half_life=half_life)],
+    )
+    events = batch(seed, 1_500, entities=3, late=0.05)
+    # All about as far from the mean, so that none is winsorised.
+    draw = np.random.Generator(np.random.PCG64(seed))
+    off = draw.choice([-1.0, 1.0], len(events)) * draw.uniform(0.4, 0.5, len(events))
+    events.number["status"][:] = np.exp(4.5 + off)
+    watching = Monitor(spec, (1, 2))
+    watched = watching.process(events)
+    y = np.log(watched.told.values[0] + 0.01)
+    for row in range(3):
+        mine = (watched.admitted.row == row) & watched.admitted.learn
+        time_ms = watched.admitted.time_ms[mine]
+        weight = np.empty(0)
+        for since_ms in np.diff(time_ms, prepend=time_ms[0]):
+            weight = np.append(weight * 0.5 ** (since_ms / (1000.0 * seconds(half_life))), 1.0)
+            weight *= min(1.0, tail.MEMORY_EVENTS / weight.sum())
+        mean = np.average(y[mine], weights=weight)
+        at = watching.tail_at + tail.WORDS_ENTITY
+        np.testing.assert_allclose(
+            watching.words[row, at : at + tail.WORDS_FEATURE],
+            [weight.sum(), mean, (weight * (y[mine] - mean) ** 2).sum()],
+            rtol=1e-9,
+        )
 
 
 @pytest.mark.parametrize(
