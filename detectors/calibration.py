@@ -26,7 +26,7 @@ traffic; many fresh entities can put one extreme each. Tables are refreshed by a
 of all where there were fewer, since the first of them were judged by models that knew nothing.
 """
 
-from math import exp, isnan, log1p
+from math import exp, isnan, log1p, sqrt
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -43,23 +43,25 @@ from schemas.columns import F64, I64, Bools
 BINS_PER_UNIT: Final = 40.0
 BINS: Final = 262
 """In ln(1 + v): 2.5 % of p wide where most events are, and as far as p = 1e-300."""
-MATURITIES: Final = (5, 20, 100)
+MATURITIES: Final = (1, 2, 3, 5, 10, 20, 50, 100)
 CELLS: Final = len(MATURITIES) + 1
 PARENT: Final = CELLS
-BORROW: Final = 500.0
+BORROW: Final = 200.0
 BORROW_PRIOR: Final = 50.0
 TAIL_EVENTS: Final = 50.0
 EXCESS_PRIOR: Final = 1.0
 """Mean excess of -ln p where p is honest already."""
 EXCESS_MIN: Final = 0.2
-EXCESS_MAX: Final = 3.0
+EXCESS_MAX: Final = 10.0
+SHAPE_PRIOR: Final = 10.0
+SHAPE_MAX: Final = 0.5
 MEMORY: Final = 200_000.0
 REFRESH_MIN: Final = 500
 TAIL_P: Final = 0.01
-COST_MAX: Final = 100.0
+COST_MAX: Final = 10.0
 TOKENS_PER_HOUR: Final = 3.0
-TOKENS_PER_EVENT: Final = 0.06
-"""∫ min(TAIL_P/p, COST_MAX) dp over p < TAIL_P is TAIL_P (1 + ln COST_MAX) = 0.056."""
+TOKENS_PER_EVENT: Final = 0.03
+"""∫ min(√(TAIL_P/p), COST_MAX) dp over p < TAIL_P is TAIL_P (2 - 1/COST_MAX) = 0.019."""
 TOKENS_MAX: Final = 200.0
 SUSPICION_HALF_LIFE_MS: Final = 7.0 * 86_400_000.0
 SUSPICION_EDGE: Final = 2.0
@@ -164,6 +166,31 @@ def _look_up(share: F64, v: float, discrete: bool) -> float:
 
 
 @kernel
+def _survival(excess: float, shape: float) -> float:
+    """Generalised Pareto's, of an excess in units of its scale."""
+    return float(exp(-log1p(shape * excess) / shape)) if shape > 1e-3 else exp(-excess)
+
+
+@kernel
+def _fit_tail(seen: F64, edge: int, start: float, above: float) -> tuple[float, float]:
+    """Scale and shape of the excesses beyond the bin `edge`, by probability-weighted moments."""
+    mean = EXCESS_PRIOR  # of one event more
+    weighted = 0.25 * EXCESS_PRIOR
+    beyond = 0.0
+    for b in range(BINS - 1, edge - 1, -1):
+        excess = _surprise_at(b + 0.5) - start
+        mean += seen[b] * excess
+        weighted += seen[b] * excess * (beyond + 0.5 * seen[b]) / max(above, 1e-9)
+        beyond += seen[b]
+    mean /= above + 1.0
+    weighted /= above + 1.0
+    shape = 2.0 - mean / max(mean - 2.0 * weighted, 1e-9)
+    shape = min(max(shape * above / (above + SHAPE_PRIOR), 0.0), SHAPE_MAX)
+    scale = mean * (1.0 - shape)
+    return min(max(scale, EXCESS_MIN), EXCESS_MAX), shape
+
+
+@kernel
 def _refresh(seen: F64, below: F64, borrow: float, share: F64) -> None:
     """S at the edges of one histogram that borrows from the table `below`."""
     total = seen.sum()
@@ -173,14 +200,11 @@ def _refresh(seen: F64, below: F64, borrow: float, share: F64) -> None:
         edge -= 1
         above += seen[edge]
     start = _surprise_at(edge)
-    excess = EXCESS_PRIOR  # of one event more
-    for b in range(edge, BINS):
-        excess += seen[b] * (_surprise_at(b + 0.5) - start)
-    excess = min(max(excess / (above + 1.0), EXCESS_MIN), EXCESS_MAX)
+    scale, shape = _fit_tail(seen, edge, start, above)
     tail = above
     for b in range(BINS, -1, -1):
         if b >= edge:
-            mine = max(above, 0.5) * exp(-(_surprise_at(b) - start) / excess)
+            mine = max(above, 0.5) * _survival((_surprise_at(b) - start) / scale, shape)
         else:
             tail += seen[b]
             mine = tail
@@ -210,7 +234,7 @@ def _may_learn(words: F64, at: int, r: int, time_ms: float, p: float, rare: F64)
     """Whether the entity can pay for having this event in the histogram; it pays if it can."""
     since_ms = time_ms - words[r, at + TOKENS_MS]
     tokens = earned(words[r, at + TOKENS], since_ms, TOKENS_PER_EVENT, TOKENS_PER_HOUR, TOKENS_MAX)
-    cost = min(TAIL_P / p, COST_MAX) if p < TAIL_P else 0.0
+    cost = min(sqrt(TAIL_P / p), COST_MAX) if p < TAIL_P else 0.0
     rare[0] = followed(rare[0], p < TAIL_P)
     if rare[0] >= WRONG_SHARE:
         cost = 0.0

@@ -319,7 +319,7 @@ def _rate(mine: F64, peers: F64, count: float, i: int, j: int, out: Judged) -> t
     out.centre[j, i] = mean
     out.spread[j, i] = EXPECTED_SD * deviation
     out.place[j, i] = count / (count + peer_mean + 0.5)
-    return min(count, mean + deviation), p < WINSOR_P
+    return min(count, mean + 2.0 * deviation), p < WINSOR_P
 
 
 @kernel
