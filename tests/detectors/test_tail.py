@@ -9,19 +9,21 @@ from detectors.models import tail
 from schemas.columns import F64, I64
 
 
-def _admitted(row: I64) -> Admitted:
+def _admitted(row: I64, hours_apart: int = 0) -> Admitted:
     n = len(row)
     return Admitted(
         row=row,
         fresh=np.array([i == 0 or row[i] not in row[:i] for i in range(n)]),
-        time_ms=np.full(n, 1e12),
+        time_ms=1e12 + 3.6e6 * hours_apart * np.arange(n, dtype=np.float64),
         late=np.zeros(n, np.bool_),
         learn=np.ones(n, np.bool_),
         seen=np.zeros(n, np.int64),
     )
 
 
-def _judge(row: I64, values: F64, family: int, side: int) -> tuple[tail.Judged, F64, F64]:
+def _judge(
+    row: I64, values: F64, family: int, side: int, hours_apart: int = 0
+) -> tuple[tail.Judged, F64, F64]:
     """Judge one feature's values; also the entities' words and the cohort afterwards."""
     shape = tail.Shape(
         family=np.array([family]),
@@ -35,7 +37,7 @@ def _judge(row: I64, values: F64, family: int, side: int) -> tuple[tail.Judged, 
     cohort = np.zeros((1, tail.COHORT_WORDS))
     p, centre, spread, place = (np.empty((1, len(row))) for _ in range(4))
     judged = tail.Judged(p, centre, spread, place, np.empty(len(row), np.bool_))
-    tail.judge(words, 0, _admitted(row), values[None, :], shape, 1e15, cohort, judged)
+    tail.judge(words, 0, _admitted(row, hours_apart), values[None, :], shape, 1e15, cohort, judged)
     return judged, words, cohort
 
 
@@ -91,6 +93,17 @@ def test_a_burst_does_not_become_normal_at_once() -> None:
     values[-20:] *= 100.0
     judged, _, _ = _judge(row, values, tail.NORMAL, tail.HIGH)
     assert (judged.p[0, -20:] < 1e-2).all()
+
+
+def test_a_busy_newcomer_becomes_ordinary() -> None:
+    """Thirty times its peers' rate is rare at first and ordinary after 150 events."""
+    draw = np.random.Generator(np.random.PCG64(7))
+    row = np.concatenate([draw.integers(0, 200, 10_000), np.full(200, 200)])
+    values = 1.0 + draw.poisson(1.0, len(row))
+    values[-200:] = 1.0 + draw.poisson(30.0, 200)
+    judged, _, _ = _judge(row, values.astype(np.float64), tail.RATE, tail.HIGH, hours_apart=1)
+    assert (judged.p[0, -200:-190] < 1e-4).all()
+    assert np.median(judged.p[0, -50:]) > 0.05
 
 
 def test_a_share_is_the_beta_binomial_predictive() -> None:

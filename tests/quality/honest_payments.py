@@ -46,7 +46,9 @@ def honest_payments(shape: Shape, seed: int) -> Payments:
     draw = np.random.Generator(np.random.PCG64(seed))
     who, time_ms = _newcomers(shape, draw)
     regular = _regulars(shape, shape.events - len(who), draw)
-    time_ms = np.concatenate([time_ms, _visits(regular, np.zeros(shape.regulars), shape.days, draw)])
+    time_ms = np.concatenate(
+        [time_ms, _visits(regular, np.zeros(shape.regulars), shape.days, draw)]
+    )
     who = np.concatenate([who, regular])
     order = np.argsort(time_ms, kind="stable")
     who, time_ms = who[order], time_ms[order]
@@ -87,8 +89,8 @@ def _visits(who: I64, since: F64, days: F64 | float, draw: np.random.Generator) 
     `days` since day `since`; within one, a payment every few minutes. who: sorted."""
     n = len(who)
     opens = draw.random(n) >= VISIT_GOES_ON
-    opens[0] = True
-    opens |= np.append(True, who[1:] != who[:-1])
+    opens[:1] = True
+    opens[1:] |= who[1:] != who[:-1]
     visit = np.maximum.accumulate(np.where(opens, np.arange(n), 0))
     day = np.floor(since[who] + days * draw.random(n))
     usual_hour = draw.normal(17.0, 4.0, len(since))
@@ -96,7 +98,8 @@ def _visits(who: I64, since: F64, days: F64 | float, draw: np.random.Generator) 
     start = DAY_MS * day + 3_600_000.0 * hour
     pause = np.where(opens, 0.0, 1000.0 * np.exp(draw.normal(np.log(120.0), 1.0, n)))
     so_far = np.cumsum(pause)
-    return start[visit] + so_far - so_far[visit]
+    times: F64 = start[visit] + so_far - so_far[visit]
+    return times
 
 
 def _mostly_own(who: I64, share: float, customers: int, draw: np.random.Generator) -> I64:
