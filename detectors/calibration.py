@@ -1,7 +1,7 @@
 """Calibration: raw surprise in, honest p-value out, for every detector and for their combination.
 
 Each detector keeps a decayed histogram of its surprise v = -ln(raw p) for all its entities (the
-parent) and for each maturity of an entity (the cells: its first 5, 20, 100 events, and after).
+parent) and for each maturity of an entity (the cells: up to so many events before, `MATURITIES`).
 The p-value is the share of surprises at least as large:
 
     cell:   S(v) = (N_cell S_cell(v) + BORROW · S_parent(v)) / (N_cell + BORROW)
@@ -9,11 +9,13 @@ The p-value is the share of surprises at least as large:
 
 so that a thin cell borrows from its parent, and a thin parent believes the raw p's square root: a
 model that has seen little is not to be believed its smallest numbers. Beyond the
-`TAIL_EVENTS` largest surprises the tail is exponential in v with their mean excess (generalised
-Pareto of shape 0; a power law in p). Within a bin S is a straight line, but for discrete detectors the
-bin's lower edge stands: their p is never too small for lying in a crowd. Bins are of equal width
-within each doubling of 1 + v, as a float's own digits are, so that finding one takes no logarithm;
-nor does the evidence ln(1 + τ/p) of a p-value (`combination`), which has a table like S.
+`TAIL_EVENTS` largest surprises the tail is a generalised Pareto in v, fitted by probability-weighted
+moments (J. R. M. Hosking, J. R. Wallis, Technometrics 1987): of shape 0, a power law in p, where raw
+p-values are honest already, and of up to `SHAPE_MAX` where values have a heavier tail than their
+model. Within a bin S is a straight line, but for discrete detectors the bin's lower edge stands:
+their p is never too small for lying in a crowd. Bins are of equal width within each doubling of
+1 + v, as a float's own digits are, so that finding one takes no logarithm; nor does the evidence
+ln(1 + τ/p) of a p-value (`combination`), which has a table like S.
 
 An entity that was strange lately is more likely to be so again, and for the same cause. To an
 event's evidence e is added SUSPICION_WEIGHT · ln(1 + s) · e/(e + 1), s the entity's earlier evidence
@@ -21,11 +23,16 @@ beyond `SUSPICION_EDGE`, decayed over a week; to an event without evidence of it
 frauds of a stolen card. Calibration comes behind it, so that p stays honest.
 
 The histogram describes honest traffic: to put an event of p < `TAIL_P` into it costs an entity
-TAIL_P/p tokens (at most `COST_MAX`), of which it gets `TOKENS_PER_HOUR` and `TOKENS_PER_EVENT`,
-what an honest one needs on average, and `COST_MAX` at first; an event it cannot pay for is judged,
-not learned. So one attacker cannot make its own extremes ordinary, unless it is a sixth of all
-traffic; many fresh entities can put one extreme each. Tables are refreshed by a count in the state; `MEMORY` events are remembered, or half
-of all where there were fewer, since the first of them were judged by models that knew nothing.
+(TAIL_P/p)^γ tokens (p counts as TAIL_P/`RARITY_MAX` at least), of which it gets `TOKENS_PER_HOUR`,
+`TOKENS_PER_EVENT`, and at first what one of the rarest costs; an event it cannot pay for is judged,
+not learned. γ falls from 1 to 1/2, slowly at first, until `SETTLED_EVENTS` are learned. Among few
+events one attacker would make its own extremes ordinary; among many it cannot, unless it is a
+thirtieth of all traffic, and if they stayed as dear, the bursts in which honest extremes come would
+be refused, and half of the tail with them. Many fresh entities can put one extreme each. For the
+same reason the tail's shape is believed by degrees.
+
+Tables are refreshed by a count in the state; `MEMORY` events are remembered, or half of all where
+there were fewer, since the first of them were judged by models that knew nothing.
 """
 
 from math import exp, isnan, log1p
@@ -45,23 +52,28 @@ from schemas.columns import F64, I64, Bools
 BIN_BITS: Final = 5
 BINS: Final = 10 << BIN_BITS
 """32 to each doubling of 1 + v: 3 % of p wide where most events are, and as far as p = 1e-300."""
-MATURITIES: Final = (5, 20, 100)
+MATURITIES: Final = (1, 2, 3, 5, 10, 20, 50, 100)
 CELLS: Final = len(MATURITIES) + 1
 PARENT: Final = CELLS
-BORROW: Final = 500.0
+BORROW: Final = 200.0
 BORROW_PRIOR: Final = 50.0
 TAIL_EVENTS: Final = 50.0
 EXCESS_PRIOR: Final = 1.0
-"""Mean excess of -ln p where p is honest already."""
+"""Mean excess of -ln p where p is honest already; one event strong."""
 EXCESS_MIN: Final = 0.2
-EXCESS_MAX: Final = 5.0
+EXCESS_MAX_YOUNG: Final = 3.0
+EXCESS_MAX: Final = 10.0
+SHAPE_PRIOR: Final = 10.0
+"""As many excesses speak for shape 0: few say little of their shape."""
+SHAPE_MAX: Final = 0.5
 MEMORY: Final = 200_000.0
 REFRESH_MIN: Final = 500
+SETTLED_EVENTS: Final = 50_000.0
 TAIL_P: Final = 0.01
-COST_MAX: Final = 100.0
+RARITY_MAX: Final = 100.0
 TOKENS_PER_HOUR: Final = 3.0
-TOKENS_PER_EVENT: Final = 0.06
-"""∫ min(TAIL_P/p, COST_MAX) dp over p < TAIL_P is TAIL_P (1 + ln COST_MAX) = 0.056."""
+TOKENS_PER_EVENT: Final = 0.03
+"""More than an honest entity spends on average once γ is 1/2: TAIL_P (2 - 1/√RARITY_MAX) = 0.019."""
 TOKENS_MAX: Final = 200.0
 SUSPICION_HALF_LIFE_MS: Final = 7.0 * 86_400_000.0
 SUSPICION_EDGE: Final = 2.0
@@ -186,7 +198,41 @@ def _between(table: F64, d: int, cell: int, b: int, part: float) -> float:
 
 
 @kernel
-def _refresh(seen: F64, below: F64, borrow: float, share: F64, proof: F64) -> None:
+def _settled(learned: int) -> float:
+    """How far the tail is settled, 0 to 1: in a young one a single attacker stands out."""
+    return min(learned / SETTLED_EVENTS, 1.0) ** 2
+
+
+@kernel
+def _survival(excess: float, shape: float) -> float:
+    """Generalised Pareto's, of an excess in units of its scale."""
+    return float(exp(-log1p(shape * excess) / shape)) if shape > 1e-3 else exp(-excess)
+
+
+@kernel
+def _fit_tail(
+    seen: F64, edge: int, start: float, above: float, settled: float
+) -> tuple[float, float]:
+    """Scale and shape of the excesses beyond the bin `edge`, by probability-weighted moments."""
+    mean = EXCESS_PRIOR  # of one event more
+    weighted = 0.25 * EXCESS_PRIOR
+    beyond = 0.0
+    for b in range(BINS - 1, edge - 1, -1):
+        excess = 0.5 * (EDGES[b] + EDGES[b + 1]) - start
+        mean += seen[b] * excess
+        weighted += seen[b] * excess * (beyond + 0.5 * seen[b]) / max(above, 1e-9)
+        beyond += seen[b]
+    mean /= above + 1.0
+    weighted /= above + 1.0
+    shape = 2.0 - mean / max(mean - 2.0 * weighted, 1e-9)
+    shape = settled * min(max(shape * above / (above + SHAPE_PRIOR), 0.0), SHAPE_MAX)
+    scale = mean * (1.0 - shape)
+    most = EXCESS_MAX_YOUNG + settled * (EXCESS_MAX - EXCESS_MAX_YOUNG)
+    return min(max(scale, EXCESS_MIN), most), shape
+
+
+@kernel
+def _refresh(seen: F64, below: F64, borrow: float, settled: float, share: F64, proof: F64) -> None:
     """S at the edges of one histogram that borrows from the table `below`, and its evidence."""
     total = seen.sum()
     edge = BINS
@@ -195,14 +241,11 @@ def _refresh(seen: F64, below: F64, borrow: float, share: F64, proof: F64) -> No
         edge -= 1
         above += seen[edge]
     start = EDGES[edge]
-    excess = EXCESS_PRIOR  # of one event more
-    for b in range(edge, BINS):
-        excess += seen[b] * (0.5 * (EDGES[b] + EDGES[b + 1]) - start)
-    excess = min(max(excess / (above + 1.0), EXCESS_MIN), EXCESS_MAX)
+    scale, shape = _fit_tail(seen, edge, start, above, settled)
     tail = above
     for b in range(BINS, -1, -1):
         if b >= edge:
-            mine = max(above, 0.5) * exp(-(EDGES[b] - start) / excess)
+            mine = max(above, 0.5) * _survival((EDGES[b] - start) / scale, shape)
         else:
             tail += seen[b]
             mine = tail
@@ -216,29 +259,36 @@ def _refresh(seen: F64, below: F64, borrow: float, share: F64, proof: F64) -> No
 @kernel
 def _refresh_all(tables: Tables) -> None:
     """Every table anew from its histogram, parents first; then the histograms decay."""
-    step = max(REFRESH_MIN, min(tables.marks[LEARNED], int(MEMORY)) // 50)
+    step = max(REFRESH_MIN, min(tables.marks[LEARNED], int(MEMORY)) // 25)
     tables.marks[REFRESH_AT] = tables.marks[LEARNED] + step
     keep = exp(-step / min(MEMORY, 0.5 * tables.marks[LEARNED] + 1.0))
+    settled = _settled(tables.marks[LEARNED])
     seen, share, proof = tables.seen, tables.share, tables.proof
     for d in range(seen.shape[0]):
         parent = share[d, PARENT]
-        _refresh(seen[d, PARENT], PRIOR, BORROW_PRIOR, parent, proof[d, PARENT])
+        _refresh(seen[d, PARENT], PRIOR, BORROW_PRIOR, settled, parent, proof[d, PARENT])
         for cell in range(CELLS):
-            _refresh(seen[d, cell], parent, BORROW, share[d, cell], proof[d, cell])
+            _refresh(seen[d, cell], parent, BORROW, settled, share[d, cell], proof[d, cell])
         for cell in range(CELLS + 1):
             for b in range(BINS):
                 seen[d, cell, b] *= keep
 
 
 @kernel
-def _may_learn(words: F64, at: int, r: int, time_ms: float, p: float, rare: F64) -> bool:
+def _cost(p: float, learned: int) -> float:
+    """Tokens for learning an event of this p, where so many events are known."""
+    if p >= TAIL_P:
+        return 0.0
+    return float(min(TAIL_P / p, RARITY_MAX) ** (1.0 - 0.5 * _settled(learned)))
+
+
+@kernel
+def _may_learn(words: F64, at: int, r: int, time_ms: float, p: float, tables: Tables) -> bool:
     """Whether the entity can pay for having this event in the histogram; it pays if it can."""
     since_ms = time_ms - words[r, at + TOKENS_MS]
     tokens = earned(words[r, at + TOKENS], since_ms, TOKENS_PER_EVENT, TOKENS_PER_HOUR, TOKENS_MAX)
-    cost = min(TAIL_P / p, COST_MAX) if p < TAIL_P else 0.0
-    rare[0] = followed(rare[0], p < TAIL_P)
-    if rare[0] >= WRONG_SHARE:
-        cost = 0.0
+    tables.rare[0] = followed(tables.rare[0], p < TAIL_P)
+    cost = _cost(p, tables.marks[LEARNED]) if tables.rare[0] < WRONG_SHARE else 0.0
     pays = bool(tokens >= cost)
     words[r, at + TOKENS] = tokens - cost if pays else tokens
     words[r, at + TOKENS_MS] = time_ms
@@ -332,7 +382,7 @@ def _process(
     for i in range(len(events.row)):
         r = events.row[i]
         if events.fresh[i]:
-            words[r, at + TOKENS] = COST_MAX
+            words[r, at + TOKENS] = _cost(P_MIN, tables.marks[LEARNED])
             words[r, at + TOKENS_MS] = events.time_ms[i]
             words[r, at + SUSPICION] = 0.0
             words[r, at + SUSPICION_MS] = events.time_ms[i]
@@ -364,5 +414,5 @@ def _process(
         out.combined[i] = p
         if p < TAIL_P:
             _without(i, cell, found, suspicion, surprise, tables, out)
-        if events.learn[i] and _may_learn(words, at, r, events.time_ms[i], p, tables.rare):
+        if events.learn[i] and _may_learn(words, at, r, events.time_ms[i], p, tables):
             _learn(tables, cell, found.bin)

@@ -34,8 +34,9 @@ Stat. 1959; here within 25 % of the exact tail down to 1e-4 for df ≥ 4, within
 below it, without a crowd at any p, since calibration follows.
 Learning is protected. A value more than `WINSOR_Z` deviations away is learned as one
 that is just so far, and is strange when its two-sided p is below `WINSOR_P`; a share's 1 is learned
-as p/`WINSOR_P`; a rate at most as one deviation above its mean: an
-attacker's first events are all there is of it, and each adds to the count. And an entity may learn
+as p/`WINSOR_P`; a rate at most as `RATE_WINSOR_SD` deviations above its mean: an
+attacker's first events are all there is of it, and each adds to the count; with one deviation an
+honest entity thirty times as busy as its peers is strange for hundreds of events. And an entity may learn
 `TOKENS_PER_HOUR` strange events an hour and a share `TOKENS_PER_EVENT` of all, saved up to
 `TOKENS_MAX`; more are judged, not learned. So a burst however long stays strange, and a change that
 lasts is ordinary within `MEMORY_EVENTS` events (measured: see `detectors.protection`). The cohort, in
@@ -89,6 +90,7 @@ STRANGE_SURPRISE: Final = -log(WINSOR_P)
 VERY_STRANGE_SURPRISE: Final = -log(1e-3)
 STRANGE_Z: Final = 2.5758293035489004  # normal quantile of 1 - WINSOR_P/2
 WINSOR_Z: Final = 2.0
+RATE_WINSOR_SD: Final = 2.0
 EXPECTED_SHARE: Final = 0.98
 EXPECTED_SD: Final = 3.0  # of a rate, which is skewed
 EXPECTED_Z: Final = 2.3263478740408408  # normal quantile of (1 + EXPECTED_SHARE)/2
@@ -354,7 +356,7 @@ def _rate(
     out.centre[j, i] = mean
     out.spread[j, i] = EXPECTED_SD * deviation
     out.place[j, i] = count / (count + peer_mean + 0.5)
-    return min(count, mean + deviation), surprise > LN_2 + STRANGE_SURPRISE
+    return min(count, mean + RATE_WINSOR_SD * deviation), surprise > LN_2 + STRANGE_SURPRISE
 
 
 @kernel

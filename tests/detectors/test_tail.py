@@ -15,12 +15,12 @@ from schemas.columns import F64, I64
 from tests.streams import batch
 
 
-def _admitted(row: I64) -> Admitted:
+def _admitted(row: I64, hours_apart: int = 0) -> Admitted:
     n = len(row)
     return Admitted(
         row=row,
         fresh=np.array([i == 0 or row[i] not in row[:i] for i in range(n)]),
-        time_ms=np.full(n, 1e12),
+        time_ms=1e12 + 3.6e6 * hours_apart * np.arange(n, dtype=np.float64),
         late=np.zeros(n, np.bool_),
         learn=np.ones(n, np.bool_),
         seen=np.zeros(n, np.int64),
@@ -38,7 +38,9 @@ def _shape(family: int, side: int) -> tail.Shape:
     )
 
 
-def _judge(row: I64, values: F64, family: int, side: int) -> tuple[tail.Judged, F64, F64]:
+def _judge(
+    row: I64, values: F64, family: int, side: int, hours_apart: int = 0
+) -> tuple[tail.Judged, F64, F64]:
     """Judge one feature's values; also the entities' words and the cohort afterwards."""
     shape = _shape(family, side)
     words = np.zeros((int(row.max()) + 1, tail.words(1)))
@@ -47,7 +49,7 @@ def _judge(row: I64, values: F64, family: int, side: int) -> tuple[tail.Judged, 
     tail.judge(
         words,
         0,
-        _admitted(row),
+        _admitted(row, hours_apart),
         values[None, :],
         shape,
         1e15,
@@ -116,6 +118,17 @@ def test_a_burst_does_not_become_normal_at_once() -> None:
     values[-20:] *= 100.0
     judged, _, _ = _judge(row, values, tail.NORMAL, tail.HIGH)
     assert (_p(judged)[-20:] < 1e-2).all()
+
+
+def test_a_busy_newcomer_becomes_ordinary() -> None:
+    """Thirty times its peers' rate is rare at first and ordinary after 150 events."""
+    draw = np.random.Generator(np.random.PCG64(7))
+    row = np.concatenate([draw.integers(0, 200, 10_000), np.full(200, 200)])
+    values = 1.0 + draw.poisson(1.0, len(row))
+    values[-200:] = 1.0 + draw.poisson(30.0, 200)
+    judged, _, _ = _judge(row, values.astype(np.float64), tail.RATE, tail.HIGH, hours_apart=1)
+    assert (_p(judged)[-200:-190] < 1e-4).all()
+    assert np.median(_p(judged)[-50:]) > 0.05
 
 
 def test_a_share_is_the_beta_binomial_predictive() -> None:
