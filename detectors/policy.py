@@ -19,7 +19,7 @@ from detectors.decay import DAY_MS, LN2
 from detectors.entities import Admitted
 from detectors.kernels import kernel
 from detectors.state import Arrays, load, saved
-from schemas.columns import F64, I64, U8, EventBatch
+from schemas.columns import F64, I32, I64, U8, EventBatch
 
 QUIET, OPENED, UPDATED, COUNTED, OVER_BUDGET = range(5)
 """What became of an event: no alert, a new incident, an update, only counted, or held back."""
@@ -93,7 +93,7 @@ class Positions(NamedTuple):
     """Each event's own time and where it stands in its log."""
 
     time_ms: I64
-    source: U8
+    source: I32
     offset: I64
 
 

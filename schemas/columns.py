@@ -22,7 +22,7 @@ Bools = NDArray[np.bool_]
 class EventBatch:
     """n events in the order of their log.
 
-    sources: the (topic, partition) pairs that the events came from; source: uint8[n] indexes it.
+    sources: the (topic, partition) pairs that the events came from; source: int32[n] indexes it.
     offset: int64[n], position in that partition. Together they are an event's position, carried
         through every re-keying, and the root of every alert id.
     time_ms: int64[n], the event's own time, milliseconds since 1970 UTC.
@@ -33,7 +33,7 @@ class EventBatch:
     """
 
     sources: tuple[tuple[str, int], ...]
-    source: U8
+    source: I32
     offset: I64
     time_ms: I64
     type_code: U8

@@ -1,0 +1,178 @@
+"""Slim events: what route puts into a monitor's internal topic, many events to a message.
+
+A message holds consecutive events of one source partition as columns, only those fields that the
+monitor uses, each event with its position. Not for anybody else's topics: a message that cannot be
+read is no dead letter, since nobody but Eddy writes here.
+
+    magic and version   4 bytes   b"EDS" and `VERSION`
+    checksum            8 bytes   XXH3-64 of all that follows, little-endian
+    length              4 bytes   of the header with its padding, little-endian
+    header              MessagePack: topic and partition of the source, fields that are texts, fields
+                        that are numbers; zeros up to a multiple of 8
+    events              an Arrow record batch without its schema, which the header gives
+
+A field that no event of the message has is left out. Nothing is compressed: Kafka's client does
+that, over several messages at once, to about a quarter. Measured with eight fields: 60 µs to write a
+message and 50 to read one, 0.05 µs an event on top of each; 110 bytes an event, 22 behind the client's
+zstd (in messages of ten events 216 and 33).
+"""
+
+import struct
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from schemas.columns import EventBatch
+from schemas.events import FIELDS, TYPES
+
+VERSION: Final = 1
+MESSAGE_BYTES_MAX: Final = 512 * 1024
+"""Size of the events in a message: half of what a default broker takes."""
+
+_MAGIC: Final = b"EDS"
+_PREFIX: Final = struct.Struct("<3sBQI")
+_CHECKED_FROM: Final = 12
+_POSITION: Final = (
+    ("offset", pa.int64()),
+    ("time_ms", pa.int64()),
+    ("type_code", pa.uint8()),
+    ("event_id", pa.string()),
+)
+
+
+class _Header(msgspec.Struct, frozen=True, array_like=True):
+    topic: str
+    partition: int
+    text: list[str]
+    number: list[str]
+
+
+class SlimCodec:
+    """Writes and reads the messages of one monitor's internal topic.
+
+    fields: that the monitor uses. sources: every (topic, partition) that its events may come from;
+    `EventBatch.source` of what is read indexes it, whatever the messages.
+    """
+
+    def __init__(self, fields: Sequence[str], sources: tuple[tuple[str, int], ...]) -> None:
+        self._text = [name for name in fields if FIELDS[name].kind == "text"]
+        self._number = [name for name in fields if FIELDS[name].kind == "number"]
+        self._sources = sources
+        self._place = {source: i for i, source in enumerate(sources)}
+
+    def write(self, events: EventBatch) -> Iterator[bytes]:
+        """The messages for events of one source, in order; none where there are no events."""
+        assert len(events.sources) == 1, events.sources
+        topic, partition = events.sources[0]
+        text = [n for n in self._text if n in events.text and _given(events.text[n])]
+        number = [
+            n for n in self._number if n in events.number and not np.isnan(events.number[n]).all()
+        ]
+        columns = [
+            *(pa.array(column) for column in (events.offset, events.time_ms, events.type_code)),
+            events.event_id,
+            *(events.text[name] for name in text),
+            *(pa.array(events.number[name]) for name in number),
+        ]
+        header = _Header(topic, partition, text, number)
+        batch = pa.RecordBatch.from_arrays(columns, schema=_schema(header))
+        packed = msgspec.msgpack.encode(header)
+        packed += bytes(-len(packed) % 8)
+        for part in _parts(batch):
+            yield _message(packed, part.serialize())
+
+    def read(self, values: Sequence[bytes | None]) -> EventBatch:
+        """The events of the messages, in order, every field of the monitor's a column.
+
+        Raises ValueError where a value is no message of this version and these sources.
+        """
+        tables, source = [], []
+        for value in values:
+            header, batch = _opened(value)
+            place = self._place.get((header.topic, header.partition))
+            if place is None:
+                known = sorted({topic for topic, _ in self._sources})
+                raise ValueError(
+                    f"holds events of {header.topic}[{header.partition}], which its monitor does "
+                    f"not read; expected one of {', '.join(known)}"
+                )
+            tables.append(pa.Table.from_batches([batch]))
+            source.append(np.full(len(batch), place, np.int32))
+        empty = _Header("", 0, [], [])
+        # the first table is empty: it gives a table where there is no message
+        table = pa.concat_tables([_schema(empty).empty_table(), *tables], promote_options="default")
+        size = len(table)
+        columns = {name: table.column(name).combine_chunks() for name in table.column_names}
+        nulls = pa.nulls(size, pa.string())
+        absent = np.full(size, np.nan)
+        return EventBatch(
+            self._sources,
+            np.concatenate([np.empty(0, np.int32), *source]),
+            *(columns[name].to_numpy() for name in ("offset", "time_ms", "type_code")),
+            columns["event_id"],
+            {name: columns.get(name, nulls) for name in self._text},
+            {
+                name: columns[name].to_numpy(zero_copy_only=False) if name in columns else absent
+                for name in self._number
+            },
+        )
+
+
+def _given(column: pa.StringArray) -> bool:
+    return bool(column.null_count < len(column))
+
+
+def _schema(header: _Header) -> pa.Schema:
+    texts = ((name, pa.string()) for name in header.text)
+    numbers = ((name, pa.float64()) for name in header.number)
+    return pa.schema([*_POSITION, *texts, *numbers])
+
+
+def _parts(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """The batch, halved until each part is small enough; one event always is."""
+    if batch.nbytes <= MESSAGE_BYTES_MAX or len(batch) == 1:
+        if len(batch):
+            yield batch
+        return
+    half = len(batch) // 2
+    yield from _parts(batch.slice(0, half))
+    yield from _parts(batch.slice(half))
+
+
+def _message(header: bytes, events: pa.Buffer) -> bytes:
+    body = b"".join((len(header).to_bytes(4, "little"), header, events))
+    checksum = xxhash.xxh3_64_intdigest(body)
+    return _PREFIX.pack(_MAGIC, VERSION, checksum, len(header)) + body[4:]
+
+
+def _opened(value: bytes | None) -> tuple[_Header, pa.RecordBatch]:
+    """The header and the events of a message. Raises ValueError where it is none."""
+    if value is None or len(value) < _PREFIX.size or value[:3] != _MAGIC:
+        raise ValueError("is no message of Eddy's")
+    _, version, checksum, length = _PREFIX.unpack_from(value)
+    if version != VERSION:
+        raise ValueError(f"was written in version {version}; expected version {VERSION}")
+    if xxhash.xxh3_64_intdigest(memoryview(value)[_CHECKED_FROM:]) != checksum:
+        raise ValueError("does not match its checksum: it is cut short, or spoilt")
+    try:
+        header = msgspec.msgpack.decode(
+            value[_PREFIX.size : _PREFIX.size + length].rstrip(b"\0"), type=_Header
+        )
+        body = pa.py_buffer(value).slice(_PREFIX.size + length)
+        batch = pa.ipc.read_record_batch(body, _schema(header))
+        batch.validate(full=True)  # nothing behind looks again: kernels read where offsets say
+    except (msgspec.MsgspecError, pa.ArrowException, OSError, TypeError) as error:
+        raise ValueError(f"cannot be read: {error}") from error
+    kinds = dict.fromkeys(header.text, "text") | dict.fromkeys(header.number, "number")
+    known = all(name in FIELDS and FIELDS[name].kind == kind for name, kind in kinds.items())
+    if not known or len(kinds) < len(header.text) + len(header.number):
+        raise ValueError(f"holds fields that this version does not know: {', '.join(kinds)}")
+    if any(batch.column(name).null_count for name, _ in _POSITION):
+        raise ValueError("holds an event without id, time, type or position")
+    if len(batch) and batch.column("type_code").to_numpy().max() >= len(TYPES):
+        raise ValueError("holds an event of an unknown type")
+    return header, batch
