@@ -257,24 +257,23 @@ def _at_rate(lines: "Iterator[Line]", rate: float) -> "Iterator[Line]":
 def check(config: ConfigPath) -> None:
     """Name every mistake of a configuration at once; if there is none, say which way each takes.
 
-    Exit code 2 where `eddy run` would refuse it.
+    Exit code 2 where there are mistakes.
 
     Example: eddy config check shop.toml
     """
-    from stream.config import load, refuse_indirect, ways
+    from stream.config import load, ways
 
     loaded = load(config)
     typer.echo(f"{config}: no mistakes")
     if not loaded.secret:
         typer.echo("secret: none is set, so pseudonyms and entity keys could be guessed; set one")
     for way in ways(loaded):
-        path = (
-            "direct" if way.direct else "over an internal topic, which this version does not make"
-        )
+        path = "direct"
+        if way.internal:
+            count = way.internal.partitions
+            partitions = f"{count} partition{'s' if count > 1 else ''}"
+            path = f"over the internal topic {way.internal.topic} with {partitions}"
         typer.echo(f"monitor {way.monitor}: {path}: {way.reason}")
-        for way_out in way.ways_out:
-            typer.echo(f"  either {way_out}")
-    refuse_indirect(loaded)
 
 
 @app.command()

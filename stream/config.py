@@ -5,8 +5,9 @@ events take, and the fingerprint of what steers the fold. Starts nothing and rea
 """
 
 import os
+import re
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
@@ -26,15 +27,16 @@ from schemas import mapping
 from schemas.events import ENTITY_FIELDS, FIELDS, TYPES
 from schemas.mapping import CodecName, FieldsSpec, TypeSpec, nearest
 from stream.document import at, build, fill
-from stream.errors import ConfigError, UnsupportedWay
+from stream.errors import ConfigError
 from stream.kafka_properties import property_problems
 
 FINGERPRINT_VERSION: Final = 1
 ROUTE: Final = "route"
+TOPIC: Final = r"^[a-zA-Z0-9._-]{1,249}$"
 ASSUMED: Final = frozenset({"utc_offset_min", "labelled_event_id"})
 """Fields that are done without where no input maps them: UTC; no label replaces another."""
 
-Topic = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9._-]{1,249}$", description="a topic's name")]
+Topic = Annotated[str, Meta(pattern=TOPIC, description="a topic's name")]
 
 
 class InputSpec(Spec, frozen=True, kw_only=True):
@@ -102,14 +104,25 @@ class Config(Spec, frozen=True, kw_only=True):
     worker: WorkerSpec = WorkerSpec()
 
 
+class Log(NamedTuple):
+    """A log that a stage reads: an input's topic, or the internal topic of a monitor.
+
+    name: the input's, or the monitor's.
+    """
+
+    name: str
+    topic: str
+    partitions: int
+    internal: bool = False
+
+
 class Way(NamedTuple):
-    """Which way a monitor's events take: straight from its topic, or over an internal topic."""
+    """Which way a monitor's events take, and why: straight from its one input, or over a log of
+    its own, into which route puts them by entity."""
 
     monitor: str
-    input: str
-    direct: bool
+    internal: Log | None
     reason: str
-    ways_out: list[str]
 
 
 def load(path: Path) -> Config:
@@ -161,15 +174,32 @@ def ways(config: Config) -> list[Way]:
     return [_way(config, monitor) for monitor in config.monitors]
 
 
-def refuse_indirect(config: Config) -> None:
-    """Raise UnsupportedWay if a monitor cannot read its topic directly."""
-    lines = [
-        f"monitor {way.monitor}: {way.reason}; either {', or '.join(way.ways_out)}"
-        for way in ways(config)
-        if not way.direct
-    ]
-    if lines:
-        raise UnsupportedWay("\n".join(lines))
+def logs(config: Config) -> list[Log]:
+    """Every log that the stages read: the inputs', then the internal ones."""
+    inputs = (Log(name, spec.topic, spec.partitions) for name, spec in config.inputs.items())
+    return [*inputs, *(way.internal for way in ways(config) if way.internal)]
+
+
+def fields_used(config: Config, monitor: MonitorSpec) -> list[str]:
+    """The event fields that the monitor's internal topic holds, in the order of `events.FIELDS`."""
+    wanted = {*ENTITY_FIELDS, *(name for _, name in _reads(monitor))}
+    filled = {name for one in monitor.inputs for name in fields_wanted(config, one)}
+    return [name for name in FIELDS if name in wanted & filled]
+
+
+def sources(
+    config: Config, monitor: MonitorSpec, topics: Mapping[str, str]
+) -> tuple[tuple[str, int], ...]:
+    """Every topic and partition that the monitor's events may come from, in configured order.
+
+    topics: by input, what its records call their topic. An incident remembers its opening by an
+    index into these.
+    """
+    return tuple(
+        (topics[name], partition)
+        for name in monitor.inputs
+        for partition in range(config.inputs[name].partitions)
+    )
 
 
 def fingerprint(config: Config) -> str:
@@ -213,43 +243,54 @@ def _fields_of(where: Where) -> list[str]:
 
 
 def _way(config: Config, monitor: MonitorSpec) -> Way:
+    direct, reason = _direct(config, monitor)
+    if direct:
+        return Way(monitor.name, None, reason)
+    most = max(config.inputs[name].partitions for name in monitor.inputs)
+    topic = f"{config.group}-{monitor.name}-events"
+    return Way(monitor.name, Log(monitor.name, topic, monitor.partitions or most, True), reason)
+
+
+def _direct(config: Config, monitor: MonitorSpec) -> tuple[bool, str]:
+    """Whether one partition of one log holds all events of each of its entities; and why."""
     names = ", ".join(monitor.inputs)
     if len(monitor.inputs) > 1:
-        reason = (
+        return False, (
             f"it reads {len(monitor.inputs)} topics ({names}), and the order in which their "
             "events meet is in no log"
         )
-        out = [
-            "write these events to one topic and make that the monitor's only input",
-            "declare one monitor for each input",
-        ]
-        return Way(monitor.name, names, direct=False, reason=reason, ways_out=out)
     spec = config.inputs[names]
+    if monitor.partitions is not None:
+        return False, f"partitions = {monitor.partitions} asks for it"
     if spec.partitions == 1:
-        return Way(
-            monitor.name, names, direct=True, reason="its topic has one partition", ways_out=[]
-        )
+        return True, "its topic has one partition"
     if spec.keyed_by == monitor.entity:
-        reason = f"its topic is partitioned by {monitor.entity} ({spec.partitioner})"
-        return Way(monitor.name, names, direct=True, reason=reason, ways_out=[])
+        return True, f"its topic is partitioned by {monitor.entity} ({spec.partitioner})"
     by = f"by {spec.keyed_by}" if spec.keyed_by else "by nothing that the configuration names"
-    reason = (
+    return False, (
         f"it watches {monitor.entity}, but {names} has {spec.partitions} partitions, keyed {by}: "
         f"one {monitor.entity}'s events lie in several partitions"
     )
-    out = [
-        f"have the producer key the topic by {monitor.entity}, and name it and its partitioner in inputs.{names}",
-        f"let the monitor read a topic with one partition (inputs.{names}.partitions = 1)",
-    ]
-    return Way(monitor.name, names, direct=False, reason=reason, ways_out=out)
 
 
 def _relations(config: Config) -> Iterator[tuple[str, str]]:
     """What does not fit together: where, and what is wrong."""
     for name, spec in config.inputs.items():
         yield from _under(f"inputs.{name}", _input_problems(spec))
-    read = {spec.topic: f"inputs.{name}.topic" for name, spec in config.inputs.items()}
-    yield from _twice({f"inputs.{name}.topic": spec.topic for name, spec in config.inputs.items()})
+    internal = _internal(config)
+    topics = {f"inputs.{name}.topic": spec.topic for name, spec in config.inputs.items()}
+    topics |= {where: log.topic for where, log in internal.items()}
+    read = {topic: where for where, topic in topics.items()}
+    yield from _twice(topics)
+    for where, log in internal.items():
+        if not re.match(TOPIC, log.topic):
+            yield (
+                where,
+                (
+                    f'its internal topic would be "{log.topic}", which is no name of a topic; '
+                    "give the configuration another group"
+                ),
+            )
     for name in ("alerts", "dead_letters"):
         topic = getattr(config.outputs, name)
         if topic in read:  # each dead letter would be read again, and be a dead letter again
@@ -263,6 +304,16 @@ def _relations(config: Config) -> Iterator[tuple[str, str]]:
     for line in property_problems(config.kafka):
         where, text = line.split(": ", 1)
         yield where, text
+
+
+def _internal(config: Config) -> dict[str, Log]:
+    """The internal logs of monitors whose inputs are known, by where the monitor stands."""
+    known = {
+        f"monitors[{i}]": _way(config, monitor).internal
+        for i, monitor in enumerate(config.monitors)
+        if monitor.inputs and set(monitor.inputs) <= config.inputs.keys()
+    }
+    return {where: log for where, log in known.items() if log}
 
 
 def _input_problems(spec: InputSpec) -> Iterator[tuple[str, str]]:

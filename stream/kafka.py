@@ -394,20 +394,28 @@ class Source:
 
 
 class OutRecord(NamedTuple):
-    """One record to be published."""
+    """One record to be published: to that partition, else to the one of its key."""
 
     topic: str
     key: bytes | None
     value: bytes
     headers: list[tuple[str, bytes]]
+    partition: int | None = None
 
 
 def _produce(producer: Producer, record: OutRecord) -> None:
     """Hand a record to the client; where its queue is full, wait until deliveries make room."""
-    topic, key, value, headers = record
+    topic, key, value, headers, partition = record
+    anywhere = -1
     while True:
         try:
-            producer.produce(topic, value, key, headers=[*headers])
+            producer.produce(
+                topic,
+                value,
+                key,
+                anywhere if partition is None else partition,
+                headers=[*headers],
+            )
         except BufferError:
             producer.poll(0.1)
         else:

@@ -19,6 +19,7 @@ zstd (in messages of ten events 216 and 33).
 
 import struct
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Final
 
 import msgspec
@@ -64,14 +65,21 @@ class SlimCodec:
         self._sources = sources
         self._place = {source: i for i, source in enumerate(sources)}
 
+    def chosen(self, events: EventBatch) -> EventBatch:
+        """The same events, with only those fields that the monitor uses."""
+        return replace(
+            events,
+            text={name: events.text[name] for name in self._text if name in events.text},
+            number={name: events.number[name] for name in self._number if name in events.number},
+        )
+
     def write(self, events: EventBatch) -> Iterator[bytes]:
         """The messages for events of one source, in order; none where there are no events."""
         assert len(events.sources) == 1, events.sources
         topic, partition = events.sources[0]
-        text = [n for n in self._text if n in events.text and _given(events.text[n])]
-        number = [
-            n for n in self._number if n in events.number and not np.isnan(events.number[n]).all()
-        ]
+        used = self.chosen(events)
+        text = [name for name, column in used.text.items() if _given(column)]
+        number = [name for name, column in used.number.items() if not np.isnan(column).all()]
         columns = [
             *(pa.array(column) for column in (events.offset, events.time_ms, events.type_code)),
             events.event_id,
@@ -110,12 +118,14 @@ class SlimCodec:
         nulls = pa.nulls(size, pa.string())
         absent = np.full(size, np.nan)
         return EventBatch(
-            self._sources,
-            np.concatenate([np.empty(0, np.int32), *source]),
-            *(columns[name].to_numpy() for name in ("offset", "time_ms", "type_code")),
-            columns["event_id"],
-            {name: columns.get(name, nulls) for name in self._text},
-            {
+            sources=self._sources,
+            source=np.concatenate([np.empty(0, np.int32), *source]),
+            offset=columns["offset"].to_numpy(),
+            time_ms=columns["time_ms"].to_numpy(),
+            type_code=columns["type_code"].to_numpy(),
+            event_id=columns["event_id"],
+            text={name: columns.get(name, nulls) for name in self._text},
+            number={
                 name: columns[name].to_numpy(zero_copy_only=False) if name in columns else absent
                 for name in self._number
             },
