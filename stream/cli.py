@@ -31,6 +31,8 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Look at a configuration without starting anything.")
 app.add_typer(config_app, name="config", no_args_is_help=True)
+topics_app = typer.Typer(help="Make the topics of a configuration, or look at them.")
+app.add_typer(topics_app, name="topics", no_args_is_help=True)
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The configuration, TOML.")]
 Level = Literal["debug", "info", "warning", "error"]
@@ -274,6 +276,52 @@ def check(config: ConfigPath) -> None:
             partitions = f"{count} partition{'s' if count > 1 else ''}"
             path = f"over the internal topic {way.internal.topic} with {partitions}"
         typer.echo(f"monitor {way.monitor}: {path}: {way.reason}")
+
+
+@topics_app.command("create")
+def create(
+    config: ConfigPath,
+    replication: Annotated[
+        int | None, typer.Option(min=1, help="Copies of a new topic. Default: the broker's own.")
+    ] = None,
+    inputs: Annotated[
+        bool, typer.Option("--inputs", help="Make the inputs' topics, too, if they are missing.")
+    ] = False,
+    print_acls: Annotated[
+        bool,
+        typer.Option(
+            "--print-acls",
+            help="Only print what a worker must be allowed to do, as arguments of Kafka's "
+            "kafka-acls tool; reaches no broker.",
+        ),
+    ] = False,
+) -> None:
+    """Make the topics that are missing, and check those that exist; nothing that exists is changed.
+
+    These are the outputs and the internal topics of monitors that do not read directly. Exit code
+    2 where a topic is not as it must be, and each difference is named; 0 where `eddy run` may start.
+
+    Example: eddy topics create shop.toml --replication 3
+    """
+    from stream import topics
+    from stream.config import load
+    from stream.kafka import Admin
+
+    loaded = load(config)
+    if print_acls:
+        for line in topics.permissions(loaded):
+            typer.echo(f"--add --allow-principal User:NAME {line}")
+        return
+    admin = Admin(loaded.kafka)
+    known = topics.found(loaded, admin)
+    for topic, partitions, settings in topics.missing(loaded, known, inputs):
+        admin.create(topic, partitions, settings, replication)
+        typer.echo(f"{topic}: created, {partitions} partition{'s' if partitions > 1 else ''}")
+    for topic, one in known.items():
+        typer.echo(
+            f"{topic}: exists, {one.partitions} partition{'s' if one.partitions > 1 else ''}"
+        )
+    topics.check_topics(loaded, topics.found(loaded, admin))
 
 
 @app.command()

@@ -22,6 +22,10 @@ from confluent_kafka import (
     Producer,
     TopicPartition,
 )
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import ConfigResource
+from confluent_kafka.admin._resource import ResourceType
+from confluent_kafka.cimpl import NewTopic
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay
 from tenacity.wait import wait_random_exponential
 
@@ -36,7 +40,12 @@ from stream.errors import (
     Retriable,
 )
 from stream.kafka_codes import TABLE, UNKNOWN, Kind
-from stream.kafka_properties import Properties, consumer_properties, producer_properties
+from stream.kafka_properties import (
+    Properties,
+    admin_properties,
+    consumer_properties,
+    producer_properties,
+)
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -241,22 +250,6 @@ class Source:
         self._consumer.close()
         if failed is None:
             self._latch.check()
-
-    def partition_counts(self, topics: Iterable[str]) -> dict[str, int]:
-        """Topic → number of its partitions; a topic that does not exist is missing."""
-        return {topic: count for topic in topics if (count := self._partition_count(topic))}
-
-    def _partition_count(self, topic: str) -> int:
-        for attempt in patiently(Retriable):
-            with attempt, _border(f"asking for topic {topic}"):
-                self._consumer.poll(0)  # lets the client say what keeps it from connecting
-                self._latch.check()
-                found = self._consumer.list_topics(topic, timeout=CALL_S).topics[topic]
-                if found.error is None:
-                    return len(found.partitions)
-                if TABLE.get(found.error.name(), UNKNOWN) is not TABLE["UNKNOWN_TOPIC_OR_PART"]:
-                    raise failure(found.error, f"asking for topic {topic}")
-        return 0
 
     def subscribe(self, topics: list[str], owner: Owner) -> None:
         """Join the group; the owner is told of partitions from within `poll`, `serve` and exit."""
@@ -480,6 +473,55 @@ class Sink:
                     self._producer.abort_transaction(CALL_S)
         except KafkaFailure as error:
             log.warning("could not abort", error=str(error))
+
+
+class Admin:
+    """Looks at topics, and makes them."""
+
+    def __init__(self, properties: Properties) -> None:
+        self._latch = _Latch()
+        own = {**admin_properties(properties), "error_cb": self._latch.on_error}
+        self._client = _made(AdminClient, own)
+
+    def partition_counts(self, topics: Iterable[str]) -> dict[str, int]:
+        """Topic → number of its partitions; a topic that does not exist is missing."""
+        return {topic: count for topic in topics if (count := self._partition_count(topic))}
+
+    def _partition_count(self, topic: str) -> int:
+        for attempt in patiently(Retriable):
+            with attempt, _border(f"asking for topic {topic}"):
+                self._client.poll(0)  # lets the client say what keeps it from connecting
+                self._latch.check()
+                found = self._client.list_topics(topic, timeout=CALL_S).topics[topic]
+                if found.error is None:
+                    return len(found.partitions)
+                if TABLE.get(found.error.name(), UNKNOWN) is not TABLE["UNKNOWN_TOPIC_OR_PART"]:
+                    raise failure(found.error, f"asking for topic {topic}")
+        return 0
+
+    def settings(self, topic: str, names: Iterable[str]) -> dict[str, str]:
+        """The topic's settings of these names, as the broker applies them."""
+        asked = ConfigResource(ResourceType.TOPIC, topic)
+        for attempt in patiently(Retriable):
+            with attempt, _border(f"asking for the settings of topic {topic}"):
+                [future] = self._client.describe_configs([asked], request_timeout=CALL_S).values()
+                found = future.result()
+        return {name: found[name].value for name in names}
+
+    def create(
+        self, topic: str, partitions: int, settings: Mapping[str, str], copies: int | None
+    ) -> None:
+        """Make a topic, and wait until it is known. copies: its replication factor, None for the
+        broker's own."""
+        new = NewTopic(topic, partitions, copies or -1, config=dict(settings))
+        for attempt in patiently(Retriable):
+            with attempt, _border(f"creating topic {topic}"):
+                [future] = self._client.create_topics([new], request_timeout=CALL_S).values()
+                future.result()
+        for attempt in patiently(Retriable):
+            with attempt:
+                if not self._partition_count(topic):
+                    raise Retriable(f"creating topic {topic}: the broker does not list it yet")
 
 
 class Feed:

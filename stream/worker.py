@@ -23,13 +23,14 @@ from schemas.alerts import alert_record
 from schemas.records import Records
 from stream import health, metrics
 from stream.config import Config, Log, logs
-from stream.errors import Abortable, ConfigError, ForeignOffset, RetentionGap
+from stream.errors import Abortable, ForeignOffset, RetentionGap
 from stream.health import Pulse
-from stream.kafka import Committed, OutRecord, Partition, Sink, Source, patiently
+from stream.kafka import Admin, Committed, OutRecord, Partition, Sink, Source, patiently
 from stream.kafka_properties import shown
 from stream.metrics import Board
 from stream.shard import Emitted, Shard, Shards
 from stream.stages.watch import RunInfo
+from stream.topics import check_topics, found
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -365,34 +366,8 @@ def run_worker(
     board, pulse = Board(), Pulse()
     address = (config.worker.http_host, config.worker.http_port)
     with health.serving(address, board, pulse), Source(config.kafka, config.group) as source:
-        check_topics(config, source)
+        check_topics(config, found(config, Admin(config.kafka)))
         sink = Sink(config.kafka, config.group, slot)
         sink.open()
         Worker(config, source, sink, run, board, pulse).run(stop_on_signal())
     log.info("stopped")
-
-
-def check_topics(config: Config, source: Source) -> None:
-    """Raise ConfigError unless the topics exist and the inputs have as many partitions as said."""
-    outputs = {
-        "outputs.alerts": config.outputs.alerts,
-        "outputs.dead_letters": config.outputs.dead_letters,
-    }
-    inputs = {spec.topic for spec in config.inputs.values()}
-    counts = source.partition_counts(inputs | set(outputs.values()))
-    problems = [
-        f'{path}: got "{topic}"; expected a topic that exists, create it'
-        for path, topic in [
-            *((f"inputs.{name}.topic", spec.topic) for name, spec in config.inputs.items()),
-            *outputs.items(),
-        ]
-        if topic not in counts
-    ]
-    problems += [
-        f"inputs.{name}.partitions: got {spec.partitions}; expected {counts[spec.topic]}, which "
-        f'topic "{spec.topic}" has'
-        for name, spec in config.inputs.items()
-        if counts.get(spec.topic, spec.partitions) != spec.partitions
-    ]
-    if problems:
-        raise ConfigError(problems)
