@@ -38,7 +38,7 @@ def test_help_is_quick() -> None:
     )
     assert done.stdout.strip() == "[]"
     said = eddy("--help")
-    for command in ("run", "replay", "demo", "simulate", "config", "version"):
+    for command in ("run", "replay", "demo", "simulate", "config", "topics", "version"):
         assert command in said
 
 

@@ -6,6 +6,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -24,12 +25,18 @@ CONFIG = Path(__file__).resolve().parents[1] / "deploy" / "configs" / "shop.toml
 
 @pytest.fixture(scope="module")
 def counts() -> dict[str, dict[str, int]]:
-    """The counts of a shard that has seen a little of everything."""
+    """The counts of a shard that has seen a little of everything, one monitor behind a hop."""
     values: list[bytes | None] = [line.value for line in lines(Shop(300, 7), 0.1)]
     values += [None, values[0]]
     count = len(values)
     now_ms = np.full(count, 1_800_000_000_000)
-    shard = build_shard(load(CONFIG), "shop", RunInfo("live", "run", str))
+    config = load(CONFIG)
+    monitors = [
+        msgspec.structs.replace(one, partitions=1 if one.name == "card" else None)
+        for one in config.monitors
+    ]
+    hopping = msgspec.structs.replace(config, monitors=monitors)
+    shard = build_shard(hopping, "shop", RunInfo("live", "run", str))
     shard.process(Records("events", 0, np.arange(count), now_ms, values))
     return shard.counts()
 
