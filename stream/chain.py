@@ -15,10 +15,10 @@ import numpy as np
 from schemas.alerts import Alert
 from schemas.columns import F64, I64, EventBatch, joined
 from schemas.records import Records
-from stream.config import Config, Log, logs
+from stream.alerting import RunInfo
+from stream.config import ASSESS, Config, Log, logs
 from stream.shard import Emitted, InternalShard, Shards, SourceShard
 from stream.stages import InternalRecord
-from stream.stages.watch import RunInfo
 
 Counts = Mapping[str, Mapping[str, int]]
 Place = tuple[str, int]
@@ -87,10 +87,11 @@ class Chain:
             silent = {hop.name: np.full(len(events), np.nan) for hop in source.shard.route.hops}
             source.held.append((_Held(events, due_ms), emitted.p_values | silent))
         for record in emitted.internal:
-            self._hold(record, events, due_ms)
+            self._hold(record, _Held(events, due_ms))
         return emitted
 
-    def _hold(self, record: InternalRecord, events: EventBatch, due_ms: I64) -> None:
+    def _hold(self, record: InternalRecord, of: _Held) -> None:
+        """Let a message wait whose events are among these."""
         place = (record.log, record.partition)
         if place not in self._internals:
             log = self._logs[record.log, True]
@@ -99,19 +100,25 @@ class Chain:
         nowhere = np.zeros(1, np.int64)
         message = Records(record.log, record.partition, nowhere, nowhere, [record.value])
         sent = internal.shard.read(message)
-        due = due_ms[np.searchsorted(events.offset, sent.offset)]
-        internal.held.append(_Held(sent, due))
+        source = of.events.sources.index(sent.sources[int(sent.source[0])])
+        rows = np.flatnonzero(of.events.source == source)
+        places = np.searchsorted(of.events.offset[rows], sent.offset)
+        internal.held.append(_Held(sent, of.due_ms[rows[places]]))
 
     def advance(self, until_ms: float) -> tuple[list[Alert], list[Judged]]:
-        """Let the internal monitors watch what is due before that time: every partition has come
-        so far. Returns their alerts, and all events that are now judged by every monitor."""
+        """Let the stages behind internal logs take what is due before that time: every partition
+        has come so far. Returns their alerts, and all events that now every monitor has judged."""
         alerts: list[Alert] = []
-        for internal in self._internals.values():
-            batch = _due(internal, until_ms)
-            if batch is not None:
-                emitted = internal.shard.judge(batch)
-                alerts += emitted.alerts
-                self._note(emitted)
+        for reports in (False, True):  # what monitors report goes in before assess looks
+            for place in [one for one in self._internals if (one[0] == ASSESS) == reports]:
+                internal = self._internals[place]
+                due = _due(internal, until_ms)
+                if due is not None:
+                    emitted = internal.shard.judge(due.events)
+                    alerts += emitted.alerts
+                    self._note(emitted)
+                    for record in emitted.internal:
+                        self._hold(record, due)
         return alerts, list(self._judged(until_ms))
 
     def _note(self, emitted: Emitted) -> None:
@@ -149,7 +156,7 @@ class Chain:
             yield self._logs[name, True], internal.shard.counts()
 
 
-def _due(internal: _Internal, until_ms: float) -> EventBatch | None:
+def _due(internal: _Internal, until_ms: float) -> _Held | None:
     """Take out what is due before that time, in its order; None where nothing is."""
     if not internal.held:
         return None
@@ -159,4 +166,5 @@ def _due(internal: _Internal, until_ms: float) -> EventBatch | None:
     count = int(np.searchsorted(due_ms[order], until_ms))
     rest = order[count:]
     internal.held = [_Held(events.take(rest), due_ms[rest])] if len(rest) else []
-    return events.take(order[:count]) if count else None
+    first = order[:count]
+    return _Held(events.take(first), due_ms[first]) if count else None

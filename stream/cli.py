@@ -59,9 +59,9 @@ def run(
     Example: EDDY_SLOT=worker-1 eddy run shop.toml
     """
     from stream import log
+    from stream.alerting import RunInfo
     from stream.clock import now_text
     from stream.config import load
-    from stream.stages.watch import RunInfo
     from stream.worker import run_worker
 
     log.set_up(log_level)
@@ -123,7 +123,7 @@ def replay(
         typer.echo(
             f"{summary.dead_letters:,} dead letters, each with its reason: {out}/dead_letters.ndjson"
         )
-    late = sum(counts["late"] for counts in summary.monitors.values())
+    late = sum(counts.get("late", 0) for counts in summary.monitors.values())
     if late:
         typer.echo(f"{late:,} events older than their entity's last: is the file in time order?")
 
@@ -263,19 +263,22 @@ def check(config: ConfigPath) -> None:
 
     Example: eddy config check shop.toml
     """
-    from stream.config import load, ways
+    from stream.config import ASSESS, assess_way, load, ways
 
     loaded = load(config)
     typer.echo(f"{config}: no mistakes")
     if not loaded.secret:
         typer.echo("secret: none is set, so pseudonyms and entity keys could be guessed; set one")
-    for way in ways(loaded):
+    for way in [*ways(loaded), assess_way(loaded)]:
+        if way is None:
+            continue
         path = "direct"
         if way.internal:
             count = way.internal.partitions
             partitions = f"{count} partition{'s' if count > 1 else ''}"
             path = f"over the internal topic {way.internal.topic} with {partitions}"
-        typer.echo(f"monitor {way.monitor}: {path}: {way.reason}")
+        who = way.reader if way.reader == ASSESS else f"monitor {way.reader}"
+        typer.echo(f"{who}: {path}: {way.reason}")
 
 
 @topics_app.command("create")

@@ -22,7 +22,7 @@ from detectors.models.half_space_trees import RiverTreesSpec, TreesSpec
 from detectors.models.own import OwnSpec
 from detectors.models.tail import TailSpec
 from detectors.monitor import MonitorSpec
-from detectors.spec import Duration, FeatureSpec, Name, Spec, Where
+from detectors.spec import Duration, FeatureSpec, Name, PolicySpec, Spec, Where
 from schemas import mapping
 from schemas.events import ENTITY_FIELDS, FIELDS, TYPES
 from schemas.mapping import CodecName, FieldsSpec, TypeSpec, nearest
@@ -31,7 +31,7 @@ from stream.errors import ConfigError
 from stream.kafka_properties import property_problems
 
 FINGERPRINT_VERSION: Final = 1
-ROUTE: Final = "route"
+ROUTE, ASSESS = STAGES = ("route", "assess")
 TOPIC: Final = r"^[a-zA-Z0-9._-]{1,249}$"
 ASSUMED: Final = frozenset({"utc_offset_min", "labelled_event_id"})
 """Fields that are done without where no input maps them: UTC; no label replaces another."""
@@ -75,6 +75,20 @@ class LimitsSpec(Spec, frozen=True, kw_only=True):
     duplicate_window: Annotated[int, Meta(ge=2, le=100_000_000)] = 100_000
 
 
+class AssessSpec(Spec, frozen=True, kw_only=True):
+    """What all monitors' reports on one event say together about its subject.
+
+    subject: the event field that names it. partitions: of the internal topic of reports. capacity:
+    subjects, events_max: reported events, remembered at most in each shard.
+    """
+
+    subject: str
+    partitions: Annotated[int, Meta(ge=1, le=10_000)] | None = None
+    capacity: Annotated[int, Meta(ge=16, le=100_000_000)] = 100_000
+    events_max: Annotated[int, Meta(ge=16, le=100_000_000)] = 100_000
+    policy: PolicySpec = PolicySpec()
+
+
 class WorkerSpec(Spec, frozen=True, kw_only=True):
     """How the long-lived worker runs; changes no result."""
 
@@ -100,14 +114,15 @@ class Config(Spec, frozen=True, kw_only=True):
     outputs: OutputSpec = OutputSpec()
     limits: LimitsSpec = LimitsSpec()
     monitors: Annotated[list[MonitorSpec], Meta(min_length=1)]
+    assess: AssessSpec | None = None
     reveal: list[str] = msgspec.field(default_factory=list)
     worker: WorkerSpec = WorkerSpec()
 
 
 class Log(NamedTuple):
-    """A log that a stage reads: an input's topic, or the internal topic of a monitor.
+    """A log that a stage reads: an input's topic, or the internal topic of a monitor or of assess.
 
-    name: the input's, or the monitor's.
+    name: the input's, or the reader's.
     """
 
     name: str
@@ -118,9 +133,9 @@ class Log(NamedTuple):
 
 class Way(NamedTuple):
     """Which way a monitor's events take, and why: straight from its one input, or over a log of
-    its own, into which route puts them by entity."""
+    its own, into which they are put by entity. The reports' way to assess likewise."""
 
-    monitor: str
+    reader: str
     internal: Log | None
     reason: str
 
@@ -177,7 +192,26 @@ def ways(config: Config) -> list[Way]:
 def logs(config: Config) -> list[Log]:
     """Every log that the stages read: the inputs', then the internal ones."""
     inputs = (Log(name, spec.topic, spec.partitions) for name, spec in config.inputs.items())
-    return [*inputs, *(way.internal for way in ways(config) if way.internal)]
+    internal = (way.internal for way in [*ways(config), assess_way(config)] if way)
+    return [*inputs, *(log for log in internal if log)]
+
+
+def assess_way(config: Config) -> Way | None:
+    """The way of the reports to assess; None where nothing is assessed."""
+    spec = config.assess
+    if spec is None:
+        return None
+    inputs = list(dict.fromkeys(name for monitor in config.monitors for name in monitor.inputs))
+    direct = all(way.internal is None for way in ways(config))
+    if direct and len(inputs) == 1 and spec.partitions is None:
+        only = config.inputs[inputs[0]]
+        if only.partitions == 1 or only.keyed_by == spec.subject:
+            return Way(ASSESS, None, f"its monitors and {spec.subject} read the same log")
+    most = spec.partitions or max(config.inputs[name].partitions for name in inputs)
+    reason = f"reports on one {spec.subject} come from several logs"
+    if spec.partitions is not None:
+        reason = f"partitions = {spec.partitions} asks for it"
+    return Way(ASSESS, Log(ASSESS, f"{config.group}-{ASSESS}-reports", most, True), reason)
 
 
 def fields_used(config: Config, monitor: MonitorSpec) -> list[str]:
@@ -188,16 +222,16 @@ def fields_used(config: Config, monitor: MonitorSpec) -> list[str]:
 
 
 def sources(
-    config: Config, monitor: MonitorSpec, topics: Mapping[str, str]
+    config: Config, inputs: Iterable[str], topics: Mapping[str, str]
 ) -> tuple[tuple[str, int], ...]:
-    """Every topic and partition that the monitor's events may come from, in configured order.
+    """Every topic and partition that events of these inputs may come from, in that order.
 
     topics: by input, what its records call their topic. An incident remembers its opening by an
     index into these.
     """
     return tuple(
         (topics[name], partition)
-        for name in monitor.inputs
+        for name in inputs
         for partition in range(config.inputs[name].partitions)
     )
 
@@ -213,6 +247,7 @@ def fingerprint(config: Config) -> str:
         "inputs": config.inputs,
         "limits": config.limits,
         "reveal": sorted(config.reveal),
+        **({"assess": config.assess} if config.assess else {}),
         "secret": pseudonym(hash_text(pa.array(["fingerprint"]), hash_key(config.secret))[0]),
     }
     return xxhash.xxh3_128_hexdigest(msgspec.json.encode(steering, order="deterministic"))
@@ -301,6 +336,8 @@ def _relations(config: Config) -> Iterator[tuple[str, str]]:
     for i, name in enumerate(config.reveal):
         if name not in ENTITY_FIELDS:
             yield f"reveal[{i}]", _not_entity(name)
+    if config.assess and config.assess.subject not in ENTITY_FIELDS:
+        yield "assess.subject", _not_entity(config.assess.subject)
     for line in property_problems(config.kafka):
         where, text = line.split(": ", 1)
         yield where, text
@@ -313,6 +350,9 @@ def _internal(config: Config) -> dict[str, Log]:
         for i, monitor in enumerate(config.monitors)
         if monitor.inputs and set(monitor.inputs) <= config.inputs.keys()
     }
+    if len(known) == len(config.monitors) and config.monitors:
+        way = assess_way(config)
+        known |= {ASSESS: way.internal} if way else {}
     return {where: log for where, log in known.items() if log}
 
 
@@ -335,8 +375,8 @@ def _monitor_problems(
         if name not in inputs:
             yield f"inputs[{i}]", f"no input is named {name}{nearest(name, inputs)}"
     yield from _twice({f"inputs[{i}]": name for i, name in enumerate(monitor.inputs)})
-    if monitor.name == ROUTE:
-        yield "name", f"got {ROUTE}; expected another: that stage's counts stand under it"
+    if monitor.name in STAGES:
+        yield "name", f"got {monitor.name}; expected another: that stage's counts stand under it"
     if monitor.entity not in ENTITY_FIELDS:
         yield "entity", _not_entity(monitor.entity)
     for alike in (TailSpec, TreesSpec | RiverTreesSpec):

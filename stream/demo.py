@@ -26,6 +26,7 @@ from schemas.alerts import Alert, alert_record
 from schemas.columns import I64
 from schemas.events import TYPES
 from schemas.records import Records
+from stream.alerting import RunInfo
 from stream.chain import Chain
 from stream.clock import now_text
 from stream.config import Config
@@ -34,7 +35,6 @@ from stream.page import Finding, Story, Traffic, first_alert, moment, number, pa
 from stream.replay import make_folder
 from stream.shard import Emitted
 from stream.simulator import Attack, Shop
-from stream.stages.watch import RunInfo
 
 INPUT: Final = "shop"
 BATCH_RECORDS: Final = 500

@@ -186,6 +186,22 @@ METRICS: Final = (
         "nothing: far fewer than new entities means that most come once",
     ),
     Metric(
+        "eddy_reports",
+        "counter",
+        "reports",
+        _WATCH,
+        "reports of monitors that assess has taken; its own label monitor is assess",
+        "if it is far more than one event in fifty, find the monitor whose p-values are too small",
+    ),
+    Metric(
+        "eddy_reported_events",
+        "counter",
+        "events",
+        (*_WATCH, "which"),
+        "events that these reports were on: all of them, and those of the sample, one in a thousand",
+        "a thousand times the sample is about the number of judged events with a subject",
+    ),
+    Metric(
         "eddy_lag",
         "gauge",
         "offsets",
@@ -267,6 +283,9 @@ _WATCH_COUNTS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "entities": ("eddy_entities", ()),
     "evictions": ("eddy_evictions", ()),
     "promotions": ("eddy_promotions", ()),
+    "reports": ("eddy_reports", ()),
+    "reported_events": ("eddy_reported_events", ("all",)),
+    "sampled_events": ("eddy_reported_events", ("sample",)),
 }
 
 

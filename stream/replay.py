@@ -25,13 +25,13 @@ from detectors.kernels import kernel
 from schemas.alerts import Alert, alert_record
 from schemas.columns import F64
 from schemas.dead_letters import DeadLetter, as_json_line
+from stream.alerting import RunInfo
 from stream.chain import Chain, Judged
 from stream.clock import now_text, text_of
-from stream.config import Config, fingerprint
+from stream.config import ASSESS, Config, fingerprint
 from stream.errors import InputError
 from stream.inputs import InputFile
 from stream.shard import Emitted
-from stream.stages.watch import RunInfo
 
 ALERTS, DEAD_LETTERS, SCORES, SUMMARY = FILES = (
     *("alerts.ndjson", "dead_letters.ndjson", "scores.parquet", "summary.json"),
@@ -50,7 +50,8 @@ Counts = dict[str, int]
 class Summary:
     """What a replay led to; `summary.json` holds the same.
 
-    inputs: route's counters by input, over its partitions. monitors: watch's counters by monitor.
+    inputs: route's counters by input, over its partitions. monitors: watch's counters by monitor, and
+    assess's by "assess".
     adds_up: by monitor, whether read = scored + not applicable + labels + duplicate + tombstone
     + dead letters. alerts: by monitor; alerts_per_day: the same over the span of event times, null where
     there is none. Times are ISO 8601, null where there was no event.
@@ -189,7 +190,8 @@ def _summary(config: Config, chain: Chain, tally: _Tally, seconds: float) -> Sum
             totals, key = (inputs, log.name) if stage == "route" else (monitors, stage)
             totals.setdefault(key, Counter()).update(counts)
     span_ms = 0 if tally.first_ms is None else (tally.last_ms or 0) - tally.first_ms
-    alerts = {monitor.name: tally.alerts[monitor.name] for monitor in config.monitors}
+    names = [*(monitor.name for monitor in config.monitors), *([ASSESS] if config.assess else [])]
+    alerts = {name: tally.alerts[name] for name in names}
     return Summary(
         fingerprint=fingerprint(config),
         inputs={name: dict(counts) for name, counts in inputs.items()},

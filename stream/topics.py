@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, Literal, NamedTuple
 
 from schemas.codecs.slim import MESSAGE_BYTES_MAX
-from stream.config import Config, logs
+from stream.config import ASSESS, Config, logs
 from stream.errors import ConfigError
 from stream.kafka import Admin
 
@@ -49,10 +49,11 @@ class Found(NamedTuple):
 
 def needed(config: Config) -> list[Needed]:
     """Every topic that the configuration names or implies."""
-    monitors = {monitor.name: i for i, monitor in enumerate(config.monitors)}
+    places = {monitor.name: f"monitors[{i}]" for i, monitor in enumerate(config.monitors)}
+    places[ASSESS] = ASSESS
     return [
         *(
-            Needed(f"monitors[{monitors[log.name]}]", log.topic, "internal", log.partitions)
+            Needed(places[log.name], log.topic, "internal", log.partitions)
             if log.internal
             else Needed(f"inputs.{log.name}.topic", log.topic, "input", log.partitions)
             for log in logs(config)

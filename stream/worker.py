@@ -22,6 +22,7 @@ from detectors.spec import seconds
 from schemas.alerts import alert_record
 from schemas.records import Records
 from stream import health, metrics
+from stream.alerting import RunInfo
 from stream.config import Config, Log, logs
 from stream.errors import Abortable, ForeignOffset, RetentionGap
 from stream.health import Pulse
@@ -29,7 +30,6 @@ from stream.kafka import Admin, Committed, OutRecord, Partition, Sink, Source, p
 from stream.kafka_properties import shown
 from stream.metrics import Board
 from stream.shard import Emitted, Shard, Shards
-from stream.stages.watch import RunInfo
 from stream.topics import check_topics, found
 
 log = structlog.stdlib.get_logger(__name__)

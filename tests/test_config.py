@@ -328,7 +328,7 @@ def test_the_sources_of_a_monitor_are_a_fixed_table() -> None:
     some["monitors"][0]["inputs"] = ["site", "shop"]
     config = parse(some, {})
     topics = {name: spec.topic for name, spec in config.inputs.items()}
-    assert sources(config, config.monitors[0], topics) == (("w", 0), ("s", 0), ("s", 1))
+    assert sources(config, config.monitors[0].inputs, topics) == (("w", 0), ("s", 0), ("s", 1))
 
 
 def test_an_internal_topic_is_a_topic_of_its_own() -> None:

@@ -12,13 +12,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from schemas.records import Records
+from stream.alerting import RunInfo
 from stream.config import load
 from stream.errors import ConfigError
 from stream.health import ALIVE_S, Pulse, answer, serving
 from stream.metrics import METRICS, Board, Observed, readings
 from stream.shard import build_shard
 from stream.simulator import Shop, lines
-from stream.stages.watch import RunInfo
 
 CONFIG = Path(__file__).resolve().parents[1] / "deploy" / "configs" / "shop.toml"
 

@@ -20,7 +20,7 @@ zstd (in messages of ten events 216 and 33).
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 import numpy as np
@@ -33,6 +33,10 @@ from schemas.events import FIELDS, TYPES
 VERSION: Final = 1
 MESSAGE_BYTES_MAX: Final = 512 * 1024
 """Size of the events in a message: half of what a default broker takes."""
+
+MONITOR, P_VALUE = "monitor", "p_value"
+REPORTED: Final[dict[str, Literal["text", "number"]]] = {MONITOR: "text", P_VALUE: "number"}
+"""Further fields, of reports: which monitor speaks of the event, and what it says."""
 
 _MAGIC: Final = b"EDS"
 _PREFIX: Final = struct.Struct("<3sBQI")
@@ -60,8 +64,8 @@ class SlimCodec:
     """
 
     def __init__(self, fields: Sequence[str], sources: tuple[tuple[str, int], ...]) -> None:
-        self._text = [name for name in fields if FIELDS[name].kind == "text"]
-        self._number = [name for name in fields if FIELDS[name].kind == "number"]
+        self._text = [name for name in fields if _kind(name) == "text"]
+        self._number = [name for name in fields if _kind(name) == "number"]
         self._sources = sources
         self._place = {source: i for i, source in enumerate(sources)}
 
@@ -74,9 +78,14 @@ class SlimCodec:
         )
 
     def write(self, events: EventBatch) -> Iterator[bytes]:
-        """The messages for events of one source, in order; none where there are no events."""
-        assert len(events.sources) == 1, events.sources
-        topic, partition = events.sources[0]
+        """The messages for the events, in order for each source; none where there are none."""
+        for index in np.unique(events.source).tolist():
+            mine = events.source == index
+            whole = bool(mine.all())
+            part = events if whole else events.take(np.flatnonzero(mine))
+            yield from self._write(part, *events.sources[index])
+
+    def _write(self, events: EventBatch, topic: str, partition: int) -> Iterator[bytes]:
         used = self.chosen(events)
         text = [name for name, column in used.text.items() if _given(column)]
         number = [name for name, column in used.number.items() if not np.isnan(column).all()]
@@ -132,6 +141,10 @@ class SlimCodec:
         )
 
 
+def _kind(name: str) -> str | None:
+    return FIELDS[name].kind if name in FIELDS else REPORTED.get(name)
+
+
 def _given(column: pa.StringArray) -> bool:
     return bool(column.null_count < len(column))
 
@@ -178,7 +191,7 @@ def _opened(value: bytes | None) -> tuple[_Header, pa.RecordBatch]:
     except (msgspec.MsgspecError, pa.ArrowException, OSError, TypeError) as error:
         raise ValueError(f"cannot be read: {error}") from error
     kinds = dict.fromkeys(header.text, "text") | dict.fromkeys(header.number, "number")
-    known = all(name in FIELDS and FIELDS[name].kind == kind for name, kind in kinds.items())
+    known = all(_kind(name) == kind for name, kind in kinds.items())
     if not known or len(kinds) < len(header.text) + len(header.number):
         raise ValueError(f"holds fields that this version does not know: {', '.join(kinds)}")
     if any(batch.column(name).null_count for name, _ in _POSITION):

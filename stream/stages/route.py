@@ -7,12 +7,10 @@ are known. Judges no event: that is what comes behind.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
 import orjson
-import pyarrow as pa
 
 from detectors.hashing import HashKey, hash_text
 from detectors.kernels import kernel
@@ -27,6 +25,7 @@ from schemas.dead_letters import CODES, DeadLetter, Fault, dead_letter
 from schemas.mapping import compile_mapping
 from schemas.records import Records
 from stream.config import InputSpec, LimitsSpec, Log
+from stream.rekeying import Rekeying
 from stream.stages import InternalRecord
 
 COUNTS: Final = (
@@ -56,25 +55,15 @@ class Hop:
     def __init__(self, spec: MonitorSpec, log: Log, codec: SlimCodec, hash_key: HashKey) -> None:
         self.name = log.name
         self._spec = spec
-        self._partitions = log.partitions
         self._codec = codec
-        self._hash_key = hash_key
+        self._rekeying = Rekeying(log, spec.entity, codec, hash_key)
         self._tally: I64 = np.zeros(2, np.int64)
 
     def process(self, events: EventBatch) -> Iterator[InternalRecord]:
         """The messages with the events that concern the monitor; each entity has one partition."""
-        wanted = np.flatnonzero(concerns(events, self._spec))
+        wanted = np.flatnonzero(concerns(events, self._spec)).astype(np.int64)
         self._tally += (len(wanted), len(events) - len(wanted))
-        chosen = self._codec.chosen(events)
-        hashed = hash_text(events.text[self._spec.entity].take(pa.array(wanted)), self._hash_key)
-        # the other half of the hash finds an entity's row: one for both would crowd its table
-        partition = hashed[:, 1] % np.uint64(self._partitions)
-        order = np.argsort(partition, kind="stable")
-        sorted_events = chosen.take(wanted[order])
-        edges = np.searchsorted(partition[order], np.arange(self._partitions + 1))
-        for k, (start, stop) in enumerate(pairwise(edges.tolist())):
-            for message in self._codec.write(sorted_events.slice(start, stop)):
-                yield InternalRecord(self.name, k, message)
+        return self._rekeying.process(self._codec.chosen(events).take(wanted))
 
     def counts(self) -> dict[str, int]:
         """Events sent to the internal log, and events that do not concern the monitor."""

@@ -29,12 +29,12 @@ from tenacity import retry, retry_if_exception_type, stop_after_delay
 from schemas.alerts import Alert, alert_record
 from schemas.columns import EventBatch
 from schemas.records import Records
+from stream.alerting import RunInfo
 from stream.config import Log, load, logs
 from stream.kafka import Feed, Partition
 from stream.shard import Shard, Shards
 from stream.simulator import Shop as Simulated
 from stream.simulator import lines
-from stream.stages.watch import RunInfo
 
 ROOT = Path(__file__).resolve().parents[2]
 EDDY = (sys.executable, "-m", "stream.cli")

@@ -16,12 +16,12 @@ import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from stream.alerting import RunInfo
 from stream.config import load
 from stream.errors import Abortable
 from stream.health import Pulse
 from stream.kafka import Committed, Membership, Partition, Sink, Source
 from stream.metrics import METRICS, Board
-from stream.stages.watch import RunInfo
 from stream.worker import Worker
 from tests.broker.shop import (
     Shop,

@@ -17,11 +17,11 @@ from detectors.monitor import concerns
 from schemas.alerts import alert_record
 from schemas.columns import EventBatch
 from schemas.records import Records
+from stream.alerting import RunInfo
 from stream.config import Config, Log, logs, parse
 from stream.errors import ForeignRecord
 from stream.shard import Emitted, InternalShard, Shards
 from stream.stages import InternalRecord
-from stream.stages.watch import RunInfo
 from tests.streams import START_MS
 
 PARTITIONS = 3

@@ -11,10 +11,10 @@ import pytest
 from schemas.alerts import ALERT_BYTES_MAX, Alert, alert_record, without_run
 from schemas.events import json_schema as event_schema
 from schemas.records import Records
+from stream.alerting import RunInfo
 from stream.config import Config, load
 from stream.shard import SourceShard, build_shard
 from stream.simulator import Shop, lines
-from stream.stages.watch import RunInfo
 
 SHOP = Path(__file__).parents[2] / "deploy" / "configs" / "shop.toml"
 EVENTS = 20_000
@@ -76,7 +76,7 @@ def test_batches_of_any_size_give_the_same_alerts_and_state(
 def test_a_shard_goes_on_from_its_saved_state(config: Config, records: Records) -> None:
     """A shard loaded from another's state gives the alerts that the other would have given."""
     first, _ = fold(config, records.slice(0, 12_345), 1_000)
-    second = build_shard(config, "shop", first.watches[0].run)
+    second = build_shard(config, "shop", first.watches[0].teller.info)
     second.load(first.save())
     rest = records.slice(12_345, len(records))
     assert second.process(rest).alerts == first.process(rest).alerts
