@@ -13,11 +13,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from schemas.records import Records
 from stream.alerting import RunInfo
-from stream.config import load
+from stream.config import AssessSpec, load, logs
 from stream.errors import ConfigError
 from stream.health import ALIVE_S, Pulse, answer, serving
 from stream.metrics import METRICS, Board, Observed, readings
-from stream.shard import build_shard
+from stream.shard import Shards, build_shard
 from stream.simulator import Shop, lines
 
 CONFIG = Path(__file__).resolve().parents[1] / "deploy" / "configs" / "shop.toml"
@@ -35,10 +35,12 @@ def counts() -> dict[str, dict[str, int]]:
         msgspec.structs.replace(one, partitions=1 if one.name == "card" else None)
         for one in config.monitors
     ]
-    hopping = msgspec.structs.replace(config, monitors=monitors)
+    assess = AssessSpec(subject="account")
+    hopping = msgspec.structs.replace(config, monitors=monitors, assess=assess)
     shard = build_shard(hopping, "shop", RunInfo("live", "run", str))
     shard.process(Records("events", 0, np.arange(count), now_ms, values))
-    return shard.counts()
+    reports = Shards(hopping, RunInfo("live", "run", str)).internal(logs(hopping)[-1])
+    return shard.counts() | reports.counts()
 
 
 def series(board: Board) -> dict[str, dict[str, float]]:

@@ -30,7 +30,7 @@ from schemas.alerts import Alert, alert_record
 from schemas.columns import EventBatch
 from schemas.records import Records
 from stream.alerting import RunInfo
-from stream.config import Log, load, logs
+from stream.config import ASSESS, Log, load, logs
 from stream.kafka import Feed, Partition
 from stream.shard import Shard, Shards
 from stream.simulator import Shop as Simulated
@@ -42,6 +42,14 @@ PATIENCE_S = 120.0
 REFERENCE_BATCH = 1_777
 REFERENCE_MESSAGES = 13
 HOP_PARTITIONS = 3
+ASSESSED = """
+[assess]
+subject = "account"
+partitions = 2
+[assess.policy]
+p_max = 1e-4
+alerts_per_day = 10
+"""
 
 
 class Published(NamedTuple):
@@ -238,7 +246,7 @@ def configuration(shop: Shop, worker: dict[str, object]) -> str:
         + f'[inputs.shop]\ntopic = "{shop.topic}"\npartitions = {shop.partitions}\n{keyed}'
         'type = { field = "type" }\n'
     )
-    text = head + "".join(monitors)
+    text = head + "".join(monitors) + (ASSESSED if shop.hop else "")
     text = re.sub(r"alerts_per_day = \d+", 'alerts_per_day = 100_000\nincident_gap = "1s"', text)
     return re.sub(r"p_max = \S+", "p_max = 0.01", text)
 
@@ -336,46 +344,53 @@ class Reference:
 
 
 NOWHERE = np.zeros(1, np.int64)
+MONITOR_AT = -2  # a report's row ends with the monitor and its p-value
 Row = tuple[Any, ...]
 
 
 def reference(shop: Shop) -> Reference:
     """Fold the shop's logs as they are now, stage by stage, partition by partition.
 
-    Fails unless every event stands exactly once in the internal log of each monitor that it
-    concerns, whole, and in order per source partition.
+    Fails unless everything that a stage must send stands exactly once in the internal log it goes
+    to, whole, and in order for each shard that sent it and each source partition.
     """
     config = load(shop.config)
     shards = Shards(config, RunInfo("live", "reference", str))
     made = Reference(defaultdict(list), defaultdict(list), {}, {})
-    readers = {log.name: (log, shards.internal(log)) for log in shop.internal()}
-    sent: dict[tuple[str, int, int], list[Row]] = defaultdict(list)
-    for partition, log in shop.log(shop.topic).items():
-        place = Partition(shop.topic, partition)
-        shard = made.shards[place] = shards.source("shop")
-        for start in range(0, len(log), REFERENCE_BATCH):
-            part = as_records(shop.topic, log[start : start + REFERENCE_BATCH])
-            emitted = shard.process(part)
+    internal = {log.name: log for log in shop.internal()}
+    readers = {name: shards.internal(log) for name, log in internal.items()}
+    sent: dict[tuple[Partition, ...], list[Row]] = defaultdict(list)
+
+    def fold(place: Partition, shard: Shard, log: list[Message], size: int) -> Iterator[Row]:
+        """Fold one partition; its events, of which what is sent has been noted."""
+        made.shards[place] = shard
+        for start in range(0, len(log), size):
+            emitted = shard.process(as_records(place.topic, log[start : start + size]))
             made.alerts[place] += map(without_run, emitted.alerts)
             made.dead_letters[place] += (Published(*letter) for letter in emitted.dead_letters)
             for name, into, value in emitted.internal:
                 message = Records(name, into, NOWHERE, NOWHERE, [value])
-                sent[name, into, partition] += rows(readers[name][1].read(message))
-    for internal, _ in readers.values():
-        for partition, log in shop.log(internal.topic).items():
-            place = Partition(internal.topic, partition)
-            watching = made.shards[place] = shards.internal(internal)
-            stands: dict[int, list[Row]] = defaultdict(list)
-            for start in range(0, len(log), REFERENCE_MESSAGES):
-                part = as_records(internal.topic, log[start : start + REFERENCE_MESSAGES])
-                emitted = watching.process(part)
-                made.alerts[place] += map(without_run, emitted.alerts)
-                for row in rows(emitted.events):
-                    source = Partition(*row[0])
-                    stands[source.partition].append(row)
-                    made.place_of[internal.name, *source, row[1]] = place
-            for origin, events in stands.items():
-                assert events == sent.pop((internal.name, partition, origin))
+                for row in rows(readers[name].read(message)):
+                    goes_to = Partition(internal[name].topic, into)
+                    sent[goes_to, place, Partition(*row[0])].append(row)
+            yield from rows(emitted.events)
+
+    for partition, log in shop.log(shop.topic).items():
+        place = Partition(shop.topic, partition)
+        for _ in fold(place, shards.source("shop"), log, REFERENCE_BATCH):
+            pass
+    for name, one in internal.items():  # the monitors', then that of assess
+        for partition, log in shop.log(one.topic).items():
+            place = Partition(one.topic, partition)
+            stands: dict[tuple[Partition, ...], list[Row]] = defaultdict(list)
+            for row in fold(place, shards.internal(one), log, REFERENCE_MESSAGES):
+                source = Partition(*row[0])
+                monitor = str(row[MONITOR_AT]) if name == ASSESS else ""
+                sender = made.place_of.get((monitor, *source, row[1]), source)
+                stands[place, sender, source].append(row)
+                made.place_of[name, *source, row[1]] = place
+            for key, events in stands.items():
+                assert events == sent.pop(key)
     assert not sent, "events are missing from internal logs"
     made.alerts = {place: alerts for place, alerts in made.alerts.items() if alerts}
     made.dead_letters = {place: some for place, some in made.dead_letters.items() if some}

@@ -47,6 +47,8 @@ def holds_every_alert_once(shop: Shop) -> None:
     """The output topics hold what the reference emits: nothing missing, nothing twice."""
     expected = reference(shop)
     assert sum(map(len, expected.alerts.values())) > 20
+    if shop.hop:
+        assert any(place.topic.endswith("-reports") for place in expected.alerts)
     assert shop.alerts(expected.place_of) == expected.alerts
     assert shop.dead_letters() == expected.dead_letters
 
@@ -84,6 +86,7 @@ def test_worker_publishes_what_the_reference_emits(
     assert value(exposition, "eddy_lag") == 0 or hop
     sent = value(exposition, "eddy_sent_total")
     assert (sent > 0) == hop
+    assert (value(exposition, "eddy_reports_total") > 0) == hop
     told = sum(value(exposition, f"eddy_{name}_total") for name in ("scored", "labels"))
     monitors = 1 if partitions > 1 and not hop else 3
     assert told + value(exposition, "eddy_not_applicable_total") == monitors * EVENTS
