@@ -178,6 +178,10 @@ def test_a_minimal_configuration_has_every_default() -> None:
             "outputs.dead_letters: shop is already inputs.shop.topic",
         ),
         ("monitors/0/name", "route", "monitors[0].name: got route"),
+        ("monitors/0/name", "assess", "monitors[0].name: got assess"),
+        ("assess", {"subject": "acount"}, "assess.subject: got acount; expected one of account"),
+        ("assess", {"policy": {}}, "assess.subject: missing"),
+        ("monitors/0/partitions", 0, "monitors[0].partitions: got 0; expected an integer ≥ 1"),
         (
             "monitors/0/detectors",
             [{"kind": "tail"}, {"kind": "tail"}],
@@ -358,6 +362,8 @@ def test_the_fingerprint_follows_what_steers_the_fold_and_nothing_else() -> None
         changed("inputs/shop/type", "transaction"),
         changed("monitors/0/capacity", 64),
         changed("monitors/0/partitions", 2),
+        changed("assess", {"subject": "account"}),
+        changed("assess", {"subject": "account", "partitions": 2}),
         changed("monitors/0/features/0/half_life", "2h"),
     ]
     digits = {fingerprint(parse(one, {})) for one in steering}

@@ -109,7 +109,7 @@ def test_what_is_no_message_is_refused() -> None:
     newer = message[:3] + bytes([VERSION + 1]) + message[4:]
     with pytest.raises(ValueError, match=f"version {VERSION + 1}; expected version {VERSION}"):
         slim.read([newer])
-    with pytest.raises(ValueError, match=r"events of shop\[0\], which its monitor does not read"):
+    with pytest.raises(ValueError, match=r"events of shop\[0\], which its reader does not know"):
         SlimCodec(FIELDS, (("pay", 0),)).read([message])
 
 
