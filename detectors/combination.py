@@ -30,15 +30,9 @@ SOFT_EDGE: Final = 0.02
 
 
 @kernel
-def evidence(p: F64) -> float:
-    """The soft truncated product's surprise; NaN where no p-value is there. p: float64[d]."""
-    total = 0.0
-    silent = True
-    for j in range(len(p)):
-        if not isnan(p[j]):
-            total += log1p(SOFT_EDGE / max(p[j], P_MIN))
-            silent = False
-    return np.nan if silent else total
+def evidence(p: float) -> float:
+    """What one p-value adds to the soft truncated product's surprise."""
+    return float(log1p(SOFT_EDGE / max(p, P_MIN)))
 
 
 def combine(p_values: Sequence[F64]) -> F64:

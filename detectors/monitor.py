@@ -16,13 +16,12 @@ from msgspec import Meta
 
 from detectors.calibration import WORDS as CALIBRATION_WORDS
 from detectors.calibration import Calibrated, Calibration, Surprise
-from detectors.combination import P_MIN
+from detectors.cohorts import COHORTS_MAX, Cohorts
 from detectors.entities import EVICTIONS, PROMOTIONS, Admitted, EntityTable
 from detectors.explain import Told
 from detectors.features import KINDS
 from detectors.features.kind import Field, Memory, Spans
 from detectors.hashing import HashKey, hash_text
-from detectors.kernels import kernel
 from detectors.models import AnyDetector, tail
 from detectors.models.half_space_trees import (
     COUNTERFACTUAL_MAX,
@@ -60,7 +59,9 @@ class MonitorSpec(Spec, frozen=True, kw_only=True):
     most in each shard. where: only events that match are
     watched at all; others are "not applicable". Events of type label are no behaviour: whatever
     `where` says they are not judged, but teach those detectors that learn labels. lateness_max: how far an event may lie
-    behind its entity's last and still be learned.
+    behind its entity's last and still be learned. cohort: a text field; entities are compared with
+    those whose events have the same value of it, such as a country or a category; without it, and
+    for values that are rare, with everybody.
     """
 
     name: Name
@@ -70,6 +71,7 @@ class MonitorSpec(Spec, frozen=True, kw_only=True):
     capacity: Annotated[int, Meta(ge=16, le=100_000_000)] = 100_000
     where: Where = msgspec.field(default_factory=dict)
     lateness_max: Duration = "1h"
+    cohort: str | None = None
     features: Annotated[list[FeatureSpec], Meta(min_length=1, max_length=64)]
     detectors: Annotated[list[AnyDetector], Meta(min_length=1)] = msgspec.field(
         default_factory=lambda: [TailSpec(), TreesSpec()]
@@ -121,17 +123,22 @@ class Monitor:
         self.words: F64 = np.zeros((spec.capacity, width))
         self.bits: U64 = self.words.view(np.uint64)
         self.shared = [np.zeros(k.shared) for k in self.kinds]
-        self.memories = [
-            Memory(self.words, self.bits, sum(k.words for k in self.kinds[:j]), own, own.view("u8"))
-            for j, own in enumerate(self.shared)
-        ]
+        self.memories = []
+        at = 0
+        for kind, shared in zip(self.kinds, self.shared, strict=True):
+            copy = np.zeros(kind.words)
+            beside = (shared, shared.view("u8"), copy, copy.view("u8"))
+            self.memories.append(Memory(self.words, self.bits, at, *beside))
+            at += kind.words
         self.spans = [Spans(_ms(f.half_life), _ms(f.against)) for f in spec.features]
 
         self.sources: tuple[tuple[str, int], ...] | None = None
         """Where its events may come from: every batch's, once there was one."""
         self.entities = EntityTable(spec.capacity)
         self.money = Money()
-        self.cohort: F64 = np.zeros((count, tail.COHORT_WORDS))
+        self.cohorts = Cohorts()
+        numbers = 1 + (COHORTS_MAX if spec.cohort else 0)
+        self.cohort: F64 = np.zeros((numbers * count, tail.COHORT_WORDS))
         self.trees = HalfSpaceTrees(trees, count, spec.capacity) if trees else None
         self.own = {d.name: d.build(count, spec.capacity) for d in own}
         discrete = [*(k.family == "share" for k in self.kinds), *(d.discrete() for d in own)]
@@ -160,7 +167,7 @@ class Monitor:
         keys = hash_text(events.text[self.spec.entity], self.key)
         admitted = self.entities.admit(keys, events.time_ms, self.lateness_max_ms)
         values, units = self._features(events, admitted, keys)
-        judged = self._tails(values, admitted)
+        judged = self._tails(events, values, admitted)
         verdicts = self._own(events, admitted, labels, values, judged)
         trees = self._trees(judged, admitted)
         calibrated = self._calibrate(judged, verdicts, trees, admitted)
@@ -228,18 +235,19 @@ class Monitor:
             return np.zeros(len(events), np.uint64)
         return np.ascontiguousarray(hash_text(events.text[field], self.key)[:, 0])
 
-    def _tails(self, values: F64, admitted: Admitted) -> tail.Judged:
-        p, centre, spread, place = (np.empty_like(values) for _ in range(4))
-        judged = tail.Judged(p, centre, spread, place, np.empty(values.shape[1], np.bool_))
-        half_life_ms = self.tail_half_life_ms
+    def _tails(self, events: EventBatch, values: F64, admitted: Admitted) -> tail.Judged:
+        judged = tail.nothing_said(*values.shape)
+        field = self.spec.cohort
+        hashed = self._hash(events, field) if field else np.zeros(len(events), np.uint64)
         tail.judge(
             self.words,
             self.tail_at,
             admitted,
             values,
             self.shape,
-            half_life_ms,
+            self.tail_half_life_ms,
             self.cohort,
+            self.cohorts.of(hashed, admitted.learn),
             judged,
         )
         return judged
@@ -274,11 +282,11 @@ class Monitor:
         trees: Isolated | None,
         admitted: Admitted,
     ) -> Calibrated:
-        features, n = judged.p.shape
+        features, n = judged.surprise.shape
         spoken = features + len(verdicts)
         raw = np.full((spoken + (trees is not None), n), np.nan)
         if self.tails is not None:
-            _surprise(judged.p, raw)
+            raw[:features] = judged.surprise
         for j, verdict in enumerate(verdicts):
             raw[features + j] = verdict.surprise
         if trees is not None:
@@ -301,6 +309,7 @@ class Monitor:
         parts: dict[str, Part] = {
             "entities": self.entities,
             "money": self.money,
+            "cohorts": self.cohorts,
             "calibration": self.calibration,
             "policy": self.policy,
         }
@@ -325,7 +334,7 @@ class Monitor:
             part.load(under(name, state))
 
 
-Part = EntityTable | Money | Calibration | Policy | HalfSpaceTrees | OwnDetector
+Part = EntityTable | Money | Cohorts | Calibration | Policy | HalfSpaceTrees | OwnDetector
 
 
 def _told(values: F64, units: F64, judged: tail.Judged, verdicts: list[Verdict]) -> Told:
@@ -382,11 +391,3 @@ def _present(events: EventBatch, field: str) -> Bools:
     if field not in events.text:
         return np.zeros(len(events), np.bool_)
     return np.asarray(events.text[field].is_valid().to_numpy(zero_copy_only=False), np.bool_)
-
-
-@kernel
-def _surprise(p: F64, out: F64) -> None:
-    """-ln p, by one scalar logarithm at a time: array functions may differ with a value's place."""
-    for j in range(p.shape[0]):
-        for i in range(p.shape[1]):
-            out[j, i] = -np.log(max(p[j, i], P_MIN)) if p[j, i] == p[j, i] else np.nan

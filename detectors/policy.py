@@ -162,7 +162,8 @@ def decide(
             mine[PEAK] = max(mine[PEAK], score)
             while mine[SUPPRESSED] + 1.0 >= mine[NEXT_DOUBLING]:
                 mine[NEXT_DOUBLING] *= 2.0
-            out.incident[i] = mine
+            for k in range(WORDS):
+                out.incident[i, k] = mine[k]
     out.activity[i] = what
     stream.activities[what] += 1
     out.budget_used[i] = 1.0 - now[TOKENS] / max(limits.budget, 1.0)

@@ -4,13 +4,24 @@ A part keeps its arrays in a NamedTuple, which its kernels take as it stands; th
 fields are the names in a checkpoint. Knows no files.
 """
 
-from typing import Any, Final, NamedTuple
+from math import prod
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Arrays = dict[str, NDArray[Any]]
+Number = TypeVar("Number", bound=np.generic)
 ROWS_AT_ONCE: Final = 65_536
+CACHE_LINE_BYTES: Final = 64
+
+
+def aligned_zeros(shape: tuple[int, ...], dtype: type[Number]) -> NDArray[Number]:
+    """Zeros that begin at a cache line; not in memory until they are touched."""
+    size_bytes = prod(shape) * np.dtype(dtype).itemsize
+    memory = np.zeros(size_bytes + CACHE_LINE_BYTES, np.uint8)
+    start = -memory.ctypes.data % CACHE_LINE_BYTES
+    return memory[start : start + size_bytes].view(dtype).reshape(shape)
 
 
 def saved(part: NamedTuple, used: dict[str, int] | None = None) -> Arrays:

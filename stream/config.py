@@ -256,6 +256,8 @@ def fingerprint(config: Config) -> str:
 def _reads(monitor: MonitorSpec) -> Iterator[tuple[str, str]]:
     """Where a monitor names an event field (relative to it), or needs one, and which."""
     yield "entity", monitor.entity
+    if monitor.cohort is not None:
+        yield "cohort", monitor.cohort
     yield from ((f"where.{name}", name) for name in _fields_of(monitor.where))
     for i, feature in enumerate(monitor.features):
         yield from ((f"features[{i}].where.{name}", name) for name in _fields_of(feature.where))
@@ -379,6 +381,12 @@ def _monitor_problems(
         yield "name", f"got {monitor.name}; expected another: that stage's counts stand under it"
     if monitor.entity not in ENTITY_FIELDS:
         yield "entity", _not_entity(monitor.entity)
+    if monitor.cohort is not None and (
+        monitor.cohort not in FIELDS or FIELDS[monitor.cohort].kind != "text"
+    ):
+        texts = [name for name, field in FIELDS.items() if field.kind == "text"]
+        hint = nearest(monitor.cohort, texts)
+        yield "cohort", f"got {monitor.cohort}; expected a field that is a text{hint}"
     for alike in (TailSpec, TreesSpec | RiverTreesSpec):
         places = [i for i, d in enumerate(monitor.detectors) if isinstance(d, alike)]
         for i in places[1:]:

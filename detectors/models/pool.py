@@ -11,7 +11,7 @@ import numpy as np
 
 from detectors.entities import Admitted
 from detectors.kernels import kernel
-from schemas.columns import I32, I64
+from schemas.columns import I32, I64, Bools
 
 FREE, USED = range(2)
 NONE: Final = -1
@@ -24,6 +24,13 @@ class Pool(NamedTuple):
     slot_of: I32
     free: I32
     marks: I64
+
+
+class Slotted(NamedTuple):
+    """slot: int64[n], each event's row's slot or `NONE`. given: bool[n], it was given out there."""
+
+    slot: I64
+    given: Bools
 
 
 def pool(slots: int, capacity: int) -> Pool:
@@ -60,3 +67,17 @@ def slot_for(pool: Pool, events: Admitted, i: int, min_events: int) -> tuple[int
         return NONE, False
     pool.slot_of[row] = slot
     return slot, True
+
+
+def slots_of(pool: Pool, events: Admitted, min_events: int) -> Slotted:
+    """The slot of every event, given out and taken back in event order as `slot_for` does."""
+    n = len(events.row)
+    out = Slotted(np.empty(n, np.int64), np.empty(n, np.bool_))
+    _slots_of(pool, events, min_events, out)
+    return out
+
+
+@kernel
+def _slots_of(pool: Pool, events: Admitted, min_events: int, out: Slotted) -> None:
+    for i in range(len(events.row)):
+        out.slot[i], out.given[i] = slot_for(pool, events, i, min_events)

@@ -40,12 +40,11 @@ import numpy as np
 from msgspec import Meta
 from river import base
 
-from detectors.entities import Admitted
-from detectors.kernels import kernel
-from detectors.models.own import OwnSpec, Seen, Verdict, surprise_of_normal
-from detectors.models.pool import USED, Pool, pool, slot_for
+from detectors.models.gaussian import surprise_of_normal
+from detectors.models.own import OwnSpec, Seen, Verdict
+from detectors.models.pool import USED, pool, slots_of
 from detectors.state import Arrays, load, prefixed, saved, under
-from schemas.columns import F64, I64, Bools
+from schemas.columns import F64, I64
 
 ROOT: Final = "river."
 SCORES_MIN: Final = 50.0
@@ -136,9 +135,7 @@ class River:
         """Score, then learn, each event in order."""
         n = len(seen.admitted.row)
         out = Verdict(np.full(n, np.nan), np.full(n, np.nan), np.full(n, np.nan))
-        slots = np.empty(n, np.int64)
-        given = np.empty(n, np.bool_)
-        _slots(self.pool, seen.admitted, self.spec.min_events, slots, given)
+        slots, given = slots_of(self.pool, seen.admitted, self.spec.min_events)
         fed = seen.place if self.spec.feed == "place" else seen.values
         for i in np.flatnonzero(slots >= 0).tolist():
             slot = int(slots[i])
@@ -251,10 +248,3 @@ def _named(names: list[str], vector: F64) -> dict[str, float]:
     """The features that are there, in the monitor's order."""
     pairs = zip(names, vector.tolist(), strict=True)
     return {name: value for name, value in pairs if value == value}  # noqa: PLR0124  # not NaN
-
-
-@kernel
-def _slots(slots: Pool, events: Admitted, min_events: int, out: I64, given: Bools) -> None:
-    """The slot of each event's row, -1 where it has none, and whether it was given out there."""
-    for i in range(len(events.row)):
-        out[i], given[i] = slot_for(slots, events, i, min_events)

@@ -220,8 +220,11 @@ def _learn_cohort(profiles: Profiles, hour: int, count: float, rate: float) -> N
     profiles.overall[EVENTS] += count
     profiles.overall[HOURS] += 1.0
     if profiles.overall[HOURS] > COHORT_MEMORY:
-        profiles.cohort[:] *= 0.5
-        profiles.overall[:] *= 0.5
+        for k in range(WEEK):
+            profiles.cohort[SEEN, k] *= 0.5
+            profiles.cohort[DUE, k] *= 0.5
+        profiles.overall[EVENTS] *= 0.5
+        profiles.overall[HOURS] *= 0.5
 
 
 @kernel

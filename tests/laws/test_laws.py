@@ -30,7 +30,7 @@ def findings(parts: list[Watched]) -> Arrays:
             "row": w.admitted.row,
             "fresh": w.admitted.fresh,
             "values": w.told.values,
-            "raw": w.judged.p,
+            "raw": w.judged.surprise,
             "centre": w.judged.centre,
             "calibrated": w.calibrated.p,
             "without": w.calibrated.without,
