@@ -6,8 +6,8 @@ dependence; a monitor that did not report is censored, known only to lie above t
 
     p = K/(Σ 1/p_k + (K - r) C),   C = E[1/p | p > L] = ln(1/L)/(1 - L),   L = `REPORT_P`
 
-with K monitors, of which r reported. Each report revises its event's p at once; nothing waits, and
-p only falls. An event alarms once, and again when its score has grown by `policy.ESCALATION`.
+with K monitors, of which r reported. Each report revises its event's p at once; nothing waits. An
+event alarms once, and again when its score has grown by `policy.ESCALATION`.
 
 The policy is the monitors' (`detectors.policy`), on subjects instead of entities. It needs the rate
 of all events, of which only few are reported: every event that `sampled` picks is reported by every
