@@ -213,7 +213,8 @@ def _assess(
             known.totals[SAMPLED] += 1
         known.p[slot, monitor[i]] = p_value[i]
         p[i] = combined(known.p[slot])
-        by_monitor[i] = known.p[slot]
+        for k in range(known.p.shape[1]):
+            by_monitor[i, k] = known.p[slot, k]
         mine = words[events.row[i]]
         if events.fresh[i]:
             mine[:] = 0.0

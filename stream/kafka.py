@@ -240,6 +240,7 @@ class Source:
         self._consumer = _made(Consumer, {**merged, "error_cb": self._latch.on_error})
         self._owned: set[Partition] = set()
         self._held = False
+        self._closing = False
         self.membership = Membership(None)
 
     def __enter__(self) -> Self:
@@ -247,6 +248,7 @@ class Source:
 
     def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
         """Leave the group; partitions still held are revoked first."""
+        self._closing = True
         self._consumer.close()
         if failed is None:
             self._latch.check()
@@ -255,6 +257,8 @@ class Source:
         """Join the group; the owner is told of partitions from within `poll`, `serve` and exit."""
 
         def assign(_: Consumer, given: list[TopicPartition]) -> None:
+            if self._closing:  # what we are given while we leave, we leave with the rest
+                return
             partitions = [Partition(one.topic, one.partition) for one in given]
             starts = owner.on_assign(partitions) if partitions else {}
             placed = [TopicPartition(*where, starts[where]) for where in partitions]

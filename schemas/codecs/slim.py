@@ -21,12 +21,13 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 import xxhash
+from numpy.typing import NDArray
 
 from schemas.columns import EventBatch
 from schemas.events import FIELDS, TYPES
@@ -135,13 +136,13 @@ class SlimCodec:
         return EventBatch(
             sources=self._sources,
             source=source,
-            offset=columns["offset"].to_numpy(),
-            time_ms=columns["time_ms"].to_numpy(),
-            type_code=columns["type_code"].to_numpy(),
+            offset=_numbers(columns["offset"]),
+            time_ms=_numbers(columns["time_ms"]),
+            type_code=_numbers(columns["type_code"]),
             event_id=columns["event_id"],
             text={name: columns.get(name, nulls) for name in self._text},
             number={
-                name: columns[name].to_numpy(zero_copy_only=False) if name in columns else absent
+                name: _numbers(columns[name]) if name in columns else absent
                 for name in self._number
             },
         )
@@ -200,6 +201,12 @@ class _Known(NamedTuple):
 
 def _kind(name: str) -> str | None:
     return FIELDS[name].kind if name in FIELDS else REPORTED.get(name)
+
+
+def _numbers(column: pa.Array) -> NDArray[Any]:
+    """The column as an array of its own, NaN where null: kernels are compiled anew for one that may
+    not be written, as a view of Arrow's memory is."""
+    return np.array(column.to_numpy(zero_copy_only=False))
 
 
 def _given(column: pa.StringArray) -> bool:

@@ -51,6 +51,8 @@ def test_events_come_back_however_they_are_cut(seed: int, cuts: list[int]) -> No
     assert back.sources == SOURCES
     assert set(back.source.tolist()) == {2}
     assert back.source.dtype == np.int32
+    own = [back.source, back.offset, back.time_ms, back.type_code, *back.number.values()]
+    assert all(array.flags.writeable for array in own)  # as kernels were compiled for
 
 
 def test_every_field_of_the_monitor_is_a_column() -> None:
