@@ -54,7 +54,9 @@ class MonitorSpec(Spec, frozen=True, kw_only=True):
     """What watches one entity type: its features, detectors and policy.
 
     inputs: the configured inputs it reads. entity: the event field that names its entity.
-    capacity: rows, that is entities, held at most in each shard. where: only events that match are
+    partitions: of its internal topic; where it is given, its events go over that topic even if
+    they need not, so that more workers can share them. capacity: rows, that is entities, held at
+    most in each shard. where: only events that match are
     watched at all; others are "not applicable". Events of type label are no behaviour: whatever
     `where` says they are not judged, but teach those detectors that learn labels. lateness_max: how far an event may lie
     behind its entity's last and still be learned. cohort: a text field; entities are compared with
@@ -65,6 +67,7 @@ class MonitorSpec(Spec, frozen=True, kw_only=True):
     name: Name
     entity: str
     inputs: Annotated[list[str], Meta(min_length=1)]
+    partitions: Annotated[int, Meta(ge=1, le=10_000)] | None = None
     capacity: Annotated[int, Meta(ge=16, le=100_000_000)] = 100_000
     where: Where = msgspec.field(default_factory=dict)
     lateness_max: Duration = "1h"
@@ -129,6 +132,8 @@ class Monitor:
             at += kind.words
         self.spans = [Spans(_ms(f.half_life), _ms(f.against)) for f in spec.features]
 
+        self.sources: tuple[tuple[str, int], ...] | None = None
+        """Where its events may come from: every batch's, once there was one."""
         self.entities = EntityTable(spec.capacity)
         self.money = Money()
         self.cohorts = Cohorts()
@@ -154,7 +159,8 @@ class Monitor:
     def process(self, batch: EventBatch) -> Watched:
         """Watch the events that apply: judge each, learn each, decide on each, in order."""
         # An incident remembers its opening by an index into the batch's sources.
-        assert len(batch.sources) == 1, batch.sources
+        assert self.sources in (None, batch.sources), (self.sources, batch.sources)
+        self.sources = batch.sources
         index = np.flatnonzero(self._applies(batch)).astype(np.int64)
         labels = self._labels(batch, index)
         events = batch if len(index) == len(batch) else batch.take(index)
@@ -172,8 +178,7 @@ class Monitor:
         return Watched(index, told_of, keys, admitted, told, judged, trees, calibrated, decided, p)
 
     def _applies(self, batch: EventBatch) -> Bools:
-        behaviour: Bools = batch.type_code != LABEL
-        return behaviour & matches(batch, self.spec.where) & _present(batch, self.spec.entity)
+        return _applies(batch, self.spec)
 
     def _labels(self, batch: EventBatch, index: I64) -> Labels:
         """The batch's labels, and where they stand among the events that apply."""
@@ -344,6 +349,18 @@ def _told(values: F64, units: F64, judged: tail.Judged, verdicts: list[Verdict])
         np.concatenate([judged.centre, expected]),
         np.concatenate([judged.spread, np.zeros_like(own)]),
     )
+
+
+def concerns(events: EventBatch, spec: MonitorSpec) -> Bools:
+    """bool[n]: the events that the monitor judges, and the labels of its entities."""
+    labels: Bools = events.type_code == LABEL
+    return _applies(events, spec) | (labels & _present(events, spec.entity))
+
+
+def _applies(events: EventBatch, spec: MonitorSpec) -> Bools:
+    applying: Bools = matches(events, spec.where) & _present(events, spec.entity)
+    applying &= events.type_code != LABEL
+    return applying
 
 
 def matches(events: EventBatch, where: Where) -> Bools:

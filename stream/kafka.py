@@ -22,6 +22,10 @@ from confluent_kafka import (
     Producer,
     TopicPartition,
 )
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import ConfigResource
+from confluent_kafka.admin._resource import ResourceType
+from confluent_kafka.cimpl import NewTopic
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay
 from tenacity.wait import wait_random_exponential
 
@@ -36,7 +40,12 @@ from stream.errors import (
     Retriable,
 )
 from stream.kafka_codes import TABLE, UNKNOWN, Kind
-from stream.kafka_properties import Properties, consumer_properties, producer_properties
+from stream.kafka_properties import (
+    Properties,
+    admin_properties,
+    consumer_properties,
+    producer_properties,
+)
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -231,6 +240,7 @@ class Source:
         self._consumer = _made(Consumer, {**merged, "error_cb": self._latch.on_error})
         self._owned: set[Partition] = set()
         self._held = False
+        self._closing = False
         self.membership = Membership(None)
 
     def __enter__(self) -> Self:
@@ -238,30 +248,17 @@ class Source:
 
     def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
         """Leave the group; partitions still held are revoked first."""
+        self._closing = True
         self._consumer.close()
         if failed is None:
             self._latch.check()
-
-    def partition_counts(self, topics: Iterable[str]) -> dict[str, int]:
-        """Topic → number of its partitions; a topic that does not exist is missing."""
-        return {topic: count for topic in topics if (count := self._partition_count(topic))}
-
-    def _partition_count(self, topic: str) -> int:
-        for attempt in patiently(Retriable):
-            with attempt, _border(f"asking for topic {topic}"):
-                self._consumer.poll(0)  # lets the client say what keeps it from connecting
-                self._latch.check()
-                found = self._consumer.list_topics(topic, timeout=CALL_S).topics[topic]
-                if found.error is None:
-                    return len(found.partitions)
-                if TABLE.get(found.error.name(), UNKNOWN) is not TABLE["UNKNOWN_TOPIC_OR_PART"]:
-                    raise failure(found.error, f"asking for topic {topic}")
-        return 0
 
     def subscribe(self, topics: list[str], owner: Owner) -> None:
         """Join the group; the owner is told of partitions from within `poll`, `serve` and exit."""
 
         def assign(_: Consumer, given: list[TopicPartition]) -> None:
+            if self._closing:  # what we are given while we leave, we leave with the rest
+                return
             partitions = [Partition(one.topic, one.partition) for one in given]
             starts = owner.on_assign(partitions) if partitions else {}
             placed = [TopicPartition(*where, starts[where]) for where in partitions]
@@ -394,20 +391,28 @@ class Source:
 
 
 class OutRecord(NamedTuple):
-    """One record to be published."""
+    """One record to be published: to that partition, else to the one of its key."""
 
     topic: str
     key: bytes | None
     value: bytes
     headers: list[tuple[str, bytes]]
+    partition: int | None = None
 
 
 def _produce(producer: Producer, record: OutRecord) -> None:
     """Hand a record to the client; where its queue is full, wait until deliveries make room."""
-    topic, key, value, headers = record
+    topic, key, value, headers, partition = record
+    anywhere = -1
     while True:
         try:
-            producer.produce(topic, value, key, headers=[*headers])
+            producer.produce(
+                topic,
+                value,
+                key,
+                anywhere if partition is None else partition,
+                headers=[*headers],
+            )
         except BufferError:
             producer.poll(0.1)
         else:
@@ -472,6 +477,55 @@ class Sink:
                     self._producer.abort_transaction(CALL_S)
         except KafkaFailure as error:
             log.warning("could not abort", error=str(error))
+
+
+class Admin:
+    """Looks at topics, and makes them."""
+
+    def __init__(self, properties: Properties) -> None:
+        self._latch = _Latch()
+        own = {**admin_properties(properties), "error_cb": self._latch.on_error}
+        self._client = _made(AdminClient, own)
+
+    def partition_counts(self, topics: Iterable[str]) -> dict[str, int]:
+        """Topic → number of its partitions; a topic that does not exist is missing."""
+        return {topic: count for topic in topics if (count := self._partition_count(topic))}
+
+    def _partition_count(self, topic: str) -> int:
+        for attempt in patiently(Retriable):
+            with attempt, _border(f"asking for topic {topic}"):
+                self._client.poll(0)  # lets the client say what keeps it from connecting
+                self._latch.check()
+                found = self._client.list_topics(topic, timeout=CALL_S).topics[topic]
+                if found.error is None:
+                    return len(found.partitions)
+                if TABLE.get(found.error.name(), UNKNOWN) is not TABLE["UNKNOWN_TOPIC_OR_PART"]:
+                    raise failure(found.error, f"asking for topic {topic}")
+        return 0
+
+    def settings(self, topic: str, names: Iterable[str]) -> dict[str, str]:
+        """The topic's settings of these names, as the broker applies them."""
+        asked = ConfigResource(ResourceType.TOPIC, topic)
+        for attempt in patiently(Retriable):
+            with attempt, _border(f"asking for the settings of topic {topic}"):
+                [future] = self._client.describe_configs([asked], request_timeout=CALL_S).values()
+                found = future.result()
+        return {name: found[name].value for name in names}
+
+    def create(
+        self, topic: str, partitions: int, settings: Mapping[str, str], copies: int | None
+    ) -> None:
+        """Make a topic, and wait until it is known. copies: its replication factor, None for the
+        broker's own."""
+        new = NewTopic(topic, partitions, copies or -1, config=dict(settings))
+        for attempt in patiently(Retriable):
+            with attempt, _border(f"creating topic {topic}"):
+                [future] = self._client.create_topics([new], request_timeout=CALL_S).values()
+                future.result()
+        for attempt in patiently(Retriable):
+            with attempt:
+                if not self._partition_count(topic):
+                    raise Retriable(f"creating topic {topic}: the broker does not list it yet")
 
 
 class Feed:

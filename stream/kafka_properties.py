@@ -55,6 +55,10 @@ PRODUCER_DEFAULTS: Final[dict[str, str | int | float | bool]] = {
     "statistics.interval.ms": 0,
     "client.id": "eddy",
 }
+ADMIN_DEFAULTS: Final[dict[str, str | int | float | bool]] = {
+    "log_level": LOG_LEVEL,
+    "client.id": "eddy",
+}
 ONLY_CONSUMER: Final = re.compile(
     r"fetch\.|group\.|session\.|heartbeat\.|max\.poll\.|queued\.|check\.crcs"
     r"|max\.partition\.fetch|coordinator\.query|consume\."
@@ -90,6 +94,12 @@ def producer_properties(
     """What a producer is made with. Raises ConfigError where a property may not be set."""
     own = {"enable.idempotence": True} | own
     return _merged(properties, ONLY_CONSUMER, PRODUCER_DEFAULTS, own)
+
+
+def admin_properties(properties: Properties) -> dict[str, str | int | float | bool]:
+    """What a client is made with that only looks at topics and makes them."""
+    others = re.compile(f"{ONLY_CONSUMER.pattern}|{ONLY_PRODUCER.pattern}")
+    return _merged(properties, others, ADMIN_DEFAULTS, {})
 
 
 def _merged(

@@ -22,14 +22,15 @@ from detectors.spec import seconds
 from schemas.alerts import alert_record
 from schemas.records import Records
 from stream import health, metrics
-from stream.config import Config, refuse_indirect
-from stream.errors import Abortable, ConfigError, ForeignOffset, RetentionGap
+from stream.alerting import RunInfo
+from stream.config import Config, Log, logs
+from stream.errors import Abortable, ForeignOffset, RetentionGap
 from stream.health import Pulse
-from stream.kafka import Committed, OutRecord, Partition, Sink, Source, patiently
+from stream.kafka import Admin, Committed, OutRecord, Partition, Sink, Source, patiently
 from stream.kafka_properties import shown
 from stream.metrics import Board
-from stream.shard import Emitted, Shard, build_shard
-from stream.stages.watch import RunInfo
+from stream.shard import Emitted, Shard, Shards
+from stream.topics import check_topics, found
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -94,7 +95,7 @@ class Holding:
     next_offset: of the first record that the shard has not seen.
     """
 
-    input_name: str
+    log: Log
     shard: Shard
     first_offset: int
     live_from: int
@@ -175,10 +176,11 @@ class Worker:
         self._config = config
         self._source = source
         self._sink = sink
-        self._run = run
+        self._shards = Shards(config, run)
         self._board = board
         self._pulse = pulse
-        self._input_of = {spec.topic: name for name, spec in config.inputs.items()}
+        self._logs = {log.topic: log for log in logs(config)}
+        self._internal = {log.name: log.topic for log in self._logs.values() if log.internal}
         self._commit_interval_s = seconds(config.worker.commit_interval)
         self._holdings: dict[Partition, Holding] = {}
         self._outbox = Outbox()
@@ -188,7 +190,7 @@ class Worker:
 
     def run(self, stop: Event) -> None:
         """Poll, process, and commit when it is time to; when asked to stop, commit a last time."""
-        self._source.subscribe(list(self._input_of), self)
+        self._source.subscribe(list(self._logs), self)
         try:
             with rarely_collecting():
                 while not stop.is_set():
@@ -219,6 +221,8 @@ class Worker:
             yield OutRecord(outputs.alerts, *alert_record(alert))
         for letter in emitted.dead_letters:
             yield OutRecord(outputs.dead_letters, *letter)
+        for name, partition, value in emitted.internal:
+            yield OutRecord(self._internal[name], None, value, [], partition)
 
     # -- committing -------------------------------------------------------------------------------
 
@@ -261,9 +265,9 @@ class Worker:
         for where, committed in self._source.committed(partitions).items():
             low, high = self._source.span(where)
             first, live_from = plan(where, committed, low, high)
-            input_name = self._input_of[where.topic]
-            shard = build_shard(self._config, input_name, self._run)
-            self._holdings[where] = Holding(input_name, shard, first, live_from, first)
+            log_of = self._logs[where.topic]
+            shard = self._shards.make(log_of)
+            self._holdings[where] = Holding(log_of, shard, first, live_from, first)
             log.info("partition taken", **_named(where), first_offset=first, live_from=live_from)
             if live_from > first:
                 log.info(
@@ -316,7 +320,7 @@ class Worker:
     def _observed(self) -> Iterator[metrics.Observed]:
         for where, holding in self._holdings.items():
             yield metrics.Observed(
-                input_name=holding.input_name,
+                log_name=holding.log.topic if holding.log.internal else holding.log.name,
                 partition=where.partition,
                 counts=holding.shard.counts(),
                 records_left=holding.left(),
@@ -356,41 +360,14 @@ def run_worker(
     once what its predecessor left open. stop_on_signal: called when there is something to finish;
     before, while the broker is being reached, a signal may end the process at once. Raises EddyError.
     """
-    refuse_indirect(config)
     log.info("starting", group=config.group, slot=slot, mode=config.mode, kafka=shown(config.kafka))
     if not config.secret:
         log.warning("no secret is set: pseudonyms and entity keys could be guessed")
     board, pulse = Board(), Pulse()
     address = (config.worker.http_host, config.worker.http_port)
     with health.serving(address, board, pulse), Source(config.kafka, config.group) as source:
-        check_topics(config, source)
+        check_topics(config, found(config, Admin(config.kafka)))
         sink = Sink(config.kafka, config.group, slot)
         sink.open()
         Worker(config, source, sink, run, board, pulse).run(stop_on_signal())
     log.info("stopped")
-
-
-def check_topics(config: Config, source: Source) -> None:
-    """Raise ConfigError unless the topics exist and the inputs have as many partitions as said."""
-    outputs = {
-        "outputs.alerts": config.outputs.alerts,
-        "outputs.dead_letters": config.outputs.dead_letters,
-    }
-    inputs = {spec.topic for spec in config.inputs.values()}
-    counts = source.partition_counts(inputs | set(outputs.values()))
-    problems = [
-        f'{path}: got "{topic}"; expected a topic that exists, create it'
-        for path, topic in [
-            *((f"inputs.{name}.topic", spec.topic) for name, spec in config.inputs.items()),
-            *outputs.items(),
-        ]
-        if topic not in counts
-    ]
-    problems += [
-        f"inputs.{name}.partitions: got {spec.partitions}; expected {counts[spec.topic]}, which "
-        f'topic "{spec.topic}" has'
-        for name, spec in config.inputs.items()
-        if counts.get(spec.topic, spec.partitions) != spec.partitions
-    ]
-    if problems:
-        raise ConfigError(problems)
