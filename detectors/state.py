@@ -1,9 +1,12 @@
 """State as arrays by name: how every part of a monitor is saved and loaded.
 
 A part keeps its arrays in a NamedTuple, which its kernels take as it stands; the names of its
-fields are the names in a checkpoint. Knows no files.
+fields are the names in a checkpoint. What is saved are the live arrays, so that a large state need
+not be copied at once: whoever keeps them while a monitor goes on copies them, or is told which rows
+are about to change. Knows no files.
 """
 
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -12,12 +15,25 @@ from numpy.typing import NDArray
 Arrays = dict[str, NDArray[Any]]
 ROWS_AT_ONCE: Final = 65_536
 
+STATE_VERSION: Final = 1
+"""Raised by one with every change of what a state holds or of what an event does to it: a state of
+another version is never gone on with."""
+
+AboutToWrite = Callable[[str, NDArray[np.int64]], None]
+"""Told the name of a saved array and which of its rows (in any order, some twice, some beyond what
+was saved) are about to be written."""
+
 
 def saved(part: NamedTuple, used: dict[str, int] | None = None) -> Arrays:
-    """Copies of the part's arrays; of those named in `used` only so many first rows."""
+    """The part's arrays as they live; of those named in `used` only so many first rows."""
     lengths = used or {}
     arrays: Arrays = part._asdict()
-    return {name: array[: lengths.get(name)].copy() for name, array in arrays.items()}
+    return {name: array[: lengths.get(name)] for name, array in arrays.items()}
+
+
+def copied(state: Arrays) -> Arrays:
+    """The same arrays, which nobody writes to any more."""
+    return {name: array.copy() for name, array in state.items()}
 
 
 def load(part: NamedTuple, state: Arrays) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from detectors.hashing import hash_key
-from detectors.state import Arrays, prefixed, under
+from detectors.state import AboutToWrite, Arrays, prefixed, under
 from schemas.alerts import Alert
 from schemas.columns import F64, EventBatch
 from schemas.dead_letters import DeadLetter
@@ -59,7 +59,7 @@ class Shard:
         )
 
     def save(self) -> Arrays:
-        """The state of every stage, its arrays prefixed by the stage's name."""
+        """The state of every stage as it lives, its arrays prefixed by the stage's name."""
         return prefixed({name: stage.save() for name, stage in self._stages().items()})
 
     def load(self, state: Arrays) -> None:
@@ -67,12 +67,26 @@ class Shard:
         for name, stage in self._stages().items():
             stage.load(under(name, state))
 
+    def announced(self) -> set[str]:
+        """The saved arrays of which rows are written only when that was announced."""
+        stages = self._stages().items()
+        return {f"{name}/{array}" for name, stage in stages for array in stage.announced()}
+
+    def announce(self, about_to_write: AboutToWrite | None) -> None:
+        """From now on say to this callable, or to nobody, what a batch is about to write."""
+        for name, stage in self._stages().items():
+            stage.announce(_prefixing(name, about_to_write) if about_to_write else None)
+
     def counts(self) -> dict[str, dict[str, int]]:
         """Counters by stage: "route", then each monitor by its name."""
         return {name: stage.counts() for name, stage in self._stages().items()}
 
     def _stages(self) -> dict[str, Stage[Any, Any]]:
         return {"route": self.route, **{watch.name: watch for watch in self.watches}}
+
+
+def _prefixing(stage: str, about_to_write: AboutToWrite) -> AboutToWrite:
+    return lambda name, rows: about_to_write(f"{stage}/{name}", rows)
 
 
 def build_shard(config: Config, input_name: str, run: RunInfo) -> Shard:

@@ -133,6 +133,8 @@ class Settings(NamedTuple):
 class HalfSpaceTrees:
     """The masses of a monitor's entities, and what they say of each event."""
 
+    by_slot: tuple[str, ...] = ("masses/mass",)
+
     def __init__(self, spec: TreesSpec | RiverTreesSpec, features: int, capacity: int) -> None:
         window = spec.window if isinstance(spec, RiverTreesSpec) else 0
         planes = 2 if window else 1

@@ -5,7 +5,7 @@ entity, and given out again, last back first out. What a slot holds is its owner
 gets one resets it.
 """
 
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -24,6 +24,27 @@ class Pool(NamedTuple):
     slot_of: I32
     free: I32
     marks: I64
+
+
+@runtime_checkable
+class Pooled(Protocol):
+    """A part with slots of a pool. by_slot: those of its saved arrays that are large, have a row a
+    slot, and are written only in slots of the batch's entities."""
+
+    pool: Pool
+    by_slot: tuple[str, ...]
+
+
+def slots_at_stake(pool: Pool, rows: I64) -> I64:
+    """The slots that a batch over these rows may write, before it does; some of them twice.
+
+    They are those that its rows have, and those that could be given out to them.
+    """
+    owned = pool.slot_of[rows]
+    free, used = int(pool.marks[FREE]), int(pool.marks[USED])
+    back = pool.free[max(0, free - len(rows)) : free]
+    new = np.arange(used, min(used + len(rows), len(pool.free)))
+    return np.concatenate([owned[owned >= 0], back, new])
 
 
 def pool(slots: int, capacity: int) -> Pool:

@@ -121,6 +121,8 @@ class Remembered(NamedTuple):
 class River:
     """The models of a monitor's entities."""
 
+    by_slot: tuple[str, ...] = ("remembered/vectors",)
+
     def __init__(self, spec: RiverSpec, features: int, capacity: int) -> None:
         self.spec = spec
         self.pool = pool(spec.entities_max, capacity)

@@ -111,6 +111,8 @@ class Profiles(NamedTuple):
 class Seasonal:
     """The profiles of a monitor's entities, and what they say of each event."""
 
+    by_slot: tuple[str, ...] = ("profiles/hours", "profiles/words")
+
     def __init__(self, spec: SeasonalSpec, capacity: int) -> None:
         self.min_events = spec.min_events
         self.fading = LN2 * WEEK * HOUR_MS / (1000.0 * seconds(spec.half_life))

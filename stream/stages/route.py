@@ -13,7 +13,7 @@ import orjson
 from detectors.hashing import HashKey, hash_text
 from detectors.kernels import kernel
 from detectors.spec import seconds
-from detectors.state import Arrays
+from detectors.state import AboutToWrite, Arrays
 from schemas.checks import check
 from schemas.codecs import Codec, TableCodec, codec_named
 from schemas.columns import I64, U64, Bools, EventBatch
@@ -77,12 +77,19 @@ class Route:
 
     def save(self) -> Arrays:
         """The counters and the remembered ids."""
-        return {"tally": self._tally.copy(), **self._recent.save()}
+        return {"tally": self._tally, **self._recent.save()}
 
     def load(self, state: Arrays) -> None:
         """Replace counters and remembered ids by saved ones."""
         self._tally[:] = state["tally"]
         self._recent.load(state)
+
+    def announced(self) -> set[str]:
+        """None: ids are remembered all over their panes."""
+        return set()
+
+    def announce(self, about_to_write: AboutToWrite | None) -> None:
+        """Nothing is announced."""
 
     def _codec_of(self, records: Records) -> Codec:
         return self._codec if isinstance(records.values, list) else self._table_codec
@@ -133,7 +140,7 @@ class RecentIds:
 
     def save(self) -> Arrays:
         """Both panes and which of them is current."""
-        return {"recent_slots": self._slots.copy(), "recent_marks": self._marks.copy()}
+        return {"recent_slots": self._slots, "recent_marks": self._marks}
 
     def load(self, state: Arrays) -> None:
         """Replace both panes by saved ones of the same window."""

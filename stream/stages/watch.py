@@ -15,7 +15,7 @@ from detectors import explain, policy
 from detectors.hashing import HashKey, hash_text, pseudonym
 from detectors.monitor import Monitor, MonitorSpec, Watched
 from detectors.spec import seconds
-from detectors.state import Arrays
+from detectors.state import AboutToWrite, Arrays
 from schemas.alerts import (
     Action,
     Activity,
@@ -131,12 +131,24 @@ class Watch:
 
     def save(self) -> Arrays:
         """The monitor's state and the tally."""
-        return {"tally": self.tally.copy(), **self.monitor.save()}
+        return {"tally": self.tally, **self.monitor.save()}
 
     def load(self, state: Arrays) -> None:
         """Replace the state by one saved under the same configuration."""
         self.tally[:] = state["tally"]
         self.monitor.load({name: array for name, array in state.items() if name != "tally"})
+
+    def begin_behind(self, events: int) -> None:
+        """Start with so many events behind it that it has not seen: they did not apply to it."""
+        self.tally[NOT_APPLICABLE] = events
+
+    def announced(self) -> set[str]:
+        """What the monitor announces."""
+        return self.monitor.announced()
+
+    def announce(self, about_to_write: AboutToWrite | None) -> None:
+        """Have the monitor announce it."""
+        self.monitor.about_to_write = about_to_write
 
     def _alert(self, batch: EventBatch, watched: Watched, i: int) -> Alert:
         row = int(watched.index[i])
