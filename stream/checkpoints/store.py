@@ -147,19 +147,23 @@ class Folder:
         dropped = [name for name in names if offset_of(name) < least]
         kept = set(self.held)
         for name in names.keys() - set(dropped):
-            kept |= self.manifest(name).blocks()
-        doomed: set[str] = set()
+            kept |= self._blocks_of(name)
+        doomed = self._orphans()
         for name in dropped:
-            try:
-                doomed |= self.manifest(name).blocks()
-            except CheckpointCorrupt as error:  # its blocks are orphans one day
-                log.warning("dropping a checkpoint that cannot be read", error=str(error))
-        doomed |= self._orphans()
+            doomed |= self._blocks_of(name)
         doomed -= kept
         paths = [names[name] for name in dropped]
         paths += (f"{self.path}/blocks/{digest}" for digest in doomed)
         self._delete(paths, mine)
         return len(doomed)
+
+    def _blocks_of(self, name: str) -> set[str]:
+        """A manifest's blocks; of one that cannot be read none, since they serve nobody."""
+        try:
+            return self.manifest(name).blocks()
+        except CheckpointCorrupt as error:
+            log.warning("a checkpoint cannot be read", error=error.message)
+            return set()
 
     def _orphans(self) -> set[str]:
         """Old blocks, by the store's own clock; those in use are among them."""

@@ -66,6 +66,16 @@ class Shop:
         """Where the events are."""
         return f"{self.group}-events"
 
+    @property
+    def store(self) -> Path:
+        """The folder of its checkpoints."""
+        return self.config.with_name(f"{self.group}-store")
+
+    def checkpoints(self, partition: int = 0) -> list[int]:
+        """The offsets of a partition's checkpoints, oldest first."""
+        folder = self.store / self.group / self.topic / str(partition) / "manifests"
+        return sorted(int(each.name.partition("-")[0]) for each in folder.glob("*.json"))
+
     def feed(self, events: int, seed: int = 7, malformed: float = 0.01) -> None:
         """Put the simulator's events on the topic, as `eddy simulate` does."""
         options = ["--events", str(events), "--seed", str(seed), "--malformed", str(malformed)]
@@ -155,10 +165,17 @@ def published(message: Message) -> Published:
     return Published(key, value, list(headers))
 
 
-def make_shop(bootstrap: str, folder: Path, name: str, partitions: int, **worker: object) -> Shop:
+def make_shop(
+    bootstrap: str,
+    folder: Path,
+    name: str,
+    partitions: int,
+    checkpoints: dict[str, object] | None = None,
+    **worker: object,
+) -> Shop:
     """A shop with fresh topics: one partition and all monitors, or several and those by account.
 
-    worker: settings of the configuration's [worker].
+    checkpoints, worker: settings of the configuration's tables of that name.
     """
     group = f"{name}-{time.time_ns()}"
     shop = Shop(bootstrap, group, partitions, folder / f"{group}.toml")
@@ -167,31 +184,36 @@ def make_shop(bootstrap: str, folder: Path, name: str, partitions: int, **worker
     made = admin.create_topics([NewTopic(topic, count, 1) for topic, count in topics])
     for future in made.values():
         future.result()
-    shop.config.write_text(configuration(shop, worker))
+    shop.config.write_text(configuration(shop, worker, checkpoints or {}))
     return shop
 
 
-def configuration(shop: Shop, worker: dict[str, object]) -> str:
+def configuration(shop: Shop, worker: dict[str, object], checkpoints: dict[str, object]) -> str:
     """The ready shop configuration on other topics, with a policy that lets many alerts through."""
     ready = (ROOT / "deploy" / "configs" / "shop.toml").read_text()
     _, *monitors = re.split(r"(?=^\[\[monitors\]\]$)", ready, flags=re.MULTILINE)
     if shop.partitions > 1:
         monitors = [text for text in monitors if 'entity = "account"' in text]
     keyed = 'keyed_by = "account"\npartitioner = "murmur2"\n' if shop.partitions > 1 else ""
-    settings = {"http_port": 0, **worker}
     head = (
         f'group = "{shop.group}"\n'
         f'[kafka]\n"bootstrap.servers" = "{shop.bootstrap}"\n'
         '"session.timeout.ms" = 6000\n'  # so that a killed worker is not missed for long
         f'[outputs]\nalerts = "{shop.group}-alerts"\ndead_letters = "{shop.group}-dead"\n'
-        "[worker]\n"
-        + "".join(f"{name} = {orjson.dumps(value).decode()}\n" for name, value in settings.items())
+        + table("worker", {"http_port": 0, **worker})
+        + table("checkpoints", {"url": str(shop.store), **checkpoints})
         + f'[inputs.shop]\ntopic = "{shop.topic}"\npartitions = {shop.partitions}\n{keyed}'
         'type = { field = "type" }\n'
     )
     text = head + "".join(monitors)
     text = re.sub(r"alerts_per_day = \d+", 'alerts_per_day = 100_000\nincident_gap = "1s"', text)
     return re.sub(r"p_max = \S+", "p_max = 0.01", text)
+
+
+def table(name: str, settings: dict[str, object]) -> str:
+    """A table of the configuration."""
+    lines_of = (f"{key} = {orjson.dumps(value).decode()}\n" for key, value in settings.items())
+    return f"[{name}]\n" + "".join(lines_of)
 
 
 # -- workers --------------------------------------------------------------------------------------
