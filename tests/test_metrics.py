@@ -71,7 +71,7 @@ def test_every_count_of_a_shard_is_on_the_board(counts: dict[str, dict[str, int]
         value
         for name, each in found.items()
         for value in each.values()
-        if name not in {"eddy_worker_state", "eddy_lag", "eddy_relearn_left"}
+        if name not in OF_THE_WORKER
     )
     assert shown == sorted(value for stage in counts.values() for value in stage.values())
     assert found["eddy_duplicates"][("shop", "0")] == 1

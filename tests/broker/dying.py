@@ -3,74 +3,74 @@
     EDDY_DIE_AT=POINT EDDY_DIE_AFTER=n python -m tests.broker.dying run CONFIG ...
 
 It wraps functions of the worker and then runs it as it is: no option of the worker's own leads
-here. The n-th call dies, counted from 1. Points are named for what has happened by then.
+here. The n-th call that counts dies, counted from 1.
 """
 
 import os
 import signal
-import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from stream.checkpoints import loading
-from stream.checkpoints.keeping import Keeper
 from stream.checkpoints.store import Folder
 from stream.cli import main
 from stream.worker import Holding
 
 
-class Point(NamedTuple):
-    """Where: the owner of a function, its name, and whether to die before or behind it.
+def die(*_: object) -> NoReturn:
+    """End at once, with nothing tidied up."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
 
-    when: asked with the call's arguments, whether this call counts.
+
+def half_a_block(folder: Folder, digest: str, packed: bytes) -> NoReturn:
+    """Write half of a block under its name: as a store would that does not write at once."""
+    folder._put(f"blocks/{digest}", packed[: len(packed) // 2])
+    die()
+
+
+class Point(NamedTuple):
+    """A function, by its owner and name, and what the call that dies does instead of it.
+
+    counts: asked with a call's arguments whether it counts; where `before` is None, the call does
+    what it always does, and then dies.
     """
 
     owner: Any
     name: str
-    before: bool
-    when: Callable[..., bool] = lambda *_: True
+    before: Callable[..., NoReturn] | None
+    counts: Callable[..., bool] = lambda *_: True
 
 
-def _half(folder: Folder, digest: str, packed: bytes) -> int:
-    """Write half of a block, under its name, and die: as a store without atomic writes would."""
-    folder._put(f"blocks/{digest}", packed[: len(packed) // 2])
-    die()
-    raise AssertionError
+def is_re_learning(holding: Holding, *_: object) -> bool:
+    """Whether what comes next is not published."""
+    return holding.left() > 0
 
 
 POINTS = {
-    "behind a block": Point(Folder, "put_block", before=False),
-    "before the manifest": Point(Folder, "put_manifest", before=True),
-    "behind the manifest": Point(Folder, "put_manifest", before=False),
-    "while loading": Point(loading, "_fill", before=True),
-    "while re-learning": Point(
-        Holding, "take", before=False, when=lambda holding, _: holding.left() > 0
-    ),
-    "before collecting": Point(Folder, "collect", before=True),
-    "while collecting": Point(Folder, "_delete", before=True),
-    "behind a checkpoint at the end": Point(Keeper, "take_now", before=False),
+    "in a block": Point(Folder, "put_block", half_a_block),
+    "before the manifest": Point(Folder, "put_manifest", die),
+    "behind the manifest": Point(Folder, "put_manifest", None),
+    "before collecting": Point(Folder, "collect", die),
+    "while collecting": Point(Folder, "_delete", die),
+    "while loading": Point(loading, "_fill", die),
+    "while re-learning": Point(Holding, "take", None, is_re_learning),
 }
-"""What the crash tests may name, with "in a block"."""
+"""What a test may name. "before the manifest" all blocks are written and none is referred to;
+"behind the manifest" no offset names it yet."""
 
 
-def die() -> None:
-    """End at once, with nothing tidied up."""
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def arm(point: Point, after: int) -> None:
-    """Have the n-th call of that function be the last thing that this process does."""
+def arm(point: Point, left: int) -> None:
+    """Have the call that comes after so many - 1 others be the last that this process makes."""
     whole = getattr(point.owner, point.name)
-    left = after
 
     def dying(*arguments: Any) -> Any:
         nonlocal left
-        counts = point.when(*arguments)
-        left -= counts
-        if counts and not left and point.before:
-            die()
+        left -= point.counts(*arguments)
+        if not left and point.before is not None:
+            point.before(*arguments)
         found = whole(*arguments)
-        if counts and not left:
+        if not left:
             die()
         return found
 
@@ -78,19 +78,5 @@ def arm(point: Point, after: int) -> None:
 
 
 if __name__ == "__main__":
-    where, after = os.environ["EDDY_DIE_AT"], int(os.environ.get("EDDY_DIE_AFTER", "1"))
-    if where == "in a block":
-        arm(Point(Folder, "put_block", before=True), after + 1)
-        whole_put, count = Folder.put_block, after
-
-        def put(folder: Folder, digest: str, packed: bytes) -> int:
-            """Halve the n-th block."""
-            global count
-            count -= 1
-            return whole_put(folder, digest, packed) if count else _half(folder, digest, packed)
-
-        Folder.put_block = put  # type: ignore[method-assign]
-    else:
-        arm(POINTS[where], after)
-    sys.argv[0] = "eddy"
+    arm(POINTS[os.environ["EDDY_DIE_AT"]], int(os.environ.get("EDDY_DIE_AFTER", "1")))
     main()

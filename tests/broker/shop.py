@@ -4,6 +4,7 @@ Also the reference that the worker is held against: one thread folding the same 
 another size, with no Kafka transaction anywhere.
 """
 
+import os
 import re
 import signal
 import subprocess
@@ -25,7 +26,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 from tenacity import retry, retry_if_exception_type, stop_after_delay
 
-from schemas.alerts import alert_record
+from schemas.alerts import AlertRecord, alert_record
 from schemas.records import Records
 from stream.config import load
 from stream.kafka import Feed
@@ -104,10 +105,8 @@ class Shop:
         """Every committed alert, without `run`."""
         found: Outputs = defaultdict(list)
         for record in read(self.bootstrap, f"{self.group}-alerts"):
-            body = orjson.loads(record.value)
-            del body["run"]
-            partition = body["evidence"][0]["partition"]
-            found[partition].append(record._replace(value=orjson.dumps(body)))
+            partition = orjson.loads(record.value)["evidence"][0]["partition"]
+            found[partition].append(without_run(record))
         return dict(found)
 
     def dead_letters(self) -> Outputs:
@@ -163,6 +162,24 @@ def published(message: Message) -> Published:
     assert key is not None
     assert value is not None
     return Published(key, value, list(headers))
+
+
+def without_run(record: Published) -> Published:
+    """An alert's record without what the log leaves open."""
+    body = orjson.loads(record.value)
+    del body["run"]
+    return record._replace(value=orjson.dumps(body))
+
+
+def published_alert(made: AlertRecord) -> Published:
+    """An alert that was made without Kafka, as `Shop.alerts` would find it."""
+    return without_run(Published(*made))
+
+
+def value_of(exposition: str, name: str) -> float:
+    """The sum of a metric's series."""
+    found = re.findall(rf"^{name}(?:\{{.*\}})? (\S+)$", exposition, flags=re.MULTILINE)
+    return sum(map(float, found))
 
 
 def make_shop(
@@ -266,13 +283,23 @@ class WorkerProcess:
 
 
 @contextmanager
-def worker(shop: Shop, slot: str = "one") -> Iterator[WorkerProcess]:
-    """A worker process; killed at the end unless it has ended by itself."""
+def worker(
+    shop: Shop, slot: str = "one", dies: tuple[str, int] | None = None
+) -> Iterator[WorkerProcess]:
+    """A worker process; killed at the end unless it has ended by itself.
+
+    dies: the point at which it is to kill itself (`tests.broker.dying`), and the how many-th time.
+    """
+    command, environment = EDDY, dict(os.environ)
+    if dies is not None:
+        command = (sys.executable, "-m", "tests.broker.dying")
+        environment |= {"EDDY_DIE_AT": dies[0], "EDDY_DIE_AFTER": str(dies[1])}
     log_file = shop.config.with_name(f"{shop.group}-{slot}-{time.time_ns()}.log")
     with log_file.open("wb") as log:
         process = subprocess.Popen(
-            [*EDDY, "run", str(shop.config), "--slot", slot],
+            [*command, "run", str(shop.config), "--slot", slot],
             cwd=ROOT,
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -317,12 +344,8 @@ def reference(shop: Shop) -> Reference:
         letters: list[Published] = []
         for start in range(0, len(log), REFERENCE_BATCH):
             emitted = shard.process(as_records(shop.topic, log[start : start + REFERENCE_BATCH]))
-            alerts += [Published(*alert_record(alert)) for alert in emitted.alerts]
+            alerts += [published_alert(alert_record(alert)) for alert in emitted.alerts]
             letters += [Published(*letter) for letter in emitted.dead_letters]
-        for index, alert in enumerate(alerts):
-            body = orjson.loads(alert.value)
-            del body["run"]
-            alerts[index] = alert._replace(value=orjson.dumps(body))
         made.shards[partition] = shard
         if alerts:
             made.alerts[partition] = alerts

@@ -30,6 +30,7 @@ from tests.broker.shop import (
     make_shop,
     reference,
     send,
+    value_of,
     wait_for,
     worker,
 )
@@ -59,7 +60,7 @@ def test_worker_publishes_what_the_reference_emits(
         assert process.get("/healthz")[0] == 200
         everything = sum(shop.ends().values())
         wait_for(
-            lambda: value(process.get("/metrics")[1], "eddy_records_total") == everything, "it"
+            lambda: value_of(process.get("/metrics")[1], "eddy_records_total") == everything, "it"
         )
         _, exposition = process.get("/metrics")
         assert process.stop() == 0
@@ -73,9 +74,9 @@ def test_worker_publishes_what_the_reference_emits(
     for shard in reference(shop).shards.values():
         counts.update(shard.counts()["route"])
     assert counts["read"] == everything == EVENTS + len(bad)
-    assert value(exposition, "eddy_events_total") == counts["passed"] == EVENTS
-    assert value(exposition, "eddy_dead_letters_total") == len(bad)
-    assert value(exposition, "eddy_lag") == 0
+    assert value_of(exposition, "eddy_events_total") == counts["passed"] == EVENTS
+    assert value_of(exposition, "eddy_dead_letters_total") == len(bad)
+    assert value_of(exposition, "eddy_lag") == 0
 
 
 def test_metrics_declared_are_those_emitted(broker: str, tmp_path: Path) -> None:
@@ -84,7 +85,9 @@ def test_metrics_declared_are_those_emitted(broker: str, tmp_path: Path) -> None
     send(shop, [b"no event"])
     with worker(shop) as process:
         shop.wait_until_done()
-        wait_for(lambda: value(process.get("/metrics")[1], "eddy_records_total") == 1, "a reading")
+        wait_for(
+            lambda: value_of(process.get("/metrics")[1], "eddy_records_total") == 1, "a reading"
+        )
         _, exposition = process.get("/metrics")
     emitted = set(re.findall(r"^([a-z_]+)(?:\{.*\})? ", exposition, flags=re.MULTILINE))
     suffixes = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_count", "_sum"]}
@@ -161,8 +164,8 @@ def test_aborted_transaction_is_tried_again_without_a_rewind(broker: str, tmp_pa
         stop.set()
         thread.join()
     holds_every_alert_once(shop)
-    assert value(board.exposition().decode(), "eddy_aborts_total") == 5
-    assert value(board.exposition().decode(), "eddy_commits_total") >= 1
+    assert value_of(board.exposition().decode(), "eddy_aborts_total") == 5
+    assert value_of(board.exposition().decode(), "eddy_commits_total") >= 1
 
 
 def test_stop_while_idle_is_clean(broker: str, tmp_path: Path) -> None:
@@ -242,9 +245,3 @@ def test_dead_letter_of_the_largest_record_is_accepted(broker: str, tmp_path: Pa
     headers = dict(letter.headers)
     assert headers["eddy-payload-bytes"] == b"999000"
     assert len(letter.value) == 512 * 1024
-
-
-def value(exposition: str, name: str) -> float:
-    """The sum of a metric's series."""
-    found = re.findall(rf"^{name}(?:\{{.*\}})? (\S+)$", exposition, flags=re.MULTILINE)
-    return sum(map(float, found))

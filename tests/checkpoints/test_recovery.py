@@ -8,7 +8,7 @@ import pytest
 from obstore.store import LocalStore
 
 from detectors.state import Arrays, copied
-from stream.checkpoints import recovery
+from stream.checkpoints import loading, recovery
 from stream.checkpoints.manifest import Manifest
 from stream.checkpoints.recovery import Recovered
 from stream.config import Config, fingerprint
@@ -21,10 +21,13 @@ from stream.errors import (
     PartitionCountChanged,
     RetentionGap,
 )
-from stream.kafka import Committed
+from stream.kafka import Committed, Partition
 from stream.shard import build_shard
 from tests.checkpoints.shop import EVENTS, RUN, Group, config, monitor, stream
 from tests.laws.test_laws import assert_same
+
+ANOTHER = "swordfish"
+"""A secret that is not the group's."""
 
 
 @pytest.fixture
@@ -159,7 +162,7 @@ def test_an_offset_of_another_program_is_refused(tmp_path: Path) -> None:
 def test_checkpoints_without_an_offset_are_refused(group: Group) -> None:
     """Where the group's offset expired or was removed, nothing starts from the beginning by itself."""
     group.committed = None
-    with pytest.raises(CheckpointPointerLost, match="committed no offset, and yet .* 0+300-"):
+    with pytest.raises(CheckpointPointerLost, match=r"committed no offset, and yet .* 0+300-"):
         group.start()
 
 
@@ -236,7 +239,7 @@ def test_what_is_left_is_re_learned_under_the_former_configuration(group: Group)
 def test_another_secret_is_refused_while_something_is_left(group: Group) -> None:
     """The former secret is in no checkpoint, so that nothing can be re-learned with it; with nothing
     left all monitors start anew."""
-    other = config(secret="another")
+    other = config(secret=ANOTHER)
     with pytest.raises(CheckpointIncompatible, match="another secret, and 100 offsets are left"):
         group.start(other)
     group.work(300, 400, [400])
@@ -249,13 +252,11 @@ def test_another_secret_is_refused_while_something_is_left(group: Group) -> None
 
 def test_no_secret_is_in_a_checkpoint(tmp_path: Path) -> None:
     """Neither what entities are hashed with nor what the client logs in with is written."""
-    made = Group(
-        LocalStore(tmp_path), config(secret="swordfish", kafka={"sasl.password": "marlin"})
-    )
+    made = Group(LocalStore(tmp_path), config(secret=ANOTHER, kafka={"sasl.password": "marlin"}))
     made.work(0, 50, [50])
     written = b"".join(file.read_bytes() for file in tmp_path.rglob("*.json"))
     assert b"capacity" in written
-    assert b"swordfish" not in written
+    assert ANOTHER.encode() not in written
     assert b"marlin" not in written
 
 
@@ -276,7 +277,7 @@ def test_a_worker_with_a_former_configuration_stops(group: Group) -> None:
 
 def test_arrays_that_do_not_fit_are_refused(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
     """A state of the same version that has other arrays is a bug of ours, and is never loaded."""
-    whole = recovery.load
+    whole = loading.load
 
     def missing(*asked: Any) -> Arrays:
         found = whole(*asked)
@@ -297,7 +298,7 @@ def test_a_checkpoint_of_another_partition_is_refused(group: Group, tmp_path: Pa
     where = recovery.Circumstances(
         group.config,
         RUN,
-        recovery.Partition("shop-events", 3),
+        Partition("shop-events", 3),
         group.folder(),
         group.committed,
         350,

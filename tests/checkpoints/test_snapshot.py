@@ -38,6 +38,7 @@ class Stepping:
         self.left = [batch(seed, EVENTS, entities=60).slice(k, k + 20) for k in range(0, 200, 20)]
 
     def __call__(self) -> bool:
+        """Process the next part, if there is one; the writing goes on."""
         if self.left:
             self.monitor.process(self.left.pop(0))
         return True
