@@ -77,6 +77,7 @@ class Kept:
 class _Job:
     kept: Kept
     offset: int
+    snapshot: Snapshot
     given_up: Event
     written: Future[Written | None]
 
@@ -160,7 +161,7 @@ class Keeper:
         written = self._thread.submit(
             write, kept.folder, head, snapshot, lambda: not given_up.is_set()
         )
-        return _Job(kept, offset, given_up, written)
+        return _Job(kept, offset, snapshot, given_up, written)
 
     def _settle(self, job: _Job) -> None:
         """Take note of a checkpoint that is written, or of why it is not."""
@@ -189,6 +190,7 @@ class Keeper:
             state_bytes=written.state_bytes,
             written_bytes=written.written_bytes,
             written_blocks=written.written_blocks,
+            aside_bytes=job.snapshot.aside_bytes,
         )
 
 
