@@ -23,6 +23,7 @@ from obstore.store import LocalStore
 
 from detectors.spec import seconds
 from schemas.records import Records
+from stream import log
 from stream.checkpoints.keeping import DUE_SHARE, Keeper, Kept
 from stream.checkpoints.recovery import Circumstances, Recovered, recover
 from stream.checkpoints.store import Folder
@@ -46,7 +47,7 @@ from tests.bench.figures import Figures
 GIB: Final = 2**30
 ENTITIES: Final = 320_000
 BATCH: Final = 10_000
-TURNS: Final = 2
+TURNS: Final = 3
 QUIET_BATCHES: Final = 25
 MADE: Final = 60
 """Batches that are made before the clock runs; a longer turn goes on with a second such lot, made
@@ -192,7 +193,8 @@ class Probe:
     """A shard with a gigabyte of state, its checkpoints, and the stream that it reads."""
 
     def __init__(self, folder: Path) -> None:
-        detectors = [{"kind": "tail"}, {"kind": "half_space_trees", "min_events": 1}]
+        trees: dict[str, Any] = {"kind": "half_space_trees", "min_events": 1}
+        detectors = [{"kind": "tail"}, trees]
         self.config = parse(document([monitor_document(ENTITIES, detectors)]), {})
         self.objects = LocalStore(folder)
         self.stream = Stream()
@@ -311,5 +313,6 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
+    log.set_up("warning")
     with TemporaryDirectory(prefix="eddy-checkpoints-") as name:
         print(orjson.dumps(probe(Path(name))).decode())
