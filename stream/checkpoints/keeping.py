@@ -118,8 +118,12 @@ class Keeper:
         self._job = self._started(kept, offset, snapshot)
 
     def take_now(self, kept: Kept, offset: int, within_s: float | None = None) -> None:
-        """Write the state while nothing else is done, or give up when that takes too long."""
-        self.give_up(kept)
+        """Write the state while nothing else is done, or give up when that takes too long.
+
+        What is being written just now is given up for it: its partition is due again soon.
+        """
+        if self._job is not None:
+            self.give_up(self._job.kept)
         snapshot = Snapshot(state := kept.state.shard.save(), set(state))
         job = self._started(kept, offset, snapshot)
         try:
