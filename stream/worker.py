@@ -25,10 +25,10 @@ from stream.checkpoints.keeping import REVOKE_S, Keeper, Kept
 from stream.checkpoints.recovery import Circumstances, recover
 from stream.checkpoints.store import Folder, open_store
 from stream.config import Config, refuse_indirect
-from stream.errors import Abortable, ConfigError
+from stream.errors import Abortable, ConfigError, KafkaFailure
 from stream.health import Pulse
 from stream.kafka import Committed, OutRecord, Partition, Sink, Source, patiently
-from stream.kafka_properties import shown
+from stream.kafka_properties import of_slot, shown
 from stream.metrics import Board
 from stream.shard import Emitted, Shard
 from stream.stages.watch import RunInfo
@@ -45,6 +45,9 @@ OUTBOX_BYTES_MAX: Final = 16 * 1024 * 1024
 READINGS_S: Final = 0.5
 PROGRESS_S: Final = 10.0
 """How often metrics are brought up to date, and the progress of re-learning is logged."""
+
+EMPTY_S: Final = 10.0
+"""A worker that has been without partitions for so long says why."""
 
 CYCLES_S: Final = 60.0
 """How often garbage in cycles is looked for; see `rarely_collecting`."""
@@ -169,10 +172,11 @@ class Worker:
         self._keeper = Keeper(config.checkpoints, board, run.now)
         self._holdings: dict[Partition, Holding] = {}
         self._outbox = Outbox()
-        self._joined = False
+        self._joined = self._asked_why = False
         self._ending = False
         now = time.monotonic()
         self._committed_at = self._read_at = self._told_at = self._collected_at = now
+        self._empty_since = now
 
     def run(self, stop: Event) -> None:
         """Poll, process, commit and take checkpoints when it is time to.
@@ -183,8 +187,7 @@ class Worker:
         try:
             with rarely_collecting():
                 while not stop.is_set():
-                    for records in self._source.poll(self._config.worker.batch_records, POLL_S):
-                        self._process(records)
+                    self._read()
                     if self._is_time_to_commit():
                         self._commit()
                         self._take_checkpoint()
@@ -197,9 +200,23 @@ class Worker:
             self._outbox.clear()
             self._keeper.close()
 
-    def _process(self, records: Records) -> None:
-        where = Partition(records.topic, records.partition)
-        holding = self._holdings[where]
+    def _read(self) -> None:
+        """Process what has arrived; a fuller outbox is committed before more is put into it.
+
+        That is all that bounds it: it holds what it may, and what one partition's batch adds. While
+        a commit is tried again nothing is read, and the consumer is paused (`Source.serve`).
+        """
+        arrived = self._source.poll(self._config.worker.batch_records, POLL_S)
+        owned = [(Partition(one.topic, one.partition), one) for one in arrived]
+        for where, holding, records in [(at, self._holdings[at], one) for at, one in owned]:
+            # A commit that was tried again let rebalances happen: what was ours may be no longer,
+            # or be ours again from an earlier offset on.
+            if self._holdings.get(where) is holding:
+                self._process(where, holding, records)
+                if self._outbox.full():
+                    self._commit()
+
+    def _process(self, where: Partition, holding: Holding, records: Records) -> None:
         for part in cut(records, holding.live_from):
             if holding.kept.state.converts and part.offset[0] >= holding.live_from:
                 self._convert(holding)
@@ -308,6 +325,7 @@ class Worker:
     def on_assign(self, partitions: list[Partition]) -> dict[Partition, int]:
         """Load or make a shard for each; reading starts where its checkpoint was taken."""
         self._joined = True
+        self._asked_why = False
         for where, committed in self._source.committed(partitions).items():
             self._holdings[where] = self._taken(where, committed)
         return {where: self._holdings[where].next_offset for where in partitions}
@@ -381,6 +399,11 @@ class Worker:
         if now - self._collected_at >= CYCLES_S:
             self._collected_at = now
             gc.collect()
+        if self._holdings:
+            self._empty_since = now
+        elif now - self._empty_since >= EMPTY_S and not self._asked_why:
+            self._asked_why = True
+            self._say_why_without_partitions()
         if now - self._read_at >= READINGS_S:
             self._read_at = now
             self._board.replace(metrics.readings(self._observed(), self._pulse.state))
@@ -394,6 +417,31 @@ class Worker:
                         records_left=holding.left(),
                         seconds_left=round(holding.seconds_left(), 1),
                     )
+
+    def _say_why_without_partitions(self) -> None:
+        """Another worker may have our slot; or there are more workers than partitions."""
+        try:
+            members = self._source.members()
+        except KafkaFailure as error:
+            log.warning("no partition for us, and the group does not say why", error=str(error))
+            return
+        own = {one.client_id for one in members if one.ourselves}
+        twins = [one for one in members if one.client_id in own and not one.ourselves]
+        for twin in twins:
+            log.warning(
+                "another worker has this slot: it keeps its partitions until it commits next, and "
+                "ends then; stop it, or give each worker a slot of its own (--slot, EDDY_SLOT)",
+                client=twin.client_id,
+                host=twin.host,
+                partitions=twin.partitions,
+            )
+        if not twins:
+            log.info(
+                "no partition for us: other workers of the group have them all, or are about to "
+                "give some back",
+                workers=len(members),
+                partitions_held=sum(one.partitions for one in members),
+            )
 
     def _observed(self) -> Iterator[metrics.Observed]:
         for where, holding in self._holdings.items():
@@ -432,7 +480,11 @@ def _named(where: Partition) -> dict[str, str | int]:
 
 
 def run_worker(
-    config: Config, slot: str, run: RunInfo, stop_on_signal: Callable[[], Event]
+    config: Config,
+    slot: str,
+    run: RunInfo,
+    stop_on_signal: Callable[[], Event],
+    http_port: int,
 ) -> None:
     """Check what can be checked, connect, and work until asked to stop.
 
@@ -445,10 +497,14 @@ def run_worker(
     if not config.secret:
         log.warning("no secret is set: pseudonyms and entity keys could be guessed")
     board, pulse = Board(), Pulse()
-    address = (config.worker.http_host, config.worker.http_port)
-    with health.serving(address, board, pulse), Source(config.kafka, config.group) as source:
+    address = (config.worker.http_host, http_port)
+    kafka = of_slot(config.kafka, slot)
+    with (
+        health.serving(address, board, pulse),
+        Source(kafka, config.group, pulse.beat) as source,
+    ):
         check_topics(config, source)
-        sink = Sink(config.kafka, config.group, slot)
+        sink = Sink(kafka, config.group, slot, pulse.beat)
         sink.open()
         Worker(config, source, sink, run, board, pulse).run(stop_on_signal())
     log.info("stopped")

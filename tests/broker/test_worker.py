@@ -142,11 +142,13 @@ class StubbornSink(Sink):
 
     failures_left = 5
 
-    def _commit(self, positions: Mapping[Partition, Committed], membership: Membership) -> None:
+    def _add_offsets(
+        self, positions: Mapping[Partition, Committed], membership: Membership
+    ) -> None:
+        super()._add_offsets(positions, membership)
         if self.failures_left:
             self.failures_left -= 1
             raise Abortable("told to fail")
-        super()._commit(positions, membership)
 
 
 def test_aborted_transaction_is_tried_again_without_a_rewind(broker: str, tmp_path: Path) -> None:
