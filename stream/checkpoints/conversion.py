@@ -6,7 +6,7 @@ entities are hashed with. Everything else starts anew, and is said to.
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -14,6 +14,8 @@ from detectors.monitor import MonitorSpec
 from detectors.state import Arrays
 from stream.config import Steering
 from stream.shard import Shard
+
+GONE: Final = "it is gone"
 
 
 class Fate(NamedTuple):
@@ -32,7 +34,16 @@ def fates(old: Steering, new: Steering) -> list[Fate]:
         was = before.pop(monitor.name, None)
         why = "it is new" if was is None else ", ".join(_changes(was, monitor, old, new))
         found.append(Fate(monitor.name, not why, why))
-    return [*found, *(Fate(name, keeps=False, why="it is gone") for name in before)]
+    return [*found, *(Fate(name, keeps=False, why=GONE) for name in before)]
+
+
+def moved(old: Steering, new: Steering) -> list[str]:
+    """The inputs whose entities lie in other partitions now, so that no state can go on."""
+    return [
+        f"inputs.{name}: {spec.partitions} partitions instead of {was.partitions}"
+        for name, spec in new.inputs.items()
+        if (was := old.inputs.get(name)) and was.partitions != spec.partitions
+    ]
 
 
 def _changes(was: MonitorSpec, now: MonitorSpec, old: Steering, new: Steering) -> Iterator[str]:
@@ -42,17 +53,13 @@ def _changes(was: MonitorSpec, now: MonitorSpec, old: Steering, new: Steering) -
     before, after = _learning(was), _learning(now)
     yield from (f"its {key} changed" for key in after if before.get(key) != after[key])
     for name in now.inputs:
-        if name in was.inputs and _reading(old, name) != _reading(new, name):
+        if name in was.inputs and old.inputs[name] != new.inputs[name]:
             yield f"inputs.{name} changed"
 
 
 def _learning(monitor: MonitorSpec) -> dict[str, Any]:
     declared: dict[str, Any] = msgspec.to_builtins(monitor)
     return {key: value for key, value in declared.items() if key not in {"name", "policy"}}
-
-
-def _reading(steering: Steering, name: str) -> Any:
-    return steering.inputs.get(name)
 
 
 def convert(state: Arrays, old: Steering, new: Steering, shard: Shard) -> list[Fate]:
@@ -62,7 +69,7 @@ def convert(state: Arrays, old: Steering, new: Steering, shard: Shard) -> list[F
     its counts go on adding up.
     """
     mine = {watch.name for watch in shard.watches}
-    found = [one for one in fates(old, new) if one.monitor in mine or one.why == "it is gone"]
+    found = [one for one in fates(old, new) if one.monitor in mine or one.why == GONE]
     kept = {one.monitor for one in found if one.keeps}
     same_ids = old.secret == new.secret and (
         old.limits.duplicate_window == new.limits.duplicate_window

@@ -77,6 +77,7 @@ class Kept:
 class _Job:
     kept: Kept
     offset: int
+    snapshot: Snapshot
     given_up: Event
     written: Future[Written | None]
 
@@ -117,8 +118,12 @@ class Keeper:
         self._job = self._started(kept, offset, snapshot)
 
     def take_now(self, kept: Kept, offset: int, within_s: float | None = None) -> None:
-        """Write the state while nothing else is done, or give up when that takes too long."""
-        self.give_up(kept)
+        """Write the state while nothing else is done, or give up when that takes too long.
+
+        What is being written just now is given up for it: its partition is due again soon.
+        """
+        if self._job is not None:
+            self.give_up(self._job.kept)
         snapshot = Snapshot(state := kept.state.shard.save(), set(state))
         job = self._started(kept, offset, snapshot)
         try:
@@ -160,7 +165,7 @@ class Keeper:
         written = self._thread.submit(
             write, kept.folder, head, snapshot, lambda: not given_up.is_set()
         )
-        return _Job(kept, offset, given_up, written)
+        return _Job(kept, offset, snapshot, given_up, written)
 
     def _settle(self, job: _Job) -> None:
         """Take note of a checkpoint that is written, or of why it is not."""
@@ -189,6 +194,7 @@ class Keeper:
             state_bytes=written.state_bytes,
             written_bytes=written.written_bytes,
             written_blocks=written.written_blocks,
+            aside_bytes=job.snapshot.aside_bytes,
         )
 
 

@@ -37,7 +37,8 @@ class Snapshot:
     """
 
     def __init__(self, state: Arrays, announced: set[str]) -> None:
-        self.copied_bytes = sum(a.nbytes for name, a in state.items() if name not in announced)
+        self.aside_bytes = 0
+        """Copied aside so far: what a batch had to wait for, and memory until it is read."""
         self._lock = Lock()
         self._live = {name: _Aside(state[name]) for name in announced}
         self._copies = {name: a.copy() for name, a in state.items() if name not in announced}
@@ -47,7 +48,7 @@ class Snapshot:
         with self._lock:
             aside = self._live.get(name)
             if aside is not None:
-                aside.keep(rows)
+                self.aside_bytes += aside.keep(rows)
 
     def arrays(self) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
         """Name → dtype and shape of every array, those first that are read first."""
@@ -83,14 +84,15 @@ class _Aside:
         self._kept_count = 0
         self._place = np.full(len(live), ELSEWHERE, np.int32)
 
-    def keep(self, rows: I64) -> None:
-        """Copy the rows aside that are neither read nor aside yet."""
+    def keep(self, rows: I64) -> int:
+        """Copy the rows aside that are neither read nor aside yet; how many bytes these are."""
         rows = rows[(rows >= self._read) & (rows < len(self.live))]
         rows = np.unique(rows[self._place[rows] == ELSEWHERE])
         stop = self._kept_count + len(rows)
         np.take(self.live, rows, 0, self._kept[self._kept_count : stop], "clip")
         self._place[rows] = np.arange(self._kept_count, stop)
         self._kept_count = stop
+        return len(rows) * self.live[:1].nbytes
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """The rows as they were; they may be written from now on."""

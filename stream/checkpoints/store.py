@@ -26,10 +26,11 @@ from stream.errors import CheckpointCorrupt, ConfigError, StoreFailure
 log = structlog.stdlib.get_logger(__name__)
 
 REMOTE: Final[dict[str, Any]] = {
-    "client_options": {"timeout": "30s", "connect_timeout": "5s"},
+    "client_options": {"timeout": "30s", "connect_timeout": "5s", "allow_http": True},
     "retry_config": {"max_retries": 6, "retry_timeout": timedelta(seconds=45)},
 }
-"""Every request is tried again, with growing random pauses, before it counts as failed."""
+"""Every request is tried again, with growing random pauses, before it counts as failed. Whether it
+goes over TLS is said by the endpoint's own URL."""
 
 KEPT: Final = 2
 """Published checkpoints that are kept: the last, and the one to fall back to."""

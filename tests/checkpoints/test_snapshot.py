@@ -87,6 +87,7 @@ def test_rows_that_nobody_announces_show_that_the_test_can_fail(monkeypatch_bloc
     assert through_a_store(snapshot)["words"][99].all()
 
 
+@settings(deadline=None)
 @given(
     writes=st.lists(st.lists(st.integers(0, 119), min_size=1, max_size=40), max_size=8),
     rows=st.integers(1, 100),

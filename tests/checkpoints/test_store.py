@@ -1,10 +1,13 @@
 """Checkpoints in a store: whole or not there, checked when read, written only where they changed."""
 
+import os
+import time
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from obstore.store import LocalStore, MemoryStore
 
@@ -42,6 +45,7 @@ def read(of: Folder, name: str) -> Arrays:
     return load(of, of.manifest(name), lambda: None)
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 2**32), rows=st.integers(0, 3_000))
 def test_what_is_written_is_read(seed: int, rows: int) -> None:
     """Every array comes back with its dtype, its shape and its bytes, from a folder unknown so far."""
@@ -64,6 +68,40 @@ def test_a_folder_is_a_store(tmp_path: Path) -> None:
     assert {path.rpartition("/")[0] for path in paths} == {
         f"{one}/group/shop-events/0/manifests" for one in ("a/b", "c")
     }
+
+
+def test_an_object_store_is_a_store() -> None:
+    """With EDDY_TEST_S3 naming a bucket (such as s3://bucket/prefix; credentials and endpoint from
+    AWS_*): written, read, fallen short, and collected as in a folder."""
+    url = os.environ.get("EDDY_TEST_S3")
+    if not url:
+        pytest.skip("no S3-compatible server here: EDDY_TEST_S3 names none")
+    objects = open_store(f"{url}/{time.time_ns()}")
+    one = folder(objects)
+    names = [written(one, 10 * seed, arrays(seed)).name for seed in range(4)]
+    assert one.names() == names[::-1]
+    assert one.collect(names[:0:-1], lambda: True) > 0
+    assert one.names() == names[:1:-1]
+    assert same(read(folder(objects), names[3])["words"], arrays(3)["words"])
+    with pytest.raises(CheckpointCorrupt, match=f"{names[0]}.* is missing"):
+        read(folder(objects), names[0])
+
+
+def test_a_store_out_of_reach_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody listens there: an error of the store, not a missing checkpoint."""
+    for name, text in {
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+        "AWS_ALLOW_HTTP": "true",
+        "AWS_ACCESS_KEY_ID": "a",
+        "AWS_SECRET_ACCESS_KEY": "b",
+        "AWS_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, text)
+    monkeypatch.setitem(store.REMOTE, "retry_config", {"max_retries": 1})
+    nowhere = folder(open_store("s3://bucket/prefix"))
+    for ask in (nowhere.names, lambda: nowhere.manifest("x"), lambda: nowhere.put_block("x", b"")):
+        with pytest.raises(StoreFailure, match="group/shop-events/0"):
+            ask()
 
 
 def test_a_store_that_cannot_be_is_a_mistake_of_the_configuration(tmp_path: Path) -> None:
@@ -128,8 +166,6 @@ def test_a_manifest_that_is_not_what_was_written_is_found(harm: str, tmp_path: P
 
 def test_another_format_is_refused() -> None:
     """A manifest of another format is incompatible, whatever else stands in it."""
-    import msgspec
-
     name, body = encoded(msgspec.structs.replace(head(5), format=99))
     with pytest.raises(CheckpointIncompatible, match="format 99; this version reads format 1"):
         decoded(name, body)
@@ -191,8 +227,6 @@ def test_what_a_crash_left_over_is_collected_when_it_is_old(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Blocks without a manifest stay while they could be another worker's, and go after a day."""
-    import os
-
     one = folder(LocalStore(tmp_path))
     orphan = "f" * 32
     folder(LocalStore(tmp_path)).put_block(orphan, b"left over")
