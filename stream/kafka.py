@@ -504,8 +504,11 @@ class Sink:
         self, properties: Properties, group: str, slot: str, beat: Beat = _unheard
     ) -> None:
         own = producer_properties(properties, {"transactional.id": f"{group}-{slot}"})
-        self._producer = _made(Producer, {**own})
         self._timeout_s = int(own["transaction.timeout.ms"]) / 1000
+        # The client waits for one answer nearly as long as the transaction may last.
+        answer_ms = int(self._timeout_s * 1000 * TRIED_SHARE / 2)
+        self._own = {"socket.timeout.ms": answer_ms, **own}
+        self._producer = _made(Producer, self._own)
         self._begun_at = -math.inf
         self._beat = beat
 
@@ -585,18 +588,30 @@ class Sink:
             raise Outlived(f"{error}; {self._tried()}") from error
 
     def _abort(self) -> None:
+        """Nobody was asked to commit: where the client cannot abort, a new one does by starting.
+
+        The client gives up where the broker did not yet know of the transaction that it ends. But
+        where another worker may have the slot by now, taking it over again would only change sides.
+        """
         try:
-            for attempt in patiently(Retriable, beat=self._beat):
-                with attempt, _border("aborting"):
-                    self._producer.abort_transaction(CALL_S)
-        except KafkaFailure as error:
+            self._abort_once()
+        except Fenced as error:
             raise Outlived(f"{error}; {self._tried()}") from error
+        except KafkaFailure as error:
+            log.warning("could not abort: a new producer takes over", error=str(error))
+            self._producer = _made(Producer, self._own)
+            self.open()
+
+    def _abort_once(self) -> None:
+        for attempt in patiently(Retriable, beat=self._beat):
+            with attempt, _border("aborting"):
+                self._producer.abort_transaction(CALL_S)
 
     def _abort_if_possible(self) -> None:
         """Where it is not, the error that led here is the one to report."""
         try:
-            self._abort()
-        except Outlived as error:
+            self._abort_once()
+        except KafkaFailure as error:
             log.warning("could not abort", error=str(error))
 
     def _refuse_missing_topics(self, records: list[OutRecord], why: Abortable) -> None:
