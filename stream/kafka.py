@@ -8,8 +8,11 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from operator import itemgetter
+from threading import Thread
 from typing import Any, Final, Literal, NamedTuple, Protocol, Self, TypeVar, overload
 
 import numpy as np
@@ -493,6 +496,32 @@ def _size_bytes(record: OutRecord) -> int:
     return len(record.key or b"") + len(record.value) + headers
 
 
+def _returns(call: Callable[[], object], within_s: float) -> bool:
+    """Whether the call returns in that time; raises what it raises.
+
+    One that does not is left behind in a thread of its own. The client's
+    `send_offsets_to_transaction` takes a time-out and yet may wait for ever: seen in 2.16 where a
+    transaction was aborted because its broker did not answer (the commit to the group's coordinator
+    is never sent in the next one).
+    """
+    future = Future[None]()
+
+    def run() -> None:
+        try:
+            call()
+        except BaseException as exception:  # noqa: BLE001 - raised by whoever waits
+            future.set_exception(exception)
+        else:
+            future.set_result(None)
+
+    Thread(target=run, name="offsets", daemon=True).start()
+    try:
+        future.result(within_s)
+    except TimeoutError:
+        return False
+    return True
+
+
 class Sink:
     """The transactional producer. Outputs and offsets go together, or not at all.
 
@@ -510,6 +539,7 @@ class Sink:
         self._own = {"socket.timeout.ms": answer_ms, **own}
         self._producer = _made(Producer, self._own)
         self._begun_at = -math.inf
+        self._stuck = False
         self._beat = beat
 
     def open(self) -> None:
@@ -565,11 +595,16 @@ class Sink:
         offsets = [
             TopicPartition(*where, offset, note) for where, (offset, note) in positions.items()
         ]
+        doing = "adding offsets to the transaction"
         for attempt in patiently(Retriable, patience_s=self._left_s(), beat=self._beat):
-            with attempt, _border("adding offsets to the transaction"):
-                self._producer.send_offsets_to_transaction(
-                    offsets, membership.metadata, self._call_s()
+            with attempt, _border(doing):
+                send = partial(
+                    self._producer.send_offsets_to_transaction,
+                    *(offsets, membership.metadata, self._call_s()),
                 )
+                if not _returns(send, CALL_S + PAUSE_S):
+                    self._stuck = True
+                    raise Abortable(f"{doing}: the client does not return; {self._tried()}")
 
     def _deliver(self) -> None:
         """Wait until brokers have every record: a commit that waited could not be aborted."""
@@ -594,13 +629,16 @@ class Sink:
         where another worker may have the slot by now, taking it over again would only change sides.
         """
         try:
-            self._abort_once()
+            if not self._stuck:
+                self._abort_once()
+                return
         except Fenced as error:
             raise Outlived(f"{error}; {self._tried()}") from error
         except KafkaFailure as error:
-            log.warning("could not abort: a new producer takes over", error=str(error))
-            self._producer = _made(Producer, self._own)
-            self.open()
+            log.warning("could not abort", error=str(error))
+        log.warning("a new producer takes over")
+        self._producer, self._stuck = _made(Producer, self._own), False
+        self.open()
 
     def _abort_once(self) -> None:
         for attempt in patiently(Retriable, beat=self._beat):

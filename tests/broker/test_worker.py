@@ -120,23 +120,6 @@ def test_worker_stopped_mid_stream_goes_on(
     holds_every_alert_once(shop)
 
 
-def test_workers_that_come_and_go_share_the_partitions(broker: str, tmp_path: Path) -> None:
-    """Partitions that move between workers in mid-stream lose and double nothing."""
-    shop = make_shop(broker, tmp_path, "share", 4, batch_records=100, commit_interval="1ms")
-    shop.feed(EVENTS)
-    with worker(shop, "one") as first, worker(shop, "two") as second:
-        wait_for(lambda: first.has_logged("partition"), "an assignment")
-        wait_for(lambda: second.has_logged("partition taken"), "a second worker's assignment")
-        wait_for(lambda: sum(shop.committed().values()) > EVENTS // 10, "commits")
-        assert first.stop() == 0
-        shop.feed(EVENTS // 10, seed=8)
-        shop.wait_until_done()
-        assert second.has_logged("partition taken")
-        assert second.stop() == 0
-    holds_every_alert_once(shop)
-    assert first.has_logged("partition given back")
-
-
 class StubbornSink(Sink):
     """A real sink whose transactions fail before their commit, so many times, and are aborted."""
 
