@@ -25,7 +25,6 @@ from confluent_kafka import (
     Producer,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay
 from tenacity.wait import wait_random_exponential
 
@@ -43,7 +42,6 @@ from stream.errors import (
 from stream.kafka_codes import TABLE, UNKNOWN, Kind
 from stream.kafka_properties import (
     Properties,
-    admin_properties,
     consumer_properties,
     producer_properties,
 )
@@ -66,6 +64,9 @@ silent: before every pause the pulse beats."""
 TRIED_SHARE: Final = 0.6
 """All tries of one transaction end when this share of transaction.timeout.ms is over. What is left
 is for aborting it: where the broker does that itself, it takes the worker for a zombie."""
+
+OVERTIME_S: Final = 2.0
+"""A call that takes so much longer than it was told to will never return."""
 
 ASKED_S: Final = 2.0
 """A topic counts as missing when brokers have not known it for so long: one that has just started
@@ -221,15 +222,6 @@ class Membership(NamedTuple):
     metadata: object
 
 
-class Member(NamedTuple):
-    """A member of the group: the client's id, where it runs, how many partitions it has."""
-
-    client_id: str
-    host: str
-    partitions: int
-    ourselves: bool
-
-
 class _LazyHeaders(Sequence[Headers]):
     """The headers of messages, read only where somebody looks: few records need them."""
 
@@ -270,7 +262,7 @@ class Source:
 
     def __init__(self, properties: Properties, group: str, beat: Beat = _unheard) -> None:
         self._latch = _Latch()
-        self._properties, self._group, self._beat = properties, group, beat
+        self._beat = beat
         merged = consumer_properties(properties, group)
         self._epochs_pass_unsaid = merged.get("group.protocol") == "consumer"
         self._consumer = _made(Consumer, {**merged, "error_cb": self._latch.on_error})
@@ -286,23 +278,6 @@ class Source:
         self._consumer.close()
         if failed is None:
             self._latch.check()
-
-    def members(self) -> list[Member]:
-        """Who is in the group as the broker sees it now. Raises KafkaFailure."""
-        admin = _made(AdminClient, {**admin_properties(self._properties)})
-        with _border("asking who is in the group"):
-            [asked] = admin.describe_consumer_groups([self._group], request_timeout=CALL_S).values()
-            found = asked.result()
-        own = self._consumer.memberid()
-        return [
-            Member(
-                one.client_id,
-                one.host,
-                len(one.assignment.topic_partitions if one.assignment else ()),
-                one.member_id == own,
-            )
-            for one in found.members
-        ]
 
     def partition_counts(self, topics: Iterable[str]) -> dict[str, int]:
         """Topic → number of its partitions; a topic that does not exist is missing."""
@@ -602,7 +577,7 @@ class Sink:
                     self._producer.send_offsets_to_transaction,
                     *(offsets, membership.metadata, self._call_s()),
                 )
-                if not _returns(send, CALL_S + PAUSE_S):
+                if not _returns(send, self._call_s() + OVERTIME_S):
                     self._stuck = True
                     raise Abortable(f"{doing}: the client does not return; {self._tried()}")
 

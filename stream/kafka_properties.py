@@ -68,10 +68,6 @@ PRODUCER_DEFAULTS: Final[dict[str, str | int | float | bool]] = {
     "statistics.interval.ms": 0,
     "client.id": "eddy",
 }
-ADMIN_DEFAULTS: Final[dict[str, str | int | float | bool]] = {
-    "log_level": LOG_LEVEL,
-    "client.id": "eddy",
-}
 ONLY_CONSUMER: Final = re.compile(
     r"fetch\.|group\.|session\.|heartbeat\.|max\.poll\.|queued\.|check\.crcs"
     r"|max\.partition\.fetch|coordinator\.query|consume\."
@@ -140,12 +136,6 @@ def consumer_properties(properties: Properties, group: str) -> dict[str, str | i
     if properties.get("group.protocol") != "consumer":
         own |= {"partition.assignment.strategy": "cooperative-sticky"}
     return _merged(properties, ONLY_PRODUCER, CONSUMER_DEFAULTS, own)
-
-
-def admin_properties(properties: Properties) -> dict[str, str | int | float | bool]:
-    """What a client is made with that only looks at topics and groups."""
-    others = re.compile(f"{ONLY_CONSUMER.pattern}|{ONLY_PRODUCER.pattern}")
-    return _merged(properties, others, ADMIN_DEFAULTS, {})
 
 
 def producer_properties(

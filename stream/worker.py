@@ -25,7 +25,7 @@ from stream.checkpoints.keeping import REVOKE_S, Keeper, Kept
 from stream.checkpoints.recovery import Circumstances, recover
 from stream.checkpoints.store import Folder, open_store
 from stream.config import Config, refuse_indirect
-from stream.errors import Abortable, ConfigError, KafkaFailure
+from stream.errors import Abortable, ConfigError
 from stream.health import Pulse
 from stream.kafka import Committed, OutRecord, Partition, Sink, Source, patiently
 from stream.kafka_properties import of_slot, shown
@@ -47,7 +47,15 @@ PROGRESS_S: Final = 10.0
 """How often metrics are brought up to date, and the progress of re-learning is logged."""
 
 EMPTY_S: Final = 10.0
-"""A worker that has been without partitions for so long says why."""
+"""A worker that has been without partitions for so long says what that may mean."""
+
+NO_PARTITION: Final = (
+    "no partition for this worker: others of the group have them. One of them may run under this "
+    "very slot: it ends at its next commit, and holds its partitions until then; stop it, or give "
+    "each worker a slot of its own (--slot, EDDY_SLOT). Else there are more workers than partitions. "
+    "`kafka-consumer-groups --describe --members` shows who they are and where: a worker's client id "
+    "is eddy-SLOT"
+)
 
 CYCLES_S: Final = 60.0
 """How often garbage in cycles is looked for; see `rarely_collecting`."""
@@ -172,7 +180,7 @@ class Worker:
         self._keeper = Keeper(config.checkpoints, board, run.now)
         self._holdings: dict[Partition, Holding] = {}
         self._outbox = Outbox()
-        self._joined = self._asked_why = False
+        self._joined = self._said_empty = False
         self._ending = False
         now = time.monotonic()
         self._committed_at = self._read_at = self._told_at = self._collected_at = now
@@ -325,7 +333,7 @@ class Worker:
     def on_assign(self, partitions: list[Partition]) -> dict[Partition, int]:
         """Load or make a shard for each; reading starts where its checkpoint was taken."""
         self._joined = True
-        self._asked_why = False
+        self._said_empty = False
         for where, committed in self._source.committed(partitions).items():
             self._holdings[where] = self._taken(where, committed)
         return {where: self._holdings[where].next_offset for where in partitions}
@@ -401,9 +409,9 @@ class Worker:
             gc.collect()
         if self._holdings:
             self._empty_since = now
-        elif now - self._empty_since >= EMPTY_S and not self._asked_why:
-            self._asked_why = True
-            self._say_why_without_partitions()
+        elif now - self._empty_since >= EMPTY_S and not self._said_empty:
+            self._said_empty = True
+            log.warning(NO_PARTITION, group=self._config.group)
         if now - self._read_at >= READINGS_S:
             self._read_at = now
             self._board.replace(metrics.readings(self._observed(), self._pulse.state))
@@ -417,31 +425,6 @@ class Worker:
                         records_left=holding.left(),
                         seconds_left=round(holding.seconds_left(), 1),
                     )
-
-    def _say_why_without_partitions(self) -> None:
-        """Another worker may have our slot; or there are more workers than partitions."""
-        try:
-            members = self._source.members()
-        except KafkaFailure as error:
-            log.warning("no partition for us, and the group does not say why", error=str(error))
-            return
-        own = {one.client_id for one in members if one.ourselves}
-        twins = [one for one in members if one.client_id in own and not one.ourselves]
-        for twin in twins:
-            log.warning(
-                "another worker has this slot: it keeps its partitions until it commits next, and "
-                "ends then; stop it, or give each worker a slot of its own (--slot, EDDY_SLOT)",
-                client=twin.client_id,
-                host=twin.host,
-                partitions=twin.partitions,
-            )
-        if not twins:
-            log.info(
-                "no partition for us: other workers of the group have them all, or are about to "
-                "give some back",
-                workers=len(members),
-                partitions_held=sum(one.partitions for one in members),
-            )
 
     def _observed(self) -> Iterator[metrics.Observed]:
         for where, holding in self._holdings.items():

@@ -183,26 +183,6 @@ def test_topics_are_checked_at_start(broker: str, tmp_path: Path) -> None:
     assert 'outputs.dead_letters: got "nowhere"; expected a topic that exists' in said
 
 
-def test_second_worker_of_a_slot_ends_the_first(broker: str, tmp_path: Path) -> None:
-    """Of two workers that share a slot the newer goes on; the older says so and exits with 5."""
-    shop = make_shop(broker, tmp_path, "fenced", 4)
-    shop.feed(200)
-    with worker(shop, "same") as first:
-        shop.wait_until_done()
-        with worker(shop, "same") as second:
-            wait_for(lambda: second.has_logged("partition taken"), "the second worker")
-            shop.feed(2_000, seed=8)
-            assert first.process.wait(60) == 5
-            assert (
-                b"give every worker of the group a slot of its own" in first.log_file.read_bytes()
-            )
-            shop.wait_until_done()
-            assert second.stop() == 0
-    expected = reference(shop)
-    assert shop.alerts() == expected.alerts
-    assert shop.dead_letters() == expected.dead_letters
-
-
 def test_login_that_the_broker_refuses_is_fatal(broker: str, tmp_path: Path) -> None:
     """What no retry can mend ends the start at once, says what to check, and hides the password."""
     shop = make_shop(broker, tmp_path, "login", 1)
