@@ -12,14 +12,21 @@
     ├── PartitionCountChanged    exit 4   entities have moved between partitions
     ├── ConfigurationSuperseded  exit 4   the group has gone on to another configuration
     ├── StoreFailure             exit 6   the checkpoint store said no
-    └── KafkaFailure             exit 5   the client or the broker said no
-        ├── Retriable                     tried again, with back-off; raised when tries run out
-        ├── Abortable                     the transaction is aborted, state and outbox are kept
-        ├── Fenced                        another worker has this worker's id: stop
-        └── Fatal                         nothing in this process can mend it
+    └── KafkaFailure                      the client or the broker said no
+        ├── Retriable        exit 7       tried again, with back-off; raised when tries run out
+        ├── Abortable        exit 7       the transaction is aborted, state and outbox are kept
+        ├── Outlived         exit 7       only a new worker can tell how the transaction ended
+        ├── Fenced           exit 5       another worker has this worker's id: stop
+        └── Fatal            exit 5       nothing that is started anew can mend it
 
+A start anew mends nothing after exit codes 2, 4 and 5, and may after any other (`NOT_MENDED`).
 Client exceptions are mapped to these at one border (`stream.kafka`), the cause kept.
 """
+
+from typing import Final
+
+NOT_MENDED: Final = frozenset({2, 4, 5})
+"""Exit codes after which somebody must act first: a worker started anew would end the same way."""
 
 
 class EddyError(Exception):
@@ -138,22 +145,38 @@ class StoreFailure(EddyError):
 
 
 class KafkaFailure(EddyError):
-    """The client or the broker reported an error."""
+    """The client or the broker reported an error; `code` is its name, where it has one."""
 
     exit_code = 5
+    code = ""
     do = "See the code in the message and the broker's log."
 
 
 class Retriable(KafkaFailure):
     """May succeed when tried again as it is."""
 
+    exit_code = 7
     do = "Eddy tried again until its patience ran out: look at the broker and the network."
 
 
 class Abortable(KafkaFailure):
     """The open transaction must be aborted; then it may be tried again with the same outbox."""
 
+    exit_code = 7
     do = "Eddy tried again until its patience ran out: look at the broker and the network."
+
+
+class Outlived(KafkaFailure):
+    """A transaction was neither committed nor aborted in time, as far as this worker can know.
+
+    The broker has decided, or will; the next worker of the slot learns it from the committed offset.
+    """
+
+    exit_code = 7
+    do = (
+        "Start the worker again under the same slot. Where it happens often: look at the brokers' "
+        "load, or raise kafka.transaction.timeout.ms."
+    )
 
 
 class Fenced(KafkaFailure):

@@ -8,8 +8,11 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from operator import itemgetter
+from threading import Thread
 from typing import Any, Final, Literal, NamedTuple, Protocol, Self, TypeVar, overload
 
 import numpy as np
@@ -36,6 +39,7 @@ from stream.errors import (
     Fatal,
     Fenced,
     KafkaFailure,
+    Outlived,
     RetentionGap,
     Retriable,
 )
@@ -58,7 +62,30 @@ SAY_AGAIN_S: Final = 5.0
 CALL_S: Final = 10.0
 """How long one call to the broker may take before it counts as failed and is tried again."""
 
+PAUSE_S: Final = 5.0
+"""The longest pause between two tries. With CALL_S it bounds how long waiting for a broker is
+silent: before every pause the pulse beats."""
+
+TRIED_SHARE: Final = 0.6
+"""All tries of one transaction end when this share of transaction.timeout.ms is over. What is left
+is for aborting it: where the broker does that itself, it takes the worker for a zombie."""
+
+OVERTIME_S: Final = 2.0
+"""A call that takes so much longer than it was told to will never return."""
+
+ASKED_S: Final = 2.0
+"""A topic counts as missing when brokers have not known it for so long: one that has just started
+may learn of its topics late."""
+
 Client = TypeVar("Client")
+
+Beat = Callable[[], None]
+"""Called while a broker is waited for: the worker is alive."""
+
+
+def _unheard() -> None:
+    """A beat that nobody listens to."""
+
 
 # -- errors ---------------------------------------------------------------------------------------
 
@@ -85,7 +112,9 @@ def failure(error: KafkaError, doing: str) -> KafkaFailure:
     """The exception for a client's error: what was being done, code, cause and action."""
     row = TABLE.get(error.name(), UNKNOWN)
     kind = classify(error)
-    return kind(f"{doing}: {error.name()}: {error.str()} ({row.cause}; {row.action})")
+    made = kind(f"{doing}: {error.name()}: {error.str()} ({row.cause}; {row.action})")
+    made.code = error.name()
+    return made
 
 
 @contextmanager
@@ -101,18 +130,20 @@ def patiently(
     *kinds: type[KafkaFailure],
     patience_s: float = PATIENCE_S,
     sleep: Callable[[float], None] = time.sleep,
+    beat: Beat = _unheard,
 ) -> Retrying:
     """Attempts, with growing random pauses, while one of these errors comes and patience lasts."""
 
     def say(state: RetryCallState) -> None:
         assert state.outcome is not None
+        beat()
         log.warning(
             "trying again", attempt=state.attempt_number, error=str(state.outcome.exception())
         )
 
     return Retrying(
         retry=retry_if_exception_type(kinds),
-        wait=wait_random_exponential(multiplier=0.05, max=5),
+        wait=wait_random_exponential(multiplier=0.05, max=PAUSE_S),
         stop=stop_after_delay(patience_s),
         sleep=sleep,
         before_sleep=say,
@@ -234,9 +265,11 @@ def to_records(where: Partition, messages: list[Message]) -> Records:
 class Source:
     """The group's consumer. Not for more than one thread."""
 
-    def __init__(self, properties: Properties, group: str) -> None:
+    def __init__(self, properties: Properties, group: str, beat: Beat = _unheard) -> None:
         self._latch = _Latch()
+        self._beat = beat
         merged = consumer_properties(properties, group)
+        self._epochs_pass_unsaid = merged.get("group.protocol") == "consumer"
         self._consumer = _made(Consumer, {**merged, "error_cb": self._latch.on_error})
         self._owned: set[Partition] = set()
         self._held = False
@@ -310,6 +343,7 @@ class Source:
         with _border("reading"):
             messages = self._consumer.consume(records_max, timeout_s)
         self._latch.check()
+        self._renew_membership()
         groups: defaultdict[Partition, list[Message]] = defaultdict(list)
         for message in messages:
             groups[message.topic(), message.partition()].append(message)  # type: ignore[index]
@@ -320,6 +354,15 @@ class Source:
             for where, group in groups.items()
             if where in self._owned
         ]
+
+    def _renew_membership(self) -> None:
+        """Under the new protocol the epoch grows with every change of the group, and nobody is told.
+
+        Read only where rebalances have been served: one who was thrown out joins again no sooner
+        than it has let go of what it lost, so that no epoch of ours vouches for that.
+        """
+        if self._epochs_pass_unsaid:
+            self.membership = Membership(self._consumer.consumer_group_metadata())
 
     def _without_errors(
         self, groups: Mapping[Partition, list[Message]]
@@ -354,6 +397,7 @@ class Source:
                     assert not kept, "a paused partition gave a record"
             self._held = False
             self._consumer.resume(self._consumer.assignment())
+        self._renew_membership()
 
     def committed(self, partitions: list[Partition]) -> dict[Partition, Committed | None]:
         """What the group has committed for each, None where nothing.
@@ -361,7 +405,7 @@ class Source:
         While a transaction of a predecessor is open the broker does not say: then we wait.
         """
         asked = [TopicPartition(*where) for where in partitions]
-        for attempt in patiently(Retriable):
+        for attempt in patiently(Retriable, beat=self._beat):
             with attempt, _border("asking for committed offsets"):
                 found = self._consumer.committed(asked, timeout=CALL_S)
                 for one in found:
@@ -376,7 +420,7 @@ class Source:
 
     def span(self, where: Partition) -> tuple[int, int]:
         """The offset of the partition's first record, and that behind its last, asked now."""
-        for attempt in patiently(Retriable):
+        for attempt in patiently(Retriable, beat=self._beat):
             with attempt, _border(f"asking for the span of {where}"):
                 found = self._consumer.get_watermark_offsets(TopicPartition(*where), timeout=CALL_S)
         return found
@@ -400,11 +444,11 @@ class OutRecord(NamedTuple):
     partition: int | None = None
 
 
-def _produce(producer: Producer, record: OutRecord) -> None:
+def _produce(producer: Producer, record: OutRecord, deadline: float = math.inf) -> None:
     """Hand a record to the client; where its queue is full, wait until deliveries make room."""
     topic, key, value, headers, partition = record
     anywhere = -1
-    while True:
+    while time.monotonic() < deadline:
         try:
             producer.produce(
                 topic,
@@ -415,8 +459,43 @@ def _produce(producer: Producer, record: OutRecord) -> None:
             )
         except BufferError:
             producer.poll(0.1)
+        except KafkaException as exception:
+            doing = f"writing a record of {_size_bytes(record)} bytes to topic {topic}"
+            raise failure(exception.args[0], doing) from exception
         else:
             return
+    raise Abortable(f"writing to topic {topic}: the client's queue has been full for too long")
+
+
+def _size_bytes(record: OutRecord) -> int:
+    headers = sum(len(name) + len(body or b"") for name, body in record.headers)
+    return len(record.key or b"") + len(record.value) + headers
+
+
+def _returns(call: Callable[[], object], within_s: float) -> bool:
+    """Whether the call returns in that time; raises what it raises.
+
+    One that does not is left behind in a thread of its own. The client's
+    `send_offsets_to_transaction` takes a time-out and yet may wait for ever: seen in 2.16 where a
+    transaction was aborted because its broker did not answer (the commit to the group's coordinator
+    is never sent in the next one).
+    """
+    future = Future[None]()
+
+    def run() -> None:
+        try:
+            call()
+        except BaseException as exception:  # noqa: BLE001 - raised by whoever waits
+            future.set_exception(exception)
+        else:
+            future.set_result(None)
+
+    Thread(target=run, name="offsets", daemon=True).start()
+    try:
+        future.result(within_s)
+    except TimeoutError:
+        return False
+    return True
 
 
 class Sink:
@@ -426,13 +505,22 @@ class Sink:
     fatal error while it calls back breaks (`SystemError`) and forgets the error's code.
     """
 
-    def __init__(self, properties: Properties, group: str, slot: str) -> None:
+    def __init__(
+        self, properties: Properties, group: str, slot: str, beat: Beat = _unheard
+    ) -> None:
         own = producer_properties(properties, {"transactional.id": f"{group}-{slot}"})
-        self._producer = _made(Producer, {**own})
+        self._timeout_s = int(own["transaction.timeout.ms"]) / 1000
+        # The client waits for one answer nearly as long as the transaction may last.
+        answer_ms = int(self._timeout_s * 1000 * TRIED_SHARE / 2)
+        self._own = {"socket.timeout.ms": answer_ms, **own}
+        self._producer = _made(Producer, self._own)
+        self._begun_at = -math.inf
+        self._stuck = False
+        self._beat = beat
 
     def open(self) -> None:
         """Take over the slot: a predecessor's open transaction is aborted, itself fenced."""
-        for attempt in patiently(Retriable):
+        for attempt in patiently(Retriable, beat=self._beat):
             with attempt, _border("taking over the transactional id"):
                 self._producer.init_transactions(CALL_S)
 
@@ -445,45 +533,151 @@ class Sink:
         """Publish the records and commit the positions in one transaction.
 
         On any error the transaction is aborted: nothing of it will be seen. After Abortable the
-        same may be tried again; every other error is the end of this sink.
+        same may be tried again; every other error is the end of this sink. Outlived where nobody
+        knows here whether it was committed.
         """
-        with _border("beginning a transaction"):
-            self._producer.begin_transaction()
+        records = list(records)
         try:
-            with _border("writing"):
-                for record in records:
-                    _produce(self._producer, record)
-            self._commit(positions, membership)
-        except KafkaFailure:
+            self._begin()
+            try:
+                self._write(records)
+                self._add_offsets(positions, membership)
+                self._deliver()
+            except Retriable as error:
+                raise Abortable(f"{error}; {self._tried()}") from error
+            self._commit()
+        except (Fenced, Fatal) as error:
+            if self._age_s() >= self._timeout_s:  # the broker has aborted it, and shut us out
+                raise Outlived(f"{error}; {self._tried()}") from error
+            self._abort_if_possible()
+            raise _explained(error, records) from error.__cause__
+        except Abortable as error:
             self._abort()
+            self._refuse_missing_topics(records, error)
             raise
 
-    def _commit(self, positions: Mapping[Partition, Committed], membership: Membership) -> None:
+    def _begin(self) -> None:
+        self._begun_at = time.monotonic()
+        with _border("beginning a transaction"):
+            self._producer.begin_transaction()
+
+    def _write(self, records: list[OutRecord]) -> None:
+        for record in records:
+            _produce(self._producer, record, self._deadline())
+
+    def _add_offsets(
+        self, positions: Mapping[Partition, Committed], membership: Membership
+    ) -> None:
         offsets = [
             TopicPartition(*where, offset, note) for where, (offset, note) in positions.items()
         ]
-        for attempt in patiently(Retriable):
-            with attempt, _border("adding offsets to the transaction"):
-                self._producer.send_offsets_to_transaction(offsets, membership.metadata, CALL_S)
-        for attempt in patiently(Retriable):
-            with attempt, _border("committing"):
-                self._producer.commit_transaction(CALL_S)
+        doing = "adding offsets to the transaction"
+        for attempt in patiently(Retriable, patience_s=self._left_s(), beat=self._beat):
+            with attempt, _border(doing):
+                send = partial(
+                    self._producer.send_offsets_to_transaction,
+                    *(offsets, membership.metadata, self._call_s()),
+                )
+                if not _returns(send, self._call_s() + OVERTIME_S):
+                    self._stuck = True
+                    raise Abortable(f"{doing}: the client does not return; {self._tried()}")
+
+    def _deliver(self) -> None:
+        """Wait until brokers have every record: a commit that waited could not be aborted."""
+        while undelivered := self._producer.flush(self._call_s()):
+            self._beat()
+            if not self._left_s():
+                raise Abortable(f"writing: {undelivered} records not delivered; {self._tried()}")
+
+    def _commit(self) -> None:
+        """Once the broker is asked to commit, only it knows what became of it: ask until it says."""
+        try:
+            for attempt in patiently(Retriable, beat=self._beat):
+                with attempt, _border("committing"):
+                    self._producer.commit_transaction(CALL_S)
+        except Retriable as error:
+            raise Outlived(f"{error}; {self._tried()}") from error
 
     def _abort(self) -> None:
-        """Abort; where even that fails, the error that led here is the one to report."""
+        """Nobody was asked to commit: where the client cannot abort, a new one does by starting.
+
+        The client gives up where the broker did not yet know of the transaction that it ends. But
+        where another worker may have the slot by now, taking it over again would only change sides.
+        """
         try:
-            for attempt in patiently(Retriable):
-                with attempt, _border("aborting"):
-                    self._producer.abort_transaction(CALL_S)
+            if not self._stuck:
+                self._abort_once()
+                return
+        except Fenced as error:
+            raise Outlived(f"{error}; {self._tried()}") from error
         except KafkaFailure as error:
             log.warning("could not abort", error=str(error))
+        log.warning("a new producer takes over")
+        self._producer, self._stuck = _made(Producer, self._own), False
+        self.open()
+
+    def _abort_once(self) -> None:
+        for attempt in patiently(Retriable, beat=self._beat):
+            with attempt, _border("aborting"):
+                self._producer.abort_transaction(CALL_S)
+
+    def _abort_if_possible(self) -> None:
+        """Where it is not, the error that led here is the one to report."""
+        try:
+            self._abort_once()
+        except KafkaFailure as error:
+            log.warning("could not abort", error=str(error))
+
+    def _refuse_missing_topics(self, records: list[OutRecord], why: Abortable) -> None:
+        """Raise Fatal where a topic does not exist: then every try would end like this one."""
+        for topic in sorted({record.topic for record in records}):
+            since = time.monotonic()
+            while self._is_missing(topic):
+                if time.monotonic() - since >= ASKED_S:
+                    row = TABLE["UNKNOWN_TOPIC_OR_PART"]
+                    raise Fatal(f"topic {topic}: {row.cause}; {row.action}") from why
+                time.sleep(0.2)
+
+    def _is_missing(self, topic: str) -> bool:
+        try:
+            found = self._producer.list_topics(topic, timeout=self._call_s() or 1.0).topics[topic]
+        except KafkaException:
+            return False  # nobody answers, so nobody says so
+        return found.error is not None and found.error.name() == "UNKNOWN_TOPIC_OR_PART"
+
+    def _age_s(self) -> float:
+        return time.monotonic() - self._begun_at
+
+    def _deadline(self) -> float:
+        return self._begun_at + self._timeout_s * TRIED_SHARE
+
+    def _left_s(self) -> float:
+        return max(0.0, self._deadline() - time.monotonic())
+
+    def _call_s(self) -> float:
+        return min(CALL_S, self._left_s())
+
+    def _tried(self) -> str:
+        return f"after {self._age_s():.1f} s of transaction.timeout.ms = {self._timeout_s:g} s"
+
+
+def _explained(error: Fenced | Fatal, records: list[OutRecord]) -> KafkaFailure:
+    """The error; where a broker refused a record for its size, it does not say which."""
+    if error.code in {"MSG_SIZE_TOO_LARGE", "RECORD_LIST_TOO_LARGE"} and records:
+        largest = max(records, key=_size_bytes)
+        return type(error)(
+            f"{error}; the transaction's largest record has {_size_bytes(largest)} bytes, for topic "
+            f"{largest.topic}"
+        )
+    return error
 
 
 class Admin:
     """Looks at topics, and makes them."""
 
-    def __init__(self, properties: Properties) -> None:
+    def __init__(self, properties: Properties, beat: Beat = _unheard) -> None:
         self._latch = _Latch()
+        self._beat = beat
         own = {**admin_properties(properties), "error_cb": self._latch.on_error}
         self._client = _made(AdminClient, own)
 
@@ -492,7 +686,7 @@ class Admin:
         return {topic: count for topic in topics if (count := self._partition_count(topic))}
 
     def _partition_count(self, topic: str) -> int:
-        for attempt in patiently(Retriable):
+        for attempt in patiently(Retriable, beat=self._beat):
             with attempt, _border(f"asking for topic {topic}"):
                 self._client.poll(0)  # lets the client say what keeps it from connecting
                 self._latch.check()
@@ -506,7 +700,7 @@ class Admin:
     def settings(self, topic: str, names: Iterable[str]) -> dict[str, str]:
         """The topic's settings of these names, as the broker applies them."""
         asked = ConfigResource(ResourceType.TOPIC, topic)
-        for attempt in patiently(Retriable):
+        for attempt in patiently(Retriable, beat=self._beat):
             with attempt, _border(f"asking for the settings of topic {topic}"):
                 [future] = self._client.describe_configs([asked], request_timeout=CALL_S).values()
                 found = future.result()
@@ -518,11 +712,11 @@ class Admin:
         """Make a topic, and wait until it is known. copies: its replication factor, None for the
         broker's own."""
         new = NewTopic(topic, partitions, copies or -1, config=dict(settings))
-        for attempt in patiently(Retriable):
+        for attempt in patiently(Retriable, beat=self._beat):
             with attempt, _border(f"creating topic {topic}"):
                 [future] = self._client.create_topics([new], request_timeout=CALL_S).values()
                 future.result()
-        for attempt in patiently(Retriable):
+        for attempt in patiently(Retriable, beat=self._beat):
             with attempt:
                 if not self._partition_count(topic):
                     raise Retriable(f"creating topic {topic}: the broker does not list it yet")

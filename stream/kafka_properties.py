@@ -4,7 +4,7 @@ What its guarantees rest on may not be set; what could be a secret is never show
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from stream.errors import ConfigError
@@ -13,8 +13,8 @@ Properties = Mapping[str, str | int | float | bool]
 
 OWNED: Final[dict[str, str]] = {
     "group.id": "it is `group` in the configuration",
-    "group.protocol": "Eddy speaks the classic protocol with the cooperative-sticky assignor",
-    "group.remote.assignor": "Eddy speaks the classic protocol with the cooperative-sticky assignor",
+    "group.protocol.type": "there is only one",
+    "group.remote.assignor": "the broker's first, uniform, keeps partitions where they are",
     "partition.assignment.strategy": "Eddy keeps a partition's state while it keeps the partition",
     "enable.auto.commit": "offsets travel in the transaction of the outputs",
     "enable.auto.offset.store": "offsets travel in the transaction of the outputs",
@@ -27,6 +27,20 @@ OWNED: Final[dict[str, str]] = {
     "enable.gapless.guarantee": "transactions keep the order already",
 }
 """The properties that Eddy's guarantees rest on, each with why it may not be set."""
+
+PROTOCOLS: Final = ("classic", "consumer")
+
+NOT_WITH_CONSUMER: Final[dict[str, str]] = {
+    "session.timeout.ms": "group.consumer.session.timeout.ms",
+    "heartbeat.interval.ms": "group.consumer.heartbeat.interval.ms",
+}
+"""What group.protocol = consumer leaves to the broker, and the broker's name for it."""
+
+RECORD_BYTES_MAX: Final = 1_000_000
+"""The client's own limit; a lower one would refuse records that Eddy may write."""
+
+TRANSACTION_MS: Final = (3_000, 24 * 3_600_000)
+"""A shorter time-out leaves no time to abort; a longer one no broker grants."""
 
 LOG_LEVEL: Final = 2
 """The client's own log, to standard error: only what is critical. The rest comes to `Source` as
@@ -43,7 +57,6 @@ CONSUMER_OWN: Final[dict[str, str | int | float | bool]] = {
     "enable.auto.offset.store": False,
     "auto.offset.reset": "error",
     "isolation.level": "read_committed",
-    "partition.assignment.strategy": "cooperative-sticky",
     "enable.partition.eof": False,
 }
 PRODUCER_DEFAULTS: Final[dict[str, str | int | float | bool]] = {
@@ -71,8 +84,46 @@ SECRET: Final = re.compile(r"password|secret|key|token|jaas|credential|oauthbear
 
 
 def property_problems(properties: Properties) -> list[str]:
-    """One line for each property that may not be set, empty where all may."""
-    return [f"kafka.{name}: may not be set: {OWNED[name]}" for name in properties if name in OWNED]
+    """One line for each property that may not be set, or not so; empty where all may."""
+    owned = [f"kafka.{name}: may not be set: {OWNED[name]}" for name in properties if name in OWNED]
+    return [*owned, *_protocol_problems(properties), *_number_problems(properties)]
+
+
+def _protocol_problems(properties: Properties) -> Iterator[str]:
+    protocol = properties.get("group.protocol", PROTOCOLS[0])
+    if protocol not in PROTOCOLS:
+        yield f"kafka.group.protocol: got {protocol}; expected {' or '.join(PROTOCOLS)}"
+    if protocol == "consumer":
+        for name in properties.keys() & NOT_WITH_CONSUMER.keys():
+            yield (
+                f"kafka.{name}: may not be set with group.protocol = consumer: the broker decides "
+                f"it ({NOT_WITH_CONSUMER[name]}); remove it, or choose group.protocol = classic"
+            )
+
+
+def _number_problems(properties: Properties) -> Iterator[str]:
+    bounds = {
+        "transaction.timeout.ms": TRANSACTION_MS,
+        "message.max.bytes": (RECORD_BYTES_MAX, 1_000_000_000),
+    }
+    for name, (least, most) in bounds.items():
+        got = properties.get(name, least)
+        try:
+            fits = least <= int(got) <= most
+        except ValueError:
+            fits = False
+        if not fits:
+            yield f"kafka.{name}: got {got}; expected a number from {least} to {most}"
+
+
+def of_slot(properties: Properties, slot: str) -> Properties:
+    """The properties of the worker in a slot: clients that say who they are.
+
+    Where static membership is asked for (group.instance.id) the member is named like the slot, so
+    that one configuration serves many workers.
+    """
+    member = {"group.instance.id": slot} if "group.instance.id" in properties else {}
+    return {"client.id": f"eddy-{slot}", **properties, **member}
 
 
 def shown(properties: Properties) -> dict[str, str | int | float | bool]:
@@ -85,7 +136,10 @@ def shown(properties: Properties) -> dict[str, str | int | float | bool]:
 
 def consumer_properties(properties: Properties, group: str) -> dict[str, str | int | float | bool]:
     """What the consumer is made with. Raises ConfigError where a property may not be set."""
-    return _merged(properties, ONLY_PRODUCER, CONSUMER_DEFAULTS, CONSUMER_OWN | {"group.id": group})
+    own = CONSUMER_OWN | {"group.id": group}
+    if properties.get("group.protocol") != "consumer":
+        own |= {"partition.assignment.strategy": "cooperative-sticky"}
+    return _merged(properties, ONLY_PRODUCER, CONSUMER_DEFAULTS, own)
 
 
 def producer_properties(

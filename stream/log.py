@@ -13,12 +13,16 @@ import structlog
 Level = Literal["debug", "info", "warning", "error"]
 
 
-def set_up(level: Level) -> None:
-    """Log everything from that level on; call once, before anything is logged."""
+def set_up(level: Level, **named: str) -> None:
+    """Log everything from that level on; call once, before anything is logged.
+
+    named: what every line says of the process, such as its slot.
+    """
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        lambda _, __, line: {**named, **line},
     ]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(

@@ -29,7 +29,7 @@ from stream.config import Config, Log, logs
 from stream.errors import Abortable
 from stream.health import Pulse
 from stream.kafka import Admin, Committed, OutRecord, Partition, Sink, Source, patiently
-from stream.kafka_properties import shown
+from stream.kafka_properties import of_slot, shown
 from stream.metrics import Board
 from stream.shard import Emitted, Shard
 from stream.topics import check_topics, found
@@ -46,6 +46,17 @@ OUTBOX_BYTES_MAX: Final = 16 * 1024 * 1024
 READINGS_S: Final = 0.5
 PROGRESS_S: Final = 10.0
 """How often metrics are brought up to date, and the progress of re-learning is logged."""
+
+EMPTY_S: Final = 10.0
+"""A worker that has been without partitions for so long says what that may mean."""
+
+NO_PARTITION: Final = (
+    "no partition for this worker: others of the group have them. One of them may run under this "
+    "very slot: it ends at its next commit, and holds its partitions until then; stop it, or give "
+    "each worker a slot of its own (--slot, EDDY_SLOT). Else there are more workers than partitions. "
+    "`kafka-consumer-groups --describe --members` shows who they are and where: a worker's client id "
+    "is eddy-SLOT"
+)
 
 CYCLES_S: Final = 60.0
 """How often garbage in cycles is looked for; see `rarely_collecting`."""
@@ -171,10 +182,11 @@ class Worker:
         self._keeper = Keeper(config.checkpoints, board, run.now)
         self._holdings: dict[Partition, Holding] = {}
         self._outbox = Outbox()
-        self._joined = False
+        self._joined = self._said_empty = False
         self._ending = False
         now = time.monotonic()
         self._committed_at = self._read_at = self._told_at = self._collected_at = now
+        self._empty_since = now
 
     def run(self, stop: Event) -> None:
         """Poll, process, commit and take checkpoints when it is time to.
@@ -185,8 +197,7 @@ class Worker:
         try:
             with rarely_collecting():
                 while not stop.is_set():
-                    for records in self._source.poll(self._config.worker.batch_records, POLL_S):
-                        self._process(records)
+                    self._read()
                     if self._is_time_to_commit():
                         self._commit()
                         self._take_checkpoint()
@@ -199,9 +210,23 @@ class Worker:
             self._outbox.clear()
             self._keeper.close()
 
-    def _process(self, records: Records) -> None:
-        where = Partition(records.topic, records.partition)
-        holding = self._holdings[where]
+    def _read(self) -> None:
+        """Process what has arrived; a fuller outbox is committed before more is put into it.
+
+        That is all that bounds it: it holds what it may, and what one partition's batch adds. While
+        a commit is tried again nothing is read, and the consumer is paused (`Source.serve`).
+        """
+        arrived = self._source.poll(self._config.worker.batch_records, POLL_S)
+        owned = [(Partition(one.topic, one.partition), one) for one in arrived]
+        for where, holding, records in [(at, self._holdings[at], one) for at, one in owned]:
+            # A commit that was tried again let rebalances happen: what was ours may be no longer,
+            # or be ours again from an earlier offset on.
+            if self._holdings.get(where) is holding:
+                self._process(where, holding, records)
+                if self._outbox.full():
+                    self._commit()
+
+    def _process(self, where: Partition, holding: Holding, records: Records) -> None:
         for part in cut(records, holding.live_from):
             if holding.kept.state.converts and part.offset[0] >= holding.live_from:
                 self._convert(holding)
@@ -312,6 +337,7 @@ class Worker:
     def on_assign(self, partitions: list[Partition]) -> dict[Partition, int]:
         """Load or make a shard for each; reading starts where its checkpoint was taken."""
         self._joined = True
+        self._said_empty = False
         for where, committed in self._source.committed(partitions).items():
             self._holdings[where] = self._taken(where, committed)
         return {where: self._holdings[where].next_offset for where in partitions}
@@ -394,6 +420,11 @@ class Worker:
         if now - self._collected_at >= CYCLES_S:
             self._collected_at = now
             gc.collect()
+        if self._holdings:
+            self._empty_since = now
+        elif now - self._empty_since >= EMPTY_S and not self._said_empty:
+            self._said_empty = True
+            log.warning(NO_PARTITION, group=self._config.group)
         if now - self._read_at >= READINGS_S:
             self._read_at = now
             self._board.replace(metrics.readings(self._observed(), self._pulse.state))
@@ -445,7 +476,11 @@ def _named(where: Partition) -> dict[str, str | int]:
 
 
 def run_worker(
-    config: Config, slot: str, run: RunInfo, stop_on_signal: Callable[[], Event]
+    config: Config,
+    slot: str,
+    run: RunInfo,
+    stop_on_signal: Callable[[], Event],
+    http_port: int,
 ) -> None:
     """Check what can be checked, connect, and work until asked to stop.
 
@@ -457,10 +492,14 @@ def run_worker(
     if not config.secret:
         log.warning("no secret is set: pseudonyms and entity keys could be guessed")
     board, pulse = Board(), Pulse()
-    address = (config.worker.http_host, config.worker.http_port)
-    with health.serving(address, board, pulse), Source(config.kafka, config.group) as source:
-        check_topics(config, found(config, Admin(config.kafka)))
-        sink = Sink(config.kafka, config.group, slot)
+    address = (config.worker.http_host, http_port)
+    kafka = of_slot(config.kafka, slot)
+    with (
+        health.serving(address, board, pulse),
+        Source(kafka, config.group, pulse.beat) as source,
+    ):
+        check_topics(config, found(config, Admin(kafka, pulse.beat)))
+        sink = Sink(kafka, config.group, slot, pulse.beat)
         sink.open()
         Worker(config, source, sink, run, board, pulse).run(stop_on_signal())
     log.info("stopped")

@@ -179,6 +179,11 @@ def properties(node: Node, cluster: Sequence[Node], extra: Sequence[str]) -> str
         "auto.create.topics.enable=false",
         "group.initial.rebalance.delay.ms=0",
         "group.coordinator.rebalance.protocols=classic,consumer",
+        # Under the new protocol the broker decides when a killed member is missed.
+        "group.consumer.session.timeout.ms=6000",
+        "group.consumer.min.session.timeout.ms=6000",
+        "group.consumer.heartbeat.interval.ms=1000",
+        "group.consumer.min.heartbeat.interval.ms=1000",
         *extra,
     ]
     return "\n".join(lines) + "\n"

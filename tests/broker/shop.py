@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,6 +51,12 @@ partitions = 2
 p_max = 1e-4
 alerts_per_day = 10
 """
+CLASSIC: dict[str, object] = {"session.timeout.ms": 6_000}
+"""So that a killed worker is not missed for long; the new protocol leaves that to the broker."""
+PROTOCOLS: dict[str, dict[str, object]] = {
+    "classic": CLASSIC,
+    "consumer": {"group.protocol": "consumer"},
+}
 
 
 class Published(NamedTuple):
@@ -235,29 +241,41 @@ def make_shop(
     name: str,
     partitions: int,
     checkpoints: dict[str, object] | None = None,
+    kafka: dict[str, object] | None = None,
     *,
     hop: bool = False,
+    dead_bytes_max: int = 1_048_588,
     **worker: object,
 ) -> Shop:
     """A shop with fresh topics: one partition and all monitors, or several and those by account;
     or, with a hop, several partitions by nothing, and all monitors over internal topics.
 
-    checkpoints, worker: settings of the configuration's tables of that name.
+    checkpoints, kafka, worker: settings of the configuration's tables of that name.
+    dead_bytes_max: what the dead letters' topic takes of a record.
     """
     group = f"{name}-{time.time_ns()}"
     shop = Shop(bootstrap, group, partitions, folder / f"{group}.toml", hop)
     topics = [(shop.topic, partitions), (f"{group}-alerts", 1), (f"{group}-dead", 1)]
     admin = AdminClient({"bootstrap.servers": bootstrap})
-    made = admin.create_topics([NewTopic(topic, count, 1) for topic, count in topics])
+    sizes = {f"{group}-dead": {"max.message.bytes": str(dead_bytes_max)}}
+    made = admin.create_topics(
+        [NewTopic(topic, count, 1, config=sizes.get(topic, {})) for topic, count in topics]
+    )
     for future in made.values():
         future.result()
-    shop.config.write_text(configuration(shop, worker, checkpoints or {}))
+    text = configuration(shop, worker, checkpoints or {}, kafka or CLASSIC)
+    shop.config.write_text(text)
     if hop:
         eddy("topics", "create", str(shop.config))
     return shop
 
 
-def configuration(shop: Shop, worker: dict[str, object], checkpoints: dict[str, object]) -> str:
+def configuration(
+    shop: Shop,
+    worker: dict[str, object],
+    checkpoints: dict[str, object],
+    kafka: dict[str, object],
+) -> str:
     """The ready shop configuration on other topics, with a policy that lets many alerts through."""
     ready = (ROOT / "deploy" / "configs" / "shop.toml").read_text()
     _, *monitors = re.split(r"(?=^\[\[monitors\]\]$)", ready, flags=re.MULTILINE)
@@ -272,9 +290,8 @@ def configuration(shop: Shop, worker: dict[str, object], checkpoints: dict[str, 
         keyed = 'keyed_by = "account"\npartitioner = "murmur2"\n'
     head = (
         f'group = "{shop.group}"\n'
-        f'[kafka]\n"bootstrap.servers" = "{shop.bootstrap}"\n'
-        '"session.timeout.ms" = 6000\n'  # so that a killed worker is not missed for long
-        f'[outputs]\nalerts = "{shop.group}-alerts"\ndead_letters = "{shop.group}-dead"\n'
+        + table("kafka", {"bootstrap.servers": shop.bootstrap, **kafka})
+        + f'[outputs]\nalerts = "{shop.group}-alerts"\ndead_letters = "{shop.group}-dead"\n'
         + table("worker", {"http_port": 0, **worker})
         + table("checkpoints", {"url": str(shop.store), **checkpoints})
         + f'[inputs.shop]\ntopic = "{shop.topic}"\npartitions = {shop.partitions}\n{keyed}'
@@ -287,7 +304,7 @@ def configuration(shop: Shop, worker: dict[str, object], checkpoints: dict[str, 
 
 def table(name: str, settings: dict[str, object]) -> str:
     """A table of the configuration."""
-    lines_of = (f"{key} = {orjson.dumps(value).decode()}\n" for key, value in settings.items())
+    lines_of = (f'"{key}" = {orjson.dumps(value).decode()}\n' for key, value in settings.items())
     return f"[{name}]\n" + "".join(lines_of)
 
 
@@ -369,6 +386,31 @@ def worker(
         process.wait()
 
 
+@contextmanager
+def workers(shop: Shop, processes: int) -> Iterator[WorkerProcess]:
+    """A supervisor with so many workers in slots shop-0, shop-1 and so on; all killed at the end."""
+    log_file = shop.config.with_name(f"{shop.group}-supervised-{time.time_ns()}.log")
+    options = ["--slot", "shop", "--processes", str(processes)]
+    with log_file.open("wb") as log:
+        process = subprocess.Popen(
+            [*EDDY, "run", str(shop.config), *options],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+    both = WorkerProcess(process, log_file)
+    try:
+        yield both
+    finally:
+        process.kill()
+        process.wait()
+        for line in both.log():
+            if line["event"] == "worker started":
+                with suppress(ProcessLookupError):
+                    os.kill(line["pid"], signal.SIGKILL)
+
+
 def wait_for(condition: Callable[[], bool], what: str) -> None:
     """Return when the condition holds; fail when patience ends."""
     deadline = time.monotonic() + PATIENCE_S
@@ -445,6 +487,15 @@ def reference(shop: Shop) -> Reference:
     made.alerts = {place: alerts for place, alerts in made.alerts.items() if alerts}
     made.dead_letters = {place: some for place, some in made.dead_letters.items() if some}
     return made
+
+
+def holds_all_once(shop: Shop) -> None:
+    """The output topics hold what the reference emits: nothing missing, nothing twice."""
+    expected = reference(shop)
+    outputs = [*expected.alerts.values(), *expected.dead_letters.values()]
+    assert sum(map(len, outputs)) > 20
+    assert shop.alerts(expected.place_of) == expected.alerts
+    assert shop.dead_letters() == expected.dead_letters
 
 
 def rows(events: EventBatch) -> list[Row]:

@@ -133,13 +133,11 @@ def test_worker_stopped_mid_stream_goes_on(
     holds_every_alert_once(shop)
 
 
-@pytest.mark.parametrize("hop", [False, True], ids=["by-account", "over-internal-topics"])
-def test_workers_that_come_and_go_share_the_partitions(
-    broker: str, tmp_path: Path, hop: bool
-) -> None:
-    """Partitions that move between workers in mid-stream lose and double nothing."""
+def test_workers_that_come_and_go_share_internal_partitions(broker: str, tmp_path: Path) -> None:
+    """Partitions that move between workers in mid-stream, of the input and of internal topics, lose
+    and double nothing."""
     shop = make_shop(
-        broker, tmp_path, "share", 4, hop=hop, batch_records=100, commit_interval="1ms"
+        broker, tmp_path, "share", 4, hop=True, batch_records=100, commit_interval="1ms"
     )
     shop.feed(EVENTS)
     with worker(shop, "one") as first, worker(shop, "two") as second:
@@ -160,11 +158,13 @@ class StubbornSink(Sink):
 
     failures_left = 5
 
-    def _commit(self, positions: Mapping[Partition, Committed], membership: Membership) -> None:
+    def _add_offsets(
+        self, positions: Mapping[Partition, Committed], membership: Membership
+    ) -> None:
+        super()._add_offsets(positions, membership)
         if self.failures_left:
             self.failures_left -= 1
             raise Abortable("told to fail")
-        super()._commit(positions, membership)
 
 
 def test_aborted_transaction_is_tried_again_without_a_rewind(broker: str, tmp_path: Path) -> None:
@@ -214,26 +214,6 @@ def test_topics_are_checked_at_start(broker: str, tmp_path: Path) -> None:
     said = eddy("run", str(shop.config), code=2)
     assert "inputs.shop.partitions: got 3; expected 4" in said
     assert 'outputs.dead_letters: got "nowhere"; expected a topic that exists' in said
-
-
-def test_second_worker_of_a_slot_ends_the_first(broker: str, tmp_path: Path) -> None:
-    """Of two workers that share a slot the newer goes on; the older says so and exits with 5."""
-    shop = make_shop(broker, tmp_path, "fenced", 4)
-    shop.feed(200)
-    with worker(shop, "same") as first:
-        shop.wait_until_done()
-        with worker(shop, "same") as second:
-            wait_for(lambda: second.has_logged("partition taken"), "the second worker")
-            shop.feed(2_000, seed=8)
-            assert first.process.wait(60) == 5
-            assert (
-                b"give every worker of the group a slot of its own" in first.log_file.read_bytes()
-            )
-            shop.wait_until_done()
-            assert second.stop() == 0
-    expected = reference(shop)
-    assert shop.alerts(expected.place_of) == expected.alerts
-    assert shop.dead_letters() == expected.dead_letters
 
 
 def test_login_that_the_broker_refuses_is_fatal(broker: str, tmp_path: Path) -> None:

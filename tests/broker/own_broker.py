@@ -1,0 +1,76 @@
+"""A broker of a test's own, which may be stopped, frozen and started again; its data stays."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import BROKER, EXIT_MISSING, broker_required
+
+
+@dataclass
+class OwnBroker:
+    """One broker on 127.0.0.1; its port stays through restarts."""
+
+    folder: Path
+    bootstrap: str = ""
+    _process: subprocess.Popen[str] | None = field(default=None, repr=False)
+
+    def start(self) -> None:
+        """Start it, and wait until it takes requests."""
+        command = [sys.executable, str(BROKER), "--with-parent", "--data", str(self.folder)]
+        if self.bootstrap:
+            command += ["--port", self.bootstrap.rpartition(":")[2]]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+        )
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline().strip()
+        if not line.startswith("bootstrap="):
+            if self._process.wait() == EXIT_MISSING and not broker_required():
+                pytest.skip("Java or Maven is missing")
+            pytest.fail("no broker", pytrace=False)
+        self.bootstrap = line.removeprefix("bootstrap=")
+
+    def stop(self) -> None:
+        """Stop it cleanly."""
+        assert self._process is not None
+        self._process.terminate()
+        self._process.communicate()
+
+    def kill(self) -> None:
+        """SIGKILL to the broker itself: nothing is tidied up."""
+        os.kill(self._java(), signal.SIGKILL)
+        assert self._process is not None
+        self._process.communicate()
+
+    def freeze(self) -> None:
+        """From now on it answers nobody, and its connections stay."""
+        os.kill(self._java(), signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """It goes on where it was."""
+        os.kill(self._java(), signal.SIGCONT)
+
+    def _java(self) -> int:
+        assert self._process is not None
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
+        return int(children.read_text().split()[0])
+
+
+@contextmanager
+def own_broker(folder: Path) -> Iterator[OwnBroker]:
+    """A running broker with its data in that folder; stopped at the end."""
+    broker = OwnBroker(folder)
+    broker.start()
+    try:
+        yield broker
+    finally:
+        broker.thaw()
+        broker.stop()

@@ -1,0 +1,94 @@
+"""`eddy run --processes N` on a real broker: workers that die, stop and are left alone."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.broker.pausing import pause_s
+from tests.broker.shop import (
+    PROTOCOLS,
+    WorkerProcess,
+    holds_all_once,
+    make_shop,
+    wait_for,
+    worker,
+    workers,
+)
+
+EVENTS = 6_000
+
+
+def started(process: WorkerProcess) -> list[dict[str, object]]:
+    """The lines that say that a worker was started."""
+    return [line for line in process.log() if line["event"] == "worker started"]
+
+
+def taken(process: WorkerProcess) -> set[tuple[str, int]]:
+    """The slot and partition of all that was ever taken."""
+    return {
+        (line["slot"], line["partition"])
+        for line in process.log()
+        if line["event"] == "partition taken"
+    }
+
+
+def slots(process: WorkerProcess) -> set[str]:
+    """The slots that have had a partition."""
+    return {slot for slot, _ in taken(process)}
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_killed_worker_comes_back_into_its_slot(
+    broker: str, tmp_path: Path, protocol: str
+) -> None:
+    """Its successor has the same slot, nothing is missing or twice, and a signal stops all."""
+    kafka = PROTOCOLS[protocol]
+    shop = make_shop(
+        broker, tmp_path, "slots", 4, kafka=kafka, batch_records=100, commit_interval="1ms"
+    )
+    shop.feed(EVENTS)
+    with workers(shop, 2) as both:
+        wait_for(lambda: len(slots(both)) == 2, "two workers with partitions")
+        wait_for(lambda: len({partition for _, partition in taken(both)}) == 4, "all taken")
+        wait_for(lambda: sum(shop.committed().values()) > EVENTS // 10, "commits")
+        victim = started(both)[0]
+        held = {partition for slot, partition in taken(both) if slot == victim["worker"]}
+        pause = pause_s(shop, held, lambda: os.kill(int(str(victim["pid"])), signal.SIGKILL))
+        print(f"{protocol}: killed, restarted: {pause.longest_s():.1f} s without a commit")
+        assert pause.by_partition.keys() == held
+        wait_for(lambda: len(started(both)) == 3, "a successor")
+        assert started(both)[2]["worker"] == victim["worker"] == "shop-0"
+        shop.feed(EVENTS // 4, seed=8)
+        shop.wait_until_done()
+        wait_for(lambda: len(slots(both)) == 2, "both to have partitions")
+        assert both.stop() == 0
+    assert {line["slot"] for line in both.log()} == {"shop", "shop-0", "shop-1"}
+    assert sum(line["event"] == "stopped" for line in both.log()) == 2
+    holds_all_once(shop)
+
+
+def test_workers_stop_cleanly_when_their_supervisor_is_killed(broker: str, tmp_path: Path) -> None:
+    """They commit, say why, and leave nothing that another worker would have to wait for."""
+    shop = make_shop(broker, tmp_path, "orphans", 4, batch_records=100, commit_interval="1ms")
+    shop.feed(EVENTS)
+    with workers(shop, 2) as both:
+        wait_for(lambda: len(slots(both)) == 2, "two workers with partitions")
+        assert both.stop(signal.SIGKILL) == -signal.SIGKILL
+        wait_for(
+            lambda: sum(line["event"] == "stopped" for line in both.log()) == 2, "workers to stop"
+        )
+        assert both.has_logged("the supervisor is gone")
+    with worker(shop, "after"):
+        shop.wait_until_done()
+    holds_all_once(shop)
+
+
+def test_a_worker_that_no_start_can_mend_ends_the_supervisor(broker: str, tmp_path: Path) -> None:
+    """A missing topic ends all with exit code 2, and is not tried again and again."""
+    shop = make_shop(broker, tmp_path, "never", 4)
+    shop.config.write_text(shop.config.read_text().replace(f"{shop.group}-dead", "nowhere"))
+    with workers(shop, 2) as both:
+        assert both.process.wait(120) == 2
+    assert len(started(both)) == 2

@@ -1,0 +1,213 @@
+"""Transactions on a real broker that is slow, goes away, or refuses what it is given.
+
+Whatever it does, nothing is published twice and nothing is missing; and a worker either goes on or
+says what must be mended.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+from threading import Event, Thread, Timer
+
+import pytest
+from confluent_kafka import Consumer
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from stream.alerting import RunInfo
+from stream.config import load
+from stream.errors import Abortable
+from stream.health import Pulse
+from stream.kafka import (
+    TRIED_SHARE,
+    Committed,
+    Membership,
+    OutRecord,
+    Partition,
+    Sink,
+    Source,
+    patiently,
+)
+from stream.metrics import Board
+from stream.worker import Worker
+from tests.broker.own_broker import OwnBroker, own_broker
+from tests.broker.shop import (
+    CLASSIC,
+    holds_all_once,
+    make_shop,
+    read,
+    send,
+    value_of,
+    wait_for,
+    worker,
+)
+
+TIMEOUT_S = 10
+EVENTS = 6_000
+
+
+@pytest.fixture(scope="module")
+def fragile(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnBroker]:
+    """A broker for the tests of this module, which they may freeze and kill."""
+    with own_broker(tmp_path_factory.mktemp("fragile")) as own:
+        yield own
+
+
+def make_topics(bootstrap: str, *names: str) -> None:
+    """Topics of one partition."""
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    for future in admin.create_topics([NewTopic(name, 1, 1) for name in names]).values():
+        future.result()
+
+
+class Freezing(Sink):
+    """A real sink whose broker freezes before one of its steps."""
+
+    freeze: Callable[[], None] = staticmethod(lambda: None)
+    before = ""
+
+    def _step(self, name: str) -> None:
+        if self.before == name:
+            self.before = ""
+            self.freeze()
+
+    def _add_offsets(
+        self, positions: Mapping[Partition, Committed], membership: Membership
+    ) -> None:
+        self._step("offsets")
+        super()._add_offsets(positions, membership)
+
+    def _commit(self) -> None:
+        self._step("commit")
+        super()._commit()
+
+
+@contextmanager
+def membership(bootstrap: str, group: str) -> Iterator[Membership]:
+    """What a consumer that never joined says to its group."""
+    client = Consumer({"bootstrap.servers": bootstrap, "group.id": group})
+    yield Membership(client.consumer_group_metadata())
+    client.close()
+
+
+@pytest.mark.parametrize("step", ["offsets", "commit"])
+def test_a_broker_that_answers_late_fences_nobody(fragile: OwnBroker, step: str) -> None:
+    """Before the commit is asked for the transaction is aborted in time and tried again; after, it
+    is waited for. Either way its records are read once."""
+    name = f"late-{time.time_ns()}"
+    make_topics(fragile.bootstrap, name)
+    properties: dict[str, str | int | float | bool] = {
+        "bootstrap.servers": fragile.bootstrap,
+        "transaction.timeout.ms": TIMEOUT_S * 1_000,
+    }
+    sink = Freezing(properties, name, "slot")
+    sink.open()
+    sink.freeze, sink.before = fragile.freeze, step
+    late_s = TIMEOUT_S * TRIED_SHARE + 2
+    thaw = Timer(late_s, fragile.thaw)
+    aborted = 0
+    with membership(fragile.bootstrap, name) as ours:
+        thaw.start()
+        for attempt in patiently(Abortable):
+            with attempt:
+                aborted = attempt.retry_state.attempt_number - 1
+                sink.transact(
+                    [OutRecord(name, b"k", b"once", [])],
+                    {Partition(name, 0): Committed(1, "note")},
+                    ours,
+                )
+    thaw.join()
+    assert (aborted > 0) == (step != "commit")
+    assert [record.value for record in read(fragile.bootstrap, name)] == [b"once"]
+
+
+def test_a_broker_that_is_killed_under_load_costs_nothing(
+    fragile: OwnBroker, tmp_path: Path
+) -> None:
+    """Two workers outlast a broker that dies and comes back, coordinators and all."""
+    shop = make_shop(
+        fragile.bootstrap, tmp_path, "restart", 4, batch_records=200, commit_interval="1ms"
+    )
+    shop.feed(EVENTS)
+    with worker(shop, "one") as one, worker(shop, "two") as two:
+        wait_for(lambda: sum(shop.committed().values()) > EVENTS // 20, "commits")
+        fragile.kill()
+        time.sleep(2)
+        fragile.start()
+        shop.feed(EVENTS // 4, seed=8)
+        shop.wait_until_done()
+        assert (one.stop(), two.stop()) == (0, 0)
+    holds_all_once(shop)
+
+
+def test_an_output_topic_that_is_gone_is_named(broker: str, tmp_path: Path) -> None:
+    """A worker whose output topic was removed ends with exit code 5 and says which is missing."""
+    kafka = CLASSIC | {"transaction.timeout.ms": 4_000}
+    shop = make_shop(broker, tmp_path, "gone", 1, kafka=kafka)
+    send(shop, [b"no event"])
+    with worker(shop) as process:
+        shop.wait_until_done()
+        admin = AdminClient({"bootstrap.servers": broker})
+        for future in admin.delete_topics([f"{shop.group}-dead"]).values():
+            future.result()
+        send(shop, [b"no event either"])
+        assert process.process.wait(60) == 5
+        said = process.log_file.read_text()
+    assert f"topic {shop.group}-dead: the topic or the partition does not exist" in said
+    assert "Traceback" not in said
+
+
+def test_a_record_that_the_topic_refuses_is_named(broker: str, tmp_path: Path) -> None:
+    """What a topic refuses for its size aborts no transaction for ever: topic and size are said."""
+    shop = make_shop(broker, tmp_path, "refused", 1, dead_bytes_max=100_000)
+    send(shop, [Random(7).randbytes(300_000)])  # which no compression makes any smaller
+    with worker(shop) as process:
+        assert process.process.wait(60) == 5
+        said = process.log_file.read_text()
+    assert "MSG_SIZE_TOO_LARGE" in said
+    assert "the transaction's largest record has 300" in said
+    assert f"for topic {shop.group}-dead" in said
+    assert "Traceback" not in said
+
+
+class BlockedSink(Sink):
+    """A real sink whose transactions are all aborted until it is let go."""
+
+    let_go = False
+    aborted = 0
+
+    def _deliver(self) -> None:
+        super()._deliver()
+        if not self.let_go:
+            self.aborted += 1
+            raise Abortable("told to fail")
+
+
+def test_an_outbox_that_cannot_be_emptied_does_not_grow(broker: str, tmp_path: Path) -> None:
+    """While transactions are aborted one after the other the consumer is paused: records that come
+    in meanwhile stay on the topic, and all are published once in the end."""
+    shop = make_shop(broker, tmp_path, "blocked", 1, batch_records=100)
+    config, board, stop = load(shop.config), Board(), Event()
+    sink = BlockedSink(config.kafka, config.group, "slot")
+    sink.open()
+    with Source(config.kafka, config.group) as source:
+        one = Worker(config, source, sink, RunInfo("live", "run", str), board, Pulse())
+        thread = Thread(target=one.run, args=[stop])
+        thread.start()
+        send(shop, [b"no event"] * 30)
+        wait_for(lambda: sink.aborted >= 3, "aborts")
+        held = one._outbox.count
+        for _ in range(5):
+            send(shop, [b"no event"] * 500)
+            before = sink.aborted
+            wait_for(lambda before=before: sink.aborted > before, "another abort")  # type: ignore[misc]
+            assert one._outbox.count == held <= 100
+        assert not read(broker, f"{shop.group}-dead")
+        sink.let_go = True
+        shop.wait_until_done()
+        stop.set()
+        thread.join()
+    holds_all_once(shop)
+    assert value_of(board.exposition().decode(), "eddy_aborts_total") == sink.aborted
