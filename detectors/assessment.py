@@ -28,6 +28,7 @@ from detectors.hashing import HashKey, hash_text
 from detectors.kernels import kernel
 from detectors.policy import (
     ESCALATION,
+    OVER_BUDGET,
     QUIET,
     WORDS,
     Decided,
@@ -224,5 +225,5 @@ def _assess(
             continue
         weight = float(SAMPLE) if first and chosen[i] else 0.0
         what = decide(mine, i, positions, p[i], weight, limits, stream, out)
-        if what != QUIET:
+        if what not in (QUIET, OVER_BUDGET):
             known.peak[slot] = score

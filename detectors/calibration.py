@@ -1,7 +1,7 @@
 """Calibration: raw surprise in, honest p-value out, for every detector and for their combination.
 
 Each detector keeps a decayed histogram of its surprise v = -ln(raw p) for all its entities (the
-parent) and for each maturity of an entity (the cells: up to so many events before, `MATURITIES`).
+parent) and for each maturity of an entity (the cells: fewer than so many events before, `MATURITIES`, and after).
 The p-value is the share of surprises at least as large:
 
     cell:   S(v) = (N_cell S_cell(v) + BORROW · S_parent(v)) / (N_cell + BORROW)
@@ -30,6 +30,8 @@ events one attacker would make its own extremes ordinary; among many it cannot, 
 thirtieth of all traffic, and if they stayed as dear, the bursts in which honest extremes come would
 be refused, and half of the tail with them. Many fresh entities can put one extreme each. For the
 same reason the tail's shape is believed by degrees.
+
+Cost: about 0.4 µs an event of 12 features and trees; more while it is young, for its tables.
 
 Tables are refreshed by a count in the state; `MEMORY` events are remembered, or half of all where
 there were fewer, since the first of them were judged by models that knew nothing.

@@ -1,7 +1,7 @@
 """A monitor: what watches one entity type. Events in, p-values and decisions out, step by step.
 
 `process` is the whole way of a batch through the engine, and the only way its state changes:
-admit → features → tails → trees → calibration → policy. Each step walks the batch in event order,
+admit → features → tails → own detectors → trees → calibration → policy. Each step walks the batch in event order,
 and a later step never feeds an earlier one.
 """
 

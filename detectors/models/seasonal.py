@@ -230,7 +230,7 @@ def _learn_cohort(profiles: Profiles, hour: int, count: float, rate: float) -> N
     profiles.overall[EVENTS] += count
     profiles.overall[HOURS] += 1.0
     if profiles.overall[HOURS] > COHORT_MEMORY:
-        for k in range(WEEK):
+        for k in range(profiles.cohort.shape[1]):
             profiles.cohort[SEEN, k] *= 0.5
             profiles.cohort[DUE, k] *= 0.5
         profiles.overall[EVENTS] *= 0.5

@@ -12,7 +12,8 @@ deviations, and prior (m₀, κ₀, a₀, b₀), the posterior predictive is Stu
 The cohort is everybody, or those who have one value of a field (`detectors.cohorts`) once their
 weight is `COHORT_TRUSTED`. Its moments are decayed by count: σ², the mean squared step from an entity's own mean,
 times n/(n + 1); T, the variance around m₀ with weight 1/(1 + n) an event, so that busy entities
-do not speak for all. Then κ₀ = σ²/(T - σ²), a₀ = `PRIOR_SHAPE`, b₀ = a₀σ².
+do not speak for all. Then κ₀ = σ²/(T - σ²) (σ² has T for
+`COHORT_EVENTS_MIN` steps as its prior, T - σ² is at least a hundredth of T), a₀ = `PRIOR_SHAPE`, b₀ = a₀σ².
 
 A rate is gamma–Poisson. A decayed count c at a steady rate is shot noise with variance half its
 mean, so `PACE` c is nearly Poisson. With cohort mean M and variance V of c, θ ~ Gamma(α₀, β₀) has
@@ -34,9 +35,10 @@ Stat. 1959; here within 25 % of the exact tail down to 1e-4 for df ≥ 4, within
 below it, without a crowd at any p, since calibration follows.
 Learning is protected. A value more than `WINSOR_Z` deviations away is learned as one
 that is just so far, and is strange when its two-sided p is below `WINSOR_P`; a share's 1 is learned
-as p/`WINSOR_P`; a rate at most as `RATE_WINSOR_SD` deviations above its mean: an
-attacker's first events are all there is of it, and each adds to the count; with one deviation an
-honest entity thirty times as busy as its peers is strange for hundreds of events. And an entity may learn
+as p/`WINSOR_P`; a rate at most as `RATE_WINSOR_SD` deviations above its mean: not
+more, since an attacker's first events are all there is of it, and each adds to the count; not fewer,
+since with one deviation an honest entity thirty times as busy as its peers is strange for hundreds
+of events. An entity may learn
 `TOKENS_PER_HOUR` strange events an hour and a share `TOKENS_PER_EVENT` of all, saved up to
 `TOKENS_MAX`; more are judged, not learned. So a burst however long stays strange, and a change that
 lasts is ordinary within `MEMORY_EVENTS` events (measured: see `detectors.protection`). The cohort, in
@@ -46,7 +48,7 @@ An entity remembers about `MEMORY_EVENTS` events, fewer where `half_life` of its
 them: enough to know its spread within a twentieth, few enough to follow an honest change of habit.
 
 Values NaN are neither judged nor learned. What is said is -ln p, in [0, `SURPRISE_MAX`]. Until the cohort has
-`COHORT_EVENTS_MIN` weight nothing is judged. Cost: about 60 ns a feature; 24 bytes a feature and
+`COHORT_EVENTS_MIN` weight nothing is judged. Cost: about 70 ns a feature; 24 bytes a feature and
 entity, and 16 more an entity.
 """
 
