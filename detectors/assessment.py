@@ -148,7 +148,7 @@ class Assessment:
             "policy": self.policy.save(),
             "known": saved(self.known),
         }
-        return {"words": self.words[:rows].copy(), **prefixed(parts)}
+        return {"words": self.words[:rows], **prefixed(parts)}
 
     def load(self, state: Arrays) -> None:
         """Replace the whole state by one saved under the same configuration."""

@@ -31,12 +31,13 @@ from detectors.models.half_space_trees import (
     TreesSpec,
 )
 from detectors.models.own import Labels, OwnDetector, OwnSpec, Seen, Verdict
+from detectors.models.pool import Pooled
 from detectors.models.tail import TailSpec
 from detectors.money import Money
 from detectors.policy import WORDS as INCIDENT_WORDS
 from detectors.policy import Decided, Limits, Policy
 from detectors.spec import Duration, FeatureSpec, Name, PolicySpec, Spec, Where, seconds
-from detectors.state import Arrays, clear, prefixed, under
+from detectors.state import AboutToWrite, Arrays, clear, prefixed, prefixing, under
 from schemas.columns import F64, I64, U64, Bools, EventBatch
 from schemas.events import TYPES
 
@@ -141,6 +142,7 @@ class Monitor:
         self.cohort: F64 = np.zeros((numbers * count, tail.COHORT_WORDS))
         self.trees = HalfSpaceTrees(trees, count, spec.capacity) if trees else None
         self.own = {d.name: d.build(count, spec.capacity) for d in own}
+        self.about_to_write: AboutToWrite | None = None
         discrete = [*(k.family == "share" for k in self.kinds), *(d.discrete() for d in own)]
         self.calibration = Calibration([*discrete, False] if trees else discrete)
         policy = spec.policy
@@ -166,6 +168,8 @@ class Monitor:
         events = batch if len(index) == len(batch) else batch.take(index)
         keys = hash_text(events.text[self.spec.entity], self.key)
         admitted = self.entities.admit(keys, events.time_ms, self.lateness_max_ms)
+        if self.about_to_write is not None:  # nothing but the entity table has changed yet
+            self.about_to_write("words", admitted.row)
         values, units = self._features(events, admitted, keys)
         judged = self._tails(events, values, admitted)
         verdicts = self._own(events, admitted, labels, values, judged)
@@ -176,6 +180,20 @@ class Monitor:
         told = _told(values, units, judged, verdicts)
         told_of = len(labels.events)
         return Watched(index, told_of, keys, admitted, told, judged, trees, calibrated, decided, p)
+
+    def announced(self) -> set[str]:
+        """The saved arrays of which rows are written only when that was said before."""
+        pooled = self._pooled().items()
+        return {"words", *(f"{name}/{array}" for name, part in pooled for array in part.by_slot)}
+
+    def announce(self, about_to_write: AboutToWrite | None) -> None:
+        """From now on say to this callable, or to nobody, what a batch is about to write."""
+        self.about_to_write = about_to_write
+        for name, part in self._pooled().items():
+            part.about_to_write = about_to_write and prefixing(name, about_to_write)
+
+    def _pooled(self) -> dict[str, Pooled]:
+        return {name: part for name, part in self._parts().items() if isinstance(part, Pooled)}
 
     def _applies(self, batch: EventBatch) -> Bools:
         return _applies(batch, self.spec)
@@ -317,11 +335,11 @@ class Monitor:
         return {**parts, **own} | ({"trees": self.trees} if self.trees else {})
 
     def save(self) -> Arrays:
-        """The whole state as arrays by name."""
-        words = self.words[: self.entities.rows_used].copy()
+        """The whole state as arrays by name, as they live."""
+        words = self.words[: self.entities.rows_used]
         parts = {name: part.save() for name, part in self._parts().items()}
-        shared = {f"shared/{j}": own.copy() for j, own in enumerate(self.shared) if len(own)}
-        return {"words": words, "cohort": self.cohort.copy(), **shared, **prefixed(parts)}
+        shared = {f"shared/{j}": own for j, own in enumerate(self.shared) if len(own)}
+        return {"words": words, "cohort": self.cohort, **shared, **prefixed(parts)}
 
     def load(self, state: Arrays) -> None:
         """Replace the whole state by one saved from the same specification."""

@@ -1,9 +1,12 @@
 """State as arrays by name: how every part of a monitor is saved and loaded.
 
 A part keeps its arrays in a NamedTuple, which its kernels take as it stands; the names of its
-fields are the names in a checkpoint. Knows no files.
+fields are the names in a checkpoint. What is saved are the live arrays, so that a large state need
+not be copied at once: whoever keeps them while a monitor goes on copies them, or is told which rows
+are about to change. Knows no files.
 """
 
+from collections.abc import Callable
 from math import prod
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -24,11 +27,25 @@ def aligned_zeros(shape: tuple[int, ...], dtype: type[Number]) -> NDArray[Number
     return memory[start : start + size_bytes].view(dtype).reshape(shape)
 
 
+STATE_VERSION: Final = 1
+"""Raised by one with every change of what a state holds or of what an event does to it: a state of
+another version is never gone on with."""
+
+AboutToWrite = Callable[[str, NDArray[np.int64]], None]
+"""Told the name of a saved array and which of its rows (in any order, some twice, some beyond what
+was saved) are about to be written."""
+
+
 def saved(part: NamedTuple, used: dict[str, int] | None = None) -> Arrays:
-    """Copies of the part's arrays; of those named in `used` only so many first rows."""
+    """The part's arrays as they live; of those named in `used` only so many first rows."""
     lengths = used or {}
     arrays: Arrays = part._asdict()
-    return {name: array[: lengths.get(name)].copy() for name, array in arrays.items()}
+    return {name: array[: lengths.get(name)] for name, array in arrays.items()}
+
+
+def copied(state: Arrays) -> Arrays:
+    """The same arrays, which nobody writes to any more."""
+    return {name: array.copy() for name, array in state.items()}
 
 
 def load(part: NamedTuple, state: Arrays) -> None:
@@ -59,3 +76,8 @@ def under(prefix: str, state: Arrays) -> Arrays:
 def prefixed(parts: dict[str, Arrays]) -> Arrays:
     """Several parts' arrays in one dict, each name behind its part's."""
     return {f"{part}/{name}": a for part, arrays in parts.items() for name, a in arrays.items()}
+
+
+def prefixing(part: str, about_to_write: AboutToWrite) -> AboutToWrite:
+    """What a part is to call with its own names, where its arrays are saved as `prefixed`."""
+    return lambda name, rows: about_to_write(f"{part}/{name}", rows)

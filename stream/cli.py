@@ -327,6 +327,31 @@ def create(
     topics.check_topics(loaded, topics.found(loaded, admin))
 
 
+@config_app.command("diff")
+def diff(
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="What the group runs now.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="What it is to run.")],
+) -> None:
+    """Say which monitors keep what they have learned when a group goes on to another configuration.
+
+    Example: eddy config diff shop.toml shop-new.toml
+    """
+    from stream.checkpoints.conversion import fates, moved
+    from stream.config import ASSESS, fingerprint, load, steering
+
+    before, after = load(old), load(new)
+    if fingerprint(before) == fingerprint(after):
+        typer.echo("nothing that steers what is learned differs: all state is kept")
+        return
+    for line in moved(before, after):
+        typer.echo(f"{line}: the worker will refuse to start")
+    for fate in fates(steering(before), steering(after)):
+        typer.echo(
+            f"{fate.stage if fate.stage == ASSESS else f'monitor {fate.stage}'}: "
+            + (f"starts anew: {fate.why}" if fate.why else "keeps its state")
+        )
+
+
 @app.command()
 def version() -> None:
     """Print Eddy's version.

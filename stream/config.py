@@ -30,7 +30,7 @@ from stream.document import at, build, fill
 from stream.errors import ConfigError
 from stream.kafka_properties import property_problems
 
-FINGERPRINT_VERSION: Final = 1
+FINGERPRINT_VERSION: Final = 2
 ROUTE, ASSESS = STAGES = ("route", "assess")
 TOPIC: Final = r"^[a-zA-Z0-9._-]{1,249}$"
 ASSUMED: Final = frozenset({"utc_offset_min", "labelled_event_id"})
@@ -98,15 +98,31 @@ class WorkerSpec(Spec, frozen=True, kw_only=True):
     http_port: Annotated[int, Meta(ge=0, le=65_535)] = 9464
 
 
+class CheckpointsSpec(Spec, frozen=True, kw_only=True):
+    """Where checkpoints are kept, and how much a restart may have to re-learn.
+
+    url: a folder, relative to where the worker is started, or an object store such as
+    s3://bucket/prefix, which takes its credentials from the environment. interval: a state that
+    lies behind the committed offset is written at least so often. rewind_records_max: offsets
+    between checkpoint and committed offset at most; a state is written after a quarter of them.
+    """
+
+    url: Annotated[str, Meta(min_length=1, max_length=2_000)] = ".eddy/checkpoints"
+    interval: Duration = "10min"
+    rewind_records_max: Annotated[int, Meta(ge=1, le=10**15)] = 20_000_000
+
+
 class Config(Spec, frozen=True, kw_only=True):
     """A whole configuration.
 
-    kafka: any librdkafka property; secrets belong into the environment ("${NAME}"). secret: what
+    revision: another number makes another configuration of it: for going back on purpose to one
+    that the group had before. kafka: any librdkafka property; secrets belong into the environment ("${NAME}"). secret: what
     the hashes of entities and event ids are keyed with. reveal: entity fields whose raw ids may
     stand in alerts; others are pseudonyms.
     """
 
     group: Annotated[str, Meta(min_length=1, max_length=249)] = "eddy"
+    revision: Annotated[int, Meta(ge=0, le=1_000_000_000)] = 0
     mode: Literal["live", "shadow"] = "live"
     secret: str = ""
     kafka: dict[str, str | int | float | bool] = msgspec.field(default_factory=dict)
@@ -117,6 +133,20 @@ class Config(Spec, frozen=True, kw_only=True):
     assess: AssessSpec | None = None
     reveal: list[str] = msgspec.field(default_factory=list)
     worker: WorkerSpec = WorkerSpec()
+    checkpoints: CheckpointsSpec = CheckpointsSpec()
+
+
+class Steering(Spec, frozen=True, kw_only=True):
+    """What of a configuration steers the fold, as checkpoints keep it. secret: a keyed hash."""
+
+    version: int
+    revision: int
+    monitors: list[MonitorSpec]
+    assess: AssessSpec | None
+    inputs: dict[Name, InputSpec]
+    limits: LimitsSpec
+    reveal: list[str]
+    secret: str
 
 
 class Log(NamedTuple):
@@ -241,16 +271,35 @@ def fingerprint(config: Config) -> str:
 
     The secret enters as a keyed hash only. Kafka's properties, outputs, mode and worker do not.
     """
-    steering = {
-        "version": FINGERPRINT_VERSION,
-        "monitors": config.monitors,
-        "inputs": config.inputs,
-        "limits": config.limits,
-        "reveal": sorted(config.reveal),
-        **({"assess": config.assess} if config.assess else {}),
-        "secret": pseudonym(hash_text(pa.array(["fingerprint"]), hash_key(config.secret))[0]),
-    }
-    return xxhash.xxh3_128_hexdigest(msgspec.json.encode(steering, order="deterministic"))
+    body = msgspec.json.encode(steering(config), order="deterministic")
+    return xxhash.xxh3_128_hexdigest(body)
+
+
+def steering(config: Config) -> Steering:
+    """What of the configuration steers the fold."""
+    return Steering(
+        version=FINGERPRINT_VERSION,
+        revision=config.revision,
+        monitors=config.monitors,
+        assess=config.assess,
+        inputs=config.inputs,
+        limits=config.limits,
+        reveal=sorted(config.reveal),
+        secret=pseudonym(hash_text(pa.array(["fingerprint"]), hash_key(config.secret))[0]),
+    )
+
+
+def steered(config: Config, by: Steering) -> Config:
+    """The configuration, steering as that one did; its secret must be the same."""
+    return msgspec.structs.replace(
+        config,
+        revision=by.revision,
+        monitors=by.monitors,
+        assess=by.assess,
+        inputs=by.inputs,
+        limits=by.limits,
+        reveal=by.reveal,
+    )
 
 
 def _reads(monitor: MonitorSpec) -> Iterator[tuple[str, str]]:

@@ -6,6 +6,12 @@
     ├── RetentionGap             exit 4   the log no longer holds what the state was made of
     ├── ForeignOffset            exit 4   the group's committed offset was not written by Eddy
     ├── ForeignRecord            exit 4   an internal topic holds what this Eddy cannot read
+    ├── CheckpointPointerLost    exit 4   an offset without its checkpoint's name, or the reverse
+    ├── CheckpointCorrupt        exit 4   no checkpoint is whole, and the log does not reach back
+    ├── CheckpointIncompatible   exit 4   another version, or another secret, made the state
+    ├── PartitionCountChanged    exit 4   entities have moved between partitions
+    ├── ConfigurationSuperseded  exit 4   the group has gone on to another configuration
+    ├── StoreFailure             exit 6   the checkpoint store said no
     └── KafkaFailure             exit 5   the client or the broker said no
         ├── Retriable                     tried again, with back-off; raised when tries run out
         ├── Abortable                     the transaction is aborted, state and outbox are kept
@@ -70,6 +76,65 @@ class ForeignRecord(EddyError):
         "Let only Eddy write to its internal topics. After a change of inputs or of version, run "
         "the former one until nothing of it is left."
     )
+
+
+class CheckpointPointerLost(EddyError):
+    """A committed offset does not name its checkpoint, or checkpoints have no committed offset."""
+
+    exit_code = 4
+    do = (
+        "Somebody reset or removed the group's offsets, or they expired (offsets.retention.minutes). "
+        "To start anew on purpose, use another group, or remove the folder that the message names "
+        "and the group's offsets."
+    )
+
+
+class CheckpointCorrupt(EddyError):
+    """A checkpoint is missing or not what was written, and nothing earlier can stand in for it."""
+
+    exit_code = 4
+    do = (
+        "See that checkpoints.url names the right, whole store, and restore it; to start anew on "
+        "purpose, use another group."
+    )
+
+
+class CheckpointIncompatible(EddyError):
+    """A checkpoint was written by another version of Eddy, or with another secret."""
+
+    exit_code = 4
+    do = (
+        "Start once more what wrote it, let it stop cleanly (SIGTERM), so that its checkpoint "
+        "stands at the committed offset, then start this."
+    )
+
+
+class PartitionCountChanged(EddyError):
+    """The topic has another number of partitions than when the state was learned."""
+
+    exit_code = 4
+    do = (
+        "Entities have moved between partitions, so that what was learned of them lies elsewhere: "
+        "start anew with another group, or give the topic its former number of partitions; a "
+        "monitor with another name has another internal topic."
+    )
+
+
+class ConfigurationSuperseded(EddyError):
+    """The group has gone on from this worker's configuration to another one."""
+
+    exit_code = 4
+    do = (
+        "Start this worker with the group's present configuration; to go back to the former one on "
+        "purpose, raise its `revision`."
+    )
+
+
+class StoreFailure(EddyError):
+    """The checkpoint store cannot be reached, read or written."""
+
+    exit_code = 6
+    do = "See that the store named by checkpoints.url is there, has room, and may be written."
 
 
 class KafkaFailure(EddyError):

@@ -219,6 +219,54 @@ METRICS: Final = (
         "nothing: it falls to 0; how fast, says the rate of eddy_records",
     ),
     Metric(
+        "eddy_relearn_seconds_left",
+        "gauge",
+        "seconds",
+        _PLACE,
+        "time until the partition is live, at the rate at which it has been re-learned so far",
+        "if it is too long, lower checkpoints.rewind_records_max",
+    ),
+    Metric(
+        "eddy_checkpoint_behind",
+        "gauge",
+        "offsets",
+        _PLACE,
+        "offsets that a restart would re-learn: from the last checkpoint to the next record",
+        "if it passes checkpoints.rewind_records_max, look at the log for checkpoints that failed",
+    ),
+    Metric(
+        "eddy_checkpoints",
+        "counter",
+        "checkpoints",
+        (),
+        "checkpoints written",
+        "if it stands still while eddy_checkpoint_behind grows, look at the log",
+    ),
+    Metric(
+        "eddy_checkpoint_bytes",
+        "counter",
+        "bytes",
+        (),
+        "bytes written to the checkpoint store: of blocks that changed, compressed",
+        "if the store's cost matters, raise checkpoints.interval and rewind_records_max",
+    ),
+    Metric(
+        "eddy_checkpoint_failures",
+        "counter",
+        "checkpoints",
+        (),
+        "checkpoints that could not be written",
+        "read the log and see to the store: the worker stops at checkpoints.rewind_records_max",
+    ),
+    Metric(
+        "eddy_checkpoint_fallbacks",
+        "counter",
+        "checkpoints",
+        (),
+        "checkpoints that were not whole when they were needed, so that an earlier one stood in",
+        "find out who removes or changes files in the checkpoint store",
+    ),
+    Metric(
         "eddy_batch_seconds",
         "histogram",
         "seconds",
@@ -291,13 +339,16 @@ _WATCH_COUNTS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
 
 class Observed(NamedTuple):
     """What the worker sees of one partition. log_name: the input's name, or the internal topic.
-    counts: of its shard, by stage."""
+    counts: of its shard, by stage. behind: offsets since its last checkpoint. seconds_left: until it
+    is live, 0 where it is."""
 
     log_name: str
     partition: int
     counts: Mapping[str, Mapping[str, int]]
     records_left: int
     lag: int
+    behind: int
+    seconds_left: float
 
 
 def readings(observed: Iterable[Observed], state: State) -> Readings:
@@ -307,6 +358,8 @@ def readings(observed: Iterable[Observed], state: State) -> Readings:
         place = (one.log_name, str(one.partition))
         found.setdefault("eddy_lag", {})[place] = one.lag
         found.setdefault("eddy_relearn_left", {})[place] = one.records_left
+        found.setdefault("eddy_relearn_seconds_left", {})[place] = one.seconds_left
+        found.setdefault("eddy_checkpoint_behind", {})[place] = one.behind
         for stage, counts in one.counts.items():
             for key, value in counts.items():
                 name, labels = _place_of(stage, key, place)
@@ -348,10 +401,10 @@ class Board(Collector):
         with self._lock:
             self._readings = readings
 
-    def add(self, name: str) -> None:
-        """One more of a counter without labels."""
+    def add(self, name: str, amount: int = 1) -> None:
+        """So many more of a counter without labels."""
         with self._lock:
-            self._counted[name] += 1
+            self._counted[name] += amount
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:

@@ -6,7 +6,6 @@ is on its way out. It does not know Kafka's client: that is `stream.kafka`.
 """
 
 import gc
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -23,13 +22,16 @@ from schemas.alerts import alert_record
 from schemas.records import Records
 from stream import health, metrics
 from stream.alerting import RunInfo
+from stream.checkpoints.keeping import REVOKE_S, Keeper, Kept
+from stream.checkpoints.recovery import Circumstances, recover
+from stream.checkpoints.store import Folder, open_store
 from stream.config import Config, Log, logs
-from stream.errors import Abortable, ForeignOffset, RetentionGap
+from stream.errors import Abortable
 from stream.health import Pulse
 from stream.kafka import Admin, Committed, OutRecord, Partition, Sink, Source, patiently
 from stream.kafka_properties import shown
 from stream.metrics import Board
-from stream.shard import Emitted, Shard, Shards
+from stream.shard import Emitted, Shard
 from stream.topics import check_topics, found
 
 log = structlog.stdlib.get_logger(__name__)
@@ -48,58 +50,42 @@ PROGRESS_S: Final = 10.0
 CYCLES_S: Final = 60.0
 """How often garbage in cycles is looked for; see `rarely_collecting`."""
 
-# -- where a partition starts ---------------------------------------------------------------------
-
-NOTE: Final = re.compile(r"^eddy1 from=(\d+)$")
-"""What stands beside a committed offset: the offset of the first record that the state has seen."""
-
-
-def note(first_offset: int) -> str:
-    """The note to commit for a state that began at that offset."""
-    return f"eddy1 from={first_offset}"
-
-
-def plan(where: Partition, committed: Committed | None, low: int, high: int) -> tuple[int, int]:
-    """Where to start reading, and from which offset on to publish: before, it is re-learned.
-
-    committed: what the group has committed. low, high: the span of the log as it is now.
-    Raises ForeignOffset and RetentionGap where the committed state cannot be made again.
-    """
-    if committed is None:
-        return low, low
-    match = NOTE.match(committed.note)
-    if match is None:
-        raise ForeignOffset(
-            f"{where}: the group has committed offset {committed.next_offset} with the note "
-            f'"{committed.note}"; expected "{note(low)}" or the like'
-        )
-    first = int(match[1])
-    if first < low:
-        raise RetentionGap(
-            f"{where}: the group's state began at offset {first}, and the log now begins at {low}: "
-            f"{low - first} offsets are gone, so that the state cannot be learned again"
-        )
-    if committed.next_offset > high:
-        raise RetentionGap(
-            f"{where}: the group has committed offset {committed.next_offset}, and the log ends at "
-            f"{high}: it is not the log that the state was learned from"
-        )
-    return first, committed.next_offset
+# -- a partition in hand ---------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
 class Holding:
-    """A partition in our hands: its shard, and how far that has come.
+    """A partition in our hands: its shard, how far that has come, and its checkpoints.
 
-    first_offset: where its state began. live_from: from this offset on what it emits is published.
-    next_offset: of the first record that the shard has not seen.
+    next_offset: of the first record that the shard has not seen. committed: as the group has it,
+    None where it has none yet. began_at, began_from: when and where re-learning began.
     """
 
     log: Log
-    shard: Shard
-    first_offset: int
-    live_from: int
+    kept: Kept
     next_offset: int
+    committed: int | None
+    began_at: float = field(default_factory=time.monotonic)
+    began_from: int = 0
+
+    @property
+    def shard(self) -> Shard:
+        """All state of the partition's stages."""
+        return self.kept.state.shard
+
+    @property
+    def live_from(self) -> int:
+        """From this offset on what the shard emits is published."""
+        return self.kept.state.live_from
+
+    def settled(self) -> bool:
+        """Whether the state is at the committed offset, so that a checkpoint may be taken."""
+        return self.committed == self.next_offset
+
+    def seconds_left(self) -> float:
+        """Until it is live, at the rate of re-learning so far."""
+        done = self.next_offset - self.began_from
+        return self.left() * (time.monotonic() - self.began_at) / max(done, 1)
 
     def left(self) -> int:
         """Offsets still to be re-learned, 0 when live."""
@@ -126,22 +112,21 @@ def cut(records: Records, live_from: int) -> Iterator[Records]:
 
 @dataclass(slots=True)
 class Outbox:
-    """What is processed and not committed yet: records to publish and positions, by partition."""
+    """What is processed and not committed yet: records to publish and next offsets, by partition."""
 
     records: dict[Partition, list[OutRecord]] = field(default_factory=dict)
-    positions: dict[Partition, Committed] = field(default_factory=dict)
+    positions: dict[Partition, int] = field(default_factory=dict)
     count: int = 0
     size_bytes: int = 0
 
-    def put(self, where: Partition, records: Iterable[OutRecord], position: Committed) -> None:
-        """Add records, and the position that they are made up to."""
-        before = self.positions.get(where)
-        assert before is None or position.next_offset > before.next_offset, (where, position)
+    def put(self, where: Partition, records: Iterable[OutRecord], next_offset: int) -> None:
+        """Add records, and the offset that they are made up to."""
+        assert next_offset > self.positions.get(where, -1), (where, next_offset)
         held = self.records.setdefault(where, [])
         before_count = len(held)
         held.extend(records)
         self._count(held[before_count:], 1)
-        self.positions[where] = position
+        self.positions[where] = next_offset
 
     def drop(self, partitions: Iterable[Partition]) -> None:
         """Forget partitions that are no longer ours."""
@@ -176,20 +161,26 @@ class Worker:
         self._config = config
         self._source = source
         self._sink = sink
-        self._shards = Shards(config, run)
+        self._run = run
         self._board = board
         self._pulse = pulse
         self._logs = {log.topic: log for log in logs(config)}
         self._internal = {log.name: log.topic for log in self._logs.values() if log.internal}
         self._commit_interval_s = seconds(config.worker.commit_interval)
+        self._objects = open_store(config.checkpoints.url)
+        self._keeper = Keeper(config.checkpoints, board, run.now)
         self._holdings: dict[Partition, Holding] = {}
         self._outbox = Outbox()
         self._joined = False
+        self._ending = False
         now = time.monotonic()
         self._committed_at = self._read_at = self._told_at = self._collected_at = now
 
     def run(self, stop: Event) -> None:
-        """Poll, process, and commit when it is time to; when asked to stop, commit a last time."""
+        """Poll, process, commit and take checkpoints when it is time to.
+
+        When asked to stop, commit a last time and write a checkpoint of everything at that offset.
+        """
         self._source.subscribe(list(self._logs), self)
         try:
             with rarely_collecting():
@@ -198,22 +189,30 @@ class Worker:
                         self._process(records)
                     if self._is_time_to_commit():
                         self._commit()
+                        self._take_checkpoint()
                     self._tell()
             self._commit()
+            self._take_checkpoints_now(list(self._holdings))
+            self._commit()
         finally:
-            self._outbox.clear()  # of an error, nothing more is committed when the source closes
+            self._ending = True  # after an error, too, nothing more is committed
+            self._outbox.clear()
+            self._keeper.close()
 
     def _process(self, records: Records) -> None:
         where = Partition(records.topic, records.partition)
         holding = self._holdings[where]
         for part in cut(records, holding.live_from):
+            if holding.kept.state.converts and part.offset[0] >= holding.live_from:
+                self._convert(holding)
             with self._board.timed("eddy_batch_seconds"):
                 emitted = holding.take(part)
             if emitted is not None:
-                position = Committed(holding.next_offset, note(holding.first_offset))
-                self._outbox.put(where, self._to_publish(emitted), position)
+                self._outbox.put(where, self._to_publish(emitted), holding.next_offset)
             elif holding.left() == 0:
                 log.info("re-learned", **_named(where), next_offset=holding.next_offset)
+                if holding.kept.state.converts:
+                    self._convert(holding)
 
     def _to_publish(self, emitted: Emitted) -> Iterator[OutRecord]:
         outputs = self._config.outputs
@@ -241,49 +240,133 @@ class Worker:
                 self._commit_once()
 
     def _commit_once(self) -> None:
-        assert self._outbox.positions.keys() <= self._holdings.keys(), "not ours to commit"
-        if self._outbox.positions:
+        positions = self._positions()
+        if positions:
             records = chain.from_iterable(self._outbox.records.values())
             try:
-                self._sink.transact(records, self._outbox.positions, self._source.membership)
+                self._sink.transact(records, positions, self._source.membership)
             except Abortable:
                 self._board.add("eddy_aborts")
                 raise
             self._outbox.clear()
             self._board.add("eddy_commits")
+        for where, position in positions.items():
+            holding = self._holdings[where]
+            holding.committed = position.next_offset
+            if holding.kept.was_committed():
+                self._keeper.collect(holding.kept)
         self._committed_at = time.monotonic()
+
+    def _positions(self) -> dict[Partition, Committed]:
+        """What to commit: new offsets, and former ones again where they are to name a checkpoint."""
+        assert self._outbox.positions.keys() <= self._holdings.keys(), "not ours to commit"
+        offsets = {
+            where: holding.committed
+            for where, holding in self._holdings.items()
+            if holding.kept.ready is not None and holding.committed is not None
+        }
+        return {
+            where: Committed(offset, self._holdings[where].kept.note())
+            for where, offset in (offsets | self._outbox.positions).items()
+        }
 
     def _wait(self, wait_s: float) -> None:
         self._source.serve(wait_s)
         self._pulse.beat()
 
+    # -- checkpoints ------------------------------------------------------------------------------
+
+    def _take_checkpoint(self) -> None:
+        """Begin to write the state that would cost a restart most, if any is due."""
+        if not self._keeper.idle():
+            return
+        due = [
+            (holding.next_offset - holding.kept.offset(), where)
+            for where, holding in self._holdings.items()
+            if holding.settled() and self._keeper.due(holding.kept, holding.next_offset)
+        ]
+        if due:
+            holding = self._holdings[max(due)[1]]
+            self._keeper.take(holding.kept, holding.next_offset)
+
+    def _take_checkpoints_now(
+        self, partitions: list[Partition], within_s: float | None = None
+    ) -> None:
+        """Write the states of partitions that are about to leave, all within so many seconds."""
+        deadline = None if within_s is None else time.monotonic() + within_s
+        for where in partitions:
+            holding = self._holdings[where]
+            left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if holding.settled() and holding.kept.offset() < holding.next_offset:
+                self._keeper.take_now(holding.kept, holding.next_offset, left_s)
+                self._pulse.beat()
+
+    def _convert(self, holding: Holding) -> None:
+        """Go on under our own configuration; the first commit that knows of it names its state."""
+        state = holding.kept.state
+        state.convert(self._config, self._run)
+        self._keeper.begin(holding.kept, state.live_from)
+
     # -- assignments: called by the source between two batches, never inside a transaction --------
 
     def on_assign(self, partitions: list[Partition]) -> dict[Partition, int]:
-        """Make a shard for each; reading starts where its state can be learned from."""
+        """Load or make a shard for each; reading starts where its checkpoint was taken."""
         self._joined = True
         for where, committed in self._source.committed(partitions).items():
-            low, high = self._source.span(where)
-            first, live_from = plan(where, committed, low, high)
-            log_of = self._logs[where.topic]
-            shard = self._shards.make(log_of)
-            self._holdings[where] = Holding(log_of, shard, first, live_from, first)
-            log.info("partition taken", **_named(where), first_offset=first, live_from=live_from)
-            if live_from > first:
-                log.info(
-                    "re-learning from the start of the log: this version keeps no checkpoints",
-                    **_named(where),
-                    records_left=live_from - first,
-                )
+            self._holdings[where] = self._taken(where, committed)
         return {where: self._holdings[where].next_offset for where in partitions}
 
-    def on_revoke(self, partitions: list[Partition]) -> None:
-        """Commit once more while they are ours, then let go of them.
+    def _taken(self, where: Partition, committed: Committed | None) -> Holding:
+        log_of = self._logs[where.topic]
+        low, high = self._source.span(where)
+        folder = Folder(self._objects, self._config.group, *where)
+        state = recover(
+            Circumstances(
+                config=self._config,
+                run=self._run,
+                log=log_of,
+                partition=where.partition,
+                folder=folder,
+                committed=committed,
+                low=low,
+                high=high,
+                beat=self._pulse.beat,
+            )
+        )
+        kept = Kept(folder, state)
+        start = state.head.offset
+        holding = Holding(
+            log=log_of,
+            kept=kept,
+            next_offset=start,
+            committed=committed.next_offset if committed else None,
+            began_from=start,
+        )
+        self._board.add("eddy_checkpoint_fallbacks", state.left_behind)
+        if state.left_behind:
+            kept.ready = state.checkpoint
+        elif state.checkpoint is not None:
+            kept.published = [state.checkpoint]
+        if state.checkpoint is None:
+            self._keeper.begin(kept, start)
+        if state.converts and not holding.left():
+            self._convert(holding)
+        log.info("partition taken", **_named(where), next_offset=start, live_from=state.live_from)
+        if holding.left():
+            log.info("re-learning", **_named(where), records_left=holding.left())
+        return holding
 
-        Where that fails nothing is missing: the next owner starts at the committed offset.
+    def on_revoke(self, partitions: list[Partition]) -> None:
+        """Commit once more while they are ours, write their checkpoints, then let go of them.
+
+        Where that fails nothing is missing: the next owner starts at the committed offset, and
+        re-learns more.
         """
         try:
-            self._commit_once()
+            if not self._ending:
+                self._commit_once()
+                self._take_checkpoints_now(partitions, REVOKE_S)
+                self._commit_once()
         except Abortable as error:
             log.warning("last commit of revoked partitions failed", error=str(error))
         self._let_go("partition given back", partitions)
@@ -295,7 +378,10 @@ class Worker:
     def _let_go(self, event: str, partitions: list[Partition]) -> None:
         self._outbox.drop(partitions)
         for where in partitions:
-            if self._holdings.pop(where, None) is not None:
+            holding = self._holdings.pop(where, None)
+            if holding is not None:
+                holding.kept.gone = True
+                self._keeper.give_up(holding.kept)
                 log.info(event, **_named(where))
 
     # -- what is seen from outside ----------------------------------------------------------------
@@ -315,7 +401,12 @@ class Worker:
             self._told_at = now
             for where, holding in self._holdings.items():
                 if holding.left():
-                    log.info("re-learning", **_named(where), records_left=holding.left())
+                    log.info(
+                        "re-learning",
+                        **_named(where),
+                        records_left=holding.left(),
+                        seconds_left=round(holding.seconds_left(), 1),
+                    )
 
     def _observed(self) -> Iterator[metrics.Observed]:
         for where, holding in self._holdings.items():
@@ -325,6 +416,8 @@ class Worker:
                 counts=holding.shard.counts(),
                 records_left=holding.left(),
                 lag=max(0, self._source.end(where) - holding.next_offset),
+                behind=holding.next_offset - holding.kept.offset(),
+                seconds_left=holding.seconds_left(),
             )
 
 

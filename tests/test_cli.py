@@ -88,6 +88,26 @@ def test_config_check_says_which_way_each_monitor_takes(tmp_path: Path) -> None:
     ) in said
 
 
+def test_config_diff_says_what_survives(tmp_path: Path) -> None:
+    """Of each monitor whether it keeps its state, and of each that does not why; a policy may change."""
+    text = shop_config().read_text()
+    path = tmp_path / "new.toml"
+    path.write_text(text + "\n# a remark\n")
+    said = eddy("config", "diff", str(shop_config()), str(path))
+    assert "all state is kept" in said
+    at = text.index('entity = "card"')
+    text = text[:at] + text[at:].replace("capacity = ", "capacity = 1", 1)
+    text = text.replace("p_max = ", "p_max = 0.00", 1)
+    path.write_text(text.replace("partitions = 1", "partitions = 4"))
+    said = eddy("config", "diff", str(shop_config()), str(path))
+    assert "inputs.shop: 4 partitions instead of 1: the worker will refuse to start" in said
+    path.write_text(text)
+    said = eddy("config", "diff", str(shop_config()), str(path))
+    assert "monitor account: keeps its state" in said
+    assert "monitor card: starts anew: its capacity changed" in said
+    assert "partitions" not in said
+
+
 def test_property_that_eddy_owns_is_a_mistake(tmp_path: Path) -> None:
     """The check finds it without a broker, and says why it may not be set."""
     path = tmp_path / "owned.toml"

@@ -20,6 +20,14 @@ from stream.metrics import METRICS, Board, Observed, readings
 from stream.shard import Shards, build_shard
 from stream.simulator import Shop, lines
 
+OF_THE_WORKER = {
+    "eddy_worker_state",
+    "eddy_lag",
+    "eddy_relearn_left",
+    "eddy_relearn_seconds_left",
+    "eddy_checkpoint_behind",
+}
+"""Readings that no stage counts."""
 CONFIG = Path(__file__).resolve().parents[1] / "deploy" / "configs" / "shop.toml"
 
 
@@ -55,7 +63,7 @@ def series(board: Board) -> dict[str, dict[str, float]]:
 def test_every_declared_metric_is_emitted_and_no_other(counts: dict[str, dict[str, int]]) -> None:
     """A board that a shard's counts were put on shows a value of each declared metric."""
     board = Board()
-    board.replace(readings([Observed("shop", 0, counts, 5, 6)], "live"))
+    board.replace(readings([Observed("shop", 0, counts, 5, 6, 7, 8.0)], "live"))
     suffixes = {
         "counter": {"_total"},
         "gauge": {""},
@@ -67,12 +75,12 @@ def test_every_declared_metric_is_emitted_and_no_other(counts: dict[str, dict[st
 
 def test_every_count_of_a_shard_is_on_the_board(counts: dict[str, dict[str, int]]) -> None:
     """No count of any stage is missing, and none is changed."""
-    found = readings([Observed("shop", 0, counts, 5, 6)], "live")
+    found = readings([Observed("shop", 0, counts, 5, 6, 7, 8.0)], "live")
     shown = sorted(
         value
         for name, each in found.items()
         for value in each.values()
-        if name not in {"eddy_worker_state", "eddy_lag", "eddy_relearn_left"}
+        if name not in OF_THE_WORKER
     )
     assert shown == sorted(value for stage in counts.values() for value in stage.values())
     assert found["eddy_duplicates"][("shop", "0")] == 1
@@ -92,8 +100,8 @@ def test_declarations_are_whole() -> None:
 def test_departed_partition_leaves_no_series(counts: dict[str, dict[str, int]]) -> None:
     """Replacing the readings takes away what is not among the new ones."""
     board = Board()
-    board.replace(readings([Observed("shop", p, counts, 0, 0) for p in (0, 1)], "live"))
-    board.replace(readings([Observed("shop", 1, counts, 0, 0)], "live"))
+    board.replace(readings([Observed("shop", p, counts, 0, 0, 0, 0.0) for p in (0, 1)], "live"))
+    board.replace(readings([Observed("shop", 1, counts, 0, 0, 0, 0.0)], "live"))
     assert list(series(board)["eddy_lag"]) == [str({"input": "shop", "partition": "1"})]
 
 

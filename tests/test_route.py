@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from numpy.random import default_rng
 
 from detectors.hashing import hash_text
+from detectors.state import copied
 from schemas.dead_letters import DeadLetter
 from schemas.records import Headers, Records
 from stream.config import InputSpec, LimitsSpec
@@ -116,7 +117,7 @@ def test_a_saved_stage_goes_on_elsewhere() -> None:
     """A stage loaded from a saved state counts on, and knows the duplicates of the first."""
     first, second = route(), route()
     first.process(records([event(1), event(2)]))
-    state = first.save()
+    state = copied(first.save())
     first.process(records([event(3)]))
     second.load(state)
     second.process(records([event(2), event(3)]))

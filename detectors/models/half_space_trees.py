@@ -38,12 +38,12 @@ from msgspec import Meta
 
 from detectors.entities import Admitted
 from detectors.kernels import kernel
-from detectors.models.pool import USED, Slotted, pool, slots_of
+from detectors.models.pool import USED, Slotted, announce, pool, slots_of
 from detectors.models.tail import Judged
 from detectors.models.trees import Trees, build, credit, walk, walk_expecting
 from detectors.protection import WRONG_SHARE, earned, followed
 from detectors.spec import DetectorSpec
-from detectors.state import Arrays, aligned_zeros, load, prefixed, saved, under
+from detectors.state import AboutToWrite, Arrays, aligned_zeros, load, prefixed, saved, under
 from schemas.columns import F64, I64, U16, Bools
 
 COUNTERFACTUAL_MAX: Final = 3
@@ -146,6 +146,9 @@ class Scratch(NamedTuple):
 class HalfSpaceTrees:
     """The masses of a monitor's entities, and what they say of each event."""
 
+    by_slot: tuple[str, ...] = ("masses/mass",)
+    about_to_write: AboutToWrite | None = None
+
     def __init__(self, spec: TreesSpec | RiverTreesSpec, features: int, capacity: int) -> None:
         window = spec.window if isinstance(spec, RiverTreesSpec) else 0
         planes = 2 if window else 1
@@ -185,6 +188,7 @@ class HalfSpaceTrees:
             without=np.full((COUNTERFACTUAL_MAX, n), np.nan),
         )
         slots = slots_of(self.pool, events, self.settings.min_events)
+        announce(self, slots)
         _process(self.trees, self.settings, slots, self.masses, self.scratch, events, judged, out)
         return out
 

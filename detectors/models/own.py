@@ -63,7 +63,7 @@ class OwnDetector(Protocol):
         """Judge each event, then learn it, in order; what is not `admitted.learn` is not learned."""
 
     def save(self) -> Arrays:
-        """The whole state, copied."""
+        """The whole state; the arrays may be the live ones, which go on changing."""
 
     def load(self, state: Arrays) -> None:
         """Replace the state by one saved from the same declaration."""

@@ -5,12 +5,13 @@ entity, and given out again, last back first out. What a slot holds is its owner
 gets one resets it.
 """
 
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from detectors.entities import Admitted
 from detectors.kernels import kernel
+from detectors.state import AboutToWrite
 from schemas.columns import I32, I64, Bools
 
 FREE, USED = range(2)
@@ -33,6 +34,23 @@ class Slotted(NamedTuple):
     given: Bools
 
 
+@runtime_checkable
+class Pooled(Protocol):
+    """A part with slots of a pool. by_slot: those of its saved arrays that are large, have a row a
+    slot, and are written in slots of the batch's events only. about_to_write: told before they are."""
+
+    by_slot: tuple[str, ...]
+    about_to_write: AboutToWrite | None
+
+
+def announce(part: Pooled, slots: Slotted) -> None:
+    """Say in which slots a batch may write, which has been given them and has written none."""
+    if part.about_to_write is not None:
+        owned = slots.slot[slots.slot >= 0]
+        for array in part.by_slot:
+            part.about_to_write(array, owned)
+
+
 def pool(slots: int, capacity: int) -> Pool:
     """So many slots, at most one a row, none of them given out."""
     return Pool(
@@ -43,7 +61,7 @@ def pool(slots: int, capacity: int) -> Pool:
 
 
 @kernel
-def slot_for(pool: Pool, events: Admitted, i: int, min_events: int) -> tuple[int, bool]:
+def _slot_for(pool: Pool, events: Admitted, i: int, min_events: int) -> tuple[int, bool]:
     """(The slot of event i's row or `NONE`, whether it was given out just now).
 
     It is given out at an event that is learned, once the entity had `min_events` before it.
@@ -70,7 +88,7 @@ def slot_for(pool: Pool, events: Admitted, i: int, min_events: int) -> tuple[int
 
 
 def slots_of(pool: Pool, events: Admitted, min_events: int) -> Slotted:
-    """The slot of every event, given out and taken back in event order as `slot_for` does."""
+    """The slot of every event, given out and taken back in event order as `_slot_for` does."""
     n = len(events.row)
     out = Slotted(np.empty(n, np.int64), np.empty(n, np.bool_))
     _slots_of(pool, events, min_events, out)
@@ -80,4 +98,4 @@ def slots_of(pool: Pool, events: Admitted, min_events: int) -> Slotted:
 @kernel
 def _slots_of(pool: Pool, events: Admitted, min_events: int, out: Slotted) -> None:
     for i in range(len(events.row)):
-        out.slot[i], out.given[i] = slot_for(pool, events, i, min_events)
+        out.slot[i], out.given[i] = _slot_for(pool, events, i, min_events)

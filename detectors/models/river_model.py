@@ -42,8 +42,8 @@ from river import base
 
 from detectors.models.gaussian import surprise_of_normal
 from detectors.models.own import OwnSpec, Seen, Verdict
-from detectors.models.pool import USED, pool, slots_of
-from detectors.state import Arrays, load, prefixed, saved, under
+from detectors.models.pool import USED, announce, pool, slots_of
+from detectors.state import AboutToWrite, Arrays, load, prefixed, saved, under
 from schemas.columns import F64, I64
 
 ROOT: Final = "river."
@@ -120,6 +120,9 @@ class Remembered(NamedTuple):
 class River:
     """The models of a monitor's entities."""
 
+    by_slot: tuple[str, ...] = ("remembered/vectors",)
+    about_to_write: AboutToWrite | None = None
+
     def __init__(self, spec: RiverSpec, features: int, capacity: int) -> None:
         self.spec = spec
         self.pool = pool(spec.entities_max, capacity)
@@ -135,7 +138,9 @@ class River:
         """Score, then learn, each event in order."""
         n = len(seen.admitted.row)
         out = Verdict(np.full(n, np.nan), np.full(n, np.nan), np.full(n, np.nan))
-        slots, given = slots_of(self.pool, seen.admitted, self.spec.min_events)
+        slotted = slots_of(self.pool, seen.admitted, self.spec.min_events)
+        announce(self, slotted)
+        slots, given = slotted
         fed = seen.place if self.spec.feed == "place" else seen.values
         for i in np.flatnonzero(slots >= 0).tolist():
             slot = int(slots[i])

@@ -49,10 +49,10 @@ from detectors.decay import HOUR_MS, LN2
 from detectors.entities import Admitted
 from detectors.kernels import kernel
 from detectors.models.own import OwnSpec, Seen, Verdict
-from detectors.models.pool import USED, Pool, pool, slot_for
+from detectors.models.pool import USED, Slotted, announce, pool, slots_of
 from detectors.models.tail import incomplete_beta
 from detectors.spec import Duration, seconds
-from detectors.state import Arrays, load, prefixed, saved, under
+from detectors.state import AboutToWrite, Arrays, load, prefixed, saved, under
 from schemas.columns import F32, F64
 
 WEEK: Final = 168
@@ -118,6 +118,9 @@ class Profiles(NamedTuple):
 class Seasonal:
     """The profiles of a monitor's entities, and what they say of each event."""
 
+    by_slot: tuple[str, ...] = ("profiles/hours", "profiles/words")
+    about_to_write: AboutToWrite | None = None
+
     def __init__(self, spec: SeasonalSpec, capacity: int) -> None:
         self.min_events = spec.min_events
         self.fading = LN2 * WEEK * HOUR_MS / (1000.0 * seconds(spec.half_life))
@@ -136,10 +139,11 @@ class Seasonal:
         out = Verdict(np.full(n, np.nan), np.full(n, np.nan), np.full(n, np.nan))
         offset_min = seen.events.number.get("utc_offset_min")
         offset_min = np.full(n, np.nan) if offset_min is None else offset_min
+        slots = slots_of(self.pool, seen.admitted, self.min_events)
+        announce(self, slots)
         _process(
-            self.pool,
+            slots,
             self.profiles,
-            self.min_events,
             self.fading,
             seen.admitted,
             offset_min,
@@ -280,20 +284,19 @@ def _begin(profiles: Profiles, slot: int, hour: float, offset_min: float, fading
 
 @kernel
 def _process(
-    slots: Pool,
+    slots: Slotted,
     profiles: Profiles,
-    min_events: int,
     fading: float,
     events: Admitted,
     offset_min: F64,
     out: Verdict,
 ) -> None:
     for i in range(len(events.row)):
-        slot, given = slot_for(slots, events, i, min_events)
+        slot = slots.slot[i]
         if slot < 0:
             continue
         hour = floor(events.time_ms[i] / HOUR_MS)
-        if given:
+        if slots.given[i]:
             _begin(profiles, slot, hour, offset_min[i], fading)
         words = profiles.words[slot]
         if hour > words[NOW]:

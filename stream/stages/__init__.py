@@ -7,7 +7,7 @@ into the next ones.
 
 from typing import NamedTuple, Protocol, TypeVar
 
-from detectors.state import Arrays
+from detectors.state import AboutToWrite, Arrays
 
 In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
@@ -32,10 +32,16 @@ class Stage(Protocol[In_contra, Out_co]):
         """Take the next batch of the log; return what it adds to the logs behind."""
 
     def save(self) -> Arrays:
-        """The whole state, copied: going on with `process` does not change it."""
+        """The whole state as it lives: going on with `process` changes it."""
 
     def load(self, state: Arrays) -> None:
         """Replace the whole state by a saved one of the same configuration and version."""
+
+    def announced(self) -> set[str]:
+        """The saved arrays of which rows are written only when that was announced."""
+
+    def announce(self, about_to_write: AboutToWrite | None) -> None:
+        """From now on say to this callable, or to nobody, what a batch is about to write."""
 
     def counts(self) -> dict[str, int]:
         """What became of every record read so far; kept in the state, and it adds up."""

@@ -17,7 +17,7 @@ from detectors.assessment import FIRST, REPORT_P, SAMPLED, Assessed, Assessment,
 from detectors.combination import P_MIN
 from detectors.hashing import HashKey, pseudonym
 from detectors.spec import seconds
-from detectors.state import Arrays, prefixed, under
+from detectors.state import AboutToWrite, Arrays, prefixed, under
 from schemas.alerts import Action, Activity, Alert, Contribution, stable_id
 from schemas.codecs.slim import MONITOR, P_VALUE
 from schemas.columns import F64, I64, EventBatch
@@ -105,12 +105,20 @@ class Assess:
 
     def save(self) -> Arrays:
         """The assessment's state and the tally."""
-        return {"tally": self.tally.copy(), **prefixed({"assessment": self.assessment.save()})}
+        return {"tally": self.tally, **prefixed({"assessment": self.assessment.save()})}
 
     def load(self, state: Arrays) -> None:
         """Replace the state by one saved under the same configuration."""
         self.tally[:] = state["tally"]
         self.assessment.load(under("assessment", state))
+
+    def announced(self) -> set[str]:
+        """None: its state is small, a row for every subject with an incident, and what is known of
+        the latest events."""
+        return set()
+
+    def announce(self, about_to_write: AboutToWrite | None) -> None:
+        """Nothing is announced."""
 
     def _alert(self, batch: EventBatch, assessed: Assessed, i: int) -> Alert:
         decided = assessed.decided

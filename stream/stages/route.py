@@ -16,7 +16,7 @@ from detectors.hashing import HashKey, hash_text
 from detectors.kernels import kernel
 from detectors.monitor import MonitorSpec, concerns
 from detectors.spec import seconds
-from detectors.state import Arrays, prefixed, under
+from detectors.state import AboutToWrite, Arrays, prefixed, under
 from schemas.checks import check
 from schemas.codecs import Codec, TableCodec, codec_named
 from schemas.codecs.slim import SlimCodec
@@ -70,9 +70,13 @@ class Hop:
         sent, not_applicable = self._tally.tolist()
         return {"sent": sent, "not_applicable": not_applicable}
 
+    def begin_behind(self, events: int) -> None:
+        """Start with so many events behind it that it has not seen: they did not apply to it."""
+        self._tally[NOT_APPLICABLE] += events
+
     def save(self) -> Arrays:
         """The counters."""
-        return {"tally": self._tally.copy()}
+        return {"tally": self._tally}
 
     def load(self, state: Arrays) -> None:
         """Replace the counters by saved ones."""
@@ -122,7 +126,7 @@ class Route:
     def save(self) -> Arrays:
         """The counters, the hops' and the remembered ids."""
         hops = prefixed({f"hop/{hop.name}": hop.save() for hop in self.hops})
-        return {"tally": self._tally.copy(), **hops, **self._recent.save()}
+        return {"tally": self._tally, **hops, **self._recent.save()}
 
     def load(self, state: Arrays) -> None:
         """Replace counters and remembered ids by saved ones."""
@@ -130,6 +134,13 @@ class Route:
         for hop in self.hops:
             hop.load(under(f"hop/{hop.name}", state))
         self._recent.load(state)
+
+    def announced(self) -> set[str]:
+        """None: ids are remembered all over their panes."""
+        return set()
+
+    def announce(self, about_to_write: AboutToWrite | None) -> None:
+        """Nothing is announced."""
 
     def _codec_of(self, records: Records) -> Codec:
         return self._codec if isinstance(records.values, list) else self._table_codec
@@ -180,7 +191,7 @@ class RecentIds:
 
     def save(self) -> Arrays:
         """Both panes and which of them is current."""
-        return {"recent_slots": self._slots.copy(), "recent_marks": self._marks.copy()}
+        return {"recent_slots": self._slots, "recent_marks": self._marks}
 
     def load(self, state: Arrays) -> None:
         """Replace both panes by saved ones of the same window."""

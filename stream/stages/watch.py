@@ -12,7 +12,7 @@ from detectors import explain, policy
 from detectors.hashing import HashKey, pseudonym
 from detectors.monitor import Monitor, MonitorSpec, Watched
 from detectors.spec import seconds
-from detectors.state import Arrays
+from detectors.state import AboutToWrite, Arrays
 from schemas.alerts import Action, Activity, Alert, stable_id
 from schemas.columns import F64, EventBatch
 from stream.alerting import RunInfo, Teller, severity
@@ -93,12 +93,24 @@ class Watch:
 
     def save(self) -> Arrays:
         """The monitor's state and the tally."""
-        return {"tally": self.tally.copy(), **self.monitor.save()}
+        return {"tally": self.tally, **self.monitor.save()}
 
     def load(self, state: Arrays) -> None:
         """Replace the state by one saved under the same configuration."""
         self.tally[:] = state["tally"]
         self.monitor.load({name: array for name, array in state.items() if name != "tally"})
+
+    def begin_behind(self, events: int) -> None:
+        """Start with so many events behind it that it has not seen: they did not apply to it."""
+        self.tally[NOT_APPLICABLE] += events
+
+    def announced(self) -> set[str]:
+        """What the monitor announces."""
+        return self.monitor.announced()
+
+    def announce(self, about_to_write: AboutToWrite | None) -> None:
+        """Have the monitor announce it."""
+        self.monitor.announce(about_to_write)
 
     def _alert(self, batch: EventBatch, watched: Watched, i: int) -> Alert:
         row = int(watched.index[i])

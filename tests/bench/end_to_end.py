@@ -33,7 +33,7 @@ from tests.bench.figures import Figures
 TURNS: Final = 3
 EDDY: Final = (sys.executable, "-m", "stream.cli")
 TAIL: Final[dict[str, Any]] = {"kind": "tail"}
-DEFAULT: Final = [TAIL, {"kind": "half_space_trees"}]
+DEFAULT: Final[list[dict[str, Any]]] = [TAIL, {"kind": "half_space_trees"}]
 """The default detectors; with them calibration, combination, policy and explanation."""
 RIVER_SIZE: Final = [TAIL, RIVER_TREES | {"min_events": 0}]
 OTHERS: Final = {"quix": ("Quix Streams", "quix_zscore.py")} | {
@@ -165,6 +165,7 @@ class Bench:
             *(self.topics[topic].name, group),
             kafka={"bootstrap.servers": self.bootstrap},
             worker={"http_port": 0, "commit_interval": "100ms"},
+            checkpoints={"url": str(self.folder / "store")},
         )
         path.write_text(toml(written))
         return path

@@ -22,6 +22,10 @@ BARS: Final[dict[str, tuple[str, float]]] = {
     "rss_gib_1m": ("at most", 8.0),
     "known_kept_share": ("at least", 0.99),
     "warm_start_compiled": ("at most", 0.0),
+    "checkpoint_1gib_throughput_loss_pct": ("at most", 10.0),
+    "checkpoint_longest_batch_ratio": ("at most", 5.0),
+    "checkpoint_unchanged_pct": ("at most", 1.0),
+    "relearn_vs_live": ("at least", 1.2),
 }
 """What is to be reached, by figure."""
 

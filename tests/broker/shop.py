@@ -4,6 +4,7 @@ Also the reference that the worker is held against: one thread folding the same 
 another size, with no Kafka transaction anywhere.
 """
 
+import os
 import re
 import signal
 import subprocess
@@ -84,6 +85,16 @@ class Shop:
         """Where the events are."""
         return f"{self.group}-events"
 
+    @property
+    def store(self) -> Path:
+        """The folder of its checkpoints."""
+        return self.config.with_name(f"{self.group}-store")
+
+    def checkpoints(self, partition: int = 0) -> list[int]:
+        """The offsets of a partition's checkpoints, oldest first."""
+        folder = self.store / self.group / self.topic / str(partition) / "manifests"
+        return sorted(int(each.name.partition("-")[0]) for each in folder.glob("*.json"))
+
     def feed(self, events: int, seed: int = 7, malformed: float = 0.01) -> None:
         """Put the simulator's events on the topic, as `eddy simulate` does."""
         options = ["--events", str(events), "--seed", str(seed), "--malformed", str(malformed)]
@@ -138,11 +149,10 @@ class Shop:
         found: Outputs = defaultdict(list)
         for record in read(self.bootstrap, f"{self.group}-alerts"):
             body = orjson.loads(record.value)
-            del body["run"]
             [evidence] = body["evidence"]
             source = Partition(evidence["topic"], evidence["partition"])
             place = place_of.get((body["monitor"], *source, evidence["offset"]), source)
-            found[place].append(record._replace(value=orjson.dumps(body)))
+            found[place].append(without_run(record))
         return dict(found)
 
     def dead_letters(self) -> Outputs:
@@ -201,13 +211,38 @@ def published(message: Message) -> Published:
     return Published(key, value, list(headers))
 
 
+def without_run(record: Published) -> Published:
+    """An alert's record without what the log leaves open."""
+    body = orjson.loads(record.value)
+    del body["run"]
+    return record._replace(value=orjson.dumps(body))
+
+
+def published_alert(alert: Alert) -> Published:
+    """An alert that was made without Kafka, as `Shop.alerts` would find it."""
+    return without_run(Published(*alert_record(alert)))
+
+
+def value_of(exposition: str, name: str) -> float:
+    """The sum of a metric's series."""
+    found = re.findall(rf"^{name}(?:\{{.*\}})? (\S+)$", exposition, flags=re.MULTILINE)
+    return sum(map(float, found))
+
+
 def make_shop(
-    bootstrap: str, folder: Path, name: str, partitions: int, *, hop: bool = False, **worker: object
+    bootstrap: str,
+    folder: Path,
+    name: str,
+    partitions: int,
+    checkpoints: dict[str, object] | None = None,
+    *,
+    hop: bool = False,
+    **worker: object,
 ) -> Shop:
     """A shop with fresh topics: one partition and all monitors, or several and those by account;
     or, with a hop, several partitions by nothing, and all monitors over internal topics.
 
-    worker: settings of the configuration's [worker].
+    checkpoints, worker: settings of the configuration's tables of that name.
     """
     group = f"{name}-{time.time_ns()}"
     shop = Shop(bootstrap, group, partitions, folder / f"{group}.toml", hop)
@@ -216,13 +251,13 @@ def make_shop(
     made = admin.create_topics([NewTopic(topic, count, 1) for topic, count in topics])
     for future in made.values():
         future.result()
-    shop.config.write_text(configuration(shop, worker))
+    shop.config.write_text(configuration(shop, worker, checkpoints or {}))
     if hop:
         eddy("topics", "create", str(shop.config))
     return shop
 
 
-def configuration(shop: Shop, worker: dict[str, object]) -> str:
+def configuration(shop: Shop, worker: dict[str, object], checkpoints: dict[str, object]) -> str:
     """The ready shop configuration on other topics, with a policy that lets many alerts through."""
     ready = (ROOT / "deploy" / "configs" / "shop.toml").read_text()
     _, *monitors = re.split(r"(?=^\[\[monitors\]\]$)", ready, flags=re.MULTILINE)
@@ -235,20 +270,25 @@ def configuration(shop: Shop, worker: dict[str, object]) -> str:
     elif shop.partitions > 1:
         monitors = [text for text in monitors if 'entity = "account"' in text]
         keyed = 'keyed_by = "account"\npartitioner = "murmur2"\n'
-    settings = {"http_port": 0, **worker}
     head = (
         f'group = "{shop.group}"\n'
         f'[kafka]\n"bootstrap.servers" = "{shop.bootstrap}"\n'
         '"session.timeout.ms" = 6000\n'  # so that a killed worker is not missed for long
         f'[outputs]\nalerts = "{shop.group}-alerts"\ndead_letters = "{shop.group}-dead"\n'
-        "[worker]\n"
-        + "".join(f"{name} = {orjson.dumps(value).decode()}\n" for name, value in settings.items())
+        + table("worker", {"http_port": 0, **worker})
+        + table("checkpoints", {"url": str(shop.store), **checkpoints})
         + f'[inputs.shop]\ntopic = "{shop.topic}"\npartitions = {shop.partitions}\n{keyed}'
         'type = { field = "type" }\n'
     )
     text = head + "".join(monitors) + (ASSESSED if shop.hop else "")
     text = re.sub(r"alerts_per_day = \d+", 'alerts_per_day = 100_000\nincident_gap = "1s"', text)
     return re.sub(r"p_max = \S+", "p_max = 0.01", text)
+
+
+def table(name: str, settings: dict[str, object]) -> str:
+    """A table of the configuration."""
+    lines_of = (f"{key} = {orjson.dumps(value).decode()}\n" for key, value in settings.items())
+    return f"[{name}]\n" + "".join(lines_of)
 
 
 # -- workers --------------------------------------------------------------------------------------
@@ -301,13 +341,23 @@ class WorkerProcess:
 
 
 @contextmanager
-def worker(shop: Shop, slot: str = "one") -> Iterator[WorkerProcess]:
-    """A worker process; killed at the end unless it has ended by itself."""
+def worker(
+    shop: Shop, slot: str = "one", dies: tuple[str, int] | None = None
+) -> Iterator[WorkerProcess]:
+    """A worker process; killed at the end unless it has ended by itself.
+
+    dies: the point at which it is to kill itself (`tests.broker.dying`), and the how many-th time.
+    """
+    command, environment = EDDY, dict(os.environ)
+    if dies is not None:
+        command = (sys.executable, "-m", "tests.broker.dying")
+        environment |= {"EDDY_DIE_AT": dies[0], "EDDY_DIE_AFTER": str(dies[1])}
     log_file = shop.config.with_name(f"{shop.group}-{slot}-{time.time_ns()}.log")
     with log_file.open("wb") as log:
         process = subprocess.Popen(
-            [*EDDY, "run", str(shop.config), "--slot", slot],
+            [*command, "run", str(shop.config), "--slot", slot],
             cwd=ROOT,
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -366,7 +416,7 @@ def reference(shop: Shop) -> Reference:
         made.shards[place] = shard
         for start in range(0, len(log), size):
             emitted = shard.process(as_records(place.topic, log[start : start + size]))
-            made.alerts[place] += map(without_run, emitted.alerts)
+            made.alerts[place] += map(published_alert, emitted.alerts)
             made.dead_letters[place] += (Published(*letter) for letter in emitted.dead_letters)
             for name, into, value in emitted.internal:
                 message = Records(name, into, NOWHERE, NOWHERE, [value])
@@ -409,14 +459,6 @@ def rows(events: EventBatch) -> list[Row]:
         *numbers,
     ]
     return list(zip(*columns, strict=True))
-
-
-def without_run(alert: Alert) -> Published:
-    """An alert as it is published, but for `run`."""
-    record = Published(*alert_record(alert))
-    body = orjson.loads(record.value)
-    del body["run"]
-    return record._replace(value=orjson.dumps(body))
 
 
 def as_records(topic: str, log: list[Message]) -> Records:

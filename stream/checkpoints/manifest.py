@@ -1,0 +1,123 @@
+"""What a checkpoint is: its manifest, its name, and the note by which an offset points at it.
+
+A manifest names everything needed to go on from a state: the position, the configuration that the
+state was made under, and each array's blocks by their hashes. It does no input or output.
+"""
+
+import re
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import xxhash
+
+from stream.config import Log
+from stream.errors import CheckpointCorrupt, CheckpointIncompatible
+
+FORMAT: Final = 1
+"""Raised by one when the meaning of a manifest or of a block's bytes changes."""
+
+SUPERSEDED_MAX: Final = 64
+"""Fingerprints remembered of the configurations that a group was changed from."""
+
+
+class StoredArray(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An array: dtype as numpy writes it, whole rows cut into blocks of `block_rows`, the blocks by
+    their hashes, in order."""
+
+    name: str
+    dtype: str
+    shape: list[int]
+    block_rows: int
+    blocks: list[str]
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A checkpoint of one partition's state.
+
+    steering: the configuration that the state was made under, the secret only as a keyed hash.
+    superseded: fingerprints of those that the group had before, oldest first. log: as it was then.
+    first_offset: of the first record that the state has seen, None where it was converted
+    from another configuration's, so that the log alone cannot make it again. offset: of the first
+    record that it has not seen. created_at: ISO 8601.
+    """
+
+    format: int = FORMAT
+    state_version: int
+    fingerprint: str
+    steering: dict[str, Any]
+    superseded: list[str]
+    log: Log
+    partition: int
+    first_offset: int | None
+    offset: int
+    created_at: str
+    arrays: list[StoredArray] = []
+
+    def blocks(self) -> set[str]:
+        """The hashes of all blocks that it refers to."""
+        return {one for array in self.arrays for one in array.blocks}
+
+    def learned(self) -> bool:
+        """Whether its state has seen a record, and so was taken behind a committed offset."""
+        return self.first_offset is None or self.offset > self.first_offset
+
+
+class _Format(msgspec.Struct):
+    format: int
+
+
+def encoded(manifest: Manifest) -> tuple[str, bytes]:
+    """Name and bytes. Names sort by offset; their second half is the hash of the bytes."""
+    body = msgspec.json.encode(manifest)
+    return f"{manifest.offset:019d}-{xxhash.xxh3_64_hexdigest(body)}", body
+
+
+def decoded(name: str, body: bytes) -> Manifest:
+    """The manifest of that name. Raises CheckpointCorrupt and CheckpointIncompatible."""
+    if name.partition("-")[2] != xxhash.xxh3_64_hexdigest(body):
+        raise CheckpointCorrupt(f"checkpoint {name}: the manifest's bytes are not what was written")
+    try:
+        written = msgspec.json.decode(body, type=_Format).format
+        if written != FORMAT:
+            raise CheckpointIncompatible(
+                f"checkpoint {name}: format {written}; this version reads format {FORMAT}"
+            )
+        return msgspec.json.decode(body, type=Manifest)
+    except msgspec.MsgspecError as error:
+        raise CheckpointCorrupt(f"checkpoint {name}: {error}") from error
+
+
+def offset_of(name: str) -> int:
+    """The offset in a checkpoint's name."""
+    return int(name.partition("-")[0])
+
+
+NAME: Final = re.compile(r"\d{19}-[0-9a-f]{16}")
+_NOTE: Final = re.compile(
+    rf"eddy2 from=(\d+|-) config=([0-9a-f]{{32}}) checkpoint=({NAME.pattern})"
+)
+
+
+class Pointer(NamedTuple):
+    """What stands beside a committed offset: what its state was made of, and its checkpoint.
+
+    first_offset: as in the manifest. fingerprint: of the configuration.
+    """
+
+    first_offset: int | None
+    fingerprint: str
+    checkpoint: str
+
+
+def note(pointer: Pointer) -> str:
+    """The note to commit: about 115 bytes, brokers take 4,096."""
+    first = "-" if pointer.first_offset is None else pointer.first_offset
+    return f"eddy2 from={first} config={pointer.fingerprint} checkpoint={pointer.checkpoint}"
+
+
+def pointer_in(text: str) -> Pointer | None:
+    """The pointer in a note; None where it is not one of ours."""
+    match = _NOTE.fullmatch(text)
+    if match is None:
+        return None
+    return Pointer(None if match[1] == "-" else int(match[1]), match[2], match[3])

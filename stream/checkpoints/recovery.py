@@ -1,0 +1,291 @@
+"""Where a partition starts: its checkpoint, what is left to re-learn, and what forbids to go on.
+
+Decides from what the group has committed, what the log still holds, and what the store has. Every
+way in which these do not fit together is an error of its own, and never a silent cold start.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import msgspec
+import structlog
+
+from detectors.state import STATE_VERSION, Arrays
+from stream.alerting import RunInfo
+from stream.checkpoints.conversion import convert
+from stream.checkpoints.loading import load
+from stream.checkpoints.manifest import SUPERSEDED_MAX, Manifest, Pointer, pointer_in
+from stream.checkpoints.store import Folder
+from stream.config import Config, Log, Steering, fingerprint, logs, steered, steering
+from stream.errors import (
+    CheckpointCorrupt,
+    CheckpointIncompatible,
+    CheckpointPointerLost,
+    ConfigurationSuperseded,
+    ForeignOffset,
+    PartitionCountChanged,
+    RetentionGap,
+)
+from stream.kafka import Committed, Partition
+from stream.shard import Shard, Shards
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+class Circumstances(NamedTuple):
+    """What a partition's start is decided from. log: whose partition it is. low, high: its span as
+    it is now. beat: called while a checkpoint is read.
+    """
+
+    config: Config
+    run: RunInfo
+    log: Log
+    partition: int
+    folder: Folder
+    committed: Committed | None
+    low: int
+    high: int
+    beat: Callable[[], None]
+
+    @property
+    def where(self) -> Partition:
+        """The partition as Kafka names it."""
+        return Partition(self.log.topic, self.partition)
+
+
+@dataclass(slots=True)
+class Recovered:
+    """A shard, and what it was made from.
+
+    head: a manifest without arrays, which says what the shard's state is of now. checkpoint: the
+    name of the one that it was loaded from; None where it is empty. left_behind: checkpoints that
+    were not whole. converts: its configuration is another one than this worker's, so that it must
+    be converted where re-learning ends, at live_from.
+    """
+
+    shard: Shard
+    head: Manifest
+    live_from: int
+    checkpoint: str | None
+    left_behind: int = 0
+    converts: bool = False
+
+    def convert(self, config: Config, run: RunInfo) -> None:
+        """Go on under this worker's configuration, with what survives; the log says what does."""
+        old = msgspec.convert(self.head.steering, Steering)
+        own = own_log(config, self.head.log)
+        shard = Shards(config, run).make(own)
+        for fate in convert(self.shard.save(), old, steering(config), shard):
+            where = {"topic": own.topic, "partition": self.head.partition}
+            said = {**where, "stage": fate.stage}
+            if fate.keeps:
+                log.info("another configuration: state kept", **said)
+            else:
+                log.warning("another configuration: starting anew", **said, why=fate.why)
+        self.shard, self.head = shard, _turned(self.head, config, own, self.live_from)
+        self.checkpoint, self.converts = None, False
+
+
+def recover(at: Circumstances) -> Recovered:
+    """A shard as it was at a checkpoint, or empty where the group has read nothing yet.
+
+    Raises ForeignOffset, RetentionGap, CheckpointPointerLost, CheckpointCorrupt,
+    CheckpointIncompatible, PartitionCountChanged, ConfigurationSuperseded, StoreFailure.
+    """
+    if at.committed is None:
+        _refuse_former(at)
+        return _empty(at, at.low, at.low)
+    pointer = pointer_in(at.committed.note)
+    if pointer is None:
+        raise _without_pointer(at, at.committed)
+    if at.committed.next_offset > at.high:
+        raise RetentionGap(
+            f"{at.where}: the group has committed offset {at.committed.next_offset}, and the log "
+            f"ends at {at.high}: it is not the log that the state was learned from"
+        )
+    return _from_store(at, pointer, at.committed.next_offset)
+
+
+def _refuse_former(at: Circumstances) -> None:
+    """Raise where the group has read the topic before, and only its offset is missing."""
+    for name in at.folder.names():
+        if at.folder.manifest(name).learned():
+            raise CheckpointPointerLost(
+                f"{at.where}: the group has committed no offset, and yet there is checkpoint {name} "
+                f"in {at.folder.path}; expected the offset that it belongs to"
+            )
+    former = at.folder.newest_of_topic()
+    if former is not None:
+        _refuse_partitions(at, former)
+
+
+def _refuse_partitions(at: Circumstances, manifest: Manifest) -> None:
+    if manifest.log.partitions != at.log.partitions:
+        raise PartitionCountChanged(
+            f"{at.log.topic}: it has {at.log.partitions} partitions; the state of partition "
+            f"{manifest.partition} was learned when it had {manifest.log.partitions}"
+        )
+
+
+def _without_pointer(at: Circumstances, committed: Committed) -> Exception:
+    said = f'{at.where}: the group has committed offset {committed.next_offset} with the note "{committed.note}"'
+    if names := at.folder.names():
+        return CheckpointPointerLost(
+            f"{said}; expected the name of a checkpoint, such as {names[0]} in {at.folder.path}"
+        )
+    return ForeignOffset(f'{said}; expected "eddy2 from=…" and no other program in this group')
+
+
+def _empty(at: Circumstances, first: int, live_from: int) -> Recovered:
+    head = Manifest(
+        state_version=STATE_VERSION,
+        fingerprint=fingerprint(at.config),
+        steering=msgspec.to_builtins(steering(at.config)),
+        superseded=[],
+        log=at.log,
+        partition=at.partition,
+        first_offset=first,
+        offset=first,
+        created_at="",
+    )
+    return Recovered(Shards(at.config, at.run).make(at.log), head, live_from, checkpoint=None)
+
+
+def _turned(head: Manifest, config: Config, log: Log, offset: int) -> Manifest:
+    """The head of a state that goes on under another configuration, or state version, from there.
+
+    The log alone cannot make it again.
+    """
+    own = fingerprint(config)
+    former = [*(one for one in head.superseded if one != head.fingerprint), head.fingerprint]
+    return msgspec.structs.replace(
+        head,
+        state_version=STATE_VERSION,
+        fingerprint=own,
+        steering=msgspec.to_builtins(steering(config)),
+        superseded=[one for one in former if one != own][-SUPERSEDED_MAX:],
+        log=log,
+        first_offset=None,
+        offset=offset,
+    )
+
+
+def _from_store(at: Circumstances, pointer: Pointer, live_from: int) -> Recovered:
+    """The checkpoint that the pointer names; where it is not whole the one before it, loudly."""
+    earlier = (name for name in at.folder.names() if name < pointer.checkpoint)
+    broken: list[str] = []
+    for name in (pointer.checkpoint, *earlier):
+        try:
+            manifest = at.folder.manifest(name)
+            if broken and not _stands_in(at, manifest, pointer):
+                continue
+            found = _checked(at, name, manifest, live_from)
+        except CheckpointCorrupt as error:
+            log.error(  # noqa: TRY400 - an expected error, which says all without a traceback
+                "checkpoint is not whole, falling back", **_named(at), error=str(error)
+            )
+            broken.append(str(error))
+        else:
+            found.left_behind = len(broken)
+            return found
+    if pointer.first_offset is not None and pointer.first_offset >= at.low:
+        if pointer.fingerprint == fingerprint(at.config):
+            log.error("no checkpoint is whole, re-learning from the first record", **_named(at))
+            found = _empty(at, pointer.first_offset, live_from)
+            found.left_behind = len(broken)
+            return found
+        broken.append(f"the first record was learned under configuration {pointer.fingerprint}")
+    reach = "nothing but a checkpoint can" if pointer.first_offset is None else "record "
+    reach += "" if pointer.first_offset is None else f"{pointer.first_offset} would be needed to"
+    raise CheckpointCorrupt(
+        f"{at.where}: {'; '.join(broken)}; there is no whole checkpoint before it that the log, "
+        f"which begins at {at.low}, could be re-learned from, and {reach} make the state again"
+    )
+
+
+def _stands_in(at: Circumstances, manifest: Manifest, pointer: Pointer) -> bool:
+    """Whether re-learning from an earlier checkpoint gives the same state."""
+    return manifest.fingerprint == pointer.fingerprint and manifest.offset >= at.low
+
+
+def _checked(at: Circumstances, name: str, manifest: Manifest, live_from: int) -> Recovered:
+    of = Partition(manifest.log.topic, manifest.partition)
+    if of != at.where:
+        raise CheckpointCorrupt(f"checkpoint {name} is of {of}, not of {at.where}")
+    _refuse_partitions(at, manifest)
+    if manifest.offset > live_from:
+        raise CheckpointPointerLost(
+            f"{at.where}: checkpoint {name} stands behind the committed offset {live_from}"
+        )
+    if manifest.offset < at.low:
+        raise RetentionGap(
+            f"{at.where}: the group's checkpoint stands at offset {manifest.offset}, and the log "
+            f"now begins at {at.low}: {at.low - manifest.offset} offsets are gone, so that what the "
+            "state has not seen of them can never be learned"
+        )
+    return _resumed(at, name, manifest, live_from)
+
+
+def _resumed(at: Circumstances, name: str, manifest: Manifest, live_from: int) -> Recovered:
+    """The shard of a whole checkpoint, under the configuration that it was written with."""
+    own, left = fingerprint(at.config), live_from - manifest.offset
+    head = msgspec.structs.replace(manifest, arrays=[])
+    if own in manifest.superseded:
+        raise ConfigurationSuperseded(
+            f"{at.where}: checkpoint {name} was written under configuration {manifest.fingerprint}; "
+            f"the group changed to it from this worker's, {own}"
+        )
+    said = f"{at.where}: checkpoint {name}"
+    to_learn = f"{left} offsets are left to re-learn, which only what wrote it can do"
+    if manifest.state_version != STATE_VERSION:
+        if left:
+            raise CheckpointIncompatible(
+                f"{said} holds a state of version {manifest.state_version}; this is version "
+                f"{STATE_VERSION}, and {to_learn}"
+            )
+        log.warning(
+            "another state version: every monitor starts anew",
+            **_named(at),
+            written=manifest.state_version,
+            this=STATE_VERSION,
+        )
+        found = _empty(at, live_from, live_from)
+        found.head = _turned(head, at.config, at.log, live_from)
+        return found
+    try:
+        old = msgspec.convert(manifest.steering, Steering)
+    except msgspec.ValidationError as error:
+        raise CheckpointIncompatible(f"{said}: {error}, and {to_learn}") from error
+    converts = manifest.fingerprint != own
+    if converts and left and old.secret != steering(at.config).secret:
+        raise CheckpointIncompatible(f"{said} was written with another secret, and {to_learn}")
+    shard = Shards(steered(at.config, old), at.run).make(manifest.log)
+    state = load(at.folder, manifest, at.beat)
+    if difference := _difference(shard.save(), state):
+        raise CheckpointIncompatible(f"{said}: {difference}")
+    shard.load(state)
+    at.folder.held = manifest.blocks()
+    return Recovered(shard, head, live_from, name, converts=converts)
+
+
+def _difference(expected: Arrays, found: Arrays) -> str:
+    """What keeps arrays from being loaded; their lengths vary with what is in use."""
+    if strange := expected.keys() ^ found.keys():
+        return f"array {min(strange)} is on one side only"
+    for name, array in expected.items():
+        if (array.dtype, array.shape[1:]) != (found[name].dtype, found[name].shape[1:]):
+            return (
+                f"array {name} has rows of {found[name].dtype} × {found[name].shape[1:]}; "
+                f"expected {array.dtype} × {array.shape[1:]}"
+            )
+    return ""
+
+
+def own_log(config: Config, log: Log) -> Log:
+    """What the configuration calls a log, which may have had another name."""
+    return next(own for own in logs(config) if own.topic == log.topic)
+
+
+def _named(at: Circumstances) -> dict[str, str | int]:
+    return {"topic": at.where.topic, "partition": at.where.partition}

@@ -1,0 +1,245 @@
+"""Where checkpoints lie: a folder, or any object store that obstore knows, one folder a partition.
+
+    GROUP/TOPIC/PARTITION/manifests/NAME.json
+    GROUP/TOPIC/PARTITION/blocks/HASH
+
+A block's name is the xxh3 hash (128 bits) of what it holds uncompressed: that is its checksum, and
+why an unchanged block is never written twice. Knows no arrays.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+import xxhash
+import zstandard
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore, ObjectStore, from_url
+
+from stream.checkpoints.manifest import NAME, Manifest, decoded, encoded, offset_of
+from stream.errors import CheckpointCorrupt, ConfigError, StoreFailure
+
+log = structlog.stdlib.get_logger(__name__)
+
+REMOTE: Final[dict[str, Any]] = {
+    "client_options": {"timeout": "30s", "connect_timeout": "5s", "allow_http": True},
+    "retry_config": {"max_retries": 6, "retry_timeout": timedelta(seconds=45)},
+}
+"""Every request is tried again, with growing random pauses, before it counts as failed. Whether it
+goes over TLS is said by the endpoint's own URL."""
+
+KEPT: Final = 2
+"""Published checkpoints that are kept: the last, and the one to fall back to."""
+
+ORPHAN_AGE: Final = timedelta(days=1)
+"""A block that no manifest refers to is left over from a crash when it is that old; a younger one
+may belong to a checkpoint that another worker is writing."""
+
+ZSTD_LEVEL: Final = 1
+DELETED_AT_ONCE: Final = 1_000
+
+
+def open_store(url: str) -> ObjectStore:
+    """The store at a path, or at a URL such as s3://bucket/prefix. Raises ConfigError."""
+    scheme, found, path = url.partition("://")
+    try:
+        if not found or scheme == "file":
+            return LocalStore(Path(path or url).absolute(), mkdir=True)
+        return from_url(url, **({} if scheme == "memory" else REMOTE))
+    except (BaseError, OSError, ValueError) as error:
+        expected = "a folder that can be written, or a URL such as s3://bucket/prefix"
+        line = f'checkpoints.url: got "{url}"; expected {expected}: {_first_line(error)}'
+        raise ConfigError([line]) from error
+
+
+class Folder:
+    """One partition's checkpoints. Its methods raise StoreFailure where the store says no.
+
+    held: hashes of blocks that are known to be there and may be referred to.
+    """
+
+    def __init__(self, objects: ObjectStore, group: str, topic: str, partition: int) -> None:
+        self._objects = objects
+        self._topic_path = f"{_safe(group)}/{_safe(topic)}"
+        self.path = f"{self._topic_path}/{partition}"
+        self.held: set[str] = set()
+
+    # -- manifests --------------------------------------------------------------------------------
+
+    def names(self) -> list[str]:
+        """The names of all checkpoints, newest first."""
+        return sorted(self._manifests(self.path), reverse=True)
+
+    def put_manifest(self, manifest: Manifest) -> str:
+        """Write it, its blocks being there; its name."""
+        name, body = encoded(manifest)
+        self._put(f"manifests/{name}.json", body)
+        self.held = manifest.blocks()
+        return name
+
+    def manifest(self, name: str) -> Manifest:
+        """Read and check it. Raises CheckpointCorrupt and CheckpointIncompatible."""
+        return self._manifest(f"{self.path}/manifests/{name}.json", name)
+
+    def newest_of_topic(self) -> Manifest | None:
+        """A manifest of any of the topic's partitions, the newest; None where there is none."""
+        found = self._manifests(self._topic_path)
+        if not found:
+            return None
+        name = max(found)
+        return self._manifest(found[name], name)
+
+    def _manifests(self, path: str) -> dict[str, str]:
+        """Name → path of all manifests under a path."""
+        found: dict[str, str] = {}
+        with _border(f"listing {path}"):
+            for each in self._listed(path):
+                name = Path(each["path"]).stem
+                if "/manifests/" in each["path"] and NAME.fullmatch(name):
+                    found[name] = each["path"]
+        return found
+
+    def _manifest(self, path: str, name: str) -> Manifest:
+        body = self._get(path)
+        if body is None:
+            raise CheckpointCorrupt(f"checkpoint {name}: {path} is missing")
+        return decoded(name, body)
+
+    # -- blocks -----------------------------------------------------------------------------------
+
+    def put_block(self, digest: str, packed: bytes) -> int:
+        """Write a packed block; its size in bytes."""
+        self._put(f"blocks/{digest}", packed)
+        return len(packed)
+
+    def block(self, digest: str, size_bytes: int) -> bytes:
+        """Read a block, unpack and check it. Raises CheckpointCorrupt."""
+        path = f"{self.path}/blocks/{digest}"
+        packed = self._get(path)
+        if packed is None:
+            raise CheckpointCorrupt(f"{path} is missing")
+        try:
+            raw = zstandard.ZstdDecompressor().decompress(packed, max_output_size=size_bytes)
+        except zstandard.ZstdError as error:
+            raise CheckpointCorrupt(f"{path}: {error}") from error
+        if len(raw) != size_bytes or digest_of(raw) != digest:
+            raise CheckpointCorrupt(f"{path}: its bytes are not what was written")
+        return raw
+
+    # -- collecting -------------------------------------------------------------------------------
+
+    def collect(self, published: list[str], mine: Callable[[], bool]) -> int:
+        """Remove what the last published checkpoints made superfluous; how many blocks.
+
+        published: their names, newest first. Whatever stands at or behind the oldest that is kept
+        stays: it may be another worker's, who has the partition since. mine: asked before anything
+        is deleted; where it says no, nothing more is.
+
+        A worker that is suspended between that question and a deletion, while the partition's next
+        owner writes a block of the very same content anew, would take that block away: then the
+        next load finds it missing and falls back. No lock of an object store could rule that out.
+        """
+        least = offset_of(published[:KEPT][-1])
+        names = self._manifests(self.path)
+        dropped = [name for name in names if offset_of(name) < least]
+        kept = set(self.held)
+        for name in names.keys() - set(dropped):
+            kept |= self._blocks_of(name)
+        doomed = self._orphans()
+        for name in dropped:
+            doomed |= self._blocks_of(name)
+        doomed -= kept
+        paths = [names[name] for name in dropped]
+        paths += (f"{self.path}/blocks/{digest}" for digest in doomed)
+        self._delete(paths, mine)
+        return len(doomed)
+
+    def _blocks_of(self, name: str) -> set[str]:
+        """A manifest's blocks; of one that cannot be read none, since they serve nobody."""
+        try:
+            return self.manifest(name).blocks()
+        except CheckpointCorrupt as error:
+            log.warning("a checkpoint cannot be read", error=error.message)
+            return set()
+
+    def _orphans(self) -> set[str]:
+        """Old blocks, by the store's own clock; those in use are among them."""
+        with _border(f"listing {self.path}"):
+            blocks = list(self._listed(f"{self.path}/blocks"))
+            newest = max((each["last_modified"] for each in blocks), default=None)
+            return {
+                Path(each["path"]).name
+                for each in blocks
+                if newest is not None and newest - each["last_modified"] > ORPHAN_AGE
+            }
+
+    def _delete(self, paths: list[str], mine: Callable[[], bool]) -> None:
+        for start in range(0, len(paths), DELETED_AT_ONCE):
+            if not mine():
+                return
+            try:
+                with _border(f"removing old blocks of {self.path}"):
+                    self._objects.delete(paths[start : start + DELETED_AT_ONCE])
+            except FileNotFoundError:
+                continue  # another worker was quicker
+
+    # -- objects ----------------------------------------------------------------------------------
+
+    def _put(self, path: str, body: bytes) -> None:
+        with _border(f"writing {self.path}/{path}"):
+            self._objects.put(f"{self.path}/{path}", body, use_multipart=False)
+
+    def _get(self, path: str) -> bytes | None:
+        with _border(f"reading {path}"):
+            try:
+                return bytes(self._objects.get(path).bytes())
+            except FileNotFoundError:
+                return None
+
+    def _listed(self, path: str) -> Iterator[Any]:
+        for page in self._objects.list(path):
+            yield from page
+
+
+def digest_of(raw: Any) -> str:
+    """32 hex digits: the name and checksum of a block's bytes."""
+    return xxhash.xxh3_128_hexdigest(raw)
+
+
+def packed(raw: Any) -> bytes:
+    """A block as it is stored."""
+    return zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(raw)
+
+
+@contextmanager
+def _border(doing: str) -> Iterator[None]:
+    """Turn what the store raises into Eddy's own error, the cause kept."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (BaseError, OSError) as error:
+        raise StoreFailure(f"{doing}: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    """What a store says, without the debug output behind it."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _safe(name: str) -> str:
+    """A name as one element of a path, whatever characters it has; no two names alike."""
+    return re.sub(r"[^A-Za-z0-9._-]|^\.+$", _hex, name)
+
+
+def _hex(match: re.Match[str]) -> str:
+    return "".join(f"={byte:02x}" for byte in match[0].encode())
+
+
+def each_block(rows: int, block_rows: int) -> Iterable[tuple[int, int]]:
+    """(First row, row behind the last) of each block of an array."""
+    return ((start, min(start + block_rows, rows)) for start in range(0, rows, block_rows))

@@ -1,0 +1,319 @@
+"""Part `checkpoints`: what it costs a shard to write a gigabyte of state while it goes on, what an
+unchanged state costs, and how fast a state is loaded and re-learned.
+
+In a process of its own. Entities are drawn evenly from all, so that every block is written to: the
+worst that can happen to a state that is being read. Re-learning is the same shard with nothing to
+publish; what a worker does beside is alike in both.
+"""
+
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+import numpy as np
+import orjson
+from obstore.store import LocalStore
+
+from detectors.spec import seconds
+from schemas.records import Records
+from stream import log
+from stream.alerting import RunInfo
+from stream.checkpoints.keeping import DUE_SHARE, Keeper, Kept
+from stream.checkpoints.recovery import Circumstances, Recovered, recover
+from stream.checkpoints.store import Folder
+from stream.clock import now_text
+from stream.config import CheckpointsSpec, logs, parse
+from stream.kafka import Committed, Partition
+from stream.metrics import Board
+from tests.bench import broker, end_to_end
+from tests.bench.broker import ROOT
+from tests.bench.events import (
+    START_MS,
+    document,
+    monitor_document,
+    payments,
+    skewed,
+    toml,
+)
+from tests.bench.figures import Figures
+
+GIB: Final = 2**30
+ENTITIES: Final = 320_000
+BATCH: Final = 10_000
+TURNS: Final = 3
+QUIET_BATCHES: Final = 25
+MADE: Final = 60
+"""Batches that are made before the clock runs; a longer turn goes on with a second such lot, made
+while no checkpoint is being written."""
+WHERE: Final = Partition("bench", 0)
+RUN: Final = RunInfo("live", "bench", now_text)
+PATIENCE_S: Final = 1_200
+RELEARNED: Final = 800_000
+NEVER: Final[dict[str, Any]] = {"interval": "7d", "rewind_records_max": 10**12}
+"""No checkpoint but the empty one, so that a restart re-learns everything."""
+
+
+def run(figures: Figures) -> None:
+    """Measure in a process of its own, and show what it found."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.bench.checkpoints"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        timeout=PATIENCE_S,
+        check=True,
+    )
+    found: dict[str, Any] = orjson.loads(done.stdout)
+    for name in (
+        "checkpoint_1gib_throughput_loss_pct",
+        "checkpoint_longest_batch_ratio",
+    ):
+        figures.spread(name, found.pop(name))
+    shown = {
+        "checkpoint_state_gib": "state, GiB",
+        "checkpoint_unchanged_pct": "written when nothing changed, % of a full one",
+        "checkpoint_compressed_share": "a full one compressed, share of the state",
+        "checkpoint_seconds": "seconds from its begin to its manifest",
+        "checkpoint_copied_at_once_ms": "of which the loop stands still at first, ms",
+        "checkpoint_slowdown_pct": "throughput lost while it is written, %",
+        "checkpoint_median_batch_ms": "median batch of 10,000 without one, ms",
+        "checkpoint_longest_batch_ms": "longest batch while it is written, ms",
+        "checkpoint_interval_s": "seconds between two at full speed",
+        "checkpoint_aside_gib": "memory for rows that changed before they were read, GiB",
+        "checkpoint_load_s": "seconds to load and check it",
+    }
+    for name, meaning in shown.items():
+        figures.put(name, found[name])
+        figures.row("checkpoints", ("", "found"), meaning, f"{found[name]:,.4g}")
+    figures.say("checkpoints measured")
+    _relearning(figures)
+
+
+def _relearning(figures: Figures) -> None:
+    """Live over a topic; killed; the same again in silence, from the empty state."""
+    with ExitStack() as stack:
+        try:
+            bootstrap = stack.enter_context(broker.running())
+        except broker.NoBrokerError as error:
+            figures.notes.append(f"re-learning was not measured: {error}")
+            return
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="eddy-bench-")))
+        broker.make_topics(bootstrap, "bench", "bench-alerts", "bench-dead")
+        broker.fill(bootstrap, "bench", payments(skewed(20_000, RELEARNED, 7), 7, 4_000))
+        live, silent = [], []
+        for turn in range(TURNS):
+            config = folder / f"bench-{turn}.toml"
+            written = document(
+                [monitor_document(100_000, end_to_end.DEFAULT)],
+                group=config.stem,
+                kafka={"bootstrap.servers": bootstrap, "session.timeout.ms": 6_000},
+                worker={"http_port": 0},
+                checkpoints={"url": str(folder / "store"), **NEVER},
+            )
+            config.write_text(toml(written))
+            live.append(_records_per_s(config))
+            silent.append(_records_per_s(config))
+            figures.say(f"re-learned, turn {turn + 1} of {TURNS}")
+        figures.ratio("relearn_vs_live", silent, live)
+        figures.row("checkpoints", ("", "found"), "live, records/s", f"{median(live):,.0f}")
+        figures.row(
+            "checkpoints", ("", "found"), "re-learning, records/s", f"{median(silent):,.0f}"
+        )
+
+
+def _records_per_s(config: Path) -> float:
+    """A worker's rate by its own count, from its first reading to its last; then it is killed."""
+    with end_to_end.worker(config) as process:
+        began: tuple[float, float] | None = None
+        deadline = time.monotonic() + broker.PATIENCE_S
+        while time.monotonic() < deadline:
+            time.sleep(0.02)
+            done, now = _records_read(config), time.perf_counter()
+            if began is None and done:
+                began = done, now
+            if began is not None and done == RELEARNED:
+                process.kill()
+                return (done - began[0]) / (now - began[1])
+        raise AssertionError(config.with_suffix(".log").read_text())
+
+
+def _records_read(config: Path) -> float:
+    """What the worker's metrics say; 0 while it serves none."""
+    said = config.with_suffix(".log").read_text()
+    address = re.search(r'"address": "([^"]+)"', said)
+    if address is None:
+        return 0.0
+    with urllib.request.urlopen(f"http://{address[1]}/metrics", timeout=10) as answer:
+        found = re.search(r"^eddy_records_total\{.*\} (\S+)$", answer.read().decode(), re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+# -- in the probe's process -----------------------------------------------------------------------
+
+
+class Stream:
+    """Batches of records, each behind the last, of entities drawn evenly."""
+
+    def __init__(self) -> None:
+        self._made = 0
+        self._now_ms = START_MS
+        self._draw = np.random.Generator(np.random.PCG64(1))
+
+    def every(self) -> list[Records]:
+        """Two events of every entity."""
+        order = self._draw.permutation(ENTITIES)
+        return self._records(np.concatenate([order, order]))
+
+    def some(self, batches: int) -> list[Records]:
+        """So many batches."""
+        return self._records(self._draw.integers(0, ENTITIES, batches * BATCH))
+
+    def _records(self, accounts: Any) -> list[Records]:
+        events = payments(accounts, self._made, 2.0, self._made, self._now_ms)
+        first = self._made
+        self._made += len(events)
+        self._now_ms = int(events.time_ms[-1])
+        values: list[bytes | None] = [value for _, value in events.lines()]
+        offsets = np.arange(first, self._made)
+        never = np.full(len(values), -1)
+        whole = Records(WHERE.topic, 0, offsets, never, values)
+        return [
+            whole.slice(start, min(start + BATCH, len(whole)))
+            for start in range(0, len(whole), BATCH)
+        ]
+
+
+class Probe:
+    """A shard with a gigabyte of state, its checkpoints, and the stream that it reads."""
+
+    def __init__(self, folder: Path) -> None:
+        trees: dict[str, Any] = {"kind": "half_space_trees", "min_events": 1}
+        detectors = [{"kind": "tail"}, trees]
+        self.config = parse(document([monitor_document(ENTITIES, detectors)]), {})
+        self.objects = LocalStore(folder)
+        self.stream = Stream()
+        self.board = Board()
+        self.spec = CheckpointsSpec()
+        self.keeper = Keeper(self.spec, self.board, RUN.now)
+        self.kept = Kept(self._folder(), self.start(None))
+        self.offset = 0
+        self.keeper.begin(self.kept, 0)
+        self.kept.was_committed()
+
+    def _folder(self) -> Folder:
+        return Folder(self.objects, "bench", *WHERE)
+
+    def start(self, committed: Committed | None) -> Recovered:
+        """What a worker makes of what is there."""
+        [log] = logs(self.config)
+        asked = (self.config, RUN, log, WHERE.partition, self._folder(), committed, 0, 2**40)
+        return recover(Circumstances(*asked, beat=lambda: None))
+
+    def process(self, records: Records) -> float:
+        """Fold a batch; the seconds it took."""
+        started = time.perf_counter()
+        self.kept.state.shard.process(records)
+        self.offset = int(records.offset[-1]) + 1
+        return time.perf_counter() - started
+
+    def written_bytes(self) -> float:
+        """Compressed bytes written so far."""
+        return self.board._counted["eddy_checkpoint_bytes"]
+
+    def written(self) -> float:
+        """Wait for the checkpoint that is being written; compressed bytes written so far."""
+        while not self.keeper.idle():
+            time.sleep(0.005)
+        self.kept.was_committed()
+        return self.written_bytes()
+
+
+def probe(folder: Path) -> dict[str, Any]:
+    """Fill, then measure in turns."""
+    one = Probe(folder)
+    for records in one.stream.every():
+        one.process(records)
+    state = one.kept.state.shard.save()
+    state_bytes = sum(array.nbytes for array in state.values())
+    say(f"{state_bytes / GIB:.2f} GiB of state")
+    found: dict[str, Any] = {"checkpoint_state_gib": state_bytes / GIB}
+    turns = [turn(one) for _ in range(TURNS)]
+    for name in turns[0]:
+        values = [each[name] for each in turns]
+        spread = name in {"checkpoint_1gib_throughput_loss_pct", "checkpoint_longest_batch_ratio"}
+        found[name] = values if spread else median(values)
+    before = one.written_bytes()
+    one.keeper.take(one.kept, one.offset)
+    full = one.written() - before
+    size_before = size_of(folder)
+    one.keeper.take(one.kept, one.offset)
+    one.written()
+    found["checkpoint_unchanged_pct"] = 100.0 * (size_of(folder) - size_before) / full
+    found["checkpoint_compressed_share"] = full / state_bytes
+    started = time.perf_counter()
+    one.start(Committed(one.offset, one.kept.note()))
+    found["checkpoint_load_s"] = time.perf_counter() - started
+    one.keeper.close()
+    return found
+
+
+def turn(one: Probe) -> dict[str, float]:
+    """Batches without a checkpoint, then as many as one takes."""
+    batches = one.stream.some(QUIET_BATCHES + MADE)
+    quiet = [one.process(records) for records in batches[:QUIET_BATCHES]]
+    usual_s = median(quiet)
+    started = time.perf_counter()
+    one.keeper.take(one.kept, one.offset)
+    standing_s = time.perf_counter() - started
+    assert one.keeper._job is not None
+    snapshot = one.keeper._job.snapshot
+    took: list[float] = []
+    for records in batches[QUIET_BATCHES:]:
+        took.append(one.process(records))
+        if one.keeper.idle():
+            break
+    wall_s = time.perf_counter() - started
+    if not one.keeper.idle():
+        say(f"the checkpoint took longer than {MADE} batches")
+    one.written()
+    # The first batch comes behind the copying: to whoever waits for it, both are one.
+    longest_s = max(took[0] + standing_s, *took[1:])
+    lost_s = wall_s - len(took) * sum(quiet) / len(quiet)
+    interval_s = seconds(one.spec.interval)
+    interval_s = min(interval_s, one.spec.rewind_records_max / DUE_SHARE / (BATCH / usual_s))
+    say(
+        f"{len(took)} batches, median {usual_s:.3f} s, longest {longest_s:.3f} s, lost {lost_s:.2f} s"
+    )
+    return {
+        "checkpoint_1gib_throughput_loss_pct": 100.0 * lost_s / interval_s,
+        "checkpoint_longest_batch_ratio": longest_s / usual_s,
+        "checkpoint_seconds": wall_s,
+        "checkpoint_copied_at_once_ms": 1e3 * standing_s,
+        "checkpoint_slowdown_pct": 100.0 * lost_s / wall_s,
+        "checkpoint_median_batch_ms": 1e3 * usual_s,
+        "checkpoint_longest_batch_ms": 1e3 * longest_s,
+        "checkpoint_interval_s": interval_s,
+        "checkpoint_aside_gib": snapshot.aside_bytes / GIB,
+    }
+
+
+def size_of(folder: Path) -> int:
+    """Bytes in all of a folder's files."""
+    return sum(each.stat().st_size for each in folder.rglob("*") if each.is_file())
+
+
+def say(text: str) -> None:
+    """Progress, to the terminal."""
+    print(f"        {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    log.set_up("warning")
+    with TemporaryDirectory(prefix="eddy-checkpoints-") as name:
+        print(orjson.dumps(probe(Path(name))).decode())

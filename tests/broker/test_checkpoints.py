@@ -1,0 +1,342 @@
+"""Checkpoints on a real broker: what a killed worker leaves is gone on from, byte for byte, and
+whatever keeps a worker from that is an error that says what to do.
+
+Every test here compares alerts and dead letters with the reference's, and the state that a clean
+stop left with the reference's state.
+"""
+
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewPartitions
+from obstore.store import LocalStore
+
+from stream.alerting import RunInfo
+from stream.checkpoints.conversion import convert
+from stream.checkpoints.loading import load as load_arrays
+from stream.checkpoints.manifest import pointer_in
+from stream.checkpoints.store import Folder
+from stream.config import load, logs, steering
+from stream.kafka import Partition
+from stream.shard import Shard, build_shard
+from tests.broker.dying import POINTS
+from tests.broker.shop import (
+    Shop,
+    WorkerProcess,
+    as_records,
+    consumer,
+    eddy,
+    make_shop,
+    messages,
+    published_alert,
+    reference,
+    value_of,
+    wait_for,
+    worker,
+)
+from tests.laws.test_laws import assert_same
+
+EVENTS = 6_000
+SLOWLY: dict[str, Any] = {"batch_records": 200, "commit_interval": "1ms"}
+OFTEN: dict[str, Any] = {"rewind_records_max": 4_000}
+"""A checkpoint is due after 1,000 records."""
+
+
+def first(shop: Shop) -> Partition:
+    """The first partition of the shop's events."""
+    return Partition(shop.topic, 0)
+
+
+def named(shop: Shop, place: Partition | None = None) -> str:
+    """The checkpoint that a partition's committed offset names; by default the first one's."""
+    with consumer(shop.bootstrap, shop.group) as client:
+        [found] = client.committed([TopicPartition(*(place or first(shop)))], timeout=10)
+    pointer = pointer_in(found.metadata or "")
+    assert pointer is not None, found.metadata
+    return pointer.checkpoint
+
+
+def is_the_references(shop: Shop) -> None:
+    """Outputs and, after a clean stop, the state are what one thread makes of the log."""
+    expected = reference(shop)
+    assert shop.alerts(expected.place_of) == expected.alerts
+    assert shop.dead_letters() == expected.dead_letters
+    for place, shard in expected.shards.items():
+        same_state(shop, place, shard)
+
+
+def same_state(shop: Shop, place: Partition, expected: Shard) -> None:
+    """The checkpoint at a partition's committed offset holds that shard's state, byte for byte."""
+    folder = Folder(LocalStore(shop.store), shop.group, *place)
+    manifest = folder.manifest(named(shop, place))
+    assert manifest.offset == shop.committed(place.topic, place.partition + 1)[place.partition]
+    assert_same(load_arrays(folder, manifest, lambda: None), expected.save())
+
+
+def finish(shop: Shop) -> WorkerProcess:
+    """A worker that does what is left and stops cleanly."""
+    with worker(shop) as process:
+        places = sum(log.partitions for log in logs(load(shop.config)))
+        wait_for(lambda: count(process, "partition taken") == places, "an assignment")
+        shop.wait_until_done()
+        wait_for(lambda: process.get("/readyz")[0] == 200, "readiness")
+        assert process.stop() == 0
+    return process
+
+
+def killed(shop: Shop, checkpoints: int = 2) -> None:
+    """A worker that is killed once it has published so many checkpoints, with records left."""
+    with worker(shop) as process:
+        wait_for(lambda: count(process, "checkpoint written") > checkpoints, "checkpoints")
+        before = shop.committed()[0]
+        wait_for(lambda: shop.committed()[0] > before + 200, "commits behind the last")
+        process.stop(signal.SIGKILL)
+    assert shop.committed()[0] < shop.ends()[0], "killed too late to say anything"
+
+
+def count(process: WorkerProcess, event: str) -> int:
+    """How often it has logged that."""
+    return sum(line["event"] == event for line in process.log())
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_worker_killed_at_any_point_is_gone_on_from(
+    broker: str, tmp_path: Path, point: str
+) -> None:
+    """Wherever it dies, nothing is missing or twice, and the state is as if it had not died."""
+    shop = make_shop(broker, tmp_path, "dies", 1, OFTEN, **SLOWLY)
+    shop.feed(EVENTS)
+    loads = "load" in point or "learn" in point
+    if loads:
+        killed(shop)
+    # Of the blocks of the first checkpoint of all, which is empty, there are few.
+    after = {"in a block": 40, "before the manifest": 3, "behind the manifest": 3}.get(point, 2)
+    with worker(shop, dies=(point, after)) as process:
+        assert process.process.wait(120) == -signal.SIGKILL
+    process = finish(shop)
+    is_the_references(shop)
+    begun_at = next(line["next_offset"] for line in process.log() if "live_from" in line)
+    assert begun_at > 0 or point == "in a block"
+
+
+def test_a_killed_worker_re_learns_no_more_than_it_must(broker: str, tmp_path: Path) -> None:
+    """The next begins at the checkpoint that the committed offset names, and says how far it is."""
+    shop = make_shop(broker, tmp_path, "rewind", 1, OFTEN, **SLOWLY)
+    shop.feed(EVENTS)
+    killed(shop)
+    committed, name = shop.committed()[0], named(shop)
+    process = finish(shop)
+    start = next(line for line in process.log() if line["event"] == "partition taken")
+    assert start["next_offset"] == int(name.partition("-")[0])
+    assert 0 < committed - start["next_offset"] <= 4_000
+    assert start["live_from"] == committed
+    left = next(line for line in process.log() if line["event"] == "re-learning")
+    assert left["records_left"] == committed - start["next_offset"]
+    is_the_references(shop)
+    assert len(shop.checkpoints()) <= 3  # two that were published, and one that never was
+    assert not finish(shop).has_logged("re-learn")  # a clean stop left nothing to re-learn
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
+def test_internal_logs_are_gone_on_from_their_checkpoints(
+    broker: str, tmp_path: Path, how: signal.Signals
+) -> None:
+    """However a worker ends, mid-stream, the shards of the monitors' and assess's logs come back
+    from checkpoints that their own offsets name, and nothing is missing, twice or learned twice."""
+    shop = make_shop(broker, tmp_path, "hops", 4, {"interval": "1s"}, hop=True, **SLOWLY)
+    shop.feed(EVENTS)
+    with worker(shop) as process:
+        shop.wait_until_done()
+        places = [place for place in reference(shop).shards if place.topic != shop.topic]
+        wait_for(lambda: all(stands(shop, place) > 0 for place in places), "checkpoints")
+        shop.feed(EVENTS, seed=8)
+        before = sum(shop.committed().values())
+        wait_for(lambda: sum(shop.committed().values()) > before + EVENTS // 10, "commits")
+        assert process.stop(how) == (0 if how is signal.SIGTERM else -how)
+    assert sum(shop.committed().values()) < sum(shop.ends().values()), "stopped too late"
+    expected = {place: stands(shop, place) for place in places}
+    process = finish(shop)
+    taken = {
+        Partition(line["topic"], line["partition"]): line["next_offset"]
+        for line in process.log()
+        if line["event"] == "partition taken"
+    }
+    assert {place: taken[place] for place in places} == expected
+    assert process.has_logged("re-learned") == (how is signal.SIGKILL)
+    is_the_references(shop)
+
+
+def stands(shop: Shop, place: Partition) -> int:
+    """The offset of the checkpoint that a partition's committed offset names."""
+    return int(named(shop, place).partition("-")[0])
+
+
+def test_an_idle_worker_writes_its_state_and_names_it(broker: str, tmp_path: Path) -> None:
+    """A state behind the committed offset is written when the interval is over, though no record
+    comes, and the offset is committed again with its name."""
+    shop = make_shop(broker, tmp_path, "idle", 1, {"interval": "2s"})
+    shop.feed(300)
+    with worker(shop) as process:
+        shop.wait_until_done()
+        wait_for(lambda: named(shop).startswith(f"{shop.ends()[0]:019d}"), "a checkpoint")
+        exposition = process.get("/metrics")[1]
+        process.stop(signal.SIGKILL)
+    assert value_of(exposition, "eddy_checkpoints_total") >= 2
+    assert value_of(exposition, "eddy_checkpoint_bytes_total") > 1_000
+    finish(shop)
+    is_the_references(shop)
+
+
+def test_a_checkpoint_that_is_not_whole_is_replaced_by_the_one_before(
+    broker: str, tmp_path: Path
+) -> None:
+    """Loudly, and with the same outcome; without any whole one the log is re-learned from its first
+    record, and where it has lost that there is an error."""
+    shop = make_shop(broker, tmp_path, "corrupt", 1, OFTEN, **SLOWLY)
+    shop.feed(EVENTS)
+    killed(shop)
+    kept = shop.config.with_name("kept")
+    shutil.copytree(shop.store, kept)
+    last = named(shop)
+    manifest = next(shop.store.rglob(f"{last}.json"))
+    manifest.write_bytes(manifest.read_bytes()[:-10])
+    with worker(shop) as process:
+        wait_for(lambda: process.has_logged("partition taken"), "it")
+        assert process.has_logged("checkpoint is not whole, falling back")
+        wait_for(lambda: "eddy_records_total{" in process.get("/metrics")[1], "a reading")
+        assert value_of(process.get("/metrics")[1], "eddy_checkpoint_fallbacks_total") == 1
+        start = next(line for line in process.log() if line["event"] == "partition taken")
+        assert 0 < start["next_offset"] < int(last.partition("-")[0])
+        process.stop(signal.SIGKILL)
+    shutil.rmtree(shop.store)
+    process = finish(shop)
+    assert process.has_logged("no checkpoint is whole, re-learning from the first record")
+    is_the_references(shop)
+    shutil.rmtree(shop.store)
+    delete_before(shop, 2)
+    said = eddy("run", str(shop.config), code=4)
+    assert "there is no whole checkpoint before it that the log, which begins at 2, could" in said
+    assert "See that checkpoints.url names the right, whole store" in said
+    assert "Traceback" not in said
+
+
+def delete_before(shop: Shop, offset: int) -> None:
+    """Have the broker forget what stands before that offset."""
+    admin = AdminClient({"bootstrap.servers": shop.bootstrap})
+    for future in admin.delete_records([TopicPartition(shop.topic, 0, offset)]).values():
+        future.result()
+
+
+def test_a_log_that_lost_what_is_left_is_a_retention_gap(broker: str, tmp_path: Path) -> None:
+    """Records gone that the checkpoint has not seen are an error that names the offsets."""
+    shop = make_shop(broker, tmp_path, "gap", 1, OFTEN, **SLOWLY)
+    shop.feed(EVENTS)
+    killed(shop)
+    stands = int(named(shop).partition("-")[0])
+    delete_before(shop, stands + 10)
+    said = eddy("run", str(shop.config), code=4)
+    assert f"{shop.topic}[0]: the group's checkpoint stands at offset {stands}" in said
+    assert f"the log now begins at {stands + 10}" in said
+    assert "Raise the topic's retention" in said
+    assert "Traceback" not in said
+
+
+def test_an_offset_and_its_checkpoint_belong_together(broker: str, tmp_path: Path) -> None:
+    """An offset that a tool committed, and checkpoints whose offset was removed, are both refused."""
+    shop = make_shop(broker, tmp_path, "pointer", 1)
+    shop.feed(300)
+    finish(shop)
+    with consumer(broker, shop.group) as client:
+        client.commit(offsets=[TopicPartition(shop.topic, 0, 10)], asynchronous=False)
+    said = eddy("run", str(shop.config), code=4)
+    assert 'offset 10 with the note ""; expected the name of a checkpoint' in said
+    assert "Somebody reset or removed the group's offsets" in said
+    admin = AdminClient({"bootstrap.servers": broker})
+    for future in admin.delete_consumer_groups([shop.group]).values():
+        future.result()
+    said = eddy("run", str(shop.config), code=4)
+    assert "the group has committed no offset, and yet there is checkpoint" in said
+    assert "Traceback" not in said
+
+
+def test_a_topic_with_more_partitions_is_refused(broker: str, tmp_path: Path) -> None:
+    """Entities have moved: no partition goes on with what it knew of others."""
+    shop = make_shop(broker, tmp_path, "grown", 4)
+    shop.feed(300)
+    finish(shop)
+    admin = AdminClient({"bootstrap.servers": broker})
+    for future in admin.create_partitions([NewPartitions(shop.topic, 8)]).values():
+        future.result()
+    shop.config.write_text(shop.config.read_text().replace("partitions = 4", "partitions = 8"))
+    said = eddy("run", str(shop.config), code=4)
+    assert f"{shop.topic}: it has 8 partitions; the state of partition" in said
+    assert "Entities have moved between partitions" in said
+
+
+def test_another_configuration_takes_over_where_the_former_one_ends(
+    broker: str, tmp_path: Path
+) -> None:
+    """What was committed is re-learned under the former configuration, then converted: monitors that
+    are the same keep their state, others start anew. The former configuration is refused then."""
+    shop = make_shop(broker, tmp_path, "turns", 1, OFTEN, **SLOWLY)
+    shop.feed(EVENTS)
+    killed(shop)
+    former, turned_at = load(shop.config), shop.committed()[0]
+    former_text = shop.config.read_text()
+    at = former_text.index('entity = "card"')
+    changed = former_text[:at] + former_text[at:].replace("capacity = ", "capacity = 1", 1)
+    shop.config.write_text(changed)
+    assert load(shop.config) != former
+    process = finish(shop)
+    assert process.has_logged("re-learned")
+    fates = {
+        line["stage"]: line["event"]
+        for line in process.log()
+        if "another configuration" in line["event"]
+    }
+    assert fates["account"] == "another configuration: state kept"
+    assert fates["card"] == "another configuration: starting anew"
+
+    log = messages(broker, shop.topic)
+    run = RunInfo("live", "reference", str)
+    one, other = (build_shard(config, "shop", run) for config in (former, load(shop.config)))
+    before = [m for m in log if (m.offset() or 0) < turned_at]
+    alerts = one.process(as_records(shop.topic, before)).alerts
+    convert(one.save(), steering(former), steering(load(shop.config)), other)
+    alerts += other.process(as_records(shop.topic, log[len(before) :])).alerts
+    assert shop.alerts({})[first(shop)] == [published_alert(alert) for alert in alerts]
+    same_state(shop, first(shop), other)
+
+    shop.config.write_text(former_text)
+    said = eddy("run", str(shop.config), code=4)
+    assert "the group changed to it from this worker's" in said
+    assert "raise its `revision`" in said
+    shop.config.write_text("revision = 1\n" + former_text)
+    finish(shop)
+
+
+def test_a_store_that_fails_stops_nobody_until_the_bound(broker: str, tmp_path: Path) -> None:
+    """The worker goes on while its store cannot be written, says so, and stops only when a restart
+    would have more to re-learn than the configuration allows."""
+    shop = make_shop(broker, tmp_path, "full", 1, {"rewind_records_max": 1_500})
+    shop.feed(300)
+    finish(shop)
+    with worker(shop) as process:
+        wait_for(lambda: process.has_logged("partition taken"), "it")
+        shutil.rmtree(shop.store)
+        shop.store.touch()  # where the folder was there is a file: nothing can be written
+        shop.feed(600, seed=8)
+        shop.wait_until_done()
+        wait_for(lambda: process.has_logged("checkpoint failed"), "a failure")
+        assert value_of(process.get("/metrics")[1], "eddy_checkpoint_failures_total") >= 1
+        shop.feed(3_000, seed=9)
+        assert process.process.wait(60) == 6
+        assert b"checkpoints.rewind_records_max is 1500" in process.log_file.read_bytes()
+    expected = reference(shop)
+    published = shop.alerts({})[first(shop)]
+    assert expected.alerts[first(shop)][: len(published)] == published

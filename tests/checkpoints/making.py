@@ -1,0 +1,37 @@
+"""What the tests of checkpoints are made with: heads of manifests, folders in memory, whole writes."""
+
+from obstore.store import MemoryStore, ObjectStore
+
+from detectors.state import STATE_VERSION, Arrays
+from stream.checkpoints.manifest import Manifest
+from stream.checkpoints.snapshot import Snapshot
+from stream.checkpoints.store import Folder
+from stream.checkpoints.writing import Written, write
+from stream.config import Log
+
+
+def folder(objects: ObjectStore | None = None, partition: int = 0) -> Folder:
+    """The folder of a partition, as a worker that has just started sees it."""
+    return Folder(objects or MemoryStore(), "group", "shop-events", partition)
+
+
+def head(offset: int, first: int | None = 0) -> Manifest:
+    """A manifest without arrays, its configuration of no matter."""
+    return Manifest(
+        state_version=STATE_VERSION,
+        fingerprint="0" * 32,
+        steering={},
+        superseded=[],
+        log=Log("shop", "shop-events", 1),
+        partition=0,
+        first_offset=first,
+        offset=offset,
+        created_at="2026-01-01T00:00:00Z",
+    )
+
+
+def written(into: Folder, offset: int, state: Arrays) -> Written:
+    """The state as a checkpoint at that offset."""
+    made = write(into, head(offset), Snapshot(state, set()), lambda: True)
+    assert made is not None
+    return made

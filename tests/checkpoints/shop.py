@@ -1,0 +1,126 @@
+"""A small shop that tests of checkpoints fold without Kafka: configurations, records, starts."""
+
+from typing import Any
+
+import numpy as np
+from obstore.store import ObjectStore
+
+from schemas.records import Records
+from stream.alerting import RunInfo
+from stream.checkpoints.keeping import Keeper, Kept
+from stream.checkpoints.manifest import offset_of
+from stream.checkpoints.recovery import Circumstances, Recovered, recover
+from stream.checkpoints.store import Folder
+from stream.config import ASSESS, CheckpointsSpec, Config, Log, logs, parse
+from stream.kafka import Committed, Partition
+from stream.metrics import Board
+from stream.shard import Shards
+from stream.simulator import Shop, lines
+
+SHOP = Log("shop", "shop-events", 1)
+WHERE = Partition(SHOP.topic, 0)
+RUN = RunInfo("live", "run", lambda: "2026-01-01T00:00:00Z")
+EVENTS = 600
+
+
+def monitor(entity: str, **more: Any) -> dict[str, Any]:
+    """A monitor with one feature and tails."""
+    return {
+        "name": entity,
+        "entity": entity,
+        "inputs": ["shop"],
+        "capacity": 200,
+        "features": [{"name": "amount", "kind": "value", "field": "amount"}],
+        "detectors": [{"kind": "tail"}],
+        "policy": {"p_max": 0.01, "alerts_per_day": 100_000},
+        **more,
+    }
+
+
+def document(*monitors: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """A configuration as it is parsed."""
+    shop = {"topic": WHERE.topic, "type": {"field": "type"}}
+    chosen = list(monitors) or [monitor("account"), monitor("ip")]
+    return {"secret": "s", "inputs": {"shop": shop}, "monitors": chosen, **more}
+
+
+def config(*monitors: dict[str, Any], **more: Any) -> Config:
+    """A configuration."""
+    return parse(document(*monitors, **more), {})
+
+
+def stream() -> Records:
+    """The shop's records, one partition."""
+    values: list[bytes | None] = [line.value for line in lines(Shop(EVENTS, seed=3), 0.01)]
+    count = len(values)
+    return Records(WHERE.topic, 0, np.arange(count), np.full(count, -1), values)
+
+
+def sent(made: Config, into: Log, events: Records) -> Records:
+    """What the stages in front of a monitor's, or of assess's, one-partition log put into it."""
+    values: list[bytes | None] = []
+    shards = Shards(made, RUN)
+    emitted = shards.source("shop").process(events).internal
+    watching = {log.name: shards.internal(log) for log in logs(made) if log.internal}
+    for name, partition, value in emitted:
+        if name == into.name:
+            values.append(value)
+        elif into.name == ASSESS:
+            place = np.zeros(1, np.int64)
+            told = watching[name].process(Records(name, partition, place, place, [value]))
+            values += (one.value for one in told.internal)
+    count = len(values)
+    return Records(into.topic, 0, np.arange(count), np.full(count, -1), values)
+
+
+class Group:
+    """What a group leaves behind of a log with one partition: checkpoints in a store, and a
+    committed offset with its note. records: what the log holds, by default the shop's."""
+
+    def __init__(
+        self, objects: ObjectStore, made: Config, log: Log = SHOP, records: Records | None = None
+    ) -> None:
+        self.objects = objects
+        self.config = made
+        self.log = log
+        self.records = stream() if records is None else records
+        self.committed: Committed | None = None
+        self.low, self.high = 0, EVENTS * 2
+
+    def folder(self) -> Folder:
+        """The partition's folder, as a new worker sees it."""
+        return Folder(self.objects, "group", self.log.topic, 0)
+
+    def start(self, made: Config | None = None) -> Recovered:
+        """What a worker that takes the partition makes of it."""
+        chosen = made or self.config
+        log = next(one for one in logs(chosen) if one.topic == self.log.topic)
+        span = (self.low, self.high)
+        asked = (chosen, RUN, log, 0, self.folder(), self.committed, *span)
+        return recover(Circumstances(*asked, beat=lambda: None))
+
+    def work(
+        self, start: int, stop: int, checkpoints: list[int], made: Config | None = None
+    ) -> Kept:
+        """A worker that folds the records start … stop - 1 and commits the end; it writes and
+        publishes checkpoints at these offsets."""
+        keeper = Keeper(CheckpointsSpec(), Board(), RUN.now)
+        state = self.start(made)
+        kept = Kept(self.folder(), state)
+        if state.converts:
+            state.convert(made or self.config, RUN)
+        if state.checkpoint is None:
+            keeper.begin(kept, state.head.offset)
+        else:
+            kept.published = [state.checkpoint]
+        assert offset_of(kept.ready or kept.published[0]) == start
+        for at in [*checkpoints, stop]:
+            if at > start:
+                kept.state.shard.process(self.records.slice(start, at))
+            start = at
+            if at in checkpoints:
+                keeper.take_now(kept, at)
+            self.committed = Committed(at, kept.note())
+            kept.was_committed()
+        keeper.close()
+        return kept

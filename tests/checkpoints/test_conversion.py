@@ -1,0 +1,54 @@
+"""What survives another configuration, by what changed in it."""
+
+from typing import Any
+
+import pytest
+
+from stream.checkpoints.conversion import fates
+from stream.config import Config, steering
+from tests.checkpoints.shop import config, monitor
+
+OTHER_INPUT = {"topic": "shop-events", "type": {"field": "kind"}}
+ANOTHER = "swordfish"
+
+
+def told(new: Config) -> dict[str, str]:
+    """Monitor → why it does not keep its state, "" where it does."""
+    return {one.stage: one.why for one in fates(steering(config()), steering(new))}
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"policy": {"p_max": 1e-6}}, ""),
+        ({"capacity": 300}, "its capacity changed"),
+        ({"where": {"type": "login"}}, "its where changed"),
+        ({"lateness_max": "2h"}, "its lateness_max changed"),
+        (
+            {"features": [{"name": "n", "kind": "count", "half_life": "1h"}], "entity": "card"},
+            "its entity changed, its features changed",
+        ),
+        ({"detectors": [{"kind": "tail", "half_life": "1h"}]}, "its detectors changed"),
+    ],
+)
+def test_a_monitor_keeps_its_state_while_what_it_learns_from_is_the_same(
+    changed: dict[str, Any], why: str
+) -> None:
+    """Each key that steers its learning makes it start anew, by name; the other monitor keeps all."""
+    account = {**monitor("account"), **changed}
+    assert told(config(account, monitor("ip"))) == {"account": why, "ip": ""}
+
+
+def test_what_all_monitors_learn_from_concerns_all() -> None:
+    """The secret that entities are hashed with, and the mapping of their input."""
+    assert set(told(config(secret=ANOTHER)).values()) == {"the secret changed"}
+    other = config(inputs={"shop": OTHER_INPUT})
+    assert set(told(other).values()) == {"inputs.shop changed"}
+
+
+def test_monitors_come_and_go() -> None:
+    """A new one has nothing to keep, a former one's state goes; what does not learn changes nothing."""
+    found = told(config(monitor("ip"), monitor("card")))
+    assert found == {"ip": "", "card": "it is new", "account": "it is gone"}
+    same = config(limits={"time_ahead_max": "1h"}, reveal=["ip"], revision=3)
+    assert set(told(same).values()) == {""}
