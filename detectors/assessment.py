@@ -1,8 +1,8 @@
 """Assessment: what all reports on one event say together about its subject, and when that alarms.
 
-Without labels the p-values p of an event's reports are combined by their harmonic mean (D. J. Wilson,
-"The harmonic mean p-value for combining dependent tests", PNAS 2019, eq. 1), which holds under any
-dependence; a monitor that did not report is censored, known only to lie above the limit:
+Without labels the p-values p of an event's reports are combined by their harmonic mean (D. J.
+Wilson, "The harmonic mean p-value for combining dependent tests", PNAS 2019, eq. 1), which holds
+under any dependence; a monitor that did not report is censored, known only to lie above the limit:
 
     p = K/(Σ 1/p_k + (K - r) C),   C = E[1/p | p > L] = ln(1/L)/(1 - L),   L = `REPORT_P`
 

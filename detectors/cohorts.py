@@ -1,8 +1,9 @@
 """Cohorts: which peers an entity is compared with, by the value of a text field of its events.
 
 The field's values are numbered as they come, at most `COHORTS_MAX`; what comes later, and events
-without the field, belong to everybody, number 0. Numbers are never given back: a flood of
-values takes those that are left, and what comes after it is judged as everybody. What a cohort's members do is learned elsewhere (`models.tail`).
+without the field, belong to everybody, number 0. Numbers are never given back: a flood of values
+takes those that are left, and what comes after it is judged as everybody. What a cohort's members
+do is learned elsewhere (`models.tail`).
 """
 
 from typing import Final, NamedTuple

@@ -13,9 +13,10 @@ its peers:
     P(child) = (m_child + STRENGTH q)/(m_parent + STRENGTH)   q = (c_child + 1/2)/(c_parent + 1)
     surprise = max(0, TOP - mean over trees of Σ_path ln(P(child)/room(child)))
 
-silent until the cohort has `COHORT_EVENTS_MIN` events; with m the entity's and c the cohort's masses in events, room the child's share of its parent's
-space. Learning is protected as the tails' is: a surprise among the `STRANGE_SHARE` largest is
-learned only while the entity has tokens for it, and so is an event with a very strange feature. Cost: about 0.6 µs an event.
+silent until the cohort has `COHORT_EVENTS_MIN` events; with m the entity's and c the cohort's
+masses in events, room the child's share of its parent's space. Learning is protected as the tails'
+is: a surprise among the `STRANGE_SHARE` largest is learned only while the entity has tokens for it,
+and so is an event with a very strange feature. Cost: about 0.6 µs an event.
 
 **river_trees**: `river.anomaly.HalfSpaceTrees` bit for bit. Two masses a node, of the last window
 and of the current one (10 trees of height 8: 22 kB an entity).
@@ -257,7 +258,8 @@ def _surprise_of(
 
 @kernel
 def _learn_window(settings: Settings, masses: Masses, slot: int, path: I64) -> None:
-    """River's learn_one: one more on each node of each path; at the window's end the masses turn."""
+    """River's learn_one: one more on each node of each path; at the window's end the masses
+    turn."""
     mass = masses.mass
     for t in range(path.shape[0]):
         for depth in range(path.shape[1]):
