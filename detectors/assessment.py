@@ -1,8 +1,8 @@
 """Assessment: what all reports on one event say together about its subject, and when that alarms.
 
-Without labels the p-values p of an event's reports are combined by their harmonic mean (D. J. Wilson,
-"The harmonic mean p-value for combining dependent tests", PNAS 2019, eq. 1), which holds under any
-dependence; a monitor that did not report is censored, known only to lie above the limit:
+Without labels the p-values p of an event's reports are combined by their harmonic mean (D. J.
+Wilson, "The harmonic mean p-value for combining dependent tests", PNAS 2019, eq. 1), which holds
+under any dependence; a monitor that did not report is censored, known only to lie above the limit:
 
     p = K/(Σ 1/p_k + (K - r) C),   C = E[1/p | p > L] = ln(1/L)/(1 - L),   L = `REPORT_P`
 
@@ -28,6 +28,7 @@ from detectors.hashing import HashKey, hash_text
 from detectors.kernels import kernel
 from detectors.policy import (
     ESCALATION,
+    OVER_BUDGET,
     QUIET,
     WORDS,
     Decided,
@@ -224,5 +225,5 @@ def _assess(
             continue
         weight = float(SAMPLE) if first and chosen[i] else 0.0
         what = decide(mine, i, positions, p[i], weight, limits, stream, out)
-        if what != QUIET:
+        if what not in (QUIET, OVER_BUDGET):
             known.peak[slot] = score

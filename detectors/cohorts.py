@@ -1,8 +1,9 @@
 """Cohorts: which peers an entity is compared with, by the value of a text field of its events.
 
 The field's values are numbered as they come, at most `COHORTS_MAX`; what comes later, and events
-without the field, belong to everybody, number 0. So a flood of values costs nothing but its own
-precision. What a cohort's members do is learned elsewhere (`models.tail`).
+without the field, belong to everybody, number 0. Numbers are never given back: a flood of values
+takes those that are left, and what comes after it is judged as everybody. What a cohort's members
+do is learned elsewhere (`models.tail`).
 """
 
 from typing import Final, NamedTuple
@@ -14,7 +15,6 @@ from detectors.state import Arrays, load, saved
 from schemas.columns import I64, U64, Bools
 
 COHORTS_MAX: Final = 63
-EVERYBODY: Final = 0
 
 
 class Values(NamedTuple):

@@ -1,8 +1,8 @@
 """Many p-values of one event into one.
 
 Within a monitor: a soft truncated product. Zaykin et al. (Genetic Epidemiology 2002) multiply the
-p-values below a threshold τ, so that evidence adds up and features with nothing to say add no noise;
-here its logarithm with a soft edge,
+p-values below a threshold τ, so that evidence adds up and features with nothing to say add no
+noise; here its logarithm with a soft edge,
 
     Σ ln(1 + τ/p),   τ = `SOFT_EDGE`,
 
@@ -12,7 +12,8 @@ on labelled payments and connections it ranks frauds better than the harmonic me
 Fisher's combination, whether few features are judged or many.
 
 Between monitors, where nothing calibrates the result: the harmonic mean p-value (D. J. Wilson, PNAS
-2019, eq. 1), which tolerates any dependence, and unlike Cauchy's is not thrown off by p-values at 1.
+2019, eq. 1), which tolerates any dependence, and unlike Cauchy's is not thrown off by p-values at
+1.
 """
 
 from collections.abc import Sequence

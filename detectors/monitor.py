@@ -1,8 +1,8 @@
 """A monitor: what watches one entity type. Events in, p-values and decisions out, step by step.
 
-`process` is the whole way of a batch through the engine, and the only way its state changes:
-admit → features → tails → trees → calibration → policy. Each step walks the batch in event order,
-and a later step never feeds an earlier one.
+`process` is the whole way of a batch through the engine, and the only way its state changes: admit
+→ features → tails → own detectors → trees → calibration → policy. Each step walks the batch in
+event order, and a later step never feeds an earlier one.
 """
 
 from dataclasses import dataclass
@@ -55,14 +55,14 @@ class MonitorSpec(Spec, frozen=True, kw_only=True):
     """What watches one entity type: its features, detectors and policy.
 
     inputs: the configured inputs it reads. entity: the event field that names its entity.
-    partitions: of its internal topic; where it is given, its events go over that topic even if
-    they need not, so that more workers can share them. capacity: rows, that is entities, held at
-    most in each shard. where: only events that match are
-    watched at all; others are "not applicable". Events of type label are no behaviour: whatever
-    `where` says they are not judged, but teach those detectors that learn labels. lateness_max: how far an event may lie
-    behind its entity's last and still be learned. cohort: a text field; entities are compared with
-    those whose events have the same value of it, such as a country or a category; without it, and
-    for values that are rare, with everybody.
+    partitions: of its internal topic; where it is given, its events go over that topic even if they
+    need not, so that more workers can share them. capacity: rows, that is entities, held at most in
+    each shard. where: only events that match are watched at all; others are "not applicable".
+    Events of type label are no behaviour: whatever `where` says they are not judged, but teach
+    those detectors that learn labels. lateness_max: how far an event may lie behind its entity's
+    last and still be learned. cohort: a text field; entities are compared with those whose events
+    have the same value of it, such as a country or a category; without it, and for values that are
+    rare, with everybody.
     """
 
     name: Name
@@ -84,9 +84,9 @@ class MonitorSpec(Spec, frozen=True, kw_only=True):
 class Watched:
     """What a monitor found in a batch; every array but `index` speaks of the m applicable events.
 
-    index: int64[m], their rows in the batch. labels: how many of the others were labels. keys: uint64[m, 2], their entities' hashes. told: what
-    each feature, and behind them each detector of its own, said. p: float64[m], combined and
-    calibrated, 1 where nothing is known.
+    index: int64[m], their rows in the batch. labels: how many of the others were labels. keys:
+    uint64[m, 2], their entities' hashes. told: what each feature, and behind them each detector of
+    its own, said. p: float64[m], combined and calibrated, 1 where nothing is known.
     """
 
     index: I64

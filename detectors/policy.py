@@ -47,7 +47,8 @@ class Decided(NamedTuple):
 
 
 class Stream(NamedTuple):
-    """now: float64, stream time, the decayed count of events and since when, tokens left. activities: int64[5], events by what became of them."""
+    """now: float64, stream time, the decayed count of events and since when, tokens left.
+    activities: int64[5], events by what became of them."""
 
     now: F64
     activities: I64

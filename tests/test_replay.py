@@ -39,7 +39,7 @@ features = [
   { name = "amount", kind = "value", field = "amount", side = "high" },
   { name = "payments_1h", kind = "count", half_life = "1h" },
 ]
-policy = { p_max = 1e-3, warm_up_events = 100 }
+policy = { p_max = 1e-2, warm_up_events = 100, incident_gap = "1min" }
 
 [[monitors]]
 name = "ip"

@@ -62,7 +62,8 @@ def _turn(mine: U64, time_ms: np.uint64, pane_ms: np.uint64) -> None:
 
 @kernel
 def _add(mine: U64, value: np.uint64) -> None:
-    """Note the value among the exact ones, if there is room, and in the present pane's registers."""
+    """Note the value among the exact ones, if there is room, and in the present pane's
+    registers."""
     place = -1
     older = -1
     for k in range(EXACT):

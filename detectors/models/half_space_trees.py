@@ -5,7 +5,7 @@ One tree structure a monitor (`trees`), one row of masses an entity, given out o
 values; absent ones (NaN) are walked to the child of larger mass, as River does. Two kinds:
 
 **half_space_trees**, the default. A node's mass is a 16-bit sum of weights of `UNIT` an event; when
-a tree's root is full all are halved, so that an entity remembers 512 to 1,023 events (2.5 kB for 10
+a tree's root is full all are halved, so that an entity remembers 512 to 1,023 events (2.9 kB for 10
 trees of height 6). The density of a leaf is that of a Pólya tree (M. Lavine, Ann. Stat. 1992) whose
 prior is the cohort's tree, so that a short history says something, and a new entity is judged by
 its peers:
@@ -13,12 +13,13 @@ its peers:
     P(child) = (m_child + STRENGTH q)/(m_parent + STRENGTH)   q = (c_child + 1/2)/(c_parent + 1)
     surprise = max(0, TOP - mean over trees of Σ_path ln(P(child)/room(child)))
 
-silent until the cohort has `COHORT_EVENTS_MIN` events; with m the entity's and c the cohort's masses in events, room the child's share of its parent's
-space. Learning is protected as the tails' is: a surprise among the `STRANGE_SHARE` largest is
-learned only while the entity has tokens for it, and so is an event with a very strange feature. Cost: about 0.6 µs an event.
+silent until the cohort has `COHORT_EVENTS_MIN` events; with m the entity's and c the cohort's
+masses in events, room the child's share of its parent's space. Learning is protected as the tails'
+is: a surprise among the `STRANGE_SHARE` largest is learned only while the entity has tokens for it,
+and so is an event with a very strange feature. Cost: about 0.6 µs an event.
 
 **river_trees**: `river.anomaly.HalfSpaceTrees` bit for bit. Two masses a node, of the last window
-and of the current one (10 trees of height 8: 20 kB an entity).
+and of the current one (10 trees of height 8: 22 kB an entity).
 Score: s = 1 - Σ_trees Σ_path r·2^depth / (trees · window · (2^(height+1) - 1)), r the mass of the
 last full window, a path ended where r < window/10; surprise = -ln(1 - s). In its first window an
 entity has no score (River says 0): NaN. As in River everything is learned; a dense burst becomes
@@ -51,6 +52,7 @@ EXPLAIN_SHARE: Final = 0.002
 STRANGE_SHARE: Final = 0.01
 LEVEL_STEP: Final = 0.05
 LEVEL_START: Final = 20.0
+LEVEL_MIN: Final = 1e-3
 MASS_MIN: Final = 1e-12
 """1 - s at least: a score of exactly 1 (a place no mass ever reached) has surprise 27.6."""
 UNIT: Final = 64
@@ -256,7 +258,8 @@ def _surprise_of(
 
 @kernel
 def _learn_window(settings: Settings, masses: Masses, slot: int, path: I64) -> None:
-    """River's learn_one: one more on each node of each path; at the window's end the masses turn."""
+    """River's learn_one: one more on each node of each path; at the window's end the masses
+    turn."""
     mass = masses.mass
     for t in range(path.shape[0]):
         for depth in range(path.shape[1]):
@@ -327,11 +330,13 @@ def _empty(masses: Masses, slot: int, time_ms: float) -> None:
 
 
 @kernel
-def _is_rare(surprise: float, level: F64, which: int, share: float) -> bool:
+def _is_rare(surprise: float, level: F64, which: int, share: float, learn: bool) -> bool:
     """Whether it is among that share of the largest; follows the quantile by steps: up by
     1 - share of a step when above it, down by share of one when below."""
     rare = bool(surprise > level[which])
-    level[which] *= 1.0 + LEVEL_STEP * ((1.0 if rare else 0.0) - share)
+    if learn:
+        step = LEVEL_STEP * ((1.0 if rare else 0.0) - share)
+        level[which] = max(level[which] * (1.0 + step), LEVEL_MIN)
     return rare
 
 
@@ -385,13 +390,13 @@ def _process(
             _empty(masses, slot, events.time_ms[i])
         if slot < 0 and settings.window > 0:
             continue
+        learn = events.learn[i]
         rare = False
         for j in range(features):
             here[j] = judged.place[j, i]
             if not isnan(judged.surprise[j, i]):
-                rare |= _is_rare(judged.surprise[j, i], masses.level, j, EXPLAIN_SHARE)
+                rare |= _is_rare(judged.surprise[j, i], masses.level, j, EXPLAIN_SHARE, learn)
         walk(trees, masses.mass, slot, here, path, held)
-        learn = events.learn[i]
         if settings.window > 0:
             speaks = masses.learned[slot] >= settings.window
         else:
@@ -399,7 +404,7 @@ def _process(
         if speaks:
             said = _surprise_of(trees, settings, masses.cohort, path, held)
             out.score[i], out.surprise[i] = said
-            rare |= _is_rare(out.surprise[i], masses.level, features, EXPLAIN_SHARE)
+            rare |= _is_rare(out.surprise[i], masses.level, features, EXPLAIN_SHARE, learn)
             if rare and slot >= 0:
                 _explain(trees, settings, masses, slot, scratch, judged.surprise, i, out)
         if settings.window > 0:
@@ -411,5 +416,5 @@ def _process(
             and _may_learn(masses, slot, events.time_ms[i], out.surprise[i])
         ):
             if speaks:
-                _is_rare(out.surprise[i], masses.level, features + 1, STRANGE_SHARE)
+                _is_rare(out.surprise[i], masses.level, features + 1, STRANGE_SHARE, True)
             _learn_decayed(masses, slot, path)

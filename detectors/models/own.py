@@ -60,7 +60,8 @@ class OwnDetector(Protocol):
     """The state of one such detector for one shard: a deterministic, bounded fold."""
 
     def process(self, seen: Seen) -> Verdict:
-        """Judge each event, then learn it, in order; what is not `admitted.learn` is not learned."""
+        """Judge each event, then learn it, in order; what is not `admitted.learn` is not
+        learned."""
 
     def save(self) -> Arrays:
         """The whole state; the arrays may be the live ones, which go on changing."""

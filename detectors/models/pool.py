@@ -37,7 +37,8 @@ class Slotted(NamedTuple):
 @runtime_checkable
 class Pooled(Protocol):
     """A part with slots of a pool. by_slot: those of its saved arrays that are large, have a row a
-    slot, and are written in slots of the batch's events only. about_to_write: told before they are."""
+    slot, and are written in slots of the batch's events only. about_to_write: told before they
+    are."""
 
     by_slot: tuple[str, ...]
     about_to_write: AboutToWrite | None

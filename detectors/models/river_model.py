@@ -3,24 +3,25 @@
 The way to try what Eddy has no kernel for, at the price of Python objects: a model is fed the
 monitor's features as a dict of name → value, absent ones left out; `score_one`, then `learn_one`.
 Of River's models those that derive from `river.base.AnomalyDetector` will do: they need no target.
-`feed = "place"` hands over the features' places in [0, 1] among their cohort's values, which is what
-River's half-space trees and most others expect; `feed = "value"` the values themselves.
+`feed = "place"` hands over the features' places in [0, 1] among their cohort's values, which is
+what River's half-space trees and most others expect; `feed = "value"` the values themselves.
 
 Whatever a model is inside, it can be saved without pickle, for it is made to be a function of the
-vectors it was taught: these are kept, `window` to 2 · `window` of them, and at 2 · `window` the older
-half is dropped and the model built anew from the rest, as it is after loading a checkpoint. So an
-entity is remembered for `window` events at least; each vector is learned twice; and a model that
-draws random numbers must be given a `seed`. An event that is not to be learned is scored by a copy.
+vectors it was taught: these are kept, `window` to 2 · `window` of them, and at 2 · `window` the
+older half is dropped and the model built anew from the rest, as it is after loading a checkpoint.
+So an entity is remembered for `window` events at least; each vector is learned twice; and a model
+that draws random numbers must be given a `seed`. An event that is not to be learned is scored by a
+copy.
 
 surprise = -ln P(Z > z), z the score's distance from the mean score of all entities in standard
 deviations, both decayed by count, a score learned as at most `WINSOR_SD` deviations away: scores of
 models are on no common scale, and calibration makes a p-value of whatever grows with them.
 
-value: the score, as River gives it, larger is stranger. expected: the mean score and two deviations.
-NaN without a model (an entity gets one with its `min_events`th event, while `entities_max` allows,
-and loses it with its row), until it has learned `min_events` vectors more, where every feature is
-absent, and where the model fails arithmetically: that vector is not learned. surprise is also NaN
-until `SCORES_MIN` scores were seen.
+value: the score, as River gives it, larger is stranger. expected: the mean score and two
+deviations. NaN without a model (an entity gets one with its `min_events`th event, while
+`entities_max` allows, and loses it with its row), until it has learned `min_events` vectors more,
+where every feature is absent, and where the model fails arithmetically: that vector is not learned.
+surprise is also NaN until `SCORES_MIN` scores were seen.
 
 Bytes an entity: 16 · window · features (48 kB for 12 features and a window of 250), and the model's
 own: 1.2 MB and 30 ms to build for River's half-space trees. Cost: the model's, twice to learn and

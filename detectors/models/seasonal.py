@@ -9,16 +9,17 @@ first morning of a shop is no surprise. The entity's rate at it is
 
     λ_h = q_h ρ_h,   ρ_h ~ Gamma(A, B)   A = K + Σ w_k S_k   B = K/r + Σ w_k E_k q_k
 
-over the hour (w = 1), its neighbours and the same hour of the days beside (½ each), K = `PRIOR_SHAPE`, r the entity's overall rate,
-(k R + Σ S)/(k + Σ E q) over all hours, k = `RATE_HOURS`, R the cohort's mean rate. A is at most
-`SHAPE_MAX`: no hour is known better than to a fifth. At an event with n events in the hour so far,
-this one included, and τ of the hour gone by, the gamma–Poisson predictive (negative binomial) says
+over the hour (w = 1), its neighbours and the same hour of the days beside (½ each), K =
+`PRIOR_SHAPE`, r the entity's overall rate, (k R + Σ S)/(k + Σ E q) over all hours, k =
+`RATE_HOURS`, R the cohort's mean rate. A is at most `SHAPE_MAX`: no hour is known better than to a
+fifth. At an event with n events in the hour so far, this one included, and τ of the hour gone by,
+the gamma–Poisson predictive (negative binomial) says
 
     p = P(N ≥ n) = I_x(n, A),   x = τ q_h / (B + τ q_h);   surprise = -ln p
 
-which is also the probability that the nth event comes that early. Compare the seasonal gamma–Poisson
-of A. Ihler, J. Hutchins and P. Smyth ("Adaptive event detection with time-varying Poisson
-processes", KDD 2006); here it is conjugate and online, without their event process.
+which is also the probability that the nth event comes that early. Compare the seasonal
+gamma–Poisson of A. Ihler, J. Hutchins and P. Smyth ("Adaptive event detection with time-varying
+Poisson processes", KDD 2006); here it is conjugate and online, without their event process.
 
 An hour is learned when it is over, at the entity's next event, at most at its predictive mean plus
 `WINSOR_SD` deviations plus 1, about 1.6 times its mean where it is known well: a burst teaches
@@ -30,9 +31,9 @@ Hours are UTC; where `utc_offset_min` is mapped, those of the event at which the
 profile (in whole hours), so that a seller whose buyers live elsewhere keeps one week.
 
 value: n; expected: mean and two deviations of what was due by then. An entity gets a profile with
-its `min_events`th event, while `entities_max` allows, and is judged from its next full hour on, first
-by the cohort's profile; NaN before, and without one. Late events count into the current hour; what
-is not to be learned is judged and not counted.
+its `min_events`th event, while `entities_max` allows, and is judged from its next full hour on,
+first by the cohort's profile; NaN before, and without one. Late events count into the current hour;
+what is not to be learned is judged and not counted.
 
 Shapes: float32[slots, 168] and 5 words a slot: 712 bytes an entity with history, 4 others.
 Cost: about 0.6 µs an event, and 1 µs more at an entity's first event of an hour.
@@ -68,7 +69,8 @@ EXPECTED_SD: Final = 2.0
 NEIGHBOUR: Final = 0.5
 ELAPSED_MIN: Final = 1.0 / 3600.0
 COHORT_PRIOR: Final = 5.0
-"""Expected events that the even profile is worth to an hour of the day, and this to one of the week."""
+"""Expected events that the even profile is worth to an hour of the day, and this to one of the
+week."""
 DUE_MIN: Final = 0.5
 """Of an entity's own hour (at most one event): what the cohort must have had due at that hour of
 the day before the entity is judged at it."""
@@ -234,7 +236,7 @@ def _learn_cohort(profiles: Profiles, hour: int, count: float, rate: float) -> N
     profiles.overall[EVENTS] += count
     profiles.overall[HOURS] += 1.0
     if profiles.overall[HOURS] > COHORT_MEMORY:
-        for k in range(WEEK):
+        for k in range(profiles.cohort.shape[1]):
             profiles.cohort[SEEN, k] *= 0.5
             profiles.cohort[DUE, k] *= 0.5
         profiles.overall[EVENTS] *= 0.5

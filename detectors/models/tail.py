@@ -1,18 +1,19 @@
 """Tail: how improbable is a value under the entity's own history, given what its peers do?
 
-A value is judged as y = ln(value + shift), or its square root, with a normal–inverse-gamma model whose prior is learned
-from the cohort (empirical Bayes), so that a new entity is judged from its first event by its
-peers and a known one by itself. With n, m, S the entity's decayed count, mean and sum of squared
-deviations, and prior (m₀, κ₀, a₀, b₀), the posterior predictive is Student's t (K. Murphy,
-"Conjugate Bayesian analysis of the Gaussian distribution", 2007, eqs. 86–89 and 110):
+A value is judged as y = ln(value + shift), or its square root, with a normal–inverse-gamma model
+whose prior is learned from the cohort (empirical Bayes), so that a new entity is judged from its
+first event by its peers and a known one by itself. With n, m, S the entity's decayed count, mean
+and sum of squared deviations, and prior (m₀, κ₀, a₀, b₀), the posterior predictive is Student's t
+(K. Murphy, "Conjugate Bayesian analysis of the Gaussian distribution", 2007, eqs. 86–89 and 110):
 
     κ = κ₀ + n   μ = (κ₀m₀ + n m)/κ   a = a₀ + n/2   b = b₀ + S/2 + κ₀ n (m - m₀)²/(2κ)
     y ~ t(df = 2a, location = μ, scale² = b(κ + 1)/(aκ))
 
 The cohort is everybody, or those who have one value of a field (`detectors.cohorts`) once their
-weight is `COHORT_TRUSTED`. Its moments are decayed by count: σ², the mean squared step from an entity's own mean,
-times n/(n + 1); T, the variance around m₀ with weight 1/(1 + n) an event, so that busy entities
-do not speak for all. Then κ₀ = σ²/(T - σ²), a₀ = `PRIOR_SHAPE`, b₀ = a₀σ².
+weight is `COHORT_TRUSTED`. Its moments are decayed by count: σ², the mean squared step from an
+entity's own mean, times n/(n + 1); T, the variance around m₀ with weight 1/(1 + n) an event, so
+that busy entities do not speak for all. Then κ₀ = σ²/(T - σ²) (σ² has T for `COHORT_EVENTS_MIN`
+steps as its prior, T - σ² is at least a hundredth of T), a₀ = `PRIOR_SHAPE`, b₀ = a₀σ².
 
 A rate is gamma–Poisson. A decayed count c at a steady rate is shot noise with variance half its
 mean, so `PACE` c is nearly Poisson. With cohort mean M and variance V of c, θ ~ Gamma(α₀, β₀) has
@@ -29,25 +30,25 @@ A share (novelty) is beta–binomial: P(1) = (s q + k)/(s + n), q the cohort's s
 occurrence added), s = `PRIOR_EVENTS`; a 0 has p = 1, a 1 has p = P(1).
 
 Departures: the tail of t is taken by Wallace's normal approximation (D. L. Wallace, Ann. Math.
-Stat. 1959; here within 25 % of the exact tail down to 1e-4 for df ≥ 4, within a factor 2 at
-1e-6). A rate's p is half of P(C ≥ c) above its mean and a straight line from one half to 1 at c = 0
-below it, without a crowd at any p, since calibration follows.
-Learning is protected. A value more than `WINSOR_Z` deviations away is learned as one
-that is just so far, and is strange when its two-sided p is below `WINSOR_P`; a share's 1 is learned
-as p/`WINSOR_P`; a rate at most as `RATE_WINSOR_SD` deviations above its mean: an
-attacker's first events are all there is of it, and each adds to the count; with one deviation an
-honest entity thirty times as busy as its peers is strange for hundreds of events. And an entity may learn
-`TOKENS_PER_HOUR` strange events an hour and a share `TOKENS_PER_EVENT` of all, saved up to
-`TOKENS_MAX`; more are judged, not learned. So a burst however long stays strange, and a change that
-lasts is ordinary within `MEMORY_EVENTS` events (measured: see `detectors.protection`). The cohort, in
-which one entity weighs little, learns a rate up to `COHORT_SD` of its own deviations above its mean.
+Stat. 1959; here within 25 % of the exact tail down to 1e-4 for df ≥ 4, within a factor 2 at 1e-6).
+A rate's p is half of P(C ≥ c) above its mean and a straight line from one half to 1 at c = 0 below
+it, without a crowd at any p, since calibration follows. Learning is protected. A value more than
+`WINSOR_Z` deviations away is learned as one that is just so far, and is strange when its two-sided
+p is below `WINSOR_P`; a share's 1 is learned as p/`WINSOR_P`; a rate at most as `RATE_WINSOR_SD`
+deviations above its mean: not more, since an attacker's first events are all there is of it, and
+each adds to the count; not fewer, since with one deviation an honest entity thirty times as busy as
+its peers is strange for hundreds of events. An entity may learn `TOKENS_PER_HOUR` strange events an
+hour and a share `TOKENS_PER_EVENT` of all, saved up to `TOKENS_MAX`; more are judged, not learned.
+So a burst however long stays strange, and a change that lasts is ordinary within `MEMORY_EVENTS`
+events (measured: see `detectors.protection`). The cohort, in which one entity weighs little, learns
+a rate up to `COHORT_SD` of its own deviations above its mean.
 
 An entity remembers about `MEMORY_EVENTS` events, fewer where `half_life` of its own time decays
 them: enough to know its spread within a twentieth, few enough to follow an honest change of habit.
 
-Values NaN are neither judged nor learned. What is said is -ln p, in [0, `SURPRISE_MAX`]. Until the cohort has
-`COHORT_EVENTS_MIN` weight nothing is judged. Cost: about 60 ns a feature; 24 bytes a feature and
-entity, and 16 more an entity.
+Values NaN are neither judged nor learned. What is said is -ln p, in [0, `SURPRISE_MAX`]. Until the
+cohort has `COHORT_EVENTS_MIN` weight nothing is judged. Cost: about 70 ns a feature; 24 bytes a
+feature and entity, and 16 more an entity.
 """
 
 from math import exp, isnan, lgamma, log, log1p, sqrt
@@ -106,10 +107,11 @@ WORDS_FEATURE: Final = 3
 class Judged(NamedTuple):
     """What the tails say; all float64[features, n], NaN where a feature says nothing.
 
-    surprise: -ln of the raw p-value. centre, spread: the predictive's location and half the width of its central
-    `EXPECTED_SHARE`, in y; of a rate, its mean and `EXPECTED_SD` deviations; of a share, itself
-    and 0. place: the value's place in [0, 1] among its cohort, for the trees. ordinary: bool[n],
-    False where a feature was very strange (`VERY_STRANGE_SURPRISE`) and there was no token left for it.
+    surprise: -ln of the raw p-value. centre, spread: the predictive's location and half the width
+    of its central `EXPECTED_SHARE`, in y; of a rate, its mean and `EXPECTED_SD` deviations; of a
+    share, itself and 0. place: the value's place in [0, 1] among its cohort, for the trees.
+    ordinary: bool[n], False where a feature was very strange (`VERY_STRANGE_SURPRISE`) and there
+    was no token left for it.
     """
 
     surprise: F64

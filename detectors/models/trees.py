@@ -13,6 +13,7 @@ import numpy as np
 from detectors.kernels import kernel
 from schemas.columns import F64, I32, I64, U16, Bools
 
+LAST: Final = 0
 BLOCK_LEVELS: Final = 4
 BLOCK: Final = 1 << BLOCK_LEVELS
 """Nodes, one of them unused: four levels of a tree. With two masses a node a cache line, so that a
@@ -23,8 +24,7 @@ class Trees(NamedTuple):
     """The structure: [trees, nodes], node 0 the root.
 
     child: int32[nodes, 2], in every tree the same; 0 at a leaf. room: of a child, its share of its
-    parent's interval. last, recent: which mass of a node speaks of the past, and which one is being
-    learned.
+    parent's interval. recent: which mass of a node is being learned; `LAST` speaks of the past.
     """
 
     child: I32
@@ -32,7 +32,6 @@ class Trees(NamedTuple):
     threshold: F64
     room: F64
     height: int
-    last: int
     recent: int
 
 
@@ -52,7 +51,6 @@ def build(count: int, height: int, seed: int, features: int, planes: int) -> Tre
         threshold=np.zeros((count, nodes)),
         room=np.ones((count, nodes)),
         height=height,
-        last=0,
         recent=planes - 1,
     )
     for i in range(inner):
@@ -105,7 +103,7 @@ def walk(trees: Trees, mass: U16, slot: int, place: F64, path: I64, held: I64) -
     count, depths = path.shape
     for t in range(count):
         path[t, 0] = 0
-        held[t, 0] = mass[slot, t, 0, trees.last] if slot >= 0 else 0
+        held[t, 0] = mass[slot, t, 0, LAST] if slot >= 0 else 0
     for depth in range(1, depths):
         for t in range(count):
             node = path[t, depth - 1]
@@ -115,7 +113,7 @@ def walk(trees: Trees, mass: U16, slot: int, place: F64, path: I64, held: I64) -
             else:
                 node = trees.child[node, 0 if value < trees.threshold[t, node] else 1]
             path[t, depth] = node
-            held[t, depth] = mass[slot, t, node, trees.last] if slot >= 0 else 0
+            held[t, depth] = mass[slot, t, node, LAST] if slot >= 0 else 0
 
 
 @kernel
@@ -142,18 +140,20 @@ def walk_expecting(
     count, depths = path.shape
     for t in range(count):
         other_path[t, 0] = 0
-        held[t, 0] = mass[slot, t, 0, trees.last]
+        held[t, 0] = mass[slot, t, 0, LAST]
         for depth in range(1, depths):
             node = other_path[t, depth - 1]
             f = trees.feature[t, node]
             if expected[f]:
-                node = _heavier(trees, mass, slot, t, node, trees.last)
+                node = _heavier(trees, mass, slot, t, node, LAST)
             elif node == path[t, depth - 1]:
                 node = path[t, depth]
+            elif isnan(place[f]):
+                node = _heavier(trees, mass, slot, t, node, trees.recent)
             else:
                 node = trees.child[node, 0 if place[f] < trees.threshold[t, node] else 1]
             other_path[t, depth] = node
-            held[t, depth] = mass[slot, t, node, trees.last]
+            held[t, depth] = mass[slot, t, node, LAST]
 
 
 @kernel
@@ -166,11 +166,13 @@ def credit(trees: Trees, mass: U16, slot: int, place: F64, path: I64, share: F64
     total = 0.0
     for t in range(path.shape[0]):
         for depth in range(path.shape[1] - 1):
-            here = mass[slot, t, path[t, depth], trees.last]
+            here = mass[slot, t, path[t, depth], LAST]
             f = trees.feature[t, path[t, depth]]
-            if here == 0 or isnan(place[f]):
+            if here == 0:
                 break
-            gain = log((here + 1.0) / (mass[slot, t, path[t, depth + 1], trees.last] + 1.0))
+            if isnan(place[f]):
+                continue
+            gain = log((here + 1.0) / (mass[slot, t, path[t, depth + 1], LAST] + 1.0))
             share[f, i] += max(gain, 0.0)
             total += max(gain, 0.0)
     if total > 0.0:

@@ -13,9 +13,11 @@ EVENTS = 120_000
 
 def _calibrate(raw: F64, row: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> Calibrated:
     detectors, n = raw.shape
+    fresh = np.zeros(n, np.bool_)
+    fresh[np.unique(row, return_index=True)[1]] = True
     events = Admitted(
         row=row,
-        fresh=np.arange(n) == 0,
+        fresh=fresh,
         time_ms=1e12 + 1000.0 * np.arange(n, dtype=np.float64),
         late=np.zeros(n, np.bool_),
         learn=np.ones(n, np.bool_),

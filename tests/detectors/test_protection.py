@@ -74,7 +74,7 @@ def watch(*parts: Payments) -> tuple[Payments, F64]:
     watched = watching.process(
         EventBatch(
             sources=(("shop", 0),),
-            source=np.zeros(n, np.uint8),
+            source=np.zeros(n, np.int32),
             offset=np.arange(n, dtype=np.int64),
             time_ms=(START_MS + HOUR_MS * told.hour).astype(np.int64),
             type_code=np.full(n, TYPES.index("transaction"), np.uint8),

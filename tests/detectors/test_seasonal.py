@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.random import PCG64, Generator
 
 from detectors.models import tail
-from detectors.models.seasonal import START, SeasonalSpec
+from detectors.models.seasonal import COHORT_MEMORY, HOURS, START, Seasonal, SeasonalSpec
 from detectors.state import under
 from tests.detectors.looking import Looking, Row
 
@@ -199,3 +199,17 @@ def test_late_events_count_into_the_current_hour(taught: Looking) -> None:
     first, second = at(80, 1, "s3"), at(79.5, 1, "s3")
     before, after = (taught.at(rows)["value"][0] for rows in (first, second))
     assert after == before + 1
+
+
+def test_the_day_forgets_as_the_week_does() -> None:
+    """When the cohort's memory is full both of its profiles halve, so that they stay one."""
+    look = Looking(SPEC)
+    season = look.detector
+    assert isinstance(season, Seasonal)
+    season.profiles.overall[HOURS] = COHORT_MEMORY - 100.0
+    look.at([sale(MONDAY_S + HOUR_S * hour) for hour in range(14 * 24)])
+    assert season.profiles.overall[HOURS] < COHORT_MEMORY
+    cohort = season.profiles.cohort
+    week, day = cohort[:, :168].reshape(2, 7, 24).sum(axis=1), cohort[:, 168:]
+    assert day.sum() > 0.0
+    assert np.allclose(week, day, rtol=1e-9)

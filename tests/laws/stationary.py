@@ -99,7 +99,7 @@ def _batch(
     of_type = np.where(is_label, TYPES.index("label"), TYPES.index("transaction"))
     return EventBatch(
         sources=(("shop", 0),),
-        source=np.zeros(n, np.uint8),
+        source=np.zeros(n, np.int32),
         offset=np.arange(n, dtype=np.int64),
         time_ms=time_ms.astype(np.int64),
         type_code=of_type.astype(np.uint8),

@@ -51,9 +51,9 @@ class Row(NamedTuple):
 
     def reached(self) -> bool:
         """Whether the bar was reached."""
-        if self.factor and self.bar:
-            return 1.0 / self.bar <= self.ours <= self.bar
-        return self.ours >= self.bar
+        if not self.bar:
+            return True
+        return 1.0 / self.bar <= self.ours <= self.bar if self.factor else self.ours >= self.bar
 
     def asked(self) -> str:
         """The bar in words."""
@@ -120,7 +120,7 @@ def points(name: str, bar: float, others: str) -> list[Row]:
     fields = [f"x{j}" for j in range(width)]
     batch = EventBatch(
         sources=((name, 0),),
-        source=np.zeros(n, np.uint8),
+        source=np.zeros(n, np.int32),
         offset=np.arange(n, dtype=np.int64),
         time_ms=1_600_000_000_000 + 1000 * np.arange(n, dtype=np.int64),
         type_code=np.zeros(n, np.uint8),

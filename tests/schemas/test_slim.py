@@ -2,12 +2,14 @@
 
 import dataclasses
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from schemas.codecs.slim import MESSAGE_BYTES_MAX, VERSION, SlimCodec
 from schemas.columns import EventBatch
@@ -51,7 +53,8 @@ def test_events_come_back_however_they_are_cut(seed: int, cuts: list[int]) -> No
     assert back.sources == SOURCES
     assert set(back.source.tolist()) == {2}
     assert back.source.dtype == np.int32
-    own = [back.source, back.offset, back.time_ms, back.type_code, *back.number.values()]
+    own: list[NDArray[Any]] = [back.source, back.offset, back.time_ms, back.type_code]
+    own += back.number.values()
     assert all(array.flags.writeable for array in own)  # as kernels were compiled for
 
 
