@@ -27,6 +27,7 @@ from tests.broker.shop import (
     codes_expected,
     consumer,
     eddy,
+    holds_all_once,
     make_shop,
     reference,
     send,
@@ -45,12 +46,12 @@ LAYOUTS = pytest.mark.parametrize(
 
 def holds_every_alert_once(shop: Shop) -> None:
     """The output topics hold what the reference emits: nothing missing, nothing twice."""
+    holds_all_once(shop)
     expected = reference(shop)
-    assert sum(map(len, expected.alerts.values())) > 20
+    if shop.hop or shop.partitions == 1:  # one monitor in four shards may be too young to alert
+        assert sum(map(len, expected.alerts.values())) > 20
     if shop.hop:
         assert any(place.topic.endswith("-reports") for place in expected.alerts)
-    assert shop.alerts(expected.place_of) == expected.alerts
-    assert shop.dead_letters() == expected.dead_letters
 
 
 @LAYOUTS

@@ -56,19 +56,21 @@ def stream() -> Records:
     return Records(WHERE.topic, 0, np.arange(count), np.full(count, -1), values)
 
 
-def sent(made: Config, into: Log, events: Records) -> Records:
-    """What the stages in front of a monitor's, or of assess's, one-partition log put into it."""
-    values: list[bytes | None] = []
-    shards = Shards(made, RUN)
-    emitted = shards.source("shop").process(events).internal
-    watching = {log.name: shards.internal(log) for log in logs(made) if log.internal}
-    for name, partition, value in emitted:
-        if name == into.name:
-            values.append(value)
-        elif into.name == ASSESS:
-            place = np.zeros(1, np.int64)
-            told = watching[name].process(Records(name, partition, place, place, [value]))
-            values += (one.value for one in told.internal)
+def sent(made: Config, into: Log) -> Records:
+    """What stands in an internal log of one partition, of the shop's records, ten at a time: a
+    monitor's events, or reports that say they all surprised the monitor account."""
+    shards, values = Shards(made, RUN), list[bytes | None]()
+    source = shards.source("shop")
+    reporter = shards._make_reporter()
+    for start in range(0, EVENTS, 10):
+        emitted = source.process(stream().slice(start, start + 10))
+        if into.name == ASSESS:
+            assert reporter is not None
+            p_value = np.linspace(1e-9, 9e-3, len(emitted.events))
+            found = list(reporter.sent("account", emitted.events, p_value))
+        else:
+            found = [one for one in emitted.internal if one.log == into.name]
+        values += (one.value for one in found)
     count = len(values)
     return Records(into.topic, 0, np.arange(count), np.full(count, -1), values)
 
