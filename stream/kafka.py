@@ -70,6 +70,10 @@ TRIED_SHARE: Final = 0.6
 """All tries of one transaction end when this share of transaction.timeout.ms is over. What is left
 is for aborting it: where the broker does that itself, it takes the worker for a zombie."""
 
+NAME_TAKEN: Final = KafkaError(KafkaError.UNRELEASED_INSTANCE_ID).str()
+"""What the broker says under the new protocol while the session of a static member that was killed
+lasts; under the classic one its successor takes its place at once."""
+
 OVERTIME_S: Final = 2.0
 """A call that takes so much longer than it was told to will never return."""
 
@@ -378,6 +382,11 @@ class Source:
                     raise RetentionGap(f"{Partition(*where)}: {error.str()}")
                 elif classify(error) is Retriable:
                     log.warning("kafka client", code=error.name(), error=error.str())
+                elif NAME_TAKEN in error.str():  # its code is only that it is fatal
+                    raise Retriable(
+                        f"joining the group: {error.str()} (a member of this group.instance.id died "
+                        "and is not missed yet; start again when its session is over)"
+                    )
                 else:
                     raise failure(error, f"reading {where}")
         return records

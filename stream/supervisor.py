@@ -98,7 +98,9 @@ class Supervisor:
             self._obey()
             for slot in self._slots:
                 code = slot.buried()
-                if code is not None and (self._stopping or code in NOT_MENDED):
+                # One that our SIGTERM ended had not begun yet, or it would have ended cleanly.
+                told = self._stopping and code == -signal.SIGTERM
+                if code is not None and not told and (self._stopping or code in NOT_MENDED):
                     worst = max(worst, code if code >= 0 else 128 - code)
                     self._stop("a worker ended for good")
                 slot.fill(may=not self._stopping)

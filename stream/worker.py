@@ -51,11 +51,11 @@ EMPTY_S: Final = 10.0
 """A worker that has been without partitions for so long says what that may mean."""
 
 NO_PARTITION: Final = (
-    "no partition for this worker: others of the group have them. One of them may run under this "
-    "very slot: it ends at its next commit, and holds its partitions until then; stop it, or give "
-    "each worker a slot of its own (--slot, EDDY_SLOT). Else there are more workers than partitions. "
-    "`kafka-consumer-groups --describe --members` shows who they are and where: a worker's client id "
-    "is eddy-SLOT"
+    "no partition for this worker: others of the group have them, or the brokers are away. Another "
+    "worker may run under this very slot: it keeps its partitions until it commits next, and ends "
+    "then; stop it, or give each worker a slot of its own (--slot, EDDY_SLOT). Or there are more "
+    "workers than partitions. `kafka-consumer-groups --describe --members` shows who they are and "
+    "where: a worker's client id is eddy-SLOT"
 )
 
 CYCLES_S: Final = 60.0

@@ -102,7 +102,7 @@ def test_a_killed_worker_is_started_again_in_its_slot_and_the_others_stay() -> N
         assert waits == list(BACK_OFF_S[:3])
         assert not is_gone(other["pid"])
         process.terminate()
-        assert process.wait(60) == 128 + signal.SIGTERM  # these scripts do not stop cleanly
+        assert process.wait(60) == 0  # a worker that SIGTERM ends at once had nothing to finish
         assert is_gone(first["pid"])
         assert is_gone(other["pid"])
 

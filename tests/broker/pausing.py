@@ -4,6 +4,9 @@ import time
 from collections.abc import Callable, Collection
 from typing import NamedTuple
 
+from stream.kafka import Feed
+from stream.simulator import Shop as Simulated
+from stream.simulator import lines
 from tests.broker.shop import PATIENCE_S, Shop
 
 FEED_EVENTS = 200
@@ -21,17 +24,19 @@ class Pause(NamedTuple):
 
 
 def pause_s(shop: Shop, partitions: Collection[int], kill: Callable[[], None]) -> Pause:
-    """Let everything be committed, kill, feed on, and time each partition's next commit.
+    """When everything is committed: kill, feed on, and time each partition's next commit.
 
     partitions: those of the worker that `kill` kills, by SIGKILL. Every one must get records from
     the events that are fed: those of about 200 accounts, spread by their hash.
     """
-    shop.feed(FEED_EVENTS, seed=21, malformed=0)
     shop.wait_until_done()
-    before = shop.committed()
+    before, events = shop.committed(), list(lines(Simulated(FEED_EVENTS, seed=22), 0))
+    feed = Feed({"bootstrap.servers": shop.bootstrap}, shop.topic, "murmur2")
     kill()
     killed_at = time.monotonic()
-    shop.feed(FEED_EVENTS, seed=22, malformed=0)
+    for event in events:
+        feed.send(event.key, event.value)
+    feed.close()
     waiting, found = set(partitions), dict[int, float]()
     while waiting:
         now, committed = time.monotonic(), shop.committed()
