@@ -372,13 +372,15 @@ class Reference:
     shards: dict[int, Shard]
 
 
-def reference(shop: Shop) -> Reference:
-    """Fold the shop's log as it is now, partition by partition."""
+def reference(shop: Shop, until: dict[int, int] | None = None) -> Reference:
+    """Fold the shop's log as it is now, partition by partition; each up to `until`, where given."""
     config = load(shop.config)
     made = Reference({}, {}, {})
     by_partition: dict[int, list[Message]] = defaultdict(list)
     for message in messages(shop.bootstrap, shop.topic):
-        by_partition[message.partition() or 0].append(message)
+        partition = message.partition() or 0
+        if until is None or (message.offset() or 0) < until[partition]:
+            by_partition[partition].append(message)
     for partition, log in by_partition.items():
         shard = build_shard(config, "shop", RunInfo("live", "reference", str))
         alerts: list[Published] = []
