@@ -15,6 +15,7 @@ from threading import Thread
 from typing import Any, NamedTuple, NoReturn
 
 from stream.checkpoints import loading
+from stream.checkpoints.manifest import offset_of
 from stream.checkpoints.store import Folder
 from stream.cli import main
 from stream.kafka import Partition, Sink
@@ -86,14 +87,22 @@ def has_positions(sink: Sink, records: object, positions: object, *_: object) ->
     return bool(positions)
 
 
-def is_far_from_a_checkpoint(worker: Worker) -> bool:
-    """Whether a restart would load a checkpoint that has learned, and re-learn 300 records."""
+def is_far_from_a_checkpoint(worker: Worker, published: int = 1) -> bool:
+    """Whether a restart would load a checkpoint that has learned, and re-learn 300 records.
+
+    published: how many there are that have learned.
+    """
     return any(
-        holding.kept.published
-        and holding.kept.ready is None
-        and 0 < holding.kept.offset() <= (holding.committed or 0) - 300
+        holding.kept.ready is None
+        and sum(offset_of(name) > 0 for name in holding.kept.published) >= published
+        and holding.kept.offset() <= (holding.committed or 0) - 300
         for holding in worker._holdings.values()
     )
+
+
+def is_far_from_a_second_checkpoint(worker: Worker) -> bool:
+    """The same, with another one before it."""
+    return is_far_from_a_checkpoint(worker, 2)
 
 
 def leaves_soon(worker: Worker, partitions: object, within_s: float | None = None) -> bool:
@@ -125,6 +134,9 @@ WORKING = {
     "late in the commit": Point(Sink, "_commit", soon(0.003)),
     "after commit": Point(Sink, "transact", None, has_positions),
     "far from a checkpoint": Point(Worker, "_commit_once", None, is_far_from_a_checkpoint),
+    "far from a second checkpoint": Point(
+        Worker, "_commit_once", None, is_far_from_a_second_checkpoint
+    ),
     "at on_revoke": Point(Worker, "on_revoke", die),
     "in on_revoke": Point(Worker, "_take_checkpoints_now", die, leaves_soon),
     "late in on_revoke": Point(Worker, "_take_checkpoints_now", None, leaves_soon),

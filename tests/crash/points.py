@@ -113,13 +113,14 @@ def die_losing(ground: Ground) -> None:
     for seed, point in enumerate(("at on_lost", "after on_lost")):
         feed(shop, EVENTS // 2, seed)
         plan = [("frozen between batches", 3), (point, 1)]
-        with forked(shop, f"old-{seed}", plan) as one, forked(shop, f"new-{seed}") as other:
+        with forked(shop, f"old-{seed}", plan) as one:
             wait_for(one.frozen, "it to freeze", one)
-            wait_for(lambda other=other: holds_all(other), "another owner", other)  # type: ignore[misc]
-            one.send(signal.SIGCONT)
-            assert one.ended() == -signal.SIGKILL, one.log_file
-            shop.wait_until_done()
-            assert other.stop() == 0
+            with forked(shop, f"new-{seed}") as other:
+                wait_for(lambda other=other: holds_all(other), "another owner", other)  # type: ignore[misc]
+                one.send(signal.SIGCONT)
+                assert one.ended() == -signal.SIGKILL, one.log_file
+                shop.wait_until_done()
+                assert other.stop() == 0
     finish_and_check(shop)
 
 
@@ -160,7 +161,8 @@ def zombie(ground: Ground) -> None:
 def broker_restart(ground: Ground) -> None:
     """The broker is killed and comes back under load, while a worker is killed, too."""
     with own_broker(ground.folder / "restarted", BROKER_SETTINGS) as broker:
-        shop = open_shop(Ground(broker.bootstrap, ground.folder), "broker restart", 4)
+        own = Ground(broker.bootstrap, ground.folder)
+        shop = open_shop(own, "broker restart", 4, **{"transaction.timeout.ms": 30_000})
         feed(shop, EVENTS)
         with forked(shop, "one") as one, forked(shop, "two") as two:
             wait_for(lambda: sum(shop.committed().values()) > EVENTS // 10, "commits", one, two)
@@ -180,7 +182,7 @@ def not_whole(ground: Ground) -> None:
     for damage in (change_a_block, truncate_a_block, truncate_the_manifest):
         shop = open_shop(ground, damage.__name__)
         feed(shop, EVENTS)
-        killed(shop, ("far from a checkpoint", 900))
+        killed(shop, ("far from a second checkpoint", 1))
         damage(shop)
         worker = finish_and_check(shop)
         assert worker.has_logged("checkpoint is not whole, falling back"), worker.log_file
