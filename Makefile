@@ -69,7 +69,7 @@ check: setup ## format, lint, types and the fast tests, in less than a minute
 bench: setup ## measure the speed of the main paths
 	@$(BIN)/python -m tests.bench
 
-quality: setup ## how well the models find frauds on labelled data, beside what others reach
+quality: setup ## how well models find labelled frauds, beside others' figures; how honest p is
 	@$(BIN)/python -m tests.quality
 
 kafka: setup ## a local broker in the foreground; its data stays in .kafka/data (PORT=9092)

@@ -1,29 +1,41 @@
 """Calibration: raw surprise in, honest p-value out, for every detector and for their combination.
 
 Each detector keeps a decayed histogram of its surprise v = -ln(raw p) for all its entities (the
-parent) and for each maturity of an entity (the cells: its first 5, 20, 100 events, and after).
-The p-value is the share of surprises at least as large:
+parent) and for each maturity of an entity (the cells: fewer than so many events before,
+`MATURITIES`, and after). The p-value is the share of surprises at least as large:
 
     cell:   S(v) = (N_cell S_cell(v) + BORROW · S_parent(v)) / (N_cell + BORROW)
     parent: S(v) = (N S_seen(v) + BORROW_PRIOR · exp(-v/2)) / (N + BORROW_PRIOR)
 
 so that a thin cell borrows from its parent, and a thin parent believes the raw p's square root: a
-model that has seen little is not to be believed its smallest numbers. Beyond the
-`TAIL_EVENTS` largest surprises the tail is exponential in v with their mean excess (generalised
-Pareto of shape 0; a power law in p). Within a bin S is a straight line, but for discrete detectors the
-bin's lower edge stands: their p is never too small for lying in a crowd.
+model that has seen little is not to be believed its smallest numbers. Beyond the `TAIL_EVENTS`
+largest surprises the tail is a generalised Pareto in v, fitted by probability-weighted moments (J.
+R. M. Hosking, J. R. Wallis, Technometrics 1987): of shape 0, a power law in p, where raw p-values
+are honest already, and of up to `SHAPE_MAX` where values have a heavier tail than their model.
+Within a bin S is a straight line, but for discrete detectors the bin's lower edge stands: their p
+is never too small for lying in a crowd. Bins are of equal width within each doubling of 1 + v, as a
+float's own digits are, so that finding one takes no logarithm; nor does the evidence ln(1 + τ/p) of
+a p-value (`combination`), which has a table like S.
 
 An entity that was strange lately is more likely to be so again, and for the same cause. To an
-event's evidence e is added SUSPICION_WEIGHT · ln(1 + s) · e/(e + 1), s the entity's earlier evidence
-beyond `SUSPICION_EDGE`, decayed over a week; to an event without evidence of its own next to nothing: measured on labelled payments it finds the later, smaller
-frauds of a stolen card. Calibration comes behind it, so that p stays honest.
+event's evidence e is added SUSPICION_WEIGHT · ln(1 + s) · e/(e + 1), s the entity's earlier
+evidence beyond `SUSPICION_EDGE`, decayed over a week; to an event without evidence of its own next
+to nothing: measured on labelled payments it finds the later, smaller frauds of a stolen card.
+Calibration comes behind it, so that p stays honest.
 
 The histogram describes honest traffic: to put an event of p < `TAIL_P` into it costs an entity
-TAIL_P/p tokens (at most `COST_MAX`), of which it gets `TOKENS_PER_HOUR` and `TOKENS_PER_EVENT`,
-what an honest one needs on average, and `COST_MAX` at first; an event it cannot pay for is judged,
-not learned. So one attacker cannot make its own extremes ordinary, unless it is a sixth of all
-traffic; many fresh entities can put one extreme each. Tables are refreshed by a count in the state; `MEMORY` events are remembered, or half
-of all where there were fewer, since the first of them were judged by models that knew nothing.
+(TAIL_P/p)^γ tokens (p counts as TAIL_P/`RARITY_MAX` at least), of which it gets `TOKENS_PER_HOUR`,
+`TOKENS_PER_EVENT`, and at first what one of the rarest costs; an event it cannot pay for is judged,
+not learned. γ falls from 1 to 1/2, slowly at first, until `SETTLED_EVENTS` are learned. Among few
+events one attacker would make its own extremes ordinary; among many it cannot, unless it is a
+thirtieth of all traffic, and if they stayed as dear, the bursts in which honest extremes come would
+be refused, and half of the tail with them. Many fresh entities can put one extreme each. For the
+same reason the tail's shape is believed by degrees.
+
+Cost: about 0.4 µs an event of 12 features and trees; more while it is young, for its tables.
+
+Tables are refreshed by a count in the state; `MEMORY` events are remembered, or half of all where
+there were fewer, since the first of them were judged by models that knew nothing.
 """
 
 from math import exp, isnan, log1p
@@ -40,31 +52,46 @@ from detectors.protection import WRONG_SHARE, earned, followed
 from detectors.state import Arrays, load, saved
 from schemas.columns import F64, I64, Bools
 
-BINS_PER_UNIT: Final = 40.0
-BINS: Final = 262
-"""In ln(1 + v): 2.5 % of p wide where most events are, and as far as p = 1e-300."""
-MATURITIES: Final = (5, 20, 100)
+BIN_BITS: Final = 5
+BINS: Final = 10 << BIN_BITS
+"""32 to each doubling of 1 + v: 3 % of p wide where most events are, and as far as p = 1e-300."""
+MATURITIES: Final = (1, 2, 3, 5, 10, 20, 50, 100)
 CELLS: Final = len(MATURITIES) + 1
 PARENT: Final = CELLS
-BORROW: Final = 500.0
+BORROW: Final = 200.0
 BORROW_PRIOR: Final = 50.0
 TAIL_EVENTS: Final = 50.0
 EXCESS_PRIOR: Final = 1.0
-"""Mean excess of -ln p where p is honest already."""
+"""Mean excess of -ln p where p is honest already; one event strong."""
 EXCESS_MIN: Final = 0.2
-EXCESS_MAX: Final = 3.0
+EXCESS_MAX_YOUNG: Final = 3.0
+EXCESS_MAX: Final = 10.0
+SHAPE_PRIOR: Final = 10.0
+"""As many excesses speak for shape 0: few say little of their shape."""
+SHAPE_MAX: Final = 0.5
 MEMORY: Final = 200_000.0
 REFRESH_MIN: Final = 500
+SETTLED_EVENTS: Final = 20_000.0
 TAIL_P: Final = 0.01
-COST_MAX: Final = 100.0
+RARITY_MAX: Final = 100.0
 TOKENS_PER_HOUR: Final = 3.0
-TOKENS_PER_EVENT: Final = 0.06
-"""∫ min(TAIL_P/p, COST_MAX) dp over p < TAIL_P is TAIL_P (1 + ln COST_MAX) = 0.056."""
+TOKENS_PER_EVENT: Final = 0.03
+"""More than an honest entity spends on average once γ is 1/2: TAIL_P (2 - 1/√RARITY_MAX) =
+0.019."""
 TOKENS_MAX: Final = 200.0
 SUSPICION_HALF_LIFE_MS: Final = 7.0 * 86_400_000.0
 SUSPICION_EDGE: Final = 2.0
 SUSPICION_MAX: Final = 20.0
 SUSPICION_WEIGHT: Final = 2.0
+
+ONE_BITS: Final = 1023 << 52
+BIN_WIDTH: Final = 1 << (52 - BIN_BITS)
+"""Of a float's digits: those of 1, and of a bin."""
+EDGES: Final[F64] = np.array(
+    [(1.0 + (b / (1 << BIN_BITS)) % 1.0) * (1 << (b >> BIN_BITS)) - 1.0 for b in range(BINS + 1)]
+)
+"""The surprise at the edges of the bins."""
+PRIOR: Final[F64] = np.array([exp(-0.5 * v) for v in EDGES.tolist()])
 
 LEARNED, REFRESH_AT = range(2)
 WORDS: Final = 4
@@ -87,10 +114,12 @@ class Calibrated(NamedTuple):
 
 class Tables(NamedTuple):
     """seen: float64[detectors, cells + 1, bins], the decayed histograms, the parent's last.
-    share: float64[detectors, cells + 1, bins + 1], S at the bins' edges. marks: counts. rare: the share of late with p < `TAIL_P`."""
+    share: float64[detectors, cells + 1, bins + 1], S at the bins' edges; proof: the evidence of it.
+    marks: counts. rare: the share of late with p < `TAIL_P`."""
 
     seen: F64
     share: F64
+    proof: F64
     marks: I64
     rare: F64
 
@@ -105,6 +134,16 @@ class Surprise(NamedTuple):
     without: F64
 
 
+class Found(NamedTuple):
+    """What the kernel works in, an event at a time. p, proof: float64[detectors], each one's
+    p-value, NaN where silent, and evidence; bin: int64[detectors + 1], where its surprise lies, -1
+    nowhere, the combination's last."""
+
+    p: F64
+    proof: F64
+    bin: I64
+
+
 class Calibration:
     """The histograms and tables of a monitor: its detectors, and last their combination."""
 
@@ -114,8 +153,12 @@ class Calibration:
         self.tables = Tables(
             seen=np.zeros((detectors, CELLS + 1, BINS)),
             share=np.zeros((detectors, CELLS + 1, BINS + 1)),
+            proof=np.zeros((detectors, CELLS + 1, BINS + 1)),
             marks=np.array([0, REFRESH_MIN], np.int64),
             rare=np.zeros(1),
+        )
+        self.found = Found(
+            np.zeros(detectors - 1), np.zeros(detectors - 1), np.zeros(detectors, np.int64)
         )
         _refresh_all(self.tables)
 
@@ -129,7 +172,7 @@ class Calibration:
             order=np.full((COUNTERFACTUAL_MAX, n), -1, np.int64),
             learned=np.zeros(n, np.int64),
         )
-        _process(words, at, events, surprise, self.discrete, self.tables, out)
+        _process(words, at, events, surprise, self.discrete, self.tables, self.found, out)
         return out
 
     def save(self) -> Arrays:
@@ -142,78 +185,114 @@ class Calibration:
 
 
 @kernel
-def _place(v: float) -> float:
-    """Where a surprise stands among the bins, in bins."""
-    return float(min(BINS_PER_UNIT * log1p(max(v, 0.0)), BINS - 1e-9))
+def _bin(v: float) -> tuple[int, float]:
+    """(The bin of a surprise, how far into it, in [0, 1))."""
+    bits = int(np.float64(1.0 + max(v, 0.0)).view(np.int64)) - ONE_BITS
+    b = bits >> (52 - BIN_BITS)
+    if b >= BINS:
+        return BINS - 1, 1.0
+    return b, (bits & (BIN_WIDTH - 1)) * (1.0 / BIN_WIDTH)
 
 
 @kernel
-def _surprise_at(place: float) -> float:
-    """The inverse of `_place`."""
-    return float(exp(place / BINS_PER_UNIT) - 1.0)
+def _between(table: F64, d: int, cell: int, b: int, part: float) -> float:
+    """A table's value so far from one edge to the next."""
+    low = table[d, cell, b]
+    return float(low + part * (table[d, cell, b + 1] - low))
 
 
 @kernel
-def _look_up(share: F64, v: float, discrete: bool) -> float:
-    """p of surprise v, by the table of S at the bins' edges."""
-    place = _place(v)
-    b = int(place)
-    if discrete:
-        return float(max(share[b], P_MIN))
-    return float(max(share[b] + (place - b) * (share[b + 1] - share[b]), P_MIN))
+def _settled(learned: int) -> float:
+    """How far the tail is settled, 0 to 1: in a young one a single attacker stands out."""
+    return min(learned / SETTLED_EVENTS, 1.0) ** 2
 
 
 @kernel
-def _refresh(seen: F64, below: F64, borrow: float, share: F64) -> None:
-    """S at the edges of one histogram that borrows from the table `below`."""
+def _survival(excess: float, shape: float) -> float:
+    """Generalised Pareto's, of an excess in units of its scale."""
+    return float(exp(-log1p(shape * excess) / shape)) if shape > 1e-3 else exp(-excess)
+
+
+@kernel
+def _fit_tail(
+    seen: F64, edge: int, start: float, above: float, settled: float
+) -> tuple[float, float]:
+    """Scale and shape of the excesses beyond the bin `edge`, by probability-weighted moments."""
+    mean = EXCESS_PRIOR  # of one event more
+    weighted = 0.25 * EXCESS_PRIOR
+    beyond = 0.0
+    for b in range(BINS - 1, edge - 1, -1):
+        excess = 0.5 * (EDGES[b] + EDGES[b + 1]) - start
+        mean += seen[b] * excess
+        weighted += seen[b] * excess * (beyond + 0.5 * seen[b]) / max(above, 1e-9)
+        beyond += seen[b]
+    mean /= above + 1.0
+    weighted /= above + 1.0
+    shape = 2.0 - mean / max(mean - 2.0 * weighted, 1e-9)
+    shape = settled * min(max(shape * above / (above + SHAPE_PRIOR), 0.0), SHAPE_MAX)
+    scale = mean * (1.0 - shape)
+    most = EXCESS_MAX_YOUNG + settled * (EXCESS_MAX - EXCESS_MAX_YOUNG)
+    return min(max(scale, EXCESS_MIN), most), shape
+
+
+@kernel
+def _refresh(seen: F64, below: F64, borrow: float, settled: float, share: F64, proof: F64) -> None:
+    """S at the edges of one histogram that borrows from the table `below`, and its evidence."""
     total = seen.sum()
     edge = BINS
     above = 0.0
     while edge > 0 and above + seen[edge - 1] < TAIL_EVENTS:
         edge -= 1
         above += seen[edge]
-    start = _surprise_at(edge)
-    excess = EXCESS_PRIOR  # of one event more
-    for b in range(edge, BINS):
-        excess += seen[b] * (_surprise_at(b + 0.5) - start)
-    excess = min(max(excess / (above + 1.0), EXCESS_MIN), EXCESS_MAX)
+    start = EDGES[edge]
+    scale, shape = _fit_tail(seen, edge, start, above, settled)
     tail = above
     for b in range(BINS, -1, -1):
         if b >= edge:
-            mine = max(above, 0.5) * exp(-(_surprise_at(b) - start) / excess)
+            mine = max(above, 0.5) * _survival((EDGES[b] - start) / scale, shape)
         else:
             tail += seen[b]
             mine = tail
         share[b] = min((mine + borrow * below[b]) / (total + borrow), 1.0)  # sums round
     for b in range(BINS):
         share[b + 1] = min(share[b + 1], share[b])
+    for b in range(BINS + 1):
+        proof[b] = evidence(share[b])
 
 
 @kernel
 def _refresh_all(tables: Tables) -> None:
     """Every table anew from its histogram, parents first; then the histograms decay."""
-    prior = np.empty(BINS + 1)
-    for b in range(BINS + 1):
-        prior[b] = exp(-0.5 * _surprise_at(b))
-    step = max(REFRESH_MIN, min(tables.marks[LEARNED], int(MEMORY)) // 50)
+    step = max(REFRESH_MIN, min(tables.marks[LEARNED], int(MEMORY)) // 25)
     tables.marks[REFRESH_AT] = tables.marks[LEARNED] + step
-    for d in range(tables.seen.shape[0]):
-        parent = tables.share[d, PARENT]
-        _refresh(tables.seen[d, PARENT], prior, BORROW_PRIOR, parent)
+    keep = exp(-step / min(MEMORY, 0.5 * tables.marks[LEARNED] + 1.0))
+    settled = _settled(tables.marks[LEARNED])
+    seen, share, proof = tables.seen, tables.share, tables.proof
+    for d in range(seen.shape[0]):
+        parent = share[d, PARENT]
+        _refresh(seen[d, PARENT], PRIOR, BORROW_PRIOR, settled, parent, proof[d, PARENT])
         for cell in range(CELLS):
-            _refresh(tables.seen[d, cell], parent, BORROW, tables.share[d, cell])
-    tables.seen[:] *= exp(-step / min(MEMORY, 0.5 * tables.marks[LEARNED] + 1.0))
+            _refresh(seen[d, cell], parent, BORROW, settled, share[d, cell], proof[d, cell])
+        for cell in range(CELLS + 1):
+            for b in range(BINS):
+                seen[d, cell, b] *= keep
 
 
 @kernel
-def _may_learn(words: F64, at: int, r: int, time_ms: float, p: float, rare: F64) -> bool:
+def _cost(p: float, learned: int) -> float:
+    """Tokens for learning an event of this p, where so many events are known."""
+    if p >= TAIL_P:
+        return 0.0
+    return float(min(TAIL_P / p, RARITY_MAX) ** (1.0 - 0.5 * _settled(learned)))
+
+
+@kernel
+def _may_learn(words: F64, at: int, r: int, time_ms: float, p: float, tables: Tables) -> bool:
     """Whether the entity can pay for having this event in the histogram; it pays if it can."""
     since_ms = time_ms - words[r, at + TOKENS_MS]
     tokens = earned(words[r, at + TOKENS], since_ms, TOKENS_PER_EVENT, TOKENS_PER_HOUR, TOKENS_MAX)
-    cost = min(TAIL_P / p, COST_MAX) if p < TAIL_P else 0.0
-    rare[0] = followed(rare[0], p < TAIL_P)
-    if rare[0] >= WRONG_SHARE:
-        cost = 0.0
+    tables.rare[0] = followed(tables.rare[0], p < TAIL_P)
+    cost = _cost(p, tables.marks[LEARNED]) if tables.rare[0] < WRONG_SHARE else 0.0
     pays = bool(tokens >= cost)
     words[r, at + TOKENS] = tokens - cost if pays else tokens
     words[r, at + TOKENS_MS] = time_ms
@@ -223,29 +302,31 @@ def _may_learn(words: F64, at: int, r: int, time_ms: float, p: float, rare: F64)
 @kernel
 def _primed(found: float, suspicion: float) -> float:
     """An event's evidence, seen with suspicion."""
+    if suspicion == 0.0:
+        return found
     return found + SUSPICION_WEIGHT * log1p(suspicion) * found / (found + 1.0)
 
 
 @kernel
-def _suspicion(own: F64, at: int, time_ms: float, found: float, learn: bool) -> float:
+def _suspicion(words: F64, at: int, r: int, time_ms: float, found: float, learn: bool) -> float:
     """The entity's evidence of late, before this event; the event is remembered in turn."""
-    since_ms = time_ms - own[at + SUSPICION_MS]
-    suspicion = own[at + SUSPICION] * exp(-LN2 * since_ms / SUSPICION_HALF_LIFE_MS)
+    suspicion = words[r, at + SUSPICION]
+    if suspicion > 0.0:
+        since_ms = time_ms - words[r, at + SUSPICION_MS]
+        suspicion *= exp(-LN2 * since_ms / SUSPICION_HALF_LIFE_MS)
     if learn:
         more = max(found - SUSPICION_EDGE, 0.0)
-        own[at + SUSPICION] = min(suspicion + more, SUSPICION_MAX)
-        own[at + SUSPICION_MS] = time_ms
+        words[r, at + SUSPICION] = min(suspicion + more, SUSPICION_MAX)
+        words[r, at + SUSPICION_MS] = time_ms
     return float(suspicion)
 
 
 @kernel
-def _learn(tables: Tables, cell: int, surprise: F64, i: int, combined_surprise: float) -> None:
+def _learn(tables: Tables, cell: int, placed: I64) -> None:
     """Count the event in every detector's histograms and in the combination's."""
-    detectors = surprise.shape[0]
-    for d in range(detectors + 1):
-        v = combined_surprise if d == detectors else surprise[d, i]
-        if not isnan(v):
-            b = int(_place(v))
+    for d in range(len(placed)):
+        b = placed[d]
+        if b >= 0:
             tables.seen[d, cell, b] += 1.0
             tables.seen[d, PARENT, b] += 1.0
     tables.marks[LEARNED] += 1
@@ -257,13 +338,14 @@ def _learn(tables: Tables, cell: int, surprise: F64, i: int, combined_surprise: 
 def _without(
     i: int,
     cell: int,
-    own: F64,
+    found: Found,
     suspicion: float,
     surprise: Surprise,
     tables: Tables,
     out: Calibrated,
 ) -> None:
     """Combined p with the most surprising one, two, three features at expected (p = 1)."""
+    own = found.p
     detectors = len(own)
     tree = surprise.tree
     for k in range(COUNTERFACTUAL_MAX):
@@ -277,11 +359,16 @@ def _without(
         out.order[k, i] = j
         if not isnan(own[j]):
             own[j] = 1.0
+            found.proof[j] = evidence(1.0)
         if tree >= 0 and not isnan(surprise.without[k, i]):
-            own[tree] = _look_up(tables.share[tree, cell], surprise.without[k, i], False)
-        out.without[k, i] = _look_up(
-            tables.share[detectors, cell], _primed(evidence(own), suspicion), False
-        )
+            b, part = _bin(surprise.without[k, i])
+            own[tree] = _between(tables.share, tree, cell, b, part)
+            found.proof[tree] = _between(tables.proof, tree, cell, b, part)
+        total = 0.0
+        for d in range(detectors):
+            total += 0.0 if isnan(own[d]) else found.proof[d]
+        b, part = _bin(_primed(total, suspicion))
+        out.without[k, i] = max(_between(tables.share, detectors, cell, b, part), P_MIN)
 
 
 @kernel
@@ -292,14 +379,14 @@ def _process(
     surprise: Surprise,
     discrete: Bools,
     tables: Tables,
+    found: Found,
     out: Calibrated,
 ) -> None:
     detectors = surprise.raw.shape[0]
-    own = np.empty(detectors)
     for i in range(len(events.row)):
         r = events.row[i]
         if events.fresh[i]:
-            words[r, at + TOKENS] = COST_MAX
+            words[r, at + TOKENS] = _cost(P_MIN, tables.marks[LEARNED])
             words[r, at + TOKENS_MS] = events.time_ms[i]
             words[r, at + SUSPICION] = 0.0
             words[r, at + SUSPICION_MS] = events.time_ms[i]
@@ -307,19 +394,29 @@ def _process(
         cell = 0
         while cell < CELLS - 1 and events.seen[i] >= MATURITIES[cell]:
             cell += 1
+        total = 0.0
+        silent = True
         for d in range(detectors):
             v = surprise.raw[d, i]
-            own[d] = np.nan if isnan(v) else _look_up(tables.share[d, cell], v, discrete[d])
-            out.p[d, i] = own[d]
-        v_all = evidence(own)
-        if isnan(v_all):
+            found.p[d] = np.nan
+            found.bin[d] = -1
+            if not isnan(v):
+                b, part = _bin(v)
+                part = 0.0 if discrete[d] else part
+                found.bin[d] = b
+                found.p[d] = max(_between(tables.share, d, cell, b, part), P_MIN)
+                found.proof[d] = _between(tables.proof, d, cell, b, part)
+                total += found.proof[d]
+                silent = False
+            out.p[d, i] = found.p[d]
+        if silent:
             continue
-        suspicion = _suspicion(words[r], at, events.time_ms[i], v_all, events.learn[i])
-        v_all = _primed(v_all, suspicion)
-        out.combined[i] = _look_up(tables.share[detectors, cell], v_all, False)
-        if out.combined[i] < TAIL_P:
-            _without(i, cell, own, suspicion, surprise, tables, out)
-        if events.learn[i] and _may_learn(
-            words, at, r, events.time_ms[i], out.combined[i], tables.rare
-        ):
-            _learn(tables, cell, surprise.raw, i, v_all)
+        suspicion = _suspicion(words, at, r, events.time_ms[i], total, events.learn[i])
+        b, part = _bin(_primed(total, suspicion))
+        found.bin[detectors] = b
+        p = max(_between(tables.share, detectors, cell, b, part), P_MIN)
+        out.combined[i] = p
+        if p < TAIL_P:
+            _without(i, cell, found, suspicion, surprise, tables, out)
+        if events.learn[i] and _may_learn(words, at, r, events.time_ms[i], p, tables):
+            _learn(tables, cell, found.bin)

@@ -1,8 +1,8 @@
 """Many p-values of one event into one.
 
 Within a monitor: a soft truncated product. Zaykin et al. (Genetic Epidemiology 2002) multiply the
-p-values below a threshold τ, so that evidence adds up and features with nothing to say add no noise;
-here its logarithm with a soft edge,
+p-values below a threshold τ, so that evidence adds up and features with nothing to say add no
+noise; here its logarithm with a soft edge,
 
     Σ ln(1 + τ/p),   τ = `SOFT_EDGE`,
 
@@ -12,7 +12,8 @@ on labelled payments and connections it ranks frauds better than the harmonic me
 Fisher's combination, whether few features are judged or many.
 
 Between monitors, where nothing calibrates the result: the harmonic mean p-value (D. J. Wilson, PNAS
-2019, eq. 1), which tolerates any dependence, and unlike Cauchy's is not thrown off by p-values at 1.
+2019, eq. 1), which tolerates any dependence, and unlike Cauchy's is not thrown off by p-values at
+1.
 """
 
 from collections.abc import Sequence
@@ -30,15 +31,9 @@ SOFT_EDGE: Final = 0.02
 
 
 @kernel
-def evidence(p: F64) -> float:
-    """The soft truncated product's surprise; NaN where no p-value is there. p: float64[d]."""
-    total = 0.0
-    silent = True
-    for j in range(len(p)):
-        if not isnan(p[j]):
-            total += log1p(SOFT_EDGE / max(p[j], P_MIN))
-            silent = False
-    return np.nan if silent else total
+def evidence(p: float) -> float:
+    """What one p-value adds to the soft truncated product's surprise."""
+    return float(log1p(SOFT_EDGE / max(p, P_MIN)))
 
 
 def combine(p_values: Sequence[F64]) -> F64:

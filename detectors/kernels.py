@@ -2,11 +2,12 @@
 
 A kernel walks the events of a batch in order. It holds no state of its own, draws no random
 number, and its floating-point operations are never reordered, so that cutting a batch elsewhere
-cannot change a result.
+cannot change a result. It allocates nothing: arrays to work in are handed to it, and the compiler,
+told so, leaves out the counting of references, which was a third of the time.
 """
 
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 import numba
 
@@ -20,10 +21,11 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
     Where no cache folder can be written (a read-only file system without a home), the kernel is
     compiled at each start instead: slower by about a second a kernel, never an error.
     """
+    settings: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
     try:
-        compiled = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+        compiled = numba.njit(cache=True, **settings)(function)
     except RuntimeError as no_cache_folder:
         if "cannot cache" not in str(no_cache_folder):
             raise
-        compiled = numba.njit(nogil=True, error_model="numpy")(function)
+        compiled = numba.njit(**settings)(function)
     return cast("Callable[P, R]", compiled)

@@ -1,8 +1,8 @@
 """A monitor: what watches one entity type. Events in, p-values and decisions out, step by step.
 
-`process` is the whole way of a batch through the engine, and the only way its state changes:
-admit → features → tails → trees → calibration → policy. Each step walks the batch in event order,
-and a later step never feeds an earlier one.
+`process` is the whole way of a batch through the engine, and the only way its state changes: admit
+→ features → tails → own detectors → trees → calibration → policy. Each step walks the batch in
+event order, and a later step never feeds an earlier one.
 """
 
 from dataclasses import dataclass
@@ -16,13 +16,12 @@ from msgspec import Meta
 
 from detectors.calibration import WORDS as CALIBRATION_WORDS
 from detectors.calibration import Calibrated, Calibration, Surprise
-from detectors.combination import P_MIN
+from detectors.cohorts import COHORTS_MAX, Cohorts
 from detectors.entities import EVICTIONS, PROMOTIONS, Admitted, EntityTable
 from detectors.explain import Told
 from detectors.features import KINDS
 from detectors.features.kind import Field, Memory, Spans
 from detectors.hashing import HashKey, hash_text
-from detectors.kernels import kernel
 from detectors.models import AnyDetector, tail
 from detectors.models.half_space_trees import (
     COUNTERFACTUAL_MAX,
@@ -32,13 +31,13 @@ from detectors.models.half_space_trees import (
     TreesSpec,
 )
 from detectors.models.own import Labels, OwnDetector, OwnSpec, Seen, Verdict
-from detectors.models.pool import Pooled, slots_at_stake
+from detectors.models.pool import Pooled
 from detectors.models.tail import TailSpec
 from detectors.money import Money
 from detectors.policy import WORDS as INCIDENT_WORDS
 from detectors.policy import Decided, Limits, Policy
 from detectors.spec import Duration, FeatureSpec, Name, PolicySpec, Spec, Where, seconds
-from detectors.state import AboutToWrite, Arrays, clear, prefixed, under
+from detectors.state import AboutToWrite, Arrays, clear, prefixed, prefixing, under
 from schemas.columns import F64, I64, U64, Bools, EventBatch
 from schemas.events import TYPES
 
@@ -56,18 +55,24 @@ class MonitorSpec(Spec, frozen=True, kw_only=True):
     """What watches one entity type: its features, detectors and policy.
 
     inputs: the configured inputs it reads. entity: the event field that names its entity.
-    capacity: rows, that is entities, held at most in each shard. where: only events that match are
-    watched at all; others are "not applicable". Events of type label are no behaviour: whatever
-    `where` says they are not judged, but teach those detectors that learn labels. lateness_max: how far an event may lie
-    behind its entity's last and still be learned.
+    partitions: of its internal topic; where it is given, its events go over that topic even if they
+    need not, so that more workers can share them. capacity: rows, that is entities, held at most in
+    each shard. where: only events that match are watched at all; others are "not applicable".
+    Events of type label are no behaviour: whatever `where` says they are not judged, but teach
+    those detectors that learn labels. lateness_max: how far an event may lie behind its entity's
+    last and still be learned. cohort: a text field; entities are compared with those whose events
+    have the same value of it, such as a country or a category; without it, and for values that are
+    rare, with everybody.
     """
 
     name: Name
     entity: str
     inputs: Annotated[list[str], Meta(min_length=1)]
+    partitions: Annotated[int, Meta(ge=1, le=10_000)] | None = None
     capacity: Annotated[int, Meta(ge=16, le=100_000_000)] = 100_000
     where: Where = msgspec.field(default_factory=dict)
     lateness_max: Duration = "1h"
+    cohort: str | None = None
     features: Annotated[list[FeatureSpec], Meta(min_length=1, max_length=64)]
     detectors: Annotated[list[AnyDetector], Meta(min_length=1)] = msgspec.field(
         default_factory=lambda: [TailSpec(), TreesSpec()]
@@ -79,9 +84,9 @@ class MonitorSpec(Spec, frozen=True, kw_only=True):
 class Watched:
     """What a monitor found in a batch; every array but `index` speaks of the m applicable events.
 
-    index: int64[m], their rows in the batch. labels: how many of the others were labels. keys: uint64[m, 2], their entities' hashes. told: what
-    each feature, and behind them each detector of its own, said. p: float64[m], combined and
-    calibrated, 1 where nothing is known.
+    index: int64[m], their rows in the batch. labels: how many of the others were labels. keys:
+    uint64[m, 2], their entities' hashes. told: what each feature, and behind them each detector of
+    its own, said. p: float64[m], combined and calibrated, 1 where nothing is known.
     """
 
     index: I64
@@ -119,19 +124,25 @@ class Monitor:
         self.words: F64 = np.zeros((spec.capacity, width))
         self.bits: U64 = self.words.view(np.uint64)
         self.shared = [np.zeros(k.shared) for k in self.kinds]
-        self.memories = [
-            Memory(self.words, self.bits, sum(k.words for k in self.kinds[:j]), own, own.view("u8"))
-            for j, own in enumerate(self.shared)
-        ]
+        self.memories = []
+        at = 0
+        for kind, shared in zip(self.kinds, self.shared, strict=True):
+            copy = np.zeros(kind.words)
+            beside = (shared, shared.view("u8"), copy, copy.view("u8"))
+            self.memories.append(Memory(self.words, self.bits, at, *beside))
+            at += kind.words
         self.spans = [Spans(_ms(f.half_life), _ms(f.against)) for f in spec.features]
 
+        self.sources: tuple[tuple[str, int], ...] | None = None
+        """Where its events may come from: every batch's, once there was one."""
         self.entities = EntityTable(spec.capacity)
         self.money = Money()
-        self.cohort: F64 = np.zeros((count, tail.COHORT_WORDS))
+        self.cohorts = Cohorts()
+        numbers = 1 + (COHORTS_MAX if spec.cohort else 0)
+        self.cohort: F64 = np.zeros((numbers * count, tail.COHORT_WORDS))
         self.trees = HalfSpaceTrees(trees, count, spec.capacity) if trees else None
         self.own = {d.name: d.build(count, spec.capacity) for d in own}
         self.about_to_write: AboutToWrite | None = None
-        """Called, where set, before rows of the arrays in `announced` are written."""
         discrete = [*(k.family == "share" for k in self.kinds), *(d.discrete() for d in own)]
         self.calibration = Calibration([*discrete, False] if trees else discrete)
         policy = spec.policy
@@ -150,15 +161,17 @@ class Monitor:
     def process(self, batch: EventBatch) -> Watched:
         """Watch the events that apply: judge each, learn each, decide on each, in order."""
         # An incident remembers its opening by an index into the batch's sources.
-        assert len(batch.sources) == 1, batch.sources
+        assert self.sources in (None, batch.sources), (self.sources, batch.sources)
+        self.sources = batch.sources
         index = np.flatnonzero(self._applies(batch)).astype(np.int64)
         labels = self._labels(batch, index)
         events = batch if len(index) == len(batch) else batch.take(index)
         keys = hash_text(events.text[self.spec.entity], self.key)
         admitted = self.entities.admit(keys, events.time_ms, self.lateness_max_ms)
-        self._announce(admitted)
+        if self.about_to_write is not None:  # nothing but the entity table has changed yet
+            self.about_to_write("words", admitted.row)
         values, units = self._features(events, admitted, keys)
-        judged = self._tails(values, admitted)
+        judged = self._tails(events, values, admitted)
         verdicts = self._own(events, admitted, labels, values, judged)
         trees = self._trees(judged, admitted)
         calibrated = self._calibrate(judged, verdicts, trees, admitted)
@@ -173,22 +186,17 @@ class Monitor:
         pooled = self._pooled().items()
         return {"words", *(f"{name}/{array}" for name, part in pooled for array in part.by_slot)}
 
+    def announce(self, about_to_write: AboutToWrite | None) -> None:
+        """From now on say to this callable, or to nobody, what a batch is about to write."""
+        self.about_to_write = about_to_write
+        for name, part in self._pooled().items():
+            part.about_to_write = about_to_write and prefixing(name, about_to_write)
+
     def _pooled(self) -> dict[str, Pooled]:
         return {name: part for name, part in self._parts().items() if isinstance(part, Pooled)}
 
-    def _announce(self, admitted: Admitted) -> None:
-        """Say what the batch may write; nothing but the entity table has changed yet."""
-        if self.about_to_write is None:
-            return
-        self.about_to_write("words", admitted.row)
-        for name, part in self._pooled().items():
-            slots = slots_at_stake(part.pool, admitted.row)
-            for array in part.by_slot:
-                self.about_to_write(f"{name}/{array}", slots)
-
     def _applies(self, batch: EventBatch) -> Bools:
-        behaviour: Bools = batch.type_code != LABEL
-        return behaviour & matches(batch, self.spec.where) & _present(batch, self.spec.entity)
+        return _applies(batch, self.spec)
 
     def _labels(self, batch: EventBatch, index: I64) -> Labels:
         """The batch's labels, and where they stand among the events that apply."""
@@ -245,18 +253,19 @@ class Monitor:
             return np.zeros(len(events), np.uint64)
         return np.ascontiguousarray(hash_text(events.text[field], self.key)[:, 0])
 
-    def _tails(self, values: F64, admitted: Admitted) -> tail.Judged:
-        p, centre, spread, place = (np.empty_like(values) for _ in range(4))
-        judged = tail.Judged(p, centre, spread, place, np.empty(values.shape[1], np.bool_))
-        half_life_ms = self.tail_half_life_ms
+    def _tails(self, events: EventBatch, values: F64, admitted: Admitted) -> tail.Judged:
+        judged = tail.nothing_said(*values.shape)
+        field = self.spec.cohort
+        hashed = self._hash(events, field) if field else np.zeros(len(events), np.uint64)
         tail.judge(
             self.words,
             self.tail_at,
             admitted,
             values,
             self.shape,
-            half_life_ms,
+            self.tail_half_life_ms,
             self.cohort,
+            self.cohorts.of(hashed, admitted.learn),
             judged,
         )
         return judged
@@ -291,11 +300,11 @@ class Monitor:
         trees: Isolated | None,
         admitted: Admitted,
     ) -> Calibrated:
-        features, n = judged.p.shape
+        features, n = judged.surprise.shape
         spoken = features + len(verdicts)
         raw = np.full((spoken + (trees is not None), n), np.nan)
         if self.tails is not None:
-            _surprise(judged.p, raw)
+            raw[:features] = judged.surprise
         for j, verdict in enumerate(verdicts):
             raw[features + j] = verdict.surprise
         if trees is not None:
@@ -318,6 +327,7 @@ class Monitor:
         parts: dict[str, Part] = {
             "entities": self.entities,
             "money": self.money,
+            "cohorts": self.cohorts,
             "calibration": self.calibration,
             "policy": self.policy,
         }
@@ -342,7 +352,7 @@ class Monitor:
             part.load(under(name, state))
 
 
-Part = EntityTable | Money | Calibration | Policy | HalfSpaceTrees | OwnDetector
+Part = EntityTable | Money | Cohorts | Calibration | Policy | HalfSpaceTrees | OwnDetector
 
 
 def _told(values: F64, units: F64, judged: tail.Judged, verdicts: list[Verdict]) -> Told:
@@ -357,6 +367,18 @@ def _told(values: F64, units: F64, judged: tail.Judged, verdicts: list[Verdict])
         np.concatenate([judged.centre, expected]),
         np.concatenate([judged.spread, np.zeros_like(own)]),
     )
+
+
+def concerns(events: EventBatch, spec: MonitorSpec) -> Bools:
+    """bool[n]: the events that the monitor judges, and the labels of its entities."""
+    labels: Bools = events.type_code == LABEL
+    return _applies(events, spec) | (labels & _present(events, spec.entity))
+
+
+def _applies(events: EventBatch, spec: MonitorSpec) -> Bools:
+    applying: Bools = matches(events, spec.where) & _present(events, spec.entity)
+    applying &= events.type_code != LABEL
+    return applying
 
 
 def matches(events: EventBatch, where: Where) -> Bools:
@@ -387,11 +409,3 @@ def _present(events: EventBatch, field: str) -> Bools:
     if field not in events.text:
         return np.zeros(len(events), np.bool_)
     return np.asarray(events.text[field].is_valid().to_numpy(zero_copy_only=False), np.bool_)
-
-
-@kernel
-def _surprise(p: F64, out: F64) -> None:
-    """-ln p, by one scalar logarithm at a time: array functions may differ with a value's place."""
-    for j in range(p.shape[0]):
-        for i in range(p.shape[1]):
-            out[j, i] = -np.log(max(p[j, i], P_MIN)) if p[j, i] == p[j, i] else np.nan

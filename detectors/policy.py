@@ -19,7 +19,7 @@ from detectors.decay import DAY_MS, LN2
 from detectors.entities import Admitted
 from detectors.kernels import kernel
 from detectors.state import Arrays, load, saved
-from schemas.columns import F64, I64, U8, EventBatch
+from schemas.columns import F64, I32, I64, U8, EventBatch
 
 QUIET, OPENED, UPDATED, COUNTED, OVER_BUDGET = range(5)
 """What became of an event: no alert, a new incident, an update, only counted, or held back."""
@@ -47,7 +47,8 @@ class Decided(NamedTuple):
 
 
 class Stream(NamedTuple):
-    """now: float64, stream time, the decayed count of events and since when, tokens left. activities: int64[5], events by what became of them."""
+    """now: float64, stream time, the decayed count of events and since when, tokens left.
+    activities: int64[5], events by what became of them."""
 
     now: F64
     activities: I64
@@ -93,12 +94,12 @@ class Positions(NamedTuple):
     """Each event's own time and where it stands in its log."""
 
     time_ms: I64
-    source: U8
+    source: I32
     offset: I64
 
 
 @kernel
-def _allowed(now: F64, time_ms: float, budget: float) -> float:
+def _allowed(now: F64, time_ms: float, budget: float, weight: float) -> float:
     """The p-value at which honest traffic alone would just use the budget; moves stream time."""
     if now[STREAM_MS] < 0.0:
         now[STREAM_MS] = now[RATE_SINCE_MS] = time_ms
@@ -107,11 +108,11 @@ def _allowed(now: F64, time_ms: float, budget: float) -> float:
         now[RATE] *= exp(-LN2 * since_ms / DAY_MS)
         now[TOKENS] = min(now[TOKENS] + budget * since_ms / DAY_MS, max(budget, 1.0))
         now[STREAM_MS] = time_ms
-    now[RATE] += 1.0
+    now[RATE] += weight
     span_ms = max(now[STREAM_MS] - now[RATE_SINCE_MS], RATE_SPAN_MIN_MS)
     # At a steady r events a day the count, halved each day, has come to r (1 - 2^-days) / ln 2.
     per_day = now[RATE] * LN2 / (1.0 - exp(-LN2 * span_ms / DAY_MS))
-    return float(budget / per_day)
+    return float(budget / max(per_day, 1.0))
 
 
 @kernel
@@ -127,6 +128,50 @@ def _judge(mine: F64, score: float, time_ms: float, limits: Limits, tokens: floa
 
 
 @kernel
+def decide(
+    mine: F64,
+    i: int,
+    positions: Positions,
+    p: float,
+    weight: float,
+    limits: Limits,
+    stream: Stream,
+    out: Decided,
+) -> int:
+    """What becomes of event i, into `out`. mine: float64[WORDS], its entity's incident. weight: how
+    many events it stands for."""
+    now = stream.now
+    time_ms = float(positions.time_ms[i])
+    out.threshold[i] = min(limits.p_max, _allowed(now, time_ms, limits.budget, weight))
+    what = QUIET
+    if p <= out.threshold[i]:
+        score = -log10(max(p, P_MIN))
+        what = _judge(mine, score, time_ms, limits, now[TOKENS])
+        if what == OPENED:
+            mine[:] = 0.0
+            mine[FIRST_MS] = time_ms
+            mine[SOURCE] = positions.source[i]
+            mine[OFFSET] = positions.offset[i]
+            mine[NEXT_DOUBLING] = DOUBLING_FIRST
+        if what == COUNTED:
+            mine[SUPPRESSED] += 1.0
+        if what != OVER_BUDGET:
+            mine[LAST_MS] = max(mine[LAST_MS], time_ms)
+        if what in (OPENED, UPDATED):
+            now[TOKENS] -= 1.0
+            mine[REVISION] += 1.0
+            mine[PEAK] = max(mine[PEAK], score)
+            while mine[SUPPRESSED] + 1.0 >= mine[NEXT_DOUBLING]:
+                mine[NEXT_DOUBLING] *= 2.0
+            for k in range(WORDS):
+                out.incident[i, k] = mine[k]
+    out.activity[i] = what
+    stream.activities[what] += 1
+    out.budget_used[i] = 1.0 - now[TOKENS] / max(limits.budget, 1.0)
+    return what
+
+
+@kernel
 def _process(
     words: F64,
     at: int,
@@ -137,34 +182,8 @@ def _process(
     stream: Stream,
     out: Decided,
 ) -> None:
-    now = stream.now
     for i in range(len(p)):
         mine = words[events.row[i], at : at + WORDS]
-        time_ms = float(positions.time_ms[i])
         if events.fresh[i]:
             mine[:] = 0.0
-        out.threshold[i] = min(limits.p_max, _allowed(now, time_ms, limits.budget))
-        what = QUIET
-        if p[i] <= out.threshold[i]:
-            score = -log10(max(p[i], P_MIN))
-            what = _judge(mine, score, time_ms, limits, now[TOKENS])
-            if what == OPENED:
-                mine[:] = 0.0
-                mine[FIRST_MS] = time_ms
-                mine[SOURCE] = positions.source[i]
-                mine[OFFSET] = positions.offset[i]
-                mine[NEXT_DOUBLING] = DOUBLING_FIRST
-            if what == COUNTED:
-                mine[SUPPRESSED] += 1.0
-            if what != OVER_BUDGET:
-                mine[LAST_MS] = max(mine[LAST_MS], time_ms)
-            if what in (OPENED, UPDATED):
-                now[TOKENS] -= 1.0
-                mine[REVISION] += 1.0
-                mine[PEAK] = max(mine[PEAK], score)
-                while mine[SUPPRESSED] + 1.0 >= mine[NEXT_DOUBLING]:
-                    mine[NEXT_DOUBLING] *= 2.0
-                out.incident[i] = mine
-        out.activity[i] = what
-        stream.activities[what] += 1
-        out.budget_used[i] = 1.0 - now[TOKENS] / max(limits.budget, 1.0)
+        decide(mine, i, positions, p[i], 1.0, limits, stream, out)

@@ -4,6 +4,17 @@ Every model here refuses to let one entity make its own extremes normal: an enti
 come with time and with its events, and what is strange costs some. The rule has one exception, kept
 here: when a large share of all traffic has been strange for long, the model is wrong and not the
 world, and it must learn. Otherwise a model that once refused would refuse for ever.
+
+Measured on accounts that pay once an hour, p by all features and trees (`test_protection`): a burst
+of 500 payments at fifty times the amounts stays below p = 1e-8 throughout (by the trees alone p
+rises from 4e-5 to a median of 6e-3: the tokens buy them sixteen of these), and takes a quarter of
+the others' events from below 1e-3; poisoners who raise their amounts by 2 to 10 % a payment are
+below 1e-3 before they are at ten times their level, nineteen in twenty below 1e-4 before twenty
+times, half of them before seven; those who take 1 % a payment fall below 1e-3 as soon, but one in
+three never below 1e-4, and of those who take 0.6 % (3 % a day at five payments a day) four in five
+never do: that is the pace at which an honest change is followed. Three times the amounts, or the
+payments, for good are ordinary (median p above 0.05) after 200 events. Where poisoners are three in
+a hundred accounts, they also teach the calibration, and up to half of them stay above 1e-4.
 """
 
 from typing import Final

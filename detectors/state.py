@@ -7,13 +7,25 @@ are about to change. Knows no files.
 """
 
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from math import prod
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Arrays = dict[str, NDArray[Any]]
+Number = TypeVar("Number", bound=np.generic)
 ROWS_AT_ONCE: Final = 65_536
+CACHE_LINE_BYTES: Final = 64
+
+
+def aligned_zeros(shape: tuple[int, ...], dtype: type[Number]) -> NDArray[Number]:
+    """Zeros that begin at a cache line; not in memory until they are touched."""
+    size_bytes = prod(shape) * np.dtype(dtype).itemsize
+    memory = np.zeros(size_bytes + CACHE_LINE_BYTES, np.uint8)
+    start = -memory.ctypes.data % CACHE_LINE_BYTES
+    return memory[start : start + size_bytes].view(dtype).reshape(shape)
+
 
 STATE_VERSION: Final = 1
 """Raised by one with every change of what a state holds or of what an event does to it: a state of
@@ -64,3 +76,8 @@ def under(prefix: str, state: Arrays) -> Arrays:
 def prefixed(parts: dict[str, Arrays]) -> Arrays:
     """Several parts' arrays in one dict, each name behind its part's."""
     return {f"{part}/{name}": a for part, arrays in parts.items() for name, a in arrays.items()}
+
+
+def prefixing(part: str, about_to_write: AboutToWrite) -> AboutToWrite:
+    """What a part is to call with its own names, where its arrays are saved as `prefixed`."""
+    return lambda name, rows: about_to_write(f"{part}/{name}", rows)

@@ -42,7 +42,7 @@ def check(
     size = len(decoded.rows)
     batch = EventBatch(
         ((records.topic, records.partition),),
-        np.zeros(size, np.uint8),
+        np.zeros(size, np.int32),
         records.offset[decoded.rows],
         time_ms,
         type_code,

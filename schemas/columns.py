@@ -2,6 +2,7 @@
 route computes on. An event is a row here and nowhere an object.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +23,7 @@ Bools = NDArray[np.bool_]
 class EventBatch:
     """n events in the order of their log.
 
-    sources: the (topic, partition) pairs that the events came from; source: uint8[n] indexes it.
+    sources: the (topic, partition) pairs that the events came from; source: int32[n] indexes it.
     offset: int64[n], position in that partition. Together they are an event's position, carried
         through every re-keying, and the root of every alert id.
     time_ms: int64[n], the event's own time, milliseconds since 1970 UTC.
@@ -33,7 +34,7 @@ class EventBatch:
     """
 
     sources: tuple[tuple[str, int], ...]
-    source: U8
+    source: I32
     offset: I64
     time_ms: I64
     type_code: U8
@@ -70,3 +71,19 @@ class EventBatch:
             {name: column.slice(start, stop - start) for name, column in self.text.items()},
             {name: column[start:stop] for name, column in self.number.items()},
         )
+
+
+def joined(batches: Sequence[EventBatch]) -> EventBatch:
+    """One batch of several that have the same sources and the same fields."""
+    first, *others = batches
+    assert all(other.sources == first.sources for other in others)
+    return EventBatch(
+        first.sources,
+        np.concatenate([batch.source for batch in batches]),
+        np.concatenate([batch.offset for batch in batches]),
+        np.concatenate([batch.time_ms for batch in batches]),
+        np.concatenate([batch.type_code for batch in batches]),
+        pa.concat_arrays([batch.event_id for batch in batches]),
+        {name: pa.concat_arrays([batch.text[name] for batch in batches]) for name in first.text},
+        {name: np.concatenate([batch.number[name] for batch in batches]) for name in first.number},
+    )

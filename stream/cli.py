@@ -32,6 +32,8 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Look at a configuration without starting anything.")
 app.add_typer(config_app, name="config", no_args_is_help=True)
+topics_app = typer.Typer(help="Make the topics of a configuration, or look at them.")
+app.add_typer(topics_app, name="topics", no_args_is_help=True)
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The configuration, TOML.")]
 Level = Literal["debug", "info", "warning", "error"]
@@ -77,9 +79,9 @@ def run(
     Example: EDDY_SLOT=worker-1 eddy run shop.toml
     """
     from stream import log
+    from stream.alerting import RunInfo
     from stream.clock import now_text
     from stream.config import load
-    from stream.stages.watch import RunInfo
     from stream.supervisor import stop_with_supervisor
     from stream.worker import run_worker
 
@@ -170,7 +172,7 @@ def replay(
         typer.echo(
             f"{summary.dead_letters:,} dead letters, each with its reason: {out}/dead_letters.ndjson"
         )
-    late = sum(counts["late"] for counts in summary.monitors.values())
+    late = sum(counts.get("late", 0) for counts in summary.monitors.values())
     if late:
         typer.echo(f"{late:,} events older than their entity's last: is the file in time order?")
 
@@ -306,24 +308,72 @@ def _at_rate(lines: "Iterator[Line]", rate: float) -> "Iterator[Line]":
 def check(config: ConfigPath) -> None:
     """Name every mistake of a configuration at once; if there is none, say which way each takes.
 
-    Exit code 2 where `eddy run` would refuse it.
+    Exit code 2 where there are mistakes.
 
     Example: eddy config check shop.toml
     """
-    from stream.config import load, refuse_indirect, ways
+    from stream.config import ASSESS, assess_way, load, ways
 
     loaded = load(config)
     typer.echo(f"{config}: no mistakes")
     if not loaded.secret:
         typer.echo("secret: none is set, so pseudonyms and entity keys could be guessed; set one")
-    for way in ways(loaded):
-        path = (
-            "direct" if way.direct else "over an internal topic, which this version does not make"
+    for way in [*ways(loaded), assess_way(loaded)]:
+        if way is None:
+            continue
+        path = "direct"
+        if way.internal:
+            count = way.internal.partitions
+            partitions = f"{count} partition{'s' if count > 1 else ''}"
+            path = f"over the internal topic {way.internal.topic} with {partitions}"
+        who = way.reader if way.reader == ASSESS else f"monitor {way.reader}"
+        typer.echo(f"{who}: {path}: {way.reason}")
+
+
+@topics_app.command("create")
+def create(
+    config: ConfigPath,
+    replication: Annotated[
+        int | None, typer.Option(min=1, help="Copies of a new topic. Default: the broker's own.")
+    ] = None,
+    inputs: Annotated[
+        bool, typer.Option("--inputs", help="Make the inputs' topics, too, if they are missing.")
+    ] = False,
+    print_acls: Annotated[
+        bool,
+        typer.Option(
+            "--print-acls",
+            help="Only print what a worker must be allowed to do, as arguments of Kafka's "
+            "kafka-acls tool; reaches no broker.",
+        ),
+    ] = False,
+) -> None:
+    """Make the topics that are missing, and check those that exist; nothing that exists is changed.
+
+    These are the outputs and the internal topics of monitors that do not read directly. Exit code
+    2 where a topic is not as it must be, and each difference is named; 0 where `eddy run` may start.
+
+    Example: eddy topics create shop.toml --replication 3
+    """
+    from stream import topics
+    from stream.config import load
+    from stream.kafka import Admin
+
+    loaded = load(config)
+    if print_acls:
+        for line in topics.permissions(loaded):
+            typer.echo(f"--add --allow-principal User:NAME {line}")
+        return
+    admin = Admin(loaded.kafka)
+    known = topics.found(loaded, admin)
+    for topic, partitions, settings in topics.missing(loaded, known, inputs):
+        admin.create(topic, partitions, settings, replication)
+        typer.echo(f"{topic}: created, {partitions} partition{'s' if partitions > 1 else ''}")
+    for topic, one in known.items():
+        typer.echo(
+            f"{topic}: exists, {one.partitions} partition{'s' if one.partitions > 1 else ''}"
         )
-        typer.echo(f"monitor {way.monitor}: {path}: {way.reason}")
-        for way_out in way.ways_out:
-            typer.echo(f"  either {way_out}")
-    refuse_indirect(loaded)
+    topics.check_topics(loaded, topics.found(loaded, admin))
 
 
 @config_app.command("diff")
@@ -336,17 +386,17 @@ def diff(
     Example: eddy config diff shop.toml shop-new.toml
     """
     from stream.checkpoints.conversion import fates, moved
-    from stream.config import fingerprint, load, steering
+    from stream.config import ASSESS, fingerprint, load, steering
 
     before, after = load(old), load(new)
     if fingerprint(before) == fingerprint(after):
         typer.echo("nothing that steers what is learned differs: all state is kept")
         return
-    for line in moved(steering(before), steering(after)):
+    for line in moved(before, after):
         typer.echo(f"{line}: the worker will refuse to start")
     for fate in fates(steering(before), steering(after)):
         typer.echo(
-            f"monitor {fate.monitor}: "
+            f"{fate.stage if fate.stage == ASSESS else f'monitor {fate.stage}'}: "
             + (f"starts anew: {fate.why}" if fate.why else "keeps its state")
         )
 

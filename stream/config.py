@@ -5,8 +5,9 @@ events take, and the fingerprint of what steers the fold. Starts nothing and rea
 """
 
 import os
+import re
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
@@ -21,20 +22,21 @@ from detectors.models.half_space_trees import RiverTreesSpec, TreesSpec
 from detectors.models.own import OwnSpec
 from detectors.models.tail import TailSpec
 from detectors.monitor import MonitorSpec
-from detectors.spec import Duration, FeatureSpec, Name, Spec, Where
+from detectors.spec import Duration, FeatureSpec, Name, PolicySpec, Spec, Where
 from schemas import mapping
 from schemas.events import ENTITY_FIELDS, FIELDS, TYPES
 from schemas.mapping import CodecName, FieldsSpec, TypeSpec, nearest
 from stream.document import at, build, fill
-from stream.errors import ConfigError, UnsupportedWay
+from stream.errors import ConfigError
 from stream.kafka_properties import property_problems
 
 FINGERPRINT_VERSION: Final = 2
-ROUTE: Final = "route"
+ROUTE, ASSESS = STAGES = ("route", "assess")
+TOPIC: Final = r"^[a-zA-Z0-9._-]{1,249}$"
 ASSUMED: Final = frozenset({"utc_offset_min", "labelled_event_id"})
 """Fields that are done without where no input maps them: UTC; no label replaces another."""
 
-Topic = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9._-]{1,249}$", description="a topic's name")]
+Topic = Annotated[str, Meta(pattern=TOPIC, description="a topic's name")]
 
 
 class InputSpec(Spec, frozen=True, kw_only=True):
@@ -71,6 +73,20 @@ class LimitsSpec(Spec, frozen=True, kw_only=True):
     record_bytes_max: Annotated[int, Meta(ge=1, le=100_000_000)] = 1_000_000
     time_ahead_max: Duration = "10min"
     duplicate_window: Annotated[int, Meta(ge=2, le=100_000_000)] = 100_000
+
+
+class AssessSpec(Spec, frozen=True, kw_only=True):
+    """What all monitors' reports on one event say together about its subject.
+
+    subject: the event field that names it. partitions: of the internal topic of reports. capacity:
+    subjects, events_max: reported events, remembered at most in each shard.
+    """
+
+    subject: str
+    partitions: Annotated[int, Meta(ge=1, le=10_000)] | None = None
+    capacity: Annotated[int, Meta(ge=16, le=100_000_000)] = 100_000
+    events_max: Annotated[int, Meta(ge=16, le=100_000_000)] = 100_000
+    policy: PolicySpec = PolicySpec()
 
 
 class WorkerSpec(Spec, frozen=True, kw_only=True):
@@ -114,6 +130,7 @@ class Config(Spec, frozen=True, kw_only=True):
     outputs: OutputSpec = OutputSpec()
     limits: LimitsSpec = LimitsSpec()
     monitors: Annotated[list[MonitorSpec], Meta(min_length=1)]
+    assess: AssessSpec | None = None
     reveal: list[str] = msgspec.field(default_factory=list)
     worker: WorkerSpec = WorkerSpec()
     checkpoints: CheckpointsSpec = CheckpointsSpec()
@@ -125,20 +142,32 @@ class Steering(Spec, frozen=True, kw_only=True):
     version: int
     revision: int
     monitors: list[MonitorSpec]
+    assess: AssessSpec | None
     inputs: dict[Name, InputSpec]
     limits: LimitsSpec
     reveal: list[str]
     secret: str
 
 
-class Way(NamedTuple):
-    """Which way a monitor's events take: straight from its topic, or over an internal topic."""
+class Log(NamedTuple):
+    """A log that a stage reads: an input's topic, or the internal topic of a monitor or of assess.
 
-    monitor: str
-    input: str
-    direct: bool
+    name: the input's, or the reader's.
+    """
+
+    name: str
+    topic: str
+    partitions: int
+    internal: bool = False
+
+
+class Way(NamedTuple):
+    """Which way a monitor's events take, and why: straight from its one input, or over a log of
+    its own, into which they are put by entity. The reports' way to assess likewise."""
+
+    reader: str
+    internal: Log | None
     reason: str
-    ways_out: list[str]
 
 
 def load(path: Path) -> Config:
@@ -190,15 +219,51 @@ def ways(config: Config) -> list[Way]:
     return [_way(config, monitor) for monitor in config.monitors]
 
 
-def refuse_indirect(config: Config) -> None:
-    """Raise UnsupportedWay if a monitor cannot read its topic directly."""
-    lines = [
-        f"monitor {way.monitor}: {way.reason}; either {', or '.join(way.ways_out)}"
-        for way in ways(config)
-        if not way.direct
-    ]
-    if lines:
-        raise UnsupportedWay("\n".join(lines))
+def logs(config: Config) -> list[Log]:
+    """Every log that the stages read: the inputs', then the internal ones."""
+    inputs = (Log(name, spec.topic, spec.partitions) for name, spec in config.inputs.items())
+    internal = (way.internal for way in [*ways(config), assess_way(config)] if way)
+    return [*inputs, *(log for log in internal if log)]
+
+
+def assess_way(config: Config) -> Way | None:
+    """The way of the reports to assess; None where nothing is assessed."""
+    spec = config.assess
+    if spec is None:
+        return None
+    inputs = list(dict.fromkeys(name for monitor in config.monitors for name in monitor.inputs))
+    direct = all(way.internal is None for way in ways(config))
+    if direct and len(inputs) == 1 and spec.partitions is None:
+        only = config.inputs[inputs[0]]
+        if only.partitions == 1 or only.keyed_by == spec.subject:
+            return Way(ASSESS, None, f"its monitors and {spec.subject} read the same log")
+    most = spec.partitions or max(config.inputs[name].partitions for name in inputs)
+    reason = f"reports on one {spec.subject} come from several logs"
+    if spec.partitions is not None:
+        reason = f"partitions = {spec.partitions} asks for it"
+    return Way(ASSESS, Log(ASSESS, f"{config.group}-{ASSESS}-reports", most, True), reason)
+
+
+def fields_used(config: Config, monitor: MonitorSpec) -> list[str]:
+    """The event fields that the monitor's internal topic holds, in the order of `events.FIELDS`."""
+    wanted = {*ENTITY_FIELDS, *(name for _, name in _reads(monitor))}
+    filled = {name for one in monitor.inputs for name in fields_wanted(config, one)}
+    return [name for name in FIELDS if name in wanted & filled]
+
+
+def sources(
+    config: Config, inputs: Iterable[str], topics: Mapping[str, str]
+) -> tuple[tuple[str, int], ...]:
+    """Every topic and partition that events of these inputs may come from, in that order.
+
+    topics: by input, what its records call their topic. An incident remembers its opening by an
+    index into these.
+    """
+    return tuple(
+        (topics[name], partition)
+        for name in inputs
+        for partition in range(config.inputs[name].partitions)
+    )
 
 
 def fingerprint(config: Config) -> str:
@@ -216,6 +281,7 @@ def steering(config: Config) -> Steering:
         version=FINGERPRINT_VERSION,
         revision=config.revision,
         monitors=config.monitors,
+        assess=config.assess,
         inputs=config.inputs,
         limits=config.limits,
         reveal=sorted(config.reveal),
@@ -229,6 +295,7 @@ def steered(config: Config, by: Steering) -> Config:
         config,
         revision=by.revision,
         monitors=by.monitors,
+        assess=by.assess,
         inputs=by.inputs,
         limits=by.limits,
         reveal=by.reveal,
@@ -238,6 +305,8 @@ def steered(config: Config, by: Steering) -> Config:
 def _reads(monitor: MonitorSpec) -> Iterator[tuple[str, str]]:
     """Where a monitor names an event field (relative to it), or needs one, and which."""
     yield "entity", monitor.entity
+    if monitor.cohort is not None:
+        yield "cohort", monitor.cohort
     yield from ((f"where.{name}", name) for name in _fields_of(monitor.where))
     for i, feature in enumerate(monitor.features):
         yield from ((f"features[{i}].where.{name}", name) for name in _fields_of(feature.where))
@@ -260,43 +329,54 @@ def _fields_of(where: Where) -> list[str]:
 
 
 def _way(config: Config, monitor: MonitorSpec) -> Way:
+    direct, reason = _direct(config, monitor)
+    if direct:
+        return Way(monitor.name, None, reason)
+    most = max(config.inputs[name].partitions for name in monitor.inputs)
+    topic = f"{config.group}-{monitor.name}-events"
+    return Way(monitor.name, Log(monitor.name, topic, monitor.partitions or most, True), reason)
+
+
+def _direct(config: Config, monitor: MonitorSpec) -> tuple[bool, str]:
+    """Whether one partition of one log holds all events of each of its entities; and why."""
     names = ", ".join(monitor.inputs)
     if len(monitor.inputs) > 1:
-        reason = (
+        return False, (
             f"it reads {len(monitor.inputs)} topics ({names}), and the order in which their "
             "events meet is in no log"
         )
-        out = [
-            "write these events to one topic and make that the monitor's only input",
-            "declare one monitor for each input",
-        ]
-        return Way(monitor.name, names, direct=False, reason=reason, ways_out=out)
     spec = config.inputs[names]
+    if monitor.partitions is not None:
+        return False, f"partitions = {monitor.partitions} asks for it"
     if spec.partitions == 1:
-        return Way(
-            monitor.name, names, direct=True, reason="its topic has one partition", ways_out=[]
-        )
+        return True, "its topic has one partition"
     if spec.keyed_by == monitor.entity:
-        reason = f"its topic is partitioned by {monitor.entity} ({spec.partitioner})"
-        return Way(monitor.name, names, direct=True, reason=reason, ways_out=[])
+        return True, f"its topic is partitioned by {monitor.entity} ({spec.partitioner})"
     by = f"by {spec.keyed_by}" if spec.keyed_by else "by nothing that the configuration names"
-    reason = (
+    return False, (
         f"it watches {monitor.entity}, but {names} has {spec.partitions} partitions, keyed {by}: "
         f"one {monitor.entity}'s events lie in several partitions"
     )
-    out = [
-        f"have the producer key the topic by {monitor.entity}, and name it and its partitioner in inputs.{names}",
-        f"let the monitor read a topic with one partition (inputs.{names}.partitions = 1)",
-    ]
-    return Way(monitor.name, names, direct=False, reason=reason, ways_out=out)
 
 
 def _relations(config: Config) -> Iterator[tuple[str, str]]:
     """What does not fit together: where, and what is wrong."""
     for name, spec in config.inputs.items():
         yield from _under(f"inputs.{name}", _input_problems(spec))
-    read = {spec.topic: f"inputs.{name}.topic" for name, spec in config.inputs.items()}
-    yield from _twice({f"inputs.{name}.topic": spec.topic for name, spec in config.inputs.items()})
+    internal = _internal(config)
+    topics = {f"inputs.{name}.topic": spec.topic for name, spec in config.inputs.items()}
+    topics |= {where: log.topic for where, log in internal.items()}
+    read = {topic: where for where, topic in topics.items()}
+    yield from _twice(topics)
+    for where, log in internal.items():
+        if not re.match(TOPIC, log.topic):
+            yield (
+                where,
+                (
+                    f'its internal topic would be "{log.topic}", which is no name of a topic; '
+                    "give the configuration another group"
+                ),
+            )
     for name in ("alerts", "dead_letters"):
         topic = getattr(config.outputs, name)
         if topic in read:  # each dead letter would be read again, and be a dead letter again
@@ -307,9 +387,24 @@ def _relations(config: Config) -> Iterator[tuple[str, str]]:
     for i, name in enumerate(config.reveal):
         if name not in ENTITY_FIELDS:
             yield f"reveal[{i}]", _not_entity(name)
+    if config.assess and config.assess.subject not in ENTITY_FIELDS:
+        yield "assess.subject", _not_entity(config.assess.subject)
     for line in property_problems(config.kafka):
         where, text = line.split(": ", 1)
         yield where, text
+
+
+def _internal(config: Config) -> dict[str, Log]:
+    """The internal logs of monitors whose inputs are known, by where the monitor stands."""
+    known = {
+        f"monitors[{i}]": _way(config, monitor).internal
+        for i, monitor in enumerate(config.monitors)
+        if monitor.inputs and set(monitor.inputs) <= config.inputs.keys()
+    }
+    if len(known) == len(config.monitors) and config.monitors:
+        way = assess_way(config)
+        known |= {ASSESS: way.internal} if way else {}
+    return {where: log for where, log in known.items() if log}
 
 
 def _input_problems(spec: InputSpec) -> Iterator[tuple[str, str]]:
@@ -331,10 +426,16 @@ def _monitor_problems(
         if name not in inputs:
             yield f"inputs[{i}]", f"no input is named {name}{nearest(name, inputs)}"
     yield from _twice({f"inputs[{i}]": name for i, name in enumerate(monitor.inputs)})
-    if monitor.name == ROUTE:
-        yield "name", f"got {ROUTE}; expected another: that stage's counts stand under it"
+    if monitor.name in STAGES:
+        yield "name", f"got {monitor.name}; expected another: that stage's counts stand under it"
     if monitor.entity not in ENTITY_FIELDS:
         yield "entity", _not_entity(monitor.entity)
+    if monitor.cohort is not None and (
+        monitor.cohort not in FIELDS or FIELDS[monitor.cohort].kind != "text"
+    ):
+        texts = [name for name, field in FIELDS.items() if field.kind == "text"]
+        hint = nearest(monitor.cohort, texts)
+        yield "cohort", f"got {monitor.cohort}; expected a field that is a text{hint}"
     for alike in (TailSpec, TreesSpec | RiverTreesSpec):
         places = [i for i, d in enumerate(monitor.detectors) if isinstance(d, alike)]
         for i in places[1:]:

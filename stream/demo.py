@@ -5,6 +5,8 @@ Only what feeds the stages (an in-memory log) and what shows their results is th
 alone is an alert compared with the truth about the simulated attackers; no stage knows it.
 """
 
+import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -24,14 +26,15 @@ from schemas.alerts import Alert, alert_record
 from schemas.columns import I64
 from schemas.events import TYPES
 from schemas.records import Records
+from stream.alerting import RunInfo
+from stream.chain import Chain
 from stream.clock import now_text
-from stream.config import Config, refuse_indirect
+from stream.config import Config
 from stream.errors import ConfigError
 from stream.page import Finding, Story, Traffic, first_alert, moment, number, page, surprise
 from stream.replay import make_folder
-from stream.shard import Emitted, Shard, build_shard
+from stream.shard import Emitted
 from stream.simulator import Attack, Shop
-from stream.stages.watch import RunInfo
 
 INPUT: Final = "shop"
 BATCH_RECORDS: Final = 500
@@ -58,18 +61,21 @@ class Outcome:
 
 @dataclass(slots=True)
 class _Watched:
-    """What has come out of the shard so far, and what was true of what went in."""
+    """What has come out of the shards so far, and what was true of what went in."""
 
     attack_of: dict[str, Attack] = field(default_factory=dict)
     alerts: list[Alert] = field(default_factory=list)
     time_ms: list[I64] = field(default_factory=list)
     type_code: list[I64] = field(default_factory=list)
 
-    def add(self, emitted: Emitted) -> None:
-        """Keep a batch's alerts, and when which events were."""
-        self.alerts += emitted.alerts
+    def add(self, emitted: Emitted, late: list[Alert]) -> list[Alert]:
+        """Keep a batch's alerts, which are returned, and when which events were. late: alerts of
+        monitors that judge behind an internal log."""
+        alerts = [*emitted.alerts, *late]
+        self.alerts += alerts
         self.time_ms.append(emitted.events.time_ms)
         self.type_code.append(emitted.events.type_code.astype(np.int64))
+        return alerts
 
 
 def run_demo(config: Config, out_dir: Path, events: int, seed: int, console: Console) -> Outcome:
@@ -79,17 +85,16 @@ def run_demo(config: Config, out_dir: Path, events: int, seed: int, console: Con
     """
     if INPUT not in config.inputs:
         raise ConfigError([f"inputs: expected one named {INPUT}, for the simulated shop's events"])
-    refuse_indirect(config)
     make_folder(out_dir)
     shop = Shop(events, seed)
     started = perf_counter()
-    shard = build_shard(config, INPUT, RunInfo("replay", f"demo-{seed}", now_text))
+    chain = Chain(config, RunInfo("replay", f"demo-{seed}", now_text))
     watched = _Watched()
-    _watch(shop, config.inputs[INPUT].topic, shard, watched, console)
+    _watch(shop, config.inputs[INPUT].topic, chain, watched, console)
     took_s = perf_counter() - started
     findings = [_finding(attack, watched) for attack in shop.attacks]
     target = out_dir / "index.html"
-    outcome = Outcome(target, watched.alerts, findings, shard.counts(), took_s)
+    outcome = Outcome(target, watched.alerts, findings, _totals(chain), took_s)
     bodies = (alert_record(alert).value + b"\n" for alert in watched.alerts)
     (out_dir / "alerts.ndjson").write_bytes(b"".join(bodies))
     target.write_text(page(_story(outcome, watched, events, seed)), "utf-8")
@@ -116,12 +121,35 @@ def _batches(shop: Shop, topic: str, attack_of: dict[str, Attack]) -> Iterator[R
         first += len(batch)
 
 
-def _watch(shop: Shop, topic: str, shard: Shard, watched: _Watched, console: Console) -> None:
+def _alerts(
+    chain: Chain, shop: Shop, topic: str, watched: _Watched
+) -> Iterator[tuple[int, list[Alert]]]:
+    """The records of each batch, and its alerts; at the end, those that still waited."""
+    until_ms = -math.inf
+    for records in _batches(shop, topic, watched.attack_of):
+        emitted = chain.put(INPUT, records)
+        until_ms = max(until_ms, float(emitted.events.time_ms.max(initial=-1)))
+        late, _ = chain.advance(until_ms)
+        yield len(records), watched.add(emitted, late)
+    late, _ = chain.advance(math.inf)
+    watched.alerts += late
+    yield 0, late
+
+
+def _totals(chain: Chain) -> dict[str, dict[str, int]]:
+    """The counters of each stage over all its shards."""
+    totals: dict[str, Counter[str]] = {}
+    for _, stages in chain.counts():
+        for stage, counts in stages.items():
+            totals.setdefault(stage, Counter()).update(counts)
+    return {stage: dict(counts) for stage, counts in totals.items()}
+
+
+def _watch(shop: Shop, topic: str, chain: Chain, watched: _Watched, console: Console) -> None:
+    batches = _alerts(chain, shop, topic, watched)
     if not console.is_terminal:
-        for records in _batches(shop, topic, watched.attack_of):
-            emitted = shard.process(records)
-            watched.add(emitted)
-            for alert in emitted.alerts:
+        for _, alerts in batches:
+            for alert in alerts:
                 console.print(_line(alert), soft_wrap=True)
         return
     progress = Progress(
@@ -129,9 +157,8 @@ def _watch(shop: Shop, topic: str, shard: Shard, watched: _Watched, console: Con
     )
     task = progress.add_task("events", total=shop.count)
     with Live(progress, console=console, refresh_per_second=8) as live:
-        for records in _batches(shop, topic, watched.attack_of):
-            watched.add(shard.process(records))
-            progress.advance(task, len(records))
+        for count, _ in batches:
+            progress.advance(task, count)
             live.update(Group(_latest(watched.alerts), progress))
 
 

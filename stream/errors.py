@@ -3,9 +3,9 @@
     EddyError
     ├── ConfigError              exit 2   mend the configuration; every mistake is named at once
     ├── InputError               exit 2   mend the path or the file that replay was given
-    ├── UnsupportedWay           exit 2   a monitor needs an internal topic; the ways out are named
     ├── RetentionGap             exit 4   the log no longer holds what the state was made of
     ├── ForeignOffset            exit 4   the group's committed offset was not written by Eddy
+    ├── ForeignRecord            exit 4   an internal topic holds what this Eddy cannot read
     ├── CheckpointPointerLost    exit 4   an offset without its checkpoint's name, or the reverse
     ├── CheckpointCorrupt        exit 4   no checkpoint is whole, and the log does not reach back
     ├── CheckpointIncompatible   exit 4   another version, or another secret, made the state
@@ -58,13 +58,6 @@ class InputError(EddyError):
     do = "Check the path, the format and NAME=PATH against the configuration's inputs."
 
 
-class UnsupportedWay(EddyError):
-    """A monitor would need an internal topic, which this version does not make yet."""
-
-    exit_code = 2
-    do = "Take one of the ways out that the message names."
-
-
 class RetentionGap(EddyError):
     """The log starts later, or ends earlier, than the state behind the committed offset needs."""
 
@@ -77,6 +70,19 @@ class ForeignOffset(EddyError):
 
     exit_code = 4
     do = "Use a group of Eddy's own; to start anew on purpose, use another group."
+
+
+class ForeignRecord(EddyError):
+    """A record on an internal topic is no message that this configuration of Eddy can read.
+
+    It is never skipped: without its events the state would be another one.
+    """
+
+    exit_code = 4
+    do = (
+        "Let only Eddy write to its internal topics. After a change of inputs or of version, run "
+        "the former one until nothing of it is left."
+    )
 
 
 class CheckpointPointerLost(EddyError):
@@ -116,7 +122,8 @@ class PartitionCountChanged(EddyError):
     exit_code = 4
     do = (
         "Entities have moved between partitions, so that what was learned of them lies elsewhere: "
-        "start anew with another group, or give the topic its former number of partitions."
+        "start anew with another group, or give the topic its former number of partitions; a "
+        "monitor with another name has another internal topic."
     )
 
 

@@ -49,8 +49,8 @@ class InputFile:
         self.share_read = 0.0
         """How much of the file has been read, 0 to 1, for a progress bar."""
 
-    def __iter__(self) -> Iterator[Records]:
-        """The file's records, each batch of one partition, each partition in its order."""
+    def __iter__(self) -> Iterator[list[Records]]:
+        """The file's records in its order: the next ones, one batch for each of their partitions."""
         try:
             yield from _partitioned(self._batches(), self.spec)
         except _UNREADABLE as error:
@@ -168,10 +168,10 @@ def _murmur2(text: U8, places: I64, out: I64) -> None:
         out[i] = np.int64(h)
 
 
-def _partitioned(batches: Iterator[Records], spec: InputSpec) -> Iterator[Records]:
+def _partitioned(batches: Iterator[Records], spec: InputSpec) -> Iterator[list[Records]]:
     """Each batch as one batch a partition; offsets then count in each partition."""
     if spec.partitions == 1 or spec.keyed_by is None or spec.partitioner is None:
-        yield from batches
+        yield from ([batch] for batch in batches)
         return
     mapping = compile_mapping(spec.codec, spec.type, spec.fields, [spec.keyed_by])
     codec, table_codec = codec_named(spec.codec, mapping), TableCodec(mapping)
@@ -181,11 +181,13 @@ def _partitioned(batches: Iterator[Records], spec: InputSpec) -> Iterator[Record
         partition = np.zeros(len(batch), np.int64)
         keys = decoded.text[spec.keyed_by]
         partition[decoded.rows] = partition_of(keys, spec.partitions, spec.partitioner)
+        parts = []
         for chosen in np.unique(partition).tolist():
             part = batch.take(np.flatnonzero(partition == chosen))
             offset = np.arange(len(part)) + next_offset[chosen]
             next_offset[chosen] += len(part)
-            yield Records(part.topic, chosen, offset, part.timestamp_ms, part.values)
+            parts.append(Records(part.topic, chosen, offset, part.timestamp_ms, part.values))
+        yield parts
 
 
 def _unpacked(raw: IO[bytes]) -> IO[bytes]:

@@ -8,8 +8,11 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from operator import itemgetter
+from threading import Thread
 from typing import Any, Final, Literal, NamedTuple, Protocol, Self, TypeVar, overload
 
 import numpy as np
@@ -23,6 +26,9 @@ from confluent_kafka import (
     TopicPartition,
 )
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import ConfigResource
+from confluent_kafka.admin._resource import ResourceType
+from confluent_kafka.cimpl import NewTopic
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay
 from tenacity.wait import wait_random_exponential
 
@@ -63,6 +69,9 @@ silent: before every pause the pulse beats."""
 TRIED_SHARE: Final = 0.6
 """All tries of one transaction end when this share of transaction.timeout.ms is over. What is left
 is for aborting it: where the broker does that itself, it takes the worker for a zombie."""
+
+OVERTIME_S: Final = 2.0
+"""A call that takes so much longer than it was told to will never return."""
 
 ASKED_S: Final = 2.0
 """A topic counts as missing when brokers have not known it for so long: one that has just started
@@ -218,15 +227,6 @@ class Membership(NamedTuple):
     metadata: object
 
 
-class Member(NamedTuple):
-    """A member of the group: the client's id, where it runs, how many partitions it has."""
-
-    client_id: str
-    host: str
-    partitions: int
-    ourselves: bool
-
-
 class _LazyHeaders(Sequence[Headers]):
     """The headers of messages, read only where somebody looks: few records need them."""
 
@@ -267,12 +267,13 @@ class Source:
 
     def __init__(self, properties: Properties, group: str, beat: Beat = _unheard) -> None:
         self._latch = _Latch()
-        self._properties, self._group, self._beat = properties, group, beat
+        self._beat = beat
         merged = consumer_properties(properties, group)
         self._epochs_pass_unsaid = merged.get("group.protocol") == "consumer"
         self._consumer = _made(Consumer, {**merged, "error_cb": self._latch.on_error})
         self._owned: set[Partition] = set()
         self._held = False
+        self._closing = False
         self.membership = Membership(None)
 
     def __enter__(self) -> Self:
@@ -280,47 +281,17 @@ class Source:
 
     def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
         """Leave the group; partitions still held are revoked first."""
+        self._closing = True
         self._consumer.close()
         if failed is None:
             self._latch.check()
-
-    def members(self) -> list[Member]:
-        """Who is in the group as the broker sees it now. Raises KafkaFailure."""
-        admin = _made(AdminClient, {**admin_properties(self._properties)})
-        with _border("asking who is in the group"):
-            [asked] = admin.describe_consumer_groups([self._group], request_timeout=CALL_S).values()
-            found = asked.result()
-        own = self._consumer.memberid()
-        return [
-            Member(
-                one.client_id,
-                one.host,
-                len(one.assignment.topic_partitions if one.assignment else ()),
-                one.member_id == own,
-            )
-            for one in found.members
-        ]
-
-    def partition_counts(self, topics: Iterable[str]) -> dict[str, int]:
-        """Topic → number of its partitions; a topic that does not exist is missing."""
-        return {topic: count for topic in topics if (count := self._partition_count(topic))}
-
-    def _partition_count(self, topic: str) -> int:
-        for attempt in patiently(Retriable, beat=self._beat):
-            with attempt, _border(f"asking for topic {topic}"):
-                self._consumer.poll(0)  # lets the client say what keeps it from connecting
-                self._latch.check()
-                found = self._consumer.list_topics(topic, timeout=CALL_S).topics[topic]
-                if found.error is None:
-                    return len(found.partitions)
-                if TABLE.get(found.error.name(), UNKNOWN) is not TABLE["UNKNOWN_TOPIC_OR_PART"]:
-                    raise failure(found.error, f"asking for topic {topic}")
-        return 0
 
     def subscribe(self, topics: list[str], owner: Owner) -> None:
         """Join the group; the owner is told of partitions from within `poll`, `serve` and exit."""
 
         def assign(_: Consumer, given: list[TopicPartition]) -> None:
+            if self._closing:  # what we are given while we leave, we leave with the rest
+                return
             partitions = [Partition(one.topic, one.partition) for one in given]
             starts = owner.on_assign(partitions) if partitions else {}
             placed = [TopicPartition(*where, starts[where]) for where in partitions]
@@ -448,10 +419,23 @@ class Source:
         }
 
     def span(self, where: Partition) -> tuple[int, int]:
-        """The offset of the partition's first record, and that behind its last, asked now."""
+        """The offset of the partition's first record, and that behind its last, asked now.
+
+        The partition is there, since the group has given it to us: a broker that does not know it
+        has only just started, and is asked again.
+        """
+        doing = f"asking for the span of {where}"
         for attempt in patiently(Retriable, beat=self._beat):
-            with attempt, _border(f"asking for the span of {where}"):
-                found = self._consumer.get_watermark_offsets(TopicPartition(*where), timeout=CALL_S)
+            with attempt:
+                try:
+                    with _border(doing):
+                        found = self._consumer.get_watermark_offsets(
+                            TopicPartition(*where), timeout=CALL_S
+                        )
+                except Fatal as error:
+                    if TABLE.get(error.code, UNKNOWN) is TABLE["UNKNOWN_TOPIC_OR_PART"]:
+                        raise Retriable(str(error)) from error
+                    raise
         return found
 
     def end(self, where: Partition) -> int:
@@ -464,20 +448,28 @@ class Source:
 
 
 class OutRecord(NamedTuple):
-    """One record to be published."""
+    """One record to be published: to that partition, else to the one of its key."""
 
     topic: str
     key: bytes | None
     value: bytes
     headers: list[tuple[str, bytes]]
+    partition: int | None = None
 
 
 def _produce(producer: Producer, record: OutRecord, deadline: float = math.inf) -> None:
     """Hand a record to the client; where its queue is full, wait until deliveries make room."""
-    topic, key, value, headers = record
+    topic, key, value, headers, partition = record
+    anywhere = -1
     while time.monotonic() < deadline:
         try:
-            producer.produce(topic, value, key, headers=[*headers])
+            producer.produce(
+                topic,
+                value,
+                key,
+                anywhere if partition is None else partition,
+                headers=[*headers],
+            )
         except BufferError:
             producer.poll(0.1)
         except KafkaException as exception:
@@ -491,6 +483,32 @@ def _produce(producer: Producer, record: OutRecord, deadline: float = math.inf) 
 def _size_bytes(record: OutRecord) -> int:
     headers = sum(len(name) + len(body or b"") for name, body in record.headers)
     return len(record.key or b"") + len(record.value) + headers
+
+
+def _returns(call: Callable[[], object], within_s: float) -> bool:
+    """Whether the call returns in that time; raises what it raises.
+
+    One that does not is left behind in a thread of its own. The client's
+    `send_offsets_to_transaction` takes a time-out and yet may wait for ever: seen in 2.16 where a
+    transaction was aborted because its broker did not answer (the commit to the group's coordinator
+    is never sent in the next one).
+    """
+    future = Future[None]()
+
+    def run() -> None:
+        try:
+            call()
+        except BaseException as exception:  # noqa: BLE001 - raised by whoever waits
+            future.set_exception(exception)
+        else:
+            future.set_result(None)
+
+    Thread(target=run, name="offsets", daemon=True).start()
+    try:
+        future.result(within_s)
+    except TimeoutError:
+        return False
+    return True
 
 
 class Sink:
@@ -510,6 +528,7 @@ class Sink:
         self._own = {"socket.timeout.ms": answer_ms, **own}
         self._producer = _made(Producer, self._own)
         self._begun_at = -math.inf
+        self._stuck = False
         self._beat = beat
 
     def open(self) -> None:
@@ -565,11 +584,16 @@ class Sink:
         offsets = [
             TopicPartition(*where, offset, note) for where, (offset, note) in positions.items()
         ]
+        doing = "adding offsets to the transaction"
         for attempt in patiently(Retriable, patience_s=self._left_s(), beat=self._beat):
-            with attempt, _border("adding offsets to the transaction"):
-                self._producer.send_offsets_to_transaction(
-                    offsets, membership.metadata, self._call_s()
+            with attempt, _border(doing):
+                send = partial(
+                    self._producer.send_offsets_to_transaction,
+                    *(offsets, membership.metadata, self._call_s()),
                 )
+                if not _returns(send, self._call_s() + OVERTIME_S):
+                    self._stuck = True
+                    raise Abortable(f"{doing}: the client does not return; {self._tried()}")
 
     def _deliver(self) -> None:
         """Wait until brokers have every record: a commit that waited could not be aborted."""
@@ -594,13 +618,16 @@ class Sink:
         where another worker may have the slot by now, taking it over again would only change sides.
         """
         try:
-            self._abort_once()
+            if not self._stuck:
+                self._abort_once()
+                return
         except Fenced as error:
             raise Outlived(f"{error}; {self._tried()}") from error
         except KafkaFailure as error:
-            log.warning("could not abort: a new producer takes over", error=str(error))
-            self._producer = _made(Producer, self._own)
-            self.open()
+            log.warning("could not abort", error=str(error))
+        log.warning("a new producer takes over")
+        self._producer, self._stuck = _made(Producer, self._own), False
+        self.open()
 
     def _abort_once(self) -> None:
         for attempt in patiently(Retriable, beat=self._beat):
@@ -656,6 +683,56 @@ def _explained(error: Fenced | Fatal, records: list[OutRecord]) -> KafkaFailure:
             f"{largest.topic}"
         )
     return error
+
+
+class Admin:
+    """Looks at topics, and makes them."""
+
+    def __init__(self, properties: Properties, beat: Beat = _unheard) -> None:
+        self._latch = _Latch()
+        self._beat = beat
+        own = {**admin_properties(properties), "error_cb": self._latch.on_error}
+        self._client = _made(AdminClient, own)
+
+    def partition_counts(self, topics: Iterable[str]) -> dict[str, int]:
+        """Topic → number of its partitions; a topic that does not exist is missing."""
+        return {topic: count for topic in topics if (count := self._partition_count(topic))}
+
+    def _partition_count(self, topic: str) -> int:
+        for attempt in patiently(Retriable, beat=self._beat):
+            with attempt, _border(f"asking for topic {topic}"):
+                self._client.poll(0)  # lets the client say what keeps it from connecting
+                self._latch.check()
+                found = self._client.list_topics(topic, timeout=CALL_S).topics[topic]
+                if found.error is None:
+                    return len(found.partitions)
+                if TABLE.get(found.error.name(), UNKNOWN) is not TABLE["UNKNOWN_TOPIC_OR_PART"]:
+                    raise failure(found.error, f"asking for topic {topic}")
+        return 0
+
+    def settings(self, topic: str, names: Iterable[str]) -> dict[str, str]:
+        """The topic's settings of these names, as the broker applies them."""
+        asked = ConfigResource(ResourceType.TOPIC, topic)
+        for attempt in patiently(Retriable, beat=self._beat):
+            with attempt, _border(f"asking for the settings of topic {topic}"):
+                [future] = self._client.describe_configs([asked], request_timeout=CALL_S).values()
+                found = future.result()
+        return {name: found[name].value for name in names}
+
+    def create(
+        self, topic: str, partitions: int, settings: Mapping[str, str], copies: int | None
+    ) -> None:
+        """Make a topic, and wait until it is known. copies: its replication factor, None for the
+        broker's own."""
+        new = NewTopic(topic, partitions, copies or -1, config=dict(settings))
+        for attempt in patiently(Retriable, beat=self._beat):
+            with attempt, _border(f"creating topic {topic}"):
+                [future] = self._client.create_topics([new], request_timeout=CALL_S).values()
+                future.result()
+        for attempt in patiently(Retriable, beat=self._beat):
+            with attempt:
+                if not self._partition_count(topic):
+                    raise Retriable(f"creating topic {topic}: the broker does not list it yet")
 
 
 class Feed:

@@ -142,18 +142,18 @@ def consumer_properties(properties: Properties, group: str) -> dict[str, str | i
     return _merged(properties, ONLY_PRODUCER, CONSUMER_DEFAULTS, own)
 
 
-def admin_properties(properties: Properties) -> dict[str, str | int | float | bool]:
-    """What a client is made with that only looks at topics and groups."""
-    others = re.compile(f"{ONLY_CONSUMER.pattern}|{ONLY_PRODUCER.pattern}")
-    return _merged(properties, others, ADMIN_DEFAULTS, {})
-
-
 def producer_properties(
     properties: Properties, own: dict[str, str | int | float | bool]
 ) -> dict[str, str | int | float | bool]:
     """What a producer is made with. Raises ConfigError where a property may not be set."""
     own = {"enable.idempotence": True} | own
     return _merged(properties, ONLY_CONSUMER, PRODUCER_DEFAULTS, own)
+
+
+def admin_properties(properties: Properties) -> dict[str, str | int | float | bool]:
+    """What a client is made with that only looks at topics and makes them."""
+    others = re.compile(f"{ONLY_CONSUMER.pattern}|{ONLY_PRODUCER.pattern}")
+    return _merged(properties, others, ADMIN_DEFAULTS, {})
 
 
 def _merged(

@@ -45,6 +45,7 @@ class Metric(NamedTuple):
 
 
 _PLACE: Final = ("input", "partition")
+"""Whose partition it is: an input's, by its name, or an internal topic's, by that."""
 _WATCH: Final = ("monitor", *_PLACE)
 
 METRICS: Final = (
@@ -87,6 +88,14 @@ METRICS: Final = (
         (*_PLACE, "code"),
         "records that could not become events, by the code of their dead letter",
         "read the dead-letter topic: each says field, expectation and what was found",
+    ),
+    Metric(
+        "eddy_sent",
+        "counter",
+        "events",
+        _WATCH,
+        "events that route put into a monitor's internal topic; there they are scored, or labels",
+        "if eddy_scored and eddy_labels stay behind for long, look at that topic's eddy_lag",
     ),
     Metric(
         "eddy_scored",
@@ -177,11 +186,28 @@ METRICS: Final = (
         "nothing: far fewer than new entities means that most come once",
     ),
     Metric(
+        "eddy_reports",
+        "counter",
+        "reports",
+        _WATCH,
+        "reports of monitors that assess has taken; its own label monitor is assess",
+        "if it is far more than one event in fifty, find the monitor whose p-values are too small",
+    ),
+    Metric(
+        "eddy_reported_events",
+        "counter",
+        "events",
+        (*_WATCH, "which"),
+        "events that these reports were on: all of them, and those of the sample, one in a thousand",
+        "a thousand times the sample is about the number of judged events with a subject",
+    ),
+    Metric(
         "eddy_lag",
         "gauge",
         "offsets",
         _PLACE,
-        "offsets between the next record to process and the end of the partition",
+        "offsets between the next record to process and the end of the partition; of an idle "
+        "internal topic about 1, since transactions leave marks",
         "if it grows, add workers, up to one a partition; then look at eddy_batch_seconds",
     ),
     Metric(
@@ -292,6 +318,7 @@ _ROUTE_COUNTS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     **{f"dead_letter_{code}": ("eddy_dead_letters", (code,)) for code in CODES},
 }
 _WATCH_COUNTS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
+    "sent": ("eddy_sent", ()),
     "scored": ("eddy_scored", ()),
     "not_applicable": ("eddy_not_applicable", ()),
     "labels": ("eddy_labels", ()),
@@ -304,14 +331,18 @@ _WATCH_COUNTS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "entities": ("eddy_entities", ()),
     "evictions": ("eddy_evictions", ()),
     "promotions": ("eddy_promotions", ()),
+    "reports": ("eddy_reports", ()),
+    "reported_events": ("eddy_reported_events", ("all",)),
+    "sampled_events": ("eddy_reported_events", ("sample",)),
 }
 
 
 class Observed(NamedTuple):
-    """What the worker sees of one partition. counts: of its shard, by stage. behind: offsets since
-    its last checkpoint. seconds_left: until it is live, 0 where it is."""
+    """What the worker sees of one partition. log_name: the input's name, or the internal topic.
+    counts: of its shard, by stage. behind: offsets since its last checkpoint. seconds_left: until it
+    is live, 0 where it is."""
 
-    input_name: str
+    log_name: str
     partition: int
     counts: Mapping[str, Mapping[str, int]]
     records_left: int
@@ -324,7 +355,7 @@ def readings(observed: Iterable[Observed], state: State) -> Readings:
     """The readings of all partitions in hand; a partition that is gone has none any more."""
     found: Readings = {"eddy_worker_state": {(each,): float(each == state) for each in STATES}}
     for one in observed:
-        place = (one.input_name, str(one.partition))
+        place = (one.log_name, str(one.partition))
         found.setdefault("eddy_lag", {})[place] = one.lag
         found.setdefault("eddy_relearn_left", {})[place] = one.records_left
         found.setdefault("eddy_relearn_seconds_left", {})[place] = one.seconds_left

@@ -1,13 +1,13 @@
 """replay: recorded events through the stages that run live, with every score written down.
 
-Reads files, drives one shard for each partition of each input, and writes alerts, dead letters,
+Reads files, drives the shards of all their partitions, and writes alerts, dead letters,
 scores and a summary into a folder. Never touches Kafka; its alerts can never reach enforcement.
 """
 
 import heapq
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,16 +22,16 @@ import pyarrow.parquet as pq
 
 from detectors.combination import P_MIN, combine
 from detectors.kernels import kernel
-from schemas.alerts import alert_record
+from schemas.alerts import Alert, alert_record
 from schemas.columns import F64
-from schemas.dead_letters import as_json_line
-from schemas.records import Records
+from schemas.dead_letters import DeadLetter, as_json_line
+from stream.alerting import RunInfo
+from stream.chain import Chain, Judged
 from stream.clock import now_text, text_of
-from stream.config import Config, fingerprint, refuse_indirect
+from stream.config import ASSESS, Config, fingerprint
 from stream.errors import InputError
 from stream.inputs import InputFile
-from stream.shard import Emitted, Shard, build_shard
-from stream.stages.watch import RunInfo
+from stream.shard import Emitted
 
 ALERTS, DEAD_LETTERS, SCORES, SUMMARY = FILES = (
     *("alerts.ndjson", "dead_letters.ndjson", "scores.parquet", "summary.json"),
@@ -50,7 +50,8 @@ Counts = dict[str, int]
 class Summary:
     """What a replay led to; `summary.json` holds the same.
 
-    inputs: route's counters by input, over its partitions. monitors: watch's counters by monitor.
+    inputs: route's counters by input, over its partitions. monitors: watch's counters by monitor, and
+    assess's by "assess".
     adds_up: by monitor, whether read = scored + not applicable + labels + duplicate + tombstone
     + dead letters. alerts: by monitor; alerts_per_day: the same over the span of event times, null where
     there is none. Times are ISO 8601, null where there was no event.
@@ -85,21 +86,18 @@ def replay(
 
     inputs: (the name of an input, its file); inputs with no file have no events. Files appear
     under their names only when the whole run has succeeded. Raises InputError for names, files
-    and folders that cannot be used, and UnsupportedWay.
+    and folders that cannot be used.
     """
-    refuse_indirect(config)
     files = _files(config, inputs)
     _refuse_foreign(out_dir)
     make_folder(out_dir)
     began = perf_counter()
-    shards: dict[tuple[str, int], Shard] = {}
     run = RunInfo("replay", f"replay-{fingerprint(config)[:12]}", now_text)
+    chain = Chain(config, run, {name: name for name in config.inputs})
     tally = _Tally()
     with _Outputs(out_dir, [monitor.name for monitor in config.monitors]) as outputs:
-        for emitted in _emitted(config, files, shards, run, progress):
-            tally.add(emitted)
-            outputs.add(emitted)
-        summary = _summary(config, shards, tally, perf_counter() - began)
+        _fold(chain, files, tally, outputs, progress)
+        summary = _summary(config, chain, tally, perf_counter() - began)
         outputs.finish(summary)
     return summary
 
@@ -135,39 +133,31 @@ def _refuse_foreign(out_dir: Path) -> None:
         )
 
 
-def _emitted(
-    config: Config,
-    files: list[InputFile],
-    shards: dict[tuple[str, int], Shard],
-    run: RunInfo,
-    progress: Progress,
-) -> Iterator[Emitted]:
-    """What every batch led to; the input that is furthest behind in event time goes next.
-
-    Inputs share no shard, so this order decides only the order in the outputs.
-    """
+def _fold(
+    chain: Chain, files: list[InputFile], tally: "_Tally", outputs: "_Outputs", progress: Progress
+) -> None:
+    """Read everything; the input that is furthest behind in event time goes next."""
     sizes = [max(file.path.stat().st_size, 1) for file in files]
-    batches: list[Iterator[Records]] = [iter(file) for file in files]
+    batches = [iter(file) for file in files]
     waiting = [(-1, i) for i in range(len(files))]
     read = 0
     while waiting:
         reached_ms, i = heapq.heappop(waiting)
-        records = next(batches[i], None)
-        if records is None:
-            continue
-        name = files[i].name
-        place = (name, records.partition)
-        if place not in shards:
-            shards[place] = build_shard(config, name, run)
-        emitted = shards[place].process(records)
-        read += len(records)
+        parts = next(batches[i], None)
+        for records in parts or ():
+            emitted = chain.put(files[i].name, records)
+            tally.add(emitted)
+            outputs.add(emitted.alerts, emitted.dead_letters)
+            read += len(records)
+            if len(emitted.events):
+                reached_ms = max(reached_ms, int(emitted.events.time_ms.max()))
+        if parts is not None:
+            heapq.heappush(waiting, (reached_ms, i))
+        alerts, judged = chain.advance(waiting[0][0] if waiting else math.inf)
+        tally.alerts.update(alert.monitor for alert in alerts)
+        outputs.add(alerts, [], judged)
         shares = (file.share_read * size for file, size in zip(files, sizes, strict=True))
-        progress(read, sum(shares) / sum(sizes))
-        yield emitted
-        if len(emitted.events):
-            reached_ms = max(reached_ms, int(emitted.events.time_ms.max()))
-        heapq.heappush(waiting, (reached_ms, i))
-    progress(read, 1.0)
+        progress(read, sum(shares) / sum(sizes) if waiting else 1.0)
 
 
 @dataclass(slots=True)
@@ -192,17 +182,16 @@ class _Tally:
             self.last_ms = max([int(times.max()), *known])
 
 
-def _summary(
-    config: Config, shards: dict[tuple[str, int], Shard], tally: _Tally, seconds: float
-) -> Summary:
+def _summary(config: Config, chain: Chain, tally: _Tally, seconds: float) -> Summary:
     inputs: dict[str, Counter[str]] = {}
     monitors: dict[str, Counter[str]] = {}
-    for (name, _), shard in shards.items():
-        for stage, counts in shard.counts().items():
-            totals, key = (inputs, name) if stage == "route" else (monitors, stage)
+    for log, stages in chain.counts():
+        for stage, counts in stages.items():
+            totals, key = (inputs, log.name) if stage == "route" else (monitors, stage)
             totals.setdefault(key, Counter()).update(counts)
     span_ms = 0 if tally.first_ms is None else (tally.last_ms or 0) - tally.first_ms
-    alerts = {monitor.name: tally.alerts[monitor.name] for monitor in config.monitors}
+    names = [*(monitor.name for monitor in config.monitors), *([ASSESS] if config.assess else [])]
+    alerts = {name: tally.alerts[name] for name in names}
     return Summary(
         fingerprint=fingerprint(config),
         inputs={name: dict(counts) for name, counts in inputs.items()},
@@ -264,11 +253,14 @@ class _Outputs:
             for part in self._parts.values():
                 part.unlink(missing_ok=True)
 
-    def add(self, emitted: Emitted) -> None:
+    def add(
+        self, alerts: list[Alert], letters: list[DeadLetter], judged: Sequence[Judged] = ()
+    ) -> None:
         """Write down what a batch led to."""
-        self._alerts.writelines(alert_record(alert).value + b"\n" for alert in emitted.alerts)
-        self._letters.writelines(map(as_json_line, emitted.dead_letters))
-        self._scores.add(emitted)
+        self._alerts.writelines(alert_record(alert).value + b"\n" for alert in alerts)
+        self._letters.writelines(map(as_json_line, letters))
+        for one in judged:
+            self._scores.add(one)
 
     def finish(self, summary: Summary) -> None:
         """Write the summary and give every file its name, the summary last."""
@@ -309,16 +301,13 @@ class _ScoreFile:
         self._flush()
         self._writer.close()
 
-    def add(self, emitted: Emitted) -> None:
-        """Append a batch's events."""
-        size = len(emitted.events)
-        if size == 0:
-            return
-        silent = np.full(size, np.nan)
-        p_values = [emitted.p_values.get(name, silent) for name in self._monitors]
+    def add(self, judged: Judged) -> None:
+        """Append events."""
+        silent = np.full(len(judged.events), np.nan)
+        p_values = [judged.p_values.get(name, silent) for name in self._monitors]
         columns = [
-            emitted.events.event_id,
-            pa.array(emitted.events.time_ms).cast(pa.timestamp("ms")),
+            judged.events.event_id,
+            pa.array(judged.events.time_ms).cast(pa.timestamp("ms")),
             pa.array(scores(combine(p_values))),
             *(pa.array(scores(p), mask=np.isnan(p)) for p in p_values),
         ]

@@ -1,22 +1,48 @@
-"""A source partition's shard: route and the monitors that read it directly, run in order.
+"""A shard: all state of the stages fed by one partition of one log, run in order.
 
-This is the unit that the worker assigns, that replay and demo drive, and that the tests' oracle
-folds. It does no input or output.
+A source partition feeds route and the monitors that read it directly; a partition of an internal
+topic feeds one monitor, or assess. This is the unit that the worker assigns and keeps checkpoints of,
+that replay and demo drive, and that the tests' oracle folds. It does no input or output.
 """
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from detectors.hashing import hash_key
-from detectors.state import AboutToWrite, Arrays, prefixed, under
+import numpy as np
+
+from detectors.hashing import HashKey, hash_key
+from detectors.monitor import MonitorSpec
+from detectors.state import AboutToWrite, Arrays, prefixed, prefixing, under
 from schemas.alerts import Alert
-from schemas.columns import F64, EventBatch
+from schemas.codecs.slim import MONITOR, P_VALUE, SlimCodec
+from schemas.columns import F64, I64, EventBatch, joined
 from schemas.dead_letters import DeadLetter
+from schemas.events import ENTITY_FIELDS
 from schemas.records import Records
-from stream.config import Config, fields_wanted, fingerprint
-from stream.stages import Stage
-from stream.stages.route import Route
-from stream.stages.watch import RunInfo, Watch
+from stream.alerting import RunInfo, Teller
+from stream.config import (
+    ASSESS,
+    Config,
+    InputSpec,
+    Log,
+    assess_way,
+    fields_used,
+    fields_wanted,
+    fingerprint,
+    sources,
+    ways,
+)
+from stream.errors import ForeignRecord
+from stream.rekeying import Rekeying
+from stream.stages import InternalRecord, Stage
+from stream.stages.assess import Assess, reports
+from stream.stages.route import Hop, Route
+from stream.stages.watch import Found, Watch
+
+EVENTS_AT_ONCE: Final = 20_000
+"""Events of an internal log that are judged at once: a poll may bring many times as many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,39 +50,27 @@ class Emitted:
     """What one batch of records led to, in the order of the log.
 
     alerts: by event, then by monitor, so that cutting the batch elsewhere changes nothing.
-    p_values: monitor name → float64[len(events)], NaN where the monitor did not apply.
+    p_values: monitor name → float64[len(events)], NaN where the monitor did not apply. internal:
+    what goes into internal logs, in order for each of their partitions.
     """
 
     events: EventBatch
     alerts: list[Alert]
     dead_letters: list[DeadLetter]
     p_values: dict[str, F64]
+    internal: list[InternalRecord]
 
 
-class Shard:
-    """All state of the stages fed by one source partition."""
+class Shard(ABC):
+    """All state of the stages fed by one partition of one log."""
 
-    def __init__(self, route: Route, watches: list[Watch]) -> None:
-        self.route = route
-        self.watches = watches
-
+    @abstractmethod
     def process(self, records: Records) -> Emitted:
-        """Route the records, then let every monitor watch the events."""
-        routed = self.route.process(records)
-        outcomes = [watch.process(routed.events) for watch in self.watches]
-        passed = self.route.counts()["passed"]
-        for watch in self.watches:  # guarantee 3: every event became exactly one of these
-            counts = watch.counts()
-            assert passed == counts["scored"] + counts["not_applicable"] + counts["labels"]
-        found = [one for outcome in outcomes for one in outcome.alerts]
-        found.sort(key=lambda one: one.row)
-        names = [watch.name for watch in self.watches]
-        return Emitted(
-            events=routed.events,
-            alerts=[one.alert for one in found],
-            dead_letters=routed.dead_letters,
-            p_values={n: o.p_value for n, o in zip(names, outcomes, strict=True)},
-        )
+        """Take the next records of the log; the only way the state changes."""
+
+    @abstractmethod
+    def _stages(self) -> dict[str, Stage[Any, Any]]:
+        """The stages by name: "route", and each monitor by its own."""
 
     def save(self) -> Arrays:
         """The state of every stage as it lives, its arrays prefixed by the stage's name."""
@@ -75,30 +89,291 @@ class Shard:
     def announce(self, about_to_write: AboutToWrite | None) -> None:
         """From now on say to this callable, or to nobody, what a batch is about to write."""
         for name, stage in self._stages().items():
-            stage.announce(_prefixing(name, about_to_write) if about_to_write else None)
+            stage.announce(about_to_write and prefixing(name, about_to_write))
+
+    def begin_behind(self) -> None:  # noqa: B027 - in most shards no counts must add up
+        """Go on with some stages' states only: what passed before did not apply to the others, so
+        that counts go on adding up."""
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Counters by stage: "route", then each monitor by its name."""
         return {name: stage.counts() for name, stage in self._stages().items()}
 
+
+class Reporter:
+    """What becomes of a monitor's reports in a shard: they go to assess, over its log or straight.
+
+    rekeying: into the log of the reports, None where assess reads them here.
+    """
+
+    def __init__(self, subject: str, key: HashKey, rekeying: Rekeying | None) -> None:
+        self._subject = subject
+        self._key = key
+        self._rekeying = rekeying
+
+    def sent(self, monitor: str, events: EventBatch, p_value: F64) -> Iterator[InternalRecord]:
+        """The messages for a monitor's reports on a batch; none where assess reads them here."""
+        if self._rekeying is not None:
+            found, _ = reports(monitor, events, p_value, self._subject, self._key)
+            yield from self._rekeying.process(found)
+
+    def together(
+        self, events: EventBatch, p_values: Mapping[str, F64]
+    ) -> tuple[EventBatch, I64] | None:
+        """All monitors' reports on a batch by event, then by monitor, and the events' rows."""
+        found = [
+            reports(name, events, p_value, self._subject, self._key)
+            for name, p_value in p_values.items()
+        ]
+        if not any(len(one) for one, _ in found):
+            return None
+        everything = joined([one for one, _ in found])
+        rows = np.concatenate([rows for _, rows in found])
+        order = np.argsort(rows, kind="stable")
+        return everything.take(order), rows[order]
+
+
+class SourceShard(Shard):
+    """One partition of an input: route, and the monitors that read it directly; and assess, where
+    it reads nothing else."""
+
+    def __init__(
+        self,
+        route: Route,
+        watches: list[Watch],
+        reporter: Reporter | None = None,
+        assess: Assess | None = None,
+    ) -> None:
+        self.route = route
+        self.watches = watches
+        self._reporter = reporter
+        self._assess = assess
+
+    def process(self, records: Records) -> Emitted:
+        """Route the records, then let every monitor watch the events."""
+        routed = self.route.process(records)
+        events = routed.events
+        outcomes = {watch.name: watch.process(events) for watch in self.watches}
+        self._check_counts()
+        p_values = {name: outcome.p_value for name, outcome in outcomes.items()}
+        found = [one for outcome in outcomes.values() for one in outcome.alerts]
+        found += self._assessed(events, p_values)
+        found.sort(key=lambda one: one.row)
+        return Emitted(
+            events=events,
+            alerts=[one.alert for one in found],
+            dead_letters=routed.dead_letters,
+            p_values=p_values,
+            internal=[*routed.internal, *self._reports(events, p_values)],
+        )
+
+    def _reports(self, events: EventBatch, p_values: dict[str, F64]) -> Iterator[InternalRecord]:
+        if self._reporter is not None and self._assess is None:
+            for name, p_value in p_values.items():
+                yield from self._reporter.sent(name, events, p_value)
+
+    def _assessed(self, events: EventBatch, p_values: dict[str, F64]) -> Iterator[Found]:
+        """The alerts of assess on a batch, where it reads the reports here."""
+        if self._reporter is None or self._assess is None:
+            return
+        together = self._reporter.together(events, p_values)
+        if together is not None:
+            about, rows = together
+            for one in self._assess.process(about):
+                yield Found(int(rows[one.row]), one.alert)
+
+    def _check_counts(self) -> None:
+        """Guarantee 3: for each monitor every event became exactly one of these."""
+        assert not any(map(self._missing, self._readers()))
+
+    def begin_behind(self) -> None:
+        """Of the events that passed so far, those that a monitor did not see did not apply to it."""
+        for reader in self._readers():
+            reader.begin_behind(self._missing(reader))
+
+    def _readers(self) -> list[Watch | Hop]:
+        return [*self.watches, *self.route.hops]
+
+    def _missing(self, reader: Watch | Hop) -> int:
+        """Events that passed and are in none of a monitor's counts."""
+        counts = reader.counts()
+        of_events = ("scored", "labels", "sent", "not_applicable")
+        became = sum(counts.get(name, 0) for name in of_events)
+        return self.route.counts()["passed"] - became
+
     def _stages(self) -> dict[str, Stage[Any, Any]]:
-        return {"route": self.route, **{watch.name: watch for watch in self.watches}}
+        stages: dict[str, Stage[Any, Any]] = {"route": self.route}
+        stages |= {watch.name: watch for watch in self.watches}
+        return stages | ({ASSESS: self._assess} if self._assess else {})
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Counters by stage: "route", then each monitor by its name, if only of what it was sent."""
+        return super().counts() | {hop.name: hop.counts() for hop in self.route.hops}
 
 
-def _prefixing(stage: str, about_to_write: AboutToWrite) -> AboutToWrite:
-    return lambda name, rows: about_to_write(f"{stage}/{name}", rows)
+class InternalShard(Shard):
+    """One partition of an internal log, and the one stage that reads it."""
+
+    def __init__(self, codec: SlimCodec) -> None:
+        self._codec = codec
+
+    def process(self, records: Records) -> Emitted:
+        """Let the stage take the messages' events. Raises ForeignRecord where one is none."""
+        return self.judge(self.read(records))
+
+    def read(self, records: Records) -> EventBatch:
+        """The events of the messages. Raises ForeignRecord."""
+        assert isinstance(records.values, list)
+        try:
+            return self._read(records.values)
+        except ValueError:
+            for offset, value in zip(records.offset.tolist(), records.values, strict=True):
+                try:
+                    self._read([value])
+                except ValueError as error:
+                    where = f"{records.topic}[{records.partition}]"
+                    raise ForeignRecord(
+                        f"{where}: the record at offset {offset} {error}"
+                    ) from error
+            raise
+
+    def _read(self, values: list[bytes | None]) -> EventBatch:
+        return self._codec.read(values)
+
+    @abstractmethod
+    def judge(self, events: EventBatch) -> Emitted:
+        """Let the stage take the events."""
 
 
-def build_shard(config: Config, input_name: str, run: RunInfo) -> Shard:
+class WatchShard(InternalShard):
+    """One partition of a monitor's internal log."""
+
+    def __init__(self, codec: SlimCodec, watch: Watch, reporter: Reporter | None) -> None:
+        super().__init__(codec)
+        self.watch = watch
+        self._reporter = reporter
+
+    def judge(self, events: EventBatch) -> Emitted:
+        """Let the monitor watch the events."""
+        alerts: list[Alert] = []
+        p_values = [np.empty(0)]
+        for start in range(0, len(events), EVENTS_AT_ONCE):
+            outcome = self.watch.process(
+                events.slice(start, min(start + EVENTS_AT_ONCE, len(events)))
+            )
+            alerts += [found.alert for found in outcome.alerts]
+            p_values.append(outcome.p_value)
+        name, p_value = self.watch.name, np.concatenate(p_values)
+        sent = self._reporter.sent(name, events, p_value) if self._reporter else ()
+        return Emitted(events, alerts, [], {name: p_value}, [*sent])
+
+    def _stages(self) -> dict[str, Stage[Any, Any]]:
+        return {self.watch.name: self.watch}
+
+
+class AssessShard(InternalShard):
+    """One partition of the log of the reports."""
+
+    def __init__(self, codec: SlimCodec, assess: Assess) -> None:
+        super().__init__(codec)
+        self.assess = assess
+
+    def _read(self, values: list[bytes | None]) -> EventBatch:
+        events = super()._read(values)
+        strangers = set(events.text[MONITOR].to_pylist()) - set(self.assess.monitors)
+        if strangers:
+            raise ValueError(f"holds reports of {strangers.pop()}, which is no monitor")
+        return events
+
+    def judge(self, events: EventBatch) -> Emitted:
+        """Let assess take the reports."""
+        alerts = [found.alert for found in self.assess.process(events)]
+        return Emitted(events, alerts, [], {}, [])
+
+    def _stages(self) -> dict[str, Stage[Any, Any]]:
+        return {ASSESS: self.assess}
+
+
+class Shards:
+    """Makes the shards of a configuration, their state empty.
+
+    topics: by input, what its records call their topic; in files that is the input's name.
+    """
+
+    def __init__(
+        self, config: Config, run: RunInfo, topics: Mapping[str, str] | None = None
+    ) -> None:
+        self._config = config
+        self._run = run
+        self._topics = topics or {name: spec.topic for name, spec in config.inputs.items()}
+        self._key = hash_key(config.secret)
+        self._fingerprint = fingerprint(config)
+        self._reveal = frozenset(config.reveal)
+        self._monitors = {monitor.name: monitor for monitor in config.monitors}
+        self._internal = {way.reader: way.internal for way in ways(config)}
+        self._reporter = self._make_reporter()
+
+    def make(self, log: Log) -> Shard:
+        """The shard of a partition of that log."""
+        return self.internal(log) if log.internal else self.source(log.name)
+
+    def source(self, input_name: str) -> SourceShard:
+        """The shard of a partition of an input."""
+        spec = self._config.inputs[input_name]
+        readers = [m for m in self._config.monitors if input_name in m.inputs]
+        hops = [
+            Hop(monitor, log, self._codec(monitor), self._key)
+            for monitor in readers
+            if (log := self._internal[monitor.name])
+        ]
+        watches = [
+            self._watch(monitor, spec.partitions)
+            for monitor in readers
+            if not self._internal[monitor.name]
+        ]
+        way = assess_way(self._config)
+        inline = way is not None and way.internal is None and watches
+        assess = self._assess(spec.partitions) if inline else None
+        return SourceShard(self._route(spec, input_name, hops), watches, self._reporter, assess)
+
+    def internal(self, log: Log) -> InternalShard:
+        """The shard of a partition of an internal log."""
+        if log.name == ASSESS:
+            return AssessShard(self._reports_codec(), self._assess(log.partitions))
+        monitor = self._monitors[log.name]
+        watch = self._watch(monitor, log.partitions)
+        return WatchShard(self._codec(monitor), watch, self._reporter)
+
+    def _route(self, spec: InputSpec, input_name: str, hops: list[Hop]) -> Route:
+        fields = fields_wanted(self._config, input_name)
+        return Route(spec, self._config.limits, fields, self._key, hops)
+
+    def _watch(self, monitor: MonitorSpec, shards: int) -> Watch:
+        return Watch(monitor, self._key, shards, self._fingerprint, self._reveal, self._run)
+
+    def _assess(self, shards: int) -> Assess:
+        assert self._config.assess is not None
+        teller = Teller(self._key, self._reveal, self._run)
+        return Assess(self._config.assess, list(self._monitors), shards, self._fingerprint, teller)
+
+    def _make_reporter(self) -> Reporter | None:
+        spec, way = self._config.assess, assess_way(self._config)
+        if spec is None or way is None:
+            return None
+        log, codec = way.internal, self._reports_codec()
+        rekeying = Rekeying(log, spec.subject, codec, self._key) if log else None
+        return Reporter(spec.subject, self._key, rekeying)
+
+    def _codec(self, monitor: MonitorSpec) -> SlimCodec:
+        fields = fields_used(self._config, monitor)
+        return SlimCodec(fields, sources(self._config, monitor.inputs, self._topics))
+
+    def _reports_codec(self) -> SlimCodec:
+        # in an order that steers, as the fingerprint has it: assess remembers indexes into these
+        where = sources(self._config, sorted(self._config.inputs), self._topics)
+        return SlimCodec([*ENTITY_FIELDS, MONITOR, P_VALUE], where)
+
+
+def build_shard(config: Config, input_name: str, run: RunInfo) -> SourceShard:
     """The shard of one partition of an input, with every monitor that reads it; empty state."""
-    spec = config.inputs[input_name]
-    key = hash_key(config.secret)
-    route = Route(spec, config.limits, fields_wanted(config, input_name), key)
-    steering = fingerprint(config)
-    reveal = frozenset(config.reveal)
-    watches = [
-        Watch(monitor, key, spec.partitions, steering, reveal, run)
-        for monitor in config.monitors
-        if input_name in monitor.inputs
-    ]
-    return Shard(route, watches)
+    return Shards(config, run).source(input_name)

@@ -21,17 +21,18 @@ from detectors.spec import seconds
 from schemas.alerts import alert_record
 from schemas.records import Records
 from stream import health, metrics
+from stream.alerting import RunInfo
 from stream.checkpoints.keeping import REVOKE_S, Keeper, Kept
 from stream.checkpoints.recovery import Circumstances, recover
 from stream.checkpoints.store import Folder, open_store
-from stream.config import Config, refuse_indirect
-from stream.errors import Abortable, ConfigError, KafkaFailure
+from stream.config import Config, Log, logs
+from stream.errors import Abortable
 from stream.health import Pulse
-from stream.kafka import Committed, OutRecord, Partition, Sink, Source, patiently
+from stream.kafka import Admin, Committed, OutRecord, Partition, Sink, Source, patiently
 from stream.kafka_properties import of_slot, shown
 from stream.metrics import Board
 from stream.shard import Emitted, Shard
-from stream.stages.watch import RunInfo
+from stream.topics import check_topics, found
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -47,7 +48,15 @@ PROGRESS_S: Final = 10.0
 """How often metrics are brought up to date, and the progress of re-learning is logged."""
 
 EMPTY_S: Final = 10.0
-"""A worker that has been without partitions for so long says why."""
+"""A worker that has been without partitions for so long says what that may mean."""
+
+NO_PARTITION: Final = (
+    "no partition for this worker: others of the group have them. One of them may run under this "
+    "very slot: it ends at its next commit, and holds its partitions until then; stop it, or give "
+    "each worker a slot of its own (--slot, EDDY_SLOT). Else there are more workers than partitions. "
+    "`kafka-consumer-groups --describe --members` shows who they are and where: a worker's client id "
+    "is eddy-SLOT"
+)
 
 CYCLES_S: Final = 60.0
 """How often garbage in cycles is looked for; see `rarely_collecting`."""
@@ -63,7 +72,7 @@ class Holding:
     None where it has none yet. began_at, began_from: when and where re-learning began.
     """
 
-    input_name: str
+    log: Log
     kept: Kept
     next_offset: int
     committed: int | None
@@ -166,13 +175,14 @@ class Worker:
         self._run = run
         self._board = board
         self._pulse = pulse
-        self._input_of = {spec.topic: name for name, spec in config.inputs.items()}
+        self._logs = {log.topic: log for log in logs(config)}
+        self._internal = {log.name: log.topic for log in self._logs.values() if log.internal}
         self._commit_interval_s = seconds(config.worker.commit_interval)
         self._objects = open_store(config.checkpoints.url)
         self._keeper = Keeper(config.checkpoints, board, run.now)
         self._holdings: dict[Partition, Holding] = {}
         self._outbox = Outbox()
-        self._joined = self._asked_why = False
+        self._joined = self._said_empty = False
         self._ending = False
         now = time.monotonic()
         self._committed_at = self._read_at = self._told_at = self._collected_at = now
@@ -183,7 +193,7 @@ class Worker:
 
         When asked to stop, commit a last time and write a checkpoint of everything at that offset.
         """
-        self._source.subscribe(list(self._input_of), self)
+        self._source.subscribe(list(self._logs), self)
         try:
             with rarely_collecting():
                 while not stop.is_set():
@@ -235,6 +245,8 @@ class Worker:
             yield OutRecord(outputs.alerts, *alert_record(alert))
         for letter in emitted.dead_letters:
             yield OutRecord(outputs.dead_letters, *letter)
+        for name, partition, value in emitted.internal:
+            yield OutRecord(self._internal[name], None, value, [], partition)
 
     # -- committing -------------------------------------------------------------------------------
 
@@ -325,23 +337,32 @@ class Worker:
     def on_assign(self, partitions: list[Partition]) -> dict[Partition, int]:
         """Load or make a shard for each; reading starts where its checkpoint was taken."""
         self._joined = True
-        self._asked_why = False
+        self._said_empty = False
         for where, committed in self._source.committed(partitions).items():
             self._holdings[where] = self._taken(where, committed)
         return {where: self._holdings[where].next_offset for where in partitions}
 
     def _taken(self, where: Partition, committed: Committed | None) -> Holding:
+        log_of = self._logs[where.topic]
         low, high = self._source.span(where)
         folder = Folder(self._objects, self._config.group, *where)
         state = recover(
             Circumstances(
-                self._config, self._run, where, folder, committed, low, high, self._pulse.beat
+                config=self._config,
+                run=self._run,
+                log=log_of,
+                partition=where.partition,
+                folder=folder,
+                committed=committed,
+                low=low,
+                high=high,
+                beat=self._pulse.beat,
             )
         )
         kept = Kept(folder, state)
         start = state.head.offset
         holding = Holding(
-            input_name=self._input_of[where.topic],
+            log=log_of,
             kept=kept,
             next_offset=start,
             committed=committed.next_offset if committed else None,
@@ -401,9 +422,9 @@ class Worker:
             gc.collect()
         if self._holdings:
             self._empty_since = now
-        elif now - self._empty_since >= EMPTY_S and not self._asked_why:
-            self._asked_why = True
-            self._say_why_without_partitions()
+        elif now - self._empty_since >= EMPTY_S and not self._said_empty:
+            self._said_empty = True
+            log.warning(NO_PARTITION, group=self._config.group)
         if now - self._read_at >= READINGS_S:
             self._read_at = now
             self._board.replace(metrics.readings(self._observed(), self._pulse.state))
@@ -418,35 +439,10 @@ class Worker:
                         seconds_left=round(holding.seconds_left(), 1),
                     )
 
-    def _say_why_without_partitions(self) -> None:
-        """Another worker may have our slot; or there are more workers than partitions."""
-        try:
-            members = self._source.members()
-        except KafkaFailure as error:
-            log.warning("no partition for us, and the group does not say why", error=str(error))
-            return
-        own = {one.client_id for one in members if one.ourselves}
-        twins = [one for one in members if one.client_id in own and not one.ourselves]
-        for twin in twins:
-            log.warning(
-                "another worker has this slot: it keeps its partitions until it commits next, and "
-                "ends then; stop it, or give each worker a slot of its own (--slot, EDDY_SLOT)",
-                client=twin.client_id,
-                host=twin.host,
-                partitions=twin.partitions,
-            )
-        if not twins:
-            log.info(
-                "no partition for us: other workers of the group have them all, or are about to "
-                "give some back",
-                workers=len(members),
-                partitions_held=sum(one.partitions for one in members),
-            )
-
     def _observed(self) -> Iterator[metrics.Observed]:
         for where, holding in self._holdings.items():
             yield metrics.Observed(
-                input_name=holding.input_name,
+                log_name=holding.log.topic if holding.log.internal else holding.log.name,
                 partition=where.partition,
                 counts=holding.shard.counts(),
                 records_left=holding.left(),
@@ -492,7 +488,6 @@ def run_worker(
     once what its predecessor left open. stop_on_signal: called when there is something to finish;
     before, while the broker is being reached, a signal may end the process at once. Raises EddyError.
     """
-    refuse_indirect(config)
     log.info("starting", group=config.group, slot=slot, mode=config.mode, kafka=shown(config.kafka))
     if not config.secret:
         log.warning("no secret is set: pseudonyms and entity keys could be guessed")
@@ -503,34 +498,8 @@ def run_worker(
         health.serving(address, board, pulse),
         Source(kafka, config.group, pulse.beat) as source,
     ):
-        check_topics(config, source)
+        check_topics(config, found(config, Admin(kafka, pulse.beat)))
         sink = Sink(kafka, config.group, slot, pulse.beat)
         sink.open()
         Worker(config, source, sink, run, board, pulse).run(stop_on_signal())
     log.info("stopped")
-
-
-def check_topics(config: Config, source: Source) -> None:
-    """Raise ConfigError unless the topics exist and the inputs have as many partitions as said."""
-    outputs = {
-        "outputs.alerts": config.outputs.alerts,
-        "outputs.dead_letters": config.outputs.dead_letters,
-    }
-    inputs = {spec.topic for spec in config.inputs.values()}
-    counts = source.partition_counts(inputs | set(outputs.values()))
-    problems = [
-        f'{path}: got "{topic}"; expected a topic that exists, create it'
-        for path, topic in [
-            *((f"inputs.{name}.topic", spec.topic) for name, spec in config.inputs.items()),
-            *outputs.items(),
-        ]
-        if topic not in counts
-    ]
-    problems += [
-        f"inputs.{name}.partitions: got {spec.partitions}; expected {counts[spec.topic]}, which "
-        f'topic "{spec.topic}" has'
-        for name, spec in config.inputs.items()
-        if counts.get(spec.topic, spec.partitions) != spec.partitions
-    ]
-    if problems:
-        raise ConfigError(problems)

@@ -65,7 +65,7 @@ def batch(
     strange = ["", "\0", "é" * 50, "a" * 256, "😀"] if hostile else ["login", "login", "payment"]
     return EventBatch(
         sources=(("shop", 0),),
-        source=np.zeros(events, np.uint8),
+        source=np.zeros(events, np.int32),
         offset=np.arange(events, dtype=np.int64),
         time_ms=time_ms.astype(np.int64),
         type_code=type_code,

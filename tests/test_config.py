@@ -13,11 +13,12 @@ from stream.config import (
     fields_wanted,
     fingerprint,
     load,
+    logs,
     parse,
-    refuse_indirect,
+    sources,
     ways,
 )
-from stream.errors import ConfigError, UnsupportedWay
+from stream.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
 MINIMAL = """
@@ -65,7 +66,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("path", sorted((ROOT / "deploy" / "configs").glob("*.toml")), ids=str)
 def test_every_ready_configuration_is_right(path: Path) -> None:
     """The configurations we ship load, and every monitor of theirs reads its topic directly."""
-    refuse_indirect(load(path))
+    assert not any(way.internal for way in ways(load(path)))
 
 
 def test_a_minimal_configuration_has_every_default() -> None:
@@ -177,6 +178,10 @@ def test_a_minimal_configuration_has_every_default() -> None:
             "outputs.dead_letters: shop is already inputs.shop.topic",
         ),
         ("monitors/0/name", "route", "monitors[0].name: got route"),
+        ("monitors/0/name", "assess", "monitors[0].name: got assess"),
+        ("assess", {"subject": "acount"}, "assess.subject: got acount; expected one of account"),
+        ("assess", {"policy": {}}, "assess.subject: missing"),
+        ("monitors/0/partitions", 0, "monitors[0].partitions: got 0; expected an integer ≥ 1"),
         (
             "monitors/0/detectors",
             [{"kind": "tail"}, {"kind": "tail"}],
@@ -290,24 +295,60 @@ def test_only_fields_that_are_read_are_wanted() -> None:
 
 
 def test_a_monitor_reads_directly_only_where_one_log_holds_its_entity() -> None:
-    """One partition or a topic keyed by the entity is direct; all else is refused with ways out."""
-    assert ways(parse(document(), {}))[0].direct
+    """One partition or a topic keyed by the entity is direct; all else goes over an internal topic
+    with as many partitions as the largest input's, unless others are asked for."""
+    assert ways(parse(document(), {}))[0].internal is None
     keyed = document()
     keyed["inputs"]["shop"] |= {"partitions": 4, "keyed_by": "account", "partitioner": "crc32"}
-    assert ways(parse(keyed, {}))[0].direct
+    assert ways(parse(keyed, {}))[0].internal is None
     other = deepcopy(keyed)
     other["inputs"]["shop"]["keyed_by"] = "card"
     unkeyed = changed("inputs/shop/partitions", 4)
     several = document()
     several["inputs"]["site"] = {"topic": "site"}
     several["monitors"][0]["inputs"].append("site")
-    for indirect in (other, unkeyed, several):
+    asked = changed("monitors/0/partitions", 7)
+    for indirect, partitions, why in (
+        (other, 4, "keyed by card"),
+        (unkeyed, 4, "keyed by nothing"),
+        (several, 1, "2 topics"),
+        (asked, 7, "partitions = 7 asks for it"),
+    ):
         config = parse(indirect, {})
-        way = ways(config)[0]
-        assert not way.direct
-        assert len(way.ways_out) == 2
-        with pytest.raises(UnsupportedWay, match="monitor account"):
-            refuse_indirect(config)
+        [way] = ways(config)
+        assert why in way.reason
+        assert way.internal == ("account", "eddy-account-events", partitions, True)
+        assert logs(config)[-1] == way.internal
+
+
+def test_the_sources_of_a_monitor_are_a_fixed_table() -> None:
+    """Every partition of its inputs, in the order in which the monitor names them."""
+    some = document()
+    some["inputs"] = {
+        "shop": {"topic": "s", "partitions": 2},
+        "other": {"topic": "o"},
+        "site": {"topic": "w"},
+    }
+    some["monitors"][0]["inputs"] = ["site", "shop"]
+    config = parse(some, {})
+    topics = {name: spec.topic for name, spec in config.inputs.items()}
+    assert sources(config, config.monitors[0].inputs, topics) == (("w", 0), ("s", 0), ("s", 1))
+
+
+def test_an_internal_topic_is_a_topic_of_its_own() -> None:
+    """A group that makes no topic's name, and a topic that has the name already, are mistakes."""
+    some = changed("inputs/shop/partitions", 3)
+    some["group"] = "risk team"
+    [line] = problems(some)
+    assert line.startswith(
+        'monitors[0]: its internal topic would be "risk team-account-events", which is no name'
+    )
+    some["group"] = "risk"
+    some["inputs"]["shop"]["topic"] = "risk-account-events"
+    assert problems(some) == ["monitors[0]: risk-account-events is already inputs.shop.topic"]
+    some["inputs"]["shop"]["topic"] = "shop"
+    some["outputs"] = {"alerts": "risk-account-events"}
+    assert problems(some) == ["outputs.alerts: risk-account-events is already monitors[0]"]
 
 
 def test_the_fingerprint_follows_what_steers_the_fold_and_nothing_else() -> None:
@@ -320,6 +361,9 @@ def test_the_fingerprint_follows_what_steers_the_fold_and_nothing_else() -> None
         changed("limits/duplicate_window", 50),
         changed("inputs/shop/type", "transaction"),
         changed("monitors/0/capacity", 64),
+        changed("monitors/0/partitions", 2),
+        changed("assess", {"subject": "account"}),
+        changed("assess", {"subject": "account", "partitions": 2}),
         changed("monitors/0/features/0/half_life", "2h"),
     ]
     digits = {fingerprint(parse(one, {})) for one in steering}

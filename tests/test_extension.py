@@ -22,7 +22,7 @@ from math import isnan
 import numpy as np
 
 from detectors.entities import Admitted
-from detectors.features.kind import Field, Kind, Memory, Spans, own_words, unlearn
+from detectors.features.kind import Field, Kind, Memory, Spans, prepare, unlearn
 from detectors.kernels import kernel
 from schemas.columns import F64
 
@@ -30,16 +30,17 @@ from schemas.columns import F64
 @kernel
 def amount_step(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) -> None:
     """The number over the entity's last one. One word: the last."""
-    copy = np.empty(1)
+    at = memory.at
     for i in range(len(events.row)):
-        mine = own_words(memory.words, memory.at, events, i, copy)
+        mine = memory.words[events.row[i], at : at + 1]
+        prepare(mine, events, i, memory.copy)
         out[i] = np.nan
         if field.active[i] and not isnan(field.number[i]):
             now = abs(field.number[i]) + 0.01
             if mine[0] > 0.0:
                 out[i] = now / mine[0]
             mine[0] = now
-        unlearn(mine, events, i, copy)
+        unlearn(mine, events, i, memory.copy)
 
 
 AMOUNT_STEP = Kind(
@@ -63,7 +64,8 @@ import numpy as np
 
 from detectors.entities import Admitted
 from detectors.kernels import kernel
-from detectors.models.own import OwnSpec, Seen, Verdict, surprise_of_normal
+from detectors.models.gaussian import surprise_of_normal
+from detectors.models.own import OwnSpec, Seen, Verdict
 from schemas.columns import F64
 
 
@@ -75,6 +77,10 @@ class RushSpec(OwnSpec, frozen=True, kw_only=True, tag="rush"):
     def build(self, features: int, capacity: int) -> "Rush":
         """Nothing seen yet."""
         return Rush(self.memory)
+
+    def discrete(self) -> bool:
+        """Most minutes have few events."""
+        return True
 
 
 class Rush:

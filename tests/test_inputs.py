@@ -22,7 +22,7 @@ LINES = [orjson.dumps({"event_id": i, "time": i, "account": f"a{i % 5}"}) for i 
 
 def read(path: Path, spec: InputSpec = PLAIN, batch_records: int = 10) -> list[Records]:
     """All batches of a file."""
-    return list(InputFile("shop", path, spec, batch_records))
+    return [part for parts in InputFile("shop", path, spec, batch_records) for part in parts]
 
 
 def zipped(data: bytes) -> bytes:

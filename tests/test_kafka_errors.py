@@ -5,12 +5,15 @@ from confluent_kafka import KafkaError
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream.checkpoints.keeping import REVOKE_S
 from stream.errors import Abortable, ConfigError, Fatal, Fenced, Retriable
-from stream.kafka import classify, failure
+from stream.health import ALIVE_S
+from stream.kafka import CALL_S, PAUSE_S, classify, failure, patiently
 from stream.kafka_codes import TABLE
 from stream.kafka_properties import (
     OWNED,
     consumer_properties,
+    of_slot,
     producer_properties,
     property_problems,
     shown,
@@ -132,6 +135,67 @@ def test_properties_of_the_user_win_over_defaults_and_reach_the_right_client() -
     assert (producer["transactional.id"], producer["enable.idempotence"]) == ("g-1", True)
     assert not {"linger.ms", "transaction.timeout.ms"} & consumer.keys()
     assert not {"fetch.min.bytes", "group.instance.id"} & producer.keys()
+
+
+@pytest.mark.parametrize("name", ["session.timeout.ms", "heartbeat.interval.ms"])
+def test_what_the_new_protocol_leaves_to_the_broker_may_not_be_set_with_it(name: str) -> None:
+    """The mistake names the broker's own setting; under the classic protocol there is none."""
+    classic: dict[str, str | int | float | bool] = {name: 6_000}
+    assert property_problems(classic) == []
+    [line] = property_problems(classic | {"group.protocol": "consumer"})
+    assert line.startswith(f"kafka.{name}: may not be set with group.protocol = consumer")
+    assert f"group.consumer.{name}" in line
+    with pytest.raises(ConfigError, match=f"group.consumer.{name}"):
+        consumer_properties(classic | {"group.protocol": "consumer"}, "g")
+
+
+def test_both_group_protocols_may_be_chosen_and_no_other() -> None:
+    """The assignor is ours under the classic protocol, and the broker's under the new one."""
+    strategy = "partition.assignment.strategy"
+    assert consumer_properties({}, "g")[strategy] == "cooperative-sticky"
+    assert consumer_properties({"group.protocol": "classic"}, "g")[strategy] == "cooperative-sticky"
+    assert strategy not in consumer_properties({"group.protocol": "consumer"}, "g")
+    [line] = property_problems({"group.protocol": "share"})
+    assert line == "kafka.group.protocol: got share; expected classic or consumer"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("transaction.timeout.ms", value) for value in (2_999, "soon", 86_400_001)),
+        *(("message.max.bytes", value) for value in (999_999, "large")),
+    ],
+)
+def test_numbers_that_would_break_a_transaction_are_refused(name: str, value: str | int) -> None:
+    """A time-out with no time to abort, and a size below what Eddy writes, are mistakes."""
+    [line] = property_problems({name: value})
+    assert line.startswith(f"kafka.{name}: got {value}; expected a number from")
+    assert (
+        property_problems({"transaction.timeout.ms": "3000", "message.max.bytes": 1_000_000}) == []
+    )
+
+
+def test_clients_say_which_slot_they_are_of() -> None:
+    """A member has a name where static membership is asked for: the slot's, whatever was given."""
+    assert of_slot({}, "a-1") == {"client.id": "eddy-a-1"}
+    given_: dict[str, str | int | float | bool] = {"client.id": "mine", "group.instance.id": "x"}
+    assert of_slot(given_, "a-1") == {"client.id": "mine", "group.instance.id": "a-1"}
+
+
+def test_waiting_beats_before_every_pause() -> None:
+    """Whoever waits for a broker is alive, and is silent for less than the health check allows."""
+    beats = 0
+
+    def beat() -> None:
+        nonlocal beats
+        beats += 1
+
+    for attempt in patiently(Retriable, sleep=lambda _: None, beat=beat):
+        with attempt:
+            if attempt.retry_state.attempt_number < 4:
+                raise Retriable("not yet")
+    assert beats == 3
+    assert ALIVE_S > 2 * (CALL_S + PAUSE_S + REVOKE_S)
 
 
 @pytest.mark.parametrize(

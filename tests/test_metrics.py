@@ -6,18 +6,19 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from schemas.records import Records
-from stream.config import load
+from stream.alerting import RunInfo
+from stream.config import AssessSpec, load, logs
 from stream.errors import ConfigError
 from stream.health import ALIVE_S, Pulse, answer, serving
 from stream.metrics import METRICS, Board, Observed, readings
-from stream.shard import build_shard
+from stream.shard import Shards, build_shard
 from stream.simulator import Shop, lines
-from stream.stages.watch import RunInfo
 
 OF_THE_WORKER = {
     "eddy_worker_state",
@@ -32,14 +33,22 @@ CONFIG = Path(__file__).resolve().parents[1] / "deploy" / "configs" / "shop.toml
 
 @pytest.fixture(scope="module")
 def counts() -> dict[str, dict[str, int]]:
-    """The counts of a shard that has seen a little of everything."""
+    """The counts of a shard that has seen a little of everything, one monitor behind a hop."""
     values: list[bytes | None] = [line.value for line in lines(Shop(300, 7), 0.1)]
     values += [None, values[0]]
     count = len(values)
     now_ms = np.full(count, 1_800_000_000_000)
-    shard = build_shard(load(CONFIG), "shop", RunInfo("live", "run", str))
+    config = load(CONFIG)
+    monitors = [
+        msgspec.structs.replace(one, partitions=1 if one.name == "card" else None)
+        for one in config.monitors
+    ]
+    assess = AssessSpec(subject="account")
+    hopping = msgspec.structs.replace(config, monitors=monitors, assess=assess)
+    shard = build_shard(hopping, "shop", RunInfo("live", "run", str))
     shard.process(Records("events", 0, np.arange(count), now_ms, values))
-    return shard.counts()
+    reports = Shards(hopping, RunInfo("live", "run", str)).internal(logs(hopping)[-1])
+    return shard.counts() | reports.counts()
 
 
 def series(board: Board) -> dict[str, dict[str, float]]:

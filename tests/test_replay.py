@@ -14,7 +14,7 @@ from numpy.random import default_rng
 
 from schemas.alerts import json_schema
 from stream.config import Config, load, parse
-from stream.errors import InputError, UnsupportedWay
+from stream.errors import InputError
 from stream.replay import FILES, Summary, replay
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,7 +39,7 @@ features = [
   { name = "amount", kind = "value", field = "amount", side = "high" },
   { name = "payments_1h", kind = "count", half_life = "1h" },
 ]
-policy = { p_max = 1e-3, warm_up_events = 100 }
+policy = { p_max = 1e-2, warm_up_events = 100, incident_gap = "1min" }
 
 [[monitors]]
 name = "ip"
@@ -248,12 +248,95 @@ def test_names_are_checked_against_the_configuration(
     assert not (tmp_path / "out").exists()
 
 
-def test_an_indirect_monitor_is_refused(tmp_path: Path) -> None:
-    """What live cannot run, replay does not pretend to."""
-    indirect = config(CONFIG.replace('topic = "shop"', 'topic = "shop"\npartitions = 4'))
-    shop = ndjson(tmp_path / "shop", events(1))
-    with pytest.raises(UnsupportedWay, match="4 partitions"):
-        run([("shop", shop)], tmp_path / "out", indirect)
+def test_an_indirect_monitor_says_what_the_direct_one_says(tmp_path: Path) -> None:
+    """Over an internal topic with one partition every score and every alert is the same, but for
+    the fingerprint of the configuration that asked for the topic."""
+    shop = ndjson(tmp_path / "shop", events())
+    summary = run([("shop", shop)], tmp_path / "direct")
+    hop = config(CONFIG.replace('inputs = ["shop"]', 'inputs = ["shop"]\npartitions = 1'))
+    over = run([("shop", shop)], tmp_path / "hop", hop)
+    assert scores(tmp_path / "hop").equals(scores(tmp_path / "direct"))
+    direct, indirect = (without_run(tmp_path / name) for name in ("direct", "hop"))
+    assert len(direct) > 5
+    for alert in (*direct, *indirect):
+        del alert["fingerprint"]
+    assert indirect == direct
+    counts = over.monitors["account"]
+    assert counts.pop("sent") == counts["scored"] < over.events
+    assert counts == summary.monitors["account"]
+    assert over.adds_up == {"account": True, "ip": True}
+
+
+def test_partitions_of_an_input_meet_by_event_time(tmp_path: Path) -> None:
+    """A topic keyed by another field is replayed as its partitions, yet the monitor behind its
+    internal topic sees the file's order, as if the topic had one partition."""
+    rows = [row | {"ip": f"10.0.0.{i % 7}"} for i, row in enumerate(events(2_000))]
+    shop = ndjson(tmp_path / "shop", rows)
+    run([("shop", shop)], tmp_path / "direct")
+    keyed = 'topic = "shop"\npartitions = 4\nkeyed_by = "ip"\npartitioner = "crc32"'
+    text = CONFIG.replace('topic = "shop"', keyed)
+    text = text.replace('inputs = ["shop"]', 'inputs = ["shop"]\npartitions = 1')
+    summary = run([("shop", shop)], tmp_path / "hop", config(text))
+    assert summary.adds_up["account"]
+    one, other = (by_id(scores(tmp_path / name)) for name in ("direct", "hop"))
+    assert one == other
+    default = run(
+        [("shop", shop)], tmp_path / "four", config(text.replace("\npartitions = 1\n", "\n"))
+    )
+    assert default.adds_up["account"]
+    assert default.monitors["account"]["sent"] == default.monitors["account"]["scored"]
+
+
+def by_id(table: pa.Table) -> dict[str, tuple[float, float | None]]:
+    """Both scores of each event."""
+    ids, *both = (table.column(name).to_pylist() for name in ("event_id", "score", "score_account"))
+    return dict(zip(ids, zip(*both, strict=True), strict=True))
+
+
+LABELLED = """
+[inputs.shop]
+topic = "shop"
+type = { field = "type" }
+
+[[monitors]]
+name = "account"
+entity = "account"
+inputs = ["shop"]
+features = [{ name = "amount", kind = "value", field = "amount" }]
+detectors = [{ kind = "tail" }, { kind = "label_risk", name = "risk" }]
+"""
+
+
+@pytest.mark.parametrize("labels", [30, 2_500])
+def test_labels_come_when_they_came(tmp_path: Path, labels: int) -> None:
+    """A monitor that reads payments and labels from two files learns as from one in time order:
+    no label is known before its time, however many payments are read at once."""
+    rng = default_rng(3)
+    payments = [row | {"type": "transaction"} for row in events(25_000)]
+    span_ms = payments[-1]["time"] - START_MS
+    known = [
+        {
+            "event_id": f"l{i}",
+            "time": START_MS + 10_000 * (i * len(payments) // labels) + 5_000,
+            "type": "label",
+            "account": f"a{rng.integers(20)}",
+            "verdict": "fraud" if i % 3 else "honest",
+        }
+        for i in range(labels)
+    ]
+    assert known[-1]["time"] < START_MS + span_ms
+    together = sorted([*payments, *known], key=lambda row: row["time"])
+    run([("shop", ndjson(tmp_path / "all", together))], tmp_path / "one", config(LABELLED))
+    text = LABELLED.replace('inputs = ["shop"]', 'inputs = ["labels", "shop"]')
+    text += '[inputs.labels]\ntopic = "labels"\ntype = { field = "type" }\n'
+    files = [
+        ("shop", ndjson(tmp_path / "shop", payments)),
+        ("labels", ndjson(tmp_path / "labels", known)),
+    ]
+    summary = run(files, tmp_path / "two", config(text))
+    assert by_id(scores(tmp_path / "two")) == by_id(scores(tmp_path / "one"))
+    assert summary.adds_up == {"account": True}
+    assert summary.monitors["account"]["labels"] == labels
 
 
 def test_a_real_access_log_end_to_end(shared_data: Path, tmp_path: Path) -> None:

@@ -15,11 +15,11 @@ from numpy.random import PCG64, Generator
 from schemas.dead_letters import CODES
 from schemas.events import FIELDS, FIELDS_OF, TYPES, json_schema
 from schemas.records import Records
+from stream.alerting import RunInfo
 from stream.config import load
 from stream.shard import build_shard
 from stream.simulator import MALFORMED, START_MS, Attack, Shop, lines, malformed
 from stream.simulator.visits import DAY_MS, EVENTS_PER_DAY
-from stream.stages.watch import RunInfo
 
 EVENTS = 60_000
 SHOP = Path(__file__).parents[1] / "deploy" / "configs" / "shop.toml"

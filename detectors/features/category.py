@@ -18,7 +18,7 @@ import numpy as np
 
 from detectors.decay import LN2, decayed
 from detectors.entities import Admitted
-from detectors.features.kind import Field, Kind, Memory, Spans, own_words, unlearn
+from detectors.features.kind import Field, Kind, Memory, Spans, prepare, unlearn
 from detectors.kernels import kernel
 from schemas.columns import F64
 
@@ -43,9 +43,10 @@ def occurrence(memory: Memory, events: Admitted, field: Field, spans: Spans, out
 @kernel
 def share(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) -> None:
     """k / (c + 2), this event included."""
-    copy = np.empty(SHARE_WORDS)
+    at = memory.at
     for i in range(len(events.row)):
-        mine = own_words(memory.words, memory.at, events, i, copy)
+        mine = memory.words[events.row[i], at : at + SHARE_WORDS]
+        prepare(mine, events, i, memory.copy)
         out[i] = np.nan
         if not field.active[i]:
             continue
@@ -56,28 +57,30 @@ def share(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64
             mine[OCCURRED] += 1.0
         mine[LAST_MS] = events.time_ms[i]
         out[i] = mine[OCCURRED] / (mine[ALL] + WITHOUT)
-        unlearn(mine, events, i, copy)
+        unlearn(mine, events, i, memory.copy)
 
 
 @kernel
 def run_length(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) -> None:
     """Events in a row that match `of`, up to this one; 0 where this one does not."""
-    copy = np.empty(1)
+    at = memory.at
     for i in range(len(events.row)):
-        mine = own_words(memory.words, memory.at, events, i, copy)
+        mine = memory.words[events.row[i], at : at + 1]
+        prepare(mine, events, i, memory.copy)
         out[i] = np.nan
         if field.active[i]:
             mine[0] = mine[0] + 1.0 if field.occurs[i] else 0.0
             out[i] = mine[0]
-            unlearn(mine, events, i, copy)
+            unlearn(mine, events, i, memory.copy)
 
 
 @kernel
 def entropy(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) -> None:
     """Entropy of the buckets' shares in bits, this event included."""
-    copy = np.empty(ENTROPY_WORDS)
+    at = memory.at
     for i in range(len(events.row)):
-        mine = own_words(memory.words, memory.at, events, i, copy)
+        mine = memory.words[events.row[i], at : at + ENTROPY_WORDS]
+        prepare(mine, events, i, memory.copy)
         out[i] = np.nan
         if not field.active[i]:
             continue
@@ -93,7 +96,7 @@ def entropy(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F
             if mine[k] > 0.0:
                 bits -= mine[k] / total * log(mine[k] / total) / LN2
         out[i] = max(bits, 0.0)
-        unlearn(mine, events, i, copy)
+        unlearn(mine, events, i, memory.copy)
 
 
 KINDS: Final = (

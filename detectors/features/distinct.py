@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 
 from detectors.entities import Admitted
-from detectors.features.kind import Field, Kind, Memory, Spans, own_words, unlearn
+from detectors.features.kind import Field, Kind, Memory, Spans, prepare, unlearn
 from detectors.kernels import kernel
 from schemas.columns import F64, U64
 
@@ -62,7 +62,8 @@ def _turn(mine: U64, time_ms: np.uint64, pane_ms: np.uint64) -> None:
 
 @kernel
 def _add(mine: U64, value: np.uint64) -> None:
-    """Note the value among the exact ones, if there is room, and in the present pane's registers."""
+    """Note the value among the exact ones, if there is room, and in the present pane's
+    registers."""
     place = -1
     older = -1
     for k in range(EXACT):
@@ -124,9 +125,10 @@ def _number(mine: U64) -> float:
 def distinct(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) -> None:
     """Number of values in this pane and the one before, this event's included."""
     pane_ms = np.uint64(max(spans.half_life_ms, 1.0))
-    copy = np.empty(WORDS, np.uint64)
+    at = memory.at
     for i in range(len(events.row)):
-        mine = own_words(memory.bits, memory.at, events, i, copy)
+        mine = memory.bits[events.row[i], at : at + WORDS]
+        prepare(mine, events, i, memory.copy_bits)
         out[i] = np.nan
         if not field.active[i]:
             continue
@@ -136,7 +138,7 @@ def distinct(memory: Memory, events: Admitted, field: Field, spans: Spans, out: 
         _turn(mine, time_ms, pane_ms)
         _add(mine, field.hashed[i])
         out[i] = _number(mine)
-        unlearn(mine, events, i, copy)
+        unlearn(mine, events, i, memory.copy_bits)
 
 
 KINDS: Final = (

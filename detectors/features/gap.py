@@ -16,7 +16,7 @@ import numpy as np
 
 from detectors.decay import decayed
 from detectors.entities import Admitted
-from detectors.features.kind import Field, Kind, Memory, Spans, own_words, unlearn
+from detectors.features.kind import Field, Kind, Memory, Spans, prepare, unlearn
 from detectors.kernels import kernel
 from schemas.columns import F64
 
@@ -48,9 +48,10 @@ def gap(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) 
 @kernel
 def gap_spread(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) -> None:
     """Standard deviation of the gaps' logarithms, this event's gap included; NaN for few gaps."""
-    copy = np.empty(SPREAD_WORDS)
+    at = memory.at
     for i in range(len(events.row)):
-        mine = own_words(memory.words, memory.at, events, i, copy)
+        mine = memory.words[events.row[i], at : at + SPREAD_WORDS]
+        prepare(mine, events, i, memory.copy)
         out[i] = np.nan
         if not field.active[i]:
             continue
@@ -66,7 +67,7 @@ def gap_spread(memory: Memory, events: Admitted, field: Field, spans: Spans, out
             mine[SQUARES] = squares + off * off * before / mine[WEIGHT]
             if mine[WEIGHT] >= GAPS_MIN:
                 out[i] = sqrt(mine[SQUARES] / mine[WEIGHT])
-        unlearn(mine, events, i, copy)
+        unlearn(mine, events, i, memory.copy)
 
 
 KINDS: Final = (

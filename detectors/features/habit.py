@@ -23,7 +23,7 @@ import numpy as np
 
 from detectors.decay import DAY_MS, HOUR_MS, decayed
 from detectors.entities import Admitted
-from detectors.features.kind import Field, Kind, Memory, Spans, own_words, unlearn
+from detectors.features.kind import Field, Kind, Memory, Spans, prepare, unlearn
 from detectors.kernels import kernel
 from schemas.columns import F64
 
@@ -77,9 +77,10 @@ def _add(counts: F64, hour: int, weekend: bool, weight: float) -> None:
 def hour_habit(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) -> None:
     """How usual the hour is to the entity before this event; beside: minutes of offset to UTC."""
     shard = memory.shared
-    copy = np.empty(WORDS)
+    at = memory.at
     for i in range(len(events.row)):
-        mine = own_words(memory.words, memory.at, events, i, copy)
+        mine = memory.words[events.row[i], at : at + WORDS]
+        prepare(mine, events, i, memory.copy)
         out[i] = np.nan
         if not field.active[i]:
             continue
@@ -97,7 +98,7 @@ def hour_habit(memory: Memory, events: Admitted, field: Field, spans: Spans, out
             if shard[COUNT] > SHARD_MEMORY:
                 _scale(shard, SHARD_MEMORY / shard[COUNT])
         _add(mine, hour, weekend, 1.0)
-        unlearn(mine, events, i, copy)
+        unlearn(mine, events, i, memory.copy)
 
 
 KINDS: Final = (

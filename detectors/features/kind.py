@@ -22,13 +22,16 @@ from schemas.events import FIELDS
 class Memory(NamedTuple):
     """What a feature remembers. words: float64[rows, w], its entity's row, of which it owns
     `Kind.words` from `at` on; bits: the same memory as uint64. shared: float64[`Kind.shared`], one
-    for all entities of the shard; shared_bits: the same memory as uint64."""
+    for all entities of the shard; shared_bits: the same memory as uint64. copy:
+    float64[`Kind.words`], for `prepare`; copy_bits: the same memory as uint64."""
 
     words: F64
     bits: U64
     at: int
     shared: F64
     shared_bits: U64
+    copy: F64
+    copy_bits: U64
 
 
 class Field(NamedTuple):
@@ -137,26 +140,23 @@ class Kind:
 
 
 @kernel
-def own_words(
-    words: NDArray[Word], at: int, events: Admitted, i: int, copy: NDArray[Word]
-) -> NDArray[Word]:
-    """The words from `at` on, as many as `copy` has, of event i's entity: zeros where it is new.
+def prepare(mine: NDArray[Word], events: Admitted, i: int, copy: NDArray[Word]) -> None:
+    """Make event i's own words ready: zeros where its entity is new.
 
-    A kernel may change them as it likes and call `unlearn` afterwards; `copy` is for that.
+    mine: `Kind.words` words of its row. A kernel may change them as it likes and call `unlearn`
+    afterwards; `copy` is for that.
     """
-    mine = words[events.row[i], at : at + len(copy)]
     if events.fresh[i]:
-        for k in range(len(copy)):
+        for k in range(len(mine)):
             mine[k] = 0
     if not events.learn[i]:
-        for k in range(len(copy)):
+        for k in range(len(mine)):
             copy[k] = mine[k]
-    return mine
 
 
 @kernel
 def unlearn(mine: NDArray[Word], events: Admitted, i: int, copy: NDArray[Word]) -> None:
-    """Put the words back as `own_words` gave them where event i may not be learned."""
+    """Put the words back as `prepare` found them where event i may not be learned."""
     if not events.learn[i]:
-        for k in range(len(copy)):
+        for k in range(len(mine)):
             mine[k] = copy[k]

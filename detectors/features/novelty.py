@@ -2,8 +2,8 @@
 
 An entity remembers the last `MEMORY` distinct values by their 64-bit keyed hashes, most recent
 first. What falls out of them is noted in the shard's `pairings`, so that a value comes as new again
-only when tens of thousands of others of all entities have fallen out since; in return, one new value
-in 200 of an entity with more than `MEMORY` of them goes unnoticed.
+only when tens of thousands of others of all entities have fallen out since; in return, one new
+value in 200 of an entity with more than `MEMORY` of them goes unnoticed.
 
 Words of an entity: `MEMORY`, and two more for the count (value, time).
 """

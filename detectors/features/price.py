@@ -2,7 +2,8 @@
 
 The amount (relative to its currency, see `detectors.money`) over the exponent of the decayed mean
 of ln|amount| that the product had in the whole shard; NaN below a weight of `AMOUNTS_MIN` amounts.
-An amount moves the mean by 1/weight of the way, weight at most `MEMORY`, the way at most `STEP_MAX`.
+An amount moves the mean by 1/weight of the way, weight at most `MEMORY`, the way at most
+`STEP_MAX`.
 
 Bounded: `SETS` sets of `WAYS` products by the product's keyed hash. In a full set a newcomer takes
 the slot with the least weight, and all weights of the set shrink by an eighth, so that what is no

@@ -19,7 +19,7 @@ import numpy as np
 
 from detectors.decay import LN2, decayed
 from detectors.entities import Admitted
-from detectors.features.kind import Field, Kind, Memory, Spans, own_words, unlearn
+from detectors.features.kind import Field, Kind, Memory, Spans, prepare, unlearn
 from detectors.kernels import kernel
 from schemas.columns import F64
 
@@ -32,9 +32,10 @@ def ratio(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64
     """(c + 1) / (expected + 1), this event included."""
     short_ms = spans.half_life_ms
     long_ms = spans.against_ms
-    copy = np.empty(WORDS)
+    at = memory.at
     for i in range(len(events.row)):
-        mine = own_words(memory.words, memory.at, events, i, copy)
+        mine = memory.words[events.row[i], at : at + WORDS]
+        prepare(mine, events, i, memory.copy)
         out[i] = np.nan
         if not field.active[i]:
             continue
@@ -52,7 +53,7 @@ def ratio(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64
             part = short_ms * expm1(-LN2 * age_ms / short_ms)
             part /= long_ms * expm1(-LN2 * age_ms / long_ms)
         out[i] = (mine[SHORT] + 1.0) / (mine[LONG] * part + 1.0)
-        unlearn(mine, events, i, copy)
+        unlearn(mine, events, i, memory.copy)
 
 
 KINDS: Final = (

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from detectors.entities import Admitted
-from detectors.features.kind import Field, Kind, Memory, Spans, own_words, unlearn
+from detectors.features.kind import Field, Kind, Memory, Spans, prepare, unlearn
 from detectors.kernels import kernel
 from schemas.columns import F64
 
@@ -42,9 +42,10 @@ def impossible_travel(
     memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64
 ) -> None:
     """km/h since the last event with coordinates; beside: latitude, longitude."""
-    copy = np.empty(WORDS)
+    at = memory.at
     for i in range(len(events.row)):
-        mine = own_words(memory.words, memory.at, events, i, copy)
+        mine = memory.words[events.row[i], at : at + WORDS]
+        prepare(mine, events, i, memory.copy)
         out[i] = np.nan
         latitude = field.beside[0, i]
         longitude = field.beside[1, i]
@@ -57,7 +58,7 @@ def impossible_travel(
         mine[LATITUDE] = latitude
         mine[LONGITUDE] = longitude
         mine[LAST_MS] = events.time_ms[i] + 1.0
-        unlearn(mine, events, i, copy)
+        unlearn(mine, events, i, memory.copy)
 
 
 KINDS: Final = (

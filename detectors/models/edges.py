@@ -38,7 +38,8 @@ from detectors.decay import LN2
 from detectors.entities import Admitted
 from detectors.features.pairings import pair
 from detectors.kernels import kernel
-from detectors.models.own import OwnSpec, Seen, Verdict, surprise_of_normal
+from detectors.models.gaussian import surprise_of_normal
+from detectors.models.own import OwnSpec, Seen, Verdict
 from detectors.spec import Duration, seconds
 from detectors.state import Arrays, load, saved
 from schemas.columns import F64, I64, U64

@@ -5,7 +5,7 @@ One tree structure a monitor (`trees`), one row of masses an entity, given out o
 values; absent ones (NaN) are walked to the child of larger mass, as River does. Two kinds:
 
 **half_space_trees**, the default. A node's mass is a 16-bit sum of weights of `UNIT` an event; when
-a tree's root is full all are halved, so that an entity remembers 512 to 1,023 events (2.5 kB for 10
+a tree's root is full all are halved, so that an entity remembers 512 to 1,023 events (2.9 kB for 10
 trees of height 6). The density of a leaf is that of a Pólya tree (M. Lavine, Ann. Stat. 1992) whose
 prior is the cohort's tree, so that a short history says something, and a new entity is judged by
 its peers:
@@ -13,12 +13,13 @@ its peers:
     P(child) = (m_child + STRENGTH q)/(m_parent + STRENGTH)   q = (c_child + 1/2)/(c_parent + 1)
     surprise = max(0, TOP - mean over trees of Σ_path ln(P(child)/room(child)))
 
-silent until the cohort has `COHORT_EVENTS_MIN` events; with m the entity's and c the cohort's masses in events, room the child's share of its parent's
-space. Learning is protected as the tails' is: a surprise among the `STRANGE_SHARE` largest is
-learned only while the entity has tokens for it, and so is an event with a very strange feature. Cost: about 0.6 µs an event.
+silent until the cohort has `COHORT_EVENTS_MIN` events; with m the entity's and c the cohort's
+masses in events, room the child's share of its parent's space. Learning is protected as the tails'
+is: a surprise among the `STRANGE_SHARE` largest is learned only while the entity has tokens for it,
+and so is an event with a very strange feature. Cost: about 0.6 µs an event.
 
 **river_trees**: `river.anomaly.HalfSpaceTrees` bit for bit. Two masses a node, of the last window
-and of the current one (10 trees of height 8: 20 kB an entity).
+and of the current one (10 trees of height 8: 22 kB an entity).
 Score: s = 1 - Σ_trees Σ_path r·2^depth / (trees · window · (2^(height+1) - 1)), r the mass of the
 last full window, a path ended where r < window/10; surprise = -ln(1 - s). In its first window an
 entity has no score (River says 0): NaN. As in River everything is learned; a dense burst becomes
@@ -36,22 +37,22 @@ from typing import Annotated, Final, NamedTuple
 import numpy as np
 from msgspec import Meta
 
-from detectors.combination import P_MIN
 from detectors.entities import Admitted
 from detectors.kernels import kernel
-from detectors.models.pool import USED, Pool, pool, slot_for
+from detectors.models.pool import USED, Slotted, announce, pool, slots_of
 from detectors.models.tail import Judged
 from detectors.models.trees import Trees, build, credit, walk, walk_expecting
 from detectors.protection import WRONG_SHARE, earned, followed
 from detectors.spec import DetectorSpec
-from detectors.state import Arrays, load, prefixed, saved, under
-from schemas.columns import F64, I64, U16
+from detectors.state import AboutToWrite, Arrays, aligned_zeros, load, prefixed, saved, under
+from schemas.columns import F64, I64, U16, Bools
 
 COUNTERFACTUAL_MAX: Final = 3
 EXPLAIN_SHARE: Final = 0.002
 STRANGE_SHARE: Final = 0.01
 LEVEL_STEP: Final = 0.05
 LEVEL_START: Final = 20.0
+LEVEL_MIN: Final = 1e-3
 MASS_MIN: Final = 1e-12
 """1 - s at least: a score of exactly 1 (a place no mass ever reached) has surprise 27.6."""
 UNIT: Final = 64
@@ -130,10 +131,24 @@ class Settings(NamedTuple):
     min_events: int
 
 
+class Scratch(NamedTuple):
+    """What the kernel works in, an event at a time. here: float64[features], the places; path,
+    other_path: int64[trees, height + 1], nodes, held: masses on one of them; weight:
+    float64[features]; expected: bool[features]."""
+
+    here: F64
+    path: I64
+    other_path: I64
+    held: I64
+    weight: F64
+    expected: Bools
+
+
 class HalfSpaceTrees:
     """The masses of a monitor's entities, and what they say of each event."""
 
     by_slot: tuple[str, ...] = ("masses/mass",)
+    about_to_write: AboutToWrite | None = None
 
     def __init__(self, spec: TreesSpec | RiverTreesSpec, features: int, capacity: int) -> None:
         window = spec.window if isinstance(spec, RiverTreesSpec) else 0
@@ -145,7 +160,7 @@ class HalfSpaceTrees:
         self.pool = pool(spec.entities_max, capacity)
         slots = len(self.pool.free)
         self.masses = Masses(
-            mass=np.zeros((slots, *shape, planes), np.uint16),
+            mass=aligned_zeros((slots, *shape, planes), np.uint16),
             cohort=np.zeros(shape),
             learned=np.zeros(slots, np.int64),
             tokens=np.zeros((1 + slots, 2)),
@@ -153,6 +168,15 @@ class HalfSpaceTrees:
             strange=np.zeros(1),
         )
         self.masses.level[-1] = LEVEL_START
+        walked = (len(self.trees.feature), spec.height + 1)
+        self.scratch = Scratch(
+            here=np.zeros(features),
+            path=np.zeros(walked, np.int64),
+            other_path=np.zeros(walked, np.int64),
+            held=np.zeros(walked, np.int64),
+            weight=np.zeros(features),
+            expected=np.zeros(features, np.bool_),
+        )
 
     def process(self, events: Admitted, judged: Judged) -> Isolated:
         """Score, then learn, each event in order. judged: what the tails said of its features."""
@@ -164,7 +188,9 @@ class HalfSpaceTrees:
             order=np.full((COUNTERFACTUAL_MAX, n), -1, np.int64),
             without=np.full((COUNTERFACTUAL_MAX, n), np.nan),
         )
-        _process(self.trees, self.settings, self.pool, self.masses, events, judged, out)
+        slots = slots_of(self.pool, events, self.settings.min_events)
+        announce(self, slots)
+        _process(self.trees, self.settings, slots, self.masses, self.scratch, events, judged, out)
         return out
 
     def save(self) -> Arrays:
@@ -180,42 +206,38 @@ class HalfSpaceTrees:
 
 
 @kernel
-def _river_score(trees: Trees, window: int, mass: U16, path: I64) -> float:
-    """River's score in [0, 1]: the same sums in the same order."""
-    count, depths = path.shape
+def _river_score(trees: Trees, window: int, held: I64) -> float:
+    """River's score in [0, 1]: the same sums, of integers and so in any order."""
+    count, depths = held.shape
     size_limit = 0.1 * window
-    score = 0.0
+    score = 0
     for t in range(count):
-        depth_pow = 1
-        of_tree = 0.0
+        goes_on = 1
         for depth in range(depths):
-            r = mass[t, path[t, depth], 0]
-            of_tree += r * depth_pow
-            if r < size_limit:
-                break
-            depth_pow <<= 1
-        score += of_tree
-    return float(1.0 - score / (count * window * trees.feature.shape[1]))
+            score += (held[t, depth] << depth) * goes_on
+            if held[t, depth] < size_limit:
+                goes_on = 0
+    nodes = (1 << (trees.height + 1)) - 1
+    return float(1.0 - score / (count * window * nodes))
 
 
 @kernel
-def _log_density(trees: Trees, masses: Masses, slot: int, path: I64) -> float:
-    """Mean over the trees of the leaf's log density; without a slot, the cohort's."""
+def _log_density(trees: Trees, cohort: F64, path: I64, held: I64) -> float:
+    """Mean over the trees of the leaf's log density; with no masses held, the cohort's."""
     count, depths = path.shape
-    cohort = masses.cohort
     total = 0.0
     for t in range(count):
         over = 1.0
         under = 1.0
-        before = masses.mass[slot, t, 0, 0] / UNIT if slot >= 0 else 0.0
+        before = held[t, 0] / UNIT
         peers_before = cohort[t, 0]
         for depth in range(1, depths):
             node = path[t, depth]
-            here = masses.mass[slot, t, node, 0] / UNIT if slot >= 0 else 0.0
+            here = held[t, depth] / UNIT
             peers = cohort[t, node]
-            q = (peers + 0.5) / (peers_before + 1.0)
-            over *= here + STRENGTH * q
-            under *= (before + STRENGTH) * trees.room[t, node]
+            # q is a quotient, whose divisor stands below: a division a tree, not one a node
+            over *= here * (peers_before + 1.0) + STRENGTH * (peers + 0.5)
+            under *= (before + STRENGTH) * (peers_before + 1.0) * trees.room[t, node]
             before = here
             peers_before = peers
         total += log(over / under)
@@ -224,29 +246,30 @@ def _log_density(trees: Trees, masses: Masses, slot: int, path: I64) -> float:
 
 @kernel
 def _surprise_of(
-    trees: Trees, settings: Settings, masses: Masses, slot: int, path: I64
+    trees: Trees, settings: Settings, cohort: F64, path: I64, held: I64
 ) -> tuple[float, float]:
     """(score, surprise) of a path."""
     if settings.window == 0:
-        density = _log_density(trees, masses, slot, path)
+        density = _log_density(trees, cohort, path, held)
         return density, max(TOP - density, 0.0)
-    score = _river_score(trees, settings.window, masses.mass[slot], path)
+    score = _river_score(trees, settings.window, held)
     return score, -log(max(1.0 - score, MASS_MIN))
 
 
 @kernel
 def _learn_window(settings: Settings, masses: Masses, slot: int, path: I64) -> None:
-    """River's learn_one: one more on each node of each path; at the window's end the masses turn."""
-    mass = masses.mass[slot]
+    """River's learn_one: one more on each node of each path; at the window's end the masses
+    turn."""
+    mass = masses.mass
     for t in range(path.shape[0]):
         for depth in range(path.shape[1]):
-            mass[t, path[t, depth], 1] += 1
+            mass[slot, t, path[t, depth], 1] += 1
     masses.learned[slot] += 1
     if masses.learned[slot] % settings.window == 0:
-        for t in range(mass.shape[0]):
-            for node in range(mass.shape[1]):
-                mass[t, node, 0] = mass[t, node, 1]
-                mass[t, node, 1] = 0
+        for t in range(mass.shape[1]):
+            for node in range(mass.shape[2]):
+                mass[slot, t, node, 0] = mass[slot, t, node, 1]
+                mass[slot, t, node, 1] = 0
 
 
 @kernel
@@ -254,20 +277,22 @@ def _learn_decayed(masses: Masses, slot: int, path: I64) -> None:
     """One more event on each node of each path, the cohort's and the entity's."""
     cohort = masses.cohort
     if cohort[0, 0] >= COHORT_ROOT_MAX:
-        cohort[:] *= 0.5
+        for t in range(cohort.shape[0]):
+            for node in range(cohort.shape[1]):
+                cohort[t, node] *= 0.5
     for t in range(path.shape[0]):
         for depth in range(path.shape[1]):
             cohort[t, path[t, depth]] += 1.0
     if slot < 0:
         return
-    mass = masses.mass[slot]
-    if mass[0, 0, 0] >= ROOT_MAX:
-        for t in range(mass.shape[0]):
-            for node in range(mass.shape[1]):
-                mass[t, node, 0] >>= 1
+    mass = masses.mass
+    if mass[slot, 0, 0, 0] >= ROOT_MAX:
+        for t in range(mass.shape[1]):
+            for node in range(mass.shape[2]):
+                mass[slot, t, node, 0] >>= 1
     for t in range(path.shape[0]):
         for depth in range(path.shape[1]):
-            mass[t, path[t, depth], 0] += UNIT
+            mass[slot, t, path[t, depth], 0] += UNIT
     masses.learned[slot] += 1
 
 
@@ -281,35 +306,37 @@ def _may_learn(masses: Masses, slot: int, time_ms: float, surprise: float) -> bo
     masses.strange[0] = followed(masses.strange[0], strange)
     if masses.strange[0] >= WRONG_SHARE:
         return True
-    tokens = masses.tokens[1 + slot]
-    since_ms = max(time_ms - tokens[TOKENS_MS], 0.0)
-    tokens[TOKENS] = earned(tokens[TOKENS], since_ms, TOKENS_PER_EVENT, TOKENS_PER_HOUR, TOKENS_MAX)
-    tokens[TOKENS_MS] += since_ms
+    tokens = masses.tokens
+    mine = 1 + slot
+    since_ms = max(time_ms - tokens[mine, TOKENS_MS], 0.0)
+    tokens[mine, TOKENS] = earned(
+        tokens[mine, TOKENS], since_ms, TOKENS_PER_EVENT, TOKENS_PER_HOUR, TOKENS_MAX
+    )
+    tokens[mine, TOKENS_MS] += since_ms
     if strange:
-        if tokens[TOKENS] < 1.0:
+        if tokens[mine, TOKENS] < 1.0:
             return False
-        tokens[TOKENS] -= 1.0
+        tokens[mine, TOKENS] -= 1.0
     return True
 
 
 @kernel
-def _own_slot(settings: Settings, slots: Pool, masses: Masses, events: Admitted, i: int) -> int:
-    """The slot of the event's entity, emptied where it was given out just now; -1 for none."""
-    slot, given = slot_for(slots, events, i, settings.min_events)
-    if given:
-        masses.mass[slot] = 0
-        masses.learned[slot] = 0
-        masses.tokens[1 + slot, TOKENS] = TOKENS_MAX
-        masses.tokens[1 + slot, TOKENS_MS] = events.time_ms[i]
-    return int(slot)
+def _empty(masses: Masses, slot: int, time_ms: float) -> None:
+    """Make the slot a new owner's."""
+    masses.mass[slot] = 0
+    masses.learned[slot] = 0
+    masses.tokens[1 + slot, TOKENS] = TOKENS_MAX
+    masses.tokens[1 + slot, TOKENS_MS] = time_ms
 
 
 @kernel
-def _is_rare(surprise: float, level: F64, which: int, share: float) -> bool:
+def _is_rare(surprise: float, level: F64, which: int, share: float, learn: bool) -> bool:
     """Whether it is among that share of the largest; follows the quantile by steps: up by
     1 - share of a step when above it, down by share of one when below."""
     rare = bool(surprise > level[which])
-    level[which] *= 1.0 + LEVEL_STEP * ((1.0 if rare else 0.0) - share)
+    if learn:
+        step = LEVEL_STEP * ((1.0 if rare else 0.0) - share)
+        level[which] = max(level[which] * (1.0 + step), LEVEL_MIN)
     return rare
 
 
@@ -319,70 +346,67 @@ def _explain(
     settings: Settings,
     masses: Masses,
     slot: int,
-    place: F64,
-    path: I64,
-    tail_p: F64,
+    scratch: Scratch,
+    tail_surprise: F64,
     i: int,
     out: Isolated,
 ) -> None:
     """Credit the path; then score again with the most surprising features at expected."""
-    mass = masses.mass[slot]
-    share = out.path_share[:, i]
-    credit(trees, mass, place, path, share)
-    weight = np.empty(len(place))
+    place, path, weight = scratch.here, scratch.path, scratch.weight
+    credit(trees, masses.mass, slot, place, path, out.path_share, i)
     for j in range(len(place)):
-        weight[j] = out.surprise[i] * share[j]
-        if not isnan(tail_p[j, i]):
-            weight[j] -= log(max(tail_p[j, i], P_MIN))
-    expected = np.zeros(len(place), np.bool_)
-    other_path = np.zeros_like(path)
+        scratch.expected[j] = False
+        weight[j] = out.surprise[i] * out.path_share[j, i]
+        if not isnan(tail_surprise[j, i]):
+            weight[j] += tail_surprise[j, i]
     for k in range(min(COUNTERFACTUAL_MAX, len(place))):
         best = np.argmax(weight)
         if weight[best] <= 0.0:
             break
         weight[best] = -1.0
-        expected[best] = True
+        scratch.expected[best] = True
         out.order[k, i] = best
-        walk_expecting(trees, mass, path, expected, other_path, place)
-        out.without[k, i] = _surprise_of(trees, settings, masses, slot, other_path)[1]
+        other, held = scratch.other_path, scratch.held
+        walk_expecting(trees, masses.mass, slot, path, scratch.expected, place, other, held)
+        out.without[k, i] = _surprise_of(trees, settings, masses.cohort, other, held)[1]
 
 
 @kernel
 def _process(
     trees: Trees,
     settings: Settings,
-    slots: Pool,
+    slots: Slotted,
     masses: Masses,
+    scratch: Scratch,
     events: Admitted,
     judged: Judged,
     out: Isolated,
 ) -> None:
-    features = judged.place.shape[0]
-    here = np.empty(features)
-    path = np.empty((len(trees.feature), trees.height + 1), np.int64)
-    nobody = np.zeros((len(trees.feature), trees.feature.shape[1], 2), np.uint16)
+    here, path, held = scratch.here, scratch.path, scratch.held
+    features = len(here)
     for i in range(len(events.row)):
-        slot = _own_slot(settings, slots, masses, events, i)
+        slot = slots.slot[i]
+        if slots.given[i]:
+            _empty(masses, slot, events.time_ms[i])
         if slot < 0 and settings.window > 0:
             continue
+        learn = events.learn[i]
         rare = False
         for j in range(features):
             here[j] = judged.place[j, i]
-            if not isnan(judged.p[j, i]):
-                surprise = -log(max(judged.p[j, i], P_MIN))
-                rare |= _is_rare(surprise, masses.level, j, EXPLAIN_SHARE)
-        walk(trees, masses.mass[slot] if slot >= 0 else nobody, here, path)
-        learn = events.learn[i]
+            if not isnan(judged.surprise[j, i]):
+                rare |= _is_rare(judged.surprise[j, i], masses.level, j, EXPLAIN_SHARE, learn)
+        walk(trees, masses.mass, slot, here, path, held)
         if settings.window > 0:
             speaks = masses.learned[slot] >= settings.window
         else:
             speaks = masses.cohort[0, 0] >= COHORT_EVENTS_MIN
         if speaks:
-            out.score[i], surprise = _surprise_of(trees, settings, masses, slot, path)
-            out.surprise[i] = surprise
-            rare |= _is_rare(surprise, masses.level, features, EXPLAIN_SHARE)
+            said = _surprise_of(trees, settings, masses.cohort, path, held)
+            out.score[i], out.surprise[i] = said
+            rare |= _is_rare(out.surprise[i], masses.level, features, EXPLAIN_SHARE, learn)
             if rare and slot >= 0:
-                _explain(trees, settings, masses, slot, here, path, judged.p, i, out)
+                _explain(trees, settings, masses, slot, scratch, judged.surprise, i, out)
         if settings.window > 0:
             if learn:
                 _learn_window(settings, masses, slot, path)
@@ -392,5 +416,5 @@ def _process(
             and _may_learn(masses, slot, events.time_ms[i], out.surprise[i])
         ):
             if speaks:
-                _is_rare(out.surprise[i], masses.level, features + 1, STRANGE_SHARE)
+                _is_rare(out.surprise[i], masses.level, features + 1, STRANGE_SHARE, True)
             _learn_decayed(masses, slot, path)

@@ -1,25 +1,25 @@
 """Label risk: what share of what was confirmed at this entity was fraud, as known at that time?
 
 Label events (verdict "fraud" or "honest"; others teach nothing) come through the log like all
-events. Each adds one to its key's decayed frauds f or honest ones h; the key is the value of `field`
-(by default the monitor's entity). Beta–binomial, with the cohort's share m as prior (the compound
-sampling model of J. G. Skellam, 1948):
+events. Each adds one to its key's decayed frauds f or honest ones h; the key is the value of
+`field` (by default the monitor's entity). Beta–binomial, with the cohort's share m as prior (the
+compound sampling model of J. G. Skellam, 1948):
 
     share ~ Beta(K m + f, K (1 - m) + h)                        K = `PRIOR_LABELS`
     m = (F + P P_SHARE)/(max(F + H, N) + P)                     P = `COHORT_PRIOR`
     value = (K m + f)/(K + f + h);   surprise = -ln P(share ≤ m) = -ln I_m(K m + f, K (1 - m) + h)
 
-F and H are the cohort's frauds and honest ones, N the events judged: where only frauds are reported,
-silence counts as honest in the prior, and m stays the share of events that are confirmed as fraud.
-The surprise grows with the share and with how many labels speak for it; it is near 0 for a key of
-which nothing, or nothing bad, is known. All sums halve every `half_life` of stream time, which
-never goes back: a label counts from when it is known, not from when the event happened.
+F and H are the cohort's frauds and honest ones, N the events judged: where only frauds are
+reported, silence counts as honest in the prior, and m stays the share of events that are confirmed
+as fraud. The surprise grows with the share and with how many labels speak for it; it is near 0 for
+a key of which nothing, or nothing bad, is known. All sums halve every `half_life` of stream time,
+which never goes back: a label counts from when it is known, not from when the event happened.
 
 A later label for the same event (`labelled_event_id`) replaces the earlier one: what is left of its
 weight is taken back from the key that had it. The last `labels_max` labelled events are remembered,
-and the `keys_max` keys labelled last, both in sets of `WAYS`, of which the oldest gives way. They are
-found by keyed hash and do not go with the entity's row: an entity that was evicted is still the one
-that defrauded. Labels are taken at their word: nothing is winsorised.
+and the `keys_max` keys labelled last, both in sets of `WAYS`, of which the oldest gives way. They
+are found by keyed hash and do not go with the entity's row: an entity that was evicted is still the
+one that defrauded. Labels are taken at their word: nothing is winsorised.
 
 expected: m. NaN where the key is absent. A label event is itself never judged. Events that are not
 to be learned are judged and not counted in N.

@@ -5,17 +5,12 @@ stands in alerts under its name like a feature's, with a value, what was expecte
 """
 
 from collections.abc import Callable
-from math import erfc, log, pi, sqrt
-from typing import Final, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from detectors.entities import Admitted
-from detectors.kernels import kernel
 from detectors.spec import DetectorSpec, Name
 from detectors.state import Arrays
 from schemas.columns import F64, I64, U64, EventBatch
-
-Z_FAR: Final = 30.0
-"""From here on the normal tail's asymptote serves: erfc would soon be 0."""
 
 
 class Labels(NamedTuple):
@@ -65,7 +60,8 @@ class OwnDetector(Protocol):
     """The state of one such detector for one shard: a deterministic, bounded fold."""
 
     def process(self, seen: Seen) -> Verdict:
-        """Judge each event, then learn it, in order; what is not `admitted.learn` is not learned."""
+        """Judge each event, then learn it, in order; what is not `admitted.learn` is not
+        learned."""
 
     def save(self) -> Arrays:
         """The whole state; the arrays may be the live ones, which go on changing."""
@@ -95,11 +91,3 @@ class OwnSpec(DetectorSpec, frozen=True, kw_only=True):
     def discrete(self) -> bool:
         """Whether its surprise has so few values that p must not be interpolated between them."""
         return False
-
-
-@kernel
-def surprise_of_normal(z: float) -> float:
-    """-ln P(Z > z) of a standard normal Z: for a detector that measures in deviations."""
-    if z > Z_FAR:
-        return float(0.5 * z * z + log(z * sqrt(2.0 * pi)))
-    return float(-log(0.5 * erfc(z / sqrt(2.0))))

@@ -11,7 +11,8 @@ import numpy as np
 
 from detectors.entities import Admitted
 from detectors.kernels import kernel
-from schemas.columns import I32, I64
+from detectors.state import AboutToWrite
+from schemas.columns import I32, I64, Bools
 
 FREE, USED = range(2)
 NONE: Final = -1
@@ -26,25 +27,29 @@ class Pool(NamedTuple):
     marks: I64
 
 
+class Slotted(NamedTuple):
+    """slot: int64[n], each event's row's slot or `NONE`. given: bool[n], it was given out there."""
+
+    slot: I64
+    given: Bools
+
+
 @runtime_checkable
 class Pooled(Protocol):
     """A part with slots of a pool. by_slot: those of its saved arrays that are large, have a row a
-    slot, and are written only in slots of the batch's entities."""
+    slot, and are written in slots of the batch's events only. about_to_write: told before they
+    are."""
 
-    pool: Pool
     by_slot: tuple[str, ...]
+    about_to_write: AboutToWrite | None
 
 
-def slots_at_stake(pool: Pool, rows: I64) -> I64:
-    """The slots that a batch over these rows may write, before it does; some of them twice.
-
-    They are those that its rows have, and those that could be given out to them.
-    """
-    owned = pool.slot_of[rows]
-    free, used = int(pool.marks[FREE]), int(pool.marks[USED])
-    back = pool.free[max(0, free - len(rows)) : free]
-    new = np.arange(used, min(used + len(rows), len(pool.free)))
-    return np.concatenate([owned[owned >= 0], back, new])
+def announce(part: Pooled, slots: Slotted) -> None:
+    """Say in which slots a batch may write, which has been given them and has written none."""
+    if part.about_to_write is not None:
+        owned = slots.slot[slots.slot >= 0]
+        for array in part.by_slot:
+            part.about_to_write(array, owned)
 
 
 def pool(slots: int, capacity: int) -> Pool:
@@ -57,7 +62,7 @@ def pool(slots: int, capacity: int) -> Pool:
 
 
 @kernel
-def slot_for(pool: Pool, events: Admitted, i: int, min_events: int) -> tuple[int, bool]:
+def _slot_for(pool: Pool, events: Admitted, i: int, min_events: int) -> tuple[int, bool]:
     """(The slot of event i's row or `NONE`, whether it was given out just now).
 
     It is given out at an event that is learned, once the entity had `min_events` before it.
@@ -81,3 +86,17 @@ def slot_for(pool: Pool, events: Admitted, i: int, min_events: int) -> tuple[int
         return NONE, False
     pool.slot_of[row] = slot
     return slot, True
+
+
+def slots_of(pool: Pool, events: Admitted, min_events: int) -> Slotted:
+    """The slot of every event, given out and taken back in event order as `_slot_for` does."""
+    n = len(events.row)
+    out = Slotted(np.empty(n, np.int64), np.empty(n, np.bool_))
+    _slots_of(pool, events, min_events, out)
+    return out
+
+
+@kernel
+def _slots_of(pool: Pool, events: Admitted, min_events: int, out: Slotted) -> None:
+    for i in range(len(events.row)):
+        out.slot[i], out.given[i] = _slot_for(pool, events, i, min_events)

@@ -3,24 +3,25 @@
 The way to try what Eddy has no kernel for, at the price of Python objects: a model is fed the
 monitor's features as a dict of name → value, absent ones left out; `score_one`, then `learn_one`.
 Of River's models those that derive from `river.base.AnomalyDetector` will do: they need no target.
-`feed = "place"` hands over the features' places in [0, 1] among their cohort's values, which is what
-River's half-space trees and most others expect; `feed = "value"` the values themselves.
+`feed = "place"` hands over the features' places in [0, 1] among their cohort's values, which is
+what River's half-space trees and most others expect; `feed = "value"` the values themselves.
 
 Whatever a model is inside, it can be saved without pickle, for it is made to be a function of the
-vectors it was taught: these are kept, `window` to 2 · `window` of them, and at 2 · `window` the older
-half is dropped and the model built anew from the rest, as it is after loading a checkpoint. So an
-entity is remembered for `window` events at least; each vector is learned twice; and a model that
-draws random numbers must be given a `seed`. An event that is not to be learned is scored by a copy.
+vectors it was taught: these are kept, `window` to 2 · `window` of them, and at 2 · `window` the
+older half is dropped and the model built anew from the rest, as it is after loading a checkpoint.
+So an entity is remembered for `window` events at least; each vector is learned twice; and a model
+that draws random numbers must be given a `seed`. An event that is not to be learned is scored by a
+copy.
 
 surprise = -ln P(Z > z), z the score's distance from the mean score of all entities in standard
 deviations, both decayed by count, a score learned as at most `WINSOR_SD` deviations away: scores of
 models are on no common scale, and calibration makes a p-value of whatever grows with them.
 
-value: the score, as River gives it, larger is stranger. expected: the mean score and two deviations.
-NaN without a model (an entity gets one with its `min_events`th event, while `entities_max` allows,
-and loses it with its row), until it has learned `min_events` vectors more, where every feature is
-absent, and where the model fails arithmetically: that vector is not learned. surprise is also NaN
-until `SCORES_MIN` scores were seen.
+value: the score, as River gives it, larger is stranger. expected: the mean score and two
+deviations. NaN without a model (an entity gets one with its `min_events`th event, while
+`entities_max` allows, and loses it with its row), until it has learned `min_events` vectors more,
+where every feature is absent, and where the model fails arithmetically: that vector is not learned.
+surprise is also NaN until `SCORES_MIN` scores were seen.
 
 Bytes an entity: 16 · window · features (48 kB for 12 features and a window of 250), and the model's
 own: 1.2 MB and 30 ms to build for River's half-space trees. Cost: the model's, twice to learn and
@@ -40,12 +41,11 @@ import numpy as np
 from msgspec import Meta
 from river import base
 
-from detectors.entities import Admitted
-from detectors.kernels import kernel
-from detectors.models.own import OwnSpec, Seen, Verdict, surprise_of_normal
-from detectors.models.pool import USED, Pool, pool, slot_for
-from detectors.state import Arrays, load, prefixed, saved, under
-from schemas.columns import F64, I64, Bools
+from detectors.models.gaussian import surprise_of_normal
+from detectors.models.own import OwnSpec, Seen, Verdict
+from detectors.models.pool import USED, announce, pool, slots_of
+from detectors.state import AboutToWrite, Arrays, load, prefixed, saved, under
+from schemas.columns import F64, I64
 
 ROOT: Final = "river."
 SCORES_MIN: Final = 50.0
@@ -122,6 +122,7 @@ class River:
     """The models of a monitor's entities."""
 
     by_slot: tuple[str, ...] = ("remembered/vectors",)
+    about_to_write: AboutToWrite | None = None
 
     def __init__(self, spec: RiverSpec, features: int, capacity: int) -> None:
         self.spec = spec
@@ -138,9 +139,9 @@ class River:
         """Score, then learn, each event in order."""
         n = len(seen.admitted.row)
         out = Verdict(np.full(n, np.nan), np.full(n, np.nan), np.full(n, np.nan))
-        slots = np.empty(n, np.int64)
-        given = np.empty(n, np.bool_)
-        _slots(self.pool, seen.admitted, self.spec.min_events, slots, given)
+        slotted = slots_of(self.pool, seen.admitted, self.spec.min_events)
+        announce(self, slotted)
+        slots, given = slotted
         fed = seen.place if self.spec.feed == "place" else seen.values
         for i in np.flatnonzero(slots >= 0).tolist():
             slot = int(slots[i])
@@ -253,10 +254,3 @@ def _named(names: list[str], vector: F64) -> dict[str, float]:
     """The features that are there, in the monitor's order."""
     pairs = zip(names, vector.tolist(), strict=True)
     return {name: value for name, value in pairs if value == value}  # noqa: PLR0124  # not NaN
-
-
-@kernel
-def _slots(slots: Pool, events: Admitted, min_events: int, out: I64, given: Bools) -> None:
-    """The slot of each event's row, -1 where it has none, and whether it was given out there."""
-    for i in range(len(events.row)):
-        out[i], given[i] = slot_for(slots, events, i, min_events)

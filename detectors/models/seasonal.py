@@ -3,20 +3,23 @@
 For sellers, products, terminals: what is busy on Friday evening and quiet on Tuesday night. An hour
 of the week h (168 of them, Monday to Sunday) has the decayed sum of the entity's hourly counts S_h
 and their decayed number E_h; both halve every `half_life` in steps of a week. The cohort's profile
-q_h (mean about 1) is what all entities together do at that hour. The entity's rate at it is
+q_h (mean about 1) is what all entities together do at that hour; where the week has not brought
+it yet, what they do at that hour of any day; and where no day has, the detector is silent, for the
+first morning of a shop is no surprise. The entity's rate at it is
 
     λ_h = q_h ρ_h,   ρ_h ~ Gamma(A, B)   A = K + Σ w_k S_k   B = K/r + Σ w_k E_k q_k
 
-over the hour (w = 1), its neighbours and the same hour of the days beside (½ each), K = `PRIOR_SHAPE`, r the entity's overall rate,
-(k R + Σ S)/(k + Σ E q) over all hours, k = `RATE_HOURS`, R the cohort's mean rate. A is at most
-`SHAPE_MAX`: no hour is known better than to a fifth. At an event with n events in the hour so far,
-this one included, and τ of the hour gone by, the gamma–Poisson predictive (negative binomial) says
+over the hour (w = 1), its neighbours and the same hour of the days beside (½ each), K =
+`PRIOR_SHAPE`, r the entity's overall rate, (k R + Σ S)/(k + Σ E q) over all hours, k =
+`RATE_HOURS`, R the cohort's mean rate. A is at most `SHAPE_MAX`: no hour is known better than to a
+fifth. At an event with n events in the hour so far, this one included, and τ of the hour gone by,
+the gamma–Poisson predictive (negative binomial) says
 
     p = P(N ≥ n) = I_x(n, A),   x = τ q_h / (B + τ q_h);   surprise = -ln p
 
-which is also the probability that the nth event comes that early. Compare the seasonal gamma–Poisson
-of A. Ihler, J. Hutchins and P. Smyth ("Adaptive event detection with time-varying Poisson
-processes", KDD 2006); here it is conjugate and online, without their event process.
+which is also the probability that the nth event comes that early. Compare the seasonal
+gamma–Poisson of A. Ihler, J. Hutchins and P. Smyth ("Adaptive event detection with time-varying
+Poisson processes", KDD 2006); here it is conjugate and online, without their event process.
 
 An hour is learned when it is over, at the entity's next event, at most at its predictive mean plus
 `WINSOR_SD` deviations plus 1, about 1.6 times its mean where it is known well: a burst teaches
@@ -28,9 +31,9 @@ Hours are UTC; where `utc_offset_min` is mapped, those of the event at which the
 profile (in whole hours), so that a seller whose buyers live elsewhere keeps one week.
 
 value: n; expected: mean and two deviations of what was due by then. An entity gets a profile with
-its `min_events`th event, while `entities_max` allows, and is judged from its next full hour on, first
-by the cohort's profile; NaN before, and without one. Late events count into the current hour; what
-is not to be learned is judged and not counted.
+its `min_events`th event, while `entities_max` allows, and is judged from its next full hour on,
+first by the cohort's profile; NaN before, and without one. Late events count into the current hour;
+what is not to be learned is judged and not counted.
 
 Shapes: float32[slots, 168] and 5 words a slot: 712 bytes an entity with history, 4 others.
 Cost: about 0.6 µs an event, and 1 µs more at an entity's first event of an hour.
@@ -47,13 +50,14 @@ from detectors.decay import HOUR_MS, LN2
 from detectors.entities import Admitted
 from detectors.kernels import kernel
 from detectors.models.own import OwnSpec, Seen, Verdict
-from detectors.models.pool import USED, Pool, pool, slot_for
+from detectors.models.pool import USED, Slotted, announce, pool, slots_of
 from detectors.models.tail import incomplete_beta
 from detectors.spec import Duration, seconds
-from detectors.state import Arrays, load, prefixed, saved, under
+from detectors.state import AboutToWrite, Arrays, load, prefixed, saved, under
 from schemas.columns import F32, F64
 
 WEEK: Final = 168
+DAY: Final = 24
 EPOCH_HOUR: Final = 72
 """The hour of the week, from Monday on, at which 1970 began."""
 PRIOR_SHAPE: Final = 1.0
@@ -65,7 +69,11 @@ EXPECTED_SD: Final = 2.0
 NEIGHBOUR: Final = 0.5
 ELAPSED_MIN: Final = 1.0 / 3600.0
 COHORT_PRIOR: Final = 5.0
-"""Expected events at an hour of the week that the cohort's even profile is worth."""
+"""Expected events that the even profile is worth to an hour of the day, and this to one of the
+week."""
+DUE_MIN: Final = 0.5
+"""Of an entity's own hour (at most one event): what the cohort must have had due at that hour of
+the day before the entity is judged at it."""
 COHORT_MEMORY: Final = 200_000.0
 """Hours of all entities together after which the cohort's halve."""
 
@@ -99,8 +107,9 @@ class SeasonalSpec(OwnSpec, frozen=True, kw_only=True, tag="seasonal"):
 
 
 class Profiles(NamedTuple):
-    """hours: float32[slots, 168], S. words: float64[slots, 5]. cohort: float64[2, 168], counts over
-    rates and how many were due; overall: events and hours of all entities."""
+    """hours: float32[slots, 168], S. words: float64[slots, 5]. cohort: float64[2, 168 + 24], counts
+    over rates and how many were due, by the hour of the week, and behind these by that of the day;
+    overall: events and hours of all entities."""
 
     hours: F32
     words: F64
@@ -112,6 +121,7 @@ class Seasonal:
     """The profiles of a monitor's entities, and what they say of each event."""
 
     by_slot: tuple[str, ...] = ("profiles/hours", "profiles/words")
+    about_to_write: AboutToWrite | None = None
 
     def __init__(self, spec: SeasonalSpec, capacity: int) -> None:
         self.min_events = spec.min_events
@@ -121,7 +131,7 @@ class Seasonal:
         self.profiles = Profiles(
             hours=np.zeros((slots, WEEK), np.float32),
             words=np.zeros((slots, WORDS)),
-            cohort=np.zeros((2, WEEK)),
+            cohort=np.zeros((2, WEEK + DAY)),
             overall=np.zeros(2),
         )
 
@@ -131,10 +141,11 @@ class Seasonal:
         out = Verdict(np.full(n, np.nan), np.full(n, np.nan), np.full(n, np.nan))
         offset_min = seen.events.number.get("utc_offset_min")
         offset_min = np.full(n, np.nan) if offset_min is None else offset_min
+        slots = slots_of(self.pool, seen.admitted, self.min_events)
+        announce(self, slots)
         _process(
-            self.pool,
+            slots,
             self.profiles,
-            self.min_events,
             self.fading,
             seen.admitted,
             offset_min,
@@ -169,8 +180,10 @@ def _times(hour: int, hours: int, start: int, fading: float) -> float:
 
 @kernel
 def _usual(cohort: F64, hour: int) -> float:
-    """q, the cohort's share of an hour of the week."""
-    return float((cohort[SEEN, hour] + COHORT_PRIOR) / (cohort[DUE, hour] + COHORT_PRIOR))
+    """q, the cohort's share of an hour of the week; of one not yet seen, that hour of any day's."""
+    day = WEEK + hour % DAY
+    daily = (cohort[SEEN, day] + COHORT_PRIOR) / (cohort[DUE, day] + COHORT_PRIOR)
+    return float((cohort[SEEN, hour] + COHORT_PRIOR * daily) / (cohort[DUE, hour] + COHORT_PRIOR))
 
 
 @kernel
@@ -217,13 +230,17 @@ def _overall(profiles: Profiles, slot: int, hour: float, fading: float) -> float
 @kernel
 def _learn_cohort(profiles: Profiles, hour: int, count: float, rate: float) -> None:
     """One more hour of an entity with that rate."""
-    profiles.cohort[SEEN, hour] += count * min(1.0, 1.0 / rate)
-    profiles.cohort[DUE, hour] += min(1.0, rate)
+    for k in (hour, WEEK + hour % DAY):
+        profiles.cohort[SEEN, k] += count * min(1.0, 1.0 / rate)
+        profiles.cohort[DUE, k] += min(1.0, rate)
     profiles.overall[EVENTS] += count
     profiles.overall[HOURS] += 1.0
     if profiles.overall[HOURS] > COHORT_MEMORY:
-        profiles.cohort[:] *= 0.5
-        profiles.overall[:] *= 0.5
+        for k in range(profiles.cohort.shape[1]):
+            profiles.cohort[SEEN, k] *= 0.5
+            profiles.cohort[DUE, k] *= 0.5
+        profiles.overall[EVENTS] *= 0.5
+        profiles.overall[HOURS] *= 0.5
 
 
 @kernel
@@ -269,20 +286,19 @@ def _begin(profiles: Profiles, slot: int, hour: float, offset_min: float, fading
 
 @kernel
 def _process(
-    slots: Pool,
+    slots: Slotted,
     profiles: Profiles,
-    min_events: int,
     fading: float,
     events: Admitted,
     offset_min: F64,
     out: Verdict,
 ) -> None:
     for i in range(len(events.row)):
-        slot, given = slot_for(slots, events, i, min_events)
+        slot = slots.slot[i]
         if slot < 0:
             continue
         hour = floor(events.time_ms[i] / HOUR_MS)
-        if given:
+        if slots.given[i]:
             _begin(profiles, slot, hour, offset_min[i], fading)
         words = profiles.words[slot]
         if hour > words[NOW]:
@@ -290,11 +306,13 @@ def _process(
         count = words[COUNT] + 1.0
         if events.learn[i]:
             words[COUNT] = count
-        if words[NOW] < words[START]:
+        k = _of_week(words, hour)
+        known = profiles.cohort[DUE, WEEK + k % DAY] >= DUE_MIN * min(1.0, words[RATE])
+        if words[NOW] < words[START] or not known:
             continue
         elapsed = max(events.time_ms[i] / HOUR_MS - hour, ELAPSED_MIN)
         a, b = _rate(profiles, slot, hour, fading)
-        due = elapsed * _usual(profiles.cohort, _of_week(words, hour))
+        due = elapsed * _usual(profiles.cohort, k)
         mean = due * a / b
         out.value[i] = count
         out.surprise[i] = -log(max(incomplete_beta(due / (b + due), count, a), P_MIN))

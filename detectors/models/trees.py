@@ -6,26 +6,32 @@ entities own only masses. What the masses mean is `half_space_trees`' business.
 """
 
 from math import isnan, log
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from detectors.kernels import kernel
-from schemas.columns import F64, I64, U16, Bools
+from schemas.columns import F64, I32, I64, U16, Bools
+
+LAST: Final = 0
+BLOCK_LEVELS: Final = 4
+BLOCK: Final = 1 << BLOCK_LEVELS
+"""Nodes, one of them unused: four levels of a tree. With two masses a node a cache line, so that a
+path through nine levels waits for memory three times and not six."""
 
 
 class Trees(NamedTuple):
-    """The structure: [trees, nodes], node i's children 2i + 1 and 2i + 2.
+    """The structure: [trees, nodes], node 0 the root.
 
-    room: of a child, its share of its parent's interval. last, recent: which mass of a node speaks
-    of the past, and which one is being learned.
+    child: int32[nodes, 2], in every tree the same; 0 at a leaf. room: of a child, its share of its
+    parent's interval. recent: which mass of a node is being learned; `LAST` speaks of the past.
     """
 
-    feature: I64
+    child: I32
+    feature: I32
     threshold: F64
     room: F64
     height: int
-    last: int
     recent: int
 
 
@@ -37,84 +43,138 @@ def build(count: int, height: int, seed: int, features: int, planes: int) -> Tre
 
     river = RiverTrees(n_trees=count, height=height, seed=seed)
     river.learn_one(dict.fromkeys(range(features), 0.5))  # type: ignore[no-untyped-call]  # untyped
-    nodes = 2 ** (height + 1) - 1
+    at, nodes = positions(height)
+    inner = 2**height - 1
     trees = Trees(
-        feature=np.zeros((count, nodes), np.int64),
+        child=np.zeros((nodes, 2), np.int32),
+        feature=np.zeros((count, nodes), np.int32),
         threshold=np.zeros((count, nodes)),
         room=np.ones((count, nodes)),
         height=height,
-        last=0,
         recent=planes - 1,
     )
+    for i in range(inner):
+        trees.child[at[i]] = at[2 * i + 1], at[2 * i + 2]
     for t, tree in enumerate(river.trees):
         stack = [(tree, 0, dict.fromkeys(range(features), (0.0, 1.0)))]
         while stack:
             node, i, limits = stack.pop()
-            if 2 * i + 2 >= nodes:
+            if i >= inner:
                 continue
             low, high = limits[node.feature]
-            trees.feature[t, i] = node.feature
-            trees.threshold[t, i] = at = node.threshold
-            trees.room[t, 2 * i + 1] = (at - low) / (high - low)
-            trees.room[t, 2 * i + 2] = (high - at) / (high - low)
+            trees.feature[t, at[i]] = node.feature
+            trees.threshold[t, at[i]] = split = node.threshold
+            trees.room[t, at[2 * i + 1]] = (split - low) / (high - low)
+            trees.room[t, at[2 * i + 2]] = (high - split) / (high - low)
             stack += [
-                (node.children[0], 2 * i + 1, limits | {node.feature: (low, at)}),
-                (node.children[1], 2 * i + 2, limits | {node.feature: (at, high)}),
+                (node.children[0], 2 * i + 1, limits | {node.feature: (low, split)}),
+                (node.children[1], 2 * i + 2, limits | {node.feature: (split, high)}),
             ]
     return trees
 
 
+def positions(height: int) -> tuple[list[int], int]:
+    """(Where each node of a tree stands in memory, how many places there are).
+
+    Nodes are counted level by level, i's children being 2i + 1 and 2i + 2. They stand in blocks of
+    `BLOCK_LEVELS` levels; the block of the root has what is left over.
+    """
+    at = [0] * (2 ** (height + 1) - 1)
+    levels = height + 1
+    roots = [(0, levels % BLOCK_LEVELS or BLOCK_LEVELS)]
+    for number, (root, depth) in enumerate(roots):  # grows while it is walked
+        for level in range(depth):
+            first = (root + 1) * 2**level - 1
+            for k in range(2**level):
+                at[first + k] = number * BLOCK + 2**level - 1 + k
+        below = (root + 1) * 2**depth - 1
+        if below < len(at):
+            roots += [(below + k, BLOCK_LEVELS) for k in range(2**depth)]
+    return at, len(roots) * BLOCK
+
+
 @kernel
-def walk(trees: Trees, mass: U16, place: F64, path: I64) -> None:
-    """The nodes that the event passes, root to leaf. path: int64[trees, height + 1]."""
+def walk(trees: Trees, mass: U16, slot: int, place: F64, path: I64, held: I64) -> None:
+    """The nodes that the event passes, root to leaf, and their last masses, which are 0 without a
+    slot (-1). path, held: int64[trees, height + 1].
+
+    Depth by depth, all trees at once: their walks do not wait for each other, nor for memory.
+    """
     count, depths = path.shape
     for t in range(count):
-        node = 0
         path[t, 0] = 0
-        for depth in range(1, depths):
-            left = 2 * node + 1
+        held[t, 0] = mass[slot, t, 0, LAST] if slot >= 0 else 0
+    for depth in range(1, depths):
+        for t in range(count):
+            node = path[t, depth - 1]
             value = place[trees.feature[t, node]]
             if isnan(value):
-                lighter_left = mass[t, left, trees.recent] < mass[t, left + 1, trees.recent]
-                node = left + 1 if lighter_left else left
+                node = _heavier(trees, mass, slot, t, node, trees.recent)
             else:
-                node = left if value < trees.threshold[t, node] else left + 1
+                node = trees.child[node, 0 if value < trees.threshold[t, node] else 1]
             path[t, depth] = node
+            held[t, depth] = mass[slot, t, node, LAST] if slot >= 0 else 0
+
+
+@kernel
+def _heavier(trees: Trees, mass: U16, slot: int, t: int, node: int, plane: int) -> int:
+    """The node's child of larger mass; the left one where they are equal."""
+    left, right = trees.child[node, 0], trees.child[node, 1]
+    if slot < 0 or mass[slot, t, left, plane] >= mass[slot, t, right, plane]:
+        return int(left)
+    return int(right)
 
 
 @kernel
 def walk_expecting(
-    trees: Trees, mass: U16, path: I64, expected: Bools, other_path: I64, place: F64
+    trees: Trees,
+    mass: U16,
+    slot: int,
+    path: I64,
+    expected: Bools,
+    place: F64,
+    other_path: I64,
+    held: I64,
 ) -> None:
     """As `walk`, but splits on `expected` features go to the child of larger last mass."""
     count, depths = path.shape
     for t in range(count):
+        other_path[t, 0] = 0
+        held[t, 0] = mass[slot, t, 0, LAST]
         for depth in range(1, depths):
             node = other_path[t, depth - 1]
-            left = 2 * node + 1
             f = trees.feature[t, node]
             if expected[f]:
-                lighter_left = mass[t, left, trees.last] < mass[t, left + 1, trees.last]
-                other_path[t, depth] = left + 1 if lighter_left else left
+                node = _heavier(trees, mass, slot, t, node, LAST)
             elif node == path[t, depth - 1]:
-                other_path[t, depth] = path[t, depth]
+                node = path[t, depth]
+            elif isnan(place[f]):
+                node = _heavier(trees, mass, slot, t, node, trees.recent)
             else:
-                is_left = place[f] < trees.threshold[t, node]
-                other_path[t, depth] = left if is_left else left + 1
+                node = trees.child[node, 0 if place[f] < trees.threshold[t, node] else 1]
+            other_path[t, depth] = node
+            held[t, depth] = mass[slot, t, node, LAST]
 
 
 @kernel
-def credit(trees: Trees, mass: U16, place: F64, path: I64, out: F64) -> None:
-    """Credit each split on the paths to its feature by how much mass it left behind."""
-    out[:] = 0.0
+def credit(trees: Trees, mass: U16, slot: int, place: F64, path: I64, share: F64, i: int) -> None:
+    """Credit each split on the paths to its feature by how much mass it left behind.
+
+    share: float64[features, n], of which column i is written; it sums to 1, or is 0.
+    """
+    share[:, i] = 0.0
+    total = 0.0
     for t in range(path.shape[0]):
         for depth in range(path.shape[1] - 1):
-            here = mass[t, path[t, depth], trees.last]
+            here = mass[slot, t, path[t, depth], LAST]
             f = trees.feature[t, path[t, depth]]
-            if here == 0 or isnan(place[f]):
+            if here == 0:
                 break
-            gain = log((here + 1.0) / (mass[t, path[t, depth + 1], trees.last] + 1.0))
-            out[f] += max(gain, 0.0)
-    total = out.sum()
+            if isnan(place[f]):
+                continue
+            gain = log((here + 1.0) / (mass[slot, t, path[t, depth + 1], LAST] + 1.0))
+            share[f, i] += max(gain, 0.0)
+            total += max(gain, 0.0)
     if total > 0.0:
-        out /= total
+        for f in range(share.shape[0]):
+            share[f, i] /= total

@@ -208,4 +208,4 @@ def _collect(kept: Kept, published: list[str]) -> None:
 
 
 def _named(kept: Kept) -> dict[str, str | int]:
-    return {"topic": kept.state.head.topic, "partition": kept.state.head.partition}
+    return {"topic": kept.state.head.log.topic, "partition": kept.state.head.partition}

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import xxhash
 
+from stream.config import Log
 from stream.errors import CheckpointCorrupt, CheckpointIncompatible
 
 FORMAT: Final = 1
@@ -34,8 +35,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A checkpoint of one partition's state.
 
     steering: the configuration that the state was made under, the secret only as a keyed hash.
-    superseded: fingerprints of those that the group had before, oldest first. partitions: of the
-    topic. first_offset: of the first record that the state has seen, None where it was converted
+    superseded: fingerprints of those that the group had before, oldest first. log: as it was then.
+    first_offset: of the first record that the state has seen, None where it was converted
     from another configuration's, so that the log alone cannot make it again. offset: of the first
     record that it has not seen. created_at: ISO 8601.
     """
@@ -45,9 +46,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     fingerprint: str
     steering: dict[str, Any]
     superseded: list[str]
-    topic: str
+    log: Log
     partition: int
-    partitions: int
     first_offset: int | None
     offset: int
     created_at: str

@@ -12,11 +12,12 @@ import msgspec
 import structlog
 
 from detectors.state import STATE_VERSION, Arrays
+from stream.alerting import RunInfo
 from stream.checkpoints.conversion import convert
 from stream.checkpoints.loading import load
 from stream.checkpoints.manifest import SUPERSEDED_MAX, Manifest, Pointer, pointer_in
 from stream.checkpoints.store import Folder
-from stream.config import Config, Steering, fingerprint, steered, steering
+from stream.config import Config, Log, Steering, fingerprint, logs, steered, steering
 from stream.errors import (
     CheckpointCorrupt,
     CheckpointIncompatible,
@@ -27,26 +28,30 @@ from stream.errors import (
     RetentionGap,
 )
 from stream.kafka import Committed, Partition
-from stream.shard import Shard, build_shard
-from stream.stages.watch import RunInfo
+from stream.shard import Shard, Shards
 
 log = structlog.stdlib.get_logger(__name__)
 
 
 class Circumstances(NamedTuple):
-    """What a partition's start is decided from. low, high: the span of the log as it is now.
-
-    beat: called while a checkpoint is read.
+    """What a partition's start is decided from. log: whose partition it is. low, high: its span as
+    it is now. beat: called while a checkpoint is read.
     """
 
     config: Config
     run: RunInfo
-    where: Partition
+    log: Log
+    partition: int
     folder: Folder
     committed: Committed | None
     low: int
     high: int
     beat: Callable[[], None]
+
+    @property
+    def where(self) -> Partition:
+        """The partition as Kafka names it."""
+        return Partition(self.log.topic, self.partition)
 
 
 @dataclass(slots=True)
@@ -68,16 +73,17 @@ class Recovered:
 
     def convert(self, config: Config, run: RunInfo) -> None:
         """Go on under this worker's configuration, with what survives; the log says what does."""
-        topic, partition = self.head.topic, self.head.partition
         old = msgspec.convert(self.head.steering, Steering)
-        shard = build_shard(config, input_of(config, topic), run)
+        own = own_log(config, self.head.log)
+        shard = Shards(config, run).make(own)
         for fate in convert(self.shard.save(), old, steering(config), shard):
-            said = {"topic": topic, "partition": partition, "monitor": fate.monitor}
+            where = {"topic": own.topic, "partition": self.head.partition}
+            said = {**where, "stage": fate.stage}
             if fate.keeps:
                 log.info("another configuration: state kept", **said)
             else:
                 log.warning("another configuration: starting anew", **said, why=fate.why)
-        self.shard, self.head = shard, _turned(self.head, config, self.live_from)
+        self.shard, self.head = shard, _turned(self.head, config, own, self.live_from)
         self.checkpoint, self.converts = None, False
 
 
@@ -115,11 +121,10 @@ def _refuse_former(at: Circumstances) -> None:
 
 
 def _refuse_partitions(at: Circumstances, manifest: Manifest) -> None:
-    spec = at.config.inputs[input_of(at.config, at.where.topic)]
-    if manifest.partitions != spec.partitions:
+    if manifest.log.partitions != at.log.partitions:
         raise PartitionCountChanged(
-            f"{at.where.topic}: it has {spec.partitions} partitions; the state of partition "
-            f"{manifest.partition} was learned when it had {manifest.partitions}"
+            f"{at.log.topic}: it has {at.log.partitions} partitions; the state of partition "
+            f"{manifest.partition} was learned when it had {manifest.log.partitions}"
         )
 
 
@@ -133,24 +138,21 @@ def _without_pointer(at: Circumstances, committed: Committed) -> Exception:
 
 
 def _empty(at: Circumstances, first: int, live_from: int) -> Recovered:
-    topic, partition = at.where
-    name = input_of(at.config, topic)
     head = Manifest(
         state_version=STATE_VERSION,
         fingerprint=fingerprint(at.config),
         steering=msgspec.to_builtins(steering(at.config)),
         superseded=[],
-        topic=topic,
-        partition=partition,
-        partitions=at.config.inputs[name].partitions,
+        log=at.log,
+        partition=at.partition,
         first_offset=first,
         offset=first,
         created_at="",
     )
-    return Recovered(build_shard(at.config, name, at.run), head, live_from, checkpoint=None)
+    return Recovered(Shards(at.config, at.run).make(at.log), head, live_from, checkpoint=None)
 
 
-def _turned(head: Manifest, config: Config, offset: int) -> Manifest:
+def _turned(head: Manifest, config: Config, log: Log, offset: int) -> Manifest:
     """The head of a state that goes on under another configuration, or state version, from there.
 
     The log alone cannot make it again.
@@ -163,6 +165,7 @@ def _turned(head: Manifest, config: Config, offset: int) -> Manifest:
         fingerprint=own,
         steering=msgspec.to_builtins(steering(config)),
         superseded=[one for one in former if one != own][-SUPERSEDED_MAX:],
+        log=log,
         first_offset=None,
         offset=offset,
     )
@@ -207,10 +210,9 @@ def _stands_in(at: Circumstances, manifest: Manifest, pointer: Pointer) -> bool:
 
 
 def _checked(at: Circumstances, name: str, manifest: Manifest, live_from: int) -> Recovered:
-    if (manifest.topic, manifest.partition) != at.where:
-        raise CheckpointCorrupt(
-            f"checkpoint {name} is of {manifest.topic}[{manifest.partition}], not of {at.where}"
-        )
+    of = Partition(manifest.log.topic, manifest.partition)
+    if of != at.where:
+        raise CheckpointCorrupt(f"checkpoint {name} is of {of}, not of {at.where}")
     _refuse_partitions(at, manifest)
     if manifest.offset > live_from:
         raise CheckpointPointerLost(
@@ -249,7 +251,7 @@ def _resumed(at: Circumstances, name: str, manifest: Manifest, live_from: int) -
             this=STATE_VERSION,
         )
         found = _empty(at, live_from, live_from)
-        found.head = _turned(head, at.config, live_from)
+        found.head = _turned(head, at.config, at.log, live_from)
         return found
     try:
         old = msgspec.convert(manifest.steering, Steering)
@@ -258,8 +260,7 @@ def _resumed(at: Circumstances, name: str, manifest: Manifest, live_from: int) -
     converts = manifest.fingerprint != own
     if converts and left and old.secret != steering(at.config).secret:
         raise CheckpointIncompatible(f"{said} was written with another secret, and {to_learn}")
-    config = steered(at.config, old)
-    shard = build_shard(config, input_of(config, at.where.topic), at.run)
+    shard = Shards(steered(at.config, old), at.run).make(manifest.log)
     state = load(at.folder, manifest, at.beat)
     if difference := _difference(shard.save(), state):
         raise CheckpointIncompatible(f"{said}: {difference}")
@@ -281,9 +282,9 @@ def _difference(expected: Arrays, found: Arrays) -> str:
     return ""
 
 
-def input_of(config: Config, topic: str) -> str:
-    """The name of the input that reads a topic."""
-    return next(name for name, spec in config.inputs.items() if spec.topic == topic)
+def own_log(config: Config, log: Log) -> Log:
+    """What the configuration calls a log, which may have had another name."""
+    return next(own for own in logs(config) if own.topic == log.topic)
 
 
 def _named(at: Circumstances) -> dict[str, str | int]:

@@ -5,12 +5,20 @@ does no input or output of its own: it is handed a batch of its log and hands ba
 into the next ones.
 """
 
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from detectors.state import AboutToWrite, Arrays
 
 In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
+
+
+class InternalRecord(NamedTuple):
+    """A record for an internal log: the name of that log, the partition in it, and the message."""
+
+    log: str
+    partition: int
+    value: bytes
 
 
 class Stage(Protocol[In_contra, Out_co]):

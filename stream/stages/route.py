@@ -1,9 +1,11 @@
 """route: records in, events out. Decodes, maps and checks; what is no event becomes a dead letter.
 
-Keeps no state but counters and a bounded memory of recent event ids, by which duplicates are
-known. Judges no event: that is what comes behind.
+Events of monitors that cannot read this partition directly it re-keys to their internal topics, by
+entity. Keeps no state but counters and a bounded memory of recent event ids, by which duplicates
+are known. Judges no event: that is what comes behind.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,15 +14,19 @@ import orjson
 
 from detectors.hashing import HashKey, hash_text
 from detectors.kernels import kernel
+from detectors.monitor import MonitorSpec, concerns
 from detectors.spec import seconds
-from detectors.state import AboutToWrite, Arrays
+from detectors.state import AboutToWrite, Arrays, prefixed, under
 from schemas.checks import check
 from schemas.codecs import Codec, TableCodec, codec_named
+from schemas.codecs.slim import SlimCodec
 from schemas.columns import I64, U64, Bools, EventBatch
 from schemas.dead_letters import CODES, DeadLetter, Fault, dead_letter
 from schemas.mapping import compile_mapping
 from schemas.records import Records
-from stream.config import InputSpec, LimitsSpec
+from stream.config import InputSpec, LimitsSpec, Log
+from stream.rekeying import Rekeying
+from stream.stages import InternalRecord
 
 COUNTS: Final = (
     *("read", "passed", "duplicate", "tombstone"),
@@ -30,16 +36,55 @@ COUNTS: Final = (
 READ, PASSED, DUPLICATE, TOMBSTONE, FIRST_CODE = range(5)
 
 
+SENT, NOT_APPLICABLE = range(2)
+
+
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """A batch's events and dead letters, both in the order of their records."""
+    """A batch's events and dead letters, both in the order of their records; and what goes into
+    internal logs, in that order for each of their partitions."""
 
     events: EventBatch
     dead_letters: list[DeadLetter]
+    internal: list[InternalRecord]
+
+
+class Hop:
+    """The way of one monitor's events into its internal log, from one partition of an input."""
+
+    def __init__(self, spec: MonitorSpec, log: Log, codec: SlimCodec, hash_key: HashKey) -> None:
+        self.name = log.name
+        self._spec = spec
+        self._codec = codec
+        self._rekeying = Rekeying(log, spec.entity, codec, hash_key)
+        self._tally: I64 = np.zeros(2, np.int64)
+
+    def process(self, events: EventBatch) -> Iterator[InternalRecord]:
+        """The messages with the events that concern the monitor; each entity has one partition."""
+        wanted = np.flatnonzero(concerns(events, self._spec)).astype(np.int64)
+        self._tally += (len(wanted), len(events) - len(wanted))
+        return self._rekeying.process(self._codec.chosen(events).take(wanted))
+
+    def counts(self) -> dict[str, int]:
+        """Events sent to the internal log, and events that do not concern the monitor."""
+        sent, not_applicable = self._tally.tolist()
+        return {"sent": sent, "not_applicable": not_applicable}
+
+    def begin_behind(self, events: int) -> None:
+        """Start with so many events behind it that it has not seen: they did not apply to it."""
+        self._tally[NOT_APPLICABLE] += events
+
+    def save(self) -> Arrays:
+        """The counters."""
+        return {"tally": self._tally}
+
+    def load(self, state: Arrays) -> None:
+        """Replace the counters by saved ones."""
+        self._tally[:] = state["tally"]
 
 
 class Route:
-    """The stage of one partition of an input."""
+    """The stage of one partition of an input. hops: to the monitors that do not read it directly."""
 
     def __init__(
         self,
@@ -47,7 +92,9 @@ class Route:
         limits: LimitsSpec,
         fields_wanted: list[str],
         hash_key: HashKey,
+        hops: Sequence[Hop] = (),
     ) -> None:
+        self.hops = hops
         self._record_bytes_max = limits.record_bytes_max
         self._time_ahead_max_ms = round(seconds(limits.time_ahead_max) * 1000)
         self._hash_key = hash_key
@@ -69,19 +116,23 @@ class Route:
         duplicates = int(np.count_nonzero(seen))
         fresh = events if duplicates == 0 else events.take(np.flatnonzero(~seen))
         self._count(len(batch), len(fresh), duplicates, tombstones, faults)
-        return Routed(fresh, [_letter(fault, batch) for fault in faults])
+        internal = [record for hop in self.hops for record in hop.process(fresh)]
+        return Routed(fresh, [_letter(fault, batch) for fault in faults], internal)
 
     def counts(self) -> dict[str, int]:
         """Records by what became of them, `COUNTS` the names."""
         return dict(zip(COUNTS, self._tally.tolist(), strict=True))
 
     def save(self) -> Arrays:
-        """The counters and the remembered ids."""
-        return {"tally": self._tally, **self._recent.save()}
+        """The counters, the hops' and the remembered ids."""
+        hops = prefixed({f"hop/{hop.name}": hop.save() for hop in self.hops})
+        return {"tally": self._tally, **hops, **self._recent.save()}
 
     def load(self, state: Arrays) -> None:
         """Replace counters and remembered ids by saved ones."""
         self._tally[:] = state["tally"]
+        for hop in self.hops:
+            hop.load(under(f"hop/{hop.name}", state))
         self._recent.load(state)
 
     def announced(self) -> set[str]:

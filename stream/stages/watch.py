@@ -4,56 +4,20 @@ The learning is `detectors.monitor`'s; here its decisions become alerts: identit
 explanation, recommended action. Knows no topic but the positions that events carry.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal
 
-import msgspec
 import numpy as np
 
 from detectors import explain, policy
-from detectors.hashing import HashKey, hash_text, pseudonym
+from detectors.hashing import HashKey, pseudonym
 from detectors.monitor import Monitor, MonitorSpec, Watched
 from detectors.spec import seconds
 from detectors.state import AboutToWrite, Arrays
-from schemas.alerts import (
-    Action,
-    Activity,
-    Alert,
-    Entity,
-    Evidence,
-    Run,
-    Severity,
-    stable_id,
-)
+from schemas.alerts import Action, Activity, Alert, stable_id
 from schemas.columns import F64, EventBatch
-from schemas.events import ENTITY_FIELDS
-
-Mode = Literal["live", "shadow", "replay"]
-
-SEVERITIES: Final[tuple[tuple[float, Severity], ...]] = (
-    (8.0, "critical"),
-    (6.5, "high"),
-    (5.0, "medium"),
-    (0.0, "low"),
-)
-"""Least score of each severity: one in 10^8, 10^6.5, 10^5 honest events."""
-
-RELATED_MAX: Final = 4
-RAW_BYTES_MAX: Final = 128
-"""Ids longer than that in JSON, and those that cannot be printed, stand as pseudonyms: an alert has
-a size limit."""
+from stream.alerting import RunInfo, Teller, severity
 
 SCORED, LATE, NOT_APPLICABLE, SKIPPED_LEARNING, LABELS = range(5)
-
-
-@dataclass(frozen=True, slots=True)
-class RunInfo:
-    """What the log does not determine. now: the wall clock as ISO 8601 text, injected."""
-
-    mode: Mode
-    run_id: str
-    now: Callable[[], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +51,8 @@ class Watch:
         self.name = spec.name
         self.spec = spec
         self.monitor = Monitor(spec, key, shards)
-        self.key = key
         self.fingerprint = fingerprint
-        self.reveal = reveal
-        self.run = run
+        self.teller = Teller(key, reveal, run)
         self.tally = np.zeros(5, np.int64)
 
     def process(self, batch: EventBatch) -> Outcome:
@@ -140,7 +102,7 @@ class Watch:
 
     def begin_behind(self, events: int) -> None:
         """Start with so many events behind it that it has not seen: they did not apply to it."""
-        self.tally[NOT_APPLICABLE] = events
+        self.tally[NOT_APPLICABLE] += events
 
     def announced(self) -> set[str]:
         """What the monitor announces."""
@@ -148,7 +110,7 @@ class Watch:
 
     def announce(self, about_to_write: AboutToWrite | None) -> None:
         """Have the monitor announce it."""
-        self.monitor.about_to_write = about_to_write
+        self.monitor.announce(about_to_write)
 
     def _alert(self, batch: EventBatch, watched: Watched, i: int) -> Alert:
         row = int(watched.index[i])
@@ -156,7 +118,7 @@ class Watch:
         incident = decided.incident[i]
         revision = int(incident[policy.REVISION])
         opened_in = batch.sources[int(incident[policy.SOURCE])]
-        entity = self._entity(self.spec.entity, batch, row)
+        entity = self.teller.entity(self.spec.entity, batch, row)
         # The incident and its key are named by the hash, which is the same whether it is shown.
         who = pseudonym(watched.keys[i])
         topic, partition = batch.sources[int(batch.source[row])]
@@ -168,23 +130,24 @@ class Watch:
             i, self.monitor.names, self.spec.features, watched.told, calibrated, watched.trees
         )
         score = explain.surprise(float(watched.p[i]))
+        warm = int(calibrated.learned[i]) >= self.spec.policy.warm_up_events
         activity: Activity = "opened" if decided.activity[i] == policy.OPENED else "updated"
         return Alert(
             alert_id=stable_id(topic, partition, offset, self.name, who, detector, revision),
             revision=revision,
             activity=activity,
-            run=self._run(int(calibrated.learned[i])),
+            run=self.teller.run(warm),
             monitor=self.name,
             detector=detector,
             fingerprint=self.fingerprint,
             entity=entity,
-            related=self._related(batch, row),
+            related=self.teller.related(self.spec.entity, batch, row),
             event_time_ms=int(batch.time_ms[row]),
             window_s=self._window_s({one.feature for one in shown}),
             score=explain.short(score),
             p_value=explain.short(float(watched.p[i])),
             threshold=explain.short(threshold),
-            severity=next(name for least, name in SEVERITIES if score >= least),
+            severity=severity(score),
             budget_per_day=explain.short(self.monitor.policy.limits.budget),
             budget_used=explain.short(float(decided.budget_used[i])),
             contributions=shown,
@@ -200,20 +163,7 @@ class Watch:
                 ttl_s=int(seconds(self.spec.policy.action.ttl)),
                 reason_code=f"{self.name}.{top_feature}",
             ),
-            evidence=[self._evidence(batch, row)],
-        )
-
-    def _run(self, learned: int) -> Run:
-        warm = learned >= self.spec.policy.warm_up_events
-        live = self.run.mode == "live"
-        enforceable = live and warm
-        why_not = self.run.mode if not live else "warming"
-        return Run(
-            mode=self.run.mode,
-            enforceable=enforceable,
-            reason=None if enforceable else why_not,
-            run_id=self.run.run_id,
-            detected_at=self.run.now(),
+            evidence=[self.teller.evidence(batch, row)],
         )
 
     def _rule(self, watched: Watched, i: int) -> tuple[str, str]:
@@ -229,38 +179,3 @@ class Watch:
             seconds(f.half_life) for f in self.spec.features if f.name in features and f.half_life
         ]
         return int(max(spans, default=0.0))
-
-    def _entity(self, field: str, batch: EventBatch, row: int) -> Entity:
-        raw: str = batch.text[field][row].as_py()
-        shown = field in self.reveal and _fits(raw)
-        hashed = hash_text(batch.text[field].slice(row, 1), self.key)[0]
-        return Entity(type=field, id=raw if shown else pseudonym(hashed), pseudonym=not shown)
-
-    def _related(self, batch: EventBatch, row: int) -> list[Entity]:
-        """The event's other entities, in the order of `ENTITY_FIELDS`."""
-        present = [
-            field
-            for field in ENTITY_FIELDS
-            if field != self.spec.entity and field in batch.text and batch.text[field][row].is_valid
-        ]
-        return [self._entity(field, batch, row) for field in present[:RELATED_MAX]]
-
-    def _evidence(self, batch: EventBatch, row: int) -> Evidence:
-        topic, partition = batch.sources[int(batch.source[row])]
-        return Evidence(
-            event_id=self._event_id(batch, row),
-            topic=topic,
-            partition=partition,
-            offset=int(batch.offset[row]),
-        )
-
-    def _event_id(self, batch: EventBatch, row: int) -> str:
-        raw: str = batch.event_id[row].as_py()
-        if _fits(raw):
-            return raw
-        return pseudonym(hash_text(batch.event_id.slice(row, 1), self.key)[0])
-
-
-def _fits(raw: str) -> bool:
-    """Whether an id may stand in an alert as it is."""
-    return raw.isprintable() and len(msgspec.json.encode(raw)) <= RAW_BYTES_MAX

@@ -24,14 +24,14 @@ from obstore.store import LocalStore
 from detectors.spec import seconds
 from schemas.records import Records
 from stream import log
+from stream.alerting import RunInfo
 from stream.checkpoints.keeping import DUE_SHARE, Keeper, Kept
 from stream.checkpoints.recovery import Circumstances, Recovered, recover
 from stream.checkpoints.store import Folder
 from stream.clock import now_text
-from stream.config import CheckpointsSpec, parse
+from stream.config import CheckpointsSpec, logs, parse
 from stream.kafka import Committed, Partition
 from stream.metrics import Board
-from stream.stages.watch import RunInfo
 from tests.bench import broker, end_to_end
 from tests.bench.broker import ROOT
 from tests.bench.events import (
@@ -211,7 +211,8 @@ class Probe:
 
     def start(self, committed: Committed | None) -> Recovered:
         """What a worker makes of what is there."""
-        asked = (self.config, RUN, WHERE, self._folder(), committed, 0, 2**40)
+        [log] = logs(self.config)
+        asked = (self.config, RUN, log, WHERE.partition, self._folder(), committed, 0, 2**40)
         return recover(Circumstances(*asked, beat=lambda: None))
 
     def process(self, records: Records) -> float:

@@ -69,7 +69,7 @@ class Payments:
         n = len(self)
         return EventBatch(
             sources=(("bench", 0),),
-            source=np.zeros(n, np.uint8),
+            source=np.zeros(n, np.int32),
             offset=np.arange(self.first, self.first + n, dtype=np.int64),
             time_ms=self.time_ms,
             type_code=np.full(n, TYPES.index("transaction"), np.uint8),

@@ -11,13 +11,14 @@ from detectors.monitor import Monitor
 from detectors.policy import Policy
 from schemas.codecs.json_records import JsonCodec
 from stream import kafka, worker
+from stream.alerting import RunInfo
 from stream.config import load
 from stream.health import Pulse
 from stream.kafka import Sink, Source
 from stream.metrics import Board
 from stream.stages import route
 from stream.stages.route import RecentIds, Route
-from stream.stages.watch import RunInfo, Watch
+from stream.stages.watch import Watch
 from stream.worker import Worker
 from tests.bench.clocks import Stopwatch
 from tests.bench.figures import Figures

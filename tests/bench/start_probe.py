@@ -19,9 +19,9 @@ def start() -> dict[str, Any]:
     event.register("numba:compile", compiled)  # type: ignore[no-untyped-call]
     import stream.worker  # noqa: F401  # what `eddy run` imports
     from schemas.records import Records
+    from stream.alerting import RunInfo
     from stream.config import parse
     from stream.shard import build_shard
-    from stream.stages.watch import RunInfo
 
     build_s = time.perf_counter()
     import numpy as np

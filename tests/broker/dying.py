@@ -18,6 +18,7 @@ from stream.checkpoints import loading
 from stream.checkpoints.manifest import offset_of
 from stream.checkpoints.store import Folder
 from stream.cli import main
+from stream.config import ASSESS
 from stream.kafka import Partition, Sink
 from stream.stages.watch import Watch
 from stream.worker import Holding, Worker
@@ -82,6 +83,17 @@ def is_live(worker: Worker, where: Partition, holding: Holding, *_: object) -> b
     return holding.left() == 0
 
 
+def is_sent_by_route(worker: Worker, where: Partition, *_: object) -> bool:
+    """Whether what comes next was sent over a monitor's internal log."""
+    log = worker._logs[where.topic]
+    return log.internal and log.name != ASSESS
+
+
+def is_sent_by_watch(worker: Worker, where: Partition, *_: object) -> bool:
+    """Whether what comes next are reports."""
+    return worker._logs[where.topic].name == ASSESS
+
+
 def has_positions(sink: Sink, records: object, positions: object, *_: object) -> bool:
     """Whether a transaction commits anything."""
     return bool(positions)
@@ -132,6 +144,8 @@ WORKING = {
     "commit begun": Point(Sink, "_commit", soon(0.0)),
     "in the commit": Point(Sink, "_commit", soon(0.001)),
     "late in the commit": Point(Sink, "_commit", soon(0.003)),
+    "between route and watch": Point(Worker, "_process", die, is_sent_by_route),
+    "between watch and assess": Point(Worker, "_process", die, is_sent_by_watch),
     "after commit": Point(Sink, "transact", None, has_positions),
     "far from a checkpoint": Point(Worker, "_commit_once", None, is_far_from_a_checkpoint),
     "far from a second checkpoint": Point(

@@ -21,24 +21,36 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
+import pyarrow as pa
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 from tenacity import retry, retry_if_exception_type, stop_after_delay
 
-from schemas.alerts import AlertRecord, alert_record
+from schemas.alerts import Alert, alert_record
+from schemas.columns import EventBatch
 from schemas.records import Records
-from stream.config import load
-from stream.kafka import Feed
-from stream.shard import Shard, build_shard
+from stream.alerting import RunInfo
+from stream.config import ASSESS, Log, load, logs
+from stream.kafka import Feed, Partition
+from stream.shard import Shard, Shards
 from stream.simulator import Shop as Simulated
 from stream.simulator import lines
-from stream.stages.watch import RunInfo
 
 ROOT = Path(__file__).resolve().parents[2]
 EDDY = (sys.executable, "-m", "stream.cli")
 PATIENCE_S = 120.0
 REFERENCE_BATCH = 1_777
+REFERENCE_MESSAGES = 13
+HOP_PARTITIONS = 3
+ASSESSED = """
+[assess]
+subject = "account"
+partitions = 2
+[assess.policy]
+p_max = 1e-4
+alerts_per_day = 10
+"""
 CLASSIC: dict[str, object] = {"session.timeout.ms": 6_000}
 """So that a killed worker is not missed for long; the new protocol leaves that to the broker."""
 PROTOCOLS: dict[str, dict[str, object]] = {
@@ -55,18 +67,24 @@ class Published(NamedTuple):
     headers: list[tuple[str, bytes]]
 
 
-Outputs = dict[int, list[Published]]
-"""By partition of the input, in the order of its log."""
+PlaceOf = dict[tuple[str, str, int, int], Partition]
+"""A monitor and the topic, partition and offset of an event → where the monitor reads it."""
+Outputs = dict[Partition, list[Published]]
+"""By partition of the log whose shard emitted them, in the order of that log."""
 
 
 @dataclass
 class Shop:
-    """Topics and a configuration of its own; `config` is its path, `group` also its name."""
+    """Topics and a configuration of its own; `config` is its path, `group` also its name.
+
+    hop: its monitors read internal topics.
+    """
 
     bootstrap: str
     group: str
     partitions: int
     config: Path
+    hop: bool = False
 
     @property
     def topic(self) -> str:
@@ -95,10 +113,12 @@ class Shop:
             return {p.partition: client.get_watermark_offsets(p, timeout=10)[1] for p in asked}
 
     @retry(retry=retry_if_exception_type(KafkaException), stop=stop_after_delay(120), reraise=True)
-    def committed(self) -> dict[int, int]:
-        """What the group has committed, by partition; 0 where nothing."""
+    def committed(self, topic: str = "", partitions: int = 0) -> dict[int, int]:
+        """What the group has committed of a topic, by default the input; 0 where nothing."""
         with consumer(self.bootstrap, self.group) as client:
-            asked = [TopicPartition(self.topic, p) for p in range(self.partitions)]
+            asked = [
+                TopicPartition(topic or self.topic, p) for p in range(partitions or self.partitions)
+            ]
             found = client.committed(asked, timeout=10)
             return {p.partition: max(0, p.offset) for p in found}
 
@@ -106,20 +126,47 @@ class Shop:
         """Return when the group has committed everything that is there."""
         ends = self.ends()
         wait_for(lambda: self.committed() == ends, "the workers to finish")
+        for log in self.internal():
+            # what comes behind the last record of an internal log are marks of transactions
+            last = {
+                p: max(m.offset() or 0 for m in log_) for p, log_ in self.log(log.topic).items()
+            }
+            wait_for(
+                lambda log=log, last=last: (
+                    self.committed(log.topic, log.partitions)  # type: ignore[misc]
+                    == {p: last.get(p, -1) + 1 for p in range(log.partitions)}
+                ),
+                f"the monitor {log.name} to finish",
+            )
 
-    def alerts(self) -> Outputs:
+    def internal(self) -> list[Log]:
+        """The internal logs."""
+        return [log for log in logs(load(self.config)) if log.internal]
+
+    def log(self, topic: str) -> dict[int, list[Message]]:
+        """What a read_committed reader sees of a topic, by partition."""
+        found: dict[int, list[Message]] = defaultdict(list)
+        for message in messages(self.bootstrap, topic):
+            found[message.partition() or 0].append(message)
+        return found
+
+    def alerts(self, place_of: PlaceOf) -> Outputs:
         """Every committed alert, without `run`."""
         found: Outputs = defaultdict(list)
         for record in read(self.bootstrap, f"{self.group}-alerts"):
-            partition = orjson.loads(record.value)["evidence"][0]["partition"]
-            found[partition].append(without_run(record))
+            body = orjson.loads(record.value)
+            [evidence] = body["evidence"]
+            source = Partition(evidence["topic"], evidence["partition"])
+            place = place_of.get((body["monitor"], *source, evidence["offset"]), source)
+            found[place].append(without_run(record))
         return dict(found)
 
     def dead_letters(self) -> Outputs:
         """Every committed dead letter."""
         found: Outputs = defaultdict(list)
         for record in read(self.bootstrap, f"{self.group}-dead"):
-            found[int(dict(record.headers)["eddy-partition"])].append(record)
+            place = Partition(self.topic, int(dict(record.headers)["eddy-partition"]))
+            found[place].append(record)
         return dict(found)
 
 
@@ -177,9 +224,9 @@ def without_run(record: Published) -> Published:
     return record._replace(value=orjson.dumps(body))
 
 
-def published_alert(made: AlertRecord) -> Published:
+def published_alert(alert: Alert) -> Published:
     """An alert that was made without Kafka, as `Shop.alerts` would find it."""
-    return without_run(Published(*made))
+    return without_run(Published(*alert_record(alert)))
 
 
 def value_of(exposition: str, name: str) -> float:
@@ -195,16 +242,19 @@ def make_shop(
     partitions: int,
     checkpoints: dict[str, object] | None = None,
     kafka: dict[str, object] | None = None,
+    *,
+    hop: bool = False,
     dead_bytes_max: int = 1_048_588,
     **worker: object,
 ) -> Shop:
-    """A shop with fresh topics: one partition and all monitors, or several and those by account.
+    """A shop with fresh topics: one partition and all monitors, or several and those by account;
+    or, with a hop, several partitions by nothing, and all monitors over internal topics.
 
     checkpoints, kafka, worker: settings of the configuration's tables of that name.
     dead_bytes_max: what the dead letters' topic takes of a record.
     """
     group = f"{name}-{time.time_ns()}"
-    shop = Shop(bootstrap, group, partitions, folder / f"{group}.toml")
+    shop = Shop(bootstrap, group, partitions, folder / f"{group}.toml", hop)
     topics = [(shop.topic, partitions), (f"{group}-alerts", 1), (f"{group}-dead", 1)]
     admin = AdminClient({"bootstrap.servers": bootstrap})
     sizes = {f"{group}-dead": {"max.message.bytes": str(dead_bytes_max)}}
@@ -213,7 +263,10 @@ def make_shop(
     )
     for future in made.values():
         future.result()
-    shop.config.write_text(configuration(shop, worker, checkpoints or {}, kafka or CLASSIC))
+    text = configuration(shop, worker, checkpoints or {}, kafka or CLASSIC)
+    shop.config.write_text(text)
+    if hop:
+        eddy("topics", "create", str(shop.config))
     return shop
 
 
@@ -226,9 +279,15 @@ def configuration(
     """The ready shop configuration on other topics, with a policy that lets many alerts through."""
     ready = (ROOT / "deploy" / "configs" / "shop.toml").read_text()
     _, *monitors = re.split(r"(?=^\[\[monitors\]\]$)", ready, flags=re.MULTILINE)
-    if shop.partitions > 1:
+    keyed = ""
+    if shop.hop:
+        monitors = [
+            text.replace("inputs =", f"partitions = {HOP_PARTITIONS}\ninputs =")
+            for text in monitors
+        ]
+    elif shop.partitions > 1:
         monitors = [text for text in monitors if 'entity = "account"' in text]
-    keyed = 'keyed_by = "account"\npartitioner = "murmur2"\n' if shop.partitions > 1 else ""
+        keyed = 'keyed_by = "account"\npartitioner = "murmur2"\n'
     head = (
         f'group = "{shop.group}"\n'
         + table("kafka", {"bootstrap.servers": shop.bootstrap, **kafka})
@@ -238,7 +297,7 @@ def configuration(
         + f'[inputs.shop]\ntopic = "{shop.topic}"\npartitions = {shop.partitions}\n{keyed}'
         'type = { field = "type" }\n'
     )
-    text = head + "".join(monitors)
+    text = head + "".join(monitors) + (ASSESSED if shop.hop else "")
     text = re.sub(r"alerts_per_day = \d+", 'alerts_per_day = 100_000\nincident_gap = "1s"', text)
     return re.sub(r"p_max = \S+", "p_max = 0.01", text)
 
@@ -365,35 +424,68 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
 
 @dataclass
 class Reference:
-    """What a single thread makes of the log, and the shards that it was made with."""
+    """What a single thread makes of the logs, and the shards that it was made with.
+
+    place_of: of events behind a hop, where their monitors read them.
+    """
 
     alerts: Outputs
     dead_letters: Outputs
-    shards: dict[int, Shard]
+    shards: dict[Partition, Shard]
+    place_of: PlaceOf
 
 
-def reference(shop: Shop, until: dict[int, int] | None = None) -> Reference:
-    """Fold the shop's log as it is now, partition by partition; each up to `until`, where given."""
+NOWHERE = np.zeros(1, np.int64)
+MONITOR_AT = -2  # a report's row ends with the monitor and its p-value
+Row = tuple[Any, ...]
+
+
+def reference(shop: Shop) -> Reference:
+    """Fold the shop's logs as they are now, stage by stage, partition by partition.
+
+    Fails unless everything that a stage must send stands exactly once in the internal log it goes
+    to, whole, and in order for each shard that sent it and each source partition.
+    """
     config = load(shop.config)
-    made = Reference({}, {}, {})
-    by_partition: dict[int, list[Message]] = defaultdict(list)
-    for message in messages(shop.bootstrap, shop.topic):
-        partition = message.partition() or 0
-        if until is None or (message.offset() or 0) < until[partition]:
-            by_partition[partition].append(message)
-    for partition, log in by_partition.items():
-        shard = build_shard(config, "shop", RunInfo("live", "reference", str))
-        alerts: list[Published] = []
-        letters: list[Published] = []
-        for start in range(0, len(log), REFERENCE_BATCH):
-            emitted = shard.process(as_records(shop.topic, log[start : start + REFERENCE_BATCH]))
-            alerts += [published_alert(alert_record(alert)) for alert in emitted.alerts]
-            letters += [Published(*letter) for letter in emitted.dead_letters]
-        made.shards[partition] = shard
-        if alerts:
-            made.alerts[partition] = alerts
-        if letters:
-            made.dead_letters[partition] = letters
+    shards = Shards(config, RunInfo("live", "reference", str))
+    made = Reference(defaultdict(list), defaultdict(list), {}, {})
+    internal = {log.name: log for log in shop.internal()}
+    readers = {name: shards.internal(log) for name, log in internal.items()}
+    sent: dict[tuple[Partition, ...], list[Row]] = defaultdict(list)
+
+    def fold(place: Partition, shard: Shard, log: list[Message], size: int) -> Iterator[Row]:
+        """Fold one partition; its events, of which what is sent has been noted."""
+        made.shards[place] = shard
+        for start in range(0, len(log), size):
+            emitted = shard.process(as_records(place.topic, log[start : start + size]))
+            made.alerts[place] += map(published_alert, emitted.alerts)
+            made.dead_letters[place] += (Published(*letter) for letter in emitted.dead_letters)
+            for name, into, value in emitted.internal:
+                message = Records(name, into, NOWHERE, NOWHERE, [value])
+                for row in rows(readers[name].read(message)):
+                    goes_to = Partition(internal[name].topic, into)
+                    sent[goes_to, place, Partition(*row[0])].append(row)
+            yield from rows(emitted.events)
+
+    for partition, log in shop.log(shop.topic).items():
+        place = Partition(shop.topic, partition)
+        for _ in fold(place, shards.source("shop"), log, REFERENCE_BATCH):
+            pass
+    for name, one in internal.items():  # the monitors', then that of assess
+        for partition, log in shop.log(one.topic).items():
+            place = Partition(one.topic, partition)
+            stands: dict[tuple[Partition, ...], list[Row]] = defaultdict(list)
+            for row in fold(place, shards.internal(one), log, REFERENCE_MESSAGES):
+                source = Partition(*row[0])
+                monitor = str(row[MONITOR_AT]) if name == ASSESS else ""
+                sender = made.place_of.get((monitor, *source, row[1]), source)
+                stands[place, sender, source].append(row)
+                made.place_of[name, *source, row[1]] = place
+            for key, events in stands.items():
+                assert events == sent.pop(key)
+    assert not sent, "events are missing from internal logs"
+    made.alerts = {place: alerts for place, alerts in made.alerts.items() if alerts}
+    made.dead_letters = {place: some for place, some in made.dead_letters.items() if some}
     return made
 
 
@@ -402,8 +494,22 @@ def holds_all_once(shop: Shop) -> None:
     expected = reference(shop)
     outputs = [*expected.alerts.values(), *expected.dead_letters.values()]
     assert sum(map(len, outputs)) > 20
-    assert shop.alerts() == expected.alerts
+    assert shop.alerts(expected.place_of) == expected.alerts
     assert shop.dead_letters() == expected.dead_letters
+
+
+def rows(events: EventBatch) -> list[Row]:
+    """Every event with its position and all its fields; absent numbers are None."""
+    numbers = (pa.array(column, from_pandas=True).to_pylist() for column in events.number.values())
+    texts = (column.to_pylist() for column in events.text.values())
+    columns = [
+        [events.sources[i] for i in events.source.tolist()],
+        *(column.tolist() for column in (events.offset, events.time_ms, events.type_code)),
+        events.event_id.to_pylist(),
+        *texts,
+        *numbers,
+    ]
+    return list(zip(*columns, strict=True))
 
 
 def as_records(topic: str, log: list[Message]) -> Records:

@@ -16,14 +16,14 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions
 from obstore.store import LocalStore
 
-from schemas.alerts import alert_record
+from stream.alerting import RunInfo
 from stream.checkpoints.conversion import convert
 from stream.checkpoints.loading import load as load_arrays
 from stream.checkpoints.manifest import pointer_in
 from stream.checkpoints.store import Folder
-from stream.config import load, steering
+from stream.config import load, logs, steering
+from stream.kafka import Partition
 from stream.shard import Shard, build_shard
-from stream.stages.watch import RunInfo
 from tests.broker.dying import POINTS
 from tests.broker.shop import (
     Shop,
@@ -47,15 +47,15 @@ OFTEN: dict[str, Any] = {"rewind_records_max": 4_000}
 """A checkpoint is due after 1,000 records."""
 
 
-def folder(shop: Shop) -> Folder:
-    """The checkpoints of the shop's first partition."""
-    return Folder(LocalStore(shop.store), shop.group, shop.topic, 0)
+def first(shop: Shop) -> Partition:
+    """The first partition of the shop's events."""
+    return Partition(shop.topic, 0)
 
 
-def named(shop: Shop) -> str:
-    """The checkpoint that the committed offset of the first partition names."""
+def named(shop: Shop, place: Partition | None = None) -> str:
+    """The checkpoint that a partition's committed offset names; by default the first one's."""
     with consumer(shop.bootstrap, shop.group) as client:
-        [found] = client.committed([TopicPartition(shop.topic, 0)], timeout=10)
+        [found] = client.committed([TopicPartition(*(place or first(shop)))], timeout=10)
     pointer = pointer_in(found.metadata or "")
     assert pointer is not None, found.metadata
     return pointer.checkpoint
@@ -64,22 +64,25 @@ def named(shop: Shop) -> str:
 def is_the_references(shop: Shop) -> None:
     """Outputs and, after a clean stop, the state are what one thread makes of the log."""
     expected = reference(shop)
-    assert shop.alerts() == expected.alerts
+    assert shop.alerts(expected.place_of) == expected.alerts
     assert shop.dead_letters() == expected.dead_letters
-    same_state(shop, expected.shards[0])
+    for place, shard in expected.shards.items():
+        same_state(shop, place, shard)
 
 
-def same_state(shop: Shop, expected: Shard) -> None:
-    """The checkpoint at the committed offset holds that shard's state, byte for byte."""
-    manifest = folder(shop).manifest(named(shop))
-    assert manifest.offset == shop.committed()[0]
-    assert_same(load_arrays(folder(shop), manifest, lambda: None), expected.save())
+def same_state(shop: Shop, place: Partition, expected: Shard) -> None:
+    """The checkpoint at a partition's committed offset holds that shard's state, byte for byte."""
+    folder = Folder(LocalStore(shop.store), shop.group, *place)
+    manifest = folder.manifest(named(shop, place))
+    assert manifest.offset == shop.committed(place.topic, place.partition + 1)[place.partition]
+    assert_same(load_arrays(folder, manifest, lambda: None), expected.save())
 
 
 def finish(shop: Shop) -> WorkerProcess:
     """A worker that does what is left and stops cleanly."""
     with worker(shop) as process:
-        wait_for(lambda: count(process, "partition taken") == shop.partitions, "an assignment")
+        places = sum(log.partitions for log in logs(load(shop.config)))
+        wait_for(lambda: count(process, "partition taken") == places, "an assignment")
         shop.wait_until_done()
         wait_for(lambda: process.get("/readyz")[0] == 200, "readiness")
         assert process.stop() == 0
@@ -137,6 +140,40 @@ def test_a_killed_worker_re_learns_no_more_than_it_must(broker: str, tmp_path: P
     is_the_references(shop)
     assert len(shop.checkpoints()) <= 3  # two that were published, and one that never was
     assert not finish(shop).has_logged("re-learn")  # a clean stop left nothing to re-learn
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
+def test_internal_logs_are_gone_on_from_their_checkpoints(
+    broker: str, tmp_path: Path, how: signal.Signals
+) -> None:
+    """However a worker ends, mid-stream, the shards of the monitors' and assess's logs come back
+    from checkpoints that their own offsets name, and nothing is missing, twice or learned twice."""
+    shop = make_shop(broker, tmp_path, "hops", 4, {"interval": "1s"}, hop=True, **SLOWLY)
+    shop.feed(EVENTS)
+    with worker(shop) as process:
+        shop.wait_until_done()
+        places = [place for place in reference(shop).shards if place.topic != shop.topic]
+        wait_for(lambda: all(stands(shop, place) > 0 for place in places), "checkpoints")
+        shop.feed(EVENTS, seed=8)
+        before = sum(shop.committed().values())
+        wait_for(lambda: sum(shop.committed().values()) > before + EVENTS // 10, "commits")
+        assert process.stop(how) == (0 if how is signal.SIGTERM else -how)
+    assert sum(shop.committed().values()) < sum(shop.ends().values()), "stopped too late"
+    expected = {place: stands(shop, place) for place in places}
+    process = finish(shop)
+    taken = {
+        Partition(line["topic"], line["partition"]): line["next_offset"]
+        for line in process.log()
+        if line["event"] == "partition taken"
+    }
+    assert {place: taken[place] for place in places} == expected
+    assert process.has_logged("re-learned") == (how is signal.SIGKILL)
+    is_the_references(shop)
+
+
+def stands(shop: Shop, place: Partition) -> int:
+    """The offset of the checkpoint that a partition's committed offset names."""
+    return int(named(shop, place).partition("-")[0])
 
 
 def test_an_idle_worker_writes_its_state_and_names_it(broker: str, tmp_path: Path) -> None:
@@ -258,7 +295,7 @@ def test_another_configuration_takes_over_where_the_former_one_ends(
     process = finish(shop)
     assert process.has_logged("re-learned")
     fates = {
-        line["monitor"]: line["event"]
+        line["stage"]: line["event"]
         for line in process.log()
         if "another configuration" in line["event"]
     }
@@ -272,8 +309,8 @@ def test_another_configuration_takes_over_where_the_former_one_ends(
     alerts = one.process(as_records(shop.topic, before)).alerts
     convert(one.save(), steering(former), steering(load(shop.config)), other)
     alerts += other.process(as_records(shop.topic, log[len(before) :])).alerts
-    assert shop.alerts().get(0, []) == [published_alert(alert_record(one)) for one in alerts]
-    same_state(shop, other)
+    assert shop.alerts({})[first(shop)] == [published_alert(alert) for alert in alerts]
+    same_state(shop, first(shop), other)
 
     shop.config.write_text(former_text)
     said = eddy("run", str(shop.config), code=4)
@@ -301,4 +338,5 @@ def test_a_store_that_fails_stops_nobody_until_the_bound(broker: str, tmp_path: 
         assert process.process.wait(60) == 6
         assert b"checkpoints.rewind_records_max is 1500" in process.log_file.read_bytes()
     expected = reference(shop)
-    assert expected.alerts[0][: len(shop.alerts()[0])] == shop.alerts()[0]
+    published = shop.alerts({})[first(shop)]
+    assert expected.alerts[first(shop)][: len(published)] == published

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from random import Random
 from threading import Event, Thread, Timer
 
 import pytest
@@ -15,6 +16,7 @@ from confluent_kafka import Consumer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from stream.alerting import RunInfo
 from stream.config import load
 from stream.errors import Abortable
 from stream.health import Pulse
@@ -29,7 +31,6 @@ from stream.kafka import (
     patiently,
 )
 from stream.metrics import Board
-from stream.stages.watch import RunInfo
 from stream.worker import Worker
 from tests.broker.own_broker import OwnBroker, own_broker
 from tests.broker.shop import (
@@ -72,19 +73,11 @@ class Freezing(Sink):
             self.before = ""
             self.freeze()
 
-    def _write(self, records: list[OutRecord]) -> None:
-        self._step("write")
-        super()._write(records)
-
     def _add_offsets(
         self, positions: Mapping[Partition, Committed], membership: Membership
     ) -> None:
         self._step("offsets")
         super()._add_offsets(positions, membership)
-
-    def _deliver(self) -> None:
-        self._step("deliver")
-        super()._deliver()
 
     def _commit(self) -> None:
         self._step("commit")
@@ -99,7 +92,7 @@ def membership(bootstrap: str, group: str) -> Iterator[Membership]:
     client.close()
 
 
-@pytest.mark.parametrize("step", ["write", "offsets", "deliver", "commit"])
+@pytest.mark.parametrize("step", ["offsets", "commit"])
 def test_a_broker_that_answers_late_fences_nobody(fragile: OwnBroker, step: str) -> None:
     """Before the commit is asked for the transaction is aborted in time and tried again; after, it
     is waited for. Either way its records are read once."""
@@ -130,18 +123,17 @@ def test_a_broker_that_answers_late_fences_nobody(fragile: OwnBroker, step: str)
     assert [record.value for record in read(fragile.bootstrap, name)] == [b"once"]
 
 
-@pytest.mark.parametrize("how", ["stop", "kill"])
-def test_a_broker_that_restarts_under_load_costs_nothing(
-    fragile: OwnBroker, tmp_path: Path, how: str
+def test_a_broker_that_is_killed_under_load_costs_nothing(
+    fragile: OwnBroker, tmp_path: Path
 ) -> None:
-    """Two workers outlast a broker that goes away and comes back, coordinators and all."""
+    """Two workers outlast a broker that dies and comes back, coordinators and all."""
     shop = make_shop(
         fragile.bootstrap, tmp_path, "restart", 4, batch_records=200, commit_interval="1ms"
     )
     shop.feed(EVENTS)
     with worker(shop, "one") as one, worker(shop, "two") as two:
         wait_for(lambda: sum(shop.committed().values()) > EVENTS // 20, "commits")
-        fragile.stop() if how == "stop" else fragile.kill()
+        fragile.kill()
         time.sleep(2)
         fragile.start()
         shop.feed(EVENTS // 4, seed=8)
@@ -170,7 +162,7 @@ def test_an_output_topic_that_is_gone_is_named(broker: str, tmp_path: Path) -> N
 def test_a_record_that_the_topic_refuses_is_named(broker: str, tmp_path: Path) -> None:
     """What a topic refuses for its size aborts no transaction for ever: topic and size are said."""
     shop = make_shop(broker, tmp_path, "refused", 1, dead_bytes_max=100_000)
-    send(shop, [b"x" * 300_000])
+    send(shop, [Random(7).randbytes(300_000)])  # which no compression makes any smaller
     with worker(shop) as process:
         assert process.process.wait(60) == 5
         said = process.log_file.read_text()

@@ -7,6 +7,7 @@ from stream.checkpoints.manifest import Manifest
 from stream.checkpoints.snapshot import Snapshot
 from stream.checkpoints.store import Folder
 from stream.checkpoints.writing import Written, write
+from stream.config import Log
 
 
 def folder(objects: ObjectStore | None = None, partition: int = 0) -> Folder:
@@ -21,9 +22,8 @@ def head(offset: int, first: int | None = 0) -> Manifest:
         fingerprint="0" * 32,
         steering={},
         superseded=[],
-        topic="shop-events",
+        log=Log("shop", "shop-events", 1),
         partition=0,
-        partitions=1,
         first_offset=first,
         offset=offset,
         created_at="2026-01-01T00:00:00Z",

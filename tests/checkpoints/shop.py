@@ -6,17 +6,19 @@ import numpy as np
 from obstore.store import ObjectStore
 
 from schemas.records import Records
+from stream.alerting import RunInfo
 from stream.checkpoints.keeping import Keeper, Kept
 from stream.checkpoints.manifest import offset_of
 from stream.checkpoints.recovery import Circumstances, Recovered, recover
 from stream.checkpoints.store import Folder
-from stream.config import CheckpointsSpec, Config, parse
+from stream.config import ASSESS, CheckpointsSpec, Config, Log, logs, parse
 from stream.kafka import Committed, Partition
 from stream.metrics import Board
+from stream.shard import Shards
 from stream.simulator import Shop, lines
-from stream.stages.watch import RunInfo
 
-WHERE = Partition("shop-events", 0)
+SHOP = Log("shop", "shop-events", 1)
+WHERE = Partition(SHOP.topic, 0)
 RUN = RunInfo("live", "run", lambda: "2026-01-01T00:00:00Z")
 EVENTS = 600
 
@@ -54,23 +56,49 @@ def stream() -> Records:
     return Records(WHERE.topic, 0, np.arange(count), np.full(count, -1), values)
 
 
-class Group:
-    """What a group leaves behind: checkpoints in a store, and a committed offset with its note."""
+def sent(made: Config, into: Log) -> Records:
+    """What stands in an internal log of one partition, of the shop's records, ten at a time: a
+    monitor's events, or reports that say they all surprised the monitor account."""
+    shards, values = Shards(made, RUN), list[bytes | None]()
+    source = shards.source("shop")
+    reporter = shards._make_reporter()
+    for start in range(0, EVENTS, 10):
+        emitted = source.process(stream().slice(start, start + 10))
+        if into.name == ASSESS:
+            assert reporter is not None
+            p_value = np.linspace(1e-9, 9e-3, len(emitted.events))
+            found = list(reporter.sent("account", emitted.events, p_value))
+        else:
+            found = [one for one in emitted.internal if one.log == into.name]
+        values += (one.value for one in found)
+    count = len(values)
+    return Records(into.topic, 0, np.arange(count), np.full(count, -1), values)
 
-    def __init__(self, objects: ObjectStore, made: Config) -> None:
+
+class Group:
+    """What a group leaves behind of a log with one partition: checkpoints in a store, and a
+    committed offset with its note. records: what the log holds, by default the shop's."""
+
+    def __init__(
+        self, objects: ObjectStore, made: Config, log: Log = SHOP, records: Records | None = None
+    ) -> None:
         self.objects = objects
         self.config = made
+        self.log = log
+        self.records = stream() if records is None else records
         self.committed: Committed | None = None
         self.low, self.high = 0, EVENTS * 2
 
     def folder(self) -> Folder:
         """The partition's folder, as a new worker sees it."""
-        return Folder(self.objects, "group", *WHERE)
+        return Folder(self.objects, "group", self.log.topic, 0)
 
     def start(self, made: Config | None = None) -> Recovered:
         """What a worker that takes the partition makes of it."""
+        chosen = made or self.config
+        log = next(one for one in logs(chosen) if one.topic == self.log.topic)
         span = (self.low, self.high)
-        asked = (made or self.config, RUN, WHERE, self.folder(), self.committed, *span)
+        asked = (chosen, RUN, log, 0, self.folder(), self.committed, *span)
         return recover(Circumstances(*asked, beat=lambda: None))
 
     def work(
@@ -88,10 +116,9 @@ class Group:
         else:
             kept.published = [state.checkpoint]
         assert offset_of(kept.ready or kept.published[0]) == start
-        records = stream()
         for at in [*checkpoints, stop]:
             if at > start:
-                kept.state.shard.process(records.slice(start, at))
+                kept.state.shard.process(self.records.slice(start, at))
             start = at
             if at in checkpoints:
                 keeper.take_now(kept, at)

@@ -14,7 +14,7 @@ ANOTHER = "swordfish"
 
 def told(new: Config) -> dict[str, str]:
     """Monitor → why it does not keep its state, "" where it does."""
-    return {one.monitor: one.why for one in fates(steering(config()), steering(new))}
+    return {one.stage: one.why for one in fates(steering(config()), steering(new))}
 
 
 @pytest.mark.parametrize(

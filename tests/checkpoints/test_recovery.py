@@ -11,7 +11,8 @@ from detectors.state import Arrays, copied
 from stream.checkpoints import loading, recovery
 from stream.checkpoints.manifest import Manifest
 from stream.checkpoints.recovery import Recovered
-from stream.config import Config, fingerprint
+from stream.checkpoints.store import Folder
+from stream.config import ASSESS, Config, Log, fingerprint, logs
 from stream.errors import (
     CheckpointCorrupt,
     CheckpointIncompatible,
@@ -21,9 +22,9 @@ from stream.errors import (
     PartitionCountChanged,
     RetentionGap,
 )
-from stream.kafka import Committed, Partition
-from stream.shard import build_shard
-from tests.checkpoints.shop import EVENTS, RUN, Group, config, monitor, stream
+from stream.kafka import Committed
+from stream.shard import Shards, build_shard
+from tests.checkpoints.shop import EVENTS, RUN, Group, config, monitor, sent, stream
 from tests.laws.test_laws import assert_same
 
 ANOTHER = "swordfish"
@@ -198,7 +199,11 @@ def test_another_number_of_partitions_is_refused(group: Group) -> None:
     more = config(monitor("account"), inputs={"shop": shop})
     with pytest.raises(PartitionCountChanged, match=r"has 4 partitions; .* when it had 1"):
         group.start(more)
-    assert group.committed
+    log = Log("shop", "shop-events", 4)
+    folder = Folder(group.objects, "group", log.topic, 3)
+    asked = recovery.Circumstances(more, RUN, log, 3, folder, None, 0, 10, lambda: None)
+    with pytest.raises(PartitionCountChanged, match=r"has 4 partitions; .* when it had 1"):
+        recovery.recover(asked)
 
 
 def test_a_monitor_that_is_the_same_keeps_its_state(group: Group) -> None:
@@ -298,7 +303,8 @@ def test_a_checkpoint_of_another_partition_is_refused(group: Group, tmp_path: Pa
     where = recovery.Circumstances(
         group.config,
         RUN,
-        Partition("shop-events", 3),
+        Log("shop", "shop-events", 1),
+        3,
         group.folder(),
         group.committed,
         350,
@@ -307,3 +313,85 @@ def test_a_checkpoint_of_another_partition_is_refused(group: Group, tmp_path: Pa
     )
     with pytest.raises(CheckpointCorrupt, match=r"is of shop-events\[0\], not of shop-events\[3\]"):
         recovery.recover(where)
+
+
+# -- internal logs --------------------------------------------------------------------------------
+
+
+def hopping(*monitors: dict[str, Any], **more: Any) -> Config:
+    """A configuration whose monitors, and assess, read internal logs of one partition each."""
+    chosen = monitors or [monitor(name, partitions=1) for name in ("account", "ip")]
+    return config(*chosen, assess={"subject": "account", "partitions": 1}, **more)
+
+
+def internal(made: Config, name: str) -> Log:
+    """The internal log of a monitor, or of assess."""
+    return next(log for log in logs(made) if log.internal and log.name == name)
+
+
+@pytest.mark.parametrize("name", ["account", ASSESS])
+def test_an_internal_log_comes_back_from_its_checkpoint(tmp_path: Path, name: str) -> None:
+    """Loaded in the midst of it and re-learned from there: byte for byte the fold over the log."""
+    made = hopping()
+    log = internal(made, name)
+    records = sent(made, log)
+    third, most = len(records) // 3, len(records) * 2 // 3
+    assert third > 1
+    group = Group(LocalStore(tmp_path), made, log, records)
+    group.work(0, most, [third])
+    found = group.start()
+    assert (found.head.log, found.head.offset, found.live_from) == (log, third, most)
+    found.shard.process(records.slice(third, len(records)))
+    once = Shards(made, RUN).make(log)
+    once.process(records)
+    assert_same(found.shard.save(), once.save())
+    assert sum(once.counts()[name].values()) > 10
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "keeps"),
+    [
+        ("account", hopping(monitor("account", partitions=1)), True),
+        ("account", hopping(monitor("account", partitions=1, capacity=300)), False),
+        (ASSESS, hopping(limits={"time_ahead_max": "1h"}), True),
+        (ASSESS, hopping(monitor("account", partitions=1)), False),
+    ],
+)
+def test_an_internal_log_goes_on_under_another_configuration(
+    tmp_path: Path, name: str, other: Config, keeps: bool
+) -> None:
+    """What its own stage learns from decides, and not what else of the configuration changed."""
+    made = hopping()
+    log = internal(made, name)
+    records = sent(made, log)
+    group = Group(LocalStore(tmp_path), made, log, records)
+    group.work(0, len(records), [len(records)])
+    found = group.start(other)
+    before = copied(found.shard.save())
+    found.convert(other, RUN)
+    fresh = Shards(other, RUN).make(log).save()
+    assert any(np.any(before[name] != array) for name, array in fresh.items() if len(array))
+    assert_same(found.shard.save(), before if keeps else fresh)
+
+
+def test_an_internal_log_with_another_number_of_partitions_is_refused(tmp_path: Path) -> None:
+    """As an input's: entities would have moved."""
+    made = hopping()
+    log = internal(made, "account")
+    group = Group(LocalStore(tmp_path), made, log, sent(made, log))
+    group.work(0, 10, [10])
+    with pytest.raises(PartitionCountChanged, match=r"has 4 partitions; .* when it had 1"):
+        group.start(hopping(monitor("account", partitions=4)))
+
+
+def test_a_monitor_that_moves_behind_a_hop_leaves_counts_that_add_up(group: Group) -> None:
+    """In the source's shard its state goes, and the hop to it begins behind what passed."""
+    group.work(300, 400, [400])
+    other = config(monitor("account", partitions=1), monitor("ip"))
+    found = group.start(other)
+    found.convert(other, RUN)
+    counts = found.shard.counts()
+    assert counts["account"] == {"sent": 0, "not_applicable": counts["route"]["passed"]}
+    assert counts["ip"]["scored"] > 0
+    found.shard.process(stream().slice(400, EVENTS))
+    assert found.shard.counts()["account"]["sent"] > 0

@@ -58,7 +58,7 @@ def test_state_goes_through_a_store_while_the_monitor_goes_on(
     run(going, events.slice(0, stop), [])
     expected = copied(going.save())
     snapshot = Snapshot(going.save(), going.announced())
-    going.about_to_write = snapshot.about_to_write
+    going.announce(snapshot.about_to_write)
     found = through_a_store(snapshot, Stepping(going, seed + 1))
     assert_same(found, expected)
     assert any(np.any(expected[key] != going.save()[key][: len(a)]) for key, a in found.items())

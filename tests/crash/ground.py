@@ -7,12 +7,12 @@ after its time-out, so that a schedule with many deaths takes seconds.
 import re
 import time
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from stream.config import load
+from stream.config import load, logs
 from stream.kafka import Feed
 from stream.simulator import Shop as Simulated
 from stream.simulator import lines
@@ -41,7 +41,7 @@ PROTOCOLS: Final[dict[str, dict[str, object]]] = {
 }
 MALFORMED: Final = 0.02
 CAPACITY: Final = 3_000
-SLOWLY: Final[dict[str, object]] = {"batch_records": 100, "commit_interval": "1ms"}
+SLOWLY: Final[dict[str, Any]] = {"batch_records": 100, "commit_interval": "1ms"}
 OFTEN: Final[dict[str, object]] = {"rewind_records_max": 2_400}
 """A checkpoint is due after 600 records."""
 
@@ -54,16 +54,27 @@ class Ground(NamedTuple):
 
 
 def open_shop(
-    ground: Ground, name: str, partitions: int = 1, protocol: str = "classic", **kafka: object
+    ground: Ground,
+    name: str,
+    partitions: int = 1,
+    protocol: str = "classic",
+    *,
+    hop: bool = False,
+    kafka: dict[str, object] | None = None,
 ) -> Shop:
-    """A small shop that commits every batch and takes a checkpoint every 600 records."""
+    """A small shop that commits every batch and takes a checkpoint every 600 records.
+
+    hop: its monitors read internal topics, and their reports are assessed over another one. kafka:
+    more of the clients' properties.
+    """
     shop = make_shop(
         ground.bootstrap,
         ground.folder,
         name.replace(" ", "-"),
         partitions,
         OFTEN,
-        PROTOCOLS[protocol] | kafka,
+        PROTOCOLS[protocol] | (kafka or {}),
+        hop=hop,
         **SLOWLY,
     )
     text = shop.config.read_text()
@@ -85,10 +96,11 @@ def feed(shop: Shop, events: int, seed: int = 7, malformed: float = MALFORMED) -
 def finish(shop: Shop, slot: str = "one") -> Forked:
     """A worker that does what is left and stops cleanly."""
     with forked(shop, slot) as worker:
+        places = sum(log.partitions for log in logs(load(shop.config)))
 
         def has_all() -> bool:
             taken = {(x["topic"], x["partition"]) for x in worker.log() if "live_from" in x}
-            return len(taken) == shop.partitions
+            return len(taken) == places
 
         wait_for(has_all, "the last worker's assignment", worker)
         shop.wait_until_done()

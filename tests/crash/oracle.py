@@ -16,6 +16,7 @@ from detectors.state import Arrays
 from stream.checkpoints.loading import load
 from stream.checkpoints.manifest import pointer_in
 from stream.checkpoints.store import Folder
+from stream.kafka import Partition
 from stream.shard import Shard
 from tests.broker.shop import Outputs, Published, Reference, Shop, consumer, reference
 
@@ -36,7 +37,7 @@ def differences(shop: Shop, expected: Reference) -> list[str]:
 
 def outputs_differ(shop: Shop, expected: Reference) -> Iterator[str]:
     """What a read_committed reader sees, against what should be there."""
-    alerts, letters = shop.alerts(), shop.dead_letters()
+    alerts, letters = shop.alerts(expected.place_of), shop.dead_letters()
     count = sum(map(len, [*expected.alerts.values(), *expected.dead_letters.values()]))
     if count < FEWEST:
         yield f"the oracle emits {count} records, too few to prove anything"
@@ -53,7 +54,7 @@ def _records_differ(what: str, expected: Outputs, found: Outputs) -> Iterator[st
             continue
         missing, extra = _less(wanted, there), _less(there, wanted)
         yield (
-            f"{what}s of partition {where}: {len(there)}, expected {len(wanted)}; "
+            f"{what}s of {where}: {len(there)}, expected {len(wanted)}; "
             f"{len(missing)} missing, {len(extra)} too many"
         )
         pairs = enumerate(zip_longest(wanted, there))
@@ -65,27 +66,24 @@ def _less(some: list[Published], others: list[Published]) -> Counter[str]:
     return Counter(map(repr, some)) - Counter(map(repr, others))
 
 
-def states_differ(shop: Shop, shards: dict[int, Shard]) -> Iterator[str]:
+def states_differ(shop: Shop, shards: dict[Partition, Shard]) -> Iterator[str]:
     """The checkpoint that each committed offset names, against the oracle's state."""
-    for partition, shard in shards.items():
+    for place, shard in shards.items():
         with consumer(shop.bootstrap, shop.group) as client:
-            [at] = client.committed([TopicPartition(shop.topic, partition)], timeout=10)
+            [at] = client.committed([TopicPartition(*place)], timeout=10)
         pointer = pointer_in(at.metadata or "")
         if pointer is None:
-            yield f"partition {partition}: offset {at.offset} names no checkpoint"
+            yield f"{place}: offset {at.offset} names no checkpoint"
             continue
-        folder = Folder(LocalStore(shop.store), shop.group, shop.topic, partition)
+        folder = Folder(LocalStore(shop.store), shop.group, *place)
         manifest = folder.manifest(pointer.checkpoint)
         if manifest.offset != at.offset:
-            yield f"partition {partition}: checkpoint at {manifest.offset}, offset {at.offset}"
+            yield f"{place}: checkpoint at {manifest.offset}, offset {at.offset}"
             continue
         wanted, there = (fingerprints(x) for x in (shard.save(), load(folder, manifest, _unheard)))
         for name in sorted(wanted.keys() | there.keys()):
             if wanted.get(name) != there.get(name):
-                yield (
-                    f"partition {partition}: array {name} is {there.get(name)}; "
-                    f"expected {wanted.get(name)}"
-                )
+                yield (f"{place}: array {name} is {there.get(name)}; expected {wanted.get(name)}")
 
 
 def fingerprints(state: Arrays) -> dict[str, str]:

@@ -50,7 +50,7 @@ def _work(config: str, slot: str, log_file: str, plan: Plan) -> None:
     for point, after in plan:
         arm(ALL[point], after)
     sys.argv = ["eddy", "run", config, "--slot", slot]
-    from stream.cli import main  # noqa: PLC0415 - the point may be in what it imports
+    from stream.cli import main
 
     main()
 

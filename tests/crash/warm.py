@@ -7,10 +7,10 @@ import numpy as np
 
 import tests.broker.dying  # noqa: F401 - the worker's modules
 from schemas.records import Records
+from stream.alerting import RunInfo
 from stream.config import load
 from stream.shard import build_shard
 from stream.simulator import Shop, lines
-from stream.stages.watch import RunInfo
 from tests.broker.shop import ROOT
 
 _LINES = list(lines(Shop(300, 1), 0.05))

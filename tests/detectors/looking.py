@@ -31,7 +31,7 @@ def events_of(rows: list[Row]) -> EventBatch:
     fields = {field for row in rows for field in row.text}
     return EventBatch(
         sources=(("shop", 0),),
-        source=np.zeros(n, np.uint8),
+        source=np.zeros(n, np.int32),
         offset=np.arange(n, dtype=np.int64),
         time_ms=np.array([int(1000 * row.time_s) for row in rows], np.int64),
         type_code=np.array([TYPES.index(row.type) for row in rows], np.uint8),

@@ -13,9 +13,11 @@ EVENTS = 120_000
 
 def _calibrate(raw: F64, row: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> Calibrated:
     detectors, n = raw.shape
+    fresh = np.zeros(n, np.bool_)
+    fresh[np.unique(row, return_index=True)[1]] = True
     events = Admitted(
         row=row,
-        fresh=np.arange(n) == 0,
+        fresh=fresh,
         time_ms=1e12 + 1000.0 * np.arange(n, dtype=np.float64),
         late=np.zeros(n, np.bool_),
         learn=np.ones(n, np.bool_),
@@ -66,3 +68,23 @@ def test_one_entity_cannot_fill_the_tail() -> None:
     p = _calibrate(raw, row).p[0]
     attack = p[20_000::10]
     assert attack.max() < 1e-3
+
+
+def test_a_tail_heavier_than_the_models_is_honest_where_data_are_few() -> None:
+    """Normal p-values of values that follow Student's t come out honest down to 1e-4."""
+    draw = np.random.Generator(np.random.PCG64(5))
+    z = draw.standard_t(6.0, (1, 5 * EVENTS))
+    p = _calibrate(0.5 * z * z, draw.integers(0, 1000, 5 * EVENTS)).p[0, EVENTS:]
+    for alpha in (1e-2, 1e-3, 1e-4):
+        assert alpha / 1.5 < (p <= alpha).mean() < alpha * 1.5, alpha
+
+
+def test_honest_bursts_of_extremes_are_part_of_honest_traffic() -> None:
+    """Where an entity's extremes come eight at a time, p < 1e-3 is as rare as it says."""
+    draw = np.random.Generator(np.random.PCG64(6))
+    raw = np.repeat(draw.exponential(1.0, (1, EVENTS // 2)), 8, axis=1)
+    raw += 0.2 * draw.exponential(1.0, raw.shape)
+    row = np.repeat(draw.integers(0, 5000, EVENTS // 2), 8)
+    p = _calibrate(raw, row).combined[EVENTS:]
+    for alpha in (1e-2, 1e-3):
+        assert alpha / 1.5 < (p <= alpha).mean() < alpha * 1.5, alpha

@@ -16,7 +16,7 @@ from detectors.features import KINDS, OWN, habit, pairings, table
 from detectors.features.travel import distance_km
 from detectors.hashing import hash_text
 from detectors.monitor import Monitor, Watched, matches
-from detectors.spec import FeatureSpec, Where
+from detectors.spec import FeatureSpec, Where, seconds
 from schemas.columns import F64, I64, Bools, EventBatch
 from tests.laws.registry import MONITORS, feature, monitor
 from tests.streams import START_MS, batch
@@ -95,25 +95,54 @@ def present(events: EventBatch, field: str) -> Bools:
 
 
 @few
-@seeds
-def test_count_is_the_decayed_sum_over_all_past_events(seed: int) -> None:
-    """Σ 2^-(age / half-life), this event included."""
-    check(feature("count"), stream(seed), lambda w, m: sum(weights(w, m, HALF_LIFE_MS)))
-
-
-@few
-@seeds
-def test_sum_is_the_decayed_sum_of_magnitudes(seed: int) -> None:
-    """Σ |amount| 2^-(age / half-life), each amount as it was relative to its currency then."""
+@given(seed=st.integers(0, 2**32), half_life=st.sampled_from(["1min", "45min", "1h", "24h", "30d"]))
+def test_counts_and_sums_decay_over_all_past_events(seed: int, half_life: str) -> None:
+    """Σ 2^-(age / half-life), this event included; and the same of |amount|, each amount as it was
+    relative to its currency then."""
     events = stream(seed)
+    half_life_ms = 1000.0 * seconds(half_life)
+    count = FeatureSpec(name="n", kind="count", half_life=half_life)
+    total = FeatureSpec(name="s", kind="sum", field="amount", half_life=half_life)
 
     def reference(w: Watched, m: Moment) -> float:
         return sum(
             weight * float(w.told.values[1, k])
-            for weight, k in zip(weights(w, m, HALF_LIFE_MS), (*m.past, m.i), strict=True)
+            for weight, k in zip(weights(w, m, half_life_ms), (*m.past, m.i), strict=True)
         )
 
-    check(feature("sum"), events, reference, ~np.isnan(events.number["amount"]))
+    check(count, events, lambda w, m: sum(weights(w, m, half_life_ms)))
+    check(total, events, reference, ~np.isnan(events.number["amount"]))
+
+
+@few
+@seeds
+def test_gap_is_the_time_since_the_last_event(seed: int) -> None:
+    """Seconds since the entity's last event that was learned, NaN at its first."""
+
+    def reference(w: Watched, m: Moment) -> float:
+        time_ms = w.admitted.time_ms
+        return float(time_ms[m.i] - time_ms[m.past[-1]]) / 1000.0 if m.past else np.nan
+
+    check(feature("gap"), stream(seed), reference)
+
+
+@few
+@seeds
+def test_the_events_own_numbers_are_what_they_say(seed: int) -> None:
+    """A number's magnitude; and the hour of the local day, by UTC where no offset is given."""
+    events = stream(seed)
+    status = events.number["status"]
+    status[::2] *= -1.0
+    check(
+        FeatureSpec(name="v", kind="value", field="status"), events, lambda w, m: abs(status[m.i])
+    )
+
+    def hour(w: Watched, m: Moment) -> float:
+        offset_min = events.number["utc_offset_min"][m.i]
+        local_ms = w.admitted.time_ms[m.i] + (0.0 if isnan(offset_min) else 60_000.0 * offset_min)
+        return float(local_ms / 3_600_000.0 % 24.0)
+
+    check(feature("time_of_day"), events, hour)
 
 
 @few

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.random import PCG64, Generator
 
 from detectors.models import tail
-from detectors.models.seasonal import START, SeasonalSpec
+from detectors.models.seasonal import COHORT_MEMORY, HOURS, START, Seasonal, SeasonalSpec
 from detectors.state import under
 from tests.detectors.looking import Looking, Row
 
@@ -41,7 +41,13 @@ class Reference:
 
     def usual(self, k: int) -> float:
         """q."""
-        return (self.seen[k] + 5.0) / (self.due[k] + 5.0)
+        same = range(k % 24, 168, 24)
+        daily = (sum(self.seen[h] for h in same) + 5.0) / (self.daily_due(k) + 5.0)
+        return (self.seen[k] + 5.0 * daily) / (self.due[k] + 5.0)
+
+    def daily_due(self, k: int) -> float:
+        """Events expected so far at this hour of any day."""
+        return sum(self.due[h] for h in range(k % 24, 168, 24))
 
     def shape(self, k: int) -> tuple[float, float]:
         """(A, B)."""
@@ -77,9 +83,9 @@ class Reference:
             due = 6.0 + sum(t * self.usual(k) for k, t in enumerate(self.times))
             self.rate = max(seen / due, 1e-3)
         self.count += 1
-        if self.now < self.start:
-            return (np.nan,) * 3
         k = (self.now + 72) % 168
+        if self.now < self.start or self.daily_due(k) < 0.5 * min(1.0, self.rate):
+            return (np.nan,) * 3
         a, b = self.shape(k)
         due = max(time_s / HOUR_S - hour, 1.0 / 3600.0) * self.usual(k)
         mean = due * a / b
@@ -139,6 +145,17 @@ def test_an_hour_is_judged_by_its_own_kind(taught: Looking) -> None:
     assert 12.0 < noon["expected"][-1] < 40.0
 
 
+def test_the_first_day_is_no_surprise() -> None:
+    """No seller is judged at an hour of the day that no day has brought yet, so that a shop's first
+    morning is silent; those of the first week are judged by the days before."""
+    rows = weeks(1, seed=6, accounts=30)
+    surprise = Looking(SeasonalSpec(name="season")).at(rows)["surprise"]
+    first = np.array([row.time_s for row in rows]) < MONDAY_S + 86_400.0
+    assert np.isnan(surprise[first]).all()
+    assert np.isfinite(surprise[~first]).mean() > 0.9
+    assert np.mean(surprise[~first] > log(1e4)) < 0.005
+
+
 def test_what_it_says_is_about_a_p_value() -> None:
     """On sellers who do as they always did, a raw p-value below α is about as common as α."""
     look = Looking(SeasonalSpec(name="season"))
@@ -168,13 +185,13 @@ def test_profiles_are_bounded_and_given_back() -> None:
     look = Looking(SeasonalSpec(name="season", min_events=1, entities_max=2), capacity=16)
     for k in range(3):
         look.at([sale(MONDAY_S + k, f"a{k}"), sale(MONDAY_S + 10 + k, f"a{k}")])
-    later = [sale(MONDAY_S + HOUR_S + k, f"a{k}") for k in range(3)]
+    later = [sale(MONDAY_S + 25 * HOUR_S + k, f"a{k}") for k in range(3)]
     assert np.isnan(look.at(later)["value"]).tolist() == [False, False, True]
-    look.at([sale(MONDAY_S + 2 * HOUR_S + k, f"new{k // 2}") for k in range(200)])
+    look.at([sale(MONDAY_S + 26 * HOUR_S + k, f"new{k // 2}") for k in range(200)])
     state = look.detector.save()
     assert (under("pool", state)["slot_of"] >= 0).sum() == 2
     began = under("profiles", state)["words"][:, START]
-    assert began.tolist() == [MONDAY_S // HOUR_S + 3] * 2
+    assert began.tolist() == [MONDAY_S // HOUR_S + 27] * 2
 
 
 def test_late_events_count_into_the_current_hour(taught: Looking) -> None:
@@ -182,3 +199,17 @@ def test_late_events_count_into_the_current_hour(taught: Looking) -> None:
     first, second = at(80, 1, "s3"), at(79.5, 1, "s3")
     before, after = (taught.at(rows)["value"][0] for rows in (first, second))
     assert after == before + 1
+
+
+def test_the_day_forgets_as_the_week_does() -> None:
+    """When the cohort's memory is full both of its profiles halve, so that they stay one."""
+    look = Looking(SPEC)
+    season = look.detector
+    assert isinstance(season, Seasonal)
+    season.profiles.overall[HOURS] = COHORT_MEMORY - 100.0
+    look.at([sale(MONDAY_S + HOUR_S * hour) for hour in range(14 * 24)])
+    assert season.profiles.overall[HOURS] < COHORT_MEMORY
+    cohort = season.profiles.cohort
+    week, day = cohort[:, :168].reshape(2, 7, 24).sum(axis=1), cohort[:, 168:]
+    assert day.sum() > 0.0
+    assert np.allclose(week, day, rtol=1e-9)

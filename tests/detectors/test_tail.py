@@ -2,28 +2,33 @@
 
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from scipy import special, stats  # type: ignore[import-untyped]  # comes with river
 
 from detectors.entities import Admitted
 from detectors.models import tail
+from detectors.models.tail import TailSpec
+from detectors.monitor import Monitor, MonitorSpec
+from detectors.spec import FeatureSpec, seconds
 from schemas.columns import F64, I64
+from tests.streams import batch
 
 
-def _admitted(row: I64) -> Admitted:
+def _admitted(row: I64, hours_apart: int = 0) -> Admitted:
     n = len(row)
     return Admitted(
         row=row,
         fresh=np.array([i == 0 or row[i] not in row[:i] for i in range(n)]),
-        time_ms=np.full(n, 1e12),
+        time_ms=1e12 + 3.6e6 * hours_apart * np.arange(n, dtype=np.float64),
         late=np.zeros(n, np.bool_),
         learn=np.ones(n, np.bool_),
         seen=np.zeros(n, np.int64),
     )
 
 
-def _judge(row: I64, values: F64, family: int, side: int) -> tuple[tail.Judged, F64, F64]:
-    """Judge one feature's values; also the entities' words and the cohort afterwards."""
-    shape = tail.Shape(
+def _shape(family: int, side: int) -> tail.Shape:
+    return tail.Shape(
         family=np.array([family]),
         side=np.array([side]),
         shift=np.zeros(1),
@@ -31,12 +36,34 @@ def _judge(row: I64, values: F64, family: int, side: int) -> tuple[tail.Judged, 
         low=np.zeros(1),
         high=np.ones(1),
     )
+
+
+def _judge(
+    row: I64, values: F64, family: int, side: int, hours_apart: int = 0
+) -> tuple[tail.Judged, F64, F64]:
+    """Judge one feature's values; also the entities' words and the cohort afterwards."""
+    shape = _shape(family, side)
     words = np.zeros((int(row.max()) + 1, tail.words(1)))
     cohort = np.zeros((1, tail.COHORT_WORDS))
-    p, centre, spread, place = (np.empty((1, len(row))) for _ in range(4))
-    judged = tail.Judged(p, centre, spread, place, np.empty(len(row), np.bool_))
-    tail.judge(words, 0, _admitted(row), values[None, :], shape, 1e15, cohort, judged)
+    judged = tail.nothing_said(1, len(row))
+    tail.judge(
+        words,
+        0,
+        _admitted(row, hours_apart),
+        values[None, :],
+        shape,
+        1e15,
+        cohort,
+        np.zeros(len(row), np.int64),
+        judged,
+    )
     return judged, words, cohort
+
+
+def _p(judged: tail.Judged) -> F64:
+    """float64[n]: the raw p-values of the one feature."""
+    p: F64 = np.exp(-judged.surprise[0])
+    return p
 
 
 @pytest.mark.parametrize("df", [4.0, 10.0, 100.0])
@@ -44,7 +71,7 @@ def _judge(row: I64, values: F64, family: int, side: int) -> tuple[tail.Judged, 
 def test_the_normal_approximation_of_t_is_as_close_as_stated(df: float, p: float) -> None:
     """Wallace's tail is within 25 % (at 1e-6, within a factor 2) of the exact one."""
     t = float(stats.t.isf(p, df))
-    z = tail.normal_of_t(t, df)
+    z = tail.normal_of_t(t * t, df)
     assert stats.norm.sf(z) == pytest.approx(p, rel=0.25 if p > 1e-6 else 1.0)
     assert tail.t_of_normal(z, df) == pytest.approx(t, rel=1e-9)
 
@@ -55,7 +82,7 @@ def test_stationary_values_have_uniform_p() -> None:
     row = draw.integers(0, 300, 30_000)
     level = draw.normal(3.0, 1.0, 300)
     judged, _, _ = _judge(row, np.exp(level[row] + draw.normal(0, 0.5, 30_000)), 0, tail.BOTH)
-    p = judged.p[0, 3_000:]
+    p = _p(judged)[3_000:]
     assert stats.kstest(p, "uniform").statistic < 0.03
 
 
@@ -67,8 +94,8 @@ def test_a_new_entity_is_judged_by_its_peers() -> None:
     values = np.exp(level[row] + draw.normal(0, 0.3, len(row)))
     values[-2:] = np.exp([3.0, 6.0])
     judged, _, _ = _judge(row, values, tail.NORMAL, tail.HIGH)
-    assert judged.p[0, -2] > 0.3
-    assert judged.p[0, -1] < 5e-3
+    assert _p(judged)[-2] > 0.3
+    assert _p(judged)[-1] < 5e-3
 
 
 def test_a_known_entity_is_judged_by_itself() -> None:
@@ -79,8 +106,8 @@ def test_a_known_entity_is_judged_by_itself() -> None:
     values = np.exp(level[row] + draw.normal(0, 0.3, len(row)))
     values[-2:] = np.exp(6.0)
     judged, _, _ = _judge(row, values, tail.NORMAL, tail.HIGH)
-    assert judged.p[0, -2] < 1e-6
-    assert judged.p[0, -1] > 0.05
+    assert _p(judged)[-2] < 1e-6
+    assert _p(judged)[-1] > 0.05
 
 
 def test_a_burst_does_not_become_normal_at_once() -> None:
@@ -90,7 +117,18 @@ def test_a_burst_does_not_become_normal_at_once() -> None:
     values = np.exp(3.0 + draw.normal(0, 0.4, len(row)))
     values[-20:] *= 100.0
     judged, _, _ = _judge(row, values, tail.NORMAL, tail.HIGH)
-    assert (judged.p[0, -20:] < 1e-2).all()
+    assert (_p(judged)[-20:] < 1e-2).all()
+
+
+def test_a_busy_newcomer_becomes_ordinary() -> None:
+    """Thirty times its peers' rate is rare at first and ordinary after 150 events."""
+    draw = np.random.Generator(np.random.PCG64(7))
+    row = np.concatenate([draw.integers(0, 200, 10_000), np.full(200, 200)])
+    values = 1.0 + draw.poisson(1.0, len(row))
+    values[-200:] = 1.0 + draw.poisson(30.0, 200)
+    judged, _, _ = _judge(row, values.astype(np.float64), tail.RATE, tail.HIGH, hours_apart=1)
+    assert (_p(judged)[-200:-190] < 1e-4).all()
+    assert np.median(_p(judged)[-50:]) > 0.05
 
 
 def test_a_share_is_the_beta_binomial_predictive() -> None:
@@ -102,18 +140,54 @@ def test_a_share_is_the_beta_binomial_predictive() -> None:
     judged, _, cohort = _judge(row, values, tail.SHARE, tail.HIGH)
     q = cohort[0, tail.MEAN]
     s = tail.PRIOR_EVENTS
-    assert judged.p[0, -1] == pytest.approx((s * q + 2.0) / (s + 20.0), rel=0.05)
-    zeros = (values == 0.0) & ~np.isnan(judged.p[0])
-    assert (judged.p[0, zeros] == 1.0).all()
+    assert _p(judged)[-1] == pytest.approx((s * q + 2.0) / (s + 20.0), rel=0.05)
+    zeros = (values == 0.0) & ~np.isnan(judged.surprise[0])
+    assert (judged.surprise[0, zeros] == 0.0).all()
 
 
 def test_absent_values_are_neither_judged_nor_learned() -> None:
     """NaN leaves p NaN and the entity's and the cohort's statistics as they were."""
     row = np.zeros(5, np.int64)
     judged, words, cohort = _judge(row, np.full(5, np.nan), tail.NORMAL, tail.BOTH)
-    assert np.isnan(judged.p).all()
+    assert np.isnan(judged.surprise).all()
     assert (words[0, tail.WORDS_ENTITY :] == 0.0).all()
     assert (cohort == 0.0).all()
+
+
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 2**32), half_life=st.sampled_from(["10min", "1h", "30d"]))
+def test_an_entitys_statistics_are_weighted_sums(seed: int, half_life: str) -> None:
+    """Count, mean and squared deviations of ln(value + 0.01) are those of all past values at once,
+    each weight halving every half-life and their sum held at `MEMORY_EVENTS`, within 1e-9."""
+    spec = MonitorSpec(
+        name="account",
+        entity="account",
+        inputs=["shop"],
+        features=[FeatureSpec(name="status", kind="value", field="status")],
+        detectors=[TailSpec(half_life=half_life)],
+    )
+    events = batch(seed, 1_500, entities=3, late=0.05)
+    # All about as far from the mean, so that none is winsorised.
+    draw = np.random.Generator(np.random.PCG64(seed))
+    off = draw.choice([-1.0, 1.0], len(events)) * draw.uniform(0.4, 0.5, len(events))
+    events.number["status"][:] = np.exp(4.5 + off)
+    watching = Monitor(spec, (1, 2))
+    watched = watching.process(events)
+    y = np.log(watched.told.values[0] + 0.01)
+    for row in range(3):
+        mine = (watched.admitted.row == row) & watched.admitted.learn
+        time_ms = watched.admitted.time_ms[mine]
+        weight = np.empty(0)
+        for since_ms in np.diff(time_ms, prepend=time_ms[0]):
+            weight = np.append(weight * 0.5 ** (since_ms / (1000.0 * seconds(half_life))), 1.0)
+            weight *= min(1.0, tail.MEMORY_EVENTS / weight.sum())
+        mean = np.average(y[mine], weights=weight)
+        at = watching.tail_at + tail.WORDS_ENTITY
+        np.testing.assert_allclose(
+            watching.words[row, at : at + tail.WORDS_FEATURE],
+            [weight.sum(), mean, (weight * (y[mine] - mean) ** 2).sum()],
+            rtol=1e-9,
+        )
 
 
 @pytest.mark.parametrize(
@@ -129,3 +203,33 @@ def test_absent_values_are_neither_judged_nor_learned() -> None:
 def test_the_incomplete_beta_function_is_scipys(x: float, a: float, b: float) -> None:
     """It equals scipy's within 1e-6, and comes to an end where rounding lets either side be taken."""
     assert tail.incomplete_beta(x, a, b) == pytest.approx(float(special.betainc(a, b, x)), rel=1e-6)
+
+
+@settings(deadline=None)  # the first case compiles
+@given(a=st.floats(0.01, 1e4), share=st.floats(0.01, 0.99))
+def test_a_known_rates_tail_is_the_beta_functions_finite_sum(a: float, share: float) -> None:
+    """At the largest shape the sum is scipy's incomplete beta function within 1e-9 of -ln p."""
+    p = float(special.betainc(a, tail.SHAPE_MAX, share))
+    assume(p > 1e-290)
+    found = tail.surprise_of_count(share, a, tail.SHAPE_MAX)
+    assert found == pytest.approx(-np.log(p), rel=1e-9, abs=1e-9)
+
+
+def test_an_entity_is_compared_with_its_own_cohort_once_that_is_known() -> None:
+    """What is dear among all is ordinary in a cohort of dear things, and the reverse is strange;
+    a cohort of few is judged as everybody."""
+    draw = np.random.Generator(np.random.PCG64(8))
+    row = np.concatenate([np.arange(4_000), [4_000, 4_001, 4_002]])
+    peers = np.concatenate([np.arange(4_000) % 2 + 1, [1, 2, 3]])
+    y = np.where(peers == 1, 2.0, 6.0) + draw.normal(0, 0.3, len(row))
+    y[-3:] = 6.0
+    words = np.zeros((len(row), tail.words(1)))
+    cohort = np.zeros((4, tail.COHORT_WORDS))
+    judged = tail.nothing_said(1, len(row))
+    shape = _shape(tail.NORMAL, tail.HIGH)
+    values = np.exp(y)[None, :]
+    tail.judge(words, 0, _admitted(row), values, shape, 1e15, cohort, peers, judged)
+    cheap, dear, unknown = _p(judged)[-3:]
+    assert cheap < 1e-4
+    assert dear > 0.3
+    assert 0.05 < unknown < 0.5

@@ -4,6 +4,8 @@ what other packages add is made with nothing but its name."""
 
 from importlib.metadata import entry_points
 
+import msgspec
+
 from detectors.features import KINDS
 from detectors.models.edges import EdgesSpec
 from detectors.models.half_space_trees import RiverTreesSpec, TreesSpec
@@ -79,4 +81,7 @@ MONITORS: dict[str, MonitorSpec] = {
     **{f"feature-{kind}": monitor([feature(kind)], [TailSpec(), SMALL_TREES]) for kind in KINDS},
     **{f"detector-{name}": monitor(ALL_FEATURES, [d]) for name, d in DETECTORS.items()},
     "whole": monitor([*ALL_FEATURES, LOGINS], [TailSpec(), SMALL_TREES]),
+    "by-cohort": msgspec.structs.replace(
+        monitor([feature("value"), feature("count")], [TailSpec(), SMALL_TREES]), cohort="device"
+    ),
 }

@@ -1,1 +1,1 @@
-"""How well the models find what they are for, on labelled data, by its publishers' protocols."""
+"""How well the models find what they are for, by the labelled sets' protocols; how honest p is."""

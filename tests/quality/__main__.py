@@ -1,8 +1,10 @@
-"""`make quality`: runs the labelled sets and prints one table beside the figures others reach.
+"""`make quality`: runs the parts (all, or those named) and prints one table with bars and remarks.
 
-Without labels: the models see events alone, and labels only judge. Payments go through `replay` with
-the ready configurations; the point sets, which are no events, straight into a monitor. Writes
-out/quality.json. Settings were chosen on payments before 18 July 2018 and before 21 June 2020.
+Labelled sets, without labels: the models see events alone, and labels only judge. Payments go
+through `replay` with the ready configurations; the point sets, which are no events, straight into a
+monitor. Settings were chosen on payments before 18 July 2018 and before 21 June 2020. And
+`calibration`: the honesty of p on made-up payments (`tests.quality.calibration`). Writes
+out/quality.json, which holds the parts of the last run.
 """
 
 import sys
@@ -26,6 +28,7 @@ from detectors.spec import FeatureSpec
 from schemas.columns import F64, Bools, EventBatch
 from stream.config import load
 from stream.replay import replay
+from tests.quality.calibration import ALPHAS, WINDOW, measure
 from tests.quality.measures import average_precision, handbook_week, roc_auc
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -36,13 +39,27 @@ BATCH: Final = 20_000
 
 
 class Row(NamedTuple):
-    """One figure: its key in out/quality.json, what it is, ours, the bar, and what others reach."""
+    """One figure: its key in out/quality.json, what it is, ours, the bar (0: none), and a remark,
+    such as what others reach. factor: it is to lie within that factor of 1, not above the bar."""
 
     key: str
     what: str
     ours: float
     bar: float
-    others: str
+    remark: str
+    factor: bool = False
+
+    def reached(self) -> bool:
+        """Whether the bar was reached."""
+        if not self.bar:
+            return True
+        return 1.0 / self.bar <= self.ours <= self.bar if self.factor else self.ours >= self.bar
+
+    def asked(self) -> str:
+        """The bar in words."""
+        if not self.bar:
+            return ""
+        return f"1/{self.bar:g} to {self.bar:g}" if self.factor else f"{self.bar:,.12g}"
 
 
 def scores(config: str, data: Path) -> F64:
@@ -103,7 +120,7 @@ def points(name: str, bar: float, others: str) -> list[Row]:
     fields = [f"x{j}" for j in range(width)]
     batch = EventBatch(
         sources=((name, 0),),
-        source=np.zeros(n, np.uint8),
+        source=np.zeros(n, np.int32),
         offset=np.arange(n, dtype=np.int64),
         time_ms=1_600_000_000_000 + 1000 * np.arange(n, dtype=np.int64),
         type_code=np.zeros(n, np.uint8),
@@ -125,36 +142,66 @@ def points(name: str, bar: float, others: str) -> list[Row]:
     return [Row(f"kdd_{name}_auc", f"KDD'99 {name}, stored order, AUC", auc, bar, others)]
 
 
-SETS: Final[dict[str, Callable[[], list[Row]]]] = {
+def honesty() -> list[Row]:
+    """Of made-up honest payments, how many have p < α, divided by α."""
+    found = measure()
+    worst = float(max(found.drift.max(), 1.0 / max(found.drift.min(), 1e-9)))
+    span = f"over {len(found.drift)} windows: {found.drift.min():.2f} to {found.drift.max():.2f}"
+    excess = (found.jump - 1.0) * 1e-3 * WINDOW
+    late = f"in the {WINDOW:,} events from x 1.5 on: {found.jump:.2f} times those promised"
+    of = f"first five events of {found.newcomers:,} newcomers"
+    young = "first five events of all, in a young monitor"
+    rows = [
+        Row("calibration_drift_worst_ratio", "p < 1e-3, worst window", worst, 2.0, span, True),
+        Row("calibration_abrupt_excess", "p < 1e-3 too many after the jump", excess, 0.0, late),
+        Row("calibration_cold_start_ratio", "p < 1e-2, newcomers", found.cold, 2.0, of, True),
+        Row("calibration_cold_start_events", "newcomers' events", found.cold_events, 500_000, ""),
+        Row("calibration_young_ratio", "p < 1e-2, all are new", found.young, 0.0, young),
+    ]
+    for k, alpha in enumerate(ALPHAS):
+        name = f"{alpha:.0e}".replace("-0", "-")
+        key = f"calibration_{name.replace('-', '')}"
+        rows.append(Row(f"{key}_ratio", f"p < {name}, all events", found.overall[k], 0.0, ""))
+        of_one = {detector: float(rates[k]) for detector, rates in found.rates.items()}
+        most, least = max(of_one, key=of_one.__getitem__), min(of_one, key=of_one.__getitem__)
+        who = f"{most}; least: {least}, {of_one[least]:.2f}"
+        what = f"p < {name}, a detector alone, most"
+        rows.append(Row(f"{key}_detector_ratio", what, of_one[most], 0.0, who))
+    return rows
+
+
+PARTS: Final[dict[str, Callable[[], list[Row]]]] = {
     "handbook": handbook,
     "sparkov": sparkov,
     "http": lambda: points("http", 0.95, "River's half-space trees .378 (shuffled .996)"),
     "smtp": lambda: points("smtp", 0.85, "River's half-space trees .83 to .85"),
+    "calibration": honesty,
 }
+WITHOUT_DATA: Final = ("calibration",)
 
 
 def main(chosen: list[str]) -> int:
-    """Run the chosen sets, or all; 1 where a bar was not reached."""
+    """Run the chosen parts, or all that can be run here; 1 where a bar was not reached."""
     console = Console()
-    if not DATA.is_dir():
-        console.print(f"no labelled data: there is no folder {DATA}")
-        return 0
     table = Table(title="without labels")
-    for heading in ("set", "Eddy", "bar", "others"):
+    for heading in ("what", "Eddy", "bar", "remarks"):
         table.add_column(heading)
     rows = []
-    for name in chosen or list(SETS):
+    for name in chosen or list(PARTS):
+        if name not in WITHOUT_DATA and not DATA.is_dir():
+            console.print(f"{name} left out: no labelled data, there is no folder {DATA}")
+            continue
         console.print(f"running {name} …")
-        rows += SETS[name]()
+        rows += PARTS[name]()
     for row in rows:
-        bar = f"{row.bar:.2f}" if row.bar else ""
-        table.add_row(row.what, f"{row.ours:.3f}", bar, row.others)
+        ours = f"{row.ours:,.0f}" if row.ours > 1000 else f"{row.ours:.3f}"
+        table.add_row(row.what, ours, row.asked(), row.remark)
     console.print(table)
     out = ROOT / "out"
     out.mkdir(exist_ok=True)
-    figures = {row.key: round(row.ours, 4) for row in rows}
+    figures = {row.key: round(float(row.ours), 4) for row in rows}
     (out / "quality.json").write_bytes(orjson.dumps(figures, option=orjson.OPT_INDENT_2))
-    return int(any(row.ours < row.bar for row in rows))
+    return int(not all(row.reached() for row in rows))
 
 
 if __name__ == "__main__":

@@ -11,10 +11,10 @@ import pytest
 from schemas.alerts import ALERT_BYTES_MAX, Alert, alert_record, without_run
 from schemas.events import json_schema as event_schema
 from schemas.records import Records
+from stream.alerting import RunInfo
 from stream.config import Config, load
-from stream.shard import Shard, build_shard
+from stream.shard import SourceShard, build_shard
 from stream.simulator import Shop, lines
-from stream.stages.watch import RunInfo
 
 SHOP = Path(__file__).parents[2] / "deploy" / "configs" / "shop.toml"
 EVENTS = 20_000
@@ -36,7 +36,7 @@ def records() -> Records:
 
 def fold(
     config: Config, records: Records, size: int, run: str = "one"
-) -> tuple[Shard, list[Alert]]:
+) -> tuple[SourceShard, list[Alert]]:
     """A fresh shard fed the records in batches of the given size, and its alerts."""
     shard = build_shard(config, "shop", RunInfo("live", run, lambda: "2026-01-01T00:00:00Z"))
     alerts = []
@@ -47,7 +47,7 @@ def fold(
 
 
 @pytest.fixture(scope="module")
-def reference(config: Config, records: Records) -> tuple[Shard, list[Alert]]:
+def reference(config: Config, records: Records) -> tuple[SourceShard, list[Alert]]:
     """The fold over the whole stream in one batch."""
     return fold(config, records, len(records))
 
@@ -57,7 +57,7 @@ def reference(config: Config, records: Records) -> tuple[Shard, list[Alert]]:
     [pytest.param(1, marks=pytest.mark.slow), pytest.param(7, marks=pytest.mark.slow), 10_000],
 )
 def test_batches_of_any_size_give_the_same_alerts_and_state(
-    config: Config, records: Records, size: int, reference: tuple[Shard, list[Alert]]
+    config: Config, records: Records, size: int, reference: tuple[SourceShard, list[Alert]]
 ) -> None:
     """Batches of 1, 7 and 10,000 records give the same alert bytes and the same state bytes."""
     whole, expected = reference
@@ -76,13 +76,13 @@ def test_batches_of_any_size_give_the_same_alerts_and_state(
 def test_a_shard_goes_on_from_its_saved_state(config: Config, records: Records) -> None:
     """A shard loaded from another's state gives the alerts that the other would have given."""
     first, _ = fold(config, records.slice(0, 12_345), 1_000)
-    second = build_shard(config, "shop", first.watches[0].run)
+    second = build_shard(config, "shop", first.watches[0].teller.info)
     second.load(first.save())
     rest = records.slice(12_345, len(records))
     assert second.process(rest).alerts == first.process(rest).alerts
 
 
-def test_every_record_is_accounted_for(reference: tuple[Shard, list[Alert]]) -> None:
+def test_every_record_is_accounted_for(reference: tuple[SourceShard, list[Alert]]) -> None:
     """read = scored + not applicable + labels + duplicates + tombstones + dead letters, for each monitor."""
     counts = reference[0].counts()
     route = counts.pop("route")
@@ -93,7 +93,7 @@ def test_every_record_is_accounted_for(reference: tuple[Shard, list[Alert]]) -> 
         assert route["read"] == passed + outside, name
 
 
-def test_alerts_fit_the_published_schema(reference: tuple[Shard, list[Alert]]) -> None:
+def test_alerts_fit_the_published_schema(reference: tuple[SourceShard, list[Alert]]) -> None:
     """Every alert's body validates against the schema in the package and stays below its limit."""
     schema = msgspec.json.decode(
         (Path(__file__).parents[2] / "schemas" / "json" / "alert.v1.json").read_bytes()
@@ -112,7 +112,7 @@ def test_the_shops_events_fit_the_published_schema() -> None:
         validator.validate(event)
 
 
-def test_alerts_explain_themselves(reference: tuple[Shard, list[Alert]]) -> None:
+def test_alerts_explain_themselves(reference: tuple[SourceShard, list[Alert]]) -> None:
     """Shares sum to 1, largest first; the p-value is below the threshold, which the run cannot
     change; a counterfactual names features of the monitor."""
     for alert in reference[1]:
@@ -125,7 +125,7 @@ def test_alerts_explain_themselves(reference: tuple[Shard, list[Alert]]) -> None
 
 
 def test_ids_are_unique_and_updates_belong_to_an_incident(
-    reference: tuple[Shard, list[Alert]],
+    reference: tuple[SourceShard, list[Alert]],
 ) -> None:
     """No two alerts share an id; each update follows its incident's opening, revision by revision."""
     alerts = reference[1]
@@ -138,7 +138,7 @@ def test_ids_are_unique_and_updates_belong_to_an_incident(
 
 
 def test_only_the_run_object_knows_the_run(
-    config: Config, records: Records, reference: tuple[Shard, list[Alert]]
+    config: Config, records: Records, reference: tuple[SourceShard, list[Alert]]
 ) -> None:
     """Another run in another mode gives the same alerts but for `run`; only live may enforce."""
     replay = build_shard(config, "shop", RunInfo("replay", "two", lambda: "2027-01-01T00:00:00Z"))

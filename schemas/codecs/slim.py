@@ -1,0 +1,243 @@
+"""Slim events: what route puts into a monitor's internal topic, many events to a message.
+
+A message holds consecutive events of one source partition as columns, only those fields that the
+monitor uses, each event with its position. Not for anybody else's topics: a message that cannot be
+read is no dead letter, since nobody but Eddy writes here.
+
+    magic and version   4 bytes   b"EDS" and `VERSION`
+    checksum            8 bytes   XXH3-64 of all that follows, little-endian
+    length              4 bytes   of the header with its padding, little-endian
+    header              MessagePack: topic and partition of the source, fields that are texts, fields
+                        that are numbers; zeros up to a multiple of 8
+    events              an Arrow record batch without its schema, which the header gives
+
+A field that no event of the message has is left out. Nothing is compressed: Kafka's client does
+that, over several messages at once, to about a quarter. CPU time measured with eight fields: 75 µs to
+write a message and 23 to read one, 0.05 µs an event on top of each; 110 bytes an event, 22 behind the
+client's zstd (in messages of ten events 216 and 33).
+"""
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import Any, Final, Literal, NamedTuple
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import xxhash
+from numpy.typing import NDArray
+
+from schemas.columns import EventBatch
+from schemas.events import FIELDS, TYPES
+
+VERSION: Final = 1
+MESSAGE_BYTES_MAX: Final = 512 * 1024
+"""Size of the events in a message: half of what a default broker takes."""
+
+MONITOR, P_VALUE = "monitor", "p_value"
+REPORTED: Final[dict[str, Literal["text", "number"]]] = {MONITOR: "text", P_VALUE: "number"}
+"""Further fields, of reports: which monitor speaks of the event, and what it says."""
+
+HEADERS_MAX: Final = 10_000
+"""Headers that are remembered: a source partition has one for each set of fields that it has sent."""
+
+_MAGIC: Final = b"EDS"
+_PREFIX: Final = struct.Struct("<3sBQI")
+_CHECKED_FROM: Final = 12
+_POSITION: Final = (
+    ("offset", pa.int64()),
+    ("time_ms", pa.int64()),
+    ("type_code", pa.uint8()),
+    ("event_id", pa.string()),
+)
+
+
+class _Header(msgspec.Struct, frozen=True, array_like=True):
+    topic: str
+    partition: int
+    text: list[str]
+    number: list[str]
+
+
+class SlimCodec:
+    """Writes and reads the messages of one monitor's internal topic.
+
+    fields: that the monitor uses. sources: every (topic, partition) that its events may come from;
+    `EventBatch.source` of what is read indexes it, whatever the messages.
+    """
+
+    def __init__(self, fields: Sequence[str], sources: tuple[tuple[str, int], ...]) -> None:
+        self._text = [name for name in fields if _kind(name) == "text"]
+        self._number = [name for name in fields if _kind(name) == "number"]
+        self._sources = sources
+        self._place = {source: i for i, source in enumerate(sources)}
+        self._headers: dict[bytes, _Known] = {}
+
+    def chosen(self, events: EventBatch) -> EventBatch:
+        """The same events, with only those fields that the monitor uses."""
+        return replace(
+            events,
+            text={name: events.text[name] for name in self._text if name in events.text},
+            number={name: events.number[name] for name in self._number if name in events.number},
+        )
+
+    def write(self, events: EventBatch) -> Iterator[bytes]:
+        """The messages for the events, in order for each source; none where there are none."""
+        if len(events.sources) == 1:
+            yield from self._write(events, *events.sources[0])
+            return
+        for index in np.unique(events.source).tolist():
+            mine = np.flatnonzero(events.source == index)
+            yield from self._write(events.take(mine), *events.sources[index])
+
+    def _write(self, events: EventBatch, topic: str, partition: int) -> Iterator[bytes]:
+        if len(events) == 0:
+            return
+        used = self.chosen(events)
+        text = [name for name, column in used.text.items() if _given(column)]
+        number = [name for name, column in used.number.items() if not np.isnan(column).all()]
+        columns = [
+            *(pa.array(column) for column in (events.offset, events.time_ms, events.type_code)),
+            events.event_id,
+            *(events.text[name] for name in text),
+            *(pa.array(events.number[name]) for name in number),
+        ]
+        header = _Header(topic, partition, text, number)
+        batch = pa.RecordBatch.from_arrays(columns, schema=_schema(header))
+        packed = msgspec.msgpack.encode(header)
+        packed += bytes(-len(packed) % 8)
+        for part in _parts(batch):
+            yield _message(packed, part.serialize())
+
+    def read(self, values: Sequence[bytes | None]) -> EventBatch:
+        """The events of the messages, in order, every field of the monitor's a column.
+
+        Raises ValueError where a value is no message of this version and these sources.
+        """
+        opened = [self._opened(value) for value in values]
+        runs = groupby(opened, key=lambda one: one[0].schema)
+        # the first table is empty: it gives a table where there is no message
+        table = pa.concat_tables(
+            [
+                pa.schema(_POSITION).empty_table(),
+                *(pa.Table.from_batches([batch for _, batch in run]) for _, run in runs),
+            ],
+            promote_options="default",
+        )
+        _check_positions(table)
+        places = np.array([known.place for known, _ in opened], np.int32)
+        source = np.repeat(places, [len(batch) for _, batch in opened])
+        size = len(table)
+        columns = {name: table.column(name).combine_chunks() for name in table.column_names}
+        nulls = pa.nulls(size, pa.string())
+        absent = np.full(size, np.nan)
+        return EventBatch(
+            sources=self._sources,
+            source=source,
+            offset=_numbers(columns["offset"]),
+            time_ms=_numbers(columns["time_ms"]),
+            type_code=_numbers(columns["type_code"]),
+            event_id=columns["event_id"],
+            text={name: columns.get(name, nulls) for name in self._text},
+            number={
+                name: _numbers(columns[name]) if name in columns else absent
+                for name in self._number
+            },
+        )
+
+    def _opened(self, value: bytes | None) -> tuple["_Known", pa.RecordBatch]:
+        """What is known of a message's header, and its events. Raises ValueError if it is none."""
+        if value is None or len(value) < _PREFIX.size or value[:3] != _MAGIC:
+            raise ValueError("is no message of Eddy's")
+        _, version, checksum, length = _PREFIX.unpack_from(value)
+        if version != VERSION:
+            raise ValueError(f"was written in version {version}; expected version {VERSION}")
+        if xxhash.xxh3_64_intdigest(memoryview(value)[_CHECKED_FROM:]) != checksum:
+            raise ValueError("does not match its checksum: it is cut short, or spoilt")
+        known = self._known(value[_PREFIX.size : _PREFIX.size + length])
+        try:
+            body = pa.py_buffer(value).slice(_PREFIX.size + length)
+            batch = pa.ipc.read_record_batch(body, known.schema)
+            batch.validate(full=True)  # nothing behind looks again: kernels read where offsets say
+        except (pa.ArrowException, OSError, IndexError) as error:
+            raise ValueError(f"cannot be read: {error}") from error
+        return known, batch
+
+    def _known(self, packed: bytes) -> "_Known":
+        """What a header says; of the thousands of messages few have another one."""
+        if packed not in self._headers:
+            if len(self._headers) >= HEADERS_MAX:
+                self._headers.clear()
+            self._headers[packed] = self._read_header(packed)
+        return self._headers[packed]
+
+    def _read_header(self, packed: bytes) -> "_Known":
+        try:
+            header = msgspec.msgpack.decode(packed.rstrip(b"\0"), type=_Header)
+        except msgspec.MsgspecError as error:
+            raise ValueError(f"cannot be read: {error}") from error
+        kinds = dict.fromkeys(header.text, "text") | dict.fromkeys(header.number, "number")
+        right = all(_kind(name) == kind for name, kind in kinds.items())
+        if not right or len(kinds) < len(header.text) + len(header.number):
+            raise ValueError(f"holds fields that this version does not know: {', '.join(kinds)}")
+        place = self._place.get((header.topic, header.partition))
+        if place is None:
+            known = ", ".join(sorted({topic for topic, _ in self._sources}))
+            raise ValueError(
+                f"holds events of {header.topic}[{header.partition}], which its reader does not "
+                f"know; expected one of {known}"
+            )
+        return _Known(place, _schema(header))
+
+
+class _Known(NamedTuple):
+    """A header as it was understood: the place of its source, and how its events are read."""
+
+    place: int
+    schema: pa.Schema
+
+
+def _kind(name: str) -> str | None:
+    return FIELDS[name].kind if name in FIELDS else REPORTED.get(name)
+
+
+def _numbers(column: pa.Array) -> NDArray[Any]:
+    """The column as an array of its own, NaN where null: kernels are compiled anew for one that may
+    not be written, as a view of Arrow's memory is."""
+    return np.array(column.to_numpy(zero_copy_only=False))
+
+
+def _given(column: pa.StringArray) -> bool:
+    return bool(column.null_count < len(column))
+
+
+def _schema(header: _Header) -> pa.Schema:
+    texts = ((name, pa.string()) for name in header.text)
+    numbers = ((name, pa.float64()) for name in header.number)
+    return pa.schema([*_POSITION, *texts, *numbers])
+
+
+def _parts(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """The batch, halved until each part is small enough; one event always is."""
+    if batch.nbytes <= MESSAGE_BYTES_MAX or len(batch) == 1:
+        yield batch
+        return
+    half = len(batch) // 2
+    yield from _parts(batch.slice(0, half))
+    yield from _parts(batch.slice(half))
+
+
+def _message(header: bytes, events: pa.Buffer) -> bytes:
+    body = b"".join((len(header).to_bytes(4, "little"), header, events))
+    checksum = xxhash.xxh3_64_intdigest(body)
+    return _PREFIX.pack(_MAGIC, VERSION, checksum, len(header)) + body[4:]
+
+
+def _check_positions(table: pa.Table) -> None:
+    """Raise ValueError where an event is without id, time, type or position."""
+    if any(table.column(name).null_count for name, _ in _POSITION):
+        raise ValueError("holds an event without id, time, type or position")
+    if len(table) and table.column("type_code").to_numpy().max() >= len(TYPES):
+        raise ValueError("holds an event of an unknown type")

@@ -1,0 +1,103 @@
+"""What all alerts have in common, whichever stage raises them: who, where, how severe, in which run.
+
+Knows what may be shown of an id and what must not; decides nothing.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import msgspec
+
+from detectors.hashing import HashKey, hash_text, pseudonym
+from schemas.alerts import Entity, Evidence, Run, Severity
+from schemas.columns import EventBatch
+from schemas.events import ENTITY_FIELDS
+
+Mode = Literal["live", "shadow", "replay"]
+
+SEVERITIES: Final[tuple[tuple[float, Severity], ...]] = (
+    (8.0, "critical"),
+    (6.5, "high"),
+    (5.0, "medium"),
+    (0.0, "low"),
+)
+"""Least score of each severity: one in 10^8, 10^6.5, 10^5 honest events."""
+
+RELATED_MAX: Final = 4
+RAW_BYTES_MAX: Final = 128
+"""Ids longer than that in JSON, and those that cannot be printed, stand as pseudonyms: an alert has
+a size limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """What the log does not determine. now: the wall clock as ISO 8601 text, injected."""
+
+    mode: Mode
+    run_id: str
+    now: Callable[[], str]
+
+
+def severity(score: float) -> Severity:
+    """The severity of a score."""
+    return next(name for least, name in SEVERITIES if score >= least)
+
+
+class Teller:
+    """Says who an event is about. reveal: entity fields whose raw ids may be shown."""
+
+    def __init__(self, key: HashKey, reveal: frozenset[str], run: RunInfo) -> None:
+        self.key = key
+        self.reveal = reveal
+        self.info = run
+
+    def run(self, warm: bool) -> Run:
+        """The run, and whether its alert may be enforced. warm: enough was learned."""
+        live = self.info.mode == "live"
+        enforceable = live and warm
+        why_not = self.info.mode if not live else "warming"
+        return Run(
+            mode=self.info.mode,
+            enforceable=enforceable,
+            reason=None if enforceable else why_not,
+            run_id=self.info.run_id,
+            detected_at=self.info.now(),
+        )
+
+    def entity(self, field: str, batch: EventBatch, row: int) -> Entity:
+        """The entity that an event names in a field."""
+        raw: str = batch.text[field][row].as_py()
+        shown = field in self.reveal and _fits(raw)
+        hashed = hash_text(batch.text[field].slice(row, 1), self.key)[0]
+        return Entity(type=field, id=raw if shown else pseudonym(hashed), pseudonym=not shown)
+
+    def related(self, but: str, batch: EventBatch, row: int) -> list[Entity]:
+        """The event's other entities, in the order of `ENTITY_FIELDS`."""
+        present = [
+            field
+            for field in ENTITY_FIELDS
+            if field != but and field in batch.text and batch.text[field][row].is_valid
+        ]
+        return [self.entity(field, batch, row) for field in present[:RELATED_MAX]]
+
+    def evidence(self, batch: EventBatch, row: int) -> Evidence:
+        """The event, by id and by position in its log."""
+        topic, partition = batch.sources[int(batch.source[row])]
+        return Evidence(
+            event_id=self._event_id(batch, row),
+            topic=topic,
+            partition=partition,
+            offset=int(batch.offset[row]),
+        )
+
+    def _event_id(self, batch: EventBatch, row: int) -> str:
+        raw: str = batch.event_id[row].as_py()
+        if _fits(raw):
+            return raw
+        return pseudonym(hash_text(batch.event_id.slice(row, 1), self.key)[0])
+
+
+def _fits(raw: str) -> bool:
+    """Whether an id may stand in an alert as it is."""
+    return raw.isprintable() and len(msgspec.json.encode(raw)) <= RAW_BYTES_MAX

@@ -1,0 +1,153 @@
+"""The topics of a configuration: which there must be, with how many partitions and what retention.
+
+Compares them with the broker's, and makes those that are missing. What exists is never changed: a
+topic's partitions and retention are its owner's. Also says what a worker must be allowed to do.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final, Literal, NamedTuple
+
+from schemas.codecs.slim import MESSAGE_BYTES_MAX
+from stream.config import ASSESS, Config, logs
+from stream.errors import ConfigError
+from stream.kafka import Admin
+
+DAY_MS: Final = 86_400_000
+RETENTION_MS_MIN: Final = 3 * DAY_MS
+"""An internal log must reach back to the last checkpoint, and over a weekend without a worker."""
+RECORD_BYTES_MAX: Final = MESSAGE_BYTES_MAX + 64 * 1024
+"""A full message with what Arrow and Kafka write around it."""
+
+SETTINGS: Final = ("cleanup.policy", "retention.ms", "retention.bytes", "max.message.bytes")
+"""The settings of an internal topic that matter."""
+CREATED: Final[Mapping[str, str]] = {
+    "cleanup.policy": "delete",
+    "retention.ms": str(7 * DAY_MS),
+    "retention.bytes": "-1",
+}
+"""Settings of an internal topic that is made; those of the others are the broker's own."""
+
+
+class Needed(NamedTuple):
+    """A topic that must exist. where: its path in the configuration.
+
+    partitions: that it must have, None where any number will do; it is then made with one.
+    """
+
+    where: str
+    topic: str
+    kind: Literal["input", "output", "internal"]
+    partitions: int | None
+
+
+class Found(NamedTuple):
+    """A topic as it is. settings: of an internal topic, what the broker says of it."""
+
+    partitions: int
+    settings: Mapping[str, str]
+
+
+def needed(config: Config) -> list[Needed]:
+    """Every topic that the configuration names or implies."""
+    places = {monitor.name: f"monitors[{i}]" for i, monitor in enumerate(config.monitors)}
+    places[ASSESS] = ASSESS
+    return [
+        *(
+            Needed(places[log.name], log.topic, "internal", log.partitions)
+            if log.internal
+            else Needed(f"inputs.{log.name}.topic", log.topic, "input", log.partitions)
+            for log in logs(config)
+        ),
+        Needed("outputs.alerts", config.outputs.alerts, "output", None),
+        Needed("outputs.dead_letters", config.outputs.dead_letters, "output", None),
+    ]
+
+
+def found(config: Config, admin: Admin) -> dict[str, Found]:
+    """What the broker has of these topics; one that is missing is missing here."""
+    wanted = needed(config)
+    counts = admin.partition_counts([one.topic for one in wanted])
+    return {
+        one.topic: Found(
+            counts[one.topic],
+            admin.settings(one.topic, SETTINGS) if one.kind == "internal" else {},
+        )
+        for one in wanted
+        if one.topic in counts
+    }
+
+
+def check_topics(config: Config, known: Mapping[str, Found]) -> None:
+    """Raise ConfigError unless every topic is there as it must be. known: by topic."""
+    problems = [line for one in needed(config) for line in _differences(one, known.get(one.topic))]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _differences(need: Needed, known: Found | None) -> Iterator[str]:
+    if known is None:
+        how = {
+            "input": "create it",
+            "output": "create it, or run: eddy topics create CONFIG",
+            "internal": "run: eddy topics create CONFIG",
+        }
+        yield f'{need.where}: got "{need.topic}"; expected a topic that exists, {how[need.kind]}'
+        return
+    if need.kind == "input" and need.partitions != known.partitions:
+        yield (
+            f"{need.where.removesuffix('.topic')}.partitions: got {need.partitions}; expected "
+            f'{known.partitions}, which topic "{need.topic}" has'
+        )
+    if need.kind == "internal":
+        if need.partitions != known.partitions:
+            yield (
+                f'{need.where}: the internal topic "{need.topic}" has {known.partitions} '
+                f"partitions; expected {need.partitions}; say so in {need.where}.partitions, or "
+                "use another group: entities would change their partition"
+            )
+        for wrong in _settings(known.settings):
+            yield f'{need.where}: the internal topic "{need.topic}" has {wrong}'
+
+
+def _settings(settings: Mapping[str, str]) -> Iterator[str]:
+    """What is wrong with an internal topic's settings."""
+    policy = settings["cleanup.policy"]
+    if policy != "delete":
+        yield f"cleanup.policy = {policy}; expected delete: it holds no keys to compact by"
+    retention_ms = int(settings["retention.ms"])
+    if 0 <= retention_ms < RETENTION_MS_MIN:
+        yield f"retention.ms = {retention_ms}; expected -1 or at least {RETENTION_MS_MIN}, 3 days"
+    if settings["retention.bytes"] != "-1":
+        yield f"retention.bytes = {settings['retention.bytes']}; expected -1, time alone decides"
+    size = int(settings["max.message.bytes"])
+    if size < RECORD_BYTES_MAX:
+        yield f"max.message.bytes = {size}; expected at least {RECORD_BYTES_MAX}"
+
+
+def missing(
+    config: Config, known: Mapping[str, Found], inputs: bool
+) -> list[tuple[str, int, Mapping[str, str]]]:
+    """Topics to make: name, partitions, settings. inputs: those of the inputs, too."""
+    return [
+        (one.topic, one.partitions or 1, CREATED if one.kind == "internal" else {})
+        for one in needed(config)
+        if one.topic not in known and (inputs or one.kind != "input")
+    ]
+
+
+def permissions(config: Config) -> Iterator[str]:
+    """What a worker must be allowed to do, each as arguments of Kafka's kafka-acls tool."""
+    allowed = {
+        "input": ("Read", "Describe"),
+        "output": ("Write", "Describe"),
+        "internal": ("Read", "Write", "Describe", "DescribeConfigs"),
+    }
+    for one in needed(config):
+        yield _allow(allowed[one.kind], f"--topic {one.topic}")
+    yield _allow(("Read",), f"--group {config.group}")
+    own = f"--transactional-id {config.group}- --resource-pattern-type prefixed"
+    yield _allow(("Write", "Describe"), own)
+
+
+def _allow(operations: Iterable[str], resource: str) -> str:
+    return " ".join([*(f"--operation {name}" for name in operations), resource])

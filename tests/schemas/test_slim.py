@@ -1,0 +1,131 @@
+"""Slim events come back as they were, in messages of bounded size, and nothing else is read."""
+
+import dataclasses
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from schemas.codecs.slim import MESSAGE_BYTES_MAX, VERSION, SlimCodec
+from schemas.columns import EventBatch
+from tests.streams import batch, same
+
+FIELDS = ["account", "device", "ip", "currency", "amount", "status", "utc_offset_min"]
+SOURCES = (("pay", 0), ("pay", 1), ("shop", 0))
+few = settings(max_examples=20, deadline=None)
+
+
+def codec() -> SlimCodec:
+    """The codec of a monitor that reads some of the made-up events' fields, and one more."""
+    return SlimCodec([*FIELDS, "longitude", "card"], SOURCES)
+
+
+def events(seed: int, count: int = 200, absent: float = 0.3) -> EventBatch:
+    """Hostile events of the last of the sources."""
+    return batch(seed, count, hostile=True, absent=absent, labels=0.1)
+
+
+def assert_same(one: EventBatch, other: EventBatch) -> None:
+    """Equal in all that a monitor with these fields reads."""
+    for name in ("offset", "time_ms", "type_code"):
+        assert same(getattr(one, name), getattr(other, name)), name
+    assert one.event_id.to_pylist() == other.event_id.to_pylist()
+    for name in FIELDS[:4]:
+        assert one.text[name].to_pylist() == other.text[name].to_pylist(), name
+    for name in [*FIELDS[4:], "longitude"]:
+        assert same(one.number[name], other.number[name]), name
+
+
+@few
+@given(seed=st.integers(0, 2**32), cuts=st.lists(st.integers(1, 199), max_size=5, unique=True))
+def test_events_come_back_however_they_are_cut(seed: int, cuts: list[int]) -> None:
+    """What is written in several messages is read as one batch: same events, same order."""
+    given_events, slim = events(seed), codec()
+    edges = [0, *sorted(cuts), 200]
+    parts = [given_events.slice(a, b) for a, b in pairwise(edges)]
+    back = slim.read([message for part in parts for message in slim.write(part)])
+    assert_same(back, given_events)
+    assert back.sources == SOURCES
+    assert set(back.source.tolist()) == {2}
+    assert back.source.dtype == np.int32
+    own: list[NDArray[Any]] = [back.source, back.offset, back.time_ms, back.type_code]
+    own += back.number.values()
+    assert all(array.flags.writeable for array in own)  # as kernels were compiled for
+
+
+def test_every_field_of_the_monitor_is_a_column() -> None:
+    """A field that no message has is null, one that only some have is null in the others' events,
+    and a field that the monitor does not use does not travel."""
+    with_device = events(1)
+    text = {name: c for name, c in with_device.text.items() if name != "device"}
+    without = dataclasses.replace(with_device, text=text)
+    slim = codec()
+    back = slim.read([*slim.write(with_device), *slim.write(without)])
+    assert list(back.text) == ["account", "device", "ip", "currency", "card"]
+    assert list(back.number) == ["amount", "status", "utc_offset_min", "longitude"]
+    assert back.text["card"].null_count == 400
+    device = with_device.text["device"].to_pylist()
+    assert back.text["device"].to_pylist() == device + [None] * 200
+    assert b"product" not in b"".join(slim.write(with_device))
+
+
+def test_no_message_is_no_event() -> None:
+    """Nothing is written for nothing, and nothing read gives an empty batch with every column."""
+    slim = codec()
+    assert list(slim.write(events(1, 0))) == []
+    back = slim.read([])
+    assert (
+        len(back) == len(back.source) == len(back.text["card"]) == len(back.number["amount"]) == 0
+    )
+
+
+def test_sources_keep_their_place() -> None:
+    """An event's source indexes the monitor's whole table, whatever messages come together."""
+    slim = codec()
+    one = dataclasses.replace(events(1, 3), sources=(("pay", 1),))
+    back = slim.read([*slim.write(one), *slim.write(events(2, 2)), *slim.write(one)])
+    assert back.source.tolist() == [1, 1, 1, 2, 2, 1, 1, 1]
+
+
+def test_messages_are_bounded() -> None:
+    """However large the events, each message fits into a default broker's limit, and none is lost."""
+    large = events(3, 300, absent=0.0)
+    long_text = pa.array([f"{i}" + "x" * 8_000 for i in range(300)])
+    large = dataclasses.replace(large, text={**large.text, "device": long_text})
+    slim = codec()
+    messages = list(slim.write(large))
+    assert len(messages) > 4
+    assert max(map(len, messages)) < MESSAGE_BYTES_MAX + 10_000
+    assert_same(slim.read(messages), large)
+
+
+def test_what_is_no_message_is_refused() -> None:
+    """A tombstone, a text, another version, another source: each is said."""
+    slim = codec()
+    [message] = slim.write(events(1))
+    for value in (None, b"", b'{"event_id": 1}', message[1:]):
+        with pytest.raises(ValueError, match="is no message of Eddy's"):
+            slim.read([message, value])
+    newer = message[:3] + bytes([VERSION + 1]) + message[4:]
+    with pytest.raises(ValueError, match=f"version {VERSION + 1}; expected version {VERSION}"):
+        slim.read([newer])
+    with pytest.raises(ValueError, match=r"events of shop\[0\], which its reader does not know"):
+        SlimCodec(FIELDS, (("pay", 0),)).read([message])
+
+
+@few
+@given(seed=st.integers(0, 2**32), data=st.data())
+def test_no_spoilt_message_is_read(seed: int, data: st.DataObject) -> None:
+    """Cut anywhere, or with any byte changed, it raises ValueError and nothing else."""
+    slim = codec()
+    [message] = slim.write(events(seed, 20))
+    place = data.draw(st.integers(0, len(message) - 1))
+    flipped = message[place] ^ data.draw(st.integers(1, 255))
+    for spoilt in (message[:place], message[:place] + bytes([flipped]) + message[place + 1 :]):
+        with pytest.raises(ValueError, match=r"no message|version|checksum"):
+            slim.read([spoilt])

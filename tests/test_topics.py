@@ -1,0 +1,168 @@
+"""The topics that there must be are known, made and compared; what differs is named."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from confluent_kafka.admin import AdminClient
+
+from stream.config import Config, parse
+from stream.errors import ConfigError
+from stream.kafka import Admin
+from stream.topics import CREATED, Found, check_topics, found, missing, permissions
+from tests.broker.shop import eddy, make_shop
+
+CONFIG = """
+group = "risk"
+[inputs.shop]
+topic = "shop"
+partitions = 4
+[[monitors]]
+name = "account"
+entity = "account"
+inputs = ["shop"]
+partitions = 2
+features = [{ name = "events_1h", kind = "count", half_life = "1h" }]
+"""
+SETTINGS = {**CREATED, "max.message.bytes": "1048588"}
+
+
+def config() -> Config:
+    """One monitor over an internal topic."""
+    return parse(tomllib.loads(CONFIG), {})
+
+
+def everything(**settings: str) -> dict[str, Found]:
+    """All topics as they must be, but for these settings of the internal one."""
+    ours = SETTINGS | {name.replace("_", "."): value for name, value in settings.items()}
+    internal = {"risk-account-events": Found(2, ours)}
+    return internal | {
+        topic: Found(count, {})
+        for topic, count in (("shop", 4), ("eddy-alerts", 3), ("eddy-dead-letters", 1))
+    }
+
+
+def problems(known: dict[str, Found]) -> list[str]:
+    """The lines that the check refuses these topics with."""
+    with pytest.raises(ConfigError) as caught:
+        check_topics(config(), known)
+    return caught.value.problems
+
+
+def test_topics_as_they_must_be_pass() -> None:
+    """Outputs may have any number of partitions; retention may be for ever."""
+    check_topics(config(), everything())
+    check_topics(config(), everything(retention_ms="-1"))
+
+
+def test_what_is_missing_is_named_with_what_makes_it() -> None:
+    """All at once; an input is not Eddy's to make."""
+    assert problems({}) == [
+        'inputs.shop.topic: got "shop"; expected a topic that exists, create it',
+        (
+            'monitors[0]: got "risk-account-events"; expected a topic that exists, run: eddy topics '
+            "create CONFIG"
+        ),
+        (
+            'outputs.alerts: got "eddy-alerts"; expected a topic that exists, create it, or run: eddy '
+            "topics create CONFIG"
+        ),
+        (
+            'outputs.dead_letters: got "eddy-dead-letters"; expected a topic that exists, create it, '
+            "or run: eddy topics create CONFIG"
+        ),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("cleanup_policy", "compact", "cleanup.policy = compact; expected delete"),
+        ("retention_ms", "259199999", "expected -1 or at least 259200000, 3 days"),
+        ("retention_bytes", "1000", "retention.bytes = 1000; expected -1"),
+        ("max_message_bytes", "524288", "max.message.bytes = 524288; expected at least 589824"),
+    ],
+)
+def test_each_wrong_setting_of_an_internal_topic_is_named(
+    name: str, value: str, expected: str
+) -> None:
+    """What would lose events before they are judged, or refuse them, is a mistake."""
+    [line] = problems(everything(**{name: value}))
+    assert line.startswith('monitors[0]: the internal topic "risk-account-events" has ')
+    assert expected in line
+
+
+def test_partitions_must_be_those_of_the_configuration() -> None:
+    """Of an input and of an internal topic: entities would lie elsewhere than they are looked for."""
+    known = everything()
+    known |= {"shop": Found(3, {}), "risk-account-events": Found(5, SETTINGS)}
+    one, other = problems(known)
+    assert one == 'inputs.shop.partitions: got 4; expected 3, which topic "shop" has'
+    assert "has 5 partitions; expected 2; say so in monitors[0].partitions" in other
+
+
+def test_only_what_is_missing_is_made() -> None:
+    """Outputs with one partition, internal topics with theirs, inputs only when asked to."""
+    known = everything()
+    assert missing(config(), known, inputs=True) == []
+    del known["shop"], known["eddy-alerts"], known["risk-account-events"]
+    made = missing(config(), known, inputs=False)
+    assert made == [("risk-account-events", 2, CREATED), ("eddy-alerts", 1, {})]
+    assert ("shop", 4, {}) in missing(config(), known, inputs=True)
+
+
+def test_permissions_name_every_topic_and_the_group() -> None:
+    """A worker reads inputs, writes outputs, does both with internal topics, and nothing more."""
+    assert list(permissions(config())) == [
+        "--operation Read --operation Describe --topic shop",
+        (
+            "--operation Read --operation Write --operation Describe --operation DescribeConfigs "
+            "--topic risk-account-events"
+        ),
+        "--operation Write --operation Describe --topic eddy-alerts",
+        "--operation Write --operation Describe --topic eddy-dead-letters",
+        "--operation Read --group risk",
+        (
+            "--operation Write --operation Describe --transactional-id risk- "
+            "--resource-pattern-type prefixed"
+        ),
+    ]
+
+
+def test_topics_are_made_once_and_then_as_they_must_be(broker: str, tmp_path: Path) -> None:
+    """The command makes what is missing on a real broker, and finds it right the second time; a
+    topic that was changed is named, and the worker refuses to start for the same reason."""
+    shop = make_shop(broker, tmp_path, "made", 2, hop=True)
+    admin = Admin({"bootstrap.servers": broker})
+    wanted = shop.config.read_text().replace(shop.group, f"{shop.group}-new")
+    shop.config.write_text(wanted)
+    group = f"{shop.group}-new"
+    said = eddy("topics", "create", str(shop.config), code=2)
+    assert f"{group}-card-events: created, 3 partitions" in said
+    assert f'inputs.shop.topic: got "{group}-events"; expected a topic that exists' in said
+    said = eddy("topics", "create", str(shop.config), "--inputs", "--replication", "1")
+    assert f"{group}-events: created, 2 partitions" in said
+    assert f"{group}-card-events: exists, 3 partitions" in said
+    assert f"{group}-alerts: exists, 1 partition\n" in said
+    using = parse(tomllib.loads(wanted), {})
+    known = found(using, admin)
+    check_topics(using, known)
+    assert known[f"{group}-ip-events"].settings.items() >= CREATED.items()
+    narrow = wanted.replace("partitions = 3", "partitions = 4")
+    shop.config.write_text(narrow)
+    for command in (("topics", "create"), ("run",)):
+        said = eddy(*command, str(shop.config), code=2)
+        assert said.count("has 3 partitions; expected 4") == 3
+
+
+def test_a_topic_that_cannot_be_made_says_why(broker: str, tmp_path: Path) -> None:
+    """More copies than there are brokers: the broker's reason, and no traceback."""
+    shop = make_shop(broker, tmp_path, "copies", 1)
+    shop.config.write_text(shop.config.read_text().replace("-alerts", "-elsewhere"))
+    said = eddy("topics", "create", str(shop.config), "--replication", "9", code=5)
+    assert f"creating topic {shop.group}-elsewhere: INVALID_REPLICATION_FACTOR" in said
+    assert "Traceback" not in said
+    assert (
+        f"{shop.group}-elsewhere"
+        not in AdminClient({"bootstrap.servers": broker}).list_topics().topics
+    )
