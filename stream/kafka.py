@@ -428,10 +428,23 @@ class Source:
         }
 
     def span(self, where: Partition) -> tuple[int, int]:
-        """The offset of the partition's first record, and that behind its last, asked now."""
+        """The offset of the partition's first record, and that behind its last, asked now.
+
+        The partition is there, since the group has given it to us: a broker that does not know it
+        has only just started, and is asked again.
+        """
+        doing = f"asking for the span of {where}"
         for attempt in patiently(Retriable, beat=self._beat):
-            with attempt, _border(f"asking for the span of {where}"):
-                found = self._consumer.get_watermark_offsets(TopicPartition(*where), timeout=CALL_S)
+            with attempt:
+                try:
+                    with _border(doing):
+                        found = self._consumer.get_watermark_offsets(
+                            TopicPartition(*where), timeout=CALL_S
+                        )
+                except Fatal as error:
+                    if TABLE.get(error.code, UNKNOWN) is TABLE["UNKNOWN_TOPIC_OR_PART"]:
+                        raise Retriable(str(error)) from error
+                    raise
         return found
 
     def end(self, where: Partition) -> int:

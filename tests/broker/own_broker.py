@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,15 +16,20 @@ from tests.conftest import BROKER, EXIT_MISSING, broker_required
 
 @dataclass
 class OwnBroker:
-    """One broker on 127.0.0.1; its port stays through restarts."""
+    """One broker on 127.0.0.1; its port stays through restarts.
+
+    settings: more of its properties, as `key=value`.
+    """
 
     folder: Path
+    settings: Sequence[str] = ()
     bootstrap: str = ""
     _process: subprocess.Popen[str] | None = field(default=None, repr=False)
 
     def start(self) -> None:
         """Start it, and wait until it takes requests."""
         command = [sys.executable, str(BROKER), "--with-parent", "--data", str(self.folder)]
+        command += [part for one in self.settings for part in ("--set", one)]
         if self.bootstrap:
             command += ["--port", self.bootstrap.rpartition(":")[2]]
         self._process = subprocess.Popen(
@@ -65,9 +70,12 @@ class OwnBroker:
 
 
 @contextmanager
-def own_broker(folder: Path) -> Iterator[OwnBroker]:
-    """A running broker with its data in that folder; stopped at the end."""
-    broker = OwnBroker(folder)
+def own_broker(folder: Path, settings: Sequence[str] = ()) -> Iterator[OwnBroker]:
+    """A running broker with its data in that folder; stopped at the end.
+
+    settings: more of its properties, as `key=value`.
+    """
+    broker = OwnBroker(folder, settings)
     broker.start()
     try:
         yield broker

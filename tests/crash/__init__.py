@@ -1,0 +1,1 @@
+"""`make crash`: workers on a real broker, killed wherever it could hurt, held against the oracle."""

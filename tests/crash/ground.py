@@ -1,0 +1,123 @@
+"""What points and seeds stand on: a shop small enough for a start every second, and its events.
+
+The broker misses a killed member after a second or two, and ends a dead worker's transaction soon
+after its time-out, so that a schedule with many deaths takes seconds.
+"""
+
+import re
+import time
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from stream.config import load, logs
+from stream.kafka import Feed
+from stream.simulator import Shop as Simulated
+from stream.simulator import lines
+from tests.broker.shop import Shop, make_shop
+from tests.crash.oracle import holds
+from tests.crash.processes import Forked, forked, wait_for
+
+BROKER_SETTINGS: Final = (
+    "group.min.session.timeout.ms=1000",
+    "group.consumer.session.timeout.ms=2000",
+    "group.consumer.min.session.timeout.ms=1000",
+    "group.consumer.heartbeat.interval.ms=300",
+    "group.consumer.min.heartbeat.interval.ms=100",
+    "transaction.abort.timed.out.transaction.cleanup.interval.ms=300",
+)
+TRANSACTION: Final[dict[str, object]] = {"transaction.timeout.ms": 4_000}
+PROTOCOLS: Final[dict[str, dict[str, object]]] = {
+    "classic": {"session.timeout.ms": 2_000, "heartbeat.interval.ms": 300, **TRANSACTION},
+    "static": {
+        "session.timeout.ms": 3_000,
+        "heartbeat.interval.ms": 300,
+        "group.instance.id": "slot",
+        **TRANSACTION,
+    },
+    "consumer": {"group.protocol": "consumer", **TRANSACTION},
+}
+MALFORMED: Final = 0.02
+CAPACITY: Final = 3_000
+SLOWLY: Final[dict[str, Any]] = {"batch_records": 100, "commit_interval": "1ms"}
+OFTEN: Final[dict[str, object]] = {"rewind_records_max": 2_400}
+"""A checkpoint is due after 600 records."""
+
+
+class Ground(NamedTuple):
+    """A running broker, and a folder for logs and checkpoints."""
+
+    bootstrap: str
+    folder: Path
+
+
+def open_shop(
+    ground: Ground,
+    name: str,
+    partitions: int = 1,
+    protocol: str = "classic",
+    *,
+    hop: bool = False,
+    kafka: dict[str, object] | None = None,
+) -> Shop:
+    """A small shop that commits every batch and takes a checkpoint every 600 records.
+
+    hop: its monitors read internal topics, and their reports are assessed over another one. kafka:
+    more of the clients' properties.
+    """
+    shop = make_shop(
+        ground.bootstrap,
+        ground.folder,
+        name.replace(" ", "-"),
+        partitions,
+        OFTEN,
+        PROTOCOLS[protocol] | (kafka or {}),
+        hop=hop,
+        **SLOWLY,
+    )
+    text = shop.config.read_text()
+    shop.config.write_text(re.sub(r"capacity = [\d_]+", f"capacity = {CAPACITY}", text))
+    return shop
+
+
+def feed(shop: Shop, events: int, seed: int = 7, malformed: float = MALFORMED) -> None:
+    """Put the simulator's events on the topic, the last of them just now."""
+    simulated = Simulated(events, seed)
+    simulated = Simulated(events, seed, int(time.time() * 1000) - simulated.span_ms())
+    spec = load(shop.config).inputs["shop"]
+    writer = Feed({"bootstrap.servers": shop.bootstrap}, shop.topic, spec.partitioner)
+    for line in lines(simulated, malformed):
+        writer.send(line.key, line.value)
+    writer.close()
+
+
+def finish(shop: Shop, slot: str = "one") -> Forked:
+    """A worker that does what is left and stops cleanly."""
+    with forked(shop, slot) as worker:
+        places = sum(log.partitions for log in logs(load(shop.config)))
+
+        def has_all() -> bool:
+            taken = {(x["topic"], x["partition"]) for x in worker.log() if "live_from" in x}
+            return len(taken) == places
+
+        wait_for(has_all, "the last worker's assignment", worker)
+        shop.wait_until_done()
+        code = worker.stop()
+    assert code == 0, f"the last worker ended with {code}: {worker.log_file}"
+    return worker
+
+
+def finish_and_check(shop: Shop, slot: str = "one") -> Forked:
+    """The same, and then everything is the oracle's."""
+    worker = finish(shop, slot)
+    holds(shop)
+    return worker
+
+
+def delete_before(shop: Shop, offset: int) -> None:
+    """Have the broker forget what stands before that offset of the first partition."""
+    admin = AdminClient({"bootstrap.servers": shop.bootstrap})
+    for future in admin.delete_records([TopicPartition(shop.topic, 0, offset)]).values():
+        future.result()

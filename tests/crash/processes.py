@@ -1,0 +1,133 @@
+"""Worker processes that start in a tenth of a second: forked from one that has everything loaded.
+
+Each is a process of its own that runs the command line as it is, and may be told to kill or freeze
+itself at a point (`tests.broker.dying`). A plain `eddy run` spends two seconds on its imports;
+hundreds of restarts cannot.
+"""
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from pathlib import Path
+from threading import Lock
+from typing import Any, Final
+
+import orjson
+
+from tests.broker.dying import ALL, arm
+from tests.broker.shop import PATIENCE_S, Shop
+
+PR_SET_PDEATHSIG: Final = 1  # from <linux/prctl.h>
+LOOK_S: Final = 0.02
+
+Plan = Sequence[tuple[str, int]]
+"""Points of `tests.broker.dying.ALL`, each with the how many-th call that counts."""
+
+_starting = Lock()
+
+
+@cache
+def _context() -> ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.crash.warm"])
+    return context
+
+
+def _work(config: str, slot: str, log_file: str, plan: Plan) -> None:
+    """In the forked process: become a worker."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    for point, after in plan:
+        arm(ALL[point], after)
+    sys.argv = ["eddy", "run", config, "--slot", slot]
+    from stream.cli import main
+
+    main()
+
+
+@dataclass
+class Forked:
+    """A worker process and the file that its log goes to."""
+
+    process: ForkServerProcess
+    log_file: Path
+    slot: str
+
+    def log(self) -> list[dict[str, Any]]:
+        """What it has logged so far."""
+        written = self.log_file.read_bytes() if self.log_file.exists() else b""
+        lines = [line for line in written.splitlines(keepends=True) if line.endswith(b"\n")]
+        return [orjson.loads(line) for line in lines if line.startswith(b"{")]
+
+    def has_logged(self, event: str) -> bool:
+        """Whether a line that begins so is there."""
+        return any(line["event"].startswith(event) for line in self.log())
+
+    def alive(self) -> bool:
+        """Whether it runs, or stands still."""
+        return self.process.exitcode is None
+
+    def frozen(self) -> bool:
+        """Whether it stands still."""
+        stat = Path(f"/proc/{self.process.pid}/stat")
+        return self.alive() and stat.read_text().rpartition(")")[2].split()[0] == "T"
+
+    def send(self, number: signal.Signals) -> None:
+        """Signal it, if it is still there."""
+        if self.alive():
+            assert self.process.pid is not None
+            os.kill(self.process.pid, number)
+
+    def ended(self) -> int:
+        """Wait for its end; its exit code, negative where a signal ended it."""
+        self.process.join(PATIENCE_S)
+        assert self.process.exitcode is not None, f"worker {self.slot} does not end"
+        return self.process.exitcode
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
+        """Signal it and wait; its exit code."""
+        self.send(how)
+        return self.ended()
+
+
+def start(shop: Shop, slot: str = "one", plan: Plan = ()) -> Forked:
+    """Start a worker of the shop's group in that slot; it dies with this process."""
+    log_file = shop.config.with_name(f"{shop.group}-{slot}-{time.time_ns()}.log")
+    arguments = (str(shop.config), slot, str(log_file), list(plan))
+    with _starting:
+        process = _context().Process(target=_work, args=arguments, daemon=True)
+        process.start()
+    return Forked(process, log_file, slot)
+
+
+@contextmanager
+def forked(shop: Shop, slot: str = "one", plan: Plan = ()) -> Iterator[Forked]:
+    """A worker; killed at the end unless it has ended by itself."""
+    worker = start(shop, slot, plan)
+    try:
+        yield worker
+    finally:
+        worker.stop(signal.SIGKILL)
+
+
+def wait_for(condition: Callable[[], bool], what: str, *needed: Forked) -> None:
+    """Return when the condition holds; fail when patience, or one of the workers needed, ends."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {PATIENCE_S} s for {what}"
+        for worker in needed:
+            assert worker.alive(), (
+                f"worker {worker.slot} ended ({worker.process.exitcode}) before {what}: "
+                f"{worker.log_file}"
+            )
+        time.sleep(LOOK_S)
