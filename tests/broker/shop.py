@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -329,12 +330,13 @@ def eddy(*arguments: str, code: int = 0) -> str:
 class WorkerProcess:
     """A worker of the shop's group, and the file that its log goes to."""
 
-    process: subprocess.Popen[bytes]
+    process: "subprocess.Popen[bytes] | Child"
     log_file: Path
 
     def log(self) -> list[dict[str, Any]]:
         """What it has logged so far."""
-        lines_written = self.log_file.read_bytes().splitlines(keepends=True)
+        written = self.log_file.read_bytes() if self.log_file.exists() else b""
+        lines_written = written.splitlines(keepends=True)
         complete = [line for line in lines_written if line.endswith(b"\n")]
         return [orjson.loads(line) for line in complete if line.startswith(b"{")]
 
@@ -361,29 +363,41 @@ class WorkerProcess:
 def worker(
     shop: Shop, slot: str = "one", dies: tuple[str, int] | None = None
 ) -> Iterator[WorkerProcess]:
-    """A worker process; killed at the end unless it has ended by itself.
+    """A worker process, forked from one that has everything loaded; killed at the end unless it has
+    ended by itself.
 
     dies: the point at which it is to kill itself (`tests.broker.dying`), and the how many-th time.
     """
-    command, environment = EDDY, dict(os.environ)
-    if dies is not None:
-        command = (sys.executable, "-m", "tests.broker.dying")
-        environment |= {"EDDY_DIE_AT": dies[0], "EDDY_DIE_AFTER": str(dies[1])}
-    log_file = shop.config.with_name(f"{shop.group}-{slot}-{time.time_ns()}.log")
-    with log_file.open("wb") as log:
-        process = subprocess.Popen(
-            [*command, "run", str(shop.config), "--slot", slot],
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-        )
+    from tests.crash.processes import start  # it needs a shop, too
+
+    forked = start(shop, slot, [dies] if dies else ())
     try:
-        yield WorkerProcess(process, log_file)
+        yield WorkerProcess(Child(forked.process), forked.log_file)
     finally:
-        process.kill()
-        process.wait()
+        forked.stop(signal.SIGKILL)
+
+
+class Child:
+    """A forked process, asked and told as one of `subprocess`."""
+
+    def __init__(self, process: BaseProcess) -> None:
+        self._process = process
+
+    def poll(self) -> int | None:
+        """Its exit code, negative where a signal ended it; None while it runs."""
+        return self._process.exitcode
+
+    def wait(self, timeout: float) -> int:
+        """Wait for its end; its exit code."""
+        self._process.join(timeout)
+        code = self._process.exitcode
+        assert code is not None, f"waited {timeout} s for the worker's end"
+        return code
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Signal it, if it is still there."""
+        if self.poll() is None and self._process.pid is not None:
+            os.kill(self._process.pid, number)
 
 
 @contextmanager
