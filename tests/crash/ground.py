@@ -99,10 +99,10 @@ def finish(shop: Shop, slot: str = "one") -> Forked:
         places = sum(log.partitions for log in logs(load(shop.config)))
 
         def has_all() -> bool:
-            taken = {(x["topic"], x["partition"]) for x in worker.log() if "live_from" in x}
-            return len(taken) == places
+            owned = worker.owned()
+            return len(owned) == places and all(owned.values())
 
-        wait_for(has_all, "the last worker's assignment", worker)
+        wait_for(has_all, "the last worker to be live everywhere", worker)
         shop.wait_until_done()
         code = worker.stop()
     assert code == 0, f"the last worker ended with {code}: {worker.log_file}"

@@ -73,6 +73,22 @@ class Forked:
         """Whether a line that begins so is there."""
         return any(line["event"].startswith(event) for line in self.log())
 
+    def owned(self) -> dict[tuple[str, int], bool]:
+        """The partitions that it has now, each with whether it is live there."""
+        found: dict[tuple[str, int], bool] = {}
+        for line in self.log():
+            if "partition" not in line:
+                continue
+            where = (line["topic"], line["partition"])
+            match line["event"]:
+                case "partition taken":
+                    found[where] = line["next_offset"] >= line["live_from"]
+                case "re-learned":
+                    found[where] = True
+                case "partition given back" | "partition lost":
+                    found.pop(where, None)
+        return found
+
     def alive(self) -> bool:
         """Whether it runs, or stands still."""
         return self.process.exitcode is None
