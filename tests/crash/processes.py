@@ -26,7 +26,7 @@ from tests.broker.dying import ALL, arm
 from tests.broker.shop import PATIENCE_S, Shop
 
 PR_SET_PDEATHSIG: Final = 1  # from <linux/prctl.h>
-LOOK_S: Final = 0.02
+LOOK_S: Final = 0.05
 
 Plan = Sequence[tuple[str, int]]
 """Points of `tests.broker.dying.ALL`, each with the how many-th call that counts."""
