@@ -31,7 +31,7 @@ export UV_CACHE_DIR := $(CURDIR)/.tools/cache
 export PIP_CACHE_DIR := $(CURDIR)/.tools/cache/pip
 endif
 
-.PHONY: help setup demo test check bench quality kafka broker-jars lock clean
+.PHONY: help setup demo test check bench quality crash kafka broker-jars lock clean
 
 help: ## show this list
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)$$/  make \1\t\2/p' Makefile | expand -t 16
@@ -71,6 +71,9 @@ bench: setup ## measure the speed of the main paths
 
 quality: setup ## how well models find labelled frauds, beside others' figures; how honest p is
 	@$(BIN)/python -m tests.quality
+
+crash: setup broker-jars ## workers killed at every point and at random, against the oracle (SEEDS=40)
+	@$(BIN)/python -m tests.crash $(if $(SEEDS),--seeds $(SEEDS))
 
 kafka: setup ## a local broker in the foreground; its data stays in .kafka/data (PORT=9092)
 	@echo "starting; stop it with Ctrl-C"

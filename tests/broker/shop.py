@@ -33,10 +33,11 @@ from schemas.columns import EventBatch
 from schemas.records import Records
 from stream.alerting import RunInfo
 from stream.config import ASSESS, Log, load, logs
-from stream.kafka import Feed, Partition
+from stream.kafka import Admin, Feed, Partition
 from stream.shard import Shard, Shards
 from stream.simulator import Shop as Simulated
 from stream.simulator import lines
+from stream.topics import found, missing
 
 ROOT = Path(__file__).resolve().parents[2]
 EDDY = (sys.executable, "-m", "stream.cli")
@@ -260,14 +261,17 @@ def make_shop(
     admin = AdminClient({"bootstrap.servers": bootstrap})
     sizes = {f"{group}-dead": {"max.message.bytes": str(dead_bytes_max)}}
     made = admin.create_topics(
-        [NewTopic(topic, count, 1, config=sizes.get(topic, {})) for topic, count in topics]
+        [NewTopic(topic, count, config=sizes.get(topic, {})) for topic, count in topics]
     )
     for future in made.values():
         future.result()
     text = configuration(shop, worker, checkpoints or {}, kafka or CLASSIC)
     shop.config.write_text(text)
     if hop:
-        eddy("topics", "create", str(shop.config))
+        loaded = load(shop.config)
+        broker = Admin(loaded.kafka)
+        for topic, count, settings in missing(loaded, found(loaded, broker), inputs=False):
+            broker.create(topic, count, settings, None)
     return shop
 
 

@@ -1,7 +1,8 @@
 """`make crash`: every point, then seeds drawn at random; a table, and out/crash.json.
 
-    python -m tests.crash [--seeds N] [--points NAME ...]
+    python -m tests.crash [--seeds N] [--points NAME ...] [--seed SEED ...]
 
+With --points only those, and seeds only where they are asked for; with --points alone no point.
 What fails says what differs, and keeps its logs in out/crash/.
 """
 
@@ -11,23 +12,28 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from threading import Lock
 from typing import Final, NamedTuple
 
 import orjson
 from rich.console import Console
 from rich.table import Table
 
-from tests.broker.own_broker import own_broker
+from tests.broker.own_broker import OwnBroker, own_broker
 from tests.broker.shop import ROOT
 from tests.crash.ground import BROKER_SETTINGS, Ground
-from tests.crash.points import POINTS
+from tests.crash.points import POINTS, Story
+from tests.crash.schedules import REGRESSIONS, restarts, seeded
 
 OUT: Final = ROOT / "out"
 KEPT: Final = OUT / "crash"
-AT_ONCE: Final = max(2, (os.cpu_count() or 2))
+SEEDS: Final = 40
+AT_ONCE: Final = (os.cpu_count() or 2) + 1
+"""Stories told at once: much of their time they wait for a time-out."""
 
 
 class Outcome(NamedTuple):
@@ -38,65 +44,102 @@ class Outcome(NamedTuple):
     seconds: float
 
 
-def run(name: str, story: Callable[[Ground], None], bootstrap: str, work: Path) -> Outcome:
-    """Tell one story in a folder of its own, which is kept where it ends badly."""
-    folder, begun = work / name, time.monotonic()
-    folder.mkdir()
-    wrong = ""
-    try:
-        story(Ground(bootstrap, folder))
-    except Exception as error:  # noqa: BLE001 - whatever goes wrong belongs into the table
-        wrong = str(error) or repr(error)
-        (folder / "wrong.txt").write_text(traceback.format_exc())
-        shutil.copytree(folder, KEPT / name, dirs_exist_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    return Outcome(name, wrong, time.monotonic() - begun)
+class Runner:
+    """Tells stories on one broker, those of seeds that restart it on another, one at a time."""
 
+    def __init__(self, broker: OwnBroker, fragile: OwnBroker, work: Path, console: Console) -> None:
+        self._broker, self._fragile = broker, fragile
+        self._work, self._console = work, console
+        self._restarting = Lock()
 
-def run_all(
-    stories: dict[str, Callable[[Ground], None]], bootstrap: str, work: Path, console: Console
-) -> list[Outcome]:
-    """As many at once as there are processors; each is reported when it is over."""
+    def points(self, names: Iterable[str]) -> list[Outcome]:
+        """The outcomes of the points."""
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return list(pool.map(lambda n: self._told(n, POINTS[n], self._broker), names))
 
-    def one(name: str) -> Outcome:
-        outcome = run(name, stories[name], bootstrap, work)
-        console.print(f"{'FAILED' if outcome.wrong else 'passed'} {name} ({outcome.seconds:.1f} s)")
-        if outcome.wrong:
-            console.print(f"{outcome.wrong}\n  logs: {KEPT / name}", markup=False)
-        return outcome
+    def seeds(self, seeds: Iterable[int]) -> list[Outcome]:
+        """The outcomes of the seeds."""
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return list(pool.map(self._seed, seeds))
 
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        return list(pool.map(one, stories))
+    def _seed(self, seed: int) -> Outcome:
+        if not restarts(seed):
+            return self._told(f"seed-{seed}", seeded(seed), self._broker)
+        with self._restarting:
+            return self._told(f"seed-{seed}", seeded(seed, self._fragile), self._fragile)
+
+    def _told(self, name: str, story: Story, broker: OwnBroker) -> Outcome:
+        """Tell it in a folder of its own, which is kept where it ends badly."""
+        folder, begun, wrong = self._work / name, time.monotonic(), ""
+        folder.mkdir()
+        try:
+            story(Ground(broker.bootstrap, folder))
+        except Exception as error:  # noqa: BLE001 - whatever goes wrong belongs into the table
+            wrong = "\n".join([str(error) or repr(error), *getattr(error, "__notes__", [])])
+            (folder / "wrong.txt").write_text(traceback.format_exc())
+            shutil.copytree(folder, KEPT / name)
+        shutil.rmtree(folder)
+        seconds = time.monotonic() - begun
+        self._console.print(f"{'FAILED' if wrong else 'passed'} {name} ({seconds:.1f} s)")
+        if wrong:
+            self._console.print(f"{wrong}\n  logs: {KEPT / name}", markup=False)
+        return Outcome(name, wrong, seconds)
 
 
 def main() -> int:
     """Run what was asked for; 1 where anything failed."""
     parser = argparse.ArgumentParser(description="Kill workers, and compare with the oracle.")
-    parser.add_argument("--seeds", type=int, default=40, help="how many random schedules")
-    parser.add_argument("--points", nargs="*", choices=POINTS, help="only these, and no seeds")
+    parser.add_argument("--points", nargs="*", choices=POINTS, help="only these, by default all")
+    parser.add_argument("--seeds", type=int, help=f"how many random schedules (default: {SEEDS})")
+    parser.add_argument("--seed", type=int, nargs="+", help="these seeds, and no points")
     arguments = parser.parse_args()
+    points, seeds = chosen(arguments)
     console, begun = Console(), time.monotonic()
     shutil.rmtree(KEPT, ignore_errors=True)
-    KEPT.mkdir(parents=True)
     work = KEPT / "running"
-    work.mkdir()
-    chosen = arguments.points or list(POINTS)
-    with own_broker(work / "broker", BROKER_SETTINGS) as broker:
-        points = run_all({name: POINTS[name] for name in chosen}, broker.bootstrap, work, console)
+    work.mkdir(parents=True)
+    with ExitStack() as stack:
+        broker = stack.enter_context(own_broker(work / "broker", BROKER_SETTINGS))
+        fragile = broker
+        if any(map(restarts, seeds)):
+            fragile = stack.enter_context(own_broker(work / "fragile", BROKER_SETTINGS))
+        runner = Runner(broker, fragile, work, console)
+        outcomes = {"points": runner.points(points), "seeds": runner.seeds(seeds)}
     shutil.rmtree(work)
-    seconds = time.monotonic() - begun
-    table = Table("point", "", "seconds", title="crashes against the oracle")
-    for one in points:
+    figures = {
+        f"{what}_{how}": sum(bool(one.wrong) == (how == "failed") for one in found)
+        for what, found in outcomes.items()
+        for how in ("passed", "failed")
+    }
+    show(console, outcomes)
+    seconds = round(time.monotonic() - begun, 1)
+    console.print(f"{figures}, {seconds} s")
+    (OUT / "crash.json").write_bytes(
+        orjson.dumps({**figures, "seconds": seconds}, option=orjson.OPT_INDENT_2)
+    )
+    return int(figures["points_failed"] + figures["seeds_failed"] > 0)
+
+
+def chosen(arguments: argparse.Namespace) -> tuple[list[str], list[int]]:
+    """The points and the seeds to run, seeds that failed once before all others."""
+    if arguments.seed:
+        return [], arguments.seed
+    only_points = arguments.points is not None and arguments.seeds is None
+    count = 0 if only_points else SEEDS if arguments.seeds is None else arguments.seeds
+    regressions = REGRESSIONS if count else ()
+    others = [seed for seed in range(1, count + 1) if seed not in regressions]
+    return (
+        list(POINTS) if arguments.points is None else arguments.points,
+        [*regressions, *others],
+    )
+
+
+def show(console: Console, outcomes: dict[str, list[Outcome]]) -> None:
+    """The table."""
+    table = Table("what", "", "seconds", title="crashes against the oracle")
+    for one in (one for found in outcomes.values() for one in found):
         table.add_row(one.name, "FAILED" if one.wrong else "passed", f"{one.seconds:.1f}")
     console.print(table)
-    figures = {
-        "points_passed": sum(not one.wrong for one in points),
-        "points_failed": sum(bool(one.wrong) for one in points),
-        "seconds": round(seconds, 1),
-    }
-    console.print(f"{figures}")
-    (OUT / "crash.json").write_bytes(orjson.dumps(figures, option=orjson.OPT_INDENT_2))
-    return int(any(one.wrong for one in points))
 
 
 if __name__ == "__main__":

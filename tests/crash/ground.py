@@ -9,14 +9,14 @@ import time
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from confluent_kafka import TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from stream.config import load, logs
 from stream.kafka import Feed
 from stream.simulator import Shop as Simulated
 from stream.simulator import lines
-from tests.broker.shop import Shop, make_shop
+from tests.broker.shop import Shop, consumer, make_shop
 from tests.crash.oracle import holds
 from tests.crash.processes import Forked, forked, wait_for
 
@@ -93,17 +93,38 @@ def feed(shop: Shop, events: int, seed: int = 7, malformed: float = MALFORMED) -
     writer.close()
 
 
+def wait_until_done(shop: Shop, *needed: Forked) -> None:
+    """Return when the group has committed everything that is there, log after log.
+
+    What comes behind the last record of an internal log are marks of transactions.
+    """
+    with consumer(shop.bootstrap, shop.group) as client:
+        for log in logs(load(shop.config)):
+            ends = {p: 1 + (some[-1].offset() or 0) for p, some in shop.log(log.topic).items()}
+            asked = [TopicPartition(log.topic, p) for p in range(log.partitions)]
+            wait_for(lambda a=asked, e=ends: _reached(client, a, e), log.topic, *needed)  # type: ignore[misc]
+
+
+def _reached(client: Consumer, asked: list[TopicPartition], ends: dict[int, int]) -> bool:
+    """Whether the group has committed that; no, while the broker does not say."""
+    try:
+        found = client.committed(asked, timeout=5)
+    except KafkaException:
+        return False
+    return all(max(0, one.offset) == ends.get(one.partition, 0) for one in found)
+
+
 def finish(shop: Shop, slot: str = "one") -> Forked:
     """A worker that does what is left and stops cleanly."""
     with forked(shop, slot) as worker:
         places = sum(log.partitions for log in logs(load(shop.config)))
 
         def has_all() -> bool:
-            taken = {(x["topic"], x["partition"]) for x in worker.log() if "live_from" in x}
-            return len(taken) == places
+            owned = worker.owned()
+            return len(owned) == places and all(owned.values())
 
-        wait_for(has_all, "the last worker's assignment", worker)
-        shop.wait_until_done()
+        wait_for(has_all, "the last worker to be live everywhere", worker)
+        wait_until_done(shop, worker)
         code = worker.stop()
     assert code == 0, f"the last worker ended with {code}: {worker.log_file}"
     return worker

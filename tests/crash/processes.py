@@ -26,7 +26,7 @@ from tests.broker.dying import ALL, arm
 from tests.broker.shop import PATIENCE_S, Shop
 
 PR_SET_PDEATHSIG: Final = 1  # from <linux/prctl.h>
-LOOK_S: Final = 0.02
+LOOK_S: Final = 0.05
 
 Plan = Sequence[tuple[str, int]]
 """Points of `tests.broker.dying.ALL`, each with the how many-th call that counts."""
@@ -72,6 +72,22 @@ class Forked:
     def has_logged(self, event: str) -> bool:
         """Whether a line that begins so is there."""
         return any(line["event"].startswith(event) for line in self.log())
+
+    def owned(self) -> dict[tuple[str, int], bool]:
+        """The partitions that it has now, each with whether it is live there."""
+        found: dict[tuple[str, int], bool] = {}
+        for line in self.log():
+            if "partition" not in line:
+                continue
+            where = (line["topic"], line["partition"])
+            match line["event"]:
+                case "partition taken":
+                    found[where] = line["next_offset"] >= line["live_from"]
+                case "re-learned":
+                    found[where] = True
+                case "partition given back" | "partition lost":
+                    found.pop(where, None)
+        return found
 
     def alive(self) -> bool:
         """Whether it runs, or stands still."""

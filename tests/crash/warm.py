@@ -3,26 +3,38 @@
 Importing this loads them; it starts no thread that a fork would lose, and connects to nothing.
 """
 
+import tomllib
+from pathlib import Path
+
 import numpy as np
 
 import tests.broker.dying  # noqa: F401 - the worker's modules
 from schemas.records import Records
 from stream.alerting import RunInfo
-from stream.config import load
-from stream.shard import build_shard
-from stream.simulator import Shop, lines
-from tests.broker.shop import ROOT
+from stream.config import logs, parse
+from stream.shard import Shards
+from stream.simulator import Shop as Simulated
+from stream.simulator import lines
+from tests.broker.shop import Shop, configuration
 
-_LINES = list(lines(Shop(300, 1), 0.05))
-build_shard(
-    load(ROOT / "deploy" / "configs" / "shop.toml"), "shop", RunInfo("live", "warm", str)
-).process(
-    Records(
-        "warm",
-        0,
-        np.arange(len(_LINES), dtype=np.int64),
-        np.full(len(_LINES), 1_900_000_000_000, np.int64),
-        [line.value for line in _LINES],
-        [()] * len(_LINES),
-    )
-)
+
+def _records(topic: str, values: list[bytes]) -> Records:
+    times = np.full(len(values), 1_900_000_000_000, np.int64)
+    return Records(topic, 0, np.arange(len(values), dtype=np.int64), times, [*values])
+
+
+def warm(*, hop: bool) -> None:
+    """Fold a few events through every stage of a shop."""
+    shop = Shop("nowhere:1", "warm", 2 if hop else 1, Path("warm.toml"), hop)
+    config = parse(tomllib.loads(configuration(shop, {}, {}, {})), {})
+    shards = Shards(config, RunInfo("live", "warm", str))
+    values = [line.value for line in lines(Simulated(400, 1), 0.05)]
+    sent = shards.source("shop").process(_records(shop.topic, values)).internal
+    for log in logs(config):
+        mine = [one.value for one in sent if one.log == log.name]
+        if log.internal and mine:
+            sent += shards.internal(log).process(_records(log.topic, mine)).internal
+
+
+warm(hop=False)
+warm(hop=True)
