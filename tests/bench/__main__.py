@@ -6,13 +6,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench import checkpoints, end_to_end, engine, memory, starting
+from tests.bench import checkpoints, end_to_end, engine, exactly_once, memory, starting
 from tests.bench.figures import Figures
 
 OUT = Path("out/bench.json")
 PARTS: dict[str, Callable[[Figures], None]] = {
     "checkpoints": checkpoints.run,
     "engine": engine.run,
+    "eos": exactly_once.run,
     "kafka": end_to_end.run,
     "memory": memory.run,
     "start": starting.run,

@@ -170,13 +170,15 @@ class Bench:
         path.write_text(toml(written))
         return path
 
-    def eddy(self, topic: str, detectors: list[dict[str, Any]]) -> Spent:
+    def eddy(
+        self, topic: str, detectors: list[dict[str, Any]], command: tuple[str, ...] = EDDY
+    ) -> Spent:
         """What `eddy run` takes for the topic, from its first commit to its last."""
         config = self.configuration(topic, detectors)
         events = len(self.topics[topic].events)
         place = [TopicPartition(self.topics[topic].name, 0)]
         with (
-            worker(config) as process,
+            worker(config, command) as process,
             broker.consumer(self.bootstrap, config.stem) as client,
         ):
             begun: tuple[int, float, float] | None = None
@@ -194,11 +196,13 @@ class Bench:
 
 
 @contextmanager
-def worker(config: Path) -> Iterator["subprocess.Popen[bytes]"]:
+def worker(
+    config: Path, command: tuple[str, ...] = EDDY
+) -> Iterator["subprocess.Popen[bytes]"]:
     """A worker process that logs beside its configuration; asked to stop at the end."""
     with config.with_suffix(".log").open("wb") as said:
         process = subprocess.Popen(
-            [*EDDY, "run", str(config), "--slot", "bench"],
+            [*command, "run", str(config), "--slot", "bench"],
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=said,

@@ -26,6 +26,9 @@ BARS: Final[dict[str, tuple[str, float]]] = {
     "checkpoint_longest_batch_ratio": ("at most", 5.0),
     "checkpoint_unchanged_pct": ("at most", 1.0),
     "relearn_vs_live": ("at least", 1.2),
+    "eos_loss_pct": ("at most", 10.0),
+    "latency_p99_ms": ("at most", 150.0),
+    "latency_hop_p99_ms": ("at most", 150.0),
 }
 """What is to be reached, by figure."""
 

@@ -1,0 +1,71 @@
+"""The command line with a worker that publishes at least once: what exactly once is held against.
+
+    python -m tests.bench.at_least_once run CONFIG ...
+
+It puts another sink into the worker and then runs it as it is: no option of the worker's own leads
+here. Records are produced by an idempotent producer without transactions, and flushed; then the
+consumer commits the offsets. Nothing is mended: an error ends the process.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
+
+from stream import worker
+from stream.cli import main
+from stream.kafka import Beat, Committed, Membership, OutRecord, Partition, Source, _produce
+from stream.kafka_properties import Properties, producer_properties
+
+PATIENCE_S: Final = 60.0
+
+
+class OpenSource(Source):
+    """The worker's source; the sink commits by its consumer."""
+
+    consumer: Consumer
+
+    def __init__(self, properties: Properties, group: str, beat: Beat) -> None:
+        super().__init__(properties, group, beat)
+        OpenSource.consumer = self._consumer
+
+
+class PlainSink:
+    """A `Sink` without transactions."""
+
+    def __init__(self, properties: Properties, group: str, slot: str, beat: Beat) -> None:
+        own = producer_properties(properties, {})
+        self._producer = Producer({**own, "on_delivery": self._on_delivery})
+        self._failed: list[str] = []
+
+    def _on_delivery(self, error: KafkaError | None, _: Message) -> None:
+        if error is not None:
+            self._failed.append(error.str())
+
+    def open(self) -> None:
+        """There is nothing to take over."""
+
+    def transact(
+        self,
+        records: Iterable[OutRecord],
+        positions: Mapping[Partition, Committed],
+        membership: Membership,
+    ) -> None:
+        """Write the records, wait until they are delivered, then commit the positions."""
+        for record in records:
+            _produce(self._producer, record)
+        left = self._producer.flush(PATIENCE_S)
+        assert not left, left
+        assert not self._failed, self._failed
+        OpenSource.consumer.commit(
+            offsets=[
+                TopicPartition(*where, offset, note) for where, (offset, note) in positions.items()
+            ],
+            asynchronous=False,
+        )
+
+
+if __name__ == "__main__":
+    for name, stand_in in {"Sink": PlainSink, "Source": OpenSource}.items():
+        setattr(worker, name, stand_in)
+    main()

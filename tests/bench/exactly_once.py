@@ -1,0 +1,209 @@
+"""Part `eos`: what exactly once costs, and how long an alert takes.
+
+The cost: the worker with its transactions beside the same worker that publishes at least once (see
+`at_least_once`), in turns. The latency: from an event's sending to its alert in the hands of a
+read_committed consumer, all clocks being one; for a monitor that reads its topic, and for one that
+reads an internal topic.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Event, Thread
+from typing import Any, Final
+
+import numpy as np
+import orjson
+from confluent_kafka import OFFSET_END, Consumer, Producer, TopicPartition
+
+from schemas.columns import F64
+from tests.bench import broker, end_to_end
+from tests.bench.broker import PATIENCE_S, ROOT
+from tests.bench.clocks import Spent
+from tests.bench.end_to_end import DEFAULT, EDDY, Bench, Topic
+from tests.bench.events import document, monitor_document, payments, skewed, toml
+from tests.bench.figures import Figures
+
+PAIRS: Final = 6
+AT_LEAST_ONCE: Final = (sys.executable, "-m", "tests.bench.at_least_once")
+EVENTS: Final = 400_000
+
+TURNS: Final = 3
+ENTITIES: Final = 20_000
+WARM_UP: Final = 60_000
+"""Events before the clock runs, as fast as it goes, so that there are models to alert."""
+RATE_PER_S: Final = 2_000
+PACED_S: Final = 30
+SETTLED_S: Final = 2
+"""How much of the paced stretch is not counted: the worker comes out of its catching up."""
+MANY_ALERTS: Final[dict[str, Any]] = {"p_max": 0.01, "alerts_per_day": 1e9, "incident_gap": "1s"}
+
+
+def run(figures: Figures) -> None:
+    """Both on one broker; the machine's load is said, since it is in every figure."""
+    with ExitStack() as stack:
+        try:
+            bootstrap = stack.enter_context(broker.running())
+        except broker.NoBrokerError as error:
+            figures.notes.append(f"part eos did not run: {error}")
+            return
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="eddy-bench-")))
+        topics = {
+            "many": Topic("bench-many", payments(skewed(ENTITIES, EVENTS, 3), 3, 4_000)),
+            "warm": Topic("bench-warm", payments(skewed(50, 30_000, 6), 6, 4_000)),
+        }
+        bench = Bench(bootstrap, folder, topics)
+        loads = [os.getloadavg()[0]]
+        _cost(figures, bench)
+        loads.append(os.getloadavg()[0])
+        _latency(figures, bench)
+        loads.append(os.getloadavg()[0])
+    before, between, after = loads
+    figures.notes.append(
+        f"load of the machine ({os.cpu_count()} cores), the bench's own included: {before:.1f} "
+        f"before, {between:.1f} behind the throughputs, {after:.1f} behind the latencies"
+    )
+
+
+def _cost(figures: Figures, bench: Bench) -> None:
+    """Pairs, each the other way round than the one before."""
+    for topic in bench.topics.values():
+        broker.fill(bench.bootstrap, topic.name, topic.events)
+    sides = {"exactly once": EDDY, "at least once": AT_LEAST_ONCE}
+    took: dict[str, list[Spent]] = {name: [] for name in sides}
+    for command in sides.values():
+        bench.eddy("warm", DEFAULT, command)
+    for pair in range(PAIRS):
+        for name in sorted(sides, reverse=bool(pair % 2)):
+            took[name].append(bench.eddy("many", DEFAULT, sides[name]))
+        figures.say(f"exactly and at least once, pair {pair + 1} of {PAIRS}")
+    for name, spent in took.items():
+        rates = [one.per_s for one in spent], [one.cpu_s_per_million for one in spent]
+        figures.rate(f"Eddy end to end, {name}, commits at 100 ms", *rates)
+    pairs = list(zip(took["exactly once"], took["at least once"], strict=True))
+    figures.spread("eos_loss_pct", [100.0 * (1.0 - eos.per_s / plain.per_s) for eos, plain in pairs])
+    figures.spread(
+        "eos_cpu_more_pct",
+        [100.0 * (eos.cpu_s_per_million / plain.cpu_s_per_million - 1.0) for eos, plain in pairs],
+    )
+
+
+def _latency(figures: Figures, bench: Bench) -> None:
+    """One hop and two, in turns; a further hop's is the difference of the two."""
+    took: dict[bool, list[F64]] = {False: [], True: []}
+    for turn in range(TURNS):
+        for over_internal, turns in took.items():
+            turns.append(_latencies_ms(bench, over_internal))
+        figures.say(f"latency, turn {turn + 1} of {TURNS}")
+    header = ("event → alert, ms", "alerts", "p50", "p99", "longest")
+    p99 = {}
+    for over_internal, turns in took.items():
+        p50, p99[over_internal] = (
+            [float(np.percentile(one, share)) for one in turns] for share in (50, 99)
+        )
+        name = "latency_two_hops" if over_internal else "latency"
+        figures.spread(f"{name}_p50_ms", p50)
+        figures.spread(f"{name}_p99_ms", p99[over_internal])
+        whole = np.concatenate(turns)
+        cells = (f"{np.percentile(whole, share):,.0f}" for share in (50, 99, 100))
+        what = "over an internal topic" if over_internal else "from its topic"
+        figures.row("latency", header, what, f"{len(whole):,}", *cells)
+    further = [two - one for one, two in zip(p99[False], p99[True], strict=True)]
+    figures.spread("latency_hop_p99_ms", further)
+
+
+def _latencies_ms(bench: Bench, over_internal: bool) -> F64:
+    """float64[n]: of each alert on the paced events, in the order of their arrival."""
+    name = f"latency-{time.time_ns()}"
+    config = _configuration(bench, name, over_internal)
+    broker.make_topics(bench.bootstrap, name)
+    subprocess.run(
+        [*EDDY, "topics", "create", str(config)], cwd=ROOT, check=True, stdout=subprocess.DEVNULL
+    )
+    gap_ms = 1000 / RATE_PER_S
+    start_ms = round(time.time() * 1000 - WARM_UP * gap_ms)
+    warm_up = payments(skewed(ENTITIES, WARM_UP, 8), 8, gap_ms, start_ms=start_ms)
+    broker.fill(bench.bootstrap, name, warm_up)
+    log = f"{name}-account-events" if over_internal else name
+    with (
+        end_to_end.worker(config) as process,
+        broker.consumer(bench.bootstrap, name) as group,
+        broker.consumer(bench.bootstrap, f"{name}-reader") as reader,
+    ):
+        _wait_until_read(group, [name, log], config)
+        reader.assign([TopicPartition("bench-alerts", 0, OFFSET_END)])
+        reader.poll(1.0)
+        done = Event()
+        took: list[float] = []
+        thread = Thread(target=_read, args=(reader, time.time() * 1000, done, took))
+        thread.start()
+        try:
+            _send(bench.bootstrap, name)
+            time.sleep(2.0)
+        finally:
+            done.set()
+            thread.join()
+        assert process.poll() is None, config.with_suffix(".log").read_text()
+    return np.array(took)
+
+
+def _configuration(bench: Bench, name: str, over_internal: bool) -> Path:
+    monitor = monitor_document(100_000, DEFAULT) | {"policy": MANY_ALERTS}
+    written = document(
+        [monitor | {"partitions": 1} if over_internal else monitor],
+        *(name, name),
+        kafka={"bootstrap.servers": bench.bootstrap},
+        worker={"http_port": 0, "commit_interval": "100ms"},
+        checkpoints={"url": str(bench.folder / "store")},
+    )
+    path = bench.folder / f"{name}.toml"
+    path.write_text(toml(written))
+    return path
+
+
+def _wait_until_read(group: Consumer, topics: list[str], config: Path) -> None:
+    """Until all of the first topic is committed, and then all that is in the others."""
+    for topic in topics:
+        place = TopicPartition(topic, 0)
+        deadline = time.monotonic() + PATIENCE_S
+        # The last offsets of an internal topic are those of markers, and never committed.
+        while group.get_watermark_offsets(place, timeout=10)[1] - _committed(group, place) > 1:
+            assert time.monotonic() < deadline, config.with_suffix(".log").read_text()
+            time.sleep(0.1)
+
+
+def _committed(group: Consumer, place: TopicPartition) -> int:
+    return max(0, group.committed([place], timeout=10)[0].offset)
+
+
+def _send(bootstrap: str, topic: str) -> None:
+    """Events that say when they were sent, at an even rate."""
+    count = RATE_PER_S * PACED_S
+    events = payments(skewed(ENTITIES, count, 9), 9, 1.0, first=WARM_UP)
+    events.time_ms[:] = 0
+    lines = list(events.lines())
+    producer = Producer({"bootstrap.servers": bootstrap, "log_level": 2, "linger.ms": 0})
+    began = time.monotonic()
+    for i, (key, value) in enumerate(lines):
+        while (early_s := began + i / RATE_PER_S - time.monotonic()) > 0:
+            time.sleep(max(early_s, 0.002))
+        now_ms = int(time.time() * 1000)
+        producer.produce(topic, value.replace(b'"time":0', b'"time":%d' % now_ms), key)
+        producer.poll(0)
+    assert producer.flush(PATIENCE_S) == 0, topic
+
+
+def _read(reader: Consumer, began_ms: float, done: Event, took: list[float]) -> None:
+    """Milliseconds from each alert's event to now, of events sent once all had settled."""
+    while not done.is_set():
+        message = reader.poll(0.1)
+        if message is None or message.error() is not None:
+            continue
+        now_ms = time.time() * 1000
+        sent_ms = orjson.loads(message.value() or b"")["event_time_ms"]
+        if sent_ms >= began_ms + 1000 * SETTLED_S:
+            took.append(now_ms - sent_ms)
