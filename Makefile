@@ -31,7 +31,7 @@ export UV_CACHE_DIR := $(CURDIR)/.tools/cache
 export PIP_CACHE_DIR := $(CURDIR)/.tools/cache/pip
 endif
 
-.PHONY: help setup demo test check bench quality crash kafka broker-jars lock clean
+.PHONY: help setup demo test check guarantees bench quality crash kafka broker-jars lock clean
 
 help: ## show this list
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)$$/  make \1\t\2/p' Makefile | expand -t 16
@@ -57,14 +57,17 @@ $(STAMP): $(LOCK) pyproject.toml | $(OWN_UV)
 demo: setup ## a simulated shop with attackers in it: alerts here, then out/demo/index.html
 	@$(BIN)/eddy demo
 
-test: setup broker-jars ## every test; those that need a broker are skipped without Java and Maven
-	@$(BIN)/python -m pytest
+test: setup broker-jars ## the tests; those that need a broker are skipped without Java and Maven
+	@$(BIN)/python -m pytest -m "not long"
 
 check: setup ## format, lint, types and the fast tests, in less than a minute
 	@$(BIN)/ruff format --check --quiet || { echo "run: $(BIN)/ruff format" >&2; exit 1; }
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -q -m "not broker and not slow"
+
+guarantees: setup broker-jars ## every test on a broker, those too that take long
+	@EDDY_REQUIRE_BROKER=1 $(BIN)/python -m pytest -m broker
 
 bench: setup ## measure the speed of the main paths
 	@$(BIN)/python -m tests.bench

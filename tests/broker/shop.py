@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -318,16 +319,12 @@ def table(name: str, settings: dict[str, object]) -> str:
 
 def eddy(*arguments: str, code: int = 0) -> str:
     """Run the command to its end; what it said. Fails unless it ends with that exit code."""
-    done = subprocess.run(
-        [*EDDY, *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    from tests.crash.processes import command  # it needs a shop, too
+
+    with TemporaryDirectory(prefix="eddy-said-") as folder:
+        said = Path(folder) / "said"
+        assert Child(command([*arguments], said)).wait(PATIENCE_S) == code, said.read_text()
+        return said.read_text()
 
 
 @dataclass

@@ -104,6 +104,7 @@ def count(process: WorkerProcess, event: str) -> int:
     return sum(line["event"] == event for line in process.log())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("point", POINTS)
 def test_a_worker_killed_at_any_point_is_gone_on_from(
     broker: str, tmp_path: Path, point: str
@@ -142,7 +143,11 @@ def test_a_killed_worker_re_learns_no_more_than_it_must(broker: str, tmp_path: P
     assert not finish(shop).has_logged("re-learn")  # a clean stop left nothing to re-learn
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
+@pytest.mark.parametrize(
+    "how",
+    [pytest.param(signal.SIGTERM, marks=pytest.mark.long), signal.SIGKILL],
+    ids=["SIGTERM", "SIGKILL"],
+)
 def test_internal_logs_are_gone_on_from_their_checkpoints(
     broker: str, tmp_path: Path, how: signal.Signals
 ) -> None:
@@ -176,6 +181,7 @@ def stands(shop: Shop, place: Partition) -> int:
     return int(named(shop, place).partition("-")[0])
 
 
+@pytest.mark.long
 def test_an_idle_worker_writes_its_state_and_names_it(broker: str, tmp_path: Path) -> None:
     """A state behind the committed offset is written when the interval is over, though no record
     comes, and the offset is committed again with its name."""
@@ -232,6 +238,7 @@ def delete_before(shop: Shop, offset: int) -> None:
         future.result()
 
 
+@pytest.mark.long
 def test_a_log_that_lost_what_is_left_is_a_retention_gap(broker: str, tmp_path: Path) -> None:
     """Records gone that the checkpoint has not seen are an error that names the offsets."""
     shop = make_shop(broker, tmp_path, "gap", 1, OFTEN, **SLOWLY)
@@ -246,6 +253,7 @@ def test_a_log_that_lost_what_is_left_is_a_retention_gap(broker: str, tmp_path: 
     assert "Traceback" not in said
 
 
+@pytest.mark.long
 def test_an_offset_and_its_checkpoint_belong_together(broker: str, tmp_path: Path) -> None:
     """An offset that a tool committed, and checkpoints whose offset was removed, are both refused."""
     shop = make_shop(broker, tmp_path, "pointer", 1)
@@ -264,6 +272,7 @@ def test_an_offset_and_its_checkpoint_belong_together(broker: str, tmp_path: Pat
     assert "Traceback" not in said
 
 
+@pytest.mark.long
 def test_a_topic_with_more_partitions_is_refused(broker: str, tmp_path: Path) -> None:
     """Entities have moved: no partition goes on with what it knew of others."""
     shop = make_shop(broker, tmp_path, "grown", 4)
@@ -320,6 +329,7 @@ def test_another_configuration_takes_over_where_the_former_one_ends(
     finish(shop)
 
 
+@pytest.mark.long
 def test_a_store_that_fails_stops_nobody_until_the_bound(broker: str, tmp_path: Path) -> None:
     """The worker goes on while its store cannot be written, says so, and stops only when a restart
     would have more to re-learn than the configuration allows."""

@@ -79,6 +79,7 @@ def test_workers_that_come_go_and_die_share_the_partitions(
     holds_all_once(shop)
 
 
+@pytest.mark.long
 @BOTH
 def test_a_worker_that_was_away_commits_nothing_of_what_it_lost(
     broker: str, tmp_path: Path, kafka: dict[str, object]
@@ -114,6 +115,7 @@ def test_a_worker_that_was_away_commits_nothing_of_what_it_lost(
     holds_all_once(shop)
 
 
+@pytest.mark.long
 @BOTH
 def test_a_member_with_a_name_keeps_its_partitions_through_a_restart(
     broker: str, tmp_path: Path, kafka: dict[str, object]

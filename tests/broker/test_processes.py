@@ -84,6 +84,7 @@ def test_a_killed_worker_comes_back_into_its_slot(
     holds_all_once(shop)
 
 
+@pytest.mark.long
 def test_workers_stop_cleanly_when_their_supervisor_is_killed(broker: str, tmp_path: Path) -> None:
     """They commit, say why, and leave nothing that another worker would have to wait for."""
     shop = make_shop(broker, tmp_path, "orphans", 4, batch_records=100, commit_interval="1ms")
@@ -100,6 +101,7 @@ def test_workers_stop_cleanly_when_their_supervisor_is_killed(broker: str, tmp_p
     holds_all_once(shop)
 
 
+@pytest.mark.long
 def test_a_worker_that_no_start_can_mend_ends_the_supervisor(broker: str, tmp_path: Path) -> None:
     """A missing topic ends all with exit code 2, and is not tried again and again."""
     shop = make_shop(broker, tmp_path, "never", 4)

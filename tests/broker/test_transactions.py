@@ -92,6 +92,7 @@ def membership(bootstrap: str, group: str) -> Iterator[Membership]:
     client.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("step", ["offsets", "commit"])
 def test_a_broker_that_answers_late_fences_nobody(fragile: OwnBroker, step: str) -> None:
     """Before the commit is asked for the transaction is aborted in time and tried again; after, it
@@ -123,6 +124,7 @@ def test_a_broker_that_answers_late_fences_nobody(fragile: OwnBroker, step: str)
     assert [record.value for record in read(fragile.bootstrap, name)] == [b"once"]
 
 
+@pytest.mark.long
 def test_a_broker_that_is_killed_under_load_costs_nothing(
     fragile: OwnBroker, tmp_path: Path
 ) -> None:
@@ -142,6 +144,7 @@ def test_a_broker_that_is_killed_under_load_costs_nothing(
     holds_all_once(shop)
 
 
+@pytest.mark.long
 def test_an_output_topic_that_is_gone_is_named(broker: str, tmp_path: Path) -> None:
     """A worker whose output topic was removed ends with exit code 5 and says which is missing."""
     kafka = CLASSIC | {"transaction.timeout.ms": 4_000}

@@ -110,7 +110,14 @@ def test_metrics_declared_are_those_emitted(broker: str, tmp_path: Path) -> None
     }
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
+HOW = pytest.mark.parametrize(
+    "how",
+    [pytest.param(signal.SIGTERM, marks=pytest.mark.long), signal.SIGKILL],
+    ids=["SIGTERM", "SIGKILL"],
+)
+
+
+@HOW
 @LAYOUTS
 def test_worker_stopped_mid_stream_goes_on(
     broker: str, tmp_path: Path, partitions: int, hop: bool, how: signal.Signals
@@ -134,6 +141,7 @@ def test_worker_stopped_mid_stream_goes_on(
     holds_every_alert_once(shop)
 
 
+@pytest.mark.long
 def test_workers_that_come_and_go_share_internal_partitions(broker: str, tmp_path: Path) -> None:
     """Partitions that move between workers in mid-stream, of the input and of internal topics, lose
     and double nothing."""

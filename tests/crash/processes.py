@@ -41,15 +41,15 @@ def _context() -> ForkServerContext:
     return context
 
 
-def _work(config: str, slot: str, log_file: str, plan: Plan) -> None:
-    """In the forked process: become a worker."""
+def _work(arguments: list[str], log_file: str, plan: Plan) -> None:
+    """In the forked process: become the command."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
     for point, after in plan:
         arm(ALL[point], after)
-    sys.argv = ["eddy", "run", config, "--slot", slot]
+    sys.argv = ["eddy", *arguments]
     from stream.cli import main
 
     main()
@@ -116,14 +116,22 @@ class Forked:
         return self.ended()
 
 
+def command(arguments: list[str], log_file: Path, plan: Plan = ()) -> ForkServerProcess:
+    """Start the command line with these arguments; it dies with this process."""
+    with _starting:
+        process = _context().Process(
+            target=_work, args=(arguments, str(log_file), list(plan)), daemon=True
+        )
+        process.start()
+    return process
+
+
 def start(shop: Shop, slot: str = "one", plan: Plan = ()) -> Forked:
     """Start a worker of the shop's group in that slot; it dies with this process."""
     log_file = shop.config.with_name(f"{shop.group}-{slot}-{time.time_ns()}.log")
-    arguments = (str(shop.config), slot, str(log_file), list(plan))
-    with _starting:
-        process = _context().Process(target=_work, args=arguments, daemon=True)
-        process.start()
-    return Forked(process, log_file, slot)
+    return Forked(
+        command(["run", str(shop.config), "--slot", slot], log_file, plan), log_file, slot
+    )
 
 
 @contextmanager
