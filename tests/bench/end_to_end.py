@@ -196,9 +196,7 @@ class Bench:
 
 
 @contextmanager
-def worker(
-    config: Path, command: tuple[str, ...] = EDDY
-) -> Iterator["subprocess.Popen[bytes]"]:
+def worker(config: Path, command: tuple[str, ...] = EDDY) -> Iterator["subprocess.Popen[bytes]"]:
     """A worker process that logs beside its configuration; asked to stop at the end."""
     with config.with_suffix(".log").open("wb") as said:
         process = subprocess.Popen(

@@ -85,7 +85,9 @@ def _cost(figures: Figures, bench: Bench) -> None:
         rates = [one.per_s for one in spent], [one.cpu_s_per_million for one in spent]
         figures.rate(f"Eddy end to end, {name}, commits at 100 ms", *rates)
     pairs = list(zip(took["exactly once"], took["at least once"], strict=True))
-    figures.spread("eos_loss_pct", [100.0 * (1.0 - eos.per_s / plain.per_s) for eos, plain in pairs])
+    figures.spread(
+        "eos_loss_pct", [100.0 * (1.0 - eos.per_s / plain.per_s) for eos, plain in pairs]
+    )
     figures.spread(
         "eos_cpu_more_pct",
         [100.0 * (eos.cpu_s_per_million / plain.cpu_s_per_million - 1.0) for eos, plain in pairs],
