@@ -37,7 +37,10 @@ from stream.topics import check_topics, found
 log = structlog.stdlib.get_logger(__name__)
 
 POLL_S: Final = 0.05
-"""How long one turn waits for records: a floor of latency, and the pace of an idle loop."""
+"""How long one turn waits for records, or less where it is time to commit earlier."""
+
+CLIENT_CLOCK_S: Final = 0.001
+"""The client waits for whole milliseconds: for less it would not wait, but turn in circles."""
 
 OUTBOX_RECORDS_MAX: Final = 5_000
 OUTBOX_BYTES_MAX: Final = 16 * 1024 * 1024
@@ -185,7 +188,7 @@ class Worker:
         self._joined = self._said_empty = False
         self._ending = False
         now = time.monotonic()
-        self._committed_at = self._read_at = self._told_at = self._collected_at = now
+        self._commit_began_at = self._read_at = self._told_at = self._collected_at = now
         self._empty_since = now
 
     def run(self, stop: Event) -> None:
@@ -216,7 +219,9 @@ class Worker:
         That is all that bounds it: it holds what it may, and what one partition's batch adds. While
         a commit is tried again nothing is read, and the consumer is paused (`Source.serve`).
         """
-        arrived = self._source.poll(self._config.worker.batch_records, POLL_S)
+        left_s = max(0.0, self._commit_interval_s - self._since_commit_s())
+        wait_s = min(POLL_S, left_s + CLIENT_CLOCK_S)
+        arrived = self._source.poll(self._config.worker.batch_records, wait_s)
         owned = [(Partition(one.topic, one.partition), one) for one in arrived]
         for where, holding, records in [(at, self._holdings[at], one) for at, one in owned]:
             # A commit that was tried again let rebalances happen: what was ours may be no longer,
@@ -251,8 +256,11 @@ class Worker:
     # -- committing -------------------------------------------------------------------------------
 
     def _is_time_to_commit(self) -> bool:
-        age_s = time.monotonic() - self._committed_at
-        return age_s >= self._commit_interval_s or self._outbox.full()
+        return self._since_commit_s() >= self._commit_interval_s or self._outbox.full()
+
+    def _since_commit_s(self) -> float:
+        """Since the last commit began: counted from its end, it would lengthen every wait."""
+        return time.monotonic() - self._commit_began_at
 
     def _commit(self) -> None:
         """Commit the outbox; an aborted transaction is tried again with what is still ours.
@@ -265,6 +273,7 @@ class Worker:
                 self._commit_once()
 
     def _commit_once(self) -> None:
+        self._commit_began_at = time.monotonic()
         positions = self._positions()
         if positions:
             records = chain.from_iterable(self._outbox.records.values())
@@ -280,7 +289,6 @@ class Worker:
             holding.committed = position.next_offset
             if holding.kept.was_committed():
                 self._keeper.collect(holding.kept)
-        self._committed_at = time.monotonic()
 
     def _positions(self) -> dict[Partition, Committed]:
         """What to commit: new offsets, and former ones again where they are to name a checkpoint."""

@@ -28,7 +28,7 @@ from tests.bench.end_to_end import DEFAULT, EDDY, Bench, Topic
 from tests.bench.events import document, monitor_document, payments, skewed, toml
 from tests.bench.figures import Figures
 
-PAIRS: Final = 6
+PAIRS: Final = 5
 AT_LEAST_ONCE: Final = (sys.executable, "-m", "tests.bench.at_least_once")
 EVENTS: Final = 400_000
 
