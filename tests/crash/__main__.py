@@ -26,6 +26,7 @@ from rich.table import Table
 from tests.broker.own_broker import OwnBroker, own_broker
 from tests.broker.shop import ROOT
 from tests.crash.ground import BROKER_SETTINGS, Ground
+from tests.crash.pauses import PAUSES
 from tests.crash.points import POINTS, Story
 from tests.crash.schedules import REGRESSIONS, restarts, seeded
 
@@ -51,11 +52,19 @@ class Runner:
         self._broker, self._fragile = broker, fragile
         self._work, self._console = work, console
         self._restarting = Lock()
+        self.figures: dict[str, float] = {}
 
-    def points(self, names: Iterable[str]) -> list[Outcome]:
-        """The outcomes of the points."""
+    def _measured(self, name: str, value: float) -> None:
+        self.figures[name] = round(value, 2)
+        self._console.print(f"{name} = {value:.2f}")
+
+    def points(self, names: list[str]) -> list[Outcome]:
+        """The outcomes of the points; those that measure come last, one by one."""
+        together = [name for name in names if name in POINTS]
+        alone = [name for name in names if name in PAUSES]
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            return list(pool.map(lambda n: self._told(n, POINTS[n], self._broker), names))
+            found = list(pool.map(lambda n: self._told(n, POINTS[n], self._broker), together))
+        return found + [self._told(name, PAUSES[name], self._broker) for name in alone]
 
     def seeds(self, seeds: Iterable[int]) -> list[Outcome]:
         """The outcomes of the seeds."""
@@ -73,7 +82,7 @@ class Runner:
         folder, begun, wrong = self._work / name, time.monotonic(), ""
         folder.mkdir()
         try:
-            story(Ground(broker.bootstrap, folder))
+            story(Ground(broker.bootstrap, folder, self._measured))
         except Exception as error:  # noqa: BLE001 - whatever goes wrong belongs into the table
             wrong = "\n".join([str(error) or repr(error), *getattr(error, "__notes__", [])])
             (folder / "wrong.txt").write_text(traceback.format_exc())
@@ -89,7 +98,9 @@ class Runner:
 def main() -> int:
     """Run what was asked for; 1 where anything failed."""
     parser = argparse.ArgumentParser(description="Kill workers, and compare with the oracle.")
-    parser.add_argument("--points", nargs="*", choices=POINTS, help="only these, by default all")
+    parser.add_argument(
+        "--points", nargs="*", choices=POINTS | PAUSES, help="only these, by default all"
+    )
     parser.add_argument("--seeds", type=int, help=f"how many random schedules (default: {SEEDS})")
     parser.add_argument("--seed", type=int, nargs="+", help="these seeds, and no points")
     arguments = parser.parse_args()
@@ -115,7 +126,7 @@ def main() -> int:
     seconds = round(time.monotonic() - begun, 1)
     console.print(f"{figures}, {seconds} s")
     (OUT / "crash.json").write_bytes(
-        orjson.dumps({**figures, "seconds": seconds}, option=orjson.OPT_INDENT_2)
+        orjson.dumps({**figures, "seconds": seconds, **runner.figures}, option=orjson.OPT_INDENT_2)
     )
     return int(figures["points_failed"] + figures["seeds_failed"] > 0)
 
@@ -129,7 +140,7 @@ def chosen(arguments: argparse.Namespace) -> tuple[list[str], list[int]]:
     regressions = REGRESSIONS if count else ()
     others = [seed for seed in range(1, count + 1) if seed not in regressions]
     return (
-        list(POINTS) if arguments.points is None else arguments.points,
+        [*POINTS, *PAUSES] if arguments.points is None else arguments.points,
         [*regressions, *others],
     )
 

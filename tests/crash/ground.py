@@ -6,6 +6,7 @@ after its time-out, so that a schedule with many deaths takes seconds.
 
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -46,11 +47,19 @@ OFTEN: Final[dict[str, object]] = {"rewind_records_max": 2_400}
 """A checkpoint is due after 600 records."""
 
 
+def _unheard(_name: str, _value: float) -> None:
+    """Nobody wants to know."""
+
+
 class Ground(NamedTuple):
-    """A running broker, and a folder for logs and checkpoints."""
+    """A running broker, and a folder for logs and checkpoints.
+
+    measured: told a figure that is worth printing, by its name.
+    """
 
     bootstrap: str
     folder: Path
+    measured: Callable[[str, float], None] = _unheard
 
 
 def open_shop(
