@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Lock
 from typing import Final, NamedTuple
 
@@ -81,6 +82,7 @@ class Runner:
         """Tell it in a folder of its own, which is kept where it ends badly."""
         folder, begun, wrong = self._work / name, time.monotonic(), ""
         folder.mkdir()
+        shutil.rmtree(KEPT / name, ignore_errors=True)
         try:
             story(Ground(broker.bootstrap, folder, self._measured))
         except Exception as error:  # noqa: BLE001 - whatever goes wrong belongs into the table
@@ -106,17 +108,15 @@ def main() -> int:
     arguments = parser.parse_args()
     points, seeds = chosen(arguments)
     console, begun = Console(), time.monotonic()
-    shutil.rmtree(KEPT, ignore_errors=True)
-    work = KEPT / "running"
-    work.mkdir(parents=True)
+    OUT.mkdir(exist_ok=True)
     with ExitStack() as stack:
+        work = Path(stack.enter_context(TemporaryDirectory(prefix="eddy-crash-")))
         broker = stack.enter_context(own_broker(work / "broker", BROKER_SETTINGS))
         fragile = broker
         if any(map(restarts, seeds)):
             fragile = stack.enter_context(own_broker(work / "fragile", BROKER_SETTINGS))
         runner = Runner(broker, fragile, work, console)
         outcomes = {"points": runner.points(points), "seeds": runner.seeds(seeds)}
-    shutil.rmtree(work)
     figures = {
         f"{what}_{how}": sum(bool(one.wrong) == (how == "failed") for one in found)
         for what, found in outcomes.items()

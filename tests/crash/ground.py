@@ -70,11 +70,12 @@ def open_shop(
     *,
     hop: bool = False,
     kafka: dict[str, object] | None = None,
+    worker: dict[str, Any] = SLOWLY,
 ) -> Shop:
-    """A small shop that commits every batch and takes a checkpoint every 600 records.
+    """A small shop that commits every hundred records and takes a checkpoint every 600.
 
     hop: its monitors read internal topics, and their reports are assessed over another one. kafka:
-    more of the clients' properties.
+    more of the clients' properties. worker: settings of the configuration's table.
     """
     shop = make_shop(
         ground.bootstrap,
@@ -84,7 +85,7 @@ def open_shop(
         OFTEN,
         PROTOCOLS[protocol] | (kafka or {}),
         hop=hop,
-        **SLOWLY,
+        **worker,
     )
     text = shop.config.read_text()
     shop.config.write_text(re.sub(r"capacity = [\d_]+", f"capacity = {CAPACITY}", text))
