@@ -38,7 +38,8 @@ CHUNK: Final = 20
 CHUNK_S: Final = 0.05
 PARTITIONS: Final = 4
 STEADY_S: Final = 4.0
-AFTER_S: Final = 12.0
+IN_FLIGHT_S: Final = 0.5
+"""A commit that is seen within so long after a kill may have been made before it."""
 USUAL: Final[dict[str, object]] = {"transaction.timeout.ms": 30_000, "session.timeout.ms": 6_000}
 """What a user has, and the shortest session that a broker grants by default."""
 
@@ -98,6 +99,14 @@ class Watch:
                         before[one.partition] = one.offset
                         self.moved_at[one.partition].append(time.monotonic())
 
+    def wait_until_all_go_on(self, since: float) -> None:
+        """Return a little after every partition has moved again."""
+        wait_for(
+            lambda: all(moved[-1] > since + IN_FLIGHT_S for moved in self.moved_at.values()),
+            "partitions to go on",
+        )
+        time.sleep(STEADY_S)
+
     def longest_s(self, since: float, partitions: set[int]) -> float:
         """The longest pause after that moment, of those partitions' worst."""
         return max(self._longest_s(since, self.moved_at[one]) for one in partitions)
@@ -138,7 +147,7 @@ def three_brokers(ground: Ground) -> None:
             began = time.monotonic()
             ground.measured("three_brokers_steady_s", watch.longest_s(began - 2, EVERYWHERE))
             brokers.kill_one()
-            time.sleep(AFTER_S)
+            watch.wait_until_all_go_on(began)
             ground.measured("three_brokers_pause_s", watch.longest_s(began, EVERYWHERE))
             assert a.alive(), a.log_file
             assert b.alive(), b.log_file
@@ -155,7 +164,7 @@ def two_workers(ground: Ground) -> None:
         survivors = {partition for _, partition in b.owned()}
         began = time.monotonic()
         a.stop(signal.SIGKILL)
-        time.sleep(AFTER_S)
+        watch.wait_until_all_go_on(began)
         tell(ground, "without_restart", watch, began, survivors)
         assert b.stop() == 0
     finish_and_check(shop)
@@ -172,7 +181,7 @@ def two_supervised(protocol: str, ground: Ground) -> None:
         victim = next(x for x in both.log() if x.get("worker") == "shop-0")
         began = time.monotonic()
         os.kill(int(victim["pid"]), signal.SIGKILL)
-        time.sleep(AFTER_S)
+        watch.wait_until_all_go_on(began)
         tell(ground, f"supervised_{protocol}", watch, began, survivors)
         assert both.stop() == 0
     finish_and_check(shop)
