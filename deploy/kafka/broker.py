@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Run one real Kafka broker on this machine, for development and tests; never for production.
+"""Run a real Kafka broker on this machine, or several, for development and tests; never for
+production.
 
 It needs Java 17 and, the first time, Maven. The jars of pom.xml go into a cache folder (`.kafka`
-in the repository, or $EDDY_KAFKA_HOME); then a KRaft node is formatted and started on 127.0.0.1.
-When it takes requests, one line `bootstrap=127.0.0.1:PORT` goes to standard output. It runs in the
-foreground until SIGTERM or SIGINT, and the broker dies with it, however it ends.
+in the repository, or $EDDY_KAFKA_HOME); then a KRaft node is formatted and started on 127.0.0.1,
+or a cluster of --nodes, in which every topic has up to three copies. When all take requests, one
+line `bootstrap=127.0.0.1:PORT,…` goes to standard output. It runs in the foreground until SIGTERM
+or SIGINT, and the brokers die with it, however it ends.
 
 Exit codes: 0 stopped, 1 the broker failed, 2 wrong arguments, 3 Java or Maven is missing.
 """
@@ -35,6 +37,7 @@ POM = HERE / "pom.xml"
 JAVA_AT_LEAST = 17
 START_SECONDS = 90
 STOP_SECONDS = 20
+LOOK_SECONDS = 0.2
 EXIT_FAILED = 1
 EXIT_MISSING = 3
 PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
@@ -232,15 +235,22 @@ def write_configuration(node: Node, cluster: Sequence[Node], extra: Sequence[str
     (node.folder / "log4j2.properties").write_text(logging_properties(node))
 
 
-def format_storage(java: str, libs: Path, node: Node, cluster_id: str) -> None:
-    """Prepare an empty node; leaves one with data as it is."""
+def kafka_id() -> str:
+    """16 random bytes as Kafka wants them, URL-safe base64; one that began with a dash would be an
+    option."""
+    return "E" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]
+
+
+def format_storage(
+    java: str, libs: Path, node: Node, cluster_id: str, quorum: Sequence[str]
+) -> None:
+    """Prepare an empty node; leaves one with data as it is. quorum: options that say who is in it."""
     if (node.folder / "data" / "meta.properties").is_file():
         return
-    # A cluster of several would name all of them with --initial-controllers instead.
     done = subprocess.run(
         [
             *java_command(java, libs, node, "-XX:TieredStopAtLevel=1"),
-            *("kafka.tools.StorageTool", "format", "--standalone"),
+            *("kafka.tools.StorageTool", "format", *quorum),
             *("-t", cluster_id, "-c", str(node.properties_file)),
         ],
         capture_output=True,
@@ -287,7 +297,7 @@ def log_tail(node: Node) -> str:
 def running(
     java: str, libs: Path, node: Node, *, gently: bool
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """The node's process, ready to take requests; stopped at the end, gently if its data stays."""
+    """The node's process, just started; stopped at the end, gently if its data stays."""
     command = [
         *java_command(java, libs, node, "-Xmx512m", "-Djava.awt.headless=true"),
         *("kafka.Kafka", str(node.properties_file)),
@@ -302,13 +312,6 @@ def running(
             preexec_fn=dies_with_parent(),  # noqa: PLW1509 - we have no threads
         )
     try:
-        deadline = time.monotonic() + START_SECONDS
-        while not takes_requests(node):
-            if process.poll() is not None or time.monotonic() > deadline:
-                state = "ended" if process.poll() is not None else "takes no requests"
-                message = f"the broker {state}; it said:\n{log_tail(node)}"
-                raise BrokerError(message)
-            time.sleep(0.1)
         yield process
     finally:
         if gently:
@@ -317,6 +320,25 @@ def running(
                 process.wait(STOP_SECONDS)
         process.kill()
         process.wait()
+
+
+def wait_until_ready(node: Node, process: subprocess.Popen[bytes]) -> None:
+    """Return when the node takes requests. Raises BrokerError."""
+    deadline = time.monotonic() + START_SECONDS
+    while not takes_requests(node):
+        if process.poll() is not None or time.monotonic() > deadline:
+            state = "ended" if process.poll() is not None else "takes no requests"
+            message = f"the broker {state}; it said:\n{log_tail(node)}"
+            raise BrokerError(message)
+        time.sleep(0.1)
+
+
+def quorum_of(cluster: Sequence[Node]) -> list[str]:
+    """How the storage of each node of a new cluster is told who takes part."""
+    if len(cluster) == 1:
+        return ["--standalone"]
+    members = (f"{each.number}@{each.controller}:{kafka_id()}" for each in cluster)
+    return ["--initial-controllers", ",".join(members)]
 
 
 def serve(arguments: argparse.Namespace, home: Path) -> None:
@@ -329,16 +351,38 @@ def serve(arguments: argparse.Namespace, home: Path) -> None:
         folder = arguments.data
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="eddy-kafka-")))
-        node = make_node(1, folder.resolve(), arguments.port)
-        write_configuration(node, [node], arguments.set)
-        # Kafka wants 16 bytes as URL-safe base64; an id that began with a dash would be an option.
-        cluster_id = "E" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]
-        format_storage(java, libs, node, cluster_id)
-        process = stack.enter_context(running(java, libs, node, gently=arguments.data is not None))
-        print(f"bootstrap={node.address}", flush=True)
-        process.wait()
-        message = f"the broker ended by itself; it said:\n{log_tail(node)}"
-        raise BrokerError(message)
+        gently = arguments.data is not None
+        cluster = make_cluster(arguments.nodes, folder.resolve(), arguments.port)
+        cluster_id, quorum = kafka_id(), quorum_of(cluster)
+        for node in cluster:
+            write_configuration(node, cluster, arguments.set)
+            format_storage(java, libs, node, cluster_id, quorum)
+        processes = [
+            stack.enter_context(running(java, libs, node, gently=gently)) for node in cluster
+        ]
+        for node, process in zip(cluster, processes, strict=True):
+            wait_until_ready(node, process)
+        print(f"bootstrap={','.join(each.address for each in cluster)}", flush=True)
+        while True:
+            time.sleep(LOOK_SECONDS)
+            for at, node in enumerate(cluster):
+                if processes[at].poll() is None:
+                    continue
+                if arguments.bring_back is None:
+                    message = f"the broker ended by itself; it said:\n{log_tail(node)}"
+                    raise BrokerError(message)
+                time.sleep(arguments.bring_back)
+                processes[at] = stack.enter_context(running(java, libs, node, gently=gently))
+
+
+def make_cluster(count: int, folder: Path, port: int | None) -> list[Node]:
+    """One node in the folder itself, or several in folders of their own; the first has the port."""
+    if count == 1:
+        return [make_node(1, folder, port)]
+    return [
+        make_node(number, folder / str(number), port if number == 1 else None)
+        for number in range(1, count + 1)
+    ]
 
 
 def stop(_signal: int, _frame: object) -> None:
@@ -351,7 +395,7 @@ def stop(_signal: int, _frame: object) -> None:
 def main() -> int:
     """Read the arguments, serve, and turn what went wrong into a message and an exit code."""
     parser = argparse.ArgumentParser(
-        description="Run one real Kafka broker on 127.0.0.1, for development and tests."
+        description="Run a real Kafka broker, or several, on 127.0.0.1, for development and tests."
     )
     parser.add_argument("--port", type=int, help="where clients connect (default: a free port)")
     parser.add_argument(
@@ -363,6 +407,13 @@ def main() -> int:
         default=[],
         metavar="KEY=VALUE",
         help="one more broker property; may be repeated",
+    )
+    parser.add_argument("--nodes", type=int, default=1, help="how many brokers (default: 1)")
+    parser.add_argument(
+        "--bring-back",
+        type=float,
+        metavar="SECONDS",
+        help="start a broker that ended by itself again, after so long (default: end, too)",
     )
     parser.add_argument("--fetch", action="store_true", help="only fetch the jars")
     parser.add_argument(

@@ -13,22 +13,28 @@ import pytest
 
 from tests.conftest import BROKER, EXIT_MISSING, broker_required
 
+BACK_AFTER_S = 3.0
+"""How long a killed broker of several stays away."""
+
 
 @dataclass
 class OwnBroker:
-    """One broker on 127.0.0.1; its port stays through restarts.
+    """A broker on 127.0.0.1; its port stays through restarts. Of several each that dies comes back.
 
     settings: more of its properties, as `key=value`.
     """
 
     folder: Path
     settings: Sequence[str] = ()
+    nodes: int = 1
     bootstrap: str = ""
     _process: subprocess.Popen[str] | None = field(default=None, repr=False)
 
     def start(self) -> None:
         """Start it, and wait until it takes requests."""
         command = [sys.executable, str(BROKER), "--with-parent", "--data", str(self.folder)]
+        if self.nodes > 1:
+            command += ["--nodes", str(self.nodes), "--bring-back", str(BACK_AFTER_S)]
         command += [part for one in self.settings for part in ("--set", one)]
         if self.bootstrap:
             command += ["--port", self.bootstrap.rpartition(":")[2]]
@@ -55,6 +61,10 @@ class OwnBroker:
         assert self._process is not None
         self._process.communicate()
 
+    def kill_one(self) -> None:
+        """SIGKILL to the second of several; it comes back after `BACK_AFTER_S`."""
+        os.kill(self._java(1), signal.SIGKILL)
+
     def freeze(self) -> None:
         """From now on it answers nobody, and its connections stay."""
         os.kill(self._java(), signal.SIGSTOP)
@@ -63,19 +73,19 @@ class OwnBroker:
         """It goes on where it was."""
         os.kill(self._java(), signal.SIGCONT)
 
-    def _java(self) -> int:
+    def _java(self, number: int = 0) -> int:
         assert self._process is not None
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
-        return int(children.read_text().split()[0])
+        return int(children.read_text().split()[number])
 
 
 @contextmanager
-def own_broker(folder: Path, settings: Sequence[str] = ()) -> Iterator[OwnBroker]:
-    """A running broker with its data in that folder; stopped at the end.
+def own_broker(folder: Path, settings: Sequence[str] = (), nodes: int = 1) -> Iterator[OwnBroker]:
+    """A running broker with its data in that folder, or several; stopped at the end.
 
     settings: more of its properties, as `key=value`.
     """
-    broker = OwnBroker(folder, settings)
+    broker = OwnBroker(folder, settings, nodes)
     broker.start()
     try:
         yield broker

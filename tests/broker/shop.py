@@ -271,6 +271,8 @@ def make_shop(
     if hop:
         loaded = load(shop.config)
         broker = Admin(loaded.kafka)
+        names = {topic for topic, _ in topics}
+        wait_for(lambda: names <= admin.list_topics(timeout=10).topics.keys(), "the topics")
         for topic, count, settings in missing(loaded, found(loaded, broker), inputs=False):
             broker.create(topic, count, settings, None)
     return shop

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Lock
 from typing import Final, NamedTuple
 
@@ -26,6 +27,7 @@ from rich.table import Table
 from tests.broker.own_broker import OwnBroker, own_broker
 from tests.broker.shop import ROOT
 from tests.crash.ground import BROKER_SETTINGS, Ground
+from tests.crash.pauses import PAUSES
 from tests.crash.points import POINTS, Story
 from tests.crash.schedules import REGRESSIONS, restarts, seeded
 
@@ -51,11 +53,19 @@ class Runner:
         self._broker, self._fragile = broker, fragile
         self._work, self._console = work, console
         self._restarting = Lock()
+        self.figures: dict[str, float] = {}
 
-    def points(self, names: Iterable[str]) -> list[Outcome]:
-        """The outcomes of the points."""
+    def _measured(self, name: str, value: float) -> None:
+        self.figures[name] = round(value, 2)
+        self._console.print(f"{name} = {value:.2f}")
+
+    def points(self, names: list[str]) -> list[Outcome]:
+        """The outcomes of the points; those that measure come last, one by one."""
+        together = [name for name in names if name in POINTS]
+        alone = [name for name in names if name in PAUSES]
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            return list(pool.map(lambda n: self._told(n, POINTS[n], self._broker), names))
+            found = list(pool.map(lambda n: self._told(n, POINTS[n], self._broker), together))
+        return found + [self._told(name, PAUSES[name], self._broker) for name in alone]
 
     def seeds(self, seeds: Iterable[int]) -> list[Outcome]:
         """The outcomes of the seeds."""
@@ -72,8 +82,9 @@ class Runner:
         """Tell it in a folder of its own, which is kept where it ends badly."""
         folder, begun, wrong = self._work / name, time.monotonic(), ""
         folder.mkdir()
+        shutil.rmtree(KEPT / name, ignore_errors=True)
         try:
-            story(Ground(broker.bootstrap, folder))
+            story(Ground(broker.bootstrap, folder, self._measured))
         except Exception as error:  # noqa: BLE001 - whatever goes wrong belongs into the table
             wrong = "\n".join([str(error) or repr(error), *getattr(error, "__notes__", [])])
             (folder / "wrong.txt").write_text(traceback.format_exc())
@@ -89,23 +100,23 @@ class Runner:
 def main() -> int:
     """Run what was asked for; 1 where anything failed."""
     parser = argparse.ArgumentParser(description="Kill workers, and compare with the oracle.")
-    parser.add_argument("--points", nargs="*", choices=POINTS, help="only these, by default all")
+    parser.add_argument(
+        "--points", nargs="*", choices=POINTS | PAUSES, help="only these, by default all"
+    )
     parser.add_argument("--seeds", type=int, help=f"how many random schedules (default: {SEEDS})")
     parser.add_argument("--seed", type=int, nargs="+", help="these seeds, and no points")
     arguments = parser.parse_args()
     points, seeds = chosen(arguments)
     console, begun = Console(), time.monotonic()
-    shutil.rmtree(KEPT, ignore_errors=True)
-    work = KEPT / "running"
-    work.mkdir(parents=True)
+    OUT.mkdir(exist_ok=True)
     with ExitStack() as stack:
+        work = Path(stack.enter_context(TemporaryDirectory(prefix="eddy-crash-")))
         broker = stack.enter_context(own_broker(work / "broker", BROKER_SETTINGS))
         fragile = broker
         if any(map(restarts, seeds)):
             fragile = stack.enter_context(own_broker(work / "fragile", BROKER_SETTINGS))
         runner = Runner(broker, fragile, work, console)
         outcomes = {"points": runner.points(points), "seeds": runner.seeds(seeds)}
-    shutil.rmtree(work)
     figures = {
         f"{what}_{how}": sum(bool(one.wrong) == (how == "failed") for one in found)
         for what, found in outcomes.items()
@@ -115,7 +126,7 @@ def main() -> int:
     seconds = round(time.monotonic() - begun, 1)
     console.print(f"{figures}, {seconds} s")
     (OUT / "crash.json").write_bytes(
-        orjson.dumps({**figures, "seconds": seconds}, option=orjson.OPT_INDENT_2)
+        orjson.dumps({**figures, "seconds": seconds, **runner.figures}, option=orjson.OPT_INDENT_2)
     )
     return int(figures["points_failed"] + figures["seeds_failed"] > 0)
 
@@ -129,7 +140,7 @@ def chosen(arguments: argparse.Namespace) -> tuple[list[str], list[int]]:
     regressions = REGRESSIONS if count else ()
     others = [seed for seed in range(1, count + 1) if seed not in regressions]
     return (
-        list(POINTS) if arguments.points is None else arguments.points,
+        [*POINTS, *PAUSES] if arguments.points is None else arguments.points,
         [*regressions, *others],
     )
 

@@ -6,6 +6,7 @@ after its time-out, so that a schedule with many deaths takes seconds.
 
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -46,11 +47,19 @@ OFTEN: Final[dict[str, object]] = {"rewind_records_max": 2_400}
 """A checkpoint is due after 600 records."""
 
 
+def _unheard(_name: str, _value: float) -> None:
+    """Nobody wants to know."""
+
+
 class Ground(NamedTuple):
-    """A running broker, and a folder for logs and checkpoints."""
+    """A running broker, and a folder for logs and checkpoints.
+
+    measured: told a figure that is worth printing, by its name.
+    """
 
     bootstrap: str
     folder: Path
+    measured: Callable[[str, float], None] = _unheard
 
 
 def open_shop(
@@ -61,11 +70,12 @@ def open_shop(
     *,
     hop: bool = False,
     kafka: dict[str, object] | None = None,
+    worker: dict[str, Any] = SLOWLY,
 ) -> Shop:
-    """A small shop that commits every batch and takes a checkpoint every 600 records.
+    """A small shop that commits every hundred records and takes a checkpoint every 600.
 
     hop: its monitors read internal topics, and their reports are assessed over another one. kafka:
-    more of the clients' properties.
+    more of the clients' properties. worker: settings of the configuration's table.
     """
     shop = make_shop(
         ground.bootstrap,
@@ -75,7 +85,7 @@ def open_shop(
         OFTEN,
         PROTOCOLS[protocol] | (kafka or {}),
         hop=hop,
-        **SLOWLY,
+        **worker,
     )
     text = shop.config.read_text()
     shop.config.write_text(re.sub(r"capacity = [\d_]+", f"capacity = {CAPACITY}", text))

@@ -76,12 +76,12 @@ def die(point: str, after: int, ground: Ground) -> None:
     finish_and_check(shop)
 
 
-def die_between(point: str, after: int, ground: Ground) -> None:
+def die_between(point: str, after: int, events: int, ground: Ground) -> None:
     """Over internal topics: a worker dies where the next stage has been handed what the one before
     it has sent, and so does its successor; another one goes on."""
     shop = open_shop(ground, point, 2, hop=True)
-    for seed in (7, 8):
-        feed(shop, EVENTS // 2, seed)
+    feed(shop, events)
+    for _ in range(2):
         killed(shop, (point, after))
     finish_and_check(shop, "two")
 
@@ -355,8 +355,8 @@ POINTS: Final[dict[str, Story]] = {
     "while-re-learning": partial(die_recovering, "while re-learning", 2),
     "inside-on_revoke": die_revoking,
     "on_lost": die_losing,
-    "between-route-and-watch": partial(die_between, "between route and watch", 4),
-    "between-watch-and-assess": partial(die_between, "between watch and assess", 1),
+    "between-route-and-watch": partial(die_between, "between route and watch", 4, EVENTS),
+    "between-watch-and-assess": partial(die_between, "between watch and assess", 2, 3 * EVENTS),
     "zombie-after-transaction-time-out": zombie,
     "broker-restart": broker_restart,
     "checkpoint-not-whole": not_whole,

@@ -1,4 +1,4 @@
-"""Worker processes that start in a tenth of a second: forked from one that has everything loaded.
+"""Worker processes that start at once: forked from one that has everything loaded.
 
 Each is a process of its own that runs the command line as it is, and may be told to kill or freeze
 itself at a point (`tests.broker.dying`). A plain `eddy run` spends two seconds on its imports;

@@ -22,8 +22,11 @@ from tests.broker.shop import Shop
 from tests.crash.ground import PROTOCOLS, Ground, feed, finish_and_check, open_shop
 from tests.crash.processes import LOOK_S, Forked, Plan, start
 
-REGRESSIONS: Final[tuple[int, ...]] = ()
-"""Seeds that failed once; they run every time, before all others."""
+REGRESSIONS: Final[tuple[int, ...]] = (40,)
+"""Seeds that failed once; they run every time, before all others.
+
+40: its log led to too few records to prove anything.
+"""
 
 RESTARTS_EVERY: Final = 8
 """One seed of so many restarts its broker."""
@@ -34,6 +37,7 @@ LAYOUTS: Final = ((1, False), (4, False), (2, True))
 
 DEADLY: Final = sorted(POINTS | WORKING)
 AFTER_MAX: Final = 12
+MALFORMED: Final = 0.05
 
 
 class Step(NamedTuple):
@@ -205,7 +209,7 @@ def _follow(seed: int, schedule: Schedule, ground: Ground, broker: OwnBroker | N
     shop = open_shop(
         ground, f"seed-{seed}", schedule.partitions, schedule.protocol, hop=schedule.hop
     )
-    feed(shop, schedule.events, seed)
+    feed(shop, schedule.events, seed, MALFORMED)
     with fleet(shop) as workers:
         for number, step in enumerate(schedule.steps):
             workers.wait(step.after_s)
@@ -219,7 +223,7 @@ def _follow(seed: int, schedule: Schedule, ground: Ground, broker: OwnBroker | N
                 case "freeze":
                     workers.freeze(step.slot, step.amount)
                 case "feed":
-                    feed(shop, int(step.amount), seed + number)
+                    feed(shop, int(step.amount), seed + number, MALFORMED)
                 case "restart":
                     assert broker is not None, "a schedule that restarts its broker needs its own"
                     broker.kill() if step.amount else broker.stop()
