@@ -11,6 +11,7 @@ from detectors.state import Arrays, copied
 from stream.checkpoints import loading, recovery
 from stream.checkpoints.manifest import Manifest
 from stream.checkpoints.recovery import Recovered
+from stream.checkpoints.store import Folder
 from stream.config import Config, fingerprint
 from stream.errors import (
     CheckpointCorrupt,
@@ -198,7 +199,11 @@ def test_another_number_of_partitions_is_refused(group: Group) -> None:
     more = config(monitor("account"), inputs={"shop": shop})
     with pytest.raises(PartitionCountChanged, match=r"has 4 partitions; .* when it had 1"):
         group.start(more)
-    assert group.committed
+    new = Partition("shop-events", 3)
+    folder = Folder(group.objects, "group", *new)
+    asked = recovery.Circumstances(more, RUN, new, folder, None, 0, 10, lambda: None)
+    with pytest.raises(PartitionCountChanged, match=r"has 4 partitions; .* when it had 1"):
+        recovery.recover(asked)
 
 
 def test_a_monitor_that_is_the_same_keeps_its_state(group: Group) -> None:
