@@ -48,6 +48,7 @@ def supervised(*scripts: str) -> Iterator[subprocess.Popen[str]]:
     try:
         yield process
     finally:
+        process.send_signal(signal.SIGSTOP)  # so that it starts nobody while they are killed
         for pid in [*children(process.pid), process.pid]:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
