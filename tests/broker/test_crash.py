@@ -1,12 +1,21 @@
-"""The short, fixed part of `make crash`: a few points and two seeds, on the session's broker."""
+"""The short, fixed part of `make crash`: a few points and a seed, on a broker as they need it."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.crash.ground import Ground
+from tests.broker.own_broker import own_broker
+from tests.crash.ground import BROKER_SETTINGS, Ground
 from tests.crash.points import POINTS
 from tests.crash.schedules import draw, seeded
+
+
+@pytest.fixture(scope="module")
+def quick(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A broker that misses a killed worker soon."""
+    with own_broker(tmp_path_factory.mktemp("quick"), BROKER_SETTINGS) as own:
+        yield own.bootstrap
 
 
 @pytest.mark.parametrize(
@@ -18,9 +27,9 @@ from tests.crash.schedules import draw, seeded
         "while-re-learning",
     ],
 )
-def test_a_worker_killed_there_costs_nothing(broker: str, tmp_path: Path, point: str) -> None:
+def test_a_worker_killed_there_costs_nothing(quick: str, tmp_path: Path, point: str) -> None:
     """Alerts, dead letters and states are the oracle's, byte for byte."""
-    POINTS[point](Ground(broker, tmp_path))
+    POINTS[point](Ground(quick, tmp_path))
 
 
 def test_a_seed_draws_one_schedule() -> None:
@@ -28,6 +37,6 @@ def test_a_seed_draws_one_schedule() -> None:
     assert str(draw(3)) == str(draw(3)) != str(draw(4))
 
 
-def test_a_random_schedule_costs_nothing(broker: str, tmp_path: Path) -> None:
+def test_a_random_schedule_costs_nothing(quick: str, tmp_path: Path) -> None:
     """Workers that join, leave and are killed at random leave what the oracle makes."""
-    seeded(1)(Ground(broker, tmp_path))
+    seeded(1)(Ground(quick, tmp_path))
