@@ -13,7 +13,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-from confluent_kafka import TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+from tenacity import retry, retry_if_exception_type, stop_after_delay
 
 from tests.bench import broker, engine, frameworks, profile
 from tests.bench.broker import PATIENCE_S, ROOT
@@ -184,7 +185,7 @@ class Bench:
             begun: tuple[int, float, float] | None = None
             deadline = time.monotonic() + PATIENCE_S
             while True:
-                done = client.committed(place, timeout=10)[0].offset
+                done = _committed(client, place)
                 now = time.perf_counter(), cpu_s(process.pid)
                 if begun is None and done > 0:
                     begun = done, *now
@@ -193,6 +194,12 @@ class Bench:
                 failed = process.poll() is not None or time.monotonic() > deadline
                 assert not failed, config.with_suffix(".log").read_text()
                 time.sleep(0.01)
+
+
+@retry(retry=retry_if_exception_type(KafkaException), stop=stop_after_delay(60), reraise=True)
+def _committed(client: Consumer, place: list[TopicPartition]) -> int:
+    """The group's next offset; a broker that has just started may not know its coordinator yet."""
+    return int(client.committed(place, timeout=10)[0].offset)
 
 
 @contextmanager
