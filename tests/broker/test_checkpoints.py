@@ -287,6 +287,7 @@ def test_a_topic_with_more_partitions_is_refused(broker: str, tmp_path: Path) ->
     assert "Entities have moved between partitions" in said
 
 
+@pytest.mark.long
 def test_another_configuration_takes_over_where_the_former_one_ends(
     broker: str, tmp_path: Path
 ) -> None:

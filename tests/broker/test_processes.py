@@ -52,7 +52,13 @@ def slots(process: WorkerProcess) -> set[str]:
     return {slot for slot, _ in taken(process)}
 
 
-@pytest.mark.parametrize("protocol", KAFKA)
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        name if k == 0 else pytest.param(name, marks=pytest.mark.long)
+        for k, name in enumerate(KAFKA)
+    ],
+)
 def test_a_killed_worker_comes_back_into_its_slot(
     broker: str, tmp_path: Path, protocol: str
 ) -> None:
