@@ -44,6 +44,7 @@ class Stepping:
         return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MONITORS)
 @few
 @given(seed=st.integers(0, 2**32), stop=st.integers(1, EVENTS))
