@@ -1,8 +1,6 @@
-"""The command line in a process that kills itself, by SIGKILL, at a point that a test names.
+"""The points at which a process that runs the command line kills itself, by SIGKILL.
 
-    EDDY_DIE_AT=POINT EDDY_DIE_AFTER=n python -m tests.broker.dying run CONFIG ...
-
-It wraps functions of the worker and then runs it as it is: no option of the worker's own leads
+`arm` wraps functions of the worker, which then runs as it is: no option of the worker's own leads
 here. The n-th call that counts dies, counted from 1. At some points a worker does not die but
 freezes, by SIGSTOP, until somebody lets it go on.
 """
@@ -17,7 +15,6 @@ from typing import Any, NamedTuple, NoReturn
 from stream.checkpoints import loading
 from stream.checkpoints.manifest import offset_of
 from stream.checkpoints.store import Folder
-from stream.cli import main
 from stream.config import ASSESS
 from stream.kafka import Partition, Sink
 from stream.stages.watch import Watch
@@ -186,8 +183,3 @@ def arm(point: Point, left: int) -> None:
         return found
 
     setattr(point.owner, point.name, dying)
-
-
-if __name__ == "__main__":
-    arm(ALL[os.environ["EDDY_DIE_AT"]], int(os.environ.get("EDDY_DIE_AFTER", "1")))
-    main()

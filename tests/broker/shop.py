@@ -325,7 +325,7 @@ def eddy(*arguments: str, code: int = 0) -> str:
 
     with TemporaryDirectory(prefix="eddy-said-") as folder:
         said = Path(folder) / "said"
-        assert Child(command([*arguments], said)).wait(PATIENCE_S) == code, said.read_text()
+        assert command([*arguments], said).wait(PATIENCE_S) == code, said.read_text()
         return said.read_text()
 
 
@@ -375,7 +375,7 @@ def worker(
 
     forked = start(shop, slot, [dies] if dies else ())
     try:
-        yield WorkerProcess(Child(forked.process), forked.log_file)
+        yield forked
     finally:
         forked.stop(signal.SIGKILL)
 
@@ -385,6 +385,11 @@ class Child:
 
     def __init__(self, process: BaseProcess) -> None:
         self._process = process
+
+    @property
+    def pid(self) -> int | None:
+        """Its number."""
+        return self._process.pid
 
     def poll(self) -> int | None:
         """Its exit code, negative where a signal ended it; None while it runs."""

@@ -15,15 +15,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from threading import Lock
-from typing import Any, Final
-
-import orjson
+from typing import Final
 
 from tests.broker.dying import ALL, arm
-from tests.broker.shop import PATIENCE_S, Shop
+from tests.broker.shop import PATIENCE_S, Child, Shop, WorkerProcess
 
 PR_SET_PDEATHSIG: Final = 1  # from <linux/prctl.h>
 LOOK_S: Final = 0.05
@@ -56,22 +54,10 @@ def _work(arguments: list[str], log_file: str, plan: Plan) -> None:
 
 
 @dataclass
-class Forked:
-    """A worker process and the file that its log goes to."""
+class Forked(WorkerProcess):
+    """A worker process, and the slot that it runs in."""
 
-    process: ForkServerProcess
-    log_file: Path
     slot: str
-
-    def log(self) -> list[dict[str, Any]]:
-        """What it has logged so far."""
-        written = self.log_file.read_bytes() if self.log_file.exists() else b""
-        lines = [line for line in written.splitlines(keepends=True) if line.endswith(b"\n")]
-        return [orjson.loads(line) for line in lines if line.startswith(b"{")]
-
-    def has_logged(self, event: str) -> bool:
-        """Whether a line that begins so is there."""
-        return any(line["event"].startswith(event) for line in self.log())
 
     def owned(self) -> dict[tuple[str, int], bool]:
         """The partitions that it has now, each with whether it is live there."""
@@ -91,7 +77,7 @@ class Forked:
 
     def alive(self) -> bool:
         """Whether it runs, or stands still."""
-        return self.process.exitcode is None
+        return self.process.poll() is None
 
     def frozen(self) -> bool:
         """Whether it stands still."""
@@ -100,30 +86,21 @@ class Forked:
 
     def send(self, number: signal.Signals) -> None:
         """Signal it, if it is still there."""
-        if self.alive():
-            assert self.process.pid is not None
-            os.kill(self.process.pid, number)
+        self.process.send_signal(number)
 
     def ended(self) -> int:
         """Wait for its end; its exit code, negative where a signal ended it."""
-        self.process.join(PATIENCE_S)
-        assert self.process.exitcode is not None, f"worker {self.slot} does not end"
-        return self.process.exitcode
-
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
-        """Signal it and wait; its exit code."""
-        self.send(how)
-        return self.ended()
+        return self.process.wait(PATIENCE_S)
 
 
-def command(arguments: list[str], log_file: Path, plan: Plan = ()) -> ForkServerProcess:
+def command(arguments: list[str], log_file: Path, plan: Plan = ()) -> Child:
     """Start the command line with these arguments; it dies with this process."""
     with _starting:
         process = _context().Process(
             target=_work, args=(arguments, str(log_file), list(plan)), daemon=True
         )
         process.start()
-    return process
+    return Child(process)
 
 
 def start(shop: Shop, slot: str = "one", plan: Plan = ()) -> Forked:
@@ -151,7 +128,7 @@ def wait_for(condition: Callable[[], bool], what: str, *needed: Forked) -> None:
         assert time.monotonic() < deadline, f"waited {PATIENCE_S} s for {what}"
         for worker in needed:
             assert worker.alive(), (
-                f"worker {worker.slot} ended ({worker.process.exitcode}) before {what}: "
+                f"worker {worker.slot} ended ({worker.process.poll()}) before {what}: "
                 f"{worker.log_file}"
             )
         time.sleep(LOOK_S)

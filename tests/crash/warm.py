@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+import stream.cli  # noqa: F401 - and what it loads
 import tests.broker.dying  # noqa: F401 - the worker's modules
 from schemas.records import Records
 from stream.alerting import RunInfo
