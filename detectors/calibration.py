@@ -48,7 +48,7 @@ from detectors.decay import LN2
 from detectors.entities import Admitted
 from detectors.kernels import kernel
 from detectors.models.half_space_trees import COUNTERFACTUAL_MAX
-from detectors.protection import WRONG_SHARE, earned, followed
+from detectors.protection import TOKENS_PER_HOUR, WRONG_SHARE, earned, followed
 from detectors.state import Arrays, load, saved
 from schemas.columns import F64, I64, Bools
 
@@ -74,7 +74,6 @@ REFRESH_MIN: Final = 500
 SETTLED_EVENTS: Final = 20_000.0
 TAIL_P: Final = 0.01
 RARITY_MAX: Final = 100.0
-TOKENS_PER_HOUR: Final = 3.0
 TOKENS_PER_EVENT: Final = 0.03
 """More than an honest entity spends on average once γ is 1/2: TAIL_P (2 - 1/√RARITY_MAX) =
 0.019."""

@@ -256,7 +256,9 @@ class Monitor:
     def _tails(self, events: EventBatch, values: F64, admitted: Admitted) -> tail.Judged:
         judged = tail.nothing_said(*values.shape)
         field = self.spec.cohort
-        hashed = self._hash(events, field) if field else np.zeros(len(events), np.uint64)
+        peers: I64 = np.zeros(len(events), np.int64)
+        if field:
+            peers = self.cohorts.of(self._hash(events, field), admitted.learn)
         tail.judge(
             self.words,
             self.tail_at,
@@ -265,7 +267,7 @@ class Monitor:
             self.shape,
             self.tail_half_life_ms,
             self.cohort,
-            self.cohorts.of(hashed, admitted.learn),
+            peers,
             judged,
         )
         return judged

@@ -25,6 +25,11 @@ from detectors.kernels import kernel
 WRONG_SHARE: Final = 0.2
 WRONG_MEMORY: Final = 10_000.0
 """Events after which a share is forgotten: two thousand strange ones in a row are a burst yet."""
+TOKENS_PER_HOUR: Final = 3.0
+TOKENS_PER_EVENT: Final = 0.02
+TOKENS_MAX: Final = 6.0
+"""Of the models' tokens, each of which pays for one strange event; calibration, where an event's
+price depends on how strange it is, shares only the hour's."""
 
 
 @kernel

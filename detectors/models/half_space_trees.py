@@ -42,7 +42,14 @@ from detectors.kernels import kernel
 from detectors.models.pool import USED, Slotted, announce, pool, slots_of
 from detectors.models.tail import Judged
 from detectors.models.trees import Trees, build, credit, walk, walk_expecting
-from detectors.protection import WRONG_SHARE, earned, followed
+from detectors.protection import (
+    TOKENS_MAX,
+    TOKENS_PER_EVENT,
+    TOKENS_PER_HOUR,
+    WRONG_SHARE,
+    earned,
+    followed,
+)
 from detectors.spec import DetectorSpec
 from detectors.state import AboutToWrite, Arrays, aligned_zeros, load, prefixed, saved, under
 from schemas.columns import F64, I64, U16, Bools
@@ -61,9 +68,6 @@ COHORT_ROOT_MAX: Final = 20_000.0
 COHORT_EVENTS_MIN: Final = 500.0
 STRENGTH: Final = 8.0
 TOP: Final = 8.0
-TOKENS_PER_HOUR: Final = 3.0
-TOKENS_PER_EVENT: Final = 0.02
-TOKENS_MAX: Final = 6.0
 
 TOKENS, TOKENS_MS = range(2)
 

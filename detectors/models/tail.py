@@ -61,7 +61,14 @@ from detectors.decay import LN2
 from detectors.entities import Admitted
 from detectors.kernels import kernel
 from detectors.models.gaussian import surprise_of_normal
-from detectors.protection import WRONG_SHARE, earned, followed
+from detectors.protection import (
+    TOKENS_MAX,
+    TOKENS_PER_EVENT,
+    TOKENS_PER_HOUR,
+    WRONG_SHARE,
+    earned,
+    followed,
+)
 from detectors.spec import DetectorSpec, Duration
 from schemas.columns import F64, I64, Bools
 
@@ -81,9 +88,6 @@ COHORT_MEMORY: Final = 20_000.0
 PACE: Final = 2.0
 SHAPE_MAX: Final = 10
 RATE_MIN: Final = 1e-4
-TOKENS_PER_HOUR: Final = 3.0
-TOKENS_PER_EVENT: Final = 0.02
-TOKENS_MAX: Final = 6.0
 SURPRISE_MAX: Final = -log(P_MIN)
 LN_2: Final = log(2.0)
 WINSOR_P: Final = 0.01
