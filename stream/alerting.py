@@ -1,16 +1,31 @@
-"""What all alerts have in common, whichever stage raises them: who, where, how severe, in which run.
+"""What all alerts have in common, whichever stage raises them: who, where, how severe, in which
+incident and run.
 
 Knows what may be shown of an id and what must not; decides nothing.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
+from detectors import policy
+from detectors.explain import short, surprise
 from detectors.hashing import HashKey, hash_text, pseudonym
-from schemas.alerts import Entity, Evidence, Run, Severity
+from detectors.policy import Decided
+from detectors.spec import PolicySpec, seconds
+from schemas.alerts import (
+    Action,
+    Activity,
+    Alert,
+    Contribution,
+    Entity,
+    Evidence,
+    Run,
+    Severity,
+    stable_id,
+)
 from schemas.columns import EventBatch
 from schemas.events import ENTITY_FIELDS
 
@@ -39,6 +54,35 @@ class RunInfo:
     now: Callable[[], str]
 
 
+class Origin(NamedTuple):
+    """Which stage raises alerts, and under what. entity: the field of an event that names whom they are about."""
+
+    name: str
+    entity: str
+    fingerprint: str
+    policy: PolicySpec
+    budget_per_day: float
+
+
+class Reasons(NamedTuple):
+    """What a stage says of an event that alarms. reason: what says most; warm: enough was learned
+    before it."""
+
+    detector: str
+    reason: str
+    p_value: float
+    warm: bool
+    window_s: int
+    contributions: list[Contribution]
+    counterfactual: list[str] | None
+
+
+def published(decided: Decided) -> list[int]:
+    """The events of a batch on which there is an alert."""
+    found = (decided.activity == policy.OPENED) | (decided.activity == policy.UPDATED)
+    return [i for i, is_published in enumerate(found.tolist()) if is_published]
+
+
 def severity(score: float) -> Severity:
     """The severity of a score."""
     return next(name for least, name in SEVERITIES if score >= least)
@@ -51,6 +95,62 @@ class Teller:
         self.key = key
         self.reveal = reveal
         self.info = run
+
+    def alert(
+        self,
+        origin: Origin,
+        batch: EventBatch,
+        row: int,
+        who: str,
+        decided: Decided,
+        i: int,
+        reasons: Reasons,
+    ) -> Alert:
+        """The alert on the event in a row of the batch, as it was decided under i.
+
+        who: the pseudonym of its entity, which names the incident whether the id is shown or not.
+        """
+        incident = decided.incident[i]
+        revision = int(incident[policy.REVISION])
+        activity: Activity = "opened" if decided.activity[i] == policy.OPENED else "updated"
+        evidence = self.evidence(batch, row)
+        at = evidence.topic, evidence.partition, evidence.offset
+        opened_at = *batch.sources[int(incident[policy.SOURCE])], int(incident[policy.OFFSET])
+        score = surprise(reasons.p_value)
+        action = origin.policy.action
+        return Alert(
+            alert_id=stable_id(*at, origin.name, who, reasons.detector, revision),
+            revision=revision,
+            activity=activity,
+            run=self.run(reasons.warm),
+            monitor=origin.name,
+            detector=reasons.detector,
+            fingerprint=origin.fingerprint,
+            entity=self.entity(origin.entity, batch, row),
+            related=self.related(origin.entity, batch, row),
+            event_time_ms=int(batch.time_ms[row]),
+            window_s=reasons.window_s,
+            score=short(score),
+            p_value=short(reasons.p_value),
+            threshold=short(float(decided.threshold[i])),
+            severity=severity(score),
+            budget_per_day=short(origin.budget_per_day),
+            budget_used=short(float(decided.budget_used[i])),
+            contributions=reasons.contributions,
+            counterfactual=reasons.counterfactual,
+            incident_id=stable_id(*opened_at, origin.name, who),
+            dedup_key=stable_id(origin.name, who),
+            suppressed=int(incident[policy.SUPPRESSED]),
+            first_seen_ms=int(incident[policy.FIRST_MS]),
+            last_seen_ms=int(incident[policy.LAST_MS]),
+            action=Action(
+                type=action.type,
+                scope=origin.entity,
+                ttl_s=int(seconds(action.ttl)),
+                reason_code=f"{origin.name}.{reasons.reason}",
+            ),
+            evidence=[evidence],
+        )
 
     def run(self, warm: bool) -> Run:
         """The run, and whether its alert may be enforced. warm: enough was learned."""

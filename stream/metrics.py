@@ -194,6 +194,14 @@ METRICS: Final = (
         "if it is far more than one event in fifty, find the monitor whose p-values are too small",
     ),
     Metric(
+        "eddy_reports_ignored",
+        "counter",
+        "reports",
+        _WATCH,
+        "reports of monitors that the configuration no longer has",
+        "nothing, where a monitor was removed or renamed: they were on their way when it was",
+    ),
+    Metric(
         "eddy_reported_events",
         "counter",
         "events",
@@ -332,6 +340,7 @@ _WATCH_COUNTS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "evictions": ("eddy_evictions", ()),
     "promotions": ("eddy_promotions", ()),
     "reports": ("eddy_reports", ()),
+    "reports_ignored": ("eddy_reports_ignored", ()),
     "reported_events": ("eddy_reported_events", ("all",)),
     "sampled_events": ("eddy_reported_events", ("sample",)),
 }

@@ -225,20 +225,17 @@ class InternalShard(Shard):
         """The events of the messages. Raises ForeignRecord."""
         assert isinstance(records.values, list)
         try:
-            return self._read(records.values)
+            return self._codec.read(records.values)
         except ValueError:
             for offset, value in zip(records.offset.tolist(), records.values, strict=True):
                 try:
-                    self._read([value])
+                    self._codec.read([value])
                 except ValueError as error:
                     where = f"{records.topic}[{records.partition}]"
                     raise ForeignRecord(
                         f"{where}: the record at offset {offset} {error}"
                     ) from error
             raise
-
-    def _read(self, values: list[bytes | None]) -> EventBatch:
-        return self._codec.read(values)
 
     @abstractmethod
     def judge(self, events: EventBatch) -> Emitted:
@@ -277,13 +274,6 @@ class AssessShard(InternalShard):
     def __init__(self, codec: SlimCodec, assess: Assess) -> None:
         super().__init__(codec)
         self.assess = assess
-
-    def _read(self, values: list[bytes | None]) -> EventBatch:
-        events = super()._read(values)
-        strangers = set(events.text[MONITOR].to_pylist()) - set(self.assess.monitors)
-        if strangers:
-            raise ValueError(f"holds reports of {strangers.pop()}, which is no monitor")
-        return events
 
     def judge(self, events: EventBatch) -> Emitted:
         """Let assess take the reports."""

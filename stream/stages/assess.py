@@ -16,12 +16,11 @@ from detectors import explain, policy
 from detectors.assessment import FIRST, REPORT_P, SAMPLED, Assessed, Assessment, combined, sampled
 from detectors.combination import P_MIN
 from detectors.hashing import HashKey, pseudonym
-from detectors.spec import seconds
 from detectors.state import AboutToWrite, Arrays, prefixed, under
-from schemas.alerts import Action, Activity, Alert, Contribution, stable_id
+from schemas.alerts import Alert, Contribution
 from schemas.codecs.slim import MONITOR, P_VALUE
 from schemas.columns import F64, I64, EventBatch
-from stream.alerting import Teller, severity
+from stream.alerting import Origin, Reasons, Teller, published
 from stream.config import ASSESS, AssessSpec
 from stream.stages.watch import Found
 
@@ -72,22 +71,31 @@ class Assess:
     ) -> None:
         self.spec = spec
         self.monitors = list(monitors)
-        self.fingerprint = fingerprint
         self.teller = teller
         self.assessment = Assessment(
             spec.policy, teller.key, len(self.monitors), spec.capacity, spec.events_max, shards
         )
-        self.tally = np.zeros(1, np.int64)
+        budget = self.assessment.policy.limits.budget
+        self.origin = Origin(ASSESS, spec.subject, fingerprint, spec.policy, budget)
+        self.tally = np.zeros(2, np.int64)
 
     def process(self, batch: EventBatch) -> list[Found]:
-        """Take reports in order; alerts for what the policy opened or updated."""
-        self.tally += len(batch)
+        """Take reports in order; alerts for what the policy opened or updated.
+
+        Reports of a monitor that the configuration no longer has may still stand in the log; they
+        are counted, and left out.
+        """
         index = {name: k for k, name in enumerate(self.monitors)}
-        monitor = np.array([index[name] for name in batch.text[MONITOR].to_pylist()], np.int64)
+        monitor = np.array([index.get(m, -1) for m in batch.text[MONITOR].to_pylist()], np.int64)
+        known = np.flatnonzero(monitor >= 0)
+        self.tally += len(known), len(batch) - len(known)
+        if len(known) < len(batch):
+            batch, monitor = batch.take(known), monitor[known]
         assessed = self.assessment.process(batch, self.spec.subject, monitor, batch.number[P_VALUE])
-        activity = assessed.decided.activity
-        published = np.flatnonzero((activity == policy.OPENED) | (activity == policy.UPDATED))
-        return [Found(i, self._alert(batch, assessed, i)) for i in published.tolist()]
+        return [
+            Found(int(known[i]), self._alert(batch, assessed, i))
+            for i in published(assessed.decided)
+        ]
 
     def counts(self) -> dict[str, int]:
         """Reports, the events they were on, and alerts by activity."""
@@ -95,6 +103,7 @@ class Assess:
         totals = self.assessment.known.totals
         return {
             "reports": int(self.tally[0]),
+            "reports_ignored": int(self.tally[1]),
             "reported_events": int(totals[FIRST]),
             "sampled_events": int(totals[SAMPLED]),
             "alerts_opened": int(activities[policy.OPENED]),
@@ -121,52 +130,19 @@ class Assess:
         """Nothing is announced."""
 
     def _alert(self, batch: EventBatch, assessed: Assessed, i: int) -> Alert:
-        decided = assessed.decided
-        incident = decided.incident[i]
-        revision = int(incident[policy.REVISION])
-        opened_in = batch.sources[int(incident[policy.SOURCE])]
-        topic, partition = batch.sources[int(batch.source[i])]
-        who = pseudonym(assessed.keys[i])
-        score = explain.surprise(float(assessed.p[i]))
-        threshold = float(decided.threshold[i])
         shown = self._contributions(assessed.by_monitor[i])
-        activity: Activity = "opened" if decided.activity[i] == policy.OPENED else "updated"
-        action = self.spec.policy.action
-        return Alert(
-            alert_id=stable_id(
-                topic, partition, int(batch.offset[i]), ASSESS, who, ASSESS, revision
-            ),
-            revision=revision,
-            activity=activity,
-            run=self.teller.run(bool(assessed.warm[i])),
-            monitor=ASSESS,
+        threshold = float(assessed.decided.threshold[i])
+        reasons = Reasons(
             detector=ASSESS,
-            fingerprint=self.fingerprint,
-            entity=self.teller.entity(self.spec.subject, batch, i),
-            related=self.teller.related(self.spec.subject, batch, i),
-            event_time_ms=int(batch.time_ms[i]),
+            reason=shown[0].feature,
+            p_value=float(assessed.p[i]),
+            warm=bool(assessed.warm[i]),
             window_s=0,
-            score=explain.short(score),
-            p_value=explain.short(float(assessed.p[i])),
-            threshold=explain.short(threshold),
-            severity=severity(score),
-            budget_per_day=explain.short(self.assessment.policy.limits.budget),
-            budget_used=explain.short(float(decided.budget_used[i])),
             contributions=shown,
             counterfactual=self._counterfactual(assessed.by_monitor[i], threshold),
-            incident_id=stable_id(*opened_in, int(incident[policy.OFFSET]), ASSESS, who),
-            dedup_key=stable_id(ASSESS, who),
-            suppressed=int(incident[policy.SUPPRESSED]),
-            first_seen_ms=int(incident[policy.FIRST_MS]),
-            last_seen_ms=int(incident[policy.LAST_MS]),
-            action=Action(
-                type=action.type,
-                scope=self.spec.subject,
-                ttl_s=int(seconds(action.ttl)),
-                reason_code=f"{ASSESS}.{shown[0].feature}",
-            ),
-            evidence=[self.teller.evidence(batch, i)],
         )
+        who = pseudonym(assessed.keys[i])
+        return self.teller.alert(self.origin, batch, i, who, assessed.decided, i, reasons)
 
     def _ranked(self, p: F64) -> list[int]:
         """The monitors that reported, the most surprised first."""

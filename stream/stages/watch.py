@@ -13,9 +13,9 @@ from detectors.hashing import HashKey, pseudonym
 from detectors.monitor import Monitor, MonitorSpec, Watched
 from detectors.spec import seconds
 from detectors.state import AboutToWrite, Arrays
-from schemas.alerts import Action, Activity, Alert, stable_id
+from schemas.alerts import Alert
 from schemas.columns import F64, EventBatch
-from stream.alerting import RunInfo, Teller, severity
+from stream.alerting import Origin, Reasons, RunInfo, Teller, published
 
 SCORED, LATE, NOT_APPLICABLE, SKIPPED_LEARNING, LABELS = range(5)
 
@@ -51,7 +51,8 @@ class Watch:
         self.name = spec.name
         self.spec = spec
         self.monitor = Monitor(spec, key, shards)
-        self.fingerprint = fingerprint
+        budget = self.monitor.policy.limits.budget
+        self.origin = Origin(spec.name, spec.entity, fingerprint, spec.policy, budget)
         self.teller = Teller(key, reveal, run)
         self.tally = np.zeros(5, np.int64)
 
@@ -68,10 +69,9 @@ class Watch:
         )
         p_value = np.full(len(batch), np.nan)
         p_value[watched.index] = watched.p
-        activity = watched.decided.activity
-        published = np.flatnonzero((activity == policy.OPENED) | (activity == policy.UPDATED))
         alerts = [
-            Found(int(watched.index[i]), self._alert(batch, watched, int(i))) for i in published
+            Found(int(watched.index[i]), self._alert(batch, watched, i))
+            for i in published(watched.decided)
         ]
         return Outcome(alerts, p_value)
 
@@ -113,58 +113,23 @@ class Watch:
         self.monitor.announce(about_to_write)
 
     def _alert(self, batch: EventBatch, watched: Watched, i: int) -> Alert:
-        row = int(watched.index[i])
-        decided = watched.decided
-        incident = decided.incident[i]
-        revision = int(incident[policy.REVISION])
-        opened_in = batch.sources[int(incident[policy.SOURCE])]
-        entity = self.teller.entity(self.spec.entity, batch, row)
-        # The incident and its key are named by the hash, which is the same whether it is shown.
-        who = pseudonym(watched.keys[i])
-        topic, partition = batch.sources[int(batch.source[row])]
-        offset = int(batch.offset[row])
         calibrated = watched.calibrated
         detector, top_feature = self._rule(watched, i)
-        threshold = float(decided.threshold[i])
-        shown = explain.contributions(
-            i, self.monitor.names, self.spec.features, watched.told, calibrated, watched.trees
-        )
-        score = explain.surprise(float(watched.p[i]))
-        warm = int(calibrated.learned[i]) >= self.spec.policy.warm_up_events
-        activity: Activity = "opened" if decided.activity[i] == policy.OPENED else "updated"
-        return Alert(
-            alert_id=stable_id(topic, partition, offset, self.name, who, detector, revision),
-            revision=revision,
-            activity=activity,
-            run=self.teller.run(warm),
-            monitor=self.name,
+        names, features = self.monitor.names, self.spec.features
+        shown = explain.contributions(i, names, features, watched.told, calibrated, watched.trees)
+        threshold = float(watched.decided.threshold[i])
+        reasons = Reasons(
             detector=detector,
-            fingerprint=self.fingerprint,
-            entity=entity,
-            related=self.teller.related(self.spec.entity, batch, row),
-            event_time_ms=int(batch.time_ms[row]),
+            reason=top_feature,
+            p_value=float(watched.p[i]),
+            warm=int(calibrated.learned[i]) >= self.spec.policy.warm_up_events,
             window_s=self._window_s({one.feature for one in shown}),
-            score=explain.short(score),
-            p_value=explain.short(float(watched.p[i])),
-            threshold=explain.short(threshold),
-            severity=severity(score),
-            budget_per_day=explain.short(self.monitor.policy.limits.budget),
-            budget_used=explain.short(float(decided.budget_used[i])),
             contributions=shown,
-            counterfactual=explain.counterfactual(i, self.monitor.names, calibrated, threshold),
-            incident_id=stable_id(*opened_in, int(incident[policy.OFFSET]), self.name, who),
-            dedup_key=stable_id(self.name, who),
-            suppressed=int(incident[policy.SUPPRESSED]),
-            first_seen_ms=int(incident[policy.FIRST_MS]),
-            last_seen_ms=int(incident[policy.LAST_MS]),
-            action=Action(
-                type=self.spec.policy.action.type,
-                scope=self.spec.entity,
-                ttl_s=int(seconds(self.spec.policy.action.ttl)),
-                reason_code=f"{self.name}.{top_feature}",
-            ),
-            evidence=[self.teller.evidence(batch, row)],
+            counterfactual=explain.counterfactual(i, names, calibrated, threshold),
         )
+        who = pseudonym(watched.keys[i])
+        row = int(watched.index[i])
+        return self.teller.alert(self.origin, batch, row, who, watched.decided, i, reasons)
 
     def _rule(self, watched: Watched, i: int) -> tuple[str, str]:
         """The detector with the smallest p-value, and the feature with the largest share."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from obstore.store import LocalStore
 
-from detectors.state import Arrays, copied
+from detectors.state import STATE_VERSION, Arrays, copied
 from stream.checkpoints import loading, recovery
 from stream.checkpoints.manifest import Manifest
 from stream.checkpoints.recovery import Recovered
@@ -180,15 +180,16 @@ def test_another_state_version_is_refused_while_something_is_left(
 ) -> None:
     """Only the version that wrote a state can re-learn what it has not seen; with nothing left all
     starts anew, and the log alone cannot make that again."""
-    monkeypatch.setattr(recovery, "STATE_VERSION", 2)
-    with pytest.raises(CheckpointIncompatible, match=r"version 1; this is version 2, and 100 offs"):
+    said = rf"version {STATE_VERSION}; this is version {STATE_VERSION + 1}, and 100 offs"
+    monkeypatch.setattr(recovery, "STATE_VERSION", STATE_VERSION + 1)
+    with pytest.raises(CheckpointIncompatible, match=said):
         group.start()
     monkeypatch.undo()
     group.work(300, 400, [400])
-    monkeypatch.setattr(recovery, "STATE_VERSION", 2)
+    monkeypatch.setattr(recovery, "STATE_VERSION", STATE_VERSION + 1)
     found = group.start()
     assert (found.head.offset, found.live_from, found.checkpoint) == (400, 400, None)
-    assert (found.head.state_version, found.head.first_offset) == (2, None)
+    assert (found.head.state_version, found.head.first_offset) == (STATE_VERSION + 1, None)
     assert found.shard.counts()["route"]["read"] == 0
 
 

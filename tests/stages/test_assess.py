@@ -14,12 +14,10 @@ from hypothesis import strategies as st
 
 from detectors.assessment import CENSORED, REPORT_P, combined, sampled
 from schemas.alerts import ALERT_BYTES_MAX, alert_record
-from schemas.codecs.slim import MONITOR, P_VALUE, SlimCodec
-from schemas.columns import EventBatch
-from schemas.records import Records
+from schemas.codecs.slim import MONITOR, P_VALUE
+from schemas.columns import EventBatch, joined
 from stream.alerting import RunInfo
 from stream.config import Config, assess_way, load, logs, parse
-from stream.errors import ForeignRecord
 from stream.replay import replay
 from stream.shard import AssessShard, Shards
 from stream.simulator import Shop, lines
@@ -153,15 +151,16 @@ def test_each_report_revises_its_events_score() -> None:
     assert all(b >= a + 1.99 for scores in revised for a, b in pairwise(scores))
 
 
-def test_a_report_of_nobodys_is_an_error_that_names_it() -> None:
-    """A monitor that the configuration does not have stops the shard."""
-    stranger = made_up(1).slice(0, 3)
-    stranger.text[MONITOR] = pa.array(["device"] * 3)
-    codec = SlimCodec(["account", MONITOR, P_VALUE], stranger.sources)
-    [message] = codec.write(stranger)
-    nowhere = np.zeros(1, np.int64)
-    with pytest.raises(ForeignRecord, match=r"offset 0 holds reports of device"):
-        shard().process(Records("eddy-shop-assess-reports", 0, nowhere, nowhere, [message]))
+def test_reports_of_a_monitor_that_is_gone_are_counted_and_left_out() -> None:
+    """Wherever they stand between the others' they change no alert."""
+    mine, gone = made_up(1), made_up(2)
+    gone.text[MONITOR] = pa.array(["device"] * len(gone))
+    mixed = joined([mine.slice(0, 200), gone, mine.slice(200, len(mine))])
+    alone, beside = shard(), shard()
+    assert beside.judge(mixed).alerts == alone.judge(mine).alerts
+    counts = beside.counts()["assess"]
+    assert counts["reports_ignored"] == len(gone)
+    assert {**counts, "reports_ignored": 0} == alone.counts()["assess"]
 
 
 def test_assess_runs_inline_only_where_all_read_one_log() -> None:
