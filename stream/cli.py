@@ -273,7 +273,7 @@ def _simulated_input(config: "Config", wanted: str) -> tuple[str, "InputSpec"]:
 def _writer(config: "Config", spec: "InputSpec", to: str) -> "Iterator[Callable[[Line], object]]":
     """What takes one line: a producer, or a file."""
     if to == "kafka":
-        from stream.kafka import Feed
+        from stream.kafka.writing import Feed
 
         feed = Feed(config.kafka, spec.topic, spec.partitioner)
         yield lambda line: feed.send(line.key, line.value)
@@ -357,7 +357,7 @@ def create(
     """
     from stream import topics
     from stream.config import load
-    from stream.kafka import Admin
+    from stream.kafka.administration import Admin
 
     loaded = load(config)
     if print_acls:

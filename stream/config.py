@@ -28,7 +28,7 @@ from schemas.events import ENTITY_FIELDS, FIELDS, TYPES
 from schemas.mapping import CodecName, FieldsSpec, TypeSpec, nearest
 from stream.document import at, build, fill
 from stream.errors import ConfigError
-from stream.kafka_properties import property_problems
+from stream.kafka.properties import property_problems
 
 FINGERPRINT_VERSION: Final = 2
 ROUTE, ASSESS = STAGES = ("route", "assess")

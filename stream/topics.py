@@ -10,7 +10,7 @@ from typing import Final, Literal, NamedTuple
 from schemas.codecs.slim import MESSAGE_BYTES_MAX
 from stream.config import ASSESS, Config, logs
 from stream.errors import ConfigError
-from stream.kafka import Admin
+from stream.kafka.administration import Admin
 
 DAY_MS: Final = 86_400_000
 RETENTION_MS_MIN: Final = 3 * DAY_MS

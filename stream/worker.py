@@ -28,8 +28,12 @@ from stream.checkpoints.store import Folder, open_store
 from stream.config import Config, Log, logs
 from stream.errors import Abortable
 from stream.health import Pulse
-from stream.kafka import Admin, Committed, OutRecord, Partition, Sink, Source, patiently
-from stream.kafka_properties import of_slot, shown
+from stream.kafka.administration import Admin
+from stream.kafka.failures import patiently
+from stream.kafka.positions import Committed, Partition
+from stream.kafka.properties import of_slot, shown
+from stream.kafka.reading import Source
+from stream.kafka.writing import OutRecord, Sink
 from stream.metrics import Board
 from stream.shard import Emitted, Shard
 from stream.topics import check_topics, found

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from stream.checkpoints.keeping import REVOKE_S
 from stream.errors import Abortable, ConfigError, Fatal, Fenced, Retriable
 from stream.health import ALIVE_S
-from stream.kafka import CALL_S, PAUSE_S, classify, failure, patiently
-from stream.kafka_codes import TABLE
-from stream.kafka_properties import (
+from stream.kafka.codes import TABLE
+from stream.kafka.failures import CALL_S, PAUSE_S, classify, failure, patiently
+from stream.kafka.properties import (
     OWNED,
     consumer_properties,
     of_slot,

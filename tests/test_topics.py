@@ -8,7 +8,7 @@ from confluent_kafka.admin import AdminClient
 
 from stream.config import Config, parse
 from stream.errors import ConfigError
-from stream.kafka import Admin
+from stream.kafka.administration import Admin
 from stream.topics import CREATED, Found, check_topics, found, missing, permissions
 from tests.broker.shop import eddy, make_shop
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from schemas.dead_letters import HEADERS_BYTES_MAX, Fault, dead_letter
 from schemas.records import Records
-from stream.kafka import OutRecord, Partition
+from stream.kafka.positions import Partition
+from stream.kafka.writing import OutRecord
 from stream.worker import Outbox, cut
 
 WHERE = Partition("events", 3)

@@ -27,7 +27,7 @@ from stream.errors import (
     PartitionCountChanged,
     RetentionGap,
 )
-from stream.kafka import Committed, Partition
+from stream.kafka.positions import Committed, Partition
 from stream.shard import Shard, Shards
 
 log = structlog.stdlib.get_logger(__name__)

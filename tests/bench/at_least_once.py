@@ -14,8 +14,11 @@ from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartit
 
 from stream import worker
 from stream.cli import main
-from stream.kafka import Beat, Committed, Membership, OutRecord, Partition, Source, _produce
-from stream.kafka_properties import Properties, producer_properties
+from stream.kafka.failures import Beat
+from stream.kafka.positions import Committed, Membership, Partition
+from stream.kafka.properties import Properties, producer_properties
+from stream.kafka.reading import Source
+from stream.kafka.writing import OutRecord, produce
 
 PATIENCE_S: Final = 60.0
 
@@ -53,7 +56,7 @@ class PlainSink:
     ) -> None:
         """Write the records, wait until they are delivered, then commit the positions."""
         for record in records:
-            _produce(self._producer, record)
+            produce(self._producer, record)
         left = self._producer.flush(PATIENCE_S)
         assert not left, left
         assert not self._failed, self._failed

@@ -30,7 +30,7 @@ from stream.checkpoints.recovery import Circumstances, Recovered, recover
 from stream.checkpoints.store import Folder
 from stream.clock import now_text
 from stream.config import CheckpointsSpec, logs, parse
-from stream.kafka import Committed, Partition
+from stream.kafka.positions import Committed, Partition
 from stream.metrics import Board
 from tests.bench import broker, end_to_end
 from tests.bench.broker import ROOT

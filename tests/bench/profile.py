@@ -14,7 +14,8 @@ from stream import kafka, worker
 from stream.alerting import RunInfo
 from stream.config import load
 from stream.health import Pulse
-from stream.kafka import Sink, Source
+from stream.kafka.reading import Source
+from stream.kafka.writing import Sink
 from stream.metrics import Board
 from stream.stages import route
 from stream.stages.route import RecentIds, Route

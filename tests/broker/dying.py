@@ -16,7 +16,8 @@ from stream.checkpoints import loading
 from stream.checkpoints.manifest import offset_of
 from stream.checkpoints.store import Folder
 from stream.config import ASSESS
-from stream.kafka import Partition, Sink
+from stream.kafka.positions import Partition
+from stream.kafka.writing import Sink
 from stream.stages.watch import Watch
 from stream.worker import Holding, Worker
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Collection
 from typing import NamedTuple
 
-from stream.kafka import Feed
+from stream.kafka.writing import Feed
 from stream.simulator import Shop as Simulated
 from stream.simulator import lines
 from tests.broker.shop import PATIENCE_S, Shop

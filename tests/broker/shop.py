@@ -34,7 +34,9 @@ from schemas.columns import EventBatch
 from schemas.records import Records
 from stream.alerting import RunInfo
 from stream.config import ASSESS, Log, load, logs
-from stream.kafka import Admin, Feed, Partition
+from stream.kafka.administration import Admin
+from stream.kafka.positions import Partition
+from stream.kafka.writing import Feed
 from stream.shard import Shard, Shards
 from stream.simulator import Shop as Simulated
 from stream.simulator import lines

@@ -22,7 +22,7 @@ from stream.checkpoints.loading import load as load_arrays
 from stream.checkpoints.manifest import pointer_in
 from stream.checkpoints.store import Folder
 from stream.config import load, logs, steering
-from stream.kafka import Partition
+from stream.kafka.positions import Partition
 from stream.shard import Shard, build_shard
 from tests.broker.dying import POINTS
 from tests.broker.shop import (

@@ -20,16 +20,10 @@ from stream.alerting import RunInfo
 from stream.config import load
 from stream.errors import Abortable
 from stream.health import Pulse
-from stream.kafka import (
-    TRIED_SHARE,
-    Committed,
-    Membership,
-    OutRecord,
-    Partition,
-    Sink,
-    Source,
-    patiently,
-)
+from stream.kafka.failures import patiently
+from stream.kafka.positions import Committed, Membership, Partition
+from stream.kafka.reading import Source
+from stream.kafka.writing import TRIED_SHARE, OutRecord, Sink
 from stream.metrics import Board
 from stream.worker import Worker
 from tests.broker.own_broker import OwnBroker, own_broker

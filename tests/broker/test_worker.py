@@ -19,7 +19,9 @@ from stream.alerting import RunInfo
 from stream.config import load
 from stream.errors import Abortable
 from stream.health import Pulse
-from stream.kafka import Committed, Membership, Partition, Sink, Source
+from stream.kafka.positions import Committed, Membership, Partition
+from stream.kafka.reading import Source
+from stream.kafka.writing import Sink
 from stream.metrics import METRICS, Board
 from stream.worker import Worker
 from tests.broker.shop import (

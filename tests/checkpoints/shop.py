@@ -12,7 +12,7 @@ from stream.checkpoints.manifest import offset_of
 from stream.checkpoints.recovery import Circumstances, Recovered, recover
 from stream.checkpoints.store import Folder
 from stream.config import ASSESS, CheckpointsSpec, Config, Log, logs, parse
-from stream.kafka import Committed, Partition
+from stream.kafka.positions import Committed, Partition
 from stream.metrics import Board
 from stream.shard import Shards
 from stream.simulator import Shop, lines

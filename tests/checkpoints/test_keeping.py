@@ -13,7 +13,7 @@ from stream.checkpoints.manifest import offset_of
 from stream.checkpoints.store import Folder
 from stream.config import CheckpointsSpec
 from stream.errors import StoreFailure
-from stream.kafka import Committed
+from stream.kafka.positions import Committed
 from stream.metrics import Board
 from tests.broker.shop import value_of
 from tests.checkpoints.shop import RUN, WHERE, Group, config, stream

@@ -22,7 +22,7 @@ from stream.errors import (
     PartitionCountChanged,
     RetentionGap,
 )
-from stream.kafka import Committed
+from stream.kafka.positions import Committed
 from stream.shard import Shards, build_shard
 from tests.checkpoints.shop import EVENTS, RUN, Group, config, monitor, sent, stream
 from tests.laws.test_laws import assert_same

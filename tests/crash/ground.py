@@ -14,7 +14,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from stream.config import load, logs
-from stream.kafka import Feed
+from stream.kafka.writing import Feed
 from stream.simulator import Shop as Simulated
 from stream.simulator import lines
 from tests.broker.shop import Shop, consumer, make_shop

@@ -16,7 +16,7 @@ from detectors.state import Arrays
 from stream.checkpoints.loading import load
 from stream.checkpoints.manifest import pointer_in
 from stream.checkpoints.store import Folder
-from stream.kafka import Partition
+from stream.kafka.positions import Partition
 from stream.shard import Shard
 from tests.broker.shop import Outputs, Published, Reference, Shop, consumer, reference
 

@@ -19,7 +19,7 @@ from typing import Final
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from stream.kafka import Feed
+from stream.kafka.writing import Feed
 from stream.simulator import Shop as Simulated
 from stream.simulator import lines
 from tests.broker.own_broker import own_broker

@@ -19,7 +19,7 @@ from stream.alerting import RunInfo
 from stream.checkpoints.conversion import convert
 from stream.checkpoints.manifest import pointer_in
 from stream.config import load, steering
-from stream.kafka import Partition
+from stream.kafka.positions import Partition
 from stream.shard import build_shard
 from tests.broker.own_broker import own_broker
 from tests.broker.shop import (

@@ -1,0 +1,269 @@
+"""The group's consumer: records in, assignments told to whoever owns the partitions."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
+from typing import Any, Final, Protocol, Self, overload
+
+import numpy as np
+import structlog
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+
+from schemas.records import Headers, Records
+from stream.errors import Fatal, RetentionGap, Retriable
+from stream.kafka.codes import TABLE, UNKNOWN
+from stream.kafka.failures import (
+    CALL_S,
+    Beat,
+    Latch,
+    border,
+    classify,
+    failure,
+    made,
+    patiently,
+    unheard,
+)
+from stream.kafka.positions import Committed, Membership, Partition
+from stream.kafka.properties import Properties, consumer_properties
+
+log = structlog.stdlib.get_logger(__name__)
+
+NAME_TAKEN: Final = KafkaError(KafkaError.UNRELEASED_INSTANCE_ID).str()
+"""What the broker says under the new protocol while the session of a static member that was killed
+lasts; under the classic one its successor takes its place at once."""
+
+
+class Owner(Protocol):
+    """Who is told of assignments, between two batches, never inside a transaction."""
+
+    def on_assign(self, partitions: list[Partition]) -> dict[Partition, int]:
+        """New partitions; returns for each the offset to start reading at."""
+
+    def on_revoke(self, partitions: list[Partition]) -> None:
+        """Partitions to give away: a last commit for them is still possible."""
+
+    def on_lost(self, partitions: list[Partition]) -> None:
+        """Partitions that others may already have: nothing may be committed for them."""
+
+
+class _LazyHeaders(Sequence[Headers]):
+    """The headers of messages, read only where somebody looks: few records need them."""
+
+    def __init__(self, messages: list[Message]) -> None:
+        self._messages = messages
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    @overload
+    def __getitem__(self, index: int) -> Headers: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Headers]: ...
+    def __getitem__(self, index: int | slice) -> Headers | Sequence[Headers]:
+        if isinstance(index, slice):
+            return _LazyHeaders(self._messages[index])
+        headers: Any = self._messages[index].headers()
+        return headers or ()
+
+
+def to_records(where: Partition, messages: list[Message]) -> Records:
+    """Messages of one partition as records, at about 0.2 µs each."""
+    count = len(messages)
+    return Records(
+        topic=where.topic,
+        partition=where.partition,
+        offset=np.fromiter(map(Message.offset, messages), np.int64, count),
+        timestamp_ms=np.fromiter(
+            map(itemgetter(1), map(Message.timestamp, messages)), np.int64, count
+        ),
+        values=list(map(Message.value, messages)),
+        headers=_LazyHeaders(messages),
+    )
+
+
+class Source:
+    """The group's consumer. Not for more than one thread."""
+
+    def __init__(self, properties: Properties, group: str, beat: Beat = unheard) -> None:
+        self._latch = Latch()
+        self._beat = beat
+        merged = consumer_properties(properties, group)
+        self._epochs_pass_unsaid = merged.get("group.protocol") == "consumer"
+        self._consumer = made(Consumer, {**merged, "error_cb": self._latch.on_error})
+        self._owned: set[Partition] = set()
+        self._held = False
+        self._closing = False
+        self.membership = Membership(None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
+        """Leave the group; partitions still held are revoked first."""
+        self._closing = True
+        self._consumer.close()
+        if failed is None:
+            self._latch.check()
+
+    def subscribe(self, topics: list[str], owner: Owner) -> None:
+        """Join the group; the owner is told of partitions from within `poll`, `serve` and exit."""
+
+        def assign(_: Consumer, given: list[TopicPartition]) -> None:
+            if self._closing:  # what we are given while we leave, we leave with the rest
+                return
+            partitions = [Partition(one.topic, one.partition) for one in given]
+            starts = owner.on_assign(partitions) if partitions else {}
+            placed = [TopicPartition(*where, starts[where]) for where in partitions]
+            with border("taking partitions"):
+                self._consumer.incremental_assign(placed)
+                self._owned.update(partitions)
+                # The client remembers a pause from the last time that it had the partition.
+                (self._consumer.pause if self._held else self._consumer.resume)(placed)
+            # A rebalance that leaves us what we have comes here too, with no partitions.
+            self.membership = Membership(self._consumer.consumer_group_metadata())
+
+        def revoke(_: Consumer, given: list[TopicPartition]) -> None:
+            # The group has a new generation already, and we own these until we let go.
+            self.membership = Membership(self._consumer.consumer_group_metadata())
+            release(given, owner.on_revoke)
+
+        def lose(_: Consumer, given: list[TopicPartition]) -> None:
+            release(given, owner.on_lost)
+
+        def release(given: list[TopicPartition], tell: Callable[[list[Partition]], None]) -> None:
+            partitions = [Partition(one.topic, one.partition) for one in given]
+            self._owned.difference_update(partitions)
+            tell(partitions)
+
+        with border("subscribing"):
+            self._consumer.subscribe(
+                topics,
+                on_assign=self._guarded(assign),
+                on_revoke=self._guarded(revoke),
+                on_lost=self._guarded(lose),
+            )
+
+    def _guarded(
+        self, callback: Callable[[Consumer, list[TopicPartition]], None]
+    ) -> Callable[[Consumer, list[TopicPartition]], None]:
+        def call(consumer: Consumer, given: list[TopicPartition]) -> None:
+            try:
+                callback(consumer, given)
+            except Exception as exception:  # noqa: BLE001 - kept, and raised by poll
+                self._latch.keep(exception)
+
+        return call
+
+    def poll(self, records_max: int, timeout_s: float) -> list[Records]:
+        """What arrived, at most so many records, as one batch for each partition.
+
+        Waits for the whole time-out unless so many come earlier. Rebalances happen in here.
+        """
+        with border("reading"):
+            messages = self._consumer.consume(records_max, timeout_s)
+        self._latch.check()
+        self._renew_membership()
+        groups: defaultdict[Partition, list[Message]] = defaultdict(list)
+        for message in messages:
+            groups[message.topic(), message.partition()].append(message)  # type: ignore[index]
+        if any(map(Message.error, messages)):
+            groups = self._without_errors(groups)
+        return [
+            to_records(Partition(*where), group)
+            for where, group in groups.items()
+            if where in self._owned
+        ]
+
+    def _renew_membership(self) -> None:
+        """Under the new protocol the epoch grows with every change of the group, and nobody is told.
+
+        Read only where rebalances have been served: one who was thrown out joins again no sooner
+        than it has let go of what it lost, so that no epoch of ours vouches for that.
+        """
+        if self._epochs_pass_unsaid:
+            self.membership = Membership(self._consumer.consumer_group_metadata())
+
+    def _without_errors(
+        self, groups: Mapping[Partition, list[Message]]
+    ) -> defaultdict[Partition, list[Message]]:
+        """The messages that are records; raises for an error that is not merely passing."""
+        records: defaultdict[Partition, list[Message]] = defaultdict(list)
+        for where, group in groups.items():
+            for message in group:
+                error = message.error()
+                if error is None:
+                    records[where].append(message)
+                elif error.name() == "_AUTO_OFFSET_RESET":
+                    raise RetentionGap(f"{Partition(*where)}: {error.str()}")
+                elif classify(error) is Retriable:
+                    log.warning("kafka client", code=error.name(), error=error.str())
+                elif NAME_TAKEN in error.str():  # its code is only that it is fatal
+                    raise Retriable(
+                        f"joining the group: {error.str()} (a member of this group.instance.id died "
+                        "and is not missed yet; start again when its session is over)"
+                    )
+                else:
+                    raise failure(error, f"reading {where}")
+        return records
+
+    def serve(self, seconds: float) -> None:
+        """Wait, letting rebalances happen but reading no records."""
+        with border("waiting"):
+            self._held = True
+            self._consumer.pause(self._consumer.assignment())
+            deadline = time.monotonic() + seconds
+            while (left := deadline - time.monotonic()) > 0:
+                message = self._consumer.poll(left)
+                self._latch.check()
+                if message is not None:
+                    where = Partition(message.topic() or "", message.partition() or 0)
+                    kept = self._without_errors({where: [message]})
+                    assert not kept, "a paused partition gave a record"
+            self._held = False
+            self._consumer.resume(self._consumer.assignment())
+        self._renew_membership()
+
+    def committed(self, partitions: list[Partition]) -> dict[Partition, Committed | None]:
+        """What the group has committed for each, None where nothing.
+
+        While a transaction of a predecessor is open the broker does not say: then we wait.
+        """
+        asked = [TopicPartition(*where) for where in partitions]
+        for attempt in patiently(Retriable, beat=self._beat):
+            with attempt, border("asking for committed offsets"):
+                found = self._consumer.committed(asked, timeout=CALL_S)
+                for one in found:
+                    if one.error is not None:
+                        raise failure(one.error, "asking for committed offsets")
+        return {
+            Partition(one.topic, one.partition): (
+                None if one.offset < 0 else Committed(one.offset, one.metadata or "")
+            )
+            for one in found
+        }
+
+    def span(self, where: Partition) -> tuple[int, int]:
+        """The offset of the partition's first record, and that behind its last, asked now.
+
+        The partition is there, since the group has given it to us: a broker that does not know it
+        has only just started, and is asked again.
+        """
+        doing = f"asking for the span of {where}"
+        for attempt in patiently(Retriable, beat=self._beat):
+            with attempt:
+                try:
+                    with border(doing):
+                        found = self._consumer.get_watermark_offsets(
+                            TopicPartition(*where), timeout=CALL_S
+                        )
+                except Fatal as error:
+                    if TABLE.get(error.code, UNKNOWN) is TABLE["UNKNOWN_TOPIC_OR_PART"]:
+                        raise Retriable(str(error)) from error
+                    raise
+        return found
+
+    def end(self, where: Partition) -> int:
+        """The offset behind the partition's last record, as of the last fetch; -1001 if none."""
+        with border(f"looking up the end of {where}"):
+            return self._consumer.get_watermark_offsets(TopicPartition(*where), cached=True)[1]
