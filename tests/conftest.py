@@ -19,6 +19,8 @@ from hypothesis.configuration import set_hypothesis_home_dir
 ROOT = Path(__file__).resolve().parents[1]
 BROKER = ROOT / "deploy" / "kafka" / "broker.py"
 EXIT_MISSING = 3  # broker.py: Java or Maven is missing
+ON_A_BROKER = "on a broker"
+"""A keyword of broker tests alone: "broker" is one of all that stands in tests/broker, too."""
 
 set_hypothesis_home_dir(ROOT / ".cache" / "hypothesis")
 
@@ -30,7 +32,8 @@ def broker_required() -> bool:
 
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The bootstrap address of a real broker, one for the whole session. Use topics of your own."""
+    """The bootstrap address of a real broker, one for the whole session, or for each of the processes
+    that share it. Use topics of your own."""
     given = os.environ.get("EDDY_TEST_BOOTSTRAP")
     if given:
         yield given
@@ -65,24 +68,24 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m chooses by marker
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what asks for the broker, so that reports of it say so, whichever process they are from."""
+    for item in items:
+        if "broker" in getattr(item, "fixturenames", ()):
+            item.add_marker("broker")
+        if item.get_closest_marker("broker"):
+            item.keywords[ON_A_BROKER] = True
+
+
 class BrokerTests:
     """Follows the broker tests through a session, tells how they went, and fails it if it must."""
 
     def __init__(self) -> None:
-        self.ids: set[str] = set()
         self.passed = 0
         self.failed = 0
         self.skipped: Counter[str] = Counter()
         self.modules_skipped: Counter[str] = Counter()
-
-    @pytest.hookimpl(tryfirst=True)  # before -m chooses by marker
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Mark what asks for the broker, and remember what is marked."""
-        for item in items:
-            if "broker" in getattr(item, "fixturenames", ()):
-                item.add_marker("broker")
-            if item.get_closest_marker("broker"):
-                self.ids.add(item.nodeid)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Remember modules skipped as a whole: nobody knows which tests they hold."""
@@ -91,7 +94,7 @@ class BrokerTests:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Count one phase of one broker test."""
-        if report.nodeid not in self.ids:
+        if ON_A_BROKER not in report.keywords:
             return
         xfailed = getattr(report, "wasxfail", None)
         if report.failed:
@@ -147,5 +150,6 @@ def reason_of(report: pytest.CollectReport | pytest.TestReport) -> str:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Follow the broker tests in every session."""
-    config.pluginmanager.register(BrokerTests(), "eddy-broker-tests")
+    """Follow the broker tests in every session; where processes share it, in the one that leads."""
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(BrokerTests(), "eddy-broker-tests")
