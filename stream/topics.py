@@ -4,9 +4,11 @@ Compares them with the broker's, and makes those that are missing. What exists i
 topic's partitions and retention are its owner's. Also says what a worker must be allowed to do.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, Literal, NamedTuple
 
+from detectors.spec import seconds
 from schemas.codecs.slim import MESSAGE_BYTES_MAX
 from stream.config import ASSESS, Config, logs
 from stream.errors import ConfigError
@@ -14,18 +16,16 @@ from stream.kafka.administration import Admin
 
 DAY_MS: Final = 86_400_000
 RETENTION_MS_MIN: Final = 3 * DAY_MS
-"""An internal log must reach back to the last checkpoint, and over a weekend without a worker."""
+RETENTION_INTERVALS_MIN: Final = 10
+"""An internal log must reach back to the last checkpoint, many of which may have failed, and over a
+weekend without a worker."""
+RETENTION_MS: Final = 7 * DAY_MS
+"""Of an internal topic that is made, or as long as it must be."""
 RECORD_BYTES_MAX: Final = MESSAGE_BYTES_MAX + 64 * 1024
 """A full message with what Arrow and Kafka write around it."""
 
 SETTINGS: Final = ("cleanup.policy", "retention.ms", "retention.bytes", "max.message.bytes")
 """The settings of an internal topic that matter."""
-CREATED: Final[Mapping[str, str]] = {
-    "cleanup.policy": "delete",
-    "retention.ms": str(7 * DAY_MS),
-    "retention.bytes": "-1",
-}
-"""Settings of an internal topic that is made; those of the others are the broker's own."""
 
 
 class Needed(NamedTuple):
@@ -45,6 +45,21 @@ class Found(NamedTuple):
 
     partitions: int
     settings: Mapping[str, str]
+
+
+def retention_ms_min(config: Config) -> int:
+    """The least retention of internal topics."""
+    interval_ms = 1000.0 * seconds(config.checkpoints.interval)
+    return max(RETENTION_MS_MIN, math.ceil(RETENTION_INTERVALS_MIN * interval_ms))
+
+
+def created(config: Config) -> dict[str, str]:
+    """Settings of an internal topic that is made; those of the others are the broker's own."""
+    return {
+        "cleanup.policy": "delete",
+        "retention.ms": str(max(RETENTION_MS, retention_ms_min(config))),
+        "retention.bytes": "-1",
+    }
 
 
 def needed(config: Config) -> list[Needed]:
@@ -79,12 +94,15 @@ def found(config: Config, admin: Admin) -> dict[str, Found]:
 
 def check_topics(config: Config, known: Mapping[str, Found]) -> None:
     """Raise ConfigError unless every topic is there as it must be. known: by topic."""
-    problems = [line for one in needed(config) for line in _differences(one, known.get(one.topic))]
+    least_ms = retention_ms_min(config)
+    problems = [
+        line for one in needed(config) for line in _differences(one, known.get(one.topic), least_ms)
+    ]
     if problems:
         raise ConfigError(problems)
 
 
-def _differences(need: Needed, known: Found | None) -> Iterator[str]:
+def _differences(need: Needed, known: Found | None, least_ms: int) -> Iterator[str]:
     if known is None:
         how = {
             "input": "create it",
@@ -105,18 +123,21 @@ def _differences(need: Needed, known: Found | None) -> Iterator[str]:
                 f"partitions; expected {need.partitions}; say so in {need.where}.partitions, or "
                 "use another group: entities would change their partition"
             )
-        for wrong in _settings(known.settings):
+        for wrong in _settings(known.settings, least_ms):
             yield f'{need.where}: the internal topic "{need.topic}" has {wrong}'
 
 
-def _settings(settings: Mapping[str, str]) -> Iterator[str]:
-    """What is wrong with an internal topic's settings."""
+def _settings(settings: Mapping[str, str], least_ms: int) -> Iterator[str]:
+    """What is wrong with an internal topic's settings. least_ms: of its retention."""
     policy = settings["cleanup.policy"]
     if policy != "delete":
         yield f"cleanup.policy = {policy}; expected delete: it holds no keys to compact by"
     retention_ms = int(settings["retention.ms"])
-    if 0 <= retention_ms < RETENTION_MS_MIN:
-        yield f"retention.ms = {retention_ms}; expected -1 or at least {RETENTION_MS_MIN}, 3 days"
+    if 0 <= retention_ms < least_ms:
+        yield (
+            f"retention.ms = {retention_ms}; expected -1 or at least {least_ms}, which is 3 days or "
+            f"{RETENTION_INTERVALS_MIN} times checkpoints.interval"
+        )
     if settings["retention.bytes"] != "-1":
         yield f"retention.bytes = {settings['retention.bytes']}; expected -1, time alone decides"
     size = int(settings["max.message.bytes"])
@@ -129,7 +150,7 @@ def missing(
 ) -> list[tuple[str, int, Mapping[str, str]]]:
     """Topics to make: name, partitions, settings. inputs: those of the inputs, too."""
     return [
-        (one.topic, one.partitions or 1, CREATED if one.kind == "internal" else {})
+        (one.topic, one.partitions or 1, created(config) if one.kind == "internal" else {})
         for one in needed(config)
         if one.topic not in known and (inputs or one.kind != "input")
     ]

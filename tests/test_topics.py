@@ -9,7 +9,7 @@ from confluent_kafka.admin import AdminClient
 from stream.config import Config, parse
 from stream.errors import ConfigError
 from stream.kafka.administration import Admin
-from stream.topics import CREATED, Found, check_topics, found, missing, permissions
+from stream.topics import Found, check_topics, created, found, missing, permissions
 from tests.broker.shop import eddy, make_shop
 
 CONFIG = """
@@ -24,12 +24,15 @@ inputs = ["shop"]
 partitions = 2
 features = [{ name = "events_1h", kind = "count", half_life = "1h" }]
 """
-SETTINGS = {**CREATED, "max.message.bytes": "1048588"}
 
 
-def config() -> Config:
-    """One monitor over an internal topic."""
-    return parse(tomllib.loads(CONFIG), {})
+def config(interval: str = "10min") -> Config:
+    """One monitor over an internal topic; a checkpoint at least so often."""
+    checkpoints = f'[checkpoints]\ninterval = "{interval}"\n'
+    return parse(tomllib.loads(CONFIG + checkpoints), {})
+
+
+SETTINGS = {**created(config()), "max.message.bytes": "1048588"}
 
 
 def everything(**settings: str) -> dict[str, Found]:
@@ -55,6 +58,15 @@ def test_topics_as_they_must_be_pass() -> None:
     check_topics(config(), everything(retention_ms="-1"))
 
 
+def test_rare_checkpoints_need_a_long_retention() -> None:
+    """What is made and what is asked for reach back ten checkpoints, if these are rare."""
+    rare = config("48h")
+    assert created(rare)["retention.ms"] == str(10 * 48 * 3_600_000)
+    with pytest.raises(ConfigError, match="at least 1728000000"):
+        check_topics(rare, everything())
+    check_topics(rare, everything(retention_ms=created(rare)["retention.ms"]))
+
+
 def test_what_is_missing_is_named_with_what_makes_it() -> None:
     """All at once; an input is not Eddy's to make."""
     assert problems({}) == [
@@ -78,7 +90,11 @@ def test_what_is_missing_is_named_with_what_makes_it() -> None:
     ("name", "value", "expected"),
     [
         ("cleanup_policy", "compact", "cleanup.policy = compact; expected delete"),
-        ("retention_ms", "259199999", "expected -1 or at least 259200000, 3 days"),
+        (
+            "retention_ms",
+            "259199999",
+            "expected -1 or at least 259200000, which is 3 days or 10 times",
+        ),
         ("retention_bytes", "1000", "retention.bytes = 1000; expected -1"),
         ("max_message_bytes", "524288", "max.message.bytes = 524288; expected at least 589824"),
     ],
@@ -107,7 +123,7 @@ def test_only_what_is_missing_is_made() -> None:
     assert missing(config(), known, inputs=True) == []
     del known["shop"], known["eddy-alerts"], known["risk-account-events"]
     made = missing(config(), known, inputs=False)
-    assert made == [("risk-account-events", 2, CREATED), ("eddy-alerts", 1, {})]
+    assert made == [("risk-account-events", 2, created(config())), ("eddy-alerts", 1, {})]
     assert ("shop", 4, {}) in missing(config(), known, inputs=True)
 
 
@@ -147,7 +163,7 @@ def test_topics_are_made_once_and_then_as_they_must_be(broker: str, tmp_path: Pa
     using = parse(tomllib.loads(wanted), {})
     known = found(using, admin)
     check_topics(using, known)
-    assert known[f"{group}-ip-events"].settings.items() >= CREATED.items()
+    assert known[f"{group}-ip-events"].settings.items() >= created(using).items()
     narrow = wanted.replace("partitions = 3", "partitions = 4")
     shop.config.write_text(narrow)
     for command in (("topics", "create"), ("run",)):
