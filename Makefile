@@ -31,9 +31,9 @@ export UV_CACHE_DIR := $(CURDIR)/.tools/cache
 export PIP_CACHE_DIR := $(CURDIR)/.tools/cache/pip
 endif
 
-# Tests share the machine's cores, one test after the other handed to whoever is free; those on a
-# broker mostly wait.
-SPREAD := --numprocesses auto --maxschedchunk 1
+# Tests are handed one by one to whichever process is free; those on a broker mostly wait, so that
+# there may be more processes than the two cores that Eddy is tested on.
+SPREAD := --maxschedchunk 1 --numprocesses
 
 .PHONY: help setup demo test check guarantees bench quality crash kafka broker-jars lock clean
 
@@ -62,16 +62,16 @@ demo: setup ## a simulated shop with attackers in it: alerts here, then out/demo
 	@$(BIN)/eddy demo
 
 test: setup broker-jars ## the tests; those that need a broker are skipped without Java and Maven
-	@$(BIN)/python -m pytest -m "not long" $(SPREAD)
+	@$(BIN)/python -m pytest -m "not long" $(SPREAD) 3
 
 check: setup ## format, lint, types and the fast tests, in less than a minute
 	@$(BIN)/ruff format --check --quiet || { echo "run: $(BIN)/ruff format" >&2; exit 1; }
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -q -m "not broker and not slow" $(SPREAD)
+	@$(BIN)/python -m pytest -q -m "not broker and not slow" $(SPREAD) auto
 
 guarantees: setup broker-jars ## every test on a broker, those too that take long
-	@EDDY_REQUIRE_BROKER=1 $(BIN)/python -m pytest -m broker $(SPREAD)
+	@EDDY_REQUIRE_BROKER=1 $(BIN)/python -m pytest -m broker $(SPREAD) 3
 
 bench: setup ## measure the speed of the main paths
 	@$(BIN)/python -m tests.bench

@@ -30,7 +30,7 @@ from tests.bench.figures import Figures
 
 PAIRS: Final = 5
 AT_LEAST_ONCE: Final = (sys.executable, "-m", "tests.bench.at_least_once")
-EVENTS: Final = 400_000
+EVENTS: Final = 800_000
 
 TURNS: Final = 3
 ENTITIES: Final = 20_000
