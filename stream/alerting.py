@@ -55,7 +55,8 @@ class RunInfo:
 
 
 class Origin(NamedTuple):
-    """Which stage raises alerts, and under what. entity: the field of an event that names whom they are about."""
+    """Which stage raises alerts, and under what. entity: the field of an event that names whom they
+    are about."""
 
     name: str
     entity: str

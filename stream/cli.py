@@ -350,8 +350,8 @@ def create(
 ) -> None:
     """Make the topics that are missing, and check those that exist; nothing that exists is changed.
 
-    These are the outputs and the internal topics of monitors that do not read directly. Exit code
-    2 where a topic is not as it must be, and each difference is named; 0 where `eddy run` may start.
+    These are the outputs and the internal topics of monitors that do not read directly. Exit code 2
+    where a topic is not as it must be, and each difference is named; 0 where `eddy run` may start.
 
     Example: eddy topics create shop.toml --replication 3
     """

@@ -116,9 +116,9 @@ class Config(Spec, frozen=True, kw_only=True):
     """A whole configuration.
 
     revision: another number makes another configuration of it: for going back on purpose to one
-    that the group had before. kafka: any librdkafka property; secrets belong into the environment ("${NAME}"). secret: what
-    the hashes of entities and event ids are keyed with. reveal: entity fields whose raw ids may
-    stand in alerts; others are pseudonyms.
+    that the group had before. kafka: any librdkafka property; secrets belong into the environment
+    ("${NAME}"). secret: what the hashes of entities and event ids are keyed with. reveal: entity
+    fields whose raw ids may stand in alerts; others are pseudonyms.
     """
 
     group: Annotated[str, Meta(min_length=1, max_length=249)] = "eddy"

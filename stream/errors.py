@@ -169,7 +169,8 @@ class Abortable(KafkaFailure):
 class Outlived(KafkaFailure):
     """A transaction was neither committed nor aborted in time, as far as this worker can know.
 
-    The broker has decided, or will; the next worker of the slot learns it from the committed offset.
+    The broker has decided, or will; the next worker of the slot learns it from the committed
+    offset.
     """
 
     exit_code = 7

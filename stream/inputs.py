@@ -50,7 +50,8 @@ class InputFile:
         """How much of the file has been read, 0 to 1, for a progress bar."""
 
     def __iter__(self) -> Iterator[list[Records]]:
-        """The file's records in its order: the next ones, one batch for each of their partitions."""
+        """The file's records in its order: the next ones, one batch for each of their
+        partitions."""
         try:
             yield from _partitioned(self._batches(), self.spec)
         except _UNREADABLE as error:

@@ -348,8 +348,8 @@ _WATCH_COUNTS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
 
 class Observed(NamedTuple):
     """What the worker sees of one partition. log_name: the input's name, or the internal topic.
-    counts: of its shard, by stage. behind: offsets since its last checkpoint. seconds_left: until it
-    is live, 0 where it is."""
+    counts: of its shard, by stage. behind: offsets since its last checkpoint. seconds_left: until
+    it is live, 0 where it is."""
 
     log_name: str
     partition: int

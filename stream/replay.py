@@ -50,11 +50,10 @@ Counts = dict[str, int]
 class Summary:
     """What a replay led to; `summary.json` holds the same.
 
-    inputs: route's counters by input, over its partitions. monitors: watch's counters by monitor, and
-    assess's by "assess".
-    adds_up: by monitor, whether read = scored + not applicable + labels + duplicate + tombstone
-    + dead letters. alerts: by monitor; alerts_per_day: the same over the span of event times, null where
-    there is none. Times are ISO 8601, null where there was no event.
+    inputs: route's counters by input, over its partitions. monitors: watch's counters by monitor,
+    and assess's by "assess". adds_up: by monitor, whether read = scored + not applicable + labels +
+    duplicate + tombstone + dead letters. alerts: by monitor; alerts_per_day: the same over the span
+    of event times, null where there is none. Times are ISO 8601, null where there was no event.
     """
 
     fingerprint: str

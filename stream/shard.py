@@ -1,8 +1,8 @@
 """A shard: all state of the stages fed by one partition of one log, run in order.
 
 A source partition feeds route and the monitors that read it directly; a partition of an internal
-topic feeds one monitor, or assess. This is the unit that the worker assigns and keeps checkpoints of,
-that replay and demo drive, and that the tests' oracle folds. It does no input or output.
+topic feeds one monitor, or assess. This is the unit that the worker assigns and keeps checkpoints
+of, that replay and demo drive, and that the tests' oracle folds. It does no input or output.
 """
 
 from abc import ABC, abstractmethod
@@ -187,7 +187,8 @@ class SourceShard(Shard):
         assert not any(map(self._missing, self._readers()))
 
     def begin_behind(self) -> None:
-        """Of the events that passed so far, those that a monitor did not see did not apply to it."""
+        """Of the events that passed so far, those that a monitor did not see did not apply to
+        it."""
         for reader in self._readers():
             reader.begin_behind(self._missing(reader))
 
@@ -207,7 +208,8 @@ class SourceShard(Shard):
         return stages | ({ASSESS: self._assess} if self._assess else {})
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Counters by stage: "route", then each monitor by its name, if only of what it was sent."""
+        """Counters by stage: "route", then each monitor by its name, if only of what it was
+        sent."""
         return super().counts() | {hop.name: hop.counts() for hop in self.route.hops}
 
 

@@ -59,7 +59,8 @@ class _Slot:
         log.info("worker started", worker=self.name, pid=self.process.pid, deaths=self.deaths)
 
     def buried(self) -> int | None:
-        """The exit code of a worker that has ended since last asked, and when the next may start."""
+        """The exit code of a worker that has ended since last asked, and when the next may
+        start."""
         if self.process is None or (code := self.process.poll()) is None:
             return None
         assert self.process.stdin is not None

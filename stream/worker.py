@@ -130,7 +130,8 @@ def cut(records: Records, live_from: int) -> Iterator[Records]:
 
 @dataclass(slots=True)
 class Outbox:
-    """What is processed and not committed yet: records to publish and next offsets, by partition."""
+    """What is processed and not committed yet: records to publish and next offsets, by
+    partition."""
 
     records: dict[Partition, list[OutRecord]] = field(default_factory=dict)
     positions: dict[Partition, int] = field(default_factory=dict)
@@ -295,7 +296,8 @@ class Worker:
                 self._keeper.collect(holding.kept)
 
     def _positions(self) -> dict[Partition, Committed]:
-        """What to commit: new offsets, and former ones again where they are to name a checkpoint."""
+        """What to commit: new offsets, and former ones again where they are to name a
+        checkpoint."""
         assert self._outbox.positions.keys() <= self._holdings.keys(), "not ours to commit"
         offsets = {
             where: holding.committed
@@ -498,7 +500,8 @@ def run_worker(
 
     slot: stable name of this worker within its group; a restart under the same name takes over at
     once what its predecessor left open. stop_on_signal: called when there is something to finish;
-    before, while the broker is being reached, a signal may end the process at once. Raises EddyError.
+    before, while the broker is being reached, a signal may end the process at once. Raises
+    EddyError.
     """
     log.info("starting", group=config.group, slot=slot, mode=config.mode, kafka=shown(config.kafka))
     if not config.secret:

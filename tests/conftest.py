@@ -32,8 +32,8 @@ def broker_required() -> bool:
 
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The bootstrap address of a real broker, one for the whole session, or for each of the processes
-    that share it. Use topics of your own."""
+    """The bootstrap address of a real broker, one for the whole session, or for each of the
+    processes that share it. Use topics of your own."""
     given = os.environ.get("EDDY_TEST_BOOTSTRAP")
     if given:
         yield given
@@ -70,7 +70,8 @@ def shared_data() -> Path:
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what asks for the broker, so that reports of it say so, whichever process they are from."""
+    """Mark what asks for the broker, so that reports of it say so, whichever process they are
+    from."""
     for item in items:
         if "broker" in getattr(item, "fixturenames", ()):
             item.add_marker("broker")

@@ -89,7 +89,8 @@ def test_config_check_says_which_way_each_monitor_takes(tmp_path: Path) -> None:
 
 
 def test_config_diff_says_what_survives(tmp_path: Path) -> None:
-    """Of each monitor whether it keeps its state, and of each that does not why; a policy may change."""
+    """Of each monitor whether it keeps its state, and of each that does not why; a policy may
+    change."""
     text = shop_config().read_text()
     path = tmp_path / "new.toml"
     path.write_text(text + "\n# a remark\n")

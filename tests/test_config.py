@@ -277,7 +277,8 @@ def test_a_file_that_is_no_toml_is_a_configuration_error(tmp_path: Path) -> None
 
 
 def test_only_fields_that_are_read_are_wanted() -> None:
-    """Entities always, else what a monitor names, and what gives an amount or an hour its meaning."""
+    """Entities always, else what a monitor names, and what gives an amount or an hour its
+    meaning."""
     plain = parse(document(), {})
     assert "amount" not in fields_wanted(plain, "shop")
     assert {"account", "card", "ip"} <= set(fields_wanted(plain, "shop"))

@@ -1,5 +1,5 @@
-"""Extension as a user would do it: a package with a feature kind and a detector of its own, found by
-its entry points, named in a configuration, replayed, and put through the laws."""
+"""Extension as a user would do it: a package with a feature kind and a detector of its own, found
+by its entry points, named in a configuration, replayed, and put through the laws."""
 
 import os
 import subprocess

@@ -1,4 +1,5 @@
-"""The page: one file that says everything, and that hostile names cannot turn against its reader."""
+"""The page: one file that says everything, and that hostile names cannot turn against its
+reader."""
 
 import json
 import re

@@ -109,7 +109,8 @@ def test_each_wrong_setting_of_an_internal_topic_is_named(
 
 
 def test_partitions_must_be_those_of_the_configuration() -> None:
-    """Of an input and of an internal topic: entities would lie elsewhere than they are looked for."""
+    """Of an input and of an internal topic: entities would lie elsewhere than they are looked
+    for."""
     known = everything()
     known |= {"shop": Found(3, {}), "risk-account-events": Found(5, SETTINGS)}
     one, other = problems(known)

@@ -244,7 +244,8 @@ def kafka_id() -> str:
 def format_storage(
     java: str, libs: Path, node: Node, cluster_id: str, quorum: Sequence[str]
 ) -> None:
-    """Prepare an empty node; leaves one with data as it is. quorum: options that say who is in it."""
+    """Prepare an empty node; leaves one with data as it is. quorum: options that say who is in
+    it."""
     if (node.folder / "data" / "meta.properties").is_file():
         return
     done = subprocess.run(
@@ -386,7 +387,8 @@ def make_cluster(count: int, folder: Path, port: int | None) -> list[Node]:
 
 
 def stop(_signal: int, _frame: object) -> None:
-    """End the program through its finally clauses, once: a second signal must not cut them short."""
+    """End the program through its finally clauses, once: a second signal must not cut them
+    short."""
     for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(each, signal.SIG_IGN)
     sys.exit(0)

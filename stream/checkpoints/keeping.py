@@ -65,7 +65,8 @@ class Kept:
         return note(Pointer(head.first_offset, head.fingerprint, name))
 
     def was_committed(self) -> bool:
-        """An offset with this note is committed; whether it names another checkpoint than before."""
+        """An offset with this note is committed; whether it names another checkpoint than
+        before."""
         if self.ready is None:
             return False
         self.published = [self.ready, *self.published][:KEPT]

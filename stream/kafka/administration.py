@@ -1,4 +1,5 @@
-"""Topics: how many partitions they have, what is set for them, and making those that are missing."""
+"""Topics: how many partitions they have, what is set for them, and making those that are
+missing."""
 
 from collections.abc import Iterable, Mapping
 

@@ -1,6 +1,6 @@
-"""What the client says when something goes wrong, and what is done about it: its errors become those
-of `stream.errors`, some are worth another try, and those of its callbacks are kept until somebody
-can be told. What each code means stands in `stream.kafka.codes`.
+"""What the client says when something goes wrong, and what is done about it: its errors become
+those of `stream.errors`, some are worth another try, and those of its callbacks are kept until
+somebody can be told. What each code means stands in `stream.kafka.codes`.
 """
 
 import math

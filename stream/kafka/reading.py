@@ -176,7 +176,8 @@ class Source:
         ]
 
     def _renew_membership(self) -> None:
-        """Under the new protocol the epoch grows with every change of the group, and nobody is told.
+        """Under the new protocol the epoch grows with every change of the group, and nobody is
+        told.
 
         Read only where rebalances have been served: one who was thrown out joins again no sooner
         than it has let go of what it lost, so that no epoch of ours vouches for that.

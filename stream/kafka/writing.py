@@ -195,7 +195,8 @@ class Sink:
                 raise Abortable(f"writing: {undelivered} records not delivered; {self._tried()}")
 
     def _commit(self) -> None:
-        """Once the broker is asked to commit, only it knows what became of it: ask until it says."""
+        """Once the broker is asked to commit, only it knows what became of it: ask until it
+        says."""
         try:
             for attempt in patiently(Retriable, beat=self._beat):
                 with attempt, border("committing"):

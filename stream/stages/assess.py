@@ -2,8 +2,8 @@
 score, which each further report revises.
 
 The combining is `detectors.assessment`'s; here its decisions become alerts, with the reports as
-contributions. Reports come over an internal log keyed by the subject, or, where subject and monitors
-read the same log, straight from them.
+contributions. Reports come over an internal log keyed by the subject, or, where subject and
+monitors read the same log, straight from them.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,8 @@ def reports(
     monitor: str, events: EventBatch, p_value: F64, subject: str, key: HashKey
 ) -> tuple[EventBatch, I64]:
     """A monitor's reports on a batch, and the rows that they speak of: what surprised it, and the
-    sample; an event without subject is nobody's. p_value: float64[n], NaN where it did not judge."""
+    sample; an event without subject is nobody's. p_value: float64[n], NaN where it did not
+    judge."""
     due = (p_value < REPORT_P) | (sampled(events, key) & ~np.isnan(p_value))
     if subject in events.text:
         due &= events.text[subject].is_valid().to_numpy(zero_copy_only=False)

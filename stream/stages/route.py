@@ -84,7 +84,8 @@ class Hop:
 
 
 class Route:
-    """The stage of one partition of an input. hops: to the monitors that do not read it directly."""
+    """The stage of one partition of an input. hops: to the monitors that do not read it
+    directly."""
 
     def __init__(
         self,

@@ -1,4 +1,5 @@
-"""What the tests of checkpoints are made with: heads of manifests, folders in memory, whole writes."""
+"""What the tests of checkpoints are made with: heads of manifests, folders in memory, whole
+writes."""
 
 from obstore.store import MemoryStore, ObjectStore
 

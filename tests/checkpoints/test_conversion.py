@@ -34,7 +34,8 @@ def told(new: Config) -> dict[str, str]:
 def test_a_monitor_keeps_its_state_while_what_it_learns_from_is_the_same(
     changed: dict[str, Any], why: str
 ) -> None:
-    """Each key that steers its learning makes it start anew, by name; the other monitor keeps all."""
+    """Each key that steers its learning makes it start anew, by name; the other monitor keeps
+    all."""
     account = {**monitor("account"), **changed}
     assert told(config(account, monitor("ip"))) == {"account": why, "ip": ""}
 
@@ -47,7 +48,8 @@ def test_what_all_monitors_learn_from_concerns_all() -> None:
 
 
 def test_monitors_come_and_go() -> None:
-    """A new one has nothing to keep, a former one's state goes; what does not learn changes nothing."""
+    """A new one has nothing to keep, a former one's state goes; what does not learn changes
+    nothing."""
     found = told(config(monitor("ip"), monitor("card")))
     assert found == {"ip": "", "card": "it is new", "account": "it is gone"}
     same = config(limits={"time_ahead_max": "1h"}, reveal=["ip"], revision=3)

@@ -68,7 +68,8 @@ def test_a_checkpoint_is_due_by_records_or_by_time(kept: Kept) -> None:
 
 
 def test_a_checkpoint_is_named_once_it_is_whole(kept: Kept) -> None:
-    """Until then every note names the one before; from then on, with the next commit, the new one."""
+    """Until then every note names the one before; from then on, with the next commit, the new
+    one."""
     one, before = keeper(Board()), kept.note()
     kept.state.shard.process(stream().slice(0, 200))
     expected = copied(kept.state.shard.save())

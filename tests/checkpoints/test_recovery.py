@@ -1,4 +1,5 @@
-"""Where a partition starts: what is loaded, what is left to re-learn, and every way it cannot be."""
+"""Where a partition starts: what is loaded, what is left to re-learn, and every way it cannot
+be."""
 
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,8 @@ def test_without_a_whole_checkpoint_the_log_is_re_learned_from_its_first_record(
 
 
 def test_what_nothing_can_make_again_is_an_error(group: Group) -> None:
-    """No whole checkpoint and a log that begins too late: refused, with everything that was tried."""
+    """No whole checkpoint and a log that begins too late: refused, with everything that was
+    tried."""
     harm(group, "manifest", group.folder().names()[0])
     group.low = 250
     with pytest.raises(CheckpointCorrupt, match=r"300-\w+: the manifest.*begins at 250"):
@@ -161,7 +163,8 @@ def test_an_offset_of_another_program_is_refused(tmp_path: Path) -> None:
 
 
 def test_checkpoints_without_an_offset_are_refused(group: Group) -> None:
-    """Where the group's offset expired or was removed, nothing starts from the beginning by itself."""
+    """Where the group's offset expired or was removed, nothing starts from the beginning by
+    itself."""
     group.committed = None
     with pytest.raises(CheckpointPointerLost, match=r"committed no offset, and yet .* 0+300-"):
         group.start()
@@ -243,8 +246,8 @@ def test_what_is_left_is_re_learned_under_the_former_configuration(group: Group)
 
 
 def test_another_secret_is_refused_while_something_is_left(group: Group) -> None:
-    """The former secret is in no checkpoint, so that nothing can be re-learned with it; with nothing
-    left all monitors start anew."""
+    """The former secret is in no checkpoint, so that nothing can be re-learned with it; with
+    nothing left all monitors start anew."""
     other = config(secret=ANOTHER)
     with pytest.raises(CheckpointIncompatible, match="another secret, and 100 offsets are left"):
         group.start(other)

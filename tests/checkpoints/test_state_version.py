@@ -1,4 +1,5 @@
-"""The version of states, which is raised by hand: what a state looks like must not change without."""
+"""The version of states, which is raised by hand: what a state looks like must not change
+without."""
 
 import tomllib
 from importlib.metadata import entry_points
@@ -31,7 +32,8 @@ def layout(state: Arrays) -> list[str]:
 
 def test_a_state_that_looks_different_has_another_version() -> None:
     """Over every monitor of the laws and every shard of the shop: names, types and shapes of all
-    arrays are those of this version. Where this fails, raise `STATE_VERSION` and write both here."""
+    arrays are those of this version. Where this fails, raise `STATE_VERSION` and write both
+    here."""
     if entry_points(group="eddy.detectors") or entry_points(group="eddy.features"):
         pytest.skip("other packages add features or detectors of their own here")
     found = [

@@ -1,4 +1,5 @@
-"""Checkpoints in a store: whole or not there, checked when read, written only where they changed."""
+"""Checkpoints in a store: whole or not there, checked when read, written only where they
+changed."""
 
 import os
 import time
@@ -48,7 +49,8 @@ def read(of: Folder, name: str) -> Arrays:
 @settings(deadline=None)
 @given(seed=st.integers(0, 2**32), rows=st.integers(0, 3_000))
 def test_what_is_written_is_read(seed: int, rows: int) -> None:
-    """Every array comes back with its dtype, its shape and its bytes, from a folder unknown so far."""
+    """Every array comes back with its dtype, its shape and its bytes, from a folder unknown so
+    far."""
     objects = MemoryStore()
     state = arrays(seed, rows)
     name = written(folder(objects), 5, state).name

@@ -253,7 +253,8 @@ def test_distinct_forgets_a_pane_at_a_time() -> None:
 @few
 @seeds
 def test_novelty_is_what_the_entity_never_had(seed: int) -> None:
-    """1 for a value not among all of the entity's; 16 remembered ones and the filter hide nothing."""
+    """1 for a value not among all of the entity's; 16 remembered ones and the filter hide
+    nothing."""
     events = batch(seed, 400, entities=3)  # with 40 addresses each, more than an entity remembers
     ip = events.text["ip"].to_pylist()
 

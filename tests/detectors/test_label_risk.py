@@ -121,7 +121,8 @@ def test_the_surprise_is_the_beta_tail() -> None:
 
 
 def test_another_field_may_be_asked() -> None:
-    """Labels that name a terminal speak of it to every account; an event without one is not judged."""
+    """Labels that name a terminal speak of it to every account; an event without one is not
+    judged."""
     spec = LabelRiskSpec(name="risk", field="terminal")
     rows = [
         label(0.0, "fraud", "a", terminal="t1"),

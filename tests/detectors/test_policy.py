@@ -32,7 +32,8 @@ def _decide(
 
 
 def test_an_incident_opens_is_counted_escalates_and_ends_with_quiet() -> None:
-    """First alert opens; the next are counted; 100 times rarer updates; after the gap it reopens."""
+    """First alert opens; the next are counted; 100 times rarer updates; after the gap it
+    reopens."""
     out, _ = _decide(
         [0, 1000, 2000, 3000, 3000 + 2 * HOUR_MS], [1e-5, 1e-5, 0.5, 1e-7, 1e-5], [0, 0, 0, 0, 0]
     )

@@ -126,9 +126,9 @@ def test_a_burst_stays_strange_and_leaves_the_others_alone() -> None:
 
 @pytest.mark.parametrize("step", [0.02, 0.03, 0.05, 0.1])
 def test_a_patient_poisoner_is_found_before_it_arrives(step: float) -> None:
-    """Of twelve accounts, four at a time, that raise their amounts by so much a payment up to twenty
-    times their level, every one falls below p = 1e-3 before it is at ten times, and ten below 1e-4
-    on the way, half of them before eight times."""
+    """Of twelve accounts, four at a time, that raise their amounts by so much a payment up to
+    twenty times their level, every one falls below p = 1e-3 before it is at ten times, and ten
+    below 1e-4 on the way, half of them before eight times."""
     each = int(np.log(20.0) / np.log1p(step))
     rise = np.log1p(step) * np.arange(1, each + 1)
     first: dict[float, list[float]] = {1e-3: [], 1e-4: []}

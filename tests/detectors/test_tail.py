@@ -201,7 +201,8 @@ def test_an_entitys_statistics_are_weighted_sums(seed: int, half_life: str) -> N
     ],
 )
 def test_the_incomplete_beta_function_is_scipys(x: float, a: float, b: float) -> None:
-    """It equals scipy's within 1e-6, and comes to an end where rounding lets either side be taken."""
+    """It equals scipy's within 1e-6, and comes to an end where rounding lets either side be
+    taken."""
     assert tail.incomplete_beta(x, a, b) == pytest.approx(float(special.betainc(a, b, x)), rel=1e-6)
 
 

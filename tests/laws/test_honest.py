@@ -1,12 +1,12 @@
 """The law of honest p-values: on stationary input, every calibrated p says what it promises.
 
 Each continuous p is within a Kolmogorov–Smirnov distance `KS_MAX` of uniform, and P(p ≤ α)/α within
-a factor `RATIO_MAX` at each of `ALPHAS`. Those that have crowds (whole numbers, shares) may only err
-on the safe side: P(p ≤ α) ≤ `CROWD_MAX` α at every α. `EVENTS` less `WARM` events are judged, `WARM` being
-twice the calibration's memory; so at α = 1e-4 about 78 events are expected, their standard error is
-11 % were they independent, and a factor 2 is nine of these upwards and four downwards. What is
-known to come in clumps is allowed for: see `CLUMP`. α of which fewer than `EXPECTED_MIN` events are
-expected are not judged.
+a factor `RATIO_MAX` at each of `ALPHAS`. Those that have crowds (whole numbers, shares) may only
+err on the safe side: P(p ≤ α) ≤ `CROWD_MAX` α at every α. `EVENTS` less `WARM` events are judged,
+`WARM` being twice the calibration's memory; so at α = 1e-4 about 78 events are expected, their
+standard error is 11 % were they independent, and a factor 2 is nine of these upwards and four
+downwards. What is known to come in clumps is allowed for: see `CLUMP`. α of which fewer than
+`EXPECTED_MIN` events are expected are not judged.
 """
 
 from typing import Final

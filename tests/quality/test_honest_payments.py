@@ -38,7 +38,8 @@ def test_newcomers_arrive_all_the_time_with_a_few_payments_each() -> None:
 
 
 def test_amounts_drift_by_the_customers_own_deviations_and_jump() -> None:
-    """Between before and after, ln(amount) of a customer rises by 2 of its deviations, then ln 1.5."""
+    """Between before and after, ln(amount) of a customer rises by 2 of its deviations, then ln
+    1.5."""
     payments = honest_payments(SHAPE, 1)
     log_amount, customer = np.log(payments.amount), payments.number["account"]
     event = np.arange(len(payments))

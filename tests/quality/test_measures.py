@@ -43,7 +43,8 @@ def test_average_precision_steps_down_the_distinct_scores(rows: list[tuple[int, 
 
 
 def test_the_handbooks_week_leaves_out_known_cards() -> None:
-    """A card with a fraud ten days before a test day is out on that day; a newer fraud is unknown."""
+    """A card with a fraud ten days before a test day is out on that day; a newer fraud is
+    unknown."""
     start = int(datetime(2018, 8, 8, tzinfo=UTC).timestamp() * 1000) // DAY_MS
     day = np.array([start - 10, start, start - 3, start + 4, start + 5, start + 7])
     card = np.array([0, 0, 1, 1, 1, 2])

@@ -93,7 +93,8 @@ def test_sources_keep_their_place() -> None:
 
 
 def test_messages_are_bounded() -> None:
-    """However large the events, each message fits into a default broker's limit, and none is lost."""
+    """However large the events, each message fits into a default broker's limit, and none is
+    lost."""
     large = events(3, 300, absent=0.0)
     long_text = pa.array([f"{i}" + "x" * 8_000 for i in range(300)])
     large = dataclasses.replace(large, text={**large.text, "device": long_text})

@@ -194,7 +194,8 @@ def judged(shard: InternalShard, messages: list[InternalRecord], cuts: list[int]
 @few
 @given(cuts=st.lists(st.integers(1, 44), max_size=9), stop=st.integers(1, 44))
 def test_the_monitor_behind_the_hop_is_a_fold(cuts: list[int], stop: int) -> None:
-    """Cut the internal log into batches anywhere, save and load anywhere: same alerts, same state."""
+    """Cut the internal log into batches anywhere, save and load anywhere: same alerts, same
+    state."""
     messages = interleaved(5)
     whole, cut, first, second = (shards().internal(internal_log()) for _ in range(4))
     expected = judged(whole, messages, [])

@@ -83,7 +83,8 @@ def test_a_shard_goes_on_from_its_saved_state(config: Config, records: Records) 
 
 
 def test_every_record_is_accounted_for(reference: tuple[SourceShard, list[Alert]]) -> None:
-    """read = scored + not applicable + labels + duplicates + tombstones + dead letters, for each monitor."""
+    """read = scored + not applicable + labels + duplicates + tombstones + dead letters, for each
+    monitor."""
     counts = reference[0].counts()
     route = counts.pop("route")
     outside = sum(n for name, n in route.items() if name not in ("read", "passed"))
@@ -127,7 +128,8 @@ def test_alerts_explain_themselves(reference: tuple[SourceShard, list[Alert]]) -
 def test_ids_are_unique_and_updates_belong_to_an_incident(
     reference: tuple[SourceShard, list[Alert]],
 ) -> None:
-    """No two alerts share an id; each update follows its incident's opening, revision by revision."""
+    """No two alerts share an id; each update follows its incident's opening, revision by
+    revision."""
     alerts = reference[1]
     assert len({alert.alert_id for alert in alerts}) == len(alerts)
     revisions = Counter[str]()
