@@ -21,7 +21,7 @@ MALFORMED: Final = 0.1
 
 MISSING: Final = re.compile(r"[1-9]\d* missing, 0 too many")
 TWICE: Final = re.compile(r"[1-9]\d* times|0 missing, [1-9]\d* too many")
-STATE: Final = re.compile(r": array \S+ is .*; expected ")
+STATE: Final = re.compile(r": array \S+ is .*; expected |^alerts of ")
 
 
 def die_after_offsets(shop: Shop, broken: str) -> None:

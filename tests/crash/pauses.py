@@ -14,27 +14,27 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from threading import Event, Thread
 from typing import Final
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from stream.kafka import Feed
-from stream.simulator import Shop as Simulated
-from stream.simulator import lines
 from tests.broker.own_broker import own_broker
 from tests.broker.shop import Shop, WorkerProcess, workers
 from tests.crash.ground import (
     BROKER_SETTINGS,
-    MALFORMED,
     Ground,
     finish_and_check,
+    made,
     open_shop,
 )
 from tests.crash.processes import forked, wait_for
 
-EVENTS: Final = 40_000
+EVENTS: Final = 6_000
+STREAMS: Final = 7
+"""Simulated streams, one behind the other: each holds attacks."""
 CHUNK: Final = 20
 CHUNK_S: Final = 0.05
 PARTITIONS: Final = 4
@@ -61,11 +61,10 @@ def load_on(shop: Shop, seed: int = 7) -> Iterator[None]:
     failed: list[Exception] = []
 
     def send() -> None:
-        simulated = Simulated(EVENTS, seed)
-        simulated = Simulated(EVENTS, seed, int(time.time() * 1000) - simulated.span_ms())
+        streams = (made(EVENTS, seed * STREAMS + k, spans_ago=STREAMS - k) for k in range(STREAMS))
         writer = Feed({"bootstrap.servers": shop.bootstrap}, shop.topic, "murmur2")
         try:
-            for number, line in enumerate(lines(simulated, MALFORMED)):
+            for number, line in enumerate(chain.from_iterable(streams)):
                 writer.send(line.key, line.value)
                 if number % CHUNK == 0 and stop.wait(CHUNK_S):
                     break
