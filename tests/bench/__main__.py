@@ -6,7 +6,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench import checkpoints, end_to_end, engine, exactly_once, memory, starting
+from tests.bench import (
+    checkpoints,
+    end_to_end,
+    engine,
+    exactly_once,
+    memory,
+    processes,
+    starting,
+)
 from tests.bench.figures import Figures
 
 OUT = Path("out/bench.json")
@@ -16,6 +24,7 @@ PARTS: dict[str, Callable[[Figures], None]] = {
     "eos": exactly_once.run,
     "kafka": end_to_end.run,
     "memory": memory.run,
+    "processes": processes.run,
     "start": starting.run,
 }
 

@@ -46,10 +46,10 @@ def running() -> Iterator[str]:
             process.terminate()
 
 
-def make_topics(bootstrap: str, *names: str) -> None:
-    """Topics with one partition each."""
+def make_topics(bootstrap: str, *names: str, partitions: int = 1) -> None:
+    """Topics with so many partitions each."""
     admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 2})
-    made = admin.create_topics([NewTopic(name, 1, 1) for name in names])
+    made = admin.create_topics([NewTopic(name, partitions, 1) for name in names])
     for future in made.values():
         future.result()
 

@@ -29,6 +29,7 @@ BARS: Final[dict[str, tuple[str, float]]] = {
     "eos_loss_pct": ("at most", 10.0),
     "latency_p99_ms": ("at most", 150.0),
     "latency_hop_p99_ms": ("at most", 150.0),
+    "processes_cpu_ratio": ("at most", 1.15),
 }
 """What is to be reached, by figure."""
 

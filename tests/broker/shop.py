@@ -82,7 +82,8 @@ Outputs = dict[Partition, list[Published]]
 class Shop:
     """Topics and a configuration of its own; `config` is its path, `group` also its name.
 
-    hop: its monitors read internal topics.
+    hop: its monitors read internal topics. keyed_by: of several partitions without a hop, the
+    field by whose value an event has its partition; only its monitors watch.
     """
 
     bootstrap: str
@@ -90,6 +91,7 @@ class Shop:
     partitions: int
     config: Path
     hop: bool = False
+    keyed_by: str = "account"
 
     @property
     def topic(self) -> str:
@@ -249,17 +251,18 @@ def make_shop(
     kafka: dict[str, object] | None = None,
     *,
     hop: bool = False,
+    keyed_by: str = "account",
     dead_bytes_max: int = 1_048_588,
     **worker: object,
 ) -> Shop:
-    """A shop with fresh topics: one partition and all monitors, or several and those by account;
+    """A shop with fresh topics: one partition and all monitors, or several and those of one field;
     or, with a hop, several partitions by nothing, and all monitors over internal topics.
 
     checkpoints, kafka, worker: settings of the configuration's tables of that name.
     dead_bytes_max: what the dead letters' topic takes of a record.
     """
     group = f"{name}-{time.time_ns()}"
-    shop = Shop(bootstrap, group, partitions, folder / f"{group}.toml", hop)
+    shop = Shop(bootstrap, group, partitions, folder / f"{group}.toml", hop, keyed_by)
     topics = [(shop.topic, partitions), (f"{group}-alerts", 1), (f"{group}-dead", 1)]
     admin = AdminClient({"bootstrap.servers": bootstrap})
     sizes = {f"{group}-dead": {"max.message.bytes": str(dead_bytes_max)}}
@@ -296,8 +299,8 @@ def configuration(
             for text in monitors
         ]
     elif shop.partitions > 1:
-        monitors = [text for text in monitors if 'entity = "account"' in text]
-        keyed = 'keyed_by = "account"\npartitioner = "murmur2"\n'
+        monitors = [text for text in monitors if f'entity = "{shop.keyed_by}"' in text]
+        keyed = f'keyed_by = "{shop.keyed_by}"\npartitioner = "murmur2"\n'
     head = (
         f'group = "{shop.group}"\n'
         + table("kafka", {"bootstrap.servers": shop.bootstrap, **kafka})

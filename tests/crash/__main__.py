@@ -26,11 +26,13 @@ from rich.table import Table
 
 from tests.broker.own_broker import OwnBroker, own_broker
 from tests.broker.shop import ROOT
+from tests.crash.broken import BROKEN
 from tests.crash.ground import BROKER_SETTINGS, Ground
 from tests.crash.pauses import PAUSES
 from tests.crash.points import POINTS, Story
 from tests.crash.schedules import REGRESSIONS, restarts, seeded
 
+TOGETHER: Final = POINTS | BROKEN
 OUT: Final = ROOT / "out"
 KEPT: Final = OUT / "crash"
 SEEDS: Final = 40
@@ -61,10 +63,10 @@ class Runner:
 
     def points(self, names: list[str]) -> list[Outcome]:
         """The outcomes of the points; those that measure come last, one by one."""
-        together = [name for name in names if name in POINTS]
+        together = [name for name in names if name in TOGETHER]
         alone = [name for name in names if name in PAUSES]
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            found = list(pool.map(lambda n: self._told(n, POINTS[n], self._broker), together))
+            found = list(pool.map(lambda n: self._told(n, TOGETHER[n], self._broker), together))
         return found + [self._told(name, PAUSES[name], self._broker) for name in alone]
 
     def seeds(self, seeds: Iterable[int]) -> list[Outcome]:
@@ -101,7 +103,7 @@ def main() -> int:
     """Run what was asked for; 1 where anything failed."""
     parser = argparse.ArgumentParser(description="Kill workers, and compare with the oracle.")
     parser.add_argument(
-        "--points", nargs="*", choices=POINTS | PAUSES, help="only these, by default all"
+        "--points", nargs="*", choices=TOGETHER | PAUSES, help="only these, by default all"
     )
     parser.add_argument("--seeds", type=int, help=f"how many random schedules (default: {SEEDS})")
     parser.add_argument("--seed", type=int, nargs="+", help="these seeds, and no points")
@@ -140,7 +142,7 @@ def chosen(arguments: argparse.Namespace) -> tuple[list[str], list[int]]:
     regressions = REGRESSIONS if count else ()
     others = [seed for seed in range(1, count + 1) if seed not in regressions]
     return (
-        [*POINTS, *PAUSES] if arguments.points is None else arguments.points,
+        [*TOGETHER, *PAUSES] if arguments.points is None else arguments.points,
         [*regressions, *others],
     )
 

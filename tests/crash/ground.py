@@ -6,17 +6,20 @@ after its time-out, so that a schedule with many deaths takes seconds.
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import orjson
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from stream.config import load, logs
 from stream.kafka.writing import Feed
+from stream.simulator import Line, lines
 from stream.simulator import Shop as Simulated
-from stream.simulator import lines
+from stream.simulator.attacks import EVENTS_MIN
 from tests.broker.shop import Shop, consumer, make_shop
 from tests.crash.oracle import holds
 from tests.crash.processes import Forked, forked, wait_for
@@ -43,6 +46,8 @@ PROTOCOLS: Final[dict[str, dict[str, object]]] = {
 MALFORMED: Final = 0.02
 CAPACITY: Final = 3_000
 SLOWLY: Final[dict[str, Any]] = {"batch_records": 100, "commit_interval": "1ms"}
+KEYED_BY: Final = "ip"
+"""Of several partitions: most attacks come from one address."""
 OFTEN: Final[dict[str, object]] = {"rewind_records_max": 2_400}
 """A checkpoint is due after 600 records."""
 
@@ -85,6 +90,7 @@ def open_shop(
         OFTEN,
         PROTOCOLS[protocol] | (kafka or {}),
         hop=hop,
+        keyed_by=KEYED_BY,
         **worker,
     )
     text = shop.config.read_text()
@@ -93,14 +99,25 @@ def open_shop(
 
 
 def feed(shop: Shop, events: int, seed: int = 7, malformed: float = MALFORMED) -> None:
-    """Put the simulator's events on the topic, the last of them just now."""
-    simulated = Simulated(events, seed)
-    simulated = Simulated(events, seed, int(time.time() * 1000) - simulated.span_ms())
+    """Put the simulator's events on the topic: the first so many of a stream that ends now, and that
+    is long enough for attacks, since alerts are what this is about."""
     spec = load(shop.config).inputs["shop"]
     writer = Feed({"bootstrap.servers": shop.bootstrap}, shop.topic, spec.partitioner)
-    for line in lines(simulated, malformed):
+    for line in islice(made(max(events, EVENTS_MIN), seed, malformed), events):
         writer.send(line.key, line.value)
     writer.close()
+
+
+def made(
+    events: int, seed: int, malformed: float = MALFORMED, spans_ago: int = 0
+) -> Iterator[Line]:
+    """The simulator's lines, keyed as `KEYED_BY` says; the last of just now, or so many times the
+    stream's span earlier."""
+    span_ms = Simulated(events, seed).span_ms()
+    simulated = Simulated(events, seed, int(time.time() * 1000) - (1 + spans_ago) * span_ms)
+    for line in lines(simulated, malformed):
+        named = orjson.loads(line.value).get(KEYED_BY, "") if line.code is None else ""
+        yield line._replace(key=named.encode() or line.key)
 
 
 def wait_until_done(shop: Shop, *needed: Forked) -> None:

@@ -1,4 +1,5 @@
-"""How long a shop stands still when a broker of three, or a worker of two, is killed under load.
+"""How long a shop stands still when a broker of three, or a worker of two, is killed under load, or
+all workers are started anew, one after the other.
 
 Events come in all the time, on every partition; a pause is the longest time in which a partition's
 committed offset does not move. The pauses are reported, not judged; that nothing is lost or doubled
@@ -13,49 +14,57 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from threading import Event, Thread
 from typing import Final
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from stream.kafka.writing import Feed
-from stream.simulator import Shop as Simulated
-from stream.simulator import lines
 from tests.broker.own_broker import own_broker
 from tests.broker.shop import Shop, WorkerProcess, workers
 from tests.crash.ground import (
     BROKER_SETTINGS,
-    MALFORMED,
     Ground,
     finish_and_check,
+    made,
     open_shop,
 )
 from tests.crash.processes import forked, wait_for
 
-EVENTS: Final = 40_000
+EVENTS: Final = 6_000
+STREAMS: Final = 7
+"""Simulated streams, one behind the other: each holds attacks."""
 CHUNK: Final = 20
 CHUNK_S: Final = 0.05
 PARTITIONS: Final = 4
+SHARDS: Final = 8
+FLEETS: Final = (2, 4)
+"""Partitions of the topic that fleets share, and of how many processes these are."""
+
 STEADY_S: Final = 4.0
 IN_FLIGHT_S: Final = 0.5
 """A commit that is seen within so long after a kill may have been made before it."""
 USUAL: Final[dict[str, object]] = {"transaction.timeout.ms": 30_000, "session.timeout.ms": 6_000}
 """What a user has, and the shortest session that a broker grants by default."""
+LASTING: Final[dict[str, dict[str, object]]] = {
+    "classic": USUAL,
+    "consumer": {"transaction.timeout.ms": 30_000},
+}
+"""By protocol: of a new one sessions are the broker's business."""
 
 
 @contextmanager
-def load_on(shop: Shop) -> Iterator[None]:
+def load_on(shop: Shop, seed: int = 7) -> Iterator[None]:
     """About 350 events a second, as long as the block lasts, and a little malformed."""
     stop = Event()
     failed: list[Exception] = []
 
     def send() -> None:
-        simulated = Simulated(EVENTS, 7)
-        simulated = Simulated(EVENTS, 7, int(time.time() * 1000) - simulated.span_ms())
+        streams = (made(EVENTS, seed * STREAMS + k, spans_ago=STREAMS - k) for k in range(STREAMS))
         writer = Feed({"bootstrap.servers": shop.bootstrap}, shop.topic, "murmur2")
         try:
-            for number, line in enumerate(lines(simulated, MALFORMED)):
+            for number, line in enumerate(chain.from_iterable(streams)):
                 writer.send(line.key, line.value)
                 if number % CHUNK == 0 and stop.wait(CHUNK_S):
                     break
@@ -85,7 +94,7 @@ class Watch:
     def run(self) -> None:
         """Ask until told to stop; while no broker answers nothing is known to move."""
         before: dict[int, int] = {}
-        asked = [TopicPartition(self.shop.topic, p) for p in range(PARTITIONS)]
+        asked = [TopicPartition(self.shop.topic, p) for p in range(self.shop.partitions)]
         # A read_committed client is not told while a transaction is open, and here one always is.
         names = {"bootstrap.servers": self.shop.bootstrap, "group.id": self.shop.group}
         with closing(Consumer({**names, "isolation.level": "read_uncommitted"})) as client:
@@ -174,27 +183,77 @@ def two_supervised(protocol: str, ground: Ground) -> None:
     """One of two workers is killed under load; the supervisor starts it again into its slot."""
     shop = open_shop(ground, f"supervised {protocol}", PARTITIONS, protocol, kafka=USUAL, worker={})
     with load_on(shop), watched(shop) as watch, workers(shop, 2) as both:
-        wait_for(lambda: all(len(o) == 2 for o in owned(both).values()), "two partitions each")
+        wait_for(lambda: shares(both) == [2, 2], "two partitions each")
         wait_for(lambda: watch.moved_at.keys() >= EVERYWHERE, "commits")
         time.sleep(STEADY_S)
         survivors = owned(both)["shop-1"]
-        victim = next(x for x in both.log() if x.get("worker") == "shop-0")
         began = time.monotonic()
-        os.kill(int(victim["pid"]), signal.SIGKILL)
+        os.kill(started(both, "shop-0")[-1], signal.SIGKILL)
         watch.wait_until_all_go_on(began)
         tell(ground, f"supervised_{protocol}", watch, began, survivors)
         assert both.stop() == 0
     finish_and_check(shop)
 
 
-def owned(both: WorkerProcess) -> dict[str, set[int]]:
+def rolling_restart(protocol: str, ground: Ground) -> None:
+    """Two processes, then four on the same eight partitions: all are somebody's, in equal shares;
+    under load every worker is stopped in turn, and its supervisor starts it again."""
+    shop = open_shop(
+        ground, f"rolling {protocol}", SHARDS, protocol, kafka=LASTING[protocol], worker={}
+    )
+    for processes in FLEETS:
+        even = [SHARDS // processes] * processes
+        with (
+            load_on(shop, seed=processes),
+            watched(shop) as watch,
+            workers(shop, processes) as fleet,
+        ):
+            wait_for(lambda f=fleet, e=even: shares(f) == e, "equal shares")  # type: ignore[misc]
+            wait_for(lambda w=watch: len(w.moved_at) == SHARDS, "commits")  # type: ignore[misc]
+            time.sleep(STEADY_S)
+            began = time.monotonic()
+            for slot in sorted(owned(fleet)):
+                start_anew(fleet, slot)
+                wait_for(lambda f=fleet, e=even: shares(f) == e, "equal shares")  # type: ignore[misc]
+            watch.wait_until_all_go_on(time.monotonic())
+            pause_s = watch.longest_s(began, set(range(SHARDS)))
+            ground.measured(f"rolling_restart_{protocol}_{processes}_pause_s", pause_s)
+            assert fleet.stop() == 0
+        codes = [line["code"] for line in fleet.log() if line["event"] == "worker ended"]
+        assert codes == [0] * (2 * processes), f"{codes}: {fleet.log_file}"
+        finish_and_check(shop)
+
+
+def start_anew(fleet: WorkerProcess, slot: str) -> None:
+    """Stop the worker of a slot as an operator does, and wait for its successor."""
+    before = started(fleet, slot)
+    os.kill(before[-1], signal.SIGTERM)
+    wait_for(lambda: len(started(fleet, slot)) > len(before), f"a successor in {slot}")
+
+
+def started(fleet: WorkerProcess, slot: str) -> list[int]:
+    """The process ids of the supervised workers that have been in a slot, one after the other."""
+    return [line["pid"] for line in fleet.log() if line.get("worker") == slot and "pid" in line]
+
+
+def shares(fleet: WorkerProcess) -> list[int]:
+    """How many partitions each slot's worker has now; empty where one is two workers'."""
+    found = list(owned(fleet).values())
+    held = [where for some in found for where in some]
+    return [] if len(held) > len(set(held)) else [len(some) for some in found]
+
+
+def owned(fleet: WorkerProcess) -> dict[str, set[int]]:
     """The partitions of each supervised worker now, by slot."""
-    found: dict[str, set[int]] = {"shop-0": set(), "shop-1": set()}
-    for line in both.log():
-        if line["event"] == "partition taken":
-            found[line["slot"]].add(line["partition"])
-        elif line["event"] in {"partition given back", "partition lost"}:
-            found[line["slot"]].discard(line["partition"])
+    found: dict[str, set[int]] = {}
+    for line in fleet.log():
+        match line["event"]:
+            case "starting":
+                found[line["slot"]] = set()
+            case "partition taken":
+                found[line["slot"]].add(line["partition"])
+            case "partition given back" | "partition lost":
+                found[line["slot"]].discard(line["partition"])
     return found
 
 
@@ -210,5 +269,7 @@ PAUSES: Final[dict[str, Callable[[Ground], None]]] = {
     "two-workers-without-restart": two_workers,
     "two-workers-supervised": partial(two_supervised, "classic"),
     "two-workers-supervised-static": partial(two_supervised, "static"),
+    "rolling-restart": partial(rolling_restart, "classic"),
+    "rolling-restart-consumer": partial(rolling_restart, "consumer"),
 }
 """What `--points` may name, too; told one after the other, since others would be measured as well."""

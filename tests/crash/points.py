@@ -60,9 +60,9 @@ POISON: Final = (
 )
 
 
-def killed(shop: Shop, *plan: tuple[str, int], slot: str = "one") -> Forked:
-    """A worker that kills itself where the plan says."""
-    with forked(shop, slot, plan) as worker:
+def killed(shop: Shop, *plan: tuple[str, int], slot: str = "one", broken: str = "") -> Forked:
+    """A worker that kills itself where the plan says. broken: see `forked`."""
+    with forked(shop, slot, plan, broken) as worker:
         code = worker.ended()
     assert code == -signal.SIGKILL, f"it never came to {plan}, ended with {code}: {worker.log_file}"
     return worker

@@ -1,7 +1,7 @@
 """Worker processes that start at once: forked from one that has everything loaded.
 
 Each is a process of its own that runs the command line as it is, and may be told to kill or freeze
-itself at a point (`tests.broker.dying`). A plain `eddy run` spends two seconds on its imports;
+itself at a point (`tests.broker.dying`), or to be broken in a way (`tests.broker.sabotage`). A plain `eddy run` spends two seconds on its imports;
 hundreds of restarts cannot.
 """
 
@@ -21,6 +21,7 @@ from threading import Lock
 from typing import Final
 
 from tests.broker.dying import ALL, arm
+from tests.broker.sabotage import SABOTAGES
 from tests.broker.shop import PATIENCE_S, Child, Shop, WorkerProcess
 
 PR_SET_PDEATHSIG: Final = 1  # from <linux/prctl.h>
@@ -39,7 +40,7 @@ def _context() -> ForkServerContext:
     return context
 
 
-def _work(arguments: list[str], log_file: str, plan: Plan) -> None:
+def _work(arguments: list[str], log_file: str, plan: Plan, broken: str) -> None:
     """In the forked process: become the command."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -47,6 +48,8 @@ def _work(arguments: list[str], log_file: str, plan: Plan) -> None:
     os.dup2(log, 2)
     for point, after in plan:
         arm(ALL[point], after)
+    if broken:
+        SABOTAGES[broken]()
     sys.argv = ["eddy", *arguments]
     from stream.cli import main
 
@@ -93,28 +96,30 @@ class Forked(WorkerProcess):
         return self.process.wait(PATIENCE_S)
 
 
-def command(arguments: list[str], log_file: Path, plan: Plan = ()) -> Child:
+def command(arguments: list[str], log_file: Path, plan: Plan = (), broken: str = "") -> Child:
     """Start the command line with these arguments; it dies with this process."""
     with _starting:
         process = _context().Process(
-            target=_work, args=(arguments, str(log_file), list(plan)), daemon=True
+            target=_work, args=(arguments, str(log_file), list(plan), broken), daemon=True
         )
         process.start()
     return Child(process)
 
 
-def start(shop: Shop, slot: str = "one", plan: Plan = ()) -> Forked:
+def start(shop: Shop, slot: str = "one", plan: Plan = (), broken: str = "") -> Forked:
     """Start a worker of the shop's group in that slot; it dies with this process."""
     log_file = shop.config.with_name(f"{shop.group}-{slot}-{time.time_ns()}.log")
-    return Forked(
-        command(["run", str(shop.config), "--slot", slot], log_file, plan), log_file, slot
-    )
+    arguments = ["run", str(shop.config), "--slot", slot]
+    return Forked(command(arguments, log_file, plan, broken), log_file, slot)
 
 
 @contextmanager
-def forked(shop: Shop, slot: str = "one", plan: Plan = ()) -> Iterator[Forked]:
-    """A worker; killed at the end unless it has ended by itself."""
-    worker = start(shop, slot, plan)
+def forked(shop: Shop, slot: str = "one", plan: Plan = (), broken: str = "") -> Iterator[Forked]:
+    """A worker; killed at the end unless it has ended by itself.
+
+    broken: the way in which it is, one of `tests.broker.sabotage`; whole by default.
+    """
+    worker = start(shop, slot, plan, broken)
     try:
         yield worker
     finally:

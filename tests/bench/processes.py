@@ -1,0 +1,253 @@
+"""Part `processes`: what it costs to share a topic among processes, and to watch six entity types.
+
+All workers start once and stay. What is measured is put into a topic by one transaction, so that
+it is there at once for workers that have everything loaded and every partition in hand.
+"""
+
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+import orjson
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from tenacity import retry, retry_if_exception_type, stop_after_delay
+
+from stream.config import Log, load, logs
+from tests.bench import broker
+from tests.bench.broker import PATIENCE_S, ROOT
+from tests.bench.clocks import Spent, cpu_s
+from tests.bench.end_to_end import DEFAULT, EDDY
+from tests.bench.events import TEXTS, Payments, document, monitor_document, payments, skewed, toml
+from tests.bench.figures import Figures
+
+PARTITIONS: Final = 8
+INTERNAL_PARTITIONS: Final = 2
+ENTITIES: Final = 20_000
+CAPACITY: Final = 20_000
+PAIRS: Final = 4
+TURNS: Final = 3
+WARM_UP: Final = 100_000
+EVENTS: Final = 300_000
+EVENTS_SIX: Final = 60_000
+CHANGES: Final = {"partition taken": 1, "partition given back": -1, "partition lost": -1}
+"""What a worker's log says of how many partitions it has."""
+
+
+def run(figures: Figures) -> None:
+    """Fleets of one process and of two in turns; then one process with six monitors."""
+    with ExitStack() as stack:
+        try:
+            bootstrap = stack.enter_context(broker.running())
+        except broker.NoBrokerError as error:
+            figures.notes.append(f"part processes did not run: {error}")
+            return
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="eddy-bench-")))
+        broker.make_topics(bootstrap, "bench-alerts", "bench-dead")
+        one_us = _sharing(figures, bootstrap, folder)
+        _six(figures, bootstrap, folder, one_us)
+
+
+def _sharing(figures: Figures, bootstrap: str, folder: Path) -> float:
+    """Processor time of one process and of two; of one, in µs an event."""
+    events = payments(skewed(ENTITIES, WARM_UP + PAIRS * EVENTS, 3), 3, 4_000)
+    took: dict[int, list[Spent]] = {1: [], 2: []}
+    with ExitStack() as stack:
+        fleets: dict[int, Fleet] = {}
+        for processes in took:  # one after the other: the first compiles what is not compiled yet
+            config = _configured(bootstrap, folder, f"of-{processes}", TEXTS[:1])
+            fleets[processes] = stack.enter_context(fleet(config, processes))
+            fleets[processes].wait_until_shared()
+            fleets[processes].take(events.slice(0, WARM_UP))
+        figures.say("one process and two have everything loaded")
+        for pair in range(PAIRS):
+            first = WARM_UP + pair * EVENTS
+            for processes in sorted(took, reverse=bool(pair % 2)):
+                load_ = events.slice(first, first + EVENTS)
+                took[processes].append(fleets[processes].take(load_))
+            figures.say(f"one process and two, pair {pair + 1} of {PAIRS}")
+    cpu = {n: [one.cpu_s_per_million for one in spent] for n, spent in took.items()}
+    for n, spent in took.items():
+        what = f"Eddy end to end, 8 partitions, {n} process{'es' * (n > 1)}"
+        figures.rate(what, [one.per_s for one in spent], cpu[n])
+        figures.spread(f"processes_{n}_cpu_s_per_million", cpu[n])
+    figures.ratio("processes_cpu_ratio", cpu[2], cpu[1])
+    return sum(cpu[1]) / len(cpu[1])
+
+
+def _six(figures: Figures, bootstrap: str, folder: Path, one_us: float) -> None:
+    """route and watch in one worker: the account's monitor reads the topic, five read theirs."""
+    events = payments(skewed(ENTITIES, WARM_UP + TURNS * EVENTS_SIX, 4), 4, 4_000)
+    with fleet(_configured(bootstrap, folder, "six", TEXTS), 1) as one:
+        one.wait_until_shared()
+        one.take(events.slice(0, WARM_UP))
+        figures.say("six monitors have everything loaded")
+        starts = range(WARM_UP, len(events), EVENTS_SIX)
+        took = [one.take(events.slice(start, start + EVENTS_SIX)) for start in starts]
+    cpu = [spent.cpu_s_per_million for spent in took]
+    figures.rate("the same, 1 process, 6 monitors, 5 over internal topics", *_columns(took))
+    figures.spread("six_monitors_us_per_event_and_monitor", [us / len(TEXTS) for us in cpu])
+    figures.put("one_monitor_us_per_event_and_monitor", one_us)
+
+
+def _columns(took: Sequence[Spent]) -> tuple[list[float], list[float]]:
+    return [one.per_s for one in took], [one.cpu_s_per_million for one in took]
+
+
+def _configured(bootstrap: str, folder: Path, name: str, entities: Sequence[str]) -> Path:
+    """A configuration with a monitor for each of these entities, and its topics; its path."""
+    group = f"bench-{name}-{time.time_ns()}"
+    broker.make_topics(bootstrap, group, partitions=PARTITIONS)
+    written = document(
+        [_monitor(entity) for entity in entities],
+        *(group, group),
+        kafka={"bootstrap.servers": bootstrap},
+        worker={"http_port": 0, "commit_interval": "100ms"},
+        checkpoints={"url": str(folder / "store")},
+    )
+    written["inputs"]["bench"] |= {
+        "partitions": PARTITIONS,
+        "keyed_by": TEXTS[0],
+        "partitioner": "murmur2",
+    }
+    path = folder / f"{group}.toml"
+    path.write_text(toml(written))
+    subprocess.run(
+        [*EDDY, "topics", "create", str(path)], cwd=ROOT, check=True, stdout=subprocess.DEVNULL
+    )
+    return path
+
+
+def _monitor(entity: str) -> dict[str, Any]:
+    """The account's monitor, of another entity: all but its own way are internal."""
+    over = {} if entity == TEXTS[0] else {"partitions": INTERNAL_PARTITIONS}
+    return monitor_document(CAPACITY, DEFAULT) | {"name": entity, "entity": entity} | over
+
+
+@dataclass
+class Fleet:
+    """Processes that share a group: those that work, by the first one's id, and their logs."""
+
+    process: "subprocess.Popen[bytes]"
+    processes: int
+    config: Path
+    bootstrap: str
+    group: Consumer
+    reads: list[Log]
+
+    def take(self, events: Payments) -> Spent:
+        """What the processes spend on events that come at once, until all of them are committed."""
+        with self._writing() as producer:
+            for key, value in events.lines():
+                _produce(producer, self.reads[0].topic, key, value)
+            assert producer.flush(PATIENCE_S) == 0
+            wall, cpu = time.perf_counter(), self._cpu_s()
+            producer.commit_transaction(PATIENCE_S)
+        for log in self.reads:  # an internal one is whole when what is read before it is committed
+            self._wait_until_read(log)
+        return Spent(len(events), time.perf_counter() - wall, self._cpu_s() - cpu)
+
+    def wait_until_shared(self) -> None:
+        """Until every process has its share of the partitions."""
+        deadline = time.monotonic() + PATIENCE_S
+        share = sum(log.partitions for log in self.reads) // self.processes
+        while list(self._held().values()) != [share] * self.processes:
+            self._check(deadline)
+
+    @contextmanager
+    def _writing(self) -> Iterator[Producer]:
+        """A producer in a transaction that nobody sees anything of before it commits."""
+        producer = Producer(
+            {
+                "bootstrap.servers": self.bootstrap,
+                "log_level": 2,
+                "compression.type": "zstd",
+                "linger.ms": 20,
+                "partitioner": "murmur2_random",
+                "queue.buffering.max.messages": 1_000_000,
+                "transactional.id": f"{self.config.stem}-load",
+                "transaction.timeout.ms": int(PATIENCE_S * 1000),
+            }
+        )
+        producer.init_transactions(PATIENCE_S)
+        producer.begin_transaction()
+        yield producer
+
+    def _wait_until_read(self, log: Log) -> None:
+        """Until its committed offsets are at its ends, but for the marks of transactions there."""
+        deadline = time.monotonic() + PATIENCE_S
+        places = [TopicPartition(log.topic, p) for p in range(log.partitions)]
+        ends = [self.group.get_watermark_offsets(at, timeout=10)[1] for at in places]
+        while True:
+            pairs = zip(ends, self._committed(places), strict=True)
+            if all(end - done <= 1 for end, done in pairs):
+                return
+            self._check(deadline)
+
+    @retry(retry=retry_if_exception_type(KafkaException), stop=stop_after_delay(60), reraise=True)
+    def _committed(self, places: list[TopicPartition]) -> list[int]:
+        """Next offsets; a broker that has just started may not know the coordinator yet."""
+        return [max(0, one.offset) for one in self.group.committed(places, timeout=10)]
+
+    def _held(self) -> Counter[str]:
+        """How many partitions the worker of each slot has, as it says."""
+        held: Counter[str] = Counter()
+        for line in self.config.with_suffix(".log").read_bytes().splitlines():
+            said = orjson.loads(line) if line.startswith(b"{") and line.endswith(b"}") else {}
+            held[said.get("slot", "")] += CHANGES.get(said.get("event", ""), 0)
+        return +held
+
+    def _check(self, deadline: float) -> None:
+        failed = self.process.poll() is not None or time.monotonic() > deadline
+        assert not failed, self.config.with_suffix(".log").read_text()
+        time.sleep(0.01)
+
+    def _workers(self) -> list[int]:
+        """The supervisor's children, or the only process itself."""
+        pid = self.process.pid
+        if self.processes == 1:
+            return [pid]
+        return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+    def _cpu_s(self) -> float:
+        return sum(map(cpu_s, self._workers()))
+
+
+@contextmanager
+def fleet(config: Path, processes: int) -> Iterator[Fleet]:
+    """Workers that log beside their configuration; asked to stop at the end."""
+    own = ["--processes", str(processes)] if processes > 1 else []
+    with config.with_suffix(".log").open("wb") as said:
+        process = subprocess.Popen(
+            [*EDDY, "run", str(config), "--slot", "bench", *own],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+        )
+    loaded = load(config)
+    bootstrap = str(loaded.kafka["bootstrap.servers"])
+    reads = sorted(logs(loaded), key=lambda log: log.internal)
+    try:
+        with broker.consumer(bootstrap, config.stem) as group:
+            yield Fleet(process, processes, config, bootstrap, group, reads)
+        process.terminate()
+        process.wait(PATIENCE_S)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _produce(producer: Producer, topic: str, key: bytes, value: bytes) -> None:
+    while True:
+        try:
+            producer.produce(topic, value, key)
+        except BufferError:
+            producer.poll(0.1)
+        else:
+            return
