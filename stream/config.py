@@ -90,7 +90,10 @@ class AssessSpec(Spec, frozen=True, kw_only=True):
 
 
 class WorkerSpec(Spec, frozen=True, kw_only=True):
-    """How the long-lived worker runs; changes no result."""
+    """How the long-lived worker runs; changes no result.
+
+    commit_interval: what was read is committed so often, and sooner where an alert waits.
+    """
 
     commit_interval: Duration = "100ms"
     batch_records: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000

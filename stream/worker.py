@@ -40,8 +40,12 @@ from stream.topics import check_topics, found
 
 log = structlog.stdlib.get_logger(__name__)
 
-POLL_S: Final = 0.05
+POLL_S: Final = 0.025
 """How long one turn waits for records, or less where it is time to commit earlier."""
+
+COMMITTING_MAX: Final = 0.25
+"""An alert does not wait until the commit interval is over, as long as committing takes no larger
+share of the time."""
 
 CLIENT_CLOCK_S: Final = 0.001
 """The client waits for whole milliseconds: for less it would not wait, but turn in circles."""
@@ -190,7 +194,8 @@ class Worker:
         self._keeper = Keeper(config.checkpoints, board, run.now)
         self._holdings: dict[Partition, Holding] = {}
         self._outbox = Outbox()
-        self._joined = self._said_empty = False
+        self._joined = self._said_empty = self._alerted = False
+        self._commit_took_s = 0.0
         self._ending = False
         now = time.monotonic()
         self._commit_began_at = self._read_at = self._told_at = self._collected_at = now
@@ -224,8 +229,7 @@ class Worker:
         That is all that bounds it: it holds what it may, and what one partition's batch adds. While
         a commit is tried again nothing is read, and the consumer is paused (`Source.serve`).
         """
-        left_s = max(0.0, self._commit_interval_s - self._since_commit_s())
-        wait_s = min(POLL_S, left_s + CLIENT_CLOCK_S)
+        wait_s = min(POLL_S, self._commit_due_in_s() + CLIENT_CLOCK_S)
         arrived = self._source.poll(self._config.worker.batch_records, wait_s)
         owned = [(Partition(one.topic, one.partition), one) for one in arrived]
         for where, holding, records in [(at, self._holdings[at], one) for at, one in owned]:
@@ -244,6 +248,7 @@ class Worker:
                 emitted = holding.take(part)
             if emitted is not None:
                 self._outbox.put(where, self._to_publish(emitted), holding.next_offset)
+                self._alerted |= bool(emitted.alerts)
             elif holding.left() == 0:
                 log.info("re-learned", **_named(where), next_offset=holding.next_offset)
                 if holding.kept.state.converts:
@@ -261,11 +266,14 @@ class Worker:
     # -- committing -------------------------------------------------------------------------------
 
     def _is_time_to_commit(self) -> bool:
-        return self._since_commit_s() >= self._commit_interval_s or self._outbox.full()
+        return not self._commit_due_in_s() or self._outbox.full()
 
-    def _since_commit_s(self) -> float:
-        """Since the last commit began: counted from its end, it would lengthen every wait."""
-        return time.monotonic() - self._commit_began_at
+    def _commit_due_in_s(self) -> float:
+        """Counted from when the last commit began: from its end, it would lengthen every wait."""
+        every_s = self._commit_interval_s
+        if self._alerted:
+            every_s = min(every_s, self._commit_took_s / COMMITTING_MAX)
+        return max(0.0, self._commit_began_at + every_s - time.monotonic())
 
     def _commit(self) -> None:
         """Commit the outbox; an aborted transaction is tried again with what is still ours.
@@ -288,7 +296,9 @@ class Worker:
                 self._board.add("eddy_aborts")
                 raise
             self._outbox.clear()
+            self._commit_took_s = time.monotonic() - self._commit_began_at
             self._board.add("eddy_commits")
+        self._alerted = False
         for where, position in positions.items():
             holding = self._holdings[where]
             holding.committed = position.next_offset

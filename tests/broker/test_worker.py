@@ -31,6 +31,7 @@ from tests.broker.shop import (
     eddy,
     holds_all_once,
     make_shop,
+    messages,
     reference,
     send,
     value_of,
@@ -93,6 +94,16 @@ def test_worker_publishes_what_the_reference_emits(
     told = sum(value_of(exposition, f"eddy_{name}_total") for name in ("scored", "labels"))
     monitors = 1 if partitions > 1 and not hop else 3
     assert told + value_of(exposition, "eddy_not_applicable_total") == monitors * EVENTS
+
+
+def test_an_alert_does_not_wait_for_the_commit_interval(broker: str, tmp_path: Path) -> None:
+    """With an interval of an hour alerts are there while the worker runs, and each once."""
+    shop = make_shop(broker, tmp_path, "hasty", 1, commit_interval="1h")
+    shop.feed(8_000)
+    with worker(shop) as process:
+        wait_for(lambda: len(messages(shop.bootstrap, f"{shop.group}-alerts")) > 5, "alerts")
+        assert process.stop() == 0
+    holds_all_once(shop)
 
 
 def test_metrics_declared_are_those_emitted(broker: str, tmp_path: Path) -> None:
