@@ -302,7 +302,7 @@ class Worker:
         for where, position in positions.items():
             holding = self._holdings[where]
             holding.committed = position.next_offset
-            if holding.kept.was_committed():
+            if holding.kept.publish():
                 self._keeper.collect(holding.kept)
 
     def _positions(self) -> dict[Partition, Committed]:

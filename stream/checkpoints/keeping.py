@@ -64,9 +64,9 @@ class Kept:
         name = self.ready or self.published[0]
         return note(Pointer(head.first_offset, head.fingerprint, name))
 
-    def was_committed(self) -> bool:
-        """An offset with this note is committed; whether it names another checkpoint than
-        before."""
+    def publish(self) -> bool:
+        """Take note that an offset with this note is committed; whether it names another checkpoint
+        than the one before."""
         if self.ready is None:
             return False
         self.published = [self.ready, *self.published][:KEPT]
@@ -137,8 +137,9 @@ class Keeper:
 
     def begin(self, kept: Kept, offset: int) -> None:
         """Write the first checkpoint of a state that has none. Raises StoreFailure."""
+        former = kept.ready  # of a state that this one takes the place of
         self.take_now(kept, offset)
-        if kept.ready is None:
+        if kept.ready == former:
             raise StoreFailure(f"{kept.folder.path}: the state has no checkpoint to begin with")
 
     def give_up(self, kept: Kept) -> None:

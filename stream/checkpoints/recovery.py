@@ -196,11 +196,11 @@ def _from_store(at: Circumstances, pointer: Pointer, live_from: int) -> Recovere
             found.left_behind = len(broken)
             return found
         broken.append(f"the first record was learned under configuration {pointer.fingerprint}")
-    reach = "nothing but a checkpoint can" if pointer.first_offset is None else "record "
-    reach += "" if pointer.first_offset is None else f"{pointer.first_offset} would be needed to"
+    needed = "a checkpoint" if pointer.first_offset is None else f"record {pointer.first_offset}"
     raise CheckpointCorrupt(
         f"{at.where}: {'; '.join(broken)}; there is no whole checkpoint before it that the log, "
-        f"which begins at {at.low}, could be re-learned from, and {reach} make the state again"
+        f"which begins at {at.low}, could be re-learned from: without {needed} nothing can make the "
+        "state again"
     )
 
 
@@ -238,35 +238,39 @@ def _resumed(at: Circumstances, name: str, manifest: Manifest, live_from: int) -
         )
     said = f"{at.where}: checkpoint {name}"
     to_learn = f"{left} offsets are left to re-learn, which only what wrote it can do"
-    if manifest.state_version != STATE_VERSION:
+    try:
+        old = _steering(manifest)
+    except ValueError as error:
         if left:
-            raise CheckpointIncompatible(
-                f"{said} holds a state of version {manifest.state_version}; this is version "
-                f"{STATE_VERSION}, and {to_learn}"
-            )
-        log.warning(
-            "another state version: every monitor starts anew",
-            **_named(at),
-            written=manifest.state_version,
-            this=STATE_VERSION,
-        )
+            raise CheckpointIncompatible(f"{said} {error}, and {to_learn}") from error
+        log.warning("another version: every monitor starts anew", **_named(at), why=str(error))
         found = _empty(at, live_from, live_from)
         found.head = _turned(head, at.config, at.log, live_from)
         return found
-    try:
-        old = msgspec.convert(manifest.steering, Steering)
-    except msgspec.ValidationError as error:
-        raise CheckpointIncompatible(f"{said}: {error}, and {to_learn}") from error
     converts = manifest.fingerprint != own
     if converts and left and old.secret != steering(at.config).secret:
         raise CheckpointIncompatible(f"{said} was written with another secret, and {to_learn}")
     shard = Shards(steered(at.config, old), at.run).make(manifest.log)
     state = load(at.folder, manifest, at.beat)
     if difference := _difference(shard.save(), state):
-        raise CheckpointIncompatible(f"{said}: {difference}")
+        raise CheckpointIncompatible(
+            f"{said}: {difference}, although its version is ours: a mistake in Eddy, please report it"
+        )
     shard.load(state)
     at.folder.held = manifest.blocks()
     return Recovered(shard, head, live_from, name, converts=converts)
+
+
+def _steering(manifest: Manifest) -> Steering:
+    """What steered the state. Raises ValueError where this version cannot go on with it."""
+    if manifest.state_version != STATE_VERSION:
+        raise ValueError(
+            f"holds a state of version {manifest.state_version}; this is version {STATE_VERSION}"
+        )
+    try:
+        return msgspec.convert(manifest.steering, Steering)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"was made under what this version does not know: {error}") from error
 
 
 def _difference(expected: Arrays, found: Arrays) -> str:

@@ -10,7 +10,7 @@ from confluent_kafka.admin._resource import ResourceType
 from confluent_kafka.cimpl import NewTopic
 
 from stream.errors import Retriable
-from stream.kafka.codes import TABLE, UNKNOWN
+from stream.kafka.codes import NOT_THERE
 from stream.kafka.failures import CALL_S, Beat, Latch, border, failure, made, patiently, unheard
 from stream.kafka.properties import Properties, admin_properties
 
@@ -36,7 +36,7 @@ class Admin:
                 found = self._client.list_topics(topic, timeout=CALL_S).topics[topic]
                 if found.error is None:
                     return len(found.partitions)
-                if TABLE.get(found.error.name(), UNKNOWN) is not TABLE["UNKNOWN_TOPIC_OR_PART"]:
+                if found.error.name() not in NOT_THERE:
                     raise failure(found.error, f"asking for topic {topic}")
         return 0
 

@@ -162,3 +162,6 @@ TABLE: Final[dict[str, Row]] = {
 """Code name → what it means. A code that is missing here is fatal."""
 
 UNKNOWN: Final = Row(Fatal, "not a code that Eddy knows a remedy for", "see the broker's log")
+
+NOT_THERE: Final = frozenset({"UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC", "_UNKNOWN_PARTITION"})
+"""What is said of a topic or a partition that a broker, or the client, does not know (yet)."""

@@ -12,7 +12,7 @@ from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from schemas.records import Headers, Records
 from stream.errors import Fatal, RetentionGap, Retriable
-from stream.kafka.codes import TABLE, UNKNOWN
+from stream.kafka.codes import NOT_THERE
 from stream.kafka.failures import (
     CALL_S,
     Beat,
@@ -259,7 +259,7 @@ class Source:
                             TopicPartition(*where), timeout=CALL_S
                         )
                 except Fatal as error:
-                    if TABLE.get(error.code, UNKNOWN) is TABLE["UNKNOWN_TOPIC_OR_PART"]:
+                    if error.code in NOT_THERE:
                         raise Retriable(str(error)) from error
                     raise
         return found

@@ -12,7 +12,7 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from stream.errors import Abortable, Fatal, Fenced, KafkaFailure, Outlived, Retriable
-from stream.kafka.codes import TABLE
+from stream.kafka.codes import NOT_THERE, TABLE
 from stream.kafka.failures import (
     CALL_S,
     PATIENCE_S,
@@ -249,7 +249,7 @@ class Sink:
             found = self._producer.list_topics(topic, timeout=self._call_s() or 1.0).topics[topic]
         except KafkaException:
             return False  # nobody answers, so nobody says so
-        return found.error is not None and found.error.name() == "UNKNOWN_TOPIC_OR_PART"
+        return found.error is not None and found.error.name() in NOT_THERE
 
     def _age_s(self) -> float:
         return time.monotonic() - self._begun_at

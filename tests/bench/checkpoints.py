@@ -204,7 +204,7 @@ class Probe:
         self.kept = Kept(self._folder(), self.start(None))
         self.offset = 0
         self.keeper.begin(self.kept, 0)
-        self.kept.was_committed()
+        self.kept.publish()
 
     def _folder(self) -> Folder:
         return Folder(self.objects, "bench", *WHERE)
@@ -230,7 +230,7 @@ class Probe:
         """Wait for the checkpoint that is being written; compressed bytes written so far."""
         while not self.keeper.idle():
             time.sleep(0.005)
-        self.kept.was_committed()
+        self.kept.publish()
         return self.written_bytes()
 
 

@@ -80,11 +80,9 @@ class Stopwatch:
 
     @contextmanager
     def watching(self, places: list[tuple[Any, str, str]]) -> Iterator[None]:
-        """Time calls: (object, class or module; attribute; name). What does not exist is left out,
-        since the engine's inner steps may change."""
-        found = [(owner, name, label) for owner, name, label in places if hasattr(owner, name)]
-        before = [(owner, name, vars(owner).get(name)) for owner, name, _ in found]
-        for owner, name, label in found:
+        """Time calls: (object, class or module; attribute; name)."""
+        before = [(owner, name, vars(owner).get(name)) for owner, name, _ in places]
+        for owner, name, label in places:
             setattr(owner, name, self._timed(getattr(owner, name), label))
         try:
             yield

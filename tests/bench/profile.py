@@ -10,10 +10,11 @@ from detectors.entities import EntityTable
 from detectors.monitor import Monitor
 from detectors.policy import Policy
 from schemas.codecs.json_records import JsonCodec
-from stream import kafka, worker
+from stream import metrics, worker
 from stream.alerting import RunInfo
 from stream.config import load
 from stream.health import Pulse
+from stream.kafka import reading
 from stream.kafka.reading import Source
 from stream.kafka.writing import Sink
 from stream.metrics import Board
@@ -26,7 +27,7 @@ from tests.bench.figures import Figures
 
 PLACES: Final[list[tuple[Any, str, str]]] = [
     (Source, "poll", "consume (waiting included)"),
-    (kafka, "to_records", "messages to records"),
+    (reading, "to_records", "messages to records"),
     (JsonCodec, "decode", "decode"),
     (route, "check", "route: checks"),
     (route, "hash_text", "route: hash of ids"),
@@ -44,7 +45,7 @@ PLACES: Final[list[tuple[Any, str, str]]] = [
     (Watch, "process", "watch: rest"),
     (worker, "alert_record", "alerts, encoded"),
     (Sink, "transact", "produce and commit"),
-    (Worker, "_observed", "metrics"),
+    (metrics, "readings", "metrics"),
 ]
 
 

@@ -7,6 +7,7 @@ says what must be mended.
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from random import Random
 from threading import Event, Thread, Timer
@@ -18,8 +19,9 @@ from confluent_kafka.cimpl import NewTopic
 
 from stream.alerting import RunInfo
 from stream.config import load
-from stream.errors import Abortable
+from stream.errors import Abortable, Retriable
 from stream.health import Pulse
+from stream.kafka import reading
 from stream.kafka.failures import patiently
 from stream.kafka.positions import Committed, Membership, Partition
 from stream.kafka.reading import Source
@@ -208,3 +210,18 @@ def test_an_outbox_that_cannot_be_emptied_does_not_grow(broker: str, tmp_path: P
         thread.join()
     holds_all_once(shop)
     assert value_of(board.exposition().decode(), "eddy_aborts_total") == sink.aborted
+
+
+def test_a_partition_that_the_broker_does_not_know_yet_is_asked_for_again(
+    broker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that has just started may say so of a partition that we were given: no reason to end for
+    good."""
+    brief = partial(patiently, patience_s=0.2)
+    monkeypatch.setattr(reading, "patiently", brief)
+    make_topics(broker, topic := f"narrow-{time.time_ns()}")
+    with Source({"bootstrap.servers": broker}, "narrow") as source:
+        for where in (Partition(topic, 7), Partition("nowhere", 0)):
+            with pytest.raises(Retriable, match="does not exist"):
+                source.span(where)
+        assert source.span(Partition(topic, 0)) == (0, 0)

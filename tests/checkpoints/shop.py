@@ -123,6 +123,6 @@ class Group:
             if at in checkpoints:
                 keeper.take_now(kept, at)
             self.committed = Committed(at, kept.note())
-            kept.was_committed()
+            kept.publish()
         keeper.close()
         return kept

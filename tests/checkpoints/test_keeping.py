@@ -42,7 +42,7 @@ def kept(tmp_path: Path) -> Kept:
     group = Group(LocalStore(tmp_path), config())
     made = Kept(Unsteady(group.objects, "group", *WHERE), group.start())
     keeper(Board()).begin(made, 0)
-    assert made.was_committed()
+    assert made.publish()
     return made
 
 
@@ -80,8 +80,8 @@ def test_a_checkpoint_is_named_once_it_is_whole(kept: Kept) -> None:
     assert kept.offset() == 200
     assert kept.ready is not None
     assert kept.ready in kept.note()
-    assert kept.was_committed()
-    assert not kept.was_committed()
+    assert kept.publish()
+    assert not kept.publish()
     manifest = kept.folder.manifest(kept.published[0])
     assert_same(load(kept.folder, manifest, lambda: None), expected)
     one.close()
@@ -103,7 +103,7 @@ def test_a_failure_is_counted_and_tried_again_until_the_bound(kept: Kept) -> Non
     assert one.due(kept, 200)
     one.take(kept, 200)
     wait(one)
-    assert kept.was_committed()
+    assert kept.publish()
     folder.failing = True
     kept.state.shard.process(stream().slice(200, 602))
     with pytest.raises(
@@ -150,13 +150,28 @@ def test_a_state_that_has_none_begins_with_a_checkpoint_or_not_at_all(tmp_path: 
     one.close()
 
 
+def test_a_state_that_begins_anew_needs_a_checkpoint_of_its_own(kept: Kept) -> None:
+    """One of the state before it that waits to be named, as after a fallback, does not do."""
+    one, folder = keeper(Board()), kept.folder
+    assert isinstance(folder, Unsteady)
+    kept.ready = kept.published[0]
+    kept.state.shard.process(stream().slice(0, 200))
+    folder.failing = True
+    with pytest.raises(StoreFailure, match="no checkpoint to begin with"):
+        one.begin(kept, 200)
+    folder.failing = False
+    one.begin(kept, 200)
+    assert kept.offset() == 200
+    one.close()
+
+
 def test_old_checkpoints_go_when_newer_ones_are_published(kept: Kept) -> None:
     """Two stay, whatever the group went through; a restart finds the last."""
     one = keeper(Board())
     for stop in (100, 200, 300, 400):
         kept.state.shard.process(stream().slice(stop - 100, stop))
         one.take_now(kept, stop)
-        assert kept.was_committed()
+        assert kept.publish()
         one.collect(kept)
     one._thread.submit(int).result()  # what was asked for before is done by then
     one.close()

@@ -4,6 +4,7 @@ be."""
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from obstore.store import LocalStore
@@ -131,7 +132,7 @@ def test_a_converted_state_is_never_made_from_the_log_alone(group: Group) -> Non
     group.work(300, 400, [400])
     kept = group.work(400, 450, [], other)
     harm(group, "manifest", kept.published[0])
-    with pytest.raises(CheckpointCorrupt, match="nothing but a checkpoint can make"):
+    with pytest.raises(CheckpointCorrupt, match="without a checkpoint nothing can make"):
         group.start(other)
 
 
@@ -194,6 +195,26 @@ def test_another_state_version_is_refused_while_something_is_left(
     assert (found.head.offset, found.live_from, found.checkpoint) == (400, 400, None)
     assert (found.head.state_version, found.head.first_offset) == (STATE_VERSION + 1, None)
     assert found.shard.counts()["route"]["read"] == 0
+
+
+def test_a_configuration_that_no_version_knows_now_is_refused_while_something_is_left(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A declaration that this version has no more is as another version of the state: with nothing
+    left all starts anew."""
+
+    def gone(*_: object, **__: object) -> None:
+        raise msgspec.ValidationError("Object contains unknown field `was_here`")
+
+    with monkeypatch.context() as newer:
+        newer.setattr(recovery.msgspec, "convert", gone)
+        with pytest.raises(CheckpointIncompatible, match="does not know: .*was_here.*100 offsets"):
+            group.start()
+    group.work(300, 400, [400])
+    monkeypatch.setattr(recovery.msgspec, "convert", gone)
+    found = group.start()
+    assert (found.head.offset, found.live_from, found.checkpoint) == (400, 400, None)
+    assert found.head.first_offset is None
 
 
 def test_another_number_of_partitions_is_refused(group: Group) -> None:
@@ -285,7 +306,7 @@ def test_a_worker_with_a_former_configuration_stops(group: Group) -> None:
 
 
 def test_arrays_that_do_not_fit_are_refused(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A state of the same version that has other arrays is a bug of ours, and is never loaded."""
+    """A state of the same version that has other arrays is a mistake of ours, and never loaded."""
     whole = loading.load
 
     def missing(*asked: Any) -> Arrays:
@@ -294,7 +315,9 @@ def test_arrays_that_do_not_fit_are_refused(group: Group, monkeypatch: pytest.Mo
         return found
 
     monkeypatch.setattr(recovery, "load", missing)
-    with pytest.raises(CheckpointIncompatible, match="array account/cohort is on one side only"):
+    with pytest.raises(
+        CheckpointIncompatible, match="account/cohort is on one side only.*report it"
+    ):
         group.start()
 
 
