@@ -90,7 +90,7 @@ def severity(score: float) -> Severity:
 
 
 class Teller:
-    """Says who an event is about. reveal: entity fields whose raw ids may be shown."""
+    """Makes alerts of events. reveal: entity fields whose raw ids may be shown."""
 
     def __init__(self, key: HashKey, reveal: frozenset[str], run: RunInfo) -> None:
         self.key = key

@@ -21,9 +21,9 @@ ALIVE_S: Final = 120.0
 """A loop that has not turned for so long hangs.
 
 While a broker is waited for the pulse beats after every call and before every pause, so that the
-longest silence is a call and a pause (`stream.kafka.failures`: CALL_S, PAUSE_S) and a checkpoint on
-revoke (REVOKE_S), whatever transaction.timeout.ms is; compiling the kernels at the first batch
-takes less than a minute.
+longest silence is a call and a pause (`stream.kafka.failures`: CALL_S, PAUSE_S), whatever
+transaction.timeout.ms is; it beats while checkpoints are loaded and written, too; compiling the
+kernels at the first batch takes less than a minute.
 """
 
 

@@ -24,6 +24,7 @@ from schemas.records import Records
 from stream.alerting import RunInfo, Teller
 from stream.config import (
     ASSESS,
+    ROUTE,
     Config,
     InputSpec,
     Log,
@@ -36,10 +37,10 @@ from stream.config import (
 )
 from stream.errors import ForeignRecord
 from stream.rekeying import Rekeying
-from stream.stages import InternalRecord, Stage
+from stream.stages import Found, InternalRecord, Stage
 from stream.stages.assess import Assess, reports
 from stream.stages.route import Hop, Route
-from stream.stages.watch import Found, Watch
+from stream.stages.watch import Watch
 
 EVENTS_AT_ONCE: Final = 20_000
 """Events of an internal log that are judged at once: a poll may bring many times as many."""
@@ -70,7 +71,7 @@ class Shard(ABC):
 
     @abstractmethod
     def _stages(self) -> dict[str, Stage[Any, Any]]:
-        """The stages by name: "route", and each monitor by its own."""
+        """The stages by name: "route", each monitor by its own, and "assess"."""
 
     def save(self) -> Arrays:
         """The state of every stage as it lives, its arrays prefixed by the stage's name."""
@@ -96,7 +97,7 @@ class Shard(ABC):
         that counts go on adding up."""
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Counters by stage: "route", then each monitor by its name."""
+        """Counters by stage: "route", each monitor by its name, and "assess"."""
         return {name: stage.counts() for name, stage in self._stages().items()}
 
 
@@ -141,8 +142,8 @@ class SourceShard(Shard):
         self,
         route: Route,
         watches: list[Watch],
-        reporter: Reporter | None = None,
-        assess: Assess | None = None,
+        reporter: Reporter | None,
+        assess: Assess | None,
     ) -> None:
         self.route = route
         self.watches = watches
@@ -168,7 +169,7 @@ class SourceShard(Shard):
         )
 
     def _reports(self, events: EventBatch, p_values: dict[str, F64]) -> Iterator[InternalRecord]:
-        if self._reporter is not None and self._assess is None:
+        if self._reporter is not None:
             for name, p_value in p_values.items():
                 yield from self._reporter.sent(name, events, p_value)
 
@@ -203,7 +204,7 @@ class SourceShard(Shard):
         return self.route.counts()["passed"] - became
 
     def _stages(self) -> dict[str, Stage[Any, Any]]:
-        stages: dict[str, Stage[Any, Any]] = {"route": self.route}
+        stages: dict[str, Stage[Any, Any]] = {ROUTE: self.route}
         stages |= {watch.name: watch for watch in self.watches}
         return stages | ({ASSESS: self._assess} if self._assess else {})
 
@@ -296,11 +297,10 @@ class Shards:
         self, config: Config, run: RunInfo, topics: Mapping[str, str] | None = None
     ) -> None:
         self._config = config
-        self._run = run
         self._topics = topics or {name: spec.topic for name, spec in config.inputs.items()}
         self._key = hash_key(config.secret)
         self._fingerprint = fingerprint(config)
-        self._reveal = frozenset(config.reveal)
+        self._teller = Teller(self._key, frozenset(config.reveal), run)
         self._monitors = {monitor.name: monitor for monitor in config.monitors}
         self._internal = {way.reader: way.internal for way in ways(config)}
         self._reporter = self._make_reporter()
@@ -341,12 +341,12 @@ class Shards:
         return Route(spec, self._config.limits, fields, self._key, hops)
 
     def _watch(self, monitor: MonitorSpec, shards: int) -> Watch:
-        return Watch(monitor, self._key, shards, self._fingerprint, self._reveal, self._run)
+        return Watch(monitor, shards, self._fingerprint, self._teller)
 
     def _assess(self, shards: int) -> Assess:
         assert self._config.assess is not None
-        teller = Teller(self._key, self._reveal, self._run)
-        return Assess(self._config.assess, list(self._monitors), shards, self._fingerprint, teller)
+        monitors = list(self._monitors)
+        return Assess(self._config.assess, monitors, shards, self._fingerprint, self._teller)
 
     def _make_reporter(self) -> Reporter | None:
         spec, way = self._config.assess, assess_way(self._config)
@@ -364,8 +364,3 @@ class Shards:
         # in an order that steers, as the fingerprint has it: assess remembers indexes into these
         where = sources(self._config, sorted(self._config.inputs), self._topics)
         return SlimCodec([*ENTITY_FIELDS, MONITOR, P_VALUE], where)
-
-
-def build_shard(config: Config, input_name: str, run: RunInfo) -> SourceShard:
-    """The shard of one partition of an input, with every monitor that reads it; empty state."""
-    return Shards(config, run).source(input_name)

@@ -44,13 +44,13 @@ class _Slot:
     deaths: int = 0
     start_at: float = field(default_factory=time.monotonic)
 
-    def fill(self, *, may: bool) -> None:
-        """Start a worker if there is none, it may, and it is time to.
+    def fill(self) -> None:
+        """Start a worker if there is none, and it is time to.
 
         In a session of its own: the terminal's Ctrl-C is to reach it only through the supervisor,
         or it would be the second signal.
         """
-        if not may or self.process is not None or time.monotonic() < self.start_at:
+        if self.process is not None or time.monotonic() < self.start_at:
             return
         self.process = subprocess.Popen(  # noqa: S603  # ourselves, with arguments of our making
             self.command, stdin=subprocess.PIPE, start_new_session=True
@@ -104,7 +104,8 @@ class Supervisor:
                 if code is not None and not told and (self._stopping or code in NOT_MENDED):
                     worst = max(worst, code if code >= 0 else 128 - code)
                     self._stop("a worker ended for good")
-                slot.fill(may=not self._stopping)
+                if not self._stopping:
+                    slot.fill()
             time.sleep(LOOK_S)
         log.info("all workers ended", code=worst)
         return worst

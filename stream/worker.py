@@ -191,7 +191,7 @@ class Worker:
         self._internal = {log.name: log.topic for log in self._logs.values() if log.internal}
         self._commit_interval_s = seconds(config.worker.commit_interval)
         self._objects = open_store(config.checkpoints.url)
-        self._keeper = Keeper(config.checkpoints, board, run.now)
+        self._keeper = Keeper(config.checkpoints, board, run.now, pulse.beat)
         self._holdings: dict[Partition, Holding] = {}
         self._outbox = Outbox()
         self._joined = self._said_empty = self._alerted = False
@@ -220,7 +220,6 @@ class Worker:
             self._commit()
         finally:
             self._ending = True  # after an error, too, nothing more is committed
-            self._outbox.clear()
             self._keeper.close()
 
     def _read(self) -> None:
@@ -348,7 +347,6 @@ class Worker:
             left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
             if holding.settled() and holding.kept.offset() < holding.next_offset:
                 self._keeper.take_now(holding.kept, holding.next_offset, left_s)
-                self._pulse.beat()
 
     def _convert(self, holding: Holding) -> None:
         """Go on under our own configuration; the first commit that knows of it names its state."""

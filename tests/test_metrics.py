@@ -17,7 +17,7 @@ from stream.config import AssessSpec, load, logs
 from stream.errors import ConfigError
 from stream.health import ALIVE_S, Pulse, answer, serving
 from stream.metrics import METRICS, Board, Observed, readings
-from stream.shard import Shards, build_shard
+from stream.shard import Shards
 from stream.simulator import Shop, lines
 
 OF_THE_WORKER = {
@@ -45,7 +45,7 @@ def counts() -> dict[str, dict[str, int]]:
     ]
     assess = AssessSpec(subject="account")
     hopping = msgspec.structs.replace(config, monitors=monitors, assess=assess)
-    shard = build_shard(hopping, "shop", RunInfo("live", "run", str))
+    shard = Shards(hopping, RunInfo("live", "run", str)).source("shop")
     shard.process(Records("events", 0, np.arange(count), now_ms, values))
     reports = Shards(hopping, RunInfo("live", "run", str)).internal(logs(hopping)[-1])
     return shard.counts() | reports.counts()
@@ -105,15 +105,17 @@ def test_departed_partition_leaves_no_series(counts: dict[str, dict[str, int]]) 
     assert list(series(board)["eddy_lag"]) == [str({"input": "shop", "partition": "1"})]
 
 
-def test_times_fall_into_their_buckets() -> None:
+def test_times_fall_into_their_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
     """The histogram counts every block once, in the bucket of its duration and all above."""
-    board = Board()
-    for wait_s in (0.0, 0.03):
+    board, times_s = Board(), iter((5.0, 5.0, 6.0, 6.03))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(times_s))
+    for _ in range(2):
         with board.timed("eddy_batch_seconds"):
-            time.sleep(wait_s)
+            pass
+    monkeypatch.undo()
     found = series(board)
     assert found["eddy_batch_seconds_count"] == {"{}": 2}
-    assert found["eddy_batch_seconds_sum"]["{}"] >= 0.03
+    assert found["eddy_batch_seconds_sum"]["{}"] == pytest.approx(0.03)
     buckets = [*found["eddy_batch_seconds_bucket"].values()]
     assert buckets == sorted(buckets)
     assert found["eddy_batch_seconds_bucket"]["{'le': '0.025'}"] == 1

@@ -17,7 +17,7 @@ from schemas.events import FIELDS, FIELDS_OF, TYPES, json_schema
 from schemas.records import Records
 from stream.alerting import RunInfo
 from stream.config import load
-from stream.shard import build_shard
+from stream.shard import Shards
 from stream.simulator import MALFORMED, START_MS, Attack, Shop, lines, malformed
 from stream.simulator.visits import DAY_MS, EVENTS_PER_DAY
 
@@ -168,7 +168,7 @@ def test_malformed_kinds(kind: str) -> None:
 def test_malformed_records_become_their_dead_letters() -> None:
     """The shop's own route gives every malformed record its code, and finds no fault in others."""
     made = list(lines(Shop(6_000, 1), malformed_share=0.05))
-    shard = build_shard(load(SHOP), "shop", RunInfo("replay", "test", str))
+    shard = Shards(load(SHOP), RunInfo("replay", "test", str)).source("shop")
     records = Records(
         topic="shop-events",
         partition=0,

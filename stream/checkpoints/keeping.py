@@ -5,9 +5,10 @@ two states still at a time. A checkpoint that cannot be written is logged, count
 only when a restart would have more to re-learn than `rewind_records_max` is it an error.
 """
 
+import math
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from threading import Event
 from typing import Final
@@ -32,6 +33,9 @@ DUE_SHARE: Final = 4
 
 RETRY_S: Final = 15.0
 """After a failure the next try waits so long."""
+
+BEAT_S: Final = 1.0
+"""How often the worker says that it is alive while a state is written."""
 
 REVOKE_S: Final = 10.0
 """How long giving partitions away may wait for their checkpoints: the whole group waits with us.
@@ -86,11 +90,19 @@ class _Job:
 class Keeper:
     """Writes the checkpoints of a worker. Not for more than one thread."""
 
-    def __init__(self, spec: CheckpointsSpec, board: Board, now: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        spec: CheckpointsSpec,
+        board: Board,
+        now: Callable[[], str],
+        beat: Callable[[], None] = lambda: None,
+    ) -> None:
+        """now: the wall clock; beat: called while a state is written and nothing else is done."""
         self._rewind_max = spec.rewind_records_max
         self._interval_s = seconds(spec.interval)
         self._board = board
         self._now = now
+        self._beat = beat
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._job: _Job | None = None
 
@@ -127,13 +139,14 @@ class Keeper:
             self.give_up(self._job.kept)
         snapshot = Snapshot(state := kept.state.shard.save(), set(state))
         job = self._started(kept, offset, snapshot)
-        try:
-            job.written.exception(within_s)
-        except TimeoutError:
-            job.given_up.set()
-            log.warning("checkpoint dropped: it took too long", **_named(kept), offset=offset)
-        else:
-            self._settle(job)
+        until = math.inf if within_s is None else time.monotonic() + within_s
+        while not wait([job.written], min(BEAT_S, max(0.0, until - time.monotonic()))).done:
+            self._beat()
+            if time.monotonic() >= until:
+                job.given_up.set()
+                log.warning("checkpoint dropped: it took too long", **_named(kept), offset=offset)
+                return
+        self._settle(job)
 
     def begin(self, kept: Kept, offset: int) -> None:
         """Write the first checkpoint of a state that has none. Raises StoreFailure."""

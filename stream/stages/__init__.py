@@ -5,9 +5,11 @@ does no input or output of its own: it is handed a batch of its log and hands ba
 into the next ones.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar
 
 from detectors.state import AboutToWrite, Arrays
+from schemas.alerts import Alert
 
 In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
@@ -19,6 +21,14 @@ class InternalRecord(NamedTuple):
     log: str
     partition: int
     value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An alert and the row of the batch whose event raised it."""
+
+    row: int
+    alert: Alert
 
 
 class Stage(Protocol[In_contra, Out_co]):
@@ -44,4 +54,4 @@ class Stage(Protocol[In_contra, Out_co]):
         """From now on say to this callable, or to nobody, what a batch is about to write."""
 
     def counts(self) -> dict[str, int]:
-        """What became of every record read so far; kept in the state, and it adds up."""
+        """What became of every record read so far, which adds up, and how large the state is."""

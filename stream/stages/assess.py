@@ -22,7 +22,7 @@ from schemas.codecs.slim import MONITOR, P_VALUE
 from schemas.columns import F64, I64, EventBatch
 from stream.alerting import Origin, Reasons, Teller, published
 from stream.config import ASSESS, AssessSpec
-from stream.stages.watch import Found
+from stream.stages import Found
 
 EXPLAINED_MAX: Final = 3
 EXPECTED_SCORE: Final = explain.short(explain.surprise(REPORT_P))

@@ -9,23 +9,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from detectors import explain, policy
-from detectors.hashing import HashKey, pseudonym
+from detectors.hashing import pseudonym
 from detectors.monitor import Monitor, MonitorSpec, Watched
 from detectors.spec import seconds
 from detectors.state import AboutToWrite, Arrays
 from schemas.alerts import Alert
 from schemas.columns import F64, EventBatch
-from stream.alerting import Origin, Reasons, RunInfo, Teller, published
+from stream.alerting import Origin, Reasons, Teller, published
+from stream.stages import Found
 
 SCORED, LATE, NOT_APPLICABLE, SKIPPED_LEARNING, LABELS = range(5)
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """An alert and the row of the batch whose event raised it."""
-
-    row: int
-    alert: Alert
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +35,16 @@ class Watch:
     def __init__(
         self,
         spec: MonitorSpec,
-        key: HashKey,
         shards: int,
         fingerprint: str,
-        reveal: frozenset[str],
-        run: RunInfo,
+        teller: Teller,
     ) -> None:
         self.name = spec.name
         self.spec = spec
-        self.monitor = Monitor(spec, key, shards)
+        self.monitor = Monitor(spec, teller.key, shards)
         budget = self.monitor.policy.limits.budget
         self.origin = Origin(spec.name, spec.entity, fingerprint, spec.policy, budget)
-        self.teller = Teller(key, reveal, run)
+        self.teller = teller
         self.tally = np.zeros(5, np.int64)
 
     def process(self, batch: EventBatch) -> Outcome:

@@ -21,7 +21,7 @@ def start() -> dict[str, Any]:
     from schemas.records import Records
     from stream.alerting import RunInfo
     from stream.config import parse
-    from stream.shard import build_shard
+    from stream.shard import Shards
 
     build_s = time.perf_counter()
     import numpy as np
@@ -30,7 +30,7 @@ def start() -> dict[str, Any]:
 
     detectors = [{"kind": "tail"}, {"kind": "half_space_trees"}]
     config = parse(document([monitor_document(100_000, detectors)]), {})
-    shard = build_shard(config, "bench", RunInfo("live", "bench", str))
+    shard = Shards(config, RunInfo("live", "bench", str)).source("bench")
     values = [value for _, value in payments(skewed(100, EVENTS, 1), 1, 1000.0).lines()]
     numbers = np.arange(EVENTS, dtype=np.int64)
     records = Records("bench", 0, numbers, np.full(EVENTS, -1), values, None)

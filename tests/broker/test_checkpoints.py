@@ -23,7 +23,7 @@ from stream.checkpoints.manifest import pointer_in
 from stream.checkpoints.store import Folder
 from stream.config import load, logs, steering
 from stream.kafka.positions import Partition
-from stream.shard import Shard, build_shard
+from stream.shard import Shard, Shards
 from tests.broker.dying import POINTS
 from tests.broker.shop import (
     Shop,
@@ -314,7 +314,7 @@ def test_another_configuration_takes_over_where_the_former_one_ends(
 
     log = messages(broker, shop.topic)
     run = RunInfo("live", "reference", str)
-    one, other = (build_shard(config, "shop", run) for config in (former, load(shop.config)))
+    one, other = (Shards(config, run).source("shop") for config in (former, load(shop.config)))
     before = [m for m in log if (m.offset() or 0) < turned_at]
     alerts = one.process(as_records(shop.topic, before)).alerts
     convert(one.save(), steering(former), steering(load(shop.config)), other)

@@ -25,7 +25,7 @@ from stream.errors import (
     RetentionGap,
 )
 from stream.kafka.positions import Committed
-from stream.shard import Shards, build_shard
+from stream.shard import Shards
 from tests.checkpoints.shop import EVENTS, RUN, Group, config, monitor, sent, stream
 from tests.laws.test_laws import assert_same
 
@@ -43,7 +43,7 @@ def group(tmp_path: Path) -> Group:
 
 def folded(stop: int, made: Config | None = None) -> Arrays:
     """The state after so many records, without any checkpoint."""
-    shard = build_shard(made or config(), "shop", RUN)
+    shard = Shards(made or config(), RUN).source("shop")
     shard.process(stream().slice(0, stop))
     return shard.save()
 
@@ -207,11 +207,11 @@ def test_a_configuration_that_no_version_knows_now_is_refused_while_something_is
         raise msgspec.ValidationError("Object contains unknown field `was_here`")
 
     with monkeypatch.context() as newer:
-        newer.setattr(recovery.msgspec, "convert", gone)
-        with pytest.raises(CheckpointIncompatible, match="does not know: .*was_here.*100 offsets"):
+        newer.setattr(msgspec, "convert", gone)
+        with pytest.raises(CheckpointIncompatible, match=r"does not know: .*was_here.*100 offsets"):
             group.start()
     group.work(300, 400, [400])
-    monkeypatch.setattr(recovery.msgspec, "convert", gone)
+    monkeypatch.setattr(msgspec, "convert", gone)
     found = group.start()
     assert (found.head.offset, found.live_from, found.checkpoint) == (400, 400, None)
     assert found.head.first_offset is None
@@ -316,7 +316,7 @@ def test_arrays_that_do_not_fit_are_refused(group: Group, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(recovery, "load", missing)
     with pytest.raises(
-        CheckpointIncompatible, match="account/cohort is on one side only.*report it"
+        CheckpointIncompatible, match=r"account/cohort is on one side only.*report it"
     ):
         group.start()
 

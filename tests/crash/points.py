@@ -20,7 +20,7 @@ from stream.checkpoints.conversion import convert
 from stream.checkpoints.manifest import pointer_in
 from stream.config import load, steering
 from stream.kafka.positions import Partition
-from stream.shard import build_shard
+from stream.shard import Shards
 from tests.broker.own_broker import own_broker
 from tests.broker.shop import (
     Outputs,
@@ -45,7 +45,7 @@ from tests.crash.ground import (
     wait_until_done,
 )
 from tests.crash.oracle import differences, outputs_differ
-from tests.crash.processes import Forked, Plan, forked, wait_for
+from tests.crash.processes import Forked, forked, wait_for
 
 EVENTS: Final = 3_000
 BROKEN_BYTES: Final = b"\xff\xfe{" + b"[" * 5_000
@@ -324,7 +324,7 @@ def another_configuration(ground: Ground) -> None:
     first = Partition(shop.topic, 0)
     log, run = messages(shop.bootstrap, shop.topic), RunInfo("live", "reference", str)
     configs = (former, load(shop.config))
-    one, other = (build_shard(config, "shop", run) for config in configs)
+    one, other = (Shards(config, run).source("shop") for config in configs)
     before = [message for message in log if (message.offset() or 0) < turned_at]
     emitted = [one.process(as_records(shop.topic, before))]
     convert(one.save(), steering(former), steering(configs[1]), other)
@@ -366,5 +366,3 @@ POINTS: Final[dict[str, Story]] = {
     "configuration-change-while-re-learning": another_configuration,
 }
 """What `--points` may name."""
-
-__all__ = ["POINTS", "Plan", "Story"]

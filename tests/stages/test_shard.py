@@ -13,7 +13,7 @@ from schemas.events import json_schema as event_schema
 from schemas.records import Records
 from stream.alerting import RunInfo
 from stream.config import Config, load
-from stream.shard import SourceShard, build_shard
+from stream.shard import Shards, SourceShard
 from stream.simulator import Shop, lines
 
 SHOP = Path(__file__).parents[2] / "deploy" / "configs" / "shop.toml"
@@ -38,7 +38,7 @@ def fold(
     config: Config, records: Records, size: int, run: str = "one"
 ) -> tuple[SourceShard, list[Alert]]:
     """A fresh shard fed the records in batches of the given size, and its alerts."""
-    shard = build_shard(config, "shop", RunInfo("live", run, lambda: "2026-01-01T00:00:00Z"))
+    shard = Shards(config, RunInfo("live", run, lambda: "2026-01-01T00:00:00Z")).source("shop")
     alerts = []
     for start in range(0, len(records), size):
         part = records.slice(start, min(start + size, len(records)))
@@ -76,7 +76,7 @@ def test_batches_of_any_size_give_the_same_alerts_and_state(
 def test_a_shard_goes_on_from_its_saved_state(config: Config, records: Records) -> None:
     """A shard loaded from another's state gives the alerts that the other would have given."""
     first, _ = fold(config, records.slice(0, 12_345), 1_000)
-    second = build_shard(config, "shop", first.watches[0].teller.info)
+    second = Shards(config, first.watches[0].teller.info).source("shop")
     second.load(first.save())
     rest = records.slice(12_345, len(records))
     assert second.process(rest).alerts == first.process(rest).alerts
@@ -143,7 +143,7 @@ def test_only_the_run_object_knows_the_run(
     config: Config, records: Records, reference: tuple[SourceShard, list[Alert]]
 ) -> None:
     """Another run in another mode gives the same alerts but for `run`; only live may enforce."""
-    replay = build_shard(config, "shop", RunInfo("replay", "two", lambda: "2027-01-01T00:00:00Z"))
+    replay = Shards(config, RunInfo("replay", "two", lambda: "2027-01-01T00:00:00Z")).source("shop")
     replayed = replay.process(records).alerts
     ours = [alert_record(one).value for one in reference[1]]
     theirs = [alert_record(one).value for one in replayed]
