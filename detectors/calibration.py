@@ -165,7 +165,7 @@ class Calibration:
         """Judge, then learn, each event in order; the entity's own words start at `at`."""
         detectors, n = surprise.raw.shape
         out = Calibrated(
-            p=np.full((detectors, n), np.nan),
+            p=np.full((n, detectors), np.nan).T,
             combined=np.full(n, np.nan),
             without=np.full((COUNTERFACTUAL_MAX, n), np.nan),
             order=np.full((COUNTERFACTUAL_MAX, n), -1, np.int64),
