@@ -58,9 +58,9 @@ import numpy as np
 
 from detectors.combination import P_MIN
 from detectors.decay import LN2
+from detectors.elementary import ln
 from detectors.entities import Admitted
 from detectors.kernels import kernel
-from detectors.elementary import ln
 from detectors.models.gaussian import surprise_of_normal
 from detectors.protection import (
     TOKENS_MAX,
