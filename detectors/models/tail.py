@@ -62,6 +62,7 @@ from detectors.elementary import ln
 from detectors.entities import Admitted
 from detectors.kernels import kernel
 from detectors.models.gaussian import surprise_of_normal
+from detectors.prefetch import prefetch
 from detectors.protection import (
     TOKENS_MAX,
     TOKENS_PER_EVENT,
@@ -251,6 +252,9 @@ def judge(
     blocks = len(shape.blocks)
     work = shape.work
     for i in range(len(events.row)):
+        if i + 1 < len(events.row):
+            for line in range(at, at + WORDS_ENTITY + WORDS_BLOCK * blocks, 8):
+                prefetch(words, (events.row[i + 1], line))
         r = events.row[i]
         learn = events.learn[i]
         if events.fresh[i]:
