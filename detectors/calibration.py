@@ -49,6 +49,7 @@ from detectors.elementary import ln, power_of_e
 from detectors.entities import Admitted
 from detectors.kernels import kernel
 from detectors.models.half_space_trees import COUNTERFACTUAL_MAX
+from detectors.prefetch import prefetch
 from detectors.protection import TOKENS_PER_HOUR, WRONG_SHARE, earned, followed
 from detectors.state import Arrays, load, saved
 from schemas.columns import F64, I64, Bools
@@ -393,6 +394,8 @@ def _process(
 ) -> None:
     detectors = surprise.raw.shape[0]
     for i in range(len(events.row)):
+        if i + 1 < len(events.row):
+            prefetch(words, (events.row[i + 1], at))
         r = events.row[i]
         if events.fresh[i]:
             words[r, at + TOKENS] = _cost(P_MIN, tables.marks[LEARNED])

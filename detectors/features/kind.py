@@ -7,16 +7,22 @@ all entities of the shard have in common.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeVar
+from typing import Final, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detectors.entities import Admitted
 from detectors.kernels import kernel
+from detectors.prefetch import prefetch
 from detectors.spec import FeatureSpec, seconds
 from schemas.columns import F64, U64, Bools
 from schemas.events import FIELDS
+
+AHEAD: Final = 8
+"""Events: a kernel is through with so many while memory answers."""
+LINE_WORDS: Final = 8
+"""Of a cache line."""
 
 
 class Memory(NamedTuple):
@@ -137,6 +143,14 @@ class Kind:
             "`of`": self.divides,
         }
         return [name for name, asks in asked.items() if asks]
+
+
+@kernel
+def approach(memory: Memory, events: Admitted, i: int) -> None:
+    """Have the words brought near that an event soon after i will need."""
+    if i + AHEAD < len(events.row):
+        for line in range(memory.at, memory.at + len(memory.copy), LINE_WORDS):
+            prefetch(memory.words, (events.row[i + AHEAD], line))
 
 
 @kernel
