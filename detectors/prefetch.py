@@ -4,13 +4,18 @@ It changes no result and touches nothing: a place that does not exist is as good
 """
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from llvmlite import ir  # type: ignore[import-untyped]  # comes with numba
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from detectors.kernels import kernel
+from schemas.columns import F64
+
+LINE_WORDS: Final = 8
+"""Of a cache line."""
 TO_READ, KEPT, DATA = 0, 3, 1
 """What LLVM's prefetch is told, as its language reference has it."""
 
@@ -36,3 +41,10 @@ def _prefetch(_: Any, array: Any, place: Any) -> Any:
 
 prefetch = cast("Callable[[Any, tuple[int, ...]], None]", _prefetch)
 """prefetch(array, place), in kernels only. place: whole numbers ≥ 0, one a dimension."""
+
+
+@kernel
+def prefetch_words(words: F64, row: int, at: int, count: int) -> None:
+    """Have so many words of a row brought near, from `at` on."""
+    for line in range(at, at + count, LINE_WORDS):
+        prefetch(words, (row, line))

@@ -14,15 +14,13 @@ from numpy.typing import NDArray
 
 from detectors.entities import Admitted
 from detectors.kernels import kernel
-from detectors.prefetch import prefetch
+from detectors.prefetch import prefetch_words
 from detectors.spec import FeatureSpec, seconds
 from schemas.columns import F64, U64, Bools
 from schemas.events import FIELDS
 
 AHEAD: Final = 8
 """Events: a kernel is through with so many while memory answers."""
-LINE_WORDS: Final = 8
-"""Of a cache line."""
 
 
 class Memory(NamedTuple):
@@ -149,8 +147,7 @@ class Kind:
 def approach(memory: Memory, events: Admitted, i: int) -> None:
     """Have the words brought near that an event soon after i will need."""
     if i + AHEAD < len(events.row):
-        for line in range(memory.at, memory.at + len(memory.copy), LINE_WORDS):
-            prefetch(memory.words, (events.row[i + AHEAD], line))
+        prefetch_words(memory.words, events.row[i + AHEAD], memory.at, len(memory.copy))
 
 
 @kernel

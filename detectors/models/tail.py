@@ -47,8 +47,12 @@ An entity remembers about `MEMORY_EVENTS` events, fewer where `half_life` of its
 them: enough to know its spread within a twentieth, few enough to follow an honest change of habit.
 
 Values NaN are neither judged nor learned. What is said is -ln p, in [0, `SURPRISE_MAX`]. Until the
-cohort has `COHORT_EVENTS_MIN` weight nothing is judged. Cost: about 70 ns a feature; 24 bytes a
-feature and entity, and 16 more an entity.
+cohort has `COHORT_EVENTS_MIN` weight nothing is judged.
+
+The features of a family stand side by side, `LANES` to a block, and a block is judged and learned
+at once: code without branches, in vector instructions. What is rare (an edge to winsorise at, a
+young entity's rate, a trial that occurred) takes its turn lane by lane. Cost: about 0.17 µs a
+block, 0.5 µs for 12 features of three families; 192 bytes a block and entity, and 16 an entity.
 """
 
 from math import exp, isnan, lgamma, log, log1p, sqrt
@@ -62,7 +66,7 @@ from detectors.elementary import ln
 from detectors.entities import Admitted
 from detectors.kernels import kernel
 from detectors.models.gaussian import surprise_of_normal
-from detectors.prefetch import prefetch
+from detectors.prefetch import prefetch_words
 from detectors.protection import (
     TOKENS_MAX,
     TOKENS_PER_EVENT,
@@ -112,13 +116,14 @@ LAST_MS, TOKENS = range(2)
 WORDS_ENTITY: Final = 2
 COUNT, MEAN_OWN, SQUARES = (LANES * word for word in range(3))
 WORDS_BLOCK: Final = 3 * LANES
-VALUE, SURPRISE, CENTRE, SPREAD, PLACE, LEARNED, ODD, PART, SQUARE = (
-    LANES * word for word in range(9)
+VALUE, SURPRISE, CENTRE, SPREAD, PLACE, LEARNED, ODD, SCALE, FREEDOM, PART, SQUARE = (
+    LANES * word for word in range(11)
 )
-WORK: Final = 9 * LANES
+WORK: Final = 11 * LANES
 """What `judge` works in, of each block. VALUE: y, NaN where there is none. SURPRISE … PLACE: see
-`Judged`. LEARNED: y winsorised. ODD: 1 where it was strange. PART: an event's weight for
-the cohort, 0 where it is not learned; SQUARE: its squared step from the entity's own mean."""
+`Judged`. LEARNED: y winsorised. ODD: 1 where it was strange. SCALE, FREEDOM: of t; of a rate, x and
+α. PART: an event's weight for the cohort, 0 where it is not learned; SQUARE: its squared step from
+the entity's own mean, -1 where that had no event."""
 
 
 class Judged(NamedTuple):
@@ -253,8 +258,7 @@ def judge(
     work = shape.work
     for i in range(len(events.row)):
         if i + 1 < len(events.row):
-            for line in range(at, at + WORDS_ENTITY + WORDS_BLOCK * blocks, 8):
-                prefetch(words, (events.row[i + 1], line))
+            prefetch_words(words, events.row[i + 1], at, WORDS_ENTITY + WORDS_BLOCK * blocks)
         r = events.row[i]
         learn = events.learn[i]
         if events.fresh[i]:
@@ -282,7 +286,7 @@ def judge(
                 strange |= _judge_shares(mine, prior, here)
             _follow_strange(cohort[0, b], here, learn)
         if strange:
-            strange = _is_strange(work, 0.0)
+            strange = _is_strange(work, -1.0)
         paid = strange and learn and words[r, at + TOKENS] >= 1.0
         if paid:
             words[r, at + TOKENS] -= 1.0
@@ -426,17 +430,17 @@ def _judge_normals(mine: F64, prior: F64, sides: I64, work: F64) -> bool:
         work[PLACE + k] = 0.5 + 0.5 * from_peers / sqrt(18.0 * total + from_peers * from_peers)
         work[LEARNED + k] = work[VALUE + k]
         work[ODD + k] = 0.0
-        work[PART + k] = scale
-        work[SQUARE + k] = df
+        work[SCALE + k] = scale
+        work[FREEDOM + k] = df
     strange = False
     for k in range(LANES):
-        if isnan(work[PLACE + k]):
+        if isnan(work[CENTRE + k]):
             work[SURPRISE + k] = np.nan
             continue
         z = work[SURPRISE + k]
         work[SURPRISE + k] = _surprise(z, sides[k])
         if abs(z) > WINSOR_Z:
-            edge = t_of_normal(WINSOR_Z, work[SQUARE + k]) * work[PART + k]
+            edge = t_of_normal(WINSOR_Z, work[FREEDOM + k]) * work[SCALE + k]
             work[LEARNED + k] = work[CENTRE + k] + (edge if z >= 0.0 else -edge)
             if abs(z) > STRANGE_Z:
                 work[ODD + k] = 1.0
@@ -470,13 +474,13 @@ def _judge_rates(mine: F64, prior: F64, work: F64) -> bool:
         work[PLACE + k] = count / (count + peer_mean + 0.5)
         most = mean + RATE_WINSOR_SD * deviation if said else work[VALUE + k]
         work[LEARNED + k] = min(work[VALUE + k], most)
-        work[PART + k] = x
-        work[SQUARE + k] = shape
+        work[SCALE + k] = x
+        work[FREEDOM + k] = shape
     strange = False
     for k in range(LANES):
-        if work[SQUARE + k] < SHAPE_MAX and work[VALUE + k] > work[CENTRE + k]:
+        if work[FREEDOM + k] < SHAPE_MAX and work[VALUE + k] > work[CENTRE + k]:
             a = PACE * work[VALUE + k]
-            surprise = LN_2 + max(surprise_of_count(work[PART + k], a, work[SQUARE + k]), 0.0)
+            surprise = LN_2 + max(surprise_of_count(work[SCALE + k], a, work[FREEDOM + k]), 0.0)
             work[SURPRISE + k] = min(surprise, SURPRISE_MAX)
             work[ODD + k] = 1.0 if surprise > LN_2 + STRANGE_SURPRISE else 0.0
         strange |= work[ODD + k] > 0.0
