@@ -64,8 +64,8 @@ Word = TypeVar("Word", np.float64, np.uint64)
 Kernel = Callable[[Memory, Admitted, Field, Spans, F64], None]
 """kernel(memory, events, field, spans, out)
 
-Walks the events in order. Where `events.fresh` the row was given to a new entity and the feature's
-words in it must be reset first. out: float64[n], the values, NaN where the feature says nothing.
+Walks the events in order; with `approach` at each it waits less for memory. Where `events.fresh`
+the row was given to a new entity and the feature's words in it must be reset first. out: float64[n], the values, NaN where the feature says nothing.
 """
 
 Family = Literal["normal", "rate", "share", "range"]
