@@ -17,11 +17,12 @@ Between monitors, where nothing calibrates the result: the harmonic mean p-value
 """
 
 from collections.abc import Sequence
-from math import isnan, log1p
+from math import isnan
 from typing import Final
 
 import numpy as np
 
+from detectors.elementary import ln
 from detectors.kernels import kernel
 from schemas.columns import F64
 
@@ -33,7 +34,7 @@ SOFT_EDGE: Final = 0.02
 @kernel
 def evidence(p: float) -> float:
     """What one p-value adds to the soft truncated product's surprise."""
-    return float(log1p(SOFT_EDGE / max(p, P_MIN)))
+    return ln(1.0 + SOFT_EDGE / max(p, P_MIN))
 
 
 def combine(p_values: Sequence[F64]) -> F64:

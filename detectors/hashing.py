@@ -70,6 +70,15 @@ def _round(
 
 
 @kernel
+def _word(text: U8, at: int) -> np.uint64:
+    """Eight bytes from there on, the first the lowest; the compiler makes one load of them."""
+    word = np.uint64(0)
+    for b in range(8):
+        word |= np.uint64(text[at + b]) << np.uint64(8 * b)
+    return word
+
+
+@kernel
 def _siphash(
     text: U8,
     places: I32,
@@ -92,12 +101,12 @@ def _siphash(
         v3 = k1 ^ np.uint64(0x7465646279746573)
         words = size >> 3
         for w in range(words + 1):
-            m = np.uint64(0)
-            count = 8 if w < words else size & 7
-            for b in range(count):
-                m |= np.uint64(text[start + 8 * w + b]) << np.uint64(8 * b)
-            if w == words:
-                m |= np.uint64(size & 0xFF) << np.uint64(56)
+            if w < words:
+                m = _word(text, start + 8 * w)
+            else:
+                m = np.uint64(size & 0xFF) << np.uint64(56)
+                for b in range(size & 7):
+                    m |= np.uint64(text[start + 8 * w + b]) << np.uint64(8 * b)
             v3 ^= m
             for _ in range(word_rounds):
                 v0, v1, v2, v3 = _round(v0, v1, v2, v3)

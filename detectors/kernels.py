@@ -10,6 +10,11 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, cast
 
 import numba
+from llvmlite.binding import set_option  # type: ignore[import-untyped]  # comes with numba
+
+# Else a loop over the eight lanes of a vector stays eight steps: it is too short to be worth a look
+# at whether its arrays overlap.
+set_option("", "-vectorizer-min-trip-count=4")
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -116,8 +116,17 @@ class Monitor:
         self.lateness_max_ms = _ms(spec.lateness_max)
         self.tail_half_life_ms = 1000.0 * seconds((self.tails or TailSpec()).half_life)
 
+        self.shape = tail.shape_of(
+            families=[FAMILIES[k.family] for k in self.kinds],
+            sides=[SIDES[f.side or k.side] for f, k in zip(spec.features, self.kinds, strict=True)],
+            shift=[k.shift for k in self.kinds],
+            root=[f.scale == "root" for f in spec.features],
+            low=[k.low for k in self.kinds],
+            high=[k.high for k in self.kinds],
+        )
+
         self.tail_at = sum(k.words for k in self.kinds)
-        self.calibration_at = self.tail_at + tail.words(count)
+        self.calibration_at = self.tail_at + tail.words(self.shape)
         self.incident_at = self.calibration_at + CALIBRATION_WORDS
         width = self.incident_at + INCIDENT_WORDS
         # Zero pages are not in memory until they are touched: capacity costs nothing by itself.
@@ -139,7 +148,7 @@ class Monitor:
         self.money = Money()
         self.cohorts = Cohorts()
         numbers = 1 + (COHORTS_MAX if spec.cohort else 0)
-        self.cohort: F64 = np.zeros((numbers * count, tail.COHORT_WORDS))
+        self.cohort: F64 = np.zeros((numbers, len(self.shape.blocks), tail.COHORT_WORDS))
         self.trees = HalfSpaceTrees(trees, count, spec.capacity) if trees else None
         self.own = {d.name: d.build(count, spec.capacity) for d in own}
         self.about_to_write: AboutToWrite | None = None
@@ -148,15 +157,6 @@ class Monitor:
         policy = spec.policy
         gap_ms = 1000.0 * seconds(policy.incident_gap)
         self.policy = Policy(Limits(policy.p_max, policy.alerts_per_day / shards, gap_ms))
-        sides = [f.side or k.side for f, k in zip(spec.features, self.kinds, strict=True)]
-        self.shape = tail.Shape(
-            family=np.array([FAMILIES[k.family] for k in self.kinds]),
-            side=np.array([SIDES[side] for side in sides]),
-            shift=np.array([k.shift for k in self.kinds]),
-            root=np.array([f.scale == "root" for f in spec.features]),
-            low=np.array([k.low for k in self.kinds]),
-            high=np.array([k.high for k in self.kinds]),
-        )
 
     def process(self, batch: EventBatch) -> Watched:
         """Watch the events that apply: judge each, learn each, decide on each, in order."""
@@ -304,7 +304,7 @@ class Monitor:
     ) -> Calibrated:
         features, n = judged.surprise.shape
         spoken = features + len(verdicts)
-        raw = np.full((spoken + (trees is not None), n), np.nan)
+        raw = np.full((n, spoken + (trees is not None)), np.nan).T
         if self.tails is not None:
             raw[:features] = judged.surprise
         for j, verdict in enumerate(verdicts):

@@ -18,7 +18,7 @@ import numpy as np
 
 from detectors.decay import LN2, decayed
 from detectors.entities import Admitted
-from detectors.features.kind import Field, Kind, Memory, Spans, prepare, unlearn
+from detectors.features.kind import Field, Kind, Memory, Spans, approach, prepare, unlearn
 from detectors.kernels import kernel
 from schemas.columns import F64
 
@@ -45,6 +45,7 @@ def share(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64
     """k / (c + 2), this event included."""
     at = memory.at
     for i in range(len(events.row)):
+        approach(memory, events, i)
         mine = memory.words[events.row[i], at : at + SHARE_WORDS]
         prepare(mine, events, i, memory.copy)
         out[i] = np.nan
@@ -65,6 +66,7 @@ def run_length(memory: Memory, events: Admitted, field: Field, spans: Spans, out
     """Events in a row that match `of`, up to this one; 0 where this one does not."""
     at = memory.at
     for i in range(len(events.row)):
+        approach(memory, events, i)
         mine = memory.words[events.row[i], at : at + 1]
         prepare(mine, events, i, memory.copy)
         out[i] = np.nan
@@ -79,6 +81,7 @@ def entropy(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F
     """Entropy of the buckets' shares in bits, this event included."""
     at = memory.at
     for i in range(len(events.row)):
+        approach(memory, events, i)
         mine = memory.words[events.row[i], at : at + ENTROPY_WORDS]
         prepare(mine, events, i, memory.copy)
         out[i] = np.nan

@@ -13,7 +13,7 @@ import numpy as np
 
 from detectors.decay import decayed
 from detectors.entities import Admitted
-from detectors.features.kind import Field, Kind, Memory, Spans
+from detectors.features.kind import Field, Kind, Memory, Spans, approach
 from detectors.kernels import kernel
 from schemas.columns import F64
 
@@ -26,6 +26,7 @@ def count(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64
     words = memory.words
     at = memory.at
     for i in range(len(events.row)):
+        approach(memory, events, i)
         r = events.row[i]
         if events.fresh[i]:
             words[r, at] = 0.0
@@ -46,6 +47,7 @@ def total(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64
     words = memory.words
     at = memory.at
     for i in range(len(events.row)):
+        approach(memory, events, i)
         r = events.row[i]
         if events.fresh[i]:
             words[r, at] = 0.0

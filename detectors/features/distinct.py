@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 
 from detectors.entities import Admitted
-from detectors.features.kind import Field, Kind, Memory, Spans, prepare, unlearn
+from detectors.features.kind import Field, Kind, Memory, Spans, approach, prepare, unlearn
 from detectors.kernels import kernel
 from schemas.columns import F64, U64
 
@@ -127,6 +127,7 @@ def distinct(memory: Memory, events: Admitted, field: Field, spans: Spans, out: 
     pane_ms = np.uint64(max(spans.half_life_ms, 1.0))
     at = memory.at
     for i in range(len(events.row)):
+        approach(memory, events, i)
         mine = memory.bits[events.row[i], at : at + WORDS]
         prepare(mine, events, i, memory.copy_bits)
         out[i] = np.nan

@@ -16,7 +16,7 @@ import numpy as np
 
 from detectors.decay import decayed
 from detectors.entities import Admitted
-from detectors.features.kind import Field, Kind, Memory, Spans, prepare, unlearn
+from detectors.features.kind import Field, Kind, Memory, Spans, approach, prepare, unlearn
 from detectors.kernels import kernel
 from schemas.columns import F64
 
@@ -33,6 +33,7 @@ def gap(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) 
     words = memory.words
     at = memory.at
     for i in range(len(events.row)):
+        approach(memory, events, i)
         r = events.row[i]
         if events.fresh[i]:
             words[r, at] = 0.0
@@ -50,6 +51,7 @@ def gap_spread(memory: Memory, events: Admitted, field: Field, spans: Spans, out
     """Standard deviation of the gaps' logarithms, this event's gap included; NaN for few gaps."""
     at = memory.at
     for i in range(len(events.row)):
+        approach(memory, events, i)
         mine = memory.words[events.row[i], at : at + SPREAD_WORDS]
         prepare(mine, events, i, memory.copy)
         out[i] = np.nan

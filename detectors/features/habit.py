@@ -23,7 +23,7 @@ import numpy as np
 
 from detectors.decay import DAY_MS, HOUR_MS, decayed
 from detectors.entities import Admitted
-from detectors.features.kind import Field, Kind, Memory, Spans, prepare, unlearn
+from detectors.features.kind import Field, Kind, Memory, Spans, approach, prepare, unlearn
 from detectors.kernels import kernel
 from schemas.columns import F64
 
@@ -79,6 +79,7 @@ def hour_habit(memory: Memory, events: Admitted, field: Field, spans: Spans, out
     shard = memory.shared
     at = memory.at
     for i in range(len(events.row)):
+        approach(memory, events, i)
         mine = memory.words[events.row[i], at : at + WORDS]
         prepare(mine, events, i, memory.copy)
         out[i] = np.nan

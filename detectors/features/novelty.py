@@ -15,7 +15,7 @@ import numpy as np
 from detectors.decay import decayed
 from detectors.entities import Admitted
 from detectors.features import pairings
-from detectors.features.kind import Field, Kind, Memory, Spans
+from detectors.features.kind import Field, Kind, Memory, Spans, approach
 from detectors.kernels import kernel
 from schemas.columns import F64, U64
 
@@ -54,6 +54,7 @@ def novelty(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F
     shared = memory.shared_bits
     at = memory.at
     for i in range(len(events.row)):
+        approach(memory, events, i)
         r = events.row[i]
         if events.fresh[i]:
             for k in range(MEMORY):
@@ -77,6 +78,7 @@ def novel_count(memory: Memory, events: Admitted, field: Field, spans: Spans, ou
     at = memory.at
     held = at + MEMORY
     for i in range(len(events.row)):
+        approach(memory, events, i)
         r = events.row[i]
         if events.fresh[i]:
             for k in range(MEMORY):

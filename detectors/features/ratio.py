@@ -19,7 +19,7 @@ import numpy as np
 
 from detectors.decay import LN2, decayed
 from detectors.entities import Admitted
-from detectors.features.kind import Field, Kind, Memory, Spans, prepare, unlearn
+from detectors.features.kind import Field, Kind, Memory, Spans, approach, prepare, unlearn
 from detectors.kernels import kernel
 from schemas.columns import F64
 
@@ -34,6 +34,7 @@ def ratio(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64
     long_ms = spans.against_ms
     at = memory.at
     for i in range(len(events.row)):
+        approach(memory, events, i)
         mine = memory.words[events.row[i], at : at + WORDS]
         prepare(mine, events, i, memory.copy)
         out[i] = np.nan

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from detectors.entities import Admitted
-from detectors.features.kind import Field, Kind, Memory, Spans, prepare, unlearn
+from detectors.features.kind import Field, Kind, Memory, Spans, approach, prepare, unlearn
 from detectors.kernels import kernel
 from schemas.columns import F64
 
@@ -44,6 +44,7 @@ def impossible_travel(
     """km/h since the last event with coordinates; beside: latitude, longitude."""
     at = memory.at
     for i in range(len(events.row)):
+        approach(memory, events, i)
         mine = memory.words[events.row[i], at : at + WORDS]
         prepare(mine, events, i, memory.copy)
         out[i] = np.nan

@@ -41,7 +41,7 @@ from detectors.entities import Admitted
 from detectors.kernels import kernel
 from detectors.models.pool import USED, Slotted, announce, pool, slots_of
 from detectors.models.tail import Judged
-from detectors.models.trees import Trees, build, credit, walk, walk_expecting
+from detectors.models.trees import Trees, build, credit, hold, walk, walk_expecting
 from detectors.protection import (
     TOKENS_MAX,
     TOKENS_PER_EVENT,
@@ -136,9 +136,9 @@ class Settings(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """What the kernel works in, an event at a time. here: float64[features], the places; path,
-    other_path: int64[trees, height + 1], nodes, held: masses on one of them; weight:
-    float64[features]; expected: bool[features]."""
+    """What the kernel works in, an event and the next. here: float64[2, features], the places;
+    path: int64[2, trees, height + 1], nodes; other_path, held: int64[trees, height + 1], nodes, and
+    masses on one path; weight: float64[features]; expected: bool[features]."""
 
     here: F64
     path: I64
@@ -174,8 +174,8 @@ class HalfSpaceTrees:
         self.masses.level[-1] = LEVEL_START
         walked = (len(self.trees.feature), spec.height + 1)
         self.scratch = Scratch(
-            here=np.zeros(features),
-            path=np.zeros(walked, np.int64),
+            here=np.zeros((2, features)),
+            path=np.zeros((2, *walked), np.int64),
             other_path=np.zeros(walked, np.int64),
             held=np.zeros(walked, np.int64),
             weight=np.zeros(features),
@@ -356,7 +356,7 @@ def _explain(
     out: Isolated,
 ) -> None:
     """Credit the path; then score again with the most surprising features at expected."""
-    place, path, weight = scratch.here, scratch.path, scratch.weight
+    place, path, weight = scratch.here[i & 1], scratch.path[i & 1], scratch.weight
     credit(trees, masses.mass, slot, place, path, out.path_share, i)
     for j in range(len(place)):
         scratch.expected[j] = False
@@ -376,6 +376,28 @@ def _explain(
 
 
 @kernel
+def _is_certain(place: F64) -> bool:
+    """Whether the event's way through the trees does not depend on masses."""
+    absent = False
+    for j in range(len(place)):
+        absent |= isnan(place[j])
+    return not absent
+
+
+@kernel
+def _approach(
+    trees: Trees, slot: int, masses: Masses, place: F64, i: int, scratch: Scratch
+) -> None:
+    """Go event i's way before its turn, if that is certain, and send for the masses there: they
+    are on their way while the event before is judged."""
+    here = scratch.here[i & 1]
+    for j in range(len(here)):
+        here[j] = place[j, i]
+    if _is_certain(here):
+        walk(trees, masses.mass, slot, here, scratch.path[i & 1])
+
+
+@kernel
 def _process(
     trees: Trees,
     settings: Settings,
@@ -386,9 +408,14 @@ def _process(
     judged: Judged,
     out: Isolated,
 ) -> None:
-    here, path, held = scratch.here, scratch.path, scratch.held
-    features = len(here)
-    for i in range(len(events.row)):
+    held = scratch.held
+    features = judged.place.shape[0]
+    n = len(events.row)
+    for i in range(min(n, 1)):
+        _approach(trees, slots.slot[i], masses, judged.place, i, scratch)
+    for i in range(n):
+        if i + 1 < n:
+            _approach(trees, slots.slot[i + 1], masses, judged.place, i + 1, scratch)
         slot = slots.slot[i]
         if slots.given[i]:
             _empty(masses, slot, events.time_ms[i])
@@ -397,10 +424,12 @@ def _process(
         learn = events.learn[i]
         rare = False
         for j in range(features):
-            here[j] = judged.place[j, i]
             if not isnan(judged.surprise[j, i]):
                 rare |= _is_rare(judged.surprise[j, i], masses.level, j, EXPLAIN_SHARE, learn)
-        walk(trees, masses.mass, slot, here, path, held)
+        here, path = scratch.here[i & 1], scratch.path[i & 1]
+        if not _is_certain(here):
+            walk(trees, masses.mass, slot, here, path)
+        hold(masses.mass, slot, path, held)
         if settings.window > 0:
             speaks = masses.learned[slot] >= settings.window
         else:

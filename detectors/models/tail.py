@@ -47,8 +47,12 @@ An entity remembers about `MEMORY_EVENTS` events, fewer where `half_life` of its
 them: enough to know its spread within a twentieth, few enough to follow an honest change of habit.
 
 Values NaN are neither judged nor learned. What is said is -ln p, in [0, `SURPRISE_MAX`]. Until the
-cohort has `COHORT_EVENTS_MIN` weight nothing is judged. Cost: about 70 ns a feature; 24 bytes a
-feature and entity, and 16 more an entity.
+cohort has `COHORT_EVENTS_MIN` weight nothing is judged.
+
+The features of a family stand side by side, `LANES` to a block, and a block is judged and learned
+at once: code without branches, in vector instructions. What is rare (an edge to winsorise at, a
+young entity's rate, a trial that occurred) takes its turn lane by lane. Cost: about 0.17 µs a
+block, 0.5 µs for 12 features of three families; 192 bytes a block and entity, and 16 an entity.
 """
 
 from math import exp, isnan, lgamma, log, log1p, sqrt
@@ -58,9 +62,11 @@ import numpy as np
 
 from detectors.combination import P_MIN
 from detectors.decay import LN2
+from detectors.elementary import ln
 from detectors.entities import Admitted
 from detectors.kernels import kernel
 from detectors.models.gaussian import surprise_of_normal
+from detectors.prefetch import prefetch_words
 from detectors.protection import (
     TOKENS_MAX,
     TOKENS_PER_EVENT,
@@ -100,12 +106,24 @@ EXPECTED_SHARE: Final = 0.98
 EXPECTED_SD: Final = 3.0  # of a rate, which is skewed
 EXPECTED_Z: Final = 2.3263478740408408  # normal quantile of (1 + EXPECTED_SHARE)/2
 
-MEAN_WEIGHT, MEAN, TOTAL_VARIANCE, WITHIN_WEIGHT, WITHIN_VARIANCE, STRANGE = range(6)
-COHORT_WORDS: Final = 6
+LANES: Final = 8
+"""Features of one family that are judged at once, in the lanes of the processor's vectors."""
+MEAN_WEIGHT, MEAN, TOTAL_VARIANCE, WITHIN_WEIGHT, WITHIN_VARIANCE, STRANGE = (
+    LANES * word for word in range(6)
+)
+COHORT_WORDS: Final = 6 * LANES
 LAST_MS, TOKENS = range(2)
 WORDS_ENTITY: Final = 2
-COUNT, MEAN_OWN, SQUARES = range(3)
-WORDS_FEATURE: Final = 3
+COUNT, MEAN_OWN, SQUARES = (LANES * word for word in range(3))
+WORDS_BLOCK: Final = 3 * LANES
+VALUE, SURPRISE, CENTRE, SPREAD, PLACE, LEARNED, ODD, SCALE, FREEDOM, PART, SQUARE = (
+    LANES * word for word in range(11)
+)
+WORK: Final = 11 * LANES
+"""What `judge` works in, of each block. VALUE: y, NaN where there is none. SURPRISE … PLACE: see
+`Judged`. LEARNED: y winsorised. ODD: 1 where it was strange. SCALE, FREEDOM: of t; of a rate, x and
+α. PART: an event's weight for the cohort, 0 where it is not learned; SQUARE: its squared step from
+the entity's own mean, -1 where that had no event."""
 
 
 class Judged(NamedTuple):
@@ -127,21 +145,65 @@ class Judged(NamedTuple):
 
 def nothing_said(features: int, n: int) -> Judged:
     """Room for what the tails will say of n events."""
-    surprise, centre, spread, place = (np.full((features, n), np.nan) for _ in range(4))
+    surprise, centre, spread, place = (np.full((n, features), np.nan).T for _ in range(4))
     return Judged(surprise, centre, spread, place, np.ones(n, np.bool_))
 
 
 class Shape(NamedTuple):
     """How each feature is judged, one element a feature. family, side: int64, the constants above;
-    shift: of the logarithm; root: y is the
-    square root instead; low, high: of a range."""
+    shift: of the logarithm; root: y is the square root instead; low, high: of a range. seat: int64,
+    its block times WORK and its lane, -1 of a range, which has none. blocks: int64[blocks], the
+    family of each; sides: int64[blocks, LANES]. What the kernel works in: work: float64[blocks ·
+    WORK], prior: float64[COHORT_WORDS]."""
 
     family: I64
-    side: I64
     shift: F64
     root: Bools
     low: F64
     high: F64
+    seat: I64
+    blocks: I64
+    sides: I64
+    work: F64
+    prior: F64
+
+
+def shape_of(
+    families: list[int],
+    sides: list[int],
+    shift: list[float],
+    root: list[bool],
+    low: list[float],
+    high: list[float],
+) -> Shape:
+    """The features, one element of each list a feature, with those of a family side by side."""
+    seat = np.full(len(families), -1, np.int64)
+    blocks: list[int] = []
+    by_lane: list[int] = []
+    for family in (NORMAL, RATE, SHARE):
+        mine = [j for j, one in enumerate(families) if one == family]
+        for k, j in enumerate(mine):
+            seat[j] = WORK * (len(blocks) + k // LANES) + k % LANES
+        mine_blocks = -(-len(mine) // LANES)
+        by_lane += [sides[j] for j in mine] + [HIGH] * (LANES * mine_blocks - len(mine))
+        blocks += [family] * mine_blocks
+    return Shape(
+        family=np.array(families, np.int64),
+        shift=np.array(shift, np.float64),
+        root=np.array(root, np.bool_),
+        low=np.array(low, np.float64),
+        high=np.array(high, np.float64),
+        seat=seat,
+        blocks=np.array(blocks, np.int64),
+        sides=np.array(by_lane, np.int64).reshape(-1, LANES),
+        work=np.full(WORK * len(blocks), np.nan),
+        prior=np.zeros(COHORT_WORDS),
+    )
+
+
+def words(shape: Shape) -> int:
+    """Words that the tails of these features own in an entity's row."""
+    return WORDS_ENTITY + WORDS_BLOCK * len(shape.blocks)
 
 
 class TailSpec(DetectorSpec, frozen=True, kw_only=True, tag="tail"):
@@ -153,15 +215,10 @@ class TailSpec(DetectorSpec, frozen=True, kw_only=True, tag="tail"):
     half_life: Duration = "30d"
 
 
-def words(features: int) -> int:
-    """Words that the tails of so many features own in an entity's row."""
-    return WORDS_ENTITY + WORDS_FEATURE * features
-
-
 @kernel
 def normal_of_t(t_squared: float, df: float) -> float:
     """The standard normal deviate that has (nearly) the tail probability of t ≥ 0."""
-    return (8.0 * df + 1.0) / (8.0 * df + 3.0) * sqrt(df * log(1.0 + t_squared / df))
+    return (8.0 * df + 1.0) / (8.0 * df + 3.0) * sqrt(df * ln(1.0 + t_squared / df))
 
 
 @kernel
@@ -194,58 +251,60 @@ def judge(
 ) -> None:
     """Judge, then learn, each event in order.
 
-    values: float64[features, n], natural units. cohort: float64[cohorts · features, COHORT_WORDS],
+    values: float64[features, n], natural units. cohort: float64[cohorts, blocks, COHORT_WORDS],
     everybody's first. peers: int64[n], each event's cohort.
     """
-    features = values.shape[0]
+    blocks = len(shape.blocks)
+    work = shape.work
     for i in range(len(events.row)):
+        if i + 1 < len(events.row):
+            prefetch_words(words, events.row[i + 1], at, WORDS_ENTITY + WORDS_BLOCK * blocks)
         r = events.row[i]
         learn = events.learn[i]
         if events.fresh[i]:
-            words[r, at : at + WORDS_ENTITY + WORDS_FEATURE * features] = 0.0
+            words[r, at : at + WORDS_ENTITY + WORDS_BLOCK * blocks] = 0.0
             words[r, at + LAST_MS] = events.time_ms[i]
             words[r, at + TOKENS] = TOKENS_MAX
         keep = _pass_time(words, r, at, events.time_ms[i], half_life_ms, learn)
-        paid = False
-        for j in range(features):
-            mine = at + WORDS_ENTITY + WORDS_FEATURE * j
+        _read(values, i, shape, out)
+        strange = False
+        for b in range(blocks):
+            start = at + WORDS_ENTITY + WORDS_BLOCK * b
+            mine = words[r, start : start + WORDS_BLOCK]
+            here = work[WORK * b : WORK * (b + 1)]
+            prior = cohort[0, b]
+            if peers[i] > 0:
+                _trusted(prior, cohort[peers[i], b], shape.prior)
+                prior = shape.prior
             if learn:
-                words[r, mine + COUNT] *= keep
-                words[r, mine + SQUARES] *= keep
-            value = values[j, i]
-            if isnan(value):
-                continue
-            family = shape.family[j]
-            if family == RANGE:
-                span = shape.high[j] - shape.low[j]
-                out.place[j, i] = min(max((value - shape.low[j]) / span, 0.0), 1.0)
-                continue
-            own = peers[i] * features + j
-            k = own if cohort[own, MEAN_WEIGHT] >= COHORT_TRUSTED else j
-            if family == SHARE:
-                learned, strange = _share(words, r, mine, cohort, k, value, i, j, out)
-            elif family == RATE:
-                value = max(value - shape.shift[j], 0.0)
-                learned, strange = _rate(words, r, mine, cohort, k, value, i, j, out)
+                _decay(mine, keep)
+            if shape.blocks[b] == NORMAL:
+                strange |= _judge_normals(mine, prior, shape.sides[b], here)
+            elif shape.blocks[b] == RATE:
+                strange |= _judge_rates(mine, prior, here)
             else:
-                value += shape.shift[j]
-                value = sqrt(value) if shape.root[j] else log(value)
-                side = shape.side[j]
-                learned, strange = _normal(words, r, mine, cohort, k, value, side, i, j, out)
-            if learn:
-                cohort[j, STRANGE] = followed(cohort[j, STRANGE], strange)
-            strange = strange and cohort[j, STRANGE] < WRONG_SHARE
-            if learn and strange and not paid and words[r, at + TOKENS] >= 1.0:
-                words[r, at + TOKENS] -= 1.0
-                paid = True
-            if strange and not paid and out.surprise[j, i] > VERY_STRANGE_SURPRISE:
-                out.ordinary[i] = False
-            if not learn or (strange and not paid):
-                continue
-            if family == NORMAL:
-                _learn_normal(words, r, mine, cohort, j, own, learned)
+                strange |= _judge_shares(mine, prior, here)
+            _follow_strange(cohort[0, b], here, learn)
+        if strange:
+            strange = _is_strange(work, -1.0)
+        paid = strange and learn and words[r, at + TOKENS] >= 1.0
+        if paid:
+            words[r, at + TOKENS] -= 1.0
+        out.ordinary[i] = paid or not strange or not _is_strange(work, VERY_STRANGE_SURPRISE)
+        _say(shape, i, out)
+        if not learn:
+            continue
+        for b in range(blocks):
+            start = at + WORDS_ENTITY + WORDS_BLOCK * b
+            mine = words[r, start : start + WORDS_BLOCK]
+            here = work[WORK * b : WORK * (b + 1)]
+            if shape.blocks[b] == NORMAL:
+                _learn_normals(mine, here, paid)
             else:
-                _learn_sum(words, r, mine, cohort, j, own, learned, value, family == RATE)
+                _learn_sums(mine, here, paid)
+            _teach(shape.blocks[b], cohort[0, b], here)
+            if peers[i] > 0:
+                _teach(shape.blocks[b], cohort[peers[i], b], here)
 
 
 @kernel
@@ -294,75 +353,197 @@ def _beta_fraction(x: float, a: float, b: float) -> float:
 
 
 @kernel
-def _normal(
-    words: F64,
-    r: int,
-    mine: int,
-    cohort: F64,
-    k: int,
-    y: float,
-    side: int,
-    i: int,
-    j: int,
-    out: Judged,
-) -> tuple[float, bool]:
-    """Judge y; return it winsorised, and whether it was strange."""
-    if cohort[k, MEAN_WEIGHT] < COHORT_EVENTS_MIN:
-        return y, False
-    n = words[r, mine + COUNT]
-    m0 = cohort[k, MEAN]
-    total = max(cohort[k, TOTAL_VARIANCE], VARIANCE_MIN)
-    steps = cohort[k, WITHIN_WEIGHT]
-    within = steps * cohort[k, WITHIN_VARIANCE] + COHORT_EVENTS_MIN * total
-    within = max(within / (steps + COHORT_EVENTS_MIN), VARIANCE_MIN)
-    k0 = within / max(total - within, 0.01 * total)
-    part = 1.0 / (k0 + n)
-    off = words[r, mine + MEAN_OWN] - m0
-    mu = m0 + n * part * off
-    shape = PRIOR_SHAPE + 0.5 * n
-    b = PRIOR_SHAPE * within + 0.5 * max(words[r, mine + SQUARES], n * VARIANCE_MIN)
-    b += 0.5 * k0 * n * part * off * off
-    df = 2.0 * shape
-    per_df = 1.0 / df
-    variance = b * (1.0 + part) * 2.0 * per_df  # (κ + 1)/κ = 1 + 1/κ
-    away = y - mu
-    scale = sqrt(variance)
-    z = normal_of_t(away * away / variance, df)
-    out.surprise[j, i] = _surprise(z if away >= 0.0 else -z, side)
-    out.centre[j, i] = mu
-    # Cornish-Fisher's expansion of the quantile of t.
-    out.spread[j, i] = scale * (EXPECTED_Z + (3.73 + 5.7 * per_df) * per_df)
-    out.place[j, i] = 0.5 + 0.5 * (y - m0) / sqrt(18.0 * total + (y - m0) * (y - m0))
-    if z <= WINSOR_Z:
-        return y, False
-    edge = t_of_normal(WINSOR_Z, df) * scale
-    return (mu + edge if away >= 0.0 else mu - edge), z > STRANGE_Z
+def _read(values: F64, i: int, shape: Shape, out: Judged) -> None:
+    """The event's values to where they are judged; a range is placed at once."""
+    for j in range(values.shape[0]):
+        value = values[j, i]
+        if shape.family[j] == RANGE:
+            span = shape.high[j] - shape.low[j]
+            place = min(max((value - shape.low[j]) / span, 0.0), 1.0)
+            out.place[j, i] = place if not isnan(value) else np.nan
+            continue
+        if shape.family[j] == NORMAL:
+            value += shape.shift[j]
+            value = sqrt(value) if shape.root[j] else log(value)
+        elif shape.family[j] == RATE and not isnan(value):
+            value = max(value - shape.shift[j], 0.0)
+        shape.work[shape.seat[j] + VALUE] = value
 
 
 @kernel
-def _rate(
-    words: F64, r: int, mine: int, cohort: F64, k: int, count: float, i: int, j: int, out: Judged
-) -> tuple[float, bool]:
-    """Judge a decayed count; return it winsorised, and whether it was strange."""
-    if cohort[k, MEAN_WEIGHT] < COHORT_EVENTS_MIN:
-        return count, False
-    peer_mean = max(cohort[k, MEAN], RATE_MIN)
-    over = max(cohort[k, TOTAL_VARIANCE] - peer_mean / PACE, 0.01 * peer_mean * peer_mean)
-    shape = peer_mean * peer_mean / over
-    seen = PACE * words[r, mine + SQUARES]
-    mean = (shape + seen) / (shape / peer_mean + PACE * words[r, mine + COUNT])
-    shape = min(shape + seen, SHAPE_MAX)
-    if count <= mean:
-        surprise = -log(1.0 - 0.5 * count / mean)
-    else:
+def _say(shape: Shape, i: int, out: Judged) -> None:
+    for j in range(len(shape.family)):
+        seat = shape.seat[j]
+        if seat >= 0:
+            out.surprise[j, i] = shape.work[seat + SURPRISE]
+            out.centre[j, i] = shape.work[seat + CENTRE]
+            out.spread[j, i] = shape.work[seat + SPREAD]
+            out.place[j, i] = shape.work[seat + PLACE]
+
+
+@kernel
+def _trusted(everybody: F64, own: F64, prior: F64) -> None:
+    """A cohort's words where it is believed, else everybody's."""
+    for word in range(0, COHORT_WORDS, LANES):
+        for k in range(LANES):
+            believed = own[MEAN_WEIGHT + k] >= COHORT_TRUSTED
+            prior[word + k] = own[word + k] if believed else everybody[word + k]
+
+
+@kernel
+def _decay(mine: F64, keep: float) -> None:
+    for k in range(LANES):
+        mine[COUNT + k] *= keep
+        mine[SQUARES + k] *= keep
+
+
+@kernel
+def _judge_normals(mine: F64, prior: F64, sides: I64, work: F64) -> bool:
+    """Judge each lane's y; winsorise it for learning. Whether one is strange."""
+    for k in range(LANES):
+        y = work[VALUE + k] if prior[MEAN_WEIGHT + k] >= COHORT_EVENTS_MIN else np.nan
+        n = mine[COUNT + k]
+        m0 = prior[MEAN + k]
+        total = max(prior[TOTAL_VARIANCE + k], VARIANCE_MIN)
+        steps = prior[WITHIN_WEIGHT + k]
+        within = steps * prior[WITHIN_VARIANCE + k] + COHORT_EVENTS_MIN * total
+        within = max(within / (steps + COHORT_EVENTS_MIN), VARIANCE_MIN)
+        k0 = within / max(total - within, 0.01 * total)
+        part = 1.0 / (k0 + n)
+        off = mine[MEAN_OWN + k] - m0
+        mu = m0 + n * part * off
+        b = PRIOR_SHAPE * within + 0.5 * max(mine[SQUARES + k], n * VARIANCE_MIN)
+        b += 0.5 * k0 * n * part * off * off
+        df = 2.0 * PRIOR_SHAPE + n
+        per_df = 1.0 / df
+        variance = b * (1.0 + part) * 2.0 * per_df  # (κ + 1)/κ = 1 + 1/κ
+        away = y - mu
+        scale = sqrt(variance)
+        z = normal_of_t(away * away / variance, df)
+        from_peers = y - m0
+        said = not isnan(y)
+        work[SURPRISE + k] = z if away >= 0.0 else -z
+        work[CENTRE + k] = mu if said else np.nan
+        # Cornish-Fisher's expansion of the quantile of t.
+        spread = scale * (EXPECTED_Z + (3.73 + 5.7 * per_df) * per_df)
+        work[SPREAD + k] = spread if said else np.nan
+        work[PLACE + k] = 0.5 + 0.5 * from_peers / sqrt(18.0 * total + from_peers * from_peers)
+        work[LEARNED + k] = work[VALUE + k]
+        work[ODD + k] = 0.0
+        work[SCALE + k] = scale
+        work[FREEDOM + k] = df
+    strange = False
+    for k in range(LANES):
+        if isnan(work[CENTRE + k]):
+            work[SURPRISE + k] = np.nan
+            continue
+        z = work[SURPRISE + k]
+        work[SURPRISE + k] = _surprise(z, sides[k])
+        if abs(z) > WINSOR_Z:
+            edge = t_of_normal(WINSOR_Z, work[FREEDOM + k]) * work[SCALE + k]
+            work[LEARNED + k] = work[CENTRE + k] + (edge if z >= 0.0 else -edge)
+            if abs(z) > STRANGE_Z:
+                work[ODD + k] = 1.0
+                strange = True
+    return strange
+
+
+@kernel
+def _judge_rates(mine: F64, prior: F64, work: F64) -> bool:
+    """Judge each lane's decayed count; winsorise it for learning. Whether one is strange."""
+    for k in range(LANES):
+        count = work[VALUE + k] if prior[MEAN_WEIGHT + k] >= COHORT_EVENTS_MIN else np.nan
+        peer_mean = max(prior[MEAN + k], RATE_MIN)
+        over = max(prior[TOTAL_VARIANCE + k] - peer_mean / PACE, 0.01 * peer_mean * peer_mean)
+        shape = peer_mean * peer_mean / over
+        seen = PACE * mine[SQUARES + k]
+        mean = (shape + seen) / (shape / peer_mean + PACE * mine[COUNT + k])
+        shape = min(shape + seen, SHAPE_MAX)
         x = mean / (mean + shape / PACE)
-        surprise = LN_2 + max(surprise_of_count(x, PACE * count, shape), 0.0)
-    deviation = sqrt(mean / PACE + mean * mean / shape)
-    out.surprise[j, i] = min(surprise, SURPRISE_MAX)
-    out.centre[j, i] = mean
-    out.spread[j, i] = EXPECTED_SD * deviation
-    out.place[j, i] = count / (count + peer_mean + 0.5)
-    return min(count, mean + RATE_WINSOR_SD * deviation), surprise > LN_2 + STRANGE_SURPRISE
+        below = count <= mean
+        a = PACE * count
+        tail = ln(1.0 - 0.5 * count / mean if below else _sum_of_count(x, a))
+        far = a * ln(x) + tail
+        surprise = -tail if below else LN_2 - min(far, 0.0)
+        deviation = sqrt(mean / PACE + mean * mean / shape)
+        said = not isnan(count)
+        work[SURPRISE + k] = min(surprise, SURPRISE_MAX) if said else np.nan
+        work[ODD + k] = 1.0 if said and surprise > LN_2 + STRANGE_SURPRISE else 0.0
+        work[CENTRE + k] = mean if said else np.nan
+        work[SPREAD + k] = EXPECTED_SD * deviation if said else np.nan
+        work[PLACE + k] = count / (count + peer_mean + 0.5)
+        most = mean + RATE_WINSOR_SD * deviation if said else work[VALUE + k]
+        work[LEARNED + k] = min(work[VALUE + k], most)
+        work[SCALE + k] = x
+        work[FREEDOM + k] = shape
+    strange = False
+    for k in range(LANES):
+        if work[FREEDOM + k] < SHAPE_MAX and work[VALUE + k] > work[CENTRE + k]:
+            a = PACE * work[VALUE + k]
+            surprise = LN_2 + max(surprise_of_count(work[SCALE + k], a, work[FREEDOM + k]), 0.0)
+            work[SURPRISE + k] = min(surprise, SURPRISE_MAX)
+            work[ODD + k] = 1.0 if surprise > LN_2 + STRANGE_SURPRISE else 0.0
+        strange |= work[ODD + k] > 0.0
+    return strange
+
+
+@kernel
+def _judge_shares(mine: F64, prior: F64, work: F64) -> bool:
+    """Judge each lane's trial; winsorise it for learning. Whether one is strange."""
+    strange = False
+    for k in range(LANES):
+        value = work[VALUE + k]
+        work[PLACE + k] = value
+        work[LEARNED + k] = value
+        work[ODD + k] = 0.0
+        work[SURPRISE + k] = np.nan
+        work[CENTRE + k] = np.nan
+        work[SPREAD + k] = np.nan
+        weight = prior[MEAN_WEIGHT + k]
+        if isnan(value) or weight < COHORT_EVENTS_MIN:
+            continue
+        # Half an occurrence more: what a cohort has never seen is rare, not impossible.
+        rate = (prior[MEAN + k] * weight + 0.5) / (weight + 1.0)
+        expected = PRIOR_EVENTS * rate + mine[SQUARES + k]
+        expected /= PRIOR_EVENTS + mine[COUNT + k]
+        work[SURPRISE + k] = -log(expected) if value > 0.0 else 0.0
+        work[CENTRE + k] = expected
+        work[SPREAD + k] = 0.0
+        work[LEARNED + k] = min(value, expected / WINSOR_P)
+        if value > 0.0 and expected < WINSOR_P:
+            work[ODD + k] = 1.0
+            strange = True
+    return strange
+
+
+@kernel
+def _follow_strange(everybody: F64, work: F64, learn: bool) -> None:
+    """How much is strange of late; where it is much the model is wrong, and nothing is."""
+    for k in range(LANES):
+        before = everybody[STRANGE + k]
+        after = followed(before, work[ODD + k] > 0.0)
+        share = after if learn and not isnan(work[VALUE + k]) else before
+        everybody[STRANGE + k] = share
+        work[ODD + k] = work[ODD + k] if share < WRONG_SHARE else 0.0
+
+
+@kernel
+def _is_strange(work: F64, surprise: float) -> bool:
+    """Whether any lane is, and of more than this surprise."""
+    for start in range(0, len(work), WORK):
+        for k in range(LANES):
+            if work[start + ODD + k] > 0.0 and work[start + SURPRISE + k] > surprise:
+                return True
+    return False
+
+
+@kernel
+def _sum_of_count(x: float, a: float) -> float:
+    """Σ_{j<SHAPE_MAX} (a)_j/j! (1 - x)^j."""
+    total = 1.0
+    for j in range(SHAPE_MAX - 1, 0, -1):
+        total = 1.0 + (a + (j - 1.0)) * (1.0 - x) * (1.0 / j) * total
+    return total
 
 
 @kernel
@@ -370,99 +551,62 @@ def surprise_of_count(x: float, a: float, shape: float) -> float:
     """-ln I_x(a, shape); a, shape > 0."""
     if shape < SHAPE_MAX:
         return -log(max(incomplete_beta(x, a, shape), P_MIN))
-    term = 1.0
-    total = 1.0
-    for j in range(1, SHAPE_MAX):
-        term *= (a + (j - 1.0)) * (1.0 - x) / j
-        total += term
-    return -(a * log(x) + log(total))
+    return -(a * ln(x) + ln(_sum_of_count(x, a)))
 
 
 @kernel
-def _share(
-    words: F64, r: int, mine: int, cohort: F64, k: int, value: float, i: int, j: int, out: Judged
-) -> tuple[float, bool]:
-    """Judge one trial; return what is learned of it, and whether it was strange."""
-    out.place[j, i] = value
-    if cohort[k, MEAN_WEIGHT] < COHORT_EVENTS_MIN:
-        return value, False
-    # Half an occurrence more: what a cohort has never seen is rare, not impossible.
-    rate = (cohort[k, MEAN] * cohort[k, MEAN_WEIGHT] + 0.5) / (cohort[k, MEAN_WEIGHT] + 1.0)
-    expected = (PRIOR_EVENTS * rate + words[r, mine + SQUARES]) / (
-        PRIOR_EVENTS + words[r, mine + COUNT]
-    )
-    out.surprise[j, i] = -log(expected) if value > 0.0 else 0.0
-    out.centre[j, i] = expected
-    out.spread[j, i] = 0.0
-    return min(value, expected / WINSOR_P), value > 0.0 and expected < WINSOR_P
+def _learn_normals(mine: F64, work: F64, paid: bool) -> None:
+    """One more value of the entity in each lane (B. P. Welford, 1962)."""
+    for k in range(LANES):
+        y = work[LEARNED + k]
+        learned = not isnan(y) and (paid or work[ODD + k] == 0.0)
+        n = mine[COUNT + k]
+        part = 1.0 / (n + 1.0)
+        keep = min(1.0, MEMORY_EVENTS * part)
+        gain = y - mine[MEAN_OWN + k]
+        square = gain * gain * n * part
+        mine[COUNT + k] = keep * (n + 1.0) if learned else n
+        mine[MEAN_OWN + k] += gain * part if learned else 0.0
+        mine[SQUARES + k] = keep * (mine[SQUARES + k] + square) if learned else mine[SQUARES + k]
+        work[PART + k] = part if learned else 0.0
+        work[SQUARE + k] = square if n > 0.5 else -1.0
 
 
 @kernel
-def _learn_normal(words: F64, r: int, mine: int, cohort: F64, j: int, own: int, y: float) -> None:
-    """One more value of the entity (B. P. Welford, 1962), of everybody and of its cohort."""
-    n = words[r, mine + COUNT]
-    part = 1.0 / (n + 1.0)
-    gain = y - words[r, mine + MEAN_OWN]
-    square = gain * gain * n * part
-    _teach_normal(cohort, j, n, square, part, y)
-    if own != j:
-        _teach_normal(cohort, own, n, square, part, y)
-    keep = min(1.0, MEMORY_EVENTS * part)
-    words[r, mine + COUNT] = keep * (n + 1.0)
-    words[r, mine + MEAN_OWN] += gain * part
-    words[r, mine + SQUARES] = keep * (words[r, mine + SQUARES] + square)
+def _learn_sums(mine: F64, work: F64, paid: bool) -> None:
+    """One more count, or trial, of the entity in each lane; SQUARES holds their sum."""
+    for k in range(LANES):
+        value = work[LEARNED + k]
+        learned = not isnan(value) and (paid or work[ODD + k] == 0.0)
+        n = mine[COUNT + k]
+        part = 1.0 / (n + 1.0)
+        keep = min(1.0, MEMORY_EVENTS * part)
+        mine[COUNT + k] = keep * (n + 1.0) if learned else n
+        mine[SQUARES + k] = keep * (mine[SQUARES + k] + value) if learned else mine[SQUARES + k]
+        work[PART + k] = part if learned else 0.0
 
 
 @kernel
-def _teach_normal(cohort: F64, k: int, n: float, square: float, weight: float, y: float) -> None:
-    """Teach a cohort a value of an entity that had n before."""
-    if n > 0.5:
-        steps = min(cohort[k, WITHIN_WEIGHT] + 1.0, COHORT_MEMORY)
-        cohort[k, WITHIN_WEIGHT] = steps
-        cohort[k, WITHIN_VARIANCE] += (square - cohort[k, WITHIN_VARIANCE]) / steps
-    _teach(cohort, k, weight, y)
-
-
-@kernel
-def _learn_sum(
-    words: F64,
-    r: int,
-    mine: int,
-    cohort: F64,
-    j: int,
-    own: int,
-    learned: float,
-    value: float,
-    is_rate: bool,
-) -> None:
-    """One more count, or trial, of the entity, of everybody and of its cohort; SQUARES holds their
-    sum."""
-    n = words[r, mine + COUNT]
-    part = 1.0 / (n + 1.0)
-    _teach_sum(cohort, j, part, learned, value, is_rate)
-    if own != j:
-        _teach_sum(cohort, own, part, learned, value, is_rate)
-    keep = min(1.0, MEMORY_EVENTS * part)
-    words[r, mine + COUNT] = keep * (n + 1.0)
-    words[r, mine + SQUARES] = keep * (words[r, mine + SQUARES] + learned)
-
-
-@kernel
-def _teach_sum(
-    cohort: F64, k: int, weight: float, learned: float, value: float, is_rate: bool
-) -> None:
-    """Teach a cohort a count, or a trial."""
-    if is_rate:
-        deviation = sqrt(max(cohort[k, TOTAL_VARIANCE], cohort[k, MEAN]))
-        learned = min(value, cohort[k, MEAN] + COHORT_SD * deviation + 1.0)
-    _teach(cohort, k, weight, learned)
-
-
-@kernel
-def _teach(cohort: F64, k: int, weight: float, value: float) -> None:
-    """The cohort's mean and variance, decayed by count, with one more value."""
-    cohort[k, MEAN_WEIGHT] = min(cohort[k, MEAN_WEIGHT] + weight, COHORT_MEMORY)
-    share = weight / cohort[k, MEAN_WEIGHT]
-    off = value - cohort[k, MEAN]
-    cohort[k, MEAN] += share * off
-    cohort[k, TOTAL_VARIANCE] = (1.0 - share) * (cohort[k, TOTAL_VARIANCE] + share * off * off)
+def _teach(family: int, cohort: F64, work: F64) -> None:
+    """Teach a cohort what was learned: its mean and variance, decayed by count."""
+    if family == NORMAL:
+        for k in range(LANES):
+            taught = work[PART + k] > 0.0 and work[SQUARE + k] >= 0.0
+            before = cohort[WITHIN_VARIANCE + k]
+            steps = min(cohort[WITHIN_WEIGHT + k] + 1.0, COHORT_MEMORY)
+            cohort[WITHIN_VARIANCE + k] += (work[SQUARE + k] - before) / steps if taught else 0.0
+            cohort[WITHIN_WEIGHT + k] = steps if taught else cohort[WITHIN_WEIGHT + k]
+    elif family == RATE:
+        for k in range(LANES):
+            deviation = sqrt(max(cohort[TOTAL_VARIANCE + k], cohort[MEAN + k]))
+            most = cohort[MEAN + k] + COHORT_SD * deviation + 1.0
+            work[LEARNED + k] = min(work[VALUE + k], most)
+    for k in range(LANES):
+        taught = work[PART + k] > 0.0
+        weight = min(cohort[MEAN_WEIGHT + k] + work[PART + k], COHORT_MEMORY)
+        share = work[PART + k] / weight
+        off = work[LEARNED + k] - cohort[MEAN + k]
+        variance = (1.0 - share) * (cohort[TOTAL_VARIANCE + k] + share * off * off)
+        cohort[MEAN_WEIGHT + k] = weight if taught else cohort[MEAN_WEIGHT + k]
+        cohort[MEAN + k] += share * off if taught else 0.0
+        cohort[TOTAL_VARIANCE + k] = variance if taught else cohort[TOTAL_VARIANCE + k]

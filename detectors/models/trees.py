@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from detectors.kernels import kernel
+from detectors.prefetch import prefetch
 from schemas.columns import F64, I32, I64, U16, Bools
 
 LAST: Final = 0
@@ -94,16 +95,17 @@ def positions(height: int) -> tuple[list[int], int]:
 
 
 @kernel
-def walk(trees: Trees, mass: U16, slot: int, place: F64, path: I64, held: I64) -> None:
-    """The nodes that the event passes, root to leaf, and their last masses, which are 0 without a
-    slot (-1). path, held: int64[trees, height + 1].
+def walk(trees: Trees, mass: U16, slot: int, place: F64, path: I64) -> None:
+    """The nodes that the event passes, root to leaf; their masses are sent for.
 
-    Depth by depth, all trees at once: their walks do not wait for each other, nor for memory.
+    path: int64[trees, height + 1]. Depth by depth, all trees at once: their walks do not wait for
+    each other.
     """
     count, depths = path.shape
     for t in range(count):
         path[t, 0] = 0
-        held[t, 0] = mass[slot, t, 0, LAST] if slot >= 0 else 0
+        if slot >= 0:
+            prefetch(mass, (slot, t, 0, 0))
     for depth in range(1, depths):
         for t in range(count):
             node = path[t, depth - 1]
@@ -113,7 +115,17 @@ def walk(trees: Trees, mass: U16, slot: int, place: F64, path: I64, held: I64) -
             else:
                 node = trees.child[node, 0 if value < trees.threshold[t, node] else 1]
             path[t, depth] = node
-            held[t, depth] = mass[slot, t, node, LAST] if slot >= 0 else 0
+            if slot >= 0 and node % BLOCK == 0:
+                prefetch(mass, (slot, t, node, 0))
+
+
+@kernel
+def hold(mass: U16, slot: int, path: I64, held: I64) -> None:
+    """The last masses along a path, which are 0 without a slot (-1). held: as path."""
+    count, depths = path.shape
+    for t in range(count):
+        for depth in range(depths):
+            held[t, depth] = mass[slot, t, path[t, depth], LAST] if slot >= 0 else 0
 
 
 @kernel

@@ -250,9 +250,9 @@ def test_what_is_expected_is_walked_as_what_is_absent(seed: int) -> None:
     place[draw.integers(3)] = np.nan
     expected = np.arange(3) == draw.integers(3)
     path, other, wanted, held = (np.zeros((4, 6), np.int64) for _ in range(4))
-    walk(trees, mass, 0, place, path, held)
+    walk(trees, mass, 0, place, path)
     walk_expecting(trees, mass, 0, path, expected, place, other, held)
-    walk(trees, mass, 0, np.where(expected, np.nan, place), wanted, held)
+    walk(trees, mass, 0, np.where(expected, np.nan, place), wanted)
     assert (other == wanted).all()
 
 
@@ -262,8 +262,8 @@ def test_an_absent_feature_takes_no_credit_from_those_behind_it() -> None:
     mass = np.full((1, *trees.feature.shape, 1), 50, np.uint16)
     place = np.array([0.3, 0.3])
     place[trees.feature[0, 0]] = np.nan
-    path, held = (np.zeros((1, 4), np.int64) for _ in range(2))
-    walk(trees, mass, 0, place, path, held)
+    path = np.zeros((1, 4), np.int64)
+    walk(trees, mass, 0, place, path)
     mass[0, 0, path[0], 0] = 200, 100, 50, 25
     share = np.zeros((2, 1))
     credit(trees, mass, 0, place, path, share, 0)

@@ -28,14 +28,7 @@ def _admitted(row: I64, hours_apart: int = 0) -> Admitted:
 
 
 def _shape(family: int, side: int) -> tail.Shape:
-    return tail.Shape(
-        family=np.array([family]),
-        side=np.array([side]),
-        shift=np.zeros(1),
-        root=np.zeros(1, np.bool_),
-        low=np.zeros(1),
-        high=np.ones(1),
-    )
+    return tail.shape_of([family], [side], shift=[0.0], root=[False], low=[0.0], high=[1.0])
 
 
 def _judge(
@@ -43,14 +36,14 @@ def _judge(
 ) -> tuple[tail.Judged, F64, F64]:
     """Judge one feature's values; also the entities' words and the cohort afterwards."""
     shape = _shape(family, side)
-    words = np.zeros((int(row.max()) + 1, tail.words(1)))
-    cohort = np.zeros((1, tail.COHORT_WORDS))
+    words = np.zeros((int(row.max()) + 1, tail.words(shape)))
+    cohort = np.zeros((1, 1, tail.COHORT_WORDS))
     judged = tail.nothing_said(1, len(row))
     tail.judge(
         words,
         0,
         _admitted(row, hours_apart),
-        values[None, :],
+        values[:, None].T,
         shape,
         1e15,
         cohort,
@@ -138,7 +131,7 @@ def test_a_share_is_the_beta_binomial_predictive() -> None:
     values[:2000:10] = 1.0
     values[-1] = 1.0
     judged, _, cohort = _judge(row, values, tail.SHARE, tail.HIGH)
-    q = cohort[0, tail.MEAN]
+    q = cohort[0, 0, tail.MEAN]
     s = tail.PRIOR_EVENTS
     assert _p(judged)[-1] == pytest.approx((s * q + 2.0) / (s + 20.0), rel=0.05)
     zeros = (values == 0.0) & ~np.isnan(judged.surprise[0])
@@ -184,7 +177,7 @@ def test_an_entitys_statistics_are_weighted_sums(seed: int, half_life: str) -> N
         mean = np.average(y[mine], weights=weight)
         at = watching.tail_at + tail.WORDS_ENTITY
         np.testing.assert_allclose(
-            watching.words[row, at : at + tail.WORDS_FEATURE],
+            watching.words[row, at : at + tail.WORDS_BLOCK : tail.LANES],
             [weight.sum(), mean, (weight * (y[mine] - mean) ** 2).sum()],
             rtol=1e-9,
         )
@@ -224,11 +217,11 @@ def test_an_entity_is_compared_with_its_own_cohort_once_that_is_known() -> None:
     peers = np.concatenate([np.arange(4_000) % 2 + 1, [1, 2, 3]])
     y = np.where(peers == 1, 2.0, 6.0) + draw.normal(0, 0.3, len(row))
     y[-3:] = 6.0
-    words = np.zeros((len(row), tail.words(1)))
-    cohort = np.zeros((4, tail.COHORT_WORDS))
-    judged = tail.nothing_said(1, len(row))
     shape = _shape(tail.NORMAL, tail.HIGH)
-    values = np.exp(y)[None, :]
+    words = np.zeros((len(row), tail.words(shape)))
+    cohort = np.zeros((4, 1, tail.COHORT_WORDS))
+    judged = tail.nothing_said(1, len(row))
+    values = np.exp(y)[:, None].T
     tail.judge(words, 0, _admitted(row), values, shape, 1e15, cohort, peers, judged)
     cheap, dear, unknown = _p(judged)[-3:]
     assert cheap < 1e-4

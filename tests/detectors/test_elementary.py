@@ -1,0 +1,28 @@
+"""Our logarithm and exponential against the C library's."""
+
+import math
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detectors.elementary import EXPONENT_MAX, ln, power_of_e
+
+
+@settings(deadline=None)  # the first case compiles
+@given(x=st.floats(2.3e-308, 1.7e308) | st.floats(0.5, 2.0))
+def test_the_logarithm_is_the_librarys(x: float) -> None:
+    """Within two units of the last digit, near 1 too, where it is next to nothing."""
+    assert math.isclose(ln(x), math.log(x), rel_tol=4.5e-16, abs_tol=0.0)
+
+
+@settings(deadline=None)  # the first case compiles
+@given(x=st.floats(-EXPONENT_MAX, EXPONENT_MAX))
+def test_the_exponential_is_the_librarys(x: float) -> None:
+    """Within two units of the last digit."""
+    assert math.isclose(power_of_e(x), math.exp(x), rel_tol=4.5e-16)
+
+
+def test_the_exponential_ends_where_doubles_do() -> None:
+    """What is beyond the largest exponent counts as that, so that it is finite and positive."""
+    assert power_of_e(-1e9) == power_of_e(-EXPONENT_MAX) > 0.0
+    assert power_of_e(1e9) == power_of_e(EXPONENT_MAX) < math.inf
