@@ -245,8 +245,9 @@ def simulate(
     shop = Shop(events, seed)
     if to == "kafka":
         shop = Shop(events, seed, int(time.time() * 1000) - shop.span_ms())
+    made = lines(shop, malformed, spec.keyed_by or "account")
     with _writer(loaded, spec, to) as write:
-        for line in _at_rate(_shown(lines(shop, malformed), shop, name), rate):
+        for line in _at_rate(_shown(made, shop, name), rate):
             write(line)
 
 
@@ -262,8 +263,6 @@ def _simulated_input(config: "Config", wanted: str) -> tuple[str, "InputSpec"]:
     problems = []
     if spec.codec != "json" or spec.fields is not None:
         problems.append(f"inputs.{name}: expected JSON in Eddy's own shape, without a mapping")
-    if spec.keyed_by not in {None, "account"}:
-        problems.append(f"inputs.{name}.keyed_by: got {spec.keyed_by}; expected account, or none")
     if problems:
         raise ConfigError([f"{line}, to take the simulator's events" for line in problems])
     return name, spec

@@ -138,11 +138,18 @@ def test_start_moves_everything() -> None:
 
 
 def test_lines_are_keyed() -> None:
-    """A record's key is its account, or its address where it has none."""
+    """A record's key is its account, or its address where it has none; unless another field that it
+    has is asked for."""
     for line in lines(Shop(2_000, 1)):
         event = orjson.loads(line.value)
         assert line.key.decode() == event.get("account", event["ip"])
         assert line.code is None
+    events = 0
+    for line in lines(Shop(2_000, 1), keyed_by="card"):
+        event = orjson.loads(line.value)
+        assert line.key.decode() == event.get("card", event.get("account", event["ip"]))
+        events += "card" in event
+    assert events > 100
 
 
 def test_malformed_records_come_on_top() -> None:

@@ -90,8 +90,9 @@ class Shop:
             left, day = left - now, day + 1
 
 
-def lines(shop: Shop, malformed_share: float = 0.0) -> Iterator[Line]:
-    """The shop's events as records: keyed by account, or by address where there is none.
+def lines(shop: Shop, malformed_share: float = 0.0, keyed_by: str = "account") -> Iterator[Line]:
+    """The shop's events as records: keyed by that field, where an event has none by account, and
+    where it has no account either by address.
 
     malformed_share: chance that a malformed record follows an event; these come on top of the
     shop's events, their kinds taking turns.
@@ -100,7 +101,7 @@ def lines(shop: Shop, malformed_share: float = 0.0) -> Iterator[Line]:
     kinds = list(MALFORMED)
     bad = 0
     for event, _ in shop.events():
-        key = event.get("account") or event["ip"]
+        key = event.get(keyed_by) or event.get("account") or event["ip"]
         yield Line(key.encode(), orjson.dumps(event), None)
         if malformed_share and rng.random() < malformed_share:
             kind = kinds[bad % len(kinds)]

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
@@ -77,7 +78,7 @@ def _sharing(figures: Figures, bootstrap: str, folder: Path) -> float:
         figures.rate(what, [one.per_s for one in spent], cpu[n])
         figures.spread(f"processes_{n}_cpu_s_per_million", cpu[n])
     figures.ratio("processes_cpu_ratio", cpu[2], cpu[1])
-    return sum(cpu[1]) / len(cpu[1])
+    return median(cpu[1])
 
 
 def _six(figures: Figures, bootstrap: str, folder: Path, one_us: float) -> None:
@@ -131,7 +132,8 @@ def _monitor(entity: str) -> dict[str, Any]:
 
 @dataclass
 class Fleet:
-    """Processes that share a group: those that work, by the first one's id, and their logs."""
+    """Processes that share a group. process: the supervisor, or the only worker. reads: every log
+    that they read, internal ones last."""
 
     process: "subprocess.Popen[bytes]"
     processes: int

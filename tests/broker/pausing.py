@@ -7,7 +7,7 @@ from typing import NamedTuple
 from stream.kafka.writing import Feed
 from stream.simulator import Shop as Simulated
 from stream.simulator import lines
-from tests.broker.shop import PATIENCE_S, Shop
+from tests.broker.shop import KEYED_BY, PATIENCE_S, Shop
 
 FEED_EVENTS = 200
 LOOK_S = 0.05
@@ -27,10 +27,10 @@ def pause_s(shop: Shop, partitions: Collection[int], kill: Callable[[], None]) -
     """When everything is committed: kill, feed on, and time each partition's next commit.
 
     partitions: those of the worker that `kill` kills, by SIGKILL. Every one must get records from
-    the events that are fed: those of about 200 accounts, spread by their hash.
+    the events that are fed: those of about 40 addresses, spread by their hash.
     """
     shop.wait_until_done()
-    before, events = shop.committed(), list(lines(Simulated(FEED_EVENTS, seed=22), 0))
+    before, events = shop.committed(), list(lines(Simulated(FEED_EVENTS, seed=22), 0, KEYED_BY))
     feed = Feed({"bootstrap.servers": shop.bootstrap}, shop.topic, "murmur2")
     kill()
     killed_at = time.monotonic()

@@ -48,6 +48,16 @@ PATIENCE_S = 120.0
 REFERENCE_BATCH = 1_777
 REFERENCE_MESSAGES = 13
 HOP_PARTITIONS = 3
+KEYED_BY = "ip"
+"""Of several partitions without a hop: most attacks come from one address, so that there are alerts
+in short streams, too."""
+AMOUNT = """
+[[monitors.features]]
+name = "amount"
+kind = "value"
+field = "amount"
+"""
+"""Else nothing would read it, and an amount out of range would be no dead letter."""
 ASSESSED = """
 [assess]
 subject = "account"
@@ -82,8 +92,7 @@ Outputs = dict[Partition, list[Published]]
 class Shop:
     """Topics and a configuration of its own; `config` is its path, `group` also its name.
 
-    hop: its monitors read internal topics. keyed_by: of several partitions without a hop, the
-    field by whose value an event has its partition; only its monitors watch.
+    hop: its monitors read internal topics.
     """
 
     bootstrap: str
@@ -91,7 +100,6 @@ class Shop:
     partitions: int
     config: Path
     hop: bool = False
-    keyed_by: str = "account"
 
     @property
     def topic(self) -> str:
@@ -251,18 +259,17 @@ def make_shop(
     kafka: dict[str, object] | None = None,
     *,
     hop: bool = False,
-    keyed_by: str = "account",
     dead_bytes_max: int = 1_048_588,
     **worker: object,
 ) -> Shop:
-    """A shop with fresh topics: one partition and all monitors, or several and those of one field;
+    """A shop with fresh topics: one partition and all monitors, or several and those by address;
     or, with a hop, several partitions by nothing, and all monitors over internal topics.
 
     checkpoints, kafka, worker: settings of the configuration's tables of that name.
     dead_bytes_max: what the dead letters' topic takes of a record.
     """
     group = f"{name}-{time.time_ns()}"
-    shop = Shop(bootstrap, group, partitions, folder / f"{group}.toml", hop, keyed_by)
+    shop = Shop(bootstrap, group, partitions, folder / f"{group}.toml", hop)
     topics = [(shop.topic, partitions), (f"{group}-alerts", 1), (f"{group}-dead", 1)]
     admin = AdminClient({"bootstrap.servers": bootstrap})
     sizes = {f"{group}-dead": {"max.message.bytes": str(dead_bytes_max)}}
@@ -299,8 +306,8 @@ def configuration(
             for text in monitors
         ]
     elif shop.partitions > 1:
-        monitors = [text for text in monitors if f'entity = "{shop.keyed_by}"' in text]
-        keyed = f'keyed_by = "{shop.keyed_by}"\npartitioner = "murmur2"\n'
+        monitors = [text + AMOUNT for text in monitors if f'entity = "{KEYED_BY}"' in text]
+        keyed = f'keyed_by = "{KEYED_BY}"\npartitioner = "murmur2"\n'
     head = (
         f'group = "{shop.group}"\n'
         + table("kafka", {"bootstrap.servers": shop.bootstrap, **kafka})

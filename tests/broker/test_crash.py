@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.broker.own_broker import own_broker
+from tests.crash.broken import BROKEN
 from tests.crash.ground import BROKER_SETTINGS, Ground
 from tests.crash.points import POINTS
 from tests.crash.schedules import draw, seeded
@@ -30,6 +31,14 @@ def quick(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
 def test_a_worker_killed_there_costs_nothing(quick: str, tmp_path: Path, point: str) -> None:
     """Alerts, dead letters and states are the oracle's, byte for byte."""
     POINTS[point](Ground(quick, tmp_path))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("way", BROKEN)
+def test_a_guarantee_that_is_broken_is_found_out(quick: str, tmp_path: Path, way: str) -> None:
+    """The same story ends with every byte the oracle's where the worker is whole, and with what is
+    wrong by the oracle's word where it is broken."""
+    BROKEN[way](Ground(quick, tmp_path))
 
 
 def test_a_seed_draws_one_schedule() -> None:

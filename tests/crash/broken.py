@@ -6,16 +6,25 @@ find every byte its own, of the second it must say what is wrong, and nothing el
 
 import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Final, NamedTuple
 
 from tests.broker.shop import Shop, reference
-from tests.crash.ground import Ground, feed, finish, open_shop, wait_until_done
+from tests.crash.ground import (
+    Ground,
+    feed,
+    finish,
+    finish_and_check,
+    open_shop,
+    wait_until_done,
+)
 from tests.crash.oracle import differences
 from tests.crash.points import EVENTS, holds_all, killed, takes
-from tests.crash.processes import forked, wait_for
+from tests.crash.processes import Forked, forked, wait_for
 
+PATIENT: Final[dict[str, object]] = {"transaction.timeout.ms": 30_000}
 MALFORMED: Final = 0.1
 """So many that hardly a transaction has nothing to publish."""
 
@@ -41,9 +50,10 @@ def start_behind_a_checkpoint(shop: Shop, broken: str) -> None:
     assert worker.has_logged("re-learned") == (not broken), worker.log_file
 
 
-def lose_what_is_processed(shop: Shop, broken: str) -> None:
-    """A worker that stands still between two batches until its partitions are another's, and comes
-    back as a member of the group."""
+@contextmanager
+def coming_back(shop: Shop, broken: str) -> Iterator[tuple[Forked, Forked]]:
+    """A worker that stood still between two batches until all its partitions were another's, whole,
+    and have been read to their ends; and the other."""
     feed(shop, EVENTS, malformed=MALFORMED)
     with forked(shop, "old", [("frozen between batches", 3)], broken) as one:
         wait_for(one.frozen, "it to freeze", one)
@@ -51,11 +61,28 @@ def lose_what_is_processed(shop: Shop, broken: str) -> None:
             wait_for(lambda: holds_all(other), "another owner", other)
             wait_until_done(shop, other)
             one.send(signal.SIGCONT)
-            wait_for(lambda: one.has_logged("partition lost"), "it to notice", one)
-            wait_for(lambda: takes(one) > shop.partitions, "a share for it", one)
-            feed(shop, EVENTS, seed=8, malformed=MALFORMED)
-            wait_until_done(shop, one, other)
-            assert one.stop() == other.stop() == 0, one.log_file
+            yield one, other
+
+
+def lose_what_is_processed(shop: Shop, broken: str) -> None:
+    """A worker that learns with a full outbox that its partitions are another's, and joins again."""
+    with coming_back(shop, broken) as (one, other):
+        wait_for(lambda: one.has_logged("partition lost"), "it to notice", one)
+        wait_for(lambda: takes(one) > shop.partitions, "a share for it", one)
+        feed(shop, EVENTS, seed=8, malformed=MALFORMED)
+        wait_until_done(shop, one, other)
+        assert one.stop() == other.stop() == 0, one.log_file
+
+
+def stopped_by_an_assertion(ground: Ground) -> None:
+    """One that is broken in its outbox only never comes to commit what it lost: it ends, and the
+    oracle has nothing to say."""
+    shop = open_shop(ground, "keep the outbox", 4, kafka=PATIENT)
+    with coming_back(shop, "keep the outbox") as (one, other):
+        assert one.ended() == 1, one.log_file
+        assert "AssertionError: not ours to commit" in one.log_file.read_text(), one.log_file
+        assert other.stop() == 0, other.log_file
+    finish_and_check(shop, "last")
 
 
 class Sabotage(NamedTuple):
@@ -74,7 +101,7 @@ def found_out(sabotage: Sabotage, ground: Ground) -> None:
             ground,
             f"{sabotage.broken} {bool(broken)}",
             sabotage.partitions,
-            kafka={"transaction.timeout.ms": 30_000},
+            kafka=PATIENT,
         )
         sabotage.story(shop, broken)
         finish(shop, "last")
@@ -91,5 +118,5 @@ BROKEN: Final[dict[str, Callable[[Ground], None]]] = {
         ("skip the rewind", start_behind_a_checkpoint, 1, STATE),
         ("commit a lost partition", lose_what_is_processed, 4, TWICE),
     )
-}
-"""What `--points` may name, too: they pass where the oracle objects."""
+} | {"keep-the-outbox": stopped_by_an_assertion}
+"""What `--points` may name, too: they pass where what is broken is found out."""

@@ -11,7 +11,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import orjson
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
@@ -20,7 +19,7 @@ from stream.kafka.writing import Feed
 from stream.simulator import Line, lines
 from stream.simulator import Shop as Simulated
 from stream.simulator.attacks import EVENTS_MIN
-from tests.broker.shop import Shop, consumer, make_shop
+from tests.broker.shop import KEYED_BY, Shop, consumer, make_shop
 from tests.crash.oracle import holds
 from tests.crash.processes import Forked, forked, wait_for
 
@@ -46,8 +45,6 @@ PROTOCOLS: Final[dict[str, dict[str, object]]] = {
 MALFORMED: Final = 0.02
 CAPACITY: Final = 3_000
 SLOWLY: Final[dict[str, Any]] = {"batch_records": 100, "commit_interval": "1ms"}
-KEYED_BY: Final = "ip"
-"""Of several partitions: most attacks come from one address."""
 OFTEN: Final[dict[str, object]] = {"rewind_records_max": 2_400}
 """A checkpoint is due after 600 records."""
 
@@ -90,7 +87,6 @@ def open_shop(
         OFTEN,
         PROTOCOLS[protocol] | (kafka or {}),
         hop=hop,
-        keyed_by=KEYED_BY,
         **worker,
     )
     text = shop.config.read_text()
@@ -111,13 +107,10 @@ def feed(shop: Shop, events: int, seed: int = 7, malformed: float = MALFORMED) -
 def made(
     events: int, seed: int, malformed: float = MALFORMED, spans_ago: int = 0
 ) -> Iterator[Line]:
-    """The simulator's lines, keyed as `KEYED_BY` says; the last of just now, or so many times the
-    stream's span earlier."""
+    """The simulator's lines, the last of just now, or so many times the stream's span earlier."""
     span_ms = Simulated(events, seed).span_ms()
     simulated = Simulated(events, seed, int(time.time() * 1000) - (1 + spans_ago) * span_ms)
-    for line in lines(simulated, malformed):
-        named = orjson.loads(line.value).get(KEYED_BY, "") if line.code is None else ""
-        yield line._replace(key=named.encode() or line.key)
+    return lines(simulated, malformed, KEYED_BY)
 
 
 def wait_until_done(shop: Shop, *needed: Forked) -> None:

@@ -10,7 +10,7 @@ import os
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,14 +33,13 @@ from tests.crash.ground import (
 from tests.crash.processes import forked, wait_for
 
 EVENTS: Final = 6_000
-STREAMS: Final = 7
+STREAMS: Final = 14
 """Simulated streams, one behind the other: each holds attacks."""
 CHUNK: Final = 20
 CHUNK_S: Final = 0.05
 PARTITIONS: Final = 4
 SHARDS: Final = 8
-FLEETS: Final = (2, 4)
-"""Partitions of the topic that fleets share, and of how many processes these are."""
+"""Partitions of the topic that a fleet shares."""
 
 STEADY_S: Final = 4.0
 IN_FLIGHT_S: Final = 0.5
@@ -195,13 +194,13 @@ def two_supervised(protocol: str, ground: Ground) -> None:
     finish_and_check(shop)
 
 
-def rolling_restart(protocol: str, ground: Ground) -> None:
-    """Two processes, then four on the same eight partitions: all are somebody's, in equal shares;
-    under load every worker is stopped in turn, and its supervisor starts it again."""
+def rolling_restart(protocol: str, fleets: Sequence[int], ground: Ground) -> None:
+    """So many processes, then so many on the same eight partitions: all are somebody's, in equal
+    shares; under load every worker is stopped in turn, and its supervisor starts it again."""
     shop = open_shop(
         ground, f"rolling {protocol}", SHARDS, protocol, kafka=LASTING[protocol], worker={}
     )
-    for processes in FLEETS:
+    for processes in fleets:
         even = [SHARDS // processes] * processes
         with (
             load_on(shop, seed=processes),
@@ -269,7 +268,7 @@ PAUSES: Final[dict[str, Callable[[Ground], None]]] = {
     "two-workers-without-restart": two_workers,
     "two-workers-supervised": partial(two_supervised, "classic"),
     "two-workers-supervised-static": partial(two_supervised, "static"),
-    "rolling-restart": partial(rolling_restart, "classic"),
-    "rolling-restart-consumer": partial(rolling_restart, "consumer"),
+    "rolling-restart": partial(rolling_restart, "classic", (2, 4)),
+    "rolling-restart-consumer": partial(rolling_restart, "consumer", (4,)),
 }
 """What `--points` may name, too; told one after the other, since others would be measured as well."""
