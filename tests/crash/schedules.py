@@ -22,9 +22,10 @@ from tests.broker.shop import Shop
 from tests.crash.ground import PROTOCOLS, Ground, feed, finish_and_check, open_shop
 from tests.crash.processes import LOOK_S, Forked, Plan, start
 
-REGRESSIONS: Final[tuple[int, ...]] = (24, 40)
+REGRESSIONS: Final[tuple[int, ...]] = (19, 24, 40)
 """Seeds that failed once; they run every time, before all others.
 
+19: its log led to no alert.
 24: a broker that had just started did not know a partition yet, and a worker ended for good.
 40: its log led to too few records to prove anything.
 """
@@ -81,7 +82,7 @@ def draw(seed: int) -> Schedule:
     rng = Generator(PCG64(seed))
     partitions, hop = LAYOUTS[rng.integers(len(LAYOUTS))]
     protocol = list(PROTOCOLS)[rng.integers(len(PROTOCOLS))]
-    events = int(rng.integers(1_200, 2_000))
+    events = int(rng.integers(2_000, 3_000))
     steps = [_step(rng, "join"), *(_step(rng) for _ in range(rng.integers(5, 9)))]
     if restarts(seed):
         at = int(rng.integers(2, len(steps)))
