@@ -303,6 +303,29 @@ def _at_rate(lines: "Iterator[Line]", rate: float) -> "Iterator[Line]":
         yield line
 
 
+def _refuse_what_clients_refuse(config: "Config") -> None:
+    """Raise ConfigError where the object store, or Kafka's client, does not know an option, or its
+    value; neither is connected to."""
+    from stream.checkpoints.store import open_store
+    from stream.kafka.reading import Source
+    from stream.kafka.writing import Sink
+
+    quiet = {**config.kafka, "log_level": 0}
+    trials: list[Callable[[], object]] = [
+        lambda: "://" in config.checkpoints.url and open_store(config.checkpoints.url),
+        lambda: Source(quiet, config.group).__exit__(None),
+        lambda: Sink(quiet, config.group, "check"),
+    ]
+    problems: list[str] = []
+    for trial in trials:
+        try:
+            trial()
+        except ConfigError as error:
+            problems += [line for line in error.problems if line not in problems]
+    if problems:
+        raise ConfigError(problems)
+
+
 @config_app.command("check")
 def check(config: ConfigPath) -> None:
     """Name every mistake of a configuration at once; if there is none, say which way each takes.
@@ -314,6 +337,7 @@ def check(config: ConfigPath) -> None:
     from stream.config import ASSESS, assess_way, load, ways
 
     loaded = load(config)
+    _refuse_what_clients_refuse(loaded)
     typer.echo(f"{config}: no mistakes")
     if not loaded.secret:
         typer.echo("secret: none is set, so pseudonyms and entity keys could be guessed; set one")
@@ -393,10 +417,22 @@ def diff(
         return
     for line in moved(before, after):
         typer.echo(f"{line}: the worker will refuse to start")
-    for fate in fates(steering(before), steering(after)):
+    decided = fates(steering(before), steering(after))
+    for fate in decided:
         typer.echo(
             f"{fate.stage if fate.stage == ASSESS else f'monitor {fate.stage}'}: "
-            + (f"starts anew: {fate.why}" if fate.why else "keeps its state")
+            + (
+                "is gone"
+                if fate.gone
+                else f"starts anew: {fate.why}"
+                if fate.why
+                else "keeps its state"
+            )
+        )
+    if any(not fate.keeps for fate in decided):
+        typer.echo(
+            "What reads an internal topic under a name that the group had before goes on with what it "
+            "had learned by then; another name starts anew."
         )
 
 

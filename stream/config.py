@@ -175,6 +175,8 @@ class Way(NamedTuple):
 
 def load(path: Path) -> Config:
     """The configuration in a TOML file. Raises ConfigError that names every mistake at once."""
+    if not path.is_file():
+        raise ConfigError([f"{path}: no such file; expected a configuration in TOML"])
     try:
         document = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

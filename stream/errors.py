@@ -91,8 +91,8 @@ class CheckpointPointerLost(EddyError):
     exit_code = 4
     do = (
         "Somebody reset or removed the group's offsets, or they expired (offsets.retention.minutes). "
-        "To start anew on purpose, use another group, or remove the folder that the message names "
-        "and the group's offsets."
+        "To start anew on purpose, use another group: internal topics still hold what this one has "
+        "sent, and its alerts would be published again."
     )
 
 

@@ -111,7 +111,8 @@ def _files(config: Config, inputs: list[tuple[str, Path]]) -> list[InputFile]:
         if names.count(name) > 1:
             raise InputError(f"{name}={path}: {name} was given twice; expected one file an input")
         if not path.is_file():
-            raise InputError(f"{name}={path}: no such file")
+            what = "is a folder; expected a file" if path.is_dir() else "no such file"
+            raise InputError(f"{name}={path}: {what}")
     if not inputs:
         raise InputError("no input was given; expected NAME=PATH for at least one input")
     return [InputFile(name, path, config.inputs[name]) for name, path in inputs]

@@ -72,7 +72,8 @@ class _Slot:
         wait_s = BACK_OFF_S[min(self.deaths, len(BACK_OFF_S) - 1)]
         self.deaths += 1
         self.start_at = now + wait_s
-        log.warning("worker ended", worker=self.name, code=code, next_in_s=wait_s)
+        say = log.warning if code else log.info
+        say("worker ended", worker=self.name, code=code, next_not_before_s=wait_s)
         return code
 
 

@@ -93,10 +93,18 @@ def found(config: Config, admin: Admin) -> dict[str, Found]:
 
 
 def check_topics(config: Config, known: Mapping[str, Found]) -> None:
-    """Raise ConfigError unless every topic is there as it must be. known: by topic."""
+    """Raise ConfigError unless every topic is there as it must be. known: by topic.
+
+    Where an input has other partitions than configured, nothing is said of the other topics: how
+    many they must have may follow from that.
+    """
     least_ms = retention_ms_min(config)
+    wanted = needed(config)
+    inputs = [one for one in wanted if one.kind == "input"]
+    if any(one.topic in known and one.partitions != known[one.topic].partitions for one in inputs):
+        wanted = inputs
     problems = [
-        line for one in needed(config) for line in _differences(one, known.get(one.topic), least_ms)
+        line for one in wanted for line in _differences(one, known.get(one.topic), least_ms)
     ]
     if problems:
         raise ConfigError(problems)
@@ -105,7 +113,7 @@ def check_topics(config: Config, known: Mapping[str, Found]) -> None:
 def _differences(need: Needed, known: Found | None, least_ms: int) -> Iterator[str]:
     if known is None:
         how = {
-            "input": "create it",
+            "input": "create it, or run: eddy topics create --inputs CONFIG",
             "output": "create it, or run: eddy topics create CONFIG",
             "internal": "run: eddy topics create CONFIG",
         }

@@ -45,7 +45,7 @@ POLL_S: Final = 0.025
 
 COMMITTING_MAX: Final = 0.25
 """An alert does not wait until the commit interval is over, as long as committing takes no larger
-share of the time."""
+share of the time, and nothing more waits to be read: an alert on what is old is late anyway."""
 
 CLIENT_CLOCK_S: Final = 0.001
 """The client waits for whole milliseconds: for less it would not wait, but turn in circles."""
@@ -62,8 +62,9 @@ EMPTY_S: Final = 10.0
 """A worker that has been without partitions for so long says what that may mean."""
 
 NO_PARTITION: Final = (
-    "no partition for this worker: others of the group have them, or the brokers are away. Another "
-    "worker may run under this very slot: it keeps its partitions until it commits next, and ends "
+    "no partition for this worker: others of the group have them, or the brokers are away. One that "
+    "was killed has its partitions until its session is over (session.timeout.ms, 45 s by default): "
+    "then wait. Another worker may run under this very slot: it keeps its partitions until it commits next, and ends "
     "then; stop it, or give each worker a slot of its own (--slot, EDDY_SLOT). Or there are more "
     "workers than partitions. `kafka-consumer-groups --describe --members` shows who they are and "
     "where: a worker's client id is eddy-SLOT"
@@ -105,9 +106,9 @@ class Holding:
         return self.committed == self.next_offset
 
     def seconds_left(self) -> float:
-        """Until it is live, at the rate of re-learning so far."""
+        """Until it is live, at the rate of re-learning so far; 0 before there is one."""
         done = self.next_offset - self.began_from
-        return self.left() * (time.monotonic() - self.began_at) / max(done, 1)
+        return self.left() * (time.monotonic() - self.began_at) / done if done else 0.0
 
     def left(self) -> int:
         """Offsets still to be re-learned, 0 when live."""
@@ -116,6 +117,8 @@ class Holding:
     def take(self, records: Records) -> Emitted | None:
         """Process the next records; what they emit, or None where they were re-learned."""
         assert records.offset[0] >= self.next_offset, (records.topic, self.next_offset)
+        if self.next_offset == self.began_from:  # until now it waited for its turn
+            self.began_at = time.monotonic()
         self.next_offset = int(records.offset[-1]) + 1
         emitted = self.shard.process(records)
         return emitted if records.offset[0] >= self.live_from else None
@@ -194,7 +197,7 @@ class Worker:
         self._keeper = Keeper(config.checkpoints, board, run.now, pulse.beat)
         self._holdings: dict[Partition, Holding] = {}
         self._outbox = Outbox()
-        self._joined = self._said_empty = self._alerted = False
+        self._joined = self._said_empty = self._alerted = self._more_waits = False
         self._commit_took_s = 0.0
         self._ending = False
         now = time.monotonic()
@@ -229,7 +232,9 @@ class Worker:
         a commit is tried again nothing is read, and the consumer is paused (`Source.serve`).
         """
         wait_s = min(POLL_S, self._commit_due_in_s() + CLIENT_CLOCK_S)
-        arrived = self._source.poll(self._config.worker.batch_records, wait_s)
+        most = self._config.worker.batch_records
+        arrived = self._source.poll(most, wait_s)
+        self._more_waits = sum(map(len, arrived)) >= most
         owned = [(Partition(one.topic, one.partition), one) for one in arrived]
         for where, holding, records in [(at, self._holdings[at], one) for at, one in owned]:
             # A commit that was tried again let rebalances happen: what was ours may be no longer,
@@ -270,7 +275,7 @@ class Worker:
     def _commit_due_in_s(self) -> float:
         """Counted from when the last commit began: from its end, it would lengthen every wait."""
         every_s = self._commit_interval_s
-        if self._alerted:
+        if self._alerted and not self._more_waits:
             every_s = min(every_s, self._commit_took_s / COMMITTING_MAX)
         return max(0.0, self._commit_began_at + every_s - time.monotonic())
 

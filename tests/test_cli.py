@@ -1,5 +1,6 @@
 """The command line as a user meets it: help, messages, exit codes, and what a command leaves."""
 
+import re
 import subprocess
 import sys
 import time
@@ -116,6 +117,17 @@ def test_property_that_eddy_owns_is_a_mistake(tmp_path: Path) -> None:
     path.write_text(text.replace("[kafka]", '[kafka]\n"enable.auto.commit" = true'))
     said = eddy("config", "check", str(path), code=2)
     assert "kafka.enable.auto.commit: may not be set: offsets travel" in said
+
+
+def test_what_a_client_does_not_know_is_a_mistake(tmp_path: Path) -> None:
+    """The check asks Kafka's client and the object store without connecting, and names both."""
+    path = tmp_path / "unknown.toml"
+    text = shop_config().read_text()
+    text = re.sub(r'^url = ".*"', 'url = "htp://x/y"', text, flags=re.MULTILINE)
+    path.write_text(text.replace("[kafka]", '[kafka]\n"sasl.pasword" = "x"'))
+    said = eddy("config", "check", str(path), code=2)
+    assert 'checkpoints.url: got "htp://x/y"; expected a folder' in said
+    assert 'kafka: No such configuration property: "sasl.pasword"' in said
 
 
 def test_simulated_file_is_the_same_for_the_same_seed(tmp_path: Path) -> None:

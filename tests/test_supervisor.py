@@ -97,7 +97,7 @@ def test_a_killed_worker_is_started_again_in_its_slot_and_the_others_stay() -> N
             os.kill(int(str(first["pid"])), signal.SIGKILL)
             ended = next_line(process, "worker ended")
             assert (ended["worker"], ended["code"]) == ("shop-0", -signal.SIGKILL)
-            waits.append(ended["next_in_s"])
+            waits.append(ended["next_not_before_s"])
             first = next_line(process, "worker started")
             assert (first["worker"], first["deaths"]) == ("shop-0", deaths)
         assert waits == list(BACK_OFF_S[:3])

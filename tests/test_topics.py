@@ -70,7 +70,10 @@ def test_rare_checkpoints_need_a_long_retention() -> None:
 def test_what_is_missing_is_named_with_what_makes_it() -> None:
     """All at once; an input is not Eddy's to make."""
     assert problems({}) == [
-        'inputs.shop.topic: got "shop"; expected a topic that exists, create it',
+        (
+            'inputs.shop.topic: got "shop"; expected a topic that exists, create it, or run: eddy '
+            "topics create --inputs CONFIG"
+        ),
         (
             'monitors[0]: got "risk-account-events"; expected a topic that exists, run: eddy topics '
             "create CONFIG"
@@ -111,11 +114,12 @@ def test_each_wrong_setting_of_an_internal_topic_is_named(
 def test_partitions_must_be_those_of_the_configuration() -> None:
     """Of an input and of an internal topic: entities would lie elsewhere than they are looked
     for."""
-    known = everything()
-    known |= {"shop": Found(3, {}), "risk-account-events": Found(5, SETTINGS)}
-    one, other = problems(known)
-    assert one == 'inputs.shop.partitions: got 4; expected 3, which topic "shop" has'
-    assert "has 5 partitions; expected 2; say so in monitors[0].partitions" in other
+    one, other = {"shop": Found(3, {})}, {"risk-account-events": Found(5, SETTINGS)}
+    said = 'inputs.shop.partitions: got 4; expected 3, which topic "shop" has'
+    assert problems(everything() | one) == [said]
+    [line] = problems(everything() | other)
+    assert "has 5 partitions; expected 2; say so in monitors[0].partitions" in line
+    assert problems(everything() | one | other) == [said], "the other may follow from it"
 
 
 def test_only_what_is_missing_is_made() -> None:

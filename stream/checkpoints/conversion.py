@@ -19,11 +19,13 @@ from stream.shard import Shard
 
 
 class Fate(NamedTuple):
-    """What becomes of the state of a monitor, or of assess. why: where it does not keep it."""
+    """What becomes of the state of a monitor, or of assess. why: where it does not keep it. gone: the
+    configuration has it no more."""
 
     stage: str
     keeps: bool
     why: str
+    gone: bool = False
 
 
 def fates(old: Steering, new: Steering) -> list[Fate]:
@@ -37,7 +39,7 @@ def fates(old: Steering, new: Steering) -> list[Fate]:
         was = before.pop(name, None)
         why = "it is new" if was is None else ", ".join(_changes(was, now, old, new))
         found.append(Fate(name, not why, why))
-    return [*found, *(Fate(name, keeps=False, why="it is gone") for name in before)]
+    return [*found, *(Fate(name, keeps=False, why="it is gone", gone=True) for name in before)]
 
 
 def moved(old: Config, new: Config) -> list[str]:

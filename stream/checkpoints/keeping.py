@@ -189,7 +189,9 @@ class Keeper:
             written = job.written.result()
         except StoreFailure as error:
             self._board.add("eddy_checkpoint_failures")
-            log.error("checkpoint failed", **_named(kept), error=error.message)  # noqa: TRY400
+            log.error(  # noqa: TRY400 - the error says all without a traceback
+                "checkpoint failed", **_named(kept), error=error.message, do=error.do
+            )
             kept.not_before = time.monotonic() + RETRY_S
             if kept.published and job.offset - kept.offset() > self._rewind_max:
                 raise StoreFailure(

@@ -82,7 +82,9 @@ class Recovered:
             if fate.keeps:
                 log.info("another configuration: state kept", **said)
             else:
-                log.warning("another configuration: starting anew", **said, why=fate.why)
+                dropped = "another configuration: state dropped"
+                anew = "another configuration: starting anew"
+                log.warning(dropped if fate.gone else anew, **said, why=fate.why)
         self.shard, self.head = shard, _turned(self.head, config, own, self.live_from)
         self.checkpoint, self.converts = None, False
 

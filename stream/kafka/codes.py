@@ -72,7 +72,7 @@ _MEANINGS: Final[tuple[tuple[Kind, str, str, str], ...]] = (
         FENCED_MEMBER_EPOCH _ASSIGNMENT_LOST
         """,
         "the group rebalanced between the assignment we know and this commit",
-        "nothing: the commit is tried again under the new assignment",
+        "it mends itself: the commit is tried again under the new assignment",
     ),
     (
         Abortable,
@@ -151,6 +151,12 @@ _MEANINGS: Final[tuple[tuple[Kind, str, str, str], ...]] = (
         "GROUP_MAX_SIZE_REACHED INVALID_SESSION_TIMEOUT UNRELEASED_INSTANCE_ID",
         "the broker does not let this member into the group",
         "check group.instance.id, session.timeout.ms and the broker's group.max.size",
+    ),
+    (
+        Fatal,
+        "INVALID_REPLICATION_FACTOR",
+        "more copies of a topic are asked for than there are brokers",
+        "choose fewer with --replication, or start more brokers",
     ),
 )
 
