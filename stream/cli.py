@@ -71,7 +71,7 @@ def run(
     ),
     *,
     supervised: Annotated[
-        bool, typer.Option("--supervised", hidden=True, help="Stop when standard input ends.")
+        bool, typer.Option("--supervised", hidden=True, help="Stop when the supervisor is gone.")
     ] = False,
 ) -> None:
     """Work as a member of the consumer group until SIGTERM or SIGINT; a second one ends at once.
@@ -104,7 +104,7 @@ def _run_supervised(
 ) -> int:
     """Run workers in slots under that prefix; the supervisor's exit code."""
     from stream import log
-    from stream.supervisor import Supervisor, worker_command
+    from stream.supervisor import Supervisor, work_of
 
     if http_port and http_port + processes - 1 > HTTP_PORT_MAX:
         most = HTTP_PORT_MAX - processes + 1
@@ -114,7 +114,7 @@ def _run_supervised(
     ports = [http_port and http_port + index for index in range(processes)]
     return Supervisor(
         {
-            f"{prefix}-{index}": worker_command(str(config), f"{prefix}-{index}", port, log_level)
+            f"{prefix}-{index}": work_of(str(config), f"{prefix}-{index}", port, log_level)
             for index, port in enumerate(ports)
         }
     ).run()

@@ -1,16 +1,20 @@
 """Several workers on one machine: starts them, starts a dead one again into its slot, stops all.
 
-A worker does not know its siblings: they meet in the group only. Each holds the end of a pipe, its
-standard input, so that it stops by itself when the supervisor is gone, however that ended. Reads no
+A worker does not know its siblings: they meet in the group only. Each is forked from one process
+that has everything loaded (`stream.preloaded`), so that a successor works at once, and holds the
+end of a pipe, so that it stops by itself when the supervisor is gone, however that ended. Reads no
 topic and no configuration.
 """
 
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from threading import Thread
 from typing import Final
 
@@ -19,6 +23,8 @@ import structlog
 from stream.errors import NOT_MENDED
 
 log = structlog.stdlib.get_logger(__name__)
+
+PRELOADED: Final = ("stream.preloaded",)
 
 LOOK_S: Final = 0.1
 """How often it is looked whether a worker has ended."""
@@ -33,38 +39,38 @@ ORPHAN_S: Final = 120.0
 """How long a worker whose supervisor is gone may take to stop cleanly."""
 
 
+Work = tuple[Callable[..., object], tuple[object, ...]]
+"""What a process does: a function that can be named across processes, and its arguments."""
+
+
 @dataclass(slots=True)
 class _Slot:
     """A slot and the worker in it; deaths: in a row, without a steady life between them."""
 
     name: str
-    command: list[str]
-    process: subprocess.Popen[bytes] | None = None
+    work: Work
+    forking: ForkServerContext
+    process: ForkServerProcess | None = None
     begun_at: float = 0.0
     deaths: int = 0
     start_at: float = field(default_factory=time.monotonic)
 
     def fill(self) -> None:
-        """Start a worker if there is none, and it is time to.
-
-        In a session of its own: the terminal's Ctrl-C is to reach it only through the supervisor,
-        or it would be the second signal.
-        """
+        """Start a worker if there is none, and it is time to. The first waits until everything is
+        loaded."""
         if self.process is not None or time.monotonic() < self.start_at:
             return
-        self.process = subprocess.Popen(  # noqa: S603  # ourselves, with arguments of our making
-            self.command, stdin=subprocess.PIPE, start_new_session=True
-        )
+        self.process = self.forking.Process(target=_begin, args=self.work, daemon=True)
+        self.process.start()
         self.begun_at = time.monotonic()
         log.info("worker started", worker=self.name, pid=self.process.pid, deaths=self.deaths)
 
     def buried(self) -> int | None:
         """The exit code of a worker that has ended since last asked, and when the next may
         start."""
-        if self.process is None or (code := self.process.poll()) is None:
+        if self.process is None or (code := self.process.exitcode) is None:
             return None
-        assert self.process.stdin is not None
-        self.process.stdin.close()
+        self.process.close()
         self.process = None
         now = time.monotonic()
         if now - self.begun_at >= STEADY_S:
@@ -80,9 +86,11 @@ class _Slot:
 class Supervisor:
     """Keeps a worker in every slot until it is told to stop, or one ends for good."""
 
-    def __init__(self, commands: dict[str, list[str]]) -> None:
-        """commands: the command line of every slot's worker, by the slot's name."""
-        self._slots = [_Slot(name, command) for name, command in commands.items()]
+    def __init__(self, works: dict[str, Work], preload: Sequence[str] = PRELOADED) -> None:
+        """works: of every slot's worker, by the slot's name. preload: modules to have in memory."""
+        forking = multiprocessing.get_context("forkserver")
+        forking.set_forkserver_preload(list(preload))
+        self._slots = [_Slot(name, work, forking) for name, work in works.items()]
         self._signals = 0
         self._stopping = False
         self._killed = False
@@ -130,29 +138,44 @@ class Supervisor:
     def _tell(self, number: int, why: str) -> None:
         log.info(why, workers=[slot.name for slot in self._slots if slot.process])
         for slot in self._slots:
-            if slot.process is not None:
-                slot.process.send_signal(number)
+            if slot.process is not None and slot.process.exitcode is None:
+                os.kill(slot.process.pid or 0, number)
 
 
-def worker_command(config: str, slot: str, http_port: int, log_level: str) -> list[str]:
-    """The command line of a supervised worker."""
+def work_of(config: str, slot: str, http_port: int, log_level: str) -> Work:
+    """What a supervised worker does: what its command line would."""
     options = ["--slot", slot, "--http-port", str(http_port), "--log-level", log_level]
-    return [sys.executable, "-m", "stream.cli", "run", config, *options, "--supervised"]
+    return _command, ("run", config, *options, "--supervised")
+
+
+def _begin(function: Callable[..., object], arguments: tuple[object, ...]) -> None:
+    """In the forked process: in a session of its own, since the terminal's Ctrl-C is to reach it
+    only through the supervisor, or it would be the second signal."""
+    os.setsid()
+    function(*arguments)
+
+
+def _command(*arguments: str) -> None:
+    from stream.cli import main
+
+    sys.argv = ["eddy", *arguments]
+    main()
 
 
 def stop_with_supervisor() -> None:
     """In a worker: when the supervisor is gone, stop as by SIGTERM, and end at the latest then.
 
-    A pipe, and not the kernel's signal at the parent's death: that one comes when the thread ends
-    that started us, exists on Linux only, and cannot be missed only by asking who the parent is.
+    Not by the kernel's signal at the parent's death: the parent is the process that forks workers,
+    and that signal exists on Linux only.
     """
+    supervisor = multiprocessing.parent_process()
+    assert supervisor is not None, "nobody supervises this worker"
 
-    def wait() -> None:
-        while os.read(sys.stdin.fileno(), 1):
-            pass
+    def watch() -> None:
+        wait([supervisor.sentinel])
         log.warning("the supervisor is gone: stopping")
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(ORPHAN_S)
         os._exit(1)
 
-    Thread(target=wait, name="supervisor", daemon=True).start()
+    Thread(target=watch, name="supervisor", daemon=True).start()

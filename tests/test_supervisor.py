@@ -14,7 +14,7 @@ import orjson
 import pytest
 
 from stream.errors import NOT_MENDED, Fatal, Fenced, Outlived, RetentionGap, Retriable, StoreFailure
-from stream.supervisor import BACK_OFF_S, worker_command
+from stream.supervisor import BACK_OFF_S, work_of
 
 pytestmark = pytest.mark.slow  # each test starts processes
 
@@ -24,7 +24,8 @@ import json, sys
 from stream import log
 from stream.supervisor import Supervisor
 log.set_up("info", slot="shop")
-sys.exit(Supervisor(json.loads(sys.argv[1])).run())
+works = {slot: (exec, (text,)) for slot, text in json.loads(sys.argv[1]).items()}
+sys.exit(Supervisor(works, preload=()).run())
 """
 STAYS = "import time; time.sleep(1000)"
 STUBBORN = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(1000)"
@@ -37,9 +38,9 @@ ORPHAN = (
 @contextmanager
 def supervised(*scripts: str) -> Iterator[subprocess.Popen[str]]:
     """A supervisor of one Python script a slot, in slots shop-0, shop-1 and so on."""
-    commands = {f"shop-{i}": [sys.executable, "-c", text] for i, text in enumerate(scripts)}
+    texts = {f"shop-{i}": text for i, text in enumerate(scripts)}
     process = subprocess.Popen(
-        [sys.executable, "-c", SUPERVISE, json.dumps(commands)],
+        [sys.executable, "-c", SUPERVISE, json.dumps(texts)],
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -49,16 +50,17 @@ def supervised(*scripts: str) -> Iterator[subprocess.Popen[str]]:
         yield process
     finally:
         process.send_signal(signal.SIGSTOP)  # so that it starts nobody while they are killed
-        for pid in [*children(process.pid), process.pid]:
+        for pid in [*descendants(process.pid), process.pid]:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.communicate()  # returns when nobody can write any more
 
 
-def children(pid: int) -> list[int]:
-    """The processes that a process has started."""
+def descendants(pid: int) -> list[int]:
+    """The processes that a process has started, and those that these have."""
     with suppress(OSError):
-        return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+        own = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+        return [one for child in own for one in (child, *descendants(child))]
     return []
 
 
@@ -160,9 +162,9 @@ def test_a_worker_does_not_outlive_its_supervisor(deaf: str) -> None:
 
 
 def test_workers_are_started_as_one_would_by_hand() -> None:
-    """The command line names the slot and the port, and that there is a supervisor."""
-    command = worker_command("shop.toml", "shop-1", 9465, "info")
-    assert command[1:5] == ["-m", "stream.cli", "run", "shop.toml"]
-    assert command[5:] == [
-        *("--slot", "shop-1", "--http-port", "9465", "--log-level", "info", "--supervised")
-    ]
+    """The arguments name the slot and the port, and that there is a supervisor."""
+    _, arguments = work_of("shop.toml", "shop-1", 9465, "info")
+    assert arguments[:2] == ("run", "shop.toml")
+    assert arguments[2:] == (
+        *("--slot", "shop-1", "--http-port", "9465", "--log-level", "info", "--supervised"),
+    )

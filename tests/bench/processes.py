@@ -210,11 +210,11 @@ class Fleet:
         time.sleep(0.01)
 
     def _workers(self) -> list[int]:
-        """The supervisor's children, or the only process itself."""
-        pid = self.process.pid
+        """Those that the supervisor has started, or the only process itself."""
         if self.processes == 1:
-            return [pid]
-        return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+            return [self.process.pid]
+        lines = self.config.with_suffix(".log").read_bytes().splitlines()
+        return [orjson.loads(line)["pid"] for line in lines if b'"worker started"' in line]
 
     def _cpu_s(self) -> float:
         return sum(map(cpu_s, self._workers()))
