@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -374,22 +374,12 @@ class WorkerProcess:
         return self.process.wait(PATIENCE_S)
 
 
-@contextmanager
-def worker(
-    shop: Shop, slot: str = "one", dies: tuple[str, int] | None = None
-) -> Iterator[WorkerProcess]:
+def worker(shop: Shop, slot: str = "one") -> AbstractContextManager[WorkerProcess]:
     """A worker process, forked from one that has everything loaded; killed at the end unless it has
-    ended by itself.
+    ended by itself."""
+    from tests.crash.processes import forked  # it needs a shop, too
 
-    dies: the point at which it is to kill itself (`tests.broker.dying`), and the how many-th time.
-    """
-    from tests.crash.processes import start  # it needs a shop, too
-
-    forked = start(shop, slot, [dies] if dies else ())
-    try:
-        yield forked
-    finally:
-        forked.stop(signal.SIGKILL)
+    return forked(shop, slot)
 
 
 class Child:

@@ -24,7 +24,6 @@ from stream.checkpoints.store import Folder
 from stream.config import load, logs, steering
 from stream.kafka.positions import Partition
 from stream.shard import Shard, Shards
-from tests.broker.dying import POINTS
 from tests.broker.shop import (
     Shop,
     WorkerProcess,
@@ -102,27 +101,6 @@ def killed(shop: Shop, checkpoints: int = 2) -> None:
 def count(process: WorkerProcess, event: str) -> int:
     """How often it has logged that."""
     return sum(line["event"] == event for line in process.log())
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("point", POINTS)
-def test_a_worker_killed_at_any_point_is_gone_on_from(
-    broker: str, tmp_path: Path, point: str
-) -> None:
-    """Wherever it dies, nothing is missing or twice, and the state is as if it had not died."""
-    shop = make_shop(broker, tmp_path, "dies", 1, OFTEN, **SLOWLY)
-    shop.feed(EVENTS)
-    loads = "load" in point or "learn" in point
-    if loads:
-        killed(shop)
-    # Of the blocks of the first checkpoint of all, which is empty, there are few.
-    after = {"in a block": 40, "before the manifest": 3, "behind the manifest": 3}.get(point, 2)
-    with worker(shop, dies=(point, after)) as process:
-        assert process.process.wait(120) == -signal.SIGKILL
-    process = finish(shop)
-    is_the_references(shop)
-    begun_at = next(line["next_offset"] for line in process.log() if "live_from" in line)
-    assert begun_at > 0 or point == "in a block"
 
 
 def test_a_killed_worker_re_learns_no_more_than_it_must(broker: str, tmp_path: Path) -> None:

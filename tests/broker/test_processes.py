@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.broker.pausing import pause_s
 from tests.broker.shop import (
     CLASSIC,
     WorkerProcess,
@@ -74,11 +73,8 @@ def test_a_killed_worker_comes_back_into_its_slot(
         wait_for(lambda: len({partition for _, partition in taken(both)}) == 4, "all taken")
         wait_for(lambda: sum(shop.committed().values()) > EVENTS // 10, "commits")
         victim = started(both)[0]
-        held = {partition for slot, partition in taken(both) if slot == victim["worker"]}
         before = len(takings(both, "shop-0"))
-        pause = pause_s(shop, held, lambda: os.kill(int(str(victim["pid"])), signal.SIGKILL))
-        print(f"{protocol}: killed, restarted: {pause.longest_s():.1f} s without a commit")
-        assert pause.by_partition.keys() == held
+        os.kill(int(str(victim["pid"])), signal.SIGKILL)
         wait_for(lambda: len(started(both)) >= 3, "a successor")
         assert started(both)[2]["worker"] == victim["worker"] == "shop-0"
         shop.feed(EVENTS // 4, seed=8)
