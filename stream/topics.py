@@ -95,14 +95,14 @@ def found(config: Config, admin: Admin) -> dict[str, Found]:
 def check_topics(config: Config, known: Mapping[str, Found]) -> None:
     """Raise ConfigError unless every topic is there as it must be. known: by topic.
 
-    Where an input has other partitions than configured, nothing is said of the other topics: how
-    many they must have may follow from that.
+    Where an input has other partitions than configured, nothing is said of internal topics: how many
+    they must have may follow from that.
     """
     least_ms = retention_ms_min(config)
     wanted = needed(config)
     inputs = [one for one in wanted if one.kind == "input"]
     if any(one.topic in known and one.partitions != known[one.topic].partitions for one in inputs):
-        wanted = inputs
+        wanted = [one for one in wanted if one.kind != "internal"]
     problems = [
         line for one in wanted for line in _differences(one, known.get(one.topic), least_ms)
     ]
