@@ -107,7 +107,7 @@ class CheckpointsSpec(Spec, frozen=True, kw_only=True):
     url: a folder, relative to where the worker is started, or an object store such as
     s3://bucket/prefix, which takes its credentials from the environment. interval: a state that
     lies behind the committed offset is written at least so often. rewind_records_max: offsets
-    between checkpoint and committed offset at most; a state is written after a quarter of them.
+    between checkpoint and committed offset at most; a state is written after a third of them.
     """
 
     url: Annotated[str, Meta(min_length=1, max_length=2_000)] = ".eddy/checkpoints"

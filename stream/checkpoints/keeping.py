@@ -28,8 +28,10 @@ from stream.metrics import Board
 
 log = structlog.stdlib.get_logger(__name__)
 
-DUE_SHARE: Final = 4
-"""A checkpoint is due when a restart would re-learn one of so many parts of the bound."""
+DUE_SHARE: Final = 3
+"""A checkpoint is due when a restart would re-learn one of so many parts of the bound: seldom enough
+that writing a gigabyte costs less than a tenth of full speed, with time for more than one that
+fails."""
 
 RETRY_S: Final = 15.0
 """After a failure the next try waits so long."""

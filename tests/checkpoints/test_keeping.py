@@ -19,7 +19,7 @@ from tests.broker.shop import value_of
 from tests.checkpoints.shop import RUN, WHERE, Group, config, stream
 from tests.laws.test_laws import assert_same
 
-SPEC = CheckpointsSpec(rewind_records_max=400)
+SPEC = CheckpointsSpec(rewind_records_max=300)
 
 
 class Unsteady(Folder):
@@ -58,7 +58,7 @@ def wait(of: Keeper) -> None:
 
 
 def test_a_checkpoint_is_due_by_records_or_by_time(kept: Kept) -> None:
-    """A quarter of the bound, or the interval while anything is behind; never where nothing is."""
+    """A third of the bound, or the interval while anything is behind; never where nothing is."""
     one = keeper(Board())
     assert not one.due(kept, 99)
     assert one.due(kept, 100)
@@ -107,7 +107,7 @@ def test_a_failure_is_counted_and_tried_again_until_the_bound(kept: Kept) -> Non
     folder.failing = True
     kept.state.shard.process(stream().slice(200, 602))
     with pytest.raises(
-        StoreFailure, match=r"re-learn 402 offsets, and .*rewind_records_max is 400"
+        StoreFailure, match=r"re-learn 402 offsets, and .*rewind_records_max is 300"
     ):
         one.take_now(kept, 602)
     one.close()

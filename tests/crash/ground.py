@@ -45,7 +45,7 @@ PROTOCOLS: Final[dict[str, dict[str, object]]] = {
 MALFORMED: Final = 0.02
 CAPACITY: Final = 3_000
 SLOWLY: Final[dict[str, Any]] = {"batch_records": 100, "commit_interval": "1ms"}
-OFTEN: Final[dict[str, object]] = {"rewind_records_max": 2_400}
+OFTEN: Final[dict[str, object]] = {"rewind_records_max": 1_800}
 """A checkpoint is due after 600 records."""
 
 
