@@ -117,7 +117,8 @@ def test_a_killed_worker_re_learns_no_more_than_it_must(broker: str, tmp_path: P
     left = next(line for line in process.log() if line["event"] == "re-learning")
     assert left["records_left"] == committed - start["next_offset"]
     is_the_references(shop)
-    assert len(shop.checkpoints()) <= 3  # two that were published, and one that never was
+    # Two that were published, one that never was, and what a stop does not wait to be removed.
+    assert len(shop.checkpoints()) <= 4
     assert not finish(shop).has_logged("re-learn")  # a clean stop left nothing to re-learn
 
 
