@@ -81,6 +81,16 @@ class Policy:
         _process(words, at, events, positions, p, self.limits, self.stream, out)
         return out
 
+    def counts(self) -> dict[str, int]:
+        """Alerts by what became of them."""
+        activities = self.stream.activities
+        return {
+            "alerts_opened": int(activities[OPENED]),
+            "alerts_updated": int(activities[UPDATED]),
+            "alerts_suppressed": int(activities[COUNTED]),
+            "alerts_over_budget": int(activities[OVER_BUDGET]),
+        }
+
     def save(self) -> Arrays:
         """The stream's rate, the budget and the counts."""
         return saved(self.stream)

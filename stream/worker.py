@@ -254,7 +254,7 @@ class Worker:
                 self._outbox.put(where, self._to_publish(emitted), holding.next_offset)
                 self._alerted |= bool(emitted.alerts)
             elif holding.left() == 0:
-                log.info("re-learned", **_named(where), next_offset=holding.next_offset)
+                log.info("re-learned", **where._asdict(), next_offset=holding.next_offset)
                 if holding.kept.state.converts:
                     self._convert(holding)
 
@@ -404,9 +404,9 @@ class Worker:
             self._keeper.begin(kept, start)
         if state.converts and not holding.left():
             self._convert(holding)
-        log.info("partition taken", **_named(where), next_offset=start, live_from=state.live_from)
+        log.info("partition taken", **where._asdict(), next_offset=start, live_from=state.live_from)
         if holding.left():
-            log.info("re-learning", **_named(where), records_left=holding.left())
+            log.info("re-learning", **where._asdict(), records_left=holding.left())
         return holding
 
     def on_revoke(self, partitions: list[Partition]) -> None:
@@ -435,7 +435,7 @@ class Worker:
             if holding is not None:
                 holding.kept.gone = True
                 self._keeper.give_up(holding.kept)
-                log.info(event, **_named(where))
+                log.info(event, **where._asdict())
 
     # -- what is seen from outside ----------------------------------------------------------------
 
@@ -461,7 +461,7 @@ class Worker:
                 if holding.left():
                     log.info(
                         "re-learning",
-                        **_named(where),
+                        **where._asdict(),
                         records_left=holding.left(),
                         seconds_left=round(holding.seconds_left(), 1),
                     )
@@ -493,10 +493,6 @@ def rarely_collecting() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-def _named(where: Partition) -> dict[str, str | int]:
-    return {"topic": where.topic, "partition": where.partition}
 
 
 # -- starting -------------------------------------------------------------------------------------

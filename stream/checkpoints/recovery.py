@@ -185,7 +185,7 @@ def _from_store(at: Circumstances, pointer: Pointer, live_from: int) -> Recovere
             found = _checked(at, name, manifest, live_from)
         except CheckpointCorrupt as error:
             log.error(  # noqa: TRY400 - an expected error, which says all without a traceback
-                "checkpoint is not whole, falling back", **_named(at), error=str(error)
+                "checkpoint is not whole, falling back", **at.where._asdict(), error=str(error)
             )
             broken.append(str(error))
         else:
@@ -193,7 +193,9 @@ def _from_store(at: Circumstances, pointer: Pointer, live_from: int) -> Recovere
             return found
     if pointer.first_offset is not None and pointer.first_offset >= at.low:
         if pointer.fingerprint == fingerprint(at.config):
-            log.error("no checkpoint is whole, re-learning from the first record", **_named(at))
+            log.error(
+                "no checkpoint is whole, re-learning from the first record", **at.where._asdict()
+            )
             found = _empty(at, pointer.first_offset, live_from)
             found.left_behind = len(broken)
             return found
@@ -245,7 +247,9 @@ def _resumed(at: Circumstances, name: str, manifest: Manifest, live_from: int) -
     except ValueError as error:
         if left:
             raise CheckpointIncompatible(f"{said} {error}, and {to_learn}") from error
-        log.warning("another version: every monitor starts anew", **_named(at), why=str(error))
+        log.warning(
+            "another version: every monitor starts anew", **at.where._asdict(), why=str(error)
+        )
         found = _empty(at, live_from, live_from)
         found.head = _turned(head, at.config, at.log, live_from)
         return found
@@ -291,7 +295,3 @@ def _difference(expected: Arrays, found: Arrays) -> str:
 def own_log(config: Config, log: Log) -> Log:
     """What the configuration calls a log, which may have had another name."""
     return next(own for own in logs(config) if own.topic == log.topic)
-
-
-def _named(at: Circumstances) -> dict[str, str | int]:
-    return {"topic": at.where.topic, "partition": at.where.partition}

@@ -7,12 +7,13 @@ monitors read the same log, straight from them.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 import pyarrow as pa
 
-from detectors import explain, policy
+from detectors import explain
 from detectors.assessment import FIRST, REPORT_P, SAMPLED, Assessed, Assessment, combined, sampled
 from detectors.combination import P_MIN
 from detectors.hashing import HashKey, pseudonym
@@ -44,17 +45,7 @@ def reports(
     chosen = events.take(rows)
     text = {**chosen.text, MONITOR: pa.repeat(pa.scalar(monitor, pa.string()), len(rows))}
     number = {P_VALUE: p_value[rows]}
-    about = EventBatch(
-        chosen.sources,
-        chosen.source,
-        chosen.offset,
-        chosen.time_ms,
-        chosen.type_code,
-        chosen.event_id,
-        text,
-        number,
-    )
-    return about, rows
+    return replace(chosen, text=text, number=number), rows
 
 
 class Assess:
@@ -100,17 +91,13 @@ class Assess:
 
     def counts(self) -> dict[str, int]:
         """Reports, the events they were on, and alerts by activity."""
-        activities = self.assessment.policy.stream.activities
         totals = self.assessment.known.totals
         return {
             "reports": int(self.tally[0]),
             "reports_ignored": int(self.tally[1]),
             "reported_events": int(totals[FIRST]),
             "sampled_events": int(totals[SAMPLED]),
-            "alerts_opened": int(activities[policy.OPENED]),
-            "alerts_updated": int(activities[policy.UPDATED]),
-            "alerts_suppressed": int(activities[policy.COUNTED]),
-            "alerts_over_budget": int(activities[policy.OVER_BUDGET]),
+            **self.assessment.policy.counts(),
         }
 
     def save(self) -> Arrays:

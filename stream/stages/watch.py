@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from detectors import explain, policy
+from detectors import explain
 from detectors.hashing import pseudonym
 from detectors.monitor import Monitor, MonitorSpec, Watched
 from detectors.spec import seconds
@@ -68,17 +68,13 @@ class Watch:
 
     def counts(self) -> dict[str, int]:
         """Events by what became of them, alerts by activity, and the monitor's sizes."""
-        activities = self.monitor.policy.stream.activities
         return {
             "scored": int(self.tally[SCORED]),
             "late": int(self.tally[LATE]),
             "not_applicable": int(self.tally[NOT_APPLICABLE]),
             "labels": int(self.tally[LABELS]),
             "late_not_learned": int(self.tally[SKIPPED_LEARNING]),
-            "alerts_opened": int(activities[policy.OPENED]),
-            "alerts_updated": int(activities[policy.UPDATED]),
-            "alerts_suppressed": int(activities[policy.COUNTED]),
-            "alerts_over_budget": int(activities[policy.OVER_BUDGET]),
+            **self.monitor.policy.counts(),
             **self.monitor.measures(),
         }
 
