@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import orjson
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
+from tenacity import retry, retry_if_exception_type, stop_after_delay
 
 from tests.bench.clocks import Spent
 from tests.bench.events import Payments
@@ -66,6 +67,11 @@ def fill(bootstrap: str, topic: str, events: Payments) -> None:
             "enable.idempotence": True,
         }
     )
+    write(producer, topic, events)
+
+
+def write(producer: Producer, topic: str, events: Payments) -> None:
+    """Hand the events to a producer, in their order, and wait until brokers have them."""
     for key, value in events.lines():
         while True:
             try:
@@ -74,6 +80,13 @@ def fill(bootstrap: str, topic: str, events: Payments) -> None:
             except BufferError:
                 producer.poll(0.1)
     assert producer.flush(PATIENCE_S) == 0, topic
+
+
+@retry(retry=retry_if_exception_type(KafkaException), stop=stop_after_delay(60), reraise=True)
+def committed(client: Consumer, places: list[TopicPartition]) -> list[int]:
+    """The group's next offsets, 0 where it has none; a broker that has just started may not know
+    its coordinator yet."""
+    return [max(0, one.offset) for one in client.committed(places, timeout=10)]
 
 
 @contextmanager
@@ -93,6 +106,13 @@ def consumer(bootstrap: str, group: str, **more: Any) -> Iterator[Consumer]:
         yield client
     finally:
         client.close()
+
+
+def is_read(client: Consumer, places: list[TopicPartition]) -> bool:
+    """Whether the group's next offsets are at the ends, but for the marks of transactions there,
+    which are never committed."""
+    ends = [client.get_watermark_offsets(at, timeout=10)[1] for at in places]
+    return all(end - done <= 1 for end, done in zip(ends, committed(client, places), strict=True))
 
 
 def consume_and_load(bootstrap: str, topic: str, events: int) -> Spent:

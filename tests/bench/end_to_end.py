@@ -13,8 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
-from tenacity import retry, retry_if_exception_type, stop_after_delay
+from confluent_kafka import TopicPartition
 
 from tests.bench import broker, engine, frameworks, profile
 from tests.bench.broker import PATIENCE_S, ROOT
@@ -118,7 +117,7 @@ def _side_by_side(figures: Figures, bench: "Bench", others: list[str]) -> None:
         "bytewax": "Bytewax, z-score, recovery at 1 s",
     }
     for name in ("consume", "eddy", *others):
-        figures.rate(shown[name], *_columns(took[name]))
+        figures.rate(shown[name], took[name])
         figures.spread(f"{name}_per_s", [one.per_s for one in took[name]])
         figures.spread(f"{name}_cpu_s_per_million", [one.cpu_s_per_million for one in took[name]])
     rate = {name: [one.per_s for one in took[name]] for name in took}
@@ -133,14 +132,10 @@ def _new_entities(figures: Figures, bench: "Bench") -> None:
         ours.append(bench.eddy("new", RIVER_SIZE))
         theirs.append(engine.new_entities(figures))
         figures.say(f"new entities, turn {turn + 1} of {TURNS}")
-    figures.rate("Eddy end to end, 10 × 8, 100 events an account", *_columns(ours))
-    figures.rate("River, trees 10 × 8, 200 new accounts, 100 events each", *_columns(theirs))
+    figures.rate("Eddy end to end, 10 × 8, 100 events an account", ours)
+    figures.rate("River, trees 10 × 8, 200 new accounts, 100 events each", theirs)
     pairs = ([one.per_s for one in side] for side in (ours, theirs))
     figures.ratio("e2e_vs_river_trees_new", *pairs)
-
-
-def _columns(took: list[Spent]) -> tuple[list[float], list[float]]:
-    return [one.per_s for one in took], [one.cpu_s_per_million for one in took]
 
 
 @dataclass
@@ -185,7 +180,7 @@ class Bench:
             begun: tuple[int, float, float] | None = None
             deadline = time.monotonic() + PATIENCE_S
             while True:
-                done = _committed(client, place)
+                [done] = broker.committed(client, place)
                 now = time.perf_counter(), cpu_s(process.pid)
                 if begun is None and done > 0:
                     begun = done, *now
@@ -194,12 +189,6 @@ class Bench:
                 failed = process.poll() is not None or time.monotonic() > deadline
                 assert not failed, config.with_suffix(".log").read_text()
                 time.sleep(0.01)
-
-
-@retry(retry=retry_if_exception_type(KafkaException), stop=stop_after_delay(60), reraise=True)
-def _committed(client: Consumer, place: list[TopicPartition]) -> int:
-    """The group's next offset; a broker that has just started may not know its coordinator yet."""
-    return int(client.committed(place, timeout=10)[0].offset)
 
 
 @contextmanager

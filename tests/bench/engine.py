@@ -46,8 +46,8 @@ def _statistics(figures: Figures) -> None:
     assert worst <= 1e-9, f"statistics differ from River's by {worst}"
     figures.ratio("features_vs_river_stats", _rates(ours), _rates(rivers))
     figures.put("features_vs_river_stats_difference", worst)
-    figures.rate("12 means and variances, River", _rates(rivers), _cpu(rivers))
-    figures.rate("12 means and variances, our kernel", _rates(ours), _cpu(ours))
+    figures.rate("12 means and variances, River", rivers)
+    figures.rate("12 means and variances, our kernel", ours)
     figures.say("statistics measured")
 
 
@@ -66,8 +66,8 @@ def _trees(figures: Figures) -> None:
         theirs.append(spent(RIVER_EVENTS, lambda some=some: river.run(some)))  # type: ignore[misc]
         ours.append(engine.run(20_000))
     figures.ratio("engine_vs_river_trees", _rates(ours), _rates(theirs))
-    figures.rate(f"trees 10 × 8, {ENTITIES} accounts, River", _rates(theirs), _cpu(theirs))
-    figures.rate(f"Eddy's engine, 10 × 8, {ENTITIES} accounts", _rates(ours), _cpu(ours))
+    figures.rate(f"trees 10 × 8, {ENTITIES} accounts, River", theirs)
+    figures.rate(f"Eddy's engine, 10 × 8, {ENTITIES} accounts", ours)
     figures.put("river_trees_build_ms", 1000 * building.wall_s / ENTITIES)
     figures.steps("engine, step by step", engine.watch.seconds, engine.done)
     figures.say("engine measured")
@@ -128,7 +128,3 @@ def steps_of(monitor: Monitor) -> list[tuple[object, str, str]]:
 
 def _rates(all_spent: "list[Spent] | tuple[Spent, ...]") -> list[float]:
     return [one.per_s for one in all_spent]
-
-
-def _cpu(all_spent: "list[Spent] | tuple[Spent, ...]") -> list[float]:
-    return [one.cpu_s_per_million for one in all_spent]

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from schemas.columns import F64
+from tests.bench.clocks import Spent
 
 BARS: Final[dict[str, tuple[str, float]]] = {
     "features_vs_river_stats": ("at least", 15.0),
@@ -68,8 +69,10 @@ class Figures:
         """One more row of a table."""
         self.tables.setdefault(table, (header, []))[1].append(cells)
 
-    def rate(self, what: str, per_s: Sequence[float], cpu_s_per_million: Sequence[float]) -> None:
+    def rate(self, what: str, took: Sequence[Spent]) -> None:
         """One more row of the table of rates."""
+        per_s = [one.per_s for one in took]
+        cpu_s_per_million = [one.cpu_s_per_million for one in took]
         header = ("what", "events/s", "least … largest", "CPU s per million")
         cells = (f"{median(per_s):,.0f}", f"{min(per_s):,.0f} … {max(per_s):,.0f}")
         self.row("side by side", header, what, *cells, f"{median(cpu_s_per_million):.2f}")

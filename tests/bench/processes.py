@@ -16,8 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import orjson
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
-from tenacity import retry, retry_if_exception_type, stop_after_delay
+from confluent_kafka import Consumer, Producer, TopicPartition
 
 from stream.config import Log, load, logs
 from tests.bench import broker
@@ -75,7 +74,7 @@ def _sharing(figures: Figures, bootstrap: str, folder: Path) -> float:
     cpu = {n: [one.cpu_s_per_million for one in spent] for n, spent in took.items()}
     for n, spent in took.items():
         what = f"Eddy end to end, 8 partitions, {n} process{'es' * (n > 1)}"
-        figures.rate(what, [one.per_s for one in spent], cpu[n])
+        figures.rate(what, spent)
         figures.spread(f"processes_{n}_cpu_s_per_million", cpu[n])
     figures.ratio("processes_cpu_ratio", cpu[2], cpu[1])
     return median(cpu[1])
@@ -91,13 +90,9 @@ def _six(figures: Figures, bootstrap: str, folder: Path, one_us: float) -> None:
         starts = range(WARM_UP, len(events), EVENTS_SIX)
         took = [one.take(events.slice(start, start + EVENTS_SIX)) for start in starts]
     cpu = [spent.cpu_s_per_million for spent in took]
-    figures.rate("the same, 1 process, 6 monitors, 5 over internal topics", *_columns(took))
+    figures.rate("the same, 1 process, 6 monitors, 5 over internal topics", took)
     figures.spread("six_monitors_us_per_event_and_monitor", [us / len(TEXTS) for us in cpu])
     figures.put("one_monitor_us_per_event_and_monitor", one_us)
-
-
-def _columns(took: Sequence[Spent]) -> tuple[list[float], list[float]]:
-    return [one.per_s for one in took], [one.cpu_s_per_million for one in took]
 
 
 def _configured(bootstrap: str, folder: Path, name: str, entities: Sequence[str]) -> Path:
@@ -145,9 +140,7 @@ class Fleet:
     def take(self, events: Payments) -> Spent:
         """What the processes spend on events that come at once, until all of them are committed."""
         with self._writing() as producer:
-            for key, value in events.lines():
-                _produce(producer, self.reads[0].topic, key, value)
-            assert producer.flush(PATIENCE_S) == 0
+            broker.write(producer, self.reads[0].topic, events)
             wall, cpu = time.perf_counter(), self._cpu_s()
             producer.commit_transaction(PATIENCE_S)
         for log in self.reads:  # an internal one is whole when what is read before it is committed
@@ -181,20 +174,10 @@ class Fleet:
         yield producer
 
     def _wait_until_read(self, log: Log) -> None:
-        """Until its committed offsets are at its ends, but for the marks of transactions there."""
         deadline = time.monotonic() + PATIENCE_S
         places = [TopicPartition(log.topic, p) for p in range(log.partitions)]
-        ends = [self.group.get_watermark_offsets(at, timeout=10)[1] for at in places]
-        while True:
-            pairs = zip(ends, self._committed(places), strict=True)
-            if all(end - done <= 1 for end, done in pairs):
-                return
+        while not broker.is_read(self.group, places):
             self._check(deadline)
-
-    @retry(retry=retry_if_exception_type(KafkaException), stop=stop_after_delay(60), reraise=True)
-    def _committed(self, places: list[TopicPartition]) -> list[int]:
-        """Next offsets; a broker that has just started may not know the coordinator yet."""
-        return [max(0, one.offset) for one in self.group.committed(places, timeout=10)]
 
     def _held(self) -> Counter[str]:
         """How many partitions the worker of each slot has, as it says."""
@@ -243,13 +226,3 @@ def fleet(config: Path, processes: int) -> Iterator[Fleet]:
     finally:
         process.kill()
         process.wait()
-
-
-def _produce(producer: Producer, topic: str, key: bytes, value: bytes) -> None:
-    while True:
-        try:
-            producer.produce(topic, value, key)
-        except BufferError:
-            producer.poll(0.1)
-        else:
-            return
