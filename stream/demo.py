@@ -32,7 +32,7 @@ from stream.clock import now_text
 from stream.config import Config
 from stream.errors import ConfigError
 from stream.page import Finding, Story, Traffic, first_alert, moment, number, page, surprise
-from stream.replay import make_folder
+from stream.replay.recording import make_folder
 from stream.shard import Emitted
 from stream.simulator import Attack, Shop
 

@@ -15,7 +15,8 @@ from numpy.random import default_rng
 from schemas.alerts import json_schema
 from stream.config import Config, load, parse
 from stream.errors import InputError
-from stream.replay import FILES, Summary, replay
+from stream.replay import Summary, replay
+from stream.replay.recording import FILES
 
 ROOT = Path(__file__).resolve().parents[1]
 START_MS = 1_772_409_600_000

@@ -1,0 +1,146 @@
+"""Commands that look at a configuration or prepare for it: `eddy config`, `eddy topics`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from stream.cli.apps import ConfigPath, config_app, topics_app
+from stream.errors import ConfigError
+
+if TYPE_CHECKING:
+    from stream.config import Config
+
+
+def _refuse_what_clients_refuse(config: "Config") -> None:
+    """Raise ConfigError where the object store, or Kafka's client, does not know an option, or its
+    value; neither is connected to."""
+    from stream.checkpoints.store import open_store
+    from stream.kafka.reading import Source
+    from stream.kafka.writing import Sink
+
+    quiet = {**config.kafka, "log_level": 0}
+    trials: list[Callable[[], object]] = [
+        lambda: "://" in config.checkpoints.url and open_store(config.checkpoints.url),
+        lambda: Source(quiet, config.group).__exit__(None),
+        lambda: Sink(quiet, config.group, "check"),
+    ]
+    problems: list[str] = []
+    for trial in trials:
+        try:
+            trial()
+        except ConfigError as error:
+            problems += [line for line in error.problems if line not in problems]
+    if problems:
+        raise ConfigError(problems)
+
+
+@config_app.command("check")
+def check(config: ConfigPath) -> None:
+    """Name every mistake of a configuration at once; if there is none, say which way each takes.
+
+    Exit code 2 where there are mistakes.
+
+    Example: eddy config check shop.toml
+    """
+    from stream.config import ASSESS, assess_way, load, ways
+
+    loaded = load(config)
+    _refuse_what_clients_refuse(loaded)
+    typer.echo(f"{config}: no mistakes")
+    if not loaded.secret:
+        typer.echo("secret: none is set, so pseudonyms and entity keys could be guessed; set one")
+    for way in [*ways(loaded), assess_way(loaded)]:
+        if way is None:
+            continue
+        path = "direct"
+        if way.internal:
+            count = way.internal.partitions
+            partitions = f"{count} partition{'s' if count > 1 else ''}"
+            path = f"over the internal topic {way.internal.topic} with {partitions}"
+        who = way.reader if way.reader == ASSESS else f"monitor {way.reader}"
+        typer.echo(f"{who}: {path}: {way.reason}")
+
+
+@topics_app.command("create")
+def create(
+    config: ConfigPath,
+    replication: Annotated[
+        int | None, typer.Option(min=1, help="Copies of a new topic. Default: the broker's own.")
+    ] = None,
+    inputs: Annotated[
+        bool, typer.Option("--inputs", help="Make the inputs' topics, too, if they are missing.")
+    ] = False,
+    print_acls: Annotated[
+        bool,
+        typer.Option(
+            "--print-acls",
+            help="Only print what a worker must be allowed to do, as arguments of Kafka's "
+            "kafka-acls tool; reaches no broker.",
+        ),
+    ] = False,
+) -> None:
+    """Make the topics that are missing, and check those that exist; nothing that exists is changed.
+
+    These are the outputs and the internal topics of monitors that do not read directly. Exit code 2
+    where a topic is not as it must be, and each difference is named; 0 where `eddy run` may start.
+
+    Example: eddy topics create shop.toml --replication 3
+    """
+    from stream import topics
+    from stream.config import load
+    from stream.kafka.administration import Admin
+
+    loaded = load(config)
+    if print_acls:
+        for line in topics.permissions(loaded):
+            typer.echo(f"--add --allow-principal User:NAME {line}")
+        return
+    admin = Admin(loaded.kafka)
+    known = topics.found(loaded, admin)
+    for topic, partitions, settings in topics.missing(loaded, known, inputs):
+        admin.create(topic, partitions, settings, replication)
+        typer.echo(f"{topic}: created, {partitions} partition{'s' if partitions > 1 else ''}")
+    for topic, one in known.items():
+        typer.echo(
+            f"{topic}: exists, {one.partitions} partition{'s' if one.partitions > 1 else ''}"
+        )
+    topics.check_topics(loaded, topics.found(loaded, admin))
+
+
+@config_app.command("diff")
+def diff(
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="What the group runs now.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="What it is to run.")],
+) -> None:
+    """Say which monitors keep what they have learned when a group goes on to another configuration.
+
+    Example: eddy config diff shop.toml shop-new.toml
+    """
+    from stream.checkpoints.conversion import fates, moved
+    from stream.config import ASSESS, fingerprint, load, steering
+
+    before, after = load(old), load(new)
+    if fingerprint(before) == fingerprint(after):
+        typer.echo("nothing that steers what is learned differs: all state is kept")
+        return
+    for line in moved(before, after):
+        typer.echo(f"{line}: the worker will refuse to start")
+    decided = fates(steering(before), steering(after))
+    for fate in decided:
+        typer.echo(
+            f"{fate.stage if fate.stage == ASSESS else f'monitor {fate.stage}'}: "
+            + (
+                "is gone"
+                if fate.gone
+                else f"starts anew: {fate.why}"
+                if fate.why
+                else "keeps its state"
+            )
+        )
+    if any(not fate.keeps for fate in decided):
+        typer.echo(
+            "What reads an internal topic under a name that the group had before goes on with what it "
+            "had learned by then; another name starts anew."
+        )

@@ -1,0 +1,111 @@
+"""`eddy run`: the long-lived worker, alone or as many under a supervisor."""
+
+import os
+import signal
+import socket
+import sys
+import uuid
+from pathlib import Path
+from threading import Event
+from typing import Annotated
+
+import typer
+
+from stream.cli.apps import ConfigPath, Level, app
+from stream.errors import ConfigError
+
+HTTP_PORT_MAX = 65_535
+
+
+@app.command()
+def run(
+    config: ConfigPath,
+    slot: Annotated[
+        str,
+        typer.Option(
+            envvar="EDDY_SLOT",
+            help="This worker's stable name within its group, such as the pod's. A restart under "
+            "the same name takes over at once; two workers must not share one. Default: "
+            "kafka.group.instance.id, else a new name.",
+        ),
+    ] = "",
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=1_000,
+            help="Run so many workers, in the slots SLOT-0, SLOT-1 ..., and start one that dies "
+            "again in its slot. SLOT's default: kafka.group.instance.id, else the host's name. "
+            "Their HTTP ports follow each other.",
+        ),
+    ] = None,
+    http_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65_535, help="Instead of worker.http_port; 0: any free one."),
+    ] = None,
+    log_level: Annotated[Level, typer.Option(envvar="EDDY_LOG_LEVEL", help="Least level.")] = (
+        "info"
+    ),
+    *,
+    supervised: Annotated[
+        bool, typer.Option("--supervised", hidden=True, help="Stop when the supervisor is gone.")
+    ] = False,
+) -> None:
+    """Work as a member of the consumer group until SIGTERM or SIGINT; a second one ends at once.
+
+    Example: EDDY_SLOT=worker-1 eddy run shop.toml
+    """
+    from stream import log
+    from stream.alerting import RunInfo
+    from stream.clock import now_text
+    from stream.config import load
+    from stream.supervisor import stop_with_supervisor
+    from stream.worker import run_worker
+
+    loaded = load(config)
+    own_slot = slot or str(loaded.kafka.get("group.instance.id", ""))
+    port = loaded.worker.http_port if http_port is None else http_port
+    if processes is not None:
+        prefix = own_slot or socket.gethostname()
+        sys.exit(_run_supervised(config, prefix, processes, port, log_level))
+    own_slot = own_slot or uuid.uuid4().hex
+    log.set_up(log_level, slot=own_slot)
+    if supervised:
+        stop_with_supervisor()
+    run_id = os.environ.get("EDDY_RUN_ID") or str(uuid.uuid4())
+    run_worker(loaded, own_slot, RunInfo(loaded.mode, run_id, now_text), _stop_on_signal, port)
+
+
+def _run_supervised(
+    config: Path, prefix: str, processes: int, http_port: int, log_level: Level
+) -> int:
+    """Run workers in slots under that prefix; the supervisor's exit code."""
+    from stream import log
+    from stream.supervisor import Supervisor, work_of
+
+    if http_port and http_port + processes - 1 > HTTP_PORT_MAX:
+        most = HTTP_PORT_MAX - processes + 1
+        why = f"{processes} processes take ports from it on"
+        raise ConfigError([f"worker.http_port: got {http_port}; expected at most {most}: {why}"])
+    log.set_up(log_level, slot=prefix)
+    ports = [http_port and http_port + index for index in range(processes)]
+    return Supervisor(
+        {
+            f"{prefix}-{index}": work_of(str(config), f"{prefix}-{index}", port, log_level)
+            for index, port in enumerate(ports)
+        }
+    ).run()
+
+
+def _stop_on_signal() -> Event:
+    """An event that the first SIGTERM or SIGINT sets; the second ends the process."""
+    stop = Event()
+
+    def on_signal(*_: object) -> None:
+        stop.set()
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, signal.SIG_DFL)
+
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, on_signal)
+    return stop

@@ -1,0 +1,135 @@
+"""Commands on the simulated shop: `eddy demo`, `eddy simulate`."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from stream.cli.apps import ConfigPath, app
+from stream.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    from stream.config import Config, InputSpec
+    from stream.simulator import Line, Shop
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the page and the alerts.")] = Path(
+        "out/demo"
+    ),
+    events: Annotated[int, typer.Option(min=1, help="Length of the simulated stream.")] = 60_000,
+    seed: Annotated[int, typer.Option(help="Another seed is another shop.")] = 7,
+    config: Annotated[
+        Path | None, typer.Option(help="Another configuration with an input named shop.")
+    ] = None,
+) -> None:
+    """Simulate a shop with attackers in it, watch it, and show the alerts; needs no Kafka.
+
+    Example: eddy demo --seed 11
+    """
+    from rich.console import Console
+
+    from stream.config import load
+    from stream.demo import run_demo
+
+    run_demo(load(config or shop_config()), out, events, seed, Console())
+
+
+def shop_config() -> Path:
+    """The ready configuration of the simulated shop: in a wheel, or in a checkout."""
+    here = Path(__file__)
+    in_wheel = here.parents[1] / "shop.toml"
+    return in_wheel if in_wheel.is_file() else here.parents[2] / "deploy" / "configs" / "shop.toml"
+
+
+@app.command()
+def simulate(
+    config: ConfigPath,
+    to: Annotated[
+        str, typer.Option(help='"kafka" for the topic of the input, else a file to write (NDJSON).')
+    ],
+    events: Annotated[int, typer.Option(min=1, help="How many events.")] = 60_000,
+    rate: Annotated[float, typer.Option(min=0, help="Events a second; 0: no limit.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="The same seed, the same events.")] = 7,
+    malformed: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of malformed records on top.")
+    ] = 0.0,
+    input_name: Annotated[
+        str, typer.Option("--input", help="The input to feed, where there are several.")
+    ] = "",
+) -> None:
+    """Write a simulated shop's events to Kafka or to a file.
+
+    In Kafka the stream ends now, so that no event lies ahead of the broker's clock; in a file it
+    begins on 2 March 2026, so that the same seed gives the same file.
+
+    Example: eddy simulate shop.toml --to kafka --events 200000 --rate 5000 --malformed 0.01
+    """
+    from stream.config import load
+    from stream.simulator import Shop, lines
+
+    loaded = load(config)
+    name, spec = _simulated_input(loaded, input_name)
+    shop = Shop(events, seed)
+    if to == "kafka":
+        shop = Shop(events, seed, int(time.time() * 1000) - shop.span_ms())
+    made = lines(shop, malformed, spec.keyed_by or "account")
+    with _writer(loaded, spec, to) as write:
+        for line in _at_rate(_shown(made, shop, name), rate):
+            write(line)
+
+
+def _simulated_input(config: "Config", wanted: str) -> tuple[str, "InputSpec"]:
+    """The input to feed, by name. Raises ConfigError where the shop's events do not fit into it."""
+    names = list(config.inputs)
+    name = wanted or names[0]
+    if not wanted and len(names) > 1:
+        raise InputError(f"there are {len(names)} inputs: say --input {' or '.join(names)}")
+    if name not in config.inputs:
+        raise InputError(f"no input is named {name}; there is {', '.join(names)}")
+    spec = config.inputs[name]
+    problems = []
+    if spec.codec != "json" or spec.fields is not None:
+        problems.append(f"inputs.{name}: expected JSON in Eddy's own shape, without a mapping")
+    if problems:
+        raise ConfigError([f"{line}, to take the simulator's events" for line in problems])
+    return name, spec
+
+
+@contextmanager
+def _writer(config: "Config", spec: "InputSpec", to: str) -> "Iterator[Callable[[Line], object]]":
+    """What takes one line: a producer, or a file."""
+    if to == "kafka":
+        from stream.kafka.writing import Feed
+
+        feed = Feed(config.kafka, spec.topic, spec.partitioner)
+        yield lambda line: feed.send(line.key, line.value)
+        feed.close()
+    else:
+        try:
+            with Path(to).open("wb") as file:
+                yield lambda line: file.write(line.value + b"\n")
+        except OSError as error:
+            raise InputError(f"{to}: cannot be written: {error}") from error
+
+
+def _shown(lines: "Iterator[Line]", shop: "Shop", name: str) -> "Iterator[Line]":
+    """The lines, with a progress bar."""
+    from rich.console import Console
+    from rich.progress import track
+
+    yield from track(lines, name, shop.count, console=Console(stderr=True))
+
+
+def _at_rate(lines: "Iterator[Line]", rate: float) -> "Iterator[Line]":
+    """The lines, so many a second; as fast as it goes where the rate is 0."""
+    started = time.monotonic()
+    for index, line in enumerate(lines):
+        if rate:
+            ahead_s = index / rate - (time.monotonic() - started)
+            time.sleep(max(0.0, ahead_s))
+        yield line

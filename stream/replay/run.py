@@ -1,0 +1,68 @@
+"""One configuration over the inputs of a replay: its stages, what they led to, what is written.
+
+A replay has one, a comparison several. Reads nothing itself: it is handed records in the order of
+their logs, and told how far in event time all of them have come.
+"""
+
+from pathlib import Path
+from time import perf_counter
+from types import TracebackType
+from typing import Self
+
+from schemas.records import Records
+from stream.alerting import RunInfo
+from stream.chain import Chain
+from stream.clock import now_text
+from stream.config import Config, fingerprint
+from stream.replay.recording import Recording, make_folder, refuse_foreign
+from stream.replay.summary import Summary, Tally, summarize
+
+
+class Run:
+    """A configuration at work on recorded events, and the folder that holds what came of it.
+
+    Raises InputError for a folder that cannot be used, before anything is read.
+    """
+
+    def __init__(self, config: Config, out_dir: Path) -> None:
+        refuse_foreign(out_dir)
+        make_folder(out_dir)
+        self.config = config
+        run = RunInfo("replay", f"replay-{fingerprint(config)[:12]}", now_text)
+        self._chain = Chain(config, run, {name: name for name in config.inputs})
+        self._tally = Tally()
+        self._recording = Recording(out_dir, [monitor.name for monitor in config.monitors])
+        self._began = perf_counter()
+
+    def __enter__(self) -> Self:
+        self._recording.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._recording.__exit__(kind, error, trace)
+
+    def put(self, input_name: str, records: Records) -> int:
+        """Take the next records of a partition of an input; the latest event time among them, -1
+        where there is none."""
+        emitted = self._chain.put(input_name, records)
+        self._tally.add(emitted)
+        self._recording.add(emitted.alerts, emitted.dead_letters)
+        return int(emitted.events.time_ms.max(initial=-1))
+
+    def advance(self, until_ms: float) -> None:
+        """Let go on what waits for earlier events: every input has come so far."""
+        alerts, judged = self._chain.advance(until_ms)
+        self._tally.alerts.update(alert.monitor for alert in alerts)
+        self._recording.add(alerts, [], judged)
+
+    def finish(self) -> Summary:
+        """Give every file its name; what the run led to."""
+        seconds = perf_counter() - self._began
+        summary = summarize(self.config, self._chain, self._tally, seconds)
+        self._recording.finish(summary)
+        return summary

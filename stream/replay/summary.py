@@ -1,0 +1,105 @@
+"""What a run led to, in numbers: counters that add up, alerts a day, the span of event times."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Final
+
+from stream.chain import Chain
+from stream.clock import text_of
+from stream.config import ASSESS, Config, fingerprint
+from stream.shard import Emitted
+
+DAY_MS: Final = 86_400_000
+
+Counts = dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What a replay led to; `summary.json` holds the same.
+
+    inputs: route's counters by input, over its partitions. monitors: watch's counters by monitor,
+    and assess's by "assess". adds_up: by monitor, whether read = scored + not applicable + labels +
+    duplicate + tombstone + dead letters. alerts: by monitor; alerts_per_day: the same over the span
+    of event times, null where there is none. Times are ISO 8601, null where there was no event.
+    """
+
+    fingerprint: str
+    inputs: dict[str, Counts]
+    monitors: dict[str, Counts]
+    adds_up: dict[str, bool]
+    events: int
+    alerts: Counts
+    alerts_per_day: dict[str, float | None]
+    dead_letters: int
+    first_event_time: str | None
+    last_event_time: str | None
+    seconds: float
+    events_per_s: float
+
+
+@dataclass(slots=True)
+class Tally:
+    """What is counted over all batches."""
+
+    events: int = 0
+    dead_letters: int = 0
+    alerts: Counter[str] = field(default_factory=Counter)
+    first_ms: int | None = None
+    last_ms: int | None = None
+
+    def add(self, emitted: Emitted) -> None:
+        """Count one batch."""
+        times = emitted.events.time_ms
+        self.events += len(times)
+        self.dead_letters += len(emitted.dead_letters)
+        self.alerts.update(alert.monitor for alert in emitted.alerts)
+        if len(times):
+            known = [ms for ms in (self.first_ms, self.last_ms) if ms is not None]
+            self.first_ms = min([int(times.min()), *known])
+            self.last_ms = max([int(times.max()), *known])
+
+
+def summarize(config: Config, chain: Chain, tally: Tally, seconds: float) -> Summary:
+    """The counters of all shards together, and what was tallied on the way."""
+    inputs: dict[str, Counter[str]] = {}
+    monitors: dict[str, Counter[str]] = {}
+    for log, stages in chain.counts():
+        for stage, counts in stages.items():
+            totals, key = (inputs, log.name) if stage == "route" else (monitors, stage)
+            totals.setdefault(key, Counter()).update(counts)
+    span_ms = 0 if tally.first_ms is None else (tally.last_ms or 0) - tally.first_ms
+    names = [*(monitor.name for monitor in config.monitors), *([ASSESS] if config.assess else [])]
+    alerts = {name: tally.alerts[name] for name in names}
+    return Summary(
+        fingerprint=fingerprint(config),
+        inputs={name: dict(counts) for name, counts in inputs.items()},
+        monitors={name: dict(counts) for name, counts in monitors.items()},
+        adds_up={
+            monitor.name: _adds_up(
+                monitors.get(monitor.name, Counter()),
+                sum((inputs.get(name, Counter()) for name in monitor.inputs), Counter()),
+            )
+            for monitor in config.monitors
+        },
+        events=tally.events,
+        alerts=alerts,
+        alerts_per_day={n: k * DAY_MS / span_ms if span_ms else None for n, k in alerts.items()},
+        dead_letters=tally.dead_letters,
+        first_event_time=_iso(tally.first_ms),
+        last_event_time=_iso(tally.last_ms),
+        seconds=round(seconds, 3),
+        events_per_s=round(tally.events / seconds, 1),
+    )
+
+
+def _adds_up(watched: Counter[str], routed: Counter[str]) -> bool:
+    """Guarantee 3: every record read became exactly one of these."""
+    dead_letters = sum(n for name, n in routed.items() if name.startswith("dead_letter_"))
+    not_passed = routed["duplicate"] + routed["tombstone"] + dead_letters
+    passed = watched["scored"] + watched["not_applicable"] + watched["labels"]
+    return routed["read"] == passed + not_passed
+
+
+def _iso(time_ms: int | None) -> str | None:
+    return None if time_ms is None else text_of(time_ms)
