@@ -4,12 +4,14 @@ Reads files, drives the shards of all their partitions, and writes alerts, dead 
 a summary into a folder. Never writes to Kafka; its alerts can never reach enforcement.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from stream.config import Config
 from stream.errors import InputError
 from stream.inputs import InputFile
 from stream.replay.driving import Progress, drive
+from stream.replay.labels import join
 from stream.replay.run import Run
 from stream.replay.summary import Summary
 
@@ -17,17 +19,26 @@ __all__ = ["Progress", "Summary", "replay"]
 
 
 def replay(
-    config: Config, inputs: list[tuple[str, Path]], out_dir: Path, progress: Progress
+    config: Config,
+    inputs: list[tuple[str, Path]],
+    out_dir: Path,
+    progress: Progress,
+    labels: Sequence[tuple[str, Path]] = (),
 ) -> Summary:
     """Run the files through the configuration and write what came of it into out_dir.
 
-    inputs: (the name of an input, its file); inputs with no file have no events. Files appear
-    under their names only when the whole run has succeeded. Raises InputError for names, files
-    and folders that cannot be used.
+    inputs: (the name of an input, its file); inputs with no file have no events. labels: the same
+    for files of labels, which are joined to the events of all inputs. Files appear under their
+    names only when the whole run has succeeded. Raises InputError for names, files and folders
+    that cannot be used, ExtraMissing where labels need DuckDB and it is not there.
     """
-    files = _files(config, inputs)
+    files = _files(config, [*inputs, *labels])
+    events, label_files = files[: len(inputs)], files[len(inputs) :]
     with Run(config, out_dir) as run:
-        drive(files, [run], progress)
+        joined = [join(config, file, events, run.work) for file in label_files]
+        for one in joined:
+            run.note(one)
+        drive([*events, *(one.file for one in joined)], [run], progress)
         return run.finish()
 
 

@@ -14,6 +14,8 @@ from stream.alerting import RunInfo
 from stream.chain import Chain
 from stream.clock import now_text
 from stream.config import Config, fingerprint
+from stream.replay.labels import JoinedLabels
+from stream.replay.last_words import labels_in, labels_of
 from stream.replay.recording import Recording, make_folder, refuse_foreign
 from stream.replay.summary import Summary, Tally, summarize
 
@@ -46,12 +48,26 @@ class Run:
     ) -> None:
         self._recording.__exit__(kind, error, trace)
 
+    @property
+    def work(self) -> Path:
+        """The folder of what is needed only while the run lasts."""
+        return self._recording.work
+
+    def note(self, joined: JoinedLabels) -> None:
+        """Take note of a label file that was made ready for this run."""
+        self._tally.labels[joined.file.name] = joined.counts
+        self._tally.dead_letters += len(joined.dead_letters)
+        self._recording.add([], joined.dead_letters)
+        for labels in labels_in(joined.of_nobody):
+            self._recording.add_labels(labels)
+
     def put(self, input_name: str, records: Records) -> int:
         """Take the next records of a partition of an input; the latest event time among them, -1
         where there is none."""
         emitted = self._chain.put(input_name, records)
         self._tally.add(emitted)
         self._recording.add(emitted.alerts, emitted.dead_letters)
+        self._recording.add_labels(labels_of(emitted.events))
         return int(emitted.events.time_ms.max(initial=-1))
 
     def advance(self, until_ms: float) -> None:

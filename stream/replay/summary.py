@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
+from detectors.monitor import LABEL
 from stream.chain import Chain
 from stream.clock import text_of
 from stream.config import ASSESS, Config, fingerprint
@@ -21,7 +22,7 @@ class Summary:
     inputs: route's counters by input, over its partitions. monitors: watch's counters by monitor,
     and assess's by "assess". adds_up: by monitor, whether read = scored + not applicable + labels +
     duplicate + tombstone + dead letters. alerts: by monitor; alerts_per_day: the same over the span
-    of event times, null where there is none. Times are ISO 8601, null where there was no event.
+    of event times, null where there is none. labels: by input, what became of a label file. Times are ISO 8601, null where there was no event.
     """
 
     fingerprint: str
@@ -32,6 +33,7 @@ class Summary:
     alerts: Counts
     alerts_per_day: dict[str, float | None]
     dead_letters: int
+    labels: dict[str, Counts]
     first_event_time: str | None
     last_event_time: str | None
     seconds: float
@@ -45,12 +47,13 @@ class Tally:
     events: int = 0
     dead_letters: int = 0
     alerts: Counter[str] = field(default_factory=Counter)
+    labels: dict[str, Counts] = field(default_factory=dict)
     first_ms: int | None = None
     last_ms: int | None = None
 
     def add(self, emitted: Emitted) -> None:
-        """Count one batch."""
-        times = emitted.events.time_ms
+        """Count one batch. Labels are no events that are judged, and often known long after."""
+        times = emitted.events.time_ms[emitted.events.type_code != LABEL]
         self.events += len(times)
         self.dead_letters += len(emitted.dead_letters)
         self.alerts.update(alert.monitor for alert in emitted.alerts)
@@ -86,6 +89,7 @@ def summarize(config: Config, chain: Chain, tally: Tally, seconds: float) -> Sum
         alerts=alerts,
         alerts_per_day={n: k * DAY_MS / span_ms if span_ms else None for n, k in alerts.items()},
         dead_letters=tally.dead_letters,
+        labels=tally.labels,
         first_event_time=_iso(tally.first_ms),
         last_event_time=_iso(tally.last_ms),
         seconds=round(seconds, 3),
