@@ -10,6 +10,7 @@ from stream.errors import InputError
 
 if TYPE_CHECKING:
     from stream.config import Config
+    from stream.replay.summary import JudgedSpan
 
 
 @app.command()
@@ -34,6 +35,23 @@ def replay(
             "time on.",
         ),
     ] = None,
+    warm_up: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DURATION",
+            help="Judge nothing for so long from the first event on, such as 30d: it is learned.",
+        ),
+    ] = None,
+    score_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="Judge events from this time on (ISO 8601); learn those before."
+        ),
+    ] = None,
+    score_until: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Judge events before this time; learn those behind."),
+    ] = None,
 ) -> None:
     """Run recorded events through the stages that run live, and write every score; needs no Kafka.
 
@@ -48,6 +66,11 @@ def replay(
     loaded = load(config)
     pairs = [_name_and_path(text) for text in inputs]
     label_pairs = [labels_of(loaded, text) for text in labels or ()]
+    split = replaying.Split(
+        seconds_of("--warm-up", warm_up),
+        ms_of("--score-from", score_from),
+        ms_of("--score-until", score_until),
+    )
     columns = (*Progress.get_default_columns(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("replay", total=1.0)
@@ -55,8 +78,10 @@ def replay(
         def show(records: int, share: float) -> None:
             bar.update(task, completed=share, description=f"{records:,} records")
 
-        summary = replaying.replay(loaded, pairs, out, show, label_pairs)
+        summary = replaying.replay(loaded, pairs, out, show, label_pairs, split)
     typer.echo(f"{summary.events:,} events in {summary.seconds:.1f} s, results in {out}")
+    if split != replaying.Split():
+        typer.echo(_said_of_span(summary.judged))
     if summary.dead_letters:
         typer.echo(
             f"{summary.dead_letters:,} dead letters, each with its reason: {out}/dead_letters.ndjson"
@@ -79,6 +104,36 @@ def _said_of_labels(counts: dict[str, int]) -> str:
         "before_their_event": "known before their event, counted from behind it",
     }
     return ", ".join([said, *(f"{counts[k]:,} {text}" for k, text in of_few.items() if counts[k])])
+
+
+def _said_of_span(judged: "JudgedSpan") -> str:
+    """Which events of a replay are judged, in a line."""
+    bounds = (("from", judged.from_time), ("before", judged.until_time))
+    said = " and ".join(f"{word} {time}" for word, time in bounds if time)
+    alerts = sum(judged.alerts.values())
+    return f"judged: {judged.events:,} events {said}, {alerts:,} alerts; all others only learned"
+
+
+def seconds_of(option: str, text: str | None) -> float | None:
+    """Seconds of an option's duration, where it is given. Raises InputError."""
+    from detectors.spec import seconds
+
+    try:
+        return None if text is None else seconds(text)
+    except ValueError as error:
+        raise InputError(f"{option}: {error}") from error
+
+
+def ms_of(option: str, text: str | None) -> int | None:
+    """Milliseconds since 1970 of an option's time, where it is given. Raises InputError."""
+    from stream import clock
+
+    try:
+        return None if text is None else clock.ms_of(text)
+    except ValueError as error:
+        raise InputError(
+            f'{option}: got "{text}"; expected a time such as 2026-03-01 or 2026-03-01T12:00:00Z'
+        ) from error
 
 
 def labels_of(config: "Config", text: str) -> tuple[str, Path]:

@@ -13,9 +13,10 @@ from stream.inputs import InputFile
 from stream.replay.driving import Progress, drive
 from stream.replay.labels import join
 from stream.replay.run import Run
+from stream.replay.span import WHOLE, Split
 from stream.replay.summary import Summary
 
-__all__ = ["Progress", "Summary", "replay"]
+__all__ = ["Progress", "Split", "Summary", "replay"]
 
 
 def replay(
@@ -24,17 +25,19 @@ def replay(
     out_dir: Path,
     progress: Progress,
     labels: Sequence[tuple[str, Path]] = (),
+    split: Split = WHOLE,
 ) -> Summary:
     """Run the files through the configuration and write what came of it into out_dir.
 
     inputs: (the name of an input, its file); inputs with no file have no events. labels: the same
-    for files of labels, which are joined to the events of all inputs. Files appear under their
+    for files of labels, which are joined to the events of all inputs. split: what is judged; all
+    else is only learned. Files appear under their
     names only when the whole run has succeeded. Raises InputError for names, files and folders
     that cannot be used, ExtraMissing where labels need DuckDB and it is not there.
     """
     files = _files(config, [*inputs, *labels])
     events, label_files = files[: len(inputs)], files[len(inputs) :]
-    with Run(config, out_dir) as run:
+    with Run(config, out_dir, split.span(config, events)) as run:
         joined = [join(config, file, events, run.work) for file in label_files]
         for one in joined:
             run.note(one)

@@ -25,6 +25,7 @@ from schemas.dead_letters import DeadLetter, as_json_line
 from stream.chain import Judged
 from stream.errors import InputError
 from stream.replay.last_words import LabelBatch, LastWords
+from stream.replay.span import Span
 from stream.replay.summary import Summary
 
 ALERTS, DEAD_LETTERS, SCORES, LABELS, SUMMARY = FILES = (
@@ -63,7 +64,8 @@ def refuse_foreign(out_dir: Path) -> None:
 class Recording:
     """The files of a run, under other names until `finish`; left without it, they are removed."""
 
-    def __init__(self, out_dir: Path, monitors: list[str]) -> None:
+    def __init__(self, out_dir: Path, monitors: list[str], span: Span) -> None:
+        self._span = span
         self._parts = {name: out_dir / (name + PART) for name in FILES}
         self._out_dir = out_dir
         self._monitors = monitors
@@ -77,7 +79,9 @@ class Recording:
         self._opened.callback(shutil.rmtree, self.work)
         self._alerts: IO[bytes] = self._opened.enter_context(self._parts[ALERTS].open("wb"))
         self._letters: IO[bytes] = self._opened.enter_context(self._parts[DEAD_LETTERS].open("wb"))
-        self._scores = self._opened.enter_context(_ScoreFile(self._parts[SCORES], self._monitors))
+        self._scores = self._opened.enter_context(
+            _ScoreFile(self._parts[SCORES], self._monitors, self._span)
+        )
         self._labels = self._opened.enter_context(LastWords(self._parts[LABELS], self.work))
         return self
 
@@ -119,16 +123,19 @@ class Recording:
 
 
 class _ScoreFile:
-    """scores.parquet: a row for each event, with its score and each monitor's."""
+    """scores.parquet: a row for each event, with its score and each monitor's, and whether it is
+    judged or only learned."""
 
-    def __init__(self, path: Path, monitors: list[str]) -> None:
+    def __init__(self, path: Path, monitors: list[str], span: Span) -> None:
         self._monitors = monitors
+        self._span = span
         self._schema = pa.schema(
             [
                 pa.field("event_id", pa.string(), nullable=False),
                 pa.field("event_time", pa.timestamp("ms"), nullable=False),
                 pa.field("score", pa.float64(), nullable=False),
                 *(pa.field(f"score_{name}", pa.float64()) for name in monitors),
+                pa.field("judged", pa.bool_(), nullable=False),
             ]
         )
         self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
@@ -159,6 +166,7 @@ class _ScoreFile:
             pa.array(judged.events.time_ms).cast(pa.timestamp("ms")),
             pa.array(scores(combine(p_values))),
             *(pa.array(scores(p), mask=np.isnan(p)) for p in p_values),
+            pa.array(self._span.holds(judged.events.time_ms)),
         ]
         self._waiting.append(pa.RecordBatch.from_arrays(columns, schema=self._schema))
         if sum(map(len, self._waiting)) >= ROW_GROUP_ROWS:

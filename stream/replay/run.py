@@ -17,23 +17,25 @@ from stream.config import Config, fingerprint
 from stream.replay.labels import JoinedLabels
 from stream.replay.last_words import labels_in, labels_of
 from stream.replay.recording import Recording, make_folder, refuse_foreign
+from stream.replay.span import EVERYTHING, Span
 from stream.replay.summary import Summary, Tally, summarize
 
 
 class Run:
     """A configuration at work on recorded events, and the folder that holds what came of it.
 
-    Raises InputError for a folder that cannot be used, before anything is read.
+    span: what is judged. Raises InputError for a folder that cannot be used, before anything is
+    read.
     """
 
-    def __init__(self, config: Config, out_dir: Path) -> None:
+    def __init__(self, config: Config, out_dir: Path, span: Span = EVERYTHING) -> None:
         refuse_foreign(out_dir)
         make_folder(out_dir)
         self.config = config
         run = RunInfo("replay", f"replay-{fingerprint(config)[:12]}", now_text)
         self._chain = Chain(config, run, {name: name for name in config.inputs})
-        self._tally = Tally()
-        self._recording = Recording(out_dir, [monitor.name for monitor in config.monitors])
+        self._tally = Tally(span)
+        self._recording = Recording(out_dir, [monitor.name for monitor in config.monitors], span)
         self._began = perf_counter()
 
     def __enter__(self) -> Self:
@@ -73,7 +75,7 @@ class Run:
     def advance(self, until_ms: float) -> None:
         """Let go on what waits for earlier events: every input has come so far."""
         alerts, judged = self._chain.advance(until_ms)
-        self._tally.alerts.update(alert.monitor for alert in alerts)
+        self._tally.add_alerts(alerts)
         self._recording.add(alerts, [], judged)
 
     def finish(self) -> Summary:
