@@ -9,6 +9,7 @@ from time import perf_counter
 from types import TracebackType
 from typing import Self
 
+from schemas.columns import EventBatch
 from schemas.records import Records
 from stream.alerting import RunInfo
 from stream.chain import Chain
@@ -46,13 +47,12 @@ class Run:
     ) -> None:
         self._recording.__exit__(kind, error, trace)
 
-    def put(self, input_name: str, records: Records) -> int:
-        """Take the next records of a partition of an input; the latest event time among them, -1
-        where there is none."""
+    def put(self, input_name: str, records: Records) -> EventBatch:
+        """Take the next records of a partition of an input; the events that they are."""
         emitted = self._chain.put(input_name, records)
         self._tally.add(emitted)
         self._recording.add(emitted.alerts, emitted.dead_letters)
-        return int(emitted.events.time_ms.max(initial=-1))
+        return emitted.events
 
     def advance(self, until_ms: float) -> None:
         """Let go on what waits for earlier events: every input has come so far."""
