@@ -7,6 +7,7 @@ from typing import Final
 from stream.chain import Chain
 from stream.clock import text_of
 from stream.config import ASSESS, Config, fingerprint
+from stream.judging.figures import Judgement
 from stream.shard import Emitted
 
 DAY_MS: Final = 86_400_000
@@ -22,6 +23,7 @@ class Summary:
     and assess's by "assess". adds_up: by monitor, whether read = scored + not applicable + labels +
     duplicate + tombstone + dead letters. alerts: by monitor; alerts_per_day: the same over the span
     of event times, null where there is none. Times are ISO 8601, null where there was no event.
+    judged: what the labels say of it, null where there are none.
     """
 
     fingerprint: str
@@ -36,6 +38,7 @@ class Summary:
     last_event_time: str | None
     seconds: float
     events_per_s: float
+    judged: Judgement | None = None
 
 
 @dataclass(slots=True)
