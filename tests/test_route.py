@@ -15,6 +15,7 @@ from detectors.state import copied
 from schemas.dead_letters import DeadLetter
 from schemas.records import Headers, Records
 from stream.config import InputSpec, LimitsSpec
+from stream.decoding import Decoder
 from stream.simulator.malformed import MALFORMED, malformed
 from stream.stages.route import RecentIds, Route
 
@@ -40,7 +41,8 @@ def records(values: list[bytes | None], first: int = 0) -> Records:
 
 def route() -> Route:
     """A stage with small limits."""
-    return Route(InputSpec(topic="shop"), LIMITS, ["account", "amount"], KEY)
+    decoder = Decoder(InputSpec(topic="shop"), LIMITS, ["account", "amount"])
+    return Route(decoder, LIMITS.duplicate_window, KEY)
 
 
 def header(letter: DeadLetter, name: str) -> bytes:

@@ -26,7 +26,7 @@ def replay(
     and folders that cannot be used.
     """
     files = _files(config, inputs)
-    with Run(config, out_dir) as run:
+    with Run(config, out_dir, config.group) as run:
         drive(files, [run], progress)
         return run.finish()
 

@@ -5,13 +5,12 @@ there. Judges nothing and reads nothing back.
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Final, Self
 
+import msgspec
 import numpy as np
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -24,8 +23,8 @@ from stream.chain import Judged
 from stream.errors import InputError
 from stream.replay.summary import Summary
 
-ALERTS, DEAD_LETTERS, SCORES, SUMMARY = FILES = (
-    *("alerts.ndjson", "dead_letters.ndjson", "scores.parquet", "summary.json"),
+ALERTS, DEAD_LETTERS, SCORES, PAGE, SUMMARY = FILES = (
+    *("alerts.ndjson", "dead_letters.ndjson", "scores.parquet", "index.html", "summary.json"),
 )
 PART: Final = ".part"
 """Ends the name of a file that is still being written."""
@@ -92,10 +91,12 @@ class Recording:
             self._scores.add(one)
 
     def finish(self, summary: Summary) -> None:
-        """Write the summary and give every file its name, the summary last."""
+        """Write summary and page and give every file its name, the summary last."""
+        from stream.page.run import run_page  # what draws is large, and draws what is made here
+
         self._opened.close()
-        text = orjson.dumps(asdict(summary), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-        self._parts[SUMMARY].write_bytes(text)
+        self._parts[PAGE].write_text(run_page(summary), "utf-8")
+        self._parts[SUMMARY].write_bytes(msgspec.json.format(msgspec.json.encode(summary)) + b"\n")
         # A folder with a summary is a whole run: the old one goes first, the new one comes last.
         (self._out_dir / SUMMARY).unlink(missing_ok=True)
         for name in FILES:

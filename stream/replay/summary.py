@@ -4,10 +4,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
+from schemas.alerts import Alert
 from stream.chain import Chain
 from stream.clock import text_of
 from stream.config import ASSESS, Config, fingerprint
 from stream.judging.figures import Judgement
+from stream.replay.incidents import Incident, WorstIncidents
+from stream.replay.traffic import Traffic, TrafficCounter
 from stream.shard import Emitted
 
 DAY_MS: Final = 86_400_000
@@ -19,13 +22,16 @@ Counts = dict[str, int]
 class Summary:
     """What a replay led to; `summary.json` holds the same.
 
+    name: what the configuration is called here: its group's name, or in a comparison its file's.
     inputs: route's counters by input, over its partitions. monitors: watch's counters by monitor,
     and assess's by "assess". adds_up: by monitor, whether read = scored + not applicable + labels +
     duplicate + tombstone + dead letters. alerts: by monitor; alerts_per_day: the same over the span
-    of event times, null where there is none. Times are ISO 8601, null where there was no event.
+    of event times, null where there is none; alerts_published: all of them. incidents: those of the
+    incidents_opened that have the highest scores. Times are ISO 8601, null where there was no event.
     judged: what the labels say of it, null where there are none.
     """
 
+    name: str
     fingerprint: str
     inputs: dict[str, Counts]
     monitors: dict[str, Counts]
@@ -33,11 +39,15 @@ class Summary:
     events: int
     alerts: Counts
     alerts_per_day: dict[str, float | None]
+    alerts_published: int
+    incidents_opened: int
     dead_letters: int
     first_event_time: str | None
     last_event_time: str | None
     seconds: float
     events_per_s: float
+    traffic: Traffic
+    incidents: list[Incident]
     judged: Judgement | None = None
 
 
@@ -50,20 +60,29 @@ class Tally:
     alerts: Counter[str] = field(default_factory=Counter)
     first_ms: int | None = None
     last_ms: int | None = None
+    traffic: TrafficCounter = field(default_factory=TrafficCounter)
+    incidents: WorstIncidents = field(default_factory=WorstIncidents)
 
     def add(self, emitted: Emitted) -> None:
-        """Count one batch."""
+        """Count one batch of an input."""
+        self.traffic.add(emitted.events)
+        self.add_alerts(emitted.alerts)
         times = emitted.events.time_ms
         self.events += len(times)
         self.dead_letters += len(emitted.dead_letters)
-        self.alerts.update(alert.monitor for alert in emitted.alerts)
         if len(times):
             known = [ms for ms in (self.first_ms, self.last_ms) if ms is not None]
             self.first_ms = min([int(times.min()), *known])
             self.last_ms = max([int(times.max()), *known])
 
+    def add_alerts(self, alerts: list[Alert]) -> None:
+        """Count alerts."""
+        self.alerts.update(alert.monitor for alert in alerts)
+        self.traffic.add_alerts(alerts)
+        self.incidents.add(alerts)
 
-def summarize(config: Config, chain: Chain, tally: Tally, seconds: float) -> Summary:
+
+def summarize(name: str, config: Config, chain: Chain, tally: Tally, seconds: float) -> Summary:
     """The counters of all shards together, and what was tallied on the way."""
     inputs: dict[str, Counter[str]] = {}
     monitors: dict[str, Counter[str]] = {}
@@ -75,6 +94,7 @@ def summarize(config: Config, chain: Chain, tally: Tally, seconds: float) -> Sum
     names = [*(monitor.name for monitor in config.monitors), *([ASSESS] if config.assess else [])]
     alerts = {name: tally.alerts[name] for name in names}
     return Summary(
+        name=name,
         fingerprint=fingerprint(config),
         inputs={name: dict(counts) for name, counts in inputs.items()},
         monitors={name: dict(counts) for name, counts in monitors.items()},
@@ -88,11 +108,15 @@ def summarize(config: Config, chain: Chain, tally: Tally, seconds: float) -> Sum
         events=tally.events,
         alerts=alerts,
         alerts_per_day={n: k * DAY_MS / span_ms if span_ms else None for n, k in alerts.items()},
+        alerts_published=tally.alerts.total(),
+        incidents_opened=tally.incidents.opened,
         dead_letters=tally.dead_letters,
         first_event_time=_iso(tally.first_ms),
         last_event_time=_iso(tally.last_ms),
         seconds=round(seconds, 3),
         events_per_s=round(tally.events / seconds, 1),
+        traffic=tally.traffic.traffic(),
+        incidents=tally.incidents.worst(),
     )
 
 
