@@ -10,13 +10,13 @@ from time import perf_counter, process_time
 from types import TracebackType
 from typing import Self
 
+from schemas.columns import EventBatch
 from schemas.records import Records
 from stream.alerting import RunInfo
 from stream.chain import Chain
 from stream.clock import now_text
 from stream.config import Config, fingerprint
 from stream.decoding import SharedDecoder
-from stream.inputs import InputFile
 from stream.replay.recording import Recording, make_folder, refuse_foreign
 from stream.replay.summary import Summary, Tally, summarize
 
@@ -60,13 +60,8 @@ class Run:
     ) -> None:
         self._recording.__exit__(kind, error, trace)
 
-    def reads(self, file: InputFile) -> bool:
-        """Whether the file's records, cut into partitions as they are, are this run's."""
-        return self.config.inputs.get(file.name) == file.spec
-
-    def put(self, input_name: str, records: Records) -> int:
-        """Take the next records of a partition of an input; the latest event time among them, -1
-        where there is none."""
+    def put(self, input_name: str, records: Records) -> EventBatch:
+        """Take the next records of a partition of an input; the events that they are."""
         if input_name in self._decoders:
             self._decoders[input_name].read(records)
         began = process_time()
@@ -74,7 +69,7 @@ class Run:
         self._tally.add(emitted)
         self._recording.add(emitted.alerts, emitted.dead_letters)
         self.cpu_s += process_time() - began
-        return int(emitted.events.time_ms.max(initial=-1))
+        return emitted.events
 
     def advance(self, until_ms: float) -> None:
         """Let go on what waits for earlier events: every input has come so far."""
