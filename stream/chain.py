@@ -17,6 +17,7 @@ from schemas.columns import F64, I64, EventBatch, joined
 from schemas.records import Records
 from stream.alerting import RunInfo
 from stream.config import ASSESS, Config, Log, logs
+from stream.decoding import SharedDecoder
 from stream.shard import Emitted, InternalShard, Shards, SourceShard
 from stream.stages import InternalRecord
 
@@ -61,12 +62,17 @@ class Chain:
     """Every shard that the records so far have called for.
 
     topics: by input, what its records call their topic; by default what the configuration does.
+    decoders: by input, what decodes it for several configurations at once.
     """
 
     def __init__(
-        self, config: Config, run: RunInfo, topics: Mapping[str, str] | None = None
+        self,
+        config: Config,
+        run: RunInfo,
+        topics: Mapping[str, str] | None = None,
+        decoders: Mapping[str, SharedDecoder] | None = None,
     ) -> None:
-        self._shards = Shards(config, run, topics)
+        self._shards = Shards(config, run, topics, decoders)
         self._logs = {(log.name, log.internal): log for log in logs(config)}
         self._sources: dict[Place, _Source] = {}
         self._input_of: dict[str, str] = {}

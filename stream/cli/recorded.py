@@ -83,7 +83,7 @@ def replay(
         summary = replaying.replay(loaded, pairs, out, show, label_pairs, split)
     typer.echo(f"{summary.events:,} events in {summary.seconds:.1f} s, results in {out}")
     if split != replaying.Split():
-        typer.echo(_said_of_span(summary.judged))
+        typer.echo(_said_of_span(summary.span))
     if summary.dead_letters:
         typer.echo(
             f"{summary.dead_letters:,} dead letters, each with its reason: {out}/dead_letters.ndjson"

@@ -6,13 +6,12 @@ import math
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Final, Self
 
+import msgspec
 import numpy as np
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -28,8 +27,9 @@ from stream.replay.last_words import LabelBatch, LastWords
 from stream.replay.span import Span
 from stream.replay.summary import Summary
 
-ALERTS, DEAD_LETTERS, SCORES, LABELS, SUMMARY = FILES = (
-    *("alerts.ndjson", "dead_letters.ndjson", "scores.parquet", "labels.parquet", "summary.json"),
+ALERTS, DEAD_LETTERS, SCORES, LABELS, PAGE, SUMMARY = FILES = (
+    *("alerts.ndjson", "dead_letters.ndjson", "scores.parquet", "labels.parquet"),
+    *("index.html", "summary.json"),
 )
 PART: Final = ".part"
 """Ends the name of a file that is still being written."""
@@ -111,11 +111,13 @@ class Recording:
             self._scores.add(one)
 
     def finish(self, summary: Summary) -> None:
-        """Write the summary and give every file its name, the summary last."""
+        """Write summary and page and give every file its name, the summary last."""
+        from stream.page.run import run_page  # what draws is large, and draws what is made here
+
         self._labels.finish()
         self._opened.close()
-        text = orjson.dumps(asdict(summary), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-        self._parts[SUMMARY].write_bytes(text)
+        self._parts[PAGE].write_text(run_page(summary), "utf-8")
+        self._parts[SUMMARY].write_bytes(msgspec.json.format(msgspec.json.encode(summary)) + b"\n")
         # A folder with a summary is a whole run: the old one goes first, the new one comes last.
         (self._out_dir / SUMMARY).unlink(missing_ok=True)
         for name in FILES:

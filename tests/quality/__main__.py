@@ -27,9 +27,10 @@ from detectors.monitor import Monitor, MonitorSpec
 from detectors.spec import FeatureSpec
 from schemas.columns import F64, Bools, EventBatch
 from stream.config import load
+from stream.judging.measures import average_precision, roc_auc
 from stream.replay import replay
 from tests.quality.calibration import ALPHAS, WINDOW, measure
-from tests.quality.measures import average_precision, handbook_week, roc_auc
+from tests.quality.measures import handbook_week
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 DATA: Final = ROOT.parent / "shared" / "data"
