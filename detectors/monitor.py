@@ -6,6 +6,7 @@ event order, and a later step never feeds an earlier one.
 """
 
 from dataclasses import dataclass
+from math import inf
 from typing import Annotated, Final
 
 import msgspec
@@ -60,7 +61,9 @@ class MonitorSpec(Spec, frozen=True, kw_only=True):
     each shard. where: only events that match are watched at all; others are "not applicable".
     Events of type label are no behaviour: whatever `where` says they are not judged, but teach
     those detectors that learn labels. lateness_max: how far an event may lie behind its entity's
-    last and still be learned. cohort: a text field; entities are compared with those whose events
+    last and still be learned. session_gap: an entity that was silent for longer is one never seen
+    before, so that what is watched are its sessions; what it does is then compared with what others
+    do in theirs. cohort: a text field; entities are compared with those whose events
     have the same value of it, such as a country or a category; without it, and for values that are
     rare, with everybody.
     """
@@ -72,6 +75,7 @@ class MonitorSpec(Spec, frozen=True, kw_only=True):
     capacity: Annotated[int, Meta(ge=16, le=100_000_000)] = 100_000
     where: Where = msgspec.field(default_factory=dict)
     lateness_max: Duration = "1h"
+    session_gap: Duration | None = None
     cohort: str | None = None
     features: Annotated[list[FeatureSpec], Meta(min_length=1, max_length=64)]
     detectors: Annotated[list[AnyDetector], Meta(min_length=1)] = msgspec.field(
@@ -114,6 +118,7 @@ class Monitor:
         self.tails = next((d for d in spec.detectors if isinstance(d, TailSpec)), None)
         trees = next((d for d in spec.detectors if isinstance(d, TreesSpec | RiverTreesSpec)), None)
         self.lateness_max_ms = _ms(spec.lateness_max)
+        self.session_gap_ms = _ms(spec.session_gap) or inf
         self.tail_half_life_ms = 1000.0 * seconds((self.tails or TailSpec()).half_life)
 
         self.shape = tail.shape_of(
@@ -167,7 +172,9 @@ class Monitor:
         labels = self._labels(batch, index)
         events = batch if len(index) == len(batch) else batch.take(index)
         keys = hash_text(events.text[self.spec.entity], self.key)
-        admitted = self.entities.admit(keys, events.time_ms, self.lateness_max_ms)
+        admitted = self.entities.admit(
+            keys, events.time_ms, self.lateness_max_ms, self.session_gap_ms
+        )
         if self.about_to_write is not None:  # nothing but the entity table has changed yet
             self.about_to_write("words", admitted.row)
         values, units = self._features(events, admitted, keys)
@@ -224,7 +231,7 @@ class Monitor:
                 hashed = hashes[spec.field]
             elif kind.reads == "number" and spec.field is not None:
                 number = numbers.get(spec.field, absent)
-            if spec.field == "amount":
+            if spec.field == "amount" and not kind.relative:
                 units[j] = amount_unit
             beside = np.empty((len(kind.beside), len(events)))
             for k, name in enumerate(kind.beside):

@@ -346,7 +346,7 @@ def test_a_real_access_log_end_to_end(shared_data: Path, tmp_path: Path) -> None
     using = load(ROOT / "deploy" / "configs" / "access-log.toml")
     summary = run([("request", log)], tmp_path / "out", using)
     assert summary.events == len(scores(tmp_path / "out")) == 4_525
-    assert summary.adds_up == {"ip": True}
+    assert summary.adds_up == {"crawler": True, "prober": True}
     assert summary.first_event_time is not None
     assert datetime.fromisoformat(summary.first_event_time).year == 2015
 
