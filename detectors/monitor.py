@@ -37,7 +37,16 @@ from detectors.models.tail import TailSpec
 from detectors.money import Money
 from detectors.policy import WORDS as INCIDENT_WORDS
 from detectors.policy import Decided, Limits, Policy
-from detectors.spec import Duration, FeatureSpec, Name, PolicySpec, Spec, Where, seconds
+from detectors.spec import (
+    Duration,
+    FeatureSpec,
+    Name,
+    PolicySpec,
+    RuleSpec,
+    Spec,
+    Where,
+    seconds,
+)
 from detectors.state import AboutToWrite, Arrays, clear, prefixed, prefixing, under
 from schemas.columns import F64, I64, U64, Bools, EventBatch
 from schemas.events import TYPES
@@ -63,7 +72,8 @@ class MonitorSpec(Spec, frozen=True, kw_only=True):
     those detectors that learn labels. lateness_max: how far an event may lie behind its entity's
     last and still be learned. session_gap: an entity that was silent for longer is one never seen
     before, so that what is watched are its sessions; what it does is then compared with what others
-    do in theirs. cohort: a text field; entities are compared with those whose events
+    do in theirs. rules: see `RuleSpec`; where several hold, the first of the strictest counts.
+    cohort: a text field; entities are compared with those whose events
     have the same value of it, such as a country or a category; without it, and for values that are
     rare, with everybody.
     """
@@ -81,6 +91,7 @@ class MonitorSpec(Spec, frozen=True, kw_only=True):
     detectors: Annotated[list[AnyDetector], Meta(min_length=1)] = msgspec.field(
         default_factory=lambda: [TailSpec(), TreesSpec()]
     )
+    rules: list[RuleSpec] = msgspec.field(default_factory=list)
     policy: PolicySpec = PolicySpec()
 
 
@@ -90,7 +101,8 @@ class Watched:
 
     index: int64[m], their rows in the batch. labels: how many of the others were labels. keys:
     uint64[m, 2], their entities' hashes. told: what each feature, and behind them each detector of
-    its own, said. p: float64[m], combined and calibrated, 1 where nothing is known.
+    its own, said. p: float64[m], combined and calibrated, 1 where nothing is known; at most what
+    rule[i], of the declared ones, says. rule: int64[m], -1 where what was learned says as much.
     """
 
     index: I64
@@ -103,6 +115,7 @@ class Watched:
     calibrated: Calibrated
     decided: Decided
     p: F64
+    rule: I64
 
 
 class Monitor:
@@ -182,11 +195,13 @@ class Monitor:
         verdicts = self._own(events, admitted, labels, values, judged)
         trees = self._trees(judged, admitted)
         calibrated = self._calibrate(judged, verdicts, trees, admitted)
-        p = np.where(np.isnan(calibrated.combined), 1.0, calibrated.combined)
+        p, rule = self._ruled(calibrated.combined, values, units)
         decided = self.policy.process(self.words, self.incident_at, admitted, events, p)
         told = _told(values, units, judged, verdicts)
         told_of = len(labels.events)
-        return Watched(index, told_of, keys, admitted, told, judged, trees, calibrated, decided, p)
+        return Watched(
+            index, told_of, keys, admitted, told, judged, trees, calibrated, decided, p, rule
+        )
 
     def announced(self) -> set[str]:
         """The saved arrays of which rows are written only when that was said before."""
@@ -323,6 +338,20 @@ class Monitor:
             none = np.full((COUNTERFACTUAL_MAX, n), -1, np.int64)
             surprise = Surprise(raw, -1, none, np.full((COUNTERFACTUAL_MAX, n), np.nan))
         return self.calibration.process(self.words, self.calibration_at, admitted, surprise)
+
+    def _ruled(self, combined: F64, values: F64, units: F64) -> tuple[F64, I64]:
+        """(p, the rule that it is of or -1). combined: float64[n], NaN where nothing is known, as a
+        value may be, which is never enough."""
+        p = np.where(np.isnan(combined), 1.0, combined)
+        rule = np.full(len(p), -1, np.int64)
+        place = {feature.name: j for j, feature in enumerate(self.spec.features)}
+        for k, one in enumerate(self.spec.rules):
+            holds = p > one.p
+            for name, least in one.at_least.items():
+                holds &= values[place[name]] * units[place[name]] >= least
+            p[holds] = one.p
+            rule[holds] = k
+        return p, rule
 
     def measures(self) -> dict[str, int]:
         """Sizes and counts that an operator watches."""

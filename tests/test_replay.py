@@ -378,7 +378,7 @@ def test_a_real_access_log_end_to_end(shared_data: Path, tmp_path: Path) -> None
     using = load(ROOT / "deploy" / "configs" / "access-log.toml")
     summary = run([("request", log)], tmp_path / "out", using)
     assert summary.events == len(scores(tmp_path / "out")) == 4_525
-    assert summary.adds_up == {"crawler": True, "prober": True}
+    assert summary.adds_up == {"crawler": True, "session": True, "prober": True}
     assert summary.first_event_time is not None
     assert datetime.fromisoformat(summary.first_event_time).year == 2015
 
@@ -393,3 +393,22 @@ def test_the_handbook_end_to_end(shared_data: Path, tmp_path: Path) -> None:
     assert summary.events == len(table) == 1_303_778
     assert summary.adds_up == {"card": True}
     assert table.column("score").null_count == 0
+
+
+def test_a_rule_alerts_by_its_name_from_the_first_events_on(tmp_path: Path) -> None:
+    """Before anything is learned, an alert that a rule decided names it, with what was seen, and
+    has no counterfactual."""
+    text = CONFIG.replace(
+        'inputs = ["shop"]',
+        'inputs = ["shop"]\nrules = [{ name = "busy", at_least = { payments_1h = 3 }, p = 1e-3 }]',
+    )
+    rows = [{**event, "kind": "payment"} for event in events(10)]
+    for row in rows:
+        row["account"] = "one"
+    run([("shop", ndjson(tmp_path / "shop", rows))], tmp_path / "out", config(text))
+    alerts = [orjson.loads(x) for x in (tmp_path / "out" / "alerts.ndjson").read_bytes().split()]
+    assert alerts[0]["detector"] == "busy"
+    assert alerts[0]["action"]["reason_code"] == "account.busy"
+    assert alerts[0]["p_value"] == 1e-3
+    assert alerts[0]["counterfactual"] is None
+    assert {one["feature"] for one in alerts[0]["contributions"]} == {"amount", "payments_1h"}

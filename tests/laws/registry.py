@@ -14,7 +14,7 @@ from detectors.models.river_model import RiverSpec
 from detectors.models.seasonal import SeasonalSpec
 from detectors.models.tail import TailSpec
 from detectors.monitor import MonitorSpec
-from detectors.spec import DetectorSpec, FeatureSpec, PolicySpec
+from detectors.spec import DetectorSpec, FeatureSpec, PolicySpec, RuleSpec
 
 FIELD_READ = {"number": "amount", "text": "device", None: None}
 FIELD_OF = {
@@ -91,6 +91,10 @@ MONITORS: dict[str, MonitorSpec] = {
     "whole": monitor([*ALL_FEATURES, LOGINS], [TailSpec(), SMALL_TREES]),
     "by-cohort": msgspec.structs.replace(
         monitor([feature("value"), feature("count")], [TailSpec(), SMALL_TREES]), cohort="device"
+    ),
+    "with-rules": msgspec.structs.replace(
+        monitor([feature("value"), feature("count")], [TailSpec(), SMALL_TREES]),
+        rules=[RuleSpec(name="busy", at_least={"a_count": 3.0, "a_value": 10.0}, p=1e-3)],
     ),
     "by-session": msgspec.structs.replace(
         monitor(ALL_FEATURES, [TailSpec(), SMALL_TREES]), session_gap="5min"
