@@ -170,7 +170,8 @@ class Monitor:
         self.trees = HalfSpaceTrees(trees, count, spec.capacity) if trees else None
         self.own = {d.name: d.build(count, spec.capacity) for d in own}
         self.about_to_write: AboutToWrite | None = None
-        discrete = [*(k.family == "share" for k in self.kinds), *(d.discrete() for d in own)]
+        crowded = (k.family == "share" or k.crowded for k in self.kinds)
+        discrete = [*crowded, *(d.discrete() for d in own)]
         self.calibration = Calibration([*discrete, False] if trees else discrete)
         policy = spec.policy
         gap_ms = 1000.0 * seconds(policy.incident_gap)

@@ -76,5 +76,6 @@ KINDS: Final = (
         family="normal",
         side="low",
         shift=1.0,
+        crowded=True,
     ),
 )
