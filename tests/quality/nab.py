@@ -8,8 +8,10 @@ profile). One threshold for all files is chosen as the best for the detector, as
 sum is normalised: 0 for a detector that says nothing, 100 for a perfect one.
 
 The files are the development part: the two artificial sets and realAWSCloudwatch. All series go
-through one replay, merged by time, as one topic of a fleet's measurements. The windowed Gaussian is
-NAB's (6,400 values, moved by 100), each file by itself.
+through one replay, merged by time, as one topic of a fleet's measurements, and what the detector
+says of a row is the score of the alert on it, 0 where there is none: an alert is what somebody is
+called for. The windowed Gaussian is NAB's (6,400 values, moved by 100), each file by itself.
+Half-life and incident gap were chosen on these files, as NAB's detectors' settings were on all.
 """
 
 import csv
@@ -138,7 +140,7 @@ def series() -> dict[str, Series]:
     return found
 
 
-def _replayed_scores(found: dict[str, Series]) -> list[F64]:
+def _alert_scores(found: dict[str, Series]) -> list[F64]:
     rows = sorted(
         (datetime.fromisoformat(time), name, i)
         for name, one in found.items()
@@ -156,9 +158,9 @@ def _replayed_scores(found: dict[str, Series]) -> list[F64]:
         pq.write_table(table, path)
         scored = replayed(load(CONFIGS / "nab.toml"), "measurement", path)
     scores = {name: np.zeros(len(one.values)) for name, one in found.items()}
-    given = scored.of([f"measurement:0:{k}" for k in range(len(rows))])
-    for (_, name, i), score in zip(rows, given.tolist(), strict=True):
-        scores[name][i] = score
+    for alert in scored.alerts:
+        _, name, i = rows[alert["evidence"][0]["offset"]]
+        scores[name][i] = alert["score"]
     return list(scores.values())
 
 
@@ -167,13 +169,19 @@ def nab() -> list[Row]:
     found = series()
     of = [marks(len(one.values), one.windows) for one in found.values()]
     windows = sum(len(one.windows) for one in found.values())
-    ours = standard_score(_replayed_scores(found), of, windows)
+    ours = standard_score(_alert_scores(found), of, windows)
     gaussian = standard_score(
         [windowed_gaussian(one.values) for one in found.values()], of, windows
     )
     what = f"NAB, standard score, {len(found)} files, {windows} windows"
-    remark = "threshold and half-life chosen on these files, as NAB's detectors are"
+    remark = "alerts as detections"
     return [
         Row("nab_standard", what, ours, 0.0, remark),
-        Row("nab_windowed_gaussian", "NAB, windowed Gaussian on them", gaussian, 0.0, "NAB's own"),
+        Row(
+            "nab_windowed_gaussian",
+            "NAB, windowed Gaussian on them",
+            gaussian,
+            0.0,
+            "as NAB runs it; with 1,000 values moved by 1: 37.5",
+        ),
     ]
