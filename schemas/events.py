@@ -42,7 +42,7 @@ FIELDS: Final[dict[str, Field]] = {
     "product": Field("text", "product"),
     "terminal": Field("text", "point of sale"),
     "coupon": Field("text", "coupon or incentive"),
-    "session": Field("text", "session"),
+    "session": Field("text", "session; may be made of address and agent, hence its length", 8192),
     "currency": Field("text", "ISO 4217 code; amounts compare only within a currency", 16),
     "country": Field("text", "ISO 3166 code", 64),
     "channel": Field("text", "app, web, call centre, …"),

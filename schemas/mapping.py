@@ -250,7 +250,8 @@ def _log_problems(fields: FieldsSpec) -> Iterator[Problem]:
             if path not in LOG_FIELDS:
                 expected = ", ".join(LOG_FIELDS)
                 yield where, f"got {path}; expected one of {expected}{nearest(path, LOG_FIELDS)}"
-        if name in FIELDS and FIELDS[name].kind == "number" and place.extract is None:
+        is_number = name in FIELDS and FIELDS[name].kind == "number"
+        if is_number and place.path is not None and place.extract is None:
             yield where, "is a number; expected what to extract from the text"
 
 

@@ -139,3 +139,14 @@ def test_fields_are_made_of_a_lines_own() -> None:
     assert events.text["session"].to_pylist()[2] == "10.0.0.7"
     assert events.text["session"].to_pylist()[0] == '10.0.0.7 Mozilla/5.0 (X11; \\"odd\\")'
     np.testing.assert_array_equal(events.number["item"], [17.0, 17.0, np.nan])
+
+
+def test_the_longest_agent_still_makes_a_session() -> None:
+    """Address and agent joined fit a session whenever the agent itself is allowed."""
+    line = LINE.replace("Mozilla/5.0", "m" * 4_000).encode()
+    fields: FieldsSpec = {"session": Place(path=["ip", "user_agent"], joined=True)}
+    records = Records("request", 0, np.arange(1), np.full(1, -1, np.int64), [line])
+    mapping = compile_mapping("access_log", None, fields, ["session", "user_agent"])
+    events, faults = check(AccessLogCodec(mapping).decode(records), records, 1)
+    assert faults == []
+    assert len(events.text["session"][0].as_py()) > 4_000
