@@ -2,7 +2,8 @@
 
 Each line on a failed, refused or accepted login is an event ("message repeated n times" is n of
 them); the log has no year, which is taken to be 2017. An address attacks when it has at least five
-failures and no accepted login; a failure is a failed password or key, or an unknown user. Found is
+failures and no accepted login; a failure is a failed password or key, or an unknown user (sshd says
+both of one attempt; by failed passwords alone one address fewer attacks). Found is
 an address named in an alert; it is found by the rule of the ready configuration, since in this log
 two addresses in five attack, and what is so common has no small p-value. How well the models alone
 rank the addresses is given beside it.
@@ -49,7 +50,7 @@ class Login(NamedTuple):
 
 def sshd() -> list[Row]:
     """Addresses found, after how many failures, and honest ones flagged."""
-    logins = list(_logins(FILE.read_text(errors="replace").splitlines()))
+    logins = list(logins_in(FILE.read_text(errors="replace").splitlines()))
     using = load(CONFIGS / "sshd.toml")
     found = _replayed(logins, using)
     accepted = {one.ip for one in logins if one.outcome == "success"}
@@ -89,7 +90,8 @@ def _models_alone(logins: list[Login], using: Config, attacks: set[str]) -> Row:
     return Row("sshd_models_ap", "sshd, addresses, no rule, AP", ap, 0.0, f"chance {chance:.2f}")
 
 
-def _logins(lines: list[str]) -> Iterator[Login]:
+def logins_in(lines: list[str]) -> Iterator[Login]:
+    """The logins and attempts that a log's lines tell of, in their order."""
     for line in lines:
         matched = _LINE.match(line)
         if matched is None:

@@ -97,7 +97,7 @@ def scan() -> list[Row]:
     """A vulnerability scan amid the log's traffic."""
     background = _log_lines()
     raw = (TRAFFIC / "scanner_acunetix.log").read_text(errors="replace").splitlines()
-    attack = _moved([line.strip('"') + '"' for line in raw])
+    attack = moved([line.strip('"') + '"' for line in raw])
     scanner = attack[0].split(" ", 1)[0]
     lines = sorted([*background, *attack], key=_when)
     _, alerts = _replay_log(lines, "score_prober")
@@ -119,13 +119,18 @@ def _agent(line: str) -> str:
     return found[1] if found else ""
 
 
+def without_agent(line: str) -> str:
+    """The line with a dash for its user agent."""
+    return _AGENT.sub('"-"', line)
+
+
 def _when(line: str) -> datetime:
     found = _TIME.search(line)
     assert found is not None, line
     return datetime.strptime(found[1], "%d/%b/%Y:%H:%M:%S %z")
 
 
-def _moved(lines: list[str]) -> list[str]:
+def moved(lines: list[str]) -> list[str]:
     """The lines in the order of their times, the first at `SCAN_FROM`."""
     ordered = sorted(lines, key=_when)
     shift: timedelta = SCAN_FROM - _when(ordered[0])
@@ -143,6 +148,6 @@ def _replay_log(lines: list[str], column: str) -> tuple[F64, list[dict[str, Any]
     """Each line's score and the alerts, the lines' user agents struck out."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "access.log"
-        path.write_text("".join(_AGENT.sub('"-"', line) + "\n" for line in lines))
+        path.write_text("".join(without_agent(line) + "\n" for line in lines))
         found = replayed(load(CONFIGS / "access-log.toml"), "request", path, column)
     return found.of([f"request:0:{i}" for i in range(len(lines))]), found.alerts
