@@ -476,9 +476,16 @@ def _monitor_problems(
         if isinstance(detector, OwnSpec):
             found = (line.split(": ", 1) for line in detector.problems())
             yield from _under(f"detectors[{i}]", ((where, text) for where, text in found))
+    known = [feature.name for feature in monitor.features]
+    for i, rule in enumerate(monitor.rules):
+        for name in rule.at_least:
+            if name not in known:
+                hint = nearest(name, known)
+                yield f"rules[{i}].at_least.{name}", f"no feature is named {name}{hint}"
     names = {f"features[{i}].name": f.name for i, f in enumerate(monitor.features)}
     own = enumerate(monitor.detectors)
     names |= {f"detectors[{i}].name": d.name for i, d in own if isinstance(d, OwnSpec)}
+    names |= {f"rules[{i}].name": rule.name for i, rule in enumerate(monitor.rules)}
     yield from _twice(names)
     yield from _unmapped(monitor, [inputs[name] for name in monitor.inputs if name in inputs])
 

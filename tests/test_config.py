@@ -87,6 +87,11 @@ def test_a_minimal_configuration_has_every_default() -> None:
         ("inputs/Shop", {"topic": "t"}, "inputs.Shop: got this as a name; expected a text, lower"),
         ("inputs/shop/topic", "a b", 'inputs.shop.topic: got "a b"; expected a text, a topic'),
         ("inputs/shop/type", "logn", 'inputs.shop.type: got "logn"; expected one of'),
+        (
+            "monitors/0/rules",
+            [{"name": "busy", "at_least": {"amont": 3.0}}],
+            "monitors[0].rules[0].at_least.amont: no feature is named amont",
+        ),
         ("inputs/shop/keyed_by", "account", "inputs.shop.partitioner: missing; expected murmur2"),
         ("inputs/shop/partitioner", "crc32", "inputs.shop.keyed_by: missing; expected the field"),
         (

@@ -378,7 +378,7 @@ def test_a_real_access_log_end_to_end(shared_data: Path, tmp_path: Path) -> None
     using = load(ROOT / "deploy" / "configs" / "access-log.toml")
     summary = run([("request", log)], tmp_path / "out", using)
     assert summary.events == len(scores(tmp_path / "out")) == 4_525
-    assert summary.adds_up == {"ip": True}
+    assert summary.adds_up == {"crawler": True, "session": True, "prober": True}
     assert summary.first_event_time is not None
     assert datetime.fromisoformat(summary.first_event_time).year == 2015
 
@@ -393,3 +393,61 @@ def test_the_handbook_end_to_end(shared_data: Path, tmp_path: Path) -> None:
     assert summary.events == len(table) == 1_303_778
     assert summary.adds_up == {"card": True}
     assert table.column("score").null_count == 0
+
+
+def test_a_rule_alerts_by_its_name_from_the_first_events_on(tmp_path: Path) -> None:
+    """Before anything is learned, an alert that a rule decided names it, with what was seen, and
+    has no counterfactual."""
+    text = CONFIG.replace(
+        'inputs = ["shop"]',
+        'inputs = ["shop"]\nrules = [{ name = "busy", at_least = { payments_1h = 3 }, p = 1e-3 }]',
+    )
+    rows = [{**event, "kind": "payment"} for event in events(10)]
+    for row in rows:
+        row["account"] = "one"
+    run([("shop", ndjson(tmp_path / "shop", rows))], tmp_path / "out", config(text))
+    alerts = [orjson.loads(x) for x in (tmp_path / "out" / "alerts.ndjson").read_bytes().split()]
+    assert alerts[0]["detector"] == "busy"
+    assert alerts[0]["action"]["reason_code"] == "account.busy"
+    assert alerts[0]["p_value"] == 1e-3
+    assert alerts[0]["counterfactual"] is None
+    assert {one["feature"] for one in alerts[0]["contributions"]} == {"amount", "payments_1h"}
+
+
+SESSIONS = """
+reveal = ["session"]
+
+[inputs.site]
+topic = "site"
+codec = "access_log"
+fields = { session = { path = ["ip", "user_agent"], joined = true } }
+
+[[monitors]]
+name = "session"
+entity = "session"
+inputs = ["site"]
+session_gap = "30min"
+features = [{ name = "requests", kind = "count", half_life = "365d" }]
+rules = [{ name = "three", at_least = { requests = 2.9 }, p = 1e-3 }]
+policy = { p_max = 1e-2 }
+"""
+
+
+@pytest.mark.parametrize(
+    ("requests", "alerts"),
+    [
+        ([(0, "x"), (10, "x"), (40, "x")], ["10.0.0.1 x"]),
+        ([(0, "x"), (10, "x"), (41, "x")], []),
+        ([(0, "x"), (10, "x"), (20, "y")], []),
+    ],
+)
+def test_sessions_are_an_address_and_an_agent_without_a_pause(
+    tmp_path: Path, requests: list[tuple[int, str]], alerts: list[str]
+) -> None:
+    """A third request within 30 minutes of the second is one of the session's; later, or by
+    another agent of the same address, it begins another."""
+    lines = [LINE.format(1, minute, 0).replace('"x"', f'"{agent}"') for minute, agent in requests]
+    (tmp_path / "site").write_text("\n".join(lines))
+    run([("site", tmp_path / "site")], tmp_path / "out", config(SESSIONS))
+    found = (tmp_path / "out" / "alerts.ndjson").read_bytes().splitlines()
+    assert [orjson.loads(alert)["entity"]["id"] for alert in found] == alerts

@@ -101,7 +101,7 @@ class Watch:
 
     def _alert(self, batch: EventBatch, watched: Watched, i: int) -> Alert:
         calibrated = watched.calibrated
-        detector, top_feature = self._rule(watched, i)
+        detector, top_feature = self._foremost(watched, i)
         names, features = self.monitor.names, self.spec.features
         shown = explain.contributions(i, names, features, watched.told, calibrated, watched.trees)
         threshold = float(watched.decided.threshold[i])
@@ -112,14 +112,20 @@ class Watch:
             warm=int(calibrated.learned[i]) >= self.spec.policy.warm_up_events,
             window_s=self._window_s({one.feature for one in shown}),
             contributions=shown,
-            counterfactual=explain.counterfactual(i, names, calibrated, threshold),
+            counterfactual=None
+            if watched.rule[i] >= 0
+            else explain.counterfactual(i, names, calibrated, threshold),
         )
         who = pseudonym(watched.keys[i])
         row = int(watched.index[i])
         return self.teller.alert(self.origin, batch, row, who, watched.decided, i, reasons)
 
-    def _rule(self, watched: Watched, i: int) -> tuple[str, str]:
-        """The detector with the smallest p-value, and the feature with the largest share."""
+    def _foremost(self, watched: Watched, i: int) -> tuple[str, str]:
+        """The detector with the smallest p-value, and the feature with the largest share; for both
+        the rule, where one decided."""
+        if watched.rule[i] >= 0:
+            rule = self.spec.rules[int(watched.rule[i])].name
+            return rule, rule
         least = int(np.nanargmin(watched.calibrated.p[:, i]))
         names, features = self.monitor.names, len(self.monitor.kinds)
         share = explain.shares(i, len(names), watched.calibrated, watched.trees)

@@ -21,7 +21,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 READY: Final = (ROOT / "deploy" / "configs" / "shop.toml").read_text()
 ASSESS: Final = '[assess]\nsubject = "account"\npartitions = 2\n'
 
-VERSION_AND_LAYOUT: Final = (4, "e14333cab83b8921")
+VERSION_AND_LAYOUT: Final = (5, "7ae617db060b8936")
 """The version, and the hash of what every empty state holds under it."""
 
 
