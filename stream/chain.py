@@ -161,6 +161,14 @@ class Chain:
         for (name, _), internal in self._internals.items():
             yield self._logs[name, True], internal.shard.counts()
 
+    def state_bytes(self) -> int:
+        """The state of every shard, as a checkpoint would hold it."""
+        shards = [source.shard for source in self._sources.values()]
+        internal = [one.shard for one in self._internals.values()]
+        return sum(
+            array.nbytes for shard in [*shards, *internal] for array in shard.save().values()
+        )
+
 
 def _due(internal: _Internal, until_ms: float) -> _Held | None:
     """Take out what is due before that time, in its order; None where nothing is."""

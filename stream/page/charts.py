@@ -37,7 +37,7 @@ class Line(NamedTuple):
     points; reference: no result but what others are held against."""
 
     name: str
-    x: Sequence[float]
+    x: Sequence[float] | Sequence[str]
     y: Sequence[float | None]
     low: Sequence[float | None] = ()
     high: Sequence[float | None] = ()
@@ -46,11 +46,12 @@ class Line(NamedTuple):
 
 
 class Axis(NamedTuple):
-    """An axis: its title, whether it is logarithmic, whether its values are shares."""
+    """An axis: its title, whether it is logarithmic, whether its values are shares or days."""
 
     title: str
     log: bool = False
     share: bool = False
+    dates: bool = False
 
 
 def traffic_chart(
@@ -127,8 +128,12 @@ def _curves_table(caption: str, x: Axis, lines: Sequence[Line]) -> Html:
     for line in lines:
         if not line.reference and len(line.x):
             chosen = _spread(len(line.x))
-            rows += ((line.name, measure(line.x[i]), measure(line.y[i])) for i in chosen)
+            rows += ((line.name, _place(line.x[i]), measure(line.y[i])) for i in chosen)
     return table(caption, ("Curve", x.title, "Value"), rows)
+
+
+def _place(x: float | str) -> str:
+    return x if isinstance(x, str) else measure(x)
 
 
 def _spread(count: int) -> Iterable[int]:

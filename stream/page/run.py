@@ -170,7 +170,7 @@ def _traffic(page: Page, summary: Summary) -> Html:
 
 def _judged(page: Page, judged: Judgement) -> None:
     views = judged.views
-    page.add("curves", "How well it ranks", *_curves(page, views), _levels(judged))
+    page.add("curves", "How well it ranks", _curves(page, views), _levels(judged))
     page.add("calibration", "Is a p-value what it says?", *_calibration(page, views[0]))
     if views[0].scenarios:
         page.add("scenarios", "By kind of fraud", _scenarios(views[0].scenarios))
@@ -179,17 +179,23 @@ def _judged(page: Page, judged: Judgement) -> None:
     page.add("days", "By day", _days(views[0]))
 
 
-def _curves(page: Page, views: Sequence[View]) -> Iterator[Html]:
+def _curves(page: Page, views: Sequence[View]) -> Html:
+    called = [(_called(view), view) for view in views]
+    charts = precision_recall_chart(page, called) + budget_chart(page, called)
+    return Html(f'<div class="pair">{charts}</div>')
+
+
+def precision_recall_chart(page: Page, views: Sequence[tuple[str, View]]) -> Html:
+    """Precision against recall, whatever the threshold."""
     lines = [
         Line(
-            _called(view),
+            called,
             [point.recall for point in view.precision_recall],
             [point.precision for point in view.precision_recall],
         )
-        for view in views
+        for called, view in views
     ]
-    yield Html('<div class="pair">')
-    yield curves_chart(
+    return curves_chart(
         page,
         "precision-recall",
         "Precision against recall, over all scores",
@@ -197,8 +203,6 @@ def _curves(page: Page, views: Sequence[View]) -> Iterator[Html]:
         Axis("precision", share=True),
         lines,
     )
-    yield budget_chart(page, [(_called(view), view) for view in views])
-    yield Html("</div>")
 
 
 def budget_chart(page: Page, views: Sequence[tuple[str, View]]) -> Html:

@@ -8,11 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stream.config import Config
-from stream.errors import InputError
-from stream.inputs import FileReading, Reading
-from stream.inputs.places import File, files_at
 from stream.replay.driving import Progress, drive
 from stream.replay.run import Run
+from stream.replay.sources import read_from
 from stream.replay.summary import Summary
 
 __all__ = ["Progress", "Summary", "replay"]
@@ -31,16 +29,3 @@ def replay(
     with Run(config, out_dir, config.group) as run:
         drive([(reading, [run]) for reading in readings], progress)
         return run.finish()
-
-
-def read_from(config: Config, inputs: Sequence[tuple[str, str | Path]]) -> list[Reading]:
-    """What is to be read. Raises InputError where a name or a path is not usable."""
-    files: dict[str, list[File]] = {}
-    for name, path in inputs:
-        if name not in config.inputs:
-            known = ", ".join(config.inputs)
-            raise InputError(f"{name}={path}: no input is named {name}; expected one of {known}")
-        files.setdefault(name, []).extend(files_at(str(path)))
-    if not inputs:
-        raise InputError("no input was given; expected NAME=PATH for at least one input")
-    return [FileReading(name, found, config.inputs[name]) for name, found in files.items()]

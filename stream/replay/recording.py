@@ -3,7 +3,7 @@ there. Judges nothing and reads nothing back.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +28,8 @@ ALERTS, DEAD_LETTERS, SCORES, PAGE, SUMMARY = FILES = (
 )
 PART: Final = ".part"
 """Ends the name of a file that is still being written."""
+OWN: Final = frozenset((*FILES, *(name + PART for name in FILES)))
+"""Everything that a run may leave in its folder."""
 ROW_GROUP_ROWS: Final = 100_000
 
 
@@ -39,13 +41,12 @@ def make_folder(path: Path) -> None:
         raise InputError(f"{path}: the folder cannot be made: {error}") from error
 
 
-def refuse_foreign(out_dir: Path) -> None:
-    """Raise InputError if the folder holds anything that no replay wrote."""
+def refuse_foreign(out_dir: Path, ours: Collection[str]) -> None:
+    """Raise InputError if the folder holds anything else than what is named."""
     if not out_dir.exists():
         return
     if not out_dir.is_dir():
         raise InputError(f"{out_dir}: is a file; expected a folder, or a new name")
-    ours = {*FILES, *(name + PART for name in FILES)}
     foreign = sorted(entry.name for entry in out_dir.iterdir() if entry.name not in ours)
     if foreign:
         raise InputError(

@@ -17,15 +17,15 @@ from stream.chain import Chain
 from stream.clock import now_text
 from stream.config import Config, fingerprint
 from stream.decoding import SharedDecoder
-from stream.replay.recording import Recording, make_folder, refuse_foreign
+from stream.replay.recording import OWN, Recording, make_folder, refuse_foreign
 from stream.replay.summary import Summary, Tally, summarize
 
 
 class Run:
     """A configuration at work on recorded events, and the folder that holds what came of it.
 
-    name: what the page calls it. decoders: by input, what decodes it for several runs at once. Raises InputError for a folder
-    that cannot be used, before anything is read.
+    name: what the page calls it. decoders: by input, what decodes it for several runs at once.
+    Raises InputError for a folder that cannot be used, before anything is read.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Run:
         name: str,
         decoders: Mapping[str, SharedDecoder] | None = None,
     ) -> None:
-        refuse_foreign(out_dir)
+        refuse_foreign(out_dir, OWN)
         make_folder(out_dir)
         self.config = config
         self._name = name
@@ -78,6 +78,10 @@ class Run:
         self._tally.add_alerts(alerts)
         self._recording.add(alerts, [], judged)
         self.cpu_s += process_time() - began
+
+    def state_bytes(self) -> int:
+        """What all its shards hold now."""
+        return self._chain.state_bytes()
 
     def finish(self) -> Summary:
         """Give every file its name; what the run led to."""
