@@ -17,16 +17,22 @@ __all__ = ["Progress", "Summary", "replay"]
 
 
 def replay(
-    config: Config, inputs: list[tuple[str, Path]], out_dir: Path, progress: Progress
+    config: Config,
+    inputs: list[tuple[str, Path]],
+    out_dir: Path,
+    progress: Progress,
+    *,
+    features: bool = False,
 ) -> Summary:
     """Run the files through the configuration and write what came of it into out_dir.
 
-    inputs: (the name of an input, its file); inputs with no file have no events. Files appear
+    inputs: (the name of an input, its file); inputs with no file have no events. features: whether
+    features.parquet is wanted, too, with the features of every event as known then. Files appear
     under their names only when the whole run has succeeded. Raises InputError for names, files
     and folders that cannot be used.
     """
     files = _files(config, inputs)
-    with Run(config, out_dir) as run:
+    with Run(config, out_dir, features=features) as run:
         drive(files, [run], progress)
         return run.finish()
 

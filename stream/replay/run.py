@@ -9,29 +9,45 @@ from time import perf_counter
 from types import TracebackType
 from typing import Self
 
+from detectors.hashing import hash_key
 from schemas.records import Records
-from stream.alerting import RunInfo
+from stream.alerting import RunInfo, Teller
 from stream.chain import Chain
 from stream.clock import now_text
 from stream.config import Config, fingerprint
-from stream.replay.recording import Recording, make_folder, refuse_foreign
+from stream.judging.facts import Files
+from stream.judging.figures import Judgement
+from stream.judging.runs import has_labels, judge_run
+from stream.replay.recording import (
+    ALERTS,
+    INCIDENTS,
+    LABELS,
+    SCORES,
+    Recording,
+    make_folder,
+    refuse_foreign,
+)
 from stream.replay.summary import Summary, Tally, summarize
 
 
 class Run:
     """A configuration at work on recorded events, and the folder that holds what came of it.
 
-    Raises InputError for a folder that cannot be used, before anything is read.
+    features: whether the features of every event are written down, too. Raises InputError for a
+    folder that cannot be used, before anything is read.
     """
 
-    def __init__(self, config: Config, out_dir: Path) -> None:
+    def __init__(self, config: Config, out_dir: Path, *, features: bool = False) -> None:
         refuse_foreign(out_dir)
         make_folder(out_dir)
         self.config = config
+        self._out_dir = out_dir
         run = RunInfo("replay", f"replay-{fingerprint(config)[:12]}", now_text)
-        self._chain = Chain(config, run, {name: name for name in config.inputs})
+        topics = {name: name for name in config.inputs}
+        self._chain = Chain(config, run, topics, told_wanted=features)
         self._tally = Tally()
-        self._recording = Recording(out_dir, [monitor.name for monitor in config.monitors])
+        teller = Teller(hash_key(config.secret), frozenset(config.reveal), run)
+        self._recording = Recording(out_dir, config, teller, features=features)
         self._began = perf_counter()
 
     def __enter__(self) -> Self:
@@ -62,7 +78,18 @@ class Run:
 
     def finish(self) -> Summary:
         """Give every file its name; what the run led to."""
+        self._recording.close()
+        judged = self._judged()
         seconds = perf_counter() - self._began
-        summary = summarize(self.config, self._chain, self._tally, seconds)
+        summary = summarize(self.config, self._chain, self._tally, judged, seconds)
         self._recording.finish(summary)
         return summary
+
+    def _judged(self) -> Judgement | None:
+        """What the labels say, where there are any; writes the incidents."""
+        write, part = self._recording.write_incidents, self._recording.part
+        if not has_labels(part(LABELS)):
+            write(None)
+            return None
+        files = Files(part(SCORES), part(ALERTS), part(LABELS))
+        return judge_run(self.config, files, part(INCIDENTS), write, self._out_dir)

@@ -38,7 +38,7 @@ class Summary:
     last_event_time: str | None
     seconds: float
     events_per_s: float
-    judged: Judgement | None = None
+    judged: Judgement | None
 
 
 @dataclass(slots=True)
@@ -63,8 +63,10 @@ class Tally:
             self.last_ms = max([int(times.max()), *known])
 
 
-def summarize(config: Config, chain: Chain, tally: Tally, seconds: float) -> Summary:
-    """The counters of all shards together, and what was tallied on the way."""
+def summarize(
+    config: Config, chain: Chain, tally: Tally, judged: Judgement | None, seconds: float
+) -> Summary:
+    """The counters of all shards together, what was tallied on the way, and what labels say."""
     inputs: dict[str, Counter[str]] = {}
     monitors: dict[str, Counter[str]] = {}
     for log, stages in chain.counts():
@@ -93,6 +95,7 @@ def summarize(config: Config, chain: Chain, tally: Tally, seconds: float) -> Sum
         last_event_time=_iso(tally.last_ms),
         seconds=round(seconds, 3),
         events_per_s=round(tally.events / seconds, 1),
+        judged=judged,
     )
 
 
