@@ -17,15 +17,21 @@ __all__ = ["Progress", "Summary", "replay"]
 
 
 def replay(
-    config: Config, inputs: Sequence[tuple[str, str | Path]], out_dir: Path, progress: Progress
+    config: Config,
+    inputs: Sequence[tuple[str, str | Path]],
+    out_dir: Path,
+    progress: Progress,
+    *,
+    features: bool = False,
 ) -> Summary:
     """Run what was recorded through the configuration and write what came of it into out_dir.
 
     inputs: (the name of an input, a path, folder, glob or address); the files of one name are one
-    log, and an input without any has no events. Results appear under their names only when the
+    log, and an input without any has no events. features: whether features.parquet is wanted, too,
+    with the features of every event as known then. Results appear under their names only when the
     whole run has succeeded. Raises InputError for names, files and folders that cannot be used.
     """
     readings = read_from(config, inputs)
-    with Run(config, out_dir, config.group) as run:
+    with Run(config, out_dir, config.group, features=features) as run:
         drive([(reading, [run]) for reading in readings], progress)
         return run.finish()

@@ -1,36 +1,35 @@
-"""What a run writes down: its alerts, dead letters and scores, under other names until all of it is
-there. Judges nothing and reads nothing back.
+"""What a run writes down: its alerts, dead letters and tables, under other names until all of it is
+there. Judges nothing: it hands what lies on disk to who does.
 """
 
-import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Final, Self
 
 import msgspec
-import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from detectors.combination import P_MIN, combine
-from detectors.kernels import kernel
 from schemas.alerts import Alert, alert_record
-from schemas.columns import F64
 from schemas.dead_letters import DeadLetter, as_json_line
+from stream.alerting import Teller
 from stream.chain import Judged
+from stream.config import Config
 from stream.errors import InputError
+from stream.replay.incident_table import Incidents
 from stream.replay.summary import Summary
+from stream.replay.tables import ALERT_COLUMNS, FeatureFile, ScoreFile, TableFile, alert_row
 
-ALERTS, DEAD_LETTERS, SCORES, PAGE, SUMMARY = FILES = (
-    *("alerts.ndjson", "dead_letters.ndjson", "scores.parquet", "index.html", "summary.json"),
+FILES: Final = (
+    *("alerts.ndjson", "dead_letters.ndjson", "alerts.parquet", "incidents.parquet"),
+    *("scores.parquet", "features.parquet", "labels.parquet", "index.html", "summary.json"),
 )
+ALERT_LINES, DEAD_LETTERS, ALERTS, INCIDENTS, SCORES, FEATURES, LABELS, PAGE, SUMMARY = FILES
 PART: Final = ".part"
 """Ends the name of a file that is still being written."""
 OWN: Final = frozenset((*FILES, *(name + PART for name in FILES)))
 """Everything that a run may leave in its folder."""
-ROW_GROUP_ROWS: Final = 100_000
 
 
 def make_folder(path: Path) -> None:
@@ -56,18 +55,30 @@ def refuse_foreign(out_dir: Path, ours: Collection[str]) -> None:
 
 
 class Recording:
-    """The files of a run, under other names until `finish`; left without it, they are removed."""
+    """The files of a run, under other names until `finish`; left without it, they are removed.
 
-    def __init__(self, out_dir: Path, monitors: list[str]) -> None:
+    features: whether features.parquet is wanted, too.
+    """
+
+    def __init__(self, out_dir: Path, config: Config, teller: Teller, *, features: bool) -> None:
         self._parts = {name: out_dir / (name + PART) for name in FILES}
         self._out_dir = out_dir
-        self._monitors = monitors
+        self._config = config
+        self._teller = teller
+        self._features_wanted = features
+        self._incidents = Incidents()
         self._opened = ExitStack()
 
     def __enter__(self) -> Self:
-        self._alerts: IO[bytes] = self._opened.enter_context(self._parts[ALERTS].open("wb"))
-        self._letters: IO[bytes] = self._opened.enter_context(self._parts[DEAD_LETTERS].open("wb"))
-        self._scores = self._opened.enter_context(_ScoreFile(self._parts[SCORES], self._monitors))
+        enter, parts = self._opened.enter_context, self._parts
+        self._alert_lines: IO[bytes] = enter(parts[ALERT_LINES].open("wb"))
+        self._letters: IO[bytes] = enter(parts[DEAD_LETTERS].open("wb"))
+        self._alerts = enter(TableFile(parts[ALERTS], ALERT_COLUMNS))
+        self._judged: list[ScoreFile | FeatureFile] = [
+            enter(ScoreFile(parts[SCORES], self._config, self._teller.shown))
+        ]
+        if self._features_wanted:
+            self._judged.append(enter(FeatureFile(parts[FEATURES], self._config)))
         return self
 
     def __exit__(
@@ -86,81 +97,37 @@ class Recording:
         self, alerts: list[Alert], letters: list[DeadLetter], judged: Sequence[Judged] = ()
     ) -> None:
         """Write down what a batch led to."""
-        self._alerts.writelines(alert_record(alert).value + b"\n" for alert in alerts)
+        self._alert_lines.writelines(alert_record(alert).value + b"\n" for alert in alerts)
+        self._alerts.write_rows([alert_row(alert) for alert in alerts])
+        self._incidents.add(alerts)
         self._letters.writelines(map(as_json_line, letters))
         for one in judged:
-            self._scores.add(one)
+            for file in self._judged:
+                file.add(one)
+
+    def part(self, name: str) -> Path:
+        """Where a file lies until the run is whole."""
+        return self._parts[name]
+
+    def close(self) -> None:
+        """Write down the rest: from now on the tables can be read, but the incidents."""
+        self._opened.close()
+
+    def write_incidents(self, frauds: Iterable[pa.RecordBatch] | None) -> None:
+        """Write the incidents. frauds: the rows of the scores that are labelled fraud, None where
+        there are no labels."""
+        self._incidents.write(self._parts[INCIDENTS], self._parts[SCORES], frauds)
 
     def finish(self, summary: Summary) -> None:
         """Write summary and page and give every file its name, the summary last."""
         from stream.page.run import run_page  # what draws is large, and draws what is made here
 
-        self._opened.close()
         self._parts[PAGE].write_text(run_page(summary), "utf-8")
         self._parts[SUMMARY].write_bytes(msgspec.json.format(msgspec.json.encode(summary)) + b"\n")
         # A folder with a summary is a whole run: the old one goes first, the new one comes last.
         (self._out_dir / SUMMARY).unlink(missing_ok=True)
         for name in FILES:
-            self._parts[name].replace(self._out_dir / name)
-
-
-class _ScoreFile:
-    """scores.parquet: a row for each event, with its score and each monitor's."""
-
-    def __init__(self, path: Path, monitors: list[str]) -> None:
-        self._monitors = monitors
-        self._schema = pa.schema(
-            [
-                pa.field("event_id", pa.string(), nullable=False),
-                pa.field("event_time", pa.timestamp("ms"), nullable=False),
-                pa.field("score", pa.float64(), nullable=False),
-                *(pa.field(f"score_{name}", pa.float64()) for name in monitors),
-            ]
-        )
-        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
-        self._waiting: list[pa.RecordBatch] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._flush()
-        self._writer.close()
-
-    def add(self, judged: Judged) -> None:
-        """Append events."""
-        silent = np.full(len(judged.events), np.nan)
-        p_values = [judged.p_values.get(name, silent) for name in self._monitors]
-        columns = [
-            judged.events.event_id,
-            pa.array(judged.events.time_ms).cast(pa.timestamp("ms")),
-            pa.array(scores(combine(p_values))),
-            *(pa.array(scores(p), mask=np.isnan(p)) for p in p_values),
-        ]
-        self._waiting.append(pa.RecordBatch.from_arrays(columns, schema=self._schema))
-        if sum(map(len, self._waiting)) >= ROW_GROUP_ROWS:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._waiting:
-            self._writer.write_table(pa.Table.from_batches(self._waiting, self._schema))
-            self._waiting = []
-
-
-def scores(p_values: F64) -> F64:
-    """float64[n]: −log10 of each p-value, 0 where it is NaN (nobody judged the event)."""
-    out = np.zeros(len(p_values))
-    _scores(p_values, out)
-    return out
-
-
-@kernel
-def _scores(p_values: F64, out: F64) -> None:
-    for i in range(len(p_values)):
-        if not math.isnan(p_values[i]):
-            out[i] = 0.0 - math.log10(max(p_values[i], P_MIN))  # never -0.0
+            if self._parts[name].exists():
+                self._parts[name].replace(self._out_dir / name)
+            else:
+                (self._out_dir / name).unlink(missing_ok=True)

@@ -10,14 +10,27 @@ from time import perf_counter, process_time
 from types import TracebackType
 from typing import Self
 
+from detectors.hashing import hash_key
 from schemas.columns import EventBatch
 from schemas.records import Records
-from stream.alerting import RunInfo
+from stream.alerting import RunInfo, Teller
 from stream.chain import Chain
 from stream.clock import now_text
 from stream.config import Config, fingerprint
 from stream.decoding import SharedDecoder
-from stream.replay.recording import OWN, Recording, make_folder, refuse_foreign
+from stream.judging.facts import Files
+from stream.judging.figures import Judgement
+from stream.judging.runs import has_labels, judge_run
+from stream.replay.recording import (
+    ALERTS,
+    INCIDENTS,
+    LABELS,
+    OWN,
+    SCORES,
+    Recording,
+    make_folder,
+    refuse_foreign,
+)
 from stream.replay.summary import Summary, Tally, summarize
 
 
@@ -25,7 +38,8 @@ class Run:
     """A configuration at work on recorded events, and the folder that holds what came of it.
 
     name: what the page calls it. decoders: by input, what decodes it for several runs at once.
-    Raises InputError for a folder that cannot be used, before anything is read.
+    features: whether the features of every event are written down, too. Raises InputError for a
+    folder that cannot be used, before anything is read.
     """
 
     def __init__(
@@ -34,16 +48,21 @@ class Run:
         out_dir: Path,
         name: str,
         decoders: Mapping[str, SharedDecoder] | None = None,
+        *,
+        features: bool = False,
     ) -> None:
         refuse_foreign(out_dir, OWN)
         make_folder(out_dir)
         self.config = config
         self._name = name
+        self._out_dir = out_dir
         run = RunInfo("replay", f"replay-{fingerprint(config)[:12]}", now_text)
+        topics = {name: name for name in config.inputs}
         self._decoders = decoders or {}
-        self._chain = Chain(config, run, {name: name for name in config.inputs}, decoders)
+        self._chain = Chain(config, run, topics, decoders, told_wanted=features)
         self._tally = Tally()
-        self._recording = Recording(out_dir, [monitor.name for monitor in config.monitors])
+        teller = Teller(hash_key(config.secret), frozenset(config.reveal), run)
+        self._recording = Recording(out_dir, config, teller, features=features)
         self._began = perf_counter()
         self.cpu_s = 0.0
         """What the run has cost this process so far, less what it shares with others."""
@@ -85,7 +104,18 @@ class Run:
 
     def finish(self) -> Summary:
         """Give every file its name; what the run led to."""
+        self._recording.close()
+        judged = self._judged()
         seconds = perf_counter() - self._began
-        summary = summarize(self._name, self.config, self._chain, self._tally, seconds)
+        summary = summarize(self._name, self.config, self._chain, self._tally, judged, seconds)
         self._recording.finish(summary)
         return summary
+
+    def _judged(self) -> Judgement | None:
+        """What the labels say, where there are any; writes the incidents."""
+        write, part = self._recording.write_incidents, self._recording.part
+        if not has_labels(part(LABELS)):
+            write(None)
+            return None
+        files = Files(part(SCORES), part(ALERTS), part(LABELS))
+        return judge_run(self.config, files, part(INCIDENTS), write, self._out_dir)

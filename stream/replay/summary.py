@@ -48,7 +48,7 @@ class Summary:
     events_per_s: float
     traffic: Traffic
     incidents: list[Incident]
-    judged: Judgement | None = None
+    judged: Judgement | None
 
 
 @dataclass(slots=True)
@@ -82,8 +82,15 @@ class Tally:
         self.incidents.add(alerts)
 
 
-def summarize(name: str, config: Config, chain: Chain, tally: Tally, seconds: float) -> Summary:
-    """The counters of all shards together, and what was tallied on the way."""
+def summarize(
+    name: str,
+    config: Config,
+    chain: Chain,
+    tally: Tally,
+    judged: Judgement | None,
+    seconds: float,
+) -> Summary:
+    """The counters of all shards together, what was tallied on the way, and what labels say."""
     inputs: dict[str, Counter[str]] = {}
     monitors: dict[str, Counter[str]] = {}
     for log, stages in chain.counts():
@@ -117,6 +124,7 @@ def summarize(name: str, config: Config, chain: Chain, tally: Tally, seconds: fl
         events_per_s=round(tally.events / seconds, 1),
         traffic=tally.traffic.traffic(),
         incidents=tally.incidents.worst(),
+        judged=judged,
     )
 
 
