@@ -73,20 +73,20 @@ class FoundByOne:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DayInCommon:
-    """Events with an alert on one day (UTC), and how many both runs have. share: of those that
-    either has."""
+class Period:
+    """Events with an alert from one day (UTC) on, by run, and those that both have. share: of those
+    that either has, null where there are none."""
 
-    day: str
+    from_day: str
     first: int
     other: int
     both: int
-    share: float
+    share: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreBand:
-    """Events whose score is at least `score_from` and below the next band's, as shares of all."""
+    """The shares of events whose score is at least `score_from`."""
 
     score_from: float
     first: float
@@ -99,9 +99,10 @@ class Drift:
 
     rank_correlation: Spearman's, of the scores cut to steps of `SCORE_STEP`, ties at their mean
     rank; null where a run gives all the same. population_stability: Σ (q - p) ln (q/p) over the
-    bands, half an event added to each (index of B. Yurdakul, "Statistical Properties of Population
+    shares between one band and the next, half an event added to each (index of B. Yurdakul, "Statistical Properties of Population
     Stability Index", 2018); below 0.1 is held for no change, above 0.25 for a large one.
-    alerts_in_common: events on which both alert, of those on which either does.
+    alerts_in_common: events on which both alert, of those on which either does; periods: by time,
+    each of period_days.
     """
 
     events: int
@@ -109,7 +110,8 @@ class Drift:
     population_stability: float
     alerts_in_common: float | None
     bands: list[ScoreBand]
-    days: list[DayInCommon]
+    period_days: int
+    periods: list[Period]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,6 @@ of resamples in which both runs keep the same days, so that what a day brings to
 """
 
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -16,12 +15,12 @@ from schemas.columns import F64, I64
 from stream import database
 from stream.clock import text_of
 from stream.judging.comparison import (
-    DayInCommon,
     Difference,
     Drift,
     FoundByOne,
     Overlap,
     Pair,
+    Period,
     ScoreBand,
 )
 from stream.judging.figures import Figure
@@ -45,6 +44,7 @@ SCORE_STEP: Final = 0.005
 BANDS: Final = (0.0, 0.301, 0.699, 1.0, 1.301, 2.0, 3.0, 4.0)
 """Scores of p-values 1, 1/2, 1/5, 1/10, 1/20, 1/100, 1/1,000 and 1/10,000."""
 FOUND_MAX: Final = 10
+PERIODS_MAX: Final = 60
 ROWS_AT_ONCE: Final = 100_000
 DAY_MS: Final = 86_400_000
 
@@ -316,33 +316,39 @@ def _found_by_one(tables: "DuckDBPyConnection", which: str) -> list[FoundByOne]:
 
 
 def _drift(tables: "DuckDBPyConnection") -> Drift:
+    events, first_day, last_day, in_both, in_either = _one(
+        tables,
+        """SELECT count(*), min(day), max(day), count(*) FILTER (first_alerted AND other_alerted),
+            count(*) FILTER (first_alerted OR other_alerted) FROM event""",
+    )
     bands = _bands(tables)
-    days = tables.execute(
-        """SELECT day, count(*) FILTER (first_alerted), count(*) FILTER (other_alerted),
-            count(*) FILTER (first_alerted AND other_alerted),
-            count(*) FILTER (first_alerted OR other_alerted)
-        FROM event GROUP BY day HAVING count(*) FILTER (first_alerted OR other_alerted) > 0
-        ORDER BY day"""
-    ).fetchall()
-    in_both, in_either = sum(one[3] for one in days), sum(one[4] for one in days)
-    (events,) = _one(tables, "SELECT count(*) FROM event")
+    period_days = -(-int((last_day or 0) - (first_day or 0) + 1) // PERIODS_MAX)
     return Drift(
         events=int(events),
         rank_correlation=_rank_correlation(tables),
         population_stability=_population_stability(bands, int(events)),
         alerts_in_common=in_both / in_either if in_either else None,
         bands=bands,
-        days=[
-            DayInCommon(
-                day=text_of(day * DAY_MS)[:10],
-                first=first,
-                other=other,
-                both=both,
-                share=both / either,
-            )
-            for day, first, other, both, either in days
-        ],
+        period_days=period_days,
+        periods=list(_periods(tables, period_days)),
     )
+
+
+def _periods(tables: "DuckDBPyConnection", period_days: int) -> Iterator[Period]:
+    found = tables.execute(
+        f"""SELECT min(day), count(*) FILTER (first_alerted), count(*) FILTER (other_alerted),
+            count(*) FILTER (first_alerted AND other_alerted),
+            count(*) FILTER (first_alerted OR other_alerted)
+        FROM event GROUP BY (day - (SELECT min(day) FROM event)) // {period_days} ORDER BY 1"""
+    )
+    for day, first, other, both, either in found.fetchall():
+        yield Period(
+            from_day=text_of(day * DAY_MS)[:10],
+            first=first,
+            other=other,
+            both=both,
+            share=both / either if either else None,
+        )
 
 
 def _bands(tables: "DuckDBPyConnection") -> list[ScoreBand]:
@@ -350,10 +356,7 @@ def _bands(tables: "DuckDBPyConnection") -> list[ScoreBand]:
         _one(
             tables,
             "SELECT "
-            + ", ".join(
-                f"coalesce(avg(({side}_score >= {low} AND {side}_score < {high})::INT), 0)"
-                for low, high in pairwise((*BANDS, 1e9))
-            )
+            + ", ".join(f"coalesce(avg(({side}_score >= {low})::INT), 0)" for low in BANDS)
             + " FROM event",
         )
         for side in ("first", "other")
@@ -365,12 +368,12 @@ def _bands(tables: "DuckDBPyConnection") -> list[ScoreBand]:
 
 
 def _population_stability(bands: list[ScoreBand], events: int) -> float:
-    whole = events + 0.5 * len(bands)
     first, other = (
-        (np.array([getattr(one, side) for one in bands]) * events + 0.5) / whole
+        -np.diff([getattr(one, side) for one in bands], append=0.0) * events + 0.5
         for side in ("first", "other")
     )
-    return float(np.sum((other - first) * np.log(other / first)))
+    p, q = first / first.sum(), other / other.sum()
+    return float(np.sum((q - p) * np.log(q / p)))
 
 
 def _rank_correlation(tables: "DuckDBPyConnection") -> float | None:

@@ -33,15 +33,14 @@ class Window(NamedTuple):
 
 
 class Line(NamedTuple):
-    """One curve. low and high: bounds of its interval at each x, or empty. steps: level between its
-    points; reference: no result but what others are held against."""
+    """One curve. low and high: bounds of its interval at each x, or empty. reference: no result but
+    what others are held against."""
 
     name: str
     x: Sequence[float] | Sequence[str]
     y: Sequence[float | None]
     low: Sequence[float | None] = ()
     high: Sequence[float | None] = ()
-    steps: bool = False
     reference: bool = False
 
 

@@ -44,8 +44,7 @@ def comparison_page(comparison: Comparison) -> str:
     """The whole HTML file; it loads nothing from anywhere, and leads to the runs' own pages."""
     page = Page()
     title = f"Comparison of {' and '.join(side.name for side in comparison.sides)}"
-    head = [Html(f'<p class="kicker">{text(title)}</p>')]
-    head.append(Html(f"<h1>{text(comparison.verdict)}</h1>"))
+    head = [Html(f"<h1>{text(comparison.verdict)}</h1>")]
     head += (_because(pair, alone=len(comparison.pairs) == 1) for pair in comparison.pairs)
     head.append(paragraph(_lead(comparison)))
     page.add("runs", "The runs", *_runs(comparison.sides))
@@ -66,13 +65,14 @@ def _because(pair: Pair, *, alone: bool) -> Html:
 
 
 def _lead(comparison: Comparison) -> str:
-    span = "No event was read"
+    names = " and ".join(side.name for side in comparison.sides)
+    span = ""
     if comparison.first_event_time and comparison.last_event_time:
-        days = comparison.first_event_time[:10], comparison.last_event_time[:10]
-        span = f"All runs read the same events in one pass, {days[0]} to {days[1]}"
+        span = f", {comparison.first_event_time[:10]} to {comparison.last_event_time[:10]}"
+    told = f"{names} over the same events in one pass{span}. "
     if comparison.labelled:
-        return f"{span}. {comparison.sides[0].name} is what the others are held against."
-    return f"{span}. No labels were given: what follows says what differs, not what is right."
+        return f"{told}{comparison.sides[0].name} is what the others are held against."
+    return f"{told}No labels were given: what follows says what differs, not what is right."
 
 
 # -- the runs -------------------------------------------------------------------------------------
@@ -237,48 +237,40 @@ def _drift(page: Page, pairs: Sequence[Pair]) -> Iterator[Html]:
             "A rank correlation of 1 means the same order of events. A stability index below 0.1 is"
             " held for no change of the scores' distribution, above 0.25 for a large one."
         )
-        charts = _days_chart(page, pair, index) + _bands_chart(page, pair, index)
+        charts = _periods_chart(page, pair, index) + _bands_chart(page, pair, index)
         yield Html(f'<div class="pair">{charts}</div>')
 
 
-def _days_chart(page: Page, pair: Pair, index: int) -> Html:
-    days = pair.drift.days
-    at = [one.day for one in days]
+def _periods_chart(page: Page, pair: Pair, index: int) -> Html:
+    drift = pair.drift
+    at = [one.from_day for one in drift.periods]
+    each = "day" if drift.period_days == 1 else f"{drift.period_days} days"
     return curves_chart(
         page,
-        f"days-{index}",
-        f"Events alerted on a day by {pair.first}, by {pair.other} and by both",
-        Axis("day", dates=True),
+        f"periods-{index}",
+        f"Events alerted on, each {each}, by {pair.first}, by {pair.other} and by both",
+        Axis(f"{each} from", dates=True),
         Axis("events alerted on"),
         [
-            Line(pair.first, at, [one.first for one in days]),
-            Line(pair.other, at, [one.other for one in days]),
-            Line("both", at, [one.both for one in days]),
+            Line(pair.first, at, [one.first for one in drift.periods]),
+            Line(pair.other, at, [one.other for one in drift.periods]),
+            Line("both", at, [one.both for one in drift.periods]),
         ],
     )
 
 
 def _bands_chart(page: Page, pair: Pair, index: int) -> Html:
     bands = pair.drift.bands
+    at = [one.score_from for one in bands]
     return curves_chart(
         page,
         f"bands-{index}",
-        f"Share of events by score, {pair.first} and {pair.other}",
+        f"Share of events with at least a score, {pair.first} and {pair.other}",
         Axis("score of at least"),
         Axis("share of events", log=True),
         [
-            Line(
-                pair.first,
-                [b.score_from for b in bands],
-                [b.first or None for b in bands],
-                steps=True,
-            ),
-            Line(
-                pair.other,
-                [b.score_from for b in bands],
-                [b.other or None for b in bands],
-                steps=True,
-            ),
+            Line(pair.first, at, [one.first or None for one in bands]),
+            Line(pair.other, at, [one.other or None for one in bands]),
         ],
     )
 

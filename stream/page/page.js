@@ -68,15 +68,14 @@
     const traces = data.lines.flatMap((line) => {
       const i = line.reference ? -1 : drawn++;
       const color = line.reference ? colour("--soft") : colour("--series-" + (i % 4 + 1));
-      const shape = line.steps ? "hv" : "linear";
       const band = line.low.length ? [line.low, line.high].map((y, upper) => ({
-        type: "scatter", mode: "lines", x: line.x, y, line: { width: 0, shape }, hoverinfo: "skip",
+        type: "scatter", mode: "lines", x: line.x, y, line: { width: 0 }, hoverinfo: "skip",
         showlegend: false, fill: upper ? "tonexty" : "none", fillcolor: color + "2e",
       })) : [];
       return [...band, {
         type: "scatter", mode: line.x.length < 3 ? "lines+markers" : "lines", name: plain(line.name),
         x: line.x, y: line.y,
-        line: { width: line.reference ? 1.2 : 2.2, color, shape, dash: line.reference ? "dot" : dashes[i % 4] },
+        line: { width: line.reference ? 1.2 : 2.2, color, dash: line.reference ? "dot" : dashes[i % 4] },
         hovertemplate: plain(line.name) + ": %{y:.4~g} at %{x:.4~g}<extra></extra>",
       }];
     });

@@ -52,8 +52,7 @@ FOOTER: Final = (
 def run_page(summary: Summary) -> str:
     """The whole HTML file; it loads nothing from anywhere."""
     page, judged = Page(), summary.judged
-    head = [Html(f'<p class="kicker">Replay of {text(summary.name)}</p>')]
-    head += [Html(f"<h1>{text(verdict(summary))}</h1>"), paragraph(_lead(summary))]
+    head = [Html(f"<h1>{text(verdict(summary))}</h1>"), paragraph(_lead(summary))]
     head.append(figures(headline(judged) if judged else _plain(summary)))
     page.add("traffic", "Traffic and alerts", _traffic(page, summary))
     if judged:
@@ -148,7 +147,10 @@ def _lead(summary: Summary) -> str:
     span = "no event"
     if summary.first_event_time and summary.last_event_time:
         span = f"{summary.first_event_time[:10]} to {summary.last_event_time[:10]}"
-    told = f"{whole(summary.events)} events, {span}, through the stages that run live. "
+    told = (
+        f"Replay of {summary.name}: {whole(summary.events)} events, {span}, through the stages that "
+        "run live. "
+    )
     judged = summary.judged
     if judged is None:
         return told + "No labels were given, so nothing here says which alerts were right."
