@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from detectors.hashing import hash_key
+from schemas.columns import EventBatch
 from schemas.records import Records
 from stream.alerting import RunInfo, Teller
 from stream.chain import Chain
@@ -17,7 +18,9 @@ from stream.clock import now_text
 from stream.config import Config, fingerprint
 from stream.judging.facts import Files
 from stream.judging.figures import Judgement
-from stream.judging.runs import has_labels, judge_run
+from stream.judging.runs import judge_run
+from stream.replay.labels import JoinedLabels
+from stream.replay.last_words import labels_in, labels_of
 from stream.replay.recording import (
     ALERTS,
     INCIDENTS,
@@ -27,27 +30,29 @@ from stream.replay.recording import (
     make_folder,
     refuse_foreign,
 )
+from stream.replay.span import EVERYTHING, Span
 from stream.replay.summary import Summary, Tally, summarize
 
 
 class Run:
     """A configuration at work on recorded events, and the folder that holds what came of it.
 
-    features: whether the features of every event are written down, too. Raises InputError for a
-    folder that cannot be used, before anything is read.
+    span: what is judged. features: whether the features of every event are written down, too.
+    Raises InputError for a folder that cannot be used, before anything is read.
     """
 
-    def __init__(self, config: Config, out_dir: Path, *, features: bool = False) -> None:
+    def __init__(
+        self, config: Config, out_dir: Path, span: Span = EVERYTHING, *, features: bool = False
+    ) -> None:
         refuse_foreign(out_dir)
         make_folder(out_dir)
         self.config = config
-        self._out_dir = out_dir
         run = RunInfo("replay", f"replay-{fingerprint(config)[:12]}", now_text)
         topics = {name: name for name in config.inputs}
         self._chain = Chain(config, run, topics, told_wanted=features)
-        self._tally = Tally()
+        self._tally = Tally(span)
         teller = Teller(hash_key(config.secret), frozenset(config.reveal), run)
-        self._recording = Recording(out_dir, config, teller, features=features)
+        self._recording = Recording(out_dir, config, teller, span, features=features)
         self._began = perf_counter()
 
     def __enter__(self) -> Self:
@@ -62,18 +67,31 @@ class Run:
     ) -> None:
         self._recording.__exit__(kind, error, trace)
 
-    def put(self, input_name: str, records: Records) -> int:
-        """Take the next records of a partition of an input; the latest event time among them, -1
-        where there is none."""
+    @property
+    def work(self) -> Path:
+        """The folder of what is needed only while the run lasts."""
+        return self._recording.work
+
+    def note(self, joined: JoinedLabels) -> None:
+        """Take note of a label file that was made ready for this run."""
+        self._tally.labels[joined.reading.name] = joined.counts
+        self._tally.dead_letters += len(joined.dead_letters)
+        self._recording.add([], joined.dead_letters)
+        for labels in labels_in(joined.of_nobody):
+            self._recording.add_labels(labels)
+
+    def put(self, input_name: str, records: Records) -> EventBatch:
+        """Take the next records of a partition of an input; the events that they are."""
         emitted = self._chain.put(input_name, records)
         self._tally.add(emitted)
         self._recording.add(emitted.alerts, emitted.dead_letters)
-        return int(emitted.events.time_ms.max(initial=-1))
+        self._recording.add_labels(labels_of(emitted.events))
+        return emitted.events
 
     def advance(self, until_ms: float) -> None:
         """Let go on what waits for earlier events: every input has come so far."""
         alerts, judged = self._chain.advance(until_ms)
-        self._tally.alerts.update(alert.monitor for alert in alerts)
+        self._tally.add_alerts(alerts)
         self._recording.add(alerts, [], judged)
 
     def finish(self) -> Summary:
@@ -88,8 +106,8 @@ class Run:
     def _judged(self) -> Judgement | None:
         """What the labels say, where there are any; writes the incidents."""
         write, part = self._recording.write_incidents, self._recording.part
-        if not has_labels(part(LABELS)):
+        if not self._recording.labels_heard:
             write(None)
             return None
         files = Files(part(SCORES), part(ALERTS), part(LABELS))
-        return judge_run(self.config, files, part(INCIDENTS), write, self._out_dir)
+        return judge_run(self.config, files, part(INCIDENTS), write, self.work)
