@@ -106,7 +106,7 @@ def test_every_event_has_a_score_and_every_count_adds_up(tmp_path: Path) -> None
     table = scores(out)
     assert table.column_names == [
         *("event_id", "event_time", "score", "score_account", "score_ip"),
-        *("surprised_account", "surprised_ip", "account", "ip", "amount"),
+        *("surprised_account", "surprised_ip", "account", "ip", "amount", "judged"),
     ]
     assert table.column("account").to_pylist() == [row["account"] for row in rows]
     assert table.column("amount").to_pylist() == [row["amount"] for row in rows]
@@ -143,8 +143,7 @@ def test_every_event_has_a_score_and_every_count_adds_up(tmp_path: Path) -> None
     letters = [orjson.loads(x) for x in (out / "dead_letters.ndjson").read_bytes().splitlines()]
     assert [letter["eddy-code"] for letter in letters] == ["malformed", "wrong_type"]
     assert orjson.loads((out / "summary.json").read_bytes())["alerts"] == summary.alerts
-    on_request = {"features.parquet", "labels.parquet"}
-    assert {entry.name for entry in out.iterdir()} == {*FILES} - on_request
+    assert {entry.name for entry in out.iterdir()} == {*FILES} - {"features.parquet"}
 
 
 def test_formats_of_the_same_events_give_the_same_results(tmp_path: Path) -> None:

@@ -4,12 +4,17 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stream.cli.apps import ConfigPath, app
 from stream.errors import InputError
+
+if TYPE_CHECKING:
+    from stream.config import Config
+    from stream.replay import Split
+    from stream.replay.summary import JudgedSpan
 
 Inputs = Annotated[
     list[str],
@@ -22,6 +27,32 @@ Inputs = Annotated[
         "are merged by event time.",
     ),
 ]
+Labels = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATH",
+        help="A file of confirmed verdicts, mapped by the input of type label (NAME=PATH where "
+        "there are several): joined to the events by id, known to the models only from its own "
+        "time on.",
+    ),
+]
+WarmUp = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DURATION",
+        help="Judge nothing for so long from the first event on, such as 30d: it is learned.",
+    ),
+]
+ScoreFrom = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME", help="Judge events from this time on (ISO 8601); learn those before."
+    ),
+]
+ScoreUntil = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", help="Judge events before this time; learn those behind."),
+]
 
 
 @app.command()
@@ -29,6 +60,10 @@ def replay(
     config: ConfigPath,
     inputs: Inputs,
     out: Annotated[Path, typer.Option(help="Folder for alerts, scores and summary.")],
+    labels: Labels = None,
+    warm_up: WarmUp = None,
+    score_from: ScoreFrom = None,
+    score_until: ScoreUntil = None,
 ) -> None:
     """Run recorded events through the stages that run live, and write every score; needs no Kafka.
 
@@ -37,14 +72,21 @@ def replay(
     from stream import replay as replaying
     from stream.config import load
 
+    loaded = load(config)
     pairs = [_name_and_path(text) for text in inputs]
+    label_pairs = [labels_of(loaded, text) for text in labels or ()]
+    split = _split(warm_up, score_from, score_until)
     with _progress("replay") as show:
-        summary = replaying.replay(load(config), pairs, out, show)
+        summary = replaying.replay(loaded, pairs, out, show, label_pairs, split)
     typer.echo(f"{summary.events:,} events in {summary.seconds:.1f} s, results in {out}")
+    if split != replaying.Split():
+        typer.echo(_said_of_span(summary.span))
     if summary.dead_letters:
         typer.echo(
             f"{summary.dead_letters:,} dead letters, each with its reason: {out}/dead_letters.ndjson"
         )
+    for name, counts in summary.labels.items():
+        typer.echo(f"{name}: {_said_of_labels(counts)}")
     late = sum(counts.get("late", 0) for counts in summary.monitors.values())
     if late:
         typer.echo(f"{late:,} events older than their entity's last; they were scored as late")
@@ -66,6 +108,10 @@ def compare(
             help="Folder for the comparison, and in it one for every configuration's run."
         ),
     ],
+    labels: Labels = None,
+    warm_up: WarmUp = None,
+    score_from: ScoreFrom = None,
+    score_until: ScoreUntil = None,
 ) -> None:
     """Run several configurations over the same recorded events in one pass, and say which is
     better; needs no Kafka.
@@ -73,12 +119,17 @@ def compare(
     Example: eddy compare today.toml new.toml --input shop=march.parquet --out out/compared
     """
     from stream.config import load
-    from stream.replay.comparing import compare as run_all
+    from stream.replay import comparing
 
-    loaded = [(name, load(path)) for name, path in zip(_names(configs), configs, strict=True)]
+    loaded = [load(path) for path in configs]
+    candidates = [
+        comparing.Candidate(name, one, [labels_of(one, text) for text in labels or ()])
+        for name, one in zip(_names(configs), loaded, strict=True)
+    ]
     pairs = [_name_and_path(text) for text in inputs]
+    split = _split(warm_up, score_from, score_until)
     with _progress("compare") as show:
-        compared = run_all(loaded, pairs, out, show)
+        compared = comparing.compare(candidates, pairs, out, show, split)
     for pair in compared.pairs:
         typer.echo(f"{pair.verdict}: {pair.because}")
     typer.echo(f"The page is {out / 'index.html'}")
@@ -111,6 +162,78 @@ def _progress(what: str) -> Iterator[Callable[[int, float], None]]:
             bar.update(task, completed=share, description=f"{records:,} records")
 
         yield show
+
+
+def _said_of_labels(counts: dict[str, int]) -> str:
+    """What became of a label file, in a line."""
+    said = f"{counts['read']:,} labels, {counts['joined']:,} joined to their events"
+    of_few = {
+        "named": "named an entity themselves",
+        "unknown_event": "of events that are not there",
+        "of_nobody": "of events without an entity that learns from labels",
+        "dead_letters": "unreadable",
+        "before_their_event": "known before their event, counted from behind it",
+    }
+    return ", ".join([said, *(f"{counts[k]:,} {text}" for k, text in of_few.items() if counts[k])])
+
+
+def _said_of_span(judged: "JudgedSpan") -> str:
+    """Which events of a replay are judged, in a line."""
+    bounds = (("from", judged.from_time), ("before", judged.until_time))
+    said = " and ".join(f"{word} {time}" for word, time in bounds if time)
+    alerts = sum(judged.alerts.values())
+    return f"judged: {judged.events:,} events {said}, {alerts:,} alerts; all others only learned"
+
+
+def _split(warm_up: str | None, score_from: str | None, score_until: str | None) -> "Split":
+    """The time split that the options ask for."""
+    from stream.replay import Split
+
+    return Split(
+        seconds_of("--warm-up", warm_up),
+        ms_of("--score-from", score_from),
+        ms_of("--score-until", score_until),
+    )
+
+
+def seconds_of(option: str, text: str | None) -> float | None:
+    """Seconds of an option's duration, where it is given. Raises InputError."""
+    from detectors.spec import seconds
+
+    try:
+        return None if text is None else seconds(text)
+    except ValueError as error:
+        raise InputError(f"{option}: {error}") from error
+
+
+def ms_of(option: str, text: str | None) -> int | None:
+    """Milliseconds since 1970 of an option's time, where it is given. Raises InputError."""
+    from stream import clock
+
+    try:
+        return None if text is None else clock.ms_of(text)
+    except ValueError as error:
+        raise InputError(
+            f'{option}: got "{text}"; expected a time such as 2026-03-01 or 2026-03-01T12:00:00Z'
+        ) from error
+
+
+def labels_of(config: "Config", text: str) -> tuple[str, Path]:
+    """The input and the file that --labels means."""
+    from stream.config import label_inputs
+
+    known = label_inputs(config)
+    name, equals, path = text.partition("=")
+    if equals and path and name in known:
+        return name, Path(path)
+    if len(known) == 1:
+        return known[0], Path(text)
+    if not known:
+        raise InputError(
+            '--labels: the configuration has no input of type = "label"; expected one that says '
+            "where event id, verdict and time are"
+        )
+    raise InputError(f'--labels: got "{text}"; expected NAME=PATH, NAME one of {", ".join(known)}')
 
 
 def _name_and_path(text: str) -> tuple[str, str]:

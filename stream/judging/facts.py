@@ -143,9 +143,8 @@ class Facts:
 
     def _make_events(self) -> None:
         """Only the frauds' labels are joined: they are few. An event without label is honest."""
-        judged = "WHERE s.judged" if "judged" in self._columns else ""
         [(first_ms, last_ms)] = self.rows(
-            f"SELECT epoch_ms(min(event_time)), epoch_ms(max(event_time)) FROM scores s {judged}"
+            "SELECT epoch_ms(min(event_time)), epoch_ms(max(event_time)) FROM scores WHERE judged"
         )
         self.span_ms = (int(first_ms), int(last_ms)) if first_ms is not None else None
         self.first_day = int(first_ms or 0) // DAY_MS
@@ -156,14 +155,12 @@ class Facts:
             f"{HUNDREDTHS} AS hundredths, {', '.join(names)}, {self._alerted()} FROM scores s "
             f"LEFT JOIN ({FRAUD_LABELS}) l ON l.labelled_id = s.event_id "
             "LEFT JOIN kinds k ON k.name = l.kind "
-            f"LEFT JOIN alerted_events a ON a.alerted_id = s.event_id {judged}"
+            f"LEFT JOIN alerted_events a ON a.alerted_id = s.event_id WHERE judged"
         )
 
     def _make_frauds(self) -> None:
-        judged = "s.judged" if "judged" in self._columns else "true AS judged"
-        scores = "s.* EXCLUDE (judged)" if "judged" in self._columns else "s.*"
         self.do(
-            f"CREATE TABLE fraud_scores AS SELECT {scores}, {judged}, known_time, "
+            f"CREATE TABLE fraud_scores AS SELECT s.*, known_time, "
             f"{self.day('event_time')} AS day, k.scenario, l.kind, {HUNDREDTHS} AS hundredths, "
             f"{self._alerted()} FROM scores s JOIN ({FRAUD_LABELS}) l ON l.labelled_id = s.event_id "
             "JOIN kinds k ON k.name = l.kind LEFT JOIN alerted_events a ON a.alerted_id = s.event_id"

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from detectors.explain import surprise
 from detectors.monitor import told_names
@@ -32,11 +31,6 @@ def judge_run(
         facts = Facts(tables, files, watchers)
         write_incidents(facts.frauds())
         return judge(facts, watchers, parquet(incidents))
-
-
-def has_labels(path: Path) -> bool:
-    """Whether labels were written there, and any."""
-    return path.exists() and pq.read_metadata(path).num_rows > 0
 
 
 def watchers_of(config: Config) -> list[Watcher]:

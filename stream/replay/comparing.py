@@ -8,7 +8,7 @@ not know of the others: it gives what it gives alone.
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -22,7 +22,8 @@ from stream.judging.pairing import pair
 from stream.replay.driving import Progress, drive
 from stream.replay.recording import PAGE, PART, make_folder, refuse_foreign
 from stream.replay.run import Run
-from stream.replay.sources import read_from
+from stream.replay.sources import Given, labels_from, read_from
+from stream.replay.span import WHOLE, Split
 from stream.replay.summary import Summary
 
 COMPARISON: Final = "comparison.json"
@@ -30,59 +31,87 @@ SETTINGS_MAX: Final = 30
 """Configurations that differ in more are not variants of each other, and nobody would read it."""
 
 
+class Candidate(NamedTuple):
+    """A configuration to be compared, under a name of its own, with the files of its labels."""
+
+    name: str
+    config: Config
+    labels: Given = ()
+
+
 def compare(
-    configs: Sequence[tuple[str, Config]],
-    inputs: Sequence[tuple[str, str | Path]],
+    candidates: Sequence[Candidate],
+    inputs: Given,
     out_dir: Path,
     progress: Progress,
+    split: Split = WHOLE,
 ) -> Comparison:
     """Run every configuration over the files, and write what came of each into a folder under
     out_dir, and beside them the comparison and its page.
 
-    configs: by a name of their own, the first the one that the others are held against. Raises
-    InputError for names, files and folders that cannot be used, ExtraMissing without DuckDB.
+    The first is the one that the others are held against. split: what is judged. Raises InputError
+    for names, files and folders that cannot be used, ExtraMissing without DuckDB.
     """
-    names = [name for name, _ in configs]
-    if len(configs) < 2 or len(set(names)) < len(names):
-        raise InputError(
-            f"got {', '.join(names)}; expected two configurations or more, no name twice"
-        )
+    names = [one.name for one in candidates]
+    if len(set(names)) < max(len(names), 2):
+        got = ", ".join(names)
+        raise InputError(f"got {got}; expected two configurations or more, no name twice")
     database.check_installed()
+    _check_known(candidates, inputs)
+    first = candidates[0]
+    span = split.span(first.config, read_from(first.config, _of(first, inputs)))  # one for all
     refuse_foreign(out_dir, {COMPARISON, PAGE, COMPARISON + PART, PAGE + PART, *names})
     make_folder(out_dir)
     for former in (COMPARISON, PAGE):
         (out_dir / former).unlink(missing_ok=True)
-    decoders = shared_decoders([config for _, config in configs])
+    decoders = shared_decoders([one.config for one in candidates])
     with ExitStack() as opened:
         runs = [
-            opened.enter_context(Run(config, out_dir / name, name, shared))
-            for (name, config), shared in zip(configs, decoders, strict=True)
+            opened.enter_context(Run(one.config, out_dir / one.name, one.name, span, shared))
+            for one, shared in zip(candidates, decoders, strict=True)
         ]
-        drive(_sources(runs, inputs), progress)
+        drive(_sources(candidates, runs, inputs), progress)
         costs = [(run.cpu_s, run.state_bytes()) for run in runs]
         summaries = [run.finish() for run in runs]
-    comparison = _compared(configs, summaries, costs, out_dir)
+    comparison = _compared([one.config for one in candidates], summaries, costs, out_dir)
     _write(comparison, out_dir)
     return comparison
 
 
+def _check_known(candidates: Sequence[Candidate], inputs: Given) -> None:
+    """Raise InputError for a name that is no configuration's."""
+    known = {name for one in candidates for name in one.config.inputs}
+    for name, path in inputs:
+        if name not in known:
+            raise InputError(
+                f"{name}={path}: no input is named {name}; expected one of {', '.join(sorted(known))}"
+            )
+
+
+def _of(candidate: Candidate, inputs: Given) -> Given:
+    """The inputs that the configuration has; others may have more."""
+    return [one for one in inputs if one[0] in candidate.config.inputs]
+
+
 def _sources(
-    runs: Sequence[Run], inputs: Sequence[tuple[str, str | Path]]
+    candidates: Sequence[Candidate], runs: Sequence[Run], inputs: Given
 ) -> list[tuple[Reading, list[Run]]]:
-    """Each log once for all runs that cut it into the same partitions."""
-    known = {name for run in runs for name in run.config.inputs}
+    """Each log once for all runs that cut it into the same partitions; then each run's labels."""
     found: dict[tuple[str, bytes], tuple[Reading, list[Run]]] = {}
-    for run in runs:
-        config = run.config
-        mine = [one for one in inputs if one[0] in config.inputs or one[0] not in known]
-        for reading in read_from(config, mine):
-            key = reading.name, msgspec.json.encode(config.inputs[reading.name])
+    for one, run in zip(candidates, runs, strict=True):
+        for reading in read_from(one.config, _of(one, inputs)):
+            key = reading.name, msgspec.json.encode(one.config.inputs[reading.name])
             found.setdefault(key, (reading, []))[1].append(run)
-    return list(found.values())
+    labels = (
+        (reading, [run])
+        for one, run in zip(candidates, runs, strict=True)
+        for reading in labels_from(run, one.labels, _of(one, inputs))
+    )
+    return [*found.values(), *labels]
 
 
 def _compared(
-    configs: Sequence[tuple[str, Config]],
+    configs: Sequence[Config],
     summaries: Sequence[Summary],
     costs: Sequence[tuple[float, int]],
     out_dir: Path,
@@ -91,7 +120,7 @@ def _compared(
     first = summaries[0]
     folders = [(summary.name, out_dir / summary.name) for summary in summaries]
     pairs = [pair(out_dir, folders[0], other, labelled) for other in folders[1:]]
-    settings = list(_settings([config for _, config in configs]))
+    settings = list(_settings(configs))
     return Comparison(
         verdict="; ".join(one.verdict for one in pairs),
         labelled=labelled,

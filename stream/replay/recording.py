@@ -2,6 +2,7 @@
 there. Judges nothing: it hands what lies on disk to who does.
 """
 
+import shutil
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +19,8 @@ from stream.chain import Judged
 from stream.config import Config
 from stream.errors import InputError
 from stream.replay.incident_table import Incidents
+from stream.replay.last_words import LabelBatch, LastWords
+from stream.replay.span import Span
 from stream.replay.summary import Summary
 from stream.replay.tables import ALERT_COLUMNS, FeatureFile, ScoreFile, TableFile, alert_row
 
@@ -28,7 +31,9 @@ FILES: Final = (
 ALERT_LINES, DEAD_LETTERS, ALERTS, INCIDENTS, SCORES, FEATURES, LABELS, PAGE, SUMMARY = FILES
 PART: Final = ".part"
 """Ends the name of a file that is still being written."""
-OWN: Final = frozenset((*FILES, *(name + PART for name in FILES)))
+WORK: Final = f"work{PART}"
+"""The folder of what is needed only while a replay runs."""
+OWN: Final = frozenset((*FILES, *(name + PART for name in FILES), WORK))
 """Everything that a run may leave in its folder."""
 
 
@@ -60,25 +65,33 @@ class Recording:
     features: whether features.parquet is wanted, too.
     """
 
-    def __init__(self, out_dir: Path, config: Config, teller: Teller, *, features: bool) -> None:
+    def __init__(
+        self, out_dir: Path, config: Config, teller: Teller, span: Span, *, features: bool
+    ) -> None:
         self._parts = {name: out_dir / (name + PART) for name in FILES}
         self._out_dir = out_dir
         self._config = config
         self._teller = teller
+        self._span = span
         self._features_wanted = features
         self._incidents = Incidents()
         self._opened = ExitStack()
+        self.work = out_dir / WORK
+        self.labels_heard = False
 
     def __enter__(self) -> Self:
+        shutil.rmtree(self.work, ignore_errors=True)  # of a replay that was killed
+        self.work.mkdir()
         enter, parts = self._opened.enter_context, self._parts
         self._alert_lines: IO[bytes] = enter(parts[ALERT_LINES].open("wb"))
         self._letters: IO[bytes] = enter(parts[DEAD_LETTERS].open("wb"))
         self._alerts = enter(TableFile(parts[ALERTS], ALERT_COLUMNS))
         self._judged: list[ScoreFile | FeatureFile] = [
-            enter(ScoreFile(parts[SCORES], self._config, self._teller.shown))
+            enter(ScoreFile(parts[SCORES], self._config, self._span, self._teller.shown))
         ]
         if self._features_wanted:
             self._judged.append(enter(FeatureFile(parts[FEATURES], self._config)))
+        self._labels = enter(LastWords(parts[LABELS], self.work))
         return self
 
     def __exit__(
@@ -90,6 +103,7 @@ class Recording:
         try:
             self._opened.close()
         finally:
+            shutil.rmtree(self.work, ignore_errors=True)
             for part in self._parts.values():
                 part.unlink(missing_ok=True)
 
@@ -105,12 +119,18 @@ class Recording:
             for file in self._judged:
                 file.add(one)
 
+    def add_labels(self, labels: LabelBatch) -> None:
+        """Write down labels as they were known."""
+        self.labels_heard = self.labels_heard or len(labels.time_ms) > 0
+        self._labels.add(labels)
+
     def part(self, name: str) -> Path:
         """Where a file lies until the run is whole."""
         return self._parts[name]
 
     def close(self) -> None:
         """Write down the rest: from now on the tables can be read, but the incidents."""
+        self._labels.finish()
         self._opened.close()
 
     def write_incidents(self, frauds: Iterable[pa.RecordBatch] | None) -> None:

@@ -20,7 +20,9 @@ from stream.config import Config, fingerprint
 from stream.decoding import SharedDecoder
 from stream.judging.facts import Files
 from stream.judging.figures import Judgement
-from stream.judging.runs import has_labels, judge_run
+from stream.judging.runs import judge_run
+from stream.replay.labels import JoinedLabels
+from stream.replay.last_words import labels_in, labels_of
 from stream.replay.recording import (
     ALERTS,
     INCIDENTS,
@@ -31,15 +33,16 @@ from stream.replay.recording import (
     make_folder,
     refuse_foreign,
 )
+from stream.replay.span import EVERYTHING, Span
 from stream.replay.summary import Summary, Tally, summarize
 
 
 class Run:
     """A configuration at work on recorded events, and the folder that holds what came of it.
 
-    name: what the page calls it. decoders: by input, what decodes it for several runs at once.
-    features: whether the features of every event are written down, too. Raises InputError for a
-    folder that cannot be used, before anything is read.
+    name: what the page calls it. span: what is judged. decoders: by input, what decodes it for
+    several runs at once. features: whether the features of every event are written down, too.
+    Raises InputError for a folder that cannot be used, before anything is read.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Run:
         config: Config,
         out_dir: Path,
         name: str,
+        span: Span = EVERYTHING,
         decoders: Mapping[str, SharedDecoder] | None = None,
         *,
         features: bool = False,
@@ -55,14 +59,13 @@ class Run:
         make_folder(out_dir)
         self.config = config
         self._name = name
-        self._out_dir = out_dir
         run = RunInfo("replay", f"replay-{fingerprint(config)[:12]}", now_text)
         topics = {name: name for name in config.inputs}
         self._decoders = decoders or {}
         self._chain = Chain(config, run, topics, decoders, told_wanted=features)
-        self._tally = Tally()
+        self._tally = Tally(span)
         teller = Teller(hash_key(config.secret), frozenset(config.reveal), run)
-        self._recording = Recording(out_dir, config, teller, features=features)
+        self._recording = Recording(out_dir, config, teller, span, features=features)
         self._began = perf_counter()
         self.cpu_s = 0.0
         """What the run has cost this process so far, less what it shares with others."""
@@ -79,6 +82,19 @@ class Run:
     ) -> None:
         self._recording.__exit__(kind, error, trace)
 
+    @property
+    def work(self) -> Path:
+        """The folder of what is needed only while the run lasts."""
+        return self._recording.work
+
+    def note(self, joined: JoinedLabels) -> None:
+        """Take note of a label file that was made ready for this run."""
+        self._tally.labels[joined.reading.name] = joined.counts
+        self._tally.dead_letters += len(joined.dead_letters)
+        self._recording.add([], joined.dead_letters)
+        for labels in labels_in(joined.of_nobody):
+            self._recording.add_labels(labels)
+
     def put(self, input_name: str, records: Records) -> EventBatch:
         """Take the next records of a partition of an input; the events that they are."""
         if input_name in self._decoders:
@@ -87,6 +103,7 @@ class Run:
         emitted = self._chain.put(input_name, records)
         self._tally.add(emitted)
         self._recording.add(emitted.alerts, emitted.dead_letters)
+        self._recording.add_labels(labels_of(emitted.events))
         self.cpu_s += process_time() - began
         return emitted.events
 
@@ -114,8 +131,8 @@ class Run:
     def _judged(self) -> Judgement | None:
         """What the labels say, where there are any; writes the incidents."""
         write, part = self._recording.write_incidents, self._recording.part
-        if not has_labels(part(LABELS)):
+        if not self._recording.labels_heard:
             write(None)
             return None
         files = Files(part(SCORES), part(ALERTS), part(LABELS))
-        return judge_run(self.config, files, part(INCIDENTS), write, self._out_dir)
+        return judge_run(self.config, files, part(INCIDENTS), write, self.work)

@@ -4,18 +4,33 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
+import numpy as np
+
+from detectors.monitor import LABEL
 from schemas.alerts import Alert
 from stream.chain import Chain
 from stream.clock import text_of
 from stream.config import ASSESS, Config, fingerprint
 from stream.judging.figures import Judgement
 from stream.replay.incidents import Incident, WorstIncidents
+from stream.replay.span import EVERYTHING, Span
 from stream.replay.traffic import Traffic, TrafficCounter
 from stream.shard import Emitted
 
 DAY_MS: Final = 86_400_000
 
 Counts = dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedSpan:
+    """What is judged: events from a time on and before another one, null where there is no bound;
+    how many these are, and their alerts by monitor."""
+
+    from_time: str | None
+    until_time: str | None
+    events: int
+    alerts: Counts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,8 +42,9 @@ class Summary:
     and assess's by "assess". adds_up: by monitor, whether read = scored + not applicable + labels +
     duplicate + tombstone + dead letters. alerts: by monitor; alerts_per_day: the same over the span
     of event times, null where there is none; alerts_published: all of them. incidents: those of the
-    incidents_opened that have the highest scores. Times are ISO 8601, null where there was no event.
-    judged: what the labels say of it, null where there are none.
+    incidents_opened that have the highest scores. span: of all this, what lies in the span of the
+    time split. judged: what the labels say of that, null where there are none. labels: by input,
+    what became of a label file. Times are ISO 8601, null where there was no event.
     """
 
     name: str
@@ -41,7 +57,9 @@ class Summary:
     alerts_per_day: dict[str, float | None]
     alerts_published: int
     incidents_opened: int
+    span: JudgedSpan
     dead_letters: int
+    labels: dict[str, Counts]
     first_event_time: str | None
     last_event_time: str | None
     seconds: float
@@ -53,23 +71,29 @@ class Summary:
 
 @dataclass(slots=True)
 class Tally:
-    """What is counted over all batches."""
+    """What is counted over all batches. judged_…: of these what lies in the span."""
 
+    span: Span = EVERYTHING
     events: int = 0
+    judged_events: int = 0
     dead_letters: int = 0
     alerts: Counter[str] = field(default_factory=Counter)
+    judged_alerts: Counter[str] = field(default_factory=Counter)
+    labels: dict[str, Counts] = field(default_factory=dict)
     first_ms: int | None = None
     last_ms: int | None = None
     traffic: TrafficCounter = field(default_factory=TrafficCounter)
     incidents: WorstIncidents = field(default_factory=WorstIncidents)
 
     def add(self, emitted: Emitted) -> None:
-        """Count one batch of an input."""
-        self.traffic.add(emitted.events)
-        self.add_alerts(emitted.alerts)
-        times = emitted.events.time_ms
+        """Count one batch. Labels are no events that are judged, and often known long after."""
+        behaviour = emitted.events.type_code != LABEL
+        times = emitted.events.time_ms[behaviour]
         self.events += len(times)
         self.dead_letters += len(emitted.dead_letters)
+        self.judged_events += int(np.count_nonzero(self.span.holds(times)))
+        self.traffic.add(times, emitted.events.type_code[behaviour])
+        self.add_alerts(emitted.alerts)
         if len(times):
             known = [ms for ms in (self.first_ms, self.last_ms) if ms is not None]
             self.first_ms = min([int(times.min()), *known])
@@ -78,6 +102,8 @@ class Tally:
     def add_alerts(self, alerts: list[Alert]) -> None:
         """Count alerts."""
         self.alerts.update(alert.monitor for alert in alerts)
+        held = self.span.holds(np.array([alert.event_time_ms for alert in alerts], np.int64))
+        self.judged_alerts.update(alerts[i].monitor for i in np.flatnonzero(held).tolist())
         self.traffic.add_alerts(alerts)
         self.incidents.add(alerts)
 
@@ -117,7 +143,14 @@ def summarize(
         alerts_per_day={n: k * DAY_MS / span_ms if span_ms else None for n, k in alerts.items()},
         alerts_published=tally.alerts.total(),
         incidents_opened=tally.incidents.opened,
+        span=JudgedSpan(
+            from_time=_iso(tally.span.from_ms),
+            until_time=_iso(tally.span.until_ms),
+            events=tally.judged_events,
+            alerts={name: tally.judged_alerts[name] for name in names},
+        ),
         dead_letters=tally.dead_letters,
+        labels=tally.labels,
         first_event_time=_iso(tally.first_ms),
         last_event_time=_iso(tally.last_ms),
         seconds=round(seconds, 3),

@@ -23,6 +23,7 @@ from schemas.alerts import Alert
 from schemas.columns import F64, Bools, EventBatch
 from stream.chain import Judged
 from stream.config import Config
+from stream.replay.span import Span
 
 ROW_GROUP_ROWS: Final = 100_000
 TIME: Final = pa.timestamp("ms")
@@ -130,6 +131,7 @@ def score_columns(config: Config) -> pa.Schema:
                 for field in shown_fields(config)
             ),
             column("amount", pa.float64(), "the event's, in its own currency"),
+            column("judged", pa.bool_(), "in the span of the time split", always=True),
         ]
     )
 
@@ -194,12 +196,14 @@ class TableFile:
 
 
 class ScoreFile(TableFile):
-    """scores.parquet: a row for each event, labels left out, with its score and each monitor's."""
+    """scores.parquet: a row for each event, labels left out, with its score and each monitor's, and
+    whether it is judged or only learned."""
 
-    def __init__(self, path: Path, config: Config, shown: Shown) -> None:
+    def __init__(self, path: Path, config: Config, span: Span, shown: Shown) -> None:
         super().__init__(path, score_columns(config))
         self._monitors = {monitor.name: told_names(monitor) for monitor in config.monitors}
         self._fields = shown_fields(config)
+        self._span = span
         self._shown = shown
 
     def add(self, judged: Judged) -> None:
@@ -221,6 +225,7 @@ class ScoreFile(TableFile):
             *surprised,
             *(self._entities(events, field) for field in self._fields),
             pa.array(amount, mask=np.isnan(amount)),
+            pa.array(self._span.holds(events.time_ms)),
         ]
         self.write(without_labels(events, columns))
 

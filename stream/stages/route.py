@@ -15,11 +15,12 @@ import orjson
 
 from detectors.hashing import HashKey, hash_text
 from detectors.kernels import kernel
-from detectors.monitor import MonitorSpec, concerns
+from detectors.monitor import LABEL, MonitorSpec, concerns
 from detectors.state import AboutToWrite, Arrays, prefixed, under
 from schemas.codecs.slim import SlimCodec
 from schemas.columns import I64, U64, Bools, EventBatch
 from schemas.dead_letters import CODES, DeadLetter, Fault, dead_letter
+from schemas.events import ENTITY_FIELDS
 from schemas.records import Records
 from stream.config import Log
 from stream.decoding import Decoder
@@ -33,6 +34,9 @@ COUNTS: Final = (
 """What can become of a record; `read` is the sum of all others."""
 READ, PASSED, DUPLICATE, TOMBSTONE, FIRST_CODE = range(5)
 
+
+OF_NOBODY: Final = "label_without_entity"
+NOBODY_NAMED: Final = "a label names none of the entities that its input maps"
 
 SENT, NOT_APPLICABLE = range(2)
 
@@ -83,7 +87,7 @@ class Hop:
 
 class Route:
     """The stage of one partition of an input. hops: to the monitors that do not read it
-    directly."""
+    directly. is_read: by any monitor at all; else no label need name whom it teaches."""
 
     def __init__(
         self,
@@ -91,8 +95,11 @@ class Route:
         duplicate_window: int,
         hash_key: HashKey,
         hops: Sequence[Hop] = (),
+        *,
+        is_read: bool = True,
     ) -> None:
         self.hops = hops
+        self._is_read = is_read
         self._decoder = decoder
         self._hash_key = hash_key
         self._recent = RecentIds(duplicate_window)
@@ -101,12 +108,17 @@ class Route:
     def process(self, batch: Records) -> Routed:
         """The batch's events that were not seen before, and a dead letter for each bad record."""
         events, faults, tombstones = self._decoder.read(batch)
+        nameless = labels_of_nobody(events)
+        if self._is_read and nameless.any():
+            rows = np.searchsorted(batch.offset, events.offset[nameless]).tolist()
+            faults = sorted([*faults, *(Fault(row, OF_NOBODY, NOBODY_NAMED) for row in rows)])
+            events = events.take(np.flatnonzero(~nameless))
         seen = self._recent.seen(hash_text(events.event_id, self._hash_key))
         duplicates = int(np.count_nonzero(seen))
         fresh = events if duplicates == 0 else events.take(np.flatnonzero(~seen))
         self._count(len(batch), len(fresh), duplicates, tombstones, faults)
         internal = [record for hop in self.hops for record in hop.process(fresh)]
-        return Routed(fresh, [_letter(fault, batch) for fault in faults], internal)
+        return Routed(fresh, [letter(fault, batch) for fault in faults], internal)
 
     def counts(self) -> dict[str, int]:
         """Records by what became of them, `COUNTS` the names."""
@@ -204,7 +216,18 @@ def _remember(hashed: U64, slots: U64, marks: I64, per_pane: int, found: Bools) 
                 slots[1 - current] = 0
 
 
-def _letter(fault: Fault, batch: Records) -> DeadLetter:
+def labels_of_nobody(events: EventBatch) -> Bools:
+    """bool[n]: labels that name none of the entities for which their input has a place."""
+    found: Bools = events.type_code == LABEL
+    named = [events.text[name] for name in ENTITY_FIELDS if name in events.text]
+    if not named or not found.any():
+        return np.zeros(len(events), np.bool_)
+    for column in named:
+        found = found & column.is_null().to_numpy(zero_copy_only=False)
+    return found
+
+
+def letter(fault: Fault, batch: Records) -> DeadLetter:
     """The dead letter of a record; a table's row stands in it as JSON."""
     row = fault.row
     value: Any = (
