@@ -129,17 +129,13 @@ def _said(measure: str, difference: Figure, sign: int) -> str:
 
 
 def _read(tables: "DuckDBPyConnection", first: Path, other: Path, labelled: bool) -> None:
-    """Table event: a row an event. Tables first_alert, other_alert: as alerts.parquet."""
-    for side, folder in (("first", first), ("other", other)):
-        tables.execute(
-            f"CREATE TABLE {side}_alert AS SELECT * FROM read_parquet(?)",
-            [str(folder / "alerts.parquet")],
-        )
-    paths = [str(folder / "scores.parquet") for folder in (first, other)]
+    """Table event: a row for each that is judged. Tables first_alert, other_alert: as
+    alerts.parquet, of these events."""
+    paths = [str(at / name) for name in ("scores.parquet", "alerts.parquet") for at in (first, other)]
     label = "SELECT NULL::VARCHAR AS event_id, '' AS scenario WHERE false"
     if labelled:
         label = """SELECT event_id, any_value(coalesce(scenario, '')) AS scenario
-            FROM read_parquet($3) WHERE verdict = 'fraud' AND event_id IS NOT NULL
+            FROM read_parquet($5) WHERE verdict = 'fraud' AND event_id IS NOT NULL
             GROUP BY event_id"""
         paths.append(str(first / "labels.parquet"))
     tables.execute(
@@ -149,12 +145,19 @@ def _read(tables: "DuckDBPyConnection", first: Path, other: Path, labelled: bool
             a.score AS first_score, b.score AS other_score,
             a.amount, coalesce(round(a.amount * 100)::BIGINT, 0) AS hundredths,
             label.event_id IS NOT NULL AS fraud, coalesce(label.scenario, '') AS scenario,
-            a.event_id IN (SELECT event_id FROM first_alert) AS first_alerted,
-            a.event_id IN (SELECT event_id FROM other_alert) AS other_alerted
+            a.event_id IN (SELECT event_id FROM read_parquet($3)) AS first_alerted,
+            a.event_id IN (SELECT event_id FROM read_parquet($4)) AS other_alerted
         FROM read_parquet($1) a JOIN read_parquet($2) b USING (event_id)
-            LEFT JOIN label USING (event_id)""",
+            LEFT JOIN label USING (event_id)
+        WHERE a.judged AND b.judged""",
         paths,
     )
+    for side, folder in (("first", first), ("other", other)):
+        tables.execute(
+            f"""CREATE TABLE {side}_alert AS SELECT * FROM read_parquet(?)
+            WHERE event_id IN (SELECT event_id FROM event WHERE {side}_alerted)""",
+            [str(folder / "alerts.parquet")],
+        )
 
 
 def _differences(tables: "DuckDBPyConnection") -> Iterator[Difference]:

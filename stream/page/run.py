@@ -356,6 +356,9 @@ def _called(view: View) -> str:
 
 
 def _missed(missed: MissedFrauds) -> Iterator[Html]:
+    if not missed.frauds:
+        yield paragraph("Every fraud was caught.")
+        return
     yield paragraph(
         f"{_some(missed.frauds, 'fraud')} with {number(missed.amount)} behind them were not caught."
     )
