@@ -12,7 +12,8 @@ from stream.judging.figures import Figure, View
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
-    """One of the runs. folder: in which it lies, beside comparison.json. cpu_s: what it cost, the
+    """One of the runs. folder: in which it lies, beside comparison.json. events, alerts, incidents:
+    in the time that is judged, incidents by when they were opened. cpu_s: what it cost, the
     decoding that all share left out. state_bytes: of all its shards at the end. view: what labels
     say of it as a whole, null where there are none."""
 

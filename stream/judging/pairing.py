@@ -131,7 +131,9 @@ def _said(measure: str, difference: Figure, sign: int) -> str:
 def _read(tables: "DuckDBPyConnection", first: Path, other: Path, labelled: bool) -> None:
     """Table event: a row for each that is judged. Tables first_alert, other_alert: as
     alerts.parquet, of these events."""
-    paths = [str(at / name) for name in ("scores.parquet", "alerts.parquet") for at in (first, other)]
+    paths = [
+        str(at / name) for name in ("scores.parquet", "alerts.parquet") for at in (first, other)
+    ]
     label = "SELECT NULL::VARCHAR AS event_id, '' AS scenario WHERE false"
     if labelled:
         label = """SELECT event_id, any_value(coalesce(scenario, '')) AS scenario

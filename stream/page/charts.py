@@ -25,11 +25,12 @@ class Mark(NamedTuple):
 
 
 class Window(NamedTuple):
-    """A span of time that is shaded, and what stands above it."""
+    """A span of time that is shaded, and what stands above it. quiet: it is no alarm."""
 
     first_ms: int
     last_ms: int
     label: str
+    quiet: bool = False
 
 
 class Line(NamedTuple):
@@ -76,7 +77,7 @@ def traffic_chart(
         "types": list(traffic.by_type),
         "counts": series,
         "alerts": alerts,
-        "windows": [{"from": w.first_ms, "to": w.last_ms, "label": w.label} for w in windows],
+        "windows": [window._asdict() for window in windows],
     }
     label = f"Events per {duration(traffic.bucket_ms)} by type, with alerts marked on them"
     return page.chart("traffic", label, data, _traffic_table(traffic))

@@ -52,7 +52,8 @@ def comparison_page(comparison: Comparison) -> str:
         page.add("differences", "What the difference is", *map(_differences, comparison.pairs))
         page.add("curves", "How well each ranks", _curves(page, comparison.sides))
     page.add("overlap", "What both have, what only one has", *_overlaps(comparison.pairs))
-    if any(side.view and side.view.scenarios for side in comparison.sides):
+    views = [side.view for side in comparison.sides if side.view]
+    if any(scenario.name for view in views for scenario in view.scenarios):
         page.add("scenarios", "By kind of fraud", _scenarios(comparison.sides))
     page.add("drift", "How far the scores have moved", *_drift(page, comparison.pairs))
     page.add("settings", "Where the configurations differ", *_settings(comparison))
@@ -85,7 +86,7 @@ def _runs(sides: Sequence[Side]) -> Iterator[Html]:
     columns[1:1] = labelled if judged else ()
     yield table("Each run by itself", columns, ([*_run(side)] for side in sides))
     yield paragraph(
-        "CPU time leaves out reading and decoding, which all runs share. State is what a checkpoint"
+        "Alerts, incidents and events are those of the time that is judged. CPU time leaves out reading and decoding, which all runs share. State is what a checkpoint"
         " at the end would hold."
     )
 
@@ -104,7 +105,7 @@ def _run(side: Side) -> Iterator[str]:
 
 
 def _differences(pair: Pair) -> Html:
-    columns = ("Measure", pair.first, pair.other, "Difference", "95 % interval", "")
+    columns = ("Measure", pair.first, pair.other, "Difference", "95 % interval", "Verdict")
     return table(
         f"{pair.other} held against {pair.first}, on the same events",
         columns,

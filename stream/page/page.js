@@ -29,6 +29,7 @@
     legend: { orientation: "h", x: 0, xanchor: "left", y: -0.2, yanchor: "top", font: { size: 12 } },
   });
 
+  const shade = (window) => colour(window.quiet ? "--soft" : "--bad");
   const traffic = (data) => ({
     traces: [
       ...data.types.map((type, i) => ({
@@ -53,12 +54,12 @@
       }),
       shapes: data.windows.map((window) => ({
         type: "rect", xref: "x", yref: "paper", y0: 0, y1: 1, layer: "below", opacity: 0.22,
-        x0: when(window.from), x1: when(window.to), fillcolor: colour("--bad"),
-        line: { width: 1, color: colour("--bad") },
+        x0: when(window.first_ms), x1: when(window.last_ms), fillcolor: shade(window),
+        line: { width: 1, color: shade(window) },
       })),
       annotations: data.windows.map((window) => ({
-        x: when((window.from + window.to) / 2), y: 1, xref: "x", yref: "paper", yanchor: "bottom",
-        text: plain(window.label), showarrow: false, font: { color: colour("--bad"), size: 12 },
+        x: when((window.first_ms + window.last_ms) / 2), y: 1, xref: "x", yref: "paper", yanchor: "bottom",
+        text: plain(window.label), showarrow: false, font: { color: shade(window), size: 12 },
       })),
     },
   });
@@ -82,7 +83,7 @@
     const scale = (said) => axis({
       type: said.dates ? "date" : said.log ? "log" : "linear", title: { text: plain(said.title), standoff: 6 },
       ...(said.share && !said.log ? { rangemode: "tozero", tickformat: ".0%" } : {}),
-      ...(said.log ? { exponentformat: "power", dtick: 1 } : {}),
+      ...(said.log ? { tickformat: "~g", dtick: 1 } : {}),
     });
     return { traces, layout: { xaxis: scale(data.x), yaxis: scale(data.y), legend: { ...common().legend, y: -0.26 } } };
   };

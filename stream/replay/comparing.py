@@ -133,7 +133,7 @@ def _compared(
                 name=summary.name,
                 folder=summary.name,
                 fingerprint=summary.fingerprint,
-                events=summary.events,
+                events=summary.span.events,
                 alerts=summary.alerts_published,
                 incidents=summary.incidents_opened,
                 dead_letters=summary.dead_letters,

@@ -10,7 +10,7 @@ from typing import Final
 
 from schemas.alerts import Alert, Entity, Evidence, Severity
 
-INCIDENTS_MAX: Final = 40
+INCIDENTS_MAX: Final = 25
 """More would make the page slow and nobody would read them; the page says how many are left."""
 EVENTS_MAX: Final = 5
 SEVERITIES: Final[tuple[Severity, ...]] = ("low", "medium", "high", "critical")

@@ -41,9 +41,9 @@ class Summary:
     inputs: route's counters by input, over its partitions. monitors: watch's counters by monitor,
     and assess's by "assess". adds_up: by monitor, whether read = scored + not applicable + labels +
     duplicate + tombstone + dead letters. alerts: by monitor; alerts_per_day: the same over the span
-    of event times, null where there is none; alerts_published: all of them. incidents: those of the
-    incidents_opened that have the highest scores. span: of all this, what lies in the span of the
-    time split. judged: what the labels say of that, null where there are none. labels: by input,
+    of event times, null where there is none. span: of all this, what lies in the span of the time
+    split; alerts_published: all alerts in it; incidents: of the incidents_opened in it those with
+    the highest scores. judged: what the labels say of that, null where there are none. labels: by input,
     what became of a label file. Times are ISO 8601, null where there was no event.
     """
 
@@ -103,9 +103,10 @@ class Tally:
         """Count alerts."""
         self.alerts.update(alert.monitor for alert in alerts)
         held = self.span.holds(np.array([alert.event_time_ms for alert in alerts], np.int64))
-        self.judged_alerts.update(alerts[i].monitor for i in np.flatnonzero(held).tolist())
+        judged = [alerts[i] for i in np.flatnonzero(held).tolist()]
+        self.judged_alerts.update(alert.monitor for alert in judged)
+        self.incidents.add(judged)
         self.traffic.add_alerts(alerts)
-        self.incidents.add(alerts)
 
 
 def summarize(
@@ -141,7 +142,7 @@ def summarize(
         events=tally.events,
         alerts=alerts,
         alerts_per_day={n: k * DAY_MS / span_ms if span_ms else None for n, k in alerts.items()},
-        alerts_published=tally.alerts.total(),
+        alerts_published=tally.judged_alerts.total(),
         incidents_opened=tally.incidents.opened,
         span=JudgedSpan(
             from_time=_iso(tally.span.from_ms),
