@@ -431,7 +431,7 @@ def _why(one: Missed) -> Html:
     if one.nearest is None or one.gap is None:
         return text("no monitor judged it")
     lacking = (
-        f"{number(one.gap)} short of an alert by {one.nearest}"
+        f"score {number(one.gap)} too low for an alert by {one.nearest}"
         if one.gap > 0
         else f"{one.nearest} held its alert back: over budget, or an open incident"
     )

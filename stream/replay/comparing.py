@@ -107,7 +107,9 @@ def _sources(
         for one, run in zip(candidates, runs, strict=True)
         for reading in labels_from(run, one.labels, _of(one, inputs))
     )
-    return [*found.values(), *labels]
+    names = [name for name, _ in inputs]
+    # in the order in which each run alone would read them: at the same time the first goes first
+    return [*sorted(found.values(), key=lambda source: names.index(source[0].name)), *labels]
 
 
 def _compared(
