@@ -103,18 +103,23 @@ class Parsed(HTMLParser):
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.texts: list[str] = []
+        self.said = ""
+        """The texts but for style and scripts."""
         self.data = ""
         self._in_data = False
+        self._is_said = True
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Keep the element."""
         self.elements.append((tag, dict(attrs)))
         self._in_data = dict(attrs).get("id") == "data"
+        self._is_said = tag not in {"style", "script"}
 
     def handle_endtag(self, tag: str) -> None:
-        """Leave the data element."""
+        """Leave the data element, or a style or a script."""
         self._in_data = False
+        self._is_said = True
 
     def handle_data(self, data: str) -> None:
         """Keep the text."""
@@ -122,6 +127,8 @@ class Parsed(HTMLParser):
             self.data += data
         else:
             self.texts.append(data)
+        if self._is_said:
+            self.said += f"{data} "
 
 
 def shape(parsed: Parsed) -> list[tuple[str, tuple[str, ...]]]:
