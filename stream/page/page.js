@@ -13,6 +13,7 @@
   const when = (ms) => new Date(ms).toISOString();
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+  const short = (name) => plain(name.length > 32 ? name.slice(0, 31) + "…" : name);
 
   const axis = (said) => ({
     gridcolor: colour("--line"), linecolor: colour("--line"), zeroline: false, fixedrange: true,
@@ -33,7 +34,7 @@
   const traffic = (data) => ({
     traces: [
       ...data.types.map((type, i) => ({
-        type: "scatter", mode: "lines", name: plain(type), x: data.time.map(when), y: data.counts[i],
+        type: "scatter", mode: "lines", name: short(type), x: data.time.map(when), y: data.counts[i],
         stackgroup: "traffic", line: { width: 0.8, color: fills[i % 5] },
         fillcolor: fills[i % 5] + "77", hovertemplate: "%{y} " + plain(type) + "<extra></extra>",
       })),
@@ -74,7 +75,7 @@
         showlegend: false, fill: upper ? "tonexty" : "none", fillcolor: color + "2e",
       })) : [];
       return [...band, {
-        type: "scatter", mode: line.x.length < 3 ? "lines+markers" : "lines", name: plain(line.name),
+        type: "scatter", mode: line.x.length < 3 ? "lines+markers" : "lines", name: short(line.name),
         x: line.x, y: line.y,
         line: { width: line.reference ? 1.2 : 2.2, color, dash: line.reference ? "dot" : dashes[i % 4] },
         hovertemplate: plain(line.name) + ": %{y:.4~g} at %{x:.4~g}<extra></extra>",
@@ -92,13 +93,10 @@
     for (const [key, data] of Object.entries(charts)) {
       const place = document.getElementById("chart-" + key);
       const { traces, layout } = data.kind === "traffic" ? traffic(data) : curves(data);
-      const width = print.matches ? { width: Math.min(place.clientWidth, 680) } : {};
-      Plotly.react(place, traces, { ...common(), ...layout, ...width }, { displayModeBar: false, responsive: true });
+      const size = print.matches ? { width: Math.min(place.clientWidth, 680), height: 300 } : {};
+      Plotly.react(place, traces, { ...common(), ...layout, ...size }, { displayModeBar: false, responsive: true });
     }
   };
   draw();
   for (const changing of [dark, narrow, print]) changing.addEventListener("change", draw);
-  addEventListener("beforeprint", () => {
-    for (const one of document.querySelectorAll("details.told")) one.open = true;
-  });
 })();

@@ -86,7 +86,7 @@ def paragraph(value: str, kind: str = "") -> Html:
 
 
 def fold(summary: str, content: Html, kind: str = "told") -> Html:
-    """Content that is shown when its summary is chosen; what is "told" is so in print, too."""
+    """Content that is shown when its summary is chosen. kind: "values" are not worth printing."""
     return Html(f'<details class="{kind}"><summary>{text(summary)}</summary>{content}</details>')
 
 

@@ -360,7 +360,7 @@ def _days(view: View) -> Html:
         )
         for one in view.days
     )
-    return fold("Every day", table("Days of event time", columns, rows))
+    return fold("Every day", table("Days of event time", columns, rows), "values")
 
 
 def _called(view: View) -> str:
