@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+import pyarrow.parquet as pq
 import pytest
 
 from stream.judging.comparison import Comparison
@@ -37,7 +38,16 @@ OURS = {
         "b",
     ),
     *("review", "challenge", "throttle", "block", "events", "new_events", "entities"),
-    *("entity_days", "incidents", "amount", "frauds", "fraud entities", "fraud amount"),
+    *(
+        "entity_days",
+        "incidents",
+        "fraud",
+        "honest",
+        "amount",
+        "frauds",
+        "fraud entities",
+        "fraud amount",
+    ),
 }
 """Words that a page chooses by: no other than these can stand there."""
 NAMED_BY_OTHERS = {"inputs", "monitors", "adds_up", "alerts_per_day", "labels", "entities"}
@@ -201,3 +211,18 @@ def test_a_page_leads_nowhere_else(folder: Path) -> None:
         assert all((page.parent / link).is_file() for link in others)
         assert not [a for _, a in parsed.elements if {"src", "action"} & a.keys()]
         assert page.read_text("utf-8").count("plotly.js v") == 1
+
+
+def test_incidents_say_what_became_of_them(folder: Path) -> None:
+    """Beside its explanation each incident has the verdict and the events that incidents.parquet
+    has of it."""
+    summary = msgspec.json.decode((folder / "a" / "summary.json").read_bytes(), type=Summary)
+    rows = pq.read_table(folder / "a" / "incidents.parquet").to_pylist()
+    known = {row["incident_id"]: row for row in rows}
+    assert summary.incidents_opened >= len(summary.incidents) > 3
+    for one in summary.incidents:
+        row = known[one.worst.incident_id]
+        assert (one.verdict, one.events, one.amount, one.worst.score) == (
+            *(row["verdict"], row["events"], row["amount"], row["top_score"]),
+        )
+    assert {one.verdict for one in summary.incidents} == {"fraud"}

@@ -133,13 +133,16 @@ class Pair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """All of it. verdict: of all pairs. labelled: whether labels were given. settings: at most
-    `SETTINGS_MAX` of settings_differing."""
+    """All of it. verdict: of all pairs. labelled: whether labels were given. first_event_time,
+    last_event_time: of all events; judged_from, judged_until: of those that are judged, null where
+    there is no such bound. settings: the first of settings_differing."""
 
     verdict: str
     labelled: bool
     first_event_time: str | None
     last_event_time: str | None
+    judged_from: str | None
+    judged_until: str | None
     settings: list[Setting]
     settings_differing: int
     sides: list[Side]

@@ -70,7 +70,9 @@ def _lead(comparison: Comparison) -> str:
     span = ""
     if comparison.first_event_time and comparison.last_event_time:
         span = f", {comparison.first_event_time[:10]} to {comparison.last_event_time[:10]}"
-    told = f"{names} over the same events in one pass{span}. "
+    bounds = (("from", comparison.judged_from), ("before", comparison.judged_until))
+    judged = " and ".join(f"{bound} {time[:10]}" for bound, time in bounds if time)
+    told = f"{names} over the same events in one pass{span}{judged and f', judged {judged}'}. "
     if comparison.labelled:
         return f"{told}{comparison.sides[0].name} is what the others are held against."
     return f"{told}No labels were given: what follows says what differs, not what is right."

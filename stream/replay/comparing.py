@@ -128,6 +128,8 @@ def _compared(
         labelled=labelled,
         first_event_time=first.first_event_time,
         last_event_time=first.last_event_time,
+        judged_from=first.span.from_time,
+        judged_until=first.span.until_time,
         settings=settings[:SETTINGS_MAX],
         settings_differing=len(settings),
         sides=[

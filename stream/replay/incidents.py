@@ -5,8 +5,12 @@ with the run.
 """
 
 import heapq
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
+
+import pyarrow.parquet as pq
 
 from schemas.alerts import Alert, Entity, Evidence, Severity
 
@@ -21,7 +25,9 @@ class Incident:
     """An entity's alerts that belong together, told by the one with the highest score.
 
     severity: the highest of them. alerts: how many were published, suppressed: how many were held
-    back, as the last of them has it. events: the last ones that raised one, the newest first.
+    back, as the last of them has it. evidence: the last events that raised one, the newest first.
+    events: of the entity, from opening to last; amount: of these; verdict: "fraud" where one of
+    them is, else "honest". Each is null where it is not known.
     """
 
     severity: Severity
@@ -32,7 +38,10 @@ class Incident:
     alerts: int
     suppressed: int
     worst: Alert
-    events: list[Evidence]
+    evidence: list[Evidence]
+    events: int | None = None
+    amount: float | None = None
+    verdict: str | None = None
 
 
 class WorstIncidents:
@@ -78,5 +87,14 @@ def _joined(known: Incident | None, alert: Alert) -> Incident:
         alerts=alert.revision,
         suppressed=alert.suppressed,
         worst=worst,
-        events=[*alert.evidence, *(known.events if known else [])][:EVENTS_MAX],
+        evidence=[*alert.evidence, *(known.evidence if known else [])][:EVENTS_MAX],
     )
+
+
+def with_outcomes(incidents: Sequence[Incident], path: Path) -> list[Incident]:
+    """The incidents with what incidents.parquet knows of them."""
+    ids = [one.worst.incident_id for one in incidents]
+    columns = ["incident_id", "events", "amount", "verdict"]
+    rows = pq.read_table(path, columns=columns, filters=[("incident_id", "in", ids)]).to_pylist()
+    known = {row.pop("incident_id"): row for row in rows}
+    return [replace(one, **known[one.worst.incident_id]) for one in incidents]

@@ -5,6 +5,7 @@ their logs, and told how far in event time all of them have come.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter, process_time
 from types import TracebackType
@@ -21,6 +22,7 @@ from stream.decoding import SharedDecoder
 from stream.judging.facts import Files
 from stream.judging.figures import Judgement
 from stream.judging.runs import judge_run
+from stream.replay.incidents import with_outcomes
 from stream.replay.labels import JoinedLabels
 from stream.replay.last_words import labels_in, labels_of
 from stream.replay.recording import (
@@ -125,6 +127,8 @@ class Run:
         judged = self._judged()
         seconds = perf_counter() - self._began
         summary = summarize(self._name, self.config, self._chain, self._tally, judged, seconds)
+        path = self._recording.part(INCIDENTS)
+        summary = replace(summary, incidents=with_outcomes(summary.incidents, path))
         self._recording.finish(summary)
         return summary
 
