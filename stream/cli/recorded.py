@@ -33,8 +33,8 @@ def replay(
         typer.Option(
             metavar="PATH",
             help="A file of confirmed verdicts, mapped by the input of type label (NAME=PATH where "
-            "there are several): joined to the events by id, known to the models only from its own "
-            "time on.",
+            "there are several; Eddy's own shape where there is none): joined to the events by id, "
+            "known to the models only from its own time on.",
         ),
     ] = None,
     warm_up: Annotated[
@@ -65,7 +65,7 @@ def replay(
     from stream import replay as replaying
     from stream.config import load
 
-    loaded = load(config)
+    loaded = with_labels(load(config)) if labels else load(config)
     pairs = [_name_and_path(text) for text in inputs]
     label_pairs = [labels_of(loaded, text) for text in labels or ()]
     split = replaying.Split(
@@ -138,6 +138,18 @@ def ms_of(option: str, text: str | None) -> int | None:
         ) from error
 
 
+def with_labels(config: "Config") -> "Config":
+    """The configuration with an input of labels: in Eddy's own shape, where it has none."""
+    import msgspec
+
+    from stream.config import InputSpec, label_inputs
+
+    if label_inputs(config):
+        return config
+    own = {"labels": InputSpec(topic="labels", type="label")}
+    return msgspec.structs.replace(config, inputs={**own, **config.inputs})
+
+
 def labels_of(config: "Config", text: str) -> tuple[str, Path]:
     """The input and the file that --labels means."""
     from stream.config import label_inputs
@@ -148,11 +160,6 @@ def labels_of(config: "Config", text: str) -> tuple[str, Path]:
         return name, Path(path)
     if len(known) == 1:
         return known[0], Path(text)
-    if not known:
-        raise InputError(
-            '--labels: the configuration has no input of type = "label"; expected one that says '
-            "where event id, verdict and time are"
-        )
     raise InputError(f'--labels: got "{text}"; expected NAME=PATH, NAME one of {", ".join(known)}')
 
 
