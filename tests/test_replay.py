@@ -143,7 +143,10 @@ def test_every_event_has_a_score_and_every_count_adds_up(tmp_path: Path) -> None
     letters = [orjson.loads(x) for x in (out / "dead_letters.ndjson").read_bytes().splitlines()]
     assert [letter["eddy-code"] for letter in letters] == ["malformed", "wrong_type"]
     assert orjson.loads((out / "summary.json").read_bytes())["alerts"] == summary.alerts
-    assert {entry.name for entry in out.iterdir()} == {*FILES} - {"features.parquet"}
+    assert {entry.name for entry in out.iterdir()} == {*FILES} - {
+        "features.parquet",
+        "frauds.parquet",
+    }
 
 
 def test_formats_of_the_same_events_give_the_same_results(tmp_path: Path) -> None:

@@ -32,8 +32,8 @@ Labels = Annotated[
     typer.Option(
         metavar="PATH",
         help="A file of confirmed verdicts, mapped by the input of type label (NAME=PATH where "
-        "there are several): joined to the events by id, known to the models only from its own "
-        "time on.",
+        "there are several; Eddy's own shape where there is none): joined to the events by id, "
+        "known to the models only from its own time on.",
     ),
 ]
 WarmUp = Annotated[
@@ -72,7 +72,7 @@ def replay(
     from stream import replay as replaying
     from stream.config import load
 
-    loaded = load(config)
+    loaded = with_labels(load(config)) if labels else load(config)
     pairs = [_name_and_path(text) for text in inputs]
     label_pairs = [labels_of(loaded, text) for text in labels or ()]
     split = _split(warm_up, score_from, score_until)
@@ -121,7 +121,7 @@ def compare(
     from stream.config import load
     from stream.replay import comparing
 
-    loaded = [load(path) for path in configs]
+    loaded = [with_labels(load(path)) if labels else load(path) for path in configs]
     candidates = [
         comparing.Candidate(name, one, [labels_of(one, text) for text in labels or ()])
         for name, one in zip(_names(configs), loaded, strict=True)
@@ -218,6 +218,18 @@ def ms_of(option: str, text: str | None) -> int | None:
         ) from error
 
 
+def with_labels(config: "Config") -> "Config":
+    """The configuration with an input of labels: in Eddy's own shape, where it has none."""
+    import msgspec
+
+    from stream.config import InputSpec, label_inputs
+
+    if label_inputs(config):
+        return config
+    own = {"labels": InputSpec(topic="labels", type="label")}
+    return msgspec.structs.replace(config, inputs={**own, **config.inputs})
+
+
 def labels_of(config: "Config", text: str) -> tuple[str, Path]:
     """The input and the file that --labels means."""
     from stream.config import label_inputs
@@ -228,11 +240,6 @@ def labels_of(config: "Config", text: str) -> tuple[str, Path]:
         return name, Path(path)
     if len(known) == 1:
         return known[0], Path(text)
-    if not known:
-        raise InputError(
-            '--labels: the configuration has no input of type = "label"; expected one that says '
-            "where event id, verdict and time are"
-        )
     raise InputError(f'--labels: got "{text}"; expected NAME=PATH, NAME one of {", ".join(known)}')
 
 

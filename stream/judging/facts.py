@@ -56,7 +56,8 @@ class Facts:
     events: what is to be judged, a row each: day, scenario (an index into `scenarios`, -1 honest),
     hundredths, score, score_‹monitor›, the entity fields, alerted and alerted_‹watcher›.
     frauds: every event labelled fraud, with all columns of its score; also event_time, known_time,
-    judged, caught and caught_‹watcher›. alert_scores: event_time, the entity fields and alerted…
+    judged, caught and caught_‹watcher›, and gap, what the nearest score lacked to an alert, null
+    where no monitor judged it. alert_scores: event_time, the entity fields and alerted…
     of every event with an alert on it. known: entity and day: of the entities in the field
     `known` was made for, those known as compromised on that day.
     """
@@ -66,7 +67,7 @@ class Facts:
     ) -> None:
         self._database = database
         self._watchers = watchers
-        self._columns = set(pq.read_schema(files.scores).names)
+        self._columns = pq.read_schema(files.scores).names
         self.fields = list(dict.fromkeys(watcher.entity for watcher in watchers))
         for name in ("scores", "alerts", "labels"):
             self.do(f"CREATE VIEW {name} AS SELECT * FROM {parquet(getattr(files, name))}")
@@ -102,8 +103,12 @@ class Facts:
         yield from self._query(query).to_arrow_reader(ROWS_AT_ONCE)
 
     def frauds(self) -> Iterator[pa.RecordBatch]:
-        """Everything of `frauds`, in a fixed order."""
-        return self.batches("SELECT * FROM frauds ORDER BY event_time, event_id")
+        """The columns of frauds.parquet, in a fixed order: those of the scores, and what else is
+        known of each."""
+        return self.batches(
+            f"SELECT {', '.join(self._columns)}, kind AS scenario, known_time, alerted, caught, gap "
+            "FROM frauds ORDER BY event_time, event_id"
+        )
 
     def make_known(self, field: str) -> None:
         """Make `known` for a field, as the Fraud Detection Handbook leaves cards out: on a day of
@@ -172,11 +177,13 @@ class Facts:
             "AND f.event_time < h.event_time + to_milliseconds(1000 * h.ttl_s)"
             for field in self.fields
         )
+        gaps = (f"{w.needed!r} - f.score_{w.name}" for w in self._scored())
         names = self._suffixed("caught")
         each = (f"f.alerted{name[6:]} OR coalesce(h.{name}, false) AS {name}" for name in names)
         of = (f", bool_or(monitor = '{w.name}') AS caught_{w.name}" for w in self._watchers)
         self.do(
-            f"CREATE TABLE frauds AS SELECT f.*, {', '.join(each)} FROM fraud_scores f LEFT JOIN "
+            f"CREATE TABLE frauds AS SELECT f.*, {', '.join(each)}, least({', '.join(gaps)}) AS gap "
+            "FROM fraud_scores f LEFT JOIN "
             f"(SELECT fraud, true AS caught{''.join(of)} FROM ({' UNION ALL '.join(held)}) "
             "GROUP BY fraud) h ON h.fraud = f.rowid"
         )

@@ -81,12 +81,11 @@ class Incidents:
         """By opening."""
         return sorted(self._by_id.values(), key=lambda one: (one.opened, one.incident_id))
 
-    def write(self, path: Path, scores: Path, frauds: Iterable[pa.RecordBatch] | None) -> None:
-        """Write incidents.parquet. scores: scores.parquet. frauds: the labelled ones among its
-        rows, with the same columns; None where there are no labels."""
+    def write(self, path: Path, scores: Path, frauds: Path | None) -> None:
+        """Write incidents.parquet. frauds: frauds.parquet, None where there are no labels."""
         incidents = self.ordered()
         events = _sums(incidents, _batches(scores))
-        fraud = None if frauds is None else _sums(incidents, frauds)
+        fraud = None if frauds is None else _sums(incidents, _batches(frauds))
         with TableFile(path, INCIDENT_COLUMNS) as file:
             for start in range(0, len(incidents), ROW_GROUP_ROWS):
                 rows = range(start, min(start + ROW_GROUP_ROWS, len(incidents)))
@@ -104,8 +103,8 @@ def _row(incident: _Incident, i: int, events: Sums, fraud: Sums | None) -> dict[
     return row
 
 
-def _batches(scores: Path) -> Iterator[pa.RecordBatch]:
-    with pq.ParquetFile(scores) as file:
+def _batches(path: Path) -> Iterator[pa.RecordBatch]:
+    with pq.ParquetFile(path) as file:
         yield from file.iter_batches(ROW_GROUP_ROWS)
 
 

@@ -22,13 +22,23 @@ from stream.replay.incident_table import Incidents
 from stream.replay.last_words import LabelBatch, LastWords
 from stream.replay.span import Span
 from stream.replay.summary import Summary
-from stream.replay.tables import ALERT_COLUMNS, FeatureFile, ScoreFile, TableFile, alert_row
+from stream.replay.tables import (
+    ALERT_COLUMNS,
+    FeatureFile,
+    ScoreFile,
+    TableFile,
+    alert_row,
+    fraud_columns,
+)
 
 FILES: Final = (
     *("alerts.ndjson", "dead_letters.ndjson", "alerts.parquet", "incidents.parquet"),
-    *("scores.parquet", "features.parquet", "labels.parquet", "index.html", "summary.json"),
+    *("scores.parquet", "features.parquet", "labels.parquet", "frauds.parquet"),
+    *("index.html", "summary.json"),
 )
-ALERT_LINES, DEAD_LETTERS, ALERTS, INCIDENTS, SCORES, FEATURES, LABELS, PAGE, SUMMARY = FILES
+ALERT_LINES, DEAD_LETTERS, ALERTS, INCIDENTS, SCORES, FEATURES, LABELS, FRAUDS, PAGE, SUMMARY = (
+    FILES
+)
 PART: Final = ".part"
 """Ends the name of a file that is still being written."""
 WORK: Final = f"work{PART}"
@@ -133,10 +143,18 @@ class Recording:
         self._labels.finish()
         self._opened.close()
 
-    def write_incidents(self, frauds: Iterable[pa.RecordBatch] | None) -> None:
-        """Write the incidents. frauds: the rows of the scores that are labelled fraud, None where
-        there are no labels."""
-        self._incidents.write(self._parts[INCIDENTS], self._parts[SCORES], frauds)
+    def write_frauds(self, frauds: Iterable[pa.RecordBatch]) -> None:
+        """Write what is known of every event labelled fraud."""
+        schema = fraud_columns(self._config)
+        with TableFile(self._parts[FRAUDS], schema) as file:
+            for batch in frauds:
+                file.write(batch.cast(schema).columns)
+
+    def write_incidents(self) -> None:
+        """Write the incidents, with their frauds where these were written before."""
+        parts = self._parts
+        frauds = parts[FRAUDS] if parts[FRAUDS].exists() else None
+        self._incidents.write(parts[INCIDENTS], parts[SCORES], frauds)
 
     def finish(self, summary: Summary) -> None:
         """Write summary and page and give every file its name, the summary last."""

@@ -19,22 +19,11 @@ from stream.chain import Chain
 from stream.clock import now_text
 from stream.config import Config, fingerprint
 from stream.decoding import SharedDecoder
-from stream.judging.facts import Files
-from stream.judging.figures import Judgement
-from stream.judging.runs import judge_run
 from stream.replay.incidents import with_outcomes
+from stream.replay.judged import judged
 from stream.replay.labels import JoinedLabels
 from stream.replay.last_words import labels_in, labels_of
-from stream.replay.recording import (
-    ALERTS,
-    INCIDENTS,
-    LABELS,
-    OWN,
-    SCORES,
-    Recording,
-    make_folder,
-    refuse_foreign,
-)
+from stream.replay.recording import INCIDENTS, OWN, Recording, make_folder, refuse_foreign
 from stream.replay.span import EVERYTHING, Span
 from stream.replay.summary import Summary, Tally, summarize
 
@@ -124,19 +113,10 @@ class Run:
     def finish(self) -> Summary:
         """Give every file its name; what the run led to."""
         self._recording.close()
-        judged = self._judged()
+        verdict = judged(self.config, self._recording)
         seconds = perf_counter() - self._began
-        summary = summarize(self._name, self.config, self._chain, self._tally, judged, seconds)
+        summary = summarize(self._name, self.config, self._chain, self._tally, verdict, seconds)
         path = self._recording.part(INCIDENTS)
         summary = replace(summary, incidents=with_outcomes(summary.incidents, path))
         self._recording.finish(summary)
         return summary
-
-    def _judged(self) -> Judgement | None:
-        """What the labels say, where there are any; writes the incidents."""
-        write, part = self._recording.write_incidents, self._recording.part
-        if not self._recording.labels_heard:
-            write(None)
-            return None
-        files = Files(part(SCORES), part(ALERTS), part(LABELS))
-        return judge_run(self.config, files, part(INCIDENTS), write, self.work)

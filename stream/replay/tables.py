@@ -136,6 +136,20 @@ def score_columns(config: Config) -> pa.Schema:
     )
 
 
+def fraud_columns(config: Config) -> pa.Schema:
+    """The columns of frauds.parquet: a score's, and what labels and alerts say of it."""
+    return pa.schema(
+        [
+            *score_columns(config),
+            column("scenario", pa.string(), "the kind of fraud, empty where none is named"),
+            column("known_time", TIME, "when it became known, UTC"),
+            column("alerted", pa.bool_(), "an alert was published on it", always=True),
+            column("caught", pa.bool_(), "so, or an alert's action still stood", always=True),
+            column("gap", pa.float64(), "what the nearest score lacked; null where none judged it"),
+        ]
+    )
+
+
 def feature_columns(config: Config) -> pa.Schema:
     """The columns of features.parquet."""
     told = [(m.name, name) for m in config.monitors for name in told_names(m)]
