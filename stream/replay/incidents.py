@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from schemas.alerts import Alert, Entity, Evidence, Severity
@@ -93,8 +95,9 @@ def _joined(known: Incident | None, alert: Alert) -> Incident:
 
 def with_outcomes(incidents: Sequence[Incident], path: Path) -> list[Incident]:
     """The incidents with what incidents.parquet knows of them."""
-    ids = [one.worst.incident_id for one in incidents]
+    ids = pa.array([one.worst.incident_id for one in incidents], pa.string())
     columns = ["incident_id", "events", "amount", "verdict"]
-    rows = pq.read_table(path, columns=columns, filters=[("incident_id", "in", ids)]).to_pylist()
+    among = pc.field("incident_id").isin(ids)
+    rows = pq.read_table(path, columns=columns, filters=among).to_pylist()
     known = {row.pop("incident_id"): row for row in rows}
     return [replace(one, **known[one.worst.incident_id]) for one in incidents]
