@@ -126,7 +126,7 @@ class Monitor:
         self.key = key
         self.kinds = [KINDS[f.kind] for f in spec.features]
         own = [d for d in spec.detectors if isinstance(d, OwnSpec)]
-        self.names = [*(f.name for f in spec.features), *(d.name for d in own)]
+        self.names = told_names(spec)
         count = len(spec.features)
         self.tails = next((d for d in spec.detectors if isinstance(d, TailSpec)), None)
         trees = next((d for d in spec.detectors if isinstance(d, TreesSpec | RiverTreesSpec)), None)
@@ -406,6 +406,12 @@ def _told(values: F64, units: F64, judged: tail.Judged, verdicts: list[Verdict])
         np.concatenate([judged.centre, expected]),
         np.concatenate([judged.spread, np.zeros_like(own)]),
     )
+
+
+def told_names(spec: MonitorSpec) -> list[str]:
+    """What a monitor tells of an event: its features', then its own detectors' names."""
+    own = (detector.name for detector in spec.detectors if isinstance(detector, OwnSpec))
+    return [*(feature.name for feature in spec.features), *own]
 
 
 def concerns(events: EventBatch, spec: MonitorSpec) -> Bools:

@@ -210,11 +210,11 @@ def _inside(where: str, outer: str) -> bool:
 def fields_wanted(config: Config, input_name: str) -> list[str]:
     """The event fields of an input that must be extracted, in the order of `events.FIELDS`.
 
-    What its monitors read, every entity field that it fills (for related entities), and what
-    gives a number its meaning: the currency of an amount, the offset of a time of day. Of labels
-    all that they say, whoever reads it.
+    What its monitors read, every entity field that it fills (for related entities), what is at
+    stake, and what gives a number its meaning: the currency of an amount, the offset of a time of
+    day. Of labels all that they say, whoever reads it.
     """
-    wanted: set[str] = set(ENTITY_FIELDS)
+    wanted: set[str] = {*ENTITY_FIELDS, "amount"}
     for monitor in config.monitors:
         if input_name in monitor.inputs:
             wanted |= {name for _, name in _reads(monitor)}

@@ -72,7 +72,7 @@ class _Watched:
         alerts = [*emitted.alerts, *late]
         self.alerts += alerts
         self.incidents.add(alerts)
-        self.traffic.add(emitted.events)
+        self.traffic.add(emitted.events.time_ms, emitted.events.type_code)
         return alerts
 
 

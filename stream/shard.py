@@ -41,7 +41,7 @@ from stream.rekeying import Rekeying
 from stream.stages import Found, InternalRecord, Stage
 from stream.stages.assess import Assess, reports
 from stream.stages.route import Hop, Route
-from stream.stages.watch import Watch
+from stream.stages.watch import Outcome, Watch
 
 EVENTS_AT_ONCE: Final = 20_000
 """Events of an internal log that are judged at once: a poll may bring many times as many."""
@@ -52,14 +52,14 @@ class Emitted:
     """What one batch of records led to, in the order of the log.
 
     alerts: by event, then by monitor, so that cutting the batch elsewhere changes nothing.
-    p_values: monitor name → float64[len(events)], NaN where the monitor did not apply. internal:
-    what goes into internal logs, in order for each of their partitions.
+    outcomes: monitor name → what it made of the events, in as many parts as it took them in.
+    internal: what goes into internal logs, in order for each of their partitions.
     """
 
     events: EventBatch
     alerts: list[Alert]
     dead_letters: list[DeadLetter]
-    p_values: dict[str, F64]
+    outcomes: dict[str, list[Outcome]]
     internal: list[InternalRecord]
 
 
@@ -165,7 +165,7 @@ class SourceShard(Shard):
             events=events,
             alerts=[one.alert for one in found],
             dead_letters=routed.dead_letters,
-            p_values=p_values,
+            outcomes={name: [outcome] for name, outcome in outcomes.items()},
             internal=[*routed.internal, *self._reports(events, p_values)],
         )
 
@@ -256,17 +256,15 @@ class WatchShard(InternalShard):
 
     def judge(self, events: EventBatch) -> Emitted:
         """Let the monitor watch the events."""
-        alerts: list[Alert] = []
-        p_values = [np.empty(0)]
-        for start in range(0, len(events), EVENTS_AT_ONCE):
-            outcome = self.watch.process(
-                events.slice(start, min(start + EVENTS_AT_ONCE, len(events)))
-            )
-            alerts += [found.alert for found in outcome.alerts]
-            p_values.append(outcome.p_value)
-        name, p_value = self.watch.name, np.concatenate(p_values)
+        outcomes = [
+            self.watch.process(events.slice(start, min(start + EVENTS_AT_ONCE, len(events))))
+            for start in range(0, len(events), EVENTS_AT_ONCE)
+        ]
+        alerts = [found.alert for outcome in outcomes for found in outcome.alerts]
+        name = self.watch.name
+        p_value = np.concatenate([np.empty(0), *(outcome.p_value for outcome in outcomes)])
         sent = self._reporter.sent(name, events, p_value) if self._reporter else ()
-        return Emitted(events, alerts, [], {name: p_value}, [*sent])
+        return Emitted(events, alerts, [], {name: outcomes}, [*sent])
 
     def _stages(self) -> dict[str, Stage[Any, Any]]:
         return {self.watch.name: self.watch}

@@ -282,10 +282,10 @@ def test_a_file_that_is_no_toml_is_a_configuration_error(tmp_path: Path) -> None
 
 
 def test_only_fields_that_are_read_are_wanted() -> None:
-    """Entities always, else what a monitor names, and what gives an amount or an hour its
+    """Entities and amounts always, else what a monitor names, and what gives these their
     meaning."""
     plain = parse(document(), {})
-    assert "amount" not in fields_wanted(plain, "shop")
+    assert "currency" not in fields_wanted(plain, "shop")
     assert {"account", "card", "ip"} <= set(fields_wanted(plain, "shop"))
     reading = document()
     monitor = reading["monitors"][0]
@@ -296,7 +296,7 @@ def test_only_fields_that_are_read_are_wanted() -> None:
     ]
     wanted = set(fields_wanted(parse(reading, {}), "shop"))
     assert wanted - set(fields_wanted(plain, "shop")) == {
-        *("kind", "channel", "amount", "currency", "utc_offset_min"),
+        *("kind", "channel", "currency", "utc_offset_min"),
     }
 
 

@@ -1,31 +1,14 @@
 """What a run gathers for its page while it passes, in bounded memory: traffic and incidents."""
 
-import pyarrow as pa
 import pytest
-from numpy import array, float64, int32, int64, uint8, zeros
+from numpy import arange, array, int64, uint8
 from numpy.random import default_rng
 
-from schemas.columns import EventBatch
 from stream.replay.incidents import WorstIncidents
 from stream.replay.traffic import BUCKETS_MAX, TrafficCounter
 from tests.test_page import START_MS, alert
 
 HOUR_MS = 3_600_000
-
-
-def batch(times_ms: list[int]) -> EventBatch:
-    """Events at those times, of two types by turns."""
-    size = len(times_ms)
-    return EventBatch(
-        (("shop", 0),),
-        zeros(size, int32),
-        array(range(size), int64),
-        array(times_ms, int64),
-        array([i % 2 for i in range(size)], uint8),
-        pa.array([str(i) for i in range(size)]),
-        {},
-        {"amount": zeros(size, float64)},
-    )
 
 
 @pytest.mark.parametrize("span_h", [1, 30, 4_000, 200_000])
@@ -35,7 +18,8 @@ def test_traffic_counts_all_in_a_bounded_number_of_buckets(span_h: int) -> None:
     times = (START_MS + default_rng(1).random(3_000) * span_h * HOUR_MS).astype(int64).tolist()
     counter = TrafficCounter()
     for start in range(0, len(times), 100):
-        counter.add(batch(times[start : start + 100]))
+        part = array(times[start : start + 100], int64)
+        counter.add(part, (arange(len(part)) % 2).astype(uint8))
     counter.add_alerts([alert(0, event_time_ms=time, severity="low") for time in times[:50]])
     traffic = counter.traffic()
     counts = list(traffic.by_type.values())

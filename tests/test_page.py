@@ -103,18 +103,23 @@ class Parsed(HTMLParser):
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.texts: list[str] = []
+        self.said = ""
+        """The texts but for style and scripts."""
         self.data = ""
         self._in_data = False
+        self._is_said = True
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Keep the element."""
         self.elements.append((tag, dict(attrs)))
         self._in_data = dict(attrs).get("id") == "data"
+        self._is_said = tag not in {"style", "script"}
 
     def handle_endtag(self, tag: str) -> None:
-        """Leave the data element."""
+        """Leave the data element, or a style or a script."""
         self._in_data = False
+        self._is_said = True
 
     def handle_data(self, data: str) -> None:
         """Keep the text."""
@@ -122,6 +127,8 @@ class Parsed(HTMLParser):
             self.data += data
         else:
             self.texts.append(data)
+        if self._is_said:
+            self.said += f"{data} "
 
 
 def shape(parsed: Parsed) -> list[tuple[str, tuple[str, ...]]]:
@@ -144,7 +151,11 @@ def test_page_tells_an_alert() -> None:
     """Monitor, entity, surprise, counterfactual, action and evidence of an alert are all there."""
     text = " ".join(Parsed(demo_page(story([alert(3)], [finding([alert(3)])]))).texts)
     for told in (
-        *("payments_1h: 41 seen, 0–6 expected (61 %)", "203.0.113.1", "Mon 02 Mar 2026 00:00:00"),
+        *(
+            "payments_1h: 41 seen, 0–6 expected (61\N{NO-BREAK SPACE}%)",
+            "203.0.113.1",
+            "Mon 02 Mar 2026 00:00:00",
+        ),
         *("no alert with payments_1h as expected", "review ip for 1 h", "e7-1 (shop-events/0/1)"),
         *("not enforceable: warming", "5.3", "named", "1 sent, 4 held back", "account acct-1"),
     ):
@@ -257,7 +268,7 @@ def test_an_empty_story_is_a_page() -> None:
 def test_words() -> None:
     """Numbers, spans and surprises read as a person would write them."""
     assert [number(v) for v in (0, 41, 1.239, 0.01239, 12_345.6, -3.5)] == [
-        *("0", "41", "1.2", "0.012", "12 346", "-3.5"),
+        *("0", "41", "1.2", "0.012", "12\N{NO-BREAK SPACE}346", "-3.5"),
     ]
     assert [duration(ms) for ms in (900, 240_000, 5_400_000, 181_440_000)] == [
         *("1 s", "4 min", "1.5 h", "2.1 d"),
@@ -265,4 +276,4 @@ def test_words() -> None:
     one_sided = Contribution(
         feature="amount", actual=950.0, expected_low=None, expected_high=80.5, p_value=0.1, share=1
     )
-    assert surprise(one_sided) == "amount: 950 seen, at most 80.5 expected (100 %)"
+    assert surprise(one_sided) == "amount: 950 seen, at most 80.5 expected (100\N{NO-BREAK SPACE}%)"

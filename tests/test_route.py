@@ -98,7 +98,8 @@ def test_a_label_that_names_nobody_is_a_dead_letter() -> None:
         2,
         2,
     )
-    unread = Route(Decoder(spec, LIMITS, fields), LIMITS.duplicate_window, KEY, is_read=False)
+    decoder = Decoder(spec, LIMITS, fields)
+    unread = Route(decoder, LIMITS.duplicate_window, KEY, is_read=False)
     assert len(unread.process(records(values)).events) == 4
 
 

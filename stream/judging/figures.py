@@ -16,7 +16,8 @@ fraud where an event of the entity from opening to last is."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """A number with its 95 % bootstrap interval; all three null where it is not defined."""
+    """A number with its 95 % bootstrap interval. All three are null where it is not defined; low
+    and high alone, where fewer than two days were judged."""
 
     value: float | None
     low: float | None
@@ -133,14 +134,14 @@ class PrecisionRecallPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetPoint:
-    """The lowest score at which no more than so many events a day lie, on average. events: how many
-    do. amount_caught_share: of the frauds' amount, null where there is none."""
+    """The lowest score at or above which no more than so many events a day lie, on average. events:
+    how many do. amount_caught_share: of the frauds' amount, null where there is none."""
 
     alerts_per_day: float
     score: float
     events: int
     precision: float
-    recall: float
+    recall: float | None
     amount_caught_share: float | None
 
 
@@ -251,7 +252,8 @@ class MissedFrauds:
 class Judgement:
     """What labels say of a run, over the events that were to be judged.
 
-    events: all of them; labelled: those with a label; an event without one counts as honest.
+    events: all of them; an event without label counts as honest. labelled: the labels that name an
+    event, whether it was to be judged or not.
     resamples, seed: of the bootstrap, whose blocks are days; of entities, groups of entities.
     false_positives: the share of honest ones at which `Ranking.recall_at_false_positives` is taken.
     views: "all" first; the others only where there is more than one monitor, or assess.

@@ -128,6 +128,7 @@ class Ranking:
             whole = int(np.searchsorted(-joined.score, -lowest))
             self._take(_cut(joined, 0, whole))
             self._waiting = [_cut(joined, whole, len(joined.score))]
+        self._waiting = [_merged(self._waiting)]
 
     def finish(self) -> Ranked:
         """The measures of all that was taken."""
@@ -214,6 +215,16 @@ def _nothing_yet(honest: F64) -> _Sums:
 
 def _joined(rows: list[Rows]) -> Rows:
     return Rows._make(np.concatenate(columns) for columns in zip(*rows, strict=True))
+
+
+def _merged(rows: list[Rows]) -> Rows:
+    """Rows of one score, those of a block and scenario together: however many there are."""
+    every = _joined(rows)
+    places, which = np.unique(np.stack([every.block, every.scenario]), axis=1, return_inverse=True)
+    size, hundredths = np.zeros((2, places.shape[1]), np.int64)
+    np.add.at(size, which, every.size)
+    np.add.at(hundredths, which, every.hundredths)
+    return Rows(np.full(len(size), every.score[0]), places[0], places[1], size, hundredths)
 
 
 def _cut(rows: Rows, start: int, stop: int) -> Rows:

@@ -25,32 +25,33 @@ class Mark(NamedTuple):
 
 
 class Window(NamedTuple):
-    """A span of time that is shaded, and what stands above it."""
+    """A span of time that is shaded, and what stands above it. quiet: it is no alarm."""
 
     first_ms: int
     last_ms: int
     label: str
+    quiet: bool = False
 
 
 class Line(NamedTuple):
-    """One curve. low and high: bounds of its interval at each x, or empty. steps: level between its
-    points; reference: no result but what others are held against."""
+    """One curve. low and high: bounds of its interval at each x, or empty. reference: no result but
+    what others are held against."""
 
     name: str
-    x: Sequence[float]
+    x: Sequence[float] | Sequence[str]
     y: Sequence[float | None]
     low: Sequence[float | None] = ()
     high: Sequence[float | None] = ()
-    steps: bool = False
     reference: bool = False
 
 
 class Axis(NamedTuple):
-    """An axis: its title, whether it is logarithmic, whether its values are shares."""
+    """An axis: its title, whether it is logarithmic, whether its values are shares or days."""
 
     title: str
     log: bool = False
     share: bool = False
+    dates: bool = False
 
 
 def traffic_chart(
@@ -76,7 +77,7 @@ def traffic_chart(
         "types": list(traffic.by_type),
         "counts": series,
         "alerts": alerts,
-        "windows": [{"from": w.first_ms, "to": w.last_ms, "label": w.label} for w in windows],
+        "windows": [window._asdict() for window in windows],
     }
     label = f"Events per {duration(traffic.bucket_ms)} by type, with alerts marked on them"
     return page.chart("traffic", label, data, _traffic_table(traffic))
@@ -127,8 +128,12 @@ def _curves_table(caption: str, x: Axis, lines: Sequence[Line]) -> Html:
     for line in lines:
         if not line.reference and len(line.x):
             chosen = _spread(len(line.x))
-            rows += ((line.name, measure(line.x[i]), measure(line.y[i])) for i in chosen)
+            rows += ((line.name, _place(line.x[i]), measure(line.y[i])) for i in chosen)
     return table(caption, ("Curve", x.title, "Value"), rows)
+
+
+def _place(x: float | str) -> str:
+    return x if isinstance(x, str) else measure(x)
 
 
 def _spread(count: int) -> Iterable[int]:

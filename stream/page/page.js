@@ -13,6 +13,7 @@
   const when = (ms) => new Date(ms).toISOString();
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+  const short = (name) => plain(name.length > 32 ? name.slice(0, 31) + "…" : name);
 
   const axis = (said) => ({
     gridcolor: colour("--line"), linecolor: colour("--line"), zeroline: false, fixedrange: true,
@@ -29,10 +30,11 @@
     legend: { orientation: "h", x: 0, xanchor: "left", y: -0.2, yanchor: "top", font: { size: 12 } },
   });
 
+  const shade = (window) => colour(window.quiet ? "--soft" : "--bad");
   const traffic = (data) => ({
     traces: [
       ...data.types.map((type, i) => ({
-        type: "scatter", mode: "lines", name: plain(type), x: data.time.map(when), y: data.counts[i],
+        type: "scatter", mode: "lines", name: short(type), x: data.time.map(when), y: data.counts[i],
         stackgroup: "traffic", line: { width: 0.8, color: fills[i % 5] },
         fillcolor: fills[i % 5] + "77", hovertemplate: "%{y} " + plain(type) + "<extra></extra>",
       })),
@@ -52,13 +54,13 @@
         rangemode: "tozero", title: { text: narrow.matches ? "" : "events per " + data.bucket, standoff: 8 },
       }),
       shapes: data.windows.map((window) => ({
-        type: "rect", xref: "x", yref: "paper", y0: 0, y1: 1, layer: "below", opacity: 0.22,
-        x0: when(window.from), x1: when(window.to), fillcolor: colour("--bad"),
-        line: { width: 1, color: colour("--bad") },
+        type: "rect", xref: "x", yref: "paper", y0: 0, y1: 1, layer: "below", opacity: window.quiet ? 0.1 : 0.22,
+        x0: when(window.first_ms), x1: when(window.last_ms), fillcolor: shade(window),
+        line: { width: 1, color: shade(window) },
       })),
       annotations: data.windows.map((window) => ({
-        x: when((window.from + window.to) / 2), y: 1, xref: "x", yref: "paper", yanchor: "bottom",
-        text: plain(window.label), showarrow: false, font: { color: colour("--bad"), size: 12 },
+        x: when((window.first_ms + window.last_ms) / 2), y: 1, xref: "x", yref: "paper", yanchor: "bottom",
+        text: plain(window.label), showarrow: false, font: { color: shade(window), size: 12 },
       })),
     },
   });
@@ -68,22 +70,21 @@
     const traces = data.lines.flatMap((line) => {
       const i = line.reference ? -1 : drawn++;
       const color = line.reference ? colour("--soft") : colour("--series-" + (i % 4 + 1));
-      const shape = line.steps ? "hv" : "linear";
       const band = line.low.length ? [line.low, line.high].map((y, upper) => ({
-        type: "scatter", mode: "lines", x: line.x, y, line: { width: 0, shape }, hoverinfo: "skip",
+        type: "scatter", mode: "lines", x: line.x, y, line: { width: 0 }, hoverinfo: "skip",
         showlegend: false, fill: upper ? "tonexty" : "none", fillcolor: color + "2e",
       })) : [];
       return [...band, {
-        type: "scatter", mode: line.x.length < 3 ? "lines+markers" : "lines", name: plain(line.name),
+        type: "scatter", mode: line.x.length < 3 ? "lines+markers" : "lines", name: short(line.name),
         x: line.x, y: line.y,
-        line: { width: line.reference ? 1.2 : 2.2, color, shape, dash: line.reference ? "dot" : dashes[i % 4] },
+        line: { width: line.reference ? 1.2 : 2.2, color, dash: line.reference ? "dot" : dashes[i % 4] },
         hovertemplate: plain(line.name) + ": %{y:.4~g} at %{x:.4~g}<extra></extra>",
       }];
     });
     const scale = (said) => axis({
       type: said.dates ? "date" : said.log ? "log" : "linear", title: { text: plain(said.title), standoff: 6 },
       ...(said.share && !said.log ? { rangemode: "tozero", tickformat: ".0%" } : {}),
-      ...(said.log ? { exponentformat: "power", dtick: 1 } : {}),
+      ...(said.log ? { tickformat: "~g", dtick: 1 } : {}),
     });
     return { traces, layout: { xaxis: scale(data.x), yaxis: scale(data.y), legend: { ...common().legend, y: -0.26 } } };
   };
@@ -92,13 +93,10 @@
     for (const [key, data] of Object.entries(charts)) {
       const place = document.getElementById("chart-" + key);
       const { traces, layout } = data.kind === "traffic" ? traffic(data) : curves(data);
-      const width = print.matches ? { width: Math.min(place.clientWidth, 680) } : {};
-      Plotly.react(place, traces, { ...common(), ...layout, ...width }, { displayModeBar: false, responsive: true });
+      const size = print.matches ? { width: Math.min(place.clientWidth, 680), height: 300 } : {};
+      Plotly.react(place, traces, { ...common(), ...layout, ...size }, { displayModeBar: false, responsive: true });
     }
   };
   draw();
   for (const changing of [dark, narrow, print]) changing.addEventListener("change", draw);
-  addEventListener("beforeprint", () => {
-    for (const one of document.querySelectorAll("details.told")) one.open = true;
-  });
 })();

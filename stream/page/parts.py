@@ -17,7 +17,7 @@ import orjson
 from plotly.offline import get_plotlyjs
 
 from schemas.alerts import Contribution
-from stream.page.words import duration, moment, number, surprise, whole
+from stream.page.words import NOTHING, duration, moment, number, surprise, whole
 from stream.replay.incidents import Incident
 
 
@@ -86,7 +86,7 @@ def paragraph(value: str, kind: str = "") -> Html:
 
 
 def fold(summary: str, content: Html, kind: str = "told") -> Html:
-    """Content that is shown when its summary is chosen; what is "told" is so in print, too."""
+    """Content that is shown when its summary is chosen. kind: "values" are not worth printing."""
     return Html(f'<details class="{kind}"><summary>{text(summary)}</summary>{content}</details>')
 
 
@@ -108,9 +108,9 @@ def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -
     heads = "".join(f'<th scope="col" role="columnheader">{text(name)}</th>' for name in columns)
     body = "".join(_row(columns, row) for row in rows)
     return Html(
-        f'<table role="table"><caption>{text(caption)}</caption>'
+        f'<div class="wide"><table role="table"><caption>{text(caption)}</caption>'
         f'<thead role="rowgroup"><tr role="row">{heads}</tr></thead>'
-        f'<tbody role="rowgroup">{body}</tbody></table>'
+        f'<tbody role="rowgroup">{body}</tbody></table></div>'
     )
 
 
@@ -141,11 +141,16 @@ def incidents_table(incidents: Sequence[Incident], opened: int) -> Html:
     """Incidents, each with its explanation. opened: how many there are, shown or not."""
     if not incidents:
         return paragraph("No alert was raised.")
-    columns = ("Entity", "Severity", "First alert", "Monitor", "Score", "What was surprising")
+    judged = any(one.verdict for one in incidents)
+    columns = [
+        *("Entity", "Severity", *(["Verdict"] if judged else [])),
+        *("First alert", "Monitor", "Score", "What was surprising"),
+    ]
     rows = [
         (
             name(f"{one.entity.type} {one.entity.id}"),
             pill(one.severity, one.severity),
+            *([_verdict(one)] if judged else []),
             moment(one.first_ms),
             one.monitor,
             f"{one.worst.score:.1f}",
@@ -157,6 +162,11 @@ def incidents_table(incidents: Sequence[Incident], opened: int) -> Html:
     note = paragraph(f"There are {whole(opened)} incidents; these have the highest scores.")
     said = "One row an incident, the highest score first; open one for its explanation and events"
     return Html((note if more else "") + table(said, columns, rows))
+
+
+def _verdict(incident: Incident) -> Html:
+    kinds = {"fraud": "better", "honest": "worse"}
+    return pill(incident.verdict or NOTHING, kinds.get(incident.verdict or "", "same"))
 
 
 def _explained(incident: Incident) -> Html:
@@ -210,14 +220,17 @@ def _facts(incident: Incident) -> Iterable[tuple[str, str]]:
     yield "Alerts", f"{incident.alerts} sent, {incident.suppressed} held back, last seen {last}"
     if worst.related:
         yield "Related", ", ".join(f"{other.type} {other.id}" for other in worst.related[:6])
-    if incident.events:
+    if incident.evidence:
         yield (
-            "Events",
+            "Alerted on",
             ", ".join(
                 f"{one.event_id} ({one.topic}/{one.partition}/{one.offset})"
-                for one in incident.events
+                for one in incident.evidence
             ),
         )
+    if incident.events is not None:
+        behind = "" if incident.amount is None else f", amount {number(incident.amount)}"
+        yield "Meanwhile", f"{whole(incident.events)} events of the entity{behind}"
 
 
 def _asset(name: str) -> str:

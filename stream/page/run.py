@@ -7,6 +7,7 @@ written.
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
+from stream.clock import ms_of
 from stream.judging.figures import (
     Figure,
     Judgement,
@@ -17,7 +18,7 @@ from stream.judging.figures import (
     Scenario,
     View,
 )
-from stream.page.charts import Axis, Line, alert_marks, curves_chart, traffic_chart
+from stream.page.charts import Axis, Line, Window, alert_marks, curves_chart, traffic_chart
 from stream.page.parts import (
     Html,
     Page,
@@ -42,6 +43,7 @@ LEVELS: Final[dict[Level, str]] = {
     "entity_days": "Entities, each day",
     "incidents": "Incidents",
 }
+MISSED_SHOWN: Final = 10
 FOOTER: Final = (
     "Times are UTC. A score is −log10 of the p-value: 4 means one honest event in ten thousand. "
     "Intervals hold 95 % of bootstrap samples whose blocks are days. The same numbers, and more of "
@@ -52,8 +54,7 @@ FOOTER: Final = (
 def run_page(summary: Summary) -> str:
     """The whole HTML file; it loads nothing from anywhere."""
     page, judged = Page(), summary.judged
-    head = [Html(f'<p class="kicker">Replay of {text(summary.name)}</p>')]
-    head += [Html(f"<h1>{text(verdict(summary))}</h1>"), paragraph(_lead(summary))]
+    head = [Html(f"<h1>{text(verdict(summary))}</h1>"), paragraph(_lead(summary))]
     head.append(figures(headline(judged) if judged else _plain(summary)))
     page.add("traffic", "Traffic and alerts", _traffic(page, summary))
     if judged:
@@ -148,7 +149,10 @@ def _lead(summary: Summary) -> str:
     span = "no event"
     if summary.first_event_time and summary.last_event_time:
         span = f"{summary.first_event_time[:10]} to {summary.last_event_time[:10]}"
-    told = f"{whole(summary.events)} events, {span}, through the stages that run live. "
+    told = (
+        f"Replay of {summary.name}: {whole(summary.events)} events, {span}, through the stages that "
+        "run live. "
+    )
     judged = summary.judged
     if judged is None:
         return told + "No labels were given, so nothing here says which alerts were right."
@@ -162,7 +166,20 @@ def _lead(summary: Summary) -> str:
 
 
 def _traffic(page: Page, summary: Summary) -> Html:
-    return traffic_chart(page, summary.traffic, alert_marks(summary.traffic))
+    traffic = summary.traffic
+    return traffic_chart(page, traffic, alert_marks(traffic), [*_learned_only(summary)])
+
+
+def _learned_only(summary: Summary) -> Iterator[Window]:
+    """The times before and behind those that are judged."""
+    if summary.first_event_time is None or summary.last_event_time is None:
+        return
+    first_ms, last_ms = ms_of(summary.first_event_time), ms_of(summary.last_event_time)
+    from_time, until_time = summary.span.from_time, summary.span.until_time
+    if from_time is not None and ms_of(from_time) > first_ms:
+        yield Window(first_ms, min(ms_of(from_time), last_ms), "learned only", quiet=True)
+    if until_time is not None and ms_of(until_time) < last_ms:
+        yield Window(max(ms_of(until_time), first_ms), last_ms, "learned only", quiet=True)
 
 
 # -- what the labels say --------------------------------------------------------------------------
@@ -170,26 +187,32 @@ def _traffic(page: Page, summary: Summary) -> Html:
 
 def _judged(page: Page, judged: Judgement) -> None:
     views = judged.views
-    page.add("curves", "How well it ranks", *_curves(page, views), _levels(judged))
+    page.add("curves", "How well it ranks", _curves(page, views), _levels(judged))
     page.add("calibration", "Is a p-value what it says?", *_calibration(page, views[0]))
-    if views[0].scenarios:
+    if any(scenario.name for scenario in views[0].scenarios):
         page.add("scenarios", "By kind of fraud", _scenarios(views[0].scenarios))
     if len(views) > 1:
         page.add("monitors", "By monitor", _views(views))
     page.add("days", "By day", _days(views[0]))
 
 
-def _curves(page: Page, views: Sequence[View]) -> Iterator[Html]:
+def _curves(page: Page, views: Sequence[View]) -> Html:
+    called = [(_called(view), view) for view in views]
+    charts = precision_recall_chart(page, called) + budget_chart(page, called)
+    return Html(f'<div class="pair">{charts}</div>')
+
+
+def precision_recall_chart(page: Page, views: Sequence[tuple[str, View]]) -> Html:
+    """Precision against recall, whatever the threshold."""
     lines = [
         Line(
-            _called(view),
+            called,
             [point.recall for point in view.precision_recall],
             [point.precision for point in view.precision_recall],
         )
-        for view in views
+        for called, view in views
     ]
-    yield Html('<div class="pair">')
-    yield curves_chart(
+    return curves_chart(
         page,
         "precision-recall",
         "Precision against recall, over all scores",
@@ -197,8 +220,6 @@ def _curves(page: Page, views: Sequence[View]) -> Iterator[Html]:
         Axis("precision", share=True),
         lines,
     )
-    yield budget_chart(page, [(_called(view), view) for view in views])
-    yield Html("</div>")
 
 
 def budget_chart(page: Page, views: Sequence[tuple[str, View]]) -> Html:
@@ -339,7 +360,7 @@ def _days(view: View) -> Html:
         )
         for one in view.days
     )
-    return fold("Every day", table("Days of event time", columns, rows))
+    return fold("Every day", table("Days of event time", columns, rows), "values")
 
 
 def _called(view: View) -> str:
@@ -350,6 +371,9 @@ def _called(view: View) -> str:
 
 
 def _missed(missed: MissedFrauds) -> Iterator[Html]:
+    if not missed.frauds:
+        yield paragraph("Every fraud was caught.")
+        return
     yield paragraph(
         f"{_some(missed.frauds, 'fraud')} with {number(missed.amount)} behind them were not caught."
     )
@@ -379,8 +403,12 @@ def _missed(missed: MissedFrauds) -> Iterator[Html]:
                 for one in sorted(missed.silence, key=lambda one: -(one.silent_missed or 0.0))
             ),
         )
-    yield _missed_table("The dearest", missed.by_amount)
-    yield fold("Those that came nearest to an alert", _missed_table("The nearest", missed.nearest))
+    yield _missed_table("The dearest", missed.by_amount[:MISSED_SHOWN])
+    more = missed.by_amount[MISSED_SHOWN:]
+    if more:
+        yield fold("More of the dearest", _missed_table("More of the dearest", more), "values")
+    nearest = "Those that came nearest to an alert"
+    yield fold(nearest, _missed_table(nearest, missed.nearest), "values")
 
 
 def _missed_table(caption: str, frauds: Iterable[Missed]) -> Html:
@@ -403,7 +431,7 @@ def _why(one: Missed) -> Html:
     if one.nearest is None or one.gap is None:
         return text("no monitor judged it")
     lacking = (
-        f"{number(round(one.gap, 1))} short of an alert by {one.nearest}"
+        f"score {number(one.gap)} too low for an alert by {one.nearest}"
         if one.gap > 0
         else f"{one.nearest} held its alert back: over budget, or an open incident"
     )
@@ -411,7 +439,7 @@ def _why(one: Missed) -> Html:
         (
             said.monitor,
             (
-                f"score {number(said.score and round(said.score, 1))} of {number(round(said.needed, 1))}; "
+                f"score {number(said.score)} of {number(said.needed)}; "
                 f"surprised: {', '.join(said.surprised) or 'nothing'}; "
                 f"silent: {', '.join(said.silent) or 'nothing'}"
             ),

@@ -7,6 +7,8 @@ from schemas.alerts import Contribution
 
 NOTHING: Final = "–"
 """Stands where a figure is not defined."""
+_GAP: Final = "\N{NO-BREAK SPACE}"
+"""Between a number's thousands and before its unit: a line does not end there."""
 
 
 def number(value: float | None) -> str:
@@ -14,7 +16,7 @@ def number(value: float | None) -> str:
     if value is None:
         return NOTHING
     if abs(value) >= 100:
-        return f"{value:,.0f}".replace(",", " ")
+        return f"{value:,.0f}".replace(",", _GAP)
     if value == round(value, 1):
         return f"{value:g}"
     return f"{value:.1f}" if abs(value) >= 1 else f"{value:.2g}"
@@ -22,7 +24,7 @@ def number(value: float | None) -> str:
 
 def whole(value: int) -> str:
     """A count for reading, every digit of it, thousands apart."""
-    return f"{value:,}".replace(",", " ")
+    return f"{value:,}".replace(",", _GAP)
 
 
 def percent(share: float | None) -> str:
@@ -30,7 +32,7 @@ def percent(share: float | None) -> str:
     if share is None:
         return NOTHING
     digits = 0 if share in {0.0, 1.0} else 1 if abs(share) >= 0.001 else 3
-    return f"{share * 100:.{digits}f} %"
+    return f"{share * 100:.{digits}f}{_GAP}%"
 
 
 def rate(value: float | None) -> str:
@@ -55,8 +57,8 @@ def size(count: float) -> str:
     """Bytes for reading: "12 MB"."""
     for unit, unit_bytes in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= unit_bytes:
-            return f"{number(round(count / unit_bytes, 1))} {unit}"
-    return f"{count:.0f} bytes"
+            return f"{number(round(count / unit_bytes, 1))}{_GAP}{unit}"
+    return f"{count:.0f}{_GAP}bytes"
 
 
 def duration(ms: float) -> str:
@@ -82,4 +84,4 @@ def surprise(part: Contribution) -> str:
         expected = f", at most {number(part.expected_high)} expected"
     elif part.expected_low is not None:
         expected = f", at least {number(part.expected_low)} expected"
-    return f"{part.feature}: {number(part.actual)} seen{expected} ({part.share * 100:.0f} %)"
+    return f"{part.feature}: {number(part.actual)} seen{expected} ({part.share * 100:.0f}{_GAP}%)"

@@ -5,12 +5,18 @@ with the run.
 """
 
 import heapq
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from schemas.alerts import Alert, Entity, Evidence, Severity
 
-INCIDENTS_MAX: Final = 40
+INCIDENTS_MAX: Final = 25
 """More would make the page slow and nobody would read them; the page says how many are left."""
 EVENTS_MAX: Final = 5
 SEVERITIES: Final[tuple[Severity, ...]] = ("low", "medium", "high", "critical")
@@ -21,7 +27,9 @@ class Incident:
     """An entity's alerts that belong together, told by the one with the highest score.
 
     severity: the highest of them. alerts: how many were published, suppressed: how many were held
-    back, as the last of them has it. events: the last ones that raised one, the newest first.
+    back, as the last of them has it. evidence: the last events that raised one, the newest first.
+    events: of the entity, from opening to last; amount: of these; verdict: "fraud" where one of
+    them is, else "honest". Each is null where it is not known.
     """
 
     severity: Severity
@@ -32,7 +40,10 @@ class Incident:
     alerts: int
     suppressed: int
     worst: Alert
-    events: list[Evidence]
+    evidence: list[Evidence]
+    events: int | None = None
+    amount: float | None = None
+    verdict: str | None = None
 
 
 class WorstIncidents:
@@ -78,5 +89,15 @@ def _joined(known: Incident | None, alert: Alert) -> Incident:
         alerts=alert.revision,
         suppressed=alert.suppressed,
         worst=worst,
-        events=[*alert.evidence, *(known.events if known else [])][:EVENTS_MAX],
+        evidence=[*alert.evidence, *(known.evidence if known else [])][:EVENTS_MAX],
     )
+
+
+def with_outcomes(incidents: Sequence[Incident], path: Path) -> list[Incident]:
+    """The incidents with what incidents.parquet knows of them."""
+    ids = pa.array([one.worst.incident_id for one in incidents], pa.string())
+    columns = ["incident_id", "events", "amount", "verdict"]
+    among = pc.field("incident_id").isin(ids)
+    rows = pq.read_table(path, columns=columns, filters=among).to_pylist()
+    known = {row.pop("incident_id"): row for row in rows}
+    return [replace(one, **known[one.worst.incident_id]) for one in incidents]

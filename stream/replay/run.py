@@ -5,21 +5,25 @@ their logs, and told how far in event time all of them have come.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter, process_time
 from types import TracebackType
 from typing import Self
 
+from detectors.hashing import hash_key
 from schemas.columns import EventBatch
 from schemas.records import Records
-from stream.alerting import RunInfo
+from stream.alerting import RunInfo, Teller
 from stream.chain import Chain
 from stream.clock import now_text
 from stream.config import Config, fingerprint
 from stream.decoding import SharedDecoder
+from stream.replay.incidents import with_outcomes
+from stream.replay.judged import judged
 from stream.replay.labels import JoinedLabels
 from stream.replay.last_words import labels_in, labels_of
-from stream.replay.recording import Recording, make_folder, refuse_foreign
+from stream.replay.recording import INCIDENTS, OWN, Recording, make_folder, refuse_foreign
 from stream.replay.span import EVERYTHING, Span
 from stream.replay.summary import Summary, Tally, summarize
 
@@ -28,8 +32,8 @@ class Run:
     """A configuration at work on recorded events, and the folder that holds what came of it.
 
     name: what the page calls it. span: what is judged. decoders: by input, what decodes it for
-    several runs at once. Raises InputError for a folder that cannot be used, before anything is
-    read.
+    several runs at once. features: whether the features of every event are written down, too.
+    Raises InputError for a folder that cannot be used, before anything is read.
     """
 
     def __init__(
@@ -39,16 +43,20 @@ class Run:
         name: str,
         span: Span = EVERYTHING,
         decoders: Mapping[str, SharedDecoder] | None = None,
+        *,
+        features: bool = False,
     ) -> None:
-        refuse_foreign(out_dir)
+        refuse_foreign(out_dir, OWN)
         make_folder(out_dir)
         self.config = config
         self._name = name
         run = RunInfo("replay", f"replay-{fingerprint(config)[:12]}", now_text)
+        topics = {name: name for name in config.inputs}
         self._decoders = decoders or {}
-        self._chain = Chain(config, run, {name: name for name in config.inputs}, decoders)
+        self._chain = Chain(config, run, topics, decoders, told_wanted=features)
         self._tally = Tally(span)
-        self._recording = Recording(out_dir, [monitor.name for monitor in config.monitors], span)
+        teller = Teller(hash_key(config.secret), frozenset(config.reveal), run)
+        self._recording = Recording(out_dir, config, teller, span, features=features)
         self._began = perf_counter()
         self.cpu_s = 0.0
         """What the run has cost this process so far, less what it shares with others."""
@@ -98,9 +106,17 @@ class Run:
         self._recording.add(alerts, [], judged)
         self.cpu_s += process_time() - began
 
+    def state_bytes(self) -> int:
+        """What all its shards hold now."""
+        return self._chain.state_bytes()
+
     def finish(self) -> Summary:
         """Give every file its name; what the run led to."""
+        self._recording.close()
+        verdict = judged(self.config, self._recording)
         seconds = perf_counter() - self._began
-        summary = summarize(self._name, self.config, self._chain, self._tally, seconds)
+        summary = summarize(self._name, self.config, self._chain, self._tally, verdict, seconds)
+        path = self._recording.part(INCIDENTS)
+        summary = replace(summary, incidents=with_outcomes(summary.incidents, path))
         self._recording.finish(summary)
         return summary

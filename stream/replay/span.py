@@ -77,7 +77,7 @@ def _first_ms(config: Config, reading: Reading) -> int | None:
     """The earliest time of an event in an input's first batch; None where it has none."""
     decoder = Decoder(config.inputs[reading.name], config.limits, [])
     for parts in reading:
-        events = [decoder.read(records)[0] for records in parts]
+        events = [decoder.read(records).events for records in parts]
         times = [one.time_ms[one.type_code != LABEL] for one in events]
         if any(map(len, times)):
             return int(np.concatenate(times).min())

@@ -41,10 +41,10 @@ class Summary:
     inputs: route's counters by input, over its partitions. monitors: watch's counters by monitor,
     and assess's by "assess". adds_up: by monitor, whether read = scored + not applicable + labels +
     duplicate + tombstone + dead letters. alerts: by monitor; alerts_per_day: the same over the span
-    of event times, null where there is none; alerts_published: all of them. span: of these, what
-    lies in the span of the time split. labels: by input, what became of a label file. incidents:
-    those of the incidents_opened that have the highest scores. Times are ISO 8601, null where there
-    was no event. judged: what the labels say of it, null where there are none.
+    of event times, null where there is none. span: of all this, what lies in the span of the time
+    split; alerts_published: all alerts in it; incidents: of the incidents_opened in it those with
+    the highest scores. judged: what the labels say of that, null where there are none. labels: by input,
+    what became of a label file. Times are ISO 8601, null where there was no event.
     """
 
     name: str
@@ -55,9 +55,9 @@ class Summary:
     events: int
     alerts: Counts
     alerts_per_day: dict[str, float | None]
-    span: JudgedSpan
     alerts_published: int
     incidents_opened: int
+    span: JudgedSpan
     dead_letters: int
     labels: dict[str, Counts]
     first_event_time: str | None
@@ -66,7 +66,7 @@ class Summary:
     events_per_s: float
     traffic: Traffic
     incidents: list[Incident]
-    judged: Judgement | None = None
+    judged: Judgement | None
 
 
 @dataclass(slots=True)
@@ -87,11 +87,12 @@ class Tally:
 
     def add(self, emitted: Emitted) -> None:
         """Count one batch. Labels are no events that are judged, and often known long after."""
-        times = emitted.events.time_ms[emitted.events.type_code != LABEL]
+        behaviour = emitted.events.type_code != LABEL
+        times = emitted.events.time_ms[behaviour]
         self.events += len(times)
         self.dead_letters += len(emitted.dead_letters)
         self.judged_events += int(np.count_nonzero(self.span.holds(times)))
-        self.traffic.add(emitted.events)
+        self.traffic.add(times, emitted.events.type_code[behaviour])
         self.add_alerts(emitted.alerts)
         if len(times):
             known = [ms for ms in (self.first_ms, self.last_ms) if ms is not None]
@@ -102,13 +103,21 @@ class Tally:
         """Count alerts."""
         self.alerts.update(alert.monitor for alert in alerts)
         held = self.span.holds(np.array([alert.event_time_ms for alert in alerts], np.int64))
-        self.judged_alerts.update(alerts[i].monitor for i in np.flatnonzero(held).tolist())
+        judged = [alerts[i] for i in np.flatnonzero(held).tolist()]
+        self.judged_alerts.update(alert.monitor for alert in judged)
+        self.incidents.add(judged)
         self.traffic.add_alerts(alerts)
-        self.incidents.add(alerts)
 
 
-def summarize(name: str, config: Config, chain: Chain, tally: Tally, seconds: float) -> Summary:
-    """The counters of all shards together, and what was tallied on the way."""
+def summarize(
+    name: str,
+    config: Config,
+    chain: Chain,
+    tally: Tally,
+    judged: Judgement | None,
+    seconds: float,
+) -> Summary:
+    """The counters of all shards together, what was tallied on the way, and what labels say."""
     inputs: dict[str, Counter[str]] = {}
     monitors: dict[str, Counter[str]] = {}
     for log, stages in chain.counts():
@@ -133,14 +142,14 @@ def summarize(name: str, config: Config, chain: Chain, tally: Tally, seconds: fl
         events=tally.events,
         alerts=alerts,
         alerts_per_day={n: k * DAY_MS / span_ms if span_ms else None for n, k in alerts.items()},
+        alerts_published=tally.judged_alerts.total(),
+        incidents_opened=tally.incidents.opened,
         span=JudgedSpan(
             from_time=_iso(tally.span.from_ms),
             until_time=_iso(tally.span.until_ms),
             events=tally.judged_events,
             alerts={name: tally.judged_alerts[name] for name in names},
         ),
-        alerts_published=tally.alerts.total(),
-        incidents_opened=tally.incidents.opened,
         dead_letters=tally.dead_letters,
         labels=tally.labels,
         first_event_time=_iso(tally.first_ms),
@@ -149,6 +158,7 @@ def summarize(name: str, config: Config, chain: Chain, tally: Tally, seconds: fl
         events_per_s=round(tally.events / seconds, 1),
         traffic=tally.traffic.traffic(),
         incidents=tally.incidents.worst(),
+        judged=judged,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from schemas.alerts import Alert, Severity
-from schemas.columns import EventBatch
+from schemas.columns import I64, U8
 from schemas.events import TYPES
 
 BUCKETS_MAX: Final = 250
@@ -38,11 +38,11 @@ class TrafficCounter:
         self._first_ms: int | None = None
         self._last_ms = 0
 
-    def add(self, events: EventBatch) -> None:
-        """Count a batch's events."""
-        if len(events):
-            self._stretch(int(events.time_ms.min()), int(events.time_ms.max()))
-            place = events.time_ms // self._bucket_ms * len(TYPES) + events.type_code
+    def add(self, time_ms: I64, type_code: U8) -> None:
+        """Count events. time_ms: int64[n]; type_code: uint8[n], indexes into `events.TYPES`."""
+        if len(time_ms):
+            self._stretch(int(time_ms.min()), int(time_ms.max()))
+            place = time_ms // self._bucket_ms * len(TYPES) + type_code
             for index, count in zip(*np.unique(place, return_counts=True), strict=True):
                 bucket, code = divmod(int(index), len(TYPES))
                 self._counts[bucket, TYPES[code], False] += int(count)
