@@ -17,7 +17,7 @@ from schemas.columns import F64, I64, EventBatch, joined
 from schemas.records import Records
 from stream.alerting import RunInfo
 from stream.config import ASSESS, Config, Log, logs
-from stream.shard import Emitted, InternalShard, Shards, SourceShard
+from stream.shard import Emitted, InternalShard, Shard, Shards, SourceShard
 from stream.stages import InternalRecord
 
 Counts = Mapping[str, Mapping[str, int]]
@@ -29,6 +29,16 @@ class Judged(NamedTuple):
 
     events: EventBatch
     p_values: dict[str, F64]
+
+
+class State(NamedTuple):
+    """A partition's state. until_ms: the latest event time that its input has come to; None where
+    there was no event, and of an internal log."""
+
+    log: Log
+    partition: int
+    shard: Shard
+    until_ms: int | None
 
 
 @dataclass(slots=True)
@@ -147,6 +157,28 @@ class Chain:
                     left = {name: p[done:] for name, p in p_values.items()}
                     source.held.appendleft((rest, left))
                     break
+
+    def states(self) -> Iterator[State]:
+        """The state of every partition of every log, an empty one where it had no records.
+
+        All that was put must have gone in. An input without events has come as far as the others.
+        """
+        found: dict[tuple[str, bool, int], Shard] = {
+            (name, True, partition): internal.shard
+            for (name, partition), internal in self._internals.items()
+        }
+        reached_ms: dict[str, int] = {}
+        for (topic, partition), source in self._sources.items():
+            name = self._input_of[topic]
+            found[name, False, partition] = source.shard
+            reached_ms[name] = max(source.reached_ms, reached_ms.get(name, -1))
+        latest_ms = max(reached_ms.values(), default=-1)
+        for log in self._logs.values():
+            came_to_ms = reached_ms.get(log.name, latest_ms)
+            until_ms = None if log.internal or came_to_ms < 0 else came_to_ms
+            for partition in range(log.partitions):
+                shard = found.get((log.name, log.internal, partition)) or self._shards.make(log)
+                yield State(log, partition, shard, until_ms)
 
     def counts(self) -> Iterator[tuple[Log, Counts]]:
         """The counters of every shard, with the log that it reads."""

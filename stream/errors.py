@@ -10,6 +10,7 @@
     ├── CheckpointPointerLost    exit 4   an offset without its checkpoint's name, or the reverse
     ├── CheckpointCorrupt        exit 4   no checkpoint is whole, and the log does not reach back
     ├── CheckpointIncompatible   exit 4   another version, or another secret, made the state
+    ├── SavedStateUnusable       exit 4   what a replay saved is not for this configuration
     ├── PartitionCountChanged    exit 4   entities have moved between partitions
     ├── ConfigurationSuperseded  exit 4   the group has gone on to another configuration
     ├── StoreFailure             exit 6   the checkpoint store said no
@@ -121,6 +122,16 @@ class CheckpointIncompatible(EddyError):
     do = (
         "Start once more what wrote it, let it stop cleanly (SIGTERM), so that its checkpoint "
         "stands at the committed offset, then start this."
+    )
+
+
+class SavedStateUnusable(EddyError):
+    """The state that a replay saved is missing, or is another configuration's or version's."""
+
+    exit_code = 4
+    do = (
+        "Save it anew with this very configuration (eddy replay CONFIG ... --save-state), or take "
+        "checkpoints.start_from away to start with nothing learned."
     )
 
 

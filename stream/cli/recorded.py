@@ -52,6 +52,14 @@ def replay(
         str | None,
         typer.Option(metavar="TIME", help="Judge events before this time; learn those behind."),
     ] = None,
+    save_state: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Save what was learned in this empty folder or object store, for `eddy run` to "
+            "begin with (checkpoints.start_from).",
+        ),
+    ] = None,
 ) -> None:
     """Run recorded events through the stages that run live, and write every score; needs no Kafka.
 
@@ -78,8 +86,10 @@ def replay(
         def show(records: int, share: float) -> None:
             bar.update(task, completed=share, description=f"{records:,} records")
 
-        summary = replaying.replay(loaded, pairs, out, show, label_pairs, split)
+        summary = replaying.replay(loaded, pairs, out, show, label_pairs, split, save_state)
     typer.echo(f"{summary.events:,} events in {summary.seconds:.1f} s, results in {out}")
+    if save_state is not None:
+        typer.echo(f'state saved: begin with it by checkpoints.start_from = "{save_state}"')
     if split != replaying.Split():
         typer.echo(_said_of_span(summary.judged))
     if summary.dead_letters:

@@ -7,6 +7,7 @@ a summary into a folder. Never writes to Kafka; its alerts can never reach enfor
 from collections.abc import Sequence
 from pathlib import Path
 
+from stream.checkpoints import saving
 from stream.config import Config
 from stream.errors import InputError
 from stream.inputs import InputFile
@@ -26,22 +27,27 @@ def replay(
     progress: Progress,
     labels: Sequence[tuple[str, Path]] = (),
     split: Split = WHOLE,
+    save_state: str | None = None,
 ) -> Summary:
     """Run the files through the configuration and write what came of it into out_dir.
 
     inputs: (the name of an input, its file); inputs with no file have no events. labels: the same
     for files of labels, which are joined to the events of all inputs. split: what is judged; all
-    else is only learned. Files appear under their
+    else is only learned. save_state: a folder or an object store's URL, for what was learned. Files appear under their
     names only when the whole run has succeeded. Raises InputError for names, files and folders
     that cannot be used, ExtraMissing where labels need DuckDB and it is not there.
     """
     files = _files(config, [*inputs, *labels])
     events, label_files = files[: len(inputs)], files[len(inputs) :]
+    if save_state is not None:
+        saving.check_place(config, save_state)
     with Run(config, out_dir, split.span(config, events)) as run:
         joined = [join(config, file, events, run.work) for file in label_files]
         for one in joined:
             run.note(one)
         drive([*events, *(one.file for one in joined)], [run], progress)
+        if save_state is not None:
+            saving.save(config, run.states(), save_state)
         return run.finish()
 
 

@@ -43,15 +43,15 @@ millisecond later is behind it, even where its partition is not in the order of 
 class JoinedLabels:
     """What became of a label file.
 
-    file: its labels as an input, in the order in which they became known. of_nobody: a table like
-    it of those whose events name none of the entities that learn from labels: they teach nobody,
-    and still say what their events were. counts: labels read, and what became of them: named an
-    entity themselves, joined, of_nobody, of an unknown event, or dead letters; and of those joined
-    how many claimed to be known before their event.
+    file: its labels as an input, in the order in which they became known. aside: a table like it of
+    those that can teach nobody and still say what their events were: their events name none of the
+    entities that learn from labels, or they became known behind the last event of all. counts:
+    labels read, and what became of them: named an entity themselves, joined, of_nobody, of an
+    unknown event, or dead letters; and of these how many claimed to be known before their event.
     """
 
     file: InputFile
-    of_nobody: Path
+    aside: Path
     counts: dict[str, int]
     dead_letters: list[DeadLetter]
 
@@ -117,13 +117,11 @@ class _Joining:
         return labels_of_nobody(labels)
 
     def read_events(self, events: Sequence[InputFile]) -> None:
-        """Ids and entities of all events into a table, if any label needs them."""
+        """Ids and entities of all events into a table."""
         columns = "".join(f", {name} VARCHAR" for name in self._learning)
         self._tables.execute(
             f"CREATE TABLE event (line BIGINT, due_ms BIGINT, event_id VARCHAR{columns})"
         )
-        if not self._count("label WHERE nameless"):
-            return
         line = 0
         for file in events:
             route = _route(self._config, file, self._learning)
@@ -153,11 +151,14 @@ class _Joining:
         """Join, and write what came of it."""
         self._join()
         path = folder / f"{self._labels.name}.labels.part"
-        of_nobody = folder / f"{self._labels.name}.of_nobody.part"
-        self._write(path, "NOT nameless OR (known AND named)")
-        self._write(of_nobody, "nameless AND known AND NOT named")
+        aside = folder / f"{self._labels.name}.aside.part"
+        teaching = "NOT nameless OR (known AND named)"
+        # What is saved of a run's state is then as of its last event, and knows nothing of later.
+        last = "(SELECT max(due_ms) FROM event)"
+        self._write(path, f"({teaching}) AND coalesce(time <= {last}, true)")
+        self._write(aside, f"known AND NOT ({teaching}) OR ({teaching}) AND time > {last}")
         file = InputFile(self._labels.name, path, self._labels.spec)
-        return JoinedLabels(file, of_nobody, self._counts(), self._letters)
+        return JoinedLabels(file, aside, self._counts(), self._letters)
 
     def _join(self) -> None:
         # Of several events with the same id the first is meant: the others are duplicates. That is

@@ -4,6 +4,7 @@ A replay has one, a comparison several. Reads nothing itself: it is handed recor
 their logs, and told how far in event time all of them have come.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
@@ -11,7 +12,7 @@ from typing import Self
 
 from schemas.records import Records
 from stream.alerting import RunInfo
-from stream.chain import Chain
+from stream.chain import Chain, State
 from stream.clock import now_text
 from stream.config import Config, fingerprint
 from stream.replay.labels import JoinedLabels
@@ -60,7 +61,7 @@ class Run:
         self._tally.labels[joined.file.name] = joined.counts
         self._tally.dead_letters += len(joined.dead_letters)
         self._recording.add([], joined.dead_letters)
-        for labels in labels_in(joined.of_nobody):
+        for labels in labels_in(joined.aside):
             self._recording.add_labels(labels)
 
     def put(self, input_name: str, records: Records) -> int:
@@ -77,6 +78,10 @@ class Run:
         alerts, judged = self._chain.advance(until_ms)
         self._tally.add_alerts(alerts)
         self._recording.add(alerts, [], judged)
+
+    def states(self) -> Iterator[State]:
+        """What was learned, by partition of every log."""
+        return self._chain.states()
 
     def finish(self) -> Summary:
         """Give every file its name; what the run led to."""
