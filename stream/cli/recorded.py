@@ -21,8 +21,10 @@ def replay(
         typer.Option(
             "--input",
             metavar="NAME=PATH",
-            help="An input of the configuration and its file: Parquet, NDJSON or an access log, "
-            "plain, gzip or zstd. May be repeated.",
+            help="An input of the configuration and a file of it: Parquet, CSV (named .csv), "
+            "NDJSON or an access log, plain, gzip or zstd; or a folder, a glob, or an address such "
+            "as s3://bucket/2026-03-*.parquet. May be repeated, also for the same input: its files "
+            "are merged by event time.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for alerts, scores and summary.")],
@@ -100,7 +102,7 @@ def replay(
         typer.echo(f"{name}: {_said_of_labels(counts)}")
     late = sum(counts.get("late", 0) for counts in summary.monitors.values())
     if late:
-        typer.echo(f"{late:,} events older than their entity's last: is the file in time order?")
+        typer.echo(f"{late:,} events older than their entity's last; they were scored as late")
 
 
 def _said_of_labels(counts: dict[str, int]) -> str:
@@ -164,8 +166,8 @@ def labels_of(config: "Config", text: str) -> tuple[str, Path]:
     raise InputError(f'--labels: got "{text}"; expected NAME=PATH, NAME one of {", ".join(known)}')
 
 
-def _name_and_path(text: str) -> tuple[str, Path]:
+def _name_and_path(text: str) -> tuple[str, str]:
     name, equals, path = text.partition("=")
     if not (name and equals and path):
         raise InputError(f'--input: got "{text}"; expected NAME=PATH')
-    return name, Path(path)
+    return name, path

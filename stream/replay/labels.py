@@ -26,7 +26,8 @@ from schemas.events import ENTITY_FIELDS
 from stream import database
 from stream.config import LABEL_FIELDS, Config, entities_of_labels, fields_wanted
 from stream.errors import InputError
-from stream.inputs import InputFile
+from stream.inputs import FileReading, Reading
+from stream.inputs.places import files_at
 from stream.stages.route import Route, labels_of_nobody, letter
 
 if TYPE_CHECKING:
@@ -43,22 +44,20 @@ millisecond later is behind it, even where its partition is not in the order of 
 class JoinedLabels:
     """What became of a label file.
 
-    file: its labels as an input, in the order in which they became known. aside: a table like it of
+    reading: its labels as an input, in the order in which they became known. aside: a table like it of
     those that can teach nobody and still say what their events were: their events name none of the
     entities that learn from labels, or they became known behind the last event of all. counts:
     labels read, and what became of them: named an entity themselves, joined, of_nobody, of an
     unknown event, or dead letters; and of these how many claimed to be known before their event.
     """
 
-    file: InputFile
+    reading: FileReading
     aside: Path
     counts: dict[str, int]
     dead_letters: list[DeadLetter]
 
 
-def join(
-    config: Config, labels: InputFile, events: Sequence[InputFile], folder: Path
-) -> JoinedLabels:
+def join(config: Config, labels: Reading, events: Sequence[Reading], folder: Path) -> JoinedLabels:
     """Join a file of labels to the files of the other inputs; the tables lie in the folder.
 
     Raises InputError for files that cannot be read, ExtraMissing without DuckDB.
@@ -76,7 +75,7 @@ class _Joining:
     Tables: label, event, and joined, which has what is known of every label.
     """
 
-    def __init__(self, config: Config, labels: InputFile, tables: "DuckDBPyConnection") -> None:
+    def __init__(self, config: Config, labels: Reading, tables: "DuckDBPyConnection") -> None:
         self._config = config
         self._labels = labels
         self._tables = tables
@@ -116,17 +115,17 @@ class _Joining:
             return np.ones(len(labels), np.bool_)
         return labels_of_nobody(labels)
 
-    def read_events(self, events: Sequence[InputFile]) -> None:
+    def read_events(self, events: Sequence[Reading]) -> None:
         """Ids and entities of all events into a table."""
         columns = "".join(f", {name} VARCHAR" for name in self._learning)
         self._tables.execute(
             f"CREATE TABLE event (line BIGINT, due_ms BIGINT, event_id VARCHAR{columns})"
         )
         line = 0
-        for file in events:
-            route = _route(self._config, file, self._learning)
+        for reading in events:
+            route = _route(self._config, reading, self._learning)
             reached_ms: dict[int, int] = {}
-            for records in (part for parts in file for part in parts):
+            for records in (part for parts in reading for part in parts):
                 read, _, _ = route.decoded(records)
                 found = read.take(np.flatnonzero(read.type_code != LABEL))
                 due_ms = np.maximum.accumulate(
@@ -157,8 +156,9 @@ class _Joining:
         last = "(SELECT max(due_ms) FROM event)"
         self._write(path, f"({teaching}) AND coalesce(time <= {last}, true)")
         self._write(aside, f"known AND NOT ({teaching}) OR ({teaching}) AND time > {last}")
-        file = InputFile(self._labels.name, path, self._labels.spec)
-        return JoinedLabels(file, aside, self._counts(), self._letters)
+        name = self._labels.name
+        reading = FileReading(name, files_at(str(path)), self._config.inputs[name])
+        return JoinedLabels(reading, aside, self._counts(), self._letters)
 
     def _join(self) -> None:
         # Of several events with the same id the first is meant: the others are duplicates. That is
@@ -219,9 +219,9 @@ class _Joining:
         return int(count)
 
 
-def _route(config: Config, file: InputFile, fields: list[str]) -> Route:
-    """What decodes a file as the stage will."""
-    return Route(file.spec, config.limits, fields, hash_key(config.secret))
+def _route(config: Config, reading: Reading, fields: list[str]) -> Route:
+    """What decodes an input as the stage will."""
+    return Route(config.inputs[reading.name], config.limits, fields, hash_key(config.secret))
 
 
 def _texts(events: EventBatch, names: Sequence[str]) -> dict[str, pa.Array]:

@@ -10,6 +10,7 @@ from time import perf_counter
 from types import TracebackType
 from typing import Self
 
+from schemas.columns import EventBatch
 from schemas.records import Records
 from stream.alerting import RunInfo
 from stream.chain import Chain, State
@@ -58,20 +59,19 @@ class Run:
 
     def note(self, joined: JoinedLabels) -> None:
         """Take note of a label file that was made ready for this run."""
-        self._tally.labels[joined.file.name] = joined.counts
+        self._tally.labels[joined.reading.name] = joined.counts
         self._tally.dead_letters += len(joined.dead_letters)
         self._recording.add([], joined.dead_letters)
         for labels in labels_in(joined.aside):
             self._recording.add_labels(labels)
 
-    def put(self, input_name: str, records: Records) -> int:
-        """Take the next records of a partition of an input; the latest event time among them, -1
-        where there is none."""
+    def put(self, input_name: str, records: Records) -> EventBatch:
+        """Take the next records of a partition of an input; the events that they are."""
         emitted = self._chain.put(input_name, records)
         self._tally.add(emitted)
         self._recording.add(emitted.alerts, emitted.dead_letters)
         self._recording.add_labels(labels_of(emitted.events))
-        return int(emitted.events.time_ms.max(initial=-1))
+        return emitted.events
 
     def advance(self, until_ms: float) -> None:
         """Let go on what waits for earlier events: every input has come so far."""

@@ -12,7 +12,7 @@ from schemas.events import TIME_MS_MAX
 from stream.clock import text_of
 from stream.config import Config
 from stream.errors import InputError
-from stream.inputs import InputFile
+from stream.inputs import Reading
 from stream.stages.route import Route
 
 
@@ -50,12 +50,12 @@ class Split(NamedTuple):
             )
         _check_order(Span(self.from_ms, self.until_ms))
 
-    def span(self, config: Config, files: Sequence[InputFile]) -> Span:
-        """The times that it means for these files. Raises InputError."""
+    def span(self, config: Config, readings: Sequence[Reading]) -> Span:
+        """The times that it means for these inputs. Raises InputError."""
         self.check()
         if self.warm_up_s is None:
             return Span(self.from_ms, self.until_ms)
-        first = [ms for file in files if (ms := _first_ms(config, file)) is not None]
+        first = [ms for one in readings if (ms := _first_ms(config, one)) is not None]
         if not first:
             return Span(None, self.until_ms)
         span = Span(min(min(first) + round(1000 * self.warm_up_s), TIME_MS_MAX), self.until_ms)
@@ -74,10 +74,10 @@ def _check_order(span: Span) -> None:
         )
 
 
-def _first_ms(config: Config, file: InputFile) -> int | None:
-    """The earliest time of an event in a file's first batch; None where the file has none."""
-    route = Route(file.spec, config.limits, [], hash_key(config.secret))
-    for parts in file:
+def _first_ms(config: Config, reading: Reading) -> int | None:
+    """The earliest time of an event in an input's first batch; None where it has none."""
+    route = Route(config.inputs[reading.name], config.limits, [], hash_key(config.secret))
+    for parts in reading:
         events = [route.decoded(records)[0] for records in parts]
         times = [one.time_ms[one.type_code != LABEL] for one in events]
         if any(map(len, times)):
