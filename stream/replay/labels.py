@@ -200,7 +200,7 @@ class _Joining:
             for batch in found:
                 columns = [batch.column(name) for name in schema.names]
                 casted = [c.cast(f.type) for c, f in zip(columns, schema, strict=True)]
-                writer.write_batch(pa.RecordBatch.from_arrays(casted, schema=schema))
+                writer.write_table(pa.Table.from_arrays(casted, schema=schema))
 
     def _counts(self) -> dict[str, int]:
         counts = {
