@@ -32,12 +32,14 @@ class Judged(NamedTuple):
 
 
 class State(NamedTuple):
-    """A partition's state. until_ms: the latest event time that its input has come to; None where
-    there was no event, and of an internal log."""
+    """A partition's state. next_offset: of the first record that it has not seen, 0 where its
+    records were a broker's not. until_ms: where that says nothing, the latest event time that its
+    input has come to; None where there was no event, and of an internal log."""
 
     log: Log
     partition: int
     shard: Shard
+    next_offset: int
     until_ms: int | None
 
 
@@ -52,10 +54,12 @@ class _Held:
 
 @dataclass(slots=True)
 class _Source:
-    """A source partition: its shard, how far it has come, and what waits to be judged."""
+    """A source partition: its shard, how far it has come, and what waits to be judged. next_offset:
+    behind its last record on a broker, 0 where it is read from files."""
 
     shard: SourceShard
     reached_ms: int = -1
+    next_offset: int = 0
     held: deque[tuple[_Held, dict[str, F64]]] = field(default_factory=deque)
 
 
@@ -90,6 +94,8 @@ class Chain:
             self._input_of[records.topic] = input_name
         source = self._sources[place]
         emitted = source.shard.process(records)
+        if len(records) and records.timestamp_ms[-1] >= 0:  # files have no broker's time
+            source.next_offset = int(records.offset[-1]) + 1
         events = emitted.events
         due_ms = np.maximum.accumulate(np.maximum(events.time_ms, source.reached_ms))
         if len(events):
@@ -163,6 +169,7 @@ class Chain:
 
         All that was put must have gone in. An input without events has come as far as the others.
         """
+        next_offset: dict[tuple[str, bool, int], int] = {}
         found: dict[tuple[str, bool, int], Shard] = {
             (name, True, partition): internal.shard
             for (name, partition), internal in self._internals.items()
@@ -171,14 +178,17 @@ class Chain:
         for (topic, partition), source in self._sources.items():
             name = self._input_of[topic]
             found[name, False, partition] = source.shard
+            next_offset[name, False, partition] = source.next_offset
             reached_ms[name] = max(source.reached_ms, reached_ms.get(name, -1))
         latest_ms = max(reached_ms.values(), default=-1)
         for log in self._logs.values():
             came_to_ms = reached_ms.get(log.name, latest_ms)
-            until_ms = None if log.internal or came_to_ms < 0 else came_to_ms
             for partition in range(log.partitions):
-                shard = found.get((log.name, log.internal, partition)) or self._shards.make(log)
-                yield State(log, partition, shard, until_ms)
+                place = log.name, log.internal, partition
+                shard = found.get(place) or self._shards.make(log)
+                offset = next_offset.get(place, 0)
+                says_more = log.internal or came_to_ms < 0 or offset > 0
+                yield State(log, partition, shard, offset, None if says_more else came_to_ms)
 
     def counts(self) -> Iterator[tuple[Log, Counts]]:
         """The counters of every shard, with the log that it reads."""

@@ -39,8 +39,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     first_offset: of the first record that the state has seen, None where it was converted
     from another configuration's, or begun from a saved one, so that the log alone cannot make it
     again. offset: of the first record that it has not seen. created_at: ISO 8601. begun_at: the
-    offset from which a saved state was gone on with. until_ms: of a saved state, the latest event
-    time that its input has come to; None where it has none.
+    offset from which a saved state was gone on with. until_ms: of a saved state whose offset is 0,
+    the latest event time that its input has come to; None where it has none.
     """
 
     format: int = FORMAT

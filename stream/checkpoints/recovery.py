@@ -161,8 +161,9 @@ def _empty(at: Circumstances, first: int, live_from: int) -> Recovered:
 
 def _begun(at: Circumstances, saved: Folder) -> Recovered:
     """A shard that goes on from what a replay has learned. What the topic still holds of that is
-    not read again: it begins with the first record that the broker took when the replay's last
-    event happened, or later. Those of before that come again are known by their ids."""
+    not read again: where the replay has read the topic itself, it begins behind that; else with the
+    first record that the broker took when the replay's last event happened, or later. Those of
+    before that come again are known by their ids."""
     name = next(iter(saved.names()), None)
     if name is None:
         raise SavedStateUnusable(f"{at.where}: there is no state in {saved.path}")
@@ -174,15 +175,27 @@ def _begun(at: Circumstances, saved: Folder) -> Recovered:
             f"{manifest.fingerprint} and is of version {manifest.state_version}; this is "
             f"configuration {own[0]} and version {own[1]}"
         )
-    start = at.low
-    if manifest.until_ms is not None and at.offset_at is not None:
-        start = max(start, at.offset_at(manifest.until_ms))
+    start = _begin_at(at, manifest)
     found = _empty(at, start, start)
     _fill(found.shard, load(saved, manifest, at.beat), f"{at.where}: the state in {saved.path}")
     # The log alone cannot make it again: without a checkpoint of its own nothing can.
     found.head = msgspec.structs.replace(found.head, first_offset=None, begun_at=start)
     log.info("begun from a saved state", **at.where._asdict(), next_offset=start)
     return found
+
+
+def _begin_at(at: Circumstances, saved: Manifest) -> int:
+    """The offset of the first record that a saved state has not seen."""
+    if saved.offset == 0:
+        if saved.until_ms is None or at.offset_at is None:
+            return at.low
+        return max(at.low, at.offset_at(saved.until_ms))
+    if at.low <= saved.offset <= at.high:
+        return saved.offset
+    raise RetentionGap(
+        f"{at.where}: the state was saved at offset {saved.offset}, and the log now holds {at.low} to "
+        f"{at.high}: what it has not seen of it is gone, or it is not the log that was replayed"
+    )
 
 
 def _turned(head: Manifest, config: Config, log: Log, offset: int) -> Manifest:

@@ -1,8 +1,9 @@
 """How a replay leaves what it has learned for a live group to begin with: a checkpoint for each
 partition of every log, in a place of its own.
 
-Such a state has no position in any log, but a time up to which its input was read; `recovery` says
-where a group goes on. No live group writes there, and no replay where one does.
+Of a topic that was read from a broker it has the position; of files only a time up to which they
+went. `recovery` says where a group goes on. No live group writes there, and no replay where one
+does.
 """
 
 from collections.abc import Iterable
@@ -50,7 +51,7 @@ def save(config: Config, states: Iterable[State], url: str) -> None:
             log=state.log,
             partition=state.partition,
             first_offset=None,
-            offset=0,
+            offset=state.next_offset,
             created_at=now_text(),
             until_ms=state.until_ms,
         )

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from obstore.store import LocalStore
 
@@ -17,7 +18,13 @@ from stream.checkpoints.recovery import Circumstances, Recovered, recover
 from stream.checkpoints.saving import check_place, save
 from stream.checkpoints.store import saved_folder
 from stream.config import Config, Log, fingerprint, logs
-from stream.errors import CheckpointCorrupt, ConfigError, InputError, SavedStateUnusable
+from stream.errors import (
+    CheckpointCorrupt,
+    ConfigError,
+    InputError,
+    RetentionGap,
+    SavedStateUnusable,
+)
 from stream.replay import replay
 from stream.shard import Shards
 from tests.checkpoints.shop import EVENTS, RUN, SHOP, Group, config, monitor, stream
@@ -139,6 +146,30 @@ def test_it_begins_behind_what_the_replay_has_read(tmp_path: Path) -> None:
     assert asked == [last_ms]
     internal = next(log for log in logs(made) if log.name == "account")
     assert begun(tmp_path, made, place, internal, offset_at=offset_at).head.offset == 3
+
+
+def test_what_was_read_from_the_topic_itself_is_gone_on_from_by_offset(tmp_path: Path) -> None:
+    """Right behind the last record that was replayed; where that is gone, or another log is there,
+    the group does not begin."""
+    made = hopping()
+    chain = Chain(made, RUN)
+    recorded = stream().slice(0, HISTORY)
+    at_ms = np.full(HISTORY, 1_900_000_000_000)
+    chain.put("shop", Records(SHOP.topic, 0, recorded.offset + 50, at_ms, recorded.values))
+    chain.advance(float("inf"))
+    save(made, chain.states(), str(tmp_path / "saved"))
+    place, behind = str(tmp_path / "saved"), 50 + HISTORY
+
+    def never(_: int) -> int:
+        raise AssertionError("a position is known, and a time asked for")
+
+    assert begun(tmp_path, made, place, offset_at=never).head.offset == behind
+    gone: list[dict[str, Any]] = [{"low": behind + 1}, {"high": behind - 1}]
+    for span in gone:
+        with pytest.raises(RetentionGap, match=f"saved at offset {behind}"):
+            begun(tmp_path, made, place, **span)
+    internal = next(log for log in logs(made) if log.name == "account")
+    assert begun(tmp_path, made, place, internal, offset_at=never).head.offset == 3
 
 
 def test_a_crash_before_the_first_commit_begins_anew_from_it(tmp_path: Path) -> None:
