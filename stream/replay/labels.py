@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 ROWS_AT_ONCE: Final = 100_000
+UNREADABLE_MAX: Final = 100_000
+"""Labels that may be dead letters: these wait in memory, and so many are no accident."""
 
 KNOWN_MS: Final = "greatest(label.time, coalesce(event.due_ms + 1, label.time))"
 """From when a label counts. Its event goes in at due_ms, when the latest time up to it has passed: a
@@ -100,6 +102,11 @@ class _Joining:
         for records in (part for parts in self._labels for part in parts):
             labels, faults, tombstones = route.decoded(records)
             self._letters += [letter(fault, records) for fault in faults]
+            if len(self._letters) > UNREADABLE_MAX:
+                raise InputError(
+                    f"{self._labels.name}: more than {UNREADABLE_MAX} labels cannot be read, of late "
+                    f"because of {faults[0].message}: is the mapping that of this file?"
+                )
             self._read += len(records) - tombstones
             own = {
                 "line": pa.array(np.arange(line, line + len(labels))),
