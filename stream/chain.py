@@ -51,9 +51,11 @@ class _Source:
 
 @dataclass(slots=True)
 class _Internal:
-    """A partition of an internal log: its shard, and what waits to go in."""
+    """A partition of an internal log: its shard, how far it has come where it was recorded, and
+    what waits to go in."""
 
     shard: InternalShard
+    reached_ms: int = -1
     held: list[_Held] = field(default_factory=list)
 
 
@@ -61,19 +63,33 @@ class Chain:
     """Every shard that the records so far have called for.
 
     topics: by input, what its records call their topic; by default what the configuration does.
+    recorded: internal logs that are read as they were recorded, by topic: what the stages here
+    would put into them stands there already, in the order that it had.
     """
 
     def __init__(
-        self, config: Config, run: RunInfo, topics: Mapping[str, str] | None = None
+        self,
+        config: Config,
+        run: RunInfo,
+        topics: Mapping[str, str] | None = None,
+        recorded: Mapping[str, Log] | None = None,
     ) -> None:
         self._shards = Shards(config, run, topics)
         self._logs = {(log.name, log.internal): log for log in logs(config)}
+        self._recorded = recorded or {}
+        self.recorded = frozenset(log.name for log in self._recorded.values())
+        self._ready: list[Judged] = []
         self._sources: dict[Place, _Source] = {}
         self._input_of: dict[str, str] = {}
         self._internals: dict[Place, _Internal] = {}
 
     def put(self, input_name: str, records: Records) -> Emitted:
-        """Take the next records of a partition of an input. Internal monitors do not speak yet."""
+        """Take the next records of a partition of an input, or of a recorded internal log.
+
+        Monitors behind the other internal logs do not speak yet.
+        """
+        if records.topic in self._recorded:
+            return self._put_recorded(self._recorded[records.topic], records)
         place = (records.topic, records.partition)
         if place not in self._sources:
             self._sources[place] = _Source(self._shards.source(input_name))
@@ -86,17 +102,35 @@ class Chain:
             source.reached_ms = int(due_ms[-1])
             silent = {hop.name: np.full(len(events), np.nan) for hop in source.shard.route.hops}
             source.held.append((_Held(events, due_ms), emitted.p_values | silent))
-        for record in emitted.internal:
-            self._hold(record, _Held(events, due_ms))
+        self._pass_on(emitted, due_ms)
         return emitted
+
+    def _put_recorded(self, log: Log, records: Records) -> Emitted:
+        """Let the stage behind the log take the records at once: their order is known."""
+        internal = self._internal(log, records.partition)
+        emitted = internal.shard.process(records)
+        due_ms = np.maximum.accumulate(np.maximum(emitted.events.time_ms, internal.reached_ms))
+        internal.reached_ms = int(due_ms[-1]) if len(due_ms) else internal.reached_ms
+        if emitted.p_values:
+            self._ready.append(Judged(emitted.events, emitted.p_values))
+        self._pass_on(emitted, due_ms)
+        return emitted
+
+    def _pass_on(self, emitted: Emitted, due_ms: I64) -> None:
+        """Let wait what goes into internal logs that are made here."""
+        for record in emitted.internal:
+            if record.log not in self.recorded:
+                self._hold(record, _Held(emitted.events, due_ms))
+
+    def _internal(self, log: Log, partition: int) -> _Internal:
+        place = (log.name, partition)
+        if place not in self._internals:
+            self._internals[place] = _Internal(self._shards.internal(log))
+        return self._internals[place]
 
     def _hold(self, record: InternalRecord, of: _Held) -> None:
         """Let a message wait whose events are among these."""
-        place = (record.log, record.partition)
-        if place not in self._internals:
-            log = self._logs[record.log, True]
-            self._internals[place] = _Internal(self._shards.internal(log))
-        internal = self._internals[place]
+        internal = self._internal(self._logs[record.log, True], record.partition)
         nowhere = np.zeros(1, np.int64)
         message = Records(record.log, record.partition, nowhere, nowhere, [record.value])
         sent = internal.shard.read(message)
@@ -117,12 +151,14 @@ class Chain:
                     emitted = internal.shard.judge(due.events)
                     alerts += emitted.alerts
                     self._note(emitted)
-                    for record in emitted.internal:
-                        self._hold(record, due)
-        return alerts, list(self._judged(until_ms))
+                    self._pass_on(emitted, due.due_ms)
+        ready, self._ready = self._ready, []
+        return alerts, [*ready, *self._judged(until_ms)]
 
     def _note(self, emitted: Emitted) -> None:
         """Write p-values beside the events that they speak of."""
+        if not emitted.p_values:  # nobody's but assess's, whose events may be of a recorded log
+            return
         for index in np.unique(emitted.events.source).tolist():
             rows = np.flatnonzero(emitted.events.source == index)
             offset = emitted.events.offset[rows]

@@ -20,7 +20,8 @@ def replay(
             help="An input of the configuration and a file of it: Parquet, CSV (named .csv), "
             "NDJSON or an access log, plain, gzip or zstd; or a folder, a glob, or an address such "
             "as s3://bucket/2026-03-*.parquet. May be repeated, also for the same input: its files "
-            "are merged by event time.",
+            "are merged by event time. Or kafka://TOPIC?from=...&until=... with offsets or ISO "
+            "times, the broker from the configuration; an internal topic under its monitor's name.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for alerts, scores and summary.")],

@@ -24,11 +24,12 @@ BATCH_RECORDS: Final = 10_000
 class Reading(Protocol):
     """A log, or some of its partitions, on the way in.
 
-    name: the input's. size_bytes: for the share of all inputs that was read. share_read: of this
-    one, 0 to 1. ordered: whether disorder is a mistake; what a broker holds is as it is.
+    name: the input's. topic: what its records call their topic. size_bytes: for the share of all
+    inputs that was read. ordered: whether disorder is a mistake; what a broker holds is as it is.
     """
 
     name: str
+    topic: str
     size_bytes: int
     ordered: bool
 
@@ -56,7 +57,7 @@ class FileReading:
         spec: InputSpec,
         batch_records: int = BATCH_RECORDS,
     ) -> None:
-        self.name = name
+        self.name = self.topic = name
         self.size_bytes = max(sum(file.size_bytes for file in files), 1)
         self._files = files
         self._spec = spec

@@ -4,6 +4,7 @@ A replay has one, a comparison several. Reads nothing itself: it is handed recor
 their logs, and told how far in event time all of them have come.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
@@ -15,6 +16,8 @@ from stream.alerting import RunInfo
 from stream.chain import Chain
 from stream.clock import now_text
 from stream.config import Config, fingerprint
+from stream.inputs import Reading
+from stream.inputs.ranges import recorded_log
 from stream.replay.recording import Recording, make_folder, refuse_foreign
 from stream.replay.summary import Summary, Tally, summarize
 
@@ -22,15 +25,23 @@ from stream.replay.summary import Summary, Tally, summarize
 class Run:
     """A configuration at work on recorded events, and the folder that holds what came of it.
 
-    Raises InputError for a folder that cannot be used, before anything is read.
+    readings: what it will be handed, for the topics that positions name. Raises InputError for a
+    folder that cannot be used, before anything is read.
     """
 
-    def __init__(self, config: Config, out_dir: Path) -> None:
+    def __init__(self, config: Config, out_dir: Path, readings: Sequence[Reading] = ()) -> None:
         refuse_foreign(out_dir)
         make_folder(out_dir)
         self.config = config
         run = RunInfo("replay", f"replay-{fingerprint(config)[:12]}", now_text)
-        self._chain = Chain(config, run, {name: name for name in config.inputs})
+        recorded = {
+            reading.topic: log
+            for reading in readings
+            if (log := recorded_log(config, reading.name, reading.topic))
+        }
+        topics = {name: name for name in config.inputs}
+        topics |= {one.name: one.topic for one in readings if one.topic not in recorded}
+        self._chain = Chain(config, run, topics, recorded)
         self._tally = Tally()
         self._recording = Recording(out_dir, [monitor.name for monitor in config.monitors])
         self._began = perf_counter()
