@@ -5,21 +5,20 @@ dead letters, scores and a summary into a folder. Never writes to Kafka; its ale
 enforcement.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from stream.config import Config
 from stream.errors import InputError
-from stream.inputs import BATCH_RECORDS, FileReading, Reading
-from stream.inputs.places import files_at
-from stream.inputs.ranges import RangeReading, is_range, recorded_log, spans_at, topic_of
-from stream.kafka.ranges import Range
+from stream.replay import manifest
 from stream.replay.driving import Progress, drive
+from stream.replay.manifest import Manifest, Option
+from stream.replay.opening import inputs_from
 from stream.replay.run import Run
 from stream.replay.summary import Summary
 
-__all__ = ["Progress", "Summary", "replay"]
+__all__ = ["Again", "Progress", "Summary", "again", "replay"]
 
 
 def replay(
@@ -32,48 +31,44 @@ def replay(
     of the monitor that reads it, or assess. Results appear under their names only when the whole
     run has succeeded. Raises InputError for names, files and folders that cannot be used.
     """
-    with (
-        reading_from(config, inputs) as readings,
-        Run(config, out_dir, readings) as run,
-    ):
-        drive(readings, [run], progress)
-        return run.finish()
+    return _replay(config, inputs, out_dir, progress, {}, None)
 
 
-@contextmanager
-def reading_from(
-    config: Config, inputs: Sequence[tuple[str, str | Path]]
-) -> Iterator[list[Reading]]:
-    """What is to be read. Raises InputError where a name or an address is not usable."""
-    if not inputs:
-        raise InputError("no input was given; expected NAME=PATH for at least one input")
-    places: dict[str, list[str]] = {}
-    for name, place in inputs:
-        places.setdefault(name, []).append(str(place))
-    with ExitStack() as opened:
-        yield [
-            reading
-            for name, of_input in places.items()
-            for reading in _readings(config, name, of_input, opened)
-        ]
+class Again(NamedTuple):
+    """What came of running something again. files: those that came out with other bytes; none
+    where all is the same."""
+
+    summary: Summary
+    files: list[str]
 
 
-def _readings(config: Config, name: str, places: list[str], opened: ExitStack) -> Iterator[Reading]:
-    ranges = [place for place in places if is_range(place)]
-    log = recorded_log(config, name, topic_of(ranges[0])) if ranges else None
-    if log is None and name not in config.inputs:
-        known = ", ".join(config.inputs)
-        raise InputError(f"{name}={places[0]}: no input is named {name}; expected one of {known}")
-    if not ranges:
-        files = [file for place in places for file in files_at(place)]
-        yield FileReading(name, files, config.inputs[name])
-        return
-    if len(places) > 1:
-        raise InputError(f"{name}={ranges[0]}: expected one topic for {name}, and nothing besides")
-    reader = opened.enter_context(Range(config.kafka, config.group, topic_of(ranges[0])))
-    partitions = log.partitions if log else config.inputs[name].partitions
-    spans = spans_at(reader, ranges[0], partitions)
-    reader.begin(spans)
-    for partition, span in spans.items():
-        if span.start < span.stop:
-            yield RangeReading(name, reader, partition, span, BATCH_RECORDS)
+def again(of: Manifest, given: Config | None, out_dir: Path, progress: Progress) -> Again:
+    """Run what a manifest says once more, into out_dir, and compare.
+
+    given: a configuration with the secret that the run had, and the broker, where it needs them;
+    nothing else of it counts. Raises InputError where the inputs are no longer the same.
+    """
+    config = manifest.config_of(of, given)
+    pairs = [(source.name, place) for source in of.inputs for place in source.places]
+    summary = _replay(config, pairs, out_dir, progress, of.options, of)
+    return Again(summary, manifest.outputs_that_differ(of, manifest.read(out_dir)))
+
+
+def _replay(
+    config: Config,
+    inputs: Sequence[tuple[str, str | Path]],
+    out_dir: Path,
+    progress: Progress,
+    options: Mapping[str, Option],
+    expected: Manifest | None,
+) -> Summary:
+    """expected: the manifest whose inputs these must be."""
+    with inputs_from(config, inputs) as found:
+        sources = [one.source() for one in found]
+        wrong = list(manifest.differences(expected, sources)) if expected else []
+        if wrong:
+            raise InputError("\n".join(wrong))
+        readings = [reading for one in found for reading in one.readings]
+        with Run(config, out_dir, readings, manifest.origin(config, sources, options)) as run:
+            drive(readings, [run], progress)
+            return run.finish()

@@ -18,6 +18,7 @@ from stream.clock import now_text
 from stream.config import Config, fingerprint
 from stream.inputs import Reading
 from stream.inputs.ranges import recorded_log
+from stream.replay.manifest import Origin
 from stream.replay.recording import Recording, make_folder, refuse_foreign
 from stream.replay.summary import Summary, Tally, summarize
 
@@ -25,11 +26,17 @@ from stream.replay.summary import Summary, Tally, summarize
 class Run:
     """A configuration at work on recorded events, and the folder that holds what came of it.
 
-    readings: what it will be handed, for the topics that positions name. Raises InputError for a
-    folder that cannot be used, before anything is read.
+    readings: what it will be handed, for the topics that positions name. origin: what it all
+    follows from. Raises InputError for a folder that cannot be used, before anything is read.
     """
 
-    def __init__(self, config: Config, out_dir: Path, readings: Sequence[Reading] = ()) -> None:
+    def __init__(
+        self,
+        config: Config,
+        out_dir: Path,
+        readings: Sequence[Reading],
+        origin: Origin,
+    ) -> None:
         refuse_foreign(out_dir)
         make_folder(out_dir)
         self.config = config
@@ -39,11 +46,11 @@ class Run:
             for reading in readings
             if (log := recorded_log(config, reading.name, reading.topic))
         }
-        topics = {name: name for name in config.inputs}
+        topics = {name: spec.topic for name, spec in config.inputs.items()}
         topics |= {one.name: one.topic for one in readings if one.topic not in recorded}
         self._chain = Chain(config, run, topics, recorded)
         self._tally = Tally()
-        self._recording = Recording(out_dir, [monitor.name for monitor in config.monitors])
+        self._recording = Recording(out_dir, [monitor.name for monitor in config.monitors], origin)
         self._began = perf_counter()
 
     def __enter__(self) -> Self:
