@@ -33,6 +33,8 @@ from stream.kafka.properties import property_problems
 FINGERPRINT_VERSION: Final = 2
 ROUTE, ASSESS = STAGES = ("route", "assess")
 TOPIC: Final = r"^[a-zA-Z0-9._-]{1,249}$"
+LABEL_FIELDS: Final = ("kind", "verdict", "labelled_event_id")
+"""What a label says, beside whom it speaks of."""
 ASSUMED: Final = frozenset({"utc_offset_min", "labelled_event_id"})
 """Fields that are done without where no input maps them: UTC; no label replaces another."""
 
@@ -209,14 +211,33 @@ def fields_wanted(config: Config, input_name: str) -> list[str]:
     """The event fields of an input that must be extracted, in the order of `events.FIELDS`.
 
     What its monitors read, every entity field that it fills (for related entities), and what
-    gives a number its meaning: the currency of an amount, the offset of a time of day.
+    gives a number its meaning: the currency of an amount, the offset of a time of day. Of labels
+    all that they say, whoever reads it.
     """
     wanted: set[str] = set(ENTITY_FIELDS)
     for monitor in config.monitors:
         if input_name in monitor.inputs:
             wanted |= {name for _, name in _reads(monitor)}
     spec = config.inputs[input_name]
+    if spec.type == "label" or "verdict" in wanted or "verdict" in (spec.fields or {}):
+        wanted |= set(LABEL_FIELDS)
     return [n for n in mapping.available(spec.codec, spec.type, spec.fields) if n in wanted]
+
+
+def label_inputs(config: Config) -> list[str]:
+    """The inputs that hold nothing but labels."""
+    return [name for name, spec in config.inputs.items() if spec.type == "label"]
+
+
+def entities_of_labels(config: Config, input_name: str) -> list[str]:
+    """The entity fields that a label from this input must fill for whoever learns from it, in the
+    order of `events.FIELDS`; none where no monitor reads the input."""
+    readers = [monitor for monitor in config.monitors if input_name in monitor.inputs]
+    wanted = {name for monitor in readers for _, name in _reads(monitor)}
+    if readers and config.assess:
+        wanted.add(config.assess.subject)
+    filled = fields_wanted(config, input_name)
+    return [name for name in filled if name in wanted and name in ENTITY_FIELDS]
 
 
 def ways(config: Config) -> list[Way]:

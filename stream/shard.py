@@ -326,7 +326,8 @@ class Shards:
         way = assess_way(self._config)
         inline = way is not None and way.internal is None and watches
         assess = self._assess(spec.partitions) if inline else None
-        return SourceShard(self._route(spec, input_name, hops), watches, self._reporter, assess)
+        route = self._route(spec, input_name, hops, is_read=bool(readers))
+        return SourceShard(route, watches, self._reporter, assess)
 
     def internal(self, log: Log) -> InternalShard:
         """The shard of a partition of an internal log."""
@@ -336,9 +337,9 @@ class Shards:
         watch = self._watch(monitor, log.partitions)
         return WatchShard(self._codec(monitor), watch, self._reporter)
 
-    def _route(self, spec: InputSpec, input_name: str, hops: list[Hop]) -> Route:
+    def _route(self, spec: InputSpec, input_name: str, hops: list[Hop], *, is_read: bool) -> Route:
         fields = fields_wanted(self._config, input_name)
-        return Route(spec, self._config.limits, fields, self._key, hops)
+        return Route(spec, self._config.limits, fields, self._key, hops, is_read=is_read)
 
     def _watch(self, monitor: MonitorSpec, shards: int) -> Watch:
         return Watch(monitor, shards, self._fingerprint, self._teller)

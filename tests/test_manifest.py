@@ -6,9 +6,11 @@ import msgspec
 import pytest
 
 from stream.errors import InputError
-from stream.replay import again, manifest, replay
+from stream.replay import Split, again, manifest, replay
 from stream.replay.manifest import MANIFEST, Manifest
 from stream.replay.recording import TIMED
+from tests.test_labels import config as labelled
+from tests.test_labels import label_table, payments, verdicts
 from tests.test_replay import CONFIG, config, events, ndjson, run
 
 
@@ -101,3 +103,19 @@ def test_a_manifest_says_the_same_whenever_it_is_made(tmp_path: Path) -> None:
     one, two = ((tmp_path / name / MANIFEST).read_bytes() for name in ("one", "two"))
     assert one == two
     assert isinstance(msgspec.json.decode(one, type=Manifest), Manifest)
+
+
+def test_labels_and_time_split_belong_to_the_run(tmp_path: Path) -> None:
+    """Run again, it is judged in the same span and learns from the same labels; a label file that
+    changed is named as an input is."""
+    rows = payments()
+    shop = ndjson(tmp_path / "shop", rows)
+    labels = label_table(tmp_path / "labels", verdicts(rows))
+    given, out = [("verdicts", labels)], tmp_path / "out"
+    inputs = [("shop", shop)]
+    replay(labelled(), inputs, out, lambda *_: None, given, Split(warm_up_s=3_600.0))
+    assert repeated(out, tmp_path / "again") == []
+    assert bytes_in(out) == bytes_in(tmp_path / "again")
+    label_table(tmp_path / "labels", verdicts(rows)[1:])
+    with pytest.raises(InputError, match="labels has changed"):
+        repeated(out, tmp_path / "again")

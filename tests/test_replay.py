@@ -104,7 +104,8 @@ def test_every_event_has_a_score_and_every_count_adds_up(tmp_path: Path) -> None
     out = tmp_path / "out"
     summary = run([("shop", path)], out)
     table = scores(out)
-    assert table.column_names == ["event_id", "event_time", "score", "score_account", "score_ip"]
+    names = ["event_id", "event_time", "score", "score_account", "score_ip", "judged"]
+    assert table.column_names == names
     assert table.column("event_id").to_pylist() == [row["event_id"] for row in rows]
     assert table.schema.field("event_time").type == pa.timestamp("ms")
     times = [

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stream.config import Config
-    from stream.replay import Progress, Summary
+    from stream.replay import Progress, Split, Summary
+    from stream.replay.summary import JudgedSpan
 
 T = TypeVar("T")
 
@@ -50,6 +51,32 @@ def replay(
             "where the run had them.",
         ),
     ] = None,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATH",
+            help="A file of confirmed verdicts, mapped by the input of type label (NAME=PATH where "
+            "there are several): joined to the events by id, known to the models only from its own "
+            "time on.",
+        ),
+    ] = None,
+    warm_up: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DURATION",
+            help="Judge nothing for so long from the first event on, such as 30d: it is learned.",
+        ),
+    ] = None,
+    score_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="Judge events from this time on (ISO 8601); learn those before."
+        ),
+    ] = None,
+    score_until: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Judge events before this time; learn those behind."),
+    ] = None,
 ) -> None:
     """Run recorded events through the stages that run live, and write every score; needs no Kafka.
 
@@ -67,7 +94,14 @@ def replay(
         raise InputError("expected CONFIG, --input and --out, or --again MANIFEST")
     pairs = [_name_and_path(text) for text in inputs or ()]
     loaded = load(config)
-    _tell(_showing(lambda show: replaying.replay(loaded, pairs, out, show)), out)
+    label_pairs = [labels_of(loaded, text) for text in labels or ()]
+    split = replaying.Split(
+        seconds_of("--warm-up", warm_up),
+        ms_of("--score-from", score_from),
+        ms_of("--score-until", score_until),
+    )
+    summary = _showing(lambda show: replaying.replay(loaded, pairs, out, show, label_pairs, split))
+    _tell(summary, out, split)
 
 
 def _again(of: Path, given: "Config | None", out: Path | None) -> None:
@@ -81,7 +115,7 @@ def _again(of: Path, given: "Config | None", out: Path | None) -> None:
     for line in manifest.code_differences(found):
         typer.echo(f"other code than then: {line}")
     repeated = _showing(lambda show: replaying.again(found, given, target, show))
-    _tell(repeated.summary, target)
+    _tell(repeated.summary, target, found.split)
     if repeated.files:
         typer.echo(f"not the same bytes: {', '.join(repeated.files)}")
         raise typer.Exit(1)
@@ -103,16 +137,83 @@ def _showing(run: "Callable[[Progress], T]") -> "T":
         return run(show)
 
 
-def _tell(summary: "Summary", out: Path) -> None:
+def _tell(summary: "Summary", out: Path, split: "Split") -> None:
     """Say what a run led to."""
+    from stream.replay import Split
+
     typer.echo(f"{summary.events:,} events in {summary.seconds:.1f} s, results in {out}")
+    if split != Split():
+        typer.echo(_said_of_span(summary.judged))
     if summary.dead_letters:
         typer.echo(
             f"{summary.dead_letters:,} dead letters, each with its reason: {out}/dead_letters.ndjson"
         )
+    for name, counts in summary.labels.items():
+        typer.echo(f"{name}: {_said_of_labels(counts)}")
     late = sum(counts.get("late", 0) for counts in summary.monitors.values())
     if late:
         typer.echo(f"{late:,} events older than their entity's last; they were scored as late")
+
+
+def _said_of_labels(counts: dict[str, int]) -> str:
+    """What became of a label file, in a line."""
+    said = f"{counts['read']:,} labels, {counts['joined']:,} joined to their events"
+    of_few = {
+        "named": "named an entity themselves",
+        "unknown_event": "of events that are not there",
+        "of_nobody": "of events without an entity that learns from labels",
+        "dead_letters": "unreadable",
+        "before_their_event": "known before their event, counted from behind it",
+    }
+    return ", ".join([said, *(f"{counts[k]:,} {text}" for k, text in of_few.items() if counts[k])])
+
+
+def _said_of_span(judged: "JudgedSpan") -> str:
+    """Which events of a replay are judged, in a line."""
+    bounds = (("from", judged.from_time), ("before", judged.until_time))
+    said = " and ".join(f"{word} {time}" for word, time in bounds if time)
+    alerts = sum(judged.alerts.values())
+    return f"judged: {judged.events:,} events {said}, {alerts:,} alerts; all others only learned"
+
+
+def seconds_of(option: str, text: str | None) -> float | None:
+    """Seconds of an option's duration, where it is given. Raises InputError."""
+    from detectors.spec import seconds
+
+    try:
+        return None if text is None else seconds(text)
+    except ValueError as error:
+        raise InputError(f"{option}: {error}") from error
+
+
+def ms_of(option: str, text: str | None) -> int | None:
+    """Milliseconds since 1970 of an option's time, where it is given. Raises InputError."""
+    from stream import clock
+
+    try:
+        return None if text is None else clock.ms_of(text)
+    except ValueError as error:
+        raise InputError(
+            f'{option}: got "{text}"; expected a time such as 2026-03-01 or 2026-03-01T12:00:00Z'
+        ) from error
+
+
+def labels_of(config: "Config", text: str) -> tuple[str, Path]:
+    """The input and the file that --labels means."""
+    from stream.config import label_inputs
+
+    known = label_inputs(config)
+    name, equals, path = text.partition("=")
+    if equals and path and name in known:
+        return name, Path(path)
+    if len(known) == 1:
+        return known[0], Path(text)
+    if not known:
+        raise InputError(
+            '--labels: the configuration has no input of type = "label"; expected one that says '
+            "where event id, verdict and time are"
+        )
+    raise InputError(f'--labels: got "{text}"; expected NAME=PATH, NAME one of {", ".join(known)}')
 
 
 def _name_and_path(text: str) -> tuple[str, str]:

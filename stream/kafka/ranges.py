@@ -93,9 +93,10 @@ class Range:
     # -- reading ----------------------------------------------------------------------------------
 
     def begin(self, spans: Mapping[int, Span]) -> None:
-        """Start reading these stretches."""
+        """Start reading these stretches, from their beginning."""
         full = {partition: span for partition, span in spans.items() if span.start < span.stop}
         self._stops = {partition: span.stop for partition, span in full.items()}
+        self._paused = set()
         self._waiting = {partition: deque() for partition in spans}
         with border(f"reading {self.topic}"):
             self._consumer.assign(

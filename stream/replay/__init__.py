@@ -5,33 +5,47 @@ dead letters, scores and a summary into a folder. Never writes to Kafka; its ale
 enforcement.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
 from stream.config import Config
 from stream.errors import InputError
+from stream.inputs import Reading
 from stream.replay import manifest
 from stream.replay.driving import Progress, drive
-from stream.replay.manifest import Manifest, Option
-from stream.replay.opening import inputs_from
+from stream.replay.labels import join
+from stream.replay.manifest import Manifest
+from stream.replay.opening import Input, found
 from stream.replay.run import Run
+from stream.replay.span import WHOLE, Split
 from stream.replay.summary import Summary
 
-__all__ = ["Again", "Progress", "Summary", "again", "replay"]
+__all__ = ["Again", "Progress", "Split", "Summary", "again", "replay"]
+
+Named = Sequence[tuple[str, str | Path]]
+"""The name of an input, and a path, folder, glob or address."""
 
 
 def replay(
-    config: Config, inputs: Sequence[tuple[str, str | Path]], out_dir: Path, progress: Progress
+    config: Config,
+    inputs: Named,
+    out_dir: Path,
+    progress: Progress,
+    labels: Named = (),
+    split: Split = WHOLE,
 ) -> Summary:
     """Run what was recorded through the configuration and write what came of it into out_dir.
 
-    inputs: (the name of an input, a path, folder, glob or address); the files of one name are one
-    log, and an input without any has no events. A stretch of an internal topic goes under the name
-    of the monitor that reads it, or assess. Results appear under their names only when the whole
-    run has succeeded. Raises InputError for names, files and folders that cannot be used.
+    inputs: the files of one name are one log, and an input without any has no events. A stretch of
+    an internal topic goes under the name of the monitor that reads it, or assess. labels: the same
+    for files of labels, which are joined to the events of all inputs. split: what is judged; all
+    else is only learned. Results appear under their names only when the whole run has succeeded.
+    Raises InputError for names, files and folders that cannot be used, ExtraMissing where labels
+    need DuckDB and it is not there.
     """
-    return _replay(config, inputs, out_dir, progress, {}, None)
+    return _replay(config, inputs, out_dir, progress, labels, split, None)
 
 
 class Again(NamedTuple):
@@ -49,26 +63,53 @@ def again(of: Manifest, given: Config | None, out_dir: Path, progress: Progress)
     nothing else of it counts. Raises InputError where the inputs are no longer the same.
     """
     config = manifest.config_of(of, given)
-    pairs = [(source.name, place) for source in of.inputs for place in source.places]
-    summary = _replay(config, pairs, out_dir, progress, of.options, of)
+    inputs, labels = (
+        [(source.name, place) for source in sources for place in source.places]
+        for sources in (of.inputs, of.labels)
+    )
+    summary = _replay(config, inputs, out_dir, progress, labels, of.split, of)
     return Again(summary, manifest.outputs_that_differ(of, manifest.read(out_dir)))
 
 
 def _replay(
     config: Config,
-    inputs: Sequence[tuple[str, str | Path]],
+    inputs: Named,
     out_dir: Path,
     progress: Progress,
-    options: Mapping[str, Option],
+    labels: Named,
+    split: Split,
     expected: Manifest | None,
 ) -> Summary:
     """expected: the manifest whose inputs these must be."""
-    with inputs_from(config, inputs) as found:
-        sources = [one.source() for one in found]
-        wrong = list(manifest.differences(expected, sources)) if expected else []
+    if not inputs:
+        raise InputError("no input was given; expected NAME=PATH for at least one input")
+    with ExitStack() as opened:
+        of_events, of_labels = (found(config, some, opened) for some in (inputs, labels))
+        origin = manifest.origin(
+            config,
+            [one.source() for one in of_events],
+            [one.source() for one in of_labels],
+            split,
+        )
+        wrong = manifest.differences(expected, origin) if expected else []
         if wrong:
             raise InputError("\n".join(wrong))
-        readings = [reading for one in found for reading in one.readings]
-        with Run(config, out_dir, readings, manifest.origin(config, sources, options)) as run:
-            drive(readings, [run], progress)
-            return run.finish()
+        sources = [one for one in of_events if one.log is None]
+        if split.warm_up_s is not None and len(sources) < len(of_events):
+            raise InputError(
+                "--warm-up: an internal topic does not say when its events began; "
+                "expected --score-from"
+            )
+        span = split.span(config, _readings(sources))
+        topics = {one.name: one.topic for one in of_events}
+        run = opened.enter_context(Run(config, out_dir, topics, origin, span))
+        joined = [join(config, one, _readings(sources), run.work) for one in _readings(of_labels)]
+        for each in joined:
+            run.note(each)
+        drive([*_readings(of_events), *(each.reading for each in joined)], [run], progress)
+        return run.finish()
+
+
+def _readings(inputs: Sequence[Input]) -> list[Reading]:
+    """The logs of all these, from their beginning."""
+    return [reading for one in inputs for reading in one.readings()]

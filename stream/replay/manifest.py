@@ -18,13 +18,12 @@ import schemas
 import stream
 from stream.config import Config, Steering, steered, steering
 from stream.errors import InputError
+from stream.replay.span import Split
 
 MANIFEST: Final = "manifest.json"
 VERSION: Final = 1
 LIBRARIES: Final = ("eddywatch", "numpy", "numba", "llvmlite", "pyarrow", "river", "orjson")
 CHUNK_BYTES: Final = 4 * 1024 * 1024
-
-Option = str | int | float | bool | None | list[str]
 
 
 class Content(NamedTuple):
@@ -48,8 +47,7 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     """What a run's results follow from.
 
     code: versions, a hash of Eddy's own sources, and the processor, by what each is of. group: the
-    configuration's, which names internal topics. options: of the command, but for those that change
-    no result.
+    configuration's, which names internal topics.
     """
 
     version: int = VERSION
@@ -57,7 +55,8 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     group: str
     config: Steering
     inputs: list[Source]
-    options: dict[str, Option]
+    labels: list[Source]
+    split: Split
 
 
 class Manifest(Origin, frozen=True, kw_only=True):
@@ -67,14 +66,15 @@ class Manifest(Origin, frozen=True, kw_only=True):
     outputs: dict[str, str]
 
 
-def origin(config: Config, inputs: list[Source], options: Mapping[str, Option]) -> Origin:
+def origin(config: Config, inputs: list[Source], labels: list[Source], split: Split) -> Origin:
     """What a run that is about to begin follows from."""
     return Origin(
         code=dict(code()),
         group=config.group,
         config=steering(config),
         inputs=inputs,
-        options=dict(options),
+        labels=labels,
+        split=split,
     )
 
 
@@ -86,7 +86,8 @@ def manifest(of: Origin, outputs: Mapping[str, Path]) -> bytes:
         group=of.group,
         config=of.config,
         inputs=of.inputs,
-        options=of.options,
+        labels=of.labels,
+        split=of.split,
         outputs=found,
     )
     return msgspec.json.format(msgspec.json.encode(whole), indent=2) + b"\n"
@@ -120,21 +121,25 @@ def config_of(found: Manifest, given: Config | None) -> Config:
     return config
 
 
-def differences(found: Manifest, inputs: list[Source]) -> Iterator[str]:
+def differences(found: Manifest, now: Origin) -> list[str]:
     """How the inputs as they are now differ from those of that run."""
-    for then, now in zip(found.inputs, inputs, strict=True):
-        before, after = ({file.name: file for file in one.files} for one in (then, now))
-        for name in sorted(before.keys() | after.keys()):
-            if name not in after:
-                yield f"{then.name}: {name} is missing"
-            elif name not in before:
-                yield f"{then.name}: {name} is new"
-            elif before[name] != after[name]:
-                was, now_is = before[name], after[name]
-                yield (
-                    f"{then.name}: {name} has changed: {now_is.size_bytes} bytes, {now_is.content}; "
-                    f"expected {was.size_bytes} bytes, {was.content}"
-                )
+    pairs = zip([*found.inputs, *found.labels], [*now.inputs, *now.labels], strict=True)
+    return [line for pair in pairs for line in _differ(*pair)]
+
+
+def _differ(then: Source, now: Source) -> Iterator[str]:
+    before, after = ({file.name: file for file in one.files} for one in (then, now))
+    for name in sorted(before.keys() | after.keys()):
+        if name not in after:
+            yield f"{then.name}: {name} is missing"
+        elif name not in before:
+            yield f"{then.name}: {name} is new"
+        elif before[name] != after[name]:
+            was, now_is = before[name], after[name]
+            yield (
+                f"{then.name}: {name} has changed: {now_is.size_bytes} bytes, {now_is.content}; "
+                f"expected {was.size_bytes} bytes, {was.content}"
+            )
 
 
 def code_differences(found: Manifest) -> list[str]:

@@ -1,11 +1,11 @@
 """The inputs of a replay as they were asked for: found, fingerprinted, and opened for reading."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from stream.config import Config
+from stream.config import Config, Log
 from stream.errors import InputError
 from stream.inputs import BATCH_RECORDS, FileReading, Reading
 from stream.inputs.places import File, files_at
@@ -23,13 +23,19 @@ from stream.replay.manifest import Content, Source
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """One input, ready to be read once. places: where it is, so that it can be found again; of a
-    topic its offsets. files: none of a topic."""
+    """One input, ready to be read.
+
+    places: where it is, so that it can be found again; of a topic its offsets. topic: what its
+    records call theirs. log: the internal log that it is, if it is one. files: none of a topic.
+    readings: its logs, each time from their beginning.
+    """
 
     name: str
     places: list[str]
+    topic: str
+    log: Log | None
     files: list[File]
-    readings: list[Reading]
+    readings: Callable[[], list[Reading]]
 
     def source(self) -> Source:
         """What it is known by; reads every local file."""
@@ -37,20 +43,18 @@ class Input:
         return Source(self.name, self.places, files)
 
 
-@contextmanager
-def inputs_from(config: Config, inputs: Sequence[tuple[str, str | Path]]) -> Iterator[list[Input]]:
-    """The inputs by name, in the order in which they are named first.
+def found(
+    config: Config, named: Sequence[tuple[str, str | Path]], opened: ExitStack
+) -> list[Input]:
+    """The inputs by name, in the order in which they are named first. opened: what closes them.
 
-    inputs: (the name of an input, a path, folder, glob or address). Raises InputError where one is
+    named: (the name of an input, a path, folder, glob or address). Raises InputError where one is
     not usable.
     """
-    if not inputs:
-        raise InputError("no input was given; expected NAME=PATH for at least one input")
     places: dict[str, list[str]] = {}
-    for name, place in inputs:
+    for name, place in named:
         places.setdefault(name, []).append(str(place))
-    with ExitStack() as opened:
-        yield [_input(config, name, some, opened) for name, some in places.items()]
+    return [_input(config, name, some, opened) for name, some in places.items()]
 
 
 def _input(config: Config, name: str, places: list[str], opened: ExitStack) -> Input:
@@ -62,20 +66,27 @@ def _input(config: Config, name: str, places: list[str], opened: ExitStack) -> I
     if ranges:
         if len(places) > 1:
             raise InputError(f"{name}={ranges[0]}: expected one topic, and nothing besides")
-        partitions = log.partitions if log else config.inputs[name].partitions
-        return _topic(config, name, ranges[0], partitions, opened)
+        return _topic(config, name, ranges[0], log, opened)
     files = [file for place in places for file in files_at(place)]
-    found = [place if "://" in place else str(Path(place).absolute()) for place in places]
-    return Input(name, found, files, [FileReading(name, files, config.inputs[name])])
+    where = [place if "://" in place else str(Path(place).absolute()) for place in places]
+
+    def readings() -> list[Reading]:
+        return [FileReading(name, files, config.inputs[name])]
+
+    return Input(name, where, name, None, files, readings)
 
 
-def _topic(config: Config, name: str, address: str, partitions: int, opened: ExitStack) -> Input:
-    reader = opened.enter_context(Range(config.kafka, config.group, topic_of(address)))
-    spans = spans_at(reader, address, partitions)
-    reader.begin(spans)
-    readings: list[Reading] = [
-        RangeReading(name, reader, partition, span, BATCH_RECORDS)
-        for partition, span in spans.items()
-        if span.start < span.stop
-    ]
-    return Input(name, [spelled(reader.topic, spans)], [], readings)
+def _topic(config: Config, name: str, address: str, log: Log | None, opened: ExitStack) -> Input:
+    topic = topic_of(address)
+    reader = opened.enter_context(Range(config.kafka, config.group, topic))
+    spans = spans_at(reader, address, log.partitions if log else config.inputs[name].partitions)
+
+    def readings() -> list[Reading]:
+        reader.begin(spans)
+        return [
+            RangeReading(name, reader, partition, span, BATCH_RECORDS)
+            for partition, span in spans.items()
+            if span.start < span.stop
+        ]
+
+    return Input(name, [spelled(topic, spans)], topic, log, [], readings)

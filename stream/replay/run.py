@@ -4,7 +4,7 @@ A replay has one, a comparison several. Reads nothing itself: it is handed recor
 their logs, and told how far in event time all of them have come.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
@@ -16,41 +16,46 @@ from stream.alerting import RunInfo
 from stream.chain import Chain
 from stream.clock import now_text
 from stream.config import Config, fingerprint
-from stream.inputs import Reading
 from stream.inputs.ranges import recorded_log
+from stream.replay.labels import JoinedLabels
+from stream.replay.last_words import labels_in, labels_of
 from stream.replay.manifest import Origin
 from stream.replay.recording import Recording, make_folder, refuse_foreign
+from stream.replay.span import EVERYTHING, Span
 from stream.replay.summary import Summary, Tally, summarize
 
 
 class Run:
     """A configuration at work on recorded events, and the folder that holds what came of it.
 
-    readings: what it will be handed, for the topics that positions name. origin: what it all
-    follows from. Raises InputError for a folder that cannot be used, before anything is read.
+    topics: by input, what its records call their topic; that of an internal log under the name of
+    its reader. origin: what it all follows from. span: what is judged. Raises InputError for a
+    folder that cannot be used, before anything is read.
     """
 
     def __init__(
         self,
         config: Config,
         out_dir: Path,
-        readings: Sequence[Reading],
+        topics: Mapping[str, str],
         origin: Origin,
+        span: Span = EVERYTHING,
     ) -> None:
         refuse_foreign(out_dir)
         make_folder(out_dir)
         self.config = config
         run = RunInfo("replay", f"replay-{fingerprint(config)[:12]}", now_text)
         recorded = {
-            reading.topic: log
-            for reading in readings
-            if (log := recorded_log(config, reading.name, reading.topic))
+            topic: log
+            for name, topic in topics.items()
+            if (log := recorded_log(config, name, topic))
         }
-        topics = {name: spec.topic for name, spec in config.inputs.items()}
-        topics |= {one.name: one.topic for one in readings if one.topic not in recorded}
-        self._chain = Chain(config, run, topics, recorded)
-        self._tally = Tally()
-        self._recording = Recording(out_dir, [monitor.name for monitor in config.monitors], origin)
+        known = {name: spec.topic for name, spec in config.inputs.items()}
+        known |= {name: topic for name, topic in topics.items() if topic not in recorded}
+        self._chain = Chain(config, run, known, recorded)
+        self._tally = Tally(span)
+        monitors = [monitor.name for monitor in config.monitors]
+        self._recording = Recording(out_dir, monitors, span, origin)
         self._began = perf_counter()
 
     def __enter__(self) -> Self:
@@ -65,17 +70,31 @@ class Run:
     ) -> None:
         self._recording.__exit__(kind, error, trace)
 
+    @property
+    def work(self) -> Path:
+        """The folder of what is needed only while the run lasts."""
+        return self._recording.work
+
+    def note(self, joined: JoinedLabels) -> None:
+        """Take note of a label file that was made ready for this run."""
+        self._tally.labels[joined.reading.name] = joined.counts
+        self._tally.dead_letters += len(joined.dead_letters)
+        self._recording.add([], joined.dead_letters)
+        for labels in labels_in(joined.of_nobody):
+            self._recording.add_labels(labels)
+
     def put(self, input_name: str, records: Records) -> EventBatch:
         """Take the next records of a partition of an input; the events that they are."""
         emitted = self._chain.put(input_name, records)
         self._tally.add(emitted)
         self._recording.add(emitted.alerts, emitted.dead_letters)
+        self._recording.add_labels(labels_of(emitted.events))
         return emitted.events
 
     def advance(self, until_ms: float) -> None:
         """Let go on what waits for earlier events: every input has come so far."""
         alerts, judged = self._chain.advance(until_ms)
-        self._tally.alerts.update(alert.monitor for alert in alerts)
+        self._tally.add_alerts(alerts)
         self._recording.add(alerts, [], judged)
 
     def finish(self) -> Summary:

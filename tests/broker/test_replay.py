@@ -5,15 +5,18 @@ from pathlib import Path
 
 import orjson
 import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from schemas.alerts import without_run
-from stream.config import ASSESS, load
+from stream.config import ASSESS, load, logs
 from stream.errors import InputError
 from stream.kafka.positions import Partition
 from stream.replay import Summary, replay
 from tests.broker.shop import (
     PlaceOf,
     Shop,
+    consumer,
     make_shop,
     messages,
     reference,
@@ -156,3 +159,41 @@ def test_a_stretch_that_is_not_there_is_named(
     assert not (tmp_path / "out").exists()
     with pytest.raises(InputError, match="has 1 partitions; expected 4"):
         replayed(shop, tmp_path / "out", [("shop", f"kafka://{shop.group}-alerts")])
+
+
+def test_a_replay_leaves_no_trace(broker: str, tmp_path: Path) -> None:
+    """With live's own configuration, on live's broker: not a record more on any topic, no group, no
+    offset of live's moved, no file where checkpoints are; and its alerts may not be enforced."""
+    shop = lived(broker, tmp_path, hop=True)
+
+    def traces() -> tuple[object, ...]:
+        with consumer(broker, "nobody") as client:
+            topics = client.list_topics(timeout=10).topics
+            ends = {
+                (name, partition): client.get_watermark_offsets(
+                    TopicPartition(name, partition), timeout=10
+                )
+                for name, topic in topics.items()
+                if name.startswith(shop.group)
+                for partition in topic.partitions
+            }
+        admin = AdminClient({"bootstrap.servers": broker})
+        groups = {one.group_id for one in admin.list_consumer_groups().result().valid}
+        committed = [shop.committed(log.topic, log.partitions) for log in logs(load(shop.config))]
+        files = {str(path): path.stat().st_mtime_ns for path in shop.store.rglob("*")}
+        return ends, groups, committed, files
+
+    before = traces()
+    assert shop.group in before[1]  # type: ignore[operator]
+    assert before[3]
+    for out, inputs in {
+        "source": [("shop", f"kafka://{shop.topic}")],
+        "internal": [(log.name, f"kafka://{log.topic}") for log in shop.internal()],
+    }.items():
+        replayed(shop, tmp_path / out, inputs)
+        bodies = (tmp_path / out / "alerts.ndjson").read_bytes().splitlines()
+        assert bodies
+        for body in bodies:
+            run = orjson.loads(body)["run"]
+            assert (run["mode"], run["enforceable"], run["reason"]) == ("replay", False, "replay")
+    assert traces() == before

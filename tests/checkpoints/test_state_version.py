@@ -21,7 +21,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 READY: Final = (ROOT / "deploy" / "configs" / "shop.toml").read_text()
 ASSESS: Final = '[assess]\nsubject = "account"\npartitions = 2\n'
 
-VERSION_AND_LAYOUT: Final = (3, "d76e2e09c27d54bc")
+VERSION_AND_LAYOUT: Final = (4, "e14333cab83b8921")
 """The version, and the hash of what every empty state holds under it."""
 
 
