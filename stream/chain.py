@@ -6,9 +6,10 @@ go in only when no earlier one can follow, so it waits until its reader says how
 """
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -16,8 +17,8 @@ from schemas.alerts import Alert
 from schemas.columns import F64, I64, EventBatch, joined
 from schemas.records import Records
 from stream.alerting import RunInfo
-from stream.config import ASSESS, Config, Log, logs
-from stream.shard import Emitted, InternalShard, Shards, SourceShard
+from stream.config import ASSESS, Config, Log, logs, ways
+from stream.shard import Emitted, InternalShard, Shard, Shards
 from stream.stages import InternalRecord
 
 Counts = Mapping[str, Mapping[str, int]]
@@ -31,6 +32,16 @@ class Judged(NamedTuple):
     p_values: dict[str, F64]
 
 
+class Making(Protocol):
+    """Makes shards, wherever they live."""
+
+    def source(self, input_name: str) -> Shard:
+        """The shard of a partition of an input."""
+
+    def internal(self, log: Log) -> InternalShard:
+        """The shard of a partition of an internal log."""
+
+
 @dataclass(slots=True)
 class _Held:
     """Events of one partition, in its order, that wait. due_ms: int64[n], the latest event time up
@@ -42,9 +53,11 @@ class _Held:
 
 @dataclass(slots=True)
 class _Source:
-    """A source partition: its shard, how far it has come, and what waits to be judged."""
+    """A source partition: its shard, the monitors that speak later, how far it has come, and what
+    waits to be judged."""
 
-    shard: SourceShard
+    shard: Shard
+    later: list[str]
     reached_ms: int = -1
     held: deque[tuple[_Held, dict[str, F64]]] = field(default_factory=deque)
 
@@ -64,7 +77,8 @@ class Chain:
 
     topics: by input, what its records call their topic; by default what the configuration does.
     recorded: internal logs that are read as they were recorded, by topic: what the stages here
-    would put into them stands there already, in the order that it had.
+    would put into them stands there already, in the order that it had. shards: where they are made,
+    by default in this process.
     """
 
     def __init__(
@@ -73,8 +87,17 @@ class Chain:
         run: RunInfo,
         topics: Mapping[str, str] | None = None,
         recorded: Mapping[str, Log] | None = None,
+        shards: Making | None = None,
     ) -> None:
-        self._shards = Shards(config, run, topics)
+        self._shards = shards or Shards(config, run, topics)
+        self._later = {
+            name: [
+                way.reader
+                for way, monitor in zip(ways(config), config.monitors, strict=True)
+                if way.internal and name in monitor.inputs
+            ]
+            for name in config.inputs
+        }
         self._logs = {(log.name, log.internal): log for log in logs(config)}
         self._recorded = recorded or {}
         self.recorded = frozenset(log.name for log in self._recorded.values())
@@ -88,27 +111,38 @@ class Chain:
 
         Monitors behind the other internal logs do not speak yet.
         """
+        return self.begin(input_name, records)()
+
+    def begin(self, input_name: str, records: Records) -> Callable[[], Emitted]:
+        """The same, in two steps: several partitions may begin before the first one is asked for
+        what came of it. They must be asked in the order in which they began."""
         if records.topic in self._recorded:
-            return self._put_recorded(self._recorded[records.topic], records)
+            internal = self._internal(self._recorded[records.topic], records.partition)
+            events = internal.shard.read(records)
+            return partial(self._take_recorded, internal, internal.shard.begin_judging(events))
         place = (records.topic, records.partition)
         if place not in self._sources:
-            self._sources[place] = _Source(self._shards.source(input_name))
+            shard = self._shards.source(input_name)
+            self._sources[place] = _Source(shard, self._later[input_name])
             self._input_of[records.topic] = input_name
         source = self._sources[place]
-        emitted = source.shard.process(records)
+        return partial(self._take, source, source.shard.begin(records))
+
+    def _take(self, source: _Source, ended: Callable[[], Emitted]) -> Emitted:
+        """What came of an input's records."""
+        emitted = ended()
         events = emitted.events
         due_ms = np.maximum.accumulate(np.maximum(events.time_ms, source.reached_ms))
         if len(events):
             source.reached_ms = int(due_ms[-1])
-            silent = {hop.name: np.full(len(events), np.nan) for hop in source.shard.route.hops}
+            silent = {name: np.full(len(events), np.nan) for name in source.later}
             source.held.append((_Held(events, due_ms), emitted.p_values | silent))
         self._pass_on(emitted, due_ms)
         return emitted
 
-    def _put_recorded(self, log: Log, records: Records) -> Emitted:
-        """Let the stage behind the log take the records at once: their order is known."""
-        internal = self._internal(log, records.partition)
-        emitted = internal.shard.process(records)
+    def _take_recorded(self, internal: _Internal, ended: Callable[[], Emitted]) -> Emitted:
+        """What came of a recorded log's records, which waited for nothing: their order is known."""
+        emitted = ended()
         due_ms = np.maximum.accumulate(np.maximum(emitted.events.time_ms, internal.reached_ms))
         internal.reached_ms = int(due_ms[-1]) if len(due_ms) else internal.reached_ms
         if emitted.p_values:
@@ -144,14 +178,16 @@ class Chain:
         has come so far. Returns their alerts, and all events that now every monitor has judged."""
         alerts: list[Alert] = []
         for reports in (False, True):  # what monitors report goes in before assess looks
-            for place in [one for one in self._internals if (one[0] == ASSESS) == reports]:
-                internal = self._internals[place]
-                due = _due(internal, until_ms)
-                if due is not None:
-                    emitted = internal.shard.judge(due.events)
-                    alerts += emitted.alerts
-                    self._note(emitted)
-                    self._pass_on(emitted, due.due_ms)
+            begun = [
+                (due, internal.shard.begin_judging(due.events))
+                for place, internal in self._internals.items()
+                if (place[0] == ASSESS) == reports and (due := _due(internal, until_ms))
+            ]
+            for due, ended in begun:
+                emitted = ended()
+                alerts += emitted.alerts
+                self._note(emitted)
+                self._pass_on(emitted, due.due_ms)
         ready, self._ready = self._ready, []
         return alerts, [*ready, *self._judged(until_ms)]
 

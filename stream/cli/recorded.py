@@ -42,6 +42,15 @@ def replay(
             "former run's folder with -again behind its name."
         ),
     ] = None,
+    jobs: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=1_000,
+            help="Processes that hold the shards: the results are the same, sooner where inputs or "
+            "internal logs have several partitions.",
+        ),
+    ] = 1,
     again: Annotated[
         Path | None,
         typer.Option(
@@ -88,7 +97,7 @@ def replay(
     if again is not None:
         if inputs:
             raise InputError("--again: the manifest says what is read; expected no --input")
-        _again(again, load(config) if config else None, out)
+        _again(again, load(config) if config else None, out, jobs)
         return
     if config is None or out is None:
         raise InputError("expected CONFIG, --input and --out, or --again MANIFEST")
@@ -100,11 +109,13 @@ def replay(
         ms_of("--score-from", score_from),
         ms_of("--score-until", score_until),
     )
-    summary = _showing(lambda show: replaying.replay(loaded, pairs, out, show, label_pairs, split))
+    summary = _showing(
+        lambda show: replaying.replay(loaded, pairs, out, show, label_pairs, split, jobs)
+    )
     _tell(summary, out, split)
 
 
-def _again(of: Path, given: "Config | None", out: Path | None) -> None:
+def _again(of: Path, given: "Config | None", out: Path | None, jobs: int) -> None:
     """Run once more, and say what differs."""
     from stream import replay as replaying
     from stream.replay import manifest
@@ -114,7 +125,7 @@ def _again(of: Path, given: "Config | None", out: Path | None) -> None:
     target = out or folder.with_name(f"{folder.name}-again")
     for line in manifest.code_differences(found):
         typer.echo(f"other code than then: {line}")
-    repeated = _showing(lambda show: replaying.again(found, given, target, show))
+    repeated = _showing(lambda show: replaying.again(found, given, target, show, jobs))
     _tell(repeated.summary, target, found.split)
     if repeated.files:
         typer.echo(f"not the same bytes: {', '.join(repeated.files)}")

@@ -15,6 +15,7 @@ from stream.errors import InputError
 from stream.inputs import Reading
 from stream.replay import manifest
 from stream.replay.driving import Progress, drive
+from stream.replay.jobs import Jobs
 from stream.replay.labels import join
 from stream.replay.manifest import Manifest
 from stream.replay.opening import Input, found
@@ -35,17 +36,18 @@ def replay(
     progress: Progress,
     labels: Named = (),
     split: Split = WHOLE,
+    jobs: int = 1,
 ) -> Summary:
     """Run what was recorded through the configuration and write what came of it into out_dir.
 
     inputs: the files of one name are one log, and an input without any has no events. A stretch of
     an internal topic goes under the name of the monitor that reads it, or assess. labels: the same
     for files of labels, which are joined to the events of all inputs. split: what is judged; all
-    else is only learned. Results appear under their names only when the whole run has succeeded.
+    else is only learned. jobs: processes that hold the shards, which changes no byte. Results appear under their names only when the whole run has succeeded.
     Raises InputError for names, files and folders that cannot be used, ExtraMissing where labels
     need DuckDB and it is not there.
     """
-    return _replay(config, inputs, out_dir, progress, labels, split, None)
+    return _replay(config, inputs, out_dir, progress, labels, split, jobs, None)
 
 
 class Again(NamedTuple):
@@ -56,7 +58,9 @@ class Again(NamedTuple):
     files: list[str]
 
 
-def again(of: Manifest, given: Config | None, out_dir: Path, progress: Progress) -> Again:
+def again(
+    of: Manifest, given: Config | None, out_dir: Path, progress: Progress, jobs: int = 1
+) -> Again:
     """Run what a manifest says once more, into out_dir, and compare.
 
     given: a configuration with the secret that the run had, and the broker, where it needs them;
@@ -67,7 +71,7 @@ def again(of: Manifest, given: Config | None, out_dir: Path, progress: Progress)
         [(source.name, place) for source in sources for place in source.places]
         for sources in (of.inputs, of.labels)
     )
-    summary = _replay(config, inputs, out_dir, progress, labels, of.split, of)
+    summary = _replay(config, inputs, out_dir, progress, labels, of.split, jobs, of)
     return Again(summary, manifest.outputs_that_differ(of, manifest.read(out_dir)))
 
 
@@ -78,6 +82,7 @@ def _replay(
     progress: Progress,
     labels: Named,
     split: Split,
+    jobs: int,
     expected: Manifest | None,
 ) -> Summary:
     """expected: the manifest whose inputs these must be."""
@@ -102,7 +107,8 @@ def _replay(
             )
         span = split.span(config, _readings(sources))
         topics = {one.name: one.topic for one in of_events}
-        run = opened.enter_context(Run(config, out_dir, topics, origin, span))
+        spread = opened.enter_context(Jobs(jobs)) if jobs > 1 else None
+        run = opened.enter_context(Run(config, out_dir, topics, origin, span, spread))
         joined = [join(config, one, _readings(sources), run.work) for one in _readings(of_labels)]
         for each in joined:
             run.note(each)

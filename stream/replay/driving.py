@@ -31,8 +31,12 @@ def drive(readings: Sequence[Reading], runs: Sequence[Run], progress: Progress) 
     while waiting:
         reached_ms, i = heapq.heappop(waiting)
         parts = next(batches[i], None)
-        for records in parts or ():
-            events = [run.put(readings[i].name, records) for run in runs]
+        begun = [
+            (records, [run.begin(readings[i].name, records) for run in runs])
+            for records in parts or ()
+        ]
+        for records, ends in begun:
+            events = [ended() for ended in ends]
             orders[i].check(records.partition, events[0])
             reached_ms = max(reached_ms, *(int(one.time_ms.max(initial=-1)) for one in events))
             read += len(records)
