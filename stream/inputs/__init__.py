@@ -6,6 +6,7 @@ replay names positions that anyone can find again. Where the configuration gives
 partitions, records go to them as the topic's producer would have sent them.
 """
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Final, Protocol
 
@@ -19,6 +20,8 @@ from stream.inputs.partitioning import Partitioning
 from stream.inputs.places import File
 
 BATCH_RECORDS: Final = 10_000
+REMEMBERED: Final = 8
+"""Batches of a log of which it is known where their records stand."""
 
 
 class Reading(Protocol):
@@ -63,7 +66,7 @@ class FileReading:
         self._spec = spec
         self._batch_records = batch_records
         self._shares = [0.0] * len(files)
-        self._last: dict[int, tuple[I64, Stretch]] = {}
+        self._last: deque[dict[int, tuple[I64, Stretch]]] = deque(maxlen=REMEMBERED)
 
     @property
     def share_read(self) -> float:
@@ -81,10 +84,10 @@ class FileReading:
             alone = len(self._files) == 1 and not partitioning.needed
             offset = stretch.row if alone else np.arange(size) + next_offset[0]
             whole = self._records(0, offset, stretch)
-            self._last = {}
+            self._last.append({})
             if not partitioning.needed:
                 next_offset[0] += size
-                self._last[0] = offset, stretch
+                self._last[-1][0] = offset, stretch
                 yield [whole]
                 continue
             partition = partitioning.of(whole)
@@ -94,13 +97,14 @@ class FileReading:
                 offset = np.arange(len(mine)) + next_offset[chosen]
                 next_offset[chosen] += len(mine)
                 part = Stretch(stretch.file[mine], stretch.row[mine], whole.take(mine).values)
-                self._last[chosen] = offset, part
+                self._last[-1][chosen] = offset, part
                 parts.append(self._records(chosen, offset, part))
             yield parts
 
     def where(self, partition: int, offset: int) -> str:
         """See `Reading`."""
-        offsets, stretch = self._last[partition]
+        known = (batch[partition] for batch in self._last if partition in batch)
+        offsets, stretch = next(one for one in known if one[0][-1] >= offset)
         at = int(np.searchsorted(offsets, offset))
         return f"{self._files[int(stretch.file[at])].name}: row {int(stretch.row[at])}"
 
