@@ -6,9 +6,10 @@ go in only when no earlier one can follow, so it waits until its reader says how
 """
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -16,8 +17,8 @@ from schemas.alerts import Alert
 from schemas.columns import F64, I64, EventBatch, joined
 from schemas.records import Records
 from stream.alerting import RunInfo
-from stream.config import ASSESS, Config, Log, logs
-from stream.shard import Emitted, InternalShard, Shard, Shards, SourceShard
+from stream.config import ASSESS, Config, Log, logs, ways
+from stream.shard import Emitted, InternalShard, Shard, Shards
 from stream.stages import InternalRecord
 
 Counts = Mapping[str, Mapping[str, int]]
@@ -43,6 +44,16 @@ class State(NamedTuple):
     until_ms: int | None
 
 
+class Making(Protocol):
+    """Makes shards, wherever they live."""
+
+    def source(self, input_name: str) -> Shard:
+        """The shard of a partition of an input."""
+
+    def internal(self, log: Log) -> InternalShard:
+        """The shard of a partition of an internal log."""
+
+
 @dataclass(slots=True)
 class _Held:
     """Events of one partition, in its order, that wait. due_ms: int64[n], the latest event time up
@@ -54,10 +65,12 @@ class _Held:
 
 @dataclass(slots=True)
 class _Source:
-    """A source partition: its shard, how far it has come, and what waits to be judged. next_offset:
-    behind its last record on a broker, 0 where it is read from files."""
+    """A source partition: its shard, the monitors that speak later, how far it has come, and what
+    waits to be judged. next_offset: behind its last record on a broker, 0 where it is read from
+    files."""
 
-    shard: SourceShard
+    shard: Shard
+    later: list[str]
     reached_ms: int = -1
     next_offset: int = 0
     held: deque[tuple[_Held, dict[str, F64]]] = field(default_factory=deque)
@@ -65,9 +78,11 @@ class _Source:
 
 @dataclass(slots=True)
 class _Internal:
-    """A partition of an internal log: its shard, and what waits to go in."""
+    """A partition of an internal log: its shard, how far it has come where it was recorded, and
+    what waits to go in."""
 
     shard: InternalShard
+    reached_ms: int = -1
     held: list[_Held] = field(default_factory=list)
 
 
@@ -75,44 +90,97 @@ class Chain:
     """Every shard that the records so far have called for.
 
     topics: by input, what its records call their topic; by default what the configuration does.
+    recorded: internal logs that are read as they were recorded, by topic: what the stages here
+    would put into them stands there already, in the order that it had. shards: where they are made,
+    by default in this process.
     """
 
     def __init__(
-        self, config: Config, run: RunInfo, topics: Mapping[str, str] | None = None
+        self,
+        config: Config,
+        run: RunInfo,
+        topics: Mapping[str, str] | None = None,
+        recorded: Mapping[str, Log] | None = None,
+        shards: Making | None = None,
     ) -> None:
-        self._shards = Shards(config, run, topics)
+        self._shards = shards or Shards(config, run, topics)
+        self._later = {
+            name: [
+                way.reader
+                for way, monitor in zip(ways(config), config.monitors, strict=True)
+                if way.internal and name in monitor.inputs
+            ]
+            for name in config.inputs
+        }
         self._logs = {(log.name, log.internal): log for log in logs(config)}
+        self._recorded = recorded or {}
+        self.recorded = frozenset(log.name for log in self._recorded.values())
+        self._ready: list[Judged] = []
         self._sources: dict[Place, _Source] = {}
         self._input_of: dict[str, str] = {}
         self._internals: dict[Place, _Internal] = {}
 
     def put(self, input_name: str, records: Records) -> Emitted:
-        """Take the next records of a partition of an input. Internal monitors do not speak yet."""
+        """Take the next records of a partition of an input, or of a recorded internal log.
+
+        Monitors behind the other internal logs do not speak yet.
+        """
+        return self.begin(input_name, records)()
+
+    def begin(self, input_name: str, records: Records) -> Callable[[], Emitted]:
+        """The same, in two steps: several partitions may begin before the first one is asked for
+        what came of it. They must be asked in the order in which they began."""
+        if records.topic in self._recorded:
+            internal = self._internal(self._recorded[records.topic], records.partition)
+            events = internal.shard.read(records)
+            return partial(self._take_recorded, internal, internal.shard.begin_judging(events))
         place = (records.topic, records.partition)
         if place not in self._sources:
-            self._sources[place] = _Source(self._shards.source(input_name))
+            shard = self._shards.source(input_name)
+            self._sources[place] = _Source(shard, self._later[input_name])
             self._input_of[records.topic] = input_name
         source = self._sources[place]
-        emitted = source.shard.process(records)
         if len(records) and records.timestamp_ms[-1] >= 0:  # files have no broker's time
             source.next_offset = int(records.offset[-1]) + 1
+        return partial(self._take, source, source.shard.begin(records))
+
+    def _take(self, source: _Source, ended: Callable[[], Emitted]) -> Emitted:
+        """What came of an input's records."""
+        emitted = ended()
         events = emitted.events
         due_ms = np.maximum.accumulate(np.maximum(events.time_ms, source.reached_ms))
         if len(events):
             source.reached_ms = int(due_ms[-1])
-            silent = {hop.name: np.full(len(events), np.nan) for hop in source.shard.route.hops}
+            silent = {name: np.full(len(events), np.nan) for name in source.later}
             source.held.append((_Held(events, due_ms), emitted.p_values | silent))
-        for record in emitted.internal:
-            self._hold(record, _Held(events, due_ms))
+        self._pass_on(emitted, due_ms)
         return emitted
+
+    def _take_recorded(self, internal: _Internal, ended: Callable[[], Emitted]) -> Emitted:
+        """What came of a recorded log's records, which waited for nothing: their order is known."""
+        emitted = ended()
+        due_ms = np.maximum.accumulate(np.maximum(emitted.events.time_ms, internal.reached_ms))
+        internal.reached_ms = int(due_ms[-1]) if len(due_ms) else internal.reached_ms
+        if emitted.p_values:
+            self._ready.append(Judged(emitted.events, emitted.p_values))
+        self._pass_on(emitted, due_ms)
+        return emitted
+
+    def _pass_on(self, emitted: Emitted, due_ms: I64) -> None:
+        """Let wait what goes into internal logs that are made here."""
+        for record in emitted.internal:
+            if record.log not in self.recorded:
+                self._hold(record, _Held(emitted.events, due_ms))
+
+    def _internal(self, log: Log, partition: int) -> _Internal:
+        place = (log.name, partition)
+        if place not in self._internals:
+            self._internals[place] = _Internal(self._shards.internal(log))
+        return self._internals[place]
 
     def _hold(self, record: InternalRecord, of: _Held) -> None:
         """Let a message wait whose events are among these."""
-        place = (record.log, record.partition)
-        if place not in self._internals:
-            log = self._logs[record.log, True]
-            self._internals[place] = _Internal(self._shards.internal(log))
-        internal = self._internals[place]
+        internal = self._internal(self._logs[record.log, True], record.partition)
         nowhere = np.zeros(1, np.int64)
         message = Records(record.log, record.partition, nowhere, nowhere, [record.value])
         sent = internal.shard.read(message)
@@ -126,19 +194,23 @@ class Chain:
         has come so far. Returns their alerts, and all events that now every monitor has judged."""
         alerts: list[Alert] = []
         for reports in (False, True):  # what monitors report goes in before assess looks
-            for place in [one for one in self._internals if (one[0] == ASSESS) == reports]:
-                internal = self._internals[place]
-                due = _due(internal, until_ms)
-                if due is not None:
-                    emitted = internal.shard.judge(due.events)
-                    alerts += emitted.alerts
-                    self._note(emitted)
-                    for record in emitted.internal:
-                        self._hold(record, due)
-        return alerts, list(self._judged(until_ms))
+            begun = [
+                (due, internal.shard.begin_judging(due.events))
+                for place, internal in self._internals.items()
+                if (place[0] == ASSESS) == reports and (due := _due(internal, until_ms))
+            ]
+            for due, ended in begun:
+                emitted = ended()
+                alerts += emitted.alerts
+                self._note(emitted)
+                self._pass_on(emitted, due.due_ms)
+        ready, self._ready = self._ready, []
+        return alerts, [*ready, *self._judged(until_ms)]
 
     def _note(self, emitted: Emitted) -> None:
         """Write p-values beside the events that they speak of."""
+        if not emitted.p_values:  # nobody's but assess's, whose events may be of a recorded log
+            return
         for index in np.unique(emitted.events.source).tolist():
             rows = np.flatnonzero(emitted.events.source == index)
             offset = emitted.events.offset[rows]
@@ -185,10 +257,13 @@ class Chain:
             came_to_ms = reached_ms.get(log.name, latest_ms)
             for partition in range(log.partitions):
                 place = log.name, log.internal, partition
-                shard = found.get(place) or self._shards.make(log)
+                shard = found.get(place) or self._made(log)
                 offset = next_offset.get(place, 0)
                 says_more = log.internal or came_to_ms < 0 or offset > 0
                 yield State(log, partition, shard, offset, None if says_more else came_to_ms)
+
+    def _made(self, log: Log) -> Shard:
+        return self._shards.internal(log) if log.internal else self._shards.source(log.name)
 
     def counts(self) -> Iterator[tuple[Log, Counts]]:
         """The counters of every shard, with the log that it reads."""

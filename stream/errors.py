@@ -13,6 +13,7 @@
     ├── SavedStateUnusable       exit 4   what a replay saved is not for this configuration
     ├── PartitionCountChanged    exit 4   entities have moved between partitions
     ├── ConfigurationSuperseded  exit 4   the group has gone on to another configuration
+    ├── JobLost                  exit 1   a process of `eddy replay --jobs` ended by itself
     ├── StoreFailure             exit 6   the checkpoint store said no
     └── KafkaFailure                      the client or the broker said no
         ├── Retriable        exit 7       tried again, with back-off; raised when tries run out
@@ -154,6 +155,12 @@ class ConfigurationSuperseded(EddyError):
         "Start this worker with the group's present configuration; to go back to the former one on "
         "purpose, raise its `revision`."
     )
+
+
+class JobLost(EddyError):
+    """A process that held shards of a replay is gone, and what they had learned with it."""
+
+    do = "Look whether the system ended it for want of memory; then choose fewer --jobs."
 
 
 class StoreFailure(EddyError):

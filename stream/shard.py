@@ -6,8 +6,9 @@ of, that replay and demo drive, and that the tests' oracle folds. It does no inp
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -68,6 +69,11 @@ class Shard(ABC):
     @abstractmethod
     def process(self, records: Records) -> Emitted:
         """Take the next records of the log; the only way the state changes."""
+
+    def begin(self, records: Records) -> Callable[[], Emitted]:
+        """The same for a shard that may live elsewhere: it works while others begin, and what came
+        of it is returned when asked for."""
+        return partial(self.process, records)
 
     @abstractmethod
     def _stages(self) -> dict[str, Stage[Any, Any]]:
@@ -244,6 +250,10 @@ class InternalShard(Shard):
     def judge(self, events: EventBatch) -> Emitted:
         """Let the stage take the events."""
 
+    def begin_judging(self, events: EventBatch) -> Callable[[], Emitted]:
+        """The same as `begin`, of events."""
+        return partial(self.judge, events)
+
 
 class WatchShard(InternalShard):
     """One partition of a monitor's internal log."""
@@ -336,6 +346,12 @@ class Shards:
         monitor = self._monitors[log.name]
         watch = self._watch(monitor, log.partitions)
         return WatchShard(self._codec(monitor), watch, self._reporter)
+
+    def codec(self, log: Log) -> SlimCodec:
+        """What writes and reads the messages of an internal log."""
+        return (
+            self._reports_codec() if log.name == ASSESS else self._codec(self._monitors[log.name])
+        )
 
     def _route(self, spec: InputSpec, input_name: str, hops: list[Hop], *, is_read: bool) -> Route:
         fields = fields_wanted(self._config, input_name)

@@ -1,33 +1,65 @@
 """Commands on recorded events: `eddy replay`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from stream.cli.apps import ConfigPath, app
+from stream.cli.apps import app
 from stream.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stream.config import Config
+    from stream.replay import Progress, Split, Summary
     from stream.replay.summary import JudgedSpan
+
+T = TypeVar("T")
 
 
 @app.command()
 def replay(
-    config: ConfigPath,
+    config: Annotated[
+        Path | None, typer.Argument(metavar="CONFIG", help="The configuration, TOML.")
+    ] = None,
     inputs: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             "--input",
             metavar="NAME=PATH",
             help="An input of the configuration and a file of it: Parquet, CSV (named .csv), "
             "NDJSON or an access log, plain, gzip or zstd; or a folder, a glob, or an address such "
             "as s3://bucket/2026-03-*.parquet. May be repeated, also for the same input: its files "
-            "are merged by event time.",
+            "are merged by event time. Or kafka://TOPIC?from=...&until=... with offsets or ISO "
+            "times, the broker from the configuration; an internal topic under its monitor's name.",
         ),
-    ],
-    out: Annotated[Path, typer.Option(help="Folder for alerts, scores and summary.")],
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for alerts, scores, summary and manifest. With --again: by default the "
+            "former run's folder with -again behind its name."
+        ),
+    ] = None,
+    jobs: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=1_000,
+            help="Processes that hold the shards: the results are the same, sooner where inputs or "
+            "internal logs have several partitions.",
+        ),
+    ] = 1,
+    again: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="MANIFEST",
+            help="Run once more what a manifest.json says, and compare every byte: exit code 1 "
+            "where one differs. Instead of --input; CONFIG only gives the secret and the broker, "
+            "where the run had them.",
+        ),
+    ] = None,
     labels: Annotated[
         list[str] | None,
         typer.Option(
@@ -67,20 +99,57 @@ def replay(
 
     Example: eddy replay handbook.toml --input transaction=handbook.parquet --out out/handbook
     """
-    from rich.console import Console
-    from rich.progress import Progress, TimeElapsedColumn
-
     from stream import replay as replaying
     from stream.config import load
 
+    if again is not None:
+        if inputs:
+            raise InputError("--again: the manifest says what is read; expected no --input")
+        _again(again, load(config) if config else None, out, jobs)
+        return
+    if config is None or out is None:
+        raise InputError("expected CONFIG, --input and --out, or --again MANIFEST")
+    pairs = [_name_and_path(text) for text in inputs or ()]
     loaded = load(config)
-    pairs = [_name_and_path(text) for text in inputs]
     label_pairs = [labels_of(loaded, text) for text in labels or ()]
     split = replaying.Split(
         seconds_of("--warm-up", warm_up),
         ms_of("--score-from", score_from),
         ms_of("--score-until", score_until),
     )
+    summary = _showing(
+        lambda show: replaying.replay(
+            loaded, pairs, out, show, label_pairs, split, jobs, save_state
+        )
+    )
+    _tell(summary, out, split)
+    if save_state is not None:
+        typer.echo(f'state saved: begin with it by checkpoints.start_from = "{save_state}"')
+
+
+def _again(of: Path, given: "Config | None", out: Path | None, jobs: int) -> None:
+    """Run once more, and say what differs."""
+    from stream import replay as replaying
+    from stream.replay import manifest
+
+    found = manifest.read(of)
+    folder = (of if of.is_dir() else of.parent).absolute()
+    target = out or folder.with_name(f"{folder.name}-again")
+    for line in manifest.code_differences(found):
+        typer.echo(f"other code than then: {line}")
+    repeated = _showing(lambda show: replaying.again(found, given, target, show, jobs))
+    _tell(repeated.summary, target, found.split)
+    if repeated.files:
+        typer.echo(f"not the same bytes: {', '.join(repeated.files)}")
+        raise typer.Exit(1)
+    typer.echo("the same bytes in every file (but summary.json, which says how long it took)")
+
+
+def _showing(run: "Callable[[Progress], T]") -> "T":
+    """What a run returns, its progress being shown meanwhile."""
+    from rich.console import Console
+    from rich.progress import Progress, TimeElapsedColumn
+
     columns = (*Progress.get_default_columns(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("replay", total=1.0)
@@ -88,11 +157,15 @@ def replay(
         def show(records: int, share: float) -> None:
             bar.update(task, completed=share, description=f"{records:,} records")
 
-        summary = replaying.replay(loaded, pairs, out, show, label_pairs, split, save_state)
+        return run(show)
+
+
+def _tell(summary: "Summary", out: Path, split: "Split") -> None:
+    """Say what a run led to."""
+    from stream.replay import Split
+
     typer.echo(f"{summary.events:,} events in {summary.seconds:.1f} s, results in {out}")
-    if save_state is not None:
-        typer.echo(f'state saved: begin with it by checkpoints.start_from = "{save_state}"')
-    if split != replaying.Split():
+    if split != Split():
         typer.echo(_said_of_span(summary.judged))
     if summary.dead_letters:
         typer.echo(

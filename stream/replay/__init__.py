@@ -1,68 +1,134 @@
 """replay: recorded events through the stages that run live, with every score written down.
 
-Reads files, drives the shards of all their partitions, and writes alerts, dead letters, scores and
-a summary into a folder. Never writes to Kafka; its alerts can never reach enforcement.
+Reads files or stretches of topics, drives the shards of all their partitions, and writes alerts,
+dead letters, scores and a summary into a folder. Never writes to Kafka; its alerts can never reach
+enforcement.
 """
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 from stream.checkpoints import saving
 from stream.config import Config
 from stream.errors import InputError
-from stream.inputs import FileReading, Reading
-from stream.inputs.places import File, files_at
+from stream.inputs import Reading
+from stream.replay import manifest
 from stream.replay.driving import Progress, drive
+from stream.replay.jobs import Jobs
 from stream.replay.labels import join
+from stream.replay.manifest import Manifest
+from stream.replay.opening import Input, found
 from stream.replay.run import Run
 from stream.replay.span import WHOLE, Split
 from stream.replay.summary import Summary
 
-__all__ = ["Progress", "Split", "Summary", "replay"]
+__all__ = ["Again", "Progress", "Split", "Summary", "again", "replay"]
+
+Named = Sequence[tuple[str, str | Path]]
+"""The name of an input, and a path, folder, glob or address."""
 
 
 def replay(
     config: Config,
-    inputs: Sequence[tuple[str, str | Path]],
+    inputs: Named,
     out_dir: Path,
     progress: Progress,
-    labels: Sequence[tuple[str, str | Path]] = (),
+    labels: Named = (),
     split: Split = WHOLE,
+    jobs: int = 1,
     save_state: str | None = None,
 ) -> Summary:
     """Run what was recorded through the configuration and write what came of it into out_dir.
 
-    inputs: (the name of an input, a path, folder, glob or address); the files of one name are one
-    log, and an input without any has no events. labels: the same for files of labels, which are
-    joined to the events of all inputs. split: what is judged; all else is only learned. save_state:
-    a folder or an object store's URL, for what was learned. Results appear under their names only
+    inputs: the files of one name are one log, and an input without any has no events. A stretch of
+    an internal topic goes under the name of the monitor that reads it, or assess. labels: the same
+    for files of labels, which are joined to the events of all inputs. split: what is judged; all
+    else is only learned. jobs: processes that hold the shards, which changes no byte. save_state: a
+    folder or an object store's URL, for what was learned. Results appear under their names only
     when the whole run has succeeded. Raises InputError for names, files and folders that cannot be
     used, ExtraMissing where labels need DuckDB and it is not there.
     """
     if save_state is not None:
         saving.check_place(config, save_state)
-    span = split.span(config, read_from(config, inputs))
-    with Run(config, out_dir, span) as run:
-        joined = [
-            join(config, one, read_from(config, inputs), run.work)
-            for one in (read_from(config, labels) if labels else [])
-        ]
-        for one in joined:
-            run.note(one)
-        drive([*read_from(config, inputs), *(one.reading for one in joined)], [run], progress)
+    return _replay(config, inputs, out_dir, progress, labels, split, jobs, None, save_state)
+
+
+class Again(NamedTuple):
+    """What came of running something again. files: those that came out with other bytes; none
+    where all is the same."""
+
+    summary: Summary
+    files: list[str]
+
+
+def again(
+    of: Manifest, given: Config | None, out_dir: Path, progress: Progress, jobs: int = 1
+) -> Again:
+    """Run what a manifest says once more, into out_dir, and compare.
+
+    given: a configuration with the secret that the run had, and the broker, where it needs them;
+    nothing else of it counts. Raises InputError where the inputs are no longer the same.
+    """
+    config = manifest.config_of(of, given)
+    inputs, labels = (
+        [(source.name, place) for source in sources for place in source.places]
+        for sources in (of.inputs, of.labels)
+    )
+    summary = _replay(config, inputs, out_dir, progress, labels, of.split, jobs, of)
+    return Again(summary, manifest.outputs_that_differ(of, manifest.read(out_dir)))
+
+
+def _replay(
+    config: Config,
+    inputs: Named,
+    out_dir: Path,
+    progress: Progress,
+    labels: Named,
+    split: Split,
+    jobs: int,
+    expected: Manifest | None,
+    save_state: str | None = None,
+) -> Summary:
+    """expected: the manifest whose inputs these must be."""
+    if not inputs:
+        raise InputError("no input was given; expected NAME=PATH for at least one input")
+    with ExitStack() as opened:
+        of_events, of_labels = (found(config, some, opened) for some in (inputs, labels))
+        origin = manifest.origin(
+            config,
+            [one.source() for one in of_events],
+            [one.source() for one in of_labels],
+            split,
+        )
+        wrong = manifest.differences(expected, origin) if expected else []
+        if wrong:
+            raise InputError("\n".join(wrong))
+        sources = [one for one in of_events if one.log is None]
+        if split.warm_up_s is not None and len(sources) < len(of_events):
+            raise InputError(
+                "--warm-up: an internal topic does not say when its events began; "
+                "expected --score-from"
+            )
+        if save_state is not None and len(sources) < len(of_events):
+            raise InputError(
+                "--save-state: an internal topic does not hold what the stages before it have "
+                "learned; expected inputs"
+            )
+        span = split.span(config, _readings(sources))
+        topics = {one.name: one.topic for one in of_events}
+        spread = opened.enter_context(Jobs(jobs)) if jobs > 1 else None
+        run = opened.enter_context(Run(config, out_dir, topics, origin, span, spread))
+        joined = [join(config, one, _readings(sources), run.work) for one in _readings(of_labels)]
+        for each in joined:
+            run.note(each)
+        drive([*_readings(of_events), *(each.reading for each in joined)], [run], progress)
         if save_state is not None:
             saving.save(config, run.states(), save_state)
         return run.finish()
 
 
-def read_from(config: Config, inputs: Sequence[tuple[str, str | Path]]) -> list[Reading]:
-    """What is to be read. Raises InputError where a name or a path is not usable."""
-    files: dict[str, list[File]] = {}
-    for name, path in inputs:
-        if name not in config.inputs:
-            known = ", ".join(config.inputs)
-            raise InputError(f"{name}={path}: no input is named {name}; expected one of {known}")
-        files.setdefault(name, []).extend(files_at(str(path)))
-    if not inputs:
-        raise InputError("no input was given; expected NAME=PATH for at least one input")
-    return [FileReading(name, found, config.inputs[name]) for name, found in files.items()]
+def _readings(inputs: Sequence[Input]) -> list[Reading]:
+    """The logs of all these, from their beginning."""
+    return [reading for one in inputs for reading in one.readings()]

@@ -25,12 +25,16 @@ from schemas.dead_letters import DeadLetter, as_json_line
 from stream.chain import Judged
 from stream.errors import InputError
 from stream.replay.last_words import LabelBatch, LastWords
+from stream.replay.manifest import MANIFEST, Origin, manifest
 from stream.replay.span import Span
 from stream.replay.summary import Summary
 
-ALERTS, DEAD_LETTERS, SCORES, LABELS, SUMMARY = FILES = (
+ALERTS, DEAD_LETTERS, SCORES, LABELS, SUMMARY = (
     *("alerts.ndjson", "dead_letters.ndjson", "scores.parquet", "labels.parquet", "summary.json"),
 )
+FILES: Final = (ALERTS, DEAD_LETTERS, SCORES, LABELS, MANIFEST, SUMMARY)
+TIMED: Final = frozenset({SUMMARY})
+"""The files that say how long it took; two runs of the same agree in every byte of all others."""
 PART: Final = ".part"
 """Ends the name of a file that is still being written."""
 WORK: Final = f"work{PART}"
@@ -64,11 +68,12 @@ def refuse_foreign(out_dir: Path) -> None:
 class Recording:
     """The files of a run, under other names until `finish`; left without it, they are removed."""
 
-    def __init__(self, out_dir: Path, monitors: list[str], span: Span) -> None:
+    def __init__(self, out_dir: Path, monitors: list[str], span: Span, origin: Origin) -> None:
         self._span = span
         self._parts = {name: out_dir / (name + PART) for name in FILES}
         self._out_dir = out_dir
         self._monitors = monitors
+        self._origin = origin
         self._opened = ExitStack()
 
         self.work = out_dir / WORK
@@ -116,6 +121,8 @@ class Recording:
         self._opened.close()
         text = orjson.dumps(asdict(summary), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
         self._parts[SUMMARY].write_bytes(text)
+        outputs = {n: part for n, part in self._parts.items() if n not in {*TIMED, MANIFEST}}
+        self._parts[MANIFEST].write_bytes(manifest(self._origin, outputs))
         # A folder with a summary is a whole run: the old one goes first, the new one comes last.
         (self._out_dir / SUMMARY).unlink(missing_ok=True)
         for name in FILES:

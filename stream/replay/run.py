@@ -4,7 +4,8 @@ A replay has one, a comparison several. Reads nothing itself: it is handed recor
 their logs, and told how far in event time all of them have come.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
@@ -16,28 +17,51 @@ from stream.alerting import RunInfo
 from stream.chain import Chain, State
 from stream.clock import now_text
 from stream.config import Config, fingerprint
+from stream.inputs.ranges import recorded_log
+from stream.replay.jobs import Jobs
 from stream.replay.labels import JoinedLabels
 from stream.replay.last_words import labels_in, labels_of
+from stream.replay.manifest import Origin
 from stream.replay.recording import Recording, make_folder, refuse_foreign
 from stream.replay.span import EVERYTHING, Span
 from stream.replay.summary import Summary, Tally, summarize
+from stream.shard import Emitted
 
 
 class Run:
     """A configuration at work on recorded events, and the folder that holds what came of it.
 
-    span: what is judged. Raises InputError for a folder that cannot be used, before anything is
-    read.
+    topics: by input, what its records call their topic; that of an internal log under the name of
+    its reader. origin: what it all follows from. span: what is judged. jobs: where its shards live, if
+    not in this process. Raises InputError for a
+    folder that cannot be used, before anything is read.
     """
 
-    def __init__(self, config: Config, out_dir: Path, span: Span = EVERYTHING) -> None:
+    def __init__(
+        self,
+        config: Config,
+        out_dir: Path,
+        topics: Mapping[str, str],
+        origin: Origin,
+        span: Span = EVERYTHING,
+        jobs: Jobs | None = None,
+    ) -> None:
         refuse_foreign(out_dir)
         make_folder(out_dir)
         self.config = config
         run = RunInfo("replay", f"replay-{fingerprint(config)[:12]}", now_text)
-        self._chain = Chain(config, run, {name: name for name in config.inputs})
+        recorded = {
+            topic: log
+            for name, topic in topics.items()
+            if (log := recorded_log(config, name, topic))
+        }
+        known = {name: spec.topic for name, spec in config.inputs.items()}
+        known |= {name: topic for name, topic in topics.items() if topic not in recorded}
+        making = jobs.making(config, run, known) if jobs else None
+        self._chain = Chain(config, run, known, recorded, making)
         self._tally = Tally(span)
-        self._recording = Recording(out_dir, [monitor.name for monitor in config.monitors], span)
+        monitors = [monitor.name for monitor in config.monitors]
+        self._recording = Recording(out_dir, monitors, span, origin)
         self._began = perf_counter()
 
     def __enter__(self) -> Self:
@@ -65,9 +89,13 @@ class Run:
         for labels in labels_in(joined.aside):
             self._recording.add_labels(labels)
 
-    def put(self, input_name: str, records: Records) -> EventBatch:
-        """Take the next records of a partition of an input; the events that they are."""
-        emitted = self._chain.put(input_name, records)
+    def begin(self, input_name: str, records: Records) -> Callable[[], EventBatch]:
+        """Take the next records of a partition of an input; asked for in that order, the events
+        that they are."""
+        return partial(self._take, self._chain.begin(input_name, records))
+
+    def _take(self, ended: Callable[[], Emitted]) -> EventBatch:
+        emitted = ended()
         self._tally.add(emitted)
         self._recording.add(emitted.alerts, emitted.dead_letters)
         self._recording.add_labels(labels_of(emitted.events))

@@ -36,9 +36,10 @@ class Summary:
 
     inputs: route's counters by input, over its partitions. monitors: watch's counters by monitor,
     and assess's by "assess". adds_up: by monitor, whether read = scored + not applicable + labels +
-    duplicate + tombstone + dead letters. alerts: by monitor; alerts_per_day: the same over the span
-    of event times, null where there is none. judged: of these, what lies in the span of the time split.
-    labels: by input, what became of a label file. Times are ISO 8601, null where there was no event.
+    duplicate + tombstone + dead letters; not of monitors whose internal log was recorded. alerts: by
+    monitor; alerts_per_day: the same over the span of event times, null where there is none. judged:
+    of these, what lies in the span of the time split. labels: by input, what became of a label
+    file. Times are ISO 8601, null where there was no event.
     """
 
     fingerprint: str
@@ -111,6 +112,7 @@ def summarize(config: Config, chain: Chain, tally: Tally, seconds: float) -> Sum
                 sum((inputs.get(name, Counter()) for name in monitor.inputs), Counter()),
             )
             for monitor in config.monitors
+            if monitor.name not in chain.recorded  # what was sent there was read elsewhere
         },
         events=tally.events,
         alerts=alerts,

@@ -99,6 +99,24 @@ def test_every_partition_begins_with_the_state_that_the_replay_ended_with(tmp_pa
         assert (found.checkpoint, found.converts) == (None, False)
 
 
+def test_a_state_is_the_same_however_many_processes_held_it(tmp_path: Path) -> None:
+    """--jobs changes nothing of what is saved but when."""
+    made = hopping()
+    places = []
+    for jobs in (1, 2):
+        place = str(tmp_path / f"saved-{jobs}")
+        inputs = [("shop", history(tmp_path))]
+        out = tmp_path / f"out-{jobs}"
+        replay(made, inputs, out, lambda *_: None, jobs=jobs, save_state=place)
+        places.append(place)
+    for log in logs(made):
+        for partition in range(log.partitions):
+            one, other = (
+                begun(tmp_path, made, place, log, partition).shard.save() for place in places
+            )
+            assert_same(one, other)
+
+
 def later() -> Records:
     """The shop's further records; a few payments among them are far too large."""
     records = stream().slice(HISTORY, EVENTS)
