@@ -29,6 +29,7 @@ from schemas.alerts import (
 )
 from schemas.columns import EventBatch
 from schemas.events import ENTITY_FIELDS
+from stream.clock import text_of
 
 Mode = Literal["live", "shadow", "replay"]
 
@@ -48,7 +49,8 @@ a size limit."""
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """What the log does not determine. now: the wall clock as ISO 8601 text, injected."""
+    """What the log does not determine. now: the wall clock as ISO 8601 text, injected. A replay
+    never asks it: its alerts are detected at their events' times, so that two give the same bytes."""
 
     mode: Mode
     run_id: str
@@ -124,7 +126,7 @@ class Teller:
             alert_id=stable_id(*at, origin.name, who, reasons.detector, revision),
             revision=revision,
             activity=activity,
-            run=self.run(reasons.warm),
+            run=self.run(reasons.warm, int(batch.time_ms[row])),
             monitor=origin.name,
             detector=reasons.detector,
             fingerprint=origin.fingerprint,
@@ -154,17 +156,18 @@ class Teller:
             evidence=[evidence],
         )
 
-    def run(self, warm: bool) -> Run:
+    def run(self, warm: bool, event_time_ms: int) -> Run:
         """The run, and whether its alert may be enforced. warm: enough was learned."""
         live = self.info.mode == "live"
         enforceable = live and warm
+        now = text_of(event_time_ms) if self.info.mode == "replay" else self.info.now()
         why_not = self.info.mode if not live else "warming"
         return Run(
             mode=self.info.mode,
             enforceable=enforceable,
             reason=None if enforceable else why_not,
             run_id=self.info.run_id,
-            detected_at=self.info.now(),
+            detected_at=now,
         )
 
     def entity(self, field: str, batch: EventBatch, row: int) -> Entity:

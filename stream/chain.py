@@ -6,9 +6,10 @@ go in only when no earlier one can follow, so it waits until its reader says how
 """
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -16,11 +17,10 @@ from schemas.alerts import Alert
 from schemas.columns import I64, EventBatch, joined
 from schemas.records import Records
 from stream.alerting import RunInfo
-from stream.config import ASSESS, Config, Log, logs
-from stream.decoding import SharedDecoder
-from stream.shard import Emitted, InternalShard, Shards, SourceShard
+from stream.config import ASSESS, Config, Log, logs, ways
+from stream.shard import Emitted, InternalShard, Shard, Shards
 from stream.stages import InternalRecord
-from stream.stages.watch import Said, said, silence
+from stream.stages.watch import NOTHING_WANTED, Said, Wanted, silence
 
 Counts = Mapping[str, Mapping[str, int]]
 Place = tuple[str, int]
@@ -31,6 +31,28 @@ class Judged(NamedTuple):
 
     events: EventBatch
     said: dict[str, Said]
+
+
+class State(NamedTuple):
+    """A partition's state. next_offset: of the first record that it has not seen, 0 where its
+    records were a broker's not. until_ms: where that says nothing, the latest event time that its
+    input has come to; None where there was no event, and of an internal log."""
+
+    log: Log
+    partition: int
+    shard: Shard
+    next_offset: int
+    until_ms: int | None
+
+
+class Making(Protocol):
+    """Makes shards, wherever they live."""
+
+    def source(self, input_name: str) -> Shard:
+        """The shard of a partition of an input."""
+
+    def internal(self, log: Log) -> InternalShard:
+        """The shard of a partition of an internal log."""
 
 
 @dataclass(slots=True)
@@ -44,18 +66,24 @@ class _Held:
 
 @dataclass(slots=True)
 class _Source:
-    """A source partition: its shard, how far it has come, and what waits to be judged."""
+    """A source partition: its shard, the monitors that speak later, how far it has come, and what
+    waits to be judged. next_offset: behind its last record on a broker, 0 where it is read from
+    files."""
 
-    shard: SourceShard
+    shard: Shard
+    later: list[str]
     reached_ms: int = -1
+    next_offset: int = 0
     held: deque[tuple[_Held, dict[str, Said]]] = field(default_factory=deque)
 
 
 @dataclass(slots=True)
 class _Internal:
-    """A partition of an internal log: its shard, and what waits to go in."""
+    """A partition of an internal log: its shard, how far it has come where it was recorded, and
+    what waits to go in."""
 
     shard: InternalShard
+    reached_ms: int = -1
     held: list[_Held] = field(default_factory=list)
 
 
@@ -63,8 +91,10 @@ class Chain:
     """Every shard that the records so far have called for.
 
     topics: by input, what its records call their topic; by default what the configuration does.
-    decoders: by input, what decodes it for several configurations at once.
-    told_wanted: whether the features' values are wanted beside every event.
+    wanted: what the monitors are to say of every event.
+    recorded: internal logs that are read as they were recorded, by topic: what the stages here
+    would put into them stands there already, in the order that it had. shards: what makes them;
+    it must know topics and what is wanted.
     """
 
     def __init__(
@@ -72,45 +102,92 @@ class Chain:
         config: Config,
         run: RunInfo,
         topics: Mapping[str, str] | None = None,
-        decoders: Mapping[str, SharedDecoder] | None = None,
-        told_wanted: bool = False,
+        wanted: Wanted = NOTHING_WANTED,
+        recorded: Mapping[str, Log] | None = None,
+        shards: Making | None = None,
     ) -> None:
         self._specs = {monitor.name: monitor for monitor in config.monitors}
-        self._told_wanted = told_wanted
-        self._shards = Shards(config, run, topics, decoders)
+        self._wanted = wanted
+        self._shards = shards or Shards(config, run, topics, wanted=wanted)
+        self._later = {
+            name: [
+                way.reader
+                for way, monitor in zip(ways(config), config.monitors, strict=True)
+                if way.internal and name in monitor.inputs
+            ]
+            for name in config.inputs
+        }
         self._logs = {(log.name, log.internal): log for log in logs(config)}
+        self._recorded = recorded or {}
+        self.recorded = frozenset(log.name for log in self._recorded.values())
+        self._ready: list[Judged] = []
         self._sources: dict[Place, _Source] = {}
         self._input_of: dict[str, str] = {}
         self._internals: dict[Place, _Internal] = {}
 
     def put(self, input_name: str, records: Records) -> Emitted:
-        """Take the next records of a partition of an input. Internal monitors do not speak yet."""
+        """Take the next records of a partition of an input, or of a recorded internal log.
+
+        Monitors behind the other internal logs do not speak yet.
+        """
+        return self.begin(input_name, records)()
+
+    def begin(self, input_name: str, records: Records) -> Callable[[], Emitted]:
+        """The same, in two steps: several partitions may begin before the first one is asked for
+        what came of it. They must be asked in the order in which they began."""
+        if records.topic in self._recorded:
+            internal = self._internal(self._recorded[records.topic], records.partition)
+            events = internal.shard.read(records)
+            return partial(self._take_recorded, internal, internal.shard.begin_judging(events))
         place = (records.topic, records.partition)
         if place not in self._sources:
-            self._sources[place] = _Source(self._shards.source(input_name))
+            shard = self._shards.source(input_name)
+            self._sources[place] = _Source(shard, self._later[input_name])
             self._input_of[records.topic] = input_name
         source = self._sources[place]
-        emitted = source.shard.process(records)
+        if len(records) and records.timestamp_ms[-1] >= 0:  # files have no broker's time
+            source.next_offset = int(records.offset[-1]) + 1
+        return partial(self._take, source, source.shard.begin(records))
+
+    def _take(self, source: _Source, ended: Callable[[], Emitted]) -> Emitted:
+        """What came of an input's records."""
+        emitted = ended()
         events = emitted.events
         due_ms = np.maximum.accumulate(np.maximum(events.time_ms, source.reached_ms))
         if len(events):
             source.reached_ms = int(due_ms[-1])
             silent = {
-                hop.name: silence(self._specs[hop.name], len(events), self._told_wanted)
-                for hop in source.shard.route.hops
+                name: silence(self._specs[name], len(events), self._wanted) for name in source.later
             }
-            source.held.append((_Held(events, due_ms), self._said(emitted) | silent))
-        for record in emitted.internal:
-            self._hold(record, _Held(events, due_ms))
+            source.held.append((_Held(events, due_ms), silent | emitted.said))
+        self._pass_on(emitted, due_ms)
         return emitted
+
+    def _take_recorded(self, internal: _Internal, ended: Callable[[], Emitted]) -> Emitted:
+        """What came of a recorded log's records, which waited for nothing: their order is known."""
+        emitted = ended()
+        due_ms = np.maximum.accumulate(np.maximum(emitted.events.time_ms, internal.reached_ms))
+        internal.reached_ms = int(due_ms[-1]) if len(due_ms) else internal.reached_ms
+        if emitted.said:
+            self._ready.append(Judged(emitted.events, emitted.said))
+        self._pass_on(emitted, due_ms)
+        return emitted
+
+    def _pass_on(self, emitted: Emitted, due_ms: I64) -> None:
+        """Let wait what goes into internal logs that are made here."""
+        for record in emitted.internal:
+            if record.log not in self.recorded:
+                self._hold(record, _Held(emitted.events, due_ms))
+
+    def _internal(self, log: Log, partition: int) -> _Internal:
+        place = (log.name, partition)
+        if place not in self._internals:
+            self._internals[place] = _Internal(self._shards.internal(log))
+        return self._internals[place]
 
     def _hold(self, record: InternalRecord, of: _Held) -> None:
         """Let a message wait whose events are among these."""
-        place = (record.log, record.partition)
-        if place not in self._internals:
-            log = self._logs[record.log, True]
-            self._internals[place] = _Internal(self._shards.internal(log))
-        internal = self._internals[place]
+        internal = self._internal(self._logs[record.log, True], record.partition)
         nowhere = np.zeros(1, np.int64)
         message = Records(record.log, record.partition, nowhere, nowhere, [record.value])
         sent = internal.shard.read(message)
@@ -124,35 +201,32 @@ class Chain:
         has come so far. Returns their alerts, and all events that now every monitor has judged."""
         alerts: list[Alert] = []
         for reports in (False, True):  # what monitors report goes in before assess looks
-            for place in [one for one in self._internals if (one[0] == ASSESS) == reports]:
-                internal = self._internals[place]
-                due = _due(internal, until_ms)
-                if due is not None:
-                    emitted = internal.shard.judge(due.events)
-                    alerts += emitted.alerts
-                    self._note(emitted)
-                    for record in emitted.internal:
-                        self._hold(record, due)
-        return alerts, list(self._judged(until_ms))
-
-    def _said(self, emitted: Emitted) -> dict[str, Said]:
-        return {
-            name: said(self._specs[name], outcomes, self._told_wanted)
-            for name, outcomes in emitted.outcomes.items()
-        }
+            begun = [
+                (due, internal.shard.begin_judging(due.events))
+                for place, internal in self._internals.items()
+                if (place[0] == ASSESS) == reports and (due := _due(internal, until_ms))
+            ]
+            for due, ended in begun:
+                emitted = ended()
+                alerts += emitted.alerts
+                self._note(emitted)
+                self._pass_on(emitted, due.due_ms)
+        ready, self._ready = self._ready, []
+        return alerts, [*ready, *self._judged(until_ms)]
 
     def _note(self, emitted: Emitted) -> None:
         """Write what was said beside the events that it speaks of."""
-        late = self._said(emitted)
+        if not emitted.said:  # nobody's but assess's, whose events may be of a recorded log
+            return
         for index in np.unique(emitted.events.source).tolist():
             rows = np.flatnonzero(emitted.events.source == index)
             offset = emitted.events.offset[rows]
-            for held, known_said in self._sources[emitted.events.sources[index]].held:
+            for held, words in self._sources[emitted.events.sources[index]].held:
                 known = held.events.offset
                 here = (offset >= known[0]) & (offset <= known[-1])
                 places = np.searchsorted(known, offset[here])
-                for name, words in late.items():
-                    for array, added in zip(known_said[name], words, strict=True):
+                for name, said in emitted.said.items():
+                    for array, added in zip(words[name], said, strict=True):
                         array[..., places] = added[..., rows[here]]
 
     def _judged(self, until_ms: float) -> Iterator[Judged]:
@@ -169,6 +243,35 @@ class Chain:
                     left = {name: one.slice(done, size) for name, one in words.items()}
                     source.held.appendleft((rest, left))
                     break
+
+    def states(self) -> Iterator[State]:
+        """The state of every partition of every log, an empty one where it had no records.
+
+        All that was put must have gone in. An input without events has come as far as the others.
+        """
+        next_offset: dict[tuple[str, bool, int], int] = {}
+        found: dict[tuple[str, bool, int], Shard] = {
+            (name, True, partition): internal.shard
+            for (name, partition), internal in self._internals.items()
+        }
+        reached_ms: dict[str, int] = {}
+        for (topic, partition), source in self._sources.items():
+            name = self._input_of[topic]
+            found[name, False, partition] = source.shard
+            next_offset[name, False, partition] = source.next_offset
+            reached_ms[name] = max(source.reached_ms, reached_ms.get(name, -1))
+        latest_ms = max(reached_ms.values(), default=-1)
+        for log in self._logs.values():
+            came_to_ms = reached_ms.get(log.name, latest_ms)
+            for partition in range(log.partitions):
+                place = log.name, log.internal, partition
+                shard = found.get(place) or self._made(log)
+                offset = next_offset.get(place, 0)
+                says_more = log.internal or came_to_ms < 0 or offset > 0
+                yield State(log, partition, shard, offset, None if says_more else came_to_ms)
+
+    def _made(self, log: Log) -> Shard:
+        return self._shards.internal(log) if log.internal else self._shards.source(log.name)
 
     def counts(self) -> Iterator[tuple[Log, Counts]]:
         """The counters of every shard, with the log that it reads."""

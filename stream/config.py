@@ -110,11 +110,14 @@ class CheckpointsSpec(Spec, frozen=True, kw_only=True):
     s3://bucket/prefix, which takes its credentials from the environment. interval: a state that
     lies behind the committed offset is written at least so often. rewind_records_max: offsets
     between checkpoint and committed offset at most; a state is written after a third of them.
+    start_from: where a replay has saved its state (--save-state); a group that has committed
+    nothing yet goes on from it instead of starting with nothing learned.
     """
 
     url: Annotated[str, Meta(min_length=1, max_length=2_000)] = ".eddy/checkpoints"
     interval: Duration = "10min"
     rewind_records_max: Annotated[int, Meta(ge=1, le=10**15)] = 20_000_000
+    start_from: Annotated[str, Meta(min_length=1, max_length=2_000)] | None = None
 
 
 class Config(Spec, frozen=True, kw_only=True):
@@ -415,9 +418,25 @@ def _relations(config: Config) -> Iterator[tuple[str, str]]:
             yield f"reveal[{i}]", _not_entity(name)
     if config.assess and config.assess.subject not in ENTITY_FIELDS:
         yield "assess.subject", _not_entity(config.assess.subject)
+    if config.checkpoints.start_from and same_place(
+        config.checkpoints.start_from, config.checkpoints.url
+    ):
+        yield "checkpoints.start_from", "is checkpoints.url; expected a place of its own"
     for line in property_problems(config.kafka):
         where, text = line.split(": ", 1)
         yield where, text
+
+
+def same_place(one: str, other: str) -> bool:
+    """Whether two stores' URLs, or paths, name the same place."""
+    return _place_of(one) == _place_of(other)
+
+
+def _place_of(url: str) -> str:
+    scheme, found, path = url.partition("://")
+    if not found or scheme == "file":
+        return str(Path(path or url).resolve())
+    return url.rstrip("/")
 
 
 def _internal(config: Config) -> dict[str, Log]:

@@ -14,7 +14,7 @@ from stream.errors import ExtraMissing
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-MEMORY_LIMIT: Final = "256MiB"
+MEMORY_LIMIT: Final = "128MiB"
 """What is more goes to disk."""
 
 
@@ -40,6 +40,7 @@ def opened(folder: Path) -> Iterator["DuckDBPyConnection"]:
             "memory_limit": MEMORY_LIMIT,
             "temp_directory": inside,
             "threads": 1,
+            "preserve_insertion_order": False,
         }
         with duckdb.connect(f"{inside}/tables", config=settings) as database:
             yield database

@@ -11,8 +11,10 @@
     ├── CheckpointPointerLost    exit 4   an offset without its checkpoint's name, or the reverse
     ├── CheckpointCorrupt        exit 4   no checkpoint is whole, and the log does not reach back
     ├── CheckpointIncompatible   exit 4   another version, or another secret, made the state
+    ├── SavedStateUnusable       exit 4   what a replay saved is not for this configuration
     ├── PartitionCountChanged    exit 4   entities have moved between partitions
     ├── ConfigurationSuperseded  exit 4   the group has gone on to another configuration
+    ├── JobLost                  exit 1   a process of `eddy replay --jobs` ended by itself
     ├── StoreFailure             exit 6   the checkpoint store said no
     └── KafkaFailure                      the client or the broker said no
         ├── Retriable        exit 7       tried again, with back-off; raised when tries run out
@@ -132,6 +134,16 @@ class CheckpointIncompatible(EddyError):
     )
 
 
+class SavedStateUnusable(EddyError):
+    """The state that a replay saved is missing, or is another configuration's or version's."""
+
+    exit_code = 4
+    do = (
+        "Save it anew with this very configuration (eddy replay CONFIG ... --save-state), or take "
+        "checkpoints.start_from away to start with nothing learned."
+    )
+
+
 class PartitionCountChanged(EddyError):
     """The topic has another number of partitions than when the state was learned."""
 
@@ -151,6 +163,12 @@ class ConfigurationSuperseded(EddyError):
         "Start this worker with the group's present configuration; to go back to the former one on "
         "purpose, raise its `revision`."
     )
+
+
+class JobLost(EddyError):
+    """A process that held shards of a replay is gone, and what they had learned with it."""
+
+    do = "Look whether the system ended it for want of memory; then choose fewer --jobs."
 
 
 class StoreFailure(EddyError):

@@ -6,8 +6,9 @@ of, that replay and demo drive, and that the tests' oracle folds. It does no inp
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -41,7 +42,7 @@ from stream.rekeying import Rekeying
 from stream.stages import Found, InternalRecord, Stage
 from stream.stages.assess import Assess, reports
 from stream.stages.route import Hop, Route
-from stream.stages.watch import Outcome, Watch
+from stream.stages.watch import NOTHING_WANTED, Said, Wanted, Watch, said
 
 EVENTS_AT_ONCE: Final = 20_000
 """Events of an internal log that are judged at once: a poll may bring many times as many."""
@@ -52,14 +53,14 @@ class Emitted:
     """What one batch of records led to, in the order of the log.
 
     alerts: by event, then by monitor, so that cutting the batch elsewhere changes nothing.
-    outcomes: monitor name → what it made of the events, in as many parts as it took them in.
+    said: monitor name → what it said of the events, as far as that is wanted.
     internal: what goes into internal logs, in order for each of their partitions.
     """
 
     events: EventBatch
     alerts: list[Alert]
     dead_letters: list[DeadLetter]
-    outcomes: dict[str, list[Outcome]]
+    said: dict[str, Said]
     internal: list[InternalRecord]
 
 
@@ -69,6 +70,11 @@ class Shard(ABC):
     @abstractmethod
     def process(self, records: Records) -> Emitted:
         """Take the next records of the log; the only way the state changes."""
+
+    def begin(self, records: Records) -> Callable[[], Emitted]:
+        """The same for a shard that may live elsewhere: it works while others begin, and what came
+        of it is returned when asked for."""
+        return partial(self.process, records)
 
     @abstractmethod
     def _stages(self) -> dict[str, Stage[Any, Any]]:
@@ -145,7 +151,9 @@ class SourceShard(Shard):
         watches: list[Watch],
         reporter: Reporter | None,
         assess: Assess | None,
+        wanted: Wanted,
     ) -> None:
+        self._wanted = wanted
         self.route = route
         self.watches = watches
         self._reporter = reporter
@@ -165,7 +173,10 @@ class SourceShard(Shard):
             events=events,
             alerts=[one.alert for one in found],
             dead_letters=routed.dead_letters,
-            outcomes={name: [outcome] for name, outcome in outcomes.items()},
+            said={
+                watch.name: said(watch.spec, [outcomes[watch.name]], self._wanted)
+                for watch in self.watches
+            },
             internal=[*routed.internal, *self._reports(events, p_values)],
         )
 
@@ -245,12 +256,19 @@ class InternalShard(Shard):
     def judge(self, events: EventBatch) -> Emitted:
         """Let the stage take the events."""
 
+    def begin_judging(self, events: EventBatch) -> Callable[[], Emitted]:
+        """The same as `begin`, of events."""
+        return partial(self.judge, events)
+
 
 class WatchShard(InternalShard):
     """One partition of a monitor's internal log."""
 
-    def __init__(self, codec: SlimCodec, watch: Watch, reporter: Reporter | None) -> None:
+    def __init__(
+        self, codec: SlimCodec, watch: Watch, reporter: Reporter | None, wanted: Wanted
+    ) -> None:
         super().__init__(codec)
+        self._wanted = wanted
         self.watch = watch
         self._reporter = reporter
 
@@ -262,9 +280,9 @@ class WatchShard(InternalShard):
         ]
         alerts = [found.alert for outcome in outcomes for found in outcome.alerts]
         name = self.watch.name
-        p_value = np.concatenate([np.empty(0), *(outcome.p_value for outcome in outcomes)])
-        sent = self._reporter.sent(name, events, p_value) if self._reporter else ()
-        return Emitted(events, alerts, [], {name: outcomes}, [*sent])
+        found = said(self.watch.spec, outcomes, self._wanted)
+        sent = self._reporter.sent(name, events, found.p_value) if self._reporter else ()
+        return Emitted(events, alerts, [], {name: found}, [*sent])
 
     def _stages(self) -> dict[str, Stage[Any, Any]]:
         return {self.watch.name: self.watch}
@@ -290,7 +308,8 @@ class Shards:
     """Makes the shards of a configuration, their state empty.
 
     topics: by input, what its records call their topic; in files that is the input's name.
-    decoders: by input, what decodes it for several configurations at once.
+    decoders: by input, what decodes it for several configurations at once. wanted: what their
+    monitors are to say of every event.
     """
 
     def __init__(
@@ -299,7 +318,9 @@ class Shards:
         run: RunInfo,
         topics: Mapping[str, str] | None = None,
         decoders: Mapping[str, SharedDecoder] | None = None,
+        wanted: Wanted = NOTHING_WANTED,
     ) -> None:
+        self._wanted = wanted
         self._decoders = decoders or {}
         self._config = config
         self._topics = topics or {name: spec.topic for name, spec in config.inputs.items()}
@@ -332,7 +353,7 @@ class Shards:
         inline = way is not None and way.internal is None and watches
         assess = self._assess(spec.partitions) if inline else None
         route = self._route(spec, input_name, hops, is_read=bool(readers))
-        return SourceShard(route, watches, self._reporter, assess)
+        return SourceShard(route, watches, self._reporter, assess, self._wanted)
 
     def internal(self, log: Log) -> InternalShard:
         """The shard of a partition of an internal log."""
@@ -340,7 +361,13 @@ class Shards:
             return AssessShard(self._reports_codec(), self._assess(log.partitions))
         monitor = self._monitors[log.name]
         watch = self._watch(monitor, log.partitions)
-        return WatchShard(self._codec(monitor), watch, self._reporter)
+        return WatchShard(self._codec(monitor), watch, self._reporter, self._wanted)
+
+    def codec(self, log: Log) -> SlimCodec:
+        """What writes and reads the messages of an internal log."""
+        return (
+            self._reports_codec() if log.name == ASSESS else self._codec(self._monitors[log.name])
+        )
 
     def _route(self, spec: InputSpec, input_name: str, hops: list[Hop], *, is_read: bool) -> Route:
         fields = fields_wanted(self._config, input_name)

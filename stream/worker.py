@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from threading import Event
 from typing import Final
@@ -24,7 +25,7 @@ from stream import health, metrics
 from stream.alerting import RunInfo
 from stream.checkpoints.keeping import REVOKE_S, Keeper, Kept
 from stream.checkpoints.recovery import Circumstances, recover
-from stream.checkpoints.store import Folder, open_store
+from stream.checkpoints.store import Folder, open_store, saved_folder
 from stream.config import Config, Log, logs
 from stream.errors import Abortable
 from stream.health import Pulse
@@ -194,6 +195,8 @@ class Worker:
         self._internal = {log.name: log.topic for log in self._logs.values() if log.internal}
         self._commit_interval_s = seconds(config.worker.commit_interval)
         self._objects = open_store(config.checkpoints.url)
+        start_from = config.checkpoints.start_from
+        self._saved = start_from and open_store(start_from, "checkpoints.start_from")
         self._keeper = Keeper(config.checkpoints, board, run.now, pulse.beat)
         self._holdings: dict[Partition, Holding] = {}
         self._outbox = Outbox()
@@ -384,6 +387,8 @@ class Worker:
                 low=low,
                 high=high,
                 beat=self._pulse.beat,
+                saved=saved_folder(self._saved, log_of, where.partition) if self._saved else None,
+                offset_at=partial(self._source.offset_at, where),
             )
         )
         kept = Kept(folder, state)

@@ -148,6 +148,42 @@ def test_rate_is_kept(tmp_path: Path) -> None:
     assert time.perf_counter() - started > 0.95
 
 
+def test_a_replay_with_labels_a_split_and_a_state(tmp_path: Path) -> None:
+    """What became of the labels, what is judged and where the state lies is said; a second replay
+    does not save over it."""
+    made = tmp_path / "labelled.toml"
+    labels = """
+[inputs.labels]
+topic = "labels"
+type = "label"
+[inputs.labels.fields]
+event_id = { position = true }
+time = "known"
+labelled_event_id = "of"
+verdict = "is"
+account = "account"
+"""
+    made.write_text(shop_config().read_text() + labels)
+    events = tmp_path / "events"
+    eddy(
+        "simulate", str(shop_config()), "--events", "2000", "--malformed", "0", "--to", str(events)
+    )
+    rows = [orjson.loads(line) for line in events.read_bytes().splitlines()]
+    known = [{"of": one["event_id"], "known": one["time"], "is": "honest"} for one in rows[:50]]
+    known.append({"of": "nowhere", "known": rows[0]["time"], "is": "fraud"})
+    (tmp_path / "labels").write_bytes(b"\n".join(map(orjson.dumps, known)))
+    arguments = [
+        *("replay", str(made), "--input", f"shop={events}", "--labels", str(tmp_path / "labels")),
+        *("--warm-up", "10min", "--out", str(tmp_path / "out")),
+        *("--save-state", str(tmp_path / "state")),
+    ]
+    said = eddy(*arguments)
+    assert "51 labels, 50 joined to their events, 1 of events that are not there" in said
+    assert re.search(r"judged: [1-9][\d,]* events from 20\S+Z, \d+ alerts; all others only", said)
+    assert f'checkpoints.start_from = "{tmp_path / "state"}"' in said
+    assert "expected an empty place" in eddy(*arguments, code=2)
+
+
 def test_simulate_then_replay(tmp_path: Path) -> None:
     """What the simulator writes, replay reads: every event has a score, all counts add up."""
     to, out = tmp_path / "shop.ndjson", tmp_path / "out"

@@ -7,8 +7,10 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from numpy.random import default_rng
@@ -16,7 +18,7 @@ from numpy.random import default_rng
 from stream.cli import recorded
 from stream.config import Config, entities_of_labels, parse
 from stream.errors import ExtraMissing, InputError
-from stream.replay import Summary, labels, replay
+from stream.replay import Split, Summary, labels, replay
 
 START_MS = 1_772_409_600_000
 STEP_MS = 10_000
@@ -327,6 +329,16 @@ def test_unreadable_labels_are_dead_letters_and_all_add_up(tmp_path: Path) -> No
     assert orjson.loads(letter)["eddy-code"] == "missing_time"
 
 
+def test_a_file_of_unreadable_labels_is_a_mistake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More dead letters than are any accident are an error that says why the last one is."""
+    monkeypatch.setattr(labels, "UNREADABLE_MAX", 20)
+    rows = payments(50)
+    with pytest.raises(InputError, match=r"more than 20 labels.*time: missing"):
+        run(tmp_path, rows, [one | {"known_at": None} for one in verdicts(rows)])
+
+
 def test_of_events_with_the_same_id_the_first_is_meant(tmp_path: Path) -> None:
     """A duplicate multiplies no label."""
     rows = payments(300)
@@ -398,3 +410,56 @@ def test_labels_go_to_the_input_of_labels(
         return
     with pytest.raises(InputError, match=expected):
         recorded.labels_of(config(text), given)
+
+
+HANDBOOK = """
+[inputs.transaction]
+topic = "transactions"
+type = "transaction"
+[inputs.transaction.fields]
+event_id = "transaction_id"
+time = "ts"
+card = "customer_id"
+terminal = "terminal_id"
+amount = "amount"
+
+[inputs.label]
+topic = "labels"
+type = "label"
+[inputs.label.fields]
+event_id = { position = true }
+time = "available_at"
+labelled_event_id = "transaction_id"
+verdict = { path = "is_fraud", values = { "0" = "honest", "1" = "fraud" } }
+kind = "scenario"
+card = "card"
+terminal = "terminal"
+
+[[monitors]]
+name = "terminal"
+entity = "terminal"
+inputs = ["transaction", "label"]
+features = [{ name = "amount", kind = "value", field = "amount" }]
+detectors = [{ kind = "label_risk", name = "risk", half_life = "14d" }]
+"""
+
+
+@pytest.mark.slow
+def test_every_label_of_the_handbook_finds_its_payment(shared_data: Path, tmp_path: Path) -> None:
+    """1.3 million labels by payment alone, known seven days late, are all joined; what they say of
+    terminals puts the frauds of the last week first."""
+    folder = shared_data / "transactions"
+    inputs = [("transaction", folder / "handbook.parquet")]
+    known = [("label", folder / "handbook_labels.parquet")]
+    split = Split(from_ms=1_533_686_400_000)
+    out = tmp_path / "out"
+    summary = replay(config(HANDBOOK), inputs, out, lambda *_: None, known, split)
+    counts = summary.labels["label"]
+    assert counts["joined"] == counts["read"] == summary.events == 1_303_778
+    words = pq.read_table(out / "labels.parquet", columns=["event_id", "verdict"])
+    frauds = set(words.filter(pc.equal(words.column("verdict"), "fraud")).column(0).to_pylist())
+    table = pq.read_table(out / "scores.parquet", filters=[("judged", "=", True)])
+    fraud = np.array([of in frauds for of in table.column("event_id").to_pylist()])
+    assert len(words) == 1_303_778
+    top = np.argsort(-table.column("score").to_numpy(), kind="stable")[: len(fraud) // 100]
+    assert fraud[top].mean() > 5 * fraud.mean()

@@ -37,8 +37,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     steering: the configuration that the state was made under, the secret only as a keyed hash.
     superseded: fingerprints of those that the group had before, oldest first. log: as it was then.
     first_offset: of the first record that the state has seen, None where it was converted
-    from another configuration's, so that the log alone cannot make it again. offset: of the first
-    record that it has not seen. created_at: ISO 8601.
+    from another configuration's, or begun from a saved one, so that the log alone cannot make it
+    again. offset: of the first record that it has not seen. created_at: ISO 8601. begun_at: the
+    offset from which a saved state was gone on with. until_ms: of a saved state whose offset is 0,
+    the latest event time that its input has come to; None where it has none.
     """
 
     format: int = FORMAT
@@ -51,6 +53,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     first_offset: int | None
     offset: int
     created_at: str
+    begun_at: int | None = None
+    until_ms: int | None = None
     arrays: list[StoredArray] = []
 
     def blocks(self) -> set[str]:
@@ -59,7 +63,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def learned(self) -> bool:
         """Whether its state has seen a record, and so was taken behind a committed offset."""
-        return self.first_offset is None or self.offset > self.first_offset
+        first = self.first_offset if self.begun_at is None else self.begun_at
+        return first is None or self.offset > first
 
 
 class _Format(msgspec.Struct):

@@ -26,6 +26,7 @@ from stream.errors import (
     ForeignOffset,
     PartitionCountChanged,
     RetentionGap,
+    SavedStateUnusable,
 )
 from stream.kafka.positions import Committed, Partition
 from stream.shard import Shard, Shards
@@ -35,7 +36,8 @@ log = structlog.stdlib.get_logger(__name__)
 
 class Circumstances(NamedTuple):
     """What a partition's start is decided from. log: whose partition it is. low, high: its span as
-    it is now. beat: called while a checkpoint is read.
+    it is now. beat: called while a checkpoint is read. saved: where a replay has saved a state to
+    begin with. offset_at: of the first record that the broker took at a time, in ms, or later.
     """
 
     config: Config
@@ -47,6 +49,8 @@ class Circumstances(NamedTuple):
     low: int
     high: int
     beat: Callable[[], None]
+    saved: Folder | None = None
+    offset_at: Callable[[int], int] | None = None
 
     @property
     def where(self) -> Partition:
@@ -90,14 +94,15 @@ class Recovered:
 
 
 def recover(at: Circumstances) -> Recovered:
-    """A shard as it was at a checkpoint, or empty where the group has read nothing yet.
+    """A shard as it was at a checkpoint; where the group has read nothing yet, as a replay has saved
+    it, or empty.
 
-    Raises ForeignOffset, RetentionGap, CheckpointPointerLost, CheckpointCorrupt,
+    Raises SavedStateUnusable, ForeignOffset, RetentionGap, CheckpointPointerLost, CheckpointCorrupt,
     CheckpointIncompatible, PartitionCountChanged, ConfigurationSuperseded, StoreFailure.
     """
     if at.committed is None:
         _refuse_former(at)
-        return _empty(at, at.low, at.low)
+        return _empty(at, at.low, at.low) if at.saved is None else _begun(at, at.saved)
     pointer = pointer_in(at.committed.note)
     if pointer is None:
         raise _without_pointer(at, at.committed)
@@ -154,6 +159,45 @@ def _empty(at: Circumstances, first: int, live_from: int) -> Recovered:
     return Recovered(Shards(at.config, at.run).make(at.log), head, live_from, checkpoint=None)
 
 
+def _begun(at: Circumstances, saved: Folder) -> Recovered:
+    """A shard that goes on from what a replay has learned. What the topic still holds of that is
+    not read again: where the replay has read the topic itself, it begins behind that; else with the
+    first record that the broker took when the replay's last event happened, or later. Those of
+    before that come again are known by their ids."""
+    name = next(iter(saved.names()), None)
+    if name is None:
+        raise SavedStateUnusable(f"{at.where}: there is no state in {saved.path}")
+    manifest = saved.manifest(name)
+    own = fingerprint(at.config), STATE_VERSION
+    if (manifest.fingerprint, manifest.state_version) != own:
+        raise SavedStateUnusable(
+            f"{at.where}: the state in {saved.path} was saved under configuration "
+            f"{manifest.fingerprint} and is of version {manifest.state_version}; this is "
+            f"configuration {own[0]} and version {own[1]}"
+        )
+    start = _begin_at(at, manifest)
+    found = _empty(at, start, start)
+    _fill(found.shard, load(saved, manifest, at.beat), f"{at.where}: the state in {saved.path}")
+    # The log alone cannot make it again: without a checkpoint of its own nothing can.
+    found.head = msgspec.structs.replace(found.head, first_offset=None, begun_at=start)
+    log.info("begun from a saved state", **at.where._asdict(), next_offset=start)
+    return found
+
+
+def _begin_at(at: Circumstances, saved: Manifest) -> int:
+    """The offset of the first record that a saved state has not seen."""
+    if saved.offset == 0:
+        if saved.until_ms is None or at.offset_at is None:
+            return at.low
+        return max(at.low, at.offset_at(saved.until_ms))
+    if at.low <= saved.offset <= at.high:
+        return saved.offset
+    raise RetentionGap(
+        f"{at.where}: the state was saved at offset {saved.offset}, and the log now holds {at.low} to "
+        f"{at.high}: what it has not seen of it is gone, or it is not the log that was replayed"
+    )
+
+
 def _turned(head: Manifest, config: Config, log: Log, offset: int) -> Manifest:
     """The head of a state that goes on under another configuration, or state version, from there.
 
@@ -169,6 +213,7 @@ def _turned(head: Manifest, config: Config, log: Log, offset: int) -> Manifest:
         superseded=[one for one in former if one != own][-SUPERSEDED_MAX:],
         log=log,
         first_offset=None,
+        begun_at=None,
         offset=offset,
     )
 
@@ -257,14 +302,17 @@ def _resumed(at: Circumstances, name: str, manifest: Manifest, live_from: int) -
     if converts and left and old.secret != steering(at.config).secret:
         raise CheckpointIncompatible(f"{said} was written with another secret, and {to_learn}")
     shard = Shards(steered(at.config, old), at.run).make(manifest.log)
-    state = load(at.folder, manifest, at.beat)
+    _fill(shard, load(at.folder, manifest, at.beat), said)
+    at.folder.held = manifest.blocks()
+    return Recovered(shard, head, live_from, name, converts=converts)
+
+
+def _fill(shard: Shard, state: Arrays, said: str) -> None:
     if difference := _difference(shard.save(), state):
         raise CheckpointIncompatible(
             f"{said}: {difference}, although its version is ours: a mistake in Eddy, please report it"
         )
     shard.load(state)
-    at.folder.held = manifest.blocks()
-    return Recovered(shard, head, live_from, name, converts=converts)
 
 
 def _steering(manifest: Manifest) -> Steering:

@@ -3,6 +3,7 @@
     GROUP/TOPIC/PARTITION/manifests/NAME.json
     GROUP/TOPIC/PARTITION/blocks/HASH
 
+What a replay saves lies in a place of its own, of whatever group: state/(input|internal)-NAME.
 A block's name is the xxh3 hash (128 bits) of what it holds uncompressed: that is its checksum, and
 why an unchanged block is never written twice. Knows no arrays.
 """
@@ -21,6 +22,7 @@ from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from stream.checkpoints.manifest import NAME, Manifest, decoded, encoded, offset_of
+from stream.config import Log
 from stream.errors import CheckpointCorrupt, ConfigError, StoreFailure
 
 log = structlog.stdlib.get_logger(__name__)
@@ -43,8 +45,9 @@ ZSTD_LEVEL: Final = 1
 DELETED_AT_ONCE: Final = 1_000
 
 
-def open_store(url: str) -> ObjectStore:
-    """The store at a path, or at a URL such as s3://bucket/prefix. Raises ConfigError."""
+def open_store(url: str, where: str = "checkpoints.url") -> ObjectStore:
+    """The store at a path, or at a URL such as s3://bucket/prefix. Raises ConfigError, which says
+    where the URL stands."""
     scheme, found, path = url.partition("://")
     try:
         if not found or scheme == "file":
@@ -52,8 +55,14 @@ def open_store(url: str) -> ObjectStore:
         return from_url(url, **({} if scheme == "memory" else REMOTE))
     except (BaseError, OSError, ValueError) as error:
         expected = "a folder that can be written, or a URL such as s3://bucket/prefix"
-        line = f'checkpoints.url: got "{url}"; expected {expected}: {_first_line(error)}'
+        line = f'{where}: got "{url}"; expected {expected}: {_first_line(error)}'
         raise ConfigError([line]) from error
+
+
+def saved_folder(objects: ObjectStore, log: Log, partition: int) -> "Folder":
+    """Where the state of a log's partition lies that a replay has saved."""
+    kind = "internal" if log.internal else "input"
+    return Folder(objects, "state", f"{kind}-{log.name}", partition)
 
 
 class Folder:

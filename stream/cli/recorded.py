@@ -8,23 +8,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stream.cli.apps import ConfigPath, app
+from stream.cli.apps import app
 from stream.errors import InputError
 
 if TYPE_CHECKING:
     from stream.config import Config
-    from stream.replay import Split
+    from stream.replay import Split, Summary
     from stream.replay.summary import JudgedSpan
 
 Inputs = Annotated[
-    list[str],
+    list[str] | None,
     typer.Option(
         "--input",
         metavar="NAME=PATH",
         help="An input of the configuration and a file of it: Parquet, CSV (named .csv), "
         "NDJSON or an access log, plain, gzip or zstd; or a folder, a glob, or an address such "
         "as s3://bucket/2026-03-*.parquet. May be repeated, also for the same input: its files "
-        "are merged by event time.",
+        "are merged by event time. Or kafka://TOPIC?from=...&until=... with offsets or ISO "
+        "times, the broker from the configuration; an internal topic under its monitor's name.",
     ),
 ]
 Labels = Annotated[
@@ -57,13 +58,47 @@ ScoreUntil = Annotated[
 
 @app.command()
 def replay(
-    config: ConfigPath,
-    inputs: Inputs,
-    out: Annotated[Path, typer.Option(help="Folder for alerts, scores and summary.")],
+    config: Annotated[
+        Path | None, typer.Argument(metavar="CONFIG", help="The configuration, TOML.")
+    ] = None,
+    inputs: Inputs = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for alerts, scores, summary and manifest. With --again: by default the "
+            "former run's folder with -again behind its name."
+        ),
+    ] = None,
+    jobs: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=1_000,
+            help="Processes that hold the shards: the results are the same, sooner where inputs or "
+            "internal logs have several partitions.",
+        ),
+    ] = 1,
+    again: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="MANIFEST",
+            help="Run once more what a manifest.json says, and compare every byte: exit code 1 "
+            "where one differs. Instead of --input; CONFIG only gives the secret and the broker, "
+            "where the run had them.",
+        ),
+    ] = None,
     labels: Labels = None,
     warm_up: WarmUp = None,
     score_from: ScoreFrom = None,
     score_until: ScoreUntil = None,
+    save_state: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Save what was learned in this empty folder or object store, for `eddy run` to "
+            "begin with (checkpoints.start_from).",
+        ),
+    ] = None,
 ) -> None:
     """Run recorded events through the stages that run live, and write every score; needs no Kafka.
 
@@ -72,14 +107,49 @@ def replay(
     from stream import replay as replaying
     from stream.config import load
 
+    if again is not None:
+        if inputs:
+            raise InputError("--again: the manifest says what is read; expected no --input")
+        _again(again, load(config) if config else None, out, jobs)
+        return
+    if config is None or out is None:
+        raise InputError("expected CONFIG, --input and --out, or --again MANIFEST")
+    pairs = [_name_and_path(text) for text in inputs or ()]
     loaded = with_labels(load(config)) if labels else load(config)
-    pairs = [_name_and_path(text) for text in inputs]
     label_pairs = [labels_of(loaded, text) for text in labels or ()]
     split = _split(warm_up, score_from, score_until)
     with _progress("replay") as show:
-        summary = replaying.replay(loaded, pairs, out, show, label_pairs, split)
+        summary = replaying.replay(loaded, pairs, out, show, label_pairs, split, jobs, save_state)
+    _tell(summary, out, split)
+    if save_state is not None:
+        typer.echo(f'state saved: begin with it by checkpoints.start_from = "{save_state}"')
+
+
+def _again(of: Path, given: "Config | None", out: Path | None, jobs: int) -> None:
+    """Run once more, and say what differs."""
+    from stream import replay as replaying
+    from stream.replay import manifest
+
+    found = manifest.read(of)
+    folder = (of if of.is_dir() else of.parent).absolute()
+    target = out or folder.with_name(f"{folder.name}-again")
+    for line in manifest.code_differences(found):
+        typer.echo(f"other code than then: {line}")
+    with _progress("replay") as show:
+        repeated = replaying.again(found, given, target, show, jobs)
+    _tell(repeated.summary, target, found.split)
+    if repeated.files:
+        typer.echo(f"not the same bytes: {', '.join(repeated.files)}")
+        raise typer.Exit(1)
+    typer.echo("the same bytes in every file (but summary.json, which says how long it took)")
+
+
+def _tell(summary: "Summary", out: Path, split: "Split") -> None:
+    """Say what a run led to."""
+    from stream.replay import Split
+
     typer.echo(f"{summary.events:,} events in {summary.seconds:.1f} s, results in {out}")
-    if split != replaying.Split():
+    if split != Split():
         typer.echo(_said_of_span(summary.span))
     if summary.dead_letters:
         typer.echo(
@@ -101,13 +171,13 @@ def compare(
             help="Configurations in TOML, two or more; the others are held against the first.",
         ),
     ],
-    inputs: Inputs,
     out: Annotated[
         Path,
         typer.Option(
             help="Folder for the comparison, and in it one for every configuration's run."
         ),
     ],
+    inputs: Inputs = None,
     labels: Labels = None,
     warm_up: WarmUp = None,
     score_from: ScoreFrom = None,
@@ -126,7 +196,7 @@ def compare(
         comparing.Candidate(name, one, [labels_of(one, text) for text in labels or ()])
         for name, one in zip(_names(configs), loaded, strict=True)
     ]
-    pairs = [_name_and_path(text) for text in inputs]
+    pairs = [_name_and_path(text) for text in inputs or ()]
     split = _split(warm_up, score_from, score_until)
     with _progress("compare") as show:
         compared = comparing.compare(candidates, pairs, out, show, split)

@@ -6,6 +6,7 @@ replay names positions that anyone can find again. Where the configuration gives
 partitions, records go to them as the topic's producer would have sent them.
 """
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Final, Protocol
 
@@ -19,16 +20,19 @@ from stream.inputs.partitioning import Partitioning
 from stream.inputs.places import File
 
 BATCH_RECORDS: Final = 10_000
+REMEMBERED: Final = 8
+"""Batches of a log of which it is known where their records stand."""
 
 
 class Reading(Protocol):
     """A log, or some of its partitions, on the way in.
 
-    name: the input's. size_bytes: for the share of all inputs that was read. share_read: of this
-    one, 0 to 1. ordered: whether disorder is a mistake; what a broker holds is as it is.
+    name: the input's. topic: what its records call their topic. size_bytes: for the share of all
+    inputs that was read. ordered: whether disorder is a mistake; what a broker holds is as it is.
     """
 
     name: str
+    topic: str
     size_bytes: int
     ordered: bool
 
@@ -56,13 +60,13 @@ class FileReading:
         spec: InputSpec,
         batch_records: int = BATCH_RECORDS,
     ) -> None:
-        self.name = name
+        self.name = self.topic = name
         self.size_bytes = max(sum(file.size_bytes for file in files), 1)
         self._files = files
         self._spec = spec
         self._batch_records = batch_records
         self._shares = [0.0] * len(files)
-        self._last: dict[int, tuple[I64, Stretch]] = {}
+        self._last: deque[dict[int, tuple[I64, Stretch]]] = deque(maxlen=REMEMBERED)
 
     @property
     def share_read(self) -> float:
@@ -80,10 +84,10 @@ class FileReading:
             alone = len(self._files) == 1 and not partitioning.needed
             offset = stretch.row if alone else np.arange(size) + next_offset[0]
             whole = self._records(0, offset, stretch)
-            self._last = {}
+            self._last.append({})
             if not partitioning.needed:
                 next_offset[0] += size
-                self._last[0] = offset, stretch
+                self._last[-1][0] = offset, stretch
                 yield [whole]
                 continue
             partition = partitioning.of(whole)
@@ -93,13 +97,14 @@ class FileReading:
                 offset = np.arange(len(mine)) + next_offset[chosen]
                 next_offset[chosen] += len(mine)
                 part = Stretch(stretch.file[mine], stretch.row[mine], whole.take(mine).values)
-                self._last[chosen] = offset, part
+                self._last[-1][chosen] = offset, part
                 parts.append(self._records(chosen, offset, part))
             yield parts
 
     def where(self, partition: int, offset: int) -> str:
         """See `Reading`."""
-        offsets, stretch = self._last[partition]
+        known = (batch[partition] for batch in self._last if partition in batch)
+        offsets, stretch = next(one for one in known if one[0][-1] >= offset)
         at = int(np.searchsorted(offsets, offset))
         return f"{self._files[int(stretch.file[at])].name}: row {int(stretch.row[at])}"
 

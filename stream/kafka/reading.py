@@ -264,6 +264,19 @@ class Source:
                     raise
         return found
 
+    def offset_at(self, where: Partition, time_ms: int) -> int:
+        """The offset of the first record that has this time on the broker or a later one, asked
+        now; that behind the last where there is none."""
+        doing = f"asking for the offset of a time in {where}"
+        for attempt in patiently(Retriable, beat=self._beat):
+            with attempt, border(doing):
+                [found] = self._consumer.offsets_for_times(
+                    [TopicPartition(*where, time_ms)], timeout=CALL_S
+                )
+                if found.error is not None:
+                    raise failure(found.error, doing)
+        return found.offset if found.offset >= 0 else self.span(where)[1]
+
     def end(self, where: Partition) -> int:
         """The offset behind the partition's last record, as of the last fetch; -1001 if none."""
         with border(f"looking up the end of {where}"):

@@ -1,44 +1,130 @@
 """replay: recorded events through the stages that run live, with every score written down.
 
-Reads files, drives the shards of all their partitions, and writes alerts, dead letters, scores and
-a summary into a folder. Never writes to Kafka; its alerts can never reach enforcement.
+Reads files or stretches of topics, drives the shards of all their partitions, and writes alerts,
+dead letters, scores and a summary into a folder. Never writes to Kafka; its alerts can never reach
+enforcement.
 """
 
-from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
+from stream.checkpoints import saving
 from stream.config import Config
+from stream.errors import InputError
+from stream.replay import manifest
 from stream.replay.driving import Progress, drive
+from stream.replay.jobs import Jobs
+from stream.replay.manifest import Manifest
+from stream.replay.opening import Named, found, readings_of
 from stream.replay.run import Run
-from stream.replay.sources import labels_from, read_from
 from stream.replay.span import WHOLE, Split
 from stream.replay.summary import Summary
 
-__all__ = ["Progress", "Split", "Summary", "replay"]
+__all__ = ["Again", "Progress", "Split", "Summary", "again", "replay"]
 
 
 def replay(
     config: Config,
-    inputs: Sequence[tuple[str, str | Path]],
+    inputs: Named,
     out_dir: Path,
     progress: Progress,
-    labels: Sequence[tuple[str, str | Path]] = (),
+    labels: Named = (),
     split: Split = WHOLE,
+    jobs: int = 1,
+    save_state: str | None = None,
     *,
     features: bool = False,
 ) -> Summary:
     """Run what was recorded through the configuration and write what came of it into out_dir.
 
-    inputs: (the name of an input, a path, folder, glob or address); the files of one name are one
-    log, and an input without any has no events. labels: the same for files of labels, which are
-    joined to the events of all inputs. split: what is judged; all else is only learned.
-    features: whether the features of every event, as known then, are written down, too. Results
-    appear under their names only when the whole run has succeeded. Raises InputError for names,
-    files and folders that cannot be used, ExtraMissing where labels need DuckDB and it is not
-    there.
+    inputs: the files of one name are one log, and an input without any has no events. A stretch of
+    an internal topic goes under the name of the monitor that reads it, or assess. labels: the same
+    for files of labels, which are joined to the events of all inputs. split: what is judged; all
+    else is only learned. features: whether the features of every event, as known then, are written
+    down, too. jobs: processes that hold the shards, which changes no byte. save_state: a
+    folder or an object store's URL, for what was learned. Results appear under their names only
+    when the whole run has succeeded. Raises InputError for names, files and folders that cannot be
+    used, ExtraMissing where labels need DuckDB and it is not there.
     """
-    span = split.span(config, read_from(config, inputs))
-    with Run(config, out_dir, config.group, span, features=features) as run:
-        readings = [*read_from(config, inputs), *labels_from(run, labels, inputs)]
-        drive([(reading, [run]) for reading in readings], progress)
+    if save_state is not None:
+        saving.check_place(config, save_state)
+    return _replay(
+        config, inputs, out_dir, progress, labels, split, features, jobs, None, save_state
+    )
+
+
+class Again(NamedTuple):
+    """What came of running something again. files: those that came out with other bytes; none
+    where all is the same."""
+
+    summary: Summary
+    files: list[str]
+
+
+def again(
+    of: Manifest, given: Config | None, out_dir: Path, progress: Progress, jobs: int = 1
+) -> Again:
+    """Run what a manifest says once more, into out_dir, and compare.
+
+    given: a configuration with the secret that the run had, and the broker, where it needs them;
+    nothing else of it counts. Raises InputError where the inputs are no longer the same.
+    """
+    config = manifest.config_of(of, given)
+    inputs, labels = (
+        [(source.name, place) for source in sources for place in source.places]
+        for sources in (of.inputs, of.labels)
+    )
+    summary = _replay(config, inputs, out_dir, progress, labels, of.split, of.features, jobs, of)
+    return Again(summary, manifest.outputs_that_differ(of, manifest.read(out_dir)))
+
+
+def _replay(
+    config: Config,
+    inputs: Named,
+    out_dir: Path,
+    progress: Progress,
+    labels: Named,
+    split: Split,
+    features: bool,
+    jobs: int,
+    expected: Manifest | None,
+    save_state: str | None = None,
+) -> Summary:
+    """expected: the manifest whose inputs these must be."""
+    if not inputs:
+        raise InputError("no input was given; expected NAME=PATH for at least one input")
+    with ExitStack() as opened:
+        of_events, of_labels = (found(config, some, opened) for some in (inputs, labels))
+        origin = manifest.origin(
+            config,
+            [one.source() for one in of_events],
+            [one.source() for one in of_labels],
+            split,
+            features,
+        )
+        wrong = manifest.differences(expected, origin) if expected else []
+        if wrong:
+            raise InputError("\n".join(wrong))
+        sources = [one for one in of_events if one.log is None]
+        if split.warm_up_s is not None and len(sources) < len(of_events):
+            raise InputError(
+                "--warm-up: an internal topic does not say when its events began; "
+                "expected --score-from"
+            )
+        if save_state is not None and len(sources) < len(of_events):
+            raise InputError(
+                "--save-state: an internal topic does not hold what the stages before it have "
+                "learned; expected inputs"
+            )
+        span = split.span(config, readings_of(sources))
+        topics = {one.name: one.topic for one in of_events}
+        spread = opened.enter_context(Jobs(jobs)) if jobs > 1 else None
+        run = opened.enter_context(
+            Run(config, out_dir, config.group, topics, origin, span, jobs=spread)
+        )
+        joined = run.labels_from(readings_of(of_labels), lambda: readings_of(sources))
+        drive([(one, [run]) for one in [*readings_of(of_events), *joined]], progress)
+        if save_state is not None:
+            saving.save(config, run.states(), save_state)
         return run.finish()

@@ -2,14 +2,16 @@
 each is ordered as well as it must be.
 """
 
-import heapq
 import math
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 import numpy as np
 
 from detectors.spec import seconds
 from schemas.columns import EventBatch
+from schemas.records import Records
 from stream.clock import text_of
 from stream.errors import InputError
 from stream.inputs import Reading
@@ -19,40 +21,69 @@ Progress = Callable[[int, float], None]
 """Called with the records read so far and the share of all input read, 0 to 1."""
 
 
+UNDER_WAY: Final = 4
+"""Batches of a log that are begun before the first of them is asked what came of it. Shards in
+other processes work on them meanwhile; what comes of them, and in which order, is the same."""
+
+
 def drive(sources: Sequence[tuple[Reading, Sequence[Run]]], progress: Progress) -> None:
     """Read every log into the runs that it is for; the one that is furthest behind in event time
-    goes next.
+    goes next, so that a run's logs follow each other alike whatever other runs there are.
 
     Raises InputError where one cannot be read, or is in disorder.
     """
     readings = [reading for reading, _ in sources]
-    readers = [
-        [(run, _Order(reading, _lateness_ms(reading.name, run))) for run in runs]
-        for reading, runs in sources
-    ]
-    batches = [iter(reading) for reading in readings]
-    waiting = [(-1, i) for i in range(len(readings))]
+    lines = [_Line(reading, runs) for reading, runs in sources]
     read = 0
-    while waiting:
-        reached_ms, i = heapq.heappop(waiting)
-        parts = next(batches[i], None)
-        for records in parts or ():
-            for run, order in readers[i]:
-                events = run.put(readings[i].name, records)
-                order.check(records.partition, events)
-                reached_ms = max(reached_ms, int(events.time_ms.max(initial=-1)))
-            read += len(records)
-        if parts is not None:
-            heapq.heappush(waiting, (reached_ms, i))
-        for run, _ in readers[i]:
-            others = (reached for reached, k in waiting if run in sources[k][1])
+    while waiting := [line for line in lines if not line.is_done]:
+        line = min(waiting, key=lambda one: one.reached_ms)  # of two alike the first
+        read += line.take()
+        for run in line.runs:
+            others = (one.reached_ms for one in lines if run in one.runs and not one.is_done)
             run.advance(min(others, default=math.inf))
-        progress(read, _share_read(readings) if waiting else 1.0)
+        progress(read, _share_read(readings))
+    progress(read, 1.0)
 
 
 def _share_read(readings: Sequence[Reading]) -> float:
     read_bytes = sum(reading.share_read * reading.size_bytes for reading in readings)
     return read_bytes / sum(reading.size_bytes for reading in readings)
+
+
+_Begun = list[tuple[Records, list[Callable[[], EventBatch]]]]
+"""A batch on its way: its records by partition, and what each run makes of them."""
+
+
+class _Line:
+    """A log on its way into the runs that it is for. reached_ms: the latest event time that has
+    come of it. is_done: whether nothing more can."""
+
+    def __init__(self, reading: Reading, runs: Sequence[Run]) -> None:
+        self.runs = runs
+        self.reached_ms = -1
+        self.is_done = False
+        self._name = reading.name
+        self._batches = iter(reading)
+        self._orders = [_Order(reading, _lateness_ms(reading.name, run)) for run in runs]
+        self._begun: deque[_Begun] = deque()
+
+    def take(self) -> int:
+        """Wait for what came of its next records; how many they were."""
+        while len(self._begun) < UNDER_WAY and (parts := next(self._batches, None)) is not None:
+            self._begun.append([(one, self._begin(one)) for one in parts])
+        if not self._begun:
+            self.is_done = True
+            return 0
+        begun = self._begun.popleft()
+        for records, ends in begun:
+            for ended, order in zip(ends, self._orders, strict=True):
+                events = ended()
+                order.check(records.partition, events)
+                self.reached_ms = max(self.reached_ms, int(events.time_ms.max(initial=-1)))
+        return sum(len(records) for records, _ in begun)
+
+    def _begin(self, records: Records) -> list[Callable[[], EventBatch]]:
+        return [run.begin(self._name, records) for run in self.runs]
 
 
 def _lateness_ms(input_name: str, run: Run) -> Mapping[str, float]:

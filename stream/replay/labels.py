@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 ROWS_AT_ONCE: Final = 100_000
+UNREADABLE_MAX: Final = 100_000
+"""Labels that may be dead letters: these wait in memory, and so many are no accident."""
 
 KNOWN_MS: Final = "greatest(label.time, coalesce(event.due_ms + 1, label.time))"
 """From when a label counts. Its event goes in at due_ms, when the latest time up to it has passed: a
@@ -44,15 +46,15 @@ millisecond later is behind it, even where its partition is not in the order of 
 class JoinedLabels:
     """What became of a label file.
 
-    reading: its labels as an input, in the order in which they became known. of_nobody: a table like
-    it of those whose events name none of the entities that learn from labels: they teach nobody,
-    and still say what their events were. counts: labels read, and what became of them: named an
-    entity themselves, joined, of_nobody, of an unknown event, or dead letters; and of those joined
-    how many claimed to be known before their event.
+    reading: its labels as an input, in the order in which they became known. aside: a table like it of
+    those that can teach nobody and still say what their events were: their events name none of the
+    entities that learn from labels, or they became known behind the last event of all. counts:
+    labels read, and what became of them: named an entity themselves, joined, of_nobody, of an
+    unknown event, or dead letters; and of these how many claimed to be known before their event.
     """
 
     reading: FileReading
-    of_nobody: Path
+    aside: Path
     counts: dict[str, int]
     dead_letters: list[DeadLetter]
 
@@ -100,6 +102,11 @@ class _Joining:
         for records in (part for parts in self._labels for part in parts):
             labels, faults, tombstones = decoder.read(records)
             self._letters += [letter(fault, records) for fault in faults]
+            if len(self._letters) > UNREADABLE_MAX:
+                raise InputError(
+                    f"{self._labels.name}: more than {UNREADABLE_MAX} labels cannot be read, of late "
+                    f"because of {faults[0].message}: is the mapping that of this file?"
+                )
             self._read += len(records) - tombstones
             own = {
                 "line": pa.array(np.arange(line, line + len(labels))),
@@ -116,13 +123,11 @@ class _Joining:
         return labels_of_nobody(labels)
 
     def read_events(self, events: Sequence[Reading]) -> None:
-        """Ids and entities of all events into a table, if any label needs them."""
+        """Ids and entities of all events into a table."""
         columns = "".join(f", {name} VARCHAR" for name in self._learning)
         self._tables.execute(
             f"CREATE TABLE event (line BIGINT, due_ms BIGINT, event_id VARCHAR{columns})"
         )
-        if not self._count("label WHERE nameless"):
-            return
         line = 0
         for reading in events:
             decoder = _decoder(self._config, reading, self._learning)
@@ -152,12 +157,15 @@ class _Joining:
         """Join, and write what came of it."""
         self._join()
         path = folder / f"{self._labels.name}.labels.part"
-        of_nobody = folder / f"{self._labels.name}.of_nobody.part"
-        self._write(path, "NOT nameless OR (known AND named)")
-        self._write(of_nobody, "nameless AND known AND NOT named")
+        aside = folder / f"{self._labels.name}.aside.part"
+        teaching = "NOT nameless OR (known AND named)"
+        # What is saved of a run's state is then as of its last event, and knows nothing of later.
+        last = "(SELECT max(due_ms) FROM event)"
+        self._write(path, f"({teaching}) AND coalesce(time <= {last}, true)")
+        self._write(aside, f"known AND NOT ({teaching}) OR ({teaching}) AND time > {last}")
         name = self._labels.name
         reading = FileReading(name, files_at(str(path)), self._config.inputs[name])
-        return JoinedLabels(reading, of_nobody, self._counts(), self._letters)
+        return JoinedLabels(reading, aside, self._counts(), self._letters)
 
     def _join(self) -> None:
         # Of several events with the same id the first is meant: the others are duplicates. That is
@@ -199,7 +207,7 @@ class _Joining:
             for batch in found:
                 columns = [batch.column(name) for name in schema.names]
                 casted = [c.cast(f.type) for c, f in zip(columns, schema, strict=True)]
-                writer.write_batch(pa.RecordBatch.from_arrays(casted, schema=schema))
+                writer.write_table(pa.Table.from_arrays(casted, schema=schema))
 
     def _counts(self) -> dict[str, int]:
         counts = {

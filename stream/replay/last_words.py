@@ -32,6 +32,8 @@ SCHEMA: Final = pa.schema(
 """Of labels.parquet. scenario: the label's kind. Behind these stand, where labels name no event, the
 entities that they name; they are null beside an event id."""
 
+_PLACE: Final = "epoch_ms(known_time)::HUGEINT * 1_000_000_000_000 + file_row_number"
+"""Orders labels by when they became known, then by when they were heard."""
 _ENTITIES: Final = (
     column(name, pa.string(), f"{name} of a label that names no event") for name in ENTITY_FIELDS
 )
@@ -56,7 +58,7 @@ def labels_of(events: EventBatch) -> LabelBatch:
 
 def labels_in(path: Path) -> Iterator[LabelBatch]:
     """The labels in a table of Eddy's own fields."""
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path, pre_buffer=False) as file:
         for batch in file.iter_batches(ROWS_AT_ONCE):
             texts = {name: batch.column(name) for name in batch.schema.names if name != "time"}
             yield LabelBatch(texts, batch.column("time"))
@@ -73,6 +75,7 @@ class LastWords:
         self._work = work
         self._heard = work / "labels_heard.parquet"
         self._writer: pq.ParquetWriter | None = None
+        self._waiting: list[pa.RecordBatch] = []
 
     def __enter__(self) -> Self:
         return self
@@ -101,13 +104,20 @@ class LastWords:
             labels.time_ms.cast(pa.timestamp("ms")),
             *(labels.texts.get(name, absent) for name in ENTITY_FIELDS),
         ]
-        self._writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=_HEARD))
+        self._waiting.append(pa.RecordBatch.from_arrays(columns, schema=_HEARD))
+        if sum(map(len, self._waiting)) >= ROWS_AT_ONCE:
+            self._flush(self._writer)
+
+    def _flush(self, writer: pq.ParquetWriter) -> None:
+        writer.write_table(pa.Table.from_batches(self._waiting, _HEARD))
+        self._waiting = []
 
     def finish(self) -> None:
         """Write labels.parquet."""
         if self._writer is None:
             pq.write_table(SCHEMA.empty_table(), self._path)
             return
+        self._flush(self._writer)
         self._writer.close()
         with database.opened(self._work) as tables:
             heard, path = "read_parquet(?, file_row_number = true)", [str(self._heard)]
@@ -117,11 +127,15 @@ class LastWords:
             ).fetchall()
             named = [name for name, count in zip(ENTITY_FIELDS, counts, strict=True) if count]
             alone = [f"CASE WHEN event_id IS NULL THEN {name} END AS {name}" for name in named]
+            # numbers in groups can be spilled to disk, rows in windows hardly
+            tables.execute(
+                f"CREATE TABLE last AS SELECT max({_PLACE}) AS place FROM {heard} "
+                "GROUP BY coalesce(event_id, ''), CASE WHEN event_id IS NULL THEN file_row_number END",
+                path,
+            )
             last = tables.sql(
-                f"SELECT {', '.join([*SCHEMA.names, *alone])} FROM {heard} "
-                "QUALIFY event_id IS NULL OR row_number() OVER "
-                "(PARTITION BY event_id ORDER BY known_time DESC, file_row_number DESC) = 1 "
-                "ORDER BY known_time, file_row_number",
+                f"SELECT {', '.join([*SCHEMA.names, *alone])} FROM {heard} AS heard "
+                f"SEMI JOIN last ON last.place = {_PLACE} ORDER BY known_time, file_row_number",
                 params=path,
             ).to_arrow_reader(ROWS_AT_ONCE)
             schema = pa.schema([_HEARD.field(name) for name in (*SCHEMA.names, *named)])

@@ -20,6 +20,7 @@ from stream.config import Config
 from stream.errors import InputError
 from stream.replay.incident_table import Incidents
 from stream.replay.last_words import LabelBatch, LastWords
+from stream.replay.manifest import MANIFEST, Origin, manifest
 from stream.replay.span import Span
 from stream.replay.summary import Summary
 from stream.replay.tables import (
@@ -34,11 +35,13 @@ from stream.replay.tables import (
 FILES: Final = (
     *("alerts.ndjson", "dead_letters.ndjson", "alerts.parquet", "incidents.parquet"),
     *("scores.parquet", "features.parquet", "labels.parquet", "frauds.parquet"),
-    *("index.html", "summary.json"),
+    *(MANIFEST, "index.html", "summary.json"),
 )
-ALERT_LINES, DEAD_LETTERS, ALERTS, INCIDENTS, SCORES, FEATURES, LABELS, FRAUDS, PAGE, SUMMARY = (
+ALERT_LINES, DEAD_LETTERS, ALERTS, INCIDENTS, SCORES, FEATURES, LABELS, FRAUDS, _, PAGE, SUMMARY = (
     FILES
 )
+TIMED: Final = frozenset({SUMMARY, PAGE})
+"""The files that say how long it took; two runs of the same agree in every byte of all others."""
 PART: Final = ".part"
 """Ends the name of a file that is still being written."""
 WORK: Final = f"work{PART}"
@@ -72,18 +75,18 @@ def refuse_foreign(out_dir: Path, ours: Collection[str]) -> None:
 class Recording:
     """The files of a run, under other names until `finish`; left without it, they are removed.
 
-    features: whether features.parquet is wanted, too.
+    origin: what they follow from, and whether features.parquet is wanted, too.
     """
 
     def __init__(
-        self, out_dir: Path, config: Config, teller: Teller, span: Span, *, features: bool
+        self, out_dir: Path, config: Config, teller: Teller, span: Span, origin: Origin
     ) -> None:
         self._parts = {name: out_dir / (name + PART) for name in FILES}
         self._out_dir = out_dir
         self._config = config
         self._teller = teller
         self._span = span
-        self._features_wanted = features
+        self._origin = origin
         self._incidents = Incidents()
         self._opened = ExitStack()
         self.work = out_dir / WORK
@@ -99,7 +102,7 @@ class Recording:
         self._judged: list[ScoreFile | FeatureFile] = [
             enter(ScoreFile(parts[SCORES], self._config, self._span, self._teller.shown))
         ]
-        if self._features_wanted:
+        if self._origin.features:
             self._judged.append(enter(FeatureFile(parts[FEATURES], self._config)))
         self._labels = enter(LastWords(parts[LABELS], self.work))
         return self
@@ -162,6 +165,9 @@ class Recording:
 
         self._parts[PAGE].write_text(run_page(summary), "utf-8")
         self._parts[SUMMARY].write_bytes(msgspec.json.format(msgspec.json.encode(summary)) + b"\n")
+        held_back = {*TIMED, MANIFEST}
+        outputs = {n: p for n, p in self._parts.items() if p.exists() and n not in held_back}
+        self._parts[MANIFEST].write_bytes(manifest(self._origin, outputs))
         # A folder with a summary is a whole run: the old one goes first, the new one comes last.
         (self._out_dir / SUMMARY).unlink(missing_ok=True)
         for name in FILES:

@@ -4,8 +4,9 @@ A replay has one, a comparison several. Reads nothing itself: it is handed recor
 their logs, and told how far in event time all of them have come.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter, process_time
 from types import TracebackType
@@ -15,25 +16,33 @@ from detectors.hashing import hash_key
 from schemas.columns import EventBatch
 from schemas.records import Records
 from stream.alerting import RunInfo, Teller
-from stream.chain import Chain
+from stream.chain import Chain, State
 from stream.clock import now_text
 from stream.config import Config, fingerprint
 from stream.decoding import SharedDecoder
+from stream.inputs import Reading
+from stream.inputs.ranges import recorded_log
 from stream.replay.incidents import with_outcomes
+from stream.replay.jobs import Jobs
 from stream.replay.judged import judged
-from stream.replay.labels import JoinedLabels
+from stream.replay.labels import join
 from stream.replay.last_words import labels_in, labels_of
+from stream.replay.manifest import Origin
 from stream.replay.recording import INCIDENTS, OWN, Recording, make_folder, refuse_foreign
 from stream.replay.span import EVERYTHING, Span
 from stream.replay.summary import Summary, Tally, summarize
+from stream.shard import Emitted, Shards
+from stream.stages.watch import Wanted
 
 
 class Run:
     """A configuration at work on recorded events, and the folder that holds what came of it.
 
-    name: what the page calls it. span: what is judged. decoders: by input, what decodes it for
-    several runs at once. features: whether the features of every event are written down, too.
-    Raises InputError for a folder that cannot be used, before anything is read.
+    name: what the page calls it. topics: by input, what its records call their topic; that of an
+    internal log under the name of its reader. origin: what it all follows from. span: what is
+    judged. decoders: by input, what decodes it for several runs at once. jobs: where its shards
+    live, if not in this process. Raises InputError for a folder that cannot be used, before
+    anything is read.
     """
 
     def __init__(
@@ -41,22 +50,35 @@ class Run:
         config: Config,
         out_dir: Path,
         name: str,
+        topics: Mapping[str, str],
+        origin: Origin,
         span: Span = EVERYTHING,
         decoders: Mapping[str, SharedDecoder] | None = None,
-        *,
-        features: bool = False,
+        jobs: Jobs | None = None,
     ) -> None:
         refuse_foreign(out_dir, OWN)
         make_folder(out_dir)
         self.config = config
         self._name = name
         run = RunInfo("replay", f"replay-{fingerprint(config)[:12]}", now_text)
-        topics = {name: name for name in config.inputs}
+        recorded = {
+            topic: log
+            for reader, topic in topics.items()
+            if (log := recorded_log(config, reader, topic))
+        }
+        known = {one: spec.topic for one, spec in config.inputs.items()}
+        known |= {one: topic for one, topic in topics.items() if topic not in recorded}
+        wanted = Wanted(scores=True, told=origin.features)
         self._decoders = decoders or {}
-        self._chain = Chain(config, run, topics, decoders, told_wanted=features)
+        shards = (
+            jobs.making(config, run, known, wanted)
+            if jobs
+            else Shards(config, run, known, decoders, wanted)
+        )
+        self._chain = Chain(config, run, known, wanted, recorded, shards)
         self._tally = Tally(span)
         teller = Teller(hash_key(config.secret), frozenset(config.reveal), run)
-        self._recording = Recording(out_dir, config, teller, span, features=features)
+        self._recording = Recording(out_dir, config, teller, span, origin)
         self._began = perf_counter()
         self.cpu_s = 0.0
         """What the run has cost this process so far, less what it shares with others."""
@@ -73,25 +95,32 @@ class Run:
     ) -> None:
         self._recording.__exit__(kind, error, trace)
 
-    @property
-    def work(self) -> Path:
-        """The folder of what is needed only while the run lasts."""
-        return self._recording.work
+    def labels_from(
+        self, labels: Sequence[Reading], events: Callable[[], Sequence[Reading]]
+    ) -> list[Reading]:
+        """Files of labels as the run is to read them: joined to the events, which are read anew for
+        each. Raises InputError for what cannot be read, ExtraMissing without DuckDB."""
+        return [self._joined(one, events()) for one in labels]
 
-    def note(self, joined: JoinedLabels) -> None:
-        """Take note of a label file that was made ready for this run."""
-        self._tally.labels[joined.reading.name] = joined.counts
+    def _joined(self, labels: Reading, events: Sequence[Reading]) -> Reading:
+        joined = join(self.config, labels, events, self._recording.work)
+        self._tally.labels[labels.name] = joined.counts
         self._tally.dead_letters += len(joined.dead_letters)
         self._recording.add([], joined.dead_letters)
-        for labels in labels_in(joined.of_nobody):
-            self._recording.add_labels(labels)
+        for heard in labels_in(joined.aside):
+            self._recording.add_labels(heard)
+        return joined.reading
 
-    def put(self, input_name: str, records: Records) -> EventBatch:
-        """Take the next records of a partition of an input; the events that they are."""
+    def begin(self, input_name: str, records: Records) -> Callable[[], EventBatch]:
+        """Take the next records of a partition of an input; asked for in that order, the events
+        that they are."""
+        return partial(self._take, input_name, records, self._chain.begin(input_name, records))
+
+    def _take(self, input_name: str, records: Records, ended: Callable[[], Emitted]) -> EventBatch:
         if input_name in self._decoders:
             self._decoders[input_name].read(records)
         began = process_time()
-        emitted = self._chain.put(input_name, records)
+        emitted = ended()
         self._tally.add(emitted)
         self._recording.add(emitted.alerts, emitted.dead_letters)
         self._recording.add_labels(labels_of(emitted.events))
@@ -109,6 +138,10 @@ class Run:
     def state_bytes(self) -> int:
         """What all its shards hold now."""
         return self._chain.state_bytes()
+
+    def states(self) -> Iterator[State]:
+        """What was learned, by partition of every log."""
+        return self._chain.states()
 
     def finish(self) -> Summary:
         """Give every file its name; what the run led to."""

@@ -40,11 +40,12 @@ class Summary:
     name: what the configuration is called here: its group's name, or in a comparison its file's.
     inputs: route's counters by input, over its partitions. monitors: watch's counters by monitor,
     and assess's by "assess". adds_up: by monitor, whether read = scored + not applicable + labels +
-    duplicate + tombstone + dead letters. alerts: by monitor; alerts_per_day: the same over the span
-    of event times, null where there is none. span: of all this, what lies in the span of the time
-    split; alerts_published: all alerts in it; incidents: of the incidents_opened in it those with
-    the highest scores. judged: what the labels say of that, null where there are none. labels: by input,
-    what became of a label file. Times are ISO 8601, null where there was no event.
+    duplicate + tombstone + dead letters; not of monitors whose internal log was recorded. alerts: by
+    monitor; alerts_per_day: the same over the span of event times, null where there is none. span:
+    of all this, what lies in the span of the time split; alerts_published: all alerts in it;
+    incidents: of the incidents_opened in it those with the highest scores. judged: what the labels
+    say of that, null where there are none. labels: by input, what became of a label file. Times are
+    ISO 8601, null where there was no event.
     """
 
     name: str
@@ -138,6 +139,7 @@ def summarize(
                 sum((inputs.get(name, Counter()) for name in monitor.inputs), Counter()),
             )
             for monitor in config.monitors
+            if monitor.name not in chain.recorded  # what was sent there was read elsewhere
         },
         events=tally.events,
         alerts=alerts,

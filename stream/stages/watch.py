@@ -25,12 +25,25 @@ SURPRISED_P: Final = 0.1
 """A feature is surprised where its own p-value is below it; else it is silent."""
 
 
+class Wanted(NamedTuple):
+    """What is wanted to be said of every event beside what is published; live it is nothing.
+
+    scores: each monitor's p-value, and which of its features were surprised. told: their values.
+    """
+
+    scores: bool = False
+    told: bool = False
+
+
+NOTHING_WANTED: Final = Wanted()
+
+
 class Said(NamedTuple):
     """What a monitor said of n events, k being how many `told_names` it has.
 
     p_value: float64[n], NaN where the monitor did not apply. surprised: bool[k, n]. told:
-    float64[2k, n], the values in natural units, then their own p-values, NaN where there is none;
-    or float64[0, n], where these are not wanted.
+    float64[2k, n], the values in natural units, then their own p-values, NaN where there is none.
+    The last two are of no features where these are not wanted.
     """
 
     p_value: F64
@@ -42,11 +55,12 @@ class Said(NamedTuple):
         return Said._make(array[..., start:stop] for array in self)
 
 
-def silence(spec: MonitorSpec, n: int, told_wanted: bool) -> Said:
+def silence(spec: MonitorSpec, n: int, wanted: Wanted) -> Said:
     """What a monitor says of events that do not apply to it."""
     k = len(told_names(spec))
-    told = np.full((2 * k if told_wanted else 0, n), np.nan)
-    return Said(np.full(n, np.nan), np.zeros((k, n), np.bool_), told)
+    surprised = np.zeros((k if wanted.scores else 0, n), np.bool_)
+    told = np.full((2 * k if wanted.told else 0, n), np.nan)
+    return Said(np.full(n, np.nan), surprised, told)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +73,20 @@ class Outcome:
     watched: Watched
 
 
-def said(spec: MonitorSpec, outcomes: Sequence[Outcome], told_wanted: bool) -> Said:
+def said(spec: MonitorSpec, outcomes: Sequence[Outcome], wanted: Wanted) -> Said:
     """All that a monitor said of the batches that led to these outcomes, one after the other."""
-    parts = [_said(spec, outcome, told_wanted) for outcome in outcomes]
+    parts = [_said(spec, outcome, wanted) for outcome in outcomes]
+    parts = parts or [silence(spec, 0, wanted)]
     return Said._make(np.concatenate(arrays, axis=-1) for arrays in zip(*parts, strict=True))
 
 
-def _said(spec: MonitorSpec, outcome: Outcome, told_wanted: bool) -> Said:
-    part = silence(spec, len(outcome.p_value), told_wanted)
-    watched, k = outcome.watched, len(part.surprised)
+def _said(spec: MonitorSpec, outcome: Outcome, wanted: Wanted) -> Said:
+    part = silence(spec, len(outcome.p_value), wanted)
+    watched, k = outcome.watched, len(told_names(spec))
     own_p = watched.calibrated.p[:k]
-    part.surprised[:, watched.index] = own_p < SURPRISED_P
-    if told_wanted:
+    if wanted.scores:
+        part.surprised[:, watched.index] = own_p < SURPRISED_P
+    if wanted.told:
         part.told[:k, watched.index] = watched.told.values * watched.told.units
         part.told[k:, watched.index] = own_p
     return Said(outcome.p_value, part.surprised, part.told)

@@ -77,7 +77,8 @@ def sent(made: Config, into: Log) -> Records:
 
 class Group:
     """What a group leaves behind of a log with one partition: checkpoints in a store, and a
-    committed offset with its note. records: what the log holds, by default the shop's."""
+    committed offset with its note. records: what the log holds, by default the shop's. saved: what
+    it may begin with."""
 
     def __init__(
         self, objects: ObjectStore, made: Config, log: Log = SHOP, records: Records | None = None
@@ -88,6 +89,7 @@ class Group:
         self.records = stream() if records is None else records
         self.committed: Committed | None = None
         self.low, self.high = 0, EVENTS * 2
+        self.saved: Folder | None = None
 
     def folder(self) -> Folder:
         """The partition's folder, as a new worker sees it."""
@@ -99,7 +101,7 @@ class Group:
         log = next(one for one in logs(chosen) if one.topic == self.log.topic)
         span = (self.low, self.high)
         asked = (chosen, RUN, log, 0, self.folder(), self.committed, *span)
-        return recover(Circumstances(*asked, beat=lambda: None))
+        return recover(Circumstances(*asked, beat=lambda: None, saved=self.saved))
 
     def work(
         self, start: int, stop: int, checkpoints: list[int], made: Config | None = None

@@ -1,0 +1,374 @@
+"""`--jobs`: shards in processes of their own, and what goes to and fro between them and the replay.
+
+A shard is a fold over its partition, wherever it lives. The replay hands out the next records of
+several, and takes what came of them in the order in which it would have made them itself; so the
+results are the same, byte for byte. Between processes travel Arrow and MessagePack, never a pickle.
+"""
+
+import os
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from pathlib import Path
+from socket import socketpair
+from types import TracebackType
+from typing import Any, Final, Self
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from detectors.state import Arrays
+from schemas.codecs.slim import SlimCodec
+from schemas.columns import I64, EventBatch
+from schemas.records import Records
+from stream import errors
+from stream.alerting import RunInfo
+from stream.clock import now_text
+from stream.config import Config, Log, logs
+from stream.errors import EddyError, JobLost
+from stream.shard import Emitted, InternalShard, Shard, Shards
+from stream.stages import Stage
+from stream.stages.watch import Wanted
+
+DONE, FAILED = b"+", b"-"
+PATIENCE_S: Final = 10.0
+"""How long a process may take to end when nobody needs it any more."""
+
+
+# -- what travels ---------------------------------------------------------------------------------
+
+
+class _Begin(msgspec.Struct, frozen=True, tag=True):
+    """What the shards of a run are made of."""
+
+    run: int
+    config: Config
+    run_id: str
+    topics: dict[str, str]
+    wanted: Wanted
+
+
+class _Make(msgspec.Struct, frozen=True, tag=True):
+    """A shard of one of the run's logs."""
+
+    shard: int
+    run: int
+    log: str
+    internal: bool
+
+
+class _Process(msgspec.Struct, frozen=True, tag=True):
+    """The next records of a shard. values: of records of bytes; table: of a columnar file."""
+
+    shard: int
+    topic: str
+    partition: int
+    offset: I64
+    timestamp_ms: I64
+    values: list[bytes | None] | None
+    table: bytes | None
+    headers: list[list[tuple[str, bytes | None]]] | None
+
+    def records(self) -> Records:
+        """The records as they were."""
+        values = pa.ipc.open_stream(self.table).read_all() if self.table else self.values
+        return Records(
+            self.topic, self.partition, self.offset, self.timestamp_ms, values, self.headers
+        )
+
+
+class _Judge(msgspec.Struct, frozen=True, tag=True):
+    """The next events of a shard behind an internal log."""
+
+    shard: int
+    events: EventBatch
+
+
+class _Counts(msgspec.Struct, frozen=True, tag=True):
+    """A shard's counters are wanted."""
+
+    shard: int
+
+
+class _Save(msgspec.Struct, frozen=True, tag=True):
+    """A shard's state is wanted."""
+
+    shard: int
+
+
+Request = _Begin | _Make | _Process | _Judge | _Counts | _Save
+Counts = dict[str, dict[str, int]]
+
+
+def _encoded(what: object) -> bytes:
+    return msgspec.msgpack.encode(what, enc_hook=_to_plain)
+
+
+def _decoded(body: bytes, kind: Any) -> Any:
+    return msgspec.msgpack.decode(body, type=kind, dec_hook=_of_plain)
+
+
+def _to_plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        whole = np.ascontiguousarray(value)
+        return value.dtype.str, list(value.shape), whole.reshape(-1).view(np.uint8).data
+    if isinstance(value, pa.Array | pa.ChunkedArray):
+        return _stream_of(pa.table({"": value}))
+    if isinstance(value, str):  # of the environment
+        return str(value)
+    raise TypeError(f"no way to send a {type(value).__name__} to another process")
+
+
+def _of_plain(_kind: Any, value: Any) -> Any:
+    if isinstance(value, bytes):
+        return pa.ipc.open_stream(value).read_all().column(0).combine_chunks()
+    dtype, shape, body = value
+    # in memory of its own: kernels are compiled anew for what may not be written
+    return np.frombuffer(bytearray(body), np.dtype(dtype)).reshape(shape)
+
+
+def _stream_of(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    found: bytes = sink.getvalue().to_pybytes()
+    return found
+
+
+# -- in the replay's process ----------------------------------------------------------------------
+
+
+class Jobs:
+    """So many processes that hold shards, each new shard in the next one."""
+
+    def __init__(self, count: int) -> None:
+        self._crew = [_Job() for _ in range(count)]
+        self._runs = self._shards = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for job in self._crew:
+            job.close()
+
+    def making(
+        self, config: Config, run: RunInfo, topics: Mapping[str, str], wanted: Wanted
+    ) -> "ShardsElsewhere":
+        """Makes the shards of a configuration in these processes."""
+        number, self._runs = self._runs, self._runs + 1
+        alone = msgspec.structs.replace(config, kafka={})  # what reaches no broker needs no login
+        for job in self._crew:
+            job.ask(_Begin(number, alone, run.run_id, dict(topics), wanted), None)
+        return ShardsElsewhere(Shards(config, run, topics), number, self.next_place)
+
+    def next_place(self) -> tuple["_Job", int]:
+        """Where the next shard goes, and its number."""
+        number, self._shards = self._shards, self._shards + 1
+        return self._crew[number % len(self._crew)], number
+
+
+class _Job:
+    """One process; what it is asked it answers in that order. A thread waits for it, so that
+    neither side writes while nobody reads."""
+
+    def __init__(self) -> None:
+        ours, theirs = socketpair()
+        root = str(Path(__file__).resolve().parents[2])
+        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603  # ourselves
+                [sys.executable, "-c", f"import {__name__} as it; it.serve({theirs.fileno()})"],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env=os.environ | {"PYTHONPATH": path},
+            )
+        self._connection = Connection(ours.detach())
+        self._thread = ThreadPoolExecutor(1)
+
+    def ask(self, request: Request, kind: Any) -> "Future[Any]":
+        """What it answers, of that kind. Raises what went wrong there."""
+        return self._thread.submit(self._asked, _encoded(request), kind)
+
+    def _asked(self, body: bytes, kind: Any) -> Any:
+        try:
+            self._connection.send_bytes(body)
+            answer = self._connection.recv_bytes()
+        except (EOFError, OSError) as error:
+            code = self._process.wait(PATIENCE_S)
+            raise JobLost(f"a process of --jobs ended with exit code {code}") from error
+        if answer[:1] == DONE:
+            return _decoded(answer[1:], kind)
+        name, message = _decoded(answer[1:], tuple[str, str])
+        known = getattr(errors, name, None)
+        if isinstance(known, type) and issubclass(known, EddyError):
+            raise known(message)
+        raise RuntimeError(message)
+
+    def close(self) -> None:
+        """Let it end: without a replay it does by itself."""
+        self._thread.shutdown(cancel_futures=True)
+        self._connection.close()
+        try:
+            self._process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+Place = Callable[[], tuple[_Job, int]]
+
+
+class ShardsElsewhere:
+    """Makes the shards of a configuration in other processes; as `Shards` for a chain."""
+
+    def __init__(self, own: Shards, run: int, place: Place) -> None:
+        self._own = own
+        self._run = run
+        self._place = place
+
+    def make(self, log: Log) -> Shard:
+        """The shard of a partition of that log."""
+        return self.internal(log) if log.internal else self.source(log.name)
+
+    def source(self, input_name: str) -> Shard:
+        """The shard of a partition of an input."""
+        return _SourceElsewhere(_There(*self._place(), self._run, input_name, internal=False))
+
+    def internal(self, log: Log) -> InternalShard:
+        """The shard of a partition of an internal log."""
+        there = _There(*self._place(), self._run, log.name, internal=True)
+        return _InternalElsewhere(self._own.codec(log), there)
+
+
+class _There:
+    """A shard in another process."""
+
+    def __init__(self, job: _Job, number: int, run: int, log: str, *, internal: bool) -> None:
+        self._job = job
+        self._number = number
+        job.ask(_Make(number, run, log, internal), None)
+
+    def begin(self, records: Records) -> Callable[[], Emitted]:
+        """Send records; what came of them."""
+        listed = isinstance(records.values, list)
+        request = _Process(
+            self._number,
+            records.topic,
+            records.partition,
+            records.offset,
+            records.timestamp_ms,
+            records.values if listed else None,
+            None if listed else _stream_of(records.values),
+            None if records.headers is None else [list(one) for one in records.headers],
+        )
+        return self._job.ask(request, Emitted).result
+
+    def begin_judging(self, events: EventBatch) -> Callable[[], Emitted]:
+        """Send events; what came of them."""
+        return self._job.ask(_Judge(self._number, events), Emitted).result
+
+    def counts(self) -> Counts:
+        """Its counters."""
+        found: Counts = self._job.ask(_Counts(self._number), Counts).result()
+        return found
+
+    def save(self) -> Arrays:
+        """A copy of its state."""
+        found: Arrays = self._job.ask(_Save(self._number), dict[str, np.ndarray]).result()
+        return found
+
+
+class _SourceElsewhere(Shard):
+    """The shard of a partition of an input, in another process."""
+
+    def __init__(self, there: _There) -> None:
+        self._there = there
+        self.begin = there.begin  # type: ignore[method-assign]
+        self.counts = there.counts  # type: ignore[method-assign]
+        self.save = there.save  # type: ignore[method-assign]
+
+    def process(self, records: Records) -> Emitted:
+        """Take the next records of the log."""
+        return self._there.begin(records)()
+
+    def _stages(self) -> dict[str, Stage[Any, Any]]:
+        raise NotImplementedError("its stages are in another process")
+
+
+class _InternalElsewhere(InternalShard):
+    """The shard of a partition of an internal log, in another process; messages are read here."""
+
+    def __init__(self, codec: SlimCodec, there: _There) -> None:
+        super().__init__(codec)
+        self._there = there
+        self.begin_judging = there.begin_judging  # type: ignore[method-assign]
+        self.counts = there.counts  # type: ignore[method-assign]
+        self.save = there.save  # type: ignore[method-assign]
+
+    def judge(self, events: EventBatch) -> Emitted:
+        """Let the stage take the events."""
+        return self._there.begin_judging(events)()
+
+    def _stages(self) -> dict[str, Stage[Any, Any]]:
+        raise NotImplementedError("its stages are in another process")
+
+
+# -- in the other process -------------------------------------------------------------------------
+
+
+class _Bench:
+    """The shards of this process, by number."""
+
+    def __init__(self) -> None:
+        self._makers: dict[int, Shards] = {}
+        self._logs: dict[int, dict[tuple[str, bool], Log]] = {}
+        self._shards: dict[int, Shard] = {}
+
+    def answer(self, request: Request) -> object:
+        """What is asked."""
+        if isinstance(request, _Begin):
+            run = RunInfo("replay", request.run_id, now_text)
+            self._makers[request.run] = Shards(
+                request.config, run, request.topics, wanted=request.wanted
+            )
+            known = logs(request.config)
+            self._logs[request.run] = {(log.name, log.internal): log for log in known}
+            return None
+        if isinstance(request, _Make):
+            log = self._logs[request.run][request.log, request.internal]
+            self._shards[request.shard] = self._makers[request.run].make(log)
+            return None
+        shard = self._shards[request.shard]
+        if isinstance(request, _Process):
+            return shard.process(request.records())
+        if isinstance(request, _Judge):
+            assert isinstance(shard, InternalShard)
+            return shard.judge(request.events)
+        return shard.save() if isinstance(request, _Save) else shard.counts()
+
+
+def serve(descriptor: int) -> None:
+    """Answer on that socket until nobody asks any more."""
+    connection, bench = Connection(descriptor), _Bench()
+    while True:
+        try:
+            request = _decoded(connection.recv_bytes(), Request)
+        except EOFError:
+            return
+        try:
+            answer = DONE + _encoded(bench.answer(request))
+        except EddyError as error:
+            answer = FAILED + _encoded((type(error).__name__, error.message))
+        except Exception:  # noqa: BLE001  # it is told to who asked, and raised there
+            answer = FAILED + _encoded(("", traceback.format_exc()))
+        connection.send_bytes(answer)

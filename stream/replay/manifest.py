@@ -1,0 +1,196 @@
+"""A run's manifest: all that its results follow from, and what they are, so that it can be run again
+and compared. Holds no time of day and no secret; nothing in it differs between two runs of the same.
+"""
+
+import platform
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib.metadata import entry_points, version
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import llvmlite.binding  # type: ignore[import-untyped]
+import msgspec
+import xxhash
+
+import detectors
+import schemas
+import stream
+from stream.config import Config, Steering, steered, steering
+from stream.errors import InputError
+from stream.replay.span import Split
+
+MANIFEST: Final = "manifest.json"
+VERSION: Final = 1
+LIBRARIES: Final = ("eddywatch", "numpy", "numba", "llvmlite", "pyarrow", "river", "orjson")
+CHUNK_BYTES: Final = 4 * 1024 * 1024
+
+
+class Content(NamedTuple):
+    """A file that was read. content: what it is known by, see `places.File`."""
+
+    name: str
+    size_bytes: int
+    content: str
+
+
+class Source(NamedTuple):
+    """One input. places: paths and addresses; of a topic its offsets, by partition, in which case
+    there are no files."""
+
+    name: str
+    places: list[str]
+    files: list[Content]
+
+
+class Origin(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run's results follow from.
+
+    code: versions, a hash of Eddy's own sources, and the processor, by what each is of. group: the
+    configuration's, which names internal topics. features: whether those are written down, too.
+    """
+
+    version: int = VERSION
+    code: dict[str, str]
+    group: str
+    config: Steering
+    inputs: list[Source]
+    labels: list[Source]
+    split: Split
+    features: bool
+
+
+class Manifest(Origin, frozen=True, kw_only=True):
+    """The same, and the hash of each file that came of it, but of those that hold how long it
+    took."""
+
+    outputs: dict[str, str]
+
+
+def origin(
+    config: Config, inputs: list[Source], labels: list[Source], split: Split, features: bool
+) -> Origin:
+    """What a run that is about to begin follows from."""
+    return Origin(
+        code=dict(code()),
+        group=config.group,
+        config=steering(config),
+        inputs=inputs,
+        labels=labels,
+        split=split,
+        features=features,
+    )
+
+
+def manifest(of: Origin, outputs: Mapping[str, Path]) -> bytes:
+    """The manifest as it is written. outputs: files by the name that they will have."""
+    found = {name: digest(path) for name, path in outputs.items()}
+    whole = Manifest(
+        code=of.code,
+        group=of.group,
+        config=of.config,
+        inputs=of.inputs,
+        labels=of.labels,
+        split=of.split,
+        features=of.features,
+        outputs=found,
+    )
+    return msgspec.json.format(msgspec.json.encode(whole), indent=2) + b"\n"
+
+
+def read(path: Path) -> Manifest:
+    """A manifest, or that of a run's folder. Raises InputError."""
+    path = path / MANIFEST if path.is_dir() else path
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=Manifest)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise InputError(f"{path}: {error}; expected the manifest of a replay") from error
+    if found.version != VERSION:
+        raise InputError(f"{path}: is of version {found.version}; expected {VERSION}")
+    return found
+
+
+def config_of(found: Manifest, given: Config | None) -> Config:
+    """The configuration of that run. given: where its secret, and the broker, are taken from.
+
+    Raises InputError where the secret is another one.
+    """
+    own = found.config
+    base = given or Config(inputs=own.inputs, monitors=own.monitors)
+    config = steered(msgspec.structs.replace(base, group=found.group), own)
+    if steering(config).secret != own.secret:
+        raise InputError(
+            "the run had another secret, which its manifest does not hold; expected CONFIG beside "
+            "--again, with the secret that the run had"
+        )
+    return config
+
+
+def differences(found: Manifest, now: Origin) -> list[str]:
+    """How the inputs as they are now differ from those of that run."""
+    pairs = zip([*found.inputs, *found.labels], [*now.inputs, *now.labels], strict=True)
+    return [line for pair in pairs for line in _differ(*pair)]
+
+
+def _differ(then: Source, now: Source) -> Iterator[str]:
+    before, after = ({file.name: file for file in one.files} for one in (then, now))
+    for name in sorted(before.keys() | after.keys()):
+        if name not in after:
+            yield f"{then.name}: {name} is missing"
+        elif name not in before:
+            yield f"{then.name}: {name} is new"
+        elif before[name] != after[name]:
+            was, now_is = before[name], after[name]
+            yield (
+                f"{then.name}: {name} has changed: {now_is.size_bytes} bytes, {now_is.content}; "
+                f"expected {was.size_bytes} bytes, {was.content}"
+            )
+
+
+def code_differences(found: Manifest) -> list[str]:
+    """How the code that runs now differs from that run's."""
+    now = code()
+    return [
+        f"{name} is {now.get(name, 'missing')}, was {found.code.get(name, 'missing')}"
+        for name in sorted(now.keys() | found.code.keys())
+        if now.get(name) != found.code.get(name)
+    ]
+
+
+def outputs_that_differ(found: Manifest, again: Manifest) -> list[str]:
+    """The files that came out with other bytes."""
+    names = sorted(found.outputs.keys() | again.outputs.keys())
+    return [name for name in names if found.outputs.get(name) != again.outputs.get(name)]
+
+
+@cache
+def code() -> Mapping[str, str]:
+    """What runs, by what each is of."""
+    groups = ("eddy.features", "eddy.detectors")
+    own = [one for group in groups for one in entry_points(group=group)]
+    return {
+        "sources": _sources_digest(),
+        "python": platform.python_version(),
+        "processor": f"{platform.machine()} {llvmlite.binding.get_host_cpu_name()}",
+        **{name: version(name) for name in LIBRARIES},
+        **{one.dist.name: one.dist.version for one in own if one.dist is not None},
+    }
+
+
+def _sources_digest() -> str:
+    digest = xxhash.xxh3_128()
+    for package in (schemas, detectors, stream):
+        root = Path(package.__path__[0])
+        for path in sorted(root.rglob("*.py")):
+            digest.update(f"{package.__name__}/{path.relative_to(root)}\0".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def digest(path: Path) -> str:
+    """32 hex digits of a file's content."""
+    found = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            found.update(chunk)
+    return found.hexdigest()

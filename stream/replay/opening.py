@@ -1,0 +1,98 @@
+"""The inputs of a replay as they were asked for: found, fingerprinted, and opened for reading."""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from stream.config import Config, Log
+from stream.errors import InputError
+from stream.inputs import BATCH_RECORDS, FileReading, Reading
+from stream.inputs.places import File, files_at
+from stream.inputs.ranges import (
+    RangeReading,
+    is_range,
+    recorded_log,
+    spans_at,
+    spelled,
+    topic_of,
+)
+from stream.kafka.ranges import Range
+from stream.replay.manifest import Content, Source
+
+Named = Sequence[tuple[str, str | Path]]
+"""The name of an input and a path, folder, glob or address, each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One input, ready to be read.
+
+    places: where it is, so that it can be found again; of a topic its offsets. topic: what its
+    records call theirs. log: the internal log that it is, if it is one. files: none of a topic.
+    readings: its logs, each time from their beginning.
+    """
+
+    name: str
+    places: list[str]
+    topic: str
+    log: Log | None
+    files: list[File]
+    readings: Callable[[], list[Reading]]
+
+    def source(self) -> Source:
+        """What it is known by; reads every local file."""
+        files = [Content(file.name, file.size_bytes, file.content()) for file in self.files]
+        return Source(self.name, self.places, files)
+
+
+def found(config: Config, named: Named, opened: ExitStack) -> list[Input]:
+    """The inputs by name, in the order in which they are named first. opened: what closes them.
+
+    named: (the name of an input, a path, folder, glob or address). Raises InputError where one is
+    not usable.
+    """
+    places: dict[str, list[str]] = {}
+    for name, place in named:
+        places.setdefault(name, []).append(str(place))
+    return [_input(config, name, some, opened) for name, some in places.items()]
+
+
+def readings_of(inputs: Sequence[Input]) -> list[Reading]:
+    """The logs of all these, from their beginning."""
+    return [reading for one in inputs for reading in one.readings()]
+
+
+def _input(config: Config, name: str, places: list[str], opened: ExitStack) -> Input:
+    ranges = [place for place in places if is_range(place)]
+    log = recorded_log(config, name, topic_of(ranges[0])) if ranges else None
+    if log is None and name not in config.inputs:
+        known = ", ".join(config.inputs)
+        raise InputError(f"{name}={places[0]}: no input is named {name}; expected one of {known}")
+    if ranges:
+        if len(places) > 1:
+            raise InputError(f"{name}={ranges[0]}: expected one topic, and nothing besides")
+        return _topic(config, name, ranges[0], log, opened)
+    files = [file for place in places for file in files_at(place)]
+    where = [place if "://" in place else str(Path(place).absolute()) for place in places]
+
+    def readings() -> list[Reading]:
+        return [FileReading(name, files, config.inputs[name])]
+
+    return Input(name, where, name, None, files, readings)
+
+
+def _topic(config: Config, name: str, address: str, log: Log | None, opened: ExitStack) -> Input:
+    topic = topic_of(address)
+    reader = opened.enter_context(Range(config.kafka, config.group, topic))
+    spans = spans_at(reader, address, log.partitions if log else config.inputs[name].partitions)
+
+    def readings() -> list[Reading]:
+        reader.begin(spans)
+        return [
+            RangeReading(name, reader, partition, span, BATCH_RECORDS)
+            for partition, span in spans.items()
+            if span.start < span.stop
+        ]
+
+    return Input(name, [spelled(topic, spans)], topic, log, [], readings)

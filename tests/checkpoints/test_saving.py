@@ -1,0 +1,303 @@
+"""What a replay saves is what a group begins with: the whole state, of the same configuration, from
+a place of its own."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from obstore.store import LocalStore
+
+from detectors.state import STATE_VERSION
+from schemas.alerts import alert_record, without_run
+from schemas.records import Records
+from stream.chain import Chain
+from stream.checkpoints import recovery
+from stream.checkpoints.recovery import Circumstances, Recovered, recover
+from stream.checkpoints.saving import check_place, save
+from stream.checkpoints.store import saved_folder
+from stream.config import Config, Log, fingerprint, logs
+from stream.errors import (
+    CheckpointCorrupt,
+    ConfigError,
+    InputError,
+    RetentionGap,
+    SavedStateUnusable,
+)
+from stream.replay import replay
+from stream.shard import Shards
+from tests.checkpoints.shop import EVENTS, RUN, SHOP, Group, config, monitor, stream
+from tests.laws.test_laws import assert_same
+
+HISTORY = 400
+ASSESSED: dict[str, Any] = {"assess": {"subject": "account", "partitions": 2}}
+
+
+def hopping(**more: Any) -> Config:
+    """A configuration with internal logs: a monitor's, and that of the reports."""
+    return config(monitor("account", partitions=2), monitor("ip"), **ASSESSED, **more)
+
+
+def history(folder: Path, stop: int = HISTORY) -> Path:
+    """The first of the shop's records as a file."""
+    values = stream().values
+    assert isinstance(values, list)
+    path = folder / "history"
+    path.write_bytes(b"\n".join(value or b"" for value in values[:stop]))
+    return path
+
+
+def saved(folder: Path, made: Config) -> str:
+    """Where a replay of the history has saved its state."""
+    place = str(folder / "saved")
+    inputs = [("shop", history(folder))]
+    replay(made, inputs, folder / "out", lambda *_: None, save_state=place)
+    return place
+
+
+def begun(
+    folder: Path, made: Config, place: str, log: Log = SHOP, partition: int = 0, **more: Any
+) -> Recovered:
+    """What a group that has committed nothing makes of it."""
+    objects = LocalStore(folder / "live", mkdir=True)
+    group = Group(objects, made, log)
+    asked: dict[str, Any] = {
+        "config": made,
+        "run": RUN,
+        "log": log,
+        "partition": partition,
+        "folder": group.folder(),
+        "committed": None,
+        "low": 3,
+        "high": 1_000,
+        "beat": lambda: None,
+        "saved": saved_folder(LocalStore(place), log, partition),
+        "offset_at": lambda _: 0,
+    }
+    return recover(Circumstances(**asked | more))
+
+
+def test_every_partition_begins_with_the_state_that_the_replay_ended_with(tmp_path: Path) -> None:
+    """Of the inputs' logs and of the internal ones, byte for byte."""
+    made = hopping()
+    place = saved(tmp_path, made)
+    chain = Chain(made, RUN, {"shop": "shop"})
+    values = stream().slice(0, HISTORY)
+    records = Records("shop", 0, values.offset, values.timestamp_ms, values.values)
+    chain.put("shop", records)
+    chain.advance(float("inf"))
+    states = list(chain.states())
+    assert [(one.log.name, one.partition) for one in states] == [
+        ("shop", 0),
+        *[("account", 0), ("account", 1)],
+        *[("assess", 0), ("assess", 1)],
+    ]
+    for one in states:
+        found = begun(tmp_path, made, place, one.log, one.partition)
+        assert_same(found.shard.save(), one.shard.save())
+        assert (found.checkpoint, found.converts) == (None, False)
+
+
+def test_a_state_is_the_same_however_many_processes_held_it(tmp_path: Path) -> None:
+    """--jobs changes nothing of what is saved but when."""
+    made = hopping()
+    places = []
+    for jobs in (1, 2):
+        place = str(tmp_path / f"saved-{jobs}")
+        inputs = [("shop", history(tmp_path))]
+        out = tmp_path / f"out-{jobs}"
+        replay(made, inputs, out, lambda *_: None, jobs=jobs, save_state=place)
+        places.append(place)
+    for log in logs(made):
+        for partition in range(log.partitions):
+            one, other = (
+                begun(tmp_path, made, place, log, partition).shard.save() for place in places
+            )
+            assert_same(one, other)
+
+
+def later() -> Records:
+    """The shop's further records; a few payments among them are far too large."""
+    records = stream().slice(HISTORY, EVENTS)
+    assert isinstance(records.values, list)
+    values = [
+        value.replace(b'"amount":', b'"amount":99999') if value and i % 15 == 0 else value
+        for i, value in enumerate(records.values)
+    ]
+    return Records(SHOP.topic, 0, records.offset, records.timestamp_ms, values)
+
+
+def test_it_goes_on_as_if_it_had_read_the_history(tmp_path: Path) -> None:
+    """Alerts on what follows are those of one fold over history and all, less `run`."""
+    made = config()
+    whole = Shards(made, RUN).source("shop")
+    whole.process(stream().slice(0, HISTORY))
+    expected = whole.process(later()).alerts
+    found = begun(tmp_path, made, saved(tmp_path, made)).shard
+    alerts = found.process(later()).alerts
+    assert [without_run(alert_record(one).value) for one in alerts] == [
+        without_run(alert_record(one).value) for one in expected
+    ]
+    assert alerts
+    assert_same(found.save(), whole.save())
+    fresh = Shards(made, RUN).source("shop").process(later()).alerts
+    assert len(fresh) < len(alerts)
+
+
+def test_it_begins_behind_what_the_replay_has_read(tmp_path: Path) -> None:
+    """At the first record that the broker took at the time of the replay's last event, or later,
+    and never before the log's own beginning; an internal log at its beginning."""
+    made = hopping()
+    place = saved(tmp_path, made)
+    asked: list[int] = []
+
+    def offset_at(time_ms: int) -> int:
+        asked.append(time_ms)
+        return 77
+
+    found = begun(tmp_path, made, place, offset_at=offset_at)
+    assert (found.head.offset, found.live_from) == (77, 77)
+    assert begun(tmp_path, made, place).head.offset == 3
+    chain = Chain(made, RUN)
+    last_ms = max(chain.put("shop", stream().slice(0, HISTORY)).events.time_ms)
+    assert asked == [last_ms]
+    internal = next(log for log in logs(made) if log.name == "account")
+    assert begun(tmp_path, made, place, internal, offset_at=offset_at).head.offset == 3
+
+
+def test_what_was_read_from_the_topic_itself_is_gone_on_from_by_offset(tmp_path: Path) -> None:
+    """Right behind the last record that was replayed; where that is gone, or another log is there,
+    the group does not begin."""
+    made = hopping()
+    chain = Chain(made, RUN)
+    recorded = stream().slice(0, HISTORY)
+    at_ms = np.full(HISTORY, 1_900_000_000_000)
+    chain.put("shop", Records(SHOP.topic, 0, recorded.offset + 50, at_ms, recorded.values))
+    chain.advance(float("inf"))
+    save(made, chain.states(), str(tmp_path / "saved"))
+    place, behind = str(tmp_path / "saved"), 50 + HISTORY
+
+    def never(_: int) -> int:
+        raise AssertionError("a position is known, and a time asked for")
+
+    assert begun(tmp_path, made, place, offset_at=never).head.offset == behind
+    gone: list[dict[str, Any]] = [{"low": behind + 1}, {"high": behind - 1}]
+    for span in gone:
+        with pytest.raises(RetentionGap, match=f"saved at offset {behind}"):
+            begun(tmp_path, made, place, **span)
+    internal = next(log for log in logs(made) if log.name == "account")
+    assert begun(tmp_path, made, place, internal, offset_at=never).head.offset == 3
+
+
+def test_a_crash_before_the_first_commit_begins_anew_from_it(tmp_path: Path) -> None:
+    """The checkpoint that comes before the first commit is not missed; one behind it is."""
+    made = config()
+    place = saved(tmp_path, made)
+    group = Group(LocalStore(tmp_path / "live", mkdir=True), made)
+    group.saved = saved_folder(LocalStore(place), SHOP, 0)
+    kept = group.work(0, 0, [])
+    assert kept.state.head.first_offset is None
+    group.committed = None
+    assert_same(group.start().shard.save(), kept.state.shard.save())
+
+
+def test_once_it_has_committed_a_group_goes_on_from_its_own_checkpoints(tmp_path: Path) -> None:
+    """What was saved is looked at no more; where no checkpoint is whole the log cannot stand in."""
+    made = config()
+    group = Group(LocalStore(tmp_path / "live", mkdir=True), made)
+    group.saved = saved_folder(LocalStore(saved(tmp_path, made)), SHOP, 0)
+    kept = group.work(0, 500, [200])
+    group.saved = saved_folder(LocalStore(tmp_path / "nowhere", mkdir=True), SHOP, 0)
+    found = group.start()
+    assert (found.head.offset, found.live_from) == (200, 500)
+    found.shard.process(group.records.slice(200, 500))
+    assert_same(found.shard.save(), kept.state.shard.save())
+    for name in group.folder().names():
+        group.objects.delete(f"{group.folder().path}/manifests/{name}.json")
+    with pytest.raises(CheckpointCorrupt, match="without a checkpoint nothing can make"):
+        group.start()
+
+
+def test_another_configuration_or_version_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both fingerprints are named; nothing is converted, since saving anew costs but a replay."""
+    made = config()
+    place = saved(tmp_path, made)
+    other = config(monitor("account", capacity=300), monitor("ip"))
+    with pytest.raises(SavedStateUnusable, match=f"{fingerprint(made)}.*{fingerprint(other)}"):
+        begun(tmp_path, other, place)
+    monkeypatch.setattr(recovery, "STATE_VERSION", STATE_VERSION + 1)
+    with pytest.raises(SavedStateUnusable, match=f"version {STATE_VERSION + 1}$"):
+        begun(tmp_path, made, place)
+
+
+def test_a_place_without_a_state_is_refused(tmp_path: Path) -> None:
+    """A group that was to begin with a state never begins without."""
+    with pytest.raises(SavedStateUnusable, match="no state in state/input-shop/0"):
+        begun(tmp_path, config(), str(tmp_path))
+
+
+def test_what_else_runs_differently_is_no_other_configuration(tmp_path: Path) -> None:
+    """A shadow group of another name may begin with it, too."""
+    place = saved(tmp_path, hopping())
+    shadow = hopping(group="shadow", mode="shadow")
+    for log in logs(shadow):
+        begun(tmp_path, shadow, place, log)
+
+
+@pytest.mark.parametrize("written", ["{}", "{}/", "{}/../live", "file://{}"])
+def test_a_replay_never_saves_where_live_writes(tmp_path: Path, written: str) -> None:
+    """However the place is written, nothing is written there and nothing was replayed."""
+    live = tmp_path / "live"
+    live.mkdir()
+    made = config(checkpoints={"url": str(live)})
+    place = written.format(live)
+    with pytest.raises(InputError, match="a place of its own"):
+        replay(
+            made,
+            [("shop", history(tmp_path))],
+            tmp_path / "out",
+            lambda *_: None,
+            save_state=place,
+        )
+    assert not list(live.iterdir())
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ConfigError, match=r"checkpoints\.start_from: is checkpoints\.url"):
+        config(checkpoints={"url": str(live), "start_from": place})
+
+
+def test_a_place_that_holds_a_state_is_left_alone(tmp_path: Path) -> None:
+    """A second replay may not mix its state with the first one's."""
+    place = saved(tmp_path, config())
+    with pytest.raises(InputError, match="expected an empty place"):
+        check_place(config(), place)
+
+
+def test_partitions_without_records_begin_empty(tmp_path: Path) -> None:
+    """Of all partitions of a topic there is a state, so that none that is missing goes unseen."""
+    made = msgspec.structs.replace(
+        hopping(), inputs={"shop": msgspec.structs.replace(hopping().inputs["shop"], partitions=3)}
+    )
+    place = saved(tmp_path, made)
+    log = logs(made)[0]
+    assert log.partitions == 3
+    empty = begun(tmp_path, made, place, log, 2, offset_at=lambda _: 9)
+    assert_same(empty.shard.save(), Shards(made, RUN).source("shop").save())
+    assert empty.head.offset == 9
+
+
+def test_saving_reads_a_state_and_changes_nothing(tmp_path: Path) -> None:
+    """A chain that goes on after its state was saved gives what it would have given."""
+    made = config()
+    chains = [Chain(made, RUN) for _ in range(2)]
+    for chain in chains:
+        chain.put("shop", stream().slice(0, HISTORY))
+        chain.advance(float("inf"))
+    save(made, chains[0].states(), str(tmp_path))
+    for chain in chains:
+        chain.put("shop", stream().slice(HISTORY, EVENTS))
+    one, other = ([state.shard.save() for state in chain.states()] for chain in chains)
+    for left, right in zip(one, other, strict=True):
+        assert_same(left, right)
