@@ -18,7 +18,10 @@ from stream.decoding import shared_decoders
 from stream.errors import InputError
 from stream.inputs import FileReading
 from stream.inputs.places import files_at
-from stream.judging.comparison import Comparison
+from stream.judging.comparison import Comparison, Difference, Drift
+from stream.judging.figures import Figure
+from stream.judging.pairing import PRECISION, RECALL, verdict
+from stream.page.words import signed
 from stream.replay import Split, Summary, replay
 from stream.replay.comparing import Candidate, compare
 from stream.replay.recording import FILES
@@ -244,6 +247,45 @@ def test_the_same_configuration_is_no_better(files: dict[str, Path], tmp_path: P
     assert pair.drift.alerts_in_common == 1.0
     assert pair.drift.population_stability == 0.0
     assert same.settings == []
+
+
+@pytest.mark.parametrize(
+    ("ranks", "finds", "expected"),
+    [
+        ((0.02, 0.05), (0.01, 0.03), "b catches more than a"),
+        ((-0.05, -0.02), (-0.03, -0.01), "a catches more than b"),
+        ((-0.05, -0.02), (-0.03, 0.01), "a ranks frauds higher than b; in their alerts no"),
+        ((-0.02, 0.02), (0.01, 0.03), "b alerts on more frauds than a; in how they rank no"),
+        ((0.02, 0.05), (-0.03, -0.01), "b ranks frauds higher than a; a alerts on more of them"),
+        ((-0.02, 0.02), (-0.01, 0.03), "No difference between a and b can be told"),
+    ],
+)
+def test_a_verdict_is_what_the_intervals_say(
+    ranks: tuple[float, float], finds: tuple[float, float], expected: str
+) -> None:
+    """A run is called better by a measure only where its interval leaves 0 out, and both measures
+    are told as the better one has them."""
+    differences = [
+        Difference(
+            measure=measure, first=0.5, other=0.5, difference=Figure(value=v, low=lo, high=hi)
+        )
+        for measure, (lo, hi) in ((PRECISION, ranks), (RECALL, finds))
+        for v in [(lo + hi) / 2]
+    ]
+    drift = Drift(
+        events=1,
+        rank_correlation=None,
+        population_stability=0.0,
+        alerts_in_common=None,
+        bands=[],
+        period_days=1,
+        periods=[],
+    )
+    said, because = verdict("a", "b", differences, drift)
+    assert said.startswith(expected)
+    sign = -1 if said.startswith("a ") else 1
+    value = sum(ranks) / 2 * sign
+    assert because.startswith(f"average precision {signed(value)} (95 %: ")
 
 
 def test_without_labels_there_is_no_winner(files: dict[str, Path], tmp_path: Path) -> None:

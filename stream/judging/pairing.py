@@ -76,26 +76,28 @@ PRECISION, RECALL = "average precision", "recall at the alert budget"
 
 
 def verdict(first: str, other: str, differences: list[Difference], drift: Drift) -> tuple[str, str]:
-    """Which of the two is better, if that can be told; and by how much."""
+    """Which of the two is better, if that can be told; and by how much, both measures as the better
+    one has them: the one that ranks better, where another alerts on more."""
     if not differences:
         return f"Without labels nobody can say whether {first} or {other} is better", _common(drift)
     by_measure = {one.measure: one.difference for one in differences}
     ranks, finds = by_measure[PRECISION], by_measure[RECALL]
     by_rank, by_alerts = _sign(ranks), _sign(finds)
-    because = f"{_said(PRECISION, ranks, by_rank)}; {_said(RECALL, finds, by_alerts)}"
-    better = {1: other, -1: first}
+    sign = by_rank or by_alerts or 1
+    because = f"{_said(PRECISION, ranks, sign)}; {_said(RECALL, finds, sign)}"
+    one, than = (other, first) if sign > 0 else (first, other)
     if not by_rank and not by_alerts:
         return f"No difference between {first} and {other} can be told", because
     if by_rank == by_alerts:
-        return f"{better[by_rank]} catches more than {better[-by_rank]}", because
+        return f"{one} catches more than {than}", because
     if not by_alerts:
         said = "in their alerts no difference can be told"
-        return f"{better[by_rank]} ranks frauds higher; {said}", because
+        return f"{one} ranks frauds higher than {than}; {said}", because
     if not by_rank:
         said = "in how they rank no difference can be told"
-        return f"{better[by_alerts]} alerts on more frauds; {said}", because
-    said = f"{better[by_alerts]} alerts on more of them"
-    return f"{better[by_rank]} ranks frauds higher; {said}", because
+        return f"{one} alerts on more frauds than {than}; {said}", because
+    said = f"{than} alerts on more of them"
+    return f"{one} ranks frauds higher than {than}; {said}", because
 
 
 def _common(drift: Drift) -> str:
@@ -114,8 +116,7 @@ def _sign(difference: Figure) -> int:
 
 
 def _said(measure: str, difference: Figure, sign: int) -> str:
-    """The difference as the run that is better has it. sign: -1 where that is the first."""
-    sign = sign or 1
+    """The difference as one run has it. sign: 1 for the other, -1 for the first."""
     if difference.value is None:
         return f"{measure} is not defined"
     value = f"{measure} {signed(sign * difference.value)}"

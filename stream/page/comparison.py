@@ -43,7 +43,7 @@ _FOOTER: Final = (
 def comparison_page(comparison: Comparison) -> str:
     """The whole HTML file; it loads nothing from anywhere, and leads to the runs' own pages."""
     page = Page()
-    title = f"Comparison of {' and '.join(side.name for side in comparison.sides)}"
+    title = f"Comparison of {', '.join(side.name for side in comparison.sides)}"
     head = [Html(f"<h1>{text(comparison.verdict)}</h1>")]
     head += (_because(pair, alone=len(comparison.pairs) == 1) for pair in comparison.pairs)
     head.append(paragraph(_lead(comparison)))
@@ -66,13 +66,13 @@ def _because(pair: Pair, *, alone: bool) -> Html:
 
 
 def _lead(comparison: Comparison) -> str:
-    names = " and ".join(side.name for side in comparison.sides)
+    *names, last = [side.name for side in comparison.sides]
     span = ""
     if comparison.first_event_time and comparison.last_event_time:
         span = f", {comparison.first_event_time[:10]} to {comparison.last_event_time[:10]}"
     bounds = (("from", comparison.judged_from), ("before", comparison.judged_until))
     judged = " and ".join(f"{bound} {time[:10]}" for bound, time in bounds if time)
-    told = f"{names} over the same events in one pass{span}{judged and f', judged {judged}'}. "
+    told = f"{', '.join(names)} and {last} over the same events in one pass{span}{judged and f', judged {judged}'}. "
     if comparison.labelled:
         return f"{told}{comparison.sides[0].name} is what the others are held against."
     return f"{told}No labels were given: what follows says what differs, not what is right."
@@ -228,6 +228,7 @@ def _found(caption: str, pair: Pair, frauds: Sequence[FoundByOne]) -> Html:
 def _drift(page: Page, pairs: Sequence[Pair]) -> Iterator[Html]:
     for index, pair in enumerate(pairs):
         drift = pair.drift
+        yield Html(f"<h3>{text(pair.first)} and {text(pair.other)}</h3>")
         yield figures(
             (
                 ("rank correlation of the scores", measure(drift.rank_correlation), ""),

@@ -148,7 +148,7 @@ def _compared(
     pairs = [pair(out_dir, folders[0], other, labelled) for other in folders[1:]]
     settings = list(_settings(configs))
     return Comparison(
-        verdict="; ".join(one.verdict for one in pairs),
+        verdict=". ".join(one.verdict for one in pairs),
         labelled=labelled,
         first_event_time=first.first_event_time,
         last_event_time=first.last_event_time,
