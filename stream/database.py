@@ -42,4 +42,10 @@ def opened(folder: Path) -> Iterator["DuckDBPyConnection"]:
             "threads": 1,
         }
         with duckdb.connect(f"{inside}/tables", config=settings) as database:
+            quiet(database)
             yield database
+
+
+def quiet(database: "DuckDBPyConnection") -> None:
+    """Let it draw no progress bars of its own."""
+    database.execute("SET enable_progress_bar = false")

@@ -10,6 +10,7 @@ from stream.errors import InputError
 
 if TYPE_CHECKING:
     from stream.config import Config
+    from stream.judging.figures import Judgement
     from stream.replay.summary import JudgedSpan
 
 
@@ -54,6 +55,14 @@ def replay(
         str | None,
         typer.Option(metavar="TIME", help="Judge events before this time; learn those behind."),
     ] = None,
+    features: Annotated[
+        bool,
+        typer.Option(
+            "--features",
+            help="Also write features.parquet: every event's features as known then, for training "
+            "elsewhere.",
+        ),
+    ] = False,
 ) -> None:
     """Run recorded events through the stages that run live, and write every score; needs no Kafka.
 
@@ -80,7 +89,7 @@ def replay(
         def show(records: int, share: float) -> None:
             bar.update(task, completed=share, description=f"{records:,} records")
 
-        summary = replaying.replay(loaded, pairs, out, show, label_pairs, split)
+        summary = replaying.replay(loaded, pairs, out, show, label_pairs, split, features=features)
     typer.echo(f"{summary.events:,} events in {summary.seconds:.1f} s, results in {out}")
     if split != replaying.Split():
         typer.echo(_said_of_span(summary.span))
@@ -90,6 +99,8 @@ def replay(
         )
     for name, counts in summary.labels.items():
         typer.echo(f"{name}: {_said_of_labels(counts)}")
+    if summary.judged is not None:
+        typer.echo(_said_of_judgement(summary.judged))
     late = sum(counts.get("late", 0) for counts in summary.monitors.values())
     if late:
         typer.echo(f"{late:,} events older than their entity's last; they were scored as late")
@@ -114,6 +125,26 @@ def _said_of_span(judged: "JudgedSpan") -> str:
     said = " and ".join(f"{word} {time}" for word, time in bounds if time)
     alerts = sum(judged.alerts.values())
     return f"judged: {judged.events:,} events {said}, {alerts:,} alerts; all others only learned"
+
+
+def _said_of_judgement(judged: "Judgement") -> str:
+    """The headline figures, in a line."""
+    view = judged.views[0]
+    events = view.levels[0]
+    figures = (
+        ("AUC", events.roc_auc),
+        ("average precision", events.average_precision),
+        ("precision of alerts", events.precision),
+        ("recall", events.recall),
+        ("amount caught", view.amount.caught_share),
+    )
+    said = [
+        f"{name} {one.value:.3f}"
+        + (f" ({one.low:.3f} to {one.high:.3f})" if one.low is not None else "")
+        for name, one in figures
+        if one.value is not None
+    ]
+    return f"{judged.frauds:,} frauds in {judged.events:,} events: {', '.join(said)}"
 
 
 def seconds_of(option: str, text: str | None) -> float | None:
