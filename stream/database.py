@@ -14,7 +14,7 @@ from stream.errors import ExtraMissing
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-MEMORY_LIMIT: Final = "256MiB"
+MEMORY_LIMIT: Final = "128MiB"
 """What is more goes to disk."""
 
 
