@@ -98,9 +98,9 @@ class Facts:
         table = self._query(query).to_arrow_table()
         return {name: table[name].to_numpy() for name in table.column_names}
 
-    def batches(self, query: str) -> Iterator[pa.RecordBatch]:
-        """A query's rows, however many, part by part."""
-        yield from self._query(query).to_arrow_reader(ROWS_AT_ONCE)
+    def batches(self, query: str, rows: int = ROWS_AT_ONCE) -> Iterator[pa.RecordBatch]:
+        """A query's rows, however many, so many at a time."""
+        yield from self._query(query).to_arrow_reader(rows)
 
     def frauds(self) -> Iterator[pa.RecordBatch]:
         """The columns of frauds.parquet, in a fixed order: those of the scores, and what else is

@@ -234,19 +234,20 @@ class _Judging:
 
     def _found_in_top(self) -> I64:
         """int64[days, k]: frauds among the k highest entities of each day, `TOP_K` the k."""
-        top = self._facts.columns(
-            "SELECT day, entity, fraud FROM entity_days ANTI JOIN known USING (entity, day) "
-            "QUALIFY row_number() OVER (PARTITION BY day ORDER BY score DESC, entity) <= "
-            f"{WEEK_DAYS * max(TOP_K)} ORDER BY day, score DESC, entity"
+        top = self._facts.batches(
+            "SELECT day, list(entity ORDER BY score DESC, entity) AS entities, "
+            "list(fraud ORDER BY score DESC, entity) AS frauds FROM (SELECT * FROM entity_days "
+            "ANTI JOIN known USING (entity, day) QUALIFY row_number() OVER (PARTITION BY day "
+            f"ORDER BY score DESC, entity) <= {WEEK_DAYS * max(TOP_K)}) GROUP BY day ORDER BY day",
+            WEEK_DAYS,
         )
         found = np.zeros((self._days, len(TOP_K)), np.int64)
         known: list[set[str]] = []
         week = -1
-        for day in np.unique(top["day"]).tolist():
+        for row in (row for batch in top for row in batch.to_pylist()):
+            day, names, frauds = row["day"], row["entities"], row["frauds"]
             if day // WEEK_DAYS != week:
                 week, known = day // WEEK_DAYS, [set() for _ in TOP_K]
-            rows = slice(*np.searchsorted(top["day"], (day, day + 1)))
-            names, frauds = top["entity"][rows].tolist(), top["fraud"][rows].astype(np.bool_)
             for j, k in enumerate(TOP_K):
                 new = measures.found_in_top(names, frauds, k, known[j])
                 found[day, j] = len(new)

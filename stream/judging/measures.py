@@ -8,6 +8,7 @@ same time, for each resample of a block bootstrap: percentile intervals (B. Efro
 Künsch, Annals of Statistics 1989), because what happens on one day belongs together.
 """
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -298,7 +299,7 @@ def quantile(values: F64, block: I64, share: float, weights: F64) -> Figure:
     return figure(found)
 
 
-def found_in_top(entity: list[str], fraud: Bools, k: int, known: set[str]) -> set[str]:
+def found_in_top(entity: Sequence[str], fraud: Sequence[bool], k: int, known: set[str]) -> set[str]:
     """The frauds among the first k entities of a day's ranking, those known left out: a day's part
     of the card precision top-k of the Fraud Detection Handbook (Y. Le Borgne et al., 2022, chapter
     4), where what was found on an earlier day is known on the later ones."""

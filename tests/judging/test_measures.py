@@ -217,7 +217,7 @@ def test_a_quantile_is_the_least_value_that_has_the_share(values: list[float], q
 
 def test_the_top_of_a_day_leaves_out_what_is_known() -> None:
     """The frauds among the k entities with the highest scores, whoever is known left out first."""
-    entity, fraud = ["a", "b", "c", "d"], np.array([True, True, False, True])
+    entity, fraud = ["a", "b", "c", "d"], [True, True, False, True]
     assert found_in_top(entity, fraud, 2, set()) == {"a", "b"}
     assert found_in_top(entity, fraud, 2, {"a"}) == {"b"}
     assert found_in_top(entity, fraud, 3, {"a"}) == {"b", "d"}
