@@ -17,6 +17,7 @@ from schemas.columns import I64, EventBatch, joined
 from schemas.records import Records
 from stream.alerting import RunInfo
 from stream.config import ASSESS, Config, Log, logs
+from stream.decoding import SharedDecoder
 from stream.shard import Emitted, InternalShard, Shards, SourceShard
 from stream.stages import InternalRecord
 from stream.stages.watch import Said, said, silence
@@ -62,7 +63,8 @@ class Chain:
     """Every shard that the records so far have called for.
 
     topics: by input, what its records call their topic; by default what the configuration does.
-    told_wanted: whether the features' values are wanted beside every event.
+    decoders: by input, what decodes it for several configurations at once. told_wanted: whether the
+    features' values are wanted beside every event.
     """
 
     def __init__(
@@ -70,11 +72,13 @@ class Chain:
         config: Config,
         run: RunInfo,
         topics: Mapping[str, str] | None = None,
+        decoders: Mapping[str, SharedDecoder] | None = None,
+        *,
         told_wanted: bool = False,
     ) -> None:
         self._specs = {monitor.name: monitor for monitor in config.monitors}
         self._told_wanted = told_wanted
-        self._shards = Shards(config, run, topics)
+        self._shards = Shards(config, run, topics, decoders)
         self._logs = {(log.name, log.internal): log for log in logs(config)}
         self._sources: dict[Place, _Source] = {}
         self._input_of: dict[str, str] = {}

@@ -35,6 +35,7 @@ from stream.config import (
     sources,
     ways,
 )
+from stream.decoding import Decoder, SharedDecoder
 from stream.errors import ForeignRecord
 from stream.rekeying import Rekeying
 from stream.stages import Found, InternalRecord, Stage
@@ -289,11 +290,17 @@ class Shards:
     """Makes the shards of a configuration, their state empty.
 
     topics: by input, what its records call their topic; in files that is the input's name.
+    decoders: by input, what decodes it for several configurations at once.
     """
 
     def __init__(
-        self, config: Config, run: RunInfo, topics: Mapping[str, str] | None = None
+        self,
+        config: Config,
+        run: RunInfo,
+        topics: Mapping[str, str] | None = None,
+        decoders: Mapping[str, SharedDecoder] | None = None,
     ) -> None:
+        self._decoders = decoders or {}
         self._config = config
         self._topics = topics or {name: spec.topic for name, spec in config.inputs.items()}
         self._key = hash_key(config.secret)
@@ -337,7 +344,9 @@ class Shards:
 
     def _route(self, spec: InputSpec, input_name: str, hops: list[Hop], *, is_read: bool) -> Route:
         fields = fields_wanted(self._config, input_name)
-        return Route(spec, self._config.limits, fields, self._key, hops, is_read=is_read)
+        limits = self._config.limits
+        decoder = Decoder(spec, limits, fields, self._decoders.get(input_name))
+        return Route(decoder, limits.duplicate_window, self._key, hops, is_read=is_read)
 
     def _watch(self, monitor: MonitorSpec, shards: int) -> Watch:
         return Watch(monitor, shards, self._fingerprint, self._teller)

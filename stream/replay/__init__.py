@@ -41,14 +41,15 @@ def replay(
     there.
     """
     span = split.span(config, read_from(config, inputs))
-    with Run(config, out_dir, span, features=features) as run:
+    with Run(config, out_dir, config.group, span, features=features) as run:
         joined = [
             join(config, one, read_from(config, inputs), run.work)
             for one in (read_from(config, labels) if labels else [])
         ]
         for one in joined:
             run.note(one)
-        drive([*read_from(config, inputs), *(one.reading for one in joined)], [run], progress)
+        readings = [*read_from(config, inputs), *(one.reading for one in joined)]
+        drive([(reading, [run]) for reading in readings], progress)
         return run.finish()
 
 

@@ -5,12 +5,11 @@ there. Judges nothing: it hands what lies on disk to who does.
 import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Final, Self
 
-import orjson
+import msgspec
 import pyarrow as pa
 
 from schemas.alerts import Alert, alert_record
@@ -34,9 +33,11 @@ from stream.replay.tables import (
 
 FILES: Final = (
     *("alerts.ndjson", "dead_letters.ndjson", "alerts.parquet", "incidents.parquet"),
-    *("scores.parquet", "features.parquet", "labels.parquet", "frauds.parquet", "summary.json"),
+    *("scores.parquet", "features.parquet", "labels.parquet", "frauds.parquet"),
+    *("index.html", "summary.json"),
 )
-ALERT_LINES, DEAD_LETTERS, ALERTS, INCIDENTS, SCORES, FEATURES, LABELS, FRAUDS, SUMMARY = FILES
+ALERT_LINES, DEAD_LETTERS, ALERTS, INCIDENTS = FILES[:4]
+SCORES, FEATURES, LABELS, FRAUDS, PAGE, SUMMARY = FILES[4:]
 PART: Final = ".part"
 """Ends the name of a file that is still being written."""
 WORK: Final = f"work{PART}"
@@ -154,9 +155,11 @@ class Recording:
         self._incidents.write(parts[INCIDENTS], parts[SCORES], frauds)
 
     def finish(self, summary: Summary) -> None:
-        """Write the summary and give every file its name, the summary last."""
-        text = orjson.dumps(asdict(summary), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-        self._parts[SUMMARY].write_bytes(text)
+        """Write summary and page and give every file its name, the summary last."""
+        from stream.page.run import run_page  # what draws is large, and draws what is made here
+
+        self._parts[PAGE].write_text(run_page(summary), "utf-8")
+        self._parts[SUMMARY].write_bytes(msgspec.json.format(msgspec.json.encode(summary)) + b"\n")
         # A folder with a summary is a whole run: the old one goes first, the new one comes last.
         (self._out_dir / SUMMARY).unlink(missing_ok=True)
         for name in FILES:

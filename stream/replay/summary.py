@@ -12,7 +12,9 @@ from stream.chain import Chain
 from stream.clock import text_of
 from stream.config import ASSESS, Config, fingerprint
 from stream.judging.figures import Judgement
+from stream.replay.incidents import Incident, WorstIncidents
 from stream.replay.span import EVERYTHING, Span
+from stream.replay.traffic import Traffic, TrafficCounter
 from stream.shard import Emitted
 
 DAY_MS: Final = 86_400_000
@@ -35,14 +37,17 @@ class JudgedSpan:
 class Summary:
     """What a replay led to; `summary.json` holds the same.
 
+    name: what the configuration is called here: its group's name, or in a comparison its file's.
     inputs: route's counters by input, over its partitions. monitors: watch's counters by monitor,
     and assess's by "assess". adds_up: by monitor, whether read = scored + not applicable + labels +
     duplicate + tombstone + dead letters. alerts: by monitor; alerts_per_day: the same over the span
-    of event times, null where there is none. span: of these, what lies in the span of the time
-    split. judged: what the labels say of that, null where there are none. labels: by input, what
-    became of a label file. Times are ISO 8601, null where there was no event.
+    of event times, null where there is none; alerts_published: all of them. span: of these, what
+    lies in the span of the time split. labels: by input, what became of a label file. incidents:
+    those of the incidents_opened that have the highest scores. Times are ISO 8601, null where there
+    was no event. judged: what the labels say of the span, null where there are none.
     """
 
+    name: str
     fingerprint: str
     inputs: dict[str, Counts]
     monitors: dict[str, Counts]
@@ -51,12 +56,16 @@ class Summary:
     alerts: Counts
     alerts_per_day: dict[str, float | None]
     span: JudgedSpan
+    alerts_published: int
+    incidents_opened: int
     dead_letters: int
     labels: dict[str, Counts]
     first_event_time: str | None
     last_event_time: str | None
     seconds: float
     events_per_s: float
+    traffic: Traffic
+    incidents: list[Incident]
     judged: Judgement | None
 
 
@@ -73,6 +82,8 @@ class Tally:
     labels: dict[str, Counts] = field(default_factory=dict)
     first_ms: int | None = None
     last_ms: int | None = None
+    traffic: TrafficCounter = field(default_factory=TrafficCounter)
+    incidents: WorstIncidents = field(default_factory=WorstIncidents)
 
     def add(self, emitted: Emitted) -> None:
         """Count one batch. Labels are no events that are judged, and often known long after."""
@@ -80,6 +91,7 @@ class Tally:
         self.events += len(times)
         self.dead_letters += len(emitted.dead_letters)
         self.judged_events += int(np.count_nonzero(self.span.holds(times)))
+        self.traffic.add(emitted.events)
         self.add_alerts(emitted.alerts)
         if len(times):
             known = [ms for ms in (self.first_ms, self.last_ms) if ms is not None]
@@ -91,10 +103,17 @@ class Tally:
         self.alerts.update(alert.monitor for alert in alerts)
         held = self.span.holds(np.array([alert.event_time_ms for alert in alerts], np.int64))
         self.judged_alerts.update(alerts[i].monitor for i in np.flatnonzero(held).tolist())
+        self.traffic.add_alerts(alerts)
+        self.incidents.add(alerts)
 
 
 def summarize(
-    config: Config, chain: Chain, tally: Tally, judged: Judgement | None, seconds: float
+    name: str,
+    config: Config,
+    chain: Chain,
+    tally: Tally,
+    judged: Judgement | None,
+    seconds: float,
 ) -> Summary:
     """The counters of all shards together, what was tallied on the way, and what labels say."""
     inputs: dict[str, Counter[str]] = {}
@@ -107,6 +126,7 @@ def summarize(
     names = [*(monitor.name for monitor in config.monitors), *([ASSESS] if config.assess else [])]
     alerts = {name: tally.alerts[name] for name in names}
     return Summary(
+        name=name,
         fingerprint=fingerprint(config),
         inputs={name: dict(counts) for name, counts in inputs.items()},
         monitors={name: dict(counts) for name, counts in monitors.items()},
@@ -126,12 +146,16 @@ def summarize(
             events=tally.judged_events,
             alerts={name: tally.judged_alerts[name] for name in names},
         ),
+        alerts_published=tally.alerts.total(),
+        incidents_opened=tally.incidents.opened,
         dead_letters=tally.dead_letters,
         labels=tally.labels,
         first_event_time=_iso(tally.first_ms),
         last_event_time=_iso(tally.last_ms),
         seconds=round(seconds, 3),
         events_per_s=round(tally.events / seconds, 1),
+        traffic=tally.traffic.traffic(),
+        incidents=tally.incidents.worst(),
         judged=judged,
     )
 
