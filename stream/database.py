@@ -43,4 +43,10 @@ def opened(folder: Path) -> Iterator["DuckDBPyConnection"]:
             "preserve_insertion_order": False,
         }
         with duckdb.connect(f"{inside}/tables", config=settings) as database:
+            quiet(database)
             yield database
+
+
+def quiet(database: "DuckDBPyConnection") -> None:
+    """Let it draw no progress bars of its own."""
+    database.execute("SET enable_progress_bar = false")

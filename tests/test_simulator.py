@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.random import PCG64, Generator
+from typer.testing import CliRunner
 
 from schemas.dead_letters import CODES
 from schemas.events import FIELDS, FIELDS_OF, TYPES, json_schema
 from schemas.records import Records
 from stream.alerting import RunInfo
+from stream.cli import app, shop_config
 from stream.config import load
 from stream.shard import Shards
 from stream.simulator import MALFORMED, START_MS, Attack, Shop, lines, malformed
@@ -189,3 +191,24 @@ def test_malformed_records_become_their_dead_letters() -> None:
     }
     wanted = {at: line.code.encode() for at, line in enumerate(made) if line.code}
     assert codes == wanted
+
+
+def test_labels_name_every_event_of_an_attack_and_no_other(tmp_path: Path) -> None:
+    """`eddy simulate --labels` says which events of the file are fraud, of which kind, a day
+    later."""
+    made, known = tmp_path / "shop", tmp_path / "labels"
+    arguments = ["simulate", str(shop_config()), "--events", "8000", "--to", str(made)]
+    result = CliRunner().invoke(app, [*arguments, "--labels", str(known)])
+    assert result.exit_code == 0, result.output
+    times = {
+        row["event_id"]: row["time"] for row in map(orjson.loads, made.read_bytes().splitlines())
+    }
+    told = {
+        row["labelled_event_id"]: row for row in map(orjson.loads, known.read_bytes().splitlines())
+    }
+    truth = {event["event_id"]: attack for event, attack in Shop(8_000, 7).events() if attack}
+    assert {one: row["kind"] for one, row in told.items()} == {k: v.name for k, v in truth.items()}
+    assert len(told) > 50
+    for one, row in told.items():
+        assert row["time"] == times[one] + 86_400_000
+        assert (row["type"], row["verdict"]) == ("label", "fraud")

@@ -13,6 +13,7 @@ from stream.errors import InputError
 
 if TYPE_CHECKING:
     from stream.config import Config
+    from stream.judging.figures import Judgement
     from stream.replay import Split, Summary
     from stream.replay.summary import JudgedSpan
 
@@ -99,6 +100,14 @@ def replay(
             "begin with (checkpoints.start_from).",
         ),
     ] = None,
+    features: Annotated[
+        bool,
+        typer.Option(
+            "--features",
+            help="Also write features.parquet: every event's features as known then, for training "
+            "elsewhere.",
+        ),
+    ] = False,
 ) -> None:
     """Run recorded events through the stages that run live, and write every score; needs no Kafka.
 
@@ -119,7 +128,9 @@ def replay(
     label_pairs = [labels_of(loaded, text) for text in labels or ()]
     split = _split(warm_up, score_from, score_until)
     with _progress("replay") as show:
-        summary = replaying.replay(loaded, pairs, out, show, label_pairs, split, jobs, save_state)
+        summary = replaying.replay(
+            loaded, pairs, out, show, label_pairs, split, jobs, save_state, features=features
+        )
     _tell(summary, out, split)
     if save_state is not None:
         typer.echo(f'state saved: begin with it by checkpoints.start_from = "{save_state}"')
@@ -157,6 +168,8 @@ def _tell(summary: "Summary", out: Path, split: "Split") -> None:
         )
     for name, counts in summary.labels.items():
         typer.echo(f"{name}: {_said_of_labels(counts)}")
+    if summary.judged is not None:
+        typer.echo(_said_of_judgement(summary.judged))
     late = sum(counts.get("late", 0) for counts in summary.monitors.values())
     if late:
         typer.echo(f"{late:,} events older than their entity's last; they were scored as late")
@@ -264,6 +277,26 @@ def _split(warm_up: str | None, score_from: str | None, score_until: str | None)
         ms_of("--score-from", score_from),
         ms_of("--score-until", score_until),
     )
+
+
+def _said_of_judgement(judged: "Judgement") -> str:
+    """The headline figures, in a line."""
+    view = judged.views[0]
+    events = view.levels[0]
+    figures = (
+        ("AUC", events.roc_auc),
+        ("average precision", events.average_precision),
+        ("precision of alerts", events.precision),
+        ("recall", events.recall),
+        ("amount caught", view.amount.caught_share),
+    )
+    said = [
+        f"{name} {one.value:.3f}"
+        + (f" ({one.low:.3f} to {one.high:.3f})" if one.low is not None else "")
+        for name, one in figures
+        if one.value is not None
+    ]
+    return f"{judged.frauds:,} frauds in {judged.events:,} events: {', '.join(said)}"
 
 
 def seconds_of(option: str, text: str | None) -> float | None:

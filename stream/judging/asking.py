@@ -174,6 +174,7 @@ def opened(runs: Sequence[Path]) -> Iterator[Runs]:
             "autoinstall_known_extensions": False,
         }
         with duckdb.connect(config=settings) as tables:
+            database.quiet(tables)
             for name in TABLES:
                 files = [(run, run / f"{name}.parquet") for run in runs]
                 parts = [_part(run, file) for run, file in files if file.is_file()]

@@ -69,6 +69,9 @@ class Facts:
         self._watchers = watchers
         self._columns = pq.read_schema(files.scores).names
         self.fields = list(dict.fromkeys(watcher.entity for watcher in watchers))
+        self.do(
+            "SET preserve_insertion_order = false"
+        )  # it costs memory: order is always asked for
         for name in ("scores", "alerts", "labels"):
             self.do(f"CREATE VIEW {name} AS SELECT * FROM {parquet(getattr(files, name))}")
         self._make_scenarios()

@@ -4,7 +4,7 @@
 is in `stream.judging.measures`; here is only which facts go into which figure.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import ceil, log10
 from typing import Final
 
@@ -234,24 +234,40 @@ class _Judging:
 
     def _found_in_top(self) -> I64:
         """int64[days, k]: frauds among the k highest entities of each day, `TOP_K` the k."""
-        top = self._facts.columns(
-            "SELECT day, entity, fraud FROM entity_days ANTI JOIN known USING (entity, day) "
-            "QUALIFY row_number() OVER (PARTITION BY day ORDER BY score DESC, entity) <= "
-            f"{WEEK_DAYS * max(TOP_K)} ORDER BY day, score DESC, entity"
-        )
         found = np.zeros((self._days, len(TOP_K)), np.int64)
         known: list[set[str]] = []
         week = -1
-        for day in np.unique(top["day"]).tolist():
+        for day, names, frauds in self._tops(WEEK_DAYS * max(TOP_K)):
             if day // WEEK_DAYS != week:
                 week, known = day // WEEK_DAYS, [set() for _ in TOP_K]
-            rows = slice(*np.searchsorted(top["day"], (day, day + 1)))
-            names, frauds = top["entity"][rows].tolist(), top["fraud"][rows].astype(np.bool_)
             for j, k in enumerate(TOP_K):
                 new = measures.found_in_top(names, frauds, k, known[j])
                 found[day, j] = len(new)
                 known[j] |= new
         return found
+
+    def _tops(self, most: int) -> Iterator[tuple[int, list[str], list[bool]]]:
+        """(day, entities, whether fraud) of each day in order, by falling score, so many at most;
+        those known as compromised left out."""
+        names: list[str] = []
+        frauds: list[bool] = []
+        today = -1
+        for batch in self._facts.batches(
+            "SELECT day, entity, fraud FROM entity_days ANTI JOIN known USING (entity, day) "
+            "ORDER BY day, score DESC, entity"
+        ):
+            days = batch.column("day").to_numpy()
+            for day in np.unique(days).tolist():
+                if day != today and names:
+                    yield today, names, frauds
+                    names, frauds = [], []
+                today = day
+                start, stop = np.searchsorted(days, (day, day + 1)).tolist()
+                rows = batch.slice(start, min(stop - start, most - len(names)))
+                names += rows.column("entity").to_pylist()
+                frauds += rows.column("fraud").to_pylist()
+        if names:
+            yield today, names, frauds
 
     def _precision_at_k(self, found: I64, events: I64) -> list[PrecisionAtK]:
         has_events = (events[0] > 0).astype(np.int64)

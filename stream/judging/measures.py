@@ -8,6 +8,7 @@ same time, for each resample of a block bootstrap: percentile intervals (B. Efro
 Künsch, Annals of Statistics 1989), because what happens on one day belongs together.
 """
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -82,7 +83,8 @@ class Ranked(NamedTuple):
 
 class _Sums(NamedTuple):
     """float64[1 + resamples] each: frauds and honest ones so far, the same at the present score,
-    and what the measures have come to. honest_max: that may lie above `FALSE_POSITIVES`."""
+    and what the measures have come to. honest_max: that may lie above `FALSE_POSITIVES`; honest_all:
+    the honest ones of the whole ranking."""
 
     frauds: F64
     honest: F64
@@ -92,6 +94,7 @@ class _Sums(NamedTuple):
     precision: F64
     recalled: F64
     honest_max: F64
+    honest_all: F64
 
 
 class Ranking:
@@ -174,43 +177,61 @@ class Ranking:
         honest_here = np.diff(honest, prepend=self._so_far[0] - self._so_far[1])
         below = self._honest[0] - honest + 0.5 * honest_here
         for scenario in np.unique(rows.scenario[rows.scenario != HONEST]).tolist():
-            passed = np.cumsum(rows.size * (rows.scenario == scenario))[at]
-            here = np.diff(passed, prepend=0)
-            above = passed + self._of_scenario[scenario]
-            self._scenario_auc[scenario] += float(here @ below)
-            precision = above / np.maximum(above + honest, 1.0)
-            self._scenario_precision[scenario] += float(here @ precision)
+            own = np.flatnonzero(rows.scenario == scenario)
+            places, which = np.unique(np.searchsorted(at, own), return_inverse=True)
+            here = np.zeros(len(places))
+            np.add.at(here, which, rows.size[own])
+            above = np.cumsum(here) + self._of_scenario[scenario]
+            self._scenario_auc[scenario] += float(here @ below[places])
+            self._scenario_precision[scenario] += float(here @ (above / (above + honest[places])))
             self._of_scenario[scenario] = above[-1]
 
 
 @kernel
 def _add(rows: Rows, ends: Bools, weights: F64, sums: _Sums) -> None:
-    for i in range(len(rows.score)):
-        weight, count = weights[rows.block[i]], float(rows.size[i])
-        if rows.scenario[i] == HONEST:
-            for b in range(len(weight)):
-                sums.honest_here[b] += weight[b] * count
-        else:
-            for b in range(len(weight)):
-                sums.frauds_here[b] += weight[b] * count
-        if ends[i]:
-            for b in range(len(weight)):
-                frauds, honest = sums.frauds_here[b], sums.honest_here[b]
-                sums.auc[b] += honest * (sums.frauds[b] + 0.5 * frauds)
-                sums.frauds[b] += frauds
-                sums.honest[b] += honest
-                if frauds > 0.0:
-                    found = sums.frauds[b] / (sums.frauds[b] + sums.honest[b])
-                    sums.precision[b] += frauds * found
-                if sums.honest[b] <= sums.honest_max[b]:
-                    sums.recalled[b] = sums.frauds[b]
-                sums.frauds_here[b] = 0.0
-                sums.honest_here[b] = 0.0
+    first = 0
+    while first < len(ends):
+        last = first
+        frauds = rows.scenario[first] != HONEST
+        while not ends[last]:
+            last += 1
+            frauds |= rows.scenario[last] != HONEST
+        for i in range(first, last + 1):
+            here = sums.honest_here if frauds else sums.honest
+            if rows.scenario[i] != HONEST:
+                here = sums.frauds_here
+            _put(here, weights[rows.block[i]], float(rows.size[i]))
+        if frauds:
+            _close(sums)
+        first = last + 1
+
+
+@kernel
+def _put(sums: F64, weight: F64, size: float) -> None:
+    for b in range(len(sums)):
+        sums[b] += weight[b] * size
+
+
+@kernel
+def _close(sums: _Sums) -> None:
+    """Take a threshold with frauds; where there are none, no measure changes."""
+    for b in range(len(sums.frauds)):
+        frauds, honest = sums.frauds_here[b], sums.honest_here[b]
+        sums.auc[b] += frauds * (sums.honest_all[b] - sums.honest[b] - 0.5 * honest)
+        sums.frauds[b] += frauds
+        sums.honest[b] += honest
+        if frauds > 0.0:
+            found = sums.frauds[b] / (sums.frauds[b] + sums.honest[b])
+            sums.precision[b] += frauds * found
+        if sums.honest[b] <= sums.honest_max[b]:
+            sums.recalled[b] = sums.frauds[b]
+        sums.frauds_here[b] = 0.0
+        sums.honest_here[b] = 0.0
 
 
 def _nothing_yet(honest: F64) -> _Sums:
     a, b, c, d, e, f, g = np.zeros((7, len(honest)))
-    return _Sums(a, b, c, d, e, f, g, np.floor(FALSE_POSITIVES * honest))
+    return _Sums(a, b, c, d, e, f, g, np.floor(FALSE_POSITIVES * honest), honest)
 
 
 def _joined(rows: list[Rows]) -> Rows:
@@ -278,7 +299,7 @@ def quantile(values: F64, block: I64, share: float, weights: F64) -> Figure:
     return figure(found)
 
 
-def found_in_top(entity: list[str], fraud: Bools, k: int, known: set[str]) -> set[str]:
+def found_in_top(entity: Sequence[str], fraud: Sequence[bool], k: int, known: set[str]) -> set[str]:
     """The frauds among the first k entities of a day's ranking, those known left out: a day's part
     of the card precision top-k of the Fraud Detection Handbook (Y. Le Borgne et al., 2022, chapter
     4), where what was found on an earlier day is known on the later ones."""

@@ -383,7 +383,7 @@ def _missed(missed: MissedFrauds) -> Iterator[Html]:
         (
             (
                 _gap(one.gap_above, one.gap_to),
-                bar(one.frauds / missed.frauds, whole(one.frauds)),
+                bar(one.frauds / max(missed.frauds, 1), whole(one.frauds)),
                 number(one.amount),
             )
             for one in missed.bands
