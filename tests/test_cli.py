@@ -193,6 +193,15 @@ def test_simulate_then_replay(tmp_path: Path) -> None:
     summary = orjson.loads((out / "summary.json").read_bytes())
     assert summary["events"] == 1000
     assert all(summary["adds_up"].values())
+    again = ("replay", str(shop_config()), "--again", str(out))
+    said = eddy(*again, "--jobs", "2")
+    assert "the same bytes in every file" in said
+    (out / "manifest.json").write_text(
+        (out / "manifest.json").read_text().replace('"sources": "', '"sources": "0')
+    )
+    assert "other code than then: sources is" in eddy(*again)
+    to.write_bytes(to.read_bytes()[:-2])
+    assert "shop.ndjson has changed" in eddy(*again, code=2)
 
 
 def test_simulate_then_compare(tmp_path: Path) -> None:

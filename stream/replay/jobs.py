@@ -36,7 +36,7 @@ from stream.stages.watch import Wanted
 
 DONE, FAILED = b"+", b"-"
 PATIENCE_S: Final = 10.0
-"""How long a process may take to end when nobody needs it any more."""
+"""How long a process that has closed its connection may take to end."""
 
 
 # -- what travels ---------------------------------------------------------------------------------
@@ -215,14 +215,11 @@ class _Job:
         raise RuntimeError(message)
 
     def close(self) -> None:
-        """Let it end: without a replay it does by itself."""
+        """End it: it holds nothing that is to be kept."""
+        self._process.kill()
+        self._process.wait()
         self._thread.shutdown(cancel_futures=True)
         self._connection.close()
-        try:
-            self._process.wait(PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
 
 
 Place = Callable[[], tuple[_Job, int]]

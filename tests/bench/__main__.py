@@ -13,6 +13,7 @@ from tests.bench import (
     exactly_once,
     memory,
     processes,
+    replay,
     starting,
 )
 from tests.bench.figures import Figures
@@ -25,6 +26,7 @@ PARTS: dict[str, Callable[[Figures], None]] = {
     "kafka": end_to_end.run,
     "memory": memory.run,
     "processes": processes.run,
+    "replay": replay.run,
     "start": starting.run,
 }
 

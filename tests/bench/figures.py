@@ -31,6 +31,7 @@ BARS: Final[dict[str, tuple[str, float]]] = {
     "latency_p99_ms": ("at most", 150.0),
     "latency_hop_p99_ms": ("at most", 150.0),
     "processes_cpu_ratio": ("at most", 1.15),
+    "replay_peak_growth_at_10x": ("at most", 0.20),
 }
 """What is to be reached, by figure."""
 

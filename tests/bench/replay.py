@@ -1,0 +1,139 @@
+"""Part `replay`: the Handbook's 1.3 million payments, with labels where the configuration has them,
+from files to a whole run folder; and a file ten times as long, for what grows with it.
+
+Each in a process of its own, whose peak of resident memory counts. The copies follow each other in
+time, each with ids of its own, so that every customer goes on living.
+"""
+
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from stream.config import label_inputs, load
+from stream.replay import replay
+from tests.bench.broker import ROOT
+from tests.bench.clocks import spent
+from tests.bench.figures import Figures
+
+DATA: Final = ROOT.parent / "shared" / "data" / "transactions"
+CONFIG: Final = ROOT / "deploy" / "configs" / "handbook.toml"
+EVENTS, LABELS = "handbook", "handbook_labels"
+TIMES: Final = {EVENTS: "ts", LABELS: "available_at"}
+TIMES_AS_LONG: Final = 10
+PERIOD_DAYS: Final = 140
+"""From one copy to the next: the data's 136 days, and some to tell them apart."""
+BATCH_ROWS: Final = 100_000
+PATIENCE_S: Final = 1800
+MIB: Final = 2**20
+
+
+def run(figures: Figures) -> None:
+    """The plain loop, one file, and the long one."""
+    if not DATA.is_dir():
+        figures.notes.append("part replay: there is no folder ../shared/data beside the repository")
+        return
+    with TemporaryDirectory(prefix="eddy-bench-") as name:
+        folder = Path(name)
+        plain_s = _plain(folder)
+        figures.put("replay_plain_orjson_s", plain_s)
+        once = _probe(DATA, folder / "out")
+        figures.say("replay of the Handbook measured")
+        for data in TIMES:
+            _lengthen(DATA / f"{data}.parquet", folder / f"{data}.parquet", TIMES[data])
+        long = _probe(folder, folder / "out")
+        figures.say("replay of ten times the Handbook measured")
+    figures.put("replay_s", once["seconds"])
+    figures.put("replay_events_per_s", once["events"] / once["seconds"])
+    figures.put("replay_vs_plain_orjson", once["seconds"] / plain_s)
+    figures.put("replay_peak_mib", once["peak_mib"])
+    figures.put("replay_peak_growth_at_10x", long["peak_mib"] / once["peak_mib"] - 1.0)
+    header = ("events", "seconds", "events/s", "peak MiB")
+    for found in (once, long):
+        cells = (found["events"], found["seconds"], found["events"] / found["seconds"])
+        figures.row(
+            "replay, report written", header, *(f"{x:,.0f}" for x in (*cells, found["peak_mib"]))
+        )
+
+
+def _plain(folder: Path) -> float:
+    """Seconds of a loop that decodes the same events as NDJSON and does nothing else."""
+    path = folder / "handbook.ndjson"
+    with path.open("wb") as file:
+        for batch in pq.ParquetFile(DATA / f"{EVENTS}.parquet").iter_batches(BATCH_ROWS):
+            file.writelines(orjson.dumps(row) + b"\n" for row in batch.to_pylist())
+
+    def loop() -> None:
+        with path.open("rb") as file:
+            for line in file:
+                orjson.loads(line)
+
+    took = spent(1, loop)
+    path.unlink()
+    return took.wall_s
+
+
+def _lengthen(source: Path, target: Path, time_column: str) -> None:
+    """Copies of a file one behind the other, batch by batch."""
+    schema = pq.read_schema(source).remove_metadata()
+    with pq.ParquetWriter(target, schema, compression="zstd") as writer:
+        for batch in _copies(source, time_column):
+            writer.write_batch(batch.cast(schema))
+
+
+def _copies(source: Path, time_column: str) -> Iterator[pa.RecordBatch]:
+    for copy in range(TIMES_AS_LONG):
+        later = pa.scalar(copy * PERIOD_DAYS * 86_400_000, pa.duration("ms"))
+        for batch in pq.ParquetFile(source).iter_batches(BATCH_ROWS):
+            table = pa.Table.from_batches([batch])
+            at = table.schema.get_field_index(time_column)
+            shifted = pc.add(table.column(at), later)
+            table = table.set_column(at, time_column, shifted)
+            own = pc.binary_join_element_wise(
+                table.column("transaction_id"),
+                pa.scalar(f"-{copy}", pa.large_string()),
+                pa.scalar("", pa.large_string()),
+            )
+            at = table.schema.get_field_index("transaction_id")
+            yield from table.set_column(at, "transaction_id", own).to_batches()
+
+
+def _probe(data: Path, out: Path) -> dict[str, Any]:
+    """Replay in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.bench.replay", str(data), str(out)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        timeout=PATIENCE_S,
+        check=True,
+    )
+    found: dict[str, Any] = orjson.loads(done.stdout)
+    return found
+
+
+# -- in the probe's process -----------------------------------------------------------------------
+
+
+def probe(data: Path, out: Path) -> dict[str, Any]:
+    """What a replay took, from the process's start to the last file."""
+    config = load(CONFIG)
+    inputs = [("transaction", data / f"{EVENTS}.parquet")]
+    labels = [(name, data / f"{LABELS}.parquet") for name in label_inputs(config)]
+    began = time.perf_counter()
+    summary = replay(config, inputs, out, lambda _records, _share: None, labels)
+    seconds = time.perf_counter() - began
+    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"events": summary.events, "seconds": seconds, "peak_mib": peak_bytes / MIB}
+
+
+if __name__ == "__main__":
+    sys.stdout.buffer.write(orjson.dumps(probe(Path(sys.argv[1]), Path(sys.argv[2]))))
