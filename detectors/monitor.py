@@ -79,6 +79,11 @@ class MonitorSpec(Spec, frozen=True, kw_only=True):
     )
     policy: PolicySpec = PolicySpec()
 
+    def said(self) -> list[str]:
+        """The names of what it says of an event: its features, then its detectors of their own."""
+        own = (d.name for d in self.detectors if isinstance(d, OwnSpec))
+        return [*(f.name for f in self.features), *own]
+
 
 @dataclass(frozen=True, slots=True)
 class Watched:
@@ -109,7 +114,7 @@ class Monitor:
         self.key = key
         self.kinds = [KINDS[f.kind] for f in spec.features]
         own = [d for d in spec.detectors if isinstance(d, OwnSpec)]
-        self.names = [*(f.name for f in spec.features), *(d.name for d in own)]
+        self.names = spec.said()
         count = len(spec.features)
         self.tails = next((d for d in spec.detectors if isinstance(d, TailSpec)), None)
         trees = next((d for d in spec.detectors if isinstance(d, TreesSpec | RiverTreesSpec)), None)
@@ -373,8 +378,13 @@ def _told(values: F64, units: F64, judged: tail.Judged, verdicts: list[Verdict])
 
 def concerns(events: EventBatch, spec: MonitorSpec) -> Bools:
     """bool[n]: the events that the monitor judges, and the labels of its entities."""
+    return _applies(events, spec) | labels_of(events, spec.entity)
+
+
+def labels_of(events: EventBatch, entity: str) -> Bools:
+    """bool[n]: the labels that name an entity of that kind."""
     labels: Bools = events.type_code == LABEL
-    return _applies(events, spec) | (labels & _present(events, spec.entity))
+    return labels & _present(events, entity)
 
 
 def _applies(events: EventBatch, spec: MonitorSpec) -> Bools:

@@ -16,7 +16,7 @@ from schemas.alerts import Alert
 from schemas.columns import F64, I64, EventBatch, joined
 from schemas.records import Records
 from stream.alerting import RunInfo
-from stream.config import ASSESS, Config, Log, logs
+from stream.config import ASSESS, Config, Log, labels_from, logs
 from stream.shard import Emitted, InternalShard, Shards, SourceShard
 from stream.stages import InternalRecord
 
@@ -61,12 +61,18 @@ class Chain:
     """Every shard that the records so far have called for.
 
     topics: by input, what its records call their topic; by default what the configuration does.
+    every: every event is scored by assess, where it learns, and not only those reported.
     """
 
     def __init__(
-        self, config: Config, run: RunInfo, topics: Mapping[str, str] | None = None
+        self,
+        config: Config,
+        run: RunInfo,
+        topics: Mapping[str, str] | None = None,
+        every: bool = False,
     ) -> None:
-        self._shards = Shards(config, run, topics)
+        self._shards = Shards(config, run, topics, every)
+        self._scored = [ASSESS] if every and labels_from(config) else []
         self._logs = {(log.name, log.internal): log for log in logs(config)}
         self._sources: dict[Place, _Source] = {}
         self._input_of: dict[str, str] = {}
@@ -84,8 +90,9 @@ class Chain:
         due_ms = np.maximum.accumulate(np.maximum(events.time_ms, source.reached_ms))
         if len(events):
             source.reached_ms = int(due_ms[-1])
-            silent = {hop.name: np.full(len(events), np.nan) for hop in source.shard.route.hops}
-            source.held.append((_Held(events, due_ms), emitted.p_values | silent))
+            later = {*(hop.name for hop in source.shard.route.hops), *self._scored}
+            silent = {name: np.full(len(events), np.nan) for name in sorted(later)}
+            source.held.append((_Held(events, due_ms), silent | emitted.p_values))
         for record in emitted.internal:
             self._hold(record, _Held(events, due_ms))
         return emitted
@@ -130,8 +137,9 @@ class Chain:
                 known = held.events.offset
                 here = (offset >= known[0]) & (offset <= known[-1])
                 places = np.searchsorted(known, offset[here])
-                for name, p_value in emitted.p_values.items():
-                    p_values[name][places] = p_value[rows[here]]
+                # of places named often, as reports do, the last stands
+                for name in p_values.keys() & emitted.p_values.keys():
+                    p_values[name][places] = emitted.p_values[name][rows[here]]
 
     def _judged(self, until_ms: float) -> Iterator[Judged]:
         for source in self._sources.values():

@@ -8,12 +8,13 @@ of, that replay and demo drive, and that the tests' oracle folds. It does no inp
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
 
 from detectors.hashing import HashKey, hash_key
-from detectors.monitor import MonitorSpec
+from detectors.monitor import MonitorSpec, concerns, labels_of
 from detectors.state import AboutToWrite, Arrays, prefixed, prefixing, under
 from schemas.alerts import Alert
 from schemas.codecs.slim import MONITOR, P_VALUE, SlimCodec
@@ -24,7 +25,9 @@ from schemas.records import Records
 from stream.alerting import RunInfo, Teller
 from stream.config import (
     ASSESS,
+    LABEL_FIELDS,
     ROUTE,
+    AssessSpec,
     Config,
     InputSpec,
     Log,
@@ -32,15 +35,16 @@ from stream.config import (
     fields_used,
     fields_wanted,
     fingerprint,
+    labels_from,
     sources,
     ways,
 )
 from stream.errors import ForeignRecord
 from stream.rekeying import Rekeying
 from stream.stages import Found, InternalRecord, Stage
-from stream.stages.assess import Assess, reports
+from stream.stages.assess import Assess, looked_at, reports, spoken
 from stream.stages.route import Hop, Route
-from stream.stages.watch import Watch
+from stream.stages.watch import Outcome, Watch
 
 EVENTS_AT_ONCE: Final = 20_000
 """Events of an internal log that are judged at once: a poll may bring many times as many."""
@@ -51,8 +55,9 @@ class Emitted:
     """What one batch of records led to, in the order of the log.
 
     alerts: by event, then by monitor, so that cutting the batch elsewhere changes nothing.
-    p_values: monitor name → float64[len(events)], NaN where the monitor did not apply. internal:
-    what goes into internal logs, in order for each of their partitions.
+    p_values: monitor name → float64[len(events)], NaN where the monitor did not apply; where every
+    event is scored, by "assess" what all monitors say together. internal: what goes into internal
+    logs, in order for each of their partitions.
     """
 
     events: EventBatch
@@ -104,28 +109,36 @@ class Shard(ABC):
 class Reporter:
     """What becomes of a monitor's reports in a shard: they go to assess, over its log or straight.
 
-    rekeying: into the log of the reports, None where assess reads them here.
+    rekeying: into the log of the reports, None where assess reads them here. every: whatever a
+    monitor judged goes there, so that every event is scored; only reports are learned from.
     """
 
-    def __init__(self, subject: str, key: HashKey, rekeying: Rekeying | None) -> None:
-        self._subject = subject
+    def __init__(
+        self, spec: AssessSpec, key: HashKey, rekeying: Rekeying | None, every: bool
+    ) -> None:
+        self._spec = spec
         self._key = key
         self._rekeying = rekeying
+        self.every = every
 
-    def sent(self, monitor: str, events: EventBatch, p_value: F64) -> Iterator[InternalRecord]:
+    def sent(self, monitor: str, events: EventBatch, outcome: Outcome) -> Iterator[InternalRecord]:
         """The messages for a monitor's reports on a batch; none where assess reads them here."""
         if self._rekeying is not None:
-            found, _ = reports(monitor, events, p_value, self._subject, self._key)
+            found, _ = reports(monitor, events, outcome, self._spec, self._key, self.every)
             yield from self._rekeying.process(found)
 
     def together(
-        self, events: EventBatch, p_values: Mapping[str, F64]
+        self, events: EventBatch, outcomes: Mapping[str, Outcome]
     ) -> tuple[EventBatch, I64] | None:
-        """All monitors' reports on a batch by event, then by monitor, and the events' rows."""
+        """All monitors' reports on a batch by event, then by monitor, and the events' rows; and the
+        labels among the events, where they are learned from."""
         found = [
-            reports(name, events, p_value, self._subject, self._key)
-            for name, p_value in p_values.items()
+            reports(name, events, outcome, self._spec, self._key, self.every)
+            for name, outcome in outcomes.items()
         ]
+        if self._spec.learning:
+            rows = np.flatnonzero(labels_of(events, self._spec.subject)).astype(np.int64)
+            found.append((spoken(None, events, None, self._spec, rows), rows))
         if not any(len(one) for one, _ in found):
             return None
         everything = joined([one for one, _ in found])
@@ -158,30 +171,40 @@ class SourceShard(Shard):
         self._check_counts()
         p_values = {name: outcome.p_value for name, outcome in outcomes.items()}
         found = [one for outcome in outcomes.values() for one in outcome.alerts]
-        found += self._assessed(events, p_values)
+        found += self._assessed(events, outcomes, p_values)
         found.sort(key=lambda one: one.row)
         return Emitted(
             events=events,
             alerts=[one.alert for one in found],
             dead_letters=routed.dead_letters,
             p_values=p_values,
-            internal=[*routed.internal, *self._reports(events, p_values)],
+            internal=[*routed.internal, *self._reports(events, outcomes)],
         )
 
-    def _reports(self, events: EventBatch, p_values: dict[str, F64]) -> Iterator[InternalRecord]:
+    def _reports(
+        self, events: EventBatch, outcomes: dict[str, Outcome]
+    ) -> Iterator[InternalRecord]:
         if self._reporter is not None:
-            for name, p_value in p_values.items():
-                yield from self._reporter.sent(name, events, p_value)
+            for name, outcome in outcomes.items():
+                yield from self._reporter.sent(name, events, outcome)
 
-    def _assessed(self, events: EventBatch, p_values: dict[str, F64]) -> Iterator[Found]:
-        """The alerts of assess on a batch, where it reads the reports here."""
+    def _assessed(
+        self, events: EventBatch, outcomes: dict[str, Outcome], p_values: dict[str, F64]
+    ) -> list[Found]:
+        """The alerts of assess on a batch, where it reads the reports here; what it says of each
+        event goes among the p-values, where every event is scored."""
         if self._reporter is None or self._assess is None:
-            return
-        together = self._reporter.together(events, p_values)
-        if together is not None:
-            about, rows = together
-            for one in self._assess.process(about):
-                yield Found(int(rows[one.row]), one.alert)
+            return []
+        if self._reporter.every:
+            p_values[ASSESS] = np.full(len(events), np.nan)
+        together = self._reporter.together(events, outcomes)
+        if together is None:
+            return []
+        about, rows = together
+        said = self._assess.process(about)
+        if self._reporter.every:
+            p_values[ASSESS][rows] = said.p_value  # of rows named often the last stands
+        return [Found(int(rows[one.row]), one.alert) for one in said.alerts]
 
     def _check_counts(self) -> None:
         """Guarantee 3: for each monitor every event became exactly one of these."""
@@ -257,15 +280,15 @@ class WatchShard(InternalShard):
         """Let the monitor watch the events."""
         alerts: list[Alert] = []
         p_values = [np.empty(0)]
+        sent: list[InternalRecord] = []
+        name = self.watch.name
         for start in range(0, len(events), EVENTS_AT_ONCE):
-            outcome = self.watch.process(
-                events.slice(start, min(start + EVENTS_AT_ONCE, len(events)))
-            )
+            some = events.slice(start, min(start + EVENTS_AT_ONCE, len(events)))
+            outcome = self.watch.process(some)
             alerts += [found.alert for found in outcome.alerts]
             p_values.append(outcome.p_value)
-        name, p_value = self.watch.name, np.concatenate(p_values)
-        sent = self._reporter.sent(name, events, p_value) if self._reporter else ()
-        return Emitted(events, alerts, [], {name: p_value}, [*sent])
+            sent += self._reporter.sent(name, some, outcome) if self._reporter else ()
+        return Emitted(events, alerts, [], {name: np.concatenate(p_values)}, sent)
 
     def _stages(self) -> dict[str, Stage[Any, Any]]:
         return {self.watch.name: self.watch}
@@ -279,9 +302,10 @@ class AssessShard(InternalShard):
         self.assess = assess
 
     def judge(self, events: EventBatch) -> Emitted:
-        """Let assess take the reports."""
-        alerts = [found.alert for found in self.assess.process(events)]
-        return Emitted(events, alerts, [], {}, [])
+        """Let assess take the reports; what it says of an event stands at the last row about it."""
+        said = self.assess.process(events)
+        alerts = [found.alert for found in said.alerts]
+        return Emitted(events, alerts, [], {ASSESS: said.p_value}, [])
 
     def _stages(self) -> dict[str, Stage[Any, Any]]:
         return {ASSESS: self.assess}
@@ -290,12 +314,18 @@ class AssessShard(InternalShard):
 class Shards:
     """Makes the shards of a configuration, their state empty.
 
-    topics: by input, what its records call their topic; in files that is the input's name.
+    topics: by input, what its records call their topic; in files that is the input's name. every:
+    assess scores every event, not only those reported, where it learns.
     """
 
     def __init__(
-        self, config: Config, run: RunInfo, topics: Mapping[str, str] | None = None
+        self,
+        config: Config,
+        run: RunInfo,
+        topics: Mapping[str, str] | None = None,
+        every: bool = False,
     ) -> None:
+        self._every = every and bool(labels_from(config))
         self._config = config
         self._topics = topics or {name: spec.topic for name, spec in config.inputs.items()}
         self._key = hash_key(config.secret)
@@ -314,7 +344,13 @@ class Shards:
         spec = self._config.inputs[input_name]
         readers = [m for m in self._config.monitors if input_name in m.inputs]
         hops = [
-            Hop(monitor, log, self._codec(monitor), self._key)
+            Hop(
+                log,
+                monitor.entity,
+                partial(concerns, spec=monitor),
+                self._codec(monitor),
+                self._key,
+            )
             for monitor in readers
             if (log := self._internal[monitor.name])
         ]
@@ -324,6 +360,8 @@ class Shards:
             if not self._internal[monitor.name]
         ]
         way = assess_way(self._config)
+        if way and way.internal and input_name in labels_from(self._config):
+            hops.append(self._label_hop(way.internal))
         inline = way is not None and way.internal is None and watches
         assess = self._assess(spec.partitions) if inline else None
         return SourceShard(self._route(spec, input_name, hops), watches, self._reporter, assess)
@@ -336,12 +374,20 @@ class Shards:
         watch = self._watch(monitor, log.partitions)
         return WatchShard(self._codec(monitor), watch, self._reporter)
 
+    def _label_hop(self, log: Log) -> Hop:
+        """The way of an input's labels to assess."""
+        assert self._config.assess is not None
+        subject = self._config.assess.subject
+        of_subject = partial(labels_of, entity=subject)
+        return Hop(log, subject, of_subject, self._reports_codec(), self._key)
+
     def _route(self, spec: InputSpec, input_name: str, hops: list[Hop]) -> Route:
         fields = fields_wanted(self._config, input_name)
         return Route(spec, self._config.limits, fields, self._key, hops)
 
     def _watch(self, monitor: MonitorSpec, shards: int) -> Watch:
-        return Watch(monitor, shards, self._fingerprint, self._teller)
+        told = looked_at(self._config.assess) if self._config.assess else []
+        return Watch(monitor, shards, self._fingerprint, self._teller, told)
 
     def _assess(self, shards: int) -> Assess:
         assert self._config.assess is not None
@@ -354,7 +400,7 @@ class Shards:
             return None
         log, codec = way.internal, self._reports_codec()
         rekeying = Rekeying(log, spec.subject, codec, self._key) if log else None
-        return Reporter(spec.subject, self._key, rekeying)
+        return Reporter(spec, self._key, rekeying, self._every)
 
     def _codec(self, monitor: MonitorSpec) -> SlimCodec:
         fields = fields_used(self._config, monitor)
@@ -363,4 +409,7 @@ class Shards:
     def _reports_codec(self) -> SlimCodec:
         # in an order that steers, as the fingerprint has it: assess remembers indexes into these
         where = sources(self._config, sorted(self._config.inputs), self._topics)
-        return SlimCodec([*ENTITY_FIELDS, MONITOR, P_VALUE], where)
+        assert self._config.assess is not None
+        told = looked_at(self._config.assess)
+        labels = LABEL_FIELDS if self._config.assess.learning else ()
+        return SlimCodec([*ENTITY_FIELDS, *labels, MONITOR, P_VALUE, *told], where)

@@ -21,6 +21,7 @@ from schemas.alerts import Alert, alert_record
 from schemas.columns import F64
 from schemas.dead_letters import DeadLetter, as_json_line
 from stream.chain import Judged
+from stream.config import ASSESS
 from stream.errors import InputError
 from stream.replay.summary import Summary
 
@@ -134,10 +135,12 @@ class _ScoreFile:
         """Append events."""
         silent = np.full(len(judged.events), np.nan)
         p_values = [judged.p_values.get(name, silent) for name in self._monitors]
+        learned = judged.p_values.get(ASSESS)
+        p_value = combine(p_values) if learned is None else learned
         columns = [
             judged.events.event_id,
             pa.array(judged.events.time_ms).cast(pa.timestamp("ms")),
-            pa.array(scores(combine(p_values))),
+            pa.array(scores(p_value)),
             *(pa.array(scores(p), mask=np.isnan(p)) for p in p_values),
         ]
         self._waiting.append(pa.RecordBatch.from_arrays(columns, schema=self._schema))

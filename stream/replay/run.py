@@ -29,7 +29,7 @@ class Run:
         make_folder(out_dir)
         self.config = config
         run = RunInfo("replay", f"replay-{fingerprint(config)[:12]}", now_text)
-        self._chain = Chain(config, run, {name: name for name in config.inputs})
+        self._chain = Chain(config, run, {name: name for name in config.inputs}, every=True)
         self._tally = Tally()
         self._recording = Recording(out_dir, [monitor.name for monitor in config.monitors])
         self._began = perf_counter()

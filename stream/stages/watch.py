@@ -4,6 +4,7 @@ The learning is `detectors.monitor`'s; here its decisions become alerts: identit
 explanation, recommended action. Knows no topic but the positions that events carry.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,14 +24,17 @@ SCORED, LATE, NOT_APPLICABLE, SKIPPED_LEARNING, LABELS = range(5)
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """alerts in event order; p_value: float64[n], NaN where the monitor did not apply."""
+    """alerts in event order; p_value: float64[n], NaN where the monitor did not apply; told:
+    float64[n] by "monitor.feature", what assess looks at beside it, NaN likewise."""
 
     alerts: list[Found]
     p_value: F64
+    told: dict[str, F64]
 
 
 class Watch:
-    """The stage of one monitor over one partition."""
+    """The stage of one monitor over one partition. told: the features that assess looks at, any
+    monitor's."""
 
     def __init__(
         self,
@@ -38,6 +42,7 @@ class Watch:
         shards: int,
         fingerprint: str,
         teller: Teller,
+        told: Sequence[str] = (),
     ) -> None:
         self.name = spec.name
         self.spec = spec
@@ -45,6 +50,9 @@ class Watch:
         budget = self.monitor.policy.limits.budget
         self.origin = Origin(spec.name, spec.entity, fingerprint, spec.policy, budget)
         self.teller = teller
+        names = enumerate(self.monitor.names)
+        said = {f"{spec.name}.{name}": j for j, name in names}
+        self._told = {name: said[name] for name in told if name in said}
         self.tally = np.zeros(5, np.int64)
 
     def process(self, batch: EventBatch) -> Outcome:
@@ -64,7 +72,15 @@ class Watch:
             Found(int(watched.index[i]), self._alert(batch, watched, i))
             for i in published(watched.decided)
         ]
-        return Outcome(alerts, p_value)
+        return Outcome(alerts, p_value, self._tell(watched, len(batch)))
+
+    def _tell(self, watched: Watched, n: int) -> dict[str, F64]:
+        """What assess looks at, in natural units."""
+        found = {}
+        for name, j in self._told.items():
+            found[name] = np.full(n, np.nan)
+            found[name][watched.index] = watched.told.values[j] * watched.told.units[j]
+        return found
 
     def counts(self) -> dict[str, int]:
         """Events by what became of them, alerts by activity, and the monitor's sizes."""

@@ -16,6 +16,7 @@ from stream.kafka.positions import Committed, Partition
 from stream.metrics import Board
 from stream.shard import Shards
 from stream.simulator import Shop, lines
+from stream.stages.watch import Outcome
 
 SHOP = Log("shop", "shop-events", 1)
 WHERE = Partition(SHOP.topic, 0)
@@ -67,7 +68,8 @@ def sent(made: Config, into: Log) -> Records:
         if into.name == ASSESS:
             assert reporter is not None
             p_value = np.linspace(1e-9, 9e-3, len(emitted.events))
-            found = list(reporter.sent("account", emitted.events, p_value))
+            outcome = Outcome([], p_value, {})
+            found = list(reporter.sent("account", emitted.events, outcome))
         else:
             found = [one for one in emitted.internal if one.log == into.name]
         values += (one.value for one in found)
