@@ -25,6 +25,7 @@ DeadLetterCode = Literal[
     "out_of_range",
     "text_too_long",
     "unknown_type",
+    "label_without_entity",
 ]
 
 MEANING: Final[dict[DeadLetterCode, str]] = {
@@ -39,6 +40,7 @@ MEANING: Final[dict[DeadLetterCode, str]] = {
     "out_of_range": "a number lies outside its field's range",
     "text_too_long": "a text is longer than its field's limit",
     "unknown_type": "the type is none of Eddy's, and the mapping translates it to none",
+    "label_without_entity": "a label names no entity, only an event, and live nobody can look that up",
 }
 CODES: Final[tuple[DeadLetterCode, ...]] = tuple(MEANING)
 

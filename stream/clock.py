@@ -13,5 +13,12 @@ def text_of(time_ms: int) -> str:
     return _text(datetime.fromtimestamp(time_ms / 1000, UTC))
 
 
+def ms_of(text: str) -> int:
+    """Milliseconds since 1970 of an ISO 8601 date or time, UTC where it has no offset. Raises
+    ValueError."""
+    time = datetime.fromisoformat(text)
+    return round((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
 def _text(time: datetime) -> str:
     return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")

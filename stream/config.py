@@ -34,7 +34,10 @@ from stream.kafka.properties import property_problems
 FINGERPRINT_VERSION: Final = 2
 ROUTE, ASSESS = STAGES = ("route", "assess")
 TOPIC: Final = r"^[a-zA-Z0-9._-]{1,249}$"
-LABEL_FIELDS: Final = ("verdict", "labelled_event_id")
+LABEL_FIELDS: Final = ("kind", "verdict", "labelled_event_id")
+"""What a label says, beside whom it speaks of."""
+TAUGHT: Final = ("verdict", "labelled_event_id")
+"""What of it is learned from."""
 ASSUMED: Final = frozenset({"utc_offset_min", "labelled_event_id"})
 """Fields that are done without where no input maps them: UTC; no label replaces another."""
 
@@ -225,15 +228,18 @@ def fields_wanted(config: Config, input_name: str) -> list[str]:
     """The event fields of an input that must be extracted, in the order of `events.FIELDS`.
 
     What its monitors read, every entity field that it fills (for related entities), and what
-    gives a number its meaning: the currency of an amount, the offset of a time of day.
+    gives a number its meaning: the currency of an amount, the offset of a time of day. Of labels
+    all that they say, whoever reads it.
     """
     wanted: set[str] = set(ENTITY_FIELDS)
     for monitor in config.monitors:
         if input_name in monitor.inputs:
             wanted |= {name for _, name in _reads(monitor)}
     if input_name in labels_from(config):
-        wanted |= {*LABEL_FIELDS}
+        wanted |= {*TAUGHT}
     spec = config.inputs[input_name]
+    if spec.type == "label" or "verdict" in wanted or "verdict" in (spec.fields or {}):
+        wanted |= set(LABEL_FIELDS)
     return [n for n in mapping.available(spec.codec, spec.type, spec.fields) if n in wanted]
 
 
@@ -241,6 +247,22 @@ def labels_from(config: Config) -> list[str]:
     """The inputs whose labels assess learns from."""
     learning = config.assess.learning if config.assess else None
     return learning.inputs if learning else []
+
+
+def label_inputs(config: Config) -> list[str]:
+    """The inputs that hold nothing but labels."""
+    return [name for name, spec in config.inputs.items() if spec.type == "label"]
+
+
+def entities_of_labels(config: Config, input_name: str) -> list[str]:
+    """The entity fields that a label from this input must fill for whoever learns from it, in the
+    order of `events.FIELDS`; none where nobody reads the input."""
+    readers = [monitor for monitor in config.monitors if input_name in monitor.inputs]
+    wanted = {name for monitor in readers for _, name in _reads(monitor)}
+    if config.assess and (readers or input_name in labels_from(config)):
+        wanted.add(config.assess.subject)
+    filled = fields_wanted(config, input_name)
+    return [name for name in filled if name in wanted and name in ENTITY_FIELDS]
 
 
 def ways(config: Config) -> list[Way]:
@@ -437,7 +459,7 @@ def _learning_problems(
             continue
         spec = config.inputs[name]
         filled = mapping.available(spec.codec, spec.type, spec.fields)
-        for needed in (subject, *LABEL_FIELDS):
+        for needed in (subject, *TAUGHT):
             if needed not in filled and needed in FIELDS:
                 yield f"inputs[{i}]", f"{name} does not map {needed}, which a label must have"
     said = [f"{monitor.name}.{name}" for monitor in config.monitors for name in monitor.said()]

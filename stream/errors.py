@@ -3,6 +3,7 @@
     EddyError
     ├── ConfigError              exit 2   mend the configuration; every mistake is named at once
     ├── InputError               exit 2   mend the path or the file that replay was given
+    ├── ExtraMissing             exit 2   install what the command needs
     ├── RetentionGap             exit 4   the log no longer holds what the state was made of
     ├── ForeignOffset            exit 4   the group's committed offset was not written by Eddy
     ├── ForeignRecord            exit 4   an internal topic holds what this Eddy cannot read
@@ -56,6 +57,13 @@ class InputError(EddyError):
 
     exit_code = 2
     do = "Check the path, the format and NAME=PATH against the configuration's inputs."
+
+
+class ExtraMissing(EddyError):
+    """The command needs a library that Eddy installs only on request."""
+
+    exit_code = 2
+    do = "Install it: pip install 'eddywatch[backtest]'"
 
 
 class RetentionGap(EddyError):

@@ -25,8 +25,8 @@ from schemas.records import Records
 from stream.alerting import RunInfo, Teller
 from stream.config import (
     ASSESS,
-    LABEL_FIELDS,
     ROUTE,
+    TAUGHT,
     AssessSpec,
     Config,
     InputSpec,
@@ -364,7 +364,8 @@ class Shards:
             hops.append(self._label_hop(way.internal))
         inline = way is not None and way.internal is None and watches
         assess = self._assess(spec.partitions) if inline else None
-        return SourceShard(self._route(spec, input_name, hops), watches, self._reporter, assess)
+        route = self._route(spec, input_name, hops, is_read=bool(readers or hops))
+        return SourceShard(route, watches, self._reporter, assess)
 
     def internal(self, log: Log) -> InternalShard:
         """The shard of a partition of an internal log."""
@@ -381,9 +382,9 @@ class Shards:
         of_subject = partial(labels_of, entity=subject)
         return Hop(log, subject, of_subject, self._reports_codec(), self._key)
 
-    def _route(self, spec: InputSpec, input_name: str, hops: list[Hop]) -> Route:
+    def _route(self, spec: InputSpec, input_name: str, hops: list[Hop], *, is_read: bool) -> Route:
         fields = fields_wanted(self._config, input_name)
-        return Route(spec, self._config.limits, fields, self._key, hops)
+        return Route(spec, self._config.limits, fields, self._key, hops, is_read=is_read)
 
     def _watch(self, monitor: MonitorSpec, shards: int) -> Watch:
         told = looked_at(self._config.assess) if self._config.assess else []
@@ -411,5 +412,5 @@ class Shards:
         where = sources(self._config, sorted(self._config.inputs), self._topics)
         assert self._config.assess is not None
         told = looked_at(self._config.assess)
-        labels = LABEL_FIELDS if self._config.assess.learning else ()
+        labels = TAUGHT if self._config.assess.learning else ()
         return SlimCodec([*ENTITY_FIELDS, *labels, MONITOR, P_VALUE, *told], where)

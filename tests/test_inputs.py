@@ -2,7 +2,12 @@
 
 import gzip
 import zlib
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from typing import ClassVar
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import orjson
@@ -14,15 +19,19 @@ import zstandard
 from schemas.records import Records
 from stream.config import InputSpec
 from stream.errors import InputError
-from stream.inputs import LINE_BYTES_MAX, InputFile, murmur2, partition_of
+from stream.inputs import FileReading
+from stream.inputs.formats import LINE_BYTES_MAX
+from stream.inputs.partitioning import murmur2, partition_of
+from stream.inputs.places import files_at
 
 PLAIN = InputSpec(topic="shop")
 LINES = [orjson.dumps({"event_id": i, "time": i, "account": f"a{i % 5}"}) for i in range(25)]
 
 
 def read(path: Path, spec: InputSpec = PLAIN, batch_records: int = 10) -> list[Records]:
-    """All batches of a file."""
-    return [part for parts in InputFile("shop", path, spec, batch_records) for part in parts]
+    """All batches of a file, a folder or a glob."""
+    reading = FileReading("shop", files_at(str(path)), spec, batch_records)
+    return [part for parts in reading for part in parts]
 
 
 def zipped(data: bytes) -> bytes:
@@ -78,7 +87,7 @@ def test_progress_ends_at_one(tmp_path: Path) -> None:
     """The share of a file that was read grows and ends at all of it."""
     path = tmp_path / "data"
     path.write_bytes(b"\n".join(LINES))
-    file = InputFile("shop", path, PLAIN, 10)
+    file = FileReading("shop", files_at(str(path)), PLAIN, 10)
     shares = [file.share_read for _ in file] + [file.share_read]
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
@@ -91,7 +100,7 @@ def test_a_broken_file_is_an_input_error(tmp_path: Path, content: bytes) -> None
     """A file cut short or garbled is told by name, not by a library's exception."""
     path = tmp_path / "data"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"shop: .*data"):
+    with pytest.raises(InputError, match=r"data: "):
         read(path)
 
 
@@ -156,3 +165,206 @@ def test_records_go_to_the_partition_of_their_key(tmp_path: Path) -> None:
     names = list(partitions)
     want = partition_of(pa.array(names), 3, "murmur2").tolist()
     assert [partitions[name] for name in names] == [{partition} for partition in want]
+
+
+CSV = b'id,who,note\n1,a1,"one, two"\n2,,"two\nlines"\n3,a3,\n'
+
+
+@pytest.mark.parametrize("name", ["data.csv", "data.CSV.gz", "data.csv.zst"])
+def test_csv_is_read_as_text(tmp_path: Path, name: str) -> None:
+    """Quoted commas and line breaks stay in their cells, an empty cell is null, and nothing is
+    taken for a number."""
+    path = tmp_path / name
+    path.write_bytes({"z": zipped, "t": zstd}.get(name[-1], bytes)(CSV))
+    (batch,) = read(path)
+    assert isinstance(batch.values, pa.Table)
+    assert batch.values.to_pydict() == {
+        "id": ["1", "2", "3"],
+        "who": ["a1", None, "a3"],
+        "note": ["one, two", "two\nlines", None],
+    }
+    assert batch.offset.tolist() == [0, 1, 2]
+
+
+def test_a_large_csv_comes_in_batches_and_a_wrong_row_is_named(tmp_path: Path) -> None:
+    """Rows count on over blocks, and one with too many cells is an error with its number and
+    without its content."""
+    lines = [f"{i},{'x' * 90}" for i in range(60_000)]
+    path = tmp_path / "data.csv"
+    path.write_text("\n".join(["id,pad", *lines]))
+    batches = read(path, batch_records=10_000)
+    assert np.concatenate([batch.offset for batch in batches]).tolist() == list(range(60_000))
+    assert max(map(len, batches)) == 10_000
+    lines[55_555] = "1,secret,2"
+    path.write_text("\n".join(["id,pad", *lines]))
+    with pytest.raises(InputError, match=r"row 55555 has 3 columns; expected 2") as caught:
+        read(path)
+    assert "secret" not in str(caught.value)
+
+
+def timed(times: list[int], name: str) -> list[bytes]:
+    """A line for each time, its id the file's name and a number."""
+    return [orjson.dumps({"event_id": f"{name}{i}", "time": time}) for i, time in enumerate(times)]
+
+
+def ids(batches: list[Records]) -> list[str]:
+    """The event ids in the order of the log; offsets must count on."""
+    values = [value for batch in batches for value in batch.values]
+    offsets = np.concatenate([batch.offset for batch in batches])
+    assert offsets.tolist() == list(range(len(values)))
+    return [orjson.loads(value)["event_id"] for value in values if value is not None]
+
+
+@pytest.mark.parametrize("batch_records", [1, 3, 1_000])
+def test_files_of_an_input_are_merged_by_event_time(tmp_path: Path, batch_records: int) -> None:
+    """However large the batches: a file keeps its own order, of two at the same time the first by
+    name goes first, and one whose times follow comes after."""
+    draw = np.random.Generator(np.random.PCG64(3))
+    times = {
+        "a": np.sort(draw.integers(0, 60, 40)).tolist(),
+        "b": [5, 50, 20, 50, 61],  # one is late in its own file
+        "d": [200, 210],
+        "c": [100, 110],
+    }
+    for name, own in times.items():
+        (tmp_path / name).write_bytes(b"\n".join(timed(own, name)))
+    due = [
+        (max(own[: i + 1]), order, i, f"{name}{i}")
+        for order, (name, own) in enumerate(sorted(times.items()))
+        for i in range(len(own))
+    ]
+    expected = [one for *_, one in sorted(due)]
+    assert ids(read(tmp_path, batch_records=batch_records)) == expected
+    assert ids(read(tmp_path / "[a-d]", batch_records=batch_records)) == expected
+
+
+def test_files_that_follow_each_other_are_opened_one_by_one(tmp_path: Path) -> None:
+    """A folder of many files takes memory for those that overlap: the next is opened when the one
+    before it is read."""
+    for k in range(5):
+        (tmp_path / f"{k}").write_bytes(b"\n".join(timed([100 * k + i for i in range(50)], "e")))
+    reading = FileReading("shop", files_at(str(tmp_path)), PLAIN, 10)
+    shares = [[*reading._shares] for _ in reading]
+    assert max(sum(0.0 < share < 1.0 for share in one) for one in shares) <= 1
+    assert reading.share_read == 1.0
+
+
+def test_files_of_one_input_must_be_alike_where_they_overlap(tmp_path: Path) -> None:
+    """Two that cannot be merged are named."""
+    (tmp_path / "a.csv").write_text("event_id,time\n1,1\n2,5\n")
+    (tmp_path / "b.csv").write_text("event_id,time,more\n3,2,x\n4,6,x\n")
+    with pytest.raises(InputError, match=r"a\.csv and .*b\.csv overlap in time"):
+        read(tmp_path)
+
+
+def test_folders_globs_and_addresses_name_files(tmp_path: Path) -> None:
+    """Names come sorted, hidden ones not at all; what names nothing is an error."""
+    for name in ("b.csv", "sub/a.csv", ".hidden", "sub/.tmp/x", "c.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+
+    def named(text: str) -> list[str]:
+        return [str(Path(file.name).relative_to(tmp_path)) for file in files_at(text)]
+
+    assert named(str(tmp_path)) == ["b.csv", "c.json", "sub/a.csv"]
+    assert named(f"{tmp_path}/**/*.csv") == ["b.csv", "sub/a.csv"]
+    assert named(f"file://{tmp_path}/c.json") == ["c.json"]
+    assert files_at(f"{tmp_path}/b.csv")[0].content() != files_at(f"{tmp_path}/b.csv")[0].name
+    for nothing in (f"{tmp_path}/*.parquet", f"{tmp_path}/none", "nowhere://bucket/x"):
+        with pytest.raises(InputError, match=r"nowhere|no such file"):
+            files_at(nothing)
+
+
+class Bucket(BaseHTTPRequestHandler):
+    """As much of S3 as reading takes: an object's head, ranges of it, and a list of names."""
+
+    objects: ClassVar[dict[str, bytes]] = {}
+    asked: ClassVar[list[str]] = []
+
+    def do_HEAD(self) -> None:
+        """An object's size."""
+        self.answer(self.objects.get(self.path.removeprefix("/bucket/")))
+
+    def do_GET(self) -> None:
+        """A range of an object, or the names under a prefix."""
+        address = urlsplit(self.path)
+        if "list-type" not in address.query:
+            self.answer(self.objects.get(address.path.removeprefix("/bucket/")))
+            return
+        prefix = parse_qs(address.query).get("prefix", [""])[0]
+        entries = "".join(
+            f"<Contents><Key>{key}</Key><Size>{len(body)}</Size>"
+            '<LastModified>2026-01-01T00:00:00.000Z</LastModified><ETag>"e"</ETag></Contents>'
+            for key, body in self.objects.items()
+            if key.startswith(prefix)
+        )
+        self.answer(
+            f"<ListBucketResult><IsTruncated>false</IsTruncated>{entries}"
+            "</ListBucketResult>".encode()
+        )
+
+    def answer(self, body: bytes | None) -> None:
+        """Send the part of a body that was asked for."""
+        asked = self.headers.get("Range", "")
+        self.asked.append(asked)
+        whole = body or b""
+        first, last = 0, len(whole) - 1
+        if asked:
+            first, last = (int(x) for x in asked.removeprefix("bytes=").split("-"))
+            last = min(last, len(whole) - 1)
+        self.send_response(404 if body is None else 206 if asked else 200)
+        self.send_header("Content-Range", f"bytes {first}-{last}/{len(whole)}")
+        self.send_header("Content-Length", str(last - first + 1))
+        self.send_header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")
+        self.send_header("ETag", '"e"')
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(whole[first : last + 1])
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, bytes]]:
+    """The objects of an empty bucket, served on this machine."""
+    Bucket.objects.clear()
+    Bucket.asked.clear()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Bucket)
+    Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"):
+        monkeypatch.setenv(name, "us-east-1")
+    yield Bucket.objects
+    server.shutdown()
+    server.server_close()
+
+
+def test_objects_are_read_where_they_lie(tmp_path: Path, bucket: dict[str, bytes]) -> None:
+    """An object, a folder and a glob of a bucket are read as files are; of a Parquet file only the
+    parts that are needed at the time."""
+    lines = b"\n".join(LINES)
+    bucket |= {"logs/a.ndjson": lines, "logs/b.ndjson.gz": gzip.compress(lines), "other/x": b"x"}
+
+    def values(text: str) -> list[bytes | None]:
+        reading = FileReading("shop", files_at(text), PLAIN)
+        return [value for parts in reading for part in parts for value in part.values]
+
+    assert values("s3://bucket/logs/a.ndjson") == LINES
+    assert values("s3://bucket/logs/*.gz") == LINES
+    assert len(values("s3://bucket/logs")) == len(values("s3://bucket/logs/*")) == 2 * len(LINES)
+    with pytest.raises(InputError, match="no such file"):
+        values("s3://bucket/nothing")
+    path = tmp_path / "large.parquet"
+    numbers = np.random.Generator(np.random.PCG64(1)).random(3_000_000)
+    pq.write_table(pa.table({"n": numbers}), path, row_group_size=500_000, compression="none")
+    bucket["large.parquet"] = path.read_bytes()
+    [file] = files_at("s3://bucket/large.parquet")
+    Bucket.asked.clear()
+    first = next(iter(FileReading("shop", [file], PLAIN)))[0]
+    assert isinstance(first.values, pa.Table)
+    assert first.values.column("n").to_pylist() == numbers[:10_000].tolist()
+    ranges = [one.removeprefix("bytes=").split("-") for one in Bucket.asked if one]
+    fetched = sum(int(last) - int(start) + 1 for start, last in ranges)
+    assert fetched < file.size_bytes / 2
+    assert file.content() == 'store:"e"'

@@ -64,6 +64,42 @@ def test_every_kind_of_malformed_record_gets_its_code(kind: str) -> None:
     assert stage.counts()[f"dead_letter_{MALFORMED[kind][1]}"] == 1
 
 
+def test_a_label_that_names_nobody_is_a_dead_letter() -> None:
+    """A label by event id alone teaches nobody, as live nobody looks its event up; one that names
+    any entity passes, and where no monitor reads the input so does every label."""
+    spec = InputSpec(topic="labels", type="label")
+    fields = ["account", "card", "verdict", "labelled_event_id"]
+
+    def label(number: int, **named: str) -> bytes:
+        said = {"verdict": "fraud", "labelled_event_id": "e1", **named}
+        return orjson.dumps({"event_id": f"l{number}", "time": TIME_MS, **said})
+
+    values: list[bytes | None] = [
+        label(1, card="c1"),
+        b"{",
+        label(2),
+        label(3, account=""),
+        label(4, account="a"),
+    ]
+    stage = Route(spec, LIMITS, fields, KEY)
+    routed = stage.process(records(values, first=7))
+    assert routed.events.offset.tolist() == [7, 11]
+    assert [header(one, "eddy-code") for one in routed.dead_letters] == [
+        b"malformed",
+        *[b"label_without_entity"] * 2,
+    ]
+    assert [header(one, "eddy-offset") for one in routed.dead_letters] == [b"8", b"9", b"10"]
+    assert routed.dead_letters[1].value == values[2]
+    counts = stage.counts()
+    assert (counts["read"], counts["passed"], counts["dead_letter_label_without_entity"]) == (
+        5,
+        2,
+        2,
+    )
+    unread = Route(spec, LIMITS, fields, KEY, is_read=False)
+    assert len(unread.process(records(values)).events) == 4
+
+
 def test_every_record_is_counted_once() -> None:
     """Read is the sum of passed, duplicate, tombstone and dead letters by their codes."""
     stage = route()

@@ -1,32 +1,53 @@
 """Tables: columnar files (Parquet), whose columns are taken as they are and never made rows."""
 
+from collections.abc import Iterable
+from typing import Final
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.codecs.decoded import Decoded, Leaves, assemble, numbers, shown
-from schemas.mapping import Mapping, Path, Unit
+from schemas.mapping import Mapping, Path, Source, Unit
 from schemas.records import Records
 
 _FAR = 4 * 10**15
 """Seconds or milliseconds that are certainly out of range, and still an int64 in milliseconds."""
 _PER_MS = {"us": 1_000, "ns": 1_000_000}
 
+OWN: Final = {b"eddy": b"own fields"}
+"""In the metadata of a table's schema: its columns are Eddy's own fields, with time in milliseconds,
+whatever the mapping of the live topic says."""
+
 
 class TableCodec:
     """Decodes Arrow tables by the mapping of the live topic; a nested path is a struct column.
 
-    A time column that is a timestamp needs no unit: it has its own.
+    A time column that is a timestamp needs no unit: it has its own. A table that is `OWN` is taken
+    by Eddy's own names.
     """
 
     def __init__(self, mapping: Mapping) -> None:
         self.mapping = mapping
+        self._own = _identity(mapping.fields)
 
     def decode(self, records: Records) -> Decoded:
         """See `Codec`."""
         assert isinstance(records.values, pa.Table)
-        leaves = _Columns(records.values, self.mapping.time.paths)
-        return assemble(self.mapping, leaves, records, np.arange(len(records)), [])
+        is_own = OWN.items() <= (records.values.schema.metadata or {}).items()
+        mapping = self._own if is_own else self.mapping
+        leaves = _Columns(records.values, mapping.time.paths)
+        return assemble(mapping, leaves, records, np.arange(len(records)), [])
+
+
+def _identity(fields: Iterable[str]) -> Mapping:
+    """Every field under its own name."""
+
+    def at(name: str) -> Source:
+        return Source(((name,),))
+
+    own = {name: at(name) for name in fields}
+    return Mapping(at("event_id"), at("time"), "ms", at("type"), None, own)
 
 
 class _Columns(Leaves):

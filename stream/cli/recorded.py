@@ -1,12 +1,16 @@
 """Commands on recorded events: `eddy replay`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stream.cli.apps import ConfigPath, app
 from stream.errors import InputError
+
+if TYPE_CHECKING:
+    from stream.config import Config
+    from stream.replay.summary import JudgedSpan
 
 
 @app.command()
@@ -17,11 +21,39 @@ def replay(
         typer.Option(
             "--input",
             metavar="NAME=PATH",
-            help="An input of the configuration and its file: Parquet, NDJSON or an access log, "
-            "plain, gzip or zstd. May be repeated.",
+            help="An input of the configuration and a file of it: Parquet, CSV (named .csv), "
+            "NDJSON or an access log, plain, gzip or zstd; or a folder, a glob, or an address such "
+            "as s3://bucket/2026-03-*.parquet. May be repeated, also for the same input: its files "
+            "are merged by event time.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for alerts, scores and summary.")],
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATH",
+            help="A file of confirmed verdicts, mapped by the input of type label (NAME=PATH where "
+            "there are several): joined to the events by id, known to the models only from its own "
+            "time on.",
+        ),
+    ] = None,
+    warm_up: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DURATION",
+            help="Judge nothing for so long from the first event on, such as 30d: it is learned.",
+        ),
+    ] = None,
+    score_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="Judge events from this time on (ISO 8601); learn those before."
+        ),
+    ] = None,
+    score_until: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Judge events before this time; learn those behind."),
+    ] = None,
 ) -> None:
     """Run recorded events through the stages that run live, and write every score; needs no Kafka.
 
@@ -33,7 +65,14 @@ def replay(
     from stream import replay as replaying
     from stream.config import load
 
+    loaded = load(config)
     pairs = [_name_and_path(text) for text in inputs]
+    label_pairs = [labels_of(loaded, text) for text in labels or ()]
+    split = replaying.Split(
+        seconds_of("--warm-up", warm_up),
+        ms_of("--score-from", score_from),
+        ms_of("--score-until", score_until),
+    )
     columns = (*Progress.get_default_columns(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("replay", total=1.0)
@@ -41,19 +80,84 @@ def replay(
         def show(records: int, share: float) -> None:
             bar.update(task, completed=share, description=f"{records:,} records")
 
-        summary = replaying.replay(load(config), pairs, out, show)
+        summary = replaying.replay(loaded, pairs, out, show, label_pairs, split)
     typer.echo(f"{summary.events:,} events in {summary.seconds:.1f} s, results in {out}")
+    if split != replaying.Split():
+        typer.echo(_said_of_span(summary.judged))
     if summary.dead_letters:
         typer.echo(
             f"{summary.dead_letters:,} dead letters, each with its reason: {out}/dead_letters.ndjson"
         )
+    for name, counts in summary.labels.items():
+        typer.echo(f"{name}: {_said_of_labels(counts)}")
     late = sum(counts.get("late", 0) for counts in summary.monitors.values())
     if late:
-        typer.echo(f"{late:,} events older than their entity's last: is the file in time order?")
+        typer.echo(f"{late:,} events older than their entity's last; they were scored as late")
 
 
-def _name_and_path(text: str) -> tuple[str, Path]:
+def _said_of_labels(counts: dict[str, int]) -> str:
+    """What became of a label file, in a line."""
+    said = f"{counts['read']:,} labels, {counts['joined']:,} joined to their events"
+    of_few = {
+        "named": "named an entity themselves",
+        "unknown_event": "of events that are not there",
+        "of_nobody": "of events without an entity that learns from labels",
+        "dead_letters": "unreadable",
+        "before_their_event": "known before their event, counted from behind it",
+    }
+    return ", ".join([said, *(f"{counts[k]:,} {text}" for k, text in of_few.items() if counts[k])])
+
+
+def _said_of_span(judged: "JudgedSpan") -> str:
+    """Which events of a replay are judged, in a line."""
+    bounds = (("from", judged.from_time), ("before", judged.until_time))
+    said = " and ".join(f"{word} {time}" for word, time in bounds if time)
+    alerts = sum(judged.alerts.values())
+    return f"judged: {judged.events:,} events {said}, {alerts:,} alerts; all others only learned"
+
+
+def seconds_of(option: str, text: str | None) -> float | None:
+    """Seconds of an option's duration, where it is given. Raises InputError."""
+    from detectors.spec import seconds
+
+    try:
+        return None if text is None else seconds(text)
+    except ValueError as error:
+        raise InputError(f"{option}: {error}") from error
+
+
+def ms_of(option: str, text: str | None) -> int | None:
+    """Milliseconds since 1970 of an option's time, where it is given. Raises InputError."""
+    from stream import clock
+
+    try:
+        return None if text is None else clock.ms_of(text)
+    except ValueError as error:
+        raise InputError(
+            f'{option}: got "{text}"; expected a time such as 2026-03-01 or 2026-03-01T12:00:00Z'
+        ) from error
+
+
+def labels_of(config: "Config", text: str) -> tuple[str, Path]:
+    """The input and the file that --labels means."""
+    from stream.config import label_inputs
+
+    known = label_inputs(config)
+    name, equals, path = text.partition("=")
+    if equals and path and name in known:
+        return name, Path(path)
+    if len(known) == 1:
+        return known[0], Path(text)
+    if not known:
+        raise InputError(
+            '--labels: the configuration has no input of type = "label"; expected one that says '
+            "where event id, verdict and time are"
+        )
+    raise InputError(f'--labels: got "{text}"; expected NAME=PATH, NAME one of {", ".join(known)}')
+
+
+def _name_and_path(text: str) -> tuple[str, str]:
     name, equals, path = text.partition("=")
     if not (name and equals and path):
         raise InputError(f'--input: got "{text}"; expected NAME=PATH')
-    return name, Path(path)
+    return name, path

@@ -9,29 +9,34 @@ from time import perf_counter
 from types import TracebackType
 from typing import Self
 
+from schemas.columns import EventBatch
 from schemas.records import Records
 from stream.alerting import RunInfo
 from stream.chain import Chain
 from stream.clock import now_text
 from stream.config import Config, fingerprint
+from stream.replay.labels import JoinedLabels
+from stream.replay.last_words import labels_in, labels_of
 from stream.replay.recording import Recording, make_folder, refuse_foreign
+from stream.replay.span import EVERYTHING, Span
 from stream.replay.summary import Summary, Tally, summarize
 
 
 class Run:
     """A configuration at work on recorded events, and the folder that holds what came of it.
 
-    Raises InputError for a folder that cannot be used, before anything is read.
+    span: what is judged. Raises InputError for a folder that cannot be used, before anything is
+    read.
     """
 
-    def __init__(self, config: Config, out_dir: Path) -> None:
+    def __init__(self, config: Config, out_dir: Path, span: Span = EVERYTHING) -> None:
         refuse_foreign(out_dir)
         make_folder(out_dir)
         self.config = config
         run = RunInfo("replay", f"replay-{fingerprint(config)[:12]}", now_text)
         self._chain = Chain(config, run, {name: name for name in config.inputs}, every=True)
-        self._tally = Tally()
-        self._recording = Recording(out_dir, [monitor.name for monitor in config.monitors])
+        self._tally = Tally(span)
+        self._recording = Recording(out_dir, [monitor.name for monitor in config.monitors], span)
         self._began = perf_counter()
 
     def __enter__(self) -> Self:
@@ -46,18 +51,31 @@ class Run:
     ) -> None:
         self._recording.__exit__(kind, error, trace)
 
-    def put(self, input_name: str, records: Records) -> int:
-        """Take the next records of a partition of an input; the latest event time among them, -1
-        where there is none."""
+    @property
+    def work(self) -> Path:
+        """The folder of what is needed only while the run lasts."""
+        return self._recording.work
+
+    def note(self, joined: JoinedLabels) -> None:
+        """Take note of a label file that was made ready for this run."""
+        self._tally.labels[joined.reading.name] = joined.counts
+        self._tally.dead_letters += len(joined.dead_letters)
+        self._recording.add([], joined.dead_letters)
+        for labels in labels_in(joined.of_nobody):
+            self._recording.add_labels(labels)
+
+    def put(self, input_name: str, records: Records) -> EventBatch:
+        """Take the next records of a partition of an input; the events that they are."""
         emitted = self._chain.put(input_name, records)
         self._tally.add(emitted)
         self._recording.add(emitted.alerts, emitted.dead_letters)
-        return int(emitted.events.time_ms.max(initial=-1))
+        self._recording.add_labels(labels_of(emitted.events))
+        return emitted.events
 
     def advance(self, until_ms: float) -> None:
         """Let go on what waits for earlier events: every input has come so far."""
         alerts, judged = self._chain.advance(until_ms)
-        self._tally.alerts.update(alert.monitor for alert in alerts)
+        self._tally.add_alerts(alerts)
         self._recording.add(alerts, [], judged)
 
     def finish(self) -> Summary:

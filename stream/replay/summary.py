@@ -4,14 +4,30 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
+import numpy as np
+
+from detectors.monitor import LABEL
+from schemas.alerts import Alert
 from stream.chain import Chain
 from stream.clock import text_of
 from stream.config import ASSESS, Config, fingerprint
+from stream.replay.span import EVERYTHING, Span
 from stream.shard import Emitted
 
 DAY_MS: Final = 86_400_000
 
 Counts = dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedSpan:
+    """What is judged: events from a time on and before another one, null where there is no bound;
+    how many these are, and their alerts by monitor."""
+
+    from_time: str | None
+    until_time: str | None
+    events: int
+    alerts: Counts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +37,8 @@ class Summary:
     inputs: route's counters by input, over its partitions. monitors: watch's counters by monitor,
     and assess's by "assess". adds_up: by monitor, whether read = scored + not applicable + labels +
     duplicate + tombstone + dead letters. alerts: by monitor; alerts_per_day: the same over the span
-    of event times, null where there is none. Times are ISO 8601, null where there was no event.
+    of event times, null where there is none. judged: of these, what lies in the span of the time split.
+    labels: by input, what became of a label file. Times are ISO 8601, null where there was no event.
     """
 
     fingerprint: str
@@ -31,7 +48,9 @@ class Summary:
     events: int
     alerts: Counts
     alerts_per_day: dict[str, float | None]
+    judged: JudgedSpan
     dead_letters: int
+    labels: dict[str, Counts]
     first_event_time: str | None
     last_event_time: str | None
     seconds: float
@@ -40,24 +59,35 @@ class Summary:
 
 @dataclass(slots=True)
 class Tally:
-    """What is counted over all batches."""
+    """What is counted over all batches. judged_…: of these what lies in the span."""
 
+    span: Span = EVERYTHING
     events: int = 0
+    judged_events: int = 0
     dead_letters: int = 0
     alerts: Counter[str] = field(default_factory=Counter)
+    judged_alerts: Counter[str] = field(default_factory=Counter)
+    labels: dict[str, Counts] = field(default_factory=dict)
     first_ms: int | None = None
     last_ms: int | None = None
 
     def add(self, emitted: Emitted) -> None:
-        """Count one batch."""
-        times = emitted.events.time_ms
+        """Count one batch. Labels are no events that are judged, and often known long after."""
+        times = emitted.events.time_ms[emitted.events.type_code != LABEL]
         self.events += len(times)
         self.dead_letters += len(emitted.dead_letters)
-        self.alerts.update(alert.monitor for alert in emitted.alerts)
+        self.judged_events += int(np.count_nonzero(self.span.holds(times)))
+        self.add_alerts(emitted.alerts)
         if len(times):
             known = [ms for ms in (self.first_ms, self.last_ms) if ms is not None]
             self.first_ms = min([int(times.min()), *known])
             self.last_ms = max([int(times.max()), *known])
+
+    def add_alerts(self, alerts: list[Alert]) -> None:
+        """Count alerts."""
+        self.alerts.update(alert.monitor for alert in alerts)
+        held = self.span.holds(np.array([alert.event_time_ms for alert in alerts], np.int64))
+        self.judged_alerts.update(alerts[i].monitor for i in np.flatnonzero(held).tolist())
 
 
 def summarize(config: Config, chain: Chain, tally: Tally, seconds: float) -> Summary:
@@ -85,7 +115,14 @@ def summarize(config: Config, chain: Chain, tally: Tally, seconds: float) -> Sum
         events=tally.events,
         alerts=alerts,
         alerts_per_day={n: k * DAY_MS / span_ms if span_ms else None for n, k in alerts.items()},
+        judged=JudgedSpan(
+            from_time=_iso(tally.span.from_ms),
+            until_time=_iso(tally.span.until_ms),
+            events=tally.judged_events,
+            alerts={name: tally.judged_alerts[name] for name in names},
+        ),
         dead_letters=tally.dead_letters,
+        labels=tally.labels,
         first_event_time=_iso(tally.first_ms),
         last_event_time=_iso(tally.last_ms),
         seconds=round(seconds, 3),

@@ -14,6 +14,7 @@ import orjson
 
 from detectors.hashing import HashKey, hash_text
 from detectors.kernels import kernel
+from detectors.monitor import LABEL
 from detectors.spec import seconds
 from detectors.state import AboutToWrite, Arrays, prefixed, under
 from schemas.checks import check
@@ -21,6 +22,7 @@ from schemas.codecs import Codec, TableCodec, codec_named
 from schemas.codecs.slim import SlimCodec
 from schemas.columns import I64, U64, Bools, EventBatch
 from schemas.dead_letters import CODES, DeadLetter, Fault, dead_letter
+from schemas.events import ENTITY_FIELDS
 from schemas.mapping import compile_mapping
 from schemas.records import Records
 from stream.config import InputSpec, LimitsSpec, Log
@@ -34,6 +36,9 @@ COUNTS: Final = (
 """What can become of a record; `read` is the sum of all others."""
 READ, PASSED, DUPLICATE, TOMBSTONE, FIRST_CODE = range(5)
 
+
+OF_NOBODY: Final = "label_without_entity"
+NOBODY_NAMED: Final = "a label names none of the entities that its input maps"
 
 SENT, NOT_APPLICABLE = range(2)
 
@@ -92,7 +97,8 @@ class Hop:
 
 
 class Route:
-    """The stage of one partition of an input. hops: to those that do not read it directly."""
+    """The stage of one partition of an input. hops: to those that do not read it directly. is_read:
+    by anybody at all; else no label need name whom it teaches."""
 
     def __init__(
         self,
@@ -101,8 +107,11 @@ class Route:
         fields_wanted: list[str],
         hash_key: HashKey,
         hops: Sequence[Hop] = (),
+        *,
+        is_read: bool = True,
     ) -> None:
         self.hops = hops
+        self._is_read = is_read
         self._record_bytes_max = limits.record_bytes_max
         self._time_ahead_max_ms = round(seconds(limits.time_ahead_max) * 1000)
         self._hash_key = hash_key
@@ -114,18 +123,29 @@ class Route:
 
     def process(self, batch: Records) -> Routed:
         """The batch's events that were not seen before, and a dead letter for each bad record."""
-        kept, faults, tombstones = self._screened(batch)
-        records = batch if len(kept) == len(batch) else batch.take(kept)
-        events, found = check(
-            self._codec_of(records).decode(records), records, self._time_ahead_max_ms
-        )
-        faults = sorted(faults + [fault._replace(row=int(kept[fault.row])) for fault in found])
+        events, faults, tombstones = self.decoded(batch)
+        nameless = labels_of_nobody(events)
+        if self._is_read and nameless.any():
+            rows = np.searchsorted(batch.offset, events.offset[nameless]).tolist()
+            faults = sorted([*faults, *(Fault(row, OF_NOBODY, NOBODY_NAMED) for row in rows)])
+            events = events.take(np.flatnonzero(~nameless))
         seen = self._recent.seen(hash_text(events.event_id, self._hash_key))
         duplicates = int(np.count_nonzero(seen))
         fresh = events if duplicates == 0 else events.take(np.flatnonzero(~seen))
         self._count(len(batch), len(fresh), duplicates, tombstones, faults)
         internal = [record for hop in self.hops for record in hop.process(fresh)]
-        return Routed(fresh, [_letter(fault, batch) for fault in faults], internal)
+        return Routed(fresh, [letter(fault, batch) for fault in faults], internal)
+
+    def decoded(self, batch: Records) -> tuple[EventBatch, list[Fault], int]:
+        """The batch's events, seen before or not, a fault for each record that is none, and the
+        number of tombstones; remembers nothing."""
+        kept, faults, tombstones = self._screened(batch)
+        records = batch if len(kept) == len(batch) else batch.take(kept)
+        events, found = check(
+            self._codec_of(records).decode(records), records, self._time_ahead_max_ms
+        )
+        found = [fault._replace(row=int(kept[fault.row])) for fault in found]
+        return events, sorted(faults + found), tombstones
 
     def counts(self) -> dict[str, int]:
         """Records by what became of them, `COUNTS` the names."""
@@ -240,7 +260,18 @@ def _remember(hashed: U64, slots: U64, marks: I64, per_pane: int, found: Bools) 
                 slots[1 - current] = 0
 
 
-def _letter(fault: Fault, batch: Records) -> DeadLetter:
+def labels_of_nobody(events: EventBatch) -> Bools:
+    """bool[n]: labels that name none of the entities for which their input has a place."""
+    found: Bools = events.type_code == LABEL
+    named = [events.text[name] for name in ENTITY_FIELDS if name in events.text]
+    if not named or not found.any():
+        return np.zeros(len(events), np.bool_)
+    for column in named:
+        found = found & column.is_null().to_numpy(zero_copy_only=False)
+    return found
+
+
+def letter(fault: Fault, batch: Records) -> DeadLetter:
     """The dead letter of a record; a table's row stands in it as JSON."""
     row = fault.row
     value: Any = (

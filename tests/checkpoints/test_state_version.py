@@ -33,7 +33,7 @@ inputs = ["labels"]
 features = ["account.amount"]
 """
 
-VERSION_AND_LAYOUT: Final = (4, "d388164197e2f2ef")
+VERSION_AND_LAYOUT: Final = (5, "de6e2394b6e04c98")
 """The version, and the hash of what every empty state holds under it."""
 
 

@@ -1,0 +1,198 @@
+"""What a file holds, as records: Parquet and CSV as tables, or text with one record a line (NDJSON,
+access logs), plain or packed.
+
+A packing and Parquet are told by their first bytes, CSV by the file's name. Decodes nothing that a
+codec decodes, and knows neither topics nor partitions.
+"""
+
+import csv
+import gzip
+import io
+import shutil
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import IO, Final, NamedTuple, TypeAlias, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+from schemas.columns import I64
+from stream.errors import InputError
+from stream.inputs.places import File
+
+CHUNK_BYTES: Final = 4 * 1024 * 1024
+LINE_BYTES_MAX: Final = 64 * 1024 * 1024
+GZIP, ZSTD, PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
+PACKED: Final = frozenset({".gz", ".zst", ".zstd"})
+_UNREADABLE: Final = (OSError, EOFError, zlib.error, UnicodeDecodeError, pa.ArrowException)
+
+Values: TypeAlias = "list[bytes | None] | pa.Table"
+Share = Callable[[float], None]
+"""Told how much of a file has been read, 0 to 1."""
+
+
+class Rows(NamedTuple):
+    """Consecutive records of a file. row: int64[n], the line or row that each stands in, from 0;
+    a CSV's header is none, a blank line is one. values: as `Records` holds them."""
+
+    row: I64
+    values: Values
+
+
+def rows_of(file: File, batch_records: int, share: Share) -> Iterator[Rows]:
+    """The file's records in its order, at most so many at a time, in bounded memory.
+
+    Raises InputError where it cannot be read.
+    """
+    try:
+        yield from _Reading(file, batch_records, share).rows()
+    except _UNREADABLE as error:
+        raise InputError(f"{file.name}: {error}") from error
+    share(1.0)
+
+
+@dataclass
+class _Reading:
+    """A file on its way in."""
+
+    file: File
+    batch_records: int
+    share: Share
+
+    def rows(self) -> Iterator[Rows]:
+        with ExitStack() as opened:
+            with self.file.open() as first:
+                magic = _unpacked(first).read(4)
+            raw = opened.enter_context(self.file.open())
+            unpacked = _unpacked(raw)
+            if magic == PARQUET:
+                if unpacked is not raw:
+                    unpacked = _seekable(unpacked, opened)
+                yield from self._parquet(unpacked)
+            elif _is_csv(self.file.name):
+                yield from self._csv(raw, unpacked)
+            else:
+                yield from self._lines(raw, unpacked)
+
+    def _told(self, raw: IO[bytes]) -> None:
+        """Say how much has been read, going by the bytes of the file as it is."""
+        self.share(min(raw.tell() / max(self.file.size_bytes, 1), 1.0))
+
+    def _parquet(self, file: IO[bytes]) -> Iterator[Rows]:
+        # by columns and little by little: a row group may be the whole file
+        parquet = pq.ParquetFile(file, buffer_size=CHUNK_BYTES, pre_buffer=False)
+        first = 0
+        for batch in parquet.iter_batches(self.batch_records):
+            yield _table_rows(first, batch)
+            first += len(batch)
+            self.share(first / parquet.metadata.num_rows)
+
+    def _csv(self, raw: IO[bytes], unpacked: IO[bytes]) -> Iterator[Rows]:
+        """Every column as text: what it means is the mapping's business. An empty cell is null."""
+        names = self._header()
+        if not names:
+            return
+        wrong: list[pa_csv.InvalidRow] = []
+
+        def refuse(row: pa_csv.InvalidRow) -> str:
+            wrong.append(row)
+            return "error"
+
+        first = 0
+        try:
+            reader = pa_csv.open_csv(
+                unpacked,
+                pa_csv.ReadOptions(use_threads=False, block_size=CHUNK_BYTES),
+                pa_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=refuse),
+                pa_csv.ConvertOptions(
+                    column_types=dict.fromkeys(names, pa.string()),
+                    null_values=[""],
+                    strings_can_be_null=True,
+                ),
+            )
+            for block in reader:
+                for start in range(0, len(block), self.batch_records):
+                    yield _table_rows(first + start, block.slice(start, self.batch_records))
+                first += len(block)
+                self._told(raw)
+        except pa.ArrowInvalid as error:
+            if not wrong:
+                raise
+            found, expected = wrong[0].actual_columns, wrong[0].expected_columns
+            where = "" if wrong[0].number is None else f" {wrong[0].number - 2}"
+            raise InputError(
+                f"{self.file.name}: row{where} has {found} columns; expected {expected}, as the "
+                "header has; quote what holds a comma"
+            ) from error
+
+    def _header(self) -> list[str]:
+        """The names of a CSV's columns; none where the file is empty."""
+        with self.file.open() as raw:
+            text = io.TextIOWrapper(_unpacked(raw), "utf-8-sig", newline="")
+            names = next(csv.reader(text), [])
+            text.detach()
+        return names
+
+    def _lines(self, raw: IO[bytes], unpacked: IO[bytes]) -> Iterator[Rows]:
+        """Blank lines are no records, but count as rows."""
+        rows: list[int] = []
+        values: list[bytes | None] = []
+        for row, line in enumerate(self._split(unpacked)):
+            if line and not line.isspace():
+                rows.append(row)
+                values.append(line)
+            if len(rows) == self.batch_records:
+                yield Rows(np.array(rows), values)
+                self._told(raw)
+                rows, values = [], []
+        if rows:
+            yield Rows(np.array(rows), values)
+
+    def _split(self, file: IO[bytes]) -> Iterator[bytes]:
+        rest = b""
+        while chunk := file.read(CHUNK_BYTES):
+            *lines, rest = (rest + chunk).split(b"\n")
+            yield from lines
+            if len(rest) > LINE_BYTES_MAX:
+                raise InputError(
+                    f"{self.file.name}: a line of more than {LINE_BYTES_MAX} bytes; expected "
+                    "Parquet, CSV (a name that ends in .csv), or text with one record a line"
+                )
+        if rest:
+            yield rest
+
+
+def _table_rows(first: int, batch: pa.RecordBatch) -> Rows:
+    return Rows(np.arange(first, first + len(batch)), pa.Table.from_batches([batch]))
+
+
+def _is_csv(name: str) -> bool:
+    """Whether a name ends in .csv, its packing aside."""
+    path = PurePosixPath(name.lower())
+    return (PurePosixPath(path.stem) if path.suffix in PACKED else path).suffix == ".csv"
+
+
+def _unpacked(raw: IO[bytes]) -> IO[bytes]:
+    """A file just opened, read without its packing."""
+    magic = raw.read(4)
+    raw.seek(0)
+    if magic.startswith(GZIP):
+        return cast("IO[bytes]", gzip.open(raw))
+    if magic == ZSTD:
+        # Arrow's reader tells a file cut short; zstandard's takes it for the end
+        return cast("IO[bytes]", pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd"))
+    return raw
+
+
+def _seekable(packed: IO[bytes], opened: ExitStack) -> IO[bytes]:
+    """A packed Parquet file unpacked on disk: it is read from its end."""
+    file = opened.enter_context(tempfile.TemporaryFile())  # noqa: SIM115  # closed with the rest
+    shutil.copyfileobj(packed, file, CHUNK_BYTES)
+    file.seek(0)
+    return file

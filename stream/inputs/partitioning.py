@@ -1,0 +1,94 @@
+"""Which partition a record went to: as the topic's producer chose it by the record's key."""
+
+import zlib
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+
+from detectors.kernels import kernel
+from schemas.codecs import TableCodec, codec_named
+from schemas.columns import I64, U8
+from schemas.mapping import compile_mapping
+from schemas.records import Records
+from stream.config import InputSpec
+
+
+class Partitioning:
+    """The partitions of an input: records of the whole log in, which of them go where out."""
+
+    def __init__(self, spec: InputSpec) -> None:
+        self._spec = spec
+        self.needed = spec.partitions > 1 and spec.keyed_by is not None
+        """Whether records must be looked into; else all go to partition 0."""
+        if self.needed:
+            assert spec.keyed_by is not None
+            mapping = compile_mapping(spec.codec, spec.type, spec.fields, [spec.keyed_by])
+            self._codec, self._table_codec = codec_named(spec.codec, mapping), TableCodec(mapping)
+
+    def of(self, records: Records) -> I64:
+        """int64[n]: each record's partition; 0 where it has no key, or cannot be read."""
+        spec = self._spec
+        partition = np.zeros(len(records), np.int64)
+        if self.needed and spec.keyed_by is not None and spec.partitioner is not None:
+            codec = self._codec if isinstance(records.values, list) else self._table_codec
+            decoded = codec.decode(records)
+            keys = decoded.text[spec.keyed_by]
+            partition[decoded.rows] = partition_of(keys, spec.partitions, spec.partitioner)
+        return partition
+
+
+def partition_of(
+    keys: pa.StringArray, partitions: int, partitioner: Literal["murmur2", "crc32"]
+) -> I64:
+    """int64[n]: the partition that a producer chose for each key; 0 for null.
+
+    murmur2 as Java's producer and librdkafka's `murmur2_random`, crc32 as librdkafka's
+    `consistent_random`. Those send a null key anywhere, which nobody can repeat.
+    """
+    if partitioner == "murmur2":
+        hashed = murmur2(keys) & np.int64(0x7FFF_FFFF)
+    else:
+        hashed = np.array(
+            [0 if key is None else zlib.crc32(key.encode()) for key in keys.to_pylist()], np.int64
+        )
+    present = keys.is_valid().to_numpy(zero_copy_only=False)
+    return np.where(present, hashed % partitions, 0)
+
+
+def murmur2(keys: pa.StringArray) -> I64:
+    """int64[n]: Kafka's 32-bit murmur2 of each text's UTF-8, as an unsigned number."""
+    _, offsets, data = keys.buffers()
+    out: I64 = np.zeros(len(keys), np.int64)
+    if len(keys) > 0:
+        first = keys.offset
+        places = np.frombuffer(offsets, np.int32)[first : first + len(keys) + 1]
+        text = np.empty(0, np.uint8) if data is None else np.frombuffer(data, np.uint8)
+        _murmur2(text, places.astype(np.int64), out)
+    return out
+
+
+@kernel
+def _murmur2(text: U8, places: I64, out: I64) -> None:
+    m = np.uint32(0x5BD1E995)
+    for i in range(len(out)):
+        start = places[i]
+        size = places[i + 1] - start
+        h = np.uint32(0x9747B28C) ^ np.uint32(size)
+        words = size >> 2
+        for w in range(words):
+            k = np.uint32(0)
+            for b in range(4):
+                k |= np.uint32(text[start + 4 * w + b]) << np.uint32(8 * b)
+            k = np.uint32(k * m)
+            k ^= k >> np.uint32(24)
+            k = np.uint32(k * m)
+            h = np.uint32(h * m) ^ k
+        for b in range((size & 3) - 1, -1, -1):
+            h ^= np.uint32(text[start + 4 * words + b]) << np.uint32(8 * b)
+        if size & 3:
+            h = np.uint32(h * m)
+        h ^= h >> np.uint32(13)
+        h = np.uint32(h * m)
+        h ^= h >> np.uint32(15)
+        out[i] = np.int64(h)

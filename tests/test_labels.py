@@ -1,0 +1,397 @@
+"""Labels in a replay: joined to their events, known from their own time on and never before, and the
+last word on each event at the end."""
+
+import re
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from numpy.random import default_rng
+
+from stream.cli import recorded
+from stream.config import Config, entities_of_labels, parse
+from stream.errors import ExtraMissing, InputError
+from stream.replay import Summary, labels, replay
+
+START_MS = 1_772_409_600_000
+STEP_MS = 10_000
+LATER_MS = 600_000
+"""How long after its event a label becomes known."""
+CONFIG = """
+[inputs.shop]
+topic = "shop"
+type = "transaction"
+[inputs.shop.fields]
+event_id = "id"
+time = "at"
+account = "who"
+device = "device"
+amount = "amount"
+
+[inputs.verdicts]
+topic = "verdicts"
+type = "label"
+[inputs.verdicts.fields]
+event_id = { position = true }
+time = { path = "known_at", unit = "iso" }
+labelled_event_id = "payment"
+verdict = { path = "fraud", values = { "0" = "honest", "1" = "fraud" } }
+kind = "how"
+account = "account"
+device = "device"
+
+[[monitors]]
+name = "account"
+entity = "account"
+inputs = ["verdicts", "shop"]
+features = [{ name = "amount", kind = "value", field = "amount" }]
+detectors = [
+  { kind = "label_risk", name = "risk" },
+  { kind = "label_risk", name = "device_risk", field = "device" },
+]
+policy = { warm_up_events = 100 }
+"""
+UNREAD = re.sub(
+    r"detectors = \[.*?\n\]", 'detectors = [{ kind = "tail" }]', CONFIG, flags=re.DOTALL
+).replace('inputs = ["verdicts", "shop"]', 'inputs = ["shop"]')
+Row = dict[str, Any]
+
+
+def config(text: str = CONFIG) -> Config:
+    """A parsed configuration."""
+    return parse(tomllib.loads(text), {})
+
+
+def payments(count: int = 2_000) -> list[Row]:
+    """Payments of twenty accounts over a few devices; every fiftieth has no account."""
+    rng = default_rng(5)
+    return [
+        {
+            "id": f"e{i}",
+            "at": START_MS + i * STEP_MS,
+            "who": f"a{rng.integers(20)}" if i % 50 else None,
+            "device": f"d{rng.integers(30)}" if i % 3 else None,
+            "amount": round(float(rng.lognormal(3, 0.3)), 2),
+        }
+        for i in range(count)
+    ]
+
+
+def label(of: str, at_ms: int, *, fraud: bool = True, **more: str) -> Row:
+    """A label by event id alone."""
+    return {"payment": of, "known_at": at_ms, "fraud": int(fraud), **more}
+
+
+def verdicts(rows: list[Row]) -> list[Row]:
+    """A label for each payment, some time after it, in another order than they became known in."""
+    rng = default_rng(11)
+    made = [
+        label(row["id"], row["at"] + LATER_MS, fraud=row["who"] in {"a1", "a2"}, how="stolen")
+        for row in rows
+    ]
+    return [made[i] for i in rng.permutation(len(made))]
+
+
+def ndjson(path: Path, rows: list[Row]) -> Path:
+    """A file with one event a line."""
+    path.write_bytes(b"\n".join(map(orjson.dumps, rows)))
+    return path
+
+
+def label_table(path: Path, rows: list[Row]) -> Path:
+    """A Parquet file of labels, with times as a warehouse would write them."""
+    table = pa.Table.from_pylist(rows)
+    at = table.schema.get_field_index("known_at")
+    column = table.column(at).cast(pa.int64()).cast(pa.timestamp("ms"))
+    pq.write_table(table.set_column(at, "known_at", column), path)
+    return path
+
+
+def run(folder: Path, rows: list[Row], known: list[Row], using: Config | None = None) -> Summary:
+    """Replay payments and a label file, both in files of their own, into the folder `out`."""
+    folder.mkdir(exist_ok=True)
+    shop = ndjson(folder / "shop", rows)
+    given = [("verdicts", label_table(folder / "labels", known))] if known else []
+    return replay(using or config(), [("shop", shop)], folder / "out", lambda *_: None, given)
+
+
+def scores(folder: Path) -> dict[str, float]:
+    """The score of each payment."""
+    table = pq.read_table(folder / "out" / "scores.parquet")
+    return dict(
+        zip(table.column("event_id").to_pylist(), table.column("score").to_pylist(), strict=True)
+    )
+
+
+def last_words(folder: Path) -> list[Row]:
+    """The rows of labels.parquet."""
+    found: list[Row] = pq.read_table(folder / "out" / "labels.parquet").to_pylist()
+    return found
+
+
+def named(rows: list[Row], known: list[Row]) -> list[Row]:
+    """The same labels as a topic would bring them: with their event's entities, as they became
+    known."""
+    by_id = {row["id"]: row for row in rows}
+    told = [
+        one | {"account": by_id[one["payment"]]["who"], "device": by_id[one["payment"]]["device"]}
+        for one in known
+    ]
+    return sorted(told, key=lambda one: one["known_at"])
+
+
+def test_labels_by_event_id_teach_what_labels_that_name_entities_teach(tmp_path: Path) -> None:
+    """A file of ids in any order is worth a topic of labels with entities, each at its time."""
+    rows = payments()
+    known = verdicts(rows)
+    summary = run(tmp_path / "ids", rows, known)
+    shop = ndjson(tmp_path / "shop", rows)
+    topic = label_table(tmp_path / "topic", named(rows, known))
+    inputs = [("shop", shop), ("verdicts", topic)]
+    summary_of_topic = replay(config(), inputs, tmp_path / "named" / "out", lambda *_: None)
+    assert scores(tmp_path / "ids") == scores(tmp_path / "named")
+    assert len(set(scores(tmp_path / "ids").values())) > 20
+    nobody = sum(row["who"] is None and row["device"] is None for row in rows)
+    assert summary.labels["verdicts"] == {
+        "read": len(rows),
+        "named": 0,
+        "joined": len(rows) - nobody,
+        "of_nobody": nobody,
+        "unknown_event": 0,
+        "dead_letters": 0,
+        "before_their_event": 0,
+    }
+    assert nobody > 5
+    assert summary.adds_up == {"account": True}
+    # where nothing is joined, a label that names nobody is a dead letter, as it is live
+    assert summary_of_topic.inputs["verdicts"]["dead_letter_label_without_entity"] == nobody
+    letters = (tmp_path / "named" / "out" / "dead_letters.ndjson").read_bytes().splitlines()
+    assert [orjson.loads(one)["eddy-code"] for one in letters] == ["label_without_entity"] * nobody
+    assert summary_of_topic.adds_up == {"account": True}
+
+
+def test_a_label_reaches_the_models_with_what_they_learn_from_and_no_more(tmp_path: Path) -> None:
+    """Entities that no reader of the labels looks at are not joined."""
+    using = config()
+    assert entities_of_labels(using, "verdicts") == ["account", "device"]
+    text = CONFIG.replace(
+        '  { kind = "label_risk", name = "device_risk", field = "device" },\n', ""
+    )
+    assert entities_of_labels(config(text), "verdicts") == ["account"]
+    assessed = config(text + '[assess]\nsubject = "device"\n')
+    assert entities_of_labels(assessed, "verdicts") == ["account", "device"]
+    assert entities_of_labels(config(UNREAD), "verdicts") == []
+
+
+def leaks(folder: Path) -> list[str]:
+    """What changes before a moment when the labels known from it on are others: nothing should."""
+    rows = payments()
+    known = verdicts(rows)
+    at_ms = START_MS + 1_000 * STEP_MS
+    opposite = [
+        one | {"fraud": 1 - one["fraud"]} if one["known_at"] >= at_ms else one for one in known
+    ]
+    without = [one for one in known if one["known_at"] < at_ms]
+    for name, told in (("all", known), ("opposite", opposite), ("without", without)):
+        run(folder / name, rows, told)
+    truth = scores(folder / "all")
+    found = []
+    for name in ("opposite", "without"):
+        other = scores(folder / name)
+        changed = {row["id"] for row in rows if other[row["id"]] != truth[row["id"]]}
+        assert changed, "the labels teach nothing, so that no leak could be seen"
+        found += [row["id"] for row in rows if row["at"] < at_ms and row["id"] in changed]
+    return found
+
+
+def test_no_label_reaches_a_score_before_it_is_known(tmp_path: Path) -> None:
+    """Other labels, or none, from a moment on change no score of an event before it."""
+    assert leaks(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "planted"),
+    [
+        ("the event's own time", "event.due_ms + 1"),
+        ("before the event", "event.due_ms - 1"),
+        ("a minute too early", "label.time - 60000"),
+    ],
+)
+def test_a_planted_leak_is_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, planted: str
+) -> None:
+    """Labels that count from their event on, from before it, or only a little too early are
+    found by the very check that the honest order passes."""
+    monkeypatch.setattr(labels, "KNOWN_MS", planted)
+    assert leaks(tmp_path), name
+
+
+@pytest.mark.parametrize("late_ms", [0, 40_000])
+def test_a_label_known_before_its_event_counts_from_behind_it(tmp_path: Path, late_ms: int) -> None:
+    """Whatever time it claims, it does not reach its own event, not even one that comes late."""
+    rows = payments(1_500)
+    last = rows[-3] | {"id": "late", "who": "a7", "at": rows[-3]["at"] - late_ms}
+    rows.insert(-2, last)
+    before = [label("late", START_MS + 5)]
+    summary = run(tmp_path / "early", rows, before)
+    run(tmp_path / "never", rows, [])
+    assert scores(tmp_path / "early")["late"] == scores(tmp_path / "never")["late"]
+    assert summary.labels["verdicts"]["before_their_event"] == 1
+    assert last_words(tmp_path / "early")[0]["known_time"].timestamp() * 1000 > rows[-3]["at"]
+
+
+def test_a_correction_replaces_the_earlier_label(tmp_path: Path) -> None:
+    """Once a fraud is taken back, the scores are those of the honest label alone; before, not. The
+    last word stands in labels.parquet, once."""
+    rows = payments()
+    of, wrong_ms, right_ms = "e101", rows[200]["at"], rows[1_000]["at"]
+    right = label(of, right_ms, fraud=False, how="none")
+    run(tmp_path / "both", rows, [right, label(of, wrong_ms, how="stolen")])
+    run(tmp_path / "right", rows, [right])
+    run(tmp_path / "wrong", rows, [label(of, wrong_ms)])
+    both, only, wrong = (scores(tmp_path / name) for name in ("both", "right", "wrong"))
+    before = [row["id"] for row in rows[:1_000]]
+    assert {of: both[of] for of in before} == {of: wrong[of] for of in before}
+    assert any(both[of] != only[of] for of in before)
+    who = rows[101]["who"]
+    after = [row["id"] for row in rows[1_001:] if row["who"] == who]
+    assert any(both[of] != wrong[of] for of in after)
+    [word] = last_words(tmp_path / "both")
+    assert (word["event_id"], word["verdict"], word["scenario"]) == (of, "honest", "none")
+    assert word["known_time"].timestamp() * 1000 == right_ms
+
+
+def test_labels_of_unknown_events_are_counted_and_reach_nobody(tmp_path: Path) -> None:
+    """An id that no event has, and a label without an id, are no error, and teach nothing."""
+    rows = payments(500)
+    strange = [label("nowhere", START_MS + 1), label("", START_MS + 2)]
+    summary = run(tmp_path / "strange", rows, strange)
+    run(tmp_path / "none", rows, [])
+    assert summary.labels["verdicts"]["unknown_event"] == 2
+    assert summary.labels["verdicts"]["joined"] == 0
+    assert scores(tmp_path / "strange") == scores(tmp_path / "none")
+    assert last_words(tmp_path / "strange") == []
+
+
+def test_labels_that_name_an_entity_are_taken_as_they_are(tmp_path: Path) -> None:
+    """They need no event, and what their event would add is not added."""
+    rows = payments(1_000)
+    alone = {"account": "a5", "known_at": rows[100]["at"], "fraud": 1, "payment": None}
+    one = label("e10", rows[200]["at"]) | {"account": "a6", "device": None}
+    summary = run(tmp_path / "named", rows, [one, alone])
+    assert summary.labels["verdicts"]["named"] == 2
+    first, second = last_words(tmp_path / "named")
+    assert (first["event_id"], first["account"]) == (None, "a5")
+    assert (second["event_id"], second["account"]) == ("e10", None)
+    assert "device" not in first
+    run(tmp_path / "none", rows, [])
+    changed = {
+        row["who"]
+        for row in rows[101:200]
+        if scores(tmp_path / "named")[row["id"]] != scores(tmp_path / "none")[row["id"]]
+    }
+    assert "a5" in changed
+
+
+def test_a_label_file_without_a_reader_is_there_to_judge_by(tmp_path: Path) -> None:
+    """Where no monitor learns from labels, all of known events are in labels.parquet and no score
+    differs; events without any entity are no exception, nor where monitors learn."""
+    rows = payments(600)
+    known = verdicts(rows)
+    summary = run(tmp_path / "unread", rows, known, config(UNREAD))
+    run(tmp_path / "none", rows, [], config(UNREAD))
+    assert scores(tmp_path / "unread") == scores(tmp_path / "none")
+    assert summary.labels["verdicts"]["joined"] == len(rows)
+    run(tmp_path / "read", rows, known)
+    for name in ("unread", "read"):
+        told = last_words(tmp_path / name)
+        assert sorted(one["event_id"] for one in told) == sorted(row["id"] for row in rows)
+        times = [one["known_time"] for one in told]
+        assert name == "read" or times == sorted(times)
+        assert {one["scenario"] for one in told} == {"stolen"}
+
+
+def test_unreadable_labels_are_dead_letters_and_all_add_up(tmp_path: Path) -> None:
+    """A row without a time is kept in dead_letters.ndjson, and the others go their way."""
+    rows = payments(300)
+    known = [*verdicts(rows), {"payment": "e1", "known_at": None, "fraud": 1}]
+    summary = run(tmp_path / "bad", rows, known)
+    counts = summary.labels["verdicts"]
+    assert (counts["dead_letters"], counts["read"], summary.dead_letters) == (1, 301, 1)
+    [letter] = (tmp_path / "bad" / "out" / "dead_letters.ndjson").read_bytes().splitlines()
+    assert orjson.loads(letter)["eddy-code"] == "missing_time"
+
+
+def test_of_events_with_the_same_id_the_first_is_meant(tmp_path: Path) -> None:
+    """A duplicate multiplies no label."""
+    rows = payments(300)
+    again = [*rows, rows[20] | {"who": "a19"}]
+    summary = run(tmp_path / "twice", again, verdicts(rows))
+    run(tmp_path / "once", rows, verdicts(rows))
+    assert summary.labels["verdicts"]["read"] == len(rows)
+    assert last_words(tmp_path / "twice") == last_words(tmp_path / "once")
+    assert scores(tmp_path / "twice") == scores(tmp_path / "once")
+
+
+def test_nothing_is_left_of_the_work_on_labels(tmp_path: Path) -> None:
+    """Neither a run that succeeds nor one that fails leaves tables behind; what one that was
+    killed left is swept away."""
+    rows = payments(200)
+    out = tmp_path / "a" / "out"
+    (out / "work.part" / "database-x.part").mkdir(parents=True)
+    run(tmp_path / "a", rows, verdicts(rows))
+    assert not [path for path in out.iterdir() if path.name.endswith(".part")]
+    (tmp_path / "broken").write_bytes(b"PAR1")
+    shop, broken = [("shop", tmp_path / "a" / "shop")], [("verdicts", tmp_path / "broken")]
+    with pytest.raises(InputError, match="broken"):
+        replay(config(), shop, out, lambda *_: None, broken)
+    assert not [path for path in out.iterdir() if path.name.endswith(".part")]
+
+
+def test_a_label_input_must_say_where_the_verdict_is(tmp_path: Path) -> None:
+    """A mapping without it is refused before anything is joined."""
+    without = re.sub("verdict = {.*}\n", "", UNREAD)
+    with pytest.raises(InputError, match=r"inputs\.verdicts\.fields\.verdict: missing"):
+        run(tmp_path, payments(10), verdicts(payments(10)), config(without))
+
+
+def test_without_duckdb_the_error_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Labels need the extra; a replay without labels does not."""
+    monkeypatch.setitem(sys.modules, "duckdb", None)
+    rows = payments(100)
+    run(tmp_path / "without", rows, [])
+    with pytest.raises(ExtraMissing, match="duckdb is not installed") as raised:
+        run(tmp_path / "with", rows, verdicts(rows))
+    assert "eddywatch[backtest]" in raised.value.do
+
+
+@pytest.mark.parametrize(
+    ("text", "given", "expected"),
+    [
+        (CONFIG, "a.parquet", ("verdicts", Path("a.parquet"))),
+        (CONFIG, "verdicts=a=b", ("verdicts", Path("a=b"))),
+        (CONFIG, "day=1/a", ("verdicts", Path("day=1/a"))),
+        (CONFIG.replace('type = "label"', 'type = "login"'), "a", 'no input of type = "label"'),
+        (
+            CONFIG + '[inputs.more]\ntopic = "more"\ntype = "label"\n',
+            "a",
+            "NAME one of verdicts, more",
+        ),
+    ],
+)
+def test_labels_go_to_the_input_of_labels(
+    text: str, given: str, expected: tuple[str, Path] | str
+) -> None:
+    """A path alone will do where one input has type label."""
+    if isinstance(expected, tuple):
+        assert recorded.labels_of(config(text), given) == expected
+        return
+    with pytest.raises(InputError, match=expected):
+        recorded.labels_of(config(text), given)
