@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.metrics import log_loss
+from sklearn.ensemble import HistGradientBoostingClassifier  # type: ignore[import-untyped]
+from sklearn.metrics import log_loss  # type: ignore[import-untyped]
 
 from detectors import boosting
 from detectors.boosting import LAMBDA, ROWS_MIN
@@ -22,7 +22,8 @@ def made_up(n: int, seed: int = 5) -> tuple[F64, F64]:
 
 def probabilities(trees: boosting.Trees, x: F64) -> F64:
     """The trees' probabilities of each row."""
-    return 1.0 / (1.0 + np.exp(-np.array([boosting.log_odds(trees, row) for row in x])))
+    odds = np.array([boosting.log_odds(trees, row) for row in x])
+    return np.asarray(1.0 / (1.0 + np.exp(-odds)))
 
 
 def best_gain(x: F64, y: F64) -> float:

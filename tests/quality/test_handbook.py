@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from schemas.columns import F64
 from tests.quality.handbook import (
     CARDS,
     Payments,
@@ -24,7 +25,7 @@ PAYMENTS = Payments(
     fraud=DRAW.uniform(size=N) < 0.05,
 )
 WEEK = [np.ones(N, np.bool_)]
-SCORE = np.round(DRAW.normal(size=N) + 2.0 * PAYMENTS.fraud, 1)
+SCORE: F64 = np.round(DRAW.normal(size=N) + np.where(PAYMENTS.fraud, 2.0, 0.0), 1)
 
 
 def test_a_found_card_is_not_found_again() -> None:
@@ -50,7 +51,7 @@ def test_a_customer_drawn_twice_counts_twice() -> None:
     times[:50] = 2
     times[50:80] = 0
     rows = np.repeat(np.arange(N), times[PAYMENTS.card])
-    twice = Payments(*(column[rows] for column in PAYMENTS))
+    twice = Payments._make(column[rows] for column in PAYMENTS)
     plain = figures(twice, [np.ones(len(rows), np.bool_)], SCORE[rows])
     auc, ap, _ = _resampled(PAYMENTS, WEEK, SCORE)(times)
     assert [auc, ap] == pytest.approx([plain.auc, plain.ap], rel=1e-12)
@@ -60,8 +61,8 @@ def test_a_better_score_is_surely_better() -> None:
     """The interval of a difference lies above 0 for a score that knows more, around 0 for two that
     know the same."""
     draw = np.random.default_rng(8)
-    alike = draw.normal(size=N) + 2.0 * PAYMENTS.fraud
-    better = draw.normal(size=N) + 3.0 * PAYMENTS.fraud
+    alike: F64 = draw.normal(size=N) + np.where(PAYMENTS.fraud, 2.0, 0.0)
+    better: F64 = draw.normal(size=N) + np.where(PAYMENTS.fraud, 3.0, 0.0)
     low, high = zip(*intervals(PAYMENTS, WEEK, better, SCORE, seed=1), strict=True)
     assert min(low[:2]) > 0.0
     low, high = zip(*intervals(PAYMENTS, WEEK, alike, SCORE, seed=1), strict=True)
