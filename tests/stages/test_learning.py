@@ -57,8 +57,8 @@ def story(seed: int = 1) -> tuple[EventBatch, I64, F64, F64]:
                 rows.append((at + DAY_MS, 2 * n + i, -1, f"e{i}", "honest", np.nan, np.nan))
     rows.sort(key=lambda row: row[:2])
     columns: list[list[Any]] = [[row[k] for row in rows] for k in range(7)]
-    at_ms, offset, monitor, event, said, p_value, values = columns
-    who = np.array(monitor)
+    at_ms, offset, monitors, event, said, p_value, values = columns
+    who = np.array(monitors)
     label = who < 0
     batch = EventBatch(
         sources=(("shop", 0),),
@@ -66,7 +66,7 @@ def story(seed: int = 1) -> tuple[EventBatch, I64, F64, F64]:
         offset=np.array(offset, np.int64),
         time_ms=np.array(at_ms, np.int64),
         type_code=np.where(label, LABEL, 0).astype(np.uint8),
-        event_id=pa.array([f"l{i}" if i < 0 else e for i, e in zip(monitor, event, strict=True)]),
+        event_id=pa.array([f"l{i}" if i < 0 else e for i, e in zip(monitors, event, strict=True)]),
         text={
             "account": pa.array([f"a{int(e[1:]) % 50}" for e in event]),
             "verdict": pa.array(said, pa.string()),
