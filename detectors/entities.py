@@ -9,6 +9,7 @@ follows stream order, so eviction is as repeatable as everything else.
 Says nothing about what a row holds: whoever owns an array resets its row where `fresh` is set.
 """
 
+from math import inf
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -28,10 +29,11 @@ SMALL_HEAD, SMALL_COUNT, MAIN_HEAD, MAIN_COUNT, ROWS_USED, EVICTIONS, PROMOTIONS
 class Admitted(NamedTuple):
     """Where a batch's events go. All arrays have one element an event.
 
-    row: int64. fresh: the row belongs to a new entity from this event on. time_ms: float64, the
+    row: int64. fresh: the row belongs to a new entity from this event on, or to an entity whose new
+    session begins, which is the same. time_ms: float64, the
     event's time, or its entity's last where the event is late (its age is clamped). late: the
     event is older than its entity's last. learn: False where it is late beyond the limit.
-    seen: int64, events of the entity before this one.
+    seen: int64, events of the entity (of its session) before this one.
     """
 
     row: I64
@@ -76,8 +78,13 @@ class EntityTable:
         """Rows that belong to an entity; they are the first ones."""
         return int(self.table.marks[ROWS_USED])
 
-    def admit(self, keys: U64, time_ms: I64, lateness_max_ms: float) -> Admitted:
-        """Map each event to its entity's row, in event order. keys: uint64[n, 2], none (0, 0)."""
+    def admit(
+        self, keys: U64, time_ms: I64, lateness_max_ms: float, session_gap_ms: float = inf
+    ) -> Admitted:
+        """Map each event to its entity's row, in event order. keys: uint64[n, 2], none (0, 0).
+
+        session_gap_ms: an entity that was silent for longer starts anew.
+        """
         n = len(keys)
         admitted = Admitted(
             row=np.empty(n, np.int64),
@@ -87,7 +94,7 @@ class EntityTable:
             learn=np.empty(n, np.bool_),
             seen=np.empty(n, np.int64),
         )
-        _admit(self.table, keys, time_ms, lateness_max_ms, admitted)
+        _admit(self.table, keys, time_ms, lateness_max_ms, session_gap_ms, admitted)
         return admitted
 
     def save(self) -> Arrays:
@@ -182,7 +189,14 @@ def _take_row(table: Table, k0: np.uint64, k1: np.uint64) -> int:
 
 
 @kernel
-def _admit(table: Table, keys: U64, time_ms: I64, lateness_max_ms: float, out: Admitted) -> None:
+def _admit(
+    table: Table,
+    keys: U64,
+    time_ms: I64,
+    lateness_max_ms: float,
+    session_gap_ms: float,
+    out: Admitted,
+) -> None:
     for i in range(len(keys)):
         time = float(time_ms[i])
         slot = _find(table, keys[i, 0], keys[i, 1])
@@ -193,6 +207,9 @@ def _admit(table: Table, keys: U64, time_ms: I64, lateness_max_ms: float, out: A
         else:
             row = int(table.slots[slot]) - 1
             table.returns[row] = min(table.returns[row] + 1, RETURNS_MAX)
+            if time - table.last_ms[row] > session_gap_ms:
+                fresh = True
+                table.seen[row] = 0
         behind_ms = table.last_ms[row] - time
         learn = behind_ms <= lateness_max_ms
         table.last_ms[row] = max(table.last_ms[row], time)

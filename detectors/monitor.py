@@ -6,6 +6,7 @@ event order, and a later step never feeds an earlier one.
 """
 
 from dataclasses import dataclass
+from math import inf
 from typing import Annotated, Final
 
 import msgspec
@@ -36,7 +37,16 @@ from detectors.models.tail import TailSpec
 from detectors.money import Money
 from detectors.policy import WORDS as INCIDENT_WORDS
 from detectors.policy import Decided, Limits, Policy
-from detectors.spec import Duration, FeatureSpec, Name, PolicySpec, Spec, Where, seconds
+from detectors.spec import (
+    Duration,
+    FeatureSpec,
+    Name,
+    PolicySpec,
+    RuleSpec,
+    Spec,
+    Where,
+    seconds,
+)
 from detectors.state import AboutToWrite, Arrays, clear, prefixed, prefixing, under
 from schemas.columns import F64, I64, U64, Bools, EventBatch
 from schemas.events import TYPES
@@ -60,7 +70,10 @@ class MonitorSpec(Spec, frozen=True, kw_only=True):
     each shard. where: only events that match are watched at all; others are "not applicable".
     Events of type label are no behaviour: whatever `where` says they are not judged, but teach
     those detectors that learn labels. lateness_max: how far an event may lie behind its entity's
-    last and still be learned. cohort: a text field; entities are compared with those whose events
+    last and still be learned. session_gap: an entity that was silent for longer is one never seen
+    before, so that what is watched are its sessions; what it does is then compared with what others
+    do in theirs. rules: see `RuleSpec`; where several hold, the first of the strictest counts.
+    cohort: a text field; entities are compared with those whose events
     have the same value of it, such as a country or a category; without it, and for values that are
     rare, with everybody.
     """
@@ -72,17 +85,14 @@ class MonitorSpec(Spec, frozen=True, kw_only=True):
     capacity: Annotated[int, Meta(ge=16, le=100_000_000)] = 100_000
     where: Where = msgspec.field(default_factory=dict)
     lateness_max: Duration = "1h"
+    session_gap: Duration | None = None
     cohort: str | None = None
     features: Annotated[list[FeatureSpec], Meta(min_length=1, max_length=64)]
     detectors: Annotated[list[AnyDetector], Meta(min_length=1)] = msgspec.field(
         default_factory=lambda: [TailSpec(), TreesSpec()]
     )
+    rules: list[RuleSpec] = msgspec.field(default_factory=list)
     policy: PolicySpec = PolicySpec()
-
-    def said(self) -> list[str]:
-        """The names of what it says of an event: its features, then its detectors of their own."""
-        own = (d.name for d in self.detectors if isinstance(d, OwnSpec))
-        return [*(f.name for f in self.features), *own]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +101,8 @@ class Watched:
 
     index: int64[m], their rows in the batch. labels: how many of the others were labels. keys:
     uint64[m, 2], their entities' hashes. told: what each feature, and behind them each detector of
-    its own, said. p: float64[m], combined and calibrated, 1 where nothing is known.
+    its own, said. p: float64[m], combined and calibrated, 1 where nothing is known; at most what
+    rule[i], of the declared ones, says. rule: int64[m], -1 where what was learned says as much.
     """
 
     index: I64
@@ -104,6 +115,7 @@ class Watched:
     calibrated: Calibrated
     decided: Decided
     p: F64
+    rule: I64
 
 
 class Monitor:
@@ -114,11 +126,12 @@ class Monitor:
         self.key = key
         self.kinds = [KINDS[f.kind] for f in spec.features]
         own = [d for d in spec.detectors if isinstance(d, OwnSpec)]
-        self.names = spec.said()
+        self.names = told_names(spec)
         count = len(spec.features)
         self.tails = next((d for d in spec.detectors if isinstance(d, TailSpec)), None)
         trees = next((d for d in spec.detectors if isinstance(d, TreesSpec | RiverTreesSpec)), None)
         self.lateness_max_ms = _ms(spec.lateness_max)
+        self.session_gap_ms = _ms(spec.session_gap) or inf
         self.tail_half_life_ms = 1000.0 * seconds((self.tails or TailSpec()).half_life)
 
         self.shape = tail.shape_of(
@@ -157,7 +170,8 @@ class Monitor:
         self.trees = HalfSpaceTrees(trees, count, spec.capacity) if trees else None
         self.own = {d.name: d.build(count, spec.capacity) for d in own}
         self.about_to_write: AboutToWrite | None = None
-        discrete = [*(k.family == "share" for k in self.kinds), *(d.discrete() for d in own)]
+        crowded = (k.family == "share" or k.crowded for k in self.kinds)
+        discrete = [*crowded, *(d.discrete() for d in own)]
         self.calibration = Calibration([*discrete, False] if trees else discrete)
         policy = spec.policy
         gap_ms = 1000.0 * seconds(policy.incident_gap)
@@ -172,7 +186,9 @@ class Monitor:
         labels = self._labels(batch, index)
         events = batch if len(index) == len(batch) else batch.take(index)
         keys = hash_text(events.text[self.spec.entity], self.key)
-        admitted = self.entities.admit(keys, events.time_ms, self.lateness_max_ms)
+        admitted = self.entities.admit(
+            keys, events.time_ms, self.lateness_max_ms, self.session_gap_ms
+        )
         if self.about_to_write is not None:  # nothing but the entity table has changed yet
             self.about_to_write("words", admitted.row)
         values, units = self._features(events, admitted, keys)
@@ -180,11 +196,13 @@ class Monitor:
         verdicts = self._own(events, admitted, labels, values, judged)
         trees = self._trees(judged, admitted)
         calibrated = self._calibrate(judged, verdicts, trees, admitted)
-        p = np.where(np.isnan(calibrated.combined), 1.0, calibrated.combined)
+        p, rule = self._ruled(calibrated.combined, values, units)
         decided = self.policy.process(self.words, self.incident_at, admitted, events, p)
         told = _told(values, units, judged, verdicts)
         told_of = len(labels.events)
-        return Watched(index, told_of, keys, admitted, told, judged, trees, calibrated, decided, p)
+        return Watched(
+            index, told_of, keys, admitted, told, judged, trees, calibrated, decided, p, rule
+        )
 
     def announced(self) -> set[str]:
         """The saved arrays of which rows are written only when that was said before."""
@@ -229,7 +247,7 @@ class Monitor:
                 hashed = hashes[spec.field]
             elif kind.reads == "number" and spec.field is not None:
                 number = numbers.get(spec.field, absent)
-            if spec.field == "amount":
+            if spec.field == "amount" and not kind.relative:
                 units[j] = amount_unit
             beside = np.empty((len(kind.beside), len(events)))
             for k, name in enumerate(kind.beside):
@@ -322,6 +340,20 @@ class Monitor:
             surprise = Surprise(raw, -1, none, np.full((COUNTERFACTUAL_MAX, n), np.nan))
         return self.calibration.process(self.words, self.calibration_at, admitted, surprise)
 
+    def _ruled(self, combined: F64, values: F64, units: F64) -> tuple[F64, I64]:
+        """(p, the rule that it is of or -1). combined: float64[n], NaN where nothing is known, as a
+        value may be, which is never enough."""
+        p = np.where(np.isnan(combined), 1.0, combined)
+        rule = np.full(len(p), -1, np.int64)
+        place = {feature.name: j for j, feature in enumerate(self.spec.features)}
+        for k, one in enumerate(self.spec.rules):
+            holds = p > one.p
+            for name, least in one.at_least.items():
+                holds &= values[place[name]] * units[place[name]] >= least
+            p[holds] = one.p
+            rule[holds] = k
+        return p, rule
+
     def measures(self) -> dict[str, int]:
         """Sizes and counts that an operator watches."""
         return {
@@ -374,6 +406,12 @@ def _told(values: F64, units: F64, judged: tail.Judged, verdicts: list[Verdict])
         np.concatenate([judged.centre, expected]),
         np.concatenate([judged.spread, np.zeros_like(own)]),
     )
+
+
+def told_names(spec: MonitorSpec) -> list[str]:
+    """What a monitor tells of an event: its features', then its own detectors' names."""
+    own = (detector.name for detector in spec.detectors if isinstance(detector, OwnSpec))
+    return [*(feature.name for feature in spec.features), *own]
 
 
 def concerns(events: EventBatch, spec: MonitorSpec) -> Bools:

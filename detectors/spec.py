@@ -66,6 +66,19 @@ class ActionSpec(Spec, frozen=True, kw_only=True):
     ttl: Duration = "1h"
 
 
+class RuleSpec(Spec, frozen=True, kw_only=True):
+    """What is known beforehand, and no log full of it can make ordinary: an event at which every
+    named feature is at least so large has at most this p-value.
+
+    at_least: features → values, in the feature's own units. It stands beside what is learned, which
+    goes on as it would without.
+    """
+
+    name: Name
+    at_least: Annotated[dict[str, float], Meta(min_length=1)]
+    p: Annotated[float, Meta(gt=0, le=P_MAX)] = 1e-4
+
+
 class PolicySpec(Spec, frozen=True, kw_only=True):
     """When an event becomes an alert.
 

@@ -6,8 +6,8 @@ read. It says nothing about where a field lives in a user's own events: that is 
 
 from typing import Final, Literal, NamedTuple
 
-EventType = Literal["transaction", "request", "login", "label"]
-TYPES: Final[tuple[EventType, ...]] = ("transaction", "request", "login", "label")
+EventType = Literal["transaction", "request", "login", "label", "measurement"]
+TYPES: Final[tuple[EventType, ...]] = ("transaction", "request", "login", "label", "measurement")
 """The types in the order of their codes: `EventBatch.type_code[i]` indexes this tuple."""
 
 
@@ -34,12 +34,15 @@ FIELDS: Final[dict[str, Field]] = {
     "account": Field("text", "the customer's account"),
     "device": Field("text", "device fingerprint or id"),
     "ip": Field("text", "network address the event came from"),
+    "network": Field(
+        "text", "block of addresses that `ip` lies in, such as its first three numbers"
+    ),
     "card": Field("text", "payment card (a token, never a number)"),
     "seller": Field("text", "seller or merchant"),
     "product": Field("text", "product"),
     "terminal": Field("text", "point of sale"),
     "coupon": Field("text", "coupon or incentive"),
-    "session": Field("text", "session"),
+    "session": Field("text", "session; may be made of address and agent, hence its length", 8192),
     "currency": Field("text", "ISO 4217 code; amounts compare only within a currency", 16),
     "country": Field("text", "ISO 3166 code", 64),
     "channel": Field("text", "app, web, call centre, …"),
@@ -47,11 +50,20 @@ FIELDS: Final[dict[str, Field]] = {
     "method": Field("text", "HTTP method", 32),
     "path": Field("text", "request path with its query", 8192),
     "referrer": Field("text", "Referer header", 8192),
+    "route": Field("text", "class of the request's path: page, asset, search, …"),
+    "outcome": Field("text", "what came of it, as a class: of the status, of an attempt"),
+    "email": Field("text", "e-mail address", 320),
     "verdict": Field("text", "a label's verdict: fraud or honest"),
     "labelled_event_id": Field("text", "the event that a label speaks of"),
     "amount": Field("number", "money in `currency`", low=-AMOUNT_MAX, high=AMOUNT_MAX),
     "status": Field("number", "HTTP status", low=0, high=999),
     "bytes": Field("number", "size of the response", low=0, high=2**53),
+    "item": Field(
+        "number", "number of what was visited, where ids are numbers in order", low=0, high=2**53
+    ),
+    "level": Field(
+        "number", "what was measured: a load, a rate, a temperature", low=-1e18, high=1e18
+    ),
     "utc_offset_min": Field("number", "local time minus UTC, in minutes", low=-1080, high=1080),
     "latitude": Field("number", "degrees", low=-90, high=90),
     "longitude": Field("number", "degrees", low=-180, high=180),
@@ -66,14 +78,18 @@ FIELDS_OF: Final[dict[EventType, tuple[str, ...]]] = {
         *("amount", "currency", "coupon", *_PLACE),
     ),
     "request": (
-        *("kind", "ip", "user_agent", "method", "path", "status", "bytes", "referrer"),
-        *("session", "account", "device", "product", *_PLACE),
+        *("kind", "ip", "network", "user_agent", "method", "path", "status", "bytes", "referrer"),
+        *("route", "outcome", "item", "session", "account", "device", "product", *_PLACE),
     ),
-    "login": ("kind", "account", "device", "ip", "session", "user_agent", *_PLACE),
+    "login": (
+        *("kind", "outcome", "account", "email", "device", "ip", "network", "session"),
+        *("user_agent", *_PLACE),
+    ),
     "label": (
         *("kind", "verdict", "labelled_event_id", "account", "device", "ip", "card"),
         *("seller", "product", "terminal"),
     ),
+    "measurement": ("kind", "device", "seller", "product", "level", *_PLACE),
 }
 """Which fields belong to which type; a mapping may fill any field of any type."""
 

@@ -11,6 +11,8 @@ from difflib import get_close_matches
 from typing import Final, Literal
 
 import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from schemas.events import FIELDS, FIELDS_OF, TYPES, EventType
 
@@ -23,19 +25,33 @@ Problem = tuple[str, str]
 """Where (relative to the input, such as "fields.time") and what is wrong there."""
 
 LOG_FIELDS: Final = ("ip", "method", "path", "status", "bytes", "referrer", "user_agent")
-"""What a combined access log tells about a request, besides its time."""
+"""What a combined access log tells about a request, besides its time; in its mapping these names
+are also the paths."""
+
+
+class Class(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A class of texts: its name, and the pattern (RE2) that is found somewhere in its members."""
+
+    name: str
+    pattern: str
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where one field comes from: exactly one of `path`, `constant` and `position`.
 
-    path: one path, or several of which the first present wins. values: their value → ours, for
-    texts; others pass as they are. unit: how `time` is written; ISO without an offset is UTC.
-    position: the event's id is "topic:partition:offset", for data without ids.
+    path: one path, or several of which the first present wins; with `joined` all that are present,
+    with a space between them. extract: a pattern (RE2) with one named group, which is taken of the
+    text; absent where it is not found. classes: the name of the first whose pattern is found stands
+    for the text; absent where none is. values: their value → ours, for texts; others pass as they
+    are. unit: how `time` is written; ISO without an offset is UTC. position: the event's id is
+    "topic:partition:offset", for data without ids.
     """
 
     path: str | list[str] | None = None
+    joined: bool = False
     constant: str | int | float | None = None
+    extract: str | None = None
+    classes: list[Class] = []
     values: dict[str, str] = {}
     unit: Unit | None = None
     position: bool = False
@@ -58,11 +74,20 @@ FieldsSpec = dict[str, str | list[str] | Place]
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Compiled place: the first present of `paths` or, without paths, `constant`."""
+    """Compiled place: the first present of `paths`, or all of them `joined`; without paths,
+    `constant`. extract, classes (name, pattern), values: see `Place`, in that order."""
 
     paths: tuple[Path, ...] = ()
     constant: str | int | float | None = None
     values: dict[str, str] = field(default_factory=dict)
+    joined: bool = False
+    extract: str | None = None
+    classes: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def derived(self) -> bool:
+        """Whether the field is made of the text at its paths, and not that itself."""
+        return self.joined or self.extract is not None or bool(self.classes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +111,10 @@ class Mapping:
             (self.type, "text"),
             (self.event_id or Source(), "text"),
             (self.time, "text" if self.unit == "iso" else "number"),
-            *((source, FIELDS[name].kind) for name, source in self.fields.items()),
+            *(
+                (source, "text" if source.derived else FIELDS[name].kind)
+                for name, source in self.fields.items()
+            ),
         ]
         return {path: kind for source, kind in reads for path in source.paths}
 
@@ -115,10 +143,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def available(codec: CodecName, type_spec: TypeSpec | None, fields: FieldsSpec | None) -> list[str]:
     """The event fields that an input can fill, in the order of `events.FIELDS`."""
+    if codec == "access_log":
+        return [name for name in FIELDS if name in LOG_FIELDS or name in (fields or {})]
     if fields is not None:
         return [name for name in FIELDS if name in fields]
-    if codec == "access_log":
-        return [name for name in FIELDS if name in LOG_FIELDS]
     if isinstance(type_spec, str):
         return [name for name in FIELDS if name in FIELDS_OF[type_spec]]
     return list(FIELDS)
@@ -133,10 +161,13 @@ def compile_mapping(
     """The mapping of an input whose declaration has no `problems`, reduced to wanted fields.
 
     Without `fields` it is the identity: Eddy's own names, `time` in milliseconds, the type in
-    `type`. An access log has the fields that it has, the type request, and ids by position.
+    `type`. An access log has the fields that it has, the type request, and ids by position; its
+    `fields` are made of those.
     """
     names = [name for name in available(codec, type_spec, fields) if name in set(wanted)]
-    given = fields or {name: name for name in ("event_id", "time", *names)}
+    given: FieldsSpec = {name: name for name in ("event_id", "time", *names)}
+    if fields is not None:
+        given = {**given, **fields} if codec == "access_log" else fields
     id_place, time_place = _place(given["event_id"]), _place(given["time"])
     positional = codec == "access_log" or id_place.position
     if type_spec is None:
@@ -159,8 +190,7 @@ def problems(
     if codec == "access_log":
         if type_spec not in (None, "request"):
             found.append(("type", "an access log holds requests; remove it"))
-        if fields is not None:
-            found.append(("fields", "an access log has fields of its own; remove them"))
+        found += _log_problems(fields or {})
         return found
     if fields is None:
         return found
@@ -183,7 +213,12 @@ def _place(spec: str | list[str] | Place) -> Place:
 
 def _source(place: Place) -> Source:
     return Source(
-        tuple(parse_path(text) for text in _paths(place.path)), place.constant, place.values
+        paths=tuple(parse_path(text) for text in _paths(place.path)),
+        constant=place.constant,
+        values=place.values,
+        joined=place.joined,
+        extract=place.extract,
+        classes=tuple((one.name, one.pattern) for one in place.classes),
     )
 
 
@@ -203,6 +238,23 @@ def _type_problems(spec: TypeAt) -> Iterator[Problem]:
     yield from (("type.field", text) for text in _path_problems(spec.field))
 
 
+def _log_problems(fields: FieldsSpec) -> Iterator[Problem]:
+    """What is wrong with what is made of an access log's own fields."""
+    for name, place in ((name, _place(spec)) for name, spec in fields.items()):
+        where = f"fields.{name}"
+        if name in {*LOG_FIELDS, "event_id", "time"}:
+            yield where, "an access log has it of its own; remove it"
+            continue
+        yield from ((where, text) for text in _place_problems(name, place))
+        for path in _paths(place.path):
+            if path not in LOG_FIELDS:
+                expected = ", ".join(LOG_FIELDS)
+                yield where, f"got {path}; expected one of {expected}{nearest(path, LOG_FIELDS)}"
+        is_number = name in FIELDS and FIELDS[name].kind == "number"
+        if is_number and place.path is not None and place.extract is None:
+            yield where, "is a number; expected what to extract from the text"
+
+
 def _place_problems(name: str, place: Place) -> Iterator[str]:
     if name not in FIELDS and name not in {"event_id", "time"}:
         yield f"unknown field{nearest(name, ['event_id', 'time', *FIELDS])}"
@@ -220,6 +272,7 @@ def _place_problems(name: str, place: Place) -> Iterator[str]:
     is_text = name in FIELDS and FIELDS[name].kind == "text"
     if place.values and not is_text:
         yield "values translate only texts; remove them"
+    yield from _making_problems(name, place)
     if place.constant is None:
         return
     if name not in FIELDS:
@@ -228,6 +281,38 @@ def _place_problems(name: str, place: Place) -> Iterator[str]:
         yield "constant: expected a text"
     elif not is_text and isinstance(place.constant, str):
         yield "constant: expected a number"
+
+
+def _making_problems(name: str, place: Place) -> Iterator[str]:
+    """What is wrong with how a field is made of the text at its paths."""
+    if not _derived(place):
+        return
+    if name not in FIELDS or place.path is None:
+        yield "joined, extract and classes make a field of the text at a path"
+        return
+    if FIELDS[name].kind == "number" and (place.extract is None or place.classes):
+        yield "joined and classes make texts; expected only what to extract, as it is a number"
+    groups = [] if place.extract is None else [place.extract]
+    for pattern in (*groups, *(one.pattern for one in place.classes)):
+        try:
+            pc.match_substring_regex(pa.array([""]), pattern)
+        except pa.ArrowInvalid as error:
+            yield f"pattern '{pattern}': {error}"
+            return
+    if place.extract is not None and not _names_one_group(place.extract):
+        yield f"extract: got '{place.extract}'; expected one named group, as in '/item/(?P<id>\\d+)'"
+
+
+def _derived(place: Place) -> bool:
+    return place.joined or place.extract is not None or bool(place.classes)
+
+
+def _names_one_group(pattern: str) -> bool:
+    try:
+        found = pc.extract_regex(pa.array([""]), pattern)
+    except pa.ArrowInvalid:
+        return False
+    return bool(found.type.num_fields == 1)
 
 
 def _path_problems(path: str | list[str] | None) -> Iterator[str]:
@@ -262,6 +347,6 @@ def _clashes(type_spec: TypeSpec | None, places: dict[str, Place]) -> Iterator[P
 
 
 def _kind(name: str, place: Place) -> Kind:
-    if name == "event_id" or (name == "time" and place.unit == "iso"):
+    if name == "event_id" or (name == "time" and place.unit == "iso") or _derived(place):
         return "text"
     return "number" if name == "time" else FIELDS[name].kind

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
 import msgspec
+import pyarrow as pa
 
 from detectors import policy
 from detectors.explain import short, surprise
@@ -172,6 +173,20 @@ class Teller:
         shown = field in self.reveal and _fits(raw)
         hashed = hash_text(batch.text[field].slice(row, 1), self.key)[0]
         return Entity(type=field, id=raw if shown else pseudonym(hashed), pseudonym=not shown)
+
+    def shown(self, field: str, raw: pa.StringArray) -> pa.StringArray:
+        """What may be shown of a column of ids of a field, as `entity` shows each."""
+        column = raw.dictionary_encode()
+        names, codes = column.dictionary, column.indices
+        seen = names.to_pylist()
+        hidden = [field not in self.reveal or not _fits(name) for name in seen]
+        if not any(hidden):
+            return raw
+        hashed = hash_text(names, self.key)
+        rows = zip(seen, hashed, hidden, strict=True)
+        return pa.array([pseudonym(h) if hide else n for n, h, hide in rows], pa.string()).take(
+            codes
+        )
 
     def related(self, but: str, batch: EventBatch, row: int) -> list[Entity]:
         """The event's other entities, in the order of `ENTITY_FIELDS`."""

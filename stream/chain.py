@@ -17,18 +17,21 @@ from schemas.columns import F64, I64, EventBatch, joined
 from schemas.records import Records
 from stream.alerting import RunInfo
 from stream.config import ASSESS, Config, Log, labels_from, logs
+from stream.decoding import SharedDecoder
 from stream.shard import Emitted, InternalShard, Shards, SourceShard
 from stream.stages import InternalRecord
+from stream.stages.watch import Said, said, silence
 
 Counts = Mapping[str, Mapping[str, int]]
 Place = tuple[str, int]
 
 
 class Judged(NamedTuple):
-    """Events that every monitor has judged. p_values: monitor → float64[n], NaN where silent."""
+    """Events that every monitor has judged, and what each said of them; and by "assess", where it
+    scores every event, what they say together."""
 
     events: EventBatch
-    p_values: dict[str, F64]
+    said: dict[str, Said]
 
 
 @dataclass(slots=True)
@@ -46,7 +49,7 @@ class _Source:
 
     shard: SourceShard
     reached_ms: int = -1
-    held: deque[tuple[_Held, dict[str, F64]]] = field(default_factory=deque)
+    held: deque[tuple[_Held, dict[str, Said]]] = field(default_factory=deque)
 
 
 @dataclass(slots=True)
@@ -61,6 +64,8 @@ class Chain:
     """Every shard that the records so far have called for.
 
     topics: by input, what its records call their topic; by default what the configuration does.
+    decoders: by input, what decodes it for several configurations at once.
+    told_wanted: whether the features' values are wanted beside every event.
     every: every event is scored by assess, where it learns, and not only those reported.
     """
 
@@ -69,10 +74,14 @@ class Chain:
         config: Config,
         run: RunInfo,
         topics: Mapping[str, str] | None = None,
+        decoders: Mapping[str, SharedDecoder] | None = None,
+        told_wanted: bool = False,
         every: bool = False,
     ) -> None:
-        self._shards = Shards(config, run, topics, every)
-        self._scored = [ASSESS] if every and labels_from(config) else []
+        self._specs = {monitor.name: monitor for monitor in config.monitors}
+        self._told_wanted = told_wanted
+        self._every = every and bool(labels_from(config))
+        self._shards = Shards(config, run, topics, decoders, self._every)
         self._logs = {(log.name, log.internal): log for log in logs(config)}
         self._sources: dict[Place, _Source] = {}
         self._input_of: dict[str, str] = {}
@@ -90,9 +99,13 @@ class Chain:
         due_ms = np.maximum.accumulate(np.maximum(events.time_ms, source.reached_ms))
         if len(events):
             source.reached_ms = int(due_ms[-1])
-            later = {*(hop.name for hop in source.shard.route.hops), *self._scored}
-            silent = {name: np.full(len(events), np.nan) for name in sorted(later)}
-            source.held.append((_Held(events, due_ms), silent | emitted.p_values))
+            later = [hop.name for hop in source.shard.route.hops if hop.name in self._specs]
+            silent = {
+                name: silence(self._specs[name], len(events), self._told_wanted) for name in later
+            }
+            if self._every:
+                silent[ASSESS] = _assessed(np.full(len(events), np.nan))
+            source.held.append((_Held(events, due_ms), silent | self._said(emitted)))
         for record in emitted.internal:
             self._hold(record, _Held(events, due_ms))
         return emitted
@@ -128,31 +141,42 @@ class Chain:
                         self._hold(record, due)
         return alerts, list(self._judged(until_ms))
 
+    def _said(self, emitted: Emitted) -> dict[str, Said]:
+        words = {
+            name: said(self._specs[name], outcomes, self._told_wanted)
+            for name, outcomes in emitted.outcomes.items()
+        }
+        if self._every and emitted.assessed is not None:
+            words[ASSESS] = _assessed(emitted.assessed)
+        return words
+
     def _note(self, emitted: Emitted) -> None:
-        """Write p-values beside the events that they speak of."""
+        """Write what was said beside the events that it speaks of."""
+        late = self._said(emitted)
         for index in np.unique(emitted.events.source).tolist():
             rows = np.flatnonzero(emitted.events.source == index)
             offset = emitted.events.offset[rows]
-            for held, p_values in self._sources[emitted.events.sources[index]].held:
+            for held, known_said in self._sources[emitted.events.sources[index]].held:
                 known = held.events.offset
                 here = (offset >= known[0]) & (offset <= known[-1])
                 places = np.searchsorted(known, offset[here])
-                # of places named often, as reports do, the last stands
-                for name in p_values.keys() & emitted.p_values.keys():
-                    p_values[name][places] = emitted.p_values[name][rows[here]]
+                # of places named often, as reports name them, the last stands
+                for name, words in late.items():
+                    for array, added in zip(known_said[name], words, strict=True):
+                        array[..., places] = added[..., rows[here]]
 
     def _judged(self, until_ms: float) -> Iterator[Judged]:
         for source in self._sources.values():
             while source.held:
-                held, p_values = source.held.popleft()
+                held, words = source.held.popleft()
                 size = len(held.events)
                 done = int(np.searchsorted(held.due_ms, until_ms))
                 if done:
-                    first = {name: p[:done] for name, p in p_values.items()}
+                    first = {name: one.slice(0, done) for name, one in words.items()}
                     yield Judged(held.events.slice(0, done), first)
                 if done < size:
                     rest = _Held(held.events.slice(done, size), held.due_ms[done:])
-                    left = {name: p[done:] for name, p in p_values.items()}
+                    left = {name: one.slice(done, size) for name, one in words.items()}
                     source.held.appendleft((rest, left))
                     break
 
@@ -162,6 +186,20 @@ class Chain:
             yield self._logs[self._input_of[topic], False], source.shard.counts()
         for (name, _), internal in self._internals.items():
             yield self._logs[name, True], internal.shard.counts()
+
+    def state_bytes(self) -> int:
+        """The state of every shard, as a checkpoint would hold it."""
+        shards = [source.shard for source in self._sources.values()]
+        internal = [one.shard for one in self._internals.values()]
+        return sum(
+            array.nbytes for shard in [*shards, *internal] for array in shard.save().values()
+        )
+
+
+def _assessed(p_value: F64) -> Said:
+    """What assess says of events."""
+    nothing = np.empty((0, len(p_value)))
+    return Said(p_value, nothing.astype(np.bool_), nothing)
 
 
 def _due(internal: _Internal, until_ms: float) -> _Held | None:

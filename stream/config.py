@@ -22,7 +22,7 @@ from detectors.hashing import hash_key, hash_text, pseudonym
 from detectors.models.half_space_trees import RiverTreesSpec, TreesSpec
 from detectors.models.own import OwnSpec
 from detectors.models.tail import TailSpec
-from detectors.monitor import MonitorSpec
+from detectors.monitor import MonitorSpec, told_names
 from detectors.spec import P_MAX, Duration, FeatureSpec, Name, PolicySpec, Spec, Where
 from schemas import mapping
 from schemas.events import ENTITY_FIELDS, FIELDS, TYPES
@@ -227,11 +227,11 @@ def _inside(where: str, outer: str) -> bool:
 def fields_wanted(config: Config, input_name: str) -> list[str]:
     """The event fields of an input that must be extracted, in the order of `events.FIELDS`.
 
-    What its monitors read, every entity field that it fills (for related entities), and what
-    gives a number its meaning: the currency of an amount, the offset of a time of day. Of labels
-    all that they say, whoever reads it.
+    What its monitors read, every entity field that it fills (for related entities), what is at
+    stake, and what gives a number its meaning: the currency of an amount, the offset of a time of
+    day. Of labels all that they say, whoever reads it.
     """
-    wanted: set[str] = set(ENTITY_FIELDS)
+    wanted: set[str] = {*ENTITY_FIELDS, "amount"}
     for monitor in config.monitors:
         if input_name in monitor.inputs:
             wanted |= {name for _, name in _reads(monitor)}
@@ -462,7 +462,7 @@ def _learning_problems(
         for needed in (subject, *TAUGHT):
             if needed not in filled and needed in FIELDS:
                 yield f"inputs[{i}]", f"{name} does not map {needed}, which a label must have"
-    said = [f"{monitor.name}.{name}" for monitor in config.monitors for name in monitor.said()]
+    said = [f"{monitor.name}.{name}" for monitor in config.monitors for name in told_names(monitor)]
     yield from _twice({f"features[{i}]": name for i, name in enumerate(learning.features)})
     for i, name in enumerate(learning.features):
         if name not in said:
@@ -530,9 +530,16 @@ def _monitor_problems(
         if isinstance(detector, OwnSpec):
             found = (line.split(": ", 1) for line in detector.problems())
             yield from _under(f"detectors[{i}]", ((where, text) for where, text in found))
+    known = [feature.name for feature in monitor.features]
+    for i, rule in enumerate(monitor.rules):
+        for name in rule.at_least:
+            if name not in known:
+                hint = nearest(name, known)
+                yield f"rules[{i}].at_least.{name}", f"no feature is named {name}{hint}"
     names = {f"features[{i}].name": f.name for i, f in enumerate(monitor.features)}
     own = enumerate(monitor.detectors)
     names |= {f"detectors[{i}].name": d.name for i, d in own if isinstance(d, OwnSpec)}
+    names |= {f"rules[{i}].name": rule.name for i, rule in enumerate(monitor.rules)}
     yield from _twice(names)
     yield from _unmapped(monitor, [inputs[name] for name in monitor.inputs if name in inputs])
 

@@ -23,24 +23,22 @@ from rich.table import Table
 from rich.text import Text
 
 from schemas.alerts import Alert, alert_record
-from schemas.columns import I64
-from schemas.events import TYPES
 from schemas.records import Records
 from stream.alerting import RunInfo
 from stream.chain import Chain
 from stream.clock import now_text
 from stream.config import Config
 from stream.errors import ConfigError
-from stream.page import Finding, Story, Traffic, first_alert, moment, number, page, surprise
+from stream.page.demo import Finding, Story, demo_page, first_alert
+from stream.page.words import moment, number, surprise
+from stream.replay.incidents import WorstIncidents
 from stream.replay.recording import make_folder
+from stream.replay.traffic import TrafficCounter
 from stream.shard import Emitted
 from stream.simulator import Attack, Shop
 
 INPUT: Final = "shop"
 BATCH_RECORDS: Final = 500
-BUCKETS_MAX: Final = 250
-_BUCKETS_MIN: Final = (1, 5, 15, 30, 60, 120, 240, 480, 1_440)
-"""Widths that a chart's bucket may have, in minutes."""
 _ROWS_SHOWN: Final = 14
 _STYLES: Final = {"low": "dim", "medium": "yellow", "high": "bold yellow", "critical": "bold red"}
 
@@ -65,16 +63,16 @@ class _Watched:
 
     attack_of: dict[str, Attack] = field(default_factory=dict)
     alerts: list[Alert] = field(default_factory=list)
-    time_ms: list[I64] = field(default_factory=list)
-    type_code: list[I64] = field(default_factory=list)
+    traffic: TrafficCounter = field(default_factory=TrafficCounter)
+    incidents: WorstIncidents = field(default_factory=WorstIncidents)
 
     def add(self, emitted: Emitted, late: list[Alert]) -> list[Alert]:
-        """Keep a batch's alerts, which are returned, and when which events were. late: alerts of
-        monitors that judge behind an internal log."""
+        """Keep a batch's alerts, which are returned, and count its events. late: alerts of monitors
+        that judge behind an internal log."""
         alerts = [*emitted.alerts, *late]
         self.alerts += alerts
-        self.time_ms.append(emitted.events.time_ms)
-        self.type_code.append(emitted.events.type_code.astype(np.int64))
+        self.incidents.add(alerts)
+        self.traffic.add(emitted.events.time_ms, emitted.events.type_code)
         return alerts
 
 
@@ -97,7 +95,7 @@ def run_demo(config: Config, out_dir: Path, events: int, seed: int, console: Con
     outcome = Outcome(target, watched.alerts, findings, _totals(chain), took_s)
     bodies = (alert_record(alert).value + b"\n" for alert in watched.alerts)
     (out_dir / "alerts.ndjson").write_bytes(b"".join(bodies))
-    target.write_text(page(_story(outcome, watched, events, seed)), "utf-8")
+    target.write_text(demo_page(_story(outcome, watched, events, seed)), "utf-8")
     _summary(outcome, watched, console)
     return outcome
 
@@ -133,6 +131,7 @@ def _alerts(
         yield len(records), watched.add(emitted, late)
     late, _ = chain.advance(math.inf)
     watched.alerts += late
+    watched.incidents.add(late)
     yield 0, late
 
 
@@ -262,12 +261,11 @@ def _finding(attack: Attack, watched: _Watched) -> Finding:
 
 
 def _story(outcome: Outcome, watched: _Watched, events: int, seed: int) -> Story:
-    incidents = len({alert.incident_id for alert in outcome.alerts})
     found = sum(bool(finding.alerts) for finding in outcome.findings)
     figures: list[tuple[str, Any]] = [
         (number(events), "events"),
         (number(len(outcome.alerts)), "alerts"),
-        (number(incidents), "incidents"),
+        (number(watched.incidents.opened), "incidents"),
         (f"{found} of {len(outcome.findings)}", "attacks found"),
         (f"{len(_hits(watched))} of {len(outcome.alerts)}", "alerts on attackers"),
         (number(events / outcome.seconds), "events per second, compiling included"),
@@ -280,26 +278,9 @@ def _story(outcome: Outcome, watched: _Watched, events: int, seed: int) -> Story
         title="Eddy: a simulated shop",
         lead=lead,
         figures=figures,
-        traffic=_traffic(watched),
+        traffic=watched.traffic.traffic(),
         alerts=outcome.alerts,
         findings=outcome.findings,
+        incidents=watched.incidents.worst(),
+        incidents_opened=watched.incidents.opened,
     )
-
-
-def _traffic(watched: _Watched) -> Traffic:
-    time_ms = np.concatenate([np.zeros(0, np.int64), *watched.time_ms])
-    code = np.concatenate([np.zeros(0, np.int64), *watched.type_code])
-    if not len(time_ms):
-        return Traffic(0, 60_000, {})
-    span_min = (int(time_ms.max()) - int(time_ms.min())) / 60_000
-    fitting = (width for width in _BUCKETS_MIN if span_min / width <= BUCKETS_MAX)
-    bucket_ms = 60_000 * next(fitting, _BUCKETS_MIN[-1])
-    start_ms = int(time_ms.min()) // bucket_ms * bucket_ms
-    bucket = (time_ms - start_ms) // bucket_ms
-    count = int(bucket.max()) + 1
-    by_type: dict[str, list[int]] = {
-        name: np.bincount(bucket[code == index], minlength=count).tolist()
-        for index, name in enumerate(TYPES)
-        if (code == index).any()
-    }
-    return Traffic(start_ms, bucket_ms, by_type)

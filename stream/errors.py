@@ -3,6 +3,7 @@
     EddyError
     ├── ConfigError              exit 2   mend the configuration; every mistake is named at once
     ├── InputError               exit 2   mend the path or the file that replay was given
+    ├── QueryError               exit 2   mend the question, or ask another run
     ├── ExtraMissing             exit 2   install what the command needs
     ├── RetentionGap             exit 4   the log no longer holds what the state was made of
     ├── ForeignOffset            exit 4   the group's committed offset was not written by Eddy
@@ -57,6 +58,13 @@ class InputError(EddyError):
 
     exit_code = 2
     do = "Check the path, the format and NAME=PATH against the configuration's inputs."
+
+
+class QueryError(EddyError):
+    """A question to runs has mistakes, or they cannot answer it."""
+
+    exit_code = 2
+    do = "eddy query RUN --columns shows a run's tables and columns; eddy top RUN its entities."
 
 
 class ExtraMissing(EddyError):

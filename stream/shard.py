@@ -39,6 +39,7 @@ from stream.config import (
     sources,
     ways,
 )
+from stream.decoding import Decoder, SharedDecoder
 from stream.errors import ForeignRecord
 from stream.rekeying import Rekeying
 from stream.stages import Found, InternalRecord, Stage
@@ -55,16 +56,18 @@ class Emitted:
     """What one batch of records led to, in the order of the log.
 
     alerts: by event, then by monitor, so that cutting the batch elsewhere changes nothing.
-    p_values: monitor name → float64[len(events)], NaN where the monitor did not apply; where every
-    event is scored, by "assess" what all monitors say together. internal: what goes into internal
-    logs, in order for each of their partitions.
+    outcomes: monitor name → what it made of the events, in as many parts as it took them in.
+    assessed: float64[len(events)], what assess says of them where it read of them here; of rows
+    about one event the last stands. internal: what goes into internal logs, in order for each of
+    their partitions.
     """
 
     events: EventBatch
     alerts: list[Alert]
     dead_letters: list[DeadLetter]
-    p_values: dict[str, F64]
+    outcomes: dict[str, list[Outcome]]
     internal: list[InternalRecord]
+    assessed: F64 | None = None
 
 
 class Shard(ABC):
@@ -121,10 +124,12 @@ class Reporter:
         self._rekeying = rekeying
         self.every = every
 
-    def sent(self, monitor: str, events: EventBatch, outcome: Outcome) -> Iterator[InternalRecord]:
+    def sent(
+        self, monitor: str, events: EventBatch, said: Mapping[str, F64]
+    ) -> Iterator[InternalRecord]:
         """The messages for a monitor's reports on a batch; none where assess reads them here."""
         if self._rekeying is not None:
-            found, _ = reports(monitor, events, outcome, self._spec, self._key, self.every)
+            found, _ = reports(monitor, events, said, self._spec, self._key, self.every)
             yield from self._rekeying.process(found)
 
     def together(
@@ -133,12 +138,12 @@ class Reporter:
         """All monitors' reports on a batch by event, then by monitor, and the events' rows; and the
         labels among the events, where they are learned from."""
         found = [
-            reports(name, events, outcome, self._spec, self._key, self.every)
+            reports(name, events, outcome.said(), self._spec, self._key, self.every)
             for name, outcome in outcomes.items()
         ]
         if self._spec.learning:
             rows = np.flatnonzero(labels_of(events, self._spec.subject)).astype(np.int64)
-            found.append((spoken(None, events, None, self._spec, rows), rows))
+            found.append((spoken(None, events, {}, self._spec, rows), rows))
         if not any(len(one) for one, _ in found):
             return None
         everything = joined([one for one, _ in found])
@@ -169,16 +174,17 @@ class SourceShard(Shard):
         events = routed.events
         outcomes = {watch.name: watch.process(events) for watch in self.watches}
         self._check_counts()
-        p_values = {name: outcome.p_value for name, outcome in outcomes.items()}
         found = [one for outcome in outcomes.values() for one in outcome.alerts]
-        found += self._assessed(events, outcomes, p_values)
+        of_assess, assessed = self._assessed(events, outcomes)
+        found += of_assess
         found.sort(key=lambda one: one.row)
         return Emitted(
             events=events,
             alerts=[one.alert for one in found],
             dead_letters=routed.dead_letters,
-            p_values=p_values,
+            outcomes={name: [outcome] for name, outcome in outcomes.items()},
             internal=[*routed.internal, *self._reports(events, outcomes)],
+            assessed=assessed,
         )
 
     def _reports(
@@ -186,25 +192,23 @@ class SourceShard(Shard):
     ) -> Iterator[InternalRecord]:
         if self._reporter is not None:
             for name, outcome in outcomes.items():
-                yield from self._reporter.sent(name, events, outcome)
+                yield from self._reporter.sent(name, events, outcome.said())
 
     def _assessed(
-        self, events: EventBatch, outcomes: dict[str, Outcome], p_values: dict[str, F64]
-    ) -> list[Found]:
-        """The alerts of assess on a batch, where it reads the reports here; what it says of each
-        event goes among the p-values, where every event is scored."""
+        self, events: EventBatch, outcomes: dict[str, Outcome]
+    ) -> tuple[list[Found], F64]:
+        """The alerts of assess on a batch, where it reads the reports here, and what it says of
+        each event."""
+        p_value = np.full(len(events), np.nan)
         if self._reporter is None or self._assess is None:
-            return []
-        if self._reporter.every:
-            p_values[ASSESS] = np.full(len(events), np.nan)
+            return [], p_value
         together = self._reporter.together(events, outcomes)
         if together is None:
-            return []
+            return [], p_value
         about, rows = together
         said = self._assess.process(about)
-        if self._reporter.every:
-            p_values[ASSESS][rows] = said.p_value  # of rows named often the last stands
-        return [Found(int(rows[one.row]), one.alert) for one in said.alerts]
+        p_value[rows] = said.p_value  # of rows named often the last stands
+        return [Found(int(rows[one.row]), one.alert) for one in said.alerts], p_value
 
     def _check_counts(self) -> None:
         """Guarantee 3: for each monitor every event became exactly one of these."""
@@ -278,17 +282,16 @@ class WatchShard(InternalShard):
 
     def judge(self, events: EventBatch) -> Emitted:
         """Let the monitor watch the events."""
-        alerts: list[Alert] = []
-        p_values = [np.empty(0)]
+        outcomes: list[Outcome] = []
         sent: list[InternalRecord] = []
         name = self.watch.name
         for start in range(0, len(events), EVENTS_AT_ONCE):
             some = events.slice(start, min(start + EVENTS_AT_ONCE, len(events)))
             outcome = self.watch.process(some)
-            alerts += [found.alert for found in outcome.alerts]
-            p_values.append(outcome.p_value)
-            sent += self._reporter.sent(name, some, outcome) if self._reporter else ()
-        return Emitted(events, alerts, [], {name: np.concatenate(p_values)}, sent)
+            outcomes.append(outcome)
+            sent += self._reporter.sent(name, some, outcome.said()) if self._reporter else ()
+        alerts = [found.alert for outcome in outcomes for found in outcome.alerts]
+        return Emitted(events, alerts, [], {name: outcomes}, sent)
 
     def _stages(self) -> dict[str, Stage[Any, Any]]:
         return {self.watch.name: self.watch}
@@ -305,7 +308,7 @@ class AssessShard(InternalShard):
         """Let assess take the reports; what it says of an event stands at the last row about it."""
         said = self.assess.process(events)
         alerts = [found.alert for found in said.alerts]
-        return Emitted(events, alerts, [], {ASSESS: said.p_value}, [])
+        return Emitted(events, alerts, [], {}, [], said.p_value)
 
     def _stages(self) -> dict[str, Stage[Any, Any]]:
         return {ASSESS: self.assess}
@@ -314,8 +317,9 @@ class AssessShard(InternalShard):
 class Shards:
     """Makes the shards of a configuration, their state empty.
 
-    topics: by input, what its records call their topic; in files that is the input's name. every:
-    assess scores every event, not only those reported, where it learns.
+    topics: by input, what its records call their topic; in files that is the input's name.
+    decoders: by input, what decodes it for several configurations at once. every: assess scores
+    every event, not only those reported.
     """
 
     def __init__(
@@ -323,9 +327,11 @@ class Shards:
         config: Config,
         run: RunInfo,
         topics: Mapping[str, str] | None = None,
+        decoders: Mapping[str, SharedDecoder] | None = None,
         every: bool = False,
     ) -> None:
-        self._every = every and bool(labels_from(config))
+        self._decoders = decoders or {}
+        self._every = every
         self._config = config
         self._topics = topics or {name: spec.topic for name, spec in config.inputs.items()}
         self._key = hash_key(config.secret)
@@ -384,7 +390,9 @@ class Shards:
 
     def _route(self, spec: InputSpec, input_name: str, hops: list[Hop], *, is_read: bool) -> Route:
         fields = fields_wanted(self._config, input_name)
-        return Route(spec, self._config.limits, fields, self._key, hops, is_read=is_read)
+        limits = self._config.limits
+        decoder = Decoder(spec, limits, fields, self._decoders.get(input_name))
+        return Route(decoder, limits.duplicate_window, self._key, hops, is_read=is_read)
 
     def _watch(self, monitor: MonitorSpec, shards: int) -> Watch:
         told = looked_at(self._config.assess) if self._config.assess else []

@@ -83,6 +83,7 @@ def batch(
         number={
             "amount": amount,
             "status": status,
+            "item": more.integers(0, 4, events).astype(np.float64),
             "utc_offset_min": np.full(events, np.nan),
             "latitude": latitude,
             "longitude": longitude,

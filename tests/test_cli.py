@@ -39,7 +39,7 @@ def test_help_is_quick() -> None:
     )
     assert done.stdout.strip() == "[]"
     said = eddy("--help")
-    for command in ("run", "replay", "demo", "simulate", "config", "topics", "version"):
+    for command in ("run", "replay", "compare", "demo", "simulate", "config", "topics", "version"):
         assert command in said
 
 
@@ -157,6 +157,20 @@ def test_simulate_then_replay(tmp_path: Path) -> None:
     summary = orjson.loads((out / "summary.json").read_bytes())
     assert summary["events"] == 1000
     assert all(summary["adds_up"].values())
+
+
+def test_simulate_then_compare(tmp_path: Path) -> None:
+    """Two configurations over one simulated file end in a verdict and a page that is there."""
+    events, out = tmp_path / "shop.ndjson", tmp_path / "compared"
+    eddy("simulate", str(shop_config()), "--to", str(events), "--events", "1000")
+    other = tmp_path / "fewer.toml"
+    other.write_text(shop_config().read_text("utf-8").replace("p_max = 3e-4", "p_max = 1e-4"))
+    both = (str(shop_config()), str(other))
+    said = eddy("compare", *both, "--input", f"shop={events}", "--out", str(out))
+    assert "Without labels nobody can say whether shop or fewer is better: " in said
+    assert str(out / "index.html") in said.replace("\n", "")
+    for folder in (out, out / "shop", out / "fewer"):
+        assert (folder / "index.html").is_file()
 
 
 @pytest.mark.parametrize(

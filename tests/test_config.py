@@ -90,6 +90,11 @@ def test_a_minimal_configuration_has_every_default() -> None:
         ("inputs/Shop", {"topic": "t"}, "inputs.Shop: got this as a name; expected a text, lower"),
         ("inputs/shop/topic", "a b", 'inputs.shop.topic: got "a b"; expected a text, a topic'),
         ("inputs/shop/type", "logn", 'inputs.shop.type: got "logn"; expected one of'),
+        (
+            "monitors/0/rules",
+            [{"name": "busy", "at_least": {"amont": 3.0}}],
+            "monitors[0].rules[0].at_least.amont: no feature is named amont",
+        ),
         ("inputs/shop/keyed_by", "account", "inputs.shop.partitioner: missing; expected murmur2"),
         ("inputs/shop/partitioner", "crc32", "inputs.shop.keyed_by: missing; expected the field"),
         (
@@ -280,10 +285,10 @@ def test_a_file_that_is_no_toml_is_a_configuration_error(tmp_path: Path) -> None
 
 
 def test_only_fields_that_are_read_are_wanted() -> None:
-    """Entities always, else what a monitor names, and what gives an amount or an hour its
+    """Entities and amounts always, else what a monitor names, and what gives these their
     meaning."""
     plain = parse(document(), {})
-    assert "amount" not in fields_wanted(plain, "shop")
+    assert "currency" not in fields_wanted(plain, "shop")
     assert {"account", "card", "ip"} <= set(fields_wanted(plain, "shop"))
     reading = document()
     monitor = reading["monitors"][0]
@@ -294,7 +299,7 @@ def test_only_fields_that_are_read_are_wanted() -> None:
     ]
     wanted = set(fields_wanted(parse(reading, {}), "shop"))
     assert wanted - set(fields_wanted(plain, "shop")) == {
-        *("kind", "channel", "amount", "currency", "utc_offset_min"),
+        *("kind", "channel", "currency", "utc_offset_min"),
     }
 
 

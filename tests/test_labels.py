@@ -378,7 +378,6 @@ def test_without_duckdb_the_error_says_what_to_install(
         (CONFIG, "a.parquet", ("verdicts", Path("a.parquet"))),
         (CONFIG, "verdicts=a=b", ("verdicts", Path("a=b"))),
         (CONFIG, "day=1/a", ("verdicts", Path("day=1/a"))),
-        (CONFIG.replace('type = "label"', 'type = "login"'), "a", 'no input of type = "label"'),
         (
             CONFIG + '[inputs.more]\ntopic = "more"\ntype = "label"\n',
             "a",
@@ -389,7 +388,11 @@ def test_without_duckdb_the_error_says_what_to_install(
 def test_labels_go_to_the_input_of_labels(
     text: str, given: str, expected: tuple[str, Path] | str
 ) -> None:
-    """A path alone will do where one input has type label."""
+    """A path alone will do where one input has type label; where none has, one in Eddy's own shape
+    is added."""
+    none = config(CONFIG.replace('type = "label"', 'type = "login"'))
+    assert recorded.labels_of(recorded.with_labels(none), "a") == ("labels", Path("a"))
+    assert recorded.with_labels(config(CONFIG)) == config(CONFIG)
     if isinstance(expected, tuple):
         assert recorded.labels_of(config(text), given) == expected
         return

@@ -3,6 +3,7 @@ reader."""
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
@@ -12,18 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.alerts import Action, Alert, Contribution, Entity, Evidence, Run
-from stream.page import (
-    INCIDENTS_MAX,
-    Finding,
-    Story,
-    Traffic,
-    duration,
-    first_alert,
-    moment,
-    number,
-    page,
-    surprise,
-)
+from stream.page.demo import Finding, Story, demo_page, first_alert
+from stream.page.words import duration, moment, number, surprise
+from stream.replay.incidents import INCIDENTS_MAX, WorstIncidents
+from stream.replay.traffic import Traffic
 
 START_MS = 1_772_409_600_000
 HOUR_MS = 3_600_000
@@ -81,8 +74,18 @@ def alert(number: int = 0, entity: str = "203.0.113.1", **changed: Any) -> Alert
 
 def story(alerts: list[Alert], findings: list[Finding] | None = None) -> Story:
     """A day of traffic with those alerts."""
-    traffic = Traffic(START_MS, HOUR_MS, {"request": [40] * 24, "login": [9] * 24})
-    return Story("Eddy: demo", "A day.", [("60 000", "events")], traffic, alerts, findings or [])
+    incidents = WorstIncidents()
+    incidents.add(alerts)
+    return Story(
+        title="Eddy: demo",
+        lead="A day.",
+        figures=[("60 000", "events")],
+        traffic=Traffic(START_MS, HOUR_MS, {"request": [40] * 24, "login": [9] * 24}, {}),
+        alerts=alerts,
+        findings=findings or [],
+        incidents=incidents.worst(),
+        incidents_opened=incidents.opened,
+    )
 
 
 def finding(alerts: list[Alert], name: str = "card testing") -> Finding:
@@ -100,18 +103,23 @@ class Parsed(HTMLParser):
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.texts: list[str] = []
+        self.said = ""
+        """The texts but for style and scripts."""
         self.data = ""
         self._in_data = False
+        self._is_said = True
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Keep the element."""
         self.elements.append((tag, dict(attrs)))
         self._in_data = dict(attrs).get("id") == "data"
+        self._is_said = tag not in {"style", "script"}
 
     def handle_endtag(self, tag: str) -> None:
-        """Leave the data element."""
+        """Leave the data element, or a style or a script."""
         self._in_data = False
+        self._is_said = True
 
     def handle_data(self, data: str) -> None:
         """Keep the text."""
@@ -119,6 +127,8 @@ class Parsed(HTMLParser):
             self.data += data
         else:
             self.texts.append(data)
+        if self._is_said:
+            self.said += f"{data} "
 
 
 def shape(parsed: Parsed) -> list[tuple[str, tuple[str, ...]]]:
@@ -128,9 +138,9 @@ def shape(parsed: Parsed) -> list[tuple[str, tuple[str, ...]]]:
 
 def test_page_loads_nothing() -> None:
     """No element of the page points anywhere, and its policy forbids every load."""
-    parsed = Parsed(page(story([alert()], [finding([alert()])])))
-    links = [a for _, a in parsed.elements if {"src", "href", "action", "data"} & a.keys()]
-    assert links == []
+    parsed = Parsed(demo_page(story([alert()], [finding([alert()])])))
+    assert not [a for _, a in parsed.elements if {"src", "action", "data"} & a.keys()]
+    assert all(str(a["href"]).startswith("#") for _, a in parsed.elements if "href" in a)
     policy = next(a for _, a in parsed.elements if "http-equiv" in a)["content"]
     assert policy is not None
     assert policy.startswith("default-src 'none'")
@@ -139,9 +149,13 @@ def test_page_loads_nothing() -> None:
 
 def test_page_tells_an_alert() -> None:
     """Monitor, entity, surprise, counterfactual, action and evidence of an alert are all there."""
-    text = " ".join(Parsed(page(story([alert(3)], [finding([alert(3)])]))).texts)
+    text = " ".join(Parsed(demo_page(story([alert(3)], [finding([alert(3)])]))).texts)
     for told in (
-        *("payments_1h: 41 seen, 0–6 expected (61 %)", "203.0.113.1", "Mon 02 Mar 03:00:00"),
+        *(
+            "payments_1h: 41 seen, 0–6 expected (61\N{NO-BREAK SPACE}%)",
+            "203.0.113.1",
+            "Mon 02 Mar 2026 00:00:00",
+        ),
         *("no alert with payments_1h as expected", "review ip for 1 h", "e7-1 (shop-events/0/1)"),
         *("not enforceable: warming", "5.3", "named", "1 sent, 4 held back", "account acct-1"),
     ):
@@ -172,9 +186,10 @@ def _everywhere(name: str) -> str:
         evidence=[Evidence(event_id=name, topic=name, partition=0, offset=0)],
         run=Run(mode="live", enforceable=False, reason=name, run_id=name, detected_at=name),
     )
-    traffic = Traffic(START_MS, HOUR_MS, {name: [1]})
     found = Finding(name, name, name, START_MS, START_MS, [one], [one])
-    return page(Story(name, name, [(name, name)], traffic, [one], [found]))
+    told = story([one], [found])
+    traffic = Traffic(START_MS, HOUR_MS, {name: [1]}, {})
+    return demo_page(replace(told, title=name, lead=name, figures=[(name, name)], traffic=traffic))
 
 
 HARMLESS_SHAPE = shape(Parsed(_everywhere("harmless")))
@@ -192,30 +207,38 @@ def test_any_name_stays_text(name: str) -> None:
     """Whatever an entity is called, the page has the same elements, and its data are JSON."""
     parsed = Parsed(_everywhere(name))
     assert shape(parsed) == HARMLESS_SHAPE
-    assert json.loads(parsed.data)["types"] == [name]
+    assert json.loads(parsed.data)["traffic"]["types"] == [name]
     assert not set("<>&") & set(parsed.data)
 
 
 def test_alerts_of_an_incident_share_a_row() -> None:
     """An incident is one row, told by its worst alert, under its highest severity."""
     first = alert(1, incident_id="same", severity="low", score=4.0)
-    second = alert(2, incident_id="same", severity="critical", score=7.5)
-    parsed = Parsed(page(story([second, first])))
-    assert sum(tag == "details" for tag, _ in parsed.elements) == 1
-    assert "critical" in parsed.texts
-    assert "7.5" in parsed.texts
-    assert moment(first.event_time_ms) in parsed.texts
+    second = alert(
+        2, incident_id="same", severity="critical", score=7.5, revision=2, activity="updated"
+    )
+    told = " ".join(Parsed(demo_page(story([first, second]))).texts)
+    table = told.partition("What was surprising")[2]
+    assert table.count("203.0.113.1") == 1
+    assert "critical" in table
+    assert "7.5" in table
+    assert "2 sent" in table
+    assert moment(START_MS) in table
 
 
 def test_long_lists_are_cut_and_say_so() -> None:
-    """Beyond the limit incidents are left out, and the page says how many."""
-    text = page(story([alert(n) for n in range(INCIDENTS_MAX + 3)]))
-    assert "3 later incidents are not shown here." in text
+    """Beyond the limit the incidents with the lowest scores are left out, and the page says how
+    many there are."""
+    many = [alert(n, f"shop-{n}", score=4 + n / 100) for n in range(INCIDENTS_MAX + 1)]
+    text = " ".join(Parsed(demo_page(story(many))).texts)
+    assert f"There are {INCIDENTS_MAX + 1} incidents; these have the highest scores." in text
+    assert "shop-1 " in text
+    assert "shop-0 " not in text
 
 
 def test_missed_attacks_are_admitted() -> None:
     """An attack without an alert is shown as missed."""
-    text = page(story([], [finding([])]))
+    text = demo_page(story([], [finding([])]))
     assert "missed" in text
     assert "No alert was raised on any of its events." in text
 
@@ -224,7 +247,7 @@ def test_first_alert_may_come_before() -> None:
     """A card named while it was tested was named before it was used, and the page says so."""
     assert first_alert(finding([alert(6)])) == "after 1 h"
     assert first_alert(finding([alert(3)])) == "2 h before it began"
-    assert "First alert 2 h before it began; 1 alert on ip" in page(
+    assert "First alert 2 h before it began; 1 alert on ip" in demo_page(
         story([], [finding([alert(3)])])
     )
 
@@ -232,20 +255,20 @@ def test_first_alert_may_come_before() -> None:
 def test_attacks_close_together_share_a_label() -> None:
     """Windows that would overlap in the chart become one with a label from first to last."""
     findings = [finding([]), finding([]), finding([])]
-    windows = json.loads(Parsed(page(story([], findings))).data)["attacks"]
+    windows = json.loads(Parsed(demo_page(story([], findings))).data)["traffic"]["windows"]
     assert [window["label"] for window in windows] == ["1–3"]
 
 
 def test_an_empty_story_is_a_page() -> None:
     """No events, no alerts and no attacks still make a page."""
-    text = page(Story("t", "l", [], Traffic(START_MS, HOUR_MS, {}), [], []))
+    text = demo_page(replace(story([]), traffic=Traffic(START_MS, HOUR_MS, {}, {})))
     assert re.search("No alert was raised.", text)
 
 
 def test_words() -> None:
     """Numbers, spans and surprises read as a person would write them."""
     assert [number(v) for v in (0, 41, 1.239, 0.01239, 12_345.6, -3.5)] == [
-        *("0", "41", "1.2", "0.012", "12 346", "-3.5"),
+        *("0", "41", "1.2", "0.012", "12\N{NO-BREAK SPACE}346", "-3.5"),
     ]
     assert [duration(ms) for ms in (900, 240_000, 5_400_000, 181_440_000)] == [
         *("1 s", "4 min", "1.5 h", "2.1 d"),
@@ -253,4 +276,4 @@ def test_words() -> None:
     one_sided = Contribution(
         feature="amount", actual=950.0, expected_low=None, expected_high=80.5, p_value=0.1, share=1
     )
-    assert surprise(one_sided) == "amount: 950 seen, at most 80.5 expected (100 %)"
+    assert surprise(one_sided) == "amount: 950 seen, at most 80.5 expected (100\N{NO-BREAK SPACE}%)"

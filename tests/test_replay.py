@@ -104,8 +104,14 @@ def test_every_event_has_a_score_and_every_count_adds_up(tmp_path: Path) -> None
     out = tmp_path / "out"
     summary = run([("shop", path)], out)
     table = scores(out)
-    names = ["event_id", "event_time", "score", "score_account", "score_ip", "judged"]
-    assert table.column_names == names
+    assert table.column_names == [
+        *("event_id", "event_time", "score", "score_account", "score_ip"),
+        *("surprised_account", "surprised_ip", "account", "ip", "amount", "judged"),
+    ]
+    assert table.column("account").to_pylist() == [row["account"] for row in rows]
+    assert table.column("amount").to_pylist() == [row["amount"] for row in rows]
+    assert table.column("surprised_account").to_pylist()[-1] == "amount"
+    assert table.column("surprised_ip").null_count == table.column("ip").null_count == len(rows)
     assert table.column("event_id").to_pylist() == [row["event_id"] for row in rows]
     assert table.schema.field("event_time").type == pa.timestamp("ms")
     times = [
@@ -137,7 +143,10 @@ def test_every_event_has_a_score_and_every_count_adds_up(tmp_path: Path) -> None
     letters = [orjson.loads(x) for x in (out / "dead_letters.ndjson").read_bytes().splitlines()]
     assert [letter["eddy-code"] for letter in letters] == ["malformed", "wrong_type"]
     assert orjson.loads((out / "summary.json").read_bytes())["alerts"] == summary.alerts
-    assert sorted(entry.name for entry in out.iterdir()) == sorted(FILES)
+    assert {entry.name for entry in out.iterdir()} == {*FILES} - {
+        "features.parquet",
+        "frauds.parquet",
+    }
 
 
 def test_formats_of_the_same_events_give_the_same_results(tmp_path: Path) -> None:
@@ -378,7 +387,7 @@ def test_a_real_access_log_end_to_end(shared_data: Path, tmp_path: Path) -> None
     using = load(ROOT / "deploy" / "configs" / "access-log.toml")
     summary = run([("request", log)], tmp_path / "out", using)
     assert summary.events == len(scores(tmp_path / "out")) == 4_525
-    assert summary.adds_up == {"ip": True}
+    assert summary.adds_up == {"crawler": True, "session": True, "prober": True}
     assert summary.first_event_time is not None
     assert datetime.fromisoformat(summary.first_event_time).year == 2015
 
@@ -393,3 +402,61 @@ def test_the_handbook_end_to_end(shared_data: Path, tmp_path: Path) -> None:
     assert summary.events == len(table) == 1_303_778
     assert summary.adds_up == {"card": True}
     assert table.column("score").null_count == 0
+
+
+def test_a_rule_alerts_by_its_name_from_the_first_events_on(tmp_path: Path) -> None:
+    """Before anything is learned, an alert that a rule decided names it, with what was seen, and
+    has no counterfactual."""
+    text = CONFIG.replace(
+        'inputs = ["shop"]',
+        'inputs = ["shop"]\nrules = [{ name = "busy", at_least = { payments_1h = 3 }, p = 1e-3 }]',
+    )
+    rows = [{**event, "kind": "payment"} for event in events(10)]
+    for row in rows:
+        row["account"] = "one"
+    run([("shop", ndjson(tmp_path / "shop", rows))], tmp_path / "out", config(text))
+    alerts = [orjson.loads(x) for x in (tmp_path / "out" / "alerts.ndjson").read_bytes().split()]
+    assert alerts[0]["detector"] == "busy"
+    assert alerts[0]["action"]["reason_code"] == "account.busy"
+    assert alerts[0]["p_value"] == 1e-3
+    assert alerts[0]["counterfactual"] is None
+    assert {one["feature"] for one in alerts[0]["contributions"]} == {"amount", "payments_1h"}
+
+
+SESSIONS = """
+reveal = ["session"]
+
+[inputs.site]
+topic = "site"
+codec = "access_log"
+fields = { session = { path = ["ip", "user_agent"], joined = true } }
+
+[[monitors]]
+name = "session"
+entity = "session"
+inputs = ["site"]
+session_gap = "30min"
+features = [{ name = "requests", kind = "count", half_life = "365d" }]
+rules = [{ name = "three", at_least = { requests = 2.9 }, p = 1e-3 }]
+policy = { p_max = 1e-2 }
+"""
+
+
+@pytest.mark.parametrize(
+    ("requests", "alerts"),
+    [
+        ([(0, "x"), (10, "x"), (40, "x")], ["10.0.0.1 x"]),
+        ([(0, "x"), (10, "x"), (41, "x")], []),
+        ([(0, "x"), (10, "x"), (20, "y")], []),
+    ],
+)
+def test_sessions_are_an_address_and_an_agent_without_a_pause(
+    tmp_path: Path, requests: list[tuple[int, str]], alerts: list[str]
+) -> None:
+    """A third request within 30 minutes of the second is one of the session's; later, or by
+    another agent of the same address, it begins another."""
+    lines = [LINE.format(1, minute, 0).replace('"x"', f'"{agent}"') for minute, agent in requests]
+    (tmp_path / "site").write_text("\n".join(lines))
+    run([("site", tmp_path / "site")], tmp_path / "out", config(SESSIONS))
+    found = (tmp_path / "out" / "alerts.ndjson").read_bytes().splitlines()
+    assert [orjson.loads(alert)["entity"]["id"] for alert in found] == alerts

@@ -15,6 +15,7 @@ from detectors.state import copied
 from schemas.dead_letters import DeadLetter
 from schemas.records import Headers, Records
 from stream.config import InputSpec, LimitsSpec
+from stream.decoding import Decoder
 from stream.simulator.malformed import MALFORMED, malformed
 from stream.stages.route import RecentIds, Route
 
@@ -40,7 +41,8 @@ def records(values: list[bytes | None], first: int = 0) -> Records:
 
 def route() -> Route:
     """A stage with small limits."""
-    return Route(InputSpec(topic="shop"), LIMITS, ["account", "amount"], KEY)
+    decoder = Decoder(InputSpec(topic="shop"), LIMITS, ["account", "amount"])
+    return Route(decoder, LIMITS.duplicate_window, KEY)
 
 
 def header(letter: DeadLetter, name: str) -> bytes:
@@ -81,7 +83,7 @@ def test_a_label_that_names_nobody_is_a_dead_letter() -> None:
         label(3, account=""),
         label(4, account="a"),
     ]
-    stage = Route(spec, LIMITS, fields, KEY)
+    stage = Route(Decoder(spec, LIMITS, fields), LIMITS.duplicate_window, KEY)
     routed = stage.process(records(values, first=7))
     assert routed.events.offset.tolist() == [7, 11]
     assert [header(one, "eddy-code") for one in routed.dead_letters] == [
@@ -96,7 +98,8 @@ def test_a_label_that_names_nobody_is_a_dead_letter() -> None:
         2,
         2,
     )
-    unread = Route(spec, LIMITS, fields, KEY, is_read=False)
+    decoder = Decoder(spec, LIMITS, fields)
+    unread = Route(decoder, LIMITS.duplicate_window, KEY, is_read=False)
     assert len(unread.process(records(values)).events) == 4
 
 

@@ -41,11 +41,11 @@ def test_only_what_lies_in_the_span_is_judged(
     summary = run(tmp_path, split)
     judged = pq.read_table(tmp_path / "out" / "scores.parquet").column("judged").to_pylist()
     assert judged == [first <= i < stop for i in range(2_000)]
-    assert summary.judged.events == stop - first
+    assert summary.span.events == stop - first
     assert summary.events == 2_000
     alerts = without_run(tmp_path / "out")
     held = [one for one in alerts if first <= (one["event_time_ms"] - START_MS) / 10_000 < stop]
-    assert summary.judged.alerts == {"account": len(held), "ip": 0}
+    assert summary.span.alerts == {"account": len(held), "ip": 0}
     assert summary.alerts["account"] == len(alerts) > 3
 
 
@@ -60,9 +60,9 @@ def test_what_is_not_judged_is_learned_all_the_same(tmp_path: Path) -> None:
     assert one.equals(other)
     assert without_run(tmp_path / "whole" / "out") == without_run(tmp_path / "part" / "out")
     assert whole.alerts == part.alerts
-    assert part.judged.from_time == "2026-03-02T01:00:00.000Z"
-    assert part.judged.until_time == "2026-03-02T03:00:00.000Z"
-    assert 0 < part.judged.alerts["account"] < part.alerts["account"]
+    assert part.span.from_time == "2026-03-02T01:00:00.000Z"
+    assert part.span.until_time == "2026-03-02T03:00:00.000Z"
+    assert 0 < part.span.alerts["account"] < part.alerts["account"]
 
 
 @pytest.mark.parametrize(

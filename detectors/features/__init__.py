@@ -10,12 +10,15 @@ from typing import Final
 from detectors.features import (
     category,
     counting,
+    departure,
     distinct,
     gap,
     habit,
     novelty,
+    popularity,
     price,
     ratio,
+    sequence,
     travel,
     value,
 )
@@ -32,6 +35,9 @@ OWN: Final[tuple[Kind, ...]] = (
     *habit.KINDS,
     *travel.KINDS,
     *price.KINDS,
+    *popularity.KINDS,
+    *sequence.KINDS,
+    *departure.KINDS,
 )
 """Eddy's own kinds, in the order in which the README lists them."""
 

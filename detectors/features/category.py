@@ -4,19 +4,20 @@
 `where`. `occurrence` judges this one event and keeps nothing: the tail has the entity's own share.
 `share` says what lately was: with decayed counts c of all and k of those that occur, this one
 included, k / (c + 2), as if two events without had come before: one failure of one login is a
-third, nineteen of twenty .86. `run_length` counts events that occur in a row, this one included.
+third, nineteen of twenty .86. `night_share` is the same share of the events between midnight and
+`NIGHT_H` local time. `run_length` counts events that occur in a row, this one included.
 `entropy` needs no `of`: it counts a field's values in 16 buckets by their keyed hash, decayed, and
 is Shannon's -Σ p log₂ p of their shares in bits: 0 for one value, up to 4 for many.
 
-Words of an entity: occurrence 0, share 3 (c, k, time), run_length 1, entropy 17 (counts, time).
+Words of an entity: occurrence 0, shares 3 (c, k, time), run_length 1, entropy 17 (counts, time).
 """
 
-from math import log
+from math import isnan, log
 from typing import Final
 
 import numpy as np
 
-from detectors.decay import LN2, decayed
+from detectors.decay import DAY_MS, HOUR_MS, LN2, decayed
 from detectors.entities import Admitted
 from detectors.features.kind import Field, Kind, Memory, Spans, approach, prepare, unlearn
 from detectors.kernels import kernel
@@ -26,6 +27,7 @@ ALL, OCCURRED, LAST_MS = range(3)
 SHARE_WORDS: Final = 3
 WITHOUT: Final = 2.0
 """Events without an occurrence that are assumed before the first."""
+NIGHT_H: Final = 6.0
 BUCKETS: Final = 16
 ENTROPY_WORDS: Final = BUCKETS + 1
 BUCKET_SHIFT: Final = np.uint64(60)
@@ -41,6 +43,18 @@ def occurrence(memory: Memory, events: Admitted, field: Field, spans: Spans, out
 
 
 @kernel
+def _shared(mine: F64, occurs: bool, time_ms: float, half_life_ms: float) -> float:
+    """k / (c + 2) with this event."""
+    since_ms = time_ms - mine[LAST_MS]
+    mine[ALL] = decayed(mine[ALL], since_ms, half_life_ms) + 1.0
+    mine[OCCURRED] = decayed(mine[OCCURRED], since_ms, half_life_ms)
+    if occurs:
+        mine[OCCURRED] += 1.0
+    mine[LAST_MS] = time_ms
+    return float(mine[OCCURRED] / (mine[ALL] + WITHOUT))
+
+
+@kernel
 def share(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) -> None:
     """k / (c + 2), this event included."""
     at = memory.at
@@ -49,16 +63,25 @@ def share(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64
         mine = memory.words[events.row[i], at : at + SHARE_WORDS]
         prepare(mine, events, i, memory.copy)
         out[i] = np.nan
-        if not field.active[i]:
-            continue
-        since_ms = events.time_ms[i] - mine[LAST_MS]
-        mine[ALL] = decayed(mine[ALL], since_ms, spans.half_life_ms) + 1.0
-        mine[OCCURRED] = decayed(mine[OCCURRED], since_ms, spans.half_life_ms)
-        if field.occurs[i]:
-            mine[OCCURRED] += 1.0
-        mine[LAST_MS] = events.time_ms[i]
-        out[i] = mine[OCCURRED] / (mine[ALL] + WITHOUT)
-        unlearn(mine, events, i, memory.copy)
+        if field.active[i]:
+            out[i] = _shared(mine, field.occurs[i], events.time_ms[i], spans.half_life_ms)
+            unlearn(mine, events, i, memory.copy)
+
+
+@kernel
+def night_share(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) -> None:
+    """k / (c + 2), this event included; beside: minutes of offset to UTC (NaN: none)."""
+    at = memory.at
+    for i in range(len(events.row)):
+        approach(memory, events, i)
+        mine = memory.words[events.row[i], at : at + SHARE_WORDS]
+        prepare(mine, events, i, memory.copy)
+        out[i] = np.nan
+        if field.active[i]:
+            offset_ms = 0.0 if isnan(field.beside[0, i]) else field.beside[0, i] * 60_000.0
+            night = (events.time_ms[i] + offset_ms) % DAY_MS < NIGHT_H * HOUR_MS
+            out[i] = _shared(mine, night, events.time_ms[i], spans.half_life_ms)
+            unlearn(mine, events, i, memory.copy)
 
 
 @kernel
@@ -126,6 +149,19 @@ KINDS: Final = (
         family="normal",
         side="high",
         shift=0.1,
+    ),
+    Kind(
+        name="night_share",
+        meaning="decayed share of the entity's events between midnight and six local time (UTC"
+        " unless utc_offset_min is mapped; two by day are assumed before the first)",
+        update=night_share,
+        words=SHARE_WORDS,
+        reads=None,
+        decays=True,
+        family="normal",
+        side="high",
+        shift=0.1,
+        beside=("utc_offset_min",),
     ),
     Kind(
         name="run_length",

@@ -80,7 +80,8 @@ class Kind:
 
     side: which values surprise unless the configuration says else. shift: see `Family`. shared:
     words that all entities of a shard have in common. beside: further numbers that it reads.
-    compares: it needs `against`, a second duration. divides: it needs `of`.
+    compares: it needs `against`, a second duration. divides: it needs `of`. relative: the value has
+    no unit, whatever number it reads. crowded: many values are exactly alike, and surprising.
     """
 
     name: str
@@ -96,6 +97,8 @@ class Kind:
     beside: tuple[str, ...] = ()
     compares: bool = False
     divides: bool = False
+    relative: bool = False
+    crowded: bool = False
     low: float = 0.0
     high: float = 1.0
 

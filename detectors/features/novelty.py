@@ -1,11 +1,14 @@
-"""Novelty: is this value of another field new to the entity, and how many new ones came lately?
+"""Novelty: is this value of another field new to the entity, how many new ones came lately, and
+how large a part of all were they?
 
 An entity remembers the last `MEMORY` distinct values by their 64-bit keyed hashes, most recent
 first. What falls out of them is noted in the shard's `pairings`, so that a value comes as new again
 only when tens of thousands of others of all entities have fallen out since; in return, one new
 value in 200 of an entity with more than `MEMORY` of them goes unnoticed.
 
-Words of an entity: `MEMORY`, and two more for the count (value, time).
+Words of an entity: `MEMORY`, and two more for the count (value, time), three for the share (all,
+new, time): with decayed counts c of all and k of the new ones, this event included, it is
+k / (c + 2), as if two known ones had come before. A visitor comes back to pages, a crawler does not.
 """
 
 from typing import Final
@@ -98,6 +101,35 @@ def novel_count(memory: Memory, events: Admitted, field: Field, spans: Spans, ou
             words[r, held + 1] = events.time_ms[i]
 
 
+@kernel
+def novel_share(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) -> None:
+    """k / (c + 2), this event included; behind the memory: c, k, time."""
+    words = memory.words
+    at = memory.at
+    held = at + MEMORY
+    for i in range(len(events.row)):
+        approach(memory, events, i)
+        r = events.row[i]
+        if events.fresh[i]:
+            for k in range(MEMORY + 3):
+                words[r, at + k] = 0.0
+        out[i] = np.nan
+        if not field.active[i]:
+            continue
+        learn = events.learn[i]
+        new = is_new(
+            memory.bits, r, at, memory.shared_bits, field.entity[i], field.hashed[i], learn
+        )
+        keep = decayed(1.0, events.time_ms[i] - words[r, held + 2], spans.half_life_ms)
+        count = words[r, held] * keep + 1.0
+        novel = words[r, held + 1] * keep + (1.0 if new else 0.0)
+        out[i] = novel / (count + 2.0)
+        if learn:
+            words[r, held] = count
+            words[r, held + 1] = novel
+            words[r, held + 2] = events.time_ms[i]
+
+
 KINDS: Final = (
     Kind(
         name="novelty",
@@ -120,5 +152,18 @@ KINDS: Final = (
         decays=True,
         family="rate",
         side="high",
+    ),
+    Kind(
+        name="novel_share",
+        meaning="decayed share of the entity's events that brought a new value of a field (two"
+        " without are assumed before the first): how broadly it visits",
+        update=novel_share,
+        words=MEMORY + 3,
+        shared=pairings.WORDS,
+        reads="text",
+        decays=True,
+        family="normal",
+        side="both",
+        shift=0.1,
     ),
 )

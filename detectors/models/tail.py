@@ -209,7 +209,8 @@ def words(shape: Shape) -> int:
 class TailSpec(DetectorSpec, frozen=True, kw_only=True, tag="tail"):
     """Each feature's value under the entity's own history, with a prior from its cohort.
 
-    half_life: of what an entity remembers, in its own time.
+    half_life: of what an entity remembers, in its own time. One much shorter than its gaps leaves
+    it no memory: it is then compared with its peers alone, as sessions and strangers should be.
     """
 
     half_life: Duration = "30d"

@@ -1,14 +1,14 @@
 """What of a state survives another configuration: which stages keep what they learned, and why not.
 
-A monitor keeps its state while what it learns from is the same: its own declaration but for the
-policy, which steers alerts and not what is learned, the inputs that it reads, and the secret that
+A monitor keeps its state while what it learns from is the same: its own declaration but for rules
+and policy, which steer alerts and not what is learned, the inputs that it reads, and the secret that
 entities are hashed with. assess learns from p-values, which say the same whatever monitors learn:
 it keeps its state while its own declaration but for the policy, the inputs, and who reports over
 which logs are the same. Everything else starts anew, and is said to.
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -16,6 +16,8 @@ from detectors.monitor import MonitorSpec
 from detectors.state import Arrays
 from stream.config import ASSESS, ROUTE, AssessSpec, Config, Log, Steering, logs
 from stream.shard import Shard
+
+STEERS_ALERTS: Final = frozenset({"name", "rules", "policy"})
 
 
 class Fate(NamedTuple):
@@ -81,7 +83,7 @@ def _changes(
 
 def _learning(stage: MonitorSpec | AssessSpec) -> dict[str, Any]:
     declared: dict[str, Any] = msgspec.to_builtins(stage)
-    return {key: value for key, value in declared.items() if key not in {"name", "policy"}}
+    return {key: value for key, value in declared.items() if key not in STEERS_ALERTS}
 
 
 def _reporting(monitor: MonitorSpec) -> tuple[object, ...]:

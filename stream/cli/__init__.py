@@ -7,12 +7,12 @@ import sys
 
 import typer
 
-from stream.cli import configuration, live, recorded, simulated
+from stream.cli import asked, configuration, live, recorded, simulated
 from stream.cli.apps import app
 from stream.cli.simulated import shop_config
 from stream.errors import EddyError
 
-__all__ = ["app", "configuration", "live", "main", "recorded", "shop_config", "simulated"]
+__all__ = ["app", "asked", "configuration", "live", "main", "recorded", "shop_config", "simulated"]
 
 
 @app.command()

@@ -1,5 +1,8 @@
-"""Commands on recorded events: `eddy replay`."""
+"""Commands on recorded events: `eddy replay`, `eddy compare`."""
 
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,80 +13,74 @@ from stream.errors import InputError
 
 if TYPE_CHECKING:
     from stream.config import Config
+    from stream.replay import Split
     from stream.replay.summary import JudgedSpan
+
+Inputs = Annotated[
+    list[str],
+    typer.Option(
+        "--input",
+        metavar="NAME=PATH",
+        help="An input of the configuration and a file of it: Parquet, CSV (named .csv), "
+        "NDJSON or an access log, plain, gzip or zstd; or a folder, a glob, or an address such "
+        "as s3://bucket/2026-03-*.parquet. May be repeated, also for the same input: its files "
+        "are merged by event time.",
+    ),
+]
+Labels = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATH",
+        help="A file of confirmed verdicts, mapped by the input of type label (NAME=PATH where "
+        "there are several; Eddy's own shape where there is none): joined to the events by id, "
+        "known to the models only from its own time on.",
+    ),
+]
+WarmUp = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DURATION",
+        help="Judge nothing for so long from the first event on, such as 30d: it is learned.",
+    ),
+]
+ScoreFrom = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME", help="Judge events from this time on (ISO 8601); learn those before."
+    ),
+]
+ScoreUntil = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", help="Judge events before this time; learn those behind."),
+]
 
 
 @app.command()
 def replay(
     config: ConfigPath,
-    inputs: Annotated[
-        list[str],
-        typer.Option(
-            "--input",
-            metavar="NAME=PATH",
-            help="An input of the configuration and a file of it: Parquet, CSV (named .csv), "
-            "NDJSON or an access log, plain, gzip or zstd; or a folder, a glob, or an address such "
-            "as s3://bucket/2026-03-*.parquet. May be repeated, also for the same input: its files "
-            "are merged by event time.",
-        ),
-    ],
+    inputs: Inputs,
     out: Annotated[Path, typer.Option(help="Folder for alerts, scores and summary.")],
-    labels: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PATH",
-            help="A file of confirmed verdicts, mapped by the input of type label (NAME=PATH where "
-            "there are several): joined to the events by id, known to the models only from its own "
-            "time on.",
-        ),
-    ] = None,
-    warm_up: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DURATION",
-            help="Judge nothing for so long from the first event on, such as 30d: it is learned.",
-        ),
-    ] = None,
-    score_from: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TIME", help="Judge events from this time on (ISO 8601); learn those before."
-        ),
-    ] = None,
-    score_until: Annotated[
-        str | None,
-        typer.Option(metavar="TIME", help="Judge events before this time; learn those behind."),
-    ] = None,
+    labels: Labels = None,
+    warm_up: WarmUp = None,
+    score_from: ScoreFrom = None,
+    score_until: ScoreUntil = None,
 ) -> None:
     """Run recorded events through the stages that run live, and write every score; needs no Kafka.
 
     Example: eddy replay handbook.toml --input transaction=handbook.parquet --out out/handbook
     """
-    from rich.console import Console
-    from rich.progress import Progress, TimeElapsedColumn
-
     from stream import replay as replaying
     from stream.config import load
 
-    loaded = load(config)
+    loaded = with_labels(load(config)) if labels else load(config)
     pairs = [_name_and_path(text) for text in inputs]
     label_pairs = [labels_of(loaded, text) for text in labels or ()]
-    split = replaying.Split(
-        seconds_of("--warm-up", warm_up),
-        ms_of("--score-from", score_from),
-        ms_of("--score-until", score_until),
-    )
-    columns = (*Progress.get_default_columns(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("replay", total=1.0)
-
-        def show(records: int, share: float) -> None:
-            bar.update(task, completed=share, description=f"{records:,} records")
-
+    split = _split(warm_up, score_from, score_until)
+    with _progress("replay") as show:
         summary = replaying.replay(loaded, pairs, out, show, label_pairs, split)
     typer.echo(f"{summary.events:,} events in {summary.seconds:.1f} s, results in {out}")
     if split != replaying.Split():
-        typer.echo(_said_of_span(summary.judged))
+        typer.echo(_said_of_span(summary.span))
     if summary.dead_letters:
         typer.echo(
             f"{summary.dead_letters:,} dead letters, each with its reason: {out}/dead_letters.ndjson"
@@ -93,6 +90,78 @@ def replay(
     late = sum(counts.get("late", 0) for counts in summary.monitors.values())
     if late:
         typer.echo(f"{late:,} events older than their entity's last; they were scored as late")
+
+
+@app.command()
+def compare(
+    configs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="CONFIG CONFIG…",
+            help="Configurations in TOML, two or more; the others are held against the first.",
+        ),
+    ],
+    inputs: Inputs,
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Folder for the comparison, and in it one for every configuration's run."
+        ),
+    ],
+    labels: Labels = None,
+    warm_up: WarmUp = None,
+    score_from: ScoreFrom = None,
+    score_until: ScoreUntil = None,
+) -> None:
+    """Run several configurations over the same recorded events in one pass, and say which is
+    better; needs no Kafka.
+
+    Example: eddy compare today.toml new.toml --input shop=march.parquet --out out/compared
+    """
+    from stream.config import load
+    from stream.replay import comparing
+
+    loaded = [with_labels(load(path)) if labels else load(path) for path in configs]
+    candidates = [
+        comparing.Candidate(name, one, [labels_of(one, text) for text in labels or ()])
+        for name, one in zip(_names(configs), loaded, strict=True)
+    ]
+    pairs = [_name_and_path(text) for text in inputs]
+    split = _split(warm_up, score_from, score_until)
+    with _progress("compare") as show:
+        compared = comparing.compare(candidates, pairs, out, show, split)
+    for pair in compared.pairs:
+        typer.echo(f"{pair.verdict}: {pair.because}")
+    typer.echo(f"The page is {out / 'index.html'}")
+
+
+def _names(configs: list[Path]) -> list[str]:
+    """A folder's name for each configuration: its file's, in plain letters, with a number where
+    that is not its alone."""
+    names: list[str] = []
+    for path in configs:
+        plain = re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem).strip("-") or "configuration"
+        count = 1
+        while (name := plain if count == 1 else f"{plain}-{count}") in names:
+            count += 1
+        names.append(name)
+    return names
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, float], None]]:
+    """A bar on standard error, and what it is to be told."""
+    from rich.console import Console
+    from rich.progress import Progress, TimeElapsedColumn
+
+    columns = (*Progress.get_default_columns(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=1.0)
+
+        def show(records: int, share: float) -> None:
+            bar.update(task, completed=share, description=f"{records:,} records")
+
+        yield show
 
 
 def _said_of_labels(counts: dict[str, int]) -> str:
@@ -114,6 +183,17 @@ def _said_of_span(judged: "JudgedSpan") -> str:
     said = " and ".join(f"{word} {time}" for word, time in bounds if time)
     alerts = sum(judged.alerts.values())
     return f"judged: {judged.events:,} events {said}, {alerts:,} alerts; all others only learned"
+
+
+def _split(warm_up: str | None, score_from: str | None, score_until: str | None) -> "Split":
+    """The time split that the options ask for."""
+    from stream.replay import Split
+
+    return Split(
+        seconds_of("--warm-up", warm_up),
+        ms_of("--score-from", score_from),
+        ms_of("--score-until", score_until),
+    )
 
 
 def seconds_of(option: str, text: str | None) -> float | None:
@@ -138,6 +218,18 @@ def ms_of(option: str, text: str | None) -> int | None:
         ) from error
 
 
+def with_labels(config: "Config") -> "Config":
+    """The configuration with an input of labels: in Eddy's own shape, where it has none."""
+    import msgspec
+
+    from stream.config import InputSpec, label_inputs
+
+    if label_inputs(config):
+        return config
+    own = {"labels": InputSpec(topic="labels", type="label")}
+    return msgspec.structs.replace(config, inputs={**own, **config.inputs})
+
+
 def labels_of(config: "Config", text: str) -> tuple[str, Path]:
     """The input and the file that --labels means."""
     from stream.config import label_inputs
@@ -148,11 +240,6 @@ def labels_of(config: "Config", text: str) -> tuple[str, Path]:
         return name, Path(path)
     if len(known) == 1:
         return known[0], Path(text)
-    if not known:
-        raise InputError(
-            '--labels: the configuration has no input of type = "label"; expected one that says '
-            "where event id, verdict and time are"
-        )
     raise InputError(f'--labels: got "{text}"; expected NAME=PATH, NAME one of {", ".join(known)}')
 
 

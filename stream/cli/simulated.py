@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
@@ -61,6 +61,10 @@ def simulate(
     input_name: Annotated[
         str, typer.Option("--input", help="The input to feed, where there are several.")
     ] = "",
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="Also write there which events are fraud (NDJSON), for eddy replay."),
+    ] = None,
 ) -> None:
     """Write a simulated shop's events to Kafka or to a file.
 
@@ -69,6 +73,7 @@ def simulate(
 
     Example: eddy simulate shop.toml --to kafka --events 200000 --rate 5000 --malformed 0.01
     """
+    from stream import simulator
     from stream.config import load
     from stream.simulator import Shop, lines
 
@@ -81,6 +86,9 @@ def simulate(
     with _writer(loaded, spec, to) as write:
         for line in _at_rate(_shown(made, shop, name), rate):
             write(line)
+    if labels is not None:
+        with _file(labels) as file:
+            file.writelines(line + b"\n" for line in simulator.labels(shop))
 
 
 def _simulated_input(config: "Config", wanted: str) -> tuple[str, "InputSpec"]:
@@ -110,11 +118,18 @@ def _writer(config: "Config", spec: "InputSpec", to: str) -> "Iterator[Callable[
         yield lambda line: feed.send(line.key, line.value)
         feed.close()
     else:
-        try:
-            with Path(to).open("wb") as file:
-                yield lambda line: file.write(line.value + b"\n")
-        except OSError as error:
-            raise InputError(f"{to}: cannot be written: {error}") from error
+        with _file(Path(to)) as file:
+            yield lambda line: file.write(line.value + b"\n")
+
+
+@contextmanager
+def _file(path: Path) -> "Iterator[IO[bytes]]":
+    """A file to write. Raises InputError where that cannot be."""
+    try:
+        with path.open("wb") as file:
+            yield file
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error}") from error
 
 
 def _shown(lines: "Iterator[Line]", shop: "Shop", name: str) -> "Iterator[Line]":

@@ -19,12 +19,17 @@ Progress = Callable[[int, float], None]
 """Called with the records read so far and the share of all input read, 0 to 1."""
 
 
-def drive(readings: Sequence[Reading], runs: Sequence[Run], progress: Progress) -> None:
-    """Read everything into every run; the log that is furthest behind in event time goes next.
+def drive(sources: Sequence[tuple[Reading, Sequence[Run]]], progress: Progress) -> None:
+    """Read every log into the runs that it is for; the one that is furthest behind in event time
+    goes next.
 
     Raises InputError where one cannot be read, or is in disorder.
     """
-    orders = [_Order(reading, _lateness_ms(reading.name, runs)) for reading in readings]
+    readings = [reading for reading, _ in sources]
+    readers = [
+        [(run, _Order(reading, _lateness_ms(reading.name, run))) for run in runs]
+        for reading, runs in sources
+    ]
     batches = [iter(reading) for reading in readings]
     waiting = [(-1, i) for i in range(len(readings))]
     read = 0
@@ -32,14 +37,16 @@ def drive(readings: Sequence[Reading], runs: Sequence[Run], progress: Progress) 
         reached_ms, i = heapq.heappop(waiting)
         parts = next(batches[i], None)
         for records in parts or ():
-            events = [run.put(readings[i].name, records) for run in runs]
-            orders[i].check(records.partition, events[0])
-            reached_ms = max(reached_ms, *(int(one.time_ms.max(initial=-1)) for one in events))
+            for run, order in readers[i]:
+                events = run.put(readings[i].name, records)
+                order.check(records.partition, events)
+                reached_ms = max(reached_ms, int(events.time_ms.max(initial=-1)))
             read += len(records)
         if parts is not None:
             heapq.heappush(waiting, (reached_ms, i))
-        for run in runs:
-            run.advance(waiting[0][0] if waiting else math.inf)
+        for run, _ in readers[i]:
+            others = (reached for reached, k in waiting if run in sources[k][1])
+            run.advance(min(others, default=math.inf))
         progress(read, _share_read(readings) if waiting else 1.0)
 
 
@@ -48,11 +55,10 @@ def _share_read(readings: Sequence[Reading]) -> float:
     return read_bytes / sum(reading.size_bytes for reading in readings)
 
 
-def _lateness_ms(input_name: str, runs: Sequence[Run]) -> Mapping[str, float]:
+def _lateness_ms(input_name: str, run: Run) -> Mapping[str, float]:
     """The lateness_max of every monitor that reads the input."""
     return {
         monitor.name: 1000.0 * seconds(monitor.lateness_max)
-        for run in runs
         for monitor in run.config.monitors
         if input_name in monitor.inputs
     }

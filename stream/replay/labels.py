@@ -17,7 +17,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from detectors.hashing import hash_key
 from detectors.monitor import LABEL
 from schemas.codecs.table import OWN
 from schemas.columns import Bools, EventBatch
@@ -25,10 +24,11 @@ from schemas.dead_letters import DeadLetter
 from schemas.events import ENTITY_FIELDS
 from stream import database
 from stream.config import LABEL_FIELDS, Config, entities_of_labels, fields_wanted
+from stream.decoding import Decoder
 from stream.errors import InputError
 from stream.inputs import FileReading, Reading
 from stream.inputs.places import files_at
-from stream.stages.route import Route, labels_of_nobody, letter
+from stream.stages.route import labels_of_nobody, letter
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -95,10 +95,10 @@ class _Joining:
         self._tables.execute(
             f"CREATE TABLE label (line BIGINT, time BIGINT, nameless BOOLEAN, {columns})"
         )
-        route = _route(self._config, self._labels, self._fields)
+        decoder = _decoder(self._config, self._labels, self._fields)
         line = 0
         for records in (part for parts in self._labels for part in parts):
-            labels, faults, tombstones = route.decoded(records)
+            labels, faults, tombstones = decoder.read(records)
             self._letters += [letter(fault, records) for fault in faults]
             self._read += len(records) - tombstones
             own = {
@@ -125,10 +125,10 @@ class _Joining:
             return
         line = 0
         for reading in events:
-            route = _route(self._config, reading, self._learning)
+            decoder = _decoder(self._config, reading, self._learning)
             reached_ms: dict[int, int] = {}
             for records in (part for parts in reading for part in parts):
-                read, _, _ = route.decoded(records)
+                read, _, _ = decoder.read(records)
                 found = read.take(np.flatnonzero(read.type_code != LABEL))
                 due_ms = np.maximum.accumulate(
                     np.maximum(found.time_ms, reached_ms.get(records.partition, 0))
@@ -218,9 +218,9 @@ class _Joining:
         return int(count)
 
 
-def _route(config: Config, reading: Reading, fields: list[str]) -> Route:
+def _decoder(config: Config, reading: Reading, fields: list[str]) -> Decoder:
     """What decodes an input as the stage will."""
-    return Route(config.inputs[reading.name], config.limits, fields, hash_key(config.secret))
+    return Decoder(config.inputs[reading.name], config.limits, fields)
 
 
 def _texts(events: EventBatch, names: Sequence[str]) -> dict[str, pa.Array]:

@@ -18,20 +18,24 @@ from detectors.monitor import LABEL
 from schemas.columns import EventBatch
 from schemas.events import ENTITY_FIELDS
 from stream import database
+from stream.replay.tables import TIME, column
 
 ROWS_AT_ONCE: Final = 100_000
 SCHEMA: Final = pa.schema(
     [
-        ("event_id", pa.string()),
-        ("verdict", pa.string()),
-        ("scenario", pa.string()),
-        ("known_time", pa.timestamp("ms")),
+        column("event_id", pa.string(), "the event; null where a label names entities alone"),
+        column("verdict", pa.string(), "fraud or honest, the last word"),
+        column("scenario", pa.string(), "the label's kind"),
+        column("known_time", TIME, "when that became known, UTC"),
     ]
 )
 """Of labels.parquet. scenario: the label's kind. Behind these stand, where labels name no event, the
 entities that they name; they are null beside an event id."""
 
-_HEARD: Final = pa.schema([*SCHEMA, *((name, pa.string()) for name in ENTITY_FIELDS)])
+_ENTITIES: Final = (
+    column(name, pa.string(), f"{name} of a label that names no event") for name in ENTITY_FIELDS
+)
+_HEARD: Final = pa.schema([*SCHEMA, *_ENTITIES])
 
 
 class LabelBatch(NamedTuple):

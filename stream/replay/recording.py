@@ -1,42 +1,50 @@
-"""What a run writes down: its alerts, dead letters and scores, under other names until all of it is
-there. Judges nothing and reads nothing back.
+"""What a run writes down: its alerts, dead letters and tables, under other names until all of it is
+there. Judges nothing: it hands what lies on disk to who does.
 """
 
-import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Final, Self
 
-import numpy as np
-import orjson
+import msgspec
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from detectors.combination import P_MIN, combine
-from detectors.kernels import kernel
-from detectors.monitor import LABEL
 from schemas.alerts import Alert, alert_record
-from schemas.columns import F64
 from schemas.dead_letters import DeadLetter, as_json_line
+from stream.alerting import Teller
 from stream.chain import Judged
-from stream.config import ASSESS
+from stream.config import Config
 from stream.errors import InputError
+from stream.replay.incident_table import Incidents
 from stream.replay.last_words import LabelBatch, LastWords
 from stream.replay.span import Span
 from stream.replay.summary import Summary
+from stream.replay.tables import (
+    ALERT_COLUMNS,
+    FeatureFile,
+    ScoreFile,
+    TableFile,
+    alert_row,
+    fraud_columns,
+)
 
-ALERTS, DEAD_LETTERS, SCORES, LABELS, SUMMARY = FILES = (
-    *("alerts.ndjson", "dead_letters.ndjson", "scores.parquet", "labels.parquet", "summary.json"),
+FILES: Final = (
+    *("alerts.ndjson", "dead_letters.ndjson", "alerts.parquet", "incidents.parquet"),
+    *("scores.parquet", "features.parquet", "labels.parquet", "frauds.parquet"),
+    *("index.html", "summary.json"),
+)
+ALERT_LINES, DEAD_LETTERS, ALERTS, INCIDENTS, SCORES, FEATURES, LABELS, FRAUDS, PAGE, SUMMARY = (
+    FILES
 )
 PART: Final = ".part"
 """Ends the name of a file that is still being written."""
 WORK: Final = f"work{PART}"
 """The folder of what is needed only while a replay runs."""
-ROW_GROUP_ROWS: Final = 100_000
+OWN: Final = frozenset((*FILES, *(name + PART for name in FILES), WORK))
+"""Everything that a run may leave in its folder."""
 
 
 def make_folder(path: Path) -> None:
@@ -47,13 +55,12 @@ def make_folder(path: Path) -> None:
         raise InputError(f"{path}: the folder cannot be made: {error}") from error
 
 
-def refuse_foreign(out_dir: Path) -> None:
-    """Raise InputError if the folder holds anything that no replay wrote."""
+def refuse_foreign(out_dir: Path, ours: Collection[str]) -> None:
+    """Raise InputError if the folder holds anything else than what is named."""
     if not out_dir.exists():
         return
     if not out_dir.is_dir():
         raise InputError(f"{out_dir}: is a file; expected a folder, or a new name")
-    ours = {*FILES, *(name + PART for name in FILES), WORK}
     foreign = sorted(entry.name for entry in out_dir.iterdir() if entry.name not in ours)
     if foreign:
         raise InputError(
@@ -63,27 +70,38 @@ def refuse_foreign(out_dir: Path) -> None:
 
 
 class Recording:
-    """The files of a run, under other names until `finish`; left without it, they are removed."""
+    """The files of a run, under other names until `finish`; left without it, they are removed.
 
-    def __init__(self, out_dir: Path, monitors: list[str], span: Span) -> None:
-        self._span = span
+    features: whether features.parquet is wanted, too.
+    """
+
+    def __init__(
+        self, out_dir: Path, config: Config, teller: Teller, span: Span, *, features: bool
+    ) -> None:
         self._parts = {name: out_dir / (name + PART) for name in FILES}
         self._out_dir = out_dir
-        self._monitors = monitors
+        self._config = config
+        self._teller = teller
+        self._span = span
+        self._features_wanted = features
+        self._incidents = Incidents()
         self._opened = ExitStack()
-
         self.work = out_dir / WORK
+        self.labels_heard = False
 
     def __enter__(self) -> Self:
         shutil.rmtree(self.work, ignore_errors=True)  # of a replay that was killed
         self.work.mkdir()
-        self._opened.callback(shutil.rmtree, self.work)
-        self._alerts: IO[bytes] = self._opened.enter_context(self._parts[ALERTS].open("wb"))
-        self._letters: IO[bytes] = self._opened.enter_context(self._parts[DEAD_LETTERS].open("wb"))
-        self._scores = self._opened.enter_context(
-            _ScoreFile(self._parts[SCORES], self._monitors, self._span)
-        )
-        self._labels = self._opened.enter_context(LastWords(self._parts[LABELS], self.work))
+        enter, parts = self._opened.enter_context, self._parts
+        self._alert_lines: IO[bytes] = enter(parts[ALERT_LINES].open("wb"))
+        self._letters: IO[bytes] = enter(parts[DEAD_LETTERS].open("wb"))
+        self._alerts = enter(TableFile(parts[ALERTS], ALERT_COLUMNS))
+        self._judged: list[ScoreFile | FeatureFile] = [
+            enter(ScoreFile(parts[SCORES], self._config, self._span, self._teller.shown))
+        ]
+        if self._features_wanted:
+            self._judged.append(enter(FeatureFile(parts[FEATURES], self._config)))
+        self._labels = enter(LastWords(parts[LABELS], self.work))
         return self
 
     def __exit__(
@@ -95,101 +113,59 @@ class Recording:
         try:
             self._opened.close()
         finally:
+            shutil.rmtree(self.work, ignore_errors=True)
             for part in self._parts.values():
                 part.unlink(missing_ok=True)
-
-    def add_labels(self, labels: LabelBatch) -> None:
-        """Write down labels as they were known."""
-        self._labels.add(labels)
 
     def add(
         self, alerts: list[Alert], letters: list[DeadLetter], judged: Sequence[Judged] = ()
     ) -> None:
         """Write down what a batch led to."""
-        self._alerts.writelines(alert_record(alert).value + b"\n" for alert in alerts)
+        self._alert_lines.writelines(alert_record(alert).value + b"\n" for alert in alerts)
+        self._alerts.write_rows([alert_row(alert) for alert in alerts])
+        self._incidents.add(alerts)
         self._letters.writelines(map(as_json_line, letters))
         for one in judged:
-            self._scores.add(one)
+            for file in self._judged:
+                file.add(one)
 
-    def finish(self, summary: Summary) -> None:
-        """Write the summary and give every file its name, the summary last."""
+    def add_labels(self, labels: LabelBatch) -> None:
+        """Write down labels as they were known."""
+        self.labels_heard = self.labels_heard or len(labels.time_ms) > 0
+        self._labels.add(labels)
+
+    def part(self, name: str) -> Path:
+        """Where a file lies until the run is whole."""
+        return self._parts[name]
+
+    def close(self) -> None:
+        """Write down the rest: from now on the tables can be read, but the incidents."""
         self._labels.finish()
         self._opened.close()
-        text = orjson.dumps(asdict(summary), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-        self._parts[SUMMARY].write_bytes(text)
+
+    def write_frauds(self, frauds: Iterable[pa.RecordBatch]) -> None:
+        """Write what is known of every event labelled fraud."""
+        schema = fraud_columns(self._config)
+        with TableFile(self._parts[FRAUDS], schema) as file:
+            for batch in frauds:
+                file.write(batch.cast(schema).columns)
+
+    def write_incidents(self) -> None:
+        """Write the incidents, with their frauds where these were written before."""
+        parts = self._parts
+        frauds = parts[FRAUDS] if parts[FRAUDS].exists() else None
+        self._incidents.write(parts[INCIDENTS], parts[SCORES], frauds)
+
+    def finish(self, summary: Summary) -> None:
+        """Write summary and page and give every file its name, the summary last."""
+        from stream.page.run import run_page  # what draws is large, and draws what is made here
+
+        self._parts[PAGE].write_text(run_page(summary), "utf-8")
+        self._parts[SUMMARY].write_bytes(msgspec.json.format(msgspec.json.encode(summary)) + b"\n")
         # A folder with a summary is a whole run: the old one goes first, the new one comes last.
         (self._out_dir / SUMMARY).unlink(missing_ok=True)
         for name in FILES:
-            self._parts[name].replace(self._out_dir / name)
-
-
-class _ScoreFile:
-    """scores.parquet: a row for each event, with its score and each monitor's, and whether it is
-    judged or only learned."""
-
-    def __init__(self, path: Path, monitors: list[str], span: Span) -> None:
-        self._monitors = monitors
-        self._span = span
-        self._schema = pa.schema(
-            [
-                pa.field("event_id", pa.string(), nullable=False),
-                pa.field("event_time", pa.timestamp("ms"), nullable=False),
-                pa.field("score", pa.float64(), nullable=False),
-                *(pa.field(f"score_{name}", pa.float64()) for name in monitors),
-                pa.field("judged", pa.bool_(), nullable=False),
-            ]
-        )
-        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
-        self._waiting: list[pa.RecordBatch] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._flush()
-        self._writer.close()
-
-    def add(self, judged: Judged) -> None:
-        """Append events; labels among them are not judged."""
-        rows = np.flatnonzero(judged.events.type_code != LABEL)
-        if len(rows) < len(judged.events):
-            of_events = {name: p[rows] for name, p in judged.p_values.items()}
-            judged = Judged(judged.events.take(rows), of_events)
-        silent = np.full(len(judged.events), np.nan)
-        p_values = [judged.p_values.get(name, silent) for name in self._monitors]
-        learned = judged.p_values.get(ASSESS)
-        p_value = combine(p_values) if learned is None else learned
-        columns = [
-            judged.events.event_id,
-            pa.array(judged.events.time_ms).cast(pa.timestamp("ms")),
-            pa.array(scores(p_value)),
-            *(pa.array(scores(p), mask=np.isnan(p)) for p in p_values),
-            pa.array(self._span.holds(judged.events.time_ms)),
-        ]
-        self._waiting.append(pa.RecordBatch.from_arrays(columns, schema=self._schema))
-        if sum(map(len, self._waiting)) >= ROW_GROUP_ROWS:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._waiting:
-            self._writer.write_table(pa.Table.from_batches(self._waiting, self._schema))
-            self._waiting = []
-
-
-def scores(p_values: F64) -> F64:
-    """float64[n]: −log10 of each p-value, 0 where it is NaN (nobody judged the event)."""
-    out = np.zeros(len(p_values))
-    _scores(p_values, out)
-    return out
-
-
-@kernel
-def _scores(p_values: F64, out: F64) -> None:
-    for i in range(len(p_values)):
-        if not math.isnan(p_values[i]):
-            out[i] = 0.0 - math.log10(max(p_values[i], P_MIN))  # never -0.0
+            if self._parts[name].exists():
+                self._parts[name].replace(self._out_dir / name)
+            else:
+                (self._out_dir / name).unlink(missing_ok=True)

@@ -5,15 +5,14 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from detectors.hashing import hash_key
 from detectors.monitor import LABEL
 from schemas.columns import I64, Bools
 from schemas.events import TIME_MS_MAX
 from stream.clock import text_of
 from stream.config import Config
+from stream.decoding import Decoder
 from stream.errors import InputError
 from stream.inputs import Reading
-from stream.stages.route import Route
 
 
 class Span(NamedTuple):
@@ -76,9 +75,9 @@ def _check_order(span: Span) -> None:
 
 def _first_ms(config: Config, reading: Reading) -> int | None:
     """The earliest time of an event in an input's first batch; None where it has none."""
-    route = Route(config.inputs[reading.name], config.limits, [], hash_key(config.secret))
+    decoder = Decoder(config.inputs[reading.name], config.limits, [])
     for parts in reading:
-        events = [route.decoded(records)[0] for records in parts]
+        events = [decoder.read(records).events for records in parts]
         times = [one.time_ms[one.type_code != LABEL] for one in events]
         if any(map(len, times)):
             return int(np.concatenate(times).min())

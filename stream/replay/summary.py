@@ -11,7 +11,10 @@ from schemas.alerts import Alert
 from stream.chain import Chain
 from stream.clock import text_of
 from stream.config import ASSESS, Config, fingerprint
+from stream.judging.figures import Judgement
+from stream.replay.incidents import Incident, WorstIncidents
 from stream.replay.span import EVERYTHING, Span
+from stream.replay.traffic import Traffic, TrafficCounter
 from stream.shard import Emitted
 
 DAY_MS: Final = 86_400_000
@@ -34,13 +37,17 @@ class JudgedSpan:
 class Summary:
     """What a replay led to; `summary.json` holds the same.
 
+    name: what the configuration is called here: its group's name, or in a comparison its file's.
     inputs: route's counters by input, over its partitions. monitors: watch's counters by monitor,
     and assess's by "assess". adds_up: by monitor, whether read = scored + not applicable + labels +
     duplicate + tombstone + dead letters. alerts: by monitor; alerts_per_day: the same over the span
-    of event times, null where there is none. judged: of these, what lies in the span of the time split.
-    labels: by input, what became of a label file. Times are ISO 8601, null where there was no event.
+    of event times, null where there is none. span: of all this, what lies in the span of the time
+    split; alerts_published: all alerts in it; incidents: of the incidents_opened in it those with
+    the highest scores. judged: what the labels say of that, null where there are none. labels: by input,
+    what became of a label file. Times are ISO 8601, null where there was no event.
     """
 
+    name: str
     fingerprint: str
     inputs: dict[str, Counts]
     monitors: dict[str, Counts]
@@ -48,13 +55,18 @@ class Summary:
     events: int
     alerts: Counts
     alerts_per_day: dict[str, float | None]
-    judged: JudgedSpan
+    alerts_published: int
+    incidents_opened: int
+    span: JudgedSpan
     dead_letters: int
     labels: dict[str, Counts]
     first_event_time: str | None
     last_event_time: str | None
     seconds: float
     events_per_s: float
+    traffic: Traffic
+    incidents: list[Incident]
+    judged: Judgement | None
 
 
 @dataclass(slots=True)
@@ -70,13 +82,17 @@ class Tally:
     labels: dict[str, Counts] = field(default_factory=dict)
     first_ms: int | None = None
     last_ms: int | None = None
+    traffic: TrafficCounter = field(default_factory=TrafficCounter)
+    incidents: WorstIncidents = field(default_factory=WorstIncidents)
 
     def add(self, emitted: Emitted) -> None:
         """Count one batch. Labels are no events that are judged, and often known long after."""
-        times = emitted.events.time_ms[emitted.events.type_code != LABEL]
+        behaviour = emitted.events.type_code != LABEL
+        times = emitted.events.time_ms[behaviour]
         self.events += len(times)
         self.dead_letters += len(emitted.dead_letters)
         self.judged_events += int(np.count_nonzero(self.span.holds(times)))
+        self.traffic.add(times, emitted.events.type_code[behaviour])
         self.add_alerts(emitted.alerts)
         if len(times):
             known = [ms for ms in (self.first_ms, self.last_ms) if ms is not None]
@@ -87,11 +103,21 @@ class Tally:
         """Count alerts."""
         self.alerts.update(alert.monitor for alert in alerts)
         held = self.span.holds(np.array([alert.event_time_ms for alert in alerts], np.int64))
-        self.judged_alerts.update(alerts[i].monitor for i in np.flatnonzero(held).tolist())
+        judged = [alerts[i] for i in np.flatnonzero(held).tolist()]
+        self.judged_alerts.update(alert.monitor for alert in judged)
+        self.incidents.add(judged)
+        self.traffic.add_alerts(alerts)
 
 
-def summarize(config: Config, chain: Chain, tally: Tally, seconds: float) -> Summary:
-    """The counters of all shards together, and what was tallied on the way."""
+def summarize(
+    name: str,
+    config: Config,
+    chain: Chain,
+    tally: Tally,
+    judged: Judgement | None,
+    seconds: float,
+) -> Summary:
+    """The counters of all shards together, what was tallied on the way, and what labels say."""
     inputs: dict[str, Counter[str]] = {}
     monitors: dict[str, Counter[str]] = {}
     for log, stages in chain.counts():
@@ -102,6 +128,7 @@ def summarize(config: Config, chain: Chain, tally: Tally, seconds: float) -> Sum
     names = [*(monitor.name for monitor in config.monitors), *([ASSESS] if config.assess else [])]
     alerts = {name: tally.alerts[name] for name in names}
     return Summary(
+        name=name,
         fingerprint=fingerprint(config),
         inputs={name: dict(counts) for name, counts in inputs.items()},
         monitors={name: dict(counts) for name, counts in monitors.items()},
@@ -115,7 +142,9 @@ def summarize(config: Config, chain: Chain, tally: Tally, seconds: float) -> Sum
         events=tally.events,
         alerts=alerts,
         alerts_per_day={n: k * DAY_MS / span_ms if span_ms else None for n, k in alerts.items()},
-        judged=JudgedSpan(
+        alerts_published=tally.judged_alerts.total(),
+        incidents_opened=tally.incidents.opened,
+        span=JudgedSpan(
             from_time=_iso(tally.span.from_ms),
             until_time=_iso(tally.span.until_ms),
             events=tally.judged_events,
@@ -127,6 +156,9 @@ def summarize(config: Config, chain: Chain, tally: Tally, seconds: float) -> Sum
         last_event_time=_iso(tally.last_ms),
         seconds=round(seconds, 3),
         events_per_s=round(tally.events / seconds, 1),
+        traffic=tally.traffic.traffic(),
+        incidents=tally.incidents.worst(),
+        judged=judged,
     )
 
 

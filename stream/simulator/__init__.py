@@ -18,10 +18,13 @@ from stream.simulator.malformed import MALFORMED, malformed
 from stream.simulator.people import people
 from stream.simulator.rows import Rows, as_events, in_time_order, take
 
-__all__ = ["MALFORMED", "START_MS", "Attack", "Line", "Shop", "lines", "malformed"]
+__all__ = ["MALFORMED", "START_MS", "Attack", "Line", "Shop", "labels", "lines", "malformed"]
 
 START_MS: Final = 1_772_409_600_000
 """Monday 2 March 2026, 00:00 UTC."""
+
+LABEL_DELAY_MS: Final = 86_400_000
+"""How long after an event the shop knows that it was fraud."""
 
 
 class Line(NamedTuple):
@@ -107,6 +110,22 @@ def lines(shop: Shop, malformed_share: float = 0.0, keyed_by: str = "account") -
             kind = kinds[bad % len(kinds)]
             bad += 1
             yield Line(key.encode(), malformed(rng, kind), MALFORMED[kind][1])
+
+
+def labels(shop: Shop) -> Iterator[bytes]:
+    """A label for each event of an attack, in Eddy's own shape, known a day later; of honest events
+    nobody says anything."""
+    for event, attack in shop.events():
+        if attack is not None:
+            label = {
+                "type": "label",
+                "event_id": f"label-{event['event_id']}",
+                "time": event["time"] + LABEL_DELAY_MS,
+                "labelled_event_id": event["event_id"],
+                "verdict": "fraud",
+                "kind": attack.name,
+            }
+            yield orjson.dumps(label)
 
 
 def _shifted(attack: Attack, by_ms: int) -> Attack:

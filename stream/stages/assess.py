@@ -6,7 +6,7 @@ contributions. Reports come over an internal log keyed by the subject, or, where
 monitors read the same log, straight from them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,11 +23,10 @@ from schemas.columns import F64, I64, EventBatch
 from stream.alerting import Origin, Reasons, Teller, published
 from stream.config import ASSESS, AssessSpec
 from stream.stages import Found
-from stream.stages.watch import Outcome
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class Opinion:
     """alerts in the order of the rows; p_value: float64[n], of each row's event, NaN for labels."""
 
     alerts: list[Found]
@@ -35,12 +34,18 @@ class Said:
 
 
 def reports(
-    monitor: str, events: EventBatch, outcome: Outcome, spec: AssessSpec, key: HashKey, every: bool
+    monitor: str,
+    events: EventBatch,
+    said: Mapping[str, F64],
+    spec: AssessSpec,
+    key: HashKey,
+    every: bool,
 ) -> tuple[EventBatch, I64]:
     """A monitor's reports on a batch, and the rows that they speak of: what surprised it, and the
-    sample; an event without subject is nobody's. every: whatever it judged, so that assess can
-    score it."""
-    p_value = outcome.p_value
+    sample; an event without subject is nobody's. said: float64[n] each, its "p_value", NaN where it
+    did not judge, and what assess looks at. every: whatever it judged, so that assess can score
+    it."""
+    p_value = said[P_VALUE]
     due = ~np.isnan(p_value)
     if not every:
         due &= (p_value < spec.report_p) | sampled(events, key)
@@ -49,20 +54,18 @@ def reports(
     else:
         due[:] = False
     rows = np.flatnonzero(due).astype(np.int64)
-    return spoken(monitor, events, outcome, spec, rows), rows
+    return spoken(monitor, events, said, spec, rows), rows
 
 
 def spoken(
-    monitor: str | None, events: EventBatch, outcome: Outcome | None, spec: AssessSpec, rows: I64
+    monitor: str | None, events: EventBatch, said: Mapping[str, F64], spec: AssessSpec, rows: I64
 ) -> EventBatch:
     """What a monitor says of these rows, as assess reads it; labels where it is no monitor."""
     chosen = events.take(rows)
     text = {**chosen.text, MONITOR: pa.repeat(pa.scalar(monitor, pa.string()), len(rows))}
     absent = np.full(len(rows), np.nan)
     number = dict.fromkeys((P_VALUE, *looked_at(spec)), absent)
-    if outcome is not None:
-        found = {P_VALUE: outcome.p_value, **outcome.told}
-        number |= {name: column[rows] for name, column in found.items()}
+    number |= {name: column[rows] for name, column in said.items()}
     return replace(chosen, text=text, number=number)
 
 
@@ -105,7 +108,7 @@ class Assess:
         self.origin = Origin(ASSESS, spec.subject, fingerprint, spec.policy, budget)
         self.tally = np.zeros(2, np.int64)
 
-    def process(self, batch: EventBatch) -> Said:
+    def process(self, batch: EventBatch) -> Opinion:
         """Take reports and labels in order; alerts for what the policy opened or updated.
 
         Reports of a monitor that the configuration no longer has may still stand in the log; they
@@ -133,7 +136,7 @@ class Assess:
             Found(int(known[i]), self._alert(batch, assessed, i))
             for i in published(assessed.decided)
         ]
-        return Said(alerts, p_value)
+        return Opinion(alerts, p_value)
 
     def counts(self) -> dict[str, int]:
         """Reports, the events they were on, and alerts by activity."""

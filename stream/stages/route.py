@@ -1,8 +1,9 @@
-"""route: records in, events out. Decodes, maps and checks; what is no event becomes a dead letter.
+"""route: records in, events out; what is no event becomes a dead letter.
 
-Events of monitors that cannot read this partition directly it re-keys to their internal topics, by
-entity. Keeps no state but counters and a bounded memory of recent event ids, by which duplicates
-are known. Judges no event: that is what comes behind.
+How records are decoded, mapped and checked is its decoder's business. Events of monitors that
+cannot read this partition directly it re-keys to their internal topics, by entity. Keeps no state
+but counters and a bounded memory of recent event ids, by which duplicates are known. Judges no
+event: that is what comes behind.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,17 +16,14 @@ import orjson
 from detectors.hashing import HashKey, hash_text
 from detectors.kernels import kernel
 from detectors.monitor import LABEL
-from detectors.spec import seconds
 from detectors.state import AboutToWrite, Arrays, prefixed, under
-from schemas.checks import check
-from schemas.codecs import Codec, TableCodec, codec_named
 from schemas.codecs.slim import SlimCodec
 from schemas.columns import I64, U64, Bools, EventBatch
 from schemas.dead_letters import CODES, DeadLetter, Fault, dead_letter
 from schemas.events import ENTITY_FIELDS
-from schemas.mapping import compile_mapping
 from schemas.records import Records
-from stream.config import InputSpec, LimitsSpec, Log
+from stream.config import Log
+from stream.decoding import Decoder
 from stream.rekeying import Rekeying
 from stream.stages import InternalRecord
 
@@ -102,9 +100,8 @@ class Route:
 
     def __init__(
         self,
-        spec: InputSpec,
-        limits: LimitsSpec,
-        fields_wanted: list[str],
+        decoder: Decoder,
+        duplicate_window: int,
         hash_key: HashKey,
         hops: Sequence[Hop] = (),
         *,
@@ -112,18 +109,14 @@ class Route:
     ) -> None:
         self.hops = hops
         self._is_read = is_read
-        self._record_bytes_max = limits.record_bytes_max
-        self._time_ahead_max_ms = round(seconds(limits.time_ahead_max) * 1000)
+        self._decoder = decoder
         self._hash_key = hash_key
-        mapping = compile_mapping(spec.codec, spec.type, spec.fields, fields_wanted)
-        self._codec = codec_named(spec.codec, mapping)
-        self._table_codec = TableCodec(mapping)
-        self._recent = RecentIds(limits.duplicate_window)
+        self._recent = RecentIds(duplicate_window)
         self._tally: I64 = np.zeros(len(COUNTS), np.int64)
 
     def process(self, batch: Records) -> Routed:
         """The batch's events that were not seen before, and a dead letter for each bad record."""
-        events, faults, tombstones = self.decoded(batch)
+        events, faults, tombstones = self._decoder.read(batch)
         nameless = labels_of_nobody(events)
         if self._is_read and nameless.any():
             rows = np.searchsorted(batch.offset, events.offset[nameless]).tolist()
@@ -135,17 +128,6 @@ class Route:
         self._count(len(batch), len(fresh), duplicates, tombstones, faults)
         internal = [record for hop in self.hops for record in hop.process(fresh)]
         return Routed(fresh, [letter(fault, batch) for fault in faults], internal)
-
-    def decoded(self, batch: Records) -> tuple[EventBatch, list[Fault], int]:
-        """The batch's events, seen before or not, a fault for each record that is none, and the
-        number of tombstones; remembers nothing."""
-        kept, faults, tombstones = self._screened(batch)
-        records = batch if len(kept) == len(batch) else batch.take(kept)
-        events, found = check(
-            self._codec_of(records).decode(records), records, self._time_ahead_max_ms
-        )
-        found = [fault._replace(row=int(kept[fault.row])) for fault in found]
-        return events, sorted(faults + found), tombstones
 
     def counts(self) -> dict[str, int]:
         """Records by what became of them, `COUNTS` the names."""
@@ -169,23 +151,6 @@ class Route:
 
     def announce(self, about_to_write: AboutToWrite | None) -> None:
         """Nothing is announced."""
-
-    def _codec_of(self, records: Records) -> Codec:
-        return self._codec if isinstance(records.values, list) else self._table_codec
-
-    def _screened(self, batch: Records) -> tuple[I64, list[Fault], int]:
-        """The records to decode, faults of those too large, and the number of tombstones."""
-        everything = np.arange(len(batch))
-        if not isinstance(batch.values, list):
-            return everything, [], 0
-        sizes = np.array([-1 if v is None else len(v) for v in batch.values], np.int64)
-        limit = self._record_bytes_max
-        faults = [
-            Fault(i, "too_large", f"{int(sizes[i])} bytes; expected at most {limit}")
-            for i in np.flatnonzero(sizes > limit).tolist()
-        ]
-        fine = (sizes >= 0) & (sizes <= limit)
-        return everything[fine], faults, int(np.count_nonzero(sizes < 0))
 
     def _count(
         self, read: int, passed: int, duplicates: int, tombstones: int, faults: list[Fault]

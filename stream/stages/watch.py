@@ -6,30 +6,80 @@ explanation, recommended action. Knows no topic but the positions that events ca
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from detectors import explain
 from detectors.hashing import pseudonym
-from detectors.monitor import Monitor, MonitorSpec, Watched
+from detectors.monitor import Monitor, MonitorSpec, Watched, told_names
 from detectors.spec import seconds
 from detectors.state import AboutToWrite, Arrays
 from schemas.alerts import Alert
-from schemas.columns import F64, EventBatch
+from schemas.codecs.slim import P_VALUE
+from schemas.columns import F64, Bools, EventBatch
 from stream.alerting import Origin, Reasons, Teller, published
 from stream.stages import Found
 
 SCORED, LATE, NOT_APPLICABLE, SKIPPED_LEARNING, LABELS = range(5)
+SURPRISED_P: Final = 0.1
+"""A feature is surprised where its own p-value is below it; else it is silent."""
+
+
+class Said(NamedTuple):
+    """What a monitor said of n events, k being how many `told_names` it has.
+
+    p_value: float64[n], NaN where the monitor did not apply. surprised: bool[k, n]. told:
+    float64[2k, n], the values in natural units, then their own p-values, NaN where there is none;
+    or float64[0, n], where these are not wanted.
+    """
+
+    p_value: F64
+    surprised: Bools
+    told: F64
+
+    def slice(self, start: int, stop: int) -> "Said":
+        """What was said of the events start … stop - 1."""
+        return Said._make(array[..., start:stop] for array in self)
+
+
+def silence(spec: MonitorSpec, n: int, told_wanted: bool) -> Said:
+    """What a monitor says of events that do not apply to it."""
+    k = len(told_names(spec))
+    told = np.full((2 * k if told_wanted else 0, n), np.nan)
+    return Said(np.full(n, np.nan), np.zeros((k, n), np.bool_), told)
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """alerts in event order; p_value: float64[n], NaN where the monitor did not apply; told:
-    float64[n] by "monitor.feature", what assess looks at beside it, NaN likewise."""
+    """alerts in event order; p_value: float64[n], NaN where the monitor did not apply; watched:
+    what else it found; told: float64[n] by "monitor.feature", what assess looks at, NaN likewise."""
 
     alerts: list[Found]
     p_value: F64
+    watched: Watched
     told: dict[str, F64]
+
+    def said(self) -> dict[str, F64]:
+        """Its report on every event: the p-value, and what assess looks at."""
+        return {P_VALUE: self.p_value, **self.told}
+
+
+def said(spec: MonitorSpec, outcomes: Sequence[Outcome], told_wanted: bool) -> Said:
+    """All that a monitor said of the batches that led to these outcomes, one after the other."""
+    parts = [_said(spec, outcome, told_wanted) for outcome in outcomes]
+    return Said._make(np.concatenate(arrays, axis=-1) for arrays in zip(*parts, strict=True))
+
+
+def _said(spec: MonitorSpec, outcome: Outcome, told_wanted: bool) -> Said:
+    part = silence(spec, len(outcome.p_value), told_wanted)
+    watched, k = outcome.watched, len(part.surprised)
+    own_p = watched.calibrated.p[:k]
+    part.surprised[:, watched.index] = own_p < SURPRISED_P
+    if told_wanted:
+        part.told[:k, watched.index] = watched.told.values * watched.told.units
+        part.told[k:, watched.index] = own_p
+    return Said(outcome.p_value, part.surprised, part.told)
 
 
 class Watch:
@@ -72,7 +122,7 @@ class Watch:
             Found(int(watched.index[i]), self._alert(batch, watched, i))
             for i in published(watched.decided)
         ]
-        return Outcome(alerts, p_value, self._tell(watched, len(batch)))
+        return Outcome(alerts, p_value, watched, self._tell(watched, len(batch)))
 
     def _tell(self, watched: Watched, n: int) -> dict[str, F64]:
         """What assess looks at, in natural units."""
@@ -117,7 +167,7 @@ class Watch:
 
     def _alert(self, batch: EventBatch, watched: Watched, i: int) -> Alert:
         calibrated = watched.calibrated
-        detector, top_feature = self._rule(watched, i)
+        detector, top_feature = self._foremost(watched, i)
         names, features = self.monitor.names, self.spec.features
         shown = explain.contributions(i, names, features, watched.told, calibrated, watched.trees)
         threshold = float(watched.decided.threshold[i])
@@ -128,14 +178,20 @@ class Watch:
             warm=int(calibrated.learned[i]) >= self.spec.policy.warm_up_events,
             window_s=self._window_s({one.feature for one in shown}),
             contributions=shown,
-            counterfactual=explain.counterfactual(i, names, calibrated, threshold),
+            counterfactual=None
+            if watched.rule[i] >= 0
+            else explain.counterfactual(i, names, calibrated, threshold),
         )
         who = pseudonym(watched.keys[i])
         row = int(watched.index[i])
         return self.teller.alert(self.origin, batch, row, who, watched.decided, i, reasons)
 
-    def _rule(self, watched: Watched, i: int) -> tuple[str, str]:
-        """The detector with the smallest p-value, and the feature with the largest share."""
+    def _foremost(self, watched: Watched, i: int) -> tuple[str, str]:
+        """The detector with the smallest p-value, and the feature with the largest share; for both
+        the rule, where one decided."""
+        if watched.rule[i] >= 0:
+            rule = self.spec.rules[int(watched.rule[i])].name
+            return rule, rule
         least = int(np.nanargmin(watched.calibrated.p[:, i]))
         names, features = self.monitor.names, len(self.monitor.kinds)
         share = explain.shares(i, len(names), watched.calibrated, watched.trees)

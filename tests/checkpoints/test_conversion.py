@@ -10,6 +10,7 @@ from tests.checkpoints.shop import config, monitor
 
 OTHER_INPUT = {"topic": "shop-events", "type": {"field": "kind"}}
 ANOTHER = "swordfish"
+A_FEATURE = monitor("account")["features"][0]["name"]
 
 
 def told(new: Config) -> dict[str, str]:
@@ -21,6 +22,8 @@ def told(new: Config) -> dict[str, str]:
     ("changed", "why"),
     [
         ({"policy": {"p_max": 1e-6}}, ""),
+        ({"rules": [{"name": "busy", "at_least": {A_FEATURE: 9.0}}]}, ""),
+        ({"session_gap": "30min"}, "its session_gap changed"),
         ({"capacity": 300}, "its capacity changed"),
         ({"where": {"type": "login"}}, "its where changed"),
         ({"lateness_max": "2h"}, "its lateness_max changed"),

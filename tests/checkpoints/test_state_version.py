@@ -33,7 +33,7 @@ inputs = ["labels"]
 features = ["account.amount"]
 """
 
-VERSION_AND_LAYOUT: Final = (5, "de6e2394b6e04c98")
+VERSION_AND_LAYOUT: Final = (6, "706afe4b8e54f25f")
 """The version, and the hash of what every empty state holds under it."""
 
 

@@ -94,3 +94,17 @@ def test_lateness_is_clamped_and_bounded() -> None:
     assert admitted.late.tolist() == [False, True, True, False]
     assert admitted.learn.tolist() == [True, True, False, True]
     assert admitted.seen.tolist() == [0, 1, 2, 2]
+
+
+def test_a_session_begins_after_a_pause() -> None:
+    """An entity that was silent for longer than the gap has its own row again, but fresh and with
+    nothing before it; a pause as long as the gap, or a late event, begins no session."""
+    times = np.array([0, 1_000, 31_000, 61_001, 50_000, 61_002], np.int64)
+    keys = np.full((len(times), 2), 7, np.uint64)
+    table = EntityTable(4)
+    admitted = table.admit(keys, times, 3_600_000.0, session_gap_ms=30_000.0)
+    assert admitted.fresh.tolist() == [True, False, False, True, False, False]
+    assert admitted.seen.tolist() == [0, 1, 2, 0, 1, 2]
+    assert admitted.late.tolist() == [False, False, False, False, True, False]
+    assert set(admitted.row.tolist()) == {0}
+    assert table.table.marks[EVICTIONS] == 0

@@ -1,6 +1,7 @@
 """Every feature kind against a short pure Python reference that goes over all past events again."""
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from math import atan2, cos, exp, isnan, log, log2, pi, radians, sin, sqrt
 from pathlib import Path
 from typing import NamedTuple
@@ -270,9 +271,14 @@ def test_novelty_is_what_the_entity_never_had(seed: int) -> None:
             if first[ip[k]] == k
         )
 
+    def novel_share(w: Watched, m: Moment) -> float:
+        return novel_count(w, m) / (sum(weights(w, m, HALF_LIFE_MS)) + 2.0)
+
     check(FeatureSpec(name="n", kind="novelty", field="ip"), events, novelty)
     counted = FeatureSpec(name="n", kind="novel_count", field="ip", half_life="1h")
     check(counted, events, novel_count)
+    shared = FeatureSpec(name="n", kind="novel_share", field="ip", half_life="1h")
+    check(shared, events, novel_share)
 
 
 def test_the_filter_forgets_in_panes_and_errs_as_stated() -> None:
@@ -316,6 +322,99 @@ def test_categories_are_plain_counts(seed: int) -> None:
         lambda w, m: float(occurs[m.i]),
         matches(events, some),
     )
+
+
+@few
+@seeds
+def test_night_share_is_the_share_by_local_night(seed: int) -> None:
+    """Decayed night events over all and two more, by the entity's local time."""
+    events = stream(seed)
+    half_life_ms = 1000.0 * seconds(feature("night_share").half_life or "")
+
+    def reference(w: Watched, m: Moment) -> float:
+        past = weights(w, m, half_life_ms)
+        offset_ms = np.where(np.arange(len(events)) % 3 == 0, 330.0 * 60_000.0, 0.0)
+        hour = (w.admitted.time_ms + offset_ms) / 3_600_000.0 % 24.0
+        night = [x for x, k in zip(past, (*m.past, m.i), strict=True) if hour[k] < 6.0]
+        return sum(night) / (sum(past) + 2.0)
+
+    check(feature("night_share"), events, reference)
+
+
+@few
+@seeds
+def test_sequence_is_the_share_of_steps_that_go_on(seed: int) -> None:
+    """Among an entity's steps from one number to another, those equal to the step before, decayed;
+    nothing where it stays."""
+    events = stream(seed)
+    item = events.number["item"]
+
+    def reference(w: Watched, m: Moment) -> float:
+        time_ms = w.admitted.time_ms
+        going, every, last = 0.0, 0.0, None
+        path = [*m.past, m.i]
+        for before, k in pairwise(path):
+            step = item[k] - item[before]
+            if step == 0.0:
+                continue
+            weight = float(2.0 ** (-(time_ms[m.i] - time_ms[k]) / HALF_LIFE_MS))
+            every += weight
+            going += weight if step == last else 0.0
+            last = step
+        stays = len(path) < 2 or item[path[-1]] == item[path[-2]]
+        return np.nan if stays else going / (every + 2.0)
+
+    check(feature("sequence"), events, reference)
+
+
+@few
+@seeds
+def test_departure_is_in_standard_deviations_by_the_largest_of_late(seed: int) -> None:
+    """z under the weighted mean and deviation of the numbers before, over the largest decayed z
+    before and two."""
+    events = stream(seed)
+    half_life_ms = 1000.0 * seconds(feature("departure").half_life or "")
+
+    def reference(w: Watched, m: Moment) -> float:
+        amount, time_ms = w.told.values[1], w.admitted.time_ms
+        largest, value, before_ms = 0.0, np.nan, 0.0
+        path = [*m.past, m.i]
+        for n, k in enumerate(path):
+            past = path[:n]
+            age_ms = time_ms[k] - time_ms[past]
+            weight = 2.0 ** (-age_ms / half_life_ms)
+            largest *= float(2.0 ** (-4.0 * (time_ms[k] - before_ms) / half_life_ms))
+            before_ms = time_ms[k]
+            value = np.nan
+            if weight.sum() < 20.0:
+                continue
+            level = np.average(amount[past], weights=weight)
+            spread = sqrt(np.average((amount[past] - level) ** 2, weights=weight))
+            z = abs(amount[k] - level) / (spread + 1e-3 * abs(level) + 1e-9)
+            value = z / (largest + 2.0)
+            largest = max(largest, z)
+        return float(value)
+
+    check(feature("departure"), events, reference, ~np.isnan(events.number["amount"]))
+
+
+@few
+@seeds
+def test_popularity_counts_a_value_in_the_whole_shard(seed: int) -> None:
+    """Decayed number of all entities' events with the value, this one included; few values share
+    no cells of the sketch."""
+    events = stream(seed)
+    values, watched = watch(feature("popularity"), events)
+    product = np.array(events.text["product"].to_pylist())
+    time_ms = watched.admitted.time_ms
+    for i in range(len(events)):
+        count, at_ms = 0.0, 0.0
+        for k in range(i + 1):
+            if product[k] == product[i] and (watched.admitted.learn[k] or k == i):
+                count *= float(2.0 ** (-max(time_ms[k] - at_ms, 0.0) / HALF_LIFE_MS))
+                count += 1.0
+                at_ms = max(at_ms, time_ms[k])
+        assert values[i] == pytest.approx(count, rel=1e-9)
 
 
 @few

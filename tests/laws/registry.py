@@ -14,11 +14,19 @@ from detectors.models.river_model import RiverSpec
 from detectors.models.seasonal import SeasonalSpec
 from detectors.models.tail import TailSpec
 from detectors.monitor import MonitorSpec
-from detectors.spec import DetectorSpec, FeatureSpec, PolicySpec
+from detectors.spec import DetectorSpec, FeatureSpec, PolicySpec, RuleSpec
 
 FIELD_READ = {"number": "amount", "text": "device", None: None}
-FIELD_OF = {"distinct": "ip", "entropy": "ip", "price_ratio": "product"}
+FIELD_OF = {
+    "distinct": "ip",
+    "entropy": "ip",
+    "price_ratio": "product",
+    "popularity": "product",
+    "sequence": "item",
+}
 """Fields that show more of a kind than `FIELD_READ`'s: of many values, or shared by entities."""
+HALF_LIFE_OF = {"departure": "1d", "night_share": "30d"}
+"""Half-lives of kinds that within an hour learn too little to say anything."""
 SMALL_TREES = TreesSpec(trees=4, height=4, min_events=3, entities_max=8)
 SMALL_RIVER_TREES = RiverTreesSpec(trees=4, height=4, window=10, min_events=3, entities_max=8)
 DETECTORS: dict[str, DetectorSpec] = {
@@ -55,7 +63,7 @@ def feature(kind: str) -> FeatureSpec:
         name=f"a_{kind}",
         kind=kind,
         field=FIELD_OF.get(kind, FIELD_READ[needs.reads]),
-        half_life="1h" if needs.decays else None,
+        half_life=HALF_LIFE_OF.get(kind, "1h") if needs.decays else None,
         against="24h" if needs.compares else None,
         of={"kind": ["payment", ""]} if needs.divides else {},
     )
@@ -83,5 +91,12 @@ MONITORS: dict[str, MonitorSpec] = {
     "whole": monitor([*ALL_FEATURES, LOGINS], [TailSpec(), SMALL_TREES]),
     "by-cohort": msgspec.structs.replace(
         monitor([feature("value"), feature("count")], [TailSpec(), SMALL_TREES]), cohort="device"
+    ),
+    "with-rules": msgspec.structs.replace(
+        monitor([feature("value"), feature("count")], [TailSpec(), SMALL_TREES]),
+        rules=[RuleSpec(name="busy", at_least={"a_count": 3.0, "a_value": 10.0}, p=1e-3)],
+    ),
+    "by-session": msgspec.structs.replace(
+        monitor(ALL_FEATURES, [TailSpec(), SMALL_TREES]), session_gap="5min"
     ),
 }

@@ -70,6 +70,7 @@ def shop(seed: int, events: int, *, active: int = 100, per_hour: float = 200.0) 
             "latitude": np.clip(latitude, -90.0, 90.0),
             "longitude": np.clip(longitude, -180.0, 180.0),
             "utc_offset_min": np.full(events, np.nan),
+            "item": draw.integers(0, 4, events).astype(np.float64),
         },
     )
 

@@ -50,6 +50,9 @@ CROWDS: Final = {
     "occurrence": "a share: 0 or 1",
     "distinct": "a whole number, mostly 1 to 5",
     "novel_count": "most events bring nothing new",
+    "night_share": "0 while there was no event by night, and never above a day's worth of them",
+    "popularity": "1 for every value not seen lately",
+    "sequence": "0 until a step goes on",
     "logins": "many are the only one within hours: p = 1",
 }
 """Features with crowds, and which; a detector of its own declares them."""

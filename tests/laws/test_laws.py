@@ -155,7 +155,8 @@ def test_rows_are_bounded(name: str, seed: int) -> None:
     found = run(monitor, batch(seed, EVENTS, entities=10 * capacity, start_ms=LATER_MS), [])
     assert sizes(monitor) == full
     assert monitor.measures()["entities"] == capacity
-    assert monitor.measures()["evictions"] == found["fresh"].sum()
+    if monitor.spec.session_gap is None:  # else sessions begin beside
+        assert monitor.measures()["evictions"] == found["fresh"].sum()
     assert found["fresh"].sum() > 3 * capacity
     assert found["row"].max() < capacity
 

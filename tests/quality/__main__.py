@@ -1,9 +1,11 @@
 """`make quality`: runs the parts (all, or those named) and prints one table with bars and remarks.
 
-Labelled sets, without labels: the models see events alone, and labels only judge; and with labels
-that come a week late, as the sets say (`labelled`). Payments go through `replay` with the ready
-configurations; the point sets, which are no events, straight into a monitor. Settings were chosen on payments before 18 July 2018 and before 21 June 2020. And
-`calibration`: the honesty of p on made-up payments (`tests.quality.calibration`). Writes
+Labelled sets, without labels: the models see events alone, and labels only judge; payments also with
+labels that come a week late, as their sets say. Payments go through `replay` with the ready
+configurations; the point sets, which are no events, straight into a monitor. Settings were chosen on
+payments before 18 July 2018 and before 21 June 2020. And `calibration`: the honesty of p on made-up
+payments (`tests.quality.calibration`). Web traffic, logins, sign-ups and series have modules of
+their own, which say what was looked at. Writes
 out/quality.json, which holds the parts of the last run.
 """
 
@@ -12,7 +14,7 @@ import tempfile
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 import orjson
@@ -28,40 +30,19 @@ from detectors.monitor import Monitor, MonitorSpec
 from detectors.spec import FeatureSpec
 from schemas.columns import F64, Bools, EventBatch
 from stream.config import load
+from stream.judging.measures import average_precision, roc_auc
 from stream.replay import replay
+from tests.quality import logins, nab, signups, traffic
 from tests.quality.calibration import ALPHAS, WINDOW, measure
 from tests.quality.handbook import Payments, figures, intervals, rule
-from tests.quality.measures import average_precision, handbook_week, roc_auc
+from tests.quality.measures import handbook_week
+from tests.quality.rows import Row
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 DATA: Final = ROOT.parent / "shared" / "data"
 TEST_WEEKS: Final = (date(2018, 7, 18), date(2018, 7, 25), date(2018, 8, 1), date(2018, 8, 8))
 SPARKOV_TEST_FROM: Final = datetime(2020, 6, 21, tzinfo=UTC)
 BATCH: Final = 20_000
-
-
-class Row(NamedTuple):
-    """One figure: its key in out/quality.json, what it is, ours, the bar (0: none), and a remark,
-    such as what others reach. factor: it is to lie within that factor of 1, not above the bar."""
-
-    key: str
-    what: str
-    ours: float
-    bar: float
-    remark: str
-    factor: bool = False
-
-    def reached(self) -> bool:
-        """Whether the bar was reached."""
-        if not self.bar:
-            return True
-        return 1.0 / self.bar <= self.ours <= self.bar if self.factor else self.ours >= self.bar
-
-    def asked(self) -> str:
-        """The bar in words."""
-        if not self.bar:
-            return ""
-        return f"1/{self.bar:g} to {self.bar:g}" if self.factor else f"{self.bar:,.12g}"
 
 
 def scores(config: str, name: str, *, labelled: bool = False) -> F64:
@@ -237,6 +218,12 @@ PARTS: Final[dict[str, Callable[[], list[Row]]]] = {
     "http": lambda: points("http", 0.95, "River's half-space trees .378 (shuffled .996)"),
     "smtp": lambda: points("smtp", 0.85, "River's half-space trees .83 to .85"),
     "calibration": honesty,
+    "web_bots": traffic.web_bots,
+    "crawlers": traffic.crawlers,
+    "scan": traffic.scan,
+    "sshd": logins.sshd,
+    "signups": signups.signups,
+    "nab": nab.nab,
 }
 WITHOUT_DATA: Final = ("calibration",)
 

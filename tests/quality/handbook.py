@@ -17,7 +17,8 @@ import numpy as np
 
 from detectors.kernels import kernel
 from schemas.columns import F64, I64, Bools
-from tests.quality.measures import DAY_MS, KNOWN_AFTER_DAYS, average_precision, roc_auc
+from stream.judging.measures import average_precision, roc_auc
+from tests.quality.measures import DAY_MS, KNOWN_AFTER_DAYS
 
 CARDS: Final = 100
 RISK_DAYS: Final = 7

@@ -5,6 +5,8 @@ import pytest
 from schemas.events import FIELDS, FIELDS_OF
 from schemas.mapping import (
     LOG_FIELDS,
+    Class,
+    CodecName,
     FieldsSpec,
     Place,
     TypeAt,
@@ -72,7 +74,7 @@ def test_mistakes_are_found_all_at_once() -> None:
 def test_an_access_log_has_its_own_fields_and_type(
     type_spec: TypeSpec | None, fields: FieldsSpec | None
 ) -> None:
-    """Neither another type nor fields can be given for an access log."""
+    """Neither another type nor another place for its own fields can be given for an access log."""
     assert problems("access_log", type_spec, fields)
     assert problems("access_log", None, None) == []
 
@@ -89,3 +91,48 @@ def test_only_what_is_wanted_is_read() -> None:
     """A field that nobody reads is not among the paths that are decoded."""
     mapping = compile_mapping("json", "login", {**BASE, "card": "c", "ip": "i"}, ["ip"])
     assert mapping.leaves() == {("id",): "text", ("t",): "number", ("i",): "text"}
+
+
+DERIVED: dict[str, Place] = {
+    "route": Place(path="path", classes=[Class(name="page", pattern="html$")]),
+    "item": Place(path="path", extract=r"/item/(?P<id>\d+)"),
+    "session": Place(path=["ip", "user_agent"], joined=True),
+}
+
+
+@pytest.mark.parametrize("codec", ["json", "access_log"])
+def test_fields_can_be_made_of_texts(codec: CodecName) -> None:
+    """Classes, parts and joined texts of what a record or a log line holds are sound fields."""
+    base = BASE if codec == "json" else {}
+    assert problems(codec, None, {**base, **DERIVED}) == []
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        Place(path="path", classes=[Class(name="page", pattern="(")]),
+        Place(path="path", extract=r"/item/(\d+)"),
+        Place(path="path", extract=r"(?P<a>.)(?P<b>.)"),
+        Place(constant="x", joined=True),
+    ],
+)
+def test_a_pattern_that_cannot_serve_is_named(place: Place) -> None:
+    """A pattern must be one, an extract must name one group, and both need a text to work on."""
+    assert [where for where, _ in problems("json", None, {**BASE, "route": place})] == [
+        "fields.route"
+    ]
+
+
+def test_a_number_can_only_be_extracted() -> None:
+    """A class is no number, and an access log's number needs an extract."""
+    classes = [Class(name="1", pattern="")]
+    wrong = {"item": Place(path="path", classes=classes)}
+    assert problems("json", None, {**BASE, **wrong})
+    assert problems("access_log", None, {"item": Place(path="path")})
+
+
+def test_what_an_access_log_does_not_tell_is_no_path() -> None:
+    """A field made of an access log names one of the log's own fields."""
+    found = problems("access_log", None, {"route": Place(path="pth")})
+    assert [where for where, _ in found] == ["fields.route"]
+    assert "nearest: path" in found[0][1]

@@ -1,0 +1,81 @@
+"""Popularity: how many of the shard's events had this value of a field lately?
+
+Asks for no entity: a page that nobody visits, an address that nobody else came from, a user agent
+never seen. The decayed number of events with the value, this one included, of all entities of the
+shard: 1 for a value never seen. Counted in a count-min sketch (G. Cormode, S. Muthukrishnan, J.
+Algorithms 2005) of `ROWS` rows by the value's keyed hash, with conservative update (C. Estan, G.
+Varghese, SIGCOMM 2002). Its error is one-sided: where values are many, a rare one can look more
+common than it is, and nobody outside can choose values that share cells.
+
+No words an entity; shared: 2 · 4 · 4,096 words (count and the time it holds for), 256 KiB a shard.
+A cell never goes back in time: an entity that lags behind others is counted at their time.
+"""
+
+from typing import Final
+
+import numpy as np
+
+from detectors.decay import decayed
+from detectors.entities import Admitted
+from detectors.features.kind import Field, Kind, Memory, Spans
+from detectors.kernels import kernel
+from schemas.columns import F64
+
+ROWS: Final = 4
+CELLS: Final = 4_096
+WORDS: Final = 2 * ROWS * CELLS
+BITS: Final = np.uint64(16)
+"""Of the hash, for each row."""
+
+
+@kernel
+def _cell(hashed: np.uint64, k: int) -> int:
+    """Where the value's cell in row k begins: count, then time."""
+    part = np.int64((hashed >> (BITS * np.uint64(k))) & np.uint64(CELLS - 1))
+    return int(2 * (CELLS * k + part))
+
+
+@kernel
+def _now(shared: F64, cell: int, time_ms: float, half_life_ms: float) -> float:
+    """The cell's count at a time, or at its own where that is later."""
+    return decayed(shared[cell], max(time_ms - shared[cell + 1], 0.0), half_life_ms)
+
+
+@kernel
+def popularity(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) -> None:
+    """Decayed number of the shard's events with this value, this one included."""
+    shared = memory.shared
+    for i in range(len(events.row)):
+        out[i] = np.nan
+        if not field.active[i]:
+            continue
+        time_ms = events.time_ms[i]
+        least = np.inf
+        for k in range(ROWS):
+            cell = _cell(field.hashed[i], k)
+            least = min(least, _now(shared, cell, time_ms, spans.half_life_ms))
+        out[i] = least + 1.0
+        if not events.learn[i]:
+            continue
+        for k in range(ROWS):
+            cell = _cell(field.hashed[i], k)
+            shared[cell] = max(_now(shared, cell, time_ms, spans.half_life_ms), least + 1.0)
+            shared[cell + 1] = max(shared[cell + 1], time_ms)
+
+
+KINDS: Final = (
+    Kind(
+        name="popularity",
+        meaning="decayed number of the whole shard's events with this value of a field, this one"
+        " included",
+        update=popularity,
+        words=0,
+        shared=WORDS,
+        reads="text",
+        decays=True,
+        family="normal",
+        side="low",
+        shift=1.0,
+        crowded=True,
+    ),
+)

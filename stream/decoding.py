@@ -1,0 +1,127 @@
+"""Records into checked events: what of route is alike for all that read an input in the same way.
+
+Decodes, maps and checks, and names what is no event. Remembers nothing of what it has read but the
+last batch, so that configurations which are replayed side by side decode it once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from detectors.spec import seconds
+from schemas.checks import check
+from schemas.codecs import Codec, TableCodec, codec_named
+from schemas.columns import I64, EventBatch
+from schemas.dead_letters import Fault
+from schemas.events import FIELDS
+from schemas.mapping import compile_mapping
+from schemas.records import Records
+from stream.config import Config, InputSpec, LimitsSpec, fields_wanted
+
+
+class Read(NamedTuple):
+    """A batch decoded: its events and its faults, both in the order of their records."""
+
+    events: EventBatch
+    faults: list[Fault]
+    tombstones: int
+
+
+class Decoder:
+    """Decodes the batches of an input for one configuration.
+
+    fields: the event fields that it wants. shared: what decodes them for others too; only a batch
+    without a fault is taken from there, since a fault may lie in a field that others alone want.
+    """
+
+    def __init__(
+        self,
+        spec: InputSpec,
+        limits: LimitsSpec,
+        fields: list[str],
+        shared: "SharedDecoder | None" = None,
+    ) -> None:
+        self._record_bytes_max = limits.record_bytes_max
+        self._time_ahead_max_ms = round(seconds(limits.time_ahead_max) * 1000)
+        self._mapping = compile_mapping(spec.codec, spec.type, spec.fields, fields)
+        self._codec = codec_named(spec.codec, self._mapping)
+        self._table_codec = TableCodec(self._mapping)
+        self._shared = shared
+
+    def read(self, batch: Records) -> Read:
+        """The batch's events, and a fault for each record that is none and no tombstone."""
+        if self._shared is not None:
+            read = self._shared.read(batch)
+            if not read.faults:
+                return read._replace(events=self._chosen(read.events))
+        kept, faults, tombstones = self._screened(batch)
+        records = batch if len(kept) == len(batch) else batch.take(kept)
+        events, found = check(
+            self._codec_of(records).decode(records), records, self._time_ahead_max_ms
+        )
+        found = [fault._replace(row=int(kept[fault.row])) for fault in found]
+        return Read(events, sorted(faults + found), tombstones)
+
+    def _chosen(self, events: EventBatch) -> EventBatch:
+        """The events with no other fields than those wanted here."""
+        wanted = self._mapping.fields
+        return replace(
+            events,
+            text={name: events.text[name] for name in wanted if name in events.text},
+            number={name: events.number[name] for name in wanted if name in events.number},
+        )
+
+    def _codec_of(self, records: Records) -> Codec:
+        return self._codec if isinstance(records.values, list) else self._table_codec
+
+    def _screened(self, batch: Records) -> tuple[I64, list[Fault], int]:
+        """The records to decode, faults of those too large, and the number of tombstones."""
+        everything = np.arange(len(batch))
+        if not isinstance(batch.values, list):
+            return everything, [], 0
+        sizes = np.array([-1 if v is None else len(v) for v in batch.values], np.int64)
+        limit = self._record_bytes_max
+        faults = [
+            Fault(i, "too_large", f"{int(sizes[i])} bytes; expected at most {limit}")
+            for i in np.flatnonzero(sizes > limit).tolist()
+        ]
+        fine = (sizes >= 0) & (sizes <= limit)
+        return everything[fine], faults, int(np.count_nonzero(sizes < 0))
+
+
+class SharedDecoder:
+    """Decodes each batch once for all that ask for it before the next one comes."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self._last: tuple[Records, Read] | None = None
+
+    def read(self, batch: Records) -> Read:
+        """The batch with the fields of all who share it."""
+        if self._last is None or self._last[0] is not batch:
+            self._last = batch, self._decoder.read(batch)
+        return self._last[1]
+
+
+def shared_decoders(configs: Sequence[Config]) -> list[dict[str, SharedDecoder]]:
+    """For each configuration a decoder for every input, one for all that read it alike."""
+    shared: dict[bytes, SharedDecoder] = {}
+    for config in configs:
+        for name, spec in config.inputs.items():
+            key = reading(config, name)
+            if key not in shared:
+                alike = [one for one in configs if name in one.inputs and reading(one, name) == key]
+                wanted = {field for one in alike for field in fields_wanted(one, name)}
+                fields = [field for field in FIELDS if field in wanted]
+                shared[key] = SharedDecoder(Decoder(spec, config.limits, fields))
+    return [{name: shared[reading(one, name)] for name in one.inputs} for one in configs]
+
+
+def reading(config: Config, input_name: str) -> bytes:
+    """Everything on which depends how an input's records are cut and decoded, but for the fields
+    that are wanted of them."""
+    limits = msgspec.structs.replace(config.limits, duplicate_window=2)
+    return msgspec.json.encode((input_name, config.inputs[input_name], limits), order="sorted")

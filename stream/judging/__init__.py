@@ -1,0 +1,1 @@
+"""Judging: what a replay wrote, held against labels. Reads files, never events; learns nothing."""

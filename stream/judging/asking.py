@@ -1,0 +1,215 @@
+"""Questions to runs: their tables opened for SQL, and the usual questions asked without any.
+
+Read-only: nothing but these files can be read, nothing written, no network, no extension loaded.
+Judges nothing: what was caught and what was missed stands in frauds.parquet.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+
+import pyarrow.parquet as pq
+
+from schemas.events import ENTITY_FIELDS
+from stream import database
+from stream.errors import QueryError
+from stream.judging.facts import parquet
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+TABLES: Final = ("scores", "alerts", "incidents", "frauds", "labels", "features")
+MISSED: Final = "SELECT * FROM frauds WHERE judged AND NOT caught"
+ROWS_AT_ONCE: Final = 1_000
+EVENTS_SHOWN: Final = 12
+By = Literal["score", "alerts", "amount", "missed"]
+
+
+class Answer(NamedTuple):
+    """The columns' names, and the rows, which are fetched while they are read."""
+
+    names: list[str]
+    rows: Iterator[tuple[Any, ...]]
+
+
+class Column(NamedTuple):
+    """A column of a table, and what it means."""
+
+    table: str
+    column: str
+    type: str
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why an entity was flagged: one alert with its incident, the events of that incident, and all
+    incidents of the entity. Rows by column name; events at most `EVENTS_SHOWN`, the last ones."""
+
+    alert: dict[str, Any]
+    incident: dict[str, Any]
+    events: list[dict[str, Any]]
+    incidents: list[dict[str, Any]]
+
+
+class Runs:
+    """The tables of some runs, of each all that it has; `run` is the column that says which."""
+
+    def __init__(self, tables: "DuckDBPyConnection", fields: list[str]) -> None:
+        self._tables = tables
+        self._fields = fields
+
+    def ask(self, sql: str, given: Sequence[Any] = ()) -> Answer:
+        """The answer to one SELECT. Raises QueryError for what is no such thing, or has mistakes."""
+        import duckdb
+
+        try:
+            statements = self._tables.extract_statements(sql)
+            if len(statements) != 1 or str(statements[0].type) not in READING:
+                raise QueryError(f"got {_short(sql)}; expected one SELECT: runs are only read")
+            answer = self._tables.execute(sql, list(given))
+            names = [str(column[0]) for column in answer.description or ()]
+            return Answer(names, self._fetched())
+        except duckdb.Error as error:
+            raise QueryError(_told(error)) from error
+
+    def _fetched(self) -> Iterator[tuple[Any, ...]]:
+        import duckdb
+
+        try:
+            while rows := self._tables.fetchmany(ROWS_AT_ONCE):
+                yield from rows
+        except duckdb.Error as error:
+            raise QueryError(_told(error)) from error
+
+    def top(self, by: By, field: str | None, limit: int) -> Answer:
+        """The first entities of a run by the highest score of their alerts, by alerts, by the amount
+        in their incidents, or by the amount of frauds that were missed."""
+        if field is not None and field not in self._fields:
+            raise QueryError(f"no monitor watches {field}; expected one of {self._watched()}")
+        if by == "missed":
+            return self._top_missed(field or self._fields[0], limit)
+        order = {"score": "top_score", "alerts": "alerts", "amount": "amount"}[by]
+        return self.ask(
+            "SELECT entity_type, entity, max(top_score) AS top_score, CAST(sum(alerts) AS BIGINT) "
+            "AS alerts, count(*) AS incidents, sum(amount) AS amount, CAST(sum(frauds) AS BIGINT) "
+            "AS frauds, min(opened) AS first_opened, max(last) AS last FROM incidents "
+            "WHERE coalesce(entity_type = ?, true) GROUP BY entity_type, entity "
+            f"ORDER BY {order} DESC NULLS LAST, entity_type, entity LIMIT ?",
+            (field, limit),
+        )
+
+    def _top_missed(self, field: str, limit: int) -> Answer:
+        if not self._has("frauds"):
+            raise QueryError("no fraud is known of this run: it was replayed without --labels")
+        return self.ask(
+            f"SELECT {field}, sum(amount) AS missed, count(*) AS frauds, min(gap) AS nearest_gap, "
+            f"min(event_time) AS first, max(event_time) AS last FROM missed "
+            f"WHERE {field} IS NOT NULL GROUP BY {field} "
+            f"ORDER BY missed DESC NULLS LAST, {field} LIMIT ?",
+            (limit,),
+        )
+
+    def explain(self, what: str) -> Explanation:
+        """Why an alert was raised: `what` is its id, its incident's, or an entity, whose worst alert
+        it then is. Raises QueryError where there is none."""
+        found = self._dicts(
+            "SELECT * FROM alerts WHERE alert_id = ? OR incident_id = ? OR entity = ? "
+            "ORDER BY alert_id = ? DESC, score DESC, event_time LIMIT 1",
+            (what, what, what, what),
+        )
+        if not found:
+            raise QueryError(
+                f"{what}: no alert, incident or entity with an alert has this id; ids that are not "
+                "revealed stand as pseudonyms, as eddy top shows them"
+            )
+        [alert] = found
+        field, entity = alert["entity_type"], alert["entity"]
+        [incident] = self._dicts(
+            "SELECT * FROM incidents WHERE incident_id = ?", (alert["incident_id"],)
+        )
+        events = self._dicts(
+            f"SELECT * FROM (SELECT * FROM scores WHERE {field} = ? AND event_time BETWEEN ? AND ? "
+            f"ORDER BY event_time DESC LIMIT {EVENTS_SHOWN}) ORDER BY event_time",
+            (entity, incident["opened"], incident["last"]),
+        )
+        incidents = self._dicts(
+            "SELECT * FROM incidents WHERE entity_type = ? AND entity = ? ORDER BY opened",
+            (field, entity),
+        )
+        return Explanation(alert, incident, events, incidents)
+
+    def _dicts(self, sql: str, given: Sequence[Any]) -> list[dict[str, Any]]:
+        names, rows = self.ask(sql, given)
+        return [dict(zip(names, row, strict=True)) for row in rows]
+
+    def _has(self, table: str) -> bool:
+        _, rows = self.ask("SELECT 1 FROM duckdb_views() WHERE view_name = ?", (table,))
+        return bool(list(rows))
+
+    def _watched(self) -> str:
+        return ", ".join(self._fields)
+
+
+READING: Final = {"StatementType.SELECT", "StatementType.EXPLAIN"}
+
+
+@contextmanager
+def opened(runs: Sequence[Path]) -> Iterator[Runs]:
+    """The tables of these runs, as views; and `missed`, where labels are known. Raises QueryError
+    for what is no run, ExtraMissing without DuckDB."""
+    for run in runs:
+        if not (run / "summary.json").is_file():
+            raise QueryError(f"{run}: no run lies there; expected a folder that eddy replay wrote")
+    database.check_installed()
+    import duckdb
+
+    with TemporaryDirectory(prefix="eddy-query-") as spill:
+        settings: dict[str, Any] = {
+            "temp_directory": spill,
+            "autoload_known_extensions": False,
+            "autoinstall_known_extensions": False,
+        }
+        with duckdb.connect(config=settings) as tables:
+            for name in TABLES:
+                files = [(run, run / f"{name}.parquet") for run in runs]
+                parts = [_part(run, file) for run, file in files if file.is_file()]
+                if parts:
+                    tables.execute(f"CREATE VIEW {name} AS {' UNION ALL BY NAME '.join(parts)}")
+                    if name == "frauds":
+                        tables.execute(f"CREATE VIEW missed AS {MISSED}")
+            tables.execute("SET allowed_directories = ?", [[str(run) for run in runs]])
+            tables.execute("SET enable_external_access = false")
+            tables.execute("SET lock_configuration = true")
+            names = pq.read_schema(runs[0] / "scores.parquet").names
+            yield Runs(tables, [field for field in names if field in ENTITY_FIELDS])
+
+
+def columns(runs: Sequence[Path]) -> list[Column]:
+    """Every column of the runs' tables, once, with what it means."""
+    found: dict[tuple[str, str], Column] = {}
+    for run in runs:
+        for table in TABLES:
+            file = run / f"{table}.parquet"
+            for field in pq.read_schema(file) if file.is_file() else ():
+                meaning = (field.metadata or {}).get(b"meaning", b"").decode()
+                column = Column(table, field.name, str(field.type), meaning)
+                found.setdefault((table, field.name), column)
+    return list(found.values())
+
+
+def _part(run: Path, file: Path) -> str:
+    quoted = str(run).replace("'", "''")
+    return f"SELECT '{quoted}' AS run, * FROM {parquet(file)}"
+
+
+def _short(sql: str) -> str:
+    return sql if len(sql) <= 60 else f"{sql[:60]}…"
+
+
+def _told(error: Exception) -> str:
+    """DuckDB's message, without the names of its own classes and stack."""
+    return str(error).strip().removesuffix("\n")

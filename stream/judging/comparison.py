@@ -1,0 +1,149 @@
+"""What a comparison yields, as types: `comparison.json` holds one `Comparison`.
+
+The first run is what the others are held against. Figures of a run by itself are its own
+`Judgement`'s; here only what stands between two of them, and what a page needs to show them side
+by side.
+"""
+
+from dataclasses import dataclass
+
+from stream.judging.figures import Figure, View
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """One of the runs. folder: in which it lies, beside comparison.json. events, alerts, incidents:
+    in the time that is judged, incidents by when they were opened. cpu_s: what it cost, the
+    decoding that all share left out. state_bytes: of all its shards at the end. view: what labels
+    say of it as a whole, null where there are none."""
+
+    name: str
+    folder: str
+    fingerprint: str
+    events: int
+    alerts: int
+    incidents: int
+    dead_letters: int
+    cpu_s: float
+    state_bytes: int
+    view: View | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """A place in which the configurations differ, and what stands there in each; null: nothing."""
+
+    where: str
+    values: list[str | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """A measure of both runs, on events. difference: the other's less the first one's, and its 95 %
+    interval from a bootstrap in which both are resampled by the same days."""
+
+    measure: str
+    first: float | None
+    other: float | None
+    difference: Figure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overlap:
+    """What both have and what only one has. what: "events" with an alert, "entities" with an alert,
+    "incidents" (both: those of the first while which the other alerted on the same entity, other:
+    of the other likewise none), "amount" of the events with an alert; with labels the same of
+    frauds: "frauds", "fraud entities", "fraud amount"."""
+
+    what: str
+    both: float
+    first_only: float
+    other_only: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundByOne:
+    """A fraud on which only one of two runs alerted, and the scores that both gave it."""
+
+    event_id: str
+    event_time: str
+    scenario: str
+    amount: float | None
+    first_score: float
+    other_score: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Period:
+    """Events with an alert from one day (UTC) on, by run, and those that both have. share: of those
+    that either has, null where there are none."""
+
+    from_day: str
+    first: int
+    other: int
+    both: int
+    share: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreBand:
+    """The shares of events whose score is at least `score_from`."""
+
+    score_from: float
+    first: float
+    other: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drift:
+    """How far the scores have moved.
+
+    rank_correlation: Spearman's, of the scores cut to steps of `SCORE_STEP`, ties at their mean
+    rank; null where a run gives all the same. population_stability: Σ (q - p) ln (q/p) over the
+    shares between one band and the next, half an event added to each (index of B. Yurdakul, "Statistical Properties of Population
+    Stability Index", 2018); below 0.1 is held for no change, above 0.25 for a large one.
+    alerts_in_common: events on which both alert, of those on which either does; periods: by time,
+    each of period_days.
+    """
+
+    events: int
+    rank_correlation: float | None
+    population_stability: float
+    alerts_in_common: float | None
+    bands: list[ScoreBand]
+    period_days: int
+    periods: list[Period]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """The first run and another. verdict: which of them is better, if that can be told; because: by
+    how much, the difference as the better one has it. by_first, by_other: the dearest frauds, at most 10, that only that one alerted on."""
+
+    first: str
+    other: str
+    verdict: str
+    because: str
+    differences: list[Difference]
+    overlaps: list[Overlap]
+    by_first: list[FoundByOne]
+    by_other: list[FoundByOne]
+    drift: Drift
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """All of it. verdict: of all pairs. labelled: whether labels were given. first_event_time,
+    last_event_time: of all events; judged_from, judged_until: of those that are judged, null where
+    there is no such bound. settings: the first of settings_differing."""
+
+    verdict: str
+    labelled: bool
+    first_event_time: str | None
+    last_event_time: str | None
+    judged_from: str | None
+    judged_until: str | None
+    settings: list[Setting]
+    settings_differing: int
+    sides: list[Side]
+    pairs: list[Pair]

@@ -1,0 +1,273 @@
+"""What judging yields, as types: `summary.json` holds one `Judgement` under "judged".
+
+Definitions and formulas are `stream.judging.measures`'; here only what there is and what it means.
+A figure is null where it is not defined: no fraud, no alert, no amount.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Level = Literal["events", "new_events", "entities", "entity_days", "incidents"]
+"""What is ranked. events: by score. new_events: without those of entities already known as
+compromised that day (the Fraud Detection Handbook's protocol). entities: by their highest score,
+fraud where one event is. entity_days: the same for each day. incidents: by their highest score,
+fraud where an event of the entity from opening to last is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """A number with its 95 % bootstrap interval. All three are null where it is not defined; low
+    and high alone, where fewer than two days were judged."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranking:
+    """How well one level is ranked, and what the alerts found on it.
+
+    count, frauds: of that level. alerted: how many with an alert on one of their events;
+    frauds_alerted: the frauds among them. precision: frauds_alerted/alerted, and recall:
+    frauds_alerted/frauds, both as alerted, that is at the alert budget; incidents have no recall:
+    all of them are alerted.
+    """
+
+    level: Level
+    count: int
+    frauds: int
+    roc_auc: Figure
+    average_precision: Figure
+    recall_at_false_positives: Figure
+    alerted: int
+    frauds_alerted: int
+    precision: Figure
+    recall: Figure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrecisionAtK:
+    """The mean over days of frauds among the k entities with the highest scores, divided by k;
+    entities known as compromised, or found on an earlier day of the week, left out."""
+
+    k: int
+    precision: Figure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delay:
+    """From the first fraudulent event of an entity to the first alert on one of its events since.
+
+    entities: with a fraud. never: share of them without such an alert. The quartiles, in seconds,
+    are of those that have one.
+    """
+
+    entities: int
+    never: Figure
+    first_quartile_s: float | None
+    median_s: Figure
+    third_quartile_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Amount:
+    """Amounts of frauds. caught: of those with an alert on them, and of those while an action that
+    an alert recommended for one of their entities still stood; missed: of all others."""
+
+    fraud: float
+    caught: float
+    missed: float
+    caught_share: Figure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """One kind of fraud. name: the labels' scenario, "" where they name none.
+
+    roc_auc, average_precision: its events against all honest ones. recall: share of its events with
+    an alert on them; caught: share caught as `Amount` has it. entities, entities_alerted and
+    median_delay_s: as in `Delay`, from its first event.
+    """
+
+    name: str
+    frauds: int
+    roc_auc: float | None
+    average_precision: float | None
+    alerted: int
+    recall: Figure
+    caught: int
+    entities: int
+    entities_alerted: int
+    median_delay_s: float | None
+    amount: float
+    amount_caught: float
+    amount_missed: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Day:
+    """One day of event time (UTC). alerts: events with an alert on them; true_alerts: frauds among
+    them. precision_at_k: for the k of `View.precision_at_k`, in that order."""
+
+    day: str
+    events: int
+    frauds: int
+    alerts: int
+    true_alerts: int
+    caught: int
+    precision: float | None
+    recall: float | None
+    amount_fraud: float
+    amount_caught: float
+    precision_at_k: list[float | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrecisionRecallPoint:
+    """Alerting on every event of at least that score."""
+
+    score: float
+    recall: float
+    precision: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetPoint:
+    """The lowest score at or above which no more than so many events a day lie, on average. events:
+    how many do. amount_caught_share: of the frauds' amount, null where there is none."""
+
+    alerts_per_day: float
+    score: float
+    events: int
+    precision: float
+    recall: float | None
+    amount_caught_share: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationPoint:
+    """The share of honest events whose p-value is at most `p`: what an honest p promises is p."""
+
+    p: float
+    expected: float
+    observed: Figure
+    events: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """All that one score says. name: "all" for the combined score and every alert, else a monitor's
+    name (or "assess") for its own score and alerts.
+
+    entity: the field whose values are the entities: a monitor's, for "all" the subject of assess,
+    else the first monitor's. alerts: revisions included; incidents: how many they belong to.
+    incident_alerts: alerts an incident. scenarios: most frauds first. days: in their order, those
+    without events left out. precision_recall: by falling score, at most 201 points. budget: by
+    rising alerts a day, the same grid for every run. calibration: by falling p.
+    """
+
+    name: str
+    entity: str
+    alerts: int
+    incidents: int
+    incident_alerts: Figure
+    levels: list[Ranking]
+    precision_at_k: list[PrecisionAtK]
+    delay: Delay
+    amount: Amount
+    scenarios: list[Scenario]
+    days: list[Day]
+    precision_recall: list[PrecisionRecallPoint]
+    budget: list[BudgetPoint]
+    calibration: list[CalibrationPoint]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MonitorSaid:
+    """What one monitor said of a missed fraud. score: null where it did not judge the event.
+    needed: the least score on which it can alert. surprised: features with p < 0.1 of their own;
+    silent: the others."""
+
+    monitor: str
+    score: float | None
+    needed: float
+    surprised: list[str]
+    silent: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Missed:
+    """A missed fraud. entities: field → id, or its pseudonym. nearest: the monitor that came
+    nearest to an alert, null where none judged it; gap: what its score lacked, not above 0 where
+    another thing than the score held an alert back: the budget, or an incident that was open."""
+
+    event_id: str
+    event_time: str
+    scenario: str
+    amount: float | None
+    score: float
+    entities: dict[str, str]
+    nearest: str | None
+    gap: float | None
+    said: list[MonitorSaid]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MissedBand:
+    """Missed frauds whose nearest score lacked more than `gap_above` and at most `gap_to`; both
+    null: no monitor judged them; gap_above null: nothing was lacking; gap_to null: no limit."""
+
+    gap_above: float | None
+    gap_to: float | None
+    frauds: int
+    amount: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureSilence:
+    """Of the frauds that a monitor judged, the share in which a feature was silent, that is had
+    p ≥ 0.1 of its own: among the missed and among the caught. null where there are none."""
+
+    monitor: str
+    feature: str
+    silent_missed: float | None
+    silent_caught: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MissedFrauds:
+    """The frauds that were not caught. by_amount: the dearest, at most 50; nearest: those that came
+    nearest to an alert, at most 50. bands: all of them by what the nearest score lacked."""
+
+    frauds: int
+    amount: float
+    by_amount: list[Missed]
+    nearest: list[Missed]
+    bands: list[MissedBand]
+    silence: list[FeatureSilence]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """What labels say of a run, over the events that were to be judged.
+
+    events: all of them; an event without label counts as honest. labelled: the labels that name an
+    event, whether it was to be judged or not.
+    resamples, seed: of the bootstrap, whose blocks are days; of entities, groups of entities.
+    false_positives: the share of honest ones at which `Ranking.recall_at_false_positives` is taken.
+    views: "all" first; the others only where there is more than one monitor, or assess.
+    """
+
+    first_event_time: str
+    last_event_time: str
+    days: int
+    events: int
+    labelled: int
+    frauds: int
+    amount: float
+    resamples: int
+    seed: int
+    false_positives: float
+    views: list[View]
+    missed: MissedFrauds

@@ -1,0 +1,415 @@
+"""Judging a run: from the facts to the figures, one view at a time.
+
+`judge` is all of it. What is counted stands in the database (`stream.judging.facts`), what a figure
+is in `stream.judging.measures`; here is only which facts go into which figure.
+"""
+
+from collections.abc import Sequence
+from math import ceil, log10
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+
+from schemas.columns import F64, I64
+from stream.clock import text_of
+from stream.judging import measures
+from stream.judging.facts import DAY_MS, WEEK_DAYS, Facts, Watcher
+from stream.judging.figures import (
+    Amount,
+    BudgetPoint,
+    CalibrationPoint,
+    Day,
+    Delay,
+    Figure,
+    Judgement,
+    Level,
+    PrecisionAtK,
+    PrecisionRecallPoint,
+    Ranking,
+    Scenario,
+    View,
+)
+from stream.judging.measures import Curve, Ranked, Rows, Totals, figure, quantile, ratio
+from stream.judging.missed import missed_frauds
+
+ALL: Final = "all"
+TOP_K: Final = (10, 50, 100)
+ENTITY_BLOCKS: Final = 64
+BUDGET_STEPS: Final = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
+HALF_DECADES: Final = range(2, 17)
+"""Calibration is looked at where p is 10^-1, 10^-1.5, …, 10^-8."""
+BLOCK: Final = f"CAST(md5_number_lower(entity) % {ENTITY_BLOCKS} AS BIGINT)"
+"""An entity's block: its days cannot be drawn one by one."""
+NOTHING: Final = Figure(value=None, low=None, high=None)
+
+
+def judge(facts: Facts, watchers: Sequence[Watcher], incidents: str) -> Judgement | None:
+    """What the labels say of a run; None where nothing was to be judged.
+
+    watchers: the monitors, then assess. incidents: incidents.parquet as SQL reads it.
+    """
+    if facts.span_ms is None:
+        return None
+    first_ms, last_ms = facts.span_ms
+    days = last_ms // DAY_MS - facts.first_day + 1
+    [(events, frauds, hundredths)] = facts.rows(
+        "SELECT count(*), count_if(scenario >= 0), "
+        "coalesce(sum(hundredths) FILTER (scenario >= 0), 0) FROM events"
+    )
+    [(labelled,)] = facts.rows("SELECT count(*) FROM labels WHERE event_id IS NOT NULL")
+    subject = next((w for w in watchers if w.name == "assess"), watchers[0])
+    alone = [w for w in watchers if len(watchers) > 1 and facts.has_scores_of(w.name)]
+    views = [(ALL, subject.entity), *((watcher.name, watcher.entity) for watcher in alone)]
+    return Judgement(
+        first_event_time=text_of(first_ms),
+        last_event_time=text_of(last_ms),
+        days=days,
+        events=int(events),
+        labelled=int(labelled),
+        frauds=int(frauds),
+        amount=int(hundredths) / 100,
+        resamples=measures.RESAMPLES,
+        seed=measures.SEED,
+        false_positives=measures.FALSE_POSITIVES,
+        views=[_Judging(facts, name, entity, days, incidents).view() for name, entity in views],
+        missed=missed_frauds(facts, watchers),
+    )
+
+
+class _Judging:
+    """One view: a score, its alerts, and the entities of a field."""
+
+    def __init__(self, facts: Facts, name: str, entity: str, days: int, incidents: str) -> None:
+        own = "" if name == ALL else f"_{name}"
+        self._facts = facts
+        self._name = name
+        self._entity = entity
+        self._days = days
+        self._weights = measures.resampled(days)
+        self._entity_weights = measures.resampled(ENTITY_BLOCKS)
+        self._score, self._alerted, self._caught = f"score{own}", f"alerted{own}", f"caught{own}"
+        first_ms, last_ms = facts.span_ms or (0, 0)
+        of_monitor = f" AND monitor = '{name}'" if own else ""
+        between = f"epoch_ms(opened) BETWEEN {first_ms} AND {last_ms}"
+        self._incidents = f"(SELECT * FROM {incidents} WHERE {between}{of_monitor})"
+
+    def view(self) -> View:
+        """All figures of the view."""
+        self._make_tables()
+        events, frauds = self._events_by_day(), self._frauds_by_day()
+        ranked, levels = self._levels()
+        found = self._found_in_top()
+        alerts, incidents = self._alerts_by_day()
+        return View(
+            name=self._name,
+            entity=self._entity,
+            alerts=int(alerts.sum()),
+            incidents=int(incidents.sum()),
+            incident_alerts=ratio(alerts, incidents, self._weights),
+            levels=levels,
+            precision_at_k=self._precision_at_k(found, events),
+            delay=self._delay(),
+            amount=self._amount(frauds),
+            scenarios=self._scenario_figures(ranked, frauds),
+            days=self._day_figures(events, frauds, found),
+            precision_recall=_precision_recall(ranked.by_recall),
+            budget=self._budget(ranked.by_budget, events, frauds),
+            calibration=self._calibration(),
+        )
+
+    def _make_tables(self) -> None:
+        """`seen`: the view's events; `lost`: its frauds; `entity_days`; and `known`."""
+        facts, entity, score = self._facts, self._entity, self._score
+        facts.do(
+            f"CREATE OR REPLACE VIEW seen AS SELECT day, scenario, hundredths, {score} AS score, "
+            f"{entity} AS entity, {self._alerted} AS alerted FROM events WHERE {score} IS NOT NULL"
+        )
+        facts.do(
+            f"CREATE OR REPLACE VIEW lost AS SELECT event_time, day, scenario, hundredths, {entity} "
+            f"AS entity, {self._alerted} AS alerted, {self._caught} AS caught FROM frauds "
+            f"WHERE judged AND {score} IS NOT NULL"
+        )
+        facts.do(
+            "CREATE OR REPLACE TABLE entity_days AS SELECT entity, day, max(score) AS score, "
+            "bool_or(scenario >= 0) AS fraud, bool_or(alerted) AS alerted FROM seen "
+            "WHERE entity IS NOT NULL GROUP BY entity, day"
+        )
+        facts.make_known(entity)
+
+    def _dense(self, query: str, shape: tuple[int, ...]) -> I64:
+        """int64[values, *shape]: a row of the query fills the place that its first columns say."""
+        columns = [*self._facts.columns(query).values()]
+        places, values = columns[: len(shape)], columns[len(shape) :]
+        filled = np.zeros((len(values), *shape), np.int64)
+        for target, column in zip(filled, values, strict=True):
+            target[tuple(place.astype(np.int64) for place in places)] = column
+        return filled
+
+    def _events_by_day(self) -> I64:
+        """int64[4, days]: events, frauds, alerted, frauds alerted."""
+        return self._dense(
+            "SELECT day, count(*), count_if(scenario >= 0), count_if(alerted), "
+            "count_if(alerted AND scenario >= 0) FROM seen GROUP BY day",
+            (self._days,),
+        )
+
+    def _frauds_by_day(self) -> I64:
+        """int64[5, scenarios, days]: frauds, alerted, caught, hundredths, hundredths caught."""
+        return self._dense(
+            "SELECT scenario, day, count(*), count_if(alerted), count_if(caught), sum(hundredths), "
+            "coalesce(sum(hundredths) FILTER (caught), 0) FROM lost GROUP BY scenario, day",
+            (len(self._facts.scenarios), self._days),
+        )
+
+    def _alerts_by_day(self) -> tuple[I64, I64]:
+        """(alerts, the incidents that they belong to), by the day on which these opened."""
+        day = self._facts.day("opened")
+        alerts, incidents = self._dense(
+            f"SELECT {day}, sum(alerts), count(*) FROM {self._incidents} GROUP BY 1", (self._days,)
+        )
+        return alerts, incidents
+
+    def _levels(self) -> tuple[Ranked, list[Ranking]]:
+        """What the ranking of the events says, and the figures of every level."""
+        fraud = "CASE WHEN fraud THEN 0 ELSE -1 END AS scenario, 0 AS hundredths, alerted, score"
+        events = "SELECT day AS block, scenario, hundredths, alerted, score FROM seen"
+        entities = (
+            "SELECT entity, max(score) AS score, bool_or(fraud) AS fraud, bool_or(alerted) AS "
+            "alerted FROM entity_days GROUP BY entity"
+        )
+        incidents = (
+            f"SELECT {self._facts.day('opened')} AS block, verdict = 'fraud' AS fraud, true AS "
+            f"alerted, top_score AS score FROM {self._incidents}"
+        )
+        ranked, of_events = self._level("events", events, self._weights)
+        new = f"{events} ANTI JOIN known USING (entity, day)"
+        by_entity = f"SELECT {BLOCK} AS block, {fraud} FROM ({entities})"
+        by_day = f"SELECT day AS block, {fraud} FROM entity_days"
+        return ranked, [
+            of_events,
+            self._level("new_events", new, self._weights)[1],
+            self._level("entities", by_entity, self._entity_weights)[1],
+            self._level("entity_days", by_day, self._weights)[1],
+            self._level("incidents", f"SELECT block, {fraud} FROM ({incidents})", self._weights)[1],
+        ]
+
+    def _level(self, level: Level, query: str, weights: F64) -> tuple[Ranked, Ranking]:
+        """A ranking, whose rows a query gives with block, scenario, hundredths, alerted, score."""
+        counts = self._dense(
+            "SELECT block, scenario + 1, count(*), count_if(alerted) "
+            f"FROM ({query}) GROUP BY block, scenario",
+            (len(weights), len(self._facts.scenarios) + 1),
+        )
+        every, alerted = counts.sum(axis=2)
+        frauds, frauds_alerted = counts[:, :, 1:].sum(axis=2)
+        totals = Totals(honest=counts[0, :, 0], frauds=counts[0, :, 1:])
+        ranking = measures.Ranking(totals, weights, self._budgets(int(every.sum())) * self._days)
+        for batch in self._facts.batches(
+            f"SELECT score, block, scenario, hundredths FROM ({query}) ORDER BY score DESC"
+        ):
+            ranking.add(_rows(batch))
+        ranked = ranking.finish()
+        all_alerted = level == "incidents"
+        return ranked, Ranking(
+            level=level,
+            count=int(every.sum()),
+            frauds=int(frauds.sum()),
+            roc_auc=figure(ranked.roc_auc),
+            average_precision=figure(ranked.average_precision),
+            recall_at_false_positives=figure(ranked.recall_at_false_positives),
+            alerted=int(alerted.sum()),
+            frauds_alerted=int(frauds_alerted.sum()),
+            precision=ratio(frauds_alerted, alerted, weights),
+            recall=NOTHING if all_alerted else ratio(frauds_alerted, frauds, weights),
+        )
+
+    def _budgets(self, events: int) -> F64:
+        """Alerts a day at which the budget curve is looked at: the same steps for every run, up to
+        all events."""
+        a_day = events / self._days
+        tens = range(-1, max(0, ceil(log10(max(a_day, 1.0)))) + 1)
+        steps = np.array([step * 10.0**ten for ten in tens for step in BUDGET_STEPS])
+        return steps[steps <= a_day]
+
+    def _found_in_top(self) -> I64:
+        """int64[days, k]: frauds among the k highest entities of each day, `TOP_K` the k."""
+        top = self._facts.columns(
+            "SELECT day, entity, fraud FROM entity_days ANTI JOIN known USING (entity, day) "
+            "QUALIFY row_number() OVER (PARTITION BY day ORDER BY score DESC, entity) <= "
+            f"{WEEK_DAYS * max(TOP_K)} ORDER BY day, score DESC, entity"
+        )
+        found = np.zeros((self._days, len(TOP_K)), np.int64)
+        known: list[set[str]] = []
+        week = -1
+        for day in np.unique(top["day"]).tolist():
+            if day // WEEK_DAYS != week:
+                week, known = day // WEEK_DAYS, [set() for _ in TOP_K]
+            rows = slice(*np.searchsorted(top["day"], (day, day + 1)))
+            names, frauds = top["entity"][rows].tolist(), top["fraud"][rows].astype(np.bool_)
+            for j, k in enumerate(TOP_K):
+                new = measures.found_in_top(names, frauds, k, known[j])
+                found[day, j] = len(new)
+                known[j] |= new
+        return found
+
+    def _precision_at_k(self, found: I64, events: I64) -> list[PrecisionAtK]:
+        has_events = (events[0] > 0).astype(np.int64)
+        return [
+            PrecisionAtK(k=k, precision=ratio(found[:, j], k * has_events, self._weights))
+            for j, k in enumerate(TOP_K)
+        ]
+
+    def _delays(self, scenario: int | None = None) -> tuple[I64, F64]:
+        """(block, seconds) of each entity with a fraud, of a scenario or any, from the first to the
+        next alert; NaN where there is none."""
+        of = "" if scenario is None else f"AND scenario = {scenario}"
+        found = self._facts.columns(
+            f"SELECT {BLOCK} AS block, CAST(epoch_ms(min(a.event_time)) - epoch_ms(any_value(since)) "
+            "AS DOUBLE) AS delay_ms FROM (SELECT entity, min(event_time) AS since FROM lost WHERE "
+            f"entity IS NOT NULL {of} GROUP BY entity) f LEFT JOIN (SELECT {self._entity} AS who, "
+            f"event_time FROM alert_scores WHERE {self._alerted}) a "
+            "ON who = entity AND a.event_time >= since GROUP BY entity ORDER BY entity"
+        )
+        return found["block"].astype(np.int64), found["delay_ms"] / 1000
+
+    def _delay(self) -> Delay:
+        block, delay_s = self._delays()
+        alerted = ~np.isnan(delay_s)
+        every = np.bincount(block, minlength=ENTITY_BLOCKS)
+        never = np.bincount(block[~alerted], minlength=ENTITY_BLOCKS)
+        quartiles = [
+            quantile(delay_s[alerted], block[alerted], share, self._entity_weights)
+            for share in (0.25, 0.5, 0.75)
+        ]
+        return Delay(
+            entities=len(block),
+            never=ratio(never, every, self._entity_weights),
+            first_quartile_s=quartiles[0].value,
+            median_s=quartiles[1],
+            third_quartile_s=quartiles[2].value,
+        )
+
+    def _amount(self, frauds: I64) -> Amount:
+        hundredths, caught = frauds[3:].sum(axis=1)
+        return Amount(
+            fraud=int(hundredths.sum()) / 100,
+            caught=int(caught.sum()) / 100,
+            missed=int(hundredths.sum() - caught.sum()) / 100,
+            caught_share=ratio(caught, hundredths, self._weights),
+        )
+
+    def _scenario_figures(self, ranked: Ranked, frauds: I64) -> list[Scenario]:
+        present = np.flatnonzero(frauds[0].sum(axis=1)).tolist()
+        figures = [self._scenario(s, ranked, frauds[:, s]) for s in present]
+        return sorted(figures, key=lambda one: (-one.frauds, one.name))
+
+    def _scenario(self, s: int, ranked: Ranked, frauds: I64) -> Scenario:
+        """frauds: int64[5, days], those of the scenario."""
+        _, delay_s = self._delays(s)
+        alerted = delay_s[~np.isnan(delay_s)]
+        one = measures.resampled(1)
+        nowhere = np.zeros(len(alerted), np.int64)
+        count, events_alerted, caught, hundredths, hundredths_caught = frauds.sum(axis=1).tolist()
+        return Scenario(
+            name=self._facts.scenarios[s],
+            frauds=count,
+            roc_auc=_known(ranked.scenario_auc[s]),
+            average_precision=_known(ranked.scenario_precision[s]),
+            alerted=events_alerted,
+            recall=ratio(frauds[1], frauds[0], self._weights),
+            caught=caught,
+            entities=len(delay_s),
+            entities_alerted=len(alerted),
+            median_delay_s=quantile(alerted, nowhere, 0.5, one).value,
+            amount=hundredths / 100,
+            amount_caught=hundredths_caught / 100,
+            amount_missed=(hundredths - hundredths_caught) / 100,
+        )
+
+    def _day_figures(self, events: I64, frauds: I64, found: I64) -> list[Day]:
+        of_all = frauds.sum(axis=1)
+        return [
+            self._day(day, events[:, day].tolist(), of_all[:, day].tolist(), found[day].tolist())
+            for day in np.flatnonzero(events[0]).tolist()
+        ]
+
+    def _day(self, day: int, events: list[int], frauds: list[int], found: list[int]) -> Day:
+        count, fraud_count, alerts, true_alerts = events
+        _, _, caught, hundredths, hundredths_caught = frauds
+        return Day(
+            day=text_of((self._facts.first_day + day) * DAY_MS)[:10],
+            events=count,
+            frauds=fraud_count,
+            alerts=alerts,
+            true_alerts=true_alerts,
+            caught=caught,
+            precision=true_alerts / alerts if alerts else None,
+            recall=true_alerts / fraud_count if fraud_count else None,
+            amount_fraud=hundredths / 100,
+            amount_caught=hundredths_caught / 100,
+            precision_at_k=[new / k for new, k in zip(found, TOP_K, strict=True)],
+        )
+
+    def _budget(self, curve: Curve, events: I64, frauds: I64) -> list[BudgetPoint]:
+        budgets = self._budgets(int(events[0].sum()))
+        all_frauds, hundredths = int(events[1].sum()), int(frauds[3].sum())
+        points = zip(budgets.tolist(), *(column.tolist() for column in curve), strict=True)
+        return [
+            BudgetPoint(
+                alerts_per_day=alerts_per_day,
+                score=score,
+                events=int(count),
+                precision=found / count,
+                recall=found / all_frauds if all_frauds else None,
+                amount_caught_share=caught / hundredths if hundredths else None,
+            )
+            for alerts_per_day, score, count, found, caught in points
+            if count
+        ]
+
+    def _calibration(self) -> list[CalibrationPoint]:
+        last = HALF_DECADES[-1]
+        [counts] = self._dense(
+            f"SELECT day, greatest(least(CAST(floor(score * 2) AS BIGINT), {last}), 0), count(*) "
+            "FROM seen WHERE scenario < 0 GROUP BY 1, 2",
+            (self._days, last + 1),
+        )
+        honest = counts.sum(axis=1)
+        points = []
+        for half in HALF_DECADES:
+            p, below = 10.0 ** (-half / 2), counts[:, half:].sum(axis=1)
+            points.append(
+                CalibrationPoint(
+                    p=p,
+                    expected=p,
+                    observed=ratio(below, honest, self._weights),
+                    events=int(below.sum()),
+                )
+            )
+        return [one for one in points if one.events or one.p * honest.sum() >= 1]
+
+
+def _rows(batch: pa.RecordBatch) -> Rows:
+    score, block, scenario, hundredths = (one.to_numpy(zero_copy_only=False) for one in batch)
+    return Rows(
+        score=score,
+        block=block.astype(np.int64),
+        scenario=scenario.astype(np.int64),
+        size=np.ones(len(score), np.int64),
+        hundredths=hundredths.astype(np.int64),
+    )
+
+
+def _precision_recall(curve: Curve) -> list[PrecisionRecallPoint]:
+    frauds = max(float(curve.frauds.max(initial=0.0)), 1.0)
+    return [
+        PrecisionRecallPoint(score=score, recall=found / frauds, precision=found / events)
+        for score, events, found in zip(
+            curve.score.tolist(), curve.events.tolist(), curve.frauds.tolist(), strict=True
+        )
+    ]
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,306 @@
+"""The measures of rankings and alerts against labels, each defined once, with formula and source.
+Pure arrays: where they come from is `stream.judging.judge`'s business.
+
+A ranking is read once, by falling score, in pieces of any size, so that it need not fit into
+memory; equal scores are one threshold. Every measure is taken for the data as they are and, at the
+same time, for each resample of a block bootstrap: percentile intervals (B. Efron, R. Tibshirani,
+"An Introduction to the Bootstrap", 1993, section 13.3) over blocks drawn whole with replacement (H.
+Künsch, Annals of Statistics 1989), because what happens on one day belongs together.
+"""
+
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.random import PCG64, Generator
+
+from detectors.kernels import kernel
+from schemas.columns import F64, I64, Bools
+from stream.judging.figures import Figure
+
+RESAMPLES: Final = 200
+SEED: Final = 2018
+FALSE_POSITIVES: Final = 1e-3
+INTERVAL: Final = (0.025, 0.975)
+RECALL_STEPS: Final = 200
+HONEST: Final = -1
+
+
+class Rows(NamedTuple):
+    """Part of a ranking, by falling score. score: float64[n]. block: int64[n], of the bootstrap.
+    scenario: int64[n], the kind of fraud, `HONEST` for what is none. size: int64[n], how many
+    stand in that place. hundredths: int64[n], their amounts together."""
+
+    score: F64
+    block: I64
+    scenario: I64
+    size: I64
+    hundredths: I64
+
+
+class Totals(NamedTuple):
+    """What a ranking holds, which must be known before it is read. honest: int64[blocks]. frauds:
+    int64[blocks, scenarios]."""
+
+    honest: I64
+    frauds: I64
+
+
+class Curve(NamedTuple):
+    """Thresholds by falling score: what lies at or above each. float64[points] all; hundredths are
+    the frauds' amounts."""
+
+    score: F64
+    events: F64
+    frauds: F64
+    hundredths: F64
+
+
+class Ranked(NamedTuple):
+    """The measures of a ranking. float64[1 + resamples], the data as they are first, NaN where
+    there is no fraud or nothing honest:
+
+    roc_auc: P(a fraud scores above an honest one), ties counted half, which is the area under the
+    ROC curve (J. Hanley, B. McNeil, Radiology 1982).
+    average_precision: Σ (rₖ - rₖ₋₁) pₖ down the distinct scores k, with recall r and precision p
+    at or above k, not interpolated (scikit-learn's definition).
+    recall_at_false_positives: recall at the lowest score at or above which lies no more than the
+    share `FALSE_POSITIVES` of what is honest.
+
+    scenario_auc, scenario_precision: float64[scenarios], the first two of one scenario's frauds
+    against everything honest. by_recall: where recall reaches each multiple of 1/`RECALL_STEPS`.
+    by_budget: the lowest score that keeps within each budget, its events 0 where none does.
+    """
+
+    roc_auc: F64
+    average_precision: F64
+    recall_at_false_positives: F64
+    scenario_auc: F64
+    scenario_precision: F64
+    by_recall: Curve
+    by_budget: Curve
+
+
+class _Sums(NamedTuple):
+    """float64[1 + resamples] each: frauds and honest ones so far, the same at the present score,
+    and what the measures have come to. honest_max: that may lie above `FALSE_POSITIVES`."""
+
+    frauds: F64
+    honest: F64
+    frauds_here: F64
+    honest_here: F64
+    auc: F64
+    precision: F64
+    recalled: F64
+    honest_max: F64
+
+
+class Ranking:
+    """Takes a ranking by falling score, piece by piece, in constant memory.
+
+    weights: float64[blocks, 1 + resamples], as `resampled` gives them. budgets: float64[budgets],
+    rising numbers of events at whose thresholds the budget curve is wanted.
+    """
+
+    def __init__(self, totals: Totals, weights: F64, budgets: F64 | None = None) -> None:
+        self._weights = weights
+        self._honest = totals.honest @ weights
+        self._frauds = totals.frauds.sum(axis=1) @ weights
+        self._sums = _nothing_yet(self._honest)
+        self._waiting: list[Rows] = []
+        scenarios = totals.frauds.shape[1]
+        self._of_scenario = np.zeros(scenarios)
+        self._scenario_auc, self._scenario_precision = np.zeros((2, scenarios))
+        self._so_far = np.zeros(3)
+        self._by_recall: list[F64] = []
+        self._recall_at = self._frauds[0] * np.arange(1, RECALL_STEPS + 1) / RECALL_STEPS
+        self._budgets = np.zeros(0) if budgets is None else budgets
+        self._by_budget = np.zeros((len(self._budgets), 4))
+
+    def add(self, rows: Rows) -> None:
+        """Take the next rows; none of their scores lies above one taken before."""
+        if len(rows.score) == 0:
+            return
+        self._waiting.append(rows)
+        lowest = rows.score[-1]
+        if self._waiting[0].score[0] > lowest:
+            joined = _joined(self._waiting)
+            # the lowest score may go on in the next rows: as a threshold it is one
+            whole = int(np.searchsorted(-joined.score, -lowest))
+            self._take(_cut(joined, 0, whole))
+            self._waiting = [_cut(joined, whole, len(joined.score))]
+        self._waiting = [_merged(self._waiting)]
+
+    def finish(self) -> Ranked:
+        """The measures of all that was taken."""
+        if self._waiting:
+            self._take(_joined(self._waiting))
+        sums, honest, frauds = self._sums, self._honest, self._frauds
+        by_recall = np.concatenate([np.zeros((0, 4)), *self._by_recall])
+        return Ranked(
+            roc_auc=divided(sums.auc, honest * frauds),
+            average_precision=divided(sums.precision, np.where(honest > 0, frauds, 0.0)),
+            recall_at_false_positives=divided(sums.recalled, np.where(honest > 0, frauds, 0.0)),
+            scenario_auc=divided(self._scenario_auc, self._of_scenario * honest[0]),
+            scenario_precision=divided(self._scenario_precision, self._of_scenario),
+            by_recall=Curve(*by_recall.T),
+            by_budget=Curve(*self._by_budget.T),
+        )
+
+    def _take(self, rows: Rows) -> None:
+        """Take rows that hold all of each of their scores."""
+        ends = np.append(rows.score[1:] != rows.score[:-1], True)
+        _add(rows, ends, self._weights, self._sums)
+        at = np.flatnonzero(ends)
+        is_fraud = rows.scenario != HONEST
+        columns = (rows.size, rows.size * is_fraud, rows.hundredths * is_fraud)
+        passed = np.stack([np.cumsum(column)[at] for column in columns]) + self._so_far[:, None]
+        points = np.column_stack([rows.score[at], *passed])
+        self._note_recall(points)
+        self._note_budgets(points)
+        self._note_scenarios(rows, at, passed[0] - passed[1])
+        self._so_far = passed[:, -1]
+
+    def _note_recall(self, points: F64) -> None:
+        reached = np.searchsorted(points[:, 2], self._recall_at)
+        inside = (self._recall_at > self._so_far[1]) & (reached < len(points))
+        self._by_recall.append(points[np.unique(reached[inside])])
+
+    def _note_budgets(self, points: F64) -> None:
+        within = np.searchsorted(points[:, 1], self._budgets, side="right") - 1
+        self._by_budget[within >= 0] = points[within[within >= 0]]
+
+    def _note_scenarios(self, rows: Rows, at: I64, honest: F64) -> None:
+        """honest: float64[thresholds], so many at or above each."""
+        honest_here = np.diff(honest, prepend=self._so_far[0] - self._so_far[1])
+        below = self._honest[0] - honest + 0.5 * honest_here
+        for scenario in np.unique(rows.scenario[rows.scenario != HONEST]).tolist():
+            passed = np.cumsum(rows.size * (rows.scenario == scenario))[at]
+            here = np.diff(passed, prepend=0)
+            above = passed + self._of_scenario[scenario]
+            self._scenario_auc[scenario] += float(here @ below)
+            precision = above / np.maximum(above + honest, 1.0)
+            self._scenario_precision[scenario] += float(here @ precision)
+            self._of_scenario[scenario] = above[-1]
+
+
+@kernel
+def _add(rows: Rows, ends: Bools, weights: F64, sums: _Sums) -> None:
+    for i in range(len(rows.score)):
+        weight, count = weights[rows.block[i]], float(rows.size[i])
+        if rows.scenario[i] == HONEST:
+            for b in range(len(weight)):
+                sums.honest_here[b] += weight[b] * count
+        else:
+            for b in range(len(weight)):
+                sums.frauds_here[b] += weight[b] * count
+        if ends[i]:
+            for b in range(len(weight)):
+                frauds, honest = sums.frauds_here[b], sums.honest_here[b]
+                sums.auc[b] += honest * (sums.frauds[b] + 0.5 * frauds)
+                sums.frauds[b] += frauds
+                sums.honest[b] += honest
+                if frauds > 0.0:
+                    found = sums.frauds[b] / (sums.frauds[b] + sums.honest[b])
+                    sums.precision[b] += frauds * found
+                if sums.honest[b] <= sums.honest_max[b]:
+                    sums.recalled[b] = sums.frauds[b]
+                sums.frauds_here[b] = 0.0
+                sums.honest_here[b] = 0.0
+
+
+def _nothing_yet(honest: F64) -> _Sums:
+    a, b, c, d, e, f, g = np.zeros((7, len(honest)))
+    return _Sums(a, b, c, d, e, f, g, np.floor(FALSE_POSITIVES * honest))
+
+
+def _joined(rows: list[Rows]) -> Rows:
+    return Rows._make(np.concatenate(columns) for columns in zip(*rows, strict=True))
+
+
+def _merged(rows: list[Rows]) -> Rows:
+    """Rows of one score, those of a block and scenario together: however many there are."""
+    every = _joined(rows)
+    places, which = np.unique(np.stack([every.block, every.scenario]), axis=1, return_inverse=True)
+    size, hundredths = np.zeros((2, places.shape[1]), np.int64)
+    np.add.at(size, which, every.size)
+    np.add.at(hundredths, which, every.hundredths)
+    return Rows(np.full(len(size), every.score[0]), places[0], places[1], size, hundredths)
+
+
+def _cut(rows: Rows, start: int, stop: int) -> Rows:
+    return Rows._make(column[start:stop] for column in rows)
+
+
+def resampled(blocks: int, resamples: int = RESAMPLES, seed: int = SEED) -> F64:
+    """float64[blocks, 1 + resamples]: how often each block is drawn; in the first column once, the
+    data as they are. Fewer than two blocks cannot be resampled: then there is that column alone."""
+    once = np.ones((blocks, 1))
+    if blocks < 2:
+        return once
+    draws = Generator(PCG64(seed)).multinomial(blocks, np.full(blocks, 1 / blocks), resamples)
+    return np.concatenate([once, draws.T], axis=1)
+
+
+def figure(values: F64) -> Figure:
+    """The first of the values, and the interval of the others. values: float64[1 + resamples], NaN
+    where there is none."""
+    if np.isnan(values[0]):
+        return Figure(value=None, low=None, high=None)
+    known = values[1:][~np.isnan(values[1:])]
+    if len(known) == 0:
+        return Figure(value=float(values[0]), low=None, high=None)
+    low, high = np.quantile(known, INTERVAL)
+    return Figure(value=float(values[0]), low=float(low), high=float(high))
+
+
+def ratio(part: I64, whole: I64, weights: F64) -> Figure:
+    """Σ part / Σ whole over the blocks, such as precision (frauds among what was alerted) and
+    recall (alerted among the frauds). part, whole: int64[blocks]."""
+    return figure(divided(part @ weights, whole @ weights))
+
+
+def divided(part: F64, whole: F64) -> F64:
+    """part/whole, NaN where whole is 0."""
+    found = np.full(len(part), np.nan)
+    np.divide(part, whole, out=found, where=whole > 0)
+    return found
+
+
+def quantile(values: F64, block: I64, share: float, weights: F64) -> Figure:
+    """The least value at or below which lies that share of the values (R. Hyndman, Y. Fan, American
+    Statistician 1996, definition 1). values: float64[n]; block: int64[n], theirs."""
+    order = np.argsort(values, kind="stable")
+    ordered, found = values[order], np.full(weights.shape[1], np.nan)
+    for b in range(len(found)):
+        passed = np.cumsum(weights[block[order], b])
+        if len(passed) and passed[-1] > 0:
+            found[b] = ordered[np.searchsorted(passed, share * passed[-1])]
+    return figure(found)
+
+
+def found_in_top(entity: list[str], fraud: Bools, k: int, known: set[str]) -> set[str]:
+    """The frauds among the first k entities of a day's ranking, those known left out: a day's part
+    of the card precision top-k of the Fraud Detection Handbook (Y. Le Borgne et al., 2022, chapter
+    4), where what was found on an earlier day is known on the later ones."""
+    fresh = [i for i, name in enumerate(entity) if name not in known][:k]
+    return {entity[i] for i in fresh if fraud[i]}
+
+
+def roc_auc(score: F64, fraud: Bools) -> float:
+    """`Ranked.roc_auc` of one array of scores."""
+    return float(_ranked(score, fraud).roc_auc[0])
+
+
+def average_precision(score: F64, fraud: Bools) -> float:
+    """`Ranked.average_precision` of one array of scores."""
+    return float(_ranked(score, fraud).average_precision[0])
+
+
+def _ranked(score: F64, fraud: Bools) -> Ranked:
+    order = np.argsort(-score, kind="stable")
+    zeros, ones = np.zeros(len(score), np.int64), np.ones(len(score), np.int64)
+    scenario = np.where(fraud[order], 0, HONEST).astype(np.int64)
+    frauds = int(fraud.sum())
+    ranking = Ranking(Totals(np.array([len(score) - frauds]), np.array([[frauds]])), resampled(1))
+    ranking.add(Rows(score[order], zeros, scenario, ones, zeros))
+    return ranking.finish()

@@ -1,0 +1,299 @@
+"""The page of a comparison: the verdict first, then what it rests on.
+
+Every number on it is in `comparison.json`; nothing is computed here but the way it is written.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from stream.judging.comparison import Comparison, Difference, FoundByOne, Overlap, Pair, Side
+from stream.judging.figures import Figure, Scenario
+from stream.page.charts import Axis, Line, curves_chart
+from stream.page.parts import (
+    Html,
+    Page,
+    document,
+    figures,
+    fold,
+    name,
+    paragraph,
+    pill,
+    table,
+    text,
+)
+from stream.page.run import budget_chart, measured, precision_recall_chart, ranking
+from stream.page.words import NOTHING, measure, number, percent, rate, signed, size, whole
+
+_WHAT: Final = {
+    "events": "Events alerted on",
+    "entities": "Entities alerted on",
+    "incidents": "Incidents",
+    "amount": "Amount of the events alerted on",
+    "frauds": "Frauds alerted on",
+    "fraud entities": "Entities with a fraud alerted on",
+    "fraud amount": "Amount of the frauds alerted on",
+}
+_FOOTER: Final = (
+    "Times are UTC. A score is −log10 of the p-value: 4 means one honest event in ten thousand. "
+    "Intervals hold 95 % of bootstrap samples whose blocks are days, the same days for both. The "
+    "same numbers, and more of each, are in comparison.json beside this file."
+)
+
+
+def comparison_page(comparison: Comparison) -> str:
+    """The whole HTML file; it loads nothing from anywhere, and leads to the runs' own pages."""
+    page = Page()
+    title = f"Comparison of {' and '.join(side.name for side in comparison.sides)}"
+    head = [Html(f"<h1>{text(comparison.verdict)}</h1>")]
+    head += (_because(pair, alone=len(comparison.pairs) == 1) for pair in comparison.pairs)
+    head.append(paragraph(_lead(comparison)))
+    page.add("runs", "The runs", *_runs(comparison.sides))
+    if comparison.labelled:
+        page.add("differences", "What the difference is", *map(_differences, comparison.pairs))
+        page.add("curves", "How well each ranks", _curves(page, comparison.sides))
+    page.add("overlap", "What both have, what only one has", *_overlaps(comparison.pairs))
+    views = [side.view for side in comparison.sides if side.view]
+    if any(scenario.name for view in views for scenario in view.scenarios):
+        page.add("scenarios", "By kind of fraud", _scenarios(comparison.sides))
+    page.add("drift", "How far the scores have moved", *_drift(page, comparison.pairs))
+    page.add("settings", "Where the configurations differ", *_settings(comparison))
+    return document(page, f"Eddy: {title}", Html("".join(head)), _FOOTER)
+
+
+def _because(pair: Pair, *, alone: bool) -> Html:
+    said = pair.because[:1].upper() + pair.because[1:]
+    return paragraph(f"{said}." if alone else f"{pair.other}: {said}.", "because")
+
+
+def _lead(comparison: Comparison) -> str:
+    names = " and ".join(side.name for side in comparison.sides)
+    span = ""
+    if comparison.first_event_time and comparison.last_event_time:
+        span = f", {comparison.first_event_time[:10]} to {comparison.last_event_time[:10]}"
+    bounds = (("from", comparison.judged_from), ("before", comparison.judged_until))
+    judged = " and ".join(f"{bound} {time[:10]}" for bound, time in bounds if time)
+    told = f"{names} over the same events in one pass{span}{judged and f', judged {judged}'}. "
+    if comparison.labelled:
+        return f"{told}{comparison.sides[0].name} is what the others are held against."
+    return f"{told}No labels were given: what follows says what differs, not what is right."
+
+
+# -- the runs -------------------------------------------------------------------------------------
+
+
+def _runs(sides: Sequence[Side]) -> Iterator[Html]:
+    labelled = ("Average precision", "Precision", "Recall", "Amount caught")
+    columns = ["Run", "Alerts", "Incidents", "Events", "Dead letters", "CPU time", "State"]
+    judged = all(side.view for side in sides)
+    columns[1:1] = labelled if judged else ()
+    yield table("Each run by itself", columns, ([*_run(side)] for side in sides))
+    yield paragraph(
+        "Alerts, incidents and events are those of the time that is judged. CPU time leaves out reading and decoding, which all runs share. State is what a checkpoint"
+        " at the end would hold."
+    )
+
+
+def _run(side: Side) -> Iterator[str]:
+    yield Html(f'<a href="{text(side.folder)}/index.html">{text(side.name)}</a>')
+    events = ranking(side.view, "events") if side.view else None
+    if side.view and events:
+        yield from map(measured, (events.average_precision, events.precision, events.recall))
+        yield percent(side.view.amount.caught_share.value)
+    elif side.view:
+        yield from [NOTHING] * 4
+    yield from map(whole, (side.alerts, side.incidents, side.events, side.dead_letters))
+    yield f"{number(side.cpu_s)} s"
+    yield size(side.state_bytes)
+
+
+def _differences(pair: Pair) -> Html:
+    columns = ("Measure", pair.first, pair.other, "Difference", "95 % interval", "Verdict")
+    return table(
+        f"{pair.other} held against {pair.first}, on the same events",
+        columns,
+        (
+            (
+                one.measure,
+                rate(one.first),
+                rate(one.other),
+                signed(one.difference.value),
+                _interval(one.difference),
+                _which(one, pair),
+            )
+            for one in pair.differences
+        ),
+    )
+
+
+def _interval(difference: Figure) -> str:
+    if difference.low is None or difference.high is None:
+        return NOTHING
+    return f"{signed(difference.low)} to {signed(difference.high)}"
+
+
+def _which(one: Difference, pair: Pair) -> Html:
+    low, high = one.difference.low, one.difference.high
+    if low is None or high is None or low <= 0.0 <= high:
+        return pill("cannot be told", "same")
+    return pill(f"{pair.other if low > 0.0 else pair.first} is better", "better")
+
+
+def _curves(page: Page, sides: Sequence[Side]) -> Html:
+    views = [(side.name, side.view) for side in sides if side.view]
+    charts = budget_chart(page, views) + precision_recall_chart(page, views)
+    return Html(f'<div class="pair">{charts}</div>')
+
+
+def _scenarios(sides: Sequence[Side]) -> Html:
+    by_side = [
+        {one.name: one for one in side.view.scenarios} if side.view else {} for side in sides
+    ]
+    names = dict.fromkeys(kind for scenarios in by_side for kind in scenarios)
+    columns = ["Kind", "Frauds"]
+    for side in sides:
+        columns += [f"Recall, {side.name}", f"Amount caught, {side.name}"]
+    rows = []
+    for kind in names:
+        found = [scenarios.get(kind) for scenarios in by_side]
+        frauds = next(one.frauds for one in found if one)
+        cells = (cell for one in found for cell in _caught(one))
+        rows.append((kind or "not named", whole(frauds), *cells))
+    return table("Kinds of fraud as the labels name them", columns, rows)
+
+
+def _caught(scenario: Scenario | None) -> tuple[str, str]:
+    if scenario is None:
+        return NOTHING, NOTHING
+    return measured(scenario.recall), number(scenario.amount_caught)
+
+
+# -- overlap --------------------------------------------------------------------------------------
+
+
+def _overlaps(pairs: Sequence[Pair]) -> Iterator[Html]:
+    for pair in pairs:
+        yield table(
+            f"Alerts of {pair.first} and {pair.other}",
+            ("What", "Both", f"Only {pair.first}", f"Only {pair.other}", "In proportion"),
+            (
+                (
+                    _WHAT[one.what],
+                    *(whole(round(n)) for n in (one.both, one.first_only, one.other_only)),
+                    _proportion(one),
+                )
+                for one in pair.overlaps
+            ),
+        )
+        yield Html(
+            '<p class="key"><span class="both">both</span> '
+            f'<span class="first">only {text(pair.first)}</span> '
+            f'<span class="other">only {text(pair.other)}</span></p>'
+        )
+        for who, frauds in ((pair.first, pair.by_first), (pair.other, pair.by_other)):
+            if frauds:
+                said = f"The dearest frauds that only {who} alerted on"
+                yield fold(said, _found(said, pair, frauds))
+
+
+def _proportion(one: Overlap) -> Html:
+    """The three parts side by side; the numbers beside it say the same."""
+    parts = (("both", one.both), ("first", one.first_only), ("other", one.other_only))
+    inner = "".join(
+        f'<span class="{kind}" style="flex-grow:{count:g}"></span>'
+        for kind, count in parts
+        if count
+    )
+    return Html(f'<span class="parts-of" aria-hidden="true">{inner}</span>')
+
+
+def _found(caption: str, pair: Pair, frauds: Sequence[FoundByOne]) -> Html:
+    columns = ("Event", "Time", "Kind", "Amount", f"Score, {pair.first}", f"Score, {pair.other}")
+    rows = (
+        (
+            name(one.event_id),
+            one.event_time[:16].replace("T", " "),
+            one.scenario or "not named",
+            number(one.amount),
+            f"{one.first_score:.1f}",
+            f"{one.other_score:.1f}",
+        )
+        for one in frauds
+    )
+    return table(caption, columns, rows)
+
+
+# -- drift ----------------------------------------------------------------------------------------
+
+
+def _drift(page: Page, pairs: Sequence[Pair]) -> Iterator[Html]:
+    for index, pair in enumerate(pairs):
+        drift = pair.drift
+        yield figures(
+            (
+                ("rank correlation of the scores", measure(drift.rank_correlation), ""),
+                ("alerts in common", percent(drift.alerts_in_common), ""),
+                ("population stability index", measure(drift.population_stability), ""),
+                ("events scored by both", whole(drift.events), ""),
+            )
+        )
+        yield paragraph(
+            "A rank correlation of 1 means the same order of events. A stability index below 0.1 is"
+            " held for no change of the scores' distribution, above 0.25 for a large one."
+        )
+        charts = _periods_chart(page, pair, index) + _bands_chart(page, pair, index)
+        yield Html(f'<div class="pair">{charts}</div>')
+
+
+def _periods_chart(page: Page, pair: Pair, index: int) -> Html:
+    drift = pair.drift
+    at = [one.from_day for one in drift.periods]
+    each = "day" if drift.period_days == 1 else f"{drift.period_days} days"
+    return curves_chart(
+        page,
+        f"periods-{index}",
+        f"Events alerted on, each {each}, by {pair.first}, by {pair.other} and by both",
+        Axis(f"{each} from", dates=True),
+        Axis("events alerted on"),
+        [
+            Line(pair.first, at, [one.first for one in drift.periods]),
+            Line(pair.other, at, [one.other for one in drift.periods]),
+            Line("both", at, [one.both for one in drift.periods]),
+        ],
+    )
+
+
+def _bands_chart(page: Page, pair: Pair, index: int) -> Html:
+    bands = pair.drift.bands
+    at = [one.score_from for one in bands]
+    return curves_chart(
+        page,
+        f"bands-{index}",
+        f"Share of events with at least a score, {pair.first} and {pair.other}",
+        Axis("score of at least"),
+        Axis("share of events", log=True),
+        [
+            Line(pair.first, at, [one.first or None for one in bands]),
+            Line(pair.other, at, [one.other or None for one in bands]),
+        ],
+    )
+
+
+# -- settings -------------------------------------------------------------------------------------
+
+
+def _settings(comparison: Comparison) -> Iterator[Html]:
+    if not comparison.settings:
+        yield paragraph("They are the same in everything that steers what is learned.")
+        return
+    yield table(
+        "Settings that steer what is learned",
+        ("Setting", *(side.name for side in comparison.sides)),
+        (
+            (name(one.where), *(name(value or NOTHING) for value in one.values))
+            for one in comparison.settings
+        ),
+    )
+    if comparison.settings_differing > len(comparison.settings):
+        yield paragraph(
+            f"They differ in {whole(comparison.settings_differing)} settings; these are the first."
+        )

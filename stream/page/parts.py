@@ -1,0 +1,250 @@
+"""What every page is made of: the document around it, figures, tables, charts, incidents.
+
+Everything inside a page may come from an attacker. So a text is escaped unless it is `Html`, which
+only this package makes; data for the charts travels as JSON that cannot end its element; and a
+content policy allows no script but the two that the document holds.
+"""
+
+import base64
+import hashlib
+import html
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Any
+
+import orjson
+from plotly.offline import get_plotlyjs
+
+from schemas.alerts import Contribution
+from stream.page.words import NOTHING, duration, moment, number, surprise, whole
+from stream.replay.incidents import Incident
+
+
+class Html(str):
+    """Markup: what it holds of others' texts is escaped already."""
+
+    __slots__ = ()
+
+
+@dataclass(slots=True)
+class Page:
+    """A page as it grows: its sections in their order, and the data of their charts by id."""
+
+    sections: list[tuple[str, str, Html]] = field(default_factory=list)
+    charts: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def add(self, key: str, title: str, *content: Html) -> None:
+        """Append a section. key: its id, ours alone, by which contents lead to it."""
+        head = Html(f'<h2 id="{key}">{text(title)}</h2>')
+        body = f'<section aria-labelledby="{key}">{head}{"".join(content)}</section>'
+        self.sections.append((key, title, Html(body)))
+
+    def chart(self, key: str, label: str, data: dict[str, Any], values: Html) -> Html:
+        """A chart. label: what a reader who cannot see it is told; values: the same as a table."""
+        self.charts[key] = data
+        return Html(
+            f'<figure><div class="chart {data["kind"]}" id="chart-{key}" role="img"'
+            f' aria-label="{text(label)}"></div><figcaption>{text(label)}</figcaption>{fold("The same as a table", values, "values")}</figure>'
+        )
+
+
+def document(page: Page, title: str, head: Html, footer: str) -> str:
+    """The whole HTML file; it loads nothing from anywhere. head: what is read first."""
+    style, script, library = _asset("page.css"), _asset("page.js"), get_plotlyjs()
+    policy = (
+        "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; "
+        f"script-src {_hashes(library, script)}; base-uri 'none'; form-action 'none'"
+    )
+    contents = "".join(f'<li><a href="#{key}">{text(t)}</a></li>' for key, t, _ in page.sections)
+    return "\n".join(
+        (
+            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',
+            f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            '<meta name="color-scheme" content="light dark">',
+            f"<title>{text(title)}</title><style>{style}</style></head><body>",
+            '<a class="skip" href="#content">To the content</a>',
+            f"<header>{head}</header>",
+            f'<nav aria-label="Contents"><ul>{contents}</ul></nav>',
+            f'<main id="content">{"".join(body for _, _, body in page.sections)}</main>',
+            f"<footer>{text(footer)}</footer>",
+            f'<script type="application/json" id="data">{_json(page.charts)}</script>',
+            f"<script>{library}</script><script>{script}</script></body></html>\n",
+        )
+    )
+
+
+def text(value: str) -> Html:
+    """A text as markup that shows it, whatever it holds; markup as it is."""
+    return value if isinstance(value, Html) else Html(html.escape(value, quote=True))
+
+
+def paragraph(value: str, kind: str = "") -> Html:
+    """A paragraph. kind: its class."""
+    return Html(f'<p class="{kind}">{text(value)}</p>' if kind else f"<p>{text(value)}</p>")
+
+
+def fold(summary: str, content: Html, kind: str = "told") -> Html:
+    """Content that is shown when its summary is chosen. kind: "values" are not worth printing."""
+    return Html(f'<details class="{kind}"><summary>{text(summary)}</summary>{content}</details>')
+
+
+def figures(items: Iterable[tuple[str, str, str]]) -> Html:
+    """The headline: (what it is, its value, a note such as the interval, or "") each."""
+    cells = "".join(
+        f"<div><dt>{text(what)}</dt><dd>{text(value)}"
+        f"{f'<small>{text(note)}</small>' if note else ''}</dd></div>"
+        for what, value, note in items
+    )
+    return Html(f'<dl class="figures">{cells}</dl>')
+
+
+def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Html:
+    """A table; the first cell of a row is its heading. On a phone each row becomes a card.
+
+    The roles repeat what the elements say: styled as blocks they would lose it.
+    """
+    heads = "".join(f'<th scope="col" role="columnheader">{text(name)}</th>' for name in columns)
+    body = "".join(_row(columns, row) for row in rows)
+    return Html(
+        f'<div class="wide"><table role="table"><caption>{text(caption)}</caption>'
+        f'<thead role="rowgroup"><tr role="row">{heads}</tr></thead>'
+        f'<tbody role="rowgroup">{body}</tbody></table></div>'
+    )
+
+
+def _row(columns: Sequence[str], row: Sequence[str]) -> str:
+    first, *others = (
+        (f'data-label="{text(name)}"', text(cell)) for name, cell in zip(columns, row, strict=True)
+    )
+    cells = "".join(f'<td role="cell" {label}>{cell}</td>' for label, cell in others)
+    return f'<tr role="row"><th scope="row" role="rowheader" {first[0]}>{first[1]}</th>{cells}</tr>'
+
+
+def bar(share: float, said: str) -> Html:
+    """A share from 0 to 1 as a bar behind its words."""
+    return Html(f'<span class="bar" style="--share:{share * 100:.0f}%">{text(said)}</span>')
+
+
+def pill(said: str, kind: str) -> Html:
+    """A word that is coloured by its kind, a class of ours."""
+    return Html(f'<span class="pill {kind}">{text(said)}</span>')
+
+
+def name(value: str) -> Html:
+    """The name of an entity, a feature, an event: any length, broken where it must be."""
+    return Html(f'<span class="id">{text(value)}</span>')
+
+
+def incidents_table(incidents: Sequence[Incident], opened: int) -> Html:
+    """Incidents, each with its explanation. opened: how many there are, shown or not."""
+    if not incidents:
+        return paragraph("No alert was raised.")
+    judged = any(one.verdict for one in incidents)
+    columns = [
+        *("Entity", "Severity", *(["Verdict"] if judged else [])),
+        *("First alert", "Monitor", "Score", "What was surprising"),
+    ]
+    rows = [
+        (
+            name(f"{one.entity.type} {one.entity.id}"),
+            pill(one.severity, one.severity),
+            *([_verdict(one)] if judged else []),
+            moment(one.first_ms),
+            one.monitor,
+            f"{one.worst.score:.1f}",
+            _explained(one),
+        )
+        for one in incidents
+    ]
+    more = opened > len(incidents)
+    note = paragraph(f"There are {whole(opened)} incidents; these have the highest scores.")
+    said = "One row an incident, the highest score first; open one for its explanation and events"
+    return Html((note if more else "") + table(said, columns, rows))
+
+
+def _verdict(incident: Incident) -> Html:
+    kinds = {"fraud": "better", "honest": "worse"}
+    return pill(incident.verdict or NOTHING, kinds.get(incident.verdict or "", "same"))
+
+
+def _explained(incident: Incident) -> Html:
+    worst = incident.worst
+    parts = sorted(worst.contributions, key=lambda part: -part.share)
+    words = "; ".join(surprise(part) for part in parts[:2]) or "no single feature"
+    rows = "".join(
+        f'<tr><th scope="row">{text(part.feature)}</th><td>{number(part.actual)}</td>'
+        f"<td>{_expected(part)}</td><td>{part.p_value:.1e}</td>"
+        f"<td>{bar(part.share, f'{part.share * 100:.0f} %')}</td></tr>"
+        for part in parts
+    )
+    heads = "".join(
+        f'<th scope="col">{one}</th>' for one in ("Feature", "Seen", "Expected", "p", "Share")
+    )
+    shares = f'<table class="parts"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>'
+    return fold(words, Html(shares + facts(_facts(incident))))
+
+
+def facts(items: Iterable[tuple[str, str]]) -> Html:
+    """Short facts, (what it is, the fact) each."""
+    told = "".join(f"<dt>{text(what)}</dt><dd>{text(fact)}</dd>" for what, fact in items)
+    return Html(f'<dl class="facts">{told}</dl>')
+
+
+def _expected(part: Contribution) -> str:
+    low = "…" if part.expected_low is None else number(part.expected_low)
+    high = "…" if part.expected_high is None else number(part.expected_high)
+    return low if low == high else f"{low} – {high}"
+
+
+def _facts(incident: Incident) -> Iterable[tuple[str, str]]:
+    worst = incident.worst
+    action = worst.action
+    enforced = "" if worst.run.enforceable else f" (not enforceable: {worst.run.reason})"
+    yield (
+        "Recommended",
+        (
+            f"{action.type} {action.scope} for {duration(action.ttl_s * 1000)}"
+            f", {action.reason_code}{enforced}"
+        ),
+    )
+    yield (
+        "Counterfactual",
+        f"no alert with {', '.join(worst.counterfactual)} as expected"
+        if worst.counterfactual
+        else "no three features as expected would have prevented it",
+    )
+    yield "Rarity", f"p = {worst.p_value:.2g}, alert at {worst.threshold:.2g}, by {worst.detector}"
+    last = moment(incident.last_ms)
+    yield "Alerts", f"{incident.alerts} sent, {incident.suppressed} held back, last seen {last}"
+    if worst.related:
+        yield "Related", ", ".join(f"{other.type} {other.id}" for other in worst.related[:6])
+    if incident.evidence:
+        yield (
+            "Alerted on",
+            ", ".join(
+                f"{one.event_id} ({one.topic}/{one.partition}/{one.offset})"
+                for one in incident.evidence
+            ),
+        )
+    if incident.events is not None:
+        behind = "" if incident.amount is None else f", amount {number(incident.amount)}"
+        yield "Meanwhile", f"{whole(incident.events)} events of the entity{behind}"
+
+
+def _asset(name: str) -> str:
+    return (files("stream.page") / name).read_text("utf-8")
+
+
+def _hashes(*scripts: str) -> str:
+    digests = (hashlib.sha256(script.encode()).digest() for script in scripts)
+    return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
+
+
+def _json(value: Any) -> str:
+    """JSON that holds no character which could end or open an element."""
+    written = orjson.dumps(value).decode()
+    for sign in "<>&":
+        written = written.replace(sign, f"\\u{ord(sign):04x}")
+    return written

@@ -1,0 +1,497 @@
+"""A run's page: what it led to, and with labels how right it was, what it missed and why.
+
+Every number on it is in the run's `summary.json`; nothing is computed here but the way it is
+written.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+from stream.clock import ms_of
+from stream.judging.figures import (
+    Figure,
+    Judgement,
+    Level,
+    Missed,
+    MissedFrauds,
+    Ranking,
+    Scenario,
+    View,
+)
+from stream.page.charts import Axis, Line, Window, alert_marks, curves_chart, traffic_chart
+from stream.page.parts import (
+    Html,
+    Page,
+    bar,
+    document,
+    facts,
+    figures,
+    fold,
+    incidents_table,
+    name,
+    paragraph,
+    table,
+    text,
+)
+from stream.page.words import NOTHING, duration, number, percent, rate, whole
+from stream.replay.summary import Summary
+
+LEVELS: Final[dict[Level, str]] = {
+    "events": "Events",
+    "new_events": "Events of entities not known yet",
+    "entities": "Entities",
+    "entity_days": "Entities, each day",
+    "incidents": "Incidents",
+}
+MISSED_SHOWN: Final = 10
+FOOTER: Final = (
+    "Times are UTC. A score is −log10 of the p-value: 4 means one honest event in ten thousand. "
+    "Intervals hold 95 % of bootstrap samples whose blocks are days. The same numbers, and more of "
+    "each, are in summary.json beside this file."
+)
+
+
+def run_page(summary: Summary) -> str:
+    """The whole HTML file; it loads nothing from anywhere."""
+    page, judged = Page(), summary.judged
+    head = [Html(f"<h1>{text(verdict(summary))}</h1>"), paragraph(_lead(summary))]
+    head.append(figures(headline(judged) if judged else _plain(summary)))
+    page.add("traffic", "Traffic and alerts", _traffic(page, summary))
+    if judged:
+        _judged(page, judged)
+    incidents = incidents_table(summary.incidents, summary.incidents_opened)
+    page.add("incidents", "Incidents", incidents)
+    if judged:
+        page.add("missed", "What was missed, and why", *_missed(judged.missed))
+    page.add("records", "What became of the records", *_records(summary))
+    return document(page, f"Eddy: {summary.name}", Html("".join(head)), FOOTER)
+
+
+def verdict(summary: Summary) -> str:
+    """What the run led to, in one sentence."""
+    judged = summary.judged
+    alerts = summary.alerts_published
+    if judged is None:
+        return f"{_some(alerts, 'alert')} in {_some(summary.incidents_opened, 'incident')}"
+    view = judged.views[0]
+    events = ranking(view, "events")
+    caught = view.amount.caught_share.value
+    if events is None or not events.frauds:
+        return f"No confirmed fraud; {_some(alerts, 'alert')}"
+    return (
+        f"{_some(events.frauds_alerted, 'fraud')} of {whole(events.frauds)} found by "
+        f"{_some(view.incidents, 'incident')}"
+        + (f", {percent(caught)} of the amount caught" if caught is not None else "")
+    )
+
+
+def ranking(view: View, level: Level) -> Ranking | None:
+    """How one level is ranked; None where it was not judged."""
+    return next((one for one in view.levels if one.level == level), None)
+
+
+def interval(figure: Figure) -> str:
+    """The bootstrap interval of a measure between 0 and 1 in words, "" where there is none."""
+    if figure.low is None or figure.high is None:
+        return ""
+    return f"{rate(figure.low)} to {rate(figure.high)}"
+
+
+def headline(judged: Judgement) -> Iterator[tuple[str, str, str]]:
+    """The figures that are read first, with their intervals."""
+    view = judged.views[0]
+    events = ranking(view, "events")
+    if events:
+        yield (
+            "average precision",
+            rate(events.average_precision.value),
+            interval(events.average_precision),
+        )
+        yield "ROC AUC", rate(events.roc_auc.value), interval(events.roc_auc)
+        yield (
+            "of alerted events are fraud",
+            percent(events.precision.value),
+            _percents(events.precision),
+        )
+        yield "of frauds have an alert", percent(events.recall.value), _percents(events.recall)
+        at = percent(judged.false_positives)
+        found = events.recall_at_false_positives
+        yield f"of frauds at {at} false positives", percent(found.value), _percents(found)
+    share = view.amount.caught_share
+    yield "of the amount caught", percent(share.value), _percents(share)
+    for at_k in view.precision_at_k:
+        yield (
+            f"{view.entity} precision@{at_k.k} a day",
+            rate(at_k.precision.value),
+            interval(at_k.precision),
+        )
+    delay = view.delay.median_s
+    note = (
+        ""
+        if delay.low is None or delay.high is None
+        else (f"{duration(delay.low * 1000)} to {duration(delay.high * 1000)}")
+    )
+    yield "from first fraud to alert, median", _span(delay.value), note
+    yield "alerts an incident", number(view.incident_alerts.value), ""
+
+
+def _plain(summary: Summary) -> Iterator[tuple[str, str, str]]:
+    yield "events", whole(summary.events), ""
+    yield "alerts", whole(summary.alerts_published), ""
+    yield "incidents", whole(summary.incidents_opened), ""
+    for monitor, count in summary.alerts_per_day.items():
+        yield f"alerts a day, {monitor}", number(count), ""
+    yield "dead letters", whole(summary.dead_letters), ""
+    yield "events per second", whole(round(summary.events_per_s)), ""
+
+
+def _lead(summary: Summary) -> str:
+    span = "no event"
+    if summary.first_event_time and summary.last_event_time:
+        span = f"{summary.first_event_time[:10]} to {summary.last_event_time[:10]}"
+    told = (
+        f"Replay of {summary.name}: {whole(summary.events)} events, {span}, through the stages that "
+        "run live. "
+    )
+    judged = summary.judged
+    if judged is None:
+        return told + "No labels were given, so nothing here says which alerts were right."
+    return told + (
+        f"Judged from {judged.first_event_time[:10]} to {judged.last_event_time[:10]}: "
+        f"{whole(judged.events)} events, {whole(judged.frauds)} of them confirmed as fraud."
+    )
+
+
+# -- traffic --------------------------------------------------------------------------------------
+
+
+def _traffic(page: Page, summary: Summary) -> Html:
+    traffic = summary.traffic
+    return traffic_chart(page, traffic, alert_marks(traffic), [*_learned_only(summary)])
+
+
+def _learned_only(summary: Summary) -> Iterator[Window]:
+    """The times before and behind those that are judged."""
+    if summary.first_event_time is None or summary.last_event_time is None:
+        return
+    first_ms, last_ms = ms_of(summary.first_event_time), ms_of(summary.last_event_time)
+    from_time, until_time = summary.span.from_time, summary.span.until_time
+    if from_time is not None and ms_of(from_time) > first_ms:
+        yield Window(first_ms, min(ms_of(from_time), last_ms), "learned only", quiet=True)
+    if until_time is not None and ms_of(until_time) < last_ms:
+        yield Window(max(ms_of(until_time), first_ms), last_ms, "learned only", quiet=True)
+
+
+# -- what the labels say --------------------------------------------------------------------------
+
+
+def _judged(page: Page, judged: Judgement) -> None:
+    views = judged.views
+    page.add("curves", "How well it ranks", _curves(page, views), _levels(judged))
+    page.add("calibration", "Is a p-value what it says?", *_calibration(page, views[0]))
+    if any(scenario.name for scenario in views[0].scenarios):
+        page.add("scenarios", "By kind of fraud", _scenarios(views[0].scenarios))
+    if len(views) > 1:
+        page.add("monitors", "By monitor", _views(views))
+    page.add("days", "By day", _days(views[0]))
+
+
+def _curves(page: Page, views: Sequence[View]) -> Html:
+    called = [(_called(view), view) for view in views]
+    charts = precision_recall_chart(page, called) + budget_chart(page, called)
+    return Html(f'<div class="pair">{charts}</div>')
+
+
+def precision_recall_chart(page: Page, views: Sequence[tuple[str, View]]) -> Html:
+    """Precision against recall, whatever the threshold."""
+    lines = [
+        Line(
+            called,
+            [point.recall for point in view.precision_recall],
+            [point.precision for point in view.precision_recall],
+        )
+        for called, view in views
+    ]
+    return curves_chart(
+        page,
+        "precision-recall",
+        "Precision against recall, over all scores",
+        Axis("recall", share=True),
+        Axis("precision", share=True),
+        lines,
+    )
+
+
+def budget_chart(page: Page, views: Sequence[tuple[str, View]]) -> Html:
+    """Recall by the events a day that somebody would have to look at."""
+    lines = [
+        Line(
+            called,
+            [point.alerts_per_day for point in view.budget],
+            [point.recall for point in view.budget],
+        )
+        for called, view in views
+    ]
+    return curves_chart(
+        page,
+        "budget",
+        "Share of frauds found, by how many events a day are alerted on",
+        Axis("events alerted on a day", log=True),
+        Axis("recall", share=True),
+        lines,
+    )
+
+
+def _levels(judged: Judgement) -> Html:
+    at = percent(judged.false_positives)
+    columns = (
+        *("Level", "Count", "Frauds", "ROC AUC", "Average precision"),
+        *(f"Recall at {at} false positives", "Alerted", "Precision", "Recall"),
+    )
+    rows = (
+        (
+            LEVELS[one.level],
+            whole(one.count),
+            whole(one.frauds),
+            measured(one.roc_auc),
+            measured(one.average_precision),
+            measured(one.recall_at_false_positives),
+            whole(one.alerted),
+            measured(one.precision),
+            measured(one.recall),
+        )
+        for one in judged.views[0].levels
+    )
+    return table("All monitors together, by what is ranked; 95 % intervals", columns, rows)
+
+
+def measured(figure: Figure) -> Html:
+    """A measure with its interval below it."""
+    note = interval(figure)
+    small = f"<small>{text(note)}</small>" if note else ""
+    return Html(f"<span>{text(rate(figure.value))}{small}</span>")
+
+
+def _calibration(page: Page, view: View) -> Iterator[Html]:
+    points = [one for one in view.calibration if one.observed.value]
+    lines = [
+        Line(
+            "promised", [one.p for one in points], [one.expected for one in points], reference=True
+        ),
+        Line(
+            "observed",
+            [one.p for one in points],
+            [one.observed.value for one in points],
+            [one.observed.low for one in points],
+            [one.observed.high for one in points],
+        ),
+    ]
+    yield paragraph(
+        "The share of honest events whose p-value is at most p. Above the promise: more false "
+        "alerts than the threshold says; below it: fewer."
+    )
+    yield curves_chart(
+        page,
+        "calibration",
+        "Share of honest events with a p-value of at most p, against p",
+        Axis("p", log=True),
+        Axis("share of honest events", log=True),
+        lines,
+    )
+
+
+def _scenarios(scenarios: Sequence[Scenario]) -> Html:
+    columns = (
+        *("Kind", "Frauds", "With an alert", "Recall", "Caught", "Average precision", "ROC AUC"),
+        *("Entities found", "Median time to alert", "Amount caught", "Amount missed"),
+    )
+    rows = (
+        (
+            one.name or "not named",
+            whole(one.frauds),
+            whole(one.alerted),
+            measured(one.recall),
+            whole(one.caught),
+            rate(one.average_precision),
+            rate(one.roc_auc),
+            f"{whole(one.entities_alerted)} of {whole(one.entities)}",
+            _span(one.median_delay_s),
+            number(one.amount_caught),
+            number(one.amount_missed),
+        )
+        for one in scenarios
+    )
+    return table("Kinds of fraud as the labels name them, most frauds first", columns, rows)
+
+
+def _views(views: Sequence[View]) -> Html:
+    columns = (
+        *("Monitor", "Entity", "Alerts", "Incidents", "Average precision", "ROC AUC"),
+        *("Precision", "Recall", "Amount caught"),
+    )
+    rows = []
+    for view in views:
+        events = ranking(view, "events")
+        if events:
+            rows.append(
+                (
+                    _called(view),
+                    view.entity,
+                    whole(view.alerts),
+                    whole(view.incidents),
+                    measured(events.average_precision),
+                    measured(events.roc_auc),
+                    measured(events.precision),
+                    measured(events.recall),
+                    percent(view.amount.caught_share.value),
+                )
+            )
+    return table("Each by its own score and its own alerts", columns, rows)
+
+
+def _days(view: View) -> Html:
+    columns = ("Day", "Events", "Frauds", "Caught", "Alerted", "Precision", "Recall")
+    rows = (
+        (
+            one.day,
+            *map(whole, (one.events, one.frauds, one.caught, one.alerts)),
+            rate(one.precision),
+            rate(one.recall),
+        )
+        for one in view.days
+    )
+    return fold("Every day", table("Days of event time", columns, rows), "values")
+
+
+def _called(view: View) -> str:
+    return "all together" if view.name == "all" else view.name
+
+
+# -- what was missed ------------------------------------------------------------------------------
+
+
+def _missed(missed: MissedFrauds) -> Iterator[Html]:
+    if not missed.frauds:
+        yield paragraph("Every fraud was caught.")
+        return
+    yield paragraph(
+        f"{_some(missed.frauds, 'fraud')} with {number(missed.amount)} behind them were not caught."
+    )
+    yield table(
+        "By what the nearest monitor's score lacked for an alert",
+        ("Lacking", "Frauds", "Amount"),
+        (
+            (
+                _gap(one.gap_above, one.gap_to),
+                bar(one.frauds / missed.frauds, whole(one.frauds)),
+                number(one.amount),
+            )
+            for one in missed.bands
+        ),
+    )
+    if missed.silence:
+        yield table(
+            "How often a feature was silent (p ≥ 0.1 of its own), most silent among the missed first",
+            ("Feature", "Monitor", "Among the missed", "Among the caught"),
+            (
+                (
+                    name(one.feature),
+                    one.monitor,
+                    bar(one.silent_missed or 0.0, percent(one.silent_missed)),
+                    bar(one.silent_caught or 0.0, percent(one.silent_caught)),
+                )
+                for one in sorted(missed.silence, key=lambda one: -(one.silent_missed or 0.0))
+            ),
+        )
+    yield _missed_table("The dearest", missed.by_amount[:MISSED_SHOWN])
+    more = missed.by_amount[MISSED_SHOWN:]
+    if more:
+        yield fold("More of the dearest", _missed_table("More of the dearest", more), "values")
+    nearest = "Those that came nearest to an alert"
+    yield fold(nearest, _missed_table(nearest, missed.nearest), "values")
+
+
+def _missed_table(caption: str, frauds: Iterable[Missed]) -> Html:
+    rows = (
+        (
+            name(one.event_id),
+            one.event_time[:16].replace("T", " "),
+            one.scenario or "not named",
+            number(one.amount),
+            name(", ".join(f"{kind} {who}" for kind, who in one.entities.items())),
+            _why(one),
+        )
+        for one in frauds
+    )
+    columns = ("Event", "Time", "Kind", "Amount", "Entities", "Why")
+    return table(caption, columns, rows)
+
+
+def _why(one: Missed) -> Html:
+    if one.nearest is None or one.gap is None:
+        return text("no monitor judged it")
+    lacking = (
+        f"score {number(one.gap)} too low for an alert by {one.nearest}"
+        if one.gap > 0
+        else f"{one.nearest} held its alert back: over budget, or an open incident"
+    )
+    told = facts(
+        (
+            said.monitor,
+            (
+                f"score {number(said.score)} of {number(said.needed)}; "
+                f"surprised: {', '.join(said.surprised) or 'nothing'}; "
+                f"silent: {', '.join(said.silent) or 'nothing'}"
+            ),
+        )
+        for said in one.said
+    )
+    return fold(lacking, told)
+
+
+def _gap(above: float | None, to: float | None) -> str:
+    if above is None and to is None:
+        return "no monitor judged them"
+    if above is None:
+        return "nothing: held back by budget or an open incident"
+    if to is None:
+        return f"more than {number(above)}"
+    return f"{number(above)} to {number(to)}"
+
+
+# -- accounting -----------------------------------------------------------------------------------
+
+
+def _records(summary: Summary) -> Iterator[Html]:
+    wrong = [monitor for monitor, whether in summary.adds_up.items() if not whether]
+    yield paragraph(
+        f"The counts of {', '.join(wrong)} do not add up."
+        if wrong
+        else "Every record read became exactly one of these."
+    )
+    for title, counts in (("Input", summary.inputs), ("Monitor", summary.monitors)):
+        rows = (
+            (who, ", ".join(f"{what.replace('_', ' ')} {whole(n)}" for what, n in one.items() if n))
+            for who, one in counts.items()
+        )
+        yield table(f"{title}s", (title, "Counts"), rows)
+    yield facts(
+        (
+            ("Configuration", summary.fingerprint),
+            ("Time", f"{number(summary.seconds)} s, {whole(round(summary.events_per_s))} events/s"),
+        )
+    )
+
+
+def _some(count: int, what: str) -> str:
+    return f"{whole(count)} {what}{'' if count == 1 else 's'}"
+
+
+def _percents(figure: Figure) -> str:
+    if figure.low is None or figure.high is None:
+        return ""
+    return f"{percent(figure.low)} to {percent(figure.high)}"
+
+
+def _span(seconds: float | None) -> str:
+    return NOTHING if seconds is None else duration(seconds * 1000)

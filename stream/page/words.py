@@ -1,0 +1,87 @@
+"""How a page and the terminal write numbers, spans, times and surprises for people to read."""
+
+from datetime import UTC, datetime
+from typing import Final
+
+from schemas.alerts import Contribution
+
+NOTHING: Final = "–"
+"""Stands where a figure is not defined."""
+_GAP: Final = "\N{NO-BREAK SPACE}"
+"""Between a number's thousands and before its unit: a line does not end there."""
+
+
+def number(value: float | None) -> str:
+    """A number for reading: about three digits, thousands apart."""
+    if value is None:
+        return NOTHING
+    if abs(value) >= 100:
+        return f"{value:,.0f}".replace(",", _GAP)
+    if value == round(value, 1):
+        return f"{value:g}"
+    return f"{value:.1f}" if abs(value) >= 1 else f"{value:.2g}"
+
+
+def whole(value: int) -> str:
+    """A count for reading, every digit of it, thousands apart."""
+    return f"{value:,}".replace(",", _GAP)
+
+
+def percent(share: float | None) -> str:
+    """A share for reading: "7.4 %", "83 %"."""
+    if share is None:
+        return NOTHING
+    digits = 0 if share in {0.0, 1.0} else 1 if abs(share) >= 0.001 else 3
+    return f"{share * 100:.{digits}f}{_GAP}%"
+
+
+def rate(value: float | None) -> str:
+    """A measure between 0 and 1 for reading, such as an average precision: ".483"."""
+    return NOTHING if value is None else f"{value:.3f}".replace("0.", ".", 1)
+
+
+def measure(value: float | None) -> str:
+    """A point of a curve for reading, to four digits: "0.4831", "1200", "1e-05"."""
+    return NOTHING if value is None else f"{value:.4g}"
+
+
+def signed(value: float | None) -> str:
+    """A difference of two measures between 0 and 1: "+.034", "−.002"."""
+    if value is None:
+        return NOTHING
+    sign = "−" if round(value, 3) < 0 else "+"
+    return sign + rate(abs(value))
+
+
+def size(count: float) -> str:
+    """Bytes for reading: "12 MB"."""
+    for unit, unit_bytes in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= unit_bytes:
+            return f"{number(round(count / unit_bytes, 1))}{_GAP}{unit}"
+    return f"{count:.0f}{_GAP}bytes"
+
+
+def duration(ms: float) -> str:
+    """A span of time for reading: "8 s", "4 min", "1.5 h", "2.1 d"."""
+    for unit, unit_ms in (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000)):
+        if ms >= unit_ms:
+            return f"{number(round(ms / unit_ms, 1 if ms < 10 * unit_ms else 0))} {unit}"
+    return f"{ms / 1000:.0f} s"
+
+
+def moment(ms: int) -> str:
+    """A time for reading, in UTC, with its weekday."""
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%a %d %b %Y %H:%M:%S")
+
+
+def surprise(part: Contribution) -> str:
+    """One contribution in words: "payments_1h: 41 seen, 0–6 expected (61 %)"."""
+    expected = ""
+    if part.expected_low is not None and part.expected_high is not None:
+        low, high = number(part.expected_low), number(part.expected_high)
+        expected = f", {low if low == high else f'{low}–{high}'} expected"
+    elif part.expected_high is not None:
+        expected = f", at most {number(part.expected_high)} expected"
+    elif part.expected_low is not None:
+        expected = f", at least {number(part.expected_low)} expected"
+    return f"{part.feature}: {number(part.actual)} seen{expected} ({part.share * 100:.0f}{_GAP}%)"

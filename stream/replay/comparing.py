@@ -1,0 +1,197 @@
+"""Several configurations over the same records in one pass, each a whole run in a folder of its own,
+and what stands between them.
+
+Records are read once, and decoded once for all configurations that map an input alike. A run does
+not know of the others: it gives what it gives alone.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from stream import database
+from stream.config import Config
+from stream.decoding import shared_decoders
+from stream.errors import InputError
+from stream.inputs import Reading
+from stream.judging.comparison import Comparison, Setting, Side
+from stream.judging.pairing import pair
+from stream.replay.driving import Progress, drive
+from stream.replay.recording import PAGE, PART, make_folder, refuse_foreign
+from stream.replay.run import Run
+from stream.replay.sources import Given, labels_from, read_from
+from stream.replay.span import WHOLE, Split
+from stream.replay.summary import Summary
+
+COMPARISON: Final = "comparison.json"
+SETTINGS_MAX: Final = 30
+"""Configurations that differ in more are not variants of each other, and nobody would read it."""
+
+
+class Candidate(NamedTuple):
+    """A configuration to be compared, under a name of its own, with the files of its labels."""
+
+    name: str
+    config: Config
+    labels: Given = ()
+
+
+def compare(
+    candidates: Sequence[Candidate],
+    inputs: Given,
+    out_dir: Path,
+    progress: Progress,
+    split: Split = WHOLE,
+) -> Comparison:
+    """Run every configuration over the files, and write what came of each into a folder under
+    out_dir, and beside them the comparison and its page.
+
+    The first is the one that the others are held against. split: what is judged. Raises InputError
+    for names, files and folders that cannot be used, ExtraMissing without DuckDB.
+    """
+    names = [one.name for one in candidates]
+    if len(set(names)) < max(len(names), 2):
+        got = ", ".join(names)
+        raise InputError(f"got {got}; expected two configurations or more, no name twice")
+    database.check_installed()
+    _check_known(candidates, inputs)
+    first = candidates[0]
+    span = split.span(first.config, read_from(first.config, _of(first, inputs)))  # one for all
+    refuse_foreign(out_dir, {COMPARISON, PAGE, COMPARISON + PART, PAGE + PART, *names})
+    make_folder(out_dir)
+    for former in (COMPARISON, PAGE):
+        (out_dir / former).unlink(missing_ok=True)
+    decoders = shared_decoders([one.config for one in candidates])
+    with ExitStack() as opened:
+        runs = [
+            opened.enter_context(Run(one.config, out_dir / one.name, one.name, span, shared))
+            for one, shared in zip(candidates, decoders, strict=True)
+        ]
+        drive(_sources(candidates, runs, inputs), progress)
+        costs = [(run.cpu_s, run.state_bytes()) for run in runs]
+        summaries = [run.finish() for run in runs]
+    comparison = _compared([one.config for one in candidates], summaries, costs, out_dir)
+    _write(comparison, out_dir)
+    return comparison
+
+
+def _check_known(candidates: Sequence[Candidate], inputs: Given) -> None:
+    """Raise InputError for a name that is no configuration's."""
+    known = {name for one in candidates for name in one.config.inputs}
+    for name, path in inputs:
+        if name not in known:
+            raise InputError(
+                f"{name}={path}: no input is named {name}; expected one of {', '.join(sorted(known))}"
+            )
+
+
+def _of(candidate: Candidate, inputs: Given) -> Given:
+    """The inputs that the configuration has; others may have more."""
+    return [one for one in inputs if one[0] in candidate.config.inputs]
+
+
+def _sources(
+    candidates: Sequence[Candidate], runs: Sequence[Run], inputs: Given
+) -> list[tuple[Reading, list[Run]]]:
+    """Each log once for all runs that cut it into the same partitions; then each run's labels."""
+    found: dict[tuple[str, bytes], tuple[Reading, list[Run]]] = {}
+    for one, run in zip(candidates, runs, strict=True):
+        for reading in read_from(one.config, _of(one, inputs)):
+            key = reading.name, msgspec.json.encode(one.config.inputs[reading.name])
+            found.setdefault(key, (reading, []))[1].append(run)
+    labels = (
+        (reading, [run])
+        for one, run in zip(candidates, runs, strict=True)
+        for reading in labels_from(run, one.labels, _of(one, inputs))
+    )
+    names = [name for name, _ in inputs]
+    # in the order in which each run alone would read them: at the same time the first goes first
+    return [*sorted(found.values(), key=lambda source: names.index(source[0].name)), *labels]
+
+
+def _compared(
+    configs: Sequence[Config],
+    summaries: Sequence[Summary],
+    costs: Sequence[tuple[float, int]],
+    out_dir: Path,
+) -> Comparison:
+    labelled = all(summary.judged for summary in summaries)
+    first = summaries[0]
+    folders = [(summary.name, out_dir / summary.name) for summary in summaries]
+    pairs = [pair(out_dir, folders[0], other, labelled) for other in folders[1:]]
+    settings = list(_settings(configs))
+    return Comparison(
+        verdict="; ".join(one.verdict for one in pairs),
+        labelled=labelled,
+        first_event_time=first.first_event_time,
+        last_event_time=first.last_event_time,
+        judged_from=first.span.from_time,
+        judged_until=first.span.until_time,
+        settings=settings[:SETTINGS_MAX],
+        settings_differing=len(settings),
+        sides=[
+            Side(
+                name=summary.name,
+                folder=summary.name,
+                fingerprint=summary.fingerprint,
+                events=summary.span.events,
+                alerts=summary.alerts_published,
+                incidents=summary.incidents_opened,
+                dead_letters=summary.dead_letters,
+                cpu_s=round(cpu_s, 3),
+                state_bytes=state_bytes,
+                view=summary.judged.views[0] if summary.judged else None,
+            )
+            for summary, (cpu_s, state_bytes) in zip(summaries, costs, strict=True)
+        ],
+        pairs=pairs,
+    )
+
+
+def _settings(configs: Sequence[Config]) -> list[Setting]:
+    """Where the configurations differ in what steers the fold; no secret is among it."""
+    leaves = [
+        dict(
+            _leaves(
+                "",
+                msgspec.to_builtins(
+                    {
+                        "inputs": one.inputs,
+                        "limits": one.limits,
+                        "monitors": {m.name: m for m in one.monitors},
+                        "assess": one.assess,
+                    }
+                ),
+            )
+        )
+        for one in configs
+    ]
+    places = dict.fromkeys(where for one in leaves for where in one)
+    found = (Setting(where=where, values=[one.get(where) for one in leaves]) for where in places)
+    return [one for one in found if len(set(one.values)) > 1]
+
+
+def _leaves(where: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Every value of a document by where it stands."""
+    if isinstance(value, dict) and value:
+        for name, inner in value.items():
+            yield from _leaves(f"{where}.{name}" if where else name, inner)
+    elif isinstance(value, list) and value:
+        for index, inner in enumerate(value):
+            yield from _leaves(f"{where}[{index}]", inner)
+    elif value is not None:
+        yield where, msgspec.json.encode(value).decode()
+
+
+def _write(comparison: Comparison, out_dir: Path) -> None:
+    """The page, then the comparison: a folder that holds it is whole."""
+    from stream.page.comparison import comparison_page  # what draws is large
+
+    encoded = msgspec.json.format(msgspec.json.encode(comparison)) + b"\n"
+    texts = {PAGE: comparison_page(comparison).encode(), COMPARISON: encoded}
+    for name, text in texts.items():
+        (out_dir / (name + PART)).write_bytes(text)
+        (out_dir / (name + PART)).replace(out_dir / name)

@@ -1,0 +1,103 @@
+"""The incidents of a run that a reader should see first, gathered while its alerts pass.
+
+An incident is told by its worst alert. Keeps no others than those, so that memory does not grow
+with the run.
+"""
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from schemas.alerts import Alert, Entity, Evidence, Severity
+
+INCIDENTS_MAX: Final = 25
+"""More would make the page slow and nobody would read them; the page says how many are left."""
+EVENTS_MAX: Final = 5
+SEVERITIES: Final[tuple[Severity, ...]] = ("low", "medium", "high", "critical")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Incident:
+    """An entity's alerts that belong together, told by the one with the highest score.
+
+    severity: the highest of them. alerts: how many were published, suppressed: how many were held
+    back, as the last of them has it. evidence: the last events that raised one, the newest first.
+    events: of the entity, from opening to last; amount: of these; verdict: "fraud" where one of
+    them is, else "honest". Each is null where it is not known.
+    """
+
+    severity: Severity
+    monitor: str
+    entity: Entity
+    first_ms: int
+    last_ms: int
+    alerts: int
+    suppressed: int
+    worst: Alert
+    evidence: list[Evidence]
+    events: int | None = None
+    amount: float | None = None
+    verdict: str | None = None
+
+
+class WorstIncidents:
+    """The incidents with the highest scores, and how many there were.
+
+    An incident that fell out had no higher score than any that stayed: if it comes back with a
+    higher one, that is its highest, and what it says of its former alerts stands in the new one.
+    """
+
+    def __init__(self, most: int = INCIDENTS_MAX) -> None:
+        self._most = most
+        self._by_id: dict[str, Incident] = {}
+        self.opened = 0
+
+    def add(self, alerts: list[Alert]) -> None:
+        """Take alerts in the order in which they were published."""
+        for alert in alerts:
+            self.opened += alert.activity == "opened"
+            known = self._by_id.get(alert.incident_id)
+            self._by_id[alert.incident_id] = _joined(known, alert)
+            if len(self._by_id) > 2 * self._most:
+                self._by_id = {one.worst.incident_id: one for one in self.worst()}
+
+    def worst(self) -> list[Incident]:
+        """The incidents kept, the highest score first."""
+        return heapq.nsmallest(self._most, self._by_id.values(), key=_rank)
+
+
+def _rank(incident: Incident) -> tuple[float, int, str]:
+    """Sorts the highest score first; the rest only makes the order one."""
+    return -incident.worst.score, incident.first_ms, incident.worst.incident_id
+
+
+def _joined(known: Incident | None, alert: Alert) -> Incident:
+    worst = known.worst if known and known.worst.score >= alert.score else alert
+    severity = max(alert.severity, known.severity if known else "low", key=SEVERITIES.index)
+    return Incident(
+        severity=severity,
+        monitor=alert.monitor,
+        entity=alert.entity,
+        first_ms=alert.first_seen_ms,
+        last_ms=max(alert.last_seen_ms, known.last_ms if known else 0),
+        alerts=alert.revision,
+        suppressed=alert.suppressed,
+        worst=worst,
+        evidence=[*alert.evidence, *(known.evidence if known else [])][:EVENTS_MAX],
+    )
+
+
+def with_outcomes(incidents: Sequence[Incident], path: Path) -> list[Incident]:
+    """The incidents with what incidents.parquet knows of them."""
+    ids = pa.array([one.worst.incident_id for one in incidents], pa.string())
+    columns = ["incident_id", "events", "amount", "verdict"]
+    among = pc.field("incident_id").isin(ids)
+    rows = pq.read_table(path, columns=columns, filters=among).to_pylist()
+    known = {row.pop("incident_id"): row for row in rows}
+    return [replace(one, **known[one.worst.incident_id]) for one in incidents]

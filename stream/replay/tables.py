@@ -1,0 +1,324 @@
+"""The tables that a run leaves behind, a Parquet file each: their columns and how they are filled.
+
+What a column means stands beside its type, is written into the file, and `eddy query --columns`
+shows it. Rows come in a fixed order and in row groups of a fixed size, so that the same run gives
+the same bytes. Judges nothing: verdicts come from `stream.judging`.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from detectors.combination import P_MIN, combine
+from detectors.kernels import kernel
+from detectors.monitor import LABEL, told_names
+from schemas.alerts import Alert
+from schemas.columns import F64, Bools, EventBatch
+from stream.chain import Judged
+from stream.config import ASSESS, Config
+from stream.replay.span import Span
+
+ROW_GROUP_ROWS: Final = 100_000
+TIME: Final = pa.timestamp("ms")
+Shown = Callable[[str, pa.StringArray], pa.StringArray]
+"""An entity field and its raw ids → the ids as they may be shown."""
+
+
+def column(name: str, kind: pa.DataType, meaning: str, *, always: bool = False) -> pa.Field:
+    """A column that says what it means. always: it is never null."""
+    return pa.field(name, kind, nullable=not always, metadata={"meaning": meaning})
+
+
+EVENT_ID: Final = column("event_id", pa.string(), "the event's own id", always=True)
+EVENT_TIME: Final = column("event_time", TIME, "the event's own time, UTC", always=True)
+
+CONTRIBUTION: Final = pa.struct(
+    [
+        ("feature", pa.string()),
+        ("actual", pa.float64()),
+        ("expected_low", pa.float64()),
+        ("expected_high", pa.float64()),
+        ("p_value", pa.float64()),
+        ("share", pa.float64()),
+    ]
+)
+RELATED: Final = pa.struct([("type", pa.string()), ("id", pa.string()), ("pseudonym", pa.bool_())])
+
+ALERT_COLUMNS: Final = pa.schema(
+    [
+        column("alert_id", pa.string(), "the alert's id", always=True),
+        column("incident_id", pa.string(), "its incident", always=True),
+        column("revision", pa.int64(), "which alert of its incident, from 1", always=True),
+        column("activity", pa.string(), "opened or updated", always=True),
+        column("monitor", pa.string(), 'the monitor, or "assess"', always=True),
+        column("detector", pa.string(), "what was most surprised", always=True),
+        column("entity_type", pa.string(), "the field that names the entity", always=True),
+        column("entity", pa.string(), "its id, or its pseudonym", always=True),
+        column("pseudonym", pa.bool_(), "whether that is a pseudonym", always=True),
+        EVENT_ID,
+        EVENT_TIME,
+        column("topic", pa.string(), "where the event lies: its topic", always=True),
+        column("partition", pa.int64(), "partition", always=True),
+        column("offset", pa.int64(), "and offset", always=True),
+        column("score", pa.float64(), "-log10 of the p-value", always=True),
+        column("p_value", pa.float64(), "honest: one in 1/p events has it", always=True),
+        column("threshold", pa.float64(), "the p-value at which it alerted", always=True),
+        column("severity", pa.string(), "low, medium, high or critical", always=True),
+        column("budget_used", pa.float64(), "of one day's alert budget", always=True),
+        column("suppressed", pa.int64(), "of the incident, so far only counted", always=True),
+        column("first_seen", TIME, "of the incident", always=True),
+        column("last_seen", TIME, "of the incident, so far", always=True),
+        column("action", pa.string(), "review, challenge, throttle or block", always=True),
+        column("ttl_s", pa.int64(), "how long the action should stand, seconds", always=True),
+        column("reason_code", pa.string(), "monitor and feature that said most", always=True),
+        column("counterfactual", pa.list_(pa.string()), "as expected, these would not alert"),
+        column("contributions", pa.list_(CONTRIBUTION), "what was surprising", always=True),
+        column("related", pa.list_(RELATED), "the event's other entities", always=True),
+    ]
+)
+INCIDENT_COLUMNS: Final = pa.schema(
+    [
+        column("incident_id", pa.string(), "the incident's id", always=True),
+        column("monitor", pa.string(), 'the monitor, or "assess"', always=True),
+        column("entity_type", pa.string(), "the field that names the entity", always=True),
+        column("entity", pa.string(), "its id, or its pseudonym", always=True),
+        column("opened", TIME, "its first event", always=True),
+        column("last", TIME, "its last event that an alert told of", always=True),
+        column("alerts", pa.int64(), "published", always=True),
+        column("suppressed", pa.int64(), "only counted, as its last alert said", always=True),
+        column("top_score", pa.float64(), "the highest of its alerts", always=True),
+        column("severity", pa.string(), "of that alert", always=True),
+        column("events", pa.int64(), "of its entity, from opening to last", always=True),
+        column("amount", pa.float64(), "of those events; null where none has one"),
+        column("frauds", pa.int64(), "labelled fraud among those events; null without labels"),
+        column("fraud_amount", pa.float64(), "of those frauds; null without labels"),
+        column("verdict", pa.string(), "fraud where one is, else honest; null without labels"),
+    ]
+)
+
+
+def shown_fields(config: Config) -> list[str]:
+    """The entity fields that stand beside every score: the monitors', and assess's subject."""
+    subject = [config.assess.subject] if config.assess else []
+    return list(dict.fromkeys([*(monitor.entity for monitor in config.monitors), *subject]))
+
+
+def score_columns(config: Config) -> pa.Schema:
+    """The columns of scores.parquet."""
+    names = [monitor.name for monitor in config.monitors]
+    return pa.schema(
+        [
+            EVENT_ID,
+            EVENT_TIME,
+            column("score", pa.float64(), "-log10 of all monitors' p-values together", always=True),
+            *(
+                column(f"score_{name}", pa.float64(), f"{name}'s; null where it did not judge")
+                for name in names
+            ),
+            *(
+                column(f"surprised_{name}", pa.string(), f"{name}'s features with p < 0.1")
+                for name in names
+            ),
+            *(
+                column(field, pa.string(), f"the event's {field}, or its pseudonym")
+                for field in shown_fields(config)
+            ),
+            column("amount", pa.float64(), "the event's, in its own currency"),
+            column("judged", pa.bool_(), "in the span of the time split", always=True),
+        ]
+    )
+
+
+def fraud_columns(config: Config) -> pa.Schema:
+    """The columns of frauds.parquet: a score's, and what labels and alerts say of it."""
+    return pa.schema(
+        [
+            *score_columns(config),
+            column("scenario", pa.string(), "the kind of fraud, empty where none is named"),
+            column("known_time", TIME, "when it became known, UTC"),
+            column("alerted", pa.bool_(), "an alert was published on it", always=True),
+            column("caught", pa.bool_(), "so, or an alert's action still stood", always=True),
+            column("gap", pa.float64(), "what the nearest score lacked; null where none judged it"),
+        ]
+    )
+
+
+def feature_columns(config: Config) -> pa.Schema:
+    """The columns of features.parquet."""
+    told = [(m.name, name) for m in config.monitors for name in told_names(m)]
+    return pa.schema(
+        [
+            EVENT_ID,
+            EVENT_TIME,
+            *(
+                column(f"{monitor}__{name}{ending}", pa.float64(), f"{monitor}, {name}: {meaning}")
+                for monitor, name in told
+                for ending, meaning in (
+                    ("", "the value as it was known at the event, before it was learned"),
+                    ("__p", "its own p-value"),
+                )
+            ),
+        ]
+    )
+
+
+class TableFile:
+    """A Parquet file that is written batch by batch. It holds at most a row group in memory."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+        self._waiting: list[pa.RecordBatch] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._flush(1)
+        self._writer.close()
+
+    def write(self, columns: Sequence[Any]) -> None:
+        """Append rows, a column each."""
+        self._waiting.append(pa.RecordBatch.from_arrays(columns, schema=self._schema))
+        self._flush(ROW_GROUP_ROWS)
+
+    def write_rows(self, rows: list[dict[str, Any]]) -> None:
+        """Append rows."""
+        if rows:
+            self.write(pa.RecordBatch.from_pylist(rows, self._schema).columns)
+
+    def _flush(self, least: int) -> None:
+        """Write whole row groups, and at the end what is left."""
+        waiting = sum(map(len, self._waiting))
+        if waiting >= least:
+            table = pa.Table.from_batches(self._waiting, self._schema)
+            whole = waiting if least == 1 else waiting - waiting % ROW_GROUP_ROWS
+            self._writer.write_table(table.slice(0, whole), row_group_size=ROW_GROUP_ROWS)
+            self._waiting = table.slice(whole).to_batches()
+
+
+class ScoreFile(TableFile):
+    """scores.parquet: a row for each event, labels left out, with its score and each monitor's, and
+    whether it is judged or only learned."""
+
+    def __init__(self, path: Path, config: Config, span: Span, shown: Shown) -> None:
+        super().__init__(path, score_columns(config))
+        self._monitors = {monitor.name: told_names(monitor) for monitor in config.monitors}
+        self._fields = shown_fields(config)
+        self._span = span
+        self._shown = shown
+
+    def add(self, judged: Judged) -> None:
+        """Append events."""
+        events, said = judged.events, judged.said
+        silent = np.full(len(events), np.nan)
+        absent = pa.nulls(len(events), pa.string())
+        p_values = [said[m].p_value if m in said else silent for m in self._monitors]
+        surprised = [
+            _named(names, said[m].surprised, ~np.isnan(said[m].p_value)) if m in said else absent
+            for m, names in self._monitors.items()
+        ]
+        amount = events.number.get("amount", silent)
+        columns = [
+            events.event_id,
+            pa.array(events.time_ms).cast(TIME),
+            pa.array(scores(said[ASSESS].p_value if ASSESS in said else combine(p_values))),
+            *(pa.array(scores(p), mask=np.isnan(p)) for p in p_values),
+            *surprised,
+            *(self._entities(events, field) for field in self._fields),
+            pa.array(amount, mask=np.isnan(amount)),
+            pa.array(self._span.holds(events.time_ms)),
+        ]
+        self.write(without_labels(events, columns))
+
+    def _entities(self, events: EventBatch, field: str) -> pa.StringArray:
+        if field not in events.text:
+            return pa.nulls(len(events), pa.string())
+        return self._shown(field, events.text[field])
+
+
+class FeatureFile(TableFile):
+    """features.parquet: a row for each event, labels left out, with what every monitor knew."""
+
+    def __init__(self, path: Path, config: Config) -> None:
+        super().__init__(path, feature_columns(config))
+        self._monitors = {monitor.name: len(told_names(monitor)) for monitor in config.monitors}
+
+    def add(self, judged: Judged) -> None:
+        """Append events."""
+        events = judged.events
+        columns = [events.event_id, pa.array(events.time_ms).cast(TIME)]
+        for name, k in self._monitors.items():
+            said = judged.said.get(name)
+            told = said.told if said else np.full((2 * k, len(events)), np.nan)
+            for j in range(k):
+                columns += [pa.array(row, mask=np.isnan(row)) for row in (told[j], told[k + j])]
+        self.write(without_labels(events, columns))
+
+
+def without_labels(events: EventBatch, columns: list[Any]) -> list[Any]:
+    """The columns' rows that are behaviour."""
+    behaviour = events.type_code != LABEL
+    if behaviour.all():
+        return columns
+    kept = pa.array(behaviour)
+    return [one.filter(kept) for one in columns]
+
+
+def alert_row(alert: Alert) -> dict[str, Any]:
+    """An alert as a row of alerts.parquet."""
+    [evidence] = alert.evidence
+    same = {name: getattr(alert, name) for name in ALERT_COLUMNS.names if hasattr(alert, name)}
+    return same | {
+        "entity_type": alert.entity.type,
+        "entity": alert.entity.id,
+        "pseudonym": alert.entity.pseudonym,
+        "event_id": evidence.event_id,
+        "event_time": alert.event_time_ms,
+        "topic": evidence.topic,
+        "partition": evidence.partition,
+        "offset": evidence.offset,
+        "first_seen": alert.first_seen_ms,
+        "last_seen": alert.last_seen_ms,
+        "action": alert.action.type,
+        "ttl_s": alert.action.ttl_s,
+        "reason_code": alert.action.reason_code,
+        "contributions": msgspec.to_builtins(alert.contributions),
+        "related": msgspec.to_builtins(alert.related),
+    }
+
+
+def scores(p_values: F64) -> F64:
+    """float64[n]: −log10 of each p-value, 0 where it is NaN (nobody judged the event)."""
+    out = np.zeros(len(p_values))
+    _scores(p_values, out)
+    return out
+
+
+@kernel
+def _scores(p_values: F64, out: F64) -> None:
+    for i in range(len(p_values)):
+        if not math.isnan(p_values[i]):
+            out[i] = 0.0 - math.log10(max(p_values[i], P_MIN))  # never -0.0
+
+
+def _named(names: list[str], surprised: Bools, judged: Bools) -> pa.StringArray:
+    """The names that are set of each event, by commas; null where it was not judged. surprised:
+    bool[names, n]."""
+    sets, which = np.unique(np.packbits(surprised, axis=0), axis=1, return_inverse=True)
+    bits = np.unpackbits(sets, axis=0, count=len(names)).astype(np.bool_)
+    texts = [",".join(np.array(names)[chosen]) for chosen in bits.T]
+    index = pa.array(which.ravel(), pa.int64(), mask=~judged)
+    return pa.array(texts, pa.string()).take(index)

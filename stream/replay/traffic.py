@@ -1,0 +1,91 @@
+"""Events and alerts over time, in as many buckets as a chart can show, counted while they pass."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from schemas.alerts import Alert, Severity
+from schemas.columns import I64, U8
+from schemas.events import TYPES
+
+BUCKETS_MAX: Final = 250
+WIDTHS_MIN: Final = (1, 5, 15, 30, 60, 120, 240, 480, 1_440, 10_080, 40_320, 524_160)
+"""Widths of a bucket in minutes, each a multiple of the one before, so that buckets can be joined
+on the way. The last is a year: enough of them for every time that an event may have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Counts per bucket: number i is of the `bucket_ms` from start_ms + i·bucket_ms.
+
+    by_type: events by their type; alerts: by severity, both without those that there are none of.
+    """
+
+    start_ms: int
+    bucket_ms: int
+    by_type: dict[str, list[int]]
+    alerts: dict[Severity, list[int]]
+
+
+class TrafficCounter:
+    """Counts events and alerts by time in bounded memory, whatever the span."""
+
+    def __init__(self) -> None:
+        self._width = 0
+        self._counts: Counter[tuple[int, str, bool]] = Counter()
+        self._first_ms: int | None = None
+        self._last_ms = 0
+
+    def add(self, time_ms: I64, type_code: U8) -> None:
+        """Count events. time_ms: int64[n]; type_code: uint8[n], indexes into `events.TYPES`."""
+        if len(time_ms):
+            self._stretch(int(time_ms.min()), int(time_ms.max()))
+            place = time_ms // self._bucket_ms * len(TYPES) + type_code
+            for index, count in zip(*np.unique(place, return_counts=True), strict=True):
+                bucket, code = divmod(int(index), len(TYPES))
+                self._counts[bucket, TYPES[code], False] += int(count)
+
+    def add_alerts(self, alerts: list[Alert]) -> None:
+        """Count alerts, of whatever time."""
+        for alert in alerts:
+            self._stretch(alert.event_time_ms, alert.event_time_ms)
+            self._counts[alert.event_time_ms // self._bucket_ms, alert.severity, True] += 1
+
+    def traffic(self) -> Traffic:
+        """All that was counted; without an event or alert one empty bucket."""
+        first_ms = self._first_ms or 0
+        first = first_ms // self._bucket_ms
+        size = self._last_ms // self._bucket_ms - first + 1 if self._first_ms is not None else 0
+        counts: dict[tuple[str, bool], list[int]] = {}
+        for (bucket, name, alerts), count in self._counts.items():
+            counts.setdefault((name, alerts), [0] * size)[bucket - first] = count
+        severities: tuple[Severity, ...] = ("low", "medium", "high", "critical")
+        return Traffic(
+            start_ms=first * self._bucket_ms,
+            bucket_ms=self._bucket_ms,
+            by_type={name: counts[name, False] for name in TYPES if (name, False) in counts},
+            alerts={name: counts[name, True] for name in severities if (name, True) in counts},
+        )
+
+    @property
+    def _bucket_ms(self) -> int:
+        return WIDTHS_MIN[self._width] * 60_000
+
+    def _stretch(self, first_ms: int, last_ms: int) -> None:
+        """Have room for these times: the buckets become wider while there would be too many."""
+        self._first_ms = first_ms if self._first_ms is None else min(first_ms, self._first_ms)
+        self._last_ms = max(last_ms, self._last_ms)
+        before_ms = self._bucket_ms
+        while (
+            self._last_ms // self._bucket_ms - self._first_ms // self._bucket_ms >= BUCKETS_MAX
+            and self._width < len(WIDTHS_MIN) - 1
+        ):
+            self._width += 1
+        if self._bucket_ms != before_ms:
+            factor = self._bucket_ms // before_ms
+            wider: Counter[tuple[int, str, bool]] = Counter()
+            for (bucket, name, alerts), count in self._counts.items():
+                wider[bucket // factor, name, alerts] += count
+            self._counts = wider

@@ -1,0 +1,43 @@
+"""Rules: what is declared beforehand stands beside what is learned, and changes nothing of it."""
+
+import msgspec
+import numpy as np
+
+from detectors.models.tail import TailSpec
+from detectors.monitor import Monitor
+from detectors.spec import FeatureSpec, RuleSpec
+from tests.laws.registry import monitor
+from tests.streams import batch, same
+
+KEY = (1, 2)
+COUNT = FeatureSpec(name="events_1h", kind="count", half_life="1h")
+AMOUNT = FeatureSpec(name="amount", kind="value", field="amount")
+BUSY = RuleSpec(name="busy", at_least={"events_1h": 3.0}, p=1e-3)
+DEAR = RuleSpec(name="busy_and_dear", at_least={"events_1h": 3.0, "amount": 100.0}, p=1e-5)
+PLAIN = monitor([COUNT, AMOUNT], [TailSpec()])
+
+
+def test_p_is_at_most_what_the_strictest_rule_says() -> None:
+    """Where every feature of a rule is large enough, in its own unit, p is at most the rule's; an
+    amount that is absent is never enough, and elsewhere p is what was learned."""
+    events = batch(1, 2_000, absent=0.2)
+    plain = Monitor(PLAIN, KEY).process(events)
+    ruled = Monitor(msgspec.structs.replace(PLAIN, rules=[BUSY, DEAR]), KEY).process(events)
+    busy = plain.told.values[0] >= 3.0
+    dear = busy & (plain.told.values[1] * plain.told.units[1] >= 100.0)
+    assert 0 < dear.sum() < busy.sum() < len(busy)
+    expected = np.where(busy, np.minimum(plain.p, 1e-3), plain.p)
+    expected = np.where(dear, np.minimum(expected, 1e-5), expected)
+    assert same(ruled.p, expected)
+    deciding = np.where(dear & (ruled.p == 1e-5), 1, np.where(busy & (ruled.p == 1e-3), 0, -1))
+    assert (ruled.rule == deciding).all()
+
+
+def test_rules_teach_nothing() -> None:
+    """With and without rules the same is learned: features, tails and calibration are equal."""
+    events = batch(2, 2_000)
+    plain, ruled = Monitor(PLAIN, KEY), Monitor(msgspec.structs.replace(PLAIN, rules=[BUSY]), KEY)
+    before, after = plain.process(events), ruled.process(events)
+    assert same(before.calibrated.p, after.calibrated.p)
+    learned = plain.incident_at
+    assert same(plain.words[:, :learned].copy(), ruled.words[:, :learned].copy())

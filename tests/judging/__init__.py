@@ -1,0 +1,1 @@
+"""Judging: its measures, what it makes of files, and what reads them."""

@@ -1,0 +1,186 @@
+"""Runs are asked in SQL and without, and only asked."""
+
+import csv
+import io
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner, Result
+
+from stream.cli import app
+from stream.errors import ExtraMissing, QueryError
+from stream.judging import asking
+
+EXAMPLE = (
+    "SELECT account, sum(amount) AS missed FROM missed GROUP BY account "
+    "ORDER BY missed DESC LIMIT 10"
+)
+
+
+def asked(*arguments: str | Path) -> Result:
+    """What a command printed."""
+    result = CliRunner().invoke(app, [str(one) for one in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def rows(result: Result) -> list[dict[str, Any]]:
+    """The objects of an answer as JSON."""
+    return [orjson.loads(line) for line in result.stdout.splitlines()]
+
+
+def of(run: Path, name: str) -> list[dict[str, Any]]:
+    """A table of the run."""
+    found: list[dict[str, Any]] = pq.read_table(run / f"{name}.parquet").to_pylist()
+    return found
+
+
+def missed(run: Path) -> dict[str, float]:
+    """The value behind the missed frauds of each account, by hand."""
+    sums: dict[str, float] = defaultdict(float)
+    for row in of(run, "frauds"):
+        if row["judged"] and not row["caught"] and row["amount"] is not None:
+            sums[row["account"]] += row["amount"]
+    return sums
+
+
+def test_one_line_finds_the_accounts_with_the_most_value_behind_missed_fraud(run: Path) -> None:
+    """The example of the help, word for word, gives what adding up by hand gives."""
+    words = " ".join(asked("query", "--help").stdout.replace("│", " ").split())
+    assert EXAMPLE in words
+    by_hand = missed(run)
+    most = sorted(by_hand.values(), reverse=True)[:10]
+    assert len(most) == 10
+    by_sql = rows(asked("query", run, EXAMPLE, "--format", "json"))
+    by_top = rows(asked("top", run, "--by", "missed", "--entity", "account", "--format", "json"))
+    for found in (by_sql, by_top):
+        assert [row["missed"] for row in found] == pytest.approx(most)
+        assert [by_hand[row["account"]] for row in found] == pytest.approx(most)
+
+
+def test_formats_hold_the_same_rows(run: Path) -> None:
+    """Table, CSV and JSON say the same; lists and structures are JSON in the flat ones."""
+    sql = "SELECT event_id, amount, event_time, account FROM scores ORDER BY event_id LIMIT 3"
+    as_json = rows(asked("query", run, sql, "--format", "json"))
+    text = asked("query", run, sql, "--format", "csv").stdout
+    as_csv = list(csv.DictReader(io.StringIO(text)))
+    assert [{k: "" if v is None else str(v) for k, v in row.items()} for row in as_json] == as_csv
+    table = asked("query", run, sql).stdout
+    assert all(row["event_id"] in table for row in as_json)
+    assert as_json[0]["event_time"].endswith("Z")
+    nested = asked("query", run, "SELECT contributions FROM alerts LIMIT 1", "--format", "csv")
+    [cell] = list(csv.DictReader(io.StringIO(nested.stdout)))
+    assert orjson.loads(cell["contributions"])[0]["share"] > 0
+
+
+def test_several_runs_are_told_apart_by_a_column(run: Path, tmp_path: Path) -> None:
+    """The same tables of several runs are one, and `run` says which row is whose; a table that one
+    of them lacks is the others'."""
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("scores.parquet", "alerts.parquet", "incidents.parquet", "summary.json"):
+        (other / name).write_bytes((run / name).read_bytes())
+    sql = "SELECT run, count(*) AS n FROM {} GROUP BY run ORDER BY run"
+    found = rows(asked("query", run, other, sql.format("scores"), "--format", "json"))
+    size = pq.read_metadata(run / "scores.parquet").num_rows
+    assert sorted((row["run"], row["n"]) for row in found) == sorted(
+        [(str(run), size), (str(other), size)]
+    )
+    frauds = rows(asked("query", run, other, sql.format("frauds"), "--format", "json"))
+    assert [row["run"] for row in frauds] == [str(run)]
+
+
+@pytest.mark.parametrize(
+    ("sql", "message"),
+    [
+        ("DROP VIEW scores", "only read"),
+        ("SELECT 1; SELECT 2", "only read"),
+        ("COPY scores TO '{run}/scores.parquet' (FORMAT parquet)", "only read"),
+        ("INSTALL httpfs", "only read"),
+        ("SET enable_external_access = true", "only read"),
+        ("SELECT * FROM read_csv('/etc/passwd')", "disabled"),
+        ("SELECT * FROM read_parquet('https://example.org/a.parquet')", "disabled|httpfs"),
+        ("SELECT nothing FROM scores", "nothing"),
+        ("SELEC 1", "syntax error"),
+        ("SELECT CAST(event_id AS INTEGER) FROM scores", "convert"),
+    ],
+)
+def test_runs_are_only_read(run: Path, sql: str, message: str) -> None:
+    """Nothing else can be read, nothing written, no setting changed, no extension loaded; mistakes
+    are errors that say what is wrong."""
+    before = {file.name: file.read_bytes() for file in run.iterdir()}
+    with pytest.raises(QueryError, match=message):
+        asked("query", run, sql.format(run=run))
+    assert {file.name: file.read_bytes() for file in run.iterdir()} == before
+
+
+def test_every_column_says_what_it_means(run: Path) -> None:
+    """Each column of each table that a run writes has a meaning, and --columns shows them."""
+    listed = asking.columns([run])
+    assert {one.table for one in listed} == set(asking.TABLES)
+    unsaid = [f"{one.table}.{one.column}" for one in listed if not one.meaning]
+    assert not unsaid
+    shown = rows(asked("query", "--columns", run, "--format", "json"))
+    assert shown == [one._asdict() for one in listed]
+
+
+def test_top_ranks_entities_by_what_is_asked(run: Path) -> None:
+    """By score, alerts or amount of their incidents, of one type or all."""
+    incidents = of(run, "incidents")
+    for by, column in (("score", "top_score"), ("alerts", "alerts"), ("amount", "amount")):
+        found = rows(asked("top", run, "--by", by, "--format", "json", "--limit", "5"))
+        values = [row[column] for row in found]
+        assert values == sorted(values, key=lambda v: -(v or 0))
+    assert rows(asked("top", run, "--format", "json"))[0]["top_score"] == max(
+        one["top_score"] for one in incidents
+    )
+    only = rows(asked("top", run, "--entity", "ip", "--limit", "1000", "--format", "json"))
+    entities = {one["entity"] for one in incidents if one["entity_type"] == "ip"}
+    assert {row["entity"] for row in only} == entities
+    with pytest.raises(QueryError, match="no monitor watches seller"):
+        asked("top", run, "--entity", "seller")
+
+
+def test_an_alert_is_explained_by_its_id_its_incident_and_its_entity(run: Path) -> None:
+    """What was surprising stands there with what was expected, the incident and its events."""
+    worst = max(of(run, "alerts"), key=lambda alert: alert["score"])
+    by_id = asked("explain", run, worst["alert_id"]).stdout
+    for one in worst["contributions"]:
+        assert one["feature"] in by_id
+    assert worst["incident_id"] in by_id
+    assert worst["event_id"] in by_id
+    assert worst["entity"] in by_id
+    assert asked("explain", run, worst["entity"]).stdout == by_id
+    assert worst["entity"] in asked("explain", run, worst["incident_id"]).stdout
+    with pytest.raises(QueryError, match="nobody: no alert, incident or entity"):
+        asked("explain", run, "nobody")
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    """A folder without a summary is no run, and SQL without a run is no question."""
+    with pytest.raises(QueryError, match="no run lies there"):
+        asked("query", tmp_path, "SELECT 1")
+    with pytest.raises(QueryError, match="expected at least one run"):
+        asked("query", "SELECT 1")
+
+
+def test_without_duckdb_the_error_says_what_to_install(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Queries need the extra."""
+    monkeypatch.setitem(__import__("sys").modules, "duckdb", None)
+    with pytest.raises(ExtraMissing, match="duckdb is not installed"):
+        asked("query", run, "SELECT 1")
+
+
+def test_without_labels_nothing_was_missed_that_is_known(run: Path, tmp_path: Path) -> None:
+    """A run without labels says so, and names the option."""
+    for name in ("scores.parquet", "incidents.parquet", "summary.json"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    with pytest.raises(QueryError, match="without --labels"):
+        asked("top", tmp_path, "--by", "missed")

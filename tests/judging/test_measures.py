@@ -1,0 +1,224 @@
+"""The measures against scikit-learn where it has them, else against brute force."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.random import default_rng
+from sklearn import metrics
+
+from schemas.columns import F64, I64
+from stream.judging.measures import (
+    FALSE_POSITIVES,
+    HONEST,
+    RECALL_STEPS,
+    Ranked,
+    Ranking,
+    Rows,
+    Totals,
+    average_precision,
+    figure,
+    found_in_top,
+    quantile,
+    ratio,
+    resampled,
+    roc_auc,
+)
+
+BLOCKS = 4
+SCENARIOS = 2
+cases = st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=40).filter(
+    lambda rows: 0 < sum(fraud for _, fraud in rows) < len(rows)
+)
+
+
+class Case(NamedTuple):
+    """A ranking not yet in order, one row an event."""
+
+    score: F64
+    block: I64
+    scenario: I64
+    hundredths: I64
+
+
+def case(seed: int, events: int, distinct: int) -> Case:
+    """Events of which one in five is a fraud, with so many distinct scores."""
+    rng = default_rng(seed)
+    return Case(
+        score=rng.integers(0, distinct, events) / 8.0,
+        block=rng.integers(0, BLOCKS, events),
+        scenario=np.where(rng.random(events) < 0.2, rng.integers(0, SCENARIOS, events), HONEST),
+        hundredths=rng.integers(-50, 10_000, events),
+    )
+
+
+def ranked(of: Case, weights: F64, cuts: list[int], budgets: F64 | None = None) -> Ranked:
+    """The measures, the ranking taken in pieces."""
+    fraud = of.scenario != HONEST
+    honest = np.bincount(of.block[~fraud], minlength=BLOCKS)
+    kinds = [np.bincount(of.block[of.scenario == s], minlength=BLOCKS) for s in range(SCENARIOS)]
+    ranking = Ranking(Totals(honest, np.stack(kinds, axis=1)), weights, budgets)
+    order = np.argsort(-of.score, kind="stable")
+    for rows in np.split(order, sorted(cuts)):
+        ones = np.ones(len(rows), np.int64)
+        ranking.add(
+            Rows(of.score[rows], of.block[rows], of.scenario[rows], ones, of.hundredths[rows])
+        )
+    return ranking.finish()
+
+
+def recall_at(truth: Any, score: F64, weight: F64) -> float:
+    """The recall at the share of false positives, of scikit-learn's ROC curve."""
+    false, true, _ = metrics.roc_curve(truth, score, sample_weight=weight, drop_intermediate=False)
+    honest = weight[~truth].sum()
+    return float(true[false * honest <= np.floor(FALSE_POSITIVES * honest) + 1e-9].max())
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 99),
+    st.integers(50, 3_000),
+    st.sampled_from([3, 40, 10**6]),
+    st.lists(st.integers(0, 50), max_size=4),
+)
+def test_every_resample_is_measured_as_scikit_learn_does(
+    seed: int, events: int, distinct: int, cuts: list[int]
+) -> None:
+    """AUC, average precision and recall at few false positives equal scikit-learn's with the
+    resample's weights, however the ranking is cut into pieces and however many scores are equal."""
+    of, weights = case(seed, events, distinct), resampled(BLOCKS, 3)
+    found = ranked(of, weights, cuts)
+    truth = of.scenario != HONEST
+    for b in range(weights.shape[1]):
+        weight = weights[of.block, b]
+        if not 0 < weight[truth].sum() < weight.sum():
+            assert np.isnan(found.roc_auc[b])
+            continue
+        auc = metrics.roc_auc_score(truth, of.score, sample_weight=weight)
+        assert found.roc_auc[b] == pytest.approx(auc, abs=1e-12)
+        precision = metrics.average_precision_score(truth, of.score, sample_weight=weight)
+        assert found.average_precision[b] == pytest.approx(precision, abs=1e-12)
+        assert found.recall_at_false_positives[b] == recall_at(truth, of.score, weight)
+
+
+def test_a_scenario_is_measured_against_everything_honest() -> None:
+    """Its AUC and average precision are scikit-learn's over its frauds and the honest events."""
+    of = case(1, 2_000, 300)
+    found = ranked(of, resampled(BLOCKS, 1), [100, 101, 1_500])
+    for s in range(SCENARIOS):
+        rows = (of.scenario == s) | (of.scenario == HONEST)
+        truth, score = of.scenario[rows] == s, of.score[rows]
+        assert found.scenario_auc[s] == pytest.approx(metrics.roc_auc_score(truth, score))
+        precision = metrics.average_precision_score(truth, score)
+        assert found.scenario_precision[s] == pytest.approx(precision)
+
+
+def test_the_precision_recall_curve_lies_on_scikit_learns() -> None:
+    """Each point is one of scikit-learn's, none is given twice, and the last has every fraud."""
+    of = case(2, 5_000, 2_000)
+    curve = ranked(of, resampled(BLOCKS, 1), [700, 2_000]).by_recall
+    truth = of.scenario != HONEST
+    precision, recall, thresholds = metrics.precision_recall_curve(truth, of.score)
+    at = np.searchsorted(thresholds, curve.score)
+    assert thresholds[at] == pytest.approx(curve.score, abs=0)
+    assert curve.frauds / curve.events == pytest.approx(precision[at])
+    assert curve.frauds / truth.sum() == pytest.approx(recall[at])
+    assert curve.frauds[-1] == truth.sum()
+    assert (np.diff(curve.score) < 0).all()
+    assert len(curve.score) > RECALL_STEPS / 2
+
+
+def test_a_budgets_threshold_is_the_lowest_that_keeps_within_it() -> None:
+    """No more events than the budget lie at or above it, one distinct score lower there are more;
+    frauds and their amounts are those at or above it."""
+    of, budgets = case(3, 1_000, 40), np.array([1.0, 60.0, 500.0, 5_000.0])
+    curve = ranked(of, resampled(BLOCKS, 1), [10, 400], budgets).by_budget
+    assert curve.events[0] == 0, "the highest score has more than one event here"
+    for k in (1, 2, 3):
+        above = of.score >= curve.score[k]
+        lower = of.score[~above].max(initial=-1.0)
+        assert above.sum() == curve.events[k] <= budgets[k]
+        assert lower < 0 or (of.score >= lower).sum() > budgets[k]
+        frauds = above & (of.scenario != HONEST)
+        assert curve.frauds[k] == frauds.sum()
+        assert curve.hundredths[k] == of.hundredths[frauds].sum()
+    assert curve.events[3] == 1_000
+
+
+@given(cases)
+def test_auc_is_the_share_of_pairs_in_order(rows: list[tuple[int, bool]]) -> None:
+    """AUC equals the share of (fraud, honest) pairs in which the fraud scores higher, ties half."""
+    pairs = [
+        1.0 if f > h else 0.5 if f == h else 0.0
+        for f, is_fraud in rows
+        if is_fraud
+        for h, honest in rows
+        if not honest
+    ]
+    score = np.array([float(s) for s, _ in rows])
+    fraud = np.array([f for _, f in rows])
+    assert abs(roc_auc(score, fraud) - sum(pairs) / len(pairs)) < 1e-12
+
+
+@given(cases)
+def test_average_precision_steps_down_the_distinct_scores(rows: list[tuple[int, bool]]) -> None:
+    """AP equals the sum over distinct thresholds of recall gained times precision there."""
+    score = np.array([float(s) for s, _ in rows])
+    fraud = np.array([f for _, f in rows])
+    total, before = 0.0, 0
+    for threshold in sorted(set(score.tolist()), reverse=True):
+        asked = score >= threshold
+        hits = int((fraud & asked).sum())
+        total += (hits - before) / fraud.sum() * hits / asked.sum()
+        before = hits
+    assert abs(average_precision(score, fraud) - total) < 1e-12
+
+
+def test_blocks_are_drawn_whole_and_the_same_each_time() -> None:
+    """Each resample draws as many blocks as there are; the first column is the data; one block
+    alone cannot be resampled, and has no interval."""
+    weights = resampled(7, 50)
+    assert (weights[:, 0] == 1).all()
+    assert (weights.sum(axis=0) == 7).all()
+    assert (weights == resampled(7, 50)).all()
+    assert len(np.unique(weights[:, 1:], axis=1).T) > 40
+    one = figure(np.array([3.0]) @ resampled(1))
+    assert (one.value, one.low, one.high) == (3.0, None, None)
+
+
+def test_a_ratio_is_of_sums_and_has_the_interval_of_its_resamples() -> None:
+    """The interval holds the middle 95 % of the ratios of resampled sums; without a denominator
+    there is no figure."""
+    rng = default_rng(5)
+    whole = rng.integers(50, 100, 60)
+    part = rng.binomial(whole, 0.3)
+    weights = resampled(60)
+    found = ratio(part, whole, weights)
+    assert found.value == part.sum() / whole.sum()
+    sums = [(part @ w) / (whole @ w) for w in weights.T[1:]]
+    assert (found.low, found.high) == tuple(np.quantile(sums, [0.025, 0.975]))
+    deviation = np.sqrt(0.3 * 0.7 / whole.sum())
+    assert found.low is not None
+    assert found.high is not None
+    assert 2.5 < (found.high - found.low) / deviation < 5.5, "about four deviations of a share"
+    assert ratio(part, np.zeros(60, np.int64), weights).value is None
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=30), st.sampled_from([0.25, 0.5, 0.75]))
+def test_a_quantile_is_the_least_value_that_has_the_share(values: list[float], q: float) -> None:
+    """It equals numpy's inverted distribution function, and each resample that of its weights."""
+    array, weights = np.array(values), resampled(3, 2)
+    block = np.arange(len(values)) % 3
+    found = quantile(array, block, q, weights)
+    assert found.value == np.quantile(array, q, method="inverted_cdf")
+
+
+def test_the_top_of_a_day_leaves_out_what_is_known() -> None:
+    """The frauds among the k entities with the highest scores, whoever is known left out first."""
+    entity, fraud = ["a", "b", "c", "d"], np.array([True, True, False, True])
+    assert found_in_top(entity, fraud, 2, set()) == {"a", "b"}
+    assert found_in_top(entity, fraud, 2, {"a"}) == {"b"}
+    assert found_in_top(entity, fraud, 3, {"a"}) == {"b", "d"}
+    assert found_in_top(entity, fraud, 9, {"a", "b", "d"}) == set()

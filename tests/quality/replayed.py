@@ -1,0 +1,63 @@
+"""Recorded data through `replay` with a ready configuration, and what came of it.
+
+An event has a score; what an address, a session or a series deserves is made of its events' scores
+here and nowhere else: see `Verdict`.
+"""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple
+
+import numpy as np
+import orjson
+import pyarrow.parquet as pq
+
+from schemas.columns import F64
+from stream.config import Config
+from stream.replay import replay
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+CONFIGS: Final = ROOT / "deploy" / "configs"
+DATA: Final = ROOT.parent / "shared" / "data"
+
+Verdict = Literal["last", "median"]
+"""How an entity's score is made of its events' scores: the last says how it stands once all is
+known of it, the median what it usually does."""
+_OF: Final[dict[Verdict, Callable[[list[float]], float]]] = {
+    "last": lambda scores: scores[-1],
+    "median": lambda scores: float(np.median(scores)),
+}
+
+
+class Replayed(NamedTuple):
+    """score: event id → the event's score. alerts: in their order, as they were published."""
+
+    score: dict[str, float]
+    alerts: list[dict[str, Any]]
+
+    def of(self, event_ids: Sequence[str]) -> F64:
+        """float64[n]: the scores of these events."""
+        return np.array([self.score[event_id] for event_id in event_ids])
+
+
+def replayed(using: Config, name: str, path: Path, column: str = "score") -> Replayed:
+    """One file as one input. column: of scores.parquet, such as one monitor's."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        replay(using, [(name, path)], out, lambda _read, _share: None)
+        table = pq.read_table(out / "scores.parquet", columns=["event_id", column])
+        lines = (out / "alerts.ndjson").read_bytes().splitlines()
+    scores = table[column].fill_null(0.0).to_pylist()
+    return Replayed(
+        dict(zip(table["event_id"].to_pylist(), scores, strict=True)),
+        [orjson.loads(line) for line in lines],
+    )
+
+
+def by_entity(scores: F64, entities: Sequence[str], verdict: Verdict) -> dict[str, float]:
+    """Each entity's score, of its events in their order."""
+    found: dict[str, list[float]] = {}
+    for entity, score in zip(entities, scores.tolist(), strict=True):
+        found.setdefault(entity, []).append(score)
+    return {entity: _OF[verdict](own) for entity, own in found.items()}

@@ -1,0 +1,302 @@
+"""Configurations compared in one pass: each run is what it is alone, and the verdict says no more
+than the labels do."""
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import orjson
+import pytest
+from numpy.random import default_rng
+
+from schemas.alerts import without_run
+from stream.cli.recorded import _names
+from stream.config import Config, parse
+from stream.decoding import shared_decoders
+from stream.errors import InputError
+from stream.inputs import FileReading
+from stream.inputs.places import files_at
+from stream.judging.comparison import Comparison
+from stream.replay import Split, Summary, replay
+from stream.replay.comparing import Candidate, compare
+from stream.replay.recording import FILES
+
+START_MS = 1_772_409_600_000
+STEP_MS = 400_000
+DAY_MS = 86_400_000
+FRAUDS_EVERY = 50
+CONFIG = """
+reveal = ["account"]
+[inputs.shop]
+topic = "shop"
+type = "transaction"
+[inputs.shop.fields]
+event_id = "id"
+time = "at"
+account = "who"
+device = "device"
+kind = "kind"
+amount = "amount"
+
+[inputs.visits]
+topic = "visits"
+codec = "access_log"
+
+[inputs.verdicts]
+topic = "verdicts"
+type = "label"
+[inputs.verdicts.fields]
+event_id = { position = true }
+time = "known_at"
+labelled_event_id = "payment"
+verdict = "verdict"
+kind = "how"
+
+[[monitors]]
+name = "account"
+entity = "account"
+inputs = ["shop"]
+features = [{ name = "amount", kind = "value", field = "amount", side = "high" }]
+policy = { p_max = 1e-2, warm_up_events = 100, incident_gap = "1min", alerts_per_day = 20 }
+"""
+BY_GAP = CONFIG.replace('kind = "value", field = "amount", side = "high"', 'kind = "gap"')
+TWO_PARTITIONS = CONFIG.replace(
+    'topic = "shop"',
+    'topic = "shop"\npartitions = 2\nkeyed_by = "account"\npartitioner = "murmur2"',
+)
+OVER_A_HOP = CONFIG.replace('inputs = ["shop"]', 'inputs = ["shop"]\npartitions = 3')
+BY_ADDRESS = (
+    CONFIG
+    + """
+[[monitors]]
+name = "ip"
+entity = "ip"
+inputs = ["visits"]
+features = [{ name = "requests_1min", kind = "count", half_life = "1min" }]
+"""
+)
+LINE = '10.0.0.{} - - [{:02}/Mar/2026:{:02}:00:00 +0000] "GET / HTTP/1.1" 200 5 "-" "x"'
+Row = dict[str, Any]
+
+
+def config(text: str = CONFIG) -> Config:
+    """A parsed configuration."""
+    return parse(tomllib.loads(text), {})
+
+
+def payments(count: int = 3_000) -> list[Row]:
+    """Payments of twenty accounts over two weeks; each fiftieth is a fraud and far too large."""
+    rng = default_rng(11)
+    return [
+        {
+            "id": f"e{i}",
+            "at": START_MS + i * STEP_MS,
+            "who": f"a{rng.integers(20)}",
+            "device": f"d{rng.integers(30)}",
+            "kind": "food",
+            "amount": round(float(rng.lognormal(3, 0.3)), 2) * (8 if is_fraud(i) else 1),
+        }
+        for i in range(count)
+    ]
+
+
+def is_fraud(index: int) -> bool:
+    """Whether the payment of that number is one."""
+    return index % FRAUDS_EVERY == FRAUDS_EVERY - 1
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The shop's payments with bad records among them, their labels, and visits at the same time."""
+    folder = tmp_path_factory.mktemp("recorded")
+    rows = payments()
+    bad = [
+        b"{",
+        orjson.dumps(rows[4]),
+        orjson.dumps(rows[1_198] | {"id": "long", "kind": "k" * 5_000}),
+        orjson.dumps(rows[2_597] | {"id": "no number", "amount": "much"}),
+    ]
+    lines = [orjson.dumps(row) for row in rows]
+    for place, line in zip((5, 9, 1_200, 2_600), bad, strict=True):
+        lines.insert(place, line)
+    labels = [
+        orjson.dumps(
+            {
+                "payment": row["id"],
+                "known_at": row["at"] + DAY_MS,
+                "verdict": "fraud" if is_fraud(i) else "honest",
+                "how": "takeover" if is_fraud(i) else None,
+            }
+        )
+        for i, row in enumerate(rows)
+    ]
+    visits = [LINE.format(i % 7, 2 + i // 24, i % 24).encode() for i in range(24 * 10)]
+    found = {"shop": lines, "labels": labels, "visits": visits}
+    for name, content in found.items():
+        (folder / name).write_bytes(b"\n".join(content))
+    return {name: folder / name for name in found}
+
+
+def candidate(name: str, text: str, files: dict[str, Path], *, labelled: bool = True) -> Candidate:
+    """A configuration to compare."""
+    return Candidate(name, config(text), [("verdicts", files["labels"])] if labelled else [])
+
+
+def compared(
+    candidates: Sequence[Candidate], files: dict[str, Path], out: Path, split: Split | None = None
+) -> Comparison:
+    """Compare over shop and visits, without telling progress."""
+    inputs = [("shop", files["shop"]), ("visits", files["visits"])]
+    return compare(candidates, inputs, out, lambda _records, _share: None, split or Split())
+
+
+def left_behind(folder: Path) -> dict[str, bytes]:
+    """What a run wrote, without the alerts' `run` and without times that a clock gave."""
+    found = {name: (folder / name).read_bytes() for name in FILES if (folder / name).exists()}
+    del found["index.html"]
+    lines = found["alerts.ndjson"].splitlines()
+    summary = {
+        key: value
+        for key, value in orjson.loads(found["summary.json"]).items()
+        if key not in {"name", "seconds", "events_per_s", "incidents"}
+    }
+    return found | {
+        "alerts.ndjson": b"\n".join(map(without_run, lines)),
+        "summary.json": orjson.dumps(summary),
+    }
+
+
+def test_each_run_is_what_it_is_alone(files: dict[str, Path], tmp_path: Path) -> None:
+    """Configurations that share inputs, want other fields of them, or cut them otherwise leave the
+    same bytes behind as if each had been replayed by itself."""
+    of = {
+        "today": CONFIG,
+        "gap": BY_GAP,
+        "kinds": CONFIG.replace('field = "amount", side = "high"', 'field = "amount"').replace(
+            "policy =", 'where = { kind = "food" }\npolicy ='
+        ),
+        "partitions": TWO_PARTITIONS,
+        "hop": OVER_A_HOP,
+        "address": BY_ADDRESS,
+    }
+    split = Split(from_ms=START_MS + 2 * DAY_MS)
+    candidates = [candidate(name, text, files) for name, text in of.items()]
+    compared(candidates, files, tmp_path / "together", split)
+    inputs = [("shop", files["shop"]), ("visits", files["visits"])]
+    for one in candidates:
+        alone = tmp_path / "alone" / one.name
+        replay(one.config, inputs, alone, lambda _r, _s: None, one.labels, split)
+        expected, got = left_behind(alone), left_behind(tmp_path / "together" / one.name)
+        assert [name for name in expected if expected[name] != got.get(name)] == []
+        assert len(expected["alerts.ndjson"]) > 0
+    letters = {
+        name: (tmp_path / "together" / name / "dead_letters.ndjson").read_bytes().count(b"\n")
+        for name in of
+    }
+    assert letters["kinds"] == letters["today"] + 1, "a kind too long is a fault where it is read"
+
+
+def test_what_is_read_alike_is_decoded_once(files: dict[str, Path]) -> None:
+    """Configurations with the same mapping share a batch's columns; one with another does not."""
+    other = CONFIG.replace('amount = "amount"', 'amount = { path = "amount" }')
+    first, second, third = shared_decoders([config(), config(BY_GAP), config(other)])
+    spec = config().inputs["shop"]
+    [batch] = next(iter(FileReading("shop", files_at(str(files["shop"])), spec, 4)))
+    assert first["shop"] is second["shop"]
+    assert first["shop"].read(batch) is second["shop"].read(batch)
+    assert first["shop"] is not third["shop"]
+
+
+def test_the_better_one_is_named(files: dict[str, Path], tmp_path: Path) -> None:
+    """What finds frauds that the other cannot see catches more, whichever of them comes first, and
+    the difference is the same with its sign turned."""
+    amount, gap = candidate("amount", CONFIG, files), candidate("gap", BY_GAP, files)
+    one = compared([gap, amount], files, tmp_path / "one")
+    other = compared([amount, gap], files, tmp_path / "other")
+    assert one.verdict == other.verdict == "amount catches more than gap"
+    assert one.pairs[0].because == other.pairs[0].because
+    [forth], [back] = one.pairs, other.pairs
+    for there, here in zip(forth.differences, back.differences, strict=True):
+        assert there.difference.value == pytest.approx(-(here.difference.value or 0.0))
+        assert there.difference.low == pytest.approx(-(here.difference.high or 0.0))
+    view = one.sides[1].view
+    assert view is not None
+    assert forth.differences[0].other == view.levels[0].average_precision.value
+    frauds = next(one for one in forth.overlaps if one.what == "frauds")
+    assert frauds.other_only > frauds.both + frauds.first_only
+    assert [found.amount for found in forth.by_other] == sorted(
+        (found.amount for found in forth.by_other), key=lambda amount: -(amount or 0.0)
+    )
+
+
+def test_the_same_configuration_is_no_better(files: dict[str, Path], tmp_path: Path) -> None:
+    """Held against itself no difference can be told: every one is exactly 0, all alerts are in
+    common and no setting differs."""
+    same = compared([candidate(n, CONFIG, files) for n in ("one", "two")], files, tmp_path / "out")
+    [pair] = same.pairs
+    assert same.verdict == "No difference between one and two can be told"
+    assert {one.difference.value for one in pair.differences} == {0.0}
+    assert {one.first_only + one.other_only for one in pair.overlaps} == {0.0}
+    assert pair.overlaps[0].both > 0
+    assert pair.drift.rank_correlation == pytest.approx(1.0)
+    assert pair.drift.alerts_in_common == 1.0
+    assert pair.drift.population_stability == 0.0
+    assert same.settings == []
+
+
+def test_without_labels_there_is_no_winner(files: dict[str, Path], tmp_path: Path) -> None:
+    """Without labels only drift and overlaps are told, and the verdict says so."""
+    both = [candidate(n, t, files, labelled=False) for n, t in (("a", CONFIG), ("b", BY_GAP))]
+    told = compared(both, files, tmp_path / "out")
+    assert told.verdict.startswith("Without labels nobody can say whether a or b is better")
+    assert not told.labelled
+    assert told.pairs[0].differences == []
+    assert {one.what for one in told.pairs[0].overlaps} == {
+        *("events", "entities", "incidents", "amount"),
+    }
+    assert told.pairs[0].drift.rank_correlation is not None
+    assert told.pairs[0].drift.rank_correlation < 0.9
+    assert told.settings[0].where.startswith("monitors.account.features[0].")
+
+
+def test_the_folder_holds_all_and_says_the_same(files: dict[str, Path], tmp_path: Path) -> None:
+    """comparison.json is the comparison, and comparing again into the folder replaces it; a folder
+    with anything else in it is refused."""
+    out = tmp_path / "out"
+    both = [candidate("a", CONFIG, files), candidate("b", BY_GAP, files)]
+    told = compared(both, files, out)
+    read = msgspec.json.decode((out / "comparison.json").read_bytes(), type=Comparison)
+    assert read == told
+    assert sorted(entry.name for entry in out.iterdir()) == [
+        *("a", "b", "comparison.json", "index.html"),
+    ]
+    assert compared(both, files, out).pairs == told.pairs
+    with pytest.raises(InputError, match="holds b, which"):
+        compared([both[0], candidate("c", BY_GAP, files)], files, out)
+    with pytest.raises(InputError, match="no name twice"):
+        compared([both[0], both[0]], files, tmp_path / "twice")
+    with pytest.raises(InputError, match="no input is named nowhere"):
+        compare(both, [("nowhere", files["shop"])], tmp_path / "n", lambda _r, _s: None)
+
+
+def test_names_of_folders_are_plain_and_differ() -> None:
+    """A configuration's folder is named by its file, without what a path or a page could trip
+    over."""
+    paths = [
+        Path("x/today.toml"),
+        Path("y/today.toml"),
+        Path('<b>"../é.toml'),
+        Path("index.html.x"),
+    ]
+    assert _names(paths) == ["today", "today-2", "configuration", "index-html"]
+
+
+def test_summary_reads_back(files: dict[str, Path], tmp_path: Path) -> None:
+    """summary.json holds the whole summary."""
+    one = candidate("one", CONFIG, files)
+    inputs = [("shop", files["shop"])]
+    told = replay(one.config, inputs, tmp_path / "out", lambda _r, _s: None, one.labels)
+    read = msgspec.json.decode((tmp_path / "out" / "summary.json").read_bytes(), type=Summary)
+    assert read == told

@@ -1,0 +1,228 @@
+"""The pages of a run and of a comparison: every number comes from the file beside it, names stay
+text, and a reader who sees nothing is told the same."""
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import pyarrow.parquet as pq
+import pytest
+
+from stream.judging.comparison import Comparison
+from stream.page import words
+from stream.page.comparison import comparison_page
+from stream.page.run import run_page
+from stream.replay import Summary
+from tests.test_comparing import BY_GAP, CONFIG, candidate, compared, files
+from tests.test_page import HOSTILE, Parsed, shape
+
+__all__ = ["files"]  # a fixture
+
+TIME = re.compile(r"\d{4}-\d\d-\d\d")
+OURS = {
+    *(
+        "low",
+        "medium",
+        "high",
+        "critical",
+        "opened",
+        "updated",
+        "closed",
+        "replay",
+        "all",
+        "a",
+        "b",
+    ),
+    *("review", "challenge", "throttle", "block", "events", "new_events", "entities"),
+    *(
+        "entity_days",
+        "incidents",
+        "fraud",
+        "honest",
+        "amount",
+        "frauds",
+        "fraud entities",
+        "fraud amount",
+    ),
+}
+"""Words that a page chooses by: no other than these can stand there."""
+NAMED_BY_OTHERS = {"inputs", "monitors", "adds_up", "alerts_per_day", "labels", "entities"}
+"""Where keys are names of a configuration."""
+NUMBER = re.compile(r"[−+-]?(?:\d[\d\N{NO-BREAK SPACE}]*)?\.?\d+(?:e[−+-]?\d+)?")
+PROSE = {"95", "1", "0.1", "0.25", "10", "-10", "4"}
+"""Numbers that the pages' own sentences hold: of intervals, logarithms, stability, p ≥ 0.1."""
+
+
+class Written(NamedTuple):
+    """The text of a page, the file beside it, and how to draw that again."""
+
+    page: str
+    beside: Any
+    draw: Callable[[Any], str]
+
+
+@pytest.fixture(scope="module")
+def folder(files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A comparison of two runs with labels."""
+    out = tmp_path_factory.mktemp("report") / "out"
+    compared([candidate("a", CONFIG, files), candidate("b", BY_GAP, files)], files, out)
+    return out
+
+
+@pytest.fixture(scope="module", params=["run", "comparison"])
+def written(folder: Path, request: pytest.FixtureRequest) -> Written:
+    """A page with the file beside it."""
+    if request.param == "run":
+        return Written(
+            (folder / "a" / "index.html").read_text("utf-8"),
+            msgspec.json.decode((folder / "a" / "summary.json").read_bytes()),
+            lambda document: run_page(msgspec.convert(document, Summary)),
+        )
+    return Written(
+        (folder / "index.html").read_text("utf-8"),
+        msgspec.json.decode((folder / "comparison.json").read_bytes()),
+        lambda document: comparison_page(msgspec.convert(document, Comparison)),
+    )
+
+
+def leaves(document: Any) -> Iterator[Any]:
+    """Every value and every key in a document."""
+    if isinstance(document, dict):
+        yield from document
+        for inner in document.values():
+            yield from leaves(inner)
+    elif isinstance(document, list):
+        for inner in document:
+            yield from leaves(inner)
+    else:
+        yield document
+
+
+def shown(leaf: Any) -> Iterator[str]:
+    """A value in every form in which a page writes one."""
+    if isinstance(leaf, str):
+        yield leaf
+        if TIME.match(leaf):
+            yield leaf[:16].replace("T", " ")
+    elif isinstance(leaf, int | float) and not isinstance(leaf, bool) and math.isfinite(leaf):
+        yield from (words.number(leaf), words.measure(leaf), words.whole(round(leaf)))
+        yield from (words.percent(leaf), words.rate(leaf), words.signed(leaf), words.signed(-leaf))
+        yield from (f"{leaf * 100:.0f}", f"{leaf:.1f}", f"{leaf:.1e}", f"{leaf:.2g}")
+        yield from (words.size(leaf), words.duration(leaf), words.duration(leaf * 1000))
+        if 0 <= leaf < 4e12:
+            yield words.moment(int(leaf))
+
+
+def test_the_page_is_drawn_from_the_file_beside_it(written: Written) -> None:
+    """Drawing what summary.json or comparison.json holds gives the same page, byte for byte."""
+    assert written.draw(written.beside) == written.page
+
+
+def test_every_number_is_in_the_file_beside_it(written: Written) -> None:
+    """Each number that a page shows is one of its file, only written for reading: none is computed
+    on the page."""
+    known = {
+        number
+        for leaf in leaves(written.beside)
+        for s in shown(leaf)
+        for number in NUMBER.findall(s)
+    }
+    days = written.beside["traffic"]["bucket_ms"] if "traffic" in written.beside else None
+    starts = (
+        words.moment(written.beside["traffic"]["start_ms"] + i * days) for i in range(400) if days
+    )
+    known |= {number for text in starts for number in NUMBER.findall(text)}
+    told = set(NUMBER.findall(Parsed(written.page).said))
+    assert told - known - PROSE == set()
+    assert len(told) > 100
+
+
+def renamed(document: Any, name: str, keyed: bool = False) -> Any:
+    """The document with a name in place of every text that anybody else chose. keyed: its own keys
+    are such texts."""
+    if isinstance(document, dict):
+        return {
+            f"{name}{i}" if keyed else key: renamed(inner, name, key in NAMED_BY_OTHERS)
+            for i, (key, inner) in enumerate(document.items())
+        }
+    if isinstance(document, list):
+        return [renamed(inner, name) for inner in document]
+    chosen = isinstance(document, str) and document not in OURS and not TIME.match(document)
+    return name if chosen else document
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_names_stay_text(written: Written, name: str) -> None:
+    """Whatever entities, features, kinds, settings and events are called, the page has the same
+    elements and attributes."""
+    harmless, hostile = (
+        Parsed(written.draw(renamed(written.beside, one))) for one in ("harmless", name)
+    )
+    assert shape(hostile) == shape(harmless)
+    assert not set("<>&") & set(hostile.data)
+
+
+def test_a_reader_who_sees_nothing_finds_the_way(written: Written) -> None:
+    """A page has its landmarks, one first heading and no level left out, contents that lead to
+    every section, a caption or a heading for every table, and for every chart a label and the same
+    as a table."""
+    parsed = Parsed(written.page)
+    tags = [tag for tag, _ in parsed.elements]
+    assert [tags.count(one) for one in ("header", "nav", "main", "footer", "h1")] == [1] * 5
+    levels = [int(tag[1]) for tag in tags if re.fullmatch(r"h\d", tag)]
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+    ids = [a["id"] for _, a in parsed.elements if "id" in a]
+    assert len(ids) == len(set(ids))
+    anchors = {
+        str(a["href"])[1:] for t, a in parsed.elements if t == "a" and str(a["href"])[0] == "#"
+    }
+    assert anchors <= set(ids)
+    assert anchors >= {str(a["aria-labelledby"]) for tag, a in parsed.elements if tag == "section"}
+    charts = [a for _, a in parsed.elements if str(a.get("id")).startswith("chart-")]
+    assert all(chart["aria-label"] and chart["role"] == "img" for chart in charts)
+    figures = re.findall(r"<figure>.*?</figure>", written.page, re.DOTALL)
+    assert len(figures) == len(charts) > 0
+    assert all('<table role="table"><caption>' in figure for figure in figures)
+    assert tags.count("table") == tags.count("caption") + written.page.count('class="parts"')
+    assert all(a.get("scope") in {"col", "row"} for tag, a in parsed.elements if tag == "th")
+
+
+def test_the_verdict_is_read_first(folder: Path) -> None:
+    """The first words of a comparison's page are its verdict, then by how much."""
+    told = msgspec.json.decode((folder / "comparison.json").read_bytes(), type=Comparison)
+    page = (folder / "index.html").read_text("utf-8")
+    first = Parsed(page.partition("<header>")[2]).said
+    because = told.pairs[0].because
+    assert first.startswith(f"{told.verdict} {because[0].upper()}{because[1:]}.")
+
+
+def test_a_page_leads_nowhere_else(folder: Path) -> None:
+    """Links go to a place on the page or, in a comparison, to its runs' own pages, which are
+    there."""
+    for page in (folder / "index.html", folder / "a" / "index.html"):
+        parsed = Parsed(page.read_text("utf-8"))
+        links = [str(a["href"]) for _, a in parsed.elements if "href" in a]
+        others = [link for link in links if not link.startswith("#")]
+        assert others == (["a/index.html", "b/index.html"] if page.parent == folder else [])
+        assert all((page.parent / link).is_file() for link in others)
+        assert not [a for _, a in parsed.elements if {"src", "action"} & a.keys()]
+        assert page.read_text("utf-8").count("plotly.js v") == 1
+
+
+def test_incidents_say_what_became_of_them(folder: Path) -> None:
+    """Beside its explanation each incident has the verdict and the events that incidents.parquet
+    has of it."""
+    summary = msgspec.json.decode((folder / "a" / "summary.json").read_bytes(), type=Summary)
+    rows = pq.read_table(folder / "a" / "incidents.parquet").to_pylist()
+    known = {row["incident_id"]: row for row in rows}
+    assert summary.incidents_opened >= len(summary.incidents) > 3
+    for one in summary.incidents:
+        row = known[one.worst.incident_id]
+        assert (one.verdict, one.events, one.amount, one.worst.score) == (
+            *(row["verdict"], row["events"], row["amount"], row["top_score"]),
+        )
+    assert {one.verdict for one in summary.incidents} == {"fraud"}
