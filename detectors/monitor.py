@@ -416,8 +416,13 @@ def told_names(spec: MonitorSpec) -> list[str]:
 
 def concerns(events: EventBatch, spec: MonitorSpec) -> Bools:
     """bool[n]: the events that the monitor judges, and the labels of its entities."""
+    return _applies(events, spec) | labels_of(events, spec.entity)
+
+
+def labels_of(events: EventBatch, entity: str) -> Bools:
+    """bool[n]: the labels that name an entity of that kind."""
     labels: Bools = events.type_code == LABEL
-    return _applies(events, spec) | (labels & _present(events, spec.entity))
+    return labels & _present(events, entity)
 
 
 def _applies(events: EventBatch, spec: MonitorSpec) -> Bools:

@@ -17,17 +17,18 @@ from schemas.alerts import Alert
 from schemas.columns import I64, EventBatch, joined
 from schemas.records import Records
 from stream.alerting import RunInfo
-from stream.config import ASSESS, Config, Log, logs, ways
+from stream.config import ASSESS, Config, Log, labels_from, logs, ways
 from stream.shard import Emitted, InternalShard, Shard, Shards
 from stream.stages import InternalRecord
-from stream.stages.watch import NOTHING_WANTED, Said, Wanted, silence
+from stream.stages.watch import NOTHING_WANTED, Said, Wanted, assessed, silence
 
 Counts = Mapping[str, Mapping[str, int]]
 Place = tuple[str, int]
 
 
 class Judged(NamedTuple):
-    """Events that every monitor has judged, and what each said of them."""
+    """Events that every monitor has judged, and what each said of them; and by "assess", where it
+    scores every event, what they say together."""
 
     events: EventBatch
     said: dict[str, Said]
@@ -117,6 +118,7 @@ class Chain:
             ]
             for name in config.inputs
         }
+        self._assessed = wanted.scores and bool(labels_from(config))
         self._logs = {(log.name, log.internal): log for log in logs(config)}
         self._recorded = recorded or {}
         self.recorded = frozenset(log.name for log in self._recorded.values())
@@ -159,6 +161,8 @@ class Chain:
             silent = {
                 name: silence(self._specs[name], len(events), self._wanted) for name in source.later
             }
+            if self._assessed:
+                silent[ASSESS] = assessed(np.full(len(events), np.nan))
             source.held.append((_Held(events, due_ms), silent | emitted.said))
         self._pass_on(emitted, due_ms)
         return emitted
@@ -168,7 +172,7 @@ class Chain:
         emitted = ended()
         due_ms = np.maximum.accumulate(np.maximum(emitted.events.time_ms, internal.reached_ms))
         internal.reached_ms = int(due_ms[-1]) if len(due_ms) else internal.reached_ms
-        if emitted.said:
+        if emitted.said.keys() - {ASSESS}:
             self._ready.append(Judged(emitted.events, emitted.said))
         self._pass_on(emitted, due_ms)
         return emitted
@@ -216,15 +220,15 @@ class Chain:
 
     def _note(self, emitted: Emitted) -> None:
         """Write what was said beside the events that it speaks of."""
-        if not emitted.said:  # nobody's but assess's, whose events may be of a recorded log
-            return
         for index in np.unique(emitted.events.source).tolist():
             rows = np.flatnonzero(emitted.events.source == index)
             offset = emitted.events.offset[rows]
-            for held, words in self._sources[emitted.events.sources[index]].held:
+            source = self._sources.get(emitted.events.sources[index])
+            for held, words in source.held if source else ():  # none of a recorded log
                 known = held.events.offset
                 here = (offset >= known[0]) & (offset <= known[-1])
                 places = np.searchsorted(known, offset[here])
+                # of places named often, as reports name them, the last stands
                 for name, said in emitted.said.items():
                     for array, added in zip(words[name], said, strict=True):
                         array[..., places] = added[..., rows[here]]

@@ -16,13 +16,14 @@ import pyarrow as pa
 import xxhash
 from msgspec import Meta
 
+from detectors.assessment import REPORT_P
 from detectors.features import KINDS
 from detectors.hashing import hash_key, hash_text, pseudonym
 from detectors.models.half_space_trees import RiverTreesSpec, TreesSpec
 from detectors.models.own import OwnSpec
 from detectors.models.tail import TailSpec
-from detectors.monitor import MonitorSpec
-from detectors.spec import Duration, FeatureSpec, Name, PolicySpec, Spec, Where
+from detectors.monitor import MonitorSpec, told_names
+from detectors.spec import P_MAX, Duration, FeatureSpec, Name, PolicySpec, Spec, Where
 from schemas import mapping
 from schemas.events import ENTITY_FIELDS, FIELDS, TYPES
 from schemas.mapping import CodecName, FieldsSpec, TypeSpec, nearest
@@ -35,6 +36,8 @@ ROUTE, ASSESS = STAGES = ("route", "assess")
 TOPIC: Final = r"^[a-zA-Z0-9._-]{1,249}$"
 LABEL_FIELDS: Final = ("kind", "verdict", "labelled_event_id")
 """What a label says, beside whom it speaks of."""
+TAUGHT: Final = ("verdict", "labelled_event_id")
+"""What of it is learned from."""
 ASSUMED: Final = frozenset({"utc_offset_min", "labelled_event_id"})
 """Fields that are done without where no input maps them: UTC; no label replaces another."""
 
@@ -77,14 +80,28 @@ class LimitsSpec(Spec, frozen=True, kw_only=True):
     duplicate_window: Annotated[int, Meta(ge=2, le=100_000_000)] = 100_000
 
 
+class LearningSpec(Spec, frozen=True, kw_only=True):
+    """How much reports say together, learned from labels.
+
+    inputs: those whose labels it learns from; a label must name the subject and its event. features:
+    of the monitors, such as "card.amount", that it looks at beside their scores.
+    """
+
+    inputs: Annotated[list[str], Meta(min_length=1)]
+    features: Annotated[list[str], Meta(max_length=64)] = msgspec.field(default_factory=list)
+
+
 class AssessSpec(Spec, frozen=True, kw_only=True):
     """What all monitors' reports on one event say together about its subject.
 
-    subject: the event field that names it. partitions: of the internal topic of reports. capacity:
-    subjects, events_max: reported events, remembered at most in each shard.
+    subject: the event field that names it. report_p: an event that surprises a monitor more than
+    that is reported. partitions: of the internal topic of reports. capacity: subjects, events_max:
+    reported events, remembered at most in each shard; labels must come before theirs is forgotten.
     """
 
     subject: str
+    report_p: Annotated[float, Meta(ge=P_MAX, le=0.1)] = REPORT_P
+    learning: LearningSpec | None = None
     partitions: Annotated[int, Meta(ge=1, le=10_000)] | None = None
     capacity: Annotated[int, Meta(ge=16, le=100_000_000)] = 100_000
     events_max: Annotated[int, Meta(ge=16, le=100_000_000)] = 100_000
@@ -221,10 +238,18 @@ def fields_wanted(config: Config, input_name: str) -> list[str]:
     for monitor in config.monitors:
         if input_name in monitor.inputs:
             wanted |= {name for _, name in _reads(monitor)}
+    if input_name in labels_from(config):
+        wanted |= {*TAUGHT}
     spec = config.inputs[input_name]
     if spec.type == "label" or "verdict" in wanted or "verdict" in (spec.fields or {}):
         wanted |= set(LABEL_FIELDS)
     return [n for n in mapping.available(spec.codec, spec.type, spec.fields) if n in wanted]
+
+
+def labels_from(config: Config) -> list[str]:
+    """The inputs whose labels assess learns from."""
+    learning = config.assess.learning if config.assess else None
+    return learning.inputs if learning else []
 
 
 def label_inputs(config: Config) -> list[str]:
@@ -234,10 +259,10 @@ def label_inputs(config: Config) -> list[str]:
 
 def entities_of_labels(config: Config, input_name: str) -> list[str]:
     """The entity fields that a label from this input must fill for whoever learns from it, in the
-    order of `events.FIELDS`; none where no monitor reads the input."""
+    order of `events.FIELDS`; none where nobody reads the input."""
     readers = [monitor for monitor in config.monitors if input_name in monitor.inputs]
     wanted = {name for monitor in readers for _, name in _reads(monitor)}
-    if readers and config.assess:
+    if config.assess and (readers or input_name in labels_from(config)):
         wanted.add(config.assess.subject)
     filled = fields_wanted(config, input_name)
     return [name for name in filled if name in wanted and name in ENTITY_FIELDS]
@@ -260,7 +285,8 @@ def assess_way(config: Config) -> Way | None:
     spec = config.assess
     if spec is None:
         return None
-    inputs = list(dict.fromkeys(name for monitor in config.monitors for name in monitor.inputs))
+    of_monitors = [name for monitor in config.monitors for name in monitor.inputs]
+    inputs = list(dict.fromkeys([*of_monitors, *labels_from(config)]))
     direct = all(way.internal is None for way in ways(config))
     if direct and len(inputs) == 1 and spec.partitions is None:
         only = config.inputs[inputs[0]]
@@ -422,6 +448,9 @@ def _relations(config: Config) -> Iterator[tuple[str, str]]:
         config.checkpoints.start_from, config.checkpoints.url
     ):
         yield "checkpoints.start_from", "is checkpoints.url; expected a place of its own"
+    if config.assess and config.assess.learning:
+        found = _learning_problems(config, config.assess.subject, config.assess.learning)
+        yield from _under("assess.learning", found)
     for line in property_problems(config.kafka):
         where, text = line.split(": ", 1)
         yield where, text
@@ -439,6 +468,30 @@ def _place_of(url: str) -> str:
     return url.rstrip("/")
 
 
+def _learning_problems(
+    config: Config, subject: str, learning: LearningSpec
+) -> Iterator[tuple[str, str]]:
+    yield from _twice({f"inputs[{i}]": name for i, name in enumerate(learning.inputs)})
+    for i, name in enumerate(learning.inputs):
+        if name not in config.inputs:
+            yield f"inputs[{i}]", f"no input is named {name}{nearest(name, config.inputs)}"
+            continue
+        spec = config.inputs[name]
+        filled = mapping.available(spec.codec, spec.type, spec.fields)
+        for needed in (subject, *TAUGHT):
+            if needed not in filled and needed in FIELDS:
+                yield f"inputs[{i}]", f"{name} does not map {needed}, which a label must have"
+    said = [f"{monitor.name}.{name}" for monitor in config.monitors for name in told_names(monitor)]
+    yield from _twice({f"features[{i}]": name for i, name in enumerate(learning.features)})
+    for i, name in enumerate(learning.features):
+        if name not in said:
+            hint = nearest(name, said)
+            yield (
+                f"features[{i}]",
+                f"got {name}; expected a monitor's feature, as card.amount{hint}",
+            )
+
+
 def _internal(config: Config) -> dict[str, Log]:
     """The internal logs of monitors whose inputs are known, by where the monitor stands."""
     known = {
@@ -446,7 +499,8 @@ def _internal(config: Config) -> dict[str, Log]:
         for i, monitor in enumerate(config.monitors)
         if monitor.inputs and set(monitor.inputs) <= config.inputs.keys()
     }
-    if len(known) == len(config.monitors) and config.monitors:
+    whole = len(known) == len(config.monitors) and {*labels_from(config)} <= config.inputs.keys()
+    if whole and config.monitors:
         way = assess_way(config)
         known |= {ASSESS: way.internal} if way else {}
     return {where: log for where, log in known.items() if log}

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from detectors.hashing import HashKey, hash_key
-from detectors.monitor import MonitorSpec
+from detectors.monitor import MonitorSpec, concerns, labels_of
 from detectors.state import AboutToWrite, Arrays, prefixed, prefixing, under
 from schemas.alerts import Alert
 from schemas.codecs.slim import MONITOR, P_VALUE, SlimCodec
@@ -26,6 +26,8 @@ from stream.alerting import RunInfo, Teller
 from stream.config import (
     ASSESS,
     ROUTE,
+    TAUGHT,
+    AssessSpec,
     Config,
     InputSpec,
     Log,
@@ -33,6 +35,7 @@ from stream.config import (
     fields_used,
     fields_wanted,
     fingerprint,
+    labels_from,
     sources,
     ways,
 )
@@ -40,9 +43,9 @@ from stream.decoding import Decoder, SharedDecoder
 from stream.errors import ForeignRecord
 from stream.rekeying import Rekeying
 from stream.stages import Found, InternalRecord, Stage
-from stream.stages.assess import Assess, reports
+from stream.stages.assess import Assess, looked_at, reports, spoken
 from stream.stages.route import Hop, Route
-from stream.stages.watch import NOTHING_WANTED, Said, Wanted, Watch, said
+from stream.stages.watch import NOTHING_WANTED, Outcome, Said, Wanted, Watch, assessed, said
 
 EVENTS_AT_ONCE: Final = 20_000
 """Events of an internal log that are judged at once: a poll may bring many times as many."""
@@ -53,7 +56,8 @@ class Emitted:
     """What one batch of records led to, in the order of the log.
 
     alerts: by event, then by monitor, so that cutting the batch elsewhere changes nothing.
-    said: monitor name → what it said of the events, as far as that is wanted.
+    said: monitor name → what it said of the events, as far as that is wanted; "assess" → what it
+    says of them where it learns and every event is scored: of rows about one event the last stands.
     internal: what goes into internal logs, in order for each of their partitions.
     """
 
@@ -111,28 +115,38 @@ class Shard(ABC):
 class Reporter:
     """What becomes of a monitor's reports in a shard: they go to assess, over its log or straight.
 
-    rekeying: into the log of the reports, None where assess reads them here.
+    rekeying: into the log of the reports, None where assess reads them here. every: whatever a
+    monitor judged goes there, so that every event is scored; only reports are learned from.
     """
 
-    def __init__(self, subject: str, key: HashKey, rekeying: Rekeying | None) -> None:
-        self._subject = subject
+    def __init__(
+        self, spec: AssessSpec, key: HashKey, rekeying: Rekeying | None, every: bool
+    ) -> None:
+        self._spec = spec
         self._key = key
         self._rekeying = rekeying
+        self.every = every
 
-    def sent(self, monitor: str, events: EventBatch, p_value: F64) -> Iterator[InternalRecord]:
+    def sent(
+        self, monitor: str, events: EventBatch, said: Mapping[str, F64]
+    ) -> Iterator[InternalRecord]:
         """The messages for a monitor's reports on a batch; none where assess reads them here."""
         if self._rekeying is not None:
-            found, _ = reports(monitor, events, p_value, self._subject, self._key)
+            found, _ = reports(monitor, events, said, self._spec, self._key, self.every)
             yield from self._rekeying.process(found)
 
     def together(
-        self, events: EventBatch, p_values: Mapping[str, F64]
+        self, events: EventBatch, outcomes: Mapping[str, Outcome]
     ) -> tuple[EventBatch, I64] | None:
-        """All monitors' reports on a batch by event, then by monitor, and the events' rows."""
+        """All monitors' reports on a batch by event, then by monitor, and the events' rows; and the
+        labels among the events, where they are learned from."""
         found = [
-            reports(name, events, p_value, self._subject, self._key)
-            for name, p_value in p_values.items()
+            reports(name, events, outcome.said(), self._spec, self._key, self.every)
+            for name, outcome in outcomes.items()
         ]
+        if self._spec.learning:
+            rows = np.flatnonzero(labels_of(events, self._spec.subject)).astype(np.int64)
+            found.append((spoken(None, events, {}, self._spec, rows), rows))
         if not any(len(one) for one, _ in found):
             return None
         everything = joined([one for one, _ in found])
@@ -165,35 +179,46 @@ class SourceShard(Shard):
         events = routed.events
         outcomes = {watch.name: watch.process(events) for watch in self.watches}
         self._check_counts()
-        p_values = {name: outcome.p_value for name, outcome in outcomes.items()}
         found = [one for outcome in outcomes.values() for one in outcome.alerts]
-        found += self._assessed(events, p_values)
+        words = {
+            watch.name: said(watch.spec, [outcomes[watch.name]], self._wanted)
+            for watch in self.watches
+        }
+        of_assess, p_value = self._assessed(events, outcomes)
+        if self._assess is not None and self._reporter and self._reporter.every:
+            words[ASSESS] = assessed(p_value)
+        found += of_assess
         found.sort(key=lambda one: one.row)
         return Emitted(
             events=events,
             alerts=[one.alert for one in found],
             dead_letters=routed.dead_letters,
-            said={
-                watch.name: said(watch.spec, [outcomes[watch.name]], self._wanted)
-                for watch in self.watches
-            },
-            internal=[*routed.internal, *self._reports(events, p_values)],
+            said=words,
+            internal=[*routed.internal, *self._reports(events, outcomes)],
         )
 
-    def _reports(self, events: EventBatch, p_values: dict[str, F64]) -> Iterator[InternalRecord]:
+    def _reports(
+        self, events: EventBatch, outcomes: dict[str, Outcome]
+    ) -> Iterator[InternalRecord]:
         if self._reporter is not None:
-            for name, p_value in p_values.items():
-                yield from self._reporter.sent(name, events, p_value)
+            for name, outcome in outcomes.items():
+                yield from self._reporter.sent(name, events, outcome.said())
 
-    def _assessed(self, events: EventBatch, p_values: dict[str, F64]) -> Iterator[Found]:
-        """The alerts of assess on a batch, where it reads the reports here."""
+    def _assessed(
+        self, events: EventBatch, outcomes: dict[str, Outcome]
+    ) -> tuple[list[Found], F64]:
+        """The alerts of assess on a batch, where it reads the reports here, and what it says of
+        each event."""
+        p_value = np.full(len(events), np.nan)
         if self._reporter is None or self._assess is None:
-            return
-        together = self._reporter.together(events, p_values)
-        if together is not None:
-            about, rows = together
-            for one in self._assess.process(about):
-                yield Found(int(rows[one.row]), one.alert)
+            return [], p_value
+        together = self._reporter.together(events, outcomes)
+        if together is None:
+            return [], p_value
+        about, rows = together
+        verdict = self._assess.process(about)
+        p_value[rows] = verdict.p_value  # of rows named often the last stands
+        return [Found(int(rows[one.row]), one.alert) for one in verdict.alerts], p_value
 
     def _check_counts(self) -> None:
         """Guarantee 3: for each monitor every event became exactly one of these."""
@@ -274,31 +299,36 @@ class WatchShard(InternalShard):
 
     def judge(self, events: EventBatch) -> Emitted:
         """Let the monitor watch the events."""
-        outcomes = [
-            self.watch.process(events.slice(start, min(start + EVENTS_AT_ONCE, len(events))))
-            for start in range(0, len(events), EVENTS_AT_ONCE)
-        ]
-        alerts = [found.alert for outcome in outcomes for found in outcome.alerts]
+        outcomes: list[Outcome] = []
+        sent: list[InternalRecord] = []
         name = self.watch.name
-        found = said(self.watch.spec, outcomes, self._wanted)
-        sent = self._reporter.sent(name, events, found.p_value) if self._reporter else ()
-        return Emitted(events, alerts, [], {name: found}, [*sent])
+        for start in range(0, len(events), EVENTS_AT_ONCE):
+            some = events.slice(start, min(start + EVENTS_AT_ONCE, len(events)))
+            outcome = self.watch.process(some)
+            outcomes.append(outcome)
+            sent += self._reporter.sent(name, some, outcome.said()) if self._reporter else ()
+        alerts = [found.alert for outcome in outcomes for found in outcome.alerts]
+        words = {name: said(self.watch.spec, outcomes, self._wanted)}
+        return Emitted(events, alerts, [], words, sent)
 
     def _stages(self) -> dict[str, Stage[Any, Any]]:
         return {self.watch.name: self.watch}
 
 
 class AssessShard(InternalShard):
-    """One partition of the log of the reports."""
+    """One partition of the log of the reports. every: every event is scored."""
 
-    def __init__(self, codec: SlimCodec, assess: Assess) -> None:
+    def __init__(self, codec: SlimCodec, assess: Assess, *, every: bool) -> None:
         super().__init__(codec)
         self.assess = assess
+        self._every = every
 
     def judge(self, events: EventBatch) -> Emitted:
-        """Let assess take the reports."""
-        alerts = [found.alert for found in self.assess.process(events)]
-        return Emitted(events, alerts, [], {}, [])
+        """Let assess take the reports; what it says of an event stands at the last row about it."""
+        verdict = self.assess.process(events)
+        alerts = [found.alert for found in verdict.alerts]
+        words = {ASSESS: assessed(verdict.p_value)} if self._every else {}
+        return Emitted(events, alerts, [], words, [])
 
     def _stages(self) -> dict[str, Stage[Any, Any]]:
         return {ASSESS: self.assess}
@@ -322,6 +352,7 @@ class Shards:
     ) -> None:
         self._wanted = wanted
         self._decoders = decoders or {}
+        self._every = wanted.scores and bool(labels_from(config))
         self._config = config
         self._topics = topics or {name: spec.topic for name, spec in config.inputs.items()}
         self._key = hash_key(config.secret)
@@ -340,7 +371,13 @@ class Shards:
         spec = self._config.inputs[input_name]
         readers = [m for m in self._config.monitors if input_name in m.inputs]
         hops = [
-            Hop(monitor, log, self._codec(monitor), self._key)
+            Hop(
+                log,
+                monitor.entity,
+                partial(concerns, spec=monitor),
+                self._codec(monitor),
+                self._key,
+            )
             for monitor in readers
             if (log := self._internal[monitor.name])
         ]
@@ -350,15 +387,19 @@ class Shards:
             if not self._internal[monitor.name]
         ]
         way = assess_way(self._config)
+        if way and way.internal and input_name in labels_from(self._config):
+            hops.append(self._label_hop(way.internal))
         inline = way is not None and way.internal is None and watches
         assess = self._assess(spec.partitions) if inline else None
-        route = self._route(spec, input_name, hops, is_read=bool(readers))
+        route = self._route(spec, input_name, hops, is_read=bool(readers or hops))
         return SourceShard(route, watches, self._reporter, assess, self._wanted)
 
     def internal(self, log: Log) -> InternalShard:
         """The shard of a partition of an internal log."""
         if log.name == ASSESS:
-            return AssessShard(self._reports_codec(), self._assess(log.partitions))
+            return AssessShard(
+                self._reports_codec(), self._assess(log.partitions), every=self._every
+            )
         monitor = self._monitors[log.name]
         watch = self._watch(monitor, log.partitions)
         return WatchShard(self._codec(monitor), watch, self._reporter, self._wanted)
@@ -369,6 +410,13 @@ class Shards:
             self._reports_codec() if log.name == ASSESS else self._codec(self._monitors[log.name])
         )
 
+    def _label_hop(self, log: Log) -> Hop:
+        """The way of an input's labels to assess."""
+        assert self._config.assess is not None
+        subject = self._config.assess.subject
+        of_subject = partial(labels_of, entity=subject)
+        return Hop(log, subject, of_subject, self._reports_codec(), self._key)
+
     def _route(self, spec: InputSpec, input_name: str, hops: list[Hop], *, is_read: bool) -> Route:
         fields = fields_wanted(self._config, input_name)
         limits = self._config.limits
@@ -376,7 +424,8 @@ class Shards:
         return Route(decoder, limits.duplicate_window, self._key, hops, is_read=is_read)
 
     def _watch(self, monitor: MonitorSpec, shards: int) -> Watch:
-        return Watch(monitor, shards, self._fingerprint, self._teller)
+        told = looked_at(self._config.assess) if self._config.assess else []
+        return Watch(monitor, shards, self._fingerprint, self._teller, told)
 
     def _assess(self, shards: int) -> Assess:
         assert self._config.assess is not None
@@ -389,7 +438,7 @@ class Shards:
             return None
         log, codec = way.internal, self._reports_codec()
         rekeying = Rekeying(log, spec.subject, codec, self._key) if log else None
-        return Reporter(spec.subject, self._key, rekeying)
+        return Reporter(spec, self._key, rekeying, self._every)
 
     def _codec(self, monitor: MonitorSpec) -> SlimCodec:
         fields = fields_used(self._config, monitor)
@@ -398,4 +447,7 @@ class Shards:
     def _reports_codec(self) -> SlimCodec:
         # in an order that steers, as the fingerprint has it: assess remembers indexes into these
         where = sources(self._config, sorted(self._config.inputs), self._topics)
-        return SlimCodec([*ENTITY_FIELDS, MONITOR, P_VALUE], where)
+        assert self._config.assess is not None
+        told = looked_at(self._config.assess)
+        labels = TAUGHT if self._config.assess.learning else ()
+        return SlimCodec([*ENTITY_FIELDS, *labels, MONITOR, P_VALUE, *told], where)

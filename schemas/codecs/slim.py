@@ -38,7 +38,8 @@ MESSAGE_BYTES_MAX: Final = 512 * 1024
 
 MONITOR, P_VALUE = "monitor", "p_value"
 REPORTED: Final[dict[str, Literal["text", "number"]]] = {MONITOR: "text", P_VALUE: "number"}
-"""Further fields, of reports: which monitor speaks of the event, and what it says."""
+"""Further fields, of reports: which monitor speaks of the event, and what it says. Beside them may
+stand numbers of its own, under names such as "card.amount"."""
 
 HEADERS_MAX: Final = 10_000
 """Headers that are remembered: a source partition has one for each set of fields that it has sent."""
@@ -200,7 +201,9 @@ class _Known(NamedTuple):
 
 
 def _kind(name: str) -> str | None:
-    return FIELDS[name].kind if name in FIELDS else REPORTED.get(name)
+    if name in FIELDS:
+        return FIELDS[name].kind
+    return "number" if "." in name else REPORTED.get(name)
 
 
 def _numbers(column: pa.Array) -> NDArray[Any]:

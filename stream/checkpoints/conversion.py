@@ -72,6 +72,8 @@ def _changes(
             yield "the monitors changed"
         if sorted(old.inputs) != names:
             yield "the inputs changed"
+        if now.learning and [*map(_saying, old.monitors)] != [*map(_saying, new.monitors)]:
+            yield "the monitors' features changed"
     else:
         names = now.inputs
     for name in names:
@@ -87,6 +89,11 @@ def _learning(stage: MonitorSpec | AssessSpec) -> dict[str, Any]:
 def _reporting(monitor: MonitorSpec) -> tuple[object, ...]:
     """Who reports, and all that its way is chosen by."""
     return monitor.name, monitor.entity, monitor.inputs, monitor.partitions
+
+
+def _saying(monitor: MonitorSpec) -> list[object]:
+    """What it says of an event, which may be learned from."""
+    return [*monitor.features, *monitor.detectors]
 
 
 def convert(state: Arrays, old: Steering, new: Steering, shard: Shard) -> list[Fate]:

@@ -22,7 +22,7 @@ from detectors.monitor import LABEL, told_names
 from schemas.alerts import Alert
 from schemas.columns import F64, Bools, EventBatch
 from stream.chain import Judged
-from stream.config import Config
+from stream.config import ASSESS, Config
 from stream.replay.span import Span
 
 ROW_GROUP_ROWS: Final = 100_000
@@ -234,7 +234,7 @@ class ScoreFile(TableFile):
         columns = [
             events.event_id,
             pa.array(events.time_ms).cast(TIME),
-            pa.array(scores(combine(p_values))),
+            pa.array(scores(said[ASSESS].p_value if ASSESS in said else combine(p_values))),
             *(pa.array(scores(p), mask=np.isnan(p)) for p in p_values),
             *surprised,
             *(self._entities(events, field) for field in self._fields),

@@ -1,22 +1,21 @@
 """assess: reports in, alerts on their subject out. What all monitors say about one event is one
 score, which each further report revises.
 
-The combining is `detectors.assessment`'s; here its decisions become alerts, with the reports as
+The combining is `detectors.assessment`'s, learned from labels where the configuration says so; here its decisions become alerts, with the reports as
 contributions. Reports come over an internal log keyed by the subject, or, where subject and
 monitors read the same log, straight from them.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Final
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 
 from detectors import explain
-from detectors.assessment import FIRST, REPORT_P, SAMPLED, Assessed, Assessment, combined, sampled
-from detectors.combination import P_MIN
+from detectors.assessment import FIRST, SAMPLED, STRIPPED_MAX, Assessed, Assessment, sampled
 from detectors.hashing import HashKey, pseudonym
+from detectors.monitor import LABEL
 from detectors.state import AboutToWrite, Arrays, prefixed, under
 from schemas.alerts import Alert, Contribution
 from schemas.codecs.slim import MONITOR, P_VALUE
@@ -25,27 +24,54 @@ from stream.alerting import Origin, Reasons, Teller, published
 from stream.config import ASSESS, AssessSpec
 from stream.stages import Found
 
-EXPLAINED_MAX: Final = 3
-EXPECTED_SCORE: Final = explain.short(explain.surprise(REPORT_P))
-"""Below it a monitor does not report."""
+
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """alerts in the order of the rows; p_value: float64[n], of each row's event, NaN for labels."""
+
+    alerts: list[Found]
+    p_value: F64
 
 
 def reports(
-    monitor: str, events: EventBatch, p_value: F64, subject: str, key: HashKey
+    monitor: str,
+    events: EventBatch,
+    said: Mapping[str, F64],
+    spec: AssessSpec,
+    key: HashKey,
+    every: bool,
 ) -> tuple[EventBatch, I64]:
     """A monitor's reports on a batch, and the rows that they speak of: what surprised it, and the
-    sample; an event without subject is nobody's. p_value: float64[n], NaN where it did not
-    judge."""
-    due = (p_value < REPORT_P) | (sampled(events, key) & ~np.isnan(p_value))
-    if subject in events.text:
-        due &= events.text[subject].is_valid().to_numpy(zero_copy_only=False)
+    sample; an event without subject is nobody's. said: float64[n] each, its "p_value", NaN where it
+    did not judge, and what assess looks at. every: whatever it judged, so that assess can score
+    it."""
+    p_value = said[P_VALUE]
+    due = ~np.isnan(p_value)
+    if not every:
+        due &= (p_value < spec.report_p) | sampled(events, key)
+    if spec.subject in events.text:
+        due &= events.text[spec.subject].is_valid().to_numpy(zero_copy_only=False)
     else:
         due[:] = False
     rows = np.flatnonzero(due).astype(np.int64)
+    return spoken(monitor, events, said, spec, rows), rows
+
+
+def spoken(
+    monitor: str | None, events: EventBatch, said: Mapping[str, F64], spec: AssessSpec, rows: I64
+) -> EventBatch:
+    """What a monitor says of these rows, as assess reads it; labels where it is no monitor."""
     chosen = events.take(rows)
     text = {**chosen.text, MONITOR: pa.repeat(pa.scalar(monitor, pa.string()), len(rows))}
-    number = {P_VALUE: p_value[rows]}
-    return replace(chosen, text=text, number=number), rows
+    absent = np.full(len(rows), np.nan)
+    number = dict.fromkeys((P_VALUE, *looked_at(spec)), absent)
+    number |= {name: column[rows] for name, column in said.items()}
+    return replace(chosen, text=text, number=number)
+
+
+def looked_at(spec: AssessSpec) -> list[str]:
+    """The features that it learns from."""
+    return spec.learning.features if spec.learning else []
 
 
 class Assess:
@@ -64,30 +90,53 @@ class Assess:
         self.spec = spec
         self.monitors = list(monitors)
         self.teller = teller
+        features = looked_at(spec)
+        owners = [self.monitors.index(name.partition(".")[0]) for name in features]
         self.assessment = Assessment(
-            spec.policy, teller.key, len(self.monitors), spec.capacity, spec.events_max, shards
+            spec.policy,
+            teller.key,
+            len(self.monitors),
+            spec.capacity,
+            spec.events_max,
+            shards,
+            spec.report_p,
+            owners if spec.learning else None,
         )
+        self.expected_score = explain.short(explain.surprise(spec.report_p))
+        """Below it a monitor does not report."""
         budget = self.assessment.policy.limits.budget
         self.origin = Origin(ASSESS, spec.subject, fingerprint, spec.policy, budget)
         self.tally = np.zeros(2, np.int64)
 
-    def process(self, batch: EventBatch) -> list[Found]:
-        """Take reports in order; alerts for what the policy opened or updated.
+    def process(self, batch: EventBatch) -> Opinion:
+        """Take reports and labels in order; alerts for what the policy opened or updated.
 
         Reports of a monitor that the configuration no longer has may still stand in the log; they
-        are counted, and left out.
+        are counted, and left out. So are labels where nothing is learned.
         """
         index = {name: k for k, name in enumerate(self.monitors)}
         monitor = np.array([index.get(m, -1) for m in batch.text[MONITOR].to_pylist()], np.int64)
-        known = np.flatnonzero(monitor >= 0)
-        self.tally += len(known), len(batch) - len(known)
-        if len(known) < len(batch):
+        labels = (batch.type_code == LABEL) & self.assessment.learns
+        known = np.flatnonzero((monitor >= 0) | labels)
+        p_value = np.full(len(batch), np.nan)
+        ignored = len(batch) - len(known)
+        if ignored:
             batch, monitor = batch.take(known), monitor[known]
-        assessed = self.assessment.process(batch, self.spec.subject, monitor, batch.number[P_VALUE])
-        return [
+        values = [batch.number[name] for name in looked_at(self.spec)]
+        assessed = self.assessment.process(
+            batch,
+            self.spec.subject,
+            monitor,
+            batch.number[P_VALUE],
+            np.array(values).reshape(len(values), len(batch)).T.copy(),
+        )
+        self.tally += int(assessed.due.sum()), ignored
+        p_value[known] = assessed.written
+        alerts = [
             Found(int(known[i]), self._alert(batch, assessed, i))
             for i in published(assessed.decided)
         ]
+        return Opinion(alerts, p_value)
 
     def counts(self) -> dict[str, int]:
         """Reports, the events they were on, and alerts by activity."""
@@ -97,6 +146,7 @@ class Assess:
             "reports_ignored": int(self.tally[1]),
             "reported_events": int(totals[FIRST]),
             "sampled_events": int(totals[SAMPLED]),
+            **self.assessment.counts(),
             **self.assessment.policy.counts(),
         }
 
@@ -118,7 +168,8 @@ class Assess:
         """Nothing is announced."""
 
     def _alert(self, batch: EventBatch, assessed: Assessed, i: int) -> Alert:
-        shown = self._contributions(assessed.by_monitor[i])
+        p, stripped = assessed.by_monitor[i], assessed.stripped[i]
+        shown = self._contributions(p, assessed.weight[i])
         threshold = float(assessed.decided.threshold[i])
         reasons = Reasons(
             detector=ASSESS,
@@ -127,7 +178,7 @@ class Assess:
             warm=bool(assessed.warm[i]),
             window_s=0,
             contributions=shown,
-            counterfactual=self._counterfactual(assessed.by_monitor[i], threshold),
+            counterfactual=self._counterfactual(p, stripped, threshold),
         )
         who = pseudonym(assessed.keys[i])
         return self.teller.alert(self.origin, batch, i, who, assessed.decided, i, reasons)
@@ -137,28 +188,26 @@ class Assess:
         spoke = np.flatnonzero(~np.isnan(p)).tolist()
         return sorted(spoke, key=lambda k: (p[k], k))
 
-    def _contributions(self, p: F64) -> list[Contribution]:
-        """The reports: a monitor's score, and its share in the harmonic mean."""
+    def _contributions(self, p: F64, weight: F64) -> list[Contribution]:
+        """The reports: a monitor's score, and its share in what they say together."""
         ranked = self._ranked(p)[: explain.SHOWN_MAX]
-        inverse = [1.0 / max(float(p[k]), P_MIN) for k in ranked]
+        total = float(weight[ranked].sum())
         return [
             Contribution(
                 feature=self.monitors[k],
                 actual=explain.short(explain.surprise(float(p[k]))),
                 expected_low=0.0,
-                expected_high=EXPECTED_SCORE,
+                expected_high=self.expected_score,
                 p_value=explain.short(float(p[k])),
-                share=one / sum(inverse),
+                share=float(weight[k]) / total,
             )
-            for k, one in zip(ranked, inverse, strict=True)
+            for k in ranked
         ]
 
-    def _counterfactual(self, p: F64, threshold: float) -> list[str] | None:
+    def _counterfactual(self, p: F64, stripped: F64, threshold: float) -> list[str] | None:
         """The fewest reports, at most three, without which there would be no alert."""
-        left, gone = p.copy(), []
-        for k in self._ranked(p)[:EXPLAINED_MAX]:
-            left[k] = np.nan
-            gone.append(self.monitors[k])
-            if combined(left) > threshold:
-                return gone
+        ranked = self._ranked(p)[:STRIPPED_MAX]
+        for count in range(len(ranked)):
+            if stripped[count] > threshold:
+                return [self.monitors[k] for k in ranked[: count + 1]]
         return None

@@ -6,7 +6,7 @@ but counters and a bounded memory of recent event ids, by which duplicates are k
 event: that is what comes behind.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ import orjson
 
 from detectors.hashing import HashKey, hash_text
 from detectors.kernels import kernel
-from detectors.monitor import LABEL, MonitorSpec, concerns
+from detectors.monitor import LABEL
 from detectors.state import AboutToWrite, Arrays, prefixed, under
 from schemas.codecs.slim import SlimCodec
 from schemas.columns import I64, U64, Bools, EventBatch
@@ -52,23 +52,32 @@ class Routed:
 
 
 class Hop:
-    """The way of one monitor's events into its internal log, from one partition of an input."""
+    """The way into one reader's internal log, from one partition of an input: a monitor's events, or
+    the labels that assess learns from. entity: the field that chooses the partition; concerns: the
+    events that are to go."""
 
-    def __init__(self, spec: MonitorSpec, log: Log, codec: SlimCodec, hash_key: HashKey) -> None:
+    def __init__(
+        self,
+        log: Log,
+        entity: str,
+        concerns: Callable[[EventBatch], Bools],
+        codec: SlimCodec,
+        hash_key: HashKey,
+    ) -> None:
         self.name = log.name
-        self._spec = spec
+        self._concerns = concerns
         self._codec = codec
-        self._rekeying = Rekeying(log, spec.entity, codec, hash_key)
+        self._rekeying = Rekeying(log, entity, codec, hash_key)
         self._tally: I64 = np.zeros(2, np.int64)
 
     def process(self, events: EventBatch) -> Iterator[InternalRecord]:
-        """The messages with the events that concern the monitor; each entity has one partition."""
-        wanted = np.flatnonzero(concerns(events, self._spec)).astype(np.int64)
+        """The messages with the events that concern the reader; each entity has one partition."""
+        wanted = np.flatnonzero(self._concerns(events)).astype(np.int64)
         self._tally += (len(wanted), len(events) - len(wanted))
         return self._rekeying.process(self._codec.chosen(events).take(wanted))
 
     def counts(self) -> dict[str, int]:
-        """Events sent to the internal log, and events that do not concern the monitor."""
+        """Events sent to the internal log, and events that do not concern its reader."""
         sent, not_applicable = self._tally.tolist()
         return {"sent": sent, "not_applicable": not_applicable}
 
@@ -86,8 +95,8 @@ class Hop:
 
 
 class Route:
-    """The stage of one partition of an input. hops: to the monitors that do not read it
-    directly. is_read: by any monitor at all; else no label need name whom it teaches."""
+    """The stage of one partition of an input. hops: to those that do not read it directly. is_read:
+    by anybody at all; else no label need name whom it teaches."""
 
     def __init__(
         self,

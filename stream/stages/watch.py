@@ -16,6 +16,7 @@ from detectors.monitor import Monitor, MonitorSpec, Watched, told_names
 from detectors.spec import seconds
 from detectors.state import AboutToWrite, Arrays
 from schemas.alerts import Alert
+from schemas.codecs.slim import P_VALUE
 from schemas.columns import F64, Bools, EventBatch
 from stream.alerting import Origin, Reasons, Teller, published
 from stream.stages import Found
@@ -63,14 +64,25 @@ def silence(spec: MonitorSpec, n: int, wanted: Wanted) -> Said:
     return Said(np.full(n, np.nan), surprised, told)
 
 
+def assessed(p_value: F64) -> Said:
+    """What assess says of n events; p_value: float64[n]."""
+    nothing = np.empty((0, len(p_value)))
+    return Said(p_value, nothing.astype(np.bool_), nothing)
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """alerts in event order; p_value: float64[n], NaN where the monitor did not apply; watched:
-    what else it found."""
+    what else it found; told: float64[n] by "monitor.feature", what assess looks at, NaN likewise."""
 
     alerts: list[Found]
     p_value: F64
     watched: Watched
+    told: dict[str, F64]
+
+    def said(self) -> dict[str, F64]:
+        """Its report on every event: the p-value, and what assess looks at."""
+        return {P_VALUE: self.p_value, **self.told}
 
 
 def said(spec: MonitorSpec, outcomes: Sequence[Outcome], wanted: Wanted) -> Said:
@@ -93,7 +105,8 @@ def _said(spec: MonitorSpec, outcome: Outcome, wanted: Wanted) -> Said:
 
 
 class Watch:
-    """The stage of one monitor over one partition."""
+    """The stage of one monitor over one partition. told: the features that assess looks at, any
+    monitor's."""
 
     def __init__(
         self,
@@ -101,6 +114,7 @@ class Watch:
         shards: int,
         fingerprint: str,
         teller: Teller,
+        told: Sequence[str] = (),
     ) -> None:
         self.name = spec.name
         self.spec = spec
@@ -108,6 +122,9 @@ class Watch:
         budget = self.monitor.policy.limits.budget
         self.origin = Origin(spec.name, spec.entity, fingerprint, spec.policy, budget)
         self.teller = teller
+        names = enumerate(self.monitor.names)
+        said = {f"{spec.name}.{name}": j for j, name in names}
+        self._told = {name: said[name] for name in told if name in said}
         self.tally = np.zeros(5, np.int64)
 
     def process(self, batch: EventBatch) -> Outcome:
@@ -127,7 +144,15 @@ class Watch:
             Found(int(watched.index[i]), self._alert(batch, watched, i))
             for i in published(watched.decided)
         ]
-        return Outcome(alerts, p_value, watched)
+        return Outcome(alerts, p_value, watched, self._tell(watched, len(batch)))
+
+    def _tell(self, watched: Watched, n: int) -> dict[str, F64]:
+        """What assess looks at, in natural units."""
+        found = {}
+        for name, j in self._told.items():
+            found[name] = np.full(n, np.nan)
+            found[name][watched.index] = watched.told.values[j] * watched.told.units[j]
+        return found
 
     def counts(self) -> dict[str, int]:
         """Events by what became of them, alerts by activity, and the monitor's sizes."""

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from obstore.store import ObjectStore
 
+from schemas.codecs.slim import P_VALUE
 from schemas.records import Records
 from stream.alerting import RunInfo
 from stream.checkpoints.keeping import Keeper, Kept
@@ -67,7 +68,7 @@ def sent(made: Config, into: Log) -> Records:
         if into.name == ASSESS:
             assert reporter is not None
             p_value = np.linspace(1e-9, 9e-3, len(emitted.events))
-            found = list(reporter.sent("account", emitted.events, p_value))
+            found = list(reporter.sent("account", emitted.events, {P_VALUE: p_value}))
         else:
             found = [one for one in emitted.internal if one.log == into.name]
         values += (one.value for one in found)

@@ -19,9 +19,21 @@ from tests.laws.test_laws import KEY
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 READY: Final = (ROOT / "deploy" / "configs" / "shop.toml").read_text()
-ASSESS: Final = '[assess]\nsubject = "account"\npartitions = 2\n'
+ASSESS: Final = """
+[inputs.labels]
+topic = "labels"
+type = "label"
 
-VERSION_AND_LAYOUT: Final = (5, "7ae617db060b8936")
+[assess]
+subject = "account"
+partitions = 2
+
+[assess.learning]
+inputs = ["labels"]
+features = ["account.amount"]
+"""
+
+VERSION_AND_LAYOUT: Final = (6, "706afe4b8e54f25f")
 """The version, and the hash of what every empty state holds under it."""
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detectors.assessment import CENSORED, REPORT_P, combined, sampled
+from detectors.assessment import REPORT_P, censored, combined, sampled
 from schemas.alerts import ALERT_BYTES_MAX, alert_record
 from schemas.codecs.slim import MONITOR, P_VALUE
 from schemas.columns import EventBatch, joined
@@ -30,6 +30,7 @@ subject = "account"
 events_max = {events_max}
 policy = {{ p_max = 0.01, alerts_per_day = 100_000, incident_gap = "1min", warm_up_events = 2000 }}
 """
+CENSORED = censored(REPORT_P)
 MONITORS = ("account", "card", "ip")
 REPORTS = 600
 few = settings(max_examples=10, deadline=None)
@@ -97,7 +98,7 @@ def alerts(of: AssessShard, reports: EventBatch, cuts: list[int]) -> list[bytes]
 )
 def test_reports_combine_by_the_harmonic_mean(p: list[float], expected: float) -> None:
     """By its formula; who did not report counts as what is expected above the limit."""
-    assert combined(np.array(p)) == pytest.approx(expected, rel=1e-12)
+    assert combined(np.array(p), CENSORED) == pytest.approx(expected, rel=1e-12)
     above = np.random.default_rng(1).uniform(REPORT_P, 1.0, 200_000)
     assert pytest.approx(np.mean(1.0 / above), rel=0.02) == CENSORED
 
@@ -140,7 +141,7 @@ def test_each_report_revises_its_events_score() -> None:
     for alert in said:
         shown = {one["feature"]: one["p_value"] for one in alert["contributions"]}
         p = np.array([shown.get(name, np.nan) for name in MONITORS])
-        assert alert["p_value"] == pytest.approx(combined(p), rel=1e-4)
+        assert alert["p_value"] == pytest.approx(combined(p, CENSORED), rel=1e-4)
         assert sum(one["share"] for one in alert["contributions"]) == pytest.approx(1.0)
         assert (alert["monitor"], alert["entity"]["type"]) == ("assess", "account")
         assert alert["related"][0]["type"] == "ip"

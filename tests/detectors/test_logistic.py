@@ -1,0 +1,43 @@
+"""The logistic regression against River's, and what it does with inputs that are absent."""
+
+import numpy as np
+import pytest
+from river import compose, linear_model, optim, preprocessing
+
+from detectors import logistic
+from detectors.logistic import RATE
+
+
+def test_it_learns_as_rivers_does() -> None:
+    """Scaled inputs beside unscaled marks: the same log odds as River's pipeline at each of many
+    outcomes."""
+    draw = np.random.default_rng(3)
+    inputs = draw.uniform(-3.0, 7.0, (2_000, 3)) * [1.0, 20.0, 0.1]
+    marks = (draw.uniform(size=(2_000, 2)) < 0.4).astype(float)
+    outcome = (draw.uniform(size=2_000) < 1.0 / (1.0 + np.exp(-inputs[:, 0]))).astype(float)
+    river = compose.TransformerUnion(
+        compose.Select("a", "b", "c") | preprocessing.StandardScaler(), compose.Select("m", "n")
+    ) | linear_model.LogisticRegression(optim.SGD(RATE), intercept_lr=RATE)
+    line = logistic.empty(3, 2)
+    for x, m, y in zip(inputs, marks, outcome, strict=True):
+        row = dict(zip("abcmn", [*x.tolist(), *m.tolist()], strict=True))
+        odds = logistic.log_odds(line, x, m)
+        assert 1.0 / (1.0 + np.exp(-odds)) == pytest.approx(river.predict_proba_one(row)[True])
+        river.learn_one(row, bool(y))
+        logistic.learn(line, x, m, y)
+    assert np.abs(line.weight).min() > 1e-3
+
+
+def test_an_absent_input_counts_as_its_mean() -> None:
+    """What is not there neither says nor teaches anything of its own."""
+    draw = np.random.default_rng(4)
+    line = logistic.empty(2, 0)
+    none = np.zeros(0)
+    for x in draw.normal(5.0, 2.0, (500, 2)):
+        logistic.learn(line, x, none, float(x[0] > 5.0))
+    seen = line.seen.copy()
+    at_mean = np.array([7.0, line.mean[1]])
+    absent = np.array([7.0, np.nan])
+    assert logistic.log_odds(line, absent, none) == logistic.log_odds(line, at_mean, none)
+    logistic.learn(line, absent, none, 1.0)
+    assert (line.seen - seen).tolist() == [1.0, 0.0]

@@ -1,0 +1,198 @@
+"""The Fraud Detection Handbook's protocol: the rule to beat, card precision, and how sure a
+difference between two scores is. No model here.
+
+The rule is the larger of two shares of all payments before the test week: those of which |z| of the
+amount in its customer's history is no larger, and those of which the terminal's risk is not, that is
+the share of frauds among its payments of seven days, as known seven days later. So it has the
+figures that the data's README gives, in the week of 8 August .855/.454/.287 for its .855/.458/.286.
+Counting only payments with less (`ties_low`) makes a stronger rule of it: a terminal without known
+fraud then says nothing, and payments at most terminals are ranked by |z|.
+"""
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime
+from typing import Final, Literal, NamedTuple
+
+import numpy as np
+
+from detectors.kernels import kernel
+from schemas.columns import F64, I64, Bools
+from stream.judging.measures import average_precision, roc_auc
+from tests.quality.measures import DAY_MS, KNOWN_AFTER_DAYS
+
+CARDS: Final = 100
+RISK_DAYS: Final = 7
+RESAMPLES: Final = 500
+
+
+class Payments(NamedTuple):
+    """All payments in order of time; card, terminal: numbers from 0."""
+
+    time_ms: I64
+    card: I64
+    terminal: I64
+    amount: F64
+    fraud: Bools
+
+
+class Figures(NamedTuple):
+    """Of a score: AUC, average precision and card precision@100, means over test weeks."""
+
+    auc: float
+    ap: float
+    cp100: float
+
+
+def rule(payments: Payments, weeks: list[date], *, ties_low: bool = False) -> F64:
+    """float64[n]: the rule's score in the test weeks, 0 elsewhere."""
+    n = len(payments.card)
+    z, risk = np.zeros(n), np.zeros(n)
+    cards, terminals = int(payments.card.max()) + 1, int(payments.terminal.max()) + 1
+    _z(payments.card, payments.amount, np.zeros((cards, 3)), z)
+    _risk(payments, np.zeros((terminals, 2)), risk)
+    out = np.zeros(n)
+    day = payments.time_ms // DAY_MS
+    for week in weeks:
+        start = _day(week)
+        before, here = day < start, (day >= start) & (day < start + 7)
+        side: Literal["left", "right"] = "left" if ties_low else "right"
+        shares = [
+            np.searchsorted(np.sort(of[before]), of[here], side) / before.sum() for of in (z, risk)
+        ]
+        out[here] = np.maximum(*shares)
+    return out
+
+
+def _day(of: date) -> int:
+    return int(datetime(of.year, of.month, of.day, tzinfo=UTC).timestamp()) // 86_400
+
+
+@kernel
+def _z(card: I64, amount: F64, known: F64, out: F64) -> None:
+    """|z| against the customer's earlier amounts (B. P. Welford), 0 before there are two."""
+    for i in range(len(card)):
+        mine = known[card[i]]
+        off = amount[i] - mine[1]
+        if mine[0] >= 2.0:
+            out[i] = abs(off) / max(np.sqrt(mine[2] / (mine[0] - 1.0)), 1e-9)
+        mine[0] += 1.0
+        mine[1] += off / mine[0]
+        mine[2] += off * (amount[i] - mine[1])
+
+
+@kernel
+def _risk(payments: Payments, known: F64, out: F64) -> None:
+    """Share of frauds at the terminal, of the payments of seven days that ended seven days ago."""
+    time_ms, terminal, fraud = payments.time_ms, payments.terminal, payments.fraud
+    come, gone = 0, 0
+    for i in range(len(time_ms)):
+        until_ms = time_ms[i] - KNOWN_AFTER_DAYS * DAY_MS
+        while come < i and time_ms[come] <= until_ms:
+            known[terminal[come], 0] += 1.0
+            known[terminal[come], 1] += 1.0 if fraud[come] else 0.0
+            come += 1
+        while gone < come and time_ms[gone] <= until_ms - RISK_DAYS * DAY_MS:
+            known[terminal[gone], 0] -= 1.0
+            known[terminal[gone], 1] -= 1.0 if fraud[gone] else 0.0
+            gone += 1
+        mine = known[terminal[i]]
+        out[i] = mine[1] / max(mine[0], 1.0)
+
+
+class _Day(NamedTuple):
+    """The cards of a test day, the highest payment score first, and whether one was defrauded."""
+
+    card: I64
+    fraud: Bools
+
+
+def card_precision(days: list[_Day], times: I64) -> float:
+    """Mean share of defrauded cards among a day's 100 with the highest score; those found on an
+    earlier day of the week are left out. times: int64[cards], how often each card counts."""
+    found = np.zeros(len(times), np.bool_)
+    hits = 0.0
+    for day in days:
+        weight = np.where(found[day.card], 0, times[day.card])
+        room = np.clip(CARDS - (np.cumsum(weight) - weight), 0, weight)
+        hits += float(room[day.fraud].sum())
+        found[day.card[day.fraud & (room > 0)]] = True
+    return hits / (CARDS * len(days))
+
+
+def by_day(payments: Payments, chosen: Bools, score: F64) -> list[_Day]:
+    """The days of a test week. chosen: its payments."""
+    rows = np.flatnonzero(chosen)
+    day = payments.time_ms[rows] // DAY_MS
+    return [_cards(payments, rows[day == one], score) for one in np.unique(day)]
+
+
+def _cards(payments: Payments, rows: I64, score: F64) -> _Day:
+    order = rows[np.argsort(-score[rows], kind="stable")]
+    card, first, group = np.unique(payments.card[order], return_index=True, return_inverse=True)
+    fraud = np.zeros(len(card), np.bool_)
+    np.logical_or.at(fraud, group, payments.fraud[order])
+    ranked = np.argsort(first, kind="stable")
+    return _Day(card[ranked], fraud[ranked])
+
+
+def figures(payments: Payments, weeks: list[Bools], score: F64) -> Figures:
+    """A score's. weeks: the payments of each test week."""
+    once = np.ones(int(payments.card.max()) + 1, np.int64)
+    return Figures(
+        auc=float(np.mean([roc_auc(score[week], payments.fraud[week]) for week in weeks])),
+        ap=float(np.mean([average_precision(score[week], payments.fraud[week]) for week in weeks])),
+        cp100=float(
+            np.mean([card_precision(by_day(payments, week, score), once) for week in weeks])
+        ),
+    )
+
+
+def intervals(
+    payments: Payments, weeks: list[Bools], one: F64, other: F64, seed: int
+) -> list[tuple[float, float]]:
+    """95 % of the differences one - other in each of `Figures`, customers drawn with replacement
+    and both scores judged on the same draw (B. Efron, R. J. Tibshirani, "An Introduction to the
+    Bootstrap", 1993, section 13.3)."""
+    sides = [_resampled(payments, weeks, score) for score in (one, other)]
+    cards = int(payments.card.max()) + 1
+    draw = np.random.default_rng(seed)
+    differences = np.empty((RESAMPLES, len(Figures._fields)))
+    for k in range(RESAMPLES):
+        times = np.bincount(draw.integers(0, cards, cards), minlength=cards).astype(np.int64)
+        mine, its = (np.array([*side(times)]) for side in sides)
+        differences[k] = mine - its
+    low, high = np.quantile(differences, [0.025, 0.975], axis=0)
+    return list(zip(low.tolist(), high.tolist(), strict=True))
+
+
+def _resampled(
+    payments: Payments, weeks: list[Bools], score: F64
+) -> Callable[[I64], Iterator[float]]:
+    """What gives a score's `Figures` where each card counts so many times."""
+    days = [by_day(payments, week, score) for week in weeks]
+    ranked = []
+    for week in weeks:
+        rows = np.flatnonzero(week)
+        rows = rows[np.argsort(-score[rows], kind="stable")]
+        ends = np.append(np.flatnonzero(np.diff(score[rows])), len(rows) - 1)
+        ranked.append((payments.card[rows], payments.fraud[rows], ends))
+
+    def weighed(times: I64) -> Iterator[float]:
+        both = [_ranked(times[card], fraud, ends) for card, fraud, ends in ranked]
+        yield float(np.mean([auc for auc, _ in both]))
+        yield float(np.mean([ap for _, ap in both]))
+        yield float(np.mean([card_precision(of, times) for of in days]))
+
+    return weighed
+
+
+def _ranked(weight: I64, fraud: Bools, ends: I64) -> tuple[float, float]:
+    """AUC and average precision down a ranking; ends: the last places of equal scores."""
+    hits = np.cumsum(np.where(fraud, weight, 0))[ends]
+    asked = np.cumsum(weight)[ends]
+    honest = asked - hits
+    recall = np.diff(hits, prepend=0)
+    below = honest[-1] - 0.5 * (honest + np.concatenate([[0], honest[:-1]]))
+    auc = float(np.sum(recall * below) / (hits[-1] * honest[-1]))
+    ap = float(np.sum(recall / hits[-1] * hits / np.maximum(asked, 1)))
+    return auc, ap

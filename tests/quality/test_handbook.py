@@ -1,0 +1,69 @@
+"""The Handbook's protocol by hand-worked cases, and its resampled figures against plain ones."""
+
+import numpy as np
+import pytest
+
+from schemas.columns import F64
+from tests.quality.handbook import (
+    CARDS,
+    Payments,
+    _Day,
+    _resampled,
+    card_precision,
+    figures,
+    intervals,
+)
+from tests.quality.measures import DAY_MS
+
+DRAW = np.random.default_rng(2)
+N = 4_000
+PAYMENTS = Payments(
+    time_ms=np.sort(DRAW.integers(0, 7 * DAY_MS, N)),
+    card=DRAW.integers(0, 400, N),
+    terminal=np.zeros(N, np.int64),
+    amount=np.ones(N),
+    fraud=DRAW.uniform(size=N) < 0.05,
+)
+WEEK = [np.ones(N, np.bool_)]
+SCORE: F64 = np.round(DRAW.normal(size=N) + np.where(PAYMENTS.fraud, 2.0, 0.0), 1)
+
+
+def test_a_found_card_is_not_found_again() -> None:
+    """The second day leaves out what the first has found, and looks further down for it."""
+    cards = np.arange(CARDS + 1)
+    first = _Day(cards, cards == 0)
+    second = _Day(cards, (cards == 0) | (cards == CARDS))
+    once = np.ones(CARDS + 1, np.int64)
+    assert card_precision([first], once) == 1 / CARDS
+    assert card_precision([first, second], once) == (1 + 1) / (2 * CARDS)
+
+
+def test_once_each_is_the_plain_figure() -> None:
+    """Customers drawn once each give what the measures themselves give."""
+    once = np.ones(400, np.int64)
+    plain = figures(PAYMENTS, WEEK, SCORE)
+    assert [*_resampled(PAYMENTS, WEEK, SCORE)(once)] == pytest.approx([*plain], rel=1e-12)
+
+
+def test_a_customer_drawn_twice_counts_twice() -> None:
+    """AUC and AP equal those of a set in which that customer's payments stand twice."""
+    times = np.ones(400, np.int64)
+    times[:50] = 2
+    times[50:80] = 0
+    rows = np.repeat(np.arange(N), times[PAYMENTS.card])
+    twice = Payments._make(column[rows] for column in PAYMENTS)
+    plain = figures(twice, [np.ones(len(rows), np.bool_)], SCORE[rows])
+    auc, ap, _ = _resampled(PAYMENTS, WEEK, SCORE)(times)
+    assert [auc, ap] == pytest.approx([plain.auc, plain.ap], rel=1e-12)
+
+
+def test_a_better_score_is_surely_better() -> None:
+    """The interval of a difference lies above 0 for a score that knows more, around 0 for two that
+    know the same."""
+    draw = np.random.default_rng(8)
+    alike: F64 = draw.normal(size=N) + np.where(PAYMENTS.fraud, 2.0, 0.0)
+    better: F64 = draw.normal(size=N) + np.where(PAYMENTS.fraud, 3.0, 0.0)
+    low, high = zip(*intervals(PAYMENTS, WEEK, better, SCORE, seed=1), strict=True)
+    assert min(low[:2]) > 0.0
+    low, high = zip(*intervals(PAYMENTS, WEEK, alike, SCORE, seed=1), strict=True)
+    assert max(low[:2]) < 0.0 < min(high[:2])
