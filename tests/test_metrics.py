@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from schemas.records import Records
 from stream.alerting import RunInfo
-from stream.config import AssessSpec, load, logs
+from stream.config import AssessSpec, LearningSpec, load, logs
 from stream.errors import ConfigError
 from stream.health import ALIVE_S, Pulse, answer, serving
 from stream.metrics import METRICS, Board, Observed, readings
@@ -43,7 +43,7 @@ def counts() -> dict[str, dict[str, int]]:
         msgspec.structs.replace(one, partitions=1 if one.name == "card" else None)
         for one in config.monitors
     ]
-    assess = AssessSpec(subject="account")
+    assess = AssessSpec(subject="account", learning=LearningSpec(inputs=["shop"]))
     hopping = msgspec.structs.replace(config, monitors=monitors, assess=assess)
     shard = Shards(hopping, RunInfo("live", "run", str)).source("shop")
     shard.process(Records("events", 0, np.arange(count), now_ms, values))

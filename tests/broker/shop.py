@@ -62,6 +62,9 @@ ASSESSED = """
 [assess]
 subject = "account"
 partitions = 2
+[assess.learning]
+inputs = ["shop"]
+features = ["account.amount", "card.amount"]
 [assess.policy]
 p_max = 1e-4
 alerts_per_day = 10
@@ -460,7 +463,7 @@ class Reference:
 
 
 NOWHERE = np.zeros(1, np.int64)
-MONITOR_AT = -2  # a report's row ends with the monitor and its p-value
+MONITOR_AT = -4  # a report's row ends with the monitor, its p-value and the features learned from
 Row = tuple[Any, ...]
 
 
