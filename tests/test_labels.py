@@ -424,7 +424,7 @@ terminal = "terminal_id"
 amount = "amount"
 
 [inputs.label]
-topic = "labels"
+topic = "known-later"
 type = "label"
 [inputs.label.fields]
 event_id = { position = true }

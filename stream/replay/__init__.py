@@ -118,7 +118,7 @@ def _replay(
                 "learned; expected inputs"
             )
         span = split.span(config, readings_of(sources))
-        topics = {one.name: one.topic for one in of_events}
+        topics = {one.name: one.topic for one in [*of_events, *of_labels]}
         spread = opened.enter_context(Jobs(jobs)) if jobs > 1 else None
         run = opened.enter_context(
             Run(config, out_dir, config.group, topics, origin, span, jobs=spread)

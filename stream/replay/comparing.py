@@ -107,7 +107,7 @@ class _Asked(NamedTuple):
         name, config = self.candidate.name, self.candidate.config
         events, labels = ([one.source() for one in some] for some in (self.events, self.labels))
         origin = manifest.origin(config, events, labels, split, features=False)
-        topics = {one.name: one.topic for one in self.events}
+        topics = {one.name: one.topic for one in [*self.events, *self.labels]}
         return Run(config, out_dir / name, name, topics, origin, span, decoders)
 
 

@@ -26,7 +26,7 @@ from tests.bench.clocks import spent
 from tests.bench.figures import Figures
 
 DATA: Final = ROOT.parent / "shared" / "data" / "transactions"
-CONFIG: Final = ROOT / "deploy" / "configs" / "handbook.toml"
+CONFIG: Final = ROOT / "deploy" / "configs" / "handbook-labels.toml"
 EVENTS, LABELS = "handbook", "handbook_labels"
 TIMES: Final = {EVENTS: "ts", LABELS: "available_at"}
 TIMES_AS_LONG: Final = 10

@@ -19,7 +19,6 @@ from typing import Final
 import numpy as np
 import orjson
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
@@ -51,30 +50,13 @@ def scores(config: str, name: str, *, labelled: bool = False) -> F64:
     using = load(ROOT / "deploy" / "configs" / config)
     data = DATA / "transactions" / f"{name}.parquet"
     with tempfile.TemporaryDirectory() as folder:
-        out, known = Path(folder) / "run", Path(folder) / "labels.parquet"
-        if labelled:
-            pq.write_table(late_labels(name), known)
-        files = [("label", known)] if labelled else []
-        replay(using, [("transaction", data)], out, lambda _read, _share: None, files)
+        out = Path(folder) / "run"
+        known = [("label", DATA / "transactions" / f"{name}_labels.parquet")] if labelled else []
+        replay(using, [("transaction", data)], out, lambda _read, _share: None, known)
         table = pq.read_table(out / "scores.parquet")
     given = pq.read_table(data, columns=["transaction_id"])["transaction_id"].cast(pa.string())
-    table = table.filter(pc.is_in(table["event_id"], value_set=given.combine_chunks()))
     assert table["event_id"].to_pylist() == given.to_pylist()
     return np.asarray(table["score"].to_numpy())
-
-
-def late_labels(name: str) -> pa.Table:
-    """A set's labels as events, each known when the set says."""
-    table = pq.read_table(DATA / "transactions" / f"{name}_labels.parquet")
-    of = table["transaction_id"].cast(pa.string())
-    return pa.table(
-        {
-            "event_id": pc.binary_join_element_wise("label", of, "-"),
-            "time": pc.divide(table["available_at"].cast(pa.int64()), 1000),
-            "verdict": pc.if_else(pc.equal(table["is_fraud"], 1), "fraud", "honest"),
-            "labelled_event_id": of,
-        }
-    )
 
 
 def labels(name: str) -> Bools:
