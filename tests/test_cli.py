@@ -10,6 +10,8 @@ import orjson
 import pytest
 
 from stream.cli import app, shop_config
+from stream.cli.recorded import with_labels
+from stream.config import load
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -202,6 +204,18 @@ def test_simulate_then_replay(tmp_path: Path) -> None:
     assert "other code than then: sources is" in eddy(*again)
     to.write_bytes(to.read_bytes()[:-2])
     assert "shop.ndjson has changed" in eddy(*again, code=2)
+
+
+def test_labels_are_mapped_as_another_configuration_of_the_comparison_says() -> None:
+    """A configuration without an input of labels borrows that of another, else has Eddy's own
+    shape; one that has its own keeps it."""
+    configs = ROOT / "deploy" / "configs"
+    without, own = (load(configs / f"sparkov{more}.toml") for more in ("", "-labels"))
+    borrowed = with_labels(without, [without, own])
+    assert borrowed.inputs["label"] == own.inputs["label"]
+    assert with_labels(own, [without]) is own
+    [(_, shape), *_] = with_labels(without).inputs.items()
+    assert (shape.type, shape.fields) == ("label", None)
 
 
 def test_simulate_then_compare(tmp_path: Path) -> None:

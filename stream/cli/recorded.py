@@ -1,7 +1,7 @@
 """Commands on recorded events: `eddy replay`, `eddy compare`."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -204,7 +204,9 @@ def compare(
     from stream.config import load
     from stream.replay import comparing
 
-    loaded = [with_labels(load(path)) if labels else load(path) for path in configs]
+    loaded = [load(path) for path in configs]
+    if labels:
+        loaded = [with_labels(one, loaded) for one in loaded]
     candidates = [
         comparing.Candidate(name, one, [labels_of(one, text) for text in labels or ()])
         for name, one in zip(_names(configs), loaded, strict=True)
@@ -321,16 +323,18 @@ def ms_of(option: str, text: str | None) -> int | None:
         ) from error
 
 
-def with_labels(config: "Config") -> "Config":
-    """The configuration with an input of labels: in Eddy's own shape, where it has none."""
+def with_labels(config: "Config", others: "Sequence[Config]" = ()) -> "Config":
+    """The configuration with an input of labels: where it has none, the first that another of the
+    same comparison has, else one in Eddy's own shape."""
     import msgspec
 
     from stream.config import InputSpec, label_inputs
 
     if label_inputs(config):
         return config
-    own = {"labels": InputSpec(topic="labels", type="label")}
-    return msgspec.structs.replace(config, inputs={**own, **config.inputs})
+    known = {name: one.inputs[name] for one in others for name in label_inputs(one)[:1]}
+    name, spec = next(iter(known.items()), ("labels", InputSpec(topic="labels", type="label")))
+    return msgspec.structs.replace(config, inputs={name: spec, **config.inputs})
 
 
 def labels_of(config: "Config", text: str) -> tuple[str, Path]:
