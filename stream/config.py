@@ -203,7 +203,10 @@ def load(path: Path) -> Config:
         document = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError([f"{path}: {error}"]) from error
-    return parse(document, dict(os.environ))
+    try:
+        return parse(document, dict(os.environ))
+    except ConfigError as error:
+        raise ConfigError([f"{path}: {line}" for line in error.problems]) from error
 
 
 def parse(document: dict[str, Any], environment: dict[str, str]) -> Config:

@@ -1,6 +1,8 @@
 """The command line as a user meets it: help, messages, exit codes, and what a command leaves."""
 
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -197,7 +199,8 @@ def test_simulate_then_replay(tmp_path: Path) -> None:
     assert all(summary["adds_up"].values())
     again = ("replay", str(shop_config()), "--again", str(out))
     said = eddy(*again, "--jobs", "2")
-    assert "the same bytes in every file" in said
+    assert "the same bytes in every file (but index.html and summary.json" in said
+    assert "there lies the run itself" in eddy(*again, "--out", f"{out}/../out", code=2)
     (out / "manifest.json").write_text(
         (out / "manifest.json").read_text().replace('"sources": "', '"sources": "0')
     )
@@ -230,6 +233,51 @@ def test_simulate_then_compare(tmp_path: Path) -> None:
     assert str(out / "index.html") in said.replace("\n", "")
     for folder in (out, out / "shop", out / "fewer"):
         assert (folder / "index.html").is_file()
+
+
+def test_of_several_configurations_the_wrong_one_is_named(tmp_path: Path) -> None:
+    """Each mistake's line begins with the file that it stands in."""
+    wrong = tmp_path / "new.toml"
+    wrong.write_text(shop_config().read_text("utf-8").replace('half_life = "30d"', "half_lfe = 1"))
+    both = (str(shop_config()), str(wrong))
+    said = eddy("compare", *both, "--input", "shop=x", "--out", str(tmp_path / "out"), code=2)
+    assert f"{wrong}: monitors[0].detectors[0].half_lfe: unknown key" in said
+
+
+def interrupted(folder: Path, begun: str, *arguments: str) -> str:
+    """What a command says that gets Ctrl-C, as a terminal sends it, once a file like that is there;
+    fails unless it ends as shells expect."""
+    command = subprocess.Popen(
+        [sys.executable, "-m", "stream.cli", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"TMPDIR": str(folder)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        process_group=0,
+    )
+    while command.poll() is None and not list(folder.glob(begun)):
+        time.sleep(0.05)
+    time.sleep(0.5)
+    os.killpg(command.pid, signal.SIGINT)
+    said, _ = command.communicate(timeout=60)
+    assert command.returncode == 130, said
+    return said
+
+
+def test_ctrl_c_leaves_nothing_half_written_and_a_former_run_whole(tmp_path: Path) -> None:
+    """A replay in several processes and a query are given up without a traceback."""
+    few, many, out = tmp_path / "few.ndjson", tmp_path / "many.ndjson", tmp_path / "out"
+    config = str(shop_config())
+    eddy("simulate", config, "--to", str(few), "--events", "1000")
+    eddy("simulate", config, "--to", str(many), "--events", "60000")
+    eddy("replay", config, "--input", f"shop={few}", "--out", str(out))
+    before = {each.name: each.read_bytes() for each in out.iterdir()}
+    replay = ("replay", config, "--input", f"shop={many}", "--out", str(out), "--jobs", "2")
+    assert "Traceback" not in interrupted(tmp_path, "out/scores.parquet.part", *replay)
+    assert {each.name: each.read_bytes() for each in out.iterdir()} == before
+    endless = "SELECT sum(a.range * b.range) FROM range(1000000) a, range(10000000) b"
+    assert "Traceback" not in interrupted(tmp_path, "eddy-query-*", "query", str(out), endless)
 
 
 @pytest.mark.parametrize(

@@ -323,6 +323,21 @@ def test_the_folder_holds_all_and_says_the_same(files: dict[str, Path], tmp_path
         compare(both, [("nowhere", files["shop"])], tmp_path / "n", lambda _r, _s: None)
 
 
+def test_a_configuration_that_would_read_nothing_is_refused(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
+    """Held against one that reads none of the files, every verdict would be void; nothing is left."""
+    elsewhere = CONFIG.replace("[inputs.shop]", "[inputs.till]").replace('["shop"]', '["till"]')
+    elsewhere = elsewhere.replace("[inputs.shop.", "[inputs.till.")
+    both = [
+        candidate("a", CONFIG, files, labelled=False),
+        candidate("b", elsewhere, files, labelled=False),
+    ]
+    with pytest.raises(InputError, match="b reads nothing of shop; expected a file for one of"):
+        compare(both, [("shop", files["shop"])], tmp_path / "out", lambda _r, _s: None)
+    assert not (tmp_path / "out").exists()
+
+
 def test_names_of_folders_are_plain_and_differ() -> None:
     """A configuration's folder is named by its file, without what a path or a page could trip
     over."""

@@ -4,6 +4,7 @@ Heavy modules are imported inside the commands, so that `eddy --help` is quick.
 """
 
 import sys
+from typing import Final
 
 import typer
 
@@ -13,6 +14,11 @@ from stream.cli.simulated import shop_config
 from stream.errors import EddyError
 
 __all__ = ["app", "asked", "configuration", "live", "main", "recorded", "shop_config", "simulated"]
+
+DUCKDB_INTERRUPTED: Final = "Query interrupted"
+"""What DuckDB makes of Ctrl-C in the middle of a query: a RuntimeError with these words."""
+INTERRUPTED: Final = 130
+"""The exit code of Ctrl-C, as shells have it."""
 
 
 @app.command()
@@ -34,3 +40,7 @@ def main() -> None:
         typer.echo(f"eddy: {error.message}", err=True)
         typer.echo(f"      {error.do}", err=True)
         sys.exit(error.exit_code)
+    except RuntimeError as error:
+        if str(error) != DUCKDB_INTERRUPTED:
+            raise
+        sys.exit(INTERRUPTED)

@@ -140,10 +140,13 @@ def _again(of: Path, given: "Config | None", out: Path | None, jobs: int) -> Non
     """Run once more, and say what differs."""
     from stream import replay as replaying
     from stream.replay import manifest
+    from stream.replay.recording import TIMED
 
     found = manifest.read(of)
     folder = (of if of.is_dir() else of.parent).absolute()
     target = out or folder.with_name(f"{folder.name}-again")
+    if target.resolve() == folder.resolve():
+        raise InputError(f"--out {target}: there lies the run itself; expected another folder")
     for line in manifest.code_differences(found):
         typer.echo(f"other code than then: {line}")
     with _progress("replay") as show:
@@ -152,7 +155,8 @@ def _again(of: Path, given: "Config | None", out: Path | None, jobs: int) -> Non
     if repeated.files:
         typer.echo(f"not the same bytes: {', '.join(repeated.files)}")
         raise typer.Exit(1)
-    typer.echo("the same bytes in every file (but summary.json, which says how long it took)")
+    timed = " and ".join(sorted(TIMED))
+    typer.echo(f"the same bytes in every file (but {timed}, which say how long it took)")
 
 
 def _tell(summary: "Summary", out: Path, split: "Split") -> None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 TABLES: Final = ("scores", "alerts", "incidents", "frauds", "labels", "features")
+WRITTEN_BY: Final = {"features": "--features", "frauds": "--labels", "missed": "--labels"}
+"""Tables that a run has only where the replay was told so."""
 MISSED: Final = "SELECT * FROM frauds WHERE judged AND NOT caught"
 ROWS_AT_ONCE: Final = 1_000
 EVENTS_SHOWN: Final = 12
@@ -73,6 +75,12 @@ class Runs:
             answer = self._tables.execute(sql, list(given))
             names = [str(column[0]) for column in answer.description or ()]
             return Answer(names, self._fetched())
+        except duckdb.CatalogException as error:
+            for table, option in WRITTEN_BY.items():
+                if f"Table with name {table} does not exist" in str(error):
+                    said = f"there is no table {table}: eddy replay writes it with {option}"
+                    raise QueryError(said) from error
+            raise QueryError(_told(error)) from error
         except duckdb.Error as error:
             raise QueryError(_told(error)) from error
 
@@ -161,9 +169,11 @@ READING: Final = {"StatementType.SELECT", "StatementType.EXPLAIN"}
 def opened(runs: Sequence[Path]) -> Iterator[Runs]:
     """The tables of these runs, as views; and `missed`, where labels are known. Raises QueryError
     for what is no run, ExtraMissing without DuckDB."""
-    for run in runs:
+    for k, run in enumerate(runs):
         if not (run / "summary.json").is_file():
             raise QueryError(f"{run}: no run lies there; expected a folder that eddy replay wrote")
+        if run.resolve() in (one.resolve() for one in runs[:k]):
+            raise QueryError(f"{run} was named twice: its rows would count twice; expected it once")
     database.check_installed()
     import duckdb
 

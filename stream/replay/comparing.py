@@ -91,6 +91,13 @@ def _check_known(candidates: Sequence[Candidate], inputs: Named) -> None:
             raise InputError(
                 f"{name}={path}: no input is named {name}; expected one of {', '.join(sorted(known))}"
             )
+    given = {name for name, _ in inputs}
+    for one in candidates:
+        if not given & one.config.inputs.keys():
+            got, own = (", ".join(sorted(names)) for names in (given, one.config.inputs))
+            raise InputError(
+                f"{one.name} reads nothing of {got}; expected a file for one of its inputs: {own}"
+            )
 
 
 class _Asked(NamedTuple):

@@ -191,6 +191,7 @@ class _Job:
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 env=os.environ | {"PYTHONPATH": path},
+                process_group=0,  # a terminal's Ctrl-C is for who asks, whose end is this one's too
             )
         self._connection = Connection(ours.detach())
         self._thread = ThreadPoolExecutor(1)

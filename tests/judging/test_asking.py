@@ -184,3 +184,24 @@ def test_without_labels_nothing_was_missed_that_is_known(run: Path, tmp_path: Pa
         (tmp_path / name).write_bytes((run / name).read_bytes())
     with pytest.raises(QueryError, match="without --labels"):
         asked("top", tmp_path, "--by", "missed")
+
+
+def test_a_table_that_was_not_asked_for_names_its_option(run: Path, tmp_path: Path) -> None:
+    """Of a run without labels and features, SQL over those tables says which option writes them."""
+    for name in ("scores.parquet", "summary.json"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    for table, option in (
+        ("features", "--features"),
+        ("frauds", "--labels"),
+        ("missed", "--labels"),
+    ):
+        with pytest.raises(
+            QueryError, match=f"no table {table}: eddy replay writes it with {option}"
+        ):
+            asked("query", tmp_path, f"FROM {table}")
+
+
+def test_a_run_named_twice_is_refused(run: Path) -> None:
+    """Its rows would count twice, however the folder is spelt."""
+    with pytest.raises(QueryError, match="was named twice"):
+        asked("query", run, run / ".." / run.name, "SELECT count(*) FROM scores")
