@@ -152,7 +152,9 @@ def _again(of: Path, given: "Config | None", out: Path | None, jobs: int) -> Non
     if repeated.files:
         typer.echo(f"not the same bytes: {', '.join(repeated.files)}")
         raise typer.Exit(1)
-    typer.echo("the same bytes in every file (but summary.json, which says how long it took)")
+    typer.echo(
+        "the same bytes in every file (but index.html and summary.json, which say how long it took)"
+    )
 
 
 def _tell(summary: "Summary", out: Path, split: "Split") -> None:
