@@ -46,8 +46,8 @@ LEVELS: Final[dict[Level, str]] = {
 MISSED_SHOWN: Final = 10
 FOOTER: Final = (
     "Times are UTC. A score is −log10 of the p-value: 4 means one honest event in ten thousand. "
-    "Intervals hold 95 % of bootstrap samples whose blocks are days. The same numbers, and more of "
-    "each, are in summary.json beside this file."
+    "Intervals hold 95 % of bootstrap samples whose blocks are days, or groups of entities where "
+    "entities are counted. The same numbers, and more of each, are in summary.json beside this file."
 )
 
 
