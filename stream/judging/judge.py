@@ -17,6 +17,7 @@ from stream.config import ASSESS
 from stream.judging import measures
 from stream.judging.facts import DAY_MS, WEEK_DAYS, Facts, Watcher
 from stream.judging.figures import (
+    ALL,
     Amount,
     BudgetPoint,
     CalibrationPoint,
@@ -34,7 +35,6 @@ from stream.judging.figures import (
 from stream.judging.measures import Curve, Ranked, Rows, Totals, figure, quantile, ratio
 from stream.judging.missed import missed_frauds
 
-ALL: Final = "all"
 TOP_K: Final = (10, 50, 100)
 ENTITY_BLOCKS: Final = 64
 BUDGET_STEPS: Final = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)

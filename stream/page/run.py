@@ -9,6 +9,7 @@ from typing import Final
 
 from stream.clock import ms_of
 from stream.judging.figures import (
+    ALL,
     Figure,
     Judgement,
     Level,
@@ -364,7 +365,7 @@ def _days(view: View) -> Html:
 
 
 def _called(view: View) -> str:
-    return "all together" if view.name == "all" else view.name
+    return "all together" if view.name == ALL else view.name
 
 
 # -- what was missed ------------------------------------------------------------------------------
