@@ -124,11 +124,10 @@ class Heard(NamedTuple):
 
 
 class Assessed(NamedTuple):
-    """What became of each row. keys: uint64[n, 2], its subject's. p: float64[n], of its event, all reports so far. by_monitor:
-    float64[n, monitors], these reports' own. warm: bool[n], enough events were seen before. due:
-    bool[n], whether it is a report at all.
-    written: float64[n], of its event, all that was said of it here, reported or not; NaN for a
-    label. weight: float64[n, monitors], how much each report has to do with p; stripped:
+    """What became of each row. keys: uint64[n, 2], its subject's. p: float64[n], of its event, all
+    reports so far. by_monitor: float64[n, monitors], these reports' own. warm: bool[n], enough
+    events were seen before. due: bool[n], whether it is a report at all. written: float64[n], of its
+    event, all that was said of it here, reported or not; NaN for a label. weight: float64[n, monitors], how much each report has to do with p; stripped:
     float64[n, 3], p without the one, two, three most surprised monitors; both where it alarmed."""
 
     keys: U64

@@ -23,7 +23,9 @@ def check_installed() -> None:
     try:
         import duckdb  # noqa: F401
     except ImportError as error:
-        raise ExtraMissing("duckdb is not installed; labels are joined and sorted in it") from error
+        raise ExtraMissing(
+            "duckdb is not installed; labels are joined and runs are asked in it"
+        ) from error
 
 
 @contextmanager
@@ -40,7 +42,7 @@ def opened(folder: Path) -> Iterator["DuckDBPyConnection"]:
             "memory_limit": MEMORY_LIMIT,
             "temp_directory": inside,
             "threads": 1,
-            "preserve_insertion_order": False,
+            "preserve_insertion_order": False,  # it costs memory: order is always asked for
         }
         with duckdb.connect(f"{inside}/tables", config=settings) as database:
             quiet(database)

@@ -13,7 +13,7 @@ import numpy as np
 
 from detectors.spec import seconds
 from schemas.checks import check
-from schemas.codecs import Codec, TableCodec, codec_named
+from schemas.codecs import codec_named
 from schemas.columns import I64, EventBatch
 from schemas.dead_letters import Fault
 from schemas.events import FIELDS
@@ -48,7 +48,6 @@ class Decoder:
         self._time_ahead_max_ms = round(seconds(limits.time_ahead_max) * 1000)
         self._mapping = compile_mapping(spec.codec, spec.type, spec.fields, fields)
         self._codec = codec_named(spec.codec, self._mapping)
-        self._table_codec = TableCodec(self._mapping)
         self._shared = shared
 
     def read(self, batch: Records) -> Read:
@@ -59,9 +58,7 @@ class Decoder:
                 return read._replace(events=self._chosen(read.events))
         kept, faults, tombstones = self._screened(batch)
         records = batch if len(kept) == len(batch) else batch.take(kept)
-        events, found = check(
-            self._codec_of(records).decode(records), records, self._time_ahead_max_ms
-        )
+        events, found = check(self._codec.decode(records), records, self._time_ahead_max_ms)
         found = [fault._replace(row=int(kept[fault.row])) for fault in found]
         return Read(events, sorted(faults + found), tombstones)
 
@@ -73,9 +70,6 @@ class Decoder:
             text={name: events.text[name] for name in wanted if name in events.text},
             number={name: events.number[name] for name in wanted if name in events.number},
         )
-
-    def _codec_of(self, records: Records) -> Codec:
-        return self._codec if isinstance(records.values, list) else self._table_codec
 
     def _screened(self, batch: Records) -> tuple[I64, list[Fault], int]:
         """The records to decode, faults of those too large, and the number of tombstones."""

@@ -16,7 +16,7 @@ from stream.alerting import RunInfo
 from stream.config import Config, logs, parse
 from stream.errors import ForeignRecord, JobLost
 from stream.replay import replay
-from stream.replay.jobs import Jobs, _decoded, _encoded
+from stream.replay.jobs import Jobs, _decoded, _encoded, _Judge
 from stream.shard import Emitted, Shards
 from stream.stages.watch import NOTHING_WANTED, Said
 from tests.streams import batch, same
@@ -134,7 +134,7 @@ def test_what_goes_wrong_elsewhere_is_raised_here() -> None:
             making.internal(log).process(records(log.topic, b"nothing of Eddy's"))
         shard: Any = making.source("shop")
         with pytest.raises(RuntimeError, match="AssertionError"):
-            shard._there.begin_judging(batch(seed=1, events=1))()
+            shard._job.ask(_Judge(shard._number, batch(seed=1, events=1)), Emitted).result()
         shard.process(records("shop", b"{"))
         jobs._crew[0]._process.kill()
         with pytest.raises(JobLost, match="exit code -9"):

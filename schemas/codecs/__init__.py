@@ -23,6 +23,21 @@ class Codec(Protocol):
         """The raw columns of n records, none of which is a tombstone."""
 
 
+class _Named:
+    """The codec that a configuration names, and beside it the one of tables."""
+
+    def __init__(self, of_bytes: Codec, of_tables: Codec) -> None:
+        self._of_bytes = of_bytes
+        self._of_tables = of_tables
+
+    def decode(self, records: Records) -> Decoded:
+        """See `Codec`."""
+        codec = self._of_bytes if isinstance(records.values, list) else self._of_tables
+        return codec.decode(records)
+
+
 def codec_named(name: CodecName, mapping: Mapping) -> Codec:
-    """The codec that a configuration names, for records of bytes."""
-    return AccessLogCodec(mapping) if name == "access_log" else JsonCodec(mapping)
+    """The codec that a configuration names; records that come as a table are columns already,
+    whatever it names."""
+    of_bytes = AccessLogCodec(mapping) if name == "access_log" else JsonCodec(mapping)
+    return _Named(of_bytes, TableCodec(mapping))

@@ -20,9 +20,11 @@ def _refuse_what_clients_refuse(config: "Config") -> None:
     from stream.kafka.reading import Source
     from stream.kafka.writing import Sink
 
+    start_from = config.checkpoints.start_from or ""
     quiet = {**config.kafka, "log_level": 0}
     trials: list[Callable[[], object]] = [
         lambda: "://" in config.checkpoints.url and open_store(config.checkpoints.url),
+        lambda: "://" in start_from and open_store(start_from, "checkpoints.start_from"),
         lambda: Source(quiet, config.group).__exit__(None),
         lambda: Sink(quiet, config.group, "check"),
     ]

@@ -100,11 +100,9 @@ def _simulated_input(config: "Config", wanted: str) -> tuple[str, "InputSpec"]:
     if name not in config.inputs:
         raise InputError(f"no input is named {name}; there is {', '.join(names)}")
     spec = config.inputs[name]
-    problems = []
     if spec.codec != "json" or spec.fields is not None:
-        problems.append(f"inputs.{name}: expected JSON in Eddy's own shape, without a mapping")
-    if problems:
-        raise ConfigError([f"{line}, to take the simulator's events" for line in problems])
+        own = "JSON in Eddy's own shape, without a mapping"
+        raise ConfigError([f"inputs.{name}: expected {own}, to take the simulator's events"])
     return name, spec
 
 

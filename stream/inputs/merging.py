@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from schemas.codecs import TableCodec, codec_named
+from schemas.codecs import codec_named
 from schemas.columns import I64
 from schemas.mapping import compile_mapping
 from schemas.records import Records
@@ -72,12 +72,11 @@ class _Times:
 
     def __init__(self, spec: InputSpec) -> None:
         mapping = compile_mapping(spec.codec, spec.type, spec.fields, [])
-        self._codec, self._table_codec = codec_named(spec.codec, mapping), TableCodec(mapping)
+        self._codec = codec_named(spec.codec, mapping)
 
     def of(self, values: Values) -> I64:
         nowhere = np.zeros(len(values), np.int64)
-        codec = self._codec if isinstance(values, list) else self._table_codec
-        decoded = codec.decode(Records("", 0, nowhere, nowhere, values))
+        decoded = self._codec.decode(Records("", 0, nowhere, nowhere, values))
         time_ms = np.full(len(values), -1, np.int64)
         time_ms[decoded.rows] = decoded.time_ms.fill_null(-1).to_numpy(zero_copy_only=False)
         return time_ms

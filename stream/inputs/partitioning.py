@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from detectors.kernels import kernel
-from schemas.codecs import TableCodec, codec_named
+from schemas.codecs import codec_named
 from schemas.columns import I64, U8
 from schemas.mapping import compile_mapping
 from schemas.records import Records
@@ -24,15 +24,14 @@ class Partitioning:
         if self.needed:
             assert spec.keyed_by is not None
             mapping = compile_mapping(spec.codec, spec.type, spec.fields, [spec.keyed_by])
-            self._codec, self._table_codec = codec_named(spec.codec, mapping), TableCodec(mapping)
+            self._codec = codec_named(spec.codec, mapping)
 
     def of(self, records: Records) -> I64:
         """int64[n]: each record's partition; 0 where it has no key, or cannot be read."""
         spec = self._spec
         partition = np.zeros(len(records), np.int64)
         if self.needed and spec.keyed_by is not None and spec.partitioner is not None:
-            codec = self._codec if isinstance(records.values, list) else self._table_codec
-            decoded = codec.decode(records)
+            decoded = self._codec.decode(records)
             keys = decoded.text[spec.keyed_by]
             partition[decoded.rows] = partition_of(keys, spec.partitions, spec.partitioner)
         return partition

@@ -90,15 +90,16 @@ def _shown(folder: Path, path: Path) -> bool:
 
 def _local(path: Path) -> File:
     size_bytes = path.stat().st_size
-    return File(str(path), size_bytes, lambda: path.open("rb"), lambda: f"xxh3:{_digest(path)}")
+    return File(str(path), size_bytes, lambda: path.open("rb"), lambda: f"xxh3:{digest(path)}")
 
 
-def _digest(path: Path) -> str:
-    digest = xxhash.xxh3_128()
+def digest(path: Path) -> str:
+    """32 hex digits of a file's content."""
+    found = xxhash.xxh3_128()
     with path.open("rb") as file:
         while chunk := file.read(BUFFER_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+            found.update(chunk)
+    return found.hexdigest()
 
 
 # -- in an object store ---------------------------------------------------------------------------

@@ -10,11 +10,11 @@ leads to the same alerts.
 
 import re
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
 from schemas.records import Records
+from stream.clock import ms_of
 from stream.config import Config, Log, logs
 from stream.errors import InputError
 from stream.kafka.ranges import Range, Span
@@ -111,11 +111,10 @@ def _offsets(reader: Range, text: str, held: Mapping[int, Span], where: str) -> 
             raise InputError(f"{where}: the topic has no partition {strange[0]}")
         return found
     try:
-        time = datetime.fromisoformat(text.replace(" ", "+"))  # a plus stands for a space there
+        time_ms = ms_of(text.replace(" ", "+"))  # a plus stands for a space there
     except ValueError as error:
         raise InputError(f'{where}: got "{text}"; expected {_EXPECTED}') from error
-    aware = time if time.tzinfo else time.replace(tzinfo=UTC)
-    return reader.at_time(round(aware.timestamp() * 1000), held)
+    return reader.at_time(time_ms, held)
 
 
 def _span(

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from schemas.events import ENTITY_FIELDS
 from stream import database
 from stream.errors import QueryError
-from stream.judging.facts import parquet
+from stream.judging.facts import MISSED, parquet
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 TABLES: Final = ("scores", "alerts", "incidents", "frauds", "labels", "features")
 WRITTEN_BY: Final = {"features": "--features", "frauds": "--labels", "missed": "--labels"}
 """Tables that a run has only where the replay was told so."""
-MISSED: Final = "SELECT * FROM frauds WHERE judged AND NOT caught"
 ROWS_AT_ONCE: Final = 1_000
 EVENTS_SHOWN: Final = 12
 By = Literal["score", "alerts", "amount", "missed"]
@@ -80,9 +79,9 @@ class Runs:
                 if f"Table with name {table} does not exist" in str(error):
                     said = f"there is no table {table}: eddy replay writes it with {option}"
                     raise QueryError(said) from error
-            raise QueryError(_told(error)) from error
+            raise QueryError(str(error).strip()) from error
         except duckdb.Error as error:
-            raise QueryError(_told(error)) from error
+            raise QueryError(str(error).strip()) from error
 
     def _fetched(self) -> Iterator[tuple[Any, ...]]:
         import duckdb
@@ -91,7 +90,7 @@ class Runs:
             while rows := self._tables.fetchmany(ROWS_AT_ONCE):
                 yield from rows
         except duckdb.Error as error:
-            raise QueryError(_told(error)) from error
+            raise QueryError(str(error).strip()) from error
 
     def top(self, by: By, field: str | None, limit: int) -> Answer:
         """The first entities of a run by the highest score of their alerts, by alerts, by the amount
@@ -219,8 +218,3 @@ def _part(run: Path, file: Path) -> str:
 
 def _short(sql: str) -> str:
     return sql if len(sql) <= 60 else f"{sql[:60]}…"
-
-
-def _told(error: Exception) -> str:
-    """DuckDB's message, without the names of its own classes and stack."""
-    return str(error).strip().removesuffix("\n")

@@ -100,8 +100,8 @@ class Drift:
 
     rank_correlation: Spearman's, of the scores cut to steps of `SCORE_STEP`, ties at their mean
     rank; null where a run gives all the same. population_stability: Σ (q - p) ln (q/p) over the
-    shares between one band and the next, half an event added to each (index of B. Yurdakul, "Statistical Properties of Population
-    Stability Index", 2018); below 0.1 is held for no change, above 0.25 for a large one.
+    shares between one band and the next, half an event added to each (index of B. Yurdakul,
+    "Statistical Properties of Population Stability Index", 2018); below 0.1 is held for no change, above 0.25 for a large one.
     alerts_in_common: events on which both alert, of those on which either does; periods: by time,
     each of period_days.
     """
@@ -118,7 +118,8 @@ class Drift:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
     """The first run and another. verdict: which of them is better, if that can be told; because: by
-    how much, the difference as the better one has it. by_first, by_other: the dearest frauds, at most 10, that only that one alerted on."""
+    how much, the difference as the better one has it. by_first, by_other: the dearest frauds, at
+    most 10, that only that one alerted on."""
 
     first: str
     other: str

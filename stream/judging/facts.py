@@ -25,6 +25,7 @@ FRAUD_LABELS: Final = (
     "SELECT event_id AS labelled_id, coalesce(scenario, '') AS kind, known_time FROM labels "
     "WHERE verdict = 'fraud' AND event_id IS NOT NULL"
 )
+MISSED: Final = "SELECT * FROM frauds WHERE judged AND NOT caught"
 HUNDREDTHS: Final = "CAST(round(coalesce(s.amount, 0) * 100) AS BIGINT)"
 """Whole numbers: their sums do not depend on the order in which threads come to them."""
 ROWS_AT_ONCE: Final = 50_000
@@ -69,9 +70,6 @@ class Facts:
         self._watchers = watchers
         self._columns = pq.read_schema(files.scores).names
         self.fields = list(dict.fromkeys(watcher.entity for watcher in watchers))
-        self.do(
-            "SET preserve_insertion_order = false"
-        )  # it costs memory: order is always asked for
         for name in ("scores", "alerts", "labels"):
             self.do(f"CREATE VIEW {name} AS SELECT * FROM {parquet(getattr(files, name))}")
         self._make_scenarios()

@@ -5,8 +5,10 @@ A figure is null where it is not defined: no fraud, no alert, no amount.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
+ALL: Final = "all"
+"""The name of the view of the combined score."""
 Level = Literal["events", "new_events", "entities", "entity_days", "incidents"]
 """What is ranked. events: by score. new_events: without those of entities already known as
 compromised that day (the Fraud Detection Handbook's protocol). entities: by their highest score,

@@ -13,9 +13,11 @@ import pyarrow as pa
 
 from schemas.columns import F64, I64
 from stream.clock import text_of
+from stream.config import ASSESS
 from stream.judging import measures
 from stream.judging.facts import DAY_MS, WEEK_DAYS, Facts, Watcher
 from stream.judging.figures import (
+    ALL,
     Amount,
     BudgetPoint,
     CalibrationPoint,
@@ -33,7 +35,6 @@ from stream.judging.figures import (
 from stream.judging.measures import Curve, Ranked, Rows, Totals, figure, quantile, ratio
 from stream.judging.missed import missed_frauds
 
-ALL: Final = "all"
 TOP_K: Final = (10, 50, 100)
 ENTITY_BLOCKS: Final = 64
 BUDGET_STEPS: Final = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
@@ -58,7 +59,7 @@ def judge(facts: Facts, watchers: Sequence[Watcher], incidents: str) -> Judgemen
         "coalesce(sum(hundredths) FILTER (scenario >= 0), 0) FROM events"
     )
     [(labelled,)] = facts.rows("SELECT count(*) FROM labels WHERE event_id IS NOT NULL")
-    subject = next((w for w in watchers if w.name == "assess"), watchers[0])
+    subject = next((w for w in watchers if w.name == ASSESS), watchers[0])
     alone = [w for w in watchers if len(watchers) > 1 and facts.has_scores_of(w.name)]
     views = [(ALL, subject.entity), *((watcher.name, watcher.entity) for watcher in alone)]
     return Judgement(

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Final
 
 from stream.clock import text_of
-from stream.judging.facts import Facts, Watcher
+from stream.judging.facts import MISSED, Facts, Watcher
 from stream.judging.figures import (
     FeatureSilence,
     Missed,
@@ -25,7 +25,7 @@ BANDS: Final = (0.0, 0.5, 1.0, 2.0, 4.0)
 def missed_frauds(facts: Facts, watchers: Sequence[Watcher]) -> MissedFrauds:
     """The judged frauds that were not caught; makes a view `missed` of them."""
     scored = [watcher for watcher in watchers if facts.has_scores_of(watcher.name)]
-    facts.do("CREATE VIEW missed AS SELECT * FROM frauds WHERE judged AND NOT caught")
+    facts.do(f"CREATE VIEW missed AS {MISSED}")
     [(count, hundredths)] = facts.rows("SELECT count(*), coalesce(sum(hundredths), 0) FROM missed")
     return MissedFrauds(
         frauds=int(count),

@@ -23,6 +23,7 @@ from stream.judging.comparison import (
     Period,
     ScoreBand,
 )
+from stream.judging.facts import DAY_MS
 from stream.judging.figures import Figure
 from stream.judging.measures import (
     HONEST,
@@ -46,7 +47,6 @@ BANDS: Final = (0.0, 0.301, 0.699, 1.0, 1.301, 2.0, 3.0, 4.0)
 FOUND_MAX: Final = 10
 PERIODS_MAX: Final = 60
 ROWS_AT_ONCE: Final = 100_000
-DAY_MS: Final = 86_400_000
 
 
 def pair(work: Path, first: tuple[str, Path], other: tuple[str, Path], labelled: bool) -> Pair:

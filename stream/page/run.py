@@ -9,6 +9,7 @@ from typing import Final
 
 from stream.clock import ms_of
 from stream.judging.figures import (
+    ALL,
     Figure,
     Judgement,
     Level,
@@ -46,8 +47,8 @@ LEVELS: Final[dict[Level, str]] = {
 MISSED_SHOWN: Final = 10
 FOOTER: Final = (
     "Times are UTC. A score is −log10 of the p-value: 4 means one honest event in ten thousand. "
-    "Intervals hold 95 % of bootstrap samples whose blocks are days. The same numbers, and more of "
-    "each, are in summary.json beside this file."
+    "Intervals hold 95 % of bootstrap samples whose blocks are days, or groups of entities where "
+    "entities are counted. The same numbers, and more of each, are in summary.json beside this file."
 )
 
 
@@ -364,7 +365,7 @@ def _days(view: View) -> Html:
 
 
 def _called(view: View) -> str:
-    return "all together" if view.name == "all" else view.name
+    return "all together" if view.name == ALL else view.name
 
 
 # -- what was missed ------------------------------------------------------------------------------

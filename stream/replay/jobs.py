@@ -234,27 +234,46 @@ class ShardsElsewhere:
         self._run = run
         self._place = place
 
-    def make(self, log: Log) -> Shard:
-        """The shard of a partition of that log."""
-        return self.internal(log) if log.internal else self.source(log.name)
-
     def source(self, input_name: str) -> Shard:
         """The shard of a partition of an input."""
-        return _SourceElsewhere(_There(*self._place(), self._run, input_name, internal=False))
+        return _SourceElsewhere(*self._place(), self._run, input_name)
 
     def internal(self, log: Log) -> InternalShard:
         """The shard of a partition of an internal log."""
-        there = _There(*self._place(), self._run, log.name, internal=True)
-        return _InternalElsewhere(self._own.codec(log), there)
+        return _InternalElsewhere(self._own.codec(log), *self._place(), self._run, log.name)
 
 
-class _There:
+class _Elsewhere(Shard):
     """A shard in another process."""
 
-    def __init__(self, job: _Job, number: int, run: int, log: str, *, internal: bool) -> None:
+    def _make(self, job: _Job, number: int, run: int, log: str, *, internal: bool) -> None:
         self._job = job
         self._number = number
         job.ask(_Make(number, run, log, internal), None)
+
+    def counts(self) -> Counts:
+        """Its counters."""
+        found: Counts = self._job.ask(_Counts(self._number), Counts).result()
+        return found
+
+    def save(self) -> Arrays:
+        """A copy of its state."""
+        found: Arrays = self._job.ask(_Save(self._number), dict[str, np.ndarray]).result()
+        return found
+
+    def _stages(self) -> dict[str, Stage[Any, Any]]:
+        raise NotImplementedError("its stages are in another process")
+
+
+class _SourceElsewhere(_Elsewhere):
+    """The shard of a partition of an input, in another process."""
+
+    def __init__(self, job: _Job, number: int, run: int, log: str) -> None:
+        self._make(job, number, run, log, internal=False)
+
+    def process(self, records: Records) -> Emitted:
+        """Take the next records of the log."""
+        return self.begin(records)()
 
     def begin(self, records: Records) -> Callable[[], Emitted]:
         """Send records; what came of them."""
@@ -271,54 +290,21 @@ class _There:
         )
         return self._job.ask(request, Emitted).result
 
-    def begin_judging(self, events: EventBatch) -> Callable[[], Emitted]:
-        """Send events; what came of them."""
-        return self._job.ask(_Judge(self._number, events), Emitted).result
 
-    def counts(self) -> Counts:
-        """Its counters."""
-        found: Counts = self._job.ask(_Counts(self._number), Counts).result()
-        return found
-
-    def save(self) -> Arrays:
-        """A copy of its state."""
-        found: Arrays = self._job.ask(_Save(self._number), dict[str, np.ndarray]).result()
-        return found
-
-
-class _SourceElsewhere(Shard):
-    """The shard of a partition of an input, in another process."""
-
-    def __init__(self, there: _There) -> None:
-        self._there = there
-        self.begin = there.begin  # type: ignore[method-assign]
-        self.counts = there.counts  # type: ignore[method-assign]
-        self.save = there.save  # type: ignore[method-assign]
-
-    def process(self, records: Records) -> Emitted:
-        """Take the next records of the log."""
-        return self._there.begin(records)()
-
-    def _stages(self) -> dict[str, Stage[Any, Any]]:
-        raise NotImplementedError("its stages are in another process")
-
-
-class _InternalElsewhere(InternalShard):
+class _InternalElsewhere(_Elsewhere, InternalShard):
     """The shard of a partition of an internal log, in another process; messages are read here."""
 
-    def __init__(self, codec: SlimCodec, there: _There) -> None:
+    def __init__(self, codec: SlimCodec, job: _Job, number: int, run: int, log: str) -> None:
         super().__init__(codec)
-        self._there = there
-        self.begin_judging = there.begin_judging  # type: ignore[method-assign]
-        self.counts = there.counts  # type: ignore[method-assign]
-        self.save = there.save  # type: ignore[method-assign]
+        self._make(job, number, run, log, internal=True)
 
     def judge(self, events: EventBatch) -> Emitted:
         """Let the stage take the events."""
-        return self._there.begin_judging(events)()
+        return self.begin_judging(events)()
 
-    def _stages(self) -> dict[str, Stage[Any, Any]]:
-        raise NotImplementedError("its stages are in another process")
+    def begin_judging(self, events: EventBatch) -> Callable[[], Emitted]:
+        """Send events; what came of them."""
+        return self._job.ask(_Judge(self._number, events), Emitted).result
 
 
 # -- in the other process -------------------------------------------------------------------------

@@ -116,6 +116,11 @@ class _Joining:
             }
             line += len(labels)
             self._insert("label", own | _texts(labels, [*LABEL_FIELDS, *self._entities]))
+        if line and not self._count("label WHERE verdict IN ('fraud', 'honest')"):
+            raise InputError(
+                f"{self._labels.name}: none of {line} labels says fraud or honest; expected a file of "
+                "labels, its verdicts translated by the mapping's values"
+            )
 
     def _nameless(self, labels: EventBatch) -> Bools:
         if not self._entities:

@@ -29,7 +29,7 @@ SCHEMA: Final = pa.schema(
         column("known_time", TIME, "when that became known, UTC"),
     ]
 )
-"""Of labels.parquet. scenario: the label's kind. Behind these stand, where labels name no event, the
+"""Of labels.parquet. Behind these stand, where labels name no event, the
 entities that they name; they are null beside an event id."""
 
 _PLACE: Final = "epoch_ms(known_time)::HUGEINT * 1_000_000_000_000 + file_row_number"

@@ -18,12 +18,12 @@ import schemas
 import stream
 from stream.config import Config, Steering, steered, steering
 from stream.errors import InputError
+from stream.inputs.places import digest
 from stream.replay.span import Split
 
 MANIFEST: Final = "manifest.json"
 VERSION: Final = 1
 LIBRARIES: Final = ("eddywatch", "numpy", "numba", "llvmlite", "pyarrow", "river", "orjson")
-CHUNK_BYTES: Final = 4 * 1024 * 1024
 
 
 class Content(NamedTuple):
@@ -85,16 +85,7 @@ def origin(
 def manifest(of: Origin, outputs: Mapping[str, Path]) -> bytes:
     """The manifest as it is written. outputs: files by the name that they will have."""
     found = {name: digest(path) for name, path in outputs.items()}
-    whole = Manifest(
-        code=of.code,
-        group=of.group,
-        config=of.config,
-        inputs=of.inputs,
-        labels=of.labels,
-        split=of.split,
-        features=of.features,
-        outputs=found,
-    )
+    whole = Manifest(**msgspec.structs.asdict(of), outputs=found)
     return msgspec.json.format(msgspec.json.encode(whole), indent=2) + b"\n"
 
 
@@ -178,19 +169,10 @@ def code() -> Mapping[str, str]:
 
 
 def _sources_digest() -> str:
-    digest = xxhash.xxh3_128()
+    found = xxhash.xxh3_128()
     for package in (schemas, detectors, stream):
         root = Path(package.__path__[0])
         for path in sorted(root.rglob("*.py")):
-            digest.update(f"{package.__name__}/{path.relative_to(root)}\0".encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def digest(path: Path) -> str:
-    """32 hex digits of a file's content."""
-    found = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            found.update(chunk)
+            found.update(f"{package.__name__}/{path.relative_to(root)}\0".encode())
+            found.update(path.read_bytes())
     return found.hexdigest()

@@ -9,6 +9,7 @@ import numpy as np
 from schemas.alerts import Alert, Severity
 from schemas.columns import I64, U8
 from schemas.events import TYPES
+from stream.replay.incidents import SEVERITIES
 
 BUCKETS_MAX: Final = 250
 WIDTHS_MIN: Final = (1, 5, 15, 30, 60, 120, 240, 480, 1_440, 10_080, 40_320, 524_160)
@@ -61,12 +62,11 @@ class TrafficCounter:
         counts: dict[tuple[str, bool], list[int]] = {}
         for (bucket, name, alerts), count in self._counts.items():
             counts.setdefault((name, alerts), [0] * size)[bucket - first] = count
-        severities: tuple[Severity, ...] = ("low", "medium", "high", "critical")
         return Traffic(
             start_ms=first * self._bucket_ms,
             bucket_ms=self._bucket_ms,
             by_type={name: counts[name, False] for name in TYPES if (name, False) in counts},
-            alerts={name: counts[name, True] for name in severities if (name, True) in counts},
+            alerts={name: counts[name, True] for name in SEVERITIES if (name, True) in counts},
         )
 
     @property

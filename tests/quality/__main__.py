@@ -10,10 +10,8 @@ out/quality.json, which holds the parts of the last run.
 """
 
 import sys
-import tempfile
 from collections.abc import Callable
 from datetime import UTC, date, datetime
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -30,15 +28,12 @@ from detectors.spec import FeatureSpec
 from schemas.columns import F64, Bools, EventBatch
 from stream.config import load
 from stream.judging.measures import average_precision, roc_auc
-from stream.replay import replay
 from tests.quality import logins, nab, signups, traffic
 from tests.quality.calibration import ALPHAS, WINDOW, measure
-from tests.quality.handbook import Payments, figures, intervals, rule
-from tests.quality.measures import handbook_week
+from tests.quality.handbook import Payments, figures, handbook_week, intervals, rule
+from tests.quality.replayed import CONFIGS, DATA, ROOT, replayed
 from tests.quality.rows import Row
 
-ROOT: Final = Path(__file__).resolve().parents[2]
-DATA: Final = ROOT.parent / "shared" / "data"
 TEST_WEEKS: Final = (date(2018, 7, 18), date(2018, 7, 25), date(2018, 8, 1), date(2018, 8, 8))
 SPARKOV_TEST_FROM: Final = datetime(2020, 6, 21, tzinfo=UTC)
 BATCH: Final = 20_000
@@ -47,16 +42,11 @@ BATCH: Final = 20_000
 def scores(config: str, name: str, *, labelled: bool = False) -> F64:
     """Every payment's score, in the file's order, by a replay of the ready configuration, with the
     set's labels or without."""
-    using = load(ROOT / "deploy" / "configs" / config)
     data = DATA / "transactions" / f"{name}.parquet"
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "run"
-        known = [("label", DATA / "transactions" / f"{name}_labels.parquet")] if labelled else []
-        replay(using, [("transaction", data)], out, lambda _read, _share: None, known)
-        table = pq.read_table(out / "scores.parquet")
+    known = [("label", DATA / "transactions" / f"{name}_labels.parquet")] if labelled else []
+    found = replayed(load(CONFIGS / config), "transaction", data, labels=known)
     given = pq.read_table(data, columns=["transaction_id"])["transaction_id"].cast(pa.string())
-    assert table["event_id"].to_pylist() == given.to_pylist()
-    return np.asarray(table["score"].to_numpy())
+    return found.of(given.to_pylist())
 
 
 def labels(name: str) -> Bools:

@@ -1,5 +1,5 @@
-"""The Fraud Detection Handbook's protocol: the rule to beat, card precision, and how sure a
-difference between two scores is. No model here.
+"""The Fraud Detection Handbook's protocol: which payments of a test week are judged, the rule to
+beat, card precision, and how sure a difference between two scores is. No model here.
 
 The rule is the larger of two shares of all payments before the test week: those of which |z| of the
 amount in its customer's history is no larger, and those of which the terminal's risk is not, that is
@@ -18,8 +18,10 @@ import numpy as np
 from detectors.kernels import kernel
 from schemas.columns import F64, I64, Bools
 from stream.judging.measures import average_precision, roc_auc
-from tests.quality.measures import DAY_MS, KNOWN_AFTER_DAYS
 
+DAY_MS: Final = 86_400_000
+KNOWN_AFTER_DAYS: Final = 7
+LOOK_BACK_DAYS: Final = 14
 CARDS: Final = 100
 RISK_DAYS: Final = 7
 RESAMPLES: Final = 500
@@ -41,6 +43,23 @@ class Figures(NamedTuple):
     auc: float
     ap: float
     cp100: float
+
+
+def handbook_week(time_ms: I64, card: I64, fraud: Bools, start: date) -> Bools:
+    """bool[n]: the payments of the test week: on each day, cards already known as defrauded are left out.
+
+    Known on a day are frauds between 14 days before the week and 8 days before that day, since
+    labels come 7 days late.
+    """
+    day = time_ms // DAY_MS
+    first = _day(start)
+    chosen = np.zeros(len(fraud), np.bool_)
+    for today in range(first, first + 7):
+        known = np.zeros(int(card.max()) + 1, np.bool_)
+        labelled = (day >= first - LOOK_BACK_DAYS) & (day < today - KNOWN_AFTER_DAYS)
+        known[card[labelled & fraud]] = True
+        chosen |= (day == today) & ~known[card]
+    return chosen
 
 
 def rule(payments: Payments, weeks: list[date], *, ties_low: bool = False) -> F64:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from schemas.columns import F64
 from stream.config import Config
 from stream.replay import replay
+from stream.replay.opening import Named
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 CONFIGS: Final = ROOT / "deploy" / "configs"
@@ -41,11 +42,14 @@ class Replayed(NamedTuple):
         return np.array([self.score[event_id] for event_id in event_ids])
 
 
-def replayed(using: Config, name: str, path: Path, column: str = "score") -> Replayed:
-    """One file as one input. column: of scores.parquet, such as one monitor's."""
+def replayed(
+    using: Config, name: str, path: Path, column: str = "score", labels: Named = ()
+) -> Replayed:
+    """One file as one input. column: of scores.parquet, such as one monitor's. labels: files of
+    labels, by the names of their inputs."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
-        replay(using, [(name, path)], out, lambda _read, _share: None)
+        replay(using, [(name, path)], out, lambda _read, _share: None, labels)
         table = pq.read_table(out / "scores.parquet", columns=["event_id", column])
         lines = (out / "alerts.ndjson").read_bytes().splitlines()
     scores = table[column].fill_null(0.0).to_pylist()

@@ -1,19 +1,22 @@
 """The Handbook's protocol by hand-worked cases, and its resampled figures against plain ones."""
 
+from datetime import UTC, date, datetime
+
 import numpy as np
 import pytest
 
 from schemas.columns import F64
 from tests.quality.handbook import (
     CARDS,
+    DAY_MS,
     Payments,
     _Day,
     _resampled,
     card_precision,
     figures,
+    handbook_week,
     intervals,
 )
-from tests.quality.measures import DAY_MS
 
 DRAW = np.random.default_rng(2)
 N = 4_000
@@ -67,3 +70,14 @@ def test_a_better_score_is_surely_better() -> None:
     assert min(low[:2]) > 0.0
     low, high = zip(*intervals(PAYMENTS, WEEK, alike, SCORE, seed=1), strict=True)
     assert max(low[:2]) < 0.0 < min(high[:2])
+
+
+def test_the_handbooks_week_leaves_out_known_cards() -> None:
+    """A card with a fraud ten days before a test day is out on that day; a newer fraud is
+    unknown."""
+    start = int(datetime(2018, 8, 8, tzinfo=UTC).timestamp() * 1000) // DAY_MS
+    day = np.array([start - 10, start, start - 3, start + 4, start + 5, start + 7])
+    card = np.array([0, 0, 1, 1, 1, 2])
+    fraud = np.array([True, False, True, False, False, False])
+    chosen = handbook_week(day * DAY_MS, card, fraud, date(2018, 8, 8))
+    assert chosen.tolist() == [False, False, False, True, False, False]
