@@ -12,12 +12,16 @@ from collections.abc import Callable
 from threading import Thread
 from typing import Any, NamedTuple, NoReturn
 
+from detectors import assessment
+from detectors.monitor import LABEL
+from schemas.columns import EventBatch
 from stream.checkpoints import loading
 from stream.checkpoints.manifest import offset_of
 from stream.checkpoints.store import Folder
 from stream.config import ASSESS
 from stream.kafka.positions import Partition
 from stream.kafka.writing import Sink
+from stream.stages.assess import Assess
 from stream.stages.watch import Watch
 from stream.worker import Holding, Worker
 
@@ -92,6 +96,11 @@ def is_sent_by_watch(worker: Worker, where: Partition, *_: object) -> bool:
     return worker._logs[where.topic].name == ASSESS
 
 
+def has_labels(stage: object, batch: EventBatch) -> bool:
+    """Whether there is something to learn from."""
+    return bool((batch.type_code == LABEL).any())
+
+
 def has_positions(sink: Sink, records: object, positions: object, *_: object) -> bool:
     """Whether a transaction commits anything."""
     return bool(positions)
@@ -157,6 +166,13 @@ WORKING = {
 }
 """While a worker reads, publishes and gives partitions away."""
 
+LEARNING = {
+    "at labels": Point(Assess, "process", die, has_labels),
+    "behind labels": Point(Assess, "process", None, has_labels),
+    "between days of learning": Point(assessment, "refit", None),
+}
+"""While assess learns from labels."""
+
 FREEZING = {
     "frozen between batches": Point(Worker, "_process", freeze, is_live),
     "frozen in a transaction": Point(Sink, "_commit", freeze),
@@ -164,7 +180,7 @@ FREEZING = {
 }
 """Where a worker stands still instead: its connections stay, and nobody hears of it."""
 
-ALL = POINTS | WORKING | FREEZING
+ALL = POINTS | WORKING | LEARNING | FREEZING
 
 
 def arm(point: Point, left: int) -> None:

@@ -61,13 +61,21 @@ field = "amount"
 ASSESSED = """
 [assess]
 subject = "account"
-partitions = 2
+{shards}
 [assess.learning]
-inputs = ["shop"]
-features = ["account.amount", "card.amount"]
+inputs = ["{labels}"]
+features = ["account.amount", "ip.new_accounts_1h"]
 [assess.policy]
 p_max = 1e-4
 alerts_per_day = 10
+"""
+TWO_SHARDS = "partitions = 2"
+ONE_SHARD = "partitions = 1\nreport_p = 0.1\nevents_max = 8_000"
+"""Where assess is to learn enough from a few thousand events; monitors have one shard, too."""
+WITH_LABELS = """
+[inputs.labels]
+topic = "{topic}"
+type = "label"
 """
 CLASSIC: dict[str, object] = {"session.timeout.ms": 6_000}
 """So that a killed worker is not missed for long; the new protocol leaves that to the broker."""
@@ -95,7 +103,8 @@ Outputs = dict[Partition, list[Published]]
 class Shop:
     """Topics and a configuration of its own; `config` is its path, `group` also its name.
 
-    hop: its monitors read internal topics.
+    hop: its monitors read internal topics. labels: what assess learns from comes over a topic of
+    its own.
     """
 
     bootstrap: str
@@ -103,11 +112,17 @@ class Shop:
     partitions: int
     config: Path
     hop: bool = False
+    labels: bool = False
 
     @property
     def topic(self) -> str:
         """Where the events are."""
         return f"{self.group}-events"
+
+    @property
+    def topic_of_labels(self) -> str:
+        """Where labels are, if they have a topic."""
+        return f"{self.group}-labels"
 
     @property
     def store(self) -> Path:
@@ -183,7 +198,8 @@ class Shop:
         """Every committed dead letter."""
         found: Outputs = defaultdict(list)
         for record in read(self.bootstrap, f"{self.group}-dead"):
-            place = Partition(self.topic, int(dict(record.headers)["eddy-partition"]))
+            headers = dict(record.headers)
+            place = Partition(headers["eddy-topic"].decode(), int(headers["eddy-partition"]))
             found[place].append(record)
         return dict(found)
 
@@ -262,18 +278,21 @@ def make_shop(
     kafka: dict[str, object] | None = None,
     *,
     hop: bool = False,
+    labels: bool = False,
     dead_bytes_max: int = 1_048_588,
     **worker: object,
 ) -> Shop:
     """A shop with fresh topics: one partition and all monitors, or several and those by address;
-    or, with a hop, several partitions by nothing, and all monitors over internal topics.
+    or, with a hop, several partitions by nothing, and all monitors over internal topics; labels: and
+    with a topic of labels from which assess learns.
 
     checkpoints, kafka, worker: settings of the configuration's tables of that name.
     dead_bytes_max: what the dead letters' topic takes of a record.
     """
     group = f"{name}-{time.time_ns()}"
-    shop = Shop(bootstrap, group, partitions, folder / f"{group}.toml", hop)
+    shop = Shop(bootstrap, group, partitions, folder / f"{group}.toml", hop, labels)
     topics = [(shop.topic, partitions), (f"{group}-alerts", 1), (f"{group}-dead", 1)]
+    topics += [(shop.topic_of_labels, 1)] if labels else []
     admin = AdminClient({"bootstrap.servers": bootstrap})
     sizes = {f"{group}-dead": {"max.message.bytes": str(dead_bytes_max)}}
     made = admin.create_topics(
@@ -304,9 +323,9 @@ def configuration(
     _, *monitors = re.split(r"(?=^\[\[monitors\]\]$)", ready, flags=re.MULTILINE)
     keyed = ""
     if shop.hop:
+        count = 1 if shop.labels else HOP_PARTITIONS
         monitors = [
-            text.replace("inputs =", f"partitions = {HOP_PARTITIONS}\ninputs =")
-            for text in monitors
+            text.replace("inputs =", f"partitions = {count}\ninputs =") for text in monitors
         ]
     elif shop.partitions > 1:
         monitors = [text + AMOUNT for text in monitors if f'entity = "{KEYED_BY}"' in text]
@@ -319,8 +338,12 @@ def configuration(
         + table("checkpoints", {"url": str(shop.store), **checkpoints})
         + f'[inputs.shop]\ntopic = "{shop.topic}"\npartitions = {shop.partitions}\n{keyed}'
         'type = { field = "type" }\n'
+        + (WITH_LABELS.format(topic=shop.topic_of_labels) if shop.labels else "")
     )
-    text = head + "".join(monitors) + (ASSESSED if shop.hop else "")
+    assessed = ASSESSED.format(
+        labels="labels" if shop.labels else "shop", shards=ONE_SHARD if shop.labels else TWO_SHARDS
+    )
+    text = head + "".join(monitors) + (assessed if shop.hop else "")
     text = re.sub(r"alerts_per_day = \d+", 'alerts_per_day = 100_000\nincident_gap = "1s"', text)
     return re.sub(r"p_max = \S+", "p_max = 0.01", text)
 
@@ -494,10 +517,11 @@ def reference(shop: Shop) -> Reference:
                     sent[goes_to, place, Partition(*row[0])].append(row)
             yield from rows(emitted.events)
 
-    for partition, log in shop.log(shop.topic).items():
-        place = Partition(shop.topic, partition)
-        for _ in fold(place, shards.source("shop"), log, REFERENCE_BATCH):
-            pass
+    for name, spec in config.inputs.items():
+        for partition, log in shop.log(spec.topic).items():
+            place = Partition(spec.topic, partition)
+            for _ in fold(place, shards.source(name), log, REFERENCE_BATCH):
+                pass
     for name, one in internal.items():  # the monitors', then that of assess
         for partition, log in shop.log(one.topic).items():
             place = Partition(one.topic, partition)

@@ -11,12 +11,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import orjson
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
+from numpy.random import PCG64, Generator
 
 from stream.config import load, logs
 from stream.kafka.writing import Feed
-from stream.simulator import Line, lines
+from stream.simulator import LABEL_DELAY_MS, Line, lines
 from stream.simulator import Shop as Simulated
 from stream.simulator.attacks import EVENTS_MIN
 from tests.broker.shop import KEYED_BY, Shop, consumer, make_shop
@@ -43,6 +45,7 @@ PROTOCOLS: Final[dict[str, dict[str, object]]] = {
     "consumer": {"group.protocol": "consumer", **TRANSACTION},
 }
 MALFORMED: Final = 0.02
+HONEST_SHARE: Final = 0.8
 CAPACITY: Final = 3_000
 SLOWLY: Final[dict[str, Any]] = {"batch_records": 100, "commit_interval": "1ms"}
 OFTEN: Final[dict[str, object]] = {"rewind_records_max": 1_800}
@@ -71,13 +74,15 @@ def open_shop(
     protocol: str = "classic",
     *,
     hop: bool = False,
+    labels: bool = False,
     kafka: dict[str, object] | None = None,
     worker: dict[str, Any] = SLOWLY,
 ) -> Shop:
     """A small shop that commits every hundred records and takes a checkpoint every 600.
 
-    hop: its monitors read internal topics, and their reports are assessed over another one. kafka:
-    more of the clients' properties. worker: settings of the configuration's table.
+    hop: its monitors read internal topics, and their reports are assessed over another one. labels:
+    which learns from a topic of labels. kafka: more of the clients' properties. worker: settings of
+    the configuration's table.
     """
     shop = make_shop(
         ground.bootstrap,
@@ -87,6 +92,7 @@ def open_shop(
         OFTEN,
         PROTOCOLS[protocol] | (kafka or {}),
         hop=hop,
+        labels=labels,
         **worker,
     )
     text = shop.config.read_text()
@@ -101,6 +107,33 @@ def feed(shop: Shop, events: int, seed: int = 7, malformed: float = MALFORMED) -
     writer = Feed({"bootstrap.servers": shop.bootstrap}, shop.topic, spec.partitioner)
     for line in islice(made(max(events, EVENTS_MIN), seed, malformed), events):
         writer.send(line.key, line.value)
+    writer.close()
+
+
+def feed_day(shop: Shop, day: Simulated) -> None:
+    """Put the events of a day of the simulator on the topic."""
+    writer = Feed({"bootstrap.servers": shop.bootstrap}, shop.topic, "murmur2")
+    for line in lines(day, MALFORMED, KEYED_BY):
+        writer.send(line.key, line.value)
+    writer.close()
+
+
+def feed_labels(shop: Shop, day: Simulated) -> None:
+    """Put what is known a day later on the topic of labels: of attackers' events that they are
+    frauds, of `HONEST_SHARE` of the others that they are not. Who has no account is named by
+    nobody, which makes dead letters."""
+    draw = Generator(PCG64(day.seed))
+    writer = Feed({"bootstrap.servers": shop.bootstrap}, shop.topic_of_labels, "murmur2")
+    for event, attack in day.events():
+        if attack or ("account" in event and draw.random() < HONEST_SHARE):
+            label = {
+                "event_id": f"label-{event['event_id']}",
+                "time": event["time"] + LABEL_DELAY_MS,
+                "labelled_event_id": event["event_id"],
+                "verdict": "fraud" if attack else "honest",
+                "account": event.get("account"),
+            }
+            writer.send(event["event_id"].encode(), orjson.dumps(label))
     writer.close()
 
 

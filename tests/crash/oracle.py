@@ -12,12 +12,13 @@ import xxhash
 from confluent_kafka import TopicPartition
 from obstore.store import LocalStore
 
+from detectors.learning import HARMONIC, speaker
 from detectors.state import Arrays
 from stream.checkpoints.loading import load
 from stream.checkpoints.manifest import pointer_in
 from stream.checkpoints.store import Folder
 from stream.kafka.positions import Partition
-from stream.shard import Shard
+from stream.shard import AssessShard, Shard
 from tests.broker.shop import Outputs, Published, Reference, Shop, consumer, reference
 
 FEWEST: Final = 20
@@ -33,6 +34,15 @@ def holds(shop: Shop) -> None:
 def differences(shop: Shop, expected: Reference) -> list[str]:
     """One line for each difference; after a clean stop of the last worker."""
     return [*outputs_differ(shop, expected), *states_differ(shop, expected.shards)]
+
+
+def learned(shards: dict[Partition, Shard]) -> bool:
+    """Whether somewhere what was learned from labels speaks, not the harmonic mean."""
+    return any(
+        speaker(shard.assess.assessment.learner) != HARMONIC
+        for shard in shards.values()
+        if isinstance(shard, AssessShard)
+    )
 
 
 def outputs_differ(shop: Shop, expected: Reference) -> Iterator[str]:

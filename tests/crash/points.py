@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +22,9 @@ from stream.checkpoints.manifest import pointer_in
 from stream.config import load, steering
 from stream.kafka.positions import Partition
 from stream.shard import Shards
+from stream.simulator import Shop as Simulated
+from stream.simulator.attacks import EVENTS_MIN
+from stream.simulator.visits import DAY_MS
 from tests.broker.own_broker import own_broker
 from tests.broker.shop import (
     Outputs,
@@ -39,15 +43,20 @@ from tests.crash.ground import (
     Ground,
     delete_before,
     feed,
+    feed_day,
+    feed_labels,
     finish,
     finish_and_check,
     open_shop,
     wait_until_done,
 )
-from tests.crash.oracle import differences, outputs_differ
+from tests.crash.oracle import differences, learned, outputs_differ
 from tests.crash.processes import Forked, forked, wait_for
 
 EVENTS: Final = 3_000
+LEARNING_DAYS: Final = 5
+"""It is taught on the second, trees are fitted on the third and found to be better on the fourth, so
+that what was learned speaks at the latest on the fifth."""
 BROKEN_BYTES: Final = b"\xff\xfe{" + b"[" * 5_000
 POISON: Final = (
     b"",
@@ -84,6 +93,25 @@ def die_between(point: str, after: int, events: int, ground: Ground) -> None:
     for _ in range(2):
         killed(shop, (point, after))
     finish_and_check(shop, "two")
+
+
+def die_learning(point: str, after: int, ground: Ground) -> None:
+    """Assess learns from labels a day late, and on each day that brings some a worker dies; what was
+    learned speaks in the end, however labels and events came together."""
+    shop = open_shop(ground, point, 1, hop=True, labels=True)
+    before_ms = int(time.time() * 1000) // DAY_MS * DAY_MS - LEARNING_DAYS * DAY_MS
+    days = [Simulated(EVENTS_MIN, seed, before_ms + seed * DAY_MS) for seed in range(LEARNING_DAYS)]
+    feed_day(shop, days[0])
+    finish(shop)
+    for yesterday, today in pairwise(days):
+        feed_labels(shop, yesterday)
+        feed_day(shop, today)
+        killed(shop, (point, after))
+        finish(shop)
+    expected = reference(shop)
+    found = differences(shop, expected)
+    assert not found, "\n".join(found)
+    assert learned(expected.shards), "the harmonic mean still speaks: nothing is proved"
 
 
 def die_committing(ground: Ground) -> None:
@@ -357,6 +385,9 @@ POINTS: Final[dict[str, Story]] = {
     "on_lost": die_losing,
     "between-route-and-watch": partial(die_between, "between route and watch", 4, EVENTS),
     "between-watch-and-assess": partial(die_between, "between watch and assess", 2, 3 * EVENTS),
+    "at-labels": partial(die_learning, "at labels", 1),
+    "behind-labels": partial(die_learning, "behind labels", 1),
+    "between-days-of-learning": partial(die_learning, "between days of learning", 1),
     "zombie-after-transaction-time-out": zombie,
     "broker-restart": broker_restart,
     "checkpoint-not-whole": not_whole,

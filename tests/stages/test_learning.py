@@ -2,7 +2,7 @@
 
 import tomllib
 from functools import cache
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,16 @@ from detectors.assessment import WAYS, Assessment
 from detectors.learning import BOOSTED, FRAUD, HARMONIC, HONEST, UNKNOWN
 from detectors.monitor import LABEL
 from detectors.spec import PolicySpec
-from detectors.state import Arrays, copied
+from detectors.state import Arrays, copied, prefixed
+from schemas.alerts import Alert, alert_record
 from schemas.columns import F64, I64, EventBatch
-from stream.config import Config, parse
+from schemas.records import Records
+from stream.alerting import RunInfo
+from stream.chain import Chain
+from stream.config import Config, assess_way, parse
 from stream.errors import ConfigError
 from stream.replay import replay
+from stream.stages.watch import NOTHING_WANTED, Wanted
 from tests.streams import START_MS, same
 
 DAY_MS = 86_400_000
@@ -326,6 +331,65 @@ def test_a_replay_writes_what_assess_learned(tmp_path: Path) -> None:
     early = learned["event_time"].cast(pa.int64()).to_numpy() < START_MS + 3 * DAY_MS
     assert same(one[early], other[early])
     assert not same(one, other)
+
+
+OFTEN = """
+[assess.policy]
+p_max = 0.01
+alerts_per_day = 1000
+incident_gap = "1min"
+"""
+
+
+def folded(
+    of: Config, inputs: dict[str, list[bytes]], wanted: Wanted
+) -> tuple[list[bytes], Arrays]:
+    """Alerts and states of everything, its logs read day by day."""
+    chain = Chain(of, RunInfo("replay", "one", str), wanted=wanted)
+    alerts: list[Alert] = []
+    taken = dict.fromkeys(inputs, 0)
+    for until_ms in range(START_MS + DAY_MS, START_MS + 50 * DAY_MS, DAY_MS):
+        for name, log in inputs.items():
+            values = [*takewhile(lambda v: orjson.loads(v)["time"] < until_ms, log[taken[name] :])]  # noqa: B023 - taken at once
+            offset = taken[name] + np.arange(len(values))
+            taken[name] += len(values)
+            records = Records(name, 0, offset, np.full(len(values), -1), [*values])
+            alerts += chain.put(name, records).alerts
+        alerts += chain.advance(until_ms)[0]
+    assert taken == {name: len(log) for name, log in inputs.items()}
+    states = {f"{one.log.name}/{one.log.internal}": one.shard.save() for one in chain.states()}
+    return [alert_record(alert)[1] for alert in alerts], prefixed(states)
+
+
+@pytest.mark.parametrize("hop", [False, True])
+def test_scoring_every_event_changes_nothing(tmp_path: Path, hop: bool) -> None:
+    """Alerts and states are the same bytes whether every event is scored, as in a replay, or only
+    reports are looked at, as live is: straight from the monitors or over the log of the reports."""
+    logs = {name: path.read_bytes().splitlines() for name, path in files(tmp_path)}
+    text = CONFIG + OFTEN
+    if not hop:
+        typed = [
+            orjson.loads(line) | {"type": kind}
+            for name, kind in (("pay", "transaction"), ("label", "label"))
+            for line in logs[name]
+        ]
+        logs = {"pay": [*map(orjson.dumps, sorted(typed, key=lambda row: row["time"]))]}
+        text = text.replace('[inputs.label]\ntopic = "label"\ntype = "label"\n', "")
+        text = text.replace('"transaction"', '{ field = "type" }')
+        text = text.replace('["pay", "label"]', '["pay"]').replace('["label"]', '["pay"]')
+    of = config(text)
+    way = assess_way(of)
+    assert way is not None
+    assert bool(way.internal) == hop
+    (few, live), (all_, replayed) = (
+        folded(of, logs, wanted) for wanted in (NOTHING_WANTED, Wanted(scores=True))
+    )
+    assert sum(orjson.loads(alert)["monitor"] == "assess" for alert in few) > 50
+    [clock] = [state for name, state in live.items() if name.endswith("learner/sums/clock")]
+    assert clock[learning.SPEAKER] != HARMONIC
+    assert all_ == few
+    assert live.keys() == replayed.keys()
+    assert [name for name in live if not same(live[name], replayed[name])] == []
 
 
 def test_a_label_is_not_known_before_its_time(tmp_path: Path) -> None:
