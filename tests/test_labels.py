@@ -339,6 +339,13 @@ def test_a_file_of_unreadable_labels_is_a_mistake(
         run(tmp_path, rows, [one | {"known_at": None} for one in verdicts(rows)])
 
 
+def test_a_file_whose_labels_say_nothing_is_a_mistake(tmp_path: Path) -> None:
+    """Where no label says fraud or honest, the file is not what it was given for."""
+    rows = payments(50)
+    with pytest.raises(InputError, match=r"none of 50 labels says fraud or honest"):
+        run(tmp_path, rows, [one | {"fraud": "perhaps"} for one in verdicts(rows)])
+
+
 def test_of_events_with_the_same_id_the_first_is_meant(tmp_path: Path) -> None:
     """A duplicate multiplies no label."""
     rows = payments(300)
