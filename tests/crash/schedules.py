@@ -16,10 +16,19 @@ from typing import Final, NamedTuple
 from numpy.random import PCG64, Generator
 
 from stream.errors import NOT_MENDED
+from stream.simulator import Shop as Simulated
+from stream.simulator.attacks import EVENTS_MIN
 from tests.broker.dying import POINTS, WORKING
 from tests.broker.own_broker import OwnBroker
 from tests.broker.shop import Shop
-from tests.crash.ground import PROTOCOLS, Ground, feed, finish_and_check, open_shop
+from tests.crash.ground import (
+    PROTOCOLS,
+    Ground,
+    feed,
+    feed_labels,
+    finish_and_check,
+    open_shop,
+)
 from tests.crash.processes import LOOK_S, Forked, Plan, start
 
 REGRESSIONS: Final[tuple[int, ...]] = (19, 24, 40)
@@ -35,7 +44,7 @@ RESTARTS_EVERY: Final = 8
 
 SLOTS: Final = ("a", "b", "c")
 LAYOUTS: Final = ((1, False), (4, False), (2, True))
-"""Partitions of the input, and whether monitors read internal topics."""
+"""Partitions of the input, and whether monitors read internal topics and labels come, too."""
 
 DEADLY: Final = sorted(POINTS | WORKING)
 AFTER_MAX: Final = 12
@@ -209,12 +218,19 @@ def seeded(seed: int, broker: OwnBroker | None = None) -> Callable[[Ground], Non
 
 def _follow(seed: int, schedule: Schedule, ground: Ground, broker: OwnBroker | None) -> None:
     shop = open_shop(
-        ground, f"seed-{seed}", schedule.partitions, schedule.protocol, hop=schedule.hop
+        ground,
+        f"seed-{seed}",
+        schedule.partitions,
+        schedule.protocol,
+        hop=schedule.hop,
+        labels=schedule.hop,
     )
     feed(shop, schedule.events, seed, MALFORMED)
     with fleet(shop) as workers:
         for number, step in enumerate(schedule.steps):
             workers.wait(step.after_s)
+            if schedule.hop and number == len(schedule.steps) // 2:
+                feed_labels(shop, Simulated(EVENTS_MIN, seed))
             match step.action:
                 case "join":
                     workers.join(step.slot, step.plan)
