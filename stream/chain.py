@@ -17,8 +17,8 @@ from schemas.alerts import Alert
 from schemas.columns import I64, EventBatch, joined
 from schemas.records import Records
 from stream.alerting import RunInfo
-from stream.config import ASSESS, Config, Log, labels_from, logs, ways
-from stream.shard import Emitted, InternalShard, Shard, Shards
+from stream.config import ASSESS, Config, Log, logs, ways
+from stream.shard import Emitted, InternalShard, Shard, Shards, assess_scores
 from stream.stages import InternalRecord
 from stream.stages.watch import NOTHING_WANTED, Said, Wanted, assessed, silence
 
@@ -118,7 +118,7 @@ class Chain:
             ]
             for name in config.inputs
         }
-        self._assessed = wanted.scores and bool(labels_from(config))
+        self._assessed = assess_scores(config, wanted)
         self._logs = {(log.name, log.internal): log for log in logs(config)}
         self._recorded = recorded or {}
         self.recorded = frozenset(log.name for log in self._recorded.values())

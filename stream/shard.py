@@ -334,6 +334,11 @@ class AssessShard(InternalShard):
         return {ASSESS: self.assess}
 
 
+def assess_scores(config: Config, wanted: Wanted) -> bool:
+    """Whether assess says something of every event: where it learns, and that is wanted."""
+    return wanted.scores and bool(labels_from(config))
+
+
 class Shards:
     """Makes the shards of a configuration, their state empty.
 
@@ -352,7 +357,7 @@ class Shards:
     ) -> None:
         self._wanted = wanted
         self._decoders = decoders or {}
-        self._every = wanted.scores and bool(labels_from(config))
+        self._every = assess_scores(config, wanted)
         self._config = config
         self._topics = topics or {name: spec.topic for name, spec in config.inputs.items()}
         self._key = hash_key(config.secret)

@@ -5,7 +5,7 @@ Alerts tell when an incident opened and how far it has come; which events lie be
 scores.parquet behind the run, in one pass. About half a kilobyte an incident is held in memory.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,11 +13,10 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from schemas.alerts import Alert
 from schemas.columns import F64, I64, Bools
-from stream.replay.tables import INCIDENT_COLUMNS, ROW_GROUP_ROWS, TIME, TableFile
+from stream.replay.tables import INCIDENT_COLUMNS, ROW_GROUP_ROWS, TIME, TableFile, batches_in
 
 TIME_BITS: Final = 42
 """Milliseconds since 1970 fit into these until 2109, and two million entities above them."""
@@ -84,8 +83,8 @@ class Incidents:
     def write(self, path: Path, scores: Path, frauds: Path | None) -> None:
         """Write incidents.parquet. frauds: frauds.parquet, None where there are no labels."""
         incidents = self.ordered()
-        events = _sums(incidents, _batches(scores))
-        fraud = None if frauds is None else _sums(incidents, _batches(frauds))
+        events = _sums(incidents, batches_in(scores))
+        fraud = None if frauds is None else _sums(incidents, batches_in(frauds))
         with TableFile(path, INCIDENT_COLUMNS) as file:
             for start in range(0, len(incidents), ROW_GROUP_ROWS):
                 rows = range(start, min(start + ROW_GROUP_ROWS, len(incidents)))
@@ -101,11 +100,6 @@ def _row(incident: _Incident, i: int, events: Sums, fraud: Sums | None) -> dict[
         row["fraud_amount"] = int(fraud.hundredths[i]) / 100
         row["verdict"] = "fraud" if fraud.events[i] else "honest"
     return row
-
-
-def _batches(path: Path) -> Iterator[pa.RecordBatch]:
-    with pq.ParquetFile(path) as file:
-        yield from file.iter_batches(ROW_GROUP_ROWS)
 
 
 class _OfMonitor:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from detectors.monitor import LABEL
 from schemas.codecs.table import OWN
@@ -28,12 +27,12 @@ from stream.decoding import Decoder
 from stream.errors import InputError
 from stream.inputs import FileReading, Reading
 from stream.inputs.places import files_at
+from stream.replay.tables import ROW_GROUP_ROWS, TableFile
 from stream.stages.route import labels_of_nobody, letter
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-ROWS_AT_ONCE: Final = 100_000
 UNREADABLE_MAX: Final = 100_000
 """Labels that may be dead letters: these wait in memory, and so many are no accident."""
 
@@ -207,12 +206,9 @@ class _Joining:
         found = self._tables.sql(
             f"SELECT time, 'label' AS type, {', '.join(texts)} FROM joined "
             f"WHERE {condition} ORDER BY time, line"
-        ).to_arrow_reader(ROWS_AT_ONCE)
-        with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-            for batch in found:
-                columns = [batch.column(name) for name in schema.names]
-                casted = [c.cast(f.type) for c, f in zip(columns, schema, strict=True)]
-                writer.write_table(pa.Table.from_arrays(casted, schema=schema))
+        ).to_arrow_reader(ROW_GROUP_ROWS)
+        with TableFile(path, schema) as file:
+            file.write_batches(found)
 
     def _counts(self) -> dict[str, int]:
         counts = {

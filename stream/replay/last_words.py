@@ -6,6 +6,7 @@ events' own order, not here.
 """
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple, Self
@@ -18,9 +19,8 @@ from detectors.monitor import LABEL
 from schemas.columns import EventBatch
 from schemas.events import ENTITY_FIELDS
 from stream import database
-from stream.replay.tables import TIME, column
+from stream.replay.tables import ROW_GROUP_ROWS, TIME, TableFile, batches_in, column
 
-ROWS_AT_ONCE: Final = 100_000
 SCHEMA: Final = pa.schema(
     [
         column("event_id", pa.string(), "the event; null where a label names entities alone"),
@@ -58,10 +58,9 @@ def labels_of(events: EventBatch) -> LabelBatch:
 
 def labels_in(path: Path) -> Iterator[LabelBatch]:
     """The labels in a table of Eddy's own fields."""
-    with pq.ParquetFile(path, pre_buffer=False) as file:
-        for batch in file.iter_batches(ROWS_AT_ONCE):
-            texts = {name: batch.column(name) for name in batch.schema.names if name != "time"}
-            yield LabelBatch(texts, batch.column("time"))
+    for batch in batches_in(path):
+        texts = {name: batch.column(name) for name in batch.schema.names if name != "time"}
+        yield LabelBatch(texts, batch.column("time"))
 
 
 class LastWords:
@@ -74,8 +73,8 @@ class LastWords:
         self._path = path
         self._work = work
         self._heard = work / "labels_heard.parquet"
-        self._writer: pq.ParquetWriter | None = None
-        self._waiting: list[pa.RecordBatch] = []
+        self._opened = ExitStack()
+        self._file: TableFile | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -86,17 +85,16 @@ class LastWords:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        self._opened.close()
 
     def add(self, labels: LabelBatch) -> None:
         """Hear labels. Raises ExtraMissing without DuckDB: better now than at the end."""
         count = len(labels.time_ms)
         if not count:
             return
-        if self._writer is None:
+        if self._file is None:
             database.check_installed()
-            self._writer = pq.ParquetWriter(self._heard, _HEARD, compression="zstd")
+            self._file = self._opened.enter_context(TableFile(self._heard, _HEARD))
         absent = pa.nulls(count, pa.string())
         said = ("labelled_event_id", "verdict", "kind")
         columns = [
@@ -104,21 +102,14 @@ class LastWords:
             labels.time_ms.cast(pa.timestamp("ms")),
             *(labels.texts.get(name, absent) for name in ENTITY_FIELDS),
         ]
-        self._waiting.append(pa.RecordBatch.from_arrays(columns, schema=_HEARD))
-        if sum(map(len, self._waiting)) >= ROWS_AT_ONCE:
-            self._flush(self._writer)
-
-    def _flush(self, writer: pq.ParquetWriter) -> None:
-        writer.write_table(pa.Table.from_batches(self._waiting, _HEARD))
-        self._waiting = []
+        self._file.write(columns)
 
     def finish(self) -> None:
         """Write labels.parquet."""
-        if self._writer is None:
+        if self._file is None:
             pq.write_table(SCHEMA.empty_table(), self._path)
             return
-        self._flush(self._writer)
-        self._writer.close()
+        self._opened.close()
         with database.opened(self._work) as tables:
             heard, path = "read_parquet(?, file_row_number = true)", [str(self._heard)]
             counted = ", ".join(f"count({name})" for name in ENTITY_FIELDS)
@@ -137,8 +128,7 @@ class LastWords:
                 f"SELECT {', '.join([*SCHEMA.names, *alone])} FROM {heard} AS heard "
                 f"SEMI JOIN last ON last.place = {_PLACE} ORDER BY known_time, file_row_number",
                 params=path,
-            ).to_arrow_reader(ROWS_AT_ONCE)
+            ).to_arrow_reader(ROW_GROUP_ROWS)
             schema = pa.schema([_HEARD.field(name) for name in (*SCHEMA.names, *named)])
-            with pq.ParquetWriter(self._path, schema, compression="zstd") as writer:
-                for batch in last:
-                    writer.write_table(pa.Table.from_batches([batch]).cast(schema))
+            with TableFile(self._path, schema) as file:
+                file.write_batches(last)

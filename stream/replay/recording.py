@@ -150,8 +150,7 @@ class Recording:
         """Write what is known of every event labelled fraud."""
         schema = fraud_columns(self._config)
         with TableFile(self._parts[FRAUDS], schema) as file:
-            for batch in frauds:
-                file.write(batch.cast(schema).columns)
+            file.write_batches(frauds)
 
     def write_incidents(self) -> None:
         """Write the incidents, with their frauds where these were written before."""

@@ -6,7 +6,7 @@ the same bytes. Judges nothing: verdicts come from `stream.judging`.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -194,6 +194,11 @@ class TableFile:
         self._waiting.append(pa.RecordBatch.from_arrays(columns, schema=self._schema))
         self._flush(ROW_GROUP_ROWS)
 
+    def write_batches(self, batches: Iterable[pa.RecordBatch]) -> None:
+        """Append rows that have these columns, in whatever order and of types that fit."""
+        for batch in batches:
+            self.write(batch.select(self._schema.names).cast(self._schema).columns)
+
     def write_rows(self, rows: list[dict[str, Any]]) -> None:
         """Append rows."""
         if rows:
@@ -207,6 +212,12 @@ class TableFile:
             whole = waiting if least == 1 else waiting - waiting % ROW_GROUP_ROWS
             self._writer.write_table(table.slice(0, whole), row_group_size=ROW_GROUP_ROWS)
             self._waiting = table.slice(whole).to_batches()
+
+
+def batches_in(path: Path) -> Iterator[pa.RecordBatch]:
+    """A table's rows, of which at most a row group is in memory."""
+    with pq.ParquetFile(path, pre_buffer=False) as file:  # else all of the file is fetched at once
+        yield from file.iter_batches(ROW_GROUP_ROWS)
 
 
 class ScoreFile(TableFile):
