@@ -1,8 +1,8 @@
 """incidents.parquet: a row an incident, with what its entity did and, where labels are known, what
 of it was fraud.
 
-Alerts tell when an incident opened and how far it has come; which events lie between is found in
-scores.parquet behind the run, in one pass. About half a kilobyte an incident is held in memory.
+Follows from the run's other tables, each read once: alerts.parquet tells when an incident opened
+and how far it has come, scores.parquet which events lie between.
 """
 
 from collections.abc import Iterable
@@ -13,27 +13,15 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from schemas.alerts import Alert
 from schemas.columns import F64, I64, Bools
-from stream.replay.tables import INCIDENT_COLUMNS, ROW_GROUP_ROWS, TIME, TableFile, batches_in
+from stream.replay.tables import INCIDENT_COLUMNS, TIME, TableFile, batches_in
 
 TIME_BITS: Final = 42
 """Milliseconds since 1970 fit into these until 2109, and two million entities above them."""
-
-
-@dataclass(slots=True)
-class _Incident:
-    incident_id: str
-    monitor: str
-    entity_type: str
-    entity: str
-    opened: int
-    last: int
-    alerts: int
-    suppressed: int
-    top_score: float
-    severity: str
+WHO: Final = ["incident_id", "monitor", "entity_type", "entity"]
+SO_FAR: Final = ["score", "severity", "suppressed", "first_seen", "last_seen"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,76 +34,63 @@ class Sums:
     any_amount: Bools
 
 
-class Incidents:
-    """All incidents of a run."""
+def write_incidents(path: Path, alerts: Path, scores: Path, frauds: Path | None) -> None:
+    """Write incidents.parquet, by opening.
 
-    def __init__(self) -> None:
-        self._by_id: dict[str, _Incident] = {}
-
-    def add(self, alerts: Iterable[Alert]) -> None:
-        """Take alerts in the order in which they were published."""
-        for alert in alerts:
-            known = self._by_id.get(alert.incident_id)
-            if known is None:
-                self._by_id[alert.incident_id] = _Incident(
-                    incident_id=alert.incident_id,
-                    monitor=alert.monitor,
-                    entity_type=alert.entity.type,
-                    entity=alert.entity.id,
-                    opened=alert.first_seen_ms,
-                    last=alert.last_seen_ms,
-                    alerts=1,
-                    suppressed=alert.suppressed,
-                    top_score=alert.score,
-                    severity=alert.severity,
-                )
-            else:
-                known.last = max(known.last, alert.last_seen_ms)
-                known.alerts += 1
-                known.suppressed = alert.suppressed
-                if alert.score > known.top_score:
-                    known.top_score, known.severity = alert.score, alert.severity
-
-    def ordered(self) -> list[_Incident]:
-        """By opening."""
-        return sorted(self._by_id.values(), key=lambda one: (one.opened, one.incident_id))
-
-    def write(self, path: Path, scores: Path, frauds: Path | None) -> None:
-        """Write incidents.parquet. frauds: frauds.parquet, None where there are no labels."""
-        incidents = self.ordered()
-        events = _sums(incidents, batches_in(scores))
-        fraud = None if frauds is None else _sums(incidents, batches_in(frauds))
-        with TableFile(path, INCIDENT_COLUMNS) as file:
-            for start in range(0, len(incidents), ROW_GROUP_ROWS):
-                rows = range(start, min(start + ROW_GROUP_ROWS, len(incidents)))
-                file.write_rows([_row(incidents[i], i, events, fraud) for i in rows])
+    alerts, scores, frauds: the tables that it follows from; alerts in the order in which they were
+    published, frauds None where there are no labels.
+    """
+    told = _told(pq.read_table(alerts, columns=[*WHO, *SO_FAR]))
+    events = _sums(told, batches_in(scores))
+    columns: dict[str, Any] = {name: told[name] for name in told.column_names}
+    columns["events"] = events.events
+    columns["amount"] = pa.array(events.hundredths / 100, mask=~events.any_amount)
+    if frauds is None:
+        columns |= dict.fromkeys(("frauds", "fraud_amount", "verdict"), pa.nulls(len(told)))
+    else:
+        fraud = _sums(told, batches_in(frauds))
+        columns["frauds"] = fraud.events
+        columns["fraud_amount"] = fraud.hundredths / 100
+        columns["verdict"] = np.where(fraud.events > 0, "fraud", "honest").astype(object)
+    with TableFile(path, INCIDENT_COLUMNS) as file:
+        file.write_batches(pa.table(columns).to_batches())
 
 
-def _row(incident: _Incident, i: int, events: Sums, fraud: Sums | None) -> dict[str, Any]:
-    row = {name: getattr(incident, name) for name in _Incident.__slots__}
-    row["events"] = int(events.events[i])
-    row["amount"] = int(events.hundredths[i]) / 100 if events.any_amount[i] else None
-    if fraud is not None:
-        row["frauds"] = int(fraud.events[i])
-        row["fraud_amount"] = int(fraud.hundredths[i]) / 100
-        row["verdict"] = "fraud" if fraud.events[i] else "honest"
-    return row
+def _told(alerts: pa.Table) -> pa.Table:
+    """What alerts tell of the incidents that they belong to, a row each, by opening."""
+    which = alerts["incident_id"].combine_chunks().dictionary_encode().indices
+    incident = which.to_numpy().astype(np.int64)
+    rows = np.arange(len(incident))
+    order = np.lexsort((rows, -alerts["score"].to_numpy(), incident))
+    starts = np.flatnonzero(np.diff(incident[order], prepend=-1))
+    top, latest = order[starts], np.maximum.reduceat(rows[order], starts)
+    last_ms = alerts["last_seen"].cast(pa.int64()).to_numpy()
+    told = {name: alerts[name].take(top) for name in WHO}
+    told["opened"] = alerts["first_seen"].take(top)
+    told["last"] = pa.array(np.maximum.reduceat(last_ms[order], starts)).cast(TIME)
+    told["alerts"] = pa.array(np.bincount(incident))
+    told["suppressed"] = alerts["suppressed"].take(latest)
+    told["top_score"] = alerts["score"].take(top)
+    told["severity"] = alerts["severity"].take(top)
+    return pa.table(told).sort_by([("opened", "ascending"), ("incident_id", "ascending")])
 
 
 class _OfMonitor:
     """The incidents of one monitor, found by entity and time: those of an entity do not overlap."""
 
-    def __init__(self, incidents: list[_Incident], places: list[int]) -> None:
-        own = [incidents[place] for place in places]
-        self.field = own[0].entity_type
-        self._entities = pa.array(sorted({one.entity for one in own}), pa.string())
-        code = pc.index_in(pa.array([one.entity for one in own]), self._entities).to_numpy()
-        opened = np.array([one.opened for one in own], np.int64)
-        key = (code.astype(np.int64) << TIME_BITS) + opened
-        order = np.argsort(key)
-        self._key = key[order]
-        self._last = np.array([one.last for one in own], np.int64)[order]
-        self._place = np.array(places, np.int64)[order]
+    def __init__(self, told: pa.Table, monitor: str) -> None:
+        self._place = np.flatnonzero(pc.equal(told["monitor"], monitor).to_numpy())
+        own = told.take(self._place)
+        self.field = own["entity_type"][0].as_py()
+        entity = own["entity"].combine_chunks()
+        self._entities = entity.unique()
+        code = pc.index_in(entity, self._entities).to_numpy().astype(np.int64)
+        self._key = (code << TIME_BITS) + own["opened"].cast(pa.int64()).to_numpy()
+        self._last = own["last"].cast(pa.int64()).to_numpy()
+        order = np.argsort(self._key)
+        self._key, self._last, self._place = (
+            one[order] for one in (self._key, self._last, self._place)
+        )
 
     def found(self, batch: pa.RecordBatch) -> tuple[I64, I64]:
         """(rows, incidents): the batch's events that lie in an incident, and which."""
@@ -131,14 +106,11 @@ class _OfMonitor:
         return rows[inside], self._place[near[inside]]
 
 
-def _sums(incidents: list[_Incident], batches: Iterable[pa.RecordBatch]) -> Sums:
+def _sums(told: pa.Table, batches: Iterable[pa.RecordBatch]) -> Sums:
     """What lies in each incident."""
-    by_monitor: dict[str, list[int]] = {}
-    for place, incident in enumerate(incidents):
-        by_monitor.setdefault(incident.monitor, []).append(place)
-    of_monitors = [_OfMonitor(incidents, places) for places in by_monitor.values()]
-    events, hundredths = np.zeros((2, len(incidents)), np.int64)
-    sums = Sums(events, hundredths, np.zeros(len(incidents), np.bool_))
+    of_monitors = [_OfMonitor(told, monitor.as_py()) for monitor in told["monitor"].unique()]
+    events, hundredths = np.zeros((2, len(told)), np.int64)
+    sums = Sums(events, hundredths, np.zeros(len(told), np.bool_))
     for batch in batches:
         amount = batch.column("amount").to_numpy(zero_copy_only=False)
         hundredths = in_hundredths(amount)

@@ -18,13 +18,14 @@ from stream.alerting import Teller
 from stream.chain import Judged
 from stream.config import Config
 from stream.errors import InputError
-from stream.replay.incident_table import Incidents
+from stream.replay.incident_table import write_incidents
 from stream.replay.last_words import LabelBatch, LastWords
 from stream.replay.manifest import MANIFEST, Origin, manifest
 from stream.replay.span import Span
 from stream.replay.summary import Summary
 from stream.replay.tables import (
     ALERT_COLUMNS,
+    ALERT_GROUP_ROWS,
     FeatureFile,
     ScoreFile,
     TableFile,
@@ -87,7 +88,6 @@ class Recording:
         self._teller = teller
         self._span = span
         self._origin = origin
-        self._incidents = Incidents()
         self._opened = ExitStack()
         self.work = out_dir / WORK
         self.labels_heard = False
@@ -98,7 +98,7 @@ class Recording:
         enter, parts = self._opened.enter_context, self._parts
         self._alert_lines: IO[bytes] = enter(parts[ALERT_LINES].open("wb"))
         self._letters: IO[bytes] = enter(parts[DEAD_LETTERS].open("wb"))
-        self._alerts = enter(TableFile(parts[ALERTS], ALERT_COLUMNS))
+        self._alerts = enter(TableFile(parts[ALERTS], ALERT_COLUMNS, ALERT_GROUP_ROWS))
         self._judged: list[ScoreFile | FeatureFile] = [
             enter(ScoreFile(parts[SCORES], self._config, self._span, self._teller.shown))
         ]
@@ -126,7 +126,6 @@ class Recording:
         """Write down what a batch led to."""
         self._alert_lines.writelines(alert_record(alert).value + b"\n" for alert in alerts)
         self._alerts.write_rows([alert_row(alert) for alert in alerts])
-        self._incidents.add(alerts)
         self._letters.writelines(map(as_json_line, letters))
         for one in judged:
             for file in self._judged:
@@ -156,7 +155,7 @@ class Recording:
         """Write the incidents, with their frauds where these were written before."""
         parts = self._parts
         frauds = parts[FRAUDS] if parts[FRAUDS].exists() else None
-        self._incidents.write(parts[INCIDENTS], parts[SCORES], frauds)
+        write_incidents(parts[INCIDENTS], parts[ALERTS], parts[SCORES], frauds)
 
     def finish(self, summary: Summary) -> None:
         """Write summary and page and give every file its name, the summary last."""

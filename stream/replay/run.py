@@ -146,9 +146,11 @@ class Run:
     def finish(self) -> Summary:
         """Give every file its name; what the run led to."""
         self._recording.close()
+        self._tally.add_shards(self.config, self._chain)
+        del self._chain  # judging needs memory of its own
         verdict = judged(self.config, self._recording)
         seconds = perf_counter() - self._began
-        summary = summarize(self._name, self.config, self._chain, self._tally, verdict, seconds)
+        summary = summarize(self._name, self.config, self._tally, verdict, seconds)
         path = self._recording.part(INCIDENTS)
         summary = replace(summary, incidents=with_outcomes(summary.incidents, path))
         self._recording.finish(summary)

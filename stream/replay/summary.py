@@ -72,7 +72,8 @@ class Summary:
 
 @dataclass(slots=True)
 class Tally:
-    """What is counted over all batches. judged_…: of these what lies in the span."""
+    """What is counted over all batches, then over all shards. judged_…: of these what lies in the
+    span. inputs, monitors, adds_up: as in a summary."""
 
     span: Span = EVERYTHING
     events: int = 0
@@ -85,6 +86,9 @@ class Tally:
     last_ms: int | None = None
     traffic: TrafficCounter = field(default_factory=TrafficCounter)
     incidents: WorstIncidents = field(default_factory=WorstIncidents)
+    inputs: dict[str, Counter[str]] = field(default_factory=dict)
+    monitors: dict[str, Counter[str]] = field(default_factory=dict)
+    adds_up: dict[str, bool] = field(default_factory=dict)
 
     def add(self, emitted: Emitted) -> None:
         """Count one batch. Labels are no events that are judged, and often known long after."""
@@ -109,38 +113,36 @@ class Tally:
         self.incidents.add(judged)
         self.traffic.add_alerts(alerts)
 
+    def add_shards(self, config: Config, chain: Chain) -> None:
+        """Count what every shard has counted, at the end."""
+        for log, stages in chain.counts():
+            for stage, counts in stages.items():
+                totals, key = (
+                    (self.inputs, log.name) if stage == "route" else (self.monitors, stage)
+                )
+                totals.setdefault(key, Counter()).update(counts)
+        nothing = Counter[str]()
+        for monitor in config.monitors:
+            if monitor.name not in chain.recorded:  # what was sent there was read elsewhere
+                routed = (self.inputs.get(name, nothing) for name in monitor.inputs)
+                self.adds_up[monitor.name] = _adds_up(
+                    self.monitors.get(monitor.name, nothing), sum(routed, nothing)
+                )
+
 
 def summarize(
-    name: str,
-    config: Config,
-    chain: Chain,
-    tally: Tally,
-    judged: Judgement | None,
-    seconds: float,
+    name: str, config: Config, tally: Tally, judged: Judgement | None, seconds: float
 ) -> Summary:
-    """The counters of all shards together, what was tallied on the way, and what labels say."""
-    inputs: dict[str, Counter[str]] = {}
-    monitors: dict[str, Counter[str]] = {}
-    for log, stages in chain.counts():
-        for stage, counts in stages.items():
-            totals, key = (inputs, log.name) if stage == "route" else (monitors, stage)
-            totals.setdefault(key, Counter()).update(counts)
+    """What was tallied, and what labels say."""
     span_ms = 0 if tally.first_ms is None else (tally.last_ms or 0) - tally.first_ms
     names = [*(monitor.name for monitor in config.monitors), *([ASSESS] if config.assess else [])]
     alerts = {name: tally.alerts[name] for name in names}
     return Summary(
         name=name,
         fingerprint=fingerprint(config),
-        inputs={name: dict(counts) for name, counts in inputs.items()},
-        monitors={name: dict(counts) for name, counts in monitors.items()},
-        adds_up={
-            monitor.name: _adds_up(
-                monitors.get(monitor.name, Counter()),
-                sum((inputs.get(name, Counter()) for name in monitor.inputs), Counter()),
-            )
-            for monitor in config.monitors
-            if monitor.name not in chain.recorded  # what was sent there was read elsewhere
-        },
+        inputs={name: dict(counts) for name, counts in tally.inputs.items()},
+        monitors={name: dict(counts) for name, counts in tally.monitors.items()},
+        adds_up=tally.adds_up,
         events=tally.events,
         alerts=alerts,
         alerts_per_day={n: k * DAY_MS / span_ms if span_ms else None for n, k in alerts.items()},

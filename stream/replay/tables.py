@@ -26,6 +26,8 @@ from stream.config import ASSESS, Config
 from stream.replay.span import Span
 
 ROW_GROUP_ROWS: Final = 100_000
+ALERT_GROUP_ROWS: Final = 2_000
+"""An alert takes some two kilobytes while its row group waits in memory."""
 TIME: Final = pa.timestamp("ms")
 Shown = Callable[[str, pa.StringArray], pa.StringArray]
 """An entity field and its raw ids → the ids as they may be shown."""
@@ -172,8 +174,9 @@ def feature_columns(config: Config) -> pa.Schema:
 class TableFile:
     """A Parquet file that is written batch by batch. It holds at most a row group in memory."""
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
+    def __init__(self, path: Path, schema: pa.Schema, group_rows: int = ROW_GROUP_ROWS) -> None:
         self._schema = schema
+        self._group_rows = group_rows
         self._writer = pq.ParquetWriter(path, schema, compression="zstd")
         self._waiting: list[pa.RecordBatch] = []
 
@@ -192,7 +195,7 @@ class TableFile:
     def write(self, columns: Sequence[Any]) -> None:
         """Append rows, a column each."""
         self._waiting.append(pa.RecordBatch.from_arrays(columns, schema=self._schema))
-        self._flush(ROW_GROUP_ROWS)
+        self._flush(self._group_rows)
 
     def write_batches(self, batches: Iterable[pa.RecordBatch]) -> None:
         """Append rows that have these columns, in whatever order and of types that fit."""
@@ -209,8 +212,8 @@ class TableFile:
         waiting = sum(map(len, self._waiting))
         if waiting >= least:
             table = pa.Table.from_batches(self._waiting, self._schema)
-            whole = waiting if least == 1 else waiting - waiting % ROW_GROUP_ROWS
-            self._writer.write_table(table.slice(0, whole), row_group_size=ROW_GROUP_ROWS)
+            whole = waiting if least == 1 else waiting - waiting % self._group_rows
+            self._writer.write_table(table.slice(0, whole), row_group_size=self._group_rows)
             self._waiting = table.slice(whole).to_batches()
 
 
