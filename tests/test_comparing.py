@@ -171,6 +171,7 @@ def left_behind(folder: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 def test_each_run_is_what_it_is_alone(files: dict[str, Path], tmp_path: Path) -> None:
     """Configurations that share inputs, want other fields of them, or cut them otherwise leave the
     same bytes behind as if each had been replayed by itself."""
@@ -212,6 +213,7 @@ def test_what_is_read_alike_is_decoded_once(files: dict[str, Path]) -> None:
     assert first["shop"] is not third["shop"]
 
 
+@pytest.mark.slow
 def test_the_better_one_is_named(files: dict[str, Path], tmp_path: Path) -> None:
     """What finds frauds that the other cannot see catches more, whichever of them comes first, and
     the difference is the same with its sign turned."""

@@ -101,6 +101,7 @@ def records(log_topic: str, value: bytes) -> Records:
     return Records(log_topic, 0, np.array([7]), np.array([-1]), [value])
 
 
+@pytest.mark.slow
 def test_a_state_can_be_had_from_elsewhere() -> None:
     """A shard's state in another process is that of one here that has read the same, under a
     secret of the environment."""
@@ -122,6 +123,7 @@ def test_a_state_can_be_had_from_elsewhere() -> None:
     assert all(same(state[name], expected[name]) for name in state)
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_elsewhere_is_raised_here() -> None:
     """An error of Eddy's is raised as what it is, another with where it happened; and a process
     that is gone is told, not waited for."""

@@ -1,5 +1,6 @@
 """A small shop that tests of checkpoints fold without Kafka: configurations, records, starts."""
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,7 @@ def config(*monitors: dict[str, Any], **more: Any) -> Config:
     return parse(document(*monitors, **more), {})
 
 
+@cache
 def stream() -> Records:
     """The shop's records, one partition."""
     values: list[bytes | None] = [line.value for line in lines(Shop(EVENTS, seed=3), 0.01)]

@@ -99,6 +99,7 @@ def test_every_partition_begins_with_the_state_that_the_replay_ended_with(tmp_pa
         assert (found.checkpoint, found.converts) == (None, False)
 
 
+@pytest.mark.slow
 def test_a_state_is_the_same_however_many_processes_held_it(tmp_path: Path) -> None:
     """--jobs changes nothing of what is saved but when."""
     made = hopping()

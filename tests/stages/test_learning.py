@@ -392,6 +392,7 @@ def test_scoring_every_event_changes_nothing(tmp_path: Path, hop: bool) -> None:
     assert [name for name in live if not same(live[name], replayed[name])] == []
 
 
+@pytest.mark.slow
 def test_a_label_is_not_known_before_its_time(tmp_path: Path) -> None:
     """Whatever labels say from some moment on, what was scored before it is the same."""
     inputs = files(tmp_path)
