@@ -2,11 +2,11 @@
 
 Three ways to say it stand beside each other, and each learns from every labelled report: the
 harmonic mean, as it is without labels; a logistic regression over the monitors' scores and chosen
-features, learned online (`logistic`); and boosted trees over the same inputs, fitted anew each day
-of stream time on the labelled reports that are remembered (`boosting`). What a way would have said
-when the event came is kept until its label comes, and the log loss then tells how well it did
-(A. P. Dawid, "The prequential approach", JRSS A 1984). Whoever had the least speaks; until
-it judged `KNOWN_MIN` frauds and as many honest ones, the harmonic mean does.
+features, learned online (`logistic`); and boosted trees over the same inputs, fitted anew on the
+labelled reports that are remembered (`boosting`) when a day of stream time begins and enough of them
+are new. What a way would have said when the event came is kept until its label comes, and the log
+loss then tells how well it did (A. P. Dawid, "The prequential approach", JRSS A 1984). Whoever had
+the least speaks; until it judged `KNOWN_MIN` frauds and as many honest ones, the harmonic mean does.
 
 Inputs. A monitor speaks only where it was surprised (p < limit): its score -log10 p, cut at
 `SCORE_MAX`, and its features. Otherwise all of its inputs are absent, though they may be known, as
@@ -53,6 +53,9 @@ KNOWN_MIN: Final = 50.0
 """Frauds, and honest ones, that a way must have judged before it may speak."""
 FIT_MIN: Final = 50
 """Frauds, and honest ones, that trees are fitted on at least."""
+FIT_ANEW: Final = 0.05
+"""Labels since the last fit, as a share of those remembered, that are worth a new one. A fit each day
+would be most of what a long replay costs."""
 HALF_LIFE_DAYS: Final = 30.0
 ODDS_MAX: Final = 12.0
 BINS: Final = 384
@@ -77,7 +80,7 @@ class Memory(NamedTuple):
 
 class Sums(NamedTuple):
     """honest: float64[3, BINS], by way, the honest reports by what was said of them. share:
-    float64[3, BINS + 2], as of the last refit: for each bin's edge the share of honest events
+    float64[3, BINS + 2], as of the day's beginning: for each bin's edge the share of honest events
     above, and last that of one event. silent: float64[3], honest events on which all were silent.
     excess, judged, frauds: float64[3], the log loss beyond the harmonic mean's, over so many
     labels, so many of them frauds. counts: int64[3], labels taken, of no event that is remembered,
@@ -174,7 +177,8 @@ def refit(of: Learner, time_ms: int) -> None:
     rows = np.flatnonzero(memory.verdict != UNKNOWN)
     outcome = memory.verdict[rows]
     frauds = int(np.count_nonzero(outcome == FRAUD))
-    if taken > sums.clock[FITTED_AT] and min(frauds, len(rows) - frauds) >= FIT_MIN:
+    changed = taken - sums.clock[FITTED_AT] >= FIT_ANEW * len(rows)
+    if changed and min(frauds, len(rows) - frauds) >= FIT_MIN:
         boosting.fit(of.trees, memory.inputs[rows], outcome)
         sums.clock[FITTED_AT] = taken
     sums.clock[SPEAKER] = _best(sums)

@@ -209,6 +209,20 @@ def test_simulate_then_replay(tmp_path: Path) -> None:
     assert "shop.ndjson has changed" in eddy(*again, code=2)
 
 
+def test_what_can_come_to_nothing_is_warned_of(tmp_path: Path) -> None:
+    """An empty file, and labels of other events, are most often a mistake."""
+    empty, label = tmp_path / "empty.ndjson", tmp_path / "label.ndjson"
+    empty.write_bytes(b"")
+    label.write_bytes(
+        b'{"type": "label", "event_id": "l", "time": 1767225600000, "labelled_event_id": "gone", '
+        b'"verdict": "fraud"}\n'
+    )
+    given = ("--input", f"shop={empty}", "--labels", str(label), "--out", str(tmp_path / "out"))
+    said = eddy("replay", str(shop_config()), *given)
+    assert "warning: no event was read" in said
+    assert "warning: no label of labels is of these events" in said
+
+
 def test_labels_are_mapped_as_another_configuration_of_the_comparison_says() -> None:
     """A configuration without an input of labels borrows that of another, else has Eddy's own
     shape; one that has its own keeps it."""
@@ -266,7 +280,7 @@ def interrupted(folder: Path, begun: str, *arguments: str) -> str:
 
 
 def test_ctrl_c_leaves_nothing_half_written_and_a_former_run_whole(tmp_path: Path) -> None:
-    """A replay in several processes is given up without a traceback."""
+    """A replay in several processes and a query are given up without a traceback."""
     few, many, out = tmp_path / "few.ndjson", tmp_path / "many.ndjson", tmp_path / "out"
     config = str(shop_config())
     eddy("simulate", config, "--to", str(few), "--events", "1000")
@@ -276,6 +290,8 @@ def test_ctrl_c_leaves_nothing_half_written_and_a_former_run_whole(tmp_path: Pat
     replay = ("replay", config, "--input", f"shop={many}", "--out", str(out), "--jobs", "2")
     assert "Traceback" not in interrupted(tmp_path, "out/scores.parquet.part", *replay)
     assert {each.name: each.read_bytes() for each in out.iterdir()} == before
+    endless = "SELECT sum(a.range * b.range) FROM range(1000000) a, range(10000000) b"
+    assert "Traceback" not in interrupted(tmp_path, "eddy-query-*", "query", str(out), endless)
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,8 @@ def _tell(summary: "Summary", out: Path, split: "Split") -> None:
     from stream.replay import Split
 
     typer.echo(f"{summary.events:,} events in {summary.seconds:.1f} s, results in {out}")
+    if not summary.events:
+        typer.echo("warning: no event was read; expected files with rows that the mapping reads")
     if split != Split():
         typer.echo(_said_of_span(summary.span))
     if summary.dead_letters:
@@ -172,6 +174,10 @@ def _tell(summary: "Summary", out: Path, split: "Split") -> None:
         )
     for name, counts in summary.labels.items():
         typer.echo(f"{name}: {_said_of_labels(counts)}")
+        if not counts["joined"] + counts["named"]:
+            typer.echo(
+                f"warning: no label of {name} is of these events; expected the same event ids"
+            )
     if summary.judged is not None:
         typer.echo(_said_of_judgement(summary.judged))
     late = sum(counts.get("late", 0) for counts in summary.monitors.values())

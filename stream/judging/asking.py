@@ -5,6 +5,7 @@ Judges nothing: what was caught and what was missed stands in frauds.parquet.
 """
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,7 @@ class Runs:
             statements = self._tables.extract_statements(sql)
             if len(statements) != 1 or str(statements[0].type) not in READING:
                 raise QueryError(f"got {_short(sql)}; expected one SELECT: runs are only read")
-            answer = self._tables.execute(sql, list(given))
+            answer = self._executed(sql, given)
             names = [str(column[0]) for column in answer.description or ()]
             return Answer(names, self._fetched())
         except duckdb.CatalogException as error:
@@ -82,6 +83,16 @@ class Runs:
             raise QueryError(str(error).strip()) from error
         except duckdb.Error as error:
             raise QueryError(str(error).strip()) from error
+
+    def _executed(self, sql: str, given: Sequence[Any]) -> "DuckDBPyConnection":
+        """In a thread of its own: by itself DuckDB does not end every query for Ctrl-C."""
+        with ThreadPoolExecutor(1) as thread:
+            answer = thread.submit(self._tables.execute, sql, list(given))
+            try:
+                return answer.result()
+            except KeyboardInterrupt:
+                self._tables.interrupt()
+                raise
 
     def _fetched(self) -> Iterator[tuple[Any, ...]]:
         import duckdb

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from stream.checkpoints import saving
-from stream.config import Config
+from stream.config import Config, same_place
 from stream.errors import InputError
 from stream.replay import manifest
 from stream.replay.driving import Progress, drive
@@ -48,6 +48,10 @@ def replay(
     used, ExtraMissing where labels need DuckDB and it is not there.
     """
     if save_state is not None:
+        if same_place(save_state, str(out_dir)):
+            raise InputError(
+                f"--save-state {save_state}: there the results go; expected another place"
+            )
         saving.check_place(config, save_state)
     return _replay(
         config, inputs, out_dir, progress, labels, split, features, jobs, None, save_state

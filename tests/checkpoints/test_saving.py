@@ -269,6 +269,18 @@ def test_a_replay_never_saves_where_live_writes(tmp_path: Path, written: str) ->
         config(checkpoints={"url": str(live), "start_from": place})
 
 
+def test_a_state_is_not_saved_among_the_results(tmp_path: Path) -> None:
+    """The folder for results holds nothing but results."""
+    with pytest.raises(InputError, match="there the results go"):
+        replay(
+            config(),
+            [("shop", tmp_path / "x")],
+            tmp_path,
+            lambda *_: None,
+            save_state=str(tmp_path),
+        )
+
+
 def test_a_place_that_holds_a_state_is_left_alone(tmp_path: Path) -> None:
     """A second replay may not mix its state with the first one's."""
     place = saved(tmp_path, config())
