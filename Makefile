@@ -31,6 +31,10 @@ export UV_CACHE_DIR := $(CURDIR)/.tools/cache
 export PIP_CACHE_DIR := $(CURDIR)/.tools/cache/pip
 endif
 
+# Tests start hundreds of Python processes: what these compile is kept, but not beside the sources.
+export PYTHONPYCACHEPREFIX := $(CURDIR)/.cache/pycache
+unexport PYTHONDONTWRITEBYTECODE
+
 # Tests are handed one by one to whichever process is free; those on a broker mostly wait, so that
 # there may be more processes than the two cores that Eddy is tested on.
 SPREAD := --maxschedchunk 1 --numprocesses

@@ -5,6 +5,8 @@ joined, nothing committed. What it leaves on a broker is looked at in tests/brok
 import subprocess
 import sys
 
+import pytest
+
 from tests.test_tidy import ROOT, modules
 
 ENTRIES = ("stream.replay", "stream.inputs", "stream.cli.recorded")
@@ -29,6 +31,7 @@ def imports() -> dict[str, set[str]]:
     }
 
 
+@pytest.mark.slow
 def test_no_module_of_replay_reaches_one_that_writes() -> None:
     """From the replay, its inputs and its command, by whatever import, nobody comes to the
     producers, to the worker, or to what keeps live's checkpoints."""
@@ -45,6 +48,7 @@ def test_no_module_of_replay_reaches_one_that_writes() -> None:
     assert known.keys() >= FORBIDDEN
 
 
+@pytest.mark.slow
 def test_nothing_that_writes_is_loaded_by_it() -> None:
     """The same as Python sees it: what is imported when all of replay is."""
     code = (

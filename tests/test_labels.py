@@ -216,6 +216,7 @@ def test_no_label_reaches_a_score_before_it_is_known(tmp_path: Path) -> None:
     assert leaks(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "planted"),
     [

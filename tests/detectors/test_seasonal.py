@@ -165,6 +165,7 @@ def test_what_it_says_is_about_a_p_value() -> None:
         assert alpha / 3 < np.mean(later <= alpha) < 3 * alpha
 
 
+@pytest.mark.slow
 def test_a_burst_teaches_little_and_a_change_is_learned_in_weeks() -> None:
     """Six hundred sales in one night leave the next week's same hour surprising; sellers who go on
     at twice the rate are ordinary after four half-lives."""

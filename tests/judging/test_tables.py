@@ -18,6 +18,7 @@ def rows(run: Path, name: str) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
     """Two replays of the same files differ in no byte of any table, nor in what is judged."""
     made, known = write_shop(tmp_path, 20_000)

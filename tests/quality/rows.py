@@ -30,4 +30,4 @@ class Row(NamedTuple):
             return ""
         if self.most:
             return f"at most {self.bar:g}"
-        return f"1/{self.bar:g} to {self.bar:g}" if self.factor else f"{self.bar:,.12g}"
+        return f"1/{self.bar:g} to {self.bar:g}" if self.factor else f"{self.bar:,.4g}"

@@ -361,6 +361,7 @@ def folded(
     return [alert_record(alert)[1] for alert in alerts], prefixed(states)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hop", [False, True])
 def test_scoring_every_event_changes_nothing(tmp_path: Path, hop: bool) -> None:
     """Alerts and states are the same bytes whether every event is scored, as in a replay, or only
