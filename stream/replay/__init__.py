@@ -53,9 +53,8 @@ def replay(
                 f"--save-state {save_state}: there the results go; expected another place"
             )
         saving.check_place(config, save_state)
-    return _replay(
-        config, inputs, out_dir, progress, labels, split, features, jobs, None, save_state
-    )
+    asked = _Asked(config, inputs, labels, split, features)
+    return _replay(asked, out_dir, progress, jobs, save_state)
 
 
 class Again(NamedTuple):
@@ -74,28 +73,35 @@ def again(
     given: a configuration with the secret that the run had, and the broker, where it needs them;
     nothing else of it counts. Raises InputError where the inputs are no longer the same.
     """
-    config = manifest.config_of(of, given)
     inputs, labels = (
         [(source.name, place) for source in sources for place in source.places]
         for sources in (of.inputs, of.labels)
     )
-    summary = _replay(config, inputs, out_dir, progress, labels, of.split, of.features, jobs, of)
+    asked = _Asked(manifest.config_of(of, given), inputs, labels, of.split, of.features)
+    summary = _replay(asked, out_dir, progress, jobs, expected=of)
     return Again(summary, manifest.outputs_that_differ(of, manifest.read(out_dir)))
 
 
+class _Asked(NamedTuple):
+    """What a run follows from."""
+
+    config: Config
+    inputs: Named
+    labels: Named
+    split: Split
+    features: bool
+
+
 def _replay(
-    config: Config,
-    inputs: Named,
+    asked: _Asked,
     out_dir: Path,
     progress: Progress,
-    labels: Named,
-    split: Split,
-    features: bool,
     jobs: int,
-    expected: Manifest | None,
     save_state: str | None = None,
+    expected: Manifest | None = None,
 ) -> Summary:
     """expected: the manifest whose inputs these must be."""
+    config, inputs, labels, split, features = asked
     if not inputs:
         raise InputError("no input was given; expected NAME=PATH for at least one input")
     with ExitStack() as opened:

@@ -154,6 +154,50 @@ def test_it_learns_what_the_reports_do_not_say() -> None:
     assert np.median(said["p"][late & strange]) < 0.1 * np.median(said["p"][late & ~strange])
 
 
+@pytest.mark.slow
+def test_what_it_learned_stays_an_honest_p_value() -> None:
+    """Of honest events as many are as rare as the p-value says, once what was learned speaks; of
+    frauds, which the reports alone hide among them, far more."""
+    draw = np.random.default_rng(5)
+    n, days = 300_000, 30
+    fraud = draw.uniform(size=n) < 0.002
+    p = np.where(fraud, 10.0 ** -draw.uniform(2.0, 5.0, n), draw.uniform(size=n))
+    event_ms = START_MS + np.sort(draw.integers(0, days * DAY_MS, n))
+    at_ms = np.concatenate([event_ms, event_ms + 2 * DAY_MS])
+    order = np.argsort(at_ms, kind="stable")
+    label = np.repeat([False, True], n)
+    ids = pa.array([f"e{i}" for i in range(n)])
+    verdict = np.where(fraud, "fraud", "honest").astype(object)
+    nothing = pa.nulls(n, pa.string())
+    batch = EventBatch(
+        sources=(("shop", 0),),
+        source=np.zeros(2 * n, np.int32),
+        offset=np.arange(2 * n),
+        time_ms=at_ms[order],
+        type_code=np.where(label, LABEL, 0).astype(np.uint8)[order],
+        event_id=pa.concat_arrays([ids, pa.array([f"l{i}" for i in range(n)])]).take(order),
+        text={
+            "account": pa.array([f"a{i % 50}" for i in range(n)] * 2).take(order),
+            "verdict": pa.concat_arrays([nothing, pa.array(verdict)]).take(order),
+            "labelled_event_id": pa.concat_arrays([nothing, ids]).take(order),
+        },
+        number={},
+    )
+    value = np.concatenate([draw.normal(3.0 * fraud), np.full(n, np.nan)])[:, None]
+    of = assessment()
+    monitor = np.where(label, -1, 0)
+    said = of.process(
+        batch, "account", monitor[order], np.concatenate([p, p])[order], value[order]
+    ).p
+    assert of.learner.sums.clock[learning.SPEAKER] != HARMONIC
+    late = ~label[order] & (batch.time_ms > START_MS + days // 2 * DAY_MS)
+    of_fraud = np.concatenate([fraud, fraud])[order]
+    honest, frauds = said[late & ~of_fraud], said[late & of_fraud]
+    for alpha, factor in ((0.01, 1.2), (0.001, 1.5), (0.0003, 2.0)):
+        assert alpha / factor < np.mean(honest <= alpha) < alpha * factor, alpha
+    assert np.mean(frauds <= 0.001) > 0.8
+
+
 def test_without_labels_it_says_what_it_said() -> None:
     """No label, no difference: p-values are the harmonic mean's, bit for bit."""
     batch, monitor, p, values = story()
