@@ -241,7 +241,9 @@ class ScoreFile(TableFile):
         absent = pa.nulls(len(events), pa.string())
         p_values = [said[m].p_value if m in said else silent for m in self._monitors]
         surprised = [
-            _named(names, said[m].surprised, ~np.isnan(said[m].p_value)) if m in said else absent
+            surprised_names(names, said[m].surprised, ~np.isnan(said[m].p_value))
+            if m in said
+            else absent
             for m, names in self._monitors.items()
         ]
         amount = events.number.get("amount", silent)
@@ -328,11 +330,14 @@ def _scores(p_values: F64, out: F64) -> None:
             out[i] = 0.0 - math.log10(max(p_values[i], P_MIN))  # never -0.0
 
 
-def _named(names: list[str], surprised: Bools, judged: Bools) -> pa.StringArray:
+def surprised_names(names: list[str], surprised: Bools, judged: Bools) -> pa.StringArray:
     """The names that are set of each event, by commas; null where it was not judged. surprised:
     bool[names, n]."""
-    sets, which = np.unique(np.packbits(surprised, axis=0), axis=1, return_inverse=True)
-    bits = np.unpackbits(sets, axis=0, count=len(names)).astype(np.bool_)
-    texts = [",".join(np.array(names)[chosen]) for chosen in bits.T]
-    index = pa.array(which.ravel(), pa.int64(), mask=~judged)
+    bits = np.ascontiguousarray(np.packbits(surprised, axis=0).T)
+    n, width = bits.shape
+    packed = pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), n, [None, pa.py_buffer(bits)])
+    sets = packed.dictionary_encode()
+    chosen = (np.unpackbits(np.frombuffer(one, np.uint8)) for one in sets.dictionary.to_pylist())
+    texts = [",".join(np.array(names)[np.flatnonzero(one)]) for one in chosen]
+    index = pa.array(sets.indices.to_numpy(), pa.int32(), mask=~judged)
     return pa.array(texts, pa.string()).take(index)

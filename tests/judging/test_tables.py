@@ -4,11 +4,13 @@ as they were."""
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import pyarrow.parquet as pq
 import pytest
 
 from stream.replay import Split, replay
+from stream.replay.tables import surprised_names
 from tests.judging.conftest import SCORE_FROM_MS, shop, write_shop
 
 
@@ -99,3 +101,17 @@ def test_features_are_those_that_alerts_speak_of(run: Path) -> None:
     of_card = [name for name in next(iter(features.values())) if name.startswith("card__")]
     assert of_card
     assert all(features[one][name] is None for one in silent[:2_000] for name in of_card)
+
+
+def test_any_number_of_features_may_have_been_surprised() -> None:
+    """Of more features than a byte has bits each is named where it is set, in their order; null
+    where the monitor did not judge."""
+    names = [f"f{i}" for i in range(20)]
+    surprised = np.random.default_rng(1).random((20, 500)) < 0.2
+    judged = np.arange(500) % 7 > 0
+    found = surprised_names(names, surprised, judged).to_pylist()
+    for i, one in enumerate(found):
+        expected = ",".join(
+            name for name, is_set in zip(names, surprised[:, i], strict=True) if is_set
+        )
+        assert one == (expected if judged[i] else None)
