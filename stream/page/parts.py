@@ -11,7 +11,7 @@ import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
-from typing import Any
+from typing import Any, Final
 
 import orjson
 from plotly.offline import get_plotlyjs
@@ -19,6 +19,8 @@ from plotly.offline import get_plotlyjs
 from schemas.alerts import Contribution
 from stream.page.words import NOTHING, duration, moment, number, surprise, whole
 from stream.replay.incidents import Incident
+
+ROWS_SHOWN: Final = 10
 
 
 class Html(str):
@@ -114,6 +116,16 @@ def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -
     )
 
 
+def first_rows(
+    caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]], more: str
+) -> Html:
+    """A table's first rows, and behind a summary of those words the others: on a phone a row is as
+    high as a paragraph."""
+    shown = table(caption, columns, rows[:ROWS_SHOWN])
+    others = rows[ROWS_SHOWN:]
+    return Html(shown + fold(more, table(more, columns, others), "values")) if others else shown
+
+
 def _row(columns: Sequence[str], row: Sequence[str]) -> str:
     first, *others = (
         (f'data-label="{text(name)}"', text(cell)) for name, cell in zip(columns, row, strict=True)
@@ -161,7 +173,7 @@ def incidents_table(incidents: Sequence[Incident], opened: int) -> Html:
     more = opened > len(incidents)
     note = paragraph(f"There are {whole(opened)} incidents; these have the highest scores.")
     said = "One row an incident, the highest score first; open one for its explanation and events"
-    return Html((note if more else "") + table(said, columns, rows))
+    return Html((note if more else "") + first_rows(said, columns, rows, "More incidents"))
 
 
 def _verdict(incident: Incident) -> Html:

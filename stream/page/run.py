@@ -27,6 +27,7 @@ from stream.page.parts import (
     document,
     facts,
     figures,
+    first_rows,
     fold,
     incidents_table,
     name,
@@ -44,7 +45,6 @@ LEVELS: Final[dict[Level, str]] = {
     "entity_days": "Entities, each day",
     "incidents": "Incidents",
 }
-MISSED_SHOWN: Final = 10
 FOOTER: Final = (
     "Times are UTC. A score is −log10 of the p-value: 4 means one honest event in ten thousand. "
     "Intervals hold 95 % of bootstrap samples whose blocks are days, or groups of entities where "
@@ -391,10 +391,10 @@ def _missed(missed: MissedFrauds) -> Iterator[Html]:
         ),
     )
     if missed.silence:
-        yield table(
+        yield first_rows(
             "How often a feature was silent (p ≥ 0.1 of its own), most silent among the missed first",
             ("Feature", "Monitor", "Among the missed", "Among the caught"),
-            (
+            [
                 (
                     name(one.feature),
                     one.monitor,
@@ -402,18 +402,16 @@ def _missed(missed: MissedFrauds) -> Iterator[Html]:
                     bar(one.silent_caught or 0.0, percent(one.silent_caught)),
                 )
                 for one in sorted(missed.silence, key=lambda one: -(one.silent_missed or 0.0))
-            ),
+            ],
+            "More features",
         )
-    yield _missed_table("The dearest", missed.by_amount[:MISSED_SHOWN])
-    more = missed.by_amount[MISSED_SHOWN:]
-    if more:
-        yield fold("More of the dearest", _missed_table("More of the dearest", more), "values")
+    yield _missed_table("The dearest", missed.by_amount, "More of the dearest")
     nearest = "Those that came nearest to an alert"
-    yield fold(nearest, _missed_table(nearest, missed.nearest), "values")
+    yield fold(nearest, _missed_table(nearest, missed.nearest, "More of them"), "values")
 
 
-def _missed_table(caption: str, frauds: Iterable[Missed]) -> Html:
-    rows = (
+def _missed_table(caption: str, frauds: Iterable[Missed], more: str) -> Html:
+    rows = [
         (
             name(one.event_id),
             one.event_time[:16].replace("T", " "),
@@ -423,9 +421,9 @@ def _missed_table(caption: str, frauds: Iterable[Missed]) -> Html:
             _why(one),
         )
         for one in frauds
-    )
+    ]
     columns = ("Event", "Time", "Kind", "Amount", "Entities", "Why")
-    return table(caption, columns, rows)
+    return first_rows(caption, columns, rows, more)
 
 
 def _why(one: Missed) -> Html:
