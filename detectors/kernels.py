@@ -6,11 +6,14 @@ cannot change a result. It allocates nothing: arrays to work in are handed to it
 told so, leaves out the counting of references, which was a third of the time.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from types import CodeType, FunctionType, ModuleType
 from typing import Any, ParamSpec, TypeVar, cast
 
 import numba
 from llvmlite.binding import set_option  # type: ignore[import-untyped]  # comes with numba
+from numba.core.caching import FunctionCache
 
 # Else a loop over the eight lanes of a vector stays eight steps: it is too short to be worth a look
 # at whether its arrays overlap.
@@ -27,10 +30,79 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
     compiled at each start instead: slower by about a second a kernel, never an error.
     """
     settings: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
+    compiled: Any
     try:
         compiled = numba.njit(cache=True, **settings)(function)
+        compiled._cache = _Cache(function)  # type: ignore[no-untyped-call]  # noqa: SLF001  # it has no other place
     except RuntimeError as no_cache_folder:
         if "cannot cache" not in str(no_cache_folder):
             raise
         compiled = numba.njit(**settings)(function)
     return cast("Callable[P, R]", compiled)
+
+
+class _Cache(FunctionCache):
+    """Finds machine code by all that was compiled into it.
+
+    numba asks only whether the kernel's own file has changed. But kernels of other modules, and
+    constants, are compiled in; stale ones would go on answering as before an edit, and crash where
+    the shape of an array has changed.
+    """
+
+    def _index_key(self, signature: Any, codegen: Any) -> tuple[Any, ...]:
+        own = super()._index_key(signature, codegen)  # type: ignore[no-untyped-call]  # numba's
+        return (*own, made_of(self._py_func))
+
+
+def made_of(function: Callable[..., Any]) -> str:
+    """A digest of a kernel's code, and of every kernel and constant that it names."""
+    hasher, seen = sha256(), set[object]()
+    waiting: list[object] = [function]
+    while waiting:
+        one = waiting.pop()
+        if one in seen or not isinstance(one, FunctionType):
+            continue
+        seen.add(one)
+        for code in _codes(one.__code__):
+            hasher.update(code.co_code)
+        for value in _named(one):
+            if callable(value):  # a kernel, or an intrinsic; of others numba's version tells
+                waiting.append(getattr(value, "py_func", getattr(value, "_defn", None)))
+            else:
+                hasher.update(repr(value).encode())
+    return hasher.hexdigest()
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    """A function's code and that of the functions inside it."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _codes(constant)
+
+
+def _named(function: FunctionType) -> Iterator[Any]:
+    """What a function's code names, in its order: kernels, constants, fields of named tuples."""
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    for value in (*cells, *(function.__defaults__ or ())):
+        yield from _plain(value)
+    for code in _codes(function.__code__):
+        yield from _plain(code.co_consts)
+        for name in code.co_names:
+            value = function.__globals__.get(name)
+            if isinstance(value, ModuleType):  # its names stand among the code's, too
+                for inner in code.co_names:
+                    yield from _plain(getattr(value, inner, None))
+            else:
+                yield from _plain(value)
+
+
+def _plain(value: Any) -> Iterator[Any]:
+    """A value as far as its text is the same in each process."""
+    if isinstance(value, tuple):
+        for one in value:
+            yield from _plain(one)
+    elif isinstance(value, type):
+        yield getattr(value, "_fields", None)
+    elif callable(value) or isinstance(value, bool | int | float | str | bytes):
+        yield value

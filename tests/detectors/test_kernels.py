@@ -1,0 +1,44 @@
+"""How kernels are compiled: what is kept on disk is what would be compiled now."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CALLER = """
+from detectors.kernels import kernel
+from called import FACTOR, inner
+
+@kernel
+def outer(x: float) -> float:
+    return FACTOR * inner(x)
+
+print(outer(1.0), sum(outer.stats.cache_hits.values()))
+"""
+CALLED = """
+from detectors.kernels import kernel
+
+FACTOR = {factor}
+
+@kernel
+def inner(x: float) -> float:
+    return x + {added}
+"""
+
+
+@pytest.mark.slow
+def test_a_kernel_is_compiled_anew_when_what_it_names_has_changed(tmp_path: Path) -> None:
+    """A kernel or a constant of another module changes: the answer does; nothing does: none is compiled."""
+    (tmp_path / "caller.py").write_text(CALLER)
+
+    def answer(factor: float, added: float) -> str:
+        (tmp_path / "called.py").write_text(CALLED.format(factor=factor, added=added))
+        command = [sys.executable, "-B", "caller.py"]
+        return subprocess.check_output(command, cwd=tmp_path, text=True).strip()
+
+    assert answer(1.0, 1.0) == "2.0 0"
+    assert answer(1.0, 1.0) == "2.0 1"
+    assert answer(1.0, 2.0) == "3.0 0"
+    assert answer(5.0, 2.0) == "15.0 0"
+    assert answer(1.0, 1.0) == "2.0 1"
