@@ -12,6 +12,7 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any, ParamSpec, TypeVar, cast
 
 import numba
+import numpy as np
 from llvmlite.binding import set_option  # type: ignore[import-untyped]  # comes with numba
 from numba.core.caching import FunctionCache
 
@@ -104,5 +105,7 @@ def _plain(value: Any) -> Iterator[Any]:
             yield from _plain(one)
     elif isinstance(value, type):
         yield getattr(value, "_fields", None)
+    elif isinstance(value, np.ndarray):
+        yield value.tobytes()
     elif callable(value) or isinstance(value, bool | int | float | str | bytes):
         yield value

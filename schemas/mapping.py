@@ -18,7 +18,8 @@ from schemas.events import FIELDS, FIELDS_OF, TYPES, EventType
 
 CodecName = Literal["json", "access_log"]
 Unit = Literal["ms", "s", "us", "iso"]
-Kind = Literal["text", "number"]
+Kind = Literal["text", "choice", "number"]
+"""As what a path is read; a choice is a text that the mapping translates, and may be a boolean."""
 Path = tuple[str, ...]
 """Keys from the record's root inwards."""
 Problem = tuple[str, str]
@@ -42,7 +43,8 @@ class Place(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     path: one path, or several of which the first present wins; with `joined` all that are present,
     with a space between them. extract: a pattern (RE2) with one named group, which is taken of the
     text; absent where it is not found. classes: the name of the first whose pattern is found stands
-    for the text; absent where none is. values: their value → ours, for texts; others pass as they
+    for the text; absent where none is. What these make is absent, too, where the field may not have
+    it. values: their value → ours, for texts, and for booleans as "true" and "false"; others pass as they
     are. unit: how `time` is written; ISO without an offset is UTC. position: the event's id is
     "topic:partition:offset", for data without ids.
     """
@@ -89,6 +91,11 @@ class Source:
         """Whether the field is made of the text at its paths, and not that itself."""
         return self.joined or self.extract is not None or bool(self.classes)
 
+    @property
+    def kind(self) -> Kind | None:
+        """As what its paths are read, where the field does not say it."""
+        return "choice" if self.values else "text" if self.derived else None
+
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
@@ -111,10 +118,7 @@ class Mapping:
             (self.type, "text"),
             (self.event_id or Source(), "text"),
             (self.time, "text" if self.unit == "iso" else "number"),
-            *(
-                (source, "text" if source.derived else FIELDS[name].kind)
-                for name, source in self.fields.items()
-            ),
+            *((source, source.kind or FIELDS[name].kind) for name, source in self.fields.items()),
         ]
         return {path: kind for source, kind in reads for path in source.paths}
 

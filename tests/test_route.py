@@ -66,6 +66,23 @@ def test_every_kind_of_malformed_record_gets_its_code(kind: str) -> None:
     assert stage.counts()[f"dead_letter_{MALFORMED[kind][1]}"] == 1
 
 
+def test_a_correction_under_the_id_of_what_it_corrects_is_no_duplicate() -> None:
+    """Labels often have their event's id: another verdict, or the same known at another time, passes,
+    and only the same label again is a duplicate; nor is a label one of the event that it speaks of."""
+
+    def label(verdict: str, time: int = 0) -> bytes:
+        said = {"verdict": verdict, "labelled_event_id": "e1", "account": "a1"}
+        return orjson.dumps({"event_id": "e1", "type": "label", "time": TIME_MS + time, **said})
+
+    fields = ["account", "amount", "verdict", "labelled_event_id"]
+    decoder = Decoder(InputSpec(topic="shop"), LIMITS, fields)
+    stage = Route(decoder, LIMITS.duplicate_window, KEY)
+    said = [event(1), label("fraud"), label("honest"), label("fraud", 1), label("honest"), event(1)]
+    routed = stage.process(records([*said]))
+    assert routed.events.offset.tolist() == [0, 1, 2, 3]
+    assert stage.counts()["duplicate"] == 2
+
+
 def test_a_label_that_names_nobody_is_a_dead_letter() -> None:
     """A label by event id alone teaches nobody, as live nobody looks its event up; one that names
     any entity passes, and where no monitor reads the input so does every label."""

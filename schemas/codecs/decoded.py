@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from schemas.columns import I64
 from schemas.dead_letters import DeadLetterCode, Fault
-from schemas.events import FIELDS
+from schemas.events import FIELDS, Field
 from schemas.mapping import Mapping, Path, Source, Unit
 from schemas.records import Records
 
@@ -63,7 +63,8 @@ class Leaves(ABC):
 
     @abstractmethod
     def text(self, path: Path) -> pa.StringArray:
-        """string[k]: the texts at a path; integers become their decimal digits."""
+        """string[k]: the texts at a path; integers become their decimal digits, and booleans "true"
+        and "false" where the mapping translates them."""
 
     @abstractmethod
     def number(self, path: Path) -> pa.DoubleArray:
@@ -112,7 +113,10 @@ def assemble(
     number: dict[str, pa.DoubleArray] = {}
     for name, source in mapping.fields.items():
         if FIELDS[name].kind == "text":
-            text[name] = _text(leaves, source)
+            column = _text(leaves, source)
+            text[name] = _within(column, FIELDS[name].bytes_max) if source.derived else column
+        elif source.derived:
+            number[name] = _number_within(_derived(leaves, source), FIELDS[name])
         else:
             number[name] = _number(leaves, source)
     found = [Fault(int(rows[i]), code, text) for i, (code, text) in leaves.wrong.items()]
@@ -121,11 +125,17 @@ def assemble(
 
 
 def texts(values: list[Any]) -> pa.StringArray:
-    """string[k] of str, int and None."""
+    """string[k] of str, int, bool and None."""
     try:
         return pa.array(values, pa.string())
     except (pa.ArrowTypeError, pa.ArrowInvalid):
-        return pa.array([str(v) if isinstance(v, int) else v for v in values], pa.string())
+        return pa.array([_written(value) for value in values], pa.string())
+
+
+def _written(value: str | int | bool | None) -> str | None:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, int) else value
 
 
 def numbers(values: list[Any]) -> tuple[pa.DoubleArray, list[int]]:
@@ -239,12 +249,24 @@ def _derived(leaves: Leaves, source: Source) -> pa.StringArray:
 def _number(leaves: Leaves, source: Source) -> pa.DoubleArray:
     if not source.paths:
         return pa.repeat(pa.scalar(source.constant, pa.float64()), leaves.size)
-    if source.derived:
-        column, wrong = numbers(_derived(leaves, source).to_pylist())
-        leaves.note_no_number(source.paths[0], wrong)
-        return column
     columns = [leaves.number(path) for path in source.paths]
     return columns[0] if len(columns) == 1 else pc.coalesce(*columns)
+
+
+# What a pattern finds in a text that a stranger wrote is no fault of the record: where it does not
+# fit it is absent, else whoever asks for a path with 300 digits in it would be seen by nobody.
+
+
+def _within(column: pa.StringArray, bytes_max: int) -> pa.StringArray:
+    """The texts that are not too long."""
+    return pc.if_else(pc.less_equal(pc.binary_length(column), bytes_max), column, None)
+
+
+def _number_within(column: pa.StringArray, field: Field) -> pa.DoubleArray:
+    """The texts that are a number which the field may have."""
+    found, _ = numbers(column.to_pylist())
+    inside = pc.and_(pc.greater_equal(found, field.low), pc.less_equal(found, field.high))
+    return pc.if_else(inside, found, None)
 
 
 def _type(mapping: Mapping, leaves: Leaves, records: Records, rows: I64) -> pa.StringArray:

@@ -23,7 +23,11 @@ TURN_RECORDS: Final = 1500
 _STEP: Final = np.zeros(256, np.int32)
 _STEP[list(b"{[")] = 1
 _STEP[list(b"}]")] = -1
-_LEAF: Final[dict[Kind, Any]] = {"text": str | int | None, "number": float | str | None}
+_LEAF: Final[dict[Kind, Any]] = {
+    "text": str | int | None,
+    "choice": str | int | bool | None,
+    "number": float | str | None,
+}
 _UNREADABLE: Final = (msgspec.MsgspecError, RecursionError, ValueError)
 
 
@@ -105,7 +109,7 @@ class _Columns(Leaves):
         """Take the next objects' values."""
         for path, kind in self._leaves.items():
             values = _values(objects, self._attributes[path])
-            if kind == "text":
+            if kind != "number":
                 self._parts[path].append(texts(values))
                 continue
             column, wrong = numbers(values)

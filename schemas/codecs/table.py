@@ -36,7 +36,7 @@ class TableCodec:
         assert isinstance(records.values, pa.Table)
         is_own = OWN.items() <= (records.values.schema.metadata or {}).items()
         mapping = self._own if is_own else self.mapping
-        leaves = _Columns(records.values, mapping.time.paths)
+        leaves = _Columns(records.values, mapping)
         return assemble(mapping, leaves, records, np.arange(len(records)), [])
 
 
@@ -53,9 +53,10 @@ def _identity(fields: Iterable[str]) -> Mapping:
 class _Columns(Leaves):
     """The values of a table's columns."""
 
-    def __init__(self, table: pa.Table, times: tuple[Path, ...]) -> None:
-        super().__init__(len(table), times)
+    def __init__(self, table: pa.Table, mapping: Mapping) -> None:
+        super().__init__(len(table), mapping.time.paths)
         self._table = table
+        self._kinds = mapping.leaves()
 
     def text(self, path: Path) -> pa.StringArray:
         column = self._column(path)
@@ -63,6 +64,8 @@ class _Columns(Leaves):
         if pa.types.is_string(kind):
             return column
         if pa.types.is_large_string(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind):
+            return column.cast(pa.string())
+        if pa.types.is_boolean(kind) and self._kinds[path] == "choice":
             return column.cast(pa.string())
         return self._none_of_it(path, column, pa.string(), "a text or an integer")
 

@@ -12,6 +12,8 @@ from typing import Any, Final
 
 import numpy as np
 import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from detectors.hashing import HashKey, hash_text
 from detectors.kernels import kernel
@@ -122,7 +124,7 @@ class Route:
             rows = np.searchsorted(batch.offset, events.offset[nameless]).tolist()
             faults = sorted([*faults, *(Fault(row, OF_NOBODY, NOBODY_NAMED) for row in rows)])
             events = events.take(np.flatnonzero(~nameless))
-        seen = self._recent.seen(hash_text(events.event_id, self._hash_key))
+        seen = self._recent.seen(hash_text(_identity(events), self._hash_key))
         duplicates = int(np.count_nonzero(seen))
         fresh = events if duplicates == 0 else events.take(np.flatnonzero(~seen))
         self._count(len(batch), len(fresh), duplicates, tombstones, faults)
@@ -223,6 +225,21 @@ def _remember(hashed: U64, slots: U64, marks: I64, per_pane: int, found: Bools) 
                 marks[0] = 1 - current
                 marks[1] = 0
                 slots[1 - current] = 0
+
+
+def _identity(events: EventBatch) -> pa.StringArray:
+    """string[n]: what makes a record a duplicate of another: its id; of a label also what it says and
+    when that became known, since a correction may come under the id of what it corrects."""
+    label = events.type_code == LABEL
+    if not label.any():
+        return events.event_id
+    absent = pa.nulls(len(events), pa.string())
+    said = [
+        events.text.get(name, absent).fill_null("") for name in ("labelled_event_id", "verdict")
+    ]
+    known = pa.array(events.time_ms).cast(pa.string())
+    whole = pc.binary_join_element_wise(events.event_id, *said, known, "\n")
+    return pc.if_else(pa.array(label), whole, events.event_id)
 
 
 def labels_of_nobody(events: EventBatch) -> Bools:

@@ -5,14 +5,15 @@ from decimal import Decimal
 from typing import Any
 
 import numpy as np
+import orjson
 import pyarrow as pa
 import pytest
 
 from schemas.checks import check
-from schemas.codecs import TableCodec
+from schemas.codecs import JsonCodec, TableCodec
 from schemas.columns import EventBatch
 from schemas.dead_letters import Fault
-from schemas.mapping import FieldsSpec, compile_mapping
+from schemas.mapping import FieldsSpec, Place, compile_mapping
 from schemas.records import Records
 
 TIME_MS = 1_772_409_600_123
@@ -112,3 +113,33 @@ def test_rows_are_checked_as_records_are() -> None:
     )
     assert [(fault.row, fault.code) for fault in faults] == [(0, "wrong_type")]
     assert wrong.event_id.to_pylist() == ["b"]
+
+
+def test_a_verdict_may_be_a_boolean_and_an_id_may_not() -> None:
+    """Where the mapping translates a field a boolean is a choice, in a table as in JSON; elsewhere
+    it would be one huge entity, and is a fault."""
+    fields: FieldsSpec = {
+        "event_id": "id",
+        "time": "t",
+        "account": "who",
+        "verdict": Place(path="is_fraud", values={"true": "fraud", "false": "honest"}),
+    }
+    rows = [
+        {"id": "a", "t": TIME_MS, "who": "x", "is_fraud": True},
+        {"id": "b", "t": TIME_MS, "who": "y", "is_fraud": False},
+        {"id": "c", "t": TIME_MS, "who": "z", "is_fraud": None},
+    ]
+    mapping = compile_mapping("json", "label", fields, list(fields))
+
+    def verdicts(codec: TableCodec | JsonCodec, values: Any) -> list[str | None]:
+        records = Records("in", 0, np.arange(3), np.full(3, -1, np.int64), values)
+        events, faults = check(codec.decode(records), records, 1)
+        assert faults == []
+        found: list[str | None] = events.text["verdict"].to_pylist()
+        return found
+
+    expected = ["fraud", "honest", None]
+    assert verdicts(TableCodec(mapping), pa.Table.from_pylist(rows)) == expected
+    assert verdicts(JsonCodec(mapping), [orjson.dumps(row) for row in rows]) == expected
+    _, faults = run({"id": ["a"], "t": [TIME_MS], "user": user(pa.array([True]))})
+    assert [fault.code for fault in faults] == ["wrong_type"]
