@@ -19,14 +19,20 @@ import numpy as np
 
 from detectors.decay import DAY_MS, HOUR_MS, LN2, decayed
 from detectors.entities import Admitted
-from detectors.features.kind import Field, Kind, Memory, Spans, approach, prepare, unlearn
+from detectors.features.kind import (
+    SHARE_WORDS,
+    Field,
+    Kind,
+    Memory,
+    Spans,
+    approach,
+    prepare,
+    share_of,
+    unlearn,
+)
 from detectors.kernels import kernel
 from schemas.columns import F64
 
-ALL, OCCURRED, LAST_MS = range(3)
-SHARE_WORDS: Final = 3
-WITHOUT: Final = 2.0
-"""Events without an occurrence that are assumed before the first."""
 NIGHT_H: Final = 6.0
 BUCKETS: Final = 16
 ENTROPY_WORDS: Final = BUCKETS + 1
@@ -43,18 +49,6 @@ def occurrence(memory: Memory, events: Admitted, field: Field, spans: Spans, out
 
 
 @kernel
-def _shared(mine: F64, occurs: bool, time_ms: float, half_life_ms: float) -> float:
-    """k / (c + 2) with this event."""
-    since_ms = time_ms - mine[LAST_MS]
-    mine[ALL] = decayed(mine[ALL], since_ms, half_life_ms) + 1.0
-    mine[OCCURRED] = decayed(mine[OCCURRED], since_ms, half_life_ms)
-    if occurs:
-        mine[OCCURRED] += 1.0
-    mine[LAST_MS] = time_ms
-    return float(mine[OCCURRED] / (mine[ALL] + WITHOUT))
-
-
-@kernel
 def share(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) -> None:
     """k / (c + 2), this event included."""
     at = memory.at
@@ -64,7 +58,7 @@ def share(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64
         prepare(mine, events, i, memory.copy)
         out[i] = np.nan
         if field.active[i]:
-            out[i] = _shared(mine, field.occurs[i], events.time_ms[i], spans.half_life_ms)
+            out[i] = share_of(mine, field.occurs[i], events.time_ms[i], spans.half_life_ms)
             unlearn(mine, events, i, memory.copy)
 
 
@@ -80,7 +74,7 @@ def night_share(memory: Memory, events: Admitted, field: Field, spans: Spans, ou
         if field.active[i]:
             offset_ms = 0.0 if isnan(field.beside[0, i]) else field.beside[0, i] * 60_000.0
             night = (events.time_ms[i] + offset_ms) % DAY_MS < NIGHT_H * HOUR_MS
-            out[i] = _shared(mine, night, events.time_ms[i], spans.half_life_ms)
+            out[i] = share_of(mine, night, events.time_ms[i], spans.half_life_ms)
             unlearn(mine, events, i, memory.copy)
 
 

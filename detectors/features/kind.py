@@ -12,6 +12,7 @@ from typing import Final, Literal, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from detectors.decay import decayed
 from detectors.entities import Admitted
 from detectors.kernels import kernel
 from detectors.prefetch import prefetch_words
@@ -174,3 +175,22 @@ def unlearn(mine: NDArray[Word], events: Admitted, i: int, copy: NDArray[Word]) 
     if not events.learn[i]:
         for k in range(len(mine)):
             mine[k] = copy[k]
+
+
+ALL, OCCURRED, LAST_MS = range(3)
+SHARE_WORDS: Final = 3
+WITHOUT: Final = 2.0
+"""Occasions without an occurrence that are assumed before the first."""
+
+
+@kernel
+def share_of(mine: F64, occurs: bool, time_ms: float, half_life_ms: float) -> float:
+    """k / (c + 2) of decayed counts, c of all and k of those that occur, with this one. mine:
+    `SHARE_WORDS` words."""
+    since_ms = time_ms - mine[LAST_MS]
+    mine[ALL] = decayed(mine[ALL], since_ms, half_life_ms) + 1.0
+    mine[OCCURRED] = decayed(mine[OCCURRED], since_ms, half_life_ms)
+    if occurs:
+        mine[OCCURRED] += 1.0
+    mine[LAST_MS] = time_ms
+    return float(mine[OCCURRED] / (mine[ALL] + WITHOUT))

@@ -13,16 +13,23 @@ from typing import Final
 
 import numpy as np
 
-from detectors.decay import decayed
 from detectors.entities import Admitted
-from detectors.features.kind import Field, Kind, Memory, Spans, approach, prepare, unlearn
+from detectors.features.kind import (
+    SHARE_WORDS,
+    Field,
+    Kind,
+    Memory,
+    Spans,
+    approach,
+    prepare,
+    share_of,
+    unlearn,
+)
 from detectors.kernels import kernel
 from schemas.columns import F64
 
-NUMBER, STEP, ALL, GOES_ON, LAST_MS = range(5)
-WORDS: Final = 5
-WITHOUT: Final = 2.0
-"""Steps that do not go on, assumed before the first."""
+NUMBER, STEP, STEPS = range(3)
+WORDS: Final = STEPS + SHARE_WORDS
 
 
 @kernel
@@ -39,14 +46,9 @@ def sequence(memory: Memory, events: Admitted, field: Field, spans: Spans, out: 
         number = abs(field.number[i]) + 1.0
         step = number - mine[NUMBER]
         if mine[NUMBER] > 0.0 and step != 0.0:
-            since_ms = events.time_ms[i] - mine[LAST_MS]
-            mine[ALL] = decayed(mine[ALL], since_ms, spans.half_life_ms) + 1.0
-            mine[GOES_ON] = decayed(mine[GOES_ON], since_ms, spans.half_life_ms)
-            if step == mine[STEP]:
-                mine[GOES_ON] += 1.0
+            goes_on = step == mine[STEP]
+            out[i] = share_of(mine[STEPS:], goes_on, events.time_ms[i], spans.half_life_ms)
             mine[STEP] = step
-            mine[LAST_MS] = events.time_ms[i]
-            out[i] = mine[GOES_ON] / (mine[ALL] + WITHOUT)
         mine[NUMBER] = number
         unlearn(mine, events, i, memory.copy)
 

@@ -1,6 +1,5 @@
 """Tables: columnar files (Parquet), whose columns are taken as they are and never made rows."""
 
-from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
@@ -8,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.codecs.decoded import Decoded, Leaves, assemble, numbers, shown
-from schemas.mapping import Mapping, Path, Source, Unit
+from schemas.mapping import Mapping, Path, Unit, compile_mapping
 from schemas.records import Records
 
 _FAR = 4 * 10**15
@@ -29,7 +28,7 @@ class TableCodec:
 
     def __init__(self, mapping: Mapping) -> None:
         self.mapping = mapping
-        self._own = _identity(mapping.fields)
+        self._own = compile_mapping("json", None, None, list(mapping.fields))
 
     def decode(self, records: Records) -> Decoded:
         """See `Codec`."""
@@ -38,16 +37,6 @@ class TableCodec:
         mapping = self._own if is_own else self.mapping
         leaves = _Columns(records.values, mapping)
         return assemble(mapping, leaves, records, np.arange(len(records)), [])
-
-
-def _identity(fields: Iterable[str]) -> Mapping:
-    """Every field under its own name."""
-
-    def at(name: str) -> Source:
-        return Source(((name,),))
-
-    own = {name: at(name) for name in fields}
-    return Mapping(at("event_id"), at("time"), "ms", at("type"), None, own)
 
 
 class _Columns(Leaves):
