@@ -10,6 +10,7 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from detectors import policy
 from detectors.explain import short, surprise
@@ -179,12 +180,12 @@ class Teller:
 
     def shown(self, field: str, raw: pa.StringArray) -> pa.StringArray:
         """What may be shown of a column of ids of a field, as `entity` shows each."""
+        if field in self.reveal and _all_fit(raw):
+            return raw
         column = raw.dictionary_encode()
         names, codes = column.dictionary, column.indices
         seen = names.to_pylist()
         hidden = [field not in self.reveal or not _fits(name) for name in seen]
-        if not any(hidden):
-            return raw
         hashed = hash_text(names, self.key)
         rows = zip(seen, hashed, hidden, strict=True)
         return pa.array([pseudonym(h) if hide else n for n, h, hide in rows], pa.string()).take(
@@ -215,6 +216,12 @@ class Teller:
         if _fits(raw):
             return raw
         return pseudonym(hash_text(batch.event_id.slice(row, 1), self.key)[0])
+
+
+def _all_fit(raw: pa.StringArray) -> bool:
+    """Whether ids fit without a doubt: in plain characters, short even if each had to be escaped."""
+    longest = pc.max(pc.binary_length(raw)).as_py() or 0
+    return 2 * longest + 2 <= RAW_BYTES_MAX and pc.all(pc.ascii_is_printable(raw)).as_py() is not False
 
 
 def _fits(raw: str) -> bool:
