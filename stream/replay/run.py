@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from detectors.hashing import hash_key
-from schemas.columns import EventBatch
+from schemas.columns import I64
 from schemas.records import Records
 from stream.alerting import RunInfo, Teller
 from stream.chain import Chain, State
@@ -111,12 +111,12 @@ class Run:
             self._recording.add_labels(heard)
         return joined.reading
 
-    def begin(self, input_name: str, records: Records) -> Callable[[], EventBatch]:
-        """Take the next records of a partition of an input; asked for in that order, the events
-        that they are."""
+    def begin(self, input_name: str, records: Records) -> Callable[[], Emitted]:
+        """Take the next records of a partition of an input; asked for in that order, what came of
+        them, which `hold` is to be told."""
         return partial(self._take, input_name, records, self._chain.begin(input_name, records))
 
-    def _take(self, input_name: str, records: Records, ended: Callable[[], Emitted]) -> EventBatch:
+    def _take(self, input_name: str, records: Records, ended: Callable[[], Emitted]) -> Emitted:
         if input_name in self._decoders:
             self._decoders[input_name].read(records)
         began = process_time()
@@ -125,7 +125,13 @@ class Run:
         self._recording.add(emitted.alerts, emitted.dead_letters)
         self._recording.add_labels(labels_of(emitted.events))
         self.cpu_s += process_time() - began
-        return emitted.events
+        return emitted
+
+    def hold(self, records: Records, emitted: Emitted, due_ms: I64) -> None:
+        """Let what came of records wait until it is due. due_ms: int64[n] of its events."""
+        began = process_time()
+        self._chain.hold(records, emitted, due_ms)
+        self.cpu_s += process_time() - began
 
     def advance(self, until_ms: float) -> None:
         """Let go on what waits for earlier events: every input has come so far."""
