@@ -17,7 +17,7 @@ from schemas.records import Records
 from stream.config import InputSpec
 from stream.inputs.formats import Values
 from stream.inputs.merging import merged
-from stream.inputs.partitioning import Partitioning
+from stream.inputs.partitioning import Glance
 from stream.inputs.places import File
 
 BATCH_RECORDS: Final = 10_000
@@ -81,14 +81,14 @@ class FileReading:
 
     def __iter__(self) -> Iterator[list[Records]]:
         """See `Reading`."""
-        partitioning = Partitioning(self._spec)
+        glance = Glance(self._spec)
         next_offset: I64 = np.zeros(self._spec.partitions, np.int64)
         first = 0
-        for stretch in merged(self._files, self._spec, self._batch_records, self._read):
+        for stretch in merged(self._files, glance, self._batch_records, self._read):
             batch = _Batch(first, stretch.file, stretch.row, {})
             self._last.append(batch)
             first += len(stretch.row)
-            if not partitioning.needed:
+            if not glance.partitioned:
                 # alone in its log, a file's records stand at their rows
                 alone = len(self._files) == 1
                 offset = stretch.row if alone else np.arange(batch.first, first)
@@ -96,10 +96,9 @@ class FileReading:
                 yield [self._records(0, offset, stretch.values)]
                 continue
             whole = self._records(0, stretch.row, stretch.values)
-            partition = partitioning.of(whole)
             parts = []
-            for chosen in np.unique(partition).tolist():
-                mine = np.flatnonzero(partition == chosen)
+            for chosen in np.unique(stretch.partition).tolist():
+                mine = np.flatnonzero(stretch.partition == chosen)
                 offset = np.arange(len(mine)) + next_offset[chosen]
                 next_offset[chosen] += len(mine)
                 batch.parts[chosen] = offset, mine
