@@ -446,6 +446,20 @@ def test_labels_go_to_the_input_of_labels(
         recorded.labels_of(config(text), given)
 
 
+def test_a_name_is_of_events_or_of_labels(tmp_path: Path) -> None:
+    """The same under --input and --labels is refused, and so is a name for labels that the
+    configuration gives to events."""
+    rows = payments(20)
+    shop = ndjson(tmp_path / "shop", rows)
+    known = label_table(tmp_path / "labels", named(rows, verdicts(rows)))
+    given = [("shop", shop), ("verdicts", known)]
+    with pytest.raises(InputError, match="verdicts: is under --input and under --labels"):
+        replay(config(), given, tmp_path / "out", lambda *_: None, [("verdicts", known)])
+    taken = config(UNREAD.replace('type = "label"', 'type = "login"').replace("verdicts", "labels"))
+    with pytest.raises(InputError, match=r"inputs\.labels holds events"):
+        recorded.with_labels(taken)
+
+
 HANDBOOK = """
 [inputs.transaction]
 topic = "transactions"
