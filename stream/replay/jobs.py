@@ -6,14 +6,16 @@ results are the same, byte for byte. Between processes travel Arrow and MessageP
 """
 
 import os
+import signal
 import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
-from socket import socketpair
+from socket import socket, socketpair
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -146,7 +148,20 @@ class Jobs:
     """So many processes that hold shards, each new shard in the next one."""
 
     def __init__(self, count: int) -> None:
-        self._crew = [_Job() for _ in range(count)]
+        ends = [socketpair() for _ in range(count)]
+        theirs = [their.fileno() for _, their in ends]
+        root = str(Path(__file__).resolve().parents[2])
+        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+        self._process = subprocess.Popen(  # noqa: S603  # ourselves
+            [sys.executable, "-c", f"import {__name__} as it; it.serve_all({theirs})"],
+            stdin=subprocess.DEVNULL,
+            pass_fds=theirs,
+            env=os.environ | {"PYTHONPATH": path},
+            process_group=0,  # a terminal's Ctrl-C is for who asks, whose end is this one's too
+        )
+        for _, their in ends:
+            their.close()
+        self._crew = [_Job(ours, self._process) for ours, _ in ends]
         self._runs = self._shards = 0
 
     def __enter__(self) -> Self:
@@ -158,6 +173,9 @@ class Jobs:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        with suppress(ProcessLookupError):  # they hold nothing that is to be kept
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
         for job in self._crew:
             job.close()
 
@@ -179,20 +197,10 @@ class Jobs:
 
 class _Job:
     """One process; what it is asked it answers in that order. A thread waits for it, so that
-    neither side writes while nobody reads."""
+    neither side writes while nobody reads. parent: what it was forked from."""
 
-    def __init__(self) -> None:
-        ours, theirs = socketpair()
-        root = str(Path(__file__).resolve().parents[2])
-        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-        with theirs:
-            self._process = subprocess.Popen(  # noqa: S603  # ourselves
-                [sys.executable, "-c", f"import {__name__} as it; it.serve({theirs.fileno()})"],
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                env=os.environ | {"PYTHONPATH": path},
-                process_group=0,  # a terminal's Ctrl-C is for who asks, whose end is this one's too
-            )
+    def __init__(self, ours: socket, parent: "subprocess.Popen[bytes]") -> None:
+        self._parent = parent
         self._connection = Connection(ours.detach())
         self._thread = ThreadPoolExecutor(1)
 
@@ -205,7 +213,7 @@ class _Job:
             self._connection.send_bytes(body)
             answer = self._connection.recv_bytes()
         except (EOFError, OSError) as error:
-            code = self._process.wait(PATIENCE_S)
+            code = self._parent.wait(PATIENCE_S)
             raise JobLost(f"a process of --jobs ended with exit code {code}") from error
         if answer[:1] == DONE:
             return _decoded(answer[1:], kind)
@@ -216,9 +224,7 @@ class _Job:
         raise RuntimeError(message)
 
     def close(self) -> None:
-        """End it: it holds nothing that is to be kept."""
-        self._process.kill()
-        self._process.wait()
+        """Hear no more of it."""
         self._thread.shutdown(cancel_futures=True)
         self._connection.close()
 
@@ -307,7 +313,7 @@ class _InternalElsewhere(_Elsewhere, InternalShard):
         return self._job.ask(_Judge(self._number, events), Emitted).result
 
 
-# -- in the other process -------------------------------------------------------------------------
+# -- in the other processes -----------------------------------------------------------------------
 
 
 class _Bench:
@@ -339,6 +345,26 @@ class _Bench:
             assert isinstance(shard, InternalShard)
             return shard.judge(request.events)
         return shard.save() if isinstance(request, _Save) else shard.counts()
+
+
+def serve_all(descriptors: list[int]) -> None:
+    """Answer on each of the sockets in a process of its own, forked when all is loaded, as long as
+    somebody asks. The first that does not end well ends this one, by the same exit code."""
+    import stream.preloaded  # noqa: F401 - seconds, and no thread
+
+    for descriptor in descriptors:
+        if not os.fork():
+            for other in set(descriptors) - {descriptor}:  # their ends are to be seen
+                os.close(other)
+            serve(descriptor)
+            os._exit(0)
+    for descriptor in descriptors:
+        os.close(descriptor)
+    for _ in descriptors:
+        _, status = os.wait()
+        code = os.waitstatus_to_exitcode(status)
+        if code:
+            sys.exit(code if code > 0 else 128 - code)
 
 
 def serve(descriptor: int) -> None:
