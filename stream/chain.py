@@ -8,6 +8,7 @@ go in only when no earlier one can follow, so it waits until its reader says how
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -83,6 +84,11 @@ class _Internal:
 
     shard: InternalShard
     held: list[_Held] = field(default_factory=list)
+
+
+_Judging = tuple[_Held, Callable[[], Emitted]]
+"""What went into a stage behind an internal log, and what asks what came of it."""
+Advanced = tuple[list[Alert], list[Judged]]
 
 
 class Chain:
@@ -194,23 +200,38 @@ class Chain:
         places = np.searchsorted(of.events.offset[rows], sent.offset)
         internal.held.append(_Held(sent, of.due_ms[rows[places]]))
 
-    def advance(self, until_ms: float) -> tuple[list[Alert], list[Judged]]:
+    def advance(self, until_ms: float) -> Advanced:
         """Let the stages behind internal logs take what is due before that time: every partition
         has come so far. Returns their alerts, and all events that now every monitor has judged."""
-        alerts: list[Alert] = []
-        for reports in (False, True):  # what monitors report goes in before assess looks
-            begun = [
-                (due, internal.shard.begin_judging(due.events))
-                for place, internal in self._internals.items()
-                if (place[0] == ASSESS) == reports and (due := _due(internal, until_ms))
-            ]
-            for due, ended in begun:
-                emitted = ended()
-                alerts += emitted.alerts
-                self._note(emitted)
-                self._pass_on(emitted, due.due_ms)
+        return self.begin_advance(until_ms)()
+
+    def begin_advance(self, until_ms: float) -> Callable[[], Advanced]:
+        """The same, in two steps: more may be put in between, but no second one begun."""
+        return partial(self._advance, until_ms, self._begin_judging(until_ms, of_assess=False))
+
+    def _begin_judging(self, until_ms: float, *, of_assess: bool) -> list[_Judging]:
+        return [
+            (due, internal.shard.begin_judging(due.events))
+            for place, internal in self._internals.items()
+            if (place[0] == ASSESS) == of_assess and (due := _due(internal, until_ms))
+        ]
+
+    def _advance(self, until_ms: float, of_monitors: list[_Judging]) -> Advanced:
+        alerts = self._judge(of_monitors)
+        # what monitors report has gone in before assess looks
+        alerts += self._judge(self._begin_judging(until_ms, of_assess=True))
         ready, self._ready = self._ready, []
         return alerts, [*ready, *self._judged(until_ms)]
+
+    def _judge(self, begun: list[_Judging]) -> list[Alert]:
+        """Wait for stages behind internal logs; their alerts."""
+        alerts: list[Alert] = []
+        for due, ended in begun:
+            emitted = ended()
+            alerts += emitted.alerts
+            self._note(emitted)
+            self._pass_on(emitted, due.due_ms)
+        return alerts
 
     def _note(self, emitted: Emitted) -> None:
         """Write what was said beside the events that it speaks of."""

@@ -37,6 +37,8 @@ def drive(sources: Sequence[tuple[Reading, Sequence[Run]]], progress: Progress) 
             others = (one.orders[run] for one in lines if run in one.orders and not one.is_done)
             run.advance(min((order.reached_ms for order in others), default=math.inf))
         progress(read, _share_read(readings))
+    for run in {run: None for line in lines for run in line.runs}:
+        run.settle()
     progress(read, 1.0)
 
 

@@ -36,6 +36,7 @@ from stream.shard import Emitted, InternalShard, Shard, Shards
 from stream.stages import Stage
 from stream.stages.watch import Wanted
 
+_TEXT: Final = pa.schema([("", pa.string())])
 DONE, FAILED = b"+", b"-"
 PATIENCE_S: Final = 10.0
 """How long a process that has closed its connection may take to end."""
@@ -118,8 +119,8 @@ def _to_plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         whole = np.ascontiguousarray(value)
         return value.dtype.str, list(value.shape), whole.reshape(-1).view(np.uint8).data
-    if isinstance(value, pa.Array | pa.ChunkedArray):
-        return _stream_of(pa.table({"": value}))
+    if isinstance(value, pa.StringArray):  # its kind is known there: no schema travels with it
+        return pa.RecordBatch.from_arrays([value], schema=_TEXT).serialize().to_pybytes()
     if isinstance(value, str):  # of the environment
         return str(value)
     raise TypeError(f"no way to send a {type(value).__name__} to another process")
@@ -127,7 +128,7 @@ def _to_plain(value: Any) -> Any:
 
 def _of_plain(_kind: Any, value: Any) -> Any:
     if isinstance(value, bytes):
-        return pa.ipc.open_stream(value).read_all().column(0).combine_chunks()
+        return pa.ipc.read_record_batch(pa.py_buffer(value), _TEXT).column(0)
     dtype, shape, body = value
     # in memory of its own: kernels are compiled anew for what may not be written
     return np.frombuffer(bytearray(body), np.dtype(dtype)).reshape(shape)

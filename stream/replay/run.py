@@ -16,7 +16,7 @@ from detectors.hashing import hash_key
 from schemas.columns import I64
 from schemas.records import Records
 from stream.alerting import RunInfo, Teller
-from stream.chain import Chain, State
+from stream.chain import Advanced, Chain, State
 from stream.clock import now_text
 from stream.config import Config, fingerprint
 from stream.decoding import SharedDecoder
@@ -33,6 +33,10 @@ from stream.replay.span import EVERYTHING, Span
 from stream.replay.summary import Summary, Tally, summarize
 from stream.shard import Emitted, Shards
 from stream.stages.watch import Wanted
+
+
+def _nothing() -> Advanced:
+    return [], []
 
 
 class Run:
@@ -76,6 +80,7 @@ class Run:
             else Shards(config, run, known, decoders, wanted)
         )
         self._chain = Chain(config, run, known, wanted, recorded, shards)
+        self._advancing: Callable[[], Advanced] = _nothing
         self._tally = Tally(span)
         teller = Teller(hash_key(config.secret), frozenset(config.reveal), run)
         self._recording = Recording(out_dir, config, teller, span, origin)
@@ -134,9 +139,19 @@ class Run:
         self.cpu_s += process_time() - began
 
     def advance(self, until_ms: float) -> None:
-        """Let go on what waits for earlier events: every input has come so far."""
+        """Let go on what waits for earlier events: every input has come so far. What comes of it is
+        asked for when the next records have been sent, so that shards elsewhere are never without
+        work."""
+        self.settle()
         began = process_time()
-        alerts, judged = self._chain.advance(until_ms)
+        self._advancing = self._chain.begin_advance(until_ms)
+        self.cpu_s += process_time() - began
+
+    def settle(self) -> None:
+        """Write down what came of all that was let go on."""
+        began = process_time()
+        alerts, judged = self._advancing()
+        self._advancing = _nothing
         self._tally.add_alerts(alerts)
         self._recording.add(alerts, [], judged)
         self.cpu_s += process_time() - began
