@@ -58,8 +58,8 @@ class Making(Protocol):
 
 @dataclass(slots=True)
 class _Held:
-    """Events of one partition, in its order, that wait. due_ms: int64[n], the latest event time up
-    to each: an event goes in when that has passed, so that a partition's order is kept."""
+    """Events of one partition, in its order, that wait. due_ms: int64[n], a time for each that
+    never falls: an event goes in when that has passed, so that a partition's order is kept."""
 
     events: EventBatch
     due_ms: I64
@@ -80,12 +80,15 @@ class _Source:
 
 @dataclass(slots=True)
 class _Internal:
-    """A partition of an internal log: its shard, how far it has come where it was recorded, and
-    what waits to go in."""
+    """A partition of an internal log: its shard, and what waits to go in."""
 
     shard: InternalShard
-    reached_ms: int = -1
     held: list[_Held] = field(default_factory=list)
+
+
+_Judging = tuple[_Held, Callable[[], Emitted]]
+"""What went into a stage behind an internal log, and what asks what came of it."""
+Advanced = tuple[list[Alert], list[Judged]]
 
 
 class Chain:
@@ -128,19 +131,22 @@ class Chain:
         self._internals: dict[Place, _Internal] = {}
 
     def put(self, input_name: str, records: Records) -> Emitted:
-        """Take the next records of a partition of an input, or of a recorded internal log.
+        """Take the next records of a partition of an input, which is a log of its own.
 
-        Monitors behind the other internal logs do not speak yet.
+        Monitors behind internal logs do not speak yet.
         """
-        return self.begin(input_name, records)()
+        emitted = self.begin(input_name, records)()
+        reached_ms = self._sources[records.topic, records.partition].reached_ms
+        due_ms = np.maximum.accumulate(np.maximum(emitted.events.time_ms, reached_ms))
+        self.hold(records, emitted, due_ms)
+        return emitted
 
     def begin(self, input_name: str, records: Records) -> Callable[[], Emitted]:
-        """The same, in two steps: several partitions may begin before the first one is asked for
+        """The first half of that, also for a recorded internal log: several partitions may begin before the first one is asked for
         what came of it. They must be asked in the order in which they began."""
         if records.topic in self._recorded:
             internal = self._internal(self._recorded[records.topic], records.partition)
-            events = internal.shard.read(records)
-            return partial(self._take_recorded, internal, internal.shard.begin_judging(events))
+            return internal.shard.begin_judging(internal.shard.read(records))
         place = (records.topic, records.partition)
         if place not in self._sources:
             shard = self._shards.source(input_name)
@@ -149,33 +155,27 @@ class Chain:
         source = self._sources[place]
         if len(records) and records.timestamp_ms[-1] >= 0:  # files have no broker's time
             source.next_offset = int(records.offset[-1]) + 1
-        return partial(self._take, source, source.shard.begin(records))
+        return source.shard.begin(records)
 
-    def _take(self, source: _Source, ended: Callable[[], Emitted]) -> Emitted:
-        """What came of an input's records."""
-        emitted = ended()
-        events = emitted.events
-        due_ms = np.maximum.accumulate(np.maximum(events.time_ms, source.reached_ms))
-        if len(events):
-            source.reached_ms = int(due_ms[-1])
-            silent = {
-                name: silence(self._specs[name], len(events), self._wanted) for name in source.later
-            }
-            if self._assessed:
-                silent[ASSESS] = assessed(np.full(len(events), np.nan))
-            source.held.append((_Held(events, due_ms), silent | emitted.said))
+    def hold(self, records: Records, emitted: Emitted, due_ms: I64) -> None:
+        """The second half: let wait what came of the records. due_ms: int64[n] of its events: all
+        that is due before goes in before them."""
+        if records.topic in self._recorded:  # which waited for nothing: their order is known
+            if emitted.said.keys() - {ASSESS}:
+                self._ready.append(Judged(emitted.events, emitted.said))
+        elif len(due_ms):
+            self._wait(self._sources[records.topic, records.partition], emitted, due_ms)
         self._pass_on(emitted, due_ms)
-        return emitted
 
-    def _take_recorded(self, internal: _Internal, ended: Callable[[], Emitted]) -> Emitted:
-        """What came of a recorded log's records, which waited for nothing: their order is known."""
-        emitted = ended()
-        due_ms = np.maximum.accumulate(np.maximum(emitted.events.time_ms, internal.reached_ms))
-        internal.reached_ms = int(due_ms[-1]) if len(due_ms) else internal.reached_ms
-        if emitted.said.keys() - {ASSESS}:
-            self._ready.append(Judged(emitted.events, emitted.said))
-        self._pass_on(emitted, due_ms)
-        return emitted
+    def _wait(self, source: _Source, emitted: Emitted, due_ms: I64) -> None:
+        """Let the events of an input wait for all that is said of them."""
+        source.reached_ms = int(due_ms[-1])
+        silent = {
+            name: silence(self._specs[name], len(due_ms), self._wanted) for name in source.later
+        }
+        if self._assessed:
+            silent[ASSESS] = assessed(np.full(len(due_ms), np.nan))
+        source.held.append((_Held(emitted.events, due_ms), silent | emitted.said))
 
     def _pass_on(self, emitted: Emitted, due_ms: I64) -> None:
         """Let wait what goes into internal logs that are made here."""
@@ -200,23 +200,38 @@ class Chain:
         places = np.searchsorted(of.events.offset[rows], sent.offset)
         internal.held.append(_Held(sent, of.due_ms[rows[places]]))
 
-    def advance(self, until_ms: float) -> tuple[list[Alert], list[Judged]]:
+    def advance(self, until_ms: float) -> Advanced:
         """Let the stages behind internal logs take what is due before that time: every partition
         has come so far. Returns their alerts, and all events that now every monitor has judged."""
-        alerts: list[Alert] = []
-        for reports in (False, True):  # what monitors report goes in before assess looks
-            begun = [
-                (due, internal.shard.begin_judging(due.events))
-                for place, internal in self._internals.items()
-                if (place[0] == ASSESS) == reports and (due := _due(internal, until_ms))
-            ]
-            for due, ended in begun:
-                emitted = ended()
-                alerts += emitted.alerts
-                self._note(emitted)
-                self._pass_on(emitted, due.due_ms)
+        return self.begin_advance(until_ms)()
+
+    def begin_advance(self, until_ms: float) -> Callable[[], Advanced]:
+        """The same, in two steps: more may be put in between, but no second one begun."""
+        return partial(self._advance, until_ms, self._begin_judging(until_ms, of_assess=False))
+
+    def _begin_judging(self, until_ms: float, *, of_assess: bool) -> list[_Judging]:
+        return [
+            (due, internal.shard.begin_judging(due.events))
+            for place, internal in self._internals.items()
+            if (place[0] == ASSESS) == of_assess and (due := _due(internal, until_ms))
+        ]
+
+    def _advance(self, until_ms: float, of_monitors: list[_Judging]) -> Advanced:
+        alerts = self._judge(of_monitors)
+        # what monitors report has gone in before assess looks
+        alerts += self._judge(self._begin_judging(until_ms, of_assess=True))
         ready, self._ready = self._ready, []
         return alerts, [*ready, *self._judged(until_ms)]
+
+    def _judge(self, begun: list[_Judging]) -> list[Alert]:
+        """Wait for stages behind internal logs; their alerts."""
+        alerts: list[Alert] = []
+        for due, ended in begun:
+            emitted = ended()
+            alerts += emitted.alerts
+            self._note(emitted)
+            self._pass_on(emitted, due.due_ms)
+        return alerts
 
     def _note(self, emitted: Emitted) -> None:
         """Write what was said beside the events that it speaks of."""

@@ -30,6 +30,7 @@ from schemas.mapping import CodecName, FieldsSpec, TypeSpec, nearest
 from stream.document import at, build, fill
 from stream.errors import ConfigError
 from stream.kafka.properties import property_problems
+from stream.place import Place
 
 FINGERPRINT_VERSION: Final = 2
 ROUTE, ASSESS = STAGES = ("route", "assess")
@@ -447,9 +448,8 @@ def _relations(config: Config) -> Iterator[tuple[str, str]]:
             yield f"reveal[{i}]", _not_entity(name)
     if config.assess and config.assess.subject not in ENTITY_FIELDS:
         yield "assess.subject", _not_entity(config.assess.subject)
-    if config.checkpoints.start_from and same_place(
-        config.checkpoints.start_from, config.checkpoints.url
-    ):
+    own, given = config.checkpoints.url, config.checkpoints.start_from
+    if given and Place.of(given).same(Place.of(own)):
         yield "checkpoints.start_from", "is checkpoints.url; expected a place of its own"
     if config.assess and config.assess.learning:
         found = _learning_problems(config, config.assess.subject, config.assess.learning)
@@ -457,18 +457,6 @@ def _relations(config: Config) -> Iterator[tuple[str, str]]:
     for line in property_problems(config.kafka):
         where, text = line.split(": ", 1)
         yield where, text
-
-
-def same_place(one: str, other: str) -> bool:
-    """Whether two stores' URLs, or paths, name the same place."""
-    return _place_of(one) == _place_of(other)
-
-
-def _place_of(url: str) -> str:
-    scheme, found, path = url.partition("://")
-    if not found or scheme == "file":
-        return str(Path(path or url).resolve())
-    return url.rstrip("/")
 
 
 def _learning_problems(

@@ -13,13 +13,18 @@ import numpy as np
 
 from detectors.spec import seconds
 from schemas.checks import check
-from schemas.codecs import codec_named
+from schemas.codecs import Codec, codec_named
 from schemas.columns import I64, EventBatch
 from schemas.dead_letters import Fault
 from schemas.events import FIELDS
 from schemas.mapping import compile_mapping
 from schemas.records import Records
 from stream.config import Config, InputSpec, LimitsSpec, fields_wanted
+
+
+def codec_of(spec: InputSpec, fields: Sequence[str]) -> Codec:
+    """What decodes an input's records: their times, types and ids, and these fields."""
+    return codec_named(spec.codec, compile_mapping(spec.codec, spec.type, spec.fields, fields))
 
 
 class Read(NamedTuple):
@@ -46,8 +51,8 @@ class Decoder:
     ) -> None:
         self._record_bytes_max = limits.record_bytes_max
         self._time_ahead_max_ms = round(seconds(limits.time_ahead_max) * 1000)
-        self._mapping = compile_mapping(spec.codec, spec.type, spec.fields, fields)
-        self._codec = codec_named(spec.codec, self._mapping)
+        self._fields = frozenset(fields)
+        self._codec = codec_of(spec, fields)
         self._shared = shared
 
     def read(self, batch: Records) -> Read:
@@ -64,11 +69,11 @@ class Decoder:
 
     def _chosen(self, events: EventBatch) -> EventBatch:
         """The events with no other fields than those wanted here."""
-        wanted = self._mapping.fields
+        wanted = self._fields
         return replace(
             events,
-            text={name: events.text[name] for name in wanted if name in events.text},
-            number={name: events.number[name] for name in wanted if name in events.number},
+            text={name: column for name, column in events.text.items() if name in wanted},
+            number={name: column for name, column in events.number.items() if name in wanted},
         )
 
     def _screened(self, batch: Records) -> tuple[I64, list[Fault], int]:

@@ -3,10 +3,15 @@
 import gzip
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BufferedReader
+from itertools import cycle
 from pathlib import Path
 from threading import Thread
 from typing import ClassVar
+from unittest.mock import MagicMock
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
@@ -15,14 +20,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from confluent_kafka import Message
 
 from schemas.records import Records
 from stream.config import InputSpec
 from stream.errors import InputError
 from stream.inputs import FileReading
-from stream.inputs.formats import LINE_BYTES_MAX
-from stream.inputs.partitioning import murmur2, partition_of
-from stream.inputs.places import files_at
+from stream.inputs.formats import LINE_BYTES_MAX, Values
+from stream.inputs.partitioning import Glance, Glanced, murmur2, partition_of
+from stream.inputs.places import File, files_at
+from stream.kafka import ranges
 
 PLAIN = InputSpec(topic="shop")
 LINES = [orjson.dumps({"event_id": i, "time": i, "account": f"a{i % 5}"}) for i in range(25)]
@@ -200,6 +207,94 @@ def test_a_large_csv_comes_in_batches_and_a_wrong_row_is_named(tmp_path: Path) -
     with pytest.raises(InputError, match=r"row 55555 has 3 columns; expected 2") as caught:
         read(path)
     assert "secret" not in str(caught.value)
+
+
+def test_blank_lines_before_a_header_are_skipped(tmp_path: Path) -> None:
+    """A CSV that begins with them has the columns that it has without."""
+    path = tmp_path / "data.csv"
+    path.write_bytes(b"\n\r\n" + CSV)
+    (batch,) = read(path)
+    assert isinstance(batch.values, pa.Table)
+    assert batch.values.column("id").to_pylist() == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("name", ["data.csv", "data.parquet"])
+def test_two_columns_of_one_name_are_refused(tmp_path: Path, name: str) -> None:
+    """Either could be meant; cells without a name may be many."""
+    table = pa.Table.from_arrays([pa.array(["1"])] * 4, names=["id", "", "", "id"])
+    if name == "data.parquet":
+        pq.write_table(table, tmp_path / name)
+    else:
+        (tmp_path / name).write_text("id,,,id\n1,,,2\n")
+    with pytest.raises(InputError, match=rf"{name}: two columns are named id"):
+        read(tmp_path / name)
+    (tmp_path / "fine.csv").write_text("id,,,\n1,,,2\n")
+    assert sum(map(len, read(tmp_path / "fine.csv"))) == 1
+
+
+def test_what_cannot_be_read_is_an_input_error(tmp_path: Path) -> None:
+    """A header of one endless cell, and a file that the system does not give out, are told by
+    name."""
+    (tmp_path / "data.csv").write_text("x" * 200_000 + "\n1\n")
+    with pytest.raises(InputError, match=r"data\.csv: field larger"):
+        read(tmp_path / "data.csv")
+    memory = Path("/proc/self/mem")
+    if memory.is_file():
+        with pytest.raises(InputError, match=r"^/proc/self/mem: "):
+            files_at(str(memory))[0].content()
+
+
+def test_a_file_is_opened_once_and_decoded_once_for_its_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a file is is told by what is read of it anyway, and of files that are merged into
+    partitions time and key come of one look."""
+    opened: list[str] = []
+    looked: list[int] = []
+
+    def at(self: Glance, values: Values) -> Glanced:
+        looked.append(len(values))
+        return glanced(self, values)
+
+    def noted(file: File) -> BufferedReader:
+        opened.append(file.name)
+        return file.open()
+
+    glanced = Glance.at
+    monkeypatch.setattr(Glance, "at", at)
+    for k in range(2):
+        (tmp_path / f"{k}.gz").write_bytes(gzip.compress(b"\n".join(LINES)))
+    files = [replace(file, open=partial(noted, file)) for file in files_at(str(tmp_path))]
+    spec = InputSpec(topic="shop", partitions=3, keyed_by="account", partitioner="murmur2")
+    assert sum(len(part) for parts in FileReading("shop", files[:1], spec) for part in parts) == 25
+    assert (len(opened), looked) == (1, [25])
+    looked.clear()
+    assert sum(len(part) for parts in FileReading("shop", files, spec) for part in parts) == 50
+    assert looked == [25, 25, 25, 25]  # the first time of each, before it is opened
+
+
+def arrived(monkeypatch: pytest.MonkeyPatch, sizes: list[int]) -> list[list[int]]:
+    """The offsets of each batch of partition 0, when messages come in turns of such sizes."""
+    messages = [Message(topic="t", partition=i % 2, offset=i // 2) for i in range(60)]
+    turns = cycle(sizes)
+
+    def consume(_most: int, _seconds: float) -> list[Message]:
+        size = next(turns)
+        some, messages[:size] = messages[:size], []
+        return some
+
+    consumer = MagicMock(consume=consume)
+    monkeypatch.setattr(ranges, "made", lambda *_: consumer)
+    reader = ranges.Range({}, "g", "t")
+    reader.begin({0: ranges.Span(0, 30), 1: ranges.Span(0, 30)})
+    return [records.offset.tolist() for records in reader.records(0, 8)]
+
+
+def test_a_topic_is_cut_alike_however_it_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches of a range are full, but for the last: what follows from them is repeatable."""
+    whole = arrived(monkeypatch, [60])
+    assert [len(batch) for batch in whole] == [8, 8, 8, 6]
+    assert arrived(monkeypatch, [1]) == arrived(monkeypatch, [5, 0, 17]) == whole
 
 
 def timed(times: list[int], name: str) -> list[bytes]:

@@ -1,5 +1,7 @@
 """Shards in processes of their own lead to the same bytes as in one."""
 
+import os
+import signal
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -138,6 +140,9 @@ def test_what_goes_wrong_elsewhere_is_raised_here() -> None:
         with pytest.raises(RuntimeError, match="AssertionError"):
             shard._job.ask(_Judge(shard._number, batch(seed=1, events=1)), Emitted).result()
         shard.process(records("shop", b"{"))
-        jobs._crew[0]._process.kill()
-        with pytest.raises(JobLost, match="exit code -9"):
+        forked = Path(f"/proc/{jobs._process.pid}/task/{jobs._process.pid}/children")
+        os.kill(int(forked.read_text()), signal.SIGKILL)
+        with pytest.raises(JobLost, match="exit code 137"):
             shard.process(records("shop", b"{"))
+    with pytest.raises(ProcessLookupError):
+        os.killpg(jobs._process.pid, 0)

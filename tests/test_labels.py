@@ -18,6 +18,8 @@ from numpy.random import default_rng
 from stream.cli import recorded
 from stream.config import Config, entities_of_labels, parse
 from stream.errors import ExtraMissing, InputError
+from stream.inputs import FileReading
+from stream.inputs.partitioning import partition_of
 from stream.replay import Split, Summary, labels, replay
 
 START_MS = 1_772_409_600_000
@@ -248,6 +250,30 @@ def test_a_label_known_before_its_event_counts_from_behind_it(tmp_path: Path, la
     assert last_words(tmp_path / "early")[0]["known_time"].timestamp() * 1000 > rows[-3]["at"]
 
 
+PARTITIONED = CONFIG.replace(
+    'topic = "shop"', 'topic = "shop"\npartitions = 2\nkeyed_by = "device"\npartitioner = "murmur2"'
+)
+
+
+def test_a_label_waits_for_its_event_in_whichever_partition(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Labels known at the time of their events, of which one partition stands behind the other in
+    the file: another verdict changes no score of the event that it is on."""
+    monkeypatch.setattr(FileReading.__init__, "__defaults__", (20,))
+    rows = [row | {"device": row["device"] or "d0"} for row in payments(1_000)]
+    part = partition_of(pa.array([row["device"] for row in rows]), 2, "murmur2").tolist()
+    askew = sorted(zip(rows, part, strict=True), key=lambda one: one[0]["at"] + 3_500_000 * one[1])
+    known = [label(row["id"], row["at"], fraud=i % 7 == 0) for i, row in enumerate(rows)]
+    at = next(i for i, p in enumerate(part) if p == 1 and i > 500)
+    turned = [one | {"fraud": 1 - one["fraud"]} if i == at else one for i, one in enumerate(known)]
+    for name, told in (("one", known), ("other", turned)):
+        run(tmp_path / name, [row for row, _ in askew], told, config(PARTITIONED))
+    one, other = (scores(tmp_path / name) for name in ("one", "other"))
+    assert one[f"e{at}"] == other[f"e{at}"]
+    assert one != other
+
+
 def test_a_correction_replaces_the_earlier_label(tmp_path: Path) -> None:
     """Once a fraud is taken back, the scores are those of the honest label alone; before, not. The
     last word stands in labels.parquet, once."""
@@ -418,6 +444,20 @@ def test_labels_go_to_the_input_of_labels(
         return
     with pytest.raises(InputError, match=expected):
         recorded.labels_of(config(text), given)
+
+
+def test_a_name_is_of_events_or_of_labels(tmp_path: Path) -> None:
+    """The same under --input and --labels is refused, and so is a name for labels that the
+    configuration gives to events."""
+    rows = payments(20)
+    shop = ndjson(tmp_path / "shop", rows)
+    known = label_table(tmp_path / "labels", named(rows, verdicts(rows)))
+    given = [("shop", shop), ("verdicts", known)]
+    with pytest.raises(InputError, match="verdicts: is under --input and under --labels"):
+        replay(config(), given, tmp_path / "out", lambda *_: None, [("verdicts", known)])
+    taken = config(UNREAD.replace('type = "label"', 'type = "login"').replace("verdicts", "labels"))
+    with pytest.raises(InputError, match=r"inputs\.labels holds events"):
+        recorded.with_labels(taken)
 
 
 HANDBOOK = """

@@ -1,10 +1,12 @@
 """A run can be run again from its manifest, with the same bytes, and says what keeps it from that."""
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
+from stream.cli import recorded
 from stream.errors import InputError
 from stream.replay import Split, again, manifest, replay
 from stream.replay.manifest import MANIFEST, Manifest
@@ -38,6 +40,39 @@ def test_again_gives_the_same_bytes(tmp_path: Path) -> None:
     found = manifest.read(tmp_path / "out" / MANIFEST)
     assert found.outputs.keys() == before.keys() - {MANIFEST}
     assert [Path(file.name).name for file in found.inputs[0].files] == ["0", "1"]
+
+
+def test_again_finds_what_was_named_from_where_one_stood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative path, a folder and a glob mean the same files from elsewhere."""
+    (tmp_path / "in").mkdir()
+    ndjson(tmp_path / "in" / "shop", events(20))
+    for name in ("in/shop", "in", "in/*", f"file://{tmp_path}/in"):
+        monkeypatch.chdir(tmp_path)
+        replay(config(), [("shop", name)], tmp_path / "out", lambda *_: None)
+        monkeypatch.chdir("/")
+        assert repeated(tmp_path / "out", tmp_path / "again") == []
+
+
+@pytest.mark.parametrize(
+    ("option", "given"),
+    [
+        ("--input", {"inputs": ["shop=x"]}),
+        ("--labels", {"labels": ["x"]}),
+        ("--warm-up", {"warm_up": "1d"}),
+        ("--score-from", {"score_from": "2026-03-01"}),
+        ("--score-until", {"score_until": "2026-03-01"}),
+        ("--save-state", {"save_state": "x"}),
+        ("--features", {"features": True}),
+    ],
+)
+def test_what_the_manifest_says_cannot_be_said_otherwise(
+    tmp_path: Path, option: str, given: dict[str, Any]
+) -> None:
+    """An option that would make it another run is refused, not passed over."""
+    with pytest.raises(InputError, match=f"expected no {option}$"):
+        recorded.replay(again=tmp_path, **given)
 
 
 def test_other_inputs_are_named_and_nothing_is_run(tmp_path: Path) -> None:

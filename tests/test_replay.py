@@ -16,6 +16,8 @@ from numpy.random import default_rng
 from schemas.alerts import json_schema
 from stream.config import Config, load, parse
 from stream.errors import InputError
+from stream.inputs import FileReading
+from stream.inputs.partitioning import partition_of
 from stream.replay import Summary, replay
 from stream.replay.recording import FILES
 
@@ -460,3 +462,55 @@ def test_sessions_are_an_address_and_an_agent_without_a_pause(
     run([("site", tmp_path / "site")], tmp_path / "out", config(SESSIONS))
     found = (tmp_path / "out" / "alerts.ndjson").read_bytes().splitlines()
     assert [orjson.loads(alert)["entity"]["id"] for alert in found] == alerts
+
+
+KEYED = 'topic = "shop"\npartitions = 2\nkeyed_by = "account"\npartitioner = "murmur2"'
+BEHIND_A_HOP = CONFIG.replace('topic = "shop"', KEYED).replace(
+    'name = "account"\nentity = "account"', 'name = "kind"\nentity = "device"'
+)
+
+
+def by_partition(rows: list[dict[str, Any]]) -> list[bool]:
+    """Whether each row's account lies in partition 1 of 2."""
+    keys = pa.array([row["account"] for row in rows])
+    found: list[bool] = (partition_of(keys, 2, "murmur2") == 1).tolist()
+    return found
+
+
+def askew(rows: list[dict[str, Any]], by_ms: float) -> list[dict[str, Any]]:
+    """The rows of partition 1 stand so far behind those of partition 0."""
+    late = zip(rows, by_partition(rows), strict=True)
+    found = sorted(late, key=lambda one: one[0]["time"] + by_ms * one[1])
+    return [row for row, _ in found]
+
+
+def test_batches_of_a_file_of_several_partitions_change_no_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where one partition stands behind the other, what is judged behind an internal log is judged
+    in the same order however few rows are read at once."""
+    rows = [row | {"device": f"d{i % 7}"} for i, row in enumerate(events(2_000))]
+    shop = ndjson(tmp_path / "shop", askew(rows, 3_000_000))
+    found = []
+    for size in (10_000, 100, 7):
+        monkeypatch.setattr(FileReading.__init__, "__defaults__", (size,))
+        run([("shop", shop)], tmp_path / "out", config(BEHIND_A_HOP))
+        found.append(scores(tmp_path / "out").sort_by("event_id"))
+    assert len(set(found[0].column("score").to_pylist())) > 100
+    assert found[1].equals(found[0])
+    assert found[2].equals(found[0])
+
+
+@pytest.mark.parametrize("size", [10_000, 100])
+def test_disorder_is_that_of_the_file_not_of_its_partitions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """One partition dumped whole and then the other is an error, with the first row of the other
+    and the last before it; a file in order is none, however far apart in time its batches are."""
+    monkeypatch.setattr(FileReading.__init__, "__defaults__", (size,))
+    rows = [row | {"device": f"d{i % 7}"} for i, row in enumerate(events(2_000))]
+    assert run([("shop", ndjson(tmp_path / "shop", rows))], tmp_path / "out").events == 2_000
+    wrong = ndjson(tmp_path / "wrong", askew(rows, 1e12))
+    first = by_partition(rows).count(False)
+    with pytest.raises(InputError, match=f"wrong: row {first} .*wrong: row {first - 1} before it"):
+        run([("shop", wrong)], tmp_path / "out", config(BEHIND_A_HOP))

@@ -17,15 +17,16 @@ from stream.checkpoints.snapshot import Snapshot
 from stream.checkpoints.store import open_store, saved_folder
 from stream.checkpoints.writing import write
 from stream.clock import now_text
-from stream.config import Config, fingerprint, logs, same_place, steering
+from stream.config import Config, fingerprint, logs, steering
 from stream.errors import InputError
+from stream.place import Place
 
 OPTION = "--save-state"
 
 
 def check_place(config: Config, url: str) -> None:
     """Raise InputError where live writes its checkpoints, or something is saved already."""
-    if same_place(url, config.checkpoints.url):
+    if Place.of(url).same(Place.of(config.checkpoints.url)):
         raise InputError(
             f"{OPTION} {url}: there the live group keeps its checkpoints (checkpoints.url); expected "
             "a place of its own"

@@ -24,6 +24,7 @@ from obstore.store import LocalStore, ObjectStore, from_url
 from stream.checkpoints.manifest import NAME, Manifest, decoded, encoded, offset_of
 from stream.config import Log
 from stream.errors import CheckpointCorrupt, ConfigError, StoreFailure
+from stream.place import Place
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -48,11 +49,11 @@ DELETED_AT_ONCE: Final = 1_000
 def open_store(url: str, where: str = "checkpoints.url") -> ObjectStore:
     """The store at a path, or at a URL such as s3://bucket/prefix. Raises ConfigError, which says
     where the URL stands."""
-    scheme, found, path = url.partition("://")
+    path = Place.of(url).path
     try:
-        if not found or scheme == "file":
-            return LocalStore(Path(path or url).absolute(), mkdir=True)
-        return from_url(url, **({} if scheme == "memory" else REMOTE))
+        if path is not None:
+            return LocalStore(path, mkdir=True)
+        return from_url(url, **({} if url.startswith("memory://") else REMOTE))
     except (BaseError, OSError, ValueError) as error:
         expected = "a folder that can be written, or a URL such as s3://bucket/prefix"
         line = f'{where}: got "{url}"; expected {expected}: {_first_line(error)}'

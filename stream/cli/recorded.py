@@ -117,8 +117,19 @@ def replay(
     from stream.config import load
 
     if again is not None:
-        if inputs:
-            raise InputError("--again: the manifest says what is read; expected no --input")
+        of_the_run = {
+            "--input": inputs,
+            "--labels": labels,
+            "--warm-up": warm_up,
+            "--score-from": score_from,
+            "--score-until": score_until,
+            "--save-state": save_state,
+            "--features": features,
+        }
+        if given := [option for option, value in of_the_run.items() if value]:
+            raise InputError(
+                f"--again: the manifest says what is run; expected no {' and no '.join(given)}"
+            )
         _again(again, load(config) if config else None, out, jobs)
         return
     if config is None or out is None:
@@ -344,6 +355,11 @@ def with_labels(config: "Config", others: "Sequence[Config]" = ()) -> "Config":
         return config
     known = {name: one.inputs[name] for one in others for name in label_inputs(one)[:1]}
     name, spec = next(iter(known.items()), ("labels", InputSpec(topic="labels", type="label")))
+    if name in config.inputs:
+        raise InputError(
+            f'--labels: inputs.{name} holds events; expected an input of type = "label", or that '
+            "the other be named otherwise"
+        )
     return msgspec.structs.replace(config, inputs={name: spec, **config.inputs})
 
 

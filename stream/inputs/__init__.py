@@ -8,15 +8,16 @@ partitions, records go to them as the topic's producer would have sent them.
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 
 from schemas.columns import I64
 from schemas.records import Records
 from stream.config import InputSpec
-from stream.inputs.merging import Stretch, merged
-from stream.inputs.partitioning import Partitioning
+from stream.inputs.formats import Values
+from stream.inputs.merging import merged
+from stream.inputs.partitioning import Glance
 from stream.inputs.places import File
 
 BATCH_RECORDS: Final = 10_000
@@ -46,6 +47,10 @@ class Reading(Protocol):
     def where(self, partition: int, offset: int) -> str:
         """Where a record of the last batches stands, as a person finds it."""
 
+    def place(self, partition: int, offset: I64) -> I64:
+        """int64[n]: where records of one of the last batches stand in the log, over all of its
+        partitions: numbers that grow in its order."""
+
 
 class FileReading:
     """One input's files as one log, to be read once. Iterating raises InputError where one cannot
@@ -66,7 +71,7 @@ class FileReading:
         self._spec = spec
         self._batch_records = batch_records
         self._shares = [0.0] * len(files)
-        self._last: deque[dict[int, tuple[I64, Stretch]]] = deque(maxlen=REMEMBERED)
+        self._last: deque[_Batch] = deque(maxlen=REMEMBERED)
 
     @property
     def share_read(self) -> float:
@@ -76,41 +81,66 @@ class FileReading:
 
     def __iter__(self) -> Iterator[list[Records]]:
         """See `Reading`."""
-        partitioning = Partitioning(self._spec)
+        glance = Glance(self._spec)
         next_offset: I64 = np.zeros(self._spec.partitions, np.int64)
-        for stretch in merged(self._files, self._spec, self._batch_records, self._read):
-            size = len(stretch.row)
-            # alone in its log, a file's records stand at their rows
-            alone = len(self._files) == 1 and not partitioning.needed
-            offset = stretch.row if alone else np.arange(size) + next_offset[0]
-            whole = self._records(0, offset, stretch)
-            self._last.append({})
-            if not partitioning.needed:
-                next_offset[0] += size
-                self._last[-1][0] = offset, stretch
-                yield [whole]
+        first = 0
+        for stretch in merged(self._files, glance, self._batch_records, self._read):
+            batch = _Batch(first, stretch.file, stretch.row, {})
+            self._last.append(batch)
+            first += len(stretch.row)
+            if not glance.partitioned:
+                # alone in its log, a file's records stand at their rows
+                alone = len(self._files) == 1
+                offset = stretch.row if alone else np.arange(batch.first, first)
+                batch.parts[0] = offset, np.arange(len(offset))
+                yield [self._records(0, offset, stretch.values)]
                 continue
-            partition = partitioning.of(whole)
+            whole = self._records(0, stretch.row, stretch.values)
             parts = []
-            for chosen in np.unique(partition).tolist():
-                mine = np.flatnonzero(partition == chosen)
+            for chosen in np.unique(stretch.partition).tolist():
+                mine = np.flatnonzero(stretch.partition == chosen)
                 offset = np.arange(len(mine)) + next_offset[chosen]
                 next_offset[chosen] += len(mine)
-                part = Stretch(stretch.file[mine], stretch.row[mine], whole.take(mine).values)
-                self._last[-1][chosen] = offset, part
-                parts.append(self._records(chosen, offset, part))
-            yield parts
+                batch.parts[chosen] = offset, mine
+                parts.append(self._records(chosen, offset, whole.take(mine).values))
+            if parts:
+                yield parts
 
     def where(self, partition: int, offset: int) -> str:
         """See `Reading`."""
-        known = (batch[partition] for batch in self._last if partition in batch)
-        offsets, stretch = next(one for one in known if one[0][-1] >= offset)
-        at = int(np.searchsorted(offsets, offset))
-        return f"{self._files[int(stretch.file[at])].name}: row {int(stretch.row[at])}"
+        batch, [at] = self._found(partition, np.array([offset]))
+        return f"{self._files[int(batch.file[at])].name}: row {int(batch.row[at])}"
+
+    def place(self, partition: int, offset: I64) -> I64:
+        """See `Reading`."""
+        if not len(offset):
+            return offset
+        batch, at = self._found(partition, offset)
+        return batch.first + at
+
+    def _found(self, partition: int, offset: I64) -> tuple["_Batch", I64]:
+        """The batch that records are of, and where in it they stand."""
+        known = (batch for batch in self._last if partition in batch.parts)
+        batch = next(one for one in known if one.parts[partition][0][-1] >= offset[-1])
+        offsets, at = batch.parts[partition]
+        return batch, at[np.searchsorted(offsets, offset)]
 
     def _read(self, index: int, share: float) -> None:
         self._shares[index] = share
 
-    def _records(self, partition: int, offset: I64, stretch: Stretch) -> Records:
+    def _records(self, partition: int, offset: I64, values: Values) -> Records:
         nowhen = np.full(len(offset), -1, np.int64)
-        return Records(self.name, partition, offset, nowhen, stretch.values)
+        return Records(self.name, partition, offset, nowhen, values)
+
+
+class _Batch(NamedTuple):
+    """Where a batch's records stand, but not what they hold: it is kept for a while.
+
+    first: how many the log has before it. file, row: int64[n]. parts: partition → the offsets of
+    its records, and where in the batch they are, both int64[m].
+    """
+
+    first: int
+    file: I64
+    row: I64
+    parts: dict[int, tuple[I64, I64]]

@@ -7,13 +7,13 @@ codec decodes, and knows neither topics nor partitions.
 
 import csv
 import gzip
-import io
 import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from io import BufferedReader, RawIOBase, TextIOWrapper
 from pathlib import PurePosixPath
 from typing import IO, Final, NamedTuple, TypeAlias, cast
 
@@ -30,7 +30,14 @@ CHUNK_BYTES: Final = 4 * 1024 * 1024
 LINE_BYTES_MAX: Final = 64 * 1024 * 1024
 GZIP, ZSTD, PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
 PACKED: Final = frozenset({".gz", ".zst", ".zstd"})
-_UNREADABLE: Final = (OSError, EOFError, zlib.error, UnicodeDecodeError, pa.ArrowException)
+_UNREADABLE: Final = (
+    OSError,
+    EOFError,
+    zlib.error,
+    UnicodeDecodeError,
+    pa.ArrowException,
+    csv.Error,
+)
 
 Values: TypeAlias = "list[bytes | None] | pa.Table"
 Share = Callable[[float], None]
@@ -67,14 +74,10 @@ class _Reading:
 
     def rows(self) -> Iterator[Rows]:
         with ExitStack() as opened:
-            with self.file.open() as first:
-                magic = _unpacked(first).read(4)
             raw = opened.enter_context(self.file.open())
             unpacked = _unpacked(raw)
-            if magic == PARQUET:
-                if unpacked is not raw:
-                    unpacked = _seekable(unpacked, opened)
-                yield from self._parquet(unpacked)
+            if unpacked.peek(4).startswith(PARQUET):
+                yield from self._parquet(raw if unpacked is raw else _seekable(unpacked, opened))
             elif _is_csv(self.file.name):
                 yield from self._csv(raw, unpacked)
             else:
@@ -87,6 +90,7 @@ class _Reading:
     def _parquet(self, file: IO[bytes]) -> Iterator[Rows]:
         # by columns and little by little: a row group may be the whole file
         parquet = pq.ParquetFile(file, buffer_size=CHUNK_BYTES, pre_buffer=False)
+        self._refuse_twins(parquet.schema_arrow.names)
         first = 0
         for batch in parquet.iter_batches(self.batch_records):
             yield _table_rows(first, batch)
@@ -134,10 +138,18 @@ class _Reading:
     def _header(self) -> list[str]:
         """The names of a CSV's columns; none where the file is empty."""
         with self.file.open() as raw:
-            text = io.TextIOWrapper(_unpacked(raw), "utf-8-sig", newline="")
-            names = next(csv.reader(text), [])
+            text = TextIOWrapper(_unpacked(raw), "utf-8-sig", newline="")
+            names = next(filter(None, csv.reader(text)), [])  # blank lines are none, as to Arrow
             text.detach()
+        self._refuse_twins(names)
         return names
+
+    def _refuse_twins(self, names: list[str]) -> None:
+        """Raise InputError for a name that two columns have: either could be meant."""
+        named = list(filter(None, names))
+        if len(set(named)) < len(named):
+            twin = next(name for name in named if named.count(name) > 1)
+            raise InputError(f"{self.file.name}: two columns are named {twin}; expected one")
 
     def _lines(self, raw: IO[bytes], unpacked: IO[bytes]) -> Iterator[Rows]:
         """Blank lines are no records, but count as rows."""
@@ -178,15 +190,15 @@ def _is_csv(name: str) -> bool:
     return (PurePosixPath(path.stem) if path.suffix in PACKED else path).suffix == ".csv"
 
 
-def _unpacked(raw: IO[bytes]) -> IO[bytes]:
+def _unpacked(raw: BufferedReader) -> BufferedReader:
     """A file just opened, read without its packing."""
-    magic = raw.read(4)
-    raw.seek(0)
+    magic = raw.peek(4)
     if magic.startswith(GZIP):
-        return cast("IO[bytes]", gzip.open(raw))
-    if magic == ZSTD:
+        return BufferedReader(cast("RawIOBase", gzip.open(raw)))
+    if magic.startswith(ZSTD):
         # Arrow's reader tells a file cut short; zstandard's takes it for the end
-        return cast("IO[bytes]", pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd"))
+        packed = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd")
+        return BufferedReader(cast("RawIOBase", packed))
     return raw
 
 

@@ -2,7 +2,7 @@
 event time, in memory for a batch of each that is open.
 
 A file keeps its own order whatever times it holds: a row goes in when the latest time up to it has
-come. What a record says of its time is decoded here, and nothing else.
+come.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,13 +13,10 @@ from typing import Final, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from schemas.codecs import codec_named
 from schemas.columns import I64
-from schemas.mapping import compile_mapping
-from schemas.records import Records
-from stream.config import InputSpec
 from stream.errors import InputError
 from stream.inputs.formats import Rows, Values, rows_of
+from stream.inputs.partitioning import Glance
 from stream.inputs.places import File
 
 PEEKED_RECORDS: Final = 100
@@ -28,16 +25,17 @@ none."""
 
 
 class Stretch(NamedTuple):
-    """Consecutive records of the log. file, row: int64[n], where each stands."""
+    """Consecutive records of the log. file, row: int64[n], where each stands. partition: int64[n]."""
 
     file: I64
     row: I64
+    partition: I64
     values: Values
 
 
 def merged(
     files: Sequence[File],
-    spec: InputSpec,
+    glance: Glance,
     batch_records: int,
     share: Callable[[int, float], None],
 ) -> Iterator[Stretch]:
@@ -48,11 +46,12 @@ def merged(
     """
     if len(files) == 1:
         for rows in rows_of(files[0], batch_records, partial(share, 0)):
-            yield _stretch(0, rows)
+            nowhere = np.zeros(len(rows.row), np.int64)
+            partition = glance.at(rows.values).partition if glance.partitioned else nowhere
+            yield Stretch(nowhere, rows.row, partition, rows.values)
         return
-    times = _Times(spec)
     waiting = sorted(
-        ((_first_ms(file, times), index) for index, file in enumerate(files)), reverse=True
+        ((_first_ms(file, glance), index) for index, file in enumerate(files)), reverse=True
     )
     open_now: list[_Open] = []
     while waiting or open_now:
@@ -60,65 +59,51 @@ def merged(
         while waiting and (not open_now or waiting[-1][0] <= min(map(_end, open_now))[0]):
             _, index = waiting.pop()
             read = rows_of(files[index], batch_records, partial(share, index))
-            one = _Open(index, files[index].name, read, times)
+            one = _Open(index, files[index].name, read, glance)
             if one.filled():
                 open_now.append(one)
         if open_now:
             yield _joined(_taken(open_now))
 
 
-class _Times:
-    """Reads the times of an input's records, in milliseconds; -1 where one has none."""
-
-    def __init__(self, spec: InputSpec) -> None:
-        mapping = compile_mapping(spec.codec, spec.type, spec.fields, [])
-        self._codec = codec_named(spec.codec, mapping)
-
-    def of(self, values: Values) -> I64:
-        nowhere = np.zeros(len(values), np.int64)
-        decoded = self._codec.decode(Records("", 0, nowhere, nowhere, values))
-        time_ms = np.full(len(values), -1, np.int64)
-        time_ms[decoded.rows] = decoded.time_ms.fill_null(-1).to_numpy(zero_copy_only=False)
-        return time_ms
-
-
-def _first_ms(file: File, times: _Times) -> int:
+def _first_ms(file: File, glance: Glance) -> int:
     """The time of the file's first record that has one; -1 where the first ones have none."""
     for rows in rows_of(file, PEEKED_RECORDS, lambda _: None):
-        known = times.of(rows.values)
+        known = glance.at(rows.values).time_ms
         return int(known[np.argmax(known >= 0)])
     return -1
 
 
 @dataclass(slots=True)
 class _Open:
-    """A file that is being read. due_ms: int64[n] of what is left of its batch, the latest time up
+    """A file that is being read. left: of its batch. due_ms: int64[n] of that, the latest time up
     to each record."""
 
     index: int
     name: str
     read: Iterator[Rows]
-    times: _Times
+    glance: Glance
     due_ms: I64 = field(default_factory=lambda: np.empty(0, np.int64))
-    left: Rows = field(default_factory=lambda: Rows(np.empty(0, np.int64), []))
+    left: Stretch | None = None
     reached_ms: int = -1
 
     def filled(self) -> bool:
         """Whether there is anything left, its next batch having been read."""
-        if not len(self.due_ms):
-            self.left = next(self.read, self.left)
-            own = np.maximum(self.times.of(self.left.values), self.reached_ms)
-            self.due_ms = np.maximum.accumulate(own)
-            if len(self.due_ms):
-                self.reached_ms = int(self.due_ms[-1])
+        while not len(self.due_ms) and (rows := next(self.read, None)) is not None:
+            time_ms, partition = self.glance.at(rows.values)
+            file = np.full(len(rows.row), self.index, np.int64)
+            self.left = Stretch(file, rows.row, partition, rows.values)
+            self.due_ms = np.maximum.accumulate(np.maximum(time_ms, self.reached_ms))
+            self.reached_ms = int(self.due_ms.max(initial=self.reached_ms))
         return len(self.due_ms) > 0
 
     def take(self, count: int) -> tuple[I64, Stretch]:
         """The next records with their due times."""
-        due_ms, rows = self.due_ms[:count], _slice(self.left, 0, count)
+        assert self.left is not None
+        due_ms, first = self.due_ms[:count], _slice(self.left, 0, count)
         self.left = _slice(self.left, count, len(self.due_ms))
         self.due_ms = self.due_ms[count:]
-        return due_ms, _stretch(self.index, rows)
+        return due_ms, first
 
 
 def _end(one: _Open) -> tuple[int, int]:
@@ -155,20 +140,18 @@ def _joined(taken: list[tuple[I64, Stretch]]) -> Stretch:
         return taken[0][1]
     due_ms = np.concatenate([due for due, _ in taken])
     order = np.argsort(due_ms, kind="stable")  # at the same time the first file goes first
-    file, row = (np.concatenate([stretch[i] for _, stretch in taken])[order] for i in range(2))
+    own = [stretch[:3] for _, stretch in taken]
+    file, row, partition = (np.concatenate(some)[order] for some in zip(*own, strict=True))
     parts = [stretch.values for _, stretch in taken]
     lists = [part for part in parts if isinstance(part, list)]
     if lists:
         everything = [value for part in lists for value in part]
-        return Stretch(file, row, [everything[i] for i in order.tolist()])
-    return Stretch(file, row, pa.concat_tables(parts).take(pa.array(order)))
+        return Stretch(file, row, partition, [everything[i] for i in order.tolist()])
+    return Stretch(file, row, partition, pa.concat_tables(parts).take(pa.array(order)))
 
 
-def _slice(rows: Rows, start: int, stop: int) -> Rows:
-    values = rows.values
+def _slice(of: Stretch, start: int, stop: int) -> Stretch:
+    values = of.values
     part = values[start:stop] if isinstance(values, list) else values.slice(start, stop - start)
-    return Rows(rows.row[start:stop], part)
-
-
-def _stretch(index: int, rows: Rows) -> Stretch:
-    return Stretch(np.full(len(rows.row), index, np.int64), rows.row, rows.values)
+    file, row, partition = (column[start:stop] for column in of[:3])
+    return Stretch(file, row, partition, part)

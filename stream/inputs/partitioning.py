@@ -1,40 +1,48 @@
-"""Which partition a record went to: as the topic's producer chose it by the record's key."""
+"""When a record was, and which partition it went to: as the topic's producer chose it by the key."""
 
 import zlib
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from detectors.kernels import kernel
-from schemas.codecs import codec_named
 from schemas.columns import I64, U8
-from schemas.mapping import compile_mapping
 from schemas.records import Records
 from stream.config import InputSpec
+from stream.decoding import codec_of
+from stream.inputs.formats import Values
 
 
-class Partitioning:
-    """The partitions of an input: records of the whole log in, which of them go where out."""
+class Glanced(NamedTuple):
+    """What a log's order needs of n records. time_ms: int64[n], -1 where one has no time. partition:
+    int64[n], 0 where one has no key, or cannot be read."""
+
+    time_ms: I64
+    partition: I64
+
+
+class Glance:
+    """Reads of an input's records when they were and which partitions they went to, no more."""
 
     def __init__(self, spec: InputSpec) -> None:
         self._spec = spec
-        self.needed = spec.partitions > 1 and spec.keyed_by is not None
-        """Whether records must be looked into; else all go to partition 0."""
-        if self.needed:
-            assert spec.keyed_by is not None
-            mapping = compile_mapping(spec.codec, spec.type, spec.fields, [spec.keyed_by])
-            self._codec = codec_named(spec.codec, mapping)
+        self.partitioned = spec.partitions > 1 and spec.keyed_by is not None
+        """Whether records must be looked into for their partition; else all go to partition 0."""
+        self._codec = codec_of(spec, [spec.keyed_by] if spec.keyed_by else [])
 
-    def of(self, records: Records) -> I64:
-        """int64[n]: each record's partition; 0 where it has no key, or cannot be read."""
+    def at(self, values: Values) -> Glanced:
+        """Look at records."""
+        nowhere = np.zeros(len(values), np.int64)
+        decoded = self._codec.decode(Records("", 0, nowhere, nowhere, values))
+        found = Glanced(np.full(len(values), -1, np.int64), nowhere.copy())
+        known_ms = decoded.time_ms.fill_null(-1)
+        found.time_ms[decoded.rows] = known_ms.to_numpy(zero_copy_only=False)
         spec = self._spec
-        partition = np.zeros(len(records), np.int64)
-        if self.needed and spec.keyed_by is not None and spec.partitioner is not None:
-            decoded = self._codec.decode(records)
+        if self.partitioned and spec.keyed_by is not None and spec.partitioner is not None:
             keys = decoded.text[spec.keyed_by]
-            partition[decoded.rows] = partition_of(keys, spec.partitions, spec.partitioner)
-        return partition
+            found.partition[decoded.rows] = partition_of(keys, spec.partitions, spec.partitioner)
+        return found
 
 
 def partition_of(

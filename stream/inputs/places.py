@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from io import BufferedReader
 from itertools import takewhile
 from pathlib import Path
-from typing import IO, Any, Final, cast
+from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -21,6 +22,7 @@ from obstore.store import ObjectStore, from_url
 
 from stream.checkpoints.store import REMOTE
 from stream.errors import InputError
+from stream.place import Place
 
 BUFFER_BYTES: Final = 1024 * 1024
 """Read at once from a file, and fetched at once from a store where less is asked for."""
@@ -31,13 +33,13 @@ WILD: Final = frozenset("*?[")
 class File:
     """A file to be read.
 
-    name: its path or address, as messages name it. open: from its beginning, as often as one likes.
+    name: its path from the root, or its address. open: from its beginning, as often as one likes.
     content: what its content is known by, xxh3 of 128 bits, or in a store what that says.
     """
 
     name: str
     size_bytes: int
-    open: Callable[[], IO[bytes]]
+    open: Callable[[], BufferedReader]
     content: Callable[[], str]
 
 
@@ -47,14 +49,9 @@ def files_at(text: str) -> list[File]:
     Of a folder all that lies below it, but for names that begin with a dot. Raises InputError where
     there is none.
     """
-    scheme, found, rest = text.partition("://")
+    path = Place.of(text).path
     try:
-        if found and scheme != "file":
-            files = _stored(text)
-        else:
-            files = [
-                _local(each) for each in sorted(_paths(Path(unquote(rest) if found else text)))
-            ]
+        files = _stored(text) if path is None else [_local(one) for one in sorted(_paths(path))]
     except (BaseError, OSError, ValueError) as error:
         raise InputError(f"{text}: {_first_line(error)}") from error
     if not files:
@@ -90,7 +87,15 @@ def _shown(folder: Path, path: Path) -> bool:
 
 def _local(path: Path) -> File:
     size_bytes = path.stat().st_size
-    return File(str(path), size_bytes, lambda: path.open("rb"), lambda: f"xxh3:{digest(path)}")
+    return File(str(path), size_bytes, lambda: path.open("rb"), lambda: _content(path))
+
+
+def _content(path: Path) -> str:
+    """What a file's content is known by. Raises InputError where it cannot be read."""
+    try:
+        return f"xxh3:{digest(path)}"
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
 
 
 def digest(path: Path) -> str:
@@ -135,7 +140,7 @@ def _object(store: ObjectStore, root: str, meta: Any) -> File:
     return File(
         f"{root}/{path}",
         size_bytes,
-        lambda: cast("IO[bytes]", io.BufferedReader(_ObjectReader(store, path))),
+        lambda: BufferedReader(_ObjectReader(store, path)),
         lambda: f"store:{known}",
     )
 

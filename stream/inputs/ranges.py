@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
+from schemas.columns import I64
 from schemas.records import Records
 from stream.clock import ms_of
 from stream.config import Config, Log, logs
@@ -54,6 +55,10 @@ class RangeReading:
     def where(self, partition: int, offset: int) -> str:
         """See `Reading`."""
         return f"{self.topic}[{partition}]: offset {offset}"
+
+    def place(self, partition: int, offset: I64) -> I64:  # noqa: ARG002
+        """See `Reading`; a partition is a log of its own."""
+        return offset
 
 
 def recorded_log(config: Config, name: str, topic: str) -> Log | None:

@@ -104,22 +104,23 @@ class Range:
             )
 
     def records(self, partition: int, records_max: int) -> Iterator[Records]:
-        """A partition's stretch, at most so many records at a time. Raises RetentionGap where the
-        broker has it no longer, and KafkaFailure."""
+        """A partition's stretch, so many records at a time, and the rest: what follows from them
+        must not depend on how they came. Raises RetentionGap where the broker has it no longer, and
+        KafkaFailure."""
         waiting = self._waiting[partition]
-        while True:
+        where = Partition(self.topic, partition)
+        while waiting or partition in self._stops:
             deadline = time.monotonic() + PATIENCE_S
-            while not waiting and partition in self._stops:
+            while len(waiting) < records_max and partition in self._stops:
+                before = len(waiting)
                 self._poll(partition)
-                if time.monotonic() > deadline:
-                    where = Partition(self.topic, partition)
+                if len(waiting) > before:
+                    deadline = time.monotonic() + PATIENCE_S
+                elif time.monotonic() > deadline:
                     raise Retriable(f"reading {where}: nothing came for {PATIENCE_S:g} s")
-            if not waiting:
-                return
             count = min(records_max, len(waiting))
-            yield to_records(
-                Partition(self.topic, partition), [waiting.popleft() for _ in range(count)]
-            )
+            if count:
+                yield to_records(where, [waiting.popleft() for _ in range(count)])
 
     def _poll(self, wanted: int) -> None:
         """Take what has come, whichever partition it is of."""

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from stream.checkpoints import saving
-from stream.config import Config, same_place
+from stream.config import Config
 from stream.errors import InputError
+from stream.place import Place
 from stream.replay import manifest
 from stream.replay.driving import Progress, drive
 from stream.replay.jobs import Jobs
 from stream.replay.manifest import Manifest
-from stream.replay.opening import Named, found, readings_of
+from stream.replay.opening import Named, found, readings_of, refuse_both
 from stream.replay.run import Run
 from stream.replay.span import WHOLE, Split
 from stream.replay.summary import Summary
@@ -48,7 +49,7 @@ def replay(
     used, ExtraMissing where labels need DuckDB and it is not there.
     """
     if save_state is not None:
-        if same_place(save_state, str(out_dir)):
+        if Place.of(save_state).same(Place.of(str(out_dir))):
             raise InputError(
                 f"--save-state {save_state}: there the results go; expected another place"
             )
@@ -104,6 +105,7 @@ def _replay(
     config, inputs, labels, split, features = asked
     if not inputs:
         raise InputError("no input was given; expected NAME=PATH for at least one input")
+    refuse_both(inputs, labels)
     with ExitStack() as opened:
         of_events, of_labels = (found(config, some, opened) for some in (inputs, labels))
         origin = manifest.origin(

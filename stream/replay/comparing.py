@@ -22,7 +22,7 @@ from stream.judging.comparison import Comparison, Setting, Side
 from stream.judging.pairing import pair
 from stream.replay import manifest
 from stream.replay.driving import Progress, drive
-from stream.replay.opening import Input, Named, found, readings_of
+from stream.replay.opening import Input, Named, found, readings_of, refuse_both
 from stream.replay.recording import PAGE, PART, make_folder, refuse_foreign
 from stream.replay.run import Run
 from stream.replay.span import WHOLE, Span, Split
@@ -61,6 +61,8 @@ def compare(
     database.check_installed()
     _check_known(candidates, inputs)
     refuse_foreign(out_dir, {COMPARISON, PAGE, COMPARISON + PART, PAGE + PART, *names})
+    for candidate in candidates:
+        refuse_both(inputs, candidate.labels)
     with ExitStack() as opened:
         asked = [_asked(one, inputs, opened) for one in candidates]
         span = split.span(candidates[0].config, readings_of(asked[0].events))  # one for all

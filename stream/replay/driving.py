@@ -1,21 +1,16 @@
-"""The way of recorded events into the runs: which log goes next, how far all have come, and whether
-each is ordered as well as it must be.
-"""
+"""The way of recorded events into the runs: which log goes next, and how far all have come."""
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
-import numpy as np
-
 from detectors.spec import seconds
-from schemas.columns import EventBatch
 from schemas.records import Records
-from stream.clock import text_of
-from stream.errors import InputError
 from stream.inputs import Reading
+from stream.inputs.order import Order
 from stream.replay.run import Run
+from stream.shard import Emitted
 
 Progress = Callable[[int, float], None]
 """Called with the records read so far and the share of all input read, 0 to 1."""
@@ -39,9 +34,11 @@ def drive(sources: Sequence[tuple[Reading, Sequence[Run]]], progress: Progress) 
         line = min(waiting, key=lambda one: one.reached_ms)  # of two alike the first
         read += line.take()
         for run in line.runs:
-            others = (one.reached_ms for one in lines if run in one.runs and not one.is_done)
-            run.advance(min(others, default=math.inf))
+            others = (one.orders[run] for one in lines if run in one.orders and not one.is_done)
+            run.advance(min((order.reached_ms for order in others), default=math.inf))
         progress(read, _share_read(readings))
+    for run in {run: None for line in lines for run in line.runs}:
+        run.settle()
     progress(read, 1.0)
 
 
@@ -50,22 +47,26 @@ def _share_read(readings: Sequence[Reading]) -> float:
     return read_bytes / sum(reading.size_bytes for reading in readings)
 
 
-_Begun = list[tuple[Records, list[Callable[[], EventBatch]]]]
+_Begun = list[tuple[Records, list[Callable[[], Emitted]]]]
 """A batch on its way: its records by partition, and what each run makes of them."""
 
 
 class _Line:
-    """A log on its way into the runs that it is for. reached_ms: the latest event time that has
-    come of it. is_done: whether nothing more can."""
+    """A log on its way into the runs that it is for. orders: by run, how far it has come there.
+    is_done: whether nothing more can come."""
 
     def __init__(self, reading: Reading, runs: Sequence[Run]) -> None:
         self.runs = runs
-        self.reached_ms = -1
+        self.orders = {run: _order(reading, run) for run in runs}
         self.is_done = False
         self._name = reading.name
         self._batches = iter(reading)
-        self._orders = [_Order(reading, _lateness_ms(reading.name, run)) for run in runs]
         self._begun: deque[_Begun] = deque()
+
+    @property
+    def reached_ms(self) -> int:
+        """The latest event time that has come of it."""
+        return max(order.reached_ms for order in self.orders.values())
 
     def take(self) -> int:
         """Wait for what came of its next records; how many they were."""
@@ -74,58 +75,26 @@ class _Line:
         if not self._begun:
             self.is_done = True
             return 0
-        begun = self._begun.popleft()
-        for records, ends in begun:
-            for ended, order in zip(ends, self._orders, strict=True):
-                events = ended()
-                order.check(records.partition, events)
-                self.reached_ms = max(self.reached_ms, int(events.time_ms.max(initial=-1)))
-        return sum(len(records) for records, _ in begun)
+        records, ends = zip(*self._begun.popleft(), strict=True)
+        # one part after the other, each of all runs, since they share what is decoded of it
+        ended = [[end() for end in of_part] for of_part in ends]
+        for run, emitted in zip(self.runs, zip(*ended, strict=True), strict=True):
+            made = list(zip(records, emitted, strict=True))
+            due_ms = self.orders[run].due([(part.partition, one.events) for part, one in made])
+            for (part, one), due in zip(made, due_ms, strict=True):
+                run.hold(part, one, due)
+        return sum(map(len, records))
 
-    def _begin(self, records: Records) -> list[Callable[[], EventBatch]]:
+    def _begin(self, records: Records) -> list[Callable[[], Emitted]]:
         return [run.begin(self._name, records) for run in self.runs]
 
 
-def _lateness_ms(input_name: str, run: Run) -> Mapping[str, float]:
-    """The lateness_max of every monitor that reads the input."""
-    return {
-        monitor.name: 1000.0 * seconds(monitor.lateness_max)
+def _order(reading: Reading, run: Run) -> Order:
+    """A log as a run has it: late is what no monitor that reads it would learn from."""
+    lateness_s = {
+        monitor.name: seconds(monitor.lateness_max)
         for monitor in run.config.monitors
-        if input_name in monitor.inputs
+        if reading.name in monitor.inputs
     }
-
-
-class _Order:
-    """Looks whether a log's events follow each other in time, but for what every reader of theirs
-    would still learn from as late. Where a file is further out of order it is the file that is
-    wrong: each of its late events would be scored and none learned."""
-
-    def __init__(self, reading: Reading, lateness_ms: Mapping[str, float]) -> None:
-        self._reading = reading
-        self._readers = ", ".join(lateness_ms)
-        self._allowed_ms = max(lateness_ms.values(), default=math.inf)
-        self._latest: dict[int, tuple[int, str]] = {}
-
-    def check(self, partition: int, events: EventBatch) -> None:
-        """Take the next events of a partition. Raises InputError that names both rows."""
-        if not self._reading.ordered or not len(events):
-            return
-        time_ms = events.time_ms
-        before_ms, where = self._latest.get(partition, (-1, ""))
-        latest_ms = np.maximum.accumulate(np.maximum(time_ms, before_ms))
-        behind = np.flatnonzero(latest_ms - time_ms > self._allowed_ms)
-        stop = int(behind[0]) if len(behind) else len(events)
-        if stop and int(latest_ms[stop - 1]) > before_ms:
-            first = int(np.searchsorted(latest_ms, latest_ms[stop - 1]))
-            where = self._reading.where(partition, int(events.offset[first]))
-            before_ms = int(latest_ms[stop - 1])
-        if len(behind):
-            here = self._reading.where(partition, int(events.offset[stop]))
-            raise InputError(
-                f"{self._reading.name}: {here} (counted from 0) is of {text_of(int(time_ms[stop]))}"
-                f", but {where} before it is of {text_of(before_ms)}; expected rows in the order "
-                f"of their times, none more than {self._allowed_ms / 1000:g} s behind (the largest "
-                f"lateness_max of {self._readers}): sort the file by time, take out the row whose "
-                "clock was wrong, or raise lateness_max"
-            )
-        self._latest[partition] = before_ms, where
+    allowed_ms = 1000.0 * max(lateness_s.values(), default=math.inf)
+    return Order(reading, allowed_ms, ", ".join(lateness_s))

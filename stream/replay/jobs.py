@@ -6,14 +6,16 @@ results are the same, byte for byte. Between processes travel Arrow and MessageP
 """
 
 import os
+import signal
 import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
-from socket import socketpair
+from socket import socket, socketpair
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -34,6 +36,7 @@ from stream.shard import Emitted, InternalShard, Shard, Shards
 from stream.stages import Stage
 from stream.stages.watch import Wanted
 
+_TEXT: Final = pa.schema([("", pa.string())])
 DONE, FAILED = b"+", b"-"
 PATIENCE_S: Final = 10.0
 """How long a process that has closed its connection may take to end."""
@@ -116,8 +119,8 @@ def _to_plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         whole = np.ascontiguousarray(value)
         return value.dtype.str, list(value.shape), whole.reshape(-1).view(np.uint8).data
-    if isinstance(value, pa.Array | pa.ChunkedArray):
-        return _stream_of(pa.table({"": value}))
+    if isinstance(value, pa.StringArray):  # its kind is known there: no schema travels with it
+        return pa.RecordBatch.from_arrays([value], schema=_TEXT).serialize().to_pybytes()
     if isinstance(value, str):  # of the environment
         return str(value)
     raise TypeError(f"no way to send a {type(value).__name__} to another process")
@@ -125,7 +128,7 @@ def _to_plain(value: Any) -> Any:
 
 def _of_plain(_kind: Any, value: Any) -> Any:
     if isinstance(value, bytes):
-        return pa.ipc.open_stream(value).read_all().column(0).combine_chunks()
+        return pa.ipc.read_record_batch(pa.py_buffer(value), _TEXT).column(0)
     dtype, shape, body = value
     # in memory of its own: kernels are compiled anew for what may not be written
     return np.frombuffer(bytearray(body), np.dtype(dtype)).reshape(shape)
@@ -146,7 +149,20 @@ class Jobs:
     """So many processes that hold shards, each new shard in the next one."""
 
     def __init__(self, count: int) -> None:
-        self._crew = [_Job() for _ in range(count)]
+        ends = [socketpair() for _ in range(count)]
+        theirs = [their.fileno() for _, their in ends]
+        root = str(Path(__file__).resolve().parents[2])
+        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+        self._process = subprocess.Popen(  # noqa: S603  # ourselves
+            [sys.executable, "-c", f"import {__name__} as it; it.serve_all({theirs})"],
+            stdin=subprocess.DEVNULL,
+            pass_fds=theirs,
+            env=os.environ | {"PYTHONPATH": path},
+            process_group=0,  # a terminal's Ctrl-C is for who asks, whose end is this one's too
+        )
+        for _, their in ends:
+            their.close()
+        self._crew = [_Job(ours, self._process) for ours, _ in ends]
         self._runs = self._shards = 0
 
     def __enter__(self) -> Self:
@@ -158,6 +174,9 @@ class Jobs:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        with suppress(ProcessLookupError):  # they hold nothing that is to be kept
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
         for job in self._crew:
             job.close()
 
@@ -179,20 +198,10 @@ class Jobs:
 
 class _Job:
     """One process; what it is asked it answers in that order. A thread waits for it, so that
-    neither side writes while nobody reads."""
+    neither side writes while nobody reads. parent: what it was forked from."""
 
-    def __init__(self) -> None:
-        ours, theirs = socketpair()
-        root = str(Path(__file__).resolve().parents[2])
-        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-        with theirs:
-            self._process = subprocess.Popen(  # noqa: S603  # ourselves
-                [sys.executable, "-c", f"import {__name__} as it; it.serve({theirs.fileno()})"],
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                env=os.environ | {"PYTHONPATH": path},
-                process_group=0,  # a terminal's Ctrl-C is for who asks, whose end is this one's too
-            )
+    def __init__(self, ours: socket, parent: "subprocess.Popen[bytes]") -> None:
+        self._parent = parent
         self._connection = Connection(ours.detach())
         self._thread = ThreadPoolExecutor(1)
 
@@ -205,7 +214,7 @@ class _Job:
             self._connection.send_bytes(body)
             answer = self._connection.recv_bytes()
         except (EOFError, OSError) as error:
-            code = self._process.wait(PATIENCE_S)
+            code = self._parent.wait(PATIENCE_S)
             raise JobLost(f"a process of --jobs ended with exit code {code}") from error
         if answer[:1] == DONE:
             return _decoded(answer[1:], kind)
@@ -216,9 +225,7 @@ class _Job:
         raise RuntimeError(message)
 
     def close(self) -> None:
-        """End it: it holds nothing that is to be kept."""
-        self._process.kill()
-        self._process.wait()
+        """Hear no more of it."""
         self._thread.shutdown(cancel_futures=True)
         self._connection.close()
 
@@ -307,7 +314,7 @@ class _InternalElsewhere(_Elsewhere, InternalShard):
         return self._job.ask(_Judge(self._number, events), Emitted).result
 
 
-# -- in the other process -------------------------------------------------------------------------
+# -- in the other processes -----------------------------------------------------------------------
 
 
 class _Bench:
@@ -339,6 +346,26 @@ class _Bench:
             assert isinstance(shard, InternalShard)
             return shard.judge(request.events)
         return shard.save() if isinstance(request, _Save) else shard.counts()
+
+
+def serve_all(descriptors: list[int]) -> None:
+    """Answer on each of the sockets in a process of its own, forked when all is loaded, as long as
+    somebody asks. The first that does not end well ends this one, by the same exit code."""
+    import stream.preloaded  # noqa: F401 - seconds, and no thread
+
+    for descriptor in descriptors:
+        if not os.fork():
+            for other in set(descriptors) - {descriptor}:  # their ends are to be seen
+                os.close(other)
+            serve(descriptor)
+            os._exit(0)
+    for descriptor in descriptors:
+        os.close(descriptor)
+    for _ in descriptors:
+        _, status = os.wait()
+        code = os.waitstatus_to_exitcode(status)
+        if code:
+            sys.exit(code if code > 0 else 128 - code)
 
 
 def serve(descriptor: int) -> None:

@@ -26,6 +26,7 @@ from stream.config import LABEL_FIELDS, Config, entities_of_labels, fields_wante
 from stream.decoding import Decoder
 from stream.errors import InputError
 from stream.inputs import FileReading, Reading
+from stream.inputs.order import Order
 from stream.inputs.places import files_at
 from stream.replay.tables import ROW_GROUP_ROWS, TableFile
 from stream.stages.route import labels_of_nobody, letter
@@ -135,22 +136,19 @@ class _Joining:
         line = 0
         for reading in events:
             decoder = _decoder(self._config, reading, self._learning)
-            reached_ms: dict[int, int] = {}
-            for records in (part for parts in reading for part in parts):
-                read, _, _ = decoder.read(records)
-                found = read.take(np.flatnonzero(read.type_code != LABEL))
-                due_ms = np.maximum.accumulate(
-                    np.maximum(found.time_ms, reached_ms.get(records.partition, 0))
-                )
-                if len(found):
-                    reached_ms[records.partition] = int(due_ms[-1])
-                own = {
-                    "line": pa.array(np.arange(line, line + len(found))),
-                    "due_ms": pa.array(due_ms),
-                    "event_id": found.event_id,
-                }
-                line += len(found)
-                self._insert("event", own | _texts(found, self._learning))
+            order = Order(reading)  # the run looks whether it is good enough
+            for parts in reading:
+                read = [(records.partition, decoder.read(records).events) for records in parts]
+                for (_, events_read), due_ms in zip(read, order.due(read), strict=True):
+                    rows = np.flatnonzero(events_read.type_code != LABEL)
+                    found = events_read.take(rows)
+                    own = {
+                        "line": pa.array(np.arange(line, line + len(found))),
+                        "due_ms": pa.array(due_ms[rows]),
+                        "event_id": found.event_id,
+                    }
+                    line += len(found)
+                    self._insert("event", own | _texts(found, self._learning))
 
     def _insert(self, table: str, columns: dict[str, pa.Array]) -> None:
         self._tables.register("incoming", pa.table(columns))

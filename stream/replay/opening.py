@@ -18,6 +18,7 @@ from stream.inputs.ranges import (
     topic_of,
 )
 from stream.kafka.ranges import Range
+from stream.place import Place
 from stream.replay.manifest import Content, Source
 
 Named = Sequence[tuple[str, str | Path]]
@@ -58,6 +59,13 @@ def found(config: Config, named: Named, opened: ExitStack) -> list[Input]:
     return [_input(config, name, some, opened) for name, some in places.items()]
 
 
+def refuse_both(inputs: Named, labels: Named) -> None:
+    """Raise InputError for an input whose files are given as events and as labels: both would count
+    their rows from the start."""
+    for name in {name for name, _ in inputs} & {name for name, _ in labels}:
+        raise InputError(f"{name}: is under --input and under --labels; expected one of them")
+
+
 def readings_of(inputs: Sequence[Input]) -> list[Reading]:
     """The logs of all these, from their beginning."""
     return [reading for one in inputs for reading in one.readings()]
@@ -74,7 +82,7 @@ def _input(config: Config, name: str, places: list[str], opened: ExitStack) -> I
             raise InputError(f"{name}={ranges[0]}: expected one topic, and nothing besides")
         return _topic(config, name, ranges[0], log, opened)
     files = [file for place in places for file in files_at(place)]
-    where = [place if "://" in place else str(Path(place).absolute()) for place in places]
+    where = [Place.of(place).text for place in places]
 
     def readings() -> list[Reading]:
         return [FileReading(name, files, config.inputs[name])]

@@ -33,13 +33,19 @@ from stream.replay.tables import (
     fraud_columns,
 )
 
+ALERT_LINES: Final = "alerts.ndjson"
+DEAD_LETTERS: Final = "dead_letters.ndjson"
+ALERTS: Final = "alerts.parquet"
+INCIDENTS: Final = "incidents.parquet"
+SCORES: Final = "scores.parquet"
+FEATURES: Final = "features.parquet"
+LABELS: Final = "labels.parquet"
+FRAUDS: Final = "frauds.parquet"
+PAGE: Final = "index.html"
+SUMMARY: Final = "summary.json"
 FILES: Final = (
-    *("alerts.ndjson", "dead_letters.ndjson", "alerts.parquet", "incidents.parquet"),
-    *("scores.parquet", "features.parquet", "labels.parquet", "frauds.parquet"),
-    *(MANIFEST, "index.html", "summary.json"),
-)
-ALERT_LINES, DEAD_LETTERS, ALERTS, INCIDENTS, SCORES, FEATURES, LABELS, FRAUDS, _, PAGE, SUMMARY = (
-    FILES
+    *(ALERT_LINES, DEAD_LETTERS, ALERTS, INCIDENTS, SCORES, FEATURES, LABELS, FRAUDS),
+    *(MANIFEST, PAGE, SUMMARY),
 )
 TIMED: Final = frozenset({SUMMARY, PAGE})
 """The files that say how long it took; two runs of the same agree in every byte of all others."""

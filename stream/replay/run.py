@@ -13,10 +13,10 @@ from types import TracebackType
 from typing import Self
 
 from detectors.hashing import hash_key
-from schemas.columns import EventBatch
+from schemas.columns import I64
 from schemas.records import Records
 from stream.alerting import RunInfo, Teller
-from stream.chain import Chain, State
+from stream.chain import Advanced, Chain, State
 from stream.clock import now_text
 from stream.config import Config, fingerprint
 from stream.decoding import SharedDecoder
@@ -33,6 +33,10 @@ from stream.replay.span import EVERYTHING, Span
 from stream.replay.summary import Summary, Tally, summarize
 from stream.shard import Emitted, Shards
 from stream.stages.watch import Wanted
+
+
+def _nothing() -> Advanced:
+    return [], []
 
 
 class Run:
@@ -76,6 +80,7 @@ class Run:
             else Shards(config, run, known, decoders, wanted)
         )
         self._chain = Chain(config, run, known, wanted, recorded, shards)
+        self._advancing: Callable[[], Advanced] = _nothing
         self._tally = Tally(span)
         teller = Teller(hash_key(config.secret), frozenset(config.reveal), run)
         self._recording = Recording(out_dir, config, teller, span, origin)
@@ -111,12 +116,12 @@ class Run:
             self._recording.add_labels(heard)
         return joined.reading
 
-    def begin(self, input_name: str, records: Records) -> Callable[[], EventBatch]:
-        """Take the next records of a partition of an input; asked for in that order, the events
-        that they are."""
+    def begin(self, input_name: str, records: Records) -> Callable[[], Emitted]:
+        """Take the next records of a partition of an input; asked for in that order, what came of
+        them, which `hold` is to be told."""
         return partial(self._take, input_name, records, self._chain.begin(input_name, records))
 
-    def _take(self, input_name: str, records: Records, ended: Callable[[], Emitted]) -> EventBatch:
+    def _take(self, input_name: str, records: Records, ended: Callable[[], Emitted]) -> Emitted:
         if input_name in self._decoders:
             self._decoders[input_name].read(records)
         began = process_time()
@@ -125,12 +130,28 @@ class Run:
         self._recording.add(emitted.alerts, emitted.dead_letters)
         self._recording.add_labels(labels_of(emitted.events))
         self.cpu_s += process_time() - began
-        return emitted.events
+        return emitted
+
+    def hold(self, records: Records, emitted: Emitted, due_ms: I64) -> None:
+        """Let what came of records wait until it is due. due_ms: int64[n] of its events."""
+        began = process_time()
+        self._chain.hold(records, emitted, due_ms)
+        self.cpu_s += process_time() - began
 
     def advance(self, until_ms: float) -> None:
-        """Let go on what waits for earlier events: every input has come so far."""
+        """Let go on what waits for earlier events: every input has come so far. What comes of it is
+        asked for when the next records have been sent, so that shards elsewhere are never without
+        work."""
+        self.settle()
         began = process_time()
-        alerts, judged = self._chain.advance(until_ms)
+        self._advancing = self._chain.begin_advance(until_ms)
+        self.cpu_s += process_time() - began
+
+    def settle(self) -> None:
+        """Write down what came of all that was let go on."""
+        began = process_time()
+        alerts, judged = self._advancing()
+        self._advancing = _nothing
         self._tally.add_alerts(alerts)
         self._recording.add(alerts, [], judged)
         self.cpu_s += process_time() - began

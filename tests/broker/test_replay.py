@@ -12,7 +12,7 @@ from schemas.alerts import without_run
 from stream.config import ASSESS, load, logs
 from stream.errors import InputError
 from stream.kafka.positions import Partition
-from stream.replay import Summary, replay
+from stream.replay import Summary, again, manifest, replay
 from tests.broker.shop import (
     PlaceOf,
     Shop,
@@ -38,7 +38,11 @@ def lived(broker: str, folder: Path, *, hop: bool) -> Shop:
 
 def replayed(shop: Shop, out: Path, inputs: list[tuple[str, str]]) -> Summary:
     """Replay without telling progress."""
-    return replay(load(shop.config), inputs, out, lambda _records, _share: None)
+    return replay(load(shop.config), inputs, out, told)
+
+
+def told(_records: int, _share: float) -> None:
+    """Progress that nobody looks at."""
 
 
 def live_bodies(shop: Shop, place_of: PlaceOf) -> dict[Partition, list[bytes]]:
@@ -73,7 +77,7 @@ def test_a_replayed_topic_gives_the_alerts_and_dead_letters_of_live(
 ) -> None:
     """Where the monitor reads the topic itself: the whole of it, and a stretch from its start to
     some offset of each partition, lead to the same alerts byte for byte, but for `run`, in the same
-    order, and to the same dead letters."""
+    order, and to the same dead letters; and the whole, once more, to the same files."""
     shop = lived(broker, tmp_path, hop=False)
     live = live_bodies(shop, {})
     assert sum(map(len, live.values())) > 20
@@ -87,6 +91,8 @@ def test_a_replayed_topic_gives_the_alerts_and_dead_letters_of_live(
         for x in (tmp_path / "all" / "dead_letters.ndjson").read_bytes().splitlines()
     ]
     assert len(letters) == sum(map(len, shop.dead_letters().values())) > 0
+    repeated = again(manifest.read(tmp_path / "all"), load(shop.config), tmp_path / "again", told)
+    assert repeated.files == []
     until = {partition: end // 2 for partition, end in shop.ends().items()}
     text = ",".join(f"{partition}:{offset}" for partition, offset in until.items())
     replayed(shop, tmp_path / "half", [("shop", f"kafka://{shop.topic}?from=0&until={text}")])
@@ -124,6 +130,8 @@ def test_replayed_internal_topics_give_the_alerts_of_live(broker: str, tmp_path:
     summary = replayed(shop, out, [(name, f"kafka://{topic}") for name, topic in everything])
     assert replay_bodies(out, place_of) == live
     assert summary.inputs["shop"]["read"] == sum(shop.ends().values())
+    repeated = again(manifest.read(out), load(shop.config), tmp_path / "again", told)
+    assert repeated.files == []
 
 
 def test_a_stretch_between_two_times(broker: str, tmp_path: Path) -> None:
