@@ -260,6 +260,21 @@ def label_inputs(config: Config) -> list[str]:
     return [name for name, spec in config.inputs.items() if spec.type == "label"]
 
 
+def with_labels(config: Config, others: Iterable[Config] = ()) -> Config:
+    """The configuration with an input of labels: where it has none, the first that another of the
+    same comparison has, else one in Eddy's own shape. It is another one then, by its fingerprint."""
+    if label_inputs(config):
+        return config
+    known = {name: one.inputs[name] for one in others for name in label_inputs(one)[:1]}
+    name, spec = next(iter(known.items()), ("labels", InputSpec(topic="labels", type="label")))
+    return msgspec.structs.replace(config, inputs={name: spec, **config.inputs})
+
+
+def input_is_read(config: Config, name: str) -> bool:
+    """Whether a monitor reads an input, or assess learns from its labels."""
+    return any(name in one.inputs for one in config.monitors) or name in labels_from(config)
+
+
 def entities_of_labels(config: Config, input_name: str) -> list[str]:
     """The entity fields that a label from this input must fill for whoever learns from it, in the
     order of `events.FIELDS`; none where nobody reads the input."""

@@ -5,7 +5,9 @@ dead letters, scores and a summary into a folder. Never writes to Kafka; its ale
 enforcement.
 """
 
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +19,8 @@ from stream.replay.driving import Progress, drive
 from stream.replay.jobs import Jobs
 from stream.replay.manifest import Manifest
 from stream.replay.opening import Named, found, readings_of
-from stream.replay.run import Run
+from stream.replay.reading import sources_of
+from stream.replay.run import Asked, Run
 from stream.replay.span import WHOLE, Split
 from stream.replay.summary import Summary
 
@@ -53,8 +56,8 @@ def replay(
                 f"--save-state {save_state}: there the results go; expected another place"
             )
         saving.check_place(config, save_state)
-    asked = _Asked(config, inputs, labels, split, features)
-    return _replay(asked, out_dir, progress, jobs, save_state)
+    asked = partial(_asked, config, inputs, labels, out_dir, split, features)
+    return _replay(asked, progress, jobs, save_state)
 
 
 class Again(NamedTuple):
@@ -77,64 +80,58 @@ def again(
         [(source.name, place) for source in sources for place in source.places]
         for sources in (of.inputs, of.labels)
     )
-    asked = _Asked(manifest.config_of(of, given), inputs, labels, of.split, of.features)
-    summary = _replay(asked, out_dir, progress, jobs, expected=of)
+    config = manifest.config_of(of, given)
+    asked = partial(_asked, config, inputs, labels, out_dir, of.split, of.features)
+    summary = _replay(asked, progress, jobs, expected=of)
     return Again(summary, manifest.outputs_that_differ(of, manifest.read(out_dir)))
 
 
-class _Asked(NamedTuple):
-    """What a run follows from."""
-
-    config: Config
-    inputs: Named
-    labels: Named
-    split: Split
-    features: bool
+def _asked(
+    config: Config,
+    inputs: Named,
+    labels: Named,
+    out_dir: Path,
+    split: Split,
+    features: bool,
+    opened: ExitStack,
+) -> Asked:
+    if not inputs:
+        raise InputError("no input was given; expected NAME=PATH for at least one input")
+    events, known = (found(config, some, opened) for some in (inputs, labels))
+    return Asked(config.group, config, out_dir, events, known, split, features)
 
 
 def _replay(
-    asked: _Asked,
-    out_dir: Path,
+    ask: Callable[[ExitStack], Asked],
     progress: Progress,
     jobs: int,
     save_state: str | None = None,
     expected: Manifest | None = None,
 ) -> Summary:
-    """expected: the manifest whose inputs these must be."""
-    config, inputs, labels, split, features = asked
-    if not inputs:
-        raise InputError("no input was given; expected NAME=PATH for at least one input")
+    """ask: finds the inputs, which are closed with the rest. expected: the manifest whose inputs
+    these must be."""
     with ExitStack() as opened:
-        of_events, of_labels = (found(config, some, opened) for some in (inputs, labels))
-        origin = manifest.origin(
-            config,
-            [one.source() for one in of_events],
-            [one.source() for one in of_labels],
-            split,
-            features,
-        )
+        asked = ask(opened)
+        asked.check()
+        origin = asked.origin()
         wrong = manifest.differences(expected, origin) if expected else []
         if wrong:
             raise InputError("\n".join(wrong))
-        sources = [one for one in of_events if one.log is None]
-        if split.warm_up_s is not None and len(sources) < len(of_events):
+        sources = [one for one in asked.events if one.log is None]
+        if asked.split.warm_up_s is not None and len(sources) < len(asked.events):
             raise InputError(
                 "--warm-up: an internal topic does not say when its events began; "
                 "expected --score-from"
             )
-        if save_state is not None and len(sources) < len(of_events):
+        if save_state is not None and len(sources) < len(asked.events):
             raise InputError(
                 "--save-state: an internal topic does not hold what the stages before it have "
                 "learned; expected inputs"
             )
-        span = split.span(config, readings_of(sources))
-        topics = {one.name: one.topic for one in [*of_events, *of_labels]}
+        span = asked.split.span(asked.config, readings_of(sources))
         spread = opened.enter_context(Jobs(jobs)) if jobs > 1 else None
-        run = opened.enter_context(
-            Run(config, out_dir, config.group, topics, origin, span, jobs=spread)
-        )
-        joined = run.labels_from(readings_of(of_labels), lambda: readings_of(sources))
-        drive([(one, [run]) for one in [*readings_of(of_events), *joined]], progress)
+        run = opened.enter_context(Run(asked, origin, span, jobs=spread))
+        drive(sources_of([run], [one.name for one in asked.events]), progress)
         if save_state is not None:
-            saving.save(config, run.states(), save_state)
+            saving.save(asked.config, run.states(), save_state)
         return run.finish()
