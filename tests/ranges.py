@@ -1,9 +1,9 @@
 """Topics in memory, for replays that read stretches of them without a broker."""
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import orjson
@@ -13,11 +13,12 @@ from schemas.records import Records
 from stream.kafka.ranges import Span
 from stream.replay import opening
 
-Partitions = list[list[dict[str, object]]]
+Partitions = Sequence[Sequence[dict[str, Any] | bytes]]
 
 
 def broker_with(monkeypatch: pytest.MonkeyPatch, topics: Mapping[str, Partitions]) -> None:
-    """Replays find these topics, the records of each partition as JSON."""
+    """Replays find these topics, the records of each partition as JSON, or
+    as they are."""
 
     class Range:
         """As `stream.kafka.ranges.Range`; what is begun anew is no longer read as it was before."""
@@ -43,8 +44,7 @@ def broker_with(monkeypatch: pytest.MonkeyPatch, topics: Mapping[str, Partitions
         def begin(self, spans: Mapping[int, Span]) -> None:
             held = topics[self.topic]
             self._waiting = {
-                p: deque((o, orjson.dumps(held[p][o])) for o in range(*span))
-                for p, span in spans.items()
+                p: deque((o, _value(held[p][o])) for o in range(*span)) for p, span in spans.items()
             }
 
         def records(self, partition: int, records_max: int) -> Iterator[Records]:
@@ -56,3 +56,7 @@ def broker_with(monkeypatch: pytest.MonkeyPatch, topics: Mapping[str, Partitions
                 yield Records(self.topic, partition, offset, np.full(len(some), 2**41), values)
 
     monkeypatch.setattr(opening, "Range", Range)
+
+
+def _value(record: dict[str, Any] | bytes) -> bytes:
+    return record if isinstance(record, bytes) else orjson.dumps(record)

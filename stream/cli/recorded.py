@@ -173,6 +173,7 @@ def _tell(summary: "Summary", out: Path, split: "Split") -> None:
     typer.echo(f"{summary.events:,} events in {summary.seconds:.1f} s, results in {out}")
     if not summary.events:
         typer.echo("warning: no event was read; expected files with rows that the mapping reads")
+    typer.echo(_said_of_topics(summary), nl=False)
     if split != Split():
         typer.echo(_said_of_span(summary.span))
     if summary.dead_letters:
@@ -278,6 +279,18 @@ def _said_of_labels(counts: dict[str, int]) -> str:
         "ambiguous": "of an id that several events have, the first of them meant",
     }
     return ", ".join([said, *(f"{counts[k]:,} {text}" for k, text in of_few.items() if counts[k])])
+
+
+def _said_of_topics(summary: "Summary") -> str:
+    """That events count more than once, where several topics that hold them were replayed; a line,
+    or nothing."""
+    internal = summary.monitors.keys() - summary.adds_up.keys() - {"assess"}
+    if not internal or len(internal) + len(summary.inputs) == 1:
+        return ""
+    return (
+        f"warning: an event that lies in several of these topics counts in each, and has a row in "
+        f"scores.parquet for each (internal: {', '.join(sorted(internal))}); alerts do not\n"
+    )
 
 
 def _said_of_span(judged: "JudgedSpan") -> str:

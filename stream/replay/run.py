@@ -56,8 +56,15 @@ class Asked(NamedTuple):
         return manifest.origin(self.config, events, labels, self.split, self.features)
 
     def check(self) -> None:
-        """Raise InputError for what an internal topic cannot be used with: it holds what was made
-        of an input, and not the input."""
+        """Raise InputError for inputs that do not go together."""
+        topics = [*((one.name, one.topic) for one in self.events)]
+        topics += ((one.name, one.name) for one in self.labels)
+        for i, (name, topic) in enumerate(topics):
+            if topic in dict(topics[:i]).values():
+                raise InputError(
+                    f"{name}: another input's records are of {topic}, too, and would be mistaken for "
+                    "its own; expected each topic once, and labels under the name of no other input"
+                )
         if self.labels and any(one.log for one in [*self.events, *self.labels]):
             raise InputError(
                 "--labels: an internal topic does not hold the events that labels are joined to, and "
