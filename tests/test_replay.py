@@ -339,7 +339,7 @@ def test_events_that_count_twice_are_told_of(
 def test_inputs_are_not_mistaken_for_each_other(tmp_path: Path) -> None:
     """A name that stands for events and for labels is refused: their positions would be the same."""
     path = ndjson(tmp_path / "shop", events(10))
-    with pytest.raises(InputError, match="shop: another input's records are of shop"):
+    with pytest.raises(InputError, match="shop: its records, and those of shop, are of shop"):
         replay(config(), [("shop", path)], tmp_path / "out", lambda *_: None, [("shop", path)])
 
 

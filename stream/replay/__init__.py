@@ -5,9 +5,7 @@ dead letters, scores and a summary into a folder. Never writes to Kafka; its ale
 enforcement.
 """
 
-from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,9 +16,9 @@ from stream.replay import manifest
 from stream.replay.driving import Progress, drive
 from stream.replay.jobs import Jobs
 from stream.replay.manifest import Manifest
-from stream.replay.opening import Named, found, readings_of
+from stream.replay.opening import Named, readings_of
 from stream.replay.reading import sources_of
-from stream.replay.run import Asked, Run
+from stream.replay.run import Asked, Run, asked_for
 from stream.replay.span import WHOLE, Split
 from stream.replay.summary import Summary
 
@@ -56,8 +54,11 @@ def replay(
                 f"--save-state {save_state}: there the results go; expected another place"
             )
         saving.check_place(config, save_state)
-    asked = partial(_asked, config, inputs, labels, out_dir, split, features)
-    return _replay(asked, progress, jobs, save_state)
+    with ExitStack() as opened:
+        asked = asked_for(
+            config.group, config, out_dir, inputs, labels, split, opened, features=features
+        )
+        return _replay(asked, opened, progress, jobs, save_state)
 
 
 class Again(NamedTuple):
@@ -81,57 +82,36 @@ def again(
         for sources in (of.inputs, of.labels)
     )
     config = manifest.config_of(of, given)
-    asked = partial(_asked, config, inputs, labels, out_dir, of.split, of.features)
-    summary = _replay(asked, progress, jobs, expected=of)
+    with ExitStack() as opened:
+        asked = asked_for(
+            config.group, config, out_dir, inputs, labels, of.split, opened, features=of.features
+        )
+        summary = _replay(asked, opened, progress, jobs, expected=of)
     return Again(summary, manifest.outputs_that_differ(of, manifest.read(out_dir)))
 
 
-def _asked(
-    config: Config,
-    inputs: Named,
-    labels: Named,
-    out_dir: Path,
-    split: Split,
-    features: bool,
-    opened: ExitStack,
-) -> Asked:
-    if not inputs:
-        raise InputError("no input was given; expected NAME=PATH for at least one input")
-    events, known = (found(config, some, opened) for some in (inputs, labels))
-    return Asked(config.group, config, out_dir, events, known, split, features)
-
-
 def _replay(
-    ask: Callable[[ExitStack], Asked],
+    asked: Asked,
+    opened: ExitStack,
     progress: Progress,
     jobs: int,
     save_state: str | None = None,
     expected: Manifest | None = None,
 ) -> Summary:
-    """ask: finds the inputs, which are closed with the rest. expected: the manifest whose inputs
-    these must be."""
-    with ExitStack() as opened:
-        asked = ask(opened)
-        asked.check()
-        origin = asked.origin()
-        wrong = manifest.differences(expected, origin) if expected else []
-        if wrong:
-            raise InputError("\n".join(wrong))
-        sources = [one for one in asked.events if one.log is None]
-        if asked.split.warm_up_s is not None and len(sources) < len(asked.events):
-            raise InputError(
-                "--warm-up: an internal topic does not say when its events began; "
-                "expected --score-from"
-            )
-        if save_state is not None and len(sources) < len(asked.events):
-            raise InputError(
-                "--save-state: an internal topic does not hold what the stages before it have "
-                "learned; expected inputs"
-            )
-        span = asked.split.span(asked.config, readings_of(sources))
-        spread = opened.enter_context(Jobs(jobs)) if jobs > 1 else None
-        run = opened.enter_context(Run(asked, origin, span, jobs=spread))
-        drive(sources_of([run], [one.name for one in asked.events]), progress)
-        if save_state is not None:
-            saving.save(asked.config, run.states(), save_state)
-        return run.finish()
+    """opened: closes what is opened here. expected: the manifest whose inputs these must be."""
+    origin = asked.origin()
+    wrong = manifest.differences(expected, origin) if expected else []
+    if wrong:
+        raise InputError("\n".join(wrong))
+    if save_state is not None and any(one.log for one in asked.events):
+        raise InputError(
+            "--save-state: an internal topic does not hold what the stages before it have "
+            "learned; expected inputs"
+        )
+    span = asked.split.span(asked.config, readings_of(asked.sources()))
+    spread = opened.enter_context(Jobs(jobs)) if jobs > 1 else None
+    run = opened.enter_context(Run(asked, origin, span, jobs=spread))
+    drive(sources_of([run], [one.name for one in asked.events]), progress)
+    if save_state is not None:
+        saving.save(asked.config, run.states(), save_state)
+    return run.finish()

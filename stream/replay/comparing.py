@@ -19,10 +19,10 @@ from stream.errors import InputError
 from stream.judging.comparison import Comparison, Setting, Side
 from stream.judging.pairing import pair
 from stream.replay.driving import Progress, drive
-from stream.replay.opening import Named, found, readings_of
+from stream.replay.opening import Named, readings_of
 from stream.replay.reading import sources_of
 from stream.replay.recording import PAGE, PART, make_folder, refuse_foreign
-from stream.replay.run import Asked, Run
+from stream.replay.run import Run, asked_for
 from stream.replay.span import WHOLE, Split
 from stream.replay.summary import Summary
 
@@ -60,8 +60,11 @@ def compare(
     _check_known(candidates, inputs)
     refuse_foreign(out_dir, {COMPARISON, PAGE, COMPARISON + PART, PAGE + PART, *names})
     with ExitStack() as opened:
-        asked = [_asked(one, inputs, out_dir, split, opened) for one in candidates]
-        span = split.span(candidates[0].config, readings_of(asked[0].events))  # one for all
+        asked = [
+            asked_for(name, config, out_dir / name, _own(config, inputs), labels, split, opened)
+            for name, config, labels in candidates
+        ]
+        span = split.span(candidates[0].config, readings_of(asked[0].sources()))  # one for all
         make_folder(out_dir)
         for former in (COMPARISON, PAGE):
             (out_dir / former).unlink(missing_ok=True)
@@ -98,16 +101,9 @@ def _check_known(candidates: Sequence[Candidate], inputs: Named) -> None:
             )
 
 
-def _asked(
-    candidate: Candidate, inputs: Named, out_dir: Path, split: Split, opened: ExitStack
-) -> Asked:
-    """The run that a candidate is, as it would be alone. Others may have more inputs."""
-    name, config, labels = candidate
-    own = [one for one in inputs if one[0] in config.inputs]
-    events, known = (found(config, some, opened) for some in (own, labels))
-    asked = Asked(name, config, out_dir / name, events, known, split)
-    asked.check()
-    return asked
+def _own(config: Config, inputs: Named) -> Named:
+    """Those of the inputs that the configuration has."""
+    return [one for one in inputs if one[0] in config.inputs]
 
 
 def _compared(

@@ -5,6 +5,7 @@ their logs, and told how far in event time all of them have come.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,7 @@ from stream.replay.judged import judged
 from stream.replay.labels import JoinedLabels
 from stream.replay.last_words import labels_in, labels_of
 from stream.replay.manifest import Origin
-from stream.replay.opening import Input
+from stream.replay.opening import Input, Named, found
 from stream.replay.recording import INCIDENTS, OWN, Recording, make_folder, refuse_foreign
 from stream.replay.span import Span, Split
 from stream.replay.summary import Summary, Tally, summarize
@@ -55,21 +56,49 @@ class Asked(NamedTuple):
         events, labels = ([one.source() for one in some] for some in (self.events, self.labels))
         return manifest.origin(self.config, events, labels, self.split, self.features)
 
-    def check(self) -> None:
-        """Raise InputError for inputs that do not go together."""
-        topics = [*((one.name, one.topic) for one in self.events)]
-        topics += ((one.name, one.name) for one in self.labels)
-        for i, (name, topic) in enumerate(topics):
-            if topic in dict(topics[:i]).values():
-                raise InputError(
-                    f"{name}: another input's records are of {topic}, too, and would be mistaken for "
-                    "its own; expected each topic once, and labels under the name of no other input"
-                )
-        if self.labels and any(one.log for one in [*self.events, *self.labels]):
+    def sources(self) -> list[Input]:
+        """The events' but for internal topics."""
+        return [one for one in self.events if one.log is None]
+
+
+def asked_for(
+    name: str,
+    config: Config,
+    out_dir: Path,
+    inputs: Named,
+    labels: Named,
+    split: Split,
+    opened: ExitStack,
+    *,
+    features: bool = False,
+) -> Asked:
+    """What is asked for, its inputs found. opened: closes them. Raises InputError for inputs that
+    cannot be used, or do not go together."""
+    if not inputs:
+        raise InputError("no input was given; expected NAME=PATH for at least one input")
+    events, known = (found(config, some, opened) for some in (inputs, labels))
+    asked = Asked(name, config, out_dir, events, known, split, features)
+    topics: dict[str, str] = {}
+    for one in (*events, *known):
+        topic = one.topic if one in events else one.name
+        if topic in topics:
             raise InputError(
-                "--labels: an internal topic does not hold the events that labels are joined to, and "
-                "has its own labels among its events; expected inputs"
+                f"{one.name}: its records, and those of {topics[topic]}, are of {topic}, and would "
+                "be mistaken for each other; expected each topic once, and no name for events and "
+                "labels both"
             )
+        topics[topic] = one.name
+    internal = len(asked.sources()) < len(events) or any(one.log for one in known)
+    if internal and labels:
+        raise InputError(
+            "--labels: an internal topic does not hold the events that labels are joined to, and "
+            "has its own labels among its events; expected inputs"
+        )
+    if internal and split.warm_up_s is not None:
+        raise InputError(
+            "--warm-up: an internal topic does not say when its events began; expected --score-from"
+        )
+    return asked
 
 
 class Run:
