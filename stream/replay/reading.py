@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import msgspec
+import pyarrow as pa
 
 from stream.alerting import RunInfo
 from stream.config import Config, entities_of_labels, fields_wanted, input_is_read
@@ -79,7 +80,9 @@ def _joined(runs: Sequence[Run]) -> list[tuple[Reading, list[Run]]]:
             Path(opened.enter_context(TemporaryDirectory(dir=labelled[0].work))) for _ in shared
         )
         tables = {key: of.table(next(folders)) for key, of in shared.items()}
-        return [(_join(run, one, tables), [run]) for run in labelled for one in run.asked.labels]
+        joined = [(_join(run, one, tables), [run]) for run in labelled for one in run.asked.labels]
+    pa.default_memory_pool().release_unused()  # else what it took stays beside what runs take
+    return joined
 
 
 def _join(run: Run, labels: Input, tables: Mapping[_Key, EventTable]) -> Reading:
