@@ -221,7 +221,9 @@ class Teller:
 def _all_fit(raw: pa.StringArray) -> bool:
     """Whether ids fit without a doubt: in plain characters, short even if each had to be escaped."""
     longest = pc.max(pc.binary_length(raw)).as_py() or 0
-    return 2 * longest + 2 <= RAW_BYTES_MAX and pc.all(pc.ascii_is_printable(raw)).as_py() is not False
+    return (
+        2 * longest + 2 <= RAW_BYTES_MAX and pc.all(pc.ascii_is_printable(raw)).as_py() is not False
+    )
 
 
 def _fits(raw: str) -> bool:

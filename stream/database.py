@@ -24,7 +24,7 @@ def check_installed() -> None:
         import duckdb  # noqa: F401
     except ImportError as error:
         raise ExtraMissing(
-            "duckdb is not installed; labels are joined and runs are asked in it"
+            "duckdb is not installed; labels are judged by and runs are asked in it"
         ) from error
 
 

@@ -6,7 +6,7 @@ of, that replay and demo drive, and that the tests' oracle folds. It does no inp
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -29,12 +29,12 @@ from stream.config import (
     TAUGHT,
     AssessSpec,
     Config,
-    InputSpec,
     Log,
     assess_way,
     fields_used,
     fields_wanted,
     fingerprint,
+    input_is_read,
     labels_from,
     sources,
     ways,
@@ -396,7 +396,7 @@ class Shards:
             hops.append(self._label_hop(way.internal))
         inline = way is not None and way.internal is None and watches
         assess = self._assess(spec.partitions) if inline else None
-        route = self._route(spec, input_name, hops, is_read=bool(readers or hops))
+        route = self.route(input_name, hops)
         return SourceShard(route, watches, self._reporter, assess, self._wanted)
 
     def internal(self, log: Log) -> InternalShard:
@@ -422,10 +422,12 @@ class Shards:
         of_subject = partial(labels_of, entity=subject)
         return Hop(log, subject, of_subject, self._reports_codec(), self._key)
 
-    def _route(self, spec: InputSpec, input_name: str, hops: list[Hop], *, is_read: bool) -> Route:
+    def route(self, input_name: str, hops: Sequence[Hop] = ()) -> Route:
+        """What reads a partition of an input, and sends it on over these hops."""
+        spec, limits = self._config.inputs[input_name], self._config.limits
         fields = fields_wanted(self._config, input_name)
-        limits = self._config.limits
         decoder = Decoder(spec, limits, fields, self._decoders.get(input_name))
+        is_read = input_is_read(self._config, input_name)
         return Route(decoder, limits.duplicate_window, self._key, hops, is_read=is_read)
 
     def _watch(self, monitor: MonitorSpec, shards: int) -> Watch:

@@ -12,8 +12,7 @@ import orjson
 import pytest
 
 from stream.cli import app, shop_config
-from stream.cli.recorded import with_labels
-from stream.config import load
+from stream.config import load, with_labels
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -186,6 +185,9 @@ account = "account"
     assert re.search(r"judged: [1-9][\d,]* events from 20\S+Z, \d+ alerts; all others only", said)
     assert f'checkpoints.start_from = "{tmp_path / "state"}"' in said
     assert "expected an empty place" in eddy(*arguments, code=2)
+    # with an input of labels that was only added for them, live would refuse the state
+    arguments[1], arguments[-1] = str(shop_config()), str(tmp_path / "other")
+    assert "has no input of type label" in " ".join(eddy(*arguments, code=2).split())
 
 
 def test_simulate_then_replay(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 than the labels do."""
 
 import tomllib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ import pytest
 from numpy.random import default_rng
 
 from schemas.alerts import without_run
+from schemas.columns import I64
+from schemas.dead_letters import Fault
+from schemas.records import Records
 from stream.cli.recorded import _names
 from stream.config import Config, parse
-from stream.decoding import shared_decoders
+from stream.decoding import Decoder, shared_decoders
 from stream.errors import InputError
 from stream.inputs import FileReading
 from stream.inputs.places import files_at
@@ -25,6 +29,7 @@ from stream.page.words import signed
 from stream.replay import Split, Summary, replay
 from stream.replay.comparing import Candidate, compare
 from stream.replay.recording import FILES
+from tests.ranges import broker_with
 
 START_MS = 1_772_409_600_000
 STEP_MS = 400_000
@@ -80,6 +85,23 @@ inputs = ["visits"]
 features = [{ name = "requests_1min", kind = "count", half_life = "1min" }]
 """
 )
+SECOND_SHOP = """
+[inputs.second]
+topic = "second"
+type = "transaction"
+[inputs.second.fields]
+event_id = "id"
+time = "at"
+account = "who"
+amount = "amount"
+"""
+IN_SECOND_SHOP = """
+[[monitors]]
+name = "second"
+entity = "account"
+inputs = ["second"]
+features = [{ name = "amount", kind = "value", field = "amount" }]
+"""
 LINE = '10.0.0.{} - - [{:02}/Mar/2026:{:02}:00:00 +0000] "GET / HTTP/1.1" 200 5 "-" "x"'
 Row = dict[str, Any]
 
@@ -211,6 +233,51 @@ def test_what_is_read_alike_is_decoded_once(files: dict[str, Path]) -> None:
     assert first["shop"] is second["shop"]
     assert first["shop"].read(batch) is second["shop"].read(batch)
     assert first["shop"] is not third["shop"]
+
+
+def test_inputs_meet_as_in_a_run_alone(files: dict[str, Path], tmp_path: Path) -> None:
+    """At the same event time the input that was named first goes first, whichever of them the first
+    configuration reads."""
+    both = CONFIG.replace("[inputs.visits]", SECOND_SHOP + "[inputs.visits]") + IN_SECOND_SHOP
+    second = tmp_path / "second"
+    second.write_bytes(files["shop"].read_bytes().replace(b'"id":"', b'"id":"second'))
+    inputs = [("second", second), ("shop", files["shop"])]
+    candidates = [Candidate("one", config()), Candidate("both", config(both))]
+    compare(candidates, inputs, tmp_path / "together", lambda _r, _s: None)
+    replay(config(both), inputs, tmp_path / "alone", lambda _r, _s: None)
+    expected, got = left_behind(tmp_path / "alone"), left_behind(tmp_path / "together" / "both")
+    assert [name for name in expected if expected[name] != got.get(name)] == []
+
+
+def test_events_of_a_topic_are_there_beside_labels(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stretch that labels were joined to is read once more for the runs."""
+    broker_with(monkeypatch, {"shop": [payments(300)]})
+    candidates = [candidate(name, CONFIG, files) for name in ("one", "two")]
+    told = compare(candidates, [("shop", "kafka://shop")], tmp_path / "out", lambda _r, _s: None)
+    assert [side.events for side in told.sides] == [300, 300]
+    assert told.labelled
+
+
+def test_labels_cost_one_more_reading_of_the_events_for_all(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many configurations have labels, their events are decoded once to be joined, and once
+    for all runs."""
+    decoded = Counter[str]()
+    screened = Decoder._screened
+
+    def counted(self: Decoder, batch: Records) -> tuple[I64, list[Fault], int]:
+        decoded[batch.topic] += 1
+        return screened(self, batch)
+
+    monkeypatch.setattr(Decoder, "_screened", counted)
+    shop = tmp_path / "shop"
+    shop.write_bytes(b"\n".join(map(orjson.dumps, payments(300))))
+    candidates = [candidate(str(i), CONFIG, files) for i in range(3)]
+    compare(candidates, [("shop", shop)], tmp_path / "out", lambda _r, _s: None)
+    assert decoded["shop"] == 2
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ last word on each event at the end."""
 import re
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.random import default_rng
 
+from schemas.columns import I64
 from stream.cli import recorded
-from stream.config import Config, entities_of_labels, parse
+from stream.config import Config, entities_of_labels, parse, with_labels
 from stream.errors import ExtraMissing, InputError
 from stream.inputs import FileReading
 from stream.inputs.partitioning import partition_of
-from stream.replay import Split, Summary, labels, replay
+from stream.replay import Split, Summary, labels, replay, spilling
+from tests.ranges import broker_with
 
 START_MS = 1_772_409_600_000
 STEP_MS = 10_000
@@ -169,6 +172,7 @@ def test_labels_by_event_id_teach_what_labels_that_name_entities_teach(tmp_path:
         "unknown_event": 0,
         "dead_letters": 0,
         "before_their_event": 0,
+        "ambiguous": 0,
     }
     assert nobody > 5
     assert summary.adds_up == {"account": True}
@@ -222,27 +226,31 @@ def test_no_label_reaches_a_score_before_it_is_known(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "planted"),
     [
-        ("the event's own time", "event.due_ms + 1"),
-        ("before the event", "event.due_ms - 1"),
-        ("a minute too early", "label.time - 60000"),
+        ("the event's own time", lambda label_ms, due_ms: due_ms + 1),
+        ("before the event", lambda label_ms, due_ms: due_ms - 1),
+        ("a minute too early", lambda label_ms, due_ms: label_ms - 60_000),
     ],
 )
 def test_a_planted_leak_is_caught(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, planted: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, planted: Callable[[I64, I64], I64]
 ) -> None:
     """Labels that count from their event on, from before it, or only a little too early are
     found by the very check that the honest order passes."""
-    monkeypatch.setattr(labels, "KNOWN_MS", planted)
+    monkeypatch.setattr(labels, "known_ms", planted)
     assert leaks(tmp_path), name
 
 
+@pytest.mark.parametrize("named", [{}, {"account": "a7"}], ids=["by id", "by name"])
 @pytest.mark.parametrize("late_ms", [0, 40_000])
-def test_a_label_known_before_its_event_counts_from_behind_it(tmp_path: Path, late_ms: int) -> None:
-    """Whatever time it claims, it does not reach its own event, not even one that comes late."""
+def test_a_label_known_before_its_event_counts_from_behind_it(
+    tmp_path: Path, late_ms: int, named: dict[str, str]
+) -> None:
+    """Whatever time and entity it claims, it does not reach its own event, not even one that comes
+    late."""
     rows = payments(1_500)
     last = rows[-3] | {"id": "late", "who": "a7", "at": rows[-3]["at"] - late_ms}
     rows.insert(-2, last)
-    before = [label("late", START_MS + 5)]
+    before = [label("late", START_MS + 5) | named]
     summary = run(tmp_path / "early", rows, before)
     run(tmp_path / "never", rows, [])
     assert scores(tmp_path / "early")["late"] == scores(tmp_path / "never")["late"]
@@ -272,6 +280,36 @@ def test_a_label_waits_for_its_event_in_whichever_partition(
     one, other = (scores(tmp_path / name) for name in ("one", "other"))
     assert one[f"e{at}"] == other[f"e{at}"]
     assert one != other
+
+
+@pytest.mark.parametrize(
+    "strange", [{"id": "e0", "amount": "much"}, {"id": "e3"}], ids=["dead letter", "duplicate"]
+)
+def test_what_is_no_event_holds_back_no_label(tmp_path: Path, strange: Row) -> None:
+    """A record that the run takes for none, with a time that lies decades ahead, moves no label:
+    every score is what it is without it."""
+    rows = payments(1_000)
+    ahead = rows[3] | {"at": START_MS + 40 * 365 * 86_400_000} | strange
+    run(tmp_path / "with", [*rows[:9], ahead, *rows[9:]], verdicts(rows))
+    run(tmp_path / "without", rows, verdicts(rows))
+    assert scores(tmp_path / "with") == scores(tmp_path / "without")
+    assert last_words(tmp_path / "with") == last_words(tmp_path / "without")
+
+
+def test_labels_among_events_hold_back_labels_of_these(tmp_path: Path) -> None:
+    """An event that stands behind a label of a later time goes in when that has passed, and what a
+    file says of it from then on."""
+    text = CONFIG.replace(
+        'type = "transaction"',
+        'type = { field = "is", values = { "l" = "label", "t" = "transaction" } }',
+    ).replace('amount = "amount"', 'amount = "amount"\nverdict = "verdict"')
+    rows = [row | {"is": "t"} for row in payments(600)]
+    held = rows[400] | {"id": "label", "is": "l", "verdict": "honest", "who": "a3"}
+    held["at"] += 50_000
+    rows[400:401] = [held, rows[400] | {"id": "late", "who": "a7"}]
+    run(tmp_path / "early", rows, [label("late", START_MS + 5)], config(text))
+    run(tmp_path / "never", rows, [], config(text))
+    assert scores(tmp_path / "early")["late"] == scores(tmp_path / "never")["late"]
 
 
 def test_a_correction_replaces_the_earlier_label(tmp_path: Path) -> None:
@@ -384,6 +422,70 @@ def test_of_events_with_the_same_id_the_first_is_meant(tmp_path: Path) -> None:
     assert scores(tmp_path / "twice") == scores(tmp_path / "once")
 
 
+def test_of_events_with_the_same_id_the_first_in_time_is_meant(tmp_path: Path) -> None:
+    """Where ids return after longer than duplicates are remembered, a label is that of the event
+    with the earliest time, whichever stands first in the file, and is counted as ambiguous."""
+    using = config("limits = { duplicate_window = 2 }\n" + CONFIG)
+    rows = payments(1_000)
+    earlier = rows[101] | {"who": "a6", "device": None, "at": rows[101]["at"] - 500}
+    rows.insert(105, earlier)
+    of, at_ms = earlier["id"], rows[200]["at"]
+    summary = run(tmp_path / "joined", rows, [label(of, at_ms), label("e7", at_ms)], using)
+    assert summary.labels["verdicts"]["ambiguous"] == 1
+    run(tmp_path / "a6", rows, [label(of, at_ms, account="a6"), label("e7", at_ms)], using)
+    assert scores(tmp_path / "joined") == scores(tmp_path / "a6")
+    run(tmp_path / "none", rows, [], using)
+    assert scores(tmp_path / "a6") != scores(tmp_path / "none")
+
+
+def test_how_labels_lie_on_disk_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written a few rows at a time, they are joined and put in order as all at once."""
+    rows = payments()
+    run(tmp_path / "large", rows, verdicts(rows))
+    monkeypatch.setattr(spilling, "CHUNK_ROWS", 50)
+    monkeypatch.setattr(spilling, "PIECE_ROWS", 7)
+    run(tmp_path / "small", rows, verdicts(rows))
+    assert scores(tmp_path / "small") == scores(tmp_path / "large")
+    assert last_words(tmp_path / "small") == last_words(tmp_path / "large")
+
+
+def test_a_topic_of_labels_is_joined_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels of all its partitions are read, taught and counted as those of one file are."""
+    rows = payments(1_000)
+    known = verdicts(rows)
+    broker_with(monkeypatch, {"verdicts": [known[::2], known[1::2]]})
+    using = config(
+        CONFIG.replace('topic = "verdicts"', 'topic = "verdicts"\npartitions = 2').replace(
+            'unit = "iso"', 'unit = "ms"'
+        )
+        + "partitions = 1\n"
+    )
+    shop, out = ndjson(tmp_path / "shop", rows), tmp_path / "topic" / "out"
+    topic = [("verdicts", "kafka://verdicts")]
+    summary = replay(using, [("shop", shop)], out, lambda *_: None, topic)
+    of_file = run(tmp_path / "file", rows, known)
+    assert summary.labels == of_file.labels
+    assert summary.inputs["verdicts"]["duplicate"] == 0
+    assert scores(tmp_path / "topic") == scores(tmp_path / "file")
+    assert sorted(one["event_id"] for one in last_words(tmp_path / "topic")) == sorted(
+        row["id"] for row in rows
+    )
+
+
+def test_labels_are_not_joined_to_an_internal_topic(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not hold the events that labels are of: that is said before anything is read."""
+    broker_with(monkeypatch, {"eddy-account-events": [[]]})
+    known = label_table(tmp_path / "labels", verdicts(payments(10)))
+    internal = [("account", "kafka://eddy-account-events")]
+    with pytest.raises(InputError, match="--labels: an internal topic does not hold the events"):
+        replay(config(), internal, tmp_path / "out", lambda *_: None, [("verdicts", known)])
+    assert not (tmp_path / "out").exists()
+
+
 def test_nothing_is_left_of_the_work_on_labels(tmp_path: Path) -> None:
     """Neither a run that succeeds nor one that fails leaves tables behind; what one that was
     killed left is swept away."""
@@ -421,9 +523,11 @@ def test_without_duckdb_the_error_says_what_to_install(
 @pytest.mark.parametrize(
     ("text", "given", "expected"),
     [
-        (CONFIG, "a.parquet", ("verdicts", Path("a.parquet"))),
-        (CONFIG, "verdicts=a=b", ("verdicts", Path("a=b"))),
-        (CONFIG, "day=1/a", ("verdicts", Path("day=1/a"))),
+        (CONFIG, "a.parquet", ("verdicts", "a.parquet")),
+        (CONFIG, "verdicts=a=b", ("verdicts", "a=b")),
+        (CONFIG, "day=1/a", ("verdicts", "day=1/a")),
+        (CONFIG, "kafka://labels?from=3", ("verdicts", "kafka://labels?from=3")),
+        (CONFIG, "verdicts=s3://b/l.parquet", ("verdicts", "s3://b/l.parquet")),
         (
             CONFIG + '[inputs.more]\ntopic = "more"\ntype = "label"\n',
             "a",
@@ -432,13 +536,13 @@ def test_without_duckdb_the_error_says_what_to_install(
     ],
 )
 def test_labels_go_to_the_input_of_labels(
-    text: str, given: str, expected: tuple[str, Path] | str
+    text: str, given: str, expected: tuple[str, str] | str
 ) -> None:
     """A path alone will do where one input has type label; where none has, one in Eddy's own shape
     is added."""
     none = config(CONFIG.replace('type = "label"', 'type = "login"'))
-    assert recorded.labels_of(recorded.with_labels(none), "a") == ("labels", Path("a"))
-    assert recorded.with_labels(config(CONFIG)) == config(CONFIG)
+    assert recorded.labels_of(with_labels(none), "a") == ("labels", "a")
+    assert with_labels(config(CONFIG)) == config(CONFIG)
     if isinstance(expected, tuple):
         assert recorded.labels_of(config(text), given) == expected
         return
@@ -453,11 +557,11 @@ def test_a_name_is_of_events_or_of_labels(tmp_path: Path) -> None:
     shop = ndjson(tmp_path / "shop", rows)
     known = label_table(tmp_path / "labels", named(rows, verdicts(rows)))
     given = [("shop", shop), ("verdicts", known)]
-    with pytest.raises(InputError, match="verdicts: is under --input and under --labels"):
+    with pytest.raises(InputError, match="no name for events and labels"):
         replay(config(), given, tmp_path / "out", lambda *_: None, [("verdicts", known)])
     taken = config(UNREAD.replace('type = "label"', 'type = "login"').replace("verdicts", "labels"))
     with pytest.raises(InputError, match=r"inputs\.labels holds events"):
-        recorded.with_labels(taken)
+        with_labels(taken)
 
 
 HANDBOOK = """

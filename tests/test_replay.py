@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.csv as pa_csv
@@ -14,12 +15,17 @@ import pytest
 from numpy.random import default_rng
 
 from schemas.alerts import json_schema
+from schemas.records import Records
+from stream.alerting import RunInfo
+from stream.cli import recorded
 from stream.config import Config, load, parse
 from stream.errors import InputError
 from stream.inputs import FileReading
 from stream.inputs.partitioning import partition_of
 from stream.replay import Summary, replay
 from stream.replay.recording import FILES
+from stream.shard import Shards
+from tests.ranges import broker_with
 
 ROOT = Path(__file__).resolve().parents[1]
 START_MS = 1_772_409_600_000
@@ -309,6 +315,34 @@ def test_an_indirect_monitor_says_what_the_direct_one_says(tmp_path: Path) -> No
     assert counts.pop("sent") == counts["scored"] < over.events
     assert counts == summary.monitors["account"]
     assert over.adds_up == {"account": True, "ip": True}
+
+
+def test_events_that_count_twice_are_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several internal topics, or one beside its source, that is said; of one by itself there is
+    nothing to say."""
+    twice = CONFIG.replace('["shop"]', '["shop"]\npartitions = 1').replace('["site"]', '["shop"]')
+    using = config(twice.replace('entity = "ip"\n', 'entity = "account"\npartitions = 1\n'))
+    values: list[bytes | None] = [orjson.dumps(row) for row in events(300)]
+    records = Records("shop", 0, np.arange(300), np.full(300, 2**41), values)
+    sent = Shards(using, RunInfo("live", "x", str)).source("shop").process(records)
+    made = {name: [[m.value for m in sent.internal if m.log == name]] for name in ("account", "ip")}
+    topics = {f"eddy-{name}-events": parts for name, parts in made.items()}
+    broker_with(monkeypatch, {**topics, "shop": [events(300)]})
+    places = {"shop": "shop", **{name: f"eddy-{name}-events" for name in made}}
+    for names, told in ((["ip"], 0), (["ip", "account"], 1), (["shop", "ip"], 1)):
+        inputs = [(name, f"kafka://{places[name]}") for name in names]
+        summary = replay(using, inputs, tmp_path / "out", lambda *_: None)
+        assert (summary.events > 300) == bool(told)
+        assert recorded._said_of_topics(summary).count("warning: an event that lies in") == told
+
+
+def test_inputs_are_not_mistaken_for_each_other(tmp_path: Path) -> None:
+    """A name that stands for events and for labels is refused: their positions would be the same."""
+    path = ndjson(tmp_path / "shop", events(10))
+    with pytest.raises(InputError, match="shop: its records, and those of shop, are of shop"):
+        replay(config(), [("shop", path)], tmp_path / "out", lambda *_: None, [("shop", path)])
 
 
 def test_partitions_of_an_input_meet_by_event_time(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Commands on recorded events: `eddy replay`, `eddy compare`."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -33,7 +33,7 @@ Labels = Annotated[
     list[str] | None,
     typer.Option(
         metavar="PATH",
-        help="A file of confirmed verdicts, mapped by the input of type label (NAME=PATH where "
+        help="Confirmed verdicts: a file, an address or a topic, as for --input, mapped by the input of type label (NAME=PATH where "
         "there are several; Eddy's own shape where there is none): joined to the events by id, "
         "known to the models only from its own time on.",
     ),
@@ -114,7 +114,7 @@ def replay(
     Example: eddy replay handbook.toml --input transaction=handbook.parquet --out out/handbook
     """
     from stream import replay as replaying
-    from stream.config import load
+    from stream.config import label_inputs, load, with_labels
 
     if again is not None:
         of_the_run = {
@@ -135,7 +135,14 @@ def replay(
     if config is None or out is None:
         raise InputError("expected CONFIG, --input and --out, or --again MANIFEST")
     pairs = [_name_and_path(text) for text in inputs or ()]
-    loaded = with_labels(load(config)) if labels else load(config)
+    loaded = load(config)
+    if labels and save_state is not None and not label_inputs(loaded):
+        raise InputError(
+            f"--save-state beside --labels: {config} has no input of type label, and what would be "
+            "saved were another configuration's; expected such an input in it, or no --labels: "
+            "without a reader they teach nobody"
+        )
+    loaded = with_labels(loaded) if labels else loaded
     label_pairs = [labels_of(loaded, text) for text in labels or ()]
     split = _split(warm_up, score_from, score_until)
     with _progress("replay") as show:
@@ -177,6 +184,7 @@ def _tell(summary: "Summary", out: Path, split: "Split") -> None:
     typer.echo(f"{summary.events:,} events in {summary.seconds:.1f} s, results in {out}")
     if not summary.events:
         typer.echo("warning: no event was read; expected files with rows that the mapping reads")
+    typer.echo(_said_of_topics(summary), nl=False)
     if split != Split():
         typer.echo(_said_of_span(summary.span))
     if summary.dead_letters:
@@ -222,7 +230,7 @@ def compare(
 
     Example: eddy compare today.toml new.toml --input shop=march.parquet --out out/compared
     """
-    from stream.config import load
+    from stream.config import load, with_labels
     from stream.replay import comparing
 
     loaded = [load(path) for path in configs]
@@ -279,8 +287,21 @@ def _said_of_labels(counts: dict[str, int]) -> str:
         "of_nobody": "of events without an entity that learns from labels",
         "dead_letters": "unreadable",
         "before_their_event": "known before their event, counted from behind it",
+        "ambiguous": "of an id that several events have, the first of them meant",
     }
     return ", ".join([said, *(f"{counts[k]:,} {text}" for k, text in of_few.items() if counts[k])])
+
+
+def _said_of_topics(summary: "Summary") -> str:
+    """That events count more than once, where several topics that hold them were replayed; a line,
+    or nothing."""
+    internal = summary.monitors.keys() - summary.adds_up.keys() - {"assess"}
+    if not internal or len(internal) + len(summary.inputs) == 1:
+        return ""
+    return (
+        f"warning: an event that lies in several of these topics counts in each, and has a row in "
+        f"scores.parquet for each (internal: {', '.join(sorted(internal))}); alerts do not\n"
+    )
 
 
 def _said_of_span(judged: "JudgedSpan") -> str:
@@ -344,35 +365,16 @@ def ms_of(option: str, text: str | None) -> int | None:
         ) from error
 
 
-def with_labels(config: "Config", others: "Sequence[Config]" = ()) -> "Config":
-    """The configuration with an input of labels: where it has none, the first that another of the
-    same comparison has, else one in Eddy's own shape."""
-    import msgspec
-
-    from stream.config import InputSpec, label_inputs
-
-    if label_inputs(config):
-        return config
-    known = {name: one.inputs[name] for one in others for name in label_inputs(one)[:1]}
-    name, spec = next(iter(known.items()), ("labels", InputSpec(topic="labels", type="label")))
-    if name in config.inputs:
-        raise InputError(
-            f'--labels: inputs.{name} holds events; expected an input of type = "label", or that '
-            "the other be named otherwise"
-        )
-    return msgspec.structs.replace(config, inputs={name: spec, **config.inputs})
-
-
-def labels_of(config: "Config", text: str) -> tuple[str, Path]:
-    """The input and the file that --labels means."""
+def labels_of(config: "Config", text: str) -> tuple[str, str]:
+    """The input and the file, or the address, that --labels means."""
     from stream.config import label_inputs
 
     known = label_inputs(config)
-    name, equals, path = text.partition("=")
-    if equals and path and name in known:
-        return name, Path(path)
+    name, equals, place = text.partition("=")
+    if equals and place and name in known:
+        return name, place
     if len(known) == 1:
-        return known[0], Path(text)
+        return known[0], text
     raise InputError(f'--labels: got "{text}"; expected NAME=PATH, NAME one of {", ".join(known)}')
 
 

@@ -17,8 +17,9 @@ from stream.replay import manifest
 from stream.replay.driving import Progress, drive
 from stream.replay.jobs import Jobs
 from stream.replay.manifest import Manifest
-from stream.replay.opening import Named, found, readings_of, refuse_both
-from stream.replay.run import Run
+from stream.replay.opening import Named, readings_of
+from stream.replay.reading import sources_of
+from stream.replay.run import Asked, Run, asked_for
 from stream.replay.span import WHOLE, Split
 from stream.replay.summary import Summary
 
@@ -54,8 +55,11 @@ def replay(
                 f"--save-state {save_state}: there the results go; expected another place"
             )
         saving.check_place(config, save_state)
-    asked = _Asked(config, inputs, labels, split, features)
-    return _replay(asked, out_dir, progress, jobs, save_state)
+    with ExitStack() as opened:
+        asked = asked_for(
+            config.group, config, out_dir, inputs, labels, split, opened, features=features
+        )
+        return _replay(asked, opened, progress, jobs, save_state)
 
 
 class Again(NamedTuple):
@@ -78,65 +82,37 @@ def again(
         [(source.name, place) for source in sources for place in source.places]
         for sources in (of.inputs, of.labels)
     )
-    asked = _Asked(manifest.config_of(of, given), inputs, labels, of.split, of.features)
-    summary = _replay(asked, out_dir, progress, jobs, expected=of)
+    config = manifest.config_of(of, given)
+    with ExitStack() as opened:
+        asked = asked_for(
+            config.group, config, out_dir, inputs, labels, of.split, opened, features=of.features
+        )
+        summary = _replay(asked, opened, progress, jobs, expected=of)
     return Again(summary, manifest.outputs_that_differ(of, manifest.read(out_dir)))
 
 
-class _Asked(NamedTuple):
-    """What a run follows from."""
-
-    config: Config
-    inputs: Named
-    labels: Named
-    split: Split
-    features: bool
-
-
 def _replay(
-    asked: _Asked,
-    out_dir: Path,
+    asked: Asked,
+    opened: ExitStack,
     progress: Progress,
     jobs: int,
     save_state: str | None = None,
     expected: Manifest | None = None,
 ) -> Summary:
-    """expected: the manifest whose inputs these must be."""
-    config, inputs, labels, split, features = asked
-    if not inputs:
-        raise InputError("no input was given; expected NAME=PATH for at least one input")
-    refuse_both(inputs, labels)
-    with ExitStack() as opened:
-        of_events, of_labels = (found(config, some, opened) for some in (inputs, labels))
-        origin = manifest.origin(
-            config,
-            [one.source() for one in of_events],
-            [one.source() for one in of_labels],
-            split,
-            features,
+    """opened: closes what is opened here. expected: the manifest whose inputs these must be."""
+    origin = asked.origin()
+    wrong = manifest.differences(expected, origin) if expected else []
+    if wrong:
+        raise InputError("\n".join(wrong))
+    if save_state is not None and any(one.log for one in asked.events):
+        raise InputError(
+            "--save-state: an internal topic does not hold what the stages before it have "
+            "learned; expected inputs"
         )
-        wrong = manifest.differences(expected, origin) if expected else []
-        if wrong:
-            raise InputError("\n".join(wrong))
-        sources = [one for one in of_events if one.log is None]
-        if split.warm_up_s is not None and len(sources) < len(of_events):
-            raise InputError(
-                "--warm-up: an internal topic does not say when its events began; "
-                "expected --score-from"
-            )
-        if save_state is not None and len(sources) < len(of_events):
-            raise InputError(
-                "--save-state: an internal topic does not hold what the stages before it have "
-                "learned; expected inputs"
-            )
-        span = split.span(config, readings_of(sources))
-        topics = {one.name: one.topic for one in [*of_events, *of_labels]}
-        spread = opened.enter_context(Jobs(jobs)) if jobs > 1 else None
-        run = opened.enter_context(
-            Run(config, out_dir, config.group, topics, origin, span, jobs=spread)
-        )
-        joined = run.labels_from(readings_of(of_labels), lambda: readings_of(sources))
-        drive([(one, [run]) for one in [*readings_of(of_events), *joined]], progress)
-        if save_state is not None:
-            saving.save(config, run.states(), save_state)
-        return run.finish()
+    span = asked.split.span(asked.config, readings_of(asked.sources()))
+    spread = opened.enter_context(Jobs(jobs)) if jobs > 1 else None
+    run = opened.enter_context(Run(asked, origin, span, jobs=spread))
+    drive(sources_of([run], [one.name for one in asked.events]), progress)
+    if save_state is not None:
+        saving.save(asked.config, run.states(), save_state)
+    return run.finish()

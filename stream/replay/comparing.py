@@ -5,9 +5,8 @@ Records are read once, and decoded once for all configurations that map an input
 not know of the others: it gives what it gives alone.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -15,17 +14,16 @@ import msgspec
 
 from stream import database
 from stream.config import Config
-from stream.decoding import SharedDecoder, shared_decoders
+from stream.decoding import shared_decoders
 from stream.errors import InputError
-from stream.inputs import Reading
 from stream.judging.comparison import Comparison, Setting, Side
 from stream.judging.pairing import pair
-from stream.replay import manifest
 from stream.replay.driving import Progress, drive
-from stream.replay.opening import Input, Named, found, readings_of, refuse_both
+from stream.replay.opening import Named, readings_of
+from stream.replay.reading import sources_of
 from stream.replay.recording import PAGE, PART, make_folder, refuse_foreign
-from stream.replay.run import Run
-from stream.replay.span import WHOLE, Span, Split
+from stream.replay.run import Run, asked_for
+from stream.replay.span import WHOLE, Split
 from stream.replay.summary import Summary
 
 COMPARISON: Final = "comparison.json"
@@ -61,21 +59,22 @@ def compare(
     database.check_installed()
     _check_known(candidates, inputs)
     refuse_foreign(out_dir, {COMPARISON, PAGE, COMPARISON + PART, PAGE + PART, *names})
-    for candidate in candidates:
-        refuse_both(inputs, candidate.labels)
     with ExitStack() as opened:
-        asked = [_asked(one, inputs, opened) for one in candidates]
-        span = split.span(candidates[0].config, readings_of(asked[0].events))  # one for all
+        asked = [
+            asked_for(name, config, out_dir / name, _own(config, inputs), labels, split, opened)
+            for name, config, labels in candidates
+        ]
+        span = split.span(candidates[0].config, readings_of(asked[0].sources()))  # one for all
         make_folder(out_dir)
         for former in (COMPARISON, PAGE):
             (out_dir / former).unlink(missing_ok=True)
         runs = [
-            opened.enter_context(one.run(out_dir, split, span, decoders))
+            opened.enter_context(Run(one, one.origin(), span, decoders))
             for one, decoders in zip(
                 asked, shared_decoders([one.config for one in candidates]), strict=True
             )
         ]
-        drive(_sources(asked, runs), progress)
+        drive(sources_of(runs, [name for name, _ in inputs]), progress)
         costs = [(run.cpu_s, run.state_bytes()) for run in runs]
         summaries = [run.finish() for run in runs]
     comparison = _compared([one.config for one in candidates], summaries, costs, out_dir)
@@ -102,47 +101,9 @@ def _check_known(candidates: Sequence[Candidate], inputs: Named) -> None:
             )
 
 
-class _Asked(NamedTuple):
-    """A candidate with its inputs found. Others may have more inputs."""
-
-    candidate: Candidate
-    events: list[Input]
-    labels: list[Input]
-
-    def run(
-        self, out_dir: Path, split: Split, span: Span, decoders: Mapping[str, SharedDecoder]
-    ) -> Run:
-        """The run that it is, as it would be alone."""
-        name, config = self.candidate.name, self.candidate.config
-        events, labels = ([one.source() for one in some] for some in (self.events, self.labels))
-        origin = manifest.origin(config, events, labels, split, features=False)
-        topics = {one.name: one.topic for one in [*self.events, *self.labels]}
-        return Run(config, out_dir / name, name, topics, origin, span, decoders)
-
-
-def _asked(candidate: Candidate, inputs: Named, opened: ExitStack) -> _Asked:
-    config = candidate.config
-    own = [one for one in inputs if one[0] in config.inputs]
-    return _Asked(candidate, found(config, own, opened), found(config, candidate.labels, opened))
-
-
-def _sources(asked: Sequence[_Asked], runs: Sequence[Run]) -> list[tuple[Reading, list[Run]]]:
-    """Each log once for all runs that cut it into the same partitions; then each run's labels."""
-    shared: dict[tuple[str, bytes], tuple[Input, list[Run]]] = {}
-    for one, run in zip(asked, runs, strict=True):
-        for each in one.events:
-            key = each.name, msgspec.json.encode(one.candidate.config.inputs[each.name])
-            shared.setdefault(key, (each, []))[1].append(run)
-    labels = (
-        (reading, [run])
-        for one, run in zip(asked, runs, strict=True)
-        for reading in run.labels_from(readings_of(one.labels), partial(readings_of, one.events))
-    )
-    # in the order in which each run alone would read them: at the same time the first goes first
-    names = list(dict.fromkeys(each.name for one in asked for each in one.events))
-    in_order = sorted(shared.values(), key=lambda source: names.index(source[0].name))
-    events = ((reading, read_by) for each, read_by in in_order for reading in each.readings())
-    return [*events, *labels]
+def _own(config: Config, inputs: Named) -> Named:
+    """Those of the inputs that the configuration has."""
+    return [one for one in inputs if one[0] in config.inputs]
 
 
 def _compared(

@@ -1,24 +1,29 @@
 """Label files: each label gets the entities of its event and the moment from which it counts.
 
-A file of labels may name nothing but event ids. It is joined to the events of all other inputs, in
-DuckDB and so within bounded memory, and comes out as a table in the order in which its labels
-became known. That is an input like any other: it is merged with the events by event time, so that a
-label reaches the stages when it became known and not before. A label that claims to have been known
-before its event counts from right behind its event. Labels that name an entity themselves are only
-put in order. Nothing is learned or judged here.
+A file of labels may name nothing but event ids. It is joined to the events of all other inputs: both
+lie on disk in parts by the hash of the event's id, and one part at a time is in memory. It comes out
+as a table in the order in which its labels became known. That is an input like any other: it is
+merged with the events by event time, so that a label reaches the stages when it became known and not
+before. A label that claims to have been known before its event counts from right behind its event,
+whatever it names. Labels that name an entity themselves get no other. Nothing is learned or judged
+here.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from detectors.hashing import hash_key, hash_text
+from detectors.kernels import kernel
 from detectors.monitor import LABEL
 from schemas.codecs.table import OWN
-from schemas.columns import Bools, EventBatch
+from schemas.columns import I64, Bools, EventBatch
 from schemas.dead_letters import DeadLetter
 from schemas.events import ENTITY_FIELDS
 from stream import database
@@ -28,18 +33,74 @@ from stream.errors import InputError
 from stream.inputs import FileReading, Reading
 from stream.inputs.order import Order
 from stream.inputs.places import files_at
-from stream.replay.tables import ROW_GROUP_ROWS, TableFile
-from stream.stages.route import labels_of_nobody, letter
-
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
+from stream.replay.spilling import PARTS, Ordered, Parts, whole
+from stream.replay.tables import TableFile
+from stream.stages.route import Route, labels_of_nobody, letter
 
 UNREADABLE_MAX: Final = 100_000
 """Labels that may be dead letters: these wait in memory, and so many are no accident."""
+ID_KEY: Final = hash_key("")
+"""Event ids are joined by their hashes. The key is no secret: who knows it would still have to find
+two texts with the same 128 bits, and won no more than a label on another event of his own file."""
+_HASHED: Final = [("part", pa.uint8()), ("low", pa.int64()), ("high", pa.int64())]
+NOWHERE: Final = -1
 
-KNOWN_MS: Final = "greatest(label.time, coalesce(event.due_ms + 1, label.time))"
-"""From when a label counts. Its event goes in at due_ms, when the latest time up to it has passed: a
-millisecond later is behind it, even where its partition is not in the order of time."""
+
+def known_ms(label_ms: I64, due_ms: I64) -> I64:
+    """int64[n]: from when labels of known events count. An event goes in at due_ms, when the latest
+    time up to it has passed: a millisecond later is behind it, even where its partition is not in the
+    order of time."""
+    return np.maximum(label_ms, due_ms + 1)
+
+
+class EventTable:
+    """The events of one input that labels may be joined to, in parts.
+
+    route: makes what reads a partition of the input as the run will; so what the run takes for no
+    event, or for a duplicate, is none here. learned: the entities that labels get of them.
+    """
+
+    def __init__(self, path: Path, learned: Sequence[str]) -> None:
+        texts = [(name, pa.string()) for name in learned]
+        schema = pa.schema([*_HASHED, ("time", pa.int64()), ("due", pa.int64()), *texts])
+        self._parts = Parts(path, schema)
+        self._learned = learned
+        self.last_ms = NOWHERE
+        """When the last of them goes in."""
+
+    def read(self, readings: Sequence[Reading], route: Callable[[], Route]) -> None:
+        """Take all events of the input."""
+        routes: dict[int, Route] = {}
+        for reading in readings:
+            order = Order(reading)  # the run looks whether it is good enough
+            for parts in reading:
+                taken = []
+                for records in parts:
+                    place = records.partition
+                    routes[place] = routes.get(place) or route()
+                    taken.append((place, routes[place].process(records).events))
+                # labels among them move its time as they do in the run
+                for (_, events), due_ms in zip(taken, order.due(taken), strict=True):
+                    self._add(events, due_ms)
+
+    def _add(self, events: EventBatch, due_ms: I64) -> None:
+        rows = np.flatnonzero(events.type_code != LABEL)
+        if not len(rows):
+            return
+        found = events.take(rows)
+        self.last_ms = max(self.last_ms, int(due_ms[rows].max()))
+        columns = [
+            *_hashed(found.event_id),
+            pa.array(found.time_ms),
+            pa.array(due_ms[rows]),
+            *_texts(found, self._learned),
+        ]
+        self._parts.add(pa.RecordBatch.from_arrays(columns, schema=self._parts.schema))
+
+    def part(self, number: int, names: Sequence[str]) -> pa.RecordBatch:
+        """A part's events, with these of the entities."""
+        columns = [*(name for name, _ in _HASHED), "time", "due", *names]
+        return whole(list(self._parts.part(number)), self._parts.schema).select(columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +111,8 @@ class JoinedLabels:
     those that can teach nobody and still say what their events were: their events name none of the
     entities that learn from labels, or they became known behind the last event of all. counts:
     labels read, and what became of them: named an entity themselves, joined, of_nobody, of an
-    unknown event, or dead letters; and of these how many claimed to be known before their event.
+    unknown event, or dead letters; and of these how many claimed to be known before their event,
+    and how many are ambiguous: several events have the id, and the first in event time is meant.
     """
 
     reading: FileReading
@@ -59,177 +121,241 @@ class JoinedLabels:
     dead_letters: list[DeadLetter]
 
 
-def join(config: Config, labels: Reading, events: Sequence[Reading], folder: Path) -> JoinedLabels:
-    """Join a file of labels to the files of the other inputs; the tables lie in the folder.
+def join(
+    config: Config,
+    name: str,
+    readings: Sequence[Reading],
+    events: Sequence[EventTable],
+    folder: Path,
+) -> JoinedLabels:
+    """Join the logs of an input of labels to the events of the others; the tables lie in the folder.
 
-    Raises InputError for files that cannot be read, ExtraMissing without DuckDB.
+    Raises InputError for files that cannot be read, ExtraMissing without DuckDB, which judges by
+    what is joined here.
     """
-    with database.opened(folder) as tables:
-        joining = _Joining(config, labels, tables)
-        joining.read_labels()
-        joining.read_events(events)
-        return joining.written(folder)
+    database.check_installed()
+    joining = _Joining(config, name, folder)
+    for reading in readings:
+        joining.read(reading)
+    joining.join(events)
+    return joining.written()
 
 
 class _Joining:
-    """A label file on its way through the database.
+    """A label file on its way."""
 
-    Tables: label, event, and joined, which has what is known of every label.
-    """
-
-    def __init__(self, config: Config, labels: Reading, tables: "DuckDBPyConnection") -> None:
+    def __init__(self, config: Config, name: str, folder: Path) -> None:
         self._config = config
-        self._labels = labels
-        self._tables = tables
-        self._learning = entities_of_labels(config, labels.name)
-        self._fields = fields_wanted(config, labels.name)
-        self._entities = [name for name in self._fields if name in ENTITY_FIELDS]
-        self._letters: list[DeadLetter] = []
-        self._read = 0
-
-    def read_labels(self) -> None:
-        """All labels of the file into a table; `line` says which is which."""
+        self._name = name
+        self._folder = folder
+        self._learning = entities_of_labels(config, name)
+        self._fields = fields_wanted(config, name)
         if "verdict" not in self._fields:
-            where = f"inputs.{self._labels.name}.fields.verdict"
-            raise InputError(f"{where}: missing; expected where a label says fraud or honest")
-        texts = ("event_id", *LABEL_FIELDS, *self._entities)
-        columns = ", ".join(f"{name} VARCHAR" for name in texts)
-        self._tables.execute(
-            f"CREATE TABLE label (line BIGINT, time BIGINT, nameless BOOLEAN, {columns})"
+            raise InputError(
+                f"inputs.{name}.fields.verdict: missing; expected where a label says fraud or honest"
+            )
+        self._decoder = Decoder(config.inputs[name], config.limits, self._fields)
+        entities = [field for field in self._fields if field in ENTITY_FIELDS]
+        self._texts = ["event_id", *LABEL_FIELDS, *entities]
+        placed = [("time", pa.int64()), ("line", pa.int64())]
+        texts = [(field, pa.string()) for field in self._texts]
+        read = pa.schema([*_HASHED, *placed, ("nameless", pa.bool_()), *texts])
+        self._labels = Parts(folder / f"{name}.read.part", read)
+        self._schema = pa.schema([*placed, *texts])
+        self._teaching, self._aside = (
+            Ordered(folder / f"{name}.{what}.part", self._schema) for what in ("teaching", "beside")
         )
-        decoder = _decoder(self._config, self._labels, self._fields)
-        line = 0
-        for records in (part for parts in self._labels for part in parts):
-            labels, faults, tombstones = decoder.read(records)
+        self._letters: list[DeadLetter] = []
+        self._read = self._lines = self._verdicts = 0
+        self._counts: Counter[str] = Counter()
+
+    def read(self, reading: Reading) -> None:
+        """Take all labels of a log."""
+        for records in (part for parts in reading for part in parts):
+            labels, faults, tombstones = self._decoder.read(records)
             self._letters += [letter(fault, records) for fault in faults]
             if len(self._letters) > UNREADABLE_MAX:
                 raise InputError(
-                    f"{self._labels.name}: more than {UNREADABLE_MAX} labels cannot be read, of late "
+                    f"{self._name}: more than {UNREADABLE_MAX} labels cannot be read, of late "
                     f"because of {faults[0].message}: is the mapping that of this file?"
                 )
             self._read += len(records) - tombstones
-            own = {
-                "line": pa.array(np.arange(line, line + len(labels))),
-                "time": pa.array(labels.time_ms),
-                "nameless": pa.array(self._nameless(labels)),
-                "event_id": labels.event_id,
-            }
-            line += len(labels)
-            self._insert("label", own | _texts(labels, [*LABEL_FIELDS, *self._entities]))
-        if line and not self._count("label WHERE verdict IN ('fraud', 'honest')"):
-            raise InputError(
-                f"{self._labels.name}: none of {line} labels says fraud or honest; expected a file of "
-                "labels, its verdicts translated by the mapping's values"
-            )
+            texts = _texts(labels, self._texts[1:])
+            said = texts[LABEL_FIELDS.index("verdict")]
+            self._verdicts += pc.sum(pc.is_in(said, pa.array(["fraud", "honest"]))).as_py() or 0
+            line = np.arange(self._lines, self._lines + len(labels))
+            self._lines += len(labels)
+            columns = [
+                *_hashed(texts[LABEL_FIELDS.index("labelled_event_id")]),
+                pa.array(labels.time_ms),
+                pa.array(line),
+                pa.array(self._nameless(labels)),
+                labels.event_id,
+                *texts,
+            ]
+            self._labels.add(pa.RecordBatch.from_arrays(columns, schema=self._labels.schema))
 
     def _nameless(self, labels: EventBatch) -> Bools:
-        if not self._entities:
+        if len(self._texts) == 1 + len(LABEL_FIELDS):
             return np.ones(len(labels), np.bool_)
         return labels_of_nobody(labels)
 
-    def read_events(self, events: Sequence[Reading]) -> None:
-        """Ids and entities of all events into a table."""
-        columns = "".join(f", {name} VARCHAR" for name in self._learning)
-        self._tables.execute(
-            f"CREATE TABLE event (line BIGINT, due_ms BIGINT, event_id VARCHAR{columns})"
-        )
-        line = 0
-        for reading in events:
-            decoder = _decoder(self._config, reading, self._learning)
-            order = Order(reading)  # the run looks whether it is good enough
-            for parts in reading:
-                read = [(records.partition, decoder.read(records).events) for records in parts]
-                for (_, events_read), due_ms in zip(read, order.due(read), strict=True):
-                    rows = np.flatnonzero(events_read.type_code != LABEL)
-                    found = events_read.take(rows)
-                    own = {
-                        "line": pa.array(np.arange(line, line + len(found))),
-                        "due_ms": pa.array(due_ms[rows]),
-                        "event_id": found.event_id,
-                    }
-                    line += len(found)
-                    self._insert("event", own | _texts(found, self._learning))
+    def join(self, tables: Sequence[EventTable]) -> None:
+        """Join each label to the first event that has its id."""
+        if self._read and not self._verdicts:
+            raise InputError(
+                f"{self._name}: none of {self._read} labels says fraud or honest; expected a file "
+                "of labels, its verdicts translated by the mapping's values"
+            )
+        last_ms = max((one.last_ms for one in tables), default=NOWHERE)
+        for number in range(PARTS):
+            parts = [one.part(number, self._learning) for one in tables]
+            events = _Index(pa.concat_batches(parts))
+            for labels in self._labels.part(number):
+                self._take(labels, events, last_ms)
 
-    def _insert(self, table: str, columns: dict[str, pa.Array]) -> None:
-        self._tables.register("incoming", pa.table(columns))
-        self._tables.execute(f"INSERT INTO {table} BY NAME SELECT * FROM incoming")
-        self._tables.unregister("incoming")
-
-    def written(self, folder: Path) -> JoinedLabels:
-        """Join, and write what came of it."""
-        self._join()
-        path = folder / f"{self._labels.name}.labels.part"
-        aside = folder / f"{self._labels.name}.aside.part"
-        teaching = "NOT nameless OR (known AND named)"
+    def _take(self, labels: pa.RecordBatch, events: "_Index", last_ms: int) -> None:
+        row, several = events.find(labels)
+        known = row != NOWHERE
+        nameless: Bools = labels.column("nameless").to_numpy(zero_copy_only=False)
+        filled, named = self._filled(labels, events.rows, row, known & nameless)
+        label_ms: I64 = labels.column("time").to_numpy()
+        due_ms = np.full(len(row), NOWHERE, np.int64)
+        due_ms[known] = events.due_ms[row[known]]
+        time_ms = np.where(known, known_ms(label_ms, due_ms), label_ms)
+        columns = [pa.array(time_ms), labels.column("line"), *filled]
+        joined = pa.RecordBatch.from_arrays(columns, schema=self._schema)
+        teaching = ~nameless | known & named
         # What is saved of a run's state is then as of its last event, and knows nothing of later.
-        last = "(SELECT max(due_ms) FROM event)"
-        self._write(path, f"({teaching}) AND coalesce(time <= {last}, true)")
-        self._write(aside, f"known AND NOT ({teaching}) OR ({teaching}) AND time > {last}")
-        name = self._labels.name
-        reading = FileReading(name, files_at(str(path)), self._config.inputs[name])
-        return JoinedLabels(reading, aside, self._counts(), self._letters)
+        behind = (last_ms != NOWHERE) & (time_ms > last_ms)
+        self._teaching.add(joined.filter(pa.array(teaching & ~behind)))
+        self._aside.add(joined.filter(pa.array(teaching & behind | known & ~teaching)))
+        became = {
+            "named": ~nameless,
+            "joined": nameless & known & named,
+            "of_nobody": nameless & known & ~named,
+            "unknown_event": nameless & ~known,
+            "before_their_event": known & (label_ms < due_ms),
+            "ambiguous": several,
+        }
+        self._counts.update({what: int(np.count_nonzero(of)) for what, of in became.items()})
 
-    def _join(self) -> None:
-        # Of several events with the same id the first is meant: the others are duplicates. That is
-        # found by numbers alone, which DuckDB can spill to disk.
-        self._tables.execute(
-            "CREATE TABLE pair AS SELECT label.line AS label, min(event.line) AS event "
-            "FROM label JOIN event ON label.labelled_event_id = event.event_id "
-            "WHERE label.nameless GROUP BY label.line"
-        )
-        filled = [
-            f"coalesce(label.{name}, event.{name}) AS {name}"
-            if name in self._learning
-            else f"label.{name} AS {name}"
-            for name in self._entities
+    def _filled(
+        self, labels: pa.RecordBatch, events: pa.RecordBatch, row: I64, fill: Bools
+    ) -> tuple[list[pa.StringArray], Bools]:
+        """The labels' texts, entities those of their events where they are to be filled, and
+        bool[n]: whether the event names any that learns."""
+        picked = pa.array(row, mask=~fill)
+        of_events = {name: events.column(name).take(picked) for name in self._learning}
+        named = np.full(len(row), not of_events)
+        for column in of_events.values():
+            named |= column.is_valid().to_numpy(zero_copy_only=False)
+        texts = [
+            pc.coalesce(labels.column(name), of_events[name])
+            if name in of_events
+            else labels.column(name)
+            for name in self._texts
         ]
-        said = [f"label.{name} AS {name}" for name in ("line", "event_id", *LABEL_FIELDS)]
-        names = [f"event.{name} IS NOT NULL" for name in self._learning]
-        self._tables.execute(
-            f"CREATE TABLE joined AS SELECT {', '.join([*said, *filled])}, "
-            f"{KNOWN_MS} AS time, label.nameless AS nameless, "
-            "label.time < event.due_ms AS before_its_event, event.line IS NOT NULL AS known, "
-            f"{' OR '.join(names) or 'true'} AS named "
-            "FROM label LEFT JOIN pair ON pair.label = label.line "
-            "LEFT JOIN event ON event.line = pair.event"
-        )
+        return texts, named
 
-    def _write(self, path: Path, condition: str) -> None:
-        """Write a table of Eddy's own fields, in the order in which the labels became known."""
-        texts = ("event_id", *LABEL_FIELDS, *self._entities)
-        schema = pa.schema(
-            [("time", pa.int64()), ("type", pa.string()), *((one, pa.string()) for one in texts)],
-            metadata=OWN,
-        )
-        found = self._tables.sql(
-            f"SELECT time, 'label' AS type, {', '.join(texts)} FROM joined "
-            f"WHERE {condition} ORDER BY time, line"
-        ).to_arrow_reader(ROW_GROUP_ROWS)
-        with TableFile(path, schema) as file:
-            file.write_batches(found)
-
-    def _counts(self) -> dict[str, int]:
-        counts = {
+    def written(self) -> JoinedLabels:
+        """Write what came of it."""
+        name, counts = self._name, self._counts
+        path, aside = (self._folder / f"{name}.{what}.part" for what in ("labels", "aside"))
+        self._write(path, self._teaching)
+        self._write(aside, self._aside)
+        said = {
             "read": self._read,
-            "named": self._count("joined WHERE NOT nameless"),
-            "joined": self._count("joined WHERE nameless AND known AND named"),
-            "of_nobody": self._count("joined WHERE nameless AND known AND NOT named"),
-            "unknown_event": self._count("joined WHERE nameless AND NOT known"),
+            **{what: counts[what] for what in ("named", "joined", "of_nobody", "unknown_event")},
             "dead_letters": len(self._letters),
         }
-        assert counts["read"] == sum(counts.values()) - counts["read"], counts
-        return counts | {"before_their_event": self._count("joined WHERE before_its_event")}
+        assert self._read == sum(said.values()) - self._read, said
+        said |= {what: counts[what] for what in ("before_their_event", "ambiguous")}
+        reading = FileReading(name, files_at(str(path)), self._config.inputs[name])
+        return JoinedLabels(reading, aside, said, self._letters)
 
-    def _count(self, what: str) -> int:
-        [[count]] = self._tables.execute(f"SELECT count(*) FROM {what}").fetchall()
-        return int(count)
+    def _write(self, path: Path, labels: Ordered) -> None:
+        """Write a table of Eddy's own fields, in the order in which the labels became known."""
+        texts = [(name, pa.string()) for name in self._texts]
+        schema = pa.schema([("time", pa.int64()), ("type", pa.string()), *texts], metadata=OWN)
+        with TableFile(path, schema) as file:
+            for batch in labels.batches():
+                kind = pa.repeat("label", len(batch))
+                file.write([batch.column("time"), kind, *batch.columns[2:]])
 
 
-def _decoder(config: Config, reading: Reading, fields: list[str]) -> Decoder:
-    """What decodes an input as the stage will."""
-    return Decoder(config.inputs[reading.name], config.limits, fields)
+class _Index:
+    """A part's events by their id. rows: as an event table has them."""
+
+    def __init__(self, rows: pa.RecordBatch) -> None:
+        self.rows = rows
+        self.due_ms: I64 = rows.column("due").to_numpy()
+        self._hashes = _hashes_in(rows)
+        size = 1 << (2 * len(rows)).bit_length()  # at most half full
+        self._slots: I64 = np.full(size, NOWHERE)
+        self._several = np.zeros(size, np.bool_)
+        time_ms: I64 = rows.column("time").to_numpy()
+        _fill(*self._hashes, time_ms, self._slots, self._several)
+
+    def find(self, labels: pa.RecordBatch) -> tuple[I64, Bools]:
+        """int64[n], the row of the event that each label means, or NOWHERE; and bool[n], whether
+        several have its id."""
+        row: I64 = np.full(len(labels), NOWHERE)
+        several = np.zeros(len(labels), np.bool_)
+        _find(*_hashes_in(labels), *self._hashes, self._slots, self._several, row, several)
+        return row, several
 
 
-def _texts(events: EventBatch, names: Sequence[str]) -> dict[str, pa.Array]:
+@kernel
+def _slot(low: np.int64, high: np.int64, lows: I64, highs: I64, slots: I64) -> np.int64:
+    """Where the id stands, or would stand; by the half of its hash that does not choose the part."""
+    mask = len(slots) - 1
+    slot = high & mask
+    while slots[slot] >= 0 and (lows[slots[slot]] != low or highs[slots[slot]] != high):
+        slot = (slot + 1) & mask
+    return slot
+
+
+@kernel
+def _fill(lows: I64, highs: I64, time_ms: I64, slots: I64, several: Bools) -> None:
+    for i in range(len(lows)):
+        slot = _slot(lows[i], highs[i], lows, highs, slots)
+        if slots[slot] < 0:
+            slots[slot] = i
+        else:
+            several[slot] = True
+            if time_ms[i] < time_ms[slots[slot]]:  # of two at the same time the first stands
+                slots[slot] = i
+
+
+@kernel
+def _find(
+    wanted_low: I64,
+    wanted_high: I64,
+    lows: I64,
+    highs: I64,
+    slots: I64,
+    several: Bools,
+    row: I64,
+    of_several: Bools,
+) -> None:
+    for i in range(len(row)):
+        slot = _slot(wanted_low[i], wanted_high[i], lows, highs, slots)
+        row[i] = slots[slot]
+        of_several[i] = several[slot]
+
+
+def _hashed(ids: pa.StringArray) -> Iterator[pa.Array]:
+    """The columns by which rows are joined. What has no id has the hash of none."""
+    hashed = hash_text(ids, ID_KEY).view(np.int64)
+    yield pa.array((hashed[:, 0] & (PARTS - 1)).astype(np.uint8))
+    yield from (pa.array(np.ascontiguousarray(hashed[:, i])) for i in range(2))
+
+
+def _hashes_in(rows: pa.RecordBatch) -> tuple[I64, I64]:
+    return rows.column("low").to_numpy(), rows.column("high").to_numpy()
+
+
+def _texts(events: EventBatch, names: Sequence[str]) -> list[pa.StringArray]:
     absent = pa.nulls(len(events), pa.string())
-    return {name: events.text.get(name, absent) for name in names}
+    return [events.text.get(name, absent) for name in names]

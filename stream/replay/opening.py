@@ -59,13 +59,6 @@ def found(config: Config, named: Named, opened: ExitStack) -> list[Input]:
     return [_input(config, name, some, opened) for name, some in places.items()]
 
 
-def refuse_both(inputs: Named, labels: Named) -> None:
-    """Raise InputError for an input whose files are given as events and as labels: both would count
-    their rows from the start."""
-    for name in {name for name, _ in inputs} & {name for name, _ in labels}:
-        raise InputError(f"{name}: is under --input and under --labels; expected one of them")
-
-
 def readings_of(inputs: Sequence[Input]) -> list[Reading]:
     """The logs of all these, from their beginning."""
     return [reading for one in inputs for reading in one.readings()]

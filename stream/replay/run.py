@@ -4,13 +4,14 @@ A replay has one, a comparison several. Reads nothing itself: it is handed recor
 their logs, and told how far in event time all of them have come.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter, process_time
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from detectors.hashing import hash_key
 from schemas.columns import I64
@@ -20,16 +21,17 @@ from stream.chain import Advanced, Chain, State
 from stream.clock import now_text
 from stream.config import Config, fingerprint
 from stream.decoding import SharedDecoder
-from stream.inputs import Reading
-from stream.inputs.ranges import recorded_log
+from stream.errors import InputError
+from stream.replay import manifest
 from stream.replay.incidents import with_outcomes
 from stream.replay.jobs import Jobs
 from stream.replay.judged import judged
-from stream.replay.labels import join
+from stream.replay.labels import JoinedLabels
 from stream.replay.last_words import labels_in, labels_of
 from stream.replay.manifest import Origin
+from stream.replay.opening import Input, Named, found
 from stream.replay.recording import INCIDENTS, OWN, Recording, make_folder, refuse_foreign
-from stream.replay.span import EVERYTHING, Span
+from stream.replay.span import Span, Split
 from stream.replay.summary import Summary, Tally, summarize
 from stream.shard import Emitted, Shards
 from stream.stages.watch import Wanted
@@ -39,51 +41,107 @@ def _nothing() -> Advanced:
     return [], []
 
 
+class Asked(NamedTuple):
+    """A run that is asked for: what it follows from, its inputs found, and where it goes.
+
+    name: what the page calls it. features: whether those are written down, too.
+    """
+
+    name: str
+    config: Config
+    out_dir: Path
+    events: list[Input]
+    labels: list[Input]
+    split: Split
+    features: bool = False
+
+    def origin(self) -> Origin:
+        """What all that comes of it follows from; reads every local file."""
+        events, labels = ([one.source() for one in some] for some in (self.events, self.labels))
+        return manifest.origin(self.config, events, labels, self.split, self.features)
+
+    def sources(self) -> list[Input]:
+        """The events' but for internal topics."""
+        return [one for one in self.events if one.log is None]
+
+
+def asked_for(
+    name: str,
+    config: Config,
+    out_dir: Path,
+    inputs: Named,
+    labels: Named,
+    split: Split,
+    opened: ExitStack,
+    *,
+    features: bool = False,
+) -> Asked:
+    """What is asked for, its inputs found. opened: closes them. Raises InputError for inputs that
+    cannot be used, or do not go together."""
+    if not inputs:
+        raise InputError("no input was given; expected NAME=PATH for at least one input")
+    events, known = (found(config, some, opened) for some in (inputs, labels))
+    asked = Asked(name, config, out_dir, events, known, split, features)
+    topics: dict[str, str] = {}
+    for one in (*events, *known):
+        topic = one.topic if one in events else one.name
+        if topic in topics:
+            raise InputError(
+                f"{one.name}: its records, and those of {topics[topic]}, are of {topic}, and would "
+                "be mistaken for each other; expected each topic once, and no name for events and "
+                "labels both"
+            )
+        topics[topic] = one.name
+    internal = len(asked.sources()) < len(events) or any(one.log for one in known)
+    if internal and labels:
+        raise InputError(
+            "--labels: an internal topic does not hold the events that labels are joined to, and "
+            "has its own labels among its events; expected inputs"
+        )
+    if internal and split.warm_up_s is not None:
+        raise InputError(
+            "--warm-up: an internal topic does not say when its events began; expected --score-from"
+        )
+    return asked
+
+
 class Run:
     """A configuration at work on recorded events, and the folder that holds what came of it.
 
-    name: what the page calls it. topics: by input, what its records call their topic; that of an
-    internal log under the name of its reader. origin: what it all follows from. span: what is
-    judged. decoders: by input, what decodes it for several runs at once. jobs: where its shards
-    live, if not in this process. Raises InputError for a folder that cannot be used, before
-    anything is read.
+    origin: what it all follows from. span: what is judged. decoders: by input, what decodes it for
+    several runs at once. jobs: where its shards live, if not in this process. Raises InputError for
+    a folder that cannot be used, before anything is read.
     """
 
     def __init__(
         self,
-        config: Config,
-        out_dir: Path,
-        name: str,
-        topics: Mapping[str, str],
+        asked: Asked,
         origin: Origin,
-        span: Span = EVERYTHING,
+        span: Span,
         decoders: Mapping[str, SharedDecoder] | None = None,
         jobs: Jobs | None = None,
     ) -> None:
-        refuse_foreign(out_dir, OWN)
-        make_folder(out_dir)
-        self.config = config
-        self._name = name
+        refuse_foreign(asked.out_dir, OWN)
+        make_folder(asked.out_dir)
+        self.asked = asked
+        self.config = config = asked.config
         run = RunInfo("replay", f"replay-{fingerprint(config)[:12]}", now_text)
-        recorded = {
-            topic: log
-            for reader, topic in topics.items()
-            if (log := recorded_log(config, reader, topic))
-        }
-        known = {one: spec.topic for one, spec in config.inputs.items()}
-        known |= {one: topic for one, topic in topics.items() if topic not in recorded}
+        recorded = {one.topic: one.log for one in asked.events if one.log}
+        topics = {one: spec.topic for one, spec in config.inputs.items()}
+        topics |= {one.name: one.topic for one in asked.events if not one.log}
+        topics |= {one.name: one.name for one in asked.labels}  # joined, they are a file's
         wanted = Wanted(scores=True, told=origin.features)
         self._decoders = decoders or {}
         shards = (
-            jobs.making(config, run, known, wanted)
+            jobs.making(config, run, topics, wanted)
             if jobs
-            else Shards(config, run, known, decoders, wanted)
+            else Shards(config, run, topics, decoders, wanted)
         )
-        self._chain = Chain(config, run, known, wanted, recorded, shards)
+        self._chain = Chain(config, run, topics, wanted, recorded, shards)
         self._advancing: Callable[[], Advanced] = _nothing
         self._tally = Tally(span)
         teller = Teller(hash_key(config.secret), frozenset(config.reveal), run)
-        self._recording = Recording(out_dir, config, teller, span, origin)
+        self._recording = Recording(asked.out_dir, config, teller, span, origin)
         self._began = perf_counter()
         self.cpu_s = 0.0
         """What the run has cost this process so far, less what it shares with others."""
@@ -100,21 +158,18 @@ class Run:
     ) -> None:
         self._recording.__exit__(kind, error, trace)
 
-    def labels_from(
-        self, labels: Sequence[Reading], events: Callable[[], Sequence[Reading]]
-    ) -> list[Reading]:
-        """Files of labels as the run is to read them: joined to the events, which are read anew for
-        each. Raises InputError for what cannot be read, ExtraMissing without DuckDB."""
-        return [self._joined(one, events()) for one in labels]
+    @property
+    def work(self) -> Path:
+        """A folder for what is needed only while it runs."""
+        return self._recording.work
 
-    def _joined(self, labels: Reading, events: Sequence[Reading]) -> Reading:
-        joined = join(self.config, labels, events, self._recording.work)
-        self._tally.labels[labels.name] = joined.counts
+    def take_joined(self, name: str, joined: JoinedLabels) -> None:
+        """Take what became of an input of labels, but for those that it will read."""
+        self._tally.labels[name] = joined.counts
         self._tally.dead_letters += len(joined.dead_letters)
         self._recording.add([], joined.dead_letters)
         for heard in labels_in(joined.aside):
             self._recording.add_labels(heard)
-        return joined.reading
 
     def begin(self, input_name: str, records: Records) -> Callable[[], Emitted]:
         """Take the next records of a partition of an input; asked for in that order, what came of
@@ -171,7 +226,7 @@ class Run:
         del self._chain  # judging needs memory of its own
         verdict = judged(self.config, self._recording)
         seconds = perf_counter() - self._began
-        summary = summarize(self._name, self.config, self._tally, verdict, seconds)
+        summary = summarize(self.asked.name, self.config, self._tally, verdict, seconds)
         path = self._recording.part(INCIDENTS)
         summary = replace(summary, incidents=with_outcomes(summary.incidents, path))
         self._recording.finish(summary)

@@ -6,8 +6,7 @@ import msgspec
 import pytest
 
 from stream.cli import shop_config
-from stream.cli.recorded import with_labels
-from stream.config import Config, load
+from stream.config import Config, load, with_labels
 from stream.replay import Split, replay
 from stream.simulator import START_MS, Shop, labels, lines
 

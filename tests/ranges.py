@@ -1,0 +1,62 @@
+"""Topics in memory, for replays that read stretches of them without a broker."""
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import orjson
+import pytest
+
+from schemas.records import Records
+from stream.kafka.ranges import Span
+from stream.replay import opening
+
+Partitions = Sequence[Sequence[dict[str, Any] | bytes]]
+
+
+def broker_with(monkeypatch: pytest.MonkeyPatch, topics: Mapping[str, Partitions]) -> None:
+    """Replays find these topics, the records of each partition as JSON, or
+    as they are."""
+
+    class Range:
+        """As `stream.kafka.ranges.Range`; what is begun anew is no longer read as it was before."""
+
+        def __init__(self, _properties: object, _group: str, topic: str) -> None:
+            self.topic = topic
+            self._waiting: dict[int, deque[tuple[int, bytes]]] = {}
+
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(
+            self,
+            kind: type[BaseException] | None,
+            error: BaseException | None,
+            trace: TracebackType | None,
+        ) -> None:
+            pass
+
+        def spans(self) -> dict[int, Span]:
+            return {p: Span(0, len(rows)) for p, rows in enumerate(topics[self.topic])}
+
+        def begin(self, spans: Mapping[int, Span]) -> None:
+            held = topics[self.topic]
+            self._waiting = {
+                p: deque((o, _value(held[p][o])) for o in range(*span)) for p, span in spans.items()
+            }
+
+        def records(self, partition: int, records_max: int) -> Iterator[Records]:
+            waiting = self._waiting[partition]
+            while waiting:
+                some = [waiting.popleft() for _ in range(min(records_max, len(waiting)))]
+                offset = np.array([offset for offset, _ in some])
+                values: list[bytes | None] = [value for _, value in some]
+                yield Records(self.topic, partition, offset, np.full(len(some), 2**41), values)
+
+    monkeypatch.setattr(opening, "Range", Range)
+
+
+def _value(record: dict[str, Any] | bytes) -> bytes:
+    return record if isinstance(record, bytes) else orjson.dumps(record)
