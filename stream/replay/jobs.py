@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from detectors.state import Arrays
+from schemas.alerts import Alert
 from schemas.codecs.slim import SlimCodec
 from schemas.columns import I64, EventBatch
 from schemas.records import Records
@@ -33,8 +34,8 @@ from stream.clock import now_text
 from stream.config import Config, Log, logs
 from stream.errors import EddyError, JobLost
 from stream.shard import Emitted, InternalShard, Shard, Shards
-from stream.stages import Stage
-from stream.stages.watch import Wanted
+from stream.stages import InternalRecord, Stage
+from stream.stages.watch import Said, Wanted
 
 _TEXT: Final = pa.schema([("", pa.string())])
 DONE, FAILED = b"+", b"-"
@@ -89,6 +90,14 @@ class _Judge(msgspec.Struct, frozen=True, tag=True):
 
     shard: int
     events: EventBatch
+
+
+class _Verdict(msgspec.Struct, frozen=True):
+    """What came of events that who asks has: an Emitted without them."""
+
+    alerts: list[Alert]
+    said: dict[str, Said]
+    internal: list[InternalRecord]
 
 
 class _Counts(msgspec.Struct, frozen=True, tag=True):
@@ -311,7 +320,13 @@ class _InternalElsewhere(_Elsewhere, InternalShard):
 
     def begin_judging(self, events: EventBatch) -> Callable[[], Emitted]:
         """Send events; what came of them."""
-        return self._job.ask(_Judge(self._number, events), Emitted).result
+        asked = self._job.ask(_Judge(self._number, events), _Verdict)
+
+        def ended() -> Emitted:
+            found: _Verdict = asked.result()
+            return Emitted(events, found.alerts, [], found.said, found.internal)
+
+        return ended
 
 
 # -- in the other processes -----------------------------------------------------------------------
@@ -344,7 +359,8 @@ class _Bench:
             return shard.process(request.records())
         if isinstance(request, _Judge):
             assert isinstance(shard, InternalShard)
-            return shard.judge(request.events)
+            judged = shard.judge(request.events)
+            return _Verdict(judged.alerts, judged.said, judged.internal)
         return shard.save() if isinstance(request, _Save) else shard.counts()
 
 
