@@ -53,11 +53,8 @@ def known_ms(label_ms: I64, due_ms: I64) -> I64:
 
 
 class EventTable:
-    """The events of one input that labels may be joined to, in parts.
-
-    route: makes what reads a partition of the input as the run will; so what the run takes for no
-    event, or for a duplicate, is none here. learned: the entities that labels get of them.
-    """
+    """The events of one input that labels may be joined to, in parts. learned: the entities that
+    labels get of them."""
 
     def __init__(self, path: Path, learned: Sequence[str]) -> None:
         texts = [(name, pa.string()) for name in learned]
@@ -68,12 +65,15 @@ class EventTable:
         """When the last of them goes in."""
 
     def read(self, readings: Sequence[Reading], route: Callable[[], Route]) -> None:
-        """Take all events of the input."""
+        """Take all events of the input. route: makes what reads a partition of it as the run will;
+        so what the run takes for no event, or for a duplicate, is none here."""
         routes: dict[int, Route] = {}
         reached_ms: dict[int, int] = {}
         for records in (part for one in readings for parts in one for part in parts):
             place = records.partition
-            events = routes.setdefault(place, routes.get(place) or route()).process(records).events
+            if place not in routes:
+                routes[place] = route()
+            events = routes[place].process(records).events
             # labels among them move its time as they do in the run
             due_ms = np.maximum.accumulate(
                 np.maximum(events.time_ms, reached_ms.get(place, NOWHERE))
