@@ -54,11 +54,8 @@ def known_ms(label_ms: I64, due_ms: I64) -> I64:
 
 
 class EventTable:
-    """The events of one input that labels may be joined to, in parts.
-
-    route: makes what reads a partition of the input as the run will; so what the run takes for no
-    event, or for a duplicate, is none here. learned: the entities that labels get of them.
-    """
+    """The events of one input that labels may be joined to, in parts. learned: the entities that
+    labels get of them."""
 
     def __init__(self, path: Path, learned: Sequence[str]) -> None:
         texts = [(name, pa.string()) for name in learned]
@@ -69,7 +66,8 @@ class EventTable:
         """When the last of them goes in."""
 
     def read(self, readings: Sequence[Reading], route: Callable[[], Route]) -> None:
-        """Take all events of the input."""
+        """Take all events of the input. route: makes what reads a partition of it as the run will;
+        so what the run takes for no event, or for a duplicate, is none here."""
         routes: dict[int, Route] = {}
         for reading in readings:
             order = Order(reading)  # the run looks whether it is good enough
@@ -77,7 +75,8 @@ class EventTable:
                 taken = []
                 for records in parts:
                     place = records.partition
-                    routes[place] = routes.get(place) or route()
+                    if place not in routes:
+                        routes[place] = route()
                     taken.append((place, routes[place].process(records).events))
                 # labels among them move its time as they do in the run
                 for (_, events), due_ms in zip(taken, order.due(taken), strict=True):
