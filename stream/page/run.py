@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from stream.clock import ms_of
+from stream.config import ALL
 from stream.judging.figures import (
-    ALL,
     Figure,
     Judgement,
     Level,
@@ -276,9 +276,7 @@ def measured(figure: Figure) -> Html:
 def _calibration(page: Page, view: View) -> Iterator[Html]:
     points = [one for one in view.calibration if one.observed.value]
     lines = [
-        Line(
-            "promised", [one.p for one in points], [one.expected for one in points], reference=True
-        ),
+        Line("promised", [one.p for one in points], [one.p for one in points], reference=True),
         Line(
             "observed",
             [one.p for one in points],
@@ -371,6 +369,13 @@ def _called(view: View) -> str:
 # -- what was missed ------------------------------------------------------------------------------
 
 
+_LACKING: Final = {
+    "held back": "nothing: held back, over budget",
+    "budget": "nothing: the budget did not allow it then",
+    "not scored": "no monitor judged them",
+}
+
+
 def _missed(missed: MissedFrauds) -> Iterator[Html]:
     if not missed.frauds:
         yield paragraph("Every fraud was caught.")
@@ -383,7 +388,7 @@ def _missed(missed: MissedFrauds) -> Iterator[Html]:
         ("Lacking", "Frauds", "Amount"),
         (
             (
-                _gap(one.gap_above, one.gap_to),
+                _LACKING.get(one.name, one.name),
                 bar(one.frauds / max(missed.frauds, 1), whole(one.frauds)),
                 number(one.amount),
             )
@@ -429,11 +434,13 @@ def _missed_table(caption: str, frauds: Iterable[Missed], more: str) -> Html:
 def _why(one: Missed) -> Html:
     if one.nearest is None or one.gap is None:
         return text("no monitor judged it")
-    lacking = (
-        f"score {number(one.gap)} too low for an alert by {one.nearest}"
-        if one.gap > 0
-        else f"{one.nearest} held its alert back: over budget, or an open incident"
-    )
+    held_back = [said.monitor for said in one.said if said.held_back]
+    if held_back:
+        lacking = f"{held_back[0]} held its alert back: over budget"
+    elif one.gap > 0:
+        lacking = f"score {number(one.gap)} too low for an alert by {one.nearest}"
+    else:
+        lacking = f"the budget of {one.nearest} did not allow an alert on that score"
     told = facts(
         (
             said.monitor,
@@ -446,16 +453,6 @@ def _why(one: Missed) -> Html:
         for said in one.said
     )
     return fold(lacking, told)
-
-
-def _gap(above: float | None, to: float | None) -> str:
-    if above is None and to is None:
-        return "no monitor judged them"
-    if above is None:
-        return "nothing: held back by budget or an open incident"
-    if to is None:
-        return f"more than {number(above)}"
-    return f"{number(above)} to {number(to)}"
 
 
 # -- accounting -----------------------------------------------------------------------------------

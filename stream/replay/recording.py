@@ -104,7 +104,7 @@ class Recording:
         ]
         if self._origin.features:
             self._judged.append(enter(FeatureFile(parts[FEATURES], self._config)))
-        self._labels = enter(LastWords(parts[LABELS], self.work))
+        self._labels = enter(LastWords(parts[LABELS], self.work, self._teller.shown))
         return self
 
     def __exit__(
@@ -154,8 +154,8 @@ class Recording:
     def write_incidents(self) -> None:
         """Write the incidents, with their frauds where these were written before."""
         parts = self._parts
-        frauds = parts[FRAUDS] if parts[FRAUDS].exists() else None
-        write_incidents(parts[INCIDENTS], parts[ALERTS], parts[SCORES], frauds)
+        known = (parts[FRAUDS], parts[LABELS]) if parts[FRAUDS].exists() else None
+        write_incidents(parts[INCIDENTS], parts[ALERTS], parts[SCORES], known)
 
     def finish(self, summary: Summary) -> None:
         """Write summary and page and give every file its name, the summary last."""
