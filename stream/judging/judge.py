@@ -212,7 +212,7 @@ class _Judging:
         counts = self._dense(
             "SELECT block, scenario + 1, count(*), count_if(alerted), count_if(published) "
             f"FROM ({query}) GROUP BY block, scenario",
-            (len(weights), len(self._facts.scenarios) + 1),
+            (len(weights), max(len(self._facts.scenarios), 1) + 1),
         )
         every, alerted, published = counts.sum(axis=2)
         frauds, frauds_alerted, frauds_published = counts[:, :, 1:].sum(axis=2)

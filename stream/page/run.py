@@ -77,6 +77,9 @@ def verdict(summary: Summary) -> str:
     view = judged.views[0]
     events = ranking(view, "events")
     caught = view.amount.caught_share.value
+    if judged.named and not judged.frauds:
+        told = f"{_some(alerts, 'alert')} in {_some(view.incidents, 'incident')}"
+        return f"Fraud is confirmed of entities, of no event; {told}"
     if events is None or not events.frauds:
         return f"No confirmed fraud; {_some(alerts, 'alert')}"
     return (

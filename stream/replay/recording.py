@@ -19,6 +19,7 @@ from stream.chain import Judged
 from stream.config import Config
 from stream.errors import InputError
 from stream.replay.incident_table import write_incidents
+from stream.replay.incidents import Opened, opened_in
 from stream.replay.last_words import LabelBatch, LastWords
 from stream.replay.manifest import MANIFEST, Origin, manifest
 from stream.replay.span import Span
@@ -156,6 +157,11 @@ class Recording:
         parts = self._parts
         known = (parts[FRAUDS], parts[LABELS]) if parts[FRAUDS].exists() else None
         write_incidents(parts[INCIDENTS], parts[ALERTS], parts[SCORES], known)
+
+    def incidents_opened(self) -> Opened:
+        """The incidents that opened in the span; these and the alerts are written."""
+        parts = self._parts
+        return opened_in(self._span, parts[INCIDENTS], parts[ALERTS], parts[ALERT_LINES])
 
     def finish(self, summary: Summary) -> None:
         """Write summary and page and give every file its name, the summary last."""
