@@ -213,14 +213,14 @@ def _differences(tables: Tables) -> Iterator[Difference]:
         other.recall_at_false_positives,
     )
     of = {name: column.astype(np.float64) @ weights for name, column in found.items()}
-    for measure, part, whole in (
-        (RECALL, "alerted", of["frauds"]),
-        ("share of the frauds' amount alerted on", "amount", of["amount"]),
-    ):
-        yield _difference(measure, *(divided(of[f"{part}_{side}"], whole) for side in "ab"))
+    yield _difference(RECALL, *(divided(of[f"alerted_{s}"], of["frauds"]) for s in "ab"))
     yield _difference(
         "precision at the alert budget",
-        *(divided(of[f"true_{side}"], of[f"published_{side}"]) for side in "ab"),
+        *(divided(of[f"true_{s}"], of[f"published_{s}"]) for s in "ab"),
+    )
+    yield _difference(
+        "share of the frauds' amount alerted on",
+        *(divided(of[f"amount_{s}"], of["amount"]) for s in "ab"),
     )
 
 

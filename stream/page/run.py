@@ -113,11 +113,11 @@ def headline(judged: Judgement) -> Iterator[tuple[str, str, str]]:
         )
         yield "ROC AUC", rate(events.roc_auc.value), interval(events.roc_auc)
         yield (
-            "of alerted events are fraud",
+            "of events with an alert are fraud",
             percent(events.precision.value),
             _percents(events.precision),
         )
-        yield "of frauds have an alert", percent(events.recall.value), _percents(events.recall)
+        yield "of frauds are alerted", percent(events.recall.value), _percents(events.recall)
         at = percent(judged.false_positives)
         found = events.recall_at_false_positives
         yield f"of frauds at {at} false positives", percent(found.value), _percents(found)
@@ -250,7 +250,7 @@ def _levels(judged: Judgement) -> Html:
     at = percent(judged.false_positives)
     columns = (
         *("Level", "Count", "Frauds", "ROC AUC", "Average precision"),
-        *(f"Recall at {at} false positives", "Alerted", "Precision", "Recall"),
+        *(f"Recall at {at} false positives", "Alerted", "With an alert", "Precision", "Recall"),
     )
     rows = (
         (
@@ -261,6 +261,7 @@ def _levels(judged: Judgement) -> Html:
             measured(one.average_precision),
             measured(one.recall_at_false_positives),
             whole(one.alerted),
+            whole(one.published),
             measured(one.precision),
             measured(one.recall),
         )
@@ -304,7 +305,7 @@ def _calibration(page: Page, view: View) -> Iterator[Html]:
 
 def _scenarios(scenarios: Sequence[Scenario]) -> Html:
     columns = (
-        *("Kind", "Frauds", "With an alert", "Recall", "Caught", "Average precision", "ROC AUC"),
+        *("Kind", "Frauds", "Alerted", "Recall", "Caught", "Average precision", "ROC AUC"),
         *("Entities found", "Median time to alert", "Amount caught", "Amount missed"),
     )
     rows = (
@@ -352,7 +353,7 @@ def _views(views: Sequence[View]) -> Html:
 
 
 def _days(view: View) -> Html:
-    columns = ("Day", "Events", "Frauds", "Caught", "Alerted", "Precision", "Recall")
+    columns = ("Day", "Events", "Frauds", "Caught", "With an alert", "Precision", "Recall")
     rows = (
         (
             one.day,

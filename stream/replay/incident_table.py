@@ -2,7 +2,8 @@
 of it was fraud.
 
 Follows from the run's other tables: alerts.parquet tells when an incident opened, scores.parquet which
-events of its entity were counted into it behind that, until which it lasts, and which lie between.
+events of its entity were counted into it behind that, until which it lasts, and which lie between. A
+late event from before its incident's first is none of its.
 """
 
 from collections.abc import Sequence
