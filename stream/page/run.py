@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from stream.clock import ms_of
+from stream.config import ALL
 from stream.judging.figures import (
-    ALL,
     Figure,
     Judgement,
     Level,
@@ -77,6 +77,9 @@ def verdict(summary: Summary) -> str:
     view = judged.views[0]
     events = ranking(view, "events")
     caught = view.amount.caught_share.value
+    if judged.named and not judged.frauds:
+        told = f"{_some(alerts, 'alert')} in {_some(view.incidents, 'incident')}"
+        return f"Fraud is confirmed of entities, of no event; {told}"
     if events is None or not events.frauds:
         return f"No confirmed fraud; {_some(alerts, 'alert')}"
     return (
@@ -110,11 +113,11 @@ def headline(judged: Judgement) -> Iterator[tuple[str, str, str]]:
         )
         yield "ROC AUC", rate(events.roc_auc.value), interval(events.roc_auc)
         yield (
-            "of alerted events are fraud",
+            "of events with an alert are fraud",
             percent(events.precision.value),
             _percents(events.precision),
         )
-        yield "of frauds have an alert", percent(events.recall.value), _percents(events.recall)
+        yield "of frauds are alerted", percent(events.recall.value), _percents(events.recall)
         at = percent(judged.false_positives)
         found = events.recall_at_false_positives
         yield f"of frauds at {at} false positives", percent(found.value), _percents(found)
@@ -247,7 +250,7 @@ def _levels(judged: Judgement) -> Html:
     at = percent(judged.false_positives)
     columns = (
         *("Level", "Count", "Frauds", "ROC AUC", "Average precision"),
-        *(f"Recall at {at} false positives", "Alerted", "Precision", "Recall"),
+        *(f"Recall at {at} false positives", "Alerted", "With an alert", "Precision", "Recall"),
     )
     rows = (
         (
@@ -258,6 +261,7 @@ def _levels(judged: Judgement) -> Html:
             measured(one.average_precision),
             measured(one.recall_at_false_positives),
             whole(one.alerted),
+            whole(one.published),
             measured(one.precision),
             measured(one.recall),
         )
@@ -276,9 +280,7 @@ def measured(figure: Figure) -> Html:
 def _calibration(page: Page, view: View) -> Iterator[Html]:
     points = [one for one in view.calibration if one.observed.value]
     lines = [
-        Line(
-            "promised", [one.p for one in points], [one.expected for one in points], reference=True
-        ),
+        Line("promised", [one.p for one in points], [one.p for one in points], reference=True),
         Line(
             "observed",
             [one.p for one in points],
@@ -303,7 +305,7 @@ def _calibration(page: Page, view: View) -> Iterator[Html]:
 
 def _scenarios(scenarios: Sequence[Scenario]) -> Html:
     columns = (
-        *("Kind", "Frauds", "With an alert", "Recall", "Caught", "Average precision", "ROC AUC"),
+        *("Kind", "Frauds", "Alerted", "Recall", "Caught", "Average precision", "ROC AUC"),
         *("Entities found", "Median time to alert", "Amount caught", "Amount missed"),
     )
     rows = (
@@ -351,7 +353,7 @@ def _views(views: Sequence[View]) -> Html:
 
 
 def _days(view: View) -> Html:
-    columns = ("Day", "Events", "Frauds", "Caught", "Alerted", "Precision", "Recall")
+    columns = ("Day", "Events", "Frauds", "Caught", "With an alert", "Precision", "Recall")
     rows = (
         (
             one.day,
@@ -371,6 +373,13 @@ def _called(view: View) -> str:
 # -- what was missed ------------------------------------------------------------------------------
 
 
+_LACKING: Final = {
+    "held back": "nothing: held back, over budget",
+    "budget": "nothing: the budget did not allow it then",
+    "not scored": "no monitor judged them",
+}
+
+
 def _missed(missed: MissedFrauds) -> Iterator[Html]:
     if not missed.frauds:
         yield paragraph("Every fraud was caught.")
@@ -383,7 +392,7 @@ def _missed(missed: MissedFrauds) -> Iterator[Html]:
         ("Lacking", "Frauds", "Amount"),
         (
             (
-                _gap(one.gap_above, one.gap_to),
+                _LACKING.get(one.name, one.name),
                 bar(one.frauds / max(missed.frauds, 1), whole(one.frauds)),
                 number(one.amount),
             )
@@ -429,11 +438,13 @@ def _missed_table(caption: str, frauds: Iterable[Missed], more: str) -> Html:
 def _why(one: Missed) -> Html:
     if one.nearest is None or one.gap is None:
         return text("no monitor judged it")
-    lacking = (
-        f"score {number(one.gap)} too low for an alert by {one.nearest}"
-        if one.gap > 0
-        else f"{one.nearest} held its alert back: over budget, or an open incident"
-    )
+    held_back = [said.monitor for said in one.said if said.held_back]
+    if held_back:
+        lacking = f"{held_back[0]} held its alert back: over budget"
+    elif one.gap > 0:
+        lacking = f"score {number(one.gap)} too low for an alert by {one.nearest}"
+    else:
+        lacking = f"the budget of {one.nearest} did not allow an alert on that score"
     told = facts(
         (
             said.monitor,
@@ -446,16 +457,6 @@ def _why(one: Missed) -> Html:
         for said in one.said
     )
     return fold(lacking, told)
-
-
-def _gap(above: float | None, to: float | None) -> str:
-    if above is None and to is None:
-        return "no monitor judged them"
-    if above is None:
-        return "nothing: held back by budget or an open incident"
-    if to is None:
-        return f"more than {number(above)}"
-    return f"{number(above)} to {number(to)}"
 
 
 # -- accounting -----------------------------------------------------------------------------------

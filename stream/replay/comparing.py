@@ -6,14 +6,16 @@ not know of the others: it gives what it gives alone.
 """
 
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from schemas.mapping import compile_mapping
 from stream import database
-from stream.config import Config
+from stream.config import Config, InputSpec
 from stream.decoding import shared_decoders
 from stream.errors import InputError
 from stream.judging.comparison import Comparison, Setting, Side
@@ -58,6 +60,7 @@ def compare(
         raise InputError(f"got {got}; expected two configurations or more, no name twice")
     database.check_installed()
     _check_known(candidates, inputs)
+    by_position = _cut_alike(candidates, {name for name, _ in inputs})
     refuse_foreign(out_dir, {COMPARISON, PAGE, COMPARISON + PART, PAGE + PART, *names})
     with ExitStack() as opened:
         asked = [
@@ -77,7 +80,9 @@ def compare(
         drive(sources_of(runs, [name for name, _ in inputs]), progress)
         costs = [(run.cpu_s, run.state_bytes()) for run in runs]
         summaries = [run.finish() for run in runs]
-    comparison = _compared([one.config for one in candidates], summaries, costs, out_dir)
+    comparison = _compared(
+        [one.config for one in candidates], summaries, costs, out_dir, by_position
+    )
     _write(comparison, out_dir)
     return comparison
 
@@ -106,16 +111,42 @@ def _own(config: Config, inputs: Named) -> Named:
     return [one for one in inputs if one[0] in config.inputs]
 
 
+def _cut_alike(candidates: Sequence[Candidate], given: AbstractSet[str]) -> bool:
+    """Whether all cut the inputs that they share into the same partitions, so that an event has one
+    position in all. Raises InputError where they do not, and its id is its position."""
+    alike = True
+    for name in sorted(given):
+        specs = [one.config.inputs[name] for one in candidates if name in one.config.inputs]
+        ways = {(spec.partitions, spec.keyed_by, spec.partitioner) for spec in specs}
+        if len(ways) > 1:
+            alike = False
+            if any(_positional(spec) for spec in specs):
+                raise InputError(
+                    f"inputs.{name}: its event ids are positions, and the configurations cut it into "
+                    "different partitions: no event could be found in both; expected the same "
+                    "partitions, keyed_by and partitioner in all"
+                )
+    return alike
+
+
+def _positional(spec: InputSpec) -> bool:
+    return compile_mapping(spec.codec, spec.type, spec.fields, ()).event_id is None
+
+
 def _compared(
     configs: Sequence[Config],
     summaries: Sequence[Summary],
     costs: Sequence[tuple[float, int]],
     out_dir: Path,
+    by_position: bool,
 ) -> Comparison:
     labelled = all(summary.judged for summary in summaries)
     first = summaries[0]
     folders = [(summary.name, out_dir / summary.name) for summary in summaries]
-    pairs = [pair(out_dir, folders[0], other, labelled) for other in folders[1:]]
+    pairs = [
+        pair(out_dir, folders[0], other, labelled=labelled, by_position=by_position)
+        for other in folders[1:]
+    ]
     settings = list(_settings(configs))
     return Comparison(
         verdict=". ".join(one.verdict for one in pairs),

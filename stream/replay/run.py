@@ -6,7 +6,6 @@ their logs, and told how far in event time all of them have come.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter, process_time
@@ -23,14 +22,13 @@ from stream.config import Config, fingerprint
 from stream.decoding import SharedDecoder
 from stream.errors import InputError
 from stream.replay import manifest
-from stream.replay.incidents import with_outcomes
 from stream.replay.jobs import Jobs
 from stream.replay.judged import judged
 from stream.replay.labels import JoinedLabels
 from stream.replay.last_words import labels_in, labels_of
 from stream.replay.manifest import Origin
 from stream.replay.opening import Input, Named, found
-from stream.replay.recording import INCIDENTS, OWN, Recording, make_folder, refuse_foreign
+from stream.replay.recording import OWN, Recording, make_folder, refuse_foreign
 from stream.replay.span import Span, Split
 from stream.replay.summary import Summary, Tally, summarize
 from stream.shard import Emitted, Shards
@@ -226,8 +224,7 @@ class Run:
         del self._chain  # judging needs memory of its own
         verdict = judged(self.config, self._recording)
         seconds = perf_counter() - self._began
-        summary = summarize(self.asked.name, self.config, self._tally, verdict, seconds)
-        path = self._recording.part(INCIDENTS)
-        summary = replace(summary, incidents=with_outcomes(summary.incidents, path))
+        opened = self._recording.incidents_opened()
+        summary = summarize(self.asked.name, self.config, self._tally, opened, verdict, seconds)
         self._recording.finish(summary)
         return summary
