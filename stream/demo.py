@@ -30,12 +30,12 @@ from stream.clock import now_text
 from stream.config import Config
 from stream.errors import ConfigError
 from stream.page.demo import Finding, Story, demo_page, first_alert
-from stream.page.words import moment, number, surprise
 from stream.replay.incidents import WorstIncidents
 from stream.replay.recording import make_folder
 from stream.replay.traffic import TrafficCounter
 from stream.shard import Emitted
 from stream.simulator import Attack, Shop
+from stream.words import moment, number, surprise
 
 INPUT: Final = "shop"
 BATCH_RECORDS: Final = 500

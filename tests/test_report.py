@@ -12,12 +12,21 @@ import msgspec
 import pyarrow.parquet as pq
 import pytest
 
+from stream import words
 from stream.judging.comparison import Comparison
-from stream.page import words
 from stream.page.comparison import comparison_page
 from stream.page.run import run_page
-from stream.replay import Summary
-from tests.test_comparing import BY_GAP, CONFIG, candidate, compared, files
+from stream.replay import Split, Summary, replay
+from tests.test_comparing import (
+    BY_GAP,
+    CONFIG,
+    DAY_MS,
+    START_MS,
+    candidate,
+    compared,
+    config,
+    files,
+)
 from tests.test_page import HOSTILE, Parsed, shape
 
 __all__ = ["files"]  # a fixture
@@ -146,7 +155,13 @@ def renamed(document: Any, name: str, keyed: bool = False) -> Any:
     are such texts."""
     if isinstance(document, dict):
         return {
-            f"{name}{i}" if keyed else key: renamed(inner, name, key in NAMED_BY_OTHERS)
+            f"{name}{i}" if keyed else key: renamed(
+                # "entities" is also a level, whose figures have names of ours
+                inner,
+                name,
+                key in NAMED_BY_OTHERS
+                and "recall" not in (inner if isinstance(inner, dict) else ()),
+            )
             for i, (key, inner) in enumerate(document.items())
         }
     if isinstance(document, list):
@@ -195,9 +210,56 @@ def test_the_verdict_is_read_first(folder: Path) -> None:
     """The first words of a comparison's page are its verdict, then by how much."""
     told = msgspec.json.decode((folder / "comparison.json").read_bytes(), type=Comparison)
     page = (folder / "index.html").read_text("utf-8")
-    first = Parsed(page.partition("<header>")[2]).said
+    first = Parsed(page.partition("<header>")[2]).said.replace("  ", " ")
     because = told.pairs[0].because
     assert first.startswith(f"{told.verdict} {because[0].upper()}{because[1:]}.")
+
+
+def header(folder: Path) -> str:
+    """What a page says before its contents, and of what was missed."""
+    page = (folder / "index.html").read_text("utf-8")
+    missed = page.partition('<h2 id="missed">')[2].partition("</section>")[0]
+    return " ".join(Parsed(page.partition("<nav")[0] + missed).said.split())
+
+
+@pytest.mark.parametrize(
+    ("labels", "from_ms", "said"),
+    [
+        (None, None, "No labels were given, so nothing here says which alerts were right."),
+        ("all", START_MS + 99 * DAY_MS, "labels were given, but no event lies in the time that is"),
+        ("others", None, "Of the 300 labels none is of an event that was read."),
+        ("honest", None, "There was no fraud to be missed."),
+    ],
+)
+def test_why_nothing_is_judged_is_told_as_it_is(
+    files: dict[str, Path], tmp_path: Path, labels: str | None, from_ms: int | None, said: str
+) -> None:
+    """No labels, labels of no event, no event to be judged, and no fraud are told apart."""
+    events = files["shop"].read_bytes().splitlines()[:300]
+    known = files["labels"].read_bytes().splitlines()[:300]
+    if labels == "others":
+        known = [line.replace(b'"payment":"', b'"payment":"x') for line in known]
+    if labels == "honest":
+        known = [line.replace(b'"fraud"', b'"honest"') for line in known]
+    for name, lines in (("shop", events), ("labels", known)):
+        (tmp_path / name).write_bytes(b"\n".join(lines))
+    given = [("verdicts", tmp_path / "labels")] if labels else []
+    inputs, out = [("shop", tmp_path / "shop")], tmp_path / "out"
+    replay(config(CONFIG), inputs, out, lambda _r, _s: None, given, Split(from_ms=from_ms))
+    assert said in header(out)
+    assert ("No labels" in header(out)) == (labels is None)
+    assert "Every fraud was caught" not in header(out)
+
+
+def test_entities_that_never_get_an_alert_are_in_the_headline(folder: Path) -> None:
+    """Beside the median delay, which is of those found alone, stands the share that never is."""
+    summary = msgspec.json.decode((folder / "b" / "summary.json").read_bytes(), type=Summary)
+    assert summary.judged is not None
+    delay = summary.judged.views[0].delay
+    assert delay.never.value is not None
+    assert 0 < delay.never.value < 1
+    never = f"{words.percent(delay.never.value)} of {delay.entities} never had one"
+    assert " ".join(never.split()) in header(folder / "b")
 
 
 def test_a_page_leads_nowhere_else(folder: Path) -> None:

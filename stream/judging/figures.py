@@ -19,7 +19,8 @@ fraud where an event of the entity from opening to last is."""
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
     """A number with its 95 % bootstrap interval. All three are null where it is not defined; low
-    and high alone, where fewer than two days were judged."""
+    and high alone, where fewer than eight days, or groups of entities, hold any of what is measured,
+    or no resample of them differs."""
 
     value: float | None
     low: float | None
@@ -27,7 +28,7 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ranking:
+class LevelFigures:
     """How well one level is ranked, and what the alerts found on it.
 
     count, frauds: of that level. alerted: how many with an alert on one of their events;
@@ -36,7 +37,6 @@ class Ranking:
     all of them are alerted.
     """
 
-    level: Level
     count: int
     frauds: int
     roc_auc: Figure
@@ -174,7 +174,7 @@ class View:
     alerts: int
     incidents: int
     incident_alerts: Figure
-    levels: list[Ranking]
+    levels: dict[Level, LevelFigures]
     precision_at_k: list[PrecisionAtK]
     delay: Delay
     amount: Amount
@@ -257,7 +257,7 @@ class Judgement:
     events: all of them; an event without label counts as honest. labelled: the labels that name an
     event, whether it was to be judged or not.
     resamples, seed: of the bootstrap, whose blocks are days; of entities, groups of entities.
-    false_positives: the share of honest ones at which `Ranking.recall_at_false_positives` is taken.
+    false_positives: the share of honest ones at which `LevelFigures.recall_at_false_positives` is taken.
     views: "all" first; the others only where there is more than one monitor, or assess.
     """
 

@@ -24,22 +24,22 @@ from stream.judging.comparison import (
     ScoreBand,
 )
 from stream.judging.facts import DAY_MS
-from stream.judging.figures import Figure
 from stream.judging.measures import (
     HONEST,
     Ranked,
-    Ranking,
+    Reader,
     Rows,
     Totals,
     divided,
     figure,
     resampled,
 )
-from stream.page.words import percent, signed
+from stream.judging.verdict import AVERAGE_PRECISION, EQUAL_RECALL, PRECISION, of_pair
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
+SIDES: Final = ("first", "other")
 SCORE_STEP: Final = 0.005
 """Scores are compared by rank in steps of this: a p-value within 1.2 % of another counts as it."""
 BANDS: Final = (0.0, 0.301, 0.699, 1.0, 1.301, 2.0, 3.0, 4.0)
@@ -54,76 +54,20 @@ def pair(work: Path, first: tuple[str, Path], other: tuple[str, Path], labelled:
     keeps meanwhile. Raises ExtraMissing."""
     with database.opened(work) as tables:
         _read(tables, first[1], other[1], labelled)
-        differences = list(_differences(tables)) if labelled else []
+        alerted = _alerted(tables)
+        differences = list(_differences(tables, min(alerted))) if labelled else []
         drift = _drift(tables)
-        said, because = verdict(first[0], other[0], differences, drift)
+        said = of_pair(first[0], other[0], differences, alerted, drift)
         return Pair(
             first=first[0],
             other=other[0],
-            verdict=said,
-            because=because,
+            **said._asdict(),
             differences=differences,
             overlaps=list(_overlaps(tables, labelled)),
             by_first=_found_by_one(tables, "first_alerted AND NOT other_alerted"),
             by_other=_found_by_one(tables, "other_alerted AND NOT first_alerted"),
             drift=drift,
         )
-
-
-# -- in a sentence --------------------------------------------------------------------------------
-
-PRECISION, RECALL = "average precision", "recall at the alert budget"
-
-
-def verdict(first: str, other: str, differences: list[Difference], drift: Drift) -> tuple[str, str]:
-    """Which of the two is better, if that can be told; and by how much, both measures as the better
-    one has them: the one that ranks better, where another alerts on more."""
-    if not differences:
-        return f"Without labels nobody can say whether {first} or {other} is better", _common(drift)
-    by_measure = {one.measure: one.difference for one in differences}
-    ranks, finds = by_measure[PRECISION], by_measure[RECALL]
-    by_rank, by_alerts = _sign(ranks), _sign(finds)
-    sign = by_rank or by_alerts or 1
-    because = f"{_said(PRECISION, ranks, sign)}; {_said(RECALL, finds, sign)}"
-    one, than = (other, first) if sign > 0 else (first, other)
-    if not by_rank and not by_alerts:
-        return f"No difference between {first} and {other} can be told", because
-    if by_rank == by_alerts:
-        return f"{one} catches more than {than}", because
-    if not by_alerts:
-        said = "in their alerts no difference can be told"
-        return f"{one} ranks frauds higher than {than}; {said}", because
-    if not by_rank:
-        said = "in how they rank no difference can be told"
-        return f"{one} alerts on more frauds than {than}; {said}", because
-    said = f"{than} alerts on more of them"
-    return f"{one} ranks frauds higher than {than}; {said}", because
-
-
-def _common(drift: Drift) -> str:
-    share = drift.alerts_in_common
-    if share is None:
-        return "neither alerts at all"
-    return f"of the events that one of them alerts on, {percent(share)} are alerted on by both"
-
-
-def _sign(difference: Figure) -> int:
-    """1 where the other run's measure is higher, -1 where the first one's, 0 where its interval
-    does not say."""
-    if difference.low is None or difference.high is None:
-        return 0
-    return 1 if difference.low > 0.0 else -1 if difference.high < 0.0 else 0
-
-
-def _said(measure: str, difference: Figure, sign: int) -> str:
-    """The difference as one run has it. sign: 1 for the other, -1 for the first."""
-    if difference.value is None:
-        return f"{measure} is not defined"
-    value = f"{measure} {signed(sign * difference.value)}"
-    if difference.low is None or difference.high is None:
-        return f"{value} (too few days for an interval)"
-    low, high = sorted((sign * difference.low, sign * difference.high))
-    return f"{value} (95 %: {signed(low)} to {signed(high)})"
 
 
 # -- the tables -----------------------------------------------------------------------------------
@@ -163,7 +107,8 @@ def _read(tables: "DuckDBPyConnection", first: Path, other: Path, labelled: bool
         )
 
 
-def _differences(tables: "DuckDBPyConnection") -> Iterator[Difference]:
+def _differences(tables: "DuckDBPyConnection", fewer: int) -> Iterator[Difference]:
+    """fewer: events with an alert, of the side that has fewer."""
     days = _columns(
         tables,
         "SELECT day, sum((NOT fraud)::INT), sum(fraud::INT) FROM event GROUP BY day ORDER BY day",
@@ -172,43 +117,67 @@ def _differences(tables: "DuckDBPyConnection") -> Iterator[Difference]:
     weights = resampled(len(day))
     totals = Totals(honest, frauds[:, None])
     first, other = (_ranked(tables, side, day, totals, weights) for side in ("first", "other"))
-    yield _difference(PRECISION, first.average_precision, other.average_precision)
-    yield _difference("ROC AUC", first.roc_auc, other.roc_auc)
+    at_few = "recall at 0.1 % false positives"
+    yield _difference(AVERAGE_PRECISION, first.average_precision, other.average_precision, frauds)
+    yield _difference("ROC AUC", first.roc_auc, other.roc_auc, frauds)
     yield _difference(
-        "recall at 0.1 % false positives",
-        first.recall_at_false_positives,
-        other.recall_at_false_positives,
+        at_few, first.recall_at_false_positives, other.recall_at_false_positives, frauds
     )
     found = _columns(
         tables,
-        """SELECT sum((fraud AND first_alerted)::INT), sum((fraud AND other_alerted)::INT),
-            sum(first_alerted::INT), sum(other_alerted::INT),
-            sum(CASE WHEN fraud THEN hundredths ELSE 0 END),
-            sum(CASE WHEN fraud AND first_alerted THEN hundredths ELSE 0 END),
-            sum(CASE WHEN fraud AND other_alerted THEN hundredths ELSE 0 END)
-        FROM event GROUP BY day ORDER BY day""",
+        f"""SELECT {", ".join(f"sum({one})" for one in _SUMS)}
+        FROM (SELECT *, {", ".join(_equal(side, fewer) for side in SIDES)} FROM event)
+        GROUP BY day ORDER BY day""",
     )
-    caught_a, caught_b, alerted_a, alerted_b, amount, amount_a, amount_b = (
-        column.astype(np.float64) @ weights for column in found
+    found_a, found_b, equal_a, equal_b, alerted_a, alerted_b, amount, amount_a, amount_b = (
+        column.astype(np.int64) for column in found
     )
-    all_frauds = frauds @ weights
-    yield _difference(RECALL, divided(caught_a, all_frauds), divided(caught_b, all_frauds))
-    yield _difference(
-        "precision at the alert budget", divided(caught_a, alerted_a), divided(caught_b, alerted_b)
-    )
-    yield _difference(
-        "share of the frauds' amount alerted on",
-        divided(amount_a, amount),
-        divided(amount_b, amount),
+    alerted = alerted_a + alerted_b
+    for measure, (part_a, whole_a), (part_b, whole_b), held in (
+        (EQUAL_RECALL, (equal_a, frauds), (equal_b, frauds), frauds),
+        ("recall at the alert budget", (found_a, frauds), (found_b, frauds), frauds),
+        (PRECISION, (found_a, alerted_a), (found_b, alerted_b), alerted),
+        ("share of the frauds' amount alerted on", (amount_a, amount), (amount_b, amount), amount),
+    ):
+        a, b = (
+            divided(part @ weights, whole @ weights)
+            for part, whole in ((part_a, whole_a), (part_b, whole_b))
+        )
+        yield _difference(measure, a, b, held)
+
+
+_SUMS: Final = (
+    *(f"(fraud AND {side}_{which})::INT" for which in ("alerted", "equal") for side in SIDES),
+    *(f"{side}_alerted::INT" for side in SIDES),
+    "hundredths * fraud::INT",
+    *(f"hundredths * (fraud AND {side}_alerted)::INT" for side in SIDES),
+)
+
+
+def _equal(side: str, most: int) -> str:
+    """Column ‹side›_equal: whether an event is among so many alerts of a side at most, those with
+    the highest scores."""
+    return (
+        f"rowid IN (SELECT rowid FROM event WHERE {side}_alerted "
+        f"ORDER BY {side}_score DESC, time_ms, event_id LIMIT {most}) AS {side}_equal"
     )
 
 
-def _difference(measure: str, first: F64, other: F64) -> Difference:
+def _alerted(tables: "DuckDBPyConnection") -> tuple[int, int]:
+    """Events with an alert, of either side."""
+    counts = ", ".join(f"count(*) FILTER ({side}_alerted)" for side in SIDES)
+    first, other = _one(tables, f"SELECT {counts} FROM event")
+    return int(first), int(other)
+
+
+def _difference(measure: str, first: F64, other: F64, held: I64) -> Difference:
+    """held: int64[days], how much of what is measured lies in each."""
+    blocks = int(np.count_nonzero(held))
     return Difference(
         measure=measure,
-        first=figure(first).value,
-        other=figure(other).value,
-        difference=figure(other - first),
+        first=figure(first, blocks).value,
+        other=figure(other, blocks).value,
+        difference=figure(other - first, blocks),
     )
 
 
@@ -220,13 +189,13 @@ def _ranked(
         f"""SELECT {side}_score, day, fraud, count(*), sum(hundredths) FROM event
         GROUP BY {side}_score, day, fraud ORDER BY {side}_score DESC, day, fraud"""
     ).to_arrow_reader(ROWS_AT_ONCE)
-    ranking = Ranking(totals, weights)
+    reader = Reader(totals, weights)
     assert found is not None
     for batch in found:
         score, day, fraud, size, hundredths = (
             column.to_numpy(zero_copy_only=False) for column in batch.columns
         )
-        ranking.add(
+        reader.add(
             Rows(
                 score.astype(np.float64),
                 np.searchsorted(days, day),
@@ -235,7 +204,7 @@ def _ranked(
                 hundredths.astype(np.int64),
             )
         )
-    return ranking.finish()
+    return reader.finish()
 
 
 # -- what both have, and what only one ------------------------------------------------------------

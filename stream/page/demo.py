@@ -17,9 +17,9 @@ from stream.page.parts import (
     pill,
     text,
 )
-from stream.page.words import duration, moment
 from stream.replay.incidents import Incident
 from stream.replay.traffic import Traffic
+from stream.words import duration, moment
 
 _SAME_PLACE: Final = 0.03
 """Attacks that begin within this share of the traffic's span share one label in the chart."""

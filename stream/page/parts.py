@@ -17,8 +17,8 @@ import orjson
 from plotly.offline import get_plotlyjs
 
 from schemas.alerts import Contribution
-from stream.page.words import NOTHING, duration, moment, number, surprise, whole
 from stream.replay.incidents import Incident
+from stream.words import NOTHING, duration, moment, number, surprise, whole
 
 ROWS_SHOWN: Final = 10
 

@@ -14,8 +14,6 @@ from stream.judging.figures import (
     Judgement,
     Level,
     Missed,
-    MissedFrauds,
-    Ranking,
     Scenario,
     View,
 )
@@ -35,8 +33,8 @@ from stream.page.parts import (
     table,
     text,
 )
-from stream.page.words import NOTHING, duration, number, percent, rate, whole
 from stream.replay.summary import Summary
+from stream.words import NOTHING, duration, number, percent, rate, some, whole
 
 LEVELS: Final[dict[Level, str]] = {
     "events": "Events",
@@ -55,7 +53,7 @@ FOOTER: Final = (
 def run_page(summary: Summary) -> str:
     """The whole HTML file; it loads nothing from anywhere."""
     page, judged = Page(), summary.judged
-    head = [Html(f"<h1>{text(verdict(summary))}</h1>"), paragraph(_lead(summary))]
+    head = [Html(f"<h1>{text(summary.verdict)}</h1>"), paragraph(_lead(summary))]
     head.append(figures(headline(judged) if judged else _plain(summary)))
     page.add("traffic", "Traffic and alerts", _traffic(page, summary))
     if judged:
@@ -63,32 +61,9 @@ def run_page(summary: Summary) -> str:
     incidents = incidents_table(summary.incidents, summary.incidents_opened)
     page.add("incidents", "Incidents", incidents)
     if judged:
-        page.add("missed", "What was missed, and why", *_missed(judged.missed))
+        page.add("missed", "What was missed, and why", *_missed(judged))
     page.add("records", "What became of the records", *_records(summary))
     return document(page, f"Eddy: {summary.name}", Html("".join(head)), FOOTER)
-
-
-def verdict(summary: Summary) -> str:
-    """What the run led to, in one sentence."""
-    judged = summary.judged
-    alerts = summary.alerts_published
-    if judged is None:
-        return f"{_some(alerts, 'alert')} in {_some(summary.incidents_opened, 'incident')}"
-    view = judged.views[0]
-    events = ranking(view, "events")
-    caught = view.amount.caught_share.value
-    if events is None or not events.frauds:
-        return f"No confirmed fraud; {_some(alerts, 'alert')}"
-    return (
-        f"{_some(events.frauds_alerted, 'fraud')} of {whole(events.frauds)} found by "
-        f"{_some(view.incidents, 'incident')}"
-        + (f", {percent(caught)} of the amount caught" if caught is not None else "")
-    )
-
-
-def ranking(view: View, level: Level) -> Ranking | None:
-    """How one level is ranked; None where it was not judged."""
-    return next((one for one in view.levels if one.level == level), None)
 
 
 def interval(figure: Figure) -> str:
@@ -101,23 +76,18 @@ def interval(figure: Figure) -> str:
 def headline(judged: Judgement) -> Iterator[tuple[str, str, str]]:
     """The figures that are read first, with their intervals."""
     view = judged.views[0]
-    events = ranking(view, "events")
-    if events:
-        yield (
-            "average precision",
-            rate(events.average_precision.value),
-            interval(events.average_precision),
-        )
-        yield "ROC AUC", rate(events.roc_auc.value), interval(events.roc_auc)
-        yield (
-            "of alerted events are fraud",
-            percent(events.precision.value),
-            _percents(events.precision),
-        )
-        yield "of frauds have an alert", percent(events.recall.value), _percents(events.recall)
-        at = percent(judged.false_positives)
-        found = events.recall_at_false_positives
-        yield f"of frauds at {at} false positives", percent(found.value), _percents(found)
+    events = view.levels["events"]
+    ranks, found = events.average_precision, events.recall_at_false_positives
+    yield "average precision", rate(ranks.value), interval(ranks)
+    yield "ROC AUC", rate(events.roc_auc.value), interval(events.roc_auc)
+    yield (
+        "of alerted events are fraud",
+        percent(events.precision.value),
+        _percents(events.precision),
+    )
+    yield "of frauds have an alert", percent(events.recall.value), _percents(events.recall)
+    at = percent(judged.false_positives)
+    yield f"of frauds at {at} false positives", percent(found.value), _percents(found)
     share = view.amount.caught_share
     yield "of the amount caught", percent(share.value), _percents(share)
     for at_k in view.precision_at_k:
@@ -126,13 +96,14 @@ def headline(judged: Judgement) -> Iterator[tuple[str, str, str]]:
             rate(at_k.precision.value),
             interval(at_k.precision),
         )
-    delay = view.delay.median_s
-    note = (
-        ""
-        if delay.low is None or delay.high is None
-        else (f"{duration(delay.low * 1000)} to {duration(delay.high * 1000)}")
+    delay = view.delay
+    never = f"{percent(delay.never.value)} of {whole(delay.entities)} never had one"
+    middle = f"middle half {_span(delay.first_quartile_s)} to {_span(delay.third_quartile_s)}"
+    yield (
+        f"median from a {view.entity}'s first fraud to its alert",
+        _span(delay.median_s.value),
+        f"{middle}; {never}" if delay.median_s.value is not None else never,
     )
-    yield "from first fraud to alert, median", _span(delay.value), note
     yield "alerts an incident", number(view.incident_alerts.value), ""
 
 
@@ -156,7 +127,7 @@ def _lead(summary: Summary) -> str:
     )
     judged = summary.judged
     if judged is None:
-        return told + "No labels were given, so nothing here says which alerts were right."
+        return told + (summary.unjudged or "")
     return told + (
         f"Judged from {judged.first_event_time[:10]} to {judged.last_event_time[:10]}: "
         f"{whole(judged.events)} events, {whole(judged.frauds)} of them confirmed as fraud."
@@ -251,7 +222,7 @@ def _levels(judged: Judgement) -> Html:
     )
     rows = (
         (
-            LEVELS[one.level],
+            said,
             whole(one.count),
             whole(one.frauds),
             measured(one.roc_auc),
@@ -261,7 +232,7 @@ def _levels(judged: Judgement) -> Html:
             measured(one.precision),
             measured(one.recall),
         )
-        for one in judged.views[0].levels
+        for said, one in ((said, judged.views[0].levels[one]) for one, said in LEVELS.items())
     )
     return table("All monitors together, by what is ranked; 95 % intervals", columns, rows)
 
@@ -332,21 +303,20 @@ def _views(views: Sequence[View]) -> Html:
     )
     rows = []
     for view in views:
-        events = ranking(view, "events")
-        if events:
-            rows.append(
-                (
-                    _called(view),
-                    view.entity,
-                    whole(view.alerts),
-                    whole(view.incidents),
-                    measured(events.average_precision),
-                    measured(events.roc_auc),
-                    measured(events.precision),
-                    measured(events.recall),
-                    percent(view.amount.caught_share.value),
-                )
+        events = view.levels["events"]
+        rows.append(
+            (
+                _called(view),
+                view.entity,
+                whole(view.alerts),
+                whole(view.incidents),
+                measured(events.average_precision),
+                measured(events.roc_auc),
+                measured(events.precision),
+                measured(events.recall),
+                percent(view.amount.caught_share.value),
             )
+        )
     return table("Each by its own score and its own alerts", columns, rows)
 
 
@@ -371,12 +341,14 @@ def _called(view: View) -> str:
 # -- what was missed ------------------------------------------------------------------------------
 
 
-def _missed(missed: MissedFrauds) -> Iterator[Html]:
+def _missed(judged: Judgement) -> Iterator[Html]:
+    missed = judged.missed
     if not missed.frauds:
-        yield paragraph("Every fraud was caught.")
+        said = "Every fraud was caught." if judged.frauds else "There was no fraud to be missed."
+        yield paragraph(said)
         return
     yield paragraph(
-        f"{_some(missed.frauds, 'fraud')} with {number(missed.amount)} behind them were not caught."
+        f"{some(missed.frauds, 'fraud')} with {number(missed.amount)} behind them were not caught."
     )
     yield table(
         "By what the nearest monitor's score lacked for an alert",
@@ -480,10 +452,6 @@ def _records(summary: Summary) -> Iterator[Html]:
             ("Time", f"{number(summary.seconds)} s, {whole(round(summary.events_per_s))} events/s"),
         )
     )
-
-
-def _some(count: int, what: str) -> str:
-    return f"{whole(count)} {what}{'' if count == 1 else 's'}"
 
 
 def _percents(figure: Figure) -> str:

@@ -90,7 +90,7 @@ class Recording:
         self._origin = origin
         self._opened = ExitStack()
         self.work = out_dir / WORK
-        self.labels_heard = False
+        self.labels_heard = 0
 
     def __enter__(self) -> Self:
         shutil.rmtree(self.work, ignore_errors=True)  # of a replay that was killed
@@ -133,7 +133,7 @@ class Recording:
 
     def add_labels(self, labels: LabelBatch) -> None:
         """Write down labels as they were known."""
-        self.labels_heard = self.labels_heard or len(labels.time_ms) > 0
+        self.labels_heard += len(labels.time_ms)
         self._labels.add(labels)
 
     def part(self, name: str) -> Path:

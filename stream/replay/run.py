@@ -149,6 +149,7 @@ class Run:
         self._tally.add_shards(self.config, self._chain)
         del self._chain  # judging needs memory of its own
         verdict = judged(self.config, self._recording)
+        self._tally.labels_heard = self._recording.labels_heard
         seconds = perf_counter() - self._began
         summary = summarize(self._name, self.config, self._tally, verdict, seconds)
         path = self._recording.part(INCIDENTS)

@@ -1,4 +1,4 @@
-"""How a page and the terminal write numbers, spans, times and surprises for people to read."""
+"""How Eddy writes numbers, spans, times and surprises for people to read."""
 
 from datetime import UTC, datetime
 from typing import Final
@@ -25,6 +25,11 @@ def number(value: float | None) -> str:
 def whole(value: int) -> str:
     """A count for reading, every digit of it, thousands apart."""
     return f"{value:,}".replace(",", _GAP)
+
+
+def some(count: int, what: str) -> str:
+    """So many of something: "1 alert", "2 alerts"."""
+    return f"{whole(count)} {what}{'' if count == 1 else 's'}"
 
 
 def percent(share: float | None) -> str:
