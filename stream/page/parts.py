@@ -18,7 +18,7 @@ from plotly.offline import get_plotlyjs
 
 from schemas.alerts import Contribution
 from stream.replay.incidents import Incident
-from stream.words import NOTHING, duration, moment, number, surprise, whole
+from stream.words import NOTHING, duration, moment, number, some, surprise, whole
 
 ROWS_SHOWN: Final = 10
 
@@ -172,7 +172,8 @@ def incidents_table(incidents: Sequence[Incident], opened: int) -> Html:
     ]
     more = opened > len(incidents)
     note = paragraph(f"There are {whole(opened)} incidents; these have the highest scores.")
-    said = "One row an incident, the highest score first; open one for its explanation and events"
+    events = " and events" if any(one.first_events for one in incidents) else ""
+    said = f"One row an incident, the highest score first; open one for its explanation{events}"
     return Html((note if more else "") + first_rows(said, columns, rows, "More incidents"))
 
 
@@ -185,17 +186,44 @@ def _explained(incident: Incident) -> Html:
     worst = incident.worst
     parts = sorted(worst.contributions, key=lambda part: -part.share)
     words = "; ".join(surprise(part) for part in parts[:2]) or "no single feature"
-    rows = "".join(
-        f'<tr><th scope="row">{text(part.feature)}</th><td>{number(part.actual)}</td>'
-        f"<td>{_expected(part)}</td><td>{part.p_value:.1e}</td>"
-        f"<td>{bar(part.share, f'{part.share * 100:.0f} %')}</td></tr>"
-        for part in parts
+    shares = _small_table(
+        ("Feature", "Seen", "Expected", "p", "Share"),
+        (
+            (
+                part.feature,
+                number(part.actual),
+                _expected(part),
+                f"{part.p_value:.1e}",
+                bar(part.share, f"{part.share * 100:.0f} %"),
+            )
+            for part in parts
+        ),
     )
-    heads = "".join(
-        f'<th scope="col">{one}</th>' for one in ("Feature", "Seen", "Expected", "p", "Share")
+    events = _small_table(
+        ("Event", "Time", "Amount", "Score"),
+        (
+            (
+                one.event_id,
+                moment(one.time_ms),
+                number(one.amount),
+                NOTHING if one.score is None else f"{one.score:.1f}",
+            )
+            for one in incident.first_events
+        ),
     )
-    shares = f'<table class="parts"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>'
-    return fold(words, Html(shares + facts(_facts(incident))))
+    return fold(words, Html(shares + facts(_facts(incident)) + events))
+
+
+def _small_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table inside a cell, "" where it has no row."""
+    heads = "".join(f'<th scope="col">{one}</th>' for one in columns)
+    body = "".join(
+        f'<tr><th scope="row">{text(first)}</th>{"".join(f"<td>{text(one)}</td>" for one in others)}</tr>'
+        for first, *others in rows
+    )
+    if not body:
+        return ""
+    return f'<table class="parts"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>'
 
 
 def facts(items: Iterable[tuple[str, str]]) -> Html:
@@ -242,7 +270,9 @@ def _facts(incident: Incident) -> Iterable[tuple[str, str]]:
         )
     if incident.events is not None:
         behind = "" if incident.amount is None else f", amount {number(incident.amount)}"
-        yield "Meanwhile", f"{whole(incident.events)} events of the entity{behind}"
+        shown = len(incident.first_events)
+        cut = f"; the first {shown} below" if 0 < shown < incident.events else ""
+        yield "Meanwhile", f"{some(incident.events, 'event')} of the entity{behind}{cut}"
 
 
 def _asset(name: str) -> str:

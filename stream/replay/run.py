@@ -22,13 +22,14 @@ from stream.config import Config, fingerprint
 from stream.decoding import SharedDecoder
 from stream.inputs import Reading
 from stream.inputs.ranges import recorded_log
+from stream.replay.incident_events import with_events
 from stream.replay.incidents import with_outcomes
 from stream.replay.jobs import Jobs
 from stream.replay.judged import judged
 from stream.replay.labels import join
 from stream.replay.last_words import labels_in, labels_of
 from stream.replay.manifest import Origin
-from stream.replay.recording import INCIDENTS, OWN, Recording, make_folder, refuse_foreign
+from stream.replay.recording import INCIDENTS, OWN, SCORES, Recording, make_folder, refuse_foreign
 from stream.replay.span import EVERYTHING, Span
 from stream.replay.summary import Summary, Tally, summarize
 from stream.shard import Emitted, Shards
@@ -152,7 +153,8 @@ class Run:
         self._tally.labels_heard = self._recording.labels_heard
         seconds = perf_counter() - self._began
         summary = summarize(self._name, self.config, self._tally, verdict, seconds)
-        path = self._recording.part(INCIDENTS)
-        summary = replace(summary, incidents=with_outcomes(summary.incidents, path))
+        incidents = with_outcomes(summary.incidents, self._recording.part(INCIDENTS))
+        incidents = with_events(incidents, self._recording.part(SCORES))
+        summary = replace(summary, incidents=incidents)
         self._recording.finish(summary)
         return summary
