@@ -15,11 +15,18 @@ def number(value: float | None) -> str:
     """A number for reading: about three digits, thousands apart."""
     if value is None:
         return NOTHING
+    if abs(value) < 1e-9:
+        return "0"  # what is left of a count that has decayed for days
     if abs(value) >= 100:
         return f"{value:,.0f}".replace(",", _GAP)
     if value == round(value, 1):
         return f"{value:g}"
     return f"{value:.1f}" if abs(value) >= 1 else f"{value:.2g}"
+
+
+def amount(value: float | None) -> str:
+    """The amount of one event, to the hundredth, thousands apart."""
+    return NOTHING if value is None else f"{value:,.2f}".replace(",", _GAP)
 
 
 def whole(value: int) -> str:

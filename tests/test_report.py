@@ -12,6 +12,7 @@ import msgspec
 import pyarrow.parquet as pq
 import pytest
 
+import stream.page
 from stream import words
 from stream.judging.comparison import Comparison
 from stream.page.comparison import comparison_page
@@ -120,7 +121,7 @@ def shown(leaf: Any) -> Iterator[str]:
     elif isinstance(leaf, int | float) and not isinstance(leaf, bool) and math.isfinite(leaf):
         yield from (words.number(leaf), words.measure(leaf), words.whole(round(leaf)))
         yield from (words.percent(leaf), words.rate(leaf), words.signed(leaf), words.signed(-leaf))
-        yield from (f"{leaf * 100:.0f}", f"{leaf:.1f}", f"{leaf:.1e}", f"{leaf:.2g}")
+        yield from (f"{leaf * 100:.0f}", f"{leaf:.1f}", words.amount(leaf), f"{leaf:.2g}")
         yield from (words.size(leaf), words.duration(leaf), words.duration(leaf * 1000))
         if 0 <= leaf < 4e12:
             yield words.moment(int(leaf))
@@ -204,6 +205,43 @@ def test_a_reader_who_sees_nothing_finds_the_way(written: Written) -> None:
     assert all('<table role="table"><caption>' in figure for figure in figures)
     assert tags.count("table") == tags.count("caption") + written.page.count('class="parts"')
     assert all(a.get("scope") in {"col", "row"} for tag, a in parsed.elements if tag == "th")
+
+
+def test_no_heading_is_a_style_and_nothing_is_left_out() -> None:
+    """A column is styled by what stands in it, never by a heading that may be the name of a file;
+    no column is left out on a phone; a browser without alternative texts shows headings, too."""
+    css = (Path(stream.page.__file__).parent / "page.css").read_text("utf-8")
+    assert "[data-label" not in css
+    assert (
+        "display: none"
+        not in css.partition("@media screen and (max-width: 1080px)")[2].partition("@media print")[
+            0
+        ]
+    )
+    for said in re.findall(r"content: ([^;]+) / \"\";", css):
+        assert f"content: {said}; content: {said} / " in css
+
+
+def test_what_scrolls_can_be_reached(written: Written) -> None:
+    """Each table that scrolls by itself is a region with a name that the keyboard reaches."""
+    scrolled = [a for _, a in Parsed(written.page).elements if a.get("class") == "scroll"]
+    assert scrolled
+    assert all(a["role"] == "region" and a["tabindex"] == "0" and a["aria-label"] for a in scrolled)
+
+
+def test_a_run_is_told_by_what_it_caught_and_what_that_cost(folder: Path) -> None:
+    """The first words of a run's page are its verdict: the frauds of frauds.parquet that are judged
+    and caught, by the alerts and incidents of its tables."""
+    frauds = pq.read_table(folder / "a" / "frauds.parquet").to_pylist()
+    caught = sum(row["caught"] for row in frauds if row["judged"])
+    alerts, incidents = (
+        pq.read_metadata(folder / "a" / f"{name}.parquet").num_rows
+        for name in ("alerts", "incidents")
+    )
+    said = Parsed((folder / "a" / "index.html").read_text("utf-8").partition("<header>")[2]).said
+    assert said.startswith(f"{caught} of {len(frauds)} frauds caught, and ")
+    assert f" by {alerts} alerts in {incidents} incidents " in said
+    assert 0 < caught < len(frauds)
 
 
 def test_the_verdict_is_read_first(folder: Path) -> None:

@@ -34,13 +34,12 @@ def of_run(judged: Judgement | None, alerts: int, incidents: int) -> str:
         return f"{some(alerts, 'alert')} in {some(incidents, 'incident')}"
     if not judged.frauds:
         return f"No confirmed fraud; {some(alerts, 'alert')}"
-    view = judged.views[0]
-    events = view.levels["events"]
-    caught = view.amount.caught_share.value
+    caught = judged.frauds - judged.missed.frauds
+    share = judged.views[0].amount.caught_share.value
+    amount = "" if share is None else f", and {percent(share)} of their amount,"
     return (
-        f"{some(events.frauds_alerted, 'fraud')} of {whole(events.frauds)} found by "
-        f"{some(view.incidents, 'incident')}"
-        + (f", {percent(caught)} of the amount caught" if caught is not None else "")
+        f"{whole(caught)} of {some(judged.frauds, 'fraud')} caught{amount} "
+        f"by {some(alerts, 'alert')} in {some(incidents, 'incident')}"
     )
 
 

@@ -12,6 +12,7 @@ from stream.page.charts import Axis, Line, curves_chart
 from stream.page.parts import (
     Html,
     Page,
+    at,
     document,
     figures,
     fold,
@@ -213,7 +214,7 @@ def _found(caption: str, pair: Pair, frauds: Sequence[FoundByOne]) -> Html:
     rows = (
         (
             name(one.event_id),
-            one.event_time[:16].replace("T", " "),
+            at(one.event_time[:16].replace("T", " ")),
             one.scenario or "not named",
             number(one.amount),
             f"{one.first_score:.1f}",

@@ -77,7 +77,7 @@ def demo_page(story: Story) -> str:
     incidents = incidents_table(story.incidents, story.incidents_opened)
     page.add("incidents", "Incidents", incidents)
     head = Html(f"<h1>{text(story.title)}</h1>{paragraph(story.lead)}{headline}")
-    return document(page, story.title, head, _FOOTER)
+    return document(page, f"Eddy: {story.title}", head, _FOOTER)
 
 
 def first_alert(finding: Finding) -> str:

@@ -4,7 +4,7 @@ Every number on it is in the run's `summary.json`; nothing is computed here but 
 written.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from stream.clock import ms_of
@@ -21,6 +21,7 @@ from stream.page.charts import Axis, Line, Window, alert_marks, curves_chart, tr
 from stream.page.parts import (
     Html,
     Page,
+    at,
     bar,
     document,
     facts,
@@ -33,7 +34,7 @@ from stream.page.parts import (
     table,
     text,
 )
-from stream.replay.summary import Summary
+from stream.replay.summary import Counts, Summary
 from stream.words import NOTHING, duration, number, percent, rate, some, whole
 
 LEVELS: Final[dict[Level, str]] = {
@@ -56,12 +57,13 @@ def run_page(summary: Summary) -> str:
     head = [Html(f"<h1>{text(summary.verdict)}</h1>"), paragraph(_lead(summary))]
     head.append(figures(headline(judged) if judged else _plain(summary)))
     page.add("traffic", "Traffic and alerts", _traffic(page, summary))
-    if judged:
-        _judged(page, judged)
+    if judged and any(scenario.name for scenario in judged.views[0].scenarios):
+        page.add("scenarios", "By kind of fraud", _scenarios(judged.views[0].scenarios))
     incidents = incidents_table(summary.incidents, summary.incidents_opened)
     page.add("incidents", "Incidents", incidents)
     if judged:
         page.add("missed", "What was missed, and why", *_missed(judged))
+        _measured(page, judged)
     page.add("records", "What became of the records", *_records(summary))
     return document(page, f"Eddy: {summary.name}", Html("".join(head)), FOOTER)
 
@@ -76,35 +78,38 @@ def interval(figure: Figure) -> str:
 def headline(judged: Judgement) -> Iterator[tuple[str, str, str]]:
     """The figures that are read first, with their intervals."""
     view = judged.views[0]
-    events = view.levels["events"]
-    ranks, found = events.average_precision, events.recall_at_false_positives
-    yield "average precision", rate(ranks.value), interval(ranks)
-    yield "ROC AUC", rate(events.roc_auc.value), interval(events.roc_auc)
+    events, incidents, delay = view.levels["events"], view.levels["incidents"], view.delay
+    share, few = view.amount.caught_share, events.recall_at_false_positives
+    yield "of the frauds' amount caught", percent(share.value), _percents(share)
     yield (
-        "of alerted events are fraud",
+        "of incidents are fraud",
+        percent(incidents.precision.value),
+        f"{whole(incidents.count)} incidents, {number(view.incident_alerts.value)} alerts each",
+    )
+    yield (
+        "of events alerted on are fraud",
         percent(events.precision.value),
         _percents(events.precision),
     )
-    yield "of frauds have an alert", percent(events.recall.value), _percents(events.recall)
-    at = percent(judged.false_positives)
-    yield f"of frauds at {at} false positives", percent(found.value), _percents(found)
-    share = view.amount.caught_share
-    yield "of the amount caught", percent(share.value), _percents(share)
-    for at_k in view.precision_at_k:
-        yield (
-            f"{view.entity} precision@{at_k.k} a day",
-            rate(at_k.precision.value),
-            interval(at_k.precision),
-        )
-    delay = view.delay
     never = f"{percent(delay.never.value)} of {whole(delay.entities)} never had one"
     middle = f"middle half {_span(delay.first_quartile_s)} to {_span(delay.third_quartile_s)}"
     yield (
-        f"median from a {view.entity}'s first fraud to its alert",
+        f"median from first fraud of an {view.entity} to its alert",
         _span(delay.median_s.value),
         f"{middle}; {never}" if delay.median_s.value is not None else never,
     )
-    yield "alerts an incident", number(view.incident_alerts.value), ""
+    ranks = events.average_precision
+    yield "average precision", rate(ranks.value), interval(ranks)
+    yield "ROC AUC", rate(events.roc_auc.value), interval(events.roc_auc)
+    at_few = percent(judged.false_positives)
+    yield f"of frauds found at {at_few} false positives", percent(few.value), _percents(few)
+    first, *others = view.precision_at_k
+    further = ", ".join(f"{rate(one.precision.value)} of {one.k}" for one in others)
+    yield (
+        f"precision of each day's top {first.k} by {view.entity}",
+        rate(first.precision.value),
+        further,
+    )
 
 
 def _plain(summary: Summary) -> Iterator[tuple[str, str, str]]:
@@ -157,15 +162,13 @@ def _learned_only(summary: Summary) -> Iterator[Window]:
 # -- what the labels say --------------------------------------------------------------------------
 
 
-def _judged(page: Page, judged: Judgement) -> None:
+def _measured(page: Page, judged: Judgement) -> None:
     views = judged.views
     page.add("curves", "How well it ranks", _curves(page, views), _levels(judged))
-    page.add("calibration", "Is a p-value what it says?", *_calibration(page, views[0]))
-    if any(scenario.name for scenario in views[0].scenarios):
-        page.add("scenarios", "By kind of fraud", _scenarios(views[0].scenarios))
     if len(views) > 1:
         page.add("monitors", "By monitor", _views(views))
     page.add("days", "By day", _days(views[0]))
+    page.add("calibration", "Is a p-value what it says?", *_calibration(page, views[0]))
 
 
 def _curves(page: Page, views: Sequence[View]) -> Html:
@@ -331,7 +334,7 @@ def _days(view: View) -> Html:
         )
         for one in view.days
     )
-    return fold("Every day", table("Days of event time", columns, rows), "values")
+    return first_rows("Days of event time", columns, [*rows], "More days")
 
 
 def _called(view: View) -> str:
@@ -377,16 +380,16 @@ def _missed(judged: Judgement) -> Iterator[Html]:
             ],
             "More features",
         )
-    yield _missed_table("The dearest", missed.by_amount, "More of the dearest")
+    yield _missed_table("The dearest of them", missed.by_amount, "More of the dearest")
     nearest = "Those that came nearest to an alert"
-    yield fold(nearest, _missed_table(nearest, missed.nearest, "More of them"), "values")
+    yield fold(nearest, _missed_table(nearest, missed.nearest, "More of them"), "more")
 
 
-def _missed_table(caption: str, frauds: Iterable[Missed], more: str) -> Html:
+def _missed_table(caption: str, frauds: Sequence[Missed], more: str) -> Html:
     rows = [
         (
             name(one.event_id),
-            one.event_time[:16].replace("T", " "),
+            at(one.event_time[:16].replace("T", " ")),
             one.scenario or "not named",
             number(one.amount),
             name(", ".join(f"{kind} {who}" for kind, who in one.entities.items())),
@@ -395,17 +398,18 @@ def _missed_table(caption: str, frauds: Iterable[Missed], more: str) -> Html:
         for one in frauds
     ]
     columns = ("Event", "Time", "Kind", "Amount", "Entities", "Why")
-    return first_rows(caption, columns, rows, more)
+    return first_rows(caption, columns, rows, more, [_said(one) for one in frauds])
 
 
-def _why(one: Missed) -> Html:
+def _why(one: Missed) -> str:
     if one.nearest is None or one.gap is None:
-        return text("no monitor judged it")
-    lacking = (
-        f"score {number(one.gap)} too low for an alert by {one.nearest}"
-        if one.gap > 0
-        else f"{one.nearest} held its alert back: over budget, or an open incident"
-    )
+        return "no monitor judged it"
+    if one.gap > 0:
+        return f"score {number(one.gap)} too low for an alert by {one.nearest}"
+    return f"{one.nearest} held its alert back: over budget, or an open incident"
+
+
+def _said(one: Missed) -> Html:
     told = facts(
         (
             said.monitor,
@@ -416,8 +420,9 @@ def _why(one: Missed) -> Html:
             ),
         )
         for said in one.said
+        if said.score is not None
     )
-    return fold(lacking, told)
+    return fold("What each monitor said", told) if one.nearest else Html("")
 
 
 def _gap(above: float | None, to: float | None) -> str:
@@ -442,7 +447,7 @@ def _records(summary: Summary) -> Iterator[Html]:
     )
     for title, counts in (("Input", summary.inputs), ("Monitor", summary.monitors)):
         rows = (
-            (who, ", ".join(f"{what.replace('_', ' ')} {whole(n)}" for what, n in one.items() if n))
+            (who, Html(f'<span class="long">{text(_counts(one))}</span>'))
             for who, one in counts.items()
         )
         yield table(f"{title}s", (title, "Counts"), rows)
@@ -452,6 +457,10 @@ def _records(summary: Summary) -> Iterator[Html]:
             ("Time", f"{number(summary.seconds)} s, {whole(round(summary.events_per_s))} events/s"),
         )
     )
+
+
+def _counts(counts: Counts) -> str:
+    return ", ".join(f"{what.replace('_', ' ')} {whole(n)}" for what, n in counts.items() if n)
 
 
 def _percents(figure: Figure) -> str:
