@@ -36,8 +36,8 @@ _WHAT: Final = {
 }
 _FOOTER: Final = (
     "Times are UTC. A score is −log10 of the p-value: 4 means one honest event in ten thousand. "
-    "Intervals hold 95 % of bootstrap samples whose blocks are days, the same days for both. The "
-    "same numbers, and more of each, are in comparison.json beside this file."
+    "Intervals of 95 % are of a bootstrap whose blocks are days, the same days for both; where fewer "
+    "than eight of them hold any of what is measured there is none. The same numbers, and more of each, are in comparison.json beside this file."
 )
 
 

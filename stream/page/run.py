@@ -10,6 +10,7 @@ from typing import Final
 from stream.clock import ms_of
 from stream.judging.figures import (
     ALL,
+    FeatureSilence,
     Figure,
     Judgement,
     Level,
@@ -46,8 +47,8 @@ LEVELS: Final[dict[Level, str]] = {
 }
 FOOTER: Final = (
     "Times are UTC. A score is −log10 of the p-value: 4 means one honest event in ten thousand. "
-    "Intervals hold 95 % of bootstrap samples whose blocks are days, or groups of entities where "
-    "entities are counted. The same numbers, and more of each, are in summary.json beside this file."
+    "Intervals of 95 % are of a bootstrap whose blocks are days, or groups of entities where entities "
+    "are counted; where fewer than eight of them hold any of what is measured there is none. The same numbers, and more of each, are in summary.json beside this file."
 )
 
 
@@ -277,22 +278,22 @@ def _calibration(page: Page, view: View) -> Iterator[Html]:
 
 def _scenarios(scenarios: Sequence[Scenario]) -> Html:
     columns = (
-        *("Kind", "Frauds", "With an alert", "Recall", "Caught", "Average precision", "ROC AUC"),
-        *("Entities found", "Median time to alert", "Amount caught", "Amount missed"),
+        *("Kind", "Frauds", "Caught", "Amount caught", "Amount missed", "With an alert", "Recall"),
+        *("Entities found", "Median time to alert", "Average precision", "ROC AUC"),
     )
     rows = (
         (
             one.name or "not named",
             whole(one.frauds),
-            whole(one.alerted),
-            measured(one.recall),
             whole(one.caught),
-            rate(one.average_precision),
-            rate(one.roc_auc),
-            f"{whole(one.entities_alerted)} of {whole(one.entities)}",
-            _span(one.median_delay_s),
             number(one.amount_caught),
             number(one.amount_missed),
+            whole(one.alerted),
+            measured(one.recall),
+            f"{whole(one.entities_alerted)} of {whole(one.entities)}",
+            _span(one.median_delay_s),
+            rate(one.average_precision),
+            rate(one.roc_auc),
         )
         for one in scenarios
     )
@@ -367,7 +368,7 @@ def _missed(judged: Judgement) -> Iterator[Html]:
     )
     if missed.silence:
         yield first_rows(
-            "How often a feature was silent (p ≥ 0.1 of its own), most silent among the missed first",
+            "How often a feature was silent (p ≥ 0.1 of its own), those first that the missed lack most",
             ("Feature", "Monitor", "Among the missed", "Among the caught"),
             [
                 (
@@ -376,13 +377,17 @@ def _missed(judged: Judgement) -> Iterator[Html]:
                     bar(one.silent_missed or 0.0, percent(one.silent_missed)),
                     bar(one.silent_caught or 0.0, percent(one.silent_caught)),
                 )
-                for one in sorted(missed.silence, key=lambda one: -(one.silent_missed or 0.0))
+                for one in sorted(missed.silence, key=_lacking)
             ],
             "More features",
         )
     yield _missed_table("The dearest of them", missed.by_amount, "More of the dearest")
     nearest = "Those that came nearest to an alert"
     yield fold(nearest, _missed_table(nearest, missed.nearest, "More of them"), "more")
+
+
+def _lacking(one: FeatureSilence) -> float:
+    return (one.silent_caught or 0.0) - (one.silent_missed or 0.0)
 
 
 def _missed_table(caption: str, frauds: Sequence[Missed], more: str) -> Html:
