@@ -397,8 +397,9 @@ def test_stability_is_what_its_formula_says() -> None:
     assert by_hand > 0.25
 
 
-def test_scores_are_compared_by_rank(files: dict[str, Path], tmp_path: Path) -> None:
-    """The correlation is scipy's of the scores that both runs wrote, cut to their steps."""
+def test_drift_is_that_of_what_both_runs_wrote(files: dict[str, Path], tmp_path: Path) -> None:
+    """The correlation is scipy's of the scores, cut to their steps; each period has the events of
+    its day on which one and the other and both alert."""
     both = [candidate("a", CONFIG, files), candidate("b", BY_GAP, files)]
     told = compared(both, files, tmp_path / "out").pairs[0].drift
     first, other = (
@@ -407,6 +408,17 @@ def test_scores_are_compared_by_rank(files: dict[str, Path], tmp_path: Path) -> 
     )
     steps = [np.floor(one.to_numpy() / SCORE_STEP) for one in (first, other)]
     assert told.rank_correlation == pytest.approx(spearmanr(*steps).statistic)
+    alerted = []
+    for name in "ab":
+        alerts = pq.read_table(tmp_path / "out" / name / "alerts.parquet").to_pylist()
+        alerted.append({(row["event_id"], str(row["event_time"])[:10]) for row in alerts})
+    assert told.period_days == 1
+    assert len(told.periods) == 14
+    for one in told.periods:
+        of_day = [{event for event, day in each if day == one.from_day} for each in alerted]
+        common = of_day[0] & of_day[1]
+        assert (one.first, one.other, one.both) == (*map(len, of_day), len(common))
+    assert sum(one.first for one in told.periods) > 20
 
 
 def test_names_of_folders_are_plain_and_differ() -> None:

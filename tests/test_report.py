@@ -15,6 +15,7 @@ import pytest
 import stream.page
 from stream import words
 from stream.judging.comparison import Comparison
+from stream.judging.facts import OTHERS
 from stream.page.comparison import comparison_page
 from stream.page.run import run_page
 from stream.replay import Split, Summary, replay
@@ -22,6 +23,7 @@ from tests.test_comparing import (
     BY_GAP,
     CONFIG,
     DAY_MS,
+    FRAUDS_EVERY,
     START_MS,
     candidate,
     compared,
@@ -298,6 +300,23 @@ def test_entities_that_never_get_an_alert_are_in_the_headline(folder: Path) -> N
     assert 0 < delay.never.value < 1
     never = f"{words.percent(delay.never.value)} of {delay.entities} never had one"
     assert " ".join(never.split()) in header(folder / "b")
+
+
+def test_rare_kinds_of_fraud_are_judged_together(files: dict[str, Path], tmp_path: Path) -> None:
+    """Beyond 32 kinds the rarest stand as one, and none is lost."""
+    known = []
+    for i, line in enumerate(files["labels"].read_bytes().splitlines()):
+        kind = min(i // FRAUDS_EVERY, 39)
+        known.append(line.replace(b'"takeover"', b'"kind %d"' % kind))
+    (tmp_path / "labels").write_bytes(b"\n".join(known))
+    inputs, given = [("shop", files["shop"])], [("verdicts", tmp_path / "labels")]
+    summary = replay(config(CONFIG), inputs, tmp_path / "out", lambda _r, _s: None, given)
+    assert summary.judged is not None
+    scenarios = {one.name: one.frauds for one in summary.judged.views[0].scenarios}
+    assert len(scenarios) == 32
+    assert scenarios[OTHERS] == 40 - 31
+    assert scenarios["kind 39"] == 60 - 39
+    assert sum(scenarios.values()) == summary.judged.frauds == 60
 
 
 def test_a_page_leads_nowhere_else(folder: Path) -> None:
