@@ -13,22 +13,23 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from detectors.monitor import MonitorSpec
 from schemas.alerts import Alert
 from schemas.columns import I64, EventBatch, joined
 from schemas.records import Records
 from stream.alerting import RunInfo
 from stream.config import ASSESS, Config, Log, logs, ways
-from stream.shard import Emitted, InternalShard, Shard, Shards, assess_scores
+from stream.shard import Emitted, InternalShard, Shard, Shards
 from stream.stages import InternalRecord
-from stream.stages.watch import NOTHING_WANTED, Said, Wanted, assessed, silence
+from stream.stages.watch import NOTHING_WANTED, Said, Wanted, silence
 
 Counts = Mapping[str, Mapping[str, int]]
 Place = tuple[str, int]
 
 
 class Judged(NamedTuple):
-    """Events that every monitor has judged, and what each said of them; and by "assess", where it
-    scores every event, what they say together."""
+    """Events that every monitor has judged, and what each said of them; and by "assess" what they
+    say together."""
 
     events: EventBatch
     said: dict[str, Said]
@@ -107,7 +108,7 @@ class Chain:
         recorded: Mapping[str, Log] | None = None,
         shards: Making | None = None,
     ) -> None:
-        self._specs = {monitor.name: monitor for monitor in config.monitors}
+        self._specs: dict[str, MonitorSpec | None] = {one.name: one for one in config.monitors}
         self._wanted = wanted
         self._shards = shards or Shards(config, run, topics, wanted=wanted)
         self._later = {
@@ -118,7 +119,10 @@ class Chain:
             ]
             for name in config.inputs
         }
-        self._assessed = assess_scores(config, wanted)
+        if config.assess and wanted.scores:
+            self._specs[ASSESS] = None
+            for later in self._later.values():
+                later.append(ASSESS)
         self._logs = {(log.name, log.internal): log for log in logs(config)}
         self._recorded = recorded or {}
         self.recorded = frozenset(log.name for log in self._recorded.values())
@@ -161,8 +165,6 @@ class Chain:
             silent = {
                 name: silence(self._specs[name], len(events), self._wanted) for name in source.later
             }
-            if self._assessed:
-                silent[ASSESS] = assessed(np.full(len(events), np.nan))
             source.held.append((_Held(events, due_ms), silent | emitted.said))
         self._pass_on(emitted, due_ms)
         return emitted
@@ -228,10 +230,8 @@ class Chain:
                 known = held.events.offset
                 here = (offset >= known[0]) & (offset <= known[-1])
                 places = np.searchsorted(known, offset[here])
-                # of places named often, as reports name them, the last stands
                 for name, said in emitted.said.items():
-                    for array, added in zip(words[name], said, strict=True):
-                        array[..., places] = added[..., rows[here]]
+                    words[name].put(places, said.take(rows[here]))
 
     def _judged(self, until_ms: float) -> Iterator[Judged]:
         for source in self._sources.values():

@@ -33,6 +33,8 @@ from stream.kafka.properties import property_problems
 
 FINGERPRINT_VERSION: Final = 2
 ROUTE, ASSESS = STAGES = ("route", "assess")
+ALL: Final = "all"
+"""What all monitors say together is called that; no monitor is."""
 TOPIC: Final = r"^[a-zA-Z0-9._-]{1,249}$"
 LABEL_FIELDS: Final = ("kind", "verdict", "labelled_event_id")
 """What a label says, beside whom it speaks of."""
@@ -530,6 +532,8 @@ def _monitor_problems(
     yield from _twice({f"inputs[{i}]": name for i, name in enumerate(monitor.inputs)})
     if monitor.name in STAGES:
         yield "name", f"got {monitor.name}; expected another: that stage's counts stand under it"
+    if monitor.name == ALL:
+        yield "name", f"got {monitor.name}; expected another: what all say together is called that"
     if monitor.entity not in ENTITY_FIELDS:
         yield "entity", _not_entity(monitor.entity)
     if monitor.cohort is not None and (

@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+
+import pyarrow as pa
 
 from stream.errors import ExtraMissing
 
 if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
+    from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
+ROWS_AT_ONCE: Final = 50_000
 MEMORY_LIMIT: Final = "128MiB"
 """What is more goes to disk."""
 
@@ -52,3 +55,36 @@ def opened(folder: Path) -> Iterator["DuckDBPyConnection"]:
 def quiet(database: "DuckDBPyConnection") -> None:
     """Let it draw no progress bars of its own."""
     database.execute("SET enable_progress_bar = false")
+
+
+def parquet(path: Path, *, numbered: bool = False) -> str:
+    """The file as SQL reads it. numbered: with its rows' numbers, `file_row_number`."""
+    quoted = str(path).replace("'", "''")
+    return f"read_parquet('{quoted}'{', file_row_number = true' if numbered else ''})"
+
+
+class Tables:
+    """The tables and views of a database, made and read by statements in SQL."""
+
+    def __init__(self, database: "DuckDBPyConnection") -> None:
+        self._database = database
+
+    def do(self, statement: str) -> None:
+        """Make a table or a view."""
+        self._database.execute(statement)
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """The rows of a query with few of them."""
+        return self._query(query).fetchall()
+
+    def columns(self, query: str) -> dict[str, Any]:
+        """A query's columns as numpy arrays."""
+        table = self._query(query).to_arrow_table()
+        return {name: table[name].to_numpy() for name in table.column_names}
+
+    def batches(self, query: str) -> Iterator[pa.RecordBatch]:
+        """A query's rows, however many, part by part."""
+        yield from self._query(query).to_arrow_reader(ROWS_AT_ONCE)
+
+    def _query(self, query: str) -> "DuckDBPyRelation":
+        return self._database.sql(query)

@@ -43,9 +43,10 @@ from stream.decoding import Decoder, SharedDecoder
 from stream.errors import ForeignRecord
 from stream.rekeying import Rekeying
 from stream.stages import Found, InternalRecord, Stage
+from stream.stages import assess as assessing
 from stream.stages.assess import Assess, looked_at, reports, spoken
 from stream.stages.route import Hop, Route
-from stream.stages.watch import NOTHING_WANTED, Outcome, Said, Wanted, Watch, assessed, said
+from stream.stages.watch import NOTHING_WANTED, Outcome, Said, Wanted, Watch, said, silence
 
 EVENTS_AT_ONCE: Final = 20_000
 """Events of an internal log that are judged at once: a poll may bring many times as many."""
@@ -57,7 +58,7 @@ class Emitted:
 
     alerts: by event, then by monitor, so that cutting the batch elsewhere changes nothing.
     said: monitor name → what it said of the events, as far as that is wanted; "assess" → what it
-    says of them where it learns and every event is scored: of rows about one event the last stands.
+    says of them: of rows about one event the last stands.
     internal: what goes into internal logs, in order for each of their partitions.
     """
 
@@ -125,14 +126,14 @@ class Reporter:
         self._spec = spec
         self._key = key
         self._rekeying = rekeying
-        self.every = every
+        self._every = every
 
     def sent(
         self, monitor: str, events: EventBatch, said: Mapping[str, F64]
     ) -> Iterator[InternalRecord]:
         """The messages for a monitor's reports on a batch; none where assess reads them here."""
         if self._rekeying is not None:
-            found, _ = reports(monitor, events, said, self._spec, self._key, self.every)
+            found, _ = reports(monitor, events, said, self._spec, self._key, self._every)
             yield from self._rekeying.process(found)
 
     def together(
@@ -141,7 +142,7 @@ class Reporter:
         """All monitors' reports on a batch by event, then by monitor, and the events' rows; and the
         labels among the events, where they are learned from."""
         found = [
-            reports(name, events, outcome.said(), self._spec, self._key, self.every)
+            reports(name, events, outcome.said(), self._spec, self._key, self._every)
             for name, outcome in outcomes.items()
         ]
         if self._spec.learning:
@@ -184,10 +185,7 @@ class SourceShard(Shard):
             watch.name: said(watch.spec, [outcomes[watch.name]], self._wanted)
             for watch in self.watches
         }
-        of_assess, p_value = self._assessed(events, outcomes)
-        if self._assess is not None and self._reporter and self._reporter.every:
-            words[ASSESS] = assessed(p_value)
-        found += of_assess
+        found += self._assessed(events, outcomes, words)
         found.sort(key=lambda one: one.row)
         return Emitted(
             events=events,
@@ -205,20 +203,22 @@ class SourceShard(Shard):
                 yield from self._reporter.sent(name, events, outcome.said())
 
     def _assessed(
-        self, events: EventBatch, outcomes: dict[str, Outcome]
-    ) -> tuple[list[Found], F64]:
-        """The alerts of assess on a batch, where it reads the reports here, and what it says of
-        each event."""
-        p_value = np.full(len(events), np.nan)
+        self, events: EventBatch, outcomes: dict[str, Outcome], words: dict[str, Said]
+    ) -> list[Found]:
+        """The alerts of assess on a batch, where it reads the reports here; what it says of each
+        event goes into words, where that is wanted."""
         if self._reporter is None or self._assess is None:
-            return [], p_value
+            return []
+        if self._wanted.scores:
+            words[ASSESS] = silence(None, len(events), self._wanted)
         together = self._reporter.together(events, outcomes)
         if together is None:
-            return [], p_value
+            return []
         about, rows = together
-        verdict = self._assess.process(about)
-        p_value[rows] = verdict.p_value  # of rows named often the last stands
-        return [Found(int(rows[one.row]), one.alert) for one in verdict.alerts], p_value
+        opinion = self._assess.process(about)
+        if self._wanted.scores:
+            words[ASSESS].put(rows, assessing.said(about, opinion))
+        return [Found(int(rows[one.row]), one.alert) for one in opinion.alerts]
 
     def _check_counts(self) -> None:
         """Guarantee 3: for each monitor every event became exactly one of these."""
@@ -316,27 +316,22 @@ class WatchShard(InternalShard):
 
 
 class AssessShard(InternalShard):
-    """One partition of the log of the reports. every: every event is scored."""
+    """One partition of the log of the reports."""
 
-    def __init__(self, codec: SlimCodec, assess: Assess, *, every: bool) -> None:
+    def __init__(self, codec: SlimCodec, assess: Assess, wanted: Wanted) -> None:
         super().__init__(codec)
         self.assess = assess
-        self._every = every
+        self._wanted = wanted
 
     def judge(self, events: EventBatch) -> Emitted:
         """Let assess take the reports; what it says of an event stands at the last row about it."""
-        verdict = self.assess.process(events)
-        alerts = [found.alert for found in verdict.alerts]
-        words = {ASSESS: assessed(verdict.p_value)} if self._every else {}
+        opinion = self.assess.process(events)
+        alerts = [found.alert for found in opinion.alerts]
+        words = {ASSESS: assessing.said(events, opinion)} if self._wanted.scores else {}
         return Emitted(events, alerts, [], words, [])
 
     def _stages(self) -> dict[str, Stage[Any, Any]]:
         return {ASSESS: self.assess}
-
-
-def assess_scores(config: Config, wanted: Wanted) -> bool:
-    """Whether assess says something of every event: where it learns, and that is wanted."""
-    return wanted.scores and bool(labels_from(config))
 
 
 class Shards:
@@ -357,7 +352,7 @@ class Shards:
     ) -> None:
         self._wanted = wanted
         self._decoders = decoders or {}
-        self._every = assess_scores(config, wanted)
+        self._every = wanted.scores and bool(labels_from(config))
         self._config = config
         self._topics = topics or {name: spec.topic for name, spec in config.inputs.items()}
         self._key = hash_key(config.secret)
@@ -402,9 +397,7 @@ class Shards:
     def internal(self, log: Log) -> InternalShard:
         """The shard of a partition of an internal log."""
         if log.name == ASSESS:
-            return AssessShard(
-                self._reports_codec(), self._assess(log.partitions), every=self._every
-            )
+            return AssessShard(self._reports_codec(), self._assess(log.partitions), self._wanted)
         monitor = self._monitors[log.name]
         watch = self._watch(monitor, log.partitions)
         return WatchShard(self._codec(monitor), watch, self._reporter, self._wanted)
@@ -434,8 +427,10 @@ class Shards:
 
     def _assess(self, shards: int) -> Assess:
         assert self._config.assess is not None
-        monitors = list(self._monitors)
-        return Assess(self._config.assess, monitors, shards, self._fingerprint, self._teller)
+        monitors, every = list(self._monitors), self._every
+        return Assess(
+            self._config.assess, monitors, shards, self._fingerprint, self._teller, every=every
+        )
 
     def _make_reporter(self) -> Reporter | None:
         spec, way = self._config.assess, assess_way(self._config)

@@ -440,3 +440,28 @@ def test_summary_reads_back(files: dict[str, Path], tmp_path: Path) -> None:
     told = replay(one.config, inputs, tmp_path / "out", lambda _r, _s: None, one.labels)
     read = msgspec.json.decode((tmp_path / "out" / "summary.json").read_bytes(), type=Summary)
     assert read == told
+
+
+def test_one_event_is_found_in_both_however_they_are_cut(tmp_path: Path) -> None:
+    """By position where all cut alike, else by id and time; where ids are positions of other
+    partitions it is refused, before anything is read."""
+    path = tmp_path / "shop"
+    path.write_bytes(b"\n".join(map(orjson.dumps, payments(300))))
+    by_place = "event_id = { position = true }"
+    positional, two_positional = (
+        text.replace('event_id = "id"', by_place, 1) for text in (CONFIG, TWO_PARTITIONS)
+    )
+
+    def drift(*texts: str) -> Drift:
+        both = [Candidate(name, config(text)) for name, text in zip("ab", texts, strict=True)]
+        told = compare(both, [("shop", path)], tmp_path / "out", lambda _records, _share: None)
+        return told.pairs[0].drift
+
+    assert drift(CONFIG, TWO_PARTITIONS).events == 300
+    alike = drift(CONFIG, positional)
+    assert alike.events == 300
+    assert alike.rank_correlation == pytest.approx(1.0)
+    with pytest.raises(InputError, match="event ids are positions, and the configurations cut"):
+        drift(positional, two_positional)
+    with pytest.raises(InputError, match="none has the same id and time in both"):
+        drift(CONFIG, TWO_PARTITIONS.replace('event_id = "id"', 'event_id = "device"'))

@@ -1,6 +1,7 @@
 """Shards in processes of their own lead to the same bytes as in one."""
 
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
+from numpy.typing import NDArray
 
 from schemas.records import Records
 from stream.alerting import RunInfo
@@ -83,11 +85,14 @@ def test_what_is_sent_is_what_arrives() -> None:
     """Every array comes with its type, its bits and memory that may be written; strings with their
     nulls."""
     sent = batch(seed=1, events=500, hostile=True)
-    said = Said(np.array([np.nan, 0.5]), np.array([[True, False]]), np.array([[1.0, np.nan]]))
+    activity = np.array([0, 4], np.uint8)
+    surprised, told = np.array([[True, False]]), np.array([[1.0, np.nan]])
+    said = Said(np.array([np.nan, 0.5]), activity, surprised, told)
     emitted = Emitted(sent, [], [], {"m": said}, [])
     there: Emitted = _decoded(_encoded(emitted), Emitted)
     assert there.events.sources == sent.sources
-    for mine, theirs in zip(said, there.said["m"], strict=True):
+    pairs: Iterator[tuple[NDArray[Any], NDArray[Any]]] = zip(said, there.said["m"], strict=True)
+    for mine, theirs in pairs:
         assert same(theirs, mine)
         assert theirs.flags.writeable
     for name in ("offset", "time_ms", "type_code", "source"):

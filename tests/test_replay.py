@@ -105,7 +105,8 @@ def test_every_event_has_a_score_and_every_count_adds_up(tmp_path: Path) -> None
     summary = run([("shop", path)], out)
     table = scores(out)
     assert table.column_names == [
-        *("event_id", "event_time", "score", "score_account", "score_ip"),
+        *("event_id", "event_time", "topic", "partition", "offset"),
+        *("score", "score_account", "score_ip", "activity_account", "activity_ip"),
         *("surprised_account", "surprised_ip", "account", "ip", "amount", "judged"),
     ]
     assert table.column("account").to_pylist() == [row["account"] for row in rows]

@@ -268,6 +268,7 @@ def _said_of_labels(counts: dict[str, int]) -> str:
         "of_nobody": "of events without an entity that learns from labels",
         "dead_letters": "unreadable",
         "before_their_event": "known before their event, counted from behind it",
+        "ambiguous": "of several events with the same id, of which the first is meant",
     }
     return ", ".join([said, *(f"{counts[k]:,} {text}" for k, text in of_few.items() if counts[k])])
 

@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 
 from schemas.events import ENTITY_FIELDS
 from stream import database
+from stream.database import parquet
 from stream.errors import QueryError
-from stream.judging.facts import MISSED, parquet
+from stream.judging.facts import MISSED
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

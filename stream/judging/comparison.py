@@ -51,10 +51,10 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overlap:
-    """What both have and what only one has. what: "events" with an alert, "entities" with an alert,
+    """What both have and what only one has. what: "events" alerted, "entities" with an alert,
     "incidents" (both: those of the first while which the other alerted on the same entity, other:
-    of the other likewise none), "amount" of the events with an alert; with labels the same of
-    frauds: "frauds", "fraud entities", "fraud amount"."""
+    of the other likewise none), "amount" of the events alerted; with labels the same of frauds:
+    "frauds", "fraud entities" (with an incident that is fraud), "fraud amount"."""
 
     what: str
     both: float

@@ -1,34 +1,50 @@
 """What a run wrote, joined with its labels, as tables in a database: the facts that are judged.
 
-The one place that says which event is a fraud, which has an alert on it, which fraud was caught and
-which entity is known as compromised on a day. Larger than memory is no matter: DuckDB keeps what
-does not fit on disk. Measures nothing.
+The one place that says which event is a fraud, which is alerted, which fraud was caught and which
+entity is known as compromised on a day:
+
+- A label that names an event's id means the first event in event time that has it, whatever its
+  input.
+- An event is *alerted* where the policy opened an incident at it, updated one or counted it into
+  one: whoever acts on alerts had that incident before it. Verdicts of incidents, recall, delays and
+  what was caught go by it. It is *published* where an alert told of it, which is what somebody has
+  to look at: precision goes by that.
+- A fraud is *caught* where it is alerted, or while an action that an alert recommended for one of
+  its entities still stood.
+- A label that names entities alone says of each that it is fraudulent, nobody knows in which event.
+  It counts for entities, for their incidents, and from when it was known for who is known as
+  compromised.
+
+Larger than memory is no matter: DuckDB keeps what does not fit on disk. Measures nothing.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from schemas.columns import I64
+from schemas.events import ENTITY_FIELDS
+from stream.config import ASSESS
+from stream.database import Tables, parquet
+
 if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection, DuckDBPyRelation
+    from duckdb import DuckDBPyConnection
 
 DAY_MS: Final = 86_400_000
 WEEK_DAYS: Final = 7
 SCENARIOS_MAX: Final = 32
 """Kinds of fraud told apart; the rarer ones are judged together, as `OTHERS`."""
 OTHERS: Final = "(others)"
-FRAUD_LABELS: Final = (
-    "SELECT event_id AS labelled_id, coalesce(scenario, '') AS kind, known_time FROM labels "
-    "WHERE verdict = 'fraud' AND event_id IS NOT NULL"
-)
 MISSED: Final = "SELECT * FROM frauds WHERE judged AND NOT caught"
-HUNDREDTHS: Final = "CAST(round(coalesce(s.amount, 0) * 100) AS BIGINT)"
+HUNDREDTHS: Final = "CAST(round_even(coalesce(amount, 0) * 100, 0) AS BIGINT)"
 """Whole numbers: their sums do not depend on the order in which threads come to them."""
-ROWS_AT_ONCE: Final = 50_000
+ALERTED: Final = ("opened", "updated", "counted")
+PUBLISHED: Final = ("opened", "updated")
+ROWS_MAX: Final = 1_000_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,64 +67,49 @@ class Watcher:
     told: tuple[str, ...]
 
 
-class Facts:
-    """The tables `events`, `frauds` and `known`; days count from the first that is judged.
+class Facts(Tables):
+    """The tables `days`, `events`, `frauds`, `alert_scores`, `named` and `known`.
 
-    events: what is to be judged, a row each: day, scenario (an index into `scenarios`, -1 honest),
-    hundredths, score, score_‹monitor›, the entity fields, alerted and alerted_‹watcher›.
-    frauds: every event labelled fraud, with all columns of its score; also event_time, known_time,
-    judged, caught and caught_‹watcher›, and gap, what the nearest score lacked to an alert, null
-    where no monitor judged it. alert_scores: event_time, the entity fields and alerted…
-    of every event with an alert on it. known: entity and day: of the entities in the field
-    `known` was made for, those known as compromised on that day.
+    days: day, from 0 on, of each calendar day (from 1970) that has an event to be judged. events:
+    what is to be judged, a row each: day, scenario (an index into `scenarios`, -1 honest),
+    hundredths, score, the entity fields, and of any watcher and each, `…_‹watcher›`, alerted and
+    published; score_‹watcher›, of assess 0 where it had no report. frauds: every event labelled
+    fraud, with all columns of its score, its known_time, and of any and each caught; nearest: the
+    watcher whose score came nearest to an alert, gap: what that lacked, both null where none judged
+    it. alert_scores: event_time and entity fields of every alerted event. named: field, entity and
+    known_time of the entities that are fraudulent by name. known: entity and day: of the entities
+    in the field `known` was made for, those known as compromised on that day.
     """
 
     def __init__(
         self, database: "DuckDBPyConnection", files: Files, watchers: Sequence[Watcher]
     ) -> None:
-        self._database = database
+        super().__init__(database)
         self._watchers = watchers
         self._columns = pq.read_schema(files.scores).names
         self.fields = list(dict.fromkeys(watcher.entity for watcher in watchers))
         for name in ("scores", "alerts", "labels"):
-            self.do(f"CREATE VIEW {name} AS SELECT * FROM {parquet(getattr(files, name))}")
+            self.see(name, getattr(files, name))
+        self._make_days()
         self._make_scenarios()
-        self._make_alerted()
+        self._make_labelled()
         self._make_events()
         self._make_frauds()
-        self._make_alert_scores()
+        self._make_named(pq.read_schema(files.labels).names)
 
-    def has_scores_of(self, watcher: str) -> bool:
-        """Whether each event's score by that watcher was written down."""
-        return f"score_{watcher}" in self._columns
-
-    def do(self, statement: str) -> None:
-        """Make a table or a view."""
-        self._database.execute(statement)
-
-    def day(self, time: str) -> str:
-        """The day of a timestamp, from the first that is judged, as SQL has it."""
-        return f"CAST(epoch_ms({time}) // {DAY_MS} - {self.first_day} AS BIGINT)"
-
-    def rows(self, query: str) -> list[tuple[Any, ...]]:
-        """The rows of a query with few of them."""
-        return self._query(query).fetchall()
-
-    def columns(self, query: str) -> dict[str, Any]:
-        """A query's columns as numpy arrays."""
-        table = self._query(query).to_arrow_table()
-        return {name: table[name].to_numpy() for name in table.column_names}
-
-    def batches(self, query: str) -> Iterator[pa.RecordBatch]:
-        """A query's rows, however many, part by part."""
-        yield from self._query(query).to_arrow_reader(ROWS_AT_ONCE)
+    def see(self, name: str, path: Path) -> None:
+        """Have a file as a view; `row` is the number of each of its rows."""
+        self.do(
+            f"CREATE VIEW {name} AS SELECT * EXCLUDE file_row_number, file_row_number AS row "
+            f"FROM {parquet(path, numbered=True)}"
+        )
 
     def frauds(self) -> Iterator[pa.RecordBatch]:
-        """The columns of frauds.parquet, in a fixed order: those of the scores, and what else is
-        known of each."""
+        """The columns of frauds.parquet: those of the scores, and what else is known of each."""
+        columns = ", ".join(f'"{name}"' for name in self._columns)
         return self.batches(
-            f"SELECT {', '.join(self._columns)}, kind AS scenario, known_time, alerted, caught, gap "
-            "FROM frauds ORDER BY event_time, event_id"
+            f"SELECT {columns}, kind AS scenario, known_time, alerted, published, caught, nearest, gap "
+            "FROM frauds ORDER BY event_time, row"
         )
 
     def make_known(self, field: str) -> None:
@@ -117,16 +118,30 @@ class Facts:
         earlier than a week before W. With labels 7 days late, these are frauds from W - 14 days to
         8 days before that day. The first week starts with the first judged day.
         """
-        known_day = self.day("f.known_time")
         self.do(
-            f"CREATE OR REPLACE TABLE known AS SELECT DISTINCT f.{field} AS entity, d.day "
-            f"FROM frauds f JOIN (SELECT DISTINCT day FROM events) d ON {known_day} < d.day "
-            f"AND {known_day} >= d.day - d.day % {WEEK_DAYS} - {WEEK_DAYS} "
-            f"WHERE f.{field} IS NOT NULL"
+            "CREATE OR REPLACE TABLE known AS SELECT DISTINCT f.entity, d.day FROM (SELECT "
+            f"{field} AS entity, {calendar('known_time')} AS known_day FROM frauds UNION ALL SELECT "
+            f"entity, {calendar('known_time')} FROM named WHERE field = '{field}') f JOIN days d ON "
+            f"known_day < d.calendar AND known_day >= d.calendar - (d.calendar - {self._first_day}) "
+            f"% {WEEK_DAYS} - {WEEK_DAYS} WHERE f.entity IS NOT NULL"
         )
 
-    def _query(self, query: str) -> "DuckDBPyRelation":
-        return self._database.sql(query)
+    @property
+    def _first_day(self) -> int:
+        return int(self.days[0]) if len(self.days) else 0
+
+    def _make_days(self) -> None:
+        """days: int64[days], the calendar days with an event to be judged, rising. span_ms: the
+        first and the last time of such an event."""
+        self.do(
+            "CREATE TABLE days AS SELECT row_number() OVER (ORDER BY calendar) - 1 AS day, calendar "
+            f"FROM (SELECT DISTINCT {calendar('event_time')} AS calendar FROM scores WHERE judged)"
+        )
+        self.days: I64 = self.columns("SELECT calendar FROM days ORDER BY day")["calendar"]
+        [(first_ms, last_ms)] = self.rows(
+            "SELECT epoch_ms(min(event_time)), epoch_ms(max(event_time)) FROM scores WHERE judged"
+        )
+        self.span_ms = int(first_ms or 0), int(last_ms or 0)
 
     def _make_scenarios(self) -> None:
         self.do(
@@ -140,74 +155,93 @@ class Facts:
         )
         self.scenarios = [OTHERS if name is None else str(name) for (name,) in found]
 
-    def _make_alerted(self) -> None:
-        each = (f", bool_or(monitor = '{w.name}') AS alerted_{w.name}" for w in self._watchers)
+    def _make_labelled(self) -> None:
+        """`labelled`: row, kind, scenario and known_time of every event labelled fraud, and how many
+        events have its id. Only the frauds' labels are joined: they are few. Which event is meant
+        is found by numbers alone, which can be spilled to disk."""
         self.do(
-            "CREATE TABLE alerted_events AS SELECT event_id AS alerted_id, true AS alerted"
-            f"{''.join(each)} FROM alerts GROUP BY event_id"
+            "CREATE TABLE labelled AS SELECT row, kind, scenario, known_time, namesakes FROM (SELECT "
+            f"l.row AS label, CAST(min(epoch_ms(s.event_time)::HUGEINT * {ROWS_MAX} + s.row) % "
+            f"{ROWS_MAX} AS BIGINT) AS row, count(*) AS namesakes FROM scores s JOIN labels l "
+            "USING (event_id) WHERE l.verdict = 'fraud' GROUP BY l.row) JOIN (SELECT row AS label, "
+            "coalesce(scenario, '') AS kind, known_time FROM labels) USING (label) "
+            "JOIN kinds k ON k.name = kind"
         )
 
     def _make_events(self) -> None:
-        """Only the frauds' labels are joined: they are few. An event without label is honest."""
-        [(first_ms, last_ms)] = self.rows(
-            "SELECT epoch_ms(min(event_time)), epoch_ms(max(event_time)) FROM scores WHERE judged"
-        )
-        self.span_ms = (int(first_ms), int(last_ms)) if first_ms is not None else None
-        self.first_day = int(first_ms or 0) // DAY_MS
-        names = ["score", *(f"score_{w.name}" for w in self._scored()), *self.fields]
+        """An event without label is honest."""
+        scores = (self._score(watcher) for watcher in self._watchers)
         self.do(
-            f"CREATE TABLE events AS SELECT {self.day('event_time')} AS day, "
-            "CAST(coalesce(k.scenario, -1) AS BIGINT) AS scenario, "
-            f"{HUNDREDTHS} AS hundredths, {', '.join(names)}, {self._alerted()} FROM scores s "
-            f"LEFT JOIN ({FRAUD_LABELS}) l ON l.labelled_id = s.event_id "
-            "LEFT JOIN kinds k ON k.name = l.kind "
-            f"LEFT JOIN alerted_events a ON a.alerted_id = s.event_id WHERE judged"
+            f"CREATE TABLE events AS SELECT day, coalesce(l.scenario, -1) AS scenario, {HUNDREDTHS} "
+            f"AS hundredths, score, {', '.join([*scores, *self.fields])}, {self._became()} "
+            f"FROM scores s LEFT JOIN labelled l USING (row) JOIN days ON calendar = "
+            f"{calendar('event_time')} WHERE judged"
+        )
+        self.do(
+            f"CREATE TABLE alert_scores AS SELECT event_time, {', '.join(self.fields)}, "
+            f"{self._became()} FROM scores s WHERE alerted"
         )
 
     def _make_frauds(self) -> None:
-        self.do(
-            f"CREATE TABLE fraud_scores AS SELECT s.*, known_time, "
-            f"{self.day('event_time')} AS day, k.scenario, l.kind, {HUNDREDTHS} AS hundredths, "
-            f"{self._alerted()} FROM scores s JOIN ({FRAUD_LABELS}) l ON l.labelled_id = s.event_id "
-            "JOIN kinds k ON k.name = l.kind LEFT JOIN alerted_events a ON a.alerted_id = s.event_id"
-        )
         held = (
-            f"SELECT f.rowid AS fraud, h.monitor FROM fraud_scores f JOIN alerts h "
+            f"SELECT f.row, h.monitor FROM fraud f JOIN alerts h "
             f"ON h.entity_type = '{field}' AND h.entity = f.{field} "
             "AND f.event_time >= h.event_time "
             "AND f.event_time < h.event_time + to_milliseconds(1000 * h.ttl_s)"
             for field in self.fields
         )
-        gaps = (f"{w.needed!r} - f.score_{w.name}" for w in self._scored())
-        names = self._suffixed("caught")
-        each = (f"f.alerted{name[6:]} OR coalesce(h.{name}, false) AS {name}" for name in names)
-        of = (f", bool_or(monitor = '{w.name}') AS caught_{w.name}" for w in self._watchers)
+        of = (f", bool_or(monitor = '{w.name}') AS held_{w.name}" for w in self._watchers)
+        caught = (
+            f"f.alerted{own} OR coalesce(h.held{own}, false) AS caught{own}" for own in self._owns()
+        )
+        gaps = {w.name: f"{w.needed!r} - score_{w.name}" for w in self._watchers}
+        whose = (f"WHEN {gap} THEN '{name}'" for name, gap in gaps.items())
+        least = f"least({', '.join(gaps.values())})"
         self.do(
-            f"CREATE TABLE frauds AS SELECT f.*, {', '.join(each)}, least({', '.join(gaps)}) AS gap "
-            "FROM fraud_scores f LEFT JOIN "
-            f"(SELECT fraud, true AS caught{''.join(of)} FROM ({' UNION ALL '.join(held)}) "
-            "GROUP BY fraud) h ON h.fraud = f.rowid"
+            f"CREATE TABLE frauds AS WITH fraud AS (SELECT s.*, known_time, day, l.scenario, kind, "
+            f"{HUNDREDTHS} AS hundredths, {self._became()}, {least} AS gap, "
+            f"CASE {least} {' '.join(whose)} END AS nearest FROM scores s "
+            f"JOIN labelled l USING (row) LEFT JOIN days ON calendar = {calendar('event_time')}) "
+            f"SELECT f.*, {', '.join(caught)} FROM fraud f LEFT JOIN (SELECT row, true AS held"
+            f"{''.join(of)} FROM ({' UNION ALL '.join(held)}) GROUP BY row) h USING (row)"
         )
 
-    def _make_alert_scores(self) -> None:
-        self.do(
-            f"CREATE TABLE alert_scores AS SELECT s.event_time, {', '.join(self.fields)}, "
-            f"{self._alerted()} FROM scores s JOIN alerted_events a ON a.alerted_id = s.event_id"
+    def _make_named(self, columns: Sequence[str]) -> None:
+        """columns: of the labels; entities only where some are named without an event."""
+        each = (
+            f"SELECT '{field}' AS field, {field} AS entity, known_time FROM labels "
+            f"WHERE verdict = 'fraud' AND {field} IS NOT NULL"
+            for field in ENTITY_FIELDS
+            if field in columns
+        )
+        nobody = "SELECT '' AS field, '' AS entity, now()::TIMESTAMP AS known_time WHERE false"
+        self.do(f"CREATE TABLE named AS {' UNION ALL '.join([nobody, *each])}")
+
+    def _score(self, watcher: Watcher) -> str:
+        name = f"score_{watcher.name}"
+        if watcher.name != ASSESS:
+            return name
+        return f"CASE WHEN {watcher.entity} IS NOT NULL THEN coalesce({name}, 0) END AS {name}"
+
+    def _became(self) -> str:
+        """alerted and published, of any watcher and each."""
+        every = [watcher.name for watcher in self._watchers]
+        return ", ".join(
+            f"{became(names, among)} AS {what}{own}"
+            for what, among in (("alerted", ALERTED), ("published", PUBLISHED))
+            for names, own in zip([every, *([name] for name in every)], self._owns(), strict=True)
         )
 
-    def _scored(self) -> list[Watcher]:
-        return [watcher for watcher in self._watchers if self.has_scores_of(watcher.name)]
-
-    def _alerted(self) -> str:
-        names = self._suffixed("alerted")
-        return ", ".join(f"coalesce(a.{name}, false) AS {name}" for name in names)
-
-    def _suffixed(self, name: str) -> list[str]:
-        """The column of what holds for any watcher, then each watcher's."""
-        return [name, *(f"{name}_{watcher.name}" for watcher in self._watchers)]
+    def _owns(self) -> list[str]:
+        """What the names of columns end in: those of any watcher, then each one's."""
+        return ["", *(f"_{watcher.name}" for watcher in self._watchers)]
 
 
-def parquet(path: Path) -> str:
-    """The file as SQL reads it."""
-    quoted = str(path).replace("'", "''")
-    return f"read_parquet('{quoted}')"
+def calendar(time: str) -> str:
+    """The day of a timestamp, from 1970, as SQL has it."""
+    return f"epoch_ms({time}) // {DAY_MS}"
+
+
+def became(watchers: Sequence[str], among: tuple[str, ...]) -> str:
+    """Whether an event became one of these to any of the watchers."""
+    return f"({' OR '.join(f'coalesce(activity_{one} IN {among!r}, false)' for one in watchers)})"

@@ -5,15 +5,14 @@ A figure is null where it is not defined: no fraud, no alert, no amount.
 """
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Literal
 
-ALL: Final = "all"
-"""The name of the view of the combined score."""
 Level = Literal["events", "new_events", "entities", "entity_days", "incidents"]
 """What is ranked. events: by score. new_events: without those of entities already known as
 compromised that day (the Fraud Detection Handbook's protocol). entities: by their highest score,
-fraud where one event is. entity_days: the same for each day. incidents: by their highest score,
-fraud where an event of the entity from opening to last is."""
+fraud where one event is, or where a label names the entity alone. entity_days: by their highest
+score of each day, fraud where an event of that day is. incidents: by their highest score, fraud
+where an event of the entity from opening to last is, or as entities are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,10 +30,11 @@ class Figure:
 class LevelFigures:
     """How well one level is ranked, and what the alerts found on it.
 
-    count, frauds: of that level. alerted: how many with an alert on one of their events;
-    frauds_alerted: the frauds among them. precision: frauds_alerted/alerted, and recall:
-    frauds_alerted/frauds, both as alerted, that is at the alert budget; incidents have no recall:
-    all of them are alerted.
+    count, frauds: of that level. alerted: how many with an alerted event, one that opened, updated
+    or was counted into an incident; frauds_alerted: the frauds among them. published: how many with
+    an event that an alert told of, and frauds_published. precision: frauds_published/published,
+    what somebody has to look at; recall: frauds_alerted/frauds; both at the alert budget. Incidents
+    have no recall: all of them are alerted.
     """
 
     count: int
@@ -44,6 +44,8 @@ class LevelFigures:
     recall_at_false_positives: Figure
     alerted: int
     frauds_alerted: int
+    published: int
+    frauds_published: int
     precision: Figure
     recall: Figure
 
@@ -59,9 +61,9 @@ class PrecisionAtK:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delay:
-    """From the first fraudulent event of an entity to the first alert on one of its events since.
+    """From the first fraudulent event of an entity to the first alerted one of its events since.
 
-    entities: with a fraud. never: share of them without such an alert. The quartiles, in seconds,
+    entities: with a fraud. never: share of them without such an event. The quartiles, in seconds,
     are of those that have one.
     """
 
@@ -74,8 +76,8 @@ class Delay:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Amount:
-    """Amounts of frauds. caught: of those with an alert on them, and of those while an action that
-    an alert recommended for one of their entities still stood; missed: of all others."""
+    """Amounts of frauds. caught: of those alerted, and of those while an action that an alert
+    recommended for one of their entities still stood; missed: of all others."""
 
     fraud: float
     caught: float
@@ -87,8 +89,8 @@ class Amount:
 class Scenario:
     """One kind of fraud. name: the labels' scenario, "" where they name none.
 
-    roc_auc, average_precision: its events against all honest ones. recall: share of its events with
-    an alert on them; caught: share caught as `Amount` has it. entities, entities_alerted and
+    roc_auc, average_precision: its events against all honest ones. recall: share of its events that
+    are alerted; caught: share caught as `Amount` has it. entities, entities_alerted and
     median_delay_s: as in `Delay`, from its first event.
     """
 
@@ -109,14 +111,16 @@ class Scenario:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Day:
-    """One day of event time (UTC). alerts: events with an alert on them; true_alerts: frauds among
-    them. precision_at_k: for the k of `View.precision_at_k`, in that order."""
+    """One day of event time (UTC). alerts: events that an alert told of; true_alerts: frauds among
+    them, and precision their share. alerted: frauds that are alerted, and recall their share.
+    precision_at_k: for the k of `View.precision_at_k`, in that order."""
 
     day: str
     events: int
     frauds: int
     alerts: int
     true_alerts: int
+    alerted: int
     caught: int
     precision: float | None
     recall: float | None
@@ -152,7 +156,6 @@ class CalibrationPoint:
     """The share of honest events whose p-value is at most `p`: what an honest p promises is p."""
 
     p: float
-    expected: float
     observed: Figure
     events: int
 
@@ -163,8 +166,8 @@ class View:
     name (or "assess") for its own score and alerts.
 
     entity: the field whose values are the entities: a monitor's, for "all" the subject of assess,
-    else the first monitor's. alerts: revisions included; incidents: how many they belong to.
-    incident_alerts: alerts an incident. scenarios: most frauds first. days: in their order, those
+    else the first monitor's. alerts: on judged events, revisions included; incidents: those opened in
+    that time. incident_alerts: alerts an incident, all that it had. scenarios: most frauds first. days: in their order, those
     without events left out. precision_recall: by falling score, at most 201 points. budget: by
     rising alerts a day, the same grid for every run. calibration: by falling p.
     """
@@ -187,22 +190,23 @@ class View:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MonitorSaid:
-    """What one monitor said of a missed fraud. score: null where it did not judge the event.
-    needed: the least score on which it can alert. surprised: features with p < 0.1 of their own;
+    """What a monitor, or assess, said of a missed fraud. score: null where it did not judge the event.
+    needed: the least score on which it can alert. held_back: by the budget. surprised: features with p < 0.1 of their own;
     silent: the others."""
 
     monitor: str
     score: float | None
     needed: float
+    held_back: bool
     surprised: list[str]
     silent: list[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Missed:
-    """A missed fraud. entities: field → id, or its pseudonym. nearest: the monitor that came
-    nearest to an alert, null where none judged it; gap: what its score lacked, not above 0 where
-    another thing than the score held an alert back: the budget, or an incident that was open."""
+    """A missed fraud. entities: field → id, or its pseudonym. nearest: who came nearest to an alert,
+    null where none judged it; gap: what its score lacked, not above 0 where the budget did not allow
+    an alert on it."""
 
     event_id: str
     event_time: str
@@ -217,11 +221,11 @@ class Missed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MissedBand:
-    """Missed frauds whose nearest score lacked more than `gap_above` and at most `gap_to`; both
-    null: no monitor judged them; gap_above null: nothing was lacking; gap_to null: no limit."""
+    """Missed frauds by why. name: "held back" by the budget, whose alerts were used up; "budget": the
+    budget allowed but lower p-values then; "0 to 0.5" and so on: what the nearest score lacked, more
+    than the first and at most the second; "not scored": no monitor judged them."""
 
-    gap_above: float | None
-    gap_to: float | None
+    name: str
     frauds: int
     amount: float
 
@@ -254,8 +258,10 @@ class MissedFrauds:
 class Judgement:
     """What labels say of a run, over the events that were to be judged.
 
-    events: all of them; an event without label counts as honest. labelled: the labels that name an
-    event, whether it was to be judged or not.
+    days: on which there were such events. events: all of them; an event without label counts as
+    honest. labelled: the labels that name an event, whether it was to be judged or not; ambiguous:
+    those of frauds whose id several events have, of which the first is meant. named: the entities
+    that labels call fraudulent without an event.
     resamples, seed: of the bootstrap, whose blocks are days; of entities, groups of entities.
     false_positives: the share of honest ones at which `LevelFigures.recall_at_false_positives` is taken.
     views: "all" first; the others only where there is more than one monitor, or assess.
@@ -266,6 +272,8 @@ class Judgement:
     days: int
     events: int
     labelled: int
+    ambiguous: int
+    named: int
     frauds: int
     amount: float
     resamples: int

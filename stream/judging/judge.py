@@ -14,11 +14,10 @@ import pyarrow as pa
 
 from schemas.columns import F64, I64
 from stream.clock import text_of
-from stream.config import ASSESS
+from stream.config import ALL, ASSESS
 from stream.judging import measures
-from stream.judging.facts import DAY_MS, WEEK_DAYS, Facts, Watcher
+from stream.judging.facts import DAY_MS, WEEK_DAYS, Facts, Watcher, calendar
 from stream.judging.figures import (
-    ALL,
     Amount,
     BudgetPoint,
     CalibrationPoint,
@@ -46,35 +45,40 @@ BLOCK: Final = f"CAST(md5_number_lower(entity) % {ENTITY_BLOCKS} AS BIGINT)"
 NOTHING: Final = Figure(value=None, low=None, high=None)
 
 
-def judge(facts: Facts, watchers: Sequence[Watcher], incidents: str) -> Judgement | None:
+def judge(facts: Facts, watchers: Sequence[Watcher]) -> Judgement | None:
     """What the labels say of a run; None where nothing was to be judged.
 
-    watchers: the monitors, then assess. incidents: incidents.parquet as SQL reads it.
+    watchers: the monitors, then assess. The facts must have seen `incidents`.
     """
-    if facts.span_ms is None:
+    if not len(facts.days):
         return None
     first_ms, last_ms = facts.span_ms
-    days = last_ms // DAY_MS - facts.first_day + 1
     [(events, frauds, hundredths)] = facts.rows(
         "SELECT count(*), count_if(scenario >= 0), "
         "coalesce(sum(hundredths) FILTER (scenario >= 0), 0) FROM events"
     )
-    [(labelled,)] = facts.rows("SELECT count(*) FROM labels WHERE event_id IS NOT NULL")
+    [(labelled, ambiguous, named)] = facts.rows(
+        "SELECT (SELECT count(*) FROM labels WHERE event_id IS NOT NULL), "
+        "(SELECT count(*) FROM labelled WHERE namesakes > 1), "
+        "(SELECT count(DISTINCT (field, entity)) FROM named)"
+    )
     subject = next((w for w in watchers if w.name == ASSESS), watchers[0])
-    alone = [w for w in watchers if len(watchers) > 1 and facts.has_scores_of(w.name)]
+    alone = watchers if len(watchers) > 1 else ()
     views = [(ALL, subject.entity), *((watcher.name, watcher.entity) for watcher in alone)]
     return Judgement(
         first_event_time=text_of(first_ms),
         last_event_time=text_of(last_ms),
-        days=days,
+        days=len(facts.days),
         events=int(events),
         labelled=int(labelled),
+        ambiguous=int(ambiguous),
+        named=int(named),
         frauds=int(frauds),
         amount=int(hundredths) / 100,
         resamples=measures.RESAMPLES,
         seed=measures.SEED,
         false_positives=measures.FALSE_POSITIVES,
-        views=[_Judging(facts, name, entity, days, incidents).view() for name, entity in views],
+        views=[_Judging(facts, name, entity).view() for name, entity in views],
         missed=missed_frauds(facts, watchers),
     )
 
@@ -82,19 +86,15 @@ def judge(facts: Facts, watchers: Sequence[Watcher], incidents: str) -> Judgemen
 class _Judging:
     """One view: a score, its alerts, and the entities of a field."""
 
-    def __init__(self, facts: Facts, name: str, entity: str, days: int, incidents: str) -> None:
+    def __init__(self, facts: Facts, name: str, entity: str) -> None:
         own = "" if name == ALL else f"_{name}"
         self._facts = facts
         self._name = name
         self._entity = entity
-        self._days = days
-        self._weights = measures.resampled(days)
+        self._days = len(facts.days)
+        self._weights = measures.resampled(self._days)
         self._entity_weights = measures.resampled(ENTITY_BLOCKS)
-        self._score, self._alerted, self._caught = f"score{own}", f"alerted{own}", f"caught{own}"
-        first_ms, last_ms = facts.span_ms or (0, 0)
-        of_monitor = f" AND monitor = '{name}'" if own else ""
-        between = f"epoch_ms(opened) BETWEEN {first_ms} AND {last_ms}"
-        self._incidents = f"(SELECT * FROM {incidents} WHERE {between}{of_monitor})"
+        self._own = own
 
     def view(self) -> View:
         """All figures of the view."""
@@ -102,13 +102,16 @@ class _Judging:
         events, frauds = self._events_by_day(), self._frauds_by_day()
         ranked, levels = self._levels()
         found = self._found_in_top()
-        alerts, incidents = self._alerts_by_day()
+        [(alerts,)] = self._facts.rows("SELECT count(*) FROM told")
+        alerts_of, incidents = self._dense(
+            "SELECT day, sum(alerts), count(*) FROM cases GROUP BY day", (self._days,)
+        )
         return View(
             name=self._name,
             entity=self._entity,
-            alerts=int(alerts.sum()),
+            alerts=int(alerts),
             incidents=int(incidents.sum()),
-            incident_alerts=ratio(alerts, incidents, self._weights),
+            incident_alerts=ratio(alerts_of, incidents, self._weights),
             levels=levels,
             precision_at_k=self._precision_at_k(found, events),
             delay=self._delay(),
@@ -121,21 +124,35 @@ class _Judging:
         )
 
     def _make_tables(self) -> None:
-        """`seen`: the view's events; `lost`: its frauds; `entity_days`; and `known`."""
-        facts, entity, score = self._facts, self._entity, self._score
+        """`seen`: the view's events; `lost`: its frauds; `told`: the alerts on its events, and
+        `cases`: the incidents opened by them; `entity_days`; and `known`."""
+        facts, entity, own = self._facts, self._entity, self._own
+        became = f"alerted{own} AS alerted, published{own} AS published"
         facts.do(
-            f"CREATE OR REPLACE VIEW seen AS SELECT day, scenario, hundredths, {score} AS score, "
-            f"{entity} AS entity, {self._alerted} AS alerted FROM events WHERE {score} IS NOT NULL"
+            f"CREATE OR REPLACE VIEW seen AS SELECT day, scenario, hundredths, score{own} AS score, "
+            f"{entity} AS entity, {became} FROM events WHERE score{own} IS NOT NULL"
         )
+        there = entity if self._name == ASSESS else f"score{own}"  # who is silent scores nothing
         facts.do(
             f"CREATE OR REPLACE VIEW lost AS SELECT event_time, day, scenario, hundredths, {entity} "
-            f"AS entity, {self._alerted} AS alerted, {self._caught} AS caught FROM frauds "
-            f"WHERE judged AND {score} IS NOT NULL"
+            f"AS entity, alerted{own} AS alerted, caught{own} AS caught FROM frauds "
+            f"WHERE judged AND {there} IS NOT NULL"
         )
+        first_ms, last_ms = facts.span_ms
+        of_monitor = f"AND monitor = '{self._name}'" if own else ""
+        for view, table, time in (
+            ("told", "alerts", "event_time"),
+            ("cases", "incidents", "opened"),
+        ):
+            facts.do(
+                f"CREATE OR REPLACE VIEW {view} AS SELECT a.*, day FROM {table} a JOIN days ON "
+                f"calendar = {calendar(time)} WHERE epoch_ms({time}) BETWEEN {first_ms} AND "
+                f"{last_ms} {of_monitor}"
+            )
         facts.do(
             "CREATE OR REPLACE TABLE entity_days AS SELECT entity, day, max(score) AS score, "
-            "bool_or(scenario >= 0) AS fraud, bool_or(alerted) AS alerted FROM seen "
-            "WHERE entity IS NOT NULL GROUP BY entity, day"
+            "bool_or(scenario >= 0) AS fraud, bool_or(alerted) AS alerted, bool_or(published) AS "
+            "published FROM seen WHERE entity IS NOT NULL GROUP BY entity, day"
         )
         facts.make_known(entity)
 
@@ -149,10 +166,10 @@ class _Judging:
         return filled
 
     def _events_by_day(self) -> I64:
-        """int64[4, days]: events, frauds, alerted, frauds alerted."""
+        """int64[4, days]: events, frauds, published, frauds published."""
         return self._dense(
-            "SELECT day, count(*), count_if(scenario >= 0), count_if(alerted), "
-            "count_if(alerted AND scenario >= 0) FROM seen GROUP BY day",
+            "SELECT day, count(*), count_if(scenario >= 0), count_if(published), "
+            "count_if(published AND scenario >= 0) FROM seen GROUP BY day",
             (self._days,),
         )
 
@@ -164,25 +181,19 @@ class _Judging:
             (len(self._facts.scenarios), self._days),
         )
 
-    def _alerts_by_day(self) -> tuple[I64, I64]:
-        """(alerts, the incidents that they belong to), by the day on which these opened."""
-        day = self._facts.day("opened")
-        alerts, incidents = self._dense(
-            f"SELECT {day}, sum(alerts), count(*) FROM {self._incidents} GROUP BY 1", (self._days,)
-        )
-        return alerts, incidents
-
     def _levels(self) -> tuple[Ranked, dict[Level, LevelFigures]]:
         """What the ranking of the events says, and the figures of every level."""
-        fraud = "CASE WHEN fraud THEN 0 ELSE -1 END AS scenario, 0 AS hundredths, alerted, score"
-        events = "SELECT day AS block, scenario, hundredths, alerted, score FROM seen"
+        became = "alerted, published, score"
+        fraud = f"CASE WHEN fraud THEN 0 ELSE -1 END AS scenario, 0 AS hundredths, {became}"
+        events = f"SELECT day AS block, scenario, hundredths, {became} FROM seen"
         entities = (
-            "SELECT entity, max(score) AS score, bool_or(fraud) AS fraud, bool_or(alerted) AS "
-            "alerted FROM entity_days GROUP BY entity"
+            "SELECT entity, max(score) AS score, bool_or(fraud) OR entity IN (SELECT entity FROM "
+            f"named WHERE field = '{self._entity}') AS fraud, bool_or(alerted) AS alerted, "
+            "bool_or(published) AS published FROM entity_days GROUP BY entity"
         )
         incidents = (
-            f"SELECT {self._facts.day('opened')} AS block, verdict = 'fraud' AS fraud, true AS "
-            f"alerted, top_score AS score FROM {self._incidents}"
+            "SELECT day AS block, verdict = 'fraud' AS fraud, true AS alerted, true AS published, "
+            "top_score AS score FROM cases"
         )
         ranked, of_events = self._level(events, self._weights)
         new = f"{events} ANTI JOIN known USING (entity, day)"
@@ -198,14 +209,15 @@ class _Judging:
         }
 
     def _level(self, query: str, weights: F64) -> tuple[Ranked, LevelFigures]:
-        """A ranking, whose rows a query gives with block, scenario, hundredths, alerted, score."""
+        """A ranking, whose rows a query gives with block, scenario, hundredths, alerted,
+        published, score."""
         counts = self._dense(
-            "SELECT block, scenario + 1, count(*), count_if(alerted) "
+            "SELECT block, scenario + 1, count(*), count_if(alerted), count_if(published) "
             f"FROM ({query}) GROUP BY block, scenario",
-            (len(weights), len(self._facts.scenarios) + 1),
+            (len(weights), max(len(self._facts.scenarios), 1) + 1),
         )
-        every, alerted = counts.sum(axis=2)
-        frauds, frauds_alerted = counts[:, :, 1:].sum(axis=2)
+        every, alerted, published = counts.sum(axis=2)
+        frauds, frauds_alerted, frauds_published = counts[:, :, 1:].sum(axis=2)
         blocks = int(np.count_nonzero(frauds))
         totals = Totals(honest=counts[0, :, 0], frauds=counts[0, :, 1:])
         reader = Reader(totals, weights, self._budgets(int(every.sum())) * self._days)
@@ -222,7 +234,9 @@ class _Judging:
             recall_at_false_positives=figure(ranked.recall_at_false_positives, blocks),
             alerted=int(alerted.sum()),
             frauds_alerted=int(frauds_alerted.sum()),
-            precision=ratio(frauds_alerted, alerted, weights),
+            published=int(published.sum()),
+            frauds_published=int(frauds_published.sum()),
+            precision=ratio(frauds_published, published, weights),
             recall=ratio(frauds_alerted, frauds, weights),
         )
 
@@ -239,9 +253,10 @@ class _Judging:
         found = np.zeros((self._days, len(TOP_K)), np.int64)
         known: list[set[str]] = []
         week = -1
+        weeks = ((self._facts.days - self._facts.days[0]) // WEEK_DAYS).tolist()
         for day, names, frauds in self._tops(WEEK_DAYS * max(TOP_K)):
-            if day // WEEK_DAYS != week:
-                week, known = day // WEEK_DAYS, [set() for _ in TOP_K]
+            if weeks[day] != week:
+                week, known = weeks[day], [set() for _ in TOP_K]
             for j, k in enumerate(TOP_K):
                 new = measures.found_in_top(names, frauds, k, known[j])
                 found[day, j] = len(new)
@@ -286,7 +301,7 @@ class _Judging:
             f"SELECT {BLOCK} AS block, CAST(epoch_ms(min(a.event_time)) - epoch_ms(any_value(since)) "
             "AS DOUBLE) AS delay_ms FROM (SELECT entity, min(event_time) AS since FROM lost WHERE "
             f"entity IS NOT NULL {of} GROUP BY entity) f LEFT JOIN (SELECT {self._entity} AS who, "
-            f"event_time FROM alert_scores WHERE {self._alerted}) a "
+            f"event_time FROM alert_scores WHERE alerted{self._own}) a "
             "ON who = entity AND a.event_time >= since GROUP BY entity ORDER BY entity"
         )
         return found["block"].astype(np.int64), found["delay_ms"] / 1000
@@ -354,16 +369,17 @@ class _Judging:
 
     def _day(self, day: int, events: list[int], frauds: list[int], found: list[int]) -> Day:
         count, fraud_count, alerts, true_alerts = events
-        _, _, caught, hundredths, hundredths_caught = frauds
+        _, alerted, caught, hundredths, hundredths_caught = frauds
         return Day(
-            day=text_of((self._facts.first_day + day) * DAY_MS)[:10],
+            day=text_of(int(self._facts.days[day]) * DAY_MS)[:10],
             events=count,
             frauds=fraud_count,
             alerts=alerts,
             true_alerts=true_alerts,
+            alerted=alerted,
             caught=caught,
             precision=true_alerts / alerts if alerts else None,
-            recall=true_alerts / fraud_count if fraud_count else None,
+            recall=alerted / fraud_count if fraud_count else None,
             amount_fraud=hundredths / 100,
             amount_caught=hundredths_caught / 100,
             precision_at_k=[new / k for new, k in zip(found, TOP_K, strict=True)],
@@ -400,7 +416,6 @@ class _Judging:
             points.append(
                 CalibrationPoint(
                     p=p,
-                    expected=p,
                     observed=ratio(below, honest, self._weights),
                     events=int(below.sum()),
                 )

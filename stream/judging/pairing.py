@@ -7,13 +7,16 @@ of resamples in which both runs keep the same days, so that what a day brings to
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from schemas.columns import F64, I64
 from stream import database
 from stream.clock import text_of
+from stream.database import Tables, parquet
+from stream.errors import InputError
 from stream.judging.comparison import (
     Difference,
     Drift,
@@ -23,7 +26,7 @@ from stream.judging.comparison import (
     Period,
     ScoreBand,
 )
-from stream.judging.facts import DAY_MS
+from stream.judging.facts import ALERTED, DAY_MS, HUNDREDTHS, PUBLISHED, became, calendar
 from stream.judging.measures import (
     HONEST,
     Ranked,
@@ -36,9 +39,6 @@ from stream.judging.measures import (
 )
 from stream.judging.verdict import AVERAGE_PRECISION, EQUAL_RECALL, PRECISION, of_pair
 
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
-
 SIDES: Final = ("first", "other")
 SCORE_STEP: Final = 0.005
 """Scores are compared by rank in steps of this: a p-value within 1.2 % of another counts as it."""
@@ -46,15 +46,35 @@ BANDS: Final = (0.0, 0.301, 0.699, 1.0, 1.301, 2.0, 3.0, 4.0)
 """Scores of p-values 1, 1/2, 1/5, 1/10, 1/20, 1/100, 1/1,000 and 1/10,000."""
 FOUND_MAX: Final = 10
 PERIODS_MAX: Final = 60
-ROWS_AT_ONCE: Final = 100_000
 
 
-def pair(work: Path, first: tuple[str, Path], other: tuple[str, Path], labelled: bool) -> Pair:
-    """The first run and another, each by its name and its folder. work: a folder for what DuckDB
-    keeps meanwhile. Raises ExtraMissing."""
-    with database.opened(work) as tables:
-        _read(tables, first[1], other[1], labelled)
-        alerted = _alerted(tables)
+def pair(
+    work: Path,
+    first: tuple[str, Path],
+    other: tuple[str, Path],
+    *,
+    labelled: bool,
+    by_position: bool,
+) -> Pair:
+    """The first run and another, each by its name and its folder.
+
+    work: a folder for what DuckDB keeps meanwhile. by_position: an event has the same position in
+    both, else the same id. Raises ExtraMissing, InputError where no event is in both.
+    """
+    with database.opened(work) as connection:
+        tables = Tables(connection)
+        same = 'partition, "offset"' if by_position else "event_id"
+        _read(tables, first[1], other[1], labelled, same)
+        [(in_first, in_other, in_both)] = tables.rows(
+            "SELECT (SELECT count(*) FROM first_score), (SELECT count(*) FROM other_score), "
+            "(SELECT count(*) FROM event)"
+        )
+        if in_first and in_other and not in_both:
+            raise InputError(
+                f"{first[0]} and {other[0]}: of {in_first} and {in_other} events to be judged none "
+                "has the same id and time in both; expected inputs that both map alike"
+            )
+        alerted = _published(tables)
         differences = list(_differences(tables, min(alerted))) if labelled else []
         drift = _drift(tables)
         said = of_pair(first[0], other[0], differences, alerted, drift)
@@ -73,48 +93,64 @@ def pair(work: Path, first: tuple[str, Path], other: tuple[str, Path], labelled:
 # -- the tables -----------------------------------------------------------------------------------
 
 
-def _read(tables: "DuckDBPyConnection", first: Path, other: Path, labelled: bool) -> None:
-    """Table event: a row for each that is judged. Tables first_alert, other_alert: as
-    alerts.parquet, of these events."""
-    paths = [
-        str(at / name) for name in ("scores.parquet", "alerts.parquet") for at in (first, other)
-    ]
-    label = "SELECT NULL::VARCHAR AS event_id, '' AS scenario WHERE false"
+def _read(tables: Tables, first: Path, other: Path, labelled: bool, same: str) -> None:
+    """Table event: a row for each that is judged in both. Tables first_alert, other_alert: the alerts
+    on these events, with what incidents.parquet says of their incidents. same: beside topic and time
+    the columns that are the same in both of an event."""
+    for side, folder in (("first", first), ("other", other)):
+        scores = folder / "scores.parquet"
+        names = pq.read_schema(scores).names
+        watchers = [name[9:] for name in names if name.startswith("activity_")]
+        tables.do(
+            f"CREATE VIEW {side}_score AS SELECT *, {HUNDREDTHS} AS hundredths, "
+            f"{became(watchers, ALERTED)} AS alerted, {became(watchers, PUBLISHED)} AS published FROM {parquet(scores)} WHERE judged"
+        )
+    frauds = "(SELECT *, '' AS scenario FROM first_score WHERE false)"
     if labelled:
-        label = """SELECT event_id, any_value(coalesce(scenario, '')) AS scenario
-            FROM read_parquet($5) WHERE verdict = 'fraud' AND event_id IS NOT NULL
-            GROUP BY event_id"""
-        paths.append(str(first / "labels.parquet"))
-    tables.execute(
-        f"""CREATE TABLE event AS WITH label AS ({label})
-        SELECT a.event_id, epoch_ms(a.event_time) AS time_ms,
-            epoch_ms(a.event_time) // {DAY_MS} AS day,
-            a.score AS first_score, b.score AS other_score,
-            a.amount, coalesce(round(a.amount * 100)::BIGINT, 0) AS hundredths,
-            label.event_id IS NOT NULL AS fraud, coalesce(label.scenario, '') AS scenario,
-            a.event_id IN (SELECT event_id FROM read_parquet($3)) AS first_alerted,
-            a.event_id IN (SELECT event_id FROM read_parquet($4)) AS other_alerted
-        FROM read_parquet($1) a JOIN read_parquet($2) b USING (event_id)
-            LEFT JOIN label USING (event_id)
-        WHERE a.judged AND b.judged""",
-        paths,
+        frauds = parquet(first / "frauds.parquet")
+    sides = ", ".join(
+        f'{side}."{name}" AS {side}_{name}'
+        for side in ("first", "other")
+        for name in ("partition", "offset", "score", "alerted", "published")
+    )
+    tables.do(
+        f"""CREATE TABLE event AS SELECT first.topic, first.event_id,
+            epoch_ms(first.event_time) AS time_ms, {calendar("first.event_time")} AS day,
+            first.amount, first.hundredths,
+            f.topic IS NOT NULL AS fraud, coalesce(f.scenario, '') AS scenario, {sides}
+        FROM first_score first JOIN other_score other USING (topic, event_time, {same})
+            LEFT JOIN {frauds} f ON f.topic = first.topic AND f.partition = first.partition
+            AND f."offset" = first."offset" """
     )
     for side, folder in (("first", first), ("other", other)):
-        tables.execute(
-            f"""CREATE TABLE {side}_alert AS SELECT * FROM read_parquet(?)
-            WHERE event_id IN (SELECT event_id FROM event WHERE {side}_alerted)""",
-            [str(folder / "alerts.parquet")],
+        tables.do(
+            f"""CREATE TABLE {side}_alert AS SELECT a.*, i.opened, i.last, i.verdict
+            FROM {parquet(folder / "alerts.parquet")} a
+            JOIN {parquet(folder / "incidents.parquet")} i USING (incident_id)
+            SEMI JOIN event e ON e.topic = a.topic AND e.{side}_partition = a.partition
+            AND e.{side}_offset = a."offset" """
         )
 
 
-def _differences(tables: "DuckDBPyConnection", fewer: int) -> Iterator[Difference]:
+def _differences(tables: Tables, fewer: int) -> Iterator[Difference]:
     """fewer: events with an alert, of the side that has fewer."""
-    days = _columns(
-        tables,
-        "SELECT day, sum((NOT fraud)::INT), sum(fraud::INT) FROM event GROUP BY day ORDER BY day",
+    found = tables.columns(
+        f"""SELECT day, count_if(NOT fraud) AS honest, count_if(fraud) AS frauds,
+            count_if(fraud AND first_alerted) AS alerted_a,
+            count_if(fraud AND other_alerted) AS alerted_b,
+            count_if(fraud AND first_equal) AS equal_a, count_if(fraud AND other_equal) AS equal_b,
+            count_if(fraud AND first_published) AS true_a,
+            count_if(fraud AND other_published) AS true_b,
+            count_if(first_published) AS published_a, count_if(other_published) AS published_b,
+            coalesce(sum(hundredths) FILTER (fraud), 0) AS amount,
+            coalesce(sum(hundredths) FILTER (fraud AND first_alerted), 0) AS amount_a,
+            coalesce(sum(hundredths) FILTER (fraud AND other_alerted), 0) AS amount_b
+        FROM (SELECT *, {", ".join(_equal(side, fewer) for side in SIDES)} FROM event)
+        GROUP BY day ORDER BY day"""
     )
-    day, honest, frauds = (column.astype(np.int64) for column in days)
+    day = found.pop("day").astype(np.int64)
     weights = resampled(len(day))
+    honest, frauds = (found[name].astype(np.int64) for name in ("honest", "frauds"))
     totals = Totals(honest, frauds[:, None])
     first, other = (_ranked(tables, side, day, totals, weights) for side in ("first", "other"))
     at_few = "recall at 0.1 % false positives"
@@ -123,50 +159,37 @@ def _differences(tables: "DuckDBPyConnection", fewer: int) -> Iterator[Differenc
     yield _difference(
         at_few, first.recall_at_false_positives, other.recall_at_false_positives, frauds
     )
-    found = _columns(
-        tables,
-        f"""SELECT {", ".join(f"sum({one})" for one in _SUMS)}
-        FROM (SELECT *, {", ".join(_equal(side, fewer) for side in SIDES)} FROM event)
-        GROUP BY day ORDER BY day""",
-    )
-    found_a, found_b, equal_a, equal_b, alerted_a, alerted_b, amount, amount_a, amount_b = (
-        column.astype(np.int64) for column in found
-    )
-    alerted = alerted_a + alerted_b
-    for measure, (part_a, whole_a), (part_b, whole_b), held in (
-        (EQUAL_RECALL, (equal_a, frauds), (equal_b, frauds), frauds),
-        ("recall at the alert budget", (found_a, frauds), (found_b, frauds), frauds),
-        (PRECISION, (found_a, alerted_a), (found_b, alerted_b), alerted),
-        ("share of the frauds' amount alerted on", (amount_a, amount), (amount_b, amount), amount),
+    of = {name: column.astype(np.int64) for name, column in found.items()}
+    of["published"] = of["published_a"] + of["published_b"]
+    for measure, parts, wholes, held in (
+        (EQUAL_RECALL, ("equal_a", "equal_b"), ("frauds", "frauds"), "frauds"),
+        ("recall at the alert budget", ("alerted_a", "alerted_b"), ("frauds", "frauds"), "frauds"),
+        (PRECISION, ("true_a", "true_b"), ("published_a", "published_b"), "published"),
+        (
+            *("share of the frauds' amount alerted on", ("amount_a", "amount_b")),
+            *(("amount", "amount"), "amount"),
+        ),
     ):
         a, b = (
-            divided(part @ weights, whole @ weights)
-            for part, whole in ((part_a, whole_a), (part_b, whole_b))
+            divided(of[part] @ weights, of[whole] @ weights)
+            for part, whole in zip(parts, wholes, strict=True)
         )
-        yield _difference(measure, a, b, held)
-
-
-_SUMS: Final = (
-    *(f"(fraud AND {side}_{which})::INT" for which in ("alerted", "equal") for side in SIDES),
-    *(f"{side}_alerted::INT" for side in SIDES),
-    "hundredths * fraud::INT",
-    *(f"hundredths * (fraud AND {side}_alerted)::INT" for side in SIDES),
-)
+        yield _difference(measure, a, b, of[held])
 
 
 def _equal(side: str, most: int) -> str:
-    """Column ‹side›_equal: whether an event is among so many alerts of a side at most, those with
-    the highest scores."""
+    """Column ‹side›_equal: whether an event is among so many with an alert of a side at most, those
+    with the highest scores."""
     return (
-        f"rowid IN (SELECT rowid FROM event WHERE {side}_alerted "
+        f"rowid IN (SELECT rowid FROM event WHERE {side}_published "
         f"ORDER BY {side}_score DESC, time_ms, event_id LIMIT {most}) AS {side}_equal"
     )
 
 
-def _alerted(tables: "DuckDBPyConnection") -> tuple[int, int]:
+def _published(tables: Tables) -> tuple[int, int]:
     """Events with an alert, of either side."""
-    counts = ", ".join(f"count(*) FILTER ({side}_alerted)" for side in SIDES)
-    first, other = _one(tables, f"SELECT {counts} FROM event")
+    counts = ", ".join(f"count_if({side}_published)" for side in SIDES)
+    [(first, other)] = tables.rows(f"SELECT {counts} FROM event")
     return int(first), int(other)
 
 
@@ -181,17 +204,13 @@ def _difference(measure: str, first: F64, other: F64, held: I64) -> Difference:
     )
 
 
-def _ranked(
-    tables: "DuckDBPyConnection", side: str, days: I64, totals: Totals, weights: F64
-) -> Ranked:
+def _ranked(tables: Tables, side: str, days: I64, totals: Totals, weights: F64) -> Ranked:
     """The measures of a run's scores. days: int64[blocks], rising."""
-    found = tables.sql(
+    reader = Reader(totals, weights)
+    for batch in tables.batches(
         f"""SELECT {side}_score, day, fraud, count(*), sum(hundredths) FROM event
         GROUP BY {side}_score, day, fraud ORDER BY {side}_score DESC, day, fraud"""
-    ).to_arrow_reader(ROWS_AT_ONCE)
-    reader = Reader(totals, weights)
-    assert found is not None
-    for batch in found:
+    ):
         score, day, fraud, size, hundredths = (
             column.to_numpy(zero_copy_only=False) for column in batch.columns
         )
@@ -210,19 +229,18 @@ def _ranked(
 # -- what both have, and what only one ------------------------------------------------------------
 
 
-def _overlaps(tables: "DuckDBPyConnection", labelled: bool) -> Iterator[Overlap]:
+def _overlaps(tables: Tables, labelled: bool) -> Iterator[Overlap]:
     yield _of_events(tables, "events", "count(*)", "true")
     yield _of_entities(tables, "entities", "")
     yield _incidents(tables)
     yield _of_events(tables, "amount", "sum(hundredths / 100)", "true")
     if labelled:
         yield _of_events(tables, "frauds", "count(*)", "fraud")
-        of_fraud = "WHERE event_id IN (SELECT event_id FROM event WHERE fraud)"
-        yield _of_entities(tables, "fraud entities", of_fraud)
+        yield _of_entities(tables, "fraud entities", "WHERE verdict = 'fraud'")
         yield _of_events(tables, "fraud amount", "sum(hundredths / 100)", "fraud")
 
 
-def _of_events(tables: "DuckDBPyConnection", what: str, measure: str, among: str) -> Overlap:
+def _of_events(tables: Tables, what: str, measure: str, among: str) -> Overlap:
     filters = (
         *("first_alerted AND other_alerted", "first_alerted AND NOT other_alerted"),
         "other_alerted AND NOT first_alerted",
@@ -231,7 +249,7 @@ def _of_events(tables: "DuckDBPyConnection", what: str, measure: str, among: str
     return _overlap(what, _one(tables, f"SELECT {sums} FROM event"))
 
 
-def _of_entities(tables: "DuckDBPyConnection", what: str, among: str) -> Overlap:
+def _of_entities(tables: Tables, what: str, among: str) -> Overlap:
     entities = {
         side: f"SELECT DISTINCT entity_type, entity FROM {side}_alert {among}"
         for side in ("first", "other")
@@ -248,13 +266,13 @@ def _of_entities(tables: "DuckDBPyConnection", what: str, among: str) -> Overlap
     )
 
 
-def _incidents(tables: "DuckDBPyConnection") -> Overlap:
+def _incidents(tables: Tables) -> Overlap:
     counted = {}
     for side, against in (("first", "other"), ("other", "first")):
         counted[side] = _one(
             tables,
-            f"""WITH incident AS (SELECT incident_id, entity_type, entity,
-                    min(first_seen) AS opened, max(last_seen) AS last FROM {side}_alert GROUP BY ALL)
+            f"""WITH incident AS (SELECT DISTINCT incident_id, entity_type, entity, opened, last
+                FROM {side}_alert)
             SELECT count(*) FILTER (known), count(*) FILTER (NOT known) FROM (
                 SELECT EXISTS (FROM {against}_alert a WHERE a.entity_type = incident.entity_type
                     AND a.entity = incident.entity
@@ -269,11 +287,11 @@ def _overlap(what: str, counts: tuple[float, ...]) -> Overlap:
     return Overlap(what=what, both=both, first_only=first_only, other_only=other_only)
 
 
-def _found_by_one(tables: "DuckDBPyConnection", which: str) -> list[FoundByOne]:
-    rows = tables.execute(
+def _found_by_one(tables: Tables, which: str) -> list[FoundByOne]:
+    rows = tables.rows(
         f"""SELECT event_id, time_ms, scenario, amount, first_score, other_score FROM event
-        WHERE fraud AND {which} ORDER BY amount DESC NULLS LAST, event_id LIMIT {FOUND_MAX}"""
-    ).fetchall()
+        WHERE fraud AND {which} ORDER BY amount DESC NULLS LAST, time_ms, event_id LIMIT {FOUND_MAX}"""
+    )
     return [
         FoundByOne(
             event_id=event_id,
@@ -290,14 +308,14 @@ def _found_by_one(tables: "DuckDBPyConnection", which: str) -> list[FoundByOne]:
 # -- how far the scores have moved ----------------------------------------------------------------
 
 
-def _drift(tables: "DuckDBPyConnection") -> Drift:
-    events, first_day, last_day, in_both, in_either = _one(
+def _drift(tables: Tables) -> Drift:
+    events, days, in_both, in_either = _one(
         tables,
-        """SELECT count(*), min(day), max(day), count(*) FILTER (first_alerted AND other_alerted),
-            count(*) FILTER (first_alerted OR other_alerted) FROM event""",
+        """SELECT count(*), count(DISTINCT day), count_if(first_alerted AND other_alerted),
+            count_if(first_alerted OR other_alerted) FROM event""",
     )
     bands = _bands(tables)
-    period_days = -(-int((last_day or 0) - (first_day or 0) + 1) // PERIODS_MAX)
+    period_days = max(1, -(-int(days) // PERIODS_MAX))
     return Drift(
         events=int(events),
         rank_correlation=_rank_correlation(tables),
@@ -309,24 +327,26 @@ def _drift(tables: "DuckDBPyConnection") -> Drift:
     )
 
 
-def _periods(tables: "DuckDBPyConnection", period_days: int) -> Iterator[Period]:
-    found = tables.execute(
-        f"""SELECT min(day), count(*) FILTER (first_alerted), count(*) FILTER (other_alerted),
-            count(*) FILTER (first_alerted AND other_alerted),
-            count(*) FILTER (first_alerted OR other_alerted)
-        FROM event GROUP BY (day - (SELECT min(day) FROM event)) // {period_days} ORDER BY 1"""
+def _periods(tables: Tables, period_days: int) -> Iterator[Period]:
+    found = tables.rows(
+        f"""SELECT min(day), sum(first), sum(other), sum(in_both), sum(either) FROM (
+            SELECT day, row_number() OVER (ORDER BY day) - 1 AS place,
+                count_if(first_alerted) AS first, count_if(other_alerted) AS other,
+                count_if(first_alerted AND other_alerted) AS in_both,
+                count_if(first_alerted OR other_alerted) AS either FROM event GROUP BY day)
+        GROUP BY place // {period_days} ORDER BY 1"""
     )
-    for day, first, other, both, either in found.fetchall():
+    for day, first, other, both, either in found:
         yield Period(
             from_day=text_of(day * DAY_MS)[:10],
-            first=first,
-            other=other,
-            both=both,
+            first=int(first),
+            other=int(other),
+            both=int(both),
             share=both / either if either else None,
         )
 
 
-def _bands(tables: "DuckDBPyConnection") -> list[ScoreBand]:
+def _bands(tables: Tables) -> list[ScoreBand]:
     shares = [
         _one(
             tables,
@@ -351,13 +371,14 @@ def _population_stability(bands: list[ScoreBand], events: int) -> float:
     return float(np.sum((q - p) * np.log(q / p)))
 
 
-def _rank_correlation(tables: "DuckDBPyConnection") -> float | None:
+def _rank_correlation(tables: Tables) -> float | None:
     """Of the joint counts of both scores' steps."""
-    first, other, counts = _columns(
-        tables,
-        f"""SELECT floor(first_score / {SCORE_STEP})::BIGINT, floor(other_score / {SCORE_STEP})::BIGINT,
-            count(*) FROM event GROUP BY 1, 2 ORDER BY 1, 2""",
+    found = tables.columns(
+        f"""SELECT floor(first_score / {SCORE_STEP})::BIGINT AS first,
+            floor(other_score / {SCORE_STEP})::BIGINT AS other, count(*) AS counts
+        FROM event GROUP BY ALL ORDER BY ALL"""
     )
+    first, other, counts = (np.asarray(column, np.float64) for column in found.values())
     ranks = [_mean_ranks(steps, counts) for steps in (first, other)]
     weights = counts / max(counts.sum(), 1.0)
     a, b = (rank - weights @ rank for rank in ranks)
@@ -373,14 +394,7 @@ def _mean_ranks(steps: F64, counts: F64) -> F64:
     return ranks
 
 
-def _columns(tables: "DuckDBPyConnection", query: str) -> list[F64]:
-    """A query's columns of numbers."""
-    found = tables.execute(query).fetchnumpy().values()
-    return [np.asarray(column, np.float64) for column in found]
-
-
-def _one(tables: "DuckDBPyConnection", query: str) -> tuple[float, ...]:
+def _one(tables: Tables, query: str) -> tuple[float, ...]:
     """The only row of a query."""
-    row = tables.execute(query).fetchone()
-    assert row is not None
+    [row] = tables.rows(query)
     return row

@@ -32,6 +32,9 @@ def of_run(judged: Judgement | None, alerts: int, incidents: int) -> str:
     """What a run led to. alerts, incidents: in the time that is judged."""
     if judged is None:
         return f"{some(alerts, 'alert')} in {some(incidents, 'incident')}"
+    if judged.named and not judged.frauds:
+        told = f"{some(alerts, 'alert')} in {some(incidents, 'incident')}"
+        return f"Fraud is confirmed of entities, of no event; {told}"
     if not judged.frauds:
         return f"No confirmed fraud; {some(alerts, 'alert')}"
     caught = judged.frauds - judged.missed.frauds

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from stream.clock import ms_of
+from stream.config import ALL
 from stream.judging.figures import (
-    ALL,
     FeatureSilence,
     Figure,
     Judgement,
@@ -88,7 +88,7 @@ def headline(judged: Judgement) -> Iterator[tuple[str, str, str]]:
         f"{whole(incidents.count)} incidents, {number(view.incident_alerts.value)} alerts each",
     )
     yield (
-        "of events alerted on are fraud",
+        "of events with an alert are fraud",
         percent(events.precision.value),
         _percents(events.precision),
     )
@@ -222,7 +222,7 @@ def _levels(judged: Judgement) -> Html:
     at = percent(judged.false_positives)
     columns = (
         *("Level", "Count", "Frauds", "ROC AUC", "Average precision"),
-        *(f"Recall at {at} false positives", "Alerted", "Precision", "Recall"),
+        *(f"Recall at {at} false positives", "Alerted", "With an alert", "Precision", "Recall"),
     )
     rows = (
         (
@@ -233,6 +233,7 @@ def _levels(judged: Judgement) -> Html:
             measured(one.average_precision),
             measured(one.recall_at_false_positives),
             whole(one.alerted),
+            whole(one.published),
             measured(one.precision),
             measured(one.recall),
         )
@@ -251,9 +252,7 @@ def measured(figure: Figure) -> Html:
 def _calibration(page: Page, view: View) -> Iterator[Html]:
     points = [one for one in view.calibration if one.observed.value]
     lines = [
-        Line(
-            "promised", [one.p for one in points], [one.expected for one in points], reference=True
-        ),
+        Line("promised", [one.p for one in points], [one.p for one in points], reference=True),
         Line(
             "observed",
             [one.p for one in points],
@@ -278,7 +277,7 @@ def _calibration(page: Page, view: View) -> Iterator[Html]:
 
 def _scenarios(scenarios: Sequence[Scenario]) -> Html:
     columns = (
-        *("Kind", "Frauds", "Caught", "Amount caught", "Amount missed", "With an alert", "Recall"),
+        *("Kind", "Frauds", "Caught", "Amount caught", "Amount missed", "Alerted", "Recall"),
         *("Entities found", "Median time to alert", "Average precision", "ROC AUC"),
     )
     rows = (
@@ -325,7 +324,7 @@ def _views(views: Sequence[View]) -> Html:
 
 
 def _days(view: View) -> Html:
-    columns = ("Day", "Events", "Frauds", "Caught", "Alerted", "Precision", "Recall")
+    columns = ("Day", "Events", "Frauds", "Caught", "With an alert", "Precision", "Recall")
     rows = (
         (
             one.day,
@@ -345,11 +344,23 @@ def _called(view: View) -> str:
 # -- what was missed ------------------------------------------------------------------------------
 
 
+_LACKING: Final = {
+    "held back": "nothing: held back, over budget",
+    "budget": "nothing: the budget did not allow it then",
+    "not scored": "no monitor judged them",
+}
+
+
 def _missed(judged: Judgement) -> Iterator[Html]:
     missed = judged.missed
     if not missed.frauds:
-        said = "Every fraud was caught." if judged.frauds else "There was no fraud to be missed."
-        yield paragraph(said)
+        yield paragraph(
+            "Every fraud was caught."
+            if judged.frauds
+            else "Which events were fraud is not known."
+            if judged.named
+            else "There was no fraud to be missed."
+        )
         return
     yield paragraph(
         f"{some(missed.frauds, 'fraud')} with {number(missed.amount)} behind them were not caught."
@@ -359,7 +370,7 @@ def _missed(judged: Judgement) -> Iterator[Html]:
         ("Lacking", "Frauds", "Amount"),
         (
             (
-                _gap(one.gap_above, one.gap_to),
+                _LACKING.get(one.name, one.name),
                 bar(one.frauds / max(missed.frauds, 1), whole(one.frauds)),
                 number(one.amount),
             )
@@ -409,9 +420,12 @@ def _missed_table(caption: str, frauds: Sequence[Missed], more: str) -> Html:
 def _why(one: Missed) -> str:
     if one.nearest is None or one.gap is None:
         return "no monitor judged it"
+    held_back = [said.monitor for said in one.said if said.held_back]
+    if held_back:
+        return f"{held_back[0]} held its alert back: over budget"
     if one.gap > 0:
         return f"score {number(one.gap)} too low for an alert by {one.nearest}"
-    return f"{one.nearest} held its alert back: over budget, or an open incident"
+    return f"the budget of {one.nearest} did not allow an alert on that score"
 
 
 def _said(one: Missed) -> Html:
@@ -428,16 +442,6 @@ def _said(one: Missed) -> Html:
         if said.score is not None
     )
     return fold("What each monitor said", told) if one.nearest else Html("")
-
-
-def _gap(above: float | None, to: float | None) -> str:
-    if above is None and to is None:
-        return "no monitor judged them"
-    if above is None:
-        return "nothing: held back by budget or an open incident"
-    if to is None:
-        return f"more than {number(above)}"
-    return f"{number(above)} to {number(to)}"
 
 
 # -- accounting -----------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ not know of the others: it gives what it gives alone.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -13,8 +14,9 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from schemas.mapping import compile_mapping
 from stream import database
-from stream.config import Config
+from stream.config import Config, InputSpec
 from stream.decoding import SharedDecoder, shared_decoders
 from stream.errors import InputError
 from stream.inputs import Reading
@@ -60,6 +62,7 @@ def compare(
         raise InputError(f"got {got}; expected two configurations or more, no name twice")
     database.check_installed()
     _check_known(candidates, inputs)
+    by_position = _cut_alike(candidates, {name for name, _ in inputs})
     refuse_foreign(out_dir, {COMPARISON, PAGE, COMPARISON + PART, PAGE + PART, *names})
     with ExitStack() as opened:
         asked = [_asked(one, inputs, opened) for one in candidates]
@@ -76,7 +79,9 @@ def compare(
         drive(_sources(asked, runs), progress)
         costs = [(run.cpu_s, run.state_bytes()) for run in runs]
         summaries = [run.finish() for run in runs]
-    comparison = _compared([one.config for one in candidates], summaries, costs, out_dir)
+    comparison = _compared(
+        [one.config for one in candidates], summaries, costs, out_dir, by_position
+    )
     _write(comparison, out_dir)
     return comparison
 
@@ -98,6 +103,28 @@ def _check_known(candidates: Sequence[Candidate], inputs: Named) -> None:
             raise InputError(
                 f"{one.name} reads nothing of {got}; expected a file for one of its inputs: {own}"
             )
+
+
+def _cut_alike(candidates: Sequence[Candidate], given: AbstractSet[str]) -> bool:
+    """Whether all cut the inputs that they share into the same partitions, so that an event has one
+    position in all. Raises InputError where they do not, and its id is its position."""
+    alike = True
+    for name in sorted(given):
+        specs = [one.config.inputs[name] for one in candidates if name in one.config.inputs]
+        ways = {(spec.partitions, spec.keyed_by, spec.partitioner) for spec in specs}
+        if len(ways) > 1:
+            alike = False
+            if any(_positional(spec) for spec in specs):
+                raise InputError(
+                    f"inputs.{name}: its event ids are positions, and the configurations cut it into "
+                    "different partitions: no event could be found in both; expected the same "
+                    "partitions, keyed_by and partitioner in all"
+                )
+    return alike
+
+
+def _positional(spec: InputSpec) -> bool:
+    return compile_mapping(spec.codec, spec.type, spec.fields, ()).event_id is None
 
 
 class _Asked(NamedTuple):
@@ -148,11 +175,15 @@ def _compared(
     summaries: Sequence[Summary],
     costs: Sequence[tuple[float, int]],
     out_dir: Path,
+    by_position: bool,
 ) -> Comparison:
     unjudged = next((one.unjudged for one in summaries if one.unjudged), None)
     first = summaries[0]
     folders = [(summary.name, out_dir / summary.name) for summary in summaries]
-    pairs = [pair(out_dir, folders[0], other, unjudged is None) for other in folders[1:]]
+    pairs = [
+        pair(out_dir, folders[0], other, labelled=unjudged is None, by_position=by_position)
+        for other in folders[1:]
+    ]
     settings = list(_settings(configs))
     return Comparison(
         verdict=" ".join(f"{one.verdict}. {one.cost}." for one in pairs),

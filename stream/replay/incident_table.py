@@ -1,11 +1,12 @@
 """incidents.parquet: a row an incident, with what its entity did and, where labels are known, what
 of it was fraud.
 
-Follows from the run's other tables, each read once: alerts.parquet tells when an incident opened
-and how far it has come, scores.parquet which events lie between.
+Follows from the run's other tables: alerts.parquet tells when an incident opened, scores.parquet which
+events of its entity were counted into it behind that, until which it lasts, and which lie between. A
+late event from before its incident's first is none of its.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +22,8 @@ from stream.replay.tables import INCIDENT_COLUMNS, TIME, TableFile, batches_in
 TIME_BITS: Final = 42
 """Milliseconds since 1970 fit into these until 2109, and two million entities above them."""
 WHO: Final = ["incident_id", "monitor", "entity_type", "entity"]
-SO_FAR: Final = ["score", "severity", "suppressed", "first_seen", "last_seen"]
+SO_FAR: Final = ["score", "severity", "first_seen", "last_seen"]
+IN_INCIDENT: Final = pa.array(["opened", "updated", "counted"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,24 +36,36 @@ class Sums:
     any_amount: Bools
 
 
-def write_incidents(path: Path, alerts: Path, scores: Path, frauds: Path | None) -> None:
+def write_incidents(
+    path: Path, alerts: Path, scores: Path, known: tuple[Path, Path] | None
+) -> None:
     """Write incidents.parquet, by opening.
 
-    alerts, scores, frauds: the tables that it follows from; alerts in the order in which they were
-    published, frauds None where there are no labels.
+    alerts, scores: the tables that it follows from; alerts in the order in which they were
+    published. known: frauds and labels, None where there are none.
     """
     told = _told(pq.read_table(alerts, columns=[*WHO, *SO_FAR]))
-    events = _sums(told, batches_in(scores))
     columns: dict[str, Any] = {name: told[name] for name in told.column_names}
+    by_monitor = [_OfMonitor(told, monitor.as_py()) for monitor in told["monitor"].unique()]
+    columns["suppressed"] = np.zeros(len(told), np.int64)
+    for one in by_monitor:
+        one.stretch(scores, columns["suppressed"])
+    last_ms = told["last"].cast(pa.int64()).to_numpy().copy()
+    for one in by_monitor:
+        last_ms[one.place] = one.last_ms
+    columns["last"] = pa.array(last_ms).cast(TIME)
+    events = _sums(by_monitor, len(told), scores)
     columns["events"] = events.events
     columns["amount"] = pa.array(events.hundredths / 100, mask=~events.any_amount)
-    if frauds is None:
+    if known is None:
         columns |= dict.fromkeys(("frauds", "fraud_amount", "verdict"), pa.nulls(len(told)))
     else:
-        fraud = _sums(told, batches_in(frauds))
+        frauds, labels = known
+        fraud = _sums(by_monitor, len(told), frauds)
         columns["frauds"] = fraud.events
         columns["fraud_amount"] = fraud.hundredths / 100
-        columns["verdict"] = np.where(fraud.events > 0, "fraud", "honest").astype(object)
+        is_fraud = (fraud.events > 0) | _named(told, labels)
+        columns["verdict"] = np.where(is_fraud, "fraud", "honest").astype(object)
     with TableFile(path, INCIDENT_COLUMNS) as file:
         file.write_batches(pa.table(columns).to_batches())
 
@@ -63,58 +77,86 @@ def _told(alerts: pa.Table) -> pa.Table:
     rows = np.arange(len(incident))
     order = np.lexsort((rows, -alerts["score"].to_numpy(), incident))
     starts = np.flatnonzero(np.diff(incident[order], prepend=-1))
-    top, latest = order[starts], np.maximum.reduceat(rows[order], starts)
+    top = order[starts]
     last_ms = alerts["last_seen"].cast(pa.int64()).to_numpy()
     told = {name: alerts[name].take(top) for name in WHO}
     told["opened"] = alerts["first_seen"].take(top)
     told["last"] = pa.array(np.maximum.reduceat(last_ms[order], starts)).cast(TIME)
     told["alerts"] = pa.array(np.bincount(incident))
-    told["suppressed"] = alerts["suppressed"].take(latest)
     told["top_score"] = alerts["score"].take(top)
     told["severity"] = alerts["severity"].take(top)
     return pa.table(told).sort_by([("opened", "ascending"), ("incident_id", "ascending")])
 
 
+def _named(told: pa.Table, labels: Path) -> Bools:
+    """bool[incidents]: whether a label says fraud of the entity, not of one of its events."""
+    found = np.zeros(len(told), np.bool_)
+    known = pq.read_schema(labels).names
+    for field in told["entity_type"].unique().to_pylist():
+        if field in known:
+            fraud = pc.field("verdict") == "fraud"
+            names = pq.read_table(labels, columns=[field], filters=fraud)[field].drop_null()
+            here = pc.equal(told["entity_type"], field)
+            found |= pc.and_(here, pc.is_in(told["entity"], names)).to_numpy()
+    return found
+
+
 class _OfMonitor:
-    """The incidents of one monitor, found by entity and time: those of an entity do not overlap."""
+    """The incidents of one monitor, found by entity and time: those of an entity do not overlap.
+    place: int64[own], their rows among all; last_ms: int64[own], their last events."""
 
     def __init__(self, told: pa.Table, monitor: str) -> None:
-        self._place = np.flatnonzero(pc.equal(told["monitor"], monitor).to_numpy())
-        own = told.take(self._place)
+        place = np.flatnonzero(pc.equal(told["monitor"], monitor).to_numpy())
+        own = told.take(place)
+        self._activity = f"activity_{monitor}"
         self.field = own["entity_type"][0].as_py()
         entity = own["entity"].combine_chunks()
         self._entities = entity.unique()
         code = pc.index_in(entity, self._entities).to_numpy().astype(np.int64)
-        self._key = (code << TIME_BITS) + own["opened"].cast(pa.int64()).to_numpy()
-        self._last = own["last"].cast(pa.int64()).to_numpy()
-        order = np.argsort(self._key)
-        self._key, self._last, self._place = (
-            one[order] for one in (self._key, self._last, self._place)
-        )
+        key = (code << TIME_BITS) + own["opened"].cast(pa.int64()).to_numpy()
+        order = np.argsort(key)
+        last_ms = own["last"].cast(pa.int64()).to_numpy()
+        self._key, self.last_ms, self.place = (one[order] for one in (key, last_ms, place))
+
+    def stretch(self, scores: Path, suppressed: I64) -> None:
+        """Let them last until their last events, and count those that were only counted; suppressed:
+        int64[incidents] of all."""
+        for batch in batches_in(scores, ["event_time", self.field, self._activity]):
+            among = batch.filter(pc.is_in(batch.column(self._activity), IN_INCIDENT))
+            rows, at, time_ms = self._opened_before(among)
+            np.maximum.at(self.last_ms, at, time_ms)
+            counted = pc.equal(among.column(self._activity), "counted").to_numpy(
+                zero_copy_only=False
+            )
+            np.add.at(suppressed, self.place[at[counted[rows]]], 1)
 
     def found(self, batch: pa.RecordBatch) -> tuple[I64, I64]:
         """(rows, incidents): the batch's events that lie in an incident, and which."""
+        rows, at, time_ms = self._opened_before(batch)
+        inside = time_ms <= self.last_ms[at]
+        return rows[inside], self.place[at[inside]]
+
+    def _opened_before(self, batch: pa.RecordBatch) -> tuple[I64, I64, I64]:
+        """(rows, own incidents, times): the events of an entity that had an incident by then, with
+        the last one."""
         code = pc.index_in(batch.column(self.field), self._entities)
         rows = np.flatnonzero(code.is_valid().to_numpy(zero_copy_only=False))
         entity = code.drop_null().to_numpy().astype(np.int64)
         time_ms = batch.column("event_time").cast(TIME).cast(pa.int64()).to_numpy()[rows]
         at = np.searchsorted(self._key, (entity << TIME_BITS) + time_ms, side="right") - 1
-        near = np.maximum(at, 0)
-        inside = (
-            (at >= 0) & (self._key[near] >> TIME_BITS == entity) & (time_ms <= self._last[near])
-        )
-        return rows[inside], self._place[near[inside]]
+        had = (at >= 0) & (self._key[np.maximum(at, 0)] >> TIME_BITS == entity)
+        return rows[had], at[had], time_ms[had]
 
 
-def _sums(told: pa.Table, batches: Iterable[pa.RecordBatch]) -> Sums:
-    """What lies in each incident."""
-    of_monitors = [_OfMonitor(told, monitor.as_py()) for monitor in told["monitor"].unique()]
-    events, hundredths = np.zeros((2, len(told)), np.int64)
-    sums = Sums(events, hundredths, np.zeros(len(told), np.bool_))
-    for batch in batches:
+def _sums(by_monitor: Sequence[_OfMonitor], incidents: int, table: Path) -> Sums:
+    """What of a table's events lies in each incident."""
+    events, hundredths = np.zeros((2, incidents), np.int64)
+    sums = Sums(events, hundredths, np.zeros(incidents, np.bool_))
+    fields = list(dict.fromkeys(one.field for one in by_monitor))
+    for batch in batches_in(table, ["event_time", "amount", *fields]):
         amount = batch.column("amount").to_numpy(zero_copy_only=False)
         hundredths = in_hundredths(amount)
-        for one in of_monitors:
+        for one in by_monitor:
             rows, places = one.found(batch)
             np.add.at(sums.events, places, 1)
             np.add.at(sums.hundredths, places, hundredths[rows])

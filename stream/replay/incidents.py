@@ -1,20 +1,22 @@
-"""The incidents of a run that a reader should see first, gathered while its alerts pass.
+"""The incidents of a run that a reader should see first, gathered while its alerts pass, or from what
+it has written.
 
 An incident is told by its worst alert. Keeps no others than those, so that memory does not grow
 with the run.
 """
 
 import heapq
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
+import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from schemas.alerts import Alert, Entity, Evidence, Severity
+from stream.replay.span import Span
 
 INCIDENTS_MAX: Final = 25
 """More would make the page slow and nobody would read them; the page says how many are left."""
@@ -36,8 +38,8 @@ class IncidentEvent:
 class Incident:
     """An entity's alerts that belong together, told by the one with the highest score.
 
-    severity: the highest of them. alerts: how many were published, suppressed: how many were held
-    back, as the last of them has it. evidence: the last events that raised one, the newest first.
+    severity: the highest of them. alerts: how many were published, suppressed: how many were only
+    counted, as far as is known. evidence: the last events that raised one, the newest first.
     events: of the entity, from opening to last; amount: of these; verdict: "fraud" where one of
     them is, else "honest". Each is null where it is not known. first_events: the first of these
     events, as far as they are known.
@@ -105,11 +107,32 @@ def _joined(known: Incident | None, alert: Alert) -> Incident:
     )
 
 
-def with_outcomes(incidents: Sequence[Incident], path: Path) -> list[Incident]:
-    """The incidents with what incidents.parquet knows of them."""
-    ids = pa.array([one.worst.incident_id for one in incidents], pa.string())
-    columns = ["incident_id", "events", "amount", "verdict"]
-    among = pc.field("incident_id").isin(ids)
-    rows = pq.read_table(path, columns=columns, filters=among).to_pylist()
-    known = {row.pop("incident_id"): row for row in rows}
-    return [replace(one, **known[one.worst.incident_id]) for one in incidents]
+class Opened(NamedTuple):
+    """Incidents that opened in a span: the worst, and how many there are."""
+
+    worst: list[Incident]
+    total: int
+
+
+def opened_in(span: Span, incidents: Path, alerts: Path, lines: Path) -> Opened:
+    """The incidents that opened in a span, from incidents.parquet, alerts.parquet and, line for line
+    the same alerts, alerts.ndjson."""
+    known = pq.read_table(incidents, columns=["incident_id", "opened", "top_score"])
+    known = known.filter(pa.array(span.holds(known["opened"].cast(pa.int64()).to_numpy())))
+    order = [("top_score", "descending"), ("opened", "ascending"), ("incident_id", "ascending")]
+    ids = known.sort_by(order)["incident_id"].slice(0, INCIDENTS_MAX).combine_chunks()
+    theirs = pc.is_in(pq.read_table(alerts, columns=["incident_id"])["incident_id"], ids)
+    gathered = WorstIncidents()
+    with lines.open("rb") as file:
+        for line, is_theirs in zip(file, theirs, strict=True):
+            if is_theirs.as_py():
+                gathered.add([msgspec.json.decode(line, type=Alert)])
+    columns = ["incident_id", "last", "suppressed", "events", "amount", "verdict"]
+    rows = pq.read_table(incidents, columns=columns, filters=pc.field("incident_id").isin(ids))
+    ends = rows["last"].cast(pa.int64()).to_pylist()
+    outcomes = {
+        row["incident_id"]: {name: row[name] for name in columns[2:]} | {"last_ms": last_ms}
+        for row, last_ms in zip(rows.to_pylist(), ends, strict=True)
+    }
+    worst = [replace(one, **outcomes[one.worst.incident_id]) for one in gathered.worst()]
+    return Opened(worst, len(known))

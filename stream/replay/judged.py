@@ -6,7 +6,7 @@ from detectors.explain import surprise
 from detectors.monitor import told_names
 from stream import database
 from stream.config import ASSESS, Config
-from stream.judging.facts import Facts, Files, Watcher, parquet
+from stream.judging.facts import Facts, Files, Watcher
 from stream.judging.figures import Judgement
 from stream.judging.judge import judge
 from stream.replay.recording import ALERTS, INCIDENTS, LABELS, SCORES, Recording
@@ -24,7 +24,8 @@ def judged(config: Config, recording: Recording) -> Judgement | None:
         facts = Facts(tables, files, watchers)
         recording.write_frauds(facts.frauds())
         recording.write_incidents()
-        return judge(facts, watchers, parquet(recording.part(INCIDENTS)))
+        facts.see("incidents", recording.part(INCIDENTS))
+        return judge(facts, watchers)
 
 
 def watchers_of(config: Config) -> list[Watcher]:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 UNREADABLE_MAX: Final = 100_000
 """Labels that may be dead letters: these wait in memory, and so many are no accident."""
 
+LINES_MAX: Final = 1_000_000_000_000
 KNOWN_MS: Final = "greatest(label.time, coalesce(event.due_ms + 1, label.time))"
 """From when a label counts. Its event goes in at due_ms, when the latest time up to it has passed: a
 millisecond later is behind it, even where its partition is not in the order of time."""
@@ -49,7 +50,8 @@ class JoinedLabels:
     those that can teach nobody and still say what their events were: their events name none of the
     entities that learn from labels, or they became known behind the last event of all. counts:
     labels read, and what became of them: named an entity themselves, joined, of_nobody, of an
-    unknown event, or dead letters; and of these how many claimed to be known before their event.
+    unknown event, or dead letters; and of these how many claimed to be known before their event, and
+    of how many several events, not only repetitions of one, have the id.
     """
 
     reading: FileReading
@@ -130,10 +132,11 @@ class _Joining:
         """Ids and entities of all events into a table."""
         columns = "".join(f", {name} VARCHAR" for name in self._learning)
         self._tables.execute(
-            f"CREATE TABLE event (line BIGINT, due_ms BIGINT, event_id VARCHAR{columns})"
+            "CREATE TABLE event (line BIGINT, input INTEGER, time_ms BIGINT, due_ms BIGINT, "
+            f"event_id VARCHAR{columns})"
         )
         line = 0
-        for reading in events:
+        for number, reading in enumerate(events):
             decoder = _decoder(self._config, reading, self._learning)
             reached_ms: dict[int, int] = {}
             for records in (part for parts in reading for part in parts):
@@ -146,6 +149,8 @@ class _Joining:
                     reached_ms[records.partition] = int(due_ms[-1])
                 own = {
                     "line": pa.array(np.arange(line, line + len(found))),
+                    "input": pa.array(np.full(len(found), number)),
+                    "time_ms": pa.array(found.time_ms),
                     "due_ms": pa.array(due_ms),
                     "event_id": found.event_id,
                 }
@@ -172,10 +177,12 @@ class _Joining:
         return JoinedLabels(reading, aside, self._counts(), self._letters)
 
     def _join(self) -> None:
-        # Of several events with the same id the first is meant: the others are duplicates. That is
-        # found by numbers alone, which DuckDB can spill to disk.
+        # Of several events with the same id the first in event time is meant, as where they are
+        # judged. That is found by numbers alone, which DuckDB can spill to disk.
         self._tables.execute(
-            "CREATE TABLE pair AS SELECT label.line AS label, min(event.line) AS event "
+            "CREATE TABLE pair AS SELECT label.line AS label, "
+            f"CAST(min(event.time_ms::HUGEINT * {LINES_MAX} + event.line) % {LINES_MAX} AS BIGINT) "
+            "AS event, min(event.time_ms) < max(event.time_ms) OR min(input) < max(input) AS ambiguous "
             "FROM label JOIN event ON label.labelled_event_id = event.event_id "
             "WHERE label.nameless GROUP BY label.line"
         )
@@ -220,7 +227,10 @@ class _Joining:
             "dead_letters": len(self._letters),
         }
         assert counts["read"] == sum(counts.values()) - counts["read"], counts
-        return counts | {"before_their_event": self._count("joined WHERE before_its_event")}
+        return counts | {
+            "before_their_event": self._count("joined WHERE before_its_event"),
+            "ambiguous": self._count("pair WHERE ambiguous"),
+        }
 
     def _count(self, what: str) -> int:
         [[count]] = self._tables.execute(f"SELECT count(*) FROM {what}").fetchall()

@@ -1,8 +1,8 @@
 """labels.parquet: of everything that labels said of an event in a replay, the last word.
 
-A row a labelled event, and a row for each label that names no event but only entities, in the order
-in which they became known. By it a run is judged: what had become known at which time is in the
-events' own order, not here.
+A row a labelled event, and a row for the entities that labels name without an event, in the order
+in which they became known: when what holds at the end was first said, since anything else was. By it
+a run is judged: what had become known at which time is in the events' own order, not here.
 """
 
 from collections.abc import Iterator
@@ -13,27 +13,30 @@ from typing import Final, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from detectors.monitor import LABEL
 from schemas.columns import EventBatch
 from schemas.events import ENTITY_FIELDS
 from stream import database
-from stream.replay.tables import ROW_GROUP_ROWS, TIME, TableFile, batches_in, column
+from stream.replay.tables import ROW_GROUP_ROWS, TIME, Shown, TableFile, batches_in, column
 
 SCHEMA: Final = pa.schema(
     [
         column("event_id", pa.string(), "the event; null where a label names entities alone"),
         column("verdict", pa.string(), "fraud or honest, the last word"),
         column("scenario", pa.string(), "the label's kind"),
-        column("known_time", TIME, "when that became known, UTC"),
+        column("known_time", TIME, "when that verdict became known, UTC"),
     ]
 )
-"""Of labels.parquet. Behind these stand, where labels name no event, the
-entities that they name; they are null beside an event id."""
+"""Of labels.parquet. Behind these stand, where labels name no event, the entities that they name, as
+they may be shown; they are null beside an event id."""
 
-_PLACE: Final = "epoch_ms(known_time)::HUGEINT * 1_000_000_000_000 + file_row_number"
+_ROWS: Final = 1_000_000_000_000
+_PLACE: Final = f"epoch_ms(known_time)::HUGEINT * {_ROWS} + file_row_number"
 """Orders labels by when they became known, then by when they were heard."""
+_TIME: Final = f"(since // {_ROWS})::BIGINT"
 _ENTITIES: Final = (
     column(name, pa.string(), f"{name} of a label that names no event") for name in ENTITY_FIELDS
 )
@@ -66,12 +69,14 @@ def labels_in(path: Path) -> Iterator[LabelBatch]:
 class LastWords:
     """Hears every label, and writes the last word on each event at the end.
 
-    path: of labels.parquet. work: a folder for what it has heard until then.
+    path: of labels.parquet. work: a folder for what it has heard until then. shown: what may be
+    shown of entities.
     """
 
-    def __init__(self, path: Path, work: Path) -> None:
+    def __init__(self, path: Path, work: Path, shown: Shown) -> None:
         self._path = path
         self._work = work
+        self._shown = shown
         self._heard = work / "labels_heard.parquet"
         self._opened = ExitStack()
         self._file: TableFile | None = None
@@ -97,12 +102,14 @@ class LastWords:
             self._file = self._opened.enter_context(TableFile(self._heard, _HEARD))
         absent = pa.nulls(count, pa.string())
         said = ("labelled_event_id", "verdict", "kind")
-        columns = [
-            *(labels.texts.get(name, absent) for name in said),
-            labels.time_ms.cast(pa.timestamp("ms")),
-            *(labels.texts.get(name, absent) for name in ENTITY_FIELDS),
-        ]
-        self._file.write(columns)
+        event_id, *others = (labels.texts.get(name, absent) for name in said)
+        entities = (
+            self._shown(name, pc.if_else(event_id.is_null(), labels.texts[name], absent))
+            if name in labels.texts
+            else absent
+            for name in ENTITY_FIELDS
+        )
+        self._file.write([event_id, *others, labels.time_ms.cast(TIME), *entities])
 
     def finish(self) -> None:
         """Write labels.parquet."""
@@ -111,24 +118,38 @@ class LastWords:
             return
         self._opened.close()
         with database.opened(self._work) as tables:
-            heard, path = "read_parquet(?, file_row_number = true)", [str(self._heard)]
-            counted = ", ".join(f"count({name})" for name in ENTITY_FIELDS)
-            [counts] = tables.execute(
-                f"SELECT {counted} FROM {heard} WHERE event_id IS NULL", path
-            ).fetchall()
+            counts = tables.execute(
+                f"SELECT {', '.join(f'count({name})' for name in ENTITY_FIELDS)} "
+                f"FROM {database.parquet(self._heard)}"
+            ).fetchall()[0]
             named = [name for name, count in zip(ENTITY_FIELDS, counts, strict=True) if count]
-            alone = [f"CASE WHEN event_id IS NULL THEN {name} END AS {name}" for name in named]
-            # numbers in groups can be spilled to disk, rows in windows hardly
+            # numbers in groups and joins can be spilled to disk, rows in windows hardly
             tables.execute(
-                f"CREATE TABLE last AS SELECT max({_PLACE}) AS place FROM {heard} "
-                "GROUP BY coalesce(event_id, ''), CASE WHEN event_id IS NULL THEN file_row_number END",
-                path,
+                f"CREATE VIEW heard AS SELECT *, {_about(['event_id', *named])} AS about, "
+                f"{_PLACE} AS place FROM {database.parquet(self._heard, numbered=True)}"
             )
-            last = tables.sql(
-                f"SELECT {', '.join([*SCHEMA.names, *alone])} FROM {heard} AS heard "
-                f"SEMI JOIN last ON last.place = {_PLACE} ORDER BY known_time, file_row_number",
-                params=path,
+            tables.execute(
+                "CREATE TABLE last AS SELECT about, max(place) AS place, min(place) AS since, "
+                "least(coalesce(max(place) FILTER (verdict = 'fraud'), -1), coalesce(max(place) "
+                "FILTER (verdict IS DISTINCT FROM 'fraud'), -1)) AS contradicted "
+                "FROM heard GROUP BY about"
+            )
+            tables.execute(
+                "UPDATE last SET since = again.place FROM (SELECT about, min(heard.place) AS place "
+                "FROM heard JOIN last USING (about) WHERE contradicted >= 0 AND heard.place > contradicted "
+                "GROUP BY about) AS again WHERE again.about = last.about"
+            )
+            said = [name for name in (*SCHEMA.names, *named) if name != "known_time"]
+            found = tables.sql(
+                f"SELECT {', '.join(said)}, make_timestamp_ms({_TIME}) AS known_time "
+                "FROM heard JOIN last USING (about, place) ORDER BY since"
             ).to_arrow_reader(ROW_GROUP_ROWS)
             schema = pa.schema([_HEARD.field(name) for name in (*SCHEMA.names, *named)])
             with TableFile(self._path, schema) as file:
-                file.write_batches(last)
+                file.write_batches(found)
+
+
+def _about(names: list[str]) -> str:
+    """A number for what these columns name together."""
+    each = (f"coalesce(md5({name}), '-')" for name in names)
+    return f"md5_number(concat({', '.join(each)}))"

@@ -18,7 +18,9 @@ from stream.alerting import Teller
 from stream.chain import Judged
 from stream.config import Config
 from stream.errors import InputError
+from stream.replay.incident_events import with_events
 from stream.replay.incident_table import write_incidents
+from stream.replay.incidents import Opened, opened_in
 from stream.replay.last_words import LabelBatch, LastWords
 from stream.replay.manifest import MANIFEST, Origin, manifest
 from stream.replay.span import Span
@@ -104,7 +106,7 @@ class Recording:
         ]
         if self._origin.features:
             self._judged.append(enter(FeatureFile(parts[FEATURES], self._config)))
-        self._labels = enter(LastWords(parts[LABELS], self.work))
+        self._labels = enter(LastWords(parts[LABELS], self.work, self._teller.shown))
         return self
 
     def __exit__(
@@ -154,8 +156,14 @@ class Recording:
     def write_incidents(self) -> None:
         """Write the incidents, with their frauds where these were written before."""
         parts = self._parts
-        frauds = parts[FRAUDS] if parts[FRAUDS].exists() else None
-        write_incidents(parts[INCIDENTS], parts[ALERTS], parts[SCORES], frauds)
+        known = (parts[FRAUDS], parts[LABELS]) if parts[FRAUDS].exists() else None
+        write_incidents(parts[INCIDENTS], parts[ALERTS], parts[SCORES], known)
+
+    def incidents_opened(self) -> Opened:
+        """The incidents that opened in the span; these and the alerts are written."""
+        parts = self._parts
+        found = opened_in(self._span, parts[INCIDENTS], parts[ALERTS], parts[ALERT_LINES])
+        return found._replace(worst=with_events(found.worst, parts[SCORES]))
 
     def finish(self, summary: Summary) -> None:
         """Write summary and page and give every file its name, the summary last."""

@@ -5,7 +5,6 @@ their logs, and told how far in event time all of them have come.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter, process_time
@@ -22,14 +21,12 @@ from stream.config import Config, fingerprint
 from stream.decoding import SharedDecoder
 from stream.inputs import Reading
 from stream.inputs.ranges import recorded_log
-from stream.replay.incident_events import with_events
-from stream.replay.incidents import with_outcomes
 from stream.replay.jobs import Jobs
 from stream.replay.judged import judged
 from stream.replay.labels import join
 from stream.replay.last_words import labels_in, labels_of
 from stream.replay.manifest import Origin
-from stream.replay.recording import INCIDENTS, OWN, SCORES, Recording, make_folder, refuse_foreign
+from stream.replay.recording import OWN, Recording, make_folder, refuse_foreign
 from stream.replay.span import EVERYTHING, Span
 from stream.replay.summary import Summary, Tally, summarize
 from stream.shard import Emitted, Shards
@@ -152,9 +149,7 @@ class Run:
         verdict = judged(self.config, self._recording)
         self._tally.labels_heard = self._recording.labels_heard
         seconds = perf_counter() - self._began
-        summary = summarize(self._name, self.config, self._tally, verdict, seconds)
-        incidents = with_outcomes(summary.incidents, self._recording.part(INCIDENTS))
-        incidents = with_events(incidents, self._recording.part(SCORES))
-        summary = replace(summary, incidents=incidents)
+        opened = self._recording.incidents_opened()
+        summary = summarize(self._name, self.config, self._tally, opened, verdict, seconds)
         self._recording.finish(summary)
         return summary

@@ -13,7 +13,7 @@ from stream.clock import text_of
 from stream.config import ASSESS, Config, fingerprint
 from stream.judging import verdict
 from stream.judging.figures import Judgement
-from stream.replay.incidents import Incident, WorstIncidents
+from stream.replay.incidents import Incident, Opened
 from stream.replay.span import EVERYTHING, Span
 from stream.replay.traffic import Traffic, TrafficCounter
 from stream.shard import Emitted
@@ -91,7 +91,6 @@ class Tally:
     first_ms: int | None = None
     last_ms: int | None = None
     traffic: TrafficCounter = field(default_factory=TrafficCounter)
-    incidents: WorstIncidents = field(default_factory=WorstIncidents)
     inputs: dict[str, Counter[str]] = field(default_factory=dict)
     monitors: dict[str, Counter[str]] = field(default_factory=dict)
     adds_up: dict[str, bool] = field(default_factory=dict)
@@ -114,9 +113,7 @@ class Tally:
         """Count alerts."""
         self.alerts.update(alert.monitor for alert in alerts)
         held = self.span.holds(np.array([alert.event_time_ms for alert in alerts], np.int64))
-        judged = [alerts[i] for i in np.flatnonzero(held).tolist()]
-        self.judged_alerts.update(alert.monitor for alert in judged)
-        self.incidents.add(judged)
+        self.judged_alerts.update(alerts[i].monitor for i in np.flatnonzero(held).tolist())
         self.traffic.add_alerts(alerts)
 
     def add_shards(self, config: Config, chain: Chain) -> None:
@@ -137,16 +134,21 @@ class Tally:
 
 
 def summarize(
-    name: str, config: Config, tally: Tally, judged: Judgement | None, seconds: float
+    name: str,
+    config: Config,
+    tally: Tally,
+    opened: Opened,
+    judged: Judgement | None,
+    seconds: float,
 ) -> Summary:
-    """What was tallied, and what labels say."""
+    """What was tallied, the incidents, and what labels say."""
     span_ms = 0 if tally.first_ms is None else (tally.last_ms or 0) - tally.first_ms
     names = [*(monitor.name for monitor in config.monitors), *([ASSESS] if config.assess else [])]
     alerts = {name: tally.alerts[name] for name in names}
     heard, given = tally.labels_heard, sum(one["read"] for one in tally.labels.values())
     return Summary(
         name=name,
-        verdict=verdict.of_run(judged, tally.judged_alerts.total(), tally.incidents.opened),
+        verdict=verdict.of_run(judged, tally.judged_alerts.total(), opened.total),
         unjudged=None if judged else verdict.unjudged(max(given, heard), heard),
         fingerprint=fingerprint(config),
         inputs={name: dict(counts) for name, counts in tally.inputs.items()},
@@ -156,7 +158,7 @@ def summarize(
         alerts=alerts,
         alerts_per_day={n: k * DAY_MS / span_ms if span_ms else None for n, k in alerts.items()},
         alerts_published=tally.judged_alerts.total(),
-        incidents_opened=tally.incidents.opened,
+        incidents_opened=opened.total,
         span=JudgedSpan(
             from_time=_iso(tally.span.from_ms),
             until_time=_iso(tally.span.until_ms),
@@ -171,7 +173,7 @@ def summarize(
         seconds=round(seconds, 3),
         events_per_s=round(tally.events / seconds, 1),
         traffic=tally.traffic.traffic(),
-        incidents=tally.incidents.worst(),
+        incidents=opened.worst,
         judged=judged,
     )
 

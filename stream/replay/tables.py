@@ -22,7 +22,7 @@ from detectors.monitor import LABEL, told_names
 from schemas.alerts import Alert
 from schemas.columns import F64, Bools, EventBatch
 from stream.chain import Judged
-from stream.config import ASSESS, Config
+from stream.config import ASSESS, Config, labels_from
 from stream.replay.span import Span
 
 ROW_GROUP_ROWS: Final = 100_000
@@ -40,6 +40,13 @@ def column(name: str, kind: pa.DataType, meaning: str, *, always: bool = False) 
 
 EVENT_ID: Final = column("event_id", pa.string(), "the event's own id", always=True)
 EVENT_TIME: Final = column("event_time", TIME, "the event's own time, UTC", always=True)
+POSITION: Final = (
+    column("topic", pa.string(), "where the event lies: its topic", always=True),
+    column("partition", pa.int64(), "partition", always=True),
+    column("offset", pa.int64(), "and offset", always=True),
+)
+ACTIVITIES: Final = pa.array([None, "opened", "updated", "counted", "held_back"])
+"""What the policy made of an event, by `policy.QUIET` … `policy.OVER_BUDGET`."""
 
 CONTRIBUTION: Final = pa.struct(
     [
@@ -66,9 +73,7 @@ ALERT_COLUMNS: Final = pa.schema(
         column("pseudonym", pa.bool_(), "whether that is a pseudonym", always=True),
         EVENT_ID,
         EVENT_TIME,
-        column("topic", pa.string(), "where the event lies: its topic", always=True),
-        column("partition", pa.int64(), "partition", always=True),
-        column("offset", pa.int64(), "and offset", always=True),
+        *POSITION,
         column("score", pa.float64(), "-log10 of the p-value", always=True),
         column("p_value", pa.float64(), "honest: one in 1/p events has it", always=True),
         column("threshold", pa.float64(), "the p-value at which it alerted", always=True),
@@ -92,16 +97,20 @@ INCIDENT_COLUMNS: Final = pa.schema(
         column("entity_type", pa.string(), "the field that names the entity", always=True),
         column("entity", pa.string(), "its id, or its pseudonym", always=True),
         column("opened", TIME, "its first event", always=True),
-        column("last", TIME, "its last event that an alert told of", always=True),
+        column("last", TIME, "its last event, told of or counted", always=True),
         column("alerts", pa.int64(), "published", always=True),
-        column("suppressed", pa.int64(), "only counted, as its last alert said", always=True),
+        column("suppressed", pa.int64(), "events that were only counted", always=True),
         column("top_score", pa.float64(), "the highest of its alerts", always=True),
         column("severity", pa.string(), "of that alert", always=True),
         column("events", pa.int64(), "of its entity, from opening to last", always=True),
         column("amount", pa.float64(), "of those events; null where none has one"),
         column("frauds", pa.int64(), "labelled fraud among those events; null without labels"),
         column("fraud_amount", pa.float64(), "of those frauds; null without labels"),
-        column("verdict", pa.string(), "fraud where one is, else honest; null without labels"),
+        column(
+            "verdict",
+            pa.string(),
+            "fraud where one is, or its entity, else honest; null without labels",
+        ),
     ]
 )
 
@@ -115,15 +124,24 @@ def shown_fields(config: Config) -> list[str]:
 def score_columns(config: Config) -> pa.Schema:
     """The columns of scores.parquet."""
     names = [monitor.name for monitor in config.monitors]
+    of_assess = "assess's of all reports; null without a report"
+    if labels_from(config):
+        of_assess = "assess's of all that monitors say; null where none judged"
+    assess = [column(f"score_{ASSESS}", pa.float64(), of_assess)] if config.assess else []
+    watchers = [*names, *([ASSESS] if config.assess else [])]
+    done = "opened, updated or counted into an incident, or held_back by the budget; else null"
     return pa.schema(
         [
             EVENT_ID,
             EVENT_TIME,
+            *POSITION,
             column("score", pa.float64(), "-log10 of all monitors' p-values together", always=True),
             *(
                 column(f"score_{name}", pa.float64(), f"{name}'s; null where it did not judge")
                 for name in names
             ),
+            *assess,
+            *(column(f"activity_{name}", pa.string(), f"by {name}: {done}") for name in watchers),
             *(
                 column(f"surprised_{name}", pa.string(), f"{name}'s features with p < 0.1")
                 for name in names
@@ -145,9 +163,11 @@ def fraud_columns(config: Config) -> pa.Schema:
             *score_columns(config),
             column("scenario", pa.string(), "the kind of fraud, empty where none is named"),
             column("known_time", TIME, "when it became known, UTC"),
-            column("alerted", pa.bool_(), "an alert was published on it", always=True),
-            column("caught", pa.bool_(), "so, or an alert's action still stood", always=True),
-            column("gap", pa.float64(), "what the nearest score lacked; null where none judged it"),
+            column("alerted", pa.bool_(), "in an incident then: not held_back", always=True),
+            column("published", pa.bool_(), "an alert was published on it", always=True),
+            column("caught", pa.bool_(), "alerted, or an alert's action stood", always=True),
+            column("nearest", pa.string(), "whose score came nearest to an alert; null without"),
+            column("gap", pa.float64(), "what that score lacked; null where none judged it"),
         ]
     )
 
@@ -217,19 +237,21 @@ class TableFile:
             self._waiting = table.slice(whole).to_batches()
 
 
-def batches_in(path: Path) -> Iterator[pa.RecordBatch]:
+def batches_in(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
     """A table's rows, of which at most a row group is in memory."""
     with pq.ParquetFile(path, pre_buffer=False) as file:  # else all of the file is fetched at once
-        yield from file.iter_batches(ROW_GROUP_ROWS)
+        yield from file.iter_batches(ROW_GROUP_ROWS, columns=columns)
 
 
 class ScoreFile(TableFile):
-    """scores.parquet: a row for each event, labels left out, with its score and each monitor's, and
-    whether it is judged or only learned."""
+    """scores.parquet: a row for each event, labels left out, with its score and each watcher's, what
+    became of it, and whether it is judged or only learned."""
 
     def __init__(self, path: Path, config: Config, span: Span, shown: Shown) -> None:
         super().__init__(path, score_columns(config))
         self._monitors = {monitor.name: told_names(monitor) for monitor in config.monitors}
+        self._watchers = [*self._monitors, *([ASSESS] if config.assess else [])]
+        self._assess_scores = bool(labels_from(config))
         self._fields = shown_fields(config)
         self._span = span
         self._shown = shown
@@ -239,7 +261,18 @@ class ScoreFile(TableFile):
         events, said = judged.events, judged.said
         silent = np.full(len(events), np.nan)
         absent = pa.nulls(len(events), pa.string())
-        p_values = [said[m].p_value if m in said else silent for m in self._monitors]
+        p_values = [said[w].p_value if w in said else silent for w in self._watchers]
+        activities = [
+            ACTIVITIES.take(pa.array(said[w].activity)) if w in said else absent
+            for w in self._watchers
+        ]
+        together = (
+            said[ASSESS].p_value
+            if self._assess_scores and ASSESS in said
+            else combine(p_values[: len(self._monitors)])
+        )
+        topics = pa.array([topic for topic, _ in events.sources], pa.string())
+        partitions = np.array([partition for _, partition in events.sources], np.int64)
         surprised = [
             surprised_names(names, said[m].surprised, ~np.isnan(said[m].p_value))
             if m in said
@@ -250,8 +283,12 @@ class ScoreFile(TableFile):
         columns = [
             events.event_id,
             pa.array(events.time_ms).cast(TIME),
-            pa.array(scores(said[ASSESS].p_value if ASSESS in said else combine(p_values))),
+            topics.take(pa.array(events.source)),
+            pa.array(partitions[events.source]),
+            pa.array(events.offset),
+            pa.array(scores(together)),
             *(pa.array(scores(p), mask=np.isnan(p)) for p in p_values),
+            *activities,
             *surprised,
             *(self._entities(events, field) for field in self._fields),
             pa.array(amount, mask=np.isnan(amount)),

@@ -1,13 +1,14 @@
 """assess: reports in, alerts on their subject out. What all monitors say about one event is one
 score, which each further report revises.
 
-The combining is `detectors.assessment`'s, learned from labels where the configuration says so; here its decisions become alerts, with the reports as
-contributions. Reports come over an internal log keyed by the subject, or, where subject and
+The combining is `detectors.assessment`'s, learned from labels where the configuration says so; here
+its decisions become alerts, with the reports as contributions. Reports come over an internal log keyed by the subject, or, where subject and
 monitors read the same log, straight from them.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -16,21 +17,41 @@ from detectors import explain
 from detectors.assessment import FIRST, SAMPLED, STRIPPED_MAX, Assessed, Assessment, sampled
 from detectors.hashing import HashKey, pseudonym
 from detectors.monitor import LABEL
+from detectors.policy import COUNTED, OPENED, OVER_BUDGET, QUIET, UPDATED
 from detectors.state import AboutToWrite, Arrays, prefixed, under
 from schemas.alerts import Alert, Contribution
 from schemas.codecs.slim import MONITOR, P_VALUE
-from schemas.columns import F64, I64, EventBatch
+from schemas.columns import F64, I64, U8, EventBatch
 from stream.alerting import Origin, Reasons, Teller, published
 from stream.config import ASSESS, AssessSpec
 from stream.stages import Found
+from stream.stages.watch import NOTHING_WANTED, Said, silence
 
 
 @dataclass(frozen=True, slots=True)
 class Opinion:
-    """alerts in the order of the rows; p_value: float64[n], of each row's event, NaN for labels."""
+    """alerts in the order of the rows; p_value: float64[n], of each row's event, NaN for labels, and
+    for what is left out; activity: uint8[n], what became of each row."""
 
     alerts: list[Found]
     p_value: F64
+    activity: U8
+
+
+FOREMOST: Final = np.array([QUIET, OVER_BUDGET, COUNTED, UPDATED, OPENED], np.uint8)
+"""What becomes of an event by its reports is the last of these that became of one."""
+
+
+def said(batch: EventBatch, opinion: Opinion) -> Said:
+    """What assess says of each row's event. Rows about one event stand next to each other; each has
+    what became of any of them."""
+    another = np.diff(batch.offset, prepend=-1) != 0
+    another |= np.diff(batch.source, prepend=-1) != 0
+    event = np.cumsum(another) - 1
+    foremost = np.zeros(int(another.sum()), np.int64)
+    np.maximum.at(foremost, event, np.argsort(FOREMOST)[opinion.activity])
+    unheard = silence(None, len(batch), NOTHING_WANTED)
+    return unheard._replace(p_value=opinion.p_value, activity=FOREMOST[foremost[event]])
 
 
 def reports(
@@ -75,7 +96,11 @@ def looked_at(spec: AssessSpec) -> list[str]:
 
 
 class Assess:
-    """The stage of one partition of the reports, or of one log that holds all there is."""
+    """The stage of one partition of the reports, or of one log that holds all there is.
+
+    every: what is no report comes, too, and an event's p-value is of all that was said of it; else
+    of the reports so far, as it is held against the threshold.
+    """
 
     name = ASSESS
 
@@ -86,8 +111,11 @@ class Assess:
         shards: int,
         fingerprint: str,
         teller: Teller,
+        *,
+        every: bool = False,
     ) -> None:
         self.spec = spec
+        self._every = every
         self.monitors = list(monitors)
         self.teller = teller
         features = looked_at(spec)
@@ -131,12 +159,14 @@ class Assess:
             np.array(values).reshape(len(values), len(batch)).T.copy(),
         )
         self.tally += int(assessed.due.sum()), ignored
-        p_value[known] = assessed.written
+        activity = np.zeros(len(p_value), np.uint8)
+        p_value[known] = assessed.written if self._every else assessed.p
+        activity[known] = assessed.decided.activity
         alerts = [
             Found(int(known[i]), self._alert(batch, assessed, i))
             for i in published(assessed.decided)
         ]
-        return Opinion(alerts, p_value)
+        return Opinion(alerts, p_value, activity)
 
     def counts(self) -> dict[str, int]:
         """Reports, the events they were on, and alerts by activity."""

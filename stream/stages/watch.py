@@ -4,11 +4,12 @@ The learning is `detectors.monitor`'s; here its decisions become alerts: identit
 explanation, recommended action. Knows no topic but the positions that events carry.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detectors import explain
 from detectors.hashing import pseudonym
@@ -17,7 +18,7 @@ from detectors.spec import seconds
 from detectors.state import AboutToWrite, Arrays
 from schemas.alerts import Alert
 from schemas.codecs.slim import P_VALUE
-from schemas.columns import F64, Bools, EventBatch
+from schemas.columns import F64, I64, U8, Bools, EventBatch
 from stream.alerting import Origin, Reasons, Teller, published
 from stream.stages import Found
 
@@ -29,7 +30,8 @@ SURPRISED_P: Final = 0.1
 class Wanted(NamedTuple):
     """What is wanted to be said of every event beside what is published; live it is nothing.
 
-    scores: each monitor's p-value, and which of its features were surprised. told: their values.
+    scores: each monitor's p-value, what its policy made of it, and which of its features were
+    surprised. told: their values.
     """
 
     scores: bool = False
@@ -42,12 +44,14 @@ NOTHING_WANTED: Final = Wanted()
 class Said(NamedTuple):
     """What a monitor said of n events, k being how many `told_names` it has.
 
-    p_value: float64[n], NaN where the monitor did not apply. surprised: bool[k, n]. told:
-    float64[2k, n], the values in natural units, then their own p-values, NaN where there is none.
-    The last two are of no features where these are not wanted.
+    p_value: float64[n], NaN where the monitor did not apply. activity: uint8[n], `policy.QUIET` …,
+    what became of each event. surprised: bool[k, n]. told: float64[2k, n], the values in natural
+    units, then their own p-values, NaN where there is none. Where scores are not wanted all is
+    quiet, and the last two are of no features where these are not.
     """
 
     p_value: F64
+    activity: U8
     surprised: Bools
     told: F64
 
@@ -55,19 +59,23 @@ class Said(NamedTuple):
         """What was said of the events start … stop - 1."""
         return Said._make(array[..., start:stop] for array in self)
 
+    def put(self, places: I64, said: "Said") -> None:
+        """Have at these places what was said of others; of places named often the last stands."""
+        pairs: Iterator[tuple[NDArray[Any], NDArray[Any]]] = zip(self, said, strict=True)
+        for mine, theirs in pairs:
+            mine[..., places] = theirs
 
-def silence(spec: MonitorSpec, n: int, wanted: Wanted) -> Said:
-    """What a monitor says of events that do not apply to it."""
-    k = len(told_names(spec))
+    def take(self, rows: I64) -> "Said":
+        """What was said of these events."""
+        return Said._make(array[..., rows] for array in self)
+
+
+def silence(spec: MonitorSpec | None, n: int, wanted: Wanted) -> Said:
+    """What a monitor says of events that do not apply to it; without one, what assess does."""
+    k = len(told_names(spec)) if spec else 0
     surprised = np.zeros((k if wanted.scores else 0, n), np.bool_)
     told = np.full((2 * k if wanted.told else 0, n), np.nan)
-    return Said(np.full(n, np.nan), surprised, told)
-
-
-def assessed(p_value: F64) -> Said:
-    """What assess says of n events; p_value: float64[n]."""
-    nothing = np.empty((0, len(p_value)))
-    return Said(p_value, nothing.astype(np.bool_), nothing)
+    return Said(np.full(n, np.nan), np.zeros(n, np.uint8), surprised, told)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +105,12 @@ def _said(spec: MonitorSpec, outcome: Outcome, wanted: Wanted) -> Said:
     watched, k = outcome.watched, len(told_names(spec))
     own_p = watched.calibrated.p[:k]
     if wanted.scores:
+        part.activity[watched.index] = watched.decided.activity
         part.surprised[:, watched.index] = own_p < SURPRISED_P
     if wanted.told:
         part.told[:k, watched.index] = watched.told.values * watched.told.units
         part.told[k:, watched.index] = own_p
-    return Said(outcome.p_value, part.surprised, part.told)
+    return part._replace(p_value=outcome.p_value)
 
 
 class Watch:

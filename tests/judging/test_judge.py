@@ -1,6 +1,6 @@
 """What is judged of a whole run, against the same worked out by hand from its tables."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn import metrics
 
+from detectors.explain import surprise
 from stream.judging.figures import Figure, Judgement, Level, LevelFigures, View
 from stream.judging.judge import TOP_K
+from tests.judging.conftest import shop
 
 Row = dict[str, Any]
 DAY_MS = 86_400_000
@@ -49,11 +51,13 @@ def view(path: Path, name: str) -> View:
 
 @cache
 def events(path: Path, name: str) -> list[Row]:
-    """The judged events of a view: score, entity, fraud, alerted, caught; and the kind of fraud."""
+    """The judged events of a view: score, entity, fraud, alerted, published, caught; and the kind of
+    fraud."""
     entity = "account" if name == "all" else name
     labels = {row["event_id"]: row for row in table(path, "labels")}
     alerts = [a for a in table(path, "alerts") if name in ("all", a["monitor"])]
-    on = {alert["event_id"] for alert in alerts}
+    on = {(alert["topic"], alert["partition"], alert["offset"]) for alert in alerts}
+    watchers = MONITORS if name == "all" else (name,)
     held = defaultdict(list)
     for alert in alerts:
         until = alert["event_time"] + 1000 * alert["ttl_s"]
@@ -66,14 +70,19 @@ def events(path: Path, name: str) -> list[Row]:
         )
         score = row["score" if name == "all" else f"score_{name}"]
         fraud = label is not None and label["verdict"] == "fraud"
+        became = {row[f"activity_{watcher}"] for watcher in watchers}
+        alerted = bool(became & {"opened", "updated", "counted"})
+        published = (row["topic"], row["partition"], row["offset"]) in on
+        assert published == bool(became & {"opened", "updated"})
         more = {
             "value": score,
             "entity": row[entity],
             "fraud": fraud,
             "kind": label["scenario"] if fraud and label else None,
             "known": label["known_time"] if label else None,
-            "alerted": row["event_id"] in on,
-            "caught": row["event_id"] in on or under,
+            "alerted": alerted,
+            "published": published,
+            "caught": alerted or under,
             "day": at // DAY_MS,
         }
         if score is not None:
@@ -94,14 +103,17 @@ def level(path: Path, name: str, which: Level) -> LevelFigures:
 def same_ranking(found: LevelFigures, rows: list[Row]) -> None:
     """The figures are those of scikit-learn, and of counting."""
     truth, score = [r["fraud"] for r in rows], [r["value"] for r in rows]
-    alerted = [r for r in rows if r["alerted"]]
-    hits = sum(r["fraud"] for r in alerted)
-    counts = len(rows), sum(truth), len(alerted), hits
-    assert (found.count, found.frauds, found.alerted, found.frauds_alerted) == counts
+    alerted, published = ([r for r in rows if r[how]] for how in ("alerted", "published"))
+    hits, true = (sum(r["fraud"] for r in some) for some in (alerted, published))
+    counts = len(rows), sum(truth), len(alerted), hits, len(published), true
+    assert counts == (
+        *(found.count, found.frauds, found.alerted, found.frauds_alerted),
+        *(found.published, found.frauds_published),
+    )
     assert found.roc_auc.value == pytest.approx(metrics.roc_auc_score(truth, score))
     precision = metrics.average_precision_score(truth, score)
     assert found.average_precision.value == pytest.approx(precision)
-    assert found.precision.value == (hits / len(alerted) if alerted else None)
+    assert found.precision.value == (true / len(published) if published else None)
     assert found.recall.value == hits / sum(truth)
     for figure in (found.roc_auc, found.average_precision, found.recall):
         holds(figure)
@@ -130,6 +142,7 @@ def grouped(rows: list[Row], *keys: str) -> list[Row]:
             "value": max(r["value"] for r in group),
             "fraud": any(r["fraud"] for r in group),
             "alerted": any(r["alerted"] for r in group),
+            "published": any(r["published"] for r in group),
         }
         for key, group in groups.items()
     ]
@@ -200,7 +213,8 @@ def test_amounts_are_caught_by_alerts_and_while_their_actions_stand(run: Path, n
     assert found.amount.missed == pytest.approx(whole - caught)
     assert found.amount.caught_share.value == pytest.approx(caught / whole)
     assert sum(day.amount_caught for day in found.days) == pytest.approx(caught)
-    assert sum(day.alerts for day in found.days) == level(run, name, "events").alerted
+    assert sum(day.alerts for day in found.days) == level(run, name, "events").published
+    assert sum(day.alerted for day in found.days) == level(run, name, "events").frauds_alerted
     for kind in found.scenarios:
         of_kind = [row for row in frauds if row["kind"] == kind.name]
         assert kind.frauds == len(of_kind)
@@ -259,6 +273,13 @@ def test_incidents_are_frauds_where_one_of_their_events_is(run: Path) -> None:
         alerts = [a for a in table(run, "alerts") if a["incident_id"] == incident["incident_id"]]
         assert incident["alerts"] == len(alerts)
         assert incident["top_score"] == max(alert["score"] for alert in alerts)
+        became = [row[f"activity_{incident['monitor']}"] for row in inside]
+        assert incident["suppressed"] == became.count("counted")
+        assert incident["last"] == max(
+            r["event_time"]
+            for r, b in zip(inside, became, strict=True)
+            if b in {"opened", "updated", "counted"}
+        )
     judged_from = min(row["event_time"] for row in seen(run, "all"))
     counted = [one for one in table(run, "incidents") if one["opened"] >= judged_from]
     found = level(run, "all", "incidents")
@@ -266,7 +287,7 @@ def test_incidents_are_frauds_where_one_of_their_events_is(run: Path) -> None:
     assert found.frauds == sum(one["verdict"] == "fraud" for one in counted)
     whole = view(run, "all")
     assert whole.incidents == len(counted)
-    assert whole.alerts == sum(one["alerts"] for one in counted)
+    assert whole.alerts == sum(a["event_time"] >= judged_from for a in table(run, "alerts"))
 
 
 def test_calibration_counts_honest_events_below_each_p(run: Path) -> None:
@@ -279,19 +300,37 @@ def test_calibration_counts_honest_events_below_each_p(run: Path) -> None:
             assert point.observed.value == below / len(honest)
 
 
+def why_missed(row: Row) -> str:
+    """The name of a missed fraud's band."""
+    needed = {monitor.name: surprise(monitor.policy.p_max) for monitor in shop().monitors}
+    gaps = [least - row[f"score_{m}"] for m, least in needed.items() if row[f"score_{m}"]]
+    if any(row[f"activity_{monitor}"] == "held_back" for monitor in needed):
+        return "held back"
+    if not gaps:
+        return "not scored"
+    if min(gaps) <= 0:
+        return "budget"
+    ends = (0.5, 1, 2, 4)
+    over = [end for end in (0, *ends) if min(gaps) > end]
+    return f"{over[-1]} to {ends[len(over) - 1]}" if len(over) <= len(ends) else "more than 4"
+
+
 def test_what_was_missed_says_how_near_it_came_and_what_was_silent(run: Path) -> None:
-    """Missed frauds are those not caught; their gap is to the least score that alerts, and a
-    feature is silent where its own p-value in features.parquet is not below 0.1."""
+    """Missed frauds are those not caught; their gap is to the least score that alerts, what the
+    budget held back is told apart, and a feature is silent where its own p-value in features.parquet is not below 0.1."""
     frauds = [row for row in seen(run, "all") if row["fraud"]]
     missed = {row["event_id"]: row for row in frauds if not row["caught"]}
     found = judged(run).missed
     assert found.frauds == len(missed) > 0
     assert found.amount == pytest.approx(sum(row["amount"] or 0 for row in missed.values()))
-    assert sum(band.frauds for band in found.bands) == len(missed)
+    told = {one.name: one.frauds for one in found.bands if one.frauds}
+    assert told == Counter(map(why_missed, missed.values()))
     features = {row["event_id"]: row for row in table(run, "features")}
     for one in (*found.nearest, *found.by_amount):
         row = missed[one.event_id]
         gaps = {said.monitor: said.needed - said.score for said in one.said if said.score}
+        held = {s.monitor for s in one.said if s.held_back}
+        assert held == {m for m in MONITORS if row[f"activity_{m}"] == "held_back"}
         assert one.gap == (min(gaps.values()) if gaps else None)
         assert one.nearest == (min(gaps, key=gaps.__getitem__) if gaps else None)
         for said in one.said:

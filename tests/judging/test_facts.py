@@ -1,0 +1,296 @@
+"""What is judged: one definition of alerted and one of which event a label means, whatever ids,
+names, times and labels look like."""
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import msgspec
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from stream.cli import app
+from stream.config import Config, parse
+from stream.errors import ConfigError
+from stream.judging.facts import HUNDREDTHS
+from stream.judging.figures import Judgement, LevelFigures
+from stream.replay import Split, Summary, replay
+from stream.replay.incident_table import in_hundredths
+
+START_MS = 1_772_409_600_000
+DAY_MS = 86_400_000
+FIELDS = """
+event_id = "id"
+time = "at"
+account = "who"
+amount = "amount"
+"""
+CONFIG = f"""
+reveal = ["account"]
+[inputs.shop]
+topic = "shop"
+type = "transaction"
+[inputs.shop.fields]{FIELDS}
+[inputs.site]
+topic = "site"
+type = "login"
+[inputs.site.fields]{FIELDS}
+[inputs.verdicts]
+topic = "verdicts"
+type = "label"
+[inputs.verdicts.fields]
+event_id = {{ position = true }}
+time = "known_at"
+labelled_event_id = "payment"
+verdict = "verdict"
+account = "account"
+
+[[monitors]]
+name = "spend"
+entity = "account"
+inputs = ["shop"]
+features = [{{ name = "amount", kind = "value", field = "amount", side = "high" }}]
+rules = [{{ name = "dear", at_least = {{ amount = 100 }}, p = 1e-4 }}]
+policy = {{ p_max = 1e-3, warm_up_events = 0, incident_gap = "1h", alerts_per_day = 20 }}
+"""
+"""A monitor that alerts on every payment of 100 or more, if the budget allows."""
+Row = dict[str, Any]
+
+
+def config(text: str = CONFIG) -> Config:
+    """A parsed configuration."""
+    return parse(tomllib.loads(text), {})
+
+
+def payment(i: int, who: str, amount: float, **more: Any) -> Row:
+    """A payment in the i-th minute."""
+    return {"id": f"e{i}", "at": START_MS + i * 60_000, "who": who, "amount": amount, **more}
+
+
+def fraud(of: str | None, at_ms: int = START_MS + DAY_MS, says: str = "fraud", **more: str) -> Row:
+    """A label."""
+    return {"payment": of, "known_at": at_ms, "verdict": says, **more}
+
+
+def ndjson(path: Path, rows: Sequence[Row]) -> Path:
+    """A file with a row a line."""
+    path.write_bytes(b"\n".join(map(orjson.dumps, rows)))
+    return path
+
+
+def run(
+    folder: Path,
+    rows: Sequence[Row],
+    labels: Sequence[Row],
+    using: str = CONFIG,
+    site: Sequence[Row] = (),
+    split: Split | None = None,
+) -> tuple[Summary, Judgement]:
+    """Replay payments, and logins that are given before them, with labels into `out`."""
+    inputs = [("site", ndjson(folder / "site", site))] if site else []
+    inputs.append(("shop", ndjson(folder / "shop", rows)))
+    known = [("verdicts", ndjson(folder / "labels", labels))]
+    told = lambda _records, _share: None  # noqa: E731
+    summary = replay(config(using), inputs, folder / "out", told, known, split or Split())
+    assert summary.judged is not None
+    return summary, summary.judged
+
+
+def events_level(judged: Judgement) -> LevelFigures:
+    """The figures of the events of all monitors."""
+    return judged.views[0].levels["events"]
+
+
+def rows_of(folder: Path, name: str) -> list[Row]:
+    """A table of the run."""
+    found: list[Row] = pq.read_table(folder / "out" / f"{name}.parquet").to_pylist()
+    return found
+
+
+QUIET = [payment(i, f"b{i % 9}", 5.0) for i in range(100)]
+ATTACK = [payment(100 + i, "a", 150.0) for i in range(7)]
+"""An honest payment that alerts, and six frauds that are counted into its incident."""
+FRAUDS = [fraud(row["id"]) for row in ATTACK[1:]]
+
+
+def test_one_attack_is_scored_in_one_way(tmp_path: Path) -> None:
+    """Frauds that were counted into an open incident are in it: its verdict, recall, delay and the
+    amount caught say the same, and precision says what was published."""
+    summary, judged = run(tmp_path, [*QUIET, *ATTACK, payment(300, "b1", 5.0)], FRAUDS)
+    [incident] = rows_of(tmp_path, "incidents")
+    assert (incident["verdict"], incident["frauds"], incident["events"]) == ("fraud", 6, 7)
+    assert (incident["alerts"], incident["suppressed"]) == (1, 6)
+    assert incident["last"].timestamp() * 1000 == ATTACK[-1]["at"]
+    [shown] = summary.incidents
+    assert (shown.verdict, shown.suppressed, shown.last_ms) == ("fraud", 6, ATTACK[-1]["at"])
+    view = judged.views[0]
+    assert events_level(judged).recall.value == view.amount.caught_share.value == 1.0
+    assert (view.delay.never.value, view.delay.median_s.value) == (0.0, 0.0)
+    assert (events_level(judged).published, events_level(judged).precision.value) == (1, 0.0)
+    assert judged.missed.frauds == 0
+    activities = [row["activity_spend"] for row in rows_of(tmp_path, "scores")]
+    assert activities == [None] * 100 + ["opened"] + ["counted"] * 6 + [None]
+
+
+def test_an_id_means_the_first_event_that_has_it(tmp_path: Path) -> None:
+    """Where payments and logins number alike a label means the earlier event, is judged once, and
+    teaches what it is judged by; labels that could mean several are counted."""
+    site = [payment(i, f"s{i}", 1.0) | {"at": START_MS + i * 60_000 + 5} for i in range(107)]
+    labels = [fraud(f"e{i}") for i in range(0, 100, 10)]
+    summary, judged = run(tmp_path, [*QUIET, *ATTACK], labels, site=site)
+    assert (judged.frauds, judged.ambiguous, judged.labelled) == (10, 10, 10)
+    assert {row["topic"] for row in rows_of(tmp_path, "frauds")} == {"shop"}
+    assert summary.labels["verdicts"]["ambiguous"] == 10
+    assert events_level(judged).alerted == 7
+
+
+def test_a_label_teaches_the_event_that_it_is_judged_by(tmp_path: Path) -> None:
+    """Of an input that is read first, and of one whose event is earlier, the earlier is meant."""
+    text = CONFIG.replace('inputs = ["shop"]', 'inputs = ["shop", "site", "verdicts"]').replace(
+        "policy =", 'detectors = [{ kind = "label_risk", name = "risk" }]\npolicy ='
+    )
+    rows = [*QUIET, *(payment(200 + i, w, 5.0) for i, w in enumerate(("b0", "late")))]
+    late = [payment(0, "late", 1.0) | {"at": START_MS + 1_000}]
+    run(tmp_path, rows, [fraud("e0", START_MS + 6_000_000)], text, site=late)
+    by_id = {row["event_id"]: row for row in rows_of(tmp_path, "scores")}
+    assert by_id["e200"]["score_spend"] > by_id["e201"]["score_spend"]
+    assert [row["account"] for row in rows_of(tmp_path, "frauds")] == ["b0"]
+
+
+@pytest.mark.parametrize("end", ["x" * 130, "\u0007"], ids=["long", "unprintable"])
+def test_an_id_that_an_alert_may_not_show_keeps_its_alert(tmp_path: Path, end: str) -> None:
+    """Alerts are found by position: an id too long, or not to be printed, loses none."""
+    rows = [row | {"id": row["id"] + end} for row in (*QUIET, *ATTACK)]
+    _, judged = run(tmp_path, rows, [fraud(row["payment"] + end) for row in FRAUDS])
+    assert (events_level(judged).alerted, events_level(judged).recall.value) == (7, 1.0)
+
+
+def test_labels_that_name_an_entity_alone_are_judged(tmp_path: Path) -> None:
+    """They say fraud of the entity and its incidents, are known from then on, and the page does not
+    deny them; a correction takes one back."""
+    labels = [fraud(None, account="a"), fraud(None, account="b1")]
+    labels.append(fraud(None, START_MS + 2 * DAY_MS, "honest", account="b1"))
+    next_day = payment(2_880, "a", 5.0)
+    summary, judged = run(tmp_path, [*QUIET, *ATTACK, next_day], labels)
+    assert (judged.named, judged.frauds) == (1, 0)
+    by_level = judged.views[0].levels
+    assert (by_level["entities"].frauds, by_level["entities"].frauds_alerted) == (1, 1)
+    assert (by_level["incidents"].frauds, by_level["entity_days"].frauds) == (1, 0)
+    assert by_level["new_events"].count == by_level["events"].count - 1
+    assert [row["verdict"] for row in rows_of(tmp_path, "incidents")] == ["fraud"]
+    assert "No confirmed fraud" not in summary.verdict
+    assert [one.verdict for one in summary.incidents] == ["fraud"]
+
+
+ASSESSED = (
+    CONFIG.replace("p_max = 1e-3", "p_max = 1e-12")
+    + """
+[assess]
+subject = "account"
+policy = { p_max = 1e-2, warm_up_events = 0, incident_gap = "1min", alerts_per_day = 1.5 }
+"""
+)
+
+
+def test_assess_is_judged_and_explained_as_monitors_are(tmp_path: Path) -> None:
+    """What only assess alerts on, and what its budget holds back, is told of assess; it has a view,
+    and its alerts are explained with its scores."""
+    rows = [*QUIET, payment(100, "a", 150.0), payment(101, "c", 150.0)]
+    _, judged = run(tmp_path, rows, [fraud("e100"), fraud("e101")], ASSESSED)
+    assert [view.name for view in judged.views] == ["all", "spend", "assess"]
+    of_assess = judged.views[2].levels["events"]
+    assert (of_assess.alerted, of_assess.frauds, of_assess.recall.value) == (1, 2, 0.5)
+    assert of_assess.count == len(rows)
+    assert of_assess.roc_auc.value == 1.0
+    [missed] = judged.missed.by_amount
+    assert (missed.event_id, missed.nearest) == ("e101", "assess")
+    assert [said.held_back for said in missed.said] == [False, True]
+    assert {one.name: one.frauds for one in judged.missed.bands if one.frauds} == {"held back": 1}
+    [alert] = rows_of(tmp_path, "alerts")
+    scores = {row["event_id"]: row for row in rows_of(tmp_path, "scores")}
+    assert scores["e100"]["score_assess"] == pytest.approx(alert["score"], rel=1e-5)
+    assert scores["e101"]["activity_assess"] == "held_back"
+    assert scores["e100"]["score"] == scores["e100"]["score_spend"]
+    assert scores["e0"]["score_assess"] is None
+    shown = CliRunner().invoke(app, ["explain", str(tmp_path / "out"), "a"]).stdout
+    assert "score_assess" in shown
+    assert "held its alert back: over budget" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_a_day_without_events_is_none(tmp_path: Path) -> None:
+    """One event in 1970 is one day more: it costs no memory, and the budget curve stays."""
+    rows = [{**payment(0, "b0", 5.0), "id": "first", "at": 1_000}, *QUIET, *ATTACK]
+    _, judged = run(tmp_path, rows, FRAUDS)
+    assert judged.days == 2
+    assert [day.day for day in judged.views[0].days] == ["1970-01-01", "2026-03-02"]
+    assert len(judged.views[0].budget) > 3
+
+
+def test_alerts_are_counted_by_their_own_time(tmp_path: Path) -> None:
+    """An alert behind the span is not among those of a view, though its incident opened inside."""
+    rows = [*QUIET, *(payment(100 + i, "a", 150.0) for i in range(20))]
+    split = Split(until_ms=START_MS + 104 * 60_000)
+    summary, judged = run(tmp_path, rows, [fraud("e101")], split=split)
+    view = judged.views[0]
+    assert (view.alerts, view.incidents) == (summary.span.alerts["spend"], 1) == (1, 1)
+    [incident] = rows_of(tmp_path, "incidents")
+    assert view.incident_alerts.value == incident["alerts"] > 1
+
+
+@pytest.mark.parametrize("name", ["id", "row", "any"])
+def test_monitors_may_be_called_what_they_like(tmp_path: Path, name: str) -> None:
+    """No name of a monitor meets one that judging uses."""
+    text = CONFIG.replace('name = "spend"', f'name = "{name}"')
+    second = text[text.index("[[monitors]]") :].replace(f'"{name}"', '"spend"', 1)
+    _, judged = run(tmp_path, [*QUIET, *ATTACK], FRAUDS, text + second)
+    assert [view.name for view in judged.views] == ["all", name, "spend"]
+    assert {view.levels["events"].alerted for view in judged.views} == {7}
+
+
+def test_no_monitor_is_called_as_all_together_are() -> None:
+    """The view of everything has that name."""
+    with pytest.raises(ConfigError, match="what all say together is called that"):
+        config(CONFIG.replace('name = "spend"', 'name = "all"'))
+
+
+def test_a_verdict_is_known_from_when_it_was_first_said(tmp_path: Path) -> None:
+    """Saying it again changes nothing; what was contradicted in between begins anew."""
+    at = [START_MS + day * DAY_MS for day in range(6)]
+    labels = [fraud("e1", at[1]), fraud("e1", at[5]), fraud("e2", at[1])]
+    labels += [fraud("e2", at[2], "honest"), fraud("e2", at[3]), fraud("e2", at[4])]
+    run(
+        tmp_path,
+        [*QUIET, payment(9_000, "b1", 5.0)],
+        sorted(labels, key=lambda one: one["known_at"]),
+    )
+    known = {row["event_id"]: row for row in rows_of(tmp_path, "labels")}
+    assert {row["verdict"] for row in known.values()} == {"fraud"}
+    days = {id_: row["known_time"].day - 2 for id_, row in known.items()}
+    assert days == {"e1": 1, "e2": 3}
+
+
+def test_hundredths_are_the_same_however_they_are_made() -> None:
+    """Amounts become whole hundredths in SQL as they do in arrays, ties included."""
+    rng = np.random.default_rng(3)
+    amount = np.append(rng.lognormal(3, 2, 20_000).round(3), [0.125, 0.375, -0.125, 2.675, 0.005])
+    made = duckdb.from_arrow(pa.table({"amount": amount})).project(f"{HUNDREDTHS} AS h")
+    found = made.to_arrow_table()["h"].to_numpy()
+    assert np.array_equal(found, in_hundredths(amount))
+
+
+def test_positions_find_each_alerts_event(tmp_path: Path) -> None:
+    """Every alert lies where scores.parquet has its event, and no two events lie at one place."""
+    run(tmp_path, [*QUIET, *ATTACK], FRAUDS)
+    place = ("topic", "partition", "offset")
+    scores = {tuple(row[k] for k in place): row for row in rows_of(tmp_path, "scores")}
+    assert len(scores) == 107
+    [alert] = rows_of(tmp_path, "alerts")
+    assert scores[tuple(alert[k] for k in place)]["event_id"] == alert["event_id"]
+    summary = msgspec.json.decode((tmp_path / "out" / "summary.json").read_bytes(), type=Summary)
+    assert summary.alerts_published == 1
