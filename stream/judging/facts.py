@@ -40,8 +40,11 @@ SCENARIOS_MAX: Final = 32
 """Kinds of fraud told apart; the rarer ones are judged together, as `OTHERS`."""
 OTHERS: Final = "(others)"
 MISSED: Final = "SELECT * FROM frauds WHERE judged AND NOT caught"
-HUNDREDTHS: Final = "CAST(round_even(coalesce(amount, 0) * 100, 0) AS BIGINT)"
-"""Whole numbers: their sums do not depend on the order in which threads come to them."""
+HUNDREDTHS: Final = (
+    "CAST(round_even(greatest(least(coalesce(amount, 0) * 100, 9e15), -9e15), 0) AS BIGINT)"
+)
+"""Whole numbers: their sums do not depend on the order in which threads come to them. Each fits: an
+amount may be whatever somebody sends. `incident_table.in_hundredths` makes the same of arrays."""
 ALERTED: Final = ("opened", "updated", "counted")
 PUBLISHED: Final = ("opened", "updated")
 ROWS_MAX: Final = 1_000_000_000_000
