@@ -95,7 +95,7 @@ def headline(judged: Judgement) -> Iterator[tuple[str, str, str]]:
     never = f"{percent(delay.never.value)} of {whole(delay.entities)} never had one"
     middle = f"middle half {_span(delay.first_quartile_s)} to {_span(delay.third_quartile_s)}"
     yield (
-        f"median from first fraud of an {view.entity} to its alert",
+        f"median from first fraud to alert, by {view.entity}",
         _span(delay.median_s.value),
         f"{middle}; {never}" if delay.median_s.value is not None else never,
     )
