@@ -307,8 +307,8 @@ def test_a_verdict_is_what_the_intervals_say(
     assert told.because.startswith(f"average precision {signed(value)} (95 %: ")
     gap = "\N{NO-BREAK SPACE}"
     assert told.cost == (
-        f"a alerts on 1 event, 50.0{gap}% of them fraud; "
-        f"b alerts on 1{gap}800 events, 25.0{gap}% of them fraud"
+        f"a has 1 event with an alert, 50.0{gap}% of them fraud; "
+        f"b has 1{gap}800 events with an alert, 25.0{gap}% of them fraud"
     )
 
 
@@ -326,13 +326,13 @@ def test_who_only_alerts_more_is_not_better(files: dict[str, Path], tmp_path: Pa
     assert more.low > 0
     equal = by_measure[EQUAL_RECALL]
     assert equal.low is None or equal.low <= 0
-    assert told.verdict.startswith("No difference between few and many can be told. few alerts on ")
+    assert told.verdict.startswith("No difference between few and many can be told. few has ")
     few, many = (side.view for side in told.sides)
     assert few is not None
     assert many is not None
     for view in (few, many):
         events = view.levels["events"]
-        assert f" alerts on {events.alerted} events, " in told.verdict
+        assert f" has {events.alerted} events with an alert, " in told.verdict
 
 
 def test_without_labels_there_is_no_winner(files: dict[str, Path], tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def of_pair(
 
 
 def _cost(name: str, alerted: int, precision: float | None) -> str:
-    said = f"{name} alerts on {some(alerted, 'event')}"
+    said = f"{name} has {some(alerted, 'event')} with an alert"
     return said if precision is None else f"{said}, {percent(precision)} of them fraud"
 
 
