@@ -332,7 +332,7 @@ def test_who_only_alerts_more_is_not_better(files: dict[str, Path], tmp_path: Pa
     assert many is not None
     for view in (few, many):
         events = view.levels["events"]
-        assert f" has {events.alerted} events with an alert, " in told.verdict
+        assert f" has {events.published} events with an alert, " in told.verdict
 
 
 def test_without_labels_there_is_no_winner(files: dict[str, Path], tmp_path: Path) -> None:
