@@ -30,12 +30,12 @@ from stream.clock import now_text
 from stream.config import Config
 from stream.errors import ConfigError
 from stream.page.demo import Finding, Story, demo_page, first_alert
-from stream.page.words import moment, number, surprise
 from stream.replay.incidents import WorstIncidents
 from stream.replay.recording import make_folder
 from stream.replay.traffic import TrafficCounter
 from stream.shard import Emitted
 from stream.simulator import Attack, Shop
+from stream.words import moment, number, some, surprise
 
 INPUT: Final = "shop"
 BATCH_RECORDS: Final = 500
@@ -271,11 +271,14 @@ def _story(outcome: Outcome, watched: _Watched, events: int, seed: int) -> Story
         (number(events / outcome.seconds), "events per second, compiling included"),
     ]
     lead = (
-        f"{number(events)} simulated events (seed {seed}) through the stages that run live. The "
+        f"{number(events)} events of a simulated shop (seed {seed}) through the stages that run live. The "
         "models started empty and learned from this stream alone."
     )
     return Story(
-        title="Eddy: a simulated shop",
+        title=(
+            f"{found} of {len(outcome.findings)} simulated attacks found by "
+            f"{some(len(outcome.alerts), 'alert')}"
+        ),
         lead=lead,
         figures=figures,
         traffic=watched.traffic.traffic(),

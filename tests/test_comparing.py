@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import orjson
+import pyarrow.parquet as pq
 import pytest
 from numpy.random import default_rng
+from scipy.stats import spearmanr  # type: ignore[import-untyped]
 
 from schemas.alerts import without_run
 from schemas.columns import I64
@@ -22,13 +25,14 @@ from stream.decoding import Decoder, shared_decoders
 from stream.errors import InputError
 from stream.inputs import FileReading
 from stream.inputs.places import files_at
-from stream.judging.comparison import Comparison, Difference, Drift
+from stream.judging.comparison import Comparison, Difference, Drift, ScoreBand
 from stream.judging.figures import Figure
-from stream.judging.pairing import PRECISION, RECALL, verdict
-from stream.page.words import signed
+from stream.judging.pairing import SCORE_STEP, _population_stability
+from stream.judging.verdict import AVERAGE_PRECISION, EQUAL_RECALL, PRECISION, of_pair
 from stream.replay import Split, Summary, replay
 from stream.replay.comparing import Candidate, compare
 from stream.replay.recording import FILES
+from stream.words import signed
 from tests.ranges import broker_with
 
 START_MS = 1_772_409_600_000
@@ -257,7 +261,7 @@ def test_events_of_a_topic_are_there_beside_labels(
     candidates = [candidate(name, CONFIG, files) for name in ("one", "two")]
     told = compare(candidates, [("shop", "kafka://shop")], tmp_path / "out", lambda _r, _s: None)
     assert [side.events for side in told.sides] == [300, 300]
-    assert told.labelled
+    assert told.unjudged is None
 
 
 def test_labels_cost_one_more_reading_of_the_events_for_all(
@@ -287,15 +291,18 @@ def test_the_better_one_is_named(files: dict[str, Path], tmp_path: Path) -> None
     amount, gap = candidate("amount", CONFIG, files), candidate("gap", BY_GAP, files)
     one = compared([gap, amount], files, tmp_path / "one")
     other = compared([amount, gap], files, tmp_path / "other")
-    assert one.verdict == other.verdict == "amount catches more than gap"
+    better = "amount catches more than gap with equally many alerts."
+    assert one.verdict.startswith(better)
+    assert other.verdict.startswith(better)
     assert one.pairs[0].because == other.pairs[0].because
     [forth], [back] = one.pairs, other.pairs
     for there, here in zip(forth.differences, back.differences, strict=True):
         assert there.difference.value == pytest.approx(-(here.difference.value or 0.0))
-        assert there.difference.low == pytest.approx(-(here.difference.high or 0.0))
+        if there.difference.low is not None:
+            assert there.difference.low == pytest.approx(-(here.difference.high or 0.0))
     view = one.sides[1].view
     assert view is not None
-    assert forth.differences[0].other == view.levels[0].average_precision.value
+    assert forth.differences[0].other == view.levels["events"].average_precision.value
     frauds = next(one for one in forth.overlaps if one.what == "frauds")
     assert frauds.other_only > frauds.both + frauds.first_only
     assert [found.amount for found in forth.by_other] == sorted(
@@ -308,8 +315,12 @@ def test_the_same_configuration_is_no_better(files: dict[str, Path], tmp_path: P
     common and no setting differs."""
     same = compared([candidate(n, CONFIG, files) for n in ("one", "two")], files, tmp_path / "out")
     [pair] = same.pairs
-    assert same.verdict == "No difference between one and two can be told"
-    assert {one.difference.value for one in pair.differences} == {0.0}
+    assert same.verdict.startswith("No difference between one and two can be told. ")
+    # an interval would say that in some resample the two differ
+    assert {(d.value, d.low, d.high) for one in pair.differences for d in [one.difference]} == {
+        (0.0, None, None)
+    }
+    assert pair.because == "average precision the same; recall at equally many alerts the same"
     assert {one.first_only + one.other_only for one in pair.overlaps} == {0.0}
     assert pair.overlaps[0].both > 0
     assert pair.drift.rank_correlation == pytest.approx(1.0)
@@ -318,43 +329,77 @@ def test_the_same_configuration_is_no_better(files: dict[str, Path], tmp_path: P
     assert same.settings == []
 
 
+NO_DRIFT = Drift(
+    events=1,
+    rank_correlation=None,
+    population_stability=0.0,
+    alerts_in_common=None,
+    bands=[],
+    period_days=1,
+    periods=[],
+)
+
+
+def difference(measure: str, low: float, high: float) -> Difference:
+    """A measure that differs by as much."""
+    apart = Figure(value=(low + high) / 2, low=low, high=high)
+    return Difference(measure=measure, first=0.5, other=0.25, difference=apart)
+
+
 @pytest.mark.parametrize(
     ("ranks", "finds", "expected"),
     [
-        ((0.02, 0.05), (0.01, 0.03), "b catches more than a"),
-        ((-0.05, -0.02), (-0.03, -0.01), "a catches more than b"),
-        ((-0.05, -0.02), (-0.03, 0.01), "a ranks frauds higher than b; in their alerts no"),
-        ((-0.02, 0.02), (0.01, 0.03), "b alerts on more frauds than a; in how they rank no"),
-        ((0.02, 0.05), (-0.03, -0.01), "b ranks frauds higher than a; a alerts on more of them"),
+        ((0.02, 0.05), (0.01, 0.03), "b catches more than a with equally many alerts"),
+        ((-0.05, -0.02), (-0.03, -0.01), "a catches more than b with equally many alerts"),
+        ((-0.05, -0.02), (-0.03, 0.01), "a ranks frauds higher than b; in what their alerts"),
+        ((-0.02, 0.02), (0.01, 0.03), "b finds more frauds than a with equally many alerts; in"),
+        ((0.02, 0.05), (-0.03, -0.01), "b ranks frauds higher than a; with equally many alerts a"),
         ((-0.02, 0.02), (-0.01, 0.03), "No difference between a and b can be told"),
     ],
 )
 def test_a_verdict_is_what_the_intervals_say(
     ranks: tuple[float, float], finds: tuple[float, float], expected: str
 ) -> None:
-    """A run is called better by a measure only where its interval leaves 0 out, and both measures
-    are told as the better one has them."""
+    """A run is called better by a measure only where its interval leaves 0 out, both measures are
+    told as the better one has them, and what each costs is told as it is."""
     differences = [
-        Difference(
-            measure=measure, first=0.5, other=0.5, difference=Figure(value=v, low=lo, high=hi)
-        )
-        for measure, (lo, hi) in ((PRECISION, ranks), (RECALL, finds))
-        for v in [(lo + hi) / 2]
+        difference(AVERAGE_PRECISION, *ranks),
+        difference(EQUAL_RECALL, *finds),
+        difference(PRECISION, -0.4, -0.1),
     ]
-    drift = Drift(
-        events=1,
-        rank_correlation=None,
-        population_stability=0.0,
-        alerts_in_common=None,
-        bands=[],
-        period_days=1,
-        periods=[],
-    )
-    said, because = verdict("a", "b", differences, drift)
-    assert said.startswith(expected)
-    sign = -1 if said.startswith("a ") else 1
+    told = of_pair("a", "b", differences, (1, 1_800), NO_DRIFT)
+    assert told.verdict.startswith(expected)
+    sign = -1 if told.verdict.startswith("a ") else 1
     value = sum(ranks) / 2 * sign
-    assert because.startswith(f"average precision {signed(value)} (95 %: ")
+    assert told.because.startswith(f"average precision {signed(value)} (95 %: ")
+    gap = "\N{NO-BREAK SPACE}"
+    assert told.cost == (
+        f"a has 1 event with an alert, 50.0{gap}% of them fraud; "
+        f"b has 1{gap}800 events with an alert, 25.0{gap}% of them fraud"
+    )
+
+
+def test_who_only_alerts_more_is_not_better(files: dict[str, Path], tmp_path: Path) -> None:
+    """The same model with a threshold that lets more alerts through finds more frauds, at a price:
+    the verdict calls neither better, and tells the price."""
+    strict = CONFIG.replace("p_max = 1e-2", "p_max = 1e-3")
+    told = compared(
+        [candidate("few", strict, files), candidate("many", CONFIG, files)], files, tmp_path / "out"
+    )
+    [pair] = told.pairs
+    by_measure = {one.measure: one.difference for one in pair.differences}
+    more = by_measure["recall at the alert budget"]
+    assert more.low is not None
+    assert more.low > 0
+    equal = by_measure[EQUAL_RECALL]
+    assert equal.low is None or equal.low <= 0
+    assert told.verdict.startswith("No difference between few and many can be told. few has ")
+    few, many = (side.view for side in told.sides)
+    assert few is not None
+    assert many is not None
+    for view in (few, many):
+        events = view.levels["events"]
+        assert f" has {events.published} events with an alert, " in told.verdict
 
 
 def test_without_labels_there_is_no_winner(files: dict[str, Path], tmp_path: Path) -> None:
@@ -362,7 +407,7 @@ def test_without_labels_there_is_no_winner(files: dict[str, Path], tmp_path: Pat
     both = [candidate(n, t, files, labelled=False) for n, t in (("a", CONFIG), ("b", BY_GAP))]
     told = compared(both, files, tmp_path / "out")
     assert told.verdict.startswith("Without labels nobody can say whether a or b is better")
-    assert not told.labelled
+    assert str(told.unjudged).startswith("No labels were given")
     assert told.pairs[0].differences == []
     assert {one.what for one in told.pairs[0].overlaps} == {
         *("events", "entities", "incidents", "amount"),
@@ -405,6 +450,42 @@ def test_a_configuration_that_would_read_nothing_is_refused(
     with pytest.raises(InputError, match="b reads nothing of shop; expected a file for one of"):
         compare(both, [("shop", files["shop"])], tmp_path / "out", lambda _r, _s: None)
     assert not (tmp_path / "out").exists()
+
+
+def test_stability_is_what_its_formula_says() -> None:
+    """Σ (q - p) ln (q/p) over the shares of bands, half an event added to each, by hand."""
+    bands = [
+        ScoreBand(score_from=0.0, first=1.0, other=1.0),
+        ScoreBand(score_from=1.0, first=0.3, other=0.6),
+    ]
+    p, q = np.array([70.5, 30.5]) / 101, np.array([40.5, 60.5]) / 101
+    by_hand = (q[0] - p[0]) * np.log(q[0] / p[0]) + (q[1] - p[1]) * np.log(q[1] / p[1])
+    assert _population_stability(bands, 100) == pytest.approx(by_hand)
+    assert by_hand > 0.25
+
+
+def test_drift_is_that_of_what_both_runs_wrote(files: dict[str, Path], tmp_path: Path) -> None:
+    """The correlation is scipy's of the scores, cut to their steps; each period has the events of
+    its day on which one and the other and both alert."""
+    both = [candidate("a", CONFIG, files), candidate("b", BY_GAP, files)]
+    told = compared(both, files, tmp_path / "out").pairs[0].drift
+    first, other = (
+        pq.read_table(tmp_path / "out" / name / "scores.parquet").sort_by("event_id")["score"]
+        for name in "ab"
+    )
+    steps = [np.floor(one.to_numpy() / SCORE_STEP) for one in (first, other)]
+    assert told.rank_correlation == pytest.approx(spearmanr(*steps).statistic)
+    alerted = []
+    for name in "ab":
+        alerts = pq.read_table(tmp_path / "out" / name / "alerts.parquet").to_pylist()
+        alerted.append({(row["event_id"], str(row["event_time"])[:10]) for row in alerts})
+    assert told.period_days == 1
+    assert len(told.periods) == 14
+    for one in told.periods:
+        of_day = [{event for event, day in each if day == one.from_day} for each in alerted]
+        common = of_day[0] & of_day[1]
+        assert (one.first, one.other, one.both) == (*map(len, of_day), len(common))
+    assert sum(one.first for one in told.periods) > 20
 
 
 def test_names_of_folders_are_plain_and_differ() -> None:

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from schemas.alerts import Action, Alert, Contribution, Entity, Evidence, Run
 from stream.page.demo import Finding, Story, demo_page, first_alert
-from stream.page.words import duration, moment, number, surprise
 from stream.replay.incidents import INCIDENTS_MAX, WorstIncidents
 from stream.replay.traffic import Traffic
+from stream.words import duration, moment, number, surprise
 
 START_MS = 1_772_409_600_000
 HOUR_MS = 3_600_000

@@ -12,12 +12,24 @@ import msgspec
 import pyarrow.parquet as pq
 import pytest
 
+import stream.page
+from stream import words
 from stream.judging.comparison import Comparison
-from stream.page import words
+from stream.judging.facts import OTHERS
 from stream.page.comparison import comparison_page
 from stream.page.run import run_page
-from stream.replay import Summary
-from tests.test_comparing import BY_GAP, CONFIG, candidate, compared, files
+from stream.replay import Split, Summary, replay
+from tests.test_comparing import (
+    BY_GAP,
+    CONFIG,
+    DAY_MS,
+    FRAUDS_EVERY,
+    START_MS,
+    candidate,
+    compared,
+    config,
+    files,
+)
 from tests.test_page import HOSTILE, Parsed, shape
 
 __all__ = ["files"]  # a fixture
@@ -111,7 +123,7 @@ def shown(leaf: Any) -> Iterator[str]:
     elif isinstance(leaf, int | float) and not isinstance(leaf, bool) and math.isfinite(leaf):
         yield from (words.number(leaf), words.measure(leaf), words.whole(round(leaf)))
         yield from (words.percent(leaf), words.rate(leaf), words.signed(leaf), words.signed(-leaf))
-        yield from (f"{leaf * 100:.0f}", f"{leaf:.1f}", f"{leaf:.1e}", f"{leaf:.2g}")
+        yield from (f"{leaf * 100:.0f}", f"{leaf:.1f}", words.amount(leaf), f"{leaf:.2g}")
         yield from (words.size(leaf), words.duration(leaf), words.duration(leaf * 1000))
         if 0 <= leaf < 4e12:
             yield words.moment(int(leaf))
@@ -146,7 +158,13 @@ def renamed(document: Any, name: str, keyed: bool = False) -> Any:
     are such texts."""
     if isinstance(document, dict):
         return {
-            f"{name}{i}" if keyed else key: renamed(inner, name, key in NAMED_BY_OTHERS)
+            f"{name}{i}" if keyed else key: renamed(
+                # "entities" is also a level, whose figures have names of ours
+                inner,
+                name,
+                key in NAMED_BY_OTHERS
+                and "recall" not in (inner if isinstance(inner, dict) else ()),
+            )
             for i, (key, inner) in enumerate(document.items())
         }
     if isinstance(document, list):
@@ -191,13 +209,114 @@ def test_a_reader_who_sees_nothing_finds_the_way(written: Written) -> None:
     assert all(a.get("scope") in {"col", "row"} for tag, a in parsed.elements if tag == "th")
 
 
+def test_no_heading_is_a_style_and_nothing_is_left_out() -> None:
+    """A column is styled by what stands in it, never by a heading that may be the name of a file;
+    no column is left out on a phone; a browser without alternative texts shows headings, too."""
+    css = (Path(stream.page.__file__).parent / "page.css").read_text("utf-8")
+    assert "[data-label" not in css
+    assert (
+        "display: none"
+        not in css.partition("@media screen and (max-width: 1080px)")[2].partition("@media print")[
+            0
+        ]
+    )
+    for said in re.findall(r"content: ([^;]+) / \"\";", css):
+        assert f"content: {said}; content: {said} / " in css
+
+
+def test_what_scrolls_can_be_reached(written: Written) -> None:
+    """Each table that scrolls by itself is a region with a name that the keyboard reaches."""
+    scrolled = [a for _, a in Parsed(written.page).elements if a.get("class") == "scroll"]
+    assert scrolled
+    assert all(a["role"] == "region" and a["tabindex"] == "0" and a["aria-label"] for a in scrolled)
+
+
+def test_a_run_is_told_by_what_it_caught_and_what_that_cost(folder: Path) -> None:
+    """The first words of a run's page are its verdict: the frauds of frauds.parquet that are judged
+    and caught, by the alerts and incidents of its tables."""
+    frauds = pq.read_table(folder / "a" / "frauds.parquet").to_pylist()
+    caught = sum(row["caught"] for row in frauds if row["judged"])
+    alerts, incidents = (
+        pq.read_metadata(folder / "a" / f"{name}.parquet").num_rows
+        for name in ("alerts", "incidents")
+    )
+    said = Parsed((folder / "a" / "index.html").read_text("utf-8").partition("<header>")[2]).said
+    assert said.startswith(f"{caught} of {len(frauds)} frauds caught, and ")
+    assert f" by {alerts} alerts in {incidents} incidents " in said
+    assert 0 < caught < len(frauds)
+
+
 def test_the_verdict_is_read_first(folder: Path) -> None:
     """The first words of a comparison's page are its verdict, then by how much."""
     told = msgspec.json.decode((folder / "comparison.json").read_bytes(), type=Comparison)
     page = (folder / "index.html").read_text("utf-8")
-    first = Parsed(page.partition("<header>")[2]).said
+    first = Parsed(page.partition("<header>")[2]).said.replace("  ", " ")
     because = told.pairs[0].because
     assert first.startswith(f"{told.verdict} {because[0].upper()}{because[1:]}.")
+
+
+def header(folder: Path) -> str:
+    """What a page says before its contents, and of what was missed."""
+    page = (folder / "index.html").read_text("utf-8")
+    missed = page.partition('<h2 id="missed">')[2].partition("</section>")[0]
+    return " ".join(Parsed(page.partition("<nav")[0] + missed).said.split())
+
+
+@pytest.mark.parametrize(
+    ("labels", "from_ms", "said"),
+    [
+        (None, None, "No labels were given, so nothing here says which alerts were right."),
+        ("all", START_MS + 99 * DAY_MS, "labels were given, but no event lies in the time that is"),
+        ("others", None, "Of the 300 labels none is of an event that was read."),
+        ("honest", None, "There was no fraud to be missed."),
+    ],
+)
+def test_why_nothing_is_judged_is_told_as_it_is(
+    files: dict[str, Path], tmp_path: Path, labels: str | None, from_ms: int | None, said: str
+) -> None:
+    """No labels, labels of no event, no event to be judged, and no fraud are told apart."""
+    events = files["shop"].read_bytes().splitlines()[:300]
+    known = files["labels"].read_bytes().splitlines()[:300]
+    if labels == "others":
+        known = [line.replace(b'"payment":"', b'"payment":"x') for line in known]
+    if labels == "honest":
+        known = [line.replace(b'"fraud"', b'"honest"') for line in known]
+    for name, lines in (("shop", events), ("labels", known)):
+        (tmp_path / name).write_bytes(b"\n".join(lines))
+    given = [("verdicts", tmp_path / "labels")] if labels else []
+    inputs, out = [("shop", tmp_path / "shop")], tmp_path / "out"
+    replay(config(CONFIG), inputs, out, lambda _r, _s: None, given, Split(from_ms=from_ms))
+    assert said in header(out)
+    assert ("No labels" in header(out)) == (labels is None)
+    assert "Every fraud was caught" not in header(out)
+
+
+def test_entities_that_never_get_an_alert_are_in_the_headline(folder: Path) -> None:
+    """Beside the median delay, which is of those found alone, stands the share that never is."""
+    summary = msgspec.json.decode((folder / "b" / "summary.json").read_bytes(), type=Summary)
+    assert summary.judged is not None
+    delay = summary.judged.views[0].delay
+    assert delay.never.value is not None
+    assert 0 < delay.never.value < 1
+    never = f"{words.percent(delay.never.value)} of {delay.entities} never had one"
+    assert " ".join(never.split()) in header(folder / "b")
+
+
+def test_rare_kinds_of_fraud_are_judged_together(files: dict[str, Path], tmp_path: Path) -> None:
+    """Beyond 32 kinds the rarest stand as one, and none is lost."""
+    known = []
+    for i, line in enumerate(files["labels"].read_bytes().splitlines()):
+        kind = min(i // FRAUDS_EVERY, 39)
+        known.append(line.replace(b'"takeover"', b'"kind %d"' % kind))
+    (tmp_path / "labels").write_bytes(b"\n".join(known))
+    inputs, given = [("shop", files["shop"])], [("verdicts", tmp_path / "labels")]
+    summary = replay(config(CONFIG), inputs, tmp_path / "out", lambda _r, _s: None, given)
+    assert summary.judged is not None
+    scenarios = {one.name: one.frauds for one in summary.judged.views[0].scenarios}
+    assert len(scenarios) == 32
+    assert scenarios[OTHERS] == 40 - 31
+    assert scenarios["kind 39"] == 60 - 39
+    assert sum(scenarios.values()) == summary.judged.frauds == 60
 
 
 def test_a_page_leads_nowhere_else(folder: Path) -> None:

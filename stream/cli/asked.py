@@ -8,6 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
+import orjson
 import typer
 
 from stream.cli.apps import app
@@ -108,10 +109,8 @@ def show(answer: "Answer", format_: Format) -> None:
     elif format_ == "csv":
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(answer.names)
-        writer.writerows([_exact(value) for value in row] for row in answer.rows)
+        writer.writerows(map(_text, row) for row in answer.rows)
     else:
-        import orjson
-
         for row in answer.rows:
             plain = {name: _plain(value) for name, value in zip(answer.names, row, strict=True)}
             typer.echo(orjson.dumps(plain))
@@ -199,31 +198,30 @@ def _expected(low: float | None, high: float | None) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON has it; times as ISO 8601."""
+    """As JSON has it: times as ISO 8601, and what it has no number for as text."""
     if isinstance(value, datetime):
         return f"{value.isoformat(timespec='milliseconds')}Z"
     if isinstance(value, Decimal):
-        return int(value) if value == value.to_integral_value() else float(value)
+        return _plain(int(value)) if value == value.to_integral_value() else float(value)
     if isinstance(value, list):
         return [_plain(one) for one in value]
     if isinstance(value, dict):
-        return {name: _plain(one) for name, one in value.items()}
+        return {_text(name): _plain(one) for name, one in value.items()}
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return str(value)
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
-def _exact(value: Any) -> Any:
-    """As CSV has it: what is no single value as JSON."""
+def _text(value: Any, *, short: bool = False) -> str:
+    """As CSV has it: what is no single value as JSON, nothing where it is null. short: as a table
+    has it, six digits or hundredths."""
     plain = _plain(value)
     if isinstance(plain, list | dict):
-        import orjson
-
         return orjson.dumps(plain).decode()
-    return plain
+    if short and isinstance(plain, float):
+        return f"{plain:.6g}" if abs(plain) < 1e4 else f"{plain:.2f}"
+    return "" if plain is None else str(plain)
 
 
 def _cell(value: Any) -> str:
-    """As a table has it: six digits or hundredths, nothing where it is null."""
-    plain = _exact(value)
-    if isinstance(plain, float):
-        return f"{plain:.6g}" if abs(plain) < 1e4 else f"{plain:.2f}"
-    return "" if plain is None else str(plain)
+    return _text(value, short=True)

@@ -245,7 +245,7 @@ def compare(
     with _progress("compare") as show:
         compared = comparing.compare(candidates, pairs, out, show, split)
     for pair in compared.pairs:
-        typer.echo(f"{pair.verdict}: {pair.because}")
+        typer.echo(f"{pair.verdict}: {pair.because}\n  {pair.cost}")
     typer.echo(f"The page is {out / 'index.html'}")
 
 
@@ -326,7 +326,7 @@ def _split(warm_up: str | None, score_from: str | None, score_until: str | None)
 def _said_of_judgement(judged: "Judgement") -> str:
     """The headline figures, in a line."""
     view = judged.views[0]
-    events = view.levels[0]
+    events = view.levels["events"]
     figures = (
         ("AUC", events.roc_auc),
         ("average precision", events.average_precision),

@@ -4,7 +4,7 @@ Read-only: nothing but these files can be read, nothing written, no network, no 
 Judges nothing: what was caught and what was missed stands in frauds.parquet.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -70,12 +70,17 @@ class Runs:
         import duckdb
 
         try:
-            statements = self._tables.extract_statements(sql)
-            if len(statements) != 1 or str(statements[0].type) not in READING:
+            kinds = [str(one.type) for one in self._tables.extract_statements(sql)]
+            if kinds == ["StatementType.MULTI"]:
+                raise QueryError(
+                    f"got {_short(sql)}; expected the values of a PIVOT, ON column IN ('a', 'b'): "
+                    "to find them by itself it would have to write"
+                )
+            if len(kinds) != 1 or kinds[0] not in READING:
                 raise QueryError(f"got {_short(sql)}; expected one SELECT: runs are only read")
-            answer = self._executed(sql, given)
-            names = [str(column[0]) for column in answer.description or ()]
-            return Answer(names, self._fetched())
+            by_others = not given and kinds[0] == READING[0]
+            answer = self._executed(self._without_zones(sql) if by_others else sql, given)
+            return Answer(_apart(str(one[0]) for one in answer.description or ()), self._fetched())
         except duckdb.CatalogException as error:
             for table, option in WRITTEN_BY.items():
                 if f"Table with name {table} does not exist" in str(error):
@@ -84,6 +89,23 @@ class Runs:
             raise QueryError(str(error).strip()) from error
         except duckdb.Error as error:
             raise QueryError(str(error).strip()) from error
+
+    def _without_zones(self, sql: str) -> str:
+        """The same SELECT with times in UTC: as Python objects DuckDB gives times of a zone only
+        where pytz is installed."""
+        asked = self._tables.sql(sql)  # looks at it, and does not run it yet
+        types = [str(one) for one in asked.types] if asked else []
+        if not any(ZONED in one for one in types):
+            return sql
+        columns = [f"column_{i}" for i in range(len(types))]
+        cast = (
+            f'CAST({column} AS {kind.replace(ZONED, "TIMESTAMP")}) AS "{name}"'
+            for column, kind, name in zip(
+                columns, types, (name.replace('"', '""') for name in asked.columns), strict=True
+            )
+        )
+        inner = sql.rstrip().rstrip(";")
+        return f"SELECT {', '.join(cast)} FROM ({inner}\n) AS answer({', '.join(columns)})"
 
     def _executed(self, sql: str, given: Sequence[Any]) -> "DuckDBPyConnection":
         """In a thread of its own: by itself DuckDB does not end every query for Ctrl-C."""
@@ -173,7 +195,8 @@ class Runs:
         return ", ".join(self._fields)
 
 
-READING: Final = {"StatementType.SELECT", "StatementType.EXPLAIN"}
+READING: Final = ("StatementType.SELECT", "StatementType.EXPLAIN")
+ZONED: Final = "TIMESTAMP WITH TIME ZONE"
 
 
 @contextmanager
@@ -196,6 +219,7 @@ def opened(runs: Sequence[Path]) -> Iterator[Runs]:
         }
         with duckdb.connect(config=settings) as tables:
             database.quiet(tables)
+            tables.execute("SET TimeZone = 'UTC'")
             for name in TABLES:
                 files = [(run, run / f"{name}.parquet") for run in runs]
                 parts = [_part(run, file) for run, file in files if file.is_file()]
@@ -226,6 +250,18 @@ def columns(runs: Sequence[Path]) -> list[Column]:
 def _part(run: Path, file: Path) -> str:
     quoted = str(run).replace("'", "''")
     return f"SELECT '{quoted}' AS run, * FROM {parquet(file)}"
+
+
+def _apart(names: Iterable[str]) -> list[str]:
+    """Names of columns, those that came before with a number: rows are kept by name."""
+    apart: list[str] = []
+    for name in names:
+        numbered, count = name, 1
+        while numbered in apart:
+            count += 1
+            numbered = f"{name}_{count}"
+        apart.append(numbered)
+    return apart
 
 
 def _short(sql: str) -> str:

@@ -39,7 +39,8 @@ class Setting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """A measure of both runs, on events. difference: the other's less the first one's, and its 95 %
+    """A measure of both runs, on events. "recall at equally many alerts": as if the run with more
+    alerts had but as many as the other, those with the highest scores. difference: the other's less the first one's, and its 95 %
     interval from a bootstrap in which both are resampled by the same days."""
 
     measure: str
@@ -117,13 +118,15 @@ class Drift:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """The first run and another. verdict: which of them is better, if that can be told; because: by
-    how much, the difference as the better one has it. by_first, by_other: the dearest frauds, at
+    """The first run and another. verdict: which of them is better, if that can be told; cost: on how
+    many events each alerts, and with labels how many of them are fraud; because: by how much it is
+    better, the difference as the better one has it. by_first, by_other: the dearest frauds, at
     most 10, that only that one alerted on."""
 
     first: str
     other: str
     verdict: str
+    cost: str
     because: str
     differences: list[Difference]
     overlaps: list[Overlap]
@@ -134,12 +137,13 @@ class Pair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """All of it. verdict: of all pairs. labelled: whether labels were given. first_event_time,
+    """All of it. verdict: of all pairs, with what each costs. unjudged: why no labels say which is right, null where they
+    do. first_event_time,
     last_event_time: of all events; judged_from, judged_until: of those that are judged, null where
     there is no such bound. settings: the first of settings_differing."""
 
     verdict: str
-    labelled: bool
+    unjudged: str | None
     first_event_time: str | None
     last_event_time: str | None
     judged_from: str | None

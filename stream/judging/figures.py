@@ -18,7 +18,8 @@ where an event of the entity from opening to last is, or as entities are."""
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
     """A number with its 95 % bootstrap interval. All three are null where it is not defined; low
-    and high alone, where fewer than two days were judged."""
+    and high alone, where fewer than eight days, or groups of entities, hold any of what is measured,
+    or no resample of them differs."""
 
     value: float | None
     low: float | None
@@ -26,7 +27,7 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ranking:
+class LevelFigures:
     """How well one level is ranked, and what the alerts found on it.
 
     count, frauds: of that level. alerted: how many with an alerted event, one that opened, updated
@@ -36,7 +37,6 @@ class Ranking:
     have no recall: all of them are alerted.
     """
 
-    level: Level
     count: int
     frauds: int
     roc_auc: Figure
@@ -177,7 +177,7 @@ class View:
     alerts: int
     incidents: int
     incident_alerts: Figure
-    levels: list[Ranking]
+    levels: dict[Level, LevelFigures]
     precision_at_k: list[PrecisionAtK]
     delay: Delay
     amount: Amount
@@ -263,7 +263,7 @@ class Judgement:
     those of frauds whose id several events have, of which the first is meant. named: the entities
     that labels call fraudulent without an event.
     resamples, seed: of the bootstrap, whose blocks are days; of entities, groups of entities.
-    false_positives: the share of honest ones at which `Ranking.recall_at_false_positives` is taken.
+    false_positives: the share of honest ones at which `LevelFigures.recall_at_false_positives` is taken.
     views: "all" first; the others only where there is more than one monitor, or assess.
     """
 

@@ -5,6 +5,7 @@ is in `stream.judging.measures`; here is only which facts go into which figure.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from math import ceil, log10
 from typing import Final
 
@@ -25,13 +26,13 @@ from stream.judging.figures import (
     Figure,
     Judgement,
     Level,
+    LevelFigures,
     PrecisionAtK,
     PrecisionRecallPoint,
-    Ranking,
     Scenario,
     View,
 )
-from stream.judging.measures import Curve, Ranked, Rows, Totals, figure, quantile, ratio
+from stream.judging.measures import Curve, Ranked, Reader, Rows, Totals, figure, quantile, ratio
 from stream.judging.missed import missed_frauds
 
 TOP_K: Final = (10, 50, 100)
@@ -180,7 +181,7 @@ class _Judging:
             (len(self._facts.scenarios), self._days),
         )
 
-    def _levels(self) -> tuple[Ranked, list[Ranking]]:
+    def _levels(self) -> tuple[Ranked, dict[Level, LevelFigures]]:
         """What the ranking of the events says, and the figures of every level."""
         became = "alerted, published, score"
         fraud = f"CASE WHEN fraud THEN 0 ELSE -1 END AS scenario, 0 AS hundredths, {became}"
@@ -194,19 +195,20 @@ class _Judging:
             "SELECT day AS block, verdict = 'fraud' AS fraud, true AS alerted, true AS published, "
             "top_score AS score FROM cases"
         )
-        ranked, of_events = self._level("events", events, self._weights)
+        ranked, of_events = self._level(events, self._weights)
         new = f"{events} ANTI JOIN known USING (entity, day)"
         by_entity = f"SELECT {BLOCK} AS block, {fraud} FROM ({entities})"
         by_day = f"SELECT day AS block, {fraud} FROM entity_days"
-        return ranked, [
-            of_events,
-            self._level("new_events", new, self._weights)[1],
-            self._level("entities", by_entity, self._entity_weights)[1],
-            self._level("entity_days", by_day, self._weights)[1],
-            self._level("incidents", f"SELECT block, {fraud} FROM ({incidents})", self._weights)[1],
-        ]
+        _, of_incidents = self._level(f"SELECT block, {fraud} FROM ({incidents})", self._weights)
+        return ranked, {
+            "events": of_events,
+            "new_events": self._level(new, self._weights)[1],
+            "entities": self._level(by_entity, self._entity_weights)[1],
+            "entity_days": self._level(by_day, self._weights)[1],
+            "incidents": replace(of_incidents, recall=NOTHING),  # all of them are alerted
+        }
 
-    def _level(self, level: Level, query: str, weights: F64) -> tuple[Ranked, Ranking]:
+    def _level(self, query: str, weights: F64) -> tuple[Ranked, LevelFigures]:
         """A ranking, whose rows a query gives with block, scenario, hundredths, alerted,
         published, score."""
         counts = self._dense(
@@ -216,27 +218,26 @@ class _Judging:
         )
         every, alerted, published = counts.sum(axis=2)
         frauds, frauds_alerted, frauds_published = counts[:, :, 1:].sum(axis=2)
+        blocks = int(np.count_nonzero(frauds))
         totals = Totals(honest=counts[0, :, 0], frauds=counts[0, :, 1:])
-        ranking = measures.Ranking(totals, weights, self._budgets(int(every.sum())) * self._days)
+        reader = Reader(totals, weights, self._budgets(int(every.sum())) * self._days)
         for batch in self._facts.batches(
             f"SELECT score, block, scenario, hundredths FROM ({query}) ORDER BY score DESC"
         ):
-            ranking.add(_rows(batch))
-        ranked = ranking.finish()
-        all_alerted = level == "incidents"
-        return ranked, Ranking(
-            level=level,
+            reader.add(_rows(batch))
+        ranked = reader.finish()
+        return ranked, LevelFigures(
             count=int(every.sum()),
             frauds=int(frauds.sum()),
-            roc_auc=figure(ranked.roc_auc),
-            average_precision=figure(ranked.average_precision),
-            recall_at_false_positives=figure(ranked.recall_at_false_positives),
+            roc_auc=figure(ranked.roc_auc, blocks),
+            average_precision=figure(ranked.average_precision, blocks),
+            recall_at_false_positives=figure(ranked.recall_at_false_positives, blocks),
             alerted=int(alerted.sum()),
             frauds_alerted=int(frauds_alerted.sum()),
             published=int(published.sum()),
             frauds_published=int(frauds_published.sum()),
             precision=ratio(frauds_published, published, weights),
-            recall=NOTHING if all_alerted else ratio(frauds_alerted, frauds, weights),
+            recall=ratio(frauds_alerted, frauds, weights),
         )
 
     def _budgets(self, events: int) -> F64:

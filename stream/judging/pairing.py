@@ -27,19 +27,19 @@ from stream.judging.comparison import (
     ScoreBand,
 )
 from stream.judging.facts import ALERTED, DAY_MS, HUNDREDTHS, PUBLISHED, became, calendar
-from stream.judging.figures import Figure
 from stream.judging.measures import (
     HONEST,
     Ranked,
-    Ranking,
+    Reader,
     Rows,
     Totals,
     divided,
     figure,
     resampled,
 )
-from stream.page.words import percent, signed
+from stream.judging.verdict import AVERAGE_PRECISION, EQUAL_RECALL, PRECISION, of_pair
 
+SIDES: Final = ("first", "other")
 SCORE_STEP: Final = 0.005
 """Scores are compared by rank in steps of this: a p-value within 1.2 % of another counts as it."""
 BANDS: Final = (0.0, 0.301, 0.699, 1.0, 1.301, 2.0, 3.0, 4.0)
@@ -76,74 +76,17 @@ def pair(
             )
         differences = list(_differences(tables)) if labelled else []
         drift = _drift(tables)
-        said, because = verdict(first[0], other[0], differences, drift)
+        said = of_pair(first[0], other[0], differences, _of_sides(tables, "published"), drift)
         return Pair(
             first=first[0],
             other=other[0],
-            verdict=said,
-            because=because,
+            **said._asdict(),
             differences=differences,
             overlaps=list(_overlaps(tables, labelled)),
             by_first=_found_by_one(tables, "first_alerted AND NOT other_alerted"),
             by_other=_found_by_one(tables, "other_alerted AND NOT first_alerted"),
             drift=drift,
         )
-
-
-# -- in a sentence --------------------------------------------------------------------------------
-
-PRECISION, RECALL = "average precision", "recall at the alert budget"
-
-
-def verdict(first: str, other: str, differences: list[Difference], drift: Drift) -> tuple[str, str]:
-    """Which of the two is better, if that can be told; and by how much, both measures as the better
-    one has them: the one that ranks better, where another alerts on more."""
-    if not differences:
-        return f"Without labels nobody can say whether {first} or {other} is better", _common(drift)
-    by_measure = {one.measure: one.difference for one in differences}
-    ranks, finds = by_measure[PRECISION], by_measure[RECALL]
-    by_rank, by_alerts = _sign(ranks), _sign(finds)
-    sign = by_rank or by_alerts or 1
-    because = f"{_said(PRECISION, ranks, sign)}; {_said(RECALL, finds, sign)}"
-    one, than = (other, first) if sign > 0 else (first, other)
-    if not by_rank and not by_alerts:
-        return f"No difference between {first} and {other} can be told", because
-    if by_rank == by_alerts:
-        return f"{one} catches more than {than}", because
-    if not by_alerts:
-        said = "in their alerts no difference can be told"
-        return f"{one} ranks frauds higher than {than}; {said}", because
-    if not by_rank:
-        said = "in how they rank no difference can be told"
-        return f"{one} alerts on more frauds than {than}; {said}", because
-    said = f"{than} alerts on more of them"
-    return f"{one} ranks frauds higher than {than}; {said}", because
-
-
-def _common(drift: Drift) -> str:
-    share = drift.alerts_in_common
-    if share is None:
-        return "neither alerts at all"
-    return f"of the events that one of them alerts on, {percent(share)} are alerted on by both"
-
-
-def _sign(difference: Figure) -> int:
-    """1 where the other run's measure is higher, -1 where the first one's, 0 where its interval
-    does not say."""
-    if difference.low is None or difference.high is None:
-        return 0
-    return 1 if difference.low > 0.0 else -1 if difference.high < 0.0 else 0
-
-
-def _said(measure: str, difference: Figure, sign: int) -> str:
-    """The difference as one run has it. sign: 1 for the other, -1 for the first."""
-    if difference.value is None:
-        return f"{measure} is not defined"
-    value = f"{measure} {signed(sign * difference.value)}"
-    if difference.low is None or difference.high is None:
-        return f"{value} (too few days for an interval)"
-    low, high = sorted((sign * difference.low, sign * difference.high))
-    return f"{value} (95 %: {signed(low)} to {signed(high)})"
 
 
 # -- the tables -----------------------------------------------------------------------------------
@@ -189,53 +132,80 @@ def _read(tables: Tables, first: Path, other: Path, labelled: bool, same: str) -
 
 
 def _differences(tables: Tables) -> Iterator[Difference]:
+    fewer = min(_of_sides(tables, "alerted"))
     found = tables.columns(
-        """SELECT day, count_if(NOT fraud) AS honest, count_if(fraud) AS frauds,
+        f"""SELECT day, count_if(NOT fraud) AS honest, count_if(fraud) AS frauds,
             count_if(fraud AND first_alerted) AS alerted_a,
             count_if(fraud AND other_alerted) AS alerted_b,
+            count_if(fraud AND first_equal) AS equal_a, count_if(fraud AND other_equal) AS equal_b,
             count_if(fraud AND first_published) AS true_a,
             count_if(fraud AND other_published) AS true_b,
             count_if(first_published) AS published_a, count_if(other_published) AS published_b,
             coalesce(sum(hundredths) FILTER (fraud), 0) AS amount,
             coalesce(sum(hundredths) FILTER (fraud AND first_alerted), 0) AS amount_a,
             coalesce(sum(hundredths) FILTER (fraud AND other_alerted), 0) AS amount_b
-        FROM event GROUP BY day ORDER BY day"""
+        FROM (SELECT *, {", ".join(_equal(side, fewer) for side in SIDES)} FROM event)
+        GROUP BY day ORDER BY day"""
     )
     day = found.pop("day").astype(np.int64)
     weights = resampled(len(day))
-    totals = Totals(found["honest"].astype(np.int64), found["frauds"].astype(np.int64)[:, None])
+    honest, frauds = (found[name].astype(np.int64) for name in ("honest", "frauds"))
+    totals = Totals(honest, frauds[:, None])
     first, other = (_ranked(tables, side, day, totals, weights) for side in ("first", "other"))
-    yield _difference(PRECISION, first.average_precision, other.average_precision)
-    yield _difference("ROC AUC", first.roc_auc, other.roc_auc)
+    at_few = "recall at 0.1 % false positives"
+    yield _difference(AVERAGE_PRECISION, first.average_precision, other.average_precision, frauds)
+    yield _difference("ROC AUC", first.roc_auc, other.roc_auc, frauds)
     yield _difference(
-        "recall at 0.1 % false positives",
-        first.recall_at_false_positives,
-        other.recall_at_false_positives,
+        at_few, first.recall_at_false_positives, other.recall_at_false_positives, frauds
     )
-    of = {name: column.astype(np.float64) @ weights for name, column in found.items()}
-    yield _difference(RECALL, *(divided(of[f"alerted_{s}"], of["frauds"]) for s in "ab"))
-    yield _difference(
-        "precision at the alert budget",
-        *(divided(of[f"true_{s}"], of[f"published_{s}"]) for s in "ab"),
-    )
-    yield _difference(
-        "share of the frauds' amount alerted on",
-        *(divided(of[f"amount_{s}"], of["amount"]) for s in "ab"),
+    of = {name: column.astype(np.int64) for name, column in found.items()}
+    of["published"] = of["published_a"] + of["published_b"]
+    for measure, parts, wholes, held in (
+        (EQUAL_RECALL, ("equal_a", "equal_b"), ("frauds", "frauds"), "frauds"),
+        ("recall at the alert budget", ("alerted_a", "alerted_b"), ("frauds", "frauds"), "frauds"),
+        (PRECISION, ("true_a", "true_b"), ("published_a", "published_b"), "published"),
+        (
+            *("share of the frauds' amount alerted on", ("amount_a", "amount_b")),
+            *(("amount", "amount"), "amount"),
+        ),
+    ):
+        a, b = (
+            divided(of[part] @ weights, of[whole] @ weights)
+            for part, whole in zip(parts, wholes, strict=True)
+        )
+        yield _difference(measure, a, b, of[held])
+
+
+def _equal(side: str, most: int) -> str:
+    """Column ‹side›_equal: whether an event is among so many alerted events of a side at most, those
+    with the highest scores."""
+    return (
+        f"rowid IN (SELECT rowid FROM event WHERE {side}_alerted "
+        f"ORDER BY {side}_score DESC, time_ms, event_id LIMIT {most}) AS {side}_equal"
     )
 
 
-def _difference(measure: str, first: F64, other: F64) -> Difference:
+def _of_sides(tables: Tables, which: str) -> tuple[int, int]:
+    """How many events are so, of either side: alerted, or published."""
+    counts = ", ".join(f"count_if({side}_{which})" for side in SIDES)
+    [(first, other)] = tables.rows(f"SELECT {counts} FROM event")
+    return int(first), int(other)
+
+
+def _difference(measure: str, first: F64, other: F64, held: I64) -> Difference:
+    """held: int64[days], how much of what is measured lies in each."""
+    blocks = int(np.count_nonzero(held))
     return Difference(
         measure=measure,
-        first=figure(first).value,
-        other=figure(other).value,
-        difference=figure(other - first),
+        first=figure(first, blocks).value,
+        other=figure(other, blocks).value,
+        difference=figure(other - first, blocks),
     )
 
 
 def _ranked(tables: Tables, side: str, days: I64, totals: Totals, weights: F64) -> Ranked:
     """The measures of a run's scores. days: int64[blocks], rising."""
-    ranking = Ranking(totals, weights)
+    reader = Reader(totals, weights)
     for batch in tables.batches(
         f"""SELECT {side}_score, day, fraud, count(*), sum(hundredths) FROM event
         GROUP BY {side}_score, day, fraud ORDER BY {side}_score DESC, day, fraud"""
@@ -243,7 +213,7 @@ def _ranked(tables: Tables, side: str, days: I64, totals: Totals, weights: F64) 
         score, day, fraud, size, hundredths = (
             column.to_numpy(zero_copy_only=False) for column in batch.columns
         )
-        ranking.add(
+        reader.add(
             Rows(
                 score.astype(np.float64),
                 np.searchsorted(days, day),
@@ -252,7 +222,7 @@ def _ranked(tables: Tables, side: str, days: I64, totals: Totals, weights: F64) 
                 hundredths.astype(np.int64),
             )
         )
-    return ranking.finish()
+    return reader.finish()
 
 
 # -- what both have, and what only one ------------------------------------------------------------

@@ -8,9 +8,9 @@ from typing import Final, NamedTuple
 
 from schemas.alerts import Severity
 from stream.page.parts import Html, Page, table, text
-from stream.page.words import duration, measure, moment, whole
 from stream.replay.incidents import SEVERITIES
 from stream.replay.traffic import Traffic
+from stream.words import duration, measure, moment, whole
 
 ROWS_MAX: Final = 12
 """A curve has hundreds of points; its table has some of them."""

@@ -12,6 +12,7 @@ from stream.page.charts import Axis, Line, curves_chart
 from stream.page.parts import (
     Html,
     Page,
+    at,
     document,
     figures,
     fold,
@@ -21,8 +22,8 @@ from stream.page.parts import (
     table,
     text,
 )
-from stream.page.run import budget_chart, measured, precision_recall_chart, ranking
-from stream.page.words import NOTHING, measure, number, percent, rate, signed, size, whole
+from stream.page.run import budget_chart, measured, precision_recall_chart
+from stream.words import NOTHING, measure, number, percent, rate, signed, size, whole
 
 _WHAT: Final = {
     "events": "Events alerted on",
@@ -35,8 +36,8 @@ _WHAT: Final = {
 }
 _FOOTER: Final = (
     "Times are UTC. A score is −log10 of the p-value: 4 means one honest event in ten thousand. "
-    "Intervals hold 95 % of bootstrap samples whose blocks are days, the same days for both. The "
-    "same numbers, and more of each, are in comparison.json beside this file."
+    "Intervals of 95 % are of a bootstrap whose blocks are days, the same days for both; where fewer "
+    "than eight of them hold any of what is measured there is none. The same numbers, and more of each, are in comparison.json beside this file."
 )
 
 
@@ -44,11 +45,15 @@ def comparison_page(comparison: Comparison) -> str:
     """The whole HTML file; it loads nothing from anywhere, and leads to the runs' own pages."""
     page = Page()
     title = f"Comparison of {', '.join(side.name for side in comparison.sides)}"
-    head = [Html(f"<h1>{text(comparison.verdict)}</h1>")]
+    said = " ".join(
+        f'{text(pair.verdict)}. <span class="cost">{text(pair.cost)}.</span>'
+        for pair in comparison.pairs
+    )
+    head = [Html(f"<h1>{said}</h1>")]
     head += (_because(pair, alone=len(comparison.pairs) == 1) for pair in comparison.pairs)
     head.append(paragraph(_lead(comparison)))
     page.add("runs", "The runs", *_runs(comparison.sides))
-    if comparison.labelled:
+    if comparison.unjudged is None:
         page.add("differences", "What the difference is", *map(_differences, comparison.pairs))
         page.add("curves", "How well each ranks", _curves(page, comparison.sides))
     page.add("overlap", "What both have, what only one has", *_overlaps(comparison.pairs))
@@ -73,9 +78,9 @@ def _lead(comparison: Comparison) -> str:
     bounds = (("from", comparison.judged_from), ("before", comparison.judged_until))
     judged = " and ".join(f"{bound} {time[:10]}" for bound, time in bounds if time)
     told = f"{', '.join(names)} and {last} over the same events in one pass{span}{judged and f', judged {judged}'}. "
-    if comparison.labelled:
+    if comparison.unjudged is None:
         return f"{told}{comparison.sides[0].name} is what the others are held against."
-    return f"{told}No labels were given: what follows says what differs, not what is right."
+    return f"{told}{comparison.unjudged} What follows says what differs, not what is right."
 
 
 # -- the runs -------------------------------------------------------------------------------------
@@ -95,12 +100,10 @@ def _runs(sides: Sequence[Side]) -> Iterator[Html]:
 
 def _run(side: Side) -> Iterator[str]:
     yield Html(f'<a href="{text(side.folder)}/index.html">{text(side.name)}</a>')
-    events = ranking(side.view, "events") if side.view else None
-    if side.view and events:
+    if side.view:
+        events = side.view.levels["events"]
         yield from map(measured, (events.average_precision, events.precision, events.recall))
         yield percent(side.view.amount.caught_share.value)
-    elif side.view:
-        yield from [NOTHING] * 4
     yield from map(whole, (side.alerts, side.incidents, side.events, side.dead_letters))
     yield f"{number(side.cpu_s)} s"
     yield size(side.state_bytes)
@@ -211,7 +214,7 @@ def _found(caption: str, pair: Pair, frauds: Sequence[FoundByOne]) -> Html:
     rows = (
         (
             name(one.event_id),
-            one.event_time[:16].replace("T", " "),
+            at(one.event_time[:16].replace("T", " ")),
             one.scenario or "not named",
             number(one.amount),
             f"{one.first_score:.1f}",

@@ -17,9 +17,9 @@ from stream.page.parts import (
     pill,
     text,
 )
-from stream.page.words import duration, moment
 from stream.replay.incidents import Incident
 from stream.replay.traffic import Traffic
+from stream.words import duration, moment
 
 _SAME_PLACE: Final = 0.03
 """Attacks that begin within this share of the traffic's span share one label in the chart."""
@@ -77,7 +77,7 @@ def demo_page(story: Story) -> str:
     incidents = incidents_table(story.incidents, story.incidents_opened)
     page.add("incidents", "Incidents", incidents)
     head = Html(f"<h1>{text(story.title)}</h1>{paragraph(story.lead)}{headline}")
-    return document(page, story.title, head, _FOOTER)
+    return document(page, f"Eddy: {story.title}", head, _FOOTER)
 
 
 def first_alert(finding: Finding) -> str:

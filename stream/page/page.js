@@ -77,7 +77,7 @@
       return [...band, {
         type: "scatter", mode: line.x.length < 3 ? "lines+markers" : "lines", name: short(line.name),
         x: line.x, y: line.y,
-        line: { width: line.reference ? 1.2 : 2.2, color, dash: line.reference ? "dot" : dashes[i % 4] },
+        line: { width: line.reference ? 1.2 : 2.2, color, dash: line.reference ? "dot" : dashes[(i + (i >> 2)) % 4] },
         hovertemplate: plain(line.name) + ": %{y:.4~g} at %{x:.4~g}<extra></extra>",
       }];
     });
@@ -97,6 +97,13 @@
       Plotly.react(place, traces, { ...common(), ...layout, ...size }, { displayModeBar: false, responsive: true });
     }
   };
+  // paper cannot be chosen on: what is folded is opened for it, but tables that repeat a chart
+  let opened = [];
+  addEventListener("beforeprint", () => {
+    opened = [...document.querySelectorAll("details:not([open], .values)")];
+    for (const one of opened) one.open = true;
+  });
+  addEventListener("afterprint", () => { for (const one of opened) one.open = false; });
   draw();
   for (const changing of [dark, narrow, print]) changing.addEventListener("change", draw);
 })();

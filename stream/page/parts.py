@@ -17,10 +17,12 @@ import orjson
 from plotly.offline import get_plotlyjs
 
 from schemas.alerts import Contribution
-from stream.page.words import NOTHING, duration, moment, number, surprise, whole
 from stream.replay.incidents import Incident
+from stream.words import NOTHING, amount, duration, moment, number, some, surprise, whole
 
 ROWS_SHOWN: Final = 10
+COLUMNS_MAX: Final = 6
+"""More figures than these stand in rows of four."""
 
 
 class Html(str):
@@ -45,9 +47,13 @@ class Page:
     def chart(self, key: str, label: str, data: dict[str, Any], values: Html) -> Html:
         """A chart. label: what a reader who cannot see it is told; values: the same as a table."""
         self.charts[key] = data
+        scrolled = Html(
+            f'<div class="scroll" role="region" tabindex="0" aria-label="{text(label)}">{values}</div>'
+        )
         return Html(
             f'<figure><div class="chart {data["kind"]}" id="chart-{key}" role="img"'
-            f' aria-label="{text(label)}"></div><figcaption>{text(label)}</figcaption>{fold("The same as a table", values, "values")}</figure>'
+            f' aria-label="{text(label)}"></div><figcaption>{text(label)}</figcaption>'
+            f"{fold('The same as a table', scrolled, 'values')}</figure>"
         )
 
 
@@ -88,27 +94,44 @@ def paragraph(value: str, kind: str = "") -> Html:
 
 
 def fold(summary: str, content: Html, kind: str = "told") -> Html:
-    """Content that is shown when its summary is chosen. kind: "values" are not worth printing."""
+    """Content that is shown when its summary is chosen. kind: "values" are not printed: they repeat a
+    chart."""
     return Html(f'<details class="{kind}"><summary>{text(summary)}</summary>{content}</details>')
 
 
 def figures(items: Iterable[tuple[str, str, str]]) -> Html:
     """The headline: (what it is, its value, a note such as the interval, or "") each."""
-    cells = "".join(
-        f"<div><dt>{text(what)}</dt><dd>{text(value)}"
-        f"{f'<small>{text(note)}</small>' if note else ''}</dd></div>"
+    cells = [
+        f"<div><dt>{text(what)}</dt><dd>{text(value)}</dd>{_note(note)}</div>"
         for what, value, note in items
-    )
-    return Html(f'<dl class="figures">{cells}</dl>')
+    ]
+    columns = len(cells) if len(cells) <= COLUMNS_MAX else COLUMNS_MAX - 2
+    return Html(f'<dl class="figures" style="--columns: {columns}">{"".join(cells)}</dl>')
 
 
-def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Html:
-    """A table; the first cell of a row is its heading. On a phone each row becomes a card.
+def _note(note: str) -> str:
+    return f'<dd class="note">{text(note)}</dd>' if note else ""
+
+
+def table(
+    caption: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    below: Sequence[Html] = (),
+) -> Html:
+    """A table; the first cell of a row is its heading. On a phone each row becomes a card. below:
+    what stands below each row, as wide as the table, or nothing.
 
     The roles repeat what the elements say: styled as blocks they would lose it.
     """
     heads = "".join(f'<th scope="col" role="columnheader">{text(name)}</th>' for name in columns)
-    body = "".join(_row(columns, row) for row in rows)
+    under = (
+        f'<tr role="row" class="under"><td role="cell" colspan="{len(columns)}">{one}</td></tr>'
+        if one
+        else ""
+        for one in below
+    )
+    body = "".join(_row(columns, row) + next(under, "") for row in rows)
     return Html(
         f'<div class="wide"><table role="table"><caption>{text(caption)}</caption>'
         f'<thead role="rowgroup"><tr role="row">{heads}</tr></thead>'
@@ -117,13 +140,19 @@ def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -
 
 
 def first_rows(
-    caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]], more: str
+    caption: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    more: str,
+    below: Sequence[Html] = (),
 ) -> Html:
     """A table's first rows, and behind a summary of those words the others: on a phone a row is as
     high as a paragraph."""
-    shown = table(caption, columns, rows[:ROWS_SHOWN])
+    shown = table(caption, columns, rows[:ROWS_SHOWN], below[:ROWS_SHOWN])
     others = rows[ROWS_SHOWN:]
-    return Html(shown + fold(more, table(more, columns, others), "values")) if others else shown
+    if not others:
+        return shown
+    return Html(shown + fold(more, table(more, columns, others, below[ROWS_SHOWN:]), "more"))
 
 
 def _row(columns: Sequence[str], row: Sequence[str]) -> str:
@@ -149,6 +178,11 @@ def name(value: str) -> Html:
     return Html(f'<span class="id">{text(value)}</span>')
 
 
+def at(when: str) -> Html:
+    """A time, in one line where there is room."""
+    return Html(f'<span class="at">{text(when)}</span>')
+
+
 def incidents_table(incidents: Sequence[Incident], opened: int) -> Html:
     """Incidents, each with its explanation. opened: how many there are, shown or not."""
     if not incidents:
@@ -163,17 +197,18 @@ def incidents_table(incidents: Sequence[Incident], opened: int) -> Html:
             name(f"{one.entity.type} {one.entity.id}"),
             pill(one.severity, one.severity),
             *([_verdict(one)] if judged else []),
-            moment(one.first_ms),
+            at(moment(one.first_ms)),
             one.monitor,
             f"{one.worst.score:.1f}",
-            _explained(one),
+            _surprising(one),
         )
         for one in incidents
     ]
     more = opened > len(incidents)
     note = paragraph(f"There are {whole(opened)} incidents; these have the highest scores.")
-    said = "One row an incident, the highest score first; open one for its explanation and events"
-    return Html((note if more else "") + first_rows(said, columns, rows, "More incidents"))
+    said = "One row an incident, the highest score first"
+    told = [_explained(one) for one in incidents]
+    return Html((note if more else "") + first_rows(said, columns, rows, "More incidents", told))
 
 
 def _verdict(incident: Incident) -> Html:
@@ -181,21 +216,57 @@ def _verdict(incident: Incident) -> Html:
     return pill(incident.verdict or NOTHING, kinds.get(incident.verdict or "", "same"))
 
 
+def _parts(incident: Incident) -> list[Contribution]:
+    return sorted(incident.worst.contributions, key=lambda part: -part.share)
+
+
+def _surprising(incident: Incident) -> Html:
+    words = "; ".join(map(surprise, _parts(incident)[:2])) or "no single feature"
+    return Html(f'<span class="long">{text(words)}</span>')
+
+
 def _explained(incident: Incident) -> Html:
-    worst = incident.worst
-    parts = sorted(worst.contributions, key=lambda part: -part.share)
-    words = "; ".join(surprise(part) for part in parts[:2]) or "no single feature"
-    rows = "".join(
-        f'<tr><th scope="row">{text(part.feature)}</th><td>{number(part.actual)}</td>'
-        f"<td>{_expected(part)}</td><td>{part.p_value:.1e}</td>"
-        f"<td>{bar(part.share, f'{part.share * 100:.0f} %')}</td></tr>"
-        for part in parts
+    shares = _small_table(
+        ("Feature", "Seen", "Expected", "p", "Share"),
+        (
+            (
+                part.feature,
+                number(part.actual),
+                _expected(part),
+                f"{part.p_value:.2g}",
+                bar(part.share, f"{part.share * 100:.0f} %"),
+            )
+            for part in _parts(incident)
+        ),
     )
-    heads = "".join(
-        f'<th scope="col">{one}</th>' for one in ("Feature", "Seen", "Expected", "p", "Share")
+    events = _small_table(
+        ("Event", "Time", "Amount", "Score"),
+        (
+            (
+                one.event_id,
+                at(moment(one.time_ms)),
+                amount(one.amount),
+                NOTHING if one.score is None else f"{one.score:.1f}",
+            )
+            for one in incident.first_events
+        ),
     )
-    shares = f'<table class="parts"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>'
-    return fold(words, Html(shares + facts(_facts(incident))))
+    sides = (shares + facts(_facts(incident)), events)
+    told = "".join(f"<div>{one}</div>" for one in sides if one)
+    said = "Explanation and events" if events else "Explanation"
+    return fold(said, Html(f'<div class="explained">{told}</div>'))
+
+
+def _small_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table inside a cell, "" where it has no row."""
+    heads = "".join(f'<th scope="col">{one}</th>' for one in columns)
+    body = "".join(
+        f'<tr><th scope="row">{text(first)}</th>{"".join(f"<td>{text(one)}</td>" for one in others)}</tr>'
+        for first, *others in rows
+    )
+    if not body:
+        return ""
+    return f'<table class="parts"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>'
 
 
 def facts(items: Iterable[tuple[str, str]]) -> Html:
@@ -242,7 +313,9 @@ def _facts(incident: Incident) -> Iterable[tuple[str, str]]:
         )
     if incident.events is not None:
         behind = "" if incident.amount is None else f", amount {number(incident.amount)}"
-        yield "Meanwhile", f"{whole(incident.events)} events of the entity{behind}"
+        shown = len(incident.first_events)
+        cut = f"; here the first {shown}" if 0 < shown < incident.events else ""
+        yield "Meanwhile", f"{some(incident.events, 'event')} of the entity{behind}{cut}"
 
 
 def _asset(name: str) -> str:

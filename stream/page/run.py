@@ -4,18 +4,17 @@ Every number on it is in the run's `summary.json`; nothing is computed here but 
 written.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from stream.clock import ms_of
 from stream.config import ALL
 from stream.judging.figures import (
+    FeatureSilence,
     Figure,
     Judgement,
     Level,
     Missed,
-    MissedFrauds,
-    Ranking,
     Scenario,
     View,
 )
@@ -23,6 +22,7 @@ from stream.page.charts import Axis, Line, Window, alert_marks, curves_chart, tr
 from stream.page.parts import (
     Html,
     Page,
+    at,
     bar,
     document,
     facts,
@@ -35,8 +35,8 @@ from stream.page.parts import (
     table,
     text,
 )
-from stream.page.words import NOTHING, duration, number, percent, rate, whole
-from stream.replay.summary import Summary
+from stream.replay.summary import Counts, Summary
+from stream.words import NOTHING, duration, number, percent, rate, some, whole
 
 LEVELS: Final[dict[Level, str]] = {
     "events": "Events",
@@ -47,51 +47,26 @@ LEVELS: Final[dict[Level, str]] = {
 }
 FOOTER: Final = (
     "Times are UTC. A score is −log10 of the p-value: 4 means one honest event in ten thousand. "
-    "Intervals hold 95 % of bootstrap samples whose blocks are days, or groups of entities where "
-    "entities are counted. The same numbers, and more of each, are in summary.json beside this file."
+    "Intervals of 95 % are of a bootstrap whose blocks are days, or groups of entities where entities "
+    "are counted; where fewer than eight of them hold any of what is measured there is none. The same numbers, and more of each, are in summary.json beside this file."
 )
 
 
 def run_page(summary: Summary) -> str:
     """The whole HTML file; it loads nothing from anywhere."""
     page, judged = Page(), summary.judged
-    head = [Html(f"<h1>{text(verdict(summary))}</h1>"), paragraph(_lead(summary))]
+    head = [Html(f"<h1>{text(summary.verdict)}</h1>"), paragraph(_lead(summary))]
     head.append(figures(headline(judged) if judged else _plain(summary)))
     page.add("traffic", "Traffic and alerts", _traffic(page, summary))
-    if judged:
-        _judged(page, judged)
+    if judged and any(scenario.name for scenario in judged.views[0].scenarios):
+        page.add("scenarios", "By kind of fraud", _scenarios(judged.views[0].scenarios))
     incidents = incidents_table(summary.incidents, summary.incidents_opened)
     page.add("incidents", "Incidents", incidents)
     if judged:
-        page.add("missed", "What was missed, and why", *_missed(judged.missed))
+        page.add("missed", "What was missed, and why", *_missed(judged))
+        _measured(page, judged)
     page.add("records", "What became of the records", *_records(summary))
     return document(page, f"Eddy: {summary.name}", Html("".join(head)), FOOTER)
-
-
-def verdict(summary: Summary) -> str:
-    """What the run led to, in one sentence."""
-    judged = summary.judged
-    alerts = summary.alerts_published
-    if judged is None:
-        return f"{_some(alerts, 'alert')} in {_some(summary.incidents_opened, 'incident')}"
-    view = judged.views[0]
-    events = ranking(view, "events")
-    caught = view.amount.caught_share.value
-    if judged.named and not judged.frauds:
-        told = f"{_some(alerts, 'alert')} in {_some(view.incidents, 'incident')}"
-        return f"Fraud is confirmed of entities, of no event; {told}"
-    if events is None or not events.frauds:
-        return f"No confirmed fraud; {_some(alerts, 'alert')}"
-    return (
-        f"{_some(events.frauds_alerted, 'fraud')} of {whole(events.frauds)} found by "
-        f"{_some(view.incidents, 'incident')}"
-        + (f", {percent(caught)} of the amount caught" if caught is not None else "")
-    )
-
-
-def ranking(view: View, level: Level) -> Ranking | None:
-    """How one level is ranked; None where it was not judged."""
-    return next((one for one in view.levels if one.level == level), None)
 
 
 def interval(figure: Figure) -> str:
@@ -104,39 +79,38 @@ def interval(figure: Figure) -> str:
 def headline(judged: Judgement) -> Iterator[tuple[str, str, str]]:
     """The figures that are read first, with their intervals."""
     view = judged.views[0]
-    events = ranking(view, "events")
-    if events:
-        yield (
-            "average precision",
-            rate(events.average_precision.value),
-            interval(events.average_precision),
-        )
-        yield "ROC AUC", rate(events.roc_auc.value), interval(events.roc_auc)
-        yield (
-            "of events with an alert are fraud",
-            percent(events.precision.value),
-            _percents(events.precision),
-        )
-        yield "of frauds are alerted", percent(events.recall.value), _percents(events.recall)
-        at = percent(judged.false_positives)
-        found = events.recall_at_false_positives
-        yield f"of frauds at {at} false positives", percent(found.value), _percents(found)
-    share = view.amount.caught_share
-    yield "of the amount caught", percent(share.value), _percents(share)
-    for at_k in view.precision_at_k:
-        yield (
-            f"{view.entity} precision@{at_k.k} a day",
-            rate(at_k.precision.value),
-            interval(at_k.precision),
-        )
-    delay = view.delay.median_s
-    note = (
-        ""
-        if delay.low is None or delay.high is None
-        else (f"{duration(delay.low * 1000)} to {duration(delay.high * 1000)}")
+    events, incidents, delay = view.levels["events"], view.levels["incidents"], view.delay
+    share, few = view.amount.caught_share, events.recall_at_false_positives
+    yield "of the frauds' amount caught", percent(share.value), _percents(share)
+    yield (
+        "of incidents are fraud",
+        percent(incidents.precision.value),
+        f"{whole(incidents.count)} incidents, {number(view.incident_alerts.value)} alerts each",
     )
-    yield "from first fraud to alert, median", _span(delay.value), note
-    yield "alerts an incident", number(view.incident_alerts.value), ""
+    yield (
+        "of events with an alert are fraud",
+        percent(events.precision.value),
+        _percents(events.precision),
+    )
+    never = f"{percent(delay.never.value)} of {whole(delay.entities)} never had one"
+    middle = f"middle half {_span(delay.first_quartile_s)} to {_span(delay.third_quartile_s)}"
+    yield (
+        f"median from first fraud to alert, by {view.entity}",
+        _span(delay.median_s.value),
+        f"{middle}; {never}" if delay.median_s.value is not None else never,
+    )
+    ranks = events.average_precision
+    yield "average precision", rate(ranks.value), interval(ranks)
+    yield "ROC AUC", rate(events.roc_auc.value), interval(events.roc_auc)
+    at_few = percent(judged.false_positives)
+    yield f"of frauds found at {at_few} false positives", percent(few.value), _percents(few)
+    first, *others = view.precision_at_k
+    further = ", ".join(f"{rate(one.precision.value)} of {one.k}" for one in others)
+    yield (
+        f"precision of each day's top {first.k} by {view.entity}",
+        rate(first.precision.value),
+        further,
+    )
 
 
 def _plain(summary: Summary) -> Iterator[tuple[str, str, str]]:
@@ -159,7 +133,7 @@ def _lead(summary: Summary) -> str:
     )
     judged = summary.judged
     if judged is None:
-        return told + "No labels were given, so nothing here says which alerts were right."
+        return told + (summary.unjudged or "")
     return told + (
         f"Judged from {judged.first_event_time[:10]} to {judged.last_event_time[:10]}: "
         f"{whole(judged.events)} events, {whole(judged.frauds)} of them confirmed as fraud."
@@ -189,15 +163,13 @@ def _learned_only(summary: Summary) -> Iterator[Window]:
 # -- what the labels say --------------------------------------------------------------------------
 
 
-def _judged(page: Page, judged: Judgement) -> None:
+def _measured(page: Page, judged: Judgement) -> None:
     views = judged.views
     page.add("curves", "How well it ranks", _curves(page, views), _levels(judged))
-    page.add("calibration", "Is a p-value what it says?", *_calibration(page, views[0]))
-    if any(scenario.name for scenario in views[0].scenarios):
-        page.add("scenarios", "By kind of fraud", _scenarios(views[0].scenarios))
     if len(views) > 1:
         page.add("monitors", "By monitor", _views(views))
     page.add("days", "By day", _days(views[0]))
+    page.add("calibration", "Is a p-value what it says?", *_calibration(page, views[0]))
 
 
 def _curves(page: Page, views: Sequence[View]) -> Html:
@@ -254,7 +226,7 @@ def _levels(judged: Judgement) -> Html:
     )
     rows = (
         (
-            LEVELS[one.level],
+            said,
             whole(one.count),
             whole(one.frauds),
             measured(one.roc_auc),
@@ -265,7 +237,7 @@ def _levels(judged: Judgement) -> Html:
             measured(one.precision),
             measured(one.recall),
         )
-        for one in judged.views[0].levels
+        for said, one in ((said, judged.views[0].levels[one]) for one, said in LEVELS.items())
     )
     return table("All monitors together, by what is ranked; 95 % intervals", columns, rows)
 
@@ -305,22 +277,22 @@ def _calibration(page: Page, view: View) -> Iterator[Html]:
 
 def _scenarios(scenarios: Sequence[Scenario]) -> Html:
     columns = (
-        *("Kind", "Frauds", "Alerted", "Recall", "Caught", "Average precision", "ROC AUC"),
-        *("Entities found", "Median time to alert", "Amount caught", "Amount missed"),
+        *("Kind", "Frauds", "Caught", "Amount caught", "Amount missed", "Alerted", "Recall"),
+        *("Entities found", "Median time to alert", "Average precision", "ROC AUC"),
     )
     rows = (
         (
             one.name or "not named",
             whole(one.frauds),
-            whole(one.alerted),
-            measured(one.recall),
             whole(one.caught),
-            rate(one.average_precision),
-            rate(one.roc_auc),
-            f"{whole(one.entities_alerted)} of {whole(one.entities)}",
-            _span(one.median_delay_s),
             number(one.amount_caught),
             number(one.amount_missed),
+            whole(one.alerted),
+            measured(one.recall),
+            f"{whole(one.entities_alerted)} of {whole(one.entities)}",
+            _span(one.median_delay_s),
+            rate(one.average_precision),
+            rate(one.roc_auc),
         )
         for one in scenarios
     )
@@ -334,21 +306,20 @@ def _views(views: Sequence[View]) -> Html:
     )
     rows = []
     for view in views:
-        events = ranking(view, "events")
-        if events:
-            rows.append(
-                (
-                    _called(view),
-                    view.entity,
-                    whole(view.alerts),
-                    whole(view.incidents),
-                    measured(events.average_precision),
-                    measured(events.roc_auc),
-                    measured(events.precision),
-                    measured(events.recall),
-                    percent(view.amount.caught_share.value),
-                )
+        events = view.levels["events"]
+        rows.append(
+            (
+                _called(view),
+                view.entity,
+                whole(view.alerts),
+                whole(view.incidents),
+                measured(events.average_precision),
+                measured(events.roc_auc),
+                measured(events.precision),
+                measured(events.recall),
+                percent(view.amount.caught_share.value),
             )
+        )
     return table("Each by its own score and its own alerts", columns, rows)
 
 
@@ -363,7 +334,7 @@ def _days(view: View) -> Html:
         )
         for one in view.days
     )
-    return fold("Every day", table("Days of event time", columns, rows), "values")
+    return first_rows("Days of event time", columns, [*rows], "More days")
 
 
 def _called(view: View) -> str:
@@ -380,12 +351,19 @@ _LACKING: Final = {
 }
 
 
-def _missed(missed: MissedFrauds) -> Iterator[Html]:
+def _missed(judged: Judgement) -> Iterator[Html]:
+    missed = judged.missed
     if not missed.frauds:
-        yield paragraph("Every fraud was caught.")
+        yield paragraph(
+            "Every fraud was caught."
+            if judged.frauds
+            else "Which events were fraud is not known."
+            if judged.named
+            else "There was no fraud to be missed."
+        )
         return
     yield paragraph(
-        f"{_some(missed.frauds, 'fraud')} with {number(missed.amount)} behind them were not caught."
+        f"{some(missed.frauds, 'fraud')} with {number(missed.amount)} behind them were not caught."
     )
     yield table(
         "By what the nearest monitor's score lacked for an alert",
@@ -401,7 +379,7 @@ def _missed(missed: MissedFrauds) -> Iterator[Html]:
     )
     if missed.silence:
         yield first_rows(
-            "How often a feature was silent (p ≥ 0.1 of its own), most silent among the missed first",
+            "How often a feature was silent (p ≥ 0.1 of its own), those first that the missed lack most",
             ("Feature", "Monitor", "Among the missed", "Among the caught"),
             [
                 (
@@ -410,20 +388,24 @@ def _missed(missed: MissedFrauds) -> Iterator[Html]:
                     bar(one.silent_missed or 0.0, percent(one.silent_missed)),
                     bar(one.silent_caught or 0.0, percent(one.silent_caught)),
                 )
-                for one in sorted(missed.silence, key=lambda one: -(one.silent_missed or 0.0))
+                for one in sorted(missed.silence, key=_lacking)
             ],
             "More features",
         )
-    yield _missed_table("The dearest", missed.by_amount, "More of the dearest")
+    yield _missed_table("The dearest of them", missed.by_amount, "More of the dearest")
     nearest = "Those that came nearest to an alert"
-    yield fold(nearest, _missed_table(nearest, missed.nearest, "More of them"), "values")
+    yield fold(nearest, _missed_table(nearest, missed.nearest, "More of them"), "more")
 
 
-def _missed_table(caption: str, frauds: Iterable[Missed], more: str) -> Html:
+def _lacking(one: FeatureSilence) -> float:
+    return (one.silent_caught or 0.0) - (one.silent_missed or 0.0)
+
+
+def _missed_table(caption: str, frauds: Sequence[Missed], more: str) -> Html:
     rows = [
         (
             name(one.event_id),
-            one.event_time[:16].replace("T", " "),
+            at(one.event_time[:16].replace("T", " ")),
             one.scenario or "not named",
             number(one.amount),
             name(", ".join(f"{kind} {who}" for kind, who in one.entities.items())),
@@ -432,19 +414,21 @@ def _missed_table(caption: str, frauds: Iterable[Missed], more: str) -> Html:
         for one in frauds
     ]
     columns = ("Event", "Time", "Kind", "Amount", "Entities", "Why")
-    return first_rows(caption, columns, rows, more)
+    return first_rows(caption, columns, rows, more, [_said(one) for one in frauds])
 
 
-def _why(one: Missed) -> Html:
+def _why(one: Missed) -> str:
     if one.nearest is None or one.gap is None:
-        return text("no monitor judged it")
+        return "no monitor judged it"
     held_back = [said.monitor for said in one.said if said.held_back]
     if held_back:
-        lacking = f"{held_back[0]} held its alert back: over budget"
-    elif one.gap > 0:
-        lacking = f"score {number(one.gap)} too low for an alert by {one.nearest}"
-    else:
-        lacking = f"the budget of {one.nearest} did not allow an alert on that score"
+        return f"{held_back[0]} held its alert back: over budget"
+    if one.gap > 0:
+        return f"score {number(one.gap)} too low for an alert by {one.nearest}"
+    return f"the budget of {one.nearest} did not allow an alert on that score"
+
+
+def _said(one: Missed) -> Html:
     told = facts(
         (
             said.monitor,
@@ -455,8 +439,9 @@ def _why(one: Missed) -> Html:
             ),
         )
         for said in one.said
+        if said.score is not None
     )
-    return fold(lacking, told)
+    return fold("What each monitor said", told) if one.nearest else Html("")
 
 
 # -- accounting -----------------------------------------------------------------------------------
@@ -471,7 +456,7 @@ def _records(summary: Summary) -> Iterator[Html]:
     )
     for title, counts in (("Input", summary.inputs), ("Monitor", summary.monitors)):
         rows = (
-            (who, ", ".join(f"{what.replace('_', ' ')} {whole(n)}" for what, n in one.items() if n))
+            (who, Html(f'<span class="long">{text(_counts(one))}</span>'))
             for who, one in counts.items()
         )
         yield table(f"{title}s", (title, "Counts"), rows)
@@ -483,8 +468,8 @@ def _records(summary: Summary) -> Iterator[Html]:
     )
 
 
-def _some(count: int, what: str) -> str:
-    return f"{whole(count)} {what}{'' if count == 1 else 's'}"
+def _counts(counts: Counts) -> str:
+    return ", ".join(f"{what.replace('_', ' ')} {whole(n)}" for what, n in counts.items() if n)
 
 
 def _percents(figure: Figure) -> str:

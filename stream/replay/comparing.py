@@ -140,17 +140,17 @@ def _compared(
     out_dir: Path,
     by_position: bool,
 ) -> Comparison:
-    labelled = all(summary.judged for summary in summaries)
+    unjudged = next((one.unjudged for one in summaries if one.unjudged), None)
     first = summaries[0]
     folders = [(summary.name, out_dir / summary.name) for summary in summaries]
     pairs = [
-        pair(out_dir, folders[0], other, labelled=labelled, by_position=by_position)
+        pair(out_dir, folders[0], other, labelled=unjudged is None, by_position=by_position)
         for other in folders[1:]
     ]
     settings = list(_settings(configs))
     return Comparison(
-        verdict=". ".join(one.verdict for one in pairs),
-        labelled=labelled,
+        verdict=" ".join(f"{one.verdict}. {one.cost}." for one in pairs),
+        unjudged=unjudged,
         first_event_time=first.first_event_time,
         last_event_time=first.last_event_time,
         judged_from=first.span.from_time,

@@ -6,7 +6,7 @@ with the run.
 """
 
 import heapq
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -25,13 +25,24 @@ SEVERITIES: Final[tuple[Severity, ...]] = ("low", "medium", "high", "critical")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IncidentEvent:
+    """An event of an incident's entity. score: its monitor's, null where it did not judge it."""
+
+    event_id: str
+    time_ms: int
+    amount: float | None
+    score: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Incident:
     """An entity's alerts that belong together, told by the one with the highest score.
 
     severity: the highest of them. alerts: how many were published, suppressed: how many were only
     counted, as far as is known. evidence: the last events that raised one, the newest first.
     events: of the entity, from opening to last; amount: of these; verdict: "fraud" where one of
-    them is, else "honest". Each is null where it is not known.
+    them is, else "honest". Each is null where it is not known. first_events: the first of these
+    events, as far as they are known.
     """
 
     severity: Severity
@@ -46,6 +57,7 @@ class Incident:
     events: int | None = None
     amount: float | None = None
     verdict: str | None = None
+    first_events: list[IncidentEvent] = field(default_factory=list)
 
 
 class WorstIncidents:

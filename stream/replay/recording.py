@@ -18,6 +18,7 @@ from stream.alerting import Teller
 from stream.chain import Judged
 from stream.config import Config
 from stream.errors import InputError
+from stream.replay.incident_events import with_events
 from stream.replay.incident_table import write_incidents
 from stream.replay.incidents import Opened, opened_in
 from stream.replay.last_words import LabelBatch, LastWords
@@ -97,7 +98,7 @@ class Recording:
         self._origin = origin
         self._opened = ExitStack()
         self.work = out_dir / WORK
-        self.labels_heard = False
+        self.labels_heard = 0
 
     def __enter__(self) -> Self:
         shutil.rmtree(self.work, ignore_errors=True)  # of a replay that was killed
@@ -140,7 +141,7 @@ class Recording:
 
     def add_labels(self, labels: LabelBatch) -> None:
         """Write down labels as they were known."""
-        self.labels_heard = self.labels_heard or len(labels.time_ms) > 0
+        self.labels_heard += len(labels.time_ms)
         self._labels.add(labels)
 
     def part(self, name: str) -> Path:
@@ -167,7 +168,8 @@ class Recording:
     def incidents_opened(self) -> Opened:
         """The incidents that opened in the span; these and the alerts are written."""
         parts = self._parts
-        return opened_in(self._span, parts[INCIDENTS], parts[ALERTS], parts[ALERT_LINES])
+        found = opened_in(self._span, parts[INCIDENTS], parts[ALERTS], parts[ALERT_LINES])
+        return found._replace(worst=with_events(found.worst, parts[SCORES]))
 
     def finish(self, summary: Summary) -> None:
         """Write summary and page and give every file its name, the summary last."""

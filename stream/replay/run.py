@@ -223,6 +223,7 @@ class Run:
         self._tally.add_shards(self.config, self._chain)
         del self._chain  # judging needs memory of its own
         verdict = judged(self.config, self._recording)
+        self._tally.labels_heard = self._recording.labels_heard
         seconds = perf_counter() - self._began
         opened = self._recording.incidents_opened()
         summary = summarize(self.asked.name, self.config, self._tally, opened, verdict, seconds)

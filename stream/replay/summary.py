@@ -11,6 +11,7 @@ from schemas.alerts import Alert
 from stream.chain import Chain
 from stream.clock import text_of
 from stream.config import ASSESS, Config, fingerprint
+from stream.judging import verdict
 from stream.judging.figures import Judgement
 from stream.replay.incidents import Incident, Opened
 from stream.replay.span import EVERYTHING, Span
@@ -43,12 +44,15 @@ class Summary:
     duplicate + tombstone + dead letters; not of monitors whose internal log was recorded. alerts: by
     monitor; alerts_per_day: the same over the span of event times, null where there is none. span:
     of all this, what lies in the span of the time split; alerts_published: all alerts in it;
-    incidents: of the incidents_opened in it those with the highest scores. judged: what the labels
-    say of that, null where there are none. labels: by input, what became of a label file. Times are
-    ISO 8601, null where there was no event.
+    incidents: of the incidents_opened in it those with the highest scores. labels: by input, what
+    became of a label file. labels_heard: labels that were understood, of files and among the events.
+    judged: what they say of all this, null where they say nothing, and then unjudged is why.
+    verdict: all of it in a sentence. Times are ISO 8601, null where there was no event.
     """
 
     name: str
+    verdict: str
+    unjudged: str | None
     fingerprint: str
     inputs: dict[str, Counts]
     monitors: dict[str, Counts]
@@ -61,6 +65,7 @@ class Summary:
     span: JudgedSpan
     dead_letters: int
     labels: dict[str, Counts]
+    labels_heard: int
     first_event_time: str | None
     last_event_time: str | None
     seconds: float
@@ -82,6 +87,7 @@ class Tally:
     alerts: Counter[str] = field(default_factory=Counter)
     judged_alerts: Counter[str] = field(default_factory=Counter)
     labels: dict[str, Counts] = field(default_factory=dict)
+    labels_heard: int = 0
     first_ms: int | None = None
     last_ms: int | None = None
     traffic: TrafficCounter = field(default_factory=TrafficCounter)
@@ -139,8 +145,11 @@ def summarize(
     span_ms = 0 if tally.first_ms is None else (tally.last_ms or 0) - tally.first_ms
     names = [*(monitor.name for monitor in config.monitors), *([ASSESS] if config.assess else [])]
     alerts = {name: tally.alerts[name] for name in names}
+    heard, given = tally.labels_heard, sum(one["read"] for one in tally.labels.values())
     return Summary(
         name=name,
+        verdict=verdict.of_run(judged, tally.judged_alerts.total(), opened.total),
+        unjudged=None if judged else verdict.unjudged(max(given, heard), heard),
         fingerprint=fingerprint(config),
         inputs={name: dict(counts) for name, counts in tally.inputs.items()},
         monitors={name: dict(counts) for name, counts in tally.monitors.items()},
@@ -158,6 +167,7 @@ def summarize(
         ),
         dead_letters=tally.dead_letters,
         labels=tally.labels,
+        labels_heard=heard,
         first_event_time=_iso(tally.first_ms),
         last_event_time=_iso(tally.last_ms),
         seconds=round(seconds, 3),

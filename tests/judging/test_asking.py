@@ -78,6 +78,34 @@ def test_formats_hold_the_same_rows(run: Path) -> None:
     assert orjson.loads(cell["contributions"])[0]["share"] > 0
 
 
+@pytest.mark.parametrize(
+    ("sql", "expected"),
+    [
+        ("SELECT to_timestamp(0) AS a", {"a": "1970-01-01T00:00:00.000Z"}),
+        (
+            'SELECT [to_timestamp(0)] AS "a ""b", 1 AS a, 2 AS a; ',
+            {'a "b': ["1970-01-01T00:00:00.000Z"], "a": 1, "a_2": 2},
+        ),
+        ("SELECT map {to_timestamp(0): 2} AS a", {"a": {"1970-01-01T00:00:00.000Z": 2}}),
+        ("SELECT map {1: 2, 3: NULL} AS a", {"a": {"1": 2, "3": None}}),
+        ("SELECT (1::HUGEINT << 70) AS a, 7::HUGEINT AS b", {"a": str(2**70), "b": 7}),
+        ("SELECT 1 AS a, 2 AS a, 3 AS a_2", {"a": 1, "a_2": 2, "a_2_2": 3}),
+        ("SELECT 12.50::DECIMAL(9, 2) AS a, 'nan'::DOUBLE AS b", {"a": 12.5, "b": None}),
+        (
+            "PIVOT (SELECT 'x' AS k, 5 AS v) ON k IN ('x', 'y') USING sum(v)",
+            {"x": 5, "y": None},
+        ),
+    ],
+)
+def test_any_value_has_its_place_in_json(run: Path, sql: str, expected: dict[str, Any]) -> None:
+    """Times of a zone, numbers beyond 64 bits, keys that are no texts and columns with the same name
+    are told, in every format."""
+    assert rows(asked("query", run, sql, "--format", "json")) == [expected]
+    for format_ in ("csv", "table"):
+        shown = asked("query", run, sql, "--format", format_).stdout
+        assert all(str(v) in shown for v in expected.values() if isinstance(v, str | int))
+
+
 def test_several_runs_are_told_apart_by_a_column(run: Path, tmp_path: Path) -> None:
     """The same tables of several runs are one, and `run` says which row is whose; a table that one
     of them lacks is the others'."""
@@ -100,6 +128,11 @@ def test_several_runs_are_told_apart_by_a_column(run: Path, tmp_path: Path) -> N
     [
         ("DROP VIEW scores", "only read"),
         ("SELECT 1; SELECT 2", "only read"),
+        ("PIVOT scores ON account USING sum(amount)", "IN .'a', 'b'.*have to write"),
+        (
+            "COPY (PIVOT scores ON account USING sum(amount)) TO '{run}/x'",
+            "have to write|only read",
+        ),
         ("COPY scores TO '{run}/scores.parquet' (FORMAT parquet)", "only read"),
         ("INSTALL httpfs", "only read"),
         ("SET enable_external_access = true", "only read"),

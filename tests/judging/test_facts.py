@@ -19,8 +19,7 @@ from stream.cli import app
 from stream.config import Config, parse
 from stream.errors import ConfigError
 from stream.judging.facts import HUNDREDTHS
-from stream.judging.figures import Judgement, Ranking
-from stream.page.run import verdict
+from stream.judging.figures import Judgement, LevelFigures
 from stream.replay import Split, Summary, replay
 from stream.replay.incident_table import in_hundredths
 
@@ -104,9 +103,9 @@ def run(
     return summary, summary.judged
 
 
-def events_level(judged: Judgement) -> Ranking:
+def events_level(judged: Judgement) -> LevelFigures:
     """The figures of the events of all monitors."""
-    return judged.views[0].levels[0]
+    return judged.views[0].levels["events"]
 
 
 def rows_of(folder: Path, name: str) -> list[Row]:
@@ -181,12 +180,12 @@ def test_labels_that_name_an_entity_alone_are_judged(tmp_path: Path) -> None:
     next_day = payment(2_880, "a", 5.0)
     summary, judged = run(tmp_path, [*QUIET, *ATTACK, next_day], labels)
     assert (judged.named, judged.frauds) == (1, 0)
-    by_level = {one.level: one for one in judged.views[0].levels}
+    by_level = judged.views[0].levels
     assert (by_level["entities"].frauds, by_level["entities"].frauds_alerted) == (1, 1)
     assert (by_level["incidents"].frauds, by_level["entity_days"].frauds) == (1, 0)
     assert by_level["new_events"].count == by_level["events"].count - 1
     assert [row["verdict"] for row in rows_of(tmp_path, "incidents")] == ["fraud"]
-    assert "No confirmed fraud" not in verdict(summary)
+    assert "No confirmed fraud" not in summary.verdict
     assert [one.verdict for one in summary.incidents] == ["fraud"]
 
 
@@ -206,7 +205,7 @@ def test_assess_is_judged_and_explained_as_monitors_are(tmp_path: Path) -> None:
     rows = [*QUIET, payment(100, "a", 150.0), payment(101, "c", 150.0)]
     _, judged = run(tmp_path, rows, [fraud("e100"), fraud("e101")], ASSESSED)
     assert [view.name for view in judged.views] == ["all", "spend", "assess"]
-    of_assess = judged.views[2].levels[0]
+    of_assess = judged.views[2].levels["events"]
     assert (of_assess.alerted, of_assess.frauds, of_assess.recall.value) == (1, 2, 0.5)
     assert of_assess.count == len(rows)
     assert of_assess.roc_auc.value == 1.0
@@ -252,7 +251,7 @@ def test_monitors_may_be_called_what_they_like(tmp_path: Path) -> None:
     second = text[text.index("[[monitors]]") :].replace(f'"{name}"', '"spend"', 1)
     _, judged = run(tmp_path, [*QUIET, *ATTACK], FRAUDS, text + second)
     assert [view.name for view in judged.views] == ["all", name, "spend"]
-    assert {view.levels[0].alerted for view in judged.views} == {7}
+    assert {view.levels["events"].alerted for view in judged.views} == {7}
 
 
 def test_no_monitor_is_called_as_all_together_are() -> None:

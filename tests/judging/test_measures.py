@@ -7,17 +7,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.random import default_rng
+from scipy.stats import norm  # type: ignore[import-untyped]
+from scipy.stats import t as student
 from sklearn import metrics
 
 from schemas.columns import F64, I64
 from stream.judging.measures import (
+    BLOCKS_MIN,
     FALSE_POSITIVES,
     HONEST,
     RECALL_STEPS,
     Ranked,
-    Ranking,
+    Reader,
     Rows,
     Totals,
+    _tail,
     average_precision,
     figure,
     found_in_top,
@@ -27,7 +31,7 @@ from stream.judging.measures import (
     roc_auc,
 )
 
-BLOCKS = 4
+BLOCKS = 8
 SCENARIOS = 2
 cases = st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=40).filter(
     lambda rows: 0 < sum(fraud for _, fraud in rows) < len(rows)
@@ -59,14 +63,14 @@ def ranked(of: Case, weights: F64, cuts: list[int], budgets: F64 | None = None) 
     fraud = of.scenario != HONEST
     honest = np.bincount(of.block[~fraud], minlength=BLOCKS)
     kinds = [np.bincount(of.block[of.scenario == s], minlength=BLOCKS) for s in range(SCENARIOS)]
-    ranking = Ranking(Totals(honest, np.stack(kinds, axis=1)), weights, budgets)
+    reader = Reader(Totals(honest, np.stack(kinds, axis=1)), weights, budgets)
     order = np.argsort(-of.score, kind="stable")
     for rows in np.split(order, sorted(cuts)):
         ones = np.ones(len(rows), np.int64)
-        ranking.add(
+        reader.add(
             Rows(of.score[rows], of.block[rows], of.scenario[rows], ones, of.hundredths[rows])
         )
-    return ranking.finish()
+    return reader.finish()
 
 
 def recall_at(truth: Any, score: F64, weight: F64) -> float:
@@ -179,20 +183,17 @@ def test_average_precision_steps_down_the_distinct_scores(rows: list[tuple[int, 
 
 
 def test_blocks_are_drawn_whole_and_the_same_each_time() -> None:
-    """Each resample draws as many blocks as there are; the first column is the data; one block
-    alone cannot be resampled, and has no interval."""
-    weights = resampled(7, 50)
+    """Each resample draws as many blocks as there are; the first column is the data."""
+    weights = resampled(9, 50)
     assert (weights[:, 0] == 1).all()
-    assert (weights.sum(axis=0) == 7).all()
-    assert (weights == resampled(7, 50)).all()
+    assert (weights.sum(axis=0) == 9).all()
+    assert (weights == resampled(9, 50)).all()
     assert len(np.unique(weights[:, 1:], axis=1).T) > 40
-    one = figure(np.array([3.0]) @ resampled(1))
-    assert (one.value, one.low, one.high) == (3.0, None, None)
 
 
 def test_a_ratio_is_of_sums_and_has_the_interval_of_its_resamples() -> None:
-    """The interval holds the middle 95 % of the ratios of resampled sums; without a denominator
-    there is no figure."""
+    """The interval lies around the ratios of resampled sums, a little wider than their middle 95 %;
+    without a denominator there is no figure."""
     rng = default_rng(5)
     whole = rng.integers(50, 100, 60)
     part = rng.binomial(whole, 0.3)
@@ -200,22 +201,66 @@ def test_a_ratio_is_of_sums_and_has_the_interval_of_its_resamples() -> None:
     found = ratio(part, whole, weights)
     assert found.value == part.sum() / whole.sum()
     sums = [(part @ w) / (whole @ w) for w in weights.T[1:]]
-    assert (found.low, found.high) == tuple(np.quantile(sums, [0.025, 0.975]))
+    plain = np.quantile(sums, [0.025, 0.975])
     deviation = np.sqrt(0.3 * 0.7 / whole.sum())
     assert found.low is not None
     assert found.high is not None
+    assert min(sums) <= found.low < plain[0] < plain[1] < found.high <= max(sums)
     assert 2.5 < (found.high - found.low) / deviation < 5.5, "about four deviations of a share"
     assert ratio(part, np.zeros(60, np.int64), weights).value is None
+
+
+def test_too_few_days_have_no_interval() -> None:
+    """Seven blocks that hold anything have none, eight have one, however many are empty; nor has a
+    ratio in which no resample differs, such as a precision without a hit."""
+    weights = resampled(30)
+    for held, whether in ((7, False), (8, True)):
+        whole = np.where(np.arange(30) < held, 10, 0)
+        part = np.where(whole > 0, np.arange(30), 0)
+        found = ratio(part, whole, weights)
+        assert found.value == part.sum() / whole.sum()
+        assert (found.low is not None, found.high is not None) == (whether, whether)
+    nothing = ratio(np.zeros(30, np.int64), np.full(30, 10), weights)
+    assert (nothing.value, nothing.low, nothing.high) == (0.0, None, None)
+    assert resampled(BLOCKS_MIN - 1).shape == (BLOCKS_MIN - 1, 1)
+
+
+def test_an_interval_is_as_much_wider_as_few_blocks_need() -> None:
+    """The share of resamples beyond either end is that of the expanded percentile with Student's
+    quantile as scipy has it."""
+    for n in (8, 9, 14, 30, 400):
+        expected = norm.cdf(-np.sqrt(n / (n - 1)) * student.ppf(0.975, n - 1))
+        assert _tail(n) == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("days", [8, 14, 30])
+def test_where_nothing_differs_one_interval_in_twenty_says_otherwise(days: int) -> None:
+    """Of the intervals of a difference between two runs that find each fraud with the same chance,
+    which changes with the day as their number does, about 5 % leave 0 out."""
+    rng, weights, trials, wrong = default_rng(days), resampled(days), 2_000, 0
+    for _ in range(trials):
+        frauds = 1 + rng.poisson(8 * rng.lognormal(0, 0.5, days))
+        chance = rng.beta(4, 4, days)
+        found = [rng.binomial(frauds, chance) @ weights / (frauds @ weights) for _ in range(2)]
+        interval = figure(found[1] - found[0], days)
+        assert interval.low is not None
+        assert interval.high is not None
+        wrong += interval.low > 0 or interval.high < 0
+    assert 0.03 < wrong / trials < 0.07
 
 
 @settings(deadline=None)
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=30), st.sampled_from([0.25, 0.5, 0.75]))
 def test_a_quantile_is_the_least_value_that_has_the_share(values: list[float], q: float) -> None:
-    """It equals numpy's inverted distribution function, and each resample that of its weights."""
-    array, weights = np.array(values), resampled(3, 2)
-    block = np.arange(len(values)) % 3
-    found = quantile(array, block, q, weights)
-    assert found.value == np.quantile(array, q, method="inverted_cdf")
+    """It equals numpy's inverted distribution function, and of a resample that of the values as
+    often as their blocks are drawn."""
+    array, block = np.array(values), np.arange(len(values)) % BLOCKS_MIN
+    weights = resampled(BLOCKS_MIN, 3)
+    for b in range(weights.shape[1]):
+        drawn = np.repeat(array, weights[block, b].astype(np.int64))
+        found = quantile(array, block, q, weights[:, b:]).value
+        expected = np.quantile(drawn, q, method="inverted_cdf") if len(drawn) else None
+        assert found == expected
 
 
 def test_the_top_of_a_day_leaves_out_what_is_known() -> None:

@@ -4,14 +4,18 @@ as they were."""
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import orjson
 import pyarrow.parquet as pq
 import pytest
 
-from stream.replay import Split, replay
+from stream.replay import Split, Summary, replay
+from stream.replay.incident_events import EVENTS_SHOWN
 from stream.replay.tables import surprised_names
 from tests.judging.conftest import SCORE_FROM_MS, shop, write_shop
+from tests.judging.test_judge import ms
+from tests.test_page import Parsed
 
 
 def rows(run: Path, name: str) -> list[dict[str, Any]]:
@@ -85,7 +89,7 @@ def test_features_are_those_that_alerts_speak_of(run: Path) -> None:
     """What an alert's contributions call actual and p-value, features.parquet has for its event;
     where a monitor did not judge an event, it has nothing."""
     features = {row["event_id"]: row for row in rows(run, "features")}
-    scores = rows(run, "scores")
+    scores = [row | {"ms": ms(row["event_time"])} for row in rows(run, "scores")]
     assert [*features] == [row["event_id"] for row in scores]
     told = 0
     for alert in rows(run, "alerts"):
@@ -115,3 +119,23 @@ def test_any_number_of_features_may_have_been_surprised() -> None:
             name for name, is_set in zip(names, surprised[:, i], strict=True) if is_set
         )
         assert one == (expected if judged[i] else None)
+
+
+def test_incidents_have_their_first_events(run: Path) -> None:
+    """The first events of each incident's entity from opening to last stand in the summary, in
+    order, with time, amount and their monitor's score, and on the page."""
+    summary = msgspec.json.decode((run / "summary.json").read_bytes(), type=Summary)
+    scores = [row | {"ms": ms(row["event_time"])} for row in rows(run, "scores")]
+    told = Parsed((run / "index.html").read_text("utf-8")).said
+    sizes = set()
+    for one in summary.incidents:
+        inside = [
+            (row["ms"], row["event_id"], row["amount"], row[f"score_{one.monitor}"])
+            for row in scores
+            if row[one.entity.type] == one.entity.id and one.first_ms <= row["ms"] <= one.last_ms
+        ]
+        found = [(e.time_ms, e.event_id, e.amount, e.score) for e in one.first_events]
+        assert found == sorted(inside, key=lambda event: event[:2])[:EVENTS_SHOWN]
+        assert all(event.event_id in told for event in one.first_events)
+        sizes.add(len(inside))
+    assert min(sizes) < EVENTS_SHOWN < max(sizes)

@@ -9,7 +9,6 @@ Counting only payments with less (`ties_low`) makes a stronger rule of it: a ter
 fraud then says nothing, and payments at most terminals are ranked by |z|.
 """
 
-from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
 from typing import Final, Literal, NamedTuple
 
@@ -17,7 +16,8 @@ import numpy as np
 
 from detectors.kernels import kernel
 from schemas.columns import F64, I64, Bools
-from stream.judging.measures import average_precision, roc_auc
+from stream.judging.figures import Figure
+from stream.judging.measures import HONEST, Ranked, Reader, Rows, Totals, figure, resampled
 
 DAY_MS: Final = 86_400_000
 KNOWN_AFTER_DAYS: Final = 7
@@ -156,62 +156,48 @@ def _cards(payments: Payments, rows: I64, score: F64) -> _Day:
 
 def figures(payments: Payments, weeks: list[Bools], score: F64) -> Figures:
     """A score's. weeks: the payments of each test week."""
-    once = np.ones(int(payments.card.max()) + 1, np.int64)
-    return Figures(
-        auc=float(np.mean([roc_auc(score[week], payments.fraud[week]) for week in weeks])),
-        ap=float(np.mean([average_precision(score[week], payments.fraud[week]) for week in weeks])),
-        cp100=float(
-            np.mean([card_precision(by_day(payments, week, score), once) for week in weeks])
-        ),
-    )
+    once = np.ones((int(payments.card.max()) + 1, 1))
+    return Figures(*_resampled(payments, weeks, score, once)[:, 0].tolist())
 
 
 def intervals(
     payments: Payments, weeks: list[Bools], one: F64, other: F64, seed: int
 ) -> list[tuple[float, float]]:
-    """95 % of the differences one - other in each of `Figures`, customers drawn with replacement
-    and both scores judged on the same draw (B. Efron, R. J. Tibshirani, "An Introduction to the
-    Bootstrap", 1993, section 13.3)."""
-    sides = [_resampled(payments, weeks, score) for score in (one, other)]
+    """95 % intervals of the differences one - other in each of `Figures`: the measures' bootstrap,
+    whose blocks are customers, both scores judged on the same draws."""
     cards = int(payments.card.max()) + 1
-    draw = np.random.default_rng(seed)
-    differences = np.empty((RESAMPLES, len(Figures._fields)))
-    for k in range(RESAMPLES):
-        times = np.bincount(draw.integers(0, cards, cards), minlength=cards).astype(np.int64)
-        mine, its = (np.array([*side(times)]) for side in sides)
-        differences[k] = mine - its
-    low, high = np.quantile(differences, [0.025, 0.975], axis=0)
-    return list(zip(low.tolist(), high.tolist(), strict=True))
+    weights = resampled(cards, RESAMPLES, seed)
+    mine, its = (_resampled(payments, weeks, score, weights) for score in (one, other))
+    return [_interval(figure(difference, cards)) for difference in mine - its]
 
 
-def _resampled(
-    payments: Payments, weeks: list[Bools], score: F64
-) -> Callable[[I64], Iterator[float]]:
-    """What gives a score's `Figures` where each card counts so many times."""
+def _interval(of: Figure) -> tuple[float, float]:
+    """Where no draw differs, the value is all there is to it."""
+    value = of.value or 0.0
+    return (value if of.low is None else of.low, value if of.high is None else of.high)
+
+
+def _resampled(payments: Payments, weeks: list[Bools], score: F64, weights: F64) -> F64:
+    """float64[3, draws]: a score's `Figures` for each draw. weights: float64[cards, draws], how
+    often each card counts."""
+    ranked = [_ranked(payments, week, score, weights) for week in weeks]
     days = [by_day(payments, week, score) for week in weeks]
-    ranked = []
-    for week in weeks:
-        rows = np.flatnonzero(week)
-        rows = rows[np.argsort(-score[rows], kind="stable")]
-        ends = np.append(np.flatnonzero(np.diff(score[rows])), len(rows) - 1)
-        ranked.append((payments.card[rows], payments.fraud[rows], ends))
-
-    def weighed(times: I64) -> Iterator[float]:
-        both = [_ranked(times[card], fraud, ends) for card, fraud, ends in ranked]
-        yield float(np.mean([auc for auc, _ in both]))
-        yield float(np.mean([ap for _, ap in both]))
-        yield float(np.mean([card_precision(of, times) for of in days]))
-
-    return weighed
+    times = weights.T.astype(np.int64)
+    return np.array(
+        [
+            np.mean([one.roc_auc for one in ranked], axis=0),
+            np.mean([one.average_precision for one in ranked], axis=0),
+            [np.mean([card_precision(of, draw) for of in days]) for draw in times],
+        ]
+    )
 
 
-def _ranked(weight: I64, fraud: Bools, ends: I64) -> tuple[float, float]:
-    """AUC and average precision down a ranking; ends: the last places of equal scores."""
-    hits = np.cumsum(np.where(fraud, weight, 0))[ends]
-    asked = np.cumsum(weight)[ends]
-    honest = asked - hits
-    recall = np.diff(hits, prepend=0)
-    below = honest[-1] - 0.5 * (honest + np.concatenate([[0], honest[:-1]]))
-    auc = float(np.sum(recall * below) / (hits[-1] * honest[-1]))
-    ap = float(np.sum(recall / hits[-1] * hits / np.maximum(asked, 1)))
-    return auc, ap
+def _ranked(payments: Payments, week: Bools, score: F64, weights: F64) -> Ranked:
+    rows = np.flatnonzero(week)
+    rows = rows[np.argsort(-score[rows], kind="stable")]
+    card, fraud = payments.card[rows], payments.fraud[rows]
+    honest, frauds = (np.bincount(card[which], minlength=len(weights)) for which in (~fraud, fraud))
+    reader = Reader(Totals(honest, frauds[:, None]), weights)
+    scenario = np.where(fraud, 0, HONEST).astype(np.int64)
+    reader.add(Rows(score[rows], card, scenario, np.ones_like(card), np.zeros_like(card)))
+    return reader.finish()

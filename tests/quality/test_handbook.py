@@ -4,6 +4,7 @@ from datetime import UTC, date, datetime
 
 import numpy as np
 import pytest
+from sklearn import metrics
 
 from schemas.columns import F64
 from tests.quality.handbook import (
@@ -41,22 +42,22 @@ def test_a_found_card_is_not_found_again() -> None:
     assert card_precision([first, second], once) == (1 + 1) / (2 * CARDS)
 
 
-def test_once_each_is_the_plain_figure() -> None:
-    """Customers drawn once each give what the measures themselves give."""
-    once = np.ones(400, np.int64)
+def test_a_scores_figures_are_the_plain_ones() -> None:
+    """AUC and AP of a week are scikit-learn's."""
     plain = figures(PAYMENTS, WEEK, SCORE)
-    assert [*_resampled(PAYMENTS, WEEK, SCORE)(once)] == pytest.approx([*plain], rel=1e-12)
+    assert plain.auc == pytest.approx(metrics.roc_auc_score(PAYMENTS.fraud, SCORE))
+    assert plain.ap == pytest.approx(metrics.average_precision_score(PAYMENTS.fraud, SCORE))
 
 
 def test_a_customer_drawn_twice_counts_twice() -> None:
     """AUC and AP equal those of a set in which that customer's payments stand twice."""
-    times = np.ones(400, np.int64)
+    times = np.ones(400)
     times[:50] = 2
     times[50:80] = 0
-    rows = np.repeat(np.arange(N), times[PAYMENTS.card])
+    rows = np.repeat(np.arange(N), times.astype(np.int64)[PAYMENTS.card])
     twice = Payments._make(column[rows] for column in PAYMENTS)
     plain = figures(twice, [np.ones(len(rows), np.bool_)], SCORE[rows])
-    auc, ap, _ = _resampled(PAYMENTS, WEEK, SCORE)(times)
+    auc, ap, _ = _resampled(PAYMENTS, WEEK, SCORE, times[:, None])[:, 0]
     assert [auc, ap] == pytest.approx([plain.auc, plain.ap], rel=1e-12)
 
 

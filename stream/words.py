@@ -1,4 +1,4 @@
-"""How a page and the terminal write numbers, spans, times and surprises for people to read."""
+"""How Eddy writes numbers, spans, times and surprises for people to read."""
 
 from datetime import UTC, datetime
 from typing import Final
@@ -15,6 +15,8 @@ def number(value: float | None) -> str:
     """A number for reading: about three digits, thousands apart."""
     if value is None:
         return NOTHING
+    if abs(value) < 1e-9:
+        return "0"  # what is left of a count that has decayed for days
     if abs(value) >= 100:
         return f"{value:,.0f}".replace(",", _GAP)
     if value == round(value, 1):
@@ -22,9 +24,19 @@ def number(value: float | None) -> str:
     return f"{value:.1f}" if abs(value) >= 1 else f"{value:.2g}"
 
 
+def amount(value: float | None) -> str:
+    """The amount of one event, to the hundredth, thousands apart."""
+    return NOTHING if value is None else f"{value:,.2f}".replace(",", _GAP)
+
+
 def whole(value: int) -> str:
     """A count for reading, every digit of it, thousands apart."""
     return f"{value:,}".replace(",", _GAP)
+
+
+def some(count: int, what: str) -> str:
+    """So many of something: "1 alert", "2 alerts"."""
+    return f"{whole(count)} {what}{'' if count == 1 else 's'}"
 
 
 def percent(share: float | None) -> str:

@@ -1,0 +1,61 @@
+"""The events of the incidents that a reader sees first: when, over how much, how surprising."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from stream.replay.incidents import Incident, IncidentEvent
+from stream.replay.tables import ROW_GROUP_ROWS
+
+EVENTS_SHOWN: Final = 12
+TIME: Final = "event_time"
+IN_ORDER: Final = [(TIME, "ascending"), ("event_id", "ascending")]
+
+
+def with_events(incidents: Sequence[Incident], scores: Path) -> list[Incident]:
+    """The incidents with the first events of their entities from opening to last, as scores.parquet
+    has them: read once, a row group at a time. The score is that of the incident's monitor."""
+    if not incidents:
+        return []
+    with pq.ParquetFile(scores, pre_buffer=False) as file:
+        names = file.schema_arrow.names
+        own = [f"score_{one.monitor}" for one in incidents]
+        score = [name if name in names else "score" for name in own]
+        fields = {one.entity.type for one in incidents}
+        columns = ["event_id", TIME, "amount", *{*score, *fields}]
+        first: list[pa.Table | None] = [None] * len(incidents)
+        for batch in file.iter_batches(ROW_GROUP_ROWS, columns=columns):
+            for field in fields:
+                at = [i for i, one in enumerate(incidents) if one.entity.type == field]
+                ids = pa.array([incidents[i].entity.id for i in at])
+                rows = batch.filter(pc.is_in(batch[field], ids))
+                for i in at if len(rows) else ():
+                    first[i] = _earliest(first[i], _inside(rows, incidents[i], score[i]))
+    return [
+        replace(one, first_events=_told(found)) for one, found in zip(incidents, first, strict=True)
+    ]
+
+
+def _inside(rows: pa.RecordBatch, incident: Incident, score: str) -> pa.Table:
+    time_ms = rows[TIME].cast(pa.timestamp("ms")).cast(pa.int64())
+    during = pc.and_(
+        pc.greater_equal(time_ms, incident.first_ms), pc.less_equal(time_ms, incident.last_ms)
+    )
+    inside = pc.and_(during, pc.equal(rows[incident.entity.type], incident.entity.id))
+    columns = [rows["event_id"], time_ms, rows["amount"], rows[score]]
+    return pa.table(columns, ["event_id", TIME, "amount", "score"]).filter(inside)
+
+
+def _earliest(known: pa.Table | None, more: pa.Table) -> pa.Table:
+    every = more if known is None else pa.concat_tables([known, more])
+    return every.sort_by(IN_ORDER).slice(0, EVENTS_SHOWN).combine_chunks()
+
+
+def _told(found: pa.Table | None) -> list[IncidentEvent]:
+    rows = [] if found is None else found.to_pylist()
+    return [IncidentEvent(time_ms=row.pop(TIME), **row) for row in rows]
