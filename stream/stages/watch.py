@@ -147,11 +147,12 @@ class Watch:
         return Outcome(alerts, p_value, watched, self._tell(watched, len(batch)))
 
     def _tell(self, watched: Watched, n: int) -> dict[str, F64]:
-        """What assess looks at, in natural units."""
+        """What assess looks at; amounts as multiples of what is typical in their currency, so that
+        it compares them."""
         found = {}
         for name, j in self._told.items():
             found[name] = np.full(n, np.nan)
-            found[name][watched.index] = watched.told.values[j] * watched.told.units[j]
+            found[name][watched.index] = watched.told.values[j]
         return found
 
     def counts(self) -> dict[str, int]:

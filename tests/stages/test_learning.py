@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 
 from detectors import learning
 from detectors.assessment import WAYS, Assessment
-from detectors.learning import BOOSTED, FRAUD, HARMONIC, HONEST, UNKNOWN
+from detectors.learning import BOOSTED, HARMONIC
 from detectors.monitor import LABEL
 from detectors.spec import PolicySpec
 from detectors.state import Arrays, copied, prefixed
+from detectors.verdicts import FRAUD, HONEST, UNKNOWN
 from schemas.alerts import Alert, alert_record
 from schemas.columns import F64, I64, EventBatch
 from schemas.records import Records
@@ -101,8 +102,8 @@ def run(of: Assessment, until: int, cuts: list[int], start: int = 0) -> Arrays:
     return {
         "p": np.concatenate([part.p for part in parts]),
         "activity": np.concatenate([part.decided.activity for part in parts]),
-        "weight": np.concatenate([part.weight for part in parts]),
-        "stripped": np.concatenate([part.stripped for part in parts]),
+        "order": np.concatenate([part.order for part in parts], axis=1),
+        "without": np.concatenate([part.without for part in parts], axis=1),
     }
 
 
