@@ -116,8 +116,8 @@ class Sums(NamedTuple):
 
 
 class Learner(NamedTuple):
-    """All that is learned. owner: int64[inputs], the monitor that an input is of. one: float64[1]
-    and none: float64[0], to work in."""
+    """All that is learned. owner: int64[inputs], the monitor that an input is of. one: float64[1],
+    none: float64[0] and most: float64[3], to work in."""
 
     memory: Memory
     sums: Sums
@@ -127,6 +127,7 @@ class Learner(NamedTuple):
     owner: I64
     one: F64
     none: F64
+    most: F64
 
 
 def learner(events: int, monitors: int, owners: list[int]) -> Learner:
@@ -162,6 +163,7 @@ def learner(events: int, monitors: int, owners: list[int]) -> Learner:
         owner=np.array([*range(monitors), *owners], np.int64),
         one=np.zeros(1),
         none=np.zeros(0),
+        most=np.zeros(3),
     )
 
 
@@ -201,6 +203,7 @@ def refit(of: Learner, time_ms: int) -> None:
     changed = taken - sums.clock[FITTED_AT] >= FIT_ANEW * (len(honest) + len(frauds))
     if changed and min(len(frauds), len(honest)) >= FIT_MIN:
         _fit(of, honest, frauds)
+        _recount(of, honest)
         sums.clock[FITTED_AT] = taken
     sums.clock[SPEAKER] = _best(sums)
     _share(sums)
@@ -308,9 +311,9 @@ def say(of: Learner, slot: int, harmonic: float) -> None:
     said, most = memory.said[slot], memory.most[slot]
     of.one[0] = score_of(harmonic)
     said[HARMONIC] = logistic.log_odds(of.harmonic, of.one, of.none)
-    said[LOGISTIC] = logistic.log_odds(of.line, memory.inputs[slot], memory.spoke[slot])
+    said[LOGISTIC] = _odds(of, LOGISTIC, memory.inputs[slot], memory.spoke[slot])
     if of.sums.clock[FITTED_AT] > 0:
-        said[BOOSTED] = boosting.log_odds(of.trees, memory.inputs[slot])
+        said[BOOSTED] = _odds(of, BOOSTED, memory.inputs[slot], memory.spoke[slot])
     for way in range(3):
         if isnan(most[way]) or said[way] > most[way]:
             most[way] = said[way]
@@ -334,12 +337,15 @@ def p_now(of: Learner, inputs: F64, spoke: F64, harmonic: float) -> float:
     way = speaker(of)
     if way == HARMONIC:
         return harmonic
-    v = 0.0
+    return _p(of, way, _odds(of, way, inputs, spoke), spoke.sum() == 0.0, harmonic)
+
+
+@kernel
+def _odds(of: Learner, way: int, inputs: F64, spoke: F64) -> float:
+    """Log odds of fraud, by one of the ways that learn."""
     if way == LOGISTIC:
-        v = logistic.log_odds(of.line, inputs, spoke)
-    elif way == BOOSTED:
-        v = boosting.log_odds(of.trees, inputs)
-    return _p(of, way, v, spoke.sum() == 0.0, harmonic)
+        return logistic.log_odds(of.line, inputs, spoke)
+    return boosting.log_odds(of.trees, inputs)
 
 
 @kernel
@@ -437,6 +443,25 @@ def _count_heard(of: Learner, slot: int, more: float) -> None:
     silent = of.memory.spoke[slot].sum() == 0.0
     k, size = (SILENT, float(SAMPLE)) if silent else (REPORTED, 1.0)
     of.sums.heard[k] = max(of.sums.heard[k] + more * size * _left(of, slot), 0.0)
+
+
+@kernel
+def _recount(of: Learner, honest: I64) -> None:
+    """Count honest events, given by their slots, by what is said of them today, where that is more
+    than was said when they came. What was said before all reports were there moves alike."""
+    memory = of.memory
+    for k in range(len(honest)):
+        slot = honest[k]
+        said, most = memory.said[slot], memory.most[slot]
+        _count_honest(of, slot, -1.0)
+        for way in range(LOGISTIC, BOOSTED + 1):
+            of.most[way] = most[way]
+            if not isnan(most[way]):
+                now = _odds(of, way, memory.inputs[slot], memory.spoke[slot])
+                most[way] += max(now - said[way], 0.0)
+        _count_honest(of, slot, 1.0)
+        for way in range(LOGISTIC, BOOSTED + 1):
+            most[way] = of.most[way]
 
 
 @kernel
