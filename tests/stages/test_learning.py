@@ -1,6 +1,7 @@
 """assess with labels: what it learns, when it speaks, and that it is the same fold however run."""
 
 import tomllib
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise, takewhile
 from pathlib import Path
@@ -17,20 +18,22 @@ from hypothesis import strategies as st
 from detectors import learning
 from detectors.assessment import WAYS, Assessment
 from detectors.learning import BOOSTED, HARMONIC
-from detectors.monitor import LABEL
-from detectors.spec import PolicySpec
+from detectors.models.tail import TailSpec
+from detectors.monitor import LABEL, MonitorSpec
+from detectors.spec import FeatureSpec, PolicySpec
 from detectors.state import Arrays, copied, prefixed
 from detectors.verdicts import FRAUD, HONEST, UNKNOWN
 from schemas.alerts import Alert, alert_record
 from schemas.columns import F64, I64, EventBatch
 from schemas.records import Records
-from stream.alerting import RunInfo
+from stream.alerting import RunInfo, Teller
 from stream.chain import Chain
 from stream.config import Config, assess_way, parse
 from stream.errors import ConfigError
 from stream.replay import replay
-from stream.stages.watch import NOTHING_WANTED, Wanted
+from stream.stages.watch import NOTHING_WANTED, Wanted, Watch
 from tests.streams import START_MS, same
+from tests.streams import batch as made_up
 
 DAY_MS = 86_400_000
 DAYS = 30
@@ -234,6 +237,35 @@ def test_frauds_alone_teach_nobody_to_speak() -> None:
     of.process(batch.take(rows), "account", monitor[rows], p[rows], values[rows])
     assert of.counts()["labels"] > 500
     assert of.learner.sums.clock[learning.SPEAKER] == HARMONIC
+
+
+def test_amounts_of_two_currencies_compare() -> None:
+    """What is learned from holds multiples of what is typical where a currency is named, and the
+    amount itself where none is."""
+    spec = MonitorSpec(
+        name="account",
+        entity="account",
+        inputs=["shop"],
+        features=[FeatureSpec(name="amount", kind="value", field="amount")],
+        detectors=[TailSpec()],
+    )
+    events = made_up(5, 400)
+    amount = np.exp(np.random.default_rng(1).normal(3.0, 0.3, 400))
+    yen = np.arange(400) % 2 == 0
+    teller = Teller((1, 2), frozenset(), RunInfo("live", "one", str))
+    learned = []
+    for currency in (pa.array(np.where(yen, "JPY", "EUR")), pa.nulls(400, pa.string())):
+        batch = replace(
+            events,
+            text={**events.text, "currency": currency},
+            number={**events.number, "amount": np.where(yen, 160.0 * amount, amount)},
+        )
+        watch = Watch(spec, 1, "0123", teller, ["account.amount"])
+        learned.append(watch.process(batch).told["account.amount"])
+    named, plain = learned
+    assert np.nanmedian(named[yen]) == pytest.approx(np.nanmedian(named[~yen]), rel=0.1)
+    judged = ~np.isnan(plain)
+    assert plain[judged] == pytest.approx(np.where(yen, 160.0 * amount, amount)[judged])
 
 
 def one_event(of: Assessment, verdicts: list[str]) -> None:
