@@ -19,7 +19,8 @@ p-values. What a way says, log odds v, becomes the share of honest events of whi
     p = R (Σ [v' ≥ v] + 1/(1 + e^v))/(Σ 1 + 1)
 
 over the honest labels of reported events, v' being the most that was said of theirs while reports
-came (an event may alarm at any of them); equal log odds and a bin's others count as no less. R is
+came (an event may alarm at any of them), and at the last fit, if that is more: a model that learned
+more says more. Equal log odds, and all others of a bin, count as no less. R is
 the share of events that are reported, of all that are not known as frauds; it needs no label, since
 one event in `SAMPLE` is always known. Events on which all are silent stand behind, in the order of
 their harmonic mean. Each event counts as of its own day, half after `HALF_LIFE_DAYS`. Where only
