@@ -8,7 +8,8 @@ under any dependence; a monitor that did not report is censored, known only to l
 
 with K monitors, of which r reported. With labels `detectors.learning` says it once it says it
 better. Each report revises its event's p at once; nothing waits. An event alarms once, and again
-when its score has grown by `policy.ESCALATION`.
+when its score has grown by `policy.ESCALATION`. Where all reports on an event stand together, what
+was learned is asked once, at the last of them: of some only, it may say anything.
 
 The policy is the monitors' (`detectors.policy`), on subjects instead of entities. It needs the rate
 of all events, of which only few are reported: every event that `sampled` picks is reported by every
@@ -25,34 +26,14 @@ from math import log, log10
 from typing import Final, NamedTuple
 
 import numpy as np
-import pyarrow.compute as pc
 
-from detectors.combination import P_MIN
+from detectors import learning, logistic
+from detectors.combination import P_MIN, harmonic_mean
 from detectors.entities import Admitted, EntityTable
 from detectors.hashing import HashKey, hash_text
 from detectors.kernels import kernel
-from detectors.learning import (
-    CHANGED,
-    DUE_MS,
-    FRAUD,
-    HARMONIC,
-    HONEST,
-    LABELS,
-    SAMPLE,
-    UNKNOWN,
-    UNMATCHED,
-    Learner,
-    forget,
-    hear,
-    learned_p,
-    learner,
-    refit,
-    restore,
-    save,
-    say,
-    speaker,
-    teach,
-)
+from detectors.learning import HARMONIC, SAMPLE, Learner
+from detectors.models.half_space_trees import COUNTERFACTUAL_MAX
 from detectors.monitor import LABEL
 from detectors.policy import (
     ESCALATION,
@@ -70,12 +51,14 @@ from detectors.policy import (
 )
 from detectors.spec import PolicySpec, seconds
 from detectors.state import Arrays, clear, load, prefixed, saved, under
+from detectors.verdicts import FRAUD, UNKNOWN, verdicts
 from schemas.columns import F64, I64, U64, Bools, EventBatch
 
 REPORT_P: Final = 1e-2
 """An event with a smaller p-value is reported, unless the configuration names another limit."""
 WAYS: Final = 8
-STRIPPED_MAX: Final = 3
+USUAL_SD: Final = 2.0
+"""Standard deviations about the mean that are called usual."""
 
 NO_LATENESS_MS: Final = 1e18
 FIRST, SAMPLED = range(2)
@@ -108,14 +91,14 @@ class Known(NamedTuple):
 
 class Heard(NamedTuple):
     """n rows of a batch, reports, labels, and what is no report. event: uint64[n], the hash of the
-    id of the event that it speaks of. monitor: int64[n], -1 for a label; verdict: float64[n] of a
+    id of the event that it speaks of. monitor: int64[n], -1 for a label; verdict: int64[n] of a
     label. p: float64[n]; values: float64[n, features], the monitor's features that are learned
     from. due: bool[n], whether it is a report; chosen: bool[n], whether of the sample. at: int64[n],
     its place among the reports."""
 
     event: U64
     monitor: I64
-    verdict: F64
+    verdict: I64
     p: F64
     values: F64
     due: Bools
@@ -127,8 +110,13 @@ class Assessed(NamedTuple):
     """What became of each row. keys: uint64[n, 2], its subject's. p: float64[n], of its event, all
     reports so far. by_monitor: float64[n, monitors], these reports' own. warm: bool[n], enough
     events were seen before. due: bool[n], whether it is a report at all. written: float64[n], of its
-    event, all that was said of it here, reported or not; NaN for a label. weight: float64[n, monitors], how much each report has to do with p; stripped:
-    float64[n, 3], p without the one, two, three most surprised monitors; both where it alarmed."""
+    event, all that was said of it here, reported or not; NaN for a label.
+
+    Of the inputs (`learning.Memory`), where it alarmed: weight: float64[n, inputs], how much each has
+    to do with p, NaN where absent; value: float64[n, inputs]; low, high: float64[n, inputs], what is
+    usual among labelled reports, NaN where unknown. order: int64[3, n], of the inputs by their
+    weight; without: float64[3, n], p with the first one, two, three of these as usual, a monitor
+    silent; NaN where there are fewer."""
 
     keys: U64
     p: F64
@@ -138,22 +126,39 @@ class Assessed(NamedTuple):
     due: Bools
     written: F64
     weight: F64
-    stripped: F64
+    value: F64
+    low: F64
+    high: F64
+    order: I64
+    without: F64
 
 
 class Work(NamedTuple):
     """To work in. p: float64[monitors], the reports but some; spoke, inputs: likewise as in
-    `learning.Memory`. all: float64[monitors], all that was said of the event of late."""
+    `learning.Memory`; weight: float64[inputs], of those left. all: float64[monitors], all that was
+    said of the event of late."""
 
     p: F64
     spoke: F64
     inputs: F64
+    weight: F64
     all: F64
+
+
+class Rules(NamedTuple):
+    """What steers an assessment. report_p: below it a monitor reports; silent: what one that does
+    not adds to the sum of 1/p; whole: all reports on an event stand together."""
+
+    report_p: float
+    silent: float
+    warm_up_events: int
+    whole: bool
 
 
 class Assessment:
     """The subjects' incidents and the events of late, of one shard. owners: of each feature that is
-    learned from, its monitor's index; None where nothing is learned."""
+    learned from, its monitor's index; None where nothing is learned. whole: all reports on an event
+    come in one batch, next to each other."""
 
     def __init__(
         self,
@@ -165,10 +170,11 @@ class Assessment:
         shards: int,
         limit: float = REPORT_P,
         owners: list[int] | None = None,
+        *,
+        whole: bool = False,
     ) -> None:
         self.key = key
-        self.limit = limit
-        self.warm_up_events = policy.warm_up_events
+        self.rules = Rules(limit, censored(limit), policy.warm_up_events, whole)
         self.subjects = EntityTable(capacity)
         self.words: F64 = np.zeros((capacity, WORDS))
         gap_ms = 1000.0 * seconds(policy.incident_gap)
@@ -182,9 +188,9 @@ class Assessment:
             totals=np.zeros(2, np.int64),
         )
         self.learns = owners is not None
-        self.learner = learner(sets * WAYS if self.learns else 0, monitors, owners or [])
+        self.learner = learning.learner(sets * WAYS if self.learns else 0, monitors, owners or [])
         width = len(self.learner.owner)
-        self.work = Work(*(np.zeros(size) for size in (monitors, monitors, width, monitors)))
+        self.work = Work(*(np.zeros(size) for size in (monitors, monitors, width, width, monitors)))
 
     def process(
         self, batch: EventBatch, subject: str, monitor: I64, p_value: F64, values: F64
@@ -197,7 +203,7 @@ class Assessment:
         due = heard.due
         admitted = self.subjects.admit(keys[due], batch.time_ms[due], NO_LATENESS_MS)
         positions = Positions(batch.time_ms, batch.source, batch.offset)
-        monitors = self.known.p.shape[1]
+        monitors, inputs = self.known.p.shape[1], len(self.learner.owner)
         out = Assessed(
             keys=keys,
             p=np.ones(n),
@@ -206,8 +212,12 @@ class Assessment:
             warm=np.zeros(n, np.bool_),
             due=due,
             written=np.full(n, np.nan),
-            weight=np.zeros((n, monitors)),
-            stripped=np.ones((n, STRIPPED_MAX)),
+            weight=np.empty((n, inputs)),  # written, and read, where it alarmed
+            value=np.empty((n, inputs)),
+            low=np.empty((n, inputs)),
+            high=np.empty((n, inputs)),
+            order=np.zeros((COUNTERFACTUAL_MAX, n), np.int64),
+            without=np.full((COUNTERFACTUAL_MAX, n), np.nan),
         )
         start = 0
         while start < n:
@@ -219,39 +229,37 @@ class Assessment:
                 admitted,
                 positions,
                 heard,
-                self.limit,
-                censored(self.limit),
+                self.rules,
                 self.policy.limits,
                 self.policy.stream,
-                self.warm_up_events,
                 self.work,
                 out,
             )
             if start < n:
-                refit(self.learner, int(batch.time_ms[start]))
+                learning.refit(self.learner, int(batch.time_ms[start]))
         return out
 
     def _heard(self, batch: EventBatch, monitor: I64, p_value: F64, values: F64) -> Heard:
         label = batch.type_code == LABEL
         event = hash_text(batch.event_id, self.key)
         chosen = event[:, 1] % np.uint64(SAMPLE) == 0
-        verdict = np.full(len(batch), UNKNOWN)
         if label.any():
-            for name, code in (("honest", HONEST), ("fraud", FRAUD)):
-                said = pc.fill_null(pc.equal(batch.text["verdict"], name), fill_value=False)
-                verdict[said.to_numpy(zero_copy_only=False)] = code
             event[label] = hash_text(batch.text["labelled_event_id"], self.key)[label]
-        due = ~label & ((p_value < self.limit) | chosen)
+        due = ~label & ((p_value < self.rules.report_p) | chosen)
         at = np.cumsum(due) - 1
         of = np.ascontiguousarray(event[:, 0])
-        return Heard(of, monitor, verdict, p_value, values, due, chosen, at)
+        return Heard(of, monitor, verdicts(batch), p_value, values, due, chosen, at)
 
     def counts(self) -> dict[str, int]:
         """What became of the labels, where they are learned."""
         if not self.learns:
             return {}
         counts = self.learner.sums.counts
-        names = {"labels": LABELS, "labels_changed": CHANGED, "labels_unmatched": UNMATCHED}
+        names = {
+            "labels": learning.LABELS,
+            "labels_changed": learning.CHANGED,
+            "labels_unmatched": learning.UNMATCHED,
+        }
         return {name: int(counts[k]) for name, k in names.items()}
 
     def save(self) -> Arrays:
@@ -262,7 +270,7 @@ class Assessment:
             "policy": self.policy.save(),
             "known": saved(self.known),
         }
-        parts |= {"learner": save(self.learner)} if self.learns else {}
+        parts |= {"learner": learning.save(self.learner)} if self.learns else {}
         return {"words": self.words[:rows], **prefixed(parts)}
 
     def load(self, state: Arrays) -> None:
@@ -273,23 +281,7 @@ class Assessment:
         self.policy.load(under("policy", state))
         load(self.known, under("known", state))
         if self.learns:
-            restore(self.learner, under("learner", state))
-
-
-@kernel
-def combined(p: F64, silent: float) -> float:
-    """One event's p-value from its reports'. p: float64[monitors], NaN where not reported; silent:
-    what such a monitor adds to the sum of 1/p, 0 where it does not count at all."""
-    inverse = 0.0
-    count = 0
-    for k in range(len(p)):
-        if not np.isnan(p[k]):
-            inverse += 1.0 / max(p[k], P_MIN)
-            count += 1
-        elif silent > 0.0:
-            inverse += silent
-            count += 1
-    return float(min(1.0, count / inverse)) if count else 1.0
+            learning.restore(self.learner, under("learner", state))
 
 
 @kernel
@@ -332,7 +324,7 @@ def _new_slot(known: Known, of: Learner, event: np.uint64, source: int, offset: 
     known.p[slot] = np.nan
     known.peak[slot] = -1.0
     known.totals[FIRST] += 1
-    forget(of, slot, event)
+    learning.forget(of, slot, event)
     return int(slot)
 
 
@@ -345,50 +337,55 @@ def _assess(
     subjects: Admitted,
     positions: Positions,
     heard: Heard,
-    limit: float,
-    silent: float,
+    rules: Rules,
     limits: Limits,
     stream: Stream,
-    warm_up_events: int,
     work: Work,
     out: Assessed,
 ) -> int:
     """Take rows from `start` on; returns the row before which a new day of learning begins, or
     their number. What is said of one event stands in rows next to each other."""
     learns = len(of.memory.event) > 0
-    slot = -1
+    slot, weight, waits = -1, 0.0, False
     for i in range(start, len(heard.p)):
-        if learns and positions.time_ms[i] >= of.sums.clock[DUE_MS]:
+        label = heard.monitor[i] < 0
+        if i == 0 or _is_another(positions, i):
+            work.all[:] = np.nan
+            slot, weight, waits = -1, 0.0, False
+        # what is only scored begins no day: a day without reports must be none where all is scored
+        begins = positions.time_ms[i] >= of.sums.clock[learning.DUE_MS]
+        if learns and begins and (label or heard.due[i]):
             return i
-        if heard.monitor[i] < 0:
+        if label:
             if learns and heard.verdict[i] != UNKNOWN:
                 named = _find_labelled(known, of, heard.event[i])
-                harmonic = combined(known.p[named], silent) if named >= 0 else 1.0
-                teach(of, named, heard.verdict[i], harmonic)
+                mean = harmonic_mean(known.p[named], rules.silent) if named >= 0 else 1.0
+                learning.teach(of, named, heard.verdict[i], mean)
             continue
-        if i == start or _is_another(positions, i):
-            work.all[:] = np.nan
-            slot = -1
         work.all[heard.monitor[i]] = heard.p[i]
         if heard.due[i]:
-            warm = known.totals[SAMPLED] * SAMPLE >= warm_up_events
+            out.warm[i] = known.totals[SAMPLED] * SAMPLE >= rules.warm_up_events
             before = known.totals[FIRST]
-            slot = _take(i, known, of, positions, heard, limit, silent)
-            first = known.totals[FIRST] > before
-            if first and heard.chosen[i]:
-                known.totals[SAMPLED] += 1
-            weight = float(SAMPLE) if first and heard.chosen[i] else 0.0
-            out.warm[i] = warm
-            out.p[i] = _p_of(of, slot, known.p[slot], silent)
-            for k in range(known.p.shape[1]):
-                out.by_monitor[i, k] = known.p[slot, k]
+            slot = _take(i, known, of, positions, heard, rules)
             mine = words[subjects.row[heard.at[i]]]
             if subjects.fresh[heard.at[i]]:
                 mine[:] = 0.0
-            what = _decide(i, slot, mine, known, positions, weight, limits, stream, out)
-            if what in (OPENED, UPDATED):
-                _explain(i, slot, known, of, silent, work, out)
-        out.written[i] = _written(slot, of, work)
+            if known.totals[FIRST] > before and heard.chosen[i]:
+                known.totals[SAMPLED] += 1
+                weight = float(SAMPLE)
+            waits = learns and rules.whole and _more_is_due(positions, heard, i)
+            if not waits:
+                mean = harmonic_mean(known.p[slot], rules.silent)
+                learning.say(of, slot, mean)
+                out.p[i] = learning.p_as_said(of, slot, mean)
+                for k in range(known.p.shape[1]):
+                    out.by_monitor[i, k] = known.p[slot, k]
+                what = _decide(i, slot, mine, known, positions, weight, limits, stream, out)
+                weight = 0.0
+                if what in (OPENED, UPDATED):
+                    _explain(i, slot, known, of, rules.silent, work, out)
+        if not waits:
+            out.written[i] = _written(slot, of, work)
     return len(heard.p)
 
 
@@ -402,33 +399,30 @@ def _is_another(positions: Positions, i: int) -> bool:
 
 
 @kernel
+def _more_is_due(positions: Positions, heard: Heard, i: int) -> bool:
+    """Whether another report on the same event follows a row."""
+    i += 1
+    while i < len(heard.p) and not _is_another(positions, i):
+        if heard.due[i]:
+            return True
+        i += 1
+    return False
+
+
+@kernel
 def _take(
-    i: int,
-    known: Known,
-    of: Learner,
-    positions: Positions,
-    heard: Heard,
-    limit: float,
-    silent: float,
+    i: int, known: Known, of: Learner, positions: Positions, heard: Heard, rules: Rules
 ) -> int:
     """Remember a report; the slot of its event."""
     event, source, offset = heard.event[i], positions.source[i], positions.offset[i]
     slot = _find(known, event, source, offset)
-    if slot < 0:
+    first = slot < 0
+    if first:
         slot = _new_slot(known, of, event, source, offset)
-    known.p[slot, heard.monitor[i]] = heard.p[i]
-    hear(of, slot, heard.monitor[i], heard.p[i], limit, heard.values[i])
-    say(of, slot, combined(known.p[slot], silent))
+    monitor, p = heard.monitor[i], heard.p[i]
+    known.p[slot, monitor] = p
+    learning.hear(of, slot, first, monitor, p, rules.report_p, heard.values[i])
     return slot
-
-
-@kernel
-def _p_of(of: Learner, slot: int, p: F64, silent: float) -> float:
-    """The p-value of a remembered event, its reports p."""
-    harmonic = combined(p, silent)
-    if speaker(of) == HARMONIC:
-        return harmonic
-    return learned_p(of, of.memory.inputs[slot], of.memory.spoke[slot], harmonic)
 
 
 @kernel
@@ -457,72 +451,60 @@ def _decide(
 @kernel
 def _written(slot: int, of: Learner, work: Work) -> float:
     """The p-value of an event of which everything is known that was said of it."""
-    everything = combined(work.all, 0.0)
-    if speaker(of) == HARMONIC:
-        return everything
+    everything = harmonic_mean(work.all, 0.0)
     if slot >= 0:
-        return learned_p(of, of.memory.inputs[slot], of.memory.spoke[slot], everything)
+        return learning.p_as_said(of, slot, everything)
     work.inputs[:] = np.nan
     work.spoke[:] = 0.0
-    return learned_p(of, work.inputs, work.spoke, everything)
+    return learning.p_now(of, work.inputs, work.spoke, everything)
 
 
 @kernel
 def _explain(
     i: int, slot: int, known: Known, of: Learner, silent: float, work: Work, out: Assessed
 ) -> None:
-    """How much each report has to do with the event's p-value, and what it is without some."""
-    monitors = known.p.shape[1]
+    """How much each input has to do with the event's p-value, and what it is without some."""
+    monitors = len(work.p)
+    learned = learning.speaker(of) != HARMONIC
+    work.weight[:] = np.nan
     for k in range(monitors):
-        p = known.p[slot, k]
-        if np.isnan(p):
-            continue
-        if speaker(of) == HARMONIC:
-            out.weight[i, k] = 1.0 / max(p, P_MIN)
-        else:
-            _strip_none(slot, known, of, work)
-            _strip(k, of, work)
-            out.weight[i, k] = max(log(_p_stripped(of, silent, work) / out.p[i]), 1e-9)
-    _strip_none(slot, known, of, work)
-    for gone in range(min(STRIPPED_MAX, monitors)):
-        least = -1
-        for k in range(monitors):
-            p = work.p[k]
-            if not np.isnan(p) and (least < 0 or p < work.p[least]):
-                least = k
-        if least < 0:
-            return
-        _strip(least, of, work)
-        out.stripped[i, gone] = _p_stripped(of, silent, work)
-
-
-@kernel
-def _strip_none(slot: int, known: Known, of: Learner, work: Work) -> None:
-    """All reports on the slot's event."""
-    for k in range(len(work.p)):
         work.p[k] = known.p[slot, k]
-    if len(of.memory.event) == 0:
-        return
-    for k in range(len(work.spoke)):
-        work.spoke[k] = of.memory.spoke[slot, k]
+        work.spoke[k] = of.memory.spoke[slot, k] if learned else 0.0
+        if not np.isnan(work.p[k]):
+            work.weight[k] = 1.0 / max(work.p[k], P_MIN)
+    if learned:
+        learning.credit(of, slot, work.weight)
     for j in range(len(work.inputs)):
-        work.inputs[j] = of.memory.inputs[slot, j]
+        work.inputs[j] = of.memory.inputs[slot, j] if learned else np.nan
+        usual = of.line.mean[j] if of.line.seen[j] > 0.0 else np.nan
+        out.weight[i, j] = work.weight[j]
+        out.value[i, j] = work.inputs[j]
+        out.low[i, j] = usual - USUAL_SD * logistic.spread(of.line, j)
+        out.high[i, j] = usual + USUAL_SD * logistic.spread(of.line, j)
+    for gone in range(COUNTERFACTUAL_MAX):
+        most = -1
+        for j in range(len(work.weight)):
+            w = work.weight[j]
+            if w > 0.0 and (most < 0 or w > work.weight[most]):
+                most = j
+        if most < 0:
+            return
+        out.order[gone, i] = most
+        if most < monitors:
+            _strip(most, of, work)
+        else:
+            work.weight[most] = np.nan
+            work.inputs[most] = of.line.mean[most]
+        left = harmonic_mean(work.p, silent)
+        out.without[gone, i] = learning.p_now(of, work.inputs, work.spoke, left)
 
 
 @kernel
 def _strip(monitor: int, of: Learner, work: Work) -> None:
-    """The same without a monitor's."""
+    """What is left without a monitor's report."""
     work.p[monitor] = np.nan
     work.spoke[monitor] = 0.0
     for j in range(len(of.owner)):
         if of.owner[j] == monitor:
             work.inputs[j] = np.nan
-
-
-@kernel
-def _p_stripped(of: Learner, silent: float, work: Work) -> float:
-    """The p-value of what is left."""
-    harmonic = combined(work.p, silent)
-    if speaker(of) == HARMONIC:
-        return harmonic
-    return learned_p(of, work.inputs, work.spoke, harmonic)
+            work.weight[j] = np.nan

@@ -11,13 +11,16 @@ absent goes where it gains more. Own code, and not a library's: the fitted model
 arrays of fixed size, which checkpoints hold like every other state, a fit gives the same bytes each
 time, and nothing is drawn at random. Does not know what its inputs mean, nor when to fit.
 
+Why (A. Saabas, "Interpreting random forests", 2014): a node is worth what it would say as a leaf,
+and each step down a path is credited to the input that was split. The log odds are the base, the
+roots' worth and all credits together.
+
 Cost: a fit of 20,000 rows of 6 inputs takes about 0.1 s, an answer 0.4 µs.
 """
 
 from typing import Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from detectors.elementary import ln, power_of_e
 from detectors.kernels import kernel
@@ -37,19 +40,19 @@ ABSENT: Final = BINS
 """The bin of values that are not there."""
 G, H, ROWS = range(3)
 
-I8 = NDArray[np.int8]
-
 
 class Trees(NamedTuple):
     """base: float64[1], the log odds before any tree. feature: int64[TREES, NODES], the input that
     a node splits, -1 none: everything goes left. edge: float64[TREES, NODES], values up to it go
-    left; absent_left: bool[TREES, NODES]. leaf: float64[TREES, LEAVES]."""
+    left; absent_left: bool[TREES, NODES]. leaf: float64[TREES, LEAVES]. worth: float64[TREES,
+    NODES], what a node would say as a leaf."""
 
     base: F64
     feature: I64
     edge: F64
     absent_left: Bools
     leaf: F64
+    worth: F64
 
 
 class _Work(NamedTuple):
@@ -74,6 +77,7 @@ def empty() -> Trees:
         edge=np.zeros((TREES, NODES)),
         absent_left=np.zeros((TREES, NODES), np.bool_),
         leaf=np.zeros((TREES, LEAVES)),
+        worth=np.zeros((TREES, NODES)),
     )
 
 
@@ -119,14 +123,34 @@ def log_odds(trees: Trees, inputs: F64) -> float:
     for t in range(TREES):
         node = 0
         for _ in range(DEPTH):
-            right = False
-            j = trees.feature[t, node]
-            if j >= 0:
-                x = inputs[j]
-                right = not trees.absent_left[t, node] if np.isnan(x) else x > trees.edge[t, node]
-            node = 2 * node + 1 + (1 if right else 0)
+            node = _child(trees, t, node, inputs)
         total += trees.leaf[t, node - NODES]
     return float(total)
+
+
+@kernel
+def credit(trees: Trees, inputs: F64, out: F64) -> None:
+    """Add to out, float64[inputs], how much each input of one row raises its log odds."""
+    for t in range(TREES):
+        node = 0
+        for _ in range(DEPTH):
+            j = trees.feature[t, node]
+            below = _child(trees, t, node, inputs)
+            if j >= 0:
+                worth = trees.leaf[t, below - NODES] if below >= NODES else trees.worth[t, below]
+                out[j] += worth - trees.worth[t, node]
+            node = below
+
+
+@kernel
+def _child(trees: Trees, t: int, node: int, inputs: F64) -> int:
+    """The node or leaf that a row goes to from a node."""
+    right = False
+    j = trees.feature[t, node]
+    if j >= 0:
+        x = inputs[j]
+        right = not trees.absent_left[t, node] if np.isnan(x) else x > trees.edge[t, node]
+    return 2 * node + 1 + (1 if right else 0)
 
 
 @kernel
@@ -182,6 +206,8 @@ def _split(trees: Trees, work: _Work, t: int, node: int, sums: F64) -> None:
             g_all += sums[j, b, G]
             h_all += sums[j, b, H]
             rows_all += sums[j, b, ROWS]
+        if j == 0:  # every input's bins hold all rows
+            trees.worth[t, node] = -RATE * g_all / (h_all + LAMBDA)
         whole = g_all * g_all / (h_all + LAMBDA)
         for absent_left in range(2):
             g = sums[j, ABSENT, G] if absent_left else 0.0

@@ -48,12 +48,22 @@ def combine(p_values: Sequence[F64]) -> F64:
 
 
 @kernel
+def harmonic_mean(p: F64, silent: float) -> float:
+    """One event's p-value from its monitors', NaN where there is none. p: float64[monitors], NaN
+    where silent; silent: what such a monitor adds to the sum of 1/p, 0 where it does not count."""
+    inverse = 0.0
+    count = 0
+    for k in range(len(p)):
+        if not isnan(p[k]):
+            inverse += 1.0 / max(p[k], P_MIN)
+            count += 1
+        elif silent > 0.0:
+            inverse += silent
+            count += 1
+    return float(min(1.0, count / inverse)) if count else np.nan
+
+
+@kernel
 def _harmonic_means(p: F64, out: F64) -> None:
     for i in range(p.shape[0]):
-        inverse = 0.0
-        count = 0
-        for j in range(p.shape[1]):
-            if not isnan(p[i, j]):
-                inverse += 1.0 / max(p[i, j], P_MIN)
-                count += 1
-        out[i] = count / inverse if count else np.nan
+        out[i] = harmonic_mean(p[i], 0.0)

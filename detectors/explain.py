@@ -5,7 +5,7 @@ from later state, so that an explanation does not depend on how the log was cut 
 """
 
 from math import exp, isnan, log10
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from detectors.calibration import Calibrated
 from detectors.combination import P_MIN
@@ -14,7 +14,7 @@ from detectors.features.kind import Kind
 from detectors.models.half_space_trees import COUNTERFACTUAL_MAX, Isolated
 from detectors.spec import FeatureSpec
 from schemas.alerts import Contribution
-from schemas.columns import F64
+from schemas.columns import F64, I64
 
 SHOWN_MAX: Final = 6
 """Contributions an alert holds at most; what is left out is spread over those shown."""
@@ -31,6 +31,19 @@ class Told(NamedTuple):
     units: F64
     centre: F64
     spread: F64
+
+
+class Stripped(Protocol):
+    """n events with some of what spoke set to what was expected. order: int64[3, n], what spoke most,
+    foremost first; without: float64[3, n], p without the first one, two, three, NaN where fewer."""
+
+    @property
+    def order(self) -> I64:
+        """See above."""
+
+    @property
+    def without(self) -> F64:
+        """See above."""
 
 
 def surprise(p: float) -> float:
@@ -119,7 +132,7 @@ def contributions(
 
 
 def counterfactual(
-    i: int, names: list[str], calibrated: Calibrated, threshold: float
+    i: int, names: list[str], stripped: Stripped, threshold: float
 ) -> list[str] | None:
     """The first one, two or three most surprising features that, at expected, raise no alert.
 
@@ -127,9 +140,9 @@ def counterfactual(
     enough. Smallest in that order, not over all subsets.
     """
     for k in range(COUNTERFACTUAL_MAX):
-        without = float(calibrated.without[k, i])
+        without = float(stripped.without[k, i])
         if isnan(without):
             return None
         if without > threshold:
-            return [names[int(calibrated.order[c, i])] for c in range(k + 1)]
+            return [names[int(stripped.order[c, i])] for c in range(k + 1)]
     return None

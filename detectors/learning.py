@@ -9,42 +9,47 @@ loss then tells how well it did (A. P. Dawid, "The prequential approach", JRSS A
 the least speaks; until it judged `KNOWN_MIN` frauds and as many honest ones, the harmonic mean does.
 
 Inputs. A monitor speaks only where it was surprised (p < limit): its score -log10 p, cut at
-`SCORE_MAX`, and its features. Otherwise all of its inputs are absent, though they may be known, as
-in the sample or in a replay: what is learned from must look like what will be judged. Which reports
-are remembered is decided by what the models see, so none needs a weight to learn from them.
+`SCORE_MAX`, and its features, infinite ones left out. Otherwise all of its inputs are absent, though
+they may be known, as in the sample or in a replay: what is learned from must look like what will be
+judged. The memory keeps frauds for longer, so that the trees' odds are moved to the share of frauds
+among all labels of late (G. King, L. Zeng, "Logistic regression in rare events data", 2001, eq. 7).
 
 p-values. What a way says, log odds v, becomes the share of honest events of which as much was said:
 
-    p = (Σ w [v' > v] + 1/(1 + e^v))/(Σ w + 1)          w = 1, of a sampled event `SAMPLE`
+    p = R (Σ [v' ≥ v] + 1/(1 + e^v))/(Σ 1 + 1)
 
-over the honest labels, each with what was said of its event when it came; a unit of log odds beyond
-them makes an honest event e times rarer. Events on which all are silent stand behind those, in the
-order of their harmonic mean. All sums halve each `HALF_LIFE_DAYS`. Where only frauds are ever
-labelled nothing is known of honest events, and the harmonic mean goes on speaking.
+over the honest labels of reported events, v' being the most that was said of theirs while reports
+came (an event may alarm at any of them), and at the last fit, if that is more: a model that learned
+more says more. Equal log odds, and all others of a bin, count as no less. R is
+the share of events that are reported, of all that are not known as frauds; it needs no label, since
+one event in `SAMPLE` is always known. Events on which all are silent stand behind, in the order of
+their harmonic mean. Each event counts as of its own day, half after `HALF_LIFE_DAYS`. Where only
+frauds are ever labelled nothing is known of honest events, and the harmonic mean goes on speaking.
 
-Memory: with the assessment's remembered events, 8 bytes for each input and about 50 more. Of the
-labelled frauds an event may push out only the oldest in a set of which they hold half. A later
-label replaces an earlier one in what trees are fitted on and in the sums; the regression learns it
-as one more outcome.
+Memory: with the assessment's remembered events, 8 bytes for each input, 8 for each monitor, and 68
+more. Of the labelled frauds an event may push out only the oldest in a set of which they hold half.
+A later label replaces an earlier one in what trees are fitted on and in the sums; the regression
+learns an event's first two as an outcome each, and no more, whatever is said how often.
 """
 
-from math import isnan, log10
+from math import isfinite, isnan, log, log10
 from typing import Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detectors import boosting, logistic
 from detectors.boosting import Trees
 from detectors.combination import P_MIN
-from detectors.decay import DAY_MS
+from detectors.decay import DAY_MS, decayed
 from detectors.elementary import ln, power_of_e
 from detectors.kernels import kernel
 from detectors.logistic import Line
 from detectors.state import Arrays, load, prefixed, saved, under
-from schemas.columns import F64, I64, U64
+from detectors.verdicts import FRAUD, HONEST, UNKNOWN
+from schemas.columns import F64, I64, U8, U64
 
-HARMONIC, LOGISTIC, BOOSTED = WAYS_TO_SPEAK = range(3)
-UNKNOWN, HONEST, FRAUD = -1.0, 0.0, 1.0
+HARMONIC, LOGISTIC, BOOSTED = range(3)
 
 SAMPLE: Final = 1000
 """One event in so many is reported whatever its p-value."""
@@ -56,40 +61,54 @@ FIT_MIN: Final = 50
 FIT_ANEW: Final = 0.05
 """Labels since the last fit, as a share of those remembered, that are worth a new one. A fit each day
 would be most of what a long replay costs."""
+FIT_ROWS: Final = 100_000
+"""Rows of a fit at most; of 10 inputs it takes a second."""
 HALF_LIFE_DAYS: Final = 30.0
+LEARNED_MAX: Final = 2
+"""Labels of one event that the regression learns: the first, and its correction."""
 ODDS_MAX: Final = 12.0
 BINS: Final = 384
 """Of log odds from -`ODDS_MAX` to `ODDS_MAX`."""
 
 LABELS, UNMATCHED, CHANGED = range(3)
 DUE_MS, DAY, FITTED_AT, SPEAKER = range(4)
+REPORTED, SILENT = range(2)
+NOWHERE: Final = -1
 
 
 class Memory(NamedTuple):
     """Of each remembered event, in its slot. event: uint64[events], the hash of its id, 0 free.
-    inputs: float64[events, inputs], the monitors' scores first, NaN absent; spoke:
-    float64[events, monitors], 1 where the monitor was surprised. said: float64[events, 3], log odds
-    by way, NaN where it could not yet. verdict: float64[events], `UNKNOWN`, `HONEST`, `FRAUD`."""
+    day: int64[events], its own. inputs: float64[events, inputs], the monitors' scores first, NaN
+    absent; spoke: float64[events, monitors], 1 where the monitor was surprised. said, most:
+    float64[events, 3], log odds by way, the last ones and the highest, NaN where it could not yet;
+    counted: int16[events, 3], the bin in which it is counted among the honest, `NOWHERE` if not.
+    verdict: int8[events]; learned: uint8[events], its labels that the regression learned."""
 
     event: U64
+    day: I64
     inputs: F64
     spoke: F64
     said: F64
-    verdict: F64
+    most: F64
+    counted: NDArray[np.int16]
+    verdict: NDArray[np.int8]
+    learned: U8
 
 
 class Sums(NamedTuple):
-    """honest: float64[3, BINS], by way, the honest reports by what was said of them. share:
-    float64[3, BINS + 2], as of the day's beginning: for each bin's edge the share of honest events
-    above, and last that of one event. silent: float64[3], honest events on which all were silent.
-    excess, judged, frauds: float64[3], the log loss beyond the harmonic mean's, over so many
-    labels, so many of them frauds. counts: int64[3], labels taken, of no event that is remembered,
-    and such as replaced another. clock: int64[4], when the next day begins, the day, the labels at
-    the last fit, 0 none yet, and who speaks."""
+    """honest: float64[3, BINS], by way, the honest reported events by the most that was said of
+    them. heard: float64[2], events not known as frauds, `REPORTED` and `SILENT`. share:
+    float64[3, BINS + 1], as of the day's beginning: the share of honest events in each bin or
+    above, and last that of one event; reported: float64[1], that of all that are reported. excess,
+    judged, frauds: float64[3], the log loss beyond the harmonic mean's, over so many labels, so
+    many of them frauds. counts: int64[3], labels taken, of no event that is remembered, and such as
+    replaced another. clock: int64[4], when the next day begins, the day, the labels at the last
+    fit, 0 none yet, and who speaks."""
 
     honest: F64
+    heard: F64
     share: F64
-    silent: F64
+    reported: F64
     excess: F64
     judged: F64
     frauds: F64
@@ -98,8 +117,8 @@ class Sums(NamedTuple):
 
 
 class Learner(NamedTuple):
-    """All that is learned. owner: int64[inputs], the monitor that an input is of. one: float64[1]
-    and none: float64[0], to work in."""
+    """All that is learned. owner: int64[inputs], the monitor that an input is of. one: float64[1],
+    none: float64[0] and most: float64[3], to work in."""
 
     memory: Memory
     sums: Sums
@@ -109,6 +128,7 @@ class Learner(NamedTuple):
     owner: I64
     one: F64
     none: F64
+    most: F64
 
 
 def learner(events: int, monitors: int, owners: list[int]) -> Learner:
@@ -118,15 +138,20 @@ def learner(events: int, monitors: int, owners: list[int]) -> Learner:
     return Learner(
         Memory(
             event=np.zeros(events, np.uint64),
+            day=np.zeros(events, np.int64),
             inputs=np.full((events, width), np.nan),
             spoke=np.zeros((events, monitors)),
             said=np.full((events, 3), np.nan),
-            verdict=np.full(events, UNKNOWN),
+            most=np.full((events, 3), np.nan),
+            counted=np.full((events, 3), NOWHERE, np.int16),
+            verdict=np.full(events, UNKNOWN, np.int8),
+            learned=np.zeros(events, np.uint8),
         ),
         Sums(
             honest=np.zeros((3, BINS)),
-            share=np.zeros((3, BINS + 2)),
-            silent=np.zeros(3),
+            heard=np.zeros(2),
+            share=np.zeros((3, BINS + 1)),
+            reported=np.ones(1),
             excess=np.zeros(3),
             judged=np.zeros(3),
             frauds=np.zeros(3),
@@ -139,6 +164,7 @@ def learner(events: int, monitors: int, owners: list[int]) -> Learner:
         owner=np.array([*range(monitors), *owners], np.int64),
         one=np.zeros(1),
         none=np.zeros(0),
+        most=np.zeros(3),
     )
 
 
@@ -169,29 +195,44 @@ def refit(of: Learner, time_ms: int) -> None:
     day = time_ms // DAY_MS
     if sums.clock[DUE_MS] > 0:
         keep = 0.5 ** ((day - int(sums.clock[DAY])) / HALF_LIFE_DAYS)
-        for faded in (sums.honest, sums.silent, sums.excess, sums.judged, sums.frauds):
+        for faded in (sums.honest, sums.heard, sums.excess, sums.judged, sums.frauds):
             np.multiply(faded, keep, out=faded)
     sums.clock[DAY] = day
     sums.clock[DUE_MS] = (day + 1) * DAY_MS
     taken = int(sums.counts[LABELS] + sums.counts[CHANGED])
-    rows = np.flatnonzero(memory.verdict != UNKNOWN)
-    outcome = memory.verdict[rows]
-    frauds = int(np.count_nonzero(outcome == FRAUD))
-    changed = taken - sums.clock[FITTED_AT] >= FIT_ANEW * len(rows)
-    if changed and min(frauds, len(rows) - frauds) >= FIT_MIN:
-        boosting.fit(of.trees, memory.inputs[rows], outcome)
+    honest, frauds = (np.flatnonzero(memory.verdict == verdict) for verdict in (HONEST, FRAUD))
+    changed = taken - sums.clock[FITTED_AT] >= FIT_ANEW * (len(honest) + len(frauds))
+    if changed and min(len(frauds), len(honest)) >= FIT_MIN:
+        _fit(of, honest, frauds)
+        _recount(of, honest)
         sums.clock[FITTED_AT] = taken
     sums.clock[SPEAKER] = _best(sums)
     _share(sums)
+
+
+def _fit(of: Learner, honest: I64, frauds: I64) -> None:
+    """Fit the trees to labelled events, given by their slots; their odds are those of all labels."""
+    frauds = _thinned(frauds, FIT_ROWS // 2)
+    honest = _thinned(honest, FIT_ROWS - len(frauds))
+    rows = np.sort(np.concatenate([honest, frauds]))
+    outcome = (of.memory.verdict[rows] == FRAUD).astype(np.float64)
+    boosting.fit(of.trees, of.memory.inputs[rows], outcome)
+    known_frauds = float(of.sums.frauds[LOGISTIC])
+    known_honest = float(of.sums.judged[LOGISTIC]) - known_frauds
+    if min(known_frauds, known_honest) > 0.0:
+        of.trees.base[0] += log(known_frauds / known_honest) - log(len(frauds) / len(honest))
+
+
+def _thinned(slots: I64, most: int) -> I64:
+    """So many of the slots at most; which, their events' hashes decide."""
+    return slots[np.arange(min(len(slots), most)) * len(slots) // max(min(len(slots), most), 1)]
 
 
 def _best(sums: Sums) -> int:
     """The way with the least log loss a label."""
     best, least = HARMONIC, 0.0
     for way in (LOGISTIC, BOOSTED):
-        honest = sums.judged[way] - sums.frauds[way]
-        enough = min(sums.frauds[way], honest) >= KNOWN_MIN and sums.silent[way] > 0.0
-        if enough:
+        if min(sums.frauds[way], sums.honest[way].sum()) >= KNOWN_MIN:
             mean = float(sums.excess[way] / sums.judged[way])
             if mean < least:
                 best, least = way, mean
@@ -199,13 +240,14 @@ def _best(sums: Sums) -> int:
 
 
 def _share(sums: Sums) -> None:
-    """The shares of honest events above each bin's edge."""
+    """The shares of honest events in each bin or above."""
+    of_all = sums.heard.sum()
+    sums.reported[0] = sums.heard[REPORTED] / of_all if of_all > 0.0 else 1.0
     for way in (LOGISTIC, BOOSTED):
-        above = np.zeros(BINS + 1)
-        above[:BINS] = np.cumsum(sums.honest[way][::-1])[::-1]
-        total = above[0] + sums.silent[way] + 1.0
-        sums.share[way, : BINS + 1] = above / total
-        sums.share[way, BINS + 1] = 1.0 / total
+        above = np.cumsum(sums.honest[way][::-1])[::-1]
+        one = sums.reported[0] / (above[0] + 1.0)
+        sums.share[way, :BINS] = one * above
+        sums.share[way, BINS] = one
 
 
 @kernel
@@ -222,30 +264,43 @@ def speaker(of: Learner) -> int:
 
 @kernel
 def forget(of: Learner, slot: int, event: np.uint64) -> None:
-    """The slot is another event's now."""
+    """The slot is another event's now, of which nothing is said yet."""
     memory = of.memory
     if len(memory.event) == 0:
         return
     memory.event[slot] = event
+    memory.day[slot] = of.sums.clock[DAY]
     memory.inputs[slot] = np.nan
     memory.spoke[slot] = 0.0
     memory.said[slot] = np.nan
+    memory.most[slot] = np.nan
+    memory.counted[slot] = NOWHERE
     memory.verdict[slot] = UNKNOWN
+    memory.learned[slot] = 0
 
 
 @kernel
-def hear(of: Learner, slot: int, monitor: int, p: float, limit: float, values: F64) -> None:
-    """Take a monitor's report on the slot's event. values: float64[features], the monitor's own
-    known, NaN elsewhere."""
+def hear(
+    of: Learner, slot: int, first: bool, monitor: int, p: float, limit: float, values: F64
+) -> None:
+    """Take a monitor's report on the slot's event. first: nothing was said of it before. values:
+    float64[features], the monitor's own known, NaN elsewhere."""
     memory = of.memory
-    if len(memory.event) == 0 or p >= limit:
+    surprised = p < limit
+    if len(memory.event) == 0 or not (first or surprised):
         return
-    monitors = memory.spoke.shape[1]
-    memory.spoke[slot, monitor] = 1.0
-    memory.inputs[slot, monitor] = score_of(p)
-    for j in range(len(values)):
-        if of.owner[monitors + j] == monitor:
-            memory.inputs[slot, monitors + j] = values[j]
+    counts = memory.verdict[slot] != FRAUD
+    if counts and not first:
+        _count_heard(of, slot, -1.0)
+    if surprised:
+        monitors = memory.spoke.shape[1]
+        memory.spoke[slot, monitor] = 1.0
+        memory.inputs[slot, monitor] = score_of(p)
+        for j in range(len(values)):
+            if of.owner[monitors + j] == monitor:
+                memory.inputs[slot, monitors + j] = values[j] if isfinite(values[j]) else np.nan
+    if counts:
+        _count_heard(of, slot, 1.0)
 
 
 @kernel
@@ -254,11 +309,36 @@ def say(of: Learner, slot: int, harmonic: float) -> None:
     memory = of.memory
     if len(memory.event) == 0:
         return
+    said, most = memory.said[slot], memory.most[slot]
     of.one[0] = score_of(harmonic)
-    memory.said[slot, HARMONIC] = logistic.log_odds(of.harmonic, of.one, of.none)
-    memory.said[slot, LOGISTIC] = _odds(of, LOGISTIC, memory.inputs[slot], memory.spoke[slot])
+    said[HARMONIC] = logistic.log_odds(of.harmonic, of.one, of.none)
+    said[LOGISTIC] = _odds(of, LOGISTIC, memory.inputs[slot], memory.spoke[slot])
     if of.sums.clock[FITTED_AT] > 0:
-        memory.said[slot, BOOSTED] = _odds(of, BOOSTED, memory.inputs[slot], memory.spoke[slot])
+        said[BOOSTED] = _odds(of, BOOSTED, memory.inputs[slot], memory.spoke[slot])
+    for way in range(3):
+        if isnan(most[way]) or said[way] > most[way]:
+            most[way] = said[way]
+    if memory.verdict[slot] == HONEST:
+        _count_honest(of, slot, -1.0)
+        _count_honest(of, slot, 1.0)
+
+
+@kernel
+def p_as_said(of: Learner, slot: int, harmonic: float) -> float:
+    """The p-value of the slot's event by what was said last. harmonic: its monitors' p-values'."""
+    way = speaker(of)
+    if way == HARMONIC:
+        return harmonic
+    return _p(of, way, of.memory.said[slot, way], of.memory.spoke[slot].sum() == 0.0, harmonic)
+
+
+@kernel
+def p_now(of: Learner, inputs: F64, spoke: F64, harmonic: float) -> float:
+    """The p-value of an event by who speaks; inputs and spoke as in `Memory`."""
+    way = speaker(of)
+    if way == HARMONIC:
+        return harmonic
+    return _p(of, way, _odds(of, way, inputs, spoke), spoke.sum() == 0.0, harmonic)
 
 
 @kernel
@@ -270,26 +350,33 @@ def _odds(of: Learner, way: int, inputs: F64, spoke: F64) -> float:
 
 
 @kernel
-def learned_p(of: Learner, inputs: F64, spoke: F64, harmonic: float) -> float:
-    """The p-value of an event by who speaks; inputs and spoke as in `Memory`."""
-    way = speaker(of)
-    if way == HARMONIC:
-        return harmonic
+def _p(of: Learner, way: int, v: float, silent: bool, harmonic: float) -> float:
+    """The p-value of log odds; silent: nobody was surprised."""
+    if silent:
+        reported = of.sums.reported[0]
+        return float(reported + (1.0 - reported) * harmonic)
     share = of.sums.share[way]
-    if spoke.sum() == 0.0:
-        return float(share[0] + (1.0 - share[0]) * harmonic)
-    v = _odds(of, way, inputs, spoke)
-    b, part = _bin(v)
-    above = share[b] + part * (share[b + 1] - share[b])
-    return float(above + share[BINS + 1] / (1.0 + power_of_e(v)))
+    return float(share[_bin(v)] + share[BINS] / (1.0 + power_of_e(v)))
 
 
 @kernel
-def _bin(v: float) -> tuple[int, float]:
-    """(The bin of log odds, how far into it)."""
+def credit(of: Learner, slot: int, out: F64) -> None:
+    """How much each input raises what is said of the slot's event, by a way that learns. out:
+    float64[inputs], NaN where absent."""
+    inputs = of.memory.inputs[slot]
+    for j in range(len(inputs)):
+        out[j] = np.nan if isnan(inputs[j]) else 0.0
+    if speaker(of) == LOGISTIC:
+        logistic.credit(of.line, inputs, of.memory.spoke[slot], out)
+    else:
+        boosting.credit(of.trees, inputs, out)
+
+
+@kernel
+def _bin(v: float) -> int:
+    """The bin of log odds."""
     at = (min(max(v, -ODDS_MAX), ODDS_MAX) + ODDS_MAX) * (BINS / (2.0 * ODDS_MAX))
-    b = min(int(at), BINS - 1)
-    return b, at - b
+    return min(int(at), BINS - 1)
 
 
 @kernel
@@ -300,7 +387,7 @@ def _loss(odds: float, fraud: bool) -> float:
 
 
 @kernel
-def teach(of: Learner, slot: int, verdict: float, harmonic: float) -> None:
+def teach(of: Learner, slot: int, verdict: int, harmonic: float) -> None:
     """Learn a label of the slot's event; slot -1: none such is remembered. harmonic: the p-value of
     its reports."""
     counts = of.sums.counts
@@ -315,13 +402,19 @@ def teach(of: Learner, slot: int, verdict: float, harmonic: float) -> None:
     counts[LABELS if before == UNKNOWN else CHANGED] += 1
     if before == UNKNOWN:
         _judge(of, slot, verdict == FRAUD)
-    if verdict == HONEST:
-        _count_honest(of, slot, 1.0)
-    elif before == HONEST:
+    if before == FRAUD:
+        _count_heard(of, slot, 1.0)
+    elif verdict == FRAUD:
+        _count_heard(of, slot, -1.0)
+    if before == HONEST:
         _count_honest(of, slot, -1.0)
-    logistic.learn(of.line, memory.inputs[slot], memory.spoke[slot], verdict)
-    of.one[0] = score_of(harmonic)
-    logistic.learn(of.harmonic, of.one, of.none, verdict)
+    elif verdict == HONEST:
+        _count_honest(of, slot, 1.0)
+    if memory.learned[slot] < LEARNED_MAX:
+        memory.learned[slot] += 1
+        logistic.learn(of.line, memory.inputs[slot], memory.spoke[slot], float(verdict))
+        of.one[0] = score_of(harmonic)
+        logistic.learn(of.harmonic, of.one, of.none, float(verdict))
 
 
 @kernel
@@ -337,15 +430,50 @@ def _judge(of: Learner, slot: int, fraud: bool) -> None:
 
 
 @kernel
+def _left(of: Learner, slot: int) -> float:
+    """What the slot's event still counts. As of its own day, however late a label comes: so what is
+    taken back is what was given."""
+    days = float(of.sums.clock[DAY] - of.memory.day[slot])
+    return decayed(1.0, days, HALF_LIFE_DAYS)
+
+
+@kernel
+def _count_heard(of: Learner, slot: int, more: float) -> None:
+    """Count an event that is not known as a fraud, or take it back. Where all were silent it is of
+    the sample."""
+    silent = of.memory.spoke[slot].sum() == 0.0
+    k, size = (SILENT, float(SAMPLE)) if silent else (REPORTED, 1.0)
+    of.sums.heard[k] = max(of.sums.heard[k] + more * size * _left(of, slot), 0.0)
+
+
+@kernel
+def _recount(of: Learner, honest: I64) -> None:
+    """Count honest events, given by their slots, by what is said of them today, where that is more
+    than was said when they came. What was said before all reports were there moves alike."""
+    memory = of.memory
+    for k in range(len(honest)):
+        slot = honest[k]
+        said, most = memory.said[slot], memory.most[slot]
+        _count_honest(of, slot, -1.0)
+        for way in range(LOGISTIC, BOOSTED + 1):
+            of.most[way] = most[way]
+            if not isnan(most[way]):
+                now = _odds(of, way, memory.inputs[slot], memory.spoke[slot])
+                most[way] += max(now - said[way], 0.0)
+        _count_honest(of, slot, 1.0)
+        for way in range(LOGISTIC, BOOSTED + 1):
+            most[way] = of.most[way]
+
+
+@kernel
 def _count_honest(of: Learner, slot: int, more: float) -> None:
-    """Count an honest event by what each way said of it, or take it back."""
-    said = of.memory.said[slot]
+    """Count a reported honest event by the most that each way said of it, or take it back."""
+    counted, most = of.memory.counted[slot], of.memory.most[slot]
     silent = of.memory.spoke[slot].sum() == 0.0
     for way in range(LOGISTIC, BOOSTED + 1):
-        if isnan(said[way]):
-            continue
-        if silent:
-            of.sums.silent[way] = max(of.sums.silent[way] + more * SAMPLE, 0.0)
-        else:
-            b, _ = _bin(said[way])
-            of.sums.honest[way, b] = max(of.sums.honest[way, b] + more, 0.0)
+        b = int(counted[way])
+        if more > 0.0 and not silent and not isnan(most[way]):
+            b = _bin(most[way])
+        if b != NOWHERE:
+            of.sums.honest[way, b] = max(of.sums.honest[way, b] + more * _left(of, slot), 0.0)
+        counted[way] = b if more > 0.0 else NOWHERE

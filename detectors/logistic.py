@@ -3,8 +3,9 @@
 As River's `StandardScaler | LogisticRegression(SGD(RATE))` does it: each input is centred and scaled by
 its mean and variance so far (B. P. Welford, 1962), then the weights go down the log loss's gradient
 by `RATE`. Beside them, unscaled, stand marks, 0 or 1. An absent input (NaN) counts as its mean; a
-scaled one is cut at `CUT`, since one value far out would throw all weights. Does not know what its
-inputs mean.
+scaled one is cut at `CUT`, since one value far out would throw all weights, and once `SETTLED`
+values are known mean and variance learn it cut, too: else it alone would be the scale for good.
+Does not know what its inputs mean.
 """
 
 from math import isnan, sqrt
@@ -18,6 +19,7 @@ from schemas.columns import F64
 
 RATE: Final = 0.02
 CUT: Final = 5.0
+SETTLED: Final = 30.0
 
 
 class Line(NamedTuple):
@@ -39,11 +41,17 @@ def empty(inputs: int, marks: int) -> Line:
 
 
 @kernel
+def spread(line: Line, j: int) -> float:
+    """An input's standard deviation so far; 0 where nothing is known."""
+    return sqrt(line.square[j] / line.seen[j]) if line.square[j] > 0.0 else 0.0
+
+
+@kernel
 def _scaled(line: Line, j: int, x: float) -> float:
     """An input centred and scaled."""
-    if isnan(x) or line.square[j] <= 0.0:
+    sd = spread(line, j)
+    if isnan(x) or sd == 0.0:
         return 0.0
-    sd = sqrt(line.square[j] / line.seen[j])
     return float(min(max((x - line.mean[j]) / sd, -CUT), CUT))
 
 
@@ -60,12 +68,26 @@ def log_odds(line: Line, inputs: F64, marks: F64) -> float:
 
 
 @kernel
+def credit(line: Line, inputs: F64, marks: F64, out: F64) -> None:
+    """Add to out, float64[inputs], how much each input of one row raises its log odds over those at
+    the means, a mark's part to the input of the same index."""
+    width = len(inputs)
+    for j in range(width):
+        out[j] += line.weight[j] * _scaled(line, j, inputs[j])
+    for j in range(len(marks)):
+        out[j] += line.weight[width + j] * marks[j]
+
+
+@kernel
 def learn(line: Line, inputs: F64, marks: F64, outcome: float) -> None:
     """Learn one row's outcome, 0 or 1."""
     width = len(inputs)
     for j in range(width):
         x = inputs[j]
         if not isnan(x):
+            if line.seen[j] >= SETTLED:
+                most = CUT * spread(line, j)
+                x = min(max(x, line.mean[j] - most), line.mean[j] + most)
             line.seen[j] += 1.0
             off = x - line.mean[j]
             line.mean[j] += off / line.seen[j]

@@ -241,7 +241,7 @@ class Monitor:
             number: F64 = np.empty(0)
             hashed: U64 = np.empty(0, np.uint64)
             if kind.reads == "text" and spec.field is not None:
-                active &= _present(events, spec.field)
+                active &= present(events, spec.field)
                 if spec.field not in hashes:
                     hashes[spec.field] = self._hash(events, spec.field)
                 hashed = hashes[spec.field]
@@ -422,11 +422,11 @@ def concerns(events: EventBatch, spec: MonitorSpec) -> Bools:
 def labels_of(events: EventBatch, entity: str) -> Bools:
     """bool[n]: the labels that name an entity of that kind."""
     labels: Bools = events.type_code == LABEL
-    return labels & _present(events, entity)
+    return labels & present(events, entity)
 
 
 def _applies(events: EventBatch, spec: MonitorSpec) -> Bools:
-    applying: Bools = matches(events, spec.where) & _present(events, spec.entity)
+    applying: Bools = matches(events, spec.where) & present(events, spec.entity)
     applying &= events.type_code != LABEL
     return applying
 
@@ -455,7 +455,8 @@ def _ms(duration: Duration | None) -> float:
     return 1000.0 * seconds(duration) if duration else 0.0
 
 
-def _present(events: EventBatch, field: str) -> Bools:
+def present(events: EventBatch, field: str) -> Bools:
+    """bool[n]: the events that have this text."""
     if field not in events.text:
         return np.zeros(len(events), np.bool_)
     return np.asarray(events.text[field].is_valid().to_numpy(zero_copy_only=False), np.bool_)

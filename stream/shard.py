@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from detectors.assessment import sampled
 from detectors.hashing import HashKey, hash_key
 from detectors.monitor import MonitorSpec, concerns, labels_of
 from detectors.state import AboutToWrite, Arrays, prefixed, prefixing, under
@@ -129,22 +130,30 @@ class Reporter:
         self._every = every
 
     def sent(
-        self, monitor: str, events: EventBatch, said: Mapping[str, F64]
+        self, events: EventBatch, said: Mapping[str, Mapping[str, F64]]
     ) -> Iterator[InternalRecord]:
-        """The messages for a monitor's reports on a batch; none where assess reads them here."""
+        """The messages for monitors' reports on a batch; none where assess reads them here. said:
+        what each says of every event, by its name."""
         if self._rekeying is not None:
-            found, _ = reports(monitor, events, said, self._spec, self._key, self._every)
-            yield from self._rekeying.process(found)
+            for found, _ in self._found(events, said):
+                yield from self._rekeying.process(found)
+
+    def _found(
+        self, events: EventBatch, said: Mapping[str, Mapping[str, F64]]
+    ) -> list[tuple[EventBatch, I64]]:
+        """Each monitor's reports on a batch, and the rows that they speak of."""
+        chosen = sampled(events, self._key) if said else np.zeros(len(events), np.bool_)
+        return [
+            reports(name, events, its, self._spec, chosen, self._every)
+            for name, its in said.items()
+        ]
 
     def together(
         self, events: EventBatch, outcomes: Mapping[str, Outcome]
     ) -> tuple[EventBatch, I64] | None:
         """All monitors' reports on a batch by event, then by monitor, and the events' rows; and the
         labels among the events, where they are learned from."""
-        found = [
-            reports(name, events, outcome.said(), self._spec, self._key, self._every)
-            for name, outcome in outcomes.items()
-        ]
+        found = self._found(events, {name: one.said() for name, one in outcomes.items()})
         if self._spec.learning:
             rows = np.flatnonzero(labels_of(events, self._spec.subject)).astype(np.int64)
             found.append((spoken(None, events, {}, self._spec, rows), rows))
@@ -199,8 +208,8 @@ class SourceShard(Shard):
         self, events: EventBatch, outcomes: dict[str, Outcome]
     ) -> Iterator[InternalRecord]:
         if self._reporter is not None:
-            for name, outcome in outcomes.items():
-                yield from self._reporter.sent(name, events, outcome.said())
+            said = {name: outcome.said() for name, outcome in outcomes.items()}
+            yield from self._reporter.sent(events, said)
 
     def _assessed(
         self, events: EventBatch, outcomes: dict[str, Outcome], words: dict[str, Said]
@@ -306,7 +315,7 @@ class WatchShard(InternalShard):
             some = events.slice(start, min(start + EVENTS_AT_ONCE, len(events)))
             outcome = self.watch.process(some)
             outcomes.append(outcome)
-            sent += self._reporter.sent(name, some, outcome.said()) if self._reporter else ()
+            sent += self._reporter.sent(some, {name: outcome.said()}) if self._reporter else ()
         alerts = [found.alert for outcome in outcomes for found in outcome.alerts]
         words = {name: said(self.watch.spec, outcomes, self._wanted)}
         return Emitted(events, alerts, [], words, sent)
@@ -390,7 +399,7 @@ class Shards:
         if way and way.internal and input_name in labels_from(self._config):
             hops.append(self._label_hop(way.internal))
         inline = way is not None and way.internal is None and watches
-        assess = self._assess(spec.partitions) if inline else None
+        assess = self._assess(spec.partitions, whole=True) if inline else None
         route = self.route(input_name, hops)
         return SourceShard(route, watches, self._reporter, assess, self._wanted)
 
@@ -427,11 +436,12 @@ class Shards:
         told = looked_at(self._config.assess) if self._config.assess else []
         return Watch(monitor, shards, self._fingerprint, self._teller, told)
 
-    def _assess(self, shards: int) -> Assess:
-        assert self._config.assess is not None
-        monitors, every = list(self._monitors), self._every
+    def _assess(self, shards: int, *, whole: bool = False) -> Assess:
+        """whole: all reports on an event come in one batch, next to each other."""
+        spec, monitors, every = self._config.assess, list(self._monitors), self._every
+        assert spec is not None
         return Assess(
-            self._config.assess, monitors, shards, self._fingerprint, self._teller, every=every
+            spec, monitors, shards, self._fingerprint, self._teller, every=every, whole=whole
         )
 
     def _make_reporter(self) -> Reporter | None:

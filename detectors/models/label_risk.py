@@ -32,7 +32,6 @@ from math import log
 from typing import Annotated, Final, NamedTuple
 
 import numpy as np
-import pyarrow.compute as pc
 from msgspec import Meta
 
 from detectors.combination import P_MIN
@@ -43,15 +42,14 @@ from detectors.models.own import OwnSpec, Seen, Verdict
 from detectors.models.tail import incomplete_beta
 from detectors.spec import Duration, seconds
 from detectors.state import Arrays, load, saved
-from schemas.columns import F64, I64, U64, EventBatch
+from detectors.verdicts import FRAUD, UNKNOWN, verdicts
+from schemas.columns import F64, I64, U64
 from schemas.events import ENTITY_FIELDS
 
 PRIOR_LABELS: Final = 4.0
 COHORT_PRIOR: Final = 100.0
 PRIOR_SHARE: Final = 0.01
 WAYS: Final = 8
-VERDICTS: Final = ("honest", "fraud")
-HONEST, FRAUD = range(2)
 
 ALL_FRAUD, ALL_HONEST, ALL_JUDGED, NOW_MS = range(4)
 
@@ -106,7 +104,7 @@ class Known(NamedTuple):
 
 class Told(NamedTuple):
     """The labels of a batch. before: int64[k], judged events before each. key, event: uint64[k], 0
-    absent. verdict: int64[k], -1 neither. time_ms: int64[k]."""
+    absent. verdict: int64[k]. time_ms: int64[k]."""
 
     before: I64
     key: U64
@@ -145,7 +143,7 @@ class LabelRisk:
             labels.before,
             labels.hashed(field),
             labels.hashed("labelled_event_id"),
-            _verdicts(labels.events),
+            verdicts(labels.events),
             labels.events.time_ms,
         )
         _process(self.known, self.half_life_ms, told, seen.admitted, seen.hashed(field), out)
@@ -158,16 +156,6 @@ class LabelRisk:
     def load(self, state: Arrays) -> None:
         """Replace what is known by what was saved under the same declaration."""
         load(self.known, state)
-
-
-def _verdicts(labels: EventBatch) -> I64:
-    """int64[k]: index into `VERDICTS`, -1 for any other."""
-    code = np.full(len(labels), -1, np.int64)
-    if "verdict" in labels.text:
-        for k, name in enumerate(VERDICTS):
-            said = pc.fill_null(pc.equal(labels.text["verdict"], name), fill_value=False)
-            code[said.to_numpy(zero_copy_only=False)] = k
-    return code
 
 
 @kernel
@@ -235,7 +223,7 @@ def _learn(known: Known, half_life_ms: float, told: Told, k: int) -> None:
     key = told.key[k]
     event = told.event[k]
     verdict = told.verdict[k]
-    if key == 0 or verdict < 0:
+    if key == 0 or verdict == UNKNOWN:
         return
     if event != 0:
         at = _find(known.event, event)

@@ -2,7 +2,8 @@
 score, which each further report revises.
 
 The combining is `detectors.assessment`'s, learned from labels where the configuration says so; here
-its decisions become alerts, with the reports as contributions. Reports come over an internal log keyed by the subject, or, where subject and
+its decisions become alerts, with the reports, and what it learned to look at, as contributions.
+Reports come over an internal log keyed by the subject, or, where subject and
 monitors read the same log, straight from them.
 """
 
@@ -14,14 +15,14 @@ import numpy as np
 import pyarrow as pa
 
 from detectors import explain
-from detectors.assessment import FIRST, SAMPLED, STRIPPED_MAX, Assessed, Assessment, sampled
-from detectors.hashing import HashKey, pseudonym
+from detectors.assessment import FIRST, SAMPLED, Assessed, Assessment
+from detectors.hashing import pseudonym
 from detectors.monitor import LABEL
 from detectors.policy import COUNTED, OPENED, OVER_BUDGET, QUIET, UPDATED
 from detectors.state import AboutToWrite, Arrays, prefixed, under
 from schemas.alerts import Alert, Contribution
 from schemas.codecs.slim import MONITOR, P_VALUE
-from schemas.columns import F64, I64, U8, EventBatch
+from schemas.columns import F64, I64, U8, Bools, EventBatch
 from stream.alerting import Origin, Reasons, Teller, published
 from stream.config import ASSESS, AssessSpec
 from stream.stages import Found
@@ -59,17 +60,17 @@ def reports(
     events: EventBatch,
     said: Mapping[str, F64],
     spec: AssessSpec,
-    key: HashKey,
+    chosen: Bools,
     every: bool,
 ) -> tuple[EventBatch, I64]:
     """A monitor's reports on a batch, and the rows that they speak of: what surprised it, and the
     sample; an event without subject is nobody's. said: float64[n] each, its "p_value", NaN where it
-    did not judge, and what assess looks at. every: whatever it judged, so that assess can score
+    did not judge, and what assess looks at. chosen: bool[n], the sample; every: whatever it judged, so that assess can score
     it."""
     p_value = said[P_VALUE]
     due = ~np.isnan(p_value)
     if not every:
-        due &= (p_value < spec.report_p) | sampled(events, key)
+        due &= (p_value < spec.report_p) | chosen
     if spec.subject in events.text:
         due &= events.text[spec.subject].is_valid().to_numpy(zero_copy_only=False)
     else:
@@ -99,7 +100,8 @@ class Assess:
     """The stage of one partition of the reports, or of one log that holds all there is.
 
     every: what is no report comes, too, and an event's p-value is of all that was said of it; else
-    of the reports so far, as it is held against the threshold.
+    of the reports so far, as it is held against the threshold. whole: all reports on an event come
+    in one batch, next to each other.
     """
 
     name = ASSESS
@@ -113,12 +115,14 @@ class Assess:
         teller: Teller,
         *,
         every: bool = False,
+        whole: bool = False,
     ) -> None:
         self.spec = spec
         self._every = every
         self.monitors = list(monitors)
         self.teller = teller
         features = looked_at(spec)
+        self.names = [*self.monitors, *features]
         owners = [self.monitors.index(name.partition(".")[0]) for name in features]
         self.assessment = Assessment(
             spec.policy,
@@ -129,6 +133,7 @@ class Assess:
             shards,
             spec.report_p,
             owners if spec.learning else None,
+            whole=whole,
         )
         self.expected_score = explain.short(explain.surprise(spec.report_p))
         """Below it a monitor does not report."""
@@ -190,16 +195,15 @@ class Assess:
         self.assessment.load(under("assessment", state))
 
     def announced(self) -> set[str]:
-        """None: its state is small, a row for every subject with an incident, and what is known of
-        the latest events."""
+        """None: of its state, a row for every subject with an incident and what is known of the
+        latest events, a batch changes much."""
         return set()
 
     def announce(self, about_to_write: AboutToWrite | None) -> None:
         """Nothing is announced."""
 
     def _alert(self, batch: EventBatch, assessed: Assessed, i: int) -> Alert:
-        p, stripped = assessed.by_monitor[i], assessed.stripped[i]
-        shown = self._contributions(p, assessed.weight[i])
+        shown = self._contributions(assessed, i)
         threshold = float(assessed.decided.threshold[i])
         reasons = Reasons(
             detector=ASSESS,
@@ -208,36 +212,36 @@ class Assess:
             warm=bool(assessed.warm[i]),
             window_s=0,
             contributions=shown,
-            counterfactual=self._counterfactual(p, stripped, threshold),
+            counterfactual=explain.counterfactual(i, self.names, assessed, threshold),
         )
         who = pseudonym(assessed.keys[i])
         return self.teller.alert(self.origin, batch, i, who, assessed.decided, i, reasons)
 
-    def _ranked(self, p: F64) -> list[int]:
-        """The monitors that reported, the most surprised first."""
-        spoke = np.flatnonzero(~np.isnan(p)).tolist()
-        return sorted(spoke, key=lambda k: (p[k], k))
-
-    def _contributions(self, p: F64, weight: F64) -> list[Contribution]:
-        """The reports: a monitor's score, and its share in what they say together."""
-        ranked = self._ranked(p)[: explain.SHOWN_MAX]
-        total = float(weight[ranked].sum())
+    def _contributions(self, assessed: Assessed, i: int) -> list[Contribution]:
+        """The reports, and the features that it looks at, by their share in what they say together;
+        what speaks against it has none."""
+        weight = assessed.weight[i]
+        spoke = np.flatnonzero(~np.isnan(weight))
+        part = np.maximum(weight[spoke], 0.0)
+        part = part if part.any() else np.ones(len(spoke))
+        shown = np.argsort(-part, kind="stable")[: explain.SHOWN_MAX]
+        share = part[shown] / part[shown].sum()
         return [
-            Contribution(
-                feature=self.monitors[k],
-                actual=explain.short(explain.surprise(float(p[k]))),
-                expected_low=0.0,
-                expected_high=self.expected_score,
-                p_value=explain.short(float(p[k])),
-                share=float(weight[k]) / total,
-            )
-            for k in ranked
+            self._contribution(assessed, i, j, one)
+            for j, one in zip(spoke[shown].tolist(), share.tolist(), strict=True)
         ]
 
-    def _counterfactual(self, p: F64, stripped: F64, threshold: float) -> list[str] | None:
-        """The fewest reports, at most three, without which there would be no alert."""
-        ranked = self._ranked(p)[:STRIPPED_MAX]
-        for count in range(len(ranked)):
-            if stripped[count] > threshold:
-                return [self.monitors[k] for k in ranked[: count + 1]]
-        return None
+    def _contribution(self, assessed: Assessed, i: int, j: int, share: float) -> Contribution:
+        """Of one input: a monitor's score, or a feature's value."""
+        p = float(assessed.by_monitor[i, self.assessment.learner.owner[j]])
+        is_score = j < len(self.monitors)
+        usual = assessed.low[i, j], assessed.high[i, j]
+        low, high = (None if np.isnan(one) else explain.short(float(one)) for one in usual)
+        return Contribution(
+            feature=self.names[j],
+            actual=explain.short(explain.surprise(p) if is_score else float(assessed.value[i, j])),
+            expected_low=0.0 if is_score else low,
+            expected_high=self.expected_score if is_score else high,
+            p_value=explain.short(p),
+            share=share,
+        )

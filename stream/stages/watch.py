@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from detectors import explain
 from detectors.hashing import pseudonym
-from detectors.monitor import Monitor, MonitorSpec, Watched, told_names
+from detectors.monitor import Monitor, MonitorSpec, Watched, present, told_names
 from detectors.spec import seconds
 from detectors.state import AboutToWrite, Arrays
 from schemas.alerts import Alert
@@ -153,14 +153,17 @@ class Watch:
             Found(int(watched.index[i]), self._alert(batch, watched, i))
             for i in published(watched.decided)
         ]
-        return Outcome(alerts, p_value, watched, self._tell(watched, len(batch)))
+        return Outcome(alerts, p_value, watched, self._tell(watched, batch))
 
-    def _tell(self, watched: Watched, n: int) -> dict[str, F64]:
-        """What assess looks at, in natural units."""
-        found = {}
+    def _tell(self, watched: Watched, batch: EventBatch) -> dict[str, F64]:
+        """What assess looks at, in natural units; where a currency is named, amounts as multiples of
+        what is typical in it, since it compares them."""
+        found: dict[str, F64] = {}
+        named = present(batch, "currency")[watched.index] if self._told else np.empty(0, np.bool_)
         for name, j in self._told.items():
-            found[name] = np.full(n, np.nan)
-            found[name][watched.index] = watched.told.values[j] * watched.told.units[j]
+            found[name] = np.full(len(batch), np.nan)
+            unit = np.where(named, 1.0, watched.told.units[j])
+            found[name][watched.index] = watched.told.values[j] * unit
         return found
 
     def counts(self) -> dict[str, int]:

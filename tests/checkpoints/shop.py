@@ -70,7 +70,7 @@ def sent(made: Config, into: Log) -> Records:
         if into.name == ASSESS:
             assert reporter is not None
             p_value = np.linspace(1e-9, 9e-3, len(emitted.events))
-            found = list(reporter.sent("account", emitted.events, {P_VALUE: p_value}))
+            found = list(reporter.sent(emitted.events, {"account": {P_VALUE: p_value}}))
         else:
             found = [one for one in emitted.internal if one.log == into.name]
         values += (one.value for one in found)

@@ -33,7 +33,7 @@ inputs = ["labels"]
 features = ["account.amount"]
 """
 
-VERSION_AND_LAYOUT: Final = (6, "706afe4b8e54f25f")
+VERSION_AND_LAYOUT: Final = (7, "2dda415b39387ded")
 """The version, and the hash of what every empty state holds under it."""
 
 

@@ -82,6 +82,24 @@ def test_a_fit_is_the_same_bytes_each_time() -> None:
     assert all(a.tobytes() == b.tobytes() for a, b in zip(one, other, strict=True))
 
 
+def test_credits_add_up_to_what_is_said() -> None:
+    """The base, what each root is worth, and the inputs' credits are the log odds; an input that is
+    not split has none, and the one that decides has most."""
+    x, y = made_up(2_000)
+    x = np.column_stack([x, np.full(len(x), 7.0)])
+    trees = boosting.empty()
+    boosting.fit(trees, x, y)
+    credited = np.zeros((len(x), 4))
+    for row, out in zip(x, credited, strict=True):
+        boosting.credit(trees, row, out)
+    odds = np.array([boosting.log_odds(trees, row) for row in x])
+    whole = trees.base[0] + trees.worth[:, 0].sum() + credited.sum(axis=1)
+    assert whole == pytest.approx(odds, abs=1e-12)
+    assert not credited[:, 3].any()
+    absent = np.isnan(x[:, 2])
+    assert credited[absent, 2].min() > credited[~absent, 2].max()
+
+
 @pytest.mark.parametrize("value", [np.nan, 4.0, np.inf])
 def test_an_input_that_tells_nothing_is_not_split(value: float) -> None:
     """One that is always absent, or always the same."""

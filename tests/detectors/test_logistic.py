@@ -41,3 +41,34 @@ def test_an_absent_input_counts_as_its_mean() -> None:
     assert logistic.log_odds(line, absent, none) == logistic.log_odds(line, at_mean, none)
     logistic.learn(line, absent, none, 1.0)
     assert (line.seen - seen).tolist() == [1.0, 0.0]
+
+
+def test_one_value_far_out_is_forgotten() -> None:
+    """An amount of 10^12 among ordinary ones moves neither scale nor weight by much."""
+    draw = np.random.default_rng(5)
+    line, none = logistic.empty(1, 0), np.zeros(0)
+
+    def learn(count: int) -> float:
+        for _ in range(count):
+            outcome = float(draw.uniform() < 0.2)
+            logistic.learn(line, np.array([draw.normal(3.0 * outcome)]), none, outcome)
+        say = [logistic.log_odds(line, np.array([x]), none) for x in (0.0, 3.0)]
+        return say[1] - say[0]
+
+    before = learn(2_000)
+    logistic.learn(line, np.array([1e12]), none, 0.0)
+    assert learn(2_000) > 0.9 * before
+    assert logistic.spread(line, 0) < 2.0
+
+
+def test_credits_add_up_to_what_the_line_says() -> None:
+    """The intercept and the inputs' credits, each with its mark's, are the log odds."""
+    draw = np.random.default_rng(6)
+    line = logistic.empty(3, 2)
+    for x in draw.normal(size=(500, 3)):
+        logistic.learn(line, x, (x[:2] > 1.0).astype(float), float(x[0] > 0.0))
+    for x in ([1.0, -2.0, 0.3], [np.nan, 1.0, np.nan]):
+        row, marks, out = np.array(x), np.ones(2), np.zeros(3)
+        logistic.credit(line, row, marks, out)
+        odds = logistic.log_odds(line, row, marks)
+        assert line.intercept[0] + out.sum() == pytest.approx(odds, abs=1e-12)

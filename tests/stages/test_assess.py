@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detectors.assessment import REPORT_P, censored, combined, sampled
+from detectors.assessment import REPORT_P, censored, sampled
+from detectors.combination import harmonic_mean
 from schemas.alerts import ALERT_BYTES_MAX, alert_record
 from schemas.codecs.slim import MONITOR, P_VALUE
 from schemas.columns import EventBatch, joined
@@ -98,7 +99,7 @@ def alerts(of: AssessShard, reports: EventBatch, cuts: list[int]) -> list[bytes]
 )
 def test_reports_combine_by_the_harmonic_mean(p: list[float], expected: float) -> None:
     """By its formula; who did not report counts as what is expected above the limit."""
-    assert combined(np.array(p), CENSORED) == pytest.approx(expected, rel=1e-12)
+    assert harmonic_mean(np.array(p), CENSORED) == pytest.approx(expected, rel=1e-12)
     above = np.random.default_rng(1).uniform(REPORT_P, 1.0, 200_000)
     assert pytest.approx(np.mean(1.0 / above), rel=0.02) == CENSORED
 
@@ -141,7 +142,7 @@ def test_each_report_revises_its_events_score() -> None:
     for alert in said:
         shown = {one["feature"]: one["p_value"] for one in alert["contributions"]}
         p = np.array([shown.get(name, np.nan) for name in MONITORS])
-        assert alert["p_value"] == pytest.approx(combined(p, CENSORED), rel=1e-4)
+        assert alert["p_value"] == pytest.approx(harmonic_mean(p, CENSORED), rel=1e-4)
         assert sum(one["share"] for one in alert["contributions"]) == pytest.approx(1.0)
         assert (alert["monitor"], alert["entity"]["type"]) == ("assess", "account")
         assert alert["related"][0]["type"] == "ip"
