@@ -253,6 +253,7 @@ def test_inputs_meet_as_in_a_run_alone(files: dict[str, Path], tmp_path: Path) -
     assert [name for name in expected if expected[name] != got.get(name)] == []
 
 
+@pytest.mark.slow
 def test_events_of_a_topic_are_there_beside_labels(
     files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -264,6 +265,7 @@ def test_events_of_a_topic_are_there_beside_labels(
     assert told.unjudged is None
 
 
+@pytest.mark.slow
 def test_labels_cost_one_more_reading_of_the_events_for_all(
     files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -379,6 +381,7 @@ def test_a_verdict_is_what_the_intervals_say(
     )
 
 
+@pytest.mark.slow
 def test_who_only_alerts_more_is_not_better(files: dict[str, Path], tmp_path: Path) -> None:
     """The same model with a threshold that lets more alerts through finds more frauds, at a price:
     the verdict calls neither better, and tells the price."""
@@ -464,6 +467,7 @@ def test_stability_is_what_its_formula_says() -> None:
     assert by_hand > 0.25
 
 
+@pytest.mark.slow
 def test_drift_is_that_of_what_both_runs_wrote(files: dict[str, Path], tmp_path: Path) -> None:
     """The correlation is scipy's of the scores, cut to their steps; each period has the events of
     its day on which one and the other and both alert."""

@@ -240,6 +240,7 @@ def test_a_planted_leak_is_caught(
     assert leaks(tmp_path), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("named", [{}, {"account": "a7"}], ids=["by id", "by name"])
 @pytest.mark.parametrize("late_ms", [0, 40_000])
 def test_a_label_known_before_its_event_counts_from_behind_it(
@@ -263,6 +264,7 @@ PARTITIONED = CONFIG.replace(
 )
 
 
+@pytest.mark.slow
 def test_a_label_waits_for_its_event_in_whichever_partition(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,6 +284,7 @@ def test_a_label_waits_for_its_event_in_whichever_partition(
     assert one != other
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "strange", [{"id": "e0", "amount": "much"}, {"id": "e3"}], ids=["dead letter", "duplicate"]
 )
@@ -296,6 +299,7 @@ def test_what_is_no_event_holds_back_no_label(tmp_path: Path, strange: Row) -> N
     assert last_words(tmp_path / "with") == last_words(tmp_path / "without")
 
 
+@pytest.mark.slow
 def test_labels_among_events_hold_back_labels_of_these(tmp_path: Path) -> None:
     """An event that stands behind a label of a later time goes in when that has passed, and what a
     file says of it from then on."""

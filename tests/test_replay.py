@@ -519,6 +519,7 @@ def askew(rows: list[dict[str, Any]], by_ms: float) -> list[dict[str, Any]]:
     return [row for row, _ in found]
 
 
+@pytest.mark.slow
 def test_batches_of_a_file_of_several_partitions_change_no_score(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

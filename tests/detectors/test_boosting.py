@@ -60,6 +60,7 @@ def test_the_first_split_gains_most(seed: int) -> None:
     assert gain == pytest.approx(best_gain(x, y), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_it_says_as_well_as_a_library() -> None:
     """On rows it has not seen its log loss is within 2 % of scikit-learn's boosted trees'."""
     x, y = made_up(6_000)

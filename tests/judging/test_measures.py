@@ -80,6 +80,7 @@ def recall_at(truth: Any, score: F64, weight: F64) -> float:
     return float(true[false * honest <= np.floor(FALSE_POSITIVES * honest) + 1e-9].max())
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     st.integers(0, 99),

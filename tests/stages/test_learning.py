@@ -402,6 +402,7 @@ def scored(of: Config, inputs: list[tuple[str, Path]], out: Path) -> tuple[pa.Ta
     return table.filter(pa.array(is_pay)), alerts
 
 
+@pytest.mark.slow
 def test_a_replay_writes_what_assess_learned(tmp_path: Path) -> None:
     """Every payment has a score, frauds of the last days the higher ones, reported or not; and the
     labels are what makes the difference."""
