@@ -56,7 +56,8 @@ class _Cache(FunctionCache):
 
 
 def made_of(function: Callable[..., Any]) -> str:
-    """A digest of a kernel's code, and of every kernel and constant that it names."""
+    """A digest of a kernel's code with all names in it, and of every kernel and constant that these
+    stand for."""
     hasher, seen = sha256(), set[object]()
     waiting: list[object] = [function]
     while waiting:
@@ -65,12 +66,12 @@ def made_of(function: Callable[..., Any]) -> str:
             continue
         seen.add(one)
         for code in _codes(one.__code__):
-            hasher.update(code.co_code)
+            hasher.update(code.co_code + repr(code.co_names).encode())
         for value in _named(one):
-            if callable(value):  # a kernel, or an intrinsic; of others numba's version tells
+            if callable(value):  # a kernel, or an intrinsic; of others their names must do
                 waiting.append(getattr(value, "py_func", getattr(value, "_defn", None)))
-            else:
-                hasher.update(repr(value).encode())
+                value = getattr(value, "__module__", ""), getattr(value, "__qualname__", "")  # noqa: PLW2901
+            hasher.update(repr(value).encode())
     return hasher.hexdigest()
 
 
@@ -107,5 +108,5 @@ def _plain(value: Any) -> Iterator[Any]:
         yield getattr(value, "_fields", None)
     elif isinstance(value, np.ndarray):
         yield value.tobytes()
-    elif callable(value) or isinstance(value, bool | int | float | str | bytes):
+    elif callable(value) or isinstance(value, bool | int | float | str | bytes | np.generic):
         yield value

@@ -286,7 +286,7 @@ def test_ctrl_c_leaves_nothing_half_written_and_a_former_run_whole(tmp_path: Pat
     few, many, out = tmp_path / "few.ndjson", tmp_path / "many.ndjson", tmp_path / "out"
     config = str(shop_config())
     eddy("simulate", config, "--to", str(few), "--events", "1000")
-    eddy("simulate", config, "--to", str(many), "--events", "60000")
+    eddy("simulate", config, "--to", str(many), "--events", "200000")
     eddy("replay", config, "--input", f"shop={few}", "--out", str(out))
     before = {each.name: each.read_bytes() for each in out.iterdir()}
     replay = ("replay", config, "--input", f"shop={many}", "--out", str(out), "--jobs", "2")

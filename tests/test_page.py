@@ -157,7 +157,7 @@ def test_page_tells_an_alert() -> None:
             "Mon 02 Mar 2026 00:00:00",
         ),
         *("no alert with payments_1h as expected", "review ip for 1 h", "e7-1 (shop-events/0/1)"),
-        *("not enforceable: warming", "5.3", "named", "1 sent, 4 held back", "account acct-1"),
+        *("not enforceable: warming", "5.3", "named", "1 sent, 4 only counted", "account acct-1"),
     ):
         assert told in text
 

@@ -193,7 +193,7 @@ def _tell(summary: "Summary", out: Path, split: "Split") -> None:
         )
     for name, counts in summary.labels.items():
         typer.echo(f"{name}: {_said_of_labels(counts)}")
-        if not counts["joined"] + counts["named"]:
+        if not counts["joined"] + counts["named"] + counts["of_nobody"]:
             typer.echo(
                 f"warning: no label of {name} is of these events; expected the same event ids"
             )

@@ -300,7 +300,7 @@ def _facts(incident: Incident) -> Iterable[tuple[str, str]]:
     )
     yield "Rarity", f"p = {worst.p_value:.2g}, alert at {worst.threshold:.2g}, by {worst.detector}"
     last = moment(incident.last_ms)
-    yield "Alerts", f"{incident.alerts} sent, {incident.suppressed} held back, last seen {last}"
+    yield "Alerts", f"{incident.alerts} sent, {incident.suppressed} only counted, last seen {last}"
     if worst.related:
         yield "Related", ", ".join(f"{other.type} {other.id}" for other in worst.related[:6])
     if incident.evidence:

@@ -17,28 +17,35 @@ def outer(x: float) -> float:
 print(outer(1.0), sum(outer.stats.cache_hits.values()))
 """
 CALLED = """
+import numpy as np
+
 from detectors.kernels import kernel
 
 FACTOR = {factor}
 
 @kernel
 def inner(x: float) -> float:
-    return x + {added}
+    return {value}
 """
 
 
 @pytest.mark.slow
 def test_a_kernel_is_compiled_anew_when_what_it_names_has_changed(tmp_path: Path) -> None:
-    """A kernel or a constant of another module changes: the answer does; nothing does: none is compiled."""
+    """A kernel of another module or a constant changes, if only by a name in it: the answer does;
+    nothing does: none is compiled."""
     (tmp_path / "caller.py").write_text(CALLER)
 
-    def answer(factor: float, added: float) -> str:
-        (tmp_path / "called.py").write_text(CALLED.format(factor=factor, added=added))
+    def answer(factor: str, value: str) -> str:
+        (tmp_path / "called.py").write_text(CALLED.format(factor=factor, value=value))
         command = [sys.executable, "-B", "caller.py"]
         return subprocess.check_output(command, cwd=tmp_path, text=True).strip()
 
-    assert answer(1.0, 1.0) == "2.0 0"
-    assert answer(1.0, 1.0) == "2.0 1"
-    assert answer(1.0, 2.0) == "3.0 0"
-    assert answer(5.0, 2.0) == "15.0 0"
-    assert answer(1.0, 1.0) == "2.0 1"
+    assert answer("1.0", "x + 1.0") == "2.0 0"
+    assert answer("1.0", "x + 1.0") == "2.0 1"
+    assert answer("1.0", "x + 2.0") == "3.0 0"
+    assert answer("5.0", "x + 2.0") == "15.0 0"
+    assert answer("np.float64(7.0)", "x + 2.0") == "21.0 0"
+    assert answer("np.float64(8.0)", "x + 2.0") == "24.0 0"
+    assert answer("1.0", "min(x, 3.0)") == "1.0 0"
+    assert answer("1.0", "max(x, 3.0)") == "3.0 0"
+    assert answer("1.0", "x + 1.0") == "2.0 1"
