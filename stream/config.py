@@ -28,7 +28,7 @@ from schemas import mapping
 from schemas.events import ENTITY_FIELDS, FIELDS, TYPES
 from schemas.mapping import CodecName, FieldsSpec, TypeSpec, nearest
 from stream.document import at, build, fill
-from stream.errors import ConfigError, InputError
+from stream.errors import ConfigError
 from stream.kafka.properties import property_problems
 from stream.place import Place
 
@@ -261,21 +261,6 @@ def labels_from(config: Config) -> list[str]:
 def label_inputs(config: Config) -> list[str]:
     """The inputs that hold nothing but labels."""
     return [name for name, spec in config.inputs.items() if spec.type == "label"]
-
-
-def with_labels(config: Config, others: Iterable[Config] = ()) -> Config:
-    """The configuration with an input of labels: where it has none, the first that another of the
-    same comparison has, else one in Eddy's own shape. It is another one then, by its fingerprint."""
-    if label_inputs(config):
-        return config
-    known = {name: one.inputs[name] for one in others for name in label_inputs(one)[:1]}
-    name, spec = next(iter(known.items()), ("labels", InputSpec(topic="labels", type="label")))
-    if name in config.inputs:
-        raise InputError(
-            f'--labels: inputs.{name} holds events; expected an input of type = "label", or that '
-            "the other be named otherwise"
-        )
-    return msgspec.structs.replace(config, inputs={name: spec, **config.inputs})
 
 
 def input_is_read(config: Config, name: str) -> bool:

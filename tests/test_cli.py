@@ -12,7 +12,8 @@ import orjson
 import pytest
 
 from stream.cli import app, shop_config
-from stream.config import load, with_labels
+from stream.config import load
+from stream.replay.opening import with_labels
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -281,6 +282,7 @@ def interrupted(folder: Path, begun: str, *arguments: str) -> str:
     return said
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_nothing_half_written_and_a_former_run_whole(tmp_path: Path) -> None:
     """A replay in several processes and a query are given up without a traceback."""
     few, many, out = tmp_path / "few.ndjson", tmp_path / "many.ndjson", tmp_path / "out"

@@ -18,11 +18,12 @@ from numpy.random import default_rng
 
 from schemas.columns import I64
 from stream.cli import recorded
-from stream.config import Config, entities_of_labels, parse, with_labels
+from stream.config import Config, entities_of_labels, parse
 from stream.errors import ExtraMissing, InputError
 from stream.inputs import FileReading
 from stream.inputs.partitioning import partition_of
 from stream.replay import Split, Summary, labels, replay, spilling
+from stream.replay.opening import with_labels
 from tests.ranges import broker_with
 
 START_MS = 1_772_409_600_000

@@ -114,7 +114,8 @@ def replay(
     Example: eddy replay handbook.toml --input transaction=handbook.parquet --out out/handbook
     """
     from stream import replay as replaying
-    from stream.config import label_inputs, load, with_labels
+    from stream.config import label_inputs, load
+    from stream.replay.opening import with_labels
 
     if again is not None:
         of_the_run = {
@@ -230,8 +231,9 @@ def compare(
 
     Example: eddy compare today.toml new.toml --input shop=march.parquet --out out/compared
     """
-    from stream.config import load, with_labels
+    from stream.config import load
     from stream.replay import comparing
+    from stream.replay.opening import with_labels
 
     loaded = [load(path) for path in configs]
     if labels:

@@ -18,9 +18,9 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from detectors.hashing import hash_key, hash_text
-from detectors.kernels import kernel
 from detectors.monitor import LABEL
 from schemas.codecs.table import OWN
 from schemas.columns import I64, Bools, EventBatch
@@ -289,59 +289,26 @@ class _Index:
     def __init__(self, rows: pa.RecordBatch) -> None:
         self.rows = rows
         self.due_ms: I64 = rows.column("due").to_numpy()
-        self._hashes = _hashes_in(rows)
-        size = 1 << (2 * len(rows)).bit_length()  # at most half full
-        self._slots: I64 = np.full(size, NOWHERE)
-        self._several = np.zeros(size, np.bool_)
-        time_ms: I64 = rows.column("time").to_numpy()
-        _fill(*self._hashes, time_ms, self._slots, self._several)
+        by_time = np.argsort(rows.column("time").to_numpy(), kind="stable")
+        # of equal ids the first in this order, so that of two at the same time the first stands
+        self._ids, first, count = np.unique(
+            _ids_in(rows)[by_time], return_index=True, return_counts=True
+        )
+        self._row: I64 = by_time[first]
+        self._several = count > 1
 
     def find(self, labels: pa.RecordBatch) -> tuple[I64, Bools]:
         """int64[n], the row of the event that each label means, or NOWHERE; and bool[n], whether
         several have its id."""
-        row: I64 = np.full(len(labels), NOWHERE)
-        several = np.zeros(len(labels), np.bool_)
-        _find(*_hashes_in(labels), *self._hashes, self._slots, self._several, row, several)
+        wanted = _ids_in(labels)
+        row: I64 = np.full(len(wanted), NOWHERE)
+        several = np.zeros(len(wanted), np.bool_)
+        place = np.searchsorted(self._ids, wanted)
+        known = np.flatnonzero(place < len(self._ids))
+        known = known[self._ids[place[known]] == wanted[known]]
+        row[known] = self._row[place[known]]
+        several[known] = self._several[place[known]]
         return row, several
-
-
-@kernel
-def _slot(low: np.int64, high: np.int64, lows: I64, highs: I64, slots: I64) -> np.int64:
-    """Where the id stands, or would stand; by the half of its hash that does not choose the part."""
-    mask = len(slots) - 1
-    slot = high & mask
-    while slots[slot] >= 0 and (lows[slots[slot]] != low or highs[slots[slot]] != high):
-        slot = (slot + 1) & mask
-    return slot
-
-
-@kernel
-def _fill(lows: I64, highs: I64, time_ms: I64, slots: I64, several: Bools) -> None:
-    for i in range(len(lows)):
-        slot = _slot(lows[i], highs[i], lows, highs, slots)
-        if slots[slot] < 0:
-            slots[slot] = i
-        else:
-            several[slot] = True
-            if time_ms[i] < time_ms[slots[slot]]:  # of two at the same time the first stands
-                slots[slot] = i
-
-
-@kernel
-def _find(
-    wanted_low: I64,
-    wanted_high: I64,
-    lows: I64,
-    highs: I64,
-    slots: I64,
-    several: Bools,
-    row: I64,
-    of_several: Bools,
-) -> None:
-    for i in range(len(row)):
-        slot = _slot(wanted_low[i], wanted_high[i], lows, highs, slots)
-        row[i] = slots[slot]
-        of_several[i] = several[slot]
 
 
 def _hashed(ids: pa.StringArray) -> Iterator[pa.Array]:
@@ -351,8 +318,10 @@ def _hashed(ids: pa.StringArray) -> Iterator[pa.Array]:
     yield from (pa.array(np.ascontiguousarray(hashed[:, i])) for i in range(2))
 
 
-def _hashes_in(rows: pa.RecordBatch) -> tuple[I64, I64]:
-    return rows.column("low").to_numpy(), rows.column("high").to_numpy()
+def _ids_in(rows: pa.RecordBatch) -> NDArray[np.void]:
+    """V16[n]: the ids' hashes."""
+    halves = [rows.column(name).to_numpy() for name in ("low", "high")]
+    return np.stack(halves, axis=1).view("V16")[:, 0]
 
 
 def _texts(events: EventBatch, names: Sequence[str]) -> list[pa.StringArray]:

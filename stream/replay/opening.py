@@ -1,11 +1,13 @@
 """The inputs of a replay as they were asked for: found, fingerprinted, and opened for reading."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from stream.config import Config, Log
+import msgspec
+
+from stream.config import Config, InputSpec, Log, label_inputs
 from stream.errors import InputError
 from stream.inputs import BATCH_RECORDS, FileReading, Reading
 from stream.inputs.places import File, files_at
@@ -57,6 +59,21 @@ def found(config: Config, named: Named, opened: ExitStack) -> list[Input]:
     for name, place in named:
         places.setdefault(name, []).append(str(place))
     return [_input(config, name, some, opened) for name, some in places.items()]
+
+
+def with_labels(config: Config, others: Iterable[Config] = ()) -> Config:
+    """The configuration with an input of labels: where it has none, the first that another of the
+    same comparison has, else one in Eddy's own shape. It is another one then, by its fingerprint."""
+    if label_inputs(config):
+        return config
+    known = {name: one.inputs[name] for one in others for name in label_inputs(one)[:1]}
+    name, spec = next(iter(known.items()), ("labels", InputSpec(topic="labels", type="label")))
+    if name in config.inputs:
+        raise InputError(
+            f'--labels: inputs.{name} holds events; expected an input of type = "label", or that '
+            "the other be named otherwise"
+        )
+    return msgspec.structs.replace(config, inputs={name: spec, **config.inputs})
 
 
 def readings_of(inputs: Sequence[Input]) -> list[Reading]:

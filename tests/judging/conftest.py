@@ -6,8 +6,9 @@ import msgspec
 import pytest
 
 from stream.cli import shop_config
-from stream.config import Config, load, with_labels
+from stream.config import Config, load
 from stream.replay import Split, replay
+from stream.replay.opening import with_labels
 from stream.simulator import START_MS, Shop, labels, lines
 
 EVENTS = 60_000
