@@ -492,6 +492,64 @@ def test_drift_is_that_of_what_both_runs_wrote(files: dict[str, Path], tmp_path:
     assert sum(one.first for one in told.periods) > 20
 
 
+WIDE = CONFIG.replace(
+    "policy = { p_max = 1e-2, warm_up_events = 100,",
+    """rules = [
+  { name = "dear", at_least = { amount = 100 }, p = 1e-4 },
+  { name = "dearer", at_least = { amount = 1_000 }, p = 1e-5 },
+]
+policy = { p_max = 1e-3, warm_up_events = 0,""",
+).replace('"1min"', '"1h"')
+NARROW = WIDE.replace('"1h"', '"1min"')
+"""Both alert on each payment of 100 or more; the wide one counts those of a burst as one incident."""
+
+
+def test_an_alert_is_a_published_one_wherever_runs_are_compared(tmp_path: Path) -> None:
+    """What was only counted into an incident is recall and amount alerted on, and nothing else: cost,
+    precision, overlaps, periods, equally many alerts and the frauds of one alone are of events with
+    an alert, by hand."""
+    rows, frauds = [], []
+    for day in range(3):
+        for i, (who, amount) in enumerate(
+            [*((f"b{i % 9}", 5.0) for i in range(40)), *(("a", x) for x in (150, 150, 150, 1_500))]
+        ):
+            at = START_MS + day * DAY_MS + i * 120_000
+            rows.append({"id": f"e{day}-{i}", "at": at, "who": who, "amount": amount})
+            if i > 40:  # the burst's first is honest
+                frauds.append({"payment": f"e{day}-{i}", "known_at": at, "verdict": "fraud"})
+    made, known = tmp_path / "shop", tmp_path / "labels"
+    for path, content in ((made, rows), (known, frauds)):
+        path.write_bytes(b"\n".join(map(orjson.dumps, content)))
+    both = [
+        Candidate(name, config(text), [("verdicts", known)])
+        for name, text in (("wide", WIDE), ("narrow", NARROW))
+    ]
+    told = compare(both, [("shop", made)], tmp_path / "out", lambda _records, _share: None)
+    [pair] = told.pairs
+    gap = "\N{NO-BREAK SPACE}"
+    assert pair.cost == (
+        f"wide has 3 events with an alert, 0{gap}% of them fraud; "
+        f"narrow has 12 events with an alert, 75.0{gap}% of them fraud"
+    )
+    found = {one.measure: (one.first, one.other) for one in pair.differences}
+    assert found[PRECISION] == (0.0, 0.75)
+    assert found[EQUAL_RECALL] == (0.0, 3 / 9)  # narrow's dearest of each burst
+    assert found["recall at the alert budget"] == (1.0, 1.0)
+    assert found["share of the frauds' amount alerted on"] == (1.0, 1.0)
+    assert {one.what: (one.both, one.first_only, one.other_only) for one in pair.overlaps} == {
+        "events": (3, 0, 9),
+        "entities": (1, 0, 0),
+        "incidents": (3, 0, 9),
+        "amount": (450, 0, 5_400),
+        "frauds": (0, 0, 9),
+        "fraud entities": (1, 0, 0),
+        "fraud amount": (0, 0, 5_400),
+    }
+    assert [(one.first, one.other, one.both) for one in pair.drift.periods] == [(1, 4, 1)] * 3
+    assert pair.drift.alerts_in_common == 0.25
+    assert (len(pair.by_first), len(pair.by_other)) == (0, 9)
+
+
 def test_names_of_folders_are_plain_and_differ() -> None:
     """A configuration's folder is named by its file, without what a path or a page could trip
     over."""

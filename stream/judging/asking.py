@@ -28,6 +28,7 @@ WRITTEN_BY: Final = {"features": "--features", "frauds": "--labels", "missed": "
 """Tables that a run has only where the replay was told so."""
 ROWS_AT_ONCE: Final = 1_000
 EVENTS_SHOWN: Final = 12
+"""Of an incident: in an explanation the last ones, on a run's page the first."""
 By = Literal["score", "alerts", "amount", "missed"]
 
 

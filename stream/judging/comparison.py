@@ -3,6 +3,10 @@
 The first run is what the others are held against. Figures of a run by itself are its own
 `Judgement`'s; here only what stands between two of them, and what a page needs to show them side
 by side.
+
+An event *with an alert* is one that an alert was published on, in whatever is compared: what somebody
+has to look at. *Alerted on* are those that were counted into an incident, too (`facts`): only the
+recall at the alert budget, and the frauds' amount alerted on, go by it.
 """
 
 from dataclasses import dataclass
@@ -39,9 +43,10 @@ class Setting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """A measure of both runs, on events. "recall at equally many alerts": as if the run with more
-    alerts had but as many as the other, those with the highest scores. difference: the other's less the first one's, and its 95 %
-    interval from a bootstrap in which both are resampled by the same days."""
+    """A measure of both runs, on events. "recall at equally many alerts": of the frauds with an
+    alert, as if the run with more such events had but as many as the other, those with the highest
+    scores. difference: the other's less the first one's, and its 95 % interval from a bootstrap in
+    which both are resampled by the same days."""
 
     measure: str
     first: float | None
@@ -51,10 +56,11 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overlap:
-    """What both have and what only one has. what: "events" alerted, "entities" with an alert,
-    "incidents" (both: those of the first while which the other alerted on the same entity, other:
-    of the other likewise none), "amount" of the events alerted; with labels the same of frauds:
-    "frauds", "fraud entities" (with an incident that is fraud), "fraud amount"."""
+    """What both have and what only one has. what: "events" with an alert, "entities" likewise,
+    "incidents" (both: those of the first during which the other had an alert on the same entity;
+    other_only: those of the other during which the first had none), "amount" of the events with an
+    alert; with labels the same of frauds: "frauds", "fraud entities" (with an incident that is
+    fraud), "fraud amount"."""
 
     what: str
     both: float
@@ -64,7 +70,7 @@ class Overlap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundByOne:
-    """A fraud on which only one of two runs alerted, and the scores that both gave it."""
+    """A fraud with an alert of only one of two runs, and the scores that both gave it."""
 
     event_id: str
     event_time: str
@@ -102,9 +108,9 @@ class Drift:
     rank_correlation: Spearman's, of the scores cut to steps of `SCORE_STEP`, ties at their mean
     rank; null where a run gives all the same. population_stability: Σ (q - p) ln (q/p) over the
     shares between one band and the next, half an event added to each (index of B. Yurdakul,
-    "Statistical Properties of Population Stability Index", 2018); below 0.1 is held for no change, above 0.25 for a large one.
-    alerts_in_common: events on which both alert, of those on which either does; periods: by time,
-    each of period_days.
+    "Statistical Properties of Population Stability Index", 2018); below 0.1 is held for no change,
+    above 0.25 for a large one. alerts_in_common: events with an alert of both, of those with one of
+    either; periods: by time, each of period_days.
     """
 
     events: int
@@ -118,10 +124,10 @@ class Drift:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """The first run and another. verdict: which of them is better, if that can be told; cost: on how
-    many events each alerts, and with labels how many of them are fraud; because: by how much it is
-    better, the difference as the better one has it. by_first, by_other: the dearest frauds, at
-    most 10, that only that one alerted on."""
+    """The first run and another. verdict: which of them is better, if that can be told; cost: how
+    many events with an alert each has, and with labels how many of them are fraud; because: by how
+    much it is better, the difference as the better one has it. by_first, by_other: the dearest
+    frauds, at most 10, with an alert of only that one."""
 
     first: str
     other: str
@@ -137,10 +143,10 @@ class Pair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """All of it. verdict: of all pairs, with what each costs. unjudged: why no labels say which is right, null where they
-    do. first_event_time,
-    last_event_time: of all events; judged_from, judged_until: of those that are judged, null where
-    there is no such bound. settings: the first of settings_differing."""
+    """All of it. verdict: of all pairs, with what each costs. unjudged: why no labels
+    say which is right, null where they do. first_event_time, last_event_time: of all events;
+    judged_from, judged_until: of those that are judged, null where there is no such bound. settings:
+    the first of settings_differing."""
 
     verdict: str
     unjudged: str | None

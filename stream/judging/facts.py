@@ -45,8 +45,9 @@ HUNDREDTHS: Final = (
 )
 """Whole numbers: their sums do not depend on the order in which threads come to them. Each fits: an
 amount may be whatever somebody sends. `incident_table.in_hundredths` makes the same of arrays."""
-ALERTED: Final = ("opened", "updated", "counted")
 PUBLISHED: Final = ("opened", "updated")
+ALERTED: Final = (*PUBLISHED, "counted")
+"""What an event may have become; `tables.ACTIVITIES` are these, and what is neither."""
 ROWS_MAX: Final = 1_000_000_000_000
 
 
@@ -71,7 +72,7 @@ class Watcher:
 
 
 class Facts(Tables):
-    """The tables `days`, `events`, `frauds`, `alert_scores`, `named` and `known`.
+    """The tables `days`, `events`, `frauds`, `alerted_events`, `named` and `known`.
 
     days: day, from 0 on, of each calendar day (from 1970) that has an event to be judged. events:
     what is to be judged, a row each: day, scenario (an index into `scenarios`, -1 honest),
@@ -79,7 +80,7 @@ class Facts(Tables):
     published; score_‹watcher›, of assess 0 where it had no report. frauds: every event labelled
     fraud, with all columns of its score, its known_time, and of any and each caught; nearest: the
     watcher whose score came nearest to an alert, gap: what that lacked, both null where none judged
-    it. alert_scores: event_time and entity fields of every alerted event. named: field, entity and
+    it. alerted_events: event_time and entity fields of every alerted event. named: field, entity and
     known_time of the entities that are fraudulent by name. known: entity and day: of the entities
     in the field `known` was made for, those known as compromised on that day.
     """
@@ -181,7 +182,7 @@ class Facts(Tables):
             f"{calendar('event_time')} WHERE judged"
         )
         self.do(
-            f"CREATE TABLE alert_scores AS SELECT event_time, {', '.join(self.fields)}, "
+            f"CREATE TABLE alerted_events AS SELECT event_time, {', '.join(self.fields)}, "
             f"{self._became()} FROM scores s WHERE alerted"
         )
 

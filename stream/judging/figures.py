@@ -166,10 +166,11 @@ class View:
     name (or "assess") for its own score and alerts.
 
     entity: the field whose values are the entities: a monitor's, for "all" the subject of assess,
-    else the first monitor's. alerts: on judged events, revisions included; incidents: those opened in
-    that time. incident_alerts: alerts an incident, all that it had. scenarios: most frauds first. days: in their order, those
-    without events left out. precision_recall: by falling score, at most 201 points. budget: by
-    rising alerts a day, the same grid for every run. calibration: by falling p.
+    else the first monitor's. alerts: on judged events, revisions included; incidents: those opened
+    in that time. incident_alerts: alerts an incident, all that it had. scenarios: most frauds first.
+    days: in their order, those without events left out. precision_recall: by falling score, at most
+    201 points. budget: by rising alerts a day, the same grid for every run. calibration: by falling
+    p.
     """
 
     name: str
@@ -190,9 +191,9 @@ class View:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MonitorSaid:
-    """What a monitor, or assess, said of a missed fraud. score: null where it did not judge the event.
-    needed: the least score on which it can alert. held_back: by the budget. surprised: features with p < 0.1 of their own;
-    silent: the others."""
+    """What a monitor, or assess, said of a missed fraud. score: null where it did not judge it.
+    needed: the least score on which it can alert. held_back: by the budget. surprised: features with
+    p < 0.1 of their own; silent: the others."""
 
     monitor: str
     score: float | None
@@ -263,7 +264,8 @@ class Judgement:
     those of frauds whose id several events have, of which the first is meant. named: the entities
     that labels call fraudulent without an event.
     resamples, seed: of the bootstrap, whose blocks are days; of entities, groups of entities.
-    false_positives: the share of honest ones at which `LevelFigures.recall_at_false_positives` is taken.
+    false_positives: the share of honest ones at which `LevelFigures.recall_at_false_positives` is
+    taken.
     views: "all" first; the others only where there is more than one monitor, or assess.
     """
 

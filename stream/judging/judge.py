@@ -301,7 +301,7 @@ class _Judging:
             f"SELECT {BLOCK} AS block, CAST(epoch_ms(min(a.event_time)) - epoch_ms(any_value(since)) "
             "AS DOUBLE) AS delay_ms FROM (SELECT entity, min(event_time) AS since FROM lost WHERE "
             f"entity IS NOT NULL {of} GROUP BY entity) f LEFT JOIN (SELECT {self._entity} AS who, "
-            f"event_time FROM alert_scores WHERE alerted{self._own}) a "
+            f"event_time FROM alerted_events WHERE alerted{self._own}) a "
             "ON who = entity AND a.event_time >= since GROUP BY entity ORDER BY entity"
         )
         return found["block"].astype(np.int64), found["delay_ms"] / 1000

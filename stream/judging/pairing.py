@@ -40,6 +40,11 @@ from stream.judging.measures import (
 from stream.judging.verdict import AVERAGE_PRECISION, EQUAL_RECALL, PRECISION, of_pair
 
 SIDES: Final = ("first", "other")
+BOTH: Final = "(first_published AND other_published)"
+EITHER: Final = "(first_published OR other_published)"
+ONLY_FIRST: Final = "(first_published AND NOT other_published)"
+ONLY_OTHER: Final = "(other_published AND NOT first_published)"
+"""Which of two runs have an alert on an event."""
 SCORE_STEP: Final = 0.005
 """Scores are compared by rank in steps of this: a p-value within 1.2 % of another counts as it."""
 BANDS: Final = (0.0, 0.301, 0.699, 1.0, 1.301, 2.0, 3.0, 4.0)
@@ -76,15 +81,15 @@ def pair(
             )
         differences = list(_differences(tables)) if labelled else []
         drift = _drift(tables)
-        said = of_pair(first[0], other[0], differences, _of_sides(tables, "published"), drift)
+        said = of_pair(first[0], other[0], differences, _with_alert(tables), drift)
         return Pair(
             first=first[0],
             other=other[0],
             **said._asdict(),
             differences=differences,
             overlaps=list(_overlaps(tables, labelled)),
-            by_first=_found_by_one(tables, "first_alerted AND NOT other_alerted"),
-            by_other=_found_by_one(tables, "other_alerted AND NOT first_alerted"),
+            by_first=_found_by_one(tables, ONLY_FIRST),
+            by_other=_found_by_one(tables, ONLY_OTHER),
             drift=drift,
         )
 
@@ -96,20 +101,23 @@ def _read(tables: Tables, first: Path, other: Path, labelled: bool, same: str) -
     """Table event: a row for each that is judged in both. Tables first_alert, other_alert: the alerts
     on these events, with what incidents.parquet says of their incidents. same: beside topic and time
     the columns that are the same in both of an event."""
-    for side, folder in (("first", first), ("other", other)):
+    for side, folder in zip(SIDES, (first, other), strict=True):
         scores = folder / "scores.parquet"
         names = pq.read_schema(scores).names
-        watchers = [name[9:] for name in names if name.startswith("activity_")]
+        watchers = [
+            name.removeprefix("activity_") for name in names if name.startswith("activity_")
+        ]
         tables.do(
             f"CREATE VIEW {side}_score AS SELECT *, {HUNDREDTHS} AS hundredths, "
-            f"{became(watchers, ALERTED)} AS alerted, {became(watchers, PUBLISHED)} AS published FROM {parquet(scores)} WHERE judged"
+            f"{became(watchers, ALERTED)} AS alerted, {became(watchers, PUBLISHED)} AS published "
+            f"FROM {parquet(scores)} WHERE judged"
         )
     frauds = "(SELECT *, '' AS scenario FROM first_score WHERE false)"
     if labelled:
         frauds = parquet(first / "frauds.parquet")
     sides = ", ".join(
         f'{side}."{name}" AS {side}_{name}'
-        for side in ("first", "other")
+        for side in SIDES
         for name in ("partition", "offset", "score", "alerted", "published")
     )
     tables.do(
@@ -121,7 +129,7 @@ def _read(tables: Tables, first: Path, other: Path, labelled: bool, same: str) -
             LEFT JOIN {frauds} f ON f.topic = first.topic AND f.partition = first.partition
             AND f."offset" = first."offset" """
     )
-    for side, folder in (("first", first), ("other", other)):
+    for side, folder in zip(SIDES, (first, other), strict=True):
         tables.do(
             f"""CREATE TABLE {side}_alert AS SELECT a.*, i.opened, i.last, i.verdict
             FROM {parquet(folder / "alerts.parquet")} a
@@ -132,7 +140,7 @@ def _read(tables: Tables, first: Path, other: Path, labelled: bool, same: str) -
 
 
 def _differences(tables: Tables) -> Iterator[Difference]:
-    fewer = min(_of_sides(tables, "alerted"))
+    fewer = min(_with_alert(tables))
     found = tables.columns(
         f"""SELECT day, count_if(NOT fraud) AS honest, count_if(fraud) AS frauds,
             count_if(fraud AND first_alerted) AS alerted_a,
@@ -151,7 +159,7 @@ def _differences(tables: Tables) -> Iterator[Difference]:
     weights = resampled(len(day))
     honest, frauds = (found[name].astype(np.int64) for name in ("honest", "frauds"))
     totals = Totals(honest, frauds[:, None])
-    first, other = (_ranked(tables, side, day, totals, weights) for side in ("first", "other"))
+    first, other = (_ranked(tables, side, day, totals, weights) for side in SIDES)
     at_few = "recall at 0.1 % false positives"
     yield _difference(AVERAGE_PRECISION, first.average_precision, other.average_precision, frauds)
     yield _difference("ROC AUC", first.roc_auc, other.roc_auc, frauds)
@@ -177,17 +185,17 @@ def _differences(tables: Tables) -> Iterator[Difference]:
 
 
 def _equal(side: str, most: int) -> str:
-    """Column ‹side›_equal: whether an event is among so many alerted events of a side at most, those
-    with the highest scores."""
+    """Column ‹side›_equal: whether an event is among so many at most of a side's events with an
+    alert, those with the highest scores."""
     return (
-        f"rowid IN (SELECT rowid FROM event WHERE {side}_alerted "
+        f"rowid IN (SELECT rowid FROM event WHERE {side}_published "
         f"ORDER BY {side}_score DESC, time_ms, event_id LIMIT {most}) AS {side}_equal"
     )
 
 
-def _of_sides(tables: Tables, which: str) -> tuple[int, int]:
-    """How many events are so, of either side: alerted, or published."""
-    counts = ", ".join(f"count_if({side}_{which})" for side in SIDES)
+def _with_alert(tables: Tables) -> tuple[int, int]:
+    """How many events have an alert, of either side."""
+    counts = ", ".join(f"count_if({side}_published)" for side in SIDES)
     [(first, other)] = tables.rows(f"SELECT {counts} FROM event")
     return int(first), int(other)
 
@@ -240,18 +248,16 @@ def _overlaps(tables: Tables, labelled: bool) -> Iterator[Overlap]:
 
 
 def _of_events(tables: Tables, what: str, measure: str, among: str) -> Overlap:
-    filters = (
-        *("first_alerted AND other_alerted", "first_alerted AND NOT other_alerted"),
-        "other_alerted AND NOT first_alerted",
+    sums = ", ".join(
+        f"coalesce({measure} FILTER ({one} AND {among}), 0)"
+        for one in (BOTH, ONLY_FIRST, ONLY_OTHER)
     )
-    sums = ", ".join(f"coalesce({measure} FILTER ({one} AND {among}), 0)" for one in filters)
     return _overlap(what, _one(tables, f"SELECT {sums} FROM event"))
 
 
 def _of_entities(tables: Tables, what: str, among: str) -> Overlap:
     entities = {
-        side: f"SELECT DISTINCT entity_type, entity FROM {side}_alert {among}"
-        for side in ("first", "other")
+        side: f"SELECT DISTINCT entity_type, entity FROM {side}_alert {among}" for side in SIDES
     }
     first, other = entities["first"], entities["other"]
     return _overlap(
@@ -267,7 +273,7 @@ def _of_entities(tables: Tables, what: str, among: str) -> Overlap:
 
 def _incidents(tables: Tables) -> Overlap:
     counted = {}
-    for side, against in (("first", "other"), ("other", "first")):
+    for side, against in (SIDES, SIDES[::-1]):
         counted[side] = _one(
             tables,
             f"""WITH incident AS (SELECT DISTINCT incident_id, entity_type, entity, opened, last
@@ -310,8 +316,7 @@ def _found_by_one(tables: Tables, which: str) -> list[FoundByOne]:
 def _drift(tables: Tables) -> Drift:
     events, days, in_both, in_either = _one(
         tables,
-        """SELECT count(*), count(DISTINCT day), count_if(first_alerted AND other_alerted),
-            count_if(first_alerted OR other_alerted) FROM event""",
+        f"""SELECT count(*), count(DISTINCT day), count_if({BOTH}), count_if({EITHER}) FROM event""",
     )
     bands = _bands(tables)
     period_days = max(1, -(-int(days) // PERIODS_MAX))
@@ -330,9 +335,8 @@ def _periods(tables: Tables, period_days: int) -> Iterator[Period]:
     found = tables.rows(
         f"""SELECT min(day), sum(first), sum(other), sum(in_both), sum(either) FROM (
             SELECT day, row_number() OVER (ORDER BY day) - 1 AS place,
-                count_if(first_alerted) AS first, count_if(other_alerted) AS other,
-                count_if(first_alerted AND other_alerted) AS in_both,
-                count_if(first_alerted OR other_alerted) AS either FROM event GROUP BY day)
+                count_if(first_published) AS first, count_if(other_published) AS other,
+                count_if({BOTH}) AS in_both, count_if({EITHER}) AS either FROM event GROUP BY day)
         GROUP BY place // {period_days} ORDER BY 1"""
     )
     for day, first, other, both, either in found:
@@ -353,7 +357,7 @@ def _bands(tables: Tables) -> list[ScoreBand]:
             + ", ".join(f"coalesce(avg(({side}_score >= {low})::INT), 0)" for low in BANDS)
             + " FROM event",
         )
-        for side in ("first", "other")
+        for side in SIDES
     ]
     return [
         ScoreBand(score_from=low, first=float(first), other=float(other))
@@ -363,8 +367,7 @@ def _bands(tables: Tables) -> list[ScoreBand]:
 
 def _population_stability(bands: list[ScoreBand], events: int) -> float:
     first, other = (
-        -np.diff([getattr(one, side) for one in bands], append=0.0) * events + 0.5
-        for side in ("first", "other")
+        -np.diff([getattr(one, side) for one in bands], append=0.0) * events + 0.5 for side in SIDES
     )
     p, q = first / first.sum(), other / other.sum()
     return float(np.sum((q - p) * np.log(q / p)))

@@ -63,15 +63,15 @@ def of_pair(
     first: str,
     other: str,
     differences: Sequence[Difference],
-    alerted: tuple[int, int],
+    with_alert: tuple[int, int],
     drift: Drift,
 ) -> Verdict:
-    """Which of two runs is better: by how it ranks, and by what its alerts find. alerted: events
-    with an alert, of either."""
+    """Which of two runs is better: by how it ranks, and by what its alerts find. with_alert:
+    how many events of either have one."""
     by_measure = {one.measure: one for one in differences}
     precision = by_measure.get(PRECISION)
     shares = (precision.first, precision.other) if precision else (None, None)
-    cost = "; ".join(map(_cost, (first, other), alerted, shares))
+    cost = "; ".join(map(_cost, (first, other), with_alert, shares))
     if not differences:
         said = f"Without labels nobody can say whether {first} or {other} is better"
         return Verdict(said, cost, _common(drift))
@@ -83,8 +83,8 @@ def of_pair(
     return Verdict(_better(one, than, by_rank, by_alerts), cost, because)
 
 
-def _cost(name: str, alerted: int, precision: float | None) -> str:
-    said = f"{name} has {some(alerted, 'event')} with an alert"
+def _cost(name: str, with_alert: int, precision: float | None) -> str:
+    said = f"{name} has {some(with_alert, 'event')} with an alert"
     return said if precision is None else f"{said}, {percent(precision)} of them fraud"
 
 
@@ -108,7 +108,7 @@ def _common(drift: Drift) -> str:
     share = drift.alerts_in_common
     if share is None:
         return "neither alerts at all"
-    return f"of the events that one of them alerts on, {percent(share)} are alerted on by both"
+    return f"of the events with an alert, {percent(share)} have one of both"
 
 
 def _sign(difference: Figure) -> int:

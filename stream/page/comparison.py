@@ -26,18 +26,19 @@ from stream.page.run import budget_chart, measured, precision_recall_chart
 from stream.words import NOTHING, measure, number, percent, rate, signed, size, whole
 
 _WHAT: Final = {
-    "events": "Events alerted on",
-    "entities": "Entities alerted on",
+    "events": "Events with an alert",
+    "entities": "Entities with an alert",
     "incidents": "Incidents",
-    "amount": "Amount of the events alerted on",
-    "frauds": "Frauds alerted on",
-    "fraud entities": "Entities with a fraud alerted on",
-    "fraud amount": "Amount of the frauds alerted on",
+    "amount": "Amount of the events with an alert",
+    "frauds": "Frauds with an alert",
+    "fraud entities": "Entities with an alert and a fraud",
+    "fraud amount": "Amount of the frauds with an alert",
 }
 _FOOTER: Final = (
     "Times are UTC. A score is −log10 of the p-value: 4 means one honest event in ten thousand. "
     "Intervals of 95 % are of a bootstrap whose blocks are days, the same days for both; where fewer "
-    "than eight of them hold any of what is measured there is none. The same numbers, and more of each, are in comparison.json beside this file."
+    "than eight of them hold any of what is measured there is none. The same numbers, and more of "
+    "each, are in comparison.json beside this file."
 )
 
 
@@ -77,7 +78,8 @@ def _lead(comparison: Comparison) -> str:
         span = f", {comparison.first_event_time[:10]} to {comparison.last_event_time[:10]}"
     bounds = (("from", comparison.judged_from), ("before", comparison.judged_until))
     judged = " and ".join(f"{bound} {time[:10]}" for bound, time in bounds if time)
-    told = f"{', '.join(names)} and {last} over the same events in one pass{span}{judged and f', judged {judged}'}. "
+    told = f"{', '.join(names)} and {last} over the same events in one pass{span}"
+    told += f", judged {judged}. " if judged else ". "
     if comparison.unjudged is None:
         return f"{told}{comparison.sides[0].name} is what the others are held against."
     return f"{told}{comparison.unjudged} What follows says what differs, not what is right."
@@ -93,8 +95,8 @@ def _runs(sides: Sequence[Side]) -> Iterator[Html]:
     columns[1:1] = labelled if judged else ()
     yield table("Each run by itself", columns, ([*_run(side)] for side in sides))
     yield paragraph(
-        "Alerts, incidents and events are those of the time that is judged. CPU time leaves out reading and decoding, which all runs share. State is what a checkpoint"
-        " at the end would hold."
+        "Alerts, incidents and events are those of the time that is judged. CPU time leaves out "
+        "reading and decoding, which all runs share. State is what a checkpoint at the end would hold."
     )
 
 
@@ -194,7 +196,7 @@ def _overlaps(pairs: Sequence[Pair]) -> Iterator[Html]:
         )
         for who, frauds in ((pair.first, pair.by_first), (pair.other, pair.by_other)):
             if frauds:
-                said = f"The dearest frauds that only {who} alerted on"
+                said = f"The dearest frauds with an alert of {who} alone"
                 yield fold(said, _found(said, pair, frauds))
 
 
@@ -255,9 +257,9 @@ def _periods_chart(page: Page, pair: Pair, index: int) -> Html:
     return curves_chart(
         page,
         f"periods-{index}",
-        f"Events alerted on, each {each}, by {pair.first}, by {pair.other} and by both",
+        f"Events with an alert, each {each}, of {pair.first}, of {pair.other} and of both",
         Axis(f"{each} from", dates=True),
-        Axis("events alerted on"),
+        Axis("events with an alert"),
         [
             Line(pair.first, at, [one.first for one in drift.periods]),
             Line(pair.other, at, [one.other for one in drift.periods]),

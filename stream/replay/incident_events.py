@@ -7,14 +7,12 @@ from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from stream.judging.asking import EVENTS_SHOWN
 from stream.replay.incidents import Incident, IncidentEvent
-from stream.replay.tables import ROW_GROUP_ROWS
+from stream.replay.tables import TIME, batches_in
 
-EVENTS_SHOWN: Final = 12
-TIME: Final = "event_time"
-IN_ORDER: Final = [(TIME, "ascending"), ("event_id", "ascending")]
+IN_ORDER: Final = [("event_time", "ascending"), ("event_id", "ascending")]
 
 
 def with_events(incidents: Sequence[Incident], scores: Path) -> list[Incident]:
@@ -22,33 +20,29 @@ def with_events(incidents: Sequence[Incident], scores: Path) -> list[Incident]:
     has them: read once, a row group at a time. The score is that of the incident's monitor."""
     if not incidents:
         return []
-    with pq.ParquetFile(scores, pre_buffer=False) as file:
-        names = file.schema_arrow.names
-        own = [f"score_{one.monitor}" for one in incidents]
-        score = [name if name in names else "score" for name in own]
-        fields = {one.entity.type for one in incidents}
-        columns = ["event_id", TIME, "amount", *{*score, *fields}]
-        first: list[pa.Table | None] = [None] * len(incidents)
-        for batch in file.iter_batches(ROW_GROUP_ROWS, columns=columns):
-            for field in fields:
-                at = [i for i, one in enumerate(incidents) if one.entity.type == field]
-                ids = pa.array([incidents[i].entity.id for i in at])
-                rows = batch.filter(pc.is_in(batch[field], ids))
-                for i in at if len(rows) else ():
-                    first[i] = _earliest(first[i], _inside(rows, incidents[i], score[i]))
+    score = [f"score_{one.monitor}" for one in incidents]
+    fields = {one.entity.type for one in incidents}
+    first: list[pa.Table | None] = [None] * len(incidents)
+    for batch in batches_in(scores, ["event_id", "event_time", "amount", *{*score, *fields}]):
+        for field in fields:
+            at = [i for i, one in enumerate(incidents) if one.entity.type == field]
+            ids = pa.array([incidents[i].entity.id for i in at])
+            rows = batch.filter(pc.is_in(batch[field], ids))
+            for i in at if len(rows) else ():
+                first[i] = _earliest(first[i], _inside(rows, incidents[i], score[i]))
     return [
         replace(one, first_events=_told(found)) for one, found in zip(incidents, first, strict=True)
     ]
 
 
 def _inside(rows: pa.RecordBatch, incident: Incident, score: str) -> pa.Table:
-    time_ms = rows[TIME].cast(pa.timestamp("ms")).cast(pa.int64())
+    time_ms = rows["event_time"].cast(TIME).cast(pa.int64())
     during = pc.and_(
         pc.greater_equal(time_ms, incident.first_ms), pc.less_equal(time_ms, incident.last_ms)
     )
     inside = pc.and_(during, pc.equal(rows[incident.entity.type], incident.entity.id))
     columns = [rows["event_id"], time_ms, rows["amount"], rows[score]]
-    return pa.table(columns, ["event_id", TIME, "amount", "score"]).filter(inside)
+    return pa.table(columns, ["event_id", "event_time", "amount", "score"]).filter(inside)
 
 
 def _earliest(known: pa.Table | None, more: pa.Table) -> pa.Table:
@@ -58,4 +52,4 @@ def _earliest(known: pa.Table | None, more: pa.Table) -> pa.Table:
 
 def _told(found: pa.Table | None) -> list[IncidentEvent]:
     rows = [] if found is None else found.to_pylist()
-    return [IncidentEvent(time_ms=row.pop(TIME), **row) for row in rows]
+    return [IncidentEvent(time_ms=row.pop("event_time"), **row) for row in rows]

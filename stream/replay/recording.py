@@ -163,7 +163,7 @@ class Recording:
         """Write the incidents, with their frauds where these were written before."""
         parts = self._parts
         known = (parts[FRAUDS], parts[LABELS]) if parts[FRAUDS].exists() else None
-        write_incidents(parts[INCIDENTS], parts[ALERTS], parts[SCORES], known)
+        write_incidents(self._config, parts[INCIDENTS], parts[ALERTS], parts[SCORES], known)
 
     def incidents_opened(self) -> Opened:
         """The incidents that opened in the span; these and the alerts are written."""

@@ -23,6 +23,7 @@ from schemas.alerts import Alert
 from schemas.columns import F64, Bools, EventBatch
 from stream.chain import Judged
 from stream.config import ASSESS, Config, labels_from
+from stream.judging.facts import ALERTED
 from stream.replay.span import Span
 
 ROW_GROUP_ROWS: Final = 100_000
@@ -45,7 +46,7 @@ POSITION: Final = (
     column("partition", pa.int64(), "partition", always=True),
     column("offset", pa.int64(), "and offset", always=True),
 )
-ACTIVITIES: Final = pa.array([None, "opened", "updated", "counted", "held_back"])
+ACTIVITIES: Final = pa.array([None, *ALERTED, "held_back"])
 """What the policy made of an event, by `policy.QUIET` … `policy.OVER_BUDGET`."""
 
 CONTRIBUTION: Final = pa.struct(

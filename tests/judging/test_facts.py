@@ -139,6 +139,19 @@ def test_one_attack_is_scored_in_one_way(tmp_path: Path) -> None:
     assert activities == [None] * 100 + ["opened"] + ["counted"] * 6 + [None]
 
 
+def test_a_late_event_leaves_an_incident_that_was_over(tmp_path: Path) -> None:
+    """What came late into the next incident is counted there and stretches neither; an incident
+    lasts as long as its events follow each other within `incident_gap`, in whatever order they came.
+    """
+    attack = [payment(i, "a", 150.0) for i in (100, 155, 210, 180, 1_000, 999)]
+    run(tmp_path, [*QUIET, *attack], [fraud("e999")])
+    over, next_one = rows_of(tmp_path, "incidents")
+    assert over["last"].timestamp() * 1000 == attack[2]["at"]
+    assert (over["suppressed"], over["events"], over["verdict"]) == (3, 4, "honest")
+    assert next_one["last"] == next_one["opened"]
+    assert (next_one["suppressed"], next_one["events"], next_one["verdict"]) == (1, 1, "honest")
+
+
 def test_an_id_means_the_first_event_that_has_it(tmp_path: Path) -> None:
     """Where payments and logins number alike a label means the earlier event, is judged once, and
     teaches what it is judged by; labels that could mean several are counted."""

@@ -10,8 +10,8 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 
+from stream.judging.asking import EVENTS_SHOWN
 from stream.replay import Split, Summary, replay
-from stream.replay.incident_events import EVENTS_SHOWN
 from stream.replay.tables import surprised_names
 from tests.judging.conftest import SCORE_FROM_MS, shop, write_shop
 from tests.judging.test_judge import ms
@@ -89,7 +89,7 @@ def test_features_are_those_that_alerts_speak_of(run: Path) -> None:
     """What an alert's contributions call actual and p-value, features.parquet has for its event;
     where a monitor did not judge an event, it has nothing."""
     features = {row["event_id"]: row for row in rows(run, "features")}
-    scores = [row | {"ms": ms(row["event_time"])} for row in rows(run, "scores")]
+    scores = rows(run, "scores")
     assert [*features] == [row["event_id"] for row in scores]
     told = 0
     for alert in rows(run, "alerts"):
