@@ -12,7 +12,7 @@ from detectors.combination import P_MIN
 from detectors.features import KINDS
 from detectors.features.kind import Kind
 from detectors.models.half_space_trees import COUNTERFACTUAL_MAX, Isolated
-from detectors.spec import FeatureSpec
+from detectors.spec import FeatureSpec, RuleSpec
 from schemas.alerts import Contribution
 from schemas.columns import F64, I64
 
@@ -129,6 +129,25 @@ def contributions(
             )
         )
     return found
+
+
+def of_rule(
+    i: int, names: list[str], rule: RuleSpec, told: Told, calibrated: Calibrated
+) -> list[Contribution]:
+    """The features that a rule asks for, all of them alike: expected is less than it asks."""
+    asked = list(rule.at_least.items())[:SHOWN_MAX]
+    return [
+        Contribution(
+            feature=name,
+            actual=short(float(told.values[j, i] * told.units[j, i])),
+            expected_low=0.0,
+            expected_high=short(bound),
+            p_value=short(1.0 if isnan(calibrated.p[j, i]) else float(calibrated.p[j, i])),
+            share=1.0 / len(asked),
+        )
+        for name, bound in asked
+        for j in [names.index(name)]
+    ]
 
 
 def counterfactual(

@@ -442,8 +442,8 @@ def test_the_handbook_end_to_end(shared_data: Path, tmp_path: Path) -> None:
 
 
 def test_a_rule_alerts_by_its_name_from_the_first_events_on(tmp_path: Path) -> None:
-    """Before anything is learned, an alert that a rule decided names it, with what was seen, and
-    has no counterfactual."""
+    """Before anything is learned, an alert that a rule decided names it, with what it asks for, and
+    what was seen of that; with less of it there would be no alert."""
     text = CONFIG.replace(
         'inputs = ["shop"]',
         'inputs = ["shop"]\nrules = [{ name = "busy", at_least = { payments_1h = 3 }, p = 1e-3 }]',
@@ -456,8 +456,10 @@ def test_a_rule_alerts_by_its_name_from_the_first_events_on(tmp_path: Path) -> N
     assert alerts[0]["detector"] == "busy"
     assert alerts[0]["action"]["reason_code"] == "account.busy"
     assert alerts[0]["p_value"] == 1e-3
-    assert alerts[0]["counterfactual"] is None
-    assert {one["feature"] for one in alerts[0]["contributions"]} == {"amount", "payments_1h"}
+    assert alerts[0]["counterfactual"] == ["payments_1h"]
+    [only] = alerts[0]["contributions"]
+    assert (only["feature"], only["expected_high"], only["share"]) == ("payments_1h", 3.0, 1.0)
+    assert only["actual"] >= 3.0
 
 
 SESSIONS = """

@@ -232,16 +232,22 @@ class Assess:
         ]
 
     def _contribution(self, assessed: Assessed, i: int, j: int, share: float) -> Contribution:
-        """Of one input: a monitor's score, or a feature's value."""
+        """Of one input: a monitor's score, or a feature's value, and what is usual among the reports,
+        where this one is not: together with others what is usual may tell as well."""
         p = float(assessed.by_monitor[i, self.assessment.learner.owner[j]])
-        is_score = j < len(self.monitors)
-        usual = assessed.low[i, j], assessed.high[i, j]
-        low, high = (None if np.isnan(one) else explain.short(float(one)) for one in usual)
+        if j < len(self.monitors):
+            actual, low, high = explain.surprise(p), 0.0, self.expected_score
+        else:
+            actual, low, high = (
+                float(of[i, j]) for of in (assessed.value, assessed.low, assessed.high)
+            )
+            low = max(low, 0.0)  # as features are magnitudes
+        unusual = actual < low or actual > high
         return Contribution(
             feature=self.names[j],
-            actual=explain.short(explain.surprise(p) if is_score else float(assessed.value[i, j])),
-            expected_low=0.0 if is_score else low,
-            expected_high=self.expected_score if is_score else high,
+            actual=explain.short(actual),
+            expected_low=explain.short(low) if unusual else None,
+            expected_high=explain.short(high) if unusual else None,
             p_value=explain.short(p),
             share=share,
         )

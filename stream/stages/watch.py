@@ -16,7 +16,7 @@ from detectors.hashing import pseudonym
 from detectors.monitor import Monitor, MonitorSpec, Watched, present, told_names
 from detectors.spec import seconds
 from detectors.state import AboutToWrite, Arrays
-from schemas.alerts import Alert
+from schemas.alerts import Alert, Contribution
 from schemas.codecs.slim import P_VALUE
 from schemas.columns import F64, I64, U8, Bools, EventBatch
 from stream.alerting import Origin, Reasons, Teller, published
@@ -202,9 +202,7 @@ class Watch:
     def _alert(self, batch: EventBatch, watched: Watched, i: int) -> Alert:
         calibrated = watched.calibrated
         detector, top_feature = self._foremost(watched, i)
-        names, features = self.monitor.names, self.spec.features
-        shown = explain.contributions(i, names, features, watched.told, calibrated, watched.trees)
-        threshold = float(watched.decided.threshold[i])
+        shown, instead = self._explained(watched, i)
         reasons = Reasons(
             detector=detector,
             reason=top_feature,
@@ -212,13 +210,25 @@ class Watch:
             warm=int(calibrated.learned[i]) >= self.spec.policy.warm_up_events,
             window_s=self._window_s({one.feature for one in shown}),
             contributions=shown,
-            counterfactual=None
-            if watched.rule[i] >= 0
-            else explain.counterfactual(i, names, calibrated, threshold),
+            counterfactual=instead,
         )
         who = pseudonym(watched.keys[i])
         row = int(watched.index[i])
         return self.teller.alert(self.origin, batch, row, who, watched.decided, i, reasons)
+
+    def _explained(self, watched: Watched, i: int) -> tuple[list[Contribution], list[str] | None]:
+        """The contributions, and the counterfactual. A rule that decided holds no longer without the
+        first feature that it asks for; whether others then do is not looked at."""
+        names, told, calibrated = self.monitor.names, watched.told, watched.calibrated
+        threshold = float(watched.decided.threshold[i])
+        if watched.rule[i] < 0:
+            features, trees = self.spec.features, watched.trees
+            shown = explain.contributions(i, names, features, told, calibrated, trees)
+            return shown, explain.counterfactual(i, names, calibrated, threshold)
+        rule = self.spec.rules[int(watched.rule[i])]
+        enough = len(self.spec.rules) == 1 and not calibrated.combined[i] <= threshold
+        instead = [next(iter(rule.at_least))] if enough else None
+        return explain.of_rule(i, names, rule, told, calibrated), instead
 
     def _foremost(self, watched: Watched, i: int) -> tuple[str, str]:
         """The detector with the smallest p-value, and the feature with the largest share; for both
