@@ -142,7 +142,9 @@ class Reporter:
         self, events: EventBatch, said: Mapping[str, Mapping[str, F64]]
     ) -> list[tuple[EventBatch, I64]]:
         """Each monitor's reports on a batch, and the rows that they speak of."""
-        chosen = sampled(events, self._key) if said else np.zeros(len(events), np.bool_)
+        if not said:
+            return []
+        chosen = sampled(events, self._key)
         return [
             reports(name, events, its, self._spec, chosen, self._every)
             for name, its in said.items()
@@ -219,7 +221,7 @@ class SourceShard(Shard):
         if self._reporter is None or self._assess is None:
             return []
         if self._wanted.scores:
-            words[ASSESS] = silence(None, len(events), self._wanted)
+            words[ASSESS] = silence(0, len(events), self._wanted)
         together = self._reporter.together(events, outcomes)
         if together is None:
             return []
