@@ -7,9 +7,11 @@ under any dependence; a monitor that did not report is censored, known only to l
     p = K/(Σ 1/p_k + (K - r) C),   C = E[1/p | p > L] = ln(1/L)/(1 - L),   L = the limit
 
 with K monitors, of which r reported. With labels `detectors.learning` says it once it says it
-better. Each report revises its event's p at once; nothing waits. An event alarms once, and again
-when its score has grown by `policy.ESCALATION`. Where all reports on an event stand together, what
-was learned is asked once, at the last of them: of some only, it may say anything.
+better. Each report revises its event's p at once, but where what is learned is asked and all reports
+on an event stand together: then the last of them decides, since of some only it may say anything.
+An event alarms once, and again when its score has grown by `policy.ESCALATION`. It is judged warm by
+the events before it, and counted once as held back and once as counted into an incident, however
+many reports say so.
 
 The policy is the monitors' (`detectors.policy`), on subjects instead of entities. It needs the rate
 of all events, of which only few are reported: every event that `sampled` picks is reported by every
@@ -36,10 +38,12 @@ from detectors.learning import HARMONIC, SAMPLE, Learner
 from detectors.models.half_space_trees import COUNTERFACTUAL_MAX
 from detectors.monitor import LABEL
 from detectors.policy import (
+    COUNTED,
     ESCALATION,
     OPENED,
     OVER_BUDGET,
     QUIET,
+    SUPPRESSED,
     UPDATED,
     WORDS,
     Decided,
@@ -61,6 +65,8 @@ USUAL_SD: Final = 2.0
 """Standard deviations about the mean that are called usual."""
 
 NO_LATENESS_MS: Final = 1e18
+NEVER, HELD_BACK = -1.0, -2.0
+"""In place of the score at which an event alarmed, where it has not: never, or over budget only."""
 FIRST, SAMPLED = range(2)
 
 
@@ -78,9 +84,9 @@ def censored(limit: float) -> float:
 class Known(NamedTuple):
     """The last reported events, in sets of `WAYS`, the set by the hash of the event's id. place:
     int64[events, 2], source and offset, the source -1 where free. p: float64[events, monitors], NaN
-    where not reported. peak: float64, the score at which the event last alarmed, -1 where it has
-    not. next_way: int64[sets], the way that gives way next. totals: int64[2], events first seen,
-    and of those sampled."""
+    where not reported. peak: float64, the score at which the event last alarmed, `NEVER` or
+    `HELD_BACK` where it has not. next_way: int64[sets], the way that gives way next. totals:
+    int64[2], events first seen, and of those sampled."""
 
     place: I64
     p: F64
@@ -183,7 +189,7 @@ class Assessment:
         self.known = Known(
             place=np.full((sets * WAYS, 2), -1, np.int64),
             p=np.full((sets * WAYS, monitors), np.nan),
-            peak=np.full(sets * WAYS, -1.0),
+            peak=np.full(sets * WAYS, NEVER),
             next_way=np.zeros(sets, np.int64),
             totals=np.zeros(2, np.int64),
         )
@@ -322,7 +328,7 @@ def _new_slot(known: Known, of: Learner, event: np.uint64, source: int, offset: 
     known.place[slot, 0] = source
     known.place[slot, 1] = offset
     known.p[slot] = np.nan
-    known.peak[slot] = -1.0
+    known.peak[slot] = NEVER
     known.totals[FIRST] += 1
     learning.forget(of, slot, event)
     return int(slot)
@@ -364,13 +370,14 @@ def _assess(
             continue
         work.all[heard.monitor[i]] = heard.p[i]
         if heard.due[i]:
-            out.warm[i] = known.totals[SAMPLED] * SAMPLE >= rules.warm_up_events
-            before = known.totals[FIRST]
-            slot = _take(i, known, of, positions, heard, rules)
+            slot, first = _take(i, known, of, positions, heard, rules)
+            # by the events before it: at a later report it is among those sampled itself
+            sampled_before = known.totals[SAMPLED] - int(heard.chosen[i] and not first)
+            out.warm[i] = sampled_before * SAMPLE >= rules.warm_up_events
             mine = words[subjects.row[heard.at[i]]]
             if subjects.fresh[heard.at[i]]:
                 mine[:] = 0.0
-            if known.totals[FIRST] > before and heard.chosen[i]:
+            if first and heard.chosen[i]:
                 known.totals[SAMPLED] += 1
                 weight = float(SAMPLE)
             waits = learns and rules.whole and _more_is_due(positions, heard, i)
@@ -412,8 +419,8 @@ def _more_is_due(positions: Positions, heard: Heard, i: int) -> bool:
 @kernel
 def _take(
     i: int, known: Known, of: Learner, positions: Positions, heard: Heard, rules: Rules
-) -> int:
-    """Remember a report; the slot of its event."""
+) -> tuple[int, bool]:
+    """Remember a report; the slot of its event, and whether it is the first on it."""
     event, source, offset = heard.event[i], positions.source[i], positions.offset[i]
     slot = _find(known, event, source, offset)
     first = slot < 0
@@ -422,7 +429,7 @@ def _take(
     monitor, p = heard.monitor[i], heard.p[i]
     known.p[slot, monitor] = p
     learning.hear(of, slot, first, monitor, p, rules.report_p, heard.values[i])
-    return slot
+    return slot, first
 
 
 @kernel
@@ -438,12 +445,18 @@ def _decide(
     out: Assessed,
 ) -> int:
     """What becomes of a report. mine: its subject's incident."""
-    score = -log10(out.p[i])
-    if known.peak[slot] >= 0.0 and score < known.peak[slot] + ESCALATION:
+    score, peak = -log10(out.p[i]), known.peak[slot]
+    if peak >= 0.0 and score < peak + ESCALATION:
         out.decided.activity[i] = QUIET
         return QUIET
     what = decide(mine, i, positions, out.p[i], weight, limits, stream, out.decided)
-    if what not in (QUIET, OVER_BUDGET):
+    # the policy counts what it is asked, and was asked of this event before
+    if (what == OVER_BUDGET and peak != NEVER) or (what == COUNTED and peak >= 0.0):
+        stream.activities[what] -= 1
+        mine[SUPPRESSED] -= 1.0 if what == COUNTED else 0.0
+    if what == OVER_BUDGET and peak == NEVER:
+        known.peak[slot] = HELD_BACK
+    elif what not in (QUIET, OVER_BUDGET):
         known.peak[slot] = score
     return what
 

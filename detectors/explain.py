@@ -5,7 +5,7 @@ from later state, so that an explanation does not depend on how the log was cut 
 """
 
 from math import exp, isnan, log10
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 from detectors.calibration import Calibrated
 from detectors.combination import P_MIN
@@ -31,19 +31,6 @@ class Told(NamedTuple):
     units: F64
     centre: F64
     spread: F64
-
-
-class Stripped(Protocol):
-    """n events with some of what spoke set to what was expected. order: int64[3, n], what spoke most,
-    foremost first; without: float64[3, n], p without the first one, two, three, NaN where fewer."""
-
-    @property
-    def order(self) -> I64:
-        """See above."""
-
-    @property
-    def without(self) -> F64:
-        """See above."""
 
 
 def surprise(p: float) -> float:
@@ -151,17 +138,19 @@ def of_rule(
 
 
 def counterfactual(
-    i: int, names: list[str], stripped: Stripped, threshold: float
+    i: int, names: list[str], order: I64, without: F64, threshold: float
 ) -> list[str] | None:
     """The first one, two or three most surprising features that, at expected, raise no alert.
 
-    Each was verified by scoring the event again before it was learned; None where three are not
-    enough. Smallest in that order, not over all subsets.
+    order: int64[3, n], what spoke most of each event, foremost first; without: float64[3, n], p
+    with the first one, two, three of these as expected, NaN where there are fewer. Each was
+    verified by scoring the event again before it was learned; None where three are not enough.
+    Smallest in that order, not over all subsets.
     """
     for k in range(COUNTERFACTUAL_MAX):
-        without = float(stripped.without[k, i])
-        if isnan(without):
+        p = float(without[k, i])
+        if isnan(p):
             return None
-        if without > threshold:
-            return [names[int(stripped.order[c, i])] for c in range(k + 1)]
+        if p > threshold:
+            return [names[int(order[c, i])] for c in range(k + 1)]
     return None

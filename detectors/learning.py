@@ -26,7 +26,7 @@ one event in `SAMPLE` is always known. Events on which all are silent stand behi
 their harmonic mean. Each event counts as of its own day, half after `HALF_LIFE_DAYS`. Where only
 frauds are ever labelled nothing is known of honest events, and the harmonic mean goes on speaking.
 
-Memory: with the assessment's remembered events, 8 bytes for each input, 8 for each monitor, and 68
+Memory: with the assessment's remembered events, 8 bytes for each input, 8 for each monitor, and 72
 more. Of the labelled frauds an event may push out only the oldest in a set of which they hold half.
 A later label replaces an earlier one in what trees are fitted on and in the sums; the regression
 learns an event's first two as an outcome each, and no more, whatever is said how often.
@@ -117,8 +117,8 @@ class Sums(NamedTuple):
 
 
 class Learner(NamedTuple):
-    """All that is learned. owner: int64[inputs], the monitor that an input is of. one: float64[1],
-    none: float64[0] and most: float64[3], to work in."""
+    """All that is learned. owner: int64[inputs], the monitor that an input is of. one: float64[1]
+    and none: float64[0], to work in."""
 
     memory: Memory
     sums: Sums
@@ -128,7 +128,6 @@ class Learner(NamedTuple):
     owner: I64
     one: F64
     none: F64
-    most: F64
 
 
 def learner(events: int, monitors: int, owners: list[int]) -> Learner:
@@ -164,7 +163,6 @@ def learner(events: int, monitors: int, owners: list[int]) -> Learner:
         owner=np.array([*range(monitors), *owners], np.int64),
         one=np.zeros(1),
         none=np.zeros(0),
-        most=np.zeros(3),
     )
 
 
@@ -204,7 +202,7 @@ def refit(of: Learner, time_ms: int) -> None:
     changed = taken - sums.clock[FITTED_AT] >= FIT_ANEW * (len(honest) + len(frauds))
     if changed and min(len(frauds), len(honest)) >= FIT_MIN:
         _fit(of, honest, frauds)
-        _recount(of, honest)
+        _recount(of, honest, np.zeros(3))
         sums.clock[FITTED_AT] = taken
     sums.clock[SPEAKER] = _best(sums)
     _share(sums)
@@ -319,8 +317,8 @@ def say(of: Learner, slot: int, harmonic: float) -> None:
         if isnan(most[way]) or said[way] > most[way]:
             most[way] = said[way]
     if memory.verdict[slot] == HONEST:
-        _count_honest(of, slot, -1.0)
-        _count_honest(of, slot, 1.0)
+        _count_honest(of, slot, -1.0, most)
+        _count_honest(of, slot, 1.0, most)
 
 
 @kernel
@@ -407,9 +405,9 @@ def teach(of: Learner, slot: int, verdict: int, harmonic: float) -> None:
     elif verdict == FRAUD:
         _count_heard(of, slot, -1.0)
     if before == HONEST:
-        _count_honest(of, slot, -1.0)
+        _count_honest(of, slot, -1.0, memory.most[slot])
     elif verdict == HONEST:
-        _count_honest(of, slot, 1.0)
+        _count_honest(of, slot, 1.0, memory.most[slot])
     if memory.learned[slot] < LEARNED_MAX:
         memory.learned[slot] += 1
         logistic.learn(of.line, memory.inputs[slot], memory.spoke[slot], float(verdict))
@@ -447,28 +445,28 @@ def _count_heard(of: Learner, slot: int, more: float) -> None:
 
 
 @kernel
-def _recount(of: Learner, honest: I64) -> None:
+def _recount(of: Learner, honest: I64, today: F64) -> None:
     """Count honest events, given by their slots, by what is said of them today, where that is more
-    than was said when they came. What was said before all reports were there moves alike."""
+    than was said when they came. What was said before all reports were there moves alike.
+    today: float64[3], to work in."""
     memory = of.memory
     for k in range(len(honest)):
         slot = honest[k]
         said, most = memory.said[slot], memory.most[slot]
-        _count_honest(of, slot, -1.0)
         for way in range(LOGISTIC, BOOSTED + 1):
-            of.most[way] = most[way]
+            today[way] = most[way]
             if not isnan(most[way]):
                 now = _odds(of, way, memory.inputs[slot], memory.spoke[slot])
-                most[way] += max(now - said[way], 0.0)
-        _count_honest(of, slot, 1.0)
-        for way in range(LOGISTIC, BOOSTED + 1):
-            most[way] = of.most[way]
+                today[way] += max(now - said[way], 0.0)
+        _count_honest(of, slot, -1.0, most)
+        _count_honest(of, slot, 1.0, today)
 
 
 @kernel
-def _count_honest(of: Learner, slot: int, more: float) -> None:
-    """Count a reported honest event by the most that each way said of it, or take it back."""
-    counted, most = of.memory.counted[slot], of.memory.most[slot]
+def _count_honest(of: Learner, slot: int, more: float, most: F64) -> None:
+    """Count a reported honest event by the most that each way said of it, or take it back. most:
+    float64[3], log odds by way, to count it by."""
+    counted = of.memory.counted[slot]
     silent = of.memory.spoke[slot].sum() == 0.0
     for way in range(LOGISTIC, BOOSTED + 1):
         b = int(counted[way])

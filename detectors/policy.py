@@ -48,7 +48,7 @@ class Decided(NamedTuple):
 
 class Stream(NamedTuple):
     """now: float64, stream time, the decayed count of events and since when, tokens left.
-    activities: int64[5], events by what became of them."""
+    activities: int64[5], events by what became of them, one that became several in each."""
 
     now: F64
     activities: I64

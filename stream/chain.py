@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from detectors.monitor import MonitorSpec
+from detectors.monitor import told_names
 from schemas.alerts import Alert
 from schemas.columns import I64, EventBatch, joined
 from schemas.records import Records
@@ -111,7 +111,7 @@ class Chain:
         recorded: Mapping[str, Log] | None = None,
         shards: Making | None = None,
     ) -> None:
-        self._specs: dict[str, MonitorSpec | None] = {one.name: one for one in config.monitors}
+        self._features = {one.name: len(told_names(one)) for one in config.monitors}
         self._wanted = wanted
         self._shards = shards or Shards(config, run, topics, wanted=wanted)
         self._later = {
@@ -123,7 +123,7 @@ class Chain:
             for name in config.inputs
         }
         if config.assess and wanted.scores:
-            self._specs[ASSESS] = None
+            self._features[ASSESS] = 0
             for later in self._later.values():
                 later.append(ASSESS)
         self._logs = {(log.name, log.internal): log for log in logs(config)}
@@ -146,8 +146,9 @@ class Chain:
         return emitted
 
     def begin(self, input_name: str, records: Records) -> Callable[[], Emitted]:
-        """The first half of that, also for a recorded internal log: several partitions may begin before the first one is asked for
-        what came of it. They must be asked in the order in which they began."""
+        """The first half of that, also for a recorded internal log: several partitions may begin
+        before the first one is asked for what came of it. They must be asked in the order in which
+        they began."""
         if records.topic in self._recorded:
             internal = self._internal(self._recorded[records.topic], records.partition)
             return internal.shard.begin_judging(internal.shard.read(records))
@@ -175,7 +176,7 @@ class Chain:
         """Let the events of an input wait for all that is said of them."""
         source.reached_ms = int(due_ms[-1])
         silent = {
-            name: silence(self._specs[name], len(due_ms), self._wanted) for name in source.later
+            name: silence(self._features[name], len(due_ms), self._wanted) for name in source.later
         }
         source.held.append((_Held(emitted.events, due_ms), silent | emitted.said))
 

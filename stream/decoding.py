@@ -5,7 +5,6 @@ last batch, so that configurations which are replayed side by side decode it onc
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import msgspec
@@ -16,7 +15,6 @@ from schemas.checks import check
 from schemas.codecs import Codec, codec_named
 from schemas.columns import I64, EventBatch
 from schemas.dead_letters import Fault
-from schemas.events import FIELDS
 from schemas.mapping import compile_mapping
 from schemas.records import Records
 from stream.config import Config, InputSpec, LimitsSpec, fields_wanted
@@ -36,45 +34,20 @@ class Read(NamedTuple):
 
 
 class Decoder:
-    """Decodes the batches of an input for one configuration.
+    """Decodes the batches of an input. fields: the event fields that are wanted of it."""
 
-    fields: the event fields that it wants. shared: what decodes them for others too; only a batch
-    without a fault is taken from there, since a fault may lie in a field that others alone want.
-    """
-
-    def __init__(
-        self,
-        spec: InputSpec,
-        limits: LimitsSpec,
-        fields: list[str],
-        shared: "SharedDecoder | None" = None,
-    ) -> None:
+    def __init__(self, spec: InputSpec, limits: LimitsSpec, fields: Sequence[str]) -> None:
         self._record_bytes_max = limits.record_bytes_max
         self._time_ahead_max_ms = round(seconds(limits.time_ahead_max) * 1000)
-        self._fields = frozenset(fields)
         self._codec = codec_of(spec, fields)
-        self._shared = shared
 
     def read(self, batch: Records) -> Read:
         """The batch's events, and a fault for each record that is none and no tombstone."""
-        if self._shared is not None:
-            read = self._shared.read(batch)
-            if not read.faults:
-                return read._replace(events=self._chosen(read.events))
         kept, faults, tombstones = self._screened(batch)
         records = batch if len(kept) == len(batch) else batch.take(kept)
         events, found = check(self._codec.decode(records), records, self._time_ahead_max_ms)
         found = [fault._replace(row=int(kept[fault.row])) for fault in found]
         return Read(events, sorted(faults + found), tombstones)
-
-    def _chosen(self, events: EventBatch) -> EventBatch:
-        """The events with no other fields than those wanted here."""
-        wanted = self._fields
-        return replace(
-            events,
-            text={name: column for name, column in events.text.items() if name in wanted},
-            number={name: column for name, column in events.number.items() if name in wanted},
-        )
 
     def _screened(self, batch: Records) -> tuple[I64, list[Fault], int]:
         """The records to decode, faults of those too large, and the number of tombstones."""
@@ -99,7 +72,7 @@ class SharedDecoder:
         self._last: tuple[Records, Read] | None = None
 
     def read(self, batch: Records) -> Read:
-        """The batch with the fields of all who share it."""
+        """The batch's events and faults, as `Decoder.read` has them."""
         if self._last is None or self._last[0] is not batch:
             self._last = batch, self._decoder.read(batch)
         return self._last[1]
@@ -107,20 +80,29 @@ class SharedDecoder:
 
 def shared_decoders(configs: Sequence[Config]) -> list[dict[str, SharedDecoder]]:
     """For each configuration a decoder for every input, one for all that read it alike."""
-    shared: dict[bytes, SharedDecoder] = {}
+    shared: dict[HowRead, SharedDecoder] = {}
+    found: list[dict[str, SharedDecoder]] = []
     for config in configs:
-        for name, spec in config.inputs.items():
-            key = reading(config, name)
+        own = {name: how_read(config, name) for name in config.inputs}
+        for name, key in own.items():
             if key not in shared:
-                alike = [one for one in configs if name in one.inputs and reading(one, name) == key]
-                wanted = {field for one in alike for field in fields_wanted(one, name)}
-                fields = [field for field in FIELDS if field in wanted]
-                shared[key] = SharedDecoder(Decoder(spec, config.limits, fields))
-    return [{name: shared[reading(one, name)] for name in one.inputs} for one in configs]
+                decoder = Decoder(config.inputs[name], config.limits, key.fields)
+                shared[key] = SharedDecoder(decoder)
+        found.append({name: shared[key] for name, key in own.items()})
+    return found
 
 
-def reading(config: Config, input_name: str) -> bytes:
-    """Everything on which depends how an input's records are cut and decoded, but for the fields
-    that are wanted of them."""
+class HowRead(NamedTuple):
+    """Everything on which depends how an input's records are cut and decoded. fields: the event
+    fields that are wanted of them, on which it depends what is a fault."""
+
+    spec: bytes
+    fields: tuple[str, ...]
+
+
+def how_read(config: Config, input_name: str) -> HowRead:
+    """How a configuration reads an input."""
     limits = msgspec.structs.replace(config.limits, duplicate_window=2)
-    return msgspec.json.encode((input_name, config.inputs[input_name], limits), order="sorted")
+    spec = input_name, config.inputs[input_name], limits
+    fields = fields_wanted(config, input_name)
+    return HowRead(msgspec.json.encode(spec, order="sorted"), tuple(fields))

@@ -142,7 +142,9 @@ class Reporter:
         self, events: EventBatch, said: Mapping[str, Mapping[str, F64]]
     ) -> list[tuple[EventBatch, I64]]:
         """Each monitor's reports on a batch, and the rows that they speak of."""
-        chosen = sampled(events, self._key) if said else np.zeros(len(events), np.bool_)
+        if not said:
+            return []
+        chosen = sampled(events, self._key)
         return [
             reports(name, events, its, self._spec, chosen, self._every)
             for name, its in said.items()
@@ -219,7 +221,7 @@ class SourceShard(Shard):
         if self._reporter is None or self._assess is None:
             return []
         if self._wanted.scores:
-            words[ASSESS] = silence(None, len(events), self._wanted)
+            words[ASSESS] = silence(0, len(events), self._wanted)
         together = self._reporter.together(events, outcomes)
         if together is None:
             return []
@@ -343,6 +345,20 @@ class AssessShard(InternalShard):
         return {ASSESS: self.assess}
 
 
+def route_of(
+    config: Config,
+    input_name: str,
+    decoder: SharedDecoder | None = None,
+    hops: Sequence[Hop] = (),
+) -> Route:
+    """What reads a partition of an input, and sends it on over these hops. decoder: what decodes it
+    for others too."""
+    spec, limits = config.inputs[input_name], config.limits
+    own = decoder or Decoder(spec, limits, fields_wanted(config, input_name))
+    window, is_read = limits.duplicate_window, input_is_read(config, input_name)
+    return Route(own, window, hash_key(config.secret), hops, is_read=is_read)
+
+
 class Shards:
     """Makes the shards of a configuration, their state empty.
 
@@ -400,7 +416,7 @@ class Shards:
             hops.append(self._label_hop(way.internal))
         inline = way is not None and way.internal is None and watches
         assess = self._assess(spec.partitions, whole=True) if inline else None
-        route = self.route(input_name, hops)
+        route = route_of(self._config, input_name, self._decoders.get(input_name), hops)
         return SourceShard(route, watches, self._reporter, assess, self._wanted)
 
     def internal(self, log: Log) -> InternalShard:
@@ -423,14 +439,6 @@ class Shards:
         subject = self._config.assess.subject
         of_subject = partial(labels_of, entity=subject)
         return Hop(log, subject, of_subject, self._reports_codec(), self._key)
-
-    def route(self, input_name: str, hops: Sequence[Hop] = ()) -> Route:
-        """What reads a partition of an input, and sends it on over these hops."""
-        spec, limits = self._config.inputs[input_name], self._config.limits
-        fields = fields_wanted(self._config, input_name)
-        decoder = Decoder(spec, limits, fields, self._decoders.get(input_name))
-        is_read = input_is_read(self._config, input_name)
-        return Route(decoder, limits.duplicate_window, self._key, hops, is_read=is_read)
 
     def _watch(self, monitor: MonitorSpec, shards: int) -> Watch:
         told = looked_at(self._config.assess) if self._config.assess else []

@@ -4,6 +4,7 @@ than the labels do."""
 import tomllib
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -251,6 +252,34 @@ def test_inputs_meet_as_in_a_run_alone(files: dict[str, Path], tmp_path: Path) -
     replay(config(both), inputs, tmp_path / "alone", lambda _r, _s: None)
     expected, got = left_behind(tmp_path / "alone"), left_behind(tmp_path / "together" / "both")
     assert [name for name in expected if expected[name] != got.get(name)] == []
+
+
+def test_what_one_run_drops_leads_no_other_astray(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where one forgets ids that the other still knows, and so takes records that came again under a
+    later time, the other reads its logs in the order in which it does alone."""
+    monkeypatch.setattr("stream.replay.opening.FileReading", partial(FileReading, batch_records=20))
+    both = CONFIG.replace("[inputs.visits]", SECOND_SHOP + "[inputs.visits]") + IN_SECOND_SHOP
+    forgetful = both + "[limits]\nduplicate_window = 2\n"
+    inputs = []
+    for name, at_ms in (("shop", 0), ("second", 30_000)):
+        rows: list[Row] = [
+            {"id": f"{name}{i}", "at": START_MS + at_ms + i * 60_000, "who": f"a{i % 7}"}
+            | {"amount": 500.0 if i % 40 == 39 else 20.0 + i % 5}
+            for i in range(400)
+        ]
+        for i in (59, 159, 259) if name == "shop" else ():  # the last of a batch
+            rows.insert(i, rows[i] | {"id": rows[i - 30]["id"], "at": rows[i]["at"] + 240_000})
+        (tmp_path / name).write_bytes(b"\n".join(map(orjson.dumps, rows)))
+        inputs.append((name, tmp_path / name))
+    candidates = [Candidate("long", config(both)), Candidate("short", config(forgetful))]
+    compare(candidates, inputs, tmp_path / "together", lambda _r, _s: None)
+    for one in candidates:
+        replay(one.config, inputs, tmp_path / one.name, lambda _r, _s: None)
+        expected = left_behind(tmp_path / one.name)
+        got = left_behind(tmp_path / "together" / one.name)
+        assert [name for name in expected if expected[name] != got.get(name)] == []
 
 
 @pytest.mark.slow

@@ -1,8 +1,9 @@
 """Several configurations over the same records in one pass, each a whole run in a folder of its own,
 and what stands between them.
 
-Records are read once, and decoded once for all configurations that map an input alike. A run does
-not know of the others: it gives what it gives alone.
+Records are read and decoded once for all configurations that take the same events from an input: map
+it alike, want the same fields of it and drop the same. A run does not know of the others: it gives
+what it gives alone.
 """
 
 from collections.abc import Iterator, Sequence

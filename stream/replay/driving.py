@@ -52,8 +52,8 @@ _Begun = list[tuple[Records, list[Callable[[], Emitted]]]]
 
 
 class _Line:
-    """A log on its way into the runs that it is for. orders: by run, how far it has come there.
-    is_done: whether nothing more can come."""
+    """A log on its way into the runs that it is for, which take the same events from it. orders: by
+    run, how far it has come there. is_done: whether nothing more can come."""
 
     def __init__(self, reading: Reading, runs: Sequence[Run]) -> None:
         self.runs = runs
@@ -65,8 +65,8 @@ class _Line:
 
     @property
     def reached_ms(self) -> int:
-        """The latest event time that has come of it."""
-        return max(order.reached_ms for order in self.orders.values())
+        """The latest event time that has come of it, in all of its runs alike."""
+        return self.orders[self.runs[0]].reached_ms
 
     def take(self) -> int:
         """Wait for what came of its next records; how many they were."""

@@ -10,31 +10,31 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-import msgspec
 import pyarrow as pa
 
-from stream.alerting import RunInfo
-from stream.config import Config, entities_of_labels, fields_wanted, input_is_read
-from stream.decoding import reading
+from stream.config import Config, entities_of_labels, input_is_read
+from stream.decoding import HowRead, how_read
 from stream.inputs import Reading
 from stream.replay.labels import EventTable, join
 from stream.replay.opening import Input
 from stream.replay.run import Run
-from stream.shard import Shards
+from stream.shard import route_of
 
 
 def sources_of(runs: Sequence[Run], names: Sequence[str]) -> list[tuple[Reading, list[Run]]]:
-    """Each log once for all runs that cut it into the same partitions; then each run's labels.
+    """Each log once for all runs that take the same events from it; then each run's labels.
+
+    A run that drops other records has come elsewhere in it, and would lead the others astray: which
+    log goes next follows from how far each has come.
 
     names: the inputs' in the order in which they were asked for: at the same event time the first
     goes first, so that a run reads as it would alone.
     """
     labels = _joined(runs)  # which reads all events, before the logs are begun anew
-    shared: dict[tuple[str, bytes], tuple[Input, list[Run]]] = {}
+    shared: dict[_Key | tuple[str, Run], tuple[Input, list[Run]]] = {}
     for run in runs:
         for one in run.asked.events:
-            spec = None if one.log else run.config.inputs[one.name]
-            key = one.name, msgspec.json.encode((one.topic, spec))
+            key = (one.topic, run) if one.log else _key(run.config, one)
             shared.setdefault(key, (one, []))[1].append(run)
     in_order = sorted(shared.values(), key=lambda source: list(names).index(source[0].name))
     events = ((found, read_by) for one, read_by in in_order for found in one.readings())
@@ -44,8 +44,7 @@ def sources_of(runs: Sequence[Run], names: Sequence[str]) -> list[tuple[Reading,
 class _Key(NamedTuple):
     """What must be alike for two runs to take the same for the events of an input."""
 
-    reading: bytes
-    fields: tuple[str, ...]
+    how: HowRead
     duplicate_window: int
     is_read: bool
 
@@ -60,9 +59,8 @@ class _Shared:
 
     def table(self, folder: Path) -> EventTable:
         """Its events; who asks is given them as his run will take them."""
-        shards = Shards(self.config, RunInfo("replay", "", str))
         table = EventTable(folder / "events.part", sorted(self.learned))
-        table.read(self.input.readings(), partial(shards.route, self.input.name))
+        table.read(self.input.readings(), partial(route_of, self.config, self.input.name))
         return table
 
 
@@ -93,6 +91,5 @@ def _join(run: Run, labels: Input, tables: Mapping[_Key, EventTable]) -> Reading
 
 
 def _key(config: Config, one: Input) -> _Key:
-    fields = tuple(fields_wanted(config, one.name))
-    window = config.limits.duplicate_window
-    return _Key(reading(config, one.name), fields, window, input_is_read(config, one.name))
+    window, is_read = config.limits.duplicate_window, input_is_read(config, one.name)
+    return _Key(how_read(config, one.name), window, is_read)

@@ -5,7 +5,7 @@ their logs, and told how far in event time all of them have come.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from time import perf_counter, process_time
@@ -177,36 +177,39 @@ class Run:
     def _take(self, input_name: str, records: Records, ended: Callable[[], Emitted]) -> Emitted:
         if input_name in self._decoders:
             self._decoders[input_name].read(records)
-        began = process_time()
-        emitted = ended()
-        self._tally.add(emitted)
-        self._recording.add(emitted.alerts, emitted.dead_letters)
-        self._recording.add_labels(labels_of(emitted.events))
-        self.cpu_s += process_time() - began
+        with self._counted():
+            emitted = ended()
+            self._tally.add(emitted)
+            self._recording.add(emitted.alerts, emitted.dead_letters)
+            self._recording.add_labels(labels_of(emitted.events))
         return emitted
 
     def hold(self, records: Records, emitted: Emitted, due_ms: I64) -> None:
         """Let what came of records wait until it is due. due_ms: int64[n] of its events."""
-        began = process_time()
-        self._chain.hold(records, emitted, due_ms)
-        self.cpu_s += process_time() - began
+        with self._counted():
+            self._chain.hold(records, emitted, due_ms)
 
     def advance(self, until_ms: float) -> None:
         """Let go on what waits for earlier events: every input has come so far. What comes of it is
         asked for when the next records have been sent, so that shards elsewhere are never without
         work."""
         self.settle()
-        began = process_time()
-        self._advancing = self._chain.begin_advance(until_ms)
-        self.cpu_s += process_time() - began
+        with self._counted():
+            self._advancing = self._chain.begin_advance(until_ms)
 
     def settle(self) -> None:
         """Write down what came of all that was let go on."""
+        with self._counted():
+            alerts, judged = self._advancing()
+            self._advancing = _nothing
+            self._tally.add_alerts(alerts)
+            self._recording.add(alerts, [], judged)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """What is done within costs the run."""
         began = process_time()
-        alerts, judged = self._advancing()
-        self._advancing = _nothing
-        self._tally.add_alerts(alerts)
-        self._recording.add(alerts, [], judged)
+        yield
         self.cpu_s += process_time() - began
 
     def state_bytes(self) -> int:

@@ -3,8 +3,8 @@ score, which each further report revises.
 
 The combining is `detectors.assessment`'s, learned from labels where the configuration says so; here
 its decisions become alerts, with the reports, and what it learned to look at, as contributions.
-Reports come over an internal log keyed by the subject, or, where subject and
-monitors read the same log, straight from them.
+Reports come over an internal log keyed by the subject, or, where subject and monitors read the same
+log, straight from them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,8 +31,9 @@ from stream.stages.watch import NOTHING_WANTED, Said, silence
 
 @dataclass(frozen=True, slots=True)
 class Opinion:
-    """alerts in the order of the rows; p_value: float64[n], of each row's event, NaN for labels, and
-    for what is left out; activity: uint8[n], what became of each row."""
+    """alerts in the order of the rows; p_value: float64[n], of each row's event, NaN for what
+    is left out; for labels NaN where every event is scored, else 1. activity: uint8[n], what became
+    of each row."""
 
     alerts: list[Found]
     p_value: F64
@@ -51,7 +52,7 @@ def said(batch: EventBatch, opinion: Opinion) -> Said:
     event = np.cumsum(another) - 1
     foremost = np.zeros(int(another.sum()), np.int64)
     np.maximum.at(foremost, event, np.argsort(FOREMOST)[opinion.activity])
-    unheard = silence(None, len(batch), NOTHING_WANTED)
+    unheard = silence(0, len(batch), NOTHING_WANTED)
     return unheard._replace(p_value=opinion.p_value, activity=FOREMOST[foremost[event]])
 
 
@@ -65,8 +66,8 @@ def reports(
 ) -> tuple[EventBatch, I64]:
     """A monitor's reports on a batch, and the rows that they speak of: what surprised it, and the
     sample; an event without subject is nobody's. said: float64[n] each, its "p_value", NaN where it
-    did not judge, and what assess looks at. chosen: bool[n], the sample; every: whatever it judged, so that assess can score
-    it."""
+    did not judge, and what assess looks at. chosen: bool[n], the sample; every: whatever it judged,
+    so that assess can score it."""
     p_value = said[P_VALUE]
     due = ~np.isnan(p_value)
     if not every:
@@ -212,7 +213,9 @@ class Assess:
             warm=bool(assessed.warm[i]),
             window_s=0,
             contributions=shown,
-            counterfactual=explain.counterfactual(i, self.names, assessed, threshold),
+            counterfactual=explain.counterfactual(
+                i, self.names, assessed.order, assessed.without, threshold
+            ),
         )
         who = pseudonym(assessed.keys[i])
         return self.teller.alert(self.origin, batch, i, who, assessed.decided, i, reasons)

@@ -25,7 +25,7 @@ from schemas.dead_letters import CODES, DeadLetter, Fault, dead_letter
 from schemas.events import ENTITY_FIELDS
 from schemas.records import Records
 from stream.config import Log
-from stream.decoding import Decoder
+from stream.decoding import Decoder, SharedDecoder
 from stream.rekeying import Rekeying
 from stream.stages import InternalRecord
 
@@ -102,7 +102,7 @@ class Route:
 
     def __init__(
         self,
-        decoder: Decoder,
+        decoder: Decoder | SharedDecoder,
         duplicate_window: int,
         hash_key: HashKey,
         hops: Sequence[Hop] = (),

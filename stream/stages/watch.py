@@ -70,11 +70,11 @@ class Said(NamedTuple):
         return Said._make(array[..., rows] for array in self)
 
 
-def silence(spec: MonitorSpec | None, n: int, wanted: Wanted) -> Said:
-    """What a monitor says of events that do not apply to it; without one, what assess does."""
-    k = len(told_names(spec)) if spec else 0
-    surprised = np.zeros((k if wanted.scores else 0, n), np.bool_)
-    told = np.full((2 * k if wanted.told else 0, n), np.nan)
+def silence(features: int, n: int, wanted: Wanted) -> Said:
+    """What is said of n events that do not apply. features: how many `told_names` a monitor has, 0
+    of assess."""
+    surprised = np.zeros((features if wanted.scores else 0, n), np.bool_)
+    told = np.full((2 * features if wanted.told else 0, n), np.nan)
     return Said(np.full(n, np.nan), np.zeros(n, np.uint8), surprised, told)
 
 
@@ -96,13 +96,13 @@ class Outcome:
 def said(spec: MonitorSpec, outcomes: Sequence[Outcome], wanted: Wanted) -> Said:
     """All that a monitor said of the batches that led to these outcomes, one after the other."""
     parts = [_said(spec, outcome, wanted) for outcome in outcomes]
-    parts = parts or [silence(spec, 0, wanted)]
+    parts = parts or [silence(len(told_names(spec)), 0, wanted)]
     return Said._make(np.concatenate(arrays, axis=-1) for arrays in zip(*parts, strict=True))
 
 
 def _said(spec: MonitorSpec, outcome: Outcome, wanted: Wanted) -> Said:
-    part = silence(spec, len(outcome.p_value), wanted)
     watched, k = outcome.watched, len(told_names(spec))
+    part = silence(k, len(outcome.p_value), wanted)
     own_p = watched.calibrated.p[:k]
     if wanted.scores:
         part.activity[watched.index] = watched.decided.activity
@@ -224,7 +224,8 @@ class Watch:
         if watched.rule[i] < 0:
             features, trees = self.spec.features, watched.trees
             shown = explain.contributions(i, names, features, told, calibrated, trees)
-            return shown, explain.counterfactual(i, names, calibrated, threshold)
+            order, without = calibrated.order, calibrated.without
+            return shown, explain.counterfactual(i, names, order, without, threshold)
         rule = self.spec.rules[int(watched.rule[i])]
         enough = len(self.spec.rules) == 1 and not calibrated.combined[i] <= threshold
         instead = [next(iter(rule.at_least))] if enough else None

@@ -300,11 +300,17 @@ def test_hundredths_are_the_same_however_they_are_made() -> None:
     assert np.array_equal(found, in_hundredths(amount))
 
 
+@pytest.mark.parametrize("two", [False, True], ids=["one", "two"])
 @pytest.mark.parametrize("hop", [False, True], ids=["direct", "hop"])
-def test_what_became_of_every_event_is_what_the_policy_counted(tmp_path: Path, hop: bool) -> None:
+def test_what_became_of_every_event_is_what_the_policy_counted(
+    tmp_path: Path, hop: bool, two: bool
+) -> None:
     """At the position of every alert, and nowhere else, stands that it was published, and all adds
-    up to the counters, over internal logs, too."""
+    up to the counters, over internal logs, and where several monitors report an event, too."""
     text = ASSESSED.replace("p_max = 1e-12", "p_max = 1e-3").replace("= 20 }", "= 2 }")
+    if two:
+        spend = text[text.index("[[monitors]]") : text.index("[assess]")]
+        text = text.replace(spend, spend + spend.replace('"spend"', '"again"'))
     if hop:
         text = text.replace('inputs = ["shop"]', 'inputs = ["shop"]\npartitions = 2').replace(
             "[assess]\n", "[assess]\npartitions = 2\n"

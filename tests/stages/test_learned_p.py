@@ -1,15 +1,19 @@
 """What assess learned, held to its word: honest p-values whoever is labelled, whatever memory keeps
 and however reports come; and nothing that a label says can be said too often."""
 
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from msgspec import structs
 
 from detectors import boosting, learning
-from detectors.assessment import WAYS
+from detectors.assessment import WAYS, Assessment
 from detectors.boosting import Trees
-from detectors.learning import BOOSTED, HARMONIC, LOGISTIC, REPORTED, SILENT
+from detectors.learning import BOOSTED, HARMONIC, LOGISTIC, REPORTED, SAMPLE, SILENT
+from detectors.policy import COUNTED, OPENED, OVER_BUDGET, QUIET, SUPPRESSED
 from detectors.verdicts import FRAUD
 from schemas.columns import F64, Bools
 from tests.stages import told
@@ -238,7 +242,8 @@ def test_no_value_is_infinite(value: float) -> None:
 
 
 def test_memory_keeps_its_size() -> None:
-    """Whatever is said, no more events are remembered than asked for, in sets of `WAYS`."""
+    """Whatever is said, no more events are remembered than asked for, in sets of `WAYS`, and each
+    costs the bytes that are promised."""
     it, _ = stream(8)
     of = assessment(events_max=160)
     take(of, it)
@@ -247,3 +252,42 @@ def test_memory_keeps_its_size() -> None:
     assert len(held) == 160
     assert len(np.unique(of.learner.memory.event)) == 160
     assert of.learner.memory.event.reshape(-1, WAYS).all()
+    inputs, monitors = of.learner.memory.inputs.shape[1], of.learner.memory.spoke.shape[1]
+    held_bytes = sum(column.nbytes for column in of.learner.memory)
+    assert held_bytes == 160 * (8 * inputs + 8 * monitors + 72)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_an_event_is_judged_warm_by_the_events_before_it(whole: bool) -> None:
+    """What is sampled itself does not end the warm-up at a later report on it, however reports are
+    cut into batches."""
+    one, other = sampled_ids(2)
+    at = START_MS + DAY_MS
+    it = told.told([Report(at + k, e, m) for k, e in enumerate((one, other)) for m in (0, 1)])
+    for cuts in ([0, 4], [0, 1, 2, 3, 4]):
+        policy = structs.replace(told.OFTEN, warm_up_events=SAMPLE)
+        of = Assessment(policy, told.KEY, 2, 100, 160, 1, told.LIMIT, [0], whole=whole)
+        warm = np.concatenate([take(of, it, a, b).warm for a, b in pairwise(cuts)])
+        deciding = [1, 3] if whole else [0, 1, 2, 3]
+        assert warm[deciding].tolist() == [k >= 2 for k in deciding]
+
+
+def test_an_event_is_counted_once_however_many_reports_say_so() -> None:
+    """As held back, and as counted into its subject's incident, whose number of counted events it
+    raises by one; a later report that raises its score asks again."""
+    p = {"a": (1e-9, 1e-9), "b": (1e-4, 1e-7)}
+    rows = [Report(START_MS + k, f"e{k}", m, p[w][m]) for k, w in enumerate("ab") for m in (0, 1)]
+    it = told.told(rows)
+    it.batch.text["account"] = pa.array(["x"] * len(rows))
+    of = Assessment(told.OFTEN, told.KEY, 2, 100, 160, 1, told.LIMIT)
+    none = np.empty((len(rows), 0))
+    said = of.process(it.batch, "account", it.monitor, it.p, none)
+    assert said.decided.activity.tolist() == [OPENED, QUIET, COUNTED, COUNTED]
+    assert of.policy.counts()["alerts_suppressed"] == 1
+    assert of.words[0, SUPPRESSED] == 1.0
+    poor = structs.replace(told.OFTEN, alerts_per_day=1)
+    of = Assessment(poor, told.KEY, 2, 100, 160, 1, told.LIMIT)
+    it.batch.text["account"] = pa.array(["x", "x", "y", "y"])
+    said = of.process(it.batch, "account", it.monitor, it.p, none)
+    assert said.decided.activity.tolist() == [OPENED, QUIET, OVER_BUDGET, OVER_BUDGET]
+    assert of.policy.counts()["alerts_over_budget"] == 1
