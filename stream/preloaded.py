@@ -12,10 +12,9 @@ import numpy as np
 import stream.worker  # noqa: F401 - what it loads
 from schemas.records import Records
 from stream.alerting import RunInfo
-from stream.cli import shop_config
 from stream.config import load
 from stream.shard import Shards
-from stream.simulator import Shop, lines
+from stream.simulator import Shop, lines, shop_config
 
 EVENTS = 400
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import orjson
 import pytest
 
-from stream.cli import app, shop_config
+from stream.cli import app
 from stream.config import load
 from stream.replay.opening import with_labels
+from stream.simulator import shop_config
 
 ROOT = Path(__file__).resolve().parents[1]
 

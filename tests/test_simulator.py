@@ -17,10 +17,10 @@ from schemas.dead_letters import CODES
 from schemas.events import FIELDS, FIELDS_OF, TYPES, json_schema
 from schemas.records import Records
 from stream.alerting import RunInfo
-from stream.cli import app, shop_config
+from stream.cli import app
 from stream.config import load
 from stream.shard import Shards
-from stream.simulator import MALFORMED, START_MS, Attack, Shop, lines, malformed
+from stream.simulator import MALFORMED, START_MS, Attack, Shop, lines, malformed, shop_config
 from stream.simulator.visits import DAY_MS, EVENTS_PER_DAY
 
 EVENTS = 60_000

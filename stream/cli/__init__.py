@@ -10,10 +10,9 @@ import typer
 
 from stream.cli import asked, configuration, live, recorded, simulated
 from stream.cli.apps import app
-from stream.cli.simulated import shop_config
 from stream.errors import EddyError
 
-__all__ = ["app", "asked", "configuration", "live", "main", "recorded", "shop_config", "simulated"]
+__all__ = ["app", "asked", "configuration", "live", "main", "recorded", "simulated"]
 
 DUCKDB_INTERRUPTED: Final = "Query interrupted"
 """What DuckDB makes of Ctrl-C in the middle of a query: a RuntimeError with these words."""

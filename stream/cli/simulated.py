@@ -35,15 +35,9 @@ def demo(
 
     from stream.config import load
     from stream.demo import run_demo
+    from stream.simulator import shop_config
 
     run_demo(load(config or shop_config()), out, events, seed, Console())
-
-
-def shop_config() -> Path:
-    """The ready configuration of the simulated shop: in a wheel, or in a checkout."""
-    here = Path(__file__)
-    in_wheel = here.parents[1] / "shop.toml"
-    return in_wheel if in_wheel.is_file() else here.parents[2] / "deploy" / "configs" / "shop.toml"
 
 
 @app.command()

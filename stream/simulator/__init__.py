@@ -5,6 +5,7 @@ reads no clock, and its attacks are far from subtle: it shows that Eddy works, n
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -18,13 +19,30 @@ from stream.simulator.malformed import MALFORMED, malformed
 from stream.simulator.people import people
 from stream.simulator.rows import Rows, as_events, in_time_order, take
 
-__all__ = ["MALFORMED", "START_MS", "Attack", "Line", "Shop", "labels", "lines", "malformed"]
+__all__ = [
+    "MALFORMED",
+    "START_MS",
+    "Attack",
+    "Line",
+    "Shop",
+    "labels",
+    "lines",
+    "malformed",
+    "shop_config",
+]
 
 START_MS: Final = 1_772_409_600_000
 """Monday 2 March 2026, 00:00 UTC."""
 
 LABEL_DELAY_MS: Final = 86_400_000
 """How long after an event the shop knows that it was fraud."""
+
+
+def shop_config() -> Path:
+    """The ready configuration of the simulated shop: in a wheel, or in a checkout."""
+    here = Path(__file__)
+    in_wheel = here.parents[1] / "shop.toml"
+    return in_wheel if in_wheel.is_file() else here.parents[2] / "deploy" / "configs" / "shop.toml"
 
 
 class Line(NamedTuple):

@@ -5,11 +5,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from stream.cli import shop_config
 from stream.config import Config, load
 from stream.replay import Split, replay
 from stream.replay.opening import with_labels
-from stream.simulator import START_MS, Shop, labels, lines
+from stream.simulator import START_MS, Shop, labels, lines, shop_config
 
 EVENTS = 60_000
 SCORE_FROM_MS = START_MS + 86_400_000
