@@ -409,7 +409,9 @@ def test_without_labels_there_is_no_winner(files: dict[str, Path], tmp_path: Pat
     """Without labels only drift and overlaps are told, and the verdict says so."""
     both = [candidate(n, t, files, labelled=False) for n, t in (("a", CONFIG), ("b", BY_GAP))]
     told = compared(both, files, tmp_path / "out")
-    assert told.verdict.startswith("Without labels nobody can say whether a or b is better")
+    assert told.verdict.startswith(
+        "Without labels of events nobody can say whether a or b is better"
+    )
     assert str(told.unjudged).startswith("No labels were given")
     assert told.pairs[0].differences == []
     assert {one.what for one in told.pairs[0].overlaps} == {

@@ -147,6 +147,11 @@ class Runs:
     def _top_missed(self, field: str, limit: int) -> Answer:
         if not self._has("frauds"):
             raise QueryError("no fraud is known of this run: it was replayed without --labels")
+        _, known = self.ask("SELECT 1 FROM frauds LIMIT 1")
+        if not list(known):
+            raise QueryError(
+                "no label calls an event of this run fraud: none is known to be missed"
+            )
         return self.ask(
             f"SELECT {field}, sum(amount) AS missed, count(*) AS frauds, min(gap) AS nearest_gap, "
             f"min(event_time) AS first, max(event_time) AS last FROM missed "

@@ -78,8 +78,29 @@ def judge(facts: Facts, watchers: Sequence[Watcher]) -> Judgement | None:
         resamples=measures.RESAMPLES,
         seed=measures.SEED,
         false_positives=measures.FALSE_POSITIVES,
-        views=[_Judging(facts, name, entity).view() for name, entity in views],
+        views=[
+            view if labelled else _without_events(view)
+            for view in (_Judging(facts, name, entity).view() for name, entity in views)
+        ],
         missed=missed_frauds(facts, watchers),
+    )
+
+
+def _without_events(view: View) -> View:
+    """The view where no label names an event: nothing is known of what goes by frauds among them."""
+    unknown = dict.fromkeys(("events", "new_events", "entity_days"), NOTHING)
+    return replace(
+        view,
+        levels={
+            level: replace(one, precision=unknown.get(level, one.precision))
+            for level, one in view.levels.items()
+        },
+        precision_at_k=[replace(one, precision=NOTHING) for one in view.precision_at_k],
+        days=[
+            replace(day, precision=None, precision_at_k=[None] * len(TOP_K)) for day in view.days
+        ],
+        precision_recall=[],
+        budget=[],
     )
 
 

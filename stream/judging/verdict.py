@@ -73,7 +73,7 @@ def of_pair(
     shares = (precision.first, precision.other) if precision else (None, None)
     cost = "; ".join(map(_cost, (first, other), with_alert, shares))
     if not differences:
-        said = f"Without labels nobody can say whether {first} or {other} is better"
+        said = f"Without labels of events nobody can say whether {first} or {other} is better"
         return Verdict(said, cost, _common(drift))
     ranks, finds = by_measure[AVERAGE_PRECISION].difference, by_measure[EQUAL_RECALL].difference
     by_rank, by_alerts = _sign(ranks), _sign(finds)

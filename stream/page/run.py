@@ -79,32 +79,39 @@ def interval(figure: Figure) -> str:
 
 def headline(judged: Judgement) -> Iterator[tuple[str, str, str]]:
     """The figures that are read first, with their intervals."""
-    view = judged.views[0]
-    events, incidents, delay = view.levels["events"], view.levels["incidents"], view.delay
-    share, few = view.amount.caught_share, events.recall_at_false_positives
-    yield "of the frauds' amount caught", percent(share.value), _percents(share)
+    view, level = judged.views[0], judged.level
+    ranked, incidents, delay = view.levels[level], view.levels["incidents"], view.delay
+    share, few = view.amount.caught_share, ranked.recall_at_false_positives
+    if judged.labelled:
+        yield "of the frauds' amount caught", percent(share.value), _percents(share)
+    else:
+        said = f"{whole(ranked.frauds_alerted)} of {whole(ranked.frauds)}"
+        yield "of the fraudulent entities alerted", percent(ranked.recall.value), said
     yield (
         "of incidents are fraud",
         percent(incidents.precision.value),
         f"{whole(incidents.count)} incidents, {number(view.incident_alerts.value)} alerts each",
     )
     yield (
-        "of events with an alert are fraud",
-        percent(events.precision.value),
-        _percents(events.precision),
+        f"of {level} with an alert are fraud",
+        percent(ranked.precision.value),
+        _percents(ranked.precision),
     )
     never = f"{percent(delay.never.value)} of {whole(delay.entities)} never had one"
     middle = f"middle half {_span(delay.first_quartile_s)} to {_span(delay.third_quartile_s)}"
-    yield (
-        f"median from first fraud to alert, by {view.entity}",
-        _span(delay.median_s.value),
-        f"{middle}; {never}" if delay.median_s.value is not None else never,
-    )
-    ranks = events.average_precision
+    if judged.labelled:
+        yield (
+            f"median from first fraud to alert, by {view.entity}",
+            _span(delay.median_s.value),
+            f"{middle}; {never}" if delay.median_s.value is not None else never,
+        )
+    ranks = ranked.average_precision
     yield "average precision", rate(ranks.value), interval(ranks)
-    yield "ROC AUC", rate(events.roc_auc.value), interval(events.roc_auc)
+    yield "ROC AUC", rate(ranked.roc_auc.value), interval(ranked.roc_auc)
     at_few = percent(judged.false_positives)
     yield f"of frauds found at {at_few} false positives", percent(few.value), _percents(few)
+    if not judged.labelled:
+        return
     first, *others = view.precision_at_k
     further = ", ".join(f"{rate(one.precision.value)} of {one.k}" for one in others)
     yield (
@@ -166,9 +173,10 @@ def _learned_only(summary: Summary) -> Iterator[Window]:
 
 def _measured(page: Page, judged: Judgement) -> None:
     views = judged.views
-    page.add("curves", "How well it ranks", _curves(page, views), _levels(judged))
+    curves = [_curves(page, views)] if judged.labelled else []
+    page.add("curves", "How well it ranks", *curves, _levels(judged))
     if len(views) > 1:
-        page.add("monitors", "By monitor", _views(views))
+        page.add("monitors", "By monitor", _views(judged))
     page.add("days", "By day", _days(views[0]))
     page.add("calibration", "Is a p-value what it says?", *_calibration(page, views[0]))
 
@@ -300,28 +308,28 @@ def _scenarios(scenarios: Sequence[Scenario]) -> Html:
     return table("Kinds of fraud as the labels name them, most frauds first", columns, rows)
 
 
-def _views(views: Sequence[View]) -> Html:
+def _views(judged: Judgement) -> Html:
     columns = (
         *("Monitor", "Entity", "Alerts", "Incidents", "Average precision", "ROC AUC"),
         *("Precision", "Recall", "Amount caught"),
     )
     rows = []
-    for view in views:
-        events = view.levels["events"]
+    for view in judged.views:
+        ranked = view.levels[judged.level]
         rows.append(
             (
                 _called(view),
                 view.entity,
                 whole(view.alerts),
                 whole(view.incidents),
-                measured(events.average_precision),
-                measured(events.roc_auc),
-                measured(events.precision),
-                measured(events.recall),
+                measured(ranked.average_precision),
+                measured(ranked.roc_auc),
+                measured(ranked.precision),
+                measured(ranked.recall),
                 percent(view.amount.caught_share.value),
             )
         )
-    return table("Each by its own score and its own alerts", columns, rows)
+    return table(f"Each by its own score and its own alerts, of {judged.level}", columns, rows)
 
 
 def _days(view: View) -> Html:

@@ -16,11 +16,15 @@ import pytest
 from typer.testing import CliRunner
 
 from stream.cli import app
+from stream.cli.recorded import _said_of_judgement
 from stream.config import Config, parse
-from stream.errors import ConfigError
+from stream.errors import ConfigError, QueryError
+from stream.judging import asking
 from stream.judging.facts import HUNDREDTHS
 from stream.judging.figures import Judgement, LevelFigures
+from stream.page.run import run_page
 from stream.replay import Split, Summary, replay
+from stream.replay.comparing import ENTITIES_ALONE, Candidate, compare
 from stream.replay.incident_table import in_hundredths
 
 START_MS = 1_772_409_600_000
@@ -200,6 +204,38 @@ def test_labels_that_name_an_entity_alone_are_judged(tmp_path: Path) -> None:
     assert [row["verdict"] for row in rows_of(tmp_path, "incidents")] == ["fraud"]
     assert "No confirmed fraud" not in summary.verdict
     assert [one.verdict for one in summary.incidents] == ["fraud"]
+
+
+def test_levels_without_labels_say_nothing(tmp_path: Path) -> None:
+    """Where labels name entities alone no figure goes by frauds among events, terminal and page tell
+    those of entities and incidents, and `eddy top` and a comparison say why they have none."""
+    rows = [*QUIET, *ATTACK, payment(2_880, "a", 5.0)]
+    summary, judged = run(tmp_path, rows, [fraud(None, account="a"), fraud(None, account="b1")])
+    view = judged.views[0]
+    assert {name for name, one in view.levels.items() if one.precision.value is not None} == {
+        *("entities", "incidents"),
+    }
+    assert not [one for one in view.precision_at_k if one.precision.value is not None]
+    assert (view.precision_recall, view.budget) == ([], [])
+    assert {day.precision for day in view.days} == {None}
+    said = _said_of_judgement(judged)
+    assert said.startswith("2 frauds in 10 entities: AUC ")
+    assert "precision of entities with an alert 1.000" in said
+    assert "recall of alerted 0.500, precision of incidents 1.000" in said
+    page = run_page(summary)
+    assert "of the fraudulent entities alerted" in page
+    assert "Precision against recall" not in page
+    with (
+        asking.opened([tmp_path / "out"]) as tables,
+        pytest.raises(QueryError, match="no label calls an event"),
+    ):
+        tables.top("missed", None, 10)
+    both = [
+        Candidate(name, config(), [("verdicts", tmp_path / "labels")]) for name in ("one", "two")
+    ]
+    compared = compare(both, [("shop", tmp_path / "shop")], tmp_path / "both", lambda *_: None)
+    assert compared.unjudged == ENTITIES_ALONE
+    assert compared.pairs[0].differences == []
 
 
 ASSESSED = (
