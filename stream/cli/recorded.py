@@ -311,7 +311,10 @@ def _said_of_span(judged: "JudgedSpan") -> str:
     bounds = (("from", judged.from_time), ("before", judged.until_time))
     said = " and ".join(f"{word} {time}" for word, time in bounds if time)
     alerts = sum(judged.alerts.values())
-    return f"judged: {judged.events:,} events {said}, {alerts:,} alerts; all others only learned"
+    told = f"judged: {judged.events:,} events {said}, {alerts:,} alerts; all others only learned"
+    if judged.events:
+        return told
+    return f"{told}\nwarning: no event lies in the time that is judged; expected a time within them"
 
 
 def _split(warm_up: str | None, score_from: str | None, score_until: str | None) -> "Split":

@@ -159,7 +159,6 @@ class _Judging:
             f"AS entity, alerted{own} AS alerted, caught{own} AS caught FROM frauds "
             f"WHERE judged AND {there} IS NOT NULL"
         )
-        first_ms, last_ms = facts.span_ms
         of_monitor = f"AND monitor = '{self._name}'" if own else ""
         for view, table, time in (
             ("told", "alerts", "event_time"),
@@ -167,8 +166,7 @@ class _Judging:
         ):
             facts.do(
                 f"CREATE OR REPLACE VIEW {view} AS SELECT a.*, day FROM {table} a JOIN days ON "
-                f"calendar = {calendar(time)} WHERE epoch_ms({time}) BETWEEN {first_ms} AND "
-                f"{last_ms} {of_monitor}"
+                f"calendar = {calendar(time)} WHERE judged {of_monitor}"
             )
         facts.do(
             "CREATE OR REPLACE TABLE entity_days AS SELECT entity, day, max(score) AS score, "

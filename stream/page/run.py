@@ -122,10 +122,11 @@ def headline(judged: Judgement) -> Iterator[tuple[str, str, str]]:
 
 
 def _plain(summary: Summary) -> Iterator[tuple[str, str, str]]:
-    yield "events", whole(summary.events), ""
+    judged = " judged" if summary.span.events < summary.events else ""
+    yield f"events{judged}", whole(summary.span.events), ""
     yield "alerts", whole(summary.alerts_published), ""
     yield "incidents", whole(summary.incidents_opened), ""
-    for monitor, count in summary.alerts_per_day.items():
+    for monitor, count in summary.span.alerts_per_day.items():
         yield f"alerts a day, {monitor}", number(count), ""
     yield "dead letters", whole(summary.dead_letters), ""
     yield "events per second", whole(round(summary.events_per_s)), ""
@@ -141,6 +142,9 @@ def _lead(summary: Summary) -> str:
     )
     judged = summary.judged
     if judged is None:
+        bounds = (("from", summary.span.from_time), ("before", summary.span.until_time))
+        of = " and ".join(f"{bound} {time[:10]}" for bound, time in bounds if time)
+        told += f"Judged {of}: {some(summary.span.events, 'event')}. " if of else ""
         return told + (summary.unjudged or "")
     return told + (
         f"Judged from {judged.first_event_time[:10]} to {judged.last_event_time[:10]}: "
