@@ -186,7 +186,7 @@ def at(when: str) -> Html:
 def incidents_table(incidents: Sequence[Incident], opened: int) -> Html:
     """Incidents, each with its explanation. opened: how many there are, shown or not."""
     if not incidents:
-        return paragraph("No incident was opened in the time that is judged.")
+        return paragraph("No alert was raised.")
     judged = any(one.verdict for one in incidents)
     columns = [
         *("Entity", "Severity", *(["Verdict"] if judged else [])),

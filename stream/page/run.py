@@ -51,6 +51,19 @@ FOOTER: Final = (
     "are counted; where fewer than eight of them hold any of what is measured there is none. The same "
     "numbers, and more of each, are in summary.json beside this file."
 )
+DEFINITIONS: Final = (
+    (
+        "Alerted",
+        "told of by an alert, or counted into an open incident. Recall: so many of all frauds.",
+    ),
+    ("With an alert", "told of by an alert. Precision: so many of these are fraud."),
+    ("Caught", "alerted, or while an action that an alert recommended for an entity of it stood."),
+    ("Found", "at a score so high that no more false positives, or events a day, reach it."),
+)
+COUNTED_EACH: Final = (
+    "Alerts and incidents of every monitor, and of assess, are counted each: one event may have "
+    "several."
+)
 
 
 def run_page(summary: Summary) -> str:
@@ -58,10 +71,13 @@ def run_page(summary: Summary) -> str:
     page, judged = Page(), summary.judged
     head = [Html(f"<h1>{text(summary.verdict)}</h1>"), paragraph(_lead(summary))]
     head.append(figures(headline(judged) if judged else _plain(summary)))
+    head.append(facts([*(DEFINITIONS if judged else ()), ("Alerts", COUNTED_EACH)]))
     page.add("traffic", "Traffic and alerts", _traffic(page, summary))
     if judged and any(scenario.name for scenario in judged.views[0].scenarios):
         page.add("scenarios", "By kind of fraud", _scenarios(judged.views[0].scenarios))
-    incidents = incidents_table(summary.incidents, summary.incidents_opened)
+    incidents = paragraph("No incident was opened in the time that is judged.")
+    if summary.incidents:
+        incidents = incidents_table(summary.incidents, summary.incidents_opened)
     page.add("incidents", "Incidents", incidents)
     if judged:
         page.add("missed", "What was missed, and why", *_missed(judged))
@@ -291,7 +307,7 @@ def _calibration(page: Page, view: View) -> Iterator[Html]:
 def _scenarios(scenarios: Sequence[Scenario]) -> Html:
     columns = (
         *("Kind", "Frauds", "Caught", "Amount caught", "Amount missed", "Alerted", "Recall"),
-        *("Entities found", "Median time to alert", "Average precision", "ROC AUC"),
+        *("Entities alerted", "Median time to alert", "Average precision", "ROC AUC"),
     )
     rows = (
         (
