@@ -71,7 +71,7 @@ def run_page(summary: Summary) -> str:
     page, judged = Page(), summary.judged
     head = [Html(f"<h1>{text(summary.verdict)}</h1>"), paragraph(_lead(summary))]
     head.append(figures(headline(judged) if judged else _plain(summary)))
-    head.append(facts([*(DEFINITIONS if judged else ()), ("Alerts", COUNTED_EACH)]))
+    head.append(facts([*(DEFINITIONS if judged else ()), ("Counting", COUNTED_EACH)]))
     page.add("traffic", "Traffic and alerts", _traffic(page, summary))
     if judged and any(scenario.name for scenario in judged.views[0].scenarios):
         page.add("scenarios", "By kind of fraud", _scenarios(judged.views[0].scenarios))
@@ -122,8 +122,9 @@ def headline(judged: Judgement) -> Iterator[tuple[str, str, str]]:
             f"{middle}; {never}" if delay.median_s.value is not None else never,
         )
     ranks = ranked.average_precision
-    yield "average precision", rate(ranks.value), interval(ranks)
-    yield "ROC AUC", rate(ranked.roc_auc.value), interval(ranked.roc_auc)
+    of = "" if judged.labelled else f" of {level}"
+    yield f"average precision{of}", rate(ranks.value), interval(ranks)
+    yield f"ROC AUC{of}", rate(ranked.roc_auc.value), interval(ranked.roc_auc)
     at_few = percent(judged.false_positives)
     yield f"of frauds found at {at_few} false positives", percent(few.value), _percents(few)
     if not judged.labelled:
@@ -162,9 +163,10 @@ def _lead(summary: Summary) -> str:
         of = " and ".join(f"{bound} {time[:10]}" for bound, time in bounds if time)
         told += f"Judged {of}: {some(summary.span.events, 'event')}. " if of else ""
         return told + (summary.unjudged or "")
+    frauds = f"{whole(judged.frauds)} of them confirmed as fraud"
     return told + (
         f"Judged from {judged.first_event_time[:10]} to {judged.last_event_time[:10]}: "
-        f"{whole(judged.events)} events, {whole(judged.frauds)} of them confirmed as fraud."
+        f"{whole(judged.events)} events, {frauds if judged.labelled else 'none of them labelled'}."
     )
 
 

@@ -225,6 +225,8 @@ def test_levels_without_labels_say_nothing(tmp_path: Path) -> None:
     assert "recall of alerted 0.500, precision of incidents 1.000" in said
     page = run_page(summary)
     assert "of the fraudulent entities alerted" in page
+    assert "none of them labelled" in page
+    assert "average precision of entities" in page
     assert "Precision against recall" not in page
     with (
         asking.opened([tmp_path / "out"]) as tables,
