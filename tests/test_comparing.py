@@ -29,7 +29,7 @@ from stream.inputs.places import files_at
 from stream.judging.comparison import Comparison, Difference, Drift, ScoreBand
 from stream.judging.figures import Figure
 from stream.judging.pairing import SCORE_STEP, _population_stability
-from stream.judging.verdict import AVERAGE_PRECISION, EQUAL_RECALL, PRECISION, of_pair
+from stream.judging.verdict import AVERAGE_PRECISION, EQUAL_RECALL, PRECISION, RECALL, of_pair
 from stream.replay import Split, Summary, replay
 from stream.replay.comparing import Candidate, compare
 from stream.replay.recording import FILES
@@ -382,10 +382,14 @@ def difference(measure: str, low: float, high: float) -> Difference:
     [
         ((0.02, 0.05), (0.01, 0.03), "b catches more than a with equally many alerts"),
         ((-0.05, -0.02), (-0.03, -0.01), "a catches more than b with equally many alerts"),
-        ((-0.05, -0.02), (-0.03, 0.01), "a ranks frauds higher than b; in what their alerts"),
+        ((-0.05, -0.02), (-0.03, 0.01), "a ranks frauds higher than b; b alerts on 4 times"),
         ((-0.02, 0.02), (0.01, 0.03), "b finds more frauds than a with equally many alerts; in"),
         ((0.02, 0.05), (-0.03, -0.01), "b ranks frauds higher than a; with equally many alerts a"),
-        ((-0.02, 0.02), (-0.01, 0.03), "No difference between a and b can be told"),
+        (
+            (-0.02, 0.02),
+            (-0.01, 0.03),
+            "No difference can be told in how a and b rank; b alerts on",
+        ),
     ],
 )
 def test_a_verdict_is_what_the_intervals_say(
@@ -398,16 +402,52 @@ def test_a_verdict_is_what_the_intervals_say(
         difference(EQUAL_RECALL, *finds),
         difference(PRECISION, -0.4, -0.1),
     ]
-    told = of_pair("a", "b", differences, (1, 1_800), NO_DRIFT)
+    told = of_pair("a", "b", differences, (450, 1_800), NO_DRIFT)
     assert told.verdict.startswith(expected)
     sign = -1 if told.verdict.startswith("a ") else 1
     value = sum(ranks) / 2 * sign
     assert told.because.startswith(f"average precision {signed(value)} (95 %: ")
     gap = "\N{NO-BREAK SPACE}"
     assert told.cost == (
-        f"a has 1 event with an alert, 50.0{gap}% of them fraud; "
+        f"a has 450 events with an alert, 50.0{gap}% of them fraud; "
         f"b has 1{gap}800 events with an alert, 25.0{gap}% of them fraud"
     )
+
+
+def test_who_alerts_more_at_less_precision_is_told_so_first() -> None:
+    """Where both rank alike the verdict says how many times as many events one alerts on, at what
+    part of the other's precision, and why it finds more; where these cannot be told apart, neither."""
+    alike = [difference(AVERAGE_PRECISION, -0.1, 0.1), difference(EQUAL_RECALL, -0.1, 0.1)]
+    told = of_pair("a", "b", [*alike, difference(PRECISION, -0.4, -0.1)], (100, 620), NO_DRIFT)
+    assert told.verdict == (
+        "No difference can be told in how a and b rank; "
+        "b alerts on 6.2 times as many events as a, at 0.5 times its precision"
+    )
+    more = [*alike, difference(RECALL, 0.21, 0.48), difference(PRECISION, -0.1, 0.1)]
+    told = of_pair("a", "b", more, (100, 620), NO_DRIFT)
+    assert told.because.endswith("; recall at the alert budget +.345 (95 %: +.210 to +.480)")
+    same = [*alike, difference(RECALL, -0.1, 0.1), difference(PRECISION, -0.1, 0.1)]
+    told = of_pair("a", "b", same, (100, 102), NO_DRIFT)
+    assert told.verdict == "No difference between a and b can be told"
+
+
+def test_to_no_alert_at_all_nothing_is_equally_many(files: dict[str, Path], tmp_path: Path) -> None:
+    """Held against a run without alerts the recall at equally many is not defined, and the verdict
+    says so, and what the other finds."""
+    silent = CONFIG.replace("p_max = 1e-2", "p_max = 1e-12")
+    told = compared(
+        [candidate("none", silent, files), candidate("some", CONFIG, files)],
+        files,
+        tmp_path / "out",
+    )
+    [pair] = told.pairs
+    by_measure = {one.measure: one for one in pair.differences}
+    equal = by_measure[EQUAL_RECALL]
+    assert (equal.first, equal.other, equal.difference.value) == (None, None, None)
+    assert "; none has no alert, so none can be compared at equally many" in pair.verdict
+    found = signed(by_measure[RECALL].difference.value)
+    assert f"; recall at the alert budget {found}" in pair.because
+    assert "equally many" not in pair.because
 
 
 @pytest.mark.slow
@@ -425,7 +465,8 @@ def test_who_only_alerts_more_is_not_better(files: dict[str, Path], tmp_path: Pa
     assert more.low > 0
     equal = by_measure[EQUAL_RECALL]
     assert equal.low is None or equal.low <= 0
-    assert told.verdict.startswith("No difference between few and many can be told. few has ")
+    assert told.verdict.startswith("No difference can be told in how few and many rank; many ")
+    assert "; recall at the alert budget +" in pair.because
     few, many = (side.view for side in told.sides)
     assert few is not None
     assert many is not None
@@ -438,7 +479,9 @@ def test_without_labels_there_is_no_winner(files: dict[str, Path], tmp_path: Pat
     """Without labels only drift and overlaps are told, and the verdict says so."""
     both = [candidate(n, t, files, labelled=False) for n, t in (("a", CONFIG), ("b", BY_GAP))]
     told = compared(both, files, tmp_path / "out")
-    assert told.verdict.startswith("Without labels nobody can say whether a or b is better")
+    assert told.verdict.startswith(
+        "Without labels of events nobody can say whether a or b is better"
+    )
     assert str(told.unjudged).startswith("No labels were given")
     assert told.pairs[0].differences == []
     assert {one.what for one in told.pairs[0].overlaps} == {

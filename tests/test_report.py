@@ -14,10 +14,11 @@ import pytest
 
 import stream.page
 from stream import words
+from stream.cli.recorded import _said_of_judgement
 from stream.judging.comparison import Comparison
 from stream.judging.facts import OTHERS
 from stream.page.comparison import comparison_page
-from stream.page.run import run_page
+from stream.page.run import COUNTED_EACH, DEFINITIONS, run_page
 from stream.replay import Split, Summary, replay
 from tests.test_comparing import (
     BY_GAP,
@@ -244,6 +245,23 @@ def test_a_run_is_told_by_what_it_caught_and_what_that_cost(folder: Path) -> Non
     assert said.startswith(f"{caught} of {len(frauds)} frauds caught, and ")
     assert f" by {alerts} alerts in {incidents} incidents " in said
     assert 0 < caught < len(frauds)
+
+
+def test_pages_define_what_they_count(folder: Path) -> None:
+    """Alerted, caught, with an alert and found are told apart, and so is that alerts are counted by
+    monitor; the terminal says what its recall and precision are of, and how many were caught."""
+    for page in (folder / "index.html", folder / "a" / "index.html"):
+        said = " ".join(Parsed(page.read_text("utf-8")).said.split())
+        assert all(f"{word} {meaning}" in said for word, meaning in DEFINITIONS)
+        assert COUNTED_EACH in said
+        assert "Entities found" not in said
+    summary = msgspec.json.decode((folder / "a" / "summary.json").read_bytes(), type=Summary)
+    assert summary.judged is not None
+    line = _said_of_judgement(summary.judged)
+    caught = summary.judged.frauds - summary.judged.missed.frauds
+    assert f" events, {caught} caught: AUC " in line
+    assert ", precision of events with an alert " in line
+    assert ", recall of alerted " in line
 
 
 def test_the_verdict_is_read_first(folder: Path) -> None:

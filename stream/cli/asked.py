@@ -73,7 +73,7 @@ def top(
     limit: Annotated[int, typer.Option(min=1, help="How many.")] = 10,
     format_: FormatOption = "table",
 ) -> None:
-    """Show the entities of a run that come first.
+    """Show the entities of a run that come first, by what happened in the time that is judged.
 
     Example: eddy top out/shop --by missed --entity account
     """
@@ -92,7 +92,7 @@ def explain(
 ) -> None:
     """Say why an alert was raised, what belongs to it, and what its entity did.
 
-    Of an entity the alert with the highest score is explained.
+    Of an entity the alert with the highest score is explained, of the judged ones if there are any.
 
     Example: eddy explain out/shop acct-1186
     """

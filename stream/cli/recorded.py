@@ -311,7 +311,10 @@ def _said_of_span(judged: "JudgedSpan") -> str:
     bounds = (("from", judged.from_time), ("before", judged.until_time))
     said = " and ".join(f"{word} {time}" for word, time in bounds if time)
     alerts = sum(judged.alerts.values())
-    return f"judged: {judged.events:,} events {said}, {alerts:,} alerts; all others only learned"
+    told = f"judged: {judged.events:,} events {said}, {alerts:,} alerts; all others only learned"
+    if judged.events:
+        return told
+    return f"{told}\nwarning: no event lies in the time that is judged; expected a time within them"
 
 
 def _split(warm_up: str | None, score_from: str | None, score_until: str | None) -> "Split":
@@ -327,13 +330,14 @@ def _split(warm_up: str | None, score_from: str | None, score_until: str | None)
 
 def _said_of_judgement(judged: "Judgement") -> str:
     """The headline figures, in a line."""
-    view = judged.views[0]
-    events = view.levels["events"]
+    view, level = judged.views[0], judged.level
+    ranked = view.levels[level]
     figures = (
-        ("AUC", events.roc_auc),
-        ("average precision", events.average_precision),
-        ("precision of alerts", events.precision),
-        ("recall", events.recall),
+        ("AUC", ranked.roc_auc),
+        ("average precision", ranked.average_precision),
+        (f"precision of {level} with an alert", ranked.precision),
+        ("recall of alerted", ranked.recall),
+        ("precision of incidents", view.levels["incidents"].precision),
         ("amount caught", view.amount.caught_share),
     )
     said = [
@@ -342,7 +346,8 @@ def _said_of_judgement(judged: "Judgement") -> str:
         for name, one in figures
         if one.value is not None
     ]
-    return f"{judged.frauds:,} frauds in {judged.events:,} events: {', '.join(said)}"
+    caught = f", {judged.frauds - judged.missed.frauds:,} caught" if judged.labelled else ""
+    return f"{ranked.frauds:,} frauds in {ranked.count:,} {level}{caught}: {', '.join(said)}"
 
 
 def seconds_of(option: str, text: str | None) -> float | None:

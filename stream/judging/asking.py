@@ -128,7 +128,7 @@ class Runs:
             raise QueryError(str(error).strip()) from error
 
     def top(self, by: By, field: str | None, limit: int) -> Answer:
-        """The first entities of a run by the highest score of their alerts, by alerts, by the amount
+        """The first entities of a run's judged time by the highest score of their alerts, by alerts, by the amount
         in their incidents, or by the amount of frauds that were missed."""
         if field is not None and field not in self._fields:
             raise QueryError(f"no monitor watches {field}; expected one of {self._watched()}")
@@ -139,7 +139,7 @@ class Runs:
             "SELECT entity_type, entity, max(top_score) AS top_score, CAST(sum(alerts) AS BIGINT) "
             "AS alerts, count(*) AS incidents, sum(amount) AS amount, CAST(sum(frauds) AS BIGINT) "
             "AS frauds, min(opened) AS first_opened, max(last) AS last FROM incidents "
-            "WHERE coalesce(entity_type = ?, true) GROUP BY entity_type, entity "
+            "WHERE judged AND coalesce(entity_type = ?, true) GROUP BY entity_type, entity "
             f"ORDER BY {order} DESC NULLS LAST, entity_type, entity LIMIT ?",
             (field, limit),
         )
@@ -147,6 +147,11 @@ class Runs:
     def _top_missed(self, field: str, limit: int) -> Answer:
         if not self._has("frauds"):
             raise QueryError("no fraud is known of this run: it was replayed without --labels")
+        _, known = self.ask("SELECT 1 FROM frauds LIMIT 1")
+        if not list(known):
+            raise QueryError(
+                "no label calls an event of this run fraud: none is known to be missed"
+            )
         return self.ask(
             f"SELECT {field}, sum(amount) AS missed, count(*) AS frauds, min(gap) AS nearest_gap, "
             f"min(event_time) AS first, max(event_time) AS last FROM missed "
@@ -157,10 +162,10 @@ class Runs:
 
     def explain(self, what: str) -> Explanation:
         """Why an alert was raised: `what` is its id, its incident's, or an entity, whose worst alert
-        it then is. Raises QueryError where there is none."""
+        it then is, of the judged ones where there are any. Raises QueryError where there is none."""
         found = self._dicts(
             "SELECT * FROM alerts WHERE alert_id = ? OR incident_id = ? OR entity = ? "
-            "ORDER BY alert_id = ? DESC, score DESC, event_time LIMIT 1",
+            "ORDER BY alert_id = ? DESC, judged DESC, score DESC, event_time LIMIT 1",
             (what, what, what, what),
         )
         if not found:

@@ -45,8 +45,8 @@ class Setting:
 class Difference:
     """A measure of both runs, on events. "recall at equally many alerts": of the frauds with an
     alert, as if the run with more such events had but as many as the other, those with the highest
-    scores. difference: the other's less the first one's, and its 95 % interval from a bootstrap in
-    which both are resampled by the same days."""
+    scores; null where either has none. difference: the other's less the first one's, and its 95 %
+    interval from a bootstrap in which both are resampled by the same days."""
 
     measure: str
     first: float | None

@@ -262,7 +262,8 @@ class Judgement:
     days: on which there were such events. events: all of them; an event without label counts as
     honest. labelled: the labels that name an event, whether it was to be judged or not; ambiguous:
     those of frauds whose id several events have, of which the first is meant. named: the entities
-    that labels call fraudulent without an event.
+    that labels call fraudulent without an event. Where none names an event, precisions that count
+    frauds among events are null, and there are no curves.
     resamples, seed: of the bootstrap, whose blocks are days; of entities, groups of entities.
     false_positives: the share of honest ones at which `LevelFigures.recall_at_false_positives` is
     taken.
@@ -283,3 +284,8 @@ class Judgement:
     false_positives: float
     views: list[View]
     missed: MissedFrauds
+
+    @property
+    def level(self) -> Level:
+        """What is told first: events, or entities where no label names an event."""
+        return "events" if self.labelled else "entities"

@@ -78,8 +78,29 @@ def judge(facts: Facts, watchers: Sequence[Watcher]) -> Judgement | None:
         resamples=measures.RESAMPLES,
         seed=measures.SEED,
         false_positives=measures.FALSE_POSITIVES,
-        views=[_Judging(facts, name, entity).view() for name, entity in views],
+        views=[
+            view if labelled else _without_events(view)
+            for view in (_Judging(facts, name, entity).view() for name, entity in views)
+        ],
         missed=missed_frauds(facts, watchers),
+    )
+
+
+def _without_events(view: View) -> View:
+    """The view where no label names an event: nothing is known of what goes by frauds among them."""
+    unknown = dict.fromkeys(("events", "new_events", "entity_days"), NOTHING)
+    return replace(
+        view,
+        levels={
+            level: replace(one, precision=unknown.get(level, one.precision))
+            for level, one in view.levels.items()
+        },
+        precision_at_k=[replace(one, precision=NOTHING) for one in view.precision_at_k],
+        days=[
+            replace(day, precision=None, precision_at_k=[None] * len(TOP_K)) for day in view.days
+        ],
+        precision_recall=[],
+        budget=[],
     )
 
 
@@ -138,7 +159,6 @@ class _Judging:
             f"AS entity, alerted{own} AS alerted, caught{own} AS caught FROM frauds "
             f"WHERE judged AND {there} IS NOT NULL"
         )
-        first_ms, last_ms = facts.span_ms
         of_monitor = f"AND monitor = '{self._name}'" if own else ""
         for view, table, time in (
             ("told", "alerts", "event_time"),
@@ -146,8 +166,7 @@ class _Judging:
         ):
             facts.do(
                 f"CREATE OR REPLACE VIEW {view} AS SELECT a.*, day FROM {table} a JOIN days ON "
-                f"calendar = {calendar(time)} WHERE epoch_ms({time}) BETWEEN {first_ms} AND "
-                f"{last_ms} {of_monitor}"
+                f"calendar = {calendar(time)} WHERE judged {of_monitor}"
             )
         facts.do(
             "CREATE OR REPLACE TABLE entity_days AS SELECT entity, day, max(score) AS score, "

@@ -37,7 +37,7 @@ from stream.judging.measures import (
     figure,
     resampled,
 )
-from stream.judging.verdict import AVERAGE_PRECISION, EQUAL_RECALL, PRECISION, of_pair
+from stream.judging.verdict import AVERAGE_PRECISION, EQUAL_RECALL, PRECISION, RECALL, of_pair
 
 SIDES: Final = ("first", "other")
 BOTH: Final = "(first_published AND other_published)"
@@ -168,9 +168,10 @@ def _differences(tables: Tables) -> Iterator[Difference]:
     )
     of = {name: column.astype(np.int64) for name, column in found.items()}
     of["published"] = of["published_a"] + of["published_b"]
+    of["compared"] = of["frauds"] * (fewer > 0)  # to no alert at all nothing is equally many
     for measure, parts, wholes, held in (
-        (EQUAL_RECALL, ("equal_a", "equal_b"), ("frauds", "frauds"), "frauds"),
-        ("recall at the alert budget", ("alerted_a", "alerted_b"), ("frauds", "frauds"), "frauds"),
+        (EQUAL_RECALL, ("equal_a", "equal_b"), ("compared", "compared"), "compared"),
+        (RECALL, ("alerted_a", "alerted_b"), ("frauds", "frauds"), "frauds"),
         (PRECISION, ("true_a", "true_b"), ("published_a", "published_b"), "published"),
         (
             *("share of the frauds' amount alerted on", ("amount_a", "amount_b")),

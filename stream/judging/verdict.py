@@ -2,18 +2,19 @@
 
 Both stand in the JSON beside the page. A run is called better only where an interval says so, and
 never for alerting more: what alerts find is compared where both alert equally often, and each
-one's volume and precision are told beside it.
+one's volume and precision are told beside it, first of all where they are what differs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from stream.judging.comparison import Difference, Drift
 from stream.judging.figures import Figure, Judgement
-from stream.words import percent, signed, some, whole
+from stream.words import number, percent, signed, some, whole
 
 AVERAGE_PRECISION: Final = "average precision"
 PRECISION: Final = "precision at the alert budget"
+RECALL: Final = "recall at the alert budget"
 EQUAL_RECALL: Final = "recall at equally many alerts"
 
 
@@ -73,14 +74,20 @@ def of_pair(
     shares = (precision.first, precision.other) if precision else (None, None)
     cost = "; ".join(map(_cost, (first, other), with_alert, shares))
     if not differences:
-        said = f"Without labels nobody can say whether {first} or {other} is better"
+        said = f"Without labels of events nobody can say whether {first} or {other} is better"
         return Verdict(said, cost, _common(drift))
     ranks, finds = by_measure[AVERAGE_PRECISION].difference, by_measure[EQUAL_RECALL].difference
     by_rank, by_alerts = _sign(ranks), _sign(finds)
     sign = by_rank or by_alerts or 1
-    because = f"{_said(AVERAGE_PRECISION, ranks, sign)}; {_said(EQUAL_RECALL, finds, sign)}"
     one, than = (other, first) if sign > 0 else (first, other)
-    return Verdict(_better(one, than, by_rank, by_alerts), cost, because)
+    apart = _apart((first, other), with_alert, by_measure)
+    left_out = [*([] if min(with_alert) else [EQUAL_RECALL]), *([] if apart else [RECALL])]
+    because = "; ".join(
+        _said(measure, by_measure[measure].difference, sign)
+        for measure in (AVERAGE_PRECISION, EQUAL_RECALL, RECALL)
+        if measure in by_measure and measure not in left_out
+    )
+    return Verdict(_better(one, than, by_rank, by_alerts, apart), cost, because)
 
 
 def _cost(name: str, with_alert: int, precision: float | None) -> str:
@@ -88,14 +95,34 @@ def _cost(name: str, with_alert: int, precision: float | None) -> str:
     return said if precision is None else f"{said}, {percent(precision)} of them fraud"
 
 
-def _better(one: str, than: str, by_rank: int, by_alerts: int) -> str:
-    """one: the better one by rank, else by alerts."""
+def _apart(
+    names: tuple[str, str], with_alert: tuple[int, int], by_measure: Mapping[str, Difference]
+) -> str:
+    """How much more one alerts, and at what precision; "" where neither recall nor precision at the
+    alert budget can be told apart."""
+    (fewer, few), (more, many) = sorted(zip(names, with_alert, strict=True), key=lambda one: one[1])
+    if not few:
+        return f"{fewer} has no alert, so none can be compared at equally many" if many else ""
+    shown = [by_measure[one] for one in (RECALL, PRECISION) if one in by_measure]
+    if few == many or not any(_sign(one.difference) for one in shown):
+        return ""
+    said = f"{more} alerts on {number(many / few)} times as many events as {fewer}"
+    precision = by_measure[PRECISION]
+    shares = {name: precision.first if name == names[0] else precision.other for name in names}
+    theirs, its = shares[more], shares[fewer]
+    return f"{said}, at {number(theirs / its)} times its precision" if theirs and its else said
+
+
+def _better(one: str, than: str, by_rank: int, by_alerts: int, apart: str) -> str:
+    """one: the better one by rank, else by alerts. apart: how much more one alerts, or ""."""
     if not by_rank and not by_alerts:
+        if apart:
+            return f"No difference can be told in how {than} and {one} rank; {apart}"
         return f"No difference between {than} and {one} can be told"
     if by_rank == by_alerts:
         return f"{one} catches more than {than} with equally many alerts"
     if not by_alerts:
-        said = "in what their alerts find no difference can be told"
+        said = apart or "in what their alerts find no difference can be told"
         return f"{one} ranks frauds higher than {than}; {said}"
     if not by_rank:
         said = "in how they rank no difference can be told"

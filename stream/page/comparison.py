@@ -14,6 +14,7 @@ from stream.page.parts import (
     Page,
     at,
     document,
+    facts,
     figures,
     fold,
     name,
@@ -22,7 +23,13 @@ from stream.page.parts import (
     table,
     text,
 )
-from stream.page.run import budget_chart, measured, precision_recall_chart
+from stream.page.run import (
+    COUNTED_EACH,
+    DEFINITIONS,
+    budget_chart,
+    measured,
+    precision_recall_chart,
+)
 from stream.words import NOTHING, measure, number, percent, rate, signed, size, whole
 
 _WHAT: Final = {
@@ -94,9 +101,12 @@ def _runs(sides: Sequence[Side]) -> Iterator[Html]:
     judged = all(side.view for side in sides)
     columns[1:1] = labelled if judged else ()
     yield table("Each run by itself", columns, ([*_run(side)] for side in sides))
+    if judged:
+        yield facts(DEFINITIONS)
     yield paragraph(
-        "Alerts, incidents and events are those of the time that is judged. CPU time leaves out "
-        "reading and decoding, which all runs share. State is what a checkpoint at the end would hold."
+        f"Alerts, incidents and events are those of the time that is judged. {COUNTED_EACH} CPU time "
+        "leaves out reading and decoding, which all runs share. State is what a checkpoint at the end "
+        "would hold."
     )
 
 

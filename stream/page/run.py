@@ -51,6 +51,19 @@ FOOTER: Final = (
     "are counted; where fewer than eight of them hold any of what is measured there is none. The same "
     "numbers, and more of each, are in summary.json beside this file."
 )
+DEFINITIONS: Final = (
+    (
+        "Alerted",
+        "told of by an alert, or counted into an open incident. Recall: so many of all frauds.",
+    ),
+    ("With an alert", "told of by an alert. Precision: so many of these are fraud."),
+    ("Caught", "alerted, or while an action that an alert recommended for an entity of it stood."),
+    ("Found", "at a score so high that no more false positives, or events a day, reach it."),
+)
+COUNTED_EACH: Final = (
+    "Alerts and incidents of every monitor, and of assess, are counted each: one event may have "
+    "several."
+)
 
 
 def run_page(summary: Summary) -> str:
@@ -58,10 +71,13 @@ def run_page(summary: Summary) -> str:
     page, judged = Page(), summary.judged
     head = [Html(f"<h1>{text(summary.verdict)}</h1>"), paragraph(_lead(summary))]
     head.append(figures(headline(judged) if judged else _plain(summary)))
+    head.append(facts([*(DEFINITIONS if judged else ()), ("Counting", COUNTED_EACH)]))
     page.add("traffic", "Traffic and alerts", _traffic(page, summary))
     if judged and any(scenario.name for scenario in judged.views[0].scenarios):
         page.add("scenarios", "By kind of fraud", _scenarios(judged.views[0].scenarios))
-    incidents = incidents_table(summary.incidents, summary.incidents_opened)
+    incidents = paragraph("No incident was opened in the time that is judged.")
+    if summary.incidents:
+        incidents = incidents_table(summary.incidents, summary.incidents_opened)
     page.add("incidents", "Incidents", incidents)
     if judged:
         page.add("missed", "What was missed, and why", *_missed(judged))
@@ -79,32 +95,40 @@ def interval(figure: Figure) -> str:
 
 def headline(judged: Judgement) -> Iterator[tuple[str, str, str]]:
     """The figures that are read first, with their intervals."""
-    view = judged.views[0]
-    events, incidents, delay = view.levels["events"], view.levels["incidents"], view.delay
-    share, few = view.amount.caught_share, events.recall_at_false_positives
-    yield "of the frauds' amount caught", percent(share.value), _percents(share)
+    view, level = judged.views[0], judged.level
+    ranked, incidents, delay = view.levels[level], view.levels["incidents"], view.delay
+    share, few = view.amount.caught_share, ranked.recall_at_false_positives
+    if judged.labelled:
+        yield "of the frauds' amount caught", percent(share.value), _percents(share)
+    else:
+        said = f"{whole(ranked.frauds_alerted)} of {whole(ranked.frauds)}"
+        yield "of the fraudulent entities alerted", percent(ranked.recall.value), said
     yield (
         "of incidents are fraud",
         percent(incidents.precision.value),
         f"{whole(incidents.count)} incidents, {number(view.incident_alerts.value)} alerts each",
     )
     yield (
-        "of events with an alert are fraud",
-        percent(events.precision.value),
-        _percents(events.precision),
+        f"of {level} with an alert are fraud",
+        percent(ranked.precision.value),
+        _percents(ranked.precision),
     )
     never = f"{percent(delay.never.value)} of {whole(delay.entities)} never had one"
     middle = f"middle half {_span(delay.first_quartile_s)} to {_span(delay.third_quartile_s)}"
-    yield (
-        f"median from first fraud to alert, by {view.entity}",
-        _span(delay.median_s.value),
-        f"{middle}; {never}" if delay.median_s.value is not None else never,
-    )
-    ranks = events.average_precision
-    yield "average precision", rate(ranks.value), interval(ranks)
-    yield "ROC AUC", rate(events.roc_auc.value), interval(events.roc_auc)
+    if judged.labelled:
+        yield (
+            f"median from first fraud to alert, by {view.entity}",
+            _span(delay.median_s.value),
+            f"{middle}; {never}" if delay.median_s.value is not None else never,
+        )
+    ranks = ranked.average_precision
+    of = "" if judged.labelled else f" of {level}"
+    yield f"average precision{of}", rate(ranks.value), interval(ranks)
+    yield f"ROC AUC{of}", rate(ranked.roc_auc.value), interval(ranked.roc_auc)
     at_few = percent(judged.false_positives)
     yield f"of frauds found at {at_few} false positives", percent(few.value), _percents(few)
+    if not judged.labelled:
+        return
     first, *others = view.precision_at_k
     further = ", ".join(f"{rate(one.precision.value)} of {one.k}" for one in others)
     yield (
@@ -115,10 +139,11 @@ def headline(judged: Judgement) -> Iterator[tuple[str, str, str]]:
 
 
 def _plain(summary: Summary) -> Iterator[tuple[str, str, str]]:
-    yield "events", whole(summary.events), ""
+    judged = " judged" if summary.span.events < summary.events else ""
+    yield f"events{judged}", whole(summary.span.events), ""
     yield "alerts", whole(summary.alerts_published), ""
     yield "incidents", whole(summary.incidents_opened), ""
-    for monitor, count in summary.alerts_per_day.items():
+    for monitor, count in summary.span.alerts_per_day.items():
         yield f"alerts a day, {monitor}", number(count), ""
     yield "dead letters", whole(summary.dead_letters), ""
     yield "events per second", whole(round(summary.events_per_s)), ""
@@ -134,10 +159,14 @@ def _lead(summary: Summary) -> str:
     )
     judged = summary.judged
     if judged is None:
+        bounds = (("from", summary.span.from_time), ("before", summary.span.until_time))
+        of = " and ".join(f"{bound} {time[:10]}" for bound, time in bounds if time)
+        told += f"Judged {of}: {some(summary.span.events, 'event')}. " if of else ""
         return told + (summary.unjudged or "")
+    frauds = f"{whole(judged.frauds)} of them confirmed as fraud"
     return told + (
         f"Judged from {judged.first_event_time[:10]} to {judged.last_event_time[:10]}: "
-        f"{whole(judged.events)} events, {whole(judged.frauds)} of them confirmed as fraud."
+        f"{whole(judged.events)} events, {frauds if judged.labelled else 'none of them labelled'}."
     )
 
 
@@ -166,9 +195,10 @@ def _learned_only(summary: Summary) -> Iterator[Window]:
 
 def _measured(page: Page, judged: Judgement) -> None:
     views = judged.views
-    page.add("curves", "How well it ranks", _curves(page, views), _levels(judged))
+    curves = [_curves(page, views)] if judged.labelled else []
+    page.add("curves", "How well it ranks", *curves, _levels(judged))
     if len(views) > 1:
-        page.add("monitors", "By monitor", _views(views))
+        page.add("monitors", "By monitor", _views(judged))
     page.add("days", "By day", _days(views[0]))
     page.add("calibration", "Is a p-value what it says?", *_calibration(page, views[0]))
 
@@ -279,7 +309,7 @@ def _calibration(page: Page, view: View) -> Iterator[Html]:
 def _scenarios(scenarios: Sequence[Scenario]) -> Html:
     columns = (
         *("Kind", "Frauds", "Caught", "Amount caught", "Amount missed", "Alerted", "Recall"),
-        *("Entities found", "Median time to alert", "Average precision", "ROC AUC"),
+        *("Entities alerted", "Median time to alert", "Average precision", "ROC AUC"),
     )
     rows = (
         (
@@ -300,28 +330,28 @@ def _scenarios(scenarios: Sequence[Scenario]) -> Html:
     return table("Kinds of fraud as the labels name them, most frauds first", columns, rows)
 
 
-def _views(views: Sequence[View]) -> Html:
+def _views(judged: Judgement) -> Html:
     columns = (
         *("Monitor", "Entity", "Alerts", "Incidents", "Average precision", "ROC AUC"),
         *("Precision", "Recall", "Amount caught"),
     )
     rows = []
-    for view in views:
-        events = view.levels["events"]
+    for view in judged.views:
+        ranked = view.levels[judged.level]
         rows.append(
             (
                 _called(view),
                 view.entity,
                 whole(view.alerts),
                 whole(view.incidents),
-                measured(events.average_precision),
-                measured(events.roc_auc),
-                measured(events.precision),
-                measured(events.recall),
+                measured(ranked.average_precision),
+                measured(ranked.roc_auc),
+                measured(ranked.precision),
+                measured(ranked.recall),
                 percent(view.amount.caught_share.value),
             )
         )
-    return table("Each by its own score and its own alerts", columns, rows)
+    return table(f"Each by its own score and its own alerts, of {judged.level}", columns, rows)
 
 
 def _days(view: View) -> Html:

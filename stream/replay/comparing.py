@@ -32,6 +32,7 @@ from stream.replay.summary import Summary
 COMPARISON: Final = "comparison.json"
 SETTINGS_MAX: Final = 30
 """Configurations that differ in more are not variants of each other, and nobody would read it."""
+ENTITIES_ALONE: Final = "Labels name entities alone, and runs are compared by events."
 
 
 class Candidate(NamedTuple):
@@ -142,6 +143,8 @@ def _compared(
     by_position: bool,
 ) -> Comparison:
     unjudged = next((one.unjudged for one in summaries if one.unjudged), None)
+    if not all(one.judged and one.judged.labelled for one in summaries):
+        unjudged = unjudged or ENTITIES_ALONE
     first = summaries[0]
     folders = [(summary.name, out_dir / summary.name) for summary in summaries]
     pairs = [

@@ -21,6 +21,7 @@ from detectors.spec import seconds
 from schemas.columns import F64, I64, Bools
 from stream.config import ASSESS, Config
 from stream.judging.facts import ALERTED
+from stream.replay.span import Span
 from stream.replay.tables import INCIDENT_COLUMNS, TIME, TableFile, batches_in
 
 TIME_BITS: Final = 42
@@ -41,15 +42,21 @@ class Sums:
 
 
 def write_incidents(
-    config: Config, path: Path, alerts: Path, scores: Path, known: tuple[Path, Path] | None
+    config: Config,
+    span: Span,
+    path: Path,
+    alerts: Path,
+    scores: Path,
+    known: tuple[Path, Path] | None,
 ) -> None:
-    """Write incidents.parquet, by opening.
+    """Write incidents.parquet, by opening; judged are those that opened in the span.
 
     alerts, scores: the tables that it follows from; alerts in the order in which they were
     published. known: frauds and labels, None where there are none.
     """
     told = _told(pq.read_table(alerts, columns=[*WHO, *SO_FAR]))
     columns: dict[str, Any] = {name: told[name] for name in told.column_names}
+    columns["judged"] = span.holds(told["opened"].cast(pa.int64()).to_numpy())
     gaps_ms = _gaps_ms(config)
     by_monitor = [
         _OfMonitor(told, name, gaps_ms[name]) for name in told["monitor"].unique().to_pylist()

@@ -16,7 +16,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from schemas.alerts import Alert, Entity, Evidence, Severity
-from stream.replay.span import Span
 
 INCIDENTS_MAX: Final = 25
 """More would make the page slow and nobody would read them; the page says how many are left."""
@@ -108,17 +107,17 @@ def _joined(known: Incident | None, alert: Alert) -> Incident:
 
 
 class Opened(NamedTuple):
-    """Incidents that opened in a span: the worst, and how many there are."""
+    """Incidents that are judged: the worst, and how many there are."""
 
     worst: list[Incident]
     total: int
 
 
-def opened_in(span: Span, incidents: Path, alerts: Path, lines: Path) -> Opened:
-    """The incidents that opened in a span, from incidents.parquet, alerts.parquet and, line for line
+def opened_in(incidents: Path, alerts: Path, lines: Path) -> Opened:
+    """The incidents that are judged, from incidents.parquet, alerts.parquet and, line for line
     the same alerts, alerts.ndjson."""
-    known = pq.read_table(incidents, columns=["incident_id", "opened", "top_score"])
-    known = known.filter(pa.array(span.holds(known["opened"].cast(pa.int64()).to_numpy())))
+    judged = pc.field("judged")
+    known = pq.read_table(incidents, columns=["incident_id", "opened", "top_score"], filters=judged)
     order = [("top_score", "descending"), ("opened", "ascending"), ("incident_id", "ascending")]
     ids = known.sort_by(order)["incident_id"].slice(0, INCIDENTS_MAX).combine_chunks()
     theirs = pc.is_in(pq.read_table(alerts, columns=["incident_id"])["incident_id"], ids)

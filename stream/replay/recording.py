@@ -31,7 +31,7 @@ from stream.replay.tables import (
     FeatureFile,
     ScoreFile,
     TableFile,
-    alert_row,
+    alert_rows,
     fraud_columns,
 )
 
@@ -133,7 +133,7 @@ class Recording:
     ) -> None:
         """Write down what a batch led to."""
         self._alert_lines.writelines(alert_record(alert).value + b"\n" for alert in alerts)
-        self._alerts.write_rows([alert_row(alert) for alert in alerts])
+        self._alerts.write_rows(alert_rows(alerts, self._span))
         self._letters.writelines(map(as_json_line, letters))
         for one in judged:
             for file in self._judged:
@@ -163,12 +163,13 @@ class Recording:
         """Write the incidents, with their frauds where these were written before."""
         parts = self._parts
         known = (parts[FRAUDS], parts[LABELS]) if parts[FRAUDS].exists() else None
-        write_incidents(self._config, parts[INCIDENTS], parts[ALERTS], parts[SCORES], known)
+        tables = parts[INCIDENTS], parts[ALERTS], parts[SCORES]
+        write_incidents(self._config, self._span, *tables, known)
 
     def incidents_opened(self) -> Opened:
-        """The incidents that opened in the span; these and the alerts are written."""
+        """The incidents that are judged; these and the alerts are written."""
         parts = self._parts
-        found = opened_in(self._span, parts[INCIDENTS], parts[ALERTS], parts[ALERT_LINES])
+        found = opened_in(parts[INCIDENTS], parts[ALERTS], parts[ALERT_LINES])
         return found._replace(worst=with_events(found.worst, parts[SCORES]))
 
     def finish(self, summary: Summary) -> None:

@@ -26,12 +26,14 @@ Counts = dict[str, int]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgedSpan:
     """What is judged: events from a time on and before another one, null where there is no bound;
-    how many these are, and their alerts by monitor."""
+    how many these are, and their alerts by monitor; alerts_per_day: the same over the time from the
+    first event to the last, as far as it is judged, null where that is none."""
 
     from_time: str | None
     until_time: str | None
     events: int
     alerts: Counts
+    alerts_per_day: dict[str, float | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +44,7 @@ class Summary:
     inputs: route's counters by input, over its partitions. monitors: watch's counters by monitor,
     and assess's by "assess". adds_up: by monitor, whether read = scored + not applicable + labels +
     duplicate + tombstone + dead letters; not of monitors whose internal log was recorded. alerts: by
-    monitor; alerts_per_day: the same over the span of event times, null where there is none. span:
-    of all this, what lies in the span of the time split; alerts_published: all alerts in it;
+    monitor. span: of all this, what lies in the span of the time split; alerts_published: all alerts in it;
     incidents: of the incidents_opened in it those with the highest scores. labels: by input, what
     became of a label file. labels_heard: labels that were understood, of files and among the events.
     judged: what they say of all this, null where they say nothing, and then unjudged is why.
@@ -59,7 +60,6 @@ class Summary:
     adds_up: dict[str, bool]
     events: int
     alerts: Counts
-    alerts_per_day: dict[str, float | None]
     alerts_published: int
     incidents_opened: int
     span: JudgedSpan
@@ -142,9 +142,8 @@ def summarize(
     seconds: float,
 ) -> Summary:
     """What was tallied, the incidents, and what labels say."""
-    span_ms = 0 if tally.first_ms is None else (tally.last_ms or 0) - tally.first_ms
     names = [*(monitor.name for monitor in config.monitors), *([ASSESS] if config.assess else [])]
-    alerts = {name: tally.alerts[name] for name in names}
+    alerts = {name: tally.judged_alerts[name] for name in names}
     heard, given = tally.labels_heard, sum(one["read"] for one in tally.labels.values())
     return Summary(
         name=name,
@@ -155,15 +154,15 @@ def summarize(
         monitors={name: dict(counts) for name, counts in tally.monitors.items()},
         adds_up=tally.adds_up,
         events=tally.events,
-        alerts=alerts,
-        alerts_per_day={n: k * DAY_MS / span_ms if span_ms else None for n, k in alerts.items()},
+        alerts={name: tally.alerts[name] for name in names},
         alerts_published=tally.judged_alerts.total(),
         incidents_opened=opened.total,
         span=JudgedSpan(
             from_time=_iso(tally.span.from_ms),
             until_time=_iso(tally.span.until_ms),
             events=tally.judged_events,
-            alerts={name: tally.judged_alerts[name] for name in names},
+            alerts=alerts,
+            alerts_per_day={name: _per_day(count, tally) for name, count in alerts.items()},
         ),
         dead_letters=tally.dead_letters,
         labels=tally.labels,
@@ -176,6 +175,15 @@ def summarize(
         incidents=opened.worst,
         judged=judged,
     )
+
+
+def _per_day(alerts: int, tally: Tally) -> float | None:
+    if tally.first_ms is None or tally.last_ms is None:
+        return None
+    span = tally.span
+    first_ms = max(tally.first_ms, tally.first_ms if span.from_ms is None else span.from_ms)
+    last_ms = min(tally.last_ms, tally.last_ms if span.until_ms is None else span.until_ms)
+    return alerts * DAY_MS / (last_ms - first_ms) if last_ms > first_ms else None
 
 
 def _adds_up(watched: Counter[str], routed: Counter[str]) -> bool:

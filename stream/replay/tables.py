@@ -39,6 +39,7 @@ def column(name: str, kind: pa.DataType, meaning: str, *, always: bool = False) 
     return pa.field(name, kind, nullable=not always, metadata={"meaning": meaning})
 
 
+JUDGED: Final = column("judged", pa.bool_(), "in the span of the time split", always=True)
 EVENT_ID: Final = column("event_id", pa.string(), "the event's own id", always=True)
 EVENT_TIME: Final = column("event_time", TIME, "the event's own time, UTC", always=True)
 POSITION: Final = (
@@ -89,6 +90,7 @@ ALERT_COLUMNS: Final = pa.schema(
         column("counterfactual", pa.list_(pa.string()), "as expected, these would not alert"),
         column("contributions", pa.list_(CONTRIBUTION), "what was surprising", always=True),
         column("related", pa.list_(RELATED), "the event's other entities", always=True),
+        JUDGED,
     ]
 )
 INCIDENT_COLUMNS: Final = pa.schema(
@@ -112,6 +114,7 @@ INCIDENT_COLUMNS: Final = pa.schema(
             pa.string(),
             "fraud where one is, or its entity, else honest; null without labels",
         ),
+        column("judged", pa.bool_(), "opened in the span of the time split", always=True),
     ]
 )
 
@@ -152,7 +155,7 @@ def score_columns(config: Config) -> pa.Schema:
                 for field in shown_fields(config)
             ),
             column("amount", pa.float64(), "the event's, in its own currency"),
-            column("judged", pa.bool_(), "in the span of the time split", always=True),
+            JUDGED,
         ]
     )
 
@@ -331,8 +334,14 @@ def without_labels(events: EventBatch, columns: list[Any]) -> list[Any]:
     return [one.filter(kept) for one in columns]
 
 
-def alert_row(alert: Alert) -> dict[str, Any]:
-    """An alert as a row of alerts.parquet."""
+def alert_rows(alerts: Sequence[Alert], span: Span) -> list[dict[str, Any]]:
+    """Alerts as rows of alerts.parquet."""
+    times_ms = np.array([alert.event_time_ms for alert in alerts], np.int64)
+    judged = span.holds(times_ms).tolist()
+    return [_alert_row(alert) | {"judged": one} for alert, one in zip(alerts, judged, strict=True)]
+
+
+def _alert_row(alert: Alert) -> dict[str, Any]:
     [evidence] = alert.evidence
     same = {name: getattr(alert, name) for name in ALERT_COLUMNS.names if hasattr(alert, name)}
     return same | {

@@ -16,12 +16,17 @@ import pytest
 from typer.testing import CliRunner
 
 from stream.cli import app
+from stream.cli.recorded import _said_of_judgement, _said_of_span
 from stream.config import Config, parse
-from stream.errors import ConfigError
+from stream.errors import ConfigError, QueryError
+from stream.judging import asking
 from stream.judging.facts import HUNDREDTHS
 from stream.judging.figures import Judgement, LevelFigures
+from stream.page.run import run_page
 from stream.replay import Split, Summary, replay
+from stream.replay.comparing import ENTITIES_ALONE, Candidate, compare
 from stream.replay.incident_table import in_hundredths
+from tests.test_page import Parsed
 
 START_MS = 1_772_409_600_000
 DAY_MS = 86_400_000
@@ -200,6 +205,81 @@ def test_labels_that_name_an_entity_alone_are_judged(tmp_path: Path) -> None:
     assert [row["verdict"] for row in rows_of(tmp_path, "incidents")] == ["fraud"]
     assert "No confirmed fraud" not in summary.verdict
     assert [one.verdict for one in summary.incidents] == ["fraud"]
+
+
+def test_levels_without_labels_say_nothing(tmp_path: Path) -> None:
+    """Where labels name entities alone no figure goes by frauds among events, terminal and page tell
+    those of entities and incidents, and `eddy top` and a comparison say why they have none."""
+    rows = [*QUIET, *ATTACK, payment(2_880, "a", 5.0)]
+    summary, judged = run(tmp_path, rows, [fraud(None, account="a"), fraud(None, account="b1")])
+    view = judged.views[0]
+    assert {name for name, one in view.levels.items() if one.precision.value is not None} == {
+        *("entities", "incidents"),
+    }
+    assert not [one for one in view.precision_at_k if one.precision.value is not None]
+    assert (view.precision_recall, view.budget) == ([], [])
+    assert {day.precision for day in view.days} == {None}
+    said = _said_of_judgement(judged)
+    assert said.startswith("2 frauds in 10 entities: AUC ")
+    assert "precision of entities with an alert 1.000" in said
+    assert "recall of alerted 0.500, precision of incidents 1.000" in said
+    page = run_page(summary)
+    assert "of the fraudulent entities alerted" in page
+    assert "none of them labelled" in page
+    assert "average precision of entities" in page
+    assert "Precision against recall" not in page
+    with (
+        asking.opened([tmp_path / "out"]) as tables,
+        pytest.raises(QueryError, match="no label calls an event"),
+    ):
+        tables.top("missed", None, 10)
+    both = [
+        Candidate(name, config(), [("verdicts", tmp_path / "labels")]) for name in ("one", "two")
+    ]
+    compared = compare(both, [("shop", tmp_path / "shop")], tmp_path / "both", lambda *_: None)
+    assert compared.unjudged == ENTITIES_ALONE
+    assert compared.pairs[0].differences == []
+
+
+TWO_ATTACKS = [*QUIET, *ATTACK, *(payment(2_880 + 30 * i, "b1", 150.0) for i in range(3))]
+"""An incident on the first day, one an hour long on the third."""
+THIRD_DAY = Split(from_ms=START_MS + 2 * DAY_MS)
+
+
+def test_tables_and_top_follow_the_time_split(tmp_path: Path) -> None:
+    """Alerts and incidents say whether they are judged; who is asked for the first entities, or to
+    explain one, is told of the judged ones."""
+    rows = [*TWO_ATTACKS, payment(4_000, "a", 150.0)]
+    run(tmp_path, rows, FRAUDS, split=THIRD_DAY)
+    assert [row["judged"] for row in rows_of(tmp_path, "incidents")] == [False, True, True]
+    by_event = {row["event_id"]: row["judged"] for row in rows_of(tmp_path, "scores")}
+    alerts = rows_of(tmp_path, "alerts")
+    assert [row["judged"] for row in alerts] == [by_event[row["event_id"]] for row in alerts]
+    assert {row["judged"] for row in alerts} == {False, True}
+    with asking.opened([tmp_path / "out"]) as tables:
+        for by in ("score", "alerts", "amount"):
+            names, found = tables.top(by, None, 10)
+            entities = [dict(zip(names, row, strict=True)) for row in found]
+            assert {row["entity"]: row["incidents"] for row in entities} == {"a": 1, "b1": 1}
+        assert tables.explain("a").alert["judged"]
+
+
+def test_without_labels_a_page_tells_of_the_time_that_is_judged(tmp_path: Path) -> None:
+    """Every headline figure is of the judged time, which is named; where nothing lies in it the page
+    does not deny the alerts before, and the terminal warns."""
+    inputs = [("shop", ndjson(tmp_path / "shop", TWO_ATTACKS))]
+    told = lambda _records, _share: None  # noqa: E731
+    summary = replay(config(), inputs, tmp_path / "out", told, (), THIRD_DAY)
+    assert summary.span.events == 3
+    assert summary.span.alerts_per_day == {"spend": 24.0 * summary.alerts_published}
+    page = Parsed(run_page(summary)).said
+    assert "Judged from 2026-03-04: 3 events." in page
+    assert "events judged 3" in " ".join(page.split())
+    nothing = replay(config(), inputs, tmp_path / "no", told, (), Split(from_ms=START_MS * 2))
+    assert nothing.alerts["spend"] > 0
+    assert nothing.span.alerts_per_day == {"spend": None}
+    assert "No alert was raised" not in Parsed(run_page(nothing)).said
+    assert "warning: no event lies in the time" in _said_of_span(nothing.span)
 
 
 ASSESSED = (
