@@ -116,3 +116,8 @@ def test_whether_learning_spoke_is_told(counts: dict[str, int], expected: str) -
     [said] = notes.told(Tally(monitors={"assess": Counter(counts)}))
     assert expected in said
     assert not any(standing(learner(8, 2, [])).values())
+
+
+def test_the_hint_under_an_input_error_fits_every_option() -> None:
+    """It sends nobody to look at a path where the path is right."""
+    assert "NAME=PATH" not in InputError.do
