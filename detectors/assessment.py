@@ -266,7 +266,10 @@ class Assessment:
             "labels_changed": learning.CHANGED,
             "labels_unmatched": learning.UNMATCHED,
         }
-        return {name: int(counts[k]) for name, k in names.items()}
+        return {
+            **{name: int(counts[k]) for name, k in names.items()},
+            **learning.standing(self.learner),
+        }
 
     def save(self) -> Arrays:
         """The whole state as arrays by name."""

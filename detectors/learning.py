@@ -254,6 +254,17 @@ def score_of(p: float) -> float:
     return min(-log10(max(p, P_MIN)), SCORE_MAX)
 
 
+def standing(of: Learner) -> dict[str, int]:
+    """Whether a way that learns speaks, 1 or 0, and what it takes: the frauds, and the honest ones,
+    that the better known of them has judged of late; `KNOWN_MIN` of each are needed."""
+    ways = (LOGISTIC, BOOSTED)
+    return {
+        "learning_speaks": int(of.sums.clock[SPEAKER] != HARMONIC),
+        "learning_frauds": int(max(of.sums.frauds[way] for way in ways)),
+        "learning_honest": int(max(of.sums.honest[way].sum() for way in ways)),
+    }
+
+
 @kernel
 def speaker(of: Learner) -> int:
     """The way that speaks."""

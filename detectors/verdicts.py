@@ -3,12 +3,19 @@
 from typing import Final
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.columns import I64, EventBatch
+from schemas.columns import I64, Bools, EventBatch
 
 UNKNOWN, HONEST, FRAUD = range(-1, 2)
 _NAMES: Final = {"honest": HONEST, "fraud": FRAUD}
+
+
+def is_clear(verdict: pa.StringArray) -> Bools:
+    """bool[n]: whether these say fraud or honest; whoever says else says nothing of the event."""
+    found: Bools = pc.is_in(verdict, pa.array(list(_NAMES))).to_numpy(zero_copy_only=False)
+    return found
 
 
 def verdicts(labels: EventBatch) -> I64:

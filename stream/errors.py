@@ -59,7 +59,7 @@ class InputError(EddyError):
     """A file given to replay cannot be read, or is not what its name says."""
 
     exit_code = 2
-    do = "Check the path, the format and NAME=PATH against the configuration's inputs."
+    do = "Mend what the message names; `eddy replay --help` explains every option."
 
 
 class QueryError(EddyError):

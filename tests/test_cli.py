@@ -184,7 +184,9 @@ account = "account"
     ]
     said = eddy(*arguments)
     assert "51 labels, 50 joined to their events, 1 of events that are not there" in said
-    assert re.search(r"judged: [1-9][\d,]* events from 20\S+Z, \d+ alerts; all others only", said)
+    assert re.search(
+        r"judged: [1-9][\d,]* events from 20\S+Z, \d+ alerts in \d+ incidents; all others", said
+    )
     assert f'checkpoints.start_from = "{tmp_path / "state"}"' in said
     assert "expected an empty place" in eddy(*arguments, code=2)
     # with an input of labels that was only added for them, live would refuse the state

@@ -506,7 +506,7 @@ def test_the_folder_holds_all_and_says_the_same(files: dict[str, Path], tmp_path
     assert compared(both, files, out).pairs == told.pairs
     with pytest.raises(InputError, match="holds b, which"):
         compared([both[0], candidate("c", BY_GAP, files)], files, out)
-    with pytest.raises(InputError, match="no name twice"):
+    with pytest.raises(InputError, match="each of its own name"):
         compared([both[0], both[0]], files, tmp_path / "twice")
     with pytest.raises(InputError, match="no input is named nowhere"):
         compare(both, [("nowhere", files["shop"])], tmp_path / "n", lambda _r, _s: None)

@@ -209,6 +209,25 @@ def test_a_large_csv_comes_in_batches_and_a_wrong_row_is_named(tmp_path: Path) -
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("id;amount\n1;2,5\n", "parted by ';'; expected commas"),
+        ("id\tamount\n1\t2\n", r"parted by '\\t'; expected commas"),
+        ("id,who\n1,Müller\n".encode("latin-1"), "expected UTF-8: .*iconv"),
+        ("id,händler\n1,a\n".encode("latin-1"), "expected UTF-8: .*iconv"),
+    ],
+)
+def test_a_csv_of_other_habits_is_told_how_to_mend_it(
+    tmp_path: Path, content: str | bytes, expected: str
+) -> None:
+    """Another separator and another encoding are named, with what to do, in header and rows."""
+    path = tmp_path / "data.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError, match=expected):
+        read(path)
+
+
 def test_blank_lines_before_a_header_are_skipped(tmp_path: Path) -> None:
     """A CSV that begins with them has the columns that it has without."""
     path = tmp_path / "data.csv"

@@ -164,15 +164,19 @@ def test_labels_by_event_id_teach_what_labels_that_name_entities_teach(tmp_path:
     summary_of_topic = replay(config(), inputs, tmp_path / "named" / "out", lambda *_: None)
     assert scores(tmp_path / "ids") == scores(tmp_path / "named")
     assert len(set(scores(tmp_path / "ids").values())) > 20
-    nobody = sum(row["who"] is None and row["device"] is None for row in rows)
+    nobodies = [row["who"] is None and row["device"] is None for row in rows]
+    nobody = sum(nobodies)
+    late_nobody = sum(nobodies[-(LATER_MS // STEP_MS) :])
     assert summary.labels["verdicts"] == {
         "read": len(rows),
         "named": 0,
         "joined": len(rows) - nobody,
         "of_nobody": nobody,
         "unknown_event": 0,
+        "unclear": 0,
         "dead_letters": 0,
         "before_their_event": 0,
+        "after_last_event": sum(one["known_at"] > rows[-1]["at"] for one in known) - late_nobody,
         "ambiguous": 0,
     }
     assert nobody > 5
@@ -413,10 +417,32 @@ def test_a_file_of_unreadable_labels_is_a_mistake(
         run(tmp_path, rows, [one | {"known_at": None} for one in verdicts(rows)])
 
 
+def test_labels_that_say_neither_are_counted_and_left_out(tmp_path: Path) -> None:
+    """They teach and judge as if they were not there, whether in a file or among the events; the
+    commonest of what they say is a note."""
+    rows = payments(600)
+    known = [one | {"fraud": str(one["fraud"])} for one in verdicts(rows)]
+    odd = [one | {"fraud": "chargeback" if i else ""} for i, one in enumerate(known[:22])]
+    summary = run(tmp_path / "odd", rows, odd + known[22:])
+    run(tmp_path / "without", rows, known[22:])
+    assert scores(tmp_path / "odd") == scores(tmp_path / "without")
+    assert last_words(tmp_path / "odd") == last_words(tmp_path / "without")
+    assert summary.labels["verdicts"]["unclear"] == 22
+    [note] = [one for one in summary.notes if "neither" in one]
+    assert "22 labels say neither fraud nor honest: 'chargeback' (21), nothing (1)" in note
+    topic = label_table(tmp_path / "topic", named(rows, odd + known[22:]))
+    inputs = [("shop", tmp_path / "odd" / "shop"), ("verdicts", topic)]
+    of_topic = replay(config(), inputs, tmp_path / "topic_out" / "out", lambda *_: None)
+    assert any("neither fraud nor honest: 'chargeback'" in one for one in of_topic.notes)
+    assert {row["verdict"] for row in last_words(tmp_path / "topic_out")} == {"fraud", "honest"}
+
+
 def test_a_file_whose_labels_say_nothing_is_a_mistake(tmp_path: Path) -> None:
-    """Where no label says fraud or honest, the file is not what it was given for."""
+    """Where no label says fraud or honest, the file is not what it was given for: what they say, and
+    where the mapping looked, is named."""
     rows = payments(50)
-    with pytest.raises(InputError, match=r"none of 50 labels says fraud or honest"):
+    said = r"none of 50 labels says fraud or honest; they say 'perhaps' \(50\).*verdicts.fields.verdict"
+    with pytest.raises(InputError, match=said):
         run(tmp_path, rows, [one | {"fraud": "perhaps"} for one in verdicts(rows)])
 
 

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from stream.config import Config
     from stream.judging.figures import Judgement
     from stream.replay import Split, Summary
-    from stream.replay.summary import JudgedSpan
 
 Inputs = Annotated[
     list[str] | None,
@@ -111,6 +110,9 @@ def replay(
 ) -> None:
     """Run recorded events through the stages that run live, and write every score; needs no Kafka.
 
+    Exit code 2 where there were records and none became an event; inputs without a record are
+    warned of, with exit code 0.
+
     Example: eddy replay handbook.toml --input transaction=handbook.parquet --out out/handbook
     """
     from stream import replay as replaying
@@ -139,9 +141,9 @@ def replay(
     loaded = load(config)
     if labels and save_state is not None and not label_inputs(loaded):
         raise InputError(
-            f"--save-state beside --labels: {config} has no input of type label, and what would be "
-            "saved were another configuration's; expected such an input in it, or no --labels: "
-            "without a reader they teach nobody"
+            f"--save-state beside --labels: {config} has no input of type label, so live, which "
+            "starts from that state, would have none to go on with; expected an [inputs.…] of "
+            'type = "label" in it, or --save-state without --labels: nothing here learns from them'
         )
     loaded = with_labels(loaded) if labels else loaded
     label_pairs = [labels_of(loaded, text) for text in labels or ()]
@@ -150,9 +152,10 @@ def replay(
         summary = replaying.replay(
             loaded, pairs, out, show, label_pairs, split, jobs, save_state, features=features
         )
-    _tell(summary, out, split)
+    _tell(summary, out)
     if save_state is not None:
         typer.echo(f'state saved: begin with it by checkpoints.start_from = "{save_state}"')
+    _refuse_nothing(summary)
 
 
 def _again(of: Path, given: "Config | None", out: Path | None, jobs: int) -> None:
@@ -170,7 +173,7 @@ def _again(of: Path, given: "Config | None", out: Path | None, jobs: int) -> Non
         typer.echo(f"other code than then: {line}")
     with _progress("replay") as show:
         repeated = replaying.again(found, given, target, show, jobs)
-    _tell(repeated.summary, target, found.split)
+    _tell(repeated.summary, target)
     if repeated.files:
         typer.echo(f"not the same bytes: {', '.join(repeated.files)}")
         raise typer.Exit(1)
@@ -178,16 +181,32 @@ def _again(of: Path, given: "Config | None", out: Path | None, jobs: int) -> Non
     typer.echo(f"the same bytes in every file (but {timed}, which say how long it took)")
 
 
-def _tell(summary: "Summary", out: Path, split: "Split") -> None:
-    """Say what a run led to."""
-    from stream.replay import Split
+def _refuse_nothing(summary: "Summary") -> None:
+    """Raise InputError where there were records and not one became an event. Inputs without any
+    record are no error: an hour in which nothing happened is a file, too."""
+    letters = sum(
+        count
+        for counts in summary.inputs.values()
+        for what, count in counts.items()
+        if what.startswith("dead_letter_")
+    )
+    if letters and not summary.events:
+        raise InputError(
+            f"none of {letters:,} records became an event, see above; expected an input's mapping "
+            "to be that of its file: compare [inputs.….fields] with a record in dead_letters.ndjson"
+        )
 
+
+def _tell(summary: "Summary", out: Path) -> None:
+    """Say what a run led to."""
     typer.echo(f"{summary.events:,} events in {summary.seconds:.1f} s, results in {out}")
     if not summary.events:
         typer.echo("warning: no event was read; expected files with rows that the mapping reads")
     typer.echo(_said_of_topics(summary), nl=False)
-    if split != Split():
-        typer.echo(_said_of_span(summary.span))
+    typer.echo(_said_of_span(summary))
+    duplicates = sum(counts.get("duplicate", 0) for counts in summary.inputs.values())
+    if duplicates:
+        typer.echo(f"{duplicates:,} duplicates, of an id that came shortly before; left out")
     if summary.dead_letters:
         typer.echo(
             f"{summary.dead_letters:,} dead letters, each with its reason: {out}/dead_letters.ndjson"
@@ -200,9 +219,12 @@ def _tell(summary: "Summary", out: Path, split: "Split") -> None:
             )
     if summary.judged is not None:
         typer.echo(_said_of_judgement(summary.judged))
-    late = sum(counts.get("late", 0) for counts in summary.monitors.values())
+    late = {name: n for name, counts in summary.monitors.items() if (n := counts.get("late", 0))}
     if late:
-        typer.echo(f"{late:,} events older than their entity's last; they were scored as late")
+        each = ", ".join(f"{count:,} by {name}" for name, count in late.items())
+        typer.echo(f"events older than their entity's last, scored as late: {each}")
+    for note in summary.notes:
+        typer.echo(f"note: {note}")
 
 
 @app.command()
@@ -287,8 +309,10 @@ def _said_of_labels(counts: dict[str, int]) -> str:
         "named": "named an entity themselves",
         "unknown_event": "of events that are not there",
         "of_nobody": "of events without an entity that learns from labels",
+        "unclear": "neither fraud nor honest, left out",
         "dead_letters": "unreadable",
         "before_their_event": "known before their event, counted from behind it",
+        "after_last_event": "known only after the last event: to judge by, not to learn from",
         "ambiguous": "of an id that several events have, the first of them meant",
     }
     return ", ".join([said, *(f"{counts[k]:,} {text}" for k, text in of_few.items() if counts[k])])
@@ -306,12 +330,15 @@ def _said_of_topics(summary: "Summary") -> str:
     )
 
 
-def _said_of_span(judged: "JudgedSpan") -> str:
-    """Which events of a replay are judged, in a line."""
+def _said_of_span(summary: "Summary") -> str:
+    """Which events of a replay are judged, and their alerts, in a line."""
+    judged = summary.span
+    raised = f"{summary.alerts_published:,} alerts in {summary.incidents_opened:,} incidents"
+    if judged.from_time is None and judged.until_time is None:
+        return raised
     bounds = (("from", judged.from_time), ("before", judged.until_time))
     said = " and ".join(f"{word} {time}" for word, time in bounds if time)
-    alerts = sum(judged.alerts.values())
-    told = f"judged: {judged.events:,} events {said}, {alerts:,} alerts; all others only learned"
+    told = f"judged: {judged.events:,} events {said}, {raised}; all others only learned"
     if judged.events:
         return told
     return f"{told}\nwarning: no event lies in the time that is judged; expected a time within them"

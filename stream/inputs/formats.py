@@ -60,6 +60,11 @@ def rows_of(file: File, batch_records: int, share: Share) -> Iterator[Rows]:
     try:
         yield from _Reading(file, batch_records, share).rows()
     except _UNREADABLE as error:
+        if isinstance(error, UnicodeDecodeError) or "UTF8" in str(error):
+            raise InputError(
+                f"{file.name}: not UTF-8 ({error}); expected UTF-8: where it is Latin-1 or "
+                "Windows-1252, convert it with iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW"
+            ) from error
         raise InputError(f"{file.name}: {error}") from error
     share(1.0)
 
@@ -142,6 +147,12 @@ class _Reading:
             names = next(filter(None, csv.reader(text)), [])  # blank lines are none, as to Arrow
             text.detach()
         self._refuse_twins(names)
+        other = next((mark for mark in ";\t|" if len(names) == 1 and mark in names[0]), None)
+        if other is not None:
+            raise InputError(
+                f"{self.file.name}: the header has no comma and is parted by {other!r}; expected "
+                "commas between columns, and points in decimal numbers: save it anew as such a CSV"
+            )
         return names
 
     def _refuse_twins(self, names: list[str]) -> None:

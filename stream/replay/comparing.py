@@ -58,8 +58,9 @@ def compare(
     """
     names = [one.name for one in candidates]
     if len(set(names)) < max(len(names), 2):
-        got = ", ".join(names)
-        raise InputError(f"got {got}; expected two configurations or more, no name twice")
+        raise InputError(
+            f"got the configuration {', '.join(names)}; expected two or more, each of its own name"
+        )
     database.check_installed()
     _check_known(candidates, inputs)
     by_position = _cut_alike(candidates, {name for name, _ in inputs})

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from detectors.hashing import hash_key, hash_text
 from detectors.monitor import LABEL
+from detectors.verdicts import is_clear
 from schemas.codecs.table import OWN
 from schemas.columns import I64, Bools, EventBatch
 from schemas.dead_letters import DeadLetter
@@ -44,6 +45,8 @@ ID_KEY: Final = hash_key("")
 two texts with the same 128 bits, and won no more than a label on another event of his own file."""
 _HASHED: Final = [("part", pa.uint8()), ("low", pa.int64()), ("high", pa.int64())]
 NOWHERE: Final = -1
+VERDICTS_MAX: Final = 1_000
+"""Verdicts that are told apart where none is clear: a mapping may well name a column of ids."""
 
 
 def known_ms(label_ms: I64, due_ms: I64) -> I64:
@@ -51,6 +54,33 @@ def known_ms(label_ms: I64, due_ms: I64) -> I64:
     time up to it has passed: a millisecond later is behind it, even where its partition is not in the
     order of time."""
     return np.maximum(label_ms, due_ms + 1)
+
+
+def without_unclear(events: EventBatch) -> tuple[I64, Counter[str | None]]:
+    """The rows of all but labels that say neither fraud nor honest, and what these say instead."""
+    if not (events.type_code == LABEL).any():
+        return np.arange(len(events)), Counter()
+    absent = pa.nulls(len(events), pa.string())
+    said = events.text.get("verdict", absent)
+    unclear = (events.type_code == LABEL) & ~is_clear(said)
+    found = pc.value_counts(said.filter(pa.array(unclear))).to_pylist()
+    values: Counter[str | None] = Counter({one["values"]: one["counts"] for one in found})
+    return np.flatnonzero(~unclear), values
+
+
+def count_verdicts(into: Counter[str | None], more: Counter[str | None]) -> None:
+    """Count verdicts; when too many are known, others together."""
+    for text, count in more.items():
+        into[text if text in into or len(into) < VERDICTS_MAX else "…"] += count
+
+
+def commonest(verdicts: Counter[str | None]) -> str:
+    """The commonest verdicts, and how often each; cut short, since anything may stand there."""
+    each = (
+        f"{'nothing' if text is None else repr(text[:40])} ({count:,})"
+        for text, count in verdicts.most_common(3)
+    )
+    return ", ".join(each) + (", …" if len(verdicts) > 3 else "")
 
 
 class EventTable:
@@ -110,14 +140,18 @@ class JoinedLabels:
     those that can teach nobody and still say what their events were: their events name none of the
     entities that learn from labels, or they became known behind the last event of all. counts:
     labels read, and what became of them: named an entity themselves, joined, of_nobody, of an
-    unknown event, or dead letters; and of these how many claimed to be known before their event,
-    and how many are ambiguous: several events have the id, and the first in event time is meant.
+    unknown event, unclear, or dead letters; and of these how many claimed to be known before their
+    event, how many became known only after the last event, too late to teach, and how many are
+    ambiguous: several events have the id, and the first in event time is meant. unclear: of labels
+    that say neither fraud nor honest, how often each verdict; they teach nobody, and their events
+    are judged as events without a label are.
     """
 
     reading: FileReading
     aside: Path
     counts: dict[str, int]
     dead_letters: list[DeadLetter]
+    unclear: Counter[str | None]
 
 
 def join(
@@ -165,8 +199,9 @@ class _Joining:
             Ordered(folder / f"{name}.{what}.part", self._schema) for what in ("teaching", "beside")
         )
         self._letters: list[DeadLetter] = []
-        self._read = self._lines = self._verdicts = 0
+        self._read = self._lines = 0
         self._counts: Counter[str] = Counter()
+        self._unclear: Counter[str | None] = Counter()
 
     def read(self, reading: Reading) -> None:
         """Take all labels of a log."""
@@ -179,9 +214,10 @@ class _Joining:
                     f"because of {faults[0].message}: is the mapping that of this file?"
                 )
             self._read += len(records) - tombstones
+            clear, unclear = without_unclear(labels)
+            count_verdicts(self._unclear, unclear)
+            labels = labels if not unclear else labels.take(clear)
             texts = _texts(labels, self._texts[1:])
-            said = texts[LABEL_FIELDS.index("verdict")]
-            self._verdicts += pc.sum(pc.is_in(said, pa.array(["fraud", "honest"]))).as_py() or 0
             line = np.arange(self._lines, self._lines + len(labels))
             self._lines += len(labels)
             columns = [
@@ -201,10 +237,13 @@ class _Joining:
 
     def join(self, tables: Sequence[EventTable]) -> None:
         """Join each label to the first event that has its id."""
-        if self._read and not self._verdicts:
+        unclear = self._unclear.total()
+        if unclear and unclear + len(self._letters) == self._read:
             raise InputError(
-                f"{self._name}: none of {self._read} labels says fraud or honest; expected a file "
-                "of labels, its verdicts translated by the mapping's values"
+                f"{self._name}: none of {self._read} labels says fraud or honest; they say "
+                f"{commonest(self._unclear)}; expected that "
+                f"inputs.{self._name}.fields.verdict names the path of the verdict, and that its "
+                'values translate it, such as { path = "…", values = { "True" = "fraud" } }'
             )
         last_ms = max((one.last_ms for one in tables), default=NOWHERE)
         for number in range(PARTS):
@@ -235,6 +274,7 @@ class _Joining:
             "of_nobody": nameless & known & ~named,
             "unknown_event": nameless & ~known,
             "before_their_event": known & (label_ms < due_ms),
+            "after_last_event": teaching & behind,
             "ambiguous": several,
         }
         self._counts.update({what: int(np.count_nonzero(of)) for what, of in became.items()})
@@ -266,12 +306,14 @@ class _Joining:
         said = {
             "read": self._read,
             **{what: counts[what] for what in ("named", "joined", "of_nobody", "unknown_event")},
+            "unclear": self._unclear.total(),
             "dead_letters": len(self._letters),
         }
         assert self._read == sum(said.values()) - self._read, said
-        said |= {what: counts[what] for what in ("before_their_event", "ambiguous")}
+        of_these = ("before_their_event", "after_last_event", "ambiguous")
+        said |= {what: counts[what] for what in of_these}
         reading = FileReading(name, files_at(str(path)), self._config.inputs[name])
-        return JoinedLabels(reading, aside, said, self._letters)
+        return JoinedLabels(reading, aside, said, self._letters, self._unclear)
 
     def _write(self, path: Path, labels: Ordered) -> None:
         """Write a table of Eddy's own fields, in the order in which the labels became known."""

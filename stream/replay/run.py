@@ -24,9 +24,10 @@ from stream.errors import InputError
 from stream.replay import manifest
 from stream.replay.jobs import Jobs
 from stream.replay.judged import judged
-from stream.replay.labels import JoinedLabels
+from stream.replay.labels import JoinedLabels, without_unclear
 from stream.replay.last_words import labels_in, labels_of
 from stream.replay.manifest import Origin
+from stream.replay.notes import Notes
 from stream.replay.opening import Input, Named, found
 from stream.replay.recording import OWN, Recording, make_folder, refuse_foreign
 from stream.replay.span import Span, Split
@@ -138,6 +139,7 @@ class Run:
         self._chain = Chain(config, run, topics, wanted, recorded, shards)
         self._advancing: Callable[[], Advanced] = _nothing
         self._tally = Tally(span)
+        self._notes = Notes(config)
         teller = Teller(hash_key(config.secret), frozenset(config.reveal), run)
         self._recording = Recording(asked.out_dir, config, teller, span, origin)
         self._began = perf_counter()
@@ -165,6 +167,8 @@ class Run:
         """Take what became of an input of labels, but for those that it will read."""
         self._tally.labels[name] = joined.counts
         self._tally.dead_letters += len(joined.dead_letters)
+        self._notes.take_verdicts(name, joined.unclear)
+        self._notes.take_letters(joined.dead_letters)
         self._recording.add([], joined.dead_letters)
         for heard in labels_in(joined.aside):
             self._recording.add_labels(heard)
@@ -181,7 +185,12 @@ class Run:
             emitted = ended()
             self._tally.add(emitted)
             self._recording.add(emitted.alerts, emitted.dead_letters)
-            self._recording.add_labels(labels_of(emitted.events))
+            clear, unclear = without_unclear(emitted.events)
+            self._notes.take(input_name, emitted)
+            self._notes.take_verdicts(input_name, unclear)
+            self._recording.add_labels(
+                labels_of(emitted.events.take(clear) if unclear else emitted.events)
+            )
         return emitted
 
     def hold(self, records: Records, emitted: Emitted, due_ms: I64) -> None:
@@ -227,6 +236,7 @@ class Run:
         del self._chain  # judging needs memory of its own
         verdict = judged(self.config, self._recording)
         self._tally.labels_heard = self._recording.labels_heard
+        self._tally.notes = list(self._notes.told(self._tally))
         seconds = perf_counter() - self._began
         opened = self._recording.incidents_opened()
         summary = summarize(self.asked.name, self.config, self._tally, opened, verdict, seconds)

@@ -47,13 +47,15 @@ class Summary:
     monitor. span: of all this, what lies in the span of the time split; alerts_published: all alerts in it;
     incidents: of the incidents_opened in it those with the highest scores. labels: by input, what
     became of a label file. labels_heard: labels that were understood, of files and among the events.
-    judged: what they say of all this, null where they say nothing, and then unjudged is why.
+    judged: what they say of all this, null where they say nothing, and then unjudged is why. notes:
+    what is odd about what was read, a sentence each.
     verdict: all of it in a sentence. Times are ISO 8601, null where there was no event.
     """
 
     name: str
     verdict: str
     unjudged: str | None
+    notes: list[str]
     fingerprint: str
     inputs: dict[str, Counts]
     monitors: dict[str, Counts]
@@ -88,6 +90,7 @@ class Tally:
     judged_alerts: Counter[str] = field(default_factory=Counter)
     labels: dict[str, Counts] = field(default_factory=dict)
     labels_heard: int = 0
+    notes: list[str] = field(default_factory=list)
     first_ms: int | None = None
     last_ms: int | None = None
     traffic: TrafficCounter = field(default_factory=TrafficCounter)
@@ -149,6 +152,7 @@ def summarize(
         name=name,
         verdict=verdict.of_run(judged, tally.judged_alerts.total(), opened.total),
         unjudged=None if judged else verdict.unjudged(max(given, heard), heard),
+        notes=tally.notes,
         fingerprint=fingerprint(config),
         inputs={name: dict(counts) for name, counts in tally.inputs.items()},
         monitors={name: dict(counts) for name, counts in tally.monitors.items()},

@@ -1,0 +1,160 @@
+"""What is odd about what a replay has read, a sentence each: what a mapping that is not that of the
+file, or a configuration that does nothing, looks like, and passes for a result otherwise.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Final
+
+import numpy as np
+
+from detectors.learning import KNOWN_MIN
+from schemas.codecs.decoded import shown
+from schemas.columns import EventBatch
+from schemas.dead_letters import DeadLetter
+from schemas.mapping import compile_mapping
+from stream.clock import text_of
+from stream.config import ASSESS, LABEL_FIELDS, Config, fields_wanted
+from stream.replay.labels import commonest, count_verdicts
+from stream.replay.summary import Tally
+from stream.shard import Emitted
+
+SECONDS_MS: Final = 365 * 86_400_000
+"""Events before 1971 are most often seconds that were taken for milliseconds."""
+
+
+@dataclass(slots=True)
+class _Letters:
+    """Dead letters of an input with the same code; the first is the example."""
+
+    count: int
+    message: str
+    offset: str
+
+
+class Notes:
+    """Looks at all that a run reads, and says at the end what is odd."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._absent: dict[str, set[str]] = {}
+        self._unclear: dict[str, Counter[str | None]] = {}
+        self._letters: dict[tuple[str, str], _Letters] = {}
+
+    def take(self, name: str, emitted: Emitted) -> None:
+        """Look at what came of a batch of an input, or of an internal log."""
+        self.take_letters(emitted.dead_letters)
+        if name in self._config.inputs and len(emitted.events):
+            if name not in self._absent:
+                self._absent[name] = set(fields_wanted(self._config, name))
+            self._absent[name] -= _filled(emitted.events, self._absent[name])
+
+    def take_verdicts(self, name: str, unclear: Counter[str | None]) -> None:
+        """Count labels of an input that say neither fraud nor honest."""
+        if unclear:
+            count_verdicts(self._unclear.setdefault(name, Counter()), unclear)
+
+    def take_letters(self, letters: Sequence[DeadLetter]) -> None:
+        """Count dead letters by their input and code."""
+        for letter in letters:
+            said = dict(letter.headers)
+            topic, code = said["eddy-topic"].decode(), said["eddy-code"].decode()
+            if (topic, code) not in self._letters:
+                message, offset = said["eddy-message"].decode(), said["eddy-offset"].decode()
+                self._letters[topic, code] = _Letters(0, message, offset)
+            self._letters[topic, code].count += 1
+
+    def told(self, tally: Tally) -> Iterator[str]:
+        """The sentences, all counted."""
+        yield from chain(
+            self._of_letters(tally),
+            self._of_fields(),
+            self._of_times(tally),
+            self._of_monitors(tally),
+            self._of_verdicts(),
+            self._of_learning(tally),
+        )
+
+    def _of_letters(self, tally: Tally) -> Iterator[str]:
+        """The commonest reason of each input, with an example."""
+        for topic in dict.fromkeys(topic for topic, _ in self._letters):
+            of_topic = {code: of for (name, code), of in self._letters.items() if name == topic}
+            code, most = max(of_topic.items(), key=lambda one: one[1].count)
+            total = sum(one.count for one in of_topic.values())
+            hint = ""
+            if topic in self._config.inputs and not tally.inputs.get(topic, Counter())["passed"]:
+                codec = self._config.inputs[topic].codec
+                if code == "malformed" and codec == "json":
+                    hint = "; expected one JSON object a line: a CSV must be named .csv"
+            yield (
+                f"{topic}: {total:,} dead letters, {most.count:,} of them {code}, such as record "
+                f"{most.offset}: {most.message}{hint}"
+            )
+
+    def _of_fields(self) -> Iterator[str]:
+        """Fields that are mapped by name, and were nowhere. Labels may name an event alone."""
+        for name, absent in self._absent.items():
+            spec = self._config.inputs[name]
+            if spec.type == "label":
+                continue
+            missing = [field for field in absent if field in (spec.fields or {})]
+            mapped = compile_mapping(spec.codec, spec.type, spec.fields, missing).fields
+            for field in sorted(set(missing) - set(LABEL_FIELDS)):
+                if paths := mapped[field].paths:
+                    places = " or ".join(map(shown, paths))
+                    yield (
+                        f"{name}: no event has {field}, mapped from {places}; expected that "
+                        f"inputs.{name}.fields.{field} names what the file holds, as it is spelled there"
+                    )
+
+    def _of_times(self, tally: Tally) -> Iterator[str]:
+        """Seconds that were read as milliseconds."""
+        if tally.last_ms is not None and tally.last_ms < SECONDS_MS:
+            yield (
+                f"the latest event is of {text_of(tally.last_ms)}; where the times are seconds, "
+                'expected fields.time = { path = "…", unit = "s" }'
+            )
+
+    def _of_monitors(self, tally: Tally) -> Iterator[str]:
+        """Monitors that had events and scored none."""
+        for monitor in self._config.monitors:
+            counts = tally.monitors.get(monitor.name, Counter())
+            if counts["scored"] or not counts["not_applicable"]:
+                continue
+            nowhere = all(monitor.entity in self._absent.get(one, ()) for one in monitor.inputs)
+            why = f"no event has its entity, {monitor.entity}" if nowhere else "none concerns it"
+            yield f"monitor {monitor.name} scored none of {counts['not_applicable']:,} events: {why}"
+
+    def _of_verdicts(self) -> Iterator[str]:
+        """Labels that say nothing."""
+        for name, unclear in self._unclear.items():
+            yield (
+                f"{name}: {unclear.total():,} labels say neither fraud nor honest: "
+                f"{commonest(unclear)}; they teach nobody, and their events are judged as honest, "
+                f"as all without a label are: translate them by inputs.{name}.fields.verdict"
+            )
+
+    def _of_learning(self, tally: Tally) -> Iterator[str]:
+        """Whether what is learned from labels decides what assess says."""
+        if self._config.assess is None or self._config.assess.learning is None:
+            return
+        counts = tally.monitors.get(ASSESS, Counter())
+        if counts["learning_speaks"]:
+            yield "learning spoke at the end: assess weighs the monitors by what labels said"
+            return
+        frauds, honest = counts["learning_frauds"], counts["learning_honest"]
+        why = (
+            f"{frauds:,} frauds and {honest:,} honest ones of late among the labels of events that "
+            f"it foretold, {KNOWN_MIN:.0f} of each needed in a partition"
+            if min(frauds, honest) < KNOWN_MIN
+            else "it foretold labels no better than the monitors alone"
+        )
+        yield f"learning did not speak at the end, assess is as without labels: {why}"
+
+
+def _filled(events: EventBatch, names: set[str]) -> set[str]:
+    """Those of the fields that any of the events has."""
+    text = {n for n in names & events.text.keys() if events.text[n].null_count < len(events)}
+    return text | {n for n in names & events.number.keys() if not np.isnan(events.number[n]).all()}

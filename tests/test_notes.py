@@ -1,0 +1,123 @@
+"""What a replay tells of odd inputs: on the terminal, in the summary and by its exit code."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import orjson
+import pytest
+from typer.testing import CliRunner
+
+from detectors.learning import learner, standing
+from stream.cli import app
+from stream.config import load
+from stream.errors import InputError
+from stream.replay.notes import Notes
+from stream.replay.summary import Tally
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = """
+group = "notes"
+
+[inputs.pay]
+topic = "pay"
+type = "transaction"
+
+[inputs.pay.fields]
+event_id = "id"
+time = "at"
+card = "card"
+amount = "amount"
+
+[[monitors]]
+name = "card"
+entity = "card"
+inputs = ["pay"]
+features = [{ name = "amount", kind = "value", field = "amount" }]
+detectors = [{ kind = "tail" }]
+"""
+START_MS = 1_767_225_600_000
+
+
+def rows(**other: object) -> list[dict[str, object]]:
+    """Payments of one card; other: what stands there instead, None to leave it out."""
+    each = [{"id": f"e{i}", "at": START_MS + i, "card": "c", "amount": 1.0} for i in range(20)]
+    return [{k: v for k, v in (one | other).items() if v is not None} for one in each]
+
+
+def told(tmp_path: Path, lines: Sequence[object], code: int = 0) -> str:
+    """What `eddy replay` says of these rows, or of what is no row."""
+    (tmp_path / "config.toml").write_text(CONFIG)
+    written = [one if isinstance(one, bytes) else orjson.dumps(one) for one in lines]
+    (tmp_path / "pay").write_bytes(b"\n".join(written))
+    given = ["--input", f"pay={tmp_path / 'pay'}", "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, ["replay", str(tmp_path / "config.toml"), *given])
+    if code:
+        assert isinstance(done.exception, InputError)
+        assert done.exception.exit_code == code
+        return f"{done.output}{done.exception.message}"
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_a_replay_without_oddities_has_no_note(tmp_path: Path) -> None:
+    """How many alerts there were is said, and nothing else."""
+    said = told(tmp_path, rows())
+    assert "0 alerts in 0 incidents" in said
+    assert "note:" not in said
+    assert "duplicates" not in said
+
+
+def test_a_mapped_column_that_is_nowhere_is_told(tmp_path: Path) -> None:
+    """The field, its path and the monitor that scores nothing for want of it are named."""
+    said = told(tmp_path, rows(card=None, kard="c"))
+    assert "pay: no event has card, mapped from card; expected that inputs.pay.fields.card" in said
+    assert "monitor card scored none of 20 events: no event has its entity, card" in said
+
+
+def test_duplicates_and_late_events_are_counted_by_whom_they_concern(tmp_path: Path) -> None:
+    """Left-out events are on the terminal, and lateness is said of each monitor by itself."""
+    said = told(tmp_path, [*rows(), *rows()[:3], {**rows()[0], "id": "late"}])
+    assert "3 duplicates" in said
+    assert "scored as late: 1 by card" in said
+
+
+def test_records_of_which_none_is_an_event_are_an_error(tmp_path: Path) -> None:
+    """With exit code 2, the commonest reason, an example and, for what is no JSON, the hint."""
+    said = told(tmp_path, [b"id,at,card", b"e1,5,c", *rows(at="soon")[:1]], code=2)
+    assert "pay: 3 dead letters, 2 of them malformed, such as record 0: JSON is malformed" in said
+    assert "a CSV must be named .csv" in said
+    assert "none of 3 records became an event" in said
+
+
+def test_inputs_without_a_record_are_warned_of(tmp_path: Path) -> None:
+    """An hour in which nothing happened is no error."""
+    assert "warning: no event was read" in told(tmp_path, [])
+
+
+def test_seconds_taken_for_milliseconds_are_told(tmp_path: Path) -> None:
+    """Events of January 1970 are most often that."""
+    said = told(tmp_path, rows(at=START_MS // 1000))
+    assert "the latest event is of 1970-01-21" in said
+    assert 'unit = "s"' in said
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ({"learning_frauds": 12, "learning_honest": 900}, "12 frauds and 900 honest ones"),
+        ({"learning_frauds": 60, "learning_honest": 900}, "no better than the monitors alone"),
+        ({"learning_speaks": 1}, "learning spoke at the end"),
+    ],
+)
+def test_whether_learning_spoke_is_told(counts: dict[str, int], expected: str) -> None:
+    """With what it lacks where it did not; a learner that has learned nothing does not speak."""
+    notes = Notes(load(ROOT / "deploy" / "configs" / "sparkov-labels.toml"))
+    [said] = notes.told(Tally(monitors={"assess": Counter(counts)}))
+    assert expected in said
+    assert not any(standing(learner(8, 2, [])).values())
+
+
+def test_the_hint_under_an_input_error_fits_every_option() -> None:
+    """It sends nobody to look at a path where the path is right."""
+    assert "NAME=PATH" not in InputError.do
