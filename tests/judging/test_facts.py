@@ -279,7 +279,7 @@ def test_without_labels_a_page_tells_of_the_time_that_is_judged(tmp_path: Path) 
     assert nothing.alerts["spend"] > 0
     assert nothing.span.alerts_per_day == {"spend": None}
     assert "No alert was raised" not in Parsed(run_page(nothing)).said
-    assert "warning: no event lies in the time" in _said_of_span(nothing.span)
+    assert "warning: no event lies in the time" in _said_of_span(nothing)
 
 
 ASSESSED = (
