@@ -267,8 +267,12 @@ def test_of_several_configurations_the_wrong_one_is_named(tmp_path: Path) -> Non
 def interrupted(folder: Path, begun: str, *arguments: str) -> str:
     """What a command says that gets Ctrl-C, as a terminal sends it, once a file like that is there;
     fails unless it ends as shells expect."""
+    heard = (
+        "signal.signal(signal.SIGINT, signal.default_int_handler)"  # what a shell's & takes away
+    )
+    program = f"import signal; {heard}; from stream.cli import main; main()"
     command = subprocess.Popen(
-        [sys.executable, "-m", "stream.cli", *arguments],
+        [sys.executable, "-c", program, *arguments],
         cwd=ROOT,
         env=os.environ | {"TMPDIR": str(folder)},
         stdout=subprocess.PIPE,

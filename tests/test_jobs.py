@@ -20,7 +20,7 @@ from stream.alerting import RunInfo
 from stream.config import Config, logs, parse
 from stream.errors import ForeignRecord, JobLost
 from stream.replay import replay
-from stream.replay.jobs import Jobs, _decoded, _encoded, _Judge
+from stream.replay.jobs import Jobs, _decoder, _encoded, _Judge
 from stream.shard import Emitted, Shards
 from stream.stages.watch import NOTHING_WANTED, Said
 from tests.streams import batch, same
@@ -91,7 +91,7 @@ def test_what_is_sent_is_what_arrives() -> None:
     surprised, told = np.array([[True, False]]), np.array([[1.0, np.nan]])
     said = Said(np.array([np.nan, 0.5]), activity, surprised, told)
     emitted = Emitted(sent, [], [], {"m": said}, [])
-    there: Emitted = _decoded(_encoded(emitted), Emitted)
+    there: Emitted = _decoder(Emitted).decode(_encoded(emitted))
     assert there.events.sources == sent.sources
     pairs: Iterator[tuple[NDArray[Any], NDArray[Any]]] = zip(said, there.said["m"], strict=True)
     for mine, theirs in pairs:

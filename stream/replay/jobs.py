@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import cache
 from multiprocessing.connection import Connection
 from pathlib import Path
 from socket import socket, socketpair
@@ -114,14 +115,20 @@ class _Save(msgspec.Struct, frozen=True, tag=True):
 
 Request = _Begin | _Make | _Process | _Judge | _Counts | _Save
 Counts = dict[str, dict[str, int]]
+_Error = tuple[str, str]
+"""The error's name and message."""
+_Read = Callable[[bytes], Any]
 
 
 def _encoded(what: object) -> bytes:
     return msgspec.msgpack.encode(what, enc_hook=_to_plain)
 
 
-def _decoded(body: bytes, kind: Any) -> Any:
-    return msgspec.msgpack.decode(body, type=kind, dec_hook=_of_plain)
+@cache
+def _decoder(kind: Any) -> "msgspec.msgpack.Decoder[Any]":
+    """What reads answers of a kind; made where they are asked for, never by the threads that wait
+    for them: msgspec crashes where two learn of a type at once."""
+    return msgspec.msgpack.Decoder(kind, dec_hook=_of_plain)
 
 
 def _to_plain(value: Any) -> Any:
@@ -216,9 +223,10 @@ class _Job:
 
     def ask(self, request: Request, kind: Any) -> "Future[Any]":
         """What it answers, of that kind. Raises what went wrong there."""
-        return self._thread.submit(self._asked, _encoded(request), kind)
+        read, read_error = (_decoder(one).decode for one in (kind, _Error))
+        return self._thread.submit(self._asked, _encoded(request), read, read_error)
 
-    def _asked(self, body: bytes, kind: Any) -> Any:
+    def _asked(self, body: bytes, read: _Read, read_error: _Read) -> Any:
         try:
             self._connection.send_bytes(body)
             answer = self._connection.recv_bytes()
@@ -226,8 +234,8 @@ class _Job:
             code = self._parent.wait(PATIENCE_S)
             raise JobLost(f"a process of --jobs ended with exit code {code}") from error
         if answer[:1] == DONE:
-            return _decoded(answer[1:], kind)
-        name, message = _decoded(answer[1:], tuple[str, str])
+            return read(answer[1:])
+        name, message = read_error(answer[1:])
         known = getattr(errors, name, None)
         if isinstance(known, type) and issubclass(known, EddyError):
             raise known(message)
@@ -389,7 +397,7 @@ def serve(descriptor: int) -> None:
     connection, bench = Connection(descriptor), _Bench()
     while True:
         try:
-            request = _decoded(connection.recv_bytes(), Request)
+            request = _decoder(Request).decode(connection.recv_bytes())
         except EOFError:
             return
         try:
