@@ -2,8 +2,9 @@
 
 import os
 import signal
+import threading
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from schemas.records import Records
 from stream.alerting import RunInfo
 from stream.config import Config, logs, parse
 from stream.errors import ForeignRecord, JobLost
+from stream.replay import jobs as jobs_module
 from stream.replay import replay
 from stream.replay.jobs import Jobs, _decoder, _encoded, _Judge
 from stream.shard import Emitted, Shards
@@ -109,9 +111,16 @@ def records(log_topic: str, value: bytes) -> Records:
 
 
 @pytest.mark.slow
-def test_a_state_can_be_had_from_elsewhere() -> None:
+def test_a_state_can_be_had_from_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """A shard's state in another process is that of one here that has read the same, under a
-    secret of the environment."""
+    secret of the environment; and what reads answers was made by this thread alone."""
+    made: list[threading.Thread] = []
+
+    def noted(kind: Any, make: Callable[[Any], Any] = jobs_module._decoder) -> Any:
+        made.append(threading.current_thread())
+        return make(kind)
+
+    monkeypatch.setattr(jobs_module, "_decoder", noted)
     text = 'secret = "${SECRET}"\n' + BY_PARTITION
     using = parse(tomllib.loads(text), {"SECRET": "swordfish"})
     run = RunInfo("replay", "r", str)
@@ -128,6 +137,7 @@ def test_a_state_can_be_had_from_elsewhere() -> None:
     expected = here.save()
     assert state.keys() == expected.keys()
     assert all(same(state[name], expected[name]) for name in state)
+    assert set(made) == {threading.current_thread()}
 
 
 @pytest.mark.slow
