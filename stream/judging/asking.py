@@ -5,7 +5,7 @@ Judges nothing: what was caught and what was missed stands in frauds.parquet.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,9 +114,10 @@ class Runs:
             answer = thread.submit(self._tables.execute, sql, list(given))
             try:
                 return answer.result()
-            except KeyboardInterrupt:
-                self._tables.interrupt()
-                raise
+            finally:
+                while not answer.done():  # again: a query that only begins then does not hear it
+                    self._tables.interrupt()
+                    wait([answer], timeout=0.1)
 
     def _fetched(self) -> Iterator[tuple[Any, ...]]:
         import duckdb
