@@ -24,8 +24,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import orjson
 import pyarrow as pa
-from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, IsolationLevel, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._listoffsets import OffsetSpec
 from confluent_kafka.cimpl import NewTopic
 from tenacity import retry, retry_if_exception_type, stop_after_delay
 
@@ -223,18 +224,35 @@ def consumer(bootstrap: str, group: str) -> Iterator[Consumer]:
 
 
 def messages(bootstrap: str, topic: str) -> list[Message]:
-    """Everything on a topic that a read_committed reader sees, partition after partition."""
+    """Everything that stands on a topic and was committed, partition after partition.
+
+    Waits where a killed worker left a transaction open: what lies behind it is shown to nobody
+    until another takes over its slot, or the transaction's time is over.
+    """
     found: list[Message] = []
+    admin = AdminClient({"bootstrap.servers": bootstrap})
     with consumer(bootstrap, "reader") as client:
         partitions = client.list_topics(topic, timeout=10).topics[topic].partitions
-        for partition in partitions:
-            client.assign([TopicPartition(topic, partition, 0)])
-            at_end = False
-            while not at_end:
-                batch = client.consume(10_000, 0.2)
-                found += [message for message in batch if message.error() is None]
-                at_end = any(message.error() is not None for message in batch)
+        latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+        asked = {TopicPartition(topic, partition): latest for partition in partitions}
+        uncommitted = IsolationLevel.READ_UNCOMMITTED
+        for end in admin.list_offsets(asked, isolation_level=uncommitted).items():
+            found += _until(client, end[0], end[1].result().offset)
     return found
+
+
+def _until(client: Consumer, partition: TopicPartition, end: int) -> Iterator[Message]:
+    partition.offset = position = 0
+    client.assign([partition])
+    deadline = time.monotonic() + PATIENCE_S
+    while position < end:
+        assert time.monotonic() < deadline, f"{partition} shows nothing behind {position} of {end}"
+        for message in client.consume(10_000, 0.2):
+            if message.error() is None:
+                yield message
+            position = max(
+                position, message.offset() or 0
+            )  # an error here is the end, with its own
 
 
 def read(bootstrap: str, topic: str) -> list[Published]:
