@@ -215,6 +215,7 @@ def consumer(bootstrap: str, group: str) -> Iterator[Consumer]:
             "isolation.level": "read_committed",
             "enable.auto.commit": False,
             "enable.partition.eof": True,
+            "fetch.wait.max.ms": 20,
         }
     )
     try:
@@ -229,30 +230,29 @@ def messages(bootstrap: str, topic: str) -> list[Message]:
     Waits where a killed worker left a transaction open: what lies behind it is shown to nobody
     until another takes over its slot, or the transaction's time is over.
     """
-    found: list[Message] = []
+    latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+    uncommitted = IsolationLevel.READ_UNCOMMITTED
     admin = AdminClient({"bootstrap.servers": bootstrap})
     with consumer(bootstrap, "reader") as client:
-        partitions = client.list_topics(topic, timeout=10).topics[topic].partitions
-        latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
-        asked = {TopicPartition(topic, partition): latest for partition in partitions}
-        uncommitted = IsolationLevel.READ_UNCOMMITTED
-        for end in admin.list_offsets(asked, isolation_level=uncommitted).items():
-            found += _until(client, end[0], end[1].result().offset)
-    return found
-
-
-def _until(client: Consumer, partition: TopicPartition, end: int) -> Iterator[Message]:
-    partition.offset = position = 0
-    client.assign([partition])
-    deadline = time.monotonic() + PATIENCE_S
-    while position < end:
-        assert time.monotonic() < deadline, f"{partition} shows nothing behind {position} of {end}"
-        for message in client.consume(10_000, 0.2):
-            if message.error() is None:
-                yield message
-            position = max(
-                position, message.offset() or 0
-            )  # an error here is the end, with its own
+        names = client.list_topics(topic, timeout=10).topics[topic].partitions
+        asked = {TopicPartition(topic, name): latest for name in names}
+        ends = {
+            partition.partition: found.result().offset
+            for partition, found in admin.list_offsets(asked, isolation_level=uncommitted).items()
+        }
+        client.assign([TopicPartition(topic, name, 0) for name in names])
+        found: dict[int, list[Message]] = {name: [] for name in sorted(names)}
+        behind = {name for name, end in ends.items() if end > 0}
+        deadline = time.monotonic() + PATIENCE_S
+        while behind:
+            assert time.monotonic() < deadline, f"{topic}: {behind} of {ends} are not shown"
+            for message in client.consume(10_000, 0.05):
+                name, offset = message.partition() or 0, message.offset() or 0
+                if message.error() is None:
+                    found[name].append(message)
+                elif offset >= ends[name]:  # the end of what is shown
+                    behind.discard(name)
+    return [message for some in found.values() for message in some]
 
 
 def read(bootstrap: str, topic: str) -> list[Published]:
