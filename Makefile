@@ -35,9 +35,11 @@ endif
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.cache/pycache
 unexport PYTHONDONTWRITEBYTECODE
 
-# Tests are handed one by one to whichever process is free; those on a broker mostly wait, so that
-# there may be more processes than the two cores that Eddy is tested on.
-SPREAD := --maxschedchunk 1 --numprocesses
+# Tests are handed one by one to whichever process is free, or together where they share what is dear
+# to make; those on a broker mostly wait, so that there may be more processes than the two cores that
+# Eddy is tested on. Before, one compiles what all of them need.
+SPREAD := --dist loadgroup --numprocesses
+COMPILED := $(BIN)/python -c "import stream.preloaded"
 
 .PHONY: help setup demo test check guarantees bench quality crash kafka broker-jars lock clean
 
@@ -66,15 +68,18 @@ demo: setup ## a simulated shop with attackers in it: alerts here, then out/demo
 	@$(BIN)/eddy demo
 
 test: setup broker-jars ## the tests; those that need a broker are skipped without Java and Maven
-	@$(BIN)/python -m pytest -m "not long" $(SPREAD) 3
+	@$(COMPILED)
+	@$(BIN)/python -m pytest -m "not long" $(SPREAD) 4
 
 check: setup ## format, lint, types and the fast tests, in less than a minute
 	@$(BIN)/ruff format --check --quiet || { echo "run: $(BIN)/ruff format" >&2; exit 1; }
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/mypy
+	@$(COMPILED)
 	@$(BIN)/python -m pytest -q -m "not broker and not slow" $(SPREAD) auto
 
 guarantees: setup broker-jars ## every test on a broker, those too that take long
+	@$(COMPILED)
 	@EDDY_REQUIRE_BROKER=1 $(BIN)/python -m pytest -m broker $(SPREAD) 3
 
 bench: setup ## measure the speed of the main paths
