@@ -35,10 +35,10 @@ endif
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.cache/pycache
 unexport PYTHONDONTWRITEBYTECODE
 
-# Tests are handed one by one to whichever process is free, or together where they share what is dear
-# to make; those on a broker mostly wait, so that there may be more processes than the two cores that
-# Eddy is tested on. Before, one compiles what all of them need.
-SPREAD := --dist loadgroup --numprocesses
+# The tests of a file go to one process, since they share what is dear to make; those on a broker mostly
+# wait, so that there may be more processes than the two cores that Eddy is tested on. Before, one
+# compiles what all of them need.
+SPREAD := --dist loadfile --no-loadscope-reorder --numprocesses
 COMPILED := $(BIN)/python -c "import stream.preloaded"
 
 .PHONY: help setup demo test check guarantees bench quality crash kafka broker-jars lock clean

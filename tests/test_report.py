@@ -33,8 +33,6 @@ from tests.test_comparing import (
 )
 from tests.test_page import HOSTILE, Parsed, shape
 
-pytestmark = pytest.mark.xdist_group("report")  # one comparison for all
-
 __all__ = ["files"]  # a fixture
 
 TIME = re.compile(r"\d{4}-\d\d-\d\d")

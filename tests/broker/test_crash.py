@@ -11,8 +11,6 @@ from tests.crash.ground import BROKER_SETTINGS, Ground
 from tests.crash.points import POINTS
 from tests.crash.schedules import draw, seeded
 
-pytestmark = pytest.mark.xdist_group("crash")  # one broker for all
-
 
 @pytest.fixture(scope="module")
 def quick(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:

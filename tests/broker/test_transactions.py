@@ -40,8 +40,6 @@ from tests.broker.shop import (
     worker,
 )
 
-pytestmark = pytest.mark.xdist_group("fragile")  # one broker for all
-
 TIMEOUT_S = 10
 EVENTS = 6_000
 

@@ -15,8 +15,6 @@ from stream.cli import app
 from stream.errors import ExtraMissing, QueryError
 from stream.judging import asking
 
-pytestmark = pytest.mark.xdist_group("judged")  # one run for all
-
 EXAMPLE = (
     "SELECT account, sum(amount) AS missed FROM missed GROUP BY account "
     "ORDER BY missed DESC LIMIT 10"

@@ -16,8 +16,6 @@ from stream.judging.figures import Figure, Judgement, Level, LevelFigures, View
 from stream.judging.judge import TOP_K
 from tests.judging.conftest import shop
 
-pytestmark = pytest.mark.xdist_group("judged")  # one run for all
-
 Row = dict[str, Any]
 DAY_MS = 86_400_000
 MONITORS = ("account", "card", "ip")

@@ -17,8 +17,6 @@ from tests.judging.conftest import SCORE_FROM_MS, shop, write_shop
 from tests.judging.test_judge import ms
 from tests.test_page import Parsed
 
-pytestmark = pytest.mark.xdist_group("judged")  # one run for all
-
 
 def rows(run: Path, name: str) -> list[dict[str, Any]]:
     """The rows of a table."""

@@ -29,7 +29,7 @@ from schemas.columns import F64, EventBatch
 from tests.laws.registry import ALL_FEATURES, DETECTORS, LOGINS, feature, monitor
 from tests.laws.stationary import sellers, shop
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("honest")]  # what is judged is made once
+pytestmark = pytest.mark.slow
 KEY: Final = (1, 2)
 EVENTS: Final = 1_200_000
 WARM: Final = 400_000
