@@ -73,7 +73,8 @@ def test_worker_publishes_what_the_reference_emits(
         )
         wait_for(lambda: all_judged(process.get("/metrics")[1]), "the monitors")
         wait_for(
-            lambda: (value_of(process.get("/metrics")[1], "eddy_reports_total") > 0) == hop, "assess"
+            lambda: (value_of(process.get("/metrics")[1], "eddy_reports_total") > 0) == hop,
+            "assess",
         )
         _, exposition = process.get("/metrics")
         assert process.stop() == 0
