@@ -95,7 +95,7 @@ class Runs:
         """The same SELECT with times in UTC: as Python objects DuckDB gives times of a zone only
         where pytz is installed."""
         asked = self._tables.sql(sql)  # looks at it; whoever asks for its length runs it
-        types = [str(one) for one in asked.types] if asked is not None else []
+        types = [str(one) for one in asked.types]
         if not any(ZONED in one for one in types):
             return sql
         columns = [f"column_{i}" for i in range(len(types))]
