@@ -204,7 +204,10 @@ class _Judging:
         """What the ranking of the events says, and the figures of every level."""
         became = "alerted, published, score"
         fraud = f"CASE WHEN fraud THEN 0 ELSE -1 END AS scenario, 0 AS hundredths, {became}"
-        events = f"SELECT day AS block, scenario, hundredths, {became} FROM seen"
+        events = (
+            f"SELECT day AS block, scenario, hundredths, {became}, k.day IS NULL AS new "
+            "FROM seen LEFT JOIN known k USING (entity, day)"
+        )
         entities = (
             "SELECT entity, max(score) AS score, bool_or(fraud) OR entity IN (SELECT entity FROM "
             f"named WHERE field = '{self._entity}') AS fraud, bool_or(alerted) AS alerted, "
@@ -214,49 +217,52 @@ class _Judging:
             "SELECT day AS block, verdict = 'fraud' AS fraud, true AS alerted, true AS published, "
             "top_score AS score FROM cases"
         )
-        ranked, of_events = self._level(events, self._weights)
-        new = f"{events} ANTI JOIN known USING (entity, day)"
         by_entity = f"SELECT {BLOCK} AS block, {fraud} FROM ({entities})"
         by_day = f"SELECT day AS block, {fraud} FROM entity_days"
-        _, of_incidents = self._level(f"SELECT block, {fraud} FROM ({incidents})", self._weights)
+        (ranked, of_events), (_, of_new) = self._rankings(events, self._weights, ("true", "new"))
+        [(_, of_incidents)] = self._rankings(f"SELECT block, {fraud} FROM ({incidents})")
         return ranked, {
             "events": of_events,
-            "new_events": self._level(new, self._weights)[1],
-            "entities": self._level(by_entity, self._entity_weights)[1],
-            "entity_days": self._level(by_day, self._weights)[1],
+            "new_events": of_new,
+            "entities": self._rankings(by_entity, self._entity_weights)[0][1],
+            "entity_days": self._rankings(by_day)[0][1],
             "incidents": replace(of_incidents, recall=NOTHING),  # all of them are alerted
         }
 
-    def _level(self, query: str, weights: F64) -> tuple[Ranked, LevelFigures]:
-        """A ranking, whose rows a query gives with block, scenario, hundredths, alerted,
-        published, score."""
-        counts = self._dense(
+    def _rankings(
+        self, query: str, weights: F64 | None = None, among: Sequence[str] = ("true",)
+    ) -> list[tuple[Ranked, LevelFigures]]:
+        """The rankings of those rows of a query for which each of these conditions holds: sorted
+        once. The query gives block (by default a day), scenario, hundredths, alerted, published,
+        score."""
+        blocks = self._weights if weights is None else weights
+        counts = [self._counts(f"SELECT * FROM ({query}) WHERE {one}", blocks) for one in among]
+        readers = [
+            Reader(
+                Totals(honest=one[0, :, 0], frauds=one[0, :, 1:]),
+                blocks,
+                self._budgets(int(one[0].sum())) * self._days,
+            )
+            for one in counts
+        ]
+        columns = ", ".join(f"{one} AS among_{i}" for i, one in enumerate(among))
+        for batch in self._facts.batches(
+            f"SELECT score, block, scenario, hundredths, {columns} FROM ({query}) ORDER BY score DESC"
+        ):
+            for i, reader in enumerate(readers):
+                reader.add(_rows(batch.filter(batch.column(f"among_{i}"))))
+        ranked = [reader.finish() for reader in readers]
+        return [
+            (one, _level(one, count, blocks)) for one, count in zip(ranked, counts, strict=True)
+        ]
+
+    def _counts(self, query: str, weights: F64) -> I64:
+        """int64[3, blocks, 1 + scenarios]: the rows, those alerted, those published; what is honest
+        first."""
+        return self._dense(
             "SELECT block, scenario + 1, count(*), count_if(alerted), count_if(published) "
             f"FROM ({query}) GROUP BY block, scenario",
             (len(weights), max(len(self._facts.scenarios), 1) + 1),
-        )
-        every, alerted, published = counts.sum(axis=2)
-        frauds, frauds_alerted, frauds_published = counts[:, :, 1:].sum(axis=2)
-        blocks = int(np.count_nonzero(frauds))
-        totals = Totals(honest=counts[0, :, 0], frauds=counts[0, :, 1:])
-        reader = Reader(totals, weights, self._budgets(int(every.sum())) * self._days)
-        for batch in self._facts.batches(
-            f"SELECT score, block, scenario, hundredths FROM ({query}) ORDER BY score DESC"
-        ):
-            reader.add(_rows(batch))
-        ranked = reader.finish()
-        return ranked, LevelFigures(
-            count=int(every.sum()),
-            frauds=int(frauds.sum()),
-            roc_auc=figure(ranked.roc_auc, blocks),
-            average_precision=figure(ranked.average_precision, blocks),
-            recall_at_false_positives=figure(ranked.recall_at_false_positives, blocks),
-            alerted=int(alerted.sum()),
-            frauds_alerted=int(frauds_alerted.sum()),
-            published=int(published.sum()),
-            frauds_published=int(frauds_published.sum()),
-            precision=ratio(frauds_published, published, weights),
-            recall=ratio(frauds_alerted, frauds, weights),
         )
 
     def _budgets(self, events: int) -> F64:
@@ -442,8 +448,31 @@ class _Judging:
         return [one for one in points if one.events or one.p * honest.sum() >= 1]
 
 
+def _level(ranked: Ranked, counts: I64, weights: F64) -> LevelFigures:
+    """counts: int64[3, blocks, 1 + scenarios], as `_Judging._counts` gives them."""
+    every, alerted, published = counts.sum(axis=2)
+    frauds, frauds_alerted, frauds_published = counts[:, :, 1:].sum(axis=2)
+    blocks = int(np.count_nonzero(frauds))
+    return LevelFigures(
+        count=int(every.sum()),
+        frauds=int(frauds.sum()),
+        roc_auc=figure(ranked.roc_auc, blocks),
+        average_precision=figure(ranked.average_precision, blocks),
+        recall_at_false_positives=figure(ranked.recall_at_false_positives, blocks),
+        alerted=int(alerted.sum()),
+        frauds_alerted=int(frauds_alerted.sum()),
+        published=int(published.sum()),
+        frauds_published=int(frauds_published.sum()),
+        precision=ratio(frauds_published, published, weights),
+        recall=ratio(frauds_alerted, frauds, weights),
+    )
+
+
 def _rows(batch: pa.RecordBatch) -> Rows:
-    score, block, scenario, hundredths = (one.to_numpy(zero_copy_only=False) for one in batch)
+    score, block, scenario, hundredths = (
+        batch.column(name).to_numpy(zero_copy_only=False)
+        for name in ("score", "block", "scenario", "hundredths")
+    )
     return Rows(
         score=score,
         block=block.astype(np.int64),
