@@ -75,7 +75,6 @@ check: setup ## format, lint, types and the fast tests, in less than a minute
 	@$(BIN)/ruff format --check --quiet || { echo "run: $(BIN)/ruff format" >&2; exit 1; }
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/mypy
-	@$(COMPILED)
 	@$(BIN)/python -m pytest -q -m "not broker and not slow" $(SPREAD) auto
 
 guarantees: setup broker-jars ## every test on a broker, those too that take long

@@ -3,6 +3,7 @@
 An extra that not every installation has: where it is missing, the error says what to install.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,8 +60,13 @@ def quiet(database: "DuckDBPyConnection") -> None:
 
 def parquet(path: Path, *, numbered: bool = False) -> str:
     """The file as SQL reads it. numbered: with its rows' numbers, `file_row_number`."""
-    quoted = str(path).replace("'", "''")
+    quoted = literally(path).replace("'", "''")
     return f"read_parquet('{quoted}'{', file_row_number = true' if numbered else ''})"
+
+
+def literally(path: Path) -> str:
+    """A path that means this file alone: DuckDB takes *, ? and [ for patterns."""
+    return re.sub(r"[*?\[]", r"[\g<0>]", str(path))
 
 
 class Tables:

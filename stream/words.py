@@ -49,7 +49,10 @@ def percent(share: float | None) -> str:
 
 def rate(value: float | None) -> str:
     """A measure between 0 and 1 for reading, such as an average precision: ".483"."""
-    return NOTHING if value is None else f"{value:.3f}".replace("0.", ".", 1)
+    if value is None:
+        return NOTHING
+    said = f"{value:.3f}"
+    return said.removeprefix("0") if said.startswith("0.") else said
 
 
 def measure(value: float | None) -> str:

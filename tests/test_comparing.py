@@ -374,7 +374,8 @@ NO_DRIFT = Drift(
 def difference(measure: str, low: float, high: float) -> Difference:
     """A measure that differs by as much."""
     apart = Figure(value=(low + high) / 2, low=low, high=high)
-    return Difference(measure=measure, first=0.5, other=0.25, difference=apart)
+    sign = int(low > 0) - int(high < 0)
+    return Difference(measure=measure, first=0.5, other=0.25, difference=apart, sign=sign)
 
 
 @pytest.mark.parametrize(
@@ -429,6 +430,61 @@ def test_who_alerts_more_at_less_precision_is_told_so_first() -> None:
     same = [*alike, difference(RECALL, -0.1, 0.1), difference(PRECISION, -0.1, 0.1)]
     told = of_pair("a", "b", same, (100, 102), NO_DRIFT)
     assert told.verdict == "No difference between a and b can be told"
+
+
+def test_what_is_so_on_whichever_days_is_told_apart(files: dict[str, Path], tmp_path: Path) -> None:
+    """Where the one finds each fraud and the other none, on every day, no resample differs: there is
+    no interval, and yet it is said which is better."""
+    rule = 'rules = [{{ name = "large", at_{} = {{ amount = {} }}, p = 1e-9 }}]\npolicy ='
+    exact = "policy = { p_max = 1e-8, warm_up_events = 0, alerts_per_day = 1000 }\n"
+    text = CONFIG[: CONFIG.index("policy =")] + "{}" + exact
+    day = 288
+    rows = [
+        {"id": f"e{i}", "at": START_MS + i * DAY_MS // day, "who": f"a{i % 20}", "amount": 5.0}
+        for i in range(day * 12)
+    ]
+    frauds = rows[100::day]
+    for row in frauds:
+        row["amount"] = 90.0
+    for row in rows[200::day]:
+        row["amount"] = 1.0
+    labels = [{"payment": r["id"], "known_at": r["at"] + 9, "verdict": "fraud"} for r in frauds]
+    own = {name: tmp_path / name for name in ("shop", "labels")}
+    for name, content in (("shop", rows), ("labels", labels)):
+        own[name].write_bytes(b"\n".join(map(orjson.dumps, content)))
+    both = {"low": rule.format("most", 2), "high": rule.format("least", 80)}
+    told = compare(
+        [candidate(name, text.replace("{}policy", of), own) for name, of in both.items()],
+        [("shop", own["shop"])],
+        tmp_path / "out",
+        lambda _records, _share: None,
+        Split(),
+    )
+    [pair] = told.pairs
+    found = {one.measure: one for one in pair.differences}[RECALL]
+    assert (found.difference.value, found.difference.low, found.sign) == (1.0, None, 1)
+    assert "high catches more than low with equally many alerts" in told.verdict
+    assert "(on whichever days)" in pair.because
+
+
+def test_where_nothing_is_judged_runs_are_compared_all_the_same(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
+    """A time behind the last event leaves nothing to judge, and is no error."""
+    candidates = [candidate("a", CONFIG, files), candidate("b", BY_GAP, files)]
+    told = compared(candidates, files, tmp_path / "out", Split(from_ms=START_MS + 400 * DAY_MS))
+    [pair] = told.pairs
+    assert (pair.drift.events, pair.drift.rank_correlation) == (0, None)
+
+
+def test_runs_in_a_folder_with_signs_of_patterns_are_their_own(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
+    """What a folder's name would match as a pattern is not compared in its place."""
+    candidates = [candidate("a", CONFIG, files), candidate("b", BY_GAP, files)]
+    later = compared(candidates, files, tmp_path / "o1", Split(from_ms=START_MS + 3 * DAY_MS))
+    told = compared(candidates, files, tmp_path / "o[1]")
+    assert told.pairs[0].drift.events == told.sides[0].events > later.sides[0].events
 
 
 def test_to_no_alert_at_all_nothing_is_equally_many(files: dict[str, Path], tmp_path: Path) -> None:

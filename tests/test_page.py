@@ -16,7 +16,7 @@ from schemas.alerts import Action, Alert, Contribution, Entity, Evidence, Run
 from stream.page.demo import Finding, Story, demo_page, first_alert
 from stream.replay.incidents import INCIDENTS_MAX, WorstIncidents
 from stream.replay.traffic import Traffic
-from stream.words import duration, moment, number, surprise
+from stream.words import duration, moment, number, rate, surprise
 
 START_MS = 1_772_409_600_000
 HOUR_MS = 3_600_000
@@ -272,6 +272,9 @@ def test_words() -> None:
     ]
     assert [duration(ms) for ms in (900, 240_000, 5_400_000, 181_440_000)] == [
         *("1 s", "4 min", "1.5 h", "2.1 d"),
+    ]
+    assert [rate(v) for v in (0.0, 0.4834, 1.0, 10.0, None)] == [
+        *(".000", ".483", "1.000", "10.000", "–"),
     ]
     one_sided = Contribution(
         feature="amount", actual=950.0, expected_low=None, expected_high=80.5, p_value=0.1, share=1

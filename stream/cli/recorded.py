@@ -373,7 +373,7 @@ def _said_of_judgement(judged: "Judgement") -> str:
         for name, one in figures
         if one.value is not None
     ]
-    caught = f", {judged.frauds - judged.missed.frauds:,} caught" if judged.labelled else ""
+    caught = f", {judged.frauds - judged.missed.frauds:,} caught" if judged.events_known else ""
     return f"{ranked.frauds:,} frauds in {ranked.count:,} {level}{caught}: {', '.join(said)}"
 
 

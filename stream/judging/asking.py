@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from schemas.events import ENTITY_FIELDS
 from stream import database
-from stream.database import parquet
+from stream.database import literally, parquet
 from stream.errors import QueryError
 from stream.judging.facts import MISSED
 
@@ -105,8 +105,7 @@ class Runs:
                 columns, types, (name.replace('"', '""') for name in asked.columns), strict=True
             )
         )
-        inner = sql.rstrip().rstrip(";")
-        return f"SELECT {', '.join(cast)} FROM ({inner}\n) AS answer({', '.join(columns)})"
+        return f"SELECT {', '.join(cast)} FROM ({_bare(sql)}\n) AS answer({', '.join(columns)})"
 
     def _executed(self, sql: str, given: Sequence[Any]) -> "DuckDBPyConnection":
         """In a thread of its own: by itself DuckDB does not end every query for Ctrl-C."""
@@ -211,8 +210,7 @@ def opened(runs: Sequence[Path]) -> Iterator[Runs]:
     """The tables of these runs, as views; and `missed`, where labels are known. Raises QueryError
     for what is no run, ExtraMissing without DuckDB."""
     for k, run in enumerate(runs):
-        if not (run / "summary.json").is_file():
-            raise QueryError(f"{run}: no run lies there; expected a folder that eddy replay wrote")
+        _refuse_none(run)
         if run.resolve() in (one.resolve() for one in runs[:k]):
             raise QueryError(f"{run} was named twice: its rows would count twice; expected it once")
     database.check_installed()
@@ -234,7 +232,7 @@ def opened(runs: Sequence[Path]) -> Iterator[Runs]:
                     tables.execute(f"CREATE VIEW {name} AS {' UNION ALL BY NAME '.join(parts)}")
                     if name == "frauds":
                         tables.execute(f"CREATE VIEW missed AS {MISSED}")
-            tables.execute("SET allowed_directories = ?", [[str(run) for run in runs]])
+            tables.execute("SET allowed_directories = ?", [[literally(run) for run in runs]])
             tables.execute("SET enable_external_access = false")
             tables.execute("SET lock_configuration = true")
             names = pq.read_schema(runs[0] / "scores.parquet").names
@@ -242,9 +240,11 @@ def opened(runs: Sequence[Path]) -> Iterator[Runs]:
 
 
 def columns(runs: Sequence[Path]) -> list[Column]:
-    """Every column of the runs' tables, once, with what it means."""
+    """Every column of the runs' tables, once, with what it means. Raises QueryError for what is no
+    run."""
     found: dict[tuple[str, str], Column] = {}
     for run in runs:
+        _refuse_none(run)
         for table in TABLES:
             file = run / f"{table}.parquet"
             for field in pq.read_schema(file) if file.is_file() else ():
@@ -252,6 +252,11 @@ def columns(runs: Sequence[Path]) -> list[Column]:
                 column = Column(table, field.name, str(field.type), meaning)
                 found.setdefault((table, field.name), column)
     return list(found.values())
+
+
+def _refuse_none(run: Path) -> None:
+    if not (run / "summary.json").is_file():
+        raise QueryError(f"{run}: no run lies there; expected a folder that eddy replay wrote")
 
 
 def _part(run: Path, file: Path) -> str:
@@ -269,6 +274,15 @@ def _apart(names: Iterable[str]) -> list[str]:
             numbered = f"{name}_{count}"
         apart.append(numbered)
     return apart
+
+
+def _bare(sql: str) -> str:
+    """A statement up to the semicolon that ends it, if one does."""
+    import duckdb
+
+    text = sql.encode()
+    ends = (at for at, _ in duckdb.tokenize(sql) if text[at : at + 1] == b";")
+    return text[: next(ends, len(text))].decode()
 
 
 def _short(sql: str) -> str:

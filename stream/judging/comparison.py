@@ -46,12 +46,15 @@ class Difference:
     """A measure of both runs, on events. "recall at equally many alerts": of the frauds with an
     alert, as if the run with more such events had but as many as the other, those with the highest
     scores; null where either has none. difference: the other's less the first one's, and its 95 %
-    interval from a bootstrap in which both are resampled by the same days."""
+    interval from a bootstrap in which both are resampled by the same days. sign: 1 where the other's
+    is higher, -1 where the first one's is, as far as that can be told: where the interval does not
+    hold 0, or there is none because it is the same on every resample; else 0."""
 
     measure: str
     first: float | None
     other: float | None
     difference: Figure
+    sign: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

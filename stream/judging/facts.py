@@ -40,11 +40,11 @@ SCENARIOS_MAX: Final = 32
 """Kinds of fraud told apart; the rarer ones are judged together, as `OTHERS`."""
 OTHERS: Final = "(others)"
 MISSED: Final = "SELECT * FROM frauds WHERE judged AND NOT caught"
-HUNDREDTHS: Final = (
-    "CAST(round_even(greatest(least(coalesce(amount, 0) * 100, 9e15), -9e15), 0) AS BIGINT)"
-)
+HUNDREDTHS: Final = "CAST(round_even(least(abs(coalesce(amount, 0)) * 100, 9e15), 0) AS BIGINT)"
 """Whole numbers: their sums do not depend on the order in which threads come to them. Each fits: an
-amount may be whatever somebody sends. `incident_table.in_hundredths` makes the same of arrays."""
+amount may be whatever somebody sends. One below 0, such as a refund's, counts like one above: who
+steals it has it, and shares stay within 1. `incident_table.in_hundredths` makes the same of
+arrays."""
 PUBLISHED: Final = ("opened", "updated")
 ALERTED: Final = (*PUBLISHED, "counted")
 """What an event may have become; `tables.ACTIVITIES` are these, and what is neither."""

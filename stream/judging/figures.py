@@ -76,7 +76,7 @@ class Delay:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Amount:
-    """Amounts of frauds. caught: of those alerted, and of those while an action that an alert
+    """Amounts of frauds, each without its sign. caught: of those alerted, and of those while an action that an alert
     recommended for one of their entities still stood; missed: of all others."""
 
     fraud: float
@@ -262,8 +262,9 @@ class Judgement:
     days: on which there were such events. events: all of them; an event without label counts as
     honest. labelled: the labels that name an event, whether it was to be judged or not; ambiguous:
     those of frauds whose id several events have, of which the first is meant. named: the entities
-    that labels call fraudulent without an event. Where none names an event, precisions that count
-    frauds among events are null, and there are no curves.
+    that labels call fraudulent without an event. Where it is of no event that it is known to be
+    fraud, but of entities, or no label names an event, precisions that count frauds among events are
+    null, and there are no curves.
     resamples, seed: of the bootstrap, whose blocks are days; of entities, groups of entities.
     false_positives: the share of honest ones at which `LevelFigures.recall_at_false_positives` is
     taken.
@@ -287,5 +288,10 @@ class Judgement:
 
     @property
     def level(self) -> Level:
-        """What is told first: events, or entities where no label names an event."""
-        return "events" if self.labelled else "entities"
+        """What is told first: events, or entities where nothing is known of those."""
+        return "events" if self.events_known else "entities"
+
+    @property
+    def events_known(self) -> bool:
+        """Whether labels say which events are fraud."""
+        return self.labelled > 0 and (self.frauds > 0 or not self.named)

@@ -54,7 +54,7 @@ def judge(facts: Facts, watchers: Sequence[Watcher]) -> Judgement | None:
         return None
     first_ms, last_ms = facts.span_ms
     [(events, frauds, hundredths)] = facts.rows(
-        "SELECT count(*), count_if(scenario >= 0), "
+        "SELECT count(*), count(*) FILTER (scenario >= 0), "
         "coalesce(sum(hundredths) FILTER (scenario >= 0), 0) FROM events"
     )
     [(labelled, ambiguous, named)] = facts.rows(
@@ -65,7 +65,7 @@ def judge(facts: Facts, watchers: Sequence[Watcher]) -> Judgement | None:
     subject = next((w for w in watchers if w.name == ASSESS), watchers[0])
     alone = watchers if len(watchers) > 1 else ()
     views = [(ALL, subject.entity), *((watcher.name, watcher.entity) for watcher in alone)]
-    return Judgement(
+    judged = Judgement(
         first_event_time=text_of(first_ms),
         last_event_time=text_of(last_ms),
         days=len(facts.days),
@@ -78,16 +78,17 @@ def judge(facts: Facts, watchers: Sequence[Watcher]) -> Judgement | None:
         resamples=measures.RESAMPLES,
         seed=measures.SEED,
         false_positives=measures.FALSE_POSITIVES,
-        views=[
-            view if labelled else _without_events(view)
-            for view in (_Judging(facts, name, entity).view() for name, entity in views)
-        ],
+        views=[_Judging(facts, name, entity).view() for name, entity in views],
         missed=missed_frauds(facts, watchers),
     )
+    if judged.events_known:
+        return judged
+    return replace(judged, views=[_without_events(view) for view in judged.views])
 
 
 def _without_events(view: View) -> View:
-    """The view where no label names an event: nothing is known of what goes by frauds among them."""
+    """The view where no event is known as fraud: nothing is known of what goes by frauds among
+    them."""
     unknown = dict.fromkeys(("events", "new_events", "entity_days"), NOTHING)
     return replace(
         view,
@@ -187,15 +188,15 @@ class _Judging:
     def _events_by_day(self) -> I64:
         """int64[4, days]: events, frauds, published, frauds published."""
         return self._dense(
-            "SELECT day, count(*), count_if(scenario >= 0), count_if(published), "
-            "count_if(published AND scenario >= 0) FROM seen GROUP BY day",
+            "SELECT day, count(*), count(*) FILTER (scenario >= 0), count(*) FILTER (published), "
+            "count(*) FILTER (published AND scenario >= 0) FROM seen GROUP BY day",
             (self._days,),
         )
 
     def _frauds_by_day(self) -> I64:
         """int64[5, scenarios, days]: frauds, alerted, caught, hundredths, hundredths caught."""
         return self._dense(
-            "SELECT scenario, day, count(*), count_if(alerted), count_if(caught), sum(hundredths), "
+            "SELECT scenario, day, count(*), count(*) FILTER (alerted), count(*) FILTER (caught), sum(hundredths), "
             "coalesce(sum(hundredths) FILTER (caught), 0) FROM lost GROUP BY scenario, day",
             (len(self._facts.scenarios), self._days),
         )
@@ -260,7 +261,7 @@ class _Judging:
         """int64[3, blocks, 1 + scenarios]: the rows, those alerted, those published; what is honest
         first."""
         return self._dense(
-            "SELECT block, scenario + 1, count(*), count_if(alerted), count_if(published) "
+            "SELECT block, scenario + 1, count(*), count(*) FILTER (alerted), count(*) FILTER (published) "
             f"FROM ({query}) GROUP BY block, scenario",
             (len(weights), max(len(self._facts.scenarios), 1) + 1),
         )

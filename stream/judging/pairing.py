@@ -28,6 +28,7 @@ from stream.judging.comparison import (
 )
 from stream.judging.facts import ALERTED, DAY_MS, HUNDREDTHS, PUBLISHED, became, calendar
 from stream.judging.measures import (
+    BLOCKS_MIN,
     HONEST,
     Ranked,
     Reader,
@@ -142,13 +143,13 @@ def _read(tables: Tables, first: Path, other: Path, labelled: bool, same: str) -
 def _differences(tables: Tables) -> Iterator[Difference]:
     fewer = min(_with_alert(tables))
     found = tables.columns(
-        f"""SELECT day, count_if(NOT fraud) AS honest, count_if(fraud) AS frauds,
-            count_if(fraud AND first_alerted) AS alerted_a,
-            count_if(fraud AND other_alerted) AS alerted_b,
-            count_if(fraud AND first_equal) AS equal_a, count_if(fraud AND other_equal) AS equal_b,
-            count_if(fraud AND first_published) AS true_a,
-            count_if(fraud AND other_published) AS true_b,
-            count_if(first_published) AS published_a, count_if(other_published) AS published_b,
+        f"""SELECT day, count(*) FILTER (NOT fraud) AS honest, count(*) FILTER (fraud) AS frauds,
+            count(*) FILTER (fraud AND first_alerted) AS alerted_a,
+            count(*) FILTER (fraud AND other_alerted) AS alerted_b,
+            count(*) FILTER (fraud AND first_equal) AS equal_a, count(*) FILTER (fraud AND other_equal) AS equal_b,
+            count(*) FILTER (fraud AND first_published) AS true_a,
+            count(*) FILTER (fraud AND other_published) AS true_b,
+            count(*) FILTER (first_published) AS published_a, count(*) FILTER (other_published) AS published_b,
             coalesce(sum(hundredths) FILTER (fraud), 0) AS amount,
             coalesce(sum(hundredths) FILTER (fraud AND first_alerted), 0) AS amount_a,
             coalesce(sum(hundredths) FILTER (fraud AND other_alerted), 0) AS amount_b
@@ -196,7 +197,7 @@ def _equal(side: str, most: int) -> str:
 
 def _with_alert(tables: Tables) -> tuple[int, int]:
     """How many events have an alert, of either side."""
-    counts = ", ".join(f"count_if({side}_published)" for side in SIDES)
+    counts = ", ".join(f"count(*) FILTER ({side}_published)" for side in SIDES)
     [(first, other)] = tables.rows(f"SELECT {counts} FROM event")
     return int(first), int(other)
 
@@ -204,11 +205,17 @@ def _with_alert(tables: Tables) -> tuple[int, int]:
 def _difference(measure: str, first: F64, other: F64, held: I64) -> Difference:
     """held: int64[days], how much of what is measured lies in each."""
     blocks = int(np.count_nonzero(held))
+    difference = figure(other - first, blocks)
+    least, most = difference.low, difference.high
+    if least is None or most is None:  # too few days, or no resample differs
+        least = most = difference.value if blocks >= BLOCKS_MIN else None
+    higher, lower = (least or 0.0) > 0.0, (most or 0.0) < 0.0
     return Difference(
         measure=measure,
         first=figure(first, blocks).value,
         other=figure(other, blocks).value,
-        difference=figure(other - first, blocks),
+        difference=difference,
+        sign=int(higher) - int(lower),
     )
 
 
@@ -317,7 +324,7 @@ def _found_by_one(tables: Tables, which: str) -> list[FoundByOne]:
 def _drift(tables: Tables) -> Drift:
     events, days, in_both, in_either = _one(
         tables,
-        f"""SELECT count(*), count(DISTINCT day), count_if({BOTH}), count_if({EITHER}) FROM event""",
+        f"""SELECT count(*), count(DISTINCT day), count(*) FILTER ({BOTH}), count(*) FILTER ({EITHER}) FROM event""",
     )
     bands = _bands(tables)
     period_days = max(1, -(-int(days) // PERIODS_MAX))
@@ -336,8 +343,8 @@ def _periods(tables: Tables, period_days: int) -> Iterator[Period]:
     found = tables.rows(
         f"""SELECT min(day), sum(first), sum(other), sum(in_both), sum(either) FROM (
             SELECT day, row_number() OVER (ORDER BY day) - 1 AS place,
-                count_if(first_published) AS first, count_if(other_published) AS other,
-                count_if({BOTH}) AS in_both, count_if({EITHER}) AS either FROM event GROUP BY day)
+                count(*) FILTER (first_published) AS first, count(*) FILTER (other_published) AS other,
+                count(*) FILTER ({BOTH}) AS in_both, count(*) FILTER ({EITHER}) AS either FROM event GROUP BY day)
         GROUP BY place // {period_days} ORDER BY 1"""
     )
     for day, first, other, both, either in found:
@@ -382,11 +389,13 @@ def _rank_correlation(tables: Tables) -> float | None:
         FROM event GROUP BY ALL ORDER BY ALL"""
     )
     first, other, counts = (np.asarray(column, np.float64) for column in found.values())
+    if any(len(np.unique(steps)) < 2 for steps in (first, other)):
+        return None
     ranks = [_mean_ranks(steps, counts) for steps in (first, other)]
-    weights = counts / max(counts.sum(), 1.0)
+    weights = counts / counts.sum()
     a, b = (rank - weights @ rank for rank in ranks)
     spread = np.sqrt((weights @ a**2) * (weights @ b**2))
-    return float(weights @ (a * b) / spread) if spread > 0 else None
+    return float(weights @ (a * b) / spread)
 
 
 def _mean_ranks(steps: F64, counts: F64) -> F64:

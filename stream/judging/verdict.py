@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from stream.judging.comparison import Difference, Drift
-from stream.judging.figures import Figure, Judgement
+from stream.judging.figures import Judgement
 from stream.words import number, percent, signed, some, whole
 
 AVERAGE_PRECISION: Final = "average precision"
@@ -76,14 +76,13 @@ def of_pair(
     if not differences:
         said = f"Without labels of events nobody can say whether {first} or {other} is better"
         return Verdict(said, cost, _common(drift))
-    ranks, finds = by_measure[AVERAGE_PRECISION].difference, by_measure[EQUAL_RECALL].difference
-    by_rank, by_alerts = _sign(ranks), _sign(finds)
+    by_rank, by_alerts = by_measure[AVERAGE_PRECISION].sign, by_measure[EQUAL_RECALL].sign
     sign = by_rank or by_alerts or 1
     one, than = (other, first) if sign > 0 else (first, other)
     apart = _apart((first, other), with_alert, by_measure)
     left_out = [*([] if min(with_alert) else [EQUAL_RECALL]), *([] if apart else [RECALL])]
     because = "; ".join(
-        _said(measure, by_measure[measure].difference, sign)
+        _said(by_measure[measure], sign)
         for measure in (AVERAGE_PRECISION, EQUAL_RECALL, RECALL)
         if measure in by_measure and measure not in left_out
     )
@@ -104,7 +103,7 @@ def _apart(
     if not few:
         return f"{fewer} has no alert, so none can be compared at equally many" if many else ""
     shown = [by_measure[one] for one in (RECALL, PRECISION) if one in by_measure]
-    if few == many or not any(_sign(one.difference) for one in shown):
+    if few == many or not any(one.sign for one in shown):
         return ""
     said = f"{more} alerts on {number(many / few)} times as many events as {fewer}"
     precision = by_measure[PRECISION]
@@ -138,22 +137,15 @@ def _common(drift: Drift) -> str:
     return f"of the events with an alert, {percent(share)} have one of both"
 
 
-def _sign(difference: Figure) -> int:
-    """1 where the other run's measure is higher, -1 where the first one's, 0 where its interval
-    does not say."""
-    if difference.low is None or difference.high is None:
-        return 0
-    return 1 if difference.low > 0.0 else -1 if difference.high < 0.0 else 0
-
-
-def _said(measure: str, difference: Figure, sign: int) -> str:
+def _said(one: Difference, sign: int) -> str:
     """The difference as one run has it. sign: 1 for the other, -1 for the first."""
+    measure, difference = one.measure, one.difference
     if difference.value is None:
         return f"{measure} is not defined"
     if difference.value == 0.0 and difference.low is None:
         return f"{measure} the same"
     value = f"{measure} {signed(sign * difference.value)}"
     if difference.low is None or difference.high is None:
-        return f"{value} (too few days for an interval)"
+        return f"{value} ({'on whichever days' if one.sign else 'too few days for an interval'})"
     low, high = sorted((sign * difference.low, sign * difference.high))
     return f"{value} (95 %: {signed(low)} to {signed(high)})"

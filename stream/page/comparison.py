@@ -147,10 +147,9 @@ def _interval(difference: Figure) -> str:
 
 
 def _which(one: Difference, pair: Pair) -> Html:
-    low, high = one.difference.low, one.difference.high
-    if low is None or high is None or low <= 0.0 <= high:
+    if not one.sign:
         return pill("cannot be told", "same")
-    return pill(f"{pair.other if low > 0.0 else pair.first} is better", "better")
+    return pill(f"{pair.other if one.sign > 0 else pair.first} is better", "better")
 
 
 def _curves(page: Page, sides: Sequence[Side]) -> Html:

@@ -48,8 +48,8 @@ LEVELS: Final[dict[Level, str]] = {
 FOOTER: Final = (
     "Times are UTC. A score is −log10 of the p-value: 4 means one honest event in ten thousand. "
     "Intervals of 95 % are of a bootstrap whose blocks are days, or groups of entities where entities "
-    "are counted; where fewer than eight of them hold any of what is measured there is none. The same "
-    "numbers, and more of each, are in summary.json beside this file."
+    "are counted; where fewer than eight of them hold any of what is measured, or it is the same however "
+    "they are drawn, there is none. The same numbers, and more of each, are in summary.json beside this file."
 )
 DEFINITIONS: Final = (
     (
@@ -98,7 +98,7 @@ def headline(judged: Judgement) -> Iterator[tuple[str, str, str]]:
     view, level = judged.views[0], judged.level
     ranked, incidents, delay = view.levels[level], view.levels["incidents"], view.delay
     share, few = view.amount.caught_share, ranked.recall_at_false_positives
-    if judged.labelled:
+    if judged.events_known:
         yield "of the frauds' amount caught", percent(share.value), _percents(share)
     else:
         said = f"{whole(ranked.frauds_alerted)} of {whole(ranked.frauds)}"
@@ -115,19 +115,19 @@ def headline(judged: Judgement) -> Iterator[tuple[str, str, str]]:
     )
     never = f"{percent(delay.never.value)} of {whole(delay.entities)} never had one"
     middle = f"middle half {_span(delay.first_quartile_s)} to {_span(delay.third_quartile_s)}"
-    if judged.labelled:
+    if judged.events_known:
         yield (
             f"median from first fraud to alert, by {view.entity}",
             _span(delay.median_s.value),
             f"{middle}; {never}" if delay.median_s.value is not None else never,
         )
     ranks = ranked.average_precision
-    of = "" if judged.labelled else f" of {level}"
+    of = "" if judged.events_known else f" of {level}"
     yield f"average precision{of}", rate(ranks.value), interval(ranks)
     yield f"ROC AUC{of}", rate(ranked.roc_auc.value), interval(ranked.roc_auc)
     at_few = percent(judged.false_positives)
     yield f"of frauds found at {at_few} false positives", percent(few.value), _percents(few)
-    if not judged.labelled:
+    if not judged.events_known:
         return
     first, *others = view.precision_at_k
     further = ", ".join(f"{rate(one.precision.value)} of {one.k}" for one in others)
@@ -195,7 +195,7 @@ def _learned_only(summary: Summary) -> Iterator[Window]:
 
 def _measured(page: Page, judged: Judgement) -> None:
     views = judged.views
-    curves = [_curves(page, views)] if judged.labelled else []
+    curves = [_curves(page, views)] if judged.events_known else []
     page.add("curves", "How well it ranks", *curves, _levels(judged))
     if len(views) > 1:
         page.add("monitors", "By monitor", _views(judged))

@@ -144,7 +144,7 @@ def _compared(
     by_position: bool,
 ) -> Comparison:
     unjudged = next((one.unjudged for one in summaries if one.unjudged), None)
-    if not all(one.judged and one.judged.labelled for one in summaries):
+    if not all(one.judged and one.judged.events_known for one in summaries):
         unjudged = unjudged or ENTITIES_ALONE
     first = summaries[0]
     folders = [(summary.name, out_dir / summary.name) for summary in summaries]

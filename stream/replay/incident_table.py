@@ -208,5 +208,7 @@ def _sums(by_monitor: Sequence[_OfMonitor], incidents: int, table: Path) -> Sums
 
 
 def in_hundredths(amount: F64) -> I64:
-    """int64[n]: amounts as whole hundredths, whose sums do not depend on their order; NaN is 0."""
-    return np.rint(np.clip(np.nan_to_num(amount) * 100, -9e15, 9e15)).astype(np.int64)
+    """int64[n]: amounts as whole hundredths, whose sums do not depend on their order; NaN is 0, and
+    one below 0 counts like one above."""
+    found: I64 = np.rint(np.minimum(np.abs(np.nan_to_num(amount)) * 100, 9e15)).astype(np.int64)
+    return found

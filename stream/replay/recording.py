@@ -61,6 +61,8 @@ OWN: Final = frozenset((*FILES, *(name + PART for name in FILES), WORK))
 
 def make_folder(path: Path) -> None:
     """Create a folder for results. Raises InputError where that cannot be."""
+    if "?" in str(path):
+        raise InputError(f"{path}: a database cannot lie there; expected a name without a ?")
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -106,7 +106,11 @@ INCIDENT_COLUMNS: Final = pa.schema(
         column("top_score", pa.float64(), "the highest of its alerts", always=True),
         column("severity", pa.string(), "of that alert", always=True),
         column("events", pa.int64(), "of its entity, from opening to last", always=True),
-        column("amount", pa.float64(), "of those events; null where none has one"),
+        column(
+            "amount",
+            pa.float64(),
+            "of those events, each without its sign; null where none has one",
+        ),
         column("frauds", pa.int64(), "labelled fraud among those events; null without labels"),
         column("fraud_amount", pa.float64(), "of those frauds; null without labels"),
         column(

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from threading import Thread
 from typing import Any, NamedTuple, NoReturn
 
-from detectors import assessment
+from detectors import learning
 from detectors.monitor import LABEL
 from schemas.columns import EventBatch
 from stream.checkpoints import loading
@@ -169,7 +169,7 @@ WORKING = {
 LEARNING = {
     "at labels": Point(Assess, "process", die, has_labels),
     "behind labels": Point(Assess, "process", None, has_labels),
-    "between days of learning": Point(assessment, "refit", None),
+    "between days of learning": Point(learning, "refit", None),
 }
 """While assess learns from labels."""
 

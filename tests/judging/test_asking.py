@@ -2,6 +2,7 @@
 
 import csv
 import io
+import shutil
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,10 @@ def test_formats_hold_the_same_rows(run: Path) -> None:
     ("sql", "expected"),
     [
         ("SELECT to_timestamp(0) AS a", {"a": "1970-01-01T00:00:00.000Z"}),
+        (
+            'SELECT to_timestamp(0) AS "é;"; -- that\'s all; ü',
+            {"é;": "1970-01-01T00:00:00.000Z"},
+        ),
         (
             'SELECT [to_timestamp(0)] AS "a ""b", 1 AS a, 2 AS a; ',
             {'a "b': ["1970-01-01T00:00:00.000Z"], "a": 1, "a_2": 2},
@@ -198,8 +203,25 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     """A folder without a summary is no run, and SQL without a run is no question."""
     with pytest.raises(QueryError, match="no run lies there"):
         asked("query", tmp_path, "SELECT 1")
+    with pytest.raises(QueryError, match="no run lies there"):
+        asked("query", tmp_path, "--columns")
     with pytest.raises(QueryError, match="expected at least one run"):
         asked("query", "SELECT 1")
+
+
+def test_a_folders_name_is_no_pattern(run: Path, tmp_path: Path) -> None:
+    """Runs in folders with signs that stand for others elsewhere are read by their own names."""
+    for name in ("a1", "a[1]", "a*"):
+        shutil.copytree(run, tmp_path / name)
+    (tmp_path / "a1" / "scores.parquet").unlink()
+    shutil.copy(tmp_path / "a1" / "alerts.parquet", tmp_path / "a1" / "scores.parquet")
+    counts = [
+        rows(
+            asked("query", tmp_path / name, "SELECT count(*) AS n FROM scores", "--format", "json")
+        )
+        for name in ("a[1]", "a*", "a1")
+    ]
+    assert counts[0] == counts[1] != counts[2]
 
 
 def test_without_duckdb_the_error_says_what_to_install(

@@ -207,6 +207,27 @@ def test_labels_that_name_an_entity_alone_are_judged(tmp_path: Path) -> None:
     assert [one.verdict for one in summary.incidents] == ["fraud"]
 
 
+def test_a_label_of_an_honest_event_says_nothing_of_the_others(tmp_path: Path) -> None:
+    """Beside labels that call entities fraudulent it does not make all events known: what goes by
+    frauds among events is not told, and the entities are told of first."""
+    labels = [fraud("e1", says="honest"), fraud(None, account="a")]
+    summary, judged = run(tmp_path, [*QUIET, *ATTACK], labels)
+    assert (judged.labelled, judged.level) == (1, "entities")
+    assert judged.views[0].levels["events"].precision.value is None
+    assert judged.views[0].budget == []
+    assert "of entities, of no event" in summary.verdict
+
+
+def test_amounts_below_0_count_like_those_above(tmp_path: Path) -> None:
+    """Refunds among the frauds make no share of the amount larger than one."""
+    back = [payment(200 + i, f"r{i}", -5.0) for i in range(25)]
+    labels = [fraud("e101"), *(fraud(row["id"]) for row in back)]
+    _, judged = run(tmp_path, [*QUIET, *ATTACK[:2], *back], labels)
+    amount = judged.views[0].amount
+    assert (amount.fraud, amount.caught, amount.missed) == (275.0, 150.0, 125.0)
+    assert amount.caught_share.value == 150 / 275
+
+
 def test_levels_without_labels_say_nothing(tmp_path: Path) -> None:
     """Where labels name entities alone no figure goes by frauds among events, terminal and page tell
     those of entities and incidents, and `eddy top` and a comparison say why they have none."""
