@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from operator import itemgetter
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -213,9 +214,11 @@ class Chain:
         return partial(self._advance, until_ms, self._begin_judging(until_ms, of_assess=False))
 
     def _begin_judging(self, until_ms: float, *, of_assess: bool) -> list[_Judging]:
+        """In an order of their own, not that of their first messages: it is that of the reports on
+        an event."""
         return [
             (due, internal.shard.begin_judging(due.events))
-            for place, internal in self._internals.items()
+            for place, internal in sorted(self._internals.items(), key=itemgetter(0))
             if (place[0] == ASSESS) == of_assess and (due := _due(internal, until_ms))
         ]
 

@@ -24,10 +24,10 @@ from schemas.records import Records
 from stream import health, metrics
 from stream.alerting import RunInfo
 from stream.checkpoints.keeping import REVOKE_S, Keeper, Kept
-from stream.checkpoints.recovery import Circumstances, recover
+from stream.checkpoints.recovery import Circumstances, Recovered, recover
 from stream.checkpoints.store import Folder, open_store, saved_folder
 from stream.config import Config, Log, logs
-from stream.errors import Abortable
+from stream.errors import Abortable, EddyError
 from stream.health import Pulse
 from stream.kafka.administration import Admin
 from stream.kafka.failures import patiently
@@ -372,11 +372,27 @@ class Worker:
             self._holdings[where] = self._taken(where, committed)
         return {where: self._holdings[where].next_offset for where in partitions}
 
-    def _taken(self, where: Partition, committed: Committed | None) -> Holding:
+    def _recovered(
+        self, where: Partition, committed: Committed | None, folder: Folder
+    ) -> tuple[Committed | None, Recovered]:
+        """A shard for it, and what the group has committed. Who stands still behind the question for
+        that may find the checkpoints of another, who has had the partition meanwhile: then it is
+        asked again before anything is held to be wrong."""
+        while True:
+            try:
+                return committed, self._recovered_at(where, committed, folder)
+            except EddyError as error:
+                asked_before, committed = committed, self._source.committed([where])[where]
+                if committed == asked_before:
+                    raise
+                log.warning("another has gone on here, looking again", error=str(error))
+
+    def _recovered_at(
+        self, where: Partition, committed: Committed | None, folder: Folder
+    ) -> Recovered:
         log_of = self._logs[where.topic]
         low, high = self._source.span(where)
-        folder = Folder(self._objects, self._config.group, *where)
-        state = recover(
+        return recover(
             Circumstances(
                 config=self._config,
                 run=self._run,
@@ -391,10 +407,14 @@ class Worker:
                 offset_at=partial(self._source.offset_at, where),
             )
         )
+
+    def _taken(self, where: Partition, asked: Committed | None) -> Holding:
+        folder = Folder(self._objects, self._config.group, *where)
+        committed, state = self._recovered(where, asked, folder)
         kept = Kept(folder, state)
         start = state.head.offset
         holding = Holding(
-            log=log_of,
+            log=self._logs[where.topic],
             kept=kept,
             next_offset=start,
             committed=committed.next_offset if committed else None,

@@ -435,11 +435,11 @@ def test_who_alerts_more_at_less_precision_is_told_so_first() -> None:
 def test_what_is_so_on_whichever_days_is_told_apart(files: dict[str, Path], tmp_path: Path) -> None:
     """Where the one finds each fraud and the other none, on every day, no resample differs: there is
     no interval, and yet it is said which is better."""
-    rule = 'rules = [{{ name = "large", at_{} = {{ amount = {} }}, p = 1e-9 }}]\npolicy ='
-    exact = "policy = { p_max = 1e-8, warm_up_events = 0, alerts_per_day = 1000 }\n"
-    text = CONFIG[: CONFIG.index("policy =")] + "{}" + exact
+    policy = "policy = { p_max = 1e-8, warm_up_events = 0, alerts_per_day = 1000 }"
+    rule = 'rules = [{{ name = "large", at_least = {{ amount = {} }}, p = 1e-9 }}]\n'
+    text = CONFIG[: CONFIG.index("policy =")]
     day = 288
-    rows = [
+    rows: list[Row] = [
         {"id": f"e{i}", "at": START_MS + i * DAY_MS // day, "who": f"a{i % 20}", "amount": 5.0}
         for i in range(day * 12)
     ]
@@ -447,14 +447,15 @@ def test_what_is_so_on_whichever_days_is_told_apart(files: dict[str, Path], tmp_
     for row in frauds:
         row["amount"] = 90.0
     for row in rows[200::day]:
-        row["amount"] = 1.0
+        row["kind"] = "odd"
     labels = [{"payment": r["id"], "known_at": r["at"] + 9, "verdict": "fraud"} for r in frauds]
     own = {name: tmp_path / name for name in ("shop", "labels")}
     for name, content in (("shop", rows), ("labels", labels)):
         own[name].write_bytes(b"\n".join(map(orjson.dumps, content)))
-    both = {"low": rule.format("most", 2), "high": rule.format("least", 80)}
+    odd = 'where = { kind = "odd" }\n'
+    both = {"odd": text + odd + rule.format(1) + policy, "large": text + rule.format(80) + policy}
     told = compare(
-        [candidate(name, text.replace("{}policy", of), own) for name, of in both.items()],
+        [candidate(name, of, own) for name, of in both.items()],
         [("shop", own["shop"])],
         tmp_path / "out",
         lambda _records, _share: None,
@@ -463,7 +464,7 @@ def test_what_is_so_on_whichever_days_is_told_apart(files: dict[str, Path], tmp_
     [pair] = told.pairs
     found = {one.measure: one for one in pair.differences}[RECALL]
     assert (found.difference.value, found.difference.low, found.sign) == (1.0, None, 1)
-    assert "high catches more than low with equally many alerts" in told.verdict
+    assert "large catches more than odd with equally many alerts" in told.verdict
     assert "(on whichever days)" in pair.because
 
 

@@ -342,6 +342,15 @@ def test_a_correction_replaces_the_earlier_label(tmp_path: Path) -> None:
     assert word["known_time"].timestamp() * 1000 == right_ms
 
 
+def test_of_labels_from_before_their_event_the_later_is_the_last_word(tmp_path: Path) -> None:
+    """They become known together, with the event; in the order of their times, not of the file."""
+    rows = payments(500)
+    fraud, honest = (label("e400", START_MS + ms, fraud=not ms) for ms in (0, 1))
+    for name, both in (("old first", [fraud, honest]), ("new first", [honest, fraud])):
+        run(tmp_path / name, rows, both)
+        assert [word["verdict"] for word in last_words(tmp_path / name)] == ["honest"]
+
+
 def test_labels_of_unknown_events_are_counted_and_reach_nobody(tmp_path: Path) -> None:
     """An id that no event has, and a label without an id, are no error, and teach nothing."""
     rows = payments(500)

@@ -3,6 +3,7 @@
 import gzip
 import tomllib
 from datetime import UTC, datetime
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from numpy.random import default_rng
 
 from schemas.alerts import json_schema
+from schemas.columns import EventBatch
 from schemas.records import Records
 from stream.alerting import RunInfo
 from stream.cli import recorded
@@ -25,6 +27,7 @@ from stream.inputs.partitioning import partition_of
 from stream.replay import Summary, replay
 from stream.replay.recording import FILES
 from stream.shard import Shards
+from stream.stages.assess import Assess, Opinion
 from tests.ranges import broker_with
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -537,6 +540,40 @@ def test_batches_of_a_file_of_several_partitions_change_no_score(
     assert len(set(found[0].column("score").to_pylist())) > 100
     assert found[1].equals(found[0])
     assert found[2].equals(found[0])
+
+
+@pytest.mark.slow
+def test_reports_over_logs_come_in_one_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Monitors behind internal logs of several partitions report on an event in the same order,
+    whichever of them the first rows went to: assess revises what it says with each report."""
+    text = CONFIG.replace('name = "account"\nentity', 'name = "account"\npartitions = 2\nentity')
+    _, monitor, _ = text.split("[[monitors]]")
+    second = monitor.replace('name = "account"', 'name = "device"')
+    second = second.replace('entity = "account"', 'entity = "device"')
+    assess = '[assess]\npartitions = 1\nsubject = "account"\nreport_p = 0.1\n'
+    rows = [row | {"device": f"d{i % 7}"} for i, row in enumerate(events(1_200))]
+    for i, row in enumerate(rows[300::25]):
+        row |= {"amount": 1_000.0 + 100 * i, "kind": "payment"}
+    shop = ndjson(tmp_path / "shop", rows)
+    process = Assess.process
+    heard: list[tuple[str, str]] = []
+
+    def hear(of: Assess, batch: EventBatch) -> Opinion:
+        ids, by = batch.event_id.to_pylist(), batch.text["monitor"].to_pylist()
+        heard.extend(zip(ids, by, strict=True))
+        return process(of, batch)
+
+    monkeypatch.setattr(Assess, "process", hear)
+    found = []
+    for size in (10_000, 1):
+        monkeypatch.setattr(FileReading.__init__, "__defaults__", (size,))
+        run([("shop", shop)], tmp_path / "out", config(f"{text}[[monitors]]{second}{assess}"))
+        found.append(sorted(heard, key=itemgetter(0)))  # stable: of one event as they came
+        heard.clear()
+    assert sum(of == "device" for _, of in found[0]) > 10
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("size", [10_000, 100])

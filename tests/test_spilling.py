@@ -36,17 +36,18 @@ def test_a_part_keeps_its_order_and_comes_some_rows_at_a_time(tmp_path: Path) ->
 
 
 def test_rows_come_in_order_some_at_a_time(tmp_path: Path) -> None:
-    """By their first column, then by the second, of runs that overlap all over; with texts and
-    nulls; in batches that do not grow with the rows."""
+    """By their first column, then by the second, then by the third, of runs that overlap all over;
+    with texts and nulls; in batches that do not grow with the rows."""
     rng = default_rng(5)
-    first, second = rng.integers(50, size=ROWS), rng.permutation(ROWS)
-    texts = pa.array([None if i % 3 else f"t{i}" for i in second.tolist()])
-    table = pa.table({"first": pa.array(first), "second": pa.array(second), "text": texts})
+    first, second, third = *rng.integers(20, size=(2, ROWS)), rng.permutation(ROWS)
+    texts = pa.array([None if i % 3 else f"t{i}" for i in third.tolist()])
+    names = ["first", "second", "third"]
+    table = pa.table([*map(pa.array, (first, second, third)), texts], [*names, "text"])
     ordered = Ordered(tmp_path / "ordered", table.schema)
     for batch in table.to_batches(max_chunksize=37):
         ordered.add(batch)
     found = list(ordered.batches())
-    expected = table.sort_by([("first", "ascending"), ("second", "ascending")])
+    expected = table.sort_by([(name, "ascending") for name in names])
     assert pa.Table.from_batches(found).equals(expected.combine_chunks())
     pieces = ROWS // spilling.CHUNK_ROWS * spilling.PIECE_ROWS  # of each run one is held back
     assert max(map(len, found)) <= spilling.CHUNK_ROWS + 2 * pieces
@@ -55,7 +56,7 @@ def test_rows_come_in_order_some_at_a_time(tmp_path: Path) -> None:
 
 def test_no_rows_are_none(tmp_path: Path) -> None:
     """What was never written is empty."""
-    schema = pa.schema([("first", pa.int64()), ("second", pa.int64())])
+    schema = pa.schema([(name, pa.int64()) for name in ("first", "second", "third")])
     assert sum(map(len, Ordered(tmp_path / "ordered", schema).batches())) == 0
     schema = pa.schema([("part", pa.uint8())])
     assert list(Parts(tmp_path / "parts", schema).part(3)) == []

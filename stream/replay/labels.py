@@ -190,11 +190,12 @@ class _Joining:
         self._decoder = Decoder(config.inputs[name], config.limits, self._fields)
         entities = [field for field in self._fields if field in ENTITY_FIELDS]
         self._texts = ["event_id", *LABEL_FIELDS, *entities]
-        placed = [("time", pa.int64()), ("line", pa.int64())]
+        placed = [("own_time", pa.int64()), ("line", pa.int64())]
         texts = [(field, pa.string()) for field in self._texts]
         read = pa.schema([*_HASHED, *placed, ("nameless", pa.bool_()), *texts])
         self._labels = Parts(folder / f"{name}.read.part", read)
-        self._schema = pa.schema([*placed, *texts])
+        # of those that become known at once, with their event, the latest is the last word
+        self._schema = pa.schema([("time", pa.int64()), *placed, *texts])
         self._teaching, self._aside = (
             Ordered(folder / f"{name}.{what}.part", self._schema) for what in ("teaching", "beside")
         )
@@ -257,11 +258,12 @@ class _Joining:
         known = row != NOWHERE
         nameless: Bools = labels.column("nameless").to_numpy(zero_copy_only=False)
         filled, named = self._filled(labels, events.rows, row, known & nameless)
-        label_ms: I64 = labels.column("time").to_numpy()
+        label_ms: I64 = labels.column("own_time").to_numpy()
         due_ms = np.full(len(row), NOWHERE, np.int64)
         due_ms[known] = events.due_ms[row[known]]
         time_ms = np.where(known, known_ms(label_ms, due_ms), label_ms)
-        columns = [pa.array(time_ms), labels.column("line"), *filled]
+        placed = [labels.column(column) for column in ("own_time", "line")]
+        columns = [pa.array(time_ms), *placed, *filled]
         joined = pa.RecordBatch.from_arrays(columns, schema=self._schema)
         teaching = ~nameless | known & named
         # What is saved of a run's state is then as of its last event, and knows nothing of later.
@@ -322,7 +324,8 @@ class _Joining:
         with TableFile(path, schema) as file:
             for batch in labels.batches():
                 kind = pa.repeat("label", len(batch))
-                file.write([batch.column("time"), kind, *batch.columns[2:]])
+                texts_of = [batch.column(field) for field in self._texts]
+                file.write([batch.column("time"), kind, *texts_of])
 
 
 class _Index:

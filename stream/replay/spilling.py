@@ -17,6 +17,8 @@ PARTS: Final = 128
 """Of so many one is in memory: of 13 million rows 100,000."""
 CHUNK_ROWS: Final = 100_000
 """Rows that wait in memory until they are written together."""
+KEYS: Final = 3
+"""Columns that `Ordered` goes by."""
 PIECE_ROWS: Final = 1_000
 """Of each sorted run so many rows are in memory."""
 
@@ -112,13 +114,13 @@ class Parts:
 
 
 class Ordered:
-    """Rows that are brought into the order of their first two columns, int64; no two are alike in
-    both."""
+    """Rows that are brought into the order of their first three columns, int64; no two are alike in
+    all of them."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self._file = _Batches(path, schema)
         self._waiting = _Waiting(schema)
-        self._pieces: list[tuple[int, int, int]] = []
+        self._pieces: list[tuple[tuple[int, ...], int]] = []
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Append rows."""
@@ -130,12 +132,11 @@ class Ordered:
         """All rows in their order. Nothing more can be added."""
         self._flush()
         left = 0
-        for first, second, number in sorted(self._pieces):
+        for first, number in sorted(self._pieces):
             # what is before the first row of this piece is before all that is still unread
             if self._waiting.rows >= CHUNK_ROWS + left:  # else the same rows are sorted ever again
                 rows = _in_order(self._waiting.taken())
-                one, other = _keys(rows)
-                before = int(np.count_nonzero((one < first) | (one == first) & (other < second)))
+                before = _before(rows, first)
                 left = len(rows) - before
                 yield rows.slice(0, before)
                 self._waiting.add(rows.slice(before))
@@ -147,14 +148,22 @@ class Ordered:
         rows = _in_order(self._waiting.taken())
         for start in range(0, len(rows), PIECE_ROWS):
             piece = rows.slice(start, PIECE_ROWS)
-            first, second = (column[0].as_py() for column in piece.columns[:2])
-            self._pieces.append((first, second, self._file.write(piece)))
+            first = tuple(column[0].as_py() for column in piece.columns[:KEYS])
+            self._pieces.append((first, self._file.write(piece)))
 
 
-def _keys(rows: pa.RecordBatch) -> tuple[I64, I64]:
-    return rows.column(0).to_numpy(), rows.column(1).to_numpy()
+def _keys(rows: pa.RecordBatch) -> list[I64]:
+    return [column.to_numpy() for column in rows.columns[:KEYS]]
+
+
+def _before(rows: pa.RecordBatch, first: tuple[int, ...]) -> int:
+    """How many rows lie before that place."""
+    lower, level = np.zeros(len(rows), np.bool_), np.ones(len(rows), np.bool_)
+    for column, at in zip(_keys(rows), first, strict=True):
+        lower |= level & (column < at)
+        level &= column == at
+    return int(np.count_nonzero(lower))
 
 
 def _in_order(rows: pa.RecordBatch) -> pa.RecordBatch:
-    first, second = _keys(rows)
-    return rows.take(pa.array(np.lexsort((second, first))))
+    return rows.take(pa.array(np.lexsort(_keys(rows)[::-1])))

@@ -174,6 +174,7 @@ LEARNING = {
 """While assess learns from labels."""
 
 FREEZING = {
+    "frozen while taking": Point(Worker, "_taken", freeze),
     "frozen between batches": Point(Worker, "_process", freeze, is_live),
     "frozen in a transaction": Point(Sink, "_commit", freeze),
     "frozen while re-learning": Point(Holding, "take", freeze, is_re_learning),

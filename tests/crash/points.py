@@ -195,6 +195,26 @@ def zombie(ground: Ground) -> None:
         finish_and_check(shop)
 
 
+def late_to_take(ground: Ground) -> None:
+    """A worker freezes when it has asked what the group has committed, nothing yet, and comes back
+    when another has had its partitions and has left checkpoints: it goes on from these."""
+    for protocol in ("classic", "consumer"):
+        shop = open_shop(ground, f"late to take {protocol}", 4, protocol)
+        feed(shop, EVENTS)
+        with forked(shop, "old", [("frozen while taking", 1)]) as one:
+            wait_for(one.frozen, "it to freeze", one)
+            with forked(shop, "new") as other:
+                wait_for(lambda other=other: holds_all(other), "another owner", other)  # type: ignore[misc]
+                wait_until_done(shop)
+                assert other.stop() == 0
+            one.send(signal.SIGCONT)
+            feed(shop, EVENTS // 4, 8)
+            wait_until_done(shop)
+            assert one.has_logged("another has gone on here, looking again")
+            assert one.stop() == 0
+        finish_and_check(shop)
+
+
 def broker_restart(ground: Ground) -> None:
     """The broker is killed and comes back under load, while a worker is killed, too."""
     with own_broker(ground.folder / "restarted", BROKER_SETTINGS) as broker:
@@ -389,6 +409,7 @@ POINTS: Final[dict[str, Story]] = {
     "behind-labels": partial(die_learning, "behind labels", 1),
     "between-days-of-learning": partial(die_learning, "between days of learning", 1),
     "zombie-after-transaction-time-out": zombie,
+    "late-to-take": late_to_take,
     "broker-restart": broker_restart,
     "checkpoint-not-whole": not_whole,
     "retention-gap": retention_gap,
