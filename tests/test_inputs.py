@@ -237,6 +237,26 @@ def test_blank_lines_before_a_header_are_skipped(tmp_path: Path) -> None:
     assert batch.values.column("id").to_pylist() == ["1", "2", "3"]
 
 
+@pytest.mark.parametrize("name", ["data.csv", "data.csv.gz", "data.csv.zst"])
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n", b"\n\n\n", b"\n" * 10_000])
+@pytest.mark.parametrize("header", [b"id,who", b"id", b'\xef\xbb\xbf\n"id","two\nlines"'])
+def test_a_header_alone_is_a_csv_without_rows(
+    tmp_path: Path, name: str, end: bytes, header: bytes
+) -> None:
+    """Whether its line is ended or not, and whatever blank lines follow."""
+    path = tmp_path / name
+    path.write_bytes({"z": zipped, "t": zstd}.get(name[-1], bytes)(header + end))
+    assert read(path) == []
+
+
+def test_a_header_whose_quote_is_not_closed_is_no_header_alone(tmp_path: Path) -> None:
+    """All the rows would be in its last cell: that they are not read is told."""
+    path = tmp_path / "data.csv"
+    path.write_bytes(b'id,"who\n1,a1\n2,a2\n')
+    with pytest.raises(InputError, match=r"data\.csv: "):
+        read(path)
+
+
 @pytest.mark.parametrize("name", ["data.csv", "data.parquet"])
 def test_two_columns_of_one_name_are_refused(tmp_path: Path, name: str) -> None:
     """Either could be meant; cells without a name may be many."""

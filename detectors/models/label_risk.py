@@ -16,16 +16,17 @@ a key of which nothing, or nothing bad, is known. All sums halve every `half_lif
 which never goes back: a label counts from when it is known, not from when the event happened.
 
 A later label for the same event (`labelled_event_id`) replaces the earlier one: what is left of its
-weight is taken back from the key that had it. The last `labels_max` labelled events are remembered,
-and the `keys_max` keys labelled last, both in sets of `WAYS`, of which the oldest gives way. They
-are found by keyed hash and do not go with the entity's row: an entity that was evicted is still the
-one that defrauded. Labels are taken at their word: nothing is winsorised.
+weight is taken back from the cohort and from the key that had it, unless that key has given way
+since: if it came back, then without that weight. The last `labels_max` labelled events are
+remembered, and the `keys_max` keys labelled last, both in sets of `WAYS`, of which the oldest gives
+way. They are found by keyed hash and do not go with the entity's row: an entity that was evicted is
+still the one that defrauded. Labels are taken at their word: nothing is winsorised.
 
 expected: m. NaN where the key is absent. A label event is itself never judged. Events that are not
 to be learned are judged and not counted in N.
 
-Shapes: uint64 and 3 float64 a key, 2 uint64 and 2 float64 a labelled event: 6.4 MB as it comes,
-none an entity. Cost: about 0.2 µs an event.
+Shapes: uint64, int64 and 3 float64 a key, uint64, 2 int64 and 2 float64 a labelled event: 8 MB as
+it comes, none an entity. Cost: about 0.2 µs an event.
 """
 
 from math import log
@@ -88,15 +89,19 @@ class LabelRiskSpec(OwnSpec, frozen=True, kw_only=True, tag="label_risk"):
 
 class Known(NamedTuple):
     """What is known. key: uint64[keys], 0 free; fraud, honest: their decayed labels; at_ms: the
-    time these hold for. event: uint64[labels], 0 free; of: the key its label went to; verdict;
-    from_ms: since when it is known. cohort: frauds, honest ones, events judged, stream time."""
+    time these hold for; placing: int64[keys], the number of keys put at this place so far, this one
+    included. event: uint64[labels], 0 free; place: int64[labels], of the key its label went to, and
+    placing_then: that key's placing; verdict; from_ms: since when it is known. cohort: frauds,
+    honest ones, events judged, stream time."""
 
     key: U64
     fraud: F64
     honest: F64
     at_ms: F64
+    placing: I64
     event: U64
-    of: U64
+    place: I64
+    placing_then: I64
     verdict: F64
     from_ms: F64
     cohort: F64
@@ -126,8 +131,10 @@ class LabelRisk:
             fraud=np.zeros(keys),
             honest=np.zeros(keys),
             at_ms=np.zeros(keys),
+            placing=np.zeros(keys, np.int64),
             event=np.zeros(labels, np.uint64),
-            of=np.zeros(labels, np.uint64),
+            place=np.zeros(labels, np.int64),
+            placing_then=np.zeros(labels, np.int64),
             verdict=np.zeros(labels),
             from_ms=np.zeros(labels),
             cohort=np.zeros(4),
@@ -204,13 +211,13 @@ def _fade(known: Known, place: int, now: float, half_life_ms: float) -> None:
 
 @kernel
 def _take_back(known: Known, earlier: int, now: float, half_life_ms: float) -> None:
-    """Take the rest of an earlier label from its key and from the cohort."""
+    """Take the rest of an earlier label from the cohort, and from its key if it still has it."""
     rest = decayed(1.0, now - known.from_ms[earlier], half_life_ms)
     fraud = known.verdict[earlier] == FRAUD
     part = ALL_FRAUD if fraud else ALL_HONEST
     known.cohort[part] = max(known.cohort[part] - rest, 0.0)
-    place = _find(known.key, known.of[earlier])
-    if place >= 0:
+    place = known.place[earlier]
+    if known.placing[place] == known.placing_then[earlier]:
         _fade(known, place, now, half_life_ms)
         sums = known.fraud if fraud else known.honest
         sums[place] = max(sums[place] - rest, 0.0)
@@ -225,16 +232,9 @@ def _learn(known: Known, half_life_ms: float, told: Told, k: int) -> None:
     verdict = told.verdict[k]
     if key == 0 or verdict == UNKNOWN:
         return
-    if event != 0:
-        at = _find(known.event, event)
-        if at >= 0:
-            _take_back(known, at, now, half_life_ms)
-        else:
-            at = _oldest(known.event, known.from_ms, event)
-        known.event[at] = event
-        known.of[at] = key
-        known.verdict[at] = verdict
-        known.from_ms[at] = now
+    at = _find(known.event, event) if event != 0 else -1
+    if at >= 0:
+        _take_back(known, at, now, half_life_ms)
     place = _find(known.key, key)
     if place < 0:
         place = _oldest(known.key, known.at_ms, key)
@@ -242,6 +242,15 @@ def _learn(known: Known, half_life_ms: float, told: Told, k: int) -> None:
         known.fraud[place] = 0.0
         known.honest[place] = 0.0
         known.at_ms[place] = now
+        known.placing[place] += 1
+    if event != 0:
+        if at < 0:
+            at = _oldest(known.event, known.from_ms, event)
+        known.event[at] = event
+        known.place[at] = place
+        known.placing_then[at] = known.placing[place]
+        known.verdict[at] = verdict
+        known.from_ms[at] = now
     _fade(known, place, now, half_life_ms)
     if verdict == FRAUD:
         known.fraud[place] += 1.0

@@ -13,7 +13,8 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from io import BufferedReader, RawIOBase, TextIOWrapper
+from functools import partial
+from io import BufferedReader, BytesIO, RawIOBase, TextIOWrapper
 from pathlib import PurePosixPath
 from typing import IO, Final, NamedTuple, TypeAlias, cast
 
@@ -27,6 +28,7 @@ from stream.errors import InputError
 from stream.inputs.places import File
 
 CHUNK_BYTES: Final = 4 * 1024 * 1024
+GLANCE_CHARS: Final = 4096
 LINE_BYTES_MAX: Final = 64 * 1024 * 1024
 GZIP, ZSTD, PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
 PACKED: Final = frozenset({".gz", ".zst", ".zstd"})
@@ -104,9 +106,11 @@ class _Reading:
 
     def _csv(self, raw: IO[bytes], unpacked: IO[bytes]) -> Iterator[Rows]:
         """Every column as text: what it means is the mapping's business. An empty cell is null."""
-        names = self._header()
+        names, alone = self._header()
         if not names:
             return
+        if alone:  # Arrow takes a header for one only where its line is ended
+            unpacked = BytesIO(unpacked.read() + b"\n")
         wrong: list[pa_csv.InvalidRow] = []
 
         def refuse(row: pa_csv.InvalidRow) -> str:
@@ -140,11 +144,14 @@ class _Reading:
                 "header has; quote what holds a comma"
             ) from error
 
-    def _header(self) -> list[str]:
-        """The names of a CSV's columns; none where the file is empty."""
+    def _header(self) -> tuple[list[str], bool]:
+        """The names of a CSV's columns, none where the file is empty; and whether at most blank
+        lines follow them."""
         with self.file.open() as raw:
             text = TextIOWrapper(_unpacked(raw), "utf-8-sig", newline="")
             names = next(filter(None, csv.reader(text)), [])  # blank lines are none, as to Arrow
+            parts = iter(partial(text.read, GLANCE_CHARS), "")
+            alone = not any(part.strip("\r\n") for part in parts)
             text.detach()
         self._refuse_twins(names)
         other = next((mark for mark in ";\t|" if len(names) == 1 and mark in names[0]), None)
@@ -153,7 +160,7 @@ class _Reading:
                 f"{self.file.name}: the header has no comma and is parted by {other!r}; expected "
                 "commas between columns, and points in decimal numbers: save it anew as such a CSV"
             )
-        return names
+        return names, alone
 
     def _refuse_twins(self, names: list[str]) -> None:
         """Raise InputError for a name that two columns have: either could be meant."""

@@ -158,6 +158,22 @@ def test_a_label_takes_back_no_more_than_there_is() -> None:
     assert all(np.all(array >= 0) for array in look.detector.save().values())
 
 
+@pytest.mark.parametrize("apart_s", [0.0, 1.0])
+def test_a_label_takes_back_only_what_is_its_own(apart_s: float) -> None:
+    """An account that gave way and came back, even within one millisecond, is without its earlier
+    label: taking that back leaves what a later event's label gave."""
+    rows = [label(0.0, "fraud", "a", of="e1")]
+    rows += [label(k * apart_s, "fraud", f"b{k}") for k in range(1, 9)]
+    rows += [label(9 * apart_s, "fraud", "a", of="e2"), event(9 * apart_s)]
+    rows += [label(9 * apart_s, "honest", "a", of="e1"), event(9 * apart_s)]
+    rows += [label(9 * apart_s, "honest", "a", of="e2"), event(9 * apart_s)]
+    found = Looking(LabelRiskSpec(name="risk", keys_max=8, labels_max=100)).at(rows)
+    m = found["expected"]
+    assert m == pytest.approx(np.array([11.0, 10.0, 9.0]) / 110.0, rel=1e-5)
+    frauds, labels = np.array([1.0, 1.0, 0.0]), np.array([1.0, 2.0, 2.0])
+    assert found["value"] == pytest.approx((4.0 * m + frauds) / (4.0 + labels), rel=1e-5)
+
+
 def test_a_field_that_no_label_carries_is_a_mistake() -> None:
     """A label names entities."""
     (line,) = LabelRiskSpec(name="risk", field="path").problems()
