@@ -33,7 +33,7 @@ inputs = ["labels"]
 features = ["account.amount"]
 """
 
-VERSION_AND_LAYOUT: Final = (7, "2dda415b39387ded")
+VERSION_AND_LAYOUT: Final = (8, "b18fca5b03b7a034")
 """The version, and the hash of what every empty state holds under it."""
 
 
