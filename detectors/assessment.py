@@ -305,21 +305,25 @@ def _find(known: Known, event: np.uint64, source: int, offset: int) -> int:
 
 @kernel
 def _find_labelled(known: Known, of: Learner, event: np.uint64) -> int:
-    """Where the event that a label names is remembered, -1 where it is not."""
+    """Where the event that a label names is remembered, -1 where it is not; of several with its id
+    the first one seen."""
     first = np.int64(event % np.uint64(len(known.next_way))) * WAYS
+    found = -1
     for slot in range(first, first + WAYS):
-        if event != 0 and of.memory.event[slot] == event and known.place[slot, 0] >= 0:
-            return int(slot)
-    return -1
+        named = event != 0 and of.memory.event[slot] == event and known.place[slot, 0] >= 0
+        if named and (found < 0 or of.memory.nth[slot] < of.memory.nth[found]):
+            found = int(slot)
+    return found
 
 
 @kernel
 def _new_slot(known: Known, of: Learner, event: np.uint64, source: int, offset: int) -> int:
-    """A place for an event that is not remembered: the oldest's of its set, but a fraud gives way
-    only where frauds hold half of it."""
+    """A place for an event that is not remembered: a free one of its set while there is one (they
+    are taken in order); else the oldest's, but a fraud gives way only where frauds hold more than
+    half of it."""
     at = np.int64(event % np.uint64(len(known.next_way)))
     way = known.next_way[at]
-    if len(of.memory.event):
+    if len(of.memory.event) and known.place[at * WAYS + way, 0] >= 0:
         frauds = 0
         for k in range(at * WAYS, (at + 1) * WAYS):
             frauds += 1 if of.memory.verdict[k] == FRAUD else 0

@@ -7,6 +7,8 @@ labelled reports that are remembered (`boosting`) when a day of stream time begi
 are new. What a way would have said when the event came is kept until its label comes, and the log
 loss then tells how well it did (A. P. Dawid, "The prequential approach", JRSS A 1984). Whoever had
 the least speaks; until it judged `KNOWN_MIN` frauds and as many honest ones, the harmonic mean does.
+A label that replaces another is judged in its stead, by what was judged then and with what is left
+of its weight.
 
 Inputs. A monitor speaks only where it was surprised (p < limit): its score -log10 p, cut at
 `SCORE_MAX`, and its features, infinite ones left out. Otherwise all of its inputs are absent, though
@@ -26,7 +28,7 @@ one event in `SAMPLE` is always known. Events on which all are silent stand behi
 their harmonic mean. Each event counts as of its own day, half after `HALF_LIFE_DAYS`. Where only
 frauds are ever labelled nothing is known of honest events, and the harmonic mean goes on speaking.
 
-Memory: with the assessment's remembered events, 8 bytes for each input, 8 for each monitor, and 72
+Memory: with the assessment's remembered events, 8 bytes for each input, 8 for each monitor, and 104
 more. Of the labelled frauds an event may push out only the oldest in a set of which they hold half.
 A later label replaces an earlier one in what trees are fitted on and in the sums; the regression
 learns an event's first two as an outcome each, and no more, whatever is said how often.
@@ -70,7 +72,7 @@ ODDS_MAX: Final = 12.0
 BINS: Final = 384
 """Of log odds from -`ODDS_MAX` to `ODDS_MAX`."""
 
-LABELS, UNMATCHED, CHANGED = range(3)
+LABELS, UNMATCHED, CHANGED, REMEMBERED = range(4)
 DUE_MS, DAY, FITTED_AT, SPEAKER = range(4)
 REPORTED, SILENT = range(2)
 NOWHERE: Final = -1
@@ -78,13 +80,17 @@ NOWHERE: Final = -1
 
 class Memory(NamedTuple):
     """Of each remembered event, in its slot. event: uint64[events], the hash of its id, 0 free.
-    day: int64[events], its own. inputs: float64[events, inputs], the monitors' scores first, NaN
-    absent; spoke: float64[events, monitors], 1 where the monitor was surprised. said, most:
-    float64[events, 3], log odds by way, the last ones and the highest, NaN where it could not yet;
-    counted: int16[events, 3], the bin in which it is counted among the honest, `NOWHERE` if not.
-    verdict: int8[events]; learned: uint8[events], its labels that the regression learned."""
+    nth: int64[events], in the order in which they were first heard of; day: int64[events], its own.
+    inputs: float64[events, inputs], the monitors' scores first, NaN absent; spoke: float64[events,
+    monitors], 1 where the monitor was surprised. said, most: float64[events, 3], log odds by way,
+    the last ones and the highest, NaN where it could not yet; counted: int16[events, 3], the bin in
+    which it is counted among the honest, `NOWHERE` if not. verdict: int8[events]; learned:
+    uint8[events], its labels that the regression learned. judged: int64[events], the day of its
+    first label; beyond: float64[events, 2], by way that learns, the log odds less the harmonic
+    mean's that were judged then, NaN where it had said nothing."""
 
     event: U64
+    nth: I64
     day: I64
     inputs: F64
     spoke: F64
@@ -93,6 +99,8 @@ class Memory(NamedTuple):
     counted: NDArray[np.int16]
     verdict: NDArray[np.int8]
     learned: U8
+    judged: I64
+    beyond: F64
 
 
 class Sums(NamedTuple):
@@ -101,9 +109,9 @@ class Sums(NamedTuple):
     float64[3, BINS + 1], as of the day's beginning: the share of honest events in each bin or
     above, and last that of one event; reported: float64[1], that of all that are reported. excess,
     judged, frauds: float64[3], the log loss beyond the harmonic mean's, over so many labels, so
-    many of them frauds. counts: int64[3], labels taken, of no event that is remembered, and such as
-    replaced another. clock: int64[4], when the next day begins, the day, the labels at the last
-    fit, 0 none yet, and who speaks."""
+    many of them frauds. counts: int64[4], labels taken, of no event that is remembered, and such as
+    replaced another, and events ever remembered. clock: int64[4], when the next day begins, the day,
+    the labels at the last fit, 0 none yet, and who speaks."""
 
     honest: F64
     heard: F64
@@ -137,6 +145,7 @@ def learner(events: int, monitors: int, owners: list[int]) -> Learner:
     return Learner(
         Memory(
             event=np.zeros(events, np.uint64),
+            nth=np.zeros(events, np.int64),
             day=np.zeros(events, np.int64),
             inputs=np.full((events, width), np.nan),
             spoke=np.zeros((events, monitors)),
@@ -145,6 +154,8 @@ def learner(events: int, monitors: int, owners: list[int]) -> Learner:
             counted=np.full((events, 3), NOWHERE, np.int16),
             verdict=np.full(events, UNKNOWN, np.int8),
             learned=np.zeros(events, np.uint8),
+            judged=np.zeros(events, np.int64),
+            beyond=np.full((events, 2), np.nan),
         ),
         Sums(
             honest=np.zeros((3, BINS)),
@@ -154,7 +165,7 @@ def learner(events: int, monitors: int, owners: list[int]) -> Learner:
             excess=np.zeros(3),
             judged=np.zeros(3),
             frauds=np.zeros(3),
-            counts=np.zeros(3, np.int64),
+            counts=np.zeros(4, np.int64),
             clock=np.zeros(4, np.int64),
         ),
         harmonic=logistic.empty(1, 0),
@@ -277,7 +288,9 @@ def forget(of: Learner, slot: int, event: np.uint64) -> None:
     memory = of.memory
     if len(memory.event) == 0:
         return
+    of.sums.counts[REMEMBERED] += 1
     memory.event[slot] = event
+    memory.nth[slot] = of.sums.counts[REMEMBERED]
     memory.day[slot] = of.sums.clock[DAY]
     memory.inputs[slot] = np.nan
     memory.spoke[slot] = 0.0
@@ -286,6 +299,8 @@ def forget(of: Learner, slot: int, event: np.uint64) -> None:
     memory.counted[slot] = NOWHERE
     memory.verdict[slot] = UNKNOWN
     memory.learned[slot] = 0
+    memory.judged[slot] = 0
+    memory.beyond[slot] = np.nan
 
 
 @kernel
@@ -411,6 +426,8 @@ def teach(of: Learner, slot: int, verdict: int, harmonic: float) -> None:
     counts[LABELS if before == UNKNOWN else CHANGED] += 1
     if before == UNKNOWN:
         _judge(of, slot, verdict == FRAUD)
+    else:
+        _judge_anew(of, slot, verdict == FRAUD)
     if before == FRAUD:
         _count_heard(of, slot, 1.0)
     elif verdict == FRAUD:
@@ -429,9 +446,11 @@ def teach(of: Learner, slot: int, verdict: int, harmonic: float) -> None:
 @kernel
 def _judge(of: Learner, slot: int, fraud: bool) -> None:
     """How well each way would have said it."""
-    said = of.memory.said[slot]
-    sums = of.sums
+    memory, sums = of.memory, of.sums
+    said = memory.said[slot]
+    memory.judged[slot] = sums.clock[DAY]
     for way in range(LOGISTIC, BOOSTED + 1):
+        memory.beyond[slot, way - LOGISTIC] = said[way] - said[HARMONIC]
         if not isnan(said[way]):
             sums.excess[way] += _loss(said[way], fraud) - _loss(said[HARMONIC], fraud)
             sums.judged[way] += 1.0
@@ -439,11 +458,25 @@ def _judge(of: Learner, slot: int, fraud: bool) -> None:
 
 
 @kernel
-def _left(of: Learner, slot: int) -> float:
-    """What the slot's event still counts. As of its own day, however late a label comes: so what is
-    taken back is what was given."""
-    days = float(of.sums.clock[DAY] - of.memory.day[slot])
-    return decayed(1.0, days, HALF_LIFE_DAYS)
+def _judge_anew(of: Learner, slot: int, fraud: bool) -> None:
+    """Judge what was judged before by the other verdict, at what is left of its weight: the losses
+    of log odds v under the two verdicts differ by v."""
+    sums = of.sums
+    more = _left(of, of.memory.judged[slot])
+    if not fraud:
+        more = -more
+    for way in range(LOGISTIC, BOOSTED + 1):
+        beyond = of.memory.beyond[slot, way - LOGISTIC]
+        if not isnan(beyond):
+            sums.excess[way] -= more * beyond
+            sums.frauds[way] = max(sums.frauds[way] + more, 0.0)
+
+
+@kernel
+def _left(of: Learner, day: int) -> float:
+    """What one that was counted as of that day still counts. An event is as of its own day, however
+    late a label comes, and a judgement as of its first: so what is taken back is what was given."""
+    return decayed(1.0, float(of.sums.clock[DAY] - day), HALF_LIFE_DAYS)
 
 
 @kernel
@@ -452,7 +485,8 @@ def _count_heard(of: Learner, slot: int, more: float) -> None:
     the sample."""
     silent = of.memory.spoke[slot].sum() == 0.0
     k, size = (SILENT, float(SAMPLE)) if silent else (REPORTED, 1.0)
-    of.sums.heard[k] = max(of.sums.heard[k] + more * size * _left(of, slot), 0.0)
+    left = _left(of, of.memory.day[slot])
+    of.sums.heard[k] = max(of.sums.heard[k] + more * size * left, 0.0)
 
 
 @kernel
@@ -479,10 +513,11 @@ def _count_honest(of: Learner, slot: int, more: float, most: F64) -> None:
     float64[3], log odds by way, to count it by."""
     counted = of.memory.counted[slot]
     silent = of.memory.spoke[slot].sum() == 0.0
+    left = _left(of, of.memory.day[slot])
     for way in range(LOGISTIC, BOOSTED + 1):
         b = int(counted[way])
         if more > 0.0 and not silent and not isnan(most[way]):
             b = _bin(most[way])
         if b != NOWHERE:
-            of.sums.honest[way, b] = max(of.sums.honest[way, b] + more * _left(of, slot), 0.0)
+            of.sums.honest[way, b] = max(of.sums.honest[way, b] + more * left, 0.0)
         counted[way] = b if more > 0.0 else NOWHERE

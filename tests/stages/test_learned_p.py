@@ -254,7 +254,7 @@ def test_memory_keeps_its_size() -> None:
     assert of.learner.memory.event.reshape(-1, WAYS).all()
     inputs, monitors = of.learner.memory.inputs.shape[1], of.learner.memory.spoke.shape[1]
     held_bytes = sum(column.nbytes for column in of.learner.memory)
-    assert held_bytes == 160 * (8 * inputs + 8 * monitors + 72)
+    assert held_bytes == 160 * (8 * inputs + 8 * monitors + 104)
 
 
 @pytest.mark.parametrize("whole", [False, True])
