@@ -21,7 +21,7 @@ from tests.crash.ground import (
     wait_until_done,
 )
 from tests.crash.oracle import differences
-from tests.crash.points import EVENTS, holds_all, killed, takes
+from tests.crash.points import EVENTS, killed, overtaken, takes
 from tests.crash.processes import Forked, forked, wait_for
 
 PATIENT: Final[dict[str, object]] = {"transaction.timeout.ms": 30_000}
@@ -55,13 +55,10 @@ def coming_back(shop: Shop, broken: str) -> Iterator[tuple[Forked, Forked]]:
     """A worker that stood still between two batches until all its partitions were another's, whole,
     and have been read to their ends; and the other."""
     feed(shop, EVENTS, malformed=MALFORMED)
-    with forked(shop, "old", [("frozen between batches", 3)], broken) as one:
-        wait_for(one.frozen, "it to freeze", one)
-        with forked(shop, "new") as other:
-            wait_for(lambda: holds_all(other), "another owner", other)
-            wait_until_done(shop, other)
-            one.send(signal.SIGCONT)
-            yield one, other
+    with overtaken(shop, ("frozen between batches", 3), broken=broken) as (one, other):
+        wait_until_done(shop, other)
+        one.send(signal.SIGCONT)
+        yield one, other
 
 
 def lose_what_is_processed(shop: Shop, broken: str) -> None:

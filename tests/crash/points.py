@@ -6,7 +6,8 @@ letters and states with the oracle's. A story that did not come to its point fai
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -150,26 +151,30 @@ def takes(worker: Forked) -> int:
     return sum(line["event"] == "partition taken" for line in worker.log())
 
 
+@contextmanager
+def overtaken(
+    shop: Shop, *plan: tuple[str, int], name: str = ""
+) -> Iterator[tuple[Forked, Forked]]:
+    """A worker that stands still where the plan says, and another that has all four partitions."""
+    with forked(shop, f"old{name}", plan) as one:
+        wait_for(one.frozen, "it to freeze", one)
+        with forked(shop, f"new{name}") as other:
+            wait_for(lambda: len(other.owned()) == 4, "another owner", other)
+            yield one, other
+
+
 def die_losing(ground: Ground) -> None:
     """A worker stands still until its partitions are another's, learns that, and dies of it."""
     shop = open_shop(ground, "on_lost", 4, kafka={"transaction.timeout.ms": 30_000})
     for seed, point in enumerate(("at on_lost", "after on_lost")):
         feed(shop, EVENTS // 2, seed)
-        plan = [("frozen between batches", 3), (point, 1)]
-        with forked(shop, f"old-{seed}", plan) as one:
-            wait_for(one.frozen, "it to freeze", one)
-            with forked(shop, f"new-{seed}") as other:
-                wait_for(lambda other=other: holds_all(other), "another owner", other)  # type: ignore[misc]
-                one.send(signal.SIGCONT)
-                assert one.ended() == -signal.SIGKILL, one.log_file
-                wait_until_done(shop)
-                assert other.stop() == 0
+        plan = (("frozen between batches", 3), (point, 1))
+        with overtaken(shop, *plan, name=f"-{seed}") as (one, other):
+            one.send(signal.SIGCONT)
+            assert one.ended() == -signal.SIGKILL, one.log_file
+            wait_until_done(shop)
+            assert other.stop() == 0
     finish_and_check(shop)
-
-
-def holds_all(worker: Forked) -> bool:
-    """Whether it has all four partitions of the shop's topic now."""
-    return len(worker.owned()) == 4
 
 
 def zombie(ground: Ground) -> None:
@@ -178,18 +183,15 @@ def zombie(ground: Ground) -> None:
     for protocol in ("classic", "consumer"):
         shop = open_shop(ground, f"zombie {protocol}", 4, protocol)
         feed(shop, EVENTS)
-        with forked(shop, "old", [("frozen in a transaction", 4)]) as one:
-            wait_for(one.frozen, "it to freeze", one)
-            with forked(shop, "new") as other:
-                wait_for(lambda other=other: holds_all(other), "another owner", other)  # type: ignore[misc]
-                wait_until_done(shop)
-                one.send(signal.SIGCONT)
-                feed(shop, EVENTS // 4, 8)
-                wait_for(lambda one=one: not one.alive() or takes(one) > 4, "it to notice")  # type: ignore[misc]
-                wait_until_done(shop)
-                if one.alive():
-                    assert one.stop() == 0
-                assert other.stop() == 0
+        with overtaken(shop, ("frozen in a transaction", 4)) as (one, other):
+            wait_until_done(shop)
+            one.send(signal.SIGCONT)
+            feed(shop, EVENTS // 4, 8)
+            wait_for(lambda one=one: not one.alive() or takes(one) > 4, "it to notice")  # type: ignore[misc]
+            wait_until_done(shop)
+            if one.alive():
+                assert one.stop() == 0
+            assert other.stop() == 0
         said = [line["event"] for line in one.log()]
         assert "partition lost" in said or "stopped" not in said, "it never noticed"
         finish_and_check(shop)
@@ -201,12 +203,9 @@ def late_to_take(ground: Ground) -> None:
     for protocol in ("classic", "consumer"):
         shop = open_shop(ground, f"late to take {protocol}", 4, protocol)
         feed(shop, EVENTS)
-        with forked(shop, "old", [("frozen while taking", 1)]) as one:
-            wait_for(one.frozen, "it to freeze", one)
-            with forked(shop, "new") as other:
-                wait_for(lambda other=other: holds_all(other), "another owner", other)  # type: ignore[misc]
-                wait_until_done(shop)
-                assert other.stop() == 0
+        with overtaken(shop, ("frozen while taking", 1)) as (one, other):
+            wait_until_done(shop)
+            assert other.stop() == 0
             one.send(signal.SIGCONT)
             feed(shop, EVENTS // 4, 8)
             wait_until_done(shop)
