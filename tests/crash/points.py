@@ -153,10 +153,11 @@ def takes(worker: Forked) -> int:
 
 @contextmanager
 def overtaken(
-    shop: Shop, *plan: tuple[str, int], name: str = ""
+    shop: Shop, *plan: tuple[str, int], name: str = "", broken: str = ""
 ) -> Iterator[tuple[Forked, Forked]]:
-    """A worker that stands still where the plan says, and another that has all four partitions."""
-    with forked(shop, f"old{name}", plan) as one:
+    """A worker that stands still where the plan says, and another that has all four partitions.
+    broken: see `forked`; of the first."""
+    with forked(shop, f"old{name}", plan, broken) as one:
         wait_for(one.frozen, "it to freeze", one)
         with forked(shop, f"new{name}") as other:
             wait_for(lambda: len(other.owned()) == 4, "another owner", other)
