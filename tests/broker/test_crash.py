@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.broker.dying import ALL
 from tests.broker.own_broker import own_broker
 from tests.crash.broken import BROKEN
 from tests.crash.ground import BROKER_SETTINGS, Ground
@@ -39,6 +40,11 @@ def test_a_guarantee_that_is_broken_is_found_out(quick: str, tmp_path: Path, way
     """The same story ends with every byte the oracle's where the worker is whole, and with what is
     wrong by the oracle's word where it is broken."""
     BROKEN[way](Ground(quick, tmp_path))
+
+
+def test_every_point_names_what_is_there() -> None:
+    """A worker that is to die in a function that has moved would end of that instead."""
+    assert [name for name, point in ALL.items() if not hasattr(point.owner, point.name)] == []
 
 
 def test_a_seed_draws_one_schedule() -> None:
