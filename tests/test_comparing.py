@@ -432,6 +432,7 @@ def test_who_alerts_more_at_less_precision_is_told_so_first() -> None:
     assert told.verdict == "No difference between a and b can be told"
 
 
+@pytest.mark.slow
 def test_what_is_so_on_whichever_days_is_told_apart(files: dict[str, Path], tmp_path: Path) -> None:
     """Where the one finds each fraud and the other none, on every day, no resample differs: there is
     no interval, and yet it is said which is better."""
@@ -478,6 +479,7 @@ def test_where_nothing_is_judged_runs_are_compared_all_the_same(
     assert (pair.drift.events, pair.drift.rank_correlation) == (0, None)
 
 
+@pytest.mark.slow
 def test_runs_in_a_folder_with_signs_of_patterns_are_their_own(
     files: dict[str, Path], tmp_path: Path
 ) -> None:

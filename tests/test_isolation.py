@@ -61,6 +61,7 @@ def test_nothing_that_writes_is_loaded_by_it() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_its_reader_joins_no_group_and_commits_nothing() -> None:
     """The module that reads stretches of topics names none of the calls that leave a trace."""
     [module] = [m for m in modules() if m.path == "stream/kafka/ranges.py"]

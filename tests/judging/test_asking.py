@@ -209,6 +209,7 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
         asked("query", "SELECT 1")
 
 
+@pytest.mark.slow
 def test_a_folders_name_is_no_pattern(run: Path, tmp_path: Path) -> None:
     """Runs in folders with signs that stand for others elsewhere are read by their own names."""
     for name in ("a1", "a[1]", "a*"):
