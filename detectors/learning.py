@@ -29,7 +29,8 @@ their harmonic mean. Each event counts as of its own day, half after `HALF_LIFE_
 frauds are ever labelled nothing is known of honest events, and the harmonic mean goes on speaking.
 
 Memory: with the assessment's remembered events, 8 bytes for each input, 8 for each monitor, and 104
-more. Of the labelled frauds an event may push out only the oldest in a set of which they hold half.
+more. Of the labelled frauds an event may push out only the oldest in a set of which they hold more
+than half.
 A later label replaces an earlier one in what trees are fitted on and in the sums; the regression
 learns an event's first two as an outcome each, and no more, whatever is said how often.
 """

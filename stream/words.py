@@ -49,10 +49,7 @@ def percent(share: float | None) -> str:
 
 def rate(value: float | None) -> str:
     """A measure between 0 and 1 for reading, such as an average precision: ".483"."""
-    if value is None:
-        return NOTHING
-    said = f"{value:.3f}"
-    return said.removeprefix("0") if said.startswith("0.") else said
+    return NOTHING if value is None else f"{value:.3f}".removeprefix("0")
 
 
 def measure(value: float | None) -> str:

@@ -76,8 +76,8 @@ class Delay:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Amount:
-    """Amounts of frauds, each without its sign. caught: of those alerted, and of those while an action that an alert
-    recommended for one of their entities still stood; missed: of all others."""
+    """Amounts of frauds, each without its sign. caught: of those alerted, and of those while an
+    action that an alert recommended for one of their entities still stood; missed: of all others."""
 
     fraud: float
     caught: float

@@ -196,8 +196,8 @@ class _Judging:
     def _frauds_by_day(self) -> I64:
         """int64[5, scenarios, days]: frauds, alerted, caught, hundredths, hundredths caught."""
         return self._dense(
-            "SELECT scenario, day, count(*), count(*) FILTER (alerted), count(*) FILTER (caught), sum(hundredths), "
-            "coalesce(sum(hundredths) FILTER (caught), 0) FROM lost GROUP BY scenario, day",
+            "SELECT scenario, day, count(*), count(*) FILTER (alerted), count(*) FILTER (caught), "
+            "sum(hundredths), coalesce(sum(hundredths) FILTER (caught), 0) FROM lost GROUP BY scenario, day",
             (len(self._facts.scenarios), self._days),
         )
 
@@ -221,27 +221,28 @@ class _Judging:
         by_entity = f"SELECT {BLOCK} AS block, {fraud} FROM ({entities})"
         by_day = f"SELECT day AS block, {fraud} FROM entity_days"
         (ranked, of_events), (_, of_new) = self._rankings(events, self._weights, ("true", "new"))
-        [(_, of_incidents)] = self._rankings(f"SELECT block, {fraud} FROM ({incidents})")
+        [(_, of_entities)] = self._rankings(by_entity, self._entity_weights)
+        [(_, of_days)] = self._rankings(by_day, self._weights)
+        by_incident = f"SELECT block, {fraud} FROM ({incidents})"
+        [(_, of_incidents)] = self._rankings(by_incident, self._weights)
         return ranked, {
             "events": of_events,
             "new_events": of_new,
-            "entities": self._rankings(by_entity, self._entity_weights)[0][1],
-            "entity_days": self._rankings(by_day)[0][1],
+            "entities": of_entities,
+            "entity_days": of_days,
             "incidents": replace(of_incidents, recall=NOTHING),  # all of them are alerted
         }
 
     def _rankings(
-        self, query: str, weights: F64 | None = None, among: Sequence[str] = ("true",)
+        self, query: str, weights: F64, among: Sequence[str] = ("true",)
     ) -> list[tuple[Ranked, LevelFigures]]:
         """The rankings of those rows of a query for which each of these conditions holds: sorted
-        once. The query gives block (by default a day), scenario, hundredths, alerted, published,
-        score."""
-        blocks = self._weights if weights is None else weights
-        counts = [self._counts(f"SELECT * FROM ({query}) WHERE {one}", blocks) for one in among]
+        once. The query gives block, scenario, hundredths, alerted, published, score."""
+        counts = [self._counts(f"SELECT * FROM ({query}) WHERE {one}", weights) for one in among]
         readers = [
             Reader(
                 Totals(honest=one[0, :, 0], frauds=one[0, :, 1:]),
-                blocks,
+                weights,
                 self._budgets(int(one[0].sum())) * self._days,
             )
             for one in counts
@@ -254,15 +255,15 @@ class _Judging:
                 reader.add(_rows(batch.filter(batch.column(f"among_{i}"))))
         ranked = [reader.finish() for reader in readers]
         return [
-            (one, _level(one, count, blocks)) for one, count in zip(ranked, counts, strict=True)
+            (one, _level(one, count, weights)) for one, count in zip(ranked, counts, strict=True)
         ]
 
     def _counts(self, query: str, weights: F64) -> I64:
         """int64[3, blocks, 1 + scenarios]: the rows, those alerted, those published; what is honest
         first."""
         return self._dense(
-            "SELECT block, scenario + 1, count(*), count(*) FILTER (alerted), count(*) FILTER (published) "
-            f"FROM ({query}) GROUP BY block, scenario",
+            "SELECT block, scenario + 1, count(*), count(*) FILTER (alerted), "
+            f"count(*) FILTER (published) FROM ({query}) GROUP BY block, scenario",
             (len(weights), max(len(self._facts.scenarios), 1) + 1),
         )
 

@@ -281,6 +281,15 @@ def figure(values: F64, blocks: int) -> Figure:
     return Figure(value=float(values[0]), low=float(low), high=float(high))
 
 
+def sign(difference: Figure, blocks: int) -> int:
+    """1 where a difference is known to be above 0, -1 below, 0 where that cannot be told. It is where
+    its interval says so, or where enough blocks hold any of it and no resample differs."""
+    low, high = difference.low, difference.high
+    if low is None and blocks >= BLOCKS_MIN:
+        low = high = difference.value
+    return 0 if low is None or high is None else int(low > 0.0) - int(high < 0.0)
+
+
 def _tail(blocks: int) -> float:
     """The share of resamples beyond either end of a 95 % interval: Φ(-t √(n/(n-1))), with t the
     97.5 % quantile of Student's distribution with n-1 degrees of freedom, to within 5e-5 by its

@@ -28,7 +28,6 @@ from stream.judging.comparison import (
 )
 from stream.judging.facts import ALERTED, DAY_MS, HUNDREDTHS, PUBLISHED, became, calendar
 from stream.judging.measures import (
-    BLOCKS_MIN,
     HONEST,
     Ranked,
     Reader,
@@ -37,6 +36,7 @@ from stream.judging.measures import (
     divided,
     figure,
     resampled,
+    sign,
 )
 from stream.judging.verdict import AVERAGE_PRECISION, EQUAL_RECALL, PRECISION, RECALL, of_pair
 
@@ -146,10 +146,12 @@ def _differences(tables: Tables) -> Iterator[Difference]:
         f"""SELECT day, count(*) FILTER (NOT fraud) AS honest, count(*) FILTER (fraud) AS frauds,
             count(*) FILTER (fraud AND first_alerted) AS alerted_a,
             count(*) FILTER (fraud AND other_alerted) AS alerted_b,
-            count(*) FILTER (fraud AND first_equal) AS equal_a, count(*) FILTER (fraud AND other_equal) AS equal_b,
+            count(*) FILTER (fraud AND first_equal) AS equal_a,
+            count(*) FILTER (fraud AND other_equal) AS equal_b,
             count(*) FILTER (fraud AND first_published) AS true_a,
             count(*) FILTER (fraud AND other_published) AS true_b,
-            count(*) FILTER (first_published) AS published_a, count(*) FILTER (other_published) AS published_b,
+            count(*) FILTER (first_published) AS published_a,
+            count(*) FILTER (other_published) AS published_b,
             coalesce(sum(hundredths) FILTER (fraud), 0) AS amount,
             coalesce(sum(hundredths) FILTER (fraud AND first_alerted), 0) AS amount_a,
             coalesce(sum(hundredths) FILTER (fraud AND other_alerted), 0) AS amount_b
@@ -206,16 +208,12 @@ def _difference(measure: str, first: F64, other: F64, held: I64) -> Difference:
     """held: int64[days], how much of what is measured lies in each."""
     blocks = int(np.count_nonzero(held))
     difference = figure(other - first, blocks)
-    least, most = difference.low, difference.high
-    if least is None or most is None:  # too few days, or no resample differs
-        least = most = difference.value if blocks >= BLOCKS_MIN else None
-    higher, lower = (least or 0.0) > 0.0, (most or 0.0) < 0.0
     return Difference(
         measure=measure,
         first=figure(first, blocks).value,
         other=figure(other, blocks).value,
         difference=difference,
-        sign=int(higher) - int(lower),
+        sign=sign(difference, blocks),
     )
 
 
@@ -324,7 +322,8 @@ def _found_by_one(tables: Tables, which: str) -> list[FoundByOne]:
 def _drift(tables: Tables) -> Drift:
     events, days, in_both, in_either = _one(
         tables,
-        f"""SELECT count(*), count(DISTINCT day), count(*) FILTER ({BOTH}), count(*) FILTER ({EITHER}) FROM event""",
+        f"""SELECT count(*), count(DISTINCT day), count(*) FILTER ({BOTH}),
+            count(*) FILTER ({EITHER}) FROM event""",
     )
     bands = _bands(tables)
     period_days = max(1, -(-int(days) // PERIODS_MAX))
@@ -343,8 +342,10 @@ def _periods(tables: Tables, period_days: int) -> Iterator[Period]:
     found = tables.rows(
         f"""SELECT min(day), sum(first), sum(other), sum(in_both), sum(either) FROM (
             SELECT day, row_number() OVER (ORDER BY day) - 1 AS place,
-                count(*) FILTER (first_published) AS first, count(*) FILTER (other_published) AS other,
-                count(*) FILTER ({BOTH}) AS in_both, count(*) FILTER ({EITHER}) AS either FROM event GROUP BY day)
+                count(*) FILTER (first_published) AS first,
+                count(*) FILTER (other_published) AS other,
+                count(*) FILTER ({BOTH}) AS in_both, count(*) FILTER ({EITHER}) AS either
+            FROM event GROUP BY day)
         GROUP BY place // {period_days} ORDER BY 1"""
     )
     for day, first, other, both, either in found:

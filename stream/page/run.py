@@ -48,8 +48,9 @@ LEVELS: Final[dict[Level, str]] = {
 FOOTER: Final = (
     "Times are UTC. A score is −log10 of the p-value: 4 means one honest event in ten thousand. "
     "Intervals of 95 % are of a bootstrap whose blocks are days, or groups of entities where entities "
-    "are counted; where fewer than eight of them hold any of what is measured, or it is the same however "
-    "they are drawn, there is none. The same numbers, and more of each, are in summary.json beside this file."
+    "are counted; where fewer than eight of them hold any of what is measured, or it is the same "
+    "however they are drawn, there is none. The same numbers, and more of each, are in summary.json "
+    "beside this file."
 )
 DEFINITIONS: Final = (
     (

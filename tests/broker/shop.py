@@ -234,24 +234,22 @@ def messages(bootstrap: str, topic: str) -> list[Message]:
     uncommitted = IsolationLevel.READ_UNCOMMITTED
     admin = AdminClient({"bootstrap.servers": bootstrap})
     with consumer(bootstrap, "reader") as client:
-        names = client.list_topics(topic, timeout=10).topics[topic].partitions
-        asked = {TopicPartition(topic, name): latest for name in names}
-        ends = {
-            partition.partition: found.result().offset
-            for partition, found in admin.list_offsets(asked, isolation_level=uncommitted).items()
-        }
-        client.assign([TopicPartition(topic, name, 0) for name in names])
-        found: dict[int, list[Message]] = {name: [] for name in sorted(names)}
-        behind = {name for name, end in ends.items() if end > 0}
+        partitions = sorted(client.list_topics(topic, timeout=10).topics[topic].partitions)
+        asked = {TopicPartition(topic, p): latest for p in partitions}
+        answers = admin.list_offsets(asked, isolation_level=uncommitted)
+        ends = {of.partition: answer.result().offset for of, answer in answers.items()}
+        client.assign([TopicPartition(topic, p, 0) for p in partitions])
+        found: dict[int, list[Message]] = {p: [] for p in partitions}
+        behind = {p for p, end in ends.items() if end > 0}
         deadline = time.monotonic() + PATIENCE_S
         while behind:
             assert time.monotonic() < deadline, f"{topic}: {behind} of {ends} are not shown"
             for message in client.consume(10_000, 0.05):
-                name, offset = message.partition() or 0, message.offset() or 0
+                partition, offset = message.partition() or 0, message.offset() or 0
                 if message.error() is None:
-                    found[name].append(message)
-                elif offset >= ends[name]:  # the end of what is shown
-                    behind.discard(name)
+                    found[partition].append(message)
+                elif offset >= ends[partition]:  # the end of what is shown
+                    behind.discard(partition)
     return [message for some in found.values() for message in some]
 
 

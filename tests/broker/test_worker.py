@@ -93,6 +93,7 @@ def test_worker_publishes_what_the_reference_emits(
     assert value_of(exposition, "eddy_lag") == 0 or hop
     sent = value_of(exposition, "eddy_sent_total")
     assert (sent > 0) == hop
+    assert (value_of(exposition, "eddy_reports_total") > 0) == hop
     told = sum(value_of(exposition, f"eddy_{name}_total") for name in ("scored", "labels"))
     readers = 4 if hop else 1 if partitions > 1 else 3  # with a hop assess, too, is sent labels
     assert told + value_of(exposition, "eddy_not_applicable_total") == readers * EVENTS
