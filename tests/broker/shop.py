@@ -13,7 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
@@ -34,6 +34,7 @@ from schemas.alerts import Alert, alert_record
 from schemas.columns import EventBatch
 from schemas.records import Records
 from stream.alerting import RunInfo
+from stream.checkpoints.manifest import pointer_in
 from stream.config import ASSESS, Log, load, logs
 from stream.kafka.administration import Admin
 from stream.kafka.positions import Partition
@@ -147,14 +148,26 @@ class Shop:
             return {p.partition: client.get_watermark_offsets(p, timeout=10)[1] for p in asked}
 
     @retry(retry=retry_if_exception_type(KafkaException), stop=stop_after_delay(120), reraise=True)
+    def offsets(self, places: Sequence[Partition]) -> list[TopicPartition]:
+        """What the group has committed for each. While a killed worker's transaction is open the
+        broker does not say: then it is asked again."""
+        with consumer(self.bootstrap, self.group) as client:
+            found: list[TopicPartition] = client.committed(
+                [TopicPartition(*place) for place in places], timeout=10
+            )
+        return found
+
     def committed(self, topic: str = "", partitions: int = 0) -> dict[int, int]:
         """What the group has committed of a topic, by default the input; 0 where nothing."""
-        with consumer(self.bootstrap, self.group) as client:
-            asked = [
-                TopicPartition(topic or self.topic, p) for p in range(partitions or self.partitions)
-            ]
-            found = client.committed(asked, timeout=10)
-            return {p.partition: max(0, p.offset) for p in found}
+        places = (Partition(topic or self.topic, p) for p in range(partitions or self.partitions))
+        return {one.partition: max(0, one.offset) for one in self.offsets([*places])}
+
+    def named(self, place: Partition | None = None) -> str:
+        """The checkpoint that a partition's committed offset names; by default the first one's."""
+        [found] = self.offsets([place or Partition(self.topic, 0)])
+        pointer = pointer_in(found.metadata or "")
+        assert pointer is not None, found.metadata
+        return pointer.checkpoint
 
     def wait_until_done(self) -> None:
         """Return when the group has committed everything that is there."""

@@ -19,7 +19,6 @@ from obstore.store import LocalStore
 from stream.alerting import RunInfo
 from stream.checkpoints.conversion import convert
 from stream.checkpoints.loading import load as load_arrays
-from stream.checkpoints.manifest import pointer_in
 from stream.checkpoints.store import Folder
 from stream.config import load, logs, steering
 from stream.kafka.positions import Partition
@@ -53,15 +52,6 @@ def first(shop: Shop) -> Partition:
     return Partition(shop.topic, 0)
 
 
-def named(shop: Shop, place: Partition | None = None) -> str:
-    """The checkpoint that a partition's committed offset names; by default the first one's."""
-    with consumer(shop.bootstrap, shop.group) as client:
-        [found] = client.committed([TopicPartition(*(place or first(shop)))], timeout=10)
-    pointer = pointer_in(found.metadata or "")
-    assert pointer is not None, found.metadata
-    return pointer.checkpoint
-
-
 def is_the_references(shop: Shop) -> None:
     """Outputs and, after a clean stop, the state are what one thread makes of the log."""
     expected = reference(shop)
@@ -74,7 +64,7 @@ def is_the_references(shop: Shop) -> None:
 def same_state(shop: Shop, place: Partition, expected: Shard) -> None:
     """The checkpoint at a partition's committed offset holds that shard's state, byte for byte."""
     folder = Folder(LocalStore(shop.store), shop.group, *place)
-    manifest = folder.manifest(named(shop, place))
+    manifest = folder.manifest(shop.named(place))
     assert manifest.offset == shop.committed(place.topic, place.partition + 1)[place.partition]
     assert_same(load_arrays(folder, manifest, lambda: None), expected.save())
 
@@ -100,6 +90,7 @@ def killed(shop: Shop, checkpoints: int = 2) -> None:
         wait_for(lambda: stands(shop, there) < shop.committed()[0], "commits behind the last")
         process.stop(signal.SIGKILL)
     shop.feed(FEW, seed=9)
+    assert shop.committed()[0] < shop.ends()[0], "killed too late to say anything"
 
 
 def count(process: WorkerProcess, event: str) -> int:
@@ -112,7 +103,7 @@ def test_a_killed_worker_re_learns_no_more_than_it_must(broker: str, tmp_path: P
     shop = make_shop(broker, tmp_path, "rewind", 1, OFTEN, **SLOWLY)
     shop.feed(EVENTS)
     killed(shop)
-    committed, name = shop.committed()[0], named(shop)
+    committed, name = shop.committed()[0], shop.named()
     process = finish(shop)
     start = next(line for line in process.log() if line["event"] == "partition taken")
     assert start["next_offset"] == int(name.partition("-")[0])
@@ -161,7 +152,7 @@ def test_internal_logs_are_gone_on_from_their_checkpoints(
 
 def stands(shop: Shop, place: Partition) -> int:
     """The offset of the checkpoint that a partition's committed offset names."""
-    return int(named(shop, place).partition("-")[0])
+    return int(shop.named(place).partition("-")[0])
 
 
 @pytest.mark.long
@@ -172,7 +163,7 @@ def test_an_idle_worker_writes_its_state_and_names_it(broker: str, tmp_path: Pat
     shop.feed(300)
     with worker(shop) as process:
         shop.wait_until_done()
-        wait_for(lambda: named(shop).startswith(f"{shop.ends()[0]:019d}"), "a checkpoint")
+        wait_for(lambda: shop.named().startswith(f"{shop.ends()[0]:019d}"), "a checkpoint")
         exposition = process.get("/metrics")[1]
         process.stop(signal.SIGKILL)
     assert value_of(exposition, "eddy_checkpoints_total") >= 2
@@ -191,7 +182,7 @@ def test_a_checkpoint_that_is_not_whole_is_replaced_by_the_one_before(
     killed(shop)
     kept = shop.config.with_name("kept")
     shutil.copytree(shop.store, kept)
-    last = named(shop)
+    last = shop.named()
     manifest = next(shop.store.rglob(f"{last}.json"))
     manifest.write_bytes(manifest.read_bytes()[:-10])
     with worker(shop) as process:
@@ -227,7 +218,7 @@ def test_a_log_that_lost_what_is_left_is_a_retention_gap(broker: str, tmp_path: 
     shop = make_shop(broker, tmp_path, "gap", 1, OFTEN, **SLOWLY)
     shop.feed(EVENTS)
     killed(shop)
-    stands = int(named(shop).partition("-")[0])
+    stands = int(shop.named().partition("-")[0])
     delete_before(shop, stands + 10)
     said = eddy("run", str(shop.config), code=4)
     assert f"{shop.topic}[0]: the group's checkpoint stands at offset {stands}" in said

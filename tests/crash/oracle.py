@@ -9,7 +9,6 @@ from typing import Final
 
 import orjson
 import xxhash
-from confluent_kafka import TopicPartition
 from obstore.store import LocalStore
 
 from detectors.learning import HARMONIC, speaker
@@ -19,7 +18,7 @@ from stream.checkpoints.manifest import pointer_in
 from stream.checkpoints.store import Folder
 from stream.kafka.positions import Partition
 from stream.shard import AssessShard, Shard
-from tests.broker.shop import Outputs, Published, Reference, Shop, consumer, reference
+from tests.broker.shop import Outputs, Published, Reference, Shop, reference
 
 FEWEST: Final = 20
 """A log that leads to fewer alerts and dead letters proves nothing."""
@@ -81,8 +80,7 @@ def _less(some: list[Published], others: list[Published]) -> Counter[str]:
 def states_differ(shop: Shop, shards: dict[Partition, Shard]) -> Iterator[str]:
     """The checkpoint that each committed offset names, against the oracle's state."""
     for place, shard in shards.items():
-        with consumer(shop.bootstrap, shop.group) as client:
-            [at] = client.committed([TopicPartition(*place)], timeout=10)
+        [at] = shop.offsets([place])
         pointer = pointer_in(at.metadata or "")
         if pointer is None:
             yield f"{place}: offset {at.offset} names no checkpoint"

@@ -15,11 +15,9 @@ from pathlib import Path
 from typing import Final
 
 import orjson
-from confluent_kafka import TopicPartition
 
 from stream.alerting import RunInfo
 from stream.checkpoints.conversion import convert
-from stream.checkpoints.manifest import pointer_in
 from stream.config import load, steering
 from stream.kafka.positions import Partition
 from stream.shard import Shards
@@ -33,7 +31,6 @@ from tests.broker.shop import (
     Reference,
     Shop,
     as_records,
-    consumer,
     messages,
     published_alert,
     reference,
@@ -248,11 +245,7 @@ def not_whole(ground: Ground) -> None:
 
 def named(shop: Shop) -> Path:
     """The manifest of the checkpoint that the committed offset of the first partition names."""
-    with consumer(shop.bootstrap, shop.group) as client:
-        [found] = client.committed([TopicPartition(shop.topic, 0)], timeout=10)
-    pointer = pointer_in(found.metadata or "")
-    assert pointer is not None, found.metadata
-    return next(shop.store.rglob(f"{pointer.checkpoint}.json"))
+    return next(shop.store.rglob(f"{shop.named()}.json"))
 
 
 def newest_blocks(shop: Shop) -> list[Path]:
