@@ -143,6 +143,10 @@ def test_several_runs_are_told_apart_by_a_column(run: Path, tmp_path: Path) -> N
         ("SET enable_external_access = true", "only read"),
         ("SELECT * FROM read_csv('/etc/passwd')", "disabled"),
         ("SELECT * FROM read_parquet('https://example.org/a.parquet')", "disabled|httpfs"),
+        ("SELECT * FROM read_parquet('{run}/scores.parquet')", "disabled"),
+        ("SELECT * FROM run", "run does not exist"),
+        ("ATTACH '{run}/new.duckdb' AS other", "only read"),
+        ("EXPORT DATABASE '{run}/exported'", "only read"),
         ("SELECT nothing FROM scores", "nothing"),
         ("SELEC 1", "syntax error"),
         ("SELECT CAST(event_id AS INTEGER) FROM scores", "convert"),
@@ -155,6 +159,30 @@ def test_runs_are_only_read(run: Path, sql: str, message: str) -> None:
     with pytest.raises(QueryError, match=message):
         asked("query", run, sql.format(run=run))
     assert {file.name: file.read_bytes() for file in run.iterdir()} == before
+
+
+WRITES = (
+    "COPY (SELECT 1) TO '{path}'",
+    "COPY (SELECT 1) TO '{path}' (USE_TMP_FILE true)",
+    "COPY (SELECT 1) TO '{path}' (USE_TMP_FILE false)",
+    "COPY (SELECT 1) TO '{path}' (FORMAT parquet, USE_TMP_FILE false)",
+    "ATTACH '{path}' AS other",
+    "EXPORT DATABASE '{path}'",
+)
+
+
+@pytest.mark.parametrize("statement", [*WRITES, "INSTALL httpfs", "LOAD httpfs"])
+@pytest.mark.parametrize("before", ["EXPLAIN ANALYZE ", "explain /* */ analyze ", ""])
+@pytest.mark.parametrize("name", ["alerts.parquet", "index.html", "new", "../new"])
+def test_nothing_is_written_by_an_explained_statement(
+    run: Path, statement: str, before: str, name: str
+) -> None:
+    """EXPLAIN ANALYZE runs what it explains: no form of it writes, in the run's folder or beside."""
+    folder = run.parent
+    contents = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    with asking.opened([run]) as tables, pytest.raises(QueryError):
+        list(tables.ask(before + statement.format(path=run / name)).rows)
+    assert {f: f.read_bytes() for f in folder.rglob("*") if f.is_file()} == contents
 
 
 def test_every_column_says_what_it_means(run: Path) -> None:
