@@ -1,6 +1,7 @@
 """How Eddy writes numbers, spans, times and surprises for people to read."""
 
 from datetime import UTC, datetime
+from math import floor
 from typing import Final
 
 from schemas.alerts import Contribution
@@ -9,6 +10,17 @@ NOTHING: Final = "–"
 """Stands where a figure is not defined."""
 _GAP: Final = "\N{NO-BREAK SPACE}"
 """Between a number's thousands and before its unit: a line does not end there."""
+_CONTROL: Final = (*range(9), *range(11, 32), *range(127, 160), 0x061C, 0x200E, 0x200F)
+"""C0 without tab and line feed, C1, and marks of the direction of text."""
+_DIRECTION: Final = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
+"""Embeddings, overrides and isolates, which reorder the text after them."""
+_ESCAPES: Final = {code: f"\\u{code:04x}" for code in (*_CONTROL, *_DIRECTION)}
+
+
+def visible(text: str) -> str:
+    """The text with control characters, except tab and line feed, as the escapes that JSON has for
+    them: a terminal obeys the characters themselves, and a stranger may have chosen them."""
+    return text.translate(_ESCAPES)
 
 
 def number(value: float | None) -> str:
@@ -55,6 +67,11 @@ def rate(value: float | None) -> str:
 def measure(value: float | None) -> str:
     """A point of a curve for reading, to four digits: "0.4831", "1200", "1e-05"."""
     return NOTHING if value is None else f"{value:.4g}"
+
+
+def score(value: float | None) -> str:
+    """A score beside another: hundredths, cut off so that what lacks little never looks equal."""
+    return NOTHING if value is None else f"{floor(round(value, 6) * 100) / 100:g}"
 
 
 def signed(value: float | None) -> str:

@@ -5,6 +5,7 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from importlib.resources import files
 from typing import Any
 
 import msgspec
@@ -14,9 +15,10 @@ from hypothesis import strategies as st
 
 from schemas.alerts import Action, Alert, Contribution, Entity, Evidence, Run
 from stream.page.demo import Finding, Story, demo_page, first_alert
+from stream.page.parts import incidents_table
 from stream.replay.incidents import INCIDENTS_MAX, WorstIncidents
 from stream.replay.traffic import Traffic
-from stream.words import duration, moment, number, rate, surprise
+from stream.words import duration, moment, number, rate, score, surprise
 
 START_MS = 1_772_409_600_000
 HOUR_MS = 3_600_000
@@ -280,3 +282,27 @@ def test_words() -> None:
         feature="amount", actual=950.0, expected_low=None, expected_high=80.5, p_value=0.1, share=1
     )
     assert surprise(one_sided) == "amount: 950 seen, at most 80.5 expected (100\N{NO-BREAK SPACE}%)"
+
+
+def test_a_score_below_the_limit_never_looks_equal_to_it() -> None:
+    """Scores beside their limit are cut to hundredths, never rounded up."""
+    assert (score(3.951), score(3.9999), score(4.0), score(4.1 + 0.2)) == (
+        "3.95",
+        "3.99",
+        "4",
+        "4.3",
+    )
+
+
+def test_fraud_is_red_and_honest_is_green() -> None:
+    """A verdict has the colour of its risk: the class of a critical severity, or of a caught
+    attack."""
+    for verdict, kind in (("fraud", "worse"), ("honest", "better")):
+        incidents = WorstIncidents()
+        incidents.add([alert()])
+        [worst] = incidents.worst()
+        page = incidents_table([replace(worst, verdict=verdict)], 1)
+        assert f'<span class="pill {kind}">{verdict}</span>' in page
+    colours = (files("stream.page") / "page.css").read_text()
+    assert ".missed, .critical, .worse" in colours
+    assert ".named, .better" in colours

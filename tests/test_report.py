@@ -124,6 +124,7 @@ def shown(leaf: Any) -> Iterator[str]:
     elif isinstance(leaf, int | float) and not isinstance(leaf, bool) and math.isfinite(leaf):
         yield from (words.number(leaf), words.measure(leaf), words.whole(round(leaf)))
         yield from (words.percent(leaf), words.rate(leaf), words.signed(leaf), words.signed(-leaf))
+        yield words.score(leaf)
         yield from (f"{leaf * 100:.0f}", f"{leaf:.1f}", words.amount(leaf), f"{leaf:.2g}")
         yield from (words.size(leaf), words.duration(leaf), words.duration(leaf * 1000))
         if 0 <= leaf < 4e12:
@@ -363,3 +364,10 @@ def test_incidents_say_what_became_of_them(folder: Path) -> None:
             *(row["verdict"], row["events"], row["amount"], row["top_score"]),
         )
     assert {one.verdict for one in summary.incidents} == {"fraud"}
+
+
+def test_a_missed_fraud_says_what_was_needed(folder: Path) -> None:
+    """Why a fraud was missed names its score and the least that alerts, and no difference alone."""
+    page = (folder / "a" / "index.html").read_text()
+    assert re.search(r"\d(\.\d+)? of \d(\.\d+)? needed for an alert by \w+", page)
+    assert "too low" not in page

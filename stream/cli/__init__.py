@@ -11,6 +11,7 @@ import typer
 from stream.cli import asked, configuration, live, recorded, simulated
 from stream.cli.apps import app
 from stream.errors import EddyError
+from stream.words import visible
 
 __all__ = ["app", "asked", "configuration", "live", "main", "recorded", "simulated"]
 
@@ -36,8 +37,8 @@ def main() -> None:
     try:
         app()
     except EddyError as error:
-        typer.echo(f"eddy: {error.message}", err=True)
-        typer.echo(f"      {error.do}", err=True)
+        typer.echo(visible(f"eddy: {error.message}"), err=True)
+        typer.echo(visible(f"      {error.do}"), err=True)
         sys.exit(error.exit_code)
     except RuntimeError as error:
         if str(error) != DUCKDB_INTERRUPTED:

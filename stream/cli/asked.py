@@ -11,14 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import orjson
 import typer
 
-from stream.cli.apps import app
+from stream.cli.apps import ConfigPath, app
 from stream.errors import QueryError
+from stream.words import visible
 
 if TYPE_CHECKING:
-    from stream.judging.asking import Answer, Explanation
+    from stream.judging.asking import Answer, Explanation, Unalerted
 
 TABLE_ROWS_MAX: Final = 1_000
 """Rows of a table for the eye; csv and json have them all."""
+FEATURES_SHOWN: Final = 12
+"""Of an event without an alert: those with the smallest p."""
+FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+"""A spreadsheet takes a text that begins so for a formula."""
 Format = Literal["table", "csv", "json"]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that eddy replay wrote.")]
 FormatOption = Annotated[
@@ -87,19 +92,51 @@ def top(
 def explain(
     run: RunPath,
     what: Annotated[
-        str, typer.Argument(metavar="ALERT|ENTITY", help="An alert, an incident or an entity.")
+        str, typer.Argument(metavar="ID", help="An alert, an incident, an event or an entity.")
     ],
 ) -> None:
-    """Say why an alert was raised, what belongs to it, and what its entity did.
+    """Explain an alert, an event or an entity of a run.
 
     Of an entity the alert with the highest score is explained, of the judged ones if there are any.
+    Without an alert: what each monitor reported on the event, or on the entity's most surprising
+    event.
 
     Example: eddy explain out/shop acct-1186
     """
     from stream.judging import asking
 
     with asking.opened([run]) as tables:
-        _print_explanation(tables.explain(what))
+        found = tables.explain(what)
+        if isinstance(found, asking.Unalerted):
+            _print_unalerted(found)
+        else:
+            _print_explanation(found)
+
+
+@app.command(name="pseudonym")
+def print_pseudonym(
+    config: ConfigPath,
+    field: Annotated[
+        str, typer.Argument(metavar="TYPE", help="The entity's type, such as account.")
+    ],
+    entity: Annotated[str, typer.Argument(metavar="ID", help="The entity's raw id.")],
+) -> None:
+    """Print the pseudonym that stands for an entity in alerts and tables.
+
+    Pseudonyms are keyed with the configuration's secret: it must be the one of the run.
+
+    Example: eddy pseudonym deploy/configs/shop.toml account acct-1186
+    """
+    import pyarrow as pa
+
+    from detectors.hashing import hash_key, hash_text, pseudonym
+    from schemas.events import ENTITY_FIELDS
+    from stream.config import load
+
+    if field not in ENTITY_FIELDS:
+        raise QueryError(f"got type {field}; expected one of {', '.join(ENTITY_FIELDS)}")
+    hashed = hash_text(pa.array([entity], pa.string()), hash_key(load(config).secret))
+    typer.echo(pseudonym(hashed[0]))
 
 
 def show(answer: "Answer", format_: Format) -> None:
@@ -108,12 +145,17 @@ def show(answer: "Answer", format_: Format) -> None:
         _print_table(answer)
     elif format_ == "csv":
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(answer.names)
-        writer.writerows(map(_text, row) for row in answer.rows)
+        writer.writerow(map(_safe, answer.names))
+        writer.writerows(map(_safe, row) for row in answer.rows)
     else:
         for row in answer.rows:
             plain = {name: _plain(value) for name, value in zip(answer.names, row, strict=True)}
-            typer.echo(orjson.dumps(plain))
+            typer.echo(visible(orjson.dumps(plain).decode()))
+
+
+def _echo(line: str) -> None:
+    """Print one line that may hold texts from events."""
+    typer.echo(visible(line).replace("\n", "\\n"))
 
 
 def _print_table(answer: "Answer") -> None:
@@ -133,13 +175,13 @@ def _print_rows(names: list[str], rows: Iterable[Iterable[Any]]) -> None:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in names:
-        table.add_column(name, overflow="fold")
+        table.add_column(Text(visible(name)), overflow="fold")
     for row in rows:
         cells = [_cell(value) for value in row]
         numeric = [isinstance(value, int | float | Decimal) for value in row]
         table.add_row(
             *(
-                Text(c, justify="right" if n else "left")
+                Text(visible(c), justify="right" if n else "left")
                 for c, n in zip(cells, numeric, strict=True)
             )
         )
@@ -152,9 +194,9 @@ def _print_explanation(found: "Explanation") -> None:
     alert, incident = found.alert, found.incident
     who = f"{alert['entity_type']} {alert['entity']}"
     odds = f"one in {1 / alert['p_value']:,.0f} honest events" if alert["p_value"] else ""
-    typer.echo(f"{who}: {alert['severity']}, score {alert['score']:.2f} ({odds})")
-    typer.echo(f"alert {alert['alert_id']}, {alert['monitor']}, at {_cell(alert['event_time'])}")
-    typer.echo(
+    _echo(f"{who}: {alert['severity']}, score {alert['score']:.2f} ({odds})")
+    _echo(f"alert {alert['alert_id']}, {alert['monitor']}, at {_cell(alert['event_time'])}")
+    _echo(
         f"event {alert['event_id']} ({alert['topic']}[{alert['partition']}] at {alert['offset']}); "
         f"recommended: {alert['action']} for {alert['ttl_s']:,} s ({alert['reason_code']})"
     )
@@ -172,13 +214,13 @@ def _print_explanation(found: "Explanation") -> None:
         ],
     )
     if alert["counterfactual"]:
-        typer.echo(f"as expected, would not have alerted: {', '.join(alert['counterfactual'])}")
+        _echo(f"as expected, would not have alerted: {', '.join(alert['counterfactual'])}")
     for one in alert["related"]:
-        typer.echo(f"with {one['type']} {one['id']}")
-    typer.echo("")
+        _echo(f"with {one['type']} {one['id']}")
+    _echo("")
     verdict = f", {incident['frauds']} of them fraud" if incident["frauds"] is not None else ""
     amount = f", amount {_cell(incident['amount'])}" if incident["amount"] is not None else ""
-    typer.echo(
+    _echo(
         f"incident {incident['incident_id']}: {_cell(incident['opened'])} to "
         f"{_cell(incident['last'])}, {incident['alerts']} alerts, {incident['suppressed']} only "
         f"counted, {incident['events']} events{verdict}{amount}"
@@ -189,8 +231,39 @@ def _print_explanation(found: "Explanation") -> None:
     others = [one for one in found.incidents if one["incident_id"] != incident["incident_id"]]
     if others:
         names = ["incident_id", "monitor", "opened", "last", "alerts", "top_score", "amount"]
-        typer.echo(f"other incidents of {who}:")
+        _echo(f"other incidents of {who}:")
         _print_rows(names, [[one[name] for name in names] for one in others])
+
+
+def _print_unalerted(found: "Unalerted") -> None:
+    event = found.event
+    if found.what == "event":
+        twice = f", an id that {found.events:,} events have: the most surprising one"
+        _echo(f"event {event['event_id']}: no alert{twice if found.events > 1 else ''}")
+    else:
+        _echo(
+            f"{found.what} {event[found.what]}: no alert in {found.events:,} events from "
+            f"{_cell(found.first)} to {_cell(found.last)}; its most surprising one:"
+        )
+    amount = f", amount {_cell(event['amount'])}" if event["amount"] is not None else ""
+    _echo(
+        f"event {event['event_id']} at {_cell(event['event_time'])} ({event['topic']}"
+        f"[{event['partition']}] at {event['offset']}){amount}: score {event['score']:.2f}"
+    )
+    reports = [
+        (monitor, f"{score:.2f}", activity or "no alert", surprised or "")
+        for monitor, score, activity, surprised in found.reports
+    ]
+    _print_rows(["monitor", "score", "policy", "features with p < 0.1"], reports)
+    if found.features:
+        _print_rows(["feature", "value", "its p"], found.features[:FEATURES_SHOWN])
+    if found.fraud and found.fraud["gap"] is not None:
+        _echo(
+            f"confirmed as fraud; nearest to an alert was {found.fraud['nearest']}, by "
+            f"{found.fraud['gap']:.2f} of a score"
+        )
+    elif found.label:
+        _echo(f"labelled {found.label['verdict']}")
 
 
 def _expected(low: float | None, high: float | None) -> str:
@@ -221,6 +294,13 @@ def _text(value: Any, *, short: bool = False) -> str:
     if short and isinstance(plain, float):
         return f"{plain:.6g}" if abs(plain) < 1e4 else f"{plain:.2f}"
     return "" if plain is None else str(plain)
+
+
+def _safe(value: Any) -> str:
+    """As CSV has it, for a terminal and a spreadsheet: no control character, no formula."""
+    text = visible(_text(value))
+    is_formula = isinstance(value, str) and text.startswith(FORMULA)
+    return f"'{text}" if is_formula else text
 
 
 def _cell(value: Any) -> str:

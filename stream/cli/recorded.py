@@ -10,6 +10,7 @@ import typer
 
 from stream.cli.apps import app
 from stream.errors import InputError
+from stream.words import visible
 
 if TYPE_CHECKING:
     from stream.config import Config
@@ -224,7 +225,7 @@ def _tell(summary: "Summary", out: Path) -> None:
         each = ", ".join(f"{count:,} by {name}" for name, count in late.items())
         typer.echo(f"events older than their entity's last, scored as late: {each}")
     for note in summary.notes:
-        typer.echo(f"note: {note}")
+        typer.echo(visible(f"note: {note}"))
 
 
 @app.command()

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
@@ -57,6 +58,28 @@ class Explanation:
     incident: dict[str, Any]
     events: list[dict[str, Any]]
     incidents: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Unalerted:
+    """An event without an alert of its own, or an entity without any.
+
+    what: "event", or the field that names the entity. event: the row in scores, of an entity the
+    one with the highest score. reports: of each monitor that scored it (monitor, score, activity,
+    surprised features). features: (feature, value, p), the smallest p first; empty where the run has
+    no features.parquet. label: its row in labels, and fraud: in frauds; None where there is none.
+    events: how many the id has, from first to last.
+    """
+
+    what: str
+    event: dict[str, Any]
+    reports: list[tuple[str, float, str | None, str | None]]
+    features: list[tuple[str, float, float]]
+    label: dict[str, Any] | None
+    fraud: dict[str, Any] | None
+    events: int
+    first: datetime
+    last: datetime
 
 
 class Runs:
@@ -160,19 +183,20 @@ class Runs:
             (limit,),
         )
 
-    def explain(self, what: str) -> Explanation:
-        """Why an alert was raised: `what` is its id, its incident's, or an entity, whose worst alert
-        it then is, of the judged ones where there are any. Raises QueryError where there is none."""
+    def explain(self, what: str) -> Explanation | Unalerted:
+        """Why an alert was raised, or how near an event or entity came to one.
+
+        what: an alert's id, its incident's, an event's, or an entity, of which the worst alert is
+        explained, of the judged ones where there are any. Raises QueryError where the run has none.
+        """
         found = self._dicts(
-            "SELECT * FROM alerts WHERE alert_id = ? OR incident_id = ? OR entity = ? "
-            "ORDER BY alert_id = ? DESC, judged DESC, score DESC, event_time LIMIT 1",
-            (what, what, what, what),
+            "SELECT * FROM alerts WHERE alert_id = $1 OR incident_id = $1 OR entity = $1 OR "
+            "event_id = $1 ORDER BY alert_id = $1 DESC, incident_id = $1 DESC, entity = $1 DESC, "
+            "judged DESC, score DESC, event_time LIMIT 1",
+            (what,),
         )
         if not found:
-            raise QueryError(
-                f"{what}: no alert, incident or entity with an alert has this id; ids that are not "
-                "revealed stand as pseudonyms, as eddy top shows them"
-            )
+            return self._unalerted(what)
         [alert] = found
         field, entity = alert["entity_type"], alert["entity"]
         [incident] = self._dicts(
@@ -189,6 +213,50 @@ class Runs:
         )
         return Explanation(alert, incident, events, incidents)
 
+    def _unalerted(self, what: str) -> Unalerted:
+        for name in ("event_id", *self._fields):
+            of = f"FROM scores WHERE {name} = ?"
+            found = self._dicts(
+                f"SELECT * {of} ORDER BY judged DESC, score DESC, event_time LIMIT 1", (what,)
+            )
+            if found:
+                [event], is_event = found, name == "event_id"
+                _, rows = self.ask(
+                    f"SELECT count(*), min(event_time), max(event_time) {of}", (what,)
+                )
+                [(events, first, last)] = rows
+                return Unalerted(
+                    "event" if is_event else name,
+                    event,
+                    _reports(event),
+                    self._features_of(event),
+                    self._row_of(event, "labels"),
+                    self._row_of(event, "frauds"),
+                    events,
+                    first,
+                    last,
+                )
+        raise QueryError(
+            f"{what}: no alert, incident, event or entity of this run has this id; ids that are not "
+            "revealed are pseudonyms: eddy pseudonym CONFIG TYPE ID says which one"
+        )
+
+    def _row_of(self, event: dict[str, Any], table: str) -> dict[str, Any] | None:
+        """The event's row in a table that the run may not have."""
+        if not self._has(table):
+            return None
+        found = self._dicts(f"SELECT * FROM {table} WHERE event_id = ?", (event["event_id"],))
+        return found[-1] if found else None
+
+    def _features_of(self, event: dict[str, Any]) -> list[tuple[str, float, float]]:
+        row = self._row_of(event, "features") or {}
+        named = [
+            (name.removesuffix("__p").replace("__", "."), row[name.removesuffix("__p")], p)
+            for name, p in row.items()
+            if name.endswith("__p") and p is not None
+        ]
+        return sorted(named, key=lambda one: one[2])
+
     def _dicts(self, sql: str, given: Sequence[Any]) -> list[dict[str, Any]]:
         names, rows = self.ask(sql, given)
         return [dict(zip(names, row, strict=True)) for row in rows]
@@ -199,6 +267,19 @@ class Runs:
 
     def _watched(self) -> str:
         return ", ".join(self._fields)
+
+
+def _reports(event: dict[str, Any]) -> list[tuple[str, float, str | None, str | None]]:
+    """What each monitor that scored an event reported of it, the highest score first."""
+    scored = [
+        (name.removeprefix("score_"), value)
+        for name, value in event.items()
+        if name.startswith("score_") and value is not None
+    ]
+    return [
+        (name, score, event.get(f"activity_{name}"), event.get(f"surprised_{name}"))
+        for name, score in sorted(scored, key=lambda one: -one[1])
+    ]
 
 
 READING: Final = ("StatementType.SELECT", "StatementType.EXPLAIN")

@@ -212,7 +212,7 @@ def incidents_table(incidents: Sequence[Incident], opened: int) -> Html:
 
 
 def _verdict(incident: Incident) -> Html:
-    kinds = {"fraud": "better", "honest": "worse"}
+    kinds = {"fraud": "worse", "honest": "better"}  # red for fraud, as for a high severity
     return pill(incident.verdict or NOTHING, kinds.get(incident.verdict or "", "same"))
 
 

@@ -15,6 +15,7 @@ from stream.judging.figures import (
     Judgement,
     Level,
     Missed,
+    MonitorSaid,
     Scenario,
     View,
 )
@@ -36,7 +37,7 @@ from stream.page.parts import (
     text,
 )
 from stream.replay.summary import Counts, Summary
-from stream.words import NOTHING, duration, number, percent, rate, some, whole
+from stream.words import NOTHING, duration, number, percent, rate, score, some, whole
 
 LEVELS: Final[dict[Level, str]] = {
     "events": "Events",
@@ -456,8 +457,14 @@ def _why(one: Missed) -> str:
     if held_back:
         return f"{held_back[0]} held its alert back: over budget"
     if one.gap > 0:
-        return f"score {number(one.gap)} too low for an alert by {one.nearest}"
+        nearest = next(said for said in one.said if said.monitor == one.nearest)
+        return f"{_of_needed(nearest)} needed for an alert by {one.nearest}"
     return f"the budget of {one.nearest} did not allow an alert on that score"
+
+
+def _of_needed(said: MonitorSaid) -> str:
+    """A score beside the least that alerts: "3.95 of 4"."""
+    return f"{score(said.score)} of {score(said.needed)}"
 
 
 def _said(one: Missed) -> Html:
@@ -465,7 +472,7 @@ def _said(one: Missed) -> Html:
         (
             said.monitor,
             (
-                f"score {number(said.score)} of {number(said.needed)}; "
+                f"score {_of_needed(said)}; "
                 f"surprised: {', '.join(said.surprised) or 'nothing'}; "
                 f"silent: {', '.join(said.silent) or 'nothing'}"
             ),

@@ -15,6 +15,8 @@ from typer.testing import CliRunner, Result
 from stream.cli import app
 from stream.errors import ExtraMissing, QueryError
 from stream.judging import asking
+from stream.simulator import Shop, lines, shop_config
+from tests.judging.conftest import EVENTS
 
 EXAMPLE = (
     "SELECT account, sum(amount) AS missed FROM missed GROUP BY account "
@@ -223,8 +225,75 @@ def test_an_alert_is_explained_by_its_id_its_incident_and_its_entity(run: Path) 
     assert worst["entity"] in by_id
     assert asked("explain", run, worst["entity"]).stdout == by_id
     assert worst["entity"] in asked("explain", run, worst["incident_id"]).stdout
-    with pytest.raises(QueryError, match="nobody: no alert, incident or entity"):
+    with pytest.raises(QueryError, match="nobody: no alert, incident, event or entity"):
         asked("explain", run, "nobody")
+
+
+def test_an_event_or_entity_without_an_alert_is_explained(run: Path) -> None:
+    """A missed fraud, an event that was only scored and an entity without any alert each show the
+    event's position, every monitor's report and the features with the smallest p."""
+    missed_fraud = next(row for row in of(run, "frauds") if not row["caught"])
+    alerts = of(run, "alerts")
+    alerted = {row["entity"] for row in alerts}
+    entity = next(
+        row["account"] for row in of(run, "scores") if row["account"] not in {None, *alerted}
+    )
+    shown = asked("explain", run, missed_fraud["event_id"]).stdout
+    assert f"event {missed_fraud['event_id']}: no alert" in shown
+    gap = f"nearest to an alert was {missed_fraud['nearest']}, by {missed_fraud['gap']:.2f}"
+    assert gap in shown
+    shown = asked("explain", run, entity).stdout
+    own = [row for row in of(run, "scores") if row["account"] == entity]
+    top = max(own, key=lambda row: (row["judged"], row["score"]))
+    assert f"account {entity}: no alert in {len(own):,} events" in shown
+    assert f"event {top['event_id']}" in shown
+    assert f"[{top['partition']}] at {top['offset']}" in shown
+    assert f"{top['score_account']:.2f}" in shown
+    features = next(row for row in of(run, "features") if row["event_id"] == top["event_id"])
+    least = min((p, name) for name, p in features.items() if name.endswith("__p") and p is not None)
+    assert least[1].removesuffix("__p").replace("__", ".") in shown
+
+
+def test_an_alerted_event_is_explained_by_its_id(run: Path) -> None:
+    """The event's id leads to the alert that was raised on it."""
+    alert = max(of(run, "alerts"), key=lambda one: one["score"])
+    assert asked("explain", run, alert["event_id"]).stdout == (
+        asked("explain", run, alert["alert_id"]).stdout
+    )
+
+
+def test_a_pseudonym_leads_from_a_raw_id_into_the_run(run: Path) -> None:
+    """`eddy pseudonym` prints what the run's alerts hold of a device that is not revealed."""
+    alert, device = next(
+        (alert, one["id"])
+        for alert in of(run, "alerts")
+        for one in alert["related"]
+        if one["type"] == "device" and one["pseudonym"]
+    )
+    made = (orjson.loads(line.value) for line in lines(Shop(EVENTS, 7)) if line.value)
+    raw = next(one["device"] for one in made if one.get("event_id") == alert["event_id"])
+    assert asked("pseudonym", shop_config(), "device", raw).stdout.strip() == device
+    with pytest.raises(QueryError, match="got type shoe; expected one of account"):
+        asked("pseudonym", shop_config(), "shoe", "42")
+
+
+HOSTILE = "\x1b]0;owned\x07\x9b31m\u202e=cmd|' /C calc'!A0"
+
+
+def test_what_a_stranger_wrote_moves_no_cursor_and_is_no_formula(run: Path) -> None:
+    """Control characters become escapes in every format; in CSV a text that begins like a formula
+    gets an apostrophe, a number none; JSON gives the text back unchanged."""
+    codes = " || ".join(f"chr({ord(c)})" for c in HOSTILE)
+    sql = f"SELECT {codes} AS a, '=1+1' AS b, -5 AS c, '-5' AS d, '@x' AS \"=e\""
+    for format_ in ("table", "csv", "json"):
+        shown = asked("query", run, sql, "--format", format_).stdout
+        assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(shown)
+        assert "\\u001b" in shown
+    as_json = rows(asked("query", run, sql, "--format", "json"))
+    assert as_json == [{"a": HOSTILE, "b": "=1+1", "c": -5, "d": "-5", "=e": "@x"}]
+    text = asked("query", run, sql, "--format", "csv").stdout
+    [line] = csv.DictReader(io.StringIO(text))
+    assert (line["b"], line["c"], line["d"], line["'=e"]) == ("'=1+1", "-5", "'-5", "'@x")
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:

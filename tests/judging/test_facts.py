@@ -282,7 +282,9 @@ def test_tables_and_top_follow_the_time_split(tmp_path: Path) -> None:
             names, found = tables.top(by, None, 10)
             entities = [dict(zip(names, row, strict=True)) for row in found]
             assert {row["entity"]: row["incidents"] for row in entities} == {"a": 1, "b1": 1}
-        assert tables.explain("a").alert["judged"]
+        explained = tables.explain("a")
+        assert isinstance(explained, asking.Explanation)
+        assert explained.alert["judged"]
 
 
 def test_without_labels_a_page_tells_of_the_time_that_is_judged(tmp_path: Path) -> None:
