@@ -12,13 +12,15 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
-from schemas.columns import Bools
+from schemas.columns import Bools, bytes_of
 
 ADDRESS_CHARACTERS_MAX: Final = 128
 """Longer texts are no addresses; nobody can make the memory of known ones large."""
 
-_OCTET: Final = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
-_V4: Final = re.compile(rf"((?:{_OCTET}\.){{3}}{_OCTET})(?::\d{{1,5}})?", re.ASCII)
+V4: Final = r"\.".join([r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"] * 4)
+"""A pattern of an IPv4 address, in the one form that it has."""
+
+_V4: Final = re.compile(rf"({V4})(?::\d{{1,5}})?", re.ASCII)
 _V6: Final = re.compile(r"\[([^\]%]+)(?:%[^\]]+)?\](?::\d{1,5})?|([^\[\]%]+)(?:%\S+)?")
 _PLAIN: Final[Bools] = np.isin(np.arange(256), list(b"0123456789."))
 
@@ -44,12 +46,9 @@ def _address(text: str) -> str | None:
 
 def one_form(column: pa.StringArray) -> pa.StringArray:
     """Each address in its one form; texts that are no address stay as they are. string[n]."""
-    _, offsets, data = column.buffers()
-    if data is None:
-        return column
-    places = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
-    if _PLAIN[np.frombuffer(data, np.uint8)[places[0] : places[-1]]].all():
+    if _PLAIN[bytes_of(column)].all():
         return column  # digits and dots have one form only
     codes = column.dictionary_encode()
-    forms = [address(text) or text for text in codes.dictionary.to_pylist()]
-    return pa.array(forms, pa.string()).take(codes.indices)
+    texts = codes.dictionary.to_pylist()
+    forms = [address(text) or text for text in texts]
+    return column if forms == texts else pa.array(forms, pa.string()).take(codes.indices)

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
-from schemas.addresses import address
+from schemas.addresses import V4
 from schemas.codecs.decoded import Decoded, Leaves, assemble, numbers, shown
 from schemas.codecs.log_heads import EXPECTED, NoLineError, client, without_prefix
 from schemas.dead_letters import Fault
@@ -22,15 +22,13 @@ from schemas.records import Records
 from schemas.repairs import replaced
 
 _QUOTED: Final = r'"([^"\\]*+(?:\\.[^"\\]*+)*+)"'
-_HEAD: Final = (
-    r"(\S+) (\S+) (.+?) "
-    r"\[(\d\d/[A-Z][a-z]{2}/\d{4}):(\d\d):(\d\d):(\d\d) ([+-])(\d\d)(\d\d)\] "
-)
-_LINE: Final = re.compile(
-    rf"{_HEAD}{_QUOTED} (\d{{3}}) (\d{{1,20}}|-) {_QUOTED} {_QUOTED}(?: .*)?",
-    re.ASCII | re.DOTALL,
-)
-_START: Final = re.compile(rf'{_HEAD}"', re.ASCII | re.DOTALL)
+_HEAD: Final = r"(\S+) (\S+) (.+?) "
+_TIME: Final = r"\[(\d\d/[A-Z][a-z]{2}/\d{4}):(\d\d):(\d\d):(\d\d) ([+-])(\d\d)(\d\d)\] "
+_REST: Final = rf"{_TIME}{_QUOTED} (\d{{3}}) (\d{{1,20}}|-) {_QUOTED} {_QUOTED}(?: .*)?"
+_COMMON: Final = re.compile(rf"({V4}) - .+? {_REST}", re.ASCII | re.DOTALL)
+"""As most lines are: an address, and no ident."""
+_LINE: Final = re.compile(f"{_HEAD}{_REST}", re.ASCII | re.DOTALL)
+_START: Final = re.compile(rf'{_HEAD}{_TIME}"', re.ASCII | re.DOTALL)
 _STATUS: Final = re.compile(r'" (\d{3}) (\d{1,20}|-) "', re.ASCII)
 _METHOD: Final = re.compile(r"[A-Z]{1,32}")
 _MONTHS: Final = (
@@ -118,13 +116,10 @@ def _parse(line: str) -> _Row:
     line = line.strip("\r\n")
     if line.startswith('"') and line.endswith('"'):
         line = line[1:-1]
-    match = _LINE.fullmatch(line)
-    if match is not None and match[2] == "-" and (ip := address(match[1])):
-        parts = match.groups()
-    else:
-        parts = _parts(without_prefix(line))
-        ip = client(*parts[:3])
-    _, _, _, day, hour, minute, second, sign, off_h, off_min, request, status, size, *texts = parts
+    match = _COMMON.fullmatch(line)
+    ip, day, hour, minute, second, sign, off_h, off_min, request, status, size, referrer, agent = (
+        match.groups() if match else _parts(without_prefix(line))
+    )
     hours, minutes, seconds = int(hour), int(minute), int(second)
     if hours > 23 or minutes > 59 or seconds > 60:
         raise _BadTimeError
@@ -134,24 +129,28 @@ def _parse(line: str) -> _Row:
     return (
         time_s * 1000,
         *map(_present, (ip, method, path)),
-        *map(_present, (status, size, *texts)),
+        *map(_present, (status, size, referrer, agent)),
     )
 
 
 def _parts(line: str) -> tuple[str, ...]:
-    """The parts of a line, as `_LINE` has them. Where a text holds quotes that nobody escaped, the
-    request ends where a status follows, and the agent with the last quote. Raises NoLineError."""
+    """The parts of a line, as `_COMMON` has them, the address in its one form. Where a text holds
+    quotes that nobody escaped, the request ends where a status follows, and the agent with the last
+    quote. Raises NoLineError."""
     if match := _LINE.fullmatch(line):
-        return match.groups()
+        first, second, user, *rest = match.groups()
+        return client(first, second, user), *rest
     start = _START.match(line)
     status = _STATUS.search(line, start.end() - 1) if start else None
     if start is None or status is None:
         raise NoLineError(EXPECTED)
-    referrer, between, rest = line[status.end() :].partition('" "')
-    agent, end, _ = rest.rpartition('"')
+    referrer, between, after = line[status.end() :].partition('" "')
+    agent, end, _ = after.rpartition('"')
     if not between or not end:
         raise NoLineError(EXPECTED)
-    return (*start.groups(), line[start.end() : status.start()], *status.groups(), referrer, agent)
+    first, second, user, *time = start.groups()
+    request = line[start.end() : status.start()]
+    return client(first, second, user), *time, request, *status.groups(), referrer, agent
 
 
 def _request(text: str) -> tuple[str | None, str]:

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.columns import I64
+from schemas.columns import I64, bytes_of
 from schemas.dead_letters import Fault
 from schemas.events import FIELDS, Field
 from schemas.mapping import Mapping, Path, Source, Unit
@@ -154,6 +154,8 @@ def _written(value: str | int | bool | None) -> str | None:
 
 def readable(column: pa.StringArray) -> tuple[pa.StringArray, list[int]]:
     """The texts with U+FFFD for each byte that is not UTF-8, and the positions that have any."""
+    if bytes_of(column).max(initial=0) < 0x80:
+        return column, []
     try:
         column.validate(full=True)
     except pa.ArrowInvalid:

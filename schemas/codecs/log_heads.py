@@ -53,6 +53,8 @@ def client(first: str, second: str, user: str) -> str:
         if not name or address(ident):
             raise NoLineError(f"several addresses in the place of one; {EXPECTED}")
         return behind
+    if second != "-" and user.endswith("- -"):
+        raise NoLineError(f"no address directly before the dashes; {EXPECTED}")
     if ip is not None:
         return ip
     if first == second == "-" and " " not in user:
