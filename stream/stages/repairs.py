@@ -14,13 +14,13 @@ from detectors.state import Arrays
 from schemas.columns import I64, EventBatch
 from schemas.dead_letters import Example
 from schemas.records import Records
-from schemas.repairs import CODES, REPAIRABLE, RepairCode, Repaired, message
+from schemas.repairs import CODES, REPAIRABLE, Repaired, message
 
 MINUTE_MS: Final = 60_000
 NO_MINUTE: Final = -1
 
 
-def count_name(field: str, code: RepairCode) -> str:
+def count_name(field: str, code: str) -> str:
     """The name of the count of a repair, among route's counts."""
     return f"field_repaired/{field}/{code}"
 
