@@ -1,44 +1,52 @@
-"""Checks: decoded records become events only where every value is allowed; the others are faults.
+"""Checks: decoded records become events; those without an id, a time or a known type are faults.
 
 The first fault of a record stands, in this order: what its codec found; then the event's id, its
-time, its type; then its fields in the order of `events.FIELDS`, a number's finiteness before its
-range. Good records cost a few passes over columns and no Python object each.
+time, its type. A bad value of any other field is repaired, by the limits of `events.FIELDS`, and
+noted; so is an id that is too long. Good records cost a few passes over columns and no Python object
+each.
 """
 
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from schemas.addresses import one_form
 from schemas.codecs.decoded import Decoded
 from schemas.columns import F64, I64, U8, Bools, EventBatch
 from schemas.dead_letters import DeadLetterCode, Fault
 from schemas.events import EVENT_ID_BYTES_MAX, FIELDS, TIME_MS_MAX, TIME_MS_MIN, TYPES
 from schemas.records import Records
+from schemas.repairs import Repaired, RepairNotes, fitted
 
 _TYPE_NAMES: Final = pa.array(TYPES, pa.string())
 NO_TYPE: Final = 255
 
 
-def check(
-    decoded: Decoded, records: Records, time_ahead_max_ms: int
-) -> tuple[EventBatch, list[Fault]]:
-    """The events among n decoded records, in their order, and the faults of all others.
+class Checked(NamedTuple):
+    """The events among n decoded records, in their order; the faults of all others, in the order of
+    the records; and what was repaired in the events, its rows those of the records."""
 
-    Faults are in the order of the records. Never raises for what a record holds.
-    """
+    events: EventBatch
+    faults: list[Fault]
+    repaired: list[Repaired]
+
+
+def check(decoded: Decoded, records: Records, time_ahead_max_ms: int) -> Checked:
+    """Make events of what was decoded. Never raises for what a record holds."""
     verdicts = _Verdicts(decoded)
-    event_id = _check_id(verdicts, decoded, records)
+    notes = RepairNotes()
+    notes.extend(decoded.repaired)
+    event_id = _check_id(verdicts, notes, decoded, records)
     time_ms = _check_time(verdicts, decoded, records, time_ahead_max_ms)
     type_code = _check_type(verdicts, decoded)
-    number = {}
-    for name in FIELDS:
-        if name in decoded.text:
-            _check_length(verdicts, name, decoded.text[name], FIELDS[name].bytes_max)
-        elif name in decoded.number:
-            number[name] = _check_number(verdicts, name, decoded.number[name])
+    text = {
+        name: _fit_text(notes, name, one_form(column) if name == "ip" else column)
+        for name, column in decoded.text.items()
+    }
+    number = {name: _fit_number(notes, name, column) for name, column in decoded.number.items()}
     size = len(decoded.rows)
     batch = EventBatch(
         ((records.topic, records.partition),),
@@ -47,11 +55,11 @@ def check(
         time_ms,
         type_code,
         event_id,
-        decoded.text,
+        text,
         number,
     )
     good = batch if not verdicts.bad.any() else batch.take(np.flatnonzero(~verdicts.bad))
-    return good, sorted(verdicts.faults)
+    return Checked(good, sorted(verdicts.faults), list(verdicts.of_events(notes.repaired())))
 
 
 class _Verdicts:
@@ -73,15 +81,24 @@ class _Verdicts:
             self.faults.append(Fault(int(self.rows[i]), code, text))
         self.bad |= wrong
 
+    def of_events(self, repaired: list[Repaired]) -> Iterator[Repaired]:
+        """The repairs of positions that are not bad, by their rows."""
+        for field, code, positions in repaired:
+            good = positions[~self.bad[positions]]
+            if len(good):
+                yield Repaired(field, code, self.rows[good])
 
-def _check_id(verdicts: _Verdicts, decoded: Decoded, records: Records) -> pa.StringArray:
+
+def _check_id(
+    verdicts: _Verdicts, notes: RepairNotes, decoded: Decoded, records: Records
+) -> pa.StringArray:
     if decoded.event_id is None:
         offsets = pa.array(records.offset[decoded.rows]).cast(pa.string())
         return pc.binary_join_element_wise(f"{records.topic}:{records.partition}", offsets, ":")
     missing = decoded.event_id.is_null().to_numpy(zero_copy_only=False)
-    verdicts.reject(missing, "missing_id", "event_id: missing")
-    _check_length(verdicts, "event_id", decoded.event_id, EVENT_ID_BYTES_MAX)
-    return decoded.event_id
+    expected = "event_id: missing; expected a text or an integer"
+    verdicts.reject(missing, "missing_id", expected)
+    return _fit_text(notes, "event_id", decoded.event_id)
 
 
 def _check_time(
@@ -112,30 +129,31 @@ def _check_type(verdicts: _Verdicts, decoded: Decoded) -> U8:
     return code
 
 
-def _check_number(verdicts: _Verdicts, name: str, column: pa.DoubleArray) -> F64:
-    """The column as float64[k], NaN where it is null."""
+def _fit_number(notes: RepairNotes, name: str, column: pa.DoubleArray) -> F64:
+    """The column as float64[k], NaN where it is null or no number that the field may have."""
     field = FIELDS[name]
     given: F64 = (column.fill_null(field.low) if column.null_count else column).to_numpy(
         zero_copy_only=False
     )
-    verdicts.reject(~np.isfinite(given), "not_finite", f"{name}: expected a finite number")
-    verdicts.reject(
-        (given < field.low) | (given > field.high),
-        "out_of_range",
-        lambda i: f"{name}: got {given[i]:g}; expected {field.low:g} to {field.high:g}",
-    )
     values: F64 = column.to_numpy(zero_copy_only=False)
-    return values
+    inside = (given >= field.low) & (given <= field.high)
+    if inside.all():
+        return values
+    finite = np.isfinite(given)
+    notes.add(name, "not_finite", np.flatnonzero(~finite))
+    notes.add(name, "out_of_range", np.flatnonzero(finite & ~inside))
+    return np.where(inside, values, np.nan)
 
 
-def _check_length(verdicts: _Verdicts, name: str, column: pa.StringArray, bytes_max: int) -> None:
+def _fit_text(notes: RepairNotes, name: str, column: pa.StringArray) -> pa.StringArray:
+    """The column with every text within its field's limit."""
+    bytes_max = FIELDS[name].bytes_max if name in FIELDS else EVENT_ID_BYTES_MAX
     length = pc.binary_length(column)
     longest = pc.max(length).as_py()
     if longest is None or longest <= bytes_max:
-        return
-    sizes = length.fill_null(0).to_numpy(zero_copy_only=False)
-    verdicts.reject(
-        sizes > bytes_max,
-        "text_too_long",
-        lambda i: f"{name}: {int(sizes[i])} bytes; expected at most {bytes_max}",
-    )
+        return column
+    wrong = length.fill_null(0).to_numpy(zero_copy_only=False) > bytes_max
+    long = np.flatnonzero(wrong)
+    notes.add(name, "text_too_long", long)
+    texts = [fitted(name, text, bytes_max) for text in column.take(pa.array(long)).to_pylist()]
+    return pc.replace_with_mask(column, pa.array(wrong), pa.array(texts, pa.string()))

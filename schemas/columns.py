@@ -73,6 +73,15 @@ class EventBatch:
         )
 
 
+def bytes_of(column: pa.StringArray) -> U8:
+    """uint8[…]: the bytes of all the texts, one after the other, sharing memory with them."""
+    _, offsets, data = column.buffers()
+    if data is None or len(column) == 0:
+        return np.empty(0, np.uint8)
+    places = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
+    return np.frombuffer(data, np.uint8)[places[0] : places[-1]]
+
+
 def joined(batches: Sequence[EventBatch]) -> EventBatch:
     """One batch of several that have the same sources and the same fields."""
     first, *others = batches

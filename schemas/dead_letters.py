@@ -1,7 +1,9 @@
-"""Dead letters: records that could not become events, kept whole enough to be mended and resent.
+"""Dead letters: records that could not become events, kept whole enough to be repaired and resent.
 
 Says what a dead letter looks like on its topic and which codes there are; who finds the fault is
-the codecs' and the checks' business.
+the codecs' and the checks' business. The topic also holds examples of records that are events with
+a field repaired: the header `eddy-disposition` is `dead_lettered` or `event_kept`. An example must
+never be resent, and is not among the records that are accounted for.
 """
 
 from bisect import bisect_right
@@ -12,6 +14,7 @@ import orjson
 import xxhash
 
 from schemas.records import Headers
+from schemas.repairs import RepairCode
 
 DeadLetterCode = Literal[
     "malformed",
@@ -21,26 +24,22 @@ DeadLetterCode = Literal[
     "bad_time",
     "time_ahead",
     "too_large",
-    "not_finite",
-    "out_of_range",
-    "text_too_long",
     "unknown_type",
     "label_without_entity",
+    "label_without_verdict",
 ]
 
 MEANING: Final[dict[DeadLetterCode, str]] = {
-    "malformed": "not decodable: not JSON, not UTF-8, nested too deep, or a log line of no form",
-    "wrong_type": "a mapped field holds another type than it must, or the record is no object",
+    "malformed": "not decodable: not JSON, nested too deep, or a log line of no known form",
+    "wrong_type": "the record is JSON, and no object",
     "missing_id": "no event id where the mapping says it is",
     "missing_time": "no time where the mapping says it is",
     "bad_time": "the time cannot be read in the mapped unit, or lies before 1970 or after 2100",
     "time_ahead": "the time lies further ahead of the broker's timestamp than limits.time_ahead_max",
     "too_large": "the record is larger than limits.record_bytes_max",
-    "not_finite": "a number is NaN or infinite",
-    "out_of_range": "a number lies outside its field's range",
-    "text_too_long": "a text is longer than its field's limit",
     "unknown_type": "the type is none of Eddy's, and the mapping translates it to none",
     "label_without_entity": "a label names no entity, only an event, and live nobody can look that up",
+    "label_without_verdict": "a label's verdict is absent where the mapping says it is",
 }
 CODES: Final[tuple[DeadLetterCode, ...]] = tuple(MEANING)
 
@@ -49,6 +48,10 @@ PAYLOAD_BYTES_MAX: Final = 512 * 1024
 
 HEADERS_BYTES_MAX: Final = 64 * 1024
 """Original headers beyond it are dropped, for the same reason; a header says how many."""
+
+DISPOSITION: Final = "eddy-disposition"
+DEAD_LETTERED: Final = b"dead_lettered"
+EVENT_KEPT: Final = b"event_kept"
 
 
 class Fault(NamedTuple):
@@ -62,6 +65,16 @@ class Fault(NamedTuple):
     message: str
 
 
+class Example(NamedTuple):
+    """An event of which a field was repaired, as an example: its row in the batch, which field, the
+    code, and a message."""
+
+    row: int
+    field: str
+    code: RepairCode
+    message: str
+
+
 class DeadLetter(NamedTuple):
     """One record for the dead-letter topic: original bytes as value, everything else as headers."""
 
@@ -69,19 +82,25 @@ class DeadLetter(NamedTuple):
     value: bytes
     headers: list[tuple[str, bytes]]
 
+    @property
+    def event_kept(self) -> bool:
+        """Whether the record is an event all the same, and this an example of a repair."""
+        return (DISPOSITION, EVENT_KEPT) in self.headers
+
 
 def dead_letter(
-    fault: Fault, value: bytes, headers: Headers, topic: str, partition: int, offset: int
+    fault: Fault | Example, value: bytes, headers: Headers, topic: str, partition: int, offset: int
 ) -> DeadLetter:
     """The dead letter of one record. Same input, same bytes: no clock, no counter.
 
     The value is the original payload up to `PAYLOAD_BYTES_MAX`, else that prefix; the headers
-    are the original ones (prefixed `original-`) up to `HEADERS_BYTES_MAX`, and `eddy-code`,
-    `eddy-message`, `eddy-topic`, `eddy-partition`, `eddy-offset`, `eddy-payload-bytes`,
+    are the original ones (prefixed `original-`) up to `HEADERS_BYTES_MAX`, and `eddy-disposition`,
+    `eddy-code`, `eddy-message`, of an example `eddy-field`, `eddy-topic`, `eddy-partition`, `eddy-offset`, `eddy-payload-bytes`,
     `eddy-payload-xxh3-128`, `eddy-headers-dropped`.
     """
     position = f"{topic}:{partition}:{offset}".encode()
     about: dict[str, bytes] = {
+        DISPOSITION: EVENT_KEPT if isinstance(fault, Example) else DEAD_LETTERED,
         "eddy-code": fault.code.encode(),
         "eddy-message": fault.message.encode("utf-8", "replace"),
         "eddy-topic": topic.encode(),
@@ -90,6 +109,8 @@ def dead_letter(
         "eddy-payload-bytes": str(len(value)).encode(),
         "eddy-payload-xxh3-128": xxhash.xxh3_128_hexdigest(value).encode(),
     }
+    if isinstance(fault, Example):
+        about["eddy-field"] = fault.field.encode()
     original = [(f"original-{name}", body or b"") for name, body in headers]
     size = accumulate(len(name.encode()) + len(body) for name, body in original)
     kept = original[: bisect_right(list(size), HEADERS_BYTES_MAX)]

@@ -15,8 +15,8 @@ class Field(NamedTuple):
     """One field of an event.
 
     `kind` is "text" (names, ids, categories) or "number"; `low` and `high` bound a number
-    (inclusive), `bytes_max` bounds a text's UTF-8 length. Outside of them an event is a dead
-    letter, never clamped: a wrong number that was quietly mended would be learned.
+    (inclusive), `bytes_max` bounds a text's UTF-8 length. Outside of them a number is absent, never
+    clamped: a wrong number would be learned. A text is cut, or shortened where it is an id.
     """
 
     kind: Literal["text", "number"]

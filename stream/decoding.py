@@ -17,6 +17,7 @@ from schemas.columns import I64, EventBatch
 from schemas.dead_letters import Fault
 from schemas.mapping import compile_mapping
 from schemas.records import Records
+from schemas.repairs import Repaired
 from stream.config import Config, InputSpec, LimitsSpec, fields_wanted
 
 
@@ -26,11 +27,13 @@ def codec_of(spec: InputSpec, fields: Sequence[str]) -> Codec:
 
 
 class Read(NamedTuple):
-    """A batch decoded: its events and its faults, both in the order of their records."""
+    """A batch decoded: its events and its faults, both in the order of their records, and what was
+    repaired in its events."""
 
     events: EventBatch
     faults: list[Fault]
     tombstones: int
+    repaired: list[Repaired]
 
 
 class Decoder:
@@ -45,9 +48,10 @@ class Decoder:
         """The batch's events, and a fault for each record that is none and no tombstone."""
         kept, faults, tombstones = self._screened(batch)
         records = batch if len(kept) == len(batch) else batch.take(kept)
-        events, found = check(self._codec.decode(records), records, self._time_ahead_max_ms)
-        found = [fault._replace(row=int(kept[fault.row])) for fault in found]
-        return Read(events, sorted(faults + found), tombstones)
+        checked = check(self._codec.decode(records), records, self._time_ahead_max_ms)
+        found = [fault._replace(row=int(kept[fault.row])) for fault in checked.faults]
+        repaired = [one._replace(rows=kept[one.rows]) for one in checked.repaired]
+        return Read(checked.events, sorted(faults + found), tombstones, repaired)
 
     def _screened(self, batch: Records) -> tuple[I64, list[Fault], int]:
         """The records to decode, faults of those too large, and the number of tombstones."""

@@ -25,6 +25,9 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
 from schemas.dead_letters import CODES
+from schemas.repairs import CODES as REPAIR_CODES
+from schemas.repairs import REPAIRABLE
+from stream.stages.repairs import count_name
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 
@@ -88,6 +91,14 @@ METRICS: Final = (
         (*_PLACE, "code"),
         "records that could not become events, by the code of their dead letter",
         "read the dead-letter topic: each says field, expectation and what was found",
+    ),
+    Metric(
+        "eddy_field_repaired",
+        "counter",
+        "events",
+        (*_PLACE, "field", "code"),
+        "events of which a field was bad: it is absent, cut, or its bytes were replaced",
+        "read the examples on the dead-letter topic, eddy-disposition: event_kept; never resend them",
     ),
     Metric(
         "eddy_sent",
@@ -356,6 +367,11 @@ _ROUTE_COUNTS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "duplicate": ("eddy_duplicates", ()),
     "tombstone": ("eddy_tombstones", ()),
     **{f"dead_letter_{code}": ("eddy_dead_letters", (code,)) for code in CODES},
+    **{
+        count_name(field, code): ("eddy_field_repaired", (field, code))
+        for field in REPAIRABLE
+        for code in REPAIR_CODES
+    },
 }
 _WATCH_COUNTS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "sent": ("eddy_sent", ()),

@@ -226,7 +226,9 @@ def test_each_run_is_what_it_is_alone(files: dict[str, Path], tmp_path: Path) ->
         name: (tmp_path / "together" / name / "dead_letters.ndjson").read_bytes().count(b"\n")
         for name in of
     }
-    assert letters["kinds"] == letters["today"] + 1, "a kind too long is a fault where it is read"
+    assert letters["kinds"] == letters["today"] + 1, (
+        "a kind too long is an example where it is read"
+    )
 
 
 def test_what_is_read_alike_is_decoded_once(files: dict[str, Path]) -> None:

@@ -90,6 +90,30 @@ def test_records_of_which_none_is_an_event_are_an_error(tmp_path: Path) -> None:
     assert "none of 3 records became an event" in said
 
 
+def test_repaired_fields_are_told_and_their_events_counted(tmp_path: Path) -> None:
+    """How many values were bad, of which field most and why, with an example; they are no dead
+    letters, and every record is an event."""
+    odd = [*rows(), *({**row, "id": f"n{i}", "amount": "x"} for i, row in enumerate(rows()[:3]))]
+    said = told(tmp_path, [*odd, {**rows()[0], "id": "long", "card": "c" * 300}])
+    assert "24 events" in said
+    assert (
+        "pay: 4 bad values of fields, 3 of them amount/wrong_type, such as record 20: amount: "
+        "expected a number, or one as decimal text; absent; their events are kept"
+    ) in said.replace("\n", " ")
+    assert "dead letters" not in said
+    summary = orjson.loads((tmp_path / "out" / "summary.json").read_bytes())
+    assert summary["dead_letters"] == 0
+    assert summary["inputs"]["pay"]["field_repaired/amount/wrong_type"] == 3
+    assert all(summary["adds_up"].values())
+    lines = (tmp_path / "out" / "dead_letters.ndjson").read_bytes().splitlines()
+    kept = [orjson.loads(line) for line in lines]
+    assert [(one["eddy-field"], one["eddy-code"]) for one in kept] == [
+        ("amount", "wrong_type"),
+        ("card", "text_too_long"),
+    ]
+    assert {one["eddy-disposition"] for one in kept} == {"event_kept"}
+
+
 def test_inputs_without_a_record_are_warned_of(tmp_path: Path) -> None:
     """An hour in which nothing happened is no error."""
     assert "warning: no event was read" in told(tmp_path, [])

@@ -1,6 +1,8 @@
 """Access logs: the combined format of web servers, one line a request.
 
-Lines may be wrapped in quotes, as some exports have them, and may go on behind the user agent.
+Lines may be wrapped in quotes, as some exports have them, may go on after the user agent, and may
+begin with what `log_heads` knows. The address is an address, in its one form; a host's name in its
+place, or nginx's "unix:", makes the line a fault.
 """
 
 import re
@@ -11,17 +13,23 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
+from schemas.addresses import V4
 from schemas.codecs.decoded import Decoded, Leaves, assemble, numbers, shown
+from schemas.codecs.log_heads import EXPECTED, NoLineError, client, without_prefix
 from schemas.dead_letters import Fault
 from schemas.mapping import LOG_FIELDS, Mapping, Path, Unit
 from schemas.records import Records
+from schemas.repairs import replaced
 
 _QUOTED: Final = r'"([^"\\]*+(?:\\.[^"\\]*+)*+)"'
-_LINE: Final = re.compile(
-    r"(\S+) \S+ .{1,256}? \[(\d\d/[A-Z][a-z]{2}/\d{4}):(\d\d):(\d\d):(\d\d) ([+-])(\d\d)(\d\d)\] "
-    rf"{_QUOTED} (\d{{3}}) (\d{{1,20}}|-) {_QUOTED} {_QUOTED}(?: .*)?",
-    re.ASCII | re.DOTALL,
-)
+_HEAD: Final = r"(\S+) (\S+) (.+?) "
+_TIME: Final = r"\[(\d\d/[A-Z][a-z]{2}/\d{4}):(\d\d):(\d\d):(\d\d) ([+-])(\d\d)(\d\d)\] "
+_REST: Final = rf"{_TIME}{_QUOTED} (\d{{3}}) (\d{{1,20}}|-) {_QUOTED} {_QUOTED}(?: .*)?"
+_COMMON: Final = re.compile(rf"({V4}) - .+? {_REST}", re.ASCII | re.DOTALL)
+"""As most lines are: an address, and no ident."""
+_LINE: Final = re.compile(f"{_HEAD}{_REST}", re.ASCII | re.DOTALL)
+_START: Final = re.compile(rf'{_HEAD}{_TIME}"', re.ASCII | re.DOTALL)
+_STATUS: Final = re.compile(r'" (\d{3}) (\d{1,20}|-) "', re.ASCII)
 _METHOD: Final = re.compile(r"[A-Z]{1,32}")
 _MONTHS: Final = (
     "Jan",
@@ -51,18 +59,22 @@ class AccessLogCodec:
         """See `Codec`."""
         assert isinstance(records.values, list)
         parsed: list[_Row] = []
+        not_utf8: list[int] = []
         faults: list[Fault] = []
         for i, value in enumerate(records.values):
             try:
-                parsed.append(_parse((value or b"").decode()))
+                line = (value or b"").decode()
             except UnicodeDecodeError:
-                faults.append(Fault(i, "malformed", "not UTF-8"))
+                line = (value or b"").decode("utf-8", "surrogateescape")
+                not_utf8.append(len(parsed))
+            try:
+                parsed.append(_parse(line))
             except _BadTimeError:
                 faults.append(Fault(i, "bad_time", "time: no such date or time of day"))
-            except ValueError:
-                faults.append(Fault(i, "malformed", "no line of a combined access log"))
+            except NoLineError as error:
+                faults.append(Fault(i, "malformed", str(error)))
         rows = np.delete(np.arange(len(records)), [fault.row for fault in faults])
-        return assemble(self.mapping, _Lines(parsed), records, rows, faults)
+        return assemble(self.mapping, _Lines(parsed, not_utf8), records, rows, faults)
 
 
 class _BadTimeError(ValueError):
@@ -70,12 +82,22 @@ class _BadTimeError(ValueError):
 
 
 class _Lines(Leaves):
-    """The values of parsed lines."""
+    """The values of parsed lines. not_utf8: positions of lines with bytes that are not UTF-8."""
 
-    def __init__(self, parsed: list[_Row]) -> None:
-        super().__init__(len(parsed), ())
+    def __init__(self, parsed: list[_Row], not_utf8: list[int]) -> None:
+        super().__init__(len(parsed))
+        for position in not_utf8:
+            if position < len(parsed):  # else its line is none, and no other followed
+                parsed[position] = self._readable(position, parsed[position])
         columns = zip(*parsed, strict=True) if parsed else ((),) * (1 + len(LOG_FIELDS))
         self._columns = dict(zip(("time", *LOG_FIELDS), map(list, columns), strict=True))
+
+    def _readable(self, position: int, row: _Row) -> _Row:
+        values = [replaced(value) if isinstance(value, str) else value for value in row]
+        for name, value, before in zip(("time", *LOG_FIELDS), values, row, strict=True):
+            if value != before:
+                self.note((name,), "not_utf8", [position])
+        return tuple(values)
 
     def text(self, path: Path) -> pa.StringArray:
         return pa.array(self._columns[path[0]], pa.string())
@@ -90,15 +112,13 @@ class _Lines(Leaves):
 
 
 def _parse(line: str) -> _Row:
-    """The time in ms, then `LOG_FIELDS`. Raises ValueError where the line has another form."""
+    """The time in ms, then `LOG_FIELDS`. Raises NoLineError where the line has another form."""
     line = line.strip("\r\n")
     if line.startswith('"') and line.endswith('"'):
         line = line[1:-1]
-    match = _LINE.fullmatch(line)
-    if match is None:
-        raise ValueError
+    match = _COMMON.fullmatch(line)
     ip, day, hour, minute, second, sign, off_h, off_min, request, status, size, referrer, agent = (
-        match.groups()
+        match.groups() if match else _parts(without_prefix(line))
     )
     hours, minutes, seconds = int(hour), int(minute), int(second)
     if hours > 23 or minutes > 59 or seconds > 60:
@@ -111,6 +131,26 @@ def _parse(line: str) -> _Row:
         *map(_present, (ip, method, path)),
         *map(_present, (status, size, referrer, agent)),
     )
+
+
+def _parts(line: str) -> tuple[str, ...]:
+    """The parts of a line, as `_COMMON` has them, the address in its one form. Where a text holds
+    quotes that nobody escaped, the request ends where a status follows, and the agent with the last
+    quote. Raises NoLineError."""
+    if match := _LINE.fullmatch(line):
+        first, second, user, *rest = match.groups()
+        return client(first, second, user), *rest
+    start = _START.match(line)
+    status = _STATUS.search(line, start.end() - 1) if start else None
+    if start is None or status is None:
+        raise NoLineError(EXPECTED)
+    referrer, between, after = line[status.end() :].partition('" "')
+    agent, end, _ = after.rpartition('"')
+    if not between or not end:
+        raise NoLineError(EXPECTED)
+    first, second, user, *time = start.groups()
+    request = line[start.end() : status.start()]
+    return client(first, second, user), *time, request, *status.groups(), referrer, agent
 
 
 def _request(text: str) -> tuple[str | None, str]:

@@ -15,11 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.columns import I64
-from schemas.dead_letters import DeadLetterCode, Fault
+from schemas.columns import I64, bytes_of
+from schemas.dead_letters import Fault
 from schemas.events import FIELDS, Field
 from schemas.mapping import Mapping, Path, Source, Unit
 from schemas.records import Records
+from schemas.repairs import RepairCode, Repaired, RepairNotes, text_of
 
 _DECIMAL: Final = re.compile(
     r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?|[+-]?(nan|inf|infinity)", re.ASCII | re.IGNORECASE
@@ -36,8 +37,9 @@ class Decoded:
     rows: int64[k], indices of these records in their batch. event_id: Arrow string[k], or None
     where an event's position is its id. time_ms: Arrow int64[k]. type: Arrow string[k]. text:
     field → Arrow string[k], never empty. number: field → Arrow float64[k], which may be NaN or
-    infinite. faults: of records that did not decode, and of some in `rows`, whose values are then
-    null; at most one a record.
+    infinite. faults: of records that did not decode, and of some in `rows` whose time cannot be
+    read; at most one a record. repaired: fields that could not be read as they were; its rows are
+    positions among the k.
     """
 
     rows: I64
@@ -47,19 +49,21 @@ class Decoded:
     text: dict[str, pa.StringArray]
     number: dict[str, pa.DoubleArray]
     faults: list[Fault]
+    repaired: list[Repaired]
 
 
 class Leaves(ABC):
     """The raw values of k decoded records by path, as a codec found them.
 
-    A value that is not what it is asked for as is null, and noted in `wrong`: position among the
-    k → code and message; the first note of a record stands.
+    A value that is not what it is asked for as is null, and noted in `repaired`: by path and code,
+    positions among the k. A time has no such notes: where one of its paths holds no time, that is
+    in `bad_times`, position → message.
     """
 
-    def __init__(self, size: int, times: tuple[Path, ...]) -> None:
+    def __init__(self, size: int) -> None:
         self.size = size
-        self._times = times
-        self.wrong: dict[int, tuple[DeadLetterCode, str]] = {}
+        self.repaired: dict[tuple[Path, RepairCode], list[int]] = {}
+        self.bad_times: dict[int, str] = {}
 
     @abstractmethod
     def text(self, path: Path) -> pa.StringArray:
@@ -74,27 +78,25 @@ class Leaves(ABC):
         """int64[k]: the times at a path, milliseconds since 1970 UTC; finer ones are cut off."""
         if unit != "iso":
             numbers = self.number(path)
-            self._note_not_finite(path, numbers)
-            return ms_of_numbers(numbers, unit)
-        texts = _without_empty(self.text(path))
-        times, unreadable = ms_of_texts(texts)
-        self.note(unreadable, "bad_time", f"{shown(path)}: expected an ISO 8601 date and time")
+            values = numbers.fill_null(0.0).to_numpy(zero_copy_only=False)
+            unreadable = np.flatnonzero(~np.isfinite(values)).tolist()
+            times, expected = (
+                ms_of_numbers(numbers, unit),
+                "a finite number, or one as decimal text",
+            )
+        else:
+            times, unreadable = ms_of_texts(_without_empty(self.text(path)))
+            expected = "an ISO 8601 date and time"
+        for code in ("wrong_type", "not_finite"):
+            unreadable += self.repaired.get((path, code), [])
+        for position in unreadable:
+            self.bad_times.setdefault(position, f"{shown(path)}: expected {expected}")
         return times
 
-    def note(self, positions: Sequence[int], code: DeadLetterCode, message: str) -> None:
-        """Note the same fault for some records."""
-        for position in positions:
-            self.wrong.setdefault(position, (code, message))
-
-    def note_no_number(self, path: Path, positions: Sequence[int]) -> None:
-        """Note values at a path that are neither a number nor a decimal text."""
-        code: DeadLetterCode = "bad_time" if path in self._times else "wrong_type"
-        self.note(positions, code, f"{shown(path)}: expected a number, or one as decimal text")
-
-    def _note_not_finite(self, path: Path, numbers: pa.DoubleArray) -> None:
-        values = numbers.fill_null(0.0).to_numpy(zero_copy_only=False)
-        message = f"{shown(path)}: expected a finite number"
-        self.note(np.flatnonzero(~np.isfinite(values)).tolist(), "not_finite", message)
+    def note(self, path: Path, code: RepairCode, positions: Sequence[int]) -> None:
+        """Note the same repair of some records' values at a path."""
+        if positions:
+            self.repaired.setdefault((path, code), []).extend(positions)
 
 
 def shown(path: Path) -> str:
@@ -113,15 +115,27 @@ def assemble(
     number: dict[str, pa.DoubleArray] = {}
     for name, source in mapping.fields.items():
         if FIELDS[name].kind == "text":
-            column = _text(leaves, source)
-            text[name] = _within(column, FIELDS[name].bytes_max) if source.derived else column
+            text[name] = _text(leaves, source)
         elif source.derived:
             number[name] = _number_within(_derived(leaves, source), FIELDS[name])
         else:
             number[name] = _number(leaves, source)
-    found = [Fault(int(rows[i]), code, text) for i, (code, text) in leaves.wrong.items()]
+    found = [Fault(int(rows[i]), "bad_time", text) for i, text in leaves.bad_times.items()]
     types = _type(mapping, leaves, records, rows)
-    return Decoded(rows, event_id, time_ms, types, text, number, faults + found)
+    repaired = _repaired(mapping, leaves)
+    return Decoded(rows, event_id, time_ms, types, text, number, faults + found, repaired)
+
+
+def _repaired(mapping: Mapping, leaves: Leaves) -> list[Repaired]:
+    """The fields whose values, or those that they are made of, could not be read as they were."""
+    if not leaves.repaired:
+        return []
+    notes = RepairNotes()
+    for name, source in {"event_id": mapping.event_id or Source(), **mapping.fields}.items():
+        for (path, code), positions in leaves.repaired.items():
+            if path in source.paths:
+                notes.add(name, code, np.array(positions, np.int64))
+    return notes.repaired()
 
 
 def texts(values: list[Any]) -> pa.StringArray:
@@ -136,6 +150,21 @@ def _written(value: str | int | bool | None) -> str | None:
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value) if isinstance(value, int) else value
+
+
+def readable(column: pa.StringArray) -> tuple[pa.StringArray, list[int]]:
+    """The texts with U+FFFD for each byte that is not UTF-8, and the positions that have any."""
+    if bytes_of(column).max(initial=0) < 0x80:
+        return column, []
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        raw = column.cast(pa.binary()).to_pylist()
+        read = [None if value is None else text_of(value) for value in raw]
+        pairs = enumerate(zip(read, raw, strict=True))
+        wrong = [i for i, (text, value) in pairs if text is not None and text.encode() != value]
+        return pa.array(read, pa.string()), wrong
+    return column, []
 
 
 def numbers(values: list[Any]) -> tuple[pa.DoubleArray, list[int]]:
@@ -253,17 +282,9 @@ def _number(leaves: Leaves, source: Source) -> pa.DoubleArray:
     return columns[0] if len(columns) == 1 else pc.coalesce(*columns)
 
 
-# What a pattern finds in a text that a stranger wrote is no fault of the record: where it does not
-# fit it is absent, else whoever asks for a path with 300 digits in it would be seen by nobody.
-
-
-def _within(column: pa.StringArray, bytes_max: int) -> pa.StringArray:
-    """The texts that are not too long."""
-    return pc.if_else(pc.less_equal(pc.binary_length(column), bytes_max), column, None)
-
-
 def _number_within(column: pa.StringArray, field: Field) -> pa.DoubleArray:
-    """The texts that are a number which the field may have."""
+    """The texts that are a number which the field may have. That a pattern finds none in a text
+    which a stranger wrote is no mistake of the producer's, and no repair."""
     found, _ = numbers(column.to_pylist())
     inside = pc.and_(pc.greater_equal(found, field.low), pc.less_equal(found, field.high))
     return pc.if_else(inside, found, None)

@@ -1,6 +1,8 @@
-"""JSON: one object a record. Only mapped paths are decoded, into a type made for the mapping."""
+"""JSON: one object a record. Only mapped paths are decoded, into a type made for the mapping.
 
-import json
+A record that does not decode so is decoded value by value, by `json_repair`.
+"""
+
 from operator import attrgetter
 from typing import Any, Final, cast
 
@@ -9,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from schemas.codecs.decoded import Decoded, Leaves, assemble, numbers, texts
-from schemas.dead_letters import DeadLetterCode, Fault
+from schemas.codecs.json_repair import LEAF, Level, Repairs, decode
+from schemas.dead_letters import Fault
 from schemas.mapping import Kind, Mapping, Path
 from schemas.records import Records
 
@@ -23,11 +26,6 @@ TURN_RECORDS: Final = 1500
 _STEP: Final = np.zeros(256, np.int32)
 _STEP[list(b"{[")] = 1
 _STEP[list(b"}]")] = -1
-_LEAF: Final[dict[Kind, Any]] = {
-    "text": str | int | None,
-    "choice": str | int | bool | None,
-    "number": float | str | None,
-}
 _UNREADABLE: Final = (msgspec.MsgspecError, RecursionError, ValueError)
 
 
@@ -38,75 +36,100 @@ class JsonCodec:
         self.mapping = mapping
         self._leaves = mapping.leaves()
         self._attributes: dict[Path, tuple[str, ...]] = {}
-        self._decode = msgspec.json.Decoder(self._struct(self._leaves, (), ())).decode
+        self._level = self._made(self._leaves, (), ())
+        self._decode = msgspec.json.Decoder(self._level.whole).decode
 
     def decode(self, records: Records) -> Decoded:
         """See `Codec`."""
         values = cast("list[bytes]", records.values)
-        refused = _refused(values)
-        if refused:
-            values = [b"" if i in refused else value for i, value in enumerate(values)]
         faults: list[Fault] = []
-        columns = _Columns(self._leaves, self.mapping.time.paths, self._attributes)
+        columns = _Columns(self._leaves, self._attributes)
         for start in range(0, len(values), TURN_RECORDS):
-            columns.add(self._objects(values, start, faults))
-        faults = [Fault(i, code, refused.get(i, text)) for i, code, text in faults]
+            columns.add(*self._objects(values, start, faults))
         rows = np.delete(np.arange(len(values)), [fault.row for fault in faults])
         return assemble(self.mapping, columns, records, rows, faults)
 
-    def _objects(self, values: list[bytes], start: int, faults: list[Fault]) -> list[Any]:
-        """The objects of one turn; a fault is added for each record that is none."""
+    def _objects(
+        self, values: list[bytes], start: int, faults: list[Fault]
+    ) -> tuple[list[Any], dict[int, Repairs]]:
+        """The objects of one turn, and by position among them what was repaired; a fault is added
+        for each record that is none."""
         turn = values[start : start + TURN_RECORDS]
         objects: list[Any] = []
-        waiting = iter(turn)
+        repairs: dict[int, Repairs] = {}
+        waiting = iter(_without_deep(turn))
         failed = 0
         while True:
             # extend keeps what came before the record that raised, and `waiting` stands behind
             # it: good records pay nothing for bad ones
             try:
                 objects.extend(map(self._decode, waiting))
-                return objects
+                return objects, repairs
             except _UNREADABLE as error:
                 at = len(objects) + failed
-                faults.append(Fault(start + at, *_reason(turn[at], error)))
-                failed += 1
+                read = self._by_value(turn[at], error)
+                if isinstance(read, Fault):
+                    faults.append(read._replace(row=start + at))
+                    failed += 1
+                else:
+                    made, repairs[len(objects)] = read
+                    objects.append(made)
 
-    def _struct(
-        self, leaves: dict[Path, Kind], above: Path, attributes: tuple[str, ...]
-    ) -> type[msgspec.Struct]:
-        """A type for the keys behind the path `above`; notes how each leaf is reached."""
+    def _by_value(self, value: bytes, error: Exception) -> tuple[Any, Repairs] | Fault:
+        """The object of a record that did not decode as a whole, or the fault that it is."""
+        # within twice the limit no value can be deeper and whole: it comes here, and not before
+        if _too_deep(value):
+            return Fault(0, "malformed", f"nested deeper than {DEPTH_MAX}")
+        try:
+            return decode(self._level, value)
+        except msgspec.ValidationError as wrong:
+            return Fault(0, "wrong_type", str(wrong))
+        except _UNREADABLE:
+            return Fault(0, "malformed", str(error))
+
+    def _made(self, leaves: dict[Path, Kind], above: Path, attributes: tuple[str, ...]) -> Level:
+        """Types for the keys below the path `above`; notes how each leaf is reached."""
         depth = len(above)
-        inside = {path: kind for path, kind in leaves.items() if path[:depth] == above}
-        keys = dict.fromkeys(path[depth] for path in inside)
-        fields: list[tuple[str, Any, Any]] = []
-        for i, key in enumerate(keys):
+        below = {path: kind for path, kind in leaves.items() if path[:depth] == above}
+        inside: dict[str, tuple[Path, Kind] | Level] = {}
+        whole: list[tuple[str, Any, Any]] = []
+        raw: list[tuple[str, Any, Any]] = []
+        for i, key in enumerate(dict.fromkeys(path[depth] for path in below)):
             path, attribute = (*above, key), f"f{i}"
             if path in leaves:
                 self._attributes[path] = (*attributes, attribute)
-                kind = _LEAF[leaves[path]]
+                inside[attribute] = path, leaves[path]
+                kind = LEAF[leaves[path]]
             else:
-                kind = self._struct(leaves, path, (*attributes, attribute)) | None
-            fields.append((attribute, kind, msgspec.field(default=None, name=key)))
+                level = self._made(leaves, path, (*attributes, attribute))
+                inside[attribute] = level
+                kind = level.whole | None
+            named = msgspec.field(default=None, name=key)
+            whole.append((attribute, kind, named))
+            raw.append((attribute, msgspec.Raw, named))
+        name = "_".join(("Record", *attributes))
         # no cycles can arise, so the collector need not know these objects
-        return msgspec.defstruct("_".join(("Record", *attributes)), fields, gc=False)
+        return Level(
+            msgspec.defstruct(name, whole, gc=False),
+            msgspec.json.Decoder(msgspec.defstruct(f"{name}_raw", raw, gc=False)),
+            inside,
+        )
 
 
 class _Columns(Leaves):
     """The values of decoded objects, read off by attribute, turn by turn."""
 
-    def __init__(
-        self,
-        leaves: dict[Path, Kind],
-        times: tuple[Path, ...],
-        attributes: dict[Path, tuple[str, ...]],
-    ) -> None:
-        super().__init__(0, times)
+    def __init__(self, leaves: dict[Path, Kind], attributes: dict[Path, tuple[str, ...]]) -> None:
+        super().__init__(0)
         self._leaves = leaves
         self._attributes = attributes
         self._parts: dict[Path, list[pa.Array]] = {path: [] for path in leaves}
 
-    def add(self, objects: list[Any]) -> None:
-        """Take the next objects' values."""
+    def add(self, objects: list[Any], repairs: dict[int, Repairs]) -> None:
+        """Take the next objects' values. repairs: by position among them."""
+        for position, found in repairs.items():
+            for path, code in found:
+                self.note(path, code, [self.size + position])
         for path, kind in self._leaves.items():
             values = _values(objects, self._attributes[path])
             if kind != "number":
@@ -114,7 +137,7 @@ class _Columns(Leaves):
                 continue
             column, wrong = numbers(values)
             self._parts[path].append(column)
-            self.note_no_number(path, [self.size + i for i in wrong])
+            self.note(path, "wrong_type", [self.size + i for i in wrong])
         self.size += len(objects)
 
     def text(self, path: Path) -> pa.StringArray:
@@ -133,27 +156,11 @@ def _values(objects: list[Any], attributes: tuple[str, ...]) -> list[Any]:
     return values
 
 
-def _refused(values: list[bytes]) -> dict[int, str]:
-    """Which records must not be decoded at all, and why.
-
-    The decoder skips what is not mapped without looking for UTF-8, and a record must not become
-    an event only because nobody reads its spoilt field.
-    """
-    refused: dict[int, str] = {}
-    if max(map(len, values), default=0) > 2 * DEPTH_MAX:
-        deep = f"nested deeper than {DEPTH_MAX}"
-        refused |= {i: deep for i, value in enumerate(values) if _too_deep(value)}
-    if not all(map(bytes.isascii, values)):
-        refused |= {i: "not UTF-8" for i, value in enumerate(values) if not _is_utf8(value)}
-    return refused
-
-
-def _is_utf8(value: bytes) -> bool:
-    try:
-        value.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+def _without_deep(values: list[bytes]) -> list[bytes]:
+    """The values, with nothing in place of one that is nested too deep to be decoded."""
+    if max(map(len, values), default=0) <= 2 * DEPTH_MAX:
+        return values
+    return [b"" if len(one) > 2 * DEPTH_MAX and _too_deep(one) else one for one in values]
 
 
 def _too_deep(value: bytes) -> bool:
@@ -163,27 +170,3 @@ def _too_deep(value: bytes) -> bool:
     outside_strings = b"".join(no_escapes.split(b'"')[::2])
     depth = np.cumsum(_STEP[np.frombuffer(outside_strings, np.uint8)])
     return bool(depth.max(initial=0) > DEPTH_MAX)
-
-
-def _reason(value: bytes, error: Exception) -> tuple[DeadLetterCode, str]:
-    """Why a record did not decode. Only here is it worth finding out exactly."""
-    message = str(error)
-    if isinstance(error, msgspec.ValidationError):
-        if message.startswith("Number out of range"):
-            return "not_finite", message
-        if message.startswith("Integer value out of range"):
-            return "text_too_long", message
-        return "wrong_type", message
-    if _has_not_finite(value):
-        return "not_finite", "holds NaN or Infinity, which are no JSON numbers"
-    return "malformed", message
-
-
-def _has_not_finite(value: bytes) -> bool:
-    """Whether it is JSON but for NaN and Infinity, which many encoders write all the same."""
-    seen: list[str] = []
-    try:
-        json.loads(value, parse_constant=seen.append)
-    except (ValueError, RecursionError):
-        return False
-    return bool(seen)

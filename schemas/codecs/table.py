@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.codecs.decoded import Decoded, Leaves, assemble, numbers, shown
+from schemas.codecs.decoded import Decoded, Leaves, assemble, numbers, readable
 from schemas.mapping import Mapping, Path, Unit, compile_mapping
 from schemas.records import Records
 
@@ -43,20 +43,22 @@ class _Columns(Leaves):
     """The values of a table's columns."""
 
     def __init__(self, table: pa.Table, mapping: Mapping) -> None:
-        super().__init__(len(table), mapping.time.paths)
+        super().__init__(len(table))
         self._table = table
         self._kinds = mapping.leaves()
 
     def text(self, path: Path) -> pa.StringArray:
         column = self._column(path)
         kind = column.type
-        if pa.types.is_string(kind):
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            column, wrong = readable(column.cast(pa.string()))
+            self.note(path, "not_utf8", wrong)
             return column
-        if pa.types.is_large_string(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind):
+        if pa.types.is_integer(kind) or pa.types.is_null(kind):
             return column.cast(pa.string())
         if pa.types.is_boolean(kind) and self._kinds[path] == "choice":
             return column.cast(pa.string())
-        return self._none_of_it(path, column, pa.string(), "a text or an integer")
+        return self._none_of_it(path, column, pa.string())
 
     def number(self, path: Path) -> pa.DoubleArray:
         column = self._column(path)
@@ -66,10 +68,11 @@ class _Columns(Leaves):
         if pa.types.is_decimal(kind):
             return column.cast(pa.float64(), safe=False)
         if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            column, _ = readable(column.cast(pa.string()))
             values, wrong = numbers(column.to_pylist())
-            self.note_no_number(path, wrong)
+            self.note(path, "wrong_type", wrong)
             return values
-        return self._none_of_it(path, column, pa.float64(), "a number")
+        return self._none_of_it(path, column, pa.float64())
 
     def time_ms(self, path: Path, unit: Unit) -> pa.Int64Array:
         column = self._column(path)
@@ -98,11 +101,8 @@ class _Columns(Leaves):
             return column.cast(column.type.value_type)
         return column
 
-    def _none_of_it(
-        self, path: Path, column: pa.Array, kind: pa.DataType, expected: str
-    ) -> pa.Array:
+    def _none_of_it(self, path: Path, column: pa.Array, kind: pa.DataType) -> pa.Array:
         """Nulls; every value of the column is of a type that cannot be what is expected."""
         given = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
-        message = f"{shown(path)}: expected {expected}, the column is {column.type}"
-        self.note(given.tolist(), "wrong_type", message)
+        self.note(path, "wrong_type", given.tolist())
         return pa.nulls(self.size, kind)

@@ -36,6 +36,7 @@ from stream.inputs.order import Order
 from stream.inputs.places import files_at
 from stream.replay.spilling import PARTS, Ordered, Parts, whole
 from stream.replay.tables import TableFile
+from stream.stages.repairs import FieldRepairs
 from stream.stages.route import Route, labels_of_nobody, letter
 
 UNREADABLE_MAX: Final = 100_000
@@ -142,7 +143,8 @@ class JoinedLabels:
     labels read, and what became of them: named an entity themselves, joined, of_nobody, of an
     unknown event, unclear, or dead letters; and of these how many claimed to be known before their
     event, how many became known only after the last event, too late to teach, and how many are
-    ambiguous: several events have the id, and the first in event time is meant. unclear: of labels
+    ambiguous: several events have the id, and the first in event time is meant; and how often a
+    field was repaired. dead_letters: with examples of labels with a repaired field. unclear: of labels
     that say neither fraud nor honest, how often each verdict; they teach nobody, and their events
     are judged as events without a label are.
     """
@@ -200,6 +202,8 @@ class _Joining:
             Ordered(folder / f"{name}.{what}.part", self._schema) for what in ("teaching", "beside")
         )
         self._letters: list[DeadLetter] = []
+        self._examples: list[DeadLetter] = []
+        self._repairs = FieldRepairs()
         self._read = self._lines = 0
         self._counts: Counter[str] = Counter()
         self._unclear: Counter[str | None] = Counter()
@@ -207,8 +211,10 @@ class _Joining:
     def read(self, reading: Reading) -> None:
         """Take all labels of a log."""
         for records in (part for parts in reading for part in parts):
-            labels, faults, tombstones = self._decoder.read(records)
+            labels, faults, tombstones, repaired = self._decoder.read(records)
             self._letters += [letter(fault, records) for fault in faults]
+            examples = self._repairs.take(repaired, labels, records)
+            self._examples += [letter(example, records) for example in examples]
             if len(self._letters) > UNREADABLE_MAX:
                 raise InputError(
                     f"{self._name}: more than {UNREADABLE_MAX} labels cannot be read, of late "
@@ -313,9 +319,10 @@ class _Joining:
         }
         assert self._read == sum(said.values()) - self._read, said
         of_these = ("before_their_event", "after_last_event", "ambiguous")
-        said |= {what: counts[what] for what in of_these}
+        said |= {what: counts[what] for what in of_these} | self._repairs.counts()
         reading = FileReading(name, files_at(str(path)), self._config.inputs[name])
-        return JoinedLabels(reading, aside, said, self._letters, self._unclear)
+        letters = self._letters + self._examples
+        return JoinedLabels(reading, aside, said, letters, self._unclear)
 
     def _write(self, path: Path, labels: Ordered) -> None:
         """Write a table of Eddy's own fields, in the order in which the labels became known."""

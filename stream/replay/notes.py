@@ -20,6 +20,7 @@ from stream.config import ASSESS, LABEL_FIELDS, Config, fields_wanted
 from stream.replay.labels import commonest, count_verdicts
 from stream.replay.summary import Tally
 from stream.shard import Emitted
+from stream.stages.repairs import count_name
 
 SECONDS_MS: Final = 365 * 86_400_000
 """Events before 1971 are most often seconds that were taken for milliseconds."""
@@ -42,6 +43,8 @@ class Notes:
         self._absent: dict[str, set[str]] = {}
         self._unclear: dict[str, Counter[str | None]] = {}
         self._letters: dict[tuple[str, str], _Letters] = {}
+        self._repaired: dict[str, dict[str, str]] = {}
+        """By topic, then by count of a repair: the first example."""
 
     def take(self, name: str, emitted: Emitted) -> None:
         """Look at what came of a batch of an input, or of an internal log."""
@@ -57,10 +60,15 @@ class Notes:
             count_verdicts(self._unclear.setdefault(name, Counter()), unclear)
 
     def take_letters(self, letters: Sequence[DeadLetter]) -> None:
-        """Count dead letters by their input and code."""
+        """Count dead letters by their input and code, and remember the first examples of repairs."""
         for letter in letters:
             said = dict(letter.headers)
             topic, code = said["eddy-topic"].decode(), said["eddy-code"].decode()
+            if letter.event_kept:
+                name = count_name(said["eddy-field"].decode(), code)
+                example = f"record {said['eddy-offset'].decode()}: {said['eddy-message'].decode()}"
+                self._repaired.setdefault(topic, {}).setdefault(name, example)
+                continue
             if (topic, code) not in self._letters:
                 message, offset = said["eddy-message"].decode(), said["eddy-offset"].decode()
                 self._letters[topic, code] = _Letters(0, message, offset)
@@ -70,6 +78,7 @@ class Notes:
         """The sentences, all counted."""
         yield from chain(
             self._of_letters(tally),
+            self._of_repairs(tally),
             self._of_fields(),
             self._of_times(tally),
             self._of_monitors(tally),
@@ -91,6 +100,20 @@ class Notes:
             yield (
                 f"{topic}: {total:,} dead letters, {most.count:,} of them {code}, such as record "
                 f"{most.offset}: {most.message}{hint}"
+            )
+
+    def _of_repairs(self, tally: Tally) -> Iterator[str]:
+        """The commonest repair of each input, with an example."""
+        for topic, examples in self._repaired.items():
+            named = (n for n, spec in self._config.inputs.items() if topic in (n, spec.topic))
+            counts = Counter[str]()
+            for name in named:
+                counts += tally.inputs.get(name, Counter()) + Counter(tally.labels.get(name, {}))
+            of_topic = {name: counts[name] for name in examples}
+            most = max(examples, key=of_topic.__getitem__)
+            yield (
+                f"{topic}: {sum(of_topic.values()):,} bad values of fields, {of_topic[most]:,} of "
+                f"them {most.partition('/')[2]}, such as {examples[most]}; their events are kept"
             )
 
     def _of_fields(self) -> Iterator[str]:

@@ -166,7 +166,7 @@ class Run:
     def take_joined(self, name: str, joined: JoinedLabels) -> None:
         """Take what became of an input of labels, but for those that it will read."""
         self._tally.labels[name] = joined.counts
-        self._tally.dead_letters += len(joined.dead_letters)
+        self._tally.dead_letters += joined.counts["dead_letters"]
         self._notes.take_verdicts(name, joined.unclear)
         self._notes.take_letters(joined.dead_letters)
         self._recording.add([], joined.dead_letters)

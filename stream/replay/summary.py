@@ -103,7 +103,7 @@ class Tally:
         behaviour = emitted.events.type_code != LABEL
         times = emitted.events.time_ms[behaviour]
         self.events += len(times)
-        self.dead_letters += len(emitted.dead_letters)
+        self.dead_letters += sum(not letter.event_kept for letter in emitted.dead_letters)
         self.judged_events += int(np.count_nonzero(self.span.holds(times)))
         self.traffic.add(times, emitted.events.type_code[behaviour])
         self.add_alerts(emitted.alerts)

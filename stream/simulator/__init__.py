@@ -46,10 +46,12 @@ def shop_config() -> Path:
 
 
 class Line(NamedTuple):
-    """One record for a topic or a file; `code` is None, or what its dead letter must carry."""
+    """One record for a topic or a file. kind: of its mistake, None where it has none. code: what
+    its dead letter must carry, None where it is an event."""
 
     key: bytes
     value: bytes
+    kind: str | None
     code: DeadLetterCode | None
 
 
@@ -123,11 +125,11 @@ def lines(shop: Shop, malformed_share: float = 0.0, keyed_by: str = "account") -
     bad = 0
     for event, _ in shop.events():
         key = event.get(keyed_by) or event.get("account") or event["ip"]
-        yield Line(key.encode(), orjson.dumps(event), None)
+        yield Line(key.encode(), orjson.dumps(event), None, None)
         if malformed_share and rng.random() < malformed_share:
             kind = kinds[bad % len(kinds)]
             bad += 1
-            yield Line(key.encode(), malformed(rng, kind), MALFORMED[kind][1])
+            yield Line(key.encode(), malformed(rng, kind), kind, MALFORMED[kind][1])
 
 
 def labels(shop: Shop) -> Iterator[bytes]:

@@ -1,7 +1,7 @@
-"""Records that must become dead letters: ten kinds of mistakes that real producers make.
+"""Records with mistakes that real producers make, of ten kinds.
 
-Each kind is paired with the code that its dead letter must carry. Knows what is wrong with each,
-not who finds it.
+Each kind is paired with the code that its dead letter must carry, or with none where the record is
+an event all the same and only a field of it is bad. Knows what is wrong with each, not who finds it.
 """
 
 from collections.abc import Callable
@@ -62,17 +62,17 @@ def _nan(event: dict[str, Any]) -> bytes:
     return orjson.dumps({**event, "amount": None}).replace(b"null", b"NaN")
 
 
-MALFORMED: Final[dict[str, tuple[Callable[[dict[str, Any]], bytes], DeadLetterCode]]] = {
+MALFORMED: Final[dict[str, tuple[Callable[[dict[str, Any]], bytes], DeadLetterCode | None]]] = {
     "not_json": (_not_json, "malformed"),
     "truncated": (_truncated, "malformed"),
-    "not_utf8": (_not_utf8, "malformed"),
+    "not_utf8": (_not_utf8, None),
     "array": (_array, "wrong_type"),
     "missing_id": (_without("event_id"), "missing_id"),
     "missing_time": (_without("time"), "missing_time"),
     "unreadable_time": (_with("time", "yesterday at noon"), "bad_time"),
-    "nan_amount": (_nan, "not_finite"),
-    "amount_out_of_range": (_with("amount", 1e300), "out_of_range"),
+    "nan_amount": (_nan, None),
+    "amount_out_of_range": (_with("amount", 1e300), None),
     "time_ahead": (_with("time", _FAR_AHEAD_MS), "time_ahead"),
 }
-"""Kind → (what spoils an event, the dead letter's code). `time_ahead` needs a broker's timestamp:
+"""Kind → (what spoils an event, the dead letter's code, None where it stays an event). `time_ahead` needs a broker's timestamp:
 a file has none, and there the record is an event of the year 2096."""

@@ -1,6 +1,7 @@
 """route: records in, events out; what is no event becomes a dead letter.
 
-How records are decoded, mapped and checked is its decoder's business. Events of monitors that
+How records are decoded, mapped and checked is its decoder's business. Of events with a repaired
+field it sends examples along with the dead letters. Events of monitors that
 cannot read this partition directly it re-keys to their internal topics, by entity. Keeps no state
 but counters and a bounded memory of recent event ids, by which duplicates are known. Judges no
 event: that is what comes behind.
@@ -21,13 +22,14 @@ from detectors.monitor import LABEL
 from detectors.state import AboutToWrite, Arrays, prefixed, under
 from schemas.codecs.slim import SlimCodec
 from schemas.columns import I64, U64, Bools, EventBatch
-from schemas.dead_letters import CODES, DeadLetter, Fault, dead_letter
+from schemas.dead_letters import CODES, DeadLetter, DeadLetterCode, Example, Fault, dead_letter
 from schemas.events import ENTITY_FIELDS
 from schemas.records import Records
 from stream.config import Log
 from stream.decoding import Decoder, SharedDecoder
 from stream.rekeying import Rekeying
 from stream.stages import InternalRecord
+from stream.stages.repairs import FieldRepairs
 
 COUNTS: Final = (
     *("read", "passed", "duplicate", "tombstone"),
@@ -37,16 +39,19 @@ COUNTS: Final = (
 READ, PASSED, DUPLICATE, TOMBSTONE, FIRST_CODE = range(5)
 
 
-OF_NOBODY: Final = "label_without_entity"
+OF_NOBODY: Final[DeadLetterCode] = "label_without_entity"
 NOBODY_NAMED: Final = "a label names none of the entities that its input maps"
+WITHOUT_VERDICT: Final[DeadLetterCode] = "label_without_verdict"
+NO_VERDICT: Final = "verdict: missing; expected what the label says of the event"
 
 SENT, NOT_APPLICABLE = range(2)
 
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """A batch's events and dead letters, both in the order of their records; and what goes into
-    internal logs, in that order for each of their partitions."""
+    """A batch's events and dead letters, both in the order of their records, examples of repaired
+    events among the latter; and what goes into internal logs, in that order for each of their
+    partitions."""
 
     events: EventBatch
     dead_letters: list[DeadLetter]
@@ -114,38 +119,43 @@ class Route:
         self._decoder = decoder
         self._hash_key = hash_key
         self._recent = RecentIds(duplicate_window)
+        self._repairs = FieldRepairs()
         self._tally: I64 = np.zeros(len(COUNTS), np.int64)
 
     def process(self, batch: Records) -> Routed:
         """The batch's events that were not seen before, and a dead letter for each bad record."""
-        events, faults, tombstones = self._decoder.read(batch)
-        nameless = labels_of_nobody(events)
-        if self._is_read and nameless.any():
-            rows = np.searchsorted(batch.offset, events.offset[nameless]).tolist()
-            faults = sorted([*faults, *(Fault(row, OF_NOBODY, NOBODY_NAMED) for row in rows)])
-            events = events.take(np.flatnonzero(~nameless))
+        events, faults, tombstones, repaired = self._decoder.read(batch)
+        if self._is_read:
+            events, useless = _without_useless_labels(events, batch)
+            faults = sorted([*faults, *useless]) if useless else faults
+        examples = self._repairs.take(repaired, events, batch) if repaired else []
         seen = self._recent.seen(hash_text(_identity(events), self._hash_key))
         duplicates = int(np.count_nonzero(seen))
         fresh = events if duplicates == 0 else events.take(np.flatnonzero(~seen))
         self._count(len(batch), len(fresh), duplicates, tombstones, faults)
         internal = [record for hop in self.hops for record in hop.process(fresh)]
-        return Routed(fresh, [letter(fault, batch) for fault in faults], internal)
+        # a record is a fault or an event, so that each row has either
+        letters: list[Fault | Example] = [*faults, *examples]
+        letters.sort(key=lambda one: one.row)
+        return Routed(fresh, [letter(one, batch) for one in letters], internal)
 
     def counts(self) -> dict[str, int]:
-        """Records by what became of them, `COUNTS` the names."""
-        return dict(zip(COUNTS, self._tally.tolist(), strict=True))
+        """Records by what became of them, `COUNTS` the names; and repairs of fields, which are in
+        no sum of these."""
+        return dict(zip(COUNTS, self._tally.tolist(), strict=True)) | self._repairs.counts()
 
     def save(self) -> Arrays:
-        """The counters, the hops' and the remembered ids."""
+        """The counters, the hops', the remembered ids and the repairs."""
         hops = prefixed({f"hop/{hop.name}": hop.save() for hop in self.hops})
-        return {"tally": self._tally, **hops, **self._recent.save()}
+        return {"tally": self._tally, **hops, **self._recent.save(), **self._repairs.save()}
 
     def load(self, state: Arrays) -> None:
-        """Replace counters and remembered ids by saved ones."""
+        """Replace counters, remembered ids and repairs by saved ones."""
         self._tally[:] = state["tally"]
         for hop in self.hops:
             hop.load(under(f"hop/{hop.name}", state))
         self._recent.load(state)
+        self._repairs.load(state)
 
     def announced(self) -> set[str]:
         """None: ids are remembered all over their panes."""
@@ -242,6 +252,30 @@ def _identity(events: EventBatch) -> pa.StringArray:
     return pc.if_else(pa.array(label), whole, events.event_id)
 
 
+def _without_useless_labels(events: EventBatch, batch: Records) -> tuple[EventBatch, list[Fault]]:
+    """The events without labels that can teach nobody, and the faults that these are."""
+    faults: list[Fault] = []
+    useless = np.zeros(len(events), np.bool_)
+    reasons: tuple[tuple[DeadLetterCode, str, Bools], ...] = (
+        (WITHOUT_VERDICT, NO_VERDICT, labels_without_verdict(events)),
+        (OF_NOBODY, NOBODY_NAMED, labels_of_nobody(events)),
+    )
+    for code, message, found in reasons:
+        rows = np.searchsorted(batch.offset, events.offset[found & ~useless]).tolist()
+        faults += (Fault(row, code, message) for row in rows)
+        useless |= found
+    return (events.take(np.flatnonzero(~useless)) if faults else events), faults
+
+
+def labels_without_verdict(events: EventBatch) -> Bools:
+    """bool[n]: labels that say nothing, where their input has a place for a verdict."""
+    found: Bools = events.type_code == LABEL
+    if "verdict" not in events.text or not found.any():
+        return np.zeros(len(events), np.bool_)
+    missing: Bools = events.text["verdict"].is_null().to_numpy(zero_copy_only=False)
+    return found & missing
+
+
 def labels_of_nobody(events: EventBatch) -> Bools:
     """bool[n]: labels that name none of the entities for which their input has a place."""
     found: Bools = events.type_code == LABEL
@@ -253,8 +287,8 @@ def labels_of_nobody(events: EventBatch) -> Bools:
     return found
 
 
-def letter(fault: Fault, batch: Records) -> DeadLetter:
-    """The dead letter of a record; a table's row stands in it as JSON."""
+def letter(fault: Fault | Example, batch: Records) -> DeadLetter:
+    """The dead letter of a record, or the example that it is; a table's row stands in it as JSON."""
     row = fault.row
     value: Any = (
         batch.values[row]

@@ -606,9 +606,15 @@ def as_records(topic: str, log: list[Message]) -> Records:
 
 
 def codes_expected(events: int, seed: int = 7, malformed: float = 0.01) -> dict[bytes, str]:
-    """The malformed records that `feed` wrote, each with the code that it must get."""
+    """The records without an event that `feed` wrote, each with the code that it must get."""
     made = lines(Simulated(events, seed), malformed)
     return {line.value: line.code for line in made if line.code is not None}
+
+
+def repaired_expected(events: int, seed: int = 7, malformed: float = 0.01) -> int:
+    """How many records `feed` wrote that are events with a repaired field."""
+    made = lines(Simulated(events, seed), malformed)
+    return sum(line.kind is not None and line.code is None for line in made)
 
 
 def send(shop: Shop, values: list[bytes]) -> None:

@@ -33,6 +33,7 @@ from tests.broker.shop import (
     make_shop,
     messages,
     reference,
+    repaired_expected,
     send,
     value_of,
     wait_for,
@@ -79,17 +80,21 @@ def test_worker_publishes_what_the_reference_emits(
         _, exposition = process.get("/metrics")
         assert process.stop() == 0
     holds_every_alert_once(shop)
-    bad = codes_expected(EVENTS)
-    letters = [letter for each in shop.dead_letters().values() for letter in each]
+    bad, repaired = codes_expected(EVENTS), repaired_expected(EVENTS)
+    published = [letter for each in shop.dead_letters().values() for letter in each]
+    kept = [one for one in published if dict(one.headers)["eddy-disposition"] == b"event_kept"]
+    letters = [one for one in published if one not in kept]
     codes = {letter.value: dict(letter.headers)["eddy-code"].decode() for letter in letters}
     assert codes == bad
     assert len(letters) == len(bad)
+    assert 0 < len(kept) <= repaired
     counts = Counter[str]()
     for shard in reference(shop).shards.values():
         counts.update(shard.counts().get("route", {}))
-    assert counts["read"] == everything == EVENTS + len(bad)
-    assert value_of(exposition, "eddy_events_total") == counts["passed"] == EVENTS
+    assert counts["read"] == everything == EVENTS + repaired + len(bad)
+    assert value_of(exposition, "eddy_events_total") == counts["passed"] == EVENTS + repaired
     assert value_of(exposition, "eddy_dead_letters_total") == len(bad)
+    assert value_of(exposition, "eddy_field_repaired_total") == repaired
     assert value_of(exposition, "eddy_lag") == 0 or hop
     sent = value_of(exposition, "eddy_sent_total")
     assert (sent > 0) == hop

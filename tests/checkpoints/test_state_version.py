@@ -33,7 +33,7 @@ inputs = ["labels"]
 features = ["account.amount"]
 """
 
-VERSION_AND_LAYOUT: Final = (9, "0eed55ec630e3ce2")
+VERSION_AND_LAYOUT: Final = (9, "99fbcc131424c8af")
 """The version, and the hash of what every empty state holds under it."""
 
 

@@ -1,16 +1,21 @@
 """Combined access logs become requests."""
 
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from schemas.checks import check
+from schemas.addresses import address
+from schemas.checks import Checked, check
 from schemas.codecs import AccessLogCodec
 from schemas.columns import EventBatch
 from schemas.dead_letters import Fault
 from schemas.mapping import LOG_FIELDS, Class, FieldsSpec, Place, compile_mapping
 from schemas.records import Records
+from schemas.repairs import fitted
 
 LINE = (
     '10.0.0.7 - jo [17/May/2015:10:05:03 +0200] "GET /a?b=1 HTTP/1.1" 200 512 '
@@ -19,6 +24,11 @@ LINE = (
 
 
 def run(lines: list[bytes]) -> tuple[EventBatch, list[Fault]]:
+    """The events and faults of lines."""
+    return checked(lines)[:2]
+
+
+def checked(lines: list[bytes]) -> Checked:
     """Decode and check lines."""
     size = len(lines)
     records = Records("request", 0, np.arange(size), np.full(size, -1, np.int64), list(lines))
@@ -80,12 +90,11 @@ def test_odd_request_lines_are_still_requests(
         (b"", "malformed"),
         (b"hello", "malformed"),
         (LINE.replace("10.0.0.7", "\udcff").encode("utf-8", "surrogateescape"), "malformed"),
+        (LINE[: LINE.index(' "http')].encode(), "malformed"),
         (LINE.replace("17/May", "31/Feb").encode(), "bad_time"),
         (LINE.replace("17/May", "17/Mai").encode(), "bad_time"),
         (LINE.replace(":10:05", ":25:05").encode(), "bad_time"),
         (LINE.replace("2015", "1955").encode(), "bad_time"),
-        (LINE.replace("/a?b=1", "/" + "a" * 9000).encode(), "text_too_long"),
-        (LINE.replace(" 512 ", f" {2**60} ").encode(), "out_of_range"),
     ],
 )
 def test_a_bad_line_is_one_fault_with_its_code(line: bytes, code: str) -> None:
@@ -93,6 +102,148 @@ def test_a_bad_line_is_one_fault_with_its_code(line: bytes, code: str) -> None:
     events, faults = run([LINE.encode(), line, LINE.encode()])
     assert [(fault.row, fault.code) for fault in faults] == [(1, code)]
     assert len(events) == 2
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "field", "code"),
+    [
+        (b"/a?b=1", b"/" + b"a" * 9000, "path", "text_too_long"),
+        (b" 512 ", b" %d " % 2**60, "bytes", "out_of_range"),
+        (b"X11", b"X\xff1", "user_agent", "not_utf8"),
+        (b"X11", b"m" * 5000, "user_agent", "text_too_long"),
+        (b"example", b"ex\xe9mple", "referrer", "not_utf8"),
+        (b"/a?b", b"/\xf0\x9f?b", "path", "not_utf8"),
+    ],
+)
+def test_a_bad_field_leaves_its_line_in_place(
+    before: bytes, after: bytes, field: str, code: str
+) -> None:
+    """Bytes that are not UTF-8, and a text or a number beyond its limit, leave a request with all
+    its other fields."""
+    line = LINE.encode()
+    assert before in line
+    events, faults, repaired = checked([line, line.replace(before, after), line])
+    assert faults == []
+    assert [(one.field, one.code, one.rows.tolist()) for one in repaired] == [(field, code, [1])]
+    for name, column in events.text.items():
+        assert (column[1] == column[0]) == (name != field)
+    assert events.text["ip"].to_pylist() == ["10.0.0.7"] * 3
+
+
+@pytest.mark.parametrize("user", ["jo", "a b", "9.9.9.9 - -", "x" * 9_000, "\udcff[x] \\x22"])
+def test_a_clients_own_name_hides_no_address(user: str) -> None:
+    """The user's name is what a client sends, whatever the server makes of it: the address before it
+    stays the client's, also where the name looks like the start of another line."""
+    line = LINE.replace("- jo", f"- {user}").encode("utf-8", "surrogateescape")
+    events, faults = run([line])
+    assert faults == []
+    assert events.text["ip"].to_pylist() == ["10.0.0.7"]
+
+
+def test_quotes_that_nobody_escaped_leave_a_line_in_place() -> None:
+    """Where a server writes texts as they are, a request with quotes in them is a request."""
+    line = LINE.replace("b=1", 'b="1" x').replace("Mozilla/5.0", 'M"o" "z')
+    events, faults = run([line.encode()])
+    assert faults == []
+    assert events.text["path"].to_pylist() == ['/a?b="1" x']
+    assert events.text["user_agent"].to_pylist() == ['M"o" "z (X11; \\"odd\\")']
+
+
+PREFIXES: Final = (
+    "www.shop.example:443 ",
+    "shop_1 ",
+    "203.0.113.9:8080 ",
+    "[2001:db8::9]:443 ",
+    "Mar 15 05:40:00 web1 nginx: ",
+    "<190>Mar  5 05:40:00 web1 nginx[12]: ",
+    "2026-03-05T05:40:00.123+00:00 web1 nginx: ",
+    "<165>1 2026-03-05T05:40:00.1Z web1 nginx 12 access - ",
+    '<165>1 2026-03-05T05:40:00.1Z web1 nginx - - [a@1 b="\\]"][c@2] \ufeff',
+    "2026-03-05T05:40:00.1Z stdout F ",
+    "2026-03-05T05:40:00.1Z stdout F www.shop.example ",
+    "Mar 15 05:40:00 web1 nginx: www.shop.example:443 ",
+    "\ufeff",
+    "\0" * 300,
+    "\ufeff\0www.shop.example:443 ",
+)
+NO_ADDRESS_FIRST: Final = [one for one in PREFIXES if address(one.strip()) is None]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_known_prefixes_are_recognised(prefix: str) -> None:
+    """What a virtual host, syslog, a container's log or a file's first bytes put before a line leaves
+    the request the same."""
+    for line in (LINE, LINE.replace("- jo", "- -"), LINE.replace("10.0.0.7", "2001:db8::7")):
+        plain, prefixed = run([line.encode()])[0], run([(prefix + line).encode()])[0]
+        assert prefixed.text == plain.text
+        assert prefixed.time_ms.tolist() == plain.time_ms.tolist()
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        ("68.75.44.1, 172.68.146.54, 127.0.0.1 ", "a list of addresses"),
+        ("68.75.44.1,127.0.0.1 ", "a list of addresses"),
+        ("unknown, 127.0.0.1 ", "a list of addresses"),
+        ("www.shop.example:443 68.75.44.1, 127.0.0.1 ", "a list of addresses"),
+        ("68.75.44.1 172.68.146.54 127.0.0.1 ", "several addresses"),
+        ("unix: ", "no address"),
+        ("crawl-66-249-66-1.googlebot.com ", "no address"),
+        ("www.shop.example:443 crawl-66-249-66-1.googlebot.com ", "no address"),
+        ("1.2.3.256 ", "no address"),
+        ("level=info msg= 10.0.0.7 ", "no address"),
+    ],
+)
+def test_what_is_no_address_is_a_dead_letter_that_says_so(start: str, message: str) -> None:
+    """A list of addresses, nginx's `unix:`, the name of a host and an unknown prefix never become an
+    ip: the fault names what is expected."""
+    line = LINE.replace("10.0.0.7 - jo", f"{start}- -")
+    events, faults = run([line.encode()])
+    assert len(events) == 0
+    assert [fault.code for fault in faults] == ["malformed"]
+    assert faults[0].message.startswith(message)
+    assert "expected a line of the combined format: ADDRESS IDENT USER [TIME]" in faults[0].message
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.lists(
+        st.one_of(
+            st.text(max_size=6),
+            st.sampled_from(
+                [" ", "-", ",", ":", "[", '"', "unix:", "nginx: ", "www:443", *NO_ADDRESS_FIRST]
+            ),
+        ),
+        max_size=6,
+    ).map("".join)
+)
+def test_no_prefix_makes_a_non_address_an_ip(prefix: str) -> None:
+    """Whatever stands before a line, the ip is the address directly before `- -`, or the record is a
+    dead letter that names the expected format. But for one that begins as a line does, with an
+    address and a dash: what follows these is a name that the client made up."""
+    line = LINE.replace("- jo", "- -")
+    events, faults = run([(prefix + line).encode("utf-8", "surrogatepass")])
+    if faults:
+        assert "ADDRESS IDENT USER [TIME]" in faults[0].message
+    else:
+        token = f"{prefix}10.0.0.7".rpartition(" ")[2].lstrip('\ufeff\0\r\n"')
+        assert events.text["ip"][0].as_py() == address(token) is not None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "203.0.113.1",
+        "203.0.113.1:52100",
+        "::ffff:203.0.113.1",
+        "::FFFF:cb00:7101",
+        "[::ffff:203.0.113.1]:443",
+    ],
+)
+def test_forms_of_an_address_are_one(text: str) -> None:
+    """A mapped address, a port and another spelling make no other client."""
+    events, _ = run([LINE.replace("10.0.0.7", text).encode()])
+    assert events.text["ip"].to_pylist() == ["203.0.113.1"]
 
 
 def test_a_hostile_line_costs_no_more_than_its_length() -> None:
@@ -114,8 +265,8 @@ def test_real_logs_decode_whole(shared_data: Path, name: str) -> None:
 
 def test_fields_are_made_of_a_lines_own() -> None:
     """The first class that is found stands for the path; a number is taken out of it; what is
-    joined has a space between; what is not found, or is none that the field may have, is absent and
-    no fault: whoever asks for such a path must not be seen by nobody."""
+    joined has a space between; what is not found, or is no number that the field may have, is absent:
+    a path that a stranger makes up must not hide him."""
     fields: FieldsSpec = {
         "route": Place(
             path="path",
@@ -134,12 +285,19 @@ def test_fields_are_made_of_a_lines_own() -> None:
     size = len(lines)
     records = Records("request", 0, np.arange(size), np.full(size, -1, np.int64), list(lines))
     mapping = compile_mapping("access_log", None, fields, [*fields, "ip"])
-    events, faults = check(AccessLogCodec(mapping).decode(records), records, 1)
+    events, faults, _ = check(AccessLogCodec(mapping).decode(records), records, 1)
     assert faults == []
     assert events.text["route"].to_pylist() == ["item", "asset", None, *["item"] * 3]
     assert events.text["outcome"].to_pylist() == ["error", "error", None, *["error"] * 3]
     assert events.text["network"].to_pylist() == ["10.0.0"] * 6
-    assert events.text["product"].to_pylist() == ["17", "17", None, "x", None, "9" * 17]
+    assert events.text["product"].to_pylist() == [
+        "17",
+        "17",
+        None,
+        "x",
+        fitted("product", "9" * 300, 256),
+        "9" * 17,
+    ]
     assert events.text["session"].to_pylist()[2] == "10.0.0.7"
     assert events.text["session"].to_pylist()[0] == '10.0.0.7 Mozilla/5.0 (X11; \\"odd\\")'
     np.testing.assert_array_equal(events.number["item"], [17.0, 17.0, *[np.nan] * 4])
@@ -151,6 +309,6 @@ def test_the_longest_agent_still_makes_a_session() -> None:
     fields: FieldsSpec = {"session": Place(path=["ip", "user_agent"], joined=True)}
     records = Records("request", 0, np.arange(1), np.full(1, -1, np.int64), [line])
     mapping = compile_mapping("access_log", None, fields, ["session", "user_agent"])
-    events, faults = check(AccessLogCodec(mapping).decode(records), records, 1)
+    events, faults, _ = check(AccessLogCodec(mapping).decode(records), records, 1)
     assert faults == []
     assert len(events.text["session"][0].as_py()) > 4_000

@@ -9,12 +9,13 @@ import orjson
 import pyarrow as pa
 import pytest
 
-from schemas.checks import check
+from schemas.checks import Checked, check
 from schemas.codecs import JsonCodec, TableCodec
 from schemas.columns import EventBatch
 from schemas.dead_letters import Fault
 from schemas.mapping import FieldsSpec, Place, compile_mapping
 from schemas.records import Records
+from schemas.repairs import Repaired
 
 TIME_MS = 1_772_409_600_123
 TIME = datetime(2026, 3, 2, 0, 0, 0, 123_000, UTC)
@@ -22,6 +23,11 @@ FIELDS: FieldsSpec = {"event_id": "id", "time": "t", "account": "user.id", "amou
 
 
 def run(columns: dict[str, Any]) -> tuple[EventBatch, list[Fault]]:
+    """The events and faults of the rows of a table."""
+    return checked(columns)[:2]
+
+
+def checked(columns: dict[str, Any]) -> Checked:
     """Decode and check the rows of a table."""
     table = pa.table(columns)
     size = len(table)
@@ -101,23 +107,56 @@ def test_rows_are_checked_as_records_are() -> None:
         "t": pa.array([1, None, 1, 2**62, 1]),
         "sum": [1.0, 1.0, 1.0, 1.0, float("nan")],
     }
-    _, faults = run(columns)
+    _, faults, repaired = checked(columns)
     assert [(fault.row, fault.code) for fault in faults] == [
         (1, "missing_time"),
         (2, "missing_id"),
         (3, "bad_time"),
-        (4, "not_finite"),
     ]
-    wrong, faults = run(
-        {"id": ["a", "b"], "t": [1, 1], "user": user(pa.array([1.5, None])), "sum": [True, None]}
+    assert rows_of(repaired) == [("amount", "not_finite", [4])]
+
+
+def test_a_bad_value_leaves_its_row_in_place() -> None:
+    """Of a column of a type that the field cannot have, a text that is no number, and bytes that are
+    not UTF-8, the row keeps its event; null is just absent."""
+    raw = pa.Array.from_buffers(
+        pa.string(),
+        3,
+        [None, pa.array([0, 3, 5, 5], pa.int32()).buffers()[1], pa.py_buffer(b"a\xffbok")],
     )
-    assert [(fault.row, fault.code) for fault in faults] == [(0, "wrong_type")]
-    assert wrong.event_id.to_pylist() == ["b"]
+    columns = {
+        "id": ["a", "b", "c"],
+        "t": [1, 1, 1],
+        "user": user(raw),
+        "sum": pa.array(["1e300", "x", None]),
+    }
+    events, faults, repaired = checked(columns)
+    assert faults == []
+    assert events.text["account"].to_pylist() == ["a�b", "ok", None]
+    assert np.isnan(events.number["amount"]).all()
+    assert rows_of(repaired) == [
+        ("account", "not_utf8", [0]),
+        ("amount", "wrong_type", [1]),
+        ("amount", "out_of_range", [0]),
+    ]
+    wrong = {"user": user(pa.array([1.5, None, 2.5])), "sum": [True, None, False]}
+    events, faults, repaired = checked({"id": ["a", "b", "c"], "t": [1, 1, 1], **wrong})
+    assert faults == []
+    assert events.text["account"].null_count == len(events) == 3
+    assert rows_of(repaired) == [
+        ("account", "wrong_type", [0, 2]),
+        ("amount", "wrong_type", [0, 2]),
+    ]
+
+
+def rows_of(repaired: list[Repaired]) -> list[tuple[str, str, list[int]]]:
+    """Repairs as plain values."""
+    return [(one.field, one.code, one.rows.tolist()) for one in repaired]
 
 
 def test_a_verdict_may_be_a_boolean_and_an_id_may_not() -> None:
     """Where the mapping translates a field a boolean is a choice, in a table as in JSON; elsewhere
-    it would be one huge entity, and is a fault."""
+    it would be one huge entity, and is absent."""
     fields: FieldsSpec = {
         "event_id": "id",
         "time": "t",
@@ -133,7 +172,7 @@ def test_a_verdict_may_be_a_boolean_and_an_id_may_not() -> None:
 
     def verdicts(codec: TableCodec | JsonCodec, values: Any) -> list[str | None]:
         records = Records("in", 0, np.arange(3), np.full(3, -1, np.int64), values)
-        events, faults = check(codec.decode(records), records, 1)
+        events, faults, _ = check(codec.decode(records), records, 1)
         assert faults == []
         found: list[str | None] = events.text["verdict"].to_pylist()
         return found
@@ -141,5 +180,5 @@ def test_a_verdict_may_be_a_boolean_and_an_id_may_not() -> None:
     expected = ["fraud", "honest", None]
     assert verdicts(TableCodec(mapping), pa.Table.from_pylist(rows)) == expected
     assert verdicts(JsonCodec(mapping), [orjson.dumps(row) for row in rows]) == expected
-    _, faults = run({"id": ["a"], "t": [TIME_MS], "user": user(pa.array([True]))})
-    assert [fault.code for fault in faults] == ["wrong_type"]
+    _, _, repaired = checked({"id": ["a"], "t": [TIME_MS], "user": user(pa.array([True]))})
+    assert rows_of(repaired) == [("account", "wrong_type", [0])]

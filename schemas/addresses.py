@@ -1,0 +1,54 @@
+"""Network addresses: one text for each, however a producer writes it.
+
+`::ffff:203.0.113.1`, `203.0.113.1:52100` and `203.0.113.1` are one client, and so are
+`[2001:DB8::1]:443`, `2001:db8:0::1` and `2001:db8::1%eth0`. Forms are those of Python's `ipaddress`.
+"""
+
+import re
+from functools import lru_cache
+from ipaddress import AddressValueError, IPv6Address
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+
+from schemas.columns import Bools, bytes_of
+
+ADDRESS_CHARACTERS_MAX: Final = 128
+"""Longer texts are no addresses; nobody can make the memory of known ones large."""
+
+V4: Final = r"\.".join([r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"] * 4)
+"""A pattern of an IPv4 address, in the one form that it has."""
+
+_V4: Final = re.compile(rf"({V4})(?::\d{{1,5}})?", re.ASCII)
+_V6: Final = re.compile(r"\[([^\]%]+)(?:%[^\]]+)?\](?::\d{1,5})?|([^\[\]%]+)(?:%\S+)?")
+_PLAIN: Final[Bools] = np.isin(np.arange(256), list(b"0123456789."))
+
+
+def address(text: str) -> str | None:
+    """The address that a text writes, without port and zone, or None where it writes none."""
+    return _address(text) if len(text) <= ADDRESS_CHARACTERS_MAX else None
+
+
+@lru_cache(maxsize=1 << 16)
+def _address(text: str) -> str | None:
+    if v4 := _V4.fullmatch(text):
+        return v4[1]
+    v6 = _V6.fullmatch(text)
+    if v6 is None or ":" not in text:
+        return None
+    try:
+        found = IPv6Address(v6[1] or v6[2])
+    except AddressValueError:
+        return None
+    return str(found.ipv4_mapped or found)
+
+
+def one_form(column: pa.StringArray) -> pa.StringArray:
+    """Each address in its one form; texts that are no address stay as they are. string[n]."""
+    if _PLAIN[bytes_of(column)].all():
+        return column  # digits and dots have one form only
+    codes = column.dictionary_encode()
+    texts = codes.dictionary.to_pylist()
+    forms = [address(text) or text for text in texts]
+    return column if forms == texts else pa.array(forms, pa.string()).take(codes.indices)

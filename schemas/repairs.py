@@ -1,0 +1,113 @@
+"""Repairs: a bad value of an optional field, which must not take its event away.
+
+A field that cannot be read is absent, bytes that are not UTF-8 are replaced, and a text that is too
+long is cut; an id that is too long keeps its first bytes and a hash of the whole. Says which repairs
+there are and makes those of texts; where they are needed is found by the codecs and the checks.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable
+from typing import Final, Literal, NamedTuple
+
+import numpy as np
+
+from schemas.columns import I64
+from schemas.events import ENTITY_FIELDS, EVENT_ID_BYTES_MAX, FIELDS
+
+RepairCode = Literal["wrong_type", "not_finite", "out_of_range", "not_utf8", "text_too_long"]
+
+MEANING: Final[dict[RepairCode, str]] = {
+    "wrong_type": "the field holds another type than it must: absent",
+    "not_finite": "the number is NaN or infinite: absent",
+    "out_of_range": "the number lies outside its field's range: absent",
+    "not_utf8": "the text holds bytes that are not UTF-8, each now U+FFFD, or a bad escape",
+    "text_too_long": "the text is longer than its field's limit: cut; of an id, the end is a hash",
+}
+CODES: Final[tuple[RepairCode, ...]] = tuple(MEANING)
+
+ID_FIELDS: Final = frozenset((*ENTITY_FIELDS, "event_id", "labelled_event_id"))
+"""Fields that name something: cut, two of them could become one."""
+REPAIRABLE: Final[tuple[str, ...]] = ("event_id", *FIELDS)
+"""Every field that can be repaired."""
+
+ID_PREFIX_BYTES: Final = 200
+REPLACEMENT: Final = "\ufffd"
+_NOT_UTF8: Final = re.compile("[\ud800-\udfff]")
+
+
+class Repaired(NamedTuple):
+    """A field that was repaired in some records. rows: int64, ascending, each once."""
+
+    field: str
+    code: RepairCode
+    rows: I64
+
+
+class RepairNotes:
+    """Collects the rows in which fields were repaired."""
+
+    def __init__(self) -> None:
+        self._rows: dict[tuple[str, RepairCode], list[I64]] = {}
+
+    def add(self, field: str, code: RepairCode, rows: I64) -> None:
+        """Note the same repair of some rows, which may be noted already."""
+        if len(rows):
+            self._rows.setdefault((field, code), []).append(rows)
+
+    def extend(self, repaired: Iterable[Repaired]) -> None:
+        """Note several repairs."""
+        for one in repaired:
+            self.add(*one)
+
+    def repaired(self) -> list[Repaired]:
+        """All repairs, by field in the order of `REPAIRABLE`, then by code."""
+        found = [
+            Repaired(*key, np.unique(np.concatenate(rows))) for key, rows in self._rows.items()
+        ]
+        return sorted(found, key=lambda one: (REPAIRABLE.index(one.field), CODES.index(one.code)))
+
+
+def replaced(text: str) -> str:
+    """The text with U+FFFD for every lone surrogate, which is also how `surrogateescape` marks a
+    byte that is not UTF-8."""
+    return _NOT_UTF8.sub(REPLACEMENT, text)
+
+
+def text_of(raw: bytes) -> str:
+    """The bytes as text, with U+FFFD for each byte that is not UTF-8."""
+    return replaced(raw.decode("utf-8", "surrogateescape"))
+
+
+def fitted(field: str, text: str, bytes_max: int) -> str:
+    """A text longer than its field's limit, made to fit: cut at a character, or, where it names
+    something, shortened so that it stays that one thing and becomes no other.
+
+    An id keeps its first 200 bytes, then "~" and the BLAKE2b-128 of all its bytes in hex: the same
+    everywhere and always, and nobody can choose two ids that become one.
+    """
+    raw = text.encode()
+    if field not in ID_FIELDS:
+        return raw[:bytes_max].decode("utf-8", "ignore")
+    digest = hashlib.blake2b(raw, digest_size=16).hexdigest()
+    return f"{raw[:ID_PREFIX_BYTES].decode('utf-8', 'ignore')}~{digest}"
+
+
+def message(field: str, code: RepairCode) -> str:
+    """What was wrong with a field, what was expected, and what the event has instead."""
+    if code == "not_utf8":
+        return f"{field}: expected UTF-8; each other byte is replaced by U+FFFD"
+    if code == "text_too_long":
+        limit = FIELDS[field].bytes_max if field in FIELDS else EVENT_ID_BYTES_MAX
+        if field in ID_FIELDS:
+            instead = f"its first {ID_PREFIX_BYTES} bytes and a hash of the whole stand for it"
+        else:
+            instead = "cut"
+        return f"{field}: expected at most {limit} bytes; {instead}"
+    if field not in FIELDS or FIELDS[field].kind == "text":
+        return f"{field}: expected a text or an integer; absent"
+    if code == "not_finite":
+        return f"{field}: expected a finite number; absent"
+    if code == "out_of_range":
+        return f"{field}: expected {FIELDS[field].low:g} to {FIELDS[field].high:g}; absent"
+    return f"{field}: expected a number, or one as decimal text; absent"
