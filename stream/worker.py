@@ -27,7 +27,7 @@ from stream.checkpoints.keeping import REVOKE_S, Keeper, Kept
 from stream.checkpoints.recovery import Circumstances, Recovered, recover
 from stream.checkpoints.store import Folder, open_store, saved_folder
 from stream.config import Config, Log, logs
-from stream.errors import Abortable, EddyError
+from stream.errors import Abortable, EddyError, PartitionCountChanged
 from stream.health import Pulse
 from stream.kafka.administration import Admin
 from stream.kafka.failures import patiently
@@ -392,11 +392,23 @@ class Worker:
 
     def on_assign(self, partitions: list[Partition]) -> dict[Partition, int]:
         """Load or make a shard for each; reading starts where its checkpoint was taken."""
+        self._refuse_new(partitions)
         self._joined = True
         self._said_empty = False
         for where, committed in self._source.committed(partitions).items():
             self._holdings[where] = self._taken(where, committed)
         return {where: self._holdings[where].next_offset for where in partitions}
+
+    def _refuse_new(self, partitions: list[Partition]) -> None:
+        """Raise PartitionCountChanged where a topic has grown, before anything of it is read."""
+        for where in partitions:
+            expected = self._logs[where.topic].partitions
+            if where.partition >= expected:
+                raise PartitionCountChanged(
+                    f"{where}: the group was given this partition, and the configuration has "
+                    f"{expected} of the topic: the topic has grown. Nothing of the partition was "
+                    "read or committed"
+                )
 
     def _recovered(
         self, where: Partition, committed: Committed | None, folder: Folder
