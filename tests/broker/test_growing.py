@@ -1,9 +1,11 @@
-"""A topic that gets more partitions while a worker runs: entities move between partitions, and the
-group stops before it learns from that."""
+"""Entities that are not in the partition where a group looks for them: because a topic got more
+partitions while a worker ran, or because its producer chooses partitions in another way."""
 
 import re
 from pathlib import Path
+from typing import Literal
 
+import orjson
 import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -11,8 +13,14 @@ from confluent_kafka.cimpl import NewPartitions
 
 from stream.config import load, logs
 from stream.kafka.positions import Partition
+from stream.kafka.writing import Feed
+from stream.replay import replay
+from stream.simulator import Shop as Simulated
+from stream.simulator import lines
+from stream.worker import NOT_KEYED
 from tests.broker.shop import (
     CLASSIC,
+    KEYED_BY,
     Shop,
     consumer,
     eddy,
@@ -122,3 +130,35 @@ def test_an_internal_topic_that_grows_is_refused(broker: str, tmp_path: Path) ->
     assert "checkpoints.start_from" in eddy("run", str(shop.config), code=2)
     assert traces(shop) == before
     assert shop.offsets([Partition(log.topic, log.partitions)])[0].offset < 0
+
+
+@pytest.mark.parametrize("partitioner", ["murmur2", "crc32"])
+def test_keys_in_other_partitions_than_promised_are_counted_and_said(
+    broker: str, tmp_path: Path, partitioner: Literal["murmur2", "crc32"]
+) -> None:
+    """The configuration names murmur2. Live logs that another partitioner was used once for each
+    partition, and counts; a replay of the topic notes it. Where it is true neither says anything."""
+    shop = make_shop(broker, tmp_path, "keyed", 2)
+    feed = Feed({"bootstrap.servers": broker}, shop.topic, partitioner)
+    for line in lines(Simulated(EVENTS, 7), 0.0):
+        feed.send(orjson.loads(line.value)[KEYED_BY].encode(), line.value)
+    feed.close()
+    with worker(shop) as process:
+        shop.wait_until_done()
+        wait_for(
+            lambda: value_of(process.get("/metrics")[1], "eddy_records_total") == EVENTS,
+            "all records",
+        )
+        wrong = value_of(process.get("/metrics")[1], "eddy_keys_misplaced_total")
+        logged = {line["partition"] for line in process.log() if line["event"] == NOT_KEYED}
+        assert process.stop() == 0
+    summary = replay(
+        load(shop.config), [("shop", f"kafka://{shop.topic}")], tmp_path / "out", lambda *_: None
+    )
+    [note] = [one for one in summary.notes if f"murmur2 of {KEYED_BY}" in one] or [""]
+    if partitioner == "murmur2":
+        assert (wrong, logged, note) == (0, set(), "")
+    else:
+        assert 0 < wrong <= EVENTS / 8
+        assert logged == {0, 1}
+        assert note.startswith(f"shop: {wrong:.0f} of ")
