@@ -149,9 +149,14 @@ class PartitionCountChanged(EddyError):
 
     exit_code = 4
     do = (
-        "Entities have moved between partitions, so that what was learned of them lies elsewhere: "
-        "start anew with another group, or give the topic its former number of partitions; a "
-        "monitor with another name has another internal topic."
+        "Entities have moved between partitions. To keep what was learned, stop the group and "
+        "replay the inputs into a saved state. In the configuration set another `group` and the "
+        "present number of `partitions`, and remove `keyed_by` of an input that grew: its older "
+        "records are where the former number put them. Run `eddy topics create CONFIG`, then "
+        "`eddy replay CONFIG --input NAME=kafka://TOPIC?until=0:OFFSET,… --out FOLDER --save-state "
+        "URL` with the former group's committed offsets, 0 for new partitions. Set "
+        "checkpoints.start_from = URL, and start. To start anew on purpose, use another group "
+        "without a saved state."
     )
 
 

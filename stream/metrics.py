@@ -257,8 +257,7 @@ METRICS: Final = (
         "gauge",
         "offsets",
         _PLACE,
-        "offsets between the next record to process and the end of the partition; of an idle "
-        "internal topic about 1, since transactions leave marks",
+        "offsets between the next record to process and the end of the partition",
         "if it grows, add workers, up to one a partition; then look at eddy_batch_seconds",
     ),
     Metric(
@@ -316,6 +315,15 @@ METRICS: Final = (
         (),
         "checkpoints that were not whole when they were needed, so that an earlier one stood in",
         "find out who removes or changes files in the checkpoint store",
+    ),
+    Metric(
+        "eddy_keys_misplaced",
+        "counter",
+        "events",
+        (),
+        "events in another partition than `keyed_by` and `partitioner` of their input give, among a "
+        "sample of one in 16",
+        "correct keyed_by or partitioner, or remove both: else one entity is learned as several",
     ),
     Metric(
         "eddy_batch_seconds",

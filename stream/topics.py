@@ -24,6 +24,11 @@ RETENTION_MS: Final = 7 * DAY_MS
 RECORD_BYTES_MAX: Final = MESSAGE_BYTES_MAX + 64 * 1024
 """A full message with what Arrow and Kafka write around it."""
 
+GROWN: Final = (
+    "; if it has grown since the group learned, keep that by a replay into a saved state: eddy replay "
+    "… --save-state, then checkpoints.start_from, in another group"
+)
+
 SETTINGS: Final = ("cleanup.policy", "retention.ms", "retention.bytes", "max.message.bytes")
 """The settings of an internal topic that matter."""
 
@@ -122,14 +127,14 @@ def _differences(need: Needed, known: Found | None, least_ms: int) -> Iterator[s
     if need.kind == "input" and need.partitions != known.partitions:
         yield (
             f"{need.where.removesuffix('.topic')}.partitions: got {need.partitions}; expected "
-            f'{known.partitions}, which topic "{need.topic}" has'
+            f'{known.partitions}, which topic "{need.topic}" has{GROWN}'
         )
     if need.kind == "internal":
         if need.partitions != known.partitions:
             yield (
                 f'{need.where}: the internal topic "{need.topic}" has {known.partitions} '
                 f"partitions; expected {need.partitions}; say so in {need.where}.partitions, or "
-                "use another group: entities would change their partition"
+                f"use another group: entities would change their partition{GROWN}"
             )
         for wrong in _settings(known.settings, least_ms):
             yield f'{need.where}: the internal topic "{need.topic}" has {wrong}'

@@ -27,8 +27,9 @@ from stream.checkpoints.keeping import REVOKE_S, Keeper, Kept
 from stream.checkpoints.recovery import Circumstances, Recovered, recover
 from stream.checkpoints.store import Folder, open_store, saved_folder
 from stream.config import Config, Log, logs
-from stream.errors import Abortable, EddyError
+from stream.errors import Abortable, EddyError, PartitionCountChanged
 from stream.health import Pulse
+from stream.inputs.partitioning import misplaced
 from stream.kafka.administration import Admin
 from stream.kafka.failures import patiently
 from stream.kafka.positions import Committed, Partition
@@ -71,6 +72,12 @@ NO_PARTITION: Final = (
     "where: a worker's client id is eddy-SLOT"
 )
 
+NOT_KEYED: Final = (
+    "keyed_by is not true: events are in another partition than the partitioner gives their key, so "
+    "that one entity is learned as several. Correct keyed_by or partitioner of the input, or remove "
+    "both: then its monitors read internal topics"
+)
+
 CYCLES_S: Final = 60.0
 """How often garbage in cycles is looked for; see `rarely_collecting`."""
 
@@ -81,8 +88,10 @@ CYCLES_S: Final = 60.0
 class Holding:
     """A partition in our hands: its shard, how far that has come, and its checkpoints.
 
-    next_offset: of the first record that the shard has not seen. committed: as the group has it,
-    None where it has none yet. began_at, began_from: when and where re-learning began.
+    next_offset: where the next record may be: after all that the shard has seen, and after the
+    transaction markers, aborted records and compacted gaps that follow it. committed: as the group
+    has it, None where it has none yet. began_at, began_from: when and where re-learning began.
+    said_misplaced: whether events in the wrong partition were logged.
     """
 
     log: Log
@@ -91,6 +100,7 @@ class Holding:
     committed: int | None
     began_at: float = field(default_factory=time.monotonic)
     began_from: int = 0
+    said_misplaced: bool = False
 
     @property
     def shard(self) -> Shard:
@@ -102,9 +112,17 @@ class Holding:
         """From this offset on what the shard emits is published."""
         return self.kept.state.live_from
 
-    def settled(self) -> bool:
-        """Whether the state is at the committed offset, so that a checkpoint may be taken."""
-        return self.committed == self.next_offset
+    def to_commit(self) -> int:
+        """The offset to commit: while re-learning, the committed one again."""
+        return max(self.next_offset, self.live_from)
+
+    def moved(self) -> bool:
+        """Whether that is another offset than the group has."""
+        return self.to_commit() != (self.live_from if self.committed is None else self.committed)
+
+    def to_name(self) -> bool:
+        """Whether a commit is needed that names a checkpoint; none is where nothing was read yet."""
+        return self.kept.ready is not None and (self.committed is not None or self.moved())
 
     def seconds_left(self) -> float:
         """Until it is live, at the rate of re-learning so far; 0 before there is one."""
@@ -221,6 +239,7 @@ class Worker:
                         self._commit()
                         self._take_checkpoint()
                     self._tell()
+                self._read()  # a transaction marker may follow the last full batch
             self._commit()
             self._take_checkpoints_now(list(self._holdings))
             self._commit()
@@ -237,13 +256,14 @@ class Worker:
         wait_s = min(POLL_S, self._commit_due_in_s() + CLIENT_CLOCK_S)
         most = self._config.worker.batch_records
         arrived = self._source.poll(most, wait_s)
-        self._more_waits = sum(map(len, arrived)) >= most
-        owned = [(Partition(one.topic, one.partition), one) for one in arrived]
-        for where, holding, records in [(at, self._holdings[at], one) for at, one in owned]:
+        self._more_waits = sum(len(one.records or ()) for one in arrived) >= most
+        for holding, one in [(self._holdings[one.where], one) for one in arrived]:
             # A commit that was tried again let rebalances happen: what was ours may be no longer,
             # or be ours again from an earlier offset on.
-            if self._holdings.get(where) is holding:
-                self._process(where, holding, records)
+            if self._holdings.get(one.where) is holding:
+                if one.records is not None:
+                    self._process(one.where, holding, one.records)
+                self._skip(one.where, holding, one.next_offset)
                 if self._outbox.full():
                     self._commit()
 
@@ -254,12 +274,40 @@ class Worker:
             with self._board.timed("eddy_batch_seconds"):
                 emitted = holding.take(part)
             if emitted is not None:
+                self._check_keys(where, holding, emitted)
                 self._outbox.put(where, self._to_publish(emitted), holding.next_offset)
                 self._alerted |= bool(emitted.alerts)
             elif holding.left() == 0:
-                log.info("re-learned", **where._asdict(), next_offset=holding.next_offset)
-                if holding.kept.state.converts:
-                    self._convert(holding)
+                self._end_re_learning(where, holding)
+
+    def _check_keys(self, where: Partition, holding: Holding, emitted: Emitted) -> None:
+        """Count events that are not in the partition of their key; log the first of a partition."""
+        if holding.log.internal:
+            return
+        found = misplaced(emitted.events, self._config.inputs[holding.log.name])
+        if len(found.rows):
+            self._board.add("eddy_keys_misplaced", len(found.rows))
+            if not holding.said_misplaced:
+                holding.said_misplaced = True
+                log.warning(
+                    NOT_KEYED,
+                    **where._asdict(),
+                    offset=int(emitted.events.offset[found.rows[0]]),
+                    checked=found.checked,
+                    misplaced=len(found.rows),
+                )
+
+    def _skip(self, where: Partition, holding: Holding, next_offset: int) -> None:
+        """Advance over what no reader gets; the next commit or checkpoint takes it along."""
+        re_learned = holding.left() > 0
+        holding.next_offset = max(holding.next_offset, next_offset)
+        if re_learned and not holding.left():
+            self._end_re_learning(where, holding)
+
+    def _end_re_learning(self, where: Partition, holding: Holding) -> None:
+        log.info("re-learned", **where._asdict(), next_offset=holding.next_offset)
+        if holding.kept.state.converts:
+            self._convert(holding)
 
     def _to_publish(self, emitted: Emitted) -> Iterator[OutRecord]:
         outputs = self._config.outputs
@@ -314,16 +362,16 @@ class Worker:
 
     def _positions(self) -> dict[Partition, Committed]:
         """What to commit: new offsets, and former ones again where they are to name a
-        checkpoint."""
+        checkpoint. Nothing where all that is new are advances over transaction markers: they wait
+        for the next commit, unless it is the partition's first."""
         assert self._outbox.positions.keys() <= self._holdings.keys(), "not ours to commit"
-        offsets = {
-            where: holding.committed
-            for where, holding in self._holdings.items()
-            if holding.kept.ready is not None and holding.committed is not None
-        }
+        to_name = {where for where, holding in self._holdings.items() if holding.to_name()}
+        if not (self._outbox.positions or to_name):
+            return {}
         return {
-            where: Committed(offset, self._holdings[where].kept.note())
-            for where, offset in (offsets | self._outbox.positions).items()
+            where: Committed(holding.to_commit(), holding.kept.note())
+            for where, holding in self._holdings.items()
+            if holding.moved() or where in to_name
         }
 
     def _wait(self, wait_s: float) -> None:
@@ -339,7 +387,7 @@ class Worker:
         due = [
             (holding.next_offset - holding.kept.offset(), where)
             for where, holding in self._holdings.items()
-            if holding.settled() and self._keeper.due(holding.kept, holding.next_offset)
+            if self._settled(where) and self._keeper.due(holding.kept, holding.next_offset)
         ]
         if due:
             holding = self._holdings[max(due)[1]]
@@ -353,8 +401,13 @@ class Worker:
         for where in partitions:
             holding = self._holdings[where]
             left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if holding.settled() and holding.kept.offset() < holding.next_offset:
+            if self._settled(where) and holding.kept.offset() < holding.next_offset:
                 self._keeper.take_now(holding.kept, holding.next_offset, left_s)
+
+    def _settled(self, where: Partition) -> bool:
+        """Whether a checkpoint may be taken: all records that the state has seen are committed. The
+        commit that names it commits its offset, too."""
+        return where not in self._outbox.positions and not self._holdings[where].left()
 
     def _convert(self, holding: Holding) -> None:
         """Go on under our own configuration; the first commit that knows of it names its state."""
@@ -366,11 +419,23 @@ class Worker:
 
     def on_assign(self, partitions: list[Partition]) -> dict[Partition, int]:
         """Load or make a shard for each; reading starts where its checkpoint was taken."""
+        self._refuse_new(partitions)
         self._joined = True
         self._said_empty = False
         for where, committed in self._source.committed(partitions).items():
             self._holdings[where] = self._taken(where, committed)
         return {where: self._holdings[where].next_offset for where in partitions}
+
+    def _refuse_new(self, partitions: list[Partition]) -> None:
+        """Raise PartitionCountChanged where a topic has grown, before anything of it is read."""
+        for where in partitions:
+            expected = self._logs[where.topic].partitions
+            if where.partition >= expected:
+                raise PartitionCountChanged(
+                    f"{where}: the group was given this partition, and the configuration has "
+                    f"{expected} of the topic: the topic has grown. Nothing of the partition was "
+                    "read or committed"
+                )
 
     def _recovered(
         self, where: Partition, committed: Committed | None, folder: Folder

@@ -10,24 +10,28 @@ from io import BufferedReader
 from itertools import cycle
 from pathlib import Path
 from threading import Thread
-from typing import ClassVar
+from typing import ClassVar, Literal
 from unittest.mock import MagicMock
 from urllib.parse import parse_qs, urlsplit
 
+import msgspec
 import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from confluent_kafka import Message
+from confluent_kafka import Message, TopicPartition
+from hypothesis import given
+from hypothesis import strategies as st
 
+from schemas.columns import EventBatch
 from schemas.records import Records
 from stream.config import InputSpec
 from stream.errors import InputError
 from stream.inputs import FileReading
 from stream.inputs.formats import LINE_BYTES_MAX, Values
-from stream.inputs.partitioning import Glance, Glanced, murmur2, partition_of
+from stream.inputs.partitioning import Glance, Glanced, misplaced, murmur2, partition_of
 from stream.inputs.places import File, files_at
 from stream.kafka import ranges
 
@@ -320,9 +324,14 @@ def arrived(monkeypatch: pytest.MonkeyPatch, sizes: list[int]) -> list[list[int]
     def consume(_most: int, _seconds: float) -> list[Message]:
         size = next(turns)
         some, messages[:size] = messages[:size], []
+        reached.update({one.partition() or 0: (one.offset() or 0) + 1 for one in some})
         return some
 
-    consumer = MagicMock(consume=consume)
+    def position(asked: list[TopicPartition]) -> list[TopicPartition]:
+        return [TopicPartition(one.topic, one.partition, reached[one.partition]) for one in asked]
+
+    reached = {0: -1001, 1: -1001}
+    consumer = MagicMock(consume=consume, position=position)
     monkeypatch.setattr(ranges, "made", lambda *_: consumer)
     reader = ranges.Range({}, "g", "t")
     reader.begin({0: ranges.Span(0, 30), 1: ranges.Span(0, 30)})
@@ -502,3 +511,54 @@ def test_objects_are_read_where_they_lie(tmp_path: Path, bucket: dict[str, bytes
     fetched = sum(int(last) - int(start) + 1 for start, last in ranges)
     assert fetched < file.size_bytes / 2
     assert file.content() == 'store:"e"'
+
+
+def keyed(partitions: int, name: str) -> InputSpec:
+    """An input whose producer is said to choose the partition by the card."""
+    spec = {"topic": "pay", "type": "transaction", "partitions": partitions}
+    return msgspec.convert({**spec, "keyed_by": "card", "partitioner": name}, InputSpec)
+
+
+def in_partition(cards: list[str | None], partition: int) -> EventBatch:
+    """Events of these cards in a partition, at offsets from 0 on."""
+    count = len(cards)
+    return EventBatch(
+        (("pay", partition),),
+        np.zeros(count, np.int32),
+        np.arange(count),
+        np.zeros(count, np.int64),
+        np.zeros(count, np.uint8),
+        pa.array([str(i) for i in range(count)]),
+        {"card": pa.array(cards, pa.string())},
+        {},
+    )
+
+
+@pytest.mark.parametrize("name", ["murmur2", "crc32"])
+@given(
+    cards=st.lists(st.one_of(st.none(), st.text(max_size=9)), min_size=1, max_size=200),
+    cut=st.integers(0, 200),
+)
+def test_events_are_misplaced_where_the_partitioner_puts_their_key_elsewhere(
+    name: Literal["murmur2", "crc32"], cards: list[str | None], cut: int
+) -> None:
+    """Of one record of 16, chosen by offset, so that cutting the batch elsewhere changes nothing;
+    one without a key is anywhere."""
+    events, spec = in_partition(cards, 2), keyed(3, name)
+    right = partition_of(events.text["card"], 3, name).tolist()
+    expected = [i for i in range(0, len(cards), 16) if cards[i] is not None and right[i] != 2]
+    found = misplaced(events, spec)
+    assert found.rows.tolist() == expected
+    assert found.checked == sum(card is not None for card in cards[::16])
+    parts = [events.slice(0, min(cut, len(cards))), events.slice(min(cut, len(cards)), len(cards))]
+    of_parts = [part.offset[misplaced(part, spec).rows] for part in parts]
+    assert np.concatenate(of_parts).tolist() == expected
+
+
+def test_no_event_is_misplaced_where_nothing_is_promised() -> None:
+    """One partition, no keyed_by, or a field that no monitor reads."""
+    events = in_partition(["a"] * 40, 7)
+    without = msgspec.structs.replace(keyed(3, "murmur2"), keyed_by=None, partitioner=None)
+    other = msgspec.structs.replace(keyed(3, "murmur2"), keyed_by="device")
+    for spec in (keyed(1, "murmur2"), without, other):
+        assert misplaced(events, spec).checked == 0

@@ -9,7 +9,7 @@ from confluent_kafka.admin import AdminClient
 from stream.config import Config, parse
 from stream.errors import ConfigError
 from stream.kafka.administration import Admin
-from stream.topics import Found, check_topics, created, found, missing, permissions
+from stream.topics import GROWN, Found, check_topics, created, found, missing, permissions
 from tests.broker.shop import eddy, make_shop
 
 CONFIG = """
@@ -115,7 +115,7 @@ def test_partitions_must_be_those_of_the_configuration() -> None:
     """Of an input and of an internal topic: entities would lie elsewhere than they are looked
     for."""
     one, other = {"shop": Found(3, {})}, {"risk-account-events": Found(5, SETTINGS)}
-    said = 'inputs.shop.partitions: got 4; expected 3, which topic "shop" has'
+    said = f'inputs.shop.partitions: got 4; expected 3, which topic "shop" has{GROWN}'
     assert problems(everything() | one) == [said]
     [line] = problems(everything() | other)
     assert "has 5 partitions; expected 2; say so in monitors[0].partitions" in line

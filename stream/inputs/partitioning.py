@@ -1,17 +1,22 @@
-"""When a record was, and which partition it went to: as the topic's producer chose it by the key."""
+"""When a record was, and which partition it went to: as the topic's producer chose it by the key;
+and whether it chose as the configuration says.
+"""
 
 import zlib
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from detectors.kernels import kernel
-from schemas.columns import I64, U8
+from schemas.columns import I64, U8, EventBatch
 from schemas.records import Records
 from stream.config import InputSpec
 from stream.decoding import codec_of
 from stream.inputs.formats import Values
+
+CHECKED_EVERY: Final = 16
+"""Of so many records one is checked for its partition."""
 
 
 class Glanced(NamedTuple):
@@ -61,6 +66,29 @@ def partition_of(
         )
     present = keys.is_valid().to_numpy(zero_copy_only=False)
     return np.where(present, hashed % partitions, 0)
+
+
+class Misplaced(NamedTuple):
+    """What a check of keys against partitions found. checked: events of the sample that have the
+    key. rows: those in another partition than the partitioner gives their key."""
+
+    checked: int
+    rows: I64
+
+
+def misplaced(events: EventBatch, spec: InputSpec) -> Misplaced:
+    """Check whether events of an input are in the partitions that `keyed_by` and `partitioner`
+    promise: one of `CHECKED_EVERY`, chosen by offset. None is checked where the input has one
+    partition, or no `keyed_by`, or where no monitor reads that field."""
+    name = spec.keyed_by
+    if name not in events.text or spec.partitions == 1 or spec.partitioner is None:
+        return Misplaced(0, np.empty(0, np.int64))
+    rows = np.flatnonzero(events.offset % CHECKED_EVERY == 0).astype(np.int64)
+    keys = events.text[name].take(pa.array(rows))
+    present = keys.is_valid().to_numpy(zero_copy_only=False)
+    partition = np.array([of for _, of in events.sources], np.int64)[events.source[rows]]
+    wrong = present & (partition_of(keys, spec.partitions, spec.partitioner) != partition)
+    return Misplaced(int(np.count_nonzero(present)), rows[wrong])
 
 
 def murmur2(keys: pa.StringArray) -> I64:

@@ -3,6 +3,7 @@ those of `stream.errors`, some are worth another try, and those of its callbacks
 somebody can be told. What each code means stands in `stream.kafka.codes`.
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +32,10 @@ silent: before every pause the pulse beats."""
 
 SAY_AGAIN_S: Final = 5.0
 """The client's reports of one code are logged no more often."""
+
+CLIENT_LOG: Final = logging.getLogger("stream.kafka.client")
+"""Takes the lines that the client would write to standard error by itself. It hands them over in
+calls that serve its queue: consume, poll and flush."""
 
 Client = TypeVar("Client")
 
@@ -134,8 +139,9 @@ class Latch:
 
 
 def made(make: Callable[[dict[str, Any]], Client], properties: dict[str, Any]) -> Client:
-    """The client. Raises ConfigError where it knows no such property, or no such value."""
+    """The client, whose own log goes through the logger. Raises ConfigError where it knows no such
+    property, or no such value."""
     try:
-        return make(properties)
+        return make({**properties, "logger": CLIENT_LOG})
     except KafkaException as exception:
         raise ConfigError([f"kafka: {exception.args[0].str().strip()}"]) from exception

@@ -43,8 +43,8 @@ TRANSACTION_MS: Final = (3_000, 24 * 3_600_000)
 """A shorter time-out leaves no time to abort; a longer one no broker grants."""
 
 LOG_LEVEL: Final = 2
-"""The client's own log, to standard error: only what is critical. The rest comes to `Source` as
-errors, which are logged as everything else is."""
+"""The client's own log: only what is critical. The rest comes to `Source` as errors, which are logged
+as everything else is."""
 
 CONSUMER_DEFAULTS: Final[dict[str, str | int | float | bool]] = {
     "log_level": LOG_LEVEL,

@@ -3,6 +3,7 @@
 For replays, which read what a broker holds and must leave no trace there.
 """
 
+import math
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -47,6 +48,7 @@ class Range:
         own = consumer_properties(alone, group) | {"enable.partition.eof": True}
         self._consumer = made(Consumer, {**own, "error_cb": self._latch.on_error})
         self._stops: dict[int, int] = {}
+        self._reached: dict[int, int] = {}
         self._waiting: dict[int, deque[Message]] = {}
         self._paused: set[int] = set()
 
@@ -96,6 +98,7 @@ class Range:
         """Start reading these stretches, from their beginning."""
         full = {partition: span for partition, span in spans.items() if span.start < span.stop}
         self._stops = {partition: span.stop for partition, span in full.items()}
+        self._reached = {partition: span.start for partition, span in full.items()}
         self._paused = set()
         self._waiting = {partition: deque() for partition in spans}
         with border(f"reading {self.topic}"):
@@ -112,9 +115,9 @@ class Range:
         while waiting or partition in self._stops:
             deadline = time.monotonic() + PATIENCE_S
             while len(waiting) < records_max and partition in self._stops:
-                before = len(waiting)
+                before = self._reached[partition]
                 self._poll(partition)
-                if len(waiting) > before:
+                if self._reached[partition] > before:
                     deadline = time.monotonic() + PATIENCE_S
                 elif time.monotonic() > deadline:
                     raise Retriable(f"reading {where}: nothing came for {PATIENCE_S:g} s")
@@ -127,6 +130,9 @@ class Range:
         with border(f"reading {self.topic}"):
             self._hold_back(wanted)
             messages = self._consumer.consume(POLL_RECORDS, POLL_S)
+            reached = self._consumer.position(
+                [TopicPartition(self.topic, partition) for partition in self._stops]
+            )
         self._latch.check()
         for message in messages:
             partition = message.partition()
@@ -134,18 +140,18 @@ class Range:
                 continue
             if message.error() is not None:
                 self._take_error(partition, message)
-            elif (message.offset() or 0) >= self._stops[partition]:
-                self._end(partition)
-            else:
+            elif (message.offset() or 0) < self._stops[partition]:
                 self._waiting[partition].append(message)
-                if (message.offset() or 0) + 1 == self._stops[partition]:
-                    self._end(partition)
+        for one in reached:  # after transaction markers, aborted records and compacted gaps, too
+            self._reached[one.partition] = max(self._reached[one.partition], one.offset)
+            if one.offset >= self._stops.get(one.partition, math.inf):
+                self._end(one.partition)
 
     def _take_error(self, partition: int, message: Message) -> None:
         error = message.error()
         assert error is not None
         where = Partition(self.topic, partition)
-        if error.name() == PARTITION_EOF:  # what is left are marks of transactions
+        if error.name() == PARTITION_EOF:
             self._end(partition)
         elif error.name() in LOG_GONE:
             raise RetentionGap(f"{where}: {error.str()}")

@@ -2,9 +2,9 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import itemgetter
-from typing import Any, Final, Protocol, Self, overload
+from typing import Any, Final, NamedTuple, Protocol, Self, overload
 
 import numpy as np
 import structlog
@@ -45,6 +45,19 @@ class Owner(Protocol):
 
     def on_lost(self, partitions: list[Partition]) -> None:
         """Partitions that others may already have: nothing may be committed for them."""
+
+
+class Arrived(NamedTuple):
+    """What a poll brought of a partition.
+
+    records: None where only next_offset moved. next_offset: where the next record may be. It is
+    after the records, and after everything that no reader gets: transaction markers, aborted
+    records, and the gaps that compaction leaves.
+    """
+
+    where: Partition
+    records: Records | None
+    next_offset: int
 
 
 class _LazyHeaders(Sequence[Headers]):
@@ -91,7 +104,7 @@ class Source:
         merged = consumer_properties(properties, group)
         self._epochs_pass_unsaid = merged.get("group.protocol") == "consumer"
         self._consumer = made(Consumer, {**merged, "error_cb": self._latch.on_error})
-        self._owned: set[Partition] = set()
+        self._owned: dict[Partition, int] = {}  # each with its next offset
         self._held = False
         self._closing = False
         self.membership = Membership(None)
@@ -117,7 +130,7 @@ class Source:
             placed = [TopicPartition(*where, starts[where]) for where in partitions]
             with border("taking partitions"):
                 self._consumer.incremental_assign(placed)
-                self._owned.update(partitions)
+                self._owned.update({where: starts[where] for where in partitions})
                 # The client remembers a pause from the last time that it had the partition.
                 (self._consumer.pause if self._held else self._consumer.resume)(placed)
             # A rebalance that leaves us what we have comes here too, with no partitions.
@@ -133,7 +146,8 @@ class Source:
 
         def release(given: list[TopicPartition], tell: Callable[[list[Partition]], None]) -> None:
             partitions = [Partition(one.topic, one.partition) for one in given]
-            self._owned.difference_update(partitions)
+            for where in partitions:
+                self._owned.pop(where, None)
             tell(partitions)
 
         with border("subscribing"):
@@ -155,10 +169,11 @@ class Source:
 
         return call
 
-    def poll(self, records_max: int, timeout_s: float) -> list[Records]:
+    def poll(self, records_max: int, timeout_s: float) -> list[Arrived]:
         """What arrived, at most so many records, as one batch for each partition.
 
-        Waits for the whole time-out unless so many come earlier. Rebalances happen in here.
+        Waits for the whole time-out unless so many come earlier. Rebalances happen in here. Until
+        the records are processed, next_offset must not be committed.
         """
         with border("reading"):
             messages = self._consumer.consume(records_max, timeout_s)
@@ -170,10 +185,24 @@ class Source:
         if any(map(Message.error, messages)):
             groups = self._without_errors(groups)
         return [
-            to_records(Partition(*where), group)
-            for where, group in groups.items()
-            if where in self._owned
+            Arrived(where, to_records(where, groups[where]) if where in groups else None, offset)
+            for where, offset in self._moved()
         ]
+
+    def _moved(self) -> Iterator[tuple[Partition, int]]:
+        """The partitions that are ours and of which something was read, each with its next offset.
+
+        The client's position covers exactly what `consume` has returned so far. It has none for a
+        partition that was just assigned and not read yet.
+        """
+        asked = [TopicPartition(*where) for where in self._owned]
+        with border("asking for positions"):
+            found = self._consumer.position(asked) if asked else []
+        for one in found:
+            where = Partition(one.topic, one.partition)
+            if one.offset > self._owned[where]:
+                self._owned[where] = one.offset
+                yield where, one.offset
 
     def _renew_membership(self) -> None:
         """Under the new protocol the epoch grows with every change of the group, and nobody is

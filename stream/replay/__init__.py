@@ -5,10 +5,12 @@ dead letters, scores and a summary into a folder. Never writes to Kafka; its ale
 enforcement.
 """
 
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
+from stream.chain import State
 from stream.checkpoints import saving
 from stream.config import Config
 from stream.errors import InputError
@@ -114,5 +116,19 @@ def _replay(
     run = opened.enter_context(Run(asked, origin, span, jobs=spread))
     drive(sources_of([run], [one.name for one in asked.events]), progress)
     if save_state is not None:
-        saving.save(asked.config, run.states(), save_state)
+        saving.save(asked.config, _at_their_stops(run.states(), asked), save_state)
     return run.finish()
+
+
+def _at_their_stops(states: Iterable[State], asked: Asked) -> Iterator[State]:
+    """The states, those of topics at the offset up to which they were read: after the last record
+    there may be transaction markers, aborted records or compacted gaps, or no record at all."""
+    stops = {
+        (one.name, partition): stop for one in asked.events for partition, stop in one.stops.items()
+    }
+    for state in states:
+        stop = stops.get((state.log.name, state.partition))
+        if stop is None or state.log.internal:
+            yield state
+        else:
+            yield state._replace(next_offset=stop, until_ms=None)

@@ -17,6 +17,7 @@ from schemas.dead_letters import DeadLetter
 from schemas.mapping import compile_mapping
 from stream.clock import text_of
 from stream.config import ASSESS, LABEL_FIELDS, Config, fields_wanted
+from stream.inputs.partitioning import misplaced
 from stream.replay.labels import commonest, count_verdicts
 from stream.replay.summary import Tally
 from stream.shard import Emitted
@@ -35,6 +36,16 @@ class _Letters:
     offset: str
 
 
+@dataclass(slots=True)
+class _Keys:
+    """Events of an input that were checked for their partition; the first that is in another one is
+    the example."""
+
+    checked: int = 0
+    misplaced: int = 0
+    example: str = ""
+
+
 class Notes:
     """Looks at all that a run reads, and says at the end what is odd."""
 
@@ -45,6 +56,7 @@ class Notes:
         self._letters: dict[tuple[str, str], _Letters] = {}
         self._repaired: dict[str, dict[str, str]] = {}
         """By topic, then by count of a repair: the first example."""
+        self._keys: dict[str, _Keys] = {}
 
     def take(self, name: str, emitted: Emitted) -> None:
         """Look at what came of a batch of an input, or of an internal log."""
@@ -53,6 +65,16 @@ class Notes:
             if name not in self._absent:
                 self._absent[name] = set(fields_wanted(self._config, name))
             self._absent[name] -= _filled(emitted.events, self._absent[name])
+            self._take_keys(name, emitted.events)
+
+    def _take_keys(self, name: str, events: EventBatch) -> None:
+        found = misplaced(events, self._config.inputs[name])
+        keys = self._keys.setdefault(name, _Keys())
+        keys.checked += found.checked
+        if len(found.rows) and not keys.misplaced:
+            topic, partition = events.sources[events.source[found.rows[0]]]
+            keys.example = f"{topic}[{partition}], offset {events.offset[found.rows[0]]}"
+        keys.misplaced += len(found.rows)
 
     def take_verdicts(self, name: str, unclear: Counter[str | None]) -> None:
         """Count labels of an input that say neither fraud nor honest."""
@@ -80,6 +102,7 @@ class Notes:
             self._of_letters(tally),
             self._of_repairs(tally),
             self._of_fields(),
+            self._of_keys(),
             self._of_times(tally),
             self._of_monitors(tally),
             self._of_verdicts(),
@@ -131,6 +154,18 @@ class Notes:
                         f"{name}: no event has {field}, mapped from {places}; expected that "
                         f"inputs.{name}.fields.{field} names what the file holds, as it is spelled there"
                     )
+
+    def _of_keys(self) -> Iterator[str]:
+        """Inputs whose keyed_by is not true."""
+        for name, keys in self._keys.items():
+            if keys.misplaced:
+                spec = self._config.inputs[name]
+                yield (
+                    f"{name}: {keys.misplaced:,} of {keys.checked:,} events checked are in another "
+                    f"partition than {spec.partitioner} of {spec.keyed_by} gives, such as "
+                    f"{keys.example}: one entity is learned as several; correct inputs.{name}.keyed_by "
+                    "or partitioner, or remove both"
+                )
 
     def _of_times(self, tally: Tally) -> Iterator[str]:
         """Seconds that were read as milliseconds."""

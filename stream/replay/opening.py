@@ -1,8 +1,8 @@
 """The inputs of a replay as they were asked for: found, fingerprinted, and opened for reading."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -33,7 +33,8 @@ class Input:
 
     places: where it is, so that it can be found again; of a topic its offsets. topic: what its
     records call theirs. log: the internal log that it is, if it is one. files: none of a topic.
-    readings: its logs, each time from their beginning.
+    readings: its logs, each time from their beginning. stops: of a topic, the offset up to which
+    each partition is read.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Input:
     log: Log | None
     files: list[File]
     readings: Callable[[], list[Reading]]
+    stops: Mapping[int, int] = field(default_factory=dict)
 
     def source(self) -> Source:
         """What it is known by; reads every local file."""
@@ -113,4 +115,5 @@ def _topic(config: Config, name: str, address: str, log: Log | None, opened: Exi
             if span.start < span.stop
         ]
 
-    return Input(name, [spelled(topic, spans)], topic, log, [], readings)
+    stops = {partition: span.stop for partition, span in spans.items()}
+    return Input(name, [spelled(topic, spans)], topic, log, [], readings, stops)

@@ -1,0 +1,280 @@
+"""What a worker commits, and when, over a log and a sink that a test drives step by step.
+
+The broker tests run the same worker on a real client; here a test says what each poll brings.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from schemas.records import Records
+from stream.checkpoints.manifest import offset_of, pointer_in
+from stream.config import Config, parse
+from stream.errors import Abortable
+from stream.health import Pulse
+from stream.kafka.positions import Committed, Membership, Partition
+from stream.kafka.reading import Arrived, Source
+from stream.kafka.writing import OutRecord, Sink
+from stream.metrics import Board
+from stream.worker import Worker
+from tests.checkpoints.shop import RUN, document
+
+ONE, TWO = Partition("shop-events", 0), Partition("shop-events", 1)
+
+
+class ScriptedSource(Source):
+    """A group's consumer without a broker: what is committed and what each poll brings is set."""
+
+    def __init__(self) -> None:
+        self.group: dict[Partition, Committed] = {}
+        self.arriving: list[list[Arrived]] = []
+        self.low = 0
+        self.membership = Membership(None)
+
+    def poll(self, records_max: int, timeout_s: float) -> list[Arrived]:
+        """The next that was set, whatever the limits."""
+        return self.arriving.pop(0)
+
+    def committed(self, partitions: list[Partition]) -> dict[Partition, Committed | None]:
+        """What was set, or committed by the sink."""
+        return {where: self.group.get(where) for where in partitions}
+
+    def span(self, where: Partition) -> tuple[int, int]:
+        """A log that reaches far."""
+        return self.low, 1_000_000
+
+    def serve(self, seconds: float) -> None:
+        """Nothing happens meanwhile."""
+
+
+@dataclass
+class Transaction:
+    """One that was committed."""
+
+    values: list[bytes]
+    offsets: dict[Partition, int]
+
+
+@dataclass
+class ScriptedSink(Sink):
+    """A producer without a broker: commits to the source's group."""
+
+    source: ScriptedSource
+    committed: list[Transaction] = field(default_factory=list)
+    aborts_left: int = 0
+
+    def transact(
+        self,
+        records: Iterable[OutRecord],
+        positions: Mapping[Partition, Committed],
+        membership: Membership,
+    ) -> None:
+        """Commit at once, or abort."""
+        values = [record.value for record in records]
+        if self.aborts_left:
+            self.aborts_left -= 1
+            raise Abortable("set to fail")
+        offsets = {where: position.next_offset for where, position in positions.items()}
+        self.committed.append(Transaction(values, offsets))
+        self.source.group.update(positions)
+
+
+class Driven:
+    """A worker that a test drives: each of its steps is called by the test."""
+
+    def __init__(self, folder: Path, **checkpoints: Any) -> None:
+        self.folder = folder
+        self.source = ScriptedSource()
+        self.sink = ScriptedSink(self.source)
+        self.config = configuration(folder, **checkpoints)
+        self.worker = self.started()
+
+    def started(self) -> Worker:
+        """Another worker of the same group, over the same store."""
+        self.sink.committed.clear()
+        made = Worker(self.config, self.source, self.sink, RUN, Board(), Pulse())
+        self.worker = made
+        return made
+
+    def reads(self, *arrived: Arrived) -> None:
+        """A poll brings this."""
+        self.source.arriving.append(list(arrived))
+        self.worker._read()
+
+    def commits(self) -> list[Transaction]:
+        """It is time to commit; the transactions that this led to."""
+        before = len(self.sink.committed)
+        self.worker._commit()
+        return self.sink.committed[before:]
+
+    def stops(self) -> None:
+        """As `Worker.run` does when asked to."""
+        self.worker._commit()
+        self.worker._take_checkpoints_now(list(self.worker._holdings))
+        self.worker._commit()
+        self.worker._keeper.close()
+
+
+def configuration(folder: Path, **checkpoints: Any) -> Config:
+    """One monitor that reads two partitions directly."""
+    made = document(checkpoints={"url": str(folder), **checkpoints})
+    made["inputs"]["shop"] |= {"partitions": 2, "keyed_by": "account", "partitioner": "murmur2"}
+    made["monitors"] = made["monitors"][:1]
+    return parse(made, {})
+
+
+def bad(where: Partition, *offsets: int, next_offset: int | None = None) -> Arrived:
+    """Records that become dead letters, one each; by default nothing follows the last."""
+    count = len(offsets)
+    values: list[bytes | None] = [b"no event"] * count
+    at = np.array(offsets, np.int64)
+    records = Records(where.topic, where.partition, at, np.full(count, -1, np.int64), values)
+    return Arrived(where, records, offsets[-1] + 1 if next_offset is None else next_offset)
+
+
+def over(where: Partition, next_offset: int) -> Arrived:
+    """An advance over transaction markers alone."""
+    return Arrived(where, None, next_offset)
+
+
+@pytest.fixture
+def driven(tmp_path: Path) -> Driven:
+    """A worker with both partitions, which has read nothing yet."""
+    made = Driven(tmp_path)
+    made.worker.on_assign([ONE, TWO])
+    return made
+
+
+def test_a_marker_after_the_last_record_is_committed_with_it(driven: Driven) -> None:
+    """The committed offset is after all that no reader gets, not after the last record."""
+    driven.reads(bad(ONE, 0, 1, 2, next_offset=4))
+    [done] = driven.commits()
+    assert (len(done.values), done.offsets) == (3, {ONE: 4})
+
+
+def test_an_advance_over_markers_alone_waits_for_the_next_commit(driven: Driven) -> None:
+    """It makes no transaction of its own; the next one takes it along, whatever that is for."""
+    driven.reads(bad(ONE, 0), bad(TWO, 0))
+    driven.commits()
+    driven.reads(over(ONE, 40), over(TWO, 7))
+    assert driven.commits() == []
+    driven.reads(bad(TWO, 9))
+    [done] = driven.commits()
+    assert (len(done.values), done.offsets) == (1, {ONE: 40, TWO: 10})
+    assert driven.commits() == []
+
+
+def test_a_log_of_markers_alone_is_committed_once(driven: Driven) -> None:
+    """A group that has no offset yet gets one, which names its first checkpoint."""
+    driven.reads(over(TWO, 7))
+    assert [done.offsets for done in driven.commits()] == [{TWO: 7}]
+    driven.reads(over(TWO, 9))
+    assert driven.commits() == []
+    driven.stops()
+    assert driven.source.group[TWO].next_offset == 9
+    assert driven.started().on_assign([TWO]) == {TWO: 9}
+
+
+def test_a_clean_stop_leaves_the_state_after_the_markers(driven: Driven) -> None:
+    """Checkpoint and committed offset are both there, so that the log may be deleted up to there;
+    the next worker goes on."""
+    driven.reads(bad(ONE, 0, 1), bad(TWO, 0))
+    driven.commits()
+    driven.reads(over(ONE, 40))
+    driven.stops()
+    assert driven.source.group[ONE].next_offset == 40
+    pointer = pointer_in(driven.source.group[ONE].note)
+    assert pointer is not None
+    assert offset_of(pointer.checkpoint) == 40
+    driven.source.low = 40
+    assert driven.started().on_assign([ONE]) == {ONE: 40}
+
+
+def test_a_checkpoint_that_is_due_takes_an_advance_along(tmp_path: Path) -> None:
+    """Of an idle partition, too: a restart may begin after the markers."""
+    driven = Driven(tmp_path, interval="1ms")
+    driven.worker.on_assign([ONE])
+    driven.reads(bad(ONE, 0, 1))
+    driven.commits()
+    driven.reads(over(ONE, 40))
+    driven.worker._take_checkpoint()
+    while not driven.worker._keeper.idle():
+        pass
+    [done] = driven.commits()
+    assert (done.values, done.offsets) == ([], {ONE: 40})
+    assert driven.worker._holdings[ONE].kept.offset() == 40
+    driven.worker._keeper.close()
+
+
+def test_re_learning_ends_on_markers(driven: Driven) -> None:
+    """A committed offset after markers is reached though no record is at it."""
+    driven.reads(bad(ONE, 0, 1, next_offset=5))
+    driven.commits()
+    worker = driven.started()
+    assert worker.on_assign([ONE]) == {ONE: 0}
+    driven.reads(bad(ONE, 0, 1))
+    assert worker._holdings[ONE].left() == 3
+    driven.reads(over(ONE, 5))
+    assert worker._holdings[ONE].left() == 0
+    assert driven.commits() == []
+    driven.reads(bad(ONE, 5))
+    [done] = driven.commits()
+    assert (len(done.values), done.offsets) == (1, {ONE: 6})
+
+
+def test_while_re_learning_only_the_committed_offset_is_committed(driven: Driven) -> None:
+    """A commit for another partition, in the middle of it, moves nothing of the one that
+    re-learns."""
+    driven.reads(bad(ONE, 0, 1, 2, next_offset=5))
+    driven.commits()
+    worker = driven.started()
+    worker.on_assign([ONE, TWO])
+    driven.reads(bad(ONE, 0), bad(TWO, 0))
+    assert [done.offsets for done in driven.commits()] == [{TWO: 1}]
+
+
+def test_a_position_is_not_committed_before_its_records_are_processed(
+    driven: Driven, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A poll brings records of two partitions; a commit between the two, as a full outbox asks for,
+    leaves the second where it was, though the client's position is further on."""
+    monkeypatch.setattr("stream.worker.OUTBOX_RECORDS_MAX", 1)
+    driven.reads(bad(ONE, 0, 1, next_offset=4), bad(TWO, 0, 1, next_offset=9))
+    assert [(len(done.values), done.offsets) for done in driven.sink.committed] == [
+        (2, {ONE: 4}),
+        (2, {TWO: 9}),
+    ]
+
+
+def test_a_lost_partition_commits_nothing(driven: Driven) -> None:
+    """Neither when it is lost nor with the next commit: others may have it already."""
+    driven.reads(bad(ONE, 0, 1), bad(TWO, 0))
+    driven.worker.on_lost([ONE])
+    assert driven.sink.committed == []
+    [done] = driven.commits()
+    assert (len(done.values), done.offsets) == (1, {TWO: 1})
+
+
+def test_a_revoked_partition_is_committed_once_more(driven: Driven) -> None:
+    """While it is still ours, with its checkpoint, and not after."""
+    driven.reads(bad(ONE, 0, 1, next_offset=3), bad(TWO, 0))
+    driven.worker.on_revoke([ONE])
+    assert [done.offsets for done in driven.sink.committed] == [{ONE: 3, TWO: 1}, {ONE: 3}]
+    assert driven.commits() == []
+
+
+def test_records_of_a_partition_lost_in_mid_batch_are_dropped(
+    driven: Driven, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A commit that is tried again lets rebalances happen. What arrived of a partition that is gone
+    by then is not processed, and its position is not committed."""
+    monkeypatch.setattr("stream.worker.OUTBOX_RECORDS_MAX", 1)
+    driven.sink.aborts_left = 1
+    monkeypatch.setattr(driven.source, "serve", lambda _: driven.worker.on_lost([TWO]))
+    driven.reads(bad(ONE, 0, 1), bad(TWO, 0, 1, next_offset=9))
+    assert [done.offsets for done in driven.sink.committed] == [{ONE: 2}]
+    assert driven.commits() == []
