@@ -145,9 +145,9 @@ def consume_and_load(bootstrap: str, topic: str, events: int) -> Spent:
             for value in values:
                 orjson.loads(value or b"")
             seen += len(values)
-            if begun is None and seen:
+            if begun is None and 0 < seen < events:
                 begun = seen, time.perf_counter(), time.process_time()
-        assert begun is not None
+        assert begun is not None, f"{events} events are one batch"
         return Spent(
             seen - begun[0], time.perf_counter() - begun[1], time.process_time() - begun[2]
         )

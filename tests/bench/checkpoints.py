@@ -139,8 +139,10 @@ def _relearning(figures: Figures, sizes: Sizes) -> None:
 
 def _records_per_s(config: Path, records: int) -> float:
     """A worker's rate by its own count, which it renews twice a second: from when its first reading
-    was seen to when the last before the end was; then it is killed."""
+    was seen to when the last before the end was; then it is killed. So few records that there is no
+    reading in between count from the worker's start."""
     with end_to_end.worker(config) as process:
+        started = time.perf_counter()
         seen: list[tuple[float, float]] = []
         deadline = time.monotonic() + broker.PATIENCE_S
         while time.monotonic() < deadline:
@@ -148,6 +150,8 @@ def _records_per_s(config: Path, records: int) -> float:
             done, now = _records_read(config), time.perf_counter()
             if done == records:
                 process.kill()
+                if len(seen) < 2:
+                    return records / (now - started)
                 (first, began), (last, ended) = seen[0], seen[-1]
                 return (last - first) / (ended - began)
             if done and (not seen or done > seen[-1][0]):

@@ -187,7 +187,8 @@ class Bench:
     def eddy(
         self, topic: str, detectors: list[dict[str, Any]], command: tuple[str, ...] = EDDY
     ) -> Spent:
-        """What `eddy run` takes for the topic, from its first commit to its last."""
+        """What `eddy run` takes for the topic, from its first commit to its last; where one commit
+        holds all, from its start."""
         config = self.configuration(topic, detectors)
         events = len(self.topics[topic].events)
         place = [TopicPartition(self.topics[topic].name, 0)]
@@ -195,13 +196,14 @@ class Bench:
             worker(config, command) as process,
             broker.consumer(self.bootstrap, config.stem) as client,
         ):
+            started = 0, time.perf_counter(), cpu_s(process.pid)
             begun: tuple[int, float, float] | None = None
             deadline = time.monotonic() + PATIENCE_S
             while True:
                 [done] = broker.committed(client, place)
                 now = time.perf_counter(), cpu_s(process.pid)
                 if begun is None and done > 0:
-                    begun = done, *now
+                    begun = (done, *now) if done < events else started
                 if begun is not None and done >= events:
                     return Spent(events - begun[0], now[0] - begun[1], now[1] - begun[2])
                 failed = process.poll() is not None or time.monotonic() > deadline

@@ -37,7 +37,8 @@ class Sizes(NamedTuple):
     """How much is measured. pairs, events: of the cost, and warm: events of the worker that loads
     every kernel, if it does; turns: of the latency. before: events before its clock runs, as fast as
     it goes, so that there are models to alert; paced_s: its seconds at an even rate, of which the
-    first settled_s do not count, since the worker comes out of its catching up."""
+    first settled_s do not count, since the worker comes out of its catching up; after_s: how long
+    alerts are still awaited."""
 
     pairs: int = 5
     events: int = 800_000
@@ -47,6 +48,7 @@ class Sizes(NamedTuple):
     before: int = 60_000
     paced_s: int = 30
     settled_s: float = 2.0
+    after_s: float = 2.0
 
 
 FULL: Final = Sizes()
@@ -156,7 +158,7 @@ def _latencies_ms(bench: Bench, over_internal: bool, sizes: Sizes) -> F64:
         thread.start()
         try:
             _send(bench.bootstrap, name, sizes)
-            time.sleep(2.0)
+            time.sleep(sizes.after_s)
         finally:
             done.set()
             thread.join()
