@@ -7,7 +7,6 @@ publish; what a worker does beside is alike in both.
 """
 
 import re
-import subprocess
 import sys
 import time
 import urllib.request
@@ -32,8 +31,7 @@ from stream.clock import now_text
 from stream.config import CheckpointsSpec, logs, parse
 from stream.kafka.positions import Committed, Partition
 from stream.metrics import Board
-from tests.bench import broker, end_to_end
-from tests.bench.broker import ROOT
+from tests.bench import broker, end_to_end, launching
 from tests.bench.events import (
     START_MS,
     document,
@@ -70,14 +68,9 @@ NEVER: Final[dict[str, Any]] = {"interval": "7d", "rewind_records_max": 10**12}
 
 def run(figures: Figures, sizes: Sizes = FULL) -> None:
     """Measure in a process of its own, and show what it found."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.bench.checkpoints", orjson.dumps(tuple(sizes)).decode()],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        timeout=PATIENCE_S,
-        check=True,
-    )
-    found: dict[str, Any] = orjson.loads(done.stdout)
+    asked = [orjson.dumps(tuple(sizes)).decode()]
+    printed = launching.printed("tests.bench.checkpoints", asked, PATIENCE_S)
+    found: dict[str, Any] = orjson.loads(printed)
     for name in (
         "checkpoint_1gib_throughput_loss_pct",
         "checkpoint_longest_batch_ratio",

@@ -3,8 +3,6 @@
 Every rate is of the stretch from the first records done to the last: no start-up, no compiling.
 """
 
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,8 +13,8 @@ from typing import Any, Final, NamedTuple
 
 from confluent_kafka import TopicPartition
 
-from tests.bench import broker, engine, frameworks, profile
-from tests.bench.broker import PATIENCE_S, ROOT
+from tests.bench import broker, engine, frameworks, launching, profile
+from tests.bench.broker import PATIENCE_S
 from tests.bench.clocks import Spent, cpu_s
 from tests.bench.events import (
     RIVER_TREES,
@@ -30,7 +28,7 @@ from tests.bench.events import (
 )
 from tests.bench.figures import Figures
 
-EDDY: Final = (sys.executable, "-m", "stream.cli")
+EDDY: Final = "stream.cli"
 TAIL: Final[dict[str, Any]] = {"kind": "tail"}
 DEFAULT: Final[list[dict[str, Any]]] = [TAIL, {"kind": "half_space_trees"}]
 """The default detectors; with them calibration, combination, policy and explanation."""
@@ -184,16 +182,14 @@ class Bench:
         path.write_text(toml(written))
         return path
 
-    def eddy(
-        self, topic: str, detectors: list[dict[str, Any]], command: tuple[str, ...] = EDDY
-    ) -> Spent:
+    def eddy(self, topic: str, detectors: list[dict[str, Any]], module: str = EDDY) -> Spent:
         """What `eddy run` takes for the topic, from its first commit to its last; where one commit
         holds all, from its start."""
         config = self.configuration(topic, detectors)
         events = len(self.topics[topic].events)
         place = [TopicPartition(self.topics[topic].name, 0)]
         with (
-            worker(config, command) as process,
+            worker(config, module) as process,
             broker.consumer(self.bootstrap, config.stem) as client,
         ):
             started = 0, time.perf_counter(), cpu_s(process.pid)
@@ -212,16 +208,10 @@ class Bench:
 
 
 @contextmanager
-def worker(config: Path, command: tuple[str, ...] = EDDY) -> Iterator["subprocess.Popen[bytes]"]:
+def worker(config: Path, module: str = EDDY) -> Iterator[launching.Process]:
     """A worker process that logs beside its configuration; asked to stop at the end."""
-    with config.with_suffix(".log").open("wb") as said:
-        process = subprocess.Popen(
-            [*command, "run", str(config), "--slot", "bench"],
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=said,
-        )
+    arguments = ["run", str(config), "--slot", "bench"]
+    process = launching.started(module, arguments, config.with_suffix(".log"))
     try:
         yield process
         process.terminate()

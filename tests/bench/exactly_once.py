@@ -7,8 +7,6 @@ reads an internal topic.
 """
 
 import os
-import subprocess
-import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,14 +19,14 @@ import orjson
 from confluent_kafka import OFFSET_END, Consumer, Producer, TopicPartition
 
 from schemas.columns import F64
-from tests.bench import broker, end_to_end
-from tests.bench.broker import PATIENCE_S, ROOT
+from tests.bench import broker, end_to_end, launching
+from tests.bench.broker import PATIENCE_S
 from tests.bench.clocks import Spent
 from tests.bench.end_to_end import DEFAULT, EDDY, Bench, Topic
 from tests.bench.events import document, monitor_document, payments, skewed, toml
 from tests.bench.figures import Figures
 
-AT_LEAST_ONCE: Final = (sys.executable, "-m", "tests.bench.at_least_once")
+AT_LEAST_ONCE: Final = "tests.bench.at_least_once"
 ENTITIES: Final = 20_000
 RATE_PER_S: Final = 2_000
 
@@ -88,8 +86,8 @@ def _cost(figures: Figures, bench: Bench, sizes: Sizes) -> None:
         broker.fill(bench.bootstrap, topic.name, topic.events)
     sides = {"exactly once": EDDY, "at least once": AT_LEAST_ONCE}
     took: dict[str, list[Spent]] = {name: [] for name in sides}
-    for command in sides.values() if sizes.warm_up else ():
-        bench.eddy("warm", DEFAULT, command)
+    for module in sides.values() if sizes.warm_up else ():
+        bench.eddy("warm", DEFAULT, module)
     for pair in range(sizes.pairs):
         for name in sorted(sides, reverse=bool(pair % 2)):
             took[name].append(bench.eddy("many", DEFAULT, sides[name]))
@@ -136,8 +134,7 @@ def _latencies_ms(bench: Bench, over_internal: bool, sizes: Sizes) -> F64:
     config = _configuration(bench, name, over_internal)
     broker.make_topics(bench.bootstrap, name)
     if over_internal:
-        command = [*EDDY, "topics", "create", str(config)]
-        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        launching.printed(EDDY, ["topics", "create", str(config)], PATIENCE_S)
     gap_ms = 1000 / RATE_PER_S
     start_ms = round(time.time() * 1000 - sizes.before * gap_ms)
     warm_up = payments(skewed(ENTITIES, sizes.before, 8), 8, gap_ms, start_ms=start_ms)

@@ -4,7 +4,6 @@ Each in a process of its own, whose whole resident memory counts. Fed with colum
 engine holds entities.
 """
 
-import subprocess
 import sys
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -18,7 +17,7 @@ from detectors.hashing import hash_key
 from detectors.monitor import Monitor, Watched
 from schemas.columns import I64, EventBatch
 from stream.config import parse
-from tests.bench.broker import ROOT
+from tests.bench import launching
 from tests.bench.clocks import rss_bytes, spent
 from tests.bench.events import (
     START_MS,
@@ -93,14 +92,8 @@ def run(figures: Figures, sizes: Sizes = FULL) -> None:
 
 def _probe(name: str, sizes: Sizes) -> dict[str, Any]:
     """Run a probe in a process of its own; its progress goes to our standard error."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.bench.memory", name, orjson.dumps(tuple(sizes)).decode()],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        timeout=PATIENCE_S,
-        check=True,
-    )
-    found: dict[str, Any] = orjson.loads(done.stdout)
+    asked = [name, orjson.dumps(tuple(sizes)).decode()]
+    found: dict[str, Any] = orjson.loads(launching.printed("tests.bench.memory", asked, PATIENCE_S))
     return found
 
 

@@ -4,7 +4,6 @@ All workers start once and stay. What is measured is put into a topic by one tra
 it is there at once for workers that have everything loaded and every partition in hand.
 """
 
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,8 +18,8 @@ import orjson
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from stream.config import Log, load, logs
-from tests.bench import broker
-from tests.bench.broker import PATIENCE_S, ROOT
+from tests.bench import broker, launching
+from tests.bench.broker import PATIENCE_S
 from tests.bench.clocks import Spent, cpu_s
 from tests.bench.end_to_end import DEFAULT, EDDY
 from tests.bench.events import TEXTS, Payments, document, monitor_document, payments, skewed, toml
@@ -125,8 +124,7 @@ def _configured(bootstrap: str, folder: Path, name: str, entities: Sequence[str]
     path = folder / f"{group}.toml"
     path.write_text(toml(written))
     if any(log.internal for log in logs(load(path))):
-        command = [*EDDY, "topics", "create", str(path)]
-        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        launching.printed(EDDY, ["topics", "create", str(path)], PATIENCE_S)
     return path
 
 
@@ -141,7 +139,7 @@ class Fleet:
     """Processes that share a group. process: the supervisor, or the only worker. reads: every log
     that they read, internal ones last."""
 
-    process: "subprocess.Popen[bytes]"
+    process: launching.Process
     processes: int
     config: Path
     bootstrap: str
@@ -221,14 +219,8 @@ class Fleet:
 def fleet(config: Path, processes: int) -> Iterator[Fleet]:
     """Workers that log beside their configuration; asked to stop at the end."""
     own = ["--processes", str(processes)] if processes > 1 else []
-    with config.with_suffix(".log").open("wb") as said:
-        process = subprocess.Popen(
-            [*EDDY, "run", str(config), "--slot", "bench", *own],
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=said,
-        )
+    arguments = ["run", str(config), "--slot", "bench", *own]
+    process = launching.started(EDDY, arguments, config.with_suffix(".log"))
     loaded = load(config)
     bootstrap = str(loaded.kafka["bootstrap.servers"])
     reads = sorted(logs(loaded), key=lambda log: log.internal)

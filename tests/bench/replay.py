@@ -6,7 +6,6 @@ time, each with ids of its own, so that every customer goes on living.
 """
 
 import resource
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ import pyarrow.parquet as pq
 
 from stream.config import label_inputs, load
 from stream.replay import replay
+from tests.bench import launching
 from tests.bench.broker import ROOT
 from tests.bench.clocks import spent
 from tests.bench.figures import Figures
@@ -124,14 +124,8 @@ def _copies(source: Path, time_column: str, times: int) -> Iterator[pa.RecordBat
 
 def _probe(data: Path, out: Path) -> dict[str, Any]:
     """Replay in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.bench.replay", str(data), str(out)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        timeout=PATIENCE_S,
-        check=True,
-    )
-    found: dict[str, Any] = orjson.loads(done.stdout)
+    printed = launching.printed("tests.bench.replay", [str(data), str(out)], PATIENCE_S)
+    found: dict[str, Any] = orjson.loads(printed)
     return found
 
 

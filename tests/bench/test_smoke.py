@@ -1,6 +1,7 @@
 """Each part of `make bench` runs to its end and leaves its figures, at sizes that take seconds.
 
-The code is the targets' own. Left out are starts that compile every kernel, and other frameworks.
+The code is the targets' own, but processes are forked from a warm one. Left out are starts that
+compile every kernel, and other frameworks.
 """
 
 import math
@@ -20,6 +21,7 @@ from tests.bench import (
     end_to_end,
     engine,
     exactly_once,
+    launching,
     memory,
     processes,
     replay,
@@ -99,6 +101,7 @@ def test_a_part_on_a_broker_runs(
 ) -> None:
     """From filling its topics to its figures."""
     monkeypatch.setenv("EDDY_TEST_BOOTSTRAP", broker)
+    monkeypatch.setattr(launching, "launch", launching.forked)
     run, names = ON_A_BROKER[part]
     run(figures)
     complete(figures, names, tmp_path)
@@ -135,8 +138,11 @@ def test_another_tree_that_is_none_is_an_error_with_its_reason(
         against._probe(tmp_path, against.Sizes(1, 10_000, 10_000))
 
 
-def test_memory_is_measured(figures: Figures, tmp_path: Path) -> None:
+def test_memory_is_measured(
+    figures: Figures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Entities with history, and keys rotated through a table."""
+    monkeypatch.setattr(launching, "launch", launching.forked)
     sizes = memory.Sizes(
         *(2_000, 500, 1_000),
         capacity=1_000,
@@ -149,8 +155,11 @@ def test_memory_is_measured(figures: Figures, tmp_path: Path) -> None:
     complete(figures, {"rss_gib_1m", "known_kept_share", "rotation_evictions"}, tmp_path)
 
 
-def test_replay_is_measured(figures: Figures, tmp_path: Path, shared_data: Path) -> None:
+def test_replay_is_measured(
+    figures: Figures, tmp_path: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A cut of the Handbook's payments, once and two copies long."""
+    monkeypatch.setattr(launching, "launch", launching.forked)
     folder = shared_data / "transactions"
     events = pq.read_table(folder / "handbook.parquet").slice(0, 4_000)
     labels = pq.read_table(folder / "handbook_labels.parquet")
@@ -161,12 +170,21 @@ def test_replay_is_measured(figures: Figures, tmp_path: Path, shared_data: Path)
     complete(figures, {"replay_s", "replay_peak_growth_at_10x"}, tmp_path)
 
 
-def test_a_start_with_compiled_kernels_compiles_none(figures: Figures, tmp_path: Path) -> None:
-    """The second start of this tree finds every kernel compiled."""
-    starting.start(ROOT, {})
+def test_a_start_is_measured(figures: Figures, tmp_path: Path) -> None:
+    """A start of this tree, whatever is compiled already."""
     starting.show(figures, "warm", starting.start(ROOT, {}))
-    complete(figures, {"warm_start_s"}, tmp_path)
-    assert figures.values["warm_start_compiled"] == 0
+    complete(figures, {"warm_start_s", "warm_start_compiled"}, tmp_path)
+
+
+def test_a_module_runs_alike_in_a_new_process_and_in_a_fork(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its output comes back, and another exit code than 0 is an error that names it."""
+    for launch in (launching.spawned, launching.forked):
+        monkeypatch.setattr(launching, "launch", launch)
+        assert b"--slot" in launching.printed("stream.cli", ["run", "--help"], 60)
+        with pytest.raises(launching.ProcessFailedError, match="nothing: exit code 2"):
+            launching.printed("stream.cli", ["nothing"], 60)
 
 
 def test_every_part_has_its_smoke_test() -> None:
