@@ -81,11 +81,11 @@ guarantees: setup broker-jars ## every test on a broker, those too that take lon
 	@$(COMPILED)
 	@EDDY_REQUIRE_BROKER=1 $(BIN)/python -m pytest -m broker $(SPREAD) 3
 
-bench: setup ## measure the speed of the main paths
-	@$(BIN)/python -m tests.bench
+bench: setup ## measure the speed of the main paths (AGAINST=folder: the engine beside another tree's)
+	@$(BIN)/python -m tests.bench $(if $(AGAINST),engine --against $(AGAINST))
 
-quality: setup ## how well models find labelled frauds, beside others' figures; how honest p is
-	@$(BIN)/python -m tests.quality
+quality: setup ## how well models find labelled frauds; how honest p is (AGAINST=file: what is worse)
+	@$(BIN)/python -m tests.quality $(if $(AGAINST),--against $(AGAINST))
 
 crash: setup broker-jars ## workers killed at every point and at random, against the oracle (SEEDS=40)
 	@$(BIN)/python -m tests.crash $(if $(SEEDS),--seeds $(SEEDS))

@@ -1,4 +1,11 @@
-"""`python -m tests.bench [part …]`: measure, print, and write out/bench.json. All parts without one."""
+"""Measure, print, and write out/bench.json: the parts that are named, or all.
+
+    python -m tests.bench [part …]
+    python -m tests.bench engine --against FOLDER
+
+With --against, the engine's processor time is compared with that of another tree of this project,
+such as a checkout of an earlier commit.
+"""
 
 import argparse
 from collections.abc import Callable
@@ -7,6 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from tests.bench import (
+    against,
     checkpoints,
     end_to_end,
     engine,
@@ -16,9 +24,10 @@ from tests.bench import (
     replay,
     starting,
 )
+from tests.bench.broker import ROOT
 from tests.bench.figures import Figures
 
-OUT = Path("out/bench.json")
+OUT = ROOT / "out" / "bench.json"
 PARTS: dict[str, Callable[[Figures], None]] = {
     "checkpoints": checkpoints.run,
     "engine": engine.run,
@@ -33,15 +42,22 @@ PARTS: dict[str, Callable[[Figures], None]] = {
 
 def main() -> None:
     """Run the parts that are asked for."""
-    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.bench")
     parser.add_argument("parts", nargs="*", metavar="part", help=", ".join(PARTS))
-    chosen = parser.parse_args().parts or list(PARTS)
+    parser.add_argument("--against", type=Path, metavar="FOLDER", help="the other tree")
+    asked = parser.parse_args()
+    chosen = asked.parts or list(PARTS)
+    if asked.against and chosen != ["engine"]:
+        parser.error("--against compares the part engine: python -m tests.bench engine --against …")
     if strange := [part for part in chosen if part not in PARTS]:
         parser.error(f"no part {strange[0]}; there are {', '.join(PARTS)}")
     figures = Figures(Console(width=110))
     for part in chosen:
         figures.say(f"part {part}")
-        PARTS[part](figures)
+        if asked.against:
+            against.run(figures, asked.against)
+        else:
+            PARTS[part](figures)
         figures.write(OUT)
     figures.show()
 

@@ -68,7 +68,10 @@ class PlainSink:
         )
 
 
+STAND_INS: Final = {"Sink": PlainSink, "Source": OpenSource}
+"""What the worker's module has by these names is replaced."""
+
 if __name__ == "__main__":
-    for name, stand_in in {"Sink": PlainSink, "Source": OpenSource}.items():
+    for name, stand_in in STAND_INS.items():
         setattr(worker, name, stand_in)
     main()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import orjson
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 from tenacity import retry, retry_if_exception_type, stop_after_delay
@@ -20,6 +20,7 @@ from tests.bench.events import Payments
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PATIENCE_S: Final = 180.0
+OUTPUTS: Final = ("bench-alerts", "bench-dead", "bench-out")
 
 
 class NoBrokerError(Exception):
@@ -53,6 +54,21 @@ def make_topics(bootstrap: str, *names: str, partitions: int = 1) -> None:
     made = admin.create_topics([NewTopic(name, partitions, 1) for name in names])
     for future in made.values():
         future.result()
+
+
+def make_outputs(bootstrap: str) -> None:
+    """The topics that every configuration here writes to, unless an earlier part has made them."""
+    for name in OUTPUTS:
+        try:
+            make_topics(bootstrap, name)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise
+
+
+def unused(name: str) -> str:
+    """The name of a topic that is not there yet, on a broker that has served other runs, too."""
+    return f"{name}-{time.time_ns()}"
 
 
 def fill(bootstrap: str, topic: str, events: Payments) -> None:
@@ -129,9 +145,9 @@ def consume_and_load(bootstrap: str, topic: str, events: int) -> Spent:
             for value in values:
                 orjson.loads(value or b"")
             seen += len(values)
-            if begun is None and seen:
+            if begun is None and 0 < seen < events:
                 begun = seen, time.perf_counter(), time.process_time()
-        assert begun is not None
+        assert begun is not None, f"{events} events are one batch"
         return Spent(
             seen - begun[0], time.perf_counter() - begun[1], time.process_time() - begun[2]
         )

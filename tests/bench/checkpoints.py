@@ -7,7 +7,6 @@ publish; what a worker does beside is alike in both.
 """
 
 import re
-import subprocess
 import sys
 import time
 import urllib.request
@@ -15,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import orjson
@@ -32,8 +31,7 @@ from stream.clock import now_text
 from stream.config import CheckpointsSpec, logs, parse
 from stream.kafka.positions import Committed, Partition
 from stream.metrics import Board
-from tests.bench import broker, end_to_end
-from tests.bench.broker import ROOT
+from tests.bench import broker, end_to_end, launching
 from tests.bench.events import (
     START_MS,
     document,
@@ -45,31 +43,34 @@ from tests.bench.events import (
 from tests.bench.figures import Figures
 
 GIB: Final = 2**30
-ENTITIES: Final = 320_000
-BATCH: Final = 10_000
-TURNS: Final = 3
-QUIET_BATCHES: Final = 25
-MADE: Final = 60
-"""Batches that are made before the clock runs; a longer turn goes on with a second such lot, made
-while no checkpoint is being written."""
+
+
+class Sizes(NamedTuple):
+    """How much is measured. entities: with state; batch: events in one; quiet: batches of a turn
+    without a checkpoint, and made: at most so many while one is written, all made before the clock
+    runs; relearned: records of a restart."""
+
+    entities: int = 320_000
+    batch: int = 10_000
+    turns: int = 3
+    quiet: int = 25
+    made: int = 60
+    relearned: int = 1_500_000
+
+
+FULL: Final = Sizes()
 WHERE: Final = Partition("bench", 0)
 RUN: Final = RunInfo("live", "bench", now_text)
 PATIENCE_S: Final = 1_200
-RELEARNED: Final = 1_500_000
 NEVER: Final[dict[str, Any]] = {"interval": "7d", "rewind_records_max": 10**12}
 """No checkpoint but the empty one, so that a restart re-learns everything."""
 
 
-def run(figures: Figures) -> None:
+def run(figures: Figures, sizes: Sizes = FULL) -> None:
     """Measure in a process of its own, and show what it found."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.bench.checkpoints"],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        timeout=PATIENCE_S,
-        check=True,
-    )
-    found: dict[str, Any] = orjson.loads(done.stdout)
+    asked = [orjson.dumps(tuple(sizes)).decode()]
+    printed = launching.printed("tests.bench.checkpoints", asked, PATIENCE_S)
+    found: dict[str, Any] = orjson.loads(printed)
     for name in (
         "checkpoint_1gib_throughput_loss_pct",
         "checkpoint_longest_batch_ratio",
@@ -82,7 +83,7 @@ def run(figures: Figures) -> None:
         "checkpoint_seconds": "seconds from its begin to its manifest",
         "checkpoint_copied_at_once_ms": "of which the loop stands still at first, ms",
         "checkpoint_slowdown_pct": "throughput lost while it is written, %",
-        "checkpoint_median_batch_ms": "median batch of 10,000 without one, ms",
+        "checkpoint_median_batch_ms": f"median batch of {sizes.batch:,} without one, ms",
         "checkpoint_longest_batch_ms": "longest batch while it is written, ms",
         "checkpoint_interval_s": "seconds between two at full speed",
         "checkpoint_aside_gib": "memory for rows that changed before they were read, GiB",
@@ -92,10 +93,10 @@ def run(figures: Figures) -> None:
         figures.put(name, found[name])
         figures.row("checkpoints", ("", "found"), meaning, f"{found[name]:,.4g}")
     figures.say("checkpoints measured")
-    _relearning(figures)
+    _relearning(figures, sizes)
 
 
-def _relearning(figures: Figures) -> None:
+def _relearning(figures: Figures, sizes: Sizes) -> None:
     """Live over a topic; killed; the same again in silence, from the empty state."""
     with ExitStack() as stack:
         try:
@@ -104,22 +105,24 @@ def _relearning(figures: Figures) -> None:
             figures.notes.append(f"re-learning was not measured: {error}")
             return
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="eddy-bench-")))
-        broker.make_topics(bootstrap, "bench", "bench-alerts", "bench-dead")
-        broker.fill(bootstrap, "bench", payments(skewed(20_000, RELEARNED, 7), 7, 4_000))
+        topic = broker.unused("bench")
+        broker.make_outputs(bootstrap)
+        broker.make_topics(bootstrap, topic)
+        broker.fill(bootstrap, topic, payments(skewed(20_000, sizes.relearned, 7), 7, 4_000))
         live, silent = [], []
-        for turn in range(TURNS):
-            config = folder / f"bench-{turn}.toml"
+        for turn in range(sizes.turns):
+            config = folder / f"{topic}-{turn}.toml"
             written = document(
                 [monitor_document(100_000, end_to_end.DEFAULT)],
-                group=config.stem,
+                *(topic, config.stem),
                 kafka={"bootstrap.servers": bootstrap, "session.timeout.ms": 6_000},
                 worker={"http_port": 0},
                 checkpoints={"url": str(folder / "store"), **NEVER},
             )
             config.write_text(toml(written))
-            live.append(_records_per_s(config))
-            silent.append(_records_per_s(config))
-            figures.say(f"re-learned, turn {turn + 1} of {TURNS}")
+            live.append(_records_per_s(config, sizes.relearned))
+            silent.append(_records_per_s(config, sizes.relearned))
+            figures.say(f"re-learned, turn {turn + 1} of {sizes.turns}")
         figures.ratio("relearn_vs_live", silent, live)
         figures.row("checkpoints", ("", "found"), "live, records/s", f"{median(live):,.0f}")
         figures.row(
@@ -127,17 +130,21 @@ def _relearning(figures: Figures) -> None:
         )
 
 
-def _records_per_s(config: Path) -> float:
+def _records_per_s(config: Path, records: int) -> float:
     """A worker's rate by its own count, which it renews twice a second: from when its first reading
-    was seen to when the last before the end was; then it is killed."""
+    was seen to when the last before the end was; then it is killed. So few records that there is no
+    reading in between count from the worker's start."""
     with end_to_end.worker(config) as process:
+        started = time.perf_counter()
         seen: list[tuple[float, float]] = []
         deadline = time.monotonic() + broker.PATIENCE_S
         while time.monotonic() < deadline:
             time.sleep(0.01)
             done, now = _records_read(config), time.perf_counter()
-            if done == RELEARNED:
+            if done == records:
                 process.kill()
+                if len(seen) < 2:
+                    return records / (now - started)
                 (first, began), (last, ended) = seen[0], seen[-1]
                 return (last - first) / (ended - began)
             if done and (not seen or done > seen[-1][0]):
@@ -162,44 +169,44 @@ def _records_read(config: Path) -> float:
 class Stream:
     """Batches of records, each behind the last, of entities drawn evenly."""
 
-    def __init__(self) -> None:
+    def __init__(self, sizes: Sizes) -> None:
+        self._sizes = sizes
         self._made = 0
         self._now_ms = START_MS
         self._draw = np.random.Generator(np.random.PCG64(1))
 
     def every(self) -> list[Records]:
         """Two events of every entity."""
-        order = self._draw.permutation(ENTITIES)
+        order = self._draw.permutation(self._sizes.entities)
         return self._records(np.concatenate([order, order]))
 
     def some(self, batches: int) -> list[Records]:
         """So many batches."""
-        return self._records(self._draw.integers(0, ENTITIES, batches * BATCH))
+        events = batches * self._sizes.batch
+        return self._records(self._draw.integers(0, self._sizes.entities, events))
 
     def _records(self, accounts: Any) -> list[Records]:
         events = payments(accounts, self._made, 2.0, self._made, self._now_ms)
-        first = self._made
         self._made += len(events)
         self._now_ms = int(events.time_ms[-1])
-        values: list[bytes | None] = [value for _, value in events.lines()]
-        offsets = np.arange(first, self._made)
-        never = np.full(len(values), -1)
-        whole = Records(WHERE.topic, 0, offsets, never, values)
+        whole = events.records()
+        batch = self._sizes.batch
         return [
-            whole.slice(start, min(start + BATCH, len(whole)))
-            for start in range(0, len(whole), BATCH)
+            whole.slice(start, min(start + batch, len(whole)))
+            for start in range(0, len(whole), batch)
         ]
 
 
 class Probe:
     """A shard with a gigabyte of state, its checkpoints, and the stream that it reads."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, sizes: Sizes) -> None:
         trees: dict[str, Any] = {"kind": "half_space_trees", "min_events": 1}
         detectors = [{"kind": "tail"}, trees]
-        self.config = parse(document([monitor_document(ENTITIES, detectors)]), {})
+        self.config = parse(document([monitor_document(sizes.entities, detectors)]), {})
         self.objects = LocalStore(folder)
-        self.stream = Stream()
+        self.sizes = sizes
+        self.stream = Stream(sizes)
         self.board = Board()
         self.spec = CheckpointsSpec()
         self.keeper = Keeper(self.spec, self.board, RUN.now)
@@ -236,16 +243,16 @@ class Probe:
         return self.written_bytes()
 
 
-def probe(folder: Path) -> dict[str, Any]:
+def probe(folder: Path, sizes: Sizes) -> dict[str, Any]:
     """Fill, then measure in turns."""
-    one = Probe(folder)
+    one = Probe(folder, sizes)
     for records in one.stream.every():
         one.process(records)
     state = one.kept.state.shard.save()
     state_bytes = sum(array.nbytes for array in state.values())
     say(f"{state_bytes / GIB:.2f} GiB of state")
     found: dict[str, Any] = {"checkpoint_state_gib": state_bytes / GIB}
-    turns = [turn(one) for _ in range(TURNS)]
+    turns = [turn(one) for _ in range(sizes.turns)]
     for name in turns[0]:
         values = [each[name] for each in turns]
         spread = name in {"checkpoint_1gib_throughput_loss_pct", "checkpoint_longest_batch_ratio"}
@@ -267,8 +274,9 @@ def probe(folder: Path) -> dict[str, Any]:
 
 def turn(one: Probe) -> dict[str, float]:
     """Batches without a checkpoint, then as many as one takes."""
-    batches = one.stream.some(QUIET_BATCHES + MADE)
-    quiet = [one.process(records) for records in batches[:QUIET_BATCHES]]
+    sizes = one.sizes
+    batches = one.stream.some(sizes.quiet + sizes.made)
+    quiet = [one.process(records) for records in batches[: sizes.quiet]]
     usual_s = median(quiet)
     started = time.perf_counter()
     one.keeper.take(one.kept, one.offset)
@@ -276,19 +284,19 @@ def turn(one: Probe) -> dict[str, float]:
     assert one.keeper._job is not None
     snapshot = one.keeper._job.snapshot
     took: list[float] = []
-    for records in batches[QUIET_BATCHES:]:
+    for records in batches[sizes.quiet :]:
         took.append(one.process(records))
         if one.keeper.idle():
             break
     wall_s = time.perf_counter() - started
     if not one.keeper.idle():
-        say(f"the checkpoint took longer than {MADE} batches")
+        say(f"the checkpoint took longer than {sizes.made} batches")
     one.written()
     # The first batch comes behind the copying: to whoever waits for it, both are one.
     longest_s = max(took[0] + standing_s, *took[1:])
     lost_s = wall_s - len(took) * sum(quiet) / len(quiet)
     interval_s = seconds(one.spec.interval)
-    interval_s = min(interval_s, one.spec.rewind_records_max / DUE_SHARE / (BATCH / usual_s))
+    interval_s = min(interval_s, one.spec.rewind_records_max / DUE_SHARE / (sizes.batch / usual_s))
     say(
         f"{len(took)} batches, median {usual_s:.3f} s, longest {longest_s:.3f} s, lost {lost_s:.2f} s"
     )
@@ -318,4 +326,5 @@ def say(text: str) -> None:
 if __name__ == "__main__":
     log.set_up("warning")
     with TemporaryDirectory(prefix="eddy-checkpoints-") as name:
-        print(orjson.dumps(probe(Path(name))).decode())
+        asked = Sizes(*orjson.loads(sys.argv[1]))
+        print(orjson.dumps(probe(Path(name), asked)).decode())

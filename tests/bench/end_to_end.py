@@ -3,20 +3,18 @@
 Every rate is of the stretch from the first records done to the last: no start-up, no compiling.
 """
 
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from confluent_kafka import TopicPartition
 
-from tests.bench import broker, engine, frameworks, profile
-from tests.bench.broker import PATIENCE_S, ROOT
+from tests.bench import broker, engine, frameworks, launching, profile
+from tests.bench.broker import PATIENCE_S
 from tests.bench.clocks import Spent, cpu_s
 from tests.bench.events import (
     RIVER_TREES,
@@ -30,8 +28,7 @@ from tests.bench.events import (
 )
 from tests.bench.figures import Figures
 
-TURNS: Final = 3
-EDDY: Final = (sys.executable, "-m", "stream.cli")
+EDDY: Final = "stream.cli"
 TAIL: Final[dict[str, Any]] = {"kind": "tail"}
 DEFAULT: Final[list[dict[str, Any]]] = [TAIL, {"kind": "half_space_trees"}]
 """The default detectors; with them calibration, combination, policy and explanation."""
@@ -39,6 +36,25 @@ RIVER_SIZE: Final = [TAIL, RIVER_TREES | {"min_events": 0}]
 OTHERS: Final = {"quix": ("Quix Streams", "quix_zscore.py")} | {
     "bytewax": ("Bytewax", "bytewax_zscore.py")
 }
+
+
+class Sizes(NamedTuple):
+    """How much is measured. many, fewer: events of these topics; new: accounts with 100 events each,
+    of which so many are active at a time; warm_up: whether workers load every kernel first; others:
+    whether the other frameworks take part."""
+
+    turns: int = 3
+    many: int = 1_200_000
+    fewer: int = 200_000
+    new: int = 6_000
+    new_at_once: int = 500
+    new_to_river: int = engine.NEW_ENTITIES
+    warm: int = 30_000
+    warm_up: bool = True
+    others: bool = True
+
+
+FULL: Final = Sizes()
 
 
 @dataclass
@@ -49,19 +65,19 @@ class Topic:
     events: Payments
 
 
-def topics() -> dict[str, Topic]:
+def topics(sizes: Sizes) -> dict[str, Topic]:
     """many: 20,000 accounts, some busy. fewer: the same kind, for what is slow. new: every account
     has 100 events. warm: just enough to compile and cache every kernel."""
     made = {
-        "many": payments(skewed(20_000, 1_200_000, 3), 3, 4_000),
-        "fewer": payments(skewed(20_000, 200_000, 4), 4, 4_000),
-        "new": payments(visits(6_000, 100, 500, 5), 5, 4_000),
-        "warm": payments(skewed(50, 30_000, 6), 6, 4_000),
+        "many": payments(skewed(20_000, sizes.many, 3), 3, 4_000),
+        "fewer": payments(skewed(20_000, sizes.fewer, 4), 4, 4_000),
+        "new": payments(visits(sizes.new, 100, sizes.new_at_once, 5), 5, 4_000),
+        "warm": payments(skewed(50, sizes.warm, 6), 6, 4_000),
     }
-    return {name: Topic(f"bench-{name}", events) for name, events in made.items()}
+    return {name: Topic(broker.unused(f"bench-{name}"), events) for name, events in made.items()}
 
 
-def run(figures: Figures) -> None:
+def run(figures: Figures, sizes: Sizes = FULL) -> None:
     """Fill the topics once; then measure in turns."""
     with ExitStack() as stack:
         try:
@@ -70,15 +86,16 @@ def run(figures: Figures) -> None:
             figures.notes.append(f"part kafka did not run: {error}")
             return
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="eddy-bench-")))
-        bench = Bench(bootstrap, folder)
+        bench = Bench(bootstrap, folder, topics(sizes))
         for topic in bench.topics.values():
             broker.fill(bootstrap, topic.name, topic.events)
         figures.say("topics filled")
-        for detectors in (DEFAULT, RIVER_SIZE):
+        for detectors in (DEFAULT, RIVER_SIZE) if sizes.warm_up else ():
             bench.eddy("warm", detectors)
         figures.say("kernels compiled")
-        _side_by_side(figures, bench, _installed(figures))
-        _new_entities(figures, bench)
+        others = _installed(figures) if sizes.others else []
+        _side_by_side(figures, bench, others, sizes.turns)
+        _new_entities(figures, bench, sizes)
         path = bench.configuration("many", DEFAULT)
         profile.run(figures, path, bench.configuration("warm", DEFAULT))
 
@@ -92,10 +109,10 @@ def _installed(figures: Figures) -> list[str]:
     return list(OTHERS)
 
 
-def _side_by_side(figures: Figures, bench: "Bench", others: list[str]) -> None:
+def _side_by_side(figures: Figures, bench: "Bench", others: list[str], turns: int) -> None:
     took: dict[str, list[Spent]] = {name: [] for name in ("consume", "eddy", *others)}
     many, fewer = bench.topics["many"], bench.topics["fewer"]
-    for turn in range(TURNS):
+    for turn in range(turns):
         plain = broker.consume_and_load(bench.bootstrap, many.name, len(many.events))
         took["consume"].append(plain)
         took["eddy"].append(bench.eddy("many", DEFAULT))
@@ -110,7 +127,7 @@ def _side_by_side(figures: Figures, bench: "Bench", others: list[str]) -> None:
             except frameworks.NotAvailableError as error:
                 figures.notes.append(f"{OTHERS[name][0]} is not compared: {error}")
                 others.remove(name)
-        figures.say(f"end to end, turn {turn + 1} of {TURNS}")
+        figures.say(f"end to end, turn {turn + 1} of {turns}")
     shown = {"consume": "consume(10_000) + orjson.loads"} | {
         "eddy": "Eddy end to end, exactly once at 100 ms",
         "quix": "Quix Streams, z-score, exactly once at 100 ms",
@@ -126,14 +143,15 @@ def _side_by_side(figures: Figures, bench: "Bench", others: list[str]) -> None:
         figures.ratio(f"e2e_vs_{name}", rate["eddy"], rate[name])
 
 
-def _new_entities(figures: Figures, bench: "Bench") -> None:
+def _new_entities(figures: Figures, bench: "Bench", sizes: Sizes) -> None:
     ours, theirs = [], []
-    for turn in range(TURNS):
+    for turn in range(sizes.turns):
         ours.append(bench.eddy("new", RIVER_SIZE))
-        theirs.append(engine.new_entities(figures))
-        figures.say(f"new entities, turn {turn + 1} of {TURNS}")
+        theirs.append(engine.new_entities(figures, sizes.new_to_river))
+        figures.say(f"new entities, turn {turn + 1} of {sizes.turns}")
     figures.rate("Eddy end to end, 10 × 8, 100 events an account", ours)
-    figures.rate("River, trees 10 × 8, 200 new accounts, 100 events each", theirs)
+    of = f"{sizes.new_to_river} new accounts, 100 events each"
+    figures.rate(f"River, trees 10 × 8, {of}", theirs)
     pairs = ([one.per_s for one in side] for side in (ours, theirs))
     figures.ratio("e2e_vs_river_trees_new", *pairs)
 
@@ -144,13 +162,11 @@ class Bench:
 
     bootstrap: str
     folder: Path
-    topics: dict[str, Topic] = field(default_factory=topics)
+    topics: dict[str, Topic]
 
     def __post_init__(self) -> None:
-        outputs = ("bench-alerts", "bench-dead", "bench-out")
-        broker.make_topics(
-            self.bootstrap, *(topic.name for topic in self.topics.values()), *outputs
-        )
+        broker.make_outputs(self.bootstrap)
+        broker.make_topics(self.bootstrap, *(topic.name for topic in self.topics.values()))
 
     def configuration(self, topic: str, detectors: list[dict[str, Any]]) -> Path:
         """A configuration with a group of its own, in a file."""
@@ -166,24 +182,24 @@ class Bench:
         path.write_text(toml(written))
         return path
 
-    def eddy(
-        self, topic: str, detectors: list[dict[str, Any]], command: tuple[str, ...] = EDDY
-    ) -> Spent:
-        """What `eddy run` takes for the topic, from its first commit to its last."""
+    def eddy(self, topic: str, detectors: list[dict[str, Any]], module: str = EDDY) -> Spent:
+        """What `eddy run` takes for the topic, from its first commit to its last; where one commit
+        holds all, from its start."""
         config = self.configuration(topic, detectors)
         events = len(self.topics[topic].events)
         place = [TopicPartition(self.topics[topic].name, 0)]
         with (
-            worker(config, command) as process,
+            worker(config, module) as process,
             broker.consumer(self.bootstrap, config.stem) as client,
         ):
+            started = 0, time.perf_counter(), cpu_s(process.pid)
             begun: tuple[int, float, float] | None = None
             deadline = time.monotonic() + PATIENCE_S
             while True:
                 [done] = broker.committed(client, place)
                 now = time.perf_counter(), cpu_s(process.pid)
                 if begun is None and done > 0:
-                    begun = done, *now
+                    begun = (done, *now) if done < events else started
                 if begun is not None and done >= events:
                     return Spent(events - begun[0], now[0] - begun[1], now[1] - begun[2])
                 failed = process.poll() is not None or time.monotonic() > deadline
@@ -192,16 +208,10 @@ class Bench:
 
 
 @contextmanager
-def worker(config: Path, command: tuple[str, ...] = EDDY) -> Iterator["subprocess.Popen[bytes]"]:
+def worker(config: Path, module: str = EDDY) -> Iterator[launching.Process]:
     """A worker process that logs beside its configuration; asked to stop at the end."""
-    with config.with_suffix(".log").open("wb") as said:
-        process = subprocess.Popen(
-            [*command, "run", str(config), "--slot", "bench"],
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=said,
-        )
+    arguments = ["run", str(config), "--slot", "bench"]
+    process = launching.started(module, arguments, config.with_suffix(".log"))
     try:
         yield process
         process.terminate()

@@ -1,7 +1,7 @@
 """Part `engine`: statistics, trees and the whole engine on decoded columns, beside River's loop."""
 
 import gc
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -21,26 +21,40 @@ from tests.bench.events import (
 from tests.bench.figures import Figures
 from tests.bench.river_loops import RiverTrees, StatisticsRace
 
-TURNS: Final = 5
 BATCH: Final = 10_000
-ENTITIES: Final = 500
-EVENTS: Final = 200_000
-RIVER_EVENTS: Final = 10_000
+WINDOW: Final = 250
+"""Events in a window of River's trees, in whose first they score nothing."""
 NEW_ENTITIES: Final = 200
 NEW_EVENTS: Final = 100
 
 
-def run(figures: Figures) -> None:
+class Sizes(NamedTuple):
+    """How much is measured. statistics: events of the race of statistics; events, river_events: a
+    turn's, of Eddy and of River; entities: accounts with trees; before: events before the first
+    turn."""
+
+    turns: int = 5
+    statistics: int = 100_000
+    entities: int = 500
+    before: int = 250_000
+    events: int = 20_000
+    river_events: int = 10_000
+
+
+FULL: Final = Sizes()
+
+
+def run(figures: Figures, sizes: Sizes = FULL) -> None:
     """Measure, in turns."""
-    _statistics(figures)
-    _trees(figures)
+    _statistics(figures, sizes)
+    _trees(figures, sizes)
     gc.collect()  # River's trees are millions of objects
 
 
-def _statistics(figures: Figures) -> None:
-    race = StatisticsRace(payments(skewed(2_000, 100_000, 1), 1, 1000))
+def _statistics(figures: Figures, sizes: Sizes) -> None:
+    race = StatisticsRace(payments(skewed(2_000, sizes.statistics, 1), 1, 1000))
     race.turn()  # compiles
-    turns = [race.turn() for _ in range(TURNS)]
+    turns = [race.turn() for _ in range(sizes.turns)]
     ours, rivers, differences = zip(*turns, strict=True)
     worst = max(differences)
     assert worst <= 1e-9, f"statistics differ from River's by {worst}"
@@ -51,33 +65,35 @@ def _statistics(figures: Figures) -> None:
     figures.say("statistics measured")
 
 
-def _trees(figures: Figures) -> None:
+def _trees(figures: Figures, sizes: Sizes) -> None:
     river = RiverTrees()
-    accounts = np.random.Generator(np.random.PCG64(2)).integers(0, ENTITIES, 350_000)
-    building = spent(ENTITIES, lambda: river.build(list(range(ENTITIES))))
-    # even: every account's first window, in which River scores nothing, must be behind it
-    river.run([i % ENTITIES for i in range(250 * ENTITIES)])
+    entities, n = sizes.entities, sizes.river_events
+    events = sizes.before + sizes.turns * max(sizes.events, n)
+    accounts = np.random.Generator(np.random.PCG64(2)).integers(0, entities, events)
+    building = spent(entities, lambda: river.build(list(range(entities))))
+    # evenly, so that every account has left its first window
+    river.run([i % entities for i in range(WINDOW * entities)])
     figures.say("River's trees built and filled")
     engine = Engine(payments(accounts, 2, 1000), detectors=[{"kind": "tail"}, RIVER_TREES])
-    engine.run(250_000)
+    engine.run(sizes.before)
     ours, theirs = [], []
-    for k in range(TURNS):
-        some = accounts[k * RIVER_EVENTS : (k + 1) * RIVER_EVENTS].tolist()
-        theirs.append(spent(RIVER_EVENTS, lambda some=some: river.run(some)))  # type: ignore[misc]
-        ours.append(engine.run(20_000))
+    for k in range(sizes.turns):
+        some = accounts[k * n : (k + 1) * n].tolist()
+        theirs.append(spent(n, lambda some=some: river.run(some)))  # type: ignore[misc]
+        ours.append(engine.run(sizes.events))
     figures.ratio("engine_vs_river_trees", _rates(ours), _rates(theirs))
-    figures.rate(f"trees 10 × 8, {ENTITIES} accounts, River", theirs)
-    figures.rate(f"Eddy's engine, 10 × 8, {ENTITIES} accounts", ours)
-    figures.put("river_trees_build_ms", 1000 * building.wall_s / ENTITIES)
+    figures.rate(f"trees 10 × 8, {entities} accounts, River", theirs)
+    figures.rate(f"Eddy's engine, 10 × 8, {entities} accounts", ours)
+    figures.put("river_trees_build_ms", 1000 * building.wall_s / entities)
     figures.steps("engine, step by step", engine.watch.seconds, engine.done)
     figures.say("engine measured")
 
 
-def new_entities(figures: Figures) -> Spent:
+def new_entities(figures: Figures, entities: int = NEW_ENTITIES) -> Spent:
     """River's loop on accounts that it has never seen, with 100 events each."""
     river = RiverTrees()
-    accounts = list(range(NEW_ENTITIES))
-    building = spent(NEW_ENTITIES, lambda: river.build(accounts))
+    accounts = list(range(entities))
+    building = spent(entities, lambda: river.build(accounts))
     events = [a for a in accounts for _ in range(NEW_EVENTS)]
     scoring = spent(len(events), lambda: river.run(events))
     both = Spent(len(events), building.wall_s + scoring.wall_s, building.cpu_s + scoring.cpu_s)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from schemas.columns import F64, I64, EventBatch
 from schemas.events import TYPES
+from schemas.records import Records
 
 START_MS: Final = 1_735_689_600_000
 """1 January 2025: behind the broker's clock, whatever the day."""
@@ -98,6 +99,13 @@ class Payments:
                 )
                 % (self.first + i, time_ms, key, device, ip, card, seller, product, amount),
             )
+
+    def records(self) -> Records:
+        """The events as records of one partition of the topic `bench`."""
+        n = len(self)
+        values: list[bytes | None] = [value for _, value in self.lines()]
+        offsets = np.arange(self.first, self.first + n, dtype=np.int64)
+        return Records("bench", 0, offsets, np.full(n, -1), values, None)
 
 
 def names(prefix: str, numbers: I64) -> pa.StringArray:

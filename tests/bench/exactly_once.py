@@ -7,43 +7,53 @@ reads an internal topic.
 """
 
 import os
-import subprocess
-import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event, Thread
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import orjson
 from confluent_kafka import OFFSET_END, Consumer, Producer, TopicPartition
 
 from schemas.columns import F64
-from tests.bench import broker, end_to_end
-from tests.bench.broker import PATIENCE_S, ROOT
+from tests.bench import broker, end_to_end, launching
+from tests.bench.broker import PATIENCE_S
 from tests.bench.clocks import Spent
 from tests.bench.end_to_end import DEFAULT, EDDY, Bench, Topic
 from tests.bench.events import document, monitor_document, payments, skewed, toml
 from tests.bench.figures import Figures
 
-PAIRS: Final = 5
-AT_LEAST_ONCE: Final = (sys.executable, "-m", "tests.bench.at_least_once")
-EVENTS: Final = 800_000
-
-TURNS: Final = 3
+AT_LEAST_ONCE: Final = "tests.bench.at_least_once"
 ENTITIES: Final = 20_000
-WARM_UP: Final = 60_000
-"""Events before the clock runs, as fast as it goes, so that there are models to alert."""
 RATE_PER_S: Final = 2_000
-PACED_S: Final = 30
-SETTLED_S: Final = 2
-"""How much of the paced stretch is not counted: the worker comes out of its catching up."""
+
+
+class Sizes(NamedTuple):
+    """How much is measured. pairs, events: of the cost, and warm: events of the worker that loads
+    every kernel, if it does; turns: of the latency. before: events before its clock runs, as fast as
+    it goes, so that there are models to alert; paced_s: its seconds at an even rate, of which the
+    first settled_s do not count, since the worker comes out of its catching up; after_s: how long
+    alerts are still awaited."""
+
+    pairs: int = 5
+    events: int = 800_000
+    warm: int = 30_000
+    warm_up: bool = True
+    turns: int = 3
+    before: int = 60_000
+    paced_s: int = 30
+    settled_s: float = 2.0
+    after_s: float = 2.0
+
+
+FULL: Final = Sizes()
 MANY_ALERTS: Final[dict[str, Any]] = {"p_max": 0.01, "alerts_per_day": 1e9, "incident_gap": "1s"}
 
 
-def run(figures: Figures) -> None:
+def run(figures: Figures, sizes: Sizes = FULL) -> None:
     """Both on one broker; the machine's load is said, since it is in every figure."""
     with ExitStack() as stack:
         try:
@@ -52,15 +62,16 @@ def run(figures: Figures) -> None:
             figures.notes.append(f"part eos did not run: {error}")
             return
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="eddy-bench-")))
-        topics = {
-            "many": Topic("bench-many", payments(skewed(ENTITIES, EVENTS, 3), 3, 4_000)),
-            "warm": Topic("bench-warm", payments(skewed(50, 30_000, 6), 6, 4_000)),
+        events = {
+            "many": payments(skewed(ENTITIES, sizes.events, 3), 3, 4_000),
+            "warm": payments(skewed(50, sizes.warm, 6), 6, 4_000),
         }
+        topics = {name: Topic(broker.unused(f"bench-{name}"), own) for name, own in events.items()}
         bench = Bench(bootstrap, folder, topics)
         loads = [os.getloadavg()[0]]
-        _cost(figures, bench)
+        _cost(figures, bench, sizes)
         loads.append(os.getloadavg()[0])
-        _latency(figures, bench)
+        _latency(figures, bench, sizes)
         loads.append(os.getloadavg()[0])
     before, between, after = loads
     figures.notes.append(
@@ -69,18 +80,18 @@ def run(figures: Figures) -> None:
     )
 
 
-def _cost(figures: Figures, bench: Bench) -> None:
+def _cost(figures: Figures, bench: Bench, sizes: Sizes) -> None:
     """Pairs, each the other way round than the one before."""
     for topic in bench.topics.values():
         broker.fill(bench.bootstrap, topic.name, topic.events)
     sides = {"exactly once": EDDY, "at least once": AT_LEAST_ONCE}
     took: dict[str, list[Spent]] = {name: [] for name in sides}
-    for command in sides.values():
-        bench.eddy("warm", DEFAULT, command)
-    for pair in range(PAIRS):
+    for module in sides.values() if sizes.warm_up else ():
+        bench.eddy("warm", DEFAULT, module)
+    for pair in range(sizes.pairs):
         for name in sorted(sides, reverse=bool(pair % 2)):
             took[name].append(bench.eddy("many", DEFAULT, sides[name]))
-        figures.say(f"exactly and at least once, pair {pair + 1} of {PAIRS}")
+        figures.say(f"exactly and at least once, pair {pair + 1} of {sizes.pairs}")
     for name, spent in took.items():
         figures.rate(f"Eddy end to end, {name}, commits at 100 ms", spent)
     pairs = list(zip(took["exactly once"], took["at least once"], strict=True))
@@ -93,13 +104,13 @@ def _cost(figures: Figures, bench: Bench) -> None:
     )
 
 
-def _latency(figures: Figures, bench: Bench) -> None:
+def _latency(figures: Figures, bench: Bench, sizes: Sizes) -> None:
     """One hop and two, in turns; a further hop's is the difference of the two."""
     took: dict[bool, list[F64]] = {False: [], True: []}
-    for turn in range(TURNS):
+    for turn in range(sizes.turns):
         for over_internal, turns in took.items():
-            turns.append(_latencies_ms(bench, over_internal))
-        figures.say(f"latency, turn {turn + 1} of {TURNS}")
+            turns.append(_latencies_ms(bench, over_internal, sizes))
+        figures.say(f"latency, turn {turn + 1} of {sizes.turns}")
     header = ("event → alert, ms", "alerts", "p50", "p99", "longest")
     p99 = {}
     for over_internal, turns in took.items():
@@ -117,17 +128,16 @@ def _latency(figures: Figures, bench: Bench) -> None:
     figures.spread("latency_hop_p99_ms", further)
 
 
-def _latencies_ms(bench: Bench, over_internal: bool) -> F64:
+def _latencies_ms(bench: Bench, over_internal: bool, sizes: Sizes) -> F64:
     """float64[n]: of each alert on the paced events, in the order of their arrival."""
     name = f"latency-{time.time_ns()}"
     config = _configuration(bench, name, over_internal)
     broker.make_topics(bench.bootstrap, name)
-    subprocess.run(
-        [*EDDY, "topics", "create", str(config)], cwd=ROOT, check=True, stdout=subprocess.DEVNULL
-    )
+    if over_internal:
+        launching.printed(EDDY, ["topics", "create", str(config)], PATIENCE_S)
     gap_ms = 1000 / RATE_PER_S
-    start_ms = round(time.time() * 1000 - WARM_UP * gap_ms)
-    warm_up = payments(skewed(ENTITIES, WARM_UP, 8), 8, gap_ms, start_ms=start_ms)
+    start_ms = round(time.time() * 1000 - sizes.before * gap_ms)
+    warm_up = payments(skewed(ENTITIES, sizes.before, 8), 8, gap_ms, start_ms=start_ms)
     broker.fill(bench.bootstrap, name, warm_up)
     log = f"{name}-account-events" if over_internal else name
     with (
@@ -140,11 +150,12 @@ def _latencies_ms(bench: Bench, over_internal: bool) -> F64:
         reader.poll(1.0)
         done = Event()
         took: list[float] = []
-        thread = Thread(target=_read, args=(reader, time.time() * 1000, done, took))
+        since_ms = 1000 * (time.time() + sizes.settled_s)
+        thread = Thread(target=_read, args=(reader, since_ms, done, took))
         thread.start()
         try:
-            _send(bench.bootstrap, name)
-            time.sleep(2.0)
+            _send(bench.bootstrap, name, sizes)
+            time.sleep(sizes.after_s)
         finally:
             done.set()
             thread.join()
@@ -176,10 +187,10 @@ def _wait_until_read(group: Consumer, topics: list[str], config: Path) -> None:
             time.sleep(0.1)
 
 
-def _send(bootstrap: str, topic: str) -> None:
+def _send(bootstrap: str, topic: str, sizes: Sizes) -> None:
     """Events that say when they were sent, at an even rate."""
-    count = RATE_PER_S * PACED_S
-    events = payments(skewed(ENTITIES, count, 9), 9, 1.0, first=WARM_UP)
+    count = RATE_PER_S * sizes.paced_s
+    events = payments(skewed(ENTITIES, count, 9), 9, 1.0, first=sizes.before)
     events.time_ms[:] = 0
     lines = list(events.lines())
     producer = Producer({"bootstrap.servers": bootstrap, "log_level": 2, "linger.ms": 0})
@@ -193,13 +204,13 @@ def _send(bootstrap: str, topic: str) -> None:
     assert producer.flush(PATIENCE_S) == 0, topic
 
 
-def _read(reader: Consumer, began_ms: float, done: Event, took: list[float]) -> None:
-    """Milliseconds from each alert's event to now, of events sent once all had settled."""
+def _read(reader: Consumer, since_ms: float, done: Event, took: list[float]) -> None:
+    """Milliseconds from each alert's event to now, of events sent since then."""
     while not done.is_set():
         message = reader.poll(0.1)
         if message is None or message.error() is not None:
             continue
         now_ms = time.time() * 1000
         sent_ms = orjson.loads(message.value() or b"")["event_time_ms"]
-        if sent_ms >= began_ms + 1000 * SETTLED_S:
+        if sent_ms >= since_ms:
             took.append(now_ms - sent_ms)

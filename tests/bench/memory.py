@@ -4,10 +4,9 @@ Each in a process of its own, whose whole resident memory counts. Fed with colum
 engine holds entities.
 """
 
-import subprocess
 import sys
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import orjson
@@ -18,7 +17,7 @@ from detectors.hashing import hash_key
 from detectors.monitor import Monitor, Watched
 from schemas.columns import I64, EventBatch
 from stream.config import parse
-from tests.bench.broker import ROOT
+from tests.bench import launching
 from tests.bench.clocks import rss_bytes, spent
 from tests.bench.events import (
     START_MS,
@@ -30,20 +29,29 @@ from tests.bench.events import (
 from tests.bench.figures import Figures
 
 GIB: Final = 2**30
-LIVE: Final = 1_000_000
 HISTORY: Final = 22
 """Events of each: the trees give an entity its masses at the 21st."""
-BLOCK: Final = 5_000
-"""Entities active at a time."""
 RSS_GIB_MAX: Final = 12.0
 """Beyond it the feeding stops: the machine has others on it, and the bar is missed anyway."""
 
-CAPACITY: Final = 100_000
-KNOWN: Final = 50_000
+
+class Sizes(NamedTuple):
+    """How much is measured. live: entities with history, block of them active at a time, memory seen
+    every look. capacity: of the table through which the keys are rotated; known: entities that stay
+    active, known_a_turn of their events among rotated_a_turn of rotated new keys."""
+
+    live: int = 1_000_000
+    block: int = 5_000
+    look: int = 100_000
+    capacity: int = 100_000
+    known: int = 50_000
+    rotated: int = 10_000_000
+    rotated_a_turn: int = 100_000
+    known_a_turn: int = 25_000
+
+
+FULL: Final = Sizes()
 KNOWN_HISTORY: Final = 25
-ROTATED: Final = 10_000_000
-ROTATED_A_TURN: Final = 100_000
-KNOWN_A_TURN: Final = 25_000
 ATTACKERS: Final = 10
 ATTACKER_FIRST: Final = 99_999_900
 ATTACKING: Final = "adr999999"
@@ -51,9 +59,9 @@ ATTACKING: Final = "adr999999"
 PATIENCE_S: Final = 1200
 
 
-def run(figures: Figures) -> None:
+def run(figures: Figures, sizes: Sizes = FULL) -> None:
     """Both probes, one after the other."""
-    million = _probe("million")
+    million = _probe("million", sizes)
     for name in ("rss_gib_1m", "bytes_per_entity", "million_events_per_s"):
         figures.put(name, million[name])
     header = ("entities", "resident GiB")
@@ -65,7 +73,7 @@ def run(figures: Figures) -> None:
             "rss_gib_1m is the straight line through what was measured"
         )
     figures.say("a million entities measured")
-    rotation = _probe("rotation")
+    rotation = _probe("rotation", sizes)
     names_shown = {
         "rotation_rss_before_gib": "resident GiB, table full",
         "rotation_rss_after_gib": "resident GiB after ten million keys",
@@ -82,78 +90,74 @@ def run(figures: Figures) -> None:
     figures.say("rotation measured")
 
 
-def _probe(name: str) -> dict[str, Any]:
+def _probe(name: str, sizes: Sizes) -> dict[str, Any]:
     """Run a probe in a process of its own; its progress goes to our standard error."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.bench.memory", name],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        timeout=PATIENCE_S,
-        check=True,
-    )
-    found: dict[str, Any] = orjson.loads(done.stdout)
+    asked = [name, orjson.dumps(tuple(sizes)).decode()]
+    found: dict[str, Any] = orjson.loads(launching.printed("tests.bench.memory", asked, PATIENCE_S))
     return found
 
 
 # -- in the probe's process -----------------------------------------------------------------------
 
 
-def million() -> dict[str, Any]:
+def million(sizes: Sizes) -> dict[str, Any]:
     """Entities one block after the other, each with its whole history; memory on the way."""
-    monitor = monitor_of(monitor_document(LIVE, for_all(LIVE)))
+    live, block = sizes.live, sizes.block
+    monitor = monitor_of(monitor_document(live, for_all(live)))
     empty = rss_bytes()
     curve: list[tuple[int, float]] = []
     clock = Clock()
     wall_s = 0.0
-    for first in range(0, LIVE, BLOCK):
-        batch = clock.payments(shuffled(first, BLOCK, HISTORY), first).batch()
+    for first in range(0, live, block):
+        batch = clock.payments(shuffled(first, block, HISTORY), first).batch()
         wall_s += spent(len(batch), partial(monitor.process, batch)).wall_s
-        if (first + BLOCK) % 100_000 == 0:
-            curve.append((first + BLOCK, rss_bytes() / GIB))
-            say(f"{first + BLOCK:,} entities, {curve[-1][1]:.2f} GiB resident")
+        if (first + block) % sizes.look == 0:
+            curve.append((first + block, rss_bytes() / GIB))
+            say(f"{first + block:,} entities, {curve[-1][1]:.2f} GiB resident")
             if curve[-1][1] > RSS_GIB_MAX:
                 break
     held, gib = curve[-1]
     each = (gib * GIB - empty) / held
     return {
-        "rss_gib_1m": (empty + each * LIVE) / GIB,
+        "rss_gib_1m": (empty + each * live) / GIB,
         "bytes_per_entity": each,
         "million_events_per_s": held * HISTORY / wall_s,
         "curve": curve,
-        "stopped_at": held if held < LIVE else 0,
+        "stopped_at": held if held < live else 0,
     }
 
 
-def rotation() -> dict[str, float]:
+def rotation(sizes: Sizes) -> dict[str, float]:
     """Known accounts stay active while ten addresses send a new account with every event."""
-    accounts = monitor_of(monitor_document(CAPACITY, for_all(CAPACITY)))
-    addresses = monitor_of(address_document())
+    capacity, known = sizes.capacity, sizes.known
+    accounts = monitor_of(monitor_document(capacity, for_all(capacity)))
+    addresses = monitor_of(address_document(capacity))
     clock = Clock()
     for part in range(KNOWN_HISTORY):
-        batch = clock.payments(shuffled(0, KNOWN, 1, part), part).batch()
+        batch = clock.payments(shuffled(0, known, 1, part), part).batch()
         accounts.process(batch)
         addresses.process(batch)
-    fed = np.full(KNOWN, KNOWN_HISTORY, np.int64)
+    fed = np.full(known, KNOWN_HISTORY, np.int64)
     alerted: dict[str, int] = {}
     others, before, wall_s, events = 0, 0.0, 0.0, 0
-    for rotated in range(0, ROTATED, ROTATED_A_TURN):
-        turn = attack(clock, rotated)
+    for rotated in range(0, sizes.rotated, sizes.rotated_a_turn):
+        turn, done = attack(clock, rotated, sizes), rotated + sizes.rotated_a_turn
         batch = turn.batch()
         own = turn.number["account"]
-        fed += np.bincount(own[own < KNOWN], minlength=KNOWN)
+        fed += np.bincount(own[own < known], minlength=known)
         wall_s += spent(len(batch), partial(accounts.process, batch)).wall_s
         events += len(batch)
         for address in alerts_on(addresses.process(batch), batch):
             if address.startswith(ATTACKING):
-                alerted.setdefault(address, rotated + ROTATED_A_TURN)
+                alerted.setdefault(address, done)
             else:
                 others += 1
-        if rotated + ROTATED_A_TURN == 2 * CAPACITY:
+        if done == 2 * capacity:
             before = rss_bytes() / GIB
-        if (rotated + ROTATED_A_TURN) % 1_000_000 == 0:
-            say(f"{rotated + ROTATED_A_TURN:,} keys rotated, {rss_bytes() / GIB:.2f} GiB resident")
+        if done % 1_000_000 == 0:
+            say(f"{done:,} keys rotated, {rss_bytes() / GIB:.2f} GiB resident")
     after = rss_bytes() / GIB
-    last = clock.payments(np.arange(KNOWN, dtype=np.int64), 99).batch()
+    last = clock.payments(np.arange(known, dtype=np.int64), 99).batch()
     # an account that was evicted once has begun to count anew
     kept = accounts.process(last).admitted.seen == fed
     return {
@@ -183,13 +187,13 @@ class Clock:
         return made
 
 
-def attack(clock: Clock, rotated: int) -> Payments:
+def attack(clock: Clock, rotated: int, sizes: Sizes) -> Payments:
     """New accounts from the attackers' addresses, among payments of known accounts."""
     draw = np.random.Generator(np.random.PCG64(rotated))
-    known = draw.integers(0, KNOWN, KNOWN_A_TURN)
-    new = 10_000_000 + rotated + np.arange(ROTATED_A_TURN)
+    known = draw.integers(0, sizes.known, sizes.known_a_turn)
+    new = 10_000_000 + rotated + np.arange(sizes.rotated_a_turn)
     turn = clock.payments(draw.permutation(np.concatenate([known, new])), rotated)
-    attacking = turn.number["account"] >= KNOWN
+    attacking = turn.number["account"] >= sizes.known
     address = ATTACKER_FIRST + draw.integers(0, ATTACKERS, len(turn))
     turn.number["ip"][attacking] = address[attacking]
     return turn
@@ -214,14 +218,14 @@ def for_all(entities: int) -> list[dict[str, Any]]:
     return [{"kind": "tail"}, {"kind": "half_space_trees", "entities_max": entities}]
 
 
-def address_document() -> dict[str, Any]:
+def address_document(capacity: int) -> dict[str, Any]:
     """A monitor that sees how many accounts an address shows."""
     new_accounts = {"kind": "novel_count", "field": "account", "half_life": "1h"}
     return {
         "name": "ip",
         "entity": "ip",
         "inputs": ["bench"],
-        "capacity": CAPACITY,
+        "capacity": capacity,
         "features": [
             {"name": "new_accounts_1h", **new_accounts},
             {"name": "payments_1h", "kind": "count", "half_life": "1h"},
@@ -244,4 +248,4 @@ def say(text: str) -> None:
 
 if __name__ == "__main__":
     probe = {"million": million, "rotation": rotation}[sys.argv[1]]
-    print(orjson.dumps(probe()).decode())
+    print(orjson.dumps(probe(Sizes(*orjson.loads(sys.argv[2])))).decode())

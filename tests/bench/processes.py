@@ -4,7 +4,6 @@ All workers start once and stay. What is measured is put into a topic by one tra
 it is there at once for workers that have everything loaded and every partition in hand.
 """
 
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from stream.config import Log, load, logs
-from tests.bench import broker
-from tests.bench.broker import PATIENCE_S, ROOT
+from tests.bench import broker, launching
+from tests.bench.broker import PATIENCE_S
 from tests.bench.clocks import Spent, cpu_s
 from tests.bench.end_to_end import DEFAULT, EDDY
 from tests.bench.events import TEXTS, Payments, document, monitor_document, payments, skewed, toml
@@ -30,16 +29,25 @@ PARTITIONS: Final = 8
 INTERNAL_PARTITIONS: Final = 2
 ENTITIES: Final = 20_000
 CAPACITY: Final = 20_000
-PAIRS: Final = 4
-TURNS: Final = 3
-WARM_UP: Final = 100_000
-EVENTS: Final = 300_000
-EVENTS_SIX: Final = 60_000
+
+
+class Sizes(NamedTuple):
+    """How much is measured. warm_up: events before the first pair or turn; events: of a side of a
+    pair; events_six: of a turn with six monitors."""
+
+    pairs: int = 4
+    turns: int = 3
+    warm_up: int = 100_000
+    events: int = 300_000
+    events_six: int = 60_000
+
+
+FULL: Final = Sizes()
 CHANGES: Final = {"partition taken": 1, "partition given back": -1, "partition lost": -1}
 """What a worker's log says of how many partitions it has."""
 
 
-def run(figures: Figures) -> None:
+def run(figures: Figures, sizes: Sizes = FULL) -> None:
     """Fleets of one process and of two in turns; then one process with six monitors."""
     with ExitStack() as stack:
         try:
@@ -48,14 +56,15 @@ def run(figures: Figures) -> None:
             figures.notes.append(f"part processes did not run: {error}")
             return
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="eddy-bench-")))
-        broker.make_topics(bootstrap, "bench-alerts", "bench-dead")
-        one_us = _sharing(figures, bootstrap, folder)
-        _six(figures, bootstrap, folder, one_us)
+        broker.make_outputs(bootstrap)
+        one_us = _sharing(figures, bootstrap, folder, sizes)
+        _six(figures, bootstrap, folder, one_us, sizes)
 
 
-def _sharing(figures: Figures, bootstrap: str, folder: Path) -> float:
+def _sharing(figures: Figures, bootstrap: str, folder: Path, sizes: Sizes) -> float:
     """Processor time of one process and of two; of one, in µs an event."""
-    events = payments(skewed(ENTITIES, WARM_UP + PAIRS * EVENTS, 3), 3, 4_000)
+    warm_up, each = sizes.warm_up, sizes.events
+    events = payments(skewed(ENTITIES, warm_up + sizes.pairs * each, 3), 3, 4_000)
     took: dict[int, list[Spent]] = {1: [], 2: []}
     with ExitStack() as stack:
         fleets: dict[int, Fleet] = {}
@@ -63,14 +72,14 @@ def _sharing(figures: Figures, bootstrap: str, folder: Path) -> float:
             config = _configured(bootstrap, folder, f"of-{processes}", TEXTS[:1])
             fleets[processes] = stack.enter_context(fleet(config, processes))
             fleets[processes].wait_until_shared()
-            fleets[processes].take(events.slice(0, WARM_UP))
+            fleets[processes].take(events.slice(0, warm_up))
         figures.say("one process and two have everything loaded")
-        for pair in range(PAIRS):
-            first = WARM_UP + pair * EVENTS
+        for pair in range(sizes.pairs):
+            first = warm_up + pair * each
             for processes in sorted(took, reverse=bool(pair % 2)):
-                load_ = events.slice(first, first + EVENTS)
+                load_ = events.slice(first, first + each)
                 took[processes].append(fleets[processes].take(load_))
-            figures.say(f"one process and two, pair {pair + 1} of {PAIRS}")
+            figures.say(f"one process and two, pair {pair + 1} of {sizes.pairs}")
     cpu = {n: [one.cpu_s_per_million for one in spent] for n, spent in took.items()}
     for n, spent in took.items():
         what = f"Eddy end to end, 8 partitions, {n} process{'es' * (n > 1)}"
@@ -80,15 +89,16 @@ def _sharing(figures: Figures, bootstrap: str, folder: Path) -> float:
     return median(cpu[1])
 
 
-def _six(figures: Figures, bootstrap: str, folder: Path, one_us: float) -> None:
+def _six(figures: Figures, bootstrap: str, folder: Path, one_us: float, sizes: Sizes) -> None:
     """route and watch in one worker: the account's monitor reads the topic, five read theirs."""
-    events = payments(skewed(ENTITIES, WARM_UP + TURNS * EVENTS_SIX, 4), 4, 4_000)
+    warm_up, each = sizes.warm_up, sizes.events_six
+    events = payments(skewed(ENTITIES, warm_up + sizes.turns * each, 4), 4, 4_000)
     with fleet(_configured(bootstrap, folder, "six", TEXTS), 1) as one:
         one.wait_until_shared()
-        one.take(events.slice(0, WARM_UP))
+        one.take(events.slice(0, warm_up))
         figures.say("six monitors have everything loaded")
-        starts = range(WARM_UP, len(events), EVENTS_SIX)
-        took = [one.take(events.slice(start, start + EVENTS_SIX)) for start in starts]
+        starts = range(warm_up, len(events), each)
+        took = [one.take(events.slice(start, start + each)) for start in starts]
     cpu = [spent.cpu_s_per_million for spent in took]
     figures.rate("the same, 1 process, 6 monitors, 5 over internal topics", took)
     figures.spread("six_monitors_us_per_event_and_monitor", [us / len(TEXTS) for us in cpu])
@@ -113,9 +123,8 @@ def _configured(bootstrap: str, folder: Path, name: str, entities: Sequence[str]
     }
     path = folder / f"{group}.toml"
     path.write_text(toml(written))
-    subprocess.run(
-        [*EDDY, "topics", "create", str(path)], cwd=ROOT, check=True, stdout=subprocess.DEVNULL
-    )
+    if any(log.internal for log in logs(load(path))):
+        launching.printed(EDDY, ["topics", "create", str(path)], PATIENCE_S)
     return path
 
 
@@ -130,7 +139,7 @@ class Fleet:
     """Processes that share a group. process: the supervisor, or the only worker. reads: every log
     that they read, internal ones last."""
 
-    process: "subprocess.Popen[bytes]"
+    process: launching.Process
     processes: int
     config: Path
     bootstrap: str
@@ -182,10 +191,14 @@ class Fleet:
     def _held(self) -> Counter[str]:
         """How many partitions the worker of each slot has, as it says."""
         held: Counter[str] = Counter()
-        for line in self.config.with_suffix(".log").read_bytes().splitlines():
-            said = orjson.loads(line) if line.startswith(b"{") and line.endswith(b"}") else {}
-            held[said.get("slot", "")] += CHANGES.get(said.get("event", ""), 0)
+        for line in self._log():
+            held[line.get("slot", "")] += CHANGES.get(line.get("event", ""), 0)
         return +held
+
+    def _log(self) -> list[dict[str, Any]]:
+        """The log's lines; the last one may still be being written."""
+        lines = self.config.with_suffix(".log").read_bytes().splitlines(keepends=True)
+        return [orjson.loads(one) for one in lines if one[:1] == b"{" and one.endswith(b"}\n")]
 
     def _check(self, deadline: float) -> None:
         failed = self.process.poll() is not None or time.monotonic() > deadline
@@ -196,8 +209,7 @@ class Fleet:
         """Those that the supervisor has started, or the only process itself."""
         if self.processes == 1:
             return [self.process.pid]
-        lines = self.config.with_suffix(".log").read_bytes().splitlines()
-        return [orjson.loads(line)["pid"] for line in lines if b'"worker started"' in line]
+        return [line["pid"] for line in self._log() if line.get("event") == "worker started"]
 
     def _cpu_s(self) -> float:
         return sum(map(cpu_s, self._workers()))
@@ -207,14 +219,8 @@ class Fleet:
 def fleet(config: Path, processes: int) -> Iterator[Fleet]:
     """Workers that log beside their configuration; asked to stop at the end."""
     own = ["--processes", str(processes)] if processes > 1 else []
-    with config.with_suffix(".log").open("wb") as said:
-        process = subprocess.Popen(
-            [*EDDY, "run", str(config), "--slot", "bench", *own],
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=said,
-        )
+    arguments = ["run", str(config), "--slot", "bench", *own]
+    process = launching.started(EDDY, arguments, config.with_suffix(".log"))
     loaded = load(config)
     bootstrap = str(loaded.kafka["bootstrap.servers"])
     reads = sorted(logs(loaded), key=lambda log: log.internal)

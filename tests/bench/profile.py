@@ -10,7 +10,7 @@ from detectors.entities import EntityTable
 from detectors.monitor import Monitor
 from detectors.policy import Policy
 from schemas.codecs.json_records import JsonCodec
-from stream import metrics, worker
+from stream import decoding, metrics, worker
 from stream.alerting import RunInfo
 from stream.config import load
 from stream.health import Pulse
@@ -29,7 +29,7 @@ PLACES: Final[list[tuple[Any, str, str]]] = [
     (Source, "poll", "consume (waiting included)"),
     (reading, "to_records", "messages to records"),
     (JsonCodec, "decode", "decode"),
-    (route, "check", "route: checks"),
+    (decoding, "check", "route: checks"),
     (route, "hash_text", "route: hash of ids"),
     (RecentIds, "seen", "route: duplicates"),
     (Route, "process", "route: rest"),

@@ -6,13 +6,12 @@ time, each with ids of its own, so that every customer goes on living.
 """
 
 import resource
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 import pyarrow as pa
@@ -21,6 +20,7 @@ import pyarrow.parquet as pq
 
 from stream.config import label_inputs, load
 from stream.replay import replay
+from tests.bench import launching
 from tests.bench.broker import ROOT
 from tests.bench.clocks import spent
 from tests.bench.figures import Figures
@@ -29,7 +29,6 @@ DATA: Final = ROOT.parent / "shared" / "data" / "transactions"
 CONFIG: Final = ROOT / "deploy" / "configs" / "handbook-labels.toml"
 EVENTS, LABELS = "handbook", "handbook_labels"
 TIMES: Final = {EVENTS: "ts", LABELS: "available_at"}
-TIMES_AS_LONG: Final = 10
 PERIOD_DAYS: Final = 140
 """From one copy to the next: the data's 136 days, and some to tell them apart."""
 BATCH_ROWS: Final = 100_000
@@ -37,25 +36,37 @@ PATIENCE_S: Final = 1800
 MIB: Final = 2**20
 
 
-def run(figures: Figures) -> None:
+class Sizes(NamedTuple):
+    """How much is measured. data: the folder of the Handbook's files; times_as_long: the long file."""
+
+    data: Path = DATA
+    times_as_long: int = 10
+
+
+FULL: Final = Sizes()
+
+
+def run(figures: Figures, sizes: Sizes = FULL) -> None:
     """The plain loop, one file, and the long one."""
-    if not DATA.is_dir():
-        figures.notes.append("part replay: there is no folder ../shared/data beside the repository")
+    source = sizes.data
+    if not source.is_dir():
+        figures.notes.append(f"part replay did not run: there is no folder {source}")
         return
     with TemporaryDirectory(prefix="eddy-bench-") as name:
         folder = Path(name)
-        plain_s = _plain(folder)
+        plain_s = _plain(source / f"{EVENTS}.parquet", folder)
         figures.put("replay_plain_orjson_s", plain_s)
         for data in TIMES:  # so that no kernel is compiled where memory is measured
-            first = pq.read_table(DATA / f"{data}.parquet").slice(0, BATCH_ROWS)
+            first = pq.read_table(source / f"{data}.parquet").slice(0, BATCH_ROWS)
             pq.write_table(first, folder / f"{data}.parquet")
         _probe(folder, folder / "out")
-        once = _probe(DATA, folder / "out")
+        once = _probe(source, folder / "out")
         figures.say("replay of the Handbook measured")
         for data in TIMES:
-            _lengthen(DATA / f"{data}.parquet", folder / f"{data}.parquet", TIMES[data])
+            short, long_one = (where / f"{data}.parquet" for where in (source, folder))
+            _lengthen(short, long_one, TIMES[data], sizes.times_as_long)
         long = _probe(folder, folder / "out")
-        figures.say("replay of ten times the Handbook measured")
+        figures.say(f"replay of {sizes.times_as_long} times the Handbook measured")
     figures.put("replay_s", once["seconds"])
     figures.put("replay_events_per_s", once["events"] / once["seconds"])
     figures.put("replay_vs_plain_orjson", once["seconds"] / plain_s)
@@ -69,11 +80,11 @@ def run(figures: Figures) -> None:
         )
 
 
-def _plain(folder: Path) -> float:
+def _plain(events: Path, folder: Path) -> float:
     """Seconds of a loop that decodes the same events as NDJSON and does nothing else."""
     path = folder / "handbook.ndjson"
     with path.open("wb") as file:
-        for batch in pq.ParquetFile(DATA / f"{EVENTS}.parquet").iter_batches(BATCH_ROWS):
+        for batch in pq.ParquetFile(events).iter_batches(BATCH_ROWS):
             file.writelines(orjson.dumps(row) + b"\n" for row in batch.to_pylist())
 
     def loop() -> None:
@@ -86,16 +97,16 @@ def _plain(folder: Path) -> float:
     return took.wall_s
 
 
-def _lengthen(source: Path, target: Path, time_column: str) -> None:
+def _lengthen(source: Path, target: Path, time_column: str, times: int) -> None:
     """Copies of a file one behind the other, batch by batch."""
     schema = pq.read_schema(source).remove_metadata()
     with pq.ParquetWriter(target, schema, compression="zstd") as writer:
-        for batch in _copies(source, time_column):
+        for batch in _copies(source, time_column, times):
             writer.write_batch(batch.cast(schema))
 
 
-def _copies(source: Path, time_column: str) -> Iterator[pa.RecordBatch]:
-    for copy in range(TIMES_AS_LONG):
+def _copies(source: Path, time_column: str, times: int) -> Iterator[pa.RecordBatch]:
+    for copy in range(times):
         later = pa.scalar(copy * PERIOD_DAYS * 86_400_000, pa.duration("ms"))
         for batch in pq.ParquetFile(source).iter_batches(BATCH_ROWS):
             table = pa.Table.from_batches([batch])
@@ -113,14 +124,8 @@ def _copies(source: Path, time_column: str) -> Iterator[pa.RecordBatch]:
 
 def _probe(data: Path, out: Path) -> dict[str, Any]:
     """Replay in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.bench.replay", str(data), str(out)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        timeout=PATIENCE_S,
-        check=True,
-    )
-    found: dict[str, Any] = orjson.loads(done.stdout)
+    printed = launching.printed("tests.bench.replay", [str(data), str(out)], PATIENCE_S)
+    found: dict[str, Any] = orjson.loads(printed)
     return found
 
 

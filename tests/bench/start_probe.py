@@ -18,22 +18,17 @@ def start() -> dict[str, Any]:
     compiled = event.RecordingListener()  # type: ignore[no-untyped-call]  # numba ships no types
     event.register("numba:compile", compiled)  # type: ignore[no-untyped-call]
     import stream.worker  # noqa: F401  # what `eddy run` imports
-    from schemas.records import Records
     from stream.alerting import RunInfo
     from stream.config import parse
     from stream.shard import Shards
 
     build_s = time.perf_counter()
-    import numpy as np
-
     from tests.bench.events import document, monitor_document, payments, skewed
 
     detectors = [{"kind": "tail"}, {"kind": "half_space_trees"}]
     config = parse(document([monitor_document(100_000, detectors)]), {})
     shard = Shards(config, RunInfo("live", "bench", str)).source("bench")
-    values = [value for _, value in payments(skewed(100, EVENTS, 1), 1, 1000.0).lines()]
-    numbers = np.arange(EVENTS, dtype=np.int64)
-    records = Records("bench", 0, numbers, np.full(EVENTS, -1), values, None)
+    records = payments(skewed(100, EVENTS, 1), 1, 1000.0).records()
     batch_s = time.perf_counter()
     shard.process(records)
     ended_s = time.perf_counter()

@@ -22,6 +22,13 @@ PACKAGES: Final = ("schemas", "detectors", "stream", "tests")
 PATIENCE_S: Final = 300
 
 
+SHOWN: Final = {
+    "cold": "empty cache",
+    "warm": "warm cache",
+    "no_cache": "no writable folder",
+}
+
+
 def run(figures: Figures) -> None:
     """Start three times."""
     with TemporaryDirectory(prefix="eddy-start-") as name:
@@ -32,20 +39,20 @@ def run(figures: Figures) -> None:
             )
         cache = Path(name) / "cache"
         cache.mkdir()
-        starts = {
-            "cold": _start(site, {"NUMBA_CACHE_DIR": str(cache)}),
-            "warm": _start(site, {"NUMBA_CACHE_DIR": str(cache)}),
-            "no_cache": _nowhere_to_cache(site),
-        }
+        for kind in ("cold", "warm"):
+            show(figures, kind, start(site, {"NUMBA_CACHE_DIR": str(cache)}))
+        show(figures, "no_cache", _nowhere_to_cache(site))
+
+
+def show(figures: Figures, kind: str, found: dict[str, Any]) -> None:
+    """Put a start's figures down. kind: of `SHOWN`."""
     header = ("start", "import s", "shard s", "first batch s", "all s", "kernels compiled")
-    shown = {"cold": "empty cache", "warm": "warm cache", "no_cache": "no writable folder"}
-    for kind, found in starts.items():
-        seconds = [found[part] for part in ("import_s", "build_s", "batch_s")]
-        cells = [f"{one:.2f}" for one in (*seconds, sum(seconds))]
-        figures.row("start-up", header, shown[kind], *cells, f"{found['compiled']}")
-        figures.put(f"{kind}_start_s", sum(seconds))
-        figures.put(f"{kind}_start_compiled", found["compiled"])
-        figures.say(f"started: {shown[kind]}")
+    seconds = [found[part] for part in ("import_s", "build_s", "batch_s")]
+    cells = [f"{one:.2f}" for one in (*seconds, sum(seconds))]
+    figures.row("start-up", header, SHOWN[kind], *cells, f"{found['compiled']}")
+    figures.put(f"{kind}_start_s", sum(seconds))
+    figures.put(f"{kind}_start_compiled", found["compiled"])
+    figures.say(f"started: {SHOWN[kind]}")
 
 
 def _nowhere_to_cache(site: Path) -> dict[str, Any]:
@@ -56,10 +63,11 @@ def _nowhere_to_cache(site: Path) -> dict[str, Any]:
     for package in {path.parent for path in site.rglob("*.py")}:
         (package / "__pycache__").touch()
     nowhere = "/dev/null/nowhere"
-    return _start(site, {"HOME": nowhere, "XDG_CACHE_HOME": nowhere, "NUMBA_CACHE_DIR": nowhere})
+    return start(site, {"HOME": nowhere, "XDG_CACHE_HOME": nowhere, "NUMBA_CACHE_DIR": nowhere})
 
 
-def _start(site: Path, environment: dict[str, str]) -> dict[str, Any]:
+def start(site: Path, environment: dict[str, str]) -> dict[str, Any]:
+    """Seconds of a start's parts in a process of its own, and how many kernels were compiled."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.bench.start_probe"],
         cwd=site,

@@ -13,6 +13,7 @@ from stream.worker import Holding, Outbox, Worker
 
 
 def _replace(owner: Any, name: str, by: Callable[..., Any]) -> None:
+    assert hasattr(owner, name), f"{owner} has no {name}: nothing would be broken"
     setattr(owner, name, by)
 
 

@@ -2,7 +2,8 @@
 
     python -m tests.crash [--seeds N] [--points NAME ...] [--seed SEED ...]
 
-With --points only those, and seeds only where they are asked for; with --points alone no point.
+With --points only those, and seeds only where they are asked for; with --points alone no point,
+and with --seed no point that is not asked for.
 What fails says what differs, and keeps its logs in out/crash/.
 """
 
@@ -34,7 +35,6 @@ from tests.crash.schedules import REGRESSIONS, restarts, seeded
 
 TOGETHER: Final = POINTS | BROKEN
 OUT: Final = ROOT / "out"
-KEPT: Final = OUT / "crash"
 SEEDS: Final = 40
 AT_ONCE: Final = (os.cpu_count() or 2) + 1
 """Stories told at once: much of their time they wait for a time-out."""
@@ -51,9 +51,11 @@ class Outcome(NamedTuple):
 class Runner:
     """Tells stories on one broker, those of seeds that restart it on another, one at a time."""
 
-    def __init__(self, broker: OwnBroker, fragile: OwnBroker, work: Path, console: Console) -> None:
+    def __init__(
+        self, broker: OwnBroker, fragile: OwnBroker, work: Path, kept: Path, console: Console
+    ) -> None:
         self._broker, self._fragile = broker, fragile
-        self._work, self._console = work, console
+        self._work, self._kept, self._console = work, kept, console
         self._restarting = Lock()
         self.figures: dict[str, float] = {}
 
@@ -84,40 +86,41 @@ class Runner:
         """Tell it in a folder of its own, which is kept where it ends badly."""
         folder, begun, wrong = self._work / name, time.monotonic(), ""
         folder.mkdir()
-        shutil.rmtree(KEPT / name, ignore_errors=True)
+        shutil.rmtree(self._kept / name, ignore_errors=True)
         try:
             story(Ground(broker.bootstrap, folder, self._measured))
         except Exception as error:  # noqa: BLE001 - whatever goes wrong belongs into the table
             wrong = "\n".join([str(error) or repr(error), *getattr(error, "__notes__", [])])
             (folder / "wrong.txt").write_text(traceback.format_exc())
-            shutil.copytree(folder, KEPT / name)
+            shutil.copytree(folder, self._kept / name)
         shutil.rmtree(folder)
         seconds = time.monotonic() - begun
         self._console.print(f"{'FAILED' if wrong else 'passed'} {name} ({seconds:.1f} s)")
         if wrong:
-            self._console.print(f"{wrong}\n  logs: {KEPT / name}", markup=False)
+            self._console.print(f"{wrong}\n  logs: {self._kept / name}", markup=False)
         return Outcome(name, wrong, seconds)
 
 
-def main() -> int:
+def main(arguments: list[str], out: Path = OUT) -> int:
     """Run what was asked for; 1 where anything failed."""
     parser = argparse.ArgumentParser(description="Kill workers, and compare with the oracle.")
     parser.add_argument(
         "--points", nargs="*", choices=TOGETHER | PAUSES, help="only these, by default all"
     )
     parser.add_argument("--seeds", type=int, help=f"how many random schedules (default: {SEEDS})")
-    parser.add_argument("--seed", type=int, nargs="+", help="these seeds, and no points")
-    arguments = parser.parse_args()
-    points, seeds = chosen(arguments)
+    parser.add_argument(
+        "--seed", type=int, nargs="+", help="these seeds, and points that are named"
+    )
+    points, seeds = chosen(parser.parse_args(arguments))
     console, begun = Console(), time.monotonic()
-    OUT.mkdir(exist_ok=True)
+    out.mkdir(exist_ok=True)
     with ExitStack() as stack:
         work = Path(stack.enter_context(TemporaryDirectory(prefix="eddy-crash-")))
         broker = stack.enter_context(own_broker(work / "broker", BROKER_SETTINGS))
         fragile = broker
         if any(map(restarts, seeds)):
             fragile = stack.enter_context(own_broker(work / "fragile", BROKER_SETTINGS))
-        runner = Runner(broker, fragile, work, console)
+        runner = Runner(broker, fragile, work, out / "crash", console)
         outcomes = {"points": runner.points(points), "seeds": runner.seeds(seeds)}
     figures = {
         f"{what}_{how}": sum(bool(one.wrong) == (how == "failed") for one in found)
@@ -127,7 +130,7 @@ def main() -> int:
     show(console, outcomes)
     seconds = round(time.monotonic() - begun, 1)
     console.print(f"{figures}, {seconds} s")
-    (OUT / "crash.json").write_bytes(
+    (out / "crash.json").write_bytes(
         orjson.dumps({**figures, "seconds": seconds, **runner.figures}, option=orjson.OPT_INDENT_2)
     )
     return int(figures["points_failed"] + figures["seeds_failed"] > 0)
@@ -136,7 +139,7 @@ def main() -> int:
 def chosen(arguments: argparse.Namespace) -> tuple[list[str], list[int]]:
     """The points and the seeds to run, seeds that failed once before all others."""
     if arguments.seed:
-        return [], arguments.seed
+        return arguments.points or [], arguments.seed
     only_points = arguments.points is not None and arguments.seeds is None
     count = 0 if only_points else SEEDS if arguments.seeds is None else arguments.seeds
     regressions = REGRESSIONS if count else ()
@@ -156,4 +159,4 @@ def show(console: Console, outcomes: dict[str, list[Outcome]]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -34,7 +34,8 @@ _starting = Lock()
 
 
 @cache
-def _context() -> ForkServerContext:
+def warm_context() -> ForkServerContext:
+    """Starts processes from one that has everything loaded."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.crash.warm"])
     return context
@@ -99,7 +100,7 @@ class Forked(WorkerProcess):
 def command(arguments: list[str], log_file: Path, plan: Plan = (), broken: str = "") -> Child:
     """Start the command line with these arguments; it dies with this process."""
     with _starting:
-        process = _context().Process(
+        process = warm_context().Process(
             target=_work, args=(arguments, str(log_file), list(plan), broken), daemon=True
         )
         process.start()

@@ -1,5 +1,7 @@
-"""The Fraud Detection Handbook's protocol: which payments of a test week are judged, the rule to
-beat, card precision, and how sure a difference between two scores is. No model here.
+"""The Fraud Detection Handbook's protocol: which payments of a test week count, the rule to beat,
+card precision, and the figures of a score with their intervals. No model here.
+
+A draw of the bootstrap takes days, as many of each test week as it has.
 
 The rule is the larger of two shares of all payments before the test week: those of which |z| of the
 amount in its customer's history is no larger, and those of which the terminal's risk is not, that is
@@ -16,15 +18,13 @@ import numpy as np
 
 from detectors.kernels import kernel
 from schemas.columns import F64, I64, Bools
-from stream.judging.figures import Figure
-from stream.judging.measures import HONEST, Ranked, Reader, Rows, Totals, figure, resampled
+from tests.quality.intervals import Blocks, Estimate, blocks, estimate, ranking_draws
 
 DAY_MS: Final = 86_400_000
 KNOWN_AFTER_DAYS: Final = 7
 LOOK_BACK_DAYS: Final = 14
 CARDS: Final = 100
 RISK_DAYS: Final = 7
-RESAMPLES: Final = 500
 
 
 class Payments(NamedTuple):
@@ -38,11 +38,19 @@ class Payments(NamedTuple):
 
 
 class Figures(NamedTuple):
-    """Of a score: AUC, average precision and card precision@100, means over test weeks."""
+    """Of a score: AUC, average precision and card precision@100, means over test weeks, of every
+    draw. draws: float64[3, 1 + draws], the data as they are first. days: how many days are drawn."""
 
-    auc: float
-    ap: float
-    cp100: float
+    draws: F64
+    days: int
+
+    def estimates(self) -> list[Estimate]:
+        """The three with their intervals."""
+        return [estimate(one, self.days) for one in self.draws]
+
+    def above(self, other: "Figures") -> list[Estimate]:
+        """How far the three are above another score's, on the same draws."""
+        return [estimate(one, self.days) for one in self.draws - other.draws]
 
 
 def handbook_week(time_ms: I64, card: I64, fraud: Bools, start: date) -> Bools:
@@ -125,17 +133,17 @@ class _Day(NamedTuple):
     fraud: Bools
 
 
-def card_precision(days: list[_Day], times: I64) -> float:
-    """Mean share of defrauded cards among a day's 100 with the highest score; those found on an
-    earlier day of the week are left out. times: int64[cards], how often each card counts."""
-    found = np.zeros(len(times), np.bool_)
-    hits = 0.0
-    for day in days:
-        weight = np.where(found[day.card], 0, times[day.card])
-        room = np.clip(CARDS - (np.cumsum(weight) - weight), 0, weight)
-        hits += float(room[day.fraud].sum())
-        found[day.card[day.fraud & (room > 0)]] = True
-    return hits / (CARDS * len(days))
+def card_precision(days: list[_Day], cards: int) -> F64:
+    """float64[days]: the share of defrauded cards among each day's 100 with the highest score; those
+    found on an earlier day of the week are left out. cards: how many there are in all."""
+    found = np.zeros(cards, np.bool_)
+    shares = np.zeros(len(days))
+    for i, day in enumerate(days):
+        first = np.flatnonzero(~found[day.card])[:CARDS]
+        hits = first[day.fraud[first]]
+        shares[i] = len(hits) / CARDS
+        found[day.card[hits]] = True
+    return shares
 
 
 def by_day(payments: Payments, chosen: Bools, score: F64) -> list[_Day]:
@@ -156,48 +164,20 @@ def _cards(payments: Payments, rows: I64, score: F64) -> _Day:
 
 def figures(payments: Payments, weeks: list[Bools], score: F64) -> Figures:
     """A score's. weeks: the payments of each test week."""
-    once = np.ones((int(payments.card.max()) + 1, 1))
-    return Figures(*_resampled(payments, weeks, score, once)[:, 0].tolist())
-
-
-def intervals(
-    payments: Payments, weeks: list[Bools], one: F64, other: F64, seed: int
-) -> list[tuple[float, float]]:
-    """95 % intervals of the differences one - other in each of `Figures`: the measures' bootstrap,
-    whose blocks are customers, both scores judged on the same draws."""
-    cards = int(payments.card.max()) + 1
-    weights = resampled(cards, RESAMPLES, seed)
-    mine, its = (_resampled(payments, weeks, score, weights) for score in (one, other))
-    return [_interval(figure(difference, cards)) for difference in mine - its]
-
-
-def _interval(of: Figure) -> tuple[float, float]:
-    """Where no draw differs, the value is all there is to it."""
-    value = of.value or 0.0
-    return (value if of.low is None else of.low, value if of.high is None else of.high)
-
-
-def _resampled(payments: Payments, weeks: list[Bools], score: F64, weights: F64) -> F64:
-    """float64[3, draws]: a score's `Figures` for each draw. weights: float64[cards, draws], how
-    often each card counts."""
-    ranked = [_ranked(payments, week, score, weights) for week in weeks]
-    days = [by_day(payments, week, score) for week in weeks]
-    times = weights.T.astype(np.int64)
-    return np.array(
+    rows = [np.flatnonzero(week) for week in weeks]
+    day = payments.time_ms // DAY_MS
+    week_of = np.repeat(np.arange(len(rows)), [len(own) for own in rows])
+    drawn = blocks(day[np.concatenate(rows)], strata=week_of)
+    auc, ap = np.mean(
         [
-            np.mean([one.roc_auc for one in ranked], axis=0),
-            np.mean([one.average_precision for one in ranked], axis=0),
-            [np.mean([card_precision(of, draw) for of in days]) for draw in times],
-        ]
+            ranking_draws(
+                score[own], payments.fraud[own], Blocks(drawn.of[week_of == k], drawn.weights)
+            )
+            for k, own in enumerate(rows)
+        ],
+        axis=0,
     )
-
-
-def _ranked(payments: Payments, week: Bools, score: F64, weights: F64) -> Ranked:
-    rows = np.flatnonzero(week)
-    rows = rows[np.argsort(-score[rows], kind="stable")]
-    card, fraud = payments.card[rows], payments.fraud[rows]
-    honest, frauds = (np.bincount(card[which], minlength=len(weights)) for which in (~fraud, fraud))
-    reader = Reader(Totals(honest, frauds[:, None]), weights)
-    scenario = np.where(fraud, 0, HONEST).astype(np.int64)
-    reader.add(Rows(score[rows], card, scenario, np.ones_like(card), np.zeros_like(card)))
-    return reader.finish()
+    cards = int(payments.card.max()) + 1
+    shares = [card_precision(by_day(payments, week, score), cards) for week in weeks]
+    each = np.concatenate([own / len(own) for own in shares]) / len(weeks)
+    return Figures(np.stack([auc, ap, each @ drawn.weights]), len(drawn.weights))

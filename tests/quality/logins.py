@@ -15,19 +15,18 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from statistics import median
 from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
 import orjson
 
+from schemas.columns import F64
 from stream.config import Config, load
-from stream.judging.measures import average_precision
-from tests.quality.replayed import CONFIGS, DATA, Replayed, replayed
+from tests.quality.intervals import Blocks, blocks, median, ranking, ratio, total
+from tests.quality.replayed import CONFIGS, Replayed, left_out, replayed
 from tests.quality.rows import Row
 
-FILE: Final = DATA / "logins" / "auth_first.log"
 YEAR: Final = 2017
 FAILURES_MIN: Final = 5
 _LINE: Final = re.compile(r"(\w{3} +\d+ [\d:]+) \S+ sshd\[\d+\]: (.*)")
@@ -48,46 +47,60 @@ class Login(NamedTuple):
     outcome: str
 
 
-def sshd() -> list[Row]:
-    """Addresses found, after how many failures, and honest ones flagged."""
-    logins = list(logins_in(FILE.read_text(errors="replace").splitlines()))
+def sshd(data: Path) -> list[Row]:
+    """Addresses found, after how many failures, and honest ones flagged. The log has six days, so
+    that intervals are by address."""
+    file = data / "logins" / "auth_first.log"
+    logins = list(logins_in(file.read_text(errors="replace").splitlines()))
     using = load(CONFIGS / "sshd.toml")
     found = _replayed(logins, using)
     accepted = {one.ip for one in logins if one.outcome == "success"}
     failures = Counter(one.ip for one in logins if one.outcome != "success")
     attacks = {ip for ip, n in failures.items() if n >= FAILURES_MIN} - accepted
+    addresses = list(dict.fromkeys(one.ip for one in logins))
+    of = blocks(range(len(addresses)))
     first: dict[str, int] = {}
     for alert in found.alerts:
         first.setdefault(alert["entity"]["id"], int(alert["evidence"][0]["event_id"]))
-    after = [
-        sum(one.ip == ip and one.outcome != "success" for one in logins[: first[ip] + 1])
-        for ip in attacks & first.keys()
-    ]
-    recall = len(after) / len(attacks)
-    honest = len(first.keys() - attacks)
-    remark = f"{len(attacks)} addresses; after {median(after or [np.inf]):g} failures (median)"
+    attacking, flagged = (
+        np.array([ip in some for ip in addresses], np.float64) for some in (attacks, first)
+    )
+    caught = np.flatnonzero(attacking * flagged)
+    after: F64 = np.array(
+        [_failures(logins[: first[addresses[i]] + 1]) for i in caught], np.float64
+    )
+    needed = median(after, Blocks(of.of[caught], of.weights))
+    recall = ratio(attacking * flagged, attacking, of)
+    others = total(flagged * (1.0 - attacking), of)
+    remark = f"{len(attacks)} addresses; after {needed.value:g} failures (median)"
+    what = "sshd, failures until found"
     return [
         Row("sshd_recall", "sshd, guessing addresses found", recall, 1.0, remark),
-        Row(
-            "sshd_failures_median", "sshd, failures until found", median(after), 10.0, "", most=True
-        ),
-        Row("sshd_false", "sshd, other addresses flagged", float(honest), 2.0, "", most=True),
+        Row("sshd_failures_median", what, needed, 10.0, "", "higher"),
+        Row("sshd_false", "sshd, other addresses flagged", others, 2.0, "", "higher"),
         _models_alone(logins, using, attacks),
     ]
+
+
+def _failures(logins: list[Login]) -> int:
+    """Failures of the last one's address."""
+    return sum(one.ip == logins[-1].ip and one.outcome != "success" for one in logins)
 
 
 def _models_alone(logins: list[Login], using: Config, attacks: set[str]) -> Row:
     """How the addresses rank by their largest score without the rule."""
     monitors = [msgspec.structs.replace(monitor, rules=[]) for monitor in using.monitors]
     found = _replayed(logins, msgspec.structs.replace(using, monitors=monitors))
+    score = found.of([str(i) for i in range(len(logins))])
     largest: dict[str, float] = {}
-    for i, one in enumerate(logins):
-        largest[one.ip] = max(largest.get(one.ip, 0.0), found.score[str(i)])
-    ap = average_precision(
-        np.array(list(largest.values())), np.array([ip in attacks for ip in largest])
-    )
-    chance = len(attacks) / len(largest)
-    return Row("sshd_models_ap", "sshd, addresses, no rule, AP", ap, 0.0, f"chance {chance:.2f}")
+    for one, own in zip(logins, score.tolist(), strict=True):
+        if not np.isnan(own):
+            largest[one.ip] = max(largest.get(one.ip, 0.0), own)
+    is_attack = np.array([ip in attacks for ip in largest], np.bool_)
+    of = blocks(range(len(largest)))
+    ap = ranking(np.array(list(largest.values())), is_attack, of).ap
+    remark = f"chance {is_attack.mean():.2f}" + left_out(~np.isnan(score))
+    return Row("sshd_models_ap", "sshd, addresses, no rule, AP", ap, 0.0, remark)
 
 
 def logins_in(lines: list[str]) -> Iterator[Login]:

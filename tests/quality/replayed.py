@@ -1,5 +1,8 @@
 """Recorded data through `replay` with a ready configuration, and what came of it.
 
+A record that is no event, such as a log's truncated last line, has no score: it is left out of the
+figures, and a remark says how many there are.
+
 An event has a score; what an address, a session or a series deserves is made of its events' scores
 here and nowhere else: see `Verdict`.
 """
@@ -13,7 +16,7 @@ import numpy as np
 import orjson
 import pyarrow.parquet as pq
 
-from schemas.columns import F64
+from schemas.columns import F64, Bools
 from stream.config import Config
 from stream.replay import replay
 from stream.replay.opening import Named
@@ -38,8 +41,8 @@ class Replayed(NamedTuple):
     alerts: list[dict[str, Any]]
 
     def of(self, event_ids: Sequence[str]) -> F64:
-        """float64[n]: the scores of these events."""
-        return np.array([self.score[event_id] for event_id in event_ids])
+        """float64[n]: the scores of these records, NaN where a record is no event."""
+        return np.array([self.score.get(event_id, np.nan) for event_id in event_ids])
 
 
 def replayed(
@@ -57,6 +60,12 @@ def replayed(
         dict(zip(table["event_id"].to_pylist(), scores, strict=True)),
         [orjson.loads(line) for line in lines],
     )
+
+
+def left_out(read: Bools) -> str:
+    """A remark on records that are no events, such as a truncated last line; empty without any."""
+    broken = int(np.count_nonzero(~read))
+    return f"; {broken} of {len(read)} records left out, which are no events" if broken else ""
 
 
 def by_entity(scores: F64, entities: Sequence[str], verdict: Verdict) -> dict[str, float]:

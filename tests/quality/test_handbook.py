@@ -12,12 +12,12 @@ from tests.quality.handbook import (
     DAY_MS,
     Payments,
     _Day,
-    _resampled,
+    by_day,
     card_precision,
     figures,
     handbook_week,
-    intervals,
 )
+from tests.quality.intervals import Blocks, ranking_draws
 
 DRAW = np.random.default_rng(2)
 N = 4_000
@@ -37,40 +37,59 @@ def test_a_found_card_is_not_found_again() -> None:
     cards = np.arange(CARDS + 1)
     first = _Day(cards, cards == 0)
     second = _Day(cards, (cards == 0) | (cards == CARDS))
-    once = np.ones(CARDS + 1, np.int64)
-    assert card_precision([first], once) == 1 / CARDS
-    assert card_precision([first, second], once) == (1 + 1) / (2 * CARDS)
+    assert card_precision([first], CARDS + 1).tolist() == [1 / CARDS]
+    assert card_precision([first, second], CARDS + 1).tolist() == [1 / CARDS, 1 / CARDS]
+    assert card_precision([second, second], CARDS + 1).tolist() == [1 / CARDS, 1 / CARDS]
 
 
 def test_a_scores_figures_are_the_plain_ones() -> None:
-    """AUC and AP of a week are scikit-learn's."""
-    plain = figures(PAYMENTS, WEEK, SCORE)
-    assert plain.auc == pytest.approx(metrics.roc_auc_score(PAYMENTS.fraud, SCORE))
-    assert plain.ap == pytest.approx(metrics.average_precision_score(PAYMENTS.fraud, SCORE))
+    """AUC and AP of a week are scikit-learn's, card precision the mean of the days'."""
+    auc, ap, cp100 = figures(PAYMENTS, WEEK, SCORE).estimates()
+    assert auc.value == pytest.approx(metrics.roc_auc_score(PAYMENTS.fraud, SCORE))
+    assert ap.value == pytest.approx(metrics.average_precision_score(PAYMENTS.fraud, SCORE))
+    shares = card_precision(by_day(PAYMENTS, WEEK[0], SCORE), 400)
+    assert cp100.value == pytest.approx(shares.mean())
 
 
-def test_a_customer_drawn_twice_counts_twice() -> None:
-    """AUC and AP equal those of a set in which that customer's payments stand twice."""
-    times = np.ones(400)
-    times[:50] = 2
-    times[50:80] = 0
-    rows = np.repeat(np.arange(N), times.astype(np.int64)[PAYMENTS.card])
-    twice = Payments._make(column[rows] for column in PAYMENTS)
-    plain = figures(twice, [np.ones(len(rows), np.bool_)], SCORE[rows])
-    auc, ap, _ = _resampled(PAYMENTS, WEEK, SCORE, times[:, None])[:, 0]
-    assert [auc, ap] == pytest.approx([plain.auc, plain.ap], rel=1e-12)
+def test_each_week_counts_as_its_own_figures() -> None:
+    """The figures of two weeks are the means of each alone, in every draw with its own days."""
+    later = PAYMENTS._replace(time_ms=PAYMENTS.time_ms + 7 * DAY_MS)
+    both = Payments._make(np.concatenate(pair) for pair in zip(PAYMENTS, later, strict=True))
+    draw = np.random.default_rng(5)
+    other: F64 = draw.normal(size=N) + np.where(PAYMENTS.fraud, 1.0, 0.0)
+    weeks = [np.arange(2 * N) < N, np.arange(2 * N) >= N]
+    found = figures(both, weeks, np.concatenate([SCORE, other])).draws
+    one, two = (figures(PAYMENTS, WEEK, score).draws[:, 0] for score in (SCORE, other))
+    assert found[:2, 0] == pytest.approx((one[:2] + two[:2]) / 2)
+    assert np.isfinite(found).all()
+
+
+def test_a_day_drawn_twice_counts_twice() -> None:
+    """AUC and AP equal those of a set in which that day's payments occur twice."""
+    times = np.array([2.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0])
+    day = PAYMENTS.time_ms // DAY_MS
+    rows = np.repeat(np.arange(N), times.astype(np.int64)[day])
+    auc, ap = ranking_draws(SCORE, PAYMENTS.fraud, Blocks(day, times[:, None]))
+    assert auc[0] == pytest.approx(metrics.roc_auc_score(PAYMENTS.fraud[rows], SCORE[rows]))
+    assert ap[0] == pytest.approx(
+        metrics.average_precision_score(PAYMENTS.fraud[rows], SCORE[rows])
+    )
 
 
 def test_a_better_score_is_surely_better() -> None:
     """The interval of a difference lies above 0 for a score that knows more, around 0 for two that
     know the same."""
+    later = PAYMENTS._replace(time_ms=PAYMENTS.time_ms + 7 * DAY_MS)
+    both = Payments._make(np.concatenate(pair) for pair in zip(PAYMENTS, later, strict=True))
+    weeks = [np.arange(2 * N) < N, np.arange(2 * N) >= N]
     draw = np.random.default_rng(8)
-    alike: F64 = draw.normal(size=N) + np.where(PAYMENTS.fraud, 2.0, 0.0)
-    better: F64 = draw.normal(size=N) + np.where(PAYMENTS.fraud, 3.0, 0.0)
-    low, high = zip(*intervals(PAYMENTS, WEEK, better, SCORE, seed=1), strict=True)
-    assert min(low[:2]) > 0.0
-    low, high = zip(*intervals(PAYMENTS, WEEK, alike, SCORE, seed=1), strict=True)
-    assert max(low[:2]) < 0.0 < min(high[:2])
+    noise: F64 = draw.normal(size=(2, 2 * N))
+    alike, plain = noise + np.where(both.fraud, 2.0, 0.0)
+    better: F64 = noise[0] + np.where(both.fraud, 3.0, 0.0)
+    base = figures(both, weeks, plain)
+    sure, unsure = figures(both, weeks, better).above(base), figures(both, weeks, alike).above(base)
+    assert min(one.low for one in sure[:2]) > 0.0
+    assert max(one.low for one in unsure[:2]) < 0.0 < min(one.high for one in unsure[:2])
 
 
 def test_the_handbooks_week_leaves_out_known_cards() -> None:

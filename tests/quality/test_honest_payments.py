@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tests.quality.calibration import WINDOW, WINDOW_STEP, unsettled, window_rates
+from tests.quality.calibration import FULL, unsettled, window_rates
 from tests.quality.honest_payments import Shape, honest_payments
 
 SHAPE = Shape(
@@ -59,18 +59,18 @@ def test_amounts_drift_by_the_customers_own_deviations_and_jump() -> None:
 
 def test_the_windows_left_out_are_those_that_touch_the_time_after_the_jump() -> None:
     """A window that ends at the jump is judged, and one that starts 200,000 events after it."""
-    jump_at = 3 * WINDOW
-    left_out = unsettled(1 + 4 * WINDOW // WINDOW_STEP, jump_at)
-    starts = WINDOW_STEP * np.flatnonzero(left_out)
-    assert starts[0] == jump_at - WINDOW + WINDOW_STEP
-    assert starts[-1] == jump_at + WINDOW - WINDOW_STEP
-    assert left_out[starts[0] // WINDOW_STEP : starts[-1] // WINDOW_STEP + 1].all()
+    jump_at = 3 * FULL.window
+    left_out = unsettled(1 + 4 * FULL.window // FULL.step, jump_at)
+    starts = FULL.step * np.flatnonzero(left_out)
+    assert starts[0] == jump_at - FULL.window + FULL.step
+    assert starts[-1] == jump_at + FULL.window - FULL.step
+    assert left_out[starts[0] // FULL.step : starts[-1] // FULL.step + 1].all()
 
 
 def test_a_windows_rate_is_its_share_of_hits_by_alpha() -> None:
     """Hits every hundredth event are ten times too many for 1e-3; hits in no window give none."""
-    hits = np.arange(2 * WINDOW) % 100 == 0
-    hits[WINDOW:] = False
+    hits = np.arange(2 * FULL.window) % 100 == 0
+    hits[FULL.window :] = False
     rates = window_rates(hits, 1e-3)
     assert rates[0] == 10.0
     assert rates[-1] == 0.0

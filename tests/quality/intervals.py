@@ -1,0 +1,133 @@
+"""Estimates with 95 % intervals: the only place where `make quality` resamples.
+
+An interval is a block bootstrap with seed, for all draws at once. The blocks are days, or entities
+where a set has fewer than eight days; of made-up data they are seeds. Where all draws agree, or there
+are too few blocks, the interval is the value alone.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.columns import F64, I64, Bools
+from stream.judging.measures import HONEST, Ranked, Reader, Rows, Totals, divided, figure, resampled
+
+RESAMPLES: Final = 400
+SEED: Final = 15
+DAY_MS: Final = 86_400_000
+
+
+class Estimate(NamedTuple):
+    """A value and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Ranking(NamedTuple):
+    """AUC and average precision. `Estimate`, or float64[1 + draws], the data as they are first."""
+
+    auc: Any
+    ap: Any
+
+
+class Blocks(NamedTuple):
+    """of: int64[n], the block of each row. weights: float64[blocks, 1 + draws], how often each
+    block is drawn, in the first column once."""
+
+    of: I64
+    weights: F64
+
+    def estimate(self, draws: F64) -> Estimate:
+        """Of float64[1 + draws]."""
+        return estimate(draws, len(self.weights))
+
+
+def blocks(labels: Sequence[object] | NDArray[Any], strata: I64 | None = None) -> Blocks:
+    """The blocks that rows belong to. labels: the block of each row. strata: int64[n], of which each
+    is resampled by itself; a block lies in one stratum."""
+    _, first, of = np.unique(np.asarray(labels), return_index=True, return_inverse=True)
+    if strata is None:
+        return Blocks(of, resampled(len(first), RESAMPLES, SEED))
+    stratum = strata[first]
+    weights = np.ones((len(first), 1 + RESAMPLES))
+    draw = np.random.Generator(np.random.PCG64(SEED))
+    for one in np.unique(stratum):
+        mine = np.flatnonzero(stratum == one)
+        weights[mine, 1:] = draw.multinomial(
+            len(mine), np.full(len(mine), 1 / len(mine)), RESAMPLES
+        ).T
+    return Blocks(of, weights)
+
+
+def by_day(time_ms: I64, entity: Sequence[object], days_min: int = 8) -> Blocks:
+    """Days as blocks, or the entities where there are fewer days."""
+    day = time_ms // DAY_MS
+    return blocks(day if len(np.unique(day)) >= days_min else entity)
+
+
+def estimate(draws: F64, blocks_: int) -> Estimate:
+    """The first of the draws with the interval of the others. draws: float64[1 + draws]."""
+    found = figure(draws, blocks_)
+    value = float(draws[0])
+    return Estimate(
+        value,
+        value if found.low is None else found.low,
+        value if found.high is None else found.high,
+    )
+
+
+def ranking(score: F64, fraud: Bools, of: Blocks) -> Ranking:
+    """AUC and average precision of rows, each with its interval."""
+    return Ranking(*map(of.estimate, ranking_draws(score, fraud, of)))
+
+
+def ranking_draws(score: F64, fraud: Bools, of: Blocks) -> Ranking:
+    """The same for each draw."""
+    order = np.argsort(-score, kind="stable")
+    block, is_fraud = of.of[order], fraud[order]
+    honest, frauds = (
+        np.bincount(block[which], minlength=len(of.weights)) for which in (~is_fraud, is_fraud)
+    )
+    reader = Reader(Totals(honest, frauds[:, None]), of.weights)
+    scenario = np.where(is_fraud, 0, HONEST).astype(np.int64)
+    ones = np.ones_like(block)
+    reader.add(Rows(score[order], block, scenario, ones, np.zeros_like(block)))
+    found: Ranked = reader.finish()
+    return Ranking(found.roc_auc, found.average_precision)
+
+
+def total(values: F64, of: Blocks) -> Estimate:
+    """The sum of the rows' values."""
+    return of.estimate(_sums(values, of))
+
+
+def ratio(part: F64, whole: F64, of: Blocks) -> Estimate:
+    """Σ part / Σ whole."""
+    return of.estimate(divided(_sums(part, of), _sums(whole, of)))
+
+
+def median(values: F64, of: Blocks) -> Estimate:
+    """The median of the rows' values, NaN where there is no row."""
+    if len(values) == 0:
+        return Estimate(np.nan, np.nan, np.nan)
+    order = np.argsort(values, kind="stable")
+    passed = np.cumsum(of.weights[of.of[order]], axis=0)
+    half, ordered = 0.5 * passed[-1], values[order]
+    # the mean of the least value with at least half at or below it and the least with more than half
+    lower, upper = ((passed >= half).argmax(axis=0), (passed > half).argmax(axis=0))
+    draws = np.where(passed[-1] > 0, 0.5 * (ordered[lower] + ordered[upper]), np.nan)
+    return of.estimate(draws)
+
+
+def by_seed(values: Sequence[float]) -> Estimate:
+    """The mean over seeds."""
+    return total(np.array(values) / len(values), blocks(range(len(values))))
+
+
+def _sums(values: F64, of: Blocks) -> F64:
+    found: F64 = np.bincount(of.of, values, len(of.weights)) @ of.weights
+    return found
