@@ -10,11 +10,19 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
-DURATION: Final = re.compile(r"^(?=.*[1-9])(\d+(?:\.\d+)?)\s*(ms|s|min|h|d)$")
+DURATION: Final = re.compile(
+    r"^(?=.*[1-9])"
+    r"(?=(?:[0-9]{1,13}\s*ms|[0-9]{1,10}(?:\.[0-9]{1,3})?\s*s|[0-9]{1,8}(?:\.[0-9]{1,3})?\s*min"
+    r"|[0-9]{1,6}(?:\.[0-9]{1,3})?\s*h|[0-9]{1,5}(?:\.[0-9]{1,3})?\s*d)\Z)"
+    r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|min|h|d)\Z"
+)
+"""From a millisecond to about a hundred years: in milliseconds an int64 holds any sum of a few."""
 _SECONDS: Final = {"ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
-Duration = Annotated[str, Meta(pattern=DURATION.pattern, description='such as "1h"')]
-Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,62}$", description="lower_case name")]
+Duration = Annotated[
+    str, Meta(pattern=DURATION.pattern, description='such as "1h", from "1ms" to "36500d"')
+]
+Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,62}\Z", description="lower_case name")]
 P_MAX: Final = 0.01
 """Largest p-value that may alert: beyond it nothing is explained."""
 Where = dict[str, str | list[str]]
@@ -25,7 +33,10 @@ def seconds(duration: str) -> float:
     """Seconds of a duration such as "1.5h". Raises ValueError where it has another form."""
     match = DURATION.match(duration)
     if match is None:
-        raise ValueError(f'got "{duration}"; expected a number above 0 and one of ms, s, min, h, d')
+        raise ValueError(
+            f'got "{duration[:80]}"; expected a number above 0 and one of ms, s, min, h, d, from '
+            '"1ms" to "36500d"'
+        )
     return float(match[1]) * _SECONDS[match[2]]
 
 

@@ -27,7 +27,7 @@ from detectors.spec import P_MAX, Duration, FeatureSpec, Name, PolicySpec, Spec,
 from schemas import mapping
 from schemas.events import ENTITY_FIELDS, FIELDS, TYPES
 from schemas.mapping import CodecName, FieldsSpec, TypeSpec, nearest
-from stream.document import at, build, fill
+from stream.document import at, build, fill, plain, without_environment
 from stream.errors import ConfigError
 from stream.kafka.properties import property_problems
 from stream.place import Place
@@ -36,7 +36,9 @@ FINGERPRINT_VERSION: Final = 2
 ROUTE, ASSESS = STAGES = ("route", "assess")
 ALL: Final = "all"
 """What all monitors say together is called that; no monitor is."""
-TOPIC: Final = r"^[a-zA-Z0-9._-]{1,249}$"
+TOPIC: Final = r"^(?!\.{1,2}\Z)[a-zA-Z0-9._-]{1,249}\Z"
+GROUP: Final = r"^[a-zA-Z0-9._-]{1,200}\Z"
+"""Internal topics, transactional ids and the checkpoints' folder are named after the group."""
 LABEL_FIELDS: Final = ("kind", "verdict", "labelled_event_id")
 """What a label says, beside whom it speaks of."""
 TAUGHT: Final = ("verdict", "labelled_event_id")
@@ -45,6 +47,10 @@ ASSUMED: Final = frozenset({"utc_offset_min", "labelled_event_id"})
 """Fields that are done without where no input maps them: UTC; no label replaces another."""
 
 Topic = Annotated[str, Meta(pattern=TOPIC, description="a topic's name")]
+Address = Annotated[
+    str,
+    Meta(pattern=r"^[^\x00]{1,2000}\Z", description="a path or URL of 1 to 2_000 characters"),
+]
 
 
 class InputSpec(Spec, frozen=True, kw_only=True):
@@ -134,10 +140,10 @@ class CheckpointsSpec(Spec, frozen=True, kw_only=True):
     nothing yet goes on from it instead of starting with nothing learned.
     """
 
-    url: Annotated[str, Meta(min_length=1, max_length=2_000)] = ".eddy/checkpoints"
+    url: Address = ".eddy/checkpoints"
     interval: Duration = "10min"
     rewind_records_max: Annotated[int, Meta(ge=1, le=10**15)] = 20_000_000
-    start_from: Annotated[str, Meta(min_length=1, max_length=2_000)] | None = None
+    start_from: Address | None = None
 
 
 class Config(Spec, frozen=True, kw_only=True):
@@ -149,7 +155,10 @@ class Config(Spec, frozen=True, kw_only=True):
     fields whose raw ids may stand in alerts; others are pseudonyms.
     """
 
-    group: Annotated[str, Meta(min_length=1, max_length=249)] = "eddy"
+    group: Annotated[
+        str,
+        Meta(pattern=GROUP, description="1 to 200 letters, digits, dots, underscores and hyphens"),
+    ] = "eddy"
     revision: Annotated[int, Meta(ge=0, le=1_000_000_000)] = 0
     mode: Literal["live", "shadow"] = "live"
     secret: str = ""
@@ -204,8 +213,10 @@ def load(path: Path) -> Config:
         raise ConfigError([f"{path}: no such file; expected a configuration in TOML"])
     try:
         document = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:  # a number of 5,000 digits is a ValueError of its own
         raise ConfigError([f"{path}: {error}"]) from error
+    except RecursionError as error:
+        raise ConfigError([f"{path}: nested too deep; expected a configuration in TOML"]) from error
     try:
         return parse(document, dict(os.environ))
     except ConfigError as error:
@@ -224,8 +235,8 @@ def parse(document: dict[str, Any], environment: dict[str, str]) -> Config:
         if not any(_inside(where, one) or _inside(one, where) for one in known)
     )
     if problems:
-        raise ConfigError(problems)
-    return msgspec.convert(filled, Config)
+        raise ConfigError(without_environment(problems, filled))
+    return msgspec.convert(plain(filled), Config)
 
 
 def _inside(where: str, outer: str) -> bool:
@@ -440,7 +451,7 @@ def _relations(config: Config) -> Iterator[tuple[str, str]]:
                 where,
                 (
                     f'its internal topic would be "{log.topic}", which is no name of a topic; '
-                    "give the configuration another group"
+                    "give the configuration a shorter group"
                 ),
             )
     for name in ("alerts", "dead_letters"):

@@ -3,21 +3,31 @@ could be a secret. Knows the types it is handed and nothing of what they are for
 """
 
 import json
-import math
 import re
+from collections.abc import Iterator
 from typing import Any, Final, TypeVar, cast
 
 from msgspec import inspect as mi
 
 from schemas.mapping import nearest
+from stream.place import without_credentials
 
 T = TypeVar("T")
 
 SECRET_ROOTS: Final = ("kafka", "secret")
 """Tables and keys whose values never stand in a message."""
 SHOWN_CHARACTERS_MAX: Final = 80
+SHOWN_BITS_MAX: Final = 256
+"""Of an integer; Python refuses to write one of more than 4,300 digits in decimal."""
+REPLACED_CHARACTERS_MIN: Final = 3
+"""A shorter value from the environment is shown: as text it is part of ordinary words."""
 _REFERENCE: Final = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
+
+NUMBER_MAX: Final = 1e15
+INTEGER_MAX: Final = 10**15
+"""Bounds of every number, unless its type has closer ones: no value of a configuration comes near
+them, and below them arithmetic on times, counts and sizes is exact and does not overflow."""
 
 _BROKEN: Final = object()
 """What `_build` hands back for a value that is not of its type."""
@@ -26,10 +36,12 @@ NEUTRAL_TEXT: Final = "\0"
 
 
 class FromEnvironment(str):
-    """A text with values of the environment in it; `template` is what may be shown of it."""
+    """A text with values of the environment in it; `template` is what may be shown of it. values:
+    each of them by its "${NAME}"."""
 
-    __slots__ = ("template",)
+    __slots__ = ("template", "values")
     template: str
+    values: dict[str, str]
 
 
 def at(where: str, key: str) -> str:
@@ -55,7 +67,58 @@ def fill(value: Any, environment: dict[str, str], problems: list[str], where: st
     )
     filled = FromEnvironment(_REFERENCE.sub(lambda m: environment.get(m[1], m[2] or ""), value))
     filled.template = value
+    filled.values = {
+        environment[name]: f"${{{name}}}"
+        for name, _ in _REFERENCE.findall(value)
+        if name in environment
+    }
     return filled
+
+
+def plain(value: Any) -> Any:
+    """The filled value with ordinary texts only: an encoder refuses subclasses of `str`."""
+    if isinstance(value, dict):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [plain(inner) for inner in value]
+    return str.__str__(value) if isinstance(value, FromEnvironment) else value
+
+
+def without_environment(problems: list[str], filled: Any) -> list[str]:
+    """The problems with values of the environment written as the "${NAME}" that they come from.
+
+    A word that the document itself holds in clear stays as it is.
+    """
+    replaced: dict[str, str] = {}
+    clear: set[str] = set()
+    for text in _texts(filled):
+        if isinstance(text, FromEnvironment):
+            replaced |= {**text.values, str.__str__(text): text.template}
+        else:
+            clear.add(text)
+    values = [one for one in replaced if len(one) >= REPLACED_CHARACTERS_MIN and one not in clear]
+    if not values:
+        return problems
+    longest_first = sorted(values, key=len, reverse=True)
+    found = re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, longest_first)) + r")(?!\w)")
+    shown: list[str] = []
+    for line in problems:
+        where, colon, text = line.partition(": ")
+        shown.append(where + colon + found.sub(lambda one: replaced[one[0]], text))
+    return shown
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every key and every text of a document."""
+    if isinstance(value, dict):
+        yield from value
+        for inner in value.values():
+            yield from _texts(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner)
+    elif isinstance(value, str):
+        yield value
 
 
 def build(cls: type[T], document: dict[str, Any], problems: list[str]) -> T:
@@ -176,24 +239,37 @@ def _fits(kind: mi.Type, value: Any) -> bool:
             return isinstance(value, bool)
         case mi.IntType():
             whole = isinstance(value, int) and not isinstance(value, bool)
-            return whole and _within(value, kind.ge, kind.le, kind.gt, kind.lt)
+            return (
+                whole
+                and -INTEGER_MAX <= value <= INTEGER_MAX
+                and _within(value, kind.ge, kind.le, kind.gt, kind.lt)
+            )
         case mi.FloatType():
             number = isinstance(value, int | float) and not isinstance(value, bool)
             return (
                 number
-                and math.isfinite(value)
+                and -NUMBER_MAX <= value <= NUMBER_MAX  # false of NaN, too
                 and _within(value, kind.ge, kind.le, kind.gt, kind.lt)
             )
         case mi.LiteralType():
             return isinstance(value, str) and value in kind.values
         case mi.AnyType():
-            return True
+            return _numbers_fit(value)
         case mi.DictType():
             return isinstance(value, dict) and _within(len(value), kind.min_length, kind.max_length)
         case mi.ListType():
             return isinstance(value, list) and _within(len(value), kind.min_length, kind.max_length)
         case _:
             return False
+
+
+def _numbers_fit(value: Any) -> bool:
+    """Whether all numbers in a value of any shape are within the bounds of every number."""
+    if isinstance(value, dict):
+        return all(map(_numbers_fit, value.values()))
+    if isinstance(value, list):
+        return all(map(_numbers_fit, value))
+    return not isinstance(value, int | float) or -NUMBER_MAX <= value <= NUMBER_MAX
 
 
 def _within(
@@ -230,6 +306,8 @@ def _expected(kind: mi.Type, description: str = "") -> str:
             return "a list" + _lengths(kind, "item")
         case mi.DictType():
             return "a table" + _lengths(kind, "key")
+        case mi.AnyType():
+            return f"numbers from -{NUMBER_MAX:g} to {NUMBER_MAX:g}"
         case mi.StructType(tag=str() as tag):
             return f'{kind.tag_field} = "{tag}"'
         case mi.UnionType():
@@ -241,6 +319,10 @@ def _expected(kind: mi.Type, description: str = "") -> str:
 
 def _bounds(kind: mi.IntType | mi.FloatType) -> str:
     limits = [(">", kind.gt), ("≥", kind.ge), ("<", kind.lt), ("≤", kind.le)]
+    if kind.gt is None and kind.ge is None:
+        limits[1] = ("≥", -INTEGER_MAX)
+    if kind.lt is None and kind.le is None:
+        limits[3] = ("≤", INTEGER_MAX)
     return "".join(
         f"{' and' if i else ''} {sign} {limit:,}".replace(",", "_")
         for i, (sign, limit) in enumerate(pair for pair in limits if pair[1] is not None)
@@ -264,10 +346,13 @@ def _shown(value: Any, where: str) -> str:
         return "a table"
     if isinstance(value, list):
         return f"a list of {len(value)}"
+    if isinstance(value, int) and value.bit_length() > SHOWN_BITS_MAX:
+        return f"an integer of {value.bit_length()} bits"
     text = json.dumps(value, ensure_ascii=False, default=str)
+    text = without_credentials(text)  # before it is cut, which could take the "@" away
     return text if len(text) <= SHOWN_CHARACTERS_MAX else f"{text[:SHOWN_CHARACTERS_MAX]}…"
 
 
 def _number(value: Any) -> str:
     """Of an unknown key's value only a number is shown: a text could be a misplaced secret."""
-    return f" (value {json.dumps(value)})" if isinstance(value, int | float) else ""
+    return f" (value {_shown(value, '')})" if isinstance(value, int | float) else ""

@@ -29,19 +29,24 @@ Client exceptions are mapped to these at one border (`stream.kafka`), the cause 
 
 from typing import Final
 
+from stream.place import without_credentials
+
 NOT_MENDED: Final = frozenset({2, 4, 5})
 """Exit codes after which somebody must act first: a worker started anew would end the same way."""
 
 
 class EddyError(Exception):
-    """Base of all; `exit_code` is the process's, `do` what the operator should do."""
+    """Base of all; `exit_code` is the process's, `do` what the operator should do.
+
+    Credentials in addresses are hidden in every message.
+    """
 
     exit_code = 1
     do = "Read the message; if it does not explain itself, report it as a bug."
 
     def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = without_credentials(message)
+        super().__init__(self.message)
 
 
 class ConfigError(EddyError):
@@ -52,7 +57,7 @@ class ConfigError(EddyError):
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
-        self.problems = problems
+        self.problems = [without_credentials(line) for line in problems]
 
 
 class InputError(EddyError):

@@ -1,14 +1,18 @@
 """How the worker logs: one JSON object a line to standard error.
 
 Kafka's client speaks through the standard library's logging; its lines take the same form. What is
-logged names topics, partitions, offsets and counts, never an entity.
+logged names topics, partitions, offsets and counts, never an entity. Credentials in addresses are
+hidden in every line.
 """
 
 import logging
 import sys
-from typing import Literal
+from collections.abc import MutableMapping
+from typing import Any, Literal
 
 import structlog
+
+from stream.place import without_credentials
 
 Level = Literal["debug", "info", "warning", "error"]
 
@@ -31,6 +35,7 @@ def set_up(level: Level, **named: str) -> None:
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
+                lambda _, __, line: _without_credentials(line),
                 structlog.processors.JSONRenderer(),
             ],
         )
@@ -41,3 +46,22 @@ def set_up(level: Level, **named: str) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
     )
+
+
+def _without_credentials(line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    return {name: _hidden(value) for name, value in line.items()}
+
+
+def _hidden(value: Any) -> Any:
+    """The value with credentials hidden in all texts in it; what is no plain value as a text."""
+    match value:
+        case str():
+            return without_credentials(value)
+        case dict():
+            return {name: _hidden(inner) for name, inner in value.items()}
+        case list() | tuple():
+            return [_hidden(inner) for inner in value]
+        case bool() | int() | float() | None:
+            return value
+        case _:
+            return without_credentials(str(value))

@@ -1,8 +1,40 @@
-"""Where something lies, as a person names it: a path, or an address such as s3://bucket/prefix."""
+"""Where something lies, as a person names it: a path, or an address such as s3://bucket/prefix.
 
+Also hides what an address must not show in a message, a log line or a file.
+"""
+
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 from urllib.parse import unquote
+
+HIDDEN: Final = "(hidden)"
+"""Replaces user, password and query of an address."""
+
+_ADDRESS: Final = re.compile(
+    r"""(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://
+        (?P<user>[^\s/?#"'<>]*@                                # user and password, as they must be
+          |[^\s/?#"'<>:@\[]*:(?!\d*(?:[/?#,;)\s"'<>]|$))[^\s"'<>]*@)?  # or with "/", "?", "#" in them
+        (?P<rest>[^\s?"'<>]*)
+        (?P<query>\?[^\s"'<>]*)?""",
+    re.VERBOSE,
+)
+_OWN_SCHEME: Final = "kafka"
+"""kafka://TOPIC?from=…: its query names offsets, and a run's manifest needs them."""
+
+
+def without_credentials(text: str) -> str:
+    """The text with user, password and query of every address in it hidden."""
+    return _ADDRESS.sub(_shown, text) if "://" in text else text
+
+
+def _shown(found: re.Match[str]) -> str:
+    user = f"{HIDDEN}@" if found["user"] else ""
+    query = found["query"] or ""
+    if query and found["scheme"].lower() != _OWN_SCHEME:
+        query = f"?{HIDDEN}"
+    return f"{found['scheme']}://{user}{found['rest']}{query}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,7 @@ def test_a_minimal_configuration_has_every_default() -> None:
         ("grup", "x", "grup: unknown key; nearest: group"),
         ("mode", "dry", 'mode: got "dry"; expected one of live, shadow'),
         ("kafka/x", [1], "kafka.x: got a value that is not shown here; expected a text,"),
-        ("group", "", 'group: got ""; expected a text of 1 to 249 characters'),
+        ("group", "", 'group: got ""; expected a text, 1 to 200 letters'),
         ("inputs/Shop", {"topic": "t"}, "inputs.Shop: got this as a name; expected a text, lower"),
         ("inputs/shop/topic", "a b", 'inputs.shop.topic: got "a b"; expected a text, a topic'),
         ("inputs/shop/type", "logn", 'inputs.shop.type: got "logn"; expected one of'),
@@ -347,11 +347,12 @@ def test_the_sources_of_a_monitor_are_a_fixed_table() -> None:
 def test_an_internal_topic_is_a_topic_of_its_own() -> None:
     """A group that makes no topic's name, and a topic that has the name already, are mistakes."""
     some = changed("inputs/shop/partitions", 3)
-    some["group"] = "risk team"
+    some["group"] = "risk" * 50
+    some["monitors"][0]["name"] = "a" * 60
     [line] = problems(some)
-    assert line.startswith(
-        'monitors[0]: its internal topic would be "risk team-account-events", which is no name'
-    )
+    assert line.startswith('monitors[0]: its internal topic would be "riskrisk')
+    assert line.endswith("which is no name of a topic; give the configuration a shorter group")
+    some["monitors"][0]["name"] = "account"
     some["group"] = "risk"
     some["inputs"]["shop"]["topic"] = "risk-account-events"
     assert problems(some) == ["monitors[0]: risk-account-events is already inputs.shop.topic"]

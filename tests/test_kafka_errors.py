@@ -1,7 +1,7 @@
 """The border to Kafka: every error code has a class, no secret is shown, no guarantee is undone."""
 
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, Producer
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,7 +9,7 @@ from stream.checkpoints.keeping import REVOKE_S
 from stream.errors import Abortable, ConfigError, Fatal, Fenced, Retriable
 from stream.health import ALIVE_S
 from stream.kafka.codes import TABLE
-from stream.kafka.failures import CALL_S, PAUSE_S, classify, failure, patiently
+from stream.kafka.failures import CALL_S, PAUSE_S, classify, failure, made, patiently
 from stream.kafka.properties import (
     OWNED,
     consumer_properties,
@@ -156,7 +156,7 @@ def test_both_group_protocols_may_be_chosen_and_no_other() -> None:
     assert consumer_properties({"group.protocol": "classic"}, "g")[strategy] == "cooperative-sticky"
     assert strategy not in consumer_properties({"group.protocol": "consumer"}, "g")
     [line] = property_problems({"group.protocol": "share"})
-    assert line == "kafka.group.protocol: got share; expected classic or consumer"
+    assert line == "kafka.group.protocol: got another value; expected classic or consumer"
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,8 @@ def test_both_group_protocols_may_be_chosen_and_no_other() -> None:
 def test_numbers_that_would_break_a_transaction_are_refused(name: str, value: str | int) -> None:
     """A time-out with no time to abort, and a size below what Eddy writes, are mistakes."""
     [line] = property_problems({name: value})
-    assert line.startswith(f"kafka.{name}: got {value}; expected a number from")
+    got = value if isinstance(value, int) else "no integer"
+    assert line.startswith(f"kafka.{name}: got {got}; expected a number from")
     assert (
         property_problems({"transaction.timeout.ms": "3000", "message.max.bytes": 1_000_000}) == []
     )
@@ -203,9 +204,34 @@ def test_waiting_beats_before_every_pause() -> None:
     [
         *("sasl.password", "ssl.key.password", "ssl.key.pem", "ssl.keystore.password"),
         *("sasl.oauthbearer.client.secret", "sasl.oauthbearer.config", "sasl.jaas.config"),
-        *("oauth.token", "SASL.PASSWORD", "aws.credentials"),
+        *("oauth.token", "SASL.PASSWORD", "aws.credentials", "sasl.passwrd", "sasl.username"),
+        *("ssl.provider", "https.proxy", "plugin.library.paths", "Client.Id"),
     ],
 )
-def test_secrets_are_never_shown(name: str) -> None:
-    """A property that could be a secret, going by its name, is hidden; others are not."""
-    assert shown({name: "swordfish", "client.id": "me"}) == {name: "(hidden)", "client.id": "me"}
+def test_properties_are_hidden_unless_known_to_be_harmless(name: str) -> None:
+    """A misspelt property is hidden, and so are credentials in the address of a harmless one."""
+    given_ = {name: "swordfish", "client.id": "me", "bootstrap.servers": "SSL://u:swordfish@b:1"}
+    assert shown(given_) == {
+        name: "(hidden)",
+        "client.id": "me",
+        "bootstrap.servers": "SSL://(hidden)@b:1",
+    }
+
+
+@pytest.mark.parametrize("number", [12345, 123.5])
+def test_numbers_of_unknown_properties_are_hidden(number: float) -> None:
+    """A password of digits may be written as a number."""
+    assert shown({"sasl.passwrd": number}) == {"sasl.passwrd": "(hidden)"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("security.protocol", "swordfish"), ("sasl.mechanism", "sword fish"), ("sasl.pass", "x")],
+)
+def test_a_refused_property_is_named_without_its_value(name: str, value: str) -> None:
+    """The client's own message holds the value; Eddy's holds the name alone, and no cause."""
+    with pytest.raises(ConfigError, match=r"kafka: ") as caught:
+        made(Producer, {"security.protocol": "sasl_ssl", name: value})
+    assert "fish" not in str(caught.value)
+    assert name.removesuffix("s") in str(caught.value)
+    assert caught.value.__cause__ is None

@@ -10,6 +10,7 @@ import typer
 
 from stream.cli.apps import app
 from stream.errors import InputError
+from stream.place import without_credentials
 from stream.words import visible
 
 if TYPE_CHECKING:
@@ -155,7 +156,8 @@ def replay(
         )
     _tell(summary, out)
     if save_state is not None:
-        typer.echo(f'state saved: begin with it by checkpoints.start_from = "{save_state}"')
+        address = without_credentials(save_state)
+        typer.echo(f'state saved: begin with it by checkpoints.start_from = "{address}"')
     _refuse_nothing(summary)
 
 

@@ -22,7 +22,7 @@ from obstore.store import ObjectStore, from_url
 
 from stream.checkpoints.store import REMOTE
 from stream.errors import InputError
-from stream.place import Place
+from stream.place import Place, without_credentials
 
 BUFFER_BYTES: Final = 1024 * 1024
 """Read at once from a file, and fetched at once from a store where less is asked for."""
@@ -138,7 +138,7 @@ def _object(store: ObjectStore, root: str, meta: Any) -> File:
     path, size_bytes = meta["path"], meta["size"]
     known = meta["e_tag"] or meta["last_modified"].isoformat()
     return File(
-        f"{root}/{path}",
+        f"{without_credentials(root)}/{path}",
         size_bytes,
         lambda: BufferedReader(_ObjectReader(store, path)),
         lambda: f"store:{known}",

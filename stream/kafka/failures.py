@@ -17,6 +17,7 @@ from tenacity.wait import wait_random_exponential
 
 from stream.errors import Abortable, ConfigError, Fatal, Fenced, KafkaFailure, Retriable
 from stream.kafka.codes import TABLE, UNKNOWN, Kind
+from stream.kafka.properties import without_values
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -144,4 +145,5 @@ def made(make: Callable[[dict[str, Any]], Client], properties: dict[str, Any]) -
     try:
         return make({**properties, "logger": CLIENT_LOG})
     except KafkaException as exception:
-        raise ConfigError([f"kafka: {exception.args[0].str().strip()}"]) from exception
+        text = without_values(exception.args[0].str().strip(), properties)
+        raise ConfigError([f"kafka: {text}"]) from None  # the cause holds what is hidden here

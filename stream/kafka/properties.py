@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from stream.errors import ConfigError
+from stream.place import HIDDEN, without_credentials
 
 Properties = Mapping[str, str | int | float | bool]
 
@@ -80,19 +81,56 @@ ONLY_PRODUCER: Final = re.compile(
     r"transaction|queue\.buffering|linger|batch\.|compression|delivery|message\.timeout"
     r"|request\.(required|timeout)|message\.send|retries|sticky|partitioner|retry\.backoff\.max"
 )
-SECRET: Final = re.compile(r"password|secret|key|token|jaas|credential|oauthbearer\.config|\.pem$")
+HARMLESS: Final = frozenset({
+    *("bootstrap.servers", "metadata.broker.list", "client.id", "client.rack", "client.dns.lookup"),
+    *("group.protocol", "group.instance.id", "session.timeout.ms", "heartbeat.interval.ms"),
+    *("max.poll.interval.ms", "coordinator.query.interval.ms", "check.crcs"),
+    *("security.protocol", "sasl.mechanism", "sasl.mechanisms", "sasl.kerberos.service.name"),
+    *("sasl.oauthbearer.method", "ssl.endpoint.identification.algorithm", "ssl.cipher.suites"),
+    *("enable.ssl.certificate.verification", "ssl.ca.location", "ssl.certificate.location"),
+    *("api.version.request", "api.version.request.timeout.ms", "broker.version.fallback"),
+    *("broker.address.family", "broker.address.ttl", "connections.max.idle.ms"),
+    *("socket.timeout.ms", "socket.keepalive.enable", "socket.nagle.disable", "socket.max.fails"),
+    *("socket.send.buffer.bytes", "socket.receive.buffer.bytes"),
+    *("socket.connection.setup.timeout.ms", "reconnect.backoff.ms", "reconnect.backoff.max.ms"),
+    *("retry.backoff.ms", "retry.backoff.max.ms", "retries", "request.timeout.ms"),
+    *("topic.metadata.refresh.interval.ms", "metadata.max.age.ms", "allow.auto.create.topics"),
+    *("max.in.flight", "max.in.flight.requests.per.connection", "message.max.bytes"),
+    *("receive.message.max.bytes", "message.copy.max.bytes", "message.timeout.ms"),
+    *("fetch.wait.max.ms", "fetch.min.bytes", "fetch.max.bytes", "fetch.message.max.bytes"),
+    *("max.partition.fetch.bytes", "fetch.error.backoff.ms", "fetch.queue.backoff.ms"),
+    *("queued.min.messages", "queued.max.messages.kbytes"),
+    *("queue.buffering.max.messages", "queue.buffering.max.kbytes", "queue.buffering.max.ms"),
+    *("linger.ms", "batch.size", "batch.num.messages", "compression.type", "compression.codec"),
+    *("compression.level", "partitioner", "sticky.partitioning.linger.ms"),
+    *("delivery.timeout.ms", "request.required.acks", "transaction.timeout.ms"),
+    *("statistics.interval.ms", "log_level", "debug", "log.connection.close"),
+})  # fmt: skip
+"""The properties whose values may be printed. A list of names that look like secrets would print
+the value of a misspelt one."""
 
 
 def property_problems(properties: Properties) -> list[str]:
-    """One line for each property that may not be set, or not so; empty where all may."""
+    """One line for each property that may not be set, or not so; empty where all may.
+
+    No line holds a value that is no number: it could be a misplaced secret.
+    """
     owned = [f"kafka.{name}: may not be set: {OWNED[name]}" for name in properties if name in OWNED]
-    return [*owned, *_protocol_problems(properties), *_number_problems(properties)]
+    ends = [f"kafka.{name}: has a NUL character; remove it" for name in _with_nul(properties)]
+    return [*owned, *ends, *_protocol_problems(properties), *_number_problems(properties)]
+
+
+def _with_nul(properties: Properties) -> Iterator[str]:
+    """Properties that the client would cut at that character."""
+    for name, value in properties.items():
+        if "\0" in name or "\0" in str(value):
+            yield name.replace("\0", "\\0")
 
 
 def _protocol_problems(properties: Properties) -> Iterator[str]:
     protocol = properties.get("group.protocol", PROTOCOLS[0])
     if protocol not in PROTOCOLS:
-        yield f"kafka.group.protocol: got {protocol}; expected {' or '.join(PROTOCOLS)}"
+        yield f"kafka.group.protocol: got another value; expected {' or '.join(PROTOCOLS)}"
     if protocol == "consumer":
         for name in properties.keys() & NOT_WITH_CONSUMER.keys():
             yield (
@@ -109,11 +147,12 @@ def _number_problems(properties: Properties) -> Iterator[str]:
     for name, (least, most) in bounds.items():
         got = properties.get(name, least)
         try:
-            fits = least <= int(got) <= most
-        except ValueError:
-            fits = False
-        if not fits:
-            yield f"kafka.{name}: got {got}; expected a number from {least} to {most}"
+            number = int(got)
+        except (ValueError, OverflowError):
+            yield f"kafka.{name}: got no integer; expected a number from {least} to {most}"
+            continue
+        if not least <= number <= most:
+            yield f"kafka.{name}: got {number}; expected a number from {least} to {most}"
 
 
 def of_slot(properties: Properties, slot: str) -> Properties:
@@ -127,11 +166,30 @@ def of_slot(properties: Properties, slot: str) -> Properties:
 
 
 def shown(properties: Properties) -> dict[str, str | int | float | bool]:
-    """The properties as they may be printed: what could be a secret, going by its name, hidden."""
+    """The properties as they may be printed: the values of all but `HARMLESS` hidden."""
     return {
-        name: "(hidden)" if SECRET.search(name.lower()) else value
+        name: (without_credentials(value) if isinstance(value, str) else value)
+        if name in HARMLESS
+        else HIDDEN
         for name, value in properties.items()
     }
+
+
+def without_values(text: str, properties: Mapping[str, object]) -> str:
+    """A message of the client without the values that the user has set.
+
+    Texts of `HARMLESS` properties are hidden, too: a secret may be in the wrong one, and the message
+    names the property. Shorter values than three characters are no secrets, but parts of words.
+    """
+    hidden = {
+        str(value)
+        for name, value in properties.items()
+        if name not in OWNED and (name not in HARMLESS or isinstance(value, str))
+    }
+    for value in sorted(hidden, key=len, reverse=True):
+        if len(value) >= 3:
+            text = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", HIDDEN, text)
+    return text
 
 
 def consumer_properties(properties: Properties, group: str) -> dict[str, str | int | float | bool]:

@@ -14,7 +14,7 @@ from stream.chain import State
 from stream.checkpoints import saving
 from stream.config import Config
 from stream.errors import InputError
-from stream.place import Place
+from stream.place import HIDDEN, Place
 from stream.replay import manifest
 from stream.replay.driving import Progress, drive
 from stream.replay.jobs import Jobs
@@ -84,6 +84,13 @@ def again(
         [(source.name, place) for source in sources for place in source.places]
         for sources in (of.inputs, of.labels)
     )
+    for name, place in [*inputs, *labels]:
+        if HIDDEN in place:
+            raise InputError(
+                f"{name}={place}: the manifest holds no credentials; expected an address without "
+                "any: run `eddy replay` with --input, credentials in the environment (AWS_* and the "
+                "like), then that run can be run again"
+            )
     config = manifest.config_of(of, given)
     with ExitStack() as opened:
         asked = asked_for(

@@ -20,7 +20,7 @@ from stream.inputs.ranges import (
     topic_of,
 )
 from stream.kafka.ranges import Range
-from stream.place import Place
+from stream.place import Place, without_credentials
 from stream.replay.manifest import Content, Source
 
 Named = Sequence[tuple[str, str | Path]]
@@ -31,7 +31,8 @@ Named = Sequence[tuple[str, str | Path]]
 class Input:
     """One input, ready to be read.
 
-    places: where it is, so that it can be found again; of a topic its offsets. topic: what its
+    places: where it is, so that it can be found again, without credentials; of a topic its offsets.
+    topic: what its
     records call theirs. log: the internal log that it is, if it is one. files: none of a topic.
     readings: its logs, each time from their beginning. stops: of a topic, the offset up to which
     each partition is read.
@@ -94,7 +95,7 @@ def _input(config: Config, name: str, places: list[str], opened: ExitStack) -> I
             raise InputError(f"{name}={ranges[0]}: expected one topic, and nothing besides")
         return _topic(config, name, ranges[0], log, opened)
     files = [file for place in places for file in files_at(place)]
-    where = [Place.of(place).text for place in places]
+    where = [without_credentials(Place.of(place).text) for place in places]
 
     def readings() -> list[Reading]:
         return [FileReading(name, files, config.inputs[name])]
