@@ -16,7 +16,11 @@ Activity = Literal["opened", "updated", "closed"]
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """What the log does not determine; the only part of an alert that a replay may change."""
+    """What the log does not determine; the only part of an alert that a replay may change.
+
+    reason: why the alert is not enforceable: "replay", "shadow", "stale" (its event is older than
+    outputs.stale_after) or "warming" (the monitor has not learned enough); null where it is.
+    """
 
     mode: Literal["live", "shadow", "replay"]
     enforceable: bool

@@ -30,7 +30,7 @@ from schemas.alerts import (
 )
 from schemas.columns import EventBatch
 from schemas.events import ENTITY_FIELDS
-from stream.clock import text_of
+from stream.clock import ms_of, text_of
 
 Mode = Literal["live", "shadow", "replay"]
 
@@ -51,11 +51,21 @@ a size limit."""
 @dataclass(frozen=True, slots=True)
 class RunInfo:
     """What the log does not determine. now: the wall clock as ISO 8601 text, injected. A replay
-    never asks it: its alerts are detected at their events' times, so that two give the same bytes."""
+    never asks it: its alerts are detected at their events' times, so that two give the same bytes.
+
+    stale_after_ms: a live alert on an event that is older by that clock may not be enforced; None
+    where age does not matter.
+    """
 
     mode: Mode
     run_id: str
     now: Callable[[], str]
+    stale_after_ms: float | None = None
+
+    def is_stale(self, event_time_ms: int, now: str) -> bool:
+        """Whether an alert that is published now comes too late to be enforced."""
+        after_ms = self.stale_after_ms
+        return after_ms is not None and ms_of(now) - event_time_ms > after_ms
 
 
 class Origin(NamedTuple):
@@ -159,14 +169,18 @@ class Teller:
 
     def run(self, warm: bool, event_time_ms: int) -> Run:
         """The run, and whether its alert may be enforced. warm: enough was learned."""
-        live = self.info.mode == "live"
-        enforceable = live and warm
         now = text_of(event_time_ms) if self.info.mode == "replay" else self.info.now()
-        why_not = self.info.mode if not live else "warming"
+        why_not: str | None = None
+        if self.info.mode != "live":
+            why_not = self.info.mode
+        elif self.info.is_stale(event_time_ms, now):
+            why_not = "stale"
+        elif not warm:
+            why_not = "warming"
         return Run(
             mode=self.info.mode,
-            enforceable=enforceable,
-            reason=None if enforceable else why_not,
+            enforceable=why_not is None,
+            reason=why_not,
             run_id=self.info.run_id,
             detected_at=now,
         )

@@ -71,10 +71,15 @@ class InputSpec(Spec, frozen=True, kw_only=True):
 
 
 class OutputSpec(Spec, frozen=True, kw_only=True):
-    """The topics that Eddy writes."""
+    """The topics that Eddy writes, and how old the event of an alert may be.
+
+    stale_after: a live alert is not enforceable when its event is older, by the worker's clock, at
+    publication; `run.reason` is then "stale".
+    """
 
     alerts: Topic = "eddy-alerts"
     dead_letters: Topic = "eddy-dead-letters"
+    stale_after: Duration = "15min"
 
 
 class LimitsSpec(Spec, frozen=True, kw_only=True):

@@ -1,12 +1,20 @@
-"""What alerts and tables show of ids."""
+"""What alerts and tables show of ids, and when an alert may be enforced."""
 
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.columns import EventBatch
 from stream.alerting import RAW_BYTES_MAX, RunInfo, Teller
+from stream.cli.live import live_run
+from stream.clock import ms_of
+from stream.config import load
 
 IDS = st.one_of(
     st.text(max_size=8),
@@ -36,3 +44,40 @@ def test_a_column_of_ids_is_shown_as_alerts_show_each(ids: list[str], revealed: 
     shown = teller.shown("card", batch.text["card"]).to_pylist()
     assert shown == [teller.entity("card", batch, row).id for row in range(size)]
     assert teller.shown("card", pa.nulls(1, pa.string())).to_pylist() == [None]
+
+
+LATE = RunInfo("live", "run", lambda: "2026-03-05T05:40:00.000Z", 900_000.0)
+NOW_MS = 1_772_689_200_000
+
+
+@pytest.mark.parametrize(
+    ("run", "warm", "age_ms", "reason"),
+    [
+        (LATE, True, 900_000, None),
+        (LATE, True, 900_001, "stale"),
+        (LATE, False, 900_001, "stale"),
+        (LATE, False, 0, "warming"),
+        (LATE, True, -3_600_000, None),
+        (replace(LATE, mode="shadow"), True, 900_001, "shadow"),
+        (replace(LATE, mode="replay"), True, 900_001, "replay"),
+        (replace(LATE, stale_after_ms=60_000.0), True, 60_001, "stale"),
+        (replace(LATE, stale_after_ms=None), True, 900_001, None),
+    ],
+)
+def test_an_alert_on_an_old_event_is_not_enforceable(
+    run: RunInfo, warm: bool, age_ms: int, reason: str | None
+) -> None:
+    """Older than stale_after by the injected clock; `run.reason` says so."""
+    assert ms_of(LATE.now()) == NOW_MS
+    said = Teller((1, 2), frozenset(), run).run(warm, NOW_MS - age_ms)
+    assert (said.enforceable, said.reason) == (reason is None, reason)
+
+
+def test_a_live_worker_knows_how_old_an_alert_may_be() -> None:
+    """The configuration's stale_after, 15 minutes by default, is in what `eddy run` starts with."""
+    config = load(Path(__file__).parents[1] / "deploy" / "configs" / "shop.toml")
+    assert live_run(config, "run").stale_after_ms == 900_000.0
+    outputs = msgspec.structs.replace(config.outputs, stale_after="2min")
+    other = msgspec.structs.replace(config, outputs=outputs, mode="shadow")
+    assert live_run(other, "run").stale_after_ms == 120_000.0
+    assert live_run(other, "run").mode == "shadow"

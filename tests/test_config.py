@@ -383,6 +383,7 @@ def test_the_fingerprint_follows_what_steers_the_fold_and_nothing_else() -> None
         changed("mode", "shadow"),
         changed("kafka/bootstrap.servers", "k"),
         changed("outputs/alerts", "a"),
+        changed("outputs/stale_after", "1min"),
         changed("worker/http_port", 1),
     ]
     assert {fingerprint(parse(one, {})) for one in idle} == {base}

@@ -83,6 +83,7 @@ fields = { event_id = "id", time = "t", card = "c", verdict = "v", labelled_even
 [outputs]
 alerts = "out"
 dead_letters = "dead"
+stale_after = "5min"
 
 [limits]
 record_bytes_max = 1000

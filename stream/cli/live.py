@@ -7,12 +7,16 @@ import sys
 import uuid
 from pathlib import Path
 from threading import Event
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stream.cli.apps import ConfigPath, Level, app
 from stream.errors import ConfigError
+
+if TYPE_CHECKING:
+    from stream.alerting import RunInfo
+    from stream.config import Config
 
 HTTP_PORT_MAX = 65_535
 
@@ -56,8 +60,6 @@ def run(
     Example: EDDY_SLOT=worker-1 eddy run shop.toml
     """
     from stream import log
-    from stream.alerting import RunInfo
-    from stream.clock import now_text
     from stream.config import load
     from stream.supervisor import stop_with_supervisor
     from stream.worker import run_worker
@@ -73,7 +75,16 @@ def run(
     if supervised:
         stop_with_supervisor()
     run_id = os.environ.get("EDDY_RUN_ID") or str(uuid.uuid4())
-    run_worker(loaded, own_slot, RunInfo(loaded.mode, run_id, now_text), _stop_on_signal, port)
+    run_worker(loaded, own_slot, live_run(loaded, run_id), _stop_on_signal, port)
+
+
+def live_run(config: "Config", run_id: str) -> "RunInfo":
+    """What a worker's alerts say of its run."""
+    from detectors.spec import seconds
+    from stream.alerting import RunInfo
+    from stream.clock import now_text
+
+    return RunInfo(config.mode, run_id, now_text, 1000.0 * seconds(config.outputs.stale_after))
 
 
 def _run_supervised(

@@ -141,17 +141,29 @@ def test_ids_are_unique_and_updates_belong_to_an_incident(
         assert alert.activity == ("opened" if alert.revision == 1 else "updated")
 
 
+@pytest.mark.parametrize(
+    ("run", "reasons"),
+    [
+        (RunInfo("replay", "two", lambda: "2027-01-01T00:00:00Z"), {"replay"}),
+        (RunInfo("live", "two", lambda: "2099-01-01T00:00:00Z", 900_000.0), {"stale"}),
+    ],
+)
 def test_only_the_run_object_knows_the_run(
-    config: Config, records: Records, reference: tuple[SourceShard, list[Alert]]
+    config: Config,
+    records: Records,
+    reference: tuple[SourceShard, list[Alert]],
+    run: RunInfo,
+    reasons: set[str],
 ) -> None:
-    """Another run in another mode gives the same alerts but for `run`; only live may enforce."""
-    replay = Shards(config, RunInfo("replay", "two", lambda: "2027-01-01T00:00:00Z")).source("shop")
-    replayed = replay.process(records).alerts
+    """Another run in another mode, or with another clock, gives the same alerts but for `run`; only
+    live may enforce, and only what is recent."""
+    others = Shards(config, run).source("shop").process(records).alerts
     ours = [alert_record(one).value for one in reference[1]]
-    theirs = [alert_record(one).value for one in replayed]
+    theirs = [alert_record(one).value for one in others]
     assert ours != theirs
     assert [without_run(one) for one in ours] == [without_run(one) for one in theirs]
-    assert not any(alert.run.enforceable for alert in replayed)
+    assert not any(alert.run.enforceable for alert in others)
+    assert {alert.run.reason for alert in others} == reasons
     assert {alert.run.reason for alert in reference[1]} <= {"warming", None}
 
 
