@@ -47,6 +47,9 @@ ASSUMED: Final = frozenset({"utc_offset_min", "labelled_event_id"})
 """Fields that are done without where no input maps them: UTC; no label replaces another."""
 
 Topic = Annotated[str, Meta(pattern=TOPIC, description="a topic's name")]
+Host = Annotated[
+    str, Meta(pattern=r"^[A-Za-z0-9._:%-]{0,253}\Z", description="a host's name or address")
+]
 Address = Annotated[
     str,
     Meta(pattern=r"^[^\x00]{1,2000}\Z", description="a path or URL of 1 to 2_000 characters"),
@@ -130,7 +133,7 @@ class WorkerSpec(Spec, frozen=True, kw_only=True):
 
     commit_interval: Duration = "100ms"
     batch_records: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
-    http_host: str = "127.0.0.1"
+    http_host: Host = "127.0.0.1"
     http_port: Annotated[int, Meta(ge=0, le=65_535)] = 9464
 
 

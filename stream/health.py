@@ -1,12 +1,17 @@
 """One small HTTP server beside the worker: /metrics, /healthz and /readyz.
 
 It only reads what the worker's thread has left on the board; it never asks a shard or a client.
+Its resources are bounded: one thread, `CONNECTIONS_MAX` connections, `REQUEST_S` for each. The
+maintained WSGI servers stop accepting when their connections are used up, so that idle clients
+would hide a live worker; here the oldest connection makes room for a new one.
 """
 
+import asyncio
+import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from http import HTTPStatus
 from threading import Thread
 from typing import Final
 
@@ -26,39 +31,69 @@ transaction.timeout.ms is; it beats while checkpoints are loaded and written, to
 kernels at the first batch takes less than a minute.
 """
 
+BROKER_SILENT_S: Final = 30.0
+"""A worker that no broker has answered for so long is not ready."""
+
+CONNECTIONS_MAX: Final = 32
+REQUEST_S: Final = 5.0
+"""From accepting a connection to its last byte."""
+REQUEST_BYTES_MAX: Final = 8 * 1024
+WAITING_MAX: Final = 1_024
+"""Connections that the kernel keeps until they are accepted; they cost no file descriptor."""
+ACCEPT_AGAIN_S: Final = 0.5
+LOG_S: Final = 60.0
+_PLAIN: Final = "text/plain; charset=utf-8"
+
+Response = tuple[int, str, bytes]
+"""Status, content type and body."""
+
 
 class Pulse:
-    """What the loop says of itself: when it last turned, and what it is doing."""
+    """What the loop says of itself: when it last turned, what it is doing, when a broker last
+    answered, and why it is not ready beside that."""
 
     def __init__(self) -> None:
         self.state: State = "joining"
-        self._at = time.monotonic()
+        self.problems: tuple[str, ...] = ()
+        self._at = self._heard_at = time.monotonic()
 
     def beat(self, state: State | None = None) -> None:
         """The loop has turned, in that state, or in the one it was in."""
         self._at = time.monotonic()
         self.state = state or self.state
 
+    def hear(self) -> None:
+        """A broker has answered."""
+        self._heard_at = time.monotonic()
+
     def silent_s(self) -> float:
         """Seconds since the loop last turned."""
         return time.monotonic() - self._at
 
+    def not_ready(self) -> list[str]:
+        """The reasons why the worker is not ready, none where it is."""
+        reasons: list[str] = [] if self.state == "live" else [self.state]
+        broker_s = time.monotonic() - self._heard_at
+        if broker_s >= BROKER_SILENT_S:
+            reasons.append(f"no broker has answered for {broker_s:.0f} s")
+        return [*reasons, *self.problems]
 
-def answer(path: str, board: Board, pulse: Pulse) -> tuple[int, str, bytes]:
-    """Status, content type and body for a path."""
-    plain = "text/plain; charset=utf-8"
+
+def answer(path: str, board: Board, pulse: Pulse) -> Response:
+    """The response for a path."""
     match path:
         case "/metrics":
             return 200, CONTENT_TYPE, board.exposition()
         case "/healthz":
             silent_s = pulse.silent_s()
             status = 200 if silent_s < ALIVE_S else 503
-            return status, plain, f"the loop turned {silent_s:.1f} s ago\n".encode()
+            return status, _PLAIN, f"the loop turned {silent_s:.1f} s ago\n".encode()
         case "/readyz":
-            status = 200 if pulse.state == "live" else 503
-            return status, plain, f"{pulse.state}\n".encode()
+            reasons = pulse.not_ready()
+            body = "".join(f"{one}\n" for one in reasons or ["live"])
+            return 503 if reasons else 200, _PLAIN, body.encode()
         case _:
-            return 404, plain, b"there are /metrics, /healthz and /readyz\n"
+            return 404, _PLAIN, b"there are /metrics, /healthz and /readyz\n"
 
 
 @contextmanager
@@ -67,32 +102,106 @@ def serving(address: tuple[str, int], board: Board, pulse: Pulse) -> Iterator[st
 
     Raises ConfigError where nobody may listen there.
     """
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            status, content_type, body = answer(self.path.partition("?")[0], board, pulse)
-            self.send_response(status)
-            self.send_header("Content-Type", content_type)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            """Scrapes are not worth a line each."""
-
     try:
-        server = ThreadingHTTPServer(address, Handler)
-    except OSError as error:
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        listener = socket.create_server(address, family=family, backlog=WAITING_MAX)
+    except (OSError, ValueError) as error:  # a ValueError where the host is no name at all
         raise ConfigError(
             [f"worker.http_port: got {address[1]} on {address[0]}; expected a free one: {error}"]
         ) from error
-    thread = Thread(target=server.serve_forever, name="http", daemon=True)
-    thread.start()
-    where = f"{address[0]}:{server.server_address[1]}"
+    server = _Server(listener, lambda path: answer(path, board, pulse))
+    where = f"{address[0]}:{listener.getsockname()[1]}"
     log.info("serving /metrics, /healthz, /readyz", address=where)
     try:
         yield where
     finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+        server.stop()
+
+
+class _Server:
+    """Answers GET and HEAD requests, one for each connection, in a thread of its own."""
+
+    def __init__(self, listener: socket.socket, respond: Callable[[str], Response]) -> None:
+        self._listener = listener
+        self._listener.setblocking(False)
+        self._respond = respond
+        self._loop = asyncio.new_event_loop()
+        self._open: dict[asyncio.Task[None], None] = {}  # the oldest first
+        self._accepting = self._loop.create_task(self._accept())
+        self._logged_at = -LOG_S
+        self._thread = Thread(target=self._run, name="http", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Close every connection, and return when the port is free."""
+        self._loop.call_soon_threadsafe(self._accepting.cancel)
+        self._thread.join()
+
+    def _run(self) -> None:
+        with closing(self._loop), closing(self._listener), suppress(asyncio.CancelledError):
+            self._loop.run_until_complete(self._accepting)
+
+    async def _accept(self) -> None:
+        try:
+            while True:
+                try:
+                    client, _ = await self._loop.sock_accept(self._listener)
+                except OSError as error:  # no file descriptor is left
+                    self._log_failure(error)
+                    await asyncio.sleep(ACCEPT_AGAIN_S)
+                    continue
+                while len(self._open) >= CONNECTIONS_MAX:
+                    oldest = next(iter(self._open))
+                    del self._open[oldest]
+                    oldest.cancel()
+                task = self._loop.create_task(self._exchange(client))
+                self._open[task] = None
+                task.add_done_callback(lambda done: self._open.pop(done, None))
+                await asyncio.sleep(0)  # those that were cancelled close theirs
+        finally:
+            for task in self._open:
+                task.cancel()
+            await asyncio.gather(*self._open, return_exceptions=True)
+
+    async def _exchange(self, client: socket.socket) -> None:
+        with closing(client):
+            try:
+                async with asyncio.timeout(REQUEST_S):
+                    reader, writer = await asyncio.open_connection(
+                        sock=client, limit=REQUEST_BYTES_MAX
+                    )
+                    with closing(writer.transport):
+                        writer.write(self._response(await reader.readuntil(b"\r\n\r\n")))
+                        await writer.drain()
+                        writer.close()
+                        await writer.wait_closed()
+            except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+                return
+
+    def _log_failure(self, error: OSError) -> None:
+        """Not more often than every minute, since accepting is tried every second."""
+        now = time.monotonic()
+        if now - self._logged_at >= LOG_S:
+            self._logged_at = now
+            log.warning("the health server cannot accept a connection", error=str(error))
+
+    def _response(self, head: bytes) -> bytes:
+        method, path = _request(head)
+        status, content_type, body = 405, _PLAIN, b"expected GET or HEAD\n"
+        if method in {"GET", "HEAD"}:
+            status, content_type, body = self._respond(path)
+        lines = [
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
+            f"Content-Type: {content_type}",
+            f"Content-Length: {len(body)}",
+            "Connection: close",
+        ]
+        return "\r\n".join([*lines, "\r\n"]).encode() + (b"" if method == "HEAD" else body)
+
+
+def _request(head: bytes) -> tuple[str, str]:
+    """Method and path, without the query; two empty texts of what is no request."""
+    parts = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
+    if len(parts) != 3 or not parts[2].startswith("HTTP/1."):
+        return "", ""
+    return parts[0], parts[1].partition("?")[0]

@@ -257,8 +257,37 @@ METRICS: Final = (
         "gauge",
         "offsets",
         _PLACE,
-        "offsets between the next record to process and the end of the partition",
+        "offsets between the next record to process and the end of the partition; absent until the end "
+        "is known",
         "if it grows, add workers, up to one a partition; then look at eddy_batch_seconds",
+    ),
+    Metric(
+        "eddy_partitions_configured",
+        "gauge",
+        "partitions",
+        ("input",),
+        "partitions of an input's topic, or of an internal one, by the configuration",
+        "unowned partitions: max by (input) (eddy_partitions_configured) - sum by (input) "
+        "(eddy_partitions_assigned); where that is above 0 for long, start more workers, or see "
+        "why the group does not balance",
+    ),
+    Metric(
+        "eddy_partitions_assigned",
+        "gauge",
+        "partitions",
+        ("input",),
+        "of these, partitions that the group has given to this worker",
+        "see eddy_partitions_configured",
+    ),
+    Metric(
+        "eddy_oddities",
+        "gauge",
+        "oddities",
+        ("of", "oddity"),
+        "oddities in what this worker has read since it started, by input or monitor: "
+        "all_dead_letters (the last 1,000 records), field_absent (mapped, and in none of 1,000 "
+        "events), times_in_seconds, verdicts_untranslated, monitor_scores_nothing",
+        "the log has a line for each, with an example record: correct the mapping",
     ),
     Metric(
         "eddy_relearn_left",
@@ -410,13 +439,13 @@ _WATCH_COUNTS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
 class Observed(NamedTuple):
     """What the worker sees of one partition. log_name: the input's name, or the internal topic.
     counts: of its shard, by stage. behind: offsets since its last checkpoint. seconds_left: until
-    it is live, 0 where it is."""
+    it is live, 0 where it is. lag: None where the end of the partition is not known."""
 
     log_name: str
     partition: int
     counts: Mapping[str, Mapping[str, int]]
     records_left: int
-    lag: int
+    lag: int | None
     behind: int
     seconds_left: float
 
@@ -426,7 +455,8 @@ def readings(observed: Iterable[Observed], state: State) -> Readings:
     found: Readings = {"eddy_worker_state": {(each,): float(each == state) for each in STATES}}
     for one in observed:
         place = (one.log_name, str(one.partition))
-        found.setdefault("eddy_lag", {})[place] = one.lag
+        if one.lag is not None:
+            found.setdefault("eddy_lag", {})[place] = one.lag
         found.setdefault("eddy_relearn_left", {})[place] = one.records_left
         found.setdefault("eddy_relearn_seconds_left", {})[place] = one.seconds_left
         found.setdefault("eddy_checkpoint_behind", {})[place] = one.behind
@@ -444,6 +474,27 @@ def _place_of(stage: str, key: str, place: tuple[str, str]) -> tuple[str, tuple[
         return name, (*place, *more)
     name, more = _WATCH_COUNTS[key]
     return name, (stage, *place, *more)
+
+
+class Logs(NamedTuple):
+    """Partitions by log, an input's name or an internal topic: configured, and assigned to this
+    worker."""
+
+    configured: Mapping[str, int]
+    assigned: Mapping[str, int]
+
+
+def readings_of_worker(of: Logs, oddities: Iterable[tuple[str, str]]) -> Readings:
+    """The readings that belong to no partition. oddities: of what, and which kind, each."""
+    found: Readings = {
+        "eddy_partitions_configured": {(name,): n for name, n in of.configured.items()},
+        "eddy_partitions_assigned": {(name,): of.assigned.get(name, 0) for name in of.configured},
+        "eddy_oddities": {},
+    }
+    for labels in oddities:
+        series = found["eddy_oddities"]
+        series[labels] = series.get(labels, 0) + 1
+    return found
 
 
 # -- the board ------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ is on its way out. It does not know Kafka's client: that is `stream.kafka`.
 
 import gc
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ from stream.kafka.properties import of_slot, shown
 from stream.kafka.reading import Source
 from stream.kafka.writing import OutRecord, Sink
 from stream.metrics import Board
+from stream.noticing import Noticing
 from stream.shard import Emitted, Shard
 from stream.topics import check_topics, found
 
@@ -218,6 +220,7 @@ class Worker:
         self._keeper = Keeper(config.checkpoints, board, run.now, pulse.beat)
         self._holdings: dict[Partition, Holding] = {}
         self._outbox = Outbox()
+        self._noticing = Noticing(config)
         self._joined = self._said_empty = self._alerted = self._more_waits = False
         self._commit_took_s = 0.0
         self._ending = False
@@ -275,6 +278,7 @@ class Worker:
                 emitted = holding.take(part)
             if emitted is not None:
                 self._check_keys(where, holding, emitted)
+                self._noticing.take(holding.log, part, emitted)
                 self._outbox.put(where, self._to_publish(emitted), holding.next_offset)
                 self._alerted |= bool(emitted.alerts)
             elif holding.left() == 0:
@@ -544,7 +548,7 @@ class Worker:
             log.warning(NO_PARTITION, group=self._config.group)
         if now - self._read_at >= READINGS_S:
             self._read_at = now
-            self._board.replace(metrics.readings(self._observed(), self._pulse.state))
+            self._publish_readings()
         if relearning and now - self._told_at >= PROGRESS_S:
             self._told_at = now
             for where, holding in self._holdings.items():
@@ -556,17 +560,38 @@ class Worker:
                         seconds_left=round(holding.seconds_left(), 1),
                     )
 
+    def _publish_readings(self) -> None:
+        """Bring the metrics, and the reasons not to be ready, up to date."""
+        observed = list(self._observed())
+        oddities = self._noticing.oddities(one.counts for one in observed)
+        left = sum(one.records_left for one in observed)
+        relearning = [f"{left:,} records are left to re-learn"] if left else []
+        self._pulse.problems = (*relearning, *self._noticing.not_ready(oddities))
+        names = [_name_of(each) for each in self._logs.values()]
+        configured = dict(
+            zip(names, (each.partitions for each in self._logs.values()), strict=True)
+        )
+        of = metrics.Logs(configured, Counter(one.log_name for one in observed))
+        own = metrics.readings_of_worker(of, [(one.of, one.kind) for one in oddities])
+        self._board.replace(own | metrics.readings(observed, self._pulse.state))
+
     def _observed(self) -> Iterator[metrics.Observed]:
         for where, holding in self._holdings.items():
+            end = self._source.end(where)
             yield metrics.Observed(
-                log_name=holding.log.topic if holding.log.internal else holding.log.name,
+                log_name=_name_of(holding.log),
                 partition=where.partition,
                 counts=holding.shard.counts(),
                 records_left=holding.left(),
-                lag=max(0, self._source.end(where) - holding.next_offset),
+                lag=max(0, end - holding.next_offset) if end >= 0 else None,
                 behind=holding.next_offset - holding.kept.offset(),
                 seconds_left=holding.seconds_left(),
             )
+
+
+def _name_of(read: Log) -> str:
+    """What metrics call a log."""
+    return read.topic if read.internal else read.name
 
 
 @contextmanager
@@ -610,7 +635,7 @@ def run_worker(
     kafka = of_slot(config.kafka, slot)
     with (
         health.serving(address, board, pulse),
-        Source(kafka, config.group, pulse.beat) as source,
+        Source(kafka, config.group, pulse.beat, pulse.hear) as source,
     ):
         check_topics(config, found(config, Admin(kafka, pulse.beat)))
         sink = Sink(kafka, config.group, slot, pulse.beat)

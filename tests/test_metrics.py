@@ -16,7 +16,7 @@ from stream.alerting import RunInfo
 from stream.config import AssessSpec, LearningSpec, load, logs
 from stream.errors import ConfigError
 from stream.health import ALIVE_S, Pulse, answer, serving
-from stream.metrics import METRICS, Board, Observed, readings
+from stream.metrics import METRICS, Board, Logs, Observed, readings, readings_of_worker
 from stream.shard import Shards
 from stream.simulator import Shop, lines
 
@@ -63,7 +63,8 @@ def series(board: Board) -> dict[str, dict[str, float]]:
 def test_every_declared_metric_is_emitted_and_no_other(counts: dict[str, dict[str, int]]) -> None:
     """A board that a shard's counts were put on shows a value of each declared metric."""
     board = Board()
-    board.replace(readings([Observed("shop", 0, counts, 5, 6, 7, 8.0)], "live"))
+    of_worker = readings_of_worker(Logs({"shop": 3}, {"shop": 1}), [("shop", "field_absent")])
+    board.replace(of_worker | readings([Observed("shop", 0, counts, 5, 6, 7, 8.0)], "live"))
     suffixes = {
         "counter": {"_total"},
         "gauge": {""},
@@ -103,6 +104,31 @@ def test_departed_partition_leaves_no_series(counts: dict[str, dict[str, int]]) 
     board.replace(readings([Observed("shop", p, counts, 0, 0, 0, 0.0) for p in (0, 1)], "live"))
     board.replace(readings([Observed("shop", 1, counts, 0, 0, 0, 0.0)], "live"))
     assert list(series(board)["eddy_lag"]) == [str({"input": "shop", "partition": "1"})]
+
+
+def test_lag_is_absent_until_the_end_of_the_partition_is_known() -> None:
+    """An unknown lag is no lag of 0."""
+    found = readings(
+        [Observed("shop", p, {}, 0, lag, 0, 0.0) for p, lag in ((0, None), (1, 7))], "live"
+    )
+    assert found["eddy_lag"] == {("shop", "1"): 7}
+    assert "eddy_lag" not in readings([Observed("shop", 0, {}, 0, None, 0, 0.0)], "live")
+
+
+def test_partitions_that_no_worker_owns_can_be_computed() -> None:
+    """Each worker says what is configured, and what it has, also where that is nothing."""
+    workers = [
+        readings_of_worker(Logs({"shop": 3, "t-card-events": 2}, assigned), [])
+        for assigned in ({"shop": 1}, {"shop": 1, "t-card-events": 2}, {})
+    ]
+    for name, unowned in (("shop", 1), ("t-card-events", 0)):
+        most = max(one["eddy_partitions_configured"][(name,)] for one in workers)
+        assert most - sum(one["eddy_partitions_assigned"][(name,)] for one in workers) == unowned
+    told = next(one for one in METRICS if one.name == "eddy_partitions_configured").action
+    assert (
+        "max by (input) (eddy_partitions_configured) - sum by (input) (eddy_partitions_assigned)"
+        in told
+    )
 
 
 def test_times_fall_into_their_buckets(monkeypatch: pytest.MonkeyPatch) -> None:

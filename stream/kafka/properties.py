@@ -26,6 +26,7 @@ OWNED: Final[dict[str, str]] = {
     "enable.idempotence": "transactions need it",
     "acks": "transactions need acknowledgement by all replicas",
     "enable.gapless.guarantee": "transactions keep the order already",
+    "statistics.interval.ms": "readiness is made from the consumer's statistics",
 }
 """The properties that Eddy's guarantees rest on, each with why it may not be set."""
 
@@ -47,10 +48,12 @@ LOG_LEVEL: Final = 2
 """The client's own log: only what is critical. The rest comes to `Source` as errors, which are logged
 as everything else is."""
 
+STATISTICS_MS: Final = 5_000
+"""How often the consumer's statistics are looked at, for whether a broker answers."""
+
 CONSUMER_DEFAULTS: Final[dict[str, str | int | float | bool]] = {
     "log_level": LOG_LEVEL,
     "fetch.queue.backoff.ms": 5,  # the client's own 1 s lets a fast consumer starve
-    "statistics.interval.ms": 0,
     "client.id": "eddy",
 }
 CONSUMER_OWN: Final[dict[str, str | int | float | bool]] = {
@@ -59,6 +62,7 @@ CONSUMER_OWN: Final[dict[str, str | int | float | bool]] = {
     "auto.offset.reset": "error",
     "isolation.level": "read_committed",
     "enable.partition.eof": False,
+    "statistics.interval.ms": STATISTICS_MS,
 }
 PRODUCER_DEFAULTS: Final[dict[str, str | int | float | bool]] = {
     "log_level": LOG_LEVEL,
@@ -104,7 +108,7 @@ HARMLESS: Final = frozenset({
     *("linger.ms", "batch.size", "batch.num.messages", "compression.type", "compression.codec"),
     *("compression.level", "partitioner", "sticky.partitioning.linger.ms"),
     *("delivery.timeout.ms", "request.required.acks", "transaction.timeout.ms"),
-    *("statistics.interval.ms", "log_level", "debug", "log.connection.close"),
+    *("log_level", "debug", "log.connection.close"),
 })  # fmt: skip
 """The properties whose values may be printed. A list of names that look like secrets would print
 the value of a misspelt one."""

@@ -7,6 +7,7 @@ from operator import itemgetter
 from typing import Any, Final, NamedTuple, Protocol, Self, overload
 
 import numpy as np
+import orjson
 import structlog
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
@@ -98,12 +99,22 @@ def to_records(where: Partition, messages: list[Message]) -> Records:
 class Source:
     """The group's consumer. Not for more than one thread."""
 
-    def __init__(self, properties: Properties, group: str, beat: Beat = unheard) -> None:
+    def __init__(
+        self,
+        properties: Properties,
+        group: str,
+        beat: Beat = unheard,
+        hear: Beat = unheard,
+    ) -> None:
+        """hear: called, within any wait for records, when a broker has answered of late."""
+        self._hear = hear
+        self._received = 0
         self._latch = Latch()
         self._beat = beat
         merged = consumer_properties(properties, group)
         self._epochs_pass_unsaid = merged.get("group.protocol") == "consumer"
-        self._consumer = made(Consumer, {**merged, "error_cb": self._latch.on_error})
+        callbacks = {"error_cb": self._latch.on_error, "stats_cb": self._on_statistics}
+        self._consumer = made(Consumer, {**merged, **callbacks})
         self._owned: dict[Partition, int] = {}  # each with its next offset
         self._held = False
         self._closing = False
@@ -118,6 +129,18 @@ class Source:
         self._consumer.close()
         if failed is None:
             self._latch.check()
+
+    def _on_statistics(self, body: str) -> None:
+        """Tell whether any broker has answered since the last statistics.
+
+        An idle consumer asks for records and sends heartbeats all the time. A connection may stay up
+        while nothing comes over it, so that its state says less.
+        """
+        brokers = orjson.loads(body)["brokers"].values()
+        received = sum(broker["rx"] for broker in brokers)
+        if received != self._received:
+            self._received = received
+            self._hear()
 
     def subscribe(self, topics: list[str], owner: Owner) -> None:
         """Join the group; the owner is told of partitions from within `poll`, `serve` and exit."""

@@ -1,0 +1,231 @@
+"""What is odd about what a live worker reads: as log lines, readings and reasons not to be ready.
+
+The same oddities as a replay's notes (`stream.replay.notes`), from the records since the worker
+started. Says where an example record is, and never what an entity field, or a text that may be one,
+holds.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal, NamedTuple
+
+import numpy as np
+import structlog
+
+from detectors.monitor import LABEL
+from detectors.verdicts import is_clear
+from schemas.codecs.decoded import shown
+from schemas.columns import EventBatch
+from schemas.dead_letters import DeadLetter
+from schemas.mapping import compile_mapping
+from schemas.records import Records
+from stream.clock import text_of
+from stream.config import LABEL_FIELDS, Config, Log, fields_wanted
+from stream.shard import Emitted
+
+log = structlog.stdlib.get_logger(__name__)
+
+ENOUGH: Final = 1_000
+"""Events without a field, or that a monitor does not score, until that is odd; records in a row that
+are all dead letters, until the worker is not ready."""
+SECONDS_MS: Final = 365 * 86_400_000
+"""Events before 1971 are most often seconds that were taken for milliseconds."""
+KEPT_EVENT: Final = (b"event_kept",)
+"""The disposition of an example whose record became an event: no dead letter."""
+
+Kind = Literal[
+    "all_dead_letters",
+    "field_absent",
+    "times_in_seconds",
+    "verdicts_untranslated",
+    "monitor_scores_nothing",
+]
+
+
+class Oddity(NamedTuple):
+    """One oddity. of: the input, or the monitor. about: what else tells it from others."""
+
+    of: str
+    kind: Kind
+    about: str
+    text: str
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What was seen of one input. absent: fields mapped by name that no event had so far.
+    letters_in_a_row: how many of the last records were all dead letters."""
+
+    absent: set[str]
+    events: int = 0
+    example: str = ""
+    last_ms: int | None = None
+    unclear: int = 0
+    unclear_example: str = ""
+    letters: dict[str, int] = field(default_factory=dict)
+    letters_in_a_row: int = 0
+    last_letter: str = ""
+
+
+class Noticing:
+    """Looks at all that a worker processes. Not for more than one thread."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._inputs: dict[str, _Seen] = {}
+        self._logged: set[tuple[str, str, str]] = set()
+
+    def take(self, read: Log, records: Records, emitted: Emitted) -> None:
+        """Look at what came of a batch; of an internal topic's, nothing is odd."""
+        if read.internal:
+            return
+        seen = self._inputs.get(read.name)
+        if seen is None:
+            seen = self._inputs[read.name] = _Seen(self._named(read.name))
+        letters = [one for one in emitted.dead_letters if _is_final(one)]
+        self._take_letters(read.name, seen, records, letters)
+        if len(emitted.events):
+            _take_events(seen, emitted.events)
+
+    def _named(self, name: str) -> set[str]:
+        """The fields that are mapped by name, and that a record should have."""
+        spec = self._config.inputs[name]
+        if spec.type == "label" or not spec.fields:
+            return set()
+        return {*fields_wanted(self._config, name)} & {*spec.fields} - {*LABEL_FIELDS}
+
+    def _take_letters(
+        self, name: str, seen: _Seen, records: Records, letters: list[DeadLetter]
+    ) -> None:
+        """Count dead letters, and log the first of each code, the tenth, the hundredth and so on."""
+        if not letters:
+            seen.letters_in_a_row = 0
+            return
+        for letter in letters:
+            headers = dict(letter.headers)
+            code = headers["eddy-code"].decode()
+            count = seen.letters[code] = seen.letters.get(code, 0) + 1
+            if count == 10 ** (len(str(count)) - 1):
+                example = _example(letter, headers)
+                log.warning("dead letters", input=name, code=code, count=count, example=example)
+        seen.last_letter = _example(letters[-1], dict(letters[-1].headers))
+        refused = {int(dict(letter.headers)["eddy-offset"]) for letter in letters}
+        at_end = 0
+        for offset in reversed(records.offset.tolist()):
+            if offset not in refused:
+                break
+            at_end += 1
+        whole = at_end == len(records)
+        seen.letters_in_a_row = at_end + (seen.letters_in_a_row if whole else 0)
+
+    def oddities(self, counts: Iterable[Mapping[str, Mapping[str, int]]]) -> list[Oddity]:
+        """What is odd by now; each is logged once. counts: of every shard, by stage."""
+        found = [one for name, seen in self._inputs.items() for one in self._of_input(name, seen)]
+        found += self._of_monitors(counts)
+        for one in found:
+            if one[:3] not in self._logged:
+                self._logged.add(one[:3])
+                log.warning("odd input", of=one.of, oddity=one.kind, detail=one.text)
+        self._logged &= {one[:3] for one in found}  # what ends and comes back is logged again
+        return found
+
+    @staticmethod
+    def not_ready(oddities: Iterable[Oddity]) -> list[str]:
+        """Those of the oddities that make a worker not ready, a line each."""
+        return [f"{one.of}: {one.text}" for one in oddities if one.kind == "all_dead_letters"]
+
+    def _of_input(self, name: str, seen: _Seen) -> list[Oddity]:
+        found: list[Oddity] = []
+        if seen.letters_in_a_row >= ENOUGH:
+            text = f"the last {ENOUGH:,} records were all dead letters, such as {seen.last_letter}"
+            found.append(Oddity(name, "all_dead_letters", "", text))
+        if seen.events >= ENOUGH and seen.absent:
+            spec = self._config.inputs[name]
+            mapped = compile_mapping(spec.codec, spec.type, spec.fields, sorted(seen.absent)).fields
+            for one in sorted(seen.absent):
+                if paths := mapped[one].paths:
+                    text = (
+                        f"none of {seen.events:,} events has {one}, mapped from "
+                        f"{' or '.join(map(shown, paths))}, such as {seen.example}; expected that "
+                        f"inputs.{name}.fields.{one} names what the records hold, as it is spelled "
+                        "there"
+                    )
+                    found.append(Oddity(name, "field_absent", one, text))
+        if seen.events >= ENOUGH and seen.last_ms is not None and seen.last_ms < SECONDS_MS:
+            text = (
+                f"the latest of {seen.events:,} events is of {text_of(seen.last_ms)}, such as "
+                f"{seen.example}; where the times are seconds, expected fields.time = "
+                '{ path = "…", unit = "s" }'
+            )
+            found.append(Oddity(name, "times_in_seconds", "", text))
+        if seen.unclear:
+            text = (
+                f"{seen.unclear:,} labels say neither fraud nor honest, such as "
+                f"{seen.unclear_example}: they teach nothing; translate them by "
+                f"inputs.{name}.fields.verdict"
+            )
+            found.append(Oddity(name, "verdicts_untranslated", "", text))
+        return found
+
+    def _of_monitors(self, counts: Iterable[Mapping[str, Mapping[str, int]]]) -> list[Oddity]:
+        scored: dict[str, int] = {}
+        passed: dict[str, int] = {}
+        for stages in counts:
+            for stage, each in stages.items():
+                scored[stage] = scored.get(stage, 0) + each.get("scored", 0) + each.get("sent", 0)
+                passed[stage] = passed.get(stage, 0) + each.get("not_applicable", 0)
+        return [
+            Oddity(
+                monitor.name,
+                "monitor_scores_nothing",
+                "",
+                f"monitor {monitor.name} scored none of {passed[monitor.name]:,} events: expected that "
+                f"some have its entity, {monitor.entity}, and match its where",
+            )
+            for monitor in self._config.monitors
+            if passed.get(monitor.name, 0) >= ENOUGH and not scored[monitor.name]
+        ]
+
+
+def _take_events(seen: _Seen, events: EventBatch) -> None:
+    if not seen.example:
+        seen.example = _position(events, 0)
+    seen.events += len(events)
+    seen.absent -= _filled(events, seen.absent)
+    behaviour = events.type_code != LABEL
+    if behaviour.any():
+        last_ms = int(events.time_ms[behaviour].max())
+        seen.last_ms = last_ms if seen.last_ms is None else max(seen.last_ms, last_ms)
+    if not behaviour.all() and "verdict" in events.text:
+        unclear = np.flatnonzero(~behaviour & ~is_clear(events.text["verdict"]))
+        if len(unclear) and not seen.unclear_example:
+            seen.unclear_example = _position(events, int(unclear[0]))
+        seen.unclear += len(unclear)
+
+
+def _filled(events: EventBatch, names: set[str]) -> set[str]:
+    """Those of the fields that any of the events has."""
+    text = {n for n in names & events.text.keys() if events.text[n].null_count < len(events)}
+    return text | {n for n in names & events.number.keys() if not np.isnan(events.number[n]).all()}
+
+
+def _position(events: EventBatch, row: int) -> str:
+    topic, partition = events.sources[int(events.source[row])]
+    return f"{topic}[{partition}] at offset {int(events.offset[row])}"
+
+
+def _is_final(letter: DeadLetter) -> bool:
+    """Whether the record is no event; else the letter is an example of what was repaired."""
+    return dict(letter.headers).get("eddy-disposition") not in KEPT_EVENT
+
+
+def _example(letter: DeadLetter, headers: Mapping[str, bytes]) -> str:
+    """Where a dead letter's record is, and its fault, which never holds what an entity field does."""
+    where, partition, offset = (
+        headers[name].decode() for name in ("eddy-topic", "eddy-partition", "eddy-offset")
+    )
+    hint = ""
+    if headers["eddy-code"] == b"malformed" and letter.value[:1] == b"\0":
+        hint = "; it begins with a zero byte, as values written with a schema registry do"
+    message = headers["eddy-message"].decode("utf-8", "replace")
+    return f"{where}[{partition}] at offset {offset}: {message}{hint}"

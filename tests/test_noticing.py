@@ -1,0 +1,204 @@
+"""What a live worker says of odd inputs: in its log, its readings and its readiness."""
+
+from dataclasses import replace
+
+import numpy as np
+import orjson
+import pytest
+from structlog.testing import capture_logs
+
+from schemas.records import Records
+from stream.alerting import RunInfo
+from stream.config import Config, Log, logs, parse
+from stream.noticing import ENOUGH, Noticing, Oddity
+from stream.shard import Shards
+
+CARD = "4111111111111111"
+START_MS = 1_767_225_600_000
+DOCUMENT = {
+    "group": "t",
+    "inputs": {
+        "pay": {
+            "topic": "payments",
+            "type": {"field": "kind"},
+            "fields": {
+                "event_id": "id",
+                "time": "at",
+                "card": "card.token",
+                "amount": "amount",
+                "verdict": "verdict",
+            },
+        }
+    },
+    "monitors": [
+        {
+            "name": "cards",
+            "entity": "card",
+            "inputs": ["pay"],
+            "capacity": 64,
+            "features": [{"name": "amount", "kind": "value", "field": "amount"}],
+            "detectors": [{"kind": "tail"}],
+        }
+    ],
+}
+
+
+class Worker:
+    """A shard of an input and what notices its oddities, as a worker holds them."""
+
+    def __init__(self) -> None:
+        self.config: Config = parse(DOCUMENT, {})
+        self.shard = Shards(self.config, RunInfo("live", "r", str)).source("pay")
+        self.noticing = Noticing(self.config)
+        self.next_offset = 0
+
+    def read(self, *values: object, size: int = 10_000) -> None:
+        """Process these records, in batches of that size."""
+        [log] = logs(self.config)
+        for start in range(0, len(values), size):
+            part = values[start : start + size]
+            n = len(part)
+            raw: list[bytes | None] = [
+                one if isinstance(one, bytes) else orjson.dumps(one) for one in part
+            ]
+            offsets = np.arange(self.next_offset, self.next_offset + n)
+            records = Records("payments", 0, offsets, np.full(n, START_MS), raw)
+            self.next_offset += n
+            self.noticing.take(log, records, self.shard.process(records))
+
+    def odd(self) -> dict[tuple[str, str, str], Oddity]:
+        """The oddities, by what they are of."""
+        return {one[:3]: one for one in self.noticing.oddities([self.shard.counts()])}
+
+    def not_ready(self) -> list[str]:
+        """Why the worker is not ready."""
+        return self.noticing.not_ready(self.odd().values())
+
+
+def event(i: int, **other: object) -> dict[str, object]:
+    """A payment, or what stands there instead."""
+    plain = {"id": f"e{i}", "at": START_MS + i, "kind": "transaction", "amount": 1.0}
+    return plain | {"card": {"token": CARD}} | other
+
+
+def test_an_ordinary_input_is_not_odd() -> None:
+    """Nothing is logged, and the worker is ready."""
+    worker = Worker()
+    with capture_logs() as lines:
+        worker.read(*(event(i) for i in range(2 * ENOUGH)))
+        assert worker.odd() == {}
+    assert lines == []
+
+
+def test_a_mapped_path_that_is_nowhere_is_noticed_when_enough_was_read() -> None:
+    """With its path, an example's position, and the monitor that scores nothing for want of it; no
+    longer when it is there."""
+    worker = Worker()
+    worker.read(*(event(i, card={"tokn": CARD}) for i in range(ENOUGH - 1)))
+    assert worker.odd() == {}
+    with capture_logs() as lines:
+        worker.read(event(ENOUGH, card={"tokn": CARD}))
+        assert set(worker.odd()) == {
+            ("pay", "field_absent", "card"),
+            ("cards", "monitor_scores_nothing", ""),
+        }
+        worker.odd()
+    assert [line["event"] for line in lines] == ["odd input"] * 2
+    assert "card, mapped from card.token, such as payments[0] at offset 0" in lines[0]["detail"]
+    assert "monitor cards scored none of 1,000 events" in lines[1]["detail"]
+    assert CARD not in str(lines)
+    worker.read(event(-1))
+    assert worker.odd() == {}
+    assert worker.not_ready() == []
+
+
+def test_seconds_taken_for_milliseconds_are_noticed() -> None:
+    """Events of January 1970 are most often that."""
+    worker = Worker()
+    worker.read(*(event(i, at=START_MS // 1000 + i) for i in range(ENOUGH)))
+    [odd] = worker.odd().values()
+    assert odd.kind == "times_in_seconds"
+    assert "is of 1970-01-21" in odd.text
+    assert 'unit = "s"' in odd.text
+
+
+def test_verdicts_that_nobody_translates_are_noticed_without_their_text() -> None:
+    """A verdict's text may be anything, so that only its place is said."""
+    worker = Worker()
+    worker.read(event(1), event(2, kind="label", verdict=CARD))
+    worker.read(event(3, kind="label", verdict="fraud"))
+    [odd] = worker.odd().values()
+    assert odd.kind == "verdicts_untranslated"
+    assert "1 labels say neither fraud nor honest, such as payments[0] at offset 1" in odd.text
+    assert CARD not in odd.text
+
+
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+def test_a_worker_is_not_ready_while_the_last_records_are_all_dead_letters(size: int) -> None:
+    """From the thousandth in a row on, however they are batched, until one is an event."""
+    worker = Worker()
+    worker.read(*(event(i) for i in range(5)), *[b"{"] * (ENOUGH - 1), size=size)
+    assert worker.not_ready() == []
+    with capture_logs() as lines:
+        worker.read(b"{", size=size)
+        [line] = worker.not_ready()
+    assert line.startswith(
+        "pay: the last 1,000 records were all dead letters, such as payments[0] at offset 1004: "
+    )
+    assert [one["oddity"] for one in lines if one["event"] == "odd input"] == ["all_dead_letters"]
+    worker.read(event(9), b"{", size=size)
+    assert worker.not_ready() == []
+
+
+def test_dead_letters_are_logged_at_powers_of_ten_with_an_example() -> None:
+    """By code: the first, the tenth, the hundredth, so that a flood of them is no flood of lines."""
+    worker = Worker()
+    with capture_logs() as lines:
+        worker.read(*[b"{"] * 150, event(1, at="soon", card={"token": CARD}))
+    assert [(line["code"], line["count"]) for line in lines] == [
+        ("malformed", 1),
+        ("malformed", 10),
+        ("malformed", 100),
+        ("bad_time", 1),
+    ]
+    assert lines[1]["example"].startswith("payments[0] at offset 9: ")
+    assert CARD not in str(lines)
+
+
+def test_a_value_with_a_registrys_prefix_is_explained() -> None:
+    """JSON after a zero byte and a schema's number is what Confluent's serializers write."""
+    worker = Worker()
+    with capture_logs() as lines:
+        worker.read(b"\0\0\0\0\7" + orjson.dumps(event(1)))
+    assert (
+        "begins with a zero byte, as values written with a schema registry do"
+        in lines[0]["example"]
+    )
+
+
+def test_examples_of_repaired_records_are_no_dead_letters() -> None:
+    """Their records became events."""
+    worker = Worker()
+    [log] = logs(worker.config)
+    n = 2 * ENOUGH
+    records = Records("payments", 0, np.arange(n), np.full(n, START_MS), [b"{"] * n)
+    emitted = worker.shard.process(records)
+    kept = [
+        one._replace(headers=[*one.headers, ("eddy-disposition", b"event_kept")])
+        for one in emitted.dead_letters
+    ]
+    with capture_logs() as lines:
+        worker.noticing.take(log, records, replace(emitted, dead_letters=kept))
+        assert worker.odd() == {}
+    assert lines == []
+
+
+def test_internal_topics_are_not_odd() -> None:
+    """What route has put there was looked at where it came from."""
+    worker = Worker()
+    records = Records("payments", 0, np.arange(1), np.full(1, START_MS), [b"{"])
+    with capture_logs() as lines:
+        worker.noticing.take(
+            Log("cards", "t-cards-events", 1, True), records, worker.shard.process(records)
+        )
+    assert lines == []
