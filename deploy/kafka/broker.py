@@ -3,7 +3,7 @@
 production.
 
 It needs Java 17 and, the first time, Maven. The jars of pom.xml go into a cache folder (`.kafka`
-in the repository, or $EDDY_KAFKA_HOME); then a KRaft node is formatted and started on 127.0.0.1,
+in the repository, or $EDDY_KAFKA_HOME) and are checked against jars.sha256 at every start; then a KRaft node is formatted and started on 127.0.0.1,
 or a cluster of --nodes, in which every topic has up to three copies. When all take requests, one
 line `bootstrap=127.0.0.1:PORT,…` goes to standard output. It runs in the foreground until SIGTERM
 or SIGINT, and the brokers die with it, however it ends.
@@ -34,6 +34,9 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 POM = HERE / "pom.xml"
+JARS = HERE / "jars.sha256"
+"""The SHA-256 of every jar that pom.xml leads to, as sha256sum writes it."""
+COPY = "org.apache.maven.plugins:maven-dependency-plugin:2.8:copy-dependencies"
 JAVA_AT_LEAST = 17
 START_SECONDS = 90
 STOP_SECONDS = 20
@@ -102,20 +105,22 @@ def find_java() -> str:
 
 
 def fetch_jars(home: Path) -> Path:
-    """The folder of the jars; fetches them unless those of this very pom.xml are there already."""
-    libs, stamp = home / "libs", home / "libs" / "pom.sha256"
-    wanted = hashlib.sha256(POM.read_bytes()).hexdigest()
+    """The folder of the jars; fetches them unless exactly those of `JARS` are there already.
+
+    Raises BrokerError where a fetched jar is not the one that was pinned.
+    """
+    libs = home / "libs"
     home.mkdir(parents=True, exist_ok=True)
     with (home / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two test runs may start at once
-        if stamp.is_file() and stamp.read_text() == wanted:
+        if not differing_jars(libs):
             return libs
         maven = shutil.which("mvn")
         if maven is None:
             message = f"Maven (mvn) is missing: it fetches the broker's jars, once, into {libs}"
             raise MissingError(message)
         shutil.rmtree(libs, ignore_errors=True)
-        command = [maven, "-q", "-B", "-f", str(POM), "dependency:copy-dependencies"]
+        command = [maven, "-q", "-B", "-f", str(POM), COPY]
         command.append(f"-DoutputDirectory={libs}")
         if not os.access(Path.home(), os.W_OK):
             command.append(f"-Dmaven.repo.local={home / 'm2'}")
@@ -126,8 +131,28 @@ def fetch_jars(home: Path) -> Path:
         if done.returncode != 0:
             message = f"Maven could not fetch the broker's jars:\n{done.stdout}{done.stderr}"
             raise BrokerError(message)
-        stamp.write_text(wanted)
+        if wrong := differing_jars(libs):
+            lines = "\n".join(wrong)
+            message = (
+                f"the jars in {libs} are not those of {JARS.name}:\n{lines}\nWhere pom.xml was "
+                f"changed on purpose, write the file again: cd {libs} && sha256sum *.jar > {JARS}"
+            )
+            raise BrokerError(message)
     return libs
+
+
+def differing_jars(libs: Path) -> list[str]:
+    """How the jars of a folder differ from those that are pinned, a line each."""
+    pinned = dict(line.split()[::-1] for line in JARS.read_text().splitlines())
+    there = {path.name: path for path in libs.glob("*.jar")}
+    wrong = [f"{name}: missing" for name in sorted(pinned.keys() - there.keys())]
+    for name, path in sorted(there.items()):
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if digest != pinned.get(name):
+            wrong.append(
+                f"{name}: got SHA-256 {digest}; expected {pinned.get(name, 'no such jar')}"
+            )
+    return wrong
 
 
 # -- configuration --------------------------------------------------------------------------------
