@@ -30,9 +30,6 @@ ENOUGH: Final = 1_000
 are all dead letters, until the worker is not ready."""
 SECONDS_MS: Final = 365 * 86_400_000
 """Events before 1971 are most often seconds that were taken for milliseconds."""
-KEPT_EVENT: Final = (b"event_kept",)
-"""The disposition of an example whose record became an event: no dead letter."""
-
 Kind = Literal[
     "all_dead_letters",
     "field_absent",
@@ -74,6 +71,7 @@ class Noticing:
         self._config = config
         self._inputs: dict[str, _Seen] = {}
         self._logged: set[tuple[str, str, str]] = set()
+        self._repaired: set[tuple[str, str, str]] = set()
 
     def take(self, read: Log, records: Records, emitted: Emitted) -> None:
         """Look at what came of a batch; of an internal topic's, nothing is odd."""
@@ -82,7 +80,10 @@ class Noticing:
         seen = self._inputs.get(read.name)
         if seen is None:
             seen = self._inputs[read.name] = _Seen(self._named(read.name))
-        letters = [one for one in emitted.dead_letters if _is_final(one)]
+        for letter in emitted.dead_letters:
+            if letter.event_kept:
+                self._take_repair(read.name, letter)
+        letters = [one for one in emitted.dead_letters if not one.event_kept]
         self._take_letters(read.name, seen, records, letters)
         if len(emitted.events):
             _take_events(seen, emitted.events)
@@ -93,6 +94,15 @@ class Noticing:
         if spec.type == "label" or not spec.fields:
             return set()
         return {*fields_wanted(self._config, name)} & {*spec.fields} - {*LABEL_FIELDS}
+
+    def _take_repair(self, name: str, letter: DeadLetter) -> None:
+        """Log the first example of a field and code; `eddy_field_repaired` counts them all."""
+        headers = dict(letter.headers)
+        of_event, code = headers["eddy-field"].decode(), headers["eddy-code"].decode()
+        if (key := (name, of_event, code)) not in self._repaired:
+            self._repaired.add(key)
+            example = _example(letter, headers)
+            log.warning("field repaired", input=name, field=of_event, code=code, example=example)
 
     def _take_letters(
         self, name: str, seen: _Seen, records: Records, letters: list[DeadLetter]
@@ -212,11 +222,6 @@ def _filled(events: EventBatch, names: set[str]) -> set[str]:
 def _position(events: EventBatch, row: int) -> str:
     topic, partition = events.sources[int(events.source[row])]
     return f"{topic}[{partition}] at offset {int(events.offset[row])}"
-
-
-def _is_final(letter: DeadLetter) -> bool:
-    """Whether the record is no event; else the letter is an example of what was repaired."""
-    return dict(letter.headers).get("eddy-disposition") not in KEPT_EVENT
 
 
 def _example(letter: DeadLetter, headers: Mapping[str, bytes]) -> str:

@@ -1,7 +1,5 @@
 """What a live worker says of odd inputs: in its log, its readings and its readiness."""
 
-from dataclasses import replace
-
 import numpy as np
 import orjson
 import pytest
@@ -176,21 +174,19 @@ def test_a_value_with_a_registrys_prefix_is_explained() -> None:
     )
 
 
-def test_examples_of_repaired_records_are_no_dead_letters() -> None:
-    """Their records became events."""
+def test_a_repaired_field_is_logged_once_and_is_no_dead_letter() -> None:
+    """Its record is an event; the log has an example of each field and code."""
     worker = Worker()
-    [log] = logs(worker.config)
-    n = 2 * ENOUGH
-    records = Records("payments", 0, np.arange(n), np.full(n, START_MS), [b"{"] * n)
-    emitted = worker.shard.process(records)
-    kept = [
-        one._replace(headers=[*one.headers, ("eddy-disposition", b"event_kept")])
-        for one in emitted.dead_letters
-    ]
+    bad = [event(i, amount="dear") for i in range(ENOUGH)]
     with capture_logs() as lines:
-        worker.noticing.take(log, records, replace(emitted, dead_letters=kept))
-        assert worker.odd() == {}
-    assert lines == []
+        worker.read(*bad[:-1], size=100)
+        worker.read({**bad[-1], "card": {"token": CARD}, "amount": [CARD]})
+        assert worker.not_ready() == []
+    repaired = [line for line in lines if line["event"] == "field repaired"]
+    assert [(line["field"], line["code"]) for line in repaired] == [("amount", "wrong_type")]
+    assert repaired[0]["example"].startswith("payments[0] at offset 0: ")
+    assert not any(line["event"] == "dead letters" for line in lines)
+    assert CARD not in str(lines)
 
 
 def test_internal_topics_are_not_odd() -> None:
