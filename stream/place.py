@@ -17,7 +17,7 @@ _ADDRESS: Final = re.compile(
         (?P<user>[^\s/?#"'<>]*@                                # user and password, as they must be
           |[^\s/?#"'<>:@\[]*:(?!\d*(?:[/?#,;)\s"'<>]|$))[^\s"'<>]*@)?  # or with "/", "?", "#" in them
         (?P<rest>[^\s?"'<>]*)
-        (?P<query>\?[^\s"'<>]*)?""",
+        (?P<query>\?(?:[^\s"'<>]*[^\s"'<>:;,.)])?)?""",
     re.VERBOSE,
 )
 _OWN_SCHEME: Final = "kafka"

@@ -440,6 +440,8 @@ def test_a_reference_stands_for_its_value_in_a_message() -> None:
             'got "gs://u:pw@b"; and s3://a:b@c, too',
             'got "gs://(hidden)@b"; and s3://(hidden)@c, too',
         ),
+        ("https://h/x?sig=pw: no such file", "https://h/x?(hidden): no such file"),
+        ("(at https://h/x?sig=pw).", "(at https://h/x?(hidden))."),
         ("s3://bucket/a@b/c", "s3://bucket/a@b/c"),
         ("http://host:9092/a@b", "http://host:9092/a@b"),
         ("kafka://topic?from=1&until=2", "kafka://topic?from=1&until=2"),

@@ -18,6 +18,7 @@ from tenacity.wait import wait_random_exponential
 from stream.errors import Abortable, ConfigError, Fatal, Fenced, KafkaFailure, Retriable
 from stream.kafka.codes import TABLE, UNKNOWN, Kind
 from stream.kafka.properties import without_values
+from stream.place import without_credentials
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -134,7 +135,7 @@ class Latch:
         code, now = error.name(), time.monotonic()
         if now - self._said_at.get(code, -math.inf) >= SAY_AGAIN_S:
             self._said_at[code] = now
-            log.warning("kafka client", code=code, error=error.str())
+            log.warning("kafka client", code=code, error=without_credentials(error.str()))
         if code in TABLE and classify(error) in {Fatal, Fenced}:
             self.keep(failure(error, "connecting"))
 
