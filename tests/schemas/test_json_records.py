@@ -336,6 +336,21 @@ def test_paths_nest_escape_and_fall_back() -> None:
     assert both.text["account"].to_pylist() == ["u"]
 
 
+def test_what_is_joined_stays_in_its_row() -> None:
+    """A record that has none of the texts to be joined has none, and moves no other's."""
+    fields: FieldsSpec = {
+        "event_id": "id",
+        "time": "t",
+        "session": Place(path=["ip", "agent"], joined=True),
+    }
+    mapping = compile_mapping("json", "request", fields, list(fields))
+    parts: list[dict[str, str]] = [{}, {"ip": "a"}, {}, {"agent": "é "}, {"ip": "a", "agent": "b"}]
+    batch = records([orjson.dumps({"id": i, "t": 1, **part}) for i, part in enumerate(parts)])
+    events, faults, _ = check(JsonCodec(mapping).decode(batch), batch, 1)
+    assert faults == []
+    assert events.text["session"].to_pylist() == [None, "a", None, "é ", "a b"]
+
+
 def test_position_stands_in_for_an_id() -> None:
     """Events without ids get topic, partition and offset as their id."""
     fields: FieldsSpec = {"event_id": Place(position=True), "time": "time"}
