@@ -50,6 +50,12 @@ def decode(level: Level, record: bytes) -> tuple[msgspec.Struct, Repairs]:
     """
     mended: set[bytes] = set()
     repairs: Repairs = []
+    try:
+        return _object(level, record, mended, repairs), repairs
+    except msgspec.ValidationError:
+        raise
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        repairs.clear()
     return _object(level, _as_json(record, mended), mended, repairs), repairs
 
 
