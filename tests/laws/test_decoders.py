@@ -264,7 +264,7 @@ def test_a_records_outcome_is_its_own(name: str, data: st.DataObject) -> None:
 @settings(max_examples=25, deadline=None)
 @given(TABLES)
 def test_a_rows_outcome_is_its_own(table: pa.Table) -> None:
-    """Of rows of tables the same, whatever the types of their columns."""
+    """The same for rows of tables, with columns of any type."""
     alone_as_together(OWN, batch(table))
     routed_alike(OWN, batch(table))
 
@@ -323,7 +323,7 @@ def table_text(name: str, value: bytes) -> Records:
 def test_any_bytes_in_an_optional_field_leave_the_event(
     written: Written, name: str, value: bytes
 ) -> None:
-    """The event is in place with its id, time and type, whatever bytes one of its fields has."""
+    """The event is in place with its id, time and type, with any bytes in one of its fields."""
     reading = Decoder(OWN, LimitsSpec(), OPTIONAL)
     events, faults, _, _ = reading.read(written(name, value))
     assert faults == []
@@ -341,7 +341,7 @@ def test_any_bytes_in_an_optional_field_leave_the_event(
 def test_any_bytes_in_a_text_of_a_log_leave_the_request(
     field: bytes, value: bytes, escaped: bool
 ) -> None:
-    """The request is in place with its address, whatever bytes one of its texts has: escaped, as
+    """The request is in place with its address, with any bytes in one of its texts: escaped, as
     servers write them, or as they are."""
     if escaped:
         value = value.replace(b"\\", b"\\\\").replace(b'"', b'\\"')

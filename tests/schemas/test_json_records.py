@@ -202,7 +202,7 @@ def one_of(record: bytes) -> str | None:
 
 
 def test_a_path_through_no_object_is_absent() -> None:
-    """Where a value stands in the place of an object, the fields within are absent, and the next
+    """Where a value is in the place of an object, the fields within are absent, and the next
     of several paths counts."""
     fields: FieldsSpec = {
         "event_id": "id",
@@ -224,8 +224,8 @@ def test_a_path_through_no_object_is_absent() -> None:
 
 
 def test_an_id_too_long_stays_one_and_becomes_no_other() -> None:
-    """Ids that share their first 200 bytes stay apart; a label still means the same event, whatever
-    the length of its id."""
+    """Ids that share their first 200 bytes stay apart; a label still means the same event, with
+    an id of any length."""
     ids = ["é" * 150 + tail for tail in ("a", "b", "a")]
     fields: FieldsSpec = {"event_id": "id", "time": "t", "account": "id", "labelled_event_id": "id"}
     mapping = compile_mapping("json", "label", fields, list(fields))
