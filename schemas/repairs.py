@@ -100,7 +100,7 @@ def message(field: str, code: RepairCode) -> str:
     if code == "text_too_long":
         limit = FIELDS[field].bytes_max if field in FIELDS else EVENT_ID_BYTES_MAX
         if field in ID_FIELDS:
-            instead = f"its first {ID_PREFIX_BYTES} bytes and a hash of the whole stand for it"
+            instead = f"shortened to its first {ID_PREFIX_BYTES} bytes and a hash of the whole"
         else:
             instead = "cut"
         return f"{field}: expected at most {limit} bytes; {instead}"

@@ -416,6 +416,24 @@ def test_unreadable_labels_are_dead_letters_and_all_add_up(tmp_path: Path) -> No
     assert orjson.loads(letter)["eddy-code"] == "missing_time"
 
 
+def test_a_label_with_a_bad_field_is_a_label(tmp_path: Path) -> None:
+    """A kind of the wrong type, and an event id too long for a field, take no label away: the label
+    still means its event, and what was wrong is counted, with an example that is no dead letter."""
+    rows = payments(300)
+    rows[7] |= {"id": "e7" * 200}
+    known = [{k: v for k, v in one.items() if k != "how"} for one in verdicts(rows)]
+    good = run(tmp_path / "good", rows, [one | {"how": "stolen"} for one in known])
+    bad = run(tmp_path / "bad", rows, [one | {"how": 0.5} for one in known])
+    counts = bad.labels["verdicts"]
+    assert counts["field_repaired/kind/wrong_type"] == 300
+    assert counts["field_repaired/labelled_event_id/text_too_long"] == 1
+    assert counts["dead_letters"] == bad.dead_letters == 0
+    for name in ("read", "joined", "of_nobody", "unknown_event"):
+        assert counts[name] == good.labels["verdicts"][name]
+    assert counts["unknown_event"] == 0
+    assert any("bad values of fields" in note for note in bad.notes)
+
+
 def test_a_file_of_unreadable_labels_is_a_mistake(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

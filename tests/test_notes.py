@@ -90,7 +90,7 @@ def test_records_of_which_none_is_an_event_are_an_error(tmp_path: Path) -> None:
     assert "none of 3 records became an event" in said
 
 
-def test_repaired_fields_are_told_and_their_events_counted(tmp_path: Path) -> None:
+def test_repaired_fields_are_noted_and_their_events_counted(tmp_path: Path) -> None:
     """How many values were bad, of which field most and why, with an example; they are no dead
     letters, and every record is an event."""
     odd = [*rows(), *({**row, "id": f"n{i}", "amount": "x"} for i, row in enumerate(rows()[:3]))]

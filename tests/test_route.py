@@ -273,7 +273,7 @@ def test_a_repaired_event_is_counted_and_one_a_minute_is_an_example() -> None:
 
 
 def test_a_record_without_an_event_has_no_repairs() -> None:
-    """A dead letter is nothing else, whatever more is wrong with it."""
+    """A dead letter is nothing else, with any number of bad fields."""
     stage = route()
     bad = [event(1, amount="x", time=None), event(2, amount="x", event_id=None)]
     label = orjson.dumps({"event_id": "l", "type": "label", "time": TIME_MS, "amount": "x"})
@@ -288,10 +288,10 @@ def test_a_label_without_a_verdict_is_a_dead_letter() -> None:
     """What an input's labels say has a place: one that says nothing, or nothing readable, teaches
     nobody. One that says anything passes."""
     spec = InputSpec(topic="labels", type="label")
-    said = [None, "", ["fraud"], "fraud", "perhaps"]
+    given_ = [None, "", ["fraud"], "fraud", "perhaps"]
     values = [
         orjson.dumps({"event_id": f"l{i}", "time": TIME_MS, "account": "a", "verdict": verdict})
-        for i, verdict in enumerate(said)
+        for i, verdict in enumerate(given_)
     ]
     stage = Route(Decoder(spec, LIMITS, ["account", "verdict"]), LIMITS.duplicate_window, KEY)
     routed = stage.process(records([*values]))
@@ -324,7 +324,7 @@ def test_cuts_and_restarts_choose_no_other_example(
         if i >= stop:
             saved = copied(parts.save())
             parts = route()
-            parts.process(records([spoilt(99, 8, amount="x")]))  # what stood there must not stay
+            parts.process(records([spoilt(99, 8, amount="x")]))  # earlier state must not stay
             parts.load(saved)
         letters += parts.process(records([*values[i : i + cut]], first=i)).dead_letters
     assert once.dead_letters == letters

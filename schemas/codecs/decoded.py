@@ -261,8 +261,9 @@ def _derived(leaves: Leaves, source: Source) -> pa.StringArray:
     whatever a stranger puts into a path."""
     columns = [_without_empty(leaves.text(path)) for path in source.paths]
     if source.joined:
-        column = pc.binary_join_element_wise(*columns, " ", null_handling="skip")
-        column = _without_empty(column)
+        # of a row of nothing but nulls Arrow makes no row at all, so each begins with a text
+        column = pc.binary_join_element_wise("", *columns, " ", null_handling="skip")
+        column = _without_empty(pc.utf8_slice_codeunits(column, 1))
     else:
         column = columns[0] if len(columns) == 1 else pc.coalesce(*columns)
     if source.extract is not None:

@@ -48,12 +48,18 @@ def decode(level: Level, record: bytes) -> tuple[msgspec.Struct, Repairs]:
 
     Raises msgspec.ValidationError where it is no object, msgspec.DecodeError where it is no JSON.
     """
-    mended: set[bytes] = set()
+    changed: set[bytes] = set()
     repairs: Repairs = []
-    return _object(level, _as_json(record, mended), mended, repairs), repairs
+    try:
+        return _object(level, record, changed, repairs), repairs
+    except msgspec.ValidationError:
+        raise
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        repairs.clear()
+    return _object(level, _as_json(record, changed), changed, repairs), repairs
 
 
-def _object(level: Level, value: bytes, mended: set[bytes], repairs: Repairs) -> msgspec.Struct:
+def _object(level: Level, value: bytes, changed: set[bytes], repairs: Repairs) -> msgspec.Struct:
     found = level.raw.decode(value)
     read: dict[str, Any] = {}
     for attribute, inside in level.inside.items():
@@ -62,16 +68,16 @@ def _object(level: Level, value: bytes, mended: set[bytes], repairs: Repairs) ->
             continue
         value = bytes(raw)
         if not isinstance(inside, Level):
-            read[attribute] = _leaf(value, *inside, mended, repairs)
+            read[attribute] = _leaf(value, *inside, changed, repairs)
         elif value != b"null":
             try:
-                read[attribute] = _object(inside, value, mended, repairs)
+                read[attribute] = _object(inside, value, changed, repairs)
             except msgspec.ValidationError:
                 repairs += ((path, "wrong_type") for path in _paths(inside))
     return level.whole(**read)
 
 
-def _leaf(value: bytes, path: Path, kind: Kind, mended: set[bytes], repairs: Repairs) -> Any:
+def _leaf(value: bytes, path: Path, kind: Kind, changed: set[bytes], repairs: Repairs) -> Any:
     try:
         found = _DECODE[kind](value)
     except msgspec.ValidationError as error:
@@ -80,7 +86,7 @@ def _leaf(value: bytes, path: Path, kind: Kind, mended: set[bytes], repairs: Rep
         out_of_range = str(error).startswith("Number out of range")
         repairs.append((path, "not_finite" if out_of_range else "wrong_type"))
         return None
-    if value in mended:
+    if value in changed:
         repairs.append((path, "not_utf8"))
     return found
 
@@ -93,8 +99,8 @@ def _paths(level: Level) -> Iterator[Path]:
             yield inside[0]
 
 
-def _as_json(record: bytes, mended: set[bytes]) -> bytes:
-    """The record with its constants and strings made JSON. mended: gets the strings that were
+def _as_json(record: bytes, changed: set[bytes]) -> bytes:
+    """The record with its constants and strings made JSON. changed: gets the strings that were
     not."""
 
     def token(match: re.Match[bytes]) -> bytes:
@@ -105,7 +111,7 @@ def _as_json(record: bytes, mended: set[bytes]) -> bytes:
             return whole  # it never ends
         string = b'"' + _string(match[1]) + b'"'
         if string != whole:
-            mended.add(string)
+            changed.add(string)
         return string
 
     return _TOKEN.sub(token, record)

@@ -1,9 +1,9 @@
-"""Where an access log's line begins: what stands before the client's address, and which token is it.
+"""Where an access log's line begins: the prefixes before the client's address, and the token that it is.
 
 A line is ADDRESS IDENT USER [TIME] …, and known programs put something before it: a virtual host
 (Apache's vhost_combined), syslog (RFC 3164, RFC 5424, and with an ISO time), a container's log. The
 user's name is the client's own choice and may hold anything, so only the first address can be the
-client's; a second one may stand directly behind it, when the first is the name of the host.
+client's; only a second one directly after it shows that the first is the name of the host.
 """
 
 import re
@@ -47,16 +47,16 @@ def client(first: str, second: str, user: str) -> str:
     a user's name up to the time. Raises NoLineError where the line has another form."""
     if "," in first or (second.endswith(",") and address(second[:-1])):
         raise NoLineError(f"a list of addresses in the place of one; {EXPECTED}")
-    ip, behind = address(first), address(second)
-    if behind is not None and (ip is not None or _HOST.fullmatch(first)):
+    ip, after_it = address(first), address(second)
+    if after_it is not None and (ip is not None or _HOST.fullmatch(first)):
         ident, _, name = user.partition(" ")
         if not name or address(ident):
             raise NoLineError(f"several addresses in the place of one; {EXPECTED}")
-        return behind
+        return after_it
     if second != "-" and user.endswith("- -"):
         raise NoLineError(f"no address directly before the dashes; {EXPECTED}")
     if ip is not None:
         return ip
     if first == second == "-" and " " not in user:
         return first
-    raise NoLineError(f"no address where the client's must stand; {EXPECTED}")
+    raise NoLineError(f"no address in the client's place; {EXPECTED}")

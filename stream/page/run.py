@@ -491,7 +491,7 @@ def _records(summary: Summary) -> Iterator[Html]:
     yield paragraph(
         f"The counts of {', '.join(wrong)} do not add up."
         if wrong
-        else "Every record read became exactly one of these."
+        else "Every record read became exactly one of these; repaired fields are counted beside them."
     )
     for title, counts in (("Input", summary.inputs), ("Monitor", summary.monitors)):
         rows = (

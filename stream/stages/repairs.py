@@ -1,7 +1,7 @@
 """What route counts of fields that were repaired in events, and which it shows as examples.
 
 Of each field and code at most one example a minute of event time goes to the dead-letter topic, so
-that whoever sends bad fields cannot fill it. A minute once passed has no example any more: which
+that a producer of bad fields cannot fill it. A minute that has passed has no more examples: which
 events are examples depends on the log alone, and not on how it was cut into batches.
 """
 

@@ -132,7 +132,7 @@ def test_a_bad_field_leaves_its_line_in_place(
 
 @pytest.mark.parametrize("user", ["jo", "a b", "9.9.9.9 - -", "x" * 9_000, "\udcff[x] \\x22"])
 def test_a_clients_own_name_hides_no_address(user: str) -> None:
-    """The user's name is what a client sends, whatever the server makes of it: the address before it
+    """The user's name is what a client sends: the address before it
     stays the client's, also where the name looks like the start of another line."""
     line = LINE.replace("- jo", f"- {user}").encode("utf-8", "surrogateescape")
     events, faults = run([line])
@@ -218,7 +218,7 @@ def test_what_is_no_address_is_a_dead_letter_that_says_so(start: str, message: s
     ).map("".join)
 )
 def test_no_prefix_makes_a_non_address_an_ip(prefix: str) -> None:
-    """Whatever stands before a line, the ip is the address directly before `- -`, or the record is a
+    """With any text before a line, the ip is the address directly before `- -`, or the record is a
     dead letter that names the expected format. But for one that begins as a line does, with an
     address and a dash: what follows these is a name that the client made up."""
     line = LINE.replace("- jo", "- -")

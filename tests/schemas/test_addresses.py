@@ -1,4 +1,4 @@
-"""An address has one form, whatever the producer and the codec."""
+"""An address has one form, in every codec."""
 
 import json
 from ipaddress import ip_address

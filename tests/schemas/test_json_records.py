@@ -202,7 +202,7 @@ def one_of(record: bytes) -> str | None:
 
 
 def test_a_path_through_no_object_is_absent() -> None:
-    """Where a value stands in the place of an object, the fields within are absent, and the next
+    """Where a value is in the place of an object, the fields within are absent, and the next
     of several paths counts."""
     fields: FieldsSpec = {
         "event_id": "id",
@@ -224,8 +224,8 @@ def test_a_path_through_no_object_is_absent() -> None:
 
 
 def test_an_id_too_long_stays_one_and_becomes_no_other() -> None:
-    """Ids that share their first 200 bytes stay apart; a label still means the same event, whatever
-    the length of its id."""
+    """Ids that share their first 200 bytes stay apart; a label still means the same event, with
+    an id of any length."""
     ids = ["é" * 150 + tail for tail in ("a", "b", "a")]
     fields: FieldsSpec = {"event_id": "id", "time": "t", "account": "id", "labelled_event_id": "id"}
     mapping = compile_mapping("json", "label", fields, list(fields))
@@ -334,6 +334,21 @@ def test_paths_nest_escape_and_fall_back() -> None:
     assert events.event_id.to_pylist() == ["7"]
     both = one({**event, "user": {"id": "u"}}, fields)
     assert both.text["account"].to_pylist() == ["u"]
+
+
+def test_what_is_joined_stays_in_its_row() -> None:
+    """A record that has none of the texts to be joined has none, and moves no other's."""
+    fields: FieldsSpec = {
+        "event_id": "id",
+        "time": "t",
+        "session": Place(path=["ip", "agent"], joined=True),
+    }
+    mapping = compile_mapping("json", "request", fields, list(fields))
+    parts: list[dict[str, str]] = [{}, {"ip": "a"}, {}, {"agent": "é "}, {"ip": "a", "agent": "b"}]
+    batch = records([orjson.dumps({"id": i, "t": 1, **part}) for i, part in enumerate(parts)])
+    events, faults, _ = check(JsonCodec(mapping).decode(batch), batch, 1)
+    assert faults == []
+    assert events.text["session"].to_pylist() == [None, "a", None, "é ", "a b"]
 
 
 def test_position_stands_in_for_an_id() -> None:
