@@ -20,6 +20,7 @@ from obstore.store import LocalStore
 from detectors.state import Arrays
 from stream.alerting import RunInfo
 from stream.checkpoints.loading import load as load_arrays
+from stream.checkpoints.manifest import offset_of
 from stream.checkpoints.recovery import Circumstances, recover
 from stream.checkpoints.store import Folder, open_store, saved_folder
 from stream.config import load, logs
@@ -279,11 +280,11 @@ def test_a_group_begins_after_the_markers_of_a_saved_state(
 
 
 class Sequence:
-    """A group that lives through whatever happens to its log, and what it must have learned.
+    """What may happen to a log while no worker runs, and what its group must have learned.
 
-    The worker runs between two steps; steps that take records away stop it, and delete or compact
-    only what its last checkpoint has seen. read: what readers got, each time before it could be
-    taken away.
+    Records are deleted or compacted only up to what the group's last checkpoint has seen, but for
+    those that no worker could read yet. read: what a reader got, each time before it could be taken
+    away.
     """
 
     def __init__(self, log: Log, seed: int) -> None:
@@ -347,7 +348,8 @@ def test_no_sequence_of_markers_gaps_and_restarts_loses_the_state(
     stops and kills, in any order: every worker starts, its lag reaches 0, and in the end the state
     is that of one fold over all that was ever there to read."""
     shop = make_shop(compacting, tmp_path, f"sequence{seed}", 1, OFTEN, NAMED, batch_records=10)
-    sequence = Sequence(log_of(shop, seed), seed)
+    log = log_of(shop, seed)
+    sequence = Sequence(log, seed)
     sequence.records()
     for last in [*[False] * RESTARTS, True]:
         sequence.note()
@@ -359,13 +361,14 @@ def test_no_sequence_of_markers_gaps_and_restarts_loses_the_state(
             wait_until_nothing_is_left(process)
             if not last and sequence.random.random() < 0.3:
                 process.stop(signal.SIGKILL)
+                log.delete(offset_of(shop.named()))  # what a restart needs begins there
                 continue
             assert process.stop() == 0
         if not last:
             sequence.step()
             sequence.step()
     committed = shop.committed()[0]
-    assert committed == sequence.log.span().stop, sequence.done
+    assert committed == log.span().stop, sequence.done
     folder = Folder(LocalStore(shop.store), shop.group, shop.topic, 0)
     manifest = folder.manifest(shop.named())
     assert manifest.offset == committed
