@@ -9,18 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
+import pyarrow as pa
 import pytest
+from structlog.testing import capture_logs
 
 from schemas.records import Records
 from stream.checkpoints.manifest import offset_of, pointer_in
 from stream.config import Config, parse
-from stream.errors import Abortable
+from stream.errors import Abortable, PartitionCountChanged
 from stream.health import Pulse
+from stream.inputs.partitioning import CHECKED_EVERY, partition_of
 from stream.kafka.positions import Committed, Membership, Partition
 from stream.kafka.reading import Arrived, Source
 from stream.kafka.writing import OutRecord, Sink
 from stream.metrics import Board
-from stream.worker import Worker
+from stream.simulator import Shop, lines
+from stream.worker import NOT_KEYED, Worker
 from tests.checkpoints.shop import RUN, document
 
 ONE, TWO = Partition("shop-events", 0), Partition("shop-events", 1)
@@ -96,7 +101,8 @@ class Driven:
     def started(self) -> Worker:
         """Another worker of the same group, over the same store."""
         self.sink.committed.clear()
-        made = Worker(self.config, self.source, self.sink, RUN, Board(), Pulse())
+        self.board = Board()
+        made = Worker(self.config, self.source, self.sink, RUN, self.board, Pulse())
         self.worker = made
         return made
 
@@ -278,3 +284,35 @@ def test_records_of_a_partition_lost_in_mid_batch_are_dropped(
     driven.reads(bad(ONE, 0, 1), bad(TWO, 0, 1, next_offset=9))
     assert [done.offsets for done in driven.sink.committed] == [{ONE: 2}]
     assert driven.commits() == []
+
+
+def test_a_partition_that_the_configuration_does_not_know_is_refused(driven: Driven) -> None:
+    """A topic that has grown: nothing of it is read or committed, and what is held stays as it
+    was."""
+    driven.reads(bad(ONE, 0))
+    with pytest.raises(PartitionCountChanged, match=r"shop-events\[2\]: .* has 2 of the topic"):
+        driven.worker.on_assign([Partition(ONE.topic, 2)])
+    assert driven.sink.committed == []
+    assert driven.worker._holdings.keys() == {ONE, TWO}
+    assert "eddy replay CONFIG --input" in PartitionCountChanged.do
+    assert "checkpoints.start_from" in PartitionCountChanged.do
+
+
+def test_events_in_another_partition_than_their_keys_are_counted_and_logged_once(
+    driven: Driven,
+) -> None:
+    """All events come to one partition, although `keyed_by` promises two. The line names no key."""
+    values: list[bytes | None] = [line.value for line in lines(Shop(400, seed=3), 0.0)]
+    accounts = [orjson.loads(value or b"").get("account") for value in values]
+    right = partition_of(pa.array(accounts), 2, "murmur2")
+    checked = right[::CHECKED_EVERY]
+    with capture_logs() as logged:
+        for start in range(0, len(values), 50):
+            at = np.arange(start, start + 50)
+            records = Records(*ONE, at, np.full(50, -1, np.int64), values[start : start + 50])
+            driven.reads(Arrived(ONE, records, start + 50))
+    [said] = [line for line in logged if line["event"] == NOT_KEYED]
+    assert said["offset"] == CHECKED_EVERY * int(np.flatnonzero(checked == 1)[0])
+    assert not any(account in str(said) for account in accounts if account)
+    count = np.count_nonzero(checked == 1)
+    assert f"eddy_keys_misplaced_total {count:.1f}" in driven.board.exposition().decode()
