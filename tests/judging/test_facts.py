@@ -320,7 +320,7 @@ ASSESSED = (
     + """
 [assess]
 subject = "account"
-policy = { p_max = 1e-2, warm_up_events = 0, incident_gap = "1min", alerts_per_day = 1.5 }
+policy = { p_max = 1e-2, warm_up_events = 0, incident_gap = "1min", alerts_per_day = 1 }
 """
 )
 
