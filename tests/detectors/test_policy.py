@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detectors import policy
@@ -147,6 +147,7 @@ def test_a_stronger_alert_held_back_is_counted() -> None:
     assert decider.counts()["budget_displaced"] == 0
 
 
+@settings(deadline=None)
 @given(
     alerts_per_day=st.one_of(st.floats(0.001, 1e6), st.integers(1, 1_000).map(float)),
     shards=st.integers(1, 200),
@@ -182,6 +183,7 @@ def test_a_share_below_one_is_an_alert_every_few_days() -> None:
         assert np.diff(np.flatnonzero(days)).tolist() == [10, 10, 10]
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_no_day_has_more_alerts_than_allowed(data: st.DataObject) -> None:
     """Over any times, entities and scores, the published alerts of each day of stream time are at
