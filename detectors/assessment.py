@@ -52,8 +52,10 @@ from detectors.policy import (
     Positions,
     Stream,
     decide,
+    limits_of,
+    undecided,
 )
-from detectors.spec import PolicySpec, seconds
+from detectors.spec import PolicySpec
 from detectors.state import Arrays, clear, load, prefixed, saved, under
 from detectors.verdicts import FRAUD, UNKNOWN, verdicts
 from schemas.columns import F64, I64, U64, Bools, EventBatch
@@ -177,14 +179,14 @@ class Assessment:
         limit: float = REPORT_P,
         owners: list[int] | None = None,
         *,
+        shard: int = 0,
         whole: bool = False,
     ) -> None:
         self.key = key
         self.rules = Rules(limit, censored(limit), policy.warm_up_events, whole)
         self.subjects = EntityTable(capacity)
         self.words: F64 = np.zeros((capacity, WORDS))
-        gap_ms = 1000.0 * seconds(policy.incident_gap)
-        self.policy = Policy(Limits(policy.p_max, policy.alerts_per_day / shards, gap_ms))
+        self.policy = Policy(limits_of(policy, shards, shard))
         sets = max(1, events_max // WAYS)
         self.known = Known(
             place=np.full((sets * WAYS, 2), -1, np.int64),
@@ -214,7 +216,7 @@ class Assessment:
             keys=keys,
             p=np.ones(n),
             by_monitor=np.full((n, monitors), np.nan),
-            decided=Decided(np.zeros(n, np.uint8), np.ones(n), np.zeros(n), np.zeros((n, WORDS))),
+            decided=undecided(n),
             warm=np.zeros(n, np.bool_),
             due=due,
             written=np.full(n, np.nan),
@@ -456,11 +458,11 @@ def _decide(
     if peak >= 0.0 and score < peak + ESCALATION:
         out.decided.activity[i] = QUIET
         return QUIET
-    what = decide(mine, i, positions, out.p[i], weight, limits, stream, out.decided)
-    # the policy counts what it is asked, and was asked of this event before
-    if (what == OVER_BUDGET and peak != NEVER) or (what == COUNTED and peak >= 0.0):
+    warm, again = out.warm[i], peak != NEVER
+    what = decide(mine, i, positions, out.p[i], weight, warm, again, limits, stream, out.decided)
+    if what == COUNTED and peak >= 0.0:  # it was counted before
         stream.activities[what] -= 1
-        mine[SUPPRESSED] -= 1.0 if what == COUNTED else 0.0
+        mine[SUPPRESSED] -= 1.0
     if what == OVER_BUDGET and peak == NEVER:
         known.peak[slot] = HELD_BACK
     elif what not in (QUIET, OVER_BUDGET):

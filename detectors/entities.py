@@ -1,29 +1,44 @@
 """The entity table: which row of a monitor's arrays belongs to which entity.
 
-Bounded by `capacity`; when it is full, a new entity takes the row of another by S3-FIFO (J. Yang
-et al., "FIFO queues are all you need for cache eviction", SOSP 2023, without its ghost queue):
-new keys enter a small queue and are promoted to the main one only when they have returned, so
-that an attacker who rotates keys evicts other one-timers, not the known entities. All of it
-follows stream order, so eviction is as repeatable as everything else.
+Bounded by `capacity`; when it is full, a new entity takes the row of another. Admission weighs
+history, after S3-FIFO (J. Yang et al., "FIFO queues are all you need for cache eviction", SOSP
+2023) and TinyLFU (G. Einziger et al., "TinyLFU: a highly efficient cache admission policy", ACM
+TOS 2017). A new key is on probation, in a queue. At its end a key that never returned gives its row
+away. A key that returned keeps its row if one of the next `LOOKS` settled rows has returned no more
+often; then that one is evicted, else the key itself. So an attacker who rotates keys, each used a
+few times, evicts other keys used as rarely, not entities with a history. The visits of an evicted
+key are remembered for a while and count when it comes back; not while the queue of a table that has
+just filled up drains, since probation is long then. Returns are halved once in `AGEING` times
+`capacity` evictions, so that what was popular gives way in the end.
+
+All of it follows stream order, so eviction is as repeatable as everything else. Every event has a
+row, if only until the next eviction.
 
 Says nothing about what a row holds: whoever owns an array resets its row where `fresh` is set.
 """
 
-from math import inf
+from math import gcd, inf
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from detectors.kernels import kernel
 from detectors.state import Arrays, load, saved
-from schemas.columns import F64, I32, I64, U8, U64, Bools
+from schemas.columns import F64, I32, I64, U8, U32, U64, Bools
 
-PROBATION_SHARE: Final = 10
-"""One row in this many belongs to keys seen once, when the table is full (10 % as in S3-FIFO)."""
-RETURNS_MAX: Final = 3
-"""Returns remembered of a row: as many turns of the main queue it survives unseen."""
+PROBATION_SHARE: Final = 5
+"""One row in this many is on probation when the table is full: long enough that a new entity with
+a few visits within 10,000 events returns before its probation ends (capacity 50,000)."""
+RETURNS_MAX: Final = 63
+"""Returns counted of a row: above it there is no difference."""
+LOOKS: Final = 16
+"""Rows looked at for one that is worth no more than a key at the end of its probation."""
+AGEING: Final = 8
+"""Evictions, in multiples of the capacity, in which each count of returns is halved once."""
+GOLDEN: Final = 0.6180339887
+"""Share of the table between two rows looked at: any few of them are spread over the table."""
 
-SMALL_HEAD, SMALL_COUNT, MAIN_HEAD, MAIN_COUNT, ROWS_USED, EVICTIONS, PROMOTIONS = range(7)
+SMALL_HEAD, SMALL_COUNT, LOOKED_AT, STRIDE, AGED, ROWS_USED, EVICTIONS, PROMOTIONS = range(8)
 
 
 class Admitted(NamedTuple):
@@ -46,20 +61,23 @@ class Admitted(NamedTuple):
 
 class Table(NamedTuple):
     """The arrays behind the table. slots: row + 1 by open addressing, 0 empty. keys: [rows, 2].
-    returns, last_ms, seen: one a row. small, main: rings of rows. marks: heads and counts."""
+    returns, last_ms, seen, settled: one a row; settled: it is past its probation. small: the ring of
+    rows on probation. ghosts: uint32, by the evicted key's hash: 24 bits of it and 8 bits of its
+    visits, 0 empty. marks: heads, counts, and the stride between rows looked at."""
 
     slots: I32
     keys: U64
     returns: U8
     last_ms: F64
     seen: I64
+    settled: Bools
     small: I32
-    main: I32
+    ghosts: U32
     marks: I64
 
 
 class EntityTable:
-    """Keys to rows, at array speed. About 50 bytes a row, in memory only when used."""
+    """Keys to rows, at array speed. About 55 bytes a row, in memory only when used."""
 
     def __init__(self, capacity: int) -> None:
         self.table = Table(
@@ -68,10 +86,12 @@ class EntityTable:
             returns=np.zeros(capacity, np.uint8),
             last_ms=np.zeros(capacity),
             seen=np.zeros(capacity, np.int64),
+            settled=np.zeros(capacity, np.bool_),
             small=np.zeros(capacity, np.int32),
-            main=np.zeros(capacity, np.int32),
-            marks=np.zeros(7, np.int64),
+            ghosts=np.zeros(1 << (capacity - 1).bit_length(), np.uint32),
+            marks=np.zeros(8, np.int64),
         )
+        self.table.marks[STRIDE] = _stride(capacity)
 
     @property
     def rows_used(self) -> int:
@@ -100,7 +120,8 @@ class EntityTable:
     def save(self) -> Arrays:
         """The table's state; rows never used are left out."""
         return saved(
-            self.table, dict.fromkeys(("keys", "returns", "last_ms", "seen"), self.rows_used)
+            self.table,
+            dict.fromkeys(("keys", "returns", "last_ms", "seen", "settled"), self.rows_used),
         )
 
     def load(self, state: Arrays) -> None:
@@ -108,14 +129,23 @@ class EntityTable:
         load(self.table, state)
 
 
+def _stride(capacity: int) -> int:
+    """About `GOLDEN` of the capacity, and without a common factor, so that its multiples meet every
+    row."""
+    stride = max(1, int(capacity * GOLDEN))
+    while gcd(stride, capacity) != 1:
+        stride += 1
+    return stride
+
+
 @kernel
-def _find(table: Table, k0: np.uint64, k1: np.uint64) -> int:
+def _find(slots: I32, keys: U64, k0: np.uint64, k1: np.uint64) -> int:
     """The slot of the key, or of the empty place where it would go."""
-    mask = len(table.slots) - 1
+    mask = len(slots) - 1
     slot = np.int64(k0) & mask
-    while table.slots[slot] != 0:
-        row = table.slots[slot] - 1
-        if table.keys[row, 0] == k0 and table.keys[row, 1] == k1:
+    while slots[slot] != 0:
+        row = slots[slot] - 1
+        if keys[row, 0] == k0 and keys[row, 1] == k1:
             return int(slot)
         slot = (slot + 1) & mask
     return int(slot)
@@ -126,7 +156,7 @@ def _forget(table: Table, row: int) -> None:
     """Take the row's key out, moving the run behind it up (linear probing without tombstones)."""
     slots = table.slots
     mask = len(slots) - 1
-    hole = _find(table, table.keys[row, 0], table.keys[row, 1])
+    hole = _find(table.slots, table.keys, table.keys[row, 0], table.keys[row, 1])
     slot = hole
     while True:
         slot = (slot + 1) & mask
@@ -140,30 +170,56 @@ def _forget(table: Table, row: int) -> None:
 
 
 @kernel
-def _evict(table: Table) -> int:
-    """The row to give away: the oldest that has not returned, probation first."""
+def _probation(capacity: int) -> int:
+    """Rows on probation; more only until a table that has just filled up has tried all its rows."""
+    return max(1, capacity // PROBATION_SHARE)
+
+
+@kernel
+def _age(table: Table) -> None:
+    """Halve the count of the next row; at every `AGEING`-th eviction."""
     marks = table.marks
-    returns = table.returns
-    capacity = len(returns)
-    probation = max(1, capacity // PROBATION_SHARE)
+    if marks[EVICTIONS] % AGEING == 0:
+        row = marks[AGED]
+        if table.settled[row]:
+            table.returns[row] >>= 1
+        marks[AGED] = (row + 1) % len(table.returns)
+
+
+@kernel
+def _loser(table: Table, row: int) -> int:
+    """Of a row at the end of its probation and the next settled rows, the one to give away."""
+    capacity = len(table.returns)
+    at = table.marks[LOOKED_AT]
+    loser = row
+    for _ in range(LOOKS):
+        at = (at + table.marks[STRIDE]) % capacity
+        if table.settled[at] and table.returns[at] <= table.returns[row]:
+            loser = at
+            break
+    table.marks[LOOKED_AT] = at
+    return int(loser)
+
+
+@kernel
+def _evict(table: Table) -> int:
+    """The row to give away."""
+    marks = table.marks
+    capacity = len(table.returns)
     while True:
-        if marks[SMALL_COUNT] > probation or marks[MAIN_COUNT] == 0:
-            row = np.int64(table.small[marks[SMALL_HEAD]])
-            marks[SMALL_HEAD] = (marks[SMALL_HEAD] + 1) % capacity
-            marks[SMALL_COUNT] -= 1
-            if returns[row] == 0:
-                return int(row)
-            returns[row] = 0
-            marks[PROMOTIONS] += 1
-        else:
-            row = np.int64(table.main[marks[MAIN_HEAD]])
-            marks[MAIN_HEAD] = (marks[MAIN_HEAD] + 1) % capacity
-            marks[MAIN_COUNT] -= 1
-            if returns[row] == 0:
-                return int(row)
-            returns[row] -= 1
-        table.main[(marks[MAIN_HEAD] + marks[MAIN_COUNT]) % capacity] = row
-        marks[MAIN_COUNT] += 1
+        row = int(table.small[marks[SMALL_HEAD]])
+        marks[SMALL_HEAD] = (marks[SMALL_HEAD] + 1) % capacity
+        marks[SMALL_COUNT] -= 1
+        if table.returns[row] == 0:
+            return row
+        if marks[SMALL_COUNT] < _probation(capacity):
+            loser = _loser(table, row)
+            if loser != row:
+                table.settled[row] = True
+                marks[PROMOTIONS] += 1
+            return loser
+        table.settled[row] = True
+        marks[PROMOTIONS] += 1
 
 
 @kernel
@@ -171,21 +227,47 @@ def _take_row(table: Table, k0: np.uint64, k1: np.uint64) -> int:
     """A row for a key that has none: a new one while there are any, else an evicted one."""
     marks = table.marks
     capacity = len(table.returns)
+    returns = 0
     if marks[ROWS_USED] < capacity:
         row = int(marks[ROWS_USED])
         marks[ROWS_USED] += 1
     else:
         row = _evict(table)
         _forget(table, row)
+        if marks[SMALL_COUNT] < _probation(capacity):
+            _bury(table, row)
         marks[EVICTIONS] += 1
-    table.slots[_find(table, k0, k1)] = row + 1
+        _age(table)
+        returns = _visits_before(table, k0, k1)
+    table.slots[_find(table.slots, table.keys, k0, k1)] = row + 1
     table.keys[row, 0] = k0
     table.keys[row, 1] = k1
-    table.returns[row] = 0
+    table.returns[row] = returns
+    table.settled[row] = False
     table.seen[row] = 0
     table.small[(marks[SMALL_HEAD] + marks[SMALL_COUNT]) % capacity] = row
     marks[SMALL_COUNT] += 1
     return row
+
+
+@kernel
+def _bury(table: Table, row: int) -> None:
+    """Remember how often the row's key was seen; what stood in its place is forgotten."""
+    ghost = np.int64(table.keys[row, 1]) & (len(table.ghosts) - 1)
+    name = np.int64(table.keys[row, 0] >> np.uint64(40))
+    visits = min(int(table.returns[row]) + 1, RETURNS_MAX)
+    table.ghosts[ghost] = (name << 8) + visits
+
+
+@kernel
+def _visits_before(table: Table, k0: np.uint64, k1: np.uint64) -> int:
+    """Visits of a key before it was evicted, 0 where that is not known; they are known no longer."""
+    ghost = np.int64(k1) & (len(table.ghosts) - 1)
+    word = np.int64(table.ghosts[ghost])
+    if word == 0 or word >> 8 != np.int64(k0 >> np.uint64(40)):
+        return 0
+    table.ghosts[ghost] = 0
+    return int(word & 0xFF)
 
 
 @kernel
@@ -199,7 +281,7 @@ def _admit(
 ) -> None:
     for i in range(len(keys)):
         time = float(time_ms[i])
-        slot = _find(table, keys[i, 0], keys[i, 1])
+        slot = _find(table.slots, table.keys, keys[i, 0], keys[i, 1])
         fresh = table.slots[slot] == 0
         if fresh:
             row = _take_row(table, keys[i, 0], keys[i, 1])

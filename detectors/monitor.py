@@ -36,7 +36,7 @@ from detectors.models.pool import Pooled
 from detectors.models.tail import TailSpec
 from detectors.money import Money
 from detectors.policy import WORDS as INCIDENT_WORDS
-from detectors.policy import Decided, Limits, Policy
+from detectors.policy import Decided, Policy, limits_of
 from detectors.spec import (
     Duration,
     FeatureSpec,
@@ -103,6 +103,7 @@ class Watched:
     uint64[m, 2], their entities' hashes. told: what each feature, and behind them each detector of
     its own, said. p: float64[m], combined and calibrated, 1 where nothing is known; at most what
     rule[i], of the declared ones, says. rule: int64[m], -1 where what was learned says as much.
+    warm: bool[m], enough was learned before.
     """
 
     index: I64
@@ -116,12 +117,13 @@ class Watched:
     decided: Decided
     p: F64
     rule: I64
+    warm: Bools
 
 
 class Monitor:
     """The state of one monitor for one shard, as arrays with a row an entity."""
 
-    def __init__(self, spec: MonitorSpec, key: HashKey, shards: int = 1) -> None:
+    def __init__(self, spec: MonitorSpec, key: HashKey, shards: int = 1, shard: int = 0) -> None:
         self.spec = spec
         self.key = key
         self.kinds = [KINDS[f.kind] for f in spec.features]
@@ -173,9 +175,7 @@ class Monitor:
         crowded = (k.family == "share" or k.crowded for k in self.kinds)
         discrete = [*crowded, *(d.discrete() for d in own)]
         self.calibration = Calibration([*discrete, False] if trees else discrete)
-        policy = spec.policy
-        gap_ms = 1000.0 * seconds(policy.incident_gap)
-        self.policy = Policy(Limits(policy.p_max, policy.alerts_per_day / shards, gap_ms))
+        self.policy = Policy(limits_of(spec.policy, shards, shard))
 
     def process(self, batch: EventBatch) -> Watched:
         """Watch the events that apply: judge each, learn each, decide on each, in order."""
@@ -197,11 +197,12 @@ class Monitor:
         trees = self._trees(judged, admitted)
         calibrated = self._calibrate(judged, verdicts, trees, admitted)
         p, rule = self._ruled(calibrated.combined, values, units)
-        decided = self.policy.process(self.words, self.incident_at, admitted, events, p)
+        warm = calibrated.learned >= self.spec.policy.warm_up_events
+        decided = self.policy.process(self.words, self.incident_at, admitted, events, p, warm)
         told = _told(values, units, judged, verdicts)
         told_of = len(labels.events)
         return Watched(
-            index, told_of, keys, admitted, told, judged, trees, calibrated, decided, p, rule
+            index, told_of, keys, admitted, told, judged, trees, calibrated, decided, p, rule, warm
         )
 
     def announced(self) -> set[str]:

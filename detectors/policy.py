@@ -1,15 +1,23 @@
 """Policy: which p-values become alerts, and which alerts belong together as an incident.
 
 An event alerts when p ≤ min(p_max, what the budget allows). The budget is a cap, never a target:
-with r events a day, r · p of them fall below p by chance, so the threshold is budget/r; and a
-token bucket that holds one day's budget bounds what is published even when everything alerts.
+with r events a day, r · p of them fall below p by chance, so the threshold is budget/r; and at
+most the shard's share of the budget is published in a UTC day of stream time, even when everything
+alerts. With B alerts a day over n shards, shard s may publish on day d
+
+    ⌊(⌊(d+1) B⌋ + s)/n⌋ - ⌊(⌊d B⌋ + s)/n⌋
+
+alerts, days counted from 1970: B/n a day on average, rounded up or down on each. Over all shards
+these add up to ⌊(d+1) B⌋ - ⌊d B⌋ (Hermite's identity): B each day, a B that is no whole number
+rounded up or down. What a day leaves is not added to the next. An alert raised before warm-up costs
+nothing of this; such alerts have as large an allowance of their own.
 
 An entity's alerts belong to one incident until it was quiet for `incident_gap`. Within it only an
 escalation (score up by `ESCALATION`) or a doubling of the suppressed count is published, as an
 update; the rest is counted. Says nothing about wording: that is `detectors.explain`.
 """
 
-from math import exp, log10
+from math import exp, floor, inf, log10
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -18,8 +26,9 @@ from detectors.combination import P_MIN
 from detectors.decay import DAY_MS, LN2
 from detectors.entities import Admitted
 from detectors.kernels import kernel
+from detectors.spec import PolicySpec, seconds
 from detectors.state import Arrays, load, saved
-from schemas.columns import F64, I32, I64, U8, EventBatch
+from schemas.columns import F64, I32, I64, U8, Bools, EventBatch
 
 QUIET, OPENED, UPDATED, COUNTED, OVER_BUDGET = range(5)
 """What became of an event: no alert, a new incident, an update, only counted, or held back."""
@@ -33,33 +42,48 @@ FIRST_MS, LAST_MS, SUPPRESSED, NEXT_DOUBLING, REVISION, PEAK, SOURCE, OFFSET = r
 WORDS: Final = 8
 """Words of an incident in an entity's row; REVISION 0: none was opened yet."""
 
-STREAM_MS, RATE, RATE_SINCE_MS, TOKENS = range(4)
+STREAM_MS, RATE, RATE_SINCE_MS, DAY, ALLOWED, SPENT, SPENT_WARMING, WEAKEST = range(8)
+HELD_BACK, DISPLACED = range(2)
 
 
 class Decided(NamedTuple):
-    """activity: uint8[n]. threshold: float64[n]. budget_used: float64[n], of one day's. incident:
-    float64[n, WORDS], the entity's incident after the event, where it was opened or updated."""
+    """activity: uint8[n]. threshold: float64[n]. budget_used: float64[n], of the day's. held_back:
+    int64[n], where it was opened or updated: alerts held back since the last published one.
+    incident: float64[n, WORDS], the entity's incident after the event, likewise."""
 
     activity: U8
     threshold: F64
     budget_used: F64
+    held_back: I64
     incident: F64
 
 
 class Stream(NamedTuple):
-    """now: float64, stream time, the decayed count of events and since when, tokens left.
-    activities: int64[5], events by what became of them, one that became several in each."""
+    """now: float64, stream time, the decayed count of events and since when; its UTC day, how many
+    alerts that day allows, how many it had after and before warm-up; and the least score published
+    after warm-up since a day last allowed any. activities: int64[5], events by what became of them,
+    one that became several in each. held: int64[2], alerts held back since the last published one,
+    and of all alerts ever held back those that were stronger than a published one."""
 
     now: F64
     activities: I64
+    held: I64
 
 
 class Limits(NamedTuple):
-    """p_max; budget: alerts a day in this shard; incident_gap_ms."""
+    """p_max; alerts_per_day: over all shards; incident_gap_ms; shards, and this one's number."""
 
     p_max: float
-    budget: float
+    alerts_per_day: float
     incident_gap_ms: float
+    shards: int = 1
+    shard: int = 0
+
+
+def limits_of(policy: PolicySpec, shards: int, shard: int) -> Limits:
+    """The limits of a shard, by its number below `shards`."""
+    gap_ms = 1000.0 * seconds(policy.incident_gap)
+    return Limits(policy.p_max, policy.alerts_per_day, gap_ms, shards, shard)
 
 
 class Policy:
@@ -68,17 +92,20 @@ class Policy:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.stream = Stream(
-            now=np.array([-1.0, 0.0, 0.0, max(limits.budget, 1.0)]),
+            now=np.array([-1.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, inf]),
             activities=np.zeros(5, np.int64),
+            held=np.zeros(2, np.int64),
         )
 
-    def process(self, words: F64, at: int, events: Admitted, batch: EventBatch, p: F64) -> Decided:
+    def process(
+        self, words: F64, at: int, events: Admitted, batch: EventBatch, p: F64, warm: Bools
+    ) -> Decided:
         """Decide on each event in order. batch: the same events, for their own time and position;
-        p: float64[n]. The entity's own words start at `at`."""
-        n = len(p)
-        out = Decided(np.zeros(n, np.uint8), np.empty(n), np.empty(n), np.zeros((n, WORDS)))
+        p: float64[n]; warm: bool[n], enough was learned before. The entity's own words start at
+        `at`."""
+        out = undecided(len(p))
         positions = Positions(batch.time_ms, batch.source, batch.offset)
-        _process(words, at, events, positions, p, self.limits, self.stream, out)
+        _process(words, at, events, positions, p, warm, self.limits, self.stream, out)
         return out
 
     def counts(self) -> dict[str, int]:
@@ -89,6 +116,7 @@ class Policy:
             "alerts_updated": int(activities[UPDATED]),
             "alerts_suppressed": int(activities[COUNTED]),
             "alerts_over_budget": int(activities[OVER_BUDGET]),
+            "budget_displaced": int(self.stream.held[DISPLACED]),
         }
 
     def save(self) -> Arrays:
@@ -100,6 +128,17 @@ class Policy:
         load(self.stream, state)
 
 
+def undecided(n: int) -> Decided:
+    """n quiet events, as nothing is decided yet."""
+    return Decided(
+        activity=np.zeros(n, np.uint8),
+        threshold=np.ones(n),
+        budget_used=np.zeros(n),
+        held_back=np.zeros(n, np.int64),
+        incident=np.zeros((n, WORDS)),
+    )
+
+
 class Positions(NamedTuple):
     """Each event's own time and where it stands in its log."""
 
@@ -109,32 +148,62 @@ class Positions(NamedTuple):
 
 
 @kernel
-def _allowed(now: F64, time_ms: float, budget: float, weight: float) -> float:
+def allowance(day: float, alerts_per_day: float, shards: int, shard: int) -> float:
+    """Alerts that a shard may publish on a day, counted from 1970."""
+    until = floor((floor((day + 1.0) * alerts_per_day) + shard) / shards)
+    return float(until - floor((floor(day * alerts_per_day) + shard) / shards))
+
+
+@kernel
+def _begin_day(now: F64, limits: Limits) -> None:
+    """Give the day of stream time its allowance, where that day is another."""
+    day = floor(now[STREAM_MS] / DAY_MS)
+    if day != now[DAY]:
+        now[DAY] = day
+        now[ALLOWED] = allowance(day, limits.alerts_per_day, limits.shards, limits.shard)
+        now[SPENT] = now[SPENT_WARMING] = 0.0
+        if now[ALLOWED] > 0.0:
+            now[WEAKEST] = inf
+
+
+@kernel
+def _allowed(now: F64, time_ms: float, limits: Limits, weight: float) -> float:
     """The p-value at which honest traffic alone would just use the budget; moves stream time."""
     if now[STREAM_MS] < 0.0:
         now[STREAM_MS] = now[RATE_SINCE_MS] = time_ms
     if time_ms > now[STREAM_MS]:
         since_ms = time_ms - now[STREAM_MS]
         now[RATE] *= exp(-LN2 * since_ms / DAY_MS)
-        now[TOKENS] = min(now[TOKENS] + budget * since_ms / DAY_MS, max(budget, 1.0))
         now[STREAM_MS] = time_ms
+    _begin_day(now, limits)
     now[RATE] += weight
     span_ms = max(now[STREAM_MS] - now[RATE_SINCE_MS], RATE_SPAN_MIN_MS)
     # At a steady r events a day the count, halved each day, has come to r (1 - 2^-days) / ln 2.
     per_day = now[RATE] * LN2 / (1.0 - exp(-LN2 * span_ms / DAY_MS))
-    return float(budget / max(per_day, 1.0))
+    return float(limits.alerts_per_day / limits.shards / max(per_day, 1.0))
 
 
 @kernel
-def _judge(mine: F64, score: float, time_ms: float, limits: Limits, tokens: float) -> int:
-    """What becomes of an event beyond the threshold, given its entity's incident."""
+def _due(mine: F64, score: float, time_ms: float, limits: Limits) -> int:
+    """What becomes of an event beyond the threshold, given its entity's incident, where the budget
+    is not used up."""
     quiet = time_ms - mine[LAST_MS] > limits.incident_gap_ms
     if mine[REVISION] == 0.0 or quiet:
-        return OPENED if tokens >= 1.0 else OVER_BUDGET
+        return OPENED
     doubled = mine[SUPPRESSED] + 1.0 >= mine[NEXT_DOUBLING]
-    if (doubled or score >= mine[PEAK] + ESCALATION) and tokens >= 1.0:
-        return UPDATED
-    return COUNTED
+    return UPDATED if doubled or score >= mine[PEAK] + ESCALATION else COUNTED
+
+
+@kernel
+def _spend(stream: Stream, score: float, warm: bool) -> None:
+    """Take a published alert from the day's allowance."""
+    now = stream.now
+    if warm:
+        now[SPENT] += 1.0
+        now[WEAKEST] = min(now[WEAKEST], score)
+    else:
+        now[SPENT_WARMING] += 1.0
+    stream.held[HELD_BACK] = 0
 
 
 @kernel
@@ -144,19 +213,27 @@ def decide(
     positions: Positions,
     p: float,
     weight: float,
+    warm: bool,
+    again: bool,
     limits: Limits,
     stream: Stream,
     out: Decided,
 ) -> int:
     """What becomes of event i, into `out`. mine: float64[WORDS], its entity's incident. weight: how
-    many events it stands for."""
+    many events it stands for. warm: enough was learned before it. again: it was held back before,
+    and is not counted once more if it still is."""
     now = stream.now
     time_ms = float(positions.time_ms[i])
-    out.threshold[i] = min(limits.p_max, _allowed(now, time_ms, limits.budget, weight))
+    out.threshold[i] = min(limits.p_max, _allowed(now, time_ms, limits, weight))
     what = QUIET
     if p <= out.threshold[i]:
         score = -log10(max(p, P_MIN))
-        what = _judge(mine, score, time_ms, limits, now[TOKENS])
+        what = _due(mine, score, time_ms, limits)
+        if what != COUNTED and now[SPENT if warm else SPENT_WARMING] >= now[ALLOWED]:
+            what = OVER_BUDGET if what == OPENED else COUNTED
+            if not again:
+                stream.held[HELD_BACK] += 1
+                stream.held[DISPLACED] += 1 if score > now[WEAKEST] else 0
         if what == OPENED:
             mine[:] = 0.0
             mine[FIRST_MS] = time_ms
@@ -168,7 +245,8 @@ def decide(
         if what != OVER_BUDGET:
             mine[LAST_MS] = max(mine[LAST_MS], time_ms)
         if what in (OPENED, UPDATED):
-            now[TOKENS] -= 1.0
+            out.held_back[i] = stream.held[HELD_BACK]
+            _spend(stream, score, warm)
             mine[REVISION] += 1.0
             mine[PEAK] = max(mine[PEAK], score)
             while mine[SUPPRESSED] + 1.0 >= mine[NEXT_DOUBLING]:
@@ -176,8 +254,9 @@ def decide(
             for k in range(WORDS):
                 out.incident[i, k] = mine[k]
     out.activity[i] = what
-    stream.activities[what] += 1
-    out.budget_used[i] = 1.0 - now[TOKENS] / max(limits.budget, 1.0)
+    if not (again and what == OVER_BUDGET):
+        stream.activities[what] += 1
+    out.budget_used[i] = now[SPENT] / max(now[ALLOWED], 1.0)
     return what
 
 
@@ -188,6 +267,7 @@ def _process(
     events: Admitted,
     positions: Positions,
     p: F64,
+    warm: Bools,
     limits: Limits,
     stream: Stream,
     out: Decided,
@@ -196,4 +276,4 @@ def _process(
         mine = words[events.row[i], at : at + WORDS]
         if events.fresh[i]:
             mine[:] = 0.0
-        decide(mine, i, positions, p[i], 1.0, limits, stream, out)
+        decide(mine, i, positions, p[i], 1.0, warm[i], False, limits, stream, out)

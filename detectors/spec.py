@@ -93,7 +93,8 @@ class RuleSpec(Spec, frozen=True, kw_only=True):
 class PolicySpec(Spec, frozen=True, kw_only=True):
     """When an event becomes an alert.
 
-    p_max: never alert above this p-value. alerts_per_day: a cap over all shards, never a target.
+    p_max: never alert above this p-value. alerts_per_day: a cap over all shards and for each UTC day
+    of stream time, never a target; rounded up or down from day to day if it is no whole number.
     incident_gap: quiet time after which an entity's next alert opens a new incident.
     warm_up_events: scored events before a shard's alerts may be enforced.
     """

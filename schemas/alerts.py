@@ -1,7 +1,10 @@
 """The alert: what Eddy publishes and an enforcement service acts on without asking anybody.
 
 Defines its shape, its id, its bytes and its CloudEvents headers, and publishes the JSON Schema.
-Does not decide when an alert is due: that is `detectors.policy`.
+Does not decide when an alert is due: that is `detectors.policy`. Of the budget an alert names
+alerts_per_day, as configured; budget_per_day, the share of the shard that raised it; budget_used,
+of what that shard may publish on this UTC day; and held_back, the monitor's alerts in that shard
+that the budget held back since the last published one.
 """
 
 from typing import Any, Final, Literal, NamedTuple
@@ -85,8 +88,10 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     p_value: float
     threshold: float
     severity: Severity
+    alerts_per_day: float
     budget_per_day: float
     budget_used: float
+    held_back: int
     contributions: list[Contribution]
     counterfactual: list[str] | None
     incident_id: str

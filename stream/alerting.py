@@ -70,13 +70,13 @@ class RunInfo:
 
 class Origin(NamedTuple):
     """Which stage raises alerts, and under what. entity: the field of an event that names whom they
-    are about."""
+    are about. shards: how many of it share the budget."""
 
     name: str
     entity: str
     fingerprint: str
     policy: PolicySpec
-    budget_per_day: float
+    shards: int
 
 
 class Reasons(NamedTuple):
@@ -149,8 +149,10 @@ class Teller:
             p_value=short(reasons.p_value),
             threshold=short(float(decided.threshold[i])),
             severity=severity(score),
-            budget_per_day=short(origin.budget_per_day),
+            alerts_per_day=short(origin.policy.alerts_per_day),
+            budget_per_day=short(origin.policy.alerts_per_day / origin.shards),
             budget_used=short(float(decided.budget_used[i])),
+            held_back=int(decided.held_back[i]),
             contributions=reasons.contributions,
             counterfactual=reasons.counterfactual,
             incident_id=stable_id(*opened_at, origin.name, who),

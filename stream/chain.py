@@ -51,10 +51,10 @@ class State(NamedTuple):
 class Making(Protocol):
     """Makes shards, wherever they live."""
 
-    def source(self, input_name: str) -> Shard:
+    def source(self, input_name: str, partition: int = 0) -> Shard:
         """The shard of a partition of an input."""
 
-    def internal(self, log: Log) -> InternalShard:
+    def internal(self, log: Log, partition: int = 0) -> InternalShard:
         """The shard of a partition of an internal log."""
 
 
@@ -155,7 +155,7 @@ class Chain:
             return internal.shard.begin_judging(internal.shard.read(records))
         place = (records.topic, records.partition)
         if place not in self._sources:
-            shard = self._shards.source(input_name)
+            shard = self._shards.source(input_name, records.partition)
             self._sources[place] = _Source(shard, self._later[input_name])
             self._input_of[records.topic] = input_name
         source = self._sources[place]
@@ -190,7 +190,7 @@ class Chain:
     def _internal(self, log: Log, partition: int) -> _Internal:
         place = (log.name, partition)
         if place not in self._internals:
-            self._internals[place] = _Internal(self._shards.internal(log))
+            self._internals[place] = _Internal(self._shards.internal(log, partition))
         return self._internals[place]
 
     def _hold(self, record: InternalRecord, of: _Held) -> None:
@@ -288,13 +288,15 @@ class Chain:
             came_to_ms = reached_ms.get(log.name, latest_ms)
             for partition in range(log.partitions):
                 place = log.name, log.internal, partition
-                shard = found.get(place) or self._made(log)
+                shard = found.get(place) or self._made(log, partition)
                 offset = next_offset.get(place, 0)
                 says_more = log.internal or came_to_ms < 0 or offset > 0
                 yield State(log, partition, shard, offset, None if says_more else came_to_ms)
 
-    def _made(self, log: Log) -> Shard:
-        return self._shards.internal(log) if log.internal else self._shards.source(log.name)
+    def _made(self, log: Log, partition: int) -> Shard:
+        if log.internal:
+            return self._shards.internal(log, partition)
+        return self._shards.source(log.name, partition)
 
     def counts(self) -> Iterator[tuple[Log, Counts]]:
         """The counters of every shard, with the log that it reads."""

@@ -173,6 +173,16 @@ METRICS: Final = (
         "if it grows for long, raise policy.alerts_per_day or lower policy.p_max",
     ),
     Metric(
+        "eddy_budget_displaced",
+        "counter",
+        "events",
+        _WATCH,
+        "events of eddy_alerts_over_budget, and updates held back, whose score was above that of an "
+        "alert published from the same allowance",
+        "if it grows, cheap alerts use up the budget: raise policy.alerts_per_day or lower "
+        "policy.p_max",
+    ),
+    Metric(
         "eddy_entities",
         "gauge",
         "entities",
@@ -426,6 +436,7 @@ _WATCH_COUNTS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "alerts_updated": ("eddy_alerts", ("updated",)),
     "alerts_suppressed": ("eddy_alerts_suppressed", ()),
     "alerts_over_budget": ("eddy_alerts_over_budget", ()),
+    "budget_displaced": ("eddy_budget_displaced", ()),
     "entities": ("eddy_entities", ()),
     "evictions": ("eddy_evictions", ()),
     "promotions": ("eddy_promotions", ()),

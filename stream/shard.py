@@ -387,11 +387,13 @@ class Shards:
         self._internal = {way.reader: way.internal for way in ways(config)}
         self._reporter = self._make_reporter()
 
-    def make(self, log: Log) -> Shard:
+    def make(self, log: Log, partition: int = 0) -> Shard:
         """The shard of a partition of that log."""
-        return self.internal(log) if log.internal else self.source(log.name)
+        if log.internal:
+            return self.internal(log, partition)
+        return self.source(log.name, partition)
 
-    def source(self, input_name: str) -> SourceShard:
+    def source(self, input_name: str, partition: int = 0) -> SourceShard:
         """The shard of a partition of an input."""
         spec = self._config.inputs[input_name]
         readers = [m for m in self._config.monitors if input_name in m.inputs]
@@ -407,7 +409,7 @@ class Shards:
             if (log := self._internal[monitor.name])
         ]
         watches = [
-            self._watch(monitor, spec.partitions)
+            self._watch(monitor, spec.partitions, partition)
             for monitor in readers
             if not self._internal[monitor.name]
         ]
@@ -415,16 +417,17 @@ class Shards:
         if way and way.internal and input_name in labels_from(self._config):
             hops.append(self._label_hop(way.internal))
         inline = way is not None and way.internal is None and watches
-        assess = self._assess(spec.partitions, whole=True) if inline else None
+        assess = self._assess(spec.partitions, partition, whole=True) if inline else None
         route = route_of(self._config, input_name, self._decoders.get(input_name), hops)
         return SourceShard(route, watches, self._reporter, assess, self._wanted)
 
-    def internal(self, log: Log) -> InternalShard:
+    def internal(self, log: Log, partition: int = 0) -> InternalShard:
         """The shard of a partition of an internal log."""
         if log.name == ASSESS:
-            return AssessShard(self._reports_codec(), self._assess(log.partitions), self._wanted)
+            assess = self._assess(log.partitions, partition)
+            return AssessShard(self._reports_codec(), assess, self._wanted)
         monitor = self._monitors[log.name]
-        watch = self._watch(monitor, log.partitions)
+        watch = self._watch(monitor, log.partitions, partition)
         return WatchShard(self._codec(monitor), watch, self._reporter, self._wanted)
 
     def codec(self, log: Log) -> SlimCodec:
@@ -440,16 +443,23 @@ class Shards:
         of_subject = partial(labels_of, entity=subject)
         return Hop(log, subject, of_subject, self._reports_codec(), self._key)
 
-    def _watch(self, monitor: MonitorSpec, shards: int) -> Watch:
+    def _watch(self, monitor: MonitorSpec, shards: int, shard: int) -> Watch:
         told = looked_at(self._config.assess) if self._config.assess else []
-        return Watch(monitor, shards, self._fingerprint, self._teller, told)
+        return Watch(monitor, shards, self._fingerprint, self._teller, told, shard)
 
-    def _assess(self, shards: int, *, whole: bool = False) -> Assess:
+    def _assess(self, shards: int, shard: int, *, whole: bool = False) -> Assess:
         """whole: all reports on an event come in one batch, next to each other."""
         spec, monitors, every = self._config.assess, list(self._monitors), self._every
         assert spec is not None
         return Assess(
-            spec, monitors, shards, self._fingerprint, self._teller, every=every, whole=whole
+            spec,
+            monitors,
+            shards,
+            self._fingerprint,
+            self._teller,
+            shard=shard,
+            every=every,
+            whole=whole,
         )
 
     def _make_reporter(self) -> Reporter | None:

@@ -42,8 +42,10 @@ def alert(number: int = 0, entity: str = "203.0.113.1", **changed: Any) -> Alert
         p_value=4.9e-6,
         threshold=1e-4,
         severity="high",
+        alerts_per_day=50.0,
         budget_per_day=50.0,
-        budget_used=3.0,
+        budget_used=0.06,
+        held_back=0,
         contributions=[
             Contribution(
                 feature="payments_1h",

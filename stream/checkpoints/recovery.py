@@ -79,7 +79,7 @@ class Recovered:
         """Go on under this worker's configuration, with what survives; the log says what does."""
         old = msgspec.convert(self.head.steering, Steering)
         own = own_log(config, self.head.log)
-        shard = Shards(config, run).make(own)
+        shard = Shards(config, run).make(own, self.head.partition)
         for fate in convert(self.shard.save(), old, steering(config), shard):
             where = {"topic": own.topic, "partition": self.head.partition}
             said = {**where, "stage": fate.stage}
@@ -156,7 +156,8 @@ def _empty(at: Circumstances, first: int, live_from: int) -> Recovered:
         offset=first,
         created_at="",
     )
-    return Recovered(Shards(at.config, at.run).make(at.log), head, live_from, checkpoint=None)
+    shard = Shards(at.config, at.run).make(at.log, at.partition)
+    return Recovered(shard, head, live_from, checkpoint=None)
 
 
 def _begun(at: Circumstances, saved: Folder) -> Recovered:
@@ -301,7 +302,7 @@ def _resumed(at: Circumstances, name: str, manifest: Manifest, live_from: int) -
     converts = manifest.fingerprint != own
     if converts and left and old.secret != steering(at.config).secret:
         raise CheckpointIncompatible(f"{said} was written with another secret, and {to_learn}")
-    shard = Shards(steered(at.config, old), at.run).make(manifest.log)
+    shard = Shards(steered(at.config, old), at.run).make(manifest.log, manifest.partition)
     _fill(shard, load(at.folder, manifest, at.beat), said)
     at.folder.held = manifest.blocks()
     return Recovered(shard, head, live_from, name, converts=converts)

@@ -58,11 +58,12 @@ class _Begin(msgspec.Struct, frozen=True, tag=True):
 
 
 class _Make(msgspec.Struct, frozen=True, tag=True):
-    """A shard of one of the run's logs."""
+    """A shard of a partition of one of the run's logs."""
 
     shard: int
     run: int
     log: str
+    partition: int
     internal: bool
 
 
@@ -258,22 +259,25 @@ class ShardsElsewhere:
         self._run = run
         self._place = place
 
-    def source(self, input_name: str) -> Shard:
+    def source(self, input_name: str, partition: int = 0) -> Shard:
         """The shard of a partition of an input."""
-        return _SourceElsewhere(*self._place(), self._run, input_name)
+        job, number = self._place()
+        return _SourceElsewhere(job, _Make(number, self._run, input_name, partition, False))
 
-    def internal(self, log: Log) -> InternalShard:
+    def internal(self, log: Log, partition: int = 0) -> InternalShard:
         """The shard of a partition of an internal log."""
-        return _InternalElsewhere(self._own.codec(log), *self._place(), self._run, log.name)
+        job, number = self._place()
+        make = _Make(number, self._run, log.name, partition, True)
+        return _InternalElsewhere(self._own.codec(log), job, make)
 
 
 class _Elsewhere(Shard):
     """A shard in another process."""
 
-    def _make(self, job: _Job, number: int, run: int, log: str, *, internal: bool) -> None:
+    def _make(self, job: _Job, make: _Make) -> None:
         self._job = job
-        self._number = number
-        job.ask(_Make(number, run, log, internal), None)
+        self._number = make.shard
+        job.ask(make, None)
 
     def counts(self) -> Counts:
         """Its counters."""
@@ -292,8 +296,8 @@ class _Elsewhere(Shard):
 class _SourceElsewhere(_Elsewhere):
     """The shard of a partition of an input, in another process."""
 
-    def __init__(self, job: _Job, number: int, run: int, log: str) -> None:
-        self._make(job, number, run, log, internal=False)
+    def __init__(self, job: _Job, make: _Make) -> None:
+        self._make(job, make)
 
     def process(self, records: Records) -> Emitted:
         """Take the next records of the log."""
@@ -318,9 +322,9 @@ class _SourceElsewhere(_Elsewhere):
 class _InternalElsewhere(_Elsewhere, InternalShard):
     """The shard of a partition of an internal log, in another process; messages are read here."""
 
-    def __init__(self, codec: SlimCodec, job: _Job, number: int, run: int, log: str) -> None:
+    def __init__(self, codec: SlimCodec, job: _Job, make: _Make) -> None:
         super().__init__(codec)
-        self._make(job, number, run, log, internal=True)
+        self._make(job, make)
 
     def judge(self, events: EventBatch) -> Emitted:
         """Let the stage take the events."""
@@ -360,7 +364,8 @@ class _Bench:
             return None
         if isinstance(request, _Make):
             log = self._logs[request.run][request.log, request.internal]
-            self._shards[request.shard] = self._makers[request.run].make(log)
+            maker = self._makers[request.run]
+            self._shards[request.shard] = maker.make(log, request.partition)
             return None
         shard = self._shards[request.shard]
         if isinstance(request, _Process):

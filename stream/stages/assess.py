@@ -115,6 +115,7 @@ class Assess:
         fingerprint: str,
         teller: Teller,
         *,
+        shard: int = 0,
         every: bool = False,
         whole: bool = False,
     ) -> None:
@@ -134,12 +135,12 @@ class Assess:
             shards,
             spec.report_p,
             owners if spec.learning else None,
+            shard=shard,
             whole=whole,
         )
         self.expected_score = explain.short(explain.surprise(spec.report_p))
         """Below it a monitor does not report."""
-        budget = self.assessment.policy.limits.budget
-        self.origin = Origin(ASSESS, spec.subject, fingerprint, spec.policy, budget)
+        self.origin = Origin(ASSESS, spec.subject, fingerprint, spec.policy, shards)
         self.tally = np.zeros(2, np.int64)
 
     def process(self, batch: EventBatch) -> Opinion:

@@ -124,12 +124,12 @@ class Watch:
         fingerprint: str,
         teller: Teller,
         told: Sequence[str] = (),
+        shard: int = 0,
     ) -> None:
         self.name = spec.name
         self.spec = spec
-        self.monitor = Monitor(spec, teller.key, shards)
-        budget = self.monitor.policy.limits.budget
-        self.origin = Origin(spec.name, spec.entity, fingerprint, spec.policy, budget)
+        self.monitor = Monitor(spec, teller.key, shards, shard)
+        self.origin = Origin(spec.name, spec.entity, fingerprint, spec.policy, shards)
         self.teller = teller
         names = enumerate(self.monitor.names)
         said = {f"{spec.name}.{name}": j for j, name in names}
@@ -200,14 +200,13 @@ class Watch:
         self.monitor.announce(about_to_write)
 
     def _alert(self, batch: EventBatch, watched: Watched, i: int) -> Alert:
-        calibrated = watched.calibrated
         detector, top_feature = self._foremost(watched, i)
         shown, instead = self._explained(watched, i)
         reasons = Reasons(
             detector=detector,
             reason=top_feature,
             p_value=float(watched.p[i]),
-            warm=int(calibrated.learned[i]) >= self.spec.policy.warm_up_events,
+            warm=bool(watched.warm[i]),
             window_s=self._window_s({one.feature for one in shown}),
             contributions=shown,
             counterfactual=instead,

@@ -33,7 +33,7 @@ inputs = ["labels"]
 features = ["account.amount"]
 """
 
-VERSION_AND_LAYOUT: Final = (9, "99fbcc131424c8af")
+VERSION_AND_LAYOUT: Final = (9, "2dfb6fc6ca2dc536")
 """The version, and the hash of what every empty state holds under it."""
 
 

@@ -6,19 +6,20 @@ import pytest
 from detectors import calibration
 from detectors.calibration import Calibrated, Calibration, Surprise
 from detectors.entities import Admitted
-from schemas.columns import F64
+from schemas.columns import F64, I64
 
 EVENTS = 120_000
 
 
-def _calibrate(raw: F64, row: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> Calibrated:
+def _calibrate(raw: F64, row: I64, times: F64 | None = None) -> Calibrated:
     detectors, n = raw.shape
+    every_second = 1e12 + 1000.0 * np.arange(n, dtype=np.float64)
     fresh = np.zeros(n, np.bool_)
     fresh[np.unique(row, return_index=True)[1]] = True
     events = Admitted(
         row=row,
         fresh=fresh,
-        time_ms=1e12 + 1000.0 * np.arange(n, dtype=np.float64),
+        time_ms=every_second if times is None else times,
         late=np.zeros(n, np.bool_),
         learn=np.ones(n, np.bool_),
         seen=np.full(n, 1000),
@@ -68,6 +69,26 @@ def test_one_entity_cannot_fill_the_tail() -> None:
     p = _calibrate(raw, row).p[0]
     attack = p[20_000::10]
     assert attack.max() < 1e-3
+
+
+def test_suspicion_fades() -> None:
+    """After an event that is far beyond all others an entity's next mildly strange event is
+    stranger than another entity's; a week later less so, after half a year hardly."""
+    draw = np.random.Generator(np.random.PCG64(6))
+    others, week_ms = 20_000, 7.0 * 86_400_000.0
+    raw = draw.exponential(1.0, (1, others + 9))
+    row = draw.integers(9, 1000, others + 9)
+    times: F64 = 1e12 + 1000.0 * np.arange(others + 9, dtype=np.float64)
+    raw[0, others : others + 3] = 15.0
+    row[others : others + 3] = [0, 1, 2]
+    raw[0, others + 3 : others + 7] = 4.0
+    row[others + 3 : others + 7] = [0, 3, 1, 2]
+    times[others + 5] += week_ms
+    times[others + 6 :] += 26 * week_ms
+    p = _calibrate(raw, row, times).combined[others + 3 : others + 7]
+    soon, unsuspected, later, last = -np.log(p)
+    assert soon > later + 0.5 > unsuspected + 1.0
+    assert last == pytest.approx(unsuspected, abs=0.05)
 
 
 def test_a_tail_heavier_than_the_models_is_honest_where_data_are_few() -> None:

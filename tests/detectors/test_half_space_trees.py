@@ -24,6 +24,7 @@ from detectors.models.half_space_trees import (
 )
 from detectors.models.tail import Judged
 from detectors.models.trees import Trees, build, credit, walk, walk_expecting
+from detectors.protection import TOKENS_MAX, TOKENS_PER_EVENT, TOKENS_PER_HOUR
 
 
 def _river_scores(spec: RiverTreesSpec, places: list[dict[int, float]]) -> list[float]:
@@ -236,6 +237,31 @@ def test_the_default_score_is_the_polya_trees_log_density() -> None:
         for one, path in zip(plain, paths, strict=True):
             one.learn(path, has_slot)
     assert trees.masses.learned[0] == n - spec.min_events
+
+
+def test_a_burst_of_strange_events_is_learned_as_far_as_tokens_go() -> None:
+    """Of 200 events of one entity in the corners of space, one a second, the trees learn as many
+    strange ones as its tokens pay for: those saved, and those that come with time and events."""
+    trees = HalfSpaceTrees(TreesSpec(trees=10, height=6, min_events=20), 8, capacity=2)
+    calm, burst = 3_000, 200
+    draw = np.random.Generator(np.random.PCG64(5))
+    place = draw.beta(8, 8, (8, calm + burst))
+    place[:, calm:] = draw.choice([0.02, 0.98], (8, burst))
+    events = _events(calm + burst)
+    events.time_ms[calm:] = events.time_ms[calm - 1] + 1000.0 * np.arange(1, burst + 1)
+    strange = learned = 0
+    for start, stop in pairwise([0, *range(calm, calm + burst + 1)]):
+        here = place[:, start:stop]
+        nothing = np.full_like(here, np.nan)
+        judged = Judged(nothing, nothing, nothing, here, np.ones(stop - start, np.bool_))
+        level, before = float(trees.masses.level[-1]), int(trees.masses.learned[0])
+        surprise = trees.process(events_of(events, slice(start, stop)), judged).surprise
+        if start >= calm and surprise[0] > level:
+            strange += 1
+            learned += int(trees.masses.learned[0]) - before
+    paid = TOKENS_MAX + burst * TOKENS_PER_EVENT + TOKENS_PER_HOUR * burst / 3_600
+    assert strange > 4 * paid
+    assert 1 <= learned <= paid
 
 
 @settings(deadline=None)  # the first case compiles

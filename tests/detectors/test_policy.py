@@ -1,18 +1,40 @@
 """The policy: threshold, budget and incidents, event by event."""
 
+from collections.abc import Sequence
+from typing import Final
+
 import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from detectors import policy
 from detectors.entities import Admitted
-from detectors.policy import COUNTED, OPENED, OVER_BUDGET, QUIET, UPDATED, Decided, Limits, Policy
+from detectors.policy import (
+    COUNTED,
+    OPENED,
+    OVER_BUDGET,
+    QUIET,
+    UPDATED,
+    Decided,
+    Limits,
+    Policy,
+    allowance,
+)
 from schemas.columns import F64, I64
 from tests.streams import batch
 
-HOUR_MS = 3_600_000
+HOUR_MS: Final = 3_600_000
+DAY_MS: Final = 24 * HOUR_MS
 
 
 def _decide(
-    time_ms: list[int], p: list[float], row: list[int], budget: float = 10.0
+    time_ms: Sequence[int],
+    p: Sequence[float],
+    row: Sequence[int],
+    budget: float = 10.0,
+    warm: Sequence[bool] | None = None,
+    shards: int = 1,
+    shard: int = 0,
 ) -> tuple[Decided, Policy]:
     n = len(p)
     rows: I64 = np.array(row, np.int64)
@@ -27,8 +49,9 @@ def _decide(
     made = batch(1, n)
     made.time_ms[:] = time_ms
     words: F64 = np.zeros((max(row) + 1, policy.WORDS))
-    decider = Policy(Limits(p_max=1e-3, budget=budget, incident_gap_ms=HOUR_MS))
-    return decider.process(words, 0, events, made, np.array(p)), decider
+    decider = Policy(Limits(1e-3, budget, HOUR_MS, shards, shard))
+    learned = np.array([True] * n if warm is None else warm)
+    return decider.process(words, 0, events, made, np.array(p), learned), decider
 
 
 def test_an_incident_opens_is_counted_escalates_and_ends_with_quiet() -> None:
@@ -57,7 +80,132 @@ def test_the_budget_is_a_cap_even_when_everything_alerts() -> None:
     assert (out.activity == OPENED).sum() == 10
     assert (out.activity == OVER_BUDGET).sum() == 90
     assert decider.stream.activities.sum() == 100
-    assert out.budget_used[-1] > 0.99
+    assert out.budget_used[-1] == 1.0
+
+
+def test_an_escalation_is_measured_from_the_peak() -> None:
+    """An incident that opened at score 5 and was updated at 7 is next updated at 9, not at 8."""
+    out, _ = _decide(range(0, 4_000, 1_000), [1e-5, 1e-7, 1e-8, 1e-9], [0] * 4)
+    assert out.activity.tolist() == [OPENED, UPDATED, COUNTED, UPDATED]
+
+
+def test_an_update_costs_budget() -> None:
+    """With three alerts a day, an opening and two escalations leave nothing for another entity."""
+    out, _ = _decide(range(0, 4_000, 1_000), [1e-4, 1e-6, 1e-8, 1e-8], [0, 0, 0, 1], budget=3.0)
+    assert out.activity.tolist() == [OPENED, UPDATED, UPDATED, OVER_BUDGET]
+    assert out.budget_used.tolist() == [1 / 3, 2 / 3, 1.0, 1.0]
+
+
+def test_what_a_day_leaves_is_not_added_to_the_next() -> None:
+    """After three days without an alert a day has its ten, and so has the next one from midnight UTC
+    on, a minute later."""
+    quiet = [day * DAY_MS for day in range(3)]
+    late, soon = 4 * DAY_MS - 30_000, 4 * DAY_MS + 30_000
+    times = [*quiet, *[late] * 25, *[soon] * 25]
+    out, _ = _decide(times, [1.0] * 3 + [1e-9] * 50, [*range(53)])
+    opened = out.activity == OPENED
+    assert opened[3:28].tolist() == [True] * 10 + [False] * 15
+    assert opened[28:].tolist() == [True] * 10 + [False] * 15
+
+
+def test_alerts_before_warm_up_cost_nothing() -> None:
+    """Ten alerts raised while warming up leave the day's ten to those after it; they themselves are
+    no more than as many."""
+    out, _ = _decide(range(40), [1e-9] * 40, [*range(40)], warm=[False] * 20 + [True] * 20)
+    assert (out.activity[:20] == OPENED).sum() == 10
+    assert (out.activity[20:] == OPENED).sum() == 10
+    assert out.budget_used[19] == 0.0
+
+
+def test_the_next_alert_says_how_many_were_held_back() -> None:
+    """Fifteen alerts are held back on a day; the next day's first says so, the one after it says
+    none."""
+    times = [*range(25), DAY_MS, DAY_MS + 1]
+    out, _ = _decide(times, [1e-9] * 27, [*range(27)])
+    assert out.held_back.tolist() == [0] * 25 + [15, 0]
+
+
+def test_an_update_that_is_held_back_counts_as_such() -> None:
+    """An escalation without budget is no alert, and the next alert counts it."""
+    out, decider = _decide([0, 1, DAY_MS], [1e-5, 1e-8, 1e-5], [0, 0, 1], budget=1.0)
+    assert out.activity.tolist() == [OPENED, COUNTED, OPENED]
+    assert out.held_back.tolist() == [0, 0, 1]
+    assert decider.counts()["budget_displaced"] == 1
+
+
+def test_a_stronger_alert_held_back_is_counted() -> None:
+    """Of three alerts held back, the one whose score is above a published one's counts as
+    displaced; a weaker or equal one does not, nor one against yesterday's or against alerts raised
+    before warm-up."""
+    times = [0, 1, 2, 3, 4, 5]
+    p = [1e-9, 1e-5, 1e-6, 1e-5, 1e-6, 1e-4]
+    warm = [True, True, False, True, True, True]
+    _, decider = _decide(times, p, [*range(6)], budget=2.0, warm=warm)
+    assert decider.counts()["alerts_over_budget"] == 3
+    assert decider.counts()["budget_displaced"] == 1
+    _, decider = _decide([0, DAY_MS, DAY_MS + 1], [1e-5, 1e-9, 1e-8], [0, 1, 2], budget=1.0)
+    assert decider.counts()["budget_displaced"] == 0
+
+
+@settings(deadline=None)
+@given(
+    alerts_per_day=st.one_of(st.floats(0.001, 1e6), st.integers(1, 1_000).map(float)),
+    shards=st.integers(1, 200),
+    first=st.integers(0, 40_000),
+)
+def test_all_shards_together_stay_within_the_budget(
+    alerts_per_day: float, shards: int, first: int
+) -> None:
+    """On every day what the shards may publish adds up to the configured budget, rounded up or down
+    where it is no whole number; and over days to neither more nor less. Each shard's days have its
+    share, rounded up or down."""
+    days = [
+        [allowance(float(day), alerts_per_day, shards, shard) for shard in range(shards)]
+        for day in range(first, first + 10)
+    ]
+    for day in days:
+        assert np.floor(alerts_per_day) <= sum(day) <= np.ceil(alerts_per_day)
+        assert min(day) >= np.floor(alerts_per_day / shards)
+        assert max(day) <= np.ceil(alerts_per_day / shards)
+    assert abs(sum(map(sum, days)) - 10 * alerts_per_day) <= 1.0 + 1e-6
+
+
+def test_a_share_below_one_is_an_alert_every_few_days() -> None:
+    """Ten alerts a day over 100 shards: each shard has one every tenth day, and on each day ten
+    shards have one."""
+    found = np.zeros((100, 40), np.int64)
+    for shard in range(100):
+        times = np.repeat(np.arange(40) * DAY_MS, 3) + np.tile(np.arange(3), 40)
+        out, _ = _decide(times.tolist(), [1e-9] * 120, [*range(120)], shards=100, shard=shard)
+        found[shard] = (out.activity == OPENED).reshape(40, 3).sum(axis=1)
+    assert (found.sum(axis=0) == 10).all()
+    for days in found:
+        assert np.diff(np.flatnonzero(days)).tolist() == [10, 10, 10]
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_no_day_has_more_alerts_than_allowed(data: st.DataObject) -> None:
+    """Over any times, entities and scores, the published alerts of each day of stream time are at
+    most the day's allowance, updates included."""
+    n = 200
+    draw = np.random.Generator(np.random.PCG64(data.draw(st.integers(0, 2**32))))
+    budget, shards = data.draw(st.floats(0.1, 20.0)), data.draw(st.integers(1, 6))
+    shard = data.draw(st.integers(0, shards - 1))
+    times = draw.integers(0, 5 * DAY_MS, n)
+    times.sort()
+    swap = draw.integers(0, n - 20, 20)
+    times[swap], times[swap + 20] = times[swap + 20], times[swap].copy()  # some come late
+    p = (10.0 ** -draw.uniform(2, 12, n)).tolist()
+    rows = draw.integers(0, 30, n).tolist()
+    out, decider = _decide(times.tolist(), p, rows, budget, shards=shards, shard=shard)
+    days = np.maximum.accumulate(times) // DAY_MS
+    published = (out.activity == OPENED) | (out.activity == UPDATED)
+    for day in range(5):
+        allowed = allowance(float(day), budget, shards, shard)
+        assert published[days == day].sum() <= allowed
+    counted = out.held_back.sum() + decider.stream.held[policy.HELD_BACK]
+    assert counted >= (out.activity == OVER_BUDGET).sum()
 
 
 def test_the_threshold_is_what_the_budget_allows() -> None:

@@ -33,6 +33,19 @@ def test_p_is_at_most_what_the_strictest_rule_says() -> None:
     assert (ruled.rule == deciding).all()
 
 
+def test_a_rule_holds_at_its_own_value() -> None:
+    """An event whose feature has exactly the value that a rule asks for has the rule's p-value; with
+    the next larger number it does not."""
+    events = batch(1, 2_000)
+    plain = Monitor(PLAIN, KEY).process(events)
+    values = plain.told.values[1] * plain.told.units[1]
+    row = int(np.flatnonzero(~np.isnan(values) & (plain.p > 0.1))[-1])
+    for value, p in ((values[row], 1e-5), (np.nextafter(values[row], np.inf), plain.p[row])):
+        exact = RuleSpec(name="exact", at_least={"amount": float(value)}, p=1e-5)
+        ruled = Monitor(msgspec.structs.replace(PLAIN, rules=[exact]), KEY).process(events)
+        assert ruled.p[row] == p
+
+
 def test_rules_teach_nothing() -> None:
     """With and without rules the same is learned: features, tails and calibration are equal."""
     events = batch(2, 2_000)

@@ -119,6 +119,16 @@ def rows_of(folder: Path, name: str) -> list[Row]:
     return found
 
 
+def test_an_action_ends_before_its_last_instant(tmp_path: Path) -> None:
+    """A fraud a minute before an action of one hour ends is caught; one at the instant at which it
+    ends is not."""
+    rows = [*QUIET, payment(100, "a", 150.0), payment(159, "a", 5.0), payment(160, "a", 6.0)]
+    _, judged = run(tmp_path, rows, [fraud("e159"), fraud("e160")])
+    amount = judged.views[0].amount
+    assert (amount.caught, amount.missed) == (5.0, 6.0)
+    assert [missed.event_id for missed in judged.missed.by_amount] == ["e160"]
+
+
 QUIET = [payment(i, f"b{i % 9}", 5.0) for i in range(100)]
 ATTACK = [payment(100 + i, "a", 150.0) for i in range(7)]
 """An honest payment that alerts, and six frauds that are counted into its incident."""
@@ -310,7 +320,7 @@ ASSESSED = (
     + """
 [assess]
 subject = "account"
-policy = { p_max = 1e-2, warm_up_events = 0, incident_gap = "1min", alerts_per_day = 1.5 }
+policy = { p_max = 1e-2, warm_up_events = 0, incident_gap = "1min", alerts_per_day = 1 }
 """
 )
 
