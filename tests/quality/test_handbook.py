@@ -39,7 +39,7 @@ def test_a_found_card_is_not_found_again() -> None:
     second = _Day(cards, (cards == 0) | (cards == CARDS))
     assert card_precision([first], CARDS + 1).tolist() == [1 / CARDS]
     assert card_precision([first, second], CARDS + 1).tolist() == [1 / CARDS, 1 / CARDS]
-    assert card_precision([second, second], CARDS + 1).tolist() == [1 / CARDS, 1 / CARDS]
+    assert card_precision([first, first], CARDS + 1).tolist() == [1 / CARDS, 0.0]
 
 
 def test_a_scores_figures_are_the_plain_ones() -> None:
