@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
-from schemas.addresses import V4
+from schemas.addresses import V4, address
 from schemas.codecs.decoded import Decoded, Leaves, assemble, numbers, shown
 from schemas.codecs.log_heads import EXPECTED, NoLineError, client, without_prefix
 from schemas.dead_letters import Fault
@@ -118,7 +118,7 @@ def _parse(line: str) -> _Row:
         line = line[1:-1]
     match = _COMMON.fullmatch(line)
     ip, day, hour, minute, second, sign, off_h, off_min, request, status, size, referrer, agent = (
-        match.groups() if match else _parts(without_prefix(line))
+        match.groups() if match else _parts(line)
     )
     hours, minutes, seconds = int(hour), int(minute), int(second)
     if hours > 23 or minutes > 59 or seconds > 60:
@@ -137,6 +137,10 @@ def _parts(line: str) -> tuple[str, ...]:
     """The parts of a line, as `_COMMON` has them, the address in its one form. Where a text holds
     quotes that nobody escaped, the request ends where a status follows, and the agent with the last
     quote. Raises NoLineError."""
+    match = _LINE.fullmatch(line)
+    if match and match[2] == "-" and (ip := address(match[1])):
+        return ip, *match.groups()[3:]
+    line = without_prefix(line)
     if match := _LINE.fullmatch(line):
         first, second, user, *rest = match.groups()
         return client(first, second, user), *rest
