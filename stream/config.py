@@ -61,7 +61,8 @@ class InputSpec(Spec, frozen=True, kw_only=True):
 
     partitions: of the topic. keyed_by: the field by whose value the producer chose the partition,
     with `partitioner`. type: the events' type, or where a record tells it; a mapping without
-    `fields` is the identity.
+    `fields` is the identity. null_values: texts of a CSV's cells that stand for no value, as NA and
+    NULL do in many; an empty cell always does.
     """
 
     topic: Topic
@@ -71,6 +72,7 @@ class InputSpec(Spec, frozen=True, kw_only=True):
     codec: CodecName = "json"
     type: TypeSpec | None = None
     fields: FieldsSpec | None = None
+    null_values: Annotated[list[str], Meta(max_length=100)] = msgspec.field(default_factory=list)
 
 
 class OutputSpec(Spec, frozen=True, kw_only=True):
@@ -525,6 +527,8 @@ def _internal(config: Config) -> dict[str, Log]:
 
 def _input_problems(spec: InputSpec) -> Iterator[tuple[str, str]]:
     yield from mapping.problems(spec.codec, spec.type, spec.fields)
+    if spec.null_values and spec.codec == "access_log":
+        yield "null_values", "are a CSV's, and an access log is none; remove them"
     if spec.keyed_by is not None and spec.partitioner is None:
         yield "partitioner", "missing; expected murmur2 or crc32, since keyed_by is given"
     if spec.partitioner is not None and spec.keyed_by is None:

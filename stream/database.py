@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
-from stream.errors import ExtraMissing
+from stream.errors import ExtraMissing, OutputFailure
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection, DuckDBPyRelation
@@ -36,7 +36,7 @@ def check_installed() -> None:
 def opened(folder: Path) -> Iterator["DuckDBPyConnection"]:
     """An empty database that lies in the folder while it is open, and is gone behind.
 
-    Raises ExtraMissing.
+    Raises ExtraMissing; OutputFailure where there is no room.
     """
     check_installed()
     import duckdb
@@ -50,7 +50,15 @@ def opened(folder: Path) -> Iterator["DuckDBPyConnection"]:
         }
         with duckdb.connect(f"{inside}/tables", config=settings) as database:
             quiet(database)
-            yield database
+            try:
+                yield database
+            except (
+                duckdb.IOException,
+                duckdb.OutOfMemoryException,
+                duckdb.FatalException,
+            ) as error:
+                reason = str(error).splitlines()[0]
+                raise OutputFailure(f"{folder}: the tables cannot be written: {reason}") from error
 
 
 def quiet(database: "DuckDBPyConnection") -> None:

@@ -16,6 +16,7 @@
     ├── ConfigurationSuperseded  exit 4   the group has gone on to another configuration
     ├── JobLost                  exit 1   a process of `eddy replay --jobs` ended by itself
     ├── StoreFailure             exit 6   the checkpoint store said no
+    ├── OutputFailure            exit 6   the results of a command cannot be written
     └── KafkaFailure                      the client or the broker said no
         ├── Retriable        exit 7       tried again, with back-off; raised when tries run out
         ├── Abortable        exit 7       the transaction is aborted, state and outbox are kept
@@ -186,6 +187,13 @@ class StoreFailure(EddyError):
 
     exit_code = 6
     do = "See that the store named by checkpoints.url is there, has room, and may be written."
+
+
+class OutputFailure(EddyError):
+    """Results cannot be written: the disk is full, or the folder may not be written."""
+
+    exit_code = 6
+    do = "Make room where --out lies, or name another folder; what was written is removed."
 
 
 class KafkaFailure(EddyError):

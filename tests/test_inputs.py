@@ -4,6 +4,7 @@ import gzip
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BufferedReader
@@ -195,6 +196,57 @@ def test_csv_is_read_as_text(tmp_path: Path, name: str) -> None:
         "note": ["one, two", "two\nlines", None],
     }
     assert batch.offset.tolist() == [0, 1, 2]
+
+
+def test_texts_of_a_csv_stay_as_they_are_written(tmp_path: Path) -> None:
+    """Only the empty cell is null, and what the input declares; nothing is taken for a number."""
+    path = tmp_path / "data.csv"
+    path.write_text("id,who\n007,NA\n1.0,nan\n,NULL\n1e3, \n")
+    (batch,) = read(path)
+    assert isinstance(batch.values, pa.Table)
+    assert batch.values.column("id").to_pylist() == ["007", "1.0", None, "1e3"]
+    assert batch.values.column("who").to_pylist() == ["NA", "nan", "NULL", " "]
+    (batch,) = read(path, InputSpec(topic="shop", null_values=["NA", "NULL"]))
+    assert isinstance(batch.values, pa.Table)
+    assert batch.values.column("who").to_pylist() == [None, "nan", None, " "]
+    assert batch.values.column("id").to_pylist() == ["007", "1.0", None, "1e3"]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_line_break_in_a_cell_is_whole_wherever_a_block_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """CR and LF of one cell may lie in two blocks that Arrow reads."""
+    monkeypatch.setattr("stream.inputs.formats.CHUNK_BYTES", 64)
+    path = tmp_path / "data.csv"
+    ids = [f"a{'x' * (i % 40)}\r\nb" for i in range(200)]
+    path.write_bytes(("id,n" + end + "".join(f'"{one}",1{end}' for one in ids)).encode())
+    tables = [part.values for part in read(path) if isinstance(part.values, pa.Table)]
+    assert pa.concat_tables(tables).column("id").to_pylist() == ids
+
+
+def test_int96_is_the_time_that_it_is(tmp_path: Path) -> None:
+    """In nanoseconds a time of 2611 would be one of 2026."""
+    times = [datetime(2611, 1, 1), datetime(9999, 12, 31), datetime(1600, 1, 1)]  # noqa: DTZ001
+    table = pa.table({"t": pa.array(times, pa.timestamp("us"))})
+    pq.write_table(table, tmp_path / "data", use_deprecated_int96_timestamps=True)
+    (batch,) = read(tmp_path / "data")
+    assert isinstance(batch.values, pa.Table)
+    assert batch.values.column("t").to_pylist() == times
+
+
+def test_views_and_dictionaries_are_read_as_what_they_stand_for(tmp_path: Path) -> None:
+    """Files of several writers have the same columns, and can be merged and parted by key."""
+    kinds = [pa.string_view(), pa.dictionary(pa.int32(), pa.string()), pa.string()]
+    for i, kind in enumerate(kinds):
+        whos = pa.array([f"a{i}", None]).cast(kind)
+        nested = pa.StructArray.from_arrays([whos], ["id"])
+        columns = {"event_id": [f"e{i}", f"f{i}"], "time": [1, 9], "account": whos, "user": nested}
+        pq.write_table(pa.table(columns), tmp_path / f"{i}.parquet")
+    spec = InputSpec(topic="shop", partitions=2, keyed_by="account", partitioner="crc32")
+    for one in (PLAIN, spec):
+        tables = pa.concat_tables([part.values for part in read(tmp_path, one)])
+        assert sorted(filter(None, tables.column("account").to_pylist())) == ["a0", "a1", "a2"]
 
 
 def test_a_large_csv_comes_in_batches_and_a_wrong_row_is_named(tmp_path: Path) -> None:

@@ -197,11 +197,12 @@ def numbers(values: list[Any]) -> tuple[pa.DoubleArray, list[int]]:
 def ms_of_numbers(values: pa.DoubleArray, unit: Unit) -> pa.Int64Array:
     """int64[k]: milliseconds of times in a unit; what is not finite or far off stays far off."""
     raw = values.fill_null(0.0).to_numpy(zero_copy_only=False)
-    if unit == "s":
-        # 1525132800.123 s is .12299… in binary: cutting off would lose its last millisecond
-        scaled = np.rint(raw * 1000.0)
-    else:
-        scaled = np.floor(raw / 1000.0 if unit == "us" else raw)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is infinite now was far off before
+        if unit == "s":
+            # 1525132800.123 s is .12299… in binary: cutting off would lose its last millisecond
+            scaled = np.rint(raw * 1000.0)
+        else:
+            scaled = np.floor(raw / 1000.0 if unit == "us" else raw)
     ms = np.nan_to_num(np.clip(scaled, -_FAR_MS, _FAR_MS), nan=_FAR_MS).astype(np.int64)
     return _with_nulls(ms, values)
 

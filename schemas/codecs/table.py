@@ -1,18 +1,30 @@
 """Tables: columnar files (Parquet), whose columns are taken as they are and never made rows."""
 
-from typing import Final
+from collections.abc import Callable, Iterator
+from datetime import date, datetime, time
+from typing import Any, Final
 
 import numpy as np
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.codecs.decoded import Decoded, Leaves, assemble, numbers, readable
+from schemas.columns import Bools
 from schemas.mapping import Mapping, Path, Unit, compile_mapping
 from schemas.records import Records
 
 _FAR = 4 * 10**15
 """Seconds or milliseconds that are certainly out of range, and still an int64 in milliseconds."""
 _PER_MS = {"us": 1_000, "ns": 1_000_000}
+_DAY_MS: Final = 86_400_000
+_EXACT: Final = 2.0**53
+"""Up to here every whole number is a float of its own."""
+_WRAPPED: Final = (pa.ExtensionScalar, pa.DictionaryScalar, pa.RunEndEncodedScalar, pa.UnionScalar)
+DEPTH_MAX: Final = 100
+"""Levels of nesting that a dead letter shows; below them stands the type."""
+ROW_BYTES_MAX: Final = 4 * 1024 * 1024
+"""Bytes after which no more of a list is shown."""
 
 OWN: Final = {b"eddy": b"own fields"}
 """In the metadata of a table's schema: its columns are Eddy's own fields, with time in milliseconds,
@@ -20,7 +32,8 @@ whatever the mapping of the live topic says."""
 
 
 class TableCodec:
-    """Decodes Arrow tables by the mapping of the live topic; a nested path is a struct column.
+    """Decodes Arrow tables by the mapping of the live topic; a nested path is a struct column, or a
+    map with texts as keys.
 
     A time column that is a timestamp needs no unit: it has its own. A table that is `OWN` is taken
     by Eddy's own names.
@@ -51,13 +64,17 @@ class _Columns(Leaves):
         column = self._column(path)
         kind = column.type
         if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-            column, wrong = readable(column.cast(pa.string()))
-            self.note(path, "not_utf8", wrong)
-            return column
+            return self._readable(path, column)
         if pa.types.is_integer(kind) or pa.types.is_null(kind):
             return column.cast(pa.string())
         if pa.types.is_boolean(kind) and self._kinds[path] == "choice":
             return column.cast(pa.string())
+        if pa.types.is_floating(kind):
+            return self._whole_numbers(path, column.cast(pa.float64()))
+        if pa.types.is_decimal(kind):
+            return self._each(path, column, _digits)
+        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+            return self._binary(path, column)
         return self._none_of_it(path, column, pa.string())
 
     def number(self, path: Path) -> pa.DoubleArray:
@@ -69,40 +86,222 @@ class _Columns(Leaves):
             return column.cast(pa.float64(), safe=False)
         if pa.types.is_string(kind) or pa.types.is_large_string(kind):
             column, _ = readable(column.cast(pa.string()))
-            values, wrong = numbers(column.to_pylist())
-            self.note(path, "wrong_type", wrong)
-            return values
-        return self._none_of_it(path, column, pa.float64())
+        elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+            column = self._binary(path, column)
+        else:
+            return self._none_of_it(path, column, pa.float64())
+        values, wrong = numbers(column.to_pylist())
+        self.note(path, "wrong_type", wrong)
+        return values
 
     def time_ms(self, path: Path, unit: Unit) -> pa.Int64Array:
         column = self._column(path)
-        if pa.types.is_date(column.type):
-            column = column.cast(pa.timestamp("ms"))
-        if not pa.types.is_timestamp(column.type):
+        kind = column.type
+        if not (pa.types.is_date(kind) or pa.types.is_timestamp(kind)):
             return super().time_ms(path, unit)
-        raw = column.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
-        own = column.type.unit
-        ms = np.clip(raw, -_FAR, _FAR) * 1000 if own == "s" else raw // _PER_MS.get(own, 1)
+        days = pa.types.is_date32(kind)
+        known = column.cast(pa.int32()).cast(pa.int64()) if days else column.cast(pa.int64())
+        raw = known.fill_null(0).to_numpy(zero_copy_only=False)
+        if days:
+            ms = raw * _DAY_MS
+        else:
+            own = "ms" if pa.types.is_date(kind) else kind.unit
+            ms = np.clip(raw, -_FAR, _FAR) * 1000 if own == "s" else raw // _PER_MS.get(own, 1)
         return pc.if_else(column.is_null(), pa.scalar(None, pa.int64()), pa.array(ms))
 
     def _column(self, path: Path) -> pa.Array:
         """The column at a path, nulls where there is none."""
-        column: pa.Array = None
         index = self._table.schema.get_field_index(path[0])
-        if index >= 0:
-            column = self._table.column(index).combine_chunks()
-        for key in path[1:]:
-            nested = column is not None and pa.types.is_struct(column.type)
-            known = nested and column.type.get_field_index(key) >= 0
-            column = pc.struct_field(column, key) if known else None
-        if column is None:
+        if index < 0:
             return pa.nulls(self.size)
-        if pa.types.is_dictionary(column.type):
-            return column.cast(column.type.value_type)
+        column = _plain(self._table.column(index).combine_chunks())
+        for key in path[1:]:
+            kind = column.type
+            if pa.types.is_struct(kind):
+                if kind.get_field_index(key) < 0:
+                    return pa.nulls(self.size)
+                column = _plain(pc.struct_field(column, key))
+            elif pa.types.is_map(kind) and (found := _looked_up(column, key)) is not None:
+                column = _plain(found)
+            else:
+                return self._none_of_it(path, column, pa.null())
         return column
+
+    def _whole_numbers(self, path: Path, column: pa.DoubleArray) -> pa.StringArray:
+        """The decimal digits of whole numbers, null for NaN: many writers keep integers with gaps as
+        floats. Other numbers are noted."""
+        values = np.array(column.fill_null(np.nan).to_numpy(zero_copy_only=False))
+        absent = np.isnan(values)
+        values[absent] = 0.5
+        whole = (np.abs(values) <= _EXACT) & (np.trunc(values) == values)
+        self._note_wrong(path, ~whole & ~absent)
+        digits = np.where(whole, values, 0).astype(np.int64)
+        return pa.array(digits, mask=~whole).cast(pa.string())
+
+    def _binary(self, path: Path, column: pa.Array) -> pa.StringArray:
+        """The texts that bytes without a type of their own are: some writers mark no text as one."""
+        try:
+            return column.cast(pa.string())
+        except pa.ArrowInvalid:
+            return self._each(path, column, bytes.decode)
+
+    def _each(self, path: Path, column: pa.Array, read: Callable[[Any], str]) -> pa.StringArray:
+        """The texts of values one by one. read: raises ValueError for a value that has none."""
+        found: list[str | None] = []
+        wrong = np.zeros(len(column), np.bool_)
+        for i, value in enumerate(column.to_pylist()):
+            try:
+                found.append(None if value is None else read(value))
+            except ValueError:
+                found.append(None)
+                wrong[i] = True
+        self._note_wrong(path, wrong)
+        return pa.array(found, pa.string())
 
     def _none_of_it(self, path: Path, column: pa.Array, kind: pa.DataType) -> pa.Array:
         """Nulls; every value of the column is of a type that cannot be what is expected."""
-        given = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
-        self.note(path, "wrong_type", given.tolist())
+        given: Bools = column.is_valid().to_numpy(zero_copy_only=False)
+        self._note_wrong(path, given)
         return pa.nulls(self.size, kind)
+
+    def _readable(self, path: Path, column: pa.Array) -> pa.StringArray:
+        """The texts, with what is not UTF-8 in them replaced."""
+        texts, wrong = readable(column.cast(pa.string()))
+        self.note(path, "not_utf8", wrong)
+        return texts
+
+    def _note_wrong(self, path: Path, wrong: Bools) -> None:
+        self.note(path, "wrong_type", np.flatnonzero(wrong).tolist())
+
+
+def _digits(value: Any) -> str:
+    if value != value.to_integral_value():
+        raise ValueError(value)
+    return str(int(value))
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    """The column without what only says how it is stored."""
+    while True:
+        kind = column.type
+        if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+            try:
+                column = _spread(column)
+            except pa.ArrowNotImplementedError:  # of a type within that nothing can be read from
+                return column
+        elif isinstance(kind, pa.UuidType):
+            return pa.array([None if one is None else str(one) for one in column.to_pylist()])
+        elif isinstance(kind, pa.Bool8Type):
+            return pc.not_equal(column.storage, 0)
+        elif isinstance(kind, pa.BaseExtensionType):
+            column = column.storage
+        elif pa.types.is_string_view(kind):
+            return column.cast(pa.string())
+        elif pa.types.is_binary_view(kind):
+            return column.cast(pa.binary())
+        else:
+            return column
+
+
+def _spread(column: pa.Array) -> pa.Array:
+    """A value for each row, where the column has each of them once or once a run."""
+    if pa.types.is_dictionary(column.type):
+        return _plain(column.dictionary).take(column.indices)
+    rows = np.arange(len(column)) + column.offset
+    runs = np.searchsorted(column.run_ends.to_numpy(), rows, "right")
+    return _plain(column.values).take(pa.array(runs))
+
+
+def _looked_up(column: pa.MapArray, key: str) -> pa.Array | None:
+    """The first value of that key in each row's map; None where keys are no texts. Values are not
+    spread before they are chosen: a map may have any number of long ones."""
+    keys = column.keys
+    if pa.types.is_dictionary(keys.type):
+        same = pc.is_in(keys.indices, _codes(keys.dictionary, key))
+    elif pa.types.is_string(keys.type) or pa.types.is_large_string(keys.type):
+        same = pc.equal(keys, key)
+    else:
+        return None
+    at = np.flatnonzero(same.to_numpy(zero_copy_only=False))
+    bounds = column.offsets.to_numpy()
+    first = np.searchsorted(at, bounds[:-1])
+    inside = first < np.searchsorted(at, bounds[1:])
+    inside &= column.is_valid().to_numpy(zero_copy_only=False)
+    chosen = np.zeros(len(column), np.int64)
+    chosen[inside] = at[first[inside]]
+    return column.items.take(pa.array(chosen, mask=~inside))
+
+
+def _codes(dictionary: pa.Array, key: str) -> pa.Array:
+    """Where a dictionary has a text."""
+    same = (
+        pc.equal(dictionary, key)
+        if pa.types.is_string(dictionary.type)
+        else pa.array([], pa.bool_())
+    )
+    return pa.array(np.flatnonzero(same.to_numpy(zero_copy_only=False)).astype(np.int32))
+
+
+# -- rows as dead letters show them ---------------------------------------------------------------
+
+
+def row_as_json(table: pa.Table, row: int) -> bytes:
+    """A row as a JSON object, whatever it holds: what JSON has no value for stands as text, and of
+    lists as much as has room."""
+    room = _Room()
+    cells = {
+        name: room.shown(column[row], 0)
+        for name, column in zip(table.column_names, table.columns, strict=True)
+    }
+    return orjson.dumps(cells)
+
+
+class _Room:
+    """Makes values of a row, of nested ones as long as there is room."""
+
+    def __init__(self) -> None:
+        self._left = ROW_BYTES_MAX
+
+    def shown(self, scalar: pa.Scalar, depth: int) -> Any:
+        """A value as JSON has it."""
+        kind = scalar.type
+        self._left -= 8
+        if not scalar.is_valid:
+            return None
+        if depth > DEPTH_MAX:
+            return str(kind)
+        if isinstance(scalar, _WRAPPED) and not isinstance(kind, pa.UuidType):
+            return self.shown(scalar.value, depth + 1)
+        if isinstance(scalar, pa.BinaryScalar):  # texts are such, too
+            raw = scalar.as_buffer().to_pybytes()
+            self._left -= len(raw)
+            return raw.decode(errors="backslashreplace")
+        if isinstance(scalar, pa.ListScalar):  # maps are such, too: of pairs
+            return list(self._items(scalar.values, depth + 1))
+        if pa.types.is_struct(kind):
+            fields = enumerate(kind)
+            return {field.name: self.shown(scalar[i], depth + 1) for i, field in fields}
+        return _shown_single(scalar)
+
+    def _items(self, values: pa.Array, depth: int) -> Iterator[Any]:
+        for one in values:
+            if self._left < 0:
+                yield "…"
+                return
+            yield self.shown(one, depth)
+
+
+def _shown_single(scalar: pa.Scalar) -> Any:
+    """A number, a boolean, or text: of times beyond Python's what Arrow writes."""
+    try:
+        value = scalar.as_py()
+    except (ValueError, OverflowError, LookupError):
+        try:
+            return scalar.cast(pa.string()).as_py()
+        except pa.ArrowException:  # of a time zone that is not known
+            return str(scalar.type)
+    if isinstance(value, datetime | date | time):
+        return value.isoformat()
+    if isinstance(value, bool | float) or (isinstance(value, int) and -(2**63) <= value < 2**64):
+        return value
+    return str(value)

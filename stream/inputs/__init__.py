@@ -13,9 +13,12 @@ from typing import Final, NamedTuple, Protocol
 import numpy as np
 
 from schemas.columns import I64
+from schemas.events import FIELDS
+from schemas.mapping import compile_mapping
 from schemas.records import Records
 from stream.config import InputSpec
-from stream.inputs.formats import Values
+from stream.inputs.folders import key_columns
+from stream.inputs.formats import Shape, Values
 from stream.inputs.merging import merged
 from stream.inputs.partitioning import Glance
 from stream.inputs.places import File
@@ -69,6 +72,7 @@ class FileReading:
         self.size_bytes = max(sum(file.size_bytes for file in files), 1)
         self._files = files
         self._spec = spec
+        self._shape = _shape(files, spec)
         self._batch_records = batch_records
         self._shares = [0.0] * len(files)
         self._last: deque[_Batch] = deque(maxlen=REMEMBERED)
@@ -84,7 +88,7 @@ class FileReading:
         glance = Glance(self._spec)
         next_offset: I64 = np.zeros(self._spec.partitions, np.int64)
         first = 0
-        for stretch in merged(self._files, glance, self._batch_records, self._read):
+        for stretch in merged(self._files, glance, self._batch_records, self._read, self._shape):
             batch = _Batch(first, stretch.file, stretch.row, {})
             self._last.append(batch)
             first += len(stretch.row)
@@ -131,6 +135,16 @@ class FileReading:
     def _records(self, partition: int, offset: I64, values: Values) -> Records:
         nowhen = np.full(len(offset), -1, np.int64)
         return Records(self.name, partition, offset, nowhen, values)
+
+
+def _shape(files: Sequence[File], spec: InputSpec) -> Shape:
+    """How an input's files are read."""
+    columns = key_columns(file.keys for file in files)
+    mapped: set[str] = set()
+    if columns and spec.codec == "json":
+        mapping = compile_mapping(spec.codec, spec.type, spec.fields, FIELDS)
+        mapped = {path[0] for path in mapping.leaves() if len(path) == 1}
+    return Shape(spec.null_values, columns, [name for name in columns if name in mapped])
 
 
 class _Batch(NamedTuple):

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from schemas.columns import I64
 from stream.errors import InputError
-from stream.inputs.formats import Rows, Values, rows_of
+from stream.inputs.formats import Rows, Shape, Values, rows_of
 from stream.inputs.partitioning import Glance
 from stream.inputs.places import File
 
@@ -38,6 +38,7 @@ def merged(
     glance: Glance,
     batch_records: int,
     share: Callable[[int, float], None],
+    shape: Shape,
 ) -> Iterator[Stretch]:
     """The records of all files. share: told a file's index and how much of it has been read.
 
@@ -45,20 +46,20 @@ def merged(
     together.
     """
     if len(files) == 1:
-        for rows in rows_of(files[0], batch_records, partial(share, 0)):
+        for rows in rows_of(files[0], batch_records, partial(share, 0), shape):
             nowhere = np.zeros(len(rows.row), np.int64)
             partition = glance.at(rows.values).partition if glance.partitioned else nowhere
             yield Stretch(nowhere, rows.row, partition, rows.values)
         return
     waiting = sorted(
-        ((_first_ms(file, glance), index) for index, file in enumerate(files)), reverse=True
+        ((_first_ms(file, glance, shape), index) for index, file in enumerate(files)), reverse=True
     )
     open_now: list[_Open] = []
     while waiting or open_now:
         open_now = [one for one in open_now if one.filled()]
         while waiting and (not open_now or waiting[-1][0] <= min(map(_end, open_now))[0]):
             _, index = waiting.pop()
-            read = rows_of(files[index], batch_records, partial(share, index))
+            read = rows_of(files[index], batch_records, partial(share, index), shape)
             one = _Open(index, files[index].name, read, glance)
             if one.filled():
                 open_now.append(one)
@@ -66,9 +67,9 @@ def merged(
             yield _joined(_taken(open_now))
 
 
-def _first_ms(file: File, glance: Glance) -> int:
+def _first_ms(file: File, glance: Glance, shape: Shape) -> int:
     """The time of the file's first record that has one; -1 where the first ones have none."""
-    for rows in rows_of(file, PEEKED_RECORDS, lambda _: None):
+    for rows in rows_of(file, PEEKED_RECORDS, lambda _: None, shape):
         known = glance.at(rows.values).time_ms
         return int(known[np.argmax(known >= 0)])
     return -1

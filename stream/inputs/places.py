@@ -5,14 +5,14 @@ downloaded whole.
 """
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from io import BufferedReader
-from itertools import takewhile
+from itertools import compress, takewhile
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -22,11 +22,13 @@ from obstore.store import ObjectStore, from_url
 
 from stream.checkpoints.store import REMOTE
 from stream.errors import InputError
+from stream.inputs.folders import HIDDEN, Folder, Keys, data_files, entries_of, keys_in
 from stream.place import Place, without_credentials
 
 BUFFER_BYTES: Final = 1024 * 1024
 """Read at once from a file, and fetched at once from a store where less is asked for."""
 WILD: Final = frozenset("*?[")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,20 +36,22 @@ class File:
     """A file to be read.
 
     name: its path from the root, or its address. open: from its beginning, as often as one likes.
-    content: what its content is known by, xxh3 of 128 bits, or in a store what that says.
+    content: what its content is known by, xxh3 of 128 bits, or in a store what that says. keys: the
+    columns in its folders' names.
     """
 
     name: str
     size_bytes: int
     open: Callable[[], BufferedReader]
     content: Callable[[], str]
+    keys: Keys = field(default_factory=dict)
 
 
 def files_at(text: str) -> list[File]:
     """The files that a path, a folder, a glob or an address names, sorted by name.
 
-    Of a folder all that lies below it, but for names that begin with a dot. Raises InputError where
-    there is none.
+    Of a folder all that lies below it and is data, see `folders`; of a glob likewise, unless it names
+    what is hidden. Raises InputError where there is none.
     """
     path = Place.of(text).path
     try:
@@ -74,20 +78,40 @@ def _first_line(error: BaseException) -> str:
 def _paths(path: Path) -> Iterator[Path]:
     if path.is_file():
         yield path
-    elif path.is_dir():
-        yield from (each for each in path.rglob("*") if each.is_file() and _shown(path, each))
-    elif _is_wild(str(path)):
-        below = path.relative_to(path.anchor)
-        yield from (each for each in Path(path.anchor).glob(str(below)) if each.is_file())
+        return
+    root = path if path.is_dir() else Path(*_fixed(path.parts))
+    pattern = [] if path.is_dir() else list(path.parts[len(root.parts) :])
+    if pattern and not _is_wild(str(path)):
+        return
+    found = root.glob(str(Path(*pattern))) if pattern else root.rglob("*")
+    files = [each for each in found if each.is_file()]
+    below = [each.relative_to(root).parts for each in files]
+    yield from _shown(
+        files, below, pattern, lambda folder, name: root.joinpath(*folder, name).exists()
+    )
 
 
-def _shown(folder: Path, path: Path) -> bool:
-    return not any(part.startswith(".") for part in path.relative_to(folder).parts)
+def _fixed(parts: Sequence[str]) -> list[str]:
+    """The parts of a path before the first that is a pattern."""
+    return list(takewhile(lambda part: not _is_wild(part), parts))
+
+
+def _shown(
+    files: list[T],
+    below: Sequence[Sequence[str]],
+    pattern: Sequence[str],
+    holds: Callable[[Folder, str], bool],
+) -> list[T]:
+    """The files that are data. below: the path of each from the folder. pattern: below that."""
+    if any(part.startswith(HIDDEN) for part in pattern):
+        return files
+    return list(compress(files, data_files(below, holds)))
 
 
 def _local(path: Path) -> File:
     size_bytes = path.stat().st_size
-    return File(str(path), size_bytes, lambda: path.open("rb"), lambda: _content(path))
+    keys = keys_in(path.parts)
+    return File(str(path), size_bytes, lambda: path.open("rb"), lambda: _content(path), keys)
 
 
 def _content(path: Path) -> str:
@@ -121,17 +145,21 @@ def _stored(text: str) -> list[File]:
         except FileNotFoundError:
             pass
     parts = path.split("/") if path else []
-    folder = list(takewhile(lambda part: not _is_wild(part), parts))
-    found = (one for page in obstore.list(store, "/".join(folder) or None) for one in page)
-    chosen = (one for one in found if _matches(one["path"].split("/"), folder, parts))
-    return [_object(store, root, one) for one in sorted(chosen, key=lambda one: one["path"])]
+    folder = _fixed(parts)
+    listed = [one for page in obstore.list(store, "/".join(folder) or None) for one in page]
+    below = [one["path"].split("/")[len(folder) :] for one in listed]
+    pattern = parts[len(folder) :]
+    found = [one for one, name in zip(listed, below, strict=True) if _matches(name, pattern)]
+    names = [name for name in below if _matches(name, pattern)]
+    chosen = sorted(
+        _shown(found, names, pattern, entries_of(below)), key=lambda one: str(one["path"])
+    )
+    return [_object(store, root, one) for one in chosen]
 
 
-def _matches(name: list[str], folder: list[str], parts: list[str]) -> bool:
-    """Whether a name matches a glob; without a glob, whether it is shown in that folder."""
-    if parts == folder:
-        return not any(part.startswith(".") for part in name[len(folder) :])
-    return len(name) == len(parts) and all(map(fnmatchcase, name, parts))
+def _matches(name: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether a name matches a glob, part by part; without a glob every name does."""
+    return not pattern or (len(name) == len(pattern) and all(map(fnmatchcase, name, pattern)))
 
 
 def _object(store: ObjectStore, root: str, meta: Any) -> File:
@@ -142,6 +170,7 @@ def _object(store: ObjectStore, root: str, meta: Any) -> File:
         size_bytes,
         lambda: BufferedReader(_ObjectReader(store, path)),
         lambda: f"store:{known}",
+        keys_in(path.split("/")),
     )
 
 

@@ -21,6 +21,7 @@ from stream.replay.jobs import Jobs
 from stream.replay.manifest import Manifest
 from stream.replay.opening import Named, readings_of
 from stream.replay.reading import sources_of
+from stream.replay.recording import written_to
 from stream.replay.run import Asked, Run, asked_for
 from stream.replay.span import WHOLE, Split
 from stream.replay.summary import Summary
@@ -49,7 +50,8 @@ def replay(
     down, too. jobs: processes that hold the shards, which changes no byte. save_state: a
     folder or an object store's URL, for what was learned. Results appear under their names only
     when the whole run has succeeded. Raises InputError for names, files and folders that cannot be
-    used, ExtraMissing where labels need DuckDB and it is not there.
+    used, OutputFailure where results cannot be written, ExtraMissing where labels need DuckDB and it
+    is not there.
     """
     if save_state is not None:
         if Place.of(save_state).same(Place.of(str(out_dir))):
@@ -57,7 +59,7 @@ def replay(
                 f"--save-state {save_state}: there the results go; expected another place"
             )
         saving.check_place(config, save_state)
-    with ExitStack() as opened:
+    with written_to(out_dir), ExitStack() as opened:
         asked = asked_for(
             config.group, config, out_dir, inputs, labels, split, opened, features=features
         )
@@ -92,7 +94,7 @@ def again(
                 "like), then that run can be run again"
             )
     config = manifest.config_of(of, given)
-    with ExitStack() as opened:
+    with written_to(out_dir), ExitStack() as opened:
         asked = asked_for(
             config.group, config, out_dir, inputs, labels, of.split, opened, features=of.features
         )

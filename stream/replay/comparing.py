@@ -24,7 +24,7 @@ from stream.judging.pairing import pair
 from stream.replay.driving import Progress, drive
 from stream.replay.opening import Named, readings_of
 from stream.replay.reading import sources_of
-from stream.replay.recording import PAGE, PART, make_folder, refuse_foreign
+from stream.replay.recording import PAGE, PART, make_folder, refuse_foreign, written_to
 from stream.replay.run import Run, asked_for
 from stream.replay.span import WHOLE, Split
 from stream.replay.summary import Summary
@@ -65,7 +65,7 @@ def compare(
     _check_known(candidates, inputs)
     by_position = _cut_alike(candidates, {name for name, _ in inputs})
     refuse_foreign(out_dir, {COMPARISON, PAGE, COMPARISON + PART, PAGE + PART, *names})
-    with ExitStack() as opened:
+    with written_to(out_dir), ExitStack() as opened:
         asked = [
             asked_for(name, config, out_dir / name, _own(config, inputs), labels, split, opened)
             for name, config, labels in candidates
@@ -83,10 +83,11 @@ def compare(
         drive(sources_of(runs, [name for name, _ in inputs]), progress)
         costs = [(run.cpu_s, run.state_bytes()) for run in runs]
         summaries = [run.finish() for run in runs]
-    comparison = _compared(
-        [one.config for one in candidates], summaries, costs, out_dir, by_position
-    )
-    _write(comparison, out_dir)
+    with written_to(out_dir):
+        comparison = _compared(
+            [one.config for one in candidates], summaries, costs, out_dir, by_position
+        )
+        _write(comparison, out_dir)
     return comparison
 
 
@@ -222,6 +223,11 @@ def _write(comparison: Comparison, out_dir: Path) -> None:
 
     encoded = msgspec.json.format(msgspec.json.encode(comparison)) + b"\n"
     texts = {PAGE: comparison_page(comparison).encode(), COMPARISON: encoded}
-    for name, text in texts.items():
-        (out_dir / (name + PART)).write_bytes(text)
-        (out_dir / (name + PART)).replace(out_dir / name)
+    parts = {name: out_dir / (name + PART) for name in texts}
+    try:
+        for name, part in parts.items():
+            part.write_bytes(texts[name])
+            part.replace(out_dir / name)
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)

@@ -204,6 +204,7 @@ class _Joining:
         self._letters: list[DeadLetter] = []
         self._examples: list[DeadLetter] = []
         self._repairs = FieldRepairs()
+        self._faults: Counter[str] = Counter()
         self._read = self._lines = 0
         self._counts: Counter[str] = Counter()
         self._unclear: Counter[str | None] = Counter()
@@ -212,15 +213,13 @@ class _Joining:
         """Take all labels of a log."""
         for records in (part for parts in reading for part in parts):
             labels, faults, tombstones, repaired = self._decoder.read(records)
+            self._read += len(records) - tombstones
             self._letters += [letter(fault, records) for fault in faults]
             examples = self._repairs.take(repaired, labels, records)
             self._examples += [letter(example, records) for example in examples]
+            self._faults.update(fault.message for fault in faults)
             if len(self._letters) > UNREADABLE_MAX:
-                raise InputError(
-                    f"{self._name}: more than {UNREADABLE_MAX} labels cannot be read, of late "
-                    f"because of {faults[0].message}: is the mapping that of this file?"
-                )
-            self._read += len(records) - tombstones
+                raise self._unreadable()
             clear, unclear = without_unclear(labels)
             count_verdicts(self._unclear, unclear)
             labels = labels if not unclear else labels.take(clear)
@@ -237,6 +236,23 @@ class _Joining:
             ]
             self._labels.add(pa.RecordBatch.from_arrays(columns, schema=self._labels.schema))
 
+    def _unreadable(self) -> InputError:
+        """Why labels cannot be read: most often the mapping is not that of the file."""
+        [(message, count)] = self._faults.most_common(1)
+        spec, name = self._config.inputs[self._name], self._name
+        shape = (
+            f"expected a file that inputs.{name}.fields maps"
+            if spec.fields
+            else f"inputs.{name} has no fields, so labels are read by Eddy's own names (event_id, "
+            "time, labelled_event_id, verdict, entities); expected such a file, or in the "
+            f'configuration [inputs.{name}] with type = "label" and where each field is: fields = '
+            '{ event_id = "…", time = "…", labelled_event_id = "…", verdict = "…" }'
+        )
+        return InputError(
+            f"{name}: {len(self._letters)} of {self._read} labels cannot be read, {count} of them "
+            f"because of {message}; {shape}"
+        )
+
     def _nameless(self, labels: EventBatch) -> Bools:
         if len(self._texts) == 1 + len(LABEL_FIELDS):
             return np.ones(len(labels), np.bool_)
@@ -244,6 +260,8 @@ class _Joining:
 
     def join(self, tables: Sequence[EventTable]) -> None:
         """Join each label to the first event that has its id."""
+        if self._read and len(self._letters) == self._read:
+            raise self._unreadable()
         unclear = self._unclear.total()
         if unclear and unclear + len(self._letters) == self._read:
             raise InputError(

@@ -3,8 +3,8 @@ there. Judges nothing: it hands what lies on disk to who does.
 """
 
 import shutil
-from collections.abc import Collection, Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Final, Self
@@ -17,7 +17,7 @@ from schemas.dead_letters import DeadLetter, as_json_line
 from stream.alerting import Teller
 from stream.chain import Judged
 from stream.config import Config
-from stream.errors import InputError
+from stream.errors import InputError, OutputFailure
 from stream.replay.incident_events import with_events
 from stream.replay.incident_table import write_incidents
 from stream.replay.incidents import Opened, opened_in
@@ -81,6 +81,17 @@ def refuse_foreign(out_dir: Path, ours: Collection[str]) -> None:
             f"{out_dir}: holds {foreign[0]}, which no replay wrote; "
             "expected an empty folder, a former replay's, or a new name"
         )
+
+
+@contextmanager
+def written_to(out_dir: Path) -> Iterator[None]:
+    """Raises OutputFailure where what runs in it fails to write: files that are read have errors of
+    their own."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputFailure(f"{out_dir}: the results cannot be written: {reason}") from error
 
 
 class Recording:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -21,6 +20,7 @@ from detectors.kernels import kernel
 from detectors.monitor import LABEL
 from detectors.state import AboutToWrite, Arrays, prefixed, under
 from schemas.codecs.slim import SlimCodec
+from schemas.codecs.table import row_as_json
 from schemas.columns import I64, U64, Bools, EventBatch
 from schemas.dead_letters import CODES, DeadLetter, DeadLetterCode, Example, Fault, dead_letter
 from schemas.events import ENTITY_FIELDS
@@ -291,9 +291,7 @@ def letter(fault: Fault | Example, batch: Records) -> DeadLetter:
     """The dead letter of a record, or the example that it is; a table's row stands in it as JSON."""
     row = fault.row
     value: Any = (
-        batch.values[row]
-        if isinstance(batch.values, list)
-        else orjson.dumps(batch.values.slice(row, 1).to_pylist()[0], default=str)
+        batch.values[row] if isinstance(batch.values, list) else row_as_json(batch.values, row)
     )
     headers = () if batch.headers is None else batch.headers[row]
     return dead_letter(

@@ -1,5 +1,7 @@
 """Columnar files give the events that the same rows would give as JSON."""
 
+import uuid
+from contextlib import suppress
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
@@ -8,14 +10,21 @@ import numpy as np
 import orjson
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.strategies import DataObject, DrawFn
 
+from detectors.hashing import hash_key
 from schemas.checks import Checked, check
-from schemas.codecs import JsonCodec, TableCodec
+from schemas.codecs import Decoded, JsonCodec, TableCodec
 from schemas.columns import EventBatch
-from schemas.dead_letters import Fault
+from schemas.dead_letters import DISPOSITION, Fault, as_json_line
 from schemas.mapping import FieldsSpec, Place, compile_mapping
 from schemas.records import Records
 from schemas.repairs import Repaired
+from stream.config import InputSpec, LimitsSpec
+from stream.decoding import Decoder
+from stream.stages.route import Route
 
 TIME_MS = 1_772_409_600_123
 TIME = datetime(2026, 3, 2, 0, 0, 0, 123_000, UTC)
@@ -29,11 +38,20 @@ def run(columns: dict[str, Any]) -> tuple[EventBatch, list[Fault]]:
 
 def checked(columns: dict[str, Any]) -> Checked:
     """Decode and check the rows of a table."""
+    return check(decoded(columns, FIELDS), records_of(columns), 1)
+
+
+def records_of(columns: dict[str, Any]) -> Records:
+    """The rows of a table as records."""
     table = pa.table(columns)
     size = len(table)
-    records = Records("in", 0, np.arange(size), np.full(size, -1, np.int64), table)
-    mapping = compile_mapping("json", "transaction", FIELDS, list(FIELDS))
-    return check(TableCodec(mapping).decode(records), records, 1)
+    return Records("in", 0, np.arange(size), np.full(size, -1, np.int64), table)
+
+
+def decoded(columns: dict[str, Any], fields: FieldsSpec) -> Decoded:
+    """Decode the rows of a table."""
+    mapping = compile_mapping("json", "transaction", fields, list(fields))
+    return TableCodec(mapping).decode(records_of(columns))
 
 
 def user(ids: pa.Array) -> pa.Array:
@@ -182,3 +200,202 @@ def test_a_verdict_may_be_a_boolean_and_an_id_may_not() -> None:
     assert verdicts(JsonCodec(mapping), [orjson.dumps(row) for row in rows]) == expected
     _, _, repaired = checked({"id": ["a"], "t": [TIME_MS], "user": user(pa.array([True]))})
     assert rows_of(repaired) == [("account", "wrong_type", [0])]
+
+
+@pytest.mark.parametrize(
+    ("amounts", "expected"),
+    [
+        (pa.array([Decimal("12.5"), None], pa.decimal32(5, 2)), 12.5),
+        (pa.array([Decimal("12.5"), None], pa.decimal256(50, 2)), 12.5),
+        (pa.array([12.5, None], pa.float16()), 12.5),
+        (pa.array([2**64 - 1, None], pa.uint64()), float(2**64 - 1)),
+        (pa.array(["12.5", None], pa.string_view()), 12.5),
+        (pa.array([b"12.5", None], pa.large_binary()), 12.5),
+        (pa.array([12.5, None]).dictionary_encode(), 12.5),
+    ],
+)
+def test_numbers_of_rarer_column_types_have_a_value(amounts: pa.Array, expected: float) -> None:
+    """Decimals of any width, halves, unsigned integers, views and bytes that are decimal texts."""
+    fields: FieldsSpec = {**FIELDS, "bytes": "sum"}
+    found = decoded({"id": ["a", "b"], "t": [1, 1], "sum": amounts}, fields).number["bytes"]
+    np.testing.assert_array_equal(found.to_numpy(zero_copy_only=False), [expected, np.nan])
+
+
+UUID = uuid.UUID("12345678-1234-5678-1234-567812345678")
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        (pa.array(["7", None], pa.string_view()), "7"),
+        (pa.array([7.0, None]), "7"),
+        (pa.array([7.0, np.nan], from_pandas=False), "7"),
+        (pa.array([-7.0, None], pa.float16()), "-7"),
+        (pa.array([Decimal("7.00"), None], pa.decimal128(20, 2)), "7"),
+        (pa.array([Decimal("7e9"), None], pa.decimal256(5, -9)), "7000000000"),
+        (pa.array([2**64 - 1, None], pa.uint64()), str(2**64 - 1)),
+        (pa.array(["ü".encode(), None], pa.binary()), "ü"),
+        (pa.array(["ü".encode(), None], pa.binary_view()), "ü"),
+        (pa.array([UUID.bytes, None], pa.uuid()), str(UUID)),
+        (pa.array(['{"a":1}', None], pa.json_()), '{"a":1}'),
+        (pa.array([7, None], pa.int8()).dictionary_encode(), "7"),
+        (pa.RunEndEncodedArray.from_arrays([1, 2], pa.array(["7", None])), "7"),
+    ],
+)
+def test_ids_of_rarer_column_types_have_a_value(ids: pa.Array, expected: str) -> None:
+    """Views, whole floats (integers with gaps, as pandas writes them), whole decimals, bytes that
+    are UTF-8, UUIDs and run-end encoded columns name entities; null and NaN are absent."""
+    columns = {"id": ["a", "b"], "t": [1, 1], "who": ids}
+    found = decoded(columns, {**FIELDS, "account": "who"})
+    assert found.faults == []
+    assert found.text["account"].to_pylist() == [expected, None]
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        pa.array([7.5, None]),
+        pa.array([2.0**53 + 2, None]),
+        pa.array([float("inf"), None]),
+        pa.array([Decimal("7.5"), None]),
+        pa.array([b"\xff", None]),
+        pa.array([b"ab", None], pa.binary(2)),
+        pa.array([datetime(2026, 1, 1, tzinfo=UTC), None]),
+        pa.array([1, None], pa.duration("ns")),
+        pa.array([1, None], pa.time64("ns")),
+        pa.array([[1], None]),
+        pa.array([{"a": 1}, None]),
+        pa.array([True, None]),
+        pa.array([1, None], pa.bool8()),
+    ],
+)
+def test_columns_that_hold_no_id_are_absent_and_counted(ids: pa.Array) -> None:
+    """A value that is neither a text nor a whole number is a repair; null is just absent."""
+    found = decoded({"id": ["a", "b"], "t": [1, 1], "who": ids}, {**FIELDS, "account": "who"})
+    assert found.faults == []
+    assert rows_of(found.repaired) == [("account", "wrong_type", [0])]
+    assert found.text["account"].to_pylist() == [None, None]
+
+
+def test_maps_are_looked_into_and_lists_are_not() -> None:
+    """A path goes through a map with texts as keys as it does through a struct; through anything
+    else it is a repair where there is a value."""
+    maps = pa.array([[("id", "7")], None], pa.map_(pa.string(), pa.string()))
+    found = decoded({"id": ["a", "b"], "t": [1, 1], "user": maps}, FIELDS)
+    assert (found.faults, found.text["account"].to_pylist()) == ([], ["7", None])
+    lists = pa.array([[{"id": "7"}], None])
+    found = decoded({"id": ["a", "b"], "t": [1, 1], "user": lists}, FIELDS)
+    assert rows_of(found.repaired) == [("account", "wrong_type", [0])]
+
+
+@pytest.mark.parametrize(
+    ("time", "ms"),
+    [
+        (pa.array([datetime(2611, 1, 1)], pa.timestamp("us")), 20_227_968_000_000),  # noqa: DTZ001
+        (pa.array([TIME_MS * 1000 + 999], pa.timestamp("us")), TIME_MS),
+        (pa.array([TIME_MS * 10**6 + 999], pa.timestamp("ns")), TIME_MS),
+        (pa.array([2**62], pa.timestamp("s")), 4 * 10**18),
+        (pa.array([2**31 - 1], pa.int32()).cast(pa.date32()), (2**31 - 1) * 86_400_000),
+        (pa.array([TIME_MS], pa.date64()), TIME_MS),
+        (pa.array([TIME_MS], pa.timestamp("ms")).dictionary_encode(), TIME_MS),
+    ],
+)
+def test_times_never_wrap(time: pa.Array, ms: int) -> None:
+    """A time that no event may have stays out of range."""
+    assert decoded({"id": ["a"], "t": time}, FIELDS).time_ms.to_pylist() == [ms]
+
+
+# -- any row of any type --------------------------------------------------------------------------
+
+PRIMITIVES = [
+    *(pa.int8(), pa.uint16(), pa.int32(), pa.int64(), pa.uint64()),
+    *(pa.float16(), pa.float32(), pa.float64(), pa.date32(), pa.date64()),
+    *(pa.time32("s"), pa.time64("ns"), pa.month_day_nano_interval()),
+    *(pa.timestamp(unit) for unit in ("s", "ms", "us", "ns")),
+    *(pa.timestamp("us", zone) for zone in ("UTC", "+05:30", "Europe/Paris", "No/Where")),
+    *(pa.duration(unit) for unit in ("s", "ns")),
+    *(pa.decimal32(9, 2), pa.decimal128(38, -3), pa.decimal256(76, 40)),
+    *(pa.binary(4), pa.uuid(), pa.bool8()),
+]
+
+
+def bits(kind: pa.DataType, draw: DrawFn, size: int) -> pa.Array:
+    """Values of a fixed width, of any bits."""
+    storage = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+    count = size * storage.byte_width
+    usual = st.binary(min_size=count, max_size=count)
+    plain = st.lists(st.integers(0, 3), min_size=count, max_size=count).map(bytes)
+    body = pa.py_buffer(draw(usual | plain))
+    valid = pa.py_buffer(bytes([draw(st.sampled_from([7, 7, 2]))]))
+    array = pa.Array.from_buffers(storage, size, [valid, body])
+    return pa.ExtensionArray.from_storage(kind, array) if storage is not kind else array
+
+
+@st.composite
+def arrays(draw: DrawFn, size: int, depth: int = 0) -> pa.Array:
+    """An array of that many values of some type, of which some may be null."""
+    kind = draw(st.sampled_from(["bits", "text", "bool", "null", "nested"]))
+    inner = arrays(size, depth + 1)
+    if kind == "nested" and depth < 2:
+        shape = draw(st.sampled_from(["struct", "list", "map", "dictionary", "runs", "union"]))
+        found = draw(inner)
+        if shape == "struct":
+            return pa.StructArray.from_arrays([found], ["id"])
+        if shape == "list":
+            return pa.ListArray.from_arrays([0, *([size] * size)], found)
+        if shape == "map":
+            keys = draw(st.sampled_from([["id"] * size, [1] * size]))
+            return pa.MapArray.from_arrays(range(size + 1), keys, found)
+        if shape == "dictionary":
+            return pa.DictionaryArray.from_arrays(pa.array([0] * size, pa.int8()), found)
+        if shape == "runs" and not pa.types.is_run_end_encoded(found.type):
+            with suppress(pa.ArrowInvalid):  # that refuses text that is not UTF-8
+                return pa.RunEndEncodedArray.from_arrays(list(range(1, size + 1)), found)
+        return pa.UnionArray.from_sparse(pa.array([0] * size, pa.int8()), [found])
+    if kind == "bits":
+        found = bits(draw(st.sampled_from(PRIMITIVES)), draw, size)
+    elif kind == "bool":
+        found = pa.array(draw(st.lists(st.booleans(), min_size=size, max_size=size)))
+    elif kind == "null":
+        return pa.nulls(size)
+    else:
+        raw = draw(st.lists(st.none() | st.binary(max_size=12), min_size=size, max_size=size))
+        to = draw(st.sampled_from([pa.string(), pa.binary()]))
+        found = pa.Array.from_buffers(to, size, pa.array(raw, pa.binary()).buffers())
+        wide = {
+            pa.string(): (pa.large_string(), pa.string_view()),
+            pa.binary(): (pa.binary_view(),),
+        }
+        found = found.cast(draw(st.sampled_from([to, *wide[to]])))
+    return found
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.data())
+def test_any_row_of_any_arrow_type_is_an_event_or_a_dead_letter(data: DataObject) -> None:
+    """Whatever types and bits the columns have, mapped or not: every row is counted once, and what
+    is written down of it is JSON."""
+    size = data.draw(st.integers(1, 3))
+    names = ["id", "t", "user", "sum", "verdict", "unmapped"]
+    columns = {
+        name: data.draw(st.one_of(arrays(size), st.just(pa.array([f"{i}" for i in range(size)]))))
+        for name in names
+    }
+    columns["more"] = pa.array([float("nan")] * size)
+    fields: FieldsSpec = {
+        **FIELDS,
+        "verdict": Place(path="verdict", values={"true": "fraud"}),
+        "time": Place(path="t", unit=data.draw(st.sampled_from(["ms", "s", "us", "iso"]))),
+        "bytes": data.draw(st.sampled_from(["sum", "more"])),
+    }
+    spec = InputSpec(topic="in", type="transaction", fields=fields)
+    route = Route(Decoder(spec, LimitsSpec(), list(fields)), 100, hash_key(""))
+    routed = route.process(records_of(columns))
+    known = route.counts()["duplicate"]
+    lost = [one for one in routed.dead_letters if dict(one.headers)[DISPOSITION] != b"event_kept"]
+    assert len(lost) + len(routed.events) + known == size
+    for one in routed.dead_letters:
+        assert orjson.loads(one.value).keys() == columns.keys()
+        assert orjson.loads(as_json_line(one))
+    for texts in (routed.events.event_id, *routed.events.text.values()):
+        texts.validate(full=True)

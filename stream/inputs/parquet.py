@@ -1,0 +1,148 @@
+"""Parquet in bounded memory: a small file may unpack into any size, be it by mistake or on purpose.
+
+Every page's header is read before the page is unpacked, and as many rows are read at once as have
+room if each holds the longest text of its column's dictionary.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import IO, Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from stream.errors import InputError
+from stream.inputs.parquet_pages import GuardedFile
+
+BUFFER_BYTES: Final = 4 * 1024 * 1024
+BATCH_BYTES: Final = 32 * 1024 * 1024
+"""Rows that are read at once take about so much; a single row may take more."""
+COLUMNS_MAX: Final = 10_000
+ROWS_MIN: Final = 1_000
+"""So many rows at once are fast enough not to look for the longest text."""
+
+
+def batches_of(
+    file: IO[bytes], name: str, batch_records: int, share: Callable[[float], None]
+) -> Iterator[pa.Table]:
+    """The rows of a file in its order, at most so many at a time. name: for errors.
+
+    Columns come without dictionaries and views, but for texts in lists and maps, which come as
+    dictionaries; INT96 in milliseconds: in nanoseconds a time after 2262 would be another one. Raises
+    InputError for what has no room.
+    """
+    guarded = GuardedFile(file, name)
+    source = pa.PythonFile(guarded, mode="r")
+    parquet = _opened(source)
+    parquet = _opened(source, _texts(parquet, repeated=True))
+    if parquet.metadata.num_columns > COLUMNS_MAX:
+        raise InputError(
+            f"{name}: {parquet.metadata.num_columns} columns; expected at most {COLUMNS_MAX}"
+        )
+    guarded.watch(parquet)
+    schema = pa.schema([_plain_field(field) for field in parquet.schema_arrow])
+    read = 0
+    waiting: list[pa.RecordBatch] = []
+    for group in range(parquet.num_row_groups):
+        rows = min(_rows_at_once(source, parquet, group), batch_records)
+        for batch in parquet.iter_batches(rows, row_groups=[group]):
+            read += len(batch)
+            left = batch if batch.schema.equals(schema) else batch.cast(schema)
+            while sum(map(len, waiting)) + len(left) >= batch_records:
+                room = batch_records - sum(map(len, waiting))
+                yield pa.Table.from_batches([*waiting, left.slice(0, room)])
+                waiting, left = [], left.slice(room)
+            waiting += [left] if len(left) else []
+            if sum(one.nbytes for one in waiting) > BATCH_BYTES:
+                yield pa.Table.from_batches(waiting)
+                waiting = []
+            share(read / parquet.metadata.num_rows)
+    if waiting:
+        yield pa.Table.from_batches(waiting)
+
+
+def _opened(source: Any, dictionaries: list[str] | None = None) -> pq.ParquetFile:
+    # by columns and little by little: a row group may be the whole file
+    return pq.ParquetFile(
+        source,
+        buffer_size=BUFFER_BYTES,
+        pre_buffer=False,
+        read_dictionary=dictionaries,
+        coerce_int96_timestamp_unit="ms",
+    )
+
+
+def _plain_field(field: pa.Field) -> pa.Field:
+    return field.with_type(_plain_type(field.type))
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    """The type without dictionaries and views, which much of Arrow cannot handle yet."""
+    if pa.types.is_dictionary(kind):
+        return _plain_type(kind.value_type)
+    if pa.types.is_string_view(kind):
+        return pa.string()
+    if pa.types.is_binary_view(kind):
+        return pa.binary()
+    if pa.types.is_struct(kind):
+        return pa.struct([_plain_field(field) for field in kind])
+    return kind
+
+
+# -- how many rows at once ------------------------------------------------------------------------
+
+
+def _texts(parquet: pq.ParquetFile, *, repeated: bool = False) -> list[str]:
+    """The columns of texts and bytes that Arrow can read as dictionaries. repeated: those of which a
+    row may have any number."""
+    deltas = {
+        chunk.path_in_schema
+        for group in range(parquet.num_row_groups)
+        for index in range(parquet.metadata.num_columns)
+        if "DELTA_BYTE_ARRAY"
+        in (chunk := parquet.metadata.row_group(group).column(index)).encodings
+    }
+    columns = (parquet.schema.column(i) for i in range(parquet.metadata.num_columns))
+    return [
+        column.path
+        for column in columns
+        if column.physical_type == "BYTE_ARRAY"
+        and column.path not in deltas
+        and (column.max_repetition_level > 0 or not repeated)
+    ]
+
+
+def _rows_at_once(source: Any, parquet: pq.ParquetFile, group: int) -> int:
+    """How many rows of a row group have room, whatever its dictionaries make of them."""
+    about = parquet.metadata.row_group(group)
+    fixed, texts, deltas = 1, 0, 0
+    for index in range(about.num_columns):
+        chunk = about.column(index)
+        if chunk.physical_type == "FIXED_LEN_BYTE_ARRAY":
+            fixed += parquet.schema.column(index).length
+        elif "DELTA_BYTE_ARRAY" in chunk.encodings:
+            # a text repeats the beginning of the one before it, wherever a long one is
+            deltas += chunk.total_uncompressed_size
+        elif chunk.physical_type == "BYTE_ARRAY":
+            texts += chunk.total_uncompressed_size
+    if BATCH_BYTES // (fixed + deltas + texts) < min(ROWS_MIN, about.num_rows):
+        probe = _opened(source, _texts(parquet))
+        first = next(probe.iter_batches(1, row_groups=[group]), None)
+        texts = 0 if first is None else sum(map(_longest, first.columns))
+    return max(BATCH_BYTES // (fixed + deltas + texts), 1)
+
+
+def _longest(column: pa.Array) -> int:
+    """Bytes of the longest text of each dictionary in a column, together. A dictionary is read whole
+    with the first of its values; texts beside it take their own room in pages."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        values = column.dictionary
+        if pa.types.is_primitive(values.type):
+            return 8
+        return int(pc.max(pc.binary_length(values)).as_py() or 0)
+    if isinstance(column, pa.ExtensionArray):
+        return _longest(column.storage)
+    if pa.types.is_struct(kind):
+        return sum(_longest(column.field(i)) for i in range(kind.num_fields))
+    return _longest(column.values) if pa.types.is_nested(kind) else 0

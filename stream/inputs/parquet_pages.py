@@ -1,0 +1,242 @@
+"""Pages of a Parquet file, looked at before Arrow unpacks them: a page's header says how large it becomes.
+
+The headers are Thrift's, in its compact protocol.
+"""
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from typing import IO, Any, Final
+
+import pyarrow.parquet as pq
+
+from stream.errors import InputError
+
+PAGES_BYTES_MAX: Final = 256 * 1024 * 1024
+"""The largest pages of a row group's columns, unpacked, together: one of each is in memory."""
+PAGE_VALUES_MAX: Final = 16_000_000
+"""Values of which memory is taken before they are read, where they take no room in the file."""
+_HEADER_BYTES_MAX: Final = 16 * 1024 * 1024
+_DICTIONARY_PAGE: Final = 2
+_DELTA_BYTE_ARRAY: Final = 7
+_COUNTED_FIRST: Final = frozenset({6, _DELTA_BYTE_ARRAY})
+"""Encodings of texts whose lengths are all unpacked at once."""
+
+
+@dataclass(slots=True)
+class _Chunk:
+    """A column of a row group, whose pages follow each other from `start` to `stop`.
+
+    unpacked: bytes of all its pages, as the file declares. repeated: a row may have any number of
+    values. deltas: whether it declares that texts repeat each other's beginnings. next_header: where the
+    next page's header lies. kept: what was read of it, where it was cut. largest: bytes of the
+    largest page so far, unpacked. values, packed: of all pages so far.
+    """
+
+    start: int
+    stop: int
+    group: int
+    column: str
+    unpacked: int
+    repeated: bool
+    deltas: bool
+    next_header: int
+    kept: bytes = b""
+    largest: int = 0
+    values: int = 0
+    packed: int = 0
+
+
+class GuardedFile:
+    """A file that refuses to read on where a page has no room.
+
+    Arrow reads the bytes of a column in their order, and unpacks a page after it has read it.
+    """
+
+    closed = False
+
+    def __init__(self, file: IO[bytes], name: str) -> None:
+        self._file = file
+        self._name = name
+        self._chunks: list[_Chunk] = []
+        self._starts: list[int] = []
+        self._pages: dict[int, int] = {}
+
+    def watch(self, parquet: pq.ParquetFile) -> None:
+        """Look at the pages of a file from now on."""
+        chunks = [
+            _chunk(parquet, group, index)
+            for group in range(parquet.num_row_groups)
+            for index in range(parquet.metadata.num_columns)
+        ]
+        self._chunks = sorted(chunks, key=lambda chunk: chunk.start)
+        self._starts = [chunk.start for chunk in self._chunks]
+        for before, after in zip(self._chunks, self._chunks[1:], strict=False):
+            if after.start < before.stop:
+                raise InputError(f"{self._name}: its columns overlap; expected a Parquet file")
+
+    def read(self, size: int = -1) -> bytes:
+        """As any file."""
+        position = self._file.tell()
+        data = self._file.read(size)
+        for chunk in self._chunks[max(bisect_right(self._starts, position) - 1, 0) :]:
+            if chunk.start >= position + len(data):
+                break
+            self._look(chunk, position, data)
+        return data
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """As any file."""
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """As any file."""
+        return self._file.tell()
+
+    def close(self) -> None:
+        """Who opened the file closes it."""
+
+    def _look(self, chunk: _Chunk, position: int, data: bytes) -> None:
+        """Look at the headers in bytes that were read."""
+        if chunk.kept and chunk.next_header + len(chunk.kept) == position:
+            position, data = chunk.next_header, chunk.kept + data
+        chunk.kept = b""
+        while position <= chunk.next_header < min(position + len(data), chunk.stop):
+            at = chunk.next_header - position
+            try:
+                header, after = _struct(data, at)
+            except IndexError:
+                chunk.kept = data[at:]
+                if len(chunk.kept) > _HEADER_BYTES_MAX:
+                    raise self._refused(chunk, "a page has an endless header") from None
+                return
+            packed = header.get(3, -1)
+            if packed < 0 or header.get(2, -1) < 0:
+                raise self._refused(chunk, "a page has no size")
+            chunk.packed += packed
+            self._check(chunk, header)
+            chunk.next_header += after - at + packed
+
+    def _check(self, chunk: _Chunk, header: dict[int, Any]) -> None:
+        """Raise InputError for a page that has no room, or is not what the file declares."""
+        unpacked = header[2]
+        about = header.get(5) or header.get(7) or header.get(8) or {}
+        values = about.get(1, 0)
+        encoding = about.get(4 if header.get(8) else 2, 0)
+        if unpacked > chunk.unpacked:
+            text = f"a page of {unpacked} bytes, in a column that declares {chunk.unpacked}"
+            raise self._refused(chunk, text)
+        chunk.values += values
+        if header.get(1) == _DICTIONARY_PAGE:
+            hollow = values > unpacked
+        else:
+            counted = chunk.repeated or encoding in _COUNTED_FIRST
+            many = chunk.values > max(PAGE_VALUES_MAX, 8 * chunk.packed)
+            hollow = counted and many
+            if encoding == _DELTA_BYTE_ARRAY and not chunk.deltas:
+                raise self._refused(chunk, "a page has an encoding that the file does not declare")
+        if hollow:
+            text = f"{chunk.values} values in {chunk.packed} bytes would not fit into memory"
+            raise self._refused(chunk, text)
+        more = max(unpacked - chunk.largest, 0)
+        chunk.largest += more
+        together = self._pages[chunk.group] = self._pages.get(chunk.group, 0) + more
+        if together > PAGES_BYTES_MAX:
+            text = f"pages of {together} bytes; expected at most {PAGES_BYTES_MAX}"
+            raise self._refused(chunk, text)
+
+    def _refused(self, chunk: _Chunk, text: str) -> InputError:
+        return InputError(
+            f"{self._name}: row group {chunk.group}, column {chunk.column}: {text}; expected a file "
+            "that fits into memory page by page: write it again with smaller pages"
+        )
+
+
+def _chunk(parquet: pq.ParquetFile, group: int, index: int) -> _Chunk:
+    about = parquet.metadata.row_group(group).column(index)
+    start = about.data_page_offset
+    if about.has_dictionary_page and 0 < about.dictionary_page_offset < start:
+        start = about.dictionary_page_offset
+    column = parquet.schema.column(index)
+    return _Chunk(
+        start=start,
+        stop=start + about.total_compressed_size,
+        group=group,
+        column=about.path_in_schema,
+        unpacked=about.total_uncompressed_size,
+        repeated=column.max_repetition_level > 0,
+        deltas="DELTA_BYTE_ARRAY" in about.encodings,
+        next_header=start,
+    )
+
+
+# -- Thrift's compact protocol, in which headers are written --------------------------------------
+
+
+def _struct(data: bytes, at: int, depth: int = 0) -> tuple[dict[int, Any], int]:
+    """A struct's fields by number, integers and structs alone, and where it ends. Raises IndexError
+    where the bytes end before it does."""
+    fields: dict[int, Any] = {}
+    number = 0
+    while True:
+        head = data[at]
+        at += 1
+        kind = head & 15
+        if kind == 0:
+            return fields, at
+        if head >> 4:
+            number += head >> 4
+        else:
+            number, at = _signed(data, at)
+        value, at = _value(data, at, kind, depth + 1)
+        if value is not None:
+            fields[number] = value
+
+
+def _value(data: bytes, at: int, kind: int, depth: int) -> tuple[Any, int]:
+    """A value of a field, and where it ends; None where nobody asks for such."""
+    if depth > 8:
+        raise InputError("a Parquet page's header is nested too deep")
+    if kind in {1, 2}:  # a boolean, which its type says
+        return None, at
+    if kind in {4, 5, 6}:
+        return _signed(data, at)
+    if kind == 12:
+        return _struct(data, at, depth)
+    if kind == 8:
+        size, at = _unsigned(data, at)
+        end = at + size
+    elif kind in {3, 7}:
+        end = at + (1 if kind == 3 else 8)
+    elif kind in {9, 10}:
+        return None, _list_end(data, at, depth)
+    else:
+        raise InputError("a Parquet page's header cannot be read")
+    data[end - 1]  # raises where it is cut
+    return None, end
+
+
+def _list_end(data: bytes, at: int, depth: int) -> int:
+    head = data[at]
+    size, at = (head >> 4, at + 1) if head >> 4 < 15 else _unsigned(data, at + 1)
+    for _ in range(size):
+        # each boolean of a list is a byte
+        _, at = _value(data, at, 3 if head & 15 in {1, 2} else head & 15, depth + 1)
+    return at
+
+
+def _unsigned(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            return value, at
+        if shift > 63:
+            raise InputError("a Parquet page's header cannot be read")
+
+
+def _signed(data: bytes, at: int) -> tuple[int, int]:
+    value, at = _unsigned(data, at)
+    return value >> 1 ^ -(value & 1), at
