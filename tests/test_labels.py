@@ -437,11 +437,25 @@ def test_a_label_with_a_bad_field_is_a_label(tmp_path: Path) -> None:
 def test_a_file_of_unreadable_labels_is_a_mistake(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """More dead letters than are any accident are an error that says why the last one is."""
+    """More dead letters than are any accident are an error with the commonest reason."""
     monkeypatch.setattr(labels, "UNREADABLE_MAX", 20)
     rows = payments(50)
-    with pytest.raises(InputError, match=r"more than 20 labels.*time: missing"):
+    with pytest.raises(
+        InputError, match=r"50 of 50 labels cannot be read, 50 of them because of time: missing"
+    ):
         run(tmp_path, rows, [one | {"known_at": None} for one in verdicts(rows)])
+
+
+def test_labels_of_another_shape_than_eddys_are_told_what_is_missing(tmp_path: Path) -> None:
+    """Where the configuration has no input of labels they are read by Eddy's own names: a file of
+    another shape, of any size, is an error that names that input and what belongs into it."""
+    rows = payments(50)
+    shop, told = ndjson(tmp_path / "shop", rows), ndjson(tmp_path / "labels", verdicts(rows))
+    text = UNREAD[: UNREAD.index("[inputs.verdicts]")] + UNREAD[UNREAD.index("[[monitors]]") :]
+    using = with_labels(config(text))
+    expected = r"because of event_id: missing.*; inputs\.labels has no fields.*\[inputs\.labels\]"
+    with pytest.raises(InputError, match=expected):
+        replay(using, [("shop", shop)], tmp_path / "out", lambda *_: None, [("labels", told)])
 
 
 def test_labels_that_say_neither_are_counted_and_left_out(tmp_path: Path) -> None:

@@ -47,6 +47,11 @@ HEADERS_MAX: Final = 10_000
 _MAGIC: Final = b"EDS"
 _PREFIX: Final = struct.Struct("<3sBQI")
 _CHECKED_FROM: Final = 12
+_UNREADABLE: Final = (
+    *(pa.ArrowException, OSError, EOFError, LookupError, ArithmeticError, ValueError, TypeError),
+    *(MemoryError, RecursionError),
+)
+"""Whatever bytes that were not written here make of what reads them."""
 _POSITION: Final = (
     ("offset", pa.int64()),
     ("time_ms", pa.int64()),
@@ -162,7 +167,7 @@ class SlimCodec:
             body = pa.py_buffer(value).slice(_PREFIX.size + length)
             batch = pa.ipc.read_record_batch(body, known.schema)
             batch.validate(full=True)  # nothing behind looks again: kernels read where offsets say
-        except (pa.ArrowException, OSError, IndexError) as error:
+        except _UNREADABLE as error:
             raise ValueError(f"cannot be read: {error}") from error
         return known, batch
 
@@ -177,7 +182,7 @@ class SlimCodec:
     def _read_header(self, packed: bytes) -> "_Known":
         try:
             header = msgspec.msgpack.decode(packed.rstrip(b"\0"), type=_Header)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, *_UNREADABLE) as error:
             raise ValueError(f"cannot be read: {error}") from error
         kinds = dict.fromkeys(header.text, "text") | dict.fromkeys(header.number, "number")
         right = all(_kind(name) == kind for name, kind in kinds.items())

@@ -1,5 +1,6 @@
 """Slim events come back as they were, in messages of bounded size, and nothing else is read."""
 
+import contextlib
 import dataclasses
 from itertools import pairwise
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -130,3 +132,36 @@ def test_no_spoilt_message_is_read(seed: int, data: st.DataObject) -> None:
     for spoilt in (message[:place], message[:place] + bytes([flipped]) + message[place + 1 :]):
         with pytest.raises(ValueError, match=r"no message|version|checksum"):
             slim.read([spoilt])
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(0, 5), st.data())
+def test_every_spoilt_message_ends_in_the_declared_error(seed: int, data: st.DataObject) -> None:
+    """Bytes changed, cut out or put in, under a checksum that is right: the events, or ValueError."""
+    [message] = codec().write(events(seed, count=5))
+    body = bytearray(message[12:])
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, max(len(body) - 1, 0)))
+        kind = data.draw(st.sampled_from(["change", "cut", "insert", "end"]))
+        if kind == "change":
+            body[at : at + 1] = bytes([data.draw(st.integers(0, 255))])
+        elif kind == "cut":
+            del body[at : at + data.draw(st.integers(1, 8))]
+        elif kind == "insert":
+            body[at:at] = data.draw(st.binary(min_size=1, max_size=8))
+        else:
+            del body[at:]
+    checksum = xxhash.xxh3_64_intdigest(bytes(body)).to_bytes(8, "little")
+    with contextlib.suppress(ValueError):
+        codec().read([message[:4] + checksum + bytes(body)])
+
+
+@pytest.mark.parametrize("body", [b"", b"\0\0\0\0", b"\xff\xff\xff\xff\0\0\0\0"])
+def test_a_message_without_events_is_refused(body: bytes) -> None:
+    """Arrow takes it for the end of a stream, which is no message."""
+    [message] = codec().write(events(1, count=5))
+    end = 16 + int.from_bytes(message[12:16], "little")
+    rest = message[12:end] + body
+    checksum = xxhash.xxh3_64_intdigest(rest).to_bytes(8, "little")
+    with pytest.raises(ValueError, match="cannot be read"):
+        codec().read([message[:4] + checksum + rest])
