@@ -114,6 +114,14 @@ class Recording:
         self.labels_heard = 0
 
     def __enter__(self) -> Self:
+        try:
+            self._open()
+        except BaseException:  # nobody leaves what nobody has entered
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def _open(self) -> None:
         shutil.rmtree(self.work, ignore_errors=True)  # of a replay that was killed
         self.work.mkdir()
         enter, parts = self._opened.enter_context, self._parts
@@ -126,7 +134,6 @@ class Recording:
         if self._origin.features:
             self._judged.append(enter(FeatureFile(parts[FEATURES], self._config)))
         self._labels = enter(LastWords(parts[LABELS], self.work, self._teller.shown))
-        return self
 
     def __exit__(
         self,
