@@ -1,6 +1,10 @@
 """Folders as data lakes have them are read as what they mean."""
 
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from threading import Thread
 
 import orjson
 import pyarrow as pa
@@ -10,8 +14,10 @@ import pytest
 from stream.config import InputSpec
 from stream.errors import InputError
 from stream.inputs import FileReading
-from stream.inputs.places import files_at
+from stream.inputs.places import files_at, is_pipe, spooled
+from stream.replay import Split, comparing, replay
 from tests.test_inputs import bucket
+from tests.test_labels import config, label_table, ndjson, payments, verdicts
 
 __all__ = ["bucket"]
 
@@ -106,3 +112,60 @@ def test_keys_are_texts_where_one_of_them_is_none(tmp_path: Path) -> None:
         (tmp_path / f"k={value}" / "a.csv").write_text(f"event_id,time\n{value},1\n")
     rows = tables(tmp_path, InputSpec(topic="shop"))
     assert [row["k"] for row in rows] == ["1", "x"]
+
+
+@pytest.mark.slow
+def test_a_pipe_is_read_once_for_all_that_read_it(tmp_path: Path) -> None:
+    """A replay that looks for its first event, hashes its input and joins labels to it, and a
+    comparison, give what a file of the same content gives."""
+    rows = payments(300)
+    shop = ndjson(tmp_path / "shop", rows)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+
+    def through(run: Callable[[Path], object]) -> None:
+        writer = Thread(target=lambda: pipe.write_bytes(shop.read_bytes()))
+        writer.start()
+        run(pipe)
+        writer.join()
+
+    known = [("verdicts", label_table(tmp_path / "labels", verdicts(rows)))]
+    split = Split(warm_up_s=60.0)
+
+    def replayed(path: Path) -> None:
+        out = tmp_path / f"out-{path.name}"
+        replay(config(), [("shop", path)], out, lambda *_: None, known, split)
+
+    through(replayed)
+    replayed(shop)
+    for name in ("scores.parquet", "labels.parquet", "alerts.parquet"):
+        one, other = (tmp_path / f"out-{path.name}" / name for path in (pipe, shop))
+        assert one.read_bytes() == other.read_bytes()
+    candidates = [comparing.Candidate(name, config()) for name in ("a", "b")]
+
+    def compared(path: Path) -> None:
+        comparing.compare(candidates, [("shop", path)], tmp_path / "compared", lambda *_: None)
+
+    through(compared)
+    assert pq.read_table(tmp_path / "compared/b/scores.parquet").num_rows == len(rows)
+
+
+def test_standard_input_is_an_input(tmp_path: Path) -> None:
+    """Under "-" and as /dev/stdin."""
+    assert is_pipe("-")
+    read, write = os.pipe()
+    saved = os.dup(0)
+    try:
+        os.dup2(read, 0)
+        os.write(write, b'{"a": 1}\n')
+        os.close(write)
+        with ExitStack() as opened:
+            file = spooled("-", opened)
+            with file.open() as content:
+                assert (file.name, content.read()) == ("/dev/stdin", b'{"a": 1}\n')
+    finally:
+        os.dup2(saved, 0)
+        os.close(read)
+        os.close(saved)
+    assert not is_pipe(str(tmp_path))
+    assert not is_pipe(str(tmp_path / "none"))

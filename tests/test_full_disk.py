@@ -32,7 +32,9 @@ def sizes(tmp_path_factory: pytest.TempPathFactory) -> list[int]:
     folder = tmp_path_factory.mktemp("whole")
     known = [label(row["id"], row["at"] + 1) for row in ROWS[::7]]
     run_with_labels(folder, ROWS, known)
-    return sorted({0, 4, 5_000, *(max(path.stat().st_size - 1, 0) for path in (folder / "out").iterdir())})
+    return sorted(
+        {0, 4, 5_000, *(max(path.stat().st_size - 1, 0) for path in (folder / "out").iterdir())}
+    )
 
 
 def test_every_file_of_a_run_may_find_no_room(tmp_path: Path, sizes: list[int]) -> None:

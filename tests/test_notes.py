@@ -1,5 +1,6 @@
 """What a replay tells of odd inputs: on the terminal, in the summary and by its exit code."""
 
+import tomllib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +11,9 @@ from typer.testing import CliRunner
 
 from detectors.learning import learner, standing
 from stream.cli import app
-from stream.config import load
+from stream.config import load, parse
 from stream.errors import InputError
+from stream.replay import replay
 from stream.replay.notes import Notes
 from stream.replay.summary import Tally
 
@@ -145,3 +147,35 @@ def test_whether_learning_spoke_is_told(counts: dict[str, int], expected: str) -
 def test_the_hint_under_an_input_error_fits_every_option() -> None:
     """It sends nobody to look at a path where the path is right."""
     assert "NAME=PATH" not in InputError.do
+
+
+def test_words_for_no_value_and_numbers_for_ids_are_noted(tmp_path: Path) -> None:
+    """Over one per cent of a text column, and ids that differ by .0 alone, as the file has them; not
+    where the input says what stands for none."""
+    path = tmp_path / "shop.csv"
+    ids = ["7", "7.0", "NA", "None", *(f"a{i}" for i in range(100))]
+    lines = [f"e{i},{i * 1000},{one},{'NA' if i == 3 else 'x'}" for i, one in enumerate(ids)]
+    path.write_text("\n".join(["id,t,who,note", *lines]))
+    text = """
+group = "t"
+[inputs.shop]
+topic = "shop"
+type = "transaction"
+fields = { event_id = "id", time = "t", account = "who", kind = "note" }
+[[monitors]]
+name = "account"
+entity = "account"
+inputs = ["shop"]
+features = [{ name = "n", kind = "count", half_life = "1h" }]
+"""
+
+    def notes(text: str) -> list[str]:
+        using = parse(tomllib.loads(text), {})
+        found = replay(using, [("shop", path)], tmp_path / "out", lambda *_: None).notes
+        return [note for note in found if "account" in note and "shop" in note]
+
+    words, forms = notes(text)
+    assert words.startswith("shop: 2 of 104 values of account are NA, None; ")
+    assert forms.startswith("shop: 1 ids of account stand with and without .0")
+    [forms] = notes(text.replace("fields", 'null_values = ["NA", "None"]\nfields'))
+    assert "without .0" in forms

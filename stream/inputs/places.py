@@ -5,13 +5,16 @@ downloaded whole.
 """
 
 import io
+import shutil
+import stat
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from io import BufferedReader
 from itertools import compress, takewhile
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final, TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -28,6 +31,7 @@ from stream.place import Place, without_credentials
 BUFFER_BYTES: Final = 1024 * 1024
 """Read at once from a file, and fetched at once from a store where less is asked for."""
 WILD: Final = frozenset("*?[")
+STANDARD_INPUT: Final = "/dev/stdin"
 T = TypeVar("T")
 
 
@@ -61,6 +65,34 @@ def files_at(text: str) -> list[File]:
     if not files:
         raise InputError(f"{text}: no such file, nor a folder or a glob with a file in it")
     return files
+
+
+def is_pipe(text: str) -> bool:
+    """Whether a path is read only once: "-" (standard input), a pipe or a device."""
+    path = Place.of(text).path
+    if text == "-" or path is None:
+        return text == "-"
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode)
+
+
+def spooled(text: str, opened: ExitStack) -> File:
+    """A pipe as a file: read to its end, into a temporary file that `opened` removes. A replay reads
+    its inputs more than once. Raises InputError."""
+    name = STANDARD_INPUT if text == "-" else text
+    copy = Path(opened.enter_context(TemporaryDirectory(prefix="eddy-"))) / "input"
+    try:
+        with Path(name).open("rb") as source, copy.open("wb") as target:
+            shutil.copyfileobj(source, target, BUFFER_BYTES)
+    except OSError as error:
+        raise InputError(
+            f"{name}: cannot be read into a temporary file, {copy}: {error.strerror}; a pipe can be "
+            "read once, so it is kept there: expected room (TMPDIR), or a file"
+        ) from error
+    return replace(_local(copy), name=name, keys={})
 
 
 def _is_wild(text: str) -> bool:

@@ -18,8 +18,8 @@ from stream.place import HIDDEN, Place
 from stream.replay import manifest
 from stream.replay.driving import Progress, drive
 from stream.replay.jobs import Jobs
-from stream.replay.manifest import Manifest
-from stream.replay.opening import Named, readings_of
+from stream.replay.manifest import Manifest, Source
+from stream.replay.opening import Named, readings_of, with_pipes
 from stream.replay.reading import sources_of
 from stream.replay.recording import written_to
 from stream.replay.run import Asked, Run, asked_for
@@ -60,6 +60,7 @@ def replay(
             )
         saving.check_place(config, save_state)
     with written_to(out_dir), ExitStack() as opened:
+        inputs, labels = with_pipes([inputs, labels], opened)
         asked = asked_for(
             config.group, config, out_dir, inputs, labels, split, opened, features=features
         )
@@ -82,12 +83,9 @@ def again(
     given: a configuration with the secret that the run had, and the broker, where it needs them;
     nothing else of it counts. Raises InputError where the inputs are no longer the same.
     """
-    inputs, labels = (
-        [(source.name, place) for source in sources for place in source.places]
-        for sources in (of.inputs, of.labels)
-    )
+    inputs, labels = map(_named, (of.inputs, of.labels))
     for name, place in [*inputs, *labels]:
-        if HIDDEN in place:
+        if HIDDEN in str(place):
             raise InputError(
                 f"{name}={place}: the manifest holds no credentials; expected an address without "
                 "any: run `eddy replay` with --input, credentials in the environment (AWS_* and the "
@@ -95,11 +93,16 @@ def again(
             )
     config = manifest.config_of(of, given)
     with written_to(out_dir), ExitStack() as opened:
+        inputs, labels = with_pipes([inputs, labels], opened)
         asked = asked_for(
             config.group, config, out_dir, inputs, labels, of.split, opened, features=of.features
         )
         summary = _replay(asked, opened, progress, jobs, expected=of)
     return Again(summary, manifest.outputs_that_differ(of, manifest.read(out_dir)))
+
+
+def _named(sources: list[Source]) -> Named:
+    return [(source.name, place) for source in sources for place in source.places]
 
 
 def _replay(

@@ -22,7 +22,7 @@ from stream.errors import InputError
 from stream.judging.comparison import Comparison, Setting, Side
 from stream.judging.pairing import pair
 from stream.replay.driving import Progress, drive
-from stream.replay.opening import Named, readings_of
+from stream.replay.opening import Named, readings_of, with_pipes
 from stream.replay.reading import sources_of
 from stream.replay.recording import PAGE, PART, make_folder, refuse_foreign, written_to
 from stream.replay.run import Run, asked_for
@@ -66,6 +66,10 @@ def compare(
     by_position = _cut_alike(candidates, {name for name, _ in inputs})
     refuse_foreign(out_dir, {COMPARISON, PAGE, COMPARISON + PART, PAGE + PART, *names})
     with written_to(out_dir), ExitStack() as opened:
+        inputs, *labelled = with_pipes([inputs, *(one.labels for one in candidates)], opened)
+        candidates = [
+            one._replace(labels=labels) for one, labels in zip(candidates, labelled, strict=True)
+        ]
         asked = [
             asked_for(name, config, out_dir / name, _own(config, inputs), labels, split, opened)
             for name, config, labels in candidates

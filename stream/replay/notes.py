@@ -19,6 +19,7 @@ from stream.clock import text_of
 from stream.config import ASSESS, LABEL_FIELDS, Config, fields_wanted
 from stream.inputs.partitioning import misplaced
 from stream.replay.labels import commonest, count_verdicts
+from stream.replay.odd_texts import OddTexts
 from stream.replay.summary import Tally
 from stream.shard import Emitted
 from stream.stages.repairs import count_name
@@ -54,12 +55,16 @@ class Notes:
         self._absent: dict[str, set[str]] = {}
         self._unclear: dict[str, Counter[str | None]] = {}
         self._letters: dict[tuple[str, str], _Letters] = {}
+        self._texts: dict[str, OddTexts] = {}
         self._repaired: dict[str, dict[str, str]] = {}
         """By topic, then by count of a repair: the first example."""
         self._keys: dict[str, _Keys] = {}
 
-    def take(self, name: str, emitted: Emitted) -> None:
-        """Look at what came of a batch of an input, or of an internal log."""
+    def take(self, name: str, emitted: Emitted, *, of_table: bool = False) -> None:
+        """Look at what came of a batch of an input, or of an internal log. of_table: of a columnar
+        file's rows."""
+        if of_table:
+            self._texts.setdefault(name, OddTexts()).take(emitted.events)
         self.take_letters(emitted.dead_letters)
         if name in self._config.inputs and len(emitted.events):
             if name not in self._absent:
@@ -107,6 +112,7 @@ class Notes:
             self._of_monitors(tally),
             self._of_verdicts(),
             self._of_learning(tally),
+            *(texts.told(name) for name, texts in self._texts.items()),
         )
 
     def _of_letters(self, tally: Tally) -> Iterator[str]:

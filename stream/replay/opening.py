@@ -10,7 +10,7 @@ import msgspec
 from stream.config import Config, InputSpec, Log, label_inputs
 from stream.errors import InputError
 from stream.inputs import BATCH_RECORDS, FileReading, Reading
-from stream.inputs.places import File, files_at
+from stream.inputs.places import STANDARD_INPUT, File, files_at, is_pipe, spooled
 from stream.inputs.ranges import (
     RangeReading,
     is_range,
@@ -23,8 +23,8 @@ from stream.kafka.ranges import Range
 from stream.place import Place, without_credentials
 from stream.replay.manifest import Content, Source
 
-Named = Sequence[tuple[str, str | Path]]
-"""The name of an input and a path, folder, glob or address, each."""
+Named = Sequence[tuple[str, str | Path | File]]
+"""The name of an input and a path, folder, glob or address, each; or a pipe's content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +52,30 @@ class Input:
         return Source(self.name, self.places, files)
 
 
+def with_pipes(named: Sequence[Named], opened: ExitStack) -> list[Named]:
+    """Inputs with every pipe among them read, once for all that name it. opened: closes them."""
+    known: dict[str, File] = {}
+
+    def read(place: str | Path | File) -> str | Path | File:
+        if isinstance(place, File) or not is_pipe(str(place)):
+            return place
+        text = STANDARD_INPUT if str(place) == "-" else str(place)
+        if text not in known:
+            known[text] = spooled(text, opened)
+        return known[text]
+
+    return [[(name, read(place)) for name, place in some] for some in named]
+
+
 def found(config: Config, named: Named, opened: ExitStack) -> list[Input]:
     """The inputs by name, in the order in which they are named first. opened: what closes them.
 
     named: (the name of an input, a path, folder, glob or address). Raises InputError where one is
     not usable.
     """
-    places: dict[str, list[str]] = {}
+    places: dict[str, list[str | File]] = {}
     for name, place in named:
-        places.setdefault(name, []).append(str(place))
+        places.setdefault(name, []).append(place if isinstance(place, File) else str(place))
     return [_input(config, name, some, opened) for name, some in places.items()]
 
 
@@ -84,18 +99,22 @@ def readings_of(inputs: Sequence[Input]) -> list[Reading]:
     return [reading for one in inputs for reading in one.readings()]
 
 
-def _input(config: Config, name: str, places: list[str], opened: ExitStack) -> Input:
-    ranges = [place for place in places if is_range(place)]
+def _input(config: Config, name: str, places: list[str | File], opened: ExitStack) -> Input:
+    ranges = [place for place in places if isinstance(place, str) and is_range(place)]
     log = recorded_log(config, name, topic_of(ranges[0])) if ranges else None
     if log is None and name not in config.inputs:
         known = ", ".join(config.inputs)
-        raise InputError(f"{name}={places[0]}: no input is named {name}; expected one of {known}")
+        first = places[0].name if isinstance(places[0], File) else places[0]
+        raise InputError(f"{name}={first}: no input is named {name}; expected one of {known}")
     if ranges:
         if len(places) > 1:
             raise InputError(f"{name}={ranges[0]}: expected one topic, and nothing besides")
         return _topic(config, name, ranges[0], log, opened)
-    files = [file for place in places for file in files_at(place)]
-    where = [without_credentials(Place.of(place).text) for place in places]
+    each = [[place] if isinstance(place, File) else files_at(place) for place in places]
+    files = [file for some in each for file in some]
+    where = [
+        p.name if isinstance(p, File) else without_credentials(Place.of(p).text) for p in places
+    ]
 
     def readings() -> list[Reading]:
         return [FileReading(name, files, config.inputs[name])]

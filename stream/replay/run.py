@@ -186,7 +186,8 @@ class Run:
             self._tally.add(emitted)
             self._recording.add(emitted.alerts, emitted.dead_letters)
             clear, unclear = without_unclear(emitted.events)
-            self._notes.take(input_name, emitted)
+            of_table = not isinstance(records.values, list)
+            self._notes.take(input_name, emitted, of_table=of_table)
             self._notes.take_verdicts(input_name, unclear)
             self._recording.add_labels(
                 labels_of(emitted.events.take(clear) if unclear else emitted.events)
