@@ -323,9 +323,12 @@ def make_shop(
     topics = [(shop.topic, partitions), (f"{group}-alerts", 1), (f"{group}-dead", 1)]
     topics += [(shop.topic_of_labels, 1)] if labels else []
     admin = AdminClient({"bootstrap.servers": bootstrap})
-    sizes = {f"{group}-dead": {"max.message.bytes": str(dead_bytes_max)}}
+    of_topics = {
+        f"{group}-dead": {"max.message.bytes": str(dead_bytes_max)},
+        shop.topic: {"retention.ms": "-1"},  # events may be as old as their times
+    }
     made = admin.create_topics(
-        [NewTopic(topic, count, config=sizes.get(topic, {})) for topic, count in topics]
+        [NewTopic(topic, count, config=of_topics.get(topic, {})) for topic, count in topics]
     )
     for future in made.values():
         future.result()
