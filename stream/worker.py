@@ -27,7 +27,7 @@ from stream.alerting import RunInfo
 from stream.checkpoints.keeping import REVOKE_S, Keeper, Kept
 from stream.checkpoints.recovery import Circumstances, Recovered, recover
 from stream.checkpoints.store import Folder, open_store, saved_folder
-from stream.config import Config, Log, logs
+from stream.config import Config, Log, logs, weak_secret
 from stream.errors import Abortable, EddyError, PartitionCountChanged
 from stream.health import Pulse
 from stream.inputs.partitioning import misplaced
@@ -628,8 +628,8 @@ def run_worker(
     EddyError.
     """
     log.info("starting", group=config.group, slot=slot, mode=config.mode, kafka=shown(config.kafka))
-    if not config.secret:
-        log.warning("no secret is set: pseudonyms and entity keys could be guessed")
+    if warning := weak_secret(config):
+        log.warning(warning)
     board, pulse = Board(), Pulse()
     address = (config.worker.http_host, http_port)
     kafka = of_slot(config.kafka, slot)

@@ -115,6 +115,24 @@ def test_config_diff_says_what_survives(tmp_path: Path) -> None:
     assert "partitions" not in said
 
 
+def test_live_refuses_a_weak_secret_and_all_else_warns(tmp_path: Path) -> None:
+    """`eddy run` in live mode ends with exit 2 before anything is reached, alone and supervised;
+    the check and a replay say why and go on."""
+    path = tmp_path / "weak.toml"
+    path.write_text(re.sub(r"(?m)^secret = .*", 'secret = "hunter2"', shop_config().read_text()))
+    weak = "secret: got one that is shorter; expected at least 16 random bytes"
+    for options in ([], ["--processes", "2"]):
+        said = eddy("run", str(path), *options, code=2)
+        assert weak in said
+    assert weak in eddy("config", "check", str(path))
+    events = tmp_path / "shop.ndjson"
+    eddy("simulate", str(path), "--to", str(events), "--events", "50")
+    out = ("--input", f"shop={events}", "--out", str(tmp_path / "out"))
+    said = eddy("replay", str(path), *out)
+    assert f"warning: {path}: {weak}" in said
+    assert "hunter2" not in said
+
+
 def test_property_that_eddy_owns_is_a_mistake(tmp_path: Path) -> None:
     """The check finds it without a broker, and says why it may not be set."""
     path = tmp_path / "owned.toml"

@@ -46,13 +46,13 @@ def check(config: ConfigPath) -> None:
 
     Example: eddy config check shop.toml
     """
-    from stream.config import ASSESS, assess_way, load, ways
+    from stream.config import ASSESS, assess_way, load, ways, weak_secret
 
     loaded = load(config)
     _refuse_what_clients_refuse(loaded)
     typer.echo(f"{config}: no mistakes")
-    if not loaded.secret:
-        typer.echo("secret: none is set, so pseudonyms and entity keys could be guessed; set one")
+    if warning := weak_secret(loaded):
+        typer.echo(warning)
     for way in [*ways(loaded), assess_way(loaded)]:
         if way is None:
             continue

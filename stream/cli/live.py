@@ -60,11 +60,13 @@ def run(
     Example: EDDY_SLOT=worker-1 eddy run shop.toml
     """
     from stream import log
-    from stream.config import load
+    from stream.config import load, weak_secret
     from stream.supervisor import stop_with_supervisor
     from stream.worker import run_worker
 
     loaded = load(config)
+    if loaded.mode == "live" and (problem := weak_secret(loaded)):
+        raise ConfigError([f"{config}: {problem}"])
     own_slot = slot or str(loaded.kafka.get("group.instance.id", ""))
     port = loaded.worker.http_port if http_port is None else http_port
     if processes is not None:

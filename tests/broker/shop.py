@@ -50,6 +50,7 @@ PATIENCE_S = 120.0
 REFERENCE_BATCH = 1_777
 REFERENCE_MESSAGES = 13
 HOP_PARTITIONS = 3
+KEY = "what hashes in the tests' shop are keyed with"
 KEYED_BY = "ip"
 """Of several partitions without a hop: most attacks come from one address, so that there are alerts
 in short streams, too."""
@@ -360,7 +361,7 @@ def configuration(
         monitors = [text + AMOUNT for text in monitors if f'entity = "{KEYED_BY}"' in text]
         keyed = f'keyed_by = "{KEYED_BY}"\npartitioner = "murmur2"\n'
     head = (
-        f'group = "{shop.group}"\n'
+        f'group = "{shop.group}"\nsecret = "{KEY}"\n'
         + table("kafka", {"bootstrap.servers": shop.bootstrap, **kafka})
         + f'[outputs]\nalerts = "{shop.group}-alerts"\ndead_letters = "{shop.group}-dead"\n'
         + table("worker", {"http_port": 0, **worker})
