@@ -24,6 +24,7 @@ from detectors.models.own import OwnSpec
 from detectors.models.tail import TailSpec
 from detectors.monitor import MonitorSpec, told_names
 from detectors.spec import P_MAX, Duration, FeatureSpec, Name, PolicySpec, Spec, Where
+from detectors.state import STATE_VERSION
 from schemas import mapping
 from schemas.events import ENTITY_FIELDS, FIELDS, TYPES
 from schemas.mapping import CodecName, FieldsSpec, TypeSpec, nearest
@@ -32,7 +33,6 @@ from stream.errors import ConfigError
 from stream.kafka.properties import property_problems
 from stream.place import Place
 
-FINGERPRINT_VERSION: Final = 2
 ROUTE, ASSESS = STAGES = ("route", "assess")
 ALL: Final = "all"
 """What all monitors say together is called that; no monitor is."""
@@ -192,7 +192,8 @@ class Config(Spec, frozen=True, kw_only=True):
 
 
 class Steering(Spec, frozen=True, kw_only=True):
-    """What of a configuration steers the fold, as checkpoints keep it. secret: a keyed hash."""
+    """What of a configuration steers the fold, as checkpoints keep it. version: of the state that
+    this Eddy makes under it. secret: a keyed hash."""
 
     version: int
     revision: int
@@ -393,7 +394,7 @@ def weak_secret(config: Config) -> str:
 def steering(config: Config) -> Steering:
     """What of the configuration steers the fold."""
     return Steering(
-        version=FINGERPRINT_VERSION,
+        version=STATE_VERSION,
         revision=config.revision,
         monitors=config.monitors,
         assess=config.assess,
