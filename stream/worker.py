@@ -25,7 +25,7 @@ from schemas.records import Records
 from stream import health, metrics
 from stream.alerting import RunInfo
 from stream.checkpoints.keeping import REVOKE_S, Keeper, Kept
-from stream.checkpoints.recovery import Circumstances, Recovered, recover
+from stream.checkpoints.recovery import Circumstances, Recovered, recover, refuse_losses
 from stream.checkpoints.store import Folder, open_store, saved_folder
 from stream.config import Config, Log, logs, weak_secret
 from stream.errors import (
@@ -670,7 +670,10 @@ def run_worker(
         health.serving(address, board, pulse),
         Source(kafka, config.group, pulse.beat, pulse.hear) as source,
     ):
-        check_topics(config, found(config, Admin(kafka, pulse.beat)))
+        admin = Admin(kafka, pulse.beat)
+        check_topics(config, found(config, admin))
+        objects = open_store(config.checkpoints.url)
+        refuse_losses(config, admin.committed(config.group), objects, drops)
         sink = Sink(kafka, config.group, slot, pulse.beat)
         sink.open()
         Worker(config, source, sink, run, board, pulse, drops).run(stop_on_signal())

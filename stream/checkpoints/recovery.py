@@ -4,16 +4,17 @@ Decides from what the group has committed, what the log still holds, and what th
 way in which these do not fit together is an error of its own, and never a silent cold start.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import msgspec
 import structlog
+from obstore.store import ObjectStore
 
 from detectors.state import STATE_VERSION, Arrays
 from stream.alerting import RunInfo
-from stream.checkpoints.conversion import Loss, all_lost, convert, losses, refused
+from stream.checkpoints.conversion import Loss, all_lost, convert, losses, moved, refused
 from stream.checkpoints.loading import load
 from stream.checkpoints.manifest import SUPERSEDED_MAX, Manifest, Pointer, pointer_in
 from stream.checkpoints.store import Folder
@@ -118,6 +119,40 @@ def recover(at: Circumstances) -> Recovered:
             f"ends at {at.high}: it is not the log that the state was learned from"
         )
     return _from_store(at, pointer, at.committed.next_offset)
+
+
+def refuse_losses(
+    config: Config,
+    committed: Mapping[Partition, Committed],
+    objects: ObjectStore,
+    drops: Collection[str],
+) -> None:
+    """Raise StateWouldBeDropped for the whole group, before a worker joins it. committed: all that
+    the group has. Of each configuration that the offsets name one checkpoint is read."""
+    own, topics = fingerprint(config), {log.topic for log in logs(config)}
+    pointers = {where: pointer_in(one.note) for where, one in committed.items()}
+    # Where none of the logs that the group has read is read any more, what it learned is lost, too.
+    read = {where: one for where, one in pointers.items() if where.topic in topics}
+    named = {one.fingerprint: (where, one) for where, one in (read or pointers).items() if one}
+    lost: list[Loss] = []
+    for former, (where, pointer) in named.items():
+        if former == own:
+            continue
+        try:
+            manifest = Folder(objects, config.group, *where).manifest(pointer.checkpoint)
+        except (CheckpointCorrupt, CheckpointIncompatible):
+            continue  # where it is taken, another may stand in for it
+        if own in manifest.superseded:
+            continue
+        try:
+            old = _steering(manifest)
+        except ValueError as error:
+            lost += all_lost(manifest.steering, str(error), former)
+            continue
+        if not moved(steered(config, old), config):  # else where it is taken that is the error
+            lost += losses(old, steering(config), former)
+    if found := refused(lost, drops):
+        raise StateWouldBeDropped([one.line() for one in found])
 
 
 def _refuse_former(at: Circumstances) -> None:

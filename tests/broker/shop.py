@@ -15,7 +15,7 @@ import urllib.request
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -107,7 +107,7 @@ class Shop:
     """Topics and a configuration of its own; `config` is its path, `group` also its name.
 
     hop: its monitors read internal topics. labels: what assess learns from comes over a topic of
-    its own.
+    its own. drops: the learned state that its workers may drop.
     """
 
     bootstrap: str
@@ -116,6 +116,7 @@ class Shop:
     config: Path
     hop: bool = False
     labels: bool = False
+    drops: list[str] = field(default_factory=list)
 
     @property
     def topic(self) -> str:
