@@ -93,7 +93,8 @@ class Recovered:
             else:
                 dropped = "another configuration: state dropped"
                 anew = "another configuration: starting anew"
-                log.warning(dropped if fate.gone else anew, **said, why=fate.why)
+                held = {"checkpoint": self.checkpoint} if fate.drops() else {}
+                log.warning(dropped if fate.gone else anew, **said, **held, why=fate.why)
         lost = self.checkpoint if any(fate.drops() for fate in fates) else None
         self.shard, self.head = shard, _turned(self.head, config, own, self.live_from, lost)
         self.checkpoint, self.converts = None, False
@@ -405,7 +406,7 @@ def _refuse_loss(at: Circumstances, lost: list[Loss]) -> None:
 def _begun_anew(at: Circumstances, head: Manifest, name: str, live_from: int) -> Recovered:
     """A shard in place of a checkpoint that is dropped whole: from a saved state where the
     configuration names one, else with nothing learned. head: of that checkpoint."""
-    log.warning("state dropped", **at.where._asdict(), kept=f"{at.folder.path}/manifests/{name}")
+    log.warning("state dropped", **at.where._asdict(), checkpoint=name)
     if at.saved is None:
         found = _empty(at, live_from, live_from)
         found.head = _turned(head, at.config, at.log, live_from, name)

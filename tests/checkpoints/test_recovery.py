@@ -28,7 +28,7 @@ from stream.errors import (
     SavedStateUnusable,
     StateWouldBeDropped,
 )
-from stream.kafka.positions import Committed
+from stream.kafka.positions import Committed, Partition
 from stream.shard import Shards
 from tests.checkpoints.shop import EVENTS, RUN, SHOP, Group, config, monitor, sent, stream
 from tests.laws.test_laws import assert_same
@@ -498,6 +498,60 @@ def test_a_checkpoint_of_another_partition_is_refused(group: Group, tmp_path: Pa
     )
     with pytest.raises(CheckpointCorrupt, match=r"is of shop-events\[0\], not of shop-events\[3\]"):
         recovery.recover(where)
+
+
+# -- a whole group --------------------------------------------------------------------------------
+
+
+def lines_for(group: Group, made: Config, *flags: str, topic: str = SHOP.topic) -> list[str]:
+    """What a worker of that configuration says before it joins a group with the same offset in that
+    topic."""
+    assert group.committed is not None
+    offsets = {Partition(topic, 0): group.committed}
+    try:
+        recovery.refuse_losses(made, offsets, group.objects, flags)
+    except StateWouldBeDropped as error:
+        return error.lines
+    return []
+
+
+def named(made: Config) -> Config:
+    """The configuration in the group that the checkpoints are of."""
+    return msgspec.structs.replace(made, group="group")
+
+
+def test_a_group_is_refused_before_a_worker_joins_it(group: Group) -> None:
+    """For the same losses as where a partition is taken; nothing is asked where nothing is lost, and
+    what has an error of its own where it is taken is left to that."""
+    changed = named(config(monitor("account"), monitor("ip", capacity=300)))
+    assert lines_for(group, named(config())) == []
+    assert lines_for(group, changed) == refused(group, changed)
+    assert lines_for(group, changed, *drops("ip")) == []
+    assert lines_for(group, named(config(monitor("account"), monitor("ip"), monitor("card")))) == []
+    assert len(lines_for(group, named(config(secret=ANOTHER)))) == 2
+    shop = {"topic": SHOP.topic, "type": {"field": "type"}, "partitions": 4}
+    assert lines_for(group, named(config(inputs={"shop": shop}))) == []
+    for name in group.folder().names():
+        harm(group, "manifest", name)
+    assert lines_for(group, changed) == []
+
+
+def test_a_group_whose_only_topic_is_another_is_refused(group: Group) -> None:
+    """Its monitors would begin with nothing; once the new topic has an offset that is decided."""
+    renamed = named(config(inputs={"shop": {"topic": "renamed", "type": {"field": "type"}}}))
+    arguments = drops("account", "ip")
+    assert lines_for(group, renamed) == [
+        f"monitor {one.partition('@')[0]}: inputs.shop changed: --drop-state {one}"
+        for one in arguments
+    ]
+    assert lines_for(group, renamed, *arguments) == []
+    kept = Group(group.objects, renamed, Log("shop", "renamed", 1)).work(0, 50, [50])
+    assert group.committed is not None
+    both = {
+        Partition(SHOP.topic, 0): group.committed,
+        Partition("renamed", 0): Committed(50, kept.note()),
+    }
+    recovery.refuse_losses(renamed, both, group.objects, [])
 
 
 # -- internal logs --------------------------------------------------------------------------------
