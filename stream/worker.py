@@ -670,10 +670,10 @@ def run_worker(
         health.serving(address, board, pulse),
         Source(kafka, config.group, pulse.beat, pulse.hear) as source,
     ):
-        admin = Admin(kafka, pulse.beat)
-        check_topics(config, found(config, admin))
+        check_topics(config, found(config, Admin(kafka, pulse.beat)))
         objects = open_store(config.checkpoints.url)
-        refuse_losses(config, admin.committed(config.group), objects, drops)
+        every = [Partition(log.topic, n) for log in logs(config) for n in range(log.partitions)]
+        refuse_losses(config, source.committed(every), objects, drops)
         sink = Sink(kafka, config.group, slot, pulse.beat)
         sink.open()
         Worker(config, source, sink, run, board, pulse, drops).run(stop_on_signal())

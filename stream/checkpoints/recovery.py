@@ -5,6 +5,7 @@ way in which these do not fit together is an error of its own, and never a silen
 """
 
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from stream.alerting import RunInfo
 from stream.checkpoints.conversion import Loss, all_lost, convert, losses, moved, refused
 from stream.checkpoints.loading import load
 from stream.checkpoints.manifest import SUPERSEDED_MAX, Manifest, Pointer, pointer_in
-from stream.checkpoints.store import Folder
+from stream.checkpoints.store import Folder, topics_of
 from stream.config import Config, Log, Steering, fingerprint, logs, steered, steering
 from stream.errors import (
     CheckpointCorrupt,
@@ -124,36 +125,46 @@ def recover(at: Circumstances) -> Recovered:
 
 def refuse_losses(
     config: Config,
-    committed: Mapping[Partition, Committed],
+    committed: Mapping[Partition, Committed | None],
     objects: ObjectStore,
     drops: Collection[str],
 ) -> None:
-    """Raise StateWouldBeDropped for the whole group, before a worker joins it. committed: all that
-    the group has. Of each configuration that the offsets name one checkpoint is read."""
-    own, topics = fingerprint(config), {log.topic for log in logs(config)}
-    pointers = {where: pointer_in(one.note) for where, one in committed.items()}
-    # Where none of the logs that the group has read is read any more, what it learned is lost, too.
-    read = {where: one for where, one in pointers.items() if where.topic in topics}
-    named = {one.fingerprint: (where, one) for where, one in (read or pointers).items() if one}
-    lost: list[Loss] = []
-    for former, (where, pointer) in named.items():
-        if former == own:
-            continue
-        try:
-            manifest = Folder(objects, config.group, *where).manifest(pointer.checkpoint)
-        except (CheckpointCorrupt, CheckpointIncompatible):
-            continue  # where it is taken, another may stand in for it
-        if own in manifest.superseded:
-            continue
-        try:
-            old = _steering(manifest)
-        except ValueError as error:
-            lost += all_lost(manifest.steering, str(error), former)
-            continue
-        if not moved(steered(config, old), config):  # else where it is taken that is the error
-            lost += losses(old, steering(config), former)
+    """Raise StateWouldBeDropped for the whole group, before a worker joins it. committed: of all
+    partitions that the configuration reads. Of each configuration that they name one checkpoint is
+    read; where they name none, the newest of every topic that the group has read."""
+    own = fingerprint(config)
+    pointers = {where: one and pointer_in(one.note) for where, one in committed.items()}
+    named = {one.fingerprint: (where, one) for where, one in pointers.items() if one}
+    manifests: list[Manifest] = []
+    for where, pointer in named.values():
+        with suppress(CheckpointCorrupt, CheckpointIncompatible):  # another may stand in for it
+            folder = Folder(objects, config.group, *where)
+            manifests.append(folder.manifest(pointer.checkpoint))
+    if not named:
+        for topic in topics_of(objects, config.group):
+            folder = Folder(objects, config.group, topic, 0)
+            with suppress(CheckpointCorrupt, CheckpointIncompatible):
+                newest = folder.newest_of_topic()
+                manifests += [newest] if newest and newest.learned() else []
+    lost = [
+        one
+        for manifest in manifests
+        if manifest.fingerprint != own and own not in manifest.superseded
+        for one in _losses(config, manifest)
+    ]
     if found := refused(lost, drops):
         raise StateWouldBeDropped([one.line() for one in found])
+
+
+def _losses(config: Config, manifest: Manifest) -> list[Loss]:
+    """What of a checkpoint a start drops; nothing where it is refused for its partitions."""
+    try:
+        old = _steering(manifest)
+    except ValueError as error:
+        return all_lost(manifest.steering, str(error), manifest.fingerprint)
+    if moved(steered(config, old), config):
+        return []
+    return losses(old, steering(config), manifest.fingerprint)
 
 
 def _refuse_former(at: Circumstances) -> None:

@@ -69,6 +69,13 @@ def saved_folder(objects: ObjectStore, log: Log, partition: int) -> "Folder":
     return Folder(objects, "state", f"{kind}-{log.name}", partition)
 
 
+def topics_of(objects: ObjectStore, group: str) -> list[str]:
+    """The topics of which the group has, or had, checkpoints."""
+    with _border(f"listing {_safe(group)}"):
+        found = objects.list_with_delimiter(_safe(group))["common_prefixes"]
+    return sorted(Path(one).name for one in found)
+
+
 class Folder:
     """One partition's checkpoints. Its methods raise StoreFailure where the store says no.
 

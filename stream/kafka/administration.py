@@ -3,7 +3,7 @@ missing."""
 
 from collections.abc import Iterable, Mapping
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.admin._resource import ResourceType
@@ -12,7 +12,6 @@ from confluent_kafka.cimpl import NewTopic
 from stream.errors import Retriable
 from stream.kafka.codes import NOT_THERE
 from stream.kafka.failures import CALL_S, Beat, Latch, border, failure, made, patiently, unheard
-from stream.kafka.positions import Committed, Partition
 from stream.kafka.properties import Properties, admin_properties
 
 
@@ -49,19 +48,6 @@ class Admin:
                 [future] = self._client.describe_configs([asked], request_timeout=CALL_S).values()
                 found = future.result()
         return {name: found[name].value for name in names}
-
-    def committed(self, group: str) -> dict[Partition, Committed]:
-        """All that the group has committed, of topics that it no longer reads, too."""
-        asked = [ConsumerGroupTopicPartitions(group)]
-        for attempt in patiently(Retriable, beat=self._beat):
-            with attempt, border(f"asking for the offsets of group {group}"):
-                answers = self._client.list_consumer_group_offsets(asked, request_timeout=CALL_S)
-                found = answers[group].result().topic_partitions or []
-        return {
-            Partition(one.topic, one.partition): Committed(one.offset, one.metadata or "")
-            for one in found
-            if one.error is None and one.offset >= 0
-        }
 
     def create(
         self, topic: str, partitions: int, settings: Mapping[str, str], copies: int | None

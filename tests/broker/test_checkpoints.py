@@ -22,8 +22,7 @@ from stream.checkpoints.conversion import convert
 from stream.checkpoints.loading import load as load_arrays
 from stream.checkpoints.store import Folder
 from stream.config import fingerprint, load, logs, steering
-from stream.kafka.administration import Admin
-from stream.kafka.positions import Committed, Partition
+from stream.kafka.positions import Partition
 from stream.shard import Shard, Shards
 from tests.broker.shop import (
     Shop,
@@ -332,8 +331,8 @@ def refused(shop: Shop, *options: str) -> str:
 
 
 def test_a_wrong_secret_is_refused_and_the_right_one_goes_on(broker: str, tmp_path: Path) -> None:
-    """A worker alone, and one under a supervisor, with offsets left to re-learn: exit 4, and then
-    the right secret goes on as if nothing had happened. With the flag all begins anew at the
+    """With offsets left to re-learn: exit 4, and then the right secret goes on as if nothing had
+    happened. With the flag all begins anew at the
     committed offset, and what was learned stays in the store."""
     shop = make_shop(broker, tmp_path, "secret", 1, OFTEN, **SLOWLY)
     shop.feed(EVENTS)
@@ -342,7 +341,7 @@ def test_a_wrong_secret_is_refused_and_the_right_one_goes_on(broker: str, tmp_pa
     wrong = re.sub(r'(?m)^secret = ".*"', 'secret = "another secret of 16 bytes"', right)
     argument = f"all@{fingerprint(load(shop.config))}"
     shop.config.write_text(wrong)
-    for options in ([], ["--processes", "1"], ["--drop-state", f"all@{'0' * 32}"]):
+    for options in ([], ["--drop-state", f"all@{'0' * 32}"]):
         said = refused(shop, *options)
         assert f"monitor account: the secret changed: --drop-state {argument}" in said
     shop.config.write_text(right)
@@ -373,20 +372,87 @@ def test_a_topic_with_another_name_is_refused(broker: str, tmp_path: Path) -> No
         argument = f"{one.name}@{fingerprint(former)}"
         assert f"monitor {one.name}: inputs.shop changed: --drop-state {argument}" in said
         shop.drops.append(argument)
-    there = Partition(other.topic, 0)
-    admin = Admin({"bootstrap.servers": broker})
     for _ in range(2):  # the second time it is no question any more
         other.feed(300)
         with worker(shop) as process:
             wait_for(lambda: process.has_logged("partition taken"), "an assignment")
-            wait_for(lambda: all_read(admin.committed(shop.group).get(there), other), "the end")
+            wait_for(lambda: all_read(shop, other), "the end")
             assert process.stop() == 0
         shop.drops.clear()
 
 
-def all_read(committed: Committed | None, shop: Shop) -> bool:
-    """Whether that is the end of the shop's topic."""
-    return committed is not None and committed.next_offset >= shop.ends()[0] > 0
+def all_read(shop: Shop, other: Shop) -> bool:
+    """Whether the shop's group has committed the end of the other's topic."""
+    return shop.committed(other.topic)[0] >= other.ends()[0] > 0
+
+
+@pytest.mark.long
+def test_workers_go_on_to_another_configuration_one_after_the_other(
+    broker: str, tmp_path: Path
+) -> None:
+    """A worker without the flag is refused before it joins, and those that run lose no partition by
+    that. With it each takes over in its turn, and every partition has the checkpoint that was
+    dropped."""
+    shop = make_shop(broker, tmp_path, "rolling", 4, hop=True)
+    shop.feed(FEW)
+    finish(shop)
+    former, text = load(shop.config), shop.config.read_text()
+    at = text.index('entity = "card"')
+    with worker(shop, "one") as one, worker(shop, "two") as two:
+        wait_for(lambda: one.has_logged("partition taken"), "partitions")
+        wait_for(lambda: two.has_logged("partition taken"), "partitions")
+        shop.config.write_text(text[:at] + text[at:].replace("capacity = ", "capacity = 1", 1))
+        before = [count(each, "partition given back") for each in (one, two)]
+        said = eddy("run", str(shop.config), "--slot", "three", code=4)
+        assert [count(each, "partition given back") for each in (one, two)] == before
+        arguments = re.findall(r"--drop-state (\S+)", said)
+        assert arguments == [f"card@{fingerprint(former)}"]
+        shop.drops += arguments
+        assert one.stop() == 0
+        with worker(shop, "one") as again:
+            wait_for(lambda: again.has_logged("partition taken"), "partitions")
+            assert two.stop() == 0
+            shop.feed(FEW, seed=8)
+            shop.wait_until_done()
+            assert again.stop() == 0
+    log = next(log for log in logs(load(shop.config)) if log.internal and log.name == "card")
+    for partition in range(log.partitions):
+        place = Partition(log.topic, partition)
+        folder = Folder(LocalStore(shop.store), shop.group, *place)
+        manifest = folder.manifest(shop.named(place))
+        assert manifest.fingerprint == fingerprint(load(shop.config))
+        assert {*manifest.dropped} <= {*folder.names()}
+        assert len(manifest.dropped) == 1
+
+
+@pytest.mark.long
+def test_a_backup_of_before_a_change_of_policy_has_a_way_out(broker: str, tmp_path: Path) -> None:
+    """The error names the stretch of the topic to replay; from the state that this saves the group
+    goes on, byte for byte."""
+    shop = make_shop(broker, tmp_path, "backup", 1)
+    shop.feed(EVENTS)
+    finish(shop)
+    backup = shop.config.with_name("backup")
+    shutil.copytree(shop.store, backup)
+    text = shop.config.read_text().replace("p_max = 0.01", "p_max = 0.002", 1)
+    shop.config.write_text(text)
+    shop.feed(FEW, seed=8)
+    finish(shop)
+    shutil.rmtree(shop.store)
+    shutil.copytree(backup, shop.store)
+    said = eddy("run", str(shop.config), code=4)
+    assert "--save-state" in said
+    found = re.search(r"a replay of (kafka://\S+)", said)
+    assert found is not None
+    saved = str(tmp_path / "saved")
+    out = ("--out", str(tmp_path / "out"))
+    eddy("replay", str(shop.config), "--input", f"shop={found[1]}", *out, "--save-state", saved)
+    start_from = f'[checkpoints]\nstart_from = "{saved}"\n'
+    shop.config.write_text(text.replace("[checkpoints]\n", start_from, 1))
+    shop.feed(FEW, seed=9)
+    process = finish(shop)
+    assert process.has_logged("no checkpoint is whole, beginning from the saved state")
+    same_state(shop, first(shop), reference(shop).shards[first(shop)])
 
 
 @pytest.mark.long

@@ -101,9 +101,13 @@ def test_a_checkpoint_and_what_is_left_give_the_whole_state(group: Group) -> Non
 
 
 def test_configuration_of_another_kind_of_running_changes_nothing(group: Group) -> None:
-    """What does not steer the fold is no other configuration."""
-    found = group.start(config(worker={"batch_records": 7}, kafka={"bootstrap.servers": "x"}))
-    assert not found.converts
+    """What does not steer the fold is no other configuration: promotion from shadow to live, and
+    back, keeps the state."""
+    quiet: dict[str, Any] = {"worker": {"batch_records": 7}, "kafka": {"bootstrap.servers": "x"}}
+    for other in (config(**quiet), config(mode="shadow")):
+        found = group.start(other)
+        assert not found.converts
+        assert_same(finish(found), folded(EVENTS))
 
 
 @pytest.mark.parametrize("what", ["manifest", "block"])
@@ -503,11 +507,10 @@ def test_a_checkpoint_of_another_partition_is_refused(group: Group, tmp_path: Pa
 # -- a whole group --------------------------------------------------------------------------------
 
 
-def lines_for(group: Group, made: Config, *flags: str, topic: str = SHOP.topic) -> list[str]:
-    """What a worker of that configuration says before it joins a group with the same offset in that
-    topic."""
-    assert group.committed is not None
-    offsets = {Partition(topic, 0): group.committed}
+def lines_for(group: Group, made: Config, *flags: str) -> list[str]:
+    """What a worker of that configuration says before it joins the group."""
+    own = [Partition(log.topic, 0) for log in logs(made)]
+    offsets = {where: group.committed if where.topic == SHOP.topic else None for where in own}
     try:
         recovery.refuse_losses(made, offsets, group.objects, flags)
     except StateWouldBeDropped as error:
@@ -536,7 +539,7 @@ def test_a_group_is_refused_before_a_worker_joins_it(group: Group) -> None:
     assert lines_for(group, changed) == []
 
 
-def test_a_group_whose_only_topic_is_another_is_refused(group: Group) -> None:
+def test_a_group_whose_only_topic_is_another_is_refused(group: Group, tmp_path: Path) -> None:
     """Its monitors would begin with nothing; once the new topic has an offset that is decided."""
     renamed = named(config(inputs={"shop": {"topic": "renamed", "type": {"field": "type"}}}))
     arguments = drops("account", "ip")
@@ -546,12 +549,10 @@ def test_a_group_whose_only_topic_is_another_is_refused(group: Group) -> None:
     ]
     assert lines_for(group, renamed, *arguments) == []
     kept = Group(group.objects, renamed, Log("shop", "renamed", 1)).work(0, 50, [50])
-    assert group.committed is not None
-    both = {
-        Partition(SHOP.topic, 0): group.committed,
-        Partition("renamed", 0): Committed(50, kept.note()),
-    }
-    recovery.refuse_losses(renamed, both, group.objects, [])
+    there = Partition("renamed", 0)
+    recovery.refuse_losses(renamed, {there: Committed(50, kept.note())}, group.objects, [])
+    other = named(config(secret=ANOTHER))
+    recovery.refuse_losses(other, {there: None}, LocalStore(tmp_path / "new", mkdir=True), [])
 
 
 # -- internal logs --------------------------------------------------------------------------------
