@@ -70,7 +70,8 @@ def test_an_alert_on_an_old_event_is_not_enforceable(
 ) -> None:
     """Older than stale_after by the injected clock; `run.reason` says so."""
     assert ms_of(LATE.now()) == NOW_MS
-    said = Teller((1, 2), frozenset(), run).run(warm, NOW_MS - age_ms)
+    teller = Teller((1, 2), frozenset(), run, Identity("eddy", "live"))
+    said = teller.run(warm, NOW_MS - age_ms)
     assert (said.enforceable, said.reason) == (reason is None, reason)
 
 
