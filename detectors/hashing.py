@@ -3,14 +3,16 @@
 SipHash with a secret key, so that nobody outside can make two keys collide; 128 bits, so that
 chance does not either. Formula: J.-P. Aumasson, D. J. Bernstein, "SipHash: a fast short-input
 PRF" (2012), and its 128-bit variant in the authors' reference code. Not for content checksums:
-those are xxh3.
+those are xxh3. The key is stretched by scrypt (C. Percival, RFC 7914), so that each guess at a weak
+secret costs 16 MiB of memory and some 50 ms. A change of the derivation raises the state version.
 """
 
+import hashlib
+from functools import cache
 from typing import Final
 
 import numpy as np
 import pyarrow as pa
-import xxhash
 
 from detectors.kernels import kernel
 from schemas.columns import I32, U8, U64
@@ -22,10 +24,15 @@ ROUNDS: Final = (1, 3)
 """SipHash-1-3, as Rust's and Python's own tables use: flooding needs no more."""
 
 
+SALT: Final = b"eddy hash key"
+"""The same for every group: a state that a replay saved must fit any group with the same secret."""
+
+
+@cache
 def hash_key(secret: str) -> HashKey:
-    """The hash key of a configured secret of any length."""
-    digest = xxhash.xxh3_128_intdigest(b"eddy hash key\0" + secret.encode())
-    return digest >> 64, digest & (2**64 - 1)
+    """Derive the hash key from a secret of any length, once per process."""
+    derived = hashlib.scrypt(secret.encode(), salt=SALT, n=2**14, r=8, p=1, dklen=16)
+    return int.from_bytes(derived[:8]), int.from_bytes(derived[8:])
 
 
 def hash_text(column: pa.StringArray, key: HashKey) -> U64:

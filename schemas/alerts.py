@@ -8,12 +8,15 @@ that the budget held back since the last published one.
 """
 
 from typing import Any, Final, Literal, NamedTuple
+from urllib.parse import quote
 
 import msgspec
 import xxhash
 
 SCHEMA_VERSION: Final = 1
 ALERT_BYTES_MAX: Final = 4096
+GROUP_MAX: Final = 249
+"""Of a group's name in an alert, percent-encoded: an alert has a size limit."""
 Severity = Literal["low", "medium", "high", "critical"]
 Activity = Literal["opened", "updated", "closed"]
 
@@ -70,10 +73,14 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True):
-    """One alert. Times are milliseconds since 1970 UTC; p-values in (0, 1]; score = -log10(p)."""
+    """One alert. Times are milliseconds since 1970 UTC; p-values in (0, 1]; score = -log10(p).
+
+    source: which group raised it, in which configured mode, by which monitor: eddy/GROUP/MODE/MONITOR.
+    """
 
     schema_version: int = SCHEMA_VERSION
     alert_id: str
+    source: str
     revision: int
     activity: Activity
     run: Run
@@ -120,6 +127,12 @@ def stable_id(*parts: object) -> str:
     return xxhash.xxh3_128_hexdigest(text.encode())
 
 
+def alert_source(group: str, mode: str, monitor: str) -> str:
+    """The source of a monitor's alerts, a URI reference; a group whose name gets too long is hashed."""
+    shown = quote(group, safe="")
+    return f"eddy/{shown if len(shown) <= GROUP_MAX else stable_id(group)}/{mode}/{monitor}"
+
+
 def alert_record(alert: Alert) -> AlertRecord:
     """The alert's record: body of at most `ALERT_BYTES_MAX`, CloudEvents 1.0 binary headers."""
     body = msgspec.json.encode(alert)
@@ -129,7 +142,7 @@ def alert_record(alert: Alert) -> AlertRecord:
     headers = {
         "ce_specversion": "1.0",
         "ce_id": alert.alert_id,
-        "ce_source": f"eddy/{alert.monitor}",
+        "ce_source": alert.source,
         "ce_type": f"eddy.alert.{alert.activity}.v{SCHEMA_VERSION}",
         "ce_subject": f"{alert.entity.type}/{alert.entity.id}",
         "content-type": "application/json",

@@ -26,6 +26,7 @@ from schemas.alerts import (
     Evidence,
     Run,
     Severity,
+    alert_source,
     stable_id,
 )
 from schemas.columns import EventBatch
@@ -103,13 +104,24 @@ def severity(score: float) -> Severity:
     return next(name for least, name in SEVERITIES if score >= least)
 
 
+class Identity(NamedTuple):
+    """What all ids of alerts are built from beside the event: two groups, or shadow and live, never
+    share one. mode: as configured; a replay has its configuration's, so that its ids are live's."""
+
+    group: str
+    mode: Literal["live", "shadow"]
+
+
 class Teller:
     """Makes alerts of events. reveal: entity fields whose raw ids may be shown."""
 
-    def __init__(self, key: HashKey, reveal: frozenset[str], run: RunInfo) -> None:
+    def __init__(
+        self, key: HashKey, reveal: frozenset[str], run: RunInfo, identity: Identity
+    ) -> None:
         self.key = key
         self.reveal = reveal
         self.info = run
+        self.identity = identity
 
     def alert(
         self,
@@ -134,7 +146,8 @@ class Teller:
         score = surprise(reasons.p_value)
         action = origin.policy.action
         return Alert(
-            alert_id=stable_id(*at, origin.name, who, reasons.detector, revision),
+            alert_id=stable_id(*self.identity, *at, origin.name, who, reasons.detector, revision),
+            source=alert_source(*self.identity, origin.name),
             revision=revision,
             activity=activity,
             run=self.run(reasons.warm, int(batch.time_ms[row])),
@@ -155,8 +168,8 @@ class Teller:
             held_back=int(decided.held_back[i]),
             contributions=reasons.contributions,
             counterfactual=reasons.counterfactual,
-            incident_id=stable_id(*opened_at, origin.name, who),
-            dedup_key=stable_id(origin.name, who),
+            incident_id=stable_id(*self.identity, *opened_at, origin.name, who),
+            dedup_key=stable_id(*self.identity, origin.name, who),
             suppressed=int(incident[policy.SUPPRESSED]),
             first_seen_ms=int(incident[policy.FIRST_MS]),
             last_seen_ms=int(incident[policy.LAST_MS]),

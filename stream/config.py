@@ -24,6 +24,7 @@ from detectors.models.own import OwnSpec
 from detectors.models.tail import TailSpec
 from detectors.monitor import MonitorSpec, told_names
 from detectors.spec import P_MAX, Duration, FeatureSpec, Name, PolicySpec, Spec, Where
+from detectors.state import STATE_VERSION
 from schemas import mapping
 from schemas.events import ENTITY_FIELDS, FIELDS, TYPES
 from schemas.mapping import CodecName, FieldsSpec, TypeSpec, nearest
@@ -32,7 +33,6 @@ from stream.errors import ConfigError
 from stream.kafka.properties import property_problems
 from stream.place import Place
 
-FINGERPRINT_VERSION: Final = 2
 ROUTE, ASSESS = STAGES = ("route", "assess")
 ALL: Final = "all"
 """What all monitors say together is called that; no monitor is."""
@@ -45,6 +45,9 @@ TAUGHT: Final = ("verdict", "labelled_event_id")
 """What of it is learned from."""
 ASSUMED: Final = frozenset({"utc_offset_min", "labelled_event_id"})
 """Fields that are done without where no input maps them: UTC; no label replaces another."""
+
+SECRET_BYTES_MIN: Final = 16
+"""The shortest secret that a live worker accepts."""
 
 Topic = Annotated[str, Meta(pattern=TOPIC, description="a topic's name")]
 Host = Annotated[
@@ -76,7 +79,8 @@ class InputSpec(Spec, frozen=True, kw_only=True):
 
 
 class OutputSpec(Spec, frozen=True, kw_only=True):
-    """The topics that Eddy writes, and how old the event of an alert may be.
+    """The topics that Eddy writes, and how old the event of an alert may be. The defaults are those
+    of live mode; in shadow mode the topics are `SHADOW_OUTPUTS`.
 
     stale_after: a live alert is not enforceable when its event is older, by the worker's clock, at
     publication; `run.reason` is then "stale".
@@ -85,6 +89,12 @@ class OutputSpec(Spec, frozen=True, kw_only=True):
     alerts: Topic = "eddy-alerts"
     dead_letters: Topic = "eddy-dead-letters"
     stale_after: Duration = "15min"
+
+
+SHADOW_OUTPUTS: Final = {
+    "alerts": "eddy-alerts-shadow",
+    "dead_letters": "eddy-dead-letters-shadow",
+}
 
 
 class LimitsSpec(Spec, frozen=True, kw_only=True):
@@ -184,7 +194,8 @@ class Config(Spec, frozen=True, kw_only=True):
 
 
 class Steering(Spec, frozen=True, kw_only=True):
-    """What of a configuration steers the fold, as checkpoints keep it. secret: a keyed hash."""
+    """What of a configuration steers the fold, as checkpoints keep it. version: of the state that
+    this Eddy makes under it. secret: a keyed hash."""
 
     version: int
     revision: int
@@ -236,7 +247,7 @@ def load(path: Path) -> Config:
 def parse(document: dict[str, Any], environment: dict[str, str]) -> Config:
     """The configuration of a parsed document; "${NAME}" is taken from `environment`."""
     problems: list[str] = []
-    filled = fill(document, environment, problems)
+    filled = _with_outputs(fill(document, environment, problems))
     partial = build(Config, filled, problems)
     known = [line.split(": ", 1)[0] for line in problems]
     problems += (
@@ -247,6 +258,14 @@ def parse(document: dict[str, Any], environment: dict[str, str]) -> Config:
     if problems:
         raise ConfigError(without_environment(problems, filled))
     return msgspec.convert(plain(filled), Config)
+
+
+def _with_outputs(document: dict[str, Any]) -> dict[str, Any]:
+    """The document with the default outputs of shadow mode, where that is its mode."""
+    given = document.get("outputs", {})
+    if document.get("mode") != "shadow" or not isinstance(given, dict):
+        return document
+    return {**document, "outputs": SHADOW_OUTPUTS | given}
 
 
 def _inside(where: str, outer: str) -> bool:
@@ -362,10 +381,22 @@ def fingerprint(config: Config) -> str:
     return xxhash.xxh3_128_hexdigest(body)
 
 
+def weak_secret(config: Config) -> str:
+    """What is wrong with the secret, as a line of an error or a warning; "" where nothing is."""
+    if len(config.secret.encode()) >= SECRET_BYTES_MIN:
+        return ""
+    size = "one that is shorter" if config.secret else "none"
+    return (
+        f"secret: got {size}; expected at least {SECRET_BYTES_MIN} random bytes, as from "
+        "`openssl rand -hex 16`: pseudonyms and entity keys can be guessed; eddy run refuses it in "
+        "live mode"
+    )
+
+
 def steering(config: Config) -> Steering:
     """What of the configuration steers the fold."""
     return Steering(
-        version=FINGERPRINT_VERSION,
+        version=STATE_VERSION,
         revision=config.revision,
         monitors=config.monitors,
         assess=config.assess,
@@ -468,6 +499,10 @@ def _relations(config: Config) -> Iterator[tuple[str, str]]:
         topic = getattr(config.outputs, name)
         if topic in read:  # each dead letter would be read again, and be a dead letter again
             yield f"outputs.{name}", f"{topic} is already {read[topic]}"
+    if config.mode == "shadow" and config.outputs.alerts == OutputSpec().alerts:
+        expected = f"another topic, such as {SHADOW_OUTPUTS['alerts']}"
+        why = "enforcement reads it, and mode is shadow"
+        yield "outputs.alerts", f"got {config.outputs.alerts}; expected {expected}: {why}"
     for i, monitor in enumerate(config.monitors):
         yield from _under(f"monitors[{i}]", _monitor_problems(monitor, config.inputs))
     yield from _twice({f"monitors[{i}].name": m.name for i, m in enumerate(config.monitors)})

@@ -10,7 +10,8 @@
     ├── ForeignRecord            exit 4   an internal topic holds what this Eddy cannot read
     ├── CheckpointPointerLost    exit 4   an offset without its checkpoint's name, or the reverse
     ├── CheckpointCorrupt        exit 4   no checkpoint is whole, and the log does not reach back
-    ├── CheckpointIncompatible   exit 4   another version, or another secret, made the state
+    ├── CheckpointIncompatible   exit 4   the checkpoint is in a format that this version cannot read
+    ├── StateWouldBeDropped      exit 4   the start would drop learned state, and no flag allows it
     ├── SavedStateUnusable       exit 4   what a replay saved is not for this configuration
     ├── PartitionCountChanged    exit 4   entities have moved between partitions
     ├── ConfigurationSuperseded  exit 4   the group has gone on to another configuration
@@ -31,6 +32,12 @@ Client exceptions are mapped to these at one border (`stream.kafka`), the cause 
 from typing import Final
 
 from stream.place import without_credentials
+
+RESCUE: Final = (
+    "eddy replay CONFIG --input NAME=kafka://TOPIC?until=OFFSETS --save-state URL up to the committed "
+    "offsets, then [checkpoints] start_from = URL"
+)
+"""Learns again, from the log, what no checkpoint can give."""
 
 NOT_MENDED: Final = frozenset({2, 4, 5})
 """Exit codes after which somebody must act first: a worker started anew would end the same way."""
@@ -125,19 +132,35 @@ class CheckpointCorrupt(EddyError):
 
     exit_code = 4
     do = (
-        "See that checkpoints.url names the right, whole store, and restore it; to start anew on "
-        "purpose, use another group."
+        "See that checkpoints.url names the right, whole store, and restore it. A backup may be used "
+        "only under the configuration that the group has now. Without one, learn again what the log "
+        f"still holds: {RESCUE}, and start again; to start with nothing learned, use another group."
     )
 
 
 class CheckpointIncompatible(EddyError):
-    """A checkpoint was written by another version of Eddy, or with another secret."""
+    """A checkpoint is in a format that this version of Eddy cannot read."""
+
+    exit_code = 4
+    do = f"Start the version that wrote it; or learn again under this one: {RESCUE}."
+
+
+class StateWouldBeDropped(EddyError):
+    """The start would drop learned state. lines: what, why, and the argument that allows it."""
 
     exit_code = 4
     do = (
-        "Start once more what wrote it, let it stop cleanly (SIGTERM), so that its checkpoint "
-        "stands at the committed offset, then start this."
+        "Nothing was written. To keep the state, start with the configuration, the secret and the "
+        "version of Eddy that it was learned under. To drop it on purpose, add these arguments to "
+        "`eddy run`; they drop nothing else, and the checkpoints stay in the store until you delete "
+        "them. States are not migrated between versions before 1.0: to carry over what the log still "
+        f"holds, first {RESCUE}, and start with the same arguments."
     )
+
+    def __init__(self, lines: list[str]) -> None:
+        self.lines = list(dict.fromkeys(lines))
+        whole = "\n".join(f"  {line}" for line in self.lines)
+        super().__init__(f"this start would drop what the group has learned:\n{whole}")
 
 
 class SavedStateUnusable(EddyError):

@@ -23,7 +23,7 @@ from schemas.columns import F64, I64, EventBatch, joined
 from schemas.dead_letters import DeadLetter
 from schemas.events import ENTITY_FIELDS
 from schemas.records import Records
-from stream.alerting import RunInfo, Teller
+from stream.alerting import Identity, RunInfo, Teller
 from stream.config import (
     ASSESS,
     ROUTE,
@@ -382,7 +382,8 @@ class Shards:
         self._topics = topics or {name: spec.topic for name, spec in config.inputs.items()}
         self._key = hash_key(config.secret)
         self._fingerprint = fingerprint(config)
-        self._teller = Teller(self._key, frozenset(config.reveal), run)
+        identity = Identity(config.group, config.mode)
+        self._teller = Teller(self._key, frozenset(config.reveal), run, identity)
         self._monitors = {monitor.name: monitor for monitor in config.monitors}
         self._internal = {way.reader: way.internal for way in ways(config)}
         self._reporter = self._make_reporter()

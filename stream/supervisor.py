@@ -142,10 +142,13 @@ class Supervisor:
                 os.kill(slot.process.pid or 0, number)
 
 
-def work_of(config: str, slot: str, http_port: int, log_level: str) -> Work:
+def work_of(
+    config: str, slot: str, http_port: int, log_level: str, drops: Sequence[str] = ()
+) -> Work:
     """What a supervised worker does: what its command line would."""
+    dropping = [word for one in drops for word in ("--drop-state", one)]
     options = ["--slot", slot, "--http-port", str(http_port), "--log-level", log_level]
-    return _command, ("run", config, *options, "--supervised")
+    return _command, ("run", config, *options, *dropping, "--supervised")
 
 
 def _begin(function: Callable[..., object], arguments: tuple[object, ...]) -> None:

@@ -8,7 +8,7 @@ is on its way out. It does not know Kafka's client: that is `stream.kafka`.
 import gc
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,10 +25,15 @@ from schemas.records import Records
 from stream import health, metrics
 from stream.alerting import RunInfo
 from stream.checkpoints.keeping import REVOKE_S, Keeper, Kept
-from stream.checkpoints.recovery import Circumstances, Recovered, recover
+from stream.checkpoints.recovery import Circumstances, Recovered, recover, refuse_losses
 from stream.checkpoints.store import Folder, open_store, saved_folder
-from stream.config import Config, Log, logs
-from stream.errors import Abortable, EddyError, PartitionCountChanged
+from stream.config import Config, Log, logs, weak_secret
+from stream.errors import (
+    Abortable,
+    EddyError,
+    PartitionCountChanged,
+    StateWouldBeDropped,
+)
 from stream.health import Pulse
 from stream.inputs.partitioning import misplaced
 from stream.kafka.administration import Admin
@@ -203,9 +208,18 @@ class Worker:
     """Runs the shards of the partitions that the group gives it, until asked to stop."""
 
     def __init__(
-        self, config: Config, source: Source, sink: Sink, run: RunInfo, board: Board, pulse: Pulse
+        self,
+        config: Config,
+        source: Source,
+        sink: Sink,
+        run: RunInfo,
+        board: Board,
+        pulse: Pulse,
+        drops: Collection[str] = (),
     ) -> None:
+        """drops: the learned state that may be dropped, as --drop-state says it."""
         self._config = config
+        self._drops = drops
         self._source = source
         self._sink = sink
         self._run = run
@@ -426,8 +440,9 @@ class Worker:
         self._refuse_new(partitions)
         self._joined = True
         self._said_empty = False
-        for where, committed in self._source.committed(partitions).items():
-            self._holdings[where] = self._taken(where, committed)
+        # Nothing is written before every partition is known to have a state to go on with.
+        for where, recovered in self._all_recovered(partitions).items():
+            self._holdings[where] = self._taken(where, *recovered)
         return {where: self._holdings[where].next_offset for where in partitions}
 
     def _refuse_new(self, partitions: list[Partition]) -> None:
@@ -440,6 +455,22 @@ class Worker:
                     f"{expected} of the topic: the topic has grown. Nothing of the partition was "
                     "read or committed"
                 )
+
+    def _all_recovered(
+        self, partitions: list[Partition]
+    ) -> dict[Partition, tuple[Folder, Committed | None, Recovered]]:
+        """The state of each partition. Raises StateWouldBeDropped with all that would be."""
+        taken: dict[Partition, tuple[Folder, Committed | None, Recovered]] = {}
+        refused: list[str] = []
+        for where, asked in self._source.committed(partitions).items():
+            folder = Folder(self._objects, self._config.group, *where)
+            try:
+                taken[where] = (folder, *self._recovered(where, asked, folder))
+            except StateWouldBeDropped as error:
+                refused += error.lines
+        if refused:
+            raise StateWouldBeDropped(refused)
+        return taken
 
     def _recovered(
         self, where: Partition, committed: Committed | None, folder: Folder
@@ -474,12 +505,13 @@ class Worker:
                 beat=self._pulse.beat,
                 saved=saved_folder(self._saved, log_of, where.partition) if self._saved else None,
                 offset_at=partial(self._source.offset_at, where),
+                drops=self._drops,
             )
         )
 
-    def _taken(self, where: Partition, asked: Committed | None) -> Holding:
-        folder = Folder(self._objects, self._config.group, *where)
-        committed, state = self._recovered(where, asked, folder)
+    def _taken(
+        self, where: Partition, folder: Folder, committed: Committed | None, state: Recovered
+    ) -> Holding:
         kept = Kept(folder, state)
         start = state.head.offset
         holding = Holding(
@@ -619,17 +651,18 @@ def run_worker(
     run: RunInfo,
     stop_on_signal: Callable[[], Event],
     http_port: int,
+    drops: Collection[str] = (),
 ) -> None:
     """Check what can be checked, connect, and work until asked to stop.
 
     slot: stable name of this worker within its group; a restart under the same name takes over at
     once what its predecessor left open. stop_on_signal: called when there is something to finish;
-    before, while the broker is being reached, a signal may end the process at once. Raises
-    EddyError.
+    before, while the broker is being reached, a signal may end the process at once. drops: the
+    learned state that may be dropped. Raises EddyError.
     """
     log.info("starting", group=config.group, slot=slot, mode=config.mode, kafka=shown(config.kafka))
-    if not config.secret:
-        log.warning("no secret is set: pseudonyms and entity keys could be guessed")
+    if warning := weak_secret(config):
+        log.warning(warning)
     board, pulse = Board(), Pulse()
     address = (config.worker.http_host, http_port)
     kafka = of_slot(config.kafka, slot)
@@ -638,7 +671,10 @@ def run_worker(
         Source(kafka, config.group, pulse.beat, pulse.hear) as source,
     ):
         check_topics(config, found(config, Admin(kafka, pulse.beat)))
+        objects = open_store(config.checkpoints.url)
+        every = [Partition(log.topic, n) for log in logs(config) for n in range(log.partitions)]
+        refuse_losses(config, source.committed(every), objects, drops)
         sink = Sink(kafka, config.group, slot, pulse.beat)
         sink.open()
-        Worker(config, source, sink, run, board, pulse).run(stop_on_signal())
+        Worker(config, source, sink, run, board, pulse, drops).run(stop_on_signal())
     log.info("stopped")

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.columns import EventBatch
-from stream.alerting import RAW_BYTES_MAX, RunInfo, Teller
+from stream.alerting import RAW_BYTES_MAX, Identity, RunInfo, Teller
 from stream.cli.live import live_run
 from stream.clock import ms_of
 from stream.config import load
@@ -40,7 +40,8 @@ def test_a_column_of_ids_is_shown_as_alerts_show_each(ids: list[str], revealed: 
         text={"card": pa.array(ids, pa.string())},
         number={},
     )
-    teller = Teller((1, 2), frozenset(["card"] if revealed else []), RunInfo("replay", "x", str))
+    run = RunInfo("replay", "x", str)
+    teller = Teller((1, 2), frozenset(["card"] if revealed else []), run, Identity("eddy", "live"))
     shown = teller.shown("card", batch.text["card"]).to_pylist()
     assert shown == [teller.entity("card", batch, row).id for row in range(size)]
     assert teller.shown("card", pa.nulls(1, pa.string())).to_pylist() == [None]
@@ -69,7 +70,8 @@ def test_an_alert_on_an_old_event_is_not_enforceable(
 ) -> None:
     """Older than stale_after by the injected clock; `run.reason` says so."""
     assert ms_of(LATE.now()) == NOW_MS
-    said = Teller((1, 2), frozenset(), run).run(warm, NOW_MS - age_ms)
+    teller = Teller((1, 2), frozenset(), run, Identity("eddy", "live"))
+    said = teller.run(warm, NOW_MS - age_ms)
     assert (said.enforceable, said.reason) == (reason is None, reason)
 
 

@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from stream.cli import app
-from stream.config import load
+from stream.config import fingerprint, load
 from stream.replay.opening import with_labels
 from stream.simulator import shop_config
 
@@ -106,13 +106,57 @@ def test_config_diff_says_what_survives(tmp_path: Path) -> None:
     text = text[:at] + text[at:].replace("capacity = ", "capacity = 1", 1)
     text = text.replace("p_max = ", "p_max = 0.00", 1)
     path.write_text(text.replace("partitions = 1", "partitions = 4"))
-    said = eddy("config", "diff", str(shop_config()), str(path))
+    said = eddy("config", "diff", str(shop_config()), str(path), code=4)
     assert "inputs.shop: 4 partitions instead of 1: the worker will refuse to start" in said
     path.write_text(text)
-    said = eddy("config", "diff", str(shop_config()), str(path))
+    said = eddy("config", "diff", str(shop_config()), str(path), code=4)
     assert "monitor account: keeps its state" in said
-    assert "monitor card: starts anew: its capacity changed" in said
+    assert "monitor card: drops its state: its capacity changed" in said
+    argument = f"  --drop-state card@{fingerprint(load(shop_config()))}\n"
+    assert said.endswith(f"refuse to start without these arguments:\n{argument}")
     assert "partitions" not in said
+
+
+def test_config_diff_says_where_nothing_is_kept_or_found(tmp_path: Path) -> None:
+    """Another group begins with nothing, or with a saved state; checkpoints that are elsewhere are
+    not found. A policy alone costs nothing, another secret everything."""
+    text, path = shop_config().read_text(), tmp_path / "new.toml"
+
+    def diff(changed: str, code: int) -> str:
+        path.write_text(changed)
+        return eddy("config", "diff", str(shop_config()), str(path), code=code)
+
+    group = text.replace('group = "eddy-shop"', 'group = "eddy-new"')
+    said = diff(group, 4)
+    assert "group: eddy-new instead of eddy-shop: no state is kept" in said
+    assert "begins with nothing learned, at its topics' start" in said
+    begun = re.sub(r"(?m)^url = .*", 'url = "x"\nstart_from = "saved"', group)
+    assert "begins with the state saved in saved" in diff(begun, 0)
+    said = diff(re.sub(r"(?m)^url = .*", 'url = "elsewhere"', text), 4)
+    assert "checkpoints.url: elsewhere instead of" in said
+    assert "monitor card: keeps its state" in diff(text.replace("p_max = ", "p_max = 0.00", 1), 0)
+    said = diff(re.sub(r"(?m)^secret = .*", 'secret = "another of sixteen bytes"', text), 4)
+    assert said.count("drops its state: the secret changed") == 3
+    assert said.count("--drop-state") == 1
+    assert "--drop-state all@" in said
+
+
+def test_live_refuses_a_weak_secret_and_all_else_warns(tmp_path: Path) -> None:
+    """`eddy run` in live mode ends with exit 2 before anything is reached, alone and supervised;
+    the check and a replay say why and go on."""
+    path = tmp_path / "weak.toml"
+    path.write_text(re.sub(r"(?m)^secret = .*", 'secret = "hunter2"', shop_config().read_text()))
+    weak = "secret: got one that is shorter; expected at least 16 random bytes"
+    for options in ([], ["--processes", "2"]):
+        said = eddy("run", str(path), *options, code=2)
+        assert weak in said
+    assert weak in eddy("config", "check", str(path))
+    events = tmp_path / "shop.ndjson"
+    eddy("simulate", str(path), "--to", str(events), "--events", "50")
+    out = ("--input", f"shop={events}", "--out", str(tmp_path / "out"))
+    said = eddy("replay", str(path), *out)
+    assert f"warning: {path}: {weak}" in said
+    assert "hunter2" not in said
 
 
 def test_property_that_eddy_owns_is_a_mistake(tmp_path: Path) -> None:

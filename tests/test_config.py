@@ -9,7 +9,9 @@ import msgspec
 import pytest
 
 from stream.config import (
+    SHADOW_OUTPUTS,
     Config,
+    OutputSpec,
     fields_wanted,
     fingerprint,
     load,
@@ -17,6 +19,7 @@ from stream.config import (
     parse,
     sources,
     ways,
+    weak_secret,
 )
 from stream.errors import ConfigError
 
@@ -359,6 +362,30 @@ def test_an_internal_topic_is_a_topic_of_its_own() -> None:
     some["inputs"]["shop"]["topic"] = "shop"
     some["outputs"] = {"alerts": "risk-account-events"}
     assert problems(some) == ["outputs.alerts: risk-account-events is already monitors[0]"]
+
+
+def test_shadow_writes_to_topics_of_its_own() -> None:
+    """Each output that is not named has shadow's default, and live's alerts topic is refused."""
+    shadow = changed("mode", "shadow")
+    assert parse(shadow, {}).outputs == OutputSpec(**SHADOW_OUTPUTS)
+    assert parse({**shadow, "mode": "live"}, {}).outputs == OutputSpec()
+    shadow["outputs"] = {"dead_letters": "mine"}
+    assert parse(shadow, {}).outputs == OutputSpec(alerts="eddy-alerts-shadow", dead_letters="mine")
+    shadow["outputs"] = {"alerts": "eddy-alerts"}
+    [line] = problems(shadow)
+    assert line.startswith("outputs.alerts: got eddy-alerts; expected another topic, such as eddy-")
+    shadow["outputs"] = 7
+    assert problems(shadow) == ["outputs: got 7; expected a table"]
+
+
+@pytest.mark.parametrize(
+    ("secret", "size"), [("", "none"), ("fifteen bytes !", "one that is shorter")]
+)
+def test_a_weak_secret_is_named(secret: str, size: str) -> None:
+    """Fewer than 16 bytes are too few, however many characters; it is not shown."""
+    assert weak_secret(parse(changed("secret", secret), {})).startswith(f"secret: got {size}; exp")
+    assert not weak_secret(parse(changed("secret", "sixteen bytes  !"), {}))
+    assert not weak_secret(parse(changed("secret", "é" * 8), {}))
 
 
 def test_the_fingerprint_follows_what_steers_the_fold_and_nothing_else() -> None:

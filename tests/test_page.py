@@ -67,6 +67,7 @@ def alert(number: int = 0, entity: str = "203.0.113.1", **changed: Any) -> Alert
         counterfactual=["payments_1h"],
         incident_id=f"incident-{number}",
         dedup_key="d",
+        source="eddy/eddy/live/ip",
         suppressed=4,
         first_seen_ms=START_MS,
         last_seen_ms=START_MS + number * HOUR_MS,

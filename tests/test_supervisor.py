@@ -168,3 +168,12 @@ def test_workers_are_started_as_one_would_by_hand() -> None:
     assert arguments[2:] == (
         *("--slot", "shop-1", "--http-port", "9465", "--log-level", "info", "--supervised"),
     )
+    dropping = ["ip@" + "0" * 32, "card@" + "1" * 32]
+    _, arguments = work_of("shop.toml", "shop-1", 9465, "info", dropping)
+    assert arguments[-5:] == (
+        "--drop-state",
+        dropping[0],
+        "--drop-state",
+        dropping[1],
+        "--supervised",
+    )

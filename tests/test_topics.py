@@ -26,10 +26,10 @@ features = [{ name = "events_1h", kind = "count", half_life = "1h" }]
 """
 
 
-def config(interval: str = "10min") -> Config:
+def config(interval: str = "10min", mode: str = "live") -> Config:
     """One monitor over an internal topic; a checkpoint at least so often."""
     checkpoints = f'[checkpoints]\ninterval = "{interval}"\n'
-    return parse(tomllib.loads(CONFIG + checkpoints), {})
+    return parse(tomllib.loads(f'mode = "{mode}"\n{CONFIG}{checkpoints}'), {})
 
 
 SETTINGS = {**created(config()), "max.message.bytes": "1048588"}
@@ -148,6 +148,16 @@ def test_permissions_name_every_topic_and_the_group() -> None:
             "--resource-pattern-type prefixed"
         ),
     ]
+
+
+def test_shadow_needs_and_may_write_its_own_outputs_only() -> None:
+    """Topics to make and permissions name shadow's outputs, and never those that live writes."""
+    shadow = config(mode="shadow")
+    made = [topic for topic, *_ in missing(shadow, {}, inputs=False)]
+    assert made == ["risk-account-events", "eddy-alerts-shadow", "eddy-dead-letters-shadow"]
+    allowed = "\n".join(permissions(shadow)).split()
+    assert {"eddy-alerts-shadow", "eddy-dead-letters-shadow"} < set(allowed)
+    assert not {"eddy-alerts", "eddy-dead-letters"} & set(allowed)
 
 
 def test_topics_are_made_once_and_then_as_they_must_be(broker: str, tmp_path: Path) -> None:

@@ -166,8 +166,8 @@ class Keeper:
 
     def collect(self, kept: Kept) -> None:
         """Remove what the checkpoints that are published now make superfluous."""
-        published = list(kept.published)
-        self._thread.submit(_collect, kept, published)
+        published, spared = list(kept.published), list(kept.state.head.dropped)
+        self._thread.submit(_collect, kept, published, spared)
 
     def close(self) -> None:
         """Give up what is being written, and end the thread."""
@@ -217,9 +217,9 @@ class Keeper:
         )
 
 
-def _collect(kept: Kept, published: list[str]) -> None:
+def _collect(kept: Kept, published: list[str], spared: list[str]) -> None:
     try:
-        removed = kept.folder.collect(published, lambda: not kept.gone)
+        removed = kept.folder.collect(published, lambda: not kept.gone, spared)
     except (StoreFailure, CheckpointIncompatible) as error:
         log.warning("old checkpoints stay for now", **_named(kept), error=error.message)
     else:

@@ -29,9 +29,11 @@ def load(folder: Folder, manifest: Manifest, beat: Callable[[], None]) -> Arrays
     with ThreadPoolExecutor(GETS_AT_ONCE, "checkpoint-get") as getting:
         waiting: deque[Future[None]] = deque()
         for stored in manifest.arrays:
-            array = np.empty(stored.shape, np.dtype(stored.dtype))
+            array = _allocated(stored)
             state[stored.name] = array
-            for rows, digest in _parts(stored, array):
+            edges = each_block(len(array), stored.block_rows)
+            for (start, stop), digest in zip(edges, stored.blocks, strict=True):
+                rows = array[start:stop]
                 waiting.append(getting.submit(_fill, folder, digest, rows))
                 if len(waiting) > 2 * GETS_AT_ONCE:
                     waiting.popleft().result()
@@ -41,15 +43,12 @@ def load(folder: Folder, manifest: Manifest, beat: Callable[[], None]) -> Arrays
     return state
 
 
-def _parts(stored: StoredArray, array: NDArray[Any]) -> list[tuple[NDArray[Any], str]]:
-    """An array's blocks, each with its hash."""
-    edges = list(each_block(len(array), stored.block_rows))
-    if len(edges) != len(stored.blocks):
-        raise CheckpointCorrupt(
-            f"array {stored.name}: {len(stored.blocks)} blocks; expected {len(edges)}"
-        )
-    found = zip(edges, stored.blocks, strict=True)
-    return [(array[start:stop], digest) for (start, stop), digest in found]
+def _allocated(stored: StoredArray) -> NDArray[Any]:
+    """An array of that size; the system gives it memory only as it is filled."""
+    try:
+        return np.empty(stored.shape, np.dtype(stored.dtype))
+    except (MemoryError, ValueError) as error:
+        raise CheckpointCorrupt(f"array {stored.name}: {error}") from error
 
 
 def _fill(folder: Folder, digest: str, rows: NDArray[Any]) -> None:

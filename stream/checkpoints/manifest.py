@@ -4,11 +4,15 @@ A manifest names everything needed to go on from a state: the position, the conf
 state was made under, and each array's blocks by their hashes. It does no input or output.
 """
 
+import math
 import re
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterator
+from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
+import numpy as np
 import xxhash
+from msgspec import Meta
 
 from stream.config import Log
 from stream.errors import CheckpointCorrupt, CheckpointIncompatible
@@ -20,15 +24,37 @@ SUPERSEDED_MAX: Final = 64
 """Fingerprints remembered of the configurations that a group was changed from."""
 
 
+NAME: Final = re.compile(r"\d{19}-[0-9a-f]{16}")
+BLOCK_BYTES_MAX: Final = 64 * 1024 * 1024
+"""A block is no larger, unless it is a single row."""
+
+Offset = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Fingerprint = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
+Digest = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
+CheckpointName = Annotated[str, Meta(pattern=f"^{NAME.pattern}$")]
+
+
 class StoredArray(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An array: dtype as numpy writes it, whole rows cut into blocks of `block_rows`, the blocks by
     their hashes, in order."""
 
-    name: str
-    dtype: str
-    shape: list[int]
-    block_rows: int
-    blocks: list[str]
+    name: Annotated[str, Meta(min_length=1)]
+    dtype: Annotated[str, Meta(pattern="^[<|][biuf][1248]$")]
+    shape: Annotated[list[Offset], Meta(min_length=1, max_length=16)]
+    block_rows: Annotated[int, Meta(ge=1, le=2**63 - 1)]
+    blocks: list[Digest]
+
+    def problem(self) -> str:
+        """What does not fit together in it; "" where all does. In integers that do not overflow."""
+        try:
+            row_bytes = np.dtype(self.dtype).itemsize * math.prod(self.shape[1:])
+        except TypeError:
+            return f"its dtype is {self.dtype}"
+        if self.block_rows > 1 and self.block_rows * row_bytes > BLOCK_BYTES_MAX:
+            return f"a block of {self.block_rows} rows of {row_bytes} bytes"
+        if len(self.blocks) != (expected := -(-self.shape[0] // self.block_rows)):
+            return f"{len(self.blocks)} blocks; expected {expected}"
+        return ""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,21 +66,23 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     from another configuration's, or begun from a saved one, so that the log alone cannot make it
     again. offset: of the first record that it has not seen. created_at: ISO 8601. begun_at: the
     offset from which a saved state was gone on with. until_ms: of a saved state whose offset is 0,
-    the latest event time that its input has come to; None where it has none.
+    the latest event time that its input has come to; None where it has none. dropped: names of
+    checkpoints that hold state that was dropped on purpose; they are never collected.
     """
 
     format: int = FORMAT
     state_version: int
-    fingerprint: str
+    fingerprint: Fingerprint
     steering: dict[str, Any]
-    superseded: list[str]
+    superseded: list[Fingerprint]
     log: Log
-    partition: int
-    first_offset: int | None
-    offset: int
+    partition: Offset
+    first_offset: Offset | None
+    offset: Offset
     created_at: str
-    begun_at: int | None = None
+    begun_at: Offset | None = None
     until_ms: int | None = None
+    dropped: list[CheckpointName] = []
     arrays: list[StoredArray] = []
 
     def blocks(self) -> set[str]:
@@ -87,9 +115,23 @@ def decoded(name: str, body: bytes) -> Manifest:
             raise CheckpointIncompatible(
                 f"checkpoint {name}: format {written}; this version reads format {FORMAT}"
             )
-        return msgspec.json.decode(body, type=Manifest)
-    except msgspec.MsgspecError as error:
+        manifest = msgspec.json.decode(body, type=Manifest)
+    except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
         raise CheckpointCorrupt(f"checkpoint {name}: {error}") from error
+    for problem in _problems(name, manifest):
+        raise CheckpointCorrupt(f"checkpoint {name}: {problem}")
+    return manifest
+
+
+def _problems(name: str, manifest: Manifest) -> Iterator[str]:
+    """What does not fit together in a manifest. Its hash says that it is what was written, not by
+    whom, and nothing may be allocated by what it says before that is checked."""
+    if offset_of(name) != manifest.offset:
+        yield f"its manifest is of offset {manifest.offset}"
+    names = [array.name for array in manifest.arrays]
+    if len(set(names)) != len(names):
+        yield "an array stands in it twice"
+    yield from (f"array {one.name}: {said}" for one in manifest.arrays if (said := one.problem()))
 
 
 def offset_of(name: str) -> int:
@@ -97,7 +139,6 @@ def offset_of(name: str) -> int:
     return int(name.partition("-")[0])
 
 
-NAME: Final = re.compile(r"\d{19}-[0-9a-f]{16}")
 _NOTE: Final = re.compile(
     rf"eddy2 from=(\d+|-) config=([0-9a-f]{{32}}) checkpoint=({NAME.pattern})"
 )

@@ -4,19 +4,21 @@ Decides from what the group has committed, what the log still holds, and what th
 way in which these do not fit together is an error of its own, and never a silent cold start.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import msgspec
 import structlog
+from obstore.store import ObjectStore
 
 from detectors.state import STATE_VERSION, Arrays
 from stream.alerting import RunInfo
-from stream.checkpoints.conversion import convert
+from stream.checkpoints.conversion import Loss, all_lost, convert, losses, moved, refused
 from stream.checkpoints.loading import load
 from stream.checkpoints.manifest import SUPERSEDED_MAX, Manifest, Pointer, pointer_in
-from stream.checkpoints.store import Folder
+from stream.checkpoints.store import Folder, topics_of
 from stream.config import Config, Log, Steering, fingerprint, logs, steered, steering
 from stream.errors import (
     CheckpointCorrupt,
@@ -27,6 +29,7 @@ from stream.errors import (
     PartitionCountChanged,
     RetentionGap,
     SavedStateUnusable,
+    StateWouldBeDropped,
 )
 from stream.kafka.positions import Committed, Partition
 from stream.shard import Shard, Shards
@@ -38,6 +41,7 @@ class Circumstances(NamedTuple):
     """What a partition's start is decided from. log: whose partition it is. low, high: its span as
     it is now. beat: called while a checkpoint is read. saved: where a replay has saved a state to
     begin with. offset_at: of the first record that the broker took at a time, in ms, or later.
+    drops: what learned state may be dropped, as --drop-state says it.
     """
 
     config: Config
@@ -51,6 +55,7 @@ class Circumstances(NamedTuple):
     beat: Callable[[], None]
     saved: Folder | None = None
     offset_at: Callable[[int], int] | None = None
+    drops: Collection[str] = ()
 
     @property
     def where(self) -> Partition:
@@ -80,7 +85,8 @@ class Recovered:
         old = msgspec.convert(self.head.steering, Steering)
         own = own_log(config, self.head.log)
         shard = Shards(config, run).make(own, self.head.partition)
-        for fate in convert(self.shard.save(), old, steering(config), shard):
+        fates = convert(self.shard.save(), old, steering(config), shard)
+        for fate in fates:
             where = {"topic": own.topic, "partition": self.head.partition}
             said = {**where, "stage": fate.stage}
             if fate.keeps:
@@ -88,8 +94,10 @@ class Recovered:
             else:
                 dropped = "another configuration: state dropped"
                 anew = "another configuration: starting anew"
-                log.warning(dropped if fate.gone else anew, **said, why=fate.why)
-        self.shard, self.head = shard, _turned(self.head, config, own, self.live_from)
+                held = {"checkpoint": self.checkpoint} if fate.drops() else {}
+                log.warning(dropped if fate.gone else anew, **said, **held, why=fate.why)
+        lost = self.checkpoint if any(fate.drops() for fate in fates) else None
+        self.shard, self.head = shard, _turned(self.head, config, own, self.live_from, lost)
         self.checkpoint, self.converts = None, False
 
 
@@ -98,7 +106,8 @@ def recover(at: Circumstances) -> Recovered:
     it, or empty.
 
     Raises SavedStateUnusable, ForeignOffset, RetentionGap, CheckpointPointerLost, CheckpointCorrupt,
-    CheckpointIncompatible, PartitionCountChanged, ConfigurationSuperseded, StoreFailure.
+    CheckpointIncompatible, StateWouldBeDropped, PartitionCountChanged, ConfigurationSuperseded,
+    StoreFailure. Nothing is written by then.
     """
     if at.committed is None:
         _refuse_former(at)
@@ -112,6 +121,50 @@ def recover(at: Circumstances) -> Recovered:
             f"ends at {at.high}: it is not the log that the state was learned from"
         )
     return _from_store(at, pointer, at.committed.next_offset)
+
+
+def refuse_losses(
+    config: Config,
+    committed: Mapping[Partition, Committed | None],
+    objects: ObjectStore,
+    drops: Collection[str],
+) -> None:
+    """Raise StateWouldBeDropped for the whole group, before a worker joins it. committed: of all
+    partitions that the configuration reads. Of each configuration that they name one checkpoint is
+    read; where they name none, the newest of every topic that the group has read."""
+    own = fingerprint(config)
+    pointers = {where: one and pointer_in(one.note) for where, one in committed.items()}
+    named = {one.fingerprint: (where, one) for where, one in pointers.items() if one}
+    manifests: list[Manifest] = []
+    for where, pointer in named.values():
+        with suppress(CheckpointCorrupt, CheckpointIncompatible):  # another may stand in for it
+            folder = Folder(objects, config.group, *where)
+            manifests.append(folder.manifest(pointer.checkpoint))
+    if not named:
+        for topic in topics_of(objects, config.group):
+            folder = Folder(objects, config.group, topic, 0)
+            with suppress(CheckpointCorrupt, CheckpointIncompatible):
+                newest = folder.newest_of_topic()
+                manifests += [newest] if newest and newest.learned() else []
+    lost = [
+        one
+        for manifest in manifests
+        if manifest.fingerprint != own and own not in manifest.superseded
+        for one in _losses(config, manifest)
+    ]
+    if found := refused(lost, drops):
+        raise StateWouldBeDropped([one.line() for one in found])
+
+
+def _losses(config: Config, manifest: Manifest) -> list[Loss]:
+    """What of a checkpoint a start drops; nothing where it is refused for its partitions."""
+    try:
+        old = _steering(manifest)
+    except ValueError as error:
+        return all_lost(manifest.steering, str(error), manifest.fingerprint)
+    if moved(steered(config, old), config):
+        return []
+    return losses(old, steering(config), manifest.fingerprint)
 
 
 def _refuse_former(at: Circumstances) -> None:
@@ -160,11 +213,12 @@ def _empty(at: Circumstances, first: int, live_from: int) -> Recovered:
     return Recovered(shard, head, live_from, checkpoint=None)
 
 
-def _begun(at: Circumstances, saved: Folder) -> Recovered:
+def _begun(at: Circumstances, saved: Folder, live_from: int | None = None) -> Recovered:
     """A shard that goes on from what a replay has learned. What the topic still holds of that is
     not read again: where the replay has read the topic itself, it begins behind that; else with the
     first record that the broker took when the replay's last event happened, or later. Those of
-    before that come again are known by their ids."""
+    before that come again are known by their ids. live_from: the committed offset, if there is one:
+    up to there the shard re-learns."""
     name = next(iter(saved.names()), None)
     if name is None:
         raise SavedStateUnusable(f"{at.where}: there is no state in {saved.path}")
@@ -177,8 +231,17 @@ def _begun(at: Circumstances, saved: Folder) -> Recovered:
             f"configuration {own[0]} and version {own[1]}"
         )
     start = _begin_at(at, manifest)
-    found = _empty(at, start, start)
-    _fill(found.shard, load(saved, manifest, at.beat), f"{at.where}: the state in {saved.path}")
+    if live_from is not None and manifest.offset == 0:
+        # Messages of an internal log are what the replay has made of its inputs.
+        start = live_from if at.log.internal else min(start, live_from)
+    if live_from is not None and start > live_from:
+        raise SavedStateUnusable(
+            f"{at.where}: the state in {saved.path} was saved at offset {start}, and the group has "
+            f"committed offset {live_from}: alerts on what lies between would be lost; expected a "
+            f"replay of {saved_range(at)}"
+        )
+    found = _empty(at, start, start if live_from is None else live_from)
+    _fill(found.shard, saved, manifest, at.beat)
     # The log alone cannot make it again: without a checkpoint of its own nothing can.
     found.head = msgspec.structs.replace(found.head, first_offset=None, begun_at=start)
     log.info("begun from a saved state", **at.where._asdict(), next_offset=start)
@@ -199,10 +262,18 @@ def _begin_at(at: Circumstances, saved: Manifest) -> int:
     )
 
 
-def _turned(head: Manifest, config: Config, log: Log, offset: int) -> Manifest:
+def saved_range(at: Circumstances) -> str:
+    """What a replay must read of the partition, so that its state can be gone on with."""
+    until = "" if at.committed is None else f"&until={at.partition}:{at.committed.next_offset}"
+    return f"kafka://{at.where.topic}?from={at.partition}:{at.low}{until}"
+
+
+def _turned(
+    head: Manifest, config: Config, log: Log, offset: int, lost: str | None = None
+) -> Manifest:
     """The head of a state that goes on under another configuration, or state version, from there.
 
-    The log alone cannot make it again.
+    The log alone cannot make it again. lost: the checkpoint of which something was dropped.
     """
     own = fingerprint(config)
     former = [*(one for one in head.superseded if one != head.fingerprint), head.fingerprint]
@@ -216,6 +287,7 @@ def _turned(head: Manifest, config: Config, log: Log, offset: int) -> Manifest:
         first_offset=None,
         begun_at=None,
         offset=offset,
+        dropped=[*head.dropped, *([lost] if lost else [])],
     )
 
 
@@ -227,8 +299,14 @@ def _from_store(at: Circumstances, pointer: Pointer, live_from: int) -> Recovere
         try:
             manifest = at.folder.manifest(name)
             if broken and not _stands_in(at, manifest, pointer):
+                broken.append(_no_stand_in(at, name, manifest))
                 continue
             found = _checked(at, name, manifest, live_from)
+        except CheckpointIncompatible as error:
+            _refuse_loss(at, all_lost({}, error.message, pointer.fingerprint))
+            head = _empty(at, live_from, live_from).head
+            head = msgspec.structs.replace(head, fingerprint=pointer.fingerprint)
+            return _begun_anew(at, head, name, live_from)
         except CheckpointCorrupt as error:
             log.error(  # noqa: TRY400 - an expected error, which says all without a traceback
                 "checkpoint is not whole, falling back", **at.where._asdict(), error=str(error)
@@ -246,12 +324,36 @@ def _from_store(at: Circumstances, pointer: Pointer, live_from: int) -> Recovere
             found.left_behind = len(broken)
             return found
         broken.append(f"the first record was learned under configuration {pointer.fingerprint}")
+    if at.saved is not None:
+        try:
+            return _rescued(at, at.saved, pointer, live_from, len(broken))
+        except (CheckpointCorrupt, RetentionGap, SavedStateUnusable) as error:
+            broken.append(f"checkpoints.start_from: {error.message}")
     needed = "a checkpoint" if pointer.first_offset is None else f"record {pointer.first_offset}"
     raise CheckpointCorrupt(
         f"{at.where}: {'; '.join(broken)}; there is no whole checkpoint before it that the log, "
         f"which begins at {at.low}, could be re-learned from: without {needed} nothing can make the "
-        "state again"
+        f"state again but a replay of {saved_range(at)}"
     )
+
+
+def _rescued(
+    at: Circumstances, saved: Folder, pointer: Pointer, live_from: int, left_behind: int
+) -> Recovered:
+    """A shard that a replay has learned again, in place of checkpoints of which none is whole."""
+    found = _begun(at, saved, live_from)
+    log.error("no checkpoint is whole, beginning from the saved state", **at.where._asdict())
+    if pointer.fingerprint != found.head.fingerprint:
+        found.head = msgspec.structs.replace(found.head, superseded=[pointer.fingerprint])
+    found.left_behind = left_behind
+    return found
+
+
+def _no_stand_in(at: Circumstances, name: str, manifest: Manifest) -> str:
+    """Why an earlier checkpoint cannot stand in."""
+    if manifest.offset < at.low:
+        return f"checkpoint {name} stands before the log"
+    return f"checkpoint {name} was written under configuration {manifest.fingerprint}"
 
 
 def _stands_in(at: Circumstances, manifest: Manifest, pointer: Pointer) -> bool:
@@ -278,66 +380,94 @@ def _checked(at: Circumstances, name: str, manifest: Manifest, live_from: int) -
 
 
 def _resumed(at: Circumstances, name: str, manifest: Manifest, live_from: int) -> Recovered:
-    """The shard of a whole checkpoint, under the configuration that it was written with."""
-    own, left = fingerprint(at.config), live_from - manifest.offset
+    """The shard of a whole checkpoint, under the configuration that it was written with; an empty
+    one where nothing of it may, or can, be gone on with."""
+    own = fingerprint(at.config)
     head = msgspec.structs.replace(manifest, arrays=[])
     if own in manifest.superseded:
         raise ConfigurationSuperseded(
             f"{at.where}: checkpoint {name} was written under configuration {manifest.fingerprint}; "
             f"the group changed to it from this worker's, {own}"
         )
-    said = f"{at.where}: checkpoint {name}"
-    to_learn = f"{left} offsets are left to re-learn, which only what wrote it can do"
     try:
         old = _steering(manifest)
     except ValueError as error:
-        if left:
-            raise CheckpointIncompatible(f"{said} {error}, and {to_learn}") from error
-        log.warning(
-            "another version: every monitor starts anew", **at.where._asdict(), why=str(error)
-        )
-        found = _empty(at, live_from, live_from)
-        found.head = _turned(head, at.config, at.log, live_from)
-        return found
-    converts = manifest.fingerprint != own
-    if converts and left and old.secret != steering(at.config).secret:
-        raise CheckpointIncompatible(f"{said} was written with another secret, and {to_learn}")
-    shard = Shards(steered(at.config, old), at.run).make(manifest.log, manifest.partition)
-    _fill(shard, load(at.folder, manifest, at.beat), said)
+        _refuse_loss(at, all_lost(manifest.steering, str(error), manifest.fingerprint))
+        return _begun_anew(at, head, name, live_from)
+    converts, now = manifest.fingerprint != own, steering(at.config)
+    if converts:
+        _refuse_loss(at, losses(old, now, manifest.fingerprint))
+    if old.secret != now.secret:
+        return _begun_anew(at, head, name, live_from)
+    try:
+        shard = Shards(steered(at.config, old), at.run).make(manifest.log, manifest.partition)
+    except LookupError as error:
+        raise CheckpointCorrupt(f"checkpoint {name}: its log or steering: {error!r}") from error
+    _fill(shard, at.folder, manifest, at.beat)
     at.folder.held = manifest.blocks()
     return Recovered(shard, head, live_from, name, converts=converts)
 
 
-def _fill(shard: Shard, state: Arrays, said: str) -> None:
-    if difference := _difference(shard.save(), state):
-        raise CheckpointIncompatible(
-            f"{said}: {difference}, although its version is ours: a mistake in Eddy, please report it"
-        )
-    shard.load(state)
+def _refuse_loss(at: Circumstances, lost: list[Loss]) -> None:
+    """Raise StateWouldBeDropped unless the arguments of the start allow all of it."""
+    if found := refused(lost, at.drops):
+        raise StateWouldBeDropped([one.line() for one in found])
+
+
+def _begun_anew(at: Circumstances, head: Manifest, name: str, live_from: int) -> Recovered:
+    """A shard in place of a checkpoint that is dropped whole: from a saved state where the
+    configuration names one, else with nothing learned. head: of that checkpoint."""
+    log.warning("state dropped", **at.where._asdict(), checkpoint=name)
+    if at.saved is None:
+        found = _empty(at, live_from, live_from)
+        found.head = _turned(head, at.config, at.log, live_from, name)
+        return found
+    found = _begun(at, at.saved, live_from)
+    found.head = _turned(head, at.config, at.log, found.head.offset, name)
+    return found
+
+
+def _fill(shard: Shard, folder: Folder, manifest: Manifest, beat: Callable[[], None]) -> None:
+    """Load a checkpoint into an empty shard of its configuration. Raises CheckpointCorrupt: a state
+    of our own version that does not fit its shard is not what was written. The rows of its arrays
+    are compared before anything is allocated for them."""
+    if problem := _difference(shard.save(), manifest):
+        raise CheckpointCorrupt(f"{folder.path}: {problem}")
+    state = load(folder, manifest, beat)
+    try:
+        shard.load(state)
+    except (ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as error:
+        raise CheckpointCorrupt(f"{folder.path}: its arrays do not fit: {error!r}") from error
+    for name, array in shard.save().items():
+        if array.shape != state[name].shape:
+            expected = f"expected {len(array)}, as its other arrays have it"
+            raise CheckpointCorrupt(
+                f"{folder.path}: array {name} has {len(state[name])} rows; {expected}"
+            )
 
 
 def _steering(manifest: Manifest) -> Steering:
     """What steered the state. Raises ValueError where this version cannot go on with it."""
     if manifest.state_version != STATE_VERSION:
         raise ValueError(
-            f"holds a state of version {manifest.state_version}; this is version {STATE_VERSION}"
+            f"its state is of version {manifest.state_version}; this is version {STATE_VERSION}"
         )
     try:
         return msgspec.convert(manifest.steering, Steering)
     except msgspec.ValidationError as error:
-        raise ValueError(f"was made under what this version does not know: {error}") from error
+        raise ValueError(
+            f"it was learned under what this version does not know: {error}"
+        ) from error
 
 
-def _difference(expected: Arrays, found: Arrays) -> str:
+def _difference(expected: Arrays, manifest: Manifest) -> str:
     """What keeps arrays from being loaded; their lengths vary with what is in use."""
+    found = {one.name: (one.dtype, tuple(one.shape[1:])) for one in manifest.arrays}
     if strange := expected.keys() ^ found.keys():
         return f"array {min(strange)} is on one side only"
     for name, array in expected.items():
-        if (array.dtype, array.shape[1:]) != (found[name].dtype, found[name].shape[1:]):
-            return (
-                f"array {name} has rows of {found[name].dtype} × {found[name].shape[1:]}; "
-                f"expected {array.dtype} × {array.shape[1:]}"
-            )
+        if (rows := (array.dtype.str, array.shape[1:])) != found[name]:
+            return f"array {name} has rows of {found[name]}; expected {rows}"
     return ""
 
 

@@ -9,7 +9,7 @@ why an unchanged block is never written twice. Knows no arrays.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -42,6 +42,9 @@ ORPHAN_AGE: Final = timedelta(days=1)
 """A block that no manifest refers to is left over from a crash when it is that old; a younger one
 may belong to a checkpoint that another worker is writing."""
 
+MANIFEST_BYTES_MAX: Final = 256 * 1024 * 1024
+"""Names the blocks of some terabytes."""
+
 ZSTD_LEVEL: Final = 1
 DELETED_AT_ONCE: Final = 1_000
 
@@ -64,6 +67,13 @@ def saved_folder(objects: ObjectStore, log: Log, partition: int) -> "Folder":
     """Where the state of a log's partition lies that a replay has saved."""
     kind = "internal" if log.internal else "input"
     return Folder(objects, "state", f"{kind}-{log.name}", partition)
+
+
+def topics_of(objects: ObjectStore, group: str) -> list[str]:
+    """The topics of which the group has, or had, checkpoints."""
+    with _border(f"listing {_safe(group)}"):
+        found = objects.list_with_delimiter(_safe(group))["common_prefixes"]
+    return sorted(Path(one).name for one in found)
 
 
 class Folder:
@@ -114,7 +124,7 @@ class Folder:
         return found
 
     def _manifest(self, path: str, name: str) -> Manifest:
-        body = self._get(path)
+        body = self._get(path, MANIFEST_BYTES_MAX)
         if body is None:
             raise CheckpointCorrupt(f"checkpoint {name}: {path} is missing")
         return decoded(name, body)
@@ -129,11 +139,14 @@ class Folder:
     def block(self, digest: str, size_bytes: int) -> bytes:
         """Read a block, unpack and check it. Raises CheckpointCorrupt."""
         path = f"{self.path}/blocks/{digest}"
-        packed = self._get(path)
+        packed = self._get(path, packed_bytes_max(size_bytes))
         if packed is None:
             raise CheckpointCorrupt(f"{path} is missing")
         try:
-            raw = zstandard.ZstdDecompressor().decompress(packed, max_output_size=size_bytes)
+            # The client allocates what a frame says of its size: that is compared first.
+            if zstandard.get_frame_parameters(packed).content_size != size_bytes:
+                raise CheckpointCorrupt(f"{path}: its frame is not of {size_bytes} bytes")
+            raw = zstandard.ZstdDecompressor().decompress(packed)
         except zstandard.ZstdError as error:
             raise CheckpointCorrupt(f"{path}: {error}") from error
         if len(raw) != size_bytes or digest_of(raw) != digest:
@@ -142,10 +155,12 @@ class Folder:
 
     # -- collecting -------------------------------------------------------------------------------
 
-    def collect(self, published: list[str], mine: Callable[[], bool]) -> int:
+    def collect(
+        self, published: list[str], mine: Callable[[], bool], spared: Collection[str] = ()
+    ) -> int:
         """Remove what the last published checkpoints made superfluous; how many blocks.
 
-        published: their names, newest first. Whatever stands at or behind the oldest that is kept
+        published: their names, newest first. spared: names of those that stay in any case. Whatever stands at or behind the oldest that is kept
         stays: it may be another worker's, who has the partition since. mine: asked before anything
         is deleted; where it says no, nothing more is.
 
@@ -155,7 +170,7 @@ class Folder:
         """
         least = offset_of(published[:KEPT][-1])
         names = self._manifests(self.path)
-        dropped = [name for name in names if offset_of(name) < least]
+        dropped = [name for name in names if offset_of(name) < least and name not in spared]
         kept = set(self.held)
         for name in names.keys() - set(dropped):
             kept |= self._blocks_of(name)
@@ -203,10 +218,16 @@ class Folder:
         with _border(f"writing {self.path}/{path}"):
             self._objects.put(f"{self.path}/{path}", body, use_multipart=False)
 
-    def _get(self, path: str) -> bytes | None:
+    def _get(self, path: str, bytes_max: int) -> bytes | None:
+        """An object's bytes; None where it is missing. Raises CheckpointCorrupt where it is
+        larger."""
         with _border(f"reading {path}"):
             try:
-                return bytes(self._objects.get(path).bytes())
+                found = self._objects.get(path)
+                if found.meta["size"] > bytes_max:
+                    size = found.meta["size"]
+                    raise CheckpointCorrupt(f"{path}: {size} bytes; expected at most {bytes_max}")
+                return bytes(found.bytes())
             except FileNotFoundError:
                 return None
 
@@ -218,6 +239,11 @@ class Folder:
 def digest_of(raw: Any) -> str:
     """32 hex digits: the name and checksum of a block's bytes."""
     return xxhash.xxh3_128_hexdigest(raw)
+
+
+def packed_bytes_max(size_bytes: int) -> int:
+    """The most that a packed block of so many bytes takes."""
+    return size_bytes + size_bytes // 128 + 1024
 
 
 def packed(raw: Any) -> bytes:

@@ -46,13 +46,13 @@ def check(config: ConfigPath) -> None:
 
     Example: eddy config check shop.toml
     """
-    from stream.config import ASSESS, assess_way, load, ways
+    from stream.config import ASSESS, assess_way, load, ways, weak_secret
 
     loaded = load(config)
     _refuse_what_clients_refuse(loaded)
     typer.echo(f"{config}: no mistakes")
-    if not loaded.secret:
-        typer.echo("secret: none is set, so pseudonyms and entity keys could be guessed; set one")
+    if warning := weak_secret(loaded):
+        typer.echo(warning)
     for way in [*ways(loaded), assess_way(loaded)]:
         if way is None:
             continue
@@ -118,31 +118,42 @@ def diff(
 ) -> None:
     """Say which monitors keep what they have learned when a group goes on to another configuration.
 
+    Exit code 4 where `eddy run` would refuse to start, each argument that allows it being named, or
+    where nothing is kept since the group is another one.
+
     Example: eddy config diff shop.toml shop-new.toml
     """
-    from stream.checkpoints.conversion import fates, moved
-    from stream.config import ASSESS, fingerprint, load, steering
+    from stream.checkpoints.conversion import DROP_OPTION, fates, losses, moved
+    from stream.config import STAGES, fingerprint, load, steering
+    from stream.place import Place
 
     before, after = load(old), load(new)
-    if fingerprint(before) == fingerprint(after):
+    if before.group != after.group:
+        saved = after.checkpoints.start_from
+        begins = f"the state saved in {saved}" if saved else "nothing learned, at its topics' start"
+        typer.echo(f"group: {after.group} instead of {before.group}: no state is kept")
+        typer.echo(f"a group that has committed nothing begins with {begins}")
+        raise typer.Exit(0 if saved else 4)
+    refusals = [f"{line}: the worker will refuse to start" for line in moved(before, after)]
+    if not Place.of(before.checkpoints.url).same(Place.of(after.checkpoints.url)):
+        refusals.append(
+            f"checkpoints.url: {after.checkpoints.url} instead of {before.checkpoints.url}: the "
+            "worker will refuse to start unless every checkpoint is copied there"
+        )
+    for line in refusals:
+        typer.echo(line)
+    was = fingerprint(before)
+    if was == fingerprint(after):
         typer.echo("nothing that steers what is learned differs: all state is kept")
-        return
-    for line in moved(before, after):
-        typer.echo(f"{line}: the worker will refuse to start")
-    decided = fates(steering(before), steering(after))
-    for fate in decided:
-        typer.echo(
-            f"{fate.stage if fate.stage == ASSESS else f'monitor {fate.stage}'}: "
-            + (
-                "is gone"
-                if fate.gone
-                else f"starts anew: {fate.why}"
-                if fate.why
-                else "keeps its state"
-            )
-        )
-    if any(not fate.keeps for fate in decided):
-        typer.echo(
-            "What reads an internal topic under a name that the group had before goes on with what it "
-            "had learned by then; another name starts anew."
-        )
+        raise typer.Exit(4 if refusals else 0)
+    for fate in fates(steering(before), steering(after)):
+        who = fate.stage if fate.stage in STAGES else f"monitor {fate.stage}"
+        what = "keeps its state" if fate.keeps else f"drops its state: {fate.why}"
+        typer.echo(f"{who}: {'starts with nothing learned: it is new' if fate.new else what}")
+    if lost := losses(steering(before), steering(after), was):
+        arguments = dict.fromkeys(f"{DROP_OPTION} {one.argument}" for one in lost)
+        typer.echo("the worker will refuse to start without these arguments:")
+        for argument in arguments:
+            typer.echo(f"  {argument}")
+    if refusals or lost:
+        raise typer.Exit(4)

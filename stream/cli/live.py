@@ -50,6 +50,15 @@ def run(
     log_level: Annotated[Level, typer.Option(envvar="EDDY_LOG_LEVEL", help="Least level.")] = (
         "info"
     ),
+    drop_state: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MONITOR@FINGERPRINT",
+            help="Drop this learned state where the configuration, the secret or the version of "
+            "Eddy no longer fits it; may be repeated. A start that is refused names the arguments. "
+            "Without effect on any other state.",
+        ),
+    ] = None,
     *,
     supervised: Annotated[
         bool, typer.Option("--supervised", hidden=True, help="Stop when the supervisor is gone.")
@@ -60,22 +69,29 @@ def run(
     Example: EDDY_SLOT=worker-1 eddy run shop.toml
     """
     from stream import log
-    from stream.config import load
+    from stream.checkpoints.conversion import DROP, DROP_OPTION
+    from stream.config import load, weak_secret
     from stream.supervisor import stop_with_supervisor
     from stream.worker import run_worker
 
     loaded = load(config)
+    if loaded.mode == "live" and (problem := weak_secret(loaded)):
+        raise ConfigError([f"{config}: {problem}"])
+    drops = drop_state or []
+    if strange := [one for one in drops if not DROP.fullmatch(one)]:
+        expected = "MONITOR@ and the 32 hex digits that the error of a refused start names"
+        raise ConfigError([f"{DROP_OPTION}: got {one}; expected {expected}" for one in strange])
     own_slot = slot or str(loaded.kafka.get("group.instance.id", ""))
     port = loaded.worker.http_port if http_port is None else http_port
     if processes is not None:
         prefix = own_slot or socket.gethostname()
-        sys.exit(_run_supervised(config, prefix, processes, port, log_level))
+        sys.exit(_run_supervised(config, prefix, processes, port, log_level, drops))
     own_slot = own_slot or uuid.uuid4().hex
     log.set_up(log_level, slot=own_slot)
     if supervised:
         stop_with_supervisor()
     run_id = os.environ.get("EDDY_RUN_ID") or str(uuid.uuid4())
-    run_worker(loaded, own_slot, live_run(loaded, run_id), _stop_on_signal, port)
+    run_worker(loaded, own_slot, live_run(loaded, run_id), _stop_on_signal, port, drops)
 
 
 def live_run(config: "Config", run_id: str) -> "RunInfo":
@@ -88,7 +104,7 @@ def live_run(config: "Config", run_id: str) -> "RunInfo":
 
 
 def _run_supervised(
-    config: Path, prefix: str, processes: int, http_port: int, log_level: Level
+    config: Path, prefix: str, processes: int, http_port: int, log_level: Level, drops: list[str]
 ) -> int:
     """Run workers in slots under that prefix; the supervisor's exit code."""
     from stream import log
@@ -102,7 +118,7 @@ def _run_supervised(
     ports = [http_port and http_port + index for index in range(processes)]
     return Supervisor(
         {
-            f"{prefix}-{index}": work_of(str(config), f"{prefix}-{index}", port, log_level)
+            f"{prefix}-{index}": work_of(str(config), f"{prefix}-{index}", port, log_level, drops)
             for index, port in enumerate(ports)
         }
     ).run()

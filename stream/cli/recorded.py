@@ -150,6 +150,7 @@ def replay(
     loaded = with_labels(loaded) if labels else loaded
     label_pairs = [labels_of(loaded, text) for text in labels or ()]
     split = _split(warm_up, score_from, score_until)
+    _warn_of_secret(config, loaded)
     with _progress("replay") as show:
         summary = replaying.replay(
             loaded, pairs, out, show, label_pairs, split, jobs, save_state, features=features
@@ -159,6 +160,13 @@ def replay(
         address = without_credentials(save_state)
         typer.echo(f'state saved: begin with it by checkpoints.start_from = "{address}"')
     _refuse_nothing(summary)
+
+
+def _warn_of_secret(path: Path, config: "Config") -> None:
+    from stream.config import weak_secret
+
+    if warning := weak_secret(config):
+        typer.echo(f"warning: {path}: {warning}", err=True)
 
 
 def _again(of: Path, given: "Config | None", out: Path | None, jobs: int) -> None:
@@ -261,6 +269,8 @@ def compare(
     from stream.replay.opening import with_labels
 
     loaded = [load(path) for path in configs]
+    for path, one in zip(configs, loaded, strict=True):
+        _warn_of_secret(path, one)
     if labels:
         loaded = [with_labels(one, loaded) for one in loaded]
     candidates = [

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.metadata import entry_points, version
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import llvmlite.binding  # type: ignore[import-untyped]
 import msgspec
@@ -46,13 +46,15 @@ class Source(NamedTuple):
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
     """What a run's results follow from.
 
-    code: versions, a hash of Eddy's own sources, and the processor, by what each is of. group: the
-    configuration's, which names internal topics. features: whether those are written down, too.
+    code: versions, a hash of Eddy's own sources, and the processor, by what each is of. group, mode:
+    the configuration's, from which ids of alerts are built; the group also names internal topics.
+    features: whether those are written down, too.
     """
 
     version: int = VERSION
     code: dict[str, str]
     group: str
+    mode: Literal["live", "shadow"]
     config: Steering
     inputs: list[Source]
     labels: list[Source]
@@ -74,6 +76,7 @@ def origin(
     return Origin(
         code=dict(code()),
         group=config.group,
+        mode=config.mode,
         config=steering(config),
         inputs=inputs,
         labels=labels,
@@ -108,7 +111,7 @@ def config_of(found: Manifest, given: Config | None) -> Config:
     """
     own = found.config
     base = given or Config(inputs=own.inputs, monitors=own.monitors)
-    config = steered(msgspec.structs.replace(base, group=found.group), own)
+    config = steered(msgspec.structs.replace(base, group=found.group, mode=found.mode), own)
     if steering(config).secret != own.secret:
         raise InputError(
             "the run had another secret, which its manifest does not hold; expected CONFIG beside "

@@ -15,7 +15,7 @@ from typing import NamedTuple, Self
 from detectors.hashing import hash_key
 from schemas.columns import I64
 from schemas.records import Records
-from stream.alerting import RunInfo, Teller
+from stream.alerting import Identity, RunInfo, Teller
 from stream.chain import Advanced, Chain, State
 from stream.clock import now_text
 from stream.config import Config, fingerprint
@@ -140,7 +140,8 @@ class Run:
         self._advancing: Callable[[], Advanced] = _nothing
         self._tally = Tally(span)
         self._notes = Notes(config)
-        teller = Teller(hash_key(config.secret), frozenset(config.reveal), run)
+        identity = Identity(config.group, config.mode)
+        teller = Teller(hash_key(config.secret), frozenset(config.reveal), run, identity)
         self._recording = Recording(asked.out_dir, config, teller, span, origin)
         self._began = perf_counter()
         self.cpu_s = 0.0

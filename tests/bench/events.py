@@ -182,6 +182,7 @@ def document(
     """A whole configuration that reads one topic with one partition."""
     return {
         "group": group,
+        "secret": "a secret of the benchmarks",
         "inputs": {"bench": {"topic": topic, "type": "transaction"}},
         "outputs": {"alerts": "bench-alerts", "dead_letters": "bench-dead"},
         "monitors": monitors,

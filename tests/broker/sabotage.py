@@ -37,8 +37,8 @@ def skip_the_rewind() -> None:
     """A state that was loaded from a checkpoint goes on at the committed offset, not at its own."""
     taken = Worker._taken
 
-    def at_the_committed(worker: Worker, where: Partition, committed: Committed | None) -> Holding:
-        holding = taken(worker, where, committed)
+    def at_the_committed(worker: Worker, *found: Any) -> Holding:
+        holding = taken(worker, *found)
         holding.next_offset = holding.live_from
         return holding
 

@@ -15,7 +15,7 @@ import urllib.request
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -50,6 +50,7 @@ PATIENCE_S = 120.0
 REFERENCE_BATCH = 1_777
 REFERENCE_MESSAGES = 13
 HOP_PARTITIONS = 3
+KEY = "what hashes in the tests' shop are keyed with"
 KEYED_BY = "ip"
 """Of several partitions without a hop: most attacks come from one address, so that there are alerts
 in short streams, too."""
@@ -106,7 +107,7 @@ class Shop:
     """Topics and a configuration of its own; `config` is its path, `group` also its name.
 
     hop: its monitors read internal topics. labels: what assess learns from comes over a topic of
-    its own.
+    its own. drops: the learned state that its workers may drop.
     """
 
     bootstrap: str
@@ -115,6 +116,7 @@ class Shop:
     config: Path
     hop: bool = False
     labels: bool = False
+    drops: list[str] = field(default_factory=list)
 
     @property
     def topic(self) -> str:
@@ -363,7 +365,7 @@ def configuration(
         monitors = [text + AMOUNT for text in monitors if f'entity = "{KEYED_BY}"' in text]
         keyed = f'keyed_by = "{KEYED_BY}"\npartitioner = "murmur2"\n'
     head = (
-        f'group = "{shop.group}"\n'
+        f'group = "{shop.group}"\nsecret = "{KEY}"\n'
         + table("kafka", {"bootstrap.servers": shop.bootstrap, **kafka})
         + f'[outputs]\nalerts = "{shop.group}-alerts"\ndead_letters = "{shop.group}-dead"\n'
         + table("worker", {"http_port": 0, **worker})

@@ -5,6 +5,7 @@ Every test here compares alerts and dead letters with the reference's, and the s
 stop left with the reference's state.
 """
 
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -20,7 +21,7 @@ from stream.alerting import RunInfo
 from stream.checkpoints.conversion import convert
 from stream.checkpoints.loading import load as load_arrays
 from stream.checkpoints.store import Folder
-from stream.config import load, logs, steering
+from stream.config import fingerprint, load, logs, steering
 from stream.kafka.positions import Partition
 from stream.shard import Shard, Shards
 from tests.broker.shop import (
@@ -275,7 +276,13 @@ def test_another_configuration_takes_over_where_the_former_one_ends(
     at = former_text.index('entity = "card"')
     changed = former_text[:at] + former_text[at:].replace("capacity = ", "capacity = 1", 1)
     shop.config.write_text(changed)
+    shop.config.with_name("later.toml").write_text(changed)
     assert load(shop.config) != former
+    argument = f"card@{fingerprint(former)}"
+    said = refused(shop)
+    assert f"monitor card: its capacity changed: --drop-state {argument}" in said
+    assert said.count("--drop-state card@") == 1
+    shop.drops.append(argument)
     process = finish(shop)
     assert process.has_logged("re-learned")
     fates = {
@@ -300,8 +307,152 @@ def test_another_configuration_takes_over_where_the_former_one_ends(
     said = eddy("run", str(shop.config), code=4)
     assert "the group changed to it from this worker's" in said
     assert "raise its `revision`" in said
+    later = load(shop.config.with_name("later.toml"))
     shop.config.write_text("revision = 1\n" + former_text)
+    argument = f"card@{fingerprint(later)}"
+    assert f"--drop-state {argument}" in refused(shop)
+    shop.drops.append(argument)
     finish(shop)
+
+
+def refused(shop: Shop, *options: str) -> str:
+    """What a worker says whose start would drop learned state; it writes and commits nothing."""
+
+    def everything() -> tuple[dict[Path, bytes], dict[int, int], str]:
+        kept = {path: path.read_bytes() for path in shop.store.rglob("*") if path.is_file()}
+        return kept, shop.committed(), shop.named()
+
+    before = everything()
+    said = eddy("run", str(shop.config), *options, code=4)
+    assert everything() == before
+    assert "this start would drop what the group has learned" in said
+    assert "Traceback" not in said
+    return said
+
+
+def test_a_wrong_secret_is_refused_and_the_right_one_goes_on(broker: str, tmp_path: Path) -> None:
+    """With offsets left to re-learn: exit 4, and then the right secret goes on as if nothing had
+    happened. With the flag all begins anew at the
+    committed offset, and what was learned stays in the store."""
+    shop = make_shop(broker, tmp_path, "secret", 1, OFTEN, **SLOWLY)
+    shop.feed(EVENTS)
+    killed(shop)
+    right = shop.config.read_text()
+    wrong = re.sub(r'(?m)^secret = ".*"', 'secret = "another secret of 16 bytes"', right)
+    argument = f"all@{fingerprint(load(shop.config))}"
+    shop.config.write_text(wrong)
+    for options in ([], ["--drop-state", f"all@{'0' * 32}"]):
+        said = refused(shop, *options)
+        assert f"monitor account: the secret changed: --drop-state {argument}" in said
+    shop.config.write_text(right)
+    shop.drops.append(argument)  # forgotten, and harmless
+    finish(shop)
+    is_the_references(shop)
+    learned = shop.checkpoints()[-1]
+    shop.config.write_text(wrong)
+    shop.feed(FEW, seed=10)
+    process = finish(shop)
+    assert process.has_logged("state dropped")
+    assert learned in shop.checkpoints()
+
+
+@pytest.mark.long
+def test_a_topic_with_another_name_is_refused(broker: str, tmp_path: Path) -> None:
+    """Where a group's only topic is another one, all that it had learned would be dropped without a
+    word: the other topic has no committed offset."""
+    shop = make_shop(broker, tmp_path, "renamed", 1)
+    shop.feed(300)
+    finish(shop)
+    former = load(shop.config)
+    other = make_shop(broker, tmp_path, "other", 1)
+    text = shop.config.read_text().replace(f'"{shop.topic}"', f'"{other.topic}"')
+    shop.config.write_text(text)
+    said = refused(shop)
+    for one in former.monitors:
+        argument = f"{one.name}@{fingerprint(former)}"
+        assert f"monitor {one.name}: inputs.shop changed: --drop-state {argument}" in said
+        shop.drops.append(argument)
+    for _ in range(2):  # the second time it is no question any more
+        other.feed(300)
+        with worker(shop) as process:
+            wait_for(lambda: process.has_logged("partition taken"), "an assignment")
+            wait_for(lambda: all_read(shop, other), "the end")
+            assert process.stop() == 0
+        shop.drops.clear()
+
+
+def all_read(shop: Shop, other: Shop) -> bool:
+    """Whether the shop's group has committed the end of the other's topic."""
+    return shop.committed(other.topic)[0] >= other.ends()[0] > 0
+
+
+@pytest.mark.long
+def test_workers_go_on_to_another_configuration_one_after_the_other(
+    broker: str, tmp_path: Path
+) -> None:
+    """A worker without the flag is refused before it joins, and those that run lose no partition by
+    that. With it each takes over in its turn, and every partition has the checkpoint that was
+    dropped."""
+    shop = make_shop(broker, tmp_path, "rolling", 4, hop=True)
+    shop.feed(FEW)
+    finish(shop)
+    former, text = load(shop.config), shop.config.read_text()
+    at = text.index('entity = "card"')
+    with worker(shop, "one") as one, worker(shop, "two") as two:
+        wait_for(lambda: one.has_logged("partition taken"), "partitions")
+        wait_for(lambda: two.has_logged("partition taken"), "partitions")
+        shop.config.write_text(text[:at] + text[at:].replace("capacity = ", "capacity = 1", 1))
+        before = [count(each, "partition given back") for each in (one, two)]
+        said = eddy("run", str(shop.config), "--slot", "three", code=4)
+        assert [count(each, "partition given back") for each in (one, two)] == before
+        arguments = re.findall(r"--drop-state (\S+)", said)
+        assert arguments == [f"card@{fingerprint(former)}"]
+        shop.drops += arguments
+        assert one.stop() == 0
+        with worker(shop, "one") as again:
+            wait_for(lambda: again.has_logged("partition taken"), "partitions")
+            assert two.stop() == 0
+            shop.feed(FEW, seed=8)
+            shop.wait_until_done()
+            assert again.stop() == 0
+    log = next(log for log in logs(load(shop.config)) if log.internal and log.name == "card")
+    for partition in range(log.partitions):
+        place = Partition(log.topic, partition)
+        folder = Folder(LocalStore(shop.store), shop.group, *place)
+        manifest = folder.manifest(shop.named(place))
+        assert manifest.fingerprint == fingerprint(load(shop.config))
+        assert {*manifest.dropped} <= {*folder.names()}
+        assert len(manifest.dropped) == 1
+
+
+@pytest.mark.long
+def test_a_backup_of_before_a_change_of_policy_has_a_way_out(broker: str, tmp_path: Path) -> None:
+    """The error names the stretch of the topic to replay; from the state that this saves the group
+    goes on, byte for byte."""
+    shop = make_shop(broker, tmp_path, "backup", 1)
+    shop.feed(EVENTS)
+    finish(shop)
+    backup = shop.config.with_name("backup")
+    shutil.copytree(shop.store, backup)
+    text = shop.config.read_text().replace("p_max = 0.01", "p_max = 0.002", 1)
+    shop.config.write_text(text)
+    shop.feed(FEW, seed=8)
+    finish(shop)
+    shutil.rmtree(shop.store)
+    shutil.copytree(backup, shop.store)
+    said = eddy("run", str(shop.config), code=4)
+    assert "--save-state" in said
+    found = re.search(r"a replay of (kafka://\S+)", said)
+    assert found is not None
+    saved = str(tmp_path / "saved")
+    out = ("--out", str(tmp_path / "out"))
+    eddy("replay", str(shop.config), "--input", f"shop={found[1]}", *out, "--save-state", saved)
+    start_from = f'[checkpoints]\nstart_from = "{saved}"\n'
+    shop.config.write_text(text.replace("[checkpoints]\n", start_from, 1))
+    shop.feed(FEW, seed=9)
+    process = finish(shop)
+    assert process.has_logged("no checkpoint is whole, beginning from the saved state")
+    same_state(shop, first(shop), reference(shop).shards[first(shop)])
 
 
 @pytest.mark.long

@@ -81,7 +81,7 @@ def sent(made: Config, into: Log) -> Records:
 class Group:
     """What a group leaves behind of a log with one partition: checkpoints in a store, and a
     committed offset with its note. records: what the log holds, by default the shop's. saved: what
-    it may begin with."""
+    it may begin with. drops: what state its next worker may drop."""
 
     def __init__(
         self, objects: ObjectStore, made: Config, log: Log = SHOP, records: Records | None = None
@@ -93,6 +93,7 @@ class Group:
         self.committed: Committed | None = None
         self.low, self.high = 0, EVENTS * 2
         self.saved: Folder | None = None
+        self.drops: list[str] = []
 
     def folder(self) -> Folder:
         """The partition's folder, as a new worker sees it."""
@@ -104,7 +105,8 @@ class Group:
         log = next(one for one in logs(chosen) if one.topic == self.log.topic)
         span = (self.low, self.high)
         asked = (chosen, RUN, log, 0, self.folder(), self.committed, *span)
-        return recover(Circumstances(*asked, beat=lambda: None, saved=self.saved))
+        more: dict[str, Any] = {"saved": self.saved, "drops": self.drops}
+        return recover(Circumstances(*asked, beat=lambda: None, **more))
 
     def work(
         self, start: int, stop: int, checkpoints: list[int], made: Config | None = None

@@ -1,6 +1,7 @@
 """Where a partition starts: what is loaded, what is left to re-learn, and every way it cannot
 be."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +11,26 @@ import pytest
 from obstore.store import LocalStore
 
 from detectors.state import STATE_VERSION, Arrays, copied
+from stream.chain import State
 from stream.checkpoints import loading, recovery
-from stream.checkpoints.manifest import Manifest
+from stream.checkpoints.manifest import Manifest, encoded
 from stream.checkpoints.recovery import Recovered
-from stream.checkpoints.store import Folder
+from stream.checkpoints.saving import save
+from stream.checkpoints.store import Folder, saved_folder
 from stream.config import ASSESS, Config, Log, fingerprint, logs
 from stream.errors import (
     CheckpointCorrupt,
-    CheckpointIncompatible,
     CheckpointPointerLost,
     ConfigurationSuperseded,
     ForeignOffset,
     PartitionCountChanged,
     RetentionGap,
+    SavedStateUnusable,
+    StateWouldBeDropped,
 )
-from stream.kafka.positions import Committed
+from stream.kafka.positions import Committed, Partition
 from stream.shard import Shards
-from tests.checkpoints.shop import EVENTS, RUN, Group, config, monitor, sent, stream
+from tests.checkpoints.shop import EVENTS, RUN, SHOP, Group, config, monitor, sent, stream
 from tests.laws.test_laws import assert_same
 
 ANOTHER = "swordfish"
@@ -52,6 +56,11 @@ def finish(found: Recovered, stop: int = EVENTS) -> Arrays:
     """Its state after re-learning and the records up to there."""
     found.shard.process(stream().slice(found.head.offset, stop))
     return found.shard.save()
+
+
+def drops(*stages: str, made: Config | None = None) -> list[str]:
+    """The arguments that allow a start to drop these stages' state of the group's configuration."""
+    return [f"{stage}@{fingerprint(made or config())}" for stage in stages]
 
 
 def harm(group: Group, what: str, name: str) -> None:
@@ -92,9 +101,13 @@ def test_a_checkpoint_and_what_is_left_give_the_whole_state(group: Group) -> Non
 
 
 def test_configuration_of_another_kind_of_running_changes_nothing(group: Group) -> None:
-    """What does not steer the fold is no other configuration."""
-    found = group.start(config(worker={"batch_records": 7}, kafka={"bootstrap.servers": "x"}))
-    assert not found.converts
+    """What does not steer the fold is no other configuration: promotion from shadow to live, and
+    back, keeps the state."""
+    quiet: dict[str, Any] = {"worker": {"batch_records": 7}, "kafka": {"bootstrap.servers": "x"}}
+    for other in (config(**quiet), config(mode="shadow")):
+        found = group.start(other)
+        assert not found.converts
+        assert_same(finish(found), folded(EVENTS))
 
 
 @pytest.mark.parametrize("what", ["manifest", "block"])
@@ -130,6 +143,7 @@ def test_a_converted_state_is_never_made_from_the_log_alone(group: Group) -> Non
     """After another configuration took over, its predecessor's checkpoints cannot stand in."""
     other = config(monitor("account"), monitor("ip", capacity=300))
     group.work(300, 400, [400])
+    group.drops = drops("ip")
     kept = group.work(400, 450, [], other)
     harm(group, "manifest", kept.published[0])
     with pytest.raises(CheckpointCorrupt, match="without a checkpoint nothing can make"):
@@ -179,42 +193,79 @@ def test_a_checkpoint_behind_the_committed_offset_is_refused(group: Group) -> No
         group.start()
 
 
-def test_another_state_version_is_refused_while_something_is_left(
+def test_another_state_version_is_refused_with_the_way_out(
     group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only the version that wrote a state can re-learn what it has not seen; with nothing left all
-    starts anew, and the log alone cannot make that again."""
-    said = rf"version {STATE_VERSION}; this is version {STATE_VERSION + 1}, and 100 offs"
+    """Until the start says what may be dropped: each monitor is named, with the rescue; then all
+    begins with nothing learned at the committed offset, and the log alone cannot make that again."""
+    why = f"its state is of version {STATE_VERSION}; this is version {STATE_VERSION + 1}"
     monkeypatch.setattr(recovery, "STATE_VERSION", STATE_VERSION + 1)
-    with pytest.raises(CheckpointIncompatible, match=said):
-        group.start()
-    monkeypatch.undo()
-    group.work(300, 400, [400])
-    monkeypatch.setattr(recovery, "STATE_VERSION", STATE_VERSION + 1)
+    assert refused(group) == [
+        f"monitor {name}: {why}: --drop-state {drops('all')[0]}" for name in ("account", "ip")
+    ]
+    assert "eddy replay CONFIG" in StateWouldBeDropped.do
+    assert "start_from" in StateWouldBeDropped.do
+    group.drops = drops("account", "ip")
+    assert len(refused(group)) == 2, "the state of route would go, too"
+    group.drops = drops("all")
     found = group.start()
     assert (found.head.offset, found.live_from, found.checkpoint) == (400, 400, None)
     assert (found.head.state_version, found.head.first_offset) == (STATE_VERSION + 1, None)
+    assert found.head.dropped == [group.folder().names()[0]]
     assert found.shard.counts()["route"]["read"] == 0
 
 
-def test_a_configuration_that_no_version_knows_now_is_refused_while_something_is_left(
+def test_a_configuration_that_no_version_knows_now_is_refused(
     group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A declaration that this version has no more is as another version of the state: with nothing
-    left all starts anew."""
+    """A declaration that this version has no more is as another version of the state."""
 
     def gone(*_: object, **__: object) -> None:
         raise msgspec.ValidationError("Object contains unknown field `was_here`")
 
-    with monkeypatch.context() as newer:
-        newer.setattr(msgspec, "convert", gone)
-        with pytest.raises(CheckpointIncompatible, match=r"does not know: .*was_here.*100 offsets"):
-            group.start()
-    group.work(300, 400, [400])
+    allowed, made = drops("all"), config()
     monkeypatch.setattr(msgspec, "convert", gone)
+    assert all("does not know: Object" in line for line in refused(group, made))
+    group.drops = allowed
     found = group.start()
     assert (found.head.offset, found.live_from, found.checkpoint) == (400, 400, None)
     assert found.head.first_offset is None
+
+
+def test_another_format_is_refused_as_another_version_is(group: Group) -> None:
+    """Of a manifest that cannot be read at all the committed offset still says what it was of."""
+    assert group.committed is not None
+    name, body = encoded(msgspec.structs.replace(group.folder().manifest(newest(group)), format=7))
+    group.objects.put(f"{group.folder().path}/manifests/{name}.json", body)
+    note = group.committed.note.rpartition("=")[0] + f"={name}"
+    group.committed = group.committed._replace(note=note)
+    [line] = refused(group)
+    assert "format 7; this version reads format 1" in line
+    assert line.endswith(f"--drop-state {drops('all')[0]}")
+    group.drops = drops("all")
+    found = group.start()
+    assert (found.head.offset, found.head.dropped) == (400, [name])
+
+
+def newest(group: Group) -> str:
+    """The name of the group's last checkpoint."""
+    return group.folder().names()[0]
+
+
+def refused(group: Group, made: Config | None = None) -> list[str]:
+    """The lines with which a start is refused; nothing in the store is another thing by that."""
+    before = stored(group)
+    with pytest.raises(StateWouldBeDropped) as caught:
+        group.start(made)
+    assert stored(group) == before
+    assert caught.value.message.splitlines()[1:] == [f"  {line}" for line in caught.value.lines]
+    return caught.value.lines
+
+
+def stored(group: Group) -> dict[str, bytes]:
+    """Everything in the store, by its path."""
+    paths = [each["path"] for page in group.objects.list() for each in page]
+    return {path: bytes(group.objects.get(path).bytes()) for path in paths}
 
 
 def test_another_number_of_partitions_is_refused(group: Group) -> None:
@@ -240,6 +291,10 @@ def test_a_monitor_that_is_the_same_keeps_its_state(group: Group) -> None:
         monitor("ip", lateness_max="2h"),
         monitor("card"),
     )
+    assert refused(group, other) == [
+        f"monitor ip: its lateness_max changed: --drop-state {drops('ip')[0]}"
+    ]
+    group.drops = drops("ip")
     found = group.start(other)
     assert found.converts
     before = copied(found.shard.save())
@@ -261,23 +316,130 @@ def test_a_monitor_that_is_the_same_keeps_its_state(group: Group) -> None:
 def test_what_is_left_is_re_learned_under_the_former_configuration(group: Group) -> None:
     """Up to the committed offset the state is what the former configuration makes of the log."""
     other = config(monitor("account"), monitor("ip", capacity=300))
+    assert len(refused(group, other)) == 1, "refused at the start, and not where re-learning ends"
+    group.drops = drops("ip")
     found = group.start(other)
     assert (found.converts, found.head.offset, found.live_from) == (True, 300, 400)
     assert_same(finish(found, 400), folded(400))
 
 
-def test_another_secret_is_refused_while_something_is_left(group: Group) -> None:
-    """The former secret is in no checkpoint, so that nothing can be re-learned with it; with
-    nothing left all monitors start anew."""
+@pytest.mark.parametrize("left", [100, 0])
+def test_another_secret_is_refused_and_the_right_one_goes_on(group: Group, left: int) -> None:
+    """As if nothing had happened, whether something is left to re-learn or not. With the flag
+    everything is dropped, the known event ids among it."""
+    if not left:
+        group.work(300, 400, [400])
     other = config(secret=ANOTHER)
-    with pytest.raises(CheckpointIncompatible, match="another secret, and 100 offsets are left"):
-        group.start(other)
-    group.work(300, 400, [400])
+    assert refused(group, other) == [
+        f"monitor {name}: the secret changed: --drop-state {drops('all')[0]}"
+        for name in ("account", "ip")
+    ]
+    assert_same(finish(group.start()), folded(EVENTS))
+    group.drops = drops("all")
     found = group.start(other)
-    found.convert(other, RUN)
+    assert (found.head.offset, found.live_from) == (400, 400)
     counts = found.shard.counts()
     assert counts["account"]["scored"] == counts["ip"]["scored"] == 0
     assert not any(np.any(a) for n, a in found.shard.save().items() if n == "route/recent_slots")
+
+
+def test_a_flag_of_another_fingerprint_changes_nothing(group: Group) -> None:
+    """One that is forgotten, or of a monitor that keeps its state, neither drops nor allows."""
+    group.drops = drops("account", "all", made=config(revision=7)) + drops("account")
+    assert_same(finish(group.start()), folded(EVENTS))
+    assert len(refused(group, config(monitor("account"), monitor("ip", capacity=300)))) == 1
+
+
+def test_nothing_is_asked_for_what_drops_nothing(group: Group) -> None:
+    """A new monitor, rules, policy, revision, limits of time and what may be shown."""
+    more = [monitor("account"), monitor("ip", policy={"p_max": 1e-6}), monitor("card")]
+    for other in (config(*more), config(revision=4, reveal=["ip"])):
+        assert group.start(other).converts
+
+
+def test_known_event_ids_are_learned_state_too(group: Group) -> None:
+    """Where they would be forgotten, duplicates would be published again."""
+    why = "limits.duplicate_window changed, so that known event ids are forgotten"
+    found = refused(group, config(limits={"duplicate_window": 10}))
+    assert found == [f"route: {why}: --drop-state {drops('route')[0]}"]
+
+
+def test_a_dropped_checkpoint_is_never_collected_and_can_be_restored(
+    group: Group, tmp_path: Path
+) -> None:
+    """However many checkpoints come behind it. Copied to the place of a saved state, a group begins
+    with it under the former configuration, byte for byte."""
+    former, dropped = config(), newest(group)
+    group.drops = drops("ip")
+    group.committed = group.committed and group.committed._replace(next_offset=300)
+    other = config(monitor("account"), monitor("ip", capacity=300))
+    group.work(300, 500, [], other)
+    kept = group.work(300, EVENTS, [340, 380, 420, 460], other)
+    folder = group.folder()
+    assert folder.collect(kept.published, lambda: True, kept.state.head.dropped) > 0
+    assert dropped in folder.names()
+    assert kept.state.head.dropped == folder.manifest(folder.names()[0]).dropped == [dropped]
+    place = saved_folder(LocalStore(tmp_path), SHOP, 0)
+    shutil.copytree(tmp_path / folder.path, tmp_path / place.path)
+    for path in (tmp_path / place.path / "manifests").iterdir():
+        if path.stem != dropped:
+            path.unlink()
+    group.committed, group.saved = None, place
+    with pytest.raises(CheckpointPointerLost):
+        group.start(former)
+    fresh = Group(LocalStore(tmp_path / "fresh", mkdir=True), former)
+    fresh.saved = place
+    assert_same(finish(fresh.start()), folded(EVENTS))
+
+
+def test_the_way_out_carries_over_what_a_replay_has_learned(
+    group: Group, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a group may drop everything, and names a saved state, it goes on from that, re-learns
+    up to the committed offset and publishes from there; a state of later is refused."""
+    made = config(secret=ANOTHER)
+    group.drops = drops("all")
+    for offset in (400, 350, 401):
+        objects = LocalStore(tmp_path / str(offset), mkdir=True)
+        shard = Shards(made, RUN).source("shop")
+        shard.process(stream().slice(0, offset))
+        save(made, [State(SHOP, 0, shard, offset, None)], str(tmp_path / str(offset)))
+        group.saved = saved_folder(objects, SHOP, 0)
+        if offset > 400:
+            with pytest.raises(SavedStateUnusable, match=r"offset 401.*until=0:400$"):
+                group.start(made)
+            continue
+        found = group.start(made)
+        assert (found.head.offset, found.live_from) == (offset, 400)
+        assert found.head.fingerprint == fingerprint(made)
+        assert_same(finish(found), folded(EVENTS, made))
+
+
+def test_a_backup_of_before_a_change_of_policy_names_the_rescue(
+    group: Group, tmp_path: Path
+) -> None:
+    """The store is set back to before the change: the error names the replay that makes the state
+    again, and with what that saves the group goes on."""
+    group.work(300, 400, [400])
+    before = stored(group)
+    other = config(monitor("account"), monitor("ip", policy={"p_max": 0.002}))
+    group.work(400, 450, [450], other)
+    for path in stored(group).keys() - before.keys():
+        group.objects.delete(path)
+    for path, body in before.items():
+        group.objects.put(path, body)
+    with pytest.raises(CheckpointCorrupt) as caught:
+        group.start(other)
+    assert "again but a replay of kafka://shop-events?from=0:0&until=0:450" in caught.value.message
+    assert f"was written under configuration {fingerprint(config())}" in caught.value.message
+    assert "--save-state" in caught.value.do
+    shard = Shards(other, RUN).source("shop")
+    shard.process(stream().slice(0, 450))
+    save(other, [State(SHOP, 0, shard, 450, None)], str(tmp_path / "saved"))
+    group.saved = saved_folder(LocalStore(tmp_path / "saved"), SHOP, 0)
+    found = group.start(other)
+    assert found.left_behind > 0
+    assert_same(finish(found), folded(EVENTS, other))
 
 
 def test_no_secret_is_in_a_checkpoint(tmp_path: Path) -> None:
@@ -295,6 +457,7 @@ def test_a_worker_with_a_former_configuration_stops(group: Group) -> None:
     restarted worker; another revision of it is a configuration of its own."""
     former, later = group.config, config(monitor("account"))
     group.work(300, 400, [400])
+    group.drops = drops("ip")
     group.work(400, 450, [450], later)
     with pytest.raises(ConfigurationSuperseded, match=fingerprint(former)):
         group.start(former)
@@ -315,9 +478,8 @@ def test_arrays_that_do_not_fit_are_refused(group: Group, monkeypatch: pytest.Mo
         return found
 
     monkeypatch.setattr(recovery, "load", missing)
-    with pytest.raises(
-        CheckpointIncompatible, match=r"account/cohort is on one side only.*report it"
-    ):
+    group.low = 1
+    with pytest.raises(CheckpointCorrupt, match=r"its arrays do not fit: KeyError\('cohort'\)"):
         group.start()
 
 
@@ -340,6 +502,57 @@ def test_a_checkpoint_of_another_partition_is_refused(group: Group, tmp_path: Pa
     )
     with pytest.raises(CheckpointCorrupt, match=r"is of shop-events\[0\], not of shop-events\[3\]"):
         recovery.recover(where)
+
+
+# -- a whole group --------------------------------------------------------------------------------
+
+
+def lines_for(group: Group, made: Config, *flags: str) -> list[str]:
+    """What a worker of that configuration says before it joins the group."""
+    own = [Partition(log.topic, 0) for log in logs(made)]
+    offsets = {where: group.committed if where.topic == SHOP.topic else None for where in own}
+    try:
+        recovery.refuse_losses(made, offsets, group.objects, flags)
+    except StateWouldBeDropped as error:
+        return error.lines
+    return []
+
+
+def named(made: Config) -> Config:
+    """The configuration in the group that the checkpoints are of."""
+    return msgspec.structs.replace(made, group="group")
+
+
+def test_a_group_is_refused_before_a_worker_joins_it(group: Group) -> None:
+    """For the same losses as where a partition is taken; nothing is asked where nothing is lost, and
+    what has an error of its own where it is taken is left to that."""
+    changed = named(config(monitor("account"), monitor("ip", capacity=300)))
+    assert lines_for(group, named(config())) == []
+    assert lines_for(group, changed) == refused(group, changed)
+    assert lines_for(group, changed, *drops("ip")) == []
+    assert lines_for(group, named(config(monitor("account"), monitor("ip"), monitor("card")))) == []
+    assert len(lines_for(group, named(config(secret=ANOTHER)))) == 2
+    shop = {"topic": SHOP.topic, "type": {"field": "type"}, "partitions": 4}
+    assert lines_for(group, named(config(inputs={"shop": shop}))) == []
+    for name in group.folder().names():
+        harm(group, "manifest", name)
+    assert lines_for(group, changed) == []
+
+
+def test_a_group_whose_only_topic_is_another_is_refused(group: Group, tmp_path: Path) -> None:
+    """Its monitors would begin with nothing; once the new topic has an offset that is decided."""
+    renamed = named(config(inputs={"shop": {"topic": "renamed", "type": {"field": "type"}}}))
+    arguments = drops("account", "ip")
+    assert lines_for(group, renamed) == [
+        f"monitor {one.partition('@')[0]}: inputs.shop changed: --drop-state {one}"
+        for one in arguments
+    ]
+    assert lines_for(group, renamed, *arguments) == []
+    kept = Group(group.objects, renamed, Log("shop", "renamed", 1)).work(0, 50, [50])
+    there = Partition("renamed", 0)
+    recovery.refuse_losses(renamed, {there: Committed(50, kept.note())}, group.objects, [])
+    other = named(config(secret=ANOTHER))
+    recovery.refuse_losses(other, {there: None}, LocalStore(tmp_path / "new", mkdir=True), [])
 
 
 # -- internal logs --------------------------------------------------------------------------------
@@ -393,6 +606,7 @@ def test_an_internal_log_goes_on_under_another_configuration(
     records = sent(made, log)
     group = Group(LocalStore(tmp_path), made, log, records)
     group.work(0, len(records), [len(records)])
+    group.drops = drops("account", "ip", ASSESS, made=made)
     found = group.start(other)
     before = copied(found.shard.save())
     found.convert(other, RUN)
@@ -415,6 +629,7 @@ def test_a_monitor_that_moves_behind_a_hop_leaves_counts_that_add_up(group: Grou
     """In the source's shard its state goes, and the hop to it begins behind what passed."""
     group.work(300, 400, [400])
     other = config(monitor("account", partitions=1), monitor("ip"))
+    group.drops = drops("account")
     found = group.start(other)
     found.convert(other, RUN)
     counts = found.shard.counts()

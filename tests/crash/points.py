@@ -18,7 +18,7 @@ import orjson
 
 from stream.alerting import RunInfo
 from stream.checkpoints.conversion import convert
-from stream.config import load, steering
+from stream.config import fingerprint, load, steering
 from stream.kafka.positions import Partition
 from stream.shard import Shards
 from stream.simulator import Shop as Simulated
@@ -355,6 +355,7 @@ def another_configuration(ground: Ground) -> None:
     text = shop.config.read_text()
     at = text.index('entity = "card"')
     shop.config.write_text(text[:at] + text[at:].replace("capacity = ", "capacity = 1", 1))
+    shop.drops.append(f"card@{fingerprint(former)}")
     killed(shop, ("while re-learning", 2))
     killed(shop, ("behind the manifest", 1))
     worker = finish(shop)

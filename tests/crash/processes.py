@@ -111,6 +111,7 @@ def start(shop: Shop, slot: str = "one", plan: Plan = (), broken: str = "") -> F
     """Start a worker of the shop's group in that slot; it dies with this process."""
     log_file = shop.config.with_name(f"{shop.group}-{slot}-{time.time_ns()}.log")
     arguments = ["run", str(shop.config), "--slot", slot]
+    arguments += (word for one in shop.drops for word in ("--drop-state", one))
     return Forked(command(arguments, log_file, plan, broken), log_file, slot)
 
 

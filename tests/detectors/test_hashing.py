@@ -1,5 +1,7 @@
 """Keyed hashes against the published vectors of SipHash's authors."""
 
+import hashlib
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -32,6 +34,14 @@ def test_a_slice_hashes_as_the_whole(texts: list[str | None], start: int) -> Non
     whole = hash_text(column, KEY)
     assert (hash_text(column.slice(start), KEY) == whole[start:]).all()
     assert [bool((row == 0).all()) for row in whole] == [text is None for text in texts]
+
+
+@pytest.mark.parametrize("secret", ["", "s", "0123456789abcdef0123456789abcdef", "schön"])
+def test_the_key_is_stretched_by_scrypt_once_per_process(secret: str) -> None:
+    """The key is scrypt's (n = 2**14, r = 8, p = 1) output, high word first, and is cached."""
+    derived = hashlib.scrypt(secret.encode(), salt=b"eddy hash key", n=2**14, r=8, p=1, dklen=16)
+    assert hash_key(secret) == (int.from_bytes(derived[:8]), int.from_bytes(derived[8:]))
+    assert hash_key(secret) is hash_key(secret)
 
 
 def test_texts_keys_and_secrets_all_matter() -> None:

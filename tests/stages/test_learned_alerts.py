@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from schemas.alerts import ALERT_BYTES_MAX, alert_record
-from stream.alerting import RunInfo, Teller
+from stream.alerting import Identity, RunInfo, Teller
 from stream.config import AssessSpec, LearningSpec
 from stream.stages.assess import Assess
 from tests.stages import told
@@ -40,7 +40,8 @@ def alerts(*, whole: bool) -> list[dict[str, Any]]:
     policy = msgspec.structs.replace(told.OFTEN, p_max=1e-3)
     learning = LearningSpec(inputs=["label"], features=[FEATURE])
     spec = AssessSpec(subject="account", learning=learning, policy=policy)
-    teller = Teller(KEY, frozenset(), RunInfo("live", "one", lambda: "2026-01-01T00:00:00Z"))
+    run = RunInfo("live", "one", lambda: "2026-01-01T00:00:00Z")
+    teller = Teller(KEY, frozenset(), run, Identity("eddy", "live"))
     stage = Assess(spec, MONITORS, 1, "0123", teller, whole=whole)
     bodies = [alert_record(one.alert).value for one in stage.process(stream().batch).alerts]
     assert max(map(len, bodies)) <= ALERT_BYTES_MAX

@@ -26,7 +26,7 @@ from detectors.verdicts import FRAUD, HONEST, UNKNOWN
 from schemas.alerts import Alert, alert_record
 from schemas.columns import F64, I64, EventBatch
 from schemas.records import Records
-from stream.alerting import RunInfo, Teller
+from stream.alerting import Identity, RunInfo, Teller
 from stream.chain import Chain
 from stream.config import Config, assess_way, parse
 from stream.errors import ConfigError
@@ -254,7 +254,8 @@ def test_amounts_of_two_currencies_compare() -> None:
     events = made_up(5, 400)
     amount = np.exp(np.random.default_rng(1).normal(3.0, 0.3, 400))
     yen = np.arange(400) % 2 == 0
-    teller = Teller((1, 2), frozenset(), RunInfo("live", "one", str))
+    run = RunInfo("live", "one", str)
+    teller = Teller((1, 2), frozenset(), run, Identity("eddy", "live"))
     learned = []
     for currency in (pa.array(np.where(yen, "JPY", "EUR")), pa.nulls(400, pa.string())):
         batch = replace(

@@ -1,6 +1,7 @@
 """A whole shard, from raw records to alerts: cuts, restarts, the alert's shape and its reasons."""
 
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 
 import jsonschema
@@ -11,7 +12,7 @@ import pytest
 from schemas.alerts import ALERT_BYTES_MAX, Alert, alert_record, without_run
 from schemas.events import json_schema as event_schema
 from schemas.records import Records
-from stream.alerting import RunInfo
+from stream.alerting import Mode, RunInfo
 from stream.config import Config, load
 from stream.shard import Shards, SourceShard
 from stream.simulator import Shop, lines
@@ -165,6 +166,42 @@ def test_only_the_run_object_knows_the_run(
     assert not any(alert.run.enforceable for alert in others)
     assert {alert.run.reason for alert in others} == reasons
     assert {alert.run.reason for alert in reference[1]} <= {"warming", None}
+
+
+def test_shadow_is_never_enforceable(
+    config: Config, records: Records, reference: tuple[SourceShard, list[Alert]]
+) -> None:
+    """Where live may enforce, shadow says that it may not and why; nothing else of `run` decides."""
+    shards = Shards(config, RunInfo("shadow", "one", lambda: "2026-01-01T00:00:00Z"))
+    shadowed = shards.source("shop").process(records).alerts
+    assert any(alert.run.enforceable for alert in reference[1])
+    assert {(alert.run.enforceable, alert.run.reason) for alert in shadowed} == {(False, "shadow")}
+
+
+def ids(alerts: list[Alert]) -> set[str]:
+    """Everything that a reader could tell two alerts apart, or deduplicate them, by."""
+    headers = [dict(alert_record(alert).headers)["ce_source"].decode() for alert in alerts]
+    named = ((one.alert_id, one.incident_id, one.dedup_key) for one in alerts)
+    return {*headers, *chain.from_iterable(named)}
+
+
+@pytest.mark.parametrize("changed", [{"mode": "shadow"}, {"group": "another"}])
+def test_groups_and_modes_share_no_id(
+    config: Config,
+    records: Records,
+    reference: tuple[SourceShard, list[Alert]],
+    changed: dict[str, str],
+) -> None:
+    """The same events under another group, or in the other mode, give ids of their own; a replay of
+    that configuration gives the very same ids."""
+    other = msgspec.structs.replace(config, **changed)
+    modes: list[Mode] = [other.mode, "replay"]
+    runs = [RunInfo(mode, "two", lambda: "2026-01-01T00:00:00Z") for mode in modes]
+    found = [ids(Shards(other, run).source("shop").process(records).alerts) for run in runs]
+    assert found[0] == found[1]
+    assert len(found[0]) > 10
+    assert found[0].isdisjoint(ids(reference[1]))
+    assert f"eddy/{other.group}/{other.mode}/{other.monitors[0].name}" in found[0]
 
 
 def test_raw_ids_leave_only_where_revealed(config: Config, records: Records) -> None:

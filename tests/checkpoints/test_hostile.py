@@ -1,0 +1,276 @@
+"""Checkpoints that are not what was written: whatever stands in their files, a start ends in the
+same state, or in an error that names the file, and allocates no more than the state has."""
+
+import struct
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import xxhash
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from obstore.store import MemoryStore
+
+from detectors.state import Arrays, copied
+from stream.checkpoints import recovery
+from stream.checkpoints.loading import load
+from stream.checkpoints.manifest import Manifest, decoded
+from stream.config import Config
+from stream.errors import CheckpointCorrupt
+from stream.shard import Shards
+from tests.checkpoints.making import folder, written
+from tests.checkpoints.shop import RUN, Group, config, stream
+from tests.laws.test_laws import assert_same
+
+STOP = 150
+BOMB_BYTES = 2**30
+MODEST_BYTES = 16 * 2**20
+
+
+@pytest.fixture(scope="module")
+def group() -> Group:
+    """A group that has committed 150 records, its checkpoints at 0, 50 and 100."""
+    made = Group(MemoryStore(), config(limits={"duplicate_window": 64}))
+    made.work(0, STOP, [50, 100])
+    return made
+
+
+@pytest.fixture(scope="module")
+def expected(group: Group) -> Arrays:
+    """The state at the committed offset."""
+    return finished(group)
+
+
+def finished(group: Group, made: Config | None = None) -> Arrays:
+    """The state at the committed offset, after a start from what the store has."""
+    found = group.start(made)
+    found.shard.process(stream().slice(found.head.offset, STOP))
+    return copied(found.shard.save())
+
+
+def files(group: Group) -> list[str]:
+    """The paths of everything in the store."""
+    return sorted(each["path"] for page in group.objects.list() for each in page)
+
+
+class Changed:
+    """A file with other bytes, as long as the block runs."""
+
+    def __init__(self, group: Group, path: str, body: bytes) -> None:
+        self._objects, self._path, self._body = group.objects, path, body
+        self._before = bytes(group.objects.get(path).bytes())
+
+    def __enter__(self) -> None:
+        self._objects.put(self._path, self._body)
+
+    def __exit__(self, *_: object) -> None:
+        self._objects.put(self._path, self._before)
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_any_flipped_bit_leaves_the_state_or_is_corrupt(
+    group: Group, expected: Arrays, data: st.DataObject
+) -> None:
+    """Of any byte of any file: the state comes from that checkpoint or from what stands in for it,
+    and where the log cannot help the error is CheckpointCorrupt."""
+    path = data.draw(st.sampled_from(files(group)))
+    body = bytearray(group.objects.get(path).bytes())
+    at = data.draw(st.integers(0, min(len(body), data.draw(st.sampled_from([24, 2**20]))) - 1))
+    body[at] ^= 1 << data.draw(st.integers(0, 7))
+    with Changed(group, path, bytes(body)):
+        assert_same(finished(group), expected)
+        group.low = 1  # so that nothing can be re-learned from the first record
+        try:
+            assert_same(finished(group), expected)
+        except CheckpointCorrupt as error:
+            named = path.rpartition("/")[2].removesuffix(".json")
+            assert named in error.message  # noqa: PT017 - a bit may matter to nothing
+        finally:
+            group.low = 0
+
+
+def test_every_flipped_bit_of_a_blocks_header_is_found() -> None:
+    """All bits of the frame's header, its size among them, and of the first bytes behind it: each is
+    corrupt, and none allocates more than the block has."""
+    one = folder(objects := MemoryStore())
+    state = {"words": np.arange(3_000.0)}
+    manifest = written(one, 5, state).manifest
+    [digest] = manifest.blocks()
+    path = f"{one.path}/blocks/{digest}"
+    whole = bytes(objects.get(path).bytes())
+    tracemalloc.start()
+    for bit in range(8 * 24):
+        body = bytearray(whole)
+        body[bit // 8] ^= 1 << bit % 8
+        objects.put(path, bytes(body))
+        try:
+            found = load(folder(objects), manifest, lambda: None)
+        except CheckpointCorrupt as error:
+            assert digest in error.message  # noqa: PT017 - a bit may matter to nothing
+        else:
+            assert_same(found, state)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < MODEST_BYTES
+
+
+def bomb() -> bytes:
+    """A frame that says it holds a gibibyte, and does."""
+    piece = zstandard.ZstdCompressor().compressobj(size=BOMB_BYTES)
+    zeros = bytes(2**20)
+    return b"".join(piece.compress(zeros) for _ in range(BOMB_BYTES // 2**20)) + piece.flush()
+
+
+def lying() -> bytes:
+    """A frame of nothing that says it holds four gibibytes."""
+    return b"\x28\xb5\x2f\xfd" + bytes([0b10100000]) + struct.pack("<I", 2**32 - 1) + b"\x01\0\0"
+
+
+@pytest.mark.parametrize("frame", [bomb, lying])
+def test_a_frame_allocates_no_more_than_its_block(frame: Callable[[], bytes]) -> None:
+    """What a frame declares is compared with what the manifest says of the block beforehand."""
+    one = folder(objects := MemoryStore())
+    manifest = written(one, 5, {"words": np.arange(3_000.0)}).manifest
+    [digest] = manifest.blocks()
+    objects.put(f"{one.path}/blocks/{digest}", frame())
+    tracemalloc.start()
+    with pytest.raises(CheckpointCorrupt, match=digest):
+        load(folder(objects), manifest, lambda: None)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < MODEST_BYTES
+
+
+HOSTILE: list[dict[str, Any]] = [
+    {"shape": [-1, 8]},
+    {"shape": [2**62, 8]},
+    {"shape": [2**64]},
+    {"shape": []},
+    {"shape": [1] * 40},
+    {"shape": [3_000, 2**62]},
+    {"shape": [2**40, 2**40, 2**40]},
+    {"shape": [4], "blocks": []},
+    {"dtype": "O"},
+    {"dtype": "<i3"},
+    {"dtype": "V100000"},
+    {"dtype": "(9,9)i4"},
+    {"dtype": "<M8[s]"},
+    {"dtype": "|i8"},
+    {"name": "account/cohort"},
+    {"name": ""},
+    {"block_rows": 0},
+    {"block_rows": -4},
+    {"block_rows": 2**70},
+    {"block_rows": 2**60, "shape": [2**60]},
+    {"blocks": ["../../../../etc/passwd"]},
+    {"blocks": ["0" * 31 + "/"]},
+    {"blocks": ["0" * 32] * 9},
+    {"blocks": [7]},
+]
+
+
+def rewritten(group: Group, change: Callable[[dict[str, Any]], None]) -> tuple[str, bytes]:
+    """The group's newest manifest as somebody else would write it: name and bytes fit."""
+    folder_of = group.folder()
+    document: dict[str, Any] = msgspec.to_builtins(folder_of.manifest(folder_of.names()[0]))
+    change(document)
+    body = msgspec.json.encode(document)
+    return f"{100:019d}-{xxhash.xxh3_64_hexdigest(body)}", body
+
+
+def refused(group: Group, expected: Arrays, name: str, body: bytes) -> None:
+    """A group whose offset names that manifest falls back and has the same state; where the log
+    cannot help, the error is CheckpointCorrupt and names it."""
+    assert group.committed is not None
+    path, before = f"{group.folder().path}/manifests/{name}.json", group.committed
+    pointed = before.note.rpartition("=")[0] + f"={name}"
+    group.objects.put(path, body)
+    group.committed = before._replace(note=pointed)
+    try:
+        found = group.start()
+        assert found.left_behind > 0
+        assert_same(finished(group), expected)
+    finally:
+        group.objects.delete(path)
+        group.committed = before
+
+
+@pytest.mark.parametrize("array", HOSTILE, ids=str)
+def test_a_hostile_array_is_corrupt(group: Group, expected: Arrays, array: dict[str, Any]) -> None:
+    """Shapes, types, names and hashes that nobody wrote are refused before anything is allocated,
+    and the checkpoint before stands in."""
+
+    def change(document: dict[str, Any]) -> None:
+        first = next(one for one in document["arrays"] if one["name"] == "account/words")
+        first |= array
+
+    assert any(one.name == "account/cohort" for one in newest(group).arrays)
+    refused(group, expected, *rewritten(group, change))
+
+
+def newest(group: Group) -> Manifest:
+    """The manifest of the last checkpoint."""
+    return group.folder().manifest(group.folder().names()[0])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"offset": -1},
+        {"offset": 99},
+        {"offset": 10**30},
+        {"partition": -1},
+        {"first_offset": -3},
+        {"fingerprint": "../" * 8},
+        {"superseded": ["x"]},
+        {"log": ["shop", "shop-events", 1, True]},
+        {"log": ["another", "shop-events", 1, False]},
+        {"steering": {}, "state_version": 1.5},
+        {"arrays": []},
+        {"arrays": {}},
+        {"unknown": 1},
+    ],
+    ids=str,
+)
+def test_a_hostile_manifest_is_corrupt(
+    group: Group, expected: Arrays, fields: dict[str, Any]
+) -> None:
+    """Whatever else it says that does not fit together."""
+    refused(group, expected, *rewritten(group, lambda document: document.update(fields)))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"null", b"[]", b'{"format":1}', b"[" * 100_000, b'{"format":1,"log":"\xff"}', b"\xff"],
+    ids=range(7),
+)
+def test_bytes_that_are_no_manifest_are_corrupt(
+    group: Group, expected: Arrays, body: bytes
+) -> None:
+    """Nested without an end, not UTF-8, or of another shape."""
+    name = f"{100:019d}-{xxhash.xxh3_64_hexdigest(body)}"
+    with pytest.raises(CheckpointCorrupt, match=name):
+        decoded(name, body)
+    refused(group, expected, name, body)
+
+
+def test_arrays_that_do_not_belong_together_are_corrupt(group: Group, expected: Arrays) -> None:
+    """A state whose arrays have other lengths than its shard gives them is never gone on with."""
+    shard = Shards(group.config, RUN).source("shop")
+    shard.process(stream().slice(0, 100))
+    for name in sorted(shard.save()):
+        state = copied(shard.save())
+        if len(state[name]) < 2:
+            continue
+        state[name] = state[name][:1].copy()
+        one = folder(objects := MemoryStore())
+        arrays = written(one, 100, state).manifest.arrays
+        head = msgspec.structs.replace(newest(group), arrays=arrays)
+        fresh = Shards(group.config, RUN).source("shop")
+        with pytest.raises(CheckpointCorrupt):
+            recovery._fill(fresh, folder(objects), head, lambda: None)
