@@ -33,7 +33,7 @@ def checked(columns: dict[str, Any]) -> Checked:
     size = len(table)
     records = Records("in", 0, np.arange(size), np.full(size, -1, np.int64), table)
     mapping = compile_mapping("json", "transaction", FIELDS, list(FIELDS))
-    return check(TableCodec(mapping).decode(records), records, 1)
+    return check(TableCodec(mapping).decode(records), records)
 
 
 def user(ids: pa.Array) -> pa.Array:
@@ -172,7 +172,7 @@ def test_a_verdict_may_be_a_boolean_and_an_id_may_not() -> None:
 
     def verdicts(codec: TableCodec | JsonCodec, values: Any) -> list[str | None]:
         records = Records("in", 0, np.arange(3), np.full(3, -1, np.int64), values)
-        events, faults, _ = check(codec.decode(records), records, 1)
+        events, faults, _ = check(codec.decode(records), records)
         assert faults == []
         found: list[str | None] = events.text["verdict"].to_pylist()
         return found
