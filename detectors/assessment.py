@@ -30,7 +30,9 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from detectors import learning, logistic
+from detectors.clock import AHEAD_MAX_MS, Clock, Timed
 from detectors.combination import P_MIN, harmonic_mean
+from detectors.decay import DAY_MS
 from detectors.entities import Admitted, EntityTable
 from detectors.hashing import HashKey, hash_text
 from detectors.kernels import kernel
@@ -141,6 +143,15 @@ class Assessed(NamedTuple):
     without: F64
 
 
+class Times(NamedTuple):
+    """When n rows are. own_ms: float64[n], bounded times, of what is only scored as they are.
+    stream_ms, set_back: as `clock.Timed` has them."""
+
+    own_ms: F64
+    stream_ms: F64
+    set_back: Bools
+
+
 class Work(NamedTuple):
     """To work in. p: float64[monitors], the reports but some; spoke, inputs: likewise as in
     `learning.Memory`; weight: float64[inputs], of those left. all: float64[monitors], all that was
@@ -166,7 +177,8 @@ class Rules(NamedTuple):
 class Assessment:
     """The subjects' incidents and the events of late, of one shard. owners: of each feature that is
     learned from, its monitor's index; None where nothing is learned. whole: all reports on an event
-    come in one batch, next to each other."""
+    come in one batch, next to each other. sources: partitions that events come from. ahead_max_ms:
+    `limits.time_ahead_max`."""
 
     def __init__(
         self,
@@ -181,8 +193,11 @@ class Assessment:
         *,
         shard: int = 0,
         whole: bool = False,
+        sources: int = 1,
+        ahead_max_ms: float = AHEAD_MAX_MS,
     ) -> None:
         self.key = key
+        self.clock = Clock(sources, ahead_max_ms)
         self.rules = Rules(limit, censored(limit), policy.warm_up_events, whole)
         self.subjects = EntityTable(capacity)
         self.words: F64 = np.zeros((capacity, WORDS))
@@ -209,8 +224,9 @@ class Assessment:
         heard = self._heard(batch, monitor, p_value, values)
         keys = hash_text(batch.text[subject], self.key)
         due = heard.due
-        admitted = self.subjects.admit(keys[due], batch.time_ms[due], NO_LATENESS_MS)
-        positions = Positions(batch.time_ms, batch.source, batch.offset)
+        reported, times = self._timed(batch, keys, due)
+        admitted = self.subjects.admit(keys[due], reported, NO_LATENESS_MS)
+        positions = Positions(times.own_ms, times.stream_ms, batch.source, batch.offset)
         monitors, inputs = self.known.p.shape[1], len(self.learner.owner)
         out = Assessed(
             keys=keys,
@@ -237,6 +253,7 @@ class Assessment:
                 admitted,
                 positions,
                 heard,
+                times,
                 self.rules,
                 self.policy.limits,
                 self.policy.stream,
@@ -244,8 +261,31 @@ class Assessment:
                 out,
             )
             if start < n:
-                learning.refit(self.learner, int(batch.time_ms[start]))
+                learning.refit(self.learner, int(times.own_ms[start]))
         return out
+
+    def _timed(self, batch: EventBatch, keys: U64, due: Bools) -> tuple[Timed, Times]:
+        """Bounded times of the reports, and of every row. What is only scored moves no time, or an
+        assessment would depend on whether everything is scored."""
+        heard = due | (batch.type_code == LABEL)
+        rows = np.flatnonzero(heard)
+        before_ms = self.clock.now_ms
+        timed = self.clock.take(
+            batch.time_ms[rows],
+            None if batch.append_ms is None else batch.append_ms[rows],
+            batch.source[rows],
+            np.ascontiguousarray(keys[rows, 0]),
+            due[rows],
+        )
+        times = Times(
+            own_ms=batch.time_ms.astype(np.float64),
+            stream_ms=np.concatenate([[before_ms], timed.stream_ms])[np.cumsum(heard)],
+            set_back=np.zeros(len(batch), np.bool_),
+        )
+        times.own_ms[rows] = timed.time_ms
+        times.set_back[rows] = timed.set_back
+        of_reports = due[rows]
+        return Timed._make(column[of_reports] for column in timed), times
 
     def _heard(self, batch: EventBatch, monitor: I64, p_value: F64, values: F64) -> Heard:
         label = batch.type_code == LABEL
@@ -277,6 +317,7 @@ class Assessment:
         """The whole state as arrays by name."""
         rows = self.subjects.rows_used
         parts = {
+            "clock": self.clock.save(),
             "subjects": self.subjects.save(),
             "policy": self.policy.save(),
             "known": saved(self.known),
@@ -288,6 +329,7 @@ class Assessment:
         """Replace the whole state by one saved under the same configuration."""
         self.words[: len(state["words"])] = state["words"]
         clear(self.words[len(state["words"]) :])
+        self.clock.load(under("clock", state))
         self.subjects.load(under("subjects", state))
         self.policy.load(under("policy", state))
         load(self.known, under("known", state))
@@ -352,6 +394,7 @@ def _assess(
     subjects: Admitted,
     positions: Positions,
     heard: Heard,
+    times: Times,
     rules: Rules,
     limits: Limits,
     stream: Stream,
@@ -369,6 +412,8 @@ def _assess(
             slot, weight, waits = -1, 0.0, False
         # what is only scored begins no day: a day without reports must be none where all is scored
         begins = positions.time_ms[i] >= of.sums.clock[learning.DUE_MS]
+        if times.set_back[i] and positions.time_ms[i] < of.sums.clock[learning.DAY] * DAY_MS:
+            begins = True
         if learns and begins and (label or heard.due[i]):
             return i
         if label:

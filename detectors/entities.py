@@ -22,6 +22,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from detectors.clock import Timed
 from detectors.kernels import kernel
 from detectors.state import Arrays, load, saved
 from schemas.columns import F64, I32, I64, U8, U32, U64, Bools
@@ -48,7 +49,8 @@ class Admitted(NamedTuple):
     session begins, which is the same. time_ms: float64, the
     event's time, or its entity's last where the event is late (its age is clamped). late: the
     event is older than its entity's last. learn: False where it is late beyond the limit.
-    seen: int64, events of the entity (of its session) before this one.
+    seen: int64, events of the entity (of its session) before this one. own_ms: float64, the event's
+    bounded time, late or not. stream_ms, set_back: as `clock.Timed` has them.
     """
 
     row: I64
@@ -57,6 +59,9 @@ class Admitted(NamedTuple):
     late: Bools
     learn: Bools
     seen: I64
+    own_ms: F64
+    stream_ms: F64
+    set_back: Bools
 
 
 class Table(NamedTuple):
@@ -99,11 +104,16 @@ class EntityTable:
         return int(self.table.marks[ROWS_USED])
 
     def admit(
-        self, keys: U64, time_ms: I64, lateness_max_ms: float, session_gap_ms: float = inf
+        self,
+        keys: U64,
+        timed: Timed,
+        lateness_max_ms: float,
+        session_gap_ms: float = inf,
     ) -> Admitted:
         """Map each event to its entity's row, in event order. keys: uint64[n, 2], none (0, 0).
 
-        session_gap_ms: an entity that was silent for longer starts anew.
+        session_gap_ms: an entity that was silent for longer starts anew, as does one whose time
+        lies beyond stream time, which was set back.
         """
         n = len(keys)
         admitted = Admitted(
@@ -113,8 +123,11 @@ class EntityTable:
             late=np.empty(n, np.bool_),
             learn=np.empty(n, np.bool_),
             seen=np.empty(n, np.int64),
+            own_ms=timed.time_ms.astype(np.float64),
+            stream_ms=timed.stream_ms,
+            set_back=timed.set_back,
         )
-        _admit(self.table, keys, time_ms, lateness_max_ms, session_gap_ms, admitted)
+        _admit(self.table, keys, lateness_max_ms, session_gap_ms, admitted)
         return admitted
 
     def save(self) -> Arrays:
@@ -274,13 +287,12 @@ def _visits_before(table: Table, k0: np.uint64, k1: np.uint64) -> int:
 def _admit(
     table: Table,
     keys: U64,
-    time_ms: I64,
     lateness_max_ms: float,
     session_gap_ms: float,
     out: Admitted,
 ) -> None:
     for i in range(len(keys)):
-        time = float(time_ms[i])
+        time = out.own_ms[i]
         slot = _find(table.slots, table.keys, keys[i, 0], keys[i, 1])
         fresh = table.slots[slot] == 0
         if fresh:
@@ -289,7 +301,10 @@ def _admit(
         else:
             row = int(table.slots[slot]) - 1
             table.returns[row] = min(table.returns[row] + 1, RETURNS_MAX)
-            if time - table.last_ms[row] > session_gap_ms:
+            set_back = table.last_ms[row] > out.stream_ms[i]
+            if set_back:
+                table.last_ms[row] = time
+            if set_back or time - table.last_ms[row] > session_gap_ms:
                 fresh = True
                 table.seen[row] = 0
         behind_ms = table.last_ms[row] - time

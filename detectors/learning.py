@@ -204,7 +204,8 @@ def refit(of: Learner, time_ms: int) -> None:
     sums, memory = of.sums, of.memory
     day = time_ms // DAY_MS
     if sums.clock[DUE_MS] > 0:
-        keep = 0.5 ** ((day - int(sums.clock[DAY])) / HALF_LIFE_DAYS)
+        passed = max(day - int(sums.clock[DAY]), 0)  # less than none where time was set back
+        keep = 0.5 ** (passed / HALF_LIFE_DAYS)
         for faded in (sums.honest, sums.heard, sums.excess, sums.judged, sums.frauds):
             np.multiply(faded, keep, out=faded)
     sums.clock[DAY] = day
@@ -477,7 +478,7 @@ def _judge_anew(of: Learner, slot: int, fraud: bool) -> None:
 def _left(of: Learner, day: int) -> float:
     """What one that was counted as of that day still counts. An event is as of its own day, however
     late a label comes, and a judgement as of its first: so what is taken back is what was given."""
-    return decayed(1.0, float(of.sums.clock[DAY] - day), HALF_LIFE_DAYS)
+    return decayed(1.0, float(max(of.sums.clock[DAY] - day, 0)), HALF_LIFE_DAYS)
 
 
 @kernel

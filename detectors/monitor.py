@@ -1,11 +1,11 @@
 """A monitor: what watches one entity type. Events in, p-values and decisions out, step by step.
 
-`process` is the whole way of a batch through the engine, and the only way its state changes: admit
-→ features → tails → own detectors → trees → calibration → policy. Each step walks the batch in
+`process` is the whole way of a batch through the engine, and the only way its state changes: bound
+times → admit → features → tails → own detectors → trees → calibration → policy. Each step walks the batch in
 event order, and a later step never feeds an earlier one.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Annotated, Final
 
@@ -17,6 +17,7 @@ from msgspec import Meta
 
 from detectors.calibration import WORDS as CALIBRATION_WORDS
 from detectors.calibration import Calibrated, Calibration, Surprise
+from detectors.clock import AHEAD_MAX_MS, Clock, Timed
 from detectors.cohorts import COHORTS_MAX, Cohorts
 from detectors.entities import EVICTIONS, PROMOTIONS, Admitted, EntityTable
 from detectors.explain import Told
@@ -103,7 +104,8 @@ class Watched:
     uint64[m, 2], their entities' hashes. told: what each feature, and behind them each detector of
     its own, said. p: float64[m], combined and calibrated, 1 where nothing is known; at most what
     rule[i], of the declared ones, says. rule: int64[m], -1 where what was learned says as much.
-    warm: bool[m], enough was learned before.
+    warm: bool[m], enough was learned before. ahead: bool[m], the event's time lies in the future and
+    moved no time.
     """
 
     index: I64
@@ -118,13 +120,24 @@ class Watched:
     p: F64
     rule: I64
     warm: Bools
+    ahead: Bools
 
 
 class Monitor:
-    """The state of one monitor for one shard, as arrays with a row an entity."""
+    """The state of one monitor for one shard, as arrays with a row an entity. sources: partitions
+    that its events come from. ahead_max_ms: `limits.time_ahead_max`."""
 
-    def __init__(self, spec: MonitorSpec, key: HashKey, shards: int = 1, shard: int = 0) -> None:
+    def __init__(
+        self,
+        spec: MonitorSpec,
+        key: HashKey,
+        shards: int = 1,
+        shard: int = 0,
+        sources: int = 1,
+        ahead_max_ms: float = AHEAD_MAX_MS,
+    ) -> None:
         self.spec = spec
+        self.clock = Clock(sources, ahead_max_ms)
         self.key = key
         self.kinds = [KINDS[f.kind] for f in spec.features]
         own = [d for d in spec.detectors if isinstance(d, OwnSpec)]
@@ -183,12 +196,10 @@ class Monitor:
         assert self.sources in (None, batch.sources), (self.sources, batch.sources)
         self.sources = batch.sources
         index = np.flatnonzero(self._applies(batch)).astype(np.int64)
-        labels = self._labels(batch, index)
         events = batch if len(index) == len(batch) else batch.take(index)
         keys = hash_text(events.text[self.spec.entity], self.key)
-        admitted = self.entities.admit(
-            keys, events.time_ms, self.lateness_max_ms, self.session_gap_ms
-        )
+        labels, timed = self._timed(batch, events, index, keys)
+        admitted = self.entities.admit(keys, timed, self.lateness_max_ms, self.session_gap_ms)
         if self.about_to_write is not None:  # nothing but the entity table has changed yet
             self.about_to_write("words", admitted.row)
         values, units = self._features(events, admitted, keys)
@@ -202,7 +213,19 @@ class Monitor:
         told = _told(values, units, judged, verdicts)
         told_of = len(labels.events)
         return Watched(
-            index, told_of, keys, admitted, told, judged, trees, calibrated, decided, p, rule, warm
+            index,
+            told_of,
+            keys,
+            admitted,
+            told,
+            judged,
+            trees,
+            calibrated,
+            decided,
+            p,
+            rule,
+            warm,
+            timed.ahead,
         )
 
     def announced(self) -> set[str]:
@@ -222,11 +245,25 @@ class Monitor:
     def _applies(self, batch: EventBatch) -> Bools:
         return _applies(batch, self.spec)
 
-    def _labels(self, batch: EventBatch, index: I64) -> Labels:
-        """The batch's labels, and where they stand among the events that apply."""
+    def _timed(
+        self, batch: EventBatch, events: EventBatch, index: I64, keys: U64
+    ) -> tuple[Labels, Timed]:
+        """The batch's labels with bounded times, and the times of the events that apply. events:
+        those, at `index`; keys: their entities'."""
         rows = np.flatnonzero(batch.type_code == LABEL).astype(np.int64)
-        events = batch.take(rows)
+        if not len(rows):
+            entity = np.ascontiguousarray(keys[:, 0])
+            timed = self.clock.take(events.time_ms, events.append_ms, events.source, entity)
+            return self._labels(batch.slice(0, 0), rows), timed
         before = np.searchsorted(index, rows).astype(np.int64)
+        both = batch.take(np.sort(np.concatenate([index, rows])))
+        moves = both.type_code != LABEL
+        entity = self._hash(both, self.spec.entity)
+        timed = self.clock.take(both.time_ms, both.append_ms, both.source, entity, moves)
+        labels = replace(batch.take(rows), time_ms=timed.time_ms[~moves])
+        return self._labels(labels, before), Timed._make(column[moves] for column in timed)
+
+    def _labels(self, events: EventBatch, before: I64) -> Labels:
         return Labels(events, before, lambda field: self._hash(events, field))
 
     def _features(self, events: EventBatch, admitted: Admitted, keys: U64) -> tuple[F64, F64]:
@@ -365,6 +402,7 @@ class Monitor:
 
     def _parts(self) -> dict[str, "Part"]:
         parts: dict[str, Part] = {
+            "clock": self.clock,
             "entities": self.entities,
             "money": self.money,
             "cohorts": self.cohorts,
@@ -392,7 +430,7 @@ class Monitor:
             part.load(under(name, state))
 
 
-Part = EntityTable | Money | Cohorts | Calibration | Policy | HalfSpaceTrees | OwnDetector
+Part = Clock | EntityTable | Money | Cohorts | Calibration | Policy | HalfSpaceTrees | OwnDetector
 
 
 def _told(values: F64, units: F64, judged: tail.Judged, verdicts: list[Verdict]) -> Told:

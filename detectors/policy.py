@@ -100,11 +100,10 @@ class Policy:
     def process(
         self, words: F64, at: int, events: Admitted, batch: EventBatch, p: F64, warm: Bools
     ) -> Decided:
-        """Decide on each event in order. batch: the same events, for their own time and position;
-        p: float64[n]; warm: bool[n], enough was learned before. The entity's own words start at
-        `at`."""
+        """Decide on each event in order. batch: the same events, for their position; p: float64[n];
+        warm: bool[n], enough was learned before. The entity's own words start at `at`."""
         out = undecided(len(p))
-        positions = Positions(batch.time_ms, batch.source, batch.offset)
+        positions = Positions(events.own_ms, events.stream_ms, batch.source, batch.offset)
         _process(words, at, events, positions, p, warm, self.limits, self.stream, out)
         return out
 
@@ -140,9 +139,10 @@ def undecided(n: int) -> Decided:
 
 
 class Positions(NamedTuple):
-    """Each event's own time and where it stands in its log."""
+    """Each event's bounded time, stream time after it, and where it stands in its log."""
 
-    time_ms: I64
+    time_ms: F64
+    stream_ms: F64
     source: I32
     offset: I64
 
@@ -168,9 +168,12 @@ def _begin_day(now: F64, limits: Limits) -> None:
 
 @kernel
 def _allowed(now: F64, time_ms: float, limits: Limits, weight: float) -> float:
-    """The p-value at which honest traffic alone would just use the budget; moves stream time."""
+    """The p-value at which honest traffic alone would just use the budget. time_ms: stream time,
+    which may have been set back once."""
     if now[STREAM_MS] < 0.0:
         now[STREAM_MS] = now[RATE_SINCE_MS] = time_ms
+    now[RATE_SINCE_MS] = min(now[RATE_SINCE_MS], time_ms)
+    now[STREAM_MS] = min(now[STREAM_MS], time_ms)
     if time_ms > now[STREAM_MS]:
         since_ms = time_ms - now[STREAM_MS]
         now[RATE] *= exp(-LN2 * since_ms / DAY_MS)
@@ -223,8 +226,8 @@ def decide(
     many events it stands for. warm: enough was learned before it. again: it was held back before,
     and is not counted once more if it still is."""
     now = stream.now
-    time_ms = float(positions.time_ms[i])
-    out.threshold[i] = min(limits.p_max, _allowed(now, time_ms, limits, weight))
+    time_ms = positions.time_ms[i]
+    out.threshold[i] = min(limits.p_max, _allowed(now, positions.stream_ms[i], limits, weight))
     what = QUIET
     if p <= out.threshold[i]:
         score = -log10(max(p, P_MIN))

@@ -34,13 +34,13 @@ class Checked(NamedTuple):
     repaired: list[Repaired]
 
 
-def check(decoded: Decoded, records: Records, time_ahead_max_ms: int) -> Checked:
+def check(decoded: Decoded, records: Records) -> Checked:
     """Make events of what was decoded. Never raises for what a record holds."""
     verdicts = _Verdicts(decoded)
     notes = RepairNotes()
     notes.extend(decoded.repaired)
     event_id = _check_id(verdicts, notes, decoded, records)
-    time_ms = _check_time(verdicts, decoded, records, time_ahead_max_ms)
+    time_ms = _check_time(verdicts, decoded)
     type_code = _check_type(verdicts, decoded)
     text = {
         name: _fit_text(notes, name, one_form(column) if name == "ip" else column)
@@ -48,6 +48,7 @@ def check(decoded: Decoded, records: Records, time_ahead_max_ms: int) -> Checked
     }
     number = {name: _fit_number(notes, name, column) for name, column in decoded.number.items()}
     size = len(decoded.rows)
+    append_ms = records.append_ms
     batch = EventBatch(
         ((records.topic, records.partition),),
         np.zeros(size, np.int32),
@@ -57,6 +58,7 @@ def check(decoded: Decoded, records: Records, time_ahead_max_ms: int) -> Checked
         event_id,
         text,
         number,
+        None if append_ms is None else append_ms[decoded.rows],
     )
     good = batch if not verdicts.bad.any() else batch.take(np.flatnonzero(~verdicts.bad))
     return Checked(good, sorted(verdicts.faults), list(verdicts.of_events(notes.repaired())))
@@ -101,22 +103,13 @@ def _check_id(
     return _fit_text(notes, "event_id", decoded.event_id)
 
 
-def _check_time(
-    verdicts: _Verdicts, decoded: Decoded, records: Records, time_ahead_max_ms: int
-) -> I64:
+def _check_time(verdicts: _Verdicts, decoded: Decoded) -> I64:
     missing = decoded.time_ms.is_null().to_numpy(zero_copy_only=False)
     verdicts.reject(missing, "missing_time", "time: missing")
     time_ms: I64 = decoded.time_ms.fill_null(TIME_MS_MIN).to_numpy(zero_copy_only=False)
     far = (time_ms < TIME_MS_MIN) | (time_ms > TIME_MS_MAX)
     verdicts.reject(
         far, "bad_time", "time: before 1970 or after 2100 in the mapped unit; is the unit right?"
-    )
-    broker_ms = records.timestamp_ms[decoded.rows]
-    ahead_ms = time_ms - broker_ms
-    verdicts.reject(
-        (broker_ms >= 0) & (ahead_ms > time_ahead_max_ms),
-        "time_ahead",
-        lambda i: f"time: {int(ahead_ms[i])} ms ahead of the broker's; at most {time_ahead_max_ms}",
     )
     return time_ms
 

@@ -32,6 +32,8 @@ class EventBatch:
     event_id: Arrow string[n], never null.
     text: field → Arrow string[n], null where absent. Only fields that some monitor reads.
     number: field → float64[n], NaN where absent, always finite otherwise.
+    append_ms: int64[n], the time at which the broker appended the event's record to its log, -1
+        where the producer set the record's time; None where that is so of every event.
     """
 
     sources: tuple[tuple[str, int], ...]
@@ -42,6 +44,7 @@ class EventBatch:
     event_id: pa.StringArray
     text: dict[str, pa.StringArray]
     number: dict[str, F64]
+    append_ms: I64 | None = None
 
     def __len__(self) -> int:
         return len(self.offset)
@@ -58,6 +61,7 @@ class EventBatch:
             self.event_id.take(picked),
             {name: column.take(picked) for name, column in self.text.items()},
             {name: column[rows] for name, column in self.number.items()},
+            None if self.append_ms is None else self.append_ms[rows],
         )
 
     def slice(self, start: int, stop: int) -> "EventBatch":
@@ -71,6 +75,7 @@ class EventBatch:
             self.event_id.slice(start, stop - start),
             {name: column.slice(start, stop - start) for name, column in self.text.items()},
             {name: column[start:stop] for name, column in self.number.items()},
+            None if self.append_ms is None else self.append_ms[start:stop],
         )
 
 
@@ -96,4 +101,12 @@ def joined(batches: Sequence[EventBatch]) -> EventBatch:
         pa.concat_arrays([batch.event_id for batch in batches]),
         {name: pa.concat_arrays([batch.text[name] for batch in batches]) for name in first.text},
         {name: np.concatenate([batch.number[name] for batch in batches]) for name in first.number},
+        _joined_append_ms(batches),
     )
+
+
+def _joined_append_ms(batches: Sequence[EventBatch]) -> I64 | None:
+    if all(batch.append_ms is None for batch in batches):
+        return None
+    given = ((np.full(len(b), -1) if b.append_ms is None else b.append_ms) for b in batches)
+    return np.concatenate([*given])

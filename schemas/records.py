@@ -23,6 +23,8 @@ class Records:
     next_offset of the batch is `offset[-1] + 1`; offsets may have gaps (transaction markers).
     timestamp_ms: int64[n], the broker's time of each record; -1 where there is none (files).
     headers: one per record, or None where the log has none; read only when needed.
+    appended: bool[n], the broker set timestamp_ms when it appended the record (LogAppendTime);
+        elsewhere the producer did (CreateTime), or nobody. None where it did so for no record.
     """
 
     topic: str
@@ -31,6 +33,12 @@ class Records:
     timestamp_ms: NDArray[np.int64]
     values: list[bytes | None] | pa.Table
     headers: Sequence[Headers] | None = None
+    appended: NDArray[np.bool_] | None = None
+
+    @property
+    def append_ms(self) -> NDArray[np.int64] | None:
+        """int64[n], the broker's append time, -1 where it is unknown; None where it always is."""
+        return None if self.appended is None else np.where(self.appended, self.timestamp_ms, -1)
 
     def __len__(self) -> int:
         return len(self.offset)
@@ -49,6 +57,7 @@ class Records:
             self.timestamp_ms[start:stop],
             values,
             None if self.headers is None else self.headers[start:stop],
+            None if self.appended is None else self.appended[start:stop],
         )
 
     def take(self, rows: NDArray[np.int64]) -> "Records":
@@ -66,4 +75,5 @@ class Records:
             self.timestamp_ms[rows],
             values,
             None if self.headers is None else [self.headers[row] for row in picked],
+            None if self.appended is None else self.appended[rows],
         )

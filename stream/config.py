@@ -100,7 +100,9 @@ SHADOW_OUTPUTS: Final = {
 class LimitsSpec(Spec, frozen=True, kw_only=True):
     """What a record may be, and how far back duplicates are known.
 
-    time_ahead_max: beyond the broker's timestamp. duplicate_window: event ids remembered of each
+    time_ahead_max: how far an event's time may lie beyond the broker's append time, or, where the
+    producer sets a record's time, beyond what the latest events of its partition bear out
+    (`detectors.clock`); an event further ahead is scored and moves no time. duplicate_window: event ids remembered of each
     partition at most; at least half as many are.
     """
 

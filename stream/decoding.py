@@ -10,7 +10,6 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from detectors.spec import seconds
 from schemas.checks import check
 from schemas.codecs import Codec, codec_named
 from schemas.columns import I64, EventBatch
@@ -41,14 +40,13 @@ class Decoder:
 
     def __init__(self, spec: InputSpec, limits: LimitsSpec, fields: Sequence[str]) -> None:
         self._record_bytes_max = limits.record_bytes_max
-        self._time_ahead_max_ms = round(seconds(limits.time_ahead_max) * 1000)
         self._codec = codec_of(spec, fields)
 
     def read(self, batch: Records) -> Read:
         """The batch's events, and a fault for each record that is none and no tombstone."""
         kept, faults, tombstones = self._screened(batch)
         records = batch if len(kept) == len(batch) else batch.take(kept)
-        checked = check(self._codec.decode(records), records, self._time_ahead_max_ms)
+        checked = check(self._codec.decode(records), records)
         found = [fault._replace(row=int(kept[fault.row])) for fault in checked.faults]
         repaired = [one._replace(rows=kept[one.rows]) for one in checked.repaired]
         return Read(checked.events, sorted(faults + found), tombstones, repaired)

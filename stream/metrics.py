@@ -73,8 +73,17 @@ METRICS: Final = (
         "counter",
         "events",
         _PLACE,
-        "events whose id was seen within limits.duplicate_window: neither scored nor learned",
+        "events whose id and fields were seen within limits.duplicate_window: neither scored nor"
+        " learned",
         "a steady share is a producer that sends twice; look for retries without idempotence",
+    ),
+    Metric(
+        "eddy_ids_reused",
+        "counter",
+        "events",
+        _PLACE,
+        "events with the id of another event within limits.duplicate_window: scored and learned",
+        "find the producer whose ids are not unique; labels that name such an id are ambiguous",
     ),
     Metric(
         "eddy_tombstones",
@@ -139,6 +148,15 @@ METRICS: Final = (
         _WATCH,
         "scored events older than their entity's last",
         "a growing share means that a producer or a partition lags behind the others",
+    ),
+    Metric(
+        "eddy_ahead",
+        "counter",
+        "events",
+        _WATCH,
+        "scored events whose time lies further ahead than limits.time_ahead_max; they move no time",
+        "find the producer whose clock or unit of time is wrong; a few after a silent period are"
+        " expected",
     ),
     Metric(
         "eddy_late_not_learned",
@@ -412,6 +430,7 @@ _ROUTE_COUNTS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "read": ("eddy_records", ()),
     "passed": ("eddy_events", ()),
     "duplicate": ("eddy_duplicates", ()),
+    "id_reused": ("eddy_ids_reused", ()),
     "tombstone": ("eddy_tombstones", ()),
     **{f"dead_letter_{code}": ("eddy_dead_letters", (code,)) for code in CODES},
     **{
@@ -431,6 +450,7 @@ _WATCH_COUNTS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "learning_frauds": ("eddy_learning_known", ("fraud",)),
     "learning_honest": ("eddy_learning_known", ("honest",)),
     "late": ("eddy_late", ()),
+    "ahead": ("eddy_ahead", ()),
     "late_not_learned": ("eddy_late_not_learned", ()),
     "alerts_opened": ("eddy_alerts", ("opened",)),
     "alerts_updated": ("eddy_alerts", ("updated",)),

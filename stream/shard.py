@@ -16,6 +16,7 @@ import numpy as np
 from detectors.assessment import sampled
 from detectors.hashing import HashKey, hash_key
 from detectors.monitor import MonitorSpec, concerns, labels_of
+from detectors.spec import seconds
 from detectors.state import AboutToWrite, Arrays, prefixed, prefixing, under
 from schemas.alerts import Alert
 from schemas.codecs.slim import MONITOR, P_VALUE, SlimCodec
@@ -384,6 +385,7 @@ class Shards:
         self._fingerprint = fingerprint(config)
         identity = Identity(config.group, config.mode)
         self._teller = Teller(self._key, frozenset(config.reveal), run, identity)
+        self._ahead_max_ms = 1000.0 * seconds(config.limits.time_ahead_max)
         self._monitors = {monitor.name: monitor for monitor in config.monitors}
         self._internal = {way.reader: way.internal for way in ways(config)}
         self._reporter = self._make_reporter()
@@ -446,12 +448,25 @@ class Shards:
 
     def _watch(self, monitor: MonitorSpec, shards: int, shard: int) -> Watch:
         told = looked_at(self._config.assess) if self._config.assess else []
-        return Watch(monitor, shards, self._fingerprint, self._teller, told, shard)
+        partitions = 1
+        if self._internal[monitor.name]:
+            partitions = len(sources(self._config, monitor.inputs, self._topics))
+        return Watch(
+            monitor,
+            shards,
+            self._fingerprint,
+            self._teller,
+            told,
+            shard,
+            partitions,
+            self._ahead_max_ms,
+        )
 
     def _assess(self, shards: int, shard: int, *, whole: bool = False) -> Assess:
         """whole: all reports on an event come in one batch, next to each other."""
         spec, monitors, every = self._config.assess, list(self._monitors), self._every
         assert spec is not None
+        of_all = len(sources(self._config, sorted(self._config.inputs), self._topics))
         return Assess(
             spec,
             monitors,
@@ -461,6 +476,8 @@ class Shards:
             shard=shard,
             every=every,
             whole=whole,
+            sources=1 if whole else of_all,
+            ahead_max_ms=self._ahead_max_ms,
         )
 
     def _make_reporter(self) -> Reporter | None:

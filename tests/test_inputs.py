@@ -35,6 +35,8 @@ from stream.inputs.formats import LINE_BYTES_MAX, Values
 from stream.inputs.partitioning import Glance, Glanced, misplaced, murmur2, partition_of
 from stream.inputs.places import File, files_at
 from stream.kafka import ranges
+from stream.kafka.positions import Partition
+from stream.kafka.reading import to_records
 
 PLAIN = InputSpec(topic="shop")
 LINES = [orjson.dumps({"event_id": i, "time": i, "account": f"a{i % 5}"}) for i in range(25)]
@@ -395,6 +397,40 @@ def test_a_topic_is_cut_alike_however_it_arrives(monkeypatch: pytest.MonkeyPatch
     whole = arrived(monkeypatch, [60])
     assert [len(batch) for batch in whole] == [8, 8, 8, 6]
     assert arrived(monkeypatch, [1]) == arrived(monkeypatch, [5, 0, 17]) == whole
+
+
+def test_records_say_whose_times_they_have() -> None:
+    """Where the broker set a record's time it is its append time, among others, too, and in any
+    part of a batch; a time of the producer, or none, is none."""
+    stamps = [(1, 10), (2, 20), (0, -1), (2, 30)]
+    found = to_records(
+        Partition("t", 0),
+        [Message(topic="t", offset=i, timestamp=one) for i, one in enumerate(stamps)],
+    )
+    assert found.timestamp_ms.tolist() == [10, 20, -1, 30]
+    append_ms = [one.append_ms for one in (found, found.slice(1, 4), found.take(np.array([3, 0])))]
+    assert [one.tolist() for one in append_ms if one is not None] == [
+        [-1, 20, -1, 30],
+        [20, -1, 30],
+        [30, -1],
+    ]
+    produced = to_records(Partition("t", 0), [Message(topic="t", offset=0, timestamp=(1, 5))])
+    assert produced.append_ms is None
+
+
+@pytest.mark.parametrize("at", [0, 1, 150, 299])
+def test_a_time_from_the_future_does_not_reorder_files(tmp_path: Path, at: int) -> None:
+    """Of two files that overlap one has a record of 2099: every other record stands where it stands
+    without that one."""
+    own, other = list(range(0, 3_000_000, 10_000)), list(range(5_000, 3_000_000, 10_000))
+    (tmp_path / "b").write_bytes(b"\n".join(timed(other, "b")))
+    (tmp_path / "a").write_bytes(b"\n".join(timed(own, "a")))
+    expected = ids(read(tmp_path, batch_records=1_000))
+    own[at] = 4_070_908_800_000
+    (tmp_path / "a").write_bytes(b"\n".join(timed(own, "a")))
+    found = ids(read(tmp_path, batch_records=1_000))
+    odd = f"a{at}"
+    assert [one for one in found if one != odd] == [one for one in expected if one != odd]
 
 
 def timed(times: list[int], name: str) -> list[bytes]:

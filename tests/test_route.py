@@ -1,5 +1,6 @@
 """route accounts for every record, whatever it holds and however its log is cut."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,13 @@ from numpy.random import default_rng
 
 from detectors.hashing import hash_text
 from detectors.state import copied
+from schemas.columns import U64
 from schemas.dead_letters import DeadLetter
 from schemas.records import Headers, Records
 from stream.config import InputSpec, LimitsSpec
 from stream.decoding import Decoder
 from stream.simulator.malformed import MALFORMED, malformed
-from stream.stages.route import RecentIds, Route
+from stream.stages.route import NEW, REUSED, SAME, RecentEvents, Route
 
 TIME_MS = 1_772_409_600_000
 KEY = (3, 5)
@@ -43,6 +45,12 @@ def route() -> Route:
     """A stage with small limits."""
     decoder = Decoder(InputSpec(topic="shop"), LIMITS, ["account", "amount"])
     return Route(decoder, LIMITS.duplicate_window, KEY)
+
+
+def hashes(numbers: Sequence[int]) -> U64:
+    """uint64[n]: a hash of each number."""
+    texts = pa.array([f"e{n}" for n in numbers], pa.string())
+    return np.ascontiguousarray(hash_text(texts, KEY)[:, 0])
 
 
 def header(letter: DeadLetter, name: str) -> bytes:
@@ -189,7 +197,7 @@ def test_rows_of_a_table_take_the_same_way() -> None:
             "event_id": ["e1", None, "e1"],
             "type": ["transaction"] * 3,
             "time": [TIME_MS] * 3,
-            "account": ["a", "b", "c"],
+            "account": ["a", "b", "a"],
         }
     )
     stage = route()
@@ -202,13 +210,15 @@ def test_rows_of_a_table_take_the_same_way() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 30), max_size=200), st.integers(2, 16))
-def test_recent_ids_are_known_for_half_a_window_and_forgotten_after_a_whole_one(
+def test_recent_events_are_known_for_half_a_window_and_forgotten_after_a_whole_one(
     numbers: list[int], window: int
 ) -> None:
-    """An id seen within the last half window is always known, beyond a whole one never."""
-    recent = RecentIds(window)
-    found = recent.seen(hash_text(pa.array([f"e{n}" for n in numbers], pa.string()), KEY))
-    entered: list[int] = []  # ids in the order in which they were taken for new
+    """An event seen within the last half window is always known, beyond a whole one never; that
+    holds, too, where several events share an id."""
+    recent = RecentEvents(window)
+    ids = hashes([n // 3 for n in numbers])
+    found = recent.known(ids, hashes(numbers)) == SAME
+    entered: list[int] = []  # events in the order in which they were taken for new
     for number, known in zip(numbers, found.tolist(), strict=True):
         half = max(1, window // 2)
         if number in entered[len(entered) - (half - 1) :] and half > 1:
@@ -219,13 +229,47 @@ def test_recent_ids_are_known_for_half_a_window_and_forgotten_after_a_whole_one(
             entered.append(number)
 
 
-def test_the_memory_of_ids_does_not_grow() -> None:
-    """Many times a window of ids takes no more memory than the first ones."""
-    recent = RecentIds(1_000)
+def test_an_id_with_other_content_is_another_event() -> None:
+    """However often an id returns, each new content is new once; the content may differ in any
+    decoded field or in the time alone, and what is not mapped does not count."""
+    stage = route()
+    fields: list[dict[str, object]] = [
+        {},
+        {"amount": 2.0},
+        {"account": "other"},
+        {"account": None},
+        {"amount": None},
+        {"time": TIME_MS + 9},
+        {"type": "login"},
+    ]
+    values = [event(1, **one) for one in fields]
+    again = [event(1, **one, unmapped="x") for one in fields]
+    routed = [stage.process(records([*values, *again], first=k)) for k in (0, 14)]
+    assert [one.events.offset.tolist() for one in routed] == [list(range(7)), []]
+    counts = stage.counts()
+    assert (counts["duplicate"], counts["id_reused"], counts["passed"]) == (21, 6, 7)
+
+
+def test_a_reused_id_is_as_cheap_as_another() -> None:
+    """Ten thousand contents under one id are all told apart and make no run of entries: the law is
+    about the entries' places, which no single id shares."""
+    recent = RecentEvents(40_000)
+    one_id, contents = hashes([7] * 10_000), hashes(range(10_000))
+    found = recent.known(one_id, contents)
+    assert found[0] == NEW
+    assert (found[1:] == REUSED).all()
+    assert (recent.known(one_id, contents) == SAME).all()
+    taken = np.flatnonzero(recent.save()["recent_slots"][0, :, 0])
+    assert np.diff(np.flatnonzero(np.diff(taken) > 1)).max() < 100
+
+
+def test_the_memory_of_events_does_not_grow() -> None:
+    """Many times a window of events takes no more memory than the first ones."""
+    recent = RecentEvents(1_000)
     before = sum(array.nbytes for array in recent.save().values())
     for start in range(0, 20_000, 500):
-        names = pa.array([f"e{n}" for n in range(start, start + 500)])
-        assert not recent.seen(hash_text(names, KEY)).any()
+        some = hashes(range(start, start + 500))
+        assert (recent.known(some, some) == NEW).all()
     assert sum(array.nbytes for array in recent.save().values()) == before <= 64 * 1_024
 
 

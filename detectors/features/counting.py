@@ -4,6 +4,13 @@ Each event's contribution halves every `half_life` of event time:
 c(t) = Σ 2^(-(t - tᵢ) / half_life), updated in O(1) (forward decay as in Cormode et al., "Forward
 decay", ICDE 2009, written as a recurrence). Two words an entity: the decayed value and the time
 it holds for.
+
+A late event beyond `lateness_max` is not learned. So that a burst of them is seen all the same, the
+count at such an event is that of the entity's late events in the window of the event's own time;
+windows are a half-life long. `LATE_CELLS` cells, one word each, hold a window and its count. A
+window has the cell of its number modulo their number; a later window begins the cell anew, an
+earlier one is counted with the window that the cell holds, so that nobody can empty a cell by
+going back and forth. No feature that a late event does not count, nor time, is changed by it.
 """
 
 from math import isnan
@@ -15,14 +22,33 @@ from detectors.decay import decayed
 from detectors.entities import Admitted
 from detectors.features.kind import Field, Kind, Memory, Spans, approach
 from detectors.kernels import kernel
-from schemas.columns import F64
+from schemas.columns import F64, U64
 
 WORDS: Final = 2
+LATE_CELLS: Final = 4
+COUNT_WORDS: Final = WORDS + LATE_CELLS
+WINDOW_MS_MIN: Final = 1_000.0
+COUNT_BITS: Final = np.uint64(24)
+"""Of a cell, its count; the bits above them are the window's number."""
+COUNT_MASK: Final = np.uint64((1 << 24) - 1)
+
+
+@kernel
+def _count_late(cells: U64, own_ms: float, window_ms: float) -> float:
+    """Count a late event in the window of its own time; the window's events up to this one."""
+    window = np.uint64(max(own_ms, 0.0) / max(window_ms, WINDOW_MS_MIN))
+    k = np.int64(window % np.uint64(LATE_CELLS))
+    if window > cells[k] >> COUNT_BITS:
+        cells[k] = window << COUNT_BITS
+    if cells[k] & COUNT_MASK < COUNT_MASK:
+        cells[k] += np.uint64(1)
+    return float(cells[k] & COUNT_MASK)
 
 
 @kernel
 def count(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) -> None:
-    """Events of the entity that match, this one included."""
+    """Events of the entity that match, this one included; at a late one beyond the limit those of
+    the window of its own time."""
     words = memory.words
     at = memory.at
     for i in range(len(events.row)):
@@ -31,14 +57,19 @@ def count(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64
         if events.fresh[i]:
             words[r, at] = 0.0
             words[r, at + 1] = events.time_ms[i]
+            for k in range(WORDS, COUNT_WORDS):
+                words[r, at + k] = 0.0
         if not field.active[i]:
             out[i] = np.nan
             continue
+        if not events.learn[i]:
+            cells = memory.bits[r, at + WORDS : at + COUNT_WORDS]
+            out[i] = _count_late(cells, events.own_ms[i], spans.half_life_ms)
+            continue
         now = decayed(words[r, at], events.time_ms[i] - words[r, at + 1], spans.half_life_ms) + 1.0
         out[i] = now
-        if events.learn[i]:
-            words[r, at] = now
-            words[r, at + 1] = events.time_ms[i]
+        words[r, at] = now
+        words[r, at + 1] = events.time_ms[i]
 
 
 @kernel
@@ -66,9 +97,10 @@ def total(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64
 KINDS: Final = (
     Kind(
         name="count",
-        meaning="decayed number of the entity's events that match, this one included",
+        meaning="decayed number of the entity's events that match, this one included; at a late"
+        " event beyond `lateness_max` the number of such events in its own half-life of time",
         update=count,
-        words=WORDS,
+        words=COUNT_WORDS,
         reads=None,
         decays=True,
         family="rate",

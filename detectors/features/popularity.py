@@ -46,6 +46,9 @@ def popularity(memory: Memory, events: Admitted, field: Field, spans: Spans, out
     """Decayed number of the shard's events with this value, this one included."""
     shared = memory.shared
     for i in range(len(events.row)):
+        if events.set_back[i]:
+            for cell in range(0, WORDS, 2):
+                shared[cell + 1] = min(shared[cell + 1], events.stream_ms[i])
         out[i] = np.nan
         if not field.active[i]:
             continue

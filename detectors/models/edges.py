@@ -216,6 +216,15 @@ def _tick(sketches: Sketches, settings: Settings, time_ms: float) -> int:
 
 
 @kernel
+def _empty(sketches: Sketches) -> None:
+    """Begin again: the first events came under a clock that was wrong."""
+    sketches.current[:] = 0.0
+    sketches.total[:] = 0.0
+    sketches.merged[:] = 0
+    sketches.clock[:] = 0
+
+
+@kernel
 def _process(
     sketches: Sketches,
     settings: Settings,
@@ -225,6 +234,8 @@ def _process(
     out: Verdict,
 ) -> None:
     for i in range(len(events.row)):
+        if events.set_back[i]:
+            _empty(sketches)
         tick = _tick(sketches, settings, events.time_ms[i])
         if destination[i] == 0:
             continue

@@ -417,6 +417,8 @@ def _process(
         if i + 1 < n:
             _approach(trees, slots.slot[i + 1], masses, judged.place, i + 1, scratch)
         slot = slots.slot[i]
+        if events.set_back[i]:
+            masses.tokens[0, TOKENS_MS] = min(masses.tokens[0, TOKENS_MS], events.stream_ms[i])
         if slots.given[i]:
             _empty(masses, slot, events.time_ms[i])
         if slot < 0 and settings.window > 0:

@@ -201,6 +201,16 @@ def _pass_time(known: Known, time_ms: float, half_life_ms: float) -> float:
 
 
 @kernel
+def _set_back(known: Known, stream_ms: float) -> None:
+    """Set every clock back to stream time."""
+    known.cohort[NOW_MS] = min(known.cohort[NOW_MS], stream_ms)
+    for place in range(len(known.at_ms)):
+        known.at_ms[place] = min(known.at_ms[place], stream_ms)
+    for place in range(len(known.from_ms)):
+        known.from_ms[place] = min(known.from_ms[place], stream_ms)
+
+
+@kernel
 def _fade(known: Known, place: int, now: float, half_life_ms: float) -> None:
     """A key's sums as of now."""
     keep = decayed(1.0, now - known.at_ms[place], half_life_ms)
@@ -271,6 +281,8 @@ def _process(
             k += 1
         if i == len(events.row):
             return
+        if events.set_back[i]:
+            _set_back(known, events.stream_ms[i])
         now = _pass_time(known, events.time_ms[i], half_life_ms)
         cohort = known.cohort
         if events.learn[i]:

@@ -8,7 +8,8 @@ read is no dead letter, since nobody but Eddy writes here.
     checksum            8 bytes   XXH3-64 of all that follows, little-endian
     length              4 bytes   of the header with its padding, little-endian
     header              MessagePack: topic and partition of the source, fields that are texts, fields
-                        that are numbers; zeros up to a multiple of 8
+                        that are numbers, and whether events have append times; zeros up to a
+                        multiple of 8
     events              an Arrow record batch without its schema, which the header gives
 
 A field that no event of the message has is left out. Nothing is compressed: Kafka's client does
@@ -32,7 +33,7 @@ from numpy.typing import NDArray
 from schemas.columns import EventBatch
 from schemas.events import FIELDS, TYPES
 
-VERSION: Final = 1
+VERSION: Final = 2
 MESSAGE_BYTES_MAX: Final = 512 * 1024
 """Size of the events in a message: half of what a default broker takes."""
 
@@ -58,6 +59,8 @@ _POSITION: Final = (
     ("type_code", pa.uint8()),
     ("event_id", pa.string()),
 )
+_APPEND_MS: Final = "append_ms"
+"""Column of append times, in messages of a topic where the broker sets them."""
 
 
 class _Header(msgspec.Struct, frozen=True, array_like=True):
@@ -65,6 +68,7 @@ class _Header(msgspec.Struct, frozen=True, array_like=True):
     partition: int
     text: list[str]
     number: list[str]
+    appended: bool
 
 
 class SlimCodec:
@@ -110,7 +114,10 @@ class SlimCodec:
             *(events.text[name] for name in text),
             *(pa.array(events.number[name]) for name in number),
         ]
-        header = _Header(topic, partition, text, number)
+        appended = events.append_ms is not None and bool((events.append_ms >= 0).any())
+        if appended:
+            columns.append(pa.array(events.append_ms))
+        header = _Header(topic, partition, text, number, appended)
         batch = pa.RecordBatch.from_arrays(columns, schema=_schema(header))
         packed = msgspec.msgpack.encode(header)
         packed += bytes(-len(packed) % 8)
@@ -151,6 +158,9 @@ class SlimCodec:
                 name: _numbers(columns[name]) if name in columns else absent
                 for name in self._number
             },
+            append_ms=(
+                _numbers(columns[_APPEND_MS].fill_null(-1)) if _APPEND_MS in columns else None
+            ),
         )
 
     def _opened(self, value: bytes | None) -> tuple["_Known", pa.RecordBatch]:
@@ -224,7 +234,8 @@ def _given(column: pa.StringArray) -> bool:
 def _schema(header: _Header) -> pa.Schema:
     texts = ((name, pa.string()) for name in header.text)
     numbers = ((name, pa.float64()) for name in header.number)
-    return pa.schema([*_POSITION, *texts, *numbers])
+    appended = [(_APPEND_MS, pa.int64())] if header.appended else []
+    return pa.schema([*_POSITION, *texts, *numbers, *appended])
 
 
 def _parts(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:

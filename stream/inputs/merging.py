@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from detectors.clock import LogClock
 from schemas.columns import I64
 from stream.errors import InputError
 from stream.inputs.formats import Rows, Shape, Values, rows_of
@@ -71,14 +72,15 @@ def _first_ms(file: File, glance: Glance, shape: Shape) -> int:
     """The time of the file's first record that has one; -1 where the first ones have none."""
     for rows in rows_of(file, PEEKED_RECORDS, lambda _: None, shape):
         known = glance.at(rows.values).time_ms
-        return int(known[np.argmax(known >= 0)])
+        first = int(np.argmax(known >= 0))
+        return int(min(known[first], LogClock().latest(known)[first]))
     return -1
 
 
 @dataclass(slots=True)
 class _Open:
     """A file that is being read. left: of its batch. due_ms: int64[n] of that, the latest time up
-    to each record."""
+    to each record, but for a few of the future."""
 
     index: int
     name: str
@@ -86,7 +88,7 @@ class _Open:
     glance: Glance
     due_ms: I64 = field(default_factory=lambda: np.empty(0, np.int64))
     left: Stretch | None = None
-    reached_ms: int = -1
+    clock: LogClock = field(default_factory=LogClock)
 
     def filled(self) -> bool:
         """Whether there is anything left, its next batch having been read."""
@@ -94,8 +96,7 @@ class _Open:
             time_ms, partition = self.glance.at(rows.values)
             file = np.full(len(rows.row), self.index, np.int64)
             self.left = Stretch(file, rows.row, partition, rows.values)
-            self.due_ms = np.maximum.accumulate(np.maximum(time_ms, self.reached_ms))
-            self.reached_ms = int(self.due_ms.max(initial=self.reached_ms))
+            self.due_ms = self.clock.latest(time_ms)
         return len(self.due_ms) > 0
 
     def take(self, count: int) -> tuple[I64, Stretch]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from detectors.clock import LogClock
 from schemas.columns import I64, EventBatch
 from stream.clock import text_of
 from stream.errors import InputError
@@ -19,13 +20,14 @@ from stream.inputs import Reading
 class Order:
     """The order of a log's events.
 
-    reached_ms: the latest event time so far, before which nothing more is due. allowed_ms: how far
-    behind that an event may be; where a file is further out of order it is the file that is wrong:
+    reached_ms: the latest event time so far, before which nothing more is due; a few events of the
+    future do not move it (`detectors.clock`). allowed_ms: how far behind that an event may be; where a file is further out of order it is the file that is wrong:
     each of its late events would be scored and none learned. readers: who allows that.
     """
 
     def __init__(self, reading: Reading, allowed_ms: float = math.inf, readers: str = "") -> None:
         self.reached_ms = -1
+        self._clock = LogClock()
         self._reading = reading
         self._allowed_ms = allowed_ms if reading.ordered else math.inf
         self._readers = readers
@@ -40,7 +42,7 @@ class Order:
             places = [self._reading.place(partition, e.offset) for partition, e in parts]
             order = np.argsort(np.concatenate(places))
         in_order = time_ms[order]
-        latest_ms = np.maximum.accumulate(np.maximum(in_order, self.reached_ms))
+        latest_ms = self._clock.latest(in_order)
         behind = np.flatnonzero(latest_ms - in_order > self._allowed_ms)
         stop = int(behind[0]) if len(behind) else len(order)
         if stop and int(latest_ms[stop - 1]) > self.reached_ms:

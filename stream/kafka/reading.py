@@ -9,7 +9,13 @@ from typing import Any, Final, NamedTuple, Protocol, Self, overload
 import numpy as np
 import orjson
 import structlog
-from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import (
+    TIMESTAMP_LOG_APPEND_TIME,
+    Consumer,
+    KafkaError,
+    Message,
+    TopicPartition,
+)
 
 from schemas.records import Headers, Records
 from stream.errors import Fatal, RetentionGap, Retriable
@@ -84,15 +90,16 @@ class _LazyHeaders(Sequence[Headers]):
 def to_records(where: Partition, messages: list[Message]) -> Records:
     """Messages of one partition as records, at about 0.2 µs each."""
     count = len(messages)
+    stamps = list(map(Message.timestamp, messages))
+    appended = np.fromiter(map(itemgetter(0), stamps), np.int64, count) == TIMESTAMP_LOG_APPEND_TIME
     return Records(
         topic=where.topic,
         partition=where.partition,
         offset=np.fromiter(map(Message.offset, messages), np.int64, count),
-        timestamp_ms=np.fromiter(
-            map(itemgetter(1), map(Message.timestamp, messages)), np.int64, count
-        ),
+        timestamp_ms=np.fromiter(map(itemgetter(1), stamps), np.int64, count),
         values=list(map(Message.value, messages)),
         headers=_LazyHeaders(messages),
+        appended=appended if appended.any() else None,
     )
 
 

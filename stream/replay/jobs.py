@@ -78,12 +78,19 @@ class _Process(msgspec.Struct, frozen=True, tag=True):
     values: list[bytes | None] | None
     table: bytes | None
     headers: list[list[tuple[str, bytes | None]]] | None
+    append_ms: I64 | None
 
     def records(self) -> Records:
         """The records as they were."""
         values = pa.ipc.open_stream(self.table).read_all() if self.table else self.values
         return Records(
-            self.topic, self.partition, self.offset, self.timestamp_ms, values, self.headers
+            self.topic,
+            self.partition,
+            self.offset,
+            self.timestamp_ms,
+            values,
+            self.headers,
+            None if self.append_ms is None else self.append_ms >= 0,
         )
 
 
@@ -315,6 +322,7 @@ class _SourceElsewhere(_Elsewhere):
             records.values if listed else None,
             None if listed else _stream_of(records.values),
             None if records.headers is None else [list(one) for one in records.headers],
+            records.append_ms,
         )
         return self._job.ask(request, Emitted).result
 

@@ -1,4 +1,4 @@
-"""Records with mistakes that real producers make, of ten kinds.
+"""Records with mistakes that real producers make, of nine kinds.
 
 Each kind is paired with the code that its dead letter must carry, or with none where the record is
 an event all the same and only a field of it is bad. Knows what is wrong with each, not who finds it.
@@ -11,9 +11,6 @@ import orjson
 from numpy.random import Generator
 
 from schemas.dead_letters import DeadLetterCode
-
-_FAR_AHEAD_MS: Final = 4_000_000_000_000
-"""In the year 2096: readable and within range, but ahead of every broker's timestamp."""
 
 
 def malformed(rng: Generator, kind: str) -> bytes:
@@ -72,7 +69,5 @@ MALFORMED: Final[dict[str, tuple[Callable[[dict[str, Any]], bytes], DeadLetterCo
     "unreadable_time": (_with("time", "yesterday at noon"), "bad_time"),
     "nan_amount": (_nan, None),
     "amount_out_of_range": (_with("amount", 1e300), None),
-    "time_ahead": (_with("time", _FAR_AHEAD_MS), "time_ahead"),
 }
-"""Kind → (what spoils an event, the dead letter's code, None where it stays an event). `time_ahead` needs a broker's timestamp:
-a file has none, and there the record is an event of the year 2096."""
+"""Kind → (what spoils an event, the dead letter's code, None where it stays an event)."""

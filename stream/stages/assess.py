@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from detectors import explain
 from detectors.assessment import FIRST, SAMPLED, Assessed, Assessment
+from detectors.clock import AHEAD_MAX_MS
 from detectors.hashing import pseudonym
 from detectors.monitor import LABEL
 from detectors.policy import COUNTED, OPENED, OVER_BUDGET, QUIET, UPDATED
@@ -102,7 +103,7 @@ class Assess:
 
     every: what is no report comes, too, and an event's p-value is of all that was said of it; else
     of the reports so far, as it is held against the threshold. whole: all reports on an event come
-    in one batch, next to each other.
+    in one batch, next to each other. sources, ahead_max_ms: see `Assessment`.
     """
 
     name = ASSESS
@@ -118,6 +119,8 @@ class Assess:
         shard: int = 0,
         every: bool = False,
         whole: bool = False,
+        sources: int = 1,
+        ahead_max_ms: float = AHEAD_MAX_MS,
     ) -> None:
         self.spec = spec
         self._every = every
@@ -137,6 +140,8 @@ class Assess:
             owners if spec.learning else None,
             shard=shard,
             whole=whole,
+            sources=sources,
+            ahead_max_ms=ahead_max_ms,
         )
         self.expected_score = explain.short(explain.surprise(spec.report_p))
         """Below it a monitor does not report."""

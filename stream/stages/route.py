@@ -3,8 +3,9 @@
 How records are decoded, mapped and checked is its decoder's business. Of events with a repaired
 field it sends examples along with the dead letters. Events of monitors that
 cannot read this partition directly it re-keys to their internal topics, by entity. Keeps no state
-but counters and a bounded memory of recent event ids, by which duplicates are known. Judges no
-event: that is what comes behind.
+but counters and a bounded memory of recent events, by which duplicates are known: a duplicate has
+the id and all fields of an earlier event, its time included. An id with other fields is another
+event; it passes and is counted as `id_reused`. Judges no event: that is what comes behind.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,18 +13,16 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from detectors.hashing import HashKey, hash_text
+from detectors.hashing import HashKey, hash_rows, hash_text
 from detectors.kernels import kernel
 from detectors.monitor import LABEL
 from detectors.state import AboutToWrite, Arrays, prefixed, under
 from schemas.codecs.slim import SlimCodec
 from schemas.codecs.table import row_as_json
-from schemas.columns import I64, U64, Bools, EventBatch
+from schemas.columns import I64, U8, U64, Bools, EventBatch
 from schemas.dead_letters import CODES, DeadLetter, DeadLetterCode, Example, Fault, dead_letter
-from schemas.events import ENTITY_FIELDS
+from schemas.events import ENTITY_FIELDS, FIELDS
 from schemas.records import Records
 from stream.config import Log
 from stream.decoding import Decoder, SharedDecoder
@@ -37,6 +36,10 @@ COUNTS: Final = (
 )
 """What can become of a record; `read` is the sum of all others."""
 READ, PASSED, DUPLICATE, TOMBSTONE, FIRST_CODE = range(5)
+ID_REUSED: Final = "id_reused"
+"""Counted beside those: of the records passed, those with the id of another event of late."""
+NEW, SAME, REUSED = range(3)
+"""What is known of an event: its id is new; it is a duplicate; its id was another event's."""
 
 
 OF_NOBODY: Final[DeadLetterCode] = "label_without_entity"
@@ -45,6 +48,8 @@ WITHOUT_VERDICT: Final[DeadLetterCode] = "label_without_verdict"
 NO_VERDICT: Final = "verdict: missing; expected what the label says of the event"
 
 SENT, NOT_APPLICABLE = range(2)
+MIX: Final = np.uint64(0x9E3779B97F4A7C15)
+FIELD_NUMBER: Final = {name: number for number, name in enumerate(FIELDS)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +123,10 @@ class Route:
         self._is_read = is_read
         self._decoder = decoder
         self._hash_key = hash_key
-        self._recent = RecentIds(duplicate_window)
+        self._recent = RecentEvents(duplicate_window)
         self._repairs = FieldRepairs()
         self._tally: I64 = np.zeros(len(COUNTS), np.int64)
+        self._reused: I64 = np.zeros(1, np.int64)
 
     def process(self, batch: Records) -> Routed:
         """The batch's events that were not seen before, and a dead letter for each bad record."""
@@ -129,9 +135,11 @@ class Route:
             events, useless = _without_useless_labels(events, batch)
             faults = sorted([*faults, *useless]) if useless else faults
         examples = self._repairs.take(repaired, events, batch) if repaired else []
-        seen = self._recent.seen(hash_text(_identity(events), self._hash_key))
-        duplicates = int(np.count_nonzero(seen))
-        fresh = events if duplicates == 0 else events.take(np.flatnonzero(~seen))
+        ids = np.ascontiguousarray(hash_text(events.event_id, self._hash_key)[:, 0])
+        known = self._recent.known(ids, _content(events, self._hash_key))
+        duplicates = int(np.count_nonzero(known == SAME))
+        self._reused += np.count_nonzero(known == REUSED)
+        fresh = events if duplicates == 0 else events.take(np.flatnonzero(known != SAME))
         self._count(len(batch), len(fresh), duplicates, tombstones, faults)
         internal = [record for hop in self.hops for record in hop.process(fresh)]
         # a record is a fault or an event, so that each row has either
@@ -140,25 +148,33 @@ class Route:
         return Routed(fresh, [letter(one, batch) for one in letters], internal)
 
     def counts(self) -> dict[str, int]:
-        """Records by what became of them, `COUNTS` the names; and repairs of fields, which are in
-        no sum of these."""
-        return dict(zip(COUNTS, self._tally.tolist(), strict=True)) | self._repairs.counts()
+        """Records by what became of them, `COUNTS` the names; `ID_REUSED` and repairs of fields,
+        which are in no sum of these."""
+        counts = dict(zip(COUNTS, self._tally.tolist(), strict=True))
+        return {**counts, ID_REUSED: int(self._reused[0])} | self._repairs.counts()
 
     def save(self) -> Arrays:
         """The counters, the hops', the remembered ids and the repairs."""
         hops = prefixed({f"hop/{hop.name}": hop.save() for hop in self.hops})
-        return {"tally": self._tally, **hops, **self._recent.save(), **self._repairs.save()}
+        return {
+            "tally": self._tally,
+            "reused": self._reused,
+            **hops,
+            **self._recent.save(),
+            **self._repairs.save(),
+        }
 
     def load(self, state: Arrays) -> None:
         """Replace counters, remembered ids and repairs by saved ones."""
         self._tally[:] = state["tally"]
+        self._reused[:] = state["reused"]
         for hop in self.hops:
             hop.load(under(f"hop/{hop.name}", state))
         self._recent.load(state)
         self._repairs.load(state)
 
     def announced(self) -> set[str]:
-        """None: ids are remembered all over their panes."""
+        """None: events are remembered all over their panes."""
         return set()
 
     def announce(self, about_to_write: AboutToWrite | None) -> None:
@@ -174,24 +190,28 @@ class Route:
         assert self._tally[READ] == self._tally[PASSED:].sum(), self.counts()
 
 
-class RecentIds:
-    """The event ids of late: at least half a window of distinct ids, at most a whole one.
+class RecentEvents:
+    """The latest events, by id and content: at least half a window of distinct ones, at most a
+    whole one.
 
-    Two panes, each an open-addressing table of 128-bit hashes, kept at most half full. Ids enter
-    the current pane; when it holds half a window, the older pane is emptied and becomes current.
-    So what is remembered depends on the order of ids alone. 32 to 64 bytes an id of the window.
+    Two panes, each an open-addressing table kept at most half full. Events enter the current pane;
+    when it holds half a window, the older pane is emptied and becomes current. So what is remembered
+    depends on the order of events alone. An entry is a 64-bit hash that gives its place and the
+    64-bit hash of the content: the first is of the id, and where that place is another event's, of
+    both, so that a reused id makes no long run of entries. 32 to 64 bytes an event of the window.
     """
 
     def __init__(self, window: int) -> None:
         self._per_pane = max(1, window // 2)
         slot_count = 1 << (2 * self._per_pane - 1).bit_length()
         self._slots: U64 = np.zeros((2, slot_count, 2), np.uint64)
-        self._marks: I64 = np.zeros(2, np.int64)  # current pane, ids in it
+        self._marks: I64 = np.zeros(2, np.int64)  # current pane, events in it
 
-    def seen(self, hashed: U64) -> Bools:
-        """bool[n]: whether each id is remembered, its own batch included. hashed: uint64[n, 2]."""
-        found = np.zeros(len(hashed), np.bool_)
-        _remember(hashed, self._slots, self._marks, self._per_pane, found)
+    def known(self, ids: U64, contents: U64) -> U8:
+        """uint8[n]: `NEW`, `SAME` or `REUSED`, each event's own batch included. ids, contents:
+        uint64[n], keyed hashes."""
+        found = np.zeros(len(ids), np.uint8)
+        _remember(ids, contents, self._slots, self._marks, self._per_pane, found)
         return found
 
     def save(self) -> Arrays:
@@ -205,51 +225,59 @@ class RecentIds:
 
 
 @kernel
-def _place(pane: U64, low: np.uint64, high: np.uint64) -> np.int64:
+def _place(pane: U64, hashed: np.uint64) -> np.int64:
     """The slot that holds the hash, or the free one where it would go."""
     mask = len(pane) - 1
-    slot = np.int64(low & np.uint64(mask))
-    while pane[slot, 0] != 0 or pane[slot, 1] != 0:
-        if pane[slot, 0] == low and pane[slot, 1] == high:
-            break
+    slot = np.int64(hashed & np.uint64(mask))
+    while pane[slot, 0] != 0 and pane[slot, 0] != hashed:
         slot = (slot + 1) & mask
     return slot
 
 
 @kernel
-def _remember(hashed: U64, slots: U64, marks: I64, per_pane: int, found: Bools) -> None:
-    for i in range(len(hashed)):
-        low, high = hashed[i, 0], hashed[i, 1]
-        current = marks[0]
-        here = _place(slots[current], low, high)
-        there = _place(slots[1 - current], low, high)
-        in_current = slots[current, here, 0] != 0 or slots[current, here, 1] != 0
-        in_older = slots[1 - current, there, 0] != 0 or slots[1 - current, there, 1] != 0
-        if in_current or in_older:
-            found[i] = True
-        else:
-            slots[current, here, 0] = low
-            slots[current, here, 1] = high
-            marks[1] += 1
-            if marks[1] == per_pane:
-                marks[0] = 1 - current
-                marks[1] = 0
-                slots[1 - current] = 0
+def _both(one: np.uint64, content: np.uint64) -> np.uint64:
+    """A hash of an id and a content, never 0."""
+    mixed = (one ^ (content << np.uint64(23)) ^ (content >> np.uint64(41))) * MIX
+    mixed ^= mixed >> np.uint64(32)
+    return mixed | np.uint64(1)
 
 
-def _identity(events: EventBatch) -> pa.StringArray:
-    """string[n]: what makes a record a duplicate of another: its id; of a label also what it says and
-    when that became known, since a correction may come under the id of what it corrects."""
-    label = events.type_code == LABEL
-    if not label.any():
-        return events.event_id
-    absent = pa.nulls(len(events), pa.string())
-    said = [
-        events.text.get(name, absent).fill_null("") for name in ("labelled_event_id", "verdict")
-    ]
-    known = pa.array(events.time_ms).cast(pa.string())
-    whole = pc.binary_join_element_wise(events.event_id, *said, known, "\n")
-    return pc.if_else(pa.array(label), whole, events.event_id)
+@kernel
+def _remember(ids: U64, contents: U64, slots: U64, marks: I64, per_pane: int, found: U8) -> None:
+    for i in range(len(ids)):
+        content = contents[i]
+        hashed = ids[i] | np.uint64(1)  # 0 is a free slot
+        current, older = slots[marks[0]], slots[1 - marks[0]]
+        here, there = _place(current, hashed), _place(older, hashed)
+        same = current[here, 0] != 0 and current[here, 1] == content
+        same |= older[there, 0] != 0 and older[there, 1] == content
+        reused = not same and (current[here, 0] != 0 or older[there, 0] != 0)
+        if reused:
+            both = _both(hashed, content)
+            at, before = _place(current, both), _place(older, both)
+            same = current[at, 0] != 0 and current[at, 1] == content
+            same |= older[before, 0] != 0 and older[before, 1] == content
+            if current[here, 0] != 0:
+                here, hashed = at, both
+        if same:
+            found[i] = SAME
+            continue
+        found[i] = REUSED if reused else NEW
+        current[here, 0] = hashed
+        current[here, 1] = content
+        marks[1] += 1
+        if marks[1] == per_pane:
+            marks[0] = 1 - marks[0]
+            marks[1] = 0
+            slots[marks[0]] = 0
+
+
+def _content(events: EventBatch, key: HashKey) -> U64:
+    """uint64[n]: the keyed hash of all that was decoded of an event but its id."""
+    texts = {FIELD_NUMBER[name]: column for name, column in events.text.items()}
+    numbers = {FIELD_NUMBER[name]: column for name, column in events.number.items()}
+    numbers |= {-1: events.time_ms.astype(np.float64), -2: events.type_code.astype(np.float64)}
+    return hash_rows(texts, numbers, key)
 
 
 def _without_useless_labels(events: EventBatch, batch: Records) -> tuple[EventBatch, list[Fault]]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors import explain
+from detectors.clock import AHEAD_MAX_MS
 from detectors.hashing import pseudonym
 from detectors.monitor import Monitor, MonitorSpec, Watched, present, told_names
 from detectors.spec import seconds
@@ -22,7 +23,7 @@ from schemas.columns import F64, I64, U8, Bools, EventBatch
 from stream.alerting import Origin, Reasons, Teller, published
 from stream.stages import Found
 
-SCORED, LATE, NOT_APPLICABLE, SKIPPED_LEARNING, LABELS = range(5)
+SCORED, LATE, NOT_APPLICABLE, SKIPPED_LEARNING, LABELS, AHEAD = range(6)
 SURPRISED_P: Final = 0.1
 """A feature is surprised where its own p-value is below it; else it is silent."""
 
@@ -115,7 +116,7 @@ def _said(spec: MonitorSpec, outcome: Outcome, wanted: Wanted) -> Said:
 
 class Watch:
     """The stage of one monitor over one partition. told: the features that assess looks at, any
-    monitor's."""
+    monitor's. sources, ahead_max_ms: see `Monitor`."""
 
     def __init__(
         self,
@@ -125,16 +126,18 @@ class Watch:
         teller: Teller,
         told: Sequence[str] = (),
         shard: int = 0,
+        sources: int = 1,
+        ahead_max_ms: float = AHEAD_MAX_MS,
     ) -> None:
         self.name = spec.name
         self.spec = spec
-        self.monitor = Monitor(spec, teller.key, shards, shard)
+        self.monitor = Monitor(spec, teller.key, shards, shard, sources, ahead_max_ms)
         self.origin = Origin(spec.name, spec.entity, fingerprint, spec.policy, shards)
         self.teller = teller
         names = enumerate(self.monitor.names)
         said = {f"{spec.name}.{name}": j for j, name in names}
         self._told = {name: said[name] for name in told if name in said}
-        self.tally = np.zeros(5, np.int64)
+        self.tally = np.zeros(6, np.int64)
 
     def process(self, batch: EventBatch) -> Outcome:
         """Watch the batch; alerts for what the policy opened or updated."""
@@ -146,6 +149,7 @@ class Watch:
             len(batch) - applicable - watched.labels,
             int((~watched.admitted.learn).sum()),
             watched.labels,
+            int(watched.ahead.sum()),
         )
         p_value = np.full(len(batch), np.nan)
         p_value[watched.index] = watched.p
@@ -171,6 +175,7 @@ class Watch:
         return {
             "scored": int(self.tally[SCORED]),
             "late": int(self.tally[LATE]),
+            "ahead": int(self.tally[AHEAD]),
             "not_applicable": int(self.tally[NOT_APPLICABLE]),
             "labels": int(self.tally[LABELS]),
             "late_not_learned": int(self.tally[SKIPPED_LEARNING]),

@@ -19,7 +19,7 @@ from stream.kafka.reading import Source
 from stream.kafka.writing import Sink
 from stream.metrics import Board
 from stream.stages import route
-from stream.stages.route import RecentIds, Route
+from stream.stages.route import RecentEvents, Route
 from stream.stages.watch import Watch
 from stream.worker import Worker
 from tests.bench.clocks import Stopwatch
@@ -31,7 +31,7 @@ PLACES: Final[list[tuple[Any, str, str]]] = [
     (JsonCodec, "decode", "decode"),
     (decoding, "check", "route: checks"),
     (route, "hash_text", "route: hash of ids"),
-    (RecentIds, "seen", "route: duplicates"),
+    (RecentEvents, "known", "route: duplicates"),
     (Route, "process", "route: rest"),
     (monitor, "hash_text", "engine: hash"),
     (EntityTable, "admit", "engine: admit"),

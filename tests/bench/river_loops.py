@@ -6,6 +6,7 @@ import numpy as np
 from river.anomaly import HalfSpaceTrees
 from river.stats import EWMean, EWVar
 
+from detectors.clock import unbounded
 from detectors.entities import EntityTable
 from detectors.hashing import hash_key, hash_text
 from detectors.kernels import kernel
@@ -58,7 +59,9 @@ class OurStatistics:
 
     def run(self, events: Payments, accounts: Any, numbers: F64, out: F64) -> None:
         """Update and read all twelve at each event. out: float64[n, 12]."""
-        admitted = self._entities.admit(hash_text(accounts, self._key), events.time_ms, 1e12)
+        admitted = self._entities.admit(
+            hash_text(accounts, self._key), unbounded(events.time_ms), 1e12
+        )
         fading = np.array(FADING)
         _statistics(self._state, admitted.row, admitted.fresh, numbers, fading, out)
 

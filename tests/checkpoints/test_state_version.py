@@ -33,7 +33,7 @@ inputs = ["labels"]
 features = ["account.amount"]
 """
 
-VERSION_AND_LAYOUT: Final = (9, "2dfb6fc6ca2dc536")
+VERSION_AND_LAYOUT: Final = (9, "100f511b5bf24a8f")
 """The version, and the hash of what every empty state holds under it."""
 
 

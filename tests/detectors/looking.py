@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from detectors.clock import unbounded
 from detectors.entities import EntityTable
 from detectors.hashing import hash_text
 from detectors.models.own import Labels, OwnDetector, OwnSpec, Seen
@@ -59,7 +60,7 @@ class Looking:
             place = np.full((1, len(index)), np.nan)
         seen = Seen(
             events,
-            self.entities.admit(keys, events.time_ms, LATENESS_MAX_MS),
+            self.entities.admit(keys, unbounded(events.time_ms), LATENESS_MAX_MS),
             Labels(labels, np.searchsorted(index, labelled), hashed(labels)),
             "account",
             [f"f{j}" for j in range(len(place))],

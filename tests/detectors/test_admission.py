@@ -6,6 +6,7 @@ from typing import Final
 import numpy as np
 import pytest
 
+from detectors.clock import unbounded
 from detectors.entities import EVICTIONS, EntityTable
 from schemas.columns import I64, Bools
 
@@ -27,7 +28,7 @@ def admitted(table: EntityTable, who: I64, seed: int) -> Bools:
     keys = draw.integers(0, 2**64, (int(who.max()) + 1, 2), dtype=np.uint64, endpoint=False)
     times = np.arange(len(who), dtype=np.int64)
     fresh = [
-        table.admit(keys[who[a : a + 50_000]], times[a : a + 50_000], 0.0).fresh
+        table.admit(keys[who[a : a + 50_000]], unbounded(times[a : a + 50_000]), 0.0).fresh
         for a in range(0, len(who), 50_000)
     ]
     return np.concatenate(fresh)

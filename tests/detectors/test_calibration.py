@@ -23,6 +23,9 @@ def _calibrate(raw: F64, row: I64, times: F64 | None = None) -> Calibrated:
         late=np.zeros(n, np.bool_),
         learn=np.ones(n, np.bool_),
         seen=np.full(n, 1000),
+        own_ms=1e12 + 1000.0 * np.arange(n, dtype=np.float64),
+        stream_ms=1e12 + 1000.0 * np.arange(n, dtype=np.float64),
+        set_back=np.zeros(n, np.bool_),
     )
     surprise = Surprise(raw, -1, np.full((3, n), -1), np.full((3, n), np.nan))
     words = np.zeros((int(row.max()) + 1, calibration.WORDS))

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from river import anomaly
 
+from detectors.clock import unbounded
 from detectors.decay import HOUR_MS
 from detectors.entities import Admitted, EntityTable
 from detectors.models.half_space_trees import (
@@ -53,6 +54,9 @@ def _our_scores(spec: RiverTreesSpec, features: int, places: list[dict[int, floa
         late=np.zeros(n, np.bool_),
         learn=np.ones(n, np.bool_),
         seen=np.arange(n),
+        own_ms=np.arange(n, dtype=np.float64),
+        stream_ms=np.arange(n, dtype=np.float64),
+        set_back=np.zeros(n, np.bool_),
     )
     nothing = np.full((features, n), np.nan)
     judged = Judged(nothing, nothing, nothing, place, np.ones(n, np.bool_))
@@ -111,6 +115,9 @@ def events_of(admitted: Admitted, part: slice) -> Admitted:
         late=admitted.late[part],
         learn=admitted.learn[part],
         seen=admitted.seen[part],
+        own_ms=admitted.own_ms[part],
+        stream_ms=admitted.stream_ms[part],
+        set_back=admitted.set_back[part],
     )
 
 
@@ -141,7 +148,7 @@ def test_every_entity_has_its_own_river(
     table = EntityTable(3)
     n = len(who)
     keys = np.array([(1 + key, 1) for key, _ in who], np.uint64)
-    admitted = table.admit(keys, np.arange(n, dtype=np.int64), 0.0)
+    admitted = table.admit(keys, unbounded(np.arange(n, dtype=np.int64)), 0.0)
     place = np.array([places[which % len(places)] for _, which in who]).T
     score = np.empty(n)
     for part in (slice(0, cut), slice(cut, n)):
@@ -175,6 +182,9 @@ def _events(n: int) -> Admitted:
         late=np.zeros(n, np.bool_),
         learn=np.ones(n, np.bool_),
         seen=np.arange(n),
+        own_ms=np.arange(n, dtype=np.float64) * HOUR_MS,
+        stream_ms=np.arange(n, dtype=np.float64) * HOUR_MS,
+        set_back=np.zeros(n, np.bool_),
     )
 
 

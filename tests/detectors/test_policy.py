@@ -45,6 +45,9 @@ def _decide(
         late=np.zeros(n, np.bool_),
         learn=np.ones(n, np.bool_),
         seen=np.zeros(n, np.int64),
+        own_ms=np.array(time_ms, np.float64),
+        stream_ms=np.maximum.accumulate(np.array(time_ms, np.float64)),
+        set_back=np.zeros(n, np.bool_),
     )
     made = batch(1, n)
     made.time_ms[:] = time_ms

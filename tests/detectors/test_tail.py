@@ -24,6 +24,9 @@ def _admitted(row: I64, hours_apart: int = 0) -> Admitted:
         late=np.zeros(n, np.bool_),
         learn=np.ones(n, np.bool_),
         seen=np.zeros(n, np.int64),
+        own_ms=1e12 + 3.6e6 * hours_apart * np.arange(n, dtype=np.float64),
+        stream_ms=1e12 + 3.6e6 * hours_apart * np.arange(n, dtype=np.float64),
+        set_back=np.zeros(n, np.bool_),
     )
 
 

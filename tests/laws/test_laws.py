@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detectors import models
+from detectors.features import counting
 from detectors.monitor import Monitor, Watched
 from detectors.state import Arrays
 from schemas.columns import EventBatch
@@ -66,12 +67,19 @@ def sizes(monitor: Monitor) -> dict[str, int]:
 
 
 def hostile_stream(seed: int) -> EventBatch:
-    """Late and absent values, numbers at the edges, labels, more accounts than rows; of some seeds
-    three hours long, of others three days, which is when what knows the hours of a day speaks."""
+    """Late and absent values, times from the future, numbers at the edges, labels, more accounts
+    than rows; of some seeds three hours long, of others three days, which is when what knows the
+    hours of a day speaks; some begin in the future, of some the broker sets the time of half."""
     events = batch(seed, EVENTS, entities=40, late=0.1, absent=0.2, hostile=True, labels=0.1)
     if seed % 2:
         events.time_ms[:] = START_MS + 20 * (events.time_ms - START_MS)
-    return events
+    append_ms = np.maximum.accumulate(events.time_ms)
+    draw = np.random.Generator(np.random.PCG64([seed, 2]))
+    ahead = draw.random(EVENTS) < 0.05
+    ahead[:5] |= seed % 3 == 0
+    events.time_ms[ahead] += 20 * 365 * 86_400_000
+    append_ms[draw.random(EVENTS) < 0.5] = -1
+    return dataclasses.replace(events, append_ms=append_ms if seed % 5 == 0 else None)
 
 
 def test_every_detector_is_registered() -> None:
@@ -202,11 +210,40 @@ def test_a_late_event_never_moves_time(name: str, seed: int, behind_s: int) -> N
     assert same(monitor.entities.table.last_ms, last_ms)
 
 
+@every_monitor
+@few
+@given(seed=st.integers(0, 2**32), appended=st.booleans())
+def test_an_event_from_the_future_never_moves_time(name: str, seed: int, appended: bool) -> None:
+    """An event of 2099 is judged at stream time, which it leaves as it was, and its entity's time
+    goes no further; what comes after it is scored as if it had come at stream time."""
+    events = batch(seed, EVENTS, entities=5)
+    arrived_ms = events.time_ms if appended else np.full(EVENTS, -1)
+    events = dataclasses.replace(events, append_ms=arrived_ms)
+    one, other = Monitor(MONITORS[name], KEY), Monitor(MONITORS[name], KEY)
+    run(one, events, [])
+    run(other, events, [])
+    now_ms = one.clock.now_ms
+    future, present = (events.slice(EVENTS - 1, EVENTS).take(np.zeros(1, np.int64)) for _ in "ab")
+    future.time_ms[0] = 4_070_908_800_000
+    present.time_ms[0] = now_ms
+    found, expected = one.process(future), other.process(present)
+    assert found.ahead.all()
+    assert not expected.ahead.any()
+    assert one.clock.now_ms == now_ms
+    assert one.entities.table.last_ms.max() <= now_ms
+    assert_same(findings([found]), findings([expected]))
+
+
 def test_what_is_too_late_is_scored_but_not_learned() -> None:
-    """An event beyond `lateness_max` gets a p-value and changes no entity's statistics."""
+    """An event beyond `lateness_max` gets a p-value and changes no entity's statistics, but for the
+    counts of such events."""
     events = batch(3, EVENTS, entities=5)
     monitor = Monitor(MONITORS["whole"], KEY)
     run(monitor, events, [])
+    of_late = np.zeros(monitor.calibration_at, np.bool_)
+    for memory, kind in zip(monitor.memories, monitor.kinds, strict=True):
+        if kind.name == "count":
+            of_late[memory.at + counting.WORDS : memory.at + counting.COUNT_WORDS] = True
     before = monitor.words[:, : monitor.calibration_at].copy()
     shared = [own.copy() for own in monitor.shared]
     late = events.slice(EVENTS - 1, EVENTS).take(np.zeros(1, np.int64))
@@ -214,5 +251,7 @@ def test_what_is_too_late_is_scored_but_not_learned() -> None:
     found = monitor.process(late)
     assert not found.admitted.learn.any()
     assert 0.0 < found.p[0] <= 1.0
-    assert same(monitor.words[:, : monitor.calibration_at].copy(), before)
+    after = monitor.words[:, : monitor.calibration_at].copy()
+    assert same(after[:, ~of_late], before[:, ~of_late])
+    assert not same(after, before)
     assert all(same(one, other) for one, other in zip(monitor.shared, shared, strict=True))

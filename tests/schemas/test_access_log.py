@@ -33,7 +33,7 @@ def checked(lines: list[bytes]) -> Checked:
     size = len(lines)
     records = Records("request", 0, np.arange(size), np.full(size, -1, np.int64), list(lines))
     mapping = compile_mapping("access_log", None, None, LOG_FIELDS)
-    return check(AccessLogCodec(mapping).decode(records), records, 1)
+    return check(AccessLogCodec(mapping).decode(records), records)
 
 
 @pytest.mark.parametrize("wrap", ["{}", '"{}"', "{}\r", "{} 0.004 -"])
@@ -285,7 +285,7 @@ def test_fields_are_made_of_a_lines_own() -> None:
     size = len(lines)
     records = Records("request", 0, np.arange(size), np.full(size, -1, np.int64), list(lines))
     mapping = compile_mapping("access_log", None, fields, [*fields, "ip"])
-    events, faults, _ = check(AccessLogCodec(mapping).decode(records), records, 1)
+    events, faults, _ = check(AccessLogCodec(mapping).decode(records), records)
     assert faults == []
     assert events.text["route"].to_pylist() == ["item", "asset", None, *["item"] * 3]
     assert events.text["outcome"].to_pylist() == ["error", "error", None, *["error"] * 3]
@@ -309,6 +309,6 @@ def test_the_longest_agent_still_makes_a_session() -> None:
     fields: FieldsSpec = {"session": Place(path=["ip", "user_agent"], joined=True)}
     records = Records("request", 0, np.arange(1), np.full(1, -1, np.int64), [line])
     mapping = compile_mapping("access_log", None, fields, ["session", "user_agent"])
-    events, faults, _ = check(AccessLogCodec(mapping).decode(records), records, 1)
+    events, faults, _ = check(AccessLogCodec(mapping).decode(records), records)
     assert faults == []
     assert len(events.text["session"][0].as_py()) > 4_000

@@ -53,7 +53,7 @@ def test_every_form_is_one_address_in_every_codec(one: str, others: list[str]) -
         (JsonCodec(mapping), [json.dumps(row).encode() for row in table.to_pylist()]),
     ):
         records = Records("in", 0, np.arange(size), np.full(size, -1), values)
-        events, faults, repaired = check(codec.decode(records), records, 1)
+        events, faults, repaired = check(codec.decode(records), records)
         assert (faults, repaired) == ([], [])
         found = events.text["ip"].to_pylist()
         assert found == [one] * (1 + len(others)) + ["10.0.0.7", "acct:7", "unknown"]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from schemas.codecs.slim import MESSAGE_BYTES_MAX, VERSION, SlimCodec
-from schemas.columns import EventBatch
+from schemas.columns import EventBatch, joined
 from tests.streams import batch, same
 
 FIELDS = ["account", "device", "ip", "currency", "amount", "status", "utc_offset_min"]
@@ -74,6 +74,22 @@ def test_every_field_of_the_monitor_is_a_column() -> None:
     device = with_device.text["device"].to_pylist()
     assert back.text["device"].to_pylist() == device + [None] * 200
     assert b"product" not in b"".join(slim.write(with_device))
+
+
+def test_append_times_travel_where_there_are_any() -> None:
+    """Append times come back, -1 where a message or an event has none; where no message has any
+    there is no column, and no byte more."""
+    some = dataclasses.replace(events(1, 3), append_ms=np.array([7, -1, 9]))
+    none = dataclasses.replace(events(2, 2), append_ms=np.full(2, -1))
+    slim = codec()
+    back = slim.read([*slim.write(some), *slim.write(none), *slim.write(events(3, 1))])
+    assert back.append_ms is not None
+    assert back.append_ms.tolist() == [7, -1, 9, -1, -1, -1]
+    assert slim.read([*slim.write(none)]).append_ms is None
+    assert list(slim.write(none)) == list(slim.write(events(2, 2)))
+    both = joined([some, dataclasses.replace(none, append_ms=None), some.take(np.array([2]))])
+    assert both.append_ms is not None
+    assert both.append_ms.tolist() == [7, -1, 9, -1, -1, 9]
 
 
 def test_no_message_is_no_event() -> None:

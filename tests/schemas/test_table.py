@@ -38,7 +38,7 @@ def run(columns: dict[str, Any]) -> tuple[EventBatch, list[Fault]]:
 
 def checked(columns: dict[str, Any]) -> Checked:
     """Decode and check the rows of a table."""
-    return check(decoded(columns, FIELDS), records_of(columns), 1)
+    return check(decoded(columns, FIELDS), records_of(columns))
 
 
 def records_of(columns: dict[str, Any]) -> Records:
@@ -190,7 +190,7 @@ def test_a_verdict_may_be_a_boolean_and_an_id_may_not() -> None:
 
     def verdicts(codec: TableCodec | JsonCodec, values: Any) -> list[str | None]:
         records = Records("in", 0, np.arange(3), np.full(3, -1, np.int64), values)
-        events, faults, _ = check(codec.decode(records), records, 1)
+        events, faults, _ = check(codec.decode(records), records)
         assert faults == []
         found: list[str | None] = events.text["verdict"].to_pylist()
         return found

@@ -1,6 +1,7 @@
 """Made-up reports and labels of one log, as assess reads them."""
 
 from functools import cache
+from math import inf
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -119,7 +120,9 @@ def silent_sample(days: int, a_day: int, labelled: float, seed: int) -> list[Rep
 
 def assessment(events_max: int = 60_000, *, monitors: int = 1, whole: bool = False) -> Assessment:
     """One that learns from a feature of the first monitor."""
-    return Assessment(OFTEN, KEY, monitors, 100, events_max, 1, LIMIT, [0], whole=whole)
+    return Assessment(
+        OFTEN, KEY, monitors, 100, events_max, 1, LIMIT, [0], whole=whole, ahead_max_ms=inf
+    )
 
 
 def take(of: Assessment, it: Told, start: int = 0, stop: int | None = None) -> Assessed:

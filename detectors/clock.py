@@ -1,0 +1,305 @@
+"""Stream time, which no minority of events can move into the future.
+
+Each event gets a bounded time, which is all that features, models and the policy see as "now". An
+event further ahead than its bound is *ahead*: it is scored at stream time and moves no time.
+
+- Where the broker sets the time of a record (LogAppendTime), an event's time counts up to the
+  append time, and an event more than `time_ahead_max` beyond that is ahead.
+- Otherwise the bound follows the median M of the last `WINDOW` events of the source partition, one
+  place an entity once so many entities have been seen there. M is reached or passed by half of the
+  window (`AGREED` places). M trails the present by `AGREED` events, so the bound lies beyond it by
+  `time_ahead_max` and by `LEAD_EVENTS` times the pace (how far M moves per event, averaged over
+  `PACE_EVENTS`): four times as far as steady traffic needs, at any rate. After a gap of any length
+  time moves on with M as soon as half of the window agrees. The bound never falls.
+
+Until a source has had `WINDOW` events the bound of the shard's other sources holds; until the first
+source has had them, none does. Then clocks that lie beyond the bound are set back to M, once: a log
+may begin with events of the future.
+
+A source costs 2 KiB and an event some 20 ns; M is computed only where an event lies beyond the
+bound. No wall clock. Results do not depend on batch boundaries.
+"""
+
+from math import inf
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from detectors.kernels import kernel
+from detectors.state import Arrays, load, saved
+from schemas.columns import F64, I32, I64, U8, U64, Bools
+
+WINDOW: Final = 64
+BUCKETS: Final = 8 * WINDOW
+AGREED: Final = WINDOW // 2
+LOW: Final = WINDOW // 8
+"""Places of the first window that may be far too old without a say in the first pace."""
+PACE_EVENTS: Final = 256
+LEAD_EVENTS: Final = 2 * WINDOW
+AHEAD_MAX_MS: Final = 600_000.0
+"""`limits.time_ahead_max` unless the configuration says otherwise."""
+
+FIRST_EVENTS_MIN: Final = 16
+"""Events of a recorded log's first batch below which nothing bounds its first times."""
+
+EVENTS, ENTITIES, SINCE, PACED = range(4)
+BOUND_MS, MEDIAN_MS, PACE_MS = range(3)
+NOW_MS, SHARD_BOUND_MS = range(2)
+
+
+class Windows(NamedTuple):
+    """The state, the first arrays with a row for each source.
+
+    event_ms: float64[sources, 64], times of the last events. entity: uint64[sources, 64] and
+    entity_ms: float64[sources, 64], the last entities and each one's last time. buckets:
+    uint8[sources, 512], how many of these entities have each remainder of their hash. counts:
+    int64[sources, 4], events and entities seen, events since M last moved, events that the pace
+    averages. bound: float64[sources, 3], the bound (0 while there is none), M and the pace in ms an event. stream: float64[2], stream
+    time (-1 before the first event), the largest bound (0 while there is none).
+    """
+
+    event_ms: F64
+    entity: U64
+    entity_ms: F64
+    buckets: U8
+    counts: I64
+    bound: F64
+    stream: F64
+
+
+class Timed(NamedTuple):
+    """Bounded times of n events. time_ms: int64[n]. stream_ms: float64[n], stream time after each.
+    ahead: bool[n], the event lies beyond its bound. set_back: bool[n], clocks are set back to
+    stream_ms before the event, which happens once at most."""
+
+    time_ms: I64
+    stream_ms: F64
+    ahead: Bools
+    set_back: Bools
+
+
+class Clock:
+    """Stream time of one shard. sources: number of partitions its events come from."""
+
+    def __init__(self, sources: int = 1, ahead_max_ms: float = AHEAD_MAX_MS) -> None:
+        self.ahead_max_ms = ahead_max_ms
+        self.windows = Windows(
+            event_ms=np.zeros((sources, WINDOW)),
+            entity=np.zeros((sources, WINDOW), np.uint64),
+            entity_ms=np.zeros((sources, WINDOW)),
+            buckets=np.zeros((sources, BUCKETS), np.uint8),
+            counts=np.zeros((sources, 4), np.int64),
+            bound=np.zeros((sources, 3)),
+            stream=np.array([-1.0, 0.0]),
+        )
+
+    @property
+    def now_ms(self) -> float:
+        """Stream time, -1 before the first event."""
+        return float(self.windows.stream[NOW_MS])
+
+    def take(
+        self,
+        time_ms: I64,
+        append_ms: I64 | None,
+        source: I32,
+        entity: U64,
+        moves: Bools | None = None,
+    ) -> Timed:
+        """Bound the times of n events, in order.
+
+        append_ms: int64[n], -1 where the broker did not set it; None where it never did. source:
+        int32[n]. entity: uint64[n], hashes. moves: bool[n], False for what is bounded by the shard's
+        events and changes nothing here (labels).
+        """
+        n = len(time_ms)
+        out = Timed(
+            np.empty(n, np.int64), np.empty(n), np.empty(n, np.bool_), np.zeros(n, np.bool_)
+        )
+        appended = np.empty(0, np.int64) if append_ms is None else append_ms
+        moving = np.empty(0, np.bool_) if moves is None else moves
+        _take(self.windows, self.ahead_max_ms, time_ms, appended, source, entity, moving, out)
+        return out
+
+    def save(self) -> Arrays:
+        """The windows and stream time."""
+        return saved(self.windows)
+
+    def load(self, state: Arrays) -> None:
+        """Replace them by saved ones of as many sources."""
+        load(self.windows, state)
+
+
+class LogClock:
+    """Stream time of a recorded log, by the events as they are. Its first batch fills the window
+    beforehand (by repetition, where it is small), so that this time never has to be set back."""
+
+    def __init__(self) -> None:
+        self._clock = Clock()
+        self._latest_ms = -1
+
+    def latest(self, time_ms: I64) -> I64:
+        """int64[n]: stream time after each of n events, which never falls. time_ms: -1 where an
+        event has none."""
+        times = time_ms[time_ms >= 0]
+        if self._clock.now_ms < 0 and len(times) >= FIRST_EVENTS_MIN:
+            self._fill(times[:WINDOW])
+            # Where the clock starts, M is no lower bound of the present yet.
+            fine = times[:WINDOW] <= self._clock.windows.bound[0, BOUND_MS]
+            first = times[:WINDOW][np.argmax(fine)]
+            times[:WINDOW] = np.maximum.accumulate(np.where(fine, times[:WINDOW], first))
+        nothing = np.zeros(len(times), np.int32)
+        found = self._clock.take(times, None, nothing, nothing.astype(np.uint64)).stream_ms
+        found = np.concatenate([[self._latest_ms], found])[np.cumsum(time_ms >= 0)]
+        latest_ms = np.maximum.accumulate(np.maximum(found, self._latest_ms)).astype(np.int64)
+        self._latest_ms = int(latest_ms[-1]) if len(latest_ms) else self._latest_ms
+        return latest_ms
+
+    def _fill(self, times: I64) -> None:
+        windows = self._clock.windows
+        windows.event_ms[0] = np.resize(times, WINDOW)
+        windows.counts[0, EVENTS] = WINDOW
+        _renew(windows, 0, self._clock.ahead_max_ms)
+        windows.stream[SHARD_BOUND_MS] = windows.bound[0, BOUND_MS]
+
+
+def unbounded(time_ms: I64) -> Timed:
+    """The times as they are, without stream time: nothing is ahead."""
+    n = len(time_ms)
+    return Timed(time_ms, np.full(n, inf), np.zeros(n, np.bool_), np.zeros(n, np.bool_))
+
+
+@kernel
+def _note(windows: Windows, s: int, time_ms: float, entity: np.uint64) -> None:
+    """Put an event into its source's window."""
+    counts = windows.counts
+    if counts[s, ENTITIES] < WINDOW:  # else only entities count
+        windows.event_ms[s, counts[s, EVENTS] % WINDOW] = time_ms
+        counts[s, EVENTS] += 1
+    place = -1
+    filled = min(counts[s, ENTITIES], WINDOW)
+    buckets = windows.buckets[s]
+    bucket = np.int64(entity % np.uint64(BUCKETS))
+    if buckets[bucket] > 0:  # else the entity is in none of the places
+        for k in range(filled):
+            if windows.entity[s, k] == entity:
+                place = k
+                break
+    if place < 0:
+        place = counts[s, ENTITIES] % WINDOW
+        if counts[s, ENTITIES] >= WINDOW:
+            buckets[np.int64(windows.entity[s, place] % np.uint64(BUCKETS))] -= 1
+        buckets[bucket] += 1
+        windows.entity[s, place] = entity
+        counts[s, ENTITIES] += 1
+    windows.entity_ms[s, place] = time_ms
+
+
+@kernel
+def _median(times: F64) -> float:
+    """The largest time that `AGREED` of the times reach or pass."""
+    found = -inf
+    for k in range(WINDOW):
+        reach = 0
+        for j in range(WINDOW):
+            reach += 1 if times[j] >= times[k] else 0
+        if reach >= AGREED:
+            found = max(found, times[k])
+    return found
+
+
+@kernel
+def _low(times: F64) -> float:
+    """The smallest time that `LOW` of the times do not pass."""
+    found = inf
+    for k in range(WINDOW):
+        below = 0
+        for j in range(WINDOW):
+            below += 1 if times[j] <= times[k] else 0
+        if below >= LOW:
+            found = min(found, times[k])
+    return found
+
+
+@kernel
+def _renew(windows: Windows, s: int, ahead_max_ms: float) -> bool:
+    """Compute a source's bound from its window; whether it is its first."""
+    counts, bound = windows.counts, windows.bound
+    by_entity = counts[s, ENTITIES] >= WINDOW
+    if not by_entity and counts[s, EVENTS] < WINDOW:
+        return False
+    times = windows.entity_ms[s] if by_entity else windows.event_ms[s]
+    median = _median(times)
+    first = bound[s, BOUND_MS] == 0.0
+    if first:
+        bound[s, MEDIAN_MS] = median
+        bound[s, PACE_MS] = (median - _low(times)) / (AGREED - LOW)
+        counts[s, SINCE] = 0
+        counts[s, PACED] = AGREED - LOW
+    elif median > bound[s, MEDIAN_MS]:
+        events = counts[s, SINCE] + 1
+        pace = (median - bound[s, MEDIAN_MS]) / events
+        bound[s, PACE_MS] += events / (counts[s, PACED] + events) * (pace - bound[s, PACE_MS])
+        bound[s, MEDIAN_MS] = median
+        counts[s, SINCE] = 0
+        counts[s, PACED] = min(counts[s, PACED] + events, PACE_EVENTS)
+    lead_ms = ahead_max_ms + LEAD_EVENTS * bound[s, PACE_MS]
+    bound[s, BOUND_MS] = max(bound[s, BOUND_MS], bound[s, MEDIAN_MS] + lead_ms)
+    return bool(first)
+
+
+@kernel
+def _bounded(
+    windows: Windows, s: int, time_ms: float, entity: np.uint64, ahead_max_ms: float
+) -> tuple[float, bool]:
+    """(The bounded time of an event whose time its producer set, whether clocks are set back)."""
+    bound, stream = windows.bound, windows.stream
+    _note(windows, s, time_ms, entity)
+    set_back = False
+    if bound[s, BOUND_MS] == 0.0 or time_ms > bound[s, BOUND_MS]:
+        alone = stream[SHARD_BOUND_MS] == 0.0
+        if _renew(windows, s, ahead_max_ms) and alone and stream[NOW_MS] > bound[s, BOUND_MS]:
+            stream[NOW_MS] = bound[s, MEDIAN_MS]
+            set_back = True
+        stream[SHARD_BOUND_MS] = max(stream[SHARD_BOUND_MS], bound[s, BOUND_MS])
+    own = bound[s, BOUND_MS] if bound[s, BOUND_MS] > 0.0 else stream[SHARD_BOUND_MS]
+    if own == 0.0 or time_ms <= own:
+        windows.counts[s, SINCE] += 1
+        return time_ms, set_back
+    return max(stream[NOW_MS], bound[s, MEDIAN_MS]), set_back
+
+
+@kernel
+def _take(
+    windows: Windows,
+    ahead_max_ms: float,
+    time_ms: I64,
+    append_ms: I64,
+    source: I32,
+    entity: U64,
+    moves: Bools,
+    out: Timed,
+) -> None:
+    stream = windows.stream
+    for i in range(len(time_ms)):
+        time = float(time_ms[i])
+        if len(moves) > 0 and not moves[i]:
+            bounded = time
+            if stream[SHARD_BOUND_MS] > 0.0 and time > stream[SHARD_BOUND_MS]:
+                bounded = stream[NOW_MS]
+            out.ahead[i] = bounded < time
+        elif len(append_ms) > 0 and append_ms[i] >= 0:
+            appended = float(append_ms[i])
+            stream[SHARD_BOUND_MS] = max(stream[SHARD_BOUND_MS], appended + ahead_max_ms)
+            bounded = min(time, appended)
+            if time > appended + ahead_max_ms and stream[NOW_MS] >= 0.0:
+                bounded = min(stream[NOW_MS], appended)
+            out.ahead[i] = time > appended + ahead_max_ms
+        else:
+            bounded, set_back = _bounded(windows, source[i], time, entity[i], ahead_max_ms)
+            out.set_back[i] = set_back
+            out.ahead[i] = bounded < time
+        if len(moves) == 0 or moves[i]:
+            stream[NOW_MS] = max(stream[NOW_MS], bounded)
+        out.time_ms[i] = np.int64(bounded)
+        out.stream_ms[i] = stream[NOW_MS]

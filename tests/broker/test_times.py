@@ -1,0 +1,38 @@
+"""Whose times a broker's records have, and what a replay of a topic makes of a time from the future."""
+
+from pathlib import Path
+
+import msgspec
+import orjson
+import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from stream.replay import replay
+from tests.stages.test_future import AT, FUTURE_MS, config, payments
+
+
+@pytest.mark.parametrize("kind", ["CreateTime", "LogAppendTime"])
+def test_a_topic_goes_on_after_a_time_from_the_future(
+    broker: str, tmp_path: Path, kind: str
+) -> None:
+    """Whoever sets the times of a topic's records, an event of 2099, whose record is of 2099 where
+    its producer says so, is scored and counted, and alerts go on."""
+    topic = f"times-{kind.lower()}"
+    settings = {"message.timestamp.type": kind, "message.timestamp.after.max.ms": str(2**62)}
+    admin = AdminClient({"bootstrap.servers": broker})
+    admin.create_topics([NewTopic(topic, 1, config=settings)])[topic].result()
+    producer = Producer({"bootstrap.servers": broker})
+    rows = payments(["x"])[AT - 3_000 : AT + 7_000]
+    for row in rows:
+        producer.produce(topic, orjson.dumps(row), timestamp=int(str(row["t"])))
+    assert producer.flush(30) == 0
+    made = msgspec.structs.replace(config(), kafka={"bootstrap.servers": broker})
+    [at] = [i for i, row in enumerate(rows) if row["t"] == FUTURE_MS]
+    summary = replay(made, [("pay", f"kafka://{topic}")], tmp_path / "out", lambda *_: None)
+    assert summary.monitors["card"]["ahead"] == 1
+    alerts = map(orjson.loads, (tmp_path / "out" / "alerts.ndjson").read_bytes().splitlines())
+    late = [one for one in alerts if one["evidence"][0]["offset"] > at]
+    assert len(late) > 10
+    assert summary.dead_letters == 0

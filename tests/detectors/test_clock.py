@@ -1,0 +1,207 @@
+"""The clock: a minority of events from the future moves no time, and honest traffic always does."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detectors.clock import AHEAD_MAX_MS, WINDOW, Clock, LogClock, Timed
+from schemas.columns import F64, I64, Bools
+from tests.streams import START_MS, same
+
+FUTURE_MS = 4_070_908_800_000
+"""1 January 2099."""
+HOUR_MS = 3_600_000
+
+
+def take(
+    clock: Clock, time_ms: I64, entity: I64, append_ms: I64 | None = None, source: int = 0
+) -> Timed:
+    """Bound the times of events of one source."""
+    where = np.full(len(time_ms), source, np.int32)
+    return clock.take(time_ms, append_ms, where, entity.astype(np.uint64))
+
+
+def steady(n: int, every_ms: float, first_ms: int = START_MS) -> I64:
+    """int64[n]: times of events at random, so far apart on average."""
+    draw = np.random.Generator(np.random.PCG64(n))
+    return (first_ms + np.cumsum(draw.exponential(every_ms, n))).astype(np.int64)
+
+
+@pytest.mark.parametrize("every_ms", [1.0, 60_000.0, 3.0 * HOUR_MS])
+@pytest.mark.parametrize("entities", [1, 10, 100_000])
+def test_steady_traffic_moves_time_as_it_is(every_ms: float, entities: int) -> None:
+    """At any rate and with any number of entities no event is ahead, and stream time is the latest
+    event's."""
+    time_ms = steady(3_000, every_ms)
+    found = take(Clock(), time_ms, np.arange(3_000) % entities)
+    assert not found.ahead.any()
+    assert same(found.time_ms, time_ms)
+    assert same(found.stream_ms, np.maximum.accumulate(time_ms).astype(np.float64))
+
+
+def mixed(honest: I64, attack: Bools, of: I64) -> tuple[I64, I64]:
+    """(Times, entities) of honest traffic of 500 entities with events of 2099 in it. attack: bool[n],
+    where; of: int64, their entities."""
+    time_ms = honest.copy()
+    entity = np.arange(len(honest)) % 500
+    time_ms[attack] = FUTURE_MS + np.arange(attack.sum())
+    entity[attack] = 10_000 + of
+    return time_ms, entity
+
+
+@pytest.mark.parametrize(
+    ("places", "entities"),
+    [
+        ([1_000], 1),
+        (range(1_000, 1_040), 1),
+        (range(1_000, 1_031), 31),
+        (range(1_000, 1_100, 2), 25),
+        (range(1_000, 1_150, 3), 50),
+    ],
+    ids=["one", "forty of one", "31 of 31", "every other one of 25", "every third one of 50"],
+)
+def test_a_minority_from_the_future_moves_no_time(places: list[int], entities: int) -> None:
+    """Fewer than half of the window's places are ahead, whatever they are: honest events keep their
+    times, and stream time is theirs."""
+    attack = np.zeros(2_000, np.bool_)
+    attack[list(places)] = True
+    time_ms, entity = mixed(steady(2_000, 1_000.0), attack, np.arange(attack.sum()) % entities)
+    found = take(Clock(), time_ms, entity)
+    assert same(found.ahead, attack)
+    assert same(found.time_ms[~attack], time_ms[~attack])
+    latest_ms = np.maximum.accumulate(np.where(attack, 0, time_ms))
+    assert same(found.stream_ms, latest_ms.astype(np.float64))
+    assert same(found.time_ms[attack].astype(np.float64), found.stream_ms[attack])
+
+
+@pytest.mark.parametrize("entities", [3, 40, 64, 1_000])
+@pytest.mark.parametrize("gap_ms", [HOUR_MS, 30 * 24 * HOUR_MS, 20 * 365 * 24 * HOUR_MS])
+def test_after_a_gap_time_moves_on_within_a_window(entities: int, gap_ms: int) -> None:
+    """After silence of any length at most 64 events, or 64 entities, are ahead, and then none."""
+    time_ms = np.concatenate(
+        [before := steady(1_000, 1_000.0), steady(400, 1_000.0, int(before[-1]) + gap_ms)]
+    )
+    found = take(Clock(), time_ms, np.arange(1_400) % entities)
+    ahead = np.flatnonzero(found.ahead)
+    assert len(ahead) <= WINDOW
+    assert ahead.max(initial=1_000) < 1_000 + WINDOW
+    assert same(found.time_ms[1_064:], time_ms[1_064:])
+
+
+def test_traffic_that_slows_down_moves_time_again() -> None:
+    """From a thousand events a second to one a day: events are ahead for a while, not for ever."""
+    time_ms = np.concatenate(
+        [before := steady(5_000, 1.0), steady(600, 24.0 * HOUR_MS, int(before[-1]))]
+    )
+    found = take(Clock(), time_ms, np.arange(5_600) % 200)
+    assert not found.ahead[5_200:].any()
+
+
+def test_a_log_that_begins_in_the_future_is_set_back() -> None:
+    """Where the first events are of 2099, clocks are set back once, as soon as a window is full."""
+    time_ms = np.concatenate([FUTURE_MS + np.arange(20), steady(500, 1_000.0)])
+    found = take(Clock(), time_ms, np.arange(520) % 90)
+    assert np.flatnonzero(found.set_back).tolist() == [WINDOW - 1]
+    assert found.stream_ms[WINDOW - 1] < START_MS + HOUR_MS
+    assert same(found.time_ms[WINDOW:], time_ms[WINDOW:])
+    assert found.stream_ms[-1] == time_ms[-1]
+
+
+def test_append_times_bound_stream_time() -> None:
+    """Where the broker sets the times, stream time never passes the append time; an event further
+    ahead of it than the limit is ahead at once, the first one, too, however many there are."""
+    append_ms = steady(300, 1_000.0)
+    time_ms = append_ms - 500
+    time_ms[100:200] = append_ms[100:200] + int(AHEAD_MAX_MS)
+    time_ms[200:] = FUTURE_MS
+    found = take(Clock(), time_ms, np.arange(300), append_ms)
+    assert same(found.ahead, np.arange(300) >= 200)
+    assert (found.stream_ms <= append_ms).all()
+    assert same(found.time_ms[:100], time_ms[:100])
+    assert same(found.time_ms[100:200], append_ms[100:200])
+    assert same(np.unique(found.stream_ms[199:]), append_ms[199:200].astype(np.float64))
+    first = take(Clock(), np.array([FUTURE_MS, FUTURE_MS]), np.arange(2), append_ms[:2])
+    assert first.ahead.all()
+    assert (first.stream_ms <= append_ms[:2]).all()
+
+
+def test_a_source_that_lags_does_not_hold_back_another() -> None:
+    """Each source has its own bound: one that is a day behind is late, none of the other ahead."""
+    ahead, behind = steady(1_000, 1_000.0), steady(1_000, 1_000.0, START_MS - 24 * HOUR_MS)
+    clock = Clock(2)
+    time_ms = np.stack([ahead, behind]).T.ravel()
+    source = np.tile(np.arange(2, dtype=np.int32), 1_000)
+    found = clock.take(time_ms, None, source, np.arange(2_000).astype(np.uint64) % 300)
+    assert not found.ahead.any()
+    assert same(found.time_ms, time_ms)
+
+
+events = st.lists(
+    st.tuples(
+        st.integers(-3_600, 3_600),
+        st.sampled_from([0, 0, 0, 1, 86_400, 2_000_000_000]),
+        st.integers(0, 90),
+        st.integers(0, 1),
+        st.booleans(),
+    ),
+    max_size=300,
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(events, st.lists(st.integers(0, 300), max_size=5), st.integers(0, 300))
+def test_cuts_and_saved_states_do_not_matter(
+    drawn: list[tuple[int, int, int, int, bool]], cuts: list[int], stop: int
+) -> None:
+    """However events are cut into batches, and wherever a state is saved and loaded, bounded times
+    and state are the same bytes; nothing is later than stream time."""
+    n = len(drawn)
+    late, far, entity, source, appended = (
+        np.array([one[k] for one in drawn], np.int64) for k in range(5)
+    )
+    arrival_ms = START_MS + 1_000 * np.arange(n, dtype=np.int64)
+    time_ms = arrival_ms + 1_000 * (late + far)
+    append_ms = np.where(appended > 0, arrival_ms, -1)
+    whole, cut = Clock(2), Clock(2)
+
+    def run(clock: Clock, a: int, b: int) -> Timed:
+        return clock.take(
+            time_ms[a:b],
+            append_ms[a:b],
+            source[a:b].astype(np.int32),
+            entity[a:b].astype(np.uint64),
+            entity[a:b] % 7 > 0,
+        )
+
+    expected = run(whole, 0, n)
+    parts = []
+    for a, b in pairwise([0, *sorted(min(c, n) for c in [*cuts, stop]), n]):
+        if a == min(stop, n):
+            saved, cut = cut.save(), Clock(2)
+            cut.load(saved)
+        parts.append(run(cut, a, b))
+    for one, other in zip(expected, zip(*parts, strict=True), strict=True):
+        assert same(one, np.concatenate(other))
+    assert all(same(array, cut.save()[name]) for name, array in whole.save().items())
+    moving = entity % 7 > 0
+    assert (expected.time_ms <= expected.stream_ms)[moving].all()
+    falls = np.diff(expected.stream_ms) < 0
+    assert not (falls & ~expected.set_back[1:]).any()
+
+
+@pytest.mark.parametrize("at", [0, 1, 500, 999])
+def test_a_recorded_log_is_ordered_despite_a_time_from_the_future(at: int) -> None:
+    """One record of 2099, the first one, too, leaves the order of all others as it is; what has no
+    time is due with the record before it."""
+    time_ms = steady(1_000, 1_000.0)
+    time_ms[[3, 700]] = -1
+    time_ms[at] = FUTURE_MS
+    clock = LogClock()
+    latest: F64 = np.concatenate([clock.latest(part) for part in np.split(time_ms, [400, 401])])
+    honest = np.where(time_ms == FUTURE_MS, -1, time_ms)
+    expected = np.maximum.accumulate(honest)
+    expected[0] = max(expected[0], expected[1] if at == 0 else -1)
+    assert same(latest, expected)
