@@ -46,6 +46,7 @@ keyed_by = "card"
 partitioner = "murmur2"
 codec = "json"
 type = "transaction"
+null_values = ["NA"]
 
 [inputs.pay.fields]
 event_id = "id"

@@ -28,12 +28,13 @@ def room(size_bytes: int) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def sizes(tmp_path_factory: pytest.TempPathFactory) -> list[int]:
-    """Sizes of the files of a run that has room, and of those that it needs meanwhile."""
+    """Sizes that some file of a run exceeds. Files say how long the run took, so that the same run
+    may leave a page that is some bytes shorter."""
     folder = tmp_path_factory.mktemp("whole")
     known = [label(row["id"], row["at"] + 1) for row in ROWS[::7]]
     run_with_labels(folder, ROWS, known)
     return sorted(
-        {0, 4, 5_000, *(max(path.stat().st_size - 1, 0) for path in (folder / "out").iterdir())}
+        {0, 4, 5_000, *(max(path.stat().st_size - 100, 0) for path in (folder / "out").iterdir())}
     )
 
 

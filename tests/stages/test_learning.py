@@ -453,7 +453,7 @@ def folded(
 def test_scoring_every_event_changes_nothing(tmp_path: Path, hop: bool) -> None:
     """Alerts and states are the same bytes whether every event is scored, as in a replay, or only
     reports are looked at, as live is: straight from the monitors or over the log of the reports."""
-    logs = {name: path.read_bytes().splitlines() for name, path in files(tmp_path)}
+    logs = {name: path.read_bytes().splitlines() for name, path in files(tmp_path, 1.0)}
     text = CONFIG + OFTEN
     if not hop:
         typed = [
