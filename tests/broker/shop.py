@@ -554,13 +554,13 @@ def reference(shop: Shop) -> Reference:
     for name, spec in config.inputs.items():
         for partition, log in shop.log(spec.topic).items():
             place = Partition(spec.topic, partition)
-            for _ in fold(place, shards.source(name), log, REFERENCE_BATCH):
+            for _ in fold(place, shards.source(name, partition), log, REFERENCE_BATCH):
                 pass
     for name, one in internal.items():  # the monitors', then that of assess
         for partition, log in shop.log(one.topic).items():
             place = Partition(one.topic, partition)
             stands: dict[tuple[Partition, ...], list[Row]] = defaultdict(list)
-            for row in fold(place, shards.internal(one), log, REFERENCE_MESSAGES):
+            for row in fold(place, shards.internal(one, partition), log, REFERENCE_MESSAGES):
                 source = Partition(*row[0])
                 monitor = str(row[MONITOR_AT]) if name == ASSESS else ""
                 sender = made.place_of.get((monitor, *source, row[1]), source)
