@@ -6,25 +6,28 @@ event further ahead than its bound is *ahead*: it is scored at stream time and m
 - Where the broker sets the time of a record (LogAppendTime), an event's time counts up to the
   append time, and an event more than `time_ahead_max` beyond that is ahead.
 - Otherwise the bound follows the median M of the last `WINDOW` events of the source partition, one
-  place an entity once so many entities have been seen there. M is reached or passed by half of the
-  window (`AGREED` places). M trails the present by `AGREED` events, so the bound lies beyond it by
-  `time_ahead_max` and by `LEAD_EVENTS` times the pace (how far M moves per event, averaged over
-  `PACE_EVENTS`): four times as far as steady traffic needs, at any rate. After a gap of any length
-  time moves on with M as soon as half of the window agrees. The bound never falls.
+  place an entity once so many entities have been seen there, as long as each has had an event among
+  the last `LIVE_EVENTS`. M is reached or passed by half of the window (`AGREED` places), and trails
+  the present by as many. The bound therefore lies beyond M by `time_ahead_max` and by `LEAD` times
+  the spread: the time from the window's low end (`LOW` places) to M, or a larger former one, halved
+  every `SPREAD_HALF_LIFE_MS` of M. Neither M nor the spread can be moved by fewer than `AGREED`
+  places of the future. Nights and other gaps widen the spread once they have been seen; after a
+  longer gap time moves on with M as soon as half of the window agrees. The bound never falls.
 
 Until a source has had `WINDOW` events the bound of the shard's other sources holds; until the first
 source has had them, none does. Then clocks that lie beyond the bound are set back to M, once: a log
 may begin with events of the future.
 
-A source costs 2 KiB and an event some 20 ns; M is computed only where an event lies beyond the
-bound. No wall clock. Results do not depend on batch boundaries.
+A source costs 3 KiB and an event some 40 ns; M is computed every `AGREED` events, and where an event
+lies beyond the bound. No wall clock. Results do not depend on batch boundaries.
 """
 
-from math import inf
+from math import exp, inf
 from typing import Final, NamedTuple
 
 import numpy as np
 
+from detectors.decay import DAY_MS, LN2
 from detectors.kernels import kernel
 from detectors.state import Arrays, load, saved
 from schemas.columns import F64, I32, I64, U8, U64, Bools
@@ -33,34 +36,36 @@ WINDOW: Final = 64
 BUCKETS: Final = 8 * WINDOW
 AGREED: Final = WINDOW // 2
 LOW: Final = WINDOW // 8
-"""Places of the first window that may be far too old without a say in the first pace."""
-PACE_EVENTS: Final = 256
-LEAD_EVENTS: Final = 2 * WINDOW
+"""Places that may be far too old without a say in the spread."""
+LIVE_EVENTS: Final = WINDOW * WINDOW
+LEAD: Final = 8.0
+SPREAD_HALF_LIFE_MS: Final = 2.0 * DAY_MS
 AHEAD_MAX_MS: Final = 600_000.0
 """`limits.time_ahead_max` unless the configuration says otherwise."""
 
 FIRST_EVENTS_MIN: Final = 16
 """Events of a recorded log's first batch below which nothing bounds its first times."""
 
-EVENTS, ENTITIES, SINCE, PACED = range(4)
-BOUND_MS, MEDIAN_MS, PACE_MS = range(3)
+EVENTS, ENTITIES = range(2)
+BOUND_MS, MEDIAN_MS, SPREAD_MS = range(3)
 NOW_MS, SHARD_BOUND_MS = range(2)
 
 
 class Windows(NamedTuple):
     """The state, the first arrays with a row for each source.
 
-    event_ms: float64[sources, 64], times of the last events. entity: uint64[sources, 64] and
-    entity_ms: float64[sources, 64], the last entities and each one's last time. buckets:
-    uint8[sources, 512], how many of these entities have each remainder of their hash. counts:
-    int64[sources, 4], events and entities seen, events since M last moved, events that the pace
-    averages. bound: float64[sources, 3], the bound (0 while there is none), M and the pace in ms an event. stream: float64[2], stream
-    time (-1 before the first event), the largest bound (0 while there is none).
+    event_ms: float64[sources, 64], times of the last events. entity: uint64[sources, 64], entity_ms:
+    float64[sources, 64] and entity_at: int64[sources, 64], the last entities, each one's last time,
+    and the number of events up to it. buckets: uint8[sources, 512], how many of these entities have
+    each remainder of their hash. counts: int64[sources, 2], events and entities seen. bound:
+    float64[sources, 3], the bound (0 while there is none), M and the spread. stream: float64[2],
+    stream time (-1 before the first event), the largest bound (0 while there is none).
     """
 
     event_ms: F64
     entity: U64
     entity_ms: F64
+    entity_at: I64
     buckets: U8
     counts: I64
     bound: F64
@@ -87,8 +92,9 @@ class Clock:
             event_ms=np.zeros((sources, WINDOW)),
             entity=np.zeros((sources, WINDOW), np.uint64),
             entity_ms=np.zeros((sources, WINDOW)),
+            entity_at=np.zeros((sources, WINDOW), np.int64),
             buckets=np.zeros((sources, BUCKETS), np.uint8),
-            counts=np.zeros((sources, 4), np.int64),
+            counts=np.zeros((sources, 2), np.int64),
             bound=np.zeros((sources, 3)),
             stream=np.array([-1.0, 0.0]),
         )
@@ -173,9 +179,8 @@ def unbounded(time_ms: I64) -> Timed:
 def _note(windows: Windows, s: int, time_ms: float, entity: np.uint64) -> None:
     """Put an event into its source's window."""
     counts = windows.counts
-    if counts[s, ENTITIES] < WINDOW:  # else only entities count
-        windows.event_ms[s, counts[s, EVENTS] % WINDOW] = time_ms
-        counts[s, EVENTS] += 1
+    windows.event_ms[s, counts[s, EVENTS] % WINDOW] = time_ms
+    counts[s, EVENTS] += 1
     place = -1
     filled = min(counts[s, ENTITIES], WINDOW)
     buckets = windows.buckets[s]
@@ -193,6 +198,7 @@ def _note(windows: Windows, s: int, time_ms: float, entity: np.uint64) -> None:
         windows.entity[s, place] = entity
         counts[s, ENTITIES] += 1
     windows.entity_ms[s, place] = time_ms
+    windows.entity_at[s, place] = counts[s, EVENTS]
 
 
 @kernel
@@ -222,10 +228,20 @@ def _low(times: F64) -> float:
 
 
 @kernel
+def _live(windows: Windows, s: int) -> bool:
+    """Whether each of a source's last entities has had an event of late."""
+    since = windows.counts[s, EVENTS] - LIVE_EVENTS
+    for k in range(WINDOW):
+        if windows.entity_at[s, k] <= since:
+            return False
+    return bool(windows.counts[s, ENTITIES] >= WINDOW)
+
+
+@kernel
 def _renew(windows: Windows, s: int, ahead_max_ms: float) -> bool:
     """Compute a source's bound from its window; whether it is its first."""
     counts, bound = windows.counts, windows.bound
-    by_entity = counts[s, ENTITIES] >= WINDOW
+    by_entity = _live(windows, s)
     if not by_entity and counts[s, EVENTS] < WINDOW:
         return False
     times = windows.entity_ms[s] if by_entity else windows.event_ms[s]
@@ -233,17 +249,11 @@ def _renew(windows: Windows, s: int, ahead_max_ms: float) -> bool:
     first = bound[s, BOUND_MS] == 0.0
     if first:
         bound[s, MEDIAN_MS] = median
-        bound[s, PACE_MS] = (median - _low(times)) / (AGREED - LOW)
-        counts[s, SINCE] = 0
-        counts[s, PACED] = AGREED - LOW
-    elif median > bound[s, MEDIAN_MS]:
-        events = counts[s, SINCE] + 1
-        pace = (median - bound[s, MEDIAN_MS]) / events
-        bound[s, PACE_MS] += events / (counts[s, PACED] + events) * (pace - bound[s, PACE_MS])
-        bound[s, MEDIAN_MS] = median
-        counts[s, SINCE] = 0
-        counts[s, PACED] = min(counts[s, PACED] + events, PACE_EVENTS)
-    lead_ms = ahead_max_ms + LEAD_EVENTS * bound[s, PACE_MS]
+    moved_ms = max(median - bound[s, MEDIAN_MS], 0.0)
+    former_ms = bound[s, SPREAD_MS] * exp(-LN2 * moved_ms / SPREAD_HALF_LIFE_MS)
+    bound[s, SPREAD_MS] = max(former_ms, median - _low(times))
+    bound[s, MEDIAN_MS] += moved_ms
+    lead_ms = ahead_max_ms + LEAD * bound[s, SPREAD_MS]
     bound[s, BOUND_MS] = max(bound[s, BOUND_MS], bound[s, MEDIAN_MS] + lead_ms)
     return bool(first)
 
@@ -256,7 +266,8 @@ def _bounded(
     bound, stream = windows.bound, windows.stream
     _note(windows, s, time_ms, entity)
     set_back = False
-    if bound[s, BOUND_MS] == 0.0 or time_ms > bound[s, BOUND_MS]:
+    is_due = windows.counts[s, EVENTS] % AGREED == 0
+    if is_due or bound[s, BOUND_MS] == 0.0 or time_ms > bound[s, BOUND_MS]:
         alone = stream[SHARD_BOUND_MS] == 0.0
         if _renew(windows, s, ahead_max_ms) and alone and stream[NOW_MS] > bound[s, BOUND_MS]:
             stream[NOW_MS] = bound[s, MEDIAN_MS]
@@ -264,7 +275,6 @@ def _bounded(
         stream[SHARD_BOUND_MS] = max(stream[SHARD_BOUND_MS], bound[s, BOUND_MS])
     own = bound[s, BOUND_MS] if bound[s, BOUND_MS] > 0.0 else stream[SHARD_BOUND_MS]
     if own == 0.0 or time_ms <= own:
-        windows.counts[s, SINCE] += 1
         return time_ms, set_back
     return max(stream[NOW_MS], bound[s, MEDIAN_MS]), set_back
 

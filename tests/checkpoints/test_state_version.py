@@ -33,7 +33,7 @@ inputs = ["labels"]
 features = ["account.amount"]
 """
 
-VERSION_AND_LAYOUT: Final = (9, "100f511b5bf24a8f")
+VERSION_AND_LAYOUT: Final = (9, "72738c44ae513901")
 """The version, and the hash of what every empty state holds under it."""
 
 

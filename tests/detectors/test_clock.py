@@ -3,12 +3,15 @@
 from itertools import pairwise
 
 import numpy as np
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detectors.clock import AHEAD_MAX_MS, WINDOW, Clock, LogClock, Timed
 from schemas.columns import F64, I64, Bools
+from stream.simulator import START_MS as SHOP_START_MS
+from stream.simulator import Shop, lines
 from tests.streams import START_MS, same
 
 FUTURE_MS = 4_070_908_800_000
@@ -98,6 +101,68 @@ def test_traffic_that_slows_down_moves_time_again() -> None:
     )
     found = take(Clock(), time_ms, np.arange(5_600) % 200)
     assert not found.ahead[5_200:].any()
+
+
+def is_event(value: bytes | None) -> bool:
+    """Whether a line of the simulator is an event with a time."""
+    try:
+        row = orjson.loads(value or b"")
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(row, dict) and type(row.get("time")) is int
+
+
+def by_day(per_day: int, days: int, entities: int) -> tuple[I64, I64]:
+    """(Times, entities) of traffic with hardly any events at night."""
+    draw = np.random.Generator(np.random.PCG64(per_day))
+    weight = 0.05 + np.clip(np.sin((np.arange(24) - 6) / 12 * np.pi), 0, None)
+    hour = draw.choice(24, per_day * days, p=weight / weight.sum())
+    day = np.repeat(np.arange(days), per_day)
+    time_ms = START_MS + ((day * 24 + hour) * HOUR_MS) + draw.integers(0, HOUR_MS, len(hour))
+    order = np.argsort(time_ms, kind="stable")
+    return time_ms[order], draw.integers(0, entities, len(hour))
+
+
+@pytest.mark.parametrize("entities", [10, 60, 400])
+def test_nights_and_one_entity_that_never_sleeps_are_not_ahead(entities: int) -> None:
+    """A few hundred events a day, next to none at night, and a crawler with most of all events: once
+    a few days have been seen no event is ahead, whichever way the window counts."""
+    time_ms, entity = by_day(400, 14, entities)
+    crawler_ms = np.arange(START_MS, int(time_ms[-1]), 60_000)
+    both = np.concatenate([time_ms, crawler_ms])
+    who = np.concatenate([entity, np.full(len(crawler_ms), 99_999)])
+    order = np.argsort(both, kind="stable")
+    found = take(Clock(), both[order], who[order])
+    settled = both[order] > START_MS + 3 * 24 * HOUR_MS
+    assert found.ahead[settled].sum() == 0
+    alone = take(Clock(), time_ms, entity)
+    assert alone.ahead[time_ms > START_MS + 3 * 24 * HOUR_MS].sum() == 0
+
+
+def test_time_moves_on_though_most_entities_have_stopped() -> None:
+    """Where only ten of many entities are left, their events move time: places of entities without
+    an event of late count no longer."""
+    many = steady(5_000, 1_000.0)
+    few = steady(20_000, 60_000.0, int(many[-1]))
+    clock = Clock()
+    take(clock, many, np.arange(5_000) % 1_000)
+    found = take(clock, few, np.arange(20_000) % 10)
+    assert not found.ahead[-10_000:].any()
+    assert found.stream_ms[-1] == few[-1]
+
+
+@pytest.mark.parametrize("field", ["ip", "account", "card"])
+def test_no_event_of_an_honest_shop_is_ahead(field: str) -> None:
+    """Of the simulated shop, with a crawler and attacks at night, no event is ahead but those that
+    the simulator has from the future."""
+    made = (orjson.loads(line.value) for line in lines(Shop(30_000, 7)) if is_event(line.value))
+    rows = [
+        row for row in made if row.get(field) and row["time"] < SHOP_START_MS + 30 * 24 * HOUR_MS
+    ]
+    time_ms = np.array([row["time"] for row in rows])
+    _, entity = np.unique([str(row[field]) for row in rows], return_inverse=True)
+    assert len(rows) > 1_000
+    assert take(Clock(), time_ms, entity).ahead.sum() <= 2
 
 
 def test_a_log_that_begins_in_the_future_is_set_back() -> None:

@@ -186,11 +186,11 @@ def test_a_label_teaches_the_event_that_it_is_judged_by(tmp_path: Path) -> None:
     text = CONFIG.replace('inputs = ["shop"]', 'inputs = ["shop", "site", "verdicts"]').replace(
         "policy =", 'detectors = [{ kind = "label_risk", name = "risk" }]\npolicy ='
     )
-    rows = [*QUIET, *(payment(101 + i, w, 5.0) for i, w in enumerate(("b0", "late")))]
+    rows = [*QUIET, *(payment(200 + i, w, 5.0) for i, w in enumerate(("b0", "late")))]
     late = [payment(0, "late", 1.0) | {"at": START_MS + 1_000}]
     run(tmp_path, rows, [fraud("e0", START_MS + 6_000_000)], text, site=late)
     by_id = {row["event_id"]: row for row in rows_of(tmp_path, "scores")}
-    assert by_id["e101"]["score_spend"] > by_id["e102"]["score_spend"]
+    assert by_id["e200"]["score_spend"] > by_id["e201"]["score_spend"]
     assert [row["account"] for row in rows_of(tmp_path, "frauds")] == ["b0"]
 
 
