@@ -28,8 +28,8 @@ class OpenSource(Source):
 
     consumer: Consumer
 
-    def __init__(self, properties: Properties, group: str, beat: Beat) -> None:
-        super().__init__(properties, group, beat)
+    def __init__(self, properties: Properties, group: str, beat: Beat, hear: Beat) -> None:
+        super().__init__(properties, group, beat, hear)
         OpenSource.consumer = self._consumer
 
 

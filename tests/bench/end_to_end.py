@@ -197,13 +197,13 @@ class Bench:
             deadline = time.monotonic() + PATIENCE_S
             while True:
                 [done] = broker.committed(client, place)
+                failed = process.poll() is not None or time.monotonic() > deadline
+                assert not failed, config.with_suffix(".log").read_text()
                 now = time.perf_counter(), cpu_s(process.pid)
                 if begun is None and done > 0:
                     begun = (done, *now) if done < events else started
                 if begun is not None and done >= events:
                     return Spent(events - begun[0], now[0] - begun[1], now[1] - begun[2])
-                failed = process.poll() is not None or time.monotonic() > deadline
-                assert not failed, config.with_suffix(".log").read_text()
                 time.sleep(0.01)
 
 
