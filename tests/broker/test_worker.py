@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from threading import Event, Thread
 
+import orjson
 import pytest
 from confluent_kafka import TopicPartition
 
@@ -115,14 +116,16 @@ def test_an_alert_does_not_wait_for_the_commit_interval(broker: str, tmp_path: P
 
 
 def test_metrics_declared_are_those_emitted(broker: str, tmp_path: Path) -> None:
-    """A running worker's /metrics has a value of every declared metric, and of no other."""
+    """A running worker's /metrics has a value of every declared metric, and of no other.
+
+    A bad amount is a repaired field, and 1,000 dead letters in a row are an oddity.
+    """
     shop = make_shop(broker, tmp_path, "metrics", 1, hop=True)
-    send(shop, [b"no event"])
+    repaired = {"event_id": "a", "type": "transaction", "time": 1, "account": "b", "amount": "c"}
+    send(shop, [orjson.dumps(repaired), *[b"no event"] * 1_000])
     with worker(shop) as process:
         shop.wait_until_done()
-        wait_for(
-            lambda: value_of(process.get("/metrics")[1], "eddy_records_total") == 1, "a reading"
-        )
+        wait_for(lambda: value_of(process.get("/metrics")[1], "eddy_oddities") == 1, "a reading")
         _, exposition = process.get("/metrics")
     emitted = set(re.findall(r"^([a-z_]+)(?:\{.*\})? ", exposition, flags=re.MULTILINE))
     suffixes = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_count", "_sum"]}
