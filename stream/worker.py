@@ -660,7 +660,6 @@ def run_worker(
     before, while the broker is being reached, a signal may end the process at once. drops: the
     learned state that may be dropped. Raises EddyError.
     """
-    log.info("starting", group=config.group, slot=slot, mode=config.mode, kafka=shown(config.kafka))
     if warning := weak_secret(config):
         log.warning(warning)
     board, pulse = Board(), Pulse()
@@ -670,6 +669,10 @@ def run_worker(
         health.serving(address, board, pulse),
         Source(kafka, config.group, pulse.beat, pulse.hear) as source,
     ):
+        # The client has accepted the values: none is a secret in place of another property's.
+        log.info(
+            "starting", group=config.group, slot=slot, mode=config.mode, kafka=shown(config.kafka)
+        )
         check_topics(config, found(config, Admin(kafka, pulse.beat)))
         objects = open_store(config.checkpoints.url)
         every = [Partition(log.topic, n) for log in logs(config) for n in range(log.partitions)]

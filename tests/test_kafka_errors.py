@@ -218,6 +218,18 @@ def test_properties_are_hidden_unless_known_to_be_harmless(name: str) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("u:sword@fish@b:1,c:2", "(hidden)@b:1,c:2"),
+        ("b:1, swordfish@c:2", "b:1, (hidden)@c:2"),
+    ],
+)
+def test_credentials_before_a_broker_are_hidden(value: str, expected: str) -> None:
+    """Also where the address has no scheme."""
+    assert shown({"bootstrap.servers": value}) == {"bootstrap.servers": expected}
+
+
 @pytest.mark.parametrize("number", [12345, 123.5])
 def test_numbers_of_unknown_properties_are_hidden(number: float) -> None:
     """A password of digits may be written as a number."""

@@ -114,6 +114,10 @@ HARMLESS: Final = frozenset({
 the value of a misspelt one."""
 
 
+USER: Final = re.compile(r"(?<![^\s,/])[^\s,/]+@")
+"""User and password before an address without a scheme."""
+
+
 def property_problems(properties: Properties) -> list[str]:
     """One line for each property that may not be set, or not so; empty where all may.
 
@@ -170,9 +174,12 @@ def of_slot(properties: Properties, slot: str) -> Properties:
 
 
 def shown(properties: Properties) -> dict[str, str | int | float | bool]:
-    """The properties as they may be printed: the values of all but `HARMLESS` hidden."""
+    """The properties as they may be printed: the values of all but `HARMLESS` hidden, and of these
+    what could be user and password before an address."""
     return {
-        name: (without_credentials(value) if isinstance(value, str) else value)
+        name: (
+            USER.sub(f"{HIDDEN}@", without_credentials(value)) if isinstance(value, str) else value
+        )
         if name in HARMLESS
         else HIDDEN
         for name, value in properties.items()
