@@ -70,12 +70,16 @@ class Pulse:
         """Seconds since the loop last turned."""
         return time.monotonic() - self._at
 
+    def broker_silent(self) -> bool:
+        """Whether no broker has answered for `BROKER_SILENT_S`: how far a log reaches is unknown."""
+        return time.monotonic() - self._heard_at >= BROKER_SILENT_S
+
     def not_ready(self) -> list[str]:
         """The reasons why the worker is not ready, none where it is."""
         reasons: list[str] = [] if self.state == "live" else [self.state]
-        broker_s = time.monotonic() - self._heard_at
-        if broker_s >= BROKER_SILENT_S:
-            reasons.append(f"no broker has answered for {broker_s:.0f} s")
+        if self.broker_silent():
+            silent_s = time.monotonic() - self._heard_at
+            reasons.append(f"no broker has answered for {silent_s:.0f} s")
         return [*reasons, *self.problems]
 
 

@@ -286,7 +286,7 @@ METRICS: Final = (
         "offsets",
         _PLACE,
         "offsets between the next record to process and the end of the partition; absent until the end "
-        "is known",
+        "is known, and while no broker answers",
         "if it grows, add workers, up to one a partition; then look at eddy_batch_seconds",
     ),
     Metric(

@@ -108,6 +108,8 @@ def test_config_diff_says_what_survives(tmp_path: Path) -> None:
     path.write_text(text.replace("partitions = 1", "partitions = 4"))
     said = eddy("config", "diff", str(shop_config()), str(path), code=4)
     assert "inputs.shop: 4 partitions instead of 1: the worker will refuse to start" in said
+    assert "eddy replay CONFIG" in said
+    assert "--drop-state" not in said
     path.write_text(text)
     said = eddy("config", "diff", str(shop_config()), str(path), code=4)
     assert "monitor account: keeps its state" in said
@@ -134,6 +136,8 @@ def test_config_diff_says_where_nothing_is_kept_or_found(tmp_path: Path) -> None
     assert "begins with the state saved in saved" in diff(begun, 0)
     said = diff(re.sub(r"(?m)^url = .*", 'url = "elsewhere"', text), 4)
     assert "checkpoints.url: elsewhere instead of" in said
+    said = diff(re.sub(r"(?m)^url = .*", 'url = "s3://user:swordfish@bucket"', text), 4)
+    assert "checkpoints.url: s3://(hidden)@bucket instead of" in said
     assert "monitor card: keeps its state" in diff(text.replace("p_max = ", "p_max = 0.00", 1), 0)
     said = diff(re.sub(r"(?m)^secret = .*", 'secret = "another of sixteen bytes"', text), 4)
     assert said.count("drops its state: the secret changed") == 3

@@ -125,23 +125,29 @@ def diff(
     """
     from stream.checkpoints.conversion import DROP_OPTION, fates, losses, moved
     from stream.config import STAGES, fingerprint, load, steering
-    from stream.place import Place
+    from stream.errors import PartitionCountChanged
+    from stream.place import Place, without_credentials
 
     before, after = load(old), load(new)
     if before.group != after.group:
-        saved = after.checkpoints.start_from
+        saved = without_credentials(after.checkpoints.start_from or "")
         begins = f"the state saved in {saved}" if saved else "nothing learned, at its topics' start"
         typer.echo(f"group: {after.group} instead of {before.group}: no state is kept")
         typer.echo(f"a group that has committed nothing begins with {begins}")
         raise typer.Exit(0 if saved else 4)
-    refusals = [f"{line}: the worker will refuse to start" for line in moved(before, after)]
+    grown = moved(before, after)
+    refusals = [f"{line}: the worker will refuse to start" for line in grown]
     if not Place.of(before.checkpoints.url).same(Place.of(after.checkpoints.url)):
         refusals.append(
-            f"checkpoints.url: {after.checkpoints.url} instead of {before.checkpoints.url}: the "
-            "worker will refuse to start unless every checkpoint is copied there"
+            f"checkpoints.url: {without_credentials(after.checkpoints.url)} instead of "
+            f"{without_credentials(before.checkpoints.url)}: the worker will refuse to start unless "
+            "every checkpoint is copied there"
         )
     for line in refusals:
         typer.echo(line)
+    if grown:  # no argument allows that
+        typer.echo(PartitionCountChanged.do)
+        raise typer.Exit(4)
     was = fingerprint(before)
     if was == fingerprint(after):
         typer.echo("nothing that steers what is learned differs: all state is kept")
