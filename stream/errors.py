@@ -34,8 +34,8 @@ from typing import Final
 from stream.place import without_credentials
 
 RESCUE: Final = (
-    "eddy replay CONFIG --input NAME=kafka://TOPIC?until=OFFSETS --save-state URL up to the committed "
-    "offsets, then [checkpoints] start_from = URL"
+    "eddy replay CONFIG --input 'NAME=kafka://TOPIC?until=OFFSETS' --out FOLDER --save-state URL up to "
+    "the committed offsets, then [checkpoints] start_from = URL"
 )
 """Learns again, from the log, what no checkpoint can give."""
 
@@ -182,7 +182,7 @@ class PartitionCountChanged(EddyError):
         "replay the inputs into a saved state. In the configuration set another `group` and the "
         "present number of `partitions`, and remove `keyed_by` of an input that grew: its older "
         "records are where the former number put them. Run `eddy topics create CONFIG`, then "
-        "`eddy replay CONFIG --input NAME=kafka://TOPIC?until=0:OFFSET,… --out FOLDER --save-state "
+        "`eddy replay CONFIG --input 'NAME=kafka://TOPIC?until=0:OFFSET,…' --out FOLDER --save-state "
         "URL` with the former group's committed offsets, 0 for new partitions. Set "
         "checkpoints.start_from = URL, and start. To start anew on purpose, use another group "
         "without a saved state."

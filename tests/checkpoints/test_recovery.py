@@ -433,6 +433,7 @@ def test_a_backup_of_before_a_change_of_policy_names_the_rescue(
     assert "again but a replay of kafka://shop-events?from=0:0&until=0:450" in caught.value.message
     assert f"was written under configuration {fingerprint(config())}" in caught.value.message
     assert "--save-state" in caught.value.do
+    assert "--out" in caught.value.do  # without it the command is refused
     shard = Shards(other, RUN).source("shop")
     shard.process(stream().slice(0, 450))
     save(other, [State(SHOP, 0, shard, 450, None)], str(tmp_path / "saved"))
