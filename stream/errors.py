@@ -194,7 +194,7 @@ class ConfigurationSuperseded(EddyError):
 
     exit_code = 4
     do = (
-        "Start this worker with the group's present configuration; to go back to the former one on "
+        "Start this worker with the group's present configuration and secret; to go back on "
         "purpose, raise its `revision`."
     )
 
