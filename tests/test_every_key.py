@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 import pytest
 import structlog
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import inspect as mi
 from typer.testing import CliRunner
@@ -337,6 +337,7 @@ def refused(document: dict[str, Any], path: Path_) -> None:
     assert len(line) < 600
 
 
+@settings(deadline=None)
 @given(
     number=st.integers(0, 10**15) | st.decimals(0, 10**15, places=3),
     unit=st.sampled_from(["ms", "s", "min", "h", "d"]),

@@ -351,9 +351,11 @@ def test_a_flag_of_another_fingerprint_changes_nothing(group: Group) -> None:
 
 
 def test_nothing_is_asked_for_what_drops_nothing(group: Group) -> None:
-    """A new monitor, rules, policy, revision, limits of time and what may be shown."""
-    more = [monitor("account"), monitor("ip", policy={"p_max": 1e-6}), monitor("card")]
-    for other in (config(*more), config(revision=4, reveal=["ip"])):
+    """A new monitor, rules, policy, revision, the limit of times ahead, and revealed fields."""
+    rules = [{"name": "large", "at_least": {"amount": 1e6}}]
+    more = [monitor("account", rules=rules), monitor("ip", policy={"p_max": 1e-6}), monitor("card")]
+    limits = {"time_ahead_max": "1h"}
+    for other in (config(*more), config(revision=4, reveal=["ip"]), config(limits=limits)):
         assert group.start(other).converts
 
 
