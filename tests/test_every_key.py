@@ -245,7 +245,7 @@ TEXTS: Final = [
 
 
 def test_the_configuration_of_these_laws_has_every_key() -> None:
-    """A key that is declared anew must be added to it."""
+    """A new key must be added to it."""
     known = {general(everything(), path) for path in LEAVES}
     missing = [
         path

@@ -161,7 +161,7 @@ def test_a_stronger_alert_held_back_is_counted() -> None:
 def test_all_shards_together_stay_within_the_budget(
     alerts_per_day: float, shards: int, first: int
 ) -> None:
-    """On every day what the shards may publish adds up to the configured budget, rounded up or down
+    """On every day the shards' allowances add up to the configured budget, rounded up or down
     where it is no whole number; and over days to neither more nor less. Each shard's days have its
     share, rounded up or down."""
     days = [
