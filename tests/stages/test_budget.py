@@ -100,7 +100,7 @@ def test_all_shards_together_publish_the_days_budget(config: Config, payments: l
     assert sum(one.held_back > 0 for one in alerts) >= 4
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_replay_publishes_the_same(
     config: Config, payments: list[bytes], jobs: int, tmp_path: Path
 ) -> None:
