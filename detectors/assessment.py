@@ -144,8 +144,8 @@ class Assessed(NamedTuple):
 
 
 class Times(NamedTuple):
-    """When n rows are. own_ms: float64[n], bounded times, of what is only scored as they are.
-    stream_ms, set_back: as `clock.Timed` has them."""
+    """Times of n rows. own_ms: float64[n], bounded times; unchanged times of rows that are only
+    scored. stream_ms, set_back: as in `clock.Timed`."""
 
     own_ms: F64
     stream_ms: F64
@@ -265,8 +265,8 @@ class Assessment:
         return out
 
     def _timed(self, batch: EventBatch, keys: U64, due: Bools) -> tuple[Timed, Times]:
-        """Bounded times of the reports, and of every row. What is only scored moves no time, or an
-        assessment would depend on whether everything is scored."""
+        """Bounded times of the reports, and of every row. Rows that are only scored move no time:
+        else an assessment would depend on whether everything is scored."""
         heard = due | (batch.type_code == LABEL)
         rows = np.flatnonzero(heard)
         before_ms = self.clock.now_ms

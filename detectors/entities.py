@@ -9,7 +9,7 @@ often; then that one is evicted, else the key itself. So an attacker who rotates
 few times, evicts other keys used as rarely, not entities with a history. The visits of an evicted
 key are remembered for a while and count when it comes back; not while the queue of a table that has
 just filled up drains, since probation is long then. Returns are halved once in `AGEING` times
-`capacity` evictions, so that what was popular gives way in the end.
+`capacity` evictions, so that keys that are popular no more lose their rows in the end.
 
 All of it follows stream order, so eviction is as repeatable as everything else. Every event has a
 row, if only until the next eviction.
@@ -33,7 +33,7 @@ a few visits within 10,000 events returns before its probation ends (capacity 50
 RETURNS_MAX: Final = 63
 """Returns counted of a row: above it there is no difference."""
 LOOKS: Final = 16
-"""Rows looked at for one that is worth no more than a key at the end of its probation."""
+"""Rows looked at for one that returned no more often than a key at the end of its probation."""
 AGEING: Final = 8
 """Evictions, in multiples of the capacity, in which each count of returns is halved once."""
 GOLDEN: Final = 0.6180339887
@@ -112,7 +112,7 @@ class EntityTable:
     ) -> Admitted:
         """Map each event to its entity's row, in event order. keys: uint64[n, 2], none (0, 0).
 
-        session_gap_ms: an entity that was silent for longer starts anew, as does one whose time
+        session_gap_ms: an entity that was silent for longer starts over, as does one whose time
         lies beyond stream time, which was set back.
         """
         n = len(keys)
@@ -184,7 +184,7 @@ def _forget(table: Table, row: int) -> None:
 
 @kernel
 def _probation(capacity: int) -> int:
-    """Rows on probation; more only until a table that has just filled up has tried all its rows."""
+    """Rows on probation; more only while the queue of a table that has just filled up drains."""
     return max(1, capacity // PROBATION_SHARE)
 
 
@@ -265,7 +265,7 @@ def _take_row(table: Table, k0: np.uint64, k1: np.uint64) -> int:
 
 @kernel
 def _bury(table: Table, row: int) -> None:
-    """Remember how often the row's key was seen; what stood in its place is forgotten."""
+    """Remember how often the row's key was seen, in place of another evicted key."""
     ghost = np.int64(table.keys[row, 1]) & (len(table.ghosts) - 1)
     name = np.int64(table.keys[row, 0] >> np.uint64(40))
     visits = min(int(table.returns[row]) + 1, RETURNS_MAX)
@@ -274,7 +274,7 @@ def _bury(table: Table, row: int) -> None:
 
 @kernel
 def _visits_before(table: Table, k0: np.uint64, k1: np.uint64) -> int:
-    """Visits of a key before it was evicted, 0 where that is not known; they are known no longer."""
+    """Take the visits of a key from before its eviction; 0 where they are not remembered."""
     ghost = np.int64(k1) & (len(table.ghosts) - 1)
     word = np.int64(table.ghosts[ghost])
     if word == 0 or word >> 8 != np.int64(k0 >> np.uint64(40)):

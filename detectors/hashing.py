@@ -19,19 +19,19 @@ import pyarrow as pa
 from detectors.kernels import kernel
 from schemas.columns import F64, I32, I64, U8, U64
 
-_ROWS: Final = np.array(
-    [0x736F6D6570736575, 0x646F72616E646F6D, 0x6C7967656E657261, 0x7465646279746573], np.uint64
-)
-
 HashKey = tuple[int, int]
 """Two 64-bit words of secret key."""
 
 ROUNDS: Final = (1, 3)
 """SipHash-1-3, as Rust's and Python's own tables use: flooding needs no more."""
 
-
 SALT: Final = b"eddy hash key"
 """The same for every group: a state that a replay saved must fit any group with the same secret."""
+
+_INITIAL: Final = np.array(
+    [0x736F6D6570736575, 0x646F72616E646F6D, 0x6C7967656E657261, 0x7465646279746573], np.uint64
+)
+"""SipHash's initial state, before the key."""
 
 
 @cache
@@ -57,11 +57,11 @@ def hash_text(column: pa.StringArray, key: HashKey) -> U64:
 
 
 def hash_rows(texts: Mapping[int, pa.StringArray], numbers: Mapping[int, F64], key: HashKey) -> U64:
-    """uint64[n]: the keyed hash of each row of several columns, by numbers that name them. An
-    absent value (null, NaN) and an absent column are the same."""
+    """uint64[n]: the keyed hash of each row of several columns, at least one. Columns are identified
+    by their numbers; an absent value (null, NaN) counts as an absent column."""
     columns = [*texts.values(), *numbers.values()]
     state = np.empty((len(columns[0]), 4), np.uint64)
-    state[:] = np.array([key[0], key[1], key[0], key[1]], np.uint64) ^ _ROWS
+    state[:] = np.array([key[0], key[1], key[0], key[1]], np.uint64) ^ _INITIAL
     for name, column in texts.items():
         validity, offsets, data = column.buffers()
         places = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
@@ -69,7 +69,7 @@ def hash_rows(texts: Mapping[int, pa.StringArray], numbers: Mapping[int, F64], k
         nulls = np.frombuffer(validity, np.uint8) if column.null_count else np.empty(0, np.uint8)
         if len(column):
             _absorb_texts(text, places, nulls, column.offset, name, state)
-    # copied: columns that may not be written would be compiled for apart
+    # a copy: for read-only columns the kernel would be compiled once more
     together = np.array([*numbers.values()]).reshape(len(numbers), len(state))
     named = np.array([*numbers], np.int64)
     _absorb_numbers(together, together.view(np.uint64), named, state)

@@ -204,7 +204,7 @@ def refit(of: Learner, time_ms: int) -> None:
     sums, memory = of.sums, of.memory
     day = time_ms // DAY_MS
     if sums.clock[DUE_MS] > 0:
-        passed = max(day - int(sums.clock[DAY]), 0)  # less than none where time was set back
+        passed = max(day - int(sums.clock[DAY]), 0)  # negative where time was set back
         keep = 0.5 ** (passed / HALF_LIFE_DAYS)
         for faded in (sums.honest, sums.heard, sums.excess, sums.judged, sums.frauds):
             np.multiply(faded, keep, out=faded)

@@ -1,8 +1,8 @@
 """A monitor: what watches one entity type. Events in, p-values and decisions out, step by step.
 
 `process` is the whole way of a batch through the engine, and the only way its state changes: bound
-times → admit → features → tails → own detectors → trees → calibration → policy. Each step walks the batch in
-event order, and a later step never feeds an earlier one.
+times → admit → features → tails → own detectors → trees → calibration → policy. Each step walks the
+batch in event order, and a later step never feeds an earlier one.
 """
 
 from dataclasses import dataclass, replace
@@ -248,8 +248,8 @@ class Monitor:
     def _timed(
         self, batch: EventBatch, events: EventBatch, index: I64, keys: U64
     ) -> tuple[Labels, Timed]:
-        """The batch's labels with bounded times, and the times of the events that apply. events:
-        those, at `index`; keys: their entities'."""
+        """The batch's labels with bounded times, and the times of the events that apply. events,
+        index, keys: the events that apply, their rows, and their entities' hashes."""
         rows = np.flatnonzero(batch.type_code == LABEL).astype(np.int64)
         if not len(rows):
             entity = np.ascontiguousarray(keys[:, 0])

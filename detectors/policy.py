@@ -9,8 +9,8 @@ alerts. With B alerts a day over n shards, shard s may publish on day d
 
 alerts, days counted from 1970: B/n a day on average, rounded up or down on each. Over all shards
 these add up to ⌊(d+1) B⌋ - ⌊d B⌋ (Hermite's identity): B each day, a B that is no whole number
-rounded up or down. What a day leaves is not added to the next. An alert raised before warm-up costs
-nothing of this; such alerts have as large an allowance of their own.
+rounded up or down. An unused allowance does not carry over to the next day. Alerts raised before
+warm-up do not use it; they have an allowance of their own, as large.
 
 An entity's alerts belong to one incident until it was quiet for `incident_gap`. Within it only an
 escalation (score up by `ESCALATION`) or a doubling of the suppressed count is published, as an
@@ -128,7 +128,7 @@ class Policy:
 
 
 def undecided(n: int) -> Decided:
-    """n quiet events, as nothing is decided yet."""
+    """The decisions on n events before any is made: all quiet."""
     return Decided(
         activity=np.zeros(n, np.uint8),
         threshold=np.ones(n),
@@ -139,7 +139,7 @@ def undecided(n: int) -> Decided:
 
 
 class Positions(NamedTuple):
-    """Each event's bounded time, stream time after it, and where it stands in its log."""
+    """Each event's bounded time, stream time after it, and its position in its log."""
 
     time_ms: F64
     stream_ms: F64
@@ -150,13 +150,14 @@ class Positions(NamedTuple):
 @kernel
 def allowance(day: float, alerts_per_day: float, shards: int, shard: int) -> float:
     """Alerts that a shard may publish on a day, counted from 1970."""
-    until = floor((floor((day + 1.0) * alerts_per_day) + shard) / shards)
-    return float(until - floor((floor(day * alerts_per_day) + shard) / shards))
+    # floats: at a budget near the largest that a configuration may have an int64 would overflow
+    until = np.floor((np.floor((day + 1.0) * alerts_per_day) + shard) / shards)
+    return float(until - np.floor((np.floor(day * alerts_per_day) + shard) / shards))
 
 
 @kernel
 def _begin_day(now: F64, limits: Limits) -> None:
-    """Give the day of stream time its allowance, where that day is another."""
+    """Begin the allowance of stream time's day, where that day has changed."""
     day = floor(now[STREAM_MS] / DAY_MS)
     if day != now[DAY]:
         now[DAY] = day
@@ -188,7 +189,7 @@ def _allowed(now: F64, time_ms: float, limits: Limits, weight: float) -> float:
 
 @kernel
 def _due(mine: F64, score: float, time_ms: float, limits: Limits) -> int:
-    """What becomes of an event beyond the threshold, given its entity's incident, where the budget
+    """The activity of an event beyond the threshold, given its entity's incident, while the budget
     is not used up."""
     quiet = time_ms - mine[LAST_MS] > limits.incident_gap_ms
     if mine[REVISION] == 0.0 or quiet:
@@ -223,8 +224,8 @@ def decide(
     out: Decided,
 ) -> int:
     """What becomes of event i, into `out`. mine: float64[WORDS], its entity's incident. weight: how
-    many events it stands for. warm: enough was learned before it. again: it was held back before,
-    and is not counted once more if it still is."""
+    many events it represents. warm: enough was learned before it. again: it was held back before,
+    and is not counted twice if it still is."""
     now = stream.now
     time_ms = positions.time_ms[i]
     out.threshold[i] = min(limits.p_max, _allowed(now, positions.stream_ms[i], limits, weight))

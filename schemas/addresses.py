@@ -15,10 +15,10 @@ import pyarrow as pa
 from schemas.columns import Bools, bytes_of
 
 ADDRESS_CHARACTERS_MAX: Final = 128
-"""Longer texts are no addresses; nobody can make the memory of known ones large."""
+"""Longer texts are no addresses, which bounds the memory of the cache."""
 
 V4: Final = r"\.".join([r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"] * 4)
-"""A pattern of an IPv4 address, in the one form that it has."""
+"""A pattern of an IPv4 address, which has one form only."""
 
 _V4: Final = re.compile(rf"({V4})(?::\d{{1,5}})?", re.ASCII)
 _V6: Final = re.compile(r"\[([^\]%]+)(?:%[^\]]+)?\](?::\d{1,5})?|([^\[\]%]+)(?:%\S+)?")
@@ -26,7 +26,7 @@ _PLAIN: Final[Bools] = np.isin(np.arange(256), list(b"0123456789."))
 
 
 def address(text: str) -> str | None:
-    """The address that a text writes, without port and zone, or None where it writes none."""
+    """The address in a text, without port and zone; None where the text is no address."""
     return _address(text) if len(text) <= ADDRESS_CHARACTERS_MAX else None
 
 

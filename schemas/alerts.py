@@ -1,10 +1,7 @@
 """The alert: what Eddy publishes and an enforcement service acts on without asking anybody.
 
 Defines its shape, its id, its bytes and its CloudEvents headers, and publishes the JSON Schema.
-Does not decide when an alert is due: that is `detectors.policy`. Of the budget an alert names
-alerts_per_day, as configured; budget_per_day, the share of the shard that raised it; budget_used,
-of what that shard may publish on this UTC day; and held_back, the monitor's alerts in that shard
-that the budget held back since the last published one.
+Does not decide when an alert is due: that is `detectors.policy`.
 """
 
 from typing import Any, Final, Literal, NamedTuple
@@ -16,7 +13,7 @@ import xxhash
 SCHEMA_VERSION: Final = 1
 ALERT_BYTES_MAX: Final = 4096
 GROUP_MAX: Final = 249
-"""Of a group's name in an alert, percent-encoded: an alert has a size limit."""
+"""Length of a group's name in an alert, percent-encoded: an alert has a size limit."""
 Severity = Literal["low", "medium", "high", "critical"]
 Activity = Literal["opened", "updated", "closed"]
 
@@ -76,6 +73,9 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     """One alert. Times are milliseconds since 1970 UTC; p-values in (0, 1]; score = -log10(p).
 
     source: which group raised it, in which configured mode, by which monitor: eddy/GROUP/MODE/MONITOR.
+    alerts_per_day: the configured budget. budget_per_day: the share of the shard that raised it.
+    budget_used: share of that shard's allowance for this UTC day, 0 to 1. held_back: the monitor's
+    alerts in that shard that the budget held back since the last published one.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -128,7 +128,7 @@ def stable_id(*parts: object) -> str:
 
 
 def alert_source(group: str, mode: str, monitor: str) -> str:
-    """The source of a monitor's alerts, a URI reference; a group whose name gets too long is hashed."""
+    """The source of a monitor's alerts, a URI reference; a group name that is too long is hashed."""
     shown = quote(group, safe="")
     return f"eddy/{shown if len(shown) <= GROUP_MAX else stable_id(group)}/{mode}/{monitor}"
 

@@ -1,9 +1,8 @@
 """Checks: decoded records become events; those without an id, a time or a known type are faults.
 
-The first fault of a record stands, in this order: what its codec found; then the event's id, its
-time, its type. A bad value of any other field is repaired, by the limits of `events.FIELDS`, and
-noted; so is an id that is too long. Good records cost a few passes over columns and no Python object
-each.
+A record has at most one fault, the first in this order: its codec's; then the event's id, its time,
+its type. A bad value of any other field is repaired, by the limits of `events.FIELDS`, and noted; so
+is an id that is too long. Good records cost a few passes over columns and no Python object each.
 """
 
 from collections.abc import Callable, Iterator
@@ -35,7 +34,7 @@ class Checked(NamedTuple):
 
 
 def check(decoded: Decoded, records: Records) -> Checked:
-    """Make events of what was decoded. Never raises for what a record holds."""
+    """Make events of decoded records. Never raises because of a record's content."""
     verdicts = _Verdicts(decoded)
     notes = RepairNotes()
     notes.extend(decoded.repaired)
@@ -123,7 +122,7 @@ def _check_type(verdicts: _Verdicts, decoded: Decoded) -> U8:
 
 
 def _fit_number(notes: RepairNotes, name: str, column: pa.DoubleArray) -> F64:
-    """The column as float64[k], NaN where it is null or no number that the field may have."""
+    """The column as float64[k], NaN where it is null or outside the field's range."""
     field = FIELDS[name]
     given: F64 = (column.fill_null(field.low) if column.null_count else column).to_numpy(
         zero_copy_only=False

@@ -93,8 +93,8 @@ def dead_letter(
 
     The value is the original payload up to `PAYLOAD_BYTES_MAX`, else that prefix; the headers
     are the original ones (prefixed `original-`) up to `HEADERS_BYTES_MAX`, and `eddy-disposition`,
-    `eddy-code`, `eddy-message`, of an example `eddy-field`, `eddy-topic`, `eddy-partition`, `eddy-offset`, `eddy-payload-bytes`,
-    `eddy-payload-xxh3-128`, `eddy-headers-dropped`.
+    `eddy-code`, `eddy-message`, `eddy-field` (of an example), `eddy-topic`, `eddy-partition`,
+    `eddy-offset`, `eddy-payload-bytes`, `eddy-payload-xxh3-128`, `eddy-headers-dropped`.
     """
     position = f"{topic}:{partition}:{offset}".encode()
     about: dict[str, bytes] = {

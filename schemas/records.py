@@ -24,7 +24,7 @@ class Records:
     timestamp_ms: int64[n], the broker's time of each record; -1 where there is none (files).
     headers: one per record, or None where the log has none; read only when needed.
     appended: bool[n], the broker set timestamp_ms when it appended the record (LogAppendTime);
-        elsewhere the producer did (CreateTime), or nobody. None where it did so for no record.
+        else the producer set it (CreateTime), or there is none. None: False for all records.
     """
 
     topic: str

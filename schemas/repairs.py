@@ -1,8 +1,8 @@
 """Repairs: a bad value of an optional field, which must not take its event away.
 
 A field that cannot be read is absent, bytes that are not UTF-8 are replaced, and a text that is too
-long is cut; an id that is too long keeps its first bytes and a hash of the whole. Says which repairs
-there are and makes those of texts; where they are needed is found by the codecs and the checks.
+long is cut; an id that is too long keeps its first bytes and a hash of the whole. Defines the repairs
+and makes those of texts; codecs and checks find where they are needed.
 """
 
 import hashlib
@@ -84,7 +84,7 @@ def fitted(field: str, text: str, bytes_max: int) -> str:
     something, shortened so that it stays that one thing and becomes no other.
 
     An id keeps its first 200 bytes, then "~" and the BLAKE2b-128 of all its bytes in hex: the same
-    everywhere and always, and nobody can choose two ids that become one.
+    in every process, and two ids that become one cannot be constructed.
     """
     raw = text.encode()
     if field not in ID_FIELDS:

@@ -71,8 +71,8 @@ def test_an_alert_on_an_old_event_is_not_enforceable(
     """Older than stale_after by the injected clock; `run.reason` says so."""
     assert ms_of(LATE.now()) == NOW_MS
     teller = Teller((1, 2), frozenset(), run, Identity("eddy", "live"))
-    said = teller.run(warm, NOW_MS - age_ms)
-    assert (said.enforceable, said.reason) == (reason is None, reason)
+    found = teller.run(warm, NOW_MS - age_ms)
+    assert (found.enforceable, found.reason) == (reason is None, reason)
 
 
 def test_a_live_worker_knows_how_old_an_alert_may_be() -> None:

@@ -49,7 +49,7 @@ def fetched(tmp_path: Path) -> int:
 
 
 def test_pinned_jars_are_fetched_once(script: ModuleType, tmp_path: Path) -> None:
-    """What is there and whole is used."""
+    """Jars that are there and whole are used."""
     for _ in range(2):
         libs = script.fetch_jars(tmp_path / "home")
         assert {one.name for one in libs.glob("*.jar")} == {"a.jar", "b.jar"}

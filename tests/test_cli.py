@@ -129,20 +129,20 @@ def test_config_diff_says_where_nothing_is_kept_or_found(tmp_path: Path) -> None
         return eddy("config", "diff", str(shop_config()), str(path), code=code)
 
     group = text.replace('group = "eddy-shop"', 'group = "eddy-new"')
-    said = diff(group, 4)
-    assert "group: eddy-new instead of eddy-shop: no state is kept" in said
-    assert "begins with nothing learned, at its topics' start" in said
+    output = diff(group, 4)
+    assert "group: eddy-new instead of eddy-shop: no state is kept" in output
+    assert "begins with nothing learned, at its topics' start" in output
     begun = re.sub(r"(?m)^url = .*", 'url = "x"\nstart_from = "saved"', group)
     assert "begins with the state saved in saved" in diff(begun, 0)
-    said = diff(re.sub(r"(?m)^url = .*", 'url = "elsewhere"', text), 4)
-    assert "checkpoints.url: elsewhere instead of" in said
-    said = diff(re.sub(r"(?m)^url = .*", 'url = "s3://user:swordfish@bucket"', text), 4)
-    assert "checkpoints.url: s3://(hidden)@bucket instead of" in said
+    output = diff(re.sub(r"(?m)^url = .*", 'url = "elsewhere"', text), 4)
+    assert "checkpoints.url: elsewhere instead of" in output
+    output = diff(re.sub(r"(?m)^url = .*", 'url = "s3://user:swordfish@bucket"', text), 4)
+    assert "checkpoints.url: s3://(hidden)@bucket instead of" in output
     assert "monitor card: keeps its state" in diff(text.replace("p_max = ", "p_max = 0.00", 1), 0)
-    said = diff(re.sub(r"(?m)^secret = .*", 'secret = "another of sixteen bytes"', text), 4)
-    assert said.count("drops its state: the secret changed") == 3
-    assert said.count("--drop-state") == 1
-    assert "--drop-state all@" in said
+    output = diff(re.sub(r"(?m)^secret = .*", 'secret = "another of sixteen bytes"', text), 4)
+    assert output.count("drops its state: the secret changed") == 3
+    assert output.count("--drop-state") == 1
+    assert "--drop-state all@" in output
 
 
 def test_live_refuses_a_weak_secret_and_all_else_warns(tmp_path: Path) -> None:
@@ -152,15 +152,15 @@ def test_live_refuses_a_weak_secret_and_all_else_warns(tmp_path: Path) -> None:
     path.write_text(re.sub(r"(?m)^secret = .*", 'secret = "hunter2"', shop_config().read_text()))
     weak = "secret: got one that is shorter; expected at least 16 random bytes"
     for options in ([], ["--processes", "2"]):
-        said = eddy("run", str(path), *options, code=2)
-        assert weak in said
+        output = eddy("run", str(path), *options, code=2)
+        assert weak in output
     assert weak in eddy("config", "check", str(path))
     events = tmp_path / "shop.ndjson"
     eddy("simulate", str(path), "--to", str(events), "--events", "50")
     out = ("--input", f"shop={events}", "--out", str(tmp_path / "out"))
-    said = eddy("replay", str(path), *out)
-    assert f"warning: {path}: {weak}" in said
-    assert "hunter2" not in said
+    output = eddy("replay", str(path), *out)
+    assert f"warning: {path}: {weak}" in output
+    assert "hunter2" not in output
 
 
 def test_property_that_eddy_owns_is_a_mistake(tmp_path: Path) -> None:

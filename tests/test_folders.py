@@ -44,8 +44,8 @@ DATA = ["_kind=x/part-0.ndjson", "dt=2026-03-01/part-0.ndjson", "dt=2026-03-02/p
 
 
 def test_a_folder_is_its_data(tmp_path: Path, bucket: dict[str, bytes]) -> None:
-    """What begins with an underscore or a dot is none, nor is what Eddy wrote; on disk, in an object
-    store, and for globs. What is named by itself is read all the same."""
+    """Names that begin with an underscore or a dot, and results of Eddy, are left out: on disk, in an
+    object store, and for globs. A file that is named itself is read."""
     for name in TREE:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("{}\n")

@@ -41,11 +41,11 @@ def sizes(tmp_path_factory: pytest.TempPathFactory) -> list[int]:
 def test_every_file_of_a_run_may_find_no_room(tmp_path: Path, sizes: list[int]) -> None:
     """Whichever file is the first without room, the error is the same, and no part is left."""
     known = [label(row["id"], row["at"] + 1) for row in ROWS[::7]]
-    shop, told = ndjson(tmp_path / "shop", ROWS), label_table(tmp_path / "labels", known)
+    shop, known_file = ndjson(tmp_path / "shop", ROWS), label_table(tmp_path / "labels", known)
     out = tmp_path / "out"
     for size in sizes:
         with pytest.raises(OutputFailure, match="cannot be written"), room(size):
-            replay(config(), [("shop", shop)], out, lambda *_: None, [("verdicts", told)])
+            replay(config(), [("shop", shop)], out, lambda *_: None, [("verdicts", known_file)])
         assert not list(out.iterdir()), size
 
 

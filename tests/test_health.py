@@ -1,4 +1,4 @@
-"""The health server stays small and answers, whatever its clients do."""
+"""The health server stays small and answers, with clients of any kind."""
 
 import http.client
 import resource
@@ -150,7 +150,7 @@ def test_a_request_that_is_too_long_is_cut_off(where: tuple[str, int], size: int
 
 @pytest.mark.parametrize("host", ["no such host", "x" * 300, "a..b"])
 def test_a_host_that_is_none_is_a_mistake_of_the_configuration(host: str) -> None:
-    """Whatever Python raises for it."""
+    """All errors that Python raises for such a name become one."""
     with (
         pytest.raises(ConfigError, match=r"worker\.http_port"),
         serving((host, 0), Board(), Pulse()),

@@ -126,9 +126,9 @@ def test_a_position_that_the_client_does_not_know_yet_is_none(joined: Joined) ->
     assert joined.poll(lambda: None, message(ONE, 5)) == [(ONE, [5], 6)]
 
 
-@pytest.mark.parametrize(("what", "said"), [("on_revoke", "revoked"), ("on_lost", "lost")])
+@pytest.mark.parametrize(("what", "reason"), [("on_revoke", "revoked"), ("on_lost", "lost")])
 def test_records_of_partitions_not_owned_are_not_handed_on(
-    joined: Joined, what: str, said: str
+    joined: Joined, what: str, reason: str
 ) -> None:
     """A partition that goes while the client collects a batch takes its records and its position
     with it: another worker has it by now."""
@@ -136,11 +136,11 @@ def test_records_of_partitions_not_owned_are_not_handed_on(
     step = joined.client.rebalance(what, TWO)
     got = joined.poll(step, message(ONE, 5), message(TWO, 5), message(TWO, 6))
     assert got == [(ONE, [5], 6)]
-    assert joined.owner.gone == [(said, [TWO])]
+    assert joined.owner.gone == [(reason, [TWO])]
 
 
 def test_records_of_a_topic_never_assigned_are_not_handed_on(joined: Joined) -> None:
-    """Whatever the client returns."""
+    """Though the client returns some."""
     joined.client.positions = {Partition("others", 0): 3}
     assert joined.poll(lambda: None, message(Partition("others", 0), 2)) == []
 

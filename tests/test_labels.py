@@ -415,7 +415,7 @@ def test_unreadable_labels_are_dead_letters_and_all_add_up(tmp_path: Path) -> No
 
 def test_a_label_with_a_bad_field_is_a_label(tmp_path: Path) -> None:
     """A kind of the wrong type, and an event id too long for a field, take no label away: the label
-    still means its event, and what was wrong is counted, with an example that is no dead letter."""
+    still means its event, and each repair is counted, with an example that is no dead letter."""
     rows = payments(300)
     rows[7] |= {"id": "e7" * 200}
     known = [{k: v for k, v in one.items() if k != "how"} for one in verdicts(rows)]
@@ -443,16 +443,18 @@ def test_a_file_of_unreadable_labels_is_a_mistake(
         run(tmp_path, rows, [one | {"known_at": None} for one in verdicts(rows)])
 
 
-def test_labels_of_another_shape_than_eddys_are_told_what_is_missing(tmp_path: Path) -> None:
+def test_labels_of_another_shape_are_refused_with_what_is_missing(tmp_path: Path) -> None:
     """Where the configuration has no input of labels they are read by Eddy's own names: a file of
     another shape, of any size, is an error that names that input and what belongs into it."""
     rows = payments(50)
-    shop, told = ndjson(tmp_path / "shop", rows), ndjson(tmp_path / "labels", verdicts(rows))
+    shop, labels_file = ndjson(tmp_path / "shop", rows), ndjson(tmp_path / "labels", verdicts(rows))
     text = UNREAD[: UNREAD.index("[inputs.verdicts]")] + UNREAD[UNREAD.index("[[monitors]]") :]
     using = with_labels(config(text))
     expected = r"because of event_id: missing.*; inputs\.labels has no fields.*\[inputs\.labels\]"
     with pytest.raises(InputError, match=expected):
-        replay(using, [("shop", shop)], tmp_path / "out", lambda *_: None, [("labels", told)])
+        replay(
+            using, [("shop", shop)], tmp_path / "out", lambda *_: None, [("labels", labels_file)]
+        )
 
 
 def test_labels_that_say_neither_are_counted_and_left_out(tmp_path: Path) -> None:

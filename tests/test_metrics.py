@@ -116,7 +116,7 @@ def test_lag_is_absent_until_the_end_of_the_partition_is_known() -> None:
 
 
 def test_partitions_that_no_worker_owns_can_be_computed() -> None:
-    """Each worker says what is configured, and what it has, also where that is nothing."""
+    """Each worker exports the configured and its assigned partitions, also where it has none."""
     workers = [
         readings_of_worker(Logs({"shop": 3, "t-card-events": 2}, assigned), [])
         for assigned in ({"shop": 1}, {"shop": 1, "t-card-events": 2}, {})
@@ -124,10 +124,10 @@ def test_partitions_that_no_worker_owns_can_be_computed() -> None:
     for name, unowned in (("shop", 1), ("t-card-events", 0)):
         most = max(one["eddy_partitions_configured"][(name,)] for one in workers)
         assert most - sum(one["eddy_partitions_assigned"][(name,)] for one in workers) == unowned
-    told = next(one for one in METRICS if one.name == "eddy_partitions_configured").action
+    action = next(one for one in METRICS if one.name == "eddy_partitions_configured").action
     assert (
         "max by (input) (eddy_partitions_configured) - sum by (input) (eddy_partitions_assigned)"
-        in told
+        in action
     )
 
 

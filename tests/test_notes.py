@@ -96,13 +96,13 @@ def test_repaired_fields_are_noted_and_their_events_counted(tmp_path: Path) -> N
     """How many values were bad, of which field most and why, with an example; they are no dead
     letters, and every record is an event."""
     odd = [*rows(), *({**row, "id": f"n{i}", "amount": "x"} for i, row in enumerate(rows()[:3]))]
-    said = told(tmp_path, [*odd, {**rows()[0], "id": "long", "card": "c" * 300}])
-    assert "24 events" in said
+    output = told(tmp_path, [*odd, {**rows()[0], "id": "long", "card": "c" * 300}])
+    assert "24 events" in output
     assert (
         "pay: 4 bad values of fields, 3 of them amount/wrong_type, such as record 20: amount: "
         "expected a number, or one as decimal text; absent; their events are kept"
-    ) in said.replace("\n", " ")
-    assert "dead letters" not in said
+    ) in output.replace("\n", " ")
+    assert "dead letters" not in output
     summary = orjson.loads((tmp_path / "out" / "summary.json").read_bytes())
     assert summary["dead_letters"] == 0
     assert summary["inputs"]["pay"]["field_repaired/amount/wrong_type"] == 3
@@ -151,7 +151,7 @@ def test_the_hint_under_an_input_error_fits_every_option() -> None:
 
 def test_words_for_no_value_and_numbers_for_ids_are_noted(tmp_path: Path) -> None:
     """Over one per cent of a text column, and ids that differ by .0 alone, as the file has them; not
-    where the input says what stands for none."""
+    where the input declares its null values."""
     path = tmp_path / "shop.csv"
     ids = ["7", "7.0", "NA", "None", *(f"a{i}" for i in range(100))]
     lines = [f"e{i},{i * 1000},{one},{'NA' if i == 3 else 'x'}" for i, one in enumerate(ids)]

@@ -1,4 +1,4 @@
-"""What a live worker says of odd inputs: in its log, its readings and its readiness."""
+"""Odd inputs of a live worker, in its log, its readings and its readiness."""
 
 import numpy as np
 import orjson
@@ -65,7 +65,7 @@ class Worker:
             self.noticing.take(log, records, self.shard.process(records))
 
     def odd(self) -> dict[tuple[str, str, str], Oddity]:
-        """The oddities, by what they are of."""
+        """The oddities by their first three fields: of, kind, field."""
         return {one[:3]: one for one in self.noticing.oddities([self.shard.counts()])}
 
     def not_ready(self) -> list[str]:
@@ -74,7 +74,7 @@ class Worker:
 
 
 def event(i: int, **other: object) -> dict[str, object]:
-    """A payment, or what stands there instead."""
+    """A payment, with other values for some fields."""
     plain = {"id": f"e{i}", "at": START_MS + i, "kind": "transaction", "amount": 1.0}
     return plain | {"card": {"token": CARD}} | other
 
@@ -121,7 +121,7 @@ def test_seconds_taken_for_milliseconds_are_noticed() -> None:
 
 
 def test_verdicts_that_nobody_translates_are_noticed_without_their_text() -> None:
-    """A verdict's text may be anything, so that only its place is said."""
+    """A verdict's text may be anything, so that only its position is shown."""
     worker = Worker()
     worker.read(event(1), event(2, kind="label", verdict=CARD))
     worker.read(event(3, kind="label", verdict="fraud"))
@@ -177,7 +177,7 @@ def test_a_value_with_a_registrys_prefix_is_explained() -> None:
 def test_a_repaired_field_is_logged_once_and_is_no_dead_letter() -> None:
     """Its record is an event; the log has an example of each field and code."""
     worker = Worker()
-    bad = [event(i, amount="dear") for i in range(ENOUGH)]
+    bad = [event(i, amount="ten") for i in range(ENOUGH)]
     with capture_logs() as lines:
         worker.read(*bad[:-1], size=100)
         worker.read({**bad[-1], "card": {"token": CARD}, "amount": [CARD]})
@@ -190,7 +190,7 @@ def test_a_repaired_field_is_logged_once_and_is_no_dead_letter() -> None:
 
 
 def test_internal_topics_are_not_odd() -> None:
-    """What route has put there was looked at where it came from."""
+    """Their events were checked in the input that they came from."""
     worker = Worker()
     records = Records("payments", 0, np.arange(1), np.full(1, START_MS), [b"{"])
     with capture_logs() as lines:

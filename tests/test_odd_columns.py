@@ -46,7 +46,7 @@ def letters(out: Path) -> list[dict[str, Any]]:
 
 def test_every_row_is_an_event_or_a_dead_letter_by_every_way_in(tmp_path: Path) -> None:
     """Replay, labels and a comparison: nanoseconds, times beyond the year 9999, INT96, an unknown zone
-    and what is not UTF-8 stand in the dead letter of a bad row as text."""
+    and bytes that are not UTF-8 are text in the dead letter of a bad row."""
     rows = payments(COUNT)
     known = [label(f"e{i}", rows[i]["at"] + 5) for i in range(0, COUNT, 10)]
     known = [
@@ -57,8 +57,8 @@ def test_every_row_is_an_event_or_a_dead_letter_by_every_way_in(tmp_path: Path) 
     known[3] |= {"known_at": None}
     for name, options in (("plain", {}), ("int96", {"use_deprecated_int96_timestamps": True})):
         shop = written(tmp_path / f"{name}.parquet", rows, **options)
-        told = written(tmp_path / f"{name}.labels.parquet", known, **options)
-        given = [("shop", shop)], [("verdicts", told)]
+        labels = written(tmp_path / f"{name}.labels.parquet", known, **options)
+        given = [("shop", shop)], [("verdicts", labels)]
         out = tmp_path / f"out-{name}"
         summary = replay(config(), given[0], out, lambda *_: None, given[1])
         counts = summary.inputs["shop"]

@@ -251,8 +251,8 @@ def test_an_id_with_other_content_is_another_event() -> None:
 
 
 def test_a_reused_id_is_as_cheap_as_another() -> None:
-    """Ten thousand contents under one id are all told apart and make no run of entries: the law is
-    about the entries' places, which no single id shares."""
+    """Ten thousand contents under one id are all distinguished, and their entries spread over the
+    table: no long run of occupied slots makes a search slow."""
     recent = RecentEvents(40_000)
     one_id, contents = hashes([7] * 10_000), hashes(range(10_000))
     found = recent.known(one_id, contents)
@@ -329,8 +329,7 @@ def test_a_record_without_an_event_has_no_repairs() -> None:
 
 
 def test_a_label_without_a_verdict_is_a_dead_letter() -> None:
-    """What an input's labels say has a place: one that says nothing, or nothing readable, teaches
-    nobody. One that says anything passes."""
+    """Absent, empty and unreadable verdicts are refused where the mapping has one; any text passes."""
     spec = InputSpec(topic="labels", type="label")
     given_ = [None, "", ["fraud"], "fraud", "perhaps"]
     values = [

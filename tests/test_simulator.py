@@ -155,7 +155,7 @@ def test_lines_are_keyed() -> None:
 
 
 def test_malformed_records_come_on_top() -> None:
-    """About the share asked for is malformed, of all ten kinds, and every event is still there."""
+    """About the share asked for is malformed, of all nine kinds, and every event is still there."""
     made = list(lines(Shop(10_000, 1), malformed_share=0.02))
     bad = [line for line in made if line.kind]
     assert len(made) - len(bad) == 10_000

@@ -1,4 +1,4 @@
-"""What a worker commits, and when, over a log and a sink that a test drives step by step.
+"""Commits of a worker over a log and a sink that a test drives step by step.
 
 The broker tests run the same worker on a real client; here a test says what each poll brings.
 """
@@ -42,7 +42,7 @@ class ScriptedSource(Source):
         self.membership = Membership(None)
 
     def poll(self, records_max: int, timeout_s: float) -> list[Arrived]:
-        """The next that was set, whatever the limits."""
+        """The next that was set; the limits are ignored."""
         return self.arriving.pop(0)
 
     def committed(self, partitions: list[Partition]) -> dict[Partition, Committed | None]:
@@ -169,7 +169,7 @@ def test_a_marker_after_the_last_record_is_committed_with_it(driven: Driven) -> 
 
 
 def test_an_advance_over_markers_alone_waits_for_the_next_commit(driven: Driven) -> None:
-    """It makes no transaction of its own; the next one takes it along, whatever that is for."""
+    """It makes no transaction of its own; the next one, for any records, includes it."""
     driven.reads(bad(ONE, 0), bad(TWO, 0))
     driven.commits()
     driven.reads(over(ONE, 40), over(TWO, 7))
@@ -282,7 +282,7 @@ def test_a_revoked_partition_is_committed_once_more(driven: Driven) -> None:
 def test_records_of_a_partition_lost_in_mid_batch_are_dropped(
     driven: Driven, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A commit that is tried again lets rebalances happen. What arrived of a partition that is gone
+    """A commit that is tried again lets rebalances happen. Records of a partition that is gone
     by then is not processed, and its position is not committed."""
     monkeypatch.setattr("stream.worker.OUTBOX_RECORDS_MAX", 1)
     driven.sink.aborts_left = 1
@@ -317,9 +317,9 @@ def test_events_in_another_partition_than_their_keys_are_counted_and_logged_once
             at = np.arange(start, start + 50)
             records = Records(*ONE, at, np.full(50, -1, np.int64), values[start : start + 50])
             driven.reads(Arrived(ONE, records, start + 50))
-    [said] = [line for line in logged if line["event"] == NOT_KEYED]
-    assert said["offset"] == CHECKED_EVERY * int(np.flatnonzero(checked == 1)[0])
-    assert not any(account in str(said) for account in accounts if account)
+    [line_logged] = [line for line in logged if line["event"] == NOT_KEYED]
+    assert line_logged["offset"] == CHECKED_EVERY * int(np.flatnonzero(checked == 1)[0])
+    assert not any(account in str(line_logged) for account in accounts if account)
     count = np.count_nonzero(checked == 1)
     assert f"eddy_keys_misplaced_total {count:.1f}" in driven.board.exposition().decode()
 

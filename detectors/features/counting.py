@@ -5,12 +5,12 @@ c(t) = Σ 2^(-(t - tᵢ) / half_life), updated in O(1) (forward decay as in Corm
 decay", ICDE 2009, written as a recurrence). Two words an entity: the decayed value and the time
 it holds for.
 
-A late event beyond `lateness_max` is not learned. So that a burst of them is seen all the same, the
-count at such an event is that of the entity's late events in the window of the event's own time;
-windows are a half-life long. `LATE_CELLS` cells, one word each, hold a window and its count. A
-window has the cell of its number modulo their number; a later window begins the cell anew, an
-earlier one is counted with the window that the cell holds, so that nobody can empty a cell by
-going back and forth. No feature that a late event does not count, nor time, is changed by it.
+A late event beyond `lateness_max` is not learned. So that a burst of such events still shows, the
+count at each of them is that of the entity's late events in the window of the event's own time;
+windows are a half-life long, at least a second. `LATE_CELLS` cells, one word each, hold a window's
+number and its count; the cell is the number modulo `LATE_CELLS`. A later window resets the cell; an
+earlier one is counted with the window that the cell holds, so that alternating between windows
+empties no cell. A late event changes nothing else: neither other features nor time.
 """
 
 from math import isnan
@@ -29,8 +29,8 @@ LATE_CELLS: Final = 4
 COUNT_WORDS: Final = WORDS + LATE_CELLS
 WINDOW_MS_MIN: Final = 1_000.0
 COUNT_BITS: Final = np.uint64(24)
-"""Of a cell, its count; the bits above them are the window's number."""
-COUNT_MASK: Final = np.uint64((1 << 24) - 1)
+"""The low bits of a cell, its count; the bits above them are the window's number."""
+COUNT_MASK: Final = np.uint64((1 << int(COUNT_BITS)) - 1)
 
 
 @kernel

@@ -217,7 +217,7 @@ def _tick(sketches: Sketches, settings: Settings, time_ms: float) -> int:
 
 @kernel
 def _empty(sketches: Sketches) -> None:
-    """Begin again: the first events came under a clock that was wrong."""
+    """Forget everything: the clock of the events so far was wrong."""
     sketches.current[:] = 0.0
     sketches.total[:] = 0.0
     sketches.merged[:] = 0

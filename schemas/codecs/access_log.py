@@ -1,8 +1,8 @@
 """Access logs: the combined format of web servers, one line a request.
 
 Lines may be wrapped in quotes, as some exports have them, may go on after the user agent, and may
-begin with what `log_heads` knows. The address is an address, in its one form; a host's name in its
-place, or nginx's "unix:", makes the line a fault.
+begin with a prefix that `log_heads` recognises. The client's address is in its one form; a host's
+name in its place, or nginx's "unix:", makes the line a fault.
 """
 
 import re
@@ -26,7 +26,7 @@ _HEAD: Final = r"(\S+) (\S+) (.+?) "
 _TIME: Final = r"\[(\d\d/[A-Z][a-z]{2}/\d{4}):(\d\d):(\d\d):(\d\d) ([+-])(\d\d)(\d\d)\] "
 _REST: Final = rf"{_TIME}{_QUOTED} (\d{{3}}) (\d{{1,20}}|-) {_QUOTED} {_QUOTED}(?: .*)?"
 _COMMON: Final = re.compile(rf"({V4}) - .+? {_REST}", re.ASCII | re.DOTALL)
-"""As most lines are: an address, and no ident."""
+"""The form of most lines: an IPv4 address, and no ident."""
 _LINE: Final = re.compile(f"{_HEAD}{_REST}", re.ASCII | re.DOTALL)
 _START: Final = re.compile(rf'{_HEAD}{_TIME}"', re.ASCII | re.DOTALL)
 _STATUS: Final = re.compile(r'" (\d{3}) (\d{1,20}|-) "', re.ASCII)
@@ -62,17 +62,20 @@ class AccessLogCodec:
         not_utf8: list[int] = []
         faults: list[Fault] = []
         for i, value in enumerate(records.values):
+            raw, is_utf8 = value or b"", True
             try:
-                line = (value or b"").decode()
+                line = raw.decode()
             except UnicodeDecodeError:
-                line = (value or b"").decode("utf-8", "surrogateescape")
-                not_utf8.append(len(parsed))
+                line, is_utf8 = raw.decode("utf-8", "surrogateescape"), False
             try:
                 parsed.append(_parse(line))
             except _BadTimeError:
                 faults.append(Fault(i, "bad_time", "time: no such date or time of day"))
             except NoLineError as error:
                 faults.append(Fault(i, "malformed", str(error)))
+            else:
+                if not is_utf8:
+                    not_utf8.append(len(parsed) - 1)
         rows = np.delete(np.arange(len(records)), [fault.row for fault in faults])
         return assemble(self.mapping, _Lines(parsed, not_utf8), records, rows, faults)
 
@@ -87,8 +90,7 @@ class _Lines(Leaves):
     def __init__(self, parsed: list[_Row], not_utf8: list[int]) -> None:
         super().__init__(len(parsed))
         for position in not_utf8:
-            if position < len(parsed):  # else its line is none, and no other followed
-                parsed[position] = self._readable(position, parsed[position])
+            parsed[position] = self._readable(position, parsed[position])
         columns = zip(*parsed, strict=True) if parsed else ((),) * (1 + len(LOG_FIELDS))
         self._columns = dict(zip(("time", *LOG_FIELDS), map(list, columns), strict=True))
 
@@ -135,7 +137,7 @@ def _parse(line: str) -> _Row:
 
 def _parts(line: str) -> tuple[str, ...]:
     """The parts of a line, as `_COMMON` has them, the address in its one form. Where a text holds
-    quotes that nobody escaped, the request ends where a status follows, and the agent with the last
+    quotes without escapes, the request ends before the first status, and the agent at the last
     quote. Raises NoLineError."""
     match = _LINE.fullmatch(line)
     if match and match[2] == "-" and (ip := address(match[1])):

@@ -55,9 +55,8 @@ class Decoded:
 class Leaves(ABC):
     """The raw values of k decoded records by path, as a codec found them.
 
-    A value that is not what it is asked for as is null, and noted in `repaired`: by path and code,
-    positions among the k. A time has no such notes: where one of its paths holds no time, that is
-    in `bad_times`, position → message.
+    A value of another type than asked for is null, and noted in `repaired`: by path and code,
+    positions among the k. Times are noted in `bad_times` instead, position → message.
     """
 
     def __init__(self, size: int) -> None:
@@ -197,7 +196,7 @@ def numbers(values: list[Any]) -> tuple[pa.DoubleArray, list[int]]:
 def ms_of_numbers(values: pa.DoubleArray, unit: Unit) -> pa.Int64Array:
     """int64[k]: milliseconds of times in a unit; what is not finite or far off stays far off."""
     raw = values.fill_null(0.0).to_numpy(zero_copy_only=False)
-    with np.errstate(over="ignore", invalid="ignore"):  # what is infinite now was far off before
+    with np.errstate(over="ignore", invalid="ignore"):  # infinities are clipped below
         if unit == "s":
             # 1525132800.123 s is .12299… in binary: cutting off would lose its last millisecond
             scaled = np.rint(raw * 1000.0)
@@ -262,7 +261,7 @@ def _derived(leaves: Leaves, source: Source) -> pa.StringArray:
     whatever a stranger puts into a path."""
     columns = [_without_empty(leaves.text(path)) for path in source.paths]
     if source.joined:
-        # of a row of nothing but nulls Arrow makes no row at all, so each begins with a text
+        # Arrow drops a row of nulls alone, so each row begins with an empty text
         column = pc.binary_join_element_wise("", *columns, " ", null_handling="skip")
         column = _without_empty(pc.utf8_slice_codeunits(column, 1))
     else:
@@ -285,8 +284,8 @@ def _number(leaves: Leaves, source: Source) -> pa.DoubleArray:
 
 
 def _number_within(column: pa.StringArray, field: Field) -> pa.DoubleArray:
-    """The texts that are a number which the field may have. That a pattern finds none in a text
-    which a stranger wrote is no mistake of the producer's, and no repair."""
+    """The texts that are numbers in the field's range. Other texts are absent without a repair: a
+    client wrote them, so that they are no mistake of the producer."""
     found, _ = numbers(column.to_pylist())
     inside = pc.and_(pc.greater_equal(found, field.low), pc.less_equal(found, field.high))
     return pc.if_else(inside, found, None)

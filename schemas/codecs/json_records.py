@@ -77,7 +77,7 @@ class JsonCodec:
 
     def _by_value(self, value: bytes, error: Exception) -> tuple[Any, Repairs] | Fault:
         """The object of a record that did not decode as a whole, or the fault that it is."""
-        # within twice the limit no value can be deeper and whole: it comes here, and not before
+        # a short record that is too deep is never whole JSON: it is looked at only here
         if _too_deep(value):
             return Fault(0, "malformed", f"nested deeper than {DEPTH_MAX}")
         try:

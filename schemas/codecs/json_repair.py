@@ -3,7 +3,7 @@ field of its record away.
 
 Also reads what many encoders write although it is no JSON: NaN and Infinity (not finite, so absent),
 raw control characters, bytes that are not UTF-8, and nginx's escapes of bytes such as \x22. A record
-costs time linear in its size. All that is decoded here is so for what that record holds alone.
+costs time linear in its size, and its result depends on that record alone.
 """
 
 import re
@@ -20,7 +20,7 @@ LEAF: Final[dict[Kind, Any]] = {
     "choice": str | int | bool | None,
     "number": float | str | None,
 }
-"""As what the value at a path is decoded."""
+"""The type that a value at a path is decoded to."""
 
 Repairs: TypeAlias = list[tuple[Path, RepairCode]]
 

@@ -1,4 +1,4 @@
-"""Where an access log's line begins: the prefixes before the client's address, and the token that it is.
+"""How an access log's line begins: known prefixes, and which token is the client's address.
 
 A line is ADDRESS IDENT USER [TIME] …, and known programs put something before it: a virtual host
 (Apache's vhost_combined), syslog (RFC 3164, RFC 5424, and with an ISO time), a container's log. The
@@ -29,11 +29,11 @@ _HOST: Final = re.compile(r"[\w.*-]{1,255}(?::\d{1,5})?", re.ASCII)
 
 
 class NoLineError(ValueError):
-    """Why a text is no line that can be read."""
+    """A text is no line of an access log; the message says why."""
 
 
 def without_prefix(line: str) -> str:
-    """The line without what other programs are known to put before it."""
+    """The line without prefixes of other programs."""
     for _ in range(_PREFIXES_MAX):
         found = _PREFIX.match(line)
         if found is None:

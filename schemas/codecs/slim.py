@@ -52,7 +52,7 @@ _UNREADABLE: Final = (
     *(pa.ArrowException, OSError, EOFError, LookupError, ArithmeticError, ValueError, TypeError),
     *(MemoryError, RecursionError),
 )
-"""Whatever bytes that were not written here make of what reads them."""
+"""Errors that Arrow and MessagePack raise for bytes that `SlimCodec` has not written."""
 _POSITION: Final = (
     ("offset", pa.int64()),
     ("time_ms", pa.int64()),

@@ -22,9 +22,9 @@ _EXACT: Final = 2.0**53
 """Up to here every whole number is a float of its own."""
 _WRAPPED: Final = (pa.ExtensionScalar, pa.DictionaryScalar, pa.RunEndEncodedScalar, pa.UnionScalar)
 DEPTH_MAX: Final = 100
-"""Levels of nesting that a dead letter shows; below them stands the type."""
+"""Levels of nesting that a dead letter shows; deeper values are replaced by their type."""
 ROW_BYTES_MAX: Final = 4 * 1024 * 1024
-"""Bytes after which no more of a list is shown."""
+"""Bytes of a row after which lists are cut."""
 
 OWN: Final = {b"eddy": b"own fields"}
 """In the metadata of a table's schema: its columns are Eddy's own fields, with time in milliseconds,
@@ -139,7 +139,7 @@ class _Columns(Leaves):
         return pa.array(digits, mask=~whole).cast(pa.string())
 
     def _binary(self, path: Path, column: pa.Array) -> pa.StringArray:
-        """The texts that bytes without a type of their own are: some writers mark no text as one."""
+        """Bytes as texts: some writers do not mark texts as such. Bytes that are not UTF-8 are noted."""
         try:
             return column.cast(pa.string())
         except pa.ArrowInvalid:
@@ -181,13 +181,13 @@ def _digits(value: Any) -> str:
 
 
 def _plain(column: pa.Array) -> pa.Array:
-    """The column without what only says how it is stored."""
+    """The column without dictionaries, runs, views and extension types, which are ways of storage."""
     while True:
         kind = column.type
         if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
             try:
                 column = _spread(column)
-            except pa.ArrowNotImplementedError:  # of a type within that nothing can be read from
+            except pa.ArrowNotImplementedError:  # the inner type cannot be decoded
                 return column
         elif isinstance(kind, pa.UuidType):
             return pa.array([None if one is None else str(one) for one in column.to_pylist()])
@@ -233,7 +233,7 @@ def _looked_up(column: pa.MapArray, key: str) -> pa.Array | None:
 
 
 def _codes(dictionary: pa.Array, key: str) -> pa.Array:
-    """Where a dictionary has a text."""
+    """The positions of a text in a dictionary."""
     same = (
         pc.equal(dictionary, key)
         if pa.types.is_string(dictionary.type)
@@ -246,8 +246,8 @@ def _codes(dictionary: pa.Array, key: str) -> pa.Array:
 
 
 def row_as_json(table: pa.Table, row: int) -> bytes:
-    """A row as a JSON object, whatever it holds: what JSON has no value for stands as text, and of
-    lists as much as has room."""
+    """A row of any types as a JSON object: values that JSON lacks become texts, and long lists are
+    cut."""
     room = _Room()
     cells = {
         name: room.shown(column[row], 0)
@@ -257,13 +257,13 @@ def row_as_json(table: pa.Table, row: int) -> bytes:
 
 
 class _Room:
-    """Makes values of a row, of nested ones as long as there is room."""
+    """Converts the values of a row to JSON, up to `ROW_BYTES_MAX`."""
 
     def __init__(self) -> None:
         self._left = ROW_BYTES_MAX
 
     def shown(self, scalar: pa.Scalar, depth: int) -> Any:
-        """A value as JSON has it."""
+        """A value as JSON types."""
         kind = scalar.type
         self._left -= 8
         if not scalar.is_valid:
@@ -292,13 +292,13 @@ class _Room:
 
 
 def _shown_single(scalar: pa.Scalar) -> Any:
-    """A number, a boolean, or text: of times beyond Python's what Arrow writes."""
+    """A number, a boolean, or text; times beyond Python's range are Arrow's text."""
     try:
         value = scalar.as_py()
     except (ValueError, OverflowError, LookupError):
         try:
             return scalar.cast(pa.string()).as_py()
-        except pa.ArrowException:  # of a time zone that is not known
+        except pa.ArrowException:  # an unknown time zone
             return str(scalar.type)
     if isinstance(value, datetime | date | time):
         return value.isoformat()

@@ -69,7 +69,7 @@ class PlainSink:
 
 
 STAND_INS: Final = {"Sink": PlainSink, "Source": OpenSource}
-"""What the worker's module has by these names is replaced."""
+"""Replacements in the worker's module, by name."""
 
 if __name__ == "__main__":
     for name, stand_in in STAND_INS.items():

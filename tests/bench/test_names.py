@@ -1,4 +1,4 @@
-"""What the benches time or replace in Eddy's code is there, and is called where they look."""
+"""Functions that the benches time or replace exist in Eddy's code, and are called there."""
 
 import re
 from pathlib import Path

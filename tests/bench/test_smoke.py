@@ -171,7 +171,7 @@ def test_replay_is_measured(
 
 
 def test_a_start_is_measured(figures: Figures, tmp_path: Path) -> None:
-    """A start of this tree, whatever is compiled already."""
+    """A start of this tree, with or without compiled kernels."""
     starting.show(figures, "warm", starting.start(ROOT, {}))
     complete(figures, {"warm_start_s", "warm_start_compiled"}, tmp_path)
 
@@ -196,7 +196,7 @@ def test_every_part_has_its_smoke_test() -> None:
 def test_figures_of_other_parts_stay_and_half_a_file_is_replaced(
     figures: Figures, tmp_path: Path
 ) -> None:
-    """What an earlier run has left stays; what a killed run has left in the middle does not."""
+    """Figures of an earlier run stay; the half-written file of a killed run is replaced."""
     path = tmp_path / "bench.json"
     path.write_bytes(b'{"before": 1.0}')
     figures.put("now", 2.0)

@@ -50,7 +50,7 @@ PATIENCE_S = 120.0
 REFERENCE_BATCH = 1_777
 REFERENCE_MESSAGES = 13
 HOP_PARTITIONS = 3
-KEY = "what hashes in the tests' shop are keyed with"
+KEY = "a secret for the hashes of the tests' shop"
 KEYED_BY = "ip"
 """Of several partitions without a hop: most attacks come from one address, so that there are alerts
 in short streams, too."""

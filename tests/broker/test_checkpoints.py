@@ -279,9 +279,9 @@ def test_another_configuration_takes_over_where_the_former_one_ends(
     shop.config.with_name("later.toml").write_text(changed)
     assert load(shop.config) != former
     argument = f"card@{fingerprint(former)}"
-    said = refused(shop)
-    assert f"monitor card: its capacity changed: --drop-state {argument}" in said
-    assert said.count("--drop-state card@") == 1
+    refusal = refused(shop)
+    assert f"monitor card: its capacity changed: --drop-state {argument}" in refusal
+    assert refusal.count("--drop-state card@") == 1
     shop.drops.append(argument)
     process = finish(shop)
     assert process.has_logged("re-learned")
@@ -316,24 +316,24 @@ def test_another_configuration_takes_over_where_the_former_one_ends(
 
 
 def refused(shop: Shop, *options: str) -> str:
-    """What a worker says whose start would drop learned state; it writes and commits nothing."""
+    """The output of a worker whose start would drop learned state; it writes and commits nothing."""
 
     def everything() -> tuple[dict[Path, bytes], dict[int, int], str]:
         kept = {path: path.read_bytes() for path in shop.store.rglob("*") if path.is_file()}
         return kept, shop.committed(), shop.named()
 
     before = everything()
-    said = eddy("run", str(shop.config), *options, code=4)
+    output = eddy("run", str(shop.config), *options, code=4)
     assert everything() == before
-    assert "this start would drop what the group has learned" in said
-    assert "Traceback" not in said
-    return said
+    assert "this start would drop what the group has learned" in output
+    assert "Traceback" not in output
+    return output
 
 
 def test_a_wrong_secret_is_refused_and_the_right_one_goes_on(broker: str, tmp_path: Path) -> None:
     """With offsets left to re-learn: exit 4, and then the right secret goes on as if nothing had
-    happened. With the flag all begins anew at the
-    committed offset, and what was learned stays in the store."""
+    happened. With the flag everything is relearned from the committed offset, and the checkpoint of
+    the dropped state stays in the store."""
     shop = make_shop(broker, tmp_path, "secret", 1, OFTEN, **SLOWLY)
     shop.feed(EVENTS)
     killed(shop)
@@ -342,8 +342,8 @@ def test_a_wrong_secret_is_refused_and_the_right_one_goes_on(broker: str, tmp_pa
     argument = f"all@{fingerprint(load(shop.config))}"
     shop.config.write_text(wrong)
     for options in ([], ["--drop-state", f"all@{'0' * 32}"]):
-        said = refused(shop, *options)
-        assert f"monitor account: the secret changed: --drop-state {argument}" in said
+        output = refused(shop, *options)
+        assert f"monitor account: the secret changed: --drop-state {argument}" in output
     shop.config.write_text(right)
     shop.drops.append(argument)  # forgotten, and harmless
     finish(shop)
@@ -367,12 +367,12 @@ def test_a_topic_with_another_name_is_refused(broker: str, tmp_path: Path) -> No
     other = make_shop(broker, tmp_path, "other", 1)
     text = shop.config.read_text().replace(f'"{shop.topic}"', f'"{other.topic}"')
     shop.config.write_text(text)
-    said = refused(shop)
+    output = refused(shop)
     for one in former.monitors:
         argument = f"{one.name}@{fingerprint(former)}"
-        assert f"monitor {one.name}: inputs.shop changed: --drop-state {argument}" in said
+        assert f"monitor {one.name}: inputs.shop changed: --drop-state {argument}" in output
         shop.drops.append(argument)
-    for _ in range(2):  # the second time it is no question any more
+    for _ in range(2):  # the second time no flag is needed
         other.feed(300)
         with worker(shop) as process:
             wait_for(lambda: process.has_logged("partition taken"), "an assignment")
@@ -403,9 +403,9 @@ def test_workers_go_on_to_another_configuration_one_after_the_other(
         wait_for(lambda: two.has_logged("partition taken"), "partitions")
         shop.config.write_text(text[:at] + text[at:].replace("capacity = ", "capacity = 1", 1))
         before = [count(each, "partition given back") for each in (one, two)]
-        said = eddy("run", str(shop.config), "--slot", "three", code=4)
+        output = eddy("run", str(shop.config), "--slot", "three", code=4)
         assert [count(each, "partition given back") for each in (one, two)] == before
-        arguments = re.findall(r"--drop-state (\S+)", said)
+        arguments = re.findall(r"--drop-state (\S+)", output)
         assert arguments == [f"card@{fingerprint(former)}"]
         shop.drops += arguments
         assert one.stop() == 0
@@ -440,9 +440,9 @@ def test_a_backup_of_before_a_change_of_policy_has_a_way_out(broker: str, tmp_pa
     finish(shop)
     shutil.rmtree(shop.store)
     shutil.copytree(backup, shop.store)
-    said = eddy("run", str(shop.config), code=4)
-    assert "--save-state" in said
-    found = re.search(r"a replay of (kafka://\S+)", said)
+    output = eddy("run", str(shop.config), code=4)
+    assert "--save-state" in output
+    found = re.search(r"a replay of (kafka://\S+)", output)
     assert found is not None
     saved = str(tmp_path / "saved")
     out = ("--out", str(tmp_path / "out"))

@@ -74,11 +74,11 @@ def test_an_input_that_grows_is_refused_and_its_remedy_keeps_the_state(
         grow(shop, shop.topic, 2)
         shop.feed(EVENTS, seed=8, malformed=0.0)
         assert process.process.wait(60) == 4
-        said = process.log_file.read_text()
-    assert f"{shop.topic}[1]: the group was given this partition" in said
-    assert "--save-state" in said
-    assert "checkpoints.start_from" in said
-    assert "Traceback" not in said
+        output = process.log_file.read_text()
+    assert f"{shop.topic}[1]: the group was given this partition" in output
+    assert "--save-state" in output
+    assert "checkpoints.start_from" in output
+    assert "Traceback" not in output
     before = traces(shop)
     assert "checkpoints.start_from" in eddy("run", str(shop.config), code=2)
     assert traces(shop) == before
@@ -123,9 +123,9 @@ def test_an_internal_topic_that_grows_is_refused(broker: str, tmp_path: Path) ->
         log = next(log for log in shop.internal() if log.name == "card")
         grow(shop, log.topic, log.partitions + 1)
         assert process.process.wait(60) == 4
-        said = process.log_file.read_text()
-    assert f"{log.topic}[{log.partitions}]: the group was given this partition" in said
-    assert "--save-state" in said
+        output = process.log_file.read_text()
+    assert f"{log.topic}[{log.partitions}]: the group was given this partition" in output
+    assert "--save-state" in output
     before = traces(shop)
     assert "checkpoints.start_from" in eddy("run", str(shop.config), code=2)
     assert traces(shop) == before

@@ -1,5 +1,5 @@
-"""What has an offset and reaches no reader: transaction markers, aborted records, and the gaps that
-compaction leaves. None of it counts as a record that was lost, and a group advances over all of it.
+"""Offsets without a readable record: transaction markers, aborted records, and the gaps that
+compaction leaves. None of them counts as a lost record, and a group advances over all of them.
 """
 
 import signal
@@ -297,7 +297,7 @@ def test_a_group_begins_after_the_markers_of_a_saved_state(
 
 
 class Sequence:
-    """What may happen to a log while no worker runs, and what its group must have learned.
+    """Changes of a log while no worker runs, and the state that its group must have learned.
 
     Records are deleted or compacted only up to what the group's last checkpoint has seen, but for
     those that no worker could read yet. read: what a reader got, each time before it could be taken

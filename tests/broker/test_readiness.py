@@ -1,4 +1,4 @@
-"""What a worker says of itself while its broker is away, and when it reads what is no event."""
+"""Readiness of a worker while its broker is away, and while it reads no events."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Whose times a broker's records have, and what a replay of a topic makes of a time from the future."""
+"""Timestamp types of a broker's records, and a replay of a topic with a time from the future."""
 
 from pathlib import Path
 
@@ -17,8 +17,8 @@ from tests.stages.test_future import AT, FUTURE_MS, config, payments
 def test_a_topic_goes_on_after_a_time_from_the_future(
     broker: str, tmp_path: Path, kind: str
 ) -> None:
-    """Whoever sets the times of a topic's records, an event of 2099, whose record is of 2099 where
-    its producer says so, is scored and counted, and alerts go on."""
+    """With both timestamp types an event of 2099 is scored and counted, and alerts go on; with
+    CreateTime its record is of 2099, too."""
     topic = f"times-{kind.lower()}"
     settings = {"message.timestamp.type": kind, "message.timestamp.after.max.ms": str(2**62)}
     admin = AdminClient({"bootstrap.servers": broker})

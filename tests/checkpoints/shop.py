@@ -81,7 +81,7 @@ def sent(made: Config, into: Log) -> Records:
 class Group:
     """What a group leaves behind of a log with one partition: checkpoints in a store, and a
     committed offset with its note. records: what the log holds, by default the shop's. saved: what
-    it may begin with. drops: what state its next worker may drop."""
+    it may begin with. drops: arguments of --drop-state of its next worker."""
 
     def __init__(
         self, objects: ObjectStore, made: Config, log: Log = SHOP, records: Records | None = None

@@ -1,5 +1,5 @@
-"""Checkpoints that are not what was written: whatever stands in their files, a start ends in the
-same state, or in an error that names the file, and allocates no more than the state has."""
+"""Corrupt checkpoints: with any content of their files, a start ends in the same state, or in an
+error that names the file, and allocates no more than the state has."""
 
 import struct
 import tracemalloc
@@ -46,7 +46,7 @@ def expected(group: Group) -> Arrays:
 
 
 def finished(group: Group, made: Config | None = None) -> Arrays:
-    """The state at the committed offset, after a start from what the store has."""
+    """The state at the committed offset, after a start from the store."""
     found = group.start(made)
     found.shard.process(stream().slice(found.head.offset, STOP))
     return copied(found.shard.save())
@@ -76,8 +76,8 @@ class Changed:
 def test_any_flipped_bit_leaves_the_state_or_is_corrupt(
     group: Group, expected: Arrays, data: st.DataObject
 ) -> None:
-    """Of any byte of any file: the state comes from that checkpoint or from what stands in for it,
-    and where the log cannot help the error is CheckpointCorrupt."""
+    """Of any byte of any file: the state comes from that checkpoint or from its fallback, and where
+    the log cannot help the error is CheckpointCorrupt."""
     path = data.draw(st.sampled_from(files(group)))
     body = bytearray(group.objects.get(path).bytes())
     at = data.draw(st.integers(0, min(len(body), data.draw(st.sampled_from([24, 2**20]))) - 1))
@@ -94,9 +94,9 @@ def test_any_flipped_bit_leaves_the_state_or_is_corrupt(
             group.low = 0
 
 
-def test_every_flipped_bit_of_a_blocks_header_is_found() -> None:
-    """All bits of the frame's header, its size among them, and of the first bytes behind it: each is
-    corrupt, and none allocates more than the block has."""
+def test_a_flipped_bit_of_a_blocks_header_leaves_the_state_or_is_corrupt() -> None:
+    """Of all bits of the frame's header, its size among them, and of the first bytes after it; most
+    are corrupt, and none allocates more than the block has."""
     one = folder(objects := MemoryStore())
     state = {"words": np.arange(3_000.0)}
     manifest = written(one, 5, state).manifest
@@ -133,7 +133,7 @@ def lying() -> bytes:
 
 @pytest.mark.parametrize("frame", [bomb, lying])
 def test_a_frame_allocates_no_more_than_its_block(frame: Callable[[], bytes]) -> None:
-    """What a frame declares is compared with what the manifest says of the block beforehand."""
+    """The declared size is compared with the block's size in the manifest before any allocation."""
     one = folder(objects := MemoryStore())
     manifest = written(one, 5, {"words": np.arange(3_000.0)}).manifest
     [digest] = manifest.blocks()
@@ -203,7 +203,7 @@ def refused(group: Group, expected: Arrays, name: str, body: bytes) -> None:
 @pytest.mark.parametrize("array", HOSTILE, ids=str)
 def test_a_hostile_array_is_corrupt(group: Group, expected: Arrays, array: dict[str, Any]) -> None:
     """Shapes, types, names and hashes that nobody wrote are refused before anything is allocated,
-    and the checkpoint before stands in."""
+    and the start falls back to the checkpoint before."""
 
     def change(document: dict[str, Any]) -> None:
         first = next(one for one in document["arrays"] if one["name"] == "account/words")
@@ -240,7 +240,7 @@ def newest(group: Group) -> Manifest:
 def test_a_hostile_manifest_is_corrupt(
     group: Group, expected: Arrays, fields: dict[str, Any]
 ) -> None:
-    """Whatever else it says that does not fit together."""
+    """Other fields that contradict each other."""
     refused(group, expected, *rewritten(group, lambda document: document.update(fields)))
 
 

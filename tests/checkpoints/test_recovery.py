@@ -233,7 +233,7 @@ def test_a_configuration_that_no_version_knows_now_is_refused(
 
 
 def test_another_format_is_refused_as_another_version_is(group: Group) -> None:
-    """Of a manifest that cannot be read at all the committed offset still says what it was of."""
+    """The committed offset names the configuration of a manifest that cannot be read at all."""
     assert group.committed is not None
     name, body = encoded(msgspec.structs.replace(group.folder().manifest(newest(group)), format=7))
     group.objects.put(f"{group.folder().path}/manifests/{name}.json", body)
@@ -351,9 +351,11 @@ def test_a_flag_of_another_fingerprint_changes_nothing(group: Group) -> None:
 
 
 def test_nothing_is_asked_for_what_drops_nothing(group: Group) -> None:
-    """A new monitor, rules, policy, revision, limits of time and what may be shown."""
-    more = [monitor("account"), monitor("ip", policy={"p_max": 1e-6}), monitor("card")]
-    for other in (config(*more), config(revision=4, reveal=["ip"])):
+    """A new monitor, rules, policy, revision, the limit of times ahead, and revealed fields."""
+    rules = [{"name": "large", "at_least": {"amount": 1e6}}]
+    more = [monitor("account", rules=rules), monitor("ip", policy={"p_max": 1e-6}), monitor("card")]
+    limits = {"time_ahead_max": "1h"}
+    for other in (config(*more), config(revision=4, reveal=["ip"]), config(limits=limits)):
         assert group.start(other).converts
 
 
@@ -367,7 +369,7 @@ def test_known_event_ids_are_learned_state_too(group: Group) -> None:
 def test_a_dropped_checkpoint_is_never_collected_and_can_be_restored(
     group: Group, tmp_path: Path
 ) -> None:
-    """However many checkpoints come behind it. Copied to the place of a saved state, a group begins
+    """After any number of later checkpoints. Copied to the place of a saved state, a group begins
     with it under the former configuration, byte for byte."""
     former, dropped = config(), newest(group)
     group.drops = drops("ip")
@@ -525,8 +527,8 @@ def named(made: Config) -> Config:
 
 
 def test_a_group_is_refused_before_a_worker_joins_it(group: Group) -> None:
-    """For the same losses as where a partition is taken; nothing is asked where nothing is lost, and
-    what has an error of its own where it is taken is left to that."""
+    """For the same losses as at an assignment; no flag is needed where nothing is lost, and errors
+    that an assignment raises itself are left to it."""
     changed = named(config(monitor("account"), monitor("ip", capacity=300)))
     assert lines_for(group, named(config())) == []
     assert lines_for(group, changed) == refused(group, changed)

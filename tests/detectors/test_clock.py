@@ -67,7 +67,7 @@ def mixed(honest: I64, attack: Bools, of: I64) -> tuple[I64, I64]:
     ids=["one", "forty of one", "31 of 31", "every other one of 25", "every third one of 50"],
 )
 def test_a_minority_from_the_future_moves_no_time(places: list[int], entities: int) -> None:
-    """Fewer than half of the window's places are ahead, whatever they are: honest events keep their
+    """Fewer than half of the window's places, of any kind, are ahead: honest events keep their
     times, and stream time is theirs."""
     attack = np.zeros(2_000, np.bool_)
     attack[list(places)] = True
@@ -194,10 +194,10 @@ def test_append_times_bound_stream_time() -> None:
 
 
 def test_a_source_that_lags_does_not_hold_back_another() -> None:
-    """Each source has its own bound: one that is a day behind is late, none of the other ahead."""
-    ahead, behind = steady(1_000, 1_000.0), steady(1_000, 1_000.0, START_MS - 24 * HOUR_MS)
+    """Each source has its own bound: where one lags by a day, no event of the other is ahead."""
+    ahead, lagging = steady(1_000, 1_000.0), steady(1_000, 1_000.0, START_MS - 24 * HOUR_MS)
     clock = Clock(2)
-    time_ms = np.stack([ahead, behind]).T.ravel()
+    time_ms = np.stack([ahead, lagging]).T.ravel()
     source = np.tile(np.arange(2, dtype=np.int32), 1_000)
     found = clock.take(time_ms, None, source, np.arange(2_000).astype(np.uint64) % 300)
     assert not found.ahead.any()

@@ -5,11 +5,11 @@ import hashlib
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detectors import hashing
-from detectors.hashing import hash_key, hash_text, pseudonym
+from detectors.hashing import hash_key, hash_rows, hash_text, pseudonym
 
 KEY = (0x0706050403020100, 0x0F0E0D0C0B0A0908)
 VECTORS = {
@@ -27,6 +27,7 @@ def test_siphash_2_4_equals_the_authors_vectors(size: int, monkeypatch: pytest.M
     assert hash_text(text, KEY).tobytes().hex() == VECTORS[size]
 
 
+@settings(deadline=None)  # the first case compiles
 @given(st.lists(st.one_of(st.none(), st.text(max_size=40)), max_size=30), st.integers(0, 10))
 def test_a_slice_hashes_as_the_whole(texts: list[str | None], start: int) -> None:
     """A column's hashes do not depend on where its Arrow buffers begin; null alone is (0, 0)."""
@@ -34,6 +35,35 @@ def test_a_slice_hashes_as_the_whole(texts: list[str | None], start: int) -> Non
     whole = hash_text(column, KEY)
     assert (hash_text(column.slice(start), KEY) == whole[start:]).all()
     assert [bool((row == 0).all()) for row in whole] == [text is None for text in texts]
+
+
+ROWS = st.lists(
+    st.tuples(st.none() | st.text(max_size=20), st.none() | st.text(max_size=20), st.floats()),
+    max_size=20,
+)
+
+
+@settings(deadline=None)  # the first case compiles
+@given(ROWS, st.integers(0, 10))
+def test_a_row_hashes_by_its_values_and_their_columns(
+    rows: list[tuple[str | None, str | None, float]], start: int
+) -> None:
+    """Two rows have the same hash where all values are the same; an absent value is an absent column,
+    and where a slice begins does not matter."""
+    one, other = (pa.array([row[k] for row in rows], pa.string()) for k in range(2))
+    number = np.array([row[2] for row in rows], np.float64)
+    whole = hash_rows({0: one, 1: other}, {2: number}, KEY)
+    cut = hash_rows({0: one.slice(start), 1: other.slice(start)}, {2: number[start:]}, KEY)
+    assert (cut == whole[start:]).all()
+    alike = {
+        (a, b, None if np.isnan(x) else np.float64(x).tobytes()): hashed
+        for (a, b, x), hashed in zip(rows, whole.tolist(), strict=True)
+    }
+    assert len(set(alike.values())) == len(alike) == len(set(whole.tolist()))
+    absent = pa.nulls(len(rows), pa.string())
+    assert (hash_rows({0: one, 1: absent}, {}, KEY) == hash_rows({0: one}, {}, KEY)).all()
+    if any(row[0] is not None for row in rows):
+        assert (hash_rows({0: one}, {}, KEY) != hash_rows({1: one}, {}, KEY)).any()
 
 
 @pytest.mark.parametrize("secret", ["", "s", "0123456789abcdef0123456789abcdef", "schön"])

@@ -48,16 +48,16 @@ def shop(n: int) -> EventBatch:
     return events(time_ms, who, np.exp(draw.normal(3.0, 0.5, n)))
 
 
-def late_counts(behind_ms: list[int]) -> list[float]:
-    """n1h at events of one account that lie so far behind its only current one."""
-    times = np.array([0, *(-b for b in behind_ms)]) + 1_000 * HOUR_MS
+def late_counts(late_ms: list[int]) -> list[float]:
+    """n1h at events of one account that are so much older than its only current one."""
+    times = np.array([0, *(-b for b in late_ms)]) + 1_000 * HOUR_MS
     rows = events(times, ["a"] * len(times), np.ones(len(times)))
     found: list[float] = Monitor(SPEC, KEY).process(rows).told.values[1].tolist()
     return found[1:]
 
 
 def test_a_burst_of_late_events_alerts() -> None:
-    """199 payments of one account, two hours behind its current one, have the count that they would
+    """199 payments of one account, two hours older than its current one, have the count they would
     have in time, alert, and leave its time and the learned counts of others as they were."""
     watching = Monitor(SPEC, KEY)
     watching.process(shop(8_000))
@@ -75,18 +75,18 @@ def test_a_burst_of_late_events_alerts() -> None:
 
 
 def test_late_events_count_in_the_window_of_their_own_time() -> None:
-    """What comes in late from a day is counted hour by hour, in the order of its times."""
+    """Late events of a whole day are counted hour by hour, in the order of their times."""
     hours = np.repeat(np.arange(24, 2, -1), 5)
     assert late_counts((hours * HOUR_MS - 1).tolist()) == [1, 2, 3, 4, 5] * 22
 
 
 def test_nobody_empties_a_window_by_going_back_and_forth() -> None:
-    """Whatever windows late events alternate between, at most as many cells begin anew as windows
-    have gone forward: the largest count is not below the fair share of a cell."""
+    """Late events that alternate between any windows reset a cell only where a window goes forward:
+    the largest count is not below the fair share of a cell."""
     draw = np.random.Generator(np.random.PCG64(3))
     for spread in (2, 5, 8, 40):
-        behind = 2 * HOUR_MS + HOUR_MS * draw.integers(0, spread, 400)
-        counts = late_counts(behind.tolist())
+        late_ms = 2 * HOUR_MS + HOUR_MS * draw.integers(0, spread, 400)
+        counts = late_counts(late_ms.tolist())
         assert max(counts) >= 400 / max(4, spread)
         forth = np.tile([2 + k for k in range(spread)], 400 // spread)
         assert max(late_counts((HOUR_MS * forth).tolist())) >= 400 / max(4, spread) - 1

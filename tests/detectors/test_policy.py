@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +22,7 @@ from detectors.policy import (
     allowance,
 )
 from schemas.columns import F64, I64
+from stream.document import NUMBER_MAX
 from tests.streams import batch
 
 HOUR_MS: Final = 3_600_000
@@ -159,7 +161,7 @@ def test_a_stronger_alert_held_back_is_counted() -> None:
 def test_all_shards_together_stay_within_the_budget(
     alerts_per_day: float, shards: int, first: int
 ) -> None:
-    """On every day what the shards may publish adds up to the configured budget, rounded up or down
+    """On every day the shards' allowances add up to the configured budget, rounded up or down
     where it is no whole number; and over days to neither more nor less. Each shard's days have its
     share, rounded up or down."""
     days = [
@@ -171,6 +173,12 @@ def test_all_shards_together_stay_within_the_budget(
         assert min(day) >= np.floor(alerts_per_day / shards)
         assert max(day) <= np.ceil(alerts_per_day / shards)
     assert abs(sum(map(sum, days)) - 10 * alerts_per_day) <= 1.0 + 1e-6
+
+
+def test_the_largest_budget_is_no_stop() -> None:
+    """The largest number that a configuration may hold allows each shard its share."""
+    for day in (0.0, 20_000.0, 47_000.0):
+        assert allowance(day, NUMBER_MAX, 3, 1) == pytest.approx(NUMBER_MAX / 3, rel=1e-9)
 
 
 def test_a_share_below_one_is_an_alert_every_few_days() -> None:

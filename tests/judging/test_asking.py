@@ -263,7 +263,7 @@ def test_an_alerted_event_is_explained_by_its_id(run: Path) -> None:
 
 
 def test_a_pseudonym_leads_from_a_raw_id_into_the_run(run: Path) -> None:
-    """`eddy pseudonym` prints what the run's alerts hold of a device that is not revealed."""
+    """`eddy pseudonym` prints the name that the run's alerts have of a device that is not revealed."""
     alert, device = next(
         (alert, one["id"])
         for alert in of(run, "alerts")

@@ -214,8 +214,8 @@ def test_a_late_event_never_moves_time(name: str, seed: int, behind_s: int) -> N
 @few
 @given(seed=st.integers(0, 2**32), appended=st.booleans())
 def test_an_event_from_the_future_never_moves_time(name: str, seed: int, appended: bool) -> None:
-    """An event of 2099 is judged at stream time, which it leaves as it was, and its entity's time
-    goes no further; what comes after it is scored as if it had come at stream time."""
+    """An event of 2099 is scored at stream time, which it does not move, and its entity's time goes
+    no further; findings and stream time equal those of an event at stream time."""
     events = batch(seed, EVENTS, entities=5)
     arrived_ms = events.time_ms if appended else np.full(EVENTS, -1)
     events = dataclasses.replace(events, append_ms=arrived_ms)

@@ -141,8 +141,8 @@ def test_weeks(data: Path) -> tuple[Payments, list[Bools]]:
 
 
 def sparkov(data: Path) -> list[Row]:
-    """Sparkov from 21 June 2020, without labels and with them. There are no bars: those that stood
-    here were set on the first version of the data, whose order gave frauds away."""
+    """Sparkov from 21 June 2020, without labels and with them. There are no bars: the former
+    ones were set on the first version of the data, whose order gave frauds away."""
     score = scores(data, "sparkov.toml", "sparkov")
     learned = scores(data, "sparkov-labels.toml", "sparkov", labelled=True)
     fraud = labels(data, "sparkov")

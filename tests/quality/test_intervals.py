@@ -97,7 +97,7 @@ def test_worse_is_beyond_the_former_interval_on_the_bad_side(
 
 
 def test_a_figure_without_a_former_interval_is_named() -> None:
-    """It is not compared, and the line says so; nothing else is said where nothing is worse."""
+    """It is not compared, and its line says so; a figure that is not worse has no line."""
     rows = [Row(key, "", Estimate(0.5, 0.4, 0.6), 0.0, "") for key in ("old", "new", "lost")]
     before = {"old": 0.5, "new": 0.6, "new_low": 0.55, "new_high": 0.65}
     before |= {"lost": 0.5, "lost_low": 0.45, "lost_high": 0.55}

@@ -118,7 +118,7 @@ def test_calibration_runs(tmp_path: Path) -> None:
 def test_parts_without_data_are_left_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The table says so, and what was compared with earlier figures is none of them worse."""
+    """The output says so, and a part that did not run is not worse than before."""
     former = tmp_path / "former.json"
     former.write_bytes(b'{"sshd_recall": 1.0, "sshd_recall_low": 1.0, "sshd_recall_high": 1.0}')
     assert main(["sshd", "--against", str(former)], data=tmp_path / "no", out=tmp_path) == 0

@@ -219,8 +219,8 @@ def test_what_is_no_address_is_a_dead_letter_that_says_so(start: str, message: s
 )
 def test_no_prefix_makes_a_non_address_an_ip(prefix: str) -> None:
     """With any text before a line, the ip is the address directly before `- -`, or the record is a
-    dead letter that names the expected format. But for one that begins as a line does, with an
-    address and a dash: what follows these is a name that the client made up."""
+    dead letter that names the expected format. Prefixes that begin with an address and a dash are
+    left out: the text after these is a user name that the client chooses."""
     line = LINE.replace("- jo", "- -")
     events, faults = run([(prefix + line).encode("utf-8", "surrogatepass")])
     if faults:

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.addresses import address, one_form
@@ -66,6 +66,7 @@ def test_what_is_no_address_stays_as_it_is(text: str) -> None:
     assert one_form(pa.array([text, "::1"])).to_pylist() == [text, "::1"]
 
 
+@settings(deadline=None)
 @given(st.ip_addresses())
 def test_an_address_is_its_own_form(ip: object) -> None:
     """The form of Python's `ipaddress` is the one form, of every address but a mapped one."""
@@ -74,6 +75,7 @@ def test_an_address_is_its_own_form(ip: object) -> None:
     assert address(str(ip).upper()) == str(mapped or ip)
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(st.none(), st.text(max_size=6), st.ip_addresses().map(str))))
 def test_a_column_is_as_each_of_its_texts(texts: list[str | None]) -> None:
     """The form of a text does not depend on the others of its batch, nor on where a slice begins."""

@@ -373,8 +373,8 @@ def arrays(draw: DrawFn, size: int, depth: int = 0) -> pa.Array:
 @settings(deadline=None, max_examples=25)
 @given(st.data())
 def test_any_row_of_any_arrow_type_is_an_event_or_a_dead_letter(data: DataObject) -> None:
-    """Whatever types and bits the columns have, mapped or not: every row is counted once, and what
-    is written down of it is JSON."""
+    """With columns of any type and bits, mapped or not, every row is counted once, and its dead letter
+    is JSON."""
     size = data.draw(st.integers(1, 3))
     names = ["id", "t", "user", "sum", "verdict", "unmapped"]
     columns = {

@@ -41,7 +41,7 @@ entity = "account"
 inputs = ["shop"]
 partitions = 4
 features = [{ name = "amount", kind = "value", field = "amount", side = "high" }]
-rules = [{ name = "dear", at_least = { amount = 100 }, p = 1e-4 }]
+rules = [{ name = "large", at_least = { amount = 100 }, p = 1e-4 }]
 policy = { p_max = 1e-3, warm_up_events = 0, alerts_per_day = 2 }
 
 [assess]
@@ -100,7 +100,7 @@ def test_all_shards_together_publish_the_days_budget(config: Config, payments: l
     assert sum(one.held_back > 0 for one in alerts) >= 4
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_replay_publishes_the_same(
     config: Config, payments: list[bytes], jobs: int, tmp_path: Path
 ) -> None:
@@ -121,7 +121,7 @@ def test_a_replay_publishes_the_same(
 
 
 def test_a_recovered_shard_has_the_number_of_its_partition(config: Config) -> None:
-    """What a worker makes of a partition is that partition's shard, with its days."""
+    """A worker's shard of a partition has that partition's number, and so its days."""
     for log in logs(config):
         for partition in range(log.partitions):
             folder = Folder(MemoryStore(), "group", log.topic, partition)

@@ -115,9 +115,8 @@ def watched(rows: list[dict[str, object]], *, appended: bool) -> tuple[SourceSha
 def test_alerts_go_on_after_a_time_from_the_future(
     future: list[str], appended: bool, first: bool
 ) -> None:
-    """Whoever sets the time of records, and wherever the events of 2099 are, the alerts on all
-    other cards go on, as many but for what is learned of those events; these are scored and
-    counted."""
+    """With both timestamp types, and with the events of 2099 first or later, at least nine tenths of
+    the alerts on all other cards stay; the events of 2099 are scored and counted."""
     if first and not appended:
         future = future[:30]  # of the first 64 events fewer than half
     quiet, expected = undisturbed(appended)
@@ -171,8 +170,8 @@ def test_a_replay_of_a_file_goes_on_as_live(tmp_path: Path, at: int) -> None:
 
 @pytest.mark.parametrize("appended", [False, True], ids=["CreateTime", "LogAppendTime"])
 def test_over_an_internal_log_it_is_the_same(appended: bool) -> None:
-    """A monitor that reads its events over an internal log is told what the broker said of their
-    times: the same alerts, but for the budget's share."""
+    """A monitor that reads its events over an internal log gets their append times, too: the same
+    alerts, but for the budget's share."""
     given = records(payments(["x"] * 3)[: EVENTS // 4], appended=appended)
     monitor = {**CONFIG["monitors"][0], "partitions": 1}
     made = parse({**CONFIG, "monitors": [monitor]}, {})

@@ -122,8 +122,8 @@ def seen() -> list[tuple[str, int]]:
 
 @pytest.mark.parametrize("how", HIDING)
 def test_no_header_hides_a_payment(how: str, seen: list[tuple[str, int]]) -> None:
-    """Two hundred cards from one address raise the alerts that they raise without the header; the
-    examples of what was wrong are as many as the burst has minutes at most."""
+    """Two hundred cards from one address raise the alerts that they raise without the header; there
+    are at most as many examples as the burst has minutes."""
     made = emitted("pay", HIDING[how]())
     assert len(made.events) == 2_200
     assert alerts(made) == seen
