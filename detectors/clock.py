@@ -228,6 +228,21 @@ def _low(times: F64) -> float:
 
 
 @kernel
+def _deviation(times: F64, median: float) -> float:
+    """The median distance of the times from their median: fewer than `AGREED` wrong times, of the
+    past or the future, cannot make it larger than honest ones are apart."""
+    found = inf
+    for k in range(WINDOW):
+        distance = abs(times[k] - median)
+        nearer = 0
+        for j in range(WINDOW):
+            nearer += 1 if abs(times[j] - median) <= distance else 0
+        if nearer >= AGREED:
+            found = min(found, distance)
+    return found
+
+
+@kernel
 def _live(windows: Windows, s: int) -> bool:
     """Whether each of a source's last entities has had an event of late."""
     since = windows.counts[s, EVENTS] - LIVE_EVENTS
@@ -249,6 +264,10 @@ def _renew(windows: Windows, s: int, ahead_max_ms: float) -> bool:
     first = bound[s, BOUND_MS] == 0.0
     if first:
         bound[s, MEDIAN_MS] = median
+        bound[s, SPREAD_MS] = _deviation(times, median)
+        for k in range(WINDOW):  # later, only events from M on have a place
+            windows.event_ms[s, k] = max(windows.event_ms[s, k], median)
+            windows.entity_ms[s, k] = max(windows.entity_ms[s, k], median)
     moved_ms = max(median - bound[s, MEDIAN_MS], 0.0)
     former_ms = bound[s, SPREAD_MS] * exp(-LN2 * moved_ms / SPREAD_HALF_LIFE_MS)
     bound[s, SPREAD_MS] = max(former_ms, median - _low(times))
@@ -264,9 +283,10 @@ def _bounded(
 ) -> tuple[float, bool]:
     """(The bounded time of an event whose time its producer set, whether clocks are set back)."""
     bound, stream = windows.bound, windows.stream
-    _note(windows, s, time_ms, entity)
-    set_back = False
-    is_due = windows.counts[s, EVENTS] % AGREED == 0
+    set_back = is_due = False
+    if time_ms >= bound[s, MEDIAN_MS]:  # late events have no place: old ones would widen the spread
+        _note(windows, s, time_ms, entity)
+        is_due = windows.counts[s, EVENTS] % AGREED == 0
     if is_due or bound[s, BOUND_MS] == 0.0 or time_ms > bound[s, BOUND_MS]:
         alone = stream[SHARD_BOUND_MS] == 0.0
         if _renew(windows, s, ahead_max_ms) and alone and stream[NOW_MS] > bound[s, BOUND_MS]:

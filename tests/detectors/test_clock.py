@@ -80,6 +80,31 @@ def test_a_minority_from_the_future_moves_no_time(places: list[int], entities: i
     assert same(found.time_ms[attack].astype(np.float64), found.stream_ms[attack])
 
 
+@pytest.mark.parametrize("entities", [10, 500])
+@pytest.mark.parametrize("old_ms", [0, START_MS - 365 * 24 * HOUR_MS])
+@pytest.mark.parametrize("count", [8, 31, 300])
+def test_old_events_do_not_let_one_of_the_future_move_time(
+    entities: int, old_ms: int, count: int
+) -> None:
+    """After events of the past, each of another entity, an event of 2099 is still ahead."""
+    clock, before = Clock(), steady(2_000, 1_000.0)
+    take(clock, before, np.arange(2_000) % entities)
+    take(clock, np.full(count, old_ms), 10_000 + np.arange(count))
+    honest = steady(64, 1_000.0, int(before[-1]))
+    take(clock, honest, np.arange(64) % entities)
+    assert take(clock, np.array([FUTURE_MS]), np.array([99_999])).ahead.all()
+    assert clock.now_ms == honest[-1]
+
+
+@pytest.mark.parametrize("count", [1, 8, 20, 31])
+def test_old_events_in_the_first_window_do_not_widen_the_bound(count: int) -> None:
+    """Fewer than half of the first 64 events are of 1970: an event of 2099 is ahead afterwards."""
+    clock, time_ms = Clock(), steady(3_000, 1_000.0)
+    time_ms[5 : 5 + count] = 0
+    take(clock, time_ms, np.arange(3_000) % 500)
+    assert take(clock, np.array([FUTURE_MS]), np.array([99_999])).ahead.all()
+
+
 @pytest.mark.parametrize("entities", [3, 40, 64, 1_000])
 @pytest.mark.parametrize("gap_ms", [HOUR_MS, 30 * 24 * HOUR_MS, 20 * 365 * 24 * HOUR_MS])
 def test_after_a_gap_time_moves_on_within_a_window(entities: int, gap_ms: int) -> None:
