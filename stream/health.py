@@ -87,6 +87,8 @@ def answer(path: str, board: Board, pulse: Pulse) -> Response:
     """The response for a path."""
     match path:
         case "/metrics":
+            if pulse.broker_silent():  # also where the worker's thread waits for the broker
+                board.drop("eddy_lag")
             return 200, CONTENT_TYPE, board.exposition()
         case "/healthz":
             silent_s = pulse.silent_s()

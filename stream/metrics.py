@@ -553,6 +553,11 @@ class Board(Collector):
         with self._lock:
             self._readings = readings
 
+    def drop(self, name: str) -> None:
+        """The readings of that metric are unknown until they are replaced."""
+        with self._lock:
+            self._readings = {key: of for key, of in self._readings.items() if key != name}
+
     def add(self, name: str, amount: int = 1) -> None:
         """So many more of a counter without labels."""
         with self._lock:

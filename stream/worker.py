@@ -608,9 +608,8 @@ class Worker:
         self._board.replace(own | metrics.readings(observed, self._pulse.state))
 
     def _observed(self) -> Iterator[metrics.Observed]:
-        silent = self._pulse.broker_silent()
         for where, holding in self._holdings.items():
-            end = -1 if silent else self._source.end(where)
+            end = self._source.end(where)
             yield metrics.Observed(
                 log_name=_name_of(holding.log),
                 partition=where.partition,

@@ -178,3 +178,16 @@ def test_readiness_names_every_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     pulse.problems = ()
     assert pulse.not_ready() == []
     assert health.answer("/readyz", Board(), pulse)[::2] == (200, b"live\n")
+
+
+def test_lag_is_absent_while_no_broker_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of the last fetch says nothing of what has been appended since, and the worker's
+    thread may wait for the broker."""
+    pulse, board = Pulse(), Board()
+    board.replace({"eddy_lag": {("pay", "0"): 0.0}, "eddy_relearn_left": {("pay", "0"): 0.0}})
+    lag = b'eddy_lag{input="pay",partition="0"} 0.0'
+    assert lag in health.answer("/metrics", board, pulse)[2]
+    monkeypatch.setattr(pulse, "_heard_at", time.monotonic() - health.BROKER_SILENT_S)
+    silent = health.answer("/metrics", board, pulse)[2]
+    assert lag not in silent
+    assert b"eddy_relearn_left{" in silent

@@ -3,7 +3,6 @@
 The broker tests run the same worker on a real client; here a test says what each poll brings.
 """
 
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ from schemas.records import Records
 from stream.checkpoints.manifest import offset_of, pointer_in
 from stream.config import Config, parse
 from stream.errors import Abortable, PartitionCountChanged
-from stream.health import BROKER_SILENT_S, Pulse
+from stream.health import Pulse
 from stream.inputs.partitioning import CHECKED_EVERY, partition_of
 from stream.kafka.positions import Committed, Membership, Partition
 from stream.kafka.reading import Arrived, Source
@@ -52,10 +51,6 @@ class ScriptedSource(Source):
     def span(self, where: Partition) -> tuple[int, int]:
         """A log that reaches far."""
         return self.low, 1_000_000
-
-    def end(self, where: Partition) -> int:
-        """As of the last fetch."""
-        return 10
 
     def serve(self, seconds: float) -> None:
         """Nothing happens meanwhile."""
@@ -107,8 +102,7 @@ class Driven:
         """Another worker of the same group, over the same store."""
         self.sink.committed.clear()
         self.board = Board()
-        self.pulse = Pulse()
-        made = Worker(self.config, self.source, self.sink, RUN, self.board, self.pulse)
+        made = Worker(self.config, self.source, self.sink, RUN, self.board, Pulse())
         self.worker = made
         return made
 
@@ -322,15 +316,3 @@ def test_events_in_another_partition_than_their_keys_are_counted_and_logged_once
     assert not any(account in str(line_logged) for account in accounts if account)
     count = np.count_nonzero(checked == 1)
     assert f"eddy_keys_misplaced_total {count:.1f}" in driven.board.exposition().decode()
-
-
-def test_lag_is_absent_while_no_broker_answers(
-    driven: Driven, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The end of the last fetch says nothing of what has been appended since."""
-    driven.reads(bad(ONE, 0, 1, 2))
-    assert [one.lag for one in driven.worker._observed()] == [7, 10]
-    monkeypatch.setattr(driven.pulse, "_heard_at", time.monotonic() - BROKER_SILENT_S)
-    assert [one.lag for one in driven.worker._observed()] == [None, None]
-    driven.pulse.hear()
-    assert [one.lag for one in driven.worker._observed()] == [7, 10]
