@@ -134,7 +134,7 @@ class Route:
         if self._is_read:
             events, useless = _without_useless_labels(events, batch)
             faults = sorted([*faults, *useless]) if useless else faults
-        examples = self._repairs.take(repaired, events, batch) if repaired else []
+        examples = self._repairs.take(repaired, events, batch)
         ids = np.ascontiguousarray(hash_text(events.event_id, self._hash_key)[:, 0])
         known = self._recent.known(ids, _content(events, self._hash_key))
         duplicates = int(np.count_nonzero(known == SAME))
