@@ -49,8 +49,8 @@ Response = tuple[int, str, bytes]
 
 
 class Pulse:
-    """What the loop says of itself: when it last turned, what it is doing, when a broker last
-    answered, and why it is not ready beside that."""
+    """The state of the worker's loop: when it last turned, what it is doing, when a broker last
+    answered, and other reasons not to be ready."""
 
     def __init__(self) -> None:
         self.state: State = "joining"
@@ -75,7 +75,7 @@ class Pulse:
         return time.monotonic() - self._heard_at >= BROKER_SILENT_S
 
     def not_ready(self) -> list[str]:
-        """The reasons why the worker is not ready, none where it is."""
+        """The reasons why the worker is not ready; empty where it is."""
         reasons: list[str] = [] if self.state == "live" else [self.state]
         if self.broker_silent():
             silent_s = time.monotonic() - self._heard_at
@@ -204,7 +204,7 @@ class _Server:
 
 
 def _request(head: bytes) -> tuple[str, str]:
-    """Method and path, without the query; two empty texts of what is no request."""
+    """Method and path, without the query; two empty texts where it is no request."""
     parts = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
     if len(parts) != 3 or not parts[2].startswith("HTTP/1."):
         return "", ""

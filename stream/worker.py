@@ -208,7 +208,7 @@ class Worker:
         pulse: Pulse,
         drops: Collection[str] = (),
     ) -> None:
-        """drops: the learned state that may be dropped, as --drop-state says it."""
+        """drops: arguments of --drop-state."""
         self._config = config
         self._drops = drops
         self._source = source
@@ -289,7 +289,7 @@ class Worker:
                 self._end_re_learning(where, holding)
 
     def _skip(self, where: Partition, holding: Holding, next_offset: int) -> None:
-        """Advance over what no reader gets; the next commit or checkpoint takes it along."""
+        """Advance over transaction markers and gaps; the next commit or checkpoint includes that."""
         re_learned = holding.left() > 0
         holding.next_offset = max(holding.next_offset, next_offset)
         if re_learned and not holding.left():
@@ -413,7 +413,7 @@ class Worker:
         self._refuse_new(partitions)
         self._joined = True
         self._said_empty = False
-        # Nothing is written before every partition is known to have a state to go on with.
+        # Nothing is written before the state of every partition is known to be usable.
         for where, recovered in self._all_recovered(partitions).items():
             self._holdings[where] = self._taken(where, *recovered)
         return {where: self._holdings[where].next_offset for where in partitions}
@@ -593,7 +593,7 @@ class Worker:
 
 
 def _name_of(read: Log) -> str:
-    """What metrics call a log."""
+    """The name of a log in metrics."""
     return read.topic if read.internal else read.name
 
 
@@ -628,8 +628,8 @@ def run_worker(
 
     slot: stable name of this worker within its group; a restart under the same name takes over at
     once what its predecessor left open. stop_on_signal: called when there is something to finish;
-    before, while the broker is being reached, a signal may end the process at once. drops: the
-    learned state that may be dropped. Raises EddyError.
+    before, while the broker is being reached, a signal may end the process at once. drops: arguments
+    of --drop-state. Raises EddyError.
     """
     if warning := weak_secret(config):
         log.warning(warning)

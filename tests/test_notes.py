@@ -184,6 +184,6 @@ features = [{ name = "n", kind = "count", half_life = "1h" }]
 
     words, forms = notes(text)
     assert words.startswith("shop: 2 of 104 values of account are NA, None; ")
-    assert forms.startswith("shop: 1 ids of account stand with and without .0")
+    assert forms.startswith("shop: 1 ids of account occur with and without .0")
     [forms] = notes(text.replace("fields", 'null_values = ["NA", "None"]\nfields'))
     assert "without .0" in forms

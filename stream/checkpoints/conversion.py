@@ -23,12 +23,13 @@ DROP_OPTION: Final = "--drop-state"
 EVERYTHING: Final = "all"
 DROP: Final = re.compile(r"[^@]+@[0-9a-f]{32}")
 """An argument of that option: a monitor, assess, route or all, and the fingerprint of the
-configuration that it was learned under. So one that is forgotten drops nothing later."""
+configuration under which the state was learned. A forgotten argument therefore drops nothing later."""
 
 
 class Fate(NamedTuple):
-    """What becomes of the state of a monitor, of assess or of route. why: where it does not keep it.
-    gone: the configuration has it no more. new: it has no state yet."""
+    """Whether the state of a monitor, of assess or of route survives a change of configuration. why:
+    the reason where it does not. gone: the new configuration does not have the stage. new: the old
+    one did not."""
 
     stage: str
     keeps: bool
@@ -49,7 +50,7 @@ class Loss(NamedTuple):
     argument: str
 
     def line(self) -> str:
-        """As an error or a comparison of configurations says it."""
+        """A line of an error."""
         plain = {*STAGES, EVERYTHING}
         who = self.stage if self.stage in plain else f"monitor {self.stage}"
         return f"{who}: {self.why}: {DROP_OPTION} {self.argument}"
@@ -73,16 +74,18 @@ def fates(old: Steering, new: Steering) -> list[Fate]:
 
 
 def losses(old: Steering, new: Steering, fingerprint: str) -> list[Loss]:
-    """What of a state a start under another configuration drops. fingerprint: of the former."""
-    lost = [fate for fate in fates(old, new) if fate.drops()]
-    if old.secret != new.secret:
-        return [Loss(fate.stage, fate.why, f"{EVERYTHING}@{fingerprint}") for fate in lost]
-    return [Loss(fate.stage, fate.why, f"{fate.stage}@{fingerprint}") for fate in lost]
+    """The learned state that a start under another configuration drops. fingerprint: of the old one."""
+    whole = old.secret != new.secret
+    return [
+        Loss(fate.stage, fate.why, f"{EVERYTHING if whole else fate.stage}@{fingerprint}")
+        for fate in fates(old, new)
+        if fate.drops()
+    ]
 
 
 def all_lost(steering: Mapping[str, Any], why: str, fingerprint: str) -> list[Loss]:
-    """The same where nothing of a state can be gone on with. steering: what it was made under, which
-    this version may not know."""
+    """The same where the whole state is unusable. steering: the configuration under which it was
+    learned, which this version may not know."""
     found = steering.get("monitors")
     monitors = found if isinstance(found, list) else []
     named = [one.get("name") for one in monitors if isinstance(one, dict)]
@@ -91,7 +94,7 @@ def all_lost(steering: Mapping[str, Any], why: str, fingerprint: str) -> list[Lo
 
 
 def refused(lost: Iterable[Loss], allowed: Collection[str]) -> list[Loss]:
-    """What of it the arguments of `eddy run` do not allow."""
+    """The losses that the arguments of `eddy run` do not allow."""
     return [
         one
         for one in lost

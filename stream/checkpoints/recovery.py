@@ -41,7 +41,7 @@ class Circumstances(NamedTuple):
     """What a partition's start is decided from. log: whose partition it is. low, high: its span as
     it is now. beat: called while a checkpoint is read. saved: where a replay has saved a state to
     begin with. offset_at: of the first record that the broker took at a time, in ms, or later.
-    drops: what learned state may be dropped, as --drop-state says it.
+    drops: arguments of --drop-state.
     """
 
     config: Config
@@ -88,14 +88,14 @@ class Recovered:
         fates = convert(self.shard.save(), old, steering(config), shard)
         for fate in fates:
             where = {"topic": own.topic, "partition": self.head.partition}
-            said = {**where, "stage": fate.stage}
+            named = {**where, "stage": fate.stage}
             if fate.keeps:
-                log.info("another configuration: state kept", **said)
+                log.info("another configuration: state kept", **named)
             else:
                 dropped = "another configuration: state dropped"
                 anew = "another configuration: starting anew"
                 held = {"checkpoint": self.checkpoint} if fate.drops() else {}
-                log.warning(dropped if fate.gone else anew, **said, **held, why=fate.why)
+                log.warning(dropped if fate.gone else anew, **named, **held, why=fate.why)
         lost = self.checkpoint if any(fate.drops() for fate in fates) else None
         self.shard, self.head = shard, _turned(self.head, config, own, self.live_from, lost)
         self.checkpoint, self.converts = None, False
@@ -107,7 +107,7 @@ def recover(at: Circumstances) -> Recovered:
 
     Raises SavedStateUnusable, ForeignOffset, RetentionGap, CheckpointPointerLost, CheckpointCorrupt,
     CheckpointIncompatible, StateWouldBeDropped, PartitionCountChanged, ConfigurationSuperseded,
-    StoreFailure. Nothing is written by then.
+    StoreFailure. Writes nothing.
     """
     if at.committed is None:
         _refuse_former(at)
@@ -129,15 +129,18 @@ def refuse_losses(
     objects: ObjectStore,
     drops: Collection[str],
 ) -> None:
-    """Raise StateWouldBeDropped for the whole group, before a worker joins it. committed: of all
-    partitions that the configuration reads. Of each configuration that they name one checkpoint is
-    read; where they name none, the newest of every topic that the group has read."""
+    """Raise StateWouldBeDropped for the whole group, before a worker joins it.
+
+    committed: of all partitions that the configuration reads. One checkpoint is read of each
+    configuration that their notes name; where they name none, the newest one of every topic that the
+    group has read.
+    """
     own = fingerprint(config)
     pointers = {where: one and pointer_in(one.note) for where, one in committed.items()}
     named = {one.fingerprint: (where, one) for where, one in pointers.items() if one}
     manifests: list[Manifest] = []
     for where, pointer in named.values():
-        with suppress(CheckpointCorrupt, CheckpointIncompatible):  # another may stand in for it
+        with suppress(CheckpointCorrupt, CheckpointIncompatible):  # an earlier one may be whole
             folder = Folder(objects, config.group, *where)
             manifests.append(folder.manifest(pointer.checkpoint))
     if not named:
@@ -157,7 +160,7 @@ def refuse_losses(
 
 
 def _losses(config: Config, manifest: Manifest) -> list[Loss]:
-    """What of a checkpoint a start drops; nothing where it is refused for its partitions."""
+    """The state in a checkpoint that a start drops; none where its partitions are refused anyway."""
     try:
         old = _steering(manifest)
     except ValueError as error:
@@ -232,12 +235,12 @@ def _begun(at: Circumstances, saved: Folder, live_from: int | None = None) -> Re
         )
     start = _begin_at(at, manifest)
     if live_from is not None and manifest.offset == 0:
-        # Messages of an internal log are what the replay has made of its inputs.
+        # Records of an internal topic are the output of the inputs that the replay has read.
         start = live_from if at.log.internal else min(start, live_from)
     if live_from is not None and start > live_from:
         raise SavedStateUnusable(
             f"{at.where}: the state in {saved.path} was saved at offset {start}, and the group has "
-            f"committed offset {live_from}: alerts on what lies between would be lost; expected a "
+            f"committed offset {live_from}: alerts on the records between them would be lost; expected a "
             f"replay of {saved_range(at)}"
         )
     found = _empty(at, start, start if live_from is None else live_from)
@@ -263,7 +266,7 @@ def _begin_at(at: Circumstances, saved: Manifest) -> int:
 
 
 def saved_range(at: Circumstances) -> str:
-    """What a replay must read of the partition, so that its state can be gone on with."""
+    """The range of the partition that a replay must read, so that a worker can start from its state."""
     until = "" if at.committed is None else f"&until={at.partition}:{at.committed.next_offset}"
     return f"kafka://{at.where.topic}?from={at.partition}:{at.low}{until}"
 
@@ -273,7 +276,7 @@ def _turned(
 ) -> Manifest:
     """The head of a state that goes on under another configuration, or state version, from there.
 
-    The log alone cannot make it again. lost: the checkpoint of which something was dropped.
+    The log alone cannot make it again. lost: the checkpoint whose state was dropped.
     """
     own = fingerprint(config)
     former = [*(one for one in head.superseded if one != head.fingerprint), head.fingerprint]
@@ -350,9 +353,9 @@ def _rescued(
 
 
 def _no_stand_in(at: Circumstances, name: str, manifest: Manifest) -> str:
-    """Why an earlier checkpoint cannot stand in."""
+    """Why an earlier checkpoint cannot be used instead."""
     if manifest.offset < at.low:
-        return f"checkpoint {name} stands before the log"
+        return f"checkpoint {name} is at an offset before the log start"
     return f"checkpoint {name} was written under configuration {manifest.fingerprint}"
 
 
@@ -381,7 +384,7 @@ def _checked(at: Circumstances, name: str, manifest: Manifest, live_from: int) -
 
 def _resumed(at: Circumstances, name: str, manifest: Manifest, live_from: int) -> Recovered:
     """The shard of a whole checkpoint, under the configuration that it was written with; an empty
-    one where nothing of it may, or can, be gone on with."""
+    one where the state is unusable, or dropped on purpose."""
     own = fingerprint(at.config)
     head = msgspec.structs.replace(manifest, arrays=[])
     if own in manifest.superseded:
@@ -429,8 +432,8 @@ def _begun_anew(at: Circumstances, head: Manifest, name: str, live_from: int) ->
 
 def _fill(shard: Shard, folder: Folder, manifest: Manifest, beat: Callable[[], None]) -> None:
     """Load a checkpoint into an empty shard of its configuration. Raises CheckpointCorrupt: a state
-    of our own version that does not fit its shard is not what was written. The rows of its arrays
-    are compared before anything is allocated for them."""
+    of our own version that does not fit its shard has been changed. The rows of its arrays are
+    compared before anything is allocated for them."""
     if problem := _difference(shard.save(), manifest):
         raise CheckpointCorrupt(f"{folder.path}: {problem}")
     state = load(folder, manifest, beat)
@@ -456,7 +459,7 @@ def _steering(manifest: Manifest) -> Steering:
         return msgspec.convert(manifest.steering, Steering)
     except msgspec.ValidationError as error:
         raise ValueError(
-            f"it was learned under what this version does not know: {error}"
+            f"it was learned under a configuration that this version does not know: {error}"
         ) from error
 
 

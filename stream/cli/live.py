@@ -95,7 +95,7 @@ def run(
 
 
 def live_run(config: "Config", run_id: str) -> "RunInfo":
-    """What a worker's alerts say of its run."""
+    """The run of a worker, as in its alerts."""
     from detectors.spec import seconds
     from stream.alerting import RunInfo
     from stream.clock import now_text

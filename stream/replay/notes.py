@@ -112,7 +112,7 @@ class Notes:
             self._of_monitors(tally),
             self._of_verdicts(),
             self._of_learning(tally),
-            *(texts.told(name) for name, texts in self._texts.items()),
+            *(texts.notes(name) for name, texts in self._texts.items()),
         )
 
     def _of_letters(self, tally: Tally) -> Iterator[str]:
