@@ -25,7 +25,8 @@ from schemas.records import Records
 from stream import health, metrics
 from stream.alerting import RunInfo
 from stream.checkpoints.keeping import REVOKE_S, Keeper, Kept
-from stream.checkpoints.recovery import Circumstances, Recovered, recover, refuse_losses
+from stream.checkpoints.losses import refuse_losses
+from stream.checkpoints.recovery import Circumstances, Recovered, recover
 from stream.checkpoints.store import Folder, open_store, saved_folder
 from stream.config import Config, Log, logs, weak_secret
 from stream.errors import (

@@ -7,23 +7,17 @@ it keeps its state while its own declaration but for the policy, the inputs, and
 which logs are the same. Everything else starts anew, and is said to.
 """
 
-import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from detectors.monitor import MonitorSpec
 from detectors.state import Arrays
-from stream.config import ASSESS, ROUTE, STAGES, AssessSpec, Config, Log, Steering, logs
+from stream.config import ASSESS, ROUTE, AssessSpec, Config, Log, Steering, logs
 from stream.shard import Shard
 
 STEERS_ALERTS: Final = frozenset({"name", "rules", "policy"})
-DROP_OPTION: Final = "--drop-state"
-EVERYTHING: Final = "all"
-DROP: Final = re.compile(r"[^@]+@[0-9a-f]{32}")
-"""An argument of that option: a monitor, assess, route or all, and the fingerprint of the
-configuration under which the state was learned. A forgotten argument therefore drops nothing later."""
 
 
 class Fate(NamedTuple):
@@ -42,20 +36,6 @@ class Fate(NamedTuple):
         return not (self.keeps or self.new)
 
 
-class Loss(NamedTuple):
-    """Learned state that a start would drop, and the argument of `eddy run` that allows it."""
-
-    stage: str
-    why: str
-    argument: str
-
-    def line(self) -> str:
-        """A line of an error."""
-        plain = {*STAGES, EVERYTHING}
-        who = self.stage if self.stage in plain else f"monitor {self.stage}"
-        return f"{who}: {self.why}: {DROP_OPTION} {self.argument}"
-
-
 def fates(old: Steering, new: Steering) -> list[Fate]:
     """The fate of every monitor of the new configuration and of assess, then of those gone."""
     before: dict[str, MonitorSpec | AssessSpec] = {one.name: one for one in old.monitors}
@@ -71,35 +51,6 @@ def fates(old: Steering, new: Steering) -> list[Fate]:
         why = "limits.duplicate_window changed, so that known event ids are forgotten"
         found.append(Fate(ROUTE, keeps=False, why=why))
     return [*found, *(Fate(name, keeps=False, why="it is gone", gone=True) for name in before)]
-
-
-def losses(old: Steering, new: Steering, fingerprint: str) -> list[Loss]:
-    """The learned state that a start under another configuration drops. fingerprint: of the old one."""
-    whole = old.secret != new.secret
-    return [
-        Loss(fate.stage, fate.why, f"{EVERYTHING if whole else fate.stage}@{fingerprint}")
-        for fate in fates(old, new)
-        if fate.drops()
-    ]
-
-
-def all_lost(steering: Mapping[str, Any], why: str, fingerprint: str) -> list[Loss]:
-    """The same where the whole state is unusable. steering: the configuration under which it was
-    learned, which this version may not know."""
-    found = steering.get("monitors")
-    monitors = found if isinstance(found, list) else []
-    named = [one.get("name") for one in monitors if isinstance(one, dict)]
-    names = [name for name in named if isinstance(name, str)] or [EVERYTHING]
-    return [Loss(name, why, f"{EVERYTHING}@{fingerprint}") for name in names]
-
-
-def refused(lost: Iterable[Loss], allowed: Collection[str]) -> list[Loss]:
-    """The losses that the arguments of `eddy run` do not allow."""
-    return [
-        one
-        for one in lost
-        if not {one.argument, f"{EVERYTHING}@{one.argument.rpartition('@')[2]}"} & {*allowed}
-    ]
 
 
 def moved(old: Config, new: Config) -> list[str]:

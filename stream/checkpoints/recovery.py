@@ -4,21 +4,20 @@ Decides from what the group has committed, what the log still holds, and what th
 way in which these do not fit together is an error of its own, and never a silent cold start.
 """
 
-from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import msgspec
 import structlog
-from obstore.store import ObjectStore
 
-from detectors.state import STATE_VERSION, Arrays
+from detectors.state import STATE_VERSION
 from stream.alerting import RunInfo
-from stream.checkpoints.conversion import Loss, all_lost, convert, losses, moved, refused
-from stream.checkpoints.loading import load
+from stream.checkpoints.conversion import convert
+from stream.checkpoints.loading import load_into
+from stream.checkpoints.losses import all_lost, losses, refuse, steering_of
 from stream.checkpoints.manifest import SUPERSEDED_MAX, Manifest, Pointer, pointer_in
-from stream.checkpoints.store import Folder, topics_of
+from stream.checkpoints.store import Folder
 from stream.config import Config, Log, Steering, fingerprint, logs, steered, steering
 from stream.errors import (
     CheckpointCorrupt,
@@ -29,7 +28,6 @@ from stream.errors import (
     PartitionCountChanged,
     RetentionGap,
     SavedStateUnusable,
-    StateWouldBeDropped,
 )
 from stream.kafka.positions import Committed, Partition
 from stream.shard import Shard, Shards
@@ -123,53 +121,6 @@ def recover(at: Circumstances) -> Recovered:
     return _from_store(at, pointer, at.committed.next_offset)
 
 
-def refuse_losses(
-    config: Config,
-    committed: Mapping[Partition, Committed | None],
-    objects: ObjectStore,
-    drops: Collection[str],
-) -> None:
-    """Raise StateWouldBeDropped for the whole group, before a worker joins it.
-
-    committed: of all partitions that the configuration reads. One checkpoint is read of each
-    configuration that their notes name; where they name none, the newest one of every topic that the
-    group has read.
-    """
-    own = fingerprint(config)
-    pointers = {where: one and pointer_in(one.note) for where, one in committed.items()}
-    named = {one.fingerprint: (where, one) for where, one in pointers.items() if one}
-    manifests: list[Manifest] = []
-    for where, pointer in named.values():
-        with suppress(CheckpointCorrupt, CheckpointIncompatible):  # an earlier one may be whole
-            folder = Folder(objects, config.group, *where)
-            manifests.append(folder.manifest(pointer.checkpoint))
-    if not named:
-        for topic in topics_of(objects, config.group):
-            folder = Folder(objects, config.group, topic, 0)
-            with suppress(CheckpointCorrupt, CheckpointIncompatible):
-                newest = folder.newest_of_topic()
-                manifests += [newest] if newest and newest.learned() else []
-    lost = [
-        one
-        for manifest in manifests
-        if manifest.fingerprint != own and own not in manifest.superseded
-        for one in _losses(config, manifest)
-    ]
-    if found := refused(lost, drops):
-        raise StateWouldBeDropped([one.line() for one in found])
-
-
-def _losses(config: Config, manifest: Manifest) -> list[Loss]:
-    """The state in a checkpoint that a start drops; none where its partitions are refused anyway."""
-    try:
-        old = _steering(manifest)
-    except ValueError as error:
-        return all_lost(manifest.steering, str(error), manifest.fingerprint)
-    if moved(steered(config, old), config):
-        return []
-    return losses(old, steering(config), manifest.fingerprint)
-
-
 def _refuse_former(at: Circumstances) -> None:
     """Raise where the group has read the topic before, and only its offset is missing."""
     for name in at.folder.names():
@@ -244,7 +195,7 @@ def _begun(at: Circumstances, saved: Folder, live_from: int | None = None) -> Re
             f"replay of {saved_range(at)}"
         )
     found = _empty(at, start, start if live_from is None else live_from)
-    _fill(found.shard, saved, manifest, at.beat)
+    load_into(found.shard, saved, manifest, at.beat)
     # The log alone cannot make it again: without a checkpoint of its own nothing can.
     found.head = msgspec.structs.replace(found.head, first_offset=None, begun_at=start)
     log.info("begun from a saved state", **at.where._asdict(), next_offset=start)
@@ -306,7 +257,7 @@ def _from_store(at: Circumstances, pointer: Pointer, live_from: int) -> Recovere
                 continue
             found = _checked(at, name, manifest, live_from)
         except CheckpointIncompatible as error:
-            _refuse_loss(at, all_lost({}, error.message, pointer.fingerprint))
+            refuse(all_lost({}, error.message, pointer.fingerprint), at.drops)
             head = _empty(at, live_from, live_from).head
             head = msgspec.structs.replace(head, fingerprint=pointer.fingerprint)
             return _begun_anew(at, head, name, live_from)
@@ -393,28 +344,22 @@ def _resumed(at: Circumstances, name: str, manifest: Manifest, live_from: int) -
             f"the group changed to it from this worker's, {own}"
         )
     try:
-        old = _steering(manifest)
+        old = steering_of(manifest)
     except ValueError as error:
-        _refuse_loss(at, all_lost(manifest.steering, str(error), manifest.fingerprint))
+        refuse(all_lost(manifest.steering, str(error), manifest.fingerprint), at.drops)
         return _begun_anew(at, head, name, live_from)
     converts, now = manifest.fingerprint != own, steering(at.config)
     if converts:
-        _refuse_loss(at, losses(old, now, manifest.fingerprint))
+        refuse(losses(old, now, manifest.fingerprint), at.drops)
     if old.secret != now.secret:
         return _begun_anew(at, head, name, live_from)
     try:
         shard = Shards(steered(at.config, old), at.run).make(manifest.log, manifest.partition)
     except LookupError as error:
         raise CheckpointCorrupt(f"checkpoint {name}: its log or steering: {error!r}") from error
-    _fill(shard, at.folder, manifest, at.beat)
+    load_into(shard, at.folder, manifest, at.beat)
     at.folder.held = manifest.blocks()
     return Recovered(shard, head, live_from, name, converts=converts)
-
-
-def _refuse_loss(at: Circumstances, lost: list[Loss]) -> None:
-    """Raise StateWouldBeDropped unless the arguments of the start allow all of it."""
-    if found := refused(lost, at.drops):
-        raise StateWouldBeDropped([one.line() for one in found])
 
 
 def _begun_anew(at: Circumstances, head: Manifest, name: str, live_from: int) -> Recovered:
@@ -428,50 +373,6 @@ def _begun_anew(at: Circumstances, head: Manifest, name: str, live_from: int) ->
     found = _begun(at, at.saved, live_from)
     found.head = _turned(head, at.config, at.log, found.head.offset, name)
     return found
-
-
-def _fill(shard: Shard, folder: Folder, manifest: Manifest, beat: Callable[[], None]) -> None:
-    """Load a checkpoint into an empty shard of its configuration. Raises CheckpointCorrupt: a state
-    of our own version that does not fit its shard has been changed. The rows of its arrays are
-    compared before anything is allocated for them."""
-    if problem := _difference(shard.save(), manifest):
-        raise CheckpointCorrupt(f"{folder.path}: {problem}")
-    state = load(folder, manifest, beat)
-    try:
-        shard.load(state)
-    except (ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as error:
-        raise CheckpointCorrupt(f"{folder.path}: its arrays do not fit: {error!r}") from error
-    for name, array in shard.save().items():
-        if array.shape != state[name].shape:
-            expected = f"expected {len(array)}, as its other arrays have it"
-            raise CheckpointCorrupt(
-                f"{folder.path}: array {name} has {len(state[name])} rows; {expected}"
-            )
-
-
-def _steering(manifest: Manifest) -> Steering:
-    """What steered the state. Raises ValueError where this version cannot go on with it."""
-    if manifest.state_version != STATE_VERSION:
-        raise ValueError(
-            f"its state is of version {manifest.state_version}; this is version {STATE_VERSION}"
-        )
-    try:
-        return msgspec.convert(manifest.steering, Steering)
-    except msgspec.ValidationError as error:
-        raise ValueError(
-            f"it was learned under a configuration that this version does not know: {error}"
-        ) from error
-
-
-def _difference(expected: Arrays, manifest: Manifest) -> str:
-    """What keeps arrays from being loaded; their lengths vary with what is in use."""
-    found = {one.name: (one.dtype, tuple(one.shape[1:])) for one in manifest.arrays}
-    if strange := expected.keys() ^ found.keys():
-        return f"array {min(strange)} is on one side only"
-    for name, array in expected.items():
-        if (rows := (array.dtype.str, array.shape[1:])) != found[name]:
-            return f"array {name} has rows of {found[name]}; expected {rows}"
-    return ""
 
 
 def own_log(config: Config, log: Log) -> Log:

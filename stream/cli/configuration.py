@@ -123,7 +123,8 @@ def diff(
 
     Example: eddy config diff shop.toml shop-new.toml
     """
-    from stream.checkpoints.conversion import DROP_OPTION, fates, losses, moved
+    from stream.checkpoints.conversion import fates, moved
+    from stream.checkpoints.losses import DROP_OPTION, losses
     from stream.config import STAGES, fingerprint, load, steering
     from stream.errors import PartitionCountChanged
     from stream.place import Place, without_credentials
