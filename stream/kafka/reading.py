@@ -113,7 +113,7 @@ class Source:
         beat: Beat = unheard,
         hear: Beat = unheard,
     ) -> None:
-        """hear: called, within any wait for records, when a broker has answered of late."""
+        """hear: called while waiting for records, when a broker has answered since the last call."""
         self._hear = hear
         self._received = 0
         self._latch = Latch()

@@ -37,7 +37,7 @@ COUNTS: Final = (
 """What can become of a record; `read` is the sum of all others."""
 READ, PASSED, DUPLICATE, TOMBSTONE, FIRST_CODE = range(5)
 ID_REUSED: Final = "id_reused"
-"""Counted beside those: of the records passed, those with the id of another event of late."""
+"""Counted in addition: of the records passed, those with the id of another recent event."""
 NEW, SAME, REUSED = range(3)
 """An event's id is new; the event is a duplicate; its id was another event's."""
 
@@ -281,7 +281,7 @@ def _content(events: EventBatch, key: HashKey) -> U64:
 
 
 def _without_useless_labels(events: EventBatch, batch: Records) -> tuple[EventBatch, list[Fault]]:
-    """The events without labels that can teach nobody, and the faults that these are."""
+    """The events without labels from which nothing can be learned, and a fault for each of these."""
     faults: list[Fault] = []
     useless = np.zeros(len(events), np.bool_)
     reasons: tuple[tuple[DeadLetterCode, str, Bools], ...] = (
