@@ -72,14 +72,17 @@ class Pulse:
 
     def broker_silent(self) -> bool:
         """Whether no broker has answered for `BROKER_SILENT_S`: how far a log reaches is unknown."""
-        return time.monotonic() - self._heard_at >= BROKER_SILENT_S
+        return self._broker_silent_s() >= BROKER_SILENT_S
+
+    def _broker_silent_s(self) -> float:
+        """Up to the loop's last turn: while it is busy with a batch it asks no broker."""
+        return self._at - self._heard_at
 
     def not_ready(self) -> list[str]:
         """The reasons why the worker is not ready; empty where it is."""
         reasons: list[str] = [] if self.state == "live" else [self.state]
         if self.broker_silent():
-            silent_s = time.monotonic() - self._heard_at
-            reasons.append(f"no broker has answered for {silent_s:.0f} s")
+            reasons.append(f"no broker has answered for {self._broker_silent_s():.0f} s")
         return [*reasons, *self.problems]
 
 
