@@ -64,14 +64,14 @@ class RunInfo:
     stale_after_ms: float | None = None
 
     def is_stale(self, event_time_ms: int, now: str) -> bool:
-        """Whether an alert that is published now comes too late to be enforced."""
+        """Whether an alert that is published now is too late to be enforced."""
         after_ms = self.stale_after_ms
         return after_ms is not None and ms_of(now) - event_time_ms > after_ms
 
 
 class Origin(NamedTuple):
     """Which stage raises alerts, and under what. entity: the field of an event that names whom they
-    are about. shards: how many of it share the budget."""
+    are about. shards: the number of its shards, which share the budget."""
 
     name: str
     entity: str
@@ -105,8 +105,8 @@ def severity(score: float) -> Severity:
 
 
 class Identity(NamedTuple):
-    """What all ids of alerts are built from beside the event: two groups, or shadow and live, never
-    share one. mode: as configured; a replay has its configuration's, so that its ids are live's."""
+    """The parts of every alert's ids that do not depend on the event: two groups, or shadow and live,
+    never share an id. mode: as configured, in a replay, too, so that its ids equal live's."""
 
     group: str
     mode: Literal["live", "shadow"]

@@ -64,8 +64,8 @@ class InputSpec(Spec, frozen=True, kw_only=True):
 
     partitions: of the topic. keyed_by: the field by whose value the producer chose the partition,
     with `partitioner`. type: the events' type, or where a record tells it; a mapping without
-    `fields` is the identity. null_values: texts of a CSV's cells that stand for no value, as NA and
-    NULL do in many; an empty cell always does.
+    `fields` is the identity. null_values: texts of a CSV's cells that mean no value, as NA and
+    NULL often do; an empty cell always does.
     """
 
     topic: Topic
@@ -101,9 +101,9 @@ class LimitsSpec(Spec, frozen=True, kw_only=True):
     """What a record may be, and how far back duplicates are known.
 
     time_ahead_max: how far an event's time may lie beyond the broker's append time, or, where the
-    producer sets a record's time, beyond what the latest events of its partition bear out
-    (`detectors.clock`); an event further ahead is scored and moves no time. duplicate_window: event ids remembered of each
-    partition at most; at least half as many are.
+    producer sets a record's time, beyond the bound that follows from the latest events of its
+    partition (`detectors.clock`); an event further ahead is scored and moves no time.
+    duplicate_window: event ids remembered of each partition at most; at least half as many are.
     """
 
     record_bytes_max: Annotated[int, Meta(ge=1, le=100_000_000)] = 1_000_000
@@ -196,8 +196,8 @@ class Config(Spec, frozen=True, kw_only=True):
 
 
 class Steering(Spec, frozen=True, kw_only=True):
-    """What of a configuration steers the fold, as checkpoints keep it. version: of the state that
-    this Eddy makes under it. secret: a keyed hash."""
+    """The settings that determine the learned state, as checkpoints keep them. version: of the state
+    that this version of Eddy makes under them. secret: a keyed hash."""
 
     version: int
     revision: int
@@ -384,7 +384,7 @@ def fingerprint(config: Config) -> str:
 
 
 def weak_secret(config: Config) -> str:
-    """What is wrong with the secret, as a line of an error or a warning; "" where nothing is."""
+    """The problem with the secret, as a line of an error or a warning; "" where there is none."""
     if len(config.secret.encode()) >= SECRET_BYTES_MIN:
         return ""
     size = "one that is shorter" if config.secret else "none"
@@ -565,7 +565,10 @@ def _internal(config: Config) -> dict[str, Log]:
 def _input_problems(spec: InputSpec) -> Iterator[tuple[str, str]]:
     yield from mapping.problems(spec.codec, spec.type, spec.fields)
     if spec.null_values and spec.codec == "access_log":
-        yield "null_values", "are a CSV's, and an access log is none; remove them"
+        yield (
+            "null_values",
+            "got texts, and an access log has no cells; expected none: remove the key",
+        )
     if spec.keyed_by is not None and spec.partitioner is None:
         yield "partitioner", "missing; expected murmur2 or crc32, since keyed_by is given"
     if spec.partitioner is not None and spec.keyed_by is None:

@@ -26,8 +26,8 @@ def codec_of(spec: InputSpec, fields: Sequence[str]) -> Codec:
 
 
 class Read(NamedTuple):
-    """A batch decoded: its events and its faults, both in the order of their records, and what was
-    repaired in its events."""
+    """A batch decoded: its events and its faults, both in the order of their records, and the repairs
+    in its events."""
 
     events: EventBatch
     faults: list[Fault]

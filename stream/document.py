@@ -36,8 +36,8 @@ NEUTRAL_TEXT: Final = "\0"
 
 
 class FromEnvironment(str):
-    """A text with values of the environment in it; `template` is what may be shown of it. values:
-    each of them by its "${NAME}"."""
+    """A text with values of the environment in it. template: the text before, which may be shown.
+    values: the "${NAME}" of each value."""
 
     __slots__ = ("template", "values")
     template: str

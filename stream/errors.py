@@ -37,7 +37,7 @@ RESCUE: Final = (
     "eddy replay CONFIG --input 'NAME=kafka://TOPIC?until=OFFSETS' --out FOLDER --save-state URL up to "
     "the committed offsets, then [checkpoints] start_from = URL"
 )
-"""Learns again, from the log, what no checkpoint can give."""
+"""Learns again from the log, where no checkpoint is usable."""
 
 NOT_MENDED: Final = frozenset({2, 4, 5})
 """Exit codes after which somebody must act first: a worker started anew would end the same way."""
@@ -133,8 +133,8 @@ class CheckpointCorrupt(EddyError):
     exit_code = 4
     do = (
         "See that checkpoints.url names the right, whole store, and restore it. A backup may be used "
-        "only under the configuration that the group has now. Without one, learn again what the log "
-        f"still holds: {RESCUE}, and start again; to start with nothing learned, use another group."
+        "only under the configuration that the group has now. Without one, learn again from the "
+        f"log: {RESCUE}, and start again; to start with nothing learned, use another group."
     )
 
 
@@ -146,21 +146,21 @@ class CheckpointIncompatible(EddyError):
 
 
 class StateWouldBeDropped(EddyError):
-    """The start would drop learned state. lines: what, why, and the argument that allows it."""
+    """The start would drop learned state. lines: each with stage, reason, and argument to allow it."""
 
     exit_code = 4
     do = (
         "Nothing was written. To keep the state, start with the configuration, the secret and the "
         "version of Eddy that it was learned under. To drop it on purpose, add these arguments to "
         "`eddy run`; they drop nothing else, and the checkpoints stay in the store until you delete "
-        "them. States are not migrated between versions before 1.0: to carry over what the log still "
-        f"holds, first {RESCUE}, and start with the same arguments."
+        "them. States are not migrated between versions before 1.0: to learn again from the log, "
+        f"first {RESCUE}, and start with the same arguments."
     )
 
     def __init__(self, lines: list[str]) -> None:
         self.lines = list(dict.fromkeys(lines))
         whole = "\n".join(f"  {line}" for line in self.lines)
-        super().__init__(f"this start would drop what the group has learned:\n{whole}")
+        super().__init__(f"this start would drop learned state of the group:\n{whole}")
 
 
 class SavedStateUnusable(EddyError):
@@ -178,14 +178,14 @@ class PartitionCountChanged(EddyError):
 
     exit_code = 4
     do = (
-        "Entities have moved between partitions. To keep what was learned, stop the group and "
+        "Entities have moved between partitions. To keep the learned state, stop the group and "
         "replay the inputs into a saved state. In the configuration set another `group` and the "
         "present number of `partitions`, and remove `keyed_by` of an input that grew: its older "
         "records are where the former number put them. Run `eddy topics create CONFIG`, then "
         "`eddy replay CONFIG --input 'NAME=kafka://TOPIC?until=0:OFFSET,…' --out FOLDER --save-state "
         "URL` with the former group's committed offsets, 0 for new partitions. Set "
-        "checkpoints.start_from = URL, and start. To start anew on purpose, use another group "
-        "without a saved state."
+        "checkpoints.start_from = URL, and start. To start with nothing learned, use another "
+        "group without a saved state."
     )
 
 
@@ -216,7 +216,7 @@ class OutputFailure(EddyError):
     """Results cannot be written: the disk is full, or the folder may not be written."""
 
     exit_code = 6
-    do = "Make room where --out lies, or name another folder; what was written is removed."
+    do = "Make room where --out is, or name another folder; partial results were removed."
 
 
 class KafkaFailure(EddyError):

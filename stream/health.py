@@ -49,8 +49,8 @@ Response = tuple[int, str, bytes]
 
 
 class Pulse:
-    """What the loop says of itself: when it last turned, what it is doing, when a broker last
-    answered, and why it is not ready beside that."""
+    """The state of the worker's loop: when it last turned, what it is doing, when a broker last
+    answered, and other reasons not to be ready."""
 
     def __init__(self) -> None:
         self.state: State = "joining"
@@ -72,14 +72,17 @@ class Pulse:
 
     def broker_silent(self) -> bool:
         """Whether no broker has answered for `BROKER_SILENT_S`: how far a log reaches is unknown."""
-        return time.monotonic() - self._heard_at >= BROKER_SILENT_S
+        return self._broker_silent_s() >= BROKER_SILENT_S
+
+    def _broker_silent_s(self) -> float:
+        """Up to the loop's last turn: while it is busy with a batch it asks no broker."""
+        return self._at - self._heard_at
 
     def not_ready(self) -> list[str]:
-        """The reasons why the worker is not ready, none where it is."""
+        """The reasons why the worker is not ready; empty where it is."""
         reasons: list[str] = [] if self.state == "live" else [self.state]
         if self.broker_silent():
-            silent_s = time.monotonic() - self._heard_at
-            reasons.append(f"no broker has answered for {silent_s:.0f} s")
+            reasons.append(f"no broker has answered for {self._broker_silent_s():.0f} s")
         return [*reasons, *self.problems]
 
 
@@ -206,7 +209,7 @@ class _Server:
 
 
 def _request(head: bytes) -> tuple[str, str]:
-    """Method and path, without the query; two empty texts of what is no request."""
+    """Method and path, without the query; two empty texts where it is no request."""
     parts = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
     if len(parts) != 3 or not parts[2].startswith("HTTP/1."):
         return "", ""

@@ -53,7 +53,7 @@ def _without_credentials(line: MutableMapping[str, Any]) -> MutableMapping[str, 
 
 
 def _hidden(value: Any) -> Any:
-    """The value with credentials hidden in all texts in it; what is no plain value as a text."""
+    """The value with credentials hidden in all its texts; other objects as texts."""
     match value:
         case str():
             return without_credentials(value)

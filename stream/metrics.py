@@ -312,7 +312,7 @@ METRICS: Final = (
         "gauge",
         "oddities",
         ("of", "oddity"),
-        "oddities in what this worker has read since it started, by input or monitor: "
+        "oddities in the records that this worker has read since it started, by input or monitor: "
         "all_dead_letters (the last 1,000 records), field_absent (mapped, and in none of 1,000 "
         "events), times_in_seconds, verdicts_untranslated, monitor_scores_nothing",
         "the log has a line for each, with an example record: correct the mapping",

@@ -1,6 +1,6 @@
 """Where something lies, as a person names it: a path, or an address such as s3://bucket/prefix.
 
-Also hides what an address must not show in a message, a log line or a file.
+Also hides the credentials of an address in a message, a log line or a file.
 """
 
 import re

@@ -19,7 +19,7 @@ _ESCAPES: Final = {code: f"\\u{code:04x}" for code in (*_CONTROL, *_DIRECTION)}
 
 def visible(text: str) -> str:
     """The text with control characters, except tab and line feed, as the escapes that JSON has for
-    them: a terminal obeys the characters themselves, and a stranger may have chosen them."""
+    them: a terminal obeys the characters themselves, and an attacker may have chosen them."""
     return text.translate(_ESCAPES)
 
 
@@ -70,7 +70,7 @@ def measure(value: float | None) -> str:
 
 
 def score(value: float | None) -> str:
-    """A score beside another: hundredths, cut off so that what lacks little never looks equal."""
+    """A score beside another: hundredths, rounded down so that a slightly smaller one never looks equal."""
     return NOTHING if value is None else f"{floor(round(value, 6) * 100) / 100:g}"
 
 

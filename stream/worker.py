@@ -25,7 +25,8 @@ from schemas.records import Records
 from stream import health, metrics
 from stream.alerting import RunInfo
 from stream.checkpoints.keeping import REVOKE_S, Keeper, Kept
-from stream.checkpoints.recovery import Circumstances, Recovered, recover, refuse_losses
+from stream.checkpoints.losses import refuse_losses
+from stream.checkpoints.recovery import Circumstances, Recovered, recover
 from stream.checkpoints.store import Folder, open_store, saved_folder
 from stream.config import Config, Log, logs, weak_secret
 from stream.errors import (
@@ -35,7 +36,6 @@ from stream.errors import (
     StateWouldBeDropped,
 )
 from stream.health import Pulse
-from stream.inputs.partitioning import misplaced
 from stream.kafka.administration import Admin
 from stream.kafka.failures import patiently
 from stream.kafka.positions import Committed, Partition
@@ -79,12 +79,6 @@ NO_PARTITION: Final = (
     "where: a worker's client id is eddy-SLOT"
 )
 
-NOT_KEYED: Final = (
-    "keyed_by is not true: events are in another partition than the partitioner gives their key, so "
-    "that one entity is learned as several. Correct keyed_by or partitioner of the input, or remove "
-    "both: then its monitors read internal topics"
-)
-
 CYCLES_S: Final = 60.0
 """How often garbage in cycles is looked for; see `rarely_collecting`."""
 
@@ -98,7 +92,6 @@ class Holding:
     next_offset: where the next record may be: after all that the shard has seen, and after the
     transaction markers, aborted records and compacted gaps that follow it. committed: as the group
     has it, None where it has none yet. began_at, began_from: when and where re-learning began.
-    said_misplaced: whether events in the wrong partition were logged.
     """
 
     log: Log
@@ -107,7 +100,6 @@ class Holding:
     committed: int | None
     began_at: float = field(default_factory=time.monotonic)
     began_from: int = 0
-    said_misplaced: bool = False
 
     @property
     def shard(self) -> Shard:
@@ -217,7 +209,7 @@ class Worker:
         pulse: Pulse,
         drops: Collection[str] = (),
     ) -> None:
-        """drops: the learned state that may be dropped, as --drop-state says it."""
+        """drops: arguments of --drop-state."""
         self._config = config
         self._drops = drops
         self._source = source
@@ -234,7 +226,7 @@ class Worker:
         self._keeper = Keeper(config.checkpoints, board, run.now, pulse.beat)
         self._holdings: dict[Partition, Holding] = {}
         self._outbox = Outbox()
-        self._noticing = Noticing(config)
+        self._noticing = Noticing(config, board)
         self._joined = self._said_empty = self._alerted = self._more_waits = False
         self._commit_took_s = 0.0
         self._ending = False
@@ -291,32 +283,14 @@ class Worker:
             with self._board.timed("eddy_batch_seconds"):
                 emitted = holding.take(part)
             if emitted is not None:
-                self._check_keys(where, holding, emitted)
                 self._noticing.take(holding.log, part, emitted)
                 self._outbox.put(where, self._to_publish(emitted), holding.next_offset)
                 self._alerted |= bool(emitted.alerts)
             elif holding.left() == 0:
                 self._end_re_learning(where, holding)
 
-    def _check_keys(self, where: Partition, holding: Holding, emitted: Emitted) -> None:
-        """Count events that are not in the partition of their key; log the first of a partition."""
-        if holding.log.internal:
-            return
-        found = misplaced(emitted.events, self._config.inputs[holding.log.name])
-        if len(found.rows):
-            self._board.add("eddy_keys_misplaced", len(found.rows))
-            if not holding.said_misplaced:
-                holding.said_misplaced = True
-                log.warning(
-                    NOT_KEYED,
-                    **where._asdict(),
-                    offset=int(emitted.events.offset[found.rows[0]]),
-                    checked=found.checked,
-                    misplaced=len(found.rows),
-                )
-
     def _skip(self, where: Partition, holding: Holding, next_offset: int) -> None:
-        """Advance over what no reader gets; the next commit or checkpoint takes it along."""
+        """Advance over transaction markers and gaps; the next commit or checkpoint includes that."""
         re_learned = holding.left() > 0
         holding.next_offset = max(holding.next_offset, next_offset)
         if re_learned and not holding.left():
@@ -440,7 +414,7 @@ class Worker:
         self._refuse_new(partitions)
         self._joined = True
         self._said_empty = False
-        # Nothing is written before every partition is known to have a state to go on with.
+        # Nothing is written before the state of every partition is known to be usable.
         for where, recovered in self._all_recovered(partitions).items():
             self._holdings[where] = self._taken(where, *recovered)
         return {where: self._holdings[where].next_offset for where in partitions}
@@ -599,10 +573,7 @@ class Worker:
         left = sum(one.records_left for one in observed)
         relearning = [f"{left:,} records are left to re-learn"] if left else []
         self._pulse.problems = (*relearning, *self._noticing.not_ready(oddities))
-        names = [_name_of(each) for each in self._logs.values()]
-        configured = dict(
-            zip(names, (each.partitions for each in self._logs.values()), strict=True)
-        )
+        configured = {_name_of(each): each.partitions for each in self._logs.values()}
         of = metrics.Logs(configured, Counter(one.log_name for one in observed))
         own = metrics.readings_of_worker(of, [(one.of, one.kind) for one in oddities])
         self._board.replace(own | metrics.readings(observed, self._pulse.state))
@@ -622,7 +593,7 @@ class Worker:
 
 
 def _name_of(read: Log) -> str:
-    """What metrics call a log."""
+    """The name of a log in metrics."""
     return read.topic if read.internal else read.name
 
 
@@ -657,8 +628,8 @@ def run_worker(
 
     slot: stable name of this worker within its group; a restart under the same name takes over at
     once what its predecessor left open. stop_on_signal: called when there is something to finish;
-    before, while the broker is being reached, a signal may end the process at once. drops: the
-    learned state that may be dropped. Raises EddyError.
+    before, while the broker is being reached, a signal may end the process at once. drops: arguments
+    of --drop-state. Raises EddyError.
     """
     if warning := weak_secret(config):
         log.warning(warning)

@@ -431,6 +431,17 @@ def test_a_label_with_a_bad_field_is_a_label(tmp_path: Path) -> None:
     assert any("bad values of fields" in note for note in bad.notes)
 
 
+def test_examples_of_repaired_labels_are_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They wait in memory: only so many are kept, and every repair is counted."""
+    monkeypatch.setattr(labels, "EXAMPLES_MAX", 1)
+    rows = payments(300)
+    summary = run(tmp_path, rows, [one | {"how": 0.5} for one in verdicts(rows)])
+    assert summary.labels["verdicts"]["field_repaired/kind/wrong_type"] == 300
+    assert len((tmp_path / "out" / "dead_letters.ndjson").read_bytes().splitlines()) == 1
+
+
 def test_a_file_of_unreadable_labels_is_a_mistake(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

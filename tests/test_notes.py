@@ -92,6 +92,14 @@ def test_records_of_which_none_is_an_event_are_an_error(tmp_path: Path) -> None:
     assert "none of 3 records became an event" in said
 
 
+def test_values_with_a_registrys_prefix_are_explained(tmp_path: Path) -> None:
+    """As in the log of a worker: the cause is a schema registry's prefix, and no CSV."""
+    prefixed = [b"\0\0\0\0\7" + orjson.dumps(row) for row in rows()]
+    said = told(tmp_path, prefixed, code=2)
+    assert "values written with a schema registry" in said
+    assert "CSV" not in said
+
+
 def test_repaired_fields_are_noted_and_their_events_counted(tmp_path: Path) -> None:
     """How many values were bad, of which field most and why, with an example; they are no dead
     letters, and every record is an event."""
@@ -176,6 +184,6 @@ features = [{ name = "n", kind = "count", half_life = "1h" }]
 
     words, forms = notes(text)
     assert words.startswith("shop: 2 of 104 values of account are NA, None; ")
-    assert forms.startswith("shop: 1 ids of account stand with and without .0")
+    assert forms.startswith("shop: 1 ids of account occur with and without .0")
     [forms] = notes(text.replace("fields", 'null_values = ["NA", "None"]\nfields'))
     assert "without .0" in forms

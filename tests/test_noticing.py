@@ -8,6 +8,7 @@ from structlog.testing import capture_logs
 from schemas.records import Records
 from stream.alerting import RunInfo
 from stream.config import Config, Log, logs, parse
+from stream.metrics import Board
 from stream.noticing import ENOUGH, Noticing, Oddity
 from stream.shard import Shards
 
@@ -47,7 +48,7 @@ class Worker:
     def __init__(self) -> None:
         self.config: Config = parse(DOCUMENT, {})
         self.shard = Shards(self.config, RunInfo("live", "r", str)).source("pay")
-        self.noticing = Noticing(self.config)
+        self.noticing = Noticing(self.config, Board())
         self.next_offset = 0
 
     def read(self, *values: object, size: int = 10_000) -> None:
@@ -127,7 +128,7 @@ def test_verdicts_that_nobody_translates_are_noticed_without_their_text() -> Non
     worker.read(event(3, kind="label", verdict="fraud"))
     [odd] = worker.odd().values()
     assert odd.kind == "verdicts_untranslated"
-    assert "1 labels say neither fraud nor honest, such as payments[0] at offset 1" in odd.text
+    assert "1 labels are neither fraud nor honest, such as payments[0] at offset 1" in odd.text
     assert CARD not in odd.text
 
 

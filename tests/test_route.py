@@ -279,7 +279,7 @@ def spoilt(number: int, minute: int = 0, **fields: Any) -> bytes:
 
 
 def test_a_repaired_event_is_counted_and_one_a_minute_is_an_example() -> None:
-    """Examples of a field and a code are at most one a minute of event time, each with the record's
+    """Examples of a field and a code are at most one a minute of stream time, each with the record's
     bytes, field, code and disposition; a minute that went back has none; all records are events."""
     stage = route()
     values = [
@@ -314,6 +314,21 @@ def test_a_repaired_event_is_counted_and_one_a_minute_is_an_example() -> None:
         "field_repaired/amount/out_of_range": 1,
     }
     assert routed.events.offset.tolist() == list(range(10, 16))
+
+
+@pytest.mark.parametrize("before", [0, 100])
+def test_a_time_from_the_future_does_not_end_the_examples(before: int) -> None:
+    """Minutes are of stream time: a bad field in an event of 2099, the first of the log or a later
+    one, uses up no later minute."""
+    stage = route()
+    values = [event(n) for n in range(before)]
+    values += [event(200, time=4_080_000_000_000, amount="x")]
+    values += [event(300 + n) for n in range(100)]
+    routed = stage.process(
+        records([*values, spoilt(500, 1, amount="x"), spoilt(501, 2, amount="x")])
+    )
+    offsets = [int(header(one, "eddy-offset")) for one in routed.dead_letters]
+    assert offsets == [before, before + 101, before + 102]
 
 
 def test_a_record_without_an_event_has_no_repairs() -> None:

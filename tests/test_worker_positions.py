@@ -24,8 +24,9 @@ from stream.kafka.positions import Committed, Membership, Partition
 from stream.kafka.reading import Arrived, Source
 from stream.kafka.writing import OutRecord, Sink
 from stream.metrics import Board
+from stream.noticing import NOT_KEYED
 from stream.simulator import Shop, lines
-from stream.worker import NOT_KEYED, Worker
+from stream.worker import Worker
 from tests.checkpoints.shop import RUN, document
 
 ONE, TWO = Partition("shop-events", 0), Partition("shop-events", 1)

@@ -3,10 +3,11 @@
 production.
 
 It needs Java 17 and, the first time, Maven. The jars of pom.xml go into a cache folder (`.kafka`
-in the repository, or $EDDY_KAFKA_HOME) and are checked against jars.sha256 at every start; then a KRaft node is formatted and started on 127.0.0.1,
-or a cluster of --nodes, in which every topic has up to three copies. When all take requests, one
-line `bootstrap=127.0.0.1:PORT,…` goes to standard output. It runs in the foreground until SIGTERM
-or SIGINT, and the brokers die with it, however it ends.
+in the repository, or $EDDY_KAFKA_HOME) and are checked against jars.sha256 at every start; then a
+KRaft node is formatted and started on 127.0.0.1, or a cluster of --nodes, in which every topic has
+up to three copies. When all take requests, one line `bootstrap=127.0.0.1:PORT,…` goes to standard
+output. It runs in the foreground until SIGTERM or SIGINT, and the brokers die with it, however it
+ends.
 
 Exit codes: 0 stopped, 1 the broker failed, 2 wrong arguments, 3 Java or Maven is missing.
 """
@@ -107,7 +108,7 @@ def find_java() -> str:
 def fetch_jars(home: Path) -> Path:
     """The folder of the jars; fetches them unless exactly those of `JARS` are there already.
 
-    Raises BrokerError where a fetched jar is not the one that was pinned.
+    Raises BrokerError where the fetched jars are not the pinned ones.
     """
     libs = home / "libs"
     home.mkdir(parents=True, exist_ok=True)
@@ -142,7 +143,7 @@ def fetch_jars(home: Path) -> Path:
 
 
 def differing_jars(libs: Path) -> list[str]:
-    """How the jars of a folder differ from those that are pinned, a line each."""
+    """The differences between the jars of a folder and the pinned ones, a line each."""
     pinned = dict(line.split()[::-1] for line in JARS.read_text().splitlines())
     there = {path.name: path for path in libs.glob("*.jar")}
     wrong = [f"{name}: missing" for name in sorted(pinned.keys() - there.keys())]

@@ -7,28 +7,23 @@ it keeps its state while its own declaration but for the policy, the inputs, and
 which logs are the same. Everything else starts anew, and is said to.
 """
 
-import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from detectors.monitor import MonitorSpec
 from detectors.state import Arrays
-from stream.config import ASSESS, ROUTE, STAGES, AssessSpec, Config, Log, Steering, logs
+from stream.config import ASSESS, ROUTE, AssessSpec, Config, Log, Steering, logs
 from stream.shard import Shard
 
 STEERS_ALERTS: Final = frozenset({"name", "rules", "policy"})
-DROP_OPTION: Final = "--drop-state"
-EVERYTHING: Final = "all"
-DROP: Final = re.compile(r"[^@]+@[0-9a-f]{32}")
-"""An argument of that option: a monitor, assess, route or all, and the fingerprint of the
-configuration that it was learned under. So one that is forgotten drops nothing later."""
 
 
 class Fate(NamedTuple):
-    """What becomes of the state of a monitor, of assess or of route. why: where it does not keep it.
-    gone: the configuration has it no more. new: it has no state yet."""
+    """Whether the state of a monitor, of assess or of route survives a change of configuration. why:
+    the reason where it does not. gone: the new configuration does not have the stage. new: the old
+    one did not."""
 
     stage: str
     keeps: bool
@@ -39,20 +34,6 @@ class Fate(NamedTuple):
     def drops(self) -> bool:
         """Whether learned state is dropped."""
         return not (self.keeps or self.new)
-
-
-class Loss(NamedTuple):
-    """Learned state that a start would drop, and the argument of `eddy run` that allows it."""
-
-    stage: str
-    why: str
-    argument: str
-
-    def line(self) -> str:
-        """As an error or a comparison of configurations says it."""
-        plain = {*STAGES, EVERYTHING}
-        who = self.stage if self.stage in plain else f"monitor {self.stage}"
-        return f"{who}: {self.why}: {DROP_OPTION} {self.argument}"
 
 
 def fates(old: Steering, new: Steering) -> list[Fate]:
@@ -70,33 +51,6 @@ def fates(old: Steering, new: Steering) -> list[Fate]:
         why = "limits.duplicate_window changed, so that known event ids are forgotten"
         found.append(Fate(ROUTE, keeps=False, why=why))
     return [*found, *(Fate(name, keeps=False, why="it is gone", gone=True) for name in before)]
-
-
-def losses(old: Steering, new: Steering, fingerprint: str) -> list[Loss]:
-    """What of a state a start under another configuration drops. fingerprint: of the former."""
-    lost = [fate for fate in fates(old, new) if fate.drops()]
-    if old.secret != new.secret:
-        return [Loss(fate.stage, fate.why, f"{EVERYTHING}@{fingerprint}") for fate in lost]
-    return [Loss(fate.stage, fate.why, f"{fate.stage}@{fingerprint}") for fate in lost]
-
-
-def all_lost(steering: Mapping[str, Any], why: str, fingerprint: str) -> list[Loss]:
-    """The same where nothing of a state can be gone on with. steering: what it was made under, which
-    this version may not know."""
-    found = steering.get("monitors")
-    monitors = found if isinstance(found, list) else []
-    named = [one.get("name") for one in monitors if isinstance(one, dict)]
-    names = [name for name in named if isinstance(name, str)] or [EVERYTHING]
-    return [Loss(name, why, f"{EVERYTHING}@{fingerprint}") for name in names]
-
-
-def refused(lost: Iterable[Loss], allowed: Collection[str]) -> list[Loss]:
-    """What of it the arguments of `eddy run` do not allow."""
-    return [
-        one
-        for one in lost
-        if not {one.argument, f"{EVERYTHING}@{one.argument.rpartition('@')[2]}"} & {*allowed}
-    ]
 
 
 def moved(old: Config, new: Config) -> list[str]:

@@ -16,6 +16,7 @@ from detectors.state import Arrays
 from stream.checkpoints.manifest import Manifest, StoredArray
 from stream.checkpoints.store import Folder, each_block
 from stream.errors import CheckpointCorrupt
+from stream.shard import Shard
 
 GETS_AT_ONCE: Final = 8
 
@@ -41,6 +42,36 @@ def load(folder: Folder, manifest: Manifest, beat: Callable[[], None]) -> Arrays
         for one in waiting:
             one.result()
     return state
+
+
+def load_into(shard: Shard, folder: Folder, manifest: Manifest, beat: Callable[[], None]) -> None:
+    """Load a checkpoint into an empty shard of its configuration. Raises CheckpointCorrupt: a state
+    of our own version that does not fit its shard has been changed. The rows of its arrays are
+    compared before anything is allocated for them."""
+    if problem := _difference(shard.save(), manifest):
+        raise CheckpointCorrupt(f"{folder.path}: {problem}")
+    state = load(folder, manifest, beat)
+    try:
+        shard.load(state)
+    except (ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as error:
+        raise CheckpointCorrupt(f"{folder.path}: its arrays do not fit: {error!r}") from error
+    for name, array in shard.save().items():
+        if array.shape != state[name].shape:
+            expected = f"expected {len(array)}, as its other arrays have it"
+            raise CheckpointCorrupt(
+                f"{folder.path}: array {name} has {len(state[name])} rows; {expected}"
+            )
+
+
+def _difference(expected: Arrays, manifest: Manifest) -> str:
+    """The first difference that keeps arrays from being loaded; their lengths may differ."""
+    found = {one.name: (one.dtype, tuple(one.shape[1:])) for one in manifest.arrays}
+    if strange := expected.keys() ^ found.keys():
+        return f"array {min(strange)} is on one side only"
+    for name, array in expected.items():
+        if (rows := (array.dtype.str, array.shape[1:])) != found[name]:
+            return f"array {name} has rows of {found[name]}; expected {rows}"
+    return ""
 
 
 def _allocated(stored: StoredArray) -> NDArray[Any]:

@@ -45,7 +45,7 @@ class StoredArray(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     blocks: list[Digest]
 
     def problem(self) -> str:
-        """What does not fit together in it; "" where all does. In integers that do not overflow."""
+        """A contradiction in its fields; "" where there is none. In integers that do not overflow."""
         try:
             row_bytes = np.dtype(self.dtype).itemsize * math.prod(self.shape[1:])
         except TypeError:
@@ -124,14 +124,14 @@ def decoded(name: str, body: bytes) -> Manifest:
 
 
 def _problems(name: str, manifest: Manifest) -> Iterator[str]:
-    """What does not fit together in a manifest. Its hash says that it is what was written, not by
-    whom, and nothing may be allocated by what it says before that is checked."""
+    """Contradictions in a manifest. Its hash shows that it is unchanged, not who wrote it, so its sizes
+    are checked before anything is allocated."""
     if offset_of(name) != manifest.offset:
         yield f"its manifest is of offset {manifest.offset}"
     names = [array.name for array in manifest.arrays]
     if len(set(names)) != len(names):
-        yield "an array stands in it twice"
-    yield from (f"array {one.name}: {said}" for one in manifest.arrays if (said := one.problem()))
+        yield "two arrays have the same name"
+    yield from (f"array {one.name}: {why}" for one in manifest.arrays if (why := one.problem()))
 
 
 def offset_of(name: str) -> int:

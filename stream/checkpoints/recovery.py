@@ -4,21 +4,20 @@ Decides from what the group has committed, what the log still holds, and what th
 way in which these do not fit together is an error of its own, and never a silent cold start.
 """
 
-from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import msgspec
 import structlog
-from obstore.store import ObjectStore
 
-from detectors.state import STATE_VERSION, Arrays
+from detectors.state import STATE_VERSION
 from stream.alerting import RunInfo
-from stream.checkpoints.conversion import Loss, all_lost, convert, losses, moved, refused
-from stream.checkpoints.loading import load
+from stream.checkpoints.conversion import convert
+from stream.checkpoints.loading import load_into
+from stream.checkpoints.losses import all_lost, losses, refuse, steering_of
 from stream.checkpoints.manifest import SUPERSEDED_MAX, Manifest, Pointer, pointer_in
-from stream.checkpoints.store import Folder, topics_of
+from stream.checkpoints.store import Folder
 from stream.config import Config, Log, Steering, fingerprint, logs, steered, steering
 from stream.errors import (
     CheckpointCorrupt,
@@ -29,7 +28,6 @@ from stream.errors import (
     PartitionCountChanged,
     RetentionGap,
     SavedStateUnusable,
-    StateWouldBeDropped,
 )
 from stream.kafka.positions import Committed, Partition
 from stream.shard import Shard, Shards
@@ -41,7 +39,7 @@ class Circumstances(NamedTuple):
     """What a partition's start is decided from. log: whose partition it is. low, high: its span as
     it is now. beat: called while a checkpoint is read. saved: where a replay has saved a state to
     begin with. offset_at: of the first record that the broker took at a time, in ms, or later.
-    drops: what learned state may be dropped, as --drop-state says it.
+    drops: arguments of --drop-state.
     """
 
     config: Config
@@ -88,14 +86,14 @@ class Recovered:
         fates = convert(self.shard.save(), old, steering(config), shard)
         for fate in fates:
             where = {"topic": own.topic, "partition": self.head.partition}
-            said = {**where, "stage": fate.stage}
+            named = {**where, "stage": fate.stage}
             if fate.keeps:
-                log.info("another configuration: state kept", **said)
+                log.info("another configuration: state kept", **named)
             else:
                 dropped = "another configuration: state dropped"
                 anew = "another configuration: starting anew"
                 held = {"checkpoint": self.checkpoint} if fate.drops() else {}
-                log.warning(dropped if fate.gone else anew, **said, **held, why=fate.why)
+                log.warning(dropped if fate.gone else anew, **named, **held, why=fate.why)
         lost = self.checkpoint if any(fate.drops() for fate in fates) else None
         self.shard, self.head = shard, _turned(self.head, config, own, self.live_from, lost)
         self.checkpoint, self.converts = None, False
@@ -107,7 +105,7 @@ def recover(at: Circumstances) -> Recovered:
 
     Raises SavedStateUnusable, ForeignOffset, RetentionGap, CheckpointPointerLost, CheckpointCorrupt,
     CheckpointIncompatible, StateWouldBeDropped, PartitionCountChanged, ConfigurationSuperseded,
-    StoreFailure. Nothing is written by then.
+    StoreFailure. Writes nothing.
     """
     if at.committed is None:
         _refuse_former(at)
@@ -121,50 +119,6 @@ def recover(at: Circumstances) -> Recovered:
             f"ends at {at.high}: it is not the log that the state was learned from"
         )
     return _from_store(at, pointer, at.committed.next_offset)
-
-
-def refuse_losses(
-    config: Config,
-    committed: Mapping[Partition, Committed | None],
-    objects: ObjectStore,
-    drops: Collection[str],
-) -> None:
-    """Raise StateWouldBeDropped for the whole group, before a worker joins it. committed: of all
-    partitions that the configuration reads. Of each configuration that they name one checkpoint is
-    read; where they name none, the newest of every topic that the group has read."""
-    own = fingerprint(config)
-    pointers = {where: one and pointer_in(one.note) for where, one in committed.items()}
-    named = {one.fingerprint: (where, one) for where, one in pointers.items() if one}
-    manifests: list[Manifest] = []
-    for where, pointer in named.values():
-        with suppress(CheckpointCorrupt, CheckpointIncompatible):  # another may stand in for it
-            folder = Folder(objects, config.group, *where)
-            manifests.append(folder.manifest(pointer.checkpoint))
-    if not named:
-        for topic in topics_of(objects, config.group):
-            folder = Folder(objects, config.group, topic, 0)
-            with suppress(CheckpointCorrupt, CheckpointIncompatible):
-                newest = folder.newest_of_topic()
-                manifests += [newest] if newest and newest.learned() else []
-    lost = [
-        one
-        for manifest in manifests
-        if manifest.fingerprint != own and own not in manifest.superseded
-        for one in _losses(config, manifest)
-    ]
-    if found := refused(lost, drops):
-        raise StateWouldBeDropped([one.line() for one in found])
-
-
-def _losses(config: Config, manifest: Manifest) -> list[Loss]:
-    """What of a checkpoint a start drops; nothing where it is refused for its partitions."""
-    try:
-        old = _steering(manifest)
-    except ValueError as error:
-        return all_lost(manifest.steering, str(error), manifest.fingerprint)
-    if moved(steered(config, old), config):
-        return []
-    return losses(old, steering(config), manifest.fingerprint)
 
 
 def _refuse_former(at: Circumstances) -> None:
@@ -232,16 +186,16 @@ def _begun(at: Circumstances, saved: Folder, live_from: int | None = None) -> Re
         )
     start = _begin_at(at, manifest)
     if live_from is not None and manifest.offset == 0:
-        # Messages of an internal log are what the replay has made of its inputs.
+        # Records of an internal topic are the output of the inputs that the replay has read.
         start = live_from if at.log.internal else min(start, live_from)
     if live_from is not None and start > live_from:
         raise SavedStateUnusable(
             f"{at.where}: the state in {saved.path} was saved at offset {start}, and the group has "
-            f"committed offset {live_from}: alerts on what lies between would be lost; expected a "
+            f"committed offset {live_from}: alerts on the records between them would be lost; expected a "
             f"replay of {saved_range(at)}"
         )
     found = _empty(at, start, start if live_from is None else live_from)
-    _fill(found.shard, saved, manifest, at.beat)
+    load_into(found.shard, saved, manifest, at.beat)
     # The log alone cannot make it again: without a checkpoint of its own nothing can.
     found.head = msgspec.structs.replace(found.head, first_offset=None, begun_at=start)
     log.info("begun from a saved state", **at.where._asdict(), next_offset=start)
@@ -263,7 +217,7 @@ def _begin_at(at: Circumstances, saved: Manifest) -> int:
 
 
 def saved_range(at: Circumstances) -> str:
-    """What a replay must read of the partition, so that its state can be gone on with."""
+    """The range of the partition that a replay must read, so that a worker can start from its state."""
     until = "" if at.committed is None else f"&until={at.partition}:{at.committed.next_offset}"
     return f"kafka://{at.where.topic}?from={at.partition}:{at.low}{until}"
 
@@ -273,7 +227,7 @@ def _turned(
 ) -> Manifest:
     """The head of a state that goes on under another configuration, or state version, from there.
 
-    The log alone cannot make it again. lost: the checkpoint of which something was dropped.
+    The log alone cannot make it again. lost: the checkpoint whose state was dropped.
     """
     own = fingerprint(config)
     former = [*(one for one in head.superseded if one != head.fingerprint), head.fingerprint]
@@ -303,7 +257,7 @@ def _from_store(at: Circumstances, pointer: Pointer, live_from: int) -> Recovere
                 continue
             found = _checked(at, name, manifest, live_from)
         except CheckpointIncompatible as error:
-            _refuse_loss(at, all_lost({}, error.message, pointer.fingerprint))
+            refuse(all_lost({}, error.message, pointer.fingerprint), at.drops)
             head = _empty(at, live_from, live_from).head
             head = msgspec.structs.replace(head, fingerprint=pointer.fingerprint)
             return _begun_anew(at, head, name, live_from)
@@ -350,9 +304,9 @@ def _rescued(
 
 
 def _no_stand_in(at: Circumstances, name: str, manifest: Manifest) -> str:
-    """Why an earlier checkpoint cannot stand in."""
+    """Why an earlier checkpoint cannot be used instead."""
     if manifest.offset < at.low:
-        return f"checkpoint {name} stands before the log"
+        return f"checkpoint {name} is at an offset before the log start"
     return f"checkpoint {name} was written under configuration {manifest.fingerprint}"
 
 
@@ -381,7 +335,7 @@ def _checked(at: Circumstances, name: str, manifest: Manifest, live_from: int) -
 
 def _resumed(at: Circumstances, name: str, manifest: Manifest, live_from: int) -> Recovered:
     """The shard of a whole checkpoint, under the configuration that it was written with; an empty
-    one where nothing of it may, or can, be gone on with."""
+    one where the state is unusable, or dropped on purpose."""
     own = fingerprint(at.config)
     head = msgspec.structs.replace(manifest, arrays=[])
     if own in manifest.superseded:
@@ -390,28 +344,22 @@ def _resumed(at: Circumstances, name: str, manifest: Manifest, live_from: int) -
             f"the group changed to it from this worker's, {own}"
         )
     try:
-        old = _steering(manifest)
+        old = steering_of(manifest)
     except ValueError as error:
-        _refuse_loss(at, all_lost(manifest.steering, str(error), manifest.fingerprint))
+        refuse(all_lost(manifest.steering, str(error), manifest.fingerprint), at.drops)
         return _begun_anew(at, head, name, live_from)
     converts, now = manifest.fingerprint != own, steering(at.config)
     if converts:
-        _refuse_loss(at, losses(old, now, manifest.fingerprint))
+        refuse(losses(old, now, manifest.fingerprint), at.drops)
     if old.secret != now.secret:
         return _begun_anew(at, head, name, live_from)
     try:
         shard = Shards(steered(at.config, old), at.run).make(manifest.log, manifest.partition)
     except LookupError as error:
         raise CheckpointCorrupt(f"checkpoint {name}: its log or steering: {error!r}") from error
-    _fill(shard, at.folder, manifest, at.beat)
+    load_into(shard, at.folder, manifest, at.beat)
     at.folder.held = manifest.blocks()
     return Recovered(shard, head, live_from, name, converts=converts)
-
-
-def _refuse_loss(at: Circumstances, lost: list[Loss]) -> None:
-    """Raise StateWouldBeDropped unless the arguments of the start allow all of it."""
-    if found := refused(lost, at.drops):
-        raise StateWouldBeDropped([one.line() for one in found])
 
 
 def _begun_anew(at: Circumstances, head: Manifest, name: str, live_from: int) -> Recovered:
@@ -425,50 +373,6 @@ def _begun_anew(at: Circumstances, head: Manifest, name: str, live_from: int) ->
     found = _begun(at, at.saved, live_from)
     found.head = _turned(head, at.config, at.log, found.head.offset, name)
     return found
-
-
-def _fill(shard: Shard, folder: Folder, manifest: Manifest, beat: Callable[[], None]) -> None:
-    """Load a checkpoint into an empty shard of its configuration. Raises CheckpointCorrupt: a state
-    of our own version that does not fit its shard is not what was written. The rows of its arrays
-    are compared before anything is allocated for them."""
-    if problem := _difference(shard.save(), manifest):
-        raise CheckpointCorrupt(f"{folder.path}: {problem}")
-    state = load(folder, manifest, beat)
-    try:
-        shard.load(state)
-    except (ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as error:
-        raise CheckpointCorrupt(f"{folder.path}: its arrays do not fit: {error!r}") from error
-    for name, array in shard.save().items():
-        if array.shape != state[name].shape:
-            expected = f"expected {len(array)}, as its other arrays have it"
-            raise CheckpointCorrupt(
-                f"{folder.path}: array {name} has {len(state[name])} rows; {expected}"
-            )
-
-
-def _steering(manifest: Manifest) -> Steering:
-    """What steered the state. Raises ValueError where this version cannot go on with it."""
-    if manifest.state_version != STATE_VERSION:
-        raise ValueError(
-            f"its state is of version {manifest.state_version}; this is version {STATE_VERSION}"
-        )
-    try:
-        return msgspec.convert(manifest.steering, Steering)
-    except msgspec.ValidationError as error:
-        raise ValueError(
-            f"it was learned under what this version does not know: {error}"
-        ) from error
-
-
-def _difference(expected: Arrays, manifest: Manifest) -> str:
-    """What keeps arrays from being loaded; their lengths vary with what is in use."""
-    found = {one.name: (one.dtype, tuple(one.shape[1:])) for one in manifest.arrays}
-    if strange := expected.keys() ^ found.keys():
-        return f"array {min(strange)} is on one side only"
-    for name, array in expected.items():
-        if (rows := (array.dtype.str, array.shape[1:])) != found[name]:
-            return f"array {name} has rows of {found[name]}; expected {rows}"
-    return ""
 
 
 def own_log(config: Config, log: Log) -> Log:

@@ -43,7 +43,7 @@ ORPHAN_AGE: Final = timedelta(days=1)
 may belong to a checkpoint that another worker is writing."""
 
 MANIFEST_BYTES_MAX: Final = 256 * 1024 * 1024
-"""Names the blocks of some terabytes."""
+"""Enough for the names of the blocks of several terabytes."""
 
 ZSTD_LEVEL: Final = 1
 DELETED_AT_ONCE: Final = 1_000
@@ -143,7 +143,7 @@ class Folder:
         if packed is None:
             raise CheckpointCorrupt(f"{path} is missing")
         try:
-            # The client allocates what a frame says of its size: that is compared first.
+            # zstandard allocates the size that a frame declares: compare it first.
             if zstandard.get_frame_parameters(packed).content_size != size_bytes:
                 raise CheckpointCorrupt(f"{path}: its frame is not of {size_bytes} bytes")
             raw = zstandard.ZstdDecompressor().decompress(packed)
@@ -160,9 +160,9 @@ class Folder:
     ) -> int:
         """Remove what the last published checkpoints made superfluous; how many blocks.
 
-        published: their names, newest first. spared: names of those that stay in any case. Whatever stands at or behind the oldest that is kept
-        stays: it may be another worker's, who has the partition since. mine: asked before anything
-        is deleted; where it says no, nothing more is.
+        published: their names, newest first. spared: names of those that are never removed. All at
+        or after the offset of the oldest that is kept stay: they may belong to another worker, which
+        has the partition now. mine: asked before each deletion; False ends the removal.
 
         A worker that is suspended between that question and a deletion, while the partition's next
         owner writes a block of the very same content anew, would take that block away: then the

@@ -22,8 +22,8 @@ TABLE_ROWS_MAX: Final = 1_000
 """Rows of a table for the eye; csv and json have them all."""
 FEATURES_SHOWN: Final = 12
 """Of an event without an alert: those with the smallest p."""
-FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
-"""A spreadsheet takes a text that begins so for a formula."""
+FORMULA: Final = ("=", "+", "-", "@", "\t")
+"""A spreadsheet takes a text that begins so for a formula; `visible` leaves no other such start."""
 Format = Literal["table", "csv", "json"]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that eddy replay wrote.")]
 FormatOption = Annotated[
@@ -98,8 +98,7 @@ def explain(
     """Explain an alert, an event or an entity of a run.
 
     Of an entity the alert with the highest score is explained, of the judged ones if there are any.
-    Without an alert: what each monitor reported on the event, or on the entity's most surprising
-    event.
+    Without an alert: each monitor's report on the event, or on the entity's most surprising event.
 
     Example: eddy explain out/shop acct-1186
     """
@@ -121,7 +120,7 @@ def print_pseudonym(
     ],
     entity: Annotated[str, typer.Argument(metavar="ID", help="The entity's raw id.")],
 ) -> None:
-    """Print the pseudonym that stands for an entity in alerts and tables.
+    """Print the pseudonym of an entity, as in alerts and tables.
 
     Pseudonyms are keyed with the configuration's secret: it must be the one of the run.
 

@@ -118,12 +118,13 @@ def diff(
 ) -> None:
     """Say which monitors keep what they have learned when a group goes on to another configuration.
 
-    Exit code 4 where `eddy run` would refuse to start, each argument that allows it being named, or
-    where nothing is kept since the group is another one.
+    Exit code 4 where `eddy run` would refuse to start, with the arguments that allow it, or where
+    nothing is kept because the group differs.
 
     Example: eddy config diff shop.toml shop-new.toml
     """
-    from stream.checkpoints.conversion import DROP_OPTION, fates, losses, moved
+    from stream.checkpoints.conversion import fates, moved
+    from stream.checkpoints.losses import DROP_OPTION, losses
     from stream.config import STAGES, fingerprint, load, steering
     from stream.errors import PartitionCountChanged
     from stream.place import Place, without_credentials
@@ -150,7 +151,7 @@ def diff(
         raise typer.Exit(4)
     was = fingerprint(before)
     if was == fingerprint(after):
-        typer.echo("nothing that steers what is learned differs: all state is kept")
+        typer.echo("no setting that determines the learned state differs: all state is kept")
         raise typer.Exit(4 if refusals else 0)
     for fate in fates(steering(before), steering(after)):
         who = fate.stage if fate.stage in STAGES else f"monitor {fate.stage}"

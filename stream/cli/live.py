@@ -69,7 +69,7 @@ def run(
     Example: EDDY_SLOT=worker-1 eddy run shop.toml
     """
     from stream import log
-    from stream.checkpoints.conversion import DROP, DROP_OPTION
+    from stream.checkpoints.losses import DROP, DROP_OPTION
     from stream.config import load, weak_secret
     from stream.supervisor import stop_with_supervisor
     from stream.worker import run_worker
@@ -95,7 +95,7 @@ def run(
 
 
 def live_run(config: "Config", run_id: str) -> "RunInfo":
-    """What a worker's alerts say of its run."""
+    """The run of a worker, as in its alerts."""
     from detectors.spec import seconds
     from stream.alerting import RunInfo
     from stream.clock import now_text

@@ -25,8 +25,8 @@ Inputs = Annotated[
         metavar="NAME=PATH",
         help="An input of the configuration and a file of it: Parquet, CSV (named .csv), "
         "NDJSON or an access log, plain, gzip or zstd; or a folder, a glob, a pipe (- is standard "
-        "input), or an address such as s3://bucket/2026-03-*.parquet. May be repeated, also for the same input: its files "
-        "are merged by event time. Or kafka://TOPIC?from=...&until=... with offsets or ISO "
+        "input), or an address such as s3://bucket/2026-03-*.parquet. May be repeated, also for the "
+        "same input: its files are merged by event time. Or kafka://TOPIC?from=...&until=... with offsets or ISO "
         "times, the broker from the configuration; an internal topic under its monitor's name.",
     ),
 ]

@@ -1,4 +1,4 @@
-"""Folders as data lakes have them: which of their files are data, and columns in the folders' names.
+"""Folders of a data lake: which of their files are data, and columns in the folders' names.
 
 Names that begin with a dot or an underscore are hidden, as in Hive and Spark, unless they are
 `key=value`. Such a folder's name is a column of all rows below it.
@@ -27,8 +27,8 @@ Folder = tuple[str, ...]
 
 
 def data_files(paths: Iterable[Sequence[str]], holds: Callable[[Folder, str], bool]) -> list[bool]:
-    """Whether each file is data, its path given in parts from the folder that was named: not hidden,
-    and in no folder below that holds what Eddy wrote. holds: whether a folder has an entry."""
+    """Whether each file is data: not hidden, and in no folder of Eddy's results below the named one.
+    paths: in parts, from that folder. holds: whether a folder has an entry."""
 
     @cache
     def is_results(folder: Folder) -> bool:

@@ -61,9 +61,9 @@ class Rows(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """How the files of an input are read, whatever their format.
+    """How the files of an input are read, in every format.
 
-    null_values: texts of a CSV's cells that stand for none, beside the empty cell. columns: those in
+    null_values: texts of a CSV's cells that mean no value, besides the empty cell. columns: those in
     the folders' names. in_lines: which of them are put into objects of NDJSON: the mapped ones.
     """
 
@@ -150,7 +150,7 @@ class _Reading:
             )
             if any(kind != pa.string() for kind in reader.schema.types):
                 raise InputError(
-                    f"{self.file.name}: the names in the header cannot be told apart; expected names "
+                    f"{self.file.name}: two names in the header are the same to Arrow; expected names "
                     "without quotation marks in them"
                 )
             for block in reader:
@@ -230,7 +230,7 @@ class _Reading:
             yield Rows(np.array(rows), values)
 
     def _keys_in_json(self) -> bytes:
-        """The members of an object that stand in the folders' names."""
+        """The columns in the folders' names, as members of a JSON object."""
         columns = self.shape.columns
         found = {
             name: key_value(self.file.keys, name, columns[name]).as_py()
@@ -241,7 +241,7 @@ class _Reading:
         ]
 
     def _table_rows(self, first: int, table: pa.Table) -> Rows:
-        """A table's rows, with the columns that stand in the folders' names; its own go first."""
+        """A table's rows, with the columns in the folders' names, unless it has such columns itself."""
         for name, kind in self.shape.columns.items():
             if name not in table.column_names:
                 value = key_value(self.file.keys, name, kind)
@@ -285,8 +285,8 @@ class _Reading:
 
 
 def _with_keys(line: bytes, members: bytes) -> bytes:
-    """A line with members put at the beginning of its object: where it has such of its own, those are
-    the last, and stand."""
+    """A line with members put at the beginning of its object: the same members further on in it
+    win, since they are the last."""
     inside = line.lstrip()
     if not inside.startswith(b"{"):
         return line
@@ -313,7 +313,7 @@ class _LineEnds:
         return data
 
     def close(self) -> None:
-        """The file is closed by who opened it."""
+        """Does nothing: the opener closes the file."""
 
 
 def _is_csv(name: str) -> bool:

@@ -21,8 +21,9 @@ class Order:
     """The order of a log's events.
 
     reached_ms: the latest event time so far, before which nothing more is due; a few events of the
-    future do not move it (`detectors.clock`). allowed_ms: how far behind that an event may be; where a file is further out of order it is the file that is wrong:
-    each of its late events would be scored and none learned. readers: who allows that.
+    future do not move it (`detectors.clock`). allowed_ms: how much earlier than that an event may be;
+    a file that is further out of order is refused, since each of its late events would be scored and
+    none learned. readers: the monitors that allow that.
     """
 
     def __init__(self, reading: Reading, allowed_ms: float = math.inf, readers: str = "") -> None:

@@ -29,7 +29,7 @@ def batches_of(
 
     Columns come without dictionaries and views, but for texts in lists and maps, which come as
     dictionaries; INT96 in milliseconds: in nanoseconds a time after 2262 would be another one. Raises
-    InputError for what has no room.
+    InputError where a page or a row has no room.
     """
     guarded = GuardedFile(file, name)
     source = pa.PythonFile(guarded, mode="r")
@@ -113,7 +113,7 @@ def _texts(parquet: pq.ParquetFile, *, repeated: bool = False) -> list[str]:
 
 
 def _rows_at_once(source: Any, parquet: pq.ParquetFile, group: int) -> int:
-    """How many rows of a row group have room, whatever its dictionaries make of them."""
+    """How many rows of a row group have room, if every text is the longest of its dictionary."""
     about = parquet.metadata.row_group(group)
     fixed, texts, deltas = 1, 0, 0
     for index in range(about.num_columns):
@@ -121,7 +121,7 @@ def _rows_at_once(source: Any, parquet: pq.ParquetFile, group: int) -> int:
         if chunk.physical_type == "FIXED_LEN_BYTE_ARRAY":
             fixed += parquet.schema.column(index).length
         elif "DELTA_BYTE_ARRAY" in chunk.encodings:
-            # a text repeats the beginning of the one before it, wherever a long one is
+            # a text repeats the beginning of the one before it, however long that is
             deltas += chunk.total_uncompressed_size
         elif chunk.physical_type == "BYTE_ARRAY":
             texts += chunk.total_uncompressed_size

@@ -1,4 +1,4 @@
-"""Pages of a Parquet file, looked at before Arrow unpacks them: a page's header says how large it becomes.
+"""Checks of a Parquet file's pages before Arrow unpacks them: a page's header has its unpacked size.
 
 The headers are Thrift's, in its compact protocol.
 """
@@ -28,7 +28,7 @@ class _Chunk:
 
     unpacked: bytes of all its pages, as the file declares. repeated: a row may have any number of
     values. deltas: whether it declares that texts repeat each other's beginnings. next_header: where the
-    next page's header lies. kept: what was read of it, where it was cut. largest: bytes of the
+    next page's header lies. kept: the part of it that was read, where it was cut. largest: bytes of the
     largest page so far, unpacked. values, packed: of all pages so far.
     """
 
@@ -93,7 +93,7 @@ class GuardedFile:
         return self._file.tell()
 
     def close(self) -> None:
-        """Who opened the file closes it."""
+        """Does nothing: the opener closes the file."""
 
     def _look(self, chunk: _Chunk, position: int, data: bytes) -> None:
         """Look at the headers in bytes that were read."""
@@ -117,7 +117,7 @@ class GuardedFile:
             chunk.next_header += after - at + packed
 
     def _check(self, chunk: _Chunk, header: dict[int, Any]) -> None:
-        """Raise InputError for a page that has no room, or is not what the file declares."""
+        """Raise InputError for a page that has no room, or contradicts the file's metadata."""
         unpacked = header[2]
         about = header.get(5) or header.get(7) or header.get(8) or {}
         values = about.get(1, 0)
@@ -193,10 +193,10 @@ def _struct(data: bytes, at: int, depth: int = 0) -> tuple[dict[int, Any], int]:
 
 
 def _value(data: bytes, at: int, kind: int, depth: int) -> tuple[Any, int]:
-    """A value of a field, and where it ends; None where nobody asks for such."""
+    """A value of a field, and where it ends; None for types that no caller needs."""
     if depth > 8:
         raise InputError("a Parquet page's header is nested too deep")
-    if kind in {1, 2}:  # a boolean, which its type says
+    if kind in {1, 2}:  # a boolean: the type is the value
         return None, at
     if kind in {4, 5, 6}:
         return _signed(data, at)

@@ -1,5 +1,5 @@
-"""When a record was, and which partition it went to: as the topic's producer chose it by the key;
-and whether it chose as the configuration says.
+"""The time of a record, and its partition, as the topic's producer chooses it by the key; and a check
+of that choice against the configuration.
 """
 
 import zlib
@@ -16,7 +16,7 @@ from stream.decoding import codec_of
 from stream.inputs.formats import Values
 
 CHECKED_EVERY: Final = 16
-"""Of so many records one is checked for its partition."""
+"""One of so many records is checked for its partition."""
 
 
 class Glanced(NamedTuple):
@@ -69,7 +69,7 @@ def partition_of(
 
 
 class Misplaced(NamedTuple):
-    """What a check of keys against partitions found. checked: events of the sample that have the
+    """The result of a check of keys against partitions. checked: events of the sample that have the
     key. rows: those in another partition than the partitioner gives their key."""
 
     checked: int

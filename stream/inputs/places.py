@@ -40,7 +40,7 @@ class File:
     """A file to be read.
 
     name: its path from the root, or its address. open: from its beginning, as often as one likes.
-    content: what its content is known by, xxh3 of 128 bits, or in a store what that says. keys: the
+    content: identifies its content: xxh3 of 128 bits, or in a store the ETag. keys: the
     columns in its folders' names.
     """
 
@@ -54,8 +54,8 @@ class File:
 def files_at(text: str) -> list[File]:
     """The files that a path, a folder, a glob or an address names, sorted by name.
 
-    Of a folder all that lies below it and is data, see `folders`; of a glob likewise, unless it names
-    what is hidden. Raises InputError where there is none.
+    Of a folder all data files below it, see `folders`; of a glob likewise, unless its pattern names
+    hidden files. Raises InputError where there is none.
     """
     path = Place.of(text).path
     try:

@@ -238,7 +238,7 @@ class Runs:
                 )
         raise QueryError(
             f"{what}: no alert, incident, event or entity of this run has this id; ids that are not "
-            "revealed are pseudonyms: eddy pseudonym CONFIG TYPE ID says which one"
+            "revealed are pseudonyms: eddy pseudonym CONFIG TYPE ID prints one"
         )
 
     def _row_of(self, event: dict[str, Any], table: str) -> dict[str, Any] | None:
@@ -270,7 +270,7 @@ class Runs:
 
 
 def _reports(event: dict[str, Any]) -> list[tuple[str, float, str | None, str | None]]:
-    """What each monitor that scored an event reported of it, the highest score first."""
+    """The report of each monitor that scored an event, the highest score first."""
     scored = [
         (name.removeprefix("score_"), value)
         for name, value in event.items()

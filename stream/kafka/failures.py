@@ -147,4 +147,4 @@ def made(make: Callable[[dict[str, Any]], Client], properties: dict[str, Any]) -
         return make({**properties, "logger": CLIENT_LOG})
     except KafkaException as exception:
         text = without_values(exception.args[0].str().strip(), properties)
-        raise ConfigError([f"kafka: {text}"]) from None  # the cause holds what is hidden here
+        raise ConfigError([f"kafka: {text}"]) from None  # the cause has the hidden values in clear

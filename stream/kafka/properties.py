@@ -45,8 +45,7 @@ TRANSACTION_MS: Final = (3_000, 24 * 3_600_000)
 """A shorter time-out leaves no time to abort; a longer one no broker grants."""
 
 LOG_LEVEL: Final = 2
-"""The client's own log: only what is critical. The rest comes to `Source` as errors, which are logged
-as everything else is."""
+"""The client's own log: critical lines only. All else reaches `Source` as errors, which are logged."""
 
 STATISTICS_MS: Final = 5_000
 """How often the consumer's statistics are looked at, for whether a broker answers."""

@@ -55,7 +55,7 @@ class Owner(Protocol):
 
 
 class Arrived(NamedTuple):
-    """What a poll brought of a partition.
+    """The result of a poll for one partition.
 
     records: None where only next_offset moved. next_offset: where the next record may be. It is
     after the records, and after everything that no reader gets: transaction markers, aborted
@@ -113,7 +113,7 @@ class Source:
         beat: Beat = unheard,
         hear: Beat = unheard,
     ) -> None:
-        """hear: called, within any wait for records, when a broker has answered of late."""
+        """hear: called while waiting for records, when a broker has answered since the last call."""
         self._hear = hear
         self._received = 0
         self._latch = Latch()
@@ -138,10 +138,10 @@ class Source:
             self._latch.check()
 
     def _on_statistics(self, body: str) -> None:
-        """Tell whether any broker has answered since the last statistics.
+        """Call `hear` where a broker has answered since the last statistics.
 
         An idle consumer asks for records and sends heartbeats all the time. A connection may stay up
-        while nothing comes over it, so that its state says less.
+        while nothing comes over it, so that its state proves nothing.
         """
         brokers = orjson.loads(body)["brokers"].values()
         received = sum(broker["rx"] for broker in brokers)

@@ -457,14 +457,14 @@ def _why(one: Missed) -> str:
     if held_back:
         return f"{held_back[0]} held its alert back: over budget"
     if one.gap > 0:
-        nearest = next(said for said in one.said if said.monitor == one.nearest)
+        nearest = next(report for report in one.said if report.monitor == one.nearest)
         return f"{_of_needed(nearest)} needed for an alert by {one.nearest}"
     return f"the budget of {one.nearest} did not allow an alert on that score"
 
 
-def _of_needed(said: MonitorSaid) -> str:
+def _of_needed(report: MonitorSaid) -> str:
     """A score beside the least that alerts: "3.95 of 4"."""
-    return f"{score(said.score)} of {score(said.needed)}"
+    return f"{score(report.score)} of {score(report.needed)}"
 
 
 def _said(one: Missed) -> Html:

@@ -41,6 +41,8 @@ from stream.stages.route import Route, labels_of_nobody, letter
 
 UNREADABLE_MAX: Final = 100_000
 """Labels that may be dead letters: these wait in memory, and so many are no accident."""
+EXAMPLES_MAX: Final = 10_000
+"""Labels with a repaired field that are examples, which wait there, too; all are counted."""
 ID_KEY: Final = hash_key("")
 """Event ids are joined by their hashes. The key is no secret: who knows it would still have to find
 two texts with the same 128 bits, and won no more than a label on another event of his own file."""
@@ -216,7 +218,8 @@ class _Joining:
             self._read += len(records) - tombstones
             self._letters += [letter(fault, records) for fault in faults]
             examples = self._repairs.take(repaired, labels, records)
-            self._examples += [letter(example, records) for example in examples]
+            room = EXAMPLES_MAX - len(self._examples)
+            self._examples += [letter(example, records) for example in examples[:room]]
             self._faults.update(fault.message for fault in faults)
             if len(self._letters) > UNREADABLE_MAX:
                 raise self._unreadable()

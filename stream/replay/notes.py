@@ -6,26 +6,27 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Final
-
-import numpy as np
 
 from detectors.learning import KNOWN_MIN
-from schemas.codecs.decoded import shown
 from schemas.columns import EventBatch
 from schemas.dead_letters import DeadLetter
-from schemas.mapping import compile_mapping
 from stream.clock import text_of
-from stream.config import ASSESS, LABEL_FIELDS, Config, fields_wanted
+from stream.config import ASSESS, Config, fields_wanted
 from stream.inputs.partitioning import misplaced
+from stream.noticing import (
+    IF_SECONDS,
+    SECONDS_MS,
+    filled,
+    if_misspelt,
+    mapped_fields,
+    position,
+    registry_hint,
+)
 from stream.replay.labels import commonest, count_verdicts
 from stream.replay.odd_texts import OddTexts
 from stream.replay.summary import Tally
 from stream.shard import Emitted
 from stream.stages.repairs import count_name
-
-SECONDS_MS: Final = 365 * 86_400_000
-"""Events before 1971 are most often seconds that were taken for milliseconds."""
 
 
 @dataclass(slots=True)
@@ -35,6 +36,7 @@ class _Letters:
     count: int
     message: str
     offset: str
+    hint: str
 
 
 @dataclass(slots=True)
@@ -61,15 +63,15 @@ class Notes:
         self._keys: dict[str, _Keys] = {}
 
     def take(self, name: str, emitted: Emitted, *, of_table: bool = False) -> None:
-        """Look at what came of a batch of an input, or of an internal log. of_table: of a columnar
-        file's rows."""
+        """Look at the output of a batch of an input, or of an internal log. of_table: the batch is of
+        a columnar file."""
         if of_table:
             self._texts.setdefault(name, OddTexts()).take(emitted.events)
         self.take_letters(emitted.dead_letters)
         if name in self._config.inputs and len(emitted.events):
             if name not in self._absent:
                 self._absent[name] = set(fields_wanted(self._config, name))
-            self._absent[name] -= _filled(emitted.events, self._absent[name])
+            self._absent[name] -= filled(emitted.events, self._absent[name])
             self._take_keys(name, emitted.events)
 
     def _take_keys(self, name: str, events: EventBatch) -> None:
@@ -77,8 +79,7 @@ class Notes:
         keys = self._keys.setdefault(name, _Keys())
         keys.checked += found.checked
         if len(found.rows) and not keys.misplaced:
-            topic, partition = events.sources[events.source[found.rows[0]]]
-            keys.example = f"{topic}[{partition}], offset {events.offset[found.rows[0]]}"
+            keys.example = position(events, int(found.rows[0]))
         keys.misplaced += len(found.rows)
 
     def take_verdicts(self, name: str, unclear: Counter[str | None]) -> None:
@@ -89,16 +90,15 @@ class Notes:
     def take_letters(self, letters: Sequence[DeadLetter]) -> None:
         """Count dead letters by their input and code, and remember the first examples of repairs."""
         for letter in letters:
-            said = dict(letter.headers)
-            topic, code = said["eddy-topic"].decode(), said["eddy-code"].decode()
+            headers = dict(letter.headers)
+            topic, code = headers["eddy-topic"].decode(), headers["eddy-code"].decode()
+            message, offset = headers["eddy-message"].decode(), headers["eddy-offset"].decode()
             if letter.event_kept:
-                name = count_name(said["eddy-field"].decode(), code)
-                example = f"record {said['eddy-offset'].decode()}: {said['eddy-message'].decode()}"
-                self._repaired.setdefault(topic, {}).setdefault(name, example)
+                name = count_name(headers["eddy-field"].decode(), code)
+                self._repaired.setdefault(topic, {}).setdefault(name, f"record {offset}: {message}")
                 continue
             if (topic, code) not in self._letters:
-                message, offset = said["eddy-message"].decode(), said["eddy-offset"].decode()
-                self._letters[topic, code] = _Letters(0, message, offset)
+                self._letters[topic, code] = _Letters(0, message, offset, registry_hint(letter))
             self._letters[topic, code].count += 1
 
     def told(self, tally: Tally) -> Iterator[str]:
@@ -112,7 +112,7 @@ class Notes:
             self._of_monitors(tally),
             self._of_verdicts(),
             self._of_learning(tally),
-            *(texts.told(name) for name, texts in self._texts.items()),
+            *(texts.notes(name) for name, texts in self._texts.items()),
         )
 
     def _of_letters(self, tally: Tally) -> Iterator[str]:
@@ -121,11 +121,10 @@ class Notes:
             of_topic = {code: of for (name, code), of in self._letters.items() if name == topic}
             code, most = max(of_topic.items(), key=lambda one: one[1].count)
             total = sum(one.count for one in of_topic.values())
-            hint = ""
-            if topic in self._config.inputs and not tally.inputs.get(topic, Counter())["passed"]:
-                codec = self._config.inputs[topic].codec
-                if code == "malformed" and codec == "json":
-                    hint = "; expected one JSON object a line: a CSV must be named .csv"
+            hint = most.hint
+            spec, counts = self._config.inputs.get(topic), tally.inputs.get(topic, Counter())
+            if code == "malformed" and spec and spec.codec == "json" and not counts["passed"]:
+                hint = hint or "; expected one JSON object a line: a CSV must be named .csv"
             yield (
                 f"{topic}: {total:,} dead letters, {most.count:,} of them {code}, such as record "
                 f"{most.offset}: {most.message}{hint}"
@@ -148,18 +147,9 @@ class Notes:
     def _of_fields(self) -> Iterator[str]:
         """Fields that are mapped by name, and were nowhere. Labels may name an event alone."""
         for name, absent in self._absent.items():
-            spec = self._config.inputs[name]
-            if spec.type == "label":
-                continue
-            missing = [field for field in absent if field in (spec.fields or {})]
-            mapped = compile_mapping(spec.codec, spec.type, spec.fields, missing).fields
-            for field in sorted(set(missing) - set(LABEL_FIELDS)):
-                if paths := mapped[field].paths:
-                    places = " or ".join(map(shown, paths))
-                    yield (
-                        f"{name}: no event has {field}, mapped from {places}; expected that "
-                        f"inputs.{name}.fields.{field} names what the file holds, as it is spelled there"
-                    )
+            for field, paths in mapped_fields(self._config, name).items():
+                if field in absent:
+                    yield f"{name}: no event has {field}, mapped from {paths}; {if_misspelt(name, field)}"
 
     def _of_keys(self) -> Iterator[str]:
         """Inputs whose keyed_by is not true."""
@@ -176,10 +166,7 @@ class Notes:
     def _of_times(self, tally: Tally) -> Iterator[str]:
         """Seconds that were read as milliseconds."""
         if tally.last_ms is not None and tally.last_ms < SECONDS_MS:
-            yield (
-                f"the latest event is of {text_of(tally.last_ms)}; where the times are seconds, "
-                'expected fields.time = { path = "…", unit = "s" }'
-            )
+            yield (f"the latest event is of {text_of(tally.last_ms)}; {IF_SECONDS}")
 
     def _of_monitors(self, tally: Tally) -> Iterator[str]:
         """Monitors that had events and scored none."""
@@ -216,9 +203,3 @@ class Notes:
             else "it foretold labels no better than the monitors alone"
         )
         yield f"learning did not speak at the end, assess is as without labels: {why}"
-
-
-def _filled(events: EventBatch, names: set[str]) -> set[str]:
-    """Those of the fields that any of the events has."""
-    text = {n for n in names & events.text.keys() if events.text[n].null_count < len(events)}
-    return text | {n for n in names & events.number.keys() if not np.isnan(events.number[n]).all()}

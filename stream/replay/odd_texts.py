@@ -1,5 +1,5 @@
-"""Texts of tables that may not be meant: words for "no value" that are taken for values, and ids that
-became numbers on their way.
+"""Texts of tables that are probably mistakes: words for "no value" taken for values, and ids that were
+converted to numbers.
 
 Looks at distinct texts of each batch alone, and remembers a bounded number of ids. Names no value.
 """
@@ -22,7 +22,7 @@ IDS: Final = frozenset({*ENTITY_FIELDS, "labelled_event_id"})
 
 
 class OddTexts:
-    """What is odd about the texts of one input's tables."""
+    """Oddities in the texts of one input's tables."""
 
     def __init__(self) -> None:
         self._given: Counter[str] = Counter()
@@ -54,7 +54,7 @@ class OddTexts:
                 alike = texts.filter(pc.match_substring_regex(texts, pattern))
                 known.update(alike.to_pylist()[: IDS_MAX - len(known)])
 
-    def told(self, name: str) -> Iterator[str]:
+    def notes(self, name: str) -> Iterator[str]:
         """The sentences. name: the input's."""
         for field, count in self._no_value.items():
             if count > SHARE_MIN * self._given[field]:
@@ -68,6 +68,6 @@ class OddTexts:
             both = sum(one[:-2] in whole for one in self._ids.get((field, True), ()))
             if both:
                 yield (
-                    f"{name}: {both:,} ids of {field} stand with and without .0 at their end and are two "
+                    f"{name}: {both:,} ids of {field} occur with and without .0 at their end, as two "
                     "entities each; expected one form: write the column as texts or integers"
                 )

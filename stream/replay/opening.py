@@ -32,8 +32,7 @@ class Input:
     """One input, ready to be read.
 
     places: where it is, so that it can be found again, without credentials; of a topic its offsets.
-    topic: what its
-    records call theirs. log: the internal log that it is, if it is one. files: none of a topic.
+    topic: of its records. log: the internal log that it is, if it is one. files: none of a topic.
     readings: its logs, each time from their beginning. stops: of a topic, the offset up to which
     each partition is read.
     """

@@ -85,8 +85,7 @@ def refuse_foreign(out_dir: Path, ours: Collection[str]) -> None:
 
 @contextmanager
 def written_to(out_dir: Path) -> Iterator[None]:
-    """Raises OutputFailure where what runs in it fails to write: files that are read have errors of
-    their own."""
+    """Raise OutputFailure where the block fails to write: reading has errors of its own."""
     try:
         yield
     except OSError as error:
@@ -116,7 +115,7 @@ class Recording:
     def __enter__(self) -> Self:
         try:
             self._open()
-        except BaseException:  # nobody leaves what nobody has entered
+        except BaseException:  # __exit__ is not called where __enter__ fails
             self.__exit__(None, None, None)
             raise
         return self

@@ -1,7 +1,7 @@
 """Records with mistakes that real producers make, of nine kinds.
 
 Each kind is paired with the code that its dead letter must carry, or with none where the record is
-an event all the same and only a field of it is bad. Knows what is wrong with each, not who finds it.
+an event all the same and only a field of it is bad.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,8 @@
-"""What route counts of fields that were repaired in events, and which it shows as examples.
+"""Counts of repaired fields in events, and examples of them.
 
-Of each field and code at most one example a minute of event time goes to the dead-letter topic, so
-that a producer of bad fields cannot fill it. A minute that has passed has no more examples: which
-events are examples depends on the log alone, and not on how it was cut into batches.
+Of each field and code at most one example a minute of stream time goes to the dead-letter topic, so
+that a producer of bad fields cannot fill it, and a time from the future cannot end it. Which events
+are examples depends on the log alone, and not on how it was cut into batches.
 """
 
 from collections.abc import Iterable, Iterator
@@ -10,8 +10,9 @@ from typing import Final
 
 import numpy as np
 
-from detectors.state import Arrays
-from schemas.columns import I64, EventBatch
+from detectors.clock import Clock
+from detectors.state import Arrays, prefixed, under
+from schemas.columns import F64, I64, EventBatch
 from schemas.dead_letters import Example
 from schemas.records import Records
 from schemas.repairs import CODES, REPAIRABLE, Repaired, message
@@ -26,9 +27,10 @@ def count_name(field: str, code: str) -> str:
 
 
 class FieldRepairs:
-    """Counts of repaired fields, and the last minute of each that has an example."""
+    """Counts of repaired fields of one log, and the minute of the last example of each."""
 
     def __init__(self) -> None:
+        self._clock = Clock()
         shape = len(REPAIRABLE), len(CODES)
         self._tally: I64 = np.zeros(shape, np.int64)
         self._minute: I64 = np.full(shape, NO_MINUTE, np.int64)
@@ -36,23 +38,30 @@ class FieldRepairs:
     def take(
         self, repaired: Iterable[Repaired], events: EventBatch, records: Records
     ) -> list[Example]:
-        """Count the repairs of a batch's events; the examples among them, by row, then by field.
-        Rows that are no events are left out."""
+        """Count the repairs of a batch's events, which all move stream time; the examples among
+        them, by row, then by field. Rows that are no events are left out."""
+        source = np.zeros(len(events), np.int32)
+        entity = source.astype(np.uint64)
+        timed = self._clock.take(events.time_ms, events.append_ms, source, entity)
         examples = [
-            example for one in repaired for example in self._taken(one, events, records.offset)
+            example
+            for one in repaired
+            for example in self._taken(one, events.offset, timed.stream_ms, records.offset)
         ]
         return sorted(examples, key=lambda one: one.row)
 
-    def _taken(self, one: Repaired, events: EventBatch, offset: I64) -> Iterator[Example]:
+    def _taken(
+        self, one: Repaired, event_offset: I64, stream_ms: F64, offset: I64
+    ) -> Iterator[Example]:
         place = REPAIRABLE.index(one.field), CODES.index(one.code)
-        rows = one.rows[np.isin(offset[one.rows], events.offset)]
+        rows = one.rows[np.isin(offset[one.rows], event_offset)]
         if not len(rows):
             return
         self._tally[place] += len(rows)
-        minute = events.time_ms[np.searchsorted(events.offset, offset[rows])] // MINUTE_MS
-        reached = np.maximum.accumulate(np.concatenate([self._minute[place][None], minute]))
-        self._minute[place] = reached[-1]
-        for row in rows[reached[1:] > reached[:-1]].tolist():
+        now_ms = stream_ms[np.searchsorted(event_offset, offset[rows])]
+        minute = np.concatenate([self._minute[place][None], now_ms.astype(np.int64) // MINUTE_MS])
+        self._minute[place] = minute[-1]
+        for row in rows[minute[1:] != minute[:-1]].tolist():
             yield Example(row, one.field, one.code, message(one.field, one.code))
 
     def counts(self) -> dict[str, int]:
@@ -63,10 +72,12 @@ class FieldRepairs:
         }
 
     def save(self) -> Arrays:
-        """The counts, and the minutes."""
-        return {"repaired": self._tally, "repaired_minute": self._minute}
+        """The counts, the minutes and the clock."""
+        clock = prefixed({"repaired_clock": self._clock.save()})
+        return {"repaired": self._tally, "repaired_minute": self._minute, **clock}
 
     def load(self, state: Arrays) -> None:
-        """Replace counts and minutes by saved ones."""
+        """Replace counts, minutes and clock by saved ones."""
         self._tally[:] = state["repaired"]
         self._minute[:] = state["repaired_minute"]
+        self._clock.load(under("repaired_clock", state))

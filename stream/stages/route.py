@@ -5,7 +5,7 @@ field it sends examples along with the dead letters. Events of monitors that
 cannot read this partition directly it re-keys to their internal topics, by entity. Keeps no state
 but counters and a bounded memory of recent events, by which duplicates are known: a duplicate has
 the id and all fields of an earlier event, its time included. An id with other fields is another
-event; it passes and is counted as `id_reused`. Judges no event: that is what comes behind.
+event; it passes and is counted as `id_reused`. Scores no event: later stages do.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -37,15 +37,15 @@ COUNTS: Final = (
 """What can become of a record; `read` is the sum of all others."""
 READ, PASSED, DUPLICATE, TOMBSTONE, FIRST_CODE = range(5)
 ID_REUSED: Final = "id_reused"
-"""Counted beside those: of the records passed, those with the id of another event of late."""
+"""Counted in addition: of the records passed, those with the id of another recent event."""
 NEW, SAME, REUSED = range(3)
-"""What is known of an event: its id is new; it is a duplicate; its id was another event's."""
+"""An event's id is new; the event is a duplicate; its id was another event's."""
 
 
 OF_NOBODY: Final[DeadLetterCode] = "label_without_entity"
 NOBODY_NAMED: Final = "a label names none of the entities that its input maps"
 WITHOUT_VERDICT: Final[DeadLetterCode] = "label_without_verdict"
-NO_VERDICT: Final = "verdict: missing; expected what the label says of the event"
+NO_VERDICT: Final = "verdict: missing; expected a text such as fraud or honest"
 
 SENT, NOT_APPLICABLE = range(2)
 MIX: Final = np.uint64(0x9E3779B97F4A7C15)
@@ -134,7 +134,7 @@ class Route:
         if self._is_read:
             events, useless = _without_useless_labels(events, batch)
             faults = sorted([*faults, *useless]) if useless else faults
-        examples = self._repairs.take(repaired, events, batch) if repaired else []
+        examples = self._repairs.take(repaired, events, batch)
         ids = np.ascontiguousarray(hash_text(events.event_id, self._hash_key)[:, 0])
         known = self._recent.known(ids, _content(events, self._hash_key))
         duplicates = int(np.count_nonzero(known == SAME))
@@ -195,8 +195,8 @@ class RecentEvents:
     whole one.
 
     Two panes, each an open-addressing table kept at most half full. Events enter the current pane;
-    when it holds half a window, the older pane is emptied and becomes current. So what is remembered
-    depends on the order of events alone. An entry is a 64-bit hash that gives its place and the
+    when it holds half a window, the older pane is emptied and becomes current. The remembered events
+    therefore depend on the order of events alone. An entry is a 64-bit hash that gives its place and the
     64-bit hash of the content: the first is of the id, and where that place is another event's, of
     both, so that a reused id makes no long run of entries. 32 to 64 bytes an event of the window.
     """
@@ -281,7 +281,7 @@ def _content(events: EventBatch, key: HashKey) -> U64:
 
 
 def _without_useless_labels(events: EventBatch, batch: Records) -> tuple[EventBatch, list[Fault]]:
-    """The events without labels that can teach nobody, and the faults that these are."""
+    """The events without labels from which nothing can be learned, and a fault for each of these."""
     faults: list[Fault] = []
     useless = np.zeros(len(events), np.bool_)
     reasons: tuple[tuple[DeadLetterCode, str, Bools], ...] = (
@@ -296,7 +296,7 @@ def _without_useless_labels(events: EventBatch, batch: Records) -> tuple[EventBa
 
 
 def labels_without_verdict(events: EventBatch) -> Bools:
-    """bool[n]: labels that say nothing, where their input has a place for a verdict."""
+    """bool[n]: labels without a verdict, where their input maps one."""
     found: Bools = events.type_code == LABEL
     if "verdict" not in events.text or not found.any():
         return np.zeros(len(events), np.bool_)
@@ -316,7 +316,7 @@ def labels_of_nobody(events: EventBatch) -> Bools:
 
 
 def letter(fault: Fault | Example, batch: Records) -> DeadLetter:
-    """The dead letter of a record, or the example that it is; a table's row stands in it as JSON."""
+    """The dead letter of a record, or the example that it is; a table's row is in it as JSON."""
     row = fault.row
     value: Any = (
         batch.values[row] if isinstance(batch.values, list) else row_as_json(batch.values, row)

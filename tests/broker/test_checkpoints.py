@@ -325,7 +325,7 @@ def refused(shop: Shop, *options: str) -> str:
     before = everything()
     output = eddy("run", str(shop.config), *options, code=4)
     assert everything() == before
-    assert "this start would drop what the group has learned" in output
+    assert "this start would drop learned state of the group" in output
     assert "Traceback" not in output
     return output
 

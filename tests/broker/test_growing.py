@@ -14,10 +14,10 @@ from confluent_kafka.cimpl import NewPartitions
 from stream.config import load, logs
 from stream.kafka.positions import Partition
 from stream.kafka.writing import Feed
+from stream.noticing import NOT_KEYED
 from stream.replay import replay
 from stream.simulator import Shop as Simulated
 from stream.simulator import lines
-from stream.worker import NOT_KEYED
 from tests.broker.shop import (
     CLASSIC,
     KEYED_BY,

@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from obstore.store import MemoryStore
 
 from detectors.state import Arrays, copied
-from stream.checkpoints import recovery
-from stream.checkpoints.loading import load
+from stream.checkpoints.loading import load, load_into
 from stream.checkpoints.manifest import Manifest, decoded
 from stream.config import Config
 from stream.errors import CheckpointCorrupt
@@ -273,4 +272,4 @@ def test_arrays_that_do_not_belong_together_are_corrupt(group: Group, expected: 
         head = msgspec.structs.replace(newest(group), arrays=arrays)
         fresh = Shards(group.config, RUN).source("shop")
         with pytest.raises(CheckpointCorrupt):
-            recovery._fill(fresh, folder(objects), head, lambda: None)
+            load_into(fresh, folder(objects), head, lambda: None)

@@ -12,7 +12,7 @@ from obstore.store import LocalStore
 
 from detectors.state import STATE_VERSION, Arrays, copied
 from stream.chain import State
-from stream.checkpoints import loading, recovery
+from stream.checkpoints import loading, losses, recovery
 from stream.checkpoints.manifest import Manifest, encoded
 from stream.checkpoints.recovery import Recovered
 from stream.checkpoints.saving import save
@@ -199,7 +199,8 @@ def test_another_state_version_is_refused_with_the_way_out(
     """Until the start says what may be dropped: each monitor is named, with the rescue; then all
     begins with nothing learned at the committed offset, and the log alone cannot make that again."""
     why = f"its state is of version {STATE_VERSION}; this is version {STATE_VERSION + 1}"
-    monkeypatch.setattr(recovery, "STATE_VERSION", STATE_VERSION + 1)
+    for module in (losses, recovery):
+        monkeypatch.setattr(module, "STATE_VERSION", STATE_VERSION + 1)
     assert refused(group) == [
         f"monitor {name}: {why}: --drop-state {drops('all')[0]}" for name in ("account", "ip")
     ]
@@ -480,7 +481,7 @@ def test_arrays_that_do_not_fit_are_refused(group: Group, monkeypatch: pytest.Mo
         del found["account/cohort"]
         return found
 
-    monkeypatch.setattr(recovery, "load", missing)
+    monkeypatch.setattr(loading, "load", missing)
     group.low = 1
     with pytest.raises(CheckpointCorrupt, match=r"its arrays do not fit: KeyError\('cohort'\)"):
         group.start()
@@ -515,7 +516,7 @@ def lines_for(group: Group, made: Config, *flags: str) -> list[str]:
     own = [Partition(log.topic, 0) for log in logs(made)]
     offsets = {where: group.committed if where.topic == SHOP.topic else None for where in own}
     try:
-        recovery.refuse_losses(made, offsets, group.objects, flags)
+        losses.refuse_losses(made, offsets, group.objects, flags)
     except StateWouldBeDropped as error:
         return error.lines
     return []
@@ -553,9 +554,9 @@ def test_a_group_whose_only_topic_is_another_is_refused(group: Group, tmp_path: 
     assert lines_for(group, renamed, *arguments) == []
     kept = Group(group.objects, renamed, Log("shop", "renamed", 1)).work(0, 50, [50])
     there = Partition("renamed", 0)
-    recovery.refuse_losses(renamed, {there: Committed(50, kept.note())}, group.objects, [])
+    losses.refuse_losses(renamed, {there: Committed(50, kept.note())}, group.objects, [])
     other = named(config(secret=ANOTHER))
-    recovery.refuse_losses(other, {there: None}, LocalStore(tmp_path / "new", mkdir=True), [])
+    losses.refuse_losses(other, {there: None}, LocalStore(tmp_path / "new", mkdir=True), [])
 
 
 # -- internal logs --------------------------------------------------------------------------------

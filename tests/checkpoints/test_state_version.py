@@ -33,7 +33,7 @@ inputs = ["labels"]
 features = ["account.amount"]
 """
 
-VERSION_AND_LAYOUT: Final = (9, "72738c44ae513901")
+VERSION_AND_LAYOUT: Final = (9, "b53b77b0bc0714db")
 """The version, and the hash of what every empty state holds under it."""
 
 
