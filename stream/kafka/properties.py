@@ -52,6 +52,7 @@ STATISTICS_MS: Final = 5_000
 
 CONSUMER_DEFAULTS: Final[dict[str, str | int | float | bool]] = {
     "log_level": LOG_LEVEL,
+    "topic.metadata.refresh.interval.ms": 30_000,  # how soon a grown topic is noticed; 5 min else
     "fetch.queue.backoff.ms": 5,  # the client's own 1 s lets a fast consumer starve
     "client.id": "eddy",
 }
