@@ -59,7 +59,14 @@ def zstd(data: bytes) -> bytes:
     return pack.compress(data[:100]) + pack.compress(data[100:])
 
 
-@pytest.mark.parametrize("pack", [bytes, zipped, zstd])
+def pzstd(data: bytes) -> bytes:
+    """Two zstd frames, each after one that holds its size and no data."""
+    pack = zstandard.ZstdCompressor()
+    frames = pack.compress(data[:100]), pack.compress(data[100:])
+    return b"".join(b"\x50\x2a\x4d\x18\4\0\0\0" + len(f).to_bytes(4, "little") + f for f in frames)
+
+
+@pytest.mark.parametrize("pack", [bytes, zipped, zstd, pzstd])
 @pytest.mark.parametrize("end", [b"", b"\n"])
 def test_lines_are_records_however_they_are_packed(
     tmp_path: Path, pack: "type[bytes]", end: bytes
@@ -73,6 +80,18 @@ def test_lines_are_records_however_they_are_packed(
     assert np.concatenate([batch.offset for batch in batches]).tolist() == list(range(25))
     assert {(batch.topic, batch.partition) for batch in batches} == {("shop", 0)}
     assert {stamp for batch in batches for stamp in batch.timestamp_ms.tolist()} == {-1}
+
+
+@pytest.mark.parametrize("pack", [bytes, zipped])
+def test_a_byte_order_mark_is_no_part_of_the_first_line(
+    tmp_path: Path, pack: "type[bytes]"
+) -> None:
+    """It is dropped at the beginning of a file, and nowhere else; a file of it alone has no line."""
+    path, mark = tmp_path / "data", b"\xef\xbb\xbf"
+    path.write_bytes(pack(mark + b"\n".join([*LINES, mark])))
+    assert [value for batch in read(path) for value in batch.values] == [*LINES, mark]
+    path.write_bytes(pack(mark))
+    assert read(path) == []
 
 
 def test_blank_lines_are_no_records_but_count_as_rows(tmp_path: Path) -> None:
@@ -333,7 +352,9 @@ def test_what_cannot_be_read_is_an_input_error(tmp_path: Path) -> None:
     """A header of one endless cell, and a file that the system does not give out, are told by
     name."""
     (tmp_path / "data.csv").write_text("x" * 200_000 + "\n1\n")
-    with pytest.raises(InputError, match=r"data\.csv: field larger"):
+    with pytest.raises(
+        InputError, match=r"data\.csv: a header of .*expected a CSV whose first line"
+    ):
         read(tmp_path / "data.csv")
     memory = Path("/proc/self/mem")
     if memory.is_file():
