@@ -34,6 +34,7 @@ from stream.inputs import FileReading
 from stream.inputs.formats import LINE_BYTES_MAX, Values
 from stream.inputs.partitioning import Glance, Glanced, misplaced, murmur2, partition_of
 from stream.inputs.places import File, files_at
+from stream.inputs.ranges import topic_of
 from stream.kafka import ranges
 from stream.kafka.positions import Partition
 from stream.kafka.reading import to_records
@@ -672,3 +673,12 @@ def test_no_event_is_misplaced_where_nothing_is_promised() -> None:
     other = msgspec.structs.replace(keyed(3, "murmur2"), keyed_by="device")
     for spec in (keyed(1, "murmur2"), without, other):
         assert misplaced(events, spec).checked == 0
+
+
+@pytest.mark.parametrize("address", ["kafka://u:word@pay?from=0", "kafka://broker/pay", "kafka://"])
+def test_an_address_of_a_topic_has_its_name_alone(address: str) -> None:
+    """Brokers and users are in the configuration: else a password would be part of a topic's name,
+    and the broker would be asked for it."""
+    with pytest.raises(InputError, match=r"got no topic's name; expected kafka://TOPIC"):
+        topic_of(address)
+    assert topic_of("kafka://pay.a-b_1?from=0:1&until=0:3") == "pay.a-b_1"
