@@ -306,6 +306,16 @@ def test_a_csv_of_other_habits_is_told_how_to_mend_it(
         read(path)
 
 
+def test_a_row_that_never_ends_is_told_what_it_may_be(tmp_path: Path) -> None:
+    """A quotation mark that nobody closes makes one row of all that follow: it is named, with the
+    number of rows before it, and memory stays bounded."""
+    path = tmp_path / "data.csv"
+    rows = b"1,%s\n" % (b"a" * 10_000) * 1_000
+    path.write_bytes(b"id,who\n" + rows + b'7,"a\n' + rows)
+    with pytest.raises(InputError, match=r"data\.csv: a row of .* after 1000 rows; .* closed\?"):
+        read(path)
+
+
 def test_blank_lines_before_a_header_are_skipped(tmp_path: Path) -> None:
     """A CSV that begins with them has the columns that it has without."""
     path = tmp_path / "data.csv"

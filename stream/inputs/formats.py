@@ -164,6 +164,11 @@ class _Reading:
                 first += len(block)
                 self._told(raw)
         except pa.ArrowInvalid as error:
+            if not wrong and "straddling" in str(error):
+                raise InputError(
+                    f"{self.file.name}: a row of more than {CHUNK_BYTES} bytes, after {first} rows; "
+                    "expected shorter ones: is a quotation mark in it never closed?"
+                ) from error
             if not wrong:
                 raise
             found, expected = wrong[0].actual_columns, wrong[0].expected_columns
