@@ -18,7 +18,7 @@ from schemas.columns import F64, I64, U8, Bools, EventBatch
 from schemas.dead_letters import DeadLetterCode, Fault
 from schemas.events import EVENT_ID_BYTES_MAX, FIELDS, TIME_MS_MAX, TIME_MS_MIN, TYPES
 from schemas.records import Records
-from schemas.repairs import Repaired, RepairNotes, fitted
+from schemas.repairs import Repaired, RepairNotes, fitted, replaced
 
 _TYPE_NAMES: Final = pa.array(TYPES, pa.string())
 NO_TYPE: Final = 255
@@ -61,6 +61,14 @@ def check(decoded: Decoded, records: Records) -> Checked:
     )
     good = batch if not verdicts.bad.any() else batch.take(np.flatnonzero(~verdicts.bad))
     return Checked(good, sorted(verdicts.faults), list(verdicts.of_events(notes.repaired())))
+
+
+def entity_id(field: str, text: str) -> str:
+    """An entity's id as events have it: an address in its one form, bytes that are not UTF-8 replaced,
+    a long text shortened."""
+    column = pa.array([replaced(text)], pa.string())
+    forms = one_form(column) if field == "ip" else column
+    return str(_fit_text(RepairNotes(), field, forms)[0])
 
 
 class _Verdicts:

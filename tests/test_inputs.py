@@ -34,6 +34,7 @@ from stream.inputs import FileReading
 from stream.inputs.formats import LINE_BYTES_MAX, Values
 from stream.inputs.partitioning import Glance, Glanced, misplaced, murmur2, partition_of
 from stream.inputs.places import File, files_at
+from stream.inputs.ranges import topic_of
 from stream.kafka import ranges
 from stream.kafka.positions import Partition
 from stream.kafka.reading import to_records
@@ -59,7 +60,14 @@ def zstd(data: bytes) -> bytes:
     return pack.compress(data[:100]) + pack.compress(data[100:])
 
 
-@pytest.mark.parametrize("pack", [bytes, zipped, zstd])
+def pzstd(data: bytes) -> bytes:
+    """Two zstd frames, each after one that holds its size and no data."""
+    pack = zstandard.ZstdCompressor()
+    frames = pack.compress(data[:100]), pack.compress(data[100:])
+    return b"".join(b"\x50\x2a\x4d\x18\4\0\0\0" + len(f).to_bytes(4, "little") + f for f in frames)
+
+
+@pytest.mark.parametrize("pack", [bytes, zipped, zstd, pzstd])
 @pytest.mark.parametrize("end", [b"", b"\n"])
 def test_lines_are_records_however_they_are_packed(
     tmp_path: Path, pack: "type[bytes]", end: bytes
@@ -73,6 +81,18 @@ def test_lines_are_records_however_they_are_packed(
     assert np.concatenate([batch.offset for batch in batches]).tolist() == list(range(25))
     assert {(batch.topic, batch.partition) for batch in batches} == {("shop", 0)}
     assert {stamp for batch in batches for stamp in batch.timestamp_ms.tolist()} == {-1}
+
+
+@pytest.mark.parametrize("pack", [bytes, zipped])
+def test_a_byte_order_mark_is_no_part_of_the_first_line(
+    tmp_path: Path, pack: "type[bytes]"
+) -> None:
+    """It is dropped at the beginning of a file, and nowhere else; a file of it alone has no line."""
+    path, mark = tmp_path / "data", b"\xef\xbb\xbf"
+    path.write_bytes(pack(mark + b"\n".join([*LINES, mark])))
+    assert [value for batch in read(path) for value in batch.values] == [*LINES, mark]
+    path.write_bytes(pack(mark))
+    assert read(path) == []
 
 
 def test_blank_lines_are_no_records_but_count_as_rows(tmp_path: Path) -> None:
@@ -286,6 +306,16 @@ def test_a_csv_of_other_habits_is_told_how_to_mend_it(
         read(path)
 
 
+def test_a_row_that_never_ends_is_told_what_it_may_be(tmp_path: Path) -> None:
+    """A quotation mark that nobody closes makes one row of all that follow: it is named, with the
+    number of rows before it, and memory stays bounded."""
+    path = tmp_path / "data.csv"
+    rows = b"1,%s\n" % (b"a" * 10_000) * 1_000
+    path.write_bytes(b"id,who\n" + rows + b'7,"a\n' + rows)
+    with pytest.raises(InputError, match=r"data\.csv: a row of .* after 1000 rows; .* closed\?"):
+        read(path)
+
+
 def test_blank_lines_before_a_header_are_skipped(tmp_path: Path) -> None:
     """A CSV that begins with them has the columns that it has without."""
     path = tmp_path / "data.csv"
@@ -333,7 +363,9 @@ def test_what_cannot_be_read_is_an_input_error(tmp_path: Path) -> None:
     """A header of one endless cell, and a file that the system does not give out, are told by
     name."""
     (tmp_path / "data.csv").write_text("x" * 200_000 + "\n1\n")
-    with pytest.raises(InputError, match=r"data\.csv: field larger"):
+    with pytest.raises(
+        InputError, match=r"data\.csv: a header of .*expected a CSV whose first line"
+    ):
         read(tmp_path / "data.csv")
     memory = Path("/proc/self/mem")
     if memory.is_file():
@@ -651,3 +683,12 @@ def test_no_event_is_misplaced_where_nothing_is_promised() -> None:
     other = msgspec.structs.replace(keyed(3, "murmur2"), keyed_by="device")
     for spec in (keyed(1, "murmur2"), without, other):
         assert misplaced(events, spec).checked == 0
+
+
+@pytest.mark.parametrize("address", ["kafka://u:word@pay?from=0", "kafka://broker/pay", "kafka://"])
+def test_an_address_of_a_topic_has_its_name_alone(address: str) -> None:
+    """Brokers and users are in the configuration: else a password would be part of a topic's name,
+    and the broker would be asked for it."""
+    with pytest.raises(InputError, match=r"got no topic's name; expected kafka://TOPIC"):
+        topic_of(address)
+    assert topic_of("kafka://pay.a-b_1?from=0:1&until=0:3") == "pay.a-b_1"

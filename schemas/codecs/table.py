@@ -139,11 +139,9 @@ class _Columns(Leaves):
         return pa.array(digits, mask=~whole).cast(pa.string())
 
     def _binary(self, path: Path, column: pa.Array) -> pa.StringArray:
-        """Bytes as texts: some writers do not mark texts as such. Bytes that are not UTF-8 are noted."""
-        try:
-            return column.cast(pa.string())
-        except pa.ArrowInvalid:
-            return self._each(path, column, bytes.decode)
+        """Bytes as texts: some writers do not mark texts as such. Bytes that are not UTF-8 are replaced,
+        as in any text: one such byte must not hide an entity."""
+        return self._readable(path, column.cast(pa.string(), safe=False))
 
     def _each(self, path: Path, column: pa.Array, read: Callable[[Any], str]) -> pa.StringArray:
         """The texts of values one by one. read: raises ValueError for a value that has none."""

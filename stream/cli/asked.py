@@ -129,12 +129,16 @@ def print_pseudonym(
     import pyarrow as pa
 
     from detectors.hashing import hash_key, hash_text, pseudonym
+    from schemas.checks import entity_id
     from schemas.events import ENTITY_FIELDS
     from stream.config import load
 
     if field not in ENTITY_FIELDS:
         raise QueryError(f"got type {field}; expected one of {', '.join(ENTITY_FIELDS)}")
-    hashed = hash_text(pa.array([entity], pa.string()), hash_key(load(config).secret))
+    if not entity:
+        raise QueryError(f"got an empty id; expected the raw id of one {field}")
+    given = pa.array([entity_id(field, entity)], pa.string())
+    hashed = hash_text(given, hash_key(load(config).secret))
     typer.echo(pseudonym(hashed[0]))
 
 

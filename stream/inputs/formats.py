@@ -7,8 +7,10 @@ codec decodes, and knows neither topics nor partitions.
 
 import csv
 import gzip
+import re
 import tempfile
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -37,6 +39,8 @@ UNPACKED_TIMES: Final = 100
 """A packed Parquet file may unpack into so many times its size, or the bytes above."""
 LINE_BYTES_MAX: Final = 64 * 1024 * 1024
 GZIP, ZSTD, PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
+SKIPPABLE: Final = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")
+"""A frame of zstd without data, with which pzstd begins a file."""
 PACKED: Final = frozenset({".gz", ".zst", ".zstd"})
 _UNREADABLE: Final = (
     OSError,
@@ -160,6 +164,11 @@ class _Reading:
                 first += len(block)
                 self._told(raw)
         except pa.ArrowInvalid as error:
+            if not wrong and "straddling" in str(error):
+                raise InputError(
+                    f"{self.file.name}: a row of more than {CHUNK_BYTES} bytes, after {first} rows; "
+                    "expected shorter ones: is a quotation mark in it never closed?"
+                ) from error
             if not wrong:
                 raise
             found, expected = wrong[0].actual_columns, wrong[0].expected_columns
@@ -175,7 +184,10 @@ class _Reading:
         with self.file.open() as raw:
             text = TextIOWrapper(_unpacked(raw), "utf-8-sig", newline="")
             lines = csv.reader(self._header_lines(text))
-            names = next(filter(None, lines), [])  # blank lines are none, as to Arrow
+            try:
+                names = next(filter(None, lines), [])  # blank lines are none, as to Arrow
+            except csv.Error as error:  # a cell has its limit
+                raise self._no_header() from error
             parts = iter(partial(text.read, GLANCE_CHARS), "")
             alone = not any(part.strip("\r\n") for part in parts)
             text.detach()
@@ -195,10 +207,13 @@ class _Reading:
             yield line
             left -= len(line.rstrip("\r\n"))
             if left <= 0:
-                raise InputError(
-                    f"{self.file.name}: a header of more than {HEADER_CHARS_MAX} characters; expected "
-                    "a CSV whose first line names its columns"
-                )
+                raise self._no_header()
+
+    def _no_header(self) -> InputError:
+        return InputError(
+            f"{self.file.name}: a header of more than {HEADER_CHARS_MAX} characters, or a name in it of "
+            f"more than {csv.field_size_limit()}; expected a CSV whose first line names its columns"
+        )
 
     def _refuse_twins(self, names: list[str]) -> None:
         """Raise InputError for a name that two columns have: either could be meant."""
@@ -212,7 +227,7 @@ class _Reading:
             raise InputError(f"{self.file.name}: two columns are named {twin}; expected one")
 
     def _lines(self, raw: IO[bytes], unpacked: IO[bytes]) -> Iterator[Rows]:
-        """Blank lines are no records, but count as rows."""
+        """Blank lines are no records, but count as rows; a byte order mark before the first is dropped."""
         rows: list[int] = []
         values: list[bytes | None] = []
         size = 0
@@ -271,7 +286,7 @@ class _Reading:
         return file
 
     def _split(self, file: IO[bytes]) -> Iterator[bytes]:
-        rest = b""
+        rest = file.read(len(BOM_UTF8)).removeprefix(BOM_UTF8)
         while chunk := file.read(CHUNK_BYTES):
             *lines, rest = (rest + chunk).split(b"\n")
             yield from lines
@@ -324,10 +339,10 @@ def _is_csv(name: str) -> bool:
 
 def _unpacked(raw: BufferedReader) -> BufferedReader:
     """A file just opened, read without its packing."""
-    magic = raw.peek(4)
+    magic = raw.peek(4)[:4]
     if magic.startswith(GZIP):
         return BufferedReader(cast("RawIOBase", gzip.open(raw)))
-    if magic.startswith(ZSTD):
+    if magic.startswith(ZSTD) or SKIPPABLE.fullmatch(magic):
         # Arrow's reader tells a file cut short; zstandard's takes it for the end
         packed = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd")
         return BufferedReader(cast("RawIOBase", packed))

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, urlsplit
 from schemas.columns import I64
 from schemas.records import Records
 from stream.clock import ms_of
-from stream.config import Config, Log, logs
+from stream.config import TOPIC, Config, Log, logs
 from stream.errors import InputError
 from stream.kafka.ranges import Range, Span
 
@@ -73,8 +73,14 @@ def is_range(address: str) -> bool:
 
 
 def topic_of(address: str) -> str:
-    """The topic that an address names."""
-    return urlsplit(address).netloc
+    """The topic that an address names. Raises InputError where it names none."""
+    address_of = urlsplit(address)
+    if not re.fullmatch(TOPIC, address_of.netloc) or address_of.path.strip("/"):
+        raise InputError(
+            f"{address}: got no topic's name; expected {SCHEME}://TOPIC?from=…&until=…, with the "
+            "brokers and their user in [kafka]"
+        )
+    return address_of.netloc
 
 
 def spans_at(reader: Range, address: str, partitions: int) -> dict[int, Span]:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner, Result
 
+from schemas.repairs import fitted
 from stream.cli import app
 from stream.errors import ExtraMissing, QueryError
 from stream.judging import asking
@@ -275,6 +276,32 @@ def test_a_pseudonym_leads_from_a_raw_id_into_the_run(run: Path) -> None:
     assert asked("pseudonym", shop_config(), "device", raw).stdout.strip() == device
     with pytest.raises(QueryError, match="got type shoe; expected one of account"):
         asked("pseudonym", shop_config(), "shoe", "42")
+
+
+@pytest.mark.parametrize(
+    ("field", "written", "read"),
+    [
+        ("ip", "::FFFF:203.0.113.1", "203.0.113.1"),
+        ("ip", "[2001:DB8::1]:443", "2001:db8::1"),
+        ("account", "a\udcff", "a\ufffd"),
+        ("account", "a" * 300, fitted("account", "a" * 300, 256)),
+    ],
+)
+def test_a_pseudonym_is_that_of_the_id_as_events_have_it(
+    field: str, written: str, read: str
+) -> None:
+    """An address in any form, a byte that is not UTF-8 and a text too long lead to the entity that
+    they are in a run."""
+    config = shop_config()
+    assert asked("pseudonym", config, field, written).stdout == (
+        asked("pseudonym", config, field, read).stdout
+    )
+
+
+def test_an_empty_id_has_no_pseudonym() -> None:
+    """It names nobody: an event has no entity then."""
+    with pytest.raises(QueryError, match="empty id"):
+        asked("pseudonym", shop_config(), "account", "")
 
 
 HOSTILE = "\x1b]0;owned\x07\x9b31m\u202e=cmd|' /C calc'!A0"

@@ -258,7 +258,6 @@ def test_ids_of_rarer_column_types_have_a_value(ids: pa.Array, expected: str) ->
         pa.array([2.0**53 + 2, None]),
         pa.array([float("inf"), None]),
         pa.array([Decimal("7.5"), None]),
-        pa.array([b"\xff", None]),
         pa.array([b"ab", None], pa.binary(2)),
         pa.array([datetime(2026, 1, 1, tzinfo=UTC), None]),
         pa.array([1, None], pa.duration("ns")),
@@ -275,6 +274,18 @@ def test_columns_that_hold_no_id_are_absent_and_counted(ids: pa.Array) -> None:
     assert found.faults == []
     assert rows_of(found.repaired) == [("account", "wrong_type", [0])]
     assert found.text["account"].to_pylist() == [None, None]
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary_view()])
+def test_bytes_that_are_not_utf8_are_replaced_in_a_column_of_bytes(kind: pa.DataType) -> None:
+    """One byte 0xFF hides no entity and no event, whether the writer marked the column as text or
+    not."""
+    raw = pa.array([b"b\xff", None], kind)
+    ids = pa.array([b"a\xff", b"b"], kind)
+    found = decoded({"id": ids, "t": [1, 1], "who": raw}, {**FIELDS, "account": "who"})
+    assert found.faults == []
+    assert rows_of(found.repaired) == [("event_id", "not_utf8", [0]), ("account", "not_utf8", [0])]
+    assert found.text["account"].to_pylist() == ["b\ufffd", None]
 
 
 def test_maps_are_looked_into_and_lists_are_not() -> None:
