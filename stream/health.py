@@ -75,8 +75,8 @@ class Pulse:
         return self._broker_silent_s() >= BROKER_SILENT_S
 
     def _broker_silent_s(self) -> float:
-        """Up to the loop's last turn: while it is busy with a batch it asks no broker."""
-        return self._at - self._heard_at
+        """Seconds, whether or not the loop turns: it may be waiting for a broker."""
+        return time.monotonic() - self._heard_at
 
     def not_ready(self) -> list[str]:
         """The reasons why the worker is not ready; empty where it is."""

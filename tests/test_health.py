@@ -158,15 +158,6 @@ def test_a_host_that_is_none_is_a_mistake_of_the_configuration(host: str) -> Non
         pass
 
 
-def test_a_worker_busy_with_a_batch_stays_ready(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While kernels are compiled at the first batch the loop asks no broker, and none can answer."""
-    pulse = Pulse()
-    pulse.beat("live")
-    now = time.monotonic()
-    monkeypatch.setattr(time, "monotonic", lambda: now + 45.0)
-    assert pulse.not_ready() == []
-
-
 def test_readiness_names_every_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     """State, silence of the brokers, and what the worker has noticed."""
     pulse = Pulse()
