@@ -26,7 +26,7 @@ from tests.broker.shop import (
     worker,
 )
 
-EVENTS, HISTORY, AGAIN = 6_000, 2_000, 500
+EVENTS, HISTORY, AGAIN = 6_000, 1_000, 500
 """Of the events the first are replayed; the topic holds the last of these again, and all others."""
 
 
