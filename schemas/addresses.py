@@ -9,10 +9,10 @@ from functools import lru_cache
 from ipaddress import AddressValueError, IPv6Address
 from typing import Final
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from schemas.columns import Bools, bytes_of
+from schemas.columns import bytes_of
 
 ADDRESS_CHARACTERS_MAX: Final = 128
 """Longer texts are no addresses, which bounds the memory of the cache."""
@@ -22,7 +22,6 @@ V4: Final = r"\.".join([r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"] * 4)
 
 _V4: Final = re.compile(rf"({V4})(?::\d{{1,5}})?", re.ASCII)
 _V6: Final = re.compile(r"\[([^\]%]+)(?:%[^\]]+)?\](?::\d{1,5})?|([^\[\]%]+)(?:%\S+)?")
-_PLAIN: Final[Bools] = np.isin(np.arange(256), list(b"0123456789."))
 
 
 def address(text: str) -> str | None:
@@ -46,9 +45,12 @@ def _address(text: str) -> str | None:
 
 def one_form(column: pa.StringArray) -> pa.StringArray:
     """Each address in its one form; texts that are no address stay as they are. string[n]."""
-    if _PLAIN[bytes_of(column)].all():
-        return column  # digits and dots have one form only
-    codes = column.dictionary_encode()
+    if not (bytes_of(column) == ord(":")).any():
+        return column  # a port, a zone and every other way to write an address take a colon
+    written = pc.match_substring(column, ":").fill_null(False)
+    codes = column.filter(written).dictionary_encode()
     texts = codes.dictionary.to_pylist()
     forms = [address(text) or text for text in texts]
-    return column if forms == texts else pa.array(forms, pa.string()).take(codes.indices)
+    if forms == texts:
+        return column
+    return pc.replace_with_mask(column, written, pa.array(forms, pa.string()).take(codes.indices))
