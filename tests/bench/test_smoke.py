@@ -108,7 +108,8 @@ def test_a_part_on_a_broker_runs(
     if part == "kafka":
         _, steps = figures.tables["worker, where the time goes"]
         found = {row[0] for row in steps}
-        rare = {"alerts, explained", "alerts, encoded"}
+        # No alert need come, and so short a run may end before metrics are read for the first time.
+        rare = {"alerts, explained", "alerts, encoded", "metrics"}
         assert {label for _, _, label in PLACES} - rare <= found
 
 
