@@ -35,8 +35,10 @@ from schemas.columns import F64, I32, I64, U8, U64, Bools
 WINDOW: Final = 64
 BUCKETS: Final = 8 * WINDOW
 AGREED: Final = WINDOW // 2
+MEDIAN_RANK: Final = WINDOW - AGREED + 1
+"""The largest time that `AGREED` places reach or pass has this rank, from the smallest."""
 LOW: Final = WINDOW // 8
-"""Places that may be far too old without a say in the spread."""
+"""Places that may be far too old and do not widen the spread."""
 LIVE_EVENTS: Final = WINDOW * WINDOW
 LEAD: Final = 8.0
 SPREAD_HALF_LIFE_MS: Final = 2.0 * DAY_MS
@@ -137,8 +139,8 @@ class Clock:
 
 
 class LogClock:
-    """Stream time of a recorded log, by the events as they are. Its first batch fills the window
-    beforehand (by repetition, where it is small), so that this time never has to be set back."""
+    """Stream time of a recorded log, by the events as they are. The window is filled with
+    its first batch (by repetition, where it is small), so that this time never has to be set back."""
 
     def __init__(self) -> None:
         self._clock = Clock()
@@ -202,27 +204,14 @@ def _note(windows: Windows, s: int, time_ms: float, entity: np.uint64) -> None:
 
 
 @kernel
-def _median(times: F64) -> float:
-    """The largest time that `AGREED` of the times reach or pass."""
-    found = -inf
-    for k in range(WINDOW):
-        reach = 0
-        for j in range(WINDOW):
-            reach += 1 if times[j] >= times[k] else 0
-        if reach >= AGREED:
-            found = max(found, times[k])
-    return found
-
-
-@kernel
-def _low(times: F64) -> float:
-    """The smallest time that `LOW` of the times do not pass."""
+def _ranked(times: F64, rank: int) -> float:
+    """The smallest time that so many of the window's times do not pass."""
     found = inf
     for k in range(WINDOW):
-        below = 0
+        reached = 0
         for j in range(WINDOW):
-            below += 1 if times[j] <= times[k] else 0
-        if below >= LOW:
+            reached += 1 if times[j] <= times[k] else 0
+        if reached >= rank:
             found = min(found, times[k])
     return found
 
@@ -260,7 +249,7 @@ def _renew(windows: Windows, s: int, ahead_max_ms: float) -> bool:
     if not by_entity and counts[s, EVENTS] < WINDOW:
         return False
     times = windows.entity_ms[s] if by_entity else windows.event_ms[s]
-    median = _median(times)
+    median = _ranked(times, MEDIAN_RANK)
     first = bound[s, BOUND_MS] == 0.0
     if first:
         bound[s, MEDIAN_MS] = median
@@ -270,7 +259,7 @@ def _renew(windows: Windows, s: int, ahead_max_ms: float) -> bool:
             windows.entity_ms[s, k] = max(windows.entity_ms[s, k], median)
     moved_ms = max(median - bound[s, MEDIAN_MS], 0.0)
     former_ms = bound[s, SPREAD_MS] * exp(-LN2 * moved_ms / SPREAD_HALF_LIFE_MS)
-    bound[s, SPREAD_MS] = max(former_ms, median - _low(times))
+    bound[s, SPREAD_MS] = max(former_ms, median - _ranked(times, LOW))
     bound[s, MEDIAN_MS] += moved_ms
     lead_ms = ahead_max_ms + LEAD * bound[s, SPREAD_MS]
     bound[s, BOUND_MS] = max(bound[s, BOUND_MS], bound[s, MEDIAN_MS] + lead_ms)
