@@ -39,7 +39,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # wait, so that there may be more processes than the two cores that Eddy is tested on. Before, one
 # compiles what all of them need.
 SPREAD := --dist loadfile --no-loadscope-reorder --numprocesses
-COMPILED := $(BIN)/python -m tests.compiled
+COMPILED := $(BIN)/python -m tests.compile_kernels
 
 .PHONY: help setup demo test check guarantees bench quality crash kafka broker-jars lock clean
 

@@ -14,13 +14,13 @@ the events before it, and counted once as held back and once as counted into an 
 many reports say so.
 
 The policy is the monitors' (`detectors.policy`), on subjects instead of entities. It needs the rate
-of all events, of which only few are reported: every event that `sampled` picks is reported by every
+of all events, of which only few are reported: every event that `is_sampled` picks is reported by every
 monitor that judges it, and counts `SAMPLE` times when it is first seen.
 
 Where every event is to be scored, as in a replay, what is no report may come as well: it is scored
 beside the reports on its event, and neither remembered nor learned from.
 
-Memory: the last reported events, in sets of `WAYS` of which the oldest gives way: 24 bytes an event
+Memory: the last reported events, in sets of `SLOTS_PER_SET` of which the oldest gives way: 24 bytes an event
 and 8 for each monitor. A report on an event that gave way starts it anew.
 """
 
@@ -30,76 +30,76 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from detectors import learning, logistic
-from detectors.clock import AHEAD_MAX_MS, Clock, Timed
+from detectors.clock import AHEAD_MAX_MS, Clock, BoundedTimes
 from detectors.combination import P_MIN, harmonic_mean
 from detectors.decay import DAY_MS
-from detectors.entities import Admitted, EntityTable
+from detectors.entities import AdmittedEvents, EntityTable
 from detectors.hashing import HashKey, hash_text
 from detectors.kernels import kernel
 from detectors.learning import HARMONIC, SAMPLE, Learner
 from detectors.models.half_space_trees import COUNTERFACTUAL_MAX
-from detectors.monitor import LABEL
+from schemas.events import LABEL_TYPE
 from detectors.policy import (
-    COUNTED,
+    SUPPRESSED,
     ESCALATION,
     OPENED,
     OVER_BUDGET,
     QUIET,
-    SUPPRESSED,
+    SUPPRESSED_COUNT,
     UPDATED,
     WORDS,
-    Decided,
-    Limits,
+    PolicyOutcome,
+    PolicyLimits,
     Policy,
-    Positions,
-    Stream,
+    EventPositions,
+    PolicyState,
     decide,
-    limits_of,
-    undecided,
+    policy_limits,
+    no_outcome,
 )
 from detectors.spec import PolicySpec
-from detectors.state import Arrays, clear, load, prefixed, saved, under
-from detectors.verdicts import FRAUD, UNKNOWN, verdicts
+from detectors.state import Arrays, clear, load, add_prefix, state_arrays, select_prefix
+from detectors.verdicts import FRAUD, UNKNOWN, verdict_codes
 from schemas.columns import F64, I64, U64, Bools, EventBatch
 
 REPORT_P: Final = 1e-2
 """An event with a smaller p-value is reported, unless the configuration names another limit."""
-WAYS: Final = 8
+SLOTS_PER_SET: Final = 8
 USUAL_SD: Final = 2.0
 """Standard deviations about the mean that are called usual."""
 
 NO_LATENESS_MS: Final = 1e18
-NEVER, HELD_BACK = -1.0, -2.0
+NEVER_ALERTED, ONLY_HELD_BACK = -1.0, -2.0
 """In place of the score at which an event alarmed, where it has not: never, or over budget only."""
-FIRST, SAMPLED = range(2)
+DISTINCT_EVENTS, SAMPLED_EVENTS = range(2)
 
 
-def sampled(events: EventBatch, key: HashKey) -> Bools:
+def is_sampled(events: EventBatch, key: HashKey) -> Bools:
     """bool[n]: the events that are always reported, by the keyed hash of their ids."""
     chosen: Bools = hash_text(events.event_id, key)[:, 1] % np.uint64(SAMPLE) == 0
     return chosen
 
 
-def censored(limit: float) -> float:
+def censored_inverse_p(limit: float) -> float:
     """What a silent monitor adds to the sum of 1/p: its expectation above the limit."""
     return log(1.0 / limit) / (1.0 - limit)
 
 
-class Known(NamedTuple):
-    """The last reported events, in sets of `WAYS`, the set by the hash of the event's id. place:
+class RememberedEvents(NamedTuple):
+    """The last reported events, in sets of `SLOTS_PER_SET`, the set by the hash of the event's id. place:
     int64[events, 2], source and offset, the source -1 where free. p: float64[events, monitors], NaN
-    where not reported. peak: float64, the score at which the event last alarmed, `NEVER` or
-    `HELD_BACK` where it has not. next_way: int64[sets], the way that gives way next. totals:
+    where not reported. peak: float64, the score at which the event last alarmed, `NEVER_ALERTED` or
+    `ONLY_HELD_BACK` where it has not. next_slot: int64[sets], the way that gives way next. totals:
     int64[2], events first seen, and of those sampled."""
 
-    place: I64
+    position: I64
     p: F64
-    peak: F64
-    next_way: I64
+    alerted_score: F64
+    next_slot: I64
     totals: I64
 
 
-class Heard(NamedTuple):
+class AssessmentInput(NamedTuple):
     """n rows of a batch, reports, labels, and what is no report. event: uint64[n], the hash of the
     id of the event that it speaks of. monitor: int64[n], -1 for a label; verdict: int64[n] of a
     label. p: float64[n]; values: float64[n, features], the monitor's features that are learned
@@ -111,12 +111,12 @@ class Heard(NamedTuple):
     verdict: I64
     p: F64
     values: F64
-    due: Bools
-    chosen: Bools
-    at: I64
+    is_report: Bools
+    is_sampled: Bools
+    report_row: I64
 
 
-class Assessed(NamedTuple):
+class AssessmentOutput(NamedTuple):
     """What became of each row. keys: uint64[n, 2], its subject's. p: float64[n], of its event, all
     reports so far. by_monitor: float64[n, monitors], these reports' own. warm: bool[n], enough
     events were seen before. due: bool[n], whether it is a report at all. written: float64[n], of its
@@ -131,10 +131,10 @@ class Assessed(NamedTuple):
     keys: U64
     p: F64
     by_monitor: F64
-    decided: Decided
+    policy_outcome: PolicyOutcome
     warm: Bools
-    due: Bools
-    written: F64
+    is_report: Bools
+    p_of_all: F64
     weight: F64
     value: F64
     low: F64
@@ -143,35 +143,35 @@ class Assessed(NamedTuple):
     without: F64
 
 
-class Times(NamedTuple):
-    """Times of n rows. own_ms: float64[n], bounded times; unchanged times of rows that are only
-    scored. stream_ms, set_back: as in `clock.Timed`."""
+class RowTimes(NamedTuple):
+    """Times of n rows. bounded_ms: float64[n], bounded times; unchanged times of rows that are only
+    scored. stream_ms, set_back: as in `clock.BoundedTimes`."""
 
-    own_ms: F64
+    bounded_ms: F64
     stream_ms: F64
     set_back: Bools
 
 
-class Work(NamedTuple):
+class AssessmentScratch(NamedTuple):
     """To work in. p: float64[monitors], the reports but some; spoke, inputs: likewise as in
     `learning.Memory`; weight: float64[inputs], of those left. all: float64[monitors], all that was
     said of the event of late."""
 
     p: F64
-    spoke: F64
+    reported: F64
     inputs: F64
     weight: F64
-    all: F64
+    all_p: F64
 
 
-class Rules(NamedTuple):
+class AssessmentSettings(NamedTuple):
     """What steers an assessment. report_p: below it a monitor reports; silent: what one that does
     not adds to the sum of 1/p; whole: all reports on an event stand together."""
 
     report_p: float
     silent: float
     warm_up_events: int
-    whole: bool
+    reports_grouped: bool
 
 
 class Assessment:
@@ -192,50 +192,50 @@ class Assessment:
         owners: list[int] | None = None,
         *,
         shard: int = 0,
-        whole: bool = False,
+        reports_grouped: bool = False,
         sources: int = 1,
         ahead_max_ms: float = AHEAD_MAX_MS,
     ) -> None:
         self.key = key
         self.clock = Clock(sources, ahead_max_ms)
-        self.rules = Rules(limit, censored(limit), policy.warm_up_events, whole)
+        self.settings = AssessmentSettings(limit, censored_inverse_p(limit), policy.warm_up_events, reports_grouped)
         self.subjects = EntityTable(capacity)
         self.words: F64 = np.zeros((capacity, WORDS))
-        self.policy = Policy(limits_of(policy, shards, shard))
-        sets = max(1, events_max // WAYS)
-        self.known = Known(
-            place=np.full((sets * WAYS, 2), -1, np.int64),
-            p=np.full((sets * WAYS, monitors), np.nan),
-            peak=np.full(sets * WAYS, NEVER),
-            next_way=np.zeros(sets, np.int64),
+        self.policy = Policy(policy_limits(policy, shards, shard))
+        sets = max(1, events_max // SLOTS_PER_SET)
+        self.remembered = RememberedEvents(
+            position=np.full((sets * SLOTS_PER_SET, 2), -1, np.int64),
+            p=np.full((sets * SLOTS_PER_SET, monitors), np.nan),
+            alerted_score=np.full(sets * SLOTS_PER_SET, NEVER_ALERTED),
+            next_slot=np.zeros(sets, np.int64),
             totals=np.zeros(2, np.int64),
         )
         self.learns = owners is not None
-        self.learner = learning.learner(sets * WAYS if self.learns else 0, monitors, owners or [])
+        self.learner = learning.learner(sets * SLOTS_PER_SET if self.learns else 0, monitors, owners or [])
         width = len(self.learner.owner)
-        self.work = Work(*(np.zeros(size) for size in (monitors, monitors, width, width, monitors)))
+        self.scratch = AssessmentScratch(*(np.zeros(size) for size in (monitors, monitors, width, width, monitors)))
 
     def process(
         self, batch: EventBatch, subject: str, monitor: I64, p_value: F64, values: F64
-    ) -> Assessed:
+    ) -> AssessmentOutput:
         """Take n rows in order: events with their subject, or labels. monitor: int64[n], who
         speaks, -1 for a label; p_value: float64[n]; values: float64[n, features]."""
         n = len(batch)
-        heard = self._heard(batch, monitor, p_value, values)
+        incoming = self._heard(batch, monitor, p_value, values)
         keys = hash_text(batch.text[subject], self.key)
-        due = heard.due
+        due = incoming.is_report
         reported, times = self._timed(batch, keys, due)
         admitted = self.subjects.admit(keys[due], reported, NO_LATENESS_MS)
-        positions = Positions(times.own_ms, times.stream_ms, batch.source, batch.offset)
-        monitors, inputs = self.known.p.shape[1], len(self.learner.owner)
-        out = Assessed(
+        positions = EventPositions(times.bounded_ms, times.stream_ms, batch.source, batch.offset)
+        monitors, inputs = self.remembered.p.shape[1], len(self.learner.owner)
+        out = AssessmentOutput(
             keys=keys,
             p=np.ones(n),
             by_monitor=np.full((n, monitors), np.nan),
-            decided=undecided(n),
+            policy_outcome=no_outcome(n),
             warm=np.zeros(n, np.bool_),
-            due=due,
-            written=np.full(n, np.nan),
+            is_report=due,
+            p_of_all=np.full(n, np.nan),
             weight=np.empty((n, inputs)),  # written, and read, where it alarmed
             value=np.empty((n, inputs)),
             low=np.empty((n, inputs)),
@@ -248,27 +248,27 @@ class Assessment:
             start = _assess(
                 start,
                 self.words,
-                self.known,
+                self.remembered,
                 self.learner,
                 admitted,
                 positions,
-                heard,
+                incoming,
                 times,
-                self.rules,
+                self.settings,
                 self.policy.limits,
                 self.policy.stream,
-                self.work,
+                self.scratch,
                 out,
             )
             if start < n:
-                learning.refit(self.learner, int(times.own_ms[start]))
+                learning.refit(self.learner, int(times.bounded_ms[start]))
         return out
 
-    def _timed(self, batch: EventBatch, keys: U64, due: Bools) -> tuple[Timed, Times]:
+    def _timed(self, batch: EventBatch, keys: U64, due: Bools) -> tuple[BoundedTimes, RowTimes]:
         """Bounded times of the reports, and of every row. Rows that are only scored move no time:
         else an assessment would depend on whether everything is scored."""
-        heard = due | (batch.type_code == LABEL)
-        rows = np.flatnonzero(heard)
+        incoming = due | (batch.type_code == LABEL_TYPE)
+        rows = np.flatnonzero(incoming)
         before_ms = self.clock.now_ms
         timed = self.clock.take(
             batch.time_ms[rows],
@@ -277,26 +277,26 @@ class Assessment:
             np.ascontiguousarray(keys[rows, 0]),
             due[rows],
         )
-        times = Times(
-            own_ms=batch.time_ms.astype(np.float64),
-            stream_ms=np.concatenate([[before_ms], timed.stream_ms])[np.cumsum(heard)],
+        times = RowTimes(
+            bounded_ms=batch.time_ms.astype(np.float64),
+            stream_ms=np.concatenate([[before_ms], timed.stream_ms])[np.cumsum(incoming)],
             set_back=np.zeros(len(batch), np.bool_),
         )
-        times.own_ms[rows] = timed.time_ms
+        times.bounded_ms[rows] = timed.time_ms
         times.set_back[rows] = timed.set_back
         of_reports = due[rows]
-        return Timed._make(column[of_reports] for column in timed), times
+        return BoundedTimes._make(column[of_reports] for column in timed), times
 
-    def _heard(self, batch: EventBatch, monitor: I64, p_value: F64, values: F64) -> Heard:
-        label = batch.type_code == LABEL
+    def _heard(self, batch: EventBatch, monitor: I64, p_value: F64, values: F64) -> AssessmentInput:
+        label = batch.type_code == LABEL_TYPE
         event = hash_text(batch.event_id, self.key)
         chosen = event[:, 1] % np.uint64(SAMPLE) == 0
         if label.any():
             event[label] = hash_text(batch.text["labelled_event_id"], self.key)[label]
-        due = ~label & ((p_value < self.rules.report_p) | chosen)
+        due = ~label & ((p_value < self.settings.report_p) | chosen)
         at = np.cumsum(due) - 1
         of = np.ascontiguousarray(event[:, 0])
-        return Heard(of, monitor, verdicts(batch), p_value, values, due, chosen, at)
+        return AssessmentInput(of, monitor, verdict_codes(batch), p_value, values, due, chosen, at)
 
     def counts(self) -> dict[str, int]:
         """What became of the labels, where they are learned."""
@@ -310,7 +310,7 @@ class Assessment:
         }
         return {
             **{name: int(counts[k]) for name, k in names.items()},
-            **learning.standing(self.learner),
+            **learning.learning_status(self.learner),
         }
 
     def save(self) -> Arrays:
@@ -320,68 +320,68 @@ class Assessment:
             "clock": self.clock.save(),
             "subjects": self.subjects.save(),
             "policy": self.policy.save(),
-            "known": saved(self.known),
+            "remembered": state_arrays(self.remembered),
         }
         parts |= {"learner": learning.save(self.learner)} if self.learns else {}
-        return {"words": self.words[:rows], **prefixed(parts)}
+        return {"words": self.words[:rows], **add_prefix(parts)}
 
     def load(self, state: Arrays) -> None:
         """Replace the whole state by one saved under the same configuration."""
         self.words[: len(state["words"])] = state["words"]
         clear(self.words[len(state["words"]) :])
-        self.clock.load(under("clock", state))
-        self.subjects.load(under("subjects", state))
-        self.policy.load(under("policy", state))
-        load(self.known, under("known", state))
+        self.clock.load(select_prefix("clock", state))
+        self.subjects.load(select_prefix("subjects", state))
+        self.policy.load(select_prefix("policy", state))
+        load(self.remembered, select_prefix("remembered", state))
         if self.learns:
-            learning.restore(self.learner, under("learner", state))
+            learning.restore(self.learner, select_prefix("learner", state))
 
 
 @kernel
-def _find(known: Known, event: np.uint64, source: int, offset: int) -> int:
+def _find_event(remembered: RememberedEvents, event: np.uint64, source: int, offset: int) -> int:
     """Where the event is remembered, -1 where it is not."""
-    first = np.int64(event % np.uint64(len(known.next_way))) * WAYS
-    for slot in range(first, first + WAYS):
-        if known.place[slot, 0] == source and known.place[slot, 1] == offset:
+    first = np.int64(event % np.uint64(len(remembered.next_slot))) * SLOTS_PER_SET
+    for slot in range(first, first + SLOTS_PER_SET):
+        if remembered.position[slot, 0] == source and remembered.position[slot, 1] == offset:
             return int(slot)
     return -1
 
 
 @kernel
-def _find_labelled(known: Known, of: Learner, event: np.uint64) -> int:
+def _find_labelled(remembered: RememberedEvents, of: Learner, event: np.uint64) -> int:
     """Where the event that a label names is remembered, -1 where it is not; of several with its id
     the first one seen."""
-    first = np.int64(event % np.uint64(len(known.next_way))) * WAYS
+    first = np.int64(event % np.uint64(len(remembered.next_slot))) * SLOTS_PER_SET
     found = -1
-    for slot in range(first, first + WAYS):
-        named = event != 0 and of.memory.event[slot] == event and known.place[slot, 0] >= 0
-        if named and (found < 0 or of.memory.nth[slot] < of.memory.nth[found]):
+    for slot in range(first, first + SLOTS_PER_SET):
+        named = event != 0 and of.memory.event[slot] == event and remembered.position[slot, 0] >= 0
+        if named and (found < 0 or of.memory.arrival[slot] < of.memory.arrival[found]):
             found = int(slot)
     return found
 
 
 @kernel
-def _new_slot(known: Known, of: Learner, event: np.uint64, source: int, offset: int) -> int:
+def _new_slot(remembered: RememberedEvents, of: Learner, event: np.uint64, source: int, offset: int) -> int:
     """A place for an event that is not remembered: a free one of its set while there is one (they
     are taken in order); else the oldest's, but a fraud gives way only where frauds hold more than
     half of it."""
-    at = np.int64(event % np.uint64(len(known.next_way)))
-    way = known.next_way[at]
-    if len(of.memory.event) and known.place[at * WAYS + way, 0] >= 0:
+    at = np.int64(event % np.uint64(len(remembered.next_slot)))
+    way = remembered.next_slot[at]
+    if len(of.memory.event) and remembered.position[at * SLOTS_PER_SET + way, 0] >= 0:
         frauds = 0
-        for k in range(at * WAYS, (at + 1) * WAYS):
+        for k in range(at * SLOTS_PER_SET, (at + 1) * SLOTS_PER_SET):
             frauds += 1 if of.memory.verdict[k] == FRAUD else 0
-        wanted = frauds > WAYS // 2
-        while frauds > 0 and (of.memory.verdict[at * WAYS + way] == FRAUD) != wanted:
-            way = (way + 1) % WAYS
-    slot = at * WAYS + way
-    known.next_way[at] = (way + 1) % WAYS
-    known.place[slot, 0] = source
-    known.place[slot, 1] = offset
-    known.p[slot] = np.nan
-    known.peak[slot] = NEVER
-    known.totals[FIRST] += 1
-    learning.forget(of, slot, event)
+        wanted = frauds > SLOTS_PER_SET // 2
+        while frauds > 0 and (of.memory.verdict[at * SLOTS_PER_SET + way] == FRAUD) != wanted:
+            way = (way + 1) % SLOTS_PER_SET
+    slot = at * SLOTS_PER_SET + way
+    remembered.next_slot[at] = (way + 1) % SLOTS_PER_SET
+    remembered.position[slot, 0] = source
+    remembered.position[slot, 1] = offset
+    remembered.p[slot] = np.nan
+    remembered.alerted_score[slot] = NEVER_ALERTED
+    remembered.totals[DISTINCT_EVENTS] += 1
+    learning.reset_slot(of, slot, event)
     return int(slot)
 
 
@@ -389,69 +389,69 @@ def _new_slot(known: Known, of: Learner, event: np.uint64, source: int, offset: 
 def _assess(
     start: int,
     words: F64,
-    known: Known,
+    remembered: RememberedEvents,
     of: Learner,
-    subjects: Admitted,
-    positions: Positions,
-    heard: Heard,
-    times: Times,
-    rules: Rules,
-    limits: Limits,
-    stream: Stream,
-    work: Work,
-    out: Assessed,
+    subjects: AdmittedEvents,
+    positions: EventPositions,
+    incoming: AssessmentInput,
+    times: RowTimes,
+    settings: AssessmentSettings,
+    limits: PolicyLimits,
+    stream: PolicyState,
+    scratch: AssessmentScratch,
+    out: AssessmentOutput,
 ) -> int:
     """Take rows from `start` on; returns the row before which a new day of learning begins, or
     their number. What is said of one event stands in rows next to each other."""
     learns = len(of.memory.event) > 0
-    slot, weight, waits = -1, 0.0, False
-    for i in range(start, len(heard.p)):
-        label = heard.monitor[i] < 0
-        if i == 0 or _is_another(positions, i):
-            work.all[:] = np.nan
-            slot, weight, waits = -1, 0.0, False
+    slot, weight, deferred = -1, 0.0, False
+    for i in range(start, len(incoming.p)):
+        label = incoming.monitor[i] < 0
+        if i == 0 or _is_new_event(positions, i):
+            scratch.all_p[:] = np.nan
+            slot, weight, deferred = -1, 0.0, False
         # what is only scored begins no day: a day without reports must be none where all is scored
         begins = positions.time_ms[i] >= of.sums.clock[learning.DUE_MS]
         if times.set_back[i] and positions.time_ms[i] < of.sums.clock[learning.DAY] * DAY_MS:
             begins = True
-        if learns and begins and (label or heard.due[i]):
+        if learns and begins and (label or incoming.is_report[i]):
             return i
         if label:
-            if learns and heard.verdict[i] != UNKNOWN:
-                named = _find_labelled(known, of, heard.event[i])
-                mean = harmonic_mean(known.p[named], rules.silent) if named >= 0 else 1.0
-                learning.teach(of, named, heard.verdict[i], mean)
+            if learns and incoming.verdict[i] != UNKNOWN:
+                named = _find_labelled(remembered, of, incoming.event[i])
+                mean = harmonic_mean(remembered.p[named], settings.silent) if named >= 0 else 1.0
+                learning.learn_label(of, named, incoming.verdict[i], mean)
             continue
-        work.all[heard.monitor[i]] = heard.p[i]
-        if heard.due[i]:
-            slot, first = _take(i, known, of, positions, heard, rules)
+        scratch.all_p[incoming.monitor[i]] = incoming.p[i]
+        if incoming.is_report[i]:
+            slot, first = _remember(i, remembered, of, positions, incoming, settings)
             # by the events before it: at a later report it is among those sampled itself
-            sampled_before = known.totals[SAMPLED] - int(heard.chosen[i] and not first)
-            out.warm[i] = sampled_before * SAMPLE >= rules.warm_up_events
-            mine = words[subjects.row[heard.at[i]]]
-            if subjects.fresh[heard.at[i]]:
-                mine[:] = 0.0
-            if first and heard.chosen[i]:
-                known.totals[SAMPLED] += 1
+            sampled_before = remembered.totals[SAMPLED_EVENTS] - int(incoming.is_sampled[i] and not first)
+            out.warm[i] = sampled_before * SAMPLE >= settings.warm_up_events
+            incident = words[subjects.row[incoming.report_row[i]]]
+            if subjects.fresh[incoming.report_row[i]]:
+                incident[:] = 0.0
+            if first and incoming.is_sampled[i]:
+                remembered.totals[SAMPLED_EVENTS] += 1
                 weight = float(SAMPLE)
-            waits = learns and rules.whole and _more_is_due(positions, heard, i)
-            if not waits:
-                mean = harmonic_mean(known.p[slot], rules.silent)
-                learning.say(of, slot, mean)
-                out.p[i] = learning.p_as_said(of, slot, mean)
-                for k in range(known.p.shape[1]):
-                    out.by_monitor[i, k] = known.p[slot, k]
-                what = _decide(i, slot, mine, known, positions, weight, limits, stream, out)
+            deferred = learns and settings.reports_grouped and _more_reports_follow(positions, incoming, i)
+            if not deferred:
+                mean = harmonic_mean(remembered.p[slot], settings.silent)
+                learning.update_log_odds(of, slot, mean)
+                out.p[i] = learning.event_p(of, slot, mean)
+                for k in range(remembered.p.shape[1]):
+                    out.by_monitor[i, k] = remembered.p[slot, k]
+                what = _decide(i, slot, incident, remembered, positions, weight, limits, stream, out)
                 weight = 0.0
                 if what in (OPENED, UPDATED):
-                    _explain(i, slot, known, of, rules.silent, work, out)
-        if not waits:
-            out.written[i] = _written(slot, of, work)
-    return len(heard.p)
+                    _explain(i, slot, remembered, of, settings.silent, scratch, out)
+        if not deferred:
+            out.p_of_all[i] = _p_of_all(slot, of, scratch)
+    return len(incoming.p)
 
 
 @kernel
-def _is_another(positions: Positions, i: int) -> bool:
+def _is_new_event(positions: EventPositions, i: int) -> bool:
     """Whether a row speaks of another event than the row before."""
     return bool(
         positions.source[i] != positions.source[i - 1]
@@ -460,29 +460,29 @@ def _is_another(positions: Positions, i: int) -> bool:
 
 
 @kernel
-def _more_is_due(positions: Positions, heard: Heard, i: int) -> bool:
+def _more_reports_follow(positions: EventPositions, incoming: AssessmentInput, i: int) -> bool:
     """Whether another report on the same event follows a row."""
     i += 1
-    while i < len(heard.p) and not _is_another(positions, i):
-        if heard.due[i]:
+    while i < len(incoming.p) and not _is_new_event(positions, i):
+        if incoming.is_report[i]:
             return True
         i += 1
     return False
 
 
 @kernel
-def _take(
-    i: int, known: Known, of: Learner, positions: Positions, heard: Heard, rules: Rules
+def _remember(
+    i: int, remembered: RememberedEvents, of: Learner, positions: EventPositions, incoming: AssessmentInput, settings: AssessmentSettings
 ) -> tuple[int, bool]:
     """Remember a report; the slot of its event, and whether it is the first on it."""
-    event, source, offset = heard.event[i], positions.source[i], positions.offset[i]
-    slot = _find(known, event, source, offset)
+    event, source, offset = incoming.event[i], positions.source[i], positions.offset[i]
+    slot = _find_event(remembered, event, source, offset)
     first = slot < 0
     if first:
-        slot = _new_slot(known, of, event, source, offset)
-    monitor, p = heard.monitor[i], heard.p[i]
-    known.p[slot, monitor] = p
-    learning.hear(of, slot, first, monitor, p, rules.report_p, heard.values[i])
+        slot = _new_slot(remembered, of, event, source, offset)
+    monitor, p = incoming.monitor[i], incoming.p[i]
+    remembered.p[slot, monitor] = p
+    learning.add_report(of, slot, first, monitor, p, settings.report_p, incoming.values[i])
     return slot, first
 
 
@@ -490,88 +490,88 @@ def _take(
 def _decide(
     i: int,
     slot: int,
-    mine: F64,
-    known: Known,
-    positions: Positions,
+    incident: F64,
+    remembered: RememberedEvents,
+    positions: EventPositions,
     weight: float,
-    limits: Limits,
-    stream: Stream,
-    out: Assessed,
+    limits: PolicyLimits,
+    stream: PolicyState,
+    out: AssessmentOutput,
 ) -> int:
     """What becomes of a report. mine: its subject's incident."""
-    score, peak = -log10(out.p[i]), known.peak[slot]
+    score, peak = -log10(out.p[i]), remembered.alerted_score[slot]
     if peak >= 0.0 and score < peak + ESCALATION:
-        out.decided.activity[i] = QUIET
+        out.policy_outcome.activity[i] = QUIET
         return QUIET
-    warm, again = out.warm[i], peak != NEVER
-    what = decide(mine, i, positions, out.p[i], weight, warm, again, limits, stream, out.decided)
-    if what == COUNTED and peak >= 0.0:  # it was counted before
+    warm, again = out.warm[i], peak != NEVER_ALERTED
+    what = decide(incident, i, positions, out.p[i], weight, warm, again, limits, stream, out.policy_outcome)
+    if what == SUPPRESSED and peak >= 0.0:  # it was counted before
         stream.activities[what] -= 1
-        mine[SUPPRESSED] -= 1.0
-    if what == OVER_BUDGET and peak == NEVER:
-        known.peak[slot] = HELD_BACK
+        incident[SUPPRESSED_COUNT] -= 1.0
+    if what == OVER_BUDGET and peak == NEVER_ALERTED:
+        remembered.alerted_score[slot] = ONLY_HELD_BACK
     elif what not in (QUIET, OVER_BUDGET):
-        known.peak[slot] = score
+        remembered.alerted_score[slot] = score
     return what
 
 
 @kernel
-def _written(slot: int, of: Learner, work: Work) -> float:
+def _p_of_all(slot: int, of: Learner, scratch: AssessmentScratch) -> float:
     """The p-value of an event of which everything is known that was said of it."""
-    everything = harmonic_mean(work.all, 0.0)
+    everything = harmonic_mean(scratch.all_p, 0.0)
     if slot >= 0:
-        return learning.p_as_said(of, slot, everything)
-    work.inputs[:] = np.nan
-    work.spoke[:] = 0.0
-    return learning.p_now(of, work.inputs, work.spoke, everything)
+        return learning.event_p(of, slot, everything)
+    scratch.inputs[:] = np.nan
+    scratch.reported[:] = 0.0
+    return learning.p_of_inputs(of, scratch.inputs, scratch.reported, everything)
 
 
 @kernel
 def _explain(
-    i: int, slot: int, known: Known, of: Learner, silent: float, work: Work, out: Assessed
+    i: int, slot: int, remembered: RememberedEvents, of: Learner, silent: float, scratch: AssessmentScratch, out: AssessmentOutput
 ) -> None:
     """How much each input has to do with the event's p-value, and what it is without some."""
-    monitors = len(work.p)
-    learned = learning.speaker(of) != HARMONIC
-    work.weight[:] = np.nan
+    monitors = len(scratch.p)
+    learned = learning.active_model(of) != HARMONIC
+    scratch.weight[:] = np.nan
     for k in range(monitors):
-        work.p[k] = known.p[slot, k]
-        work.spoke[k] = of.memory.spoke[slot, k] if learned else 0.0
-        if not np.isnan(work.p[k]):
-            work.weight[k] = 1.0 / max(work.p[k], P_MIN)
+        scratch.p[k] = remembered.p[slot, k]
+        scratch.reported[k] = of.memory.reported[slot, k] if learned else 0.0
+        if not np.isnan(scratch.p[k]):
+            scratch.weight[k] = 1.0 / max(scratch.p[k], P_MIN)
     if learned:
-        learning.credit(of, slot, work.weight)
-    for j in range(len(work.inputs)):
-        work.inputs[j] = of.memory.inputs[slot, j] if learned else np.nan
+        learning.credit(of, slot, scratch.weight)
+    for j in range(len(scratch.inputs)):
+        scratch.inputs[j] = of.memory.inputs[slot, j] if learned else np.nan
         usual = of.line.mean[j] if of.line.seen[j] > 0.0 else np.nan
-        out.weight[i, j] = work.weight[j]
-        out.value[i, j] = work.inputs[j]
+        out.weight[i, j] = scratch.weight[j]
+        out.value[i, j] = scratch.inputs[j]
         out.low[i, j] = usual - USUAL_SD * logistic.spread(of.line, j)
         out.high[i, j] = usual + USUAL_SD * logistic.spread(of.line, j)
     for gone in range(COUNTERFACTUAL_MAX):
         most = -1
-        for j in range(len(work.weight)):
-            w = work.weight[j]
-            if w > 0.0 and (most < 0 or w > work.weight[most]):
+        for j in range(len(scratch.weight)):
+            w = scratch.weight[j]
+            if w > 0.0 and (most < 0 or w > scratch.weight[most]):
                 most = j
         if most < 0:
             return
         out.order[gone, i] = most
         if most < monitors:
-            _strip(most, of, work)
+            _without_monitor(most, of, scratch)
         else:
-            work.weight[most] = np.nan
-            work.inputs[most] = of.line.mean[most]
-        left = harmonic_mean(work.p, silent)
-        out.without[gone, i] = learning.p_now(of, work.inputs, work.spoke, left)
+            scratch.weight[most] = np.nan
+            scratch.inputs[most] = of.line.mean[most]
+        left = harmonic_mean(scratch.p, silent)
+        out.without[gone, i] = learning.p_of_inputs(of, scratch.inputs, scratch.reported, left)
 
 
 @kernel
-def _strip(monitor: int, of: Learner, work: Work) -> None:
+def _without_monitor(monitor: int, of: Learner, scratch: AssessmentScratch) -> None:
     """What is left without a monitor's report."""
-    work.p[monitor] = np.nan
-    work.spoke[monitor] = 0.0
+    scratch.p[monitor] = np.nan
+    scratch.reported[monitor] = 0.0
     for j in range(len(of.owner)):
         if of.owner[j] == monitor:
-            work.inputs[j] = np.nan
-            work.weight[j] = np.nan
+            scratch.inputs[j] = np.nan
+            scratch.weight[j] = np.nan

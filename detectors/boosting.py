@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from detectors.elementary import ln, power_of_e
+from detectors.elementary import ln, exp
 from detectors.kernels import kernel
 from schemas.columns import F64, I64, U8, Bools
 
@@ -41,7 +41,7 @@ ABSENT: Final = BINS
 G, H, ROWS = range(3)
 
 
-class Trees(NamedTuple):
+class BoostedTrees(NamedTuple):
     """base: float64[1], the log odds before any tree. feature: int64[TREES, NODES], the input that
     a node splits, -1 none: everything goes left. edge: float64[TREES, NODES], values up to it go
     left; absent_left: bool[TREES, NODES]. leaf: float64[TREES, LEAVES]. worth: float64[TREES,
@@ -52,10 +52,10 @@ class Trees(NamedTuple):
     edge: F64
     absent_left: Bools
     leaf: F64
-    worth: F64
+    node_value: F64
 
 
-class _Work(NamedTuple):
+class _FitScratch(NamedTuple):
     """What a fit works in. bins: uint8[inputs, n]; edges: float64[inputs, BINS]; row: float64[n]
     each; node: int64[n]; sums: float64[LEAVES, inputs, BINS + 1, 3], by `G`, `H`, `ROWS`."""
 
@@ -69,19 +69,19 @@ class _Work(NamedTuple):
     sums: F64
 
 
-def empty() -> Trees:
+def empty() -> BoostedTrees:
     """Trees that say log odds 0 of everything."""
-    return Trees(
+    return BoostedTrees(
         base=np.zeros(1),
         feature=np.full((TREES, NODES), -1, np.int64),
         edge=np.zeros((TREES, NODES)),
         absent_left=np.zeros((TREES, NODES), np.bool_),
         leaf=np.zeros((TREES, LEAVES)),
-        worth=np.zeros((TREES, NODES)),
+        node_value=np.zeros((TREES, NODES)),
     )
 
 
-def fit(trees: Trees, inputs: F64, outcome: F64) -> None:
+def fit(trees: BoostedTrees, inputs: F64, outcome: F64) -> None:
     """Replace the trees by those of these rows. inputs: float64[n, inputs], NaN absent; outcome:
     float64[n], 0 or 1, of both kinds at least one."""
     n, width = inputs.shape
@@ -92,7 +92,7 @@ def fit(trees: Trees, inputs: F64, outcome: F64) -> None:
     bins = np.empty((width, n), np.uint8)
     for j in range(width):
         _binned(inputs[:, j], edges[j], bins[j])
-    work = _Work(
+    work = _FitScratch(
         bins=bins,
         edges=edges,
         outcome=outcome,
@@ -117,7 +117,7 @@ def _binned(values: F64, edges: F64, bins: U8) -> None:
 
 
 @kernel
-def log_odds(trees: Trees, inputs: F64) -> float:
+def log_odds(trees: BoostedTrees, inputs: F64) -> float:
     """What the trees say of one row. inputs: float64[inputs], NaN absent."""
     total = trees.base[0]
     for t in range(TREES):
@@ -129,7 +129,7 @@ def log_odds(trees: Trees, inputs: F64) -> float:
 
 
 @kernel
-def credit(trees: Trees, inputs: F64, out: F64) -> None:
+def credit(trees: BoostedTrees, inputs: F64, out: F64) -> None:
     """Add to out, float64[inputs], how much each input of one row raises its log odds."""
     for t in range(TREES):
         node = 0
@@ -137,13 +137,13 @@ def credit(trees: Trees, inputs: F64, out: F64) -> None:
             j = trees.feature[t, node]
             below = _child(trees, t, node, inputs)
             if j >= 0:
-                worth = trees.leaf[t, below - NODES] if below >= NODES else trees.worth[t, below]
-                out[j] += worth - trees.worth[t, node]
+                node_value = trees.leaf[t, below - NODES] if below >= NODES else trees.node_value[t, below]
+                out[j] += node_value - trees.node_value[t, node]
             node = below
 
 
 @kernel
-def _child(trees: Trees, t: int, node: int, inputs: F64) -> int:
+def _child(trees: BoostedTrees, t: int, node: int, inputs: F64) -> int:
     """The node or leaf that a row goes to from a node."""
     right = False
     j = trees.feature[t, node]
@@ -154,11 +154,11 @@ def _child(trees: Trees, t: int, node: int, inputs: F64) -> int:
 
 
 @kernel
-def _fit(trees: Trees, work: _Work) -> None:
+def _fit(trees: BoostedTrees, work: _FitScratch) -> None:
     n = len(work.outcome)
     for t in range(TREES):
         for i in range(n):
-            p = 1.0 / (1.0 + power_of_e(-work.margin[i]))
+            p = 1.0 / (1.0 + exp(-work.margin[i]))
             work.gradient[i] = p - work.outcome[i]
             work.hessian[i] = p * (1.0 - p)
             work.node[i] = 0
@@ -180,7 +180,7 @@ def _fit(trees: Trees, work: _Work) -> None:
 
 
 @kernel
-def _sum(work: _Work, first: int, nodes: int) -> None:
+def _sum(work: _FitScratch, first: int, nodes: int) -> None:
     """The rows' gradients by node, input and bin; of leaves by the first input alone."""
     width = 1 if first == NODES else work.bins.shape[0]
     for k in range(nodes):
@@ -194,7 +194,7 @@ def _sum(work: _Work, first: int, nodes: int) -> None:
 
 
 @kernel
-def _split(trees: Trees, work: _Work, t: int, node: int, sums: F64) -> None:
+def _split(trees: BoostedTrees, work: _FitScratch, t: int, node: int, sums: F64) -> None:
     """Choose the split of a node that gains most; none where none gains."""
     best = GAIN_MIN
     trees.feature[t, node] = -1
@@ -207,7 +207,7 @@ def _split(trees: Trees, work: _Work, t: int, node: int, sums: F64) -> None:
             h_all += sums[j, b, H]
             rows_all += sums[j, b, ROWS]
         if j == 0:  # every input's bins hold all rows
-            trees.worth[t, node] = -RATE * g_all / (h_all + LAMBDA)
+            trees.node_value[t, node] = -RATE * g_all / (h_all + LAMBDA)
         whole = g_all * g_all / (h_all + LAMBDA)
         for absent_left in range(2):
             g = sums[j, ABSENT, G] if absent_left else 0.0
@@ -230,7 +230,7 @@ def _split(trees: Trees, work: _Work, t: int, node: int, sums: F64) -> None:
 
 
 @kernel
-def _below(trees: Trees, work: _Work, t: int, node: int, i: int) -> int:
+def _below(trees: BoostedTrees, work: _FitScratch, t: int, node: int, i: int) -> int:
     """The node that a row goes to from a node."""
     j = trees.feature[t, node]
     if j < 0:

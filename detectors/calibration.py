@@ -38,20 +38,21 @@ Tables are refreshed by a count in the state; `MEMORY` events are remembered, or
 there were fewer, since the first of them were judged by models that knew nothing.
 """
 
-from math import exp, isnan
+import math
+from math import isnan
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from detectors.combination import P_MIN, evidence
 from detectors.decay import LN2
-from detectors.elementary import ln, power_of_e
-from detectors.entities import Admitted
+from detectors.elementary import ln, exp
+from detectors.entities import AdmittedEvents
 from detectors.kernels import kernel
 from detectors.models.half_space_trees import COUNTERFACTUAL_MAX
 from detectors.prefetch import prefetch_words
-from detectors.protection import TOKENS_PER_HOUR, WRONG_SHARE, earned, followed
-from detectors.state import Arrays, load, saved
+from detectors.protection import TOKENS_PER_HOUR, MODEL_WRONG_SHARE, earn_tokens, update_share
+from detectors.state import Arrays, load, state_arrays
 from schemas.columns import F64, I64, Bools
 
 BIN_BITS: Final = 5
@@ -92,7 +93,7 @@ EDGES: Final[F64] = np.array(
     [(1.0 + (b / (1 << BIN_BITS)) % 1.0) * (1 << (b >> BIN_BITS)) - 1.0 for b in range(BINS + 1)]
 )
 """The surprise at the edges of the bins."""
-PRIOR: Final[F64] = np.array([exp(-0.5 * v) for v in EDGES.tolist()])
+PRIOR: Final[F64] = np.array([math.exp(-0.5 * v) for v in EDGES.tolist()])
 
 LEARNED, REFRESH_AT = range(2)
 WORDS: Final = 4
@@ -100,7 +101,7 @@ WORDS: Final = 4
 TOKENS, TOKENS_MS, SUSPICION, SUSPICION_MS = range(4)
 
 
-class Calibrated(NamedTuple):
+class CalibrationOutput(NamedTuple):
     """p: float64[detectors, n], NaN where silent. combined: float64[n], NaN where all are silent.
     without: float64[3, n], combined with the first one, two, three features of the trees' `order`
     (else of the smallest p) at expected, NaN where not worked out. order: int64[3, n], those
@@ -113,21 +114,21 @@ class Calibrated(NamedTuple):
     learned: I64
 
 
-class Tables(NamedTuple):
+class CalibrationTables(NamedTuple):
     """seen: float64[detectors, cells, bins], the decayed histograms, whose sum is the parent's.
     share: float64[detectors, cells + 1, bins + 1], S at the bins' edges, the parent's last; proof:
     the evidence of it. marks: counts. rare: the share of late with p < `TAIL_P`."""
 
     seen: F64
     share: F64
-    proof: F64
+    evidence_at_edge: F64
     marks: I64
     rare: F64
 
 
-class Surprise(NamedTuple):
+class CalibrationInput(NamedTuple):
     """raw: float64[detectors, n], NaN where silent; row `tree` is the trees', or tree is -1.
-    order, without: the trees' (see `half_space_trees.Isolated`)."""
+    order, without: the trees' (see `half_space_trees.TreesOutput`)."""
 
     raw: F64
     tree: int
@@ -135,13 +136,13 @@ class Surprise(NamedTuple):
     without: F64
 
 
-class Found(NamedTuple):
+class CalibrationScratch(NamedTuple):
     """What the kernel works in, an event at a time. p, proof: float64[detectors], each one's
     p-value, NaN where silent, and evidence; bin: int64[detectors + 1], where its surprise lies, -1
     nowhere, the combination's last."""
 
     p: F64
-    proof: F64
+    evidence_at_edge: F64
     bin: I64
 
 
@@ -151,23 +152,23 @@ class Calibration:
     def __init__(self, discrete: list[bool]) -> None:
         self.discrete = np.array([*discrete, False])
         detectors = len(self.discrete)
-        self.tables = Tables(
+        self.tables = CalibrationTables(
             seen=np.zeros((detectors, CELLS, BINS)),
             share=np.zeros((detectors, CELLS + 1, BINS + 1)),
-            proof=np.zeros((detectors, CELLS + 1, BINS + 1)),
+            evidence_at_edge=np.zeros((detectors, CELLS + 1, BINS + 1)),
             marks=np.array([0, REFRESH_MIN], np.int64),
             rare=np.zeros(1),
         )
-        self.found = Found(
+        self.scratch = CalibrationScratch(
             np.zeros(detectors - 1), np.zeros(detectors - 1), np.zeros(detectors, np.int64)
         )
-        self.together = np.zeros(BINS)
-        _refresh_all(self.tables, self.together)
+        self.combined_histogram = np.zeros(BINS)
+        _refresh_all(self.tables, self.combined_histogram)
 
-    def process(self, words: F64, at: int, events: Admitted, surprise: Surprise) -> Calibrated:
+    def process(self, words: F64, at: int, events: AdmittedEvents, surprise: CalibrationInput) -> CalibrationOutput:
         """Judge, then learn, each event in order; the entity's own words start at `at`."""
         detectors, n = surprise.raw.shape
-        out = Calibrated(
+        out = CalibrationOutput(
             p=np.full((n, detectors), np.nan).T,
             combined=np.full(n, np.nan),
             without=np.full((COUNTERFACTUAL_MAX, n), np.nan),
@@ -175,13 +176,13 @@ class Calibration:
             learned=np.zeros(n, np.int64),
         )
         _process(
-            words, at, events, surprise, self.discrete, self.tables, self.found, self.together, out
+            words, at, events, surprise, self.discrete, self.tables, self.scratch, self.combined_histogram, out
         )
         return out
 
     def save(self) -> Arrays:
         """Histograms, tables and marks."""
-        return saved(self.tables)
+        return state_arrays(self.tables)
 
     def load(self, state: Arrays) -> None:
         """Replace them by saved ones of the same detectors."""
@@ -241,7 +242,7 @@ def _fit_tail(
 
 
 @kernel
-def _refresh(seen: F64, below: F64, borrow: float, settled: float, share: F64, proof: F64) -> None:
+def _refresh(seen: F64, below: F64, borrow: float, settled: float, share: F64, evidence_at_edge: F64) -> None:
     """S at the edges of one histogram that borrows from the table `below`, and its evidence."""
     total = seen.sum()
     edge = BINS
@@ -256,33 +257,33 @@ def _refresh(seen: F64, below: F64, borrow: float, settled: float, share: F64, p
         total += seen[b]
         share[b] = total
     for b in range(BINS + 1):
-        proof[b] = _log_survival(max(EDGES[b] - start, 0.0) / scale, shape)
+        evidence_at_edge[b] = _log_survival(max(EDGES[b] - start, 0.0) / scale, shape)
     for b in range(BINS + 1):
-        mine = share[b] if b < edge else max(above, 0.5) * power_of_e(proof[b])
+        mine = share[b] if b < edge else max(above, 0.5) * exp(evidence_at_edge[b])
         share[b] = min((mine + borrow * below[b]) / (total + borrow), 1.0)  # sums round
     for b in range(BINS):
         share[b + 1] = min(share[b + 1], share[b])
     for b in range(BINS + 1):
-        proof[b] = evidence(share[b])
+        evidence_at_edge[b] = evidence(share[b])
 
 
 @kernel
-def _refresh_all(tables: Tables, together: F64) -> None:
+def _refresh_all(tables: CalibrationTables, combined_histogram: F64) -> None:
     """Every table anew from its histogram, parents first; then the histograms decay."""
     step = max(REFRESH_MIN, min(tables.marks[LEARNED], int(MEMORY)) // 25)
     tables.marks[REFRESH_AT] = tables.marks[LEARNED] + step
-    keep = exp(-step / min(MEMORY, 0.5 * tables.marks[LEARNED] + 1.0))
+    keep = math.exp(-step / min(MEMORY, 0.5 * tables.marks[LEARNED] + 1.0))
     settled = _settled(tables.marks[LEARNED])
-    seen, share, proof = tables.seen, tables.share, tables.proof
+    seen, share, evidence_at_edge = tables.seen, tables.share, tables.evidence_at_edge
     for d in range(seen.shape[0]):
-        together[:] = 0.0
+        combined_histogram[:] = 0.0
         for cell in range(CELLS):
             for b in range(BINS):
-                together[b] += seen[d, cell, b]
+                combined_histogram[b] += seen[d, cell, b]
         parent = share[d, PARENT]
-        _refresh(together, PRIOR, BORROW_PRIOR, settled, parent, proof[d, PARENT])
+        _refresh(combined_histogram, PRIOR, BORROW_PRIOR, settled, parent, evidence_at_edge[d, PARENT])
         for cell in range(CELLS):
-            _refresh(seen[d, cell], parent, BORROW, settled, share[d, cell], proof[d, cell])
+            _refresh(seen[d, cell], parent, BORROW, settled, share[d, cell], evidence_at_edge[d, cell])
         for cell in range(CELLS):
             for b in range(BINS):
                 seen[d, cell, b] *= keep
@@ -297,12 +298,12 @@ def _cost(p: float, learned: int) -> float:
 
 
 @kernel
-def _may_learn(words: F64, at: int, r: int, time_ms: float, p: float, tables: Tables) -> bool:
+def _may_learn(words: F64, at: int, r: int, time_ms: float, p: float, tables: CalibrationTables) -> bool:
     """Whether the entity can pay for having this event in the histogram; it pays if it can."""
     since_ms = time_ms - words[r, at + TOKENS_MS]
-    tokens = earned(words[r, at + TOKENS], since_ms, TOKENS_PER_EVENT, TOKENS_PER_HOUR, TOKENS_MAX)
-    tables.rare[0] = followed(tables.rare[0], p < TAIL_P)
-    cost = _cost(p, tables.marks[LEARNED]) if tables.rare[0] < WRONG_SHARE else 0.0
+    tokens = earn_tokens(words[r, at + TOKENS], since_ms, TOKENS_PER_EVENT, TOKENS_PER_HOUR, TOKENS_MAX)
+    tables.rare[0] = update_share(tables.rare[0], p < TAIL_P)
+    cost = _cost(p, tables.marks[LEARNED]) if tables.rare[0] < MODEL_WRONG_SHARE else 0.0
     pays = bool(tokens >= cost)
     words[r, at + TOKENS] = tokens - cost if pays else tokens
     words[r, at + TOKENS_MS] = time_ms
@@ -310,29 +311,29 @@ def _may_learn(words: F64, at: int, r: int, time_ms: float, p: float, tables: Ta
 
 
 @kernel
-def _primed(found: float, suspicion: float) -> float:
+def _primed(scratch: float, suspicion: float) -> float:
     """An event's evidence, seen with suspicion."""
     if suspicion == 0.0:
-        return found
-    return found + SUSPICION_WEIGHT * ln(1.0 + suspicion) * found / (found + 1.0)
+        return scratch
+    return scratch + SUSPICION_WEIGHT * ln(1.0 + suspicion) * scratch / (scratch + 1.0)
 
 
 @kernel
-def _suspicion(words: F64, at: int, r: int, time_ms: float, found: float, learn: bool) -> float:
+def _suspicion(words: F64, at: int, r: int, time_ms: float, scratch: float, learn: bool) -> float:
     """The entity's evidence of late, before this event; the event is remembered in turn."""
     suspicion = words[r, at + SUSPICION]
     if suspicion > 0.0:
         since_ms = time_ms - words[r, at + SUSPICION_MS]
-        suspicion *= power_of_e(-LN2 * since_ms / SUSPICION_HALF_LIFE_MS)
+        suspicion *= exp(-LN2 * since_ms / SUSPICION_HALF_LIFE_MS)
     if learn:
-        more = max(found - SUSPICION_EDGE, 0.0)
+        more = max(scratch - SUSPICION_EDGE, 0.0)
         words[r, at + SUSPICION] = min(suspicion + more, SUSPICION_MAX)
         words[r, at + SUSPICION_MS] = time_ms
     return float(suspicion)
 
 
 @kernel
-def _learn(tables: Tables, cell: int, placed: I64, together: F64) -> None:
+def _learn(tables: CalibrationTables, cell: int, placed: I64, combined_histogram: F64) -> None:
     """Count the event in every detector's histogram and in the combination's."""
     for d in range(len(placed)):
         b = placed[d]
@@ -340,21 +341,21 @@ def _learn(tables: Tables, cell: int, placed: I64, together: F64) -> None:
             tables.seen[d, cell, b] += 1.0
     tables.marks[LEARNED] += 1
     if tables.marks[LEARNED] >= tables.marks[REFRESH_AT]:
-        _refresh_all(tables, together)
+        _refresh_all(tables, combined_histogram)
 
 
 @kernel
 def _without(
     i: int,
     cell: int,
-    found: Found,
+    scratch: CalibrationScratch,
     suspicion: float,
-    surprise: Surprise,
-    tables: Tables,
-    out: Calibrated,
+    surprise: CalibrationInput,
+    tables: CalibrationTables,
+    out: CalibrationOutput,
 ) -> None:
     """Combined p with the most surprising one, two, three features at expected (p = 1)."""
-    own = found.p
+    own = scratch.p
     detectors = len(own)
     tree = surprise.tree
     for k in range(COUNTERFACTUAL_MAX):
@@ -368,14 +369,14 @@ def _without(
         out.order[k, i] = j
         if not isnan(own[j]):
             own[j] = 1.0
-            found.proof[j] = evidence(1.0)
+            scratch.evidence_at_edge[j] = evidence(1.0)
         if tree >= 0 and not isnan(surprise.without[k, i]):
             b, part = _bin(surprise.without[k, i])
             own[tree] = _between(tables.share, tree, cell, b, part)
-            found.proof[tree] = _between(tables.proof, tree, cell, b, part)
+            scratch.evidence_at_edge[tree] = _between(tables.evidence_at_edge, tree, cell, b, part)
         total = 0.0
         for d in range(detectors):
-            total += 0.0 if isnan(own[d]) else found.proof[d]
+            total += 0.0 if isnan(own[d]) else scratch.evidence_at_edge[d]
         b, part = _bin(_primed(total, suspicion))
         out.without[k, i] = max(_between(tables.share, detectors, cell, b, part), P_MIN)
 
@@ -384,13 +385,13 @@ def _without(
 def _process(
     words: F64,
     at: int,
-    events: Admitted,
-    surprise: Surprise,
+    events: AdmittedEvents,
+    surprise: CalibrationInput,
     discrete: Bools,
-    tables: Tables,
-    found: Found,
-    together: F64,
-    out: Calibrated,
+    tables: CalibrationTables,
+    scratch: CalibrationScratch,
+    combined_histogram: F64,
+    out: CalibrationOutput,
 ) -> None:
     detectors = surprise.raw.shape[0]
     for i in range(len(events.row)):
@@ -410,25 +411,25 @@ def _process(
         silent = True
         for d in range(detectors):
             v = surprise.raw[d, i]
-            found.p[d] = np.nan
-            found.bin[d] = -1
+            scratch.p[d] = np.nan
+            scratch.bin[d] = -1
             if not isnan(v):
                 b, part = _bin(v)
                 part = 0.0 if discrete[d] else part
-                found.bin[d] = b
-                found.p[d] = max(_between(tables.share, d, cell, b, part), P_MIN)
-                found.proof[d] = _between(tables.proof, d, cell, b, part)
-                total += found.proof[d]
+                scratch.bin[d] = b
+                scratch.p[d] = max(_between(tables.share, d, cell, b, part), P_MIN)
+                scratch.evidence_at_edge[d] = _between(tables.evidence_at_edge, d, cell, b, part)
+                total += scratch.evidence_at_edge[d]
                 silent = False
-            out.p[d, i] = found.p[d]
+            out.p[d, i] = scratch.p[d]
         if silent:
             continue
         suspicion = _suspicion(words, at, r, events.time_ms[i], total, events.learn[i])
         b, part = _bin(_primed(total, suspicion))
-        found.bin[detectors] = b
+        scratch.bin[detectors] = b
         p = max(_between(tables.share, detectors, cell, b, part), P_MIN)
         out.combined[i] = p
         if p < TAIL_P:
-            _without(i, cell, found, suspicion, surprise, tables, out)
+            _without(i, cell, scratch, suspicion, surprise, tables, out)
         if events.learn[i] and _may_learn(words, at, r, events.time_ms[i], p, tables):
-            _learn(tables, cell, found.bin, together)
+            _learn(tables, cell, scratch.bin, combined_histogram)

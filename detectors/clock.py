@@ -29,7 +29,7 @@ import numpy as np
 
 from detectors.decay import DAY_MS, LN2
 from detectors.kernels import kernel
-from detectors.state import Arrays, load, saved
+from detectors.state import Arrays, load, state_arrays
 from schemas.columns import F64, I32, I64, U8, U64, Bools
 
 WINDOW: Final = 64
@@ -53,7 +53,7 @@ BOUND_MS, MEDIAN_MS, SPREAD_MS = range(3)
 NOW_MS, SHARD_BOUND_MS = range(2)
 
 
-class Windows(NamedTuple):
+class ClockWindows(NamedTuple):
     """The state, the first arrays with a row for each source.
 
     event_ms: float64[sources, 64], times of the last events. entity: uint64[sources, 64], entity_ms:
@@ -74,7 +74,7 @@ class Windows(NamedTuple):
     stream: F64
 
 
-class Timed(NamedTuple):
+class BoundedTimes(NamedTuple):
     """Bounded times of n events. time_ms: int64[n]. stream_ms: float64[n], stream time after each.
     ahead: bool[n], the event lies beyond its bound. set_back: bool[n], clocks are set back to
     stream_ms before the event, which happens once at most."""
@@ -90,7 +90,7 @@ class Clock:
 
     def __init__(self, sources: int = 1, ahead_max_ms: float = AHEAD_MAX_MS) -> None:
         self.ahead_max_ms = ahead_max_ms
-        self.windows = Windows(
+        self.windows = ClockWindows(
             event_ms=np.zeros((sources, WINDOW)),
             entity=np.zeros((sources, WINDOW), np.uint64),
             entity_ms=np.zeros((sources, WINDOW)),
@@ -113,7 +113,7 @@ class Clock:
         source: I32,
         entity: U64,
         moves: Bools | None = None,
-    ) -> Timed:
+    ) -> BoundedTimes:
         """Bound the times of n events, in order.
 
         append_ms: int64[n], -1 where the broker did not set it; None where it never did. source:
@@ -121,7 +121,7 @@ class Clock:
         events and changes nothing here (labels).
         """
         n = len(time_ms)
-        out = Timed(
+        out = BoundedTimes(
             np.empty(n, np.int64), np.empty(n), np.empty(n, np.bool_), np.zeros(n, np.bool_)
         )
         appended = np.empty(0, np.int64) if append_ms is None else append_ms
@@ -131,7 +131,7 @@ class Clock:
 
     def save(self) -> Arrays:
         """The windows and stream time."""
-        return saved(self.windows)
+        return state_arrays(self.windows)
 
     def load(self, state: Arrays) -> None:
         """Replace them by saved ones of as many sources."""
@@ -171,14 +171,14 @@ class LogClock:
         windows.stream[SHARD_BOUND_MS] = windows.bound[0, BOUND_MS]
 
 
-def unbounded(time_ms: I64) -> Timed:
+def unbounded_times(time_ms: I64) -> BoundedTimes:
     """The times as they are, without stream time: nothing is ahead."""
     n = len(time_ms)
-    return Timed(time_ms, np.full(n, inf), np.zeros(n, np.bool_), np.zeros(n, np.bool_))
+    return BoundedTimes(time_ms, np.full(n, inf), np.zeros(n, np.bool_), np.zeros(n, np.bool_))
 
 
 @kernel
-def _note(windows: Windows, s: int, time_ms: float, entity: np.uint64) -> None:
+def _note(windows: ClockWindows, s: int, time_ms: float, entity: np.uint64) -> None:
     """Put an event into its source's window."""
     counts = windows.counts
     windows.event_ms[s, counts[s, EVENTS] % WINDOW] = time_ms
@@ -232,7 +232,7 @@ def _deviation(times: F64, median: float) -> float:
 
 
 @kernel
-def _live(windows: Windows, s: int) -> bool:
+def _live(windows: ClockWindows, s: int) -> bool:
     """Whether each of a source's last entities has had an event of late."""
     since = windows.counts[s, EVENTS] - LIVE_EVENTS
     for k in range(WINDOW):
@@ -242,7 +242,7 @@ def _live(windows: Windows, s: int) -> bool:
 
 
 @kernel
-def _renew(windows: Windows, s: int, ahead_max_ms: float) -> bool:
+def _renew(windows: ClockWindows, s: int, ahead_max_ms: float) -> bool:
     """Compute a source's bound from its window; whether it is its first."""
     counts, bound = windows.counts, windows.bound
     by_entity = _live(windows, s)
@@ -268,7 +268,7 @@ def _renew(windows: Windows, s: int, ahead_max_ms: float) -> bool:
 
 @kernel
 def _bounded(
-    windows: Windows, s: int, time_ms: float, entity: np.uint64, ahead_max_ms: float
+    windows: ClockWindows, s: int, time_ms: float, entity: np.uint64, ahead_max_ms: float
 ) -> tuple[float, bool]:
     """(The bounded time of an event whose time its producer set, whether clocks are set back)."""
     bound, stream = windows.bound, windows.stream
@@ -290,14 +290,14 @@ def _bounded(
 
 @kernel
 def _take(
-    windows: Windows,
+    windows: ClockWindows,
     ahead_max_ms: float,
     time_ms: I64,
     append_ms: I64,
     source: I32,
     entity: U64,
     moves: Bools,
-    out: Timed,
+    out: BoundedTimes,
 ) -> None:
     stream = windows.stream
     for i in range(len(time_ms)):

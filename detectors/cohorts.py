@@ -11,13 +11,13 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from detectors.kernels import kernel
-from detectors.state import Arrays, load, saved
+from detectors.state import Arrays, load, state_arrays
 from schemas.columns import I64, U64, Bools
 
 COHORTS_MAX: Final = 63
 
 
-class Values(NamedTuple):
+class CohortNumbers(NamedTuple):
     """hashed: uint64[COHORTS_MAX], the values' keyed hashes in the order they came, 0 none yet."""
 
     hashed: U64
@@ -27,7 +27,7 @@ class Cohorts:
     """The numbers given so far."""
 
     def __init__(self) -> None:
-        self.values = Values(np.zeros(COHORTS_MAX, np.uint64))
+        self.values = CohortNumbers(np.zeros(COHORTS_MAX, np.uint64))
 
     def of(self, hashed: U64, learn: Bools) -> I64:
         """int64[n]: each event's cohort. hashed: uint64[n], of the field, 0 where absent; learn:
@@ -38,7 +38,7 @@ class Cohorts:
 
     def save(self) -> Arrays:
         """The values and their numbers."""
-        return saved(self.values)
+        return state_arrays(self.values)
 
     def load(self, state: Arrays) -> None:
         """Replace them by saved ones."""

@@ -38,7 +38,7 @@ def ln(x: float) -> float:
 
 
 @kernel
-def power_of_e(x: float) -> float:
+def exp(x: float) -> float:
     """e^x within 2 units of the last digit; x beyond ±`EXPONENT_MAX` counts as that."""
     x = min(max(x, -EXPONENT_MAX), EXPONENT_MAX)
     k = (x * (1.0 / (LN2_HIGH + LN2_LOW)) + ROUNDER) - ROUNDER

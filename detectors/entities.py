@@ -4,11 +4,11 @@ Bounded by `capacity`; when it is full, a new entity takes the row of another. A
 history, after S3-FIFO (J. Yang et al., "FIFO queues are all you need for cache eviction", SOSP
 2023) and TinyLFU (G. Einziger et al., "TinyLFU: a highly efficient cache admission policy", ACM
 TOS 2017). A new key is on probation, in a queue. At its end a key that never returned gives its row
-away. A key that returned keeps its row if one of the next `LOOKS` settled rows has returned no more
+away. A key that returned keeps its row if one of the next `PROBES_MAX` settled rows has returned no more
 often; then that one is evicted, else the key itself. So an attacker who rotates keys, each used a
 few times, evicts other keys used as rarely, not entities with a history. The visits of an evicted
 key are remembered for a while and count when it comes back; not while the queue of a table that has
-just filled up drains, since probation is long then. Returns are halved once in `AGEING` times
+just filled up drains, since probation is long then. Returns are halved once in `AGEING_EVICTIONS` times
 `capacity` evictions, so that keys that are popular no more lose their rows in the end.
 
 All of it follows stream order, so eviction is as repeatable as everything else. Every event has a
@@ -22,9 +22,9 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from detectors.clock import Timed
+from detectors.clock import BoundedTimes
 from detectors.kernels import kernel
-from detectors.state import Arrays, load, saved
+from detectors.state import Arrays, load, state_arrays
 from schemas.columns import F64, I32, I64, U8, U32, U64, Bools
 
 PROBATION_SHARE: Final = 5
@@ -32,25 +32,25 @@ PROBATION_SHARE: Final = 5
 a few visits within 10,000 events returns before its probation ends (capacity 50,000)."""
 RETURNS_MAX: Final = 63
 """Returns counted of a row: above it there is no difference."""
-LOOKS: Final = 16
+PROBES_MAX: Final = 16
 """Rows looked at for one that returned no more often than a key at the end of its probation."""
-AGEING: Final = 8
+AGEING_EVICTIONS: Final = 8
 """Evictions, in multiples of the capacity, in which each count of returns is halved once."""
-GOLDEN: Final = 0.6180339887
+GOLDEN_RATIO: Final = 0.6180339887
 """Share of the table between two rows looked at: any few of them are spread over the table."""
 
-SMALL_HEAD, SMALL_COUNT, LOOKED_AT, STRIDE, AGED, ROWS_USED, EVICTIONS, PROMOTIONS = range(8)
+SMALL_HEAD, SMALL_COUNT, PROBE_ROW, STRIDE, AGED, ROWS_USED, EVICTIONS, PROMOTIONS = range(8)
 
 
-class Admitted(NamedTuple):
+class AdmittedEvents(NamedTuple):
     """Where a batch's events go. All arrays have one element an event.
 
     row: int64. fresh: the row belongs to a new entity from this event on, or to an entity whose new
     session begins, which is the same. time_ms: float64, the
     event's time, or its entity's last where the event is late (its age is clamped). late: the
     event is older than its entity's last. learn: False where it is late beyond the limit.
-    seen: int64, events of the entity (of its session) before this one. own_ms: float64, the event's
-    bounded time, late or not. stream_ms, set_back: as `clock.Timed` has them.
+    seen: int64, events of the entity (of its session) before this one. bounded_ms: float64, the event's
+    bounded time, late or not. stream_ms, set_back: as `clock.BoundedTimes` has them.
     """
 
     row: I64
@@ -59,12 +59,12 @@ class Admitted(NamedTuple):
     late: Bools
     learn: Bools
     seen: I64
-    own_ms: F64
+    bounded_ms: F64
     stream_ms: F64
     set_back: Bools
 
 
-class Table(NamedTuple):
+class EntityArrays(NamedTuple):
     """The arrays behind the table. slots: row + 1 by open addressing, 0 empty. keys: [rows, 2].
     returns, last_ms, seen, settled: one a row; settled: it is past its probation. small: the ring of
     rows on probation. ghosts: uint32, by the evicted key's hash: 24 bits of it and 8 bits of its
@@ -85,7 +85,7 @@ class EntityTable:
     """Keys to rows, at array speed. About 55 bytes a row, in memory only when used."""
 
     def __init__(self, capacity: int) -> None:
-        self.table = Table(
+        self.table = EntityArrays(
             slots=np.zeros(1 << (2 * capacity - 1).bit_length(), np.int32),
             keys=np.zeros((capacity, 2), np.uint64),
             returns=np.zeros(capacity, np.uint8),
@@ -106,24 +106,24 @@ class EntityTable:
     def admit(
         self,
         keys: U64,
-        timed: Timed,
+        timed: BoundedTimes,
         lateness_max_ms: float,
         session_gap_ms: float = inf,
-    ) -> Admitted:
+    ) -> AdmittedEvents:
         """Map each event to its entity's row, in event order. keys: uint64[n, 2], none (0, 0).
 
         session_gap_ms: an entity that was silent for longer starts over, as does one whose time
         lies beyond stream time, which was set back.
         """
         n = len(keys)
-        admitted = Admitted(
+        admitted = AdmittedEvents(
             row=np.empty(n, np.int64),
             fresh=np.empty(n, np.bool_),
             time_ms=np.empty(n),
             late=np.empty(n, np.bool_),
             learn=np.empty(n, np.bool_),
             seen=np.empty(n, np.int64),
-            own_ms=timed.time_ms.astype(np.float64),
+            bounded_ms=timed.time_ms.astype(np.float64),
             stream_ms=timed.stream_ms,
             set_back=timed.set_back,
         )
@@ -132,7 +132,7 @@ class EntityTable:
 
     def save(self) -> Arrays:
         """The table's state; rows never used are left out."""
-        return saved(
+        return state_arrays(
             self.table,
             dict.fromkeys(("keys", "returns", "last_ms", "seen", "settled"), self.rows_used),
         )
@@ -143,9 +143,9 @@ class EntityTable:
 
 
 def _stride(capacity: int) -> int:
-    """About `GOLDEN` of the capacity, and without a common factor, so that its multiples meet every
+    """About `GOLDEN_RATIO` of the capacity, and without a common factor, so that its multiples meet every
     row."""
-    stride = max(1, int(capacity * GOLDEN))
+    stride = max(1, int(capacity * GOLDEN_RATIO))
     while gcd(stride, capacity) != 1:
         stride += 1
     return stride
@@ -165,7 +165,7 @@ def _find(slots: I32, keys: U64, k0: np.uint64, k1: np.uint64) -> int:
 
 
 @kernel
-def _forget(table: Table, row: int) -> None:
+def _forget(table: EntityArrays, row: int) -> None:
     """Take the row's key out, moving the run behind it up (linear probing without tombstones)."""
     slots = table.slots
     mask = len(slots) - 1
@@ -189,10 +189,10 @@ def _probation(capacity: int) -> int:
 
 
 @kernel
-def _age(table: Table) -> None:
-    """Halve the count of the next row; at every `AGEING`-th eviction."""
+def _age(table: EntityArrays) -> None:
+    """Halve the count of the next row; at every `AGEING_EVICTIONS`-th eviction."""
     marks = table.marks
-    if marks[EVICTIONS] % AGEING == 0:
+    if marks[EVICTIONS] % AGEING_EVICTIONS == 0:
         row = marks[AGED]
         if table.settled[row]:
             table.returns[row] >>= 1
@@ -200,22 +200,22 @@ def _age(table: Table) -> None:
 
 
 @kernel
-def _loser(table: Table, row: int) -> int:
+def _victim(table: EntityArrays, row: int) -> int:
     """Of a row at the end of its probation and the next settled rows, the one to give away."""
     capacity = len(table.returns)
-    at = table.marks[LOOKED_AT]
-    loser = row
-    for _ in range(LOOKS):
+    at = table.marks[PROBE_ROW]
+    victim = row
+    for _ in range(PROBES_MAX):
         at = (at + table.marks[STRIDE]) % capacity
         if table.settled[at] and table.returns[at] <= table.returns[row]:
-            loser = at
+            victim = at
             break
-    table.marks[LOOKED_AT] = at
-    return int(loser)
+    table.marks[PROBE_ROW] = at
+    return int(victim)
 
 
 @kernel
-def _evict(table: Table) -> int:
+def _evict(table: EntityArrays) -> int:
     """The row to give away."""
     marks = table.marks
     capacity = len(table.returns)
@@ -226,17 +226,17 @@ def _evict(table: Table) -> int:
         if table.returns[row] == 0:
             return row
         if marks[SMALL_COUNT] < _probation(capacity):
-            loser = _loser(table, row)
-            if loser != row:
+            victim = _victim(table, row)
+            if victim != row:
                 table.settled[row] = True
                 marks[PROMOTIONS] += 1
-            return loser
+            return victim
         table.settled[row] = True
         marks[PROMOTIONS] += 1
 
 
 @kernel
-def _take_row(table: Table, k0: np.uint64, k1: np.uint64) -> int:
+def _take_row(table: EntityArrays, k0: np.uint64, k1: np.uint64) -> int:
     """A row for a key that has none: a new one while there are any, else an evicted one."""
     marks = table.marks
     capacity = len(table.returns)
@@ -248,7 +248,7 @@ def _take_row(table: Table, k0: np.uint64, k1: np.uint64) -> int:
         row = _evict(table)
         _forget(table, row)
         if marks[SMALL_COUNT] < _probation(capacity):
-            _bury(table, row)
+            _add_ghost(table, row)
         marks[EVICTIONS] += 1
         _age(table)
         returns = _visits_before(table, k0, k1)
@@ -264,7 +264,7 @@ def _take_row(table: Table, k0: np.uint64, k1: np.uint64) -> int:
 
 
 @kernel
-def _bury(table: Table, row: int) -> None:
+def _add_ghost(table: EntityArrays, row: int) -> None:
     """Remember how often the row's key was seen, in place of another evicted key."""
     ghost = np.int64(table.keys[row, 1]) & (len(table.ghosts) - 1)
     name = np.int64(table.keys[row, 0] >> np.uint64(40))
@@ -273,7 +273,7 @@ def _bury(table: Table, row: int) -> None:
 
 
 @kernel
-def _visits_before(table: Table, k0: np.uint64, k1: np.uint64) -> int:
+def _visits_before(table: EntityArrays, k0: np.uint64, k1: np.uint64) -> int:
     """Take the visits of a key from before its eviction; 0 where they are not remembered."""
     ghost = np.int64(k1) & (len(table.ghosts) - 1)
     word = np.int64(table.ghosts[ghost])
@@ -285,14 +285,14 @@ def _visits_before(table: Table, k0: np.uint64, k1: np.uint64) -> int:
 
 @kernel
 def _admit(
-    table: Table,
+    table: EntityArrays,
     keys: U64,
     lateness_max_ms: float,
     session_gap_ms: float,
-    out: Admitted,
+    out: AdmittedEvents,
 ) -> None:
     for i in range(len(keys)):
-        time = out.own_ms[i]
+        time = out.bounded_ms[i]
         slot = _find(table.slots, table.keys, keys[i, 0], keys[i, 1])
         fresh = table.slots[slot] == 0
         if fresh:

@@ -7,24 +7,24 @@ from later state, so that an explanation does not depend on how the log was cut 
 from math import exp, isnan, log10
 from typing import Final, NamedTuple
 
-from detectors.calibration import Calibrated
+from detectors.calibration import CalibrationOutput
 from detectors.combination import P_MIN
 from detectors.features import KINDS
-from detectors.features.kind import Kind
-from detectors.models.half_space_trees import COUNTERFACTUAL_MAX, Isolated
+from detectors.features.kind import FeatureKind
+from detectors.models.half_space_trees import COUNTERFACTUAL_MAX, TreesOutput
 from detectors.spec import FeatureSpec, RuleSpec
 from schemas.alerts import Contribution
 from schemas.columns import F64, I64
 
-SHOWN_MAX: Final = 6
+CONTRIBUTIONS_MAX: Final = 6
 """Contributions an alert holds at most; what is left out is spread over those shown."""
 
 
-class Told(NamedTuple):
+class FeatureValues(NamedTuple):
     """What each feature, and behind them each detector of its own, said; float64[told, n] all.
 
     values times units are in natural units, in the event's own currency. centre, spread: what was
-    expected (`tail.Judged`); of a detector of its own, the upper end and 0.
+    expected (`tail.TailOutput`); of a detector of its own, the upper end and 0.
     """
 
     values: F64
@@ -33,47 +33,47 @@ class Told(NamedTuple):
     spread: F64
 
 
-def surprise(p: float) -> float:
+def score_of_p(p: float) -> float:
     """-log10 p, 0 where silent."""
     return 0.0 if isnan(p) else 0.0 - log10(max(p, P_MIN))  # never -0.0
 
 
-def short(value: float) -> float:
+def six_digits(value: float) -> float:
     """Six significant digits: what a reader can use."""
     return float(f"{value:.6g}")
 
 
-def shares(i: int, told: int, calibrated: Calibrated, trees: Isolated | None) -> list[float]:
+def shares(i: int, feature_values: int, calibrated: CalibrationOutput, trees: TreesOutput | None) -> list[float]:
     """The share of event i's surprise of each that spoke; they sum to 1.
 
     A feature has its own tail's -log10 p, and of the trees' -log10 p what its splits on the path
     are credited with (an even part where no path was noted).
     """
-    parts = [surprise(float(calibrated.p[j, i])) for j in range(told)]
+    parts = [score_of_p(float(calibrated.p[j, i])) for j in range(feature_values)]
     if trees is not None:
         features = len(trees.path_share)
-        of_trees = surprise(float(calibrated.p[told, i]))
+        of_trees = score_of_p(float(calibrated.p[feature_values, i]))
         credited = float(trees.path_share[:, i].sum()) > 0.0
         for j in range(features):
             parts[j] += of_trees * (float(trees.path_share[j, i]) if credited else 1 / features)
     whole = sum(parts)
-    return [part / whole if whole > 0.0 else 1.0 / told for part in parts]
+    return [part / whole if whole > 0.0 else 1.0 / feature_values for part in parts]
 
 
 def expected(
-    kind: Kind | None, scale: str, centre: float, spread: float, unit: float
+    kind: FeatureKind | None, scale: str, centre: float, spread: float, unit: float
 ) -> tuple[float, float] | None:
     """What was expected, in natural units; None where nothing is known. kind: None for a detector
     of its own."""
     if isnan(centre):
         return None
     if kind is None or kind.family == "share":
-        return 0.0, short(centre)
+        return 0.0, six_digits(centre)
     low, high = (_natural(kind, scale, centre + sign * spread) for sign in (-1.0, 1.0))
-    return short(max(low, 0.0) * unit), short(max(high, 0.0) * unit)
+    return six_digits(max(low, 0.0) * unit), six_digits(max(high, 0.0) * unit)
 
 
-def _natural(kind: Kind, scale: str, judged: float) -> float:
+def _natural(kind: FeatureKind, scale: str, judged: float) -> float:
     """A judged value back in the feature's own units."""
     if kind.family == "rate":
         return max(judged, 0.0) + kind.shift
@@ -86,50 +86,50 @@ def contributions(
     i: int,
     names: list[str],
     features: list[FeatureSpec],
-    told: Told,
-    calibrated: Calibrated,
-    trees: Isolated | None,
+    feature_values: FeatureValues,
+    calibrated: CalibrationOutput,
+    trees: TreesOutput | None,
 ) -> list[Contribution]:
-    """What said something of event i, largest share first, at most `SHOWN_MAX`.
+    """What said something of event i, largest share first, at most `CONTRIBUTIONS_MAX`.
 
     names: the features', whose declarations are given, and the detectors' behind them.
     """
     share = shares(i, len(names), calibrated, trees)
-    spoke = [j for j in range(len(names)) if not isnan(told.values[j, i])]
-    shown = sorted(spoke, key=lambda j: (-share[j], j))[:SHOWN_MAX]
+    spoke = [j for j in range(len(names)) if not isnan(feature_values.values[j, i])]
+    shown = sorted(spoke, key=lambda j: (-share[j], j))[:CONTRIBUTIONS_MAX]
     whole = sum(share[j] for j in shown)
     found = []
     for j in shown:
-        unit = float(told.units[j, i])
+        unit = float(feature_values.units[j, i])
         kind = KINDS[features[j].kind] if j < len(features) else None
         scale = features[j].scale if j < len(features) else "log"
-        interval = expected(kind, scale, float(told.centre[j, i]), float(told.spread[j, i]), unit)
+        interval = expected(kind, scale, float(feature_values.centre[j, i]), float(feature_values.spread[j, i]), unit)
         p = float(calibrated.p[j, i])
         found.append(
             Contribution(
                 feature=names[j],
-                actual=short(float(told.values[j, i]) * unit),
+                actual=six_digits(float(feature_values.values[j, i]) * unit),
                 expected_low=interval[0] if interval else None,
                 expected_high=interval[1] if interval else None,
-                p_value=short(1.0 if isnan(p) else p),
+                p_value=six_digits(1.0 if isnan(p) else p),
                 share=share[j] / whole if whole > 0.0 else 1.0 / len(shown),
             )
         )
     return found
 
 
-def of_rule(
-    i: int, names: list[str], rule: RuleSpec, told: Told, calibrated: Calibrated
+def rule_contributions(
+    i: int, names: list[str], rule: RuleSpec, feature_values: FeatureValues, calibrated: CalibrationOutput
 ) -> list[Contribution]:
     """The features that a rule asks for, all of them alike: expected is less than it asks."""
-    asked = list(rule.at_least.items())[:SHOWN_MAX]
+    asked = list(rule.at_least.items())[:CONTRIBUTIONS_MAX]
     return [
         Contribution(
             feature=name,
-            actual=short(float(told.values[j, i] * told.units[j, i])),
+            actual=six_digits(float(feature_values.values[j, i] * feature_values.units[j, i])),
             expected_low=0.0,
-            expected_high=short(bound),
-            p_value=short(1.0 if isnan(calibrated.p[j, i]) else float(calibrated.p[j, i])),
+            expected_high=six_digits(bound),
+            p_value=six_digits(1.0 if isnan(calibrated.p[j, i]) else float(calibrated.p[j, i])),
             share=1.0 / len(asked),
         )
         for name, bound in asked

@@ -52,10 +52,10 @@ class _Cache(FunctionCache):
 
     def _index_key(self, signature: Any, codegen: Any) -> tuple[Any, ...]:
         own = super()._index_key(signature, codegen)  # type: ignore[no-untyped-call]  # numba's
-        return (*own, made_of(self._py_func))
+        return (*own, code_digest(self._py_func))
 
 
-def made_of(function: Callable[..., Any]) -> str:
+def code_digest(function: Callable[..., Any]) -> str:
     """A digest of a kernel's code with all names in it, and of every kernel and constant that these
     stand for."""
     hasher, seen = sha256(), set[object]()

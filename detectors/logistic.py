@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from detectors.elementary import power_of_e
+from detectors.elementary import exp
 from detectors.kernels import kernel
 from schemas.columns import F64
 
@@ -22,7 +22,7 @@ CUT: Final = 5.0
 SETTLED: Final = 30.0
 
 
-class Line(NamedTuple):
+class LogisticModel(NamedTuple):
     """seen, mean, square: float64[inputs], how often each was there, its mean, and its summed
     squares about it. weight: float64[inputs + marks]; intercept: float64[1]."""
 
@@ -33,21 +33,21 @@ class Line(NamedTuple):
     intercept: F64
 
 
-def empty(inputs: int, marks: int) -> Line:
+def empty(inputs: int, marks: int) -> LogisticModel:
     """Nothing learned: log odds 0 of everything."""
-    return Line(
+    return LogisticModel(
         np.zeros(inputs), np.zeros(inputs), np.zeros(inputs), np.zeros(inputs + marks), np.zeros(1)
     )
 
 
 @kernel
-def spread(line: Line, j: int) -> float:
+def spread(line: LogisticModel, j: int) -> float:
     """An input's standard deviation so far; 0 where nothing is known."""
     return sqrt(line.square[j] / line.seen[j]) if line.square[j] > 0.0 else 0.0
 
 
 @kernel
-def _scaled(line: Line, j: int, x: float) -> float:
+def _scaled(line: LogisticModel, j: int, x: float) -> float:
     """An input centred and scaled."""
     sd = spread(line, j)
     if isnan(x) or sd == 0.0:
@@ -56,7 +56,7 @@ def _scaled(line: Line, j: int, x: float) -> float:
 
 
 @kernel
-def log_odds(line: Line, inputs: F64, marks: F64) -> float:
+def log_odds(line: LogisticModel, inputs: F64, marks: F64) -> float:
     """What the line says of one row. inputs: float64[inputs], NaN absent; marks: float64[marks]."""
     total = line.intercept[0]
     width = len(inputs)
@@ -68,7 +68,7 @@ def log_odds(line: Line, inputs: F64, marks: F64) -> float:
 
 
 @kernel
-def credit(line: Line, inputs: F64, marks: F64, out: F64) -> None:
+def credit(line: LogisticModel, inputs: F64, marks: F64, out: F64) -> None:
     """Add to out, float64[inputs], how much each input of one row raises its log odds over those at
     the means, a mark's part to the input of the same index."""
     width = len(inputs)
@@ -79,7 +79,7 @@ def credit(line: Line, inputs: F64, marks: F64, out: F64) -> None:
 
 
 @kernel
-def learn(line: Line, inputs: F64, marks: F64, outcome: float) -> None:
+def learn(line: LogisticModel, inputs: F64, marks: F64, outcome: float) -> None:
     """Learn one row's outcome, 0 or 1."""
     width = len(inputs)
     for j in range(width):
@@ -92,7 +92,7 @@ def learn(line: Line, inputs: F64, marks: F64, outcome: float) -> None:
             off = x - line.mean[j]
             line.mean[j] += off / line.seen[j]
             line.square[j] += off * (x - line.mean[j])
-    p = 1.0 / (1.0 + power_of_e(-log_odds(line, inputs, marks)))
+    p = 1.0 / (1.0 + exp(-log_odds(line, inputs, marks)))
     step = RATE * (outcome - p)
     for j in range(width):
         line.weight[j] += step * _scaled(line, j, inputs[j])

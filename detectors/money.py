@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from detectors.kernels import kernel
-from detectors.state import Arrays, load, saved
+from detectors.state import Arrays, load, state_arrays
 from schemas.columns import F64, U64, Bools
 
 CURRENCIES_MAX: Final = 64
@@ -23,7 +23,7 @@ STEP_MAX: Final = 3.0
 """Largest step learned, in ln: an amount 20 times the typical one teaches no more than that."""
 
 
-class Typical(NamedTuple):
+class TypicalAmounts(NamedTuple):
     """currency: its hash; weight: amounts learned, decayed; mean: of ln|amount|."""
 
     currency: U64
@@ -35,7 +35,7 @@ class Money:
     """The typical amount of each currency."""
 
     def __init__(self) -> None:
-        self.typical = Typical(
+        self.typical = TypicalAmounts(
             currency=np.zeros(CURRENCIES_MAX, np.uint64),
             weight=np.zeros(CURRENCIES_MAX),
             mean=np.zeros(CURRENCIES_MAX),
@@ -53,7 +53,7 @@ class Money:
 
     def save(self) -> Arrays:
         """The currencies and their means."""
-        return saved(self.typical)
+        return state_arrays(self.typical)
 
     def load(self, state: Arrays) -> None:
         """Replace them by saved ones."""
@@ -62,7 +62,7 @@ class Money:
 
 @kernel
 def _relative(
-    typical: Typical, currency: U64, amount: F64, learn: Bools, share: F64, unit: F64
+    typical: TypicalAmounts, currency: U64, amount: F64, learn: Bools, share: F64, unit: F64
 ) -> None:
     weight = typical.weight
     mean = typical.mean

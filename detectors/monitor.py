@@ -16,28 +16,28 @@ import pyarrow.compute as pc
 from msgspec import Meta
 
 from detectors.calibration import WORDS as CALIBRATION_WORDS
-from detectors.calibration import Calibrated, Calibration, Surprise
-from detectors.clock import AHEAD_MAX_MS, Clock, Timed
+from detectors.calibration import CalibrationOutput, Calibration, CalibrationInput
+from detectors.clock import AHEAD_MAX_MS, Clock, BoundedTimes
 from detectors.cohorts import COHORTS_MAX, Cohorts
-from detectors.entities import EVICTIONS, PROMOTIONS, Admitted, EntityTable
-from detectors.explain import Told
+from detectors.entities import EVICTIONS, PROMOTIONS, AdmittedEvents, EntityTable
+from detectors.explain import FeatureValues
 from detectors.features import KINDS
-from detectors.features.kind import Field, Memory, Spans
+from detectors.features.kind import FeatureInput, FeatureMemory, Durations
 from detectors.hashing import HashKey, hash_text
 from detectors.models import AnyDetector, tail
 from detectors.models.half_space_trees import (
     COUNTERFACTUAL_MAX,
     HalfSpaceTrees,
-    Isolated,
+    TreesOutput,
     RiverTreesSpec,
     TreesSpec,
 )
-from detectors.models.own import Labels, OwnDetector, OwnSpec, Seen, Verdict
-from detectors.models.pool import Pooled
+from detectors.models.own import LabelEvents, StandaloneDetector, StandaloneSpec, DetectorInput, DetectorOutput
+from detectors.models.pool import PooledPart
 from detectors.models.tail import TailSpec
 from detectors.money import Money
 from detectors.policy import WORDS as INCIDENT_WORDS
-from detectors.policy import Decided, Policy, limits_of
+from detectors.policy import PolicyOutcome, Policy, policy_limits
 from detectors.spec import (
     Duration,
     FeatureSpec,
@@ -45,12 +45,12 @@ from detectors.spec import (
     PolicySpec,
     RuleSpec,
     Spec,
-    Where,
+    EventFilter,
     seconds,
 )
-from detectors.state import AboutToWrite, Arrays, clear, prefixed, prefixing, under
+from detectors.state import WriteHook, Arrays, clear, add_prefix, prefixed_hook, select_prefix
 from schemas.columns import F64, I64, U64, Bools, EventBatch
-from schemas.events import TYPES
+from schemas.events import LABEL_TYPE, TYPES
 
 SIDES: Final = {"high": tail.HIGH, "low": tail.LOW, "both": tail.BOTH}
 FAMILIES: Final = {
@@ -59,7 +59,7 @@ FAMILIES: Final = {
     "share": tail.SHARE,
     "range": tail.RANGE,
 }
-LABEL: Final = TYPES.index("label")
+
 
 
 class MonitorSpec(Spec, frozen=True, kw_only=True):
@@ -84,7 +84,7 @@ class MonitorSpec(Spec, frozen=True, kw_only=True):
     inputs: Annotated[list[str], Meta(min_length=1)]
     partitions: Annotated[int, Meta(ge=1, le=10_000)] | None = None
     capacity: Annotated[int, Meta(ge=16, le=100_000_000)] = 100_000
-    where: Where = msgspec.field(default_factory=dict)
+    where: EventFilter = msgspec.field(default_factory=dict)
     lateness_max: Duration = "1h"
     session_gap: Duration | None = None
     cohort: str | None = None
@@ -97,7 +97,7 @@ class MonitorSpec(Spec, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
+class MonitorOutput:
     """What a monitor found in a batch; every array but `index` speaks of the m applicable events.
 
     index: int64[m], their rows in the batch. labels: how many of the others were labels. keys:
@@ -111,12 +111,12 @@ class Watched:
     index: I64
     labels: int
     keys: U64
-    admitted: Admitted
-    told: Told
-    judged: tail.Judged
-    trees: Isolated | None
-    calibrated: Calibrated
-    decided: Decided
+    admitted: AdmittedEvents
+    feature_values: FeatureValues
+    tail_output: tail.TailOutput
+    trees: TreesOutput | None
+    calibrated: CalibrationOutput
+    policy_outcome: PolicyOutcome
     p: F64
     rule: I64
     warm: Bools
@@ -140,8 +140,8 @@ class Monitor:
         self.clock = Clock(sources, ahead_max_ms)
         self.key = key
         self.kinds = [KINDS[f.kind] for f in spec.features]
-        own = [d for d in spec.detectors if isinstance(d, OwnSpec)]
-        self.names = told_names(spec)
+        own = [d for d in spec.detectors if isinstance(d, StandaloneSpec)]
+        self.names = value_names(spec)
         count = len(spec.features)
         self.tails = next((d for d in spec.detectors if isinstance(d, TailSpec)), None)
         trees = next((d for d in spec.detectors if isinstance(d, TreesSpec | RiverTreesSpec)), None)
@@ -149,7 +149,7 @@ class Monitor:
         self.session_gap_ms = _ms(spec.session_gap) or inf
         self.tail_half_life_ms = 1000.0 * seconds((self.tails or TailSpec()).half_life)
 
-        self.shape = tail.shape_of(
+        self.shape = tail.tail_layout(
             families=[FAMILIES[k.family] for k in self.kinds],
             sides=[SIDES[f.side or k.side] for f, k in zip(spec.features, self.kinds, strict=True)],
             shift=[k.shift for k in self.kinds],
@@ -171,9 +171,9 @@ class Monitor:
         for kind, shared in zip(self.kinds, self.shared, strict=True):
             copy = np.zeros(kind.words)
             beside = (shared, shared.view("u8"), copy, copy.view("u8"))
-            self.memories.append(Memory(self.words, self.bits, at, *beside))
+            self.memories.append(FeatureMemory(self.words, self.bits, at, *beside))
             at += kind.words
-        self.spans = [Spans(_ms(f.half_life), _ms(f.against)) for f in spec.features]
+        self.durations = [Durations(_ms(f.half_life), _ms(f.against)) for f in spec.features]
 
         self.sources: tuple[tuple[str, int], ...] | None = None
         """Where its events may come from: every batch's, once there was one."""
@@ -184,13 +184,13 @@ class Monitor:
         self.cohort: F64 = np.zeros((numbers, len(self.shape.blocks), tail.COHORT_WORDS))
         self.trees = HalfSpaceTrees(trees, count, spec.capacity) if trees else None
         self.own = {d.name: d.build(count, spec.capacity) for d in own}
-        self.about_to_write: AboutToWrite | None = None
-        crowded = (k.family == "share" or k.crowded for k in self.kinds)
-        discrete = [*crowded, *(d.discrete() for d in own)]
+        self.before_write: WriteHook | None = None
+        has_ties = (k.family == "share" or k.has_ties for k in self.kinds)
+        discrete = [*has_ties, *(d.discrete() for d in own)]
         self.calibration = Calibration([*discrete, False] if trees else discrete)
-        self.policy = Policy(limits_of(spec.policy, shards, shard))
+        self.policy = Policy(policy_limits(spec.policy, shards, shard))
 
-    def process(self, batch: EventBatch) -> Watched:
+    def process(self, batch: EventBatch) -> MonitorOutput:
         """Watch the events that apply: judge each, learn each, decide on each, in order."""
         # An incident remembers its opening by an index into the batch's sources.
         assert self.sources in (None, batch.sources), (self.sources, batch.sources)
@@ -200,73 +200,73 @@ class Monitor:
         keys = hash_text(events.text[self.spec.entity], self.key)
         labels, timed = self._timed(batch, events, index, keys)
         admitted = self.entities.admit(keys, timed, self.lateness_max_ms, self.session_gap_ms)
-        if self.about_to_write is not None:  # nothing but the entity table has changed yet
-            self.about_to_write("words", admitted.row)
+        if self.before_write is not None:  # nothing but the entity table has changed yet
+            self.before_write("words", admitted.row)
         values, units = self._features(events, admitted, keys)
-        judged = self._tails(events, values, admitted)
-        verdicts = self._own(events, admitted, labels, values, judged)
-        trees = self._trees(judged, admitted)
-        calibrated = self._calibrate(judged, verdicts, trees, admitted)
+        tail_output = self._tails(events, values, admitted)
+        verdicts = self._own(events, admitted, labels, values, tail_output)
+        trees = self._trees(tail_output, admitted)
+        calibrated = self._calibrate(tail_output, verdicts, trees, admitted)
         p, rule = self._ruled(calibrated.combined, values, units)
         warm = calibrated.learned >= self.spec.policy.warm_up_events
-        decided = self.policy.process(self.words, self.incident_at, admitted, events, p, warm)
-        told = _told(values, units, judged, verdicts)
+        policy_outcome = self.policy.process(self.words, self.incident_at, admitted, events, p, warm)
+        feature_values = _told(values, units, tail_output, verdicts)
         told_of = len(labels.events)
-        return Watched(
+        return MonitorOutput(
             index,
             told_of,
             keys,
             admitted,
-            told,
-            judged,
+            feature_values,
+            tail_output,
             trees,
             calibrated,
-            decided,
+            policy_outcome,
             p,
             rule,
             warm,
             timed.ahead,
         )
 
-    def announced(self) -> set[str]:
+    def hooked_arrays(self) -> set[str]:
         """The saved arrays of which rows are written only when that was said before."""
         pooled = self._pooled().items()
-        return {"words", *(f"{name}/{array}" for name, part in pooled for array in part.by_slot)}
+        return {"words", *(f"{name}/{array}" for name, part in pooled for array in part.arrays_by_slot)}
 
-    def announce(self, about_to_write: AboutToWrite | None) -> None:
+    def on_write(self, before_write: WriteHook | None) -> None:
         """From now on say to this callable, or to nobody, what a batch is about to write."""
-        self.about_to_write = about_to_write
+        self.before_write = before_write
         for name, part in self._pooled().items():
-            part.about_to_write = about_to_write and prefixing(name, about_to_write)
+            part.before_write = before_write and prefixed_hook(name, before_write)
 
-    def _pooled(self) -> dict[str, Pooled]:
-        return {name: part for name, part in self._parts().items() if isinstance(part, Pooled)}
+    def _pooled(self) -> dict[str, PooledPart]:
+        return {name: part for name, part in self._parts().items() if isinstance(part, PooledPart)}
 
     def _applies(self, batch: EventBatch) -> Bools:
         return _applies(batch, self.spec)
 
     def _timed(
         self, batch: EventBatch, events: EventBatch, index: I64, keys: U64
-    ) -> tuple[Labels, Timed]:
+    ) -> tuple[LabelEvents, BoundedTimes]:
         """The batch's labels with bounded times, and the times of the events that apply. events,
         index, keys: the events that apply, their rows, and their entities' hashes."""
-        rows = np.flatnonzero(batch.type_code == LABEL).astype(np.int64)
+        rows = np.flatnonzero(batch.type_code == LABEL_TYPE).astype(np.int64)
         if not len(rows):
             entity = np.ascontiguousarray(keys[:, 0])
             timed = self.clock.take(events.time_ms, events.append_ms, events.source, entity)
             return self._labels(batch.slice(0, 0), rows), timed
         before = np.searchsorted(index, rows).astype(np.int64)
         both = batch.take(np.sort(np.concatenate([index, rows])))
-        moves = both.type_code != LABEL
+        moves = both.type_code != LABEL_TYPE
         entity = self._hash(both, self.spec.entity)
         timed = self.clock.take(both.time_ms, both.append_ms, both.source, entity, moves)
         labels = replace(batch.take(rows), time_ms=timed.time_ms[~moves])
-        return self._labels(labels, before), Timed._make(column[moves] for column in timed)
+        return self._labels(labels, before), BoundedTimes._make(column[moves] for column in timed)
 
-    def _labels(self, events: EventBatch, before: I64) -> Labels:
-        return Labels(events, before, lambda field: self._hash(events, field))
+    def _labels(self, events: EventBatch, before: I64) -> LabelEvents:
+        return LabelEvents(events, before, lambda field: self._hash(events, field))
 
-    def _features(self, events: EventBatch, admitted: Admitted, keys: U64) -> tuple[F64, F64]:
+    def _features(self, events: EventBatch, admitted: AdmittedEvents, keys: U64) -> tuple[F64, F64]:
         """(values, units), each float64[features, n]; value times unit is the natural one."""
         values = np.empty((len(self.kinds), len(events)))
         units = np.ones((len(self.kinds), len(events)))
@@ -285,22 +285,22 @@ class Monitor:
                 hashed = hashes[spec.field]
             elif kind.reads == "number" and spec.field is not None:
                 number = numbers.get(spec.field, absent)
-            if spec.field == "amount" and not kind.relative:
+            if spec.field == "amount" and not kind.unitless:
                 units[j] = amount_unit
-            beside = np.empty((len(kind.beside), len(events)))
-            for k, name in enumerate(kind.beside):
+            beside = np.empty((len(kind.extra_fields), len(events)))
+            for k, name in enumerate(kind.extra_fields):
                 beside[k] = numbers.get(name, absent)
-            occurs = matches(events, spec.of) if kind.divides else np.empty(0, np.bool_)
-            field = Field(active, number, hashed, beside, occurs, entity)
-            kind.update(self.memories[j], admitted, field, self.spans[j], values[j])
+            occurs = matches(events, spec.of) if kind.needs_of else np.empty(0, np.bool_)
+            field = FeatureInput(active, number, hashed, beside, occurs, entity)
+            kind.update(self.memories[j], admitted, field, self.durations[j], values[j])
         return values, units
 
-    def _numbers(self, events: EventBatch, admitted: Admitted) -> tuple[dict[str, F64], F64]:
+    def _numbers(self, events: EventBatch, admitted: AdmittedEvents) -> tuple[dict[str, F64], F64]:
         """The events' numbers, an amount relative to what is typical, which stands beside them."""
         read = {
             name
             for f, k in zip(self.spec.features, self.kinds, strict=True)
-            for name in (f.field, *k.beside)
+            for name in (f.field, *k.extra_fields)
         }
         if "amount" not in read or "amount" not in events.number:
             return events.number, np.ones(len(events))
@@ -314,13 +314,13 @@ class Monitor:
             return np.zeros(len(events), np.uint64)
         return np.ascontiguousarray(hash_text(events.text[field], self.key)[:, 0])
 
-    def _tails(self, events: EventBatch, values: F64, admitted: Admitted) -> tail.Judged:
-        judged = tail.nothing_said(*values.shape)
+    def _tails(self, events: EventBatch, values: F64, admitted: AdmittedEvents) -> tail.TailOutput:
+        tail_output = tail.empty_output(*values.shape)
         field = self.spec.cohort
         peers: I64 = np.zeros(len(events), np.int64)
         if field:
             peers = self.cohorts.of(self._hash(events, field), admitted.learn)
-        tail.judge(
+        tail.score(
             self.words,
             self.tail_at,
             admitted,
@@ -329,18 +329,18 @@ class Monitor:
             self.tail_half_life_ms,
             self.cohort,
             peers,
-            judged,
+            tail_output,
         )
-        return judged
+        return tail_output
 
     def _own(
         self,
         events: EventBatch,
-        admitted: Admitted,
-        labels: Labels,
+        admitted: AdmittedEvents,
+        labels: LabelEvents,
         values: F64,
-        judged: tail.Judged,
-    ) -> list[Verdict]:
+        tail_output: tail.TailOutput,
+    ) -> list[DetectorOutput]:
         hashes: dict[str, U64] = {}
 
         def hashed(field: str) -> U64:
@@ -350,32 +350,32 @@ class Monitor:
 
         names = [f.name for f in self.spec.features]
         entity = self.spec.entity
-        seen = Seen(events, admitted, labels, entity, names, values, judged.place, hashed)
+        seen = DetectorInput(events, admitted, labels, entity, names, values, tail_output.scaled, hashed)
         return [detector.process(seen) for detector in self.own.values()]
 
-    def _trees(self, judged: tail.Judged, admitted: Admitted) -> Isolated | None:
-        return self.trees.process(admitted, judged) if self.trees else None
+    def _trees(self, tail_output: tail.TailOutput, admitted: AdmittedEvents) -> TreesOutput | None:
+        return self.trees.process(admitted, tail_output) if self.trees else None
 
     def _calibrate(
         self,
-        judged: tail.Judged,
-        verdicts: list[Verdict],
-        trees: Isolated | None,
-        admitted: Admitted,
-    ) -> Calibrated:
-        features, n = judged.surprise.shape
+        tail_output: tail.TailOutput,
+        verdicts: list[DetectorOutput],
+        trees: TreesOutput | None,
+        admitted: AdmittedEvents,
+    ) -> CalibrationOutput:
+        features, n = tail_output.surprise.shape
         spoken = features + len(verdicts)
         raw = np.full((n, spoken + (trees is not None)), np.nan).T
         if self.tails is not None:
-            raw[:features] = judged.surprise
+            raw[:features] = tail_output.surprise
         for j, verdict in enumerate(verdicts):
             raw[features + j] = verdict.surprise
         if trees is not None:
             raw[spoken] = trees.surprise
-            surprise = Surprise(raw, spoken, trees.order, trees.without)
+            surprise = CalibrationInput(raw, spoken, trees.order, trees.without)
         else:
             none = np.full((COUNTERFACTUAL_MAX, n), -1, np.int64)
-            surprise = Surprise(raw, -1, none, np.full((COUNTERFACTUAL_MAX, n), np.nan))
+            surprise = CalibrationInput(raw, -1, none, np.full((COUNTERFACTUAL_MAX, n), np.nan))
         return self.calibration.process(self.words, self.calibration_at, admitted, surprise)
 
     def _ruled(self, combined: F64, values: F64, units: F64) -> tuple[F64, I64]:
@@ -417,60 +417,60 @@ class Monitor:
         words = self.words[: self.entities.rows_used]
         parts = {name: part.save() for name, part in self._parts().items()}
         shared = {f"shared/{j}": own for j, own in enumerate(self.shared) if len(own)}
-        return {"words": words, "cohort": self.cohort, **shared, **prefixed(parts)}
+        return {"words": words, "cohort": self.cohort, **shared, **add_prefix(parts)}
 
     def load(self, state: Arrays) -> None:
         """Replace the whole state by one saved from the same specification."""
         self.words[: len(state["words"])] = state["words"]
         clear(self.words[len(state["words"]) :])
         self.cohort[:] = state["cohort"]
-        for name, own in under("shared", state).items():
+        for name, own in select_prefix("shared", state).items():
             self.shared[int(name)][:] = own
         for name, part in self._parts().items():
-            part.load(under(name, state))
+            part.load(select_prefix(name, state))
 
 
-Part = Clock | EntityTable | Money | Cohorts | Calibration | Policy | HalfSpaceTrees | OwnDetector
+Part = Clock | EntityTable | Money | Cohorts | Calibration | Policy | HalfSpaceTrees | StandaloneDetector
 
 
-def _told(values: F64, units: F64, judged: tail.Judged, verdicts: list[Verdict]) -> Told:
+def _told(values: F64, units: F64, tail_output: tail.TailOutput, verdicts: list[DetectorOutput]) -> FeatureValues:
     """The features' values with what was expected, and the detectors' own behind them."""
     if not verdicts:
-        return Told(values, units, judged.centre, judged.spread)
+        return FeatureValues(values, units, tail_output.centre, tail_output.spread)
     own = np.stack([verdict.value for verdict in verdicts])
     expected = np.stack([verdict.expected for verdict in verdicts])
-    return Told(
+    return FeatureValues(
         np.concatenate([values, own]),
         np.concatenate([units, np.ones_like(own)]),
-        np.concatenate([judged.centre, expected]),
-        np.concatenate([judged.spread, np.zeros_like(own)]),
+        np.concatenate([tail_output.centre, expected]),
+        np.concatenate([tail_output.spread, np.zeros_like(own)]),
     )
 
 
-def told_names(spec: MonitorSpec) -> list[str]:
+def value_names(spec: MonitorSpec) -> list[str]:
     """What a monitor tells of an event: its features', then its own detectors' names."""
-    own = (detector.name for detector in spec.detectors if isinstance(detector, OwnSpec))
+    own = (detector.name for detector in spec.detectors if isinstance(detector, StandaloneSpec))
     return [*(feature.name for feature in spec.features), *own]
 
 
-def concerns(events: EventBatch, spec: MonitorSpec) -> Bools:
+def is_relevant(events: EventBatch, spec: MonitorSpec) -> Bools:
     """bool[n]: the events that the monitor judges, and the labels of its entities."""
-    return _applies(events, spec) | labels_of(events, spec.entity)
+    return _applies(events, spec) | is_label_of(events, spec.entity)
 
 
-def labels_of(events: EventBatch, entity: str) -> Bools:
+def is_label_of(events: EventBatch, entity: str) -> Bools:
     """bool[n]: the labels that name an entity of that kind."""
-    labels: Bools = events.type_code == LABEL
+    labels: Bools = events.type_code == LABEL_TYPE
     return labels & present(events, entity)
 
 
 def _applies(events: EventBatch, spec: MonitorSpec) -> Bools:
     applying: Bools = matches(events, spec.where) & present(events, spec.entity)
-    applying &= events.type_code != LABEL
+    applying &= events.type_code != LABEL_TYPE
     return applying
 
 
-def matches(events: EventBatch, where: Where) -> Bools:
+def matches(events: EventBatch, where: EventFilter) -> Bools:
     """bool[n]: the events whose fields have the values, or one of the values, that `where` names.
 
     "" stands for a field that is absent.

@@ -24,13 +24,13 @@ import numpy as np
 
 from detectors.combination import P_MIN
 from detectors.decay import DAY_MS, LN2
-from detectors.entities import Admitted
+from detectors.entities import AdmittedEvents
 from detectors.kernels import kernel
 from detectors.spec import PolicySpec, seconds
-from detectors.state import Arrays, load, saved
+from detectors.state import Arrays, load, state_arrays
 from schemas.columns import F64, I32, I64, U8, Bools, EventBatch
 
-QUIET, OPENED, UPDATED, COUNTED, OVER_BUDGET = range(5)
+QUIET, OPENED, UPDATED, SUPPRESSED, OVER_BUDGET = range(5)
 """What became of an event: no alert, a new incident, an update, only counted, or held back."""
 
 ESCALATION: Final = 2.0
@@ -38,7 +38,7 @@ DOUBLING_FIRST: Final = 8.0
 """Suppressed alerts at which the first update for their number is due."""
 RATE_SPAN_MIN_MS: Final = 3_600_000.0
 
-FIRST_MS, LAST_MS, SUPPRESSED, NEXT_DOUBLING, REVISION, PEAK, SOURCE, OFFSET = range(8)
+FIRST_MS, LAST_MS, SUPPRESSED_COUNT, NEXT_DOUBLING, REVISION, PEAK, SOURCE, OFFSET = range(8)
 WORDS: Final = 8
 """Words of an incident in an entity's row; REVISION 0: none was opened yet."""
 
@@ -46,7 +46,7 @@ STREAM_MS, RATE, RATE_SINCE_MS, DAY, ALLOWED, SPENT, SPENT_WARMING, WEAKEST = ra
 HELD_BACK, DISPLACED = range(2)
 
 
-class Decided(NamedTuple):
+class PolicyOutcome(NamedTuple):
     """activity: uint8[n]. threshold: float64[n]. budget_used: float64[n], of the day's. held_back:
     int64[n], where it was opened or updated: alerts held back since the last published one.
     incident: float64[n, WORDS], the entity's incident after the event, likewise."""
@@ -58,7 +58,7 @@ class Decided(NamedTuple):
     incident: F64
 
 
-class Stream(NamedTuple):
+class PolicyState(NamedTuple):
     """now: float64, stream time, the decayed count of events and since when; its UTC day, how many
     alerts that day allows, how many it had after and before warm-up; and the least score published
     after warm-up since a day last allowed any. activities: int64[5], events by what became of them,
@@ -70,7 +70,7 @@ class Stream(NamedTuple):
     held: I64
 
 
-class Limits(NamedTuple):
+class PolicyLimits(NamedTuple):
     """p_max; alerts_per_day: over all shards; incident_gap_ms; shards, and this one's number."""
 
     p_max: float
@@ -80,30 +80,30 @@ class Limits(NamedTuple):
     shard: int = 0
 
 
-def limits_of(policy: PolicySpec, shards: int, shard: int) -> Limits:
+def policy_limits(policy: PolicySpec, shards: int, shard: int) -> PolicyLimits:
     """The limits of a shard, by its number below `shards`."""
     gap_ms = 1000.0 * seconds(policy.incident_gap)
-    return Limits(policy.p_max, policy.alerts_per_day, gap_ms, shards, shard)
+    return PolicyLimits(policy.p_max, policy.alerts_per_day, gap_ms, shards, shard)
 
 
 class Policy:
     """The stream's rate, the budget and the counts of what became of the alerts."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: PolicyLimits) -> None:
         self.limits = limits
-        self.stream = Stream(
+        self.stream = PolicyState(
             now=np.array([-1.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, inf]),
             activities=np.zeros(5, np.int64),
             held=np.zeros(2, np.int64),
         )
 
     def process(
-        self, words: F64, at: int, events: Admitted, batch: EventBatch, p: F64, warm: Bools
-    ) -> Decided:
+        self, words: F64, at: int, events: AdmittedEvents, batch: EventBatch, p: F64, warm: Bools
+    ) -> PolicyOutcome:
         """Decide on each event in order. batch: the same events, for their position; p: float64[n];
         warm: bool[n], enough was learned before. The entity's own words start at `at`."""
-        out = undecided(len(p))
-        positions = Positions(events.own_ms, events.stream_ms, batch.source, batch.offset)
+        out = no_outcome(len(p))
+        positions = EventPositions(events.bounded_ms, events.stream_ms, batch.source, batch.offset)
         _process(words, at, events, positions, p, warm, self.limits, self.stream, out)
         return out
 
@@ -113,23 +113,23 @@ class Policy:
         return {
             "alerts_opened": int(activities[OPENED]),
             "alerts_updated": int(activities[UPDATED]),
-            "alerts_suppressed": int(activities[COUNTED]),
+            "alerts_suppressed": int(activities[SUPPRESSED]),
             "alerts_over_budget": int(activities[OVER_BUDGET]),
             "budget_displaced": int(self.stream.held[DISPLACED]),
         }
 
     def save(self) -> Arrays:
         """The stream's rate, the budget and the counts."""
-        return saved(self.stream)
+        return state_arrays(self.stream)
 
     def load(self, state: Arrays) -> None:
         """Replace them by saved ones."""
         load(self.stream, state)
 
 
-def undecided(n: int) -> Decided:
+def no_outcome(n: int) -> PolicyOutcome:
     """The decisions on n events before any is made: all quiet."""
-    return Decided(
+    return PolicyOutcome(
         activity=np.zeros(n, np.uint8),
         threshold=np.ones(n),
         budget_used=np.zeros(n),
@@ -138,7 +138,7 @@ def undecided(n: int) -> Decided:
     )
 
 
-class Positions(NamedTuple):
+class EventPositions(NamedTuple):
     """Each event's bounded time, stream time after it, and its position in its log."""
 
     time_ms: F64
@@ -156,7 +156,7 @@ def allowance(day: float, alerts_per_day: float, shards: int, shard: int) -> flo
 
 
 @kernel
-def _begin_day(now: F64, limits: Limits) -> None:
+def _begin_day(now: F64, limits: PolicyLimits) -> None:
     """Begin the allowance of stream time's day, where that day has changed."""
     day = floor(now[STREAM_MS] / DAY_MS)
     if day != now[DAY]:
@@ -168,7 +168,7 @@ def _begin_day(now: F64, limits: Limits) -> None:
 
 
 @kernel
-def _allowed(now: F64, time_ms: float, limits: Limits, weight: float) -> float:
+def _allowed(now: F64, time_ms: float, limits: PolicyLimits, weight: float) -> float:
     """The p-value at which honest traffic alone would just use the budget. time_ms: stream time,
     which may have been set back once."""
     if now[STREAM_MS] < 0.0:
@@ -188,18 +188,18 @@ def _allowed(now: F64, time_ms: float, limits: Limits, weight: float) -> float:
 
 
 @kernel
-def _due(mine: F64, score: float, time_ms: float, limits: Limits) -> int:
+def _due(incident: F64, score: float, time_ms: float, limits: PolicyLimits) -> int:
     """The activity of an event beyond the threshold, given its entity's incident, while the budget
     is not used up."""
-    quiet = time_ms - mine[LAST_MS] > limits.incident_gap_ms
-    if mine[REVISION] == 0.0 or quiet:
+    quiet = time_ms - incident[LAST_MS] > limits.incident_gap_ms
+    if incident[REVISION] == 0.0 or quiet:
         return OPENED
-    doubled = mine[SUPPRESSED] + 1.0 >= mine[NEXT_DOUBLING]
-    return UPDATED if doubled or score >= mine[PEAK] + ESCALATION else COUNTED
+    doubled = incident[SUPPRESSED_COUNT] + 1.0 >= incident[NEXT_DOUBLING]
+    return UPDATED if doubled or score >= incident[PEAK] + ESCALATION else SUPPRESSED
 
 
 @kernel
-def _spend(stream: Stream, score: float, warm: bool) -> None:
+def _spend(stream: PolicyState, score: float, warm: bool) -> None:
     """Take a published alert from the day's allowance."""
     now = stream.now
     if warm:
@@ -212,16 +212,16 @@ def _spend(stream: Stream, score: float, warm: bool) -> None:
 
 @kernel
 def decide(
-    mine: F64,
+    incident: F64,
     i: int,
-    positions: Positions,
+    positions: EventPositions,
     p: float,
     weight: float,
     warm: bool,
     again: bool,
-    limits: Limits,
-    stream: Stream,
-    out: Decided,
+    limits: PolicyLimits,
+    stream: PolicyState,
+    out: PolicyOutcome,
 ) -> int:
     """What becomes of event i, into `out`. mine: float64[WORDS], its entity's incident. weight: how
     many events it represents. warm: enough was learned before it. again: it was held back before,
@@ -232,31 +232,31 @@ def decide(
     what = QUIET
     if p <= out.threshold[i]:
         score = -log10(max(p, P_MIN))
-        what = _due(mine, score, time_ms, limits)
-        if what != COUNTED and now[SPENT if warm else SPENT_WARMING] >= now[ALLOWED]:
-            what = OVER_BUDGET if what == OPENED else COUNTED
+        what = _due(incident, score, time_ms, limits)
+        if what != SUPPRESSED and now[SPENT if warm else SPENT_WARMING] >= now[ALLOWED]:
+            what = OVER_BUDGET if what == OPENED else SUPPRESSED
             if not again:
                 stream.held[HELD_BACK] += 1
                 stream.held[DISPLACED] += 1 if score > now[WEAKEST] else 0
         if what == OPENED:
-            mine[:] = 0.0
-            mine[FIRST_MS] = time_ms
-            mine[SOURCE] = positions.source[i]
-            mine[OFFSET] = positions.offset[i]
-            mine[NEXT_DOUBLING] = DOUBLING_FIRST
-        if what == COUNTED:
-            mine[SUPPRESSED] += 1.0
+            incident[:] = 0.0
+            incident[FIRST_MS] = time_ms
+            incident[SOURCE] = positions.source[i]
+            incident[OFFSET] = positions.offset[i]
+            incident[NEXT_DOUBLING] = DOUBLING_FIRST
+        if what == SUPPRESSED:
+            incident[SUPPRESSED_COUNT] += 1.0
         if what != OVER_BUDGET:
-            mine[LAST_MS] = max(mine[LAST_MS], time_ms)
+            incident[LAST_MS] = max(incident[LAST_MS], time_ms)
         if what in (OPENED, UPDATED):
             out.held_back[i] = stream.held[HELD_BACK]
             _spend(stream, score, warm)
-            mine[REVISION] += 1.0
-            mine[PEAK] = max(mine[PEAK], score)
-            while mine[SUPPRESSED] + 1.0 >= mine[NEXT_DOUBLING]:
-                mine[NEXT_DOUBLING] *= 2.0
+            incident[REVISION] += 1.0
+            incident[PEAK] = max(incident[PEAK], score)
+            while incident[SUPPRESSED_COUNT] + 1.0 >= incident[NEXT_DOUBLING]:
+                incident[NEXT_DOUBLING] *= 2.0
             for k in range(WORDS):
-                out.incident[i, k] = mine[k]
+                out.incident[i, k] = incident[k]
     out.activity[i] = what
     if not (again and what == OVER_BUDGET):
         stream.activities[what] += 1
@@ -268,16 +268,16 @@ def decide(
 def _process(
     words: F64,
     at: int,
-    events: Admitted,
-    positions: Positions,
+    events: AdmittedEvents,
+    positions: EventPositions,
     p: F64,
     warm: Bools,
-    limits: Limits,
-    stream: Stream,
-    out: Decided,
+    limits: PolicyLimits,
+    stream: PolicyState,
+    out: PolicyOutcome,
 ) -> None:
     for i in range(len(p)):
-        mine = words[events.row[i], at : at + WORDS]
+        incident = words[events.row[i], at : at + WORDS]
         if events.fresh[i]:
-            mine[:] = 0.0
-        decide(mine, i, positions, p[i], 1.0, warm[i], False, limits, stream, out)
+            incident[:] = 0.0
+        decide(incident, i, positions, p[i], 1.0, warm[i], False, limits, stream, out)

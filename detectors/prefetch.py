@@ -16,7 +16,7 @@ from schemas.columns import F64
 
 LINE_WORDS: Final = 8
 """Of a cache line."""
-TO_READ, KEPT, DATA = 0, 3, 1
+TO_READ, CHECKPOINTS_KEPT, DATA = 0, 3, 1
 """What LLVM's prefetch is told, as its language reference has it."""
 
 
@@ -33,7 +33,7 @@ def _prefetch(_: Any, array: Any, place: Any) -> Any:
         word = ir.IntType(32)
         taking = ir.FunctionType(ir.VoidType(), [pointer.type, word, word, word])
         call = tools.get_or_insert_function(builder.module, taking, "llvm.prefetch.p0")
-        builder.call(call, [pointer, word(TO_READ), word(KEPT), word(DATA)])
+        builder.call(call, [pointer, word(TO_READ), word(CHECKPOINTS_KEPT), word(DATA)])
         return target.get_dummy_value()
 
     return types.void(array, place), generate

@@ -22,8 +22,8 @@ from typing import Final
 from detectors.decay import HOUR_MS
 from detectors.kernels import kernel
 
-WRONG_SHARE: Final = 0.2
-WRONG_MEMORY: Final = 10_000.0
+MODEL_WRONG_SHARE: Final = 0.2
+SHARE_MEMORY: Final = 10_000.0
 """Events after which a share is forgotten: two thousand strange ones in a row are a burst yet."""
 TOKENS_PER_HOUR: Final = 3.0
 TOKENS_PER_EVENT: Final = 0.02
@@ -33,12 +33,12 @@ price depends on how strange it is, shares only the hour's."""
 
 
 @kernel
-def followed(share: float, strange: bool) -> float:
+def update_share(share: float, strange: bool) -> float:
     """The decayed share of strange events, with one more event."""
-    return share + ((1.0 if strange else 0.0) - share) / WRONG_MEMORY
+    return share + ((1.0 if strange else 0.0) - share) / SHARE_MEMORY
 
 
 @kernel
-def earned(tokens: float, since_ms: float, per_event: float, per_hour: float, most: float) -> float:
+def earn_tokens(tokens: float, since_ms: float, per_event: float, per_hour: float, most: float) -> float:
     """An entity's tokens at its next event."""
     return min(tokens + per_event + per_hour * since_ms / HOUR_MS, most)

@@ -25,7 +25,7 @@ Duration = Annotated[
 Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,62}\Z", description="lower_case name")]
 P_MAX: Final = 0.01
 """Largest p-value that may alert: beyond it nothing is explained."""
-Where = dict[str, str | list[str]]
+EventFilter = dict[str, str | list[str]]
 """Event fields (and `type`) → the value, or the values, that the event must have; "": absent."""
 
 
@@ -60,8 +60,8 @@ class FeatureSpec(Spec, frozen=True, kw_only=True):
     field: str | None = None
     half_life: Duration | None = None
     against: Duration | None = None
-    where: Where = msgspec.field(default_factory=dict)
-    of: Where = msgspec.field(default_factory=dict)
+    where: EventFilter = msgspec.field(default_factory=dict)
+    of: EventFilter = msgspec.field(default_factory=dict)
     side: Literal["high", "low", "both"] | None = None
     scale: Literal["log", "root"] = "log"
 

@@ -31,19 +31,19 @@ STATE_VERSION: Final = 9
 """Raised by one with every change of what a state holds or of what an event does to it: a state of
 another version is never gone on with."""
 
-AboutToWrite = Callable[[str, NDArray[np.int64]], None]
+WriteHook = Callable[[str, NDArray[np.int64]], None]
 """Told the name of a saved array and which of its rows (in any order, some twice, some beyond what
 was saved) are about to be written."""
 
 
-def saved(part: NamedTuple, used: dict[str, int] | None = None) -> Arrays:
+def state_arrays(part: NamedTuple, used: dict[str, int] | None = None) -> Arrays:
     """The part's arrays as they live; of those named in `used` only so many first rows."""
     lengths = used or {}
     arrays: Arrays = part._asdict()
     return {name: array[: lengths.get(name)] for name, array in arrays.items()}
 
 
-def copied(state: Arrays) -> Arrays:
+def copy_arrays(state: Arrays) -> Arrays:
     """The same arrays, which nobody writes to any more."""
     return {name: array.copy() for name, array in state.items()}
 
@@ -68,16 +68,16 @@ def clear(rows: NDArray[Any]) -> None:
             block[:] = np.zeros((), rows.dtype)
 
 
-def under(prefix: str, state: Arrays) -> Arrays:
+def select_prefix(prefix: str, state: Arrays) -> Arrays:
     """The arrays whose names start with `prefix/`, without it."""
     return {n.removeprefix(f"{prefix}/"): a for n, a in state.items() if n.startswith(f"{prefix}/")}
 
 
-def prefixed(parts: dict[str, Arrays]) -> Arrays:
+def add_prefix(parts: dict[str, Arrays]) -> Arrays:
     """Several parts' arrays in one dict, each name behind its part's."""
     return {f"{part}/{name}": a for part, arrays in parts.items() for name, a in arrays.items()}
 
 
-def prefixing(part: str, about_to_write: AboutToWrite) -> AboutToWrite:
-    """What a part is to call with its own names, where its arrays are saved as `prefixed`."""
-    return lambda name, rows: about_to_write(f"{part}/{name}", rows)
+def prefixed_hook(part: str, before_write: WriteHook) -> WriteHook:
+    """What a part is to call with its own names, where its arrays are saved as `add_prefix`."""
+    return lambda name, rows: before_write(f"{part}/{name}", rows)

@@ -12,13 +12,13 @@ UNKNOWN, HONEST, FRAUD = range(-1, 2)
 _NAMES: Final = {"honest": HONEST, "fraud": FRAUD}
 
 
-def is_clear(verdict: pa.StringArray) -> Bools:
+def is_known_verdict(verdict: pa.StringArray) -> Bools:
     """bool[n]: whether these say fraud or honest; whoever says else says nothing of the event."""
     found: Bools = pc.is_in(verdict, pa.array(list(_NAMES))).to_numpy(zero_copy_only=False)
     return found
 
 
-def verdicts(labels: EventBatch) -> I64:
+def verdict_codes(labels: EventBatch) -> I64:
     """int64[n]: what each label says of its event; `UNKNOWN` where it is anything else, or none."""
     code = np.full(len(labels), UNKNOWN)
     if "verdict" in labels.text:

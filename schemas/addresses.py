@@ -12,7 +12,7 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.columns import bytes_of
+from schemas.columns import text_bytes
 
 ADDRESS_CHARACTERS_MAX: Final = 128
 """Longer texts are no addresses, which bounds the memory of the cache."""
@@ -43,9 +43,9 @@ def _address(text: str) -> str | None:
     return str(found.ipv4_mapped or found)
 
 
-def one_form(column: pa.StringArray) -> pa.StringArray:
+def normalise_addresses(column: pa.StringArray) -> pa.StringArray:
     """Each address in its one form; texts that are no address stay as they are. string[n]."""
-    if not (bytes_of(column) == ord(":")).any():
+    if not (text_bytes(column) == ord(":")).any():
         return column  # a port, a zone and every other way to write an address take a colon
     written = pc.match_substring(column, ":").fill_null(False)
     codes = column.filter(written).dictionary_encode()

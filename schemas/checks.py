@@ -12,37 +12,37 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.addresses import one_form
-from schemas.codecs.decoded import Decoded
+from schemas.addresses import normalise_addresses
+from schemas.codecs.decoded import DecodedColumns
 from schemas.columns import F64, I64, U8, Bools, EventBatch
 from schemas.dead_letters import DeadLetterCode, Fault
 from schemas.events import EVENT_ID_BYTES_MAX, FIELDS, TIME_MS_MAX, TIME_MS_MIN, TYPES
 from schemas.records import Records
-from schemas.repairs import Repaired, RepairNotes, fitted, replaced
+from schemas.repairs import FieldRepair, RepairLog, shorten, replace_invalid
 
 _TYPE_NAMES: Final = pa.array(TYPES, pa.string())
 NO_TYPE: Final = 255
 
 
-class Checked(NamedTuple):
+class CheckedBatch(NamedTuple):
     """The events among n decoded records, in their order; the faults of all others, in the order of
     the records; and what was repaired in the events, its rows those of the records."""
 
     events: EventBatch
     faults: list[Fault]
-    repaired: list[Repaired]
+    repaired: list[FieldRepair]
 
 
-def check(decoded: Decoded, records: Records) -> Checked:
+def check(decoded: DecodedColumns, records: Records) -> CheckedBatch:
     """Make events of decoded records. Never raises because of a record's content."""
-    verdicts = _Verdicts(decoded)
-    notes = RepairNotes()
+    verdicts = _Rejections(decoded)
+    notes = RepairLog()
     notes.extend(decoded.repaired)
     event_id = _check_id(verdicts, notes, decoded, records)
     time_ms = _check_time(verdicts, decoded)
     type_code = _check_type(verdicts, decoded)
     text = {
-        name: _fit_text(notes, name, one_form(column) if name == "ip" else column)
+        name: _fit_text(notes, name, normalise_addresses(column) if name == "ip" else column)
         for name, column in decoded.text.items()
     }
     number = {name: _fit_number(notes, name, column) for name, column in decoded.number.items()}
@@ -60,21 +60,21 @@ def check(decoded: Decoded, records: Records) -> Checked:
         None if append_ms is None else append_ms[decoded.rows],
     )
     good = batch if not verdicts.bad.any() else batch.take(np.flatnonzero(~verdicts.bad))
-    return Checked(good, sorted(verdicts.faults), list(verdicts.of_events(notes.repaired())))
+    return CheckedBatch(good, sorted(verdicts.faults), list(verdicts.of_events(notes.repaired())))
 
 
-def entity_id(field: str, text: str) -> str:
+def normalise_entity_id(field: str, text: str) -> str:
     """An entity's id as events have it: an address in its one form, bytes that are not UTF-8 replaced,
     a long text shortened."""
-    column = pa.array([replaced(text)], pa.string())
-    forms = one_form(column) if field == "ip" else column
-    return str(_fit_text(RepairNotes(), field, forms)[0])
+    column = pa.array([replace_invalid(text)], pa.string())
+    forms = normalise_addresses(column) if field == "ip" else column
+    return str(_fit_text(RepairLog(), field, forms)[0])
 
 
-class _Verdicts:
+class _Rejections:
     """Which of the k decoded records are bad, and why; the first verdict on a record stands."""
 
-    def __init__(self, decoded: Decoded) -> None:
+    def __init__(self, decoded: DecodedColumns) -> None:
         self.rows = decoded.rows
         self.faults = list(decoded.faults)
         self.bad: Bools = np.isin(decoded.rows, [fault.row for fault in decoded.faults])
@@ -90,16 +90,16 @@ class _Verdicts:
             self.faults.append(Fault(int(self.rows[i]), code, text))
         self.bad |= wrong
 
-    def of_events(self, repaired: list[Repaired]) -> Iterator[Repaired]:
+    def of_events(self, repaired: list[FieldRepair]) -> Iterator[FieldRepair]:
         """The repairs of positions that are not bad, by their rows."""
         for field, code, positions in repaired:
             good = positions[~self.bad[positions]]
             if len(good):
-                yield Repaired(field, code, self.rows[good])
+                yield FieldRepair(field, code, self.rows[good])
 
 
 def _check_id(
-    verdicts: _Verdicts, notes: RepairNotes, decoded: Decoded, records: Records
+    verdicts: _Rejections, notes: RepairLog, decoded: DecodedColumns, records: Records
 ) -> pa.StringArray:
     if decoded.event_id is None:
         offsets = pa.array(records.offset[decoded.rows]).cast(pa.string())
@@ -110,7 +110,7 @@ def _check_id(
     return _fit_text(notes, "event_id", decoded.event_id)
 
 
-def _check_time(verdicts: _Verdicts, decoded: Decoded) -> I64:
+def _check_time(verdicts: _Rejections, decoded: DecodedColumns) -> I64:
     missing = decoded.time_ms.is_null().to_numpy(zero_copy_only=False)
     verdicts.reject(missing, "missing_time", "time: missing")
     time_ms: I64 = decoded.time_ms.fill_null(TIME_MS_MIN).to_numpy(zero_copy_only=False)
@@ -121,7 +121,7 @@ def _check_time(verdicts: _Verdicts, decoded: Decoded) -> I64:
     return time_ms
 
 
-def _check_type(verdicts: _Verdicts, decoded: Decoded) -> U8:
+def _check_type(verdicts: _Rejections, decoded: DecodedColumns) -> U8:
     place = pc.index_in(decoded.type, value_set=_TYPE_NAMES, skip_nulls=True)
     code: U8 = place.fill_null(NO_TYPE).to_numpy(zero_copy_only=False).astype(np.uint8)
     expected = f"type: expected one of {', '.join(TYPES)}, as it is or by the mapping's values"
@@ -129,7 +129,7 @@ def _check_type(verdicts: _Verdicts, decoded: Decoded) -> U8:
     return code
 
 
-def _fit_number(notes: RepairNotes, name: str, column: pa.DoubleArray) -> F64:
+def _fit_number(notes: RepairLog, name: str, column: pa.DoubleArray) -> F64:
     """The column as float64[k], NaN where it is null or outside the field's range."""
     field = FIELDS[name]
     given: F64 = (column.fill_null(field.low) if column.null_count else column).to_numpy(
@@ -145,7 +145,7 @@ def _fit_number(notes: RepairNotes, name: str, column: pa.DoubleArray) -> F64:
     return np.where(inside, values, np.nan)
 
 
-def _fit_text(notes: RepairNotes, name: str, column: pa.StringArray) -> pa.StringArray:
+def _fit_text(notes: RepairLog, name: str, column: pa.StringArray) -> pa.StringArray:
     """The column with every text within its field's limit."""
     bytes_max = FIELDS[name].bytes_max if name in FIELDS else EVENT_ID_BYTES_MAX
     length = pc.binary_length(column)
@@ -155,5 +155,5 @@ def _fit_text(notes: RepairNotes, name: str, column: pa.StringArray) -> pa.Strin
     wrong = length.fill_null(0).to_numpy(zero_copy_only=False) > bytes_max
     long = np.flatnonzero(wrong)
     notes.add(name, "text_too_long", long)
-    texts = [fitted(name, text, bytes_max) for text in column.take(pa.array(long)).to_pylist()]
+    texts = [shorten(name, text, bytes_max) for text in column.take(pa.array(long)).to_pylist()]
     return pc.replace_with_mask(column, pa.array(wrong), pa.array(texts, pa.string()))

@@ -79,7 +79,7 @@ class EventBatch:
         )
 
 
-def bytes_of(column: pa.StringArray) -> U8:
+def text_bytes(column: pa.StringArray) -> U8:
     """uint8[…]: the bytes of all the texts, one after the other, sharing memory with them."""
     _, offsets, data = column.buffers()
     if data is None or len(column) == 0:
@@ -88,7 +88,7 @@ def bytes_of(column: pa.StringArray) -> U8:
     return np.frombuffer(data, np.uint8)[places[0] : places[-1]]
 
 
-def joined(batches: Sequence[EventBatch]) -> EventBatch:
+def concat_batches(batches: Sequence[EventBatch]) -> EventBatch:
     """One batch of several that have the same sources and the same fields."""
     first, *others = batches
     assert all(other.sources == first.sources for other in others)
@@ -101,11 +101,11 @@ def joined(batches: Sequence[EventBatch]) -> EventBatch:
         pa.concat_arrays([batch.event_id for batch in batches]),
         {name: pa.concat_arrays([batch.text[name] for batch in batches]) for name in first.text},
         {name: np.concatenate([batch.number[name] for batch in batches]) for name in first.number},
-        _joined_append_ms(batches),
+        _concat_append_ms(batches),
     )
 
 
-def _joined_append_ms(batches: Sequence[EventBatch]) -> I64 | None:
+def _concat_append_ms(batches: Sequence[EventBatch]) -> I64 | None:
     if all(batch.append_ms is None for batch in batches):
         return None
     given = ((np.full(len(b), -1) if b.append_ms is None else b.append_ms) for b in batches)

@@ -63,7 +63,7 @@ class Fault(NamedTuple):
     message: str
 
 
-class Example(NamedTuple):
+class RepairExample(NamedTuple):
     """An event of which a field was repaired, as an example: its row in the batch, which field, the
     code, and a message."""
 
@@ -87,7 +87,7 @@ class DeadLetter(NamedTuple):
 
 
 def dead_letter(
-    fault: Fault | Example, value: bytes, headers: Headers, topic: str, partition: int, offset: int
+    fault: Fault | RepairExample, value: bytes, headers: Headers, topic: str, partition: int, offset: int
 ) -> DeadLetter:
     """The dead letter of one record. Same input, same bytes: no clock, no counter.
 
@@ -98,7 +98,7 @@ def dead_letter(
     """
     position = f"{topic}:{partition}:{offset}".encode()
     about: dict[str, bytes] = {
-        DISPOSITION: EVENT_KEPT if isinstance(fault, Example) else DEAD_LETTERED,
+        DISPOSITION: EVENT_KEPT if isinstance(fault, RepairExample) else DEAD_LETTERED,
         "eddy-code": fault.code.encode(),
         "eddy-message": fault.message.encode("utf-8", "replace"),
         "eddy-topic": topic.encode(),
@@ -107,7 +107,7 @@ def dead_letter(
         "eddy-payload-bytes": str(len(value)).encode(),
         "eddy-payload-xxh3-128": xxhash.xxh3_128_hexdigest(value).encode(),
     }
-    if isinstance(fault, Example):
+    if isinstance(fault, RepairExample):
         about["eddy-field"] = fault.field.encode()
     original = [(f"original-{name}", body or b"") for name, body in headers]
     size = accumulate(len(name.encode()) + len(body) for name, body in original)

@@ -9,9 +9,11 @@ from typing import Final, Literal, NamedTuple
 EventType = Literal["transaction", "request", "login", "label", "measurement"]
 TYPES: Final[tuple[EventType, ...]] = ("transaction", "request", "login", "label", "measurement")
 """The types in the order of their codes: `EventBatch.type_code[i]` indexes this tuple."""
+LABEL_TYPE: Final = TYPES.index("label")
+"""The type code of a label."""
 
 
-class Field(NamedTuple):
+class EventField(NamedTuple):
     """One field of an event.
 
     `kind` is "text" (names, ids, categories) or "number"; `low` and `high` bound a number
@@ -29,44 +31,44 @@ class Field(NamedTuple):
 AMOUNT_MAX: Final = 1e12
 """Largest amount in any currency; beyond it float64 cents are no longer exact enough to sum."""
 
-FIELDS: Final[dict[str, Field]] = {
-    "kind": Field("text", "what happened, within the type: order, payment, success, failure, …"),
-    "account": Field("text", "the customer's account"),
-    "device": Field("text", "device fingerprint or id"),
-    "ip": Field("text", "network address the event came from"),
-    "network": Field(
+FIELDS: Final[dict[str, EventField]] = {
+    "kind": EventField("text", "what happened, within the type: order, payment, success, failure, …"),
+    "account": EventField("text", "the customer's account"),
+    "device": EventField("text", "device fingerprint or id"),
+    "ip": EventField("text", "network address the event came from"),
+    "network": EventField(
         "text", "block of addresses that `ip` lies in, such as its first three numbers"
     ),
-    "card": Field("text", "payment card (a token, never a number)"),
-    "seller": Field("text", "seller or merchant"),
-    "product": Field("text", "product"),
-    "terminal": Field("text", "point of sale"),
-    "coupon": Field("text", "coupon or incentive"),
-    "session": Field("text", "session; may be made of address and agent, hence its length", 8192),
-    "currency": Field("text", "ISO 4217 code; amounts compare only within a currency", 16),
-    "country": Field("text", "ISO 3166 code", 64),
-    "channel": Field("text", "app, web, call centre, …"),
-    "user_agent": Field("text", "User-Agent header", 4096),
-    "method": Field("text", "HTTP method", 32),
-    "path": Field("text", "request path with its query", 8192),
-    "referrer": Field("text", "Referer header", 8192),
-    "route": Field("text", "class of the request's path: page, asset, search, …"),
-    "outcome": Field("text", "what came of it, as a class: of the status, of an attempt"),
-    "email": Field("text", "e-mail address", 320),
-    "verdict": Field("text", "a label's verdict: fraud or honest"),
-    "labelled_event_id": Field("text", "the event that a label speaks of"),
-    "amount": Field("number", "money in `currency`", low=-AMOUNT_MAX, high=AMOUNT_MAX),
-    "status": Field("number", "HTTP status", low=0, high=999),
-    "bytes": Field("number", "size of the response", low=0, high=2**53),
-    "item": Field(
+    "card": EventField("text", "payment card (a token, never a number)"),
+    "seller": EventField("text", "seller or merchant"),
+    "product": EventField("text", "product"),
+    "terminal": EventField("text", "point of sale"),
+    "coupon": EventField("text", "coupon or incentive"),
+    "session": EventField("text", "session; may be made of address and agent, hence its length", 8192),
+    "currency": EventField("text", "ISO 4217 code; amounts compare only within a currency", 16),
+    "country": EventField("text", "ISO 3166 code", 64),
+    "channel": EventField("text", "app, web, call centre, …"),
+    "user_agent": EventField("text", "User-Agent header", 4096),
+    "method": EventField("text", "HTTP method", 32),
+    "path": EventField("text", "request path with its query", 8192),
+    "referrer": EventField("text", "Referer header", 8192),
+    "route": EventField("text", "class of the request's path: page, asset, search, …"),
+    "outcome": EventField("text", "what came of it, as a class: of the status, of an attempt"),
+    "email": EventField("text", "e-mail address", 320),
+    "verdict": EventField("text", "a label's verdict: fraud or honest"),
+    "labelled_event_id": EventField("text", "the event that a label speaks of"),
+    "amount": EventField("number", "money in `currency`", low=-AMOUNT_MAX, high=AMOUNT_MAX),
+    "status": EventField("number", "HTTP status", low=0, high=999),
+    "bytes": EventField("number", "size of the response", low=0, high=2**53),
+    "item": EventField(
         "number", "number of what was visited, where ids are numbers in order", low=0, high=2**53
     ),
-    "level": Field(
+    "level": EventField(
         "number", "what was measured: a load, a rate, a temperature", low=-1e18, high=1e18
     ),
-    "utc_offset_min": Field("number", "local time minus UTC, in minutes", low=-1080, high=1080),
-    "latitude": Field("number", "degrees", low=-90, high=90),
-    "longitude": Field("number", "degrees", low=-180, high=180),
+    "utc_offset_min": EventField("number", "local time minus UTC, in minutes", low=-1080, high=1080),
+    "latitude": EventField("number", "degrees", low=-90, high=90),
+    "longitude": EventField("number", "degrees", low=-180, high=180),
 }
 """Every field but `event_id` and `time`, which all events must have. All may be absent."""
 

@@ -17,27 +17,27 @@ import pyarrow.compute as pc
 from schemas.events import FIELDS, FIELDS_OF, TYPES, EventType
 
 CodecName = Literal["json", "access_log"]
-Unit = Literal["ms", "s", "us", "iso"]
-Kind = Literal["text", "choice", "number"]
+TimeUnit = Literal["ms", "s", "us", "iso"]
+ValueKind = Literal["text", "choice", "number"]
 """As what a path is read; a choice is a text that the mapping translates, and may be a boolean."""
 Path = tuple[str, ...]
 """Keys from the record's root inwards."""
 Problem = tuple[str, str]
 """Where (relative to the input, such as "fields.time") and what is wrong there."""
 
-LOG_FIELDS: Final = ("ip", "method", "path", "status", "bytes", "referrer", "user_agent")
+ACCESS_LOG_FIELDS: Final = ("ip", "method", "path", "status", "bytes", "referrer", "user_agent")
 """What a combined access log tells about a request, besides its time; in its mapping these names
 are also the paths."""
 
 
-class Class(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class TextClass(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A class of texts: its name, and the pattern (RE2) that is found somewhere in its members."""
 
     name: str
     pattern: str
 
 
-class Place(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class FieldMapping(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where one field comes from: exactly one of `path`, `constant` and `position`.
 
     path: one path, or several of which the first present wins; with `joined` all that are present,
@@ -53,13 +53,13 @@ class Place(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     joined: bool = False
     constant: str | int | float | None = None
     extract: str | None = None
-    classes: list[Class] = []
+    classes: list[TextClass] = []
     values: dict[str, str] = {}
-    unit: Unit | None = None
+    unit: TimeUnit | None = None
     position: bool = False
 
 
-class TypeAt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class TypeLocation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where records of several types say which they are: a field (a path) or a header.
 
     values: their name → ours; others pass as they are, and must then be one of Eddy's types.
@@ -70,14 +70,14 @@ class TypeAt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     values: dict[str, EventType] = {}
 
 
-TypeSpec = EventType | TypeAt
-FieldsSpec = dict[str, str | list[str] | Place]
+TypeSpec = EventType | TypeLocation
+FieldMappings = dict[str, str | list[str] | FieldMapping]
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class CompiledField:
     """Compiled place: the first present of `paths`, or all of them `joined`; without paths,
-    `constant`. extract, classes (name, pattern), values: see `Place`, in that order."""
+    `constant`. extract, classes (name, pattern), values: see `FieldMapping`, in that order."""
 
     paths: tuple[Path, ...] = ()
     constant: str | int | float | None = None
@@ -92,7 +92,7 @@ class Source:
         return self.joined or self.extract is not None or bool(self.classes)
 
     @property
-    def kind(self) -> Kind | None:
+    def kind(self) -> ValueKind | None:
         """As what its paths are read, where the field does not say it."""
         return "choice" if self.values else "text" if self.derived else None
 
@@ -105,18 +105,18 @@ class Mapping:
     only translates. fields: in the order of `events.FIELDS`, only what is wanted.
     """
 
-    event_id: Source | None
-    time: Source
-    unit: Unit
-    type: Source
+    event_id: CompiledField | None
+    time: CompiledField
+    unit: TimeUnit
+    type: CompiledField
     type_header: str | None
-    fields: dict[str, Source]
+    fields: dict[str, CompiledField]
 
-    def leaves(self) -> dict[Path, Kind]:
+    def leaves(self) -> dict[Path, ValueKind]:
         """Every path that is read, and as what."""
-        reads: list[tuple[Source, Kind]] = [
+        reads: list[tuple[CompiledField, ValueKind]] = [
             (self.type, "text"),
-            (self.event_id or Source(), "text"),
+            (self.event_id or CompiledField(), "text"),
             (self.time, "text" if self.unit == "iso" else "number"),
             *((source, source.kind or FIELDS[name].kind) for name, source in self.fields.items()),
         ]
@@ -139,16 +139,16 @@ def parse_path(text: str) -> Path:
     return keys
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest_hint(name: str, known: Iterable[str]) -> str:
     """A hint "; nearest: …" at the known name that looks most like this one; may be empty."""
     close = get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; nearest: {close[0]}" if close else ""
 
 
-def available(codec: CodecName, type_spec: TypeSpec | None, fields: FieldsSpec | None) -> list[str]:
+def available_fields(codec: CodecName, type_spec: TypeSpec | None, fields: FieldMappings | None) -> list[str]:
     """The event fields that an input can fill, in the order of `events.FIELDS`."""
     if codec == "access_log":
-        return [name for name in FIELDS if name in LOG_FIELDS or name in (fields or {})]
+        return [name for name in FIELDS if name in ACCESS_LOG_FIELDS or name in (fields or {})]
     if fields is not None:
         return [name for name in FIELDS if name in fields]
     if isinstance(type_spec, str):
@@ -159,38 +159,38 @@ def available(codec: CodecName, type_spec: TypeSpec | None, fields: FieldsSpec |
 def compile_mapping(
     codec: CodecName,
     type_spec: TypeSpec | None,
-    fields: FieldsSpec | None,
+    fields: FieldMappings | None,
     wanted: Iterable[str],
 ) -> Mapping:
-    """The mapping of an input whose declaration has no `problems`, reduced to wanted fields.
+    """The mapping of an input whose declaration has no `mapping_problems`, reduced to wanted fields.
 
     Without `fields` it is the identity: Eddy's own names, `time` in milliseconds, the type in
     `type`. An access log has the fields that it has, the type request, and ids by position; its
     `fields` are made of those.
     """
-    names = [name for name in available(codec, type_spec, fields) if name in set(wanted)]
-    given: FieldsSpec = {name: name for name in ("event_id", "time", *names)}
+    names = [name for name in available_fields(codec, type_spec, fields) if name in set(wanted)]
+    given: FieldMappings = {name: name for name in ("event_id", "time", *names)}
     if fields is not None:
         given = {**given, **fields} if codec == "access_log" else fields
     id_place, time_place = _place(given["event_id"]), _place(given["time"])
     positional = codec == "access_log" or id_place.position
     if type_spec is None:
-        type_spec = "request" if codec == "access_log" else TypeAt(field="type")
+        type_spec = "request" if codec == "access_log" else TypeLocation(field="type")
     return Mapping(
         event_id=None if positional else _source(id_place),
         time=_source(time_place),
         unit=time_place.unit or "ms",
         type=_type_source(type_spec),
-        type_header=type_spec.header if isinstance(type_spec, TypeAt) else None,
+        type_header=type_spec.header if isinstance(type_spec, TypeLocation) else None,
         fields={name: _source(_place(given[name])) for name in names},
     )
 
 
-def problems(
-    codec: CodecName, type_spec: TypeSpec | None, fields: FieldsSpec | None
+def mapping_problems(
+    codec: CodecName, type_spec: TypeSpec | None, fields: FieldMappings | None
 ) -> list[Problem]:
     """Everything that is wrong with a mapping's declaration."""
-    found = list(_type_problems(type_spec)) if isinstance(type_spec, TypeAt) else []
+    found = list(_type_problems(type_spec)) if isinstance(type_spec, TypeLocation) else []
     if codec == "access_log":
         if type_spec not in (None, "request"):
             found.append(("type", "an access log holds requests; remove it"))
@@ -201,7 +201,7 @@ def problems(
     for name in ("event_id", "time"):
         if name not in fields:
             found.append((f"fields.{name}", f"missing; expected where an event's {name} is found"))
-    places: dict[str, Place] = {}
+    places: dict[str, FieldMapping] = {}
     for name, place in ((name, _place(spec)) for name, spec in fields.items()):
         wrong = list(_place_problems(name, place))
         found += ((f"fields.{name}", text) for text in wrong)
@@ -211,12 +211,12 @@ def problems(
     return [*found, *_clashes(sound, places)]
 
 
-def _place(spec: str | list[str] | Place) -> Place:
-    return spec if isinstance(spec, Place) else Place(path=spec)
+def _place(spec: str | list[str] | FieldMapping) -> FieldMapping:
+    return spec if isinstance(spec, FieldMapping) else FieldMapping(path=spec)
 
 
-def _source(place: Place) -> Source:
-    return Source(
+def _source(place: FieldMapping) -> CompiledField:
+    return CompiledField(
         paths=tuple(parse_path(text) for text in _paths(place.path)),
         constant=place.constant,
         values=place.values,
@@ -226,42 +226,42 @@ def _source(place: Place) -> Source:
     )
 
 
-def _type_source(spec: TypeSpec) -> Source:
+def _type_source(spec: TypeSpec) -> CompiledField:
     if isinstance(spec, str):
-        return Source(constant=spec)
-    return Source(tuple(parse_path(text) for text in _paths(spec.field)), values=dict(spec.values))
+        return CompiledField(constant=spec)
+    return CompiledField(tuple(parse_path(text) for text in _paths(spec.field)), values=dict(spec.values))
 
 
 def _paths(path: str | list[str] | None) -> list[str]:
     return [] if path is None else [path] if isinstance(path, str) else path
 
 
-def _type_problems(spec: TypeAt) -> Iterator[Problem]:
+def _type_problems(spec: TypeLocation) -> Iterator[Problem]:
     if (spec.field is None) == (spec.header is None):
         yield "type", f"expected one of {', '.join(TYPES)}, or either a field or a header"
     yield from (("type.field", text) for text in _path_problems(spec.field))
 
 
-def _log_problems(fields: FieldsSpec) -> Iterator[Problem]:
+def _log_problems(fields: FieldMappings) -> Iterator[Problem]:
     """What is wrong with what is made of an access log's own fields."""
     for name, place in ((name, _place(spec)) for name, spec in fields.items()):
         where = f"fields.{name}"
-        if name in {*LOG_FIELDS, "event_id", "time"}:
+        if name in {*ACCESS_LOG_FIELDS, "event_id", "time"}:
             yield where, "an access log has it of its own; remove it"
             continue
         yield from ((where, text) for text in _place_problems(name, place))
         for path in _paths(place.path):
-            if path not in LOG_FIELDS:
-                expected = ", ".join(LOG_FIELDS)
-                yield where, f"got {path}; expected one of {expected}{nearest(path, LOG_FIELDS)}"
+            if path not in ACCESS_LOG_FIELDS:
+                expected = ", ".join(ACCESS_LOG_FIELDS)
+                yield where, f"got {path}; expected one of {expected}{nearest_hint(path, ACCESS_LOG_FIELDS)}"
         is_number = name in FIELDS and FIELDS[name].kind == "number"
         if is_number and place.path is not None and place.extract is None:
             yield where, "is a number; expected what to extract from the text"
 
 
-def _place_problems(name: str, place: Place) -> Iterator[str]:
+def _place_problems(name: str, place: FieldMapping) -> Iterator[str]:
     if name not in FIELDS and name not in {"event_id", "time"}:
-        yield f"unknown field{nearest(name, ['event_id', 'time', *FIELDS])}"
+        yield f"unknown field{nearest_hint(name, ['event_id', 'time', *FIELDS])}"
         return
     ways = [place.path is not None, place.constant is not None, place.position]
     if sum(ways) != 1:
@@ -287,7 +287,7 @@ def _place_problems(name: str, place: Place) -> Iterator[str]:
         yield "constant: expected a number"
 
 
-def _making_problems(name: str, place: Place) -> Iterator[str]:
+def _making_problems(name: str, place: FieldMapping) -> Iterator[str]:
     """What is wrong with how a field is made of the text at its paths."""
     if not _derived(place):
         return
@@ -307,7 +307,7 @@ def _making_problems(name: str, place: Place) -> Iterator[str]:
         yield f"extract: got '{place.extract}'; expected one named group, as in '/item/(?P<id>\\d+)'"
 
 
-def _derived(place: Place) -> bool:
+def _derived(place: FieldMapping) -> bool:
     return place.joined or place.extract is not None or bool(place.classes)
 
 
@@ -327,14 +327,14 @@ def _path_problems(path: str | list[str] | None) -> Iterator[str]:
             yield str(error)
 
 
-def _clashes(type_spec: TypeSpec | None, places: dict[str, Place]) -> Iterator[Problem]:
+def _clashes(type_spec: TypeSpec | None, places: dict[str, FieldMapping]) -> Iterator[Problem]:
     """Paths that cannot both be read: one as a value that the other goes through, or is typed."""
     reads = {
         f"fields.{name}": (_paths(place.path), _kind(name, place)) for name, place in places.items()
     }
-    if isinstance(type_spec, TypeAt):
+    if isinstance(type_spec, TypeLocation):
         reads["type.field"] = (_paths(type_spec.field), "text")
-    seen: dict[Path, tuple[str, Kind]] = {}
+    seen: dict[Path, tuple[str, ValueKind]] = {}
     for where, (texts, kind) in reads.items():
         for text, path in ((text, parse_path(text)) for text in texts):
             for other, (owner, other_kind) in seen.items():
@@ -350,7 +350,7 @@ def _clashes(type_spec: TypeSpec | None, places: dict[str, Place]) -> Iterator[P
             seen.setdefault(path, (where, kind))
 
 
-def _kind(name: str, place: Place) -> Kind:
+def _kind(name: str, place: FieldMapping) -> ValueKind:
     if name == "event_id" or (name == "time" and place.unit == "iso") or _derived(place):
         return "text"
     return "number" if name == "time" else FIELDS[name].kind

@@ -36,7 +36,7 @@ REPLACEMENT: Final = "\ufffd"
 _NOT_UTF8: Final = re.compile("[\ud800-\udfff]")
 
 
-class Repaired(NamedTuple):
+class FieldRepair(NamedTuple):
     """A field that was repaired in some records. rows: int64, ascending, each once."""
 
     field: str
@@ -44,7 +44,7 @@ class Repaired(NamedTuple):
     rows: I64
 
 
-class RepairNotes:
+class RepairLog:
     """Collects the rows in which fields were repaired."""
 
     def __init__(self) -> None:
@@ -55,31 +55,31 @@ class RepairNotes:
         if len(rows):
             self._rows.setdefault((field, code), []).append(rows)
 
-    def extend(self, repaired: Iterable[Repaired]) -> None:
+    def extend(self, repaired: Iterable[FieldRepair]) -> None:
         """Note several repairs."""
         for one in repaired:
             self.add(*one)
 
-    def repaired(self) -> list[Repaired]:
+    def repaired(self) -> list[FieldRepair]:
         """All repairs, by field in the order of `REPAIRABLE`, then by code."""
         found = [
-            Repaired(*key, np.unique(np.concatenate(rows))) for key, rows in self._rows.items()
+            FieldRepair(*key, np.unique(np.concatenate(rows))) for key, rows in self._rows.items()
         ]
         return sorted(found, key=lambda one: (REPAIRABLE.index(one.field), CODES.index(one.code)))
 
 
-def replaced(text: str) -> str:
+def replace_invalid(text: str) -> str:
     """The text with U+FFFD for every lone surrogate, which is also how `surrogateescape` marks a
     byte that is not UTF-8."""
     return _NOT_UTF8.sub(REPLACEMENT, text)
 
 
-def text_of(raw: bytes) -> str:
+def decode_text(raw: bytes) -> str:
     """The bytes as text, with U+FFFD for each byte that is not UTF-8."""
-    return replaced(raw.decode("utf-8", "surrogateescape"))
+    return replace_invalid(raw.decode("utf-8", "surrogateescape"))
 
 
-def fitted(field: str, text: str, bytes_max: int) -> str:
+def shorten(field: str, text: str, bytes_max: int) -> str:
     """A text longer than its field's limit, made to fit: cut at a character, or, where it names
     something, shortened so that it stays that one thing and becomes no other.
 
@@ -93,7 +93,7 @@ def fitted(field: str, text: str, bytes_max: int) -> str:
     return f"{raw[:ID_PREFIX_BYTES].decode('utf-8', 'ignore')}~{digest}"
 
 
-def message(field: str, code: RepairCode) -> str:
+def repair_message(field: str, code: RepairCode) -> str:
     """What was wrong with a field, what was expected, and what the event has instead."""
     if code == "not_utf8":
         return f"{field}: expected UTF-8; each other byte is replaced by U+FFFD"

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from detectors import policy
-from detectors.explain import short, surprise
+from detectors.explain import six_digits, score_of_p
 from detectors.hashing import HashKey, hash_text, pseudonym
-from detectors.policy import Decided
+from detectors.policy import PolicyOutcome
 from detectors.spec import PolicySpec, seconds
 from schemas.alerts import (
     Action,
@@ -31,7 +31,7 @@ from schemas.alerts import (
 )
 from schemas.columns import EventBatch
 from schemas.events import ENTITY_FIELDS
-from stream.clock import ms_of, text_of
+from stream.clock import parse_time_ms, format_time_ms
 
 Mode = Literal["live", "shadow", "replay"]
 
@@ -66,10 +66,10 @@ class RunInfo:
     def is_stale(self, event_time_ms: int, now: str) -> bool:
         """Whether an alert that is published now is too late to be enforced."""
         after_ms = self.stale_after_ms
-        return after_ms is not None and ms_of(now) - event_time_ms > after_ms
+        return after_ms is not None and parse_time_ms(now) - event_time_ms > after_ms
 
 
-class Origin(NamedTuple):
+class AlertOrigin(NamedTuple):
     """Which stage raises alerts, and under what. entity: the field of an event that names whom they
     are about. shards: the number of its shards, which share the budget."""
 
@@ -80,7 +80,7 @@ class Origin(NamedTuple):
     shards: int
 
 
-class Reasons(NamedTuple):
+class AlertRationale(NamedTuple):
     """What a stage says of an event that alarms. reason: what says most; warm: enough was learned
     before it."""
 
@@ -93,9 +93,9 @@ class Reasons(NamedTuple):
     counterfactual: list[str] | None
 
 
-def published(decided: Decided) -> list[int]:
+def alerting_rows(policy_outcome: PolicyOutcome) -> list[int]:
     """The events of a batch on which there is an alert."""
-    found = (decided.activity == policy.OPENED) | (decided.activity == policy.UPDATED)
+    found = (policy_outcome.activity == policy.OPENED) | (policy_outcome.activity == policy.UPDATED)
     return [i for i, is_published in enumerate(found.tolist()) if is_published]
 
 
@@ -112,7 +112,7 @@ class Identity(NamedTuple):
     mode: Literal["live", "shadow"]
 
 
-class Teller:
+class AlertBuilder:
     """Makes alerts of events. reveal: entity fields whose raw ids may be shown."""
 
     def __init__(
@@ -125,66 +125,66 @@ class Teller:
 
     def alert(
         self,
-        origin: Origin,
+        origin: AlertOrigin,
         batch: EventBatch,
         row: int,
-        who: str,
-        decided: Decided,
+        entity_pseudonym: str,
+        policy_outcome: PolicyOutcome,
         i: int,
-        reasons: Reasons,
+        rationale: AlertRationale,
     ) -> Alert:
         """The alert on the event in a row of the batch, as it was decided under i.
 
         who: the pseudonym of its entity, which names the incident whether the id is shown or not.
         """
-        incident = decided.incident[i]
+        incident = policy_outcome.incident[i]
         revision = int(incident[policy.REVISION])
-        activity: Activity = "opened" if decided.activity[i] == policy.OPENED else "updated"
+        activity: Activity = "opened" if policy_outcome.activity[i] == policy.OPENED else "updated"
         evidence = self.evidence(batch, row)
         at = evidence.topic, evidence.partition, evidence.offset
         opened_at = *batch.sources[int(incident[policy.SOURCE])], int(incident[policy.OFFSET])
-        score = surprise(reasons.p_value)
+        score = score_of_p(rationale.p_value)
         action = origin.policy.action
         return Alert(
-            alert_id=stable_id(*self.identity, *at, origin.name, who, reasons.detector, revision),
+            alert_id=stable_id(*self.identity, *at, origin.name, entity_pseudonym, rationale.detector, revision),
             source=alert_source(*self.identity, origin.name),
             revision=revision,
             activity=activity,
-            run=self.run(reasons.warm, int(batch.time_ms[row])),
+            run=self.run(rationale.warm, int(batch.time_ms[row])),
             monitor=origin.name,
-            detector=reasons.detector,
+            detector=rationale.detector,
             fingerprint=origin.fingerprint,
             entity=self.entity(origin.entity, batch, row),
             related=self.related(origin.entity, batch, row),
             event_time_ms=int(batch.time_ms[row]),
-            window_s=reasons.window_s,
-            score=short(score),
-            p_value=short(reasons.p_value),
-            threshold=short(float(decided.threshold[i])),
+            window_s=rationale.window_s,
+            score=six_digits(score),
+            p_value=six_digits(rationale.p_value),
+            threshold=six_digits(float(policy_outcome.threshold[i])),
             severity=severity(score),
-            alerts_per_day=short(origin.policy.alerts_per_day),
-            budget_per_day=short(origin.policy.alerts_per_day / origin.shards),
-            budget_used=short(float(decided.budget_used[i])),
-            held_back=int(decided.held_back[i]),
-            contributions=reasons.contributions,
-            counterfactual=reasons.counterfactual,
-            incident_id=stable_id(*self.identity, *opened_at, origin.name, who),
-            dedup_key=stable_id(*self.identity, origin.name, who),
-            suppressed=int(incident[policy.SUPPRESSED]),
+            alerts_per_day=six_digits(origin.policy.alerts_per_day),
+            budget_per_day=six_digits(origin.policy.alerts_per_day / origin.shards),
+            budget_used=six_digits(float(policy_outcome.budget_used[i])),
+            held_back=int(policy_outcome.held_back[i]),
+            contributions=rationale.contributions,
+            counterfactual=rationale.counterfactual,
+            incident_id=stable_id(*self.identity, *opened_at, origin.name, entity_pseudonym),
+            dedup_key=stable_id(*self.identity, origin.name, entity_pseudonym),
+            suppressed=int(incident[policy.SUPPRESSED_COUNT]),
             first_seen_ms=int(incident[policy.FIRST_MS]),
             last_seen_ms=int(incident[policy.LAST_MS]),
             action=Action(
                 type=action.type,
                 scope=origin.entity,
                 ttl_s=int(seconds(action.ttl)),
-                reason_code=f"{origin.name}.{reasons.reason}",
+                reason_code=f"{origin.name}.{rationale.reason}",
             ),
             evidence=[evidence],
         )
 
     def run(self, warm: bool, event_time_ms: int) -> Run:
         """The run, and whether its alert may be enforced. warm: enough was learned."""
-        now = text_of(event_time_ms) if self.info.mode == "replay" else self.info.now()
+        now = format_time_ms(event_time_ms) if self.info.mode == "replay" else self.info.now()
         why_not: str | None = None
         if self.info.mode != "live":
             why_not = self.info.mode
@@ -203,30 +203,30 @@ class Teller:
     def entity(self, field: str, batch: EventBatch, row: int) -> Entity:
         """The entity that an event names in a field."""
         raw: str = batch.text[field][row].as_py()
-        shown = field in self.reveal and _fits(raw)
+        shown = field in self.reveal and _can_be_shown(raw)
         hashed = hash_text(batch.text[field].slice(row, 1), self.key)[0]
         return Entity(type=field, id=raw if shown else pseudonym(hashed), pseudonym=not shown)
 
-    def shown(self, field: str, raw: pa.StringArray) -> pa.StringArray:
+    def display_ids(self, field: str, raw: pa.StringArray) -> pa.StringArray:
         """What may be shown of a column of ids of a field, as `entity` shows each."""
-        if field in self.reveal and _all_fit(raw):
+        if field in self.reveal and _can_all_be_shown(raw):
             return raw
         column = raw.dictionary_encode()
         names, codes = column.dictionary, column.indices
         seen = names.to_pylist()
-        hidden = [field not in self.reveal or not _fits(name) for name in seen]
+        hidden = [field not in self.reveal or not _can_be_shown(name) for name in seen]
         hashed = hash_text(names, self.key)
         rows = zip(seen, hashed, hidden, strict=True)
         return pa.array([pseudonym(h) if hide else n for n, h, hide in rows], pa.string()).take(
             codes
         )
 
-    def related(self, but: str, batch: EventBatch, row: int) -> list[Entity]:
+    def related(self, except_field: str, batch: EventBatch, row: int) -> list[Entity]:
         """The event's other entities, in the order of `ENTITY_FIELDS`."""
         present = [
             field
             for field in ENTITY_FIELDS
-            if field != but and field in batch.text and batch.text[field][row].is_valid
+            if field != except_field and field in batch.text and batch.text[field][row].is_valid
         ]
         return [self.entity(field, batch, row) for field in present[:RELATED_MAX]]
 
@@ -242,12 +242,12 @@ class Teller:
 
     def _event_id(self, batch: EventBatch, row: int) -> str:
         raw: str = batch.event_id[row].as_py()
-        if _fits(raw):
+        if _can_be_shown(raw):
             return raw
         return pseudonym(hash_text(batch.event_id.slice(row, 1), self.key)[0])
 
 
-def _all_fit(raw: pa.StringArray) -> bool:
+def _can_all_be_shown(raw: pa.StringArray) -> bool:
     """Whether ids fit without a doubt: in plain characters, short even if each had to be escaped."""
     longest = pc.max(pc.binary_length(raw)).as_py() or 0
     return (
@@ -255,6 +255,6 @@ def _all_fit(raw: pa.StringArray) -> bool:
     )
 
 
-def _fits(raw: str) -> bool:
+def _can_be_shown(raw: str) -> bool:
     """Whether an id may stand in an alert as it is."""
     return raw.isprintable() and len(msgspec.json.encode(raw)) <= RAW_BYTES_MAX

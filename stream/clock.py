@@ -8,12 +8,12 @@ def now_text() -> str:
     return _text(datetime.now(UTC))
 
 
-def text_of(time_ms: int) -> str:
+def format_time_ms(time_ms: int) -> str:
     """A time in milliseconds since 1970, in the same form."""
     return _text(datetime.fromtimestamp(time_ms / 1000, UTC))
 
 
-def ms_of(text: str) -> int:
+def parse_time_ms(text: str) -> int:
     """Milliseconds since 1970 of an ISO 8601 date or time, UTC where it has no offset. Raises
     ValueError."""
     time = datetime.fromisoformat(text)

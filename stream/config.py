@@ -20,40 +20,40 @@ from detectors.assessment import REPORT_P
 from detectors.features import KINDS
 from detectors.hashing import hash_key, hash_text, pseudonym
 from detectors.models.half_space_trees import RiverTreesSpec, TreesSpec
-from detectors.models.own import OwnSpec
+from detectors.models.own import StandaloneSpec
 from detectors.models.tail import TailSpec
-from detectors.monitor import MonitorSpec, told_names
-from detectors.spec import P_MAX, Duration, FeatureSpec, Name, PolicySpec, Spec, Where
+from detectors.monitor import MonitorSpec, value_names
+from detectors.spec import P_MAX, Duration, FeatureSpec, Name, PolicySpec, Spec, EventFilter
 from detectors.state import STATE_VERSION
 from schemas import mapping
 from schemas.events import ENTITY_FIELDS, FIELDS, TYPES
-from schemas.mapping import CodecName, FieldsSpec, TypeSpec, nearest
-from stream.document import at, build, fill, plain, without_environment
+from schemas.mapping import CodecName, FieldMappings, TypeSpec, nearest_hint
+from stream.document import key_path, build, substitute_environment, plain_texts, hide_environment_values
 from stream.errors import ConfigError
 from stream.kafka.properties import property_problems
-from stream.place import Place
+from stream.place import Location
 
 ROUTE, ASSESS = STAGES = ("route", "assess")
-ALL: Final = "all"
+ALL_MONITORS: Final = "all"
 """What all monitors say together is called that; no monitor is."""
-TOPIC: Final = r"^(?!\.{1,2}\Z)[a-zA-Z0-9._-]{1,249}\Z"
-GROUP: Final = r"^[a-zA-Z0-9._-]{1,200}\Z"
+TOPIC_PATTERN: Final = r"^(?!\.{1,2}\Z)[a-zA-Z0-9._-]{1,249}\Z"
+GROUP_PATTERN: Final = r"^[a-zA-Z0-9._-]{1,200}\Z"
 """Internal topics, transactional ids and the checkpoints' folder are named after the group."""
 LABEL_FIELDS: Final = ("kind", "verdict", "labelled_event_id")
 """What a label says, beside whom it speaks of."""
-TAUGHT: Final = ("verdict", "labelled_event_id")
+LEARNED_LABEL_FIELDS: Final = ("verdict", "labelled_event_id")
 """What of it is learned from."""
-ASSUMED: Final = frozenset({"utc_offset_min", "labelled_event_id"})
+FIELDS_WITH_A_DEFAULT: Final = frozenset({"utc_offset_min", "labelled_event_id"})
 """Fields that are done without where no input maps them: UTC; no label replaces another."""
 
 SECRET_BYTES_MIN: Final = 16
 """The shortest secret that a live worker accepts."""
 
-Topic = Annotated[str, Meta(pattern=TOPIC, description="a topic's name")]
+Topic = Annotated[str, Meta(pattern=TOPIC_PATTERN, description="a topic's name")]
 Host = Annotated[
     str, Meta(pattern=r"^[A-Za-z0-9._:%-]{0,253}\Z", description="a host's name or address")
 ]
-Address = Annotated[
+PathOrUrl = Annotated[
     str,
     Meta(pattern=r"^[^\x00]{1,2000}\Z", description="a path or URL of 1 to 2_000 characters"),
 ]
@@ -74,7 +74,7 @@ class InputSpec(Spec, frozen=True, kw_only=True):
     partitioner: Literal["murmur2", "crc32"] | None = None
     codec: CodecName = "json"
     type: TypeSpec | None = None
-    fields: FieldsSpec | None = None
+    fields: FieldMappings | None = None
     null_values: Annotated[list[str], Meta(max_length=100)] = msgspec.field(default_factory=list)
 
 
@@ -162,10 +162,10 @@ class CheckpointsSpec(Spec, frozen=True, kw_only=True):
     nothing yet goes on from it instead of starting with nothing learned.
     """
 
-    url: Address = ".eddy/checkpoints"
+    url: PathOrUrl = ".eddy/checkpoints"
     interval: Duration = "10min"
     rewind_records_max: Annotated[int, Meta(ge=1, le=10**15)] = 20_000_000
-    start_from: Address | None = None
+    start_from: PathOrUrl | None = None
 
 
 class Config(Spec, frozen=True, kw_only=True):
@@ -179,7 +179,7 @@ class Config(Spec, frozen=True, kw_only=True):
 
     group: Annotated[
         str,
-        Meta(pattern=GROUP, description="1 to 200 letters, digits, dots, underscores and hyphens"),
+        Meta(pattern=GROUP_PATTERN, description="1 to 200 letters, digits, dots, underscores and hyphens"),
     ] = "eddy"
     revision: Annotated[int, Meta(ge=0, le=1_000_000_000)] = 0
     mode: Literal["live", "shadow"] = "live"
@@ -195,7 +195,7 @@ class Config(Spec, frozen=True, kw_only=True):
     checkpoints: CheckpointsSpec = CheckpointsSpec()
 
 
-class Steering(Spec, frozen=True, kw_only=True):
+class StateConfig(Spec, frozen=True, kw_only=True):
     """The settings that determine the learned state, as checkpoints keep them. version: of the state
     that this version of Eddy makes under them. secret: a keyed hash."""
 
@@ -221,7 +221,7 @@ class Log(NamedTuple):
     internal: bool = False
 
 
-class Way(NamedTuple):
+class ReadPath(NamedTuple):
     """Which way a monitor's events take, and why: straight from its one input, or over a log of
     its own, into which they are put by entity. The reports' way to assess likewise."""
 
@@ -249,17 +249,17 @@ def load(path: Path) -> Config:
 def parse(document: dict[str, Any], environment: dict[str, str]) -> Config:
     """The configuration of a parsed document; "${NAME}" is taken from `environment`."""
     problems: list[str] = []
-    filled = _with_outputs(fill(document, environment, problems))
+    filled = _with_outputs(substitute_environment(document, environment, problems))
     partial = build(Config, filled, problems)
     known = [line.split(": ", 1)[0] for line in problems]
     problems += (
         f"{where}: {text}"
-        for where, text in _relations(partial)
-        if not any(_inside(where, one) or _inside(one, where) for one in known)
+        for where, text in _consistency_problems(partial)
+        if not any(_is_within(where, one) or _is_within(one, where) for one in known)
     )
     if problems:
-        raise ConfigError(without_environment(problems, filled))
-    return msgspec.convert(plain(filled), Config)
+        raise ConfigError(hide_environment_values(problems, filled))
+    return msgspec.convert(plain_texts(filled), Config)
 
 
 def _with_outputs(document: dict[str, Any]) -> dict[str, Any]:
@@ -270,12 +270,12 @@ def _with_outputs(document: dict[str, Any]) -> dict[str, Any]:
     return {**document, "outputs": SHADOW_OUTPUTS | given}
 
 
-def _inside(where: str, outer: str) -> bool:
+def _is_within(where: str, outer: str) -> bool:
     """Whether a path is the other one or lies within it."""
     return where == outer or where.startswith((f"{outer}.", f"{outer}["))
 
 
-def fields_wanted(config: Config, input_name: str) -> list[str]:
+def extracted_fields(config: Config, input_name: str) -> list[str]:
     """The event fields of an input that must be extracted, in the order of `events.FIELDS`.
 
     What its monitors read, every entity field that it fills (for related entities), what is at
@@ -285,16 +285,16 @@ def fields_wanted(config: Config, input_name: str) -> list[str]:
     wanted: set[str] = {*ENTITY_FIELDS, "amount"}
     for monitor in config.monitors:
         if input_name in monitor.inputs:
-            wanted |= {name for _, name in _reads(monitor)}
-    if input_name in labels_from(config):
-        wanted |= {*TAUGHT}
+            wanted |= {name for _, name in _fields_read(monitor)}
+    if input_name in learning_inputs(config):
+        wanted |= {*LEARNED_LABEL_FIELDS}
     spec = config.inputs[input_name]
     if spec.type == "label" or "verdict" in wanted or "verdict" in (spec.fields or {}):
         wanted |= set(LABEL_FIELDS)
-    return [n for n in mapping.available(spec.codec, spec.type, spec.fields) if n in wanted]
+    return [n for n in mapping.available_fields(spec.codec, spec.type, spec.fields) if n in wanted]
 
 
-def labels_from(config: Config) -> list[str]:
+def learning_inputs(config: Config) -> list[str]:
     """The inputs whose labels assess learns from."""
     learning = config.assess.learning if config.assess else None
     return learning.inputs if learning else []
@@ -305,61 +305,61 @@ def label_inputs(config: Config) -> list[str]:
     return [name for name, spec in config.inputs.items() if spec.type == "label"]
 
 
-def input_is_read(config: Config, name: str) -> bool:
+def is_input_read(config: Config, name: str) -> bool:
     """Whether a monitor reads an input, or assess learns from its labels."""
-    return any(name in one.inputs for one in config.monitors) or name in labels_from(config)
+    return any(name in one.inputs for one in config.monitors) or name in learning_inputs(config)
 
 
-def entities_of_labels(config: Config, input_name: str) -> list[str]:
+def label_entity_fields(config: Config, input_name: str) -> list[str]:
     """The entity fields that a label from this input must fill for whoever learns from it, in the
     order of `events.FIELDS`; none where nobody reads the input."""
     readers = [monitor for monitor in config.monitors if input_name in monitor.inputs]
-    wanted = {name for monitor in readers for _, name in _reads(monitor)}
-    if config.assess and (readers or input_name in labels_from(config)):
+    wanted = {name for monitor in readers for _, name in _fields_read(monitor)}
+    if config.assess and (readers or input_name in learning_inputs(config)):
         wanted.add(config.assess.subject)
-    filled = fields_wanted(config, input_name)
+    filled = extracted_fields(config, input_name)
     return [name for name in filled if name in wanted and name in ENTITY_FIELDS]
 
 
-def ways(config: Config) -> list[Way]:
+def read_paths(config: Config) -> list[ReadPath]:
     """The way of every monitor, in the order of the configuration."""
-    return [_way(config, monitor) for monitor in config.monitors]
+    return [_read_path(config, monitor) for monitor in config.monitors]
 
 
 def logs(config: Config) -> list[Log]:
     """Every log that the stages read: the inputs', then the internal ones."""
     inputs = (Log(name, spec.topic, spec.partitions) for name, spec in config.inputs.items())
-    internal = (way.internal for way in [*ways(config), assess_way(config)] if way)
+    internal = (read_path.internal for read_path in [*read_paths(config), assess_read_path(config)] if read_path)
     return [*inputs, *(log for log in internal if log)]
 
 
-def assess_way(config: Config) -> Way | None:
+def assess_read_path(config: Config) -> ReadPath | None:
     """The way of the reports to assess; None where nothing is assessed."""
     spec = config.assess
     if spec is None:
         return None
     of_monitors = [name for monitor in config.monitors for name in monitor.inputs]
-    inputs = list(dict.fromkeys([*of_monitors, *labels_from(config)]))
-    direct = all(way.internal is None for way in ways(config))
+    inputs = list(dict.fromkeys([*of_monitors, *learning_inputs(config)]))
+    direct = all(read_path.internal is None for read_path in read_paths(config))
     if direct and len(inputs) == 1 and spec.partitions is None:
         only = config.inputs[inputs[0]]
         if only.partitions == 1 or only.keyed_by == spec.subject:
-            return Way(ASSESS, None, f"its monitors and {spec.subject} read the same log")
+            return ReadPath(ASSESS, None, f"its monitors and {spec.subject} read the same log")
     most = spec.partitions or max(config.inputs[name].partitions for name in inputs)
     reason = f"reports on one {spec.subject} come from several logs"
     if spec.partitions is not None:
         reason = f"partitions = {spec.partitions} asks for it"
-    return Way(ASSESS, Log(ASSESS, f"{config.group}-{ASSESS}-reports", most, True), reason)
+    return ReadPath(ASSESS, Log(ASSESS, f"{config.group}-{ASSESS}-reports", most, True), reason)
 
 
-def fields_used(config: Config, monitor: MonitorSpec) -> list[str]:
+def internal_topic_fields(config: Config, monitor: MonitorSpec) -> list[str]:
     """The event fields that the monitor's internal topic holds, in the order of `events.FIELDS`."""
-    wanted = {*ENTITY_FIELDS, *(name for _, name in _reads(monitor))}
-    filled = {name for one in monitor.inputs for name in fields_wanted(config, one)}
+    wanted = {*ENTITY_FIELDS, *(name for _, name in _fields_read(monitor))}
+    filled = {name for one in monitor.inputs for name in extracted_fields(config, one)}
     return [name for name in FIELDS if name in wanted & filled]
 
 
-def sources(
+def source_partitions(
     config: Config, inputs: Iterable[str], topics: Mapping[str, str]
 ) -> tuple[tuple[str, int], ...]:
     """Every topic and partition that events of these inputs may come from, in that order.
@@ -379,11 +379,11 @@ def fingerprint(config: Config) -> str:
 
     The secret enters as a keyed hash only. Kafka's properties, outputs, mode and worker do not.
     """
-    body = msgspec.json.encode(steering(config), order="deterministic")
+    body = msgspec.json.encode(state_config(config), order="deterministic")
     return xxhash.xxh3_128_hexdigest(body)
 
 
-def weak_secret(config: Config) -> str:
+def secret_problem(config: Config) -> str:
     """The problem with the secret, as a line of an error or a warning; "" where there is none."""
     if len(config.secret.encode()) >= SECRET_BYTES_MIN:
         return ""
@@ -395,9 +395,9 @@ def weak_secret(config: Config) -> str:
     )
 
 
-def steering(config: Config) -> Steering:
+def state_config(config: Config) -> StateConfig:
     """What of the configuration steers the fold."""
-    return Steering(
+    return StateConfig(
         version=STATE_VERSION,
         revision=config.revision,
         monitors=config.monitors,
@@ -409,7 +409,7 @@ def steering(config: Config) -> Steering:
     )
 
 
-def steered(config: Config, by: Steering) -> Config:
+def with_state_config(config: Config, by: StateConfig) -> Config:
     """The configuration, steering as that one did; its secret must be the same."""
     return msgspec.structs.replace(
         config,
@@ -422,7 +422,7 @@ def steered(config: Config, by: Steering) -> Config:
     )
 
 
-def _reads(monitor: MonitorSpec) -> Iterator[tuple[str, str]]:
+def _fields_read(monitor: MonitorSpec) -> Iterator[tuple[str, str]]:
     """Where a monitor names an event field (relative to it), or needs one, and which."""
     yield "entity", monitor.entity
     if monitor.cohort is not None:
@@ -433,31 +433,31 @@ def _reads(monitor: MonitorSpec) -> Iterator[tuple[str, str]]:
         yield from ((f"features[{i}].of.{name}", name) for name in _fields_of(feature.of))
         if feature.field is not None:
             yield f"features[{i}].field", feature.field
-        beside = KINDS[feature.kind].beside if feature.kind in KINDS else ()
+        beside = KINDS[feature.kind].extra_fields if feature.kind in KINDS else ()
         for name in beside:
-            yield "" if name in ASSUMED else f"features[{i}].kind", name
+            yield "" if name in FIELDS_WITH_A_DEFAULT else f"features[{i}].kind", name
         if "amount" in (feature.field, *beside):
             yield "", "currency"
     for i, detector in enumerate(monitor.detectors):
-        if isinstance(detector, OwnSpec):
+        if isinstance(detector, StandaloneSpec):
             for name in detector.fields():
-                yield "" if name in ASSUMED else f"detectors[{i}]", name
+                yield "" if name in FIELDS_WITH_A_DEFAULT else f"detectors[{i}]", name
 
 
-def _fields_of(where: Where) -> list[str]:
+def _fields_of(where: EventFilter) -> list[str]:
     return [name for name in where if name != "type"]
 
 
-def _way(config: Config, monitor: MonitorSpec) -> Way:
-    direct, reason = _direct(config, monitor)
+def _read_path(config: Config, monitor: MonitorSpec) -> ReadPath:
+    direct, reason = _reads_directly(config, monitor)
     if direct:
-        return Way(monitor.name, None, reason)
+        return ReadPath(monitor.name, None, reason)
     most = max(config.inputs[name].partitions for name in monitor.inputs)
     topic = f"{config.group}-{monitor.name}-events"
-    return Way(monitor.name, Log(monitor.name, topic, monitor.partitions or most, True), reason)
+    return ReadPath(monitor.name, Log(monitor.name, topic, monitor.partitions or most, True), reason)
 
 
-def _direct(config: Config, monitor: MonitorSpec) -> tuple[bool, str]:
+def _reads_directly(config: Config, monitor: MonitorSpec) -> tuple[bool, str]:
     """Whether one partition of one log holds all events of each of its entities; and why."""
     names = ", ".join(monitor.inputs)
     if len(monitor.inputs) > 1:
@@ -479,17 +479,17 @@ def _direct(config: Config, monitor: MonitorSpec) -> tuple[bool, str]:
     )
 
 
-def _relations(config: Config) -> Iterator[tuple[str, str]]:
+def _consistency_problems(config: Config) -> Iterator[tuple[str, str]]:
     """What does not fit together: where, and what is wrong."""
     for name, spec in config.inputs.items():
-        yield from _under(f"inputs.{name}", _input_problems(spec))
-    internal = _internal(config)
+        yield from _prefixed(f"inputs.{name}", _input_problems(spec))
+    internal = _internal_logs(config)
     topics = {f"inputs.{name}.topic": spec.topic for name, spec in config.inputs.items()}
     topics |= {where: log.topic for where, log in internal.items()}
     read = {topic: where for where, topic in topics.items()}
-    yield from _twice(topics)
+    yield from _duplicates(topics)
     for where, log in internal.items():
-        if not re.match(TOPIC, log.topic):
+        if not re.match(TOPIC_PATTERN, log.topic):
             yield (
                 where,
                 (
@@ -506,19 +506,19 @@ def _relations(config: Config) -> Iterator[tuple[str, str]]:
         why = "enforcement reads it, and mode is shadow"
         yield "outputs.alerts", f"got {config.outputs.alerts}; expected {expected}: {why}"
     for i, monitor in enumerate(config.monitors):
-        yield from _under(f"monitors[{i}]", _monitor_problems(monitor, config.inputs))
-    yield from _twice({f"monitors[{i}].name": m.name for i, m in enumerate(config.monitors)})
+        yield from _prefixed(f"monitors[{i}]", _monitor_problems(monitor, config.inputs))
+    yield from _duplicates({f"monitors[{i}].name": m.name for i, m in enumerate(config.monitors)})
     for i, name in enumerate(config.reveal):
         if name not in ENTITY_FIELDS:
-            yield f"reveal[{i}]", _not_entity(name)
+            yield f"reveal[{i}]", _not_an_entity_field(name)
     if config.assess and config.assess.subject not in ENTITY_FIELDS:
-        yield "assess.subject", _not_entity(config.assess.subject)
+        yield "assess.subject", _not_an_entity_field(config.assess.subject)
     own, given = config.checkpoints.url, config.checkpoints.start_from
-    if given and Place.of(given).same(Place.of(own)):
+    if given and Location.of(given).is_same_as(Location.of(own)):
         yield "checkpoints.start_from", "is checkpoints.url; expected a place of its own"
     if config.assess and config.assess.learning:
         found = _learning_problems(config, config.assess.subject, config.assess.learning)
-        yield from _under("assess.learning", found)
+        yield from _prefixed("assess.learning", found)
     for line in property_problems(config.kafka):
         where, text = line.split(": ", 1)
         yield where, text
@@ -527,43 +527,43 @@ def _relations(config: Config) -> Iterator[tuple[str, str]]:
 def _learning_problems(
     config: Config, subject: str, learning: LearningSpec
 ) -> Iterator[tuple[str, str]]:
-    yield from _twice({f"inputs[{i}]": name for i, name in enumerate(learning.inputs)})
+    yield from _duplicates({f"inputs[{i}]": name for i, name in enumerate(learning.inputs)})
     for i, name in enumerate(learning.inputs):
         if name not in config.inputs:
-            yield f"inputs[{i}]", f"no input is named {name}{nearest(name, config.inputs)}"
+            yield f"inputs[{i}]", f"no input is named {name}{nearest_hint(name, config.inputs)}"
             continue
         spec = config.inputs[name]
-        filled = mapping.available(spec.codec, spec.type, spec.fields)
-        for needed in (subject, *TAUGHT):
+        filled = mapping.available_fields(spec.codec, spec.type, spec.fields)
+        for needed in (subject, *LEARNED_LABEL_FIELDS):
             if needed not in filled and needed in FIELDS:
                 yield f"inputs[{i}]", f"{name} does not map {needed}, which a label must have"
-    said = [f"{monitor.name}.{name}" for monitor in config.monitors for name in told_names(monitor)]
-    yield from _twice({f"features[{i}]": name for i, name in enumerate(learning.features)})
+    known_features = [f"{monitor.name}.{name}" for monitor in config.monitors for name in value_names(monitor)]
+    yield from _duplicates({f"features[{i}]": name for i, name in enumerate(learning.features)})
     for i, name in enumerate(learning.features):
-        if name not in said:
-            hint = nearest(name, said)
+        if name not in known_features:
+            hint = nearest_hint(name, known_features)
             yield (
                 f"features[{i}]",
                 f"got {name}; expected a monitor's feature, as card.amount{hint}",
             )
 
 
-def _internal(config: Config) -> dict[str, Log]:
+def _internal_logs(config: Config) -> dict[str, Log]:
     """The internal logs of monitors whose inputs are known, by where the monitor stands."""
     known = {
-        f"monitors[{i}]": _way(config, monitor).internal
+        f"monitors[{i}]": _read_path(config, monitor).internal
         for i, monitor in enumerate(config.monitors)
         if monitor.inputs and set(monitor.inputs) <= config.inputs.keys()
     }
-    whole = len(known) == len(config.monitors) and {*labels_from(config)} <= config.inputs.keys()
+    whole = len(known) == len(config.monitors) and {*learning_inputs(config)} <= config.inputs.keys()
     if whole and config.monitors:
-        way = assess_way(config)
-        known |= {ASSESS: way.internal} if way else {}
+        read_path = assess_read_path(config)
+        known |= {ASSESS: read_path.internal} if read_path else {}
     return {where: log for where, log in known.items() if log}
 
 
 def _input_problems(spec: InputSpec) -> Iterator[tuple[str, str]]:
-    yield from mapping.problems(spec.codec, spec.type, spec.fields)
+    yield from mapping.mapping_problems(spec.codec, spec.type, spec.fields)
     if spec.null_values and spec.codec == "access_log":
         yield (
             "null_values",
@@ -573,9 +573,9 @@ def _input_problems(spec: InputSpec) -> Iterator[tuple[str, str]]:
         yield "partitioner", "missing; expected murmur2 or crc32, since keyed_by is given"
     if spec.partitioner is not None and spec.keyed_by is None:
         yield "keyed_by", "missing; expected the field that the partitioner hashes"
-    known = mapping.available(spec.codec, spec.type, spec.fields)
+    known = mapping.available_fields(spec.codec, spec.type, spec.fields)
     if spec.keyed_by is not None and spec.keyed_by not in known:
-        hint = nearest(spec.keyed_by, known)
+        hint = nearest_hint(spec.keyed_by, known)
         yield "keyed_by", f"got {spec.keyed_by}; expected a field that this input maps{hint}"
 
 
@@ -584,46 +584,46 @@ def _monitor_problems(
 ) -> Iterator[tuple[str, str]]:
     for i, name in enumerate(monitor.inputs):
         if name not in inputs:
-            yield f"inputs[{i}]", f"no input is named {name}{nearest(name, inputs)}"
-    yield from _twice({f"inputs[{i}]": name for i, name in enumerate(monitor.inputs)})
+            yield f"inputs[{i}]", f"no input is named {name}{nearest_hint(name, inputs)}"
+    yield from _duplicates({f"inputs[{i}]": name for i, name in enumerate(monitor.inputs)})
     if monitor.name in STAGES:
         yield "name", f"got {monitor.name}; expected another: that stage's counts stand under it"
-    if monitor.name == ALL:
+    if monitor.name == ALL_MONITORS:
         yield "name", f"got {monitor.name}; expected another: what all say together is called that"
     if monitor.entity not in ENTITY_FIELDS:
-        yield "entity", _not_entity(monitor.entity)
+        yield "entity", _not_an_entity_field(monitor.entity)
     if monitor.cohort is not None and (
         monitor.cohort not in FIELDS or FIELDS[monitor.cohort].kind != "text"
     ):
         texts = [name for name, field in FIELDS.items() if field.kind == "text"]
-        hint = nearest(monitor.cohort, texts)
+        hint = nearest_hint(monitor.cohort, texts)
         yield "cohort", f"got {monitor.cohort}; expected a field that is a text{hint}"
-    for alike in (TailSpec, TreesSpec | RiverTreesSpec):
-        places = [i for i, d in enumerate(monitor.detectors) if isinstance(d, alike)]
-        for i in places[1:]:
+    for specs in (TailSpec, TreesSpec | RiverTreesSpec):
+        positions = [i for i, d in enumerate(monitor.detectors) if isinstance(d, specs)]
+        for i in positions[1:]:
             yield (
                 f"detectors[{i}]",
-                f"a monitor has one of its kind, and detectors[{places[0]}] is it",
+                f"a monitor has one of its kind, and detectors[{positions[0]}] is it",
             )
-    yield from _under("where", _where_problems(monitor.where))
+    yield from _prefixed("where", _where_problems(monitor.where))
     for i, feature in enumerate(monitor.features):
-        yield from _under(f"features[{i}]", _feature_problems(feature))
+        yield from _prefixed(f"features[{i}]", _feature_problems(feature))
     for i, detector in enumerate(monitor.detectors):
-        if isinstance(detector, OwnSpec):
+        if isinstance(detector, StandaloneSpec):
             found = (line.split(": ", 1) for line in detector.problems())
-            yield from _under(f"detectors[{i}]", ((where, text) for where, text in found))
+            yield from _prefixed(f"detectors[{i}]", ((where, text) for where, text in found))
     known = [feature.name for feature in monitor.features]
     for i, rule in enumerate(monitor.rules):
         for name in rule.at_least:
             if name not in known:
-                hint = nearest(name, known)
+                hint = nearest_hint(name, known)
                 yield f"rules[{i}].at_least.{name}", f"no feature is named {name}{hint}"
     names = {f"features[{i}].name": f.name for i, f in enumerate(monitor.features)}
     own = enumerate(monitor.detectors)
-    names |= {f"detectors[{i}].name": d.name for i, d in own if isinstance(d, OwnSpec)}
+    names |= {f"detectors[{i}].name": d.name for i, d in own if isinstance(d, StandaloneSpec)}
     names |= {f"rules[{i}].name": rule.name for i, rule in enumerate(monitor.rules)}
-    yield from _twice(names)
-    yield from _unmapped(monitor, [inputs[name] for name in monitor.inputs if name in inputs])
+    yield from _duplicates(names)
+    yield from _unmapped_fields(monitor, [inputs[name] for name in monitor.inputs if name in inputs])
 
 
 def _feature_problems(feature: FeatureSpec) -> Iterator[tuple[str, str]]:
@@ -632,41 +632,41 @@ def _feature_problems(feature: FeatureSpec) -> Iterator[tuple[str, str]]:
             where, text = line.split(": ", 1)
             yield where, text
     else:
-        hint = nearest(feature.kind, KINDS)
+        hint = nearest_hint(feature.kind, KINDS)
         yield "kind", f"got {feature.kind}; expected one of {', '.join(KINDS)}{hint}"
-    yield from _under("where", _where_problems(feature.where))
-    yield from _under("of", _where_problems(feature.of))
+    yield from _prefixed("where", _where_problems(feature.where))
+    yield from _prefixed("of", _where_problems(feature.of))
 
 
-def _where_problems(condition: Where) -> Iterator[tuple[str, str]]:
+def _where_problems(condition: EventFilter) -> Iterator[tuple[str, str]]:
     for name, value in condition.items():
         if name == "type":
             if not set([value] if isinstance(value, str) else value) <= set(TYPES):
                 yield name, f"expected among {', '.join(TYPES)}"
         elif name not in FIELDS:
-            yield name, f"unknown field{nearest(name, ['type', *FIELDS])}"
+            yield name, f"unknown field{nearest_hint(name, ['type', *FIELDS])}"
         elif FIELDS[name].kind != "text":
             yield name, "is a number; expected a field that is a text, or type"
 
 
-def _unmapped(monitor: MonitorSpec, specs: list[InputSpec]) -> Iterator[tuple[str, str]]:
+def _unmapped_fields(monitor: MonitorSpec, specs: list[InputSpec]) -> Iterator[tuple[str, str]]:
     """Fields that a monitor reads and no input of it fills; its entity must be in every input."""
-    filled = [set(mapping.available(spec.codec, spec.type, spec.fields)) for spec in specs]
+    filled = [set(mapping.available_fields(spec.codec, spec.type, spec.fields)) for spec in specs]
     somewhere, everywhere = set().union(*filled), set(FIELDS).intersection(*filled)
-    for where, name in _reads(monitor):
+    for where, name in _fields_read(monitor):
         known = everywhere if where == "entity" else somewhere
         if where and filled and name in FIELDS and name not in known:
             yield (
                 where,
-                f"{name} is not mapped in {', '.join(monitor.inputs)}{nearest(name, known)}",
+                f"{name} is not mapped in {', '.join(monitor.inputs)}{nearest_hint(name, known)}",
             )
 
 
-def _under(where: str, found: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    return ((at(where, inner), text) for inner, text in found)
+def _prefixed(where: str, found: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    return ((key_path(where, inner), text) for inner, text in found)
 
 
-def _twice(names: dict[str, str]) -> Iterator[tuple[str, str]]:
+def _duplicates(names: dict[str, str]) -> Iterator[tuple[str, str]]:
     """Where a name stands that already stands elsewhere."""
     first: dict[str, str] = {}
     for where, name in names.items():
@@ -675,6 +675,6 @@ def _twice(names: dict[str, str]) -> Iterator[tuple[str, str]]:
         first.setdefault(name, where)
 
 
-def _not_entity(name: str) -> str:
+def _not_an_entity_field(name: str) -> str:
     expected = ", ".join(ENTITY_FIELDS)
-    return f"got {name}; expected one of {expected}{nearest(name, ENTITY_FIELDS)}"
+    return f"got {name}; expected one of {expected}{nearest_hint(name, ENTITY_FIELDS)}"

@@ -33,7 +33,7 @@ def check_installed() -> None:
 
 
 @contextmanager
-def opened(folder: Path) -> Iterator["DuckDBPyConnection"]:
+def open_database(folder: Path) -> Iterator["DuckDBPyConnection"]:
     """An empty database that lies in the folder while it is open, and is gone behind.
 
     Raises ExtraMissing; OutputFailure where there is no room.
@@ -49,7 +49,7 @@ def opened(folder: Path) -> Iterator["DuckDBPyConnection"]:
             "preserve_insertion_order": False,  # it costs memory: order is always asked for
         }
         with duckdb.connect(f"{inside}/tables", config=settings) as database:
-            quiet(database)
+            disable_progress_bar(database)
             try:
                 yield database
             except (
@@ -61,42 +61,42 @@ def opened(folder: Path) -> Iterator["DuckDBPyConnection"]:
                 raise OutputFailure(f"{folder}: the tables cannot be written: {reason}") from error
 
 
-def quiet(database: "DuckDBPyConnection") -> None:
+def disable_progress_bar(database: "DuckDBPyConnection") -> None:
     """Let it draw no progress bars of its own."""
     database.execute("SET enable_progress_bar = false")
 
 
-def parquet(path: Path, *, numbered: bool = False) -> str:
+def parquet_source(path: Path, *, numbered: bool = False) -> str:
     """The file as SQL reads it. numbered: with its rows' numbers, `file_row_number`."""
-    quoted = literally(path).replace("'", "''")
+    quoted = escape_glob(path).replace("'", "''")
     return f"read_parquet('{quoted}'{', file_row_number = true' if numbered else ''})"
 
 
-def literally(path: Path) -> str:
+def escape_glob(path: Path) -> str:
     """A path that means this file alone: DuckDB takes *, ? and [ for patterns."""
     return re.sub(r"[*?\[]", r"[\g<0>]", str(path))
 
 
-class Tables:
+class SqlSession:
     """The tables and views of a database, made and read by statements in SQL."""
 
     def __init__(self, database: "DuckDBPyConnection") -> None:
         self._database = database
 
-    def do(self, statement: str) -> None:
+    def execute(self, statement: str) -> None:
         """Make a table or a view."""
         self._database.execute(statement)
 
-    def rows(self, query: str) -> list[tuple[Any, ...]]:
+    def fetch_rows(self, query: str) -> list[tuple[Any, ...]]:
         """The rows of a query with few of them."""
         return self._query(query).fetchall()
 
-    def columns(self, query: str) -> dict[str, Any]:
+    def fetch_columns(self, query: str) -> dict[str, Any]:
         """A query's columns as numpy arrays."""
         table = self._query(query).to_arrow_table()
         return {name: table[name].to_numpy() for name in table.column_names}
 
-    def batches(self, query: str) -> Iterator[pa.RecordBatch]:
+    def fetch_batches(self, query: str) -> Iterator[pa.RecordBatch]:
         """A query's rows, however many, part by part."""
         yield from self._query(query).to_arrow_reader(ROWS_AT_ONCE)
 

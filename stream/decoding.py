@@ -16,23 +16,23 @@ from schemas.columns import I64, EventBatch
 from schemas.dead_letters import Fault
 from schemas.mapping import compile_mapping
 from schemas.records import Records
-from schemas.repairs import Repaired
-from stream.config import Config, InputSpec, LimitsSpec, fields_wanted
+from schemas.repairs import FieldRepair
+from stream.config import Config, InputSpec, LimitsSpec, extracted_fields
 
 
-def codec_of(spec: InputSpec, fields: Sequence[str]) -> Codec:
+def codec_for(spec: InputSpec, fields: Sequence[str]) -> Codec:
     """What decodes an input's records: their times, types and ids, and these fields."""
     return codec_named(spec.codec, compile_mapping(spec.codec, spec.type, spec.fields, fields))
 
 
-class Read(NamedTuple):
+class DecodedBatch(NamedTuple):
     """A batch decoded: its events and its faults, both in the order of their records, and the repairs
     in its events."""
 
     events: EventBatch
     faults: list[Fault]
     tombstones: int
-    repaired: list[Repaired]
+    repaired: list[FieldRepair]
 
 
 class Decoder:
@@ -40,16 +40,16 @@ class Decoder:
 
     def __init__(self, spec: InputSpec, limits: LimitsSpec, fields: Sequence[str]) -> None:
         self._record_bytes_max = limits.record_bytes_max
-        self._codec = codec_of(spec, fields)
+        self._codec = codec_for(spec, fields)
 
-    def read(self, batch: Records) -> Read:
+    def read(self, batch: Records) -> DecodedBatch:
         """The batch's events, and a fault for each record that is none and no tombstone."""
         kept, faults, tombstones = self._screened(batch)
         records = batch if len(kept) == len(batch) else batch.take(kept)
         checked = check(self._codec.decode(records), records)
         found = [fault._replace(row=int(kept[fault.row])) for fault in checked.faults]
         repaired = [one._replace(rows=kept[one.rows]) for one in checked.repaired]
-        return Read(checked.events, sorted(faults + found), tombstones, repaired)
+        return DecodedBatch(checked.events, sorted(faults + found), tombstones, repaired)
 
     def _screened(self, batch: Records) -> tuple[I64, list[Fault], int]:
         """The records to decode, faults of those too large, and the number of tombstones."""
@@ -71,9 +71,9 @@ class SharedDecoder:
 
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
-        self._last: tuple[Records, Read] | None = None
+        self._last: tuple[Records, DecodedBatch] | None = None
 
-    def read(self, batch: Records) -> Read:
+    def read(self, batch: Records) -> DecodedBatch:
         """The batch's events and faults, as `Decoder.read` has them."""
         if self._last is None or self._last[0] is not batch:
             self._last = batch, self._decoder.read(batch)
@@ -82,10 +82,10 @@ class SharedDecoder:
 
 def shared_decoders(configs: Sequence[Config]) -> list[dict[str, SharedDecoder]]:
     """For each configuration a decoder for every input, one for all that read it alike."""
-    shared: dict[HowRead, SharedDecoder] = {}
+    shared: dict[DecodingKey, SharedDecoder] = {}
     found: list[dict[str, SharedDecoder]] = []
     for config in configs:
-        own = {name: how_read(config, name) for name in config.inputs}
+        own = {name: decoding_key(config, name) for name in config.inputs}
         for name, key in own.items():
             if key not in shared:
                 decoder = Decoder(config.inputs[name], config.limits, key.fields)
@@ -94,7 +94,7 @@ def shared_decoders(configs: Sequence[Config]) -> list[dict[str, SharedDecoder]]
     return found
 
 
-class HowRead(NamedTuple):
+class DecodingKey(NamedTuple):
     """Everything on which depends how an input's records are cut and decoded. fields: the event
     fields that are wanted of them, on which it depends what is a fault."""
 
@@ -102,9 +102,9 @@ class HowRead(NamedTuple):
     fields: tuple[str, ...]
 
 
-def how_read(config: Config, input_name: str) -> HowRead:
+def decoding_key(config: Config, input_name: str) -> DecodingKey:
     """How a configuration reads an input."""
     limits = msgspec.structs.replace(config.limits, duplicate_window=2)
     spec = input_name, config.inputs[input_name], limits
-    fields = fields_wanted(config, input_name)
-    return HowRead(msgspec.json.encode(spec, order="sorted"), tuple(fields))
+    fields = extracted_fields(config, input_name)
+    return DecodingKey(msgspec.json.encode(spec, order="sorted"), tuple(fields))

@@ -25,35 +25,35 @@
         ├── Fenced           exit 5       another worker has this worker's id: stop
         └── Fatal            exit 5       nothing that is started anew can mend it
 
-A start anew mends nothing after exit codes 2, 4 and 5, and may after any other (`NOT_MENDED`).
+A start anew mends nothing after exit codes 2, 4 and 5, and may after any other (`NON_RESTARTABLE`).
 Client exceptions are mapped to these at one border (`stream.kafka`), the cause kept.
 """
 
 from typing import Final
 
-from stream.place import without_credentials
+from stream.place import hide_credentials
 
-RESCUE: Final = (
+RELEARN_COMMAND: Final = (
     "eddy replay CONFIG --input 'NAME=kafka://TOPIC?until=OFFSETS' --out FOLDER --save-state URL up to "
     "the committed offsets, then [checkpoints] start_from = URL"
 )
 """Learns again from the log, where no checkpoint is usable."""
 
-NOT_MENDED: Final = frozenset({2, 4, 5})
+NON_RESTARTABLE: Final = frozenset({2, 4, 5})
 """Exit codes after which somebody must act first: a worker started anew would end the same way."""
 
 
 class EddyError(Exception):
-    """Base of all; `exit_code` is the process's, `do` what the operator should do.
+    """Base of all; `exit_code` is the process's, `remedy` what the operator should do.
 
     Credentials in addresses are hidden in every message.
     """
 
     exit_code = 1
-    do = "Read the message; if it does not explain itself, report it as a bug."
+    remedy = "Read the message; if it does not explain itself, report it as a bug."
 
     def __init__(self, message: str) -> None:
-        self.message = without_credentials(message)
+        self.message = hide_credentials(message)
         super().__init__(self.message)
 
 
@@ -61,46 +61,46 @@ class ConfigError(EddyError):
     """The configuration has mistakes; `problems` holds one line each: path, got, expected."""
 
     exit_code = 2
-    do = "Mend each line named."
+    remedy = "Mend each line named."
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
-        self.problems = [without_credentials(line) for line in problems]
+        self.problems = [hide_credentials(line) for line in problems]
 
 
 class InputError(EddyError):
     """A file given to replay cannot be read, or is not what its name says."""
 
     exit_code = 2
-    do = "Mend what the message names; `eddy replay --help` explains every option."
+    remedy = "Mend what the message names; `eddy replay --help` explains every option."
 
 
 class QueryError(EddyError):
     """A question to runs has mistakes, or they cannot answer it."""
 
     exit_code = 2
-    do = "eddy query RUN --columns shows a run's tables and columns; eddy top RUN its entities."
+    remedy = "eddy query RUN --columns shows a run's tables and columns; eddy top RUN its entities."
 
 
 class ExtraMissing(EddyError):
     """The command needs a library that Eddy installs only on request."""
 
     exit_code = 2
-    do = "Install it: pip install 'eddywatch[backtest]'"
+    remedy = "Install it: pip install 'eddywatch[backtest]'"
 
 
 class RetentionGap(EddyError):
     """The log starts later, or ends earlier, than the state behind the committed offset needs."""
 
     exit_code = 4
-    do = "Raise the topic's retention; to start anew on purpose, use another group."
+    remedy = "Raise the topic's retention; to start anew on purpose, use another group."
 
 
 class ForeignOffset(EddyError):
     """The group has a committed offset that says nothing of the state that it stands for."""
 
     exit_code = 4
-    do = "Use a group of Eddy's own; to start anew on purpose, use another group."
+    remedy = "Use a group of Eddy's own; to start anew on purpose, use another group."
 
 
 class ForeignRecord(EddyError):
@@ -110,7 +110,7 @@ class ForeignRecord(EddyError):
     """
 
     exit_code = 4
-    do = (
+    remedy = (
         "Let only Eddy write to its internal topics. After a change of inputs or of version, run "
         "the former one until nothing of it is left."
     )
@@ -120,7 +120,7 @@ class CheckpointPointerLost(EddyError):
     """A committed offset does not name its checkpoint, or checkpoints have no committed offset."""
 
     exit_code = 4
-    do = (
+    remedy = (
         "Somebody reset or removed the group's offsets, or they expired (offsets.retention.minutes). "
         "To start anew on purpose, use another group: internal topics still hold what this one has "
         "sent, and its alerts would be published again."
@@ -131,10 +131,10 @@ class CheckpointCorrupt(EddyError):
     """A checkpoint is missing or not what was written, and nothing earlier can stand in for it."""
 
     exit_code = 4
-    do = (
+    remedy = (
         "See that checkpoints.url names the right, whole store, and restore it. A backup may be used "
         "only under the configuration that the group has now. Without one, learn again from the "
-        f"log: {RESCUE}, and start again; to start with nothing learned, use another group."
+        f"log: {RELEARN_COMMAND}, and start again; to start with nothing learned, use another group."
     )
 
 
@@ -142,19 +142,19 @@ class CheckpointIncompatible(EddyError):
     """A checkpoint is in a format that this version of Eddy cannot read."""
 
     exit_code = 4
-    do = f"Start the version that wrote it; or learn again under this one: {RESCUE}."
+    remedy = f"Start the version that wrote it; or learn again under this one: {RELEARN_COMMAND}."
 
 
 class StateWouldBeDropped(EddyError):
     """The start would drop learned state. lines: each with stage, reason, and argument to allow it."""
 
     exit_code = 4
-    do = (
+    remedy = (
         "Nothing was written. To keep the state, start with the configuration, the secret and the "
         "version of Eddy that it was learned under. To drop it on purpose, add these arguments to "
         "`eddy run`; they drop nothing else, and the checkpoints stay in the store until you delete "
         "them. States are not migrated between versions before 1.0: to learn again from the log, "
-        f"first {RESCUE}, and start with the same arguments."
+        f"first {RELEARN_COMMAND}, and start with the same arguments."
     )
 
     def __init__(self, lines: list[str]) -> None:
@@ -167,7 +167,7 @@ class SavedStateUnusable(EddyError):
     """The state that a replay saved is missing, or is another configuration's or version's."""
 
     exit_code = 4
-    do = (
+    remedy = (
         "Save it anew with this very configuration (eddy replay CONFIG ... --save-state), or take "
         "checkpoints.start_from away to start with nothing learned."
     )
@@ -177,7 +177,7 @@ class PartitionCountChanged(EddyError):
     """The topic has another number of partitions than when the state was learned."""
 
     exit_code = 4
-    do = (
+    remedy = (
         "Entities have moved between partitions. To keep the learned state, stop the group and "
         "replay the inputs into a saved state. In the configuration set another `group` and the "
         "present number of `partitions`, and remove `keyed_by` of an input that grew: its older "
@@ -193,7 +193,7 @@ class ConfigurationSuperseded(EddyError):
     """The group has gone on from this worker's configuration to another one."""
 
     exit_code = 4
-    do = (
+    remedy = (
         "Start this worker with the group's present configuration and secret; to go back on "
         "purpose, raise its `revision`."
     )
@@ -202,21 +202,21 @@ class ConfigurationSuperseded(EddyError):
 class JobLost(EddyError):
     """A process that held shards of a replay is gone, and what they had learned with it."""
 
-    do = "Look whether the system ended it for want of memory; then choose fewer --jobs."
+    remedy = "Look whether the system ended it for want of memory; then choose fewer --jobs."
 
 
 class StoreFailure(EddyError):
     """The checkpoint store cannot be reached, read or written."""
 
     exit_code = 6
-    do = "See that the store named by checkpoints.url is there, has room, and may be written."
+    remedy = "See that the store named by checkpoints.url is there, has room, and may be written."
 
 
 class OutputFailure(EddyError):
     """Results cannot be written: the disk is full, or the folder may not be written."""
 
     exit_code = 6
-    do = "Make room where --out is, or name another folder; partial results were removed."
+    remedy = "Make room where --out is, or name another folder; partial results were removed."
 
 
 class KafkaFailure(EddyError):
@@ -224,24 +224,24 @@ class KafkaFailure(EddyError):
 
     exit_code = 5
     code = ""
-    do = "See the code in the message and the broker's log."
+    remedy = "See the code in the message and the broker's log."
 
 
 class Retriable(KafkaFailure):
     """May succeed when tried again as it is."""
 
     exit_code = 7
-    do = "Eddy tried again until its patience ran out: look at the broker and the network."
+    remedy = "Eddy tried again until its patience ran out: look at the broker and the network."
 
 
 class Abortable(KafkaFailure):
     """The open transaction must be aborted; then it may be tried again with the same outbox."""
 
     exit_code = 7
-    do = "Eddy tried again until its patience ran out: look at the broker and the network."
+    remedy = "Eddy tried again until its patience ran out: look at the broker and the network."
 
 
-class Outlived(KafkaFailure):
+class CommitOutcomeUnknown(KafkaFailure):
     """A transaction was neither committed nor aborted in time, as far as this worker can know.
 
     The broker has decided, or will; the next worker of the slot learns it from the committed
@@ -249,7 +249,7 @@ class Outlived(KafkaFailure):
     """
 
     exit_code = 7
-    do = (
+    remedy = (
         "Start the worker again under the same slot. Where it happens often: look at the brokers' "
         "load, or raise kafka.transaction.timeout.ms."
     )
@@ -258,10 +258,10 @@ class Outlived(KafkaFailure):
 class Fenced(KafkaFailure):
     """A newer worker with the same transactional id, or the same instance id, has taken over."""
 
-    do = "See that no two workers share a slot (--slot, EDDY_SLOT or group.instance.id)."
+    remedy = "See that no two workers share a slot (--slot, EDDY_SLOT or group.instance.id)."
 
 
 class Fatal(KafkaFailure):
     """Retrying cannot help: authorisation, an unknown topic, a client bug."""
 
-    do = "Mend what the message names, then start again."
+    remedy = "Mend what the message names, then start again."

@@ -18,11 +18,11 @@ from typing import Final
 import structlog
 
 from stream.errors import ConfigError
-from stream.metrics import CONTENT_TYPE, Board, State
+from stream.metrics import CONTENT_TYPE, MetricsCollector, WorkerState
 
 log = structlog.stdlib.get_logger(__name__)
 
-ALIVE_S: Final = 120.0
+BEAT_OVERDUE_S: Final = 120.0
 """A loop that has not turned for so long hangs.
 
 While a broker is waited for the pulse beats after every call and before every pause, so that the
@@ -38,67 +38,67 @@ CONNECTIONS_MAX: Final = 32
 REQUEST_S: Final = 5.0
 """From accepting a connection to its last byte."""
 REQUEST_BYTES_MAX: Final = 8 * 1024
-WAITING_MAX: Final = 1_024
+BACKLOG_MAX: Final = 1_024
 """Connections that the kernel keeps until they are accepted; they cost no file descriptor."""
-ACCEPT_AGAIN_S: Final = 0.5
-LOG_S: Final = 60.0
+ACCEPT_RETRY_S: Final = 0.5
+LOG_INTERVAL_S: Final = 60.0
 _PLAIN: Final = "text/plain; charset=utf-8"
 
 Response = tuple[int, str, bytes]
 """Status, content type and body."""
 
 
-class Pulse:
+class WorkerHealth:
     """The state of the worker's loop: when it last turned, what it is doing, when a broker last
     answered, and other reasons not to be ready."""
 
     def __init__(self) -> None:
-        self.state: State = "joining"
-        self.problems: tuple[str, ...] = ()
-        self._at = self._heard_at = time.monotonic()
+        self.state: WorkerState = "joining"
+        self.input_problems: tuple[str, ...] = ()
+        self._at = self._broker_answered_at = time.monotonic()
 
-    def beat(self, state: State | None = None) -> None:
+    def beat(self, state: WorkerState | None = None) -> None:
         """The loop has turned, in that state, or in the one it was in."""
         self._at = time.monotonic()
         self.state = state or self.state
 
-    def hear(self) -> None:
+    def broker_answered(self) -> None:
         """A broker has answered."""
-        self._heard_at = time.monotonic()
+        self._broker_answered_at = time.monotonic()
 
-    def silent_s(self) -> float:
+    def since_beat_s(self) -> float:
         """Seconds since the loop last turned."""
         return time.monotonic() - self._at
 
-    def broker_silent(self) -> bool:
+    def is_broker_silent(self) -> bool:
         """Whether no broker has answered for `BROKER_SILENT_S`: how far a log reaches is unknown."""
-        return self._broker_silent_s() >= BROKER_SILENT_S
+        return self._since_broker_answered_s() >= BROKER_SILENT_S
 
-    def _broker_silent_s(self) -> float:
+    def _since_broker_answered_s(self) -> float:
         """Seconds, whether or not the loop turns: it may be waiting for a broker."""
-        return time.monotonic() - self._heard_at
+        return time.monotonic() - self._broker_answered_at
 
-    def not_ready(self) -> list[str]:
+    def reasons_not_ready(self) -> list[str]:
         """The reasons why the worker is not ready; empty where it is."""
         reasons: list[str] = [] if self.state == "live" else [self.state]
-        if self.broker_silent():
-            reasons.append(f"no broker has answered for {self._broker_silent_s():.0f} s")
-        return [*reasons, *self.problems]
+        if self.is_broker_silent():
+            reasons.append(f"no broker has answered for {self._since_broker_answered_s():.0f} s")
+        return [*reasons, *self.input_problems]
 
 
-def answer(path: str, board: Board, pulse: Pulse) -> Response:
+def respond(path: str, metrics: MetricsCollector, health: WorkerHealth) -> Response:
     """The response for a path."""
     match path:
         case "/metrics":
-            if pulse.broker_silent():  # also where the worker's thread waits for the broker
-                board.drop("eddy_lag")
-            return 200, CONTENT_TYPE, board.exposition()
+            if health.is_broker_silent():  # also where the worker's thread waits for the broker
+                metrics.drop("eddy_lag")
+            return 200, CONTENT_TYPE, metrics.exposition()
         case "/healthz":
-            silent_s = pulse.silent_s()
-            status = 200 if silent_s < ALIVE_S else 503
-            return status, _PLAIN, f"the loop turned {silent_s:.1f} s ago\n".encode()
+            since_beat_s = health.since_beat_s()
+            status = 200 if since_beat_s < BEAT_OVERDUE_S else 503
+            return status, _PLAIN, f"the loop turned {since_beat_s:.1f} s ago\n".encode()
         case "/readyz":
-            reasons = pulse.not_ready()
+            reasons = health.reasons_not_ready()
             body = "".join(f"{one}\n" for one in reasons or ["live"])
             return 503 if reasons else 200, _PLAIN, body.encode()
         case _:
@@ -106,19 +106,19 @@ def answer(path: str, board: Board, pulse: Pulse) -> Response:
 
 
 @contextmanager
-def serving(address: tuple[str, int], board: Board, pulse: Pulse) -> Iterator[str]:
+def serve_health(address: tuple[str, int], metrics: MetricsCollector, health: WorkerHealth) -> Iterator[str]:
     """Serve at that host and port (0: any free one) while the context lasts; yields host:port.
 
     Raises ConfigError where nobody may listen there.
     """
     try:
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        listener = socket.create_server(address, family=family, backlog=WAITING_MAX)
+        listener = socket.create_server(address, family=family, backlog=BACKLOG_MAX)
     except (OSError, ValueError) as error:  # a ValueError where the host is no name at all
         raise ConfigError(
             [f"worker.http_port: got {address[1]} on {address[0]}; expected a free one: {error}"]
         ) from error
-    server = _Server(listener, lambda path: answer(path, board, pulse))
+    server = _Server(listener, lambda path: respond(path, metrics, health))
     where = f"{address[0]}:{listener.getsockname()[1]}"
     log.info("serving /metrics, /healthz, /readyz", address=where)
     try:
@@ -133,11 +133,11 @@ class _Server:
     def __init__(self, listener: socket.socket, respond: Callable[[str], Response]) -> None:
         self._listener = listener
         self._listener.setblocking(False)
-        self._respond = respond
+        self._make_response = respond
         self._loop = asyncio.new_event_loop()
         self._open: dict[asyncio.Task[None], None] = {}  # the oldest first
         self._accepting = self._loop.create_task(self._accept())
-        self._logged_at = -LOG_S
+        self._logged_at = -LOG_INTERVAL_S
         self._thread = Thread(target=self._run, name="http", daemon=True)
         self._thread.start()
 
@@ -157,7 +157,7 @@ class _Server:
                     client, _ = await self._loop.sock_accept(self._listener)
                 except OSError as error:  # no file descriptor is left
                     self._log_failure(error)
-                    await asyncio.sleep(ACCEPT_AGAIN_S)
+                    await asyncio.sleep(ACCEPT_RETRY_S)
                     continue
                 while len(self._open) >= CONNECTIONS_MAX:
                     oldest = next(iter(self._open))
@@ -190,7 +190,7 @@ class _Server:
     def _log_failure(self, error: OSError) -> None:
         """Not more often than every minute, since accepting is tried every second."""
         now = time.monotonic()
-        if now - self._logged_at >= LOG_S:
+        if now - self._logged_at >= LOG_INTERVAL_S:
             self._logged_at = now
             log.warning("the health server cannot accept a connection", error=str(error))
 
@@ -198,7 +198,7 @@ class _Server:
         method, path = _request(head)
         status, content_type, body = 405, _PLAIN, b"expected GET or HEAD\n"
         if method in {"GET", "HEAD"}:
-            status, content_type, body = self._respond(path)
+            status, content_type, body = self._make_response(path)
         lines = [
             f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
             f"Content-Type: {content_type}",

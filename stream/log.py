@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 import structlog
 
-from stream.place import without_credentials
+from stream.place import hide_credentials
 
 Level = Literal["debug", "info", "warning", "error"]
 
 
-def set_up(level: Level, **named: str) -> None:
+def configure_logging(level: Level, **named: str) -> None:
     """Log everything from that level on; call once, before anything is logged.
 
     named: what every line says of the process, such as its slot.
@@ -56,7 +56,7 @@ def _hidden(value: Any) -> Any:
     """The value with credentials hidden in all its texts; other objects as texts."""
     match value:
         case str():
-            return without_credentials(value)
+            return hide_credentials(value)
         case dict():
             return {name: _hidden(inner) for name, inner in value.items()}
         case list() | tuple():
@@ -64,4 +64,4 @@ def _hidden(value: Any) -> Any:
         case bool() | int() | float() | None:
             return value
         case _:
-            return without_credentials(str(value))
+            return hide_credentials(str(value))

@@ -31,9 +31,9 @@ from stream.stages.repairs import count_name
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 
-State = Literal["joining", "relearning", "live"]
+WorkerState = Literal["joining", "relearning", "live"]
 """What a worker is doing: becoming a member of its group, re-learning in silence, or its work."""
-STATES: Final[tuple[State, ...]] = get_args(State)
+WORKER_STATES: Final[tuple[WorkerState, ...]] = get_args(WorkerState)
 
 
 class Metric(NamedTuple):
@@ -47,16 +47,16 @@ class Metric(NamedTuple):
     action: str
 
 
-_PLACE: Final = ("input", "partition")
+_PARTITION_LABELS: Final = ("input", "partition")
 """Whose partition it is: an input's, by its name, or an internal topic's, by that."""
-_WATCH: Final = ("monitor", *_PLACE)
+_STAGE_LABELS: Final = ("monitor", *_PARTITION_LABELS)
 
 METRICS: Final = (
     Metric(
         "eddy_records",
         "counter",
         "records",
-        _PLACE,
+        _PARTITION_LABELS,
         "records read from a partition since its state began, re-learned ones included",
         "if it stands still while the lag grows, look at the log for Kafka errors",
     ),
@@ -64,7 +64,7 @@ METRICS: Final = (
         "eddy_events",
         "counter",
         "events",
-        _PLACE,
+        _PARTITION_LABELS,
         "records that became events; with duplicates, tombstones and dead letters they are all",
         "if it is far below eddy_records, look at eddy_dead_letters",
     ),
@@ -72,7 +72,7 @@ METRICS: Final = (
         "eddy_duplicates",
         "counter",
         "events",
-        _PLACE,
+        _PARTITION_LABELS,
         "events whose id and fields were seen within limits.duplicate_window: neither scored nor"
         " learned",
         "a steady share is a producer that sends twice; look for retries without idempotence",
@@ -81,7 +81,7 @@ METRICS: Final = (
         "eddy_ids_reused",
         "counter",
         "events",
-        _PLACE,
+        _PARTITION_LABELS,
         "events with the id of another event within limits.duplicate_window: scored and learned",
         "find the producer whose ids are not unique; labels that name such an id are ambiguous",
     ),
@@ -89,7 +89,7 @@ METRICS: Final = (
         "eddy_tombstones",
         "counter",
         "records",
-        _PLACE,
+        _PARTITION_LABELS,
         "records without a value",
         "expected on compacted topics; elsewhere ask who writes them",
     ),
@@ -97,7 +97,7 @@ METRICS: Final = (
         "eddy_dead_letters",
         "counter",
         "records",
-        (*_PLACE, "code"),
+        (*_PARTITION_LABELS, "code"),
         "records that could not become events, by the code of their dead letter",
         "read the dead-letter topic: each says field, expectation and what was found",
     ),
@@ -105,7 +105,7 @@ METRICS: Final = (
         "eddy_field_repaired",
         "counter",
         "events",
-        (*_PLACE, "field", "code"),
+        (*_PARTITION_LABELS, "field", "code"),
         "events of which a field was bad: it is absent, cut, or its bytes were replaced",
         "read the examples on the dead-letter topic, eddy-disposition: event_kept; never resend them",
     ),
@@ -113,7 +113,7 @@ METRICS: Final = (
         "eddy_sent",
         "counter",
         "events",
-        _WATCH,
+        _STAGE_LABELS,
         "events that route put into a monitor's internal topic; there they are scored, or labels",
         "if eddy_scored and eddy_labels stay behind for long, look at that topic's eddy_lag",
     ),
@@ -121,7 +121,7 @@ METRICS: Final = (
         "eddy_scored",
         "counter",
         "events",
-        _WATCH,
+        _STAGE_LABELS,
         "events that a monitor has scored",
         "if it is far below eddy_events, look at eddy_not_applicable and the monitor's where",
     ),
@@ -129,7 +129,7 @@ METRICS: Final = (
         "eddy_not_applicable",
         "counter",
         "events",
-        _WATCH,
+        _STAGE_LABELS,
         "events that a monitor does not watch: its entity is absent, or where does not match",
         "if it is nearly all, look at the mapping of the monitor's entity",
     ),
@@ -137,7 +137,7 @@ METRICS: Final = (
         "eddy_labels",
         "counter",
         "events",
-        _WATCH,
+        _STAGE_LABELS,
         "label events: a monitor judges none, but its detectors may learn from them",
         "if it stands still while labels are published, look at the mapping of the event type",
     ),
@@ -145,7 +145,7 @@ METRICS: Final = (
         "eddy_late",
         "counter",
         "events",
-        _WATCH,
+        _STAGE_LABELS,
         "scored events older than their entity's last",
         "a growing share means that a producer or a partition lags behind the others",
     ),
@@ -153,7 +153,7 @@ METRICS: Final = (
         "eddy_ahead",
         "counter",
         "events",
-        _WATCH,
+        _STAGE_LABELS,
         "scored events whose time lies further ahead than limits.time_ahead_max; they move no time",
         "find the producer whose clock or unit of time is wrong; a few after a silent period are"
         " expected",
@@ -162,7 +162,7 @@ METRICS: Final = (
         "eddy_late_not_learned",
         "counter",
         "events",
-        _WATCH,
+        _STAGE_LABELS,
         "scored events further behind than lateness_max: not learned",
         "raise the monitor's lateness_max, or find the producer that is behind",
     ),
@@ -170,7 +170,7 @@ METRICS: Final = (
         "eddy_alerts",
         "counter",
         "alerts",
-        (*_WATCH, "activity"),
+        (*_STAGE_LABELS, "activity"),
         "alerts published, by activity: opened or updated",
         "a jump is an attack or a change of the traffic: read the alerts' contributions",
     ),
@@ -178,7 +178,7 @@ METRICS: Final = (
         "eddy_alerts_suppressed",
         "counter",
         "events",
-        _WATCH,
+        _STAGE_LABELS,
         "alarming events that were only counted, since their incident was open",
         "nothing: the incident's next alert states their number",
     ),
@@ -186,7 +186,7 @@ METRICS: Final = (
         "eddy_alerts_over_budget",
         "counter",
         "events",
-        _WATCH,
+        _STAGE_LABELS,
         "alarming events without an alert, since the budget was used up",
         "if it grows for long, raise policy.alerts_per_day or lower policy.p_max",
     ),
@@ -194,7 +194,7 @@ METRICS: Final = (
         "eddy_budget_displaced",
         "counter",
         "events",
-        _WATCH,
+        _STAGE_LABELS,
         "events of eddy_alerts_over_budget, and updates held back, whose score was above that of an "
         "alert published from the same allowance",
         "if it grows, cheap alerts use up the budget: raise policy.alerts_per_day or lower "
@@ -204,7 +204,7 @@ METRICS: Final = (
         "eddy_entities",
         "gauge",
         "entities",
-        _WATCH,
+        _STAGE_LABELS,
         "entities that a monitor holds",
         "if it stays at capacity and evictions grow, raise the monitor's capacity",
     ),
@@ -212,7 +212,7 @@ METRICS: Final = (
         "eddy_evictions",
         "counter",
         "entities",
-        _WATCH,
+        _STAGE_LABELS,
         "entities forgotten to make room",
         "if known entities are forgotten within days, raise the monitor's capacity",
     ),
@@ -220,7 +220,7 @@ METRICS: Final = (
         "eddy_promotions",
         "counter",
         "entities",
-        _WATCH,
+        _STAGE_LABELS,
         "entities that returned, and left probation",
         "nothing: far fewer than new entities means that most come once",
     ),
@@ -228,23 +228,23 @@ METRICS: Final = (
         "eddy_labels_changed",
         "counter",
         "labels",
-        _WATCH,
+        _STAGE_LABELS,
         "labels that replaced an earlier one of the same event, in what assess learns from",
         "if it is many, find out who says first what is not so",
     ),
     Metric(
-        "eddy_learning_speaks",
+        "eddy_learning_active",
         "gauge",
         "partitions",
-        _WATCH,
+        _STAGE_LABELS,
         "1 where assess weighs reports by what labels said, 0 where it does not yet",
-        "nothing; where it should, see eddy_learning_known",
+        "nothing; where it should, see eddy_learning_labels",
     ),
     Metric(
-        "eddy_learning_known",
+        "eddy_learning_labels",
         "gauge",
         "labels",
-        (*_WATCH, "verdict"),
+        (*_STAGE_LABELS, "verdict"),
         "labels of late of reported events that learning had foretold, frauds and honest ones",
         "nothing: with 50 of each it may speak; where they stay few, label more",
     ),
@@ -252,7 +252,7 @@ METRICS: Final = (
         "eddy_labels_unmatched",
         "counter",
         "labels",
-        _WATCH,
+        _STAGE_LABELS,
         "labels of events that assess does not remember: most were never reported",
         "if eddy_labels of assess stays at nothing, raise assess.events_max: labels come too late",
     ),
@@ -260,7 +260,7 @@ METRICS: Final = (
         "eddy_reports",
         "counter",
         "reports",
-        _WATCH,
+        _STAGE_LABELS,
         "reports of monitors that assess has taken; its own label monitor is assess",
         "if it is far more than one event in fifty, find the monitor whose p-values are too small",
     ),
@@ -268,7 +268,7 @@ METRICS: Final = (
         "eddy_reports_ignored",
         "counter",
         "reports",
-        _WATCH,
+        _STAGE_LABELS,
         "reports of monitors that the configuration no longer has",
         "nothing, where a monitor was removed or renamed: they were on their way when it was",
     ),
@@ -276,7 +276,7 @@ METRICS: Final = (
         "eddy_reported_events",
         "counter",
         "events",
-        (*_WATCH, "which"),
+        (*_STAGE_LABELS, "which"),
         "events that these reports were on: all of them, and those of the sample, one in a thousand",
         "a thousand times the sample is about the number of judged events with a subject",
     ),
@@ -284,7 +284,7 @@ METRICS: Final = (
         "eddy_lag",
         "gauge",
         "offsets",
-        _PLACE,
+        _PARTITION_LABELS,
         "offsets between the next record to process and the end of the partition; absent until the end "
         "is known, and while no broker answers",
         "if it grows, add workers, up to one a partition; then look at eddy_batch_seconds",
@@ -308,20 +308,20 @@ METRICS: Final = (
         "see eddy_partitions_configured",
     ),
     Metric(
-        "eddy_oddities",
+        "eddy_input_problems",
         "gauge",
         "oddities",
-        ("of", "oddity"),
+        ("name", "problem"),
         "oddities in the records that this worker has read since it started, by input or monitor: "
         "all_dead_letters (the last 1,000 records), field_absent (mapped, and in none of 1,000 "
-        "events), times_in_seconds, verdicts_untranslated, monitor_scores_nothing",
+        "events), times_in_seconds, labels_unclear, monitor_scores_nothing",
         "the log has a line for each, with an example record: correct the mapping",
     ),
     Metric(
         "eddy_relearn_left",
         "gauge",
         "offsets",
-        _PLACE,
+        _PARTITION_LABELS,
         "offsets still to be re-learned in silence before the partition is live",
         "nothing: it falls to 0; how fast, says the rate of eddy_records",
     ),
@@ -329,15 +329,15 @@ METRICS: Final = (
         "eddy_relearn_seconds_left",
         "gauge",
         "seconds",
-        _PLACE,
+        _PARTITION_LABELS,
         "time until the partition is live, at the rate at which it has been re-learned so far",
         "if it is too long, lower checkpoints.rewind_records_max",
     ),
     Metric(
-        "eddy_checkpoint_behind",
+        "eddy_checkpoint_lag",
         "gauge",
         "offsets",
-        _PLACE,
+        _PARTITION_LABELS,
         "offsets that a restart would re-learn: from the last checkpoint to the next record",
         "if it passes checkpoints.rewind_records_max, look at the log for checkpoints that failed",
     ),
@@ -347,7 +347,7 @@ METRICS: Final = (
         "checkpoints",
         (),
         "checkpoints written",
-        "if it stands still while eddy_checkpoint_behind grows, look at the log",
+        "if it stands still while eddy_checkpoint_lag grows, look at the log",
     ),
     Metric(
         "eddy_checkpoint_bytes",
@@ -415,7 +415,7 @@ METRICS: Final = (
         "joining for long: the group is rebalancing, or the broker is out of reach",
     ),
 )
-DECLARED: Final = {metric.name: metric for metric in METRICS}
+METRICS_BY_NAME: Final = {metric.name: metric for metric in METRICS}
 
 BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
@@ -439,16 +439,16 @@ _ROUTE_COUNTS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
         for code in REPAIR_CODES
     },
 }
-_WATCH_COUNTS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
+_STAGE_COUNTS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "sent": ("eddy_sent", ()),
     "scored": ("eddy_scored", ()),
     "not_applicable": ("eddy_not_applicable", ()),
     "labels": ("eddy_labels", ()),
     "labels_changed": ("eddy_labels_changed", ()),
     "labels_unmatched": ("eddy_labels_unmatched", ()),
-    "learning_speaks": ("eddy_learning_speaks", ()),
-    "learning_frauds": ("eddy_learning_known", ("fraud",)),
-    "learning_honest": ("eddy_learning_known", ("honest",)),
+    "learning_active": ("eddy_learning_active", ()),
+    "learning_frauds": ("eddy_learning_labels", ("fraud",)),
+    "learning_honest": ("eddy_learning_labels", ("honest",)),
     "late": ("eddy_late", ()),
     "ahead": ("eddy_ahead", ()),
     "late_not_learned": ("eddy_late_not_learned", ()),
@@ -467,7 +467,7 @@ _WATCH_COUNTS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
 }
 
 
-class Observed(NamedTuple):
+class PartitionStatus(NamedTuple):
     """What the worker sees of one partition. log_name: the input's name, or the internal topic.
     counts: of its shard, by stage. behind: offsets since its last checkpoint. seconds_left: until
     it is live, 0 where it is. lag: None where the end of the partition is not known."""
@@ -477,37 +477,37 @@ class Observed(NamedTuple):
     counts: Mapping[str, Mapping[str, int]]
     records_left: int
     lag: int | None
-    behind: int
+    checkpoint_lag: int
     seconds_left: float
 
 
-def readings(observed: Iterable[Observed], state: State) -> Readings:
+def partition_readings(observed: Iterable[PartitionStatus], state: WorkerState) -> Readings:
     """The readings of all partitions in hand; a partition that is gone has none any more."""
-    found: Readings = {"eddy_worker_state": {(each,): float(each == state) for each in STATES}}
+    found: Readings = {"eddy_worker_state": {(each,): float(each == state) for each in WORKER_STATES}}
     for one in observed:
         place = (one.log_name, str(one.partition))
         if one.lag is not None:
             found.setdefault("eddy_lag", {})[place] = one.lag
         found.setdefault("eddy_relearn_left", {})[place] = one.records_left
         found.setdefault("eddy_relearn_seconds_left", {})[place] = one.seconds_left
-        found.setdefault("eddy_checkpoint_behind", {})[place] = one.behind
+        found.setdefault("eddy_checkpoint_lag", {})[place] = one.checkpoint_lag
         for stage, counts in one.counts.items():
             for key, value in counts.items():
-                name, labels = _place_of(stage, key, place)
+                name, labels = _metric_of(stage, key, place)
                 found.setdefault(name, {})[labels] = value
     return found
 
 
-def _place_of(stage: str, key: str, place: tuple[str, str]) -> tuple[str, tuple[str, ...]]:
+def _metric_of(stage: str, key: str, place: tuple[str, str]) -> tuple[str, tuple[str, ...]]:
     """The metric that a count of a stage belongs to, and its labels."""
     if stage == "route":
         name, more = _ROUTE_COUNTS[key]
         return name, (*place, *more)
-    name, more = _WATCH_COUNTS[key]
+    name, more = _STAGE_COUNTS[key]
     return name, (stage, *place, *more)
 
 
-class Logs(NamedTuple):
+class PartitionCounts(NamedTuple):
     """Partitions by log, an input's name or an internal topic: configured, and assigned to this
     worker."""
 
@@ -515,15 +515,15 @@ class Logs(NamedTuple):
     assigned: Mapping[str, int]
 
 
-def readings_of_worker(of: Logs, oddities: Iterable[tuple[str, str]]) -> Readings:
+def worker_readings(of: PartitionCounts, problems: Iterable[tuple[str, str]]) -> Readings:
     """The readings that belong to no partition. oddities: of what, and which kind, each."""
     found: Readings = {
         "eddy_partitions_configured": {(name,): n for name, n in of.configured.items()},
         "eddy_partitions_assigned": {(name,): of.assigned.get(name, 0) for name in of.configured},
-        "eddy_oddities": {},
+        "eddy_input_problems": {},
     }
-    for labels in oddities:
-        series = found["eddy_oddities"]
+    for labels in problems:
+        series = found["eddy_input_problems"]
         series[labels] = series.get(labels, 0) + 1
     return found
 
@@ -531,7 +531,7 @@ def readings_of_worker(of: Logs, oddities: Iterable[tuple[str, str]]) -> Reading
 # -- the board ------------------------------------------------------------------------------------
 
 
-class Board(Collector):
+class MetricsCollector(Collector):
     """The latest readings: written by the worker's thread, read by whoever scrapes."""
 
     def __init__(self) -> None:
@@ -547,11 +547,11 @@ class Board(Collector):
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
-    def replace(self, readings: Readings) -> None:
+    def replace(self, partition_readings: Readings) -> None:
         """These are the readings now; series that are not among them are gone."""
-        assert readings.keys() <= DECLARED.keys(), readings.keys() - DECLARED.keys()
+        assert partition_readings.keys() <= METRICS_BY_NAME.keys(), partition_readings.keys() - METRICS_BY_NAME.keys()
         with self._lock:
-            self._readings = readings
+            self._readings = partition_readings
 
     def drop(self, name: str) -> None:
         """The readings of that metric are unknown until they are replaced."""
@@ -580,7 +580,7 @@ class Board(Collector):
     def collect(self) -> Iterator[Family]:
         """Every declared metric, with the series that it has now."""
         with self._lock:
-            readings = self._readings | {name: {(): n} for name, n in self._counted.items()}
+            partition_readings = self._readings | {name: {(): n} for name, n in self._counted.items()}
             times = {name: list(values) for name, values in self._times.items()}
         for metric in METRICS:
             if metric.kind == "histogram":
@@ -588,7 +588,7 @@ class Board(Collector):
             else:
                 make = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
                 family = make(metric.name, metric.meaning, labels=metric.labels)
-                for labels, value in readings.get(metric.name, {}).items():
+                for labels, value in partition_readings.get(metric.name, {}).items():
                     family.add_metric(labels, value)
                 yield family
 

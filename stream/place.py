@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
 
-HIDDEN: Final = "(hidden)"
+REDACTED: Final = "(hidden)"
 """Replaces user, password and query of an address."""
 
 _ADDRESS: Final = re.compile(
@@ -20,25 +20,25 @@ _ADDRESS: Final = re.compile(
         (?P<query>\?(?:[^\s"'<>]*[^\s"'<>:;,.)])?)?""",
     re.VERBOSE,
 )
-_OWN_SCHEME: Final = "kafka"
+_KAFKA_SCHEME: Final = "kafka"
 """kafka://TOPIC?from=…: its query names offsets, and a run's manifest needs them."""
 
 
-def without_credentials(text: str) -> str:
+def hide_credentials(text: str) -> str:
     """The text with user, password and query of every address in it hidden."""
-    return _ADDRESS.sub(_shown, text) if "://" in text else text
+    return _ADDRESS.sub(_redacted, text) if "://" in text else text
 
 
-def _shown(found: re.Match[str]) -> str:
-    user = f"{HIDDEN}@" if found["user"] else ""
-    query = found["query"] or ""
-    if query and found["scheme"].lower() != _OWN_SCHEME:
-        query = f"?{HIDDEN}"
-    return f"{found['scheme']}://{user}{found['rest']}{query}"
+def _redacted(match: re.Match[str]) -> str:
+    user = f"{REDACTED}@" if match["user"] else ""
+    query = match["query"] or ""
+    if query and match["scheme"].lower() != _KAFKA_SCHEME:
+        query = f"?{REDACTED}"
+    return f"{match['scheme']}://{user}{match['rest']}{query}"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Location:
     """A path on this machine, or an address of an object store.
 
     path: absolute; None of a store's address. text: the same wherever one is.
@@ -48,15 +48,15 @@ class Place:
     text: str
 
     @classmethod
-    def of(cls, text: str) -> "Place":
+    def of(cls, text: str) -> "Location":
         """The place that a path, a file:// URL or an address names."""
-        scheme, found, rest = text.partition("://")
-        if found and scheme != "file":
+        scheme, match, rest = text.partition("://")
+        if match and scheme != "file":
             return cls(None, text)
-        path = Path(unquote(rest) if found else text).absolute()
+        path = Path(unquote(rest) if match else text).absolute()
         return cls(path, str(path))
 
-    def same(self, other: "Place") -> bool:
+    def is_same_as(self, other: "Location") -> bool:
         """Whether both are one."""
         if self.path is None or other.path is None:
             return self.text.rstrip("/") == other.text.rstrip("/")

@@ -13,17 +13,17 @@ import stream.worker  # noqa: F401 - what it loads
 from schemas.records import Records
 from stream.alerting import RunInfo
 from stream.config import load
-from stream.shard import Shards
+from stream.shard import ShardFactory
 from stream.simulator import Shop, lines, shop_config
 
 EVENTS = 400
 
 
-def _fold(config: Path) -> None:
+def _warm_up(config: Path) -> None:
     values: list[bytes | None] = [line.value for line in lines(Shop(EVENTS, seed=1), 0.0)]
     nowhere = np.full(len(values), -1, np.int64)
     records = Records("shop", 0, np.arange(len(values), dtype=np.int64), nowhere, values)
-    Shards(load(config), RunInfo("replay", "preloaded", str)).source("shop").process(records)
+    ShardFactory(load(config), RunInfo("replay", "preloaded", str)).source("shop").process(records)
 
 
-_fold(shop_config())
+_warm_up(shop_config())

@@ -10,16 +10,16 @@ from itertools import pairwise
 import numpy as np
 
 from detectors.hashing import HashKey, hash_text
-from schemas.codecs.slim import SlimCodec
+from schemas.codecs.slim import InternalEventCodec
 from schemas.columns import EventBatch
 from stream.config import Log
 from stream.stages import InternalRecord
 
 
-class Rekeying:
+class Rekeyer:
     """The way into one internal log. entity: the field whose value chooses the partition."""
 
-    def __init__(self, log: Log, entity: str, codec: SlimCodec, hash_key: HashKey) -> None:
+    def __init__(self, log: Log, entity: str, codec: InternalEventCodec, hash_key: HashKey) -> None:
         self.name = log.name
         self._partitions = log.partitions
         self._entity = entity

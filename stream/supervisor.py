@@ -1,7 +1,7 @@
 """Several workers on one machine: starts them, starts a dead one again into its slot, stops all.
 
 A worker does not know its siblings: they meet in the group only. Each is forked from one process
-that has everything loaded (`stream.preloaded`), so that a successor works at once, and holds the
+that has everything loaded (`stream.preload`), so that a successor works at once, and holds the
 end of a pipe, so that it stops by itself when the supervisor is gone, however that ended. Reads no
 topic and no configuration.
 """
@@ -20,26 +20,26 @@ from typing import Final
 
 import structlog
 
-from stream.errors import NOT_MENDED
+from stream.errors import NON_RESTARTABLE
 
 log = structlog.stdlib.get_logger(__name__)
 
-PRELOADED: Final = ("stream.preloaded",)
+PRELOADED_MODULES: Final = ("stream.preload",)
 
-LOOK_S: Final = 0.1
+POLL_S: Final = 0.1
 """How often it is looked whether a worker has ended."""
 
-BACK_OFF_S: Final = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
+BACKOFF_S: Final = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
 """How long a slot stays empty: after the first death not at all, since all its partitions wait."""
 
-STEADY_S: Final = 120.0
+STABLE_S: Final = 120.0
 """A worker that lived so long dies for a new reason: back-off begins anew."""
 
-ORPHAN_S: Final = 120.0
+ORPHAN_TIMEOUT_S: Final = 120.0
 """How long a worker whose supervisor is gone may take to stop cleanly."""
 
 
-Work = tuple[Callable[..., object], tuple[object, ...]]
+ProcessTarget = tuple[Callable[..., object], tuple[object, ...]]
 """What a process does: a function that can be named across processes, and its arguments."""
 
 
@@ -48,24 +48,24 @@ class _Slot:
     """A slot and the worker in it; deaths: in a row, without a steady life between them."""
 
     name: str
-    work: Work
-    forking: ForkServerContext
+    target: ProcessTarget
+    context: ForkServerContext
     process: ForkServerProcess | None = None
-    begun_at: float = 0.0
-    deaths: int = 0
-    start_at: float = field(default_factory=time.monotonic)
+    started_at: float = 0.0
+    failures: int = 0
+    not_before: float = field(default_factory=time.monotonic)
 
-    def fill(self) -> None:
+    def start_if_due(self) -> None:
         """Start a worker if there is none, and it is time to. The first waits until everything is
         loaded."""
-        if self.process is not None or time.monotonic() < self.start_at:
+        if self.process is not None or time.monotonic() < self.not_before:
             return
-        self.process = self.forking.Process(target=_begin, args=self.work, daemon=True)
+        self.process = self.context.Process(target=_run_in_own_session, args=self.target, daemon=True)
         self.process.start()
-        self.begun_at = time.monotonic()
-        log.info("worker started", worker=self.name, pid=self.process.pid, deaths=self.deaths)
+        self.started_at = time.monotonic()
+        log.info("worker started", worker=self.name, pid=self.process.pid, failures=self.failures)
 
-    def buried(self) -> int | None:
+    def reap(self) -> int | None:
         """The exit code of a worker that has ended since last asked, and when the next may
         start."""
         if self.process is None or (code := self.process.exitcode) is None:
@@ -73,24 +73,24 @@ class _Slot:
         self.process.close()
         self.process = None
         now = time.monotonic()
-        if now - self.begun_at >= STEADY_S:
-            self.deaths = 0
-        wait_s = BACK_OFF_S[min(self.deaths, len(BACK_OFF_S) - 1)]
-        self.deaths += 1
-        self.start_at = now + wait_s
-        say = log.warning if code else log.info
-        say("worker ended", worker=self.name, code=code, next_not_before_s=wait_s)
+        if now - self.started_at >= STABLE_S:
+            self.failures = 0
+        wait_s = BACKOFF_S[min(self.failures, len(BACKOFF_S) - 1)]
+        self.failures += 1
+        self.not_before = now + wait_s
+        log_exit = log.warning if code else log.info
+        log_exit("worker ended", worker=self.name, code=code, next_not_before_s=wait_s)
         return code
 
 
 class Supervisor:
     """Keeps a worker in every slot until it is told to stop, or one ends for good."""
 
-    def __init__(self, works: dict[str, Work], preload: Sequence[str] = PRELOADED) -> None:
+    def __init__(self, targets: dict[str, ProcessTarget], preload: Sequence[str] = PRELOADED_MODULES) -> None:
         """works: of every slot's worker, by the slot's name. preload: modules to have in memory."""
-        forking = multiprocessing.get_context("forkserver")
-        forking.set_forkserver_preload(list(preload))
-        self._slots = [_Slot(name, work, forking) for name, work in works.items()]
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(list(preload))
+        self._slots = [_Slot(name, target, context) for name, target in targets.items()]
         self._signals = 0
         self._stopping = False
         self._killed = False
@@ -105,17 +105,17 @@ class Supervisor:
             signal.signal(each, self._on_signal)
         worst = 0
         while not self._stopping or any(slot.process for slot in self._slots):
-            self._obey()
+            self._handle_signals()
             for slot in self._slots:
-                code = slot.buried()
+                code = slot.reap()
                 # One that our SIGTERM ended had not begun yet, or it would have ended cleanly.
-                told = self._stopping and code == -signal.SIGTERM
-                if code is not None and not told and (self._stopping or code in NOT_MENDED):
+                stopped_by_us = self._stopping and code == -signal.SIGTERM
+                if code is not None and not stopped_by_us and (self._stopping or code in NON_RESTARTABLE):
                     worst = max(worst, code if code >= 0 else 128 - code)
                     self._stop("a worker ended for good")
                 if not self._stopping:
-                    slot.fill()
-            time.sleep(LOOK_S)
+                    slot.start_if_due()
+            time.sleep(POLL_S)
         log.info("all workers ended", code=worst)
         return worst
 
@@ -123,42 +123,42 @@ class Supervisor:
         """Only counted: a worker that is being started now has no process yet to be told."""
         self._signals += 1
 
-    def _obey(self) -> None:
+    def _handle_signals(self) -> None:
         if self._signals >= 1:
             self._stop("stopping all workers")
         if self._signals >= 2 and not self._killed:
             self._killed = True
-            self._tell(signal.SIGKILL, "killing all workers")
+            self._send_signal(signal.SIGKILL, "killing all workers")
 
     def _stop(self, why: str) -> None:
         if not self._stopping:
             self._stopping = True
-            self._tell(signal.SIGTERM, why)
+            self._send_signal(signal.SIGTERM, why)
 
-    def _tell(self, number: int, why: str) -> None:
+    def _send_signal(self, number: int, why: str) -> None:
         log.info(why, workers=[slot.name for slot in self._slots if slot.process])
         for slot in self._slots:
             if slot.process is not None and slot.process.exitcode is None:
                 os.kill(slot.process.pid or 0, number)
 
 
-def work_of(
-    config: str, slot: str, http_port: int, log_level: str, drops: Sequence[str] = ()
-) -> Work:
+def worker_target(
+    config: str, slot: str, http_port: int, log_level: str, allowed_drops: Sequence[str] = ()
+) -> ProcessTarget:
     """What a supervised worker does: what its command line would."""
-    dropping = [word for one in drops for word in ("--drop-state", one)]
+    dropping = [word for one in allowed_drops for word in ("--drop-state", one)]
     options = ["--slot", slot, "--http-port", str(http_port), "--log-level", log_level]
-    return _command, ("run", config, *options, *dropping, "--supervised")
+    return _run_command, ("run", config, *options, *dropping, "--supervised")
 
 
-def _begin(function: Callable[..., object], arguments: tuple[object, ...]) -> None:
+def _run_in_own_session(function: Callable[..., object], arguments: tuple[object, ...]) -> None:
     """In the forked process: in a session of its own, since the terminal's Ctrl-C is to reach it
     only through the supervisor, or it would be the second signal."""
     os.setsid()
     function(*arguments)
 
 
-def _command(*arguments: str) -> None:
+def _run_command(*arguments: str) -> None:
     from stream.cli import main
 
     sys.argv = ["eddy", *arguments]
@@ -178,7 +178,7 @@ def stop_with_supervisor() -> None:
         wait([supervisor.sentinel])
         log.warning("the supervisor is gone: stopping")
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(ORPHAN_S)
+        time.sleep(ORPHAN_TIMEOUT_S)
         os._exit(1)
 
     Thread(target=watch, name="supervisor", daemon=True).start()

@@ -12,7 +12,7 @@ from detectors.spec import seconds
 from schemas.codecs.slim import MESSAGE_BYTES_MAX
 from stream.config import ASSESS, Config, logs
 from stream.errors import ConfigError
-from stream.kafka.administration import Admin
+from stream.kafka.administration import TopicAdmin
 
 DAY_MS: Final = 86_400_000
 RETENTION_MS_MIN: Final = 3 * DAY_MS
@@ -24,7 +24,7 @@ RETENTION_MS: Final = 7 * DAY_MS
 RECORD_BYTES_MAX: Final = MESSAGE_BYTES_MAX + 64 * 1024
 """A full message with what Arrow and Kafka write around it."""
 
-GROWN: Final = (
+GROWN_HINT: Final = (
     "; if it has grown since the group learned, keep that by a replay into a saved state: eddy replay "
     "… --save-state, then checkpoints.start_from, in another group"
 )
@@ -33,19 +33,19 @@ SETTINGS: Final = ("cleanup.policy", "retention.ms", "retention.bytes", "max.mes
 """The settings of an internal topic that matter."""
 
 
-class Needed(NamedTuple):
+class RequiredTopic(NamedTuple):
     """A topic that must exist. where: its path in the configuration.
 
     partitions: that it must have, None where any number will do; it is then made with one.
     """
 
-    where: str
+    path: str
     topic: str
     kind: Literal["input", "output", "internal"]
     partitions: int | None
 
 
-class Found(NamedTuple):
+class ExistingTopic(NamedTuple):
     """A topic as it is. settings: of an internal topic, what the broker says of it."""
 
     partitions: int
@@ -58,7 +58,7 @@ def retention_ms_min(config: Config) -> int:
     return max(RETENTION_MS_MIN, math.ceil(RETENTION_INTERVALS_MIN * interval_ms))
 
 
-def created(config: Config) -> dict[str, str]:
+def internal_topic_settings(config: Config) -> dict[str, str]:
     """Settings of an internal topic that is made; those of the others are the broker's own."""
     return {
         "cleanup.policy": "delete",
@@ -67,28 +67,28 @@ def created(config: Config) -> dict[str, str]:
     }
 
 
-def needed(config: Config) -> list[Needed]:
+def required_topics(config: Config) -> list[RequiredTopic]:
     """Every topic that the configuration names or implies."""
     places = {monitor.name: f"monitors[{i}]" for i, monitor in enumerate(config.monitors)}
     places[ASSESS] = ASSESS
     return [
         *(
-            Needed(places[log.name], log.topic, "internal", log.partitions)
+            RequiredTopic(places[log.name], log.topic, "internal", log.partitions)
             if log.internal
-            else Needed(f"inputs.{log.name}.topic", log.topic, "input", log.partitions)
+            else RequiredTopic(f"inputs.{log.name}.topic", log.topic, "input", log.partitions)
             for log in logs(config)
         ),
-        Needed("outputs.alerts", config.outputs.alerts, "output", None),
-        Needed("outputs.dead_letters", config.outputs.dead_letters, "output", None),
+        RequiredTopic("outputs.alerts", config.outputs.alerts, "output", None),
+        RequiredTopic("outputs.dead_letters", config.outputs.dead_letters, "output", None),
     ]
 
 
-def found(config: Config, admin: Admin) -> dict[str, Found]:
+def existing_topics(config: Config, admin: TopicAdmin) -> dict[str, ExistingTopic]:
     """What the broker has of these topics; one that is missing is missing here."""
-    wanted = needed(config)
+    wanted = required_topics(config)
     counts = admin.partition_counts([one.topic for one in wanted])
     return {
-        one.topic: Found(
+        one.topic: ExistingTopic(
             counts[one.topic],
             admin.settings(one.topic, SETTINGS) if one.kind == "internal" else {},
         )
@@ -97,47 +97,47 @@ def found(config: Config, admin: Admin) -> dict[str, Found]:
     }
 
 
-def check_topics(config: Config, known: Mapping[str, Found]) -> None:
+def check_topics(config: Config, existing: Mapping[str, ExistingTopic]) -> None:
     """Raise ConfigError unless every topic is there as it must be. known: by topic.
 
     Where an input has other partitions than configured, nothing is said of internal topics: how many
     they must have may follow from that.
     """
     least_ms = retention_ms_min(config)
-    wanted = needed(config)
+    wanted = required_topics(config)
     inputs = [one for one in wanted if one.kind == "input"]
-    if any(one.topic in known and one.partitions != known[one.topic].partitions for one in inputs):
+    if any(one.topic in existing and one.partitions != existing[one.topic].partitions for one in inputs):
         wanted = [one for one in wanted if one.kind != "internal"]
     problems = [
-        line for one in wanted for line in _differences(one, known.get(one.topic), least_ms)
+        line for one in wanted for line in _differences(one, existing.get(one.topic), least_ms)
     ]
     if problems:
         raise ConfigError(problems)
 
 
-def _differences(need: Needed, known: Found | None, least_ms: int) -> Iterator[str]:
-    if known is None:
+def _differences(need: RequiredTopic, existing: ExistingTopic | None, least_ms: int) -> Iterator[str]:
+    if existing is None:
         how = {
             "input": "create it, or run: eddy topics create --inputs CONFIG",
             "output": "create it, or run: eddy topics create CONFIG",
             "internal": "run: eddy topics create CONFIG",
         }
-        yield f'{need.where}: got "{need.topic}"; expected a topic that exists, {how[need.kind]}'
+        yield f'{need.path}: got "{need.topic}"; expected a topic that exists, {how[need.kind]}'
         return
-    if need.kind == "input" and need.partitions != known.partitions:
+    if need.kind == "input" and need.partitions != existing.partitions:
         yield (
-            f"{need.where.removesuffix('.topic')}.partitions: got {need.partitions}; expected "
-            f'{known.partitions}, which topic "{need.topic}" has{GROWN}'
+            f"{need.path.removesuffix('.topic')}.partitions: got {need.partitions}; expected "
+            f'{existing.partitions}, which topic "{need.topic}" has{GROWN_HINT}'
         )
     if need.kind == "internal":
-        if need.partitions != known.partitions:
+        if need.partitions != existing.partitions:
             yield (
-                f'{need.where}: the internal topic "{need.topic}" has {known.partitions} '
-                f"partitions; expected {need.partitions}; say so in {need.where}.partitions, or "
-                f"use another group: entities would change their partition{GROWN}"
+                f'{need.path}: the internal topic "{need.topic}" has {existing.partitions} '
+                f"partitions; expected {need.partitions}; say so in {need.path}.partitions, or "
+                f"use another group: entities would change their partition{GROWN_HINT}"
             )
-        for wrong in _settings(known.settings, least_ms):
-            yield f'{need.where}: the internal topic "{need.topic}" has {wrong}'
+        for wrong in _settings(existing.settings, least_ms):
+            yield f'{need.path}: the internal topic "{need.topic}" has {wrong}'
 
 
 def _settings(settings: Mapping[str, str], least_ms: int) -> Iterator[str]:
@@ -158,14 +158,14 @@ def _settings(settings: Mapping[str, str], least_ms: int) -> Iterator[str]:
         yield f"max.message.bytes = {size}; expected at least {RECORD_BYTES_MAX}"
 
 
-def missing(
-    config: Config, known: Mapping[str, Found], inputs: bool
+def missing_topics(
+    config: Config, existing: Mapping[str, ExistingTopic], inputs: bool
 ) -> list[tuple[str, int, Mapping[str, str]]]:
     """Topics to make: name, partitions, settings. inputs: those of the inputs, too."""
     return [
-        (one.topic, one.partitions or 1, created(config) if one.kind == "internal" else {})
-        for one in needed(config)
-        if one.topic not in known and (inputs or one.kind != "input")
+        (one.topic, one.partitions or 1, internal_topic_settings(config) if one.kind == "internal" else {})
+        for one in required_topics(config)
+        if one.topic not in existing and (inputs or one.kind != "input")
     ]
 
 
@@ -176,7 +176,7 @@ def permissions(config: Config) -> Iterator[str]:
         "output": ("Write", "Describe"),
         "internal": ("Read", "Write", "Describe", "DescribeConfigs"),
     }
-    for one in needed(config):
+    for one in required_topics(config):
         yield _allow(allowed[one.kind], f"--topic {one.topic}")
     yield _allow(("Read",), f"--group {config.group}")
     own = f"--transactional-id {config.group}- --resource-pattern-type prefixed"

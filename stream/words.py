@@ -6,9 +6,9 @@ from typing import Final
 
 from schemas.alerts import Contribution
 
-NOTHING: Final = "–"
+UNDEFINED: Final = "–"
 """Stands where a figure is not defined."""
-_GAP: Final = "\N{NO-BREAK SPACE}"
+_NO_BREAK_SPACE: Final = "\N{NO-BREAK SPACE}"
 """Between a number's thousands and before its unit: a line does not end there."""
 _CONTROL: Final = (*range(9), *range(11, 32), *range(127, 160), 0x061C, 0x200E, 0x200F)
 """C0 without tab and line feed, C1, and marks of the direction of text."""
@@ -17,7 +17,7 @@ _DIRECTION: Final = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
 _ESCAPES: Final = {code: f"\\u{code:04x}" for code in (*_CONTROL, *_DIRECTION)}
 
 
-def visible(text: str) -> str:
+def escape_control_characters(text: str) -> str:
     """The text with control characters, except tab and line feed, as the escapes that JSON has for
     them: a terminal obeys the characters themselves, and an attacker may have chosen them."""
     return text.translate(_ESCAPES)
@@ -26,11 +26,11 @@ def visible(text: str) -> str:
 def number(value: float | None) -> str:
     """A number for reading: about three digits, thousands apart."""
     if value is None:
-        return NOTHING
+        return UNDEFINED
     if abs(value) < 1e-9:
         return "0"  # what is left of a count that has decayed for days
     if abs(value) >= 100:
-        return f"{value:,.0f}".replace(",", _GAP)
+        return f"{value:,.0f}".replace(",", _NO_BREAK_SPACE)
     if value == round(value, 1):
         return f"{value:g}"
     return f"{value:.1f}" if abs(value) >= 1 else f"{value:.2g}"
@@ -38,56 +38,56 @@ def number(value: float | None) -> str:
 
 def amount(value: float | None) -> str:
     """The amount of one event, to the hundredth, thousands apart."""
-    return NOTHING if value is None else f"{value:,.2f}".replace(",", _GAP)
+    return UNDEFINED if value is None else f"{value:,.2f}".replace(",", _NO_BREAK_SPACE)
 
 
-def whole(value: int) -> str:
+def format_count(value: int) -> str:
     """A count for reading, every digit of it, thousands apart."""
-    return f"{value:,}".replace(",", _GAP)
+    return f"{value:,}".replace(",", _NO_BREAK_SPACE)
 
 
-def some(count: int, what: str) -> str:
+def format_quantity(count: int, what: str) -> str:
     """So many of something: "1 alert", "2 alerts"."""
-    return f"{whole(count)} {what}{'' if count == 1 else 's'}"
+    return f"{format_count(count)} {what}{'' if count == 1 else 's'}"
 
 
-def percent(share: float | None) -> str:
+def format_percent(share: float | None) -> str:
     """A share for reading: "7.4 %", "83 %"."""
     if share is None:
-        return NOTHING
+        return UNDEFINED
     digits = 0 if share in {0.0, 1.0} else 1 if abs(share) >= 0.001 else 3
-    return f"{share * 100:.{digits}f}{_GAP}%"
+    return f"{share * 100:.{digits}f}{_NO_BREAK_SPACE}%"
 
 
-def rate(value: float | None) -> str:
+def format_ratio(value: float | None) -> str:
     """A measure between 0 and 1 for reading, such as an average precision: ".483"."""
-    return NOTHING if value is None else f"{value:.3f}".removeprefix("0")
+    return UNDEFINED if value is None else f"{value:.3f}".removeprefix("0")
 
 
-def measure(value: float | None) -> str:
+def format_value(value: float | None) -> str:
     """A point of a curve for reading, to four digits: "0.4831", "1200", "1e-05"."""
-    return NOTHING if value is None else f"{value:.4g}"
+    return UNDEFINED if value is None else f"{value:.4g}"
 
 
 def score(value: float | None) -> str:
     """A score beside another: hundredths, rounded down so that a slightly smaller one never looks equal."""
-    return NOTHING if value is None else f"{floor(round(value, 6) * 100) / 100:g}"
+    return UNDEFINED if value is None else f"{floor(round(value, 6) * 100) / 100:g}"
 
 
-def signed(value: float | None) -> str:
+def format_difference(value: float | None) -> str:
     """A difference of two measures between 0 and 1: "+.034", "−.002"."""
     if value is None:
-        return NOTHING
+        return UNDEFINED
     sign = "−" if round(value, 3) < 0 else "+"
-    return sign + rate(abs(value))
+    return sign + format_ratio(abs(value))
 
 
-def size(count: float) -> str:
+def format_bytes(count: float) -> str:
     """Bytes for reading: "12 MB"."""
     for unit, unit_bytes in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= unit_bytes:
-            return f"{number(round(count / unit_bytes, 1))}{_GAP}{unit}"
-    return f"{count:.0f}{_GAP}bytes"
+            return f"{number(round(count / unit_bytes, 1))}{_NO_BREAK_SPACE}{unit}"
+    return f"{count:.0f}{_NO_BREAK_SPACE}bytes"
 
 
 def duration(ms: float) -> str:
@@ -98,12 +98,12 @@ def duration(ms: float) -> str:
     return f"{ms / 1000:.0f} s"
 
 
-def moment(ms: int) -> str:
+def format_time(ms: int) -> str:
     """A time for reading, in UTC, with its weekday."""
     return datetime.fromtimestamp(ms / 1000, UTC).strftime("%a %d %b %Y %H:%M:%S")
 
 
-def surprise(part: Contribution) -> str:
+def format_contribution(part: Contribution) -> str:
     """One contribution in words: "payments_1h: 41 seen, 0–6 expected (61 %)"."""
     expected = ""
     if part.expected_low is not None and part.expected_high is not None:
@@ -113,4 +113,4 @@ def surprise(part: Contribution) -> str:
         expected = f", at most {number(part.expected_high)} expected"
     elif part.expected_low is not None:
         expected = f", at least {number(part.expected_low)} expected"
-    return f"{part.feature}: {number(part.actual)} seen{expected} ({part.share * 100:.0f}{_GAP}%)"
+    return f"{part.feature}: {number(part.actual)} seen{expected} ({part.share * 100:.0f}{_NO_BREAK_SPACE}%)"

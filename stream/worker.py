@@ -22,55 +22,55 @@ import structlog
 from detectors.spec import seconds
 from schemas.alerts import alert_record
 from schemas.records import Records
-from stream import health, metrics
+from stream import metrics
 from stream.alerting import RunInfo
-from stream.checkpoints.keeping import REVOKE_S, Keeper, Kept
-from stream.checkpoints.losses import refuse_losses
-from stream.checkpoints.recovery import Circumstances, Recovered, recover
+from stream.checkpoints.keeping import REVOKE_TIMEOUT_S, CheckpointManager, PartitionCheckpoints
+from stream.checkpoints.losses import check_state_losses
+from stream.checkpoints.recovery import StartContext, RecoveredState, recover
 from stream.checkpoints.store import Folder, open_store, saved_folder
-from stream.config import Config, Log, logs, weak_secret
+from stream.config import Config, Log, logs, secret_problem
 from stream.errors import (
     Abortable,
     EddyError,
     PartitionCountChanged,
     StateWouldBeDropped,
 )
-from stream.health import Pulse
-from stream.kafka.administration import Admin
-from stream.kafka.failures import patiently
-from stream.kafka.positions import Committed, Partition
-from stream.kafka.properties import of_slot, shown
-from stream.kafka.reading import Source
-from stream.kafka.writing import OutRecord, Sink
-from stream.metrics import Board
-from stream.noticing import Noticing
-from stream.shard import Emitted, Shard
-from stream.topics import check_topics, found
+from stream.health import WorkerHealth, serve_health
+from stream.kafka.administration import TopicAdmin
+from stream.kafka.failures import retrying
+from stream.kafka.positions import CommittedOffset, Partition
+from stream.kafka.properties import slot_properties, printable_properties
+from stream.kafka.reading import KafkaSource
+from stream.kafka.writing import OutRecord, KafkaSink
+from stream.metrics import MetricsCollector
+from stream.noticing import InputDiagnostics
+from stream.shard import ShardOutput, Shard
+from stream.topics import check_topics, existing_topics
 
 log = structlog.stdlib.get_logger(__name__)
 
 POLL_S: Final = 0.025
 """How long one turn waits for records, or less where it is time to commit earlier."""
 
-COMMITTING_MAX: Final = 0.25
+COMMIT_TIME_FRACTION_MAX: Final = 0.25
 """An alert does not wait until the commit interval is over, as long as committing takes no larger
 share of the time, and nothing more waits to be read: an alert on what is old is late anyway."""
 
-CLIENT_CLOCK_S: Final = 0.001
+CLIENT_TICK_S: Final = 0.001
 """The client waits for whole milliseconds: for less it would not wait, but turn in circles."""
 
 OUTBOX_RECORDS_MAX: Final = 5_000
 OUTBOX_BYTES_MAX: Final = 16 * 1024 * 1024
 """A fuller outbox is committed at once, however recent the last commit is."""
 
-READINGS_S: Final = 0.5
-PROGRESS_S: Final = 10.0
+METRICS_INTERVAL_S: Final = 0.5
+PROGRESS_INTERVAL_S: Final = 10.0
 """How often metrics are brought up to date, and the progress of re-learning is logged."""
 
-EMPTY_S: Final = 10.0
+UNASSIGNED_WARNING_S: Final = 10.0
 """A worker that has been without partitions for so long says what that may mean."""
 
-NO_PARTITION: Final = (
+UNASSIGNED_WARNING: Final = (
     "no partition for this worker: others of the group have them, or the brokers are away. One that "
     "was killed has its partitions until its session is over (session.timeout.ms, 45 s by default): "
     "then wait. Another worker may run under this very slot: it keeps its partitions until it commits next, and ends "
@@ -79,70 +79,70 @@ NO_PARTITION: Final = (
     "where: a worker's client id is eddy-SLOT"
 )
 
-CYCLES_S: Final = 60.0
-"""How often garbage in cycles is looked for; see `rarely_collecting`."""
+GC_INTERVAL_S: Final = 60.0
+"""How often garbage in cycles is looked for; see `gc_disabled`."""
 
 # -- a partition in hand ---------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
-class Holding:
+class AssignedPartition:
     """A partition in our hands: its shard, how far that has come, and its checkpoints.
 
     next_offset: where the next record may be: after all that the shard has seen, and after the
     transaction markers, aborted records and compacted gaps that follow it. committed: as the group
-    has it, None where it has none yet. began_at, began_from: when and where re-learning began.
+    has it, None where it has none yet. relearn_started_at, relearn_started_from: when and where re-learning began.
     """
 
     log: Log
-    kept: Kept
+    checkpoints: PartitionCheckpoints
     next_offset: int
     committed: int | None
-    began_at: float = field(default_factory=time.monotonic)
-    began_from: int = 0
+    relearn_started_at: float = field(default_factory=time.monotonic)
+    relearn_started_from: int = 0
 
     @property
     def shard(self) -> Shard:
         """All state of the partition's stages."""
-        return self.kept.state.shard
+        return self.checkpoints.state.shard
 
     @property
     def live_from(self) -> int:
         """From this offset on what the shard emits is published."""
-        return self.kept.state.live_from
+        return self.checkpoints.state.live_from
 
-    def to_commit(self) -> int:
+    def offset_to_commit(self) -> int:
         """The offset to commit: while re-learning, the committed one again."""
         return max(self.next_offset, self.live_from)
 
-    def moved(self) -> bool:
+    def has_new_offset(self) -> bool:
         """Whether that is another offset than the group has."""
-        return self.to_commit() != (self.live_from if self.committed is None else self.committed)
+        return self.offset_to_commit() != (self.live_from if self.committed is None else self.committed)
 
-    def to_name(self) -> bool:
+    def must_commit_checkpoint(self) -> bool:
         """Whether a commit is needed that names a checkpoint; none is where nothing was read yet."""
-        return self.kept.ready is not None and (self.committed is not None or self.moved())
+        return self.checkpoints.to_name is not None and (self.committed is not None or self.has_new_offset())
 
     def seconds_left(self) -> float:
         """Until it is live, at the rate of re-learning so far; 0 before there is one."""
-        done = self.next_offset - self.began_from
-        return self.left() * (time.monotonic() - self.began_at) / done if done else 0.0
+        done = self.next_offset - self.relearn_started_from
+        return self.offsets_left() * (time.monotonic() - self.relearn_started_at) / done if done else 0.0
 
-    def left(self) -> int:
+    def offsets_left(self) -> int:
         """Offsets still to be re-learned, 0 when live."""
         return max(0, self.live_from - self.next_offset)
 
-    def take(self, records: Records) -> Emitted | None:
+    def take(self, records: Records) -> ShardOutput | None:
         """Process the next records; what they emit, or None where they were re-learned."""
         assert records.offset[0] >= self.next_offset, (records.topic, self.next_offset)
-        if self.next_offset == self.began_from:  # until now it waited for its turn
-            self.began_at = time.monotonic()
+        if self.next_offset == self.relearn_started_from:  # until now it waited for its turn
+            self.relearn_started_at = time.monotonic()
         self.next_offset = int(records.offset[-1]) + 1
-        emitted = self.shard.process(records)
-        return emitted if records.offset[0] >= self.live_from else None
+        output = self.shard.process(records)
+        return output if records.offset[0] >= self.live_from else None
 
 
-def cut(records: Records, live_from: int) -> Iterator[Records]:
+def split_at(records: Records, live_from: int) -> Iterator[Records]:
     """The records before that offset, and those from it on; only what is not empty."""
     boundary = int(np.searchsorted(records.offset, live_from))
     for part in (records.slice(0, boundary), records.slice(boundary, len(records))):
@@ -202,37 +202,37 @@ class Worker:
     def __init__(
         self,
         config: Config,
-        source: Source,
-        sink: Sink,
+        source: KafkaSource,
+        sink: KafkaSink,
         run: RunInfo,
-        board: Board,
-        pulse: Pulse,
-        drops: Collection[str] = (),
+        metrics: MetricsCollector,
+        health: WorkerHealth,
+        allowed_drops: Collection[str] = (),
     ) -> None:
         """drops: arguments of --drop-state."""
         self._config = config
-        self._drops = drops
+        self._allowed_drops = allowed_drops
         self._source = source
         self._sink = sink
         self._run = run
-        self._board = board
-        self._pulse = pulse
+        self._metrics = metrics
+        self._health = health
         self._logs = {log.topic: log for log in logs(config)}
-        self._internal = {log.name: log.topic for log in self._logs.values() if log.internal}
+        self._internal_topics = {log.name: log.topic for log in self._logs.values() if log.internal}
         self._commit_interval_s = seconds(config.worker.commit_interval)
-        self._objects = open_store(config.checkpoints.url)
+        self._store = open_store(config.checkpoints.url)
         start_from = config.checkpoints.start_from
-        self._saved = start_from and open_store(start_from, "checkpoints.start_from")
-        self._keeper = Keeper(config.checkpoints, board, run.now, pulse.beat)
-        self._holdings: dict[Partition, Holding] = {}
+        self._saved_store = start_from and open_store(start_from, "checkpoints.start_from")
+        self._checkpoint_manager = CheckpointManager(config.checkpoints, metrics, run.now, health.beat)
+        self._assignment: dict[Partition, AssignedPartition] = {}
         self._outbox = Outbox()
-        self._noticing = Noticing(config, board)
-        self._joined = self._said_empty = self._alerted = self._more_waits = False
+        self._diagnostics = InputDiagnostics(config, metrics)
+        self._joined = self._warned_unassigned = self._alert_pending = self._more_available = False
         self._commit_took_s = 0.0
-        self._ending = False
+        self._stopped = False
         now = time.monotonic()
-        self._commit_began_at = self._read_at = self._told_at = self._collected_at = now
-        self._empty_since = now
+        self._commit_began_at = self._metrics_at = self._progress_logged_at = self._gc_at = now
+        self._unassigned_since = now
 
     def run(self, stop: Event) -> None:
         """Poll, process, commit and take checkpoints when it is time to.
@@ -241,74 +241,74 @@ class Worker:
         """
         self._source.subscribe(list(self._logs), self)
         try:
-            with rarely_collecting():
+            with gc_disabled():
                 while not stop.is_set():
                     self._read()
                     if self._is_time_to_commit():
                         self._commit()
-                        self._take_checkpoint()
-                    self._tell()
+                        self._start_checkpoint()
+                    self._publish_status()
                 self._read()  # a transaction marker may follow the last full batch
             self._commit()
-            self._take_checkpoints_now(list(self._holdings))
+            self._write_checkpoints(list(self._assignment))
             self._commit()
         finally:
-            self._ending = True  # after an error, too, nothing more is committed
-            self._keeper.close()
+            self._stopped = True  # after an error, too, nothing more is committed
+            self._checkpoint_manager.close()
 
     def _read(self) -> None:
         """Process what has arrived; a fuller outbox is committed before more is put into it.
 
         That is all that bounds it: it holds what it may, and what one partition's batch adds. While
-        a commit is tried again nothing is read, and the consumer is paused (`Source.serve`).
+        a commit is tried again nothing is read, and the consumer is paused (`KafkaSource.serve`).
         """
-        wait_s = min(POLL_S, self._commit_due_in_s() + CLIENT_CLOCK_S)
+        wait_s = min(POLL_S, self._commit_due_in_s() + CLIENT_TICK_S)
         most = self._config.worker.batch_records
         arrived = self._source.poll(most, wait_s)
-        self._more_waits = sum(len(one.records or ()) for one in arrived) >= most
-        for holding, one in [(self._holdings[one.where], one) for one in arrived]:
+        self._more_available = sum(len(one.records or ()) for one in arrived) >= most
+        for assigned, one in [(self._assignment[one.partition], one) for one in arrived]:
             # A commit that was tried again let rebalances happen: what was ours may be no longer,
             # or be ours again from an earlier offset on.
-            if self._holdings.get(one.where) is holding:
+            if self._assignment.get(one.partition) is assigned:
                 if one.records is not None:
-                    self._process(one.where, holding, one.records)
-                self._skip(one.where, holding, one.next_offset)
+                    self._process(one.partition, assigned, one.records)
+                self._advance(one.partition, assigned, one.next_offset)
                 if self._outbox.full():
                     self._commit()
 
-    def _process(self, where: Partition, holding: Holding, records: Records) -> None:
-        for part in cut(records, holding.live_from):
-            if holding.kept.state.converts and part.offset[0] >= holding.live_from:
-                self._convert(holding)
-            with self._board.timed("eddy_batch_seconds"):
-                emitted = holding.take(part)
-            if emitted is not None:
-                self._noticing.take(holding.log, part, emitted)
-                self._outbox.put(where, self._to_publish(emitted), holding.next_offset)
-                self._alerted |= bool(emitted.alerts)
-            elif holding.left() == 0:
-                self._end_re_learning(where, holding)
+    def _process(self, where: Partition, assigned: AssignedPartition, records: Records) -> None:
+        for part in split_at(records, assigned.live_from):
+            if assigned.checkpoints.state.needs_migration and part.offset[0] >= assigned.live_from:
+                self._migrate(assigned)
+            with self._metrics.timed("eddy_batch_seconds"):
+                output = assigned.take(part)
+            if output is not None:
+                self._diagnostics.observe(assigned.log, part, output)
+                self._outbox.put(where, self._out_records(output), assigned.next_offset)
+                self._alert_pending |= bool(output.alerts)
+            elif assigned.offsets_left() == 0:
+                self._end_re_learning(where, assigned)
 
-    def _skip(self, where: Partition, holding: Holding, next_offset: int) -> None:
+    def _advance(self, where: Partition, assigned: AssignedPartition, next_offset: int) -> None:
         """Advance over transaction markers and gaps; the next commit or checkpoint includes that."""
-        re_learned = holding.left() > 0
-        holding.next_offset = max(holding.next_offset, next_offset)
-        if re_learned and not holding.left():
-            self._end_re_learning(where, holding)
+        re_learned = assigned.offsets_left() > 0
+        assigned.next_offset = max(assigned.next_offset, next_offset)
+        if re_learned and not assigned.offsets_left():
+            self._end_re_learning(where, assigned)
 
-    def _end_re_learning(self, where: Partition, holding: Holding) -> None:
-        log.info("re-learned", **where._asdict(), next_offset=holding.next_offset)
-        if holding.kept.state.converts:
-            self._convert(holding)
+    def _end_re_learning(self, where: Partition, assigned: AssignedPartition) -> None:
+        log.info("re-learned", **where._asdict(), next_offset=assigned.next_offset)
+        if assigned.checkpoints.state.needs_migration:
+            self._migrate(assigned)
 
-    def _to_publish(self, emitted: Emitted) -> Iterator[OutRecord]:
+    def _out_records(self, output: ShardOutput) -> Iterator[OutRecord]:
         outputs = self._config.outputs
-        for alert in emitted.alerts:
+        for alert in output.alerts:
             yield OutRecord(outputs.alerts, *alert_record(alert))
-        for letter in emitted.dead_letters:
+        for letter in output.dead_letters:
             yield OutRecord(outputs.dead_letters, *letter)
-        for name, partition, value in emitted.internal:
-            yield OutRecord(self._internal[name], None, value, [], partition)
+        for name, partition, value in output.internal:
+            yield OutRecord(self._internal_topics[name], None, value, [], partition)
 
     # -- committing -------------------------------------------------------------------------------
 
@@ -318,8 +318,8 @@ class Worker:
     def _commit_due_in_s(self) -> float:
         """Counted from when the last commit began: from its end, it would lengthen every wait."""
         every_s = self._commit_interval_s
-        if self._alerted and not self._more_waits:
-            every_s = min(every_s, self._commit_took_s / COMMITTING_MAX)
+        if self._alert_pending and not self._more_available:
+            every_s = min(every_s, self._commit_took_s / COMMIT_TIME_FRACTION_MAX)
         return max(0.0, self._commit_began_at + every_s - time.monotonic())
 
     def _commit(self) -> None:
@@ -328,7 +328,7 @@ class Worker:
         Between two tries rebalances take place, and only there: they drop from the outbox what was
         lost, and bring the membership under which the next try will be accepted.
         """
-        for attempt in patiently(Abortable, sleep=self._wait):
+        for attempt in retrying(Abortable, sleep=self._serve_rebalances):
             with attempt:
                 self._commit_once()
 
@@ -340,86 +340,86 @@ class Worker:
             try:
                 self._sink.transact(records, positions, self._source.membership)
             except Abortable:
-                self._board.add("eddy_aborts")
+                self._metrics.add("eddy_aborts")
                 raise
             self._outbox.clear()
             self._commit_took_s = time.monotonic() - self._commit_began_at
-            self._board.add("eddy_commits")
-        self._alerted = False
+            self._metrics.add("eddy_commits")
+        self._alert_pending = False
         for where, position in positions.items():
-            holding = self._holdings[where]
-            holding.committed = position.next_offset
-            if holding.kept.publish():
-                self._keeper.collect(holding.kept)
+            assigned = self._assignment[where]
+            assigned.committed = position.next_offset
+            if assigned.checkpoints.publish():
+                self._checkpoint_manager.collect(assigned.checkpoints)
 
-    def _positions(self) -> dict[Partition, Committed]:
+    def _positions(self) -> dict[Partition, CommittedOffset]:
         """What to commit: new offsets, and former ones again where they are to name a
         checkpoint. Nothing where all that is new are advances over transaction markers: they wait
         for the next commit, unless it is the partition's first."""
-        assert self._outbox.positions.keys() <= self._holdings.keys(), "not ours to commit"
-        to_name = {where for where, holding in self._holdings.items() if holding.to_name()}
-        if not (self._outbox.positions or to_name):
+        assert self._outbox.positions.keys() <= self._assignment.keys(), "not ours to commit"
+        must_commit_checkpoint = {where for where, assigned in self._assignment.items() if assigned.must_commit_checkpoint()}
+        if not (self._outbox.positions or must_commit_checkpoint):
             return {}
         return {
-            where: Committed(holding.to_commit(), holding.kept.note())
-            for where, holding in self._holdings.items()
-            if holding.moved() or where in to_name
+            where: CommittedOffset(assigned.offset_to_commit(), assigned.checkpoints.metadata())
+            for where, assigned in self._assignment.items()
+            if assigned.has_new_offset() or where in must_commit_checkpoint
         }
 
-    def _wait(self, wait_s: float) -> None:
-        self._source.serve(wait_s)
-        self._pulse.beat()
+    def _serve_rebalances(self, wait_s: float) -> None:
+        self._source.serve_rebalances(wait_s)
+        self._health.beat()
 
     # -- checkpoints ------------------------------------------------------------------------------
 
-    def _take_checkpoint(self) -> None:
+    def _start_checkpoint(self) -> None:
         """Begin to write the state that would cost a restart most, if any is due."""
-        if not self._keeper.idle():
+        if not self._checkpoint_manager.idle():
             return
         due = [
-            (holding.next_offset - holding.kept.offset(), where)
-            for where, holding in self._holdings.items()
-            if self._settled(where) and self._keeper.due(holding.kept, holding.next_offset)
+            (assigned.next_offset - assigned.checkpoints.offset(), where)
+            for where, assigned in self._assignment.items()
+            if self._is_committed(where) and self._checkpoint_manager.due(assigned.checkpoints, assigned.next_offset)
         ]
         if due:
-            holding = self._holdings[max(due)[1]]
-            self._keeper.take(holding.kept, holding.next_offset)
+            assigned = self._assignment[max(due)[1]]
+            self._checkpoint_manager.take(assigned.checkpoints, assigned.next_offset)
 
-    def _take_checkpoints_now(
+    def _write_checkpoints(
         self, partitions: list[Partition], within_s: float | None = None
     ) -> None:
         """Write the states of partitions that are about to leave, all within so many seconds."""
         deadline = None if within_s is None else time.monotonic() + within_s
         for where in partitions:
-            holding = self._holdings[where]
+            assigned = self._assignment[where]
             left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if self._settled(where) and holding.kept.offset() < holding.next_offset:
-                self._keeper.take_now(holding.kept, holding.next_offset, left_s)
+            if self._is_committed(where) and assigned.checkpoints.offset() < assigned.next_offset:
+                self._checkpoint_manager.take_now(assigned.checkpoints, assigned.next_offset, left_s)
 
-    def _settled(self, where: Partition) -> bool:
+    def _is_committed(self, where: Partition) -> bool:
         """Whether a checkpoint may be taken: all records that the state has seen are committed. The
         commit that names it commits its offset, too."""
-        return where not in self._outbox.positions and not self._holdings[where].left()
+        return where not in self._outbox.positions and not self._assignment[where].offsets_left()
 
-    def _convert(self, holding: Holding) -> None:
+    def _migrate(self, assigned: AssignedPartition) -> None:
         """Go on under our own configuration; the first commit that knows of it names its state."""
-        state = holding.kept.state
-        state.convert(self._config, self._run)
-        self._keeper.begin(holding.kept, state.live_from)
+        state = assigned.checkpoints.state
+        state.migrate(self._config, self._run)
+        self._checkpoint_manager.begin(assigned.checkpoints, state.live_from)
 
     # -- assignments: called by the source between two batches, never inside a transaction --------
 
     def on_assign(self, partitions: list[Partition]) -> dict[Partition, int]:
         """Load or make a shard for each; reading starts where its checkpoint was taken."""
-        self._refuse_new(partitions)
+        self._check_partition_count(partitions)
         self._joined = True
-        self._said_empty = False
+        self._warned_unassigned = False
         # Nothing is written before the state of every partition is known to be usable.
-        for where, recovered in self._all_recovered(partitions).items():
-            self._holdings[where] = self._taken(where, *recovered)
-        return {where: self._holdings[where].next_offset for where in partitions}
+        for where, recovered in self._recover_all(partitions).items():
+            self._assignment[where] = self._assigned_from(where, *recovered)
+        return {where: self._assignment[where].next_offset for where in partitions}
 
-    def _refuse_new(self, partitions: list[Partition]) -> None:
+    def _check_partition_count(self, partitions: list[Partition]) -> None:
         """Raise PartitionCountChanged where a topic has grown, before anything of it is read."""
         for where in partitions:
             expected = self._logs[where.topic].partitions
@@ -430,44 +430,44 @@ class Worker:
                     "read or committed"
                 )
 
-    def _all_recovered(
+    def _recover_all(
         self, partitions: list[Partition]
-    ) -> dict[Partition, tuple[Folder, Committed | None, Recovered]]:
+    ) -> dict[Partition, tuple[Folder, CommittedOffset | None, RecoveredState]]:
         """The state of each partition. Raises StateWouldBeDropped with all that would be."""
-        taken: dict[Partition, tuple[Folder, Committed | None, Recovered]] = {}
+        taken: dict[Partition, tuple[Folder, CommittedOffset | None, RecoveredState]] = {}
         refused: list[str] = []
         for where, asked in self._source.committed(partitions).items():
-            folder = Folder(self._objects, self._config.group, *where)
+            folder = Folder(self._store, self._config.group, *where)
             try:
-                taken[where] = (folder, *self._recovered(where, asked, folder))
+                taken[where] = (folder, *self._recover(where, asked, folder))
             except StateWouldBeDropped as error:
                 refused += error.lines
         if refused:
             raise StateWouldBeDropped(refused)
         return taken
 
-    def _recovered(
-        self, where: Partition, committed: Committed | None, folder: Folder
-    ) -> tuple[Committed | None, Recovered]:
+    def _recover(
+        self, where: Partition, committed: CommittedOffset | None, folder: Folder
+    ) -> tuple[CommittedOffset | None, RecoveredState]:
         """A shard for it, and what the group has committed. Who stands still behind the question for
         that may find the checkpoints of another, who has had the partition meanwhile: then it is
         asked again before anything is held to be wrong."""
         while True:
             try:
-                return committed, self._recovered_at(where, committed, folder)
+                return committed, self._recover_once(where, committed, folder)
             except EddyError as error:
                 asked_before, committed = committed, self._source.committed([where])[where]
                 if committed == asked_before:
                     raise
                 log.warning("another has gone on here, looking again", error=str(error))
 
-    def _recovered_at(
-        self, where: Partition, committed: Committed | None, folder: Folder
-    ) -> Recovered:
+    def _recover_once(
+        self, where: Partition, committed: CommittedOffset | None, folder: Folder
+    ) -> RecoveredState:
         log_of = self._logs[where.topic]
-        low, high = self._source.span(where)
+        low, high = self._source.offset_range(where)
         return recover(
-            Circumstances(
+            StartContext(
                 config=self._config,
                 run=self._run,
                 log=log_of,
@@ -476,38 +476,38 @@ class Worker:
                 committed=committed,
                 low=low,
                 high=high,
-                beat=self._pulse.beat,
-                saved=saved_folder(self._saved, log_of, where.partition) if self._saved else None,
+                beat=self._health.beat,
+                saved=saved_folder(self._saved_store, log_of, where.partition) if self._saved_store else None,
                 offset_at=partial(self._source.offset_at, where),
-                drops=self._drops,
+                allowed_drops=self._allowed_drops,
             )
         )
 
-    def _taken(
-        self, where: Partition, folder: Folder, committed: Committed | None, state: Recovered
-    ) -> Holding:
-        kept = Kept(folder, state)
+    def _assigned_from(
+        self, where: Partition, folder: Folder, committed: CommittedOffset | None, state: RecoveredState
+    ) -> AssignedPartition:
+        checkpoints = PartitionCheckpoints(folder, state)
         start = state.head.offset
-        holding = Holding(
+        assigned = AssignedPartition(
             log=self._logs[where.topic],
-            kept=kept,
+            checkpoints=checkpoints,
             next_offset=start,
             committed=committed.next_offset if committed else None,
-            began_from=start,
+            relearn_started_from=start,
         )
-        self._board.add("eddy_checkpoint_fallbacks", state.left_behind)
-        if state.left_behind:
-            kept.ready = state.checkpoint
+        self._metrics.add("eddy_checkpoint_fallbacks", state.broken_checkpoints)
+        if state.broken_checkpoints:
+            checkpoints.to_name = state.checkpoint
         elif state.checkpoint is not None:
-            kept.published = [state.checkpoint]
+            checkpoints.published = [state.checkpoint]
         if state.checkpoint is None:
-            self._keeper.begin(kept, start)
-        if state.converts and not holding.left():
-            self._convert(holding)
+            self._checkpoint_manager.begin(checkpoints, start)
+        if state.needs_migration and not assigned.offsets_left():
+            self._migrate(assigned)
         log.info("partition taken", **where._asdict(), next_offset=start, live_from=state.live_from)
-        if holding.left():
-            log.info("re-learning", **where._asdict(), records_left=holding.left())
-        return holding
+        if assigned.offsets_left():
+            log.info("re-learning", **where._asdict(), records_left=assigned.offsets_left())
+        return assigned
 
     def on_revoke(self, partitions: list[Partition]) -> None:
         """Commit once more while they are ours, write their checkpoints, then let go of them.
@@ -516,89 +516,89 @@ class Worker:
         re-learns more.
         """
         try:
-            if not self._ending:
+            if not self._stopped:
                 self._commit_once()
-                self._take_checkpoints_now(partitions, REVOKE_S)
+                self._write_checkpoints(partitions, REVOKE_TIMEOUT_S)
                 self._commit_once()
         except Abortable as error:
             log.warning("last commit of revoked partitions failed", error=str(error))
-        self._let_go("partition given back", partitions)
+        self._release("partition given back", partitions)
 
     def on_lost(self, partitions: list[Partition]) -> None:
         """Let go of partitions that others may already have: nothing of them is committed."""
-        self._let_go("partition lost", partitions)
+        self._release("partition lost", partitions)
 
-    def _let_go(self, event: str, partitions: list[Partition]) -> None:
+    def _release(self, event: str, partitions: list[Partition]) -> None:
         self._outbox.drop(partitions)
         for where in partitions:
-            holding = self._holdings.pop(where, None)
-            if holding is not None:
-                holding.kept.gone = True
-                self._keeper.give_up(holding.kept)
+            assigned = self._assignment.pop(where, None)
+            if assigned is not None:
+                assigned.checkpoints.gone = True
+                self._checkpoint_manager.cancel(assigned.checkpoints)
                 log.info(event, **where._asdict())
 
     # -- what is seen from outside ----------------------------------------------------------------
 
-    def _tell(self) -> None:
+    def _publish_status(self) -> None:
         """Say that the loop turns; bring the metrics up to date, not more often than needed."""
-        relearning = any(holding.left() for holding in self._holdings.values())
-        self._pulse.beat("relearning" if relearning else "live" if self._joined else "joining")
+        relearning = any(assigned.offsets_left() for assigned in self._assignment.values())
+        self._health.beat("relearning" if relearning else "live" if self._joined else "joining")
         now = time.monotonic()
-        if now - self._collected_at >= CYCLES_S:
-            self._collected_at = now
+        if now - self._gc_at >= GC_INTERVAL_S:
+            self._gc_at = now
             gc.collect()
-        if self._holdings:
-            self._empty_since = now
-        elif now - self._empty_since >= EMPTY_S and not self._said_empty:
-            self._said_empty = True
-            log.warning(NO_PARTITION, group=self._config.group)
-        if now - self._read_at >= READINGS_S:
-            self._read_at = now
-            self._publish_readings()
-        if relearning and now - self._told_at >= PROGRESS_S:
-            self._told_at = now
-            for where, holding in self._holdings.items():
-                if holding.left():
+        if self._assignment:
+            self._unassigned_since = now
+        elif now - self._unassigned_since >= UNASSIGNED_WARNING_S and not self._warned_unassigned:
+            self._warned_unassigned = True
+            log.warning(UNASSIGNED_WARNING, group=self._config.group)
+        if now - self._metrics_at >= METRICS_INTERVAL_S:
+            self._metrics_at = now
+            self._publish_metrics()
+        if relearning and now - self._progress_logged_at >= PROGRESS_INTERVAL_S:
+            self._progress_logged_at = now
+            for where, assigned in self._assignment.items():
+                if assigned.offsets_left():
                     log.info(
                         "re-learning",
                         **where._asdict(),
-                        records_left=holding.left(),
-                        seconds_left=round(holding.seconds_left(), 1),
+                        records_left=assigned.offsets_left(),
+                        seconds_left=round(assigned.seconds_left(), 1),
                     )
 
-    def _publish_readings(self) -> None:
+    def _publish_metrics(self) -> None:
         """Bring the metrics, and the reasons not to be ready, up to date."""
-        observed = list(self._observed())
-        oddities = self._noticing.oddities(one.counts for one in observed)
-        left = sum(one.records_left for one in observed)
-        relearning = [f"{left:,} records are left to re-learn"] if left else []
-        self._pulse.problems = (*relearning, *self._noticing.not_ready(oddities))
-        configured = {_name_of(each): each.partitions for each in self._logs.values()}
-        of = metrics.Logs(configured, Counter(one.log_name for one in observed))
-        own = metrics.readings_of_worker(of, [(one.of, one.kind) for one in oddities])
-        self._board.replace(own | metrics.readings(observed, self._pulse.state))
+        observed = list(self._partition_status())
+        problems = self._diagnostics.problems(one.counts for one in observed)
+        offsets_left = sum(one.records_left for one in observed)
+        relearning = [f"{offsets_left:,} records are left to re-learn"] if offsets_left else []
+        self._health.input_problems = (*relearning, *self._diagnostics.reasons_not_ready(problems))
+        configured = {log_name(each): each.partitions for each in self._logs.values()}
+        of = metrics.PartitionCounts(configured, Counter(one.log_name for one in observed))
+        own = metrics.worker_readings(of, [(one.of, one.kind) for one in problems])
+        self._metrics.replace(own | metrics.partition_readings(observed, self._health.state))
 
-    def _observed(self) -> Iterator[metrics.Observed]:
-        for where, holding in self._holdings.items():
-            end = self._source.end(where)
-            yield metrics.Observed(
-                log_name=_name_of(holding.log),
+    def _partition_status(self) -> Iterator[metrics.PartitionStatus]:
+        for where, assigned in self._assignment.items():
+            end = self._source.end_offset(where)
+            yield metrics.PartitionStatus(
+                log_name=log_name(assigned.log),
                 partition=where.partition,
-                counts=holding.shard.counts(),
-                records_left=holding.left(),
-                lag=max(0, end - holding.next_offset) if end >= 0 else None,
-                behind=holding.next_offset - holding.kept.offset(),
-                seconds_left=holding.seconds_left(),
+                counts=assigned.shard.counts(),
+                records_left=assigned.offsets_left(),
+                lag=max(0, end - assigned.next_offset) if end >= 0 else None,
+                checkpoint_lag=assigned.next_offset - assigned.checkpoints.offset(),
+                seconds_left=assigned.seconds_left(),
             )
 
 
-def _name_of(read: Log) -> str:
+def log_name(read: Log) -> str:
     """The name of a log in metrics."""
     return read.topic if read.internal else read.name
 
 
 @contextmanager
-def rarely_collecting() -> Iterator[None]:
+def gc_disabled() -> Iterator[None]:
     """Leave it to the block to look for garbage in cycles.
 
     A batch is ten thousand objects and no cycle. Python, which counts objects, would go through
@@ -622,7 +622,7 @@ def run_worker(
     run: RunInfo,
     stop_on_signal: Callable[[], Event],
     http_port: int,
-    drops: Collection[str] = (),
+    allowed_drops: Collection[str] = (),
 ) -> None:
     """Check what can be checked, connect, and work until asked to stop.
 
@@ -631,24 +631,24 @@ def run_worker(
     before, while the broker is being reached, a signal may end the process at once. drops: arguments
     of --drop-state. Raises EddyError.
     """
-    if warning := weak_secret(config):
+    if warning := secret_problem(config):
         log.warning(warning)
-    board, pulse = Board(), Pulse()
+    metrics, health = MetricsCollector(), WorkerHealth()
     address = (config.worker.http_host, http_port)
-    kafka = of_slot(config.kafka, slot)
+    kafka = slot_properties(config.kafka, slot)
     with (
-        health.serving(address, board, pulse),
-        Source(kafka, config.group, pulse.beat, pulse.hear) as source,
+        serve_health(address, metrics, health),
+        KafkaSource(kafka, config.group, health.beat, health.broker_answered) as source,
     ):
         # The client has accepted the values: none is a secret in place of another property's.
         log.info(
-            "starting", group=config.group, slot=slot, mode=config.mode, kafka=shown(config.kafka)
+            "starting", group=config.group, slot=slot, mode=config.mode, kafka=printable_properties(config.kafka)
         )
-        check_topics(config, found(config, Admin(kafka, pulse.beat)))
+        check_topics(config, existing_topics(config, TopicAdmin(kafka, health.beat)))
         objects = open_store(config.checkpoints.url)
         every = [Partition(log.topic, n) for log in logs(config) for n in range(log.partitions)]
-        refuse_losses(config, source.committed(every), objects, drops)
-        sink = Sink(kafka, config.group, slot, pulse.beat)
+        check_state_losses(config, source.committed(every), objects, allowed_drops)
+        sink = KafkaSink(kafka, config.group, slot, health.beat)
         sink.open()
-        Worker(config, source, sink, run, board, pulse, drops).run(stop_on_signal())
+        Worker(config, source, sink, run, metrics, health, allowed_drops).run(stop_on_signal())
     log.info("stopped")

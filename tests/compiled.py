@@ -1,7 +1,7 @@
-"""Compiles, in one process, the kernels that nearly all tests need: `python -m tests.compiled`. The
+"""Compiles, in one process, the kernels that nearly all tests need: `python -m tests.compile_kernels`. The
 processes that share the tests would each compile them, all at the same time. Tests nothing."""
 
-import stream.preloaded  # noqa: F401 - compiles what any worker needs
-from tests.stages.told import assessment, silent_sample, take, told
+import stream.preload  # noqa: F401 - compiles what any worker needs
+from tests.stages.report_stream import assessment, unreported_sample, take, report_stream
 
-take(assessment(), told(silent_sample(days=2, a_day=200, labelled=0.5, seed=1)))
+take(assessment(), report_stream(unreported_sample(days=2, a_day=200, labelled=0.5, seed=1)))

@@ -19,7 +19,7 @@ from hypothesis.configuration import set_hypothesis_home_dir
 ROOT = Path(__file__).resolve().parents[1]
 BROKER = ROOT / "deploy" / "kafka" / "broker.py"
 EXIT_MISSING = 3  # broker.py: Java or Maven is missing
-ON_A_BROKER = "on a broker"
+BROKER_KEYWORD = "on a broker"
 """A keyword of broker tests alone: "broker" is one of all that stands in tests/broker, too."""
 
 set_hypothesis_home_dir(ROOT / ".cache" / "hypothesis")
@@ -38,10 +38,10 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if given:
         yield given
         return
-    said = tmp_path_factory.mktemp("broker") / "stderr"
+    stderr_file = tmp_path_factory.mktemp("broker") / "stderr"
     command = [sys.executable, str(BROKER), "--with-parent"]
     with (
-        said.open("w") as stderr,
+        stderr_file.open("w") as stderr,
         subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, text=True
         ) as process,
@@ -50,7 +50,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             assert process.stdout is not None
             line = process.stdout.readline().strip()
             if not line.startswith("bootstrap="):
-                reason = said.read_text().strip().removeprefix("broker.py: ")
+                reason = stderr_file.read_text().strip().removeprefix("broker.py: ")
                 if process.wait() == EXIT_MISSING and not broker_required():
                     pytest.skip(reason)
                 pytest.fail(f"no broker: {reason}", pytrace=False)
@@ -76,7 +76,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "broker" in getattr(item, "fixturenames", ()):
             item.add_marker("broker")
         if item.get_closest_marker("broker"):
-            item.keywords[ON_A_BROKER] = True
+            item.keywords[BROKER_KEYWORD] = True
 
 
 class BrokerTests:
@@ -95,7 +95,7 @@ class BrokerTests:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Count one phase of one broker test."""
-        if ON_A_BROKER not in report.keywords:
+        if BROKER_KEYWORD not in report.keywords:
             return
         xfailed = getattr(report, "wasxfail", None)
         if report.failed:
@@ -105,7 +105,7 @@ class BrokerTests:
         elif report.passed and report.when == "call":
             self.passed += 1
 
-    def wrong(self) -> str | None:
+    def failure(self) -> str | None:
         """Why the session may not succeed, if the broker is required."""
         if not broker_required():
             return None
@@ -123,7 +123,7 @@ class BrokerTests:
         if (
             session.exitstatus in finished
             and not session.config.option.collectonly
-            and self.wrong()
+            and self.failure()
         ):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -137,10 +137,10 @@ class BrokerTests:
             terminalreporter.line(f"{self.passed} passed, {self.failed} failed, {skipped} skipped")
             for reason, count in self.skipped.items():
                 terminalreporter.line(f"  {count} skipped: {reason}")
-        if wrong := self.wrong():
+        if failure := self.failure():
             for module in self.modules_skipped:
                 terminalreporter.line(f"  module skipped: {module}")
-            terminalreporter.line(f"EDDY_REQUIRE_BROKER=1, but {wrong}: this run fails", red=True)
+            terminalreporter.line(f"EDDY_REQUIRE_BROKER=1, but {failure}: this run fails", red=True)
 
 
 def reason_of(report: pytest.CollectReport | pytest.TestReport) -> str:

@@ -10,18 +10,18 @@ import orjson
 import pytest
 
 from schemas.records import Records
-from stream.kafka.ranges import Span
-from stream.replay import opening
+from stream.kafka.ranges import OffsetRange
+from stream.replay import inputs
 
 Partitions = Sequence[Sequence[dict[str, Any] | bytes]]
 
 
-def broker_with(monkeypatch: pytest.MonkeyPatch, topics: Mapping[str, Partitions]) -> None:
+def patch_topics(monkeypatch: pytest.MonkeyPatch, topics: Mapping[str, Partitions]) -> None:
     """Replays find these topics, the records of each partition as JSON, or
     as they are."""
 
-    class Range:
-        """As `stream.kafka.ranges.Range`; what is begun anew is no longer read as it was before."""
+    class TopicReader:
+        """As `stream.kafka.ranges.TopicReader`; what is begun anew is no longer read as it was before."""
 
         def __init__(self, _properties: object, _group: str, topic: str) -> None:
             self.topic = topic
@@ -38,13 +38,13 @@ def broker_with(monkeypatch: pytest.MonkeyPatch, topics: Mapping[str, Partitions
         ) -> None:
             pass
 
-        def spans(self) -> dict[int, Span]:
-            return {p: Span(0, len(rows)) for p, rows in enumerate(topics[self.topic])}
+        def offset_ranges(self) -> dict[int, OffsetRange]:
+            return {p: OffsetRange(0, len(rows)) for p, rows in enumerate(topics[self.topic])}
 
-        def begin(self, spans: Mapping[int, Span]) -> None:
+        def start(self, ranges: Mapping[int, OffsetRange]) -> None:
             held = topics[self.topic]
             self._waiting = {
-                p: deque((o, _value(held[p][o])) for o in range(*span)) for p, span in spans.items()
+                p: deque((o, _value(held[p][o])) for o in range(*span)) for p, span in ranges.items()
             }
 
         def records(self, partition: int, records_max: int) -> Iterator[Records]:
@@ -55,7 +55,7 @@ def broker_with(monkeypatch: pytest.MonkeyPatch, topics: Mapping[str, Partitions
                 values: list[bytes | None] = [value for _, value in some]
                 yield Records(self.topic, partition, offset, np.full(len(some), 2**41), values)
 
-    monkeypatch.setattr(opening, "Range", Range)
+    monkeypatch.setattr(inputs, "Range", TopicReader)
 
 
 def _value(record: dict[str, Any] | bytes) -> bytes:

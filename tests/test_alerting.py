@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.columns import EventBatch
-from stream.alerting import RAW_BYTES_MAX, Identity, RunInfo, Teller
+from stream.alerting import RAW_BYTES_MAX, Identity, RunInfo, AlertBuilder
 from stream.cli.live import live_run
-from stream.clock import ms_of
+from stream.clock import parse_time_ms
 from stream.config import load
 
 IDS = st.one_of(
@@ -41,10 +41,10 @@ def test_a_column_of_ids_is_shown_as_alerts_show_each(ids: list[str], revealed: 
         number={},
     )
     run = RunInfo("replay", "x", str)
-    teller = Teller((1, 2), frozenset(["card"] if revealed else []), run, Identity("eddy", "live"))
-    shown = teller.shown("card", batch.text["card"]).to_pylist()
-    assert shown == [teller.entity("card", batch, row).id for row in range(size)]
-    assert teller.shown("card", pa.nulls(1, pa.string())).to_pylist() == [None]
+    alert_builder = AlertBuilder((1, 2), frozenset(["card"] if revealed else []), run, Identity("eddy", "live"))
+    shown = alert_builder.display_ids("card", batch.text["card"]).to_pylist()
+    assert shown == [alert_builder.entity("card", batch, row).id for row in range(size)]
+    assert alert_builder.display_ids("card", pa.nulls(1, pa.string())).to_pylist() == [None]
 
 
 LATE = RunInfo("live", "run", lambda: "2026-03-05T05:40:00.000Z", 900_000.0)
@@ -69,9 +69,9 @@ def test_an_alert_on_an_old_event_is_not_enforceable(
     run: RunInfo, warm: bool, age_ms: int, reason: str | None
 ) -> None:
     """Older than stale_after by the injected clock; `run.reason` says so."""
-    assert ms_of(LATE.now()) == NOW_MS
-    teller = Teller((1, 2), frozenset(), run, Identity("eddy", "live"))
-    found = teller.run(warm, NOW_MS - age_ms)
+    assert parse_time_ms(LATE.now()) == NOW_MS
+    alert_builder = AlertBuilder((1, 2), frozenset(), run, Identity("eddy", "live"))
+    found = alert_builder.run(warm, NOW_MS - age_ms)
     assert (found.enforceable, found.reason) == (reason is None, reason)
 
 

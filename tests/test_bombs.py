@@ -15,9 +15,9 @@ import zstandard
 
 from stream.config import InputSpec
 from stream.errors import InputError
-from stream.inputs import FileReading, parquet_pages
-from stream.inputs.formats import HEADER_CHARS_MAX, UNPACKED_BYTES_MIN
-from stream.inputs.places import files_at
+from stream.inputs import FileReader, parquet_pages
+from stream.inputs.formats import HEADER_CHARS_MAX, DECOMPRESSED_BYTES_ALLOWED
+from stream.inputs.places import find_files
 
 LONG = "x" * 1_000_000
 READ = """
@@ -26,8 +26,8 @@ from stream.config import InputSpec
 from stream.decoding import Decoder
 from stream.config import LimitsSpec
 from stream.errors import InputError
-from stream.inputs import FileReading
-from stream.inputs.places import files_at
+from stream.inputs import FileReader
+from stream.inputs.places import find_files
 from stream.stages.route import letter
 
 spec = InputSpec(topic="shop", type="transaction",
@@ -43,7 +43,7 @@ sys.stdout.write(f"{peak()}\\n")
 for path in sys.argv[1:]:
     rows = 0
     try:
-        for parts in FileReading("shop", files_at(path), spec):
+        for parts in FileReader("shop", find_files(path), spec):
             for records in parts:
                 rows += len(records)
                 read = decoder.read(records)
@@ -55,7 +55,7 @@ for path in sys.argv[1:]:
 """
 
 
-def spread(values: list[str], count: int) -> pa.Array:
+def repeated_in_turn(values: list[str], count: int) -> pa.Array:
     """The same texts over and over, which a dictionary makes small."""
     return pa.DictionaryArray.from_arrays(np.zeros(count, np.int32), pa.array(values))
 
@@ -68,7 +68,7 @@ def write(path: Path, column: str, values: pa.Array, **options: object) -> None:
     pq.write_table(table, path, compression="zstd", store_schema=False, **options)
 
 
-def endless(path: Path, part: bytes, times: int) -> None:
+def write_repeated(path: Path, part: bytes, times: int) -> None:
     """The same bytes over and over, packed."""
     pack = zstandard.ZstdCompressor(level=3).compressobj()
     with path.open("wb") as file:
@@ -79,29 +79,29 @@ def endless(path: Path, part: bytes, times: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="says how much memory was taken")
-def test_no_file_takes_more_memory_than_is_bounded(tmp_path: Path) -> None:
+def test_every_file_is_read_in_bounded_memory(tmp_path: Path) -> None:
     """An endless header, long lines, long texts in dictionaries, in lists and maps, and as beginnings
     of each other, and lists of nothing: each is less than a megabyte on disk."""
     mega = 1024 * 1024
-    endless(tmp_path / "header.csv.zst", b"x" * mega, 500)
-    endless(tmp_path / "names.csv.zst", b"x," * mega, 250)
-    endless(tmp_path / "lines.ndjson.zst", b'{"id": "' + b"x" * 20 * mega + b'"}\n', 20)
-    endless(tmp_path / "line.ndjson.zst", b"x" * mega, 500)
-    endless(tmp_path / "blank.ndjson.zst", b"\n" * mega, 200)
-    write(tmp_path / "text.parquet", "s", spread([LONG], 1_500))
+    write_repeated(tmp_path / "header.csv.zst", b"x" * mega, 500)
+    write_repeated(tmp_path / "names.csv.zst", b"x," * mega, 250)
+    write_repeated(tmp_path / "lines.ndjson.zst", b'{"id": "' + b"x" * 20 * mega + b'"}\n', 20)
+    write_repeated(tmp_path / "line.ndjson.zst", b"x" * mega, 500)
+    write_repeated(tmp_path / "blank.ndjson.zst", b"\n" * mega, 200)
+    write(tmp_path / "text.parquet", "s", repeated_in_turn([LONG], 1_500))
     write(tmp_path / "wide.parquet", "s", pa.array([b"x" * mega] * 50, pa.binary(mega)))
     offsets = [0, 500_000, 1_000_000]
     write(
-        tmp_path / "list.parquet", "l", pa.ListArray.from_arrays(offsets, spread([LONG], 1_000_000))
+        tmp_path / "list.parquet", "l", pa.ListArray.from_arrays(offsets, repeated_in_turn([LONG], 1_000_000))
     )
-    keys = spread(["k"], 1_000_000).cast(pa.string())
-    maps = pa.MapArray.from_arrays(offsets, keys, spread([LONG], 1_000_000))
+    keys = repeated_in_turn(["k"], 1_000_000).cast(pa.string())
+    maps = pa.MapArray.from_arrays(offsets, keys, repeated_in_turn([LONG], 1_000_000))
     write(tmp_path / "map.parquet", "m", maps)
     nothing = pa.ListArray.from_arrays([0, 20_000_000], pa.nulls(20_000_000, pa.int8()))
     write(tmp_path / "nothing.parquet", "l", nothing, data_page_size=2**30)
-    prefixed = [LONG, *(LONG + str(i) for i in range(300))]
+    add_prefix = [LONG, *(LONG + str(i) for i in range(300))]
     deltas = {"use_dictionary": False, "column_encoding": {"s": "DELTA_BYTE_ARRAY"}}
-    write(tmp_path / "prefixes.parquet", "s", pa.array(prefixed), **deltas)
+    write(tmp_path / "prefixes.parquet", "s", pa.array(add_prefix), **deltas)
     paths = sorted(map(str, tmp_path.iterdir()))
     assert max(Path(path).stat().st_size for path in paths) < mega
     child = subprocess.run(  # ourselves
@@ -119,7 +119,7 @@ def test_no_file_takes_more_memory_than_is_bounded(tmp_path: Path) -> None:
 
 def read(path: Path) -> int:
     """How many records a file has."""
-    reading = FileReading("shop", files_at(str(path)), InputSpec(topic="shop"))
+    reading = FileReader("shop", find_files(str(path)), InputSpec(topic="shop"))
     return sum(len(part) for parts in reading for part in parts)
 
 
@@ -135,15 +135,15 @@ def test_an_endless_header_is_refused_by_name(
             read(path)
 
 
-def test_a_packed_parquet_file_unpacks_to_a_bounded_size(tmp_path: Path) -> None:
+def test_a_compressed_parquet_file_decompresses_to_a_bounded_size(tmp_path: Path) -> None:
     """A temporary file is bounded as memory is."""
     path = tmp_path / "data.gz"
-    path.write_bytes(gzip.compress(b"PAR1" + bytes(UNPACKED_BYTES_MIN)))
+    path.write_bytes(gzip.compress(b"PAR1" + bytes(DECOMPRESSED_BYTES_ALLOWED)))
     with pytest.raises(InputError, match=r"data\.gz: .*unpacks into more than"):
         read(path)
 
 
-def test_pages_are_looked_at_before_they_are_unpacked(
+def test_pages_are_checked_before_they_are_decompressed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pages too large together, and a page larger than its column declares, are refused with the file,
@@ -167,7 +167,7 @@ def test_pages_are_looked_at_before_they_are_unpacked(
         read(path)
 
 
-def test_every_page_is_seen_however_the_file_is_cut(
+def test_every_page_is_checked_however_the_file_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Headers are found though a read ends within one, in files of many pages and all codecs."""
@@ -190,12 +190,12 @@ def test_every_page_is_seen_however_the_file_is_cut(
             parquet = pq.ParquetFile(
                 pa.PythonFile(opened, mode="r"), buffer_size=1_000, pre_buffer=False
             )
-            opened.watch(parquet)
+            opened.check_pages(parquet)
             rows = sum(len(batch) for batch in parquet.iter_batches(1_000))
             assert rows == count
             assert all(one.next_header == one.stop for one in opened._chunks)
             opened._file.close()
-            batches = FileReading("shop", files_at(str(path)), InputSpec(topic="shop"))
+            batches = FileReader("shop", find_files(str(path)), InputSpec(topic="shop"))
             found = [
                 part.values
                 for parts in batches

@@ -13,7 +13,7 @@ import pytest
 
 from stream.cli import app
 from stream.config import fingerprint, load
-from stream.replay.opening import with_labels
+from stream.replay.opening import with_label_input
 from stream.simulator import shop_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -81,7 +81,7 @@ def test_config_check_names_every_mistake_at_once(tmp_path: Path) -> None:
     assert "Traceback" not in said
 
 
-def test_config_check_says_which_way_each_monitor_takes(tmp_path: Path) -> None:
+def test_config_check_shows_the_read_path_of_each_monitor(tmp_path: Path) -> None:
     """A right configuration: one line a monitor, with the internal topic if any, and the reason."""
     said = eddy("config", "check", str(shop_config()))
     assert "monitor card: direct: its topic has one partition" in said
@@ -94,7 +94,7 @@ def test_config_check_says_which_way_each_monitor_takes(tmp_path: Path) -> None:
     ) in said
 
 
-def test_config_diff_says_what_survives(tmp_path: Path) -> None:
+def test_config_diff_shows_the_kept_state(tmp_path: Path) -> None:
     """Of each monitor whether it keeps its state, and of each that does not why; a policy may
     change."""
     text = shop_config().read_text()
@@ -119,7 +119,7 @@ def test_config_diff_says_what_survives(tmp_path: Path) -> None:
     assert "partitions" not in said
 
 
-def test_config_diff_says_where_nothing_is_kept_or_found(tmp_path: Path) -> None:
+def test_config_diff_names_missing_and_dropped_state(tmp_path: Path) -> None:
     """Another group begins with nothing, or with a saved state; checkpoints that are elsewhere are
     not found. A policy alone costs nothing, another secret everything."""
     text, path = shop_config().read_text(), tmp_path / "new.toml"
@@ -145,7 +145,7 @@ def test_config_diff_says_where_nothing_is_kept_or_found(tmp_path: Path) -> None
     assert "--drop-state all@" in output
 
 
-def test_live_refuses_a_weak_secret_and_all_else_warns(tmp_path: Path) -> None:
+def test_a_live_worker_refuses_a_weak_secret_and_other_commands_warn(tmp_path: Path) -> None:
     """`eddy run` in live mode ends with exit 2 before anything is reached, alone and supervised;
     the check and a replay say why and go on."""
     path = tmp_path / "weak.toml"
@@ -163,7 +163,7 @@ def test_live_refuses_a_weak_secret_and_all_else_warns(tmp_path: Path) -> None:
     assert "hunter2" not in output
 
 
-def test_property_that_eddy_owns_is_a_mistake(tmp_path: Path) -> None:
+def test_a_kafka_property_that_eddy_sets_itself_is_a_mistake(tmp_path: Path) -> None:
     """The check finds it without a broker, and says why it may not be set."""
     path = tmp_path / "owned.toml"
     text = shop_config().read_text()
@@ -172,7 +172,7 @@ def test_property_that_eddy_owns_is_a_mistake(tmp_path: Path) -> None:
     assert "kafka.enable.auto.commit: may not be set: offsets travel" in said
 
 
-def test_what_a_client_does_not_know_is_a_mistake(tmp_path: Path) -> None:
+def test_a_property_unknown_to_the_client_is_a_mistake(tmp_path: Path) -> None:
     """The check asks Kafka's client and the object store without connecting, and names both."""
     path = tmp_path / "unknown.toml"
     text = shop_config().read_text()
@@ -183,7 +183,7 @@ def test_what_a_client_does_not_know_is_a_mistake(tmp_path: Path) -> None:
     assert 'kafka: No such configuration property: "sasl.pasword"' in said
 
 
-def test_simulated_file_is_the_same_for_the_same_seed(tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_simulated_file(tmp_path: Path) -> None:
     """Same seed, same bytes; malformed records come on top."""
     for name, seed in (("a", "3"), ("b", "3"), ("c", "4")):
         to = ["--to", str(tmp_path / name), "--events", "500", "--seed", seed]
@@ -193,7 +193,7 @@ def test_simulated_file_is_the_same_for_the_same_seed(tmp_path: Path) -> None:
     assert len(one.splitlines()) > 500
 
 
-def test_rate_is_kept(tmp_path: Path) -> None:
+def test_simulate_keeps_the_rate(tmp_path: Path) -> None:
     """A rate makes the stream take its time."""
     started = time.perf_counter()
     to = ["--to", str(tmp_path / "slow"), "--events", "100", "--rate", "100"]
@@ -201,7 +201,7 @@ def test_rate_is_kept(tmp_path: Path) -> None:
     assert time.perf_counter() - started > 0.95
 
 
-def test_a_replay_with_labels_a_split_and_a_state(tmp_path: Path) -> None:
+def test_replay_with_labels_a_time_split_and_a_saved_state(tmp_path: Path) -> None:
     """What became of the labels, what is judged and where the state lies is said; a second replay
     does not save over it."""
     made = tmp_path / "labelled.toml"
@@ -263,7 +263,7 @@ def test_simulate_then_replay(tmp_path: Path) -> None:
     assert "shop.ndjson has changed" in eddy(*again, code=2)
 
 
-def test_what_can_come_to_nothing_is_warned_of(tmp_path: Path) -> None:
+def test_ineffective_options_raise_warnings(tmp_path: Path) -> None:
     """An empty file, and labels of other events, are most often a mistake."""
     empty, label = tmp_path / "empty.ndjson", tmp_path / "label.ndjson"
     empty.write_bytes(b"")
@@ -277,15 +277,15 @@ def test_what_can_come_to_nothing_is_warned_of(tmp_path: Path) -> None:
     assert "warning: no label of labels is of these events" in said
 
 
-def test_labels_are_mapped_as_another_configuration_of_the_comparison_says() -> None:
+def test_labels_may_use_the_mapping_of_another_candidate() -> None:
     """A configuration without an input of labels borrows that of another, else has Eddy's own
     shape; one that has its own keeps it."""
     configs = ROOT / "deploy" / "configs"
     without, own = (load(configs / f"sparkov{more}.toml") for more in ("", "-labels"))
-    borrowed = with_labels(without, [without, own])
+    borrowed = with_label_input(without, [without, own])
     assert borrowed.inputs["label"] == own.inputs["label"]
-    assert with_labels(own, [without]) is own
-    [(_, shape), *_] = with_labels(without).inputs.items()
+    assert with_label_input(own, [without]) is own
+    [(_, shape), *_] = with_label_input(without).inputs.items()
     assert (shape.type, shape.fields) == ("label", None)
 
 
@@ -303,7 +303,7 @@ def test_simulate_then_compare(tmp_path: Path) -> None:
         assert (folder / "index.html").is_file()
 
 
-def test_of_several_configurations_the_wrong_one_is_named(tmp_path: Path) -> None:
+def test_compare_names_the_configuration_with_the_mistake(tmp_path: Path) -> None:
     """Each mistake's line begins with the file that it stands in."""
     wrong = tmp_path / "new.toml"
     wrong.write_text(shop_config().read_text("utf-8").replace('half_life = "30d"', "half_lfe = 1"))
@@ -312,7 +312,7 @@ def test_of_several_configurations_the_wrong_one_is_named(tmp_path: Path) -> Non
     assert f"{wrong}: monitors[0].detectors[0].half_lfe: unknown key" in said
 
 
-def interrupted(folder: Path, begun: str, *arguments: str) -> str:
+def interrupt_when(folder: Path, begun: str, *arguments: str) -> str:
     """What a command says that gets Ctrl-C, as a terminal sends it, once a file like that is there;
     fails unless it ends as shells expect."""
     heard = (
@@ -338,7 +338,7 @@ def interrupted(folder: Path, begun: str, *arguments: str) -> str:
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_nothing_half_written_and_a_former_run_whole(tmp_path: Path) -> None:
+def test_ctrl_c_leaves_no_partial_output_and_keeps_the_previous_run(tmp_path: Path) -> None:
     """A replay in several processes and a query are given up without a traceback."""
     few, many, out = tmp_path / "few.ndjson", tmp_path / "many.ndjson", tmp_path / "out"
     config = str(shop_config())
@@ -347,10 +347,10 @@ def test_ctrl_c_leaves_nothing_half_written_and_a_former_run_whole(tmp_path: Pat
     eddy("replay", config, "--input", f"shop={few}", "--out", str(out))
     before = {each.name: each.read_bytes() for each in out.iterdir()}
     replay = ("replay", config, "--input", f"shop={many}", "--out", str(out), "--jobs", "2")
-    assert "Traceback" not in interrupted(tmp_path, "out/scores.parquet.part", *replay)
+    assert "Traceback" not in interrupt_when(tmp_path, "out/scores.parquet.part", *replay)
     assert {each.name: each.read_bytes() for each in out.iterdir()} == before
     endless = "SELECT sum(a.range * b.range) FROM range(1000000) a, range(10000000) b"
-    assert "Traceback" not in interrupted(tmp_path, "eddy-query-*", "query", str(out), endless)
+    assert "Traceback" not in interrupt_when(tmp_path, "eddy-query-*", "query", str(out), endless)
 
 
 @pytest.mark.parametrize(
@@ -361,18 +361,18 @@ def test_ctrl_c_leaves_nothing_half_written_and_a_former_run_whole(tmp_path: Pat
         (["--input", "stop=nowhere.ndjson", "--out", "x"], "stop"),
     ],
 )
-def test_input_that_cannot_be_read_is_named(arguments: list[str], expected: str) -> None:
+def test_an_unreadable_input_is_named(arguments: list[str], expected: str) -> None:
     """A wrong name or path is an error of two lines, not a traceback."""
     said = eddy("replay", str(shop_config()), *arguments, code=2)
     assert expected in said
     assert "Traceback" not in said
 
 
-def test_missing_configuration_is_named() -> None:
+def test_a_missing_configuration_is_named() -> None:
     """The path that cannot be read is in the message."""
     assert "nowhere.toml" in eddy("config", "check", "nowhere.toml", code=2)
 
 
-def test_version_is_the_package_s() -> None:
+def test_version_is_the_package_version() -> None:
     """`eddy version` prints what the package says of itself."""
     assert eddy("version").strip().count(".") == 2

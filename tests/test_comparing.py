@@ -24,17 +24,17 @@ from stream.cli.recorded import _names
 from stream.config import Config, parse
 from stream.decoding import Decoder, shared_decoders
 from stream.errors import InputError
-from stream.inputs import FileReading
-from stream.inputs.places import files_at
+from stream.inputs import FileReader
+from stream.inputs.places import find_files
 from stream.judging.comparison import Comparison, Difference, Drift, ScoreBand
-from stream.judging.figures import Figure
+from stream.judging.figures import Estimate
 from stream.judging.pairing import SCORE_STEP, _population_stability
-from stream.judging.verdict import AVERAGE_PRECISION, EQUAL_RECALL, PRECISION, RECALL, of_pair
-from stream.replay import Split, Summary, replay
+from stream.judging.verdict import AVERAGE_PRECISION, EQUAL_RECALL, PRECISION, RECALL, pair_conclusion
+from stream.replay import TimeSplit, Summary, replay
 from stream.replay.comparing import Candidate, compare
 from stream.replay.recording import FILES
-from stream.words import signed
-from tests.ranges import broker_with
+from stream.words import format_difference
+from tests.ranges import patch_topics
 
 START_MS = 1_772_409_600_000
 STEP_MS = 400_000
@@ -175,11 +175,11 @@ def candidate(name: str, text: str, files: dict[str, Path], *, labelled: bool = 
 
 
 def compared(
-    candidates: Sequence[Candidate], files: dict[str, Path], out: Path, split: Split | None = None
+    candidates: Sequence[Candidate], files: dict[str, Path], out: Path, split: TimeSplit | None = None
 ) -> Comparison:
     """Compare over shop and visits, without telling progress."""
     inputs = [("shop", files["shop"]), ("visits", files["visits"])]
-    return compare(candidates, inputs, out, lambda _records, _share: None, split or Split())
+    return compare(candidates, inputs, out, lambda _records, _share: None, split or TimeSplit())
 
 
 def left_behind(folder: Path) -> dict[str, bytes]:
@@ -212,7 +212,7 @@ def test_each_run_is_what_it_is_alone(files: dict[str, Path], tmp_path: Path) ->
         "hop": OVER_A_HOP,
         "address": BY_ADDRESS,
     }
-    split = Split(from_ms=START_MS + 2 * DAY_MS)
+    split = TimeSplit(from_ms=START_MS + 2 * DAY_MS)
     candidates = [candidate(name, text, files) for name, text in of.items()]
     compared(candidates, files, tmp_path / "together", split)
     inputs = [("shop", files["shop"]), ("visits", files["visits"])]
@@ -231,12 +231,12 @@ def test_each_run_is_what_it_is_alone(files: dict[str, Path], tmp_path: Path) ->
     )
 
 
-def test_what_is_read_alike_is_decoded_once(files: dict[str, Path]) -> None:
+def test_inputs_with_the_same_mapping_are_decoded_once(files: dict[str, Path]) -> None:
     """Configurations with the same mapping share a batch's columns; one with another does not."""
     other = CONFIG.replace('amount = "amount"', 'amount = { path = "amount" }')
     first, second, third = shared_decoders([config(), config(BY_GAP), config(other)])
     spec = config().inputs["shop"]
-    [batch] = next(iter(FileReading("shop", files_at(str(files["shop"])), spec, 4)))
+    [batch] = next(iter(FileReader("shop", find_files(str(files["shop"])), spec, 4)))
     assert first["shop"] is second["shop"]
     assert first["shop"].read(batch) is second["shop"].read(batch)
     assert first["shop"] is not third["shop"]
@@ -256,12 +256,12 @@ def test_inputs_meet_as_in_a_run_alone(files: dict[str, Path], tmp_path: Path) -
     assert [name for name in expected if expected[name] != got.get(name)] == []
 
 
-def test_what_one_run_drops_leads_no_other_astray(
+def test_dead_letters_of_one_candidate_do_not_affect_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where one forgets ids that the other still knows, and so takes records that came again under a
     later time, the other reads its logs in the order in which it does alone."""
-    monkeypatch.setattr("stream.replay.opening.FileReading", partial(FileReading, batch_records=20))
+    monkeypatch.setattr("stream.replay.opening.FileReader", partial(FileReader, batch_records=20))
     both = CONFIG.replace("[inputs.visits]", SECOND_SHOP + "[inputs.visits]") + IN_SECOND_SHOP
     forgetful = both + "[limits]\nduplicate_window = 2\n"
     inputs = []
@@ -289,11 +289,11 @@ def test_events_of_a_topic_are_there_beside_labels(
     files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The stretch that labels were joined to is read once more for the runs."""
-    broker_with(monkeypatch, {"shop": [payments(300)]})
+    patch_topics(monkeypatch, {"shop": [payments(300)]})
     candidates = [candidate(name, CONFIG, files) for name in ("one", "two")]
     told = compare(candidates, [("shop", "kafka://shop")], tmp_path / "out", lambda _r, _s: None)
-    assert [side.events for side in told.sides] == [300, 300]
-    assert told.unjudged is None
+    assert [side.events for side in told.runs] == [300, 300]
+    assert told.no_evaluation_reason is None
 
 
 @pytest.mark.slow
@@ -325,21 +325,21 @@ def test_the_better_one_is_named(files: dict[str, Path], tmp_path: Path) -> None
     one = compared([gap, amount], files, tmp_path / "one")
     other = compared([amount, gap], files, tmp_path / "other")
     better = "amount catches more than gap with equally many alerts."
-    assert one.verdict.startswith(better)
-    assert other.verdict.startswith(better)
-    assert one.pairs[0].because == other.pairs[0].because
+    assert one.conclusion.startswith(better)
+    assert other.conclusion.startswith(better)
+    assert one.pairs[0].reason == other.pairs[0].reason
     [forth], [back] = one.pairs, other.pairs
     for there, here in zip(forth.differences, back.differences, strict=True):
         assert there.difference.value == pytest.approx(-(here.difference.value or 0.0))
         if there.difference.low is not None:
             assert there.difference.low == pytest.approx(-(here.difference.high or 0.0))
-    view = one.sides[1].view
+    view = one.runs[1].view
     assert view is not None
     assert forth.differences[0].other == view.levels["events"].average_precision.value
     frauds = next(one for one in forth.overlaps if one.what == "frauds")
     assert frauds.other_only > frauds.both + frauds.first_only
-    assert [found.amount for found in forth.by_other] == sorted(
-        (found.amount for found in forth.by_other), key=lambda amount: -(amount or 0.0)
+    assert [found.amount for found in forth.caught_by_other_only] == sorted(
+        (found.amount for found in forth.caught_by_other_only), key=lambda amount: -(amount or 0.0)
     )
 
 
@@ -348,12 +348,12 @@ def test_the_same_configuration_is_no_better(files: dict[str, Path], tmp_path: P
     common and no setting differs."""
     same = compared([candidate(n, CONFIG, files) for n in ("one", "two")], files, tmp_path / "out")
     [pair] = same.pairs
-    assert same.verdict.startswith("No difference between one and two can be told. ")
+    assert same.conclusion.startswith("No difference between one and two can be told. ")
     # an interval would say that in some resample the two differ
     assert {(d.value, d.low, d.high) for one in pair.differences for d in [one.difference]} == {
         (0.0, None, None)
     }
-    assert pair.because == "average precision the same; recall at equally many alerts the same"
+    assert pair.reason == "average precision the same; recall at equally many alerts the same"
     assert {one.first_only + one.other_only for one in pair.overlaps} == {0.0}
     assert pair.overlaps[0].both > 0
     assert pair.drift.rank_correlation == pytest.approx(1.0)
@@ -375,7 +375,7 @@ NO_DRIFT = Drift(
 
 def difference(measure: str, low: float, high: float) -> Difference:
     """A measure that differs by as much."""
-    apart = Figure(value=(low + high) / 2, low=low, high=high)
+    apart = Estimate(value=(low + high) / 2, low=low, high=high)
     sign = int(low > 0) - int(high < 0)
     return Difference(measure=measure, first=0.5, other=0.25, difference=apart, sign=sign)
 
@@ -395,7 +395,7 @@ def difference(measure: str, low: float, high: float) -> Difference:
         ),
     ],
 )
-def test_a_verdict_is_what_the_intervals_say(
+def test_the_winner_follows_from_the_intervals(
     ranks: tuple[float, float], finds: tuple[float, float], expected: str
 ) -> None:
     """A run is called better by a measure only where its interval leaves 0 out, both measures are
@@ -405,37 +405,37 @@ def test_a_verdict_is_what_the_intervals_say(
         difference(EQUAL_RECALL, *finds),
         difference(PRECISION, -0.4, -0.1),
     ]
-    told = of_pair("a", "b", differences, (450, 1_800), NO_DRIFT)
-    assert told.verdict.startswith(expected)
-    sign = -1 if told.verdict.startswith("a ") else 1
+    told = pair_conclusion("a", "b", differences, (450, 1_800), NO_DRIFT)
+    assert told.conclusion.startswith(expected)
+    sign = -1 if told.conclusion.startswith("a ") else 1
     value = sum(ranks) / 2 * sign
-    assert told.because.startswith(f"average precision {signed(value)} (95 %: ")
+    assert told.reason.startswith(f"average precision {format_difference(value)} (95 %: ")
     gap = "\N{NO-BREAK SPACE}"
-    assert told.cost == (
+    assert told.alert_volume == (
         f"a has 450 events with an alert, 50.0{gap}% of them fraud; "
         f"b has 1{gap}800 events with an alert, 25.0{gap}% of them fraud"
     )
 
 
-def test_who_alerts_more_at_less_precision_is_told_so_first() -> None:
+def test_more_alerts_at_lower_precision_is_stated_first() -> None:
     """Where both rank alike the verdict says how many times as many events one alerts on, at what
     part of the other's precision, and why it finds more; where these cannot be told apart, neither."""
     alike = [difference(AVERAGE_PRECISION, -0.1, 0.1), difference(EQUAL_RECALL, -0.1, 0.1)]
-    told = of_pair("a", "b", [*alike, difference(PRECISION, -0.4, -0.1)], (100, 620), NO_DRIFT)
-    assert told.verdict == (
+    told = pair_conclusion("a", "b", [*alike, difference(PRECISION, -0.4, -0.1)], (100, 620), NO_DRIFT)
+    assert told.conclusion == (
         "No difference can be told in how a and b rank; "
         "b alerts on 6.2 times as many events as a, at 0.5 times its precision"
     )
     more = [*alike, difference(RECALL, 0.21, 0.48), difference(PRECISION, -0.1, 0.1)]
-    told = of_pair("a", "b", more, (100, 620), NO_DRIFT)
-    assert told.because.endswith("; recall at the alert budget +.345 (95 %: +.210 to +.480)")
+    told = pair_conclusion("a", "b", more, (100, 620), NO_DRIFT)
+    assert told.reason.endswith("; recall at the alert budget +.345 (95 %: +.210 to +.480)")
     same = [*alike, difference(RECALL, -0.1, 0.1), difference(PRECISION, -0.1, 0.1)]
-    told = of_pair("a", "b", same, (100, 102), NO_DRIFT)
-    assert told.verdict == "No difference between a and b can be told"
+    told = pair_conclusion("a", "b", same, (100, 102), NO_DRIFT)
+    assert told.conclusion == "No difference between a and b can be told"
 
 
 @pytest.mark.slow
-def test_what_is_so_on_whichever_days_is_told_apart(files: dict[str, Path], tmp_path: Path) -> None:
+def test_certain_differences_are_marked(files: dict[str, Path], tmp_path: Path) -> None:
     """Where the one finds each fraud and the other none, on every day, no resample differs: there is
     no interval, and yet it is said which is better."""
     policy = "policy = { p_max = 1e-8, warm_up_events = 0, alerts_per_day = 1000 }"
@@ -462,21 +462,21 @@ def test_what_is_so_on_whichever_days_is_told_apart(files: dict[str, Path], tmp_
         [("shop", own["shop"])],
         tmp_path / "out",
         lambda _records, _share: None,
-        Split(),
+        TimeSplit(),
     )
     [pair] = told.pairs
     found = {one.measure: one for one in pair.differences}[RECALL]
     assert (found.difference.value, found.difference.low, found.sign) == (1.0, None, 1)
-    assert "large catches more than odd with equally many alerts" in told.verdict
-    assert "(on whichever days)" in pair.because
+    assert "large catches more than odd with equally many alerts" in told.conclusion
+    assert "(on whichever days)" in pair.reason
 
 
-def test_where_nothing_is_judged_runs_are_compared_all_the_same(
+def test_without_labels_runs_are_still_compared(
     files: dict[str, Path], tmp_path: Path
 ) -> None:
     """A time behind the last event leaves nothing to judge, and is no error."""
     candidates = [candidate("a", CONFIG, files), candidate("b", BY_GAP, files)]
-    told = compared(candidates, files, tmp_path / "out", Split(from_ms=START_MS + 400 * DAY_MS))
+    told = compared(candidates, files, tmp_path / "out", TimeSplit(from_ms=START_MS + 400 * DAY_MS))
     [pair] = told.pairs
     assert (pair.drift.events, pair.drift.rank_correlation) == (0, None)
 
@@ -487,9 +487,9 @@ def test_runs_in_a_folder_with_signs_of_patterns_are_their_own(
 ) -> None:
     """What a folder's name would match as a pattern is not compared in its place."""
     candidates = [candidate("a", CONFIG, files), candidate("b", BY_GAP, files)]
-    later = compared(candidates, files, tmp_path / "o1", Split(from_ms=START_MS + 3 * DAY_MS))
+    later = compared(candidates, files, tmp_path / "o1", TimeSplit(from_ms=START_MS + 3 * DAY_MS))
     told = compared(candidates, files, tmp_path / "o[1]")
-    assert told.pairs[0].drift.events == told.sides[0].events > later.sides[0].events
+    assert told.pairs[0].drift.events == told.runs[0].events > later.runs[0].events
 
 
 def test_to_no_alert_at_all_nothing_is_equally_many(files: dict[str, Path], tmp_path: Path) -> None:
@@ -505,14 +505,14 @@ def test_to_no_alert_at_all_nothing_is_equally_many(files: dict[str, Path], tmp_
     by_measure = {one.measure: one for one in pair.differences}
     equal = by_measure[EQUAL_RECALL]
     assert (equal.first, equal.other, equal.difference.value) == (None, None, None)
-    assert "; none has no alert, so none can be compared at equally many" in pair.verdict
-    found = signed(by_measure[RECALL].difference.value)
-    assert f"; recall at the alert budget {found}" in pair.because
-    assert "equally many" not in pair.because
+    assert "; none has no alert, so none can be compared at equally many" in pair.conclusion
+    found = format_difference(by_measure[RECALL].difference.value)
+    assert f"; recall at the alert budget {found}" in pair.reason
+    assert "equally many" not in pair.reason
 
 
 @pytest.mark.slow
-def test_who_only_alerts_more_is_not_better(files: dict[str, Path], tmp_path: Path) -> None:
+def test_more_alerts_alone_are_not_better(files: dict[str, Path], tmp_path: Path) -> None:
     """The same model with a threshold that lets more alerts through finds more frauds, at a price:
     the verdict calls neither better, and tells the price."""
     strict = CONFIG.replace("p_max = 1e-2", "p_max = 1e-3")
@@ -526,34 +526,34 @@ def test_who_only_alerts_more_is_not_better(files: dict[str, Path], tmp_path: Pa
     assert more.low > 0
     equal = by_measure[EQUAL_RECALL]
     assert equal.low is None or equal.low <= 0
-    assert told.verdict.startswith("No difference can be told in how few and many rank; many ")
-    assert "; recall at the alert budget +" in pair.because
-    few, many = (side.view for side in told.sides)
+    assert told.conclusion.startswith("No difference can be told in how few and many rank; many ")
+    assert "; recall at the alert budget +" in pair.reason
+    few, many = (side.view for side in told.runs)
     assert few is not None
     assert many is not None
     for view in (few, many):
         events = view.levels["events"]
-        assert f" has {events.published} events with an alert, " in told.verdict
+        assert f" has {events.published} events with an alert, " in told.conclusion
 
 
 def test_without_labels_there_is_no_winner(files: dict[str, Path], tmp_path: Path) -> None:
     """Without labels only drift and overlaps are told, and the verdict says so."""
     both = [candidate(n, t, files, labelled=False) for n, t in (("a", CONFIG), ("b", BY_GAP))]
     told = compared(both, files, tmp_path / "out")
-    assert told.verdict.startswith(
+    assert told.conclusion.startswith(
         "Without labels of events nobody can say whether a or b is better"
     )
-    assert str(told.unjudged).startswith("No labels were given")
+    assert str(told.no_evaluation_reason).startswith("No labels were given")
     assert told.pairs[0].differences == []
     assert {one.what for one in told.pairs[0].overlaps} == {
         *("events", "entities", "incidents", "amount"),
     }
     assert told.pairs[0].drift.rank_correlation is not None
     assert told.pairs[0].drift.rank_correlation < 0.9
-    assert told.settings[0].where.startswith("monitors.account.features[0].")
+    assert told.settings[0].key.startswith("monitors.account.features[0].")
 
 
-def test_the_folder_holds_all_and_says_the_same(files: dict[str, Path], tmp_path: Path) -> None:
+def test_the_folder_holds_every_table_with_the_same_figures(files: dict[str, Path], tmp_path: Path) -> None:
     """comparison.json is the comparison, and comparing again into the folder replaces it; a folder
     with anything else in it is refused."""
     out = tmp_path / "out"
@@ -660,7 +660,7 @@ def test_an_alert_is_a_published_one_wherever_runs_are_compared(tmp_path: Path) 
     told = compare(both, [("shop", made)], tmp_path / "out", lambda _records, _share: None)
     [pair] = told.pairs
     gap = "\N{NO-BREAK SPACE}"
-    assert pair.cost == (
+    assert pair.alert_volume == (
         f"wide has 3 events with an alert, 0{gap}% of them fraud; "
         f"narrow has 12 events with an alert, 75.0{gap}% of them fraud"
     )
@@ -680,7 +680,7 @@ def test_an_alert_is_a_published_one_wherever_runs_are_compared(tmp_path: Path) 
     }
     assert [(one.first, one.other, one.both) for one in pair.drift.periods] == [(1, 4, 1)] * 3
     assert pair.drift.alerts_in_common == 0.25
-    assert (len(pair.by_first), len(pair.by_other)) == (0, 9)
+    assert (len(pair.caught_by_first_only), len(pair.caught_by_other_only)) == (0, 9)
 
 
 def test_names_of_folders_are_plain_and_differ() -> None:
@@ -704,7 +704,7 @@ def test_summary_reads_back(files: dict[str, Path], tmp_path: Path) -> None:
     assert read == told
 
 
-def test_one_event_is_found_in_both_however_they_are_cut(tmp_path: Path) -> None:
+def test_an_event_matches_in_both_runs_whatever_the_batches(tmp_path: Path) -> None:
     """By position where all cut alike, else by id and time; where ids are positions of other
     partitions it is refused, before anything is read."""
     path = tmp_path / "shop"

@@ -12,14 +12,14 @@ from stream.config import (
     SHADOW_OUTPUTS,
     Config,
     OutputSpec,
-    fields_wanted,
+    extracted_fields,
     fingerprint,
     load,
     logs,
     parse,
-    sources,
-    ways,
-    weak_secret,
+    source_partitions,
+    read_paths,
+    secret_problem,
 )
 from stream.errors import ConfigError
 
@@ -45,14 +45,14 @@ def document() -> dict[str, Any]:
     return tomllib.loads(MINIMAL)
 
 
-def problems(of: dict[str, Any], environment: dict[str, str] | None = None) -> list[str]:
+def problems_of(of: dict[str, Any], environment: dict[str, str] | None = None) -> list[str]:
     """The lines that a document is refused with."""
     with pytest.raises(ConfigError) as caught:
         parse(of, environment or {})
     return caught.value.problems
 
 
-def changed(path: str, value: Any) -> dict[str, Any]:
+def with_change(path: str, value: Any) -> dict[str, Any]:
     """The minimal document with one value changed; keys are joined by "/", lists by position."""
     result = document()
     at: Any = result
@@ -67,12 +67,12 @@ def changed(path: str, value: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "deploy" / "configs").glob("*.toml")), ids=str)
-def test_every_ready_configuration_is_right(path: Path) -> None:
+def test_every_ready_configuration_is_valid(path: Path) -> None:
     """The configurations we ship load, and every monitor of theirs reads its topic directly, unless
     it learns from labels, which have one of their own."""
     config = load(path)
-    hopping = {way.reader for way in ways(config) if way.internal}
-    assert hopping == {one.name for one in config.monitors if "label" in one.inputs}
+    indirect = {read_path.reader for read_path in read_paths(config) if read_path.internal}
+    assert indirect == {one.name for one in config.monitors if "label" in one.inputs}
 
 
 def test_a_minimal_configuration_has_every_default() -> None:
@@ -205,7 +205,7 @@ def test_each_mistake_is_one_line_with_path_value_and_expectation(
     path: str, value: Any, line: str
 ) -> None:
     """One mistake gives one line: where, what was got, what was expected, what is near."""
-    found = problems(changed(path, value))
+    found = problems_of(with_change(path, value))
     assert len(found) == 1, found
     assert found[0].startswith(line)
 
@@ -218,7 +218,7 @@ def test_all_mistakes_are_named_at_once() -> None:
     monitor["features"] += [{"name": "events_1h", "kind": "gap"}, {"name": "n", "kind": "sum"}, 7]
     wrong["monitors"].append(deepcopy(monitor))
     wrong["worker"] = {"port": 1}
-    got = {line.split(": ", 1)[0] for line in problems(wrong)}
+    got = {line.split(": ", 1)[0] for line in problems_of(wrong)}
     own = {"capacity", "entity", "inputs[0]", "features[1].name", "features[3]"}
     own |= {"features[2].field", "features[2].half_life"}
     assert got == {
@@ -228,7 +228,7 @@ def test_all_mistakes_are_named_at_once() -> None:
     }
 
 
-def test_what_a_kind_reads_beside_its_field_must_be_filled() -> None:
+def test_fields_a_kind_also_reads_must_be_mapped() -> None:
     """Coordinates, and what `of` names, are missed where no input maps them; an offset is not."""
     some = document()
     some["inputs"]["shop"] |= {
@@ -240,11 +240,11 @@ def test_what_a_kind_reads_beside_its_field_must_be_filled() -> None:
         {"name": "hour", "kind": "hour_habit", "half_life": "30d"},
         {"name": "failed", "kind": "occurrence", "of": {"kind": "failure"}},
     ]
-    found = [line.split(": ")[0] for line in problems(some)]
+    found = [line.split(": ")[0] for line in problems_of(some)]
     assert found == ["monitors[0].features[1].kind", "monitors[0].features[3].of.kind"]
 
 
-def test_a_field_that_no_input_fills_is_named() -> None:
+def test_a_field_that_no_input_maps_is_named() -> None:
     """A monitor must find its entity in every input, and each other field in at least one."""
     two = document()
     mapped = {"event_id": "i", "time": "t", "account": "a"}
@@ -256,7 +256,7 @@ def test_a_field_that_no_input_fills_is_named() -> None:
         {"name": "paths", "kind": "novelty", "field": "path"},
         {"name": "amount", "kind": "value", "field": "amount"},
     ]
-    assert [line.split(": ")[0] for line in problems(two)] == [
+    assert [line.split(": ")[0] for line in problems_of(two)] == [
         "monitors[0].entity",
         "monitors[0].features[2].field",
     ]
@@ -264,20 +264,20 @@ def test_a_field_that_no_input_fills_is_named() -> None:
 
 def test_the_environment_fills_texts_and_is_never_shown() -> None:
     """A reference is replaced, one not set is a mistake, and values stay out of messages."""
-    right = changed("kafka/sasl.password", "${EDDY_PW}")
+    right = with_change("kafka/sasl.password", "${EDDY_PW}")
     right["kafka"]["bootstrap.servers"] = "${HOST}:9092"
     config = parse(right, {"EDDY_PW": "hunter2", "HOST": "kafka"})
     assert config.kafka == {"sasl.password": "hunter2", "bootstrap.servers": "kafka:9092"}
-    assert len(problems(right, {"HOST": "k"})) == 1
+    assert len(problems_of(right, {"HOST": "k"})) == 1
     wrong = right | {"pasword": "hunter2", "mode": "${EDDY_PW}", "reveal": "${EDDY_PW}"}
     wrong["secret"] = ["hunter2"]
     wrong["kafka"]["ssl.key.password"] = {"value": "hunter2"}
-    found = problems(wrong, {"EDDY_PW": "hunter2", "HOST": "k"})
+    found = problems_of(wrong, {"EDDY_PW": "hunter2", "HOST": "k"})
     assert len(found) == 5
     assert "hunter2" not in "\n".join(found)
 
 
-def test_a_file_that_is_no_toml_is_a_configuration_error(tmp_path: Path) -> None:
+def test_a_file_that_is_not_toml_is_a_configuration_error(tmp_path: Path) -> None:
     """A missing, garbled or binary file is told like any other mistake."""
     for name, content in {"garbled": b"a = [", "binary": b"\xff\xfe"}.items():
         (tmp_path / name).write_bytes(content)
@@ -287,12 +287,12 @@ def test_a_file_that_is_no_toml_is_a_configuration_error(tmp_path: Path) -> None
         load(tmp_path / "missing")
 
 
-def test_only_fields_that_are_read_are_wanted() -> None:
+def test_only_fields_that_are_read_are_extracted() -> None:
     """Entities and amounts always, else what a monitor names, and what gives these their
     meaning."""
     plain = parse(document(), {})
-    assert "currency" not in fields_wanted(plain, "shop")
-    assert {"account", "card", "ip"} <= set(fields_wanted(plain, "shop"))
+    assert "currency" not in extracted_fields(plain, "shop")
+    assert {"account", "card", "ip"} <= set(extracted_fields(plain, "shop"))
     reading = document()
     monitor = reading["monitors"][0]
     monitor["where"] = {"kind": "payment", "type": "transaction"}
@@ -300,8 +300,8 @@ def test_only_fields_that_are_read_are_wanted() -> None:
         {"name": "amount", "kind": "value", "field": "amount", "where": {"channel": "app"}},
         {"name": "hour", "kind": "time_of_day"},
     ]
-    wanted = set(fields_wanted(parse(reading, {}), "shop"))
-    assert wanted - set(fields_wanted(plain, "shop")) == {
+    wanted = set(extracted_fields(parse(reading, {}), "shop"))
+    assert wanted - set(extracted_fields(plain, "shop")) == {
         *("kind", "channel", "currency", "utc_offset_min"),
     }
 
@@ -309,17 +309,17 @@ def test_only_fields_that_are_read_are_wanted() -> None:
 def test_a_monitor_reads_directly_only_where_one_log_holds_its_entity() -> None:
     """One partition or a topic keyed by the entity is direct; all else goes over an internal topic
     with as many partitions as the largest input's, unless others are asked for."""
-    assert ways(parse(document(), {}))[0].internal is None
+    assert read_paths(parse(document(), {}))[0].internal is None
     keyed = document()
     keyed["inputs"]["shop"] |= {"partitions": 4, "keyed_by": "account", "partitioner": "crc32"}
-    assert ways(parse(keyed, {}))[0].internal is None
+    assert read_paths(parse(keyed, {}))[0].internal is None
     other = deepcopy(keyed)
     other["inputs"]["shop"]["keyed_by"] = "card"
-    unkeyed = changed("inputs/shop/partitions", 4)
+    unkeyed = with_change("inputs/shop/partitions", 4)
     several = document()
     several["inputs"]["site"] = {"topic": "site"}
     several["monitors"][0]["inputs"].append("site")
-    asked = changed("monitors/0/partitions", 7)
+    asked = with_change("monitors/0/partitions", 7)
     for indirect, partitions, why in (
         (other, 4, "keyed by card"),
         (unkeyed, 4, "keyed by nothing"),
@@ -327,13 +327,13 @@ def test_a_monitor_reads_directly_only_where_one_log_holds_its_entity() -> None:
         (asked, 7, "partitions = 7 asks for it"),
     ):
         config = parse(indirect, {})
-        [way] = ways(config)
-        assert why in way.reason
-        assert way.internal == ("account", "eddy-account-events", partitions, True)
-        assert logs(config)[-1] == way.internal
+        [read_path] = read_paths(config)
+        assert why in read_path.reason
+        assert read_path.internal == ("account", "eddy-account-events", partitions, True)
+        assert logs(config)[-1] == read_path.internal
 
 
-def test_the_sources_of_a_monitor_are_a_fixed_table() -> None:
+def test_the_source_partitions_of_a_monitor_have_a_fixed_order() -> None:
     """Every partition of its inputs, in the order in which the monitor names them."""
     some = document()
     some["inputs"] = {
@@ -344,73 +344,73 @@ def test_the_sources_of_a_monitor_are_a_fixed_table() -> None:
     some["monitors"][0]["inputs"] = ["site", "shop"]
     config = parse(some, {})
     topics = {name: spec.topic for name, spec in config.inputs.items()}
-    assert sources(config, config.monitors[0].inputs, topics) == (("w", 0), ("s", 0), ("s", 1))
+    assert source_partitions(config, config.monitors[0].inputs, topics) == (("w", 0), ("s", 0), ("s", 1))
 
 
-def test_an_internal_topic_is_a_topic_of_its_own() -> None:
+def test_an_internal_topic_differs_from_every_input_and_output() -> None:
     """A group that makes no topic's name, and a topic that has the name already, are mistakes."""
-    some = changed("inputs/shop/partitions", 3)
+    some = with_change("inputs/shop/partitions", 3)
     some["group"] = "risk" * 50
     some["monitors"][0]["name"] = "a" * 60
-    [line] = problems(some)
+    [line] = problems_of(some)
     assert line.startswith('monitors[0]: its internal topic would be "riskrisk')
     assert line.endswith("which is no name of a topic; give the configuration a shorter group")
     some["monitors"][0]["name"] = "account"
     some["group"] = "risk"
     some["inputs"]["shop"]["topic"] = "risk-account-events"
-    assert problems(some) == ["monitors[0]: risk-account-events is already inputs.shop.topic"]
+    assert problems_of(some) == ["monitors[0]: risk-account-events is already inputs.shop.topic"]
     some["inputs"]["shop"]["topic"] = "shop"
     some["outputs"] = {"alerts": "risk-account-events"}
-    assert problems(some) == ["outputs.alerts: risk-account-events is already monitors[0]"]
+    assert problems_of(some) == ["outputs.alerts: risk-account-events is already monitors[0]"]
 
 
-def test_shadow_writes_to_topics_of_its_own() -> None:
+def test_shadow_mode_writes_to_separate_topics() -> None:
     """Each output that is not named has shadow's default, and live's alerts topic is refused."""
-    shadow = changed("mode", "shadow")
+    shadow = with_change("mode", "shadow")
     assert parse(shadow, {}).outputs == OutputSpec(**SHADOW_OUTPUTS)
     assert parse({**shadow, "mode": "live"}, {}).outputs == OutputSpec()
     shadow["outputs"] = {"dead_letters": "mine"}
     assert parse(shadow, {}).outputs == OutputSpec(alerts="eddy-alerts-shadow", dead_letters="mine")
     shadow["outputs"] = {"alerts": "eddy-alerts"}
-    [line] = problems(shadow)
+    [line] = problems_of(shadow)
     assert line.startswith("outputs.alerts: got eddy-alerts; expected another topic, such as eddy-")
     shadow["outputs"] = 7
-    assert problems(shadow) == ["outputs: got 7; expected a table"]
+    assert problems_of(shadow) == ["outputs: got 7; expected a table"]
 
 
 @pytest.mark.parametrize(
     ("secret", "size"), [("", "none"), ("fifteen bytes !", "one that is shorter")]
 )
-def test_a_weak_secret_is_named(secret: str, size: str) -> None:
+def test_a_weak_secret_is_reported(secret: str, size: str) -> None:
     """Fewer than 16 bytes are too few, however many characters; it is not shown."""
-    assert weak_secret(parse(changed("secret", secret), {})).startswith(f"secret: got {size}; exp")
-    assert not weak_secret(parse(changed("secret", "sixteen bytes  !"), {}))
-    assert not weak_secret(parse(changed("secret", "é" * 8), {}))
+    assert secret_problem(parse(with_change("secret", secret), {})).startswith(f"secret: got {size}; exp")
+    assert not secret_problem(parse(with_change("secret", "sixteen bytes  !"), {}))
+    assert not secret_problem(parse(with_change("secret", "é" * 8), {}))
 
 
-def test_the_fingerprint_follows_what_steers_the_fold_and_nothing_else() -> None:
+def test_the_fingerprint_covers_exactly_what_affects_scores() -> None:
     """Monitors, mapping, limits, secret and reveal change it; Kafka, outputs and worker do not."""
     base = fingerprint(parse(document(), {}))
     assert base == fingerprint(parse(document(), {}))
-    steering = [
-        changed("secret", "s"),
-        changed("reveal", ["account"]),
-        changed("limits/duplicate_window", 50),
-        changed("inputs/shop/type", "transaction"),
-        changed("monitors/0/capacity", 64),
-        changed("monitors/0/partitions", 2),
-        changed("assess", {"subject": "account"}),
-        changed("assess", {"subject": "account", "partitions": 2}),
-        changed("monitors/0/features/0/half_life", "2h"),
+    state_config = [
+        with_change("secret", "s"),
+        with_change("reveal", ["account"]),
+        with_change("limits/duplicate_window", 50),
+        with_change("inputs/shop/type", "transaction"),
+        with_change("monitors/0/capacity", 64),
+        with_change("monitors/0/partitions", 2),
+        with_change("assess", {"subject": "account"}),
+        with_change("assess", {"subject": "account", "partitions": 2}),
+        with_change("monitors/0/features/0/half_life", "2h"),
     ]
-    digits = {fingerprint(parse(one, {})) for one in steering}
-    assert len(digits | {base}) == len(steering) + 1
+    digits = {fingerprint(parse(one, {})) for one in state_config}
+    assert len(digits | {base}) == len(state_config) + 1
     idle = [
-        changed("group", "g"),
-        changed("mode", "shadow"),
-        changed("kafka/bootstrap.servers", "k"),
-        changed("outputs/alerts", "a"),
-        changed("outputs/stale_after", "1min"),
-        changed("worker/http_port", 1),
+        with_change("group", "g"),
+        with_change("mode", "shadow"),
+        with_change("kafka/bootstrap.servers", "k"),
+        with_change("outputs/alerts", "a"),
+        with_change("outputs/stale_after", "1min"),
+        with_change("worker/http_port", 1),
     ]
     assert {fingerprint(parse(one, {})) for one in idle} == {base}

@@ -21,11 +21,11 @@ from stream.alerting import RunInfo
 from stream.cli import app
 from stream.config import Config, fingerprint, load, logs, parse
 from stream.errors import ConfigError, EddyError, InputError
-from stream.log import set_up
-from stream.replay import again
-from stream.replay.manifest import Source, origin, read
-from stream.replay.span import WHOLE
-from stream.shard import Shards
+from stream.log import configure_logging
+from stream.replay import rerun
+from stream.replay.manifest import ManifestInput, provenance, read
+from stream.replay.span import NO_SPLIT
+from stream.shard import ShardFactory
 
 EVERYTHING: Final = """
 group = "t"
@@ -112,7 +112,7 @@ detectors = [
   { kind = "edges", name = "edge", field = "country", tick = "1min", half_life = "2h", threshold = 10.5, rows = 2, buckets = 64 },
   { kind = "seasonal", name = "hours", half_life = "30d", min_events = 4, entities_max = 20 },
   { kind = "label_risk", name = "risk", field = "card", half_life = "30d", keys_max = 50, labels_max = 50 },
-  { kind = "river", name = "loda", model = "river.anomaly.HalfSpaceTrees", parameters = { n_trees = 3, seed = 7 }, feed = "place", window = 20, min_events = 4, entities_max = 20 },
+  { kind = "river", name = "loda", model = "river.anomaly.HalfSpaceTrees", parameters = { n_trees = 3, seed = 7 }, feed = "scaled", window = 20, min_events = 4, entities_max = 20 },
 ]
 rules = [{ name = "large", at_least = { amount = 500.5 }, p = 1e-4 }]
 policy = { p_max = 1e-4, alerts_per_day = 20.5, incident_gap = "1h", warm_up_events = 10, action = { type = "block", ttl = "1h" } }
@@ -152,15 +152,15 @@ ABSURD_DURATIONS: Final = (
     *("9" * 400 + "d", "1" * 400 + "ms", "0." + "0" * 400 + "1s", "99999999999s", "1e9d", "1h\n"),
     *("-1h", "0h", "0.0001s", "1000000d", "\u0661h", ""),
 )
-Path_ = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 
 
-def everything() -> dict[str, Any]:
+def full_configuration() -> dict[str, Any]:
     """The document in which every key occurs."""
     return tomllib.loads(EVERYTHING)
 
 
-def leaves(value: Any, path: Path_ = ()) -> Iterator[tuple[Path_, Any]]:
+def leaf_values(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
     """Every value of a document that is no table or list, by its path."""
     items = (
         value.items()
@@ -173,10 +173,10 @@ def leaves(value: Any, path: Path_ = ()) -> Iterator[tuple[Path_, Any]]:
         yield path, value
     else:
         for key, inner in items:
-            yield from leaves(inner, (*path, key))
+            yield from leaf_values(inner, (*path, key))
 
 
-def put(document: dict[str, Any], path: Path_, value: Any) -> dict[str, Any]:
+def with_value(document: dict[str, Any], path: KeyPath, value: Any) -> dict[str, Any]:
     """The document with another value at a path."""
     result = deepcopy(document)
     at: Any = result
@@ -186,13 +186,13 @@ def put(document: dict[str, Any], path: Path_, value: Any) -> dict[str, Any]:
     return result
 
 
-def spelled(path: Path_) -> str:
+def path_text(path: KeyPath) -> str:
     """A path as a message has it."""
     text = "".join(f"[{one}]" if isinstance(one, int) else f".{one}" for one in path)
     return text.removeprefix(".")
 
 
-def declared(kind: mi.Type, path: Path_, value: Any) -> Iterator[tuple[Path_, mi.Type]]:
+def declared_types(kind: mi.Type, path: KeyPath, value: Any) -> Iterator[tuple[KeyPath, mi.Type]]:
     """Every key in the declaration of a value, by its path with "*" for names and positions.
 
     value: alike the declaration where that leaves a choice, else None.
@@ -201,23 +201,23 @@ def declared(kind: mi.Type, path: Path_, value: Any) -> Iterator[tuple[Path_, mi
         kind = kind.type
     if isinstance(kind, mi.UnionType):
         for member in kind.types:
-            yield from declared(member, path, value)
+            yield from declared_types(member, path, value)
     elif isinstance(kind, mi.StructType):
         own = () if kind.tag is None else (f"<{kind.tag}>",)
         for each in kind.fields:
-            yield from declared(each.type, (*path, *own, each.encode_name), value)
+            yield from declared_types(each.type, (*path, *own, each.encode_name), value)
     elif isinstance(kind, mi.DictType):
-        yield from declared(kind.value_type, (*path, "*"), value)
+        yield from declared_types(kind.value_type, (*path, "*"), value)
     elif isinstance(kind, mi.ListType):
-        yield from declared(kind.item_type, (*path, "*"), value)
+        yield from declared_types(kind.item_type, (*path, "*"), value)
     elif not isinstance(kind, mi.NoneType):
         yield path, kind
 
 
-def general(document: dict[str, Any], path: Path_) -> Path_:
-    """A path of the document as `declared` has it."""
+def generalized(document: dict[str, Any], path: KeyPath) -> KeyPath:
+    """A path of the document as `declared_types` has it."""
     free = {("inputs",), ("kafka",)}
-    result: Path_ = ()
+    result: KeyPath = ()
     at: Any = document
     for key in path:
         name: str | int = key
@@ -232,7 +232,7 @@ def general(document: dict[str, Any], path: Path_) -> Path_:
 
 OPEN: Final = {(name,) for name in ("fields", "values", "where", "of", "at_least", "parameters")}
 """Tables whose keys are not the declaration's."""
-LEAVES: Final = dict(leaves(everything()))
+LEAVES: Final = dict(leaf_values(full_configuration()))
 DURATIONS: Final = [
     path
     for path, value in LEAVES.items()
@@ -244,54 +244,54 @@ TEXTS: Final = [
 ] + [path for path, value in LEAVES.items() if path[-1] == "kind" and "fields" in path]
 
 
-def test_the_configuration_of_these_laws_has_every_key() -> None:
+def test_the_full_configuration_has_every_key() -> None:
     """A new key must be added to it."""
-    known = {general(everything(), path) for path in LEAVES}
+    known = {generalized(full_configuration(), path) for path in LEAVES}
     missing = [
         path
-        for path, kind in declared(mi.type_info(Config), (), None)
+        for path, kind in declared_types(mi.type_info(Config), (), None)
         if path not in known and not isinstance(kind, mi.AnyType)
     ]
     assert missing == []
 
 
-def exact(value: Any) -> bool:
+def is_exact(value: Any) -> bool:
     """Whether all texts in a value are ordinary ones."""
     if isinstance(value, dict):
-        return all(map(exact, value)) and all(map(exact, value.values()))
+        return all(map(is_exact, value)) and all(map(is_exact, value.values()))
     if isinstance(value, list | tuple):
-        return all(map(exact, value))
+        return all(map(is_exact, value))
     return not isinstance(value, str) or type(value) is str
 
 
-def referring(paths: Sequence[Path_]) -> tuple[dict[str, Any], dict[str, str]]:
+def with_references(paths: Sequence[KeyPath]) -> tuple[dict[str, Any], dict[str, str]]:
     """The document with every text at these paths from an environment, and the environment."""
-    document, environment = everything(), dict[str, str]()
+    document, environment = full_configuration(), dict[str, str]()
     for index, path in enumerate(paths):
         environment[f"V{index}"] = LEAVES[path]
-        document = put(document, path, f"${{V{index}}}")
+        document = with_value(document, path, f"${{V{index}}}")
     return document, environment
 
 
 def test_every_text_may_come_from_the_environment() -> None:
     """The configuration is the same as with the texts in it, ordinary texts throughout."""
-    original, filled = parse(everything(), {}), parse(*referring(TEXTS))
+    original, filled = parse(full_configuration(), {}), parse(*with_references(TEXTS))
     assert filled == original
-    assert exact(msgspec.to_builtins(filled))
+    assert is_exact(msgspec.to_builtins(filled))
     assert fingerprint(filled) == fingerprint(original)
 
 
 def test_a_configuration_of_references_alone_starts(tmp_path: Path) -> None:
     """With every text from the environment it passes the check, and shards, checkpoints' and
     replays' manifests can be made."""
-    config = parse(*referring(TEXTS))
-    shards = Shards(config, RunInfo("live", "run", str))
+    config = parse(*with_references(TEXTS))
+    shards = ShardFactory(config, RunInfo("live", "run", str))
     for name in config.inputs:
         shards.source(name).save()
     for log in logs(config):
         if log.internal:
             shards.internal(log).save()
-    whole = origin(config, [], [], WHOLE, features=False)
+    whole = provenance(config, [], [], NO_SPLIT, features=False)
     assert msgspec.json.encode(whole)
     (tmp_path / "config.toml").write_text(
         'group = "t"\n[inputs.pay]\ntopic = "${TOPIC}"\ntype = "${TYPE}"\n[inputs.pay.fields]\n'
@@ -311,29 +311,29 @@ def test_a_configuration_of_references_alone_starts(tmp_path: Path) -> None:
     [*((NUMBERS, one) for one in ABSURD), *((DURATIONS, one) for one in ABSURD_DURATIONS)],
     ids=lambda one: str(one)[:12] if isinstance(one, str | float) else type(one).__name__,
 )
-def test_an_absurd_value_is_a_mistake_whatever_key_holds_it(
-    paths: list[Path_], value: object
+def test_an_absurd_value_is_a_mistake_under_every_key(
+    paths: list[KeyPath], value: object
 ) -> None:
     """Every number and every duration is bounded: each is named, and nothing overflows."""
-    document = everything()
+    document = full_configuration()
     for path in paths:
-        document = put(document, path, value)
+        document = with_value(document, path, value)
     with pytest.raises(ConfigError) as caught:
         parse(document, {})
     named = {line.partition(": ")[0] for line in caught.value.problems}
-    missed = [one for one in map(spelled, paths) if not any(one.startswith(n) for n in named)]
+    missed = [one for one in map(path_text, paths) if not any(one.startswith(n) for n in named)]
     assert missed == []
     assert max(map(len, caught.value.problems)) < 600
 
 
-def refused(document: dict[str, Any], path: Path_) -> None:
+def assert_refused(document: dict[str, Any], path: KeyPath) -> None:
     """The document has one mistake, within the value that holds the path, and a short line for
     it."""
     with pytest.raises(ConfigError) as caught:
         parse(document, {})
     [line] = caught.value.problems
     where = line.partition(": ")[0]
-    assert spelled(path).startswith(where)
+    assert path_text(path).startswith(where)
     assert len(line) < 600
 
 
@@ -342,7 +342,7 @@ def refused(document: dict[str, Any], path: Path_) -> None:
     number=st.integers(0, 10**15) | st.decimals(0, 10**15, places=3),
     unit=st.sampled_from(["ms", "s", "min", "h", "d"]),
 )
-def test_a_duration_that_is_accepted_is_one_that_a_clock_can_hold(
+def test_an_accepted_duration_fits_every_clock(
     number: object, unit: str
 ) -> None:
     """It is a millisecond at least and a few hundred years at most."""
@@ -366,26 +366,26 @@ def test_a_file_that_cannot_be_parsed_is_a_mistake_of_the_configuration(
 @pytest.mark.parametrize("group", ["a b", "a/b", "a\n", "ä", "a\0", "x" * 201, "", "a:b"])
 def test_a_group_that_kafka_or_the_store_would_refuse_is_a_mistake(group: str) -> None:
     """It is named when the configuration is loaded, not when the worker connects."""
-    refused(put(everything(), ("group",), group), ("group",))
+    assert_refused(with_value(full_configuration(), ("group",), group), ("group",))
 
 
 @pytest.mark.parametrize("topic", [".", "..", "a\n", "a/b", "x" * 250])
 def test_a_topic_that_kafka_would_refuse_is_a_mistake(topic: str) -> None:
     """So it is for topics that are read and for those that are written."""
     for path in (("inputs", "pay", "topic"), ("outputs", "alerts"), ("outputs", "dead_letters")):
-        refused(put(everything(), path, topic), path)
+        assert_refused(with_value(full_configuration(), path, topic), path)
 
 
-def test_names_end_where_they_end() -> None:
+def test_a_name_with_a_trailing_line_feed_is_refused() -> None:
     """A line feed at the end of a name is part of it, and refused."""
-    refused(put(everything(), ("monitors", 1, "name"), "plain\n"), ("monitors", 1, "name"))
+    assert_refused(with_value(full_configuration(), ("monitors", 1, "name"), "plain\n"), ("monitors", 1, "name"))
 
 
-def test_a_nul_character_is_refused_where_a_c_library_would_end_the_text() -> None:
+def test_a_nul_character_is_refused_where_a_c_library_would_cut_the_text() -> None:
     """In properties of Kafka, by name, and in addresses of stores."""
     for document in (
-        put(everything(), ("kafka", "client.id"), "a\0b"),
-        put(everything(), ("checkpoints", "url"), "a\0b"),
+        with_value(full_configuration(), ("kafka", "client.id"), "a\0b"),
+        with_value(full_configuration(), ("checkpoints", "url"), "a\0b"),
     ):
         with pytest.raises(ConfigError):
             parse(document, {})
@@ -407,20 +407,20 @@ SWORDFISH: Final = "sw0rdfish!"
     ],
     ids=lambda paths: f"{len(paths)} {paths[0][-1]}",
 )
-def test_a_value_of_the_environment_is_never_in_a_message(paths: list[Path_]) -> None:
+def test_no_message_shows_a_value_of_the_environment(paths: list[KeyPath]) -> None:
     """Where it is wrong, the message has the reference instead."""
-    document = everything()
+    document = full_configuration()
     for path in paths:
-        document = put(document, path, "${MY_SECRET}")
+        document = with_value(document, path, "${MY_SECRET}")
     document["revision"] = -1  # a mistake, wherever the value is none
     with pytest.raises(ConfigError) as caught:
         parse(document, {"MY_SECRET": SWORDFISH})
     assert SWORDFISH not in str(caught.value)
 
 
-def test_a_reference_stands_for_its_value_in_a_message() -> None:
+def test_messages_show_the_reference_instead_of_its_value() -> None:
     """In mistakes of a value and in mistakes of a relation, where it is a part of the text, too."""
-    document = put(everything(), ("monitors", 0, "entity"), "${WHO}")
+    document = with_value(full_configuration(), ("monitors", 0, "entity"), "${WHO}")
     document["monitors"][1]["entity"] = "my-${WHO}"
     document["mode"] = "${HOW}"
     with pytest.raises(ConfigError) as caught:
@@ -450,36 +450,36 @@ def test_a_reference_stands_for_its_value_in_a_message() -> None:
         ("sasl_ssl://broker:9093/bootstrap: refused", "sasl_ssl://broker:9093/bootstrap: refused"),
     ],
 )
-def test_credentials_of_addresses_are_in_no_error(text: str, shown: str) -> None:
+def test_errors_show_no_credentials_of_addresses(text: str, shown: str) -> None:
     """User, password and query are hidden in every error of Eddy; the rest of an address is not."""
     assert str(EddyError(text)) == EddyError(text).message == shown
     assert ConfigError([text]).problems == [shown]
 
 
-def test_a_manifest_without_credentials_says_what_running_it_again_needs(tmp_path: Path) -> None:
+def test_a_manifest_without_credentials_names_what_a_rerun_needs(tmp_path: Path) -> None:
     """An address whose credentials were hidden is not tried without them."""
     (tmp_path / "config.toml").write_text(EVERYTHING)
     config = load(tmp_path / "config.toml")
-    whole = origin(
+    whole = provenance(
         config,
-        [Source("pay", ["s3://(hidden)@bucket/x"], [])],
+        [ManifestInput("pay", ["s3://(hidden)@bucket/x"], [])],
         [],
-        WHOLE,
+        NO_SPLIT,
         features=False,
     )
     body = msgspec.json.decode(msgspec.json.encode(whole)) | {"outputs": {}}
     (tmp_path / "manifest.json").write_bytes(msgspec.json.encode(body))
     found = read(tmp_path)
     with pytest.raises(InputError, match="holds no credentials"):
-        again(found, config, tmp_path / "out", lambda _records, _share: None)
+        rerun(found, config, tmp_path / "out", lambda _records, _share: None)
 
 
-def test_credentials_of_addresses_are_in_no_log_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_lines_show_no_credentials_of_addresses(capsys: pytest.CaptureFixture[str]) -> None:
     """In the event, in its values however nested, and in the text of an exception."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     try:
-        set_up("info", slot="s")
+        configure_logging("info", slot="s")
         logger = structlog.stdlib.get_logger("test")
         try:
             int("PUT https://u:sw0rdfish!@h/x?sig=sw0rdfish! failed")

@@ -21,29 +21,42 @@ from math import isnan
 
 import numpy as np
 
-from detectors.entities import Admitted
-from detectors.features.kind import Field, Kind, Memory, Spans, prepare, unlearn
+from detectors.entities import AdmittedEvents
+from detectors.features.kind import (
+    Durations,
+    FeatureInput,
+    FeatureKind,
+    FeatureMemory,
+    begin_event,
+    undo_unless_learned,
+)
 from detectors.kernels import kernel
 from schemas.columns import F64
 
 
 @kernel
-def amount_step(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) -> None:
+def amount_step(
+    memory: FeatureMemory,
+    events: AdmittedEvents,
+    field: FeatureInput,
+    durations: Durations,
+    out: F64,
+) -> None:
     """The number over the entity's last one. One word: the last."""
     at = memory.at
     for i in range(len(events.row)):
-        mine = memory.words[events.row[i], at : at + 1]
-        prepare(mine, events, i, memory.copy)
+        state = memory.words[events.row[i], at : at + 1]
+        begin_event(state, events, i, memory.backup)
         out[i] = np.nan
         if field.active[i] and not isnan(field.number[i]):
             now = abs(field.number[i]) + 0.01
-            if mine[0] > 0.0:
-                out[i] = now / mine[0]
-            mine[0] = now
-        unlearn(mine, events, i, memory.copy)
+            if state[0] > 0.0:
+                out[i] = now / state[0]
+            state[0] = now
+        undo_unless_learned(state, events, i, memory.backup)
 
 
-AMOUNT_STEP = Kind(
+AMOUNT_STEP = FeatureKind(
     name="amount_step",
     meaning="a number over the entity's last one",
     update=amount_step,
@@ -62,14 +75,14 @@ from math import sqrt
 
 import numpy as np
 
-from detectors.entities import Admitted
+from detectors.entities import AdmittedEvents
 from detectors.kernels import kernel
 from detectors.models.gaussian import surprise_of_normal
-from detectors.models.own import OwnSpec, Seen, Verdict
+from detectors.models.own import DetectorInput, DetectorOutput, StandaloneSpec
 from schemas.columns import F64
 
 
-class RushSpec(OwnSpec, frozen=True, kw_only=True, tag="rush"):
+class RushSpec(StandaloneSpec, frozen=True, kw_only=True, tag="rush"):
     """More events in this minute than in the minutes before, whoever's they are."""
 
     memory: float = 60.0
@@ -90,10 +103,10 @@ class Rush:
         self.memory = memory
         self.state = np.zeros(3)
 
-    def process(self, seen: Seen) -> Verdict:
-        n = len(seen.admitted.row)
-        out = Verdict(np.full(n, np.nan), np.full(n, np.nan), np.full(n, np.nan))
-        _process(self.state, self.memory, seen.admitted, out)
+    def process(self, batch: DetectorInput) -> DetectorOutput:
+        n = len(batch.admitted.row)
+        out = DetectorOutput(np.full(n, np.nan), np.full(n, np.nan), np.full(n, np.nan))
+        _process(self.state, self.memory, batch.admitted, out)
         return out
 
     def save(self) -> dict[str, F64]:
@@ -104,7 +117,7 @@ class Rush:
 
 
 @kernel
-def _process(state: F64, memory: float, events: Admitted, out: Verdict) -> None:
+def _process(state: F64, memory: float, events: AdmittedEvents, out: DetectorOutput) -> None:
     for i in range(len(events.row)):
         minute = events.time_ms[i] // 60_000.0
         if minute > state[0]:

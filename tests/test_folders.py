@@ -13,9 +13,9 @@ import pytest
 
 from stream.config import InputSpec
 from stream.errors import InputError
-from stream.inputs import FileReading
-from stream.inputs.places import files_at, is_pipe, spooled
-from stream.replay import Split, comparing, replay
+from stream.inputs import FileReader
+from stream.inputs.places import find_files, is_pipe, spool_pipe
+from stream.replay import TimeSplit, compare_runs, replay
 from tests.test_inputs import bucket
 from tests.test_labels import config, label_table, ndjson, payments, verdicts
 
@@ -43,7 +43,7 @@ TREE = (
 DATA = ["_kind=x/part-0.ndjson", "dt=2026-03-01/part-0.ndjson", "dt=2026-03-02/part-0.ndjson"]
 
 
-def test_a_folder_is_its_data(tmp_path: Path, bucket: dict[str, bytes]) -> None:
+def test_a_folder_stands_for_its_data_files(tmp_path: Path, bucket: dict[str, bytes]) -> None:
     """Names that begin with an underscore or a dot, and results of Eddy, are left out: on disk, in an
     object store, and for globs. A file that is named itself is read."""
     for name in TREE:
@@ -52,7 +52,7 @@ def test_a_folder_is_its_data(tmp_path: Path, bucket: dict[str, bytes]) -> None:
         bucket[f"lake/{name}"] = b"{}\n"
 
     def named(text: str) -> list[str]:
-        return [f.name.replace("s3://bucket/lake", str(tmp_path)) for f in files_at(text)]
+        return [f.name.replace("s3://bucket/lake", str(tmp_path)) for f in find_files(text)]
 
     expected = [f"{tmp_path}/{name}" for name in DATA]
     assert named(str(tmp_path)) == expected
@@ -67,12 +67,12 @@ def test_a_folder_is_its_data(tmp_path: Path, bucket: dict[str, bytes]) -> None:
     assert named("s3://bucket/lake/_comm*") == [f"{tmp_path}/_committed_123"]
     assert named(f"{tmp_path}/_SUCCESS") == [f"{tmp_path}/_SUCCESS"]
     with pytest.raises(InputError, match="no such file"):
-        files_at(f"{tmp_path}/.hid*/nothing")
+        find_files(f"{tmp_path}/.hid*/nothing")
 
 
 def tables(path: Path, spec: InputSpec) -> list[dict[str, object]]:
     """The rows of a folder."""
-    reading = FileReading("shop", files_at(str(path)), spec)
+    reading = FileReader("shop", find_files(str(path)), spec)
     found = [part.values for parts in reading for part in parts]
     return [
         row
@@ -105,7 +105,7 @@ def test_key_value_folders_are_columns(tmp_path: Path, format_: str) -> None:
     assert (second.get("shop"), second["hour"], second["own"]) == (None, 6, "file")
 
 
-def test_keys_are_texts_where_one_of_them_is_none(tmp_path: Path) -> None:
+def test_folder_columns_are_texts_where_one_value_is_no_integer(tmp_path: Path) -> None:
     """The type is that of all files of the input, so that they can be merged."""
     for value in ("1", "x"):
         (tmp_path / f"k={value}").mkdir()
@@ -115,7 +115,7 @@ def test_keys_are_texts_where_one_of_them_is_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_pipe_is_read_once_for_all_that_read_it(tmp_path: Path) -> None:
+def test_a_pipe_is_read_once_and_shared(tmp_path: Path) -> None:
     """A replay that looks for its first event, hashes its input and joins labels to it, and a
     comparison, give what a file of the same content gives."""
     rows = payments(300)
@@ -130,7 +130,7 @@ def test_a_pipe_is_read_once_for_all_that_read_it(tmp_path: Path) -> None:
         writer.join()
 
     known = [("verdicts", label_table(tmp_path / "labels", verdicts(rows)))]
-    split = Split(warm_up_s=60.0)
+    split = TimeSplit(warm_up_s=60.0)
 
     def replayed(path: Path) -> None:
         out = tmp_path / f"out-{path.name}"
@@ -141,10 +141,10 @@ def test_a_pipe_is_read_once_for_all_that_read_it(tmp_path: Path) -> None:
     for name in ("scores.parquet", "labels.parquet", "alerts.parquet"):
         one, other = (tmp_path / f"out-{path.name}" / name for path in (pipe, shop))
         assert one.read_bytes() == other.read_bytes()
-    candidates = [comparing.Candidate(name, config()) for name in ("a", "b")]
+    candidates = [compare_runs.Candidate(name, config()) for name in ("a", "b")]
 
     def compared(path: Path) -> None:
-        comparing.compare(candidates, [("shop", path)], tmp_path / "compared", lambda *_: None)
+        compare_runs.compare(candidates, [("shop", path)], tmp_path / "compared", lambda *_: None)
 
     through(compared)
     assert pq.read_table(tmp_path / "compared/b/scores.parquet").num_rows == len(rows)
@@ -160,7 +160,7 @@ def test_standard_input_is_an_input(tmp_path: Path) -> None:
         os.write(write, b'{"a": 1}\n')
         os.close(write)
         with ExitStack() as opened:
-            file = spooled("-", opened)
+            file = spool_pipe("-", opened)
             with file.open() as content:
                 assert (file.name, content.read()) == ("/dev/stdin", b'{"a": 1}\n')
     finally:

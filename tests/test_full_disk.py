@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stream.errors import OutputFailure, StoreFailure
-from stream.replay import comparing, replay
+from stream.replay import compare_runs, replay
 from tests.test_labels import config, label, label_table, ndjson, payments
 from tests.test_labels import run as run_with_labels
 
@@ -52,10 +52,10 @@ def test_every_file_of_a_run_may_find_no_room(tmp_path: Path, sizes: list[int]) 
 def test_a_comparison_may_find_no_room(tmp_path: Path) -> None:
     """Its runs and its own page are written alike."""
     shop = ndjson(tmp_path / "shop", ROWS)
-    candidates = [comparing.Candidate(name, config()) for name in ("a", "b")]
+    candidates = [compare_runs.Candidate(name, config()) for name in ("a", "b")]
     for size in (0, 5_000, 30_000):
         with pytest.raises(OutputFailure, match="cannot be written"), room(size):
-            comparing.compare(candidates, [("shop", shop)], tmp_path / "out", lambda *_: None)
+            compare_runs.compare(candidates, [("shop", shop)], tmp_path / "out", lambda *_: None)
         assert not list(tmp_path.glob("out/**/*.part"))
 
 

@@ -4,7 +4,7 @@ import pytest
 from numpy import arange, array, int64, uint8
 from numpy.random import default_rng
 
-from stream.replay.incidents import WorstIncidents
+from stream.replay.incidents import TopIncidents
 from stream.replay.traffic import BUCKETS_MAX, TrafficCounter
 from tests.test_page import START_MS, alert
 
@@ -46,14 +46,14 @@ def test_worst_incidents_are_those_of_all_alerts() -> None:
         alerts.append(
             alert(index, incident_id=name, score=score, revision=last[name], activity=activity)
         )
-    gathered = WorstIncidents(most=10)
+    gathered = TopIncidents(limit=10)
     gathered.add(alerts)
     peaks: dict[str, float] = {}
     for one in alerts:
         peaks[one.incident_id] = max(one.score, peaks.get(one.incident_id, 0.0))
     expected = sorted(peaks, key=lambda name: -peaks[name])[:10]
-    worst = gathered.worst()
-    assert [one.worst.incident_id for one in worst] == expected
-    assert [one.worst.score for one in worst] == [peaks[name] for name in expected]
+    worst = gathered.top()
+    assert [one.top_alert.incident_id for one in worst] == expected
+    assert [one.top_alert.score for one in worst] == [peaks[name] for name in expected]
     assert gathered.opened == len(peaks)
     assert [one.alerts for one in worst] == [last[name] for name in expected]

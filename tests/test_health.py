@@ -12,8 +12,8 @@ import pytest
 
 from stream import health
 from stream.errors import ConfigError
-from stream.health import CONNECTIONS_MAX, Pulse, serving
-from stream.metrics import Board
+from stream.health import CONNECTIONS_MAX, WorkerHealth, serve_health
+from stream.metrics import MetricsCollector
 
 IDLE = 900
 
@@ -21,9 +21,9 @@ IDLE = 900
 @pytest.fixture
 def where() -> Iterator[tuple[str, int]]:
     """The address of a server of a live worker."""
-    pulse = Pulse()
-    pulse.beat("live")
-    with serving(("127.0.0.1", 0), Board(), pulse) as address:
+    worker_health = WorkerHealth()
+    worker_health.beat("live")
+    with serve_health(("127.0.0.1", 0), MetricsCollector(), worker_health) as address:
         host, _, port = address.rpartition(":")
         yield host, int(port)
 
@@ -84,7 +84,7 @@ def test_the_oldest_connection_makes_room_for_a_new_one(where: tuple[str, int]) 
         assert opened[1].recv(64).startswith(b"HTTP/1.1 200 OK")
 
 
-def test_a_server_without_file_descriptors_goes_on_when_there_are_some(
+def test_a_server_out_of_file_descriptors_recovers(
     where: tuple[str, int],
 ) -> None:
     """Nothing ends when none is left, and clients are answered later."""
@@ -153,41 +153,41 @@ def test_a_host_that_is_none_is_a_mistake_of_the_configuration(host: str) -> Non
     """All errors that Python raises for such a name become one."""
     with (
         pytest.raises(ConfigError, match=r"worker\.http_port"),
-        serving((host, 0), Board(), Pulse()),
+        serve_health((host, 0), MetricsCollector(), WorkerHealth()),
     ):
         pass
 
 
 def test_readiness_names_every_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     """State, silence of the brokers, and what the worker has noticed."""
-    pulse = Pulse()
-    assert pulse.not_ready() == ["joining"]
-    pulse.beat("live")
-    assert pulse.not_ready() == []
-    pulse.problems = ("pay: the last 1,000 records were all dead letters",)
+    worker_health = WorkerHealth()
+    assert worker_health.reasons_not_ready() == ["joining"]
+    worker_health.beat("live")
+    assert worker_health.reasons_not_ready() == []
+    worker_health.input_problems = ("pay: the last 1,000 records were all dead letters",)
     heard = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: heard + 31.0)
-    pulse.beat("relearning")
-    assert pulse.not_ready() == [
+    worker_health.beat("relearning")
+    assert worker_health.reasons_not_ready() == [
         "relearning",
         "no broker has answered for 31 s",
         "pay: the last 1,000 records were all dead letters",
     ]
-    pulse.hear()
-    pulse.beat("live")
-    pulse.problems = ()
-    assert pulse.not_ready() == []
-    assert health.answer("/readyz", Board(), pulse)[::2] == (200, b"live\n")
+    worker_health.broker_answered()
+    worker_health.beat("live")
+    worker_health.input_problems = ()
+    assert worker_health.reasons_not_ready() == []
+    assert health.respond("/readyz", MetricsCollector(), worker_health)[::2] == (200, b"live\n")
 
 
 def test_lag_is_absent_while_no_broker_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """The end of the last fetch says nothing of what has been appended since, and the worker's
     thread may wait for the broker."""
-    pulse, board = Pulse(), Board()
-    board.replace({"eddy_lag": {("pay", "0"): 0.0}, "eddy_relearn_left": {("pay", "0"): 0.0}})
+    worker_health, metrics = WorkerHealth(), MetricsCollector()
+    metrics.replace({"eddy_lag": {("pay", "0"): 0.0}, "eddy_relearn_left": {("pay", "0"): 0.0}})
     lag = b'eddy_lag{input="pay",partition="0"} 0.0'
-    assert lag in health.answer("/metrics", board, pulse)[2]
-    monkeypatch.setattr(pulse, "_heard_at", time.monotonic() - health.BROKER_SILENT_S)
-    silent = health.answer("/metrics", board, pulse)[2]
+    assert lag in health.respond("/metrics", metrics, worker_health)[2]
+    monkeypatch.setattr(worker_health, "_broker_answered_at", time.monotonic() - health.BROKER_SILENT_S)
+    silent = health.respond("/metrics", metrics, worker_health)[2]
     assert lag not in silent
     assert b"eddy_relearn_left{" in silent

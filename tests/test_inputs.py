@@ -30,10 +30,10 @@ from schemas.columns import EventBatch
 from schemas.records import Records
 from stream.config import InputSpec
 from stream.errors import InputError
-from stream.inputs import FileReading
+from stream.inputs import FileReader
 from stream.inputs.formats import LINE_BYTES_MAX, Values
-from stream.inputs.partitioning import Glance, Glanced, misplaced, murmur2, partition_of
-from stream.inputs.places import File, files_at
+from stream.inputs.partitioning import TimePartitionDecoder, TimesAndPartitions, find_misplaced, murmur2, partition_of
+from stream.inputs.places import InputFile, find_files
 from stream.inputs.ranges import topic_of
 from stream.kafka import ranges
 from stream.kafka.positions import Partition
@@ -45,11 +45,11 @@ LINES = [orjson.dumps({"event_id": i, "time": i, "account": f"a{i % 5}"}) for i 
 
 def read(path: Path, spec: InputSpec = PLAIN, batch_records: int = 10) -> list[Records]:
     """All batches of a file, a folder or a glob."""
-    reading = FileReading("shop", files_at(str(path)), spec, batch_records)
+    reading = FileReader("shop", find_files(str(path)), spec, batch_records)
     return [part for parts in reading for part in parts]
 
 
-def zipped(data: bytes) -> bytes:
+def gzipped(data: bytes) -> bytes:
     """Two gzip members."""
     return gzip.compress(data[:100]) + gzip.compress(data[100:])
 
@@ -67,9 +67,9 @@ def pzstd(data: bytes) -> bytes:
     return b"".join(b"\x50\x2a\x4d\x18\4\0\0\0" + len(f).to_bytes(4, "little") + f for f in frames)
 
 
-@pytest.mark.parametrize("pack", [bytes, zipped, zstd, pzstd])
+@pytest.mark.parametrize("pack", [bytes, gzipped, zstd, pzstd])
 @pytest.mark.parametrize("end", [b"", b"\n"])
-def test_lines_are_records_however_they_are_packed(
+def test_lines_are_records_whatever_the_compression(
     tmp_path: Path, pack: "type[bytes]", end: bytes
 ) -> None:
     """Plain, gzip and zstd files, of one part or several, give the same records and positions."""
@@ -83,8 +83,8 @@ def test_lines_are_records_however_they_are_packed(
     assert {stamp for batch in batches for stamp in batch.timestamp_ms.tolist()} == {-1}
 
 
-@pytest.mark.parametrize("pack", [bytes, zipped])
-def test_a_byte_order_mark_is_no_part_of_the_first_line(
+@pytest.mark.parametrize("pack", [bytes, gzipped])
+def test_a_byte_order_mark_is_dropped(
     tmp_path: Path, pack: "type[bytes]"
 ) -> None:
     """It is dropped at the beginning of a file, and nowhere else; a file of it alone has no line."""
@@ -95,7 +95,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line(
     assert read(path) == []
 
 
-def test_blank_lines_are_no_records_but_count_as_rows(tmp_path: Path) -> None:
+def test_blank_lines_count_as_rows_but_give_no_records(tmp_path: Path) -> None:
     """A record's offset is its line, so that it can be found again."""
     path = tmp_path / "data"
     path.write_bytes(b"\na\n  \r\nb\n\n")
@@ -104,7 +104,7 @@ def test_blank_lines_are_no_records_but_count_as_rows(tmp_path: Path) -> None:
     assert batch.offset.tolist() == [1, 3]
 
 
-@pytest.mark.parametrize("pack", [bytes, zipped, zstd])
+@pytest.mark.parametrize("pack", [bytes, gzipped, zstd])
 def test_parquet_is_read_as_tables(tmp_path: Path, pack: "type[bytes]") -> None:
     """Parquet files stay columns, batch by batch, even where someone packed them again."""
     plain, path = tmp_path / "plain", tmp_path / "data"
@@ -121,8 +121,8 @@ def test_progress_ends_at_one(tmp_path: Path) -> None:
     """The share of a file that was read grows and ends at all of it."""
     path = tmp_path / "data"
     path.write_bytes(b"\n".join(LINES))
-    file = FileReading("shop", files_at(str(path)), PLAIN, 10)
-    shares = [file.share_read for _ in file] + [file.share_read]
+    file = FileReader("shop", find_files(str(path)), PLAIN, 10)
+    shares = [file.fraction_read for _ in file] + [file.fraction_read]
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
 
@@ -209,7 +209,7 @@ def test_csv_is_read_as_text(tmp_path: Path, name: str) -> None:
     """Quoted commas and line breaks stay in their cells, an empty cell is null, and nothing is
     taken for a number."""
     path = tmp_path / name
-    path.write_bytes({"z": zipped, "t": zstd}.get(name[-1], bytes)(CSV))
+    path.write_bytes({"z": gzipped, "t": zstd}.get(name[-1], bytes)(CSV))
     (batch,) = read(path)
     assert isinstance(batch.values, pa.Table)
     assert batch.values.to_pydict() == {
@@ -235,7 +235,7 @@ def test_texts_of_a_csv_stay_as_they_are_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_a_line_break_in_a_cell_is_whole_wherever_a_block_ends(
+def test_a_line_break_in_a_cell_survives_any_block_boundary(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
     """CR and LF of one cell may lie in two blocks that Arrow reads."""
@@ -247,7 +247,7 @@ def test_a_line_break_in_a_cell_is_whole_wherever_a_block_ends(
     assert pa.concat_tables(tables).column("id").to_pylist() == ids
 
 
-def test_int96_is_the_time_that_it_is(tmp_path: Path) -> None:
+def test_int96_timestamps_keep_their_time(tmp_path: Path) -> None:
     """In nanoseconds a time of 2611 would be one of 2026."""
     times = [datetime(2611, 1, 1), datetime(9999, 12, 31), datetime(1600, 1, 1)]  # noqa: DTZ001
     table = pa.table({"t": pa.array(times, pa.timestamp("us"))})
@@ -257,7 +257,7 @@ def test_int96_is_the_time_that_it_is(tmp_path: Path) -> None:
     assert batch.values.column("t").to_pylist() == times
 
 
-def test_views_and_dictionaries_are_read_as_what_they_stand_for(tmp_path: Path) -> None:
+def test_views_and_dictionaries_are_read_as_plain_values(tmp_path: Path) -> None:
     """Files of several writers have the same columns, and can be merged and parted by key."""
     kinds = [pa.string_view(), pa.dictionary(pa.int32(), pa.string()), pa.string()]
     for i, kind in enumerate(kinds):
@@ -296,7 +296,7 @@ def test_a_large_csv_comes_in_batches_and_a_wrong_row_is_named(tmp_path: Path) -
         ("id,händler\n1,a\n".encode("latin-1"), "expected UTF-8: .*iconv"),
     ],
 )
-def test_a_csv_of_other_habits_is_told_how_to_mend_it(
+def test_a_csv_in_another_dialect_gets_a_remedy(
     tmp_path: Path, content: str | bytes, expected: str
 ) -> None:
     """Another separator and another encoding are named, with what to do, in header and rows."""
@@ -306,7 +306,7 @@ def test_a_csv_of_other_habits_is_told_how_to_mend_it(
         read(path)
 
 
-def test_a_row_that_never_ends_is_told_what_it_may_be(tmp_path: Path) -> None:
+def test_an_endless_row_gets_a_likely_cause(tmp_path: Path) -> None:
     """A quotation mark that nobody closes makes one row of all that follow: it is named, with the
     number of rows before it, and memory stays bounded."""
     path = tmp_path / "data.csv"
@@ -328,16 +328,16 @@ def test_blank_lines_before_a_header_are_skipped(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["data.csv", "data.csv.gz", "data.csv.zst"])
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n", b"\n\n\n", b"\n" * 10_000])
 @pytest.mark.parametrize("header", [b"id,who", b"id", b'\xef\xbb\xbf\n"id","two\nlines"'])
-def test_a_header_alone_is_a_csv_without_rows(
+def test_a_csv_with_only_a_header_has_no_rows(
     tmp_path: Path, name: str, end: bytes, header: bytes
 ) -> None:
     """Whether its line is ended or not, and whatever blank lines follow."""
     path = tmp_path / name
-    path.write_bytes({"z": zipped, "t": zstd}.get(name[-1], bytes)(header + end))
+    path.write_bytes({"z": gzipped, "t": zstd}.get(name[-1], bytes)(header + end))
     assert read(path) == []
 
 
-def test_a_header_whose_quote_is_not_closed_is_no_header_alone(tmp_path: Path) -> None:
+def test_a_header_with_an_unclosed_quote_is_refused(tmp_path: Path) -> None:
     """All the rows would be in its last cell: that they are not read is told."""
     path = tmp_path / "data.csv"
     path.write_bytes(b'id,"who\n1,a1\n2,a2\n')
@@ -359,7 +359,7 @@ def test_two_columns_of_one_name_are_refused(tmp_path: Path, name: str) -> None:
     assert sum(map(len, read(tmp_path / "fine.csv"))) == 1
 
 
-def test_what_cannot_be_read_is_an_input_error(tmp_path: Path) -> None:
+def test_an_unreadable_input_is_an_input_error(tmp_path: Path) -> None:
     """A header of one endless cell, and a file that the system does not give out, are told by
     name."""
     (tmp_path / "data.csv").write_text("x" * 200_000 + "\n1\n")
@@ -370,7 +370,7 @@ def test_what_cannot_be_read_is_an_input_error(tmp_path: Path) -> None:
     memory = Path("/proc/self/mem")
     if memory.is_file():
         with pytest.raises(InputError, match=r"^/proc/self/mem: "):
-            files_at(str(memory))[0].content()
+            find_files(str(memory))[0].content_id()
 
 
 def test_a_file_is_opened_once_and_decoded_once_for_its_order(
@@ -381,28 +381,28 @@ def test_a_file_is_opened_once_and_decoded_once_for_its_order(
     opened: list[str] = []
     looked: list[int] = []
 
-    def at(self: Glance, values: Values) -> Glanced:
+    def at(self: TimePartitionDecoder, values: Values) -> TimesAndPartitions:
         looked.append(len(values))
         return glanced(self, values)
 
-    def noted(file: File) -> BufferedReader:
+    def noted(file: InputFile) -> BufferedReader:
         opened.append(file.name)
         return file.open()
 
-    glanced = Glance.at
-    monkeypatch.setattr(Glance, "at", at)
+    glanced = TimePartitionDecoder.decode
+    monkeypatch.setattr(TimePartitionDecoder, "decode", at)
     for k in range(2):
         (tmp_path / f"{k}.gz").write_bytes(gzip.compress(b"\n".join(LINES)))
-    files = [replace(file, open=partial(noted, file)) for file in files_at(str(tmp_path))]
+    files = [replace(file, open=partial(noted, file)) for file in find_files(str(tmp_path))]
     spec = InputSpec(topic="shop", partitions=3, keyed_by="account", partitioner="murmur2")
-    assert sum(len(part) for parts in FileReading("shop", files[:1], spec) for part in parts) == 25
+    assert sum(len(part) for parts in FileReader("shop", files[:1], spec) for part in parts) == 25
     assert (len(opened), looked) == (1, [25])
     looked.clear()
-    assert sum(len(part) for parts in FileReading("shop", files, spec) for part in parts) == 50
+    assert sum(len(part) for parts in FileReader("shop", files, spec) for part in parts) == 50
     assert looked == [25, 25, 25, 25]  # the first time of each, before it is opened
 
 
-def arrived(monkeypatch: pytest.MonkeyPatch, sizes: list[int]) -> list[list[int]]:
+def partitions_by_poll(monkeypatch: pytest.MonkeyPatch, sizes: list[int]) -> list[list[int]]:
     """The offsets of each batch of partition 0, when messages come in turns of such sizes."""
     messages = [Message(topic="t", partition=i % 2, offset=i // 2) for i in range(60)]
     turns = cycle(sizes)
@@ -418,20 +418,20 @@ def arrived(monkeypatch: pytest.MonkeyPatch, sizes: list[int]) -> list[list[int]
 
     reached = {0: -1001, 1: -1001}
     consumer = MagicMock(consume=consume, position=position)
-    monkeypatch.setattr(ranges, "made", lambda *_: consumer)
-    reader = ranges.Range({}, "g", "t")
-    reader.begin({0: ranges.Span(0, 30), 1: ranges.Span(0, 30)})
+    monkeypatch.setattr(ranges, "create_client", lambda *_: consumer)
+    reader = ranges.TopicReader({}, "g", "t")
+    reader.start({0: ranges.OffsetRange(0, 30), 1: ranges.OffsetRange(0, 30)})
     return [records.offset.tolist() for records in reader.records(0, 8)]
 
 
-def test_a_topic_is_cut_alike_however_it_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_of_a_topic_do_not_depend_on_how_records_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches of a range are full, but for the last: what follows from them is repeatable."""
-    whole = arrived(monkeypatch, [60])
+    whole = partitions_by_poll(monkeypatch, [60])
     assert [len(batch) for batch in whole] == [8, 8, 8, 6]
-    assert arrived(monkeypatch, [1]) == arrived(monkeypatch, [5, 0, 17]) == whole
+    assert partitions_by_poll(monkeypatch, [1]) == partitions_by_poll(monkeypatch, [5, 0, 17]) == whole
 
 
-def test_records_say_whose_times_they_have() -> None:
+def test_records_carry_the_timestamp_type() -> None:
     """Where the broker set a record's time it is its append time, among others, too, and in any
     part of a batch; a time of the producer, or none, is none."""
     stamps = [(1, 10), (2, 20), (0, -1), (2, 30)]
@@ -451,21 +451,21 @@ def test_records_say_whose_times_they_have() -> None:
 
 
 @pytest.mark.parametrize("at", [0, 1, 150, 299])
-def test_a_time_from_the_future_does_not_reorder_files(tmp_path: Path, at: int) -> None:
+def test_a_future_time_does_not_reorder_files(tmp_path: Path, at: int) -> None:
     """Of two files that overlap one has a record of 2099: the order of all other records does not
     change."""
     own, other = list(range(0, 3_000_000, 10_000)), list(range(5_000, 3_000_000, 10_000))
-    (tmp_path / "b").write_bytes(b"\n".join(timed(other, "b")))
-    (tmp_path / "a").write_bytes(b"\n".join(timed(own, "a")))
+    (tmp_path / "b").write_bytes(b"\n".join(records_at(other, "b")))
+    (tmp_path / "a").write_bytes(b"\n".join(records_at(own, "a")))
     expected = ids(read(tmp_path, batch_records=1_000))
     own[at] = 4_070_908_800_000
-    (tmp_path / "a").write_bytes(b"\n".join(timed(own, "a")))
+    (tmp_path / "a").write_bytes(b"\n".join(records_at(own, "a")))
     found = ids(read(tmp_path, batch_records=1_000))
     odd = f"a{at}"
     assert [one for one in found if one != odd] == [one for one in expected if one != odd]
 
 
-def timed(times: list[int], name: str) -> list[bytes]:
+def records_at(times: list[int], name: str) -> list[bytes]:
     """A line for each time, its id the file's name and a number."""
     return [orjson.dumps({"event_id": f"{name}{i}", "time": time}) for i, time in enumerate(times)]
 
@@ -490,7 +490,7 @@ def test_files_of_an_input_are_merged_by_event_time(tmp_path: Path, batch_record
         "c": [100, 110],
     }
     for name, own in times.items():
-        (tmp_path / name).write_bytes(b"\n".join(timed(own, name)))
+        (tmp_path / name).write_bytes(b"\n".join(records_at(own, name)))
     due = [
         (max(own[: i + 1]), order, i, f"{name}{i}")
         for order, (name, own) in enumerate(sorted(times.items()))
@@ -505,14 +505,14 @@ def test_files_that_follow_each_other_are_opened_one_by_one(tmp_path: Path) -> N
     """A folder of many files takes memory for those that overlap: the next is opened when the one
     before it is read."""
     for k in range(5):
-        (tmp_path / f"{k}").write_bytes(b"\n".join(timed([100 * k + i for i in range(50)], "e")))
-    reading = FileReading("shop", files_at(str(tmp_path)), PLAIN, 10)
+        (tmp_path / f"{k}").write_bytes(b"\n".join(records_at([100 * k + i for i in range(50)], "e")))
+    reading = FileReader("shop", find_files(str(tmp_path)), PLAIN, 10)
     shares = [[*reading._shares] for _ in reading]
     assert max(sum(0.0 < share < 1.0 for share in one) for one in shares) <= 1
-    assert reading.share_read == 1.0
+    assert reading.fraction_read == 1.0
 
 
-def test_files_of_one_input_must_be_alike_where_they_overlap(tmp_path: Path) -> None:
+def test_overlapping_files_of_one_input_must_have_the_same_columns(tmp_path: Path) -> None:
     """Two that cannot be merged are named."""
     (tmp_path / "a.csv").write_text("event_id,time\n1,1\n2,5\n")
     (tmp_path / "b.csv").write_text("event_id,time,more\n3,2,x\n4,6,x\n")
@@ -527,15 +527,15 @@ def test_folders_globs_and_addresses_name_files(tmp_path: Path) -> None:
         (tmp_path / name).write_text("x")
 
     def named(text: str) -> list[str]:
-        return [str(Path(file.name).relative_to(tmp_path)) for file in files_at(text)]
+        return [str(Path(file.name).relative_to(tmp_path)) for file in find_files(text)]
 
     assert named(str(tmp_path)) == ["b.csv", "c.json", "sub/a.csv"]
     assert named(f"{tmp_path}/**/*.csv") == ["b.csv", "sub/a.csv"]
     assert named(f"file://{tmp_path}/c.json") == ["c.json"]
-    assert files_at(f"{tmp_path}/b.csv")[0].content() != files_at(f"{tmp_path}/b.csv")[0].name
+    assert find_files(f"{tmp_path}/b.csv")[0].content_id() != find_files(f"{tmp_path}/b.csv")[0].name
     for nothing in (f"{tmp_path}/*.parquet", f"{tmp_path}/none", "nowhere://bucket/x"):
         with pytest.raises(InputError, match=r"nowhere|no such file"):
-            files_at(nothing)
+            find_files(nothing)
 
 
 class Bucket(BaseHTTPRequestHandler):
@@ -603,14 +603,14 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, bytes]]:
     server.server_close()
 
 
-def test_objects_are_read_where_they_lie(tmp_path: Path, bucket: dict[str, bytes]) -> None:
+def test_objects_of_a_store_are_read_in_ranges(tmp_path: Path, bucket: dict[str, bytes]) -> None:
     """An object, a folder and a glob of a bucket are read as files are; of a Parquet file only the
     parts that are needed at the time."""
     lines = b"\n".join(LINES)
     bucket |= {"logs/a.ndjson": lines, "logs/b.ndjson.gz": gzip.compress(lines), "other/x": b"x"}
 
     def values(text: str) -> list[bytes | None]:
-        reading = FileReading("shop", files_at(text), PLAIN)
+        reading = FileReader("shop", find_files(text), PLAIN)
         return [value for parts in reading for part in parts for value in part.values]
 
     assert values("s3://bucket/logs/a.ndjson") == LINES
@@ -622,15 +622,15 @@ def test_objects_are_read_where_they_lie(tmp_path: Path, bucket: dict[str, bytes
     numbers = np.random.Generator(np.random.PCG64(1)).random(3_000_000)
     pq.write_table(pa.table({"n": numbers}), path, row_group_size=500_000, compression="none")
     bucket["large.parquet"] = path.read_bytes()
-    [file] = files_at("s3://bucket/large.parquet")
+    [file] = find_files("s3://bucket/large.parquet")
     Bucket.asked.clear()
-    first = next(iter(FileReading("shop", [file], PLAIN)))[0]
+    first = next(iter(FileReader("shop", [file], PLAIN)))[0]
     assert isinstance(first.values, pa.Table)
     assert first.values.column("n").to_pylist() == numbers[:10_000].tolist()
     ranges = [one.removeprefix("bytes=").split("-") for one in Bucket.asked if one]
     fetched = sum(int(last) - int(start) + 1 for start, last in ranges)
     assert fetched < file.size_bytes / 2
-    assert file.content() == 'store:"e"'
+    assert file.content_id() == 'store:"e"'
 
 
 def keyed(partitions: int, name: str) -> InputSpec:
@@ -660,7 +660,7 @@ def in_partition(cards: list[str | None], partition: int) -> EventBatch:
     cards=st.lists(st.one_of(st.none(), st.text(max_size=9)), min_size=1, max_size=200),
     cut=st.integers(0, 200),
 )
-def test_events_are_misplaced_where_the_partitioner_puts_their_key_elsewhere(
+def test_an_event_is_misplaced_where_the_partitioner_gives_another_partition(
     name: Literal["murmur2", "crc32"], cards: list[str | None], cut: int
 ) -> None:
     """Of one record of 16, chosen by offset, so that cutting the batch elsewhere changes nothing;
@@ -668,25 +668,25 @@ def test_events_are_misplaced_where_the_partitioner_puts_their_key_elsewhere(
     events, spec = in_partition(cards, 2), keyed(3, name)
     right = partition_of(events.text["card"], 3, name).tolist()
     expected = [i for i in range(0, len(cards), 16) if cards[i] is not None and right[i] != 2]
-    found = misplaced(events, spec)
+    found = find_misplaced(events, spec)
     assert found.rows.tolist() == expected
     assert found.checked == sum(card is not None for card in cards[::16])
     parts = [events.slice(0, min(cut, len(cards))), events.slice(min(cut, len(cards)), len(cards))]
-    of_parts = [part.offset[misplaced(part, spec).rows] for part in parts]
+    of_parts = [part.offset[find_misplaced(part, spec).rows] for part in parts]
     assert np.concatenate(of_parts).tolist() == expected
 
 
-def test_no_event_is_misplaced_where_nothing_is_promised() -> None:
+def test_no_event_is_misplaced_without_a_declared_key() -> None:
     """One partition, no keyed_by, or a field that no monitor reads."""
     events = in_partition(["a"] * 40, 7)
     without = msgspec.structs.replace(keyed(3, "murmur2"), keyed_by=None, partitioner=None)
     other = msgspec.structs.replace(keyed(3, "murmur2"), keyed_by="device")
     for spec in (keyed(1, "murmur2"), without, other):
-        assert misplaced(events, spec).checked == 0
+        assert find_misplaced(events, spec).checked == 0
 
 
 @pytest.mark.parametrize("address", ["kafka://u:word@pay?from=0", "kafka://broker/pay", "kafka://"])
-def test_an_address_of_a_topic_has_its_name_alone(address: str) -> None:
+def test_a_topic_address_holds_a_topic_name_and_no_path(address: str) -> None:
     """Brokers and users are in the configuration: else a password would be part of a topic's name,
     and the broker would be asked for it."""
     with pytest.raises(InputError, match=r"got no topic's name; expected kafka://TOPIC"):

@@ -23,8 +23,8 @@ from stream.errors import ForeignRecord, JobLost
 from stream.replay import jobs as jobs_module
 from stream.replay import replay
 from stream.replay.jobs import Jobs, _decoder, _encoded, _Judge
-from stream.shard import Emitted, Shards
-from stream.stages.watch import NOTHING_WANTED, Said
+from stream.shard import ShardOutput, ShardFactory
+from stream.stages.watch import NO_SCORES, ScoreColumns
 from tests.streams import batch, same
 from tests.test_manifest import bytes_in
 from tests.test_replay import CONFIG, config, events, ndjson
@@ -85,17 +85,17 @@ def test_tables_go_to_other_processes_too(tmp_path: Path) -> None:
         assert one == two
 
 
-def test_what_is_sent_is_what_arrives() -> None:
+def test_outputs_survive_the_process_boundary() -> None:
     """Every array comes with its type, its bits and memory that may be written; strings with their
     nulls."""
     sent = batch(seed=1, events=500, hostile=True)
     activity = np.array([0, 4], np.uint8)
     surprised, told = np.array([[True, False]]), np.array([[1.0, np.nan]])
-    said = Said(np.array([np.nan, 0.5]), activity, surprised, told)
-    emitted = Emitted(sent, [], [], {"m": said}, [])
-    there: Emitted = _decoder(Emitted).decode(_encoded(emitted))
+    said = ScoreColumns(np.array([np.nan, 0.5]), activity, surprised, told)
+    output = ShardOutput(sent, [], [], {"m": said}, [])
+    there: ShardOutput = _decoder(ShardOutput).decode(_encoded(output))
     assert there.events.sources == sent.sources
-    pairs: Iterator[tuple[NDArray[Any], NDArray[Any]]] = zip(said, there.said["m"], strict=True)
+    pairs: Iterator[tuple[NDArray[Any], NDArray[Any]]] = zip(said, there.scores["m"], strict=True)
     for mine, theirs in pairs:
         assert same(theirs, mine)
         assert theirs.flags.writeable
@@ -111,7 +111,7 @@ def records(log_topic: str, value: bytes) -> Records:
 
 
 @pytest.mark.slow
-def test_a_state_can_be_had_from_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_state_can_be_fetched_from_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """A shard's state in another process is that of one here that has read the same, under a
     secret of the environment; and what reads answers was made by this thread alone."""
     made: list[threading.Thread] = []
@@ -125,10 +125,10 @@ def test_a_state_can_be_had_from_elsewhere(monkeypatch: pytest.MonkeyPatch) -> N
     using = parse(tomllib.loads(text), {"SECRET": "swordfish"})
     run = RunInfo("replay", "r", str)
     value = orjson.dumps(events(1)[0])
-    here = Shards(using, run).source("shop")
+    here = ShardFactory(using, run).source("shop")
     here.process(records("shop", value))
     with Jobs(2) as jobs:
-        there = jobs.making(using, run, {"shop": "shop", "site": "site"}, NOTHING_WANTED).source(
+        there = jobs.making(using, run, {"shop": "shop", "site": "site"}, NO_SCORES).source(
             "shop"
         )
         there.process(records("shop", value))
@@ -141,19 +141,19 @@ def test_a_state_can_be_had_from_elsewhere(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.slow
-def test_what_goes_wrong_elsewhere_is_raised_here() -> None:
+def test_errors_of_other_processes_are_raised() -> None:
     """An error of Eddy's is raised as what it is, another with where it happened; and a process
     that is gone is told, not waited for."""
     using, run = config(OVER_LOGS), RunInfo("replay", "r", str)
     topics = {name: spec.topic for name, spec in using.inputs.items()}
     [log] = [one for one in logs(using) if one.name == "account"]
     with Jobs(1) as jobs:
-        making = jobs.making(using, run, topics, NOTHING_WANTED)
+        making = jobs.making(using, run, topics, NO_SCORES)
         with pytest.raises(ForeignRecord, match=r"\[0\]: the record at offset 7"):
             making.internal(log).process(records(log.topic, b"nothing of Eddy's"))
         shard: Any = making.source("shop")
         with pytest.raises(RuntimeError, match="AssertionError"):
-            shard._job.ask(_Judge(shard._number, batch(seed=1, events=1)), Emitted).result()
+            shard._job.ask(_Judge(shard._number, batch(seed=1, events=1)), ShardOutput).result()
         shard.process(records("shop", b"{"))
         forked = Path(f"/proc/{jobs._process.pid}/task/{jobs._process.pid}/children")
         os.kill(int(forked.read_text()), signal.SIGKILL)

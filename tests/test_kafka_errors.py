@@ -5,18 +5,18 @@ from confluent_kafka import KafkaError, Producer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.checkpoints.keeping import REVOKE_S
+from stream.checkpoints.keeping import REVOKE_TIMEOUT_S
 from stream.errors import Abortable, ConfigError, Fatal, Fenced, Retriable
-from stream.health import ALIVE_S
-from stream.kafka.codes import TABLE
-from stream.kafka.failures import CALL_S, PAUSE_S, classify, failure, made, patiently
+from stream.health import BEAT_OVERDUE_S
+from stream.kafka.codes import CODE_MEANINGS
+from stream.kafka.failures import CALL_TIMEOUT_S, RETRY_PAUSE_MAX_S, classify, kafka_failure, create_client, retrying
 from stream.kafka.properties import (
-    OWNED,
+    RESERVED,
     consumer_properties,
-    of_slot,
+    slot_properties,
     producer_properties,
     property_problems,
-    shown,
+    printable_properties,
 )
 
 CODES = {name: code for name, code in vars(KafkaError).items() if isinstance(code, int)}
@@ -62,20 +62,20 @@ FATAL_BY_DEFAULT = {
 
 def test_every_code_is_in_the_table_or_fatal_on_purpose() -> None:
     """A code that a new client brings must be looked at before it is taken for fatal."""
-    assert CODES.keys() - TABLE.keys() == FATAL_BY_DEFAULT & CODES.keys()
-    assert not FATAL_BY_DEFAULT & TABLE.keys()
+    assert CODES.keys() - CODE_MEANINGS.keys() == FATAL_BY_DEFAULT & CODES.keys()
+    assert not FATAL_BY_DEFAULT & CODE_MEANINGS.keys()
 
 
 def test_table_names_only_codes_of_the_client() -> None:
     """A misspelt code in the table would quietly be fatal."""
-    assert not TABLE.keys() - CODES.keys()
+    assert not CODE_MEANINGS.keys() - CODES.keys()
 
 
 @given(code=st.sampled_from(sorted(CODES.values())))
 def test_code_without_flags_has_the_class_of_its_row(code: int) -> None:
     """Without flags the table decides, and what it does not know is fatal."""
     error = KafkaError(code)
-    row = TABLE.get(error.name())
+    row = CODE_MEANINGS.get(error.name())
     assert classify(error) is (row.kind if row else Fatal)
 
 
@@ -86,12 +86,12 @@ def test_flags_never_soften_what_no_retry_can_help(code: int, fatal: bool, retri
     kind = classify(error)
     if fatal:
         assert kind in {Fatal, Fenced}
-    row = TABLE.get(error.name())
+    row = CODE_MEANINGS.get(error.name())
     if row is not None and row.kind is Fatal:
         assert kind is Fatal
 
 
-def test_client_may_say_more_than_the_code() -> None:
+def test_the_client_may_report_more_than_the_code() -> None:
     """The client's flags name a remedy for a code that is fatal by default."""
     code = KafkaError.UNKNOWN
     assert classify(KafkaError(code, "", retriable=True)) is Retriable
@@ -99,22 +99,22 @@ def test_client_may_say_more_than_the_code() -> None:
     assert classify(KafkaError(KafkaError._FENCED, "", fatal=True)) is Fenced
 
 
-def test_failure_says_what_was_done_why_and_what_to_do() -> None:
+def test_a_failure_names_action_cause_and_remedy() -> None:
     """A message names the attempt, the code, the cause and the action."""
-    error = failure(KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED, "no"), "committing")
+    error = kafka_failure(KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED, "no"), "committing")
     assert isinstance(error, Fatal)
     for part in ("committing", "GROUP_AUTHORIZATION_FAILED", "may not do this", "grant Read"):
         assert part in error.message
 
 
-@pytest.mark.parametrize("name", sorted(OWNED))
+@pytest.mark.parametrize("name", sorted(RESERVED))
 def test_property_that_guarantees_rest_on_may_not_be_set(name: str) -> None:
     """Both clients refuse it, with the reason."""
     own: dict[str, str | int | float | bool] = {name: "x", "client.id": "mine"}
     for client in ("consumer", "producer"):
         with pytest.raises(ConfigError, match="may not be set") as refused:
             consumer_properties(own, "g") if client == "consumer" else producer_properties(own, {})
-        assert refused.value.problems == [f"kafka.{name}: may not be set: {OWNED[name]}"]
+        assert refused.value.problems == [f"kafka.{name}: may not be set: {RESERVED[name]}"]
     assert len(property_problems({name: "x", "bootstrap.servers": "y"})) == 1
 
 
@@ -138,7 +138,7 @@ def test_properties_of_the_user_win_over_defaults_and_reach_the_right_client() -
 
 
 @pytest.mark.parametrize("name", ["session.timeout.ms", "heartbeat.interval.ms"])
-def test_what_the_new_protocol_leaves_to_the_broker_may_not_be_set_with_it(name: str) -> None:
+def test_broker_side_settings_are_refused_with_the_new_protocol(name: str) -> None:
     """The mistake names the broker's own setting; under the classic protocol there is none."""
     classic: dict[str, str | int | float | bool] = {name: 6_000}
     assert property_problems(classic) == []
@@ -176,11 +176,11 @@ def test_numbers_that_would_break_a_transaction_are_refused(name: str, value: st
     )
 
 
-def test_clients_say_which_slot_they_are_of() -> None:
+def test_clients_carry_their_slot() -> None:
     """A member has a name where static membership is asked for: the slot's, whatever was given."""
-    assert of_slot({}, "a-1") == {"client.id": "eddy-a-1"}
+    assert slot_properties({}, "a-1") == {"client.id": "eddy-a-1"}
     given_: dict[str, str | int | float | bool] = {"client.id": "mine", "group.instance.id": "x"}
-    assert of_slot(given_, "a-1") == {"client.id": "mine", "group.instance.id": "a-1"}
+    assert slot_properties(given_, "a-1") == {"client.id": "mine", "group.instance.id": "a-1"}
 
 
 def test_waiting_beats_before_every_pause() -> None:
@@ -191,12 +191,12 @@ def test_waiting_beats_before_every_pause() -> None:
         nonlocal beats
         beats += 1
 
-    for attempt in patiently(Retriable, sleep=lambda _: None, beat=beat):
+    for attempt in retrying(Retriable, sleep=lambda _: None, beat=beat):
         with attempt:
             if attempt.retry_state.attempt_number < 4:
                 raise Retriable("not yet")
     assert beats == 3
-    assert ALIVE_S > 2 * (CALL_S + PAUSE_S + REVOKE_S)
+    assert BEAT_OVERDUE_S > 2 * (CALL_TIMEOUT_S + RETRY_PAUSE_MAX_S + REVOKE_TIMEOUT_S)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_waiting_beats_before_every_pause() -> None:
 def test_properties_are_hidden_unless_known_to_be_harmless(name: str) -> None:
     """A misspelt property is hidden, and so are credentials in the address of a harmless one."""
     given_ = {name: "swordfish", "client.id": "me", "bootstrap.servers": "SSL://u:swordfish@b:1"}
-    assert shown(given_) == {
+    assert printable_properties(given_) == {
         name: "(hidden)",
         "client.id": "me",
         "bootstrap.servers": "SSL://(hidden)@b:1",
@@ -227,13 +227,13 @@ def test_properties_are_hidden_unless_known_to_be_harmless(name: str) -> None:
 )
 def test_credentials_before_a_broker_are_hidden(value: str, expected: str) -> None:
     """Also where the address has no scheme."""
-    assert shown({"bootstrap.servers": value}) == {"bootstrap.servers": expected}
+    assert printable_properties({"bootstrap.servers": value}) == {"bootstrap.servers": expected}
 
 
 @pytest.mark.parametrize("number", [12345, 123.5])
 def test_numbers_of_unknown_properties_are_hidden(number: float) -> None:
     """A password of digits may be written as a number."""
-    assert shown({"sasl.passwrd": number}) == {"sasl.passwrd": "(hidden)"}
+    assert printable_properties({"sasl.passwrd": number}) == {"sasl.passwrd": "(hidden)"}
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_numbers_of_unknown_properties_are_hidden(number: float) -> None:
 def test_a_refused_property_is_named_without_its_value(name: str, value: str) -> None:
     """The client's own message holds the value; Eddy's holds the name alone, and no cause."""
     with pytest.raises(ConfigError, match=r"kafka: ") as caught:
-        made(Producer, {"security.protocol": "sasl_ssl", name: value})
+        create_client(Producer, {"security.protocol": "sasl_ssl", name: value})
     assert "fish" not in str(caught.value)
     assert name.removesuffix("s") in str(caught.value)
     assert caught.value.__cause__ is None

@@ -8,23 +8,23 @@ import pytest
 from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient
 
-from stream.kafka.administration import Admin
+from stream.kafka.administration import TopicAdmin
 from stream.kafka.failures import CLIENT_LOG
 from stream.kafka.properties import Properties
-from stream.kafka.ranges import Range
-from stream.kafka.reading import Source
-from stream.kafka.writing import Feed, Sink
+from stream.kafka.ranges import TopicReader
+from stream.kafka.reading import KafkaSource
+from stream.kafka.writing import PlainProducer, KafkaSink
 
 NOWHERE: Final[Properties] = {"bootstrap.servers": "127.0.0.1:1", "log_level": 7}
 """Nobody listens there, and the client says so."""
-PATIENCE_S: Final = 30.0
+WAIT_MAX_S: Final = 30.0
 
 CLIENTS: dict[str, Callable[[], Consumer | Producer | AdminClient]] = {
-    "group consumer": lambda: Source(NOWHERE, "group")._consumer,
-    "range consumer": lambda: Range(NOWHERE, "group", "events")._consumer,
-    "transactional producer": lambda: Sink(NOWHERE, "group", "slot")._producer,
-    "plain producer": lambda: Feed(NOWHERE, "events", None)._producer,
-    "admin": lambda: Admin(NOWHERE)._client,
+    "group consumer": lambda: KafkaSource(NOWHERE, "group")._consumer,
+    "range consumer": lambda: TopicReader(NOWHERE, "group", "events")._consumer,
+    "transactional producer": lambda: KafkaSink(NOWHERE, "group", "slot")._producer,
+    "plain producer": lambda: PlainProducer(NOWHERE, "events", None)._producer,
+    "admin": lambda: TopicAdmin(NOWHERE)._client,
 }
 
 
@@ -34,7 +34,7 @@ def test_a_clients_own_log_goes_through_the_logger(
 ) -> None:
     """Nothing of it comes raw to standard error, between lines that are JSON."""
     caplog.set_level("DEBUG", CLIENT_LOG.name)
-    client, deadline = make(), time.monotonic() + PATIENCE_S
+    client, deadline = make(), time.monotonic() + WAIT_MAX_S
     while not any("Connection refused" in one.getMessage() for one in caplog.records):
         assert time.monotonic() < deadline, "the client says nothing"
         client.poll(0.05)

@@ -8,7 +8,7 @@ import pytest
 from confluent_kafka import Consumer, Message, TopicPartition
 
 from stream.kafka.positions import Partition
-from stream.kafka.reading import Source
+from stream.kafka.reading import KafkaSource
 
 ONE, TWO = Partition("events", 0), Partition("events", 1)
 
@@ -58,7 +58,7 @@ def _place(one: TopicPartition) -> tuple[str, int]:
     return one.topic, one.partition
 
 
-class Owner:
+class RebalanceListener:
     """Starts every partition at 5, and notes what is taken away."""
 
     def __init__(self) -> None:
@@ -86,11 +86,11 @@ class Joined:
     """A source with both partitions, whose client a test scripts."""
 
     def __init__(self) -> None:
-        self.client, self.owner = Client(), Owner()
-        self.source = Source({"bootstrap.servers": "127.0.0.1:1"}, "group")
+        self.client, self.listener = Client(), RebalanceListener()
+        self.source = KafkaSource({"bootstrap.servers": "127.0.0.1:1"}, "group")
         self.real: Consumer = self.source._consumer
         self.source._consumer = self.client  # type: ignore[assignment]
-        self.source.subscribe(["events"], self.owner)
+        self.source.subscribe(["events"], self.listener)
         assert self.poll(self.client.rebalance("on_assign", ONE, TWO)) == []
 
     def poll(
@@ -99,7 +99,7 @@ class Joined:
         """What a poll hands on: partition, offsets, next offset."""
         self.client.next.append((rebalance, list(messages)))
         return [
-            (one.where, [] if one.records is None else one.records.offset.tolist(), one.next_offset)
+            (one.partition, [] if one.records is None else one.records.offset.tolist(), one.next_offset)
             for one in self.source.poll(100, 0.0)
         ]
 
@@ -120,14 +120,14 @@ def test_records_come_with_the_position_after_them(joined: Joined) -> None:
     assert joined.poll() == []
 
 
-def test_a_position_that_the_client_does_not_know_yet_is_none(joined: Joined) -> None:
+def test_an_unknown_position_is_none(joined: Joined) -> None:
     """A partition that was just assigned has no position: nothing moves."""
     joined.client.positions = {ONE: 6}
     assert joined.poll(lambda: None, message(ONE, 5)) == [(ONE, [5], 6)]
 
 
 @pytest.mark.parametrize(("what", "reason"), [("on_revoke", "revoked"), ("on_lost", "lost")])
-def test_records_of_partitions_not_owned_are_not_handed_on(
+def test_records_of_unowned_partitions_are_dropped(
     joined: Joined, what: str, reason: str
 ) -> None:
     """A partition that goes while the client collects a batch takes its records and its position
@@ -136,16 +136,16 @@ def test_records_of_partitions_not_owned_are_not_handed_on(
     step = joined.client.rebalance(what, TWO)
     got = joined.poll(step, message(ONE, 5), message(TWO, 5), message(TWO, 6))
     assert got == [(ONE, [5], 6)]
-    assert joined.owner.gone == [(reason, [TWO])]
+    assert joined.listener.gone == [(reason, [TWO])]
 
 
-def test_records_of_a_topic_never_assigned_are_not_handed_on(joined: Joined) -> None:
+def test_records_of_an_unassigned_topic_are_dropped(joined: Joined) -> None:
     """Though the client returns some."""
     joined.client.positions = {Partition("others", 0): 3}
     assert joined.poll(lambda: None, message(Partition("others", 0), 2)) == []
 
 
-def test_a_partition_that_comes_back_begins_where_its_owner_says(joined: Joined) -> None:
+def test_a_reassigned_partition_starts_at_the_given_offset(joined: Joined) -> None:
     """Its former position is forgotten, although it was further on."""
     joined.client.positions = {ONE: 90}
     assert joined.poll(lambda: None, message(ONE, 89)) == [(ONE, [89], 90)]

@@ -18,13 +18,13 @@ from numpy.random import default_rng
 
 from schemas.columns import I64
 from stream.cli import recorded
-from stream.config import Config, entities_of_labels, parse
+from stream.config import Config, label_entity_fields, parse
 from stream.errors import ExtraMissing, InputError
-from stream.inputs import FileReading
+from stream.inputs import FileReader
 from stream.inputs.partitioning import partition_of
-from stream.replay import Split, Summary, labels, replay, spilling
-from stream.replay.opening import with_labels
-from tests.ranges import broker_with
+from stream.replay import TimeSplit, Summary, labels, replay, spilling
+from stream.replay.opening import with_label_input
+from tests.ranges import patch_topics
 
 START_MS = 1_772_409_600_000
 STEP_MS = 10_000
@@ -136,7 +136,7 @@ def scores(folder: Path) -> dict[str, float]:
     )
 
 
-def last_words(folder: Path) -> list[Row]:
+def final_labels(folder: Path) -> list[Row]:
     """The rows of labels.parquet."""
     found: list[Row] = pq.read_table(folder / "out" / "labels.parquet").to_pylist()
     return found
@@ -153,7 +153,7 @@ def named(rows: list[Row], known: list[Row]) -> list[Row]:
     return sorted(told, key=lambda one: one["known_at"])
 
 
-def test_labels_by_event_id_teach_what_labels_that_name_entities_teach(tmp_path: Path) -> None:
+def test_labels_by_event_id_train_like_labels_by_entity(tmp_path: Path) -> None:
     """A file of ids in any order is worth a topic of labels with entities, each at its time."""
     rows = payments()
     known = verdicts(rows)
@@ -169,13 +169,13 @@ def test_labels_by_event_id_teach_what_labels_that_name_entities_teach(tmp_path:
     late_nobody = sum(nobodies[-(LATER_MS // STEP_MS) :])
     assert summary.labels["verdicts"] == {
         "read": len(rows),
-        "named": 0,
+        "with_entity": 0,
         "joined": len(rows) - nobody,
-        "of_nobody": nobody,
+        "event_without_entity": nobody,
         "unknown_event": 0,
         "unclear": 0,
         "dead_letters": 0,
-        "before_their_event": 0,
+        "before_event": 0,
         "after_last_event": sum(one["known_at"] > rows[-1]["at"] for one in known) - late_nobody,
         "ambiguous": 0,
     }
@@ -188,17 +188,17 @@ def test_labels_by_event_id_teach_what_labels_that_name_entities_teach(tmp_path:
     assert summary_of_topic.adds_up == {"account": True}
 
 
-def test_a_label_reaches_the_models_with_what_they_learn_from_and_no_more(tmp_path: Path) -> None:
+def test_a_label_reaches_the_models_with_training_features_only(tmp_path: Path) -> None:
     """Entities that no reader of the labels looks at are not joined."""
     using = config()
-    assert entities_of_labels(using, "verdicts") == ["account", "device"]
+    assert label_entity_fields(using, "verdicts") == ["account", "device"]
     text = CONFIG.replace(
         '  { kind = "label_risk", name = "device_risk", field = "device" },\n', ""
     )
-    assert entities_of_labels(config(text), "verdicts") == ["account"]
+    assert label_entity_fields(config(text), "verdicts") == ["account"]
     assessed = config(text + '[assess]\nsubject = "device"\n')
-    assert entities_of_labels(assessed, "verdicts") == ["account", "device"]
-    assert entities_of_labels(config(UNREAD), "verdicts") == []
+    assert label_entity_fields(assessed, "verdicts") == ["account", "device"]
+    assert label_entity_fields(config(UNREAD), "verdicts") == []
 
 
 def leaks(folder: Path) -> list[str]:
@@ -241,14 +241,14 @@ def test_a_planted_leak_is_caught(
 ) -> None:
     """Labels that count from their event on, from before it, or only a little too early are
     found by the very check that the honest order passes."""
-    monkeypatch.setattr(labels, "known_ms", planted)
+    monkeypatch.setattr(labels, "effective_ms", planted)
     assert leaks(tmp_path), name
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("named", [{}, {"account": "a7"}], ids=["by id", "by name"])
 @pytest.mark.parametrize("late_ms", [0, 40_000])
-def test_a_label_known_before_its_event_counts_from_behind_it(
+def test_a_label_known_before_its_event_counts_after_it(
     tmp_path: Path, late_ms: int, named: dict[str, str]
 ) -> None:
     """Whatever time and entity it claims, it does not reach its own event, not even one that comes
@@ -260,8 +260,8 @@ def test_a_label_known_before_its_event_counts_from_behind_it(
     summary = run(tmp_path / "early", rows, before)
     run(tmp_path / "never", rows, [])
     assert scores(tmp_path / "early")["late"] == scores(tmp_path / "never")["late"]
-    assert summary.labels["verdicts"]["before_their_event"] == 1
-    assert last_words(tmp_path / "early")[0]["known_time"].timestamp() * 1000 > rows[-3]["at"]
+    assert summary.labels["verdicts"]["before_event"] == 1
+    assert final_labels(tmp_path / "early")[0]["known_time"].timestamp() * 1000 > rows[-3]["at"]
 
 
 PARTITIONED = CONFIG.replace(
@@ -275,7 +275,7 @@ def test_a_label_waits_for_its_event_in_whichever_partition(
 ) -> None:
     """Labels known at the time of their events, of which one partition stands behind the other in
     the file: another verdict changes no score of the event that it is on."""
-    monkeypatch.setattr(FileReading.__init__, "__defaults__", (20,))
+    monkeypatch.setattr(FileReader.__init__, "__defaults__", (20,))
     rows = [row | {"device": row["device"] or "d0"} for row in payments(1_000)]
     part = partition_of(pa.array([row["device"] for row in rows]), 2, "murmur2").tolist()
     askew = sorted(zip(rows, part, strict=True), key=lambda one: one[0]["at"] + 3_500_000 * one[1])
@@ -290,7 +290,7 @@ def test_a_label_waits_for_its_event_in_whichever_partition(
 
 
 @pytest.mark.slow
-def test_what_is_no_event_holds_back_no_label(tmp_path: Path) -> None:
+def test_a_non_event_holds_back_no_label(tmp_path: Path) -> None:
     """A record that the run takes for none, with a time that lies decades ahead, moves no label:
     every score is what it is without it."""
     rows = payments(1_000)
@@ -298,7 +298,7 @@ def test_what_is_no_event_holds_back_no_label(tmp_path: Path) -> None:
     run(tmp_path / "with", [*rows[:9], ahead, *rows[9:]], verdicts(rows))
     run(tmp_path / "without", rows, verdicts(rows))
     assert scores(tmp_path / "with") == scores(tmp_path / "without")
-    assert last_words(tmp_path / "with") == last_words(tmp_path / "without")
+    assert final_labels(tmp_path / "with") == final_labels(tmp_path / "without")
 
 
 @pytest.mark.slow
@@ -334,21 +334,21 @@ def test_a_correction_replaces_the_earlier_label(tmp_path: Path) -> None:
     who = rows[101]["who"]
     after = [row["id"] for row in rows[1_001:] if row["who"] == who]
     assert any(both[of] != wrong[of] for of in after)
-    [word] = last_words(tmp_path / "both")
+    [word] = final_labels(tmp_path / "both")
     assert (word["event_id"], word["verdict"], word["scenario"]) == (of, "honest", "none")
     assert word["known_time"].timestamp() * 1000 == right_ms
 
 
-def test_of_labels_from_before_their_event_the_later_is_the_last_word(tmp_path: Path) -> None:
+def test_of_labels_before_event_the_later_is_final(tmp_path: Path) -> None:
     """They become known together, with the event; in the order of their times, not of the file."""
     rows = payments(500)
     fraud, honest = (label("e400", START_MS + ms, fraud=not ms) for ms in (0, 1))
     for name, both in (("old first", [fraud, honest]), ("new first", [honest, fraud])):
         run(tmp_path / name, rows, both)
-        assert [word["verdict"] for word in last_words(tmp_path / name)] == ["honest"]
+        assert [word["verdict"] for word in final_labels(tmp_path / name)] == ["honest"]
 
 
-def test_labels_of_unknown_events_are_counted_and_reach_nobody(tmp_path: Path) -> None:
+def test_labels_of_unknown_events_are_counted_and_dropped(tmp_path: Path) -> None:
     """An id that no event has, and a label without an id, are no error, and teach nothing."""
     rows = payments(500)
     strange = [label("nowhere", START_MS + 1), label("", START_MS + 2)]
@@ -357,7 +357,7 @@ def test_labels_of_unknown_events_are_counted_and_reach_nobody(tmp_path: Path) -
     assert summary.labels["verdicts"]["unknown_event"] == 2
     assert summary.labels["verdicts"]["joined"] == 0
     assert scores(tmp_path / "strange") == scores(tmp_path / "none")
-    assert last_words(tmp_path / "strange") == []
+    assert final_labels(tmp_path / "strange") == []
 
 
 def test_labels_that_name_an_entity_are_taken_as_they_are(tmp_path: Path) -> None:
@@ -366,8 +366,8 @@ def test_labels_that_name_an_entity_are_taken_as_they_are(tmp_path: Path) -> Non
     alone = {"account": "a5", "known_at": rows[100]["at"], "fraud": 1, "payment": None}
     one = label("e10", rows[200]["at"]) | {"account": "a6", "device": None}
     summary = run(tmp_path / "named", rows, [one, alone])
-    assert summary.labels["verdicts"]["named"] == 2
-    first, second = last_words(tmp_path / "named")
+    assert summary.labels["verdicts"]["with_entity"] == 2
+    first, second = final_labels(tmp_path / "named")
     shown = pq.read_table(tmp_path / "named" / "out" / "scores.parquet")["account"].to_pylist()
     assert first["event_id"] is None
     assert first["account"] == next(
@@ -384,7 +384,7 @@ def test_labels_that_name_an_entity_are_taken_as_they_are(tmp_path: Path) -> Non
     assert "a5" in changed
 
 
-def test_a_label_file_without_a_reader_is_there_to_judge_by(tmp_path: Path) -> None:
+def test_a_label_file_no_monitor_reads_serves_the_evaluation(tmp_path: Path) -> None:
     """Where no monitor learns from labels, all of known events are in labels.parquet and no score
     differs; events without any entity are no exception, nor where monitors learn."""
     rows = payments(600)
@@ -395,7 +395,7 @@ def test_a_label_file_without_a_reader_is_there_to_judge_by(tmp_path: Path) -> N
     assert summary.labels["verdicts"]["joined"] == len(rows)
     run(tmp_path / "read", rows, known)
     for name in ("unread", "read"):
-        told = last_words(tmp_path / name)
+        told = final_labels(tmp_path / name)
         assert sorted(one["event_id"] for one in told) == sorted(row["id"] for row in rows)
         times = [one["known_time"] for one in told]
         assert name == "read" or times == sorted(times)
@@ -425,7 +425,7 @@ def test_a_label_with_a_bad_field_is_a_label(tmp_path: Path) -> None:
     assert counts["field_repaired/kind/wrong_type"] == 300
     assert counts["field_repaired/labelled_event_id/text_too_long"] == 1
     assert counts["dead_letters"] == bad.dead_letters == 0
-    for name in ("read", "joined", "of_nobody", "unknown_event"):
+    for name in ("read", "joined", "event_without_entity", "unknown_event"):
         assert counts[name] == good.labels["verdicts"][name]
     assert counts["unknown_event"] == 0
     assert any("bad values of fields" in note for note in bad.notes)
@@ -460,7 +460,7 @@ def test_labels_of_another_shape_are_refused_with_what_is_missing(tmp_path: Path
     rows = payments(50)
     shop, labels_file = ndjson(tmp_path / "shop", rows), ndjson(tmp_path / "labels", verdicts(rows))
     text = UNREAD[: UNREAD.index("[inputs.verdicts]")] + UNREAD[UNREAD.index("[[monitors]]") :]
-    using = with_labels(config(text))
+    using = with_label_input(config(text))
     expected = r"because of event_id: missing.*; inputs\.labels has no fields.*\[inputs\.labels\]"
     with pytest.raises(InputError, match=expected):
         replay(
@@ -468,7 +468,7 @@ def test_labels_of_another_shape_are_refused_with_what_is_missing(tmp_path: Path
         )
 
 
-def test_labels_that_say_neither_are_counted_and_left_out(tmp_path: Path) -> None:
+def test_labels_without_a_verdict_are_counted_and_dropped(tmp_path: Path) -> None:
     """They teach and judge as if they were not there, whether in a file or among the events; the
     commonest of what they say is a note."""
     rows = payments(600)
@@ -477,7 +477,7 @@ def test_labels_that_say_neither_are_counted_and_left_out(tmp_path: Path) -> Non
     summary = run(tmp_path / "odd", rows, odd + known[22:])
     run(tmp_path / "without", rows, known[22:])
     assert scores(tmp_path / "odd") == scores(tmp_path / "without")
-    assert last_words(tmp_path / "odd") == last_words(tmp_path / "without")
+    assert final_labels(tmp_path / "odd") == final_labels(tmp_path / "without")
     assert summary.labels["verdicts"]["unclear"] == 22
     [note] = [one for one in summary.notes if "neither" in one]
     assert "22 labels say neither fraud nor honest: 'chargeback' (21), nothing (1)" in note
@@ -485,10 +485,10 @@ def test_labels_that_say_neither_are_counted_and_left_out(tmp_path: Path) -> Non
     inputs = [("shop", tmp_path / "odd" / "shop"), ("verdicts", topic)]
     of_topic = replay(config(), inputs, tmp_path / "topic_out" / "out", lambda *_: None)
     assert any("neither fraud nor honest: 'chargeback'" in one for one in of_topic.notes)
-    assert {row["verdict"] for row in last_words(tmp_path / "topic_out")} == {"fraud", "honest"}
+    assert {row["verdict"] for row in final_labels(tmp_path / "topic_out")} == {"fraud", "honest"}
 
 
-def test_a_file_whose_labels_say_nothing_is_a_mistake(tmp_path: Path) -> None:
+def test_a_file_without_usable_labels_is_a_mistake(tmp_path: Path) -> None:
     """Where no label says fraud or honest, the file is not what it was given for: what they say, and
     where the mapping looked, is named."""
     rows = payments(50)
@@ -504,7 +504,7 @@ def test_of_events_with_the_same_id_the_first_is_meant(tmp_path: Path) -> None:
     summary = run(tmp_path / "twice", again, verdicts(rows))
     run(tmp_path / "once", rows, verdicts(rows))
     assert summary.labels["verdicts"]["read"] == len(rows)
-    assert last_words(tmp_path / "twice") == last_words(tmp_path / "once")
+    assert final_labels(tmp_path / "twice") == final_labels(tmp_path / "once")
     assert scores(tmp_path / "twice") == scores(tmp_path / "once")
 
 
@@ -534,14 +534,14 @@ def test_how_labels_lie_on_disk_changes_nothing(
     monkeypatch.setattr(spilling, "PIECE_ROWS", 7)
     run(tmp_path / "small", rows, verdicts(rows))
     assert scores(tmp_path / "small") == scores(tmp_path / "large")
-    assert last_words(tmp_path / "small") == last_words(tmp_path / "large")
+    assert final_labels(tmp_path / "small") == final_labels(tmp_path / "large")
 
 
-def test_a_topic_of_labels_is_joined_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_topic_of_labels_is_joined_completely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Labels of all its partitions are read, taught and counted as those of one file are."""
     rows = payments(1_000)
     known = verdicts(rows)
-    broker_with(monkeypatch, {"verdicts": [known[::2], known[1::2]]})
+    patch_topics(monkeypatch, {"verdicts": [known[::2], known[1::2]]})
     using = config(
         CONFIG.replace('topic = "verdicts"', 'topic = "verdicts"\npartitions = 2').replace(
             'unit = "iso"', 'unit = "ms"'
@@ -555,7 +555,7 @@ def test_a_topic_of_labels_is_joined_whole(tmp_path: Path, monkeypatch: pytest.M
     assert summary.labels == of_file.labels
     assert summary.inputs["verdicts"]["duplicate"] == 0
     assert scores(tmp_path / "topic") == scores(tmp_path / "file")
-    assert sorted(one["event_id"] for one in last_words(tmp_path / "topic")) == sorted(
+    assert sorted(one["event_id"] for one in final_labels(tmp_path / "topic")) == sorted(
         row["id"] for row in rows
     )
 
@@ -564,7 +564,7 @@ def test_labels_are_not_joined_to_an_internal_topic(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It does not hold the events that labels are of: that is said before anything is read."""
-    broker_with(monkeypatch, {"eddy-account-events": [[]]})
+    patch_topics(monkeypatch, {"eddy-account-events": [[]]})
     known = label_table(tmp_path / "labels", verdicts(payments(10)))
     internal = [("account", "kafka://eddy-account-events")]
     with pytest.raises(InputError, match="--labels: an internal topic does not hold the events"):
@@ -572,7 +572,7 @@ def test_labels_are_not_joined_to_an_internal_topic(
     assert not (tmp_path / "out").exists()
 
 
-def test_nothing_is_left_of_the_work_on_labels(tmp_path: Path) -> None:
+def test_the_label_join_leaves_no_files(tmp_path: Path) -> None:
     """Neither a run that succeeds nor one that fails leaves tables behind; what one that was
     killed left is swept away."""
     rows = payments(200)
@@ -587,7 +587,7 @@ def test_nothing_is_left_of_the_work_on_labels(tmp_path: Path) -> None:
     assert not [path for path in out.iterdir() if path.name.endswith(".part")]
 
 
-def test_a_label_input_must_say_where_the_verdict_is(tmp_path: Path) -> None:
+def test_a_label_input_must_map_the_verdict(tmp_path: Path) -> None:
     """A mapping without it is refused before anything is joined."""
     without = re.sub("verdict = {.*}\n", "", UNREAD)
     with pytest.raises(InputError, match=r"inputs\.verdicts\.fields\.verdict: missing"):
@@ -603,7 +603,7 @@ def test_without_duckdb_the_error_says_what_to_install(
     run(tmp_path / "without", rows, [])
     with pytest.raises(ExtraMissing, match="duckdb is not installed") as raised:
         run(tmp_path / "with", rows, verdicts(rows))
-    assert "eddywatch[backtest]" in raised.value.do
+    assert "eddywatch[backtest]" in raised.value.remedy
 
 
 @pytest.mark.parametrize(
@@ -627,13 +627,13 @@ def test_labels_go_to_the_input_of_labels(
     """A path alone will do where one input has type label; where none has, one in Eddy's own shape
     is added."""
     none = config(CONFIG.replace('type = "label"', 'type = "login"'))
-    assert recorded.labels_of(with_labels(none), "a") == ("labels", "a")
-    assert with_labels(config(CONFIG)) == config(CONFIG)
+    assert recorded.parse_labels_option(with_label_input(none), "a") == ("labels", "a")
+    assert with_label_input(config(CONFIG)) == config(CONFIG)
     if isinstance(expected, tuple):
-        assert recorded.labels_of(config(text), given) == expected
+        assert recorded.parse_labels_option(config(text), given) == expected
         return
     with pytest.raises(InputError, match=expected):
-        recorded.labels_of(config(text), given)
+        recorded.parse_labels_option(config(text), given)
 
 
 def test_a_name_is_of_events_or_of_labels(tmp_path: Path) -> None:
@@ -647,7 +647,7 @@ def test_a_name_is_of_events_or_of_labels(tmp_path: Path) -> None:
         replay(config(), given, tmp_path / "out", lambda *_: None, [("verdicts", known)])
     taken = config(UNREAD.replace('type = "label"', 'type = "login"').replace("verdicts", "labels"))
     with pytest.raises(InputError, match=r"inputs\.labels holds events"):
-        with_labels(taken)
+        with_label_input(taken)
 
 
 HANDBOOK = """
@@ -689,14 +689,14 @@ def test_every_label_of_the_handbook_finds_its_payment(shared_data: Path, tmp_pa
     folder = shared_data / "transactions"
     inputs = [("transaction", folder / "handbook.parquet")]
     known = [("label", folder / "handbook_labels.parquet")]
-    split = Split(from_ms=1_533_686_400_000)
+    split = TimeSplit(from_ms=1_533_686_400_000)
     out = tmp_path / "out"
     summary = replay(config(HANDBOOK), inputs, out, lambda *_: None, known, split)
     counts = summary.labels["label"]
     assert counts["joined"] == counts["read"] == summary.events == 1_303_778
     words = pq.read_table(out / "labels.parquet", columns=["event_id", "verdict"])
     frauds = set(words.filter(pc.equal(words.column("verdict"), "fraud")).column(0).to_pylist())
-    table = pq.read_table(out / "scores.parquet", filters=[("judged", "=", True)])
+    table = pq.read_table(out / "scores.parquet", filters=[("evaluated", "=", True)])
     fraud = np.array([of in frauds for of in table.column("event_id").to_pylist()])
     assert len(words) == 1_303_778
     top = np.argsort(-table.column("score").to_numpy(), kind="stable")[: len(fraud) // 100]

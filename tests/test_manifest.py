@@ -8,9 +8,9 @@ import pytest
 
 from stream.cli import recorded
 from stream.errors import InputError
-from stream.replay import Split, again, manifest, replay
+from stream.replay import TimeSplit, rerun, manifest, replay
 from stream.replay.manifest import MANIFEST, Manifest
-from stream.replay.recording import TIMED
+from stream.replay.recording import TIMING_FILES
 from tests.test_labels import config as labelled
 from tests.test_labels import label_table, payments, verdicts
 from tests.test_replay import CONFIG, config, events, ndjson, run
@@ -18,13 +18,13 @@ from tests.test_replay import CONFIG, config, events, ndjson, run
 
 def bytes_in(folder: Path) -> dict[str, bytes]:
     """Every file of a run but for those that say how long it took."""
-    return {each.name: each.read_bytes() for each in folder.iterdir() if each.name not in TIMED}
+    return {each.name: each.read_bytes() for each in folder.iterdir() if each.name not in TIMING_FILES}
 
 
 def repeated(of: Path, out: Path, secret: str | None = None) -> list[str]:
     """Run it again; the files that differ."""
     given = None if secret is None else config(f'secret = "{secret}"\n{CONFIG}')
-    return again(manifest.read(of), given, out, lambda _records, _share: None).files
+    return rerun(manifest.read(of), given, out, lambda _records, _share: None).changed_files
 
 
 def test_again_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_again_gives_the_same_bytes(tmp_path: Path) -> None:
     assert [Path(file.name).name for file in found.inputs[0].files] == ["0", "1"]
 
 
-def test_again_finds_what_was_named_from_where_one_stood(
+def test_again_resolves_relative_paths(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A relative path, a folder and a glob mean the same files from elsewhere."""
@@ -67,7 +67,7 @@ def test_again_finds_what_was_named_from_where_one_stood(
         ("--features", {"features": True}),
     ],
 )
-def test_what_the_manifest_says_cannot_be_said_otherwise(
+def test_options_recorded_in_the_manifest_cannot_be_overridden(
     tmp_path: Path, option: str, given: dict[str, Any]
 ) -> None:
     """An option that would make it another run is refused, not passed over."""
@@ -123,14 +123,14 @@ def test_other_code_and_other_results_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"{}", b"junk", b""])
-def test_what_is_no_manifest_is_named(tmp_path: Path, content: bytes) -> None:
+def test_an_invalid_manifest_is_named(tmp_path: Path, content: bytes) -> None:
     """A file of another kind is an input error."""
     (tmp_path / "m").write_bytes(content)
     with pytest.raises(InputError, match="expected the manifest of a replay"):
         manifest.read(tmp_path / "m")
 
 
-def test_a_manifest_says_the_same_whenever_it_is_made(tmp_path: Path) -> None:
+def test_a_manifest_is_the_same_at_any_time(tmp_path: Path) -> None:
     """It decodes to what it was, and holds no clock."""
     shop = ndjson(tmp_path / "shop", events(20))
     run([("shop", shop)], tmp_path / "one")
@@ -148,7 +148,7 @@ def test_labels_and_time_split_belong_to_the_run(tmp_path: Path) -> None:
     labels = label_table(tmp_path / "labels", verdicts(rows))
     given, out = [("verdicts", labels)], tmp_path / "out"
     inputs = [("shop", shop)]
-    replay(labelled(), inputs, out, lambda *_: None, given, Split(warm_up_s=3_600.0))
+    replay(labelled(), inputs, out, lambda *_: None, given, TimeSplit(warm_up_s=3_600.0))
     assert repeated(out, tmp_path / "again") == []
     assert bytes_in(out) == bytes_in(tmp_path / "again")
     label_table(tmp_path / "labels", verdicts(rows)[1:])

@@ -15,9 +15,9 @@ from schemas.records import Records
 from stream.alerting import RunInfo
 from stream.config import AssessSpec, LearningSpec, load, logs
 from stream.errors import ConfigError
-from stream.health import ALIVE_S, Pulse, answer, serving
-from stream.metrics import METRICS, Board, Logs, Observed, readings, readings_of_worker
-from stream.shard import Shards
+from stream.health import BEAT_OVERDUE_S, WorkerHealth, respond, serve_health
+from stream.metrics import METRICS, MetricsCollector, PartitionCounts, PartitionStatus, partition_readings, worker_readings
+from stream.shard import ShardFactory
 from stream.simulator import Shop, lines
 
 OF_THE_WORKER = {
@@ -25,7 +25,7 @@ OF_THE_WORKER = {
     "eddy_lag",
     "eddy_relearn_left",
     "eddy_relearn_seconds_left",
-    "eddy_checkpoint_behind",
+    "eddy_checkpoint_lag",
 }
 """Readings that no stage counts."""
 CONFIG = Path(__file__).resolve().parents[1] / "deploy" / "configs" / "shop.toml"
@@ -45,16 +45,16 @@ def counts() -> dict[str, dict[str, int]]:
     ]
     assess = AssessSpec(subject="account", learning=LearningSpec(inputs=["shop"]))
     hopping = msgspec.structs.replace(config, monitors=monitors, assess=assess)
-    shard = Shards(hopping, RunInfo("live", "run", str)).source("shop")
+    shard = ShardFactory(hopping, RunInfo("live", "run", str)).source("shop")
     shard.process(Records("events", 0, np.arange(count), now_ms, values))
-    reports = Shards(hopping, RunInfo("live", "run", str)).internal(logs(hopping)[-1])
+    reports = ShardFactory(hopping, RunInfo("live", "run", str)).internal(logs(hopping)[-1])
     return shard.counts() | reports.counts()
 
 
-def series(board: Board) -> dict[str, dict[str, float]]:
+def series(metrics: MetricsCollector) -> dict[str, dict[str, float]]:
     """Name → labels as text → value, as a scraper reads them."""
     found: dict[str, dict[str, float]] = {}
-    for family in text_string_to_metric_families(board.exposition().decode()):
+    for family in text_string_to_metric_families(metrics.exposition().decode()):
         for sample in family.samples:
             found.setdefault(sample.name, {})[str(sample.labels)] = sample.value
     return found
@@ -62,21 +62,21 @@ def series(board: Board) -> dict[str, dict[str, float]]:
 
 def test_every_declared_metric_is_emitted_and_no_other(counts: dict[str, dict[str, int]]) -> None:
     """A board that a shard's counts were put on shows a value of each declared metric."""
-    board = Board()
-    of_worker = readings_of_worker(Logs({"shop": 3}, {"shop": 1}), [("shop", "field_absent")])
-    board.replace(of_worker | readings([Observed("shop", 0, counts, 5, 6, 7, 8.0)], "live"))
+    metrics = MetricsCollector()
+    of_worker = worker_readings(PartitionCounts({"shop": 3}, {"shop": 1}), [("shop", "field_absent")])
+    metrics.replace(of_worker | partition_readings([PartitionStatus("shop", 0, counts, 5, 6, 7, 8.0)], "live"))
     suffixes = {
         "counter": {"_total"},
         "gauge": {""},
         "histogram": {"_bucket", "_count", "_sum"},
     }
     expected = {metric.name + one for metric in METRICS for one in suffixes[metric.kind]}
-    assert set(series(board)) == expected
+    assert set(series(metrics)) == expected
 
 
-def test_every_count_of_a_shard_is_on_the_board(counts: dict[str, dict[str, int]]) -> None:
+def test_every_count_of_a_shard_is_exported(counts: dict[str, dict[str, int]]) -> None:
     """No count of any stage is missing, and none is changed."""
-    found = readings([Observed("shop", 0, counts, 5, 6, 7, 8.0)], "live")
+    found = partition_readings([PartitionStatus("shop", 0, counts, 5, 6, 7, 8.0)], "live")
     shown = sorted(
         value
         for name, each in found.items()
@@ -88,7 +88,7 @@ def test_every_count_of_a_shard_is_on_the_board(counts: dict[str, dict[str, int]
     assert found["eddy_tombstones"][("shop", "0")] == 1
 
 
-def test_declarations_are_whole() -> None:
+def test_declarations_are_complete() -> None:
     """Each metric says what it means and what to do, and no two share a name."""
     assert len({metric.name for metric in METRICS}) == len(METRICS)
     for metric in METRICS:
@@ -100,25 +100,25 @@ def test_declarations_are_whole() -> None:
 
 def test_departed_partition_leaves_no_series(counts: dict[str, dict[str, int]]) -> None:
     """Replacing the readings takes away what is not among the new ones."""
-    board = Board()
-    board.replace(readings([Observed("shop", p, counts, 0, 0, 0, 0.0) for p in (0, 1)], "live"))
-    board.replace(readings([Observed("shop", 1, counts, 0, 0, 0, 0.0)], "live"))
-    assert list(series(board)["eddy_lag"]) == [str({"input": "shop", "partition": "1"})]
+    metrics = MetricsCollector()
+    metrics.replace(partition_readings([PartitionStatus("shop", p, counts, 0, 0, 0, 0.0) for p in (0, 1)], "live"))
+    metrics.replace(partition_readings([PartitionStatus("shop", 1, counts, 0, 0, 0, 0.0)], "live"))
+    assert list(series(metrics)["eddy_lag"]) == [str({"input": "shop", "partition": "1"})]
 
 
 def test_lag_is_absent_until_the_end_of_the_partition_is_known() -> None:
     """An unknown lag is no lag of 0."""
-    found = readings(
-        [Observed("shop", p, {}, 0, lag, 0, 0.0) for p, lag in ((0, None), (1, 7))], "live"
+    found = partition_readings(
+        [PartitionStatus("shop", p, {}, 0, lag, 0, 0.0) for p, lag in ((0, None), (1, 7))], "live"
     )
     assert found["eddy_lag"] == {("shop", "1"): 7}
-    assert "eddy_lag" not in readings([Observed("shop", 0, {}, 0, None, 0, 0.0)], "live")
+    assert "eddy_lag" not in partition_readings([PartitionStatus("shop", 0, {}, 0, None, 0, 0.0)], "live")
 
 
 def test_partitions_that_no_worker_owns_can_be_computed() -> None:
     """Each worker exports the configured and its assigned partitions, also where it has none."""
     workers = [
-        readings_of_worker(Logs({"shop": 3, "t-card-events": 2}, assigned), [])
+        worker_readings(PartitionCounts({"shop": 3, "t-card-events": 2}, assigned), [])
         for assigned in ({"shop": 1}, {"shop": 1, "t-card-events": 2}, {})
     ]
     for name, unowned in (("shop", 1), ("t-card-events", 0)):
@@ -133,13 +133,13 @@ def test_partitions_that_no_worker_owns_can_be_computed() -> None:
 
 def test_times_fall_into_their_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
     """The histogram counts every block once, in the bucket of its duration and all above."""
-    board, times_s = Board(), iter((5.0, 5.0, 6.0, 6.03))
+    metrics, times_s = MetricsCollector(), iter((5.0, 5.0, 6.0, 6.03))
     monkeypatch.setattr(time, "perf_counter", lambda: next(times_s))
     for _ in range(2):
-        with board.timed("eddy_batch_seconds"):
+        with metrics.timed("eddy_batch_seconds"):
             pass
     monkeypatch.undo()
-    found = series(board)
+    found = series(metrics)
     assert found["eddy_batch_seconds_count"] == {"{}": 2}
     assert found["eddy_batch_seconds_sum"]["{}"] == pytest.approx(0.03)
     buckets = [*found["eddy_batch_seconds_bucket"].values()]
@@ -149,22 +149,22 @@ def test_times_fall_into_their_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_health_follows_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ready is live and nothing else; a loop that no longer turns is not healthy."""
-    board, pulse = Board(), Pulse()
-    assert answer("/readyz", board, pulse)[0] == 503
-    pulse.beat("relearning")
-    assert answer("/readyz", board, pulse)[:1] == (503,)
-    pulse.beat("live")
-    assert answer("/readyz", board, pulse)[0] == 200
-    assert answer("/healthz", board, pulse)[0] == 200
+    metrics, worker_health = MetricsCollector(), WorkerHealth()
+    assert respond("/readyz", metrics, worker_health)[0] == 503
+    worker_health.beat("relearning")
+    assert respond("/readyz", metrics, worker_health)[:1] == (503,)
+    worker_health.beat("live")
+    assert respond("/readyz", metrics, worker_health)[0] == 200
+    assert respond("/healthz", metrics, worker_health)[0] == 200
     turned = time.monotonic()
-    monkeypatch.setattr(time, "monotonic", lambda: turned + ALIVE_S + 1)
-    assert answer("/healthz", board, pulse)[0] == 503
+    monkeypatch.setattr(time, "monotonic", lambda: turned + BEAT_OVERDUE_S + 1)
+    assert respond("/healthz", metrics, worker_health)[0] == 503
 
 
 def test_server_answers_and_stops() -> None:
     """The three paths are served, others are not found, and the port is free again at the end."""
-    board, pulse = Board(), Pulse()
-    with serving(("127.0.0.1", 0), board, pulse) as where:
+    metrics, worker_health = MetricsCollector(), WorkerHealth()
+    with serve_health(("127.0.0.1", 0), metrics, worker_health) as where:
         with urllib.request.urlopen(f"http://{where}/metrics", timeout=5) as found:
             assert b"# TYPE eddy_commits_total counter" in found.read()
         with pytest.raises(urllib.error.HTTPError, match="404") as missing:
@@ -173,8 +173,8 @@ def test_server_answers_and_stops() -> None:
         port = int(where.rpartition(":")[2])
         with (
             pytest.raises(ConfigError, match=r"worker\.http_port"),
-            serving(("127.0.0.1", port), board, pulse),
+            serve_health(("127.0.0.1", port), metrics, worker_health),
         ):
             pass
-    with serving(("127.0.0.1", port), board, pulse):
+    with serve_health(("127.0.0.1", port), metrics, worker_health):
         pass

@@ -9,12 +9,12 @@ import orjson
 import pytest
 from typer.testing import CliRunner
 
-from detectors.learning import learner, standing
+from detectors.learning import learner, learning_status
 from stream.cli import app
 from stream.config import load, parse
 from stream.errors import InputError
 from stream.replay import replay
-from stream.replay.notes import Notes
+from stream.replay.notes import ReplayNotes
 from stream.replay.summary import Tally
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,7 +47,7 @@ def rows(**other: object) -> list[dict[str, object]]:
     return [{k: v for k, v in (one | other).items() if v is not None} for one in each]
 
 
-def told(tmp_path: Path, lines: Sequence[object], code: int = 0) -> str:
+def replay_output(tmp_path: Path, lines: Sequence[object], code: int = 0) -> str:
     """What `eddy replay` says of these rows, or of what is no row."""
     (tmp_path / "config.toml").write_text(CONFIG)
     written = [one if isinstance(one, bytes) else orjson.dumps(one) for one in lines]
@@ -64,47 +64,47 @@ def told(tmp_path: Path, lines: Sequence[object], code: int = 0) -> str:
 
 def test_a_replay_without_oddities_has_no_note(tmp_path: Path) -> None:
     """How many alerts there were is said, and nothing else."""
-    said = told(tmp_path, rows())
-    assert "0 alerts in 0 incidents" in said
-    assert "note:" not in said
-    assert "duplicates" not in said
+    output = replay_output(tmp_path, rows())
+    assert "0 alerts in 0 incidents" in output
+    assert "note:" not in output
+    assert "duplicates" not in output
 
 
-def test_a_mapped_column_that_is_nowhere_is_told(tmp_path: Path) -> None:
+def test_a_mapped_column_found_nowhere_is_noted(tmp_path: Path) -> None:
     """The field, its path and the monitor that scores nothing for want of it are named."""
-    said = told(tmp_path, rows(card=None, kard="c"))
-    assert "pay: no event has card, mapped from card; expected that inputs.pay.fields.card" in said
-    assert "monitor card scored none of 20 events: no event has its entity, card" in said
+    output = replay_output(tmp_path, rows(card=None, kard="c"))
+    assert "pay: no event has card, mapped from card; expected that inputs.pay.fields.card" in output
+    assert "monitor card scored none of 20 events: no event has its entity, card" in output
 
 
 def test_duplicates_and_late_events_are_counted_by_whom_they_concern(tmp_path: Path) -> None:
     """Left-out events are on the terminal, and lateness is said of each monitor by itself."""
-    said = told(tmp_path, [*rows(), *rows()[:3], {**rows()[0], "id": "late"}])
-    assert "3 duplicates" in said
-    assert "scored as late: 1 by card" in said
+    output = replay_output(tmp_path, [*rows(), *rows()[:3], {**rows()[0], "id": "late"}])
+    assert "3 duplicates" in output
+    assert "scored as late: 1 by card" in output
 
 
 def test_records_of_which_none_is_an_event_are_an_error(tmp_path: Path) -> None:
     """With exit code 2, the commonest reason, an example and, for what is no JSON, the hint."""
-    said = told(tmp_path, [b"id,at,card", b"e1,5,c", *rows(at="soon")[:1]], code=2)
-    assert "pay: 3 dead letters, 2 of them malformed, such as record 0: JSON is malformed" in said
-    assert "a CSV must be named .csv" in said
-    assert "none of 3 records became an event" in said
+    output = replay_output(tmp_path, [b"id,at,card", b"e1,5,c", *rows(at="soon")[:1]], code=2)
+    assert "pay: 3 dead letters, 2 of them malformed, such as record 0: JSON is malformed" in output
+    assert "a CSV must be named .csv" in output
+    assert "none of 3 records became an event" in output
 
 
 def test_values_with_a_registrys_prefix_are_explained(tmp_path: Path) -> None:
     """As in the log of a worker: the cause is a schema registry's prefix, and no CSV."""
-    prefixed = [b"\0\0\0\0\7" + orjson.dumps(row) for row in rows()]
-    said = told(tmp_path, prefixed, code=2)
-    assert "values written with a schema registry" in said
-    assert "CSV" not in said
+    add_prefix = [b"\0\0\0\0\7" + orjson.dumps(row) for row in rows()]
+    output = replay_output(tmp_path, add_prefix, code=2)
+    assert "values written with a schema registry" in output
+    assert "CSV" not in output
 
 
 def test_repaired_fields_are_noted_and_their_events_counted(tmp_path: Path) -> None:
     """How many values were bad, of which field most and why, with an example; they are no dead
     letters, and every record is an event."""
     odd = [*rows(), *({**row, "id": f"n{i}", "amount": "x"} for i, row in enumerate(rows()[:3]))]
-    output = told(tmp_path, [*odd, {**rows()[0], "id": "long", "card": "c" * 300}])
+    output = replay_output(tmp_path, [*odd, {**rows()[0], "id": "long", "card": "c" * 300}])
     assert "24 events" in output
     assert (
         "pay: 4 bad values of fields, 3 of them amount/wrong_type, such as record 20: amount: "
@@ -126,14 +126,14 @@ def test_repaired_fields_are_noted_and_their_events_counted(tmp_path: Path) -> N
 
 def test_inputs_without_a_record_are_warned_of(tmp_path: Path) -> None:
     """An hour in which nothing happened is no error."""
-    assert "warning: no event was read" in told(tmp_path, [])
+    assert "warning: no event was read" in replay_output(tmp_path, [])
 
 
-def test_seconds_taken_for_milliseconds_are_told(tmp_path: Path) -> None:
+def test_seconds_taken_for_milliseconds_are_noted(tmp_path: Path) -> None:
     """Events of January 1970 are most often that."""
-    said = told(tmp_path, rows(at=START_MS // 1000))
-    assert "the latest event is of 1970-01-21" in said
-    assert 'unit = "s"' in said
+    output = replay_output(tmp_path, rows(at=START_MS // 1000))
+    assert "the latest event is of 1970-01-21" in output
+    assert 'unit = "s"' in output
 
 
 @pytest.mark.parametrize(
@@ -141,20 +141,20 @@ def test_seconds_taken_for_milliseconds_are_told(tmp_path: Path) -> None:
     [
         ({"learning_frauds": 12, "learning_honest": 900}, "12 frauds and 900 honest ones"),
         ({"learning_frauds": 60, "learning_honest": 900}, "no better than the monitors alone"),
-        ({"learning_speaks": 1}, "learning spoke at the end"),
+        ({"learning_active": 1}, "learning spoke at the end"),
     ],
 )
-def test_whether_learning_spoke_is_told(counts: dict[str, int], expected: str) -> None:
+def test_use_of_learning_is_noted(counts: dict[str, int], expected: str) -> None:
     """With what it lacks where it did not; a learner that has learned nothing does not speak."""
-    notes = Notes(load(ROOT / "deploy" / "configs" / "sparkov-labels.toml"))
-    [said] = notes.told(Tally(monitors={"assess": Counter(counts)}))
-    assert expected in said
-    assert not any(standing(learner(8, 2, [])).values())
+    notes = ReplayNotes(load(ROOT / "deploy" / "configs" / "sparkov-labels.toml"))
+    [output] = notes.sentences(Tally(monitors={"assess": Counter(counts)}))
+    assert expected in output
+    assert not any(learning_status(learner(8, 2, [])).values())
 
 
 def test_the_hint_under_an_input_error_fits_every_option() -> None:
     """It sends nobody to look at a path where the path is right."""
-    assert "NAME=PATH" not in InputError.do
+    assert "NAME=PATH" not in InputError.remedy
 
 
 def test_words_for_no_value_and_numbers_for_ids_are_noted(tmp_path: Path) -> None:

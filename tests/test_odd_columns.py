@@ -7,13 +7,13 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stream.replay import comparing, replay
+from stream.replay import compare_runs, replay
 from tests.test_labels import config, label, payments
 
 COUNT = 200
 
 
-def spoilt(size: int) -> pa.StringArray:
+def odd_texts(size: int) -> pa.StringArray:
     """Texts that are not UTF-8."""
     raw = pa.array([b"a\xff"] * size)
     return pa.Array.from_buffers(pa.string(), size, raw.buffers())
@@ -26,7 +26,7 @@ def written(path: Path, rows: list[dict[str, Any]], **options: bool) -> Path:
         "nanos": pa.array([1772668800123456789] * size, pa.timestamp("ns")),
         "far": pa.array([2**60] * size, pa.timestamp("us")),
         "last": pa.array([253_402_214_400_000_000] * size, pa.timestamp("us")),
-        "text": spoilt(size),
+        "text": odd_texts(size),
         "span": pa.array([1] * size, pa.duration("ns")),
         "zone": pa.array([1] * size, pa.timestamp("us", "No/Where")),
     }
@@ -38,13 +38,13 @@ def written(path: Path, rows: list[dict[str, Any]], **options: bool) -> Path:
     return path
 
 
-def letters(out: Path) -> list[dict[str, Any]]:
+def dead_letters_of(out: Path) -> list[dict[str, Any]]:
     """What the dead letters of a run hold."""
     lines = (out / "dead_letters.ndjson").read_bytes().splitlines()
     return [orjson.loads(orjson.loads(line)["value"]) for line in lines]
 
 
-def test_every_row_is_an_event_or_a_dead_letter_by_every_way_in(tmp_path: Path) -> None:
+def test_every_row_of_every_format_is_an_event_or_a_dead_letter(tmp_path: Path) -> None:
     """Replay, labels and a comparison: nanoseconds, times beyond the year 9999, INT96, an unknown zone
     and bytes that are not UTF-8 are text in the dead letter of a bad row."""
     rows = payments(COUNT)
@@ -66,12 +66,12 @@ def test_every_row_is_an_event_or_a_dead_letter_by_every_way_in(tmp_path: Path) 
         assert counts["dead_letter_missing_id"] == 1
         found = summary.labels["verdicts"]
         assert (found["read"], found["dead_letters"]) == (len(known), 1)
-        shown = letters(out)
+        shown = dead_letters_of(out)
         assert {"e8", None} <= {one["id"] for one in shown if "id" in one}
         assert all(one["text"] == "a\\xff" and "9999-12-31" in one["last"] for one in shown)
         assert name == "int96" or {one["nanos"] for one in shown} == {
             "2026-03-05 00:00:00.123456789"
         }
-    candidates = [comparing.Candidate(name, config(), given[1]) for name in ("a", "b")]
-    comparing.compare(candidates, given[0], tmp_path / "compared", lambda *_: None)
-    assert letters(tmp_path / "compared" / "b") == shown
+    candidates = [compare_runs.Candidate(name, config(), given[1]) for name in ("a", "b")]
+    compare_runs.compare(candidates, given[0], tmp_path / "compared", lambda *_: None)
+    assert dead_letters_of(tmp_path / "compared" / "b") == shown

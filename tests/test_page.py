@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.alerts import Action, Alert, Contribution, Entity, Evidence, Run
-from stream.page.demo import Finding, Story, demo_page, first_alert
+from stream.page.demo import AttackResult, DemoFacts, render_demo, first_alert
 from stream.page.parts import incidents_table
-from stream.replay.incidents import INCIDENTS_MAX, WorstIncidents
+from stream.replay.incidents import INCIDENTS_MAX, TopIncidents
 from stream.replay.traffic import Traffic
-from stream.words import duration, moment, number, rate, score, surprise
+from stream.words import duration, format_time, number, format_ratio, score, format_contribution
 
 START_MS = 1_772_409_600_000
 HOUR_MS = 3_600_000
@@ -77,26 +77,26 @@ def alert(number: int = 0, entity: str = "203.0.113.1", **changed: Any) -> Alert
     return msgspec.structs.replace(made, **changed)
 
 
-def story(alerts: list[Alert], findings: list[Finding] | None = None) -> Story:
+def demo_facts(alerts: list[Alert], attack_results: list[AttackResult] | None = None) -> DemoFacts:
     """A day of traffic with those alerts."""
-    incidents = WorstIncidents()
+    incidents = TopIncidents()
     incidents.add(alerts)
-    return Story(
+    return DemoFacts(
         title="Eddy: demo",
         lead="A day.",
         figures=[("60 000", "events")],
         traffic=Traffic(START_MS, HOUR_MS, {"request": [40] * 24, "login": [9] * 24}, {}),
         alerts=alerts,
-        findings=findings or [],
-        incidents=incidents.worst(),
+        attack_results=attack_results or [],
+        incidents=incidents.top(),
         incidents_opened=incidents.opened,
     )
 
 
-def finding(alerts: list[Alert], name: str = "card testing") -> Finding:
+def attack_result(alerts: list[Alert], name: str = "card testing") -> AttackResult:
     """An attack found by those alerts."""
     first = START_MS + 5 * HOUR_MS
-    return Finding(
+    return AttackResult(
         name, "tries cards", "ip 203.0.113.1", first, first + HOUR_MS, alerts, alerts[:1]
     )
 
@@ -136,14 +136,14 @@ class Parsed(HTMLParser):
             self.said += f"{data} "
 
 
-def shape(parsed: Parsed) -> list[tuple[str, tuple[str, ...]]]:
+def elements(parsed: Parsed) -> list[tuple[str, tuple[str, ...]]]:
     """Elements and the names of their attributes: what must not depend on any name shown."""
     return [(tag, tuple(attributes)) for tag, attributes in parsed.elements]
 
 
 def test_page_loads_nothing() -> None:
     """No element of the page points anywhere, and its policy forbids every load."""
-    parsed = Parsed(demo_page(story([alert()], [finding([alert()])])))
+    parsed = Parsed(render_demo(demo_facts([alert()], [attack_result([alert()])])))
     assert not [a for _, a in parsed.elements if {"src", "action", "data"} & a.keys()]
     assert all(str(a["href"]).startswith("#") for _, a in parsed.elements if "href" in a)
     policy = next(a for _, a in parsed.elements if "http-equiv" in a)["content"]
@@ -152,9 +152,9 @@ def test_page_loads_nothing() -> None:
     assert "'unsafe-inline'" not in policy.partition("script-src")[2]
 
 
-def test_page_tells_an_alert() -> None:
+def test_the_page_shows_an_alert() -> None:
     """Monitor, entity, surprise, counterfactual, action and evidence of an alert are all there."""
-    text = " ".join(Parsed(demo_page(story([alert(3)], [finding([alert(3)])]))).texts)
+    text = " ".join(Parsed(render_demo(demo_facts([alert(3)], [attack_result([alert(3)])]))).texts)
     for told in (
         *(
             "payments_1h: 41 seen, 0–6 expected (61\N{NO-BREAK SPACE}%)",
@@ -191,19 +191,19 @@ def _everywhere(name: str) -> str:
         evidence=[Evidence(event_id=name, topic=name, partition=0, offset=0)],
         run=Run(mode="live", enforceable=False, reason=name, run_id=name, detected_at=name),
     )
-    found = Finding(name, name, name, START_MS, START_MS, [one], [one])
-    told = story([one], [found])
+    found = AttackResult(name, name, name, START_MS, START_MS, [one], [one])
+    told = demo_facts([one], [found])
     traffic = Traffic(START_MS, HOUR_MS, {name: [1]}, {})
-    return demo_page(replace(told, title=name, lead=name, figures=[(name, name)], traffic=traffic))
+    return render_demo(replace(told, title=name, lead=name, figures=[(name, name)], traffic=traffic))
 
 
-HARMLESS_SHAPE = shape(Parsed(_everywhere("harmless")))
+HARMLESS_SHAPE = elements(Parsed(_everywhere("harmless")))
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_names_stay_text(name: str) -> None:
     """A name made to break out of text, attribute or script adds no element and no attribute."""
-    assert shape(Parsed(_everywhere(name))) == HARMLESS_SHAPE
+    assert elements(Parsed(_everywhere(name))) == HARMLESS_SHAPE
 
 
 @settings(max_examples=15, deadline=None)
@@ -211,7 +211,7 @@ def test_hostile_names_stay_text(name: str) -> None:
 def test_any_name_stays_text(name: str) -> None:
     """Whatever an entity is called, the page has the same elements, and its data are JSON."""
     parsed = Parsed(_everywhere(name))
-    assert shape(parsed) == HARMLESS_SHAPE
+    assert elements(parsed) == HARMLESS_SHAPE
     assert json.loads(parsed.data)["traffic"]["types"] == [name]
     assert not set("<>&") & set(parsed.data)
 
@@ -222,55 +222,55 @@ def test_alerts_of_an_incident_share_a_row() -> None:
     second = alert(
         2, incident_id="same", severity="critical", score=7.5, revision=2, activity="updated"
     )
-    told = " ".join(Parsed(demo_page(story([first, second]))).texts)
+    told = " ".join(Parsed(render_demo(demo_facts([first, second]))).texts)
     table = told.partition("What was surprising")[2]
     assert table.count("203.0.113.1") == 1
     assert "critical" in table
     assert "7.5" in table
     assert "2 sent" in table
-    assert moment(START_MS) in table
+    assert format_time(START_MS) in table
 
 
-def test_long_lists_are_cut_and_say_so() -> None:
+def test_long_lists_are_cut_with_a_note() -> None:
     """Beyond the limit the incidents with the lowest scores are left out, and the page says how
     many there are."""
     many = [alert(n, f"shop-{n}", score=4 + n / 100) for n in range(INCIDENTS_MAX + 1)]
-    text = " ".join(Parsed(demo_page(story(many))).texts)
+    text = " ".join(Parsed(render_demo(demo_facts(many))).texts)
     assert f"There are {INCIDENTS_MAX + 1} incidents; these have the highest scores." in text
     assert "shop-1 " in text
     assert "shop-0 " not in text
 
 
-def test_missed_attacks_are_admitted() -> None:
+def test_missed_attacks_are_shown() -> None:
     """An attack without an alert is shown as missed."""
-    text = demo_page(story([], [finding([])]))
+    text = render_demo(demo_facts([], [attack_result([])]))
     assert "missed" in text
     assert "No alert was raised on any of its events." in text
 
 
 def test_first_alert_may_come_before() -> None:
     """A card named while it was tested was named before it was used, and the page says so."""
-    assert first_alert(finding([alert(6)])) == "after 1 h"
-    assert first_alert(finding([alert(3)])) == "2 h before it began"
-    assert "First alert 2 h before it began; 1 alert on ip" in demo_page(
-        story([], [finding([alert(3)])])
+    assert first_alert(attack_result([alert(6)])) == "after 1 h"
+    assert first_alert(attack_result([alert(3)])) == "2 h before it began"
+    assert "First alert 2 h before it began; 1 alert on ip" in render_demo(
+        demo_facts([], [attack_result([alert(3)])])
     )
 
 
 def test_attacks_close_together_share_a_label() -> None:
     """Windows that would overlap in the chart become one with a label from first to last."""
-    findings = [finding([]), finding([]), finding([])]
-    windows = json.loads(Parsed(demo_page(story([], findings))).data)["traffic"]["windows"]
+    attack_results = [attack_result([]), attack_result([]), attack_result([])]
+    windows = json.loads(Parsed(render_demo(demo_facts([], attack_results))).data)["traffic"]["windows"]
     assert [window["label"] for window in windows] == ["1–3"]
 
 
-def test_an_empty_story_is_a_page() -> None:
+def test_a_demo_without_alerts_has_a_page() -> None:
     """No events, no alerts and no attacks still make a page."""
-    text = demo_page(replace(story([]), traffic=Traffic(START_MS, HOUR_MS, {}, {})))
+    text = render_demo(replace(demo_facts([]), traffic=Traffic(START_MS, HOUR_MS, {}, {})))
     assert re.search("No alert was raised.", text)
 
 
-def test_words() -> None:
+def test_numbers_and_times_are_formatted_for_people() -> None:
     """Numbers, spans and surprises read as a person would write them."""
     assert [number(v) for v in (0, 41, 1.239, 0.01239, 12_345.6, -3.5)] == [
         *("0", "41", "1.2", "0.012", "12\N{NO-BREAK SPACE}346", "-3.5"),
@@ -278,13 +278,13 @@ def test_words() -> None:
     assert [duration(ms) for ms in (900, 240_000, 5_400_000, 181_440_000)] == [
         *("1 s", "4 min", "1.5 h", "2.1 d"),
     ]
-    assert [rate(v) for v in (0.0, 0.4834, 1.0, 10.0, None)] == [
+    assert [format_ratio(v) for v in (0.0, 0.4834, 1.0, 10.0, None)] == [
         *(".000", ".483", "1.000", "10.000", "–"),
     ]
     one_sided = Contribution(
         feature="amount", actual=950.0, expected_low=None, expected_high=80.5, p_value=0.1, share=1
     )
-    assert surprise(one_sided) == "amount: 950 seen, at most 80.5 expected (100\N{NO-BREAK SPACE}%)"
+    assert format_contribution(one_sided) == "amount: 950 seen, at most 80.5 expected (100\N{NO-BREAK SPACE}%)"
 
 
 def test_a_score_below_the_limit_never_looks_equal_to_it() -> None:
@@ -301,9 +301,9 @@ def test_fraud_is_red_and_honest_is_green() -> None:
     """A verdict has the colour of its risk: the class of a critical severity, or of a caught
     attack."""
     for verdict, kind in (("fraud", "worse"), ("honest", "better")):
-        incidents = WorstIncidents()
+        incidents = TopIncidents()
         incidents.add([alert()])
-        [worst] = incidents.worst()
+        [worst] = incidents.top()
         page = incidents_table([replace(worst, verdict=verdict)], 1)
         assert f'<span class="pill {kind}">{verdict}</span>' in page
     colours = (files("stream.page") / "page.css").read_text()

@@ -22,13 +22,13 @@ from stream.alerting import RunInfo
 from stream.cli import recorded
 from stream.config import Config, load, parse
 from stream.errors import InputError
-from stream.inputs import FileReading
+from stream.inputs import FileReader
 from stream.inputs.partitioning import partition_of
 from stream.replay import Summary, replay
 from stream.replay.recording import FILES
-from stream.shard import Shards
-from stream.stages.assess import Assess, Opinion
-from tests.ranges import broker_with
+from stream.shard import ShardFactory
+from stream.stages.assess import Assess, AssessOutput
+from tests.ranges import patch_topics
 
 ROOT = Path(__file__).resolve().parents[1]
 START_MS = 1_772_409_600_000
@@ -118,12 +118,12 @@ def test_every_event_has_a_score_and_every_count_adds_up(tmp_path: Path) -> None
     assert table.column_names == [
         *("event_id", "event_time", "topic", "partition", "offset"),
         *("score", "score_account", "score_ip", "activity_account", "activity_ip"),
-        *("surprised_account", "surprised_ip", "account", "ip", "amount", "judged"),
+        *("surprising_account", "surprising_ip", "account", "ip", "amount", "evaluated"),
     ]
     assert table.column("account").to_pylist() == [row["account"] for row in rows]
     assert table.column("amount").to_pylist() == [row["amount"] for row in rows]
-    assert table.column("surprised_account").to_pylist()[-1] == "amount"
-    assert table.column("surprised_ip").null_count == table.column("ip").null_count == len(rows)
+    assert table.column("surprising_account").to_pylist()[-1] == "amount"
+    assert table.column("surprising_ip").null_count == table.column("ip").null_count == len(rows)
     assert table.column("event_id").to_pylist() == [row["event_id"] for row in rows]
     assert table.schema.field("event_time").type == pa.timestamp("ms")
     times = [
@@ -247,7 +247,7 @@ def test_files_of_an_input_are_one_log(tmp_path: Path) -> None:
     assert scores(tmp_path / "out-csv").equals(scores(tmp_path / "out"))
 
 
-def test_progress_is_told_to_its_end(tmp_path: Path) -> None:
+def test_progress_is_reported_to_the_end(tmp_path: Path) -> None:
     """The callback hears growing numbers and, at last, that all was read."""
     shop = ndjson(tmp_path / "shop", events(200))
     heard: list[tuple[int, float]] = []
@@ -270,7 +270,7 @@ def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
         run([("shop", shop)], shop)
 
 
-def test_a_failed_run_leaves_the_former_one_whole(tmp_path: Path) -> None:
+def test_a_failed_run_leaves_the_previous_run_intact(tmp_path: Path) -> None:
     """Files appear only when a run has succeeded; a failed one leaves neither parts nor halves."""
     shop = ndjson(tmp_path / "shop", events(200))
     out = tmp_path / "out"
@@ -302,7 +302,7 @@ def test_names_are_checked_against_the_configuration(
     assert not (tmp_path / "out").exists()
 
 
-def test_an_indirect_monitor_says_what_the_direct_one_says(tmp_path: Path) -> None:
+def test_an_indirect_monitor_equals_the_direct_one(tmp_path: Path) -> None:
     """Over an internal topic with one partition every score and every alert is the same, but for
     the fingerprint of the configuration that asked for the topic."""
     shop = ndjson(tmp_path / "shop", events())
@@ -321,7 +321,7 @@ def test_an_indirect_monitor_says_what_the_direct_one_says(tmp_path: Path) -> No
     assert over.adds_up == {"account": True, "ip": True}
 
 
-def test_events_that_count_twice_are_told_of(
+def test_events_that_count_twice_are_noted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of several internal topics, or one beside its source, that is said; of one by itself there is
@@ -330,16 +330,16 @@ def test_events_that_count_twice_are_told_of(
     using = config(twice.replace('entity = "ip"\n', 'entity = "account"\npartitions = 1\n'))
     values: list[bytes | None] = [orjson.dumps(row) for row in events(300)]
     records = Records("shop", 0, np.arange(300), np.full(300, 2**41), values)
-    sent = Shards(using, RunInfo("live", "x", str)).source("shop").process(records)
+    sent = ShardFactory(using, RunInfo("live", "x", str)).source("shop").process(records)
     made = {name: [[m.value for m in sent.internal if m.log == name]] for name in ("account", "ip")}
     topics = {f"eddy-{name}-events": parts for name, parts in made.items()}
-    broker_with(monkeypatch, {**topics, "shop": [events(300)]})
+    patch_topics(monkeypatch, {**topics, "shop": [events(300)]})
     places = {"shop": "shop", **{name: f"eddy-{name}-events" for name in made}}
     for names, told in ((["ip"], 0), (["ip", "account"], 1), (["shop", "ip"], 1)):
         inputs = [(name, f"kafka://{places[name]}") for name in names]
         summary = replay(using, inputs, tmp_path / "out", lambda *_: None)
         assert (summary.events > 300) == bool(told)
-        assert recorded._said_of_topics(summary).count("warning: an event that lies in") == told
+        assert recorded._describe_topics(summary).count("warning: an event that lies in") == told
 
 
 def test_inputs_are_not_mistaken_for_each_other(tmp_path: Path) -> None:
@@ -534,7 +534,7 @@ def test_batches_of_a_file_of_several_partitions_change_no_score(
     shop = ndjson(tmp_path / "shop", askew(rows, 3_000_000))
     found = []
     for size in (10_000, 100, 7):
-        monkeypatch.setattr(FileReading.__init__, "__defaults__", (size,))
+        monkeypatch.setattr(FileReader.__init__, "__defaults__", (size,))
         run([("shop", shop)], tmp_path / "out", config(BEHIND_A_HOP))
         found.append(scores(tmp_path / "out").sort_by("event_id"))
     assert len(set(found[0].column("score").to_pylist())) > 100
@@ -560,7 +560,7 @@ def test_reports_over_logs_come_in_one_order(
     process = Assess.process
     heard: list[tuple[str, str]] = []
 
-    def hear(of: Assess, batch: EventBatch) -> Opinion:
+    def hear(of: Assess, batch: EventBatch) -> AssessOutput:
         ids, by = batch.event_id.to_pylist(), batch.text["monitor"].to_pylist()
         heard.extend(zip(ids, by, strict=True))
         return process(of, batch)
@@ -568,7 +568,7 @@ def test_reports_over_logs_come_in_one_order(
     monkeypatch.setattr(Assess, "process", hear)
     found = []
     for size in (10_000, 1):
-        monkeypatch.setattr(FileReading.__init__, "__defaults__", (size,))
+        monkeypatch.setattr(FileReader.__init__, "__defaults__", (size,))
         run([("shop", shop)], tmp_path / "out", config(f"{text}[[monitors]]{second}{assess}"))
         found.append(sorted(heard, key=itemgetter(0)))  # stable: of one event as they came
         heard.clear()
@@ -582,7 +582,7 @@ def test_disorder_is_that_of_the_file_not_of_its_partitions(
 ) -> None:
     """One partition dumped whole and then the other is an error, with the first row of the other
     and the last before it; a file in order is none, however far apart in time its batches are."""
-    monkeypatch.setattr(FileReading.__init__, "__defaults__", (size,))
+    monkeypatch.setattr(FileReader.__init__, "__defaults__", (size,))
     rows = [row | {"device": f"d{i % 7}"} for i, row in enumerate(events(2_000))]
     assert run([("shop", ndjson(tmp_path / "shop", rows))], tmp_path / "out").events == 2_000
     wrong = ndjson(tmp_path / "wrong", askew(rows, 1e12))

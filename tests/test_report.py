@@ -14,12 +14,12 @@ import pytest
 
 import stream.page
 from stream import words
-from stream.cli.recorded import _said_of_judgement
+from stream.cli.recorded import _describe_evaluation
 from stream.judging.comparison import Comparison
 from stream.judging.facts import OTHERS
-from stream.page.comparison import comparison_page
-from stream.page.run import COUNTED_EACH, DEFINITIONS, run_page
-from stream.replay import Split, Summary, replay
+from stream.page.comparison import render_comparison
+from stream.page.run import COUNTING_NOTE, DEFINITIONS, render_run
+from stream.replay import TimeSplit, Summary, replay
 from tests.test_comparing import (
     BY_GAP,
     CONFIG,
@@ -31,7 +31,7 @@ from tests.test_comparing import (
     config,
     files,
 )
-from tests.test_page import HOSTILE, Parsed, shape
+from tests.test_page import HOSTILE, Parsed, elements
 
 __all__ = ["files"]  # a fixture
 
@@ -70,7 +70,7 @@ PROSE = {"95", "1", "0.1", "0.25", "10", "-10", "4"}
 """Numbers that the pages' own sentences hold: of intervals, logarithms, stability, p ≥ 0.1."""
 
 
-class Written(NamedTuple):
+class Rendered(NamedTuple):
     """The text of a page, the file beside it, and how to draw that again."""
 
     page: str
@@ -87,18 +87,18 @@ def folder(files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="module", params=["run", "comparison"])
-def written(folder: Path, request: pytest.FixtureRequest) -> Written:
+def rendered(folder: Path, request: pytest.FixtureRequest) -> Rendered:
     """A page with the file beside it."""
     if request.param == "run":
-        return Written(
+        return Rendered(
             (folder / "a" / "index.html").read_text("utf-8"),
             msgspec.json.decode((folder / "a" / "summary.json").read_bytes()),
-            lambda document: run_page(msgspec.convert(document, Summary)),
+            lambda document: render_run(msgspec.convert(document, Summary)),
         )
-    return Written(
+    return Rendered(
         (folder / "index.html").read_text("utf-8"),
         msgspec.json.decode((folder / "comparison.json").read_bytes()),
-        lambda document: comparison_page(msgspec.convert(document, Comparison)),
+        lambda document: render_comparison(msgspec.convert(document, Comparison)),
     )
 
 
@@ -115,52 +115,52 @@ def leaves(document: Any) -> Iterator[Any]:
         yield document
 
 
-def shown(leaf: Any) -> Iterator[str]:
+def displayed_texts(leaf: Any) -> Iterator[str]:
     """A value in every form in which a page writes one."""
     if isinstance(leaf, str):
         yield leaf
         if TIME.match(leaf):
             yield leaf[:16].replace("T", " ")
     elif isinstance(leaf, int | float) and not isinstance(leaf, bool) and math.isfinite(leaf):
-        yield from (words.number(leaf), words.measure(leaf), words.whole(round(leaf)))
-        yield from (words.percent(leaf), words.rate(leaf), words.signed(leaf), words.signed(-leaf))
+        yield from (words.number(leaf), words.format_value(leaf), words.format_count(round(leaf)))
+        yield from (words.format_percent(leaf), words.format_ratio(leaf), words.format_difference(leaf), words.format_difference(-leaf))
         yield words.score(leaf)
         yield from (f"{leaf * 100:.0f}", f"{leaf:.1f}", words.amount(leaf), f"{leaf:.2g}")
-        yield from (words.size(leaf), words.duration(leaf), words.duration(leaf * 1000))
+        yield from (words.format_bytes(leaf), words.duration(leaf), words.duration(leaf * 1000))
         if 0 <= leaf < 4e12:
-            yield words.moment(int(leaf))
+            yield words.format_time(int(leaf))
 
 
-def test_the_page_is_drawn_from_the_file_beside_it(written: Written) -> None:
+def test_the_page_is_rendered_from_the_json_file(rendered: Rendered) -> None:
     """Drawing what summary.json or comparison.json holds gives the same page, byte for byte."""
-    assert written.draw(written.beside) == written.page
+    assert rendered.draw(rendered.beside) == rendered.page
 
 
-def test_every_number_is_in_the_file_beside_it(written: Written) -> None:
+def test_every_number_on_the_page_is_in_the_json_file(rendered: Rendered) -> None:
     """Each number that a page shows is one of its file, only written for reading: none is computed
     on the page."""
     known = {
         number
-        for leaf in leaves(written.beside)
-        for s in shown(leaf)
+        for leaf in leaves(rendered.beside)
+        for s in displayed_texts(leaf)
         for number in NUMBER.findall(s)
     }
-    days = written.beside["traffic"]["bucket_ms"] if "traffic" in written.beside else None
+    days = rendered.beside["traffic"]["bucket_ms"] if "traffic" in rendered.beside else None
     starts = (
-        words.moment(written.beside["traffic"]["start_ms"] + i * days) for i in range(400) if days
+        words.format_time(rendered.beside["traffic"]["start_ms"] + i * days) for i in range(400) if days
     )
     known |= {number for text in starts for number in NUMBER.findall(text)}
-    told = set(NUMBER.findall(Parsed(written.page).said))
+    told = set(NUMBER.findall(Parsed(rendered.page).said))
     assert told - known - PROSE == set()
     assert len(told) > 100
 
 
-def renamed(document: Any, name: str, keyed: bool = False) -> Any:
+def with_hostile_names(document: Any, name: str, keyed: bool = False) -> Any:
     """The document with a name in place of every text that anybody else chose. keyed: its own keys
     are such texts."""
     if isinstance(document, dict):
         return {
-            f"{name}{i}" if keyed else key: renamed(
+            f"{name}{i}" if keyed else key: with_hostile_names(
                 # "entities" is also a level, whose figures have names of ours
                 inner,
                 name,
@@ -170,27 +170,27 @@ def renamed(document: Any, name: str, keyed: bool = False) -> Any:
             for i, (key, inner) in enumerate(document.items())
         }
     if isinstance(document, list):
-        return [renamed(inner, name) for inner in document]
+        return [with_hostile_names(inner, name) for inner in document]
     chosen = isinstance(document, str) and document not in OURS and not TIME.match(document)
     return name if chosen else document
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_names_stay_text(written: Written, name: str) -> None:
+def test_hostile_names_stay_text(rendered: Rendered, name: str) -> None:
     """Whatever entities, features, kinds, settings and events are called, the page has the same
     elements and attributes."""
     harmless, hostile = (
-        Parsed(written.draw(renamed(written.beside, one))) for one in ("harmless", name)
+        Parsed(rendered.draw(with_hostile_names(rendered.beside, one))) for one in ("harmless", name)
     )
-    assert shape(hostile) == shape(harmless)
+    assert elements(hostile) == elements(harmless)
     assert not set("<>&") & set(hostile.data)
 
 
-def test_a_reader_who_sees_nothing_finds_the_way(written: Written) -> None:
+def test_a_screen_reader_can_navigate(rendered: Rendered) -> None:
     """A page has its landmarks, one first heading and no level left out, contents that lead to
     every section, a caption or a heading for every table, and for every chart a label and the same
     as a table."""
-    parsed = Parsed(written.page)
+    parsed = Parsed(rendered.page)
     tags = [tag for tag, _ in parsed.elements]
     assert [tags.count(one) for one in ("header", "nav", "main", "footer", "h1")] == [1] * 5
     levels = [int(tag[1]) for tag in tags if re.fullmatch(r"h\d", tag)]
@@ -204,14 +204,14 @@ def test_a_reader_who_sees_nothing_finds_the_way(written: Written) -> None:
     assert anchors >= {str(a["aria-labelledby"]) for tag, a in parsed.elements if tag == "section"}
     charts = [a for _, a in parsed.elements if str(a.get("id")).startswith("chart-")]
     assert all(chart["aria-label"] and chart["role"] == "img" for chart in charts)
-    figures = re.findall(r"<figure>.*?</figure>", written.page, re.DOTALL)
+    figures = re.findall(r"<figure>.*?</figure>", rendered.page, re.DOTALL)
     assert len(figures) == len(charts) > 0
     assert all('<table role="table"><caption>' in figure for figure in figures)
-    assert tags.count("table") == tags.count("caption") + written.page.count('class="parts"')
+    assert tags.count("table") == tags.count("caption") + rendered.page.count('class="parts"')
     assert all(a.get("scope") in {"col", "row"} for tag, a in parsed.elements if tag == "th")
 
 
-def test_no_heading_is_a_style_and_nothing_is_left_out() -> None:
+def test_headings_follow_their_levels() -> None:
     """A column is styled by what stands in it, never by a heading that may be the name of a file;
     no column is left out on a phone; a browser without alternative texts shows headings, too."""
     css = (Path(stream.page.__file__).parent / "page.css").read_text("utf-8")
@@ -226,18 +226,18 @@ def test_no_heading_is_a_style_and_nothing_is_left_out() -> None:
         assert f"content: {said}; content: {said} / " in css
 
 
-def test_what_scrolls_can_be_reached(written: Written) -> None:
+def test_scrolling_regions_can_be_focused(rendered: Rendered) -> None:
     """Each table that scrolls by itself is a region with a name that the keyboard reaches."""
-    scrolled = [a for _, a in Parsed(written.page).elements if a.get("class") == "scroll"]
+    scrolled = [a for _, a in Parsed(rendered.page).elements if a.get("class") == "scroll"]
     assert scrolled
     assert all(a["role"] == "region" and a["tabindex"] == "0" and a["aria-label"] for a in scrolled)
 
 
-def test_a_run_is_told_by_what_it_caught_and_what_that_cost(folder: Path) -> None:
+def test_a_run_is_summarised_by_catches_and_costs(folder: Path) -> None:
     """The first words of a run's page are its verdict: the frauds of frauds.parquet that are judged
     and caught, by the alerts and incidents of its tables."""
     frauds = pq.read_table(folder / "a" / "frauds.parquet").to_pylist()
-    caught = sum(row["caught"] for row in frauds if row["judged"])
+    caught = sum(row["caught"] for row in frauds if row["evaluated"])
     alerts, incidents = (
         pq.read_metadata(folder / "a" / f"{name}.parquet").num_rows
         for name in ("alerts", "incidents")
@@ -254,24 +254,24 @@ def test_pages_define_what_they_count(folder: Path) -> None:
     for page in (folder / "index.html", folder / "a" / "index.html"):
         said = " ".join(Parsed(page.read_text("utf-8")).said.split())
         assert all(f"{word} {meaning}" in said for word, meaning in DEFINITIONS)
-        assert COUNTED_EACH in said
+        assert COUNTING_NOTE in said
         assert "Entities found" not in said
     summary = msgspec.json.decode((folder / "a" / "summary.json").read_bytes(), type=Summary)
-    assert summary.judged is not None
-    line = _said_of_judgement(summary.judged)
-    caught = summary.judged.frauds - summary.judged.missed.frauds
+    assert summary.evaluation is not None
+    line = _describe_evaluation(summary.evaluation)
+    caught = summary.evaluation.frauds - summary.evaluation.missed.frauds
     assert f" events, {caught} caught: AUC " in line
     assert ", precision of events with an alert " in line
     assert ", recall of alerted " in line
 
 
-def test_the_verdict_is_read_first(folder: Path) -> None:
+def test_the_conclusion_comes_first(folder: Path) -> None:
     """The first words of a comparison's page are its verdict, then by how much."""
     told = msgspec.json.decode((folder / "comparison.json").read_bytes(), type=Comparison)
     page = (folder / "index.html").read_text("utf-8")
     first = Parsed(page.partition("<header>")[2]).said.replace("  ", " ")
-    because = told.pairs[0].because
-    assert first.startswith(f"{told.verdict} {because[0].upper()}{because[1:]}.")
+    because = told.pairs[0].reason
+    assert first.startswith(f"{told.conclusion} {because[0].upper()}{because[1:]}.")
 
 
 def header(folder: Path) -> str:
@@ -290,7 +290,7 @@ def header(folder: Path) -> str:
         ("honest", None, "There was no fraud to be missed."),
     ],
 )
-def test_why_nothing_is_judged_is_told_as_it_is(
+def test_the_reason_for_no_evaluation_is_shown(
     files: dict[str, Path], tmp_path: Path, labels: str | None, from_ms: int | None, said: str
 ) -> None:
     """No labels, labels of no event, no event to be judged, and no fraud are told apart."""
@@ -304,7 +304,7 @@ def test_why_nothing_is_judged_is_told_as_it_is(
         (tmp_path / name).write_bytes(b"\n".join(lines))
     given = [("verdicts", tmp_path / "labels")] if labels else []
     inputs, out = [("shop", tmp_path / "shop")], tmp_path / "out"
-    replay(config(CONFIG), inputs, out, lambda _r, _s: None, given, Split(from_ms=from_ms))
+    replay(config(CONFIG), inputs, out, lambda _r, _s: None, given, TimeSplit(from_ms=from_ms))
     assert said in header(out)
     assert ("No labels" in header(out)) == (labels is None)
     assert "Every fraud was caught" not in header(out)
@@ -313,15 +313,15 @@ def test_why_nothing_is_judged_is_told_as_it_is(
 def test_entities_that_never_get_an_alert_are_in_the_headline(folder: Path) -> None:
     """Beside the median delay, which is of those found alone, stands the share that never is."""
     summary = msgspec.json.decode((folder / "b" / "summary.json").read_bytes(), type=Summary)
-    assert summary.judged is not None
-    delay = summary.judged.views[0].delay
+    assert summary.evaluation is not None
+    delay = summary.evaluation.views[0].delay
     assert delay.never.value is not None
     assert 0 < delay.never.value < 1
-    never = f"{words.percent(delay.never.value)} of {delay.entities} never had one"
+    never = f"{words.format_percent(delay.never.value)} of {delay.entities} never had one"
     assert " ".join(never.split()) in header(folder / "b")
 
 
-def test_rare_kinds_of_fraud_are_judged_together(files: dict[str, Path], tmp_path: Path) -> None:
+def test_rare_fraud_types_are_evaluated_together(files: dict[str, Path], tmp_path: Path) -> None:
     """Beyond 32 kinds the rarest stand as one, and none is lost."""
     known = []
     for i, line in enumerate(files["labels"].read_bytes().splitlines()):
@@ -330,15 +330,15 @@ def test_rare_kinds_of_fraud_are_judged_together(files: dict[str, Path], tmp_pat
     (tmp_path / "labels").write_bytes(b"\n".join(known))
     inputs, given = [("shop", files["shop"])], [("verdicts", tmp_path / "labels")]
     summary = replay(config(CONFIG), inputs, tmp_path / "out", lambda _r, _s: None, given)
-    assert summary.judged is not None
-    scenarios = {one.name: one.frauds for one in summary.judged.views[0].scenarios}
+    assert summary.evaluation is not None
+    scenarios = {one.name: one.frauds for one in summary.evaluation.views[0].scenarios}
     assert len(scenarios) == 32
     assert scenarios[OTHERS] == 40 - 31
     assert scenarios["kind 39"] == 60 - 39
-    assert sum(scenarios.values()) == summary.judged.frauds == 60
+    assert sum(scenarios.values()) == summary.evaluation.frauds == 60
 
 
-def test_a_page_leads_nowhere_else(folder: Path) -> None:
+def test_a_page_links_only_to_its_own_files(folder: Path) -> None:
     """Links go to a place on the page or, in a comparison, to its runs' own pages, which are
     there."""
     for page in (folder / "index.html", folder / "a" / "index.html"):
@@ -351,7 +351,7 @@ def test_a_page_leads_nowhere_else(folder: Path) -> None:
         assert page.read_text("utf-8").count("plotly.js v") == 1
 
 
-def test_incidents_say_what_became_of_them(folder: Path) -> None:
+def test_incidents_show_their_outcome(folder: Path) -> None:
     """Beside its explanation each incident has the verdict and the events that incidents.parquet
     has of it."""
     summary = msgspec.json.decode((folder / "a" / "summary.json").read_bytes(), type=Summary)
@@ -359,14 +359,14 @@ def test_incidents_say_what_became_of_them(folder: Path) -> None:
     known = {row["incident_id"]: row for row in rows}
     assert summary.incidents_opened >= len(summary.incidents) > 3
     for one in summary.incidents:
-        row = known[one.worst.incident_id]
-        assert (one.verdict, one.events, one.amount, one.worst.score) == (
+        row = known[one.top_alert.incident_id]
+        assert (one.verdict, one.events, one.amount, one.top_alert.score) == (
             *(row["verdict"], row["events"], row["amount"], row["top_score"]),
         )
     assert {one.verdict for one in summary.incidents} == {"fraud"}
 
 
-def test_a_missed_fraud_says_what_was_needed(folder: Path) -> None:
+def test_a_missed_fraud_shows_the_required_threshold(folder: Path) -> None:
     """Why a fraud was missed names its score and the least that alerts, and no difference alone."""
     page = (folder / "a" / "index.html").read_text()
     assert re.search(r"\d(\.\d+)? of \d(\.\d+)? needed for an alert by \w+", page)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.random import default_rng
 
 from detectors.hashing import hash_text
-from detectors.state import copied
+from detectors.state import copy_arrays
 from schemas.columns import U64
 from schemas.dead_letters import DeadLetter
 from schemas.records import Headers, Records
@@ -75,7 +75,7 @@ def test_every_kind_of_malformed_record_gets_its_code(kind: str) -> None:
     assert stage.counts()[f"dead_letter_{MALFORMED[kind][1]}"] == 1
 
 
-def test_a_correction_under_the_id_of_what_it_corrects_is_no_duplicate() -> None:
+def test_a_correction_under_the_corrected_id_is_no_duplicate() -> None:
     """Labels often have their event's id: another verdict, or the same known at another time, passes,
     and only the same label again is a duplicate; nor is a label one of the event that it speaks of."""
 
@@ -92,7 +92,7 @@ def test_a_correction_under_the_id_of_what_it_corrects_is_no_duplicate() -> None
     assert stage.counts()["duplicate"] == 2
 
 
-def test_a_label_that_names_nobody_is_a_dead_letter() -> None:
+def test_a_label_without_event_or_entity_is_a_dead_letter() -> None:
     """A label by event id alone teaches nobody, as live nobody looks its event up; one that names
     any entity passes, and where no monitor reads the input so does every label."""
     spec = InputSpec(topic="labels", type="label")
@@ -178,11 +178,11 @@ def test_cutting_the_log_changes_nothing(values: list[bytes | None], cut: int) -
         np.testing.assert_array_equal(array, parts.save()[name])
 
 
-def test_a_saved_stage_goes_on_elsewhere() -> None:
+def test_a_saved_stage_continues_in_another_process() -> None:
     """A stage loaded from a saved state counts on, and knows the duplicates of the first."""
     first, second = route(), route()
     first.process(records([event(1), event(2)]))
-    state = copied(first.save())
+    state = copy_arrays(first.save())
     first.process(records([event(3)]))
     second.load(state)
     second.process(records([event(2), event(3)]))
@@ -190,7 +190,7 @@ def test_a_saved_stage_goes_on_elsewhere() -> None:
     assert (first.counts()["passed"], first.counts()["duplicate"]) == (3, 0)
 
 
-def test_rows_of_a_table_take_the_same_way() -> None:
+def test_table_rows_are_routed_like_records() -> None:
     """A columnar file's rows are counted and checked alike; a bad row's dead letter is its JSON."""
     table = pa.table(
         {
@@ -217,7 +217,7 @@ def test_recent_events_are_known_for_half_a_window_and_forgotten_after_a_whole_o
     holds, too, where several events share an id."""
     recent = RecentEvents(window)
     ids = hashes([n // 3 for n in numbers])
-    found = recent.known(ids, hashes(numbers)) == SAME
+    found = recent.classify(ids, hashes(numbers)) == SAME
     entered: list[int] = []  # events in the order in which they were taken for new
     for number, known in zip(numbers, found.tolist(), strict=True):
         half = max(1, window // 2)
@@ -255,10 +255,10 @@ def test_a_reused_id_is_as_cheap_as_another() -> None:
     table: no long run of occupied slots makes a search slow."""
     recent = RecentEvents(40_000)
     one_id, contents = hashes([7] * 10_000), hashes(range(10_000))
-    found = recent.known(one_id, contents)
+    found = recent.classify(one_id, contents)
     assert found[0] == NEW
     assert (found[1:] == REUSED).all()
-    assert (recent.known(one_id, contents) == SAME).all()
+    assert (recent.classify(one_id, contents) == SAME).all()
     taken = np.flatnonzero(recent.save()["recent_slots"][0, :, 0])
     assert np.diff(np.flatnonzero(np.diff(taken) > 1)).max() < 100
 
@@ -269,11 +269,11 @@ def test_the_memory_of_events_does_not_grow() -> None:
     before = sum(array.nbytes for array in recent.save().values())
     for start in range(0, 20_000, 500):
         some = hashes(range(start, start + 500))
-        assert (recent.known(some, some) == NEW).all()
+        assert (recent.classify(some, some) == NEW).all()
     assert sum(array.nbytes for array in recent.save().values()) == before <= 64 * 1_024
 
 
-def spoilt(number: int, minute: int = 0, **fields: Any) -> bytes:
+def repaired_event(number: int, minute: int = 0, **fields: Any) -> bytes:
     """A payment of a minute, with bad fields."""
     return event(number, time=TIME_MS + minute * 60_000 + number, **fields)
 
@@ -283,12 +283,12 @@ def test_a_repaired_event_is_counted_and_one_a_minute_is_an_example() -> None:
     bytes, field, code and disposition; a minute that went back has none; all records are events."""
     stage = route()
     values = [
-        spoilt(1, amount="x"),
-        spoilt(2, amount="x"),
-        spoilt(3, amount=1e300),
-        spoilt(4, 1, amount="x", account="a" * 300),
-        spoilt(5, 0, amount="x"),
-        spoilt(6, 9, amount="x"),
+        repaired_event(1, amount="x"),
+        repaired_event(2, amount="x"),
+        repaired_event(3, amount=1e300),
+        repaired_event(4, 1, amount="x", account="a" * 300),
+        repaired_event(5, 0, amount="x"),
+        repaired_event(6, 9, amount="x"),
     ]
     routed = stage.process(records([*values], first=10))
     shown = [
@@ -325,7 +325,7 @@ def test_a_time_from_the_future_does_not_end_the_examples(before: int) -> None:
     values += [event(200, time=4_080_000_000_000, amount="x")]
     values += [event(300 + n) for n in range(100)]
     routed = stage.process(
-        records([*values, spoilt(500, 1, amount="x"), spoilt(501, 2, amount="x")])
+        records([*values, repaired_event(500, 1, amount="x"), repaired_event(501, 2, amount="x")])
     )
     offsets = [int(header(one, "eddy-offset")) for one in routed.dead_letters]
     assert offsets == [before, before + 101, before + 102]
@@ -360,7 +360,7 @@ def test_a_label_without_a_verdict_is_a_dead_letter() -> None:
 
 
 SPOILT = st.builds(
-    spoilt,
+    repaired_event,
     st.integers(0, 40),
     st.integers(0, 3),
     amount=st.sampled_from([1.5, "x", 1e300, "nan", [1]]),
@@ -380,9 +380,9 @@ def test_cuts_and_restarts_choose_no_other_example(
     letters: list[DeadLetter] = []
     for i in range(0, len(values), cut):
         if i >= stop:
-            saved = copied(parts.save())
+            saved = copy_arrays(parts.save())
             parts = route()
-            parts.process(records([spoilt(99, 8, amount="x")]))  # earlier state must not stay
+            parts.process(records([repaired_event(99, 8, amount="x")]))  # earlier state must not stay
             parts.load(saved)
         letters += parts.process(records([*values[i : i + cut]], first=i)).dead_letters
     assert once.dead_letters == letters

@@ -19,7 +19,7 @@ from schemas.records import Records
 from stream.alerting import RunInfo
 from stream.cli import app
 from stream.config import load
-from stream.shard import Shards
+from stream.shard import ShardFactory
 from stream.simulator import MALFORMED, START_MS, Attack, Shop, lines, malformed, shop_config
 from stream.simulator.visits import DAY_MS, EVENTS_PER_DAY
 
@@ -72,7 +72,7 @@ def test_events_are_events(shop: Shop) -> None:
             check.validate(event)
 
 
-def test_span_is_about_as_promised(shop: Shop) -> None:
+def test_the_span_is_about_one_day_for_each_12000_events(shop: Shop) -> None:
     """Sixty thousand events cover five days, and the night is quiet."""
     assert shop.span_ms() / DAY_MS == pytest.approx(EVENTS / EVENTS_PER_DAY, rel=0.05)
     honest = [event["time"] for event, attack in shop.events() if attack is None]
@@ -80,7 +80,7 @@ def test_span_is_about_as_promised(shop: Shop) -> None:
     assert hours[3] * 4 < hours[19]
 
 
-def test_attacks_come_late_and_are_told(shop: Shop) -> None:
+def test_attacks_come_late_and_are_reported(shop: Shop) -> None:
     """Attacks begin in the second half; each one's events lie in its window and name its entity."""
     seen: dict[Attack, list[int]] = {attack: [] for attack in shop.attacks}
     for event, attack in shop.events():
@@ -96,7 +96,7 @@ def test_attacks_come_late_and_are_told(shop: Shop) -> None:
         assert attack.first_ms >= START_MS + 0.49 * shop.span_ms()
 
 
-def test_truth_is_not_in_the_events(shop: Shop) -> None:
+def test_events_do_not_reveal_their_attack(shop: Shop) -> None:
     """No field of an event says that it belongs to an attack."""
     names = {attack.name for attack in shop.attacks}
     for event, attack in shop.events():
@@ -105,7 +105,7 @@ def test_truth_is_not_in_the_events(shop: Shop) -> None:
             assert "attack" not in event
 
 
-def test_honest_people_look_suspicious_too(shop: Shop) -> None:
+def test_honest_events_include_suspicious_ones(shop: Shop) -> None:
     """Among honest events are failed logins, declined cards, resets, and a very busy address."""
     honest = [event for event, attack in shop.events() if attack is None]
     kinds = Counter(event["kind"] for event in honest)
@@ -131,7 +131,7 @@ def test_long_streams_hold_more_attacks() -> None:
     assert max(a.last_ms for a in shop.attacks) < shop.start_ms + shop.span_ms()
 
 
-def test_start_moves_everything() -> None:
+def test_the_start_time_shifts_every_event() -> None:
     """Another start shifts every time by the difference and changes nothing else."""
     day_later = Shop(5_000, 2, START_MS + DAY_MS)
     for (one, _), (two, _) in zip(Shop(5_000, 2).events(), day_later.events(), strict=True):
@@ -139,7 +139,7 @@ def test_start_moves_everything() -> None:
     assert day_later.attacks[0].first_ms == Shop(5_000, 2).attacks[0].first_ms + DAY_MS
 
 
-def test_lines_are_keyed() -> None:
+def test_lines_carry_their_key() -> None:
     """A record's key is its account, or its address where it has none; unless another field that it
     has is asked for."""
     for line in lines(Shop(2_000, 1)):
@@ -154,7 +154,7 @@ def test_lines_are_keyed() -> None:
     assert events > 100
 
 
-def test_malformed_records_come_on_top() -> None:
+def test_malformed_records_are_added_to_the_events() -> None:
     """About the share asked for is malformed, of all nine kinds, and every event is still there."""
     made = list(lines(Shop(10_000, 1), malformed_share=0.02))
     bad = [line for line in made if line.kind]
@@ -178,7 +178,7 @@ def test_malformed_kinds(kind: str) -> None:
 def test_malformed_records_become_their_dead_letters() -> None:
     """The shop's own route gives every malformed record its code, and finds no fault in others."""
     made = list(lines(Shop(6_000, 1), malformed_share=0.05))
-    shard = Shards(load(SHOP), RunInfo("replay", "test", str)).source("shop")
+    shard = ShardFactory(load(SHOP), RunInfo("replay", "test", str)).source("shop")
     records = Records(
         topic="shop-events",
         partition=0,

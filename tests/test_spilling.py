@@ -8,7 +8,7 @@ import pytest
 from numpy.random import default_rng
 
 from stream.replay import spilling
-from stream.replay.spilling import PARTS, Ordered, Parts
+from stream.replay.spilling import PARTS, SortedRows, PartitionedRows
 
 ROWS = 5_000
 
@@ -25,7 +25,7 @@ def test_a_part_keeps_its_order_and_comes_some_rows_at_a_time(tmp_path: Path) ->
     part = default_rng(3).integers(PARTS, size=ROWS).astype(np.uint8)
     part[: ROWS // 2] = 7
     table = pa.table({"part": pa.array(part), "row": pa.array(np.arange(ROWS))})
-    parts = Parts(tmp_path / "parts", table.schema)
+    parts = PartitionedRows(tmp_path / "parts", table.schema)
     for batch in table.to_batches(max_chunksize=37):
         parts.add(batch)
     for number in range(PARTS):
@@ -43,7 +43,7 @@ def test_rows_come_in_order_some_at_a_time(tmp_path: Path) -> None:
     texts = pa.array([None if i % 3 else f"t{i}" for i in third.tolist()])
     names = ["first", "second", "third"]
     table = pa.table([*map(pa.array, (first, second, third)), texts], [*names, "text"])
-    ordered = Ordered(tmp_path / "ordered", table.schema)
+    ordered = SortedRows(tmp_path / "ordered", table.schema)
     for batch in table.to_batches(max_chunksize=37):
         ordered.add(batch)
     found = list(ordered.batches())
@@ -57,6 +57,6 @@ def test_rows_come_in_order_some_at_a_time(tmp_path: Path) -> None:
 def test_no_rows_are_none(tmp_path: Path) -> None:
     """What was never written is empty."""
     schema = pa.schema([(name, pa.int64()) for name in ("first", "second", "third")])
-    assert sum(map(len, Ordered(tmp_path / "ordered", schema).batches())) == 0
+    assert sum(map(len, SortedRows(tmp_path / "ordered", schema).batches())) == 0
     schema = pa.schema([("part", pa.uint8())])
-    assert list(Parts(tmp_path / "parts", schema).part(3)) == []
+    assert list(PartitionedRows(tmp_path / "parts", schema).part(3)) == []

@@ -13,8 +13,8 @@ from pathlib import Path
 import orjson
 import pytest
 
-from stream.errors import NOT_MENDED, Fatal, Fenced, Outlived, RetentionGap, Retriable, StoreFailure
-from stream.supervisor import BACK_OFF_S, work_of
+from stream.errors import NON_RESTARTABLE, Fatal, Fenced, CommitOutcomeUnknown, RetentionGap, Retriable, StoreFailure
+from stream.supervisor import BACKOFF_S, worker_target
 
 pytestmark = pytest.mark.slow  # each test starts processes
 
@@ -23,14 +23,14 @@ SUPERVISE = """
 import json, sys
 from stream import log
 from stream.supervisor import Supervisor
-log.set_up("info", slot="shop")
+log.configure_logging("info", slot="shop")
 works = {slot: (exec, (text,)) for slot, text in json.loads(sys.argv[1]).items()}
 sys.exit(Supervisor(works, preload=()).run())
 """
 STAYS = "import time; time.sleep(1000)"
 STUBBORN = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(1000)"
 ORPHAN = (
-    "from stream import supervisor as s; s.ORPHAN_S = 1; s.stop_with_supervisor(); "
+    "from stream import supervisor as s; s.ORPHAN_TIMEOUT_S = 1; s.stop_with_supervisor(); "
     "import time; time.sleep(1000)"
 )
 
@@ -95,14 +95,14 @@ def test_a_killed_worker_is_started_again_in_its_slot_and_the_others_stay() -> N
     with supervised(STAYS, STAYS) as process:
         first, other = next_line(process, "worker started"), next_line(process, "worker started")
         waits = []
-        for deaths in (1, 2, 3):
+        for failures in (1, 2, 3):
             os.kill(int(str(first["pid"])), signal.SIGKILL)
             ended = next_line(process, "worker ended")
             assert (ended["worker"], ended["code"]) == ("shop-0", -signal.SIGKILL)
             waits.append(ended["next_not_before_s"])
             first = next_line(process, "worker started")
-            assert (first["worker"], first["deaths"]) == ("shop-0", deaths)
-        assert waits == list(BACK_OFF_S[:3])
+            assert (first["worker"], first["failures"]) == ("shop-0", failures)
+        assert waits == list(BACKOFF_S[:3])
         assert not is_gone(other["pid"])
         process.terminate()
         assert process.wait(60) == 0  # a worker that SIGTERM ends at once had nothing to finish
@@ -110,14 +110,14 @@ def test_a_killed_worker_is_started_again_in_its_slot_and_the_others_stay() -> N
         assert is_gone(other["pid"])
 
 
-@pytest.mark.parametrize("code", [*sorted(NOT_MENDED), 1, 6, 7])
-def test_a_code_that_a_start_anew_cannot_mend_stops_all(code: int) -> None:
+@pytest.mark.parametrize("code", [*sorted(NON_RESTARTABLE), 1, 6, 7])
+def test_a_non_restartable_exit_code_stops_all(code: int) -> None:
     """Such a worker is not started again, the others are told to stop, and its code is ours; after
     any other code the worker is started again."""
     clean = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(0)); time.sleep(1000)"
     with supervised(f"import sys, time; time.sleep(0.5); sys.exit({code})", clean) as process:
         next_line(process, "worker ended")
-        if code in NOT_MENDED:
+        if code in NON_RESTARTABLE:
             assert next_line(process, "a worker ended for good")["workers"] == ["shop-1"]
             assert process.wait(60) == code
         else:
@@ -126,9 +126,9 @@ def test_a_code_that_a_start_anew_cannot_mend_stops_all(code: int) -> None:
 
 def test_errors_have_the_exit_codes_that_the_supervisor_decides_by() -> None:
     """What another start may mend is told from what it cannot."""
-    mended = {error.exit_code for error in (Retriable, Outlived, StoreFailure)}
-    assert not mended & NOT_MENDED
-    assert {error.exit_code for error in (Fatal, Fenced, RetentionGap)} <= NOT_MENDED
+    mended = {error.exit_code for error in (Retriable, CommitOutcomeUnknown, StoreFailure)}
+    assert not mended & NON_RESTARTABLE
+    assert {error.exit_code for error in (Fatal, Fenced, RetentionGap)} <= NON_RESTARTABLE
 
 
 def test_the_second_signal_kills() -> None:
@@ -161,15 +161,15 @@ def test_a_worker_does_not_outlive_its_supervisor(deaf: str) -> None:
         wait_for(lambda: is_gone(pid))
 
 
-def test_workers_are_started_as_one_would_by_hand() -> None:
+def test_workers_are_started_with_the_plain_command() -> None:
     """The arguments name the slot and the port, and that there is a supervisor."""
-    _, arguments = work_of("shop.toml", "shop-1", 9465, "info")
+    _, arguments = worker_target("shop.toml", "shop-1", 9465, "info")
     assert arguments[:2] == ("run", "shop.toml")
     assert arguments[2:] == (
         *("--slot", "shop-1", "--http-port", "9465", "--log-level", "info", "--supervised"),
     )
     dropping = ["ip@" + "0" * 32, "card@" + "1" * 32]
-    _, arguments = work_of("shop.toml", "shop-1", 9465, "info", dropping)
+    _, arguments = worker_target("shop.toml", "shop-1", 9465, "info", dropping)
     assert arguments[-5:] == (
         "--drop-state",
         dropping[0],

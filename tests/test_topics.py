@@ -8,8 +8,8 @@ from confluent_kafka.admin import AdminClient
 
 from stream.config import Config, parse
 from stream.errors import ConfigError
-from stream.kafka.administration import Admin
-from stream.topics import GROWN, Found, check_topics, created, found, missing, permissions
+from stream.kafka.administration import TopicAdmin
+from stream.topics import GROWN_HINT, ExistingTopic, check_topics, internal_topic_settings, existing_topics, missing_topics, permissions
 from tests.broker.shop import eddy, make_shop
 
 CONFIG = """
@@ -32,20 +32,20 @@ def config(interval: str = "10min", mode: str = "live") -> Config:
     return parse(tomllib.loads(f'mode = "{mode}"\n{CONFIG}{checkpoints}'), {})
 
 
-SETTINGS = {**created(config()), "max.message.bytes": "1048588"}
+SETTINGS = {**internal_topic_settings(config()), "max.message.bytes": "1048588"}
 
 
-def everything(**settings: str) -> dict[str, Found]:
+def everything(**settings: str) -> dict[str, ExistingTopic]:
     """All topics as they must be, but for these settings of the internal one."""
     ours = SETTINGS | {name.replace("_", "."): value for name, value in settings.items()}
-    internal = {"risk-account-events": Found(2, ours)}
+    internal = {"risk-account-events": ExistingTopic(2, ours)}
     return internal | {
-        topic: Found(count, {})
+        topic: ExistingTopic(count, {})
         for topic, count in (("shop", 4), ("eddy-alerts", 3), ("eddy-dead-letters", 1))
     }
 
 
-def problems(known: dict[str, Found]) -> list[str]:
+def problems(known: dict[str, ExistingTopic]) -> list[str]:
     """The lines that the check refuses these topics with."""
     with pytest.raises(ConfigError) as caught:
         check_topics(config(), known)
@@ -61,13 +61,13 @@ def test_topics_as_they_must_be_pass() -> None:
 def test_rare_checkpoints_need_a_long_retention() -> None:
     """What is made and what is asked for reach back ten checkpoints, if these are rare."""
     rare = config("48h")
-    assert created(rare)["retention.ms"] == str(10 * 48 * 3_600_000)
+    assert internal_topic_settings(rare)["retention.ms"] == str(10 * 48 * 3_600_000)
     with pytest.raises(ConfigError, match="at least 1728000000"):
         check_topics(rare, everything())
-    check_topics(rare, everything(retention_ms=created(rare)["retention.ms"]))
+    check_topics(rare, everything(retention_ms=internal_topic_settings(rare)["retention.ms"]))
 
 
-def test_what_is_missing_is_named_with_what_makes_it() -> None:
+def test_missing_topics_are_named_with_the_command_that_creates_them() -> None:
     """All at once; an input is not Eddy's to make."""
     assert problems({}) == [
         (
@@ -114,22 +114,22 @@ def test_each_wrong_setting_of_an_internal_topic_is_named(
 def test_partitions_must_be_those_of_the_configuration() -> None:
     """Of an input and of an internal topic: entities would lie elsewhere than they are looked
     for."""
-    one, other = {"shop": Found(3, {})}, {"risk-account-events": Found(5, SETTINGS)}
-    said = f'inputs.shop.partitions: got 4; expected 3, which topic "shop" has{GROWN}'
+    one, other = {"shop": ExistingTopic(3, {})}, {"risk-account-events": ExistingTopic(5, SETTINGS)}
+    said = f'inputs.shop.partitions: got 4; expected 3, which topic "shop" has{GROWN_HINT}'
     assert problems(everything() | one) == [said]
     [line] = problems(everything() | other)
     assert "has 5 partitions; expected 2; say so in monitors[0].partitions" in line
     assert problems(everything() | one | other) == [said], "the other may follow from it"
 
 
-def test_only_what_is_missing_is_made() -> None:
+def test_only_missing_topics_are_created() -> None:
     """Outputs with one partition, internal topics with theirs, inputs only when asked to."""
     known = everything()
-    assert missing(config(), known, inputs=True) == []
+    assert missing_topics(config(), known, inputs=True) == []
     del known["shop"], known["eddy-alerts"], known["risk-account-events"]
-    made = missing(config(), known, inputs=False)
-    assert made == [("risk-account-events", 2, created(config())), ("eddy-alerts", 1, {})]
-    assert ("shop", 4, {}) in missing(config(), known, inputs=True)
+    made = missing_topics(config(), known, inputs=False)
+    assert made == [("risk-account-events", 2, internal_topic_settings(config())), ("eddy-alerts", 1, {})]
+    assert ("shop", 4, {}) in missing_topics(config(), known, inputs=True)
 
 
 def test_permissions_name_every_topic_and_the_group() -> None:
@@ -153,18 +153,18 @@ def test_permissions_name_every_topic_and_the_group() -> None:
 def test_shadow_needs_and_may_write_its_own_outputs_only() -> None:
     """Topics to make and permissions name shadow's outputs, and never those that live writes."""
     shadow = config(mode="shadow")
-    made = [topic for topic, *_ in missing(shadow, {}, inputs=False)]
+    made = [topic for topic, *_ in missing_topics(shadow, {}, inputs=False)]
     assert made == ["risk-account-events", "eddy-alerts-shadow", "eddy-dead-letters-shadow"]
     allowed = "\n".join(permissions(shadow)).split()
     assert {"eddy-alerts-shadow", "eddy-dead-letters-shadow"} < set(allowed)
     assert not {"eddy-alerts", "eddy-dead-letters"} & set(allowed)
 
 
-def test_topics_are_made_once_and_then_as_they_must_be(broker: str, tmp_path: Path) -> None:
+def test_topics_are_created_once_with_the_required_settings(broker: str, tmp_path: Path) -> None:
     """The command makes what is missing on a real broker, and finds it right the second time; a
     topic that was changed is named, and the worker refuses to start for the same reason."""
-    shop = make_shop(broker, tmp_path, "made", 2, hop=True)
-    admin = Admin({"bootstrap.servers": broker})
+    shop = make_shop(broker, tmp_path, "made", 2, internal_topics=True)
+    admin = TopicAdmin({"bootstrap.servers": broker})
     wanted = shop.config.read_text().replace(shop.group, f"{shop.group}-new")
     shop.config.write_text(wanted)
     group = f"{shop.group}-new"
@@ -176,9 +176,9 @@ def test_topics_are_made_once_and_then_as_they_must_be(broker: str, tmp_path: Pa
     assert f"{group}-card-events: exists, 3 partitions" in said
     assert f"{group}-alerts: exists, 1 partition\n" in said
     using = parse(tomllib.loads(wanted), {})
-    known = found(using, admin)
+    known = existing_topics(using, admin)
     check_topics(using, known)
-    assert known[f"{group}-ip-events"].settings.items() >= created(using).items()
+    assert known[f"{group}-ip-events"].settings.items() >= internal_topic_settings(using).items()
     narrow = wanted.replace("partitions = 3", "partitions = 4")
     shop.config.write_text(narrow)
     for command in (("topics", "create"), ("run",)):

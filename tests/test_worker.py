@@ -9,7 +9,7 @@ from schemas.dead_letters import HEADERS_BYTES_MAX, Fault, dead_letter
 from schemas.records import Records
 from stream.kafka.positions import Partition
 from stream.kafka.writing import OutRecord
-from stream.worker import Outbox, cut
+from stream.worker import Outbox, split_at
 
 WHERE = Partition("events", 3)
 
@@ -20,7 +20,7 @@ WHERE = Partition("events", 3)
 )
 def test_batch_is_cut_at_the_boundary(offsets: list[int], live_from: int) -> None:
     """Whatever gaps the log has, no part lies on both sides, and no record is lost."""
-    parts = list(cut(records(offsets), live_from))
+    parts = list(split_at(records(offsets), live_from))
     assert [offset for part in parts for offset in part.offset] == offsets
     assert all(len(part) for part in parts)
     assert all(

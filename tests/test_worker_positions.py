@@ -15,16 +15,16 @@ import pytest
 from structlog.testing import capture_logs
 
 from schemas.records import Records
-from stream.checkpoints.manifest import offset_of, pointer_in
+from stream.checkpoints.manifest import offset_of, parse_pointer
 from stream.config import Config, parse
 from stream.errors import Abortable, PartitionCountChanged
-from stream.health import Pulse
+from stream.health import WorkerHealth
 from stream.inputs.partitioning import CHECKED_EVERY, partition_of
-from stream.kafka.positions import Committed, Membership, Partition
-from stream.kafka.reading import Arrived, Source
-from stream.kafka.writing import OutRecord, Sink
-from stream.metrics import Board
-from stream.noticing import NOT_KEYED
+from stream.kafka.positions import CommittedOffset, Membership, Partition
+from stream.kafka.reading import PartitionBatch, KafkaSource
+from stream.kafka.writing import OutRecord, KafkaSink
+from stream.metrics import MetricsCollector
+from stream.noticing import MISPLACED_KEYS
 from stream.simulator import Shop, lines
 from stream.worker import Worker
 from tests.checkpoints.shop import RUN, document
@@ -32,28 +32,28 @@ from tests.checkpoints.shop import RUN, document
 ONE, TWO = Partition("shop-events", 0), Partition("shop-events", 1)
 
 
-class ScriptedSource(Source):
+class ScriptedSource(KafkaSource):
     """A group's consumer without a broker: what is committed and what each poll brings is set."""
 
     def __init__(self) -> None:
-        self.group: dict[Partition, Committed] = {}
-        self.arriving: list[list[Arrived]] = []
+        self.group: dict[Partition, CommittedOffset] = {}
+        self.arriving: list[list[PartitionBatch]] = []
         self.low = 0
         self.membership = Membership(None)
 
-    def poll(self, records_max: int, timeout_s: float) -> list[Arrived]:
+    def poll(self, records_max: int, timeout_s: float) -> list[PartitionBatch]:
         """The next that was set; the limits are ignored."""
         return self.arriving.pop(0)
 
-    def committed(self, partitions: list[Partition]) -> dict[Partition, Committed | None]:
+    def committed(self, partitions: list[Partition]) -> dict[Partition, CommittedOffset | None]:
         """What was set, or committed by the sink."""
         return {where: self.group.get(where) for where in partitions}
 
-    def span(self, where: Partition) -> tuple[int, int]:
+    def offset_range(self, where: Partition) -> tuple[int, int]:
         """A log that reaches far."""
         return self.low, 1_000_000
 
-    def serve(self, seconds: float) -> None:
+    def serve_rebalances(self, seconds: float) -> None:
         """Nothing happens meanwhile."""
 
 
@@ -66,7 +66,7 @@ class Transaction:
 
 
 @dataclass
-class ScriptedSink(Sink):
+class ScriptedSink(KafkaSink):
     """A producer without a broker: commits to the source's group."""
 
     source: ScriptedSource
@@ -76,7 +76,7 @@ class ScriptedSink(Sink):
     def transact(
         self,
         records: Iterable[OutRecord],
-        positions: Mapping[Partition, Committed],
+        positions: Mapping[Partition, CommittedOffset],
         membership: Membership,
     ) -> None:
         """Commit at once, or abort."""
@@ -102,12 +102,12 @@ class Driven:
     def started(self) -> Worker:
         """Another worker of the same group, over the same store."""
         self.sink.committed.clear()
-        self.board = Board()
-        made = Worker(self.config, self.source, self.sink, RUN, self.board, Pulse())
+        self.metrics = MetricsCollector()
+        made = Worker(self.config, self.source, self.sink, RUN, self.metrics, WorkerHealth())
         self.worker = made
         return made
 
-    def reads(self, *arrived: Arrived) -> None:
+    def reads(self, *arrived: PartitionBatch) -> None:
         """A poll brings this."""
         self.source.arriving.append(list(arrived))
         self.worker._read()
@@ -121,9 +121,9 @@ class Driven:
     def stops(self) -> None:
         """As `Worker.run` does when asked to."""
         self.worker._commit()
-        self.worker._take_checkpoints_now(list(self.worker._holdings))
+        self.worker._write_checkpoints(list(self.worker._assignment))
         self.worker._commit()
-        self.worker._keeper.close()
+        self.worker._checkpoint_manager.close()
 
 
 def configuration(folder: Path, **checkpoints: Any) -> Config:
@@ -134,18 +134,18 @@ def configuration(folder: Path, **checkpoints: Any) -> Config:
     return parse(made, {})
 
 
-def bad(where: Partition, *offsets: int, next_offset: int | None = None) -> Arrived:
+def bad(where: Partition, *offsets: int, next_offset: int | None = None) -> PartitionBatch:
     """Records that become dead letters, one each; by default nothing follows the last."""
     count = len(offsets)
     values: list[bytes | None] = [b"no event"] * count
     at = np.array(offsets, np.int64)
     records = Records(where.topic, where.partition, at, np.full(count, -1, np.int64), values)
-    return Arrived(where, records, offsets[-1] + 1 if next_offset is None else next_offset)
+    return PartitionBatch(where, records, offsets[-1] + 1 if next_offset is None else next_offset)
 
 
-def over(where: Partition, next_offset: int) -> Arrived:
+def over(where: Partition, next_offset: int) -> PartitionBatch:
     """An advance over transaction markers alone."""
-    return Arrived(where, None, next_offset)
+    return PartitionBatch(where, None, next_offset)
 
 
 @pytest.fixture
@@ -194,27 +194,27 @@ def test_a_clean_stop_leaves_the_state_after_the_markers(driven: Driven) -> None
     driven.reads(over(ONE, 40))
     driven.stops()
     assert driven.source.group[ONE].next_offset == 40
-    pointer = pointer_in(driven.source.group[ONE].note)
+    pointer = parse_pointer(driven.source.group[ONE].metadata)
     assert pointer is not None
     assert offset_of(pointer.checkpoint) == 40
     driven.source.low = 40
     assert driven.started().on_assign([ONE]) == {ONE: 40}
 
 
-def test_a_checkpoint_that_is_due_takes_an_advance_along(tmp_path: Path) -> None:
+def test_a_due_checkpoint_includes_an_advance_over_markers(tmp_path: Path) -> None:
     """Of an idle partition, too: a restart may begin after the markers."""
     driven = Driven(tmp_path, interval="1ms")
     driven.worker.on_assign([ONE])
     driven.reads(bad(ONE, 0, 1))
     driven.commits()
     driven.reads(over(ONE, 40))
-    driven.worker._take_checkpoint()
-    while not driven.worker._keeper.idle():
+    driven.worker._start_checkpoint()
+    while not driven.worker._checkpoint_manager.idle():
         pass
     [done] = driven.commits()
     assert (done.values, done.offsets) == ([], {ONE: 40})
-    assert driven.worker._holdings[ONE].kept.offset() == 40
-    driven.worker._keeper.close()
+    assert driven.worker._assignment[ONE].checkpoints.offset() == 40
+    driven.worker._checkpoint_manager.close()
 
 
 def test_re_learning_ends_on_markers(driven: Driven) -> None:
@@ -224,9 +224,9 @@ def test_re_learning_ends_on_markers(driven: Driven) -> None:
     worker = driven.started()
     assert worker.on_assign([ONE]) == {ONE: 0}
     driven.reads(bad(ONE, 0, 1))
-    assert worker._holdings[ONE].left() == 3
+    assert worker._assignment[ONE].offsets_left() == 3
     driven.reads(over(ONE, 5))
-    assert worker._holdings[ONE].left() == 0
+    assert worker._assignment[ONE].offsets_left() == 0
     assert driven.commits() == []
     driven.reads(bad(ONE, 5))
     [done] = driven.commits()
@@ -281,7 +281,7 @@ def test_records_of_a_partition_lost_in_mid_batch_are_dropped(
     by then is not processed, and its position is not committed."""
     monkeypatch.setattr("stream.worker.OUTBOX_RECORDS_MAX", 1)
     driven.sink.aborts_left = 1
-    monkeypatch.setattr(driven.source, "serve", lambda _: driven.worker.on_lost([TWO]))
+    monkeypatch.setattr(driven.source, "serve_rebalances", lambda _: driven.worker.on_lost([TWO]))
     driven.reads(bad(ONE, 0, 1), bad(TWO, 0, 1, next_offset=9))
     assert [done.offsets for done in driven.sink.committed] == [{ONE: 2}]
     assert driven.commits() == []
@@ -294,9 +294,9 @@ def test_a_partition_that_the_configuration_does_not_know_is_refused(driven: Dri
     with pytest.raises(PartitionCountChanged, match=r"shop-events\[2\]: .* has 2 of the topic"):
         driven.worker.on_assign([Partition(ONE.topic, 2)])
     assert driven.sink.committed == []
-    assert driven.worker._holdings.keys() == {ONE, TWO}
-    assert "eddy replay CONFIG --input" in PartitionCountChanged.do
-    assert "checkpoints.start_from" in PartitionCountChanged.do
+    assert driven.worker._assignment.keys() == {ONE, TWO}
+    assert "eddy replay CONFIG --input" in PartitionCountChanged.remedy
+    assert "checkpoints.start_from" in PartitionCountChanged.remedy
 
 
 def test_events_in_another_partition_than_their_keys_are_counted_and_logged_once(
@@ -311,9 +311,9 @@ def test_events_in_another_partition_than_their_keys_are_counted_and_logged_once
         for start in range(0, len(values), 50):
             at = np.arange(start, start + 50)
             records = Records(*ONE, at, np.full(50, -1, np.int64), values[start : start + 50])
-            driven.reads(Arrived(ONE, records, start + 50))
-    [line_logged] = [line for line in logged if line["event"] == NOT_KEYED]
+            driven.reads(PartitionBatch(ONE, records, start + 50))
+    [line_logged] = [line for line in logged if line["event"] == MISPLACED_KEYS]
     assert line_logged["offset"] == CHECKED_EVERY * int(np.flatnonzero(checked == 1)[0])
     assert not any(account in str(line_logged) for account in accounts if account)
     count = np.count_nonzero(checked == 1)
-    assert f"eddy_keys_misplaced_total {count:.1f}" in driven.board.exposition().decode()
+    assert f"eddy_keys_misplaced_total {count:.1f}" in driven.metrics.exposition().decode()

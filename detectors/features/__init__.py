@@ -22,9 +22,9 @@ from detectors.features import (
     travel,
     value,
 )
-from detectors.features.kind import Kind
+from detectors.features.kind import FeatureKind
 
-OWN: Final[tuple[Kind, ...]] = (
+BUILT_IN: Final[tuple[FeatureKind, ...]] = (
     *value.KINDS,
     *counting.KINDS,
     *ratio.KINDS,
@@ -41,19 +41,19 @@ OWN: Final[tuple[Kind, ...]] = (
 )
 """Eddy's own kinds, in the order in which the README lists them."""
 
-KINDS: Final[dict[str, Kind]] = {
+KINDS: Final[dict[str, FeatureKind]] = {
     kind.name: kind
-    for kind in (*OWN, *(point.load() for point in entry_points(group="eddy.features")))
+    for kind in (*BUILT_IN, *(point.load() for point in entry_points(group="eddy.features")))
 }
-"""Every feature kind by the name that a configuration gives it. A package may add one: a `Kind`
+"""Every feature kind by the name that a configuration gives it. A package may add one: a `FeatureKind`
 under the entry point group "eddy.features"."""
 
 
-def table() -> str:
+def markdown_table() -> str:
     """Eddy's own kinds as the README's Markdown table."""
     rows = [("feature kind", "value at an event", "parameters", "bytes an entity"), ("---",) * 4]
     rows += [
         (f"`{kind.name}`", kind.meaning, ", ".join(kind.parameters), str(8 * kind.words))
-        for kind in OWN
+        for kind in BUILT_IN
     ]
     return "".join(f"| {' | '.join(row)} |\n".replace("|  |", "| |") for row in rows)

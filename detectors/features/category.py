@@ -18,17 +18,17 @@ from typing import Final
 import numpy as np
 
 from detectors.decay import DAY_MS, HOUR_MS, LN2, decayed
-from detectors.entities import Admitted
+from detectors.entities import AdmittedEvents
 from detectors.features.kind import (
     SHARE_WORDS,
-    Field,
-    Kind,
-    Memory,
-    Spans,
-    approach,
-    prepare,
+    FeatureInput,
+    FeatureKind,
+    FeatureMemory,
+    Durations,
+    prefetch_ahead,
+    begin_event,
     share_of,
-    unlearn,
+    undo_unless_learned,
 )
 from detectors.kernels import kernel
 from schemas.columns import F64
@@ -40,7 +40,7 @@ BUCKET_SHIFT: Final = np.uint64(60)
 
 
 @kernel
-def occurrence(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) -> None:
+def occurrence(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInput, durations: Durations, out: F64) -> None:
     """1 where the event matches `of`, else 0."""
     for i in range(len(events.row)):
         out[i] = np.nan
@@ -49,89 +49,89 @@ def occurrence(memory: Memory, events: Admitted, field: Field, spans: Spans, out
 
 
 @kernel
-def share(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) -> None:
+def share(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInput, durations: Durations, out: F64) -> None:
     """k / (c + 2), this event included."""
     at = memory.at
     for i in range(len(events.row)):
-        approach(memory, events, i)
-        mine = memory.words[events.row[i], at : at + SHARE_WORDS]
-        prepare(mine, events, i, memory.copy)
+        prefetch_ahead(memory, events, i)
+        state = memory.words[events.row[i], at : at + SHARE_WORDS]
+        begin_event(state, events, i, memory.backup)
         out[i] = np.nan
         if field.active[i]:
-            out[i] = share_of(mine, field.occurs[i], events.time_ms[i], spans.half_life_ms)
-            unlearn(mine, events, i, memory.copy)
+            out[i] = share_of(state, field.occurs[i], events.time_ms[i], durations.half_life_ms)
+            undo_unless_learned(state, events, i, memory.backup)
 
 
 @kernel
-def night_share(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) -> None:
+def night_share(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInput, durations: Durations, out: F64) -> None:
     """k / (c + 2), this event included; beside: minutes of offset to UTC (NaN: none)."""
     at = memory.at
     for i in range(len(events.row)):
-        approach(memory, events, i)
-        mine = memory.words[events.row[i], at : at + SHARE_WORDS]
-        prepare(mine, events, i, memory.copy)
+        prefetch_ahead(memory, events, i)
+        state = memory.words[events.row[i], at : at + SHARE_WORDS]
+        begin_event(state, events, i, memory.backup)
         out[i] = np.nan
         if field.active[i]:
-            offset_ms = 0.0 if isnan(field.beside[0, i]) else field.beside[0, i] * 60_000.0
+            offset_ms = 0.0 if isnan(field.extra_fields[0, i]) else field.extra_fields[0, i] * 60_000.0
             night = (events.time_ms[i] + offset_ms) % DAY_MS < NIGHT_H * HOUR_MS
-            out[i] = share_of(mine, night, events.time_ms[i], spans.half_life_ms)
-            unlearn(mine, events, i, memory.copy)
+            out[i] = share_of(state, night, events.time_ms[i], durations.half_life_ms)
+            undo_unless_learned(state, events, i, memory.backup)
 
 
 @kernel
-def run_length(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) -> None:
+def run_length(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInput, durations: Durations, out: F64) -> None:
     """Events in a row that match `of`, up to this one; 0 where this one does not."""
     at = memory.at
     for i in range(len(events.row)):
-        approach(memory, events, i)
-        mine = memory.words[events.row[i], at : at + 1]
-        prepare(mine, events, i, memory.copy)
+        prefetch_ahead(memory, events, i)
+        state = memory.words[events.row[i], at : at + 1]
+        begin_event(state, events, i, memory.backup)
         out[i] = np.nan
         if field.active[i]:
-            mine[0] = mine[0] + 1.0 if field.occurs[i] else 0.0
-            out[i] = mine[0]
-            unlearn(mine, events, i, memory.copy)
+            state[0] = state[0] + 1.0 if field.occurs[i] else 0.0
+            out[i] = state[0]
+            undo_unless_learned(state, events, i, memory.backup)
 
 
 @kernel
-def entropy(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) -> None:
+def entropy(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInput, durations: Durations, out: F64) -> None:
     """Entropy of the buckets' shares in bits, this event included."""
     at = memory.at
     for i in range(len(events.row)):
-        approach(memory, events, i)
-        mine = memory.words[events.row[i], at : at + ENTROPY_WORDS]
-        prepare(mine, events, i, memory.copy)
+        prefetch_ahead(memory, events, i)
+        state = memory.words[events.row[i], at : at + ENTROPY_WORDS]
+        begin_event(state, events, i, memory.backup)
         out[i] = np.nan
         if not field.active[i]:
             continue
-        keep = decayed(1.0, events.time_ms[i] - mine[BUCKETS], spans.half_life_ms)
-        mine[BUCKETS] = events.time_ms[i]
+        keep = decayed(1.0, events.time_ms[i] - state[BUCKETS], durations.half_life_ms)
+        state[BUCKETS] = events.time_ms[i]
         total = 1.0
         for k in range(BUCKETS):
-            mine[k] *= keep
-            total += mine[k]
-        mine[np.int64(field.hashed[i] >> BUCKET_SHIFT)] += 1.0
+            state[k] *= keep
+            total += state[k]
+        state[np.int64(field.hashed[i] >> BUCKET_SHIFT)] += 1.0
         bits = 0.0
         for k in range(BUCKETS):
-            if mine[k] > 0.0:
-                bits -= mine[k] / total * log(mine[k] / total) / LN2
+            if state[k] > 0.0:
+                bits -= state[k] / total * log(state[k] / total) / LN2
         out[i] = max(bits, 0.0)
-        unlearn(mine, events, i, memory.copy)
+        undo_unless_learned(state, events, i, memory.backup)
 
 
 KINDS: Final = (
-    Kind(
+    FeatureKind(
         name="occurrence",
         meaning="1 when the event also matches `of`, else 0",
         update=occurrence,
         words=0,
         reads=None,
         decays=False,
-        divides=True,
+        needs_of=True,
         family="share",
         side="high",
     ),
-    Kind(
+    FeatureKind(
         name="share",
         meaning="decayed share of the entity's events that match `of` (two without are assumed"
         " before the first)",
@@ -139,12 +139,12 @@ KINDS: Final = (
         words=SHARE_WORDS,
         reads=None,
         decays=True,
-        divides=True,
+        needs_of=True,
         family="normal",
         side="high",
         shift=0.1,
     ),
-    Kind(
+    FeatureKind(
         name="night_share",
         meaning="decayed share of the entity's events between midnight and six local time (UTC"
         " unless utc_offset_min is mapped; two by day are assumed before the first)",
@@ -155,21 +155,21 @@ KINDS: Final = (
         family="normal",
         side="high",
         shift=0.1,
-        beside=("utc_offset_min",),
+        extra_fields=("utc_offset_min",),
     ),
-    Kind(
+    FeatureKind(
         name="run_length",
         meaning="events in a row that match `of`, up to this one",
         update=run_length,
         words=1,
         reads=None,
         decays=False,
-        divides=True,
+        needs_of=True,
         family="normal",
         side="high",
         shift=1.0,
     ),
-    Kind(
+    FeatureKind(
         name="entropy",
         meaning="decayed entropy of a field's values in bits: 0 for one value, 4 for many",
         update=entropy,

@@ -19,8 +19,8 @@ from typing import Final
 import numpy as np
 
 from detectors.decay import decayed
-from detectors.entities import Admitted
-from detectors.features.kind import Field, Kind, Memory, Spans, approach
+from detectors.entities import AdmittedEvents
+from detectors.features.kind import FeatureInput, FeatureKind, FeatureMemory, Durations, prefetch_ahead
 from detectors.kernels import kernel
 from schemas.columns import F64, U64
 
@@ -34,9 +34,9 @@ COUNT_MASK: Final = np.uint64((1 << int(COUNT_BITS)) - 1)
 
 
 @kernel
-def _count_late(cells: U64, own_ms: float, window_ms: float) -> float:
+def _count_late(cells: U64, bounded_ms: float, window_ms: float) -> float:
     """Count a late event in the window of its own time; the window's events up to this one."""
-    window = np.uint64(max(own_ms, 0.0) / max(window_ms, WINDOW_MS_MIN))
+    window = np.uint64(max(bounded_ms, 0.0) / max(window_ms, WINDOW_MS_MIN))
     k = np.int64(window % np.uint64(LATE_CELLS))
     if window > cells[k] >> COUNT_BITS:
         cells[k] = window << COUNT_BITS
@@ -46,13 +46,13 @@ def _count_late(cells: U64, own_ms: float, window_ms: float) -> float:
 
 
 @kernel
-def count(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) -> None:
+def count(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInput, durations: Durations, out: F64) -> None:
     """Events of the entity that match, this one included; at a late one beyond the limit those of
     the window of its own time."""
     words = memory.words
     at = memory.at
     for i in range(len(events.row)):
-        approach(memory, events, i)
+        prefetch_ahead(memory, events, i)
         r = events.row[i]
         if events.fresh[i]:
             words[r, at] = 0.0
@@ -64,21 +64,21 @@ def count(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64
             continue
         if not events.learn[i]:
             cells = memory.bits[r, at + WORDS : at + COUNT_WORDS]
-            out[i] = _count_late(cells, events.own_ms[i], spans.half_life_ms)
+            out[i] = _count_late(cells, events.bounded_ms[i], durations.half_life_ms)
             continue
-        now = decayed(words[r, at], events.time_ms[i] - words[r, at + 1], spans.half_life_ms) + 1.0
+        now = decayed(words[r, at], events.time_ms[i] - words[r, at + 1], durations.half_life_ms) + 1.0
         out[i] = now
         words[r, at] = now
         words[r, at + 1] = events.time_ms[i]
 
 
 @kernel
-def total(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) -> None:
+def total(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInput, durations: Durations, out: F64) -> None:
     """Sum of the field's magnitudes over the events that match, this one included."""
     words = memory.words
     at = memory.at
     for i in range(len(events.row)):
-        approach(memory, events, i)
+        prefetch_ahead(memory, events, i)
         r = events.row[i]
         if events.fresh[i]:
             words[r, at] = 0.0
@@ -86,7 +86,7 @@ def total(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64
         if not field.active[i] or isnan(field.number[i]):
             out[i] = np.nan
             continue
-        before = decayed(words[r, at], events.time_ms[i] - words[r, at + 1], spans.half_life_ms)
+        before = decayed(words[r, at], events.time_ms[i] - words[r, at + 1], durations.half_life_ms)
         now = before + abs(field.number[i])
         out[i] = now
         if events.learn[i]:
@@ -95,7 +95,7 @@ def total(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64
 
 
 KINDS: Final = (
-    Kind(
+    FeatureKind(
         name="count",
         meaning="decayed number of the entity's events that match, this one included; at a late"
         " event beyond `lateness_max` the number of such events in its own half-life of time",
@@ -107,7 +107,7 @@ KINDS: Final = (
         side="high",
         shift=1.0,
     ),
-    Kind(
+    FeatureKind(
         name="sum",
         meaning="decayed sum of a number's magnitude over events that match, this one included",
         update=total,

@@ -18,8 +18,8 @@ from typing import Final
 import numpy as np
 
 from detectors.decay import decayed
-from detectors.entities import Admitted
-from detectors.features.kind import Field, Kind, Memory, Spans, approach, prepare, unlearn
+from detectors.entities import AdmittedEvents
+from detectors.features.kind import FeatureInput, FeatureKind, FeatureMemory, Durations, prefetch_ahead, begin_event, undo_unless_learned
 from detectors.kernels import kernel
 from schemas.columns import F64
 
@@ -35,35 +35,35 @@ CALM: Final = 2.0
 
 
 @kernel
-def departure(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) -> None:
+def departure(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInput, durations: Durations, out: F64) -> None:
     """z / (the largest z of late + `CALM`), before this number is learned."""
     at = memory.at
     for i in range(len(events.row)):
-        approach(memory, events, i)
-        mine = memory.words[events.row[i], at : at + WORDS]
-        prepare(mine, events, i, memory.copy)
+        prefetch_ahead(memory, events, i)
+        state = memory.words[events.row[i], at : at + WORDS]
+        begin_event(state, events, i, memory.backup)
         out[i] = np.nan
         if not field.active[i] or isnan(field.number[i]):
             continue
-        since_ms = events.time_ms[i] - mine[LAST_MS]
-        before = decayed(mine[WEIGHT], since_ms, spans.half_life_ms)
-        squares = decayed(mine[SQUARES], since_ms, spans.half_life_ms)
-        off = field.number[i] - mine[LEVEL]
+        since_ms = events.time_ms[i] - state[LAST_MS]
+        before = decayed(state[WEIGHT], since_ms, durations.half_life_ms)
+        squares = decayed(state[SQUARES], since_ms, durations.half_life_ms)
+        off = field.number[i] - state[LEVEL]
         if before >= NUMBERS_MIN:
             spread = sqrt(squares / before)
-            z = abs(off) / (spread + FLOOR * abs(mine[LEVEL]) + SPREAD_MIN)
-            largest = decayed(mine[LARGEST], FADES * since_ms, spans.half_life_ms)
+            z = abs(off) / (spread + FLOOR * abs(state[LEVEL]) + SPREAD_MIN)
+            largest = decayed(state[LARGEST], FADES * since_ms, durations.half_life_ms)
             out[i] = z / (largest + CALM)
-            mine[LARGEST] = max(z, largest)
-        mine[WEIGHT] = before + 1.0
-        mine[LEVEL] += off / mine[WEIGHT]
-        mine[SQUARES] = squares + off * off * before / mine[WEIGHT]
-        mine[LAST_MS] = events.time_ms[i]
-        unlearn(mine, events, i, memory.copy)
+            state[LARGEST] = max(z, largest)
+        state[WEIGHT] = before + 1.0
+        state[LEVEL] += off / state[WEIGHT]
+        state[SQUARES] = squares + off * off * before / state[WEIGHT]
+        state[LAST_MS] = events.time_ms[i]
+        undo_unless_learned(state, events, i, memory.backup)
 
 
 KINDS: Final = (
-    Kind(
+    FeatureKind(
         name="departure",
         meaning="distance of a number from the entity's own decayed level, by the largest of"
         " late (and two standard deviations)",
@@ -74,6 +74,6 @@ KINDS: Final = (
         family="normal",
         side="high",
         shift=0.1,
-        relative=True,
+        unitless=True,
     ),
 )

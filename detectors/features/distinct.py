@@ -16,8 +16,8 @@ from typing import Final
 
 import numpy as np
 
-from detectors.entities import Admitted
-from detectors.features.kind import Field, Kind, Memory, Spans, approach, prepare, unlearn
+from detectors.entities import AdmittedEvents
+from detectors.features.kind import FeatureInput, FeatureKind, FeatureMemory, Durations, prefetch_ahead, begin_event, undo_unless_learned
 from detectors.kernels import kernel
 from schemas.columns import F64, U64
 
@@ -43,45 +43,45 @@ LINEAR_MAX: Final = 2.5 * REGISTERS
 
 
 @kernel
-def _turn(mine: U64, time_ms: np.uint64, pane_ms: np.uint64) -> None:
+def _turn(state: U64, time_ms: np.uint64, pane_ms: np.uint64) -> None:
     """Go on to the pane that the time is in; what neither pane had is forgotten."""
-    panes = (time_ms - mine[BEGAN_MS]) // pane_ms
+    panes = (time_ms - state[BEGAN_MS]) // pane_ms
     if panes == 0:
         return
-    mine[BEGAN_MS] += panes * pane_ms
+    state[BEGAN_MS] += panes * pane_ms
     both = panes > ONE
-    marks = mine[MARKS]
+    marks = state[MARKS]
     for k in range(EXACT):
         if both or (marks >> np.uint64(k)) & ONE == 0:
-            mine[k] = 0
+            state[k] = 0
     for k in range(PANE):
-        mine[BEFORE + k] = NONE if both else mine[NOW + k]
-        mine[NOW + k] = 0
-    mine[MARKS] = MORE_BEFORE if marks & MORE_NOW != 0 and not both else NONE
+        state[BEFORE + k] = NONE if both else state[NOW + k]
+        state[NOW + k] = 0
+    state[MARKS] = MORE_BEFORE if marks & MORE_NOW != 0 and not both else NONE
 
 
 @kernel
-def _add(mine: U64, value: np.uint64) -> None:
+def _add(state: U64, value: np.uint64) -> None:
     """Note the value among the exact ones, if there is room, and in the present pane's
     registers."""
     place = -1
     older = -1
     for k in range(EXACT):
-        if mine[k] == value:
+        if state[k] == value:
             place = k
             break
-        if mine[k] == 0 and place < 0:
+        if state[k] == 0 and place < 0:
             place = k
-        if older < 0 and mine[MARKS] >> np.uint64(k) & ONE == 0:
+        if older < 0 and state[MARKS] >> np.uint64(k) & ONE == 0:
             older = k
     if place < 0 and older >= 0:
         place = older
-        mine[MARKS] |= MORE_BEFORE
+        state[MARKS] |= MORE_BEFORE
     if place >= 0:
-        mine[place] = value
-        mine[MARKS] |= ONE << np.uint64(place)
+        state[place] = value
+        state[MARKS] |= ONE << np.uint64(place)
     else:
-        mine[MARKS] |= MORE_NOW
+        state[MARKS] |= MORE_NOW
     word = NOW + np.int64(value & np.uint64(PANE - 1))
     shift = (value >> np.uint64(2) & np.uint64(15)) << np.uint64(2)
     rest = value >> np.uint64(6)
@@ -89,25 +89,25 @@ def _add(mine: U64, value: np.uint64) -> None:
     while rank < RANK_MAX and rest & ONE == 0:
         rest >>= ONE
         rank += 1
-    held = mine[word] >> shift & np.uint64(15)
+    held = state[word] >> shift & np.uint64(15)
     if np.uint64(rank) > held:
-        mine[word] += (np.uint64(rank) - held) << shift
+        state[word] += (np.uint64(rank) - held) << shift
 
 
 @kernel
-def _number(mine: U64) -> float:
+def _number(state: U64) -> float:
     """Values in both panes: exact, or the estimate."""
     known = 0.0
     for k in range(EXACT):
-        if mine[k] != 0:
+        if state[k] != 0:
             known += 1.0
-    if mine[MARKS] < MORE_NOW:
+    if state[MARKS] < MORE_NOW:
         return known
     total = 0.0
     empty = 0.0
     for w in range(PANE):
-        now = mine[NOW + w]
-        before = mine[BEFORE + w]
+        now = state[NOW + w]
+        before = state[BEFORE + w]
         for _ in range(16):
             rank = max(np.int64(now & np.uint64(15)), np.int64(before & np.uint64(15)))
             total += 1.0 / (1 << rank)
@@ -122,28 +122,28 @@ def _number(mine: U64) -> float:
 
 
 @kernel
-def distinct(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) -> None:
+def distinct(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInput, durations: Durations, out: F64) -> None:
     """Number of values in this pane and the one before, this event's included."""
-    pane_ms = np.uint64(max(spans.half_life_ms, 1.0))
+    pane_ms = np.uint64(max(durations.half_life_ms, 1.0))
     at = memory.at
     for i in range(len(events.row)):
-        approach(memory, events, i)
-        mine = memory.bits[events.row[i], at : at + WORDS]
-        prepare(mine, events, i, memory.copy_bits)
+        prefetch_ahead(memory, events, i)
+        state = memory.bits[events.row[i], at : at + WORDS]
+        begin_event(state, events, i, memory.backup_bits)
         out[i] = np.nan
         if not field.active[i]:
             continue
         time_ms = np.uint64(events.time_ms[i])
-        if mine[MARKS] == 0 and mine[BEGAN_MS] == 0:
-            mine[BEGAN_MS] = time_ms
-        _turn(mine, time_ms, pane_ms)
-        _add(mine, field.hashed[i])
-        out[i] = _number(mine)
-        unlearn(mine, events, i, memory.copy_bits)
+        if state[MARKS] == 0 and state[BEGAN_MS] == 0:
+            state[BEGAN_MS] = time_ms
+        _turn(state, time_ms, pane_ms)
+        _add(state, field.hashed[i])
+        out[i] = _number(state)
+        undo_unless_learned(state, events, i, memory.backup_bits)
 
 
 KINDS: Final = (
-    Kind(
+    FeatureKind(
         name="distinct",
         meaning="number of values of a field in the last one to two half-lives (above 16 an"
         " estimate, ± 13 %)",

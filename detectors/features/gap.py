@@ -15,8 +15,8 @@ from typing import Final
 import numpy as np
 
 from detectors.decay import decayed
-from detectors.entities import Admitted
-from detectors.features.kind import Field, Kind, Memory, Spans, approach, prepare, unlearn
+from detectors.entities import AdmittedEvents
+from detectors.features.kind import FeatureInput, FeatureKind, FeatureMemory, Durations, prefetch_ahead, begin_event, undo_unless_learned
 from detectors.kernels import kernel
 from schemas.columns import F64
 
@@ -28,12 +28,12 @@ GAPS_MIN: Final = 4.0
 
 
 @kernel
-def gap(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) -> None:
+def gap(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInput, durations: Durations, out: F64) -> None:
     """Seconds since the last matching event; the word holds its time + 1, so that 0 is "none"."""
     words = memory.words
     at = memory.at
     for i in range(len(events.row)):
-        approach(memory, events, i)
+        prefetch_ahead(memory, events, i)
         r = events.row[i]
         if events.fresh[i]:
             words[r, at] = 0.0
@@ -47,33 +47,33 @@ def gap(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) 
 
 
 @kernel
-def gap_spread(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) -> None:
+def gap_spread(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInput, durations: Durations, out: F64) -> None:
     """Standard deviation of the gaps' logarithms, this event's gap included; NaN for few gaps."""
     at = memory.at
     for i in range(len(events.row)):
-        approach(memory, events, i)
-        mine = memory.words[events.row[i], at : at + SPREAD_WORDS]
-        prepare(mine, events, i, memory.copy)
+        prefetch_ahead(memory, events, i)
+        state = memory.words[events.row[i], at : at + SPREAD_WORDS]
+        begin_event(state, events, i, memory.backup)
         out[i] = np.nan
         if not field.active[i]:
             continue
-        last_ms = mine[LAST_MS]
-        mine[LAST_MS] = events.time_ms[i] + 1.0
+        last_ms = state[LAST_MS]
+        state[LAST_MS] = events.time_ms[i] + 1.0
         if last_ms > 0.0:
-            gap_ms = mine[LAST_MS] - last_ms
-            before = decayed(mine[WEIGHT], gap_ms, spans.half_life_ms)
-            squares = decayed(mine[SQUARES], gap_ms, spans.half_life_ms)
-            off = log(gap_ms / 1000.0 + GAP_MIN_S) - mine[MEAN]
-            mine[WEIGHT] = before + 1.0
-            mine[MEAN] += off / mine[WEIGHT]
-            mine[SQUARES] = squares + off * off * before / mine[WEIGHT]
-            if mine[WEIGHT] >= GAPS_MIN:
-                out[i] = sqrt(mine[SQUARES] / mine[WEIGHT])
-        unlearn(mine, events, i, memory.copy)
+            gap_ms = state[LAST_MS] - last_ms
+            before = decayed(state[WEIGHT], gap_ms, durations.half_life_ms)
+            squares = decayed(state[SQUARES], gap_ms, durations.half_life_ms)
+            off = log(gap_ms / 1000.0 + GAP_MIN_S) - state[MEAN]
+            state[WEIGHT] = before + 1.0
+            state[MEAN] += off / state[WEIGHT]
+            state[SQUARES] = squares + off * off * before / state[WEIGHT]
+            if state[WEIGHT] >= GAPS_MIN:
+                out[i] = sqrt(state[SQUARES] / state[WEIGHT])
+        undo_unless_learned(state, events, i, memory.backup)
 
 
 KINDS: Final = (
-    Kind(
+    FeatureKind(
         name="gap",
         meaning="seconds since the entity's last event that matched",
         update=gap,
@@ -84,7 +84,7 @@ KINDS: Final = (
         side="low",
         shift=0.1,
     ),
-    Kind(
+    FeatureKind(
         name="gap_spread",
         meaning="how unevenly the entity's events follow each other: 0 for a clock, 1.3 for events"
         " at random, more for people",

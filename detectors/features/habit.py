@@ -22,8 +22,8 @@ from typing import Final
 import numpy as np
 
 from detectors.decay import DAY_MS, HOUR_MS, decayed
-from detectors.entities import Admitted
-from detectors.features.kind import Field, Kind, Memory, Spans, approach, prepare, unlearn
+from detectors.entities import AdmittedEvents
+from detectors.features.kind import FeatureInput, FeatureKind, FeatureMemory, Durations, prefetch_ahead, begin_event, undo_unless_learned
 from detectors.kernels import kernel
 from schemas.columns import F64
 
@@ -48,13 +48,13 @@ def _around(counts: F64, hour: int) -> float:
 
 
 @kernel
-def _usual(mine: F64, shard: F64, hour: int, weekend: bool) -> float:
+def _usual(state: F64, shard: F64, hour: int, weekend: bool) -> float:
     """How many times more usual the hour is than one picked blindly."""
     strength = shard[COUNT] + SHARD_PRIOR
     q = (_around(shard, hour) + SHARD_PRIOR / 24.0) / strength
-    p = (_around(mine, hour) + PRIOR * q) / (mine[COUNT] + PRIOR)
+    p = (_around(state, hour) + PRIOR * q) / (state[COUNT] + PRIOR)
     q = (shard[WEEKENDS] + SHARD_PRIOR * WEEKEND_SHARE) / strength
-    r = (mine[WEEKENDS] + PRIOR * q) / (mine[COUNT] + PRIOR)
+    r = (state[WEEKENDS] + PRIOR * q) / (state[COUNT] + PRIOR)
     week = r / WEEKEND_SHARE if weekend else (1.0 - r) / (1.0 - WEEKEND_SHARE)
     return float(24.0 * p * week)
 
@@ -74,36 +74,36 @@ def _add(counts: F64, hour: int, weekend: bool, weight: float) -> None:
 
 
 @kernel
-def hour_habit(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) -> None:
+def hour_habit(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInput, durations: Durations, out: F64) -> None:
     """How usual the hour is to the entity before this event; beside: minutes of offset to UTC."""
     shard = memory.shared
     at = memory.at
     for i in range(len(events.row)):
-        approach(memory, events, i)
-        mine = memory.words[events.row[i], at : at + WORDS]
-        prepare(mine, events, i, memory.copy)
+        prefetch_ahead(memory, events, i)
+        state = memory.words[events.row[i], at : at + WORDS]
+        begin_event(state, events, i, memory.backup)
         out[i] = np.nan
         if not field.active[i]:
             continue
-        offset_ms = 0.0 if isnan(field.beside[0, i]) else field.beside[0, i] * 60_000.0
+        offset_ms = 0.0 if isnan(field.extra_fields[0, i]) else field.extra_fields[0, i] * 60_000.0
         local_ms = events.time_ms[i] + offset_ms
         day = floor(local_ms / DAY_MS)
         hour = min(int((local_ms - day * DAY_MS) / HOUR_MS), 23)
         weekend = (day + 3) % 7 >= 5  # 1 January 1970 was a Thursday, day 3 of its week
-        _scale(mine, decayed(1.0, events.time_ms[i] - mine[LAST_MS], spans.half_life_ms))
-        mine[LAST_MS] = events.time_ms[i]
-        if mine[COUNT] >= EVENTS_MIN:
-            out[i] = _usual(mine, shard, hour, weekend)
+        _scale(state, decayed(1.0, events.time_ms[i] - state[LAST_MS], durations.half_life_ms))
+        state[LAST_MS] = events.time_ms[i]
+        if state[COUNT] >= EVENTS_MIN:
+            out[i] = _usual(state, shard, hour, weekend)
         if events.learn[i]:
-            _add(shard, hour, weekend, 1.0 / (1.0 + mine[COUNT]))
+            _add(shard, hour, weekend, 1.0 / (1.0 + state[COUNT]))
             if shard[COUNT] > SHARD_MEMORY:
                 _scale(shard, SHARD_MEMORY / shard[COUNT])
-        _add(mine, hour, weekend, 1.0)
-        unlearn(mine, events, i, memory.copy)
+        _add(state, hour, weekend, 1.0)
+        undo_unless_learned(state, events, i, memory.backup)
 
 
 KINDS: Final = (
-    Kind(
+    FeatureKind(
         name="hour_habit",
         meaning="how many times more usual to the entity this hour and part of the week is than"
         " one picked blindly (UTC unless utc_offset_min is mapped)",
@@ -115,6 +115,6 @@ KINDS: Final = (
         family="normal",
         side="low",
         shift=0.02,
-        beside=("utc_offset_min",),
+        extra_fields=("utc_offset_min",),
     ),
 )

@@ -13,47 +13,47 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.decay import decayed
-from detectors.entities import Admitted
+from detectors.entities import AdmittedEvents
 from detectors.kernels import kernel
 from detectors.prefetch import prefetch_words
 from detectors.spec import FeatureSpec, seconds
 from schemas.columns import F64, U64, Bools
 from schemas.events import FIELDS
 
-AHEAD: Final = 8
+PREFETCH_EVENTS: Final = 8
 """Events: a kernel is through with so many while memory answers."""
 
 
-class Memory(NamedTuple):
+class FeatureMemory(NamedTuple):
     """What a feature remembers. words: float64[rows, w], its entity's row, of which it owns
-    `Kind.words` from `at` on; bits: the same memory as uint64. shared: float64[`Kind.shared`], one
+    `FeatureKind.words` from `at` on; bits: the same memory as uint64. shared: float64[`FeatureKind.shared`], one
     for all entities of the shard; shared_bits: the same memory as uint64. copy:
-    float64[`Kind.words`], for `prepare`; copy_bits: the same memory as uint64."""
+    float64[`FeatureKind.words`], for `begin_event`; backup_bits: the same memory as uint64."""
 
     words: F64
     bits: U64
     at: int
     shared: F64
     shared_bits: U64
-    copy: F64
-    copy_bits: U64
+    backup: F64
+    backup_bits: U64
 
 
-class Field(NamedTuple):
+class FeatureInput(NamedTuple):
     """What a feature reads of the batch. active: bool[n], the event matches `where` and has the
     field. number: float64[n] or hashed: uint64[n], the field; empty where the kind reads none.
-    beside: float64[k, n], the k numbers that `Kind.beside` names. occurs: bool[n], the event also
+    beside: float64[k, n], the k numbers that `FeatureKind.beside` names. occurs: bool[n], the event also
     matches `of`; empty where the kind does not ask. entity: uint64[n], the entity's hash."""
 
     active: Bools
     number: F64
     hashed: U64
-    beside: F64
+    extra_fields: F64
     occurs: Bools
     entity: U64
 
 
-class Spans(NamedTuple):
+class Durations(NamedTuple):
     """Durations in ms, 0 where not given: the half-life, and the one it is compared with."""
 
     half_life_ms: float
@@ -62,10 +62,10 @@ class Spans(NamedTuple):
 
 Word = TypeVar("Word", np.float64, np.uint64)
 
-Kernel = Callable[[Memory, Admitted, Field, Spans, F64], None]
+FeatureKernel = Callable[[FeatureMemory, AdmittedEvents, FeatureInput, Durations, F64], None]
 """kernel(memory, events, field, spans, out)
 
-Walks the events in order; with `approach` at each it waits less for memory. Where `events.fresh`
+Walks the events in order; with `prefetch_ahead` at each it waits less for memory. Where `events.fresh`
 the row was given to a new entity and the feature's words in it must be reset first. out: float64[n], the values, NaN where the feature says nothing.
 """
 
@@ -76,7 +76,7 @@ Family = Literal["normal", "rate", "share", "range"]
 
 
 @dataclass(frozen=True)
-class Kind:
+class FeatureKind:
     """One kind of feature.
 
     side: which values surprise unless the configuration says else. shift: see `Family`. shared:
@@ -87,7 +87,7 @@ class Kind:
 
     name: str
     meaning: str
-    update: Kernel
+    update: FeatureKernel
     words: int
     reads: Literal["number", "text"] | None
     decays: bool
@@ -95,11 +95,11 @@ class Kind:
     side: Literal["high", "low", "both"]
     shift: float = 0.0
     shared: int = 0
-    beside: tuple[str, ...] = ()
-    compares: bool = False
-    divides: bool = False
-    relative: bool = False
-    crowded: bool = False
+    extra_fields: tuple[str, ...] = ()
+    needs_against: bool = False
+    needs_of: bool = False
+    unitless: bool = False
+    has_ties: bool = False
     low: float = 0.0
     high: float = 1.0
 
@@ -117,18 +117,18 @@ class Kind:
             found.append(f'half_life: missing; {self.name} needs one, such as "1h"')
         if not self.decays and spec.half_life is not None:
             found.append(f"half_life: {self.name} does not decay; remove it")
-        if self.compares != (spec.against is not None):
+        if self.needs_against != (spec.against is not None):
             found.append(
                 'against: missing; it needs a second duration, such as "24h"'
-                if self.compares
+                if self.needs_against
                 else f"against: {self.name} compares no durations; remove it"
             )
         elif spec.against and spec.half_life and seconds(spec.against) <= seconds(spec.half_life):
             found.append(f"against: got {spec.against}; expected more than the half_life")
-        if self.divides != bool(spec.of):
+        if self.needs_of != bool(spec.of):
             found.append(
                 'of: missing; expected which events occur, such as { kind = "failure" }'
-                if self.divides
+                if self.needs_of
                 else f"of: {self.name} tells no events apart; remove it"
             )
         if spec.scale != "log" and self.family != "normal":
@@ -141,40 +141,40 @@ class Kind:
         asked = {
             f"`field` (a {self.reads})": self.reads is not None,
             "`half_life`": self.decays,
-            "`against`": self.compares,
-            "`of`": self.divides,
+            "`against`": self.needs_against,
+            "`of`": self.needs_of,
         }
         return [name for name, asks in asked.items() if asks]
 
 
 @kernel
-def approach(memory: Memory, events: Admitted, i: int) -> None:
+def prefetch_ahead(memory: FeatureMemory, events: AdmittedEvents, i: int) -> None:
     """Have the words brought near that an event soon after i will need."""
-    if i + AHEAD < len(events.row):
-        prefetch_words(memory.words, events.row[i + AHEAD], memory.at, len(memory.copy))
+    if i + PREFETCH_EVENTS < len(events.row):
+        prefetch_words(memory.words, events.row[i + PREFETCH_EVENTS], memory.at, len(memory.backup))
 
 
 @kernel
-def prepare(mine: NDArray[Word], events: Admitted, i: int, copy: NDArray[Word]) -> None:
+def begin_event(state: NDArray[Word], events: AdmittedEvents, i: int, backup: NDArray[Word]) -> None:
     """Make event i's own words ready: zeros where its entity is new.
 
-    mine: `Kind.words` words of its row. A kernel may change them as it likes and call `unlearn`
-    afterwards; `copy` is for that.
+    mine: `FeatureKind.words` words of its row. A kernel may change them as it likes and call `undo_unless_learned`
+    afterwards; `backup` is for that.
     """
     if events.fresh[i]:
-        for k in range(len(mine)):
-            mine[k] = 0
+        for k in range(len(state)):
+            state[k] = 0
     if not events.learn[i]:
-        for k in range(len(mine)):
-            copy[k] = mine[k]
+        for k in range(len(state)):
+            backup[k] = state[k]
 
 
 @kernel
-def unlearn(mine: NDArray[Word], events: Admitted, i: int, copy: NDArray[Word]) -> None:
-    """Put the words back as `prepare` found them where event i may not be learned."""
+def undo_unless_learned(state: NDArray[Word], events: AdmittedEvents, i: int, backup: NDArray[Word]) -> None:
+    """Put the words back as `begin_event` found them where event i may not be learned."""
     if not events.learn[i]:
-        for k in range(len(mine)):
-            mine[k] = copy[k]
+        for k in range(len(state)):
+            state[k] = backup[k]
 
 
 ALL, OCCURRED, LAST_MS = range(3)
@@ -184,13 +184,13 @@ WITHOUT: Final = 2.0
 
 
 @kernel
-def share_of(mine: F64, occurs: bool, time_ms: float, half_life_ms: float) -> float:
+def share_of(state: F64, occurs: bool, time_ms: float, half_life_ms: float) -> float:
     """k / (c + 2) of decayed counts, c of all and k of those that occur, with this one. mine:
     `SHARE_WORDS` words."""
-    since_ms = time_ms - mine[LAST_MS]
-    mine[ALL] = decayed(mine[ALL], since_ms, half_life_ms) + 1.0
-    mine[OCCURRED] = decayed(mine[OCCURRED], since_ms, half_life_ms)
+    since_ms = time_ms - state[LAST_MS]
+    state[ALL] = decayed(state[ALL], since_ms, half_life_ms) + 1.0
+    state[OCCURRED] = decayed(state[OCCURRED], since_ms, half_life_ms)
     if occurs:
-        mine[OCCURRED] += 1.0
-    mine[LAST_MS] = time_ms
-    return float(mine[OCCURRED] / (mine[ALL] + WITHOUT))
+        state[OCCURRED] += 1.0
+    state[LAST_MS] = time_ms
+    return float(state[OCCURRED] / (state[ALL] + WITHOUT))

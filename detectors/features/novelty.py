@@ -16,9 +16,9 @@ from typing import Final
 import numpy as np
 
 from detectors.decay import decayed
-from detectors.entities import Admitted
+from detectors.entities import AdmittedEvents
 from detectors.features import pairings
-from detectors.features.kind import Field, Kind, Memory, Spans, approach
+from detectors.features.kind import FeatureInput, FeatureKind, FeatureMemory, Durations, prefetch_ahead
 from detectors.kernels import kernel
 from schemas.columns import F64, U64
 
@@ -51,13 +51,13 @@ def is_new(
 
 
 @kernel
-def novelty(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) -> None:
+def novelty(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInput, durations: Durations, out: F64) -> None:
     """1 for a new value, 0 for a remembered one; NaN at the first, which is new by necessity."""
     bits = memory.bits
     shared = memory.shared_bits
     at = memory.at
     for i in range(len(events.row)):
-        approach(memory, events, i)
+        prefetch_ahead(memory, events, i)
         r = events.row[i]
         if events.fresh[i]:
             for k in range(MEMORY):
@@ -73,7 +73,7 @@ def novelty(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F
 
 
 @kernel
-def novel_count(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) -> None:
+def novel_count(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInput, durations: Durations, out: F64) -> None:
     """Decayed number of new values, this event's included; behind the memory: value, time."""
     words = memory.words
     bits = memory.bits
@@ -81,7 +81,7 @@ def novel_count(memory: Memory, events: Admitted, field: Field, spans: Spans, ou
     at = memory.at
     held = at + MEMORY
     for i in range(len(events.row)):
-        approach(memory, events, i)
+        prefetch_ahead(memory, events, i)
         r = events.row[i]
         if events.fresh[i]:
             for k in range(MEMORY):
@@ -91,7 +91,7 @@ def novel_count(memory: Memory, events: Admitted, field: Field, spans: Spans, ou
         if not field.active[i]:
             out[i] = np.nan
             continue
-        now = decayed(words[r, held], events.time_ms[i] - words[r, held + 1], spans.half_life_ms)
+        now = decayed(words[r, held], events.time_ms[i] - words[r, held + 1], durations.half_life_ms)
         learn = events.learn[i]
         if is_new(bits, r, at, shared, field.entity[i], field.hashed[i], learn):
             now += 1.0
@@ -102,13 +102,13 @@ def novel_count(memory: Memory, events: Admitted, field: Field, spans: Spans, ou
 
 
 @kernel
-def novel_share(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) -> None:
+def novel_share(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInput, durations: Durations, out: F64) -> None:
     """k / (c + 2), this event included; behind the memory: c, k, time."""
     words = memory.words
     at = memory.at
     held = at + MEMORY
     for i in range(len(events.row)):
-        approach(memory, events, i)
+        prefetch_ahead(memory, events, i)
         r = events.row[i]
         if events.fresh[i]:
             for k in range(MEMORY + 3):
@@ -120,7 +120,7 @@ def novel_share(memory: Memory, events: Admitted, field: Field, spans: Spans, ou
         new = is_new(
             memory.bits, r, at, memory.shared_bits, field.entity[i], field.hashed[i], learn
         )
-        keep = decayed(1.0, events.time_ms[i] - words[r, held + 2], spans.half_life_ms)
+        keep = decayed(1.0, events.time_ms[i] - words[r, held + 2], durations.half_life_ms)
         count = words[r, held] * keep + 1.0
         novel = words[r, held + 1] * keep + (1.0 if new else 0.0)
         out[i] = novel / (count + 2.0)
@@ -131,7 +131,7 @@ def novel_share(memory: Memory, events: Admitted, field: Field, spans: Spans, ou
 
 
 KINDS: Final = (
-    Kind(
+    FeatureKind(
         name="novelty",
         meaning="1 when this value of a field is new to the entity, else 0",
         update=novelty,
@@ -142,7 +142,7 @@ KINDS: Final = (
         family="share",
         side="high",
     ),
-    Kind(
+    FeatureKind(
         name="novel_count",
         meaning="decayed number of values of a field that were new to the entity",
         update=novel_count,
@@ -153,7 +153,7 @@ KINDS: Final = (
         family="rate",
         side="high",
     ),
-    Kind(
+    FeatureKind(
         name="novel_share",
         meaning="decayed share of the entity's events that brought a new value of a field (two"
         " without are assumed before the first): how broadly it visits",

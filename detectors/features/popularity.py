@@ -16,8 +16,8 @@ from typing import Final
 import numpy as np
 
 from detectors.decay import decayed
-from detectors.entities import Admitted
-from detectors.features.kind import Field, Kind, Memory, Spans
+from detectors.entities import AdmittedEvents
+from detectors.features.kind import FeatureInput, FeatureKind, FeatureMemory, Durations
 from detectors.kernels import kernel
 from schemas.columns import F64
 
@@ -42,7 +42,7 @@ def _now(shared: F64, cell: int, time_ms: float, half_life_ms: float) -> float:
 
 
 @kernel
-def popularity(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) -> None:
+def popularity(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInput, durations: Durations, out: F64) -> None:
     """Decayed number of the shard's events with this value, this one included."""
     shared = memory.shared
     for i in range(len(events.row)):
@@ -56,18 +56,18 @@ def popularity(memory: Memory, events: Admitted, field: Field, spans: Spans, out
         least = np.inf
         for k in range(ROWS):
             cell = _cell(field.hashed[i], k)
-            least = min(least, _now(shared, cell, time_ms, spans.half_life_ms))
+            least = min(least, _now(shared, cell, time_ms, durations.half_life_ms))
         out[i] = least + 1.0
         if not events.learn[i]:
             continue
         for k in range(ROWS):
             cell = _cell(field.hashed[i], k)
-            shared[cell] = max(_now(shared, cell, time_ms, spans.half_life_ms), least + 1.0)
+            shared[cell] = max(_now(shared, cell, time_ms, durations.half_life_ms), least + 1.0)
             shared[cell + 1] = max(shared[cell + 1], time_ms)
 
 
 KINDS: Final = (
-    Kind(
+    FeatureKind(
         name="popularity",
         meaning="decayed number of the whole shard's events with this value of a field, this one"
         " included",
@@ -79,6 +79,6 @@ KINDS: Final = (
         family="normal",
         side="low",
         shift=1.0,
-        crowded=True,
+        has_ties=True,
     ),
 )

@@ -16,8 +16,8 @@ from typing import Final
 
 import numpy as np
 
-from detectors.entities import Admitted
-from detectors.features.kind import Field, Kind, Memory, Spans
+from detectors.entities import AdmittedEvents
+from detectors.features.kind import FeatureInput, FeatureKind, FeatureMemory, Durations
 from detectors.kernels import kernel
 from detectors.money import AMOUNT_MIN, STEP_MAX
 from schemas.columns import F64, U64
@@ -60,13 +60,13 @@ def _make_room(shared: F64, bits: U64, slot: int, product: np.uint64, mean: floa
 
 
 @kernel
-def price_ratio(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) -> None:
+def price_ratio(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInput, durations: Durations, out: F64) -> None:
     """|amount| over the product's usual one before this event; beside: the amount."""
     shared = memory.shared
     bits = memory.shared_bits
     for i in range(len(events.row)):
         out[i] = np.nan
-        size = abs(field.beside[0, i])
+        size = abs(field.extra_fields[0, i])
         if not field.active[i] or not size >= 0.0:
             continue
         slot = _slot(shared, bits, field.hashed[i])
@@ -83,7 +83,7 @@ def price_ratio(memory: Memory, events: Admitted, field: Field, spans: Spans, ou
 
 
 KINDS: Final = (
-    Kind(
+    FeatureKind(
         name="price_ratio",
         meaning="amount over what this value of a field (the product) usually costs",
         update=price_ratio,
@@ -94,6 +94,6 @@ KINDS: Final = (
         family="normal",
         side="both",
         shift=0.01,
-        beside=("amount",),
+        extra_fields=("amount",),
     ),
 )

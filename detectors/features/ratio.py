@@ -18,8 +18,8 @@ from typing import Final
 import numpy as np
 
 from detectors.decay import LN2, decayed
-from detectors.entities import Admitted
-from detectors.features.kind import Field, Kind, Memory, Spans, approach, prepare, unlearn
+from detectors.entities import AdmittedEvents
+from detectors.features.kind import FeatureInput, FeatureKind, FeatureMemory, Durations, prefetch_ahead, begin_event, undo_unless_learned
 from detectors.kernels import kernel
 from schemas.columns import F64
 
@@ -28,37 +28,37 @@ WORDS: Final = 4
 
 
 @kernel
-def ratio(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) -> None:
+def ratio(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInput, durations: Durations, out: F64) -> None:
     """(c + 1) / (expected + 1), this event included."""
-    short_ms = spans.half_life_ms
-    long_ms = spans.against_ms
+    short_ms = durations.half_life_ms
+    long_ms = durations.against_ms
     at = memory.at
     for i in range(len(events.row)):
-        approach(memory, events, i)
-        mine = memory.words[events.row[i], at : at + WORDS]
-        prepare(mine, events, i, memory.copy)
+        prefetch_ahead(memory, events, i)
+        state = memory.words[events.row[i], at : at + WORDS]
+        begin_event(state, events, i, memory.backup)
         out[i] = np.nan
         if not field.active[i]:
             continue
         now_ms = events.time_ms[i]
-        if mine[LONG] == 0.0:
-            mine[LAST_MS] = now_ms
-            mine[BEGAN_MS] = now_ms
+        if state[LONG] == 0.0:
+            state[LAST_MS] = now_ms
+            state[BEGAN_MS] = now_ms
         # At least 1, which a decayed count of this event is: 0 means that there was none.
-        mine[SHORT] = decayed(mine[SHORT], now_ms - mine[LAST_MS], short_ms) + 1.0
-        mine[LONG] = decayed(mine[LONG], now_ms - mine[LAST_MS], long_ms) + 1.0
-        mine[LAST_MS] = now_ms
-        age_ms = now_ms - mine[BEGAN_MS]
+        state[SHORT] = decayed(state[SHORT], now_ms - state[LAST_MS], short_ms) + 1.0
+        state[LONG] = decayed(state[LONG], now_ms - state[LAST_MS], long_ms) + 1.0
+        state[LAST_MS] = now_ms
+        age_ms = now_ms - state[BEGAN_MS]
         part = 1.0
         if age_ms > 0.0:
             part = short_ms * expm1(-LN2 * age_ms / short_ms)
             part /= long_ms * expm1(-LN2 * age_ms / long_ms)
-        out[i] = (mine[SHORT] + 1.0) / (mine[LONG] * part + 1.0)
-        unlearn(mine, events, i, memory.copy)
+        out[i] = (state[SHORT] + 1.0) / (state[LONG] * part + 1.0)
+        undo_unless_learned(state, events, i, memory.backup)
 
 
 KINDS: Final = (
-    Kind(
+    FeatureKind(
         name="ratio",
         meaning="decayed number of events over `half_life`, by what the rate over `against`"
         " would give; 1 is as usual",
@@ -66,7 +66,7 @@ KINDS: Final = (
         words=WORDS,
         reads=None,
         decays=True,
-        compares=True,
+        needs_against=True,
         family="normal",
         side="high",
     ),

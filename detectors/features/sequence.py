@@ -13,17 +13,17 @@ from typing import Final
 
 import numpy as np
 
-from detectors.entities import Admitted
+from detectors.entities import AdmittedEvents
 from detectors.features.kind import (
     SHARE_WORDS,
-    Field,
-    Kind,
-    Memory,
-    Spans,
-    approach,
-    prepare,
+    FeatureInput,
+    FeatureKind,
+    FeatureMemory,
+    Durations,
+    prefetch_ahead,
+    begin_event,
     share_of,
-    unlearn,
+    undo_unless_learned,
 )
 from detectors.kernels import kernel
 from schemas.columns import F64
@@ -33,28 +33,28 @@ WORDS: Final = STEPS + SHARE_WORDS
 
 
 @kernel
-def sequence(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) -> None:
+def sequence(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInput, durations: Durations, out: F64) -> None:
     """k / (c + 2), this step included."""
     at = memory.at
     for i in range(len(events.row)):
-        approach(memory, events, i)
-        mine = memory.words[events.row[i], at : at + WORDS]
-        prepare(mine, events, i, memory.copy)
+        prefetch_ahead(memory, events, i)
+        state = memory.words[events.row[i], at : at + WORDS]
+        begin_event(state, events, i, memory.backup)
         out[i] = np.nan
         if not field.active[i] or isnan(field.number[i]):
             continue
         number = abs(field.number[i]) + 1.0
-        step = number - mine[NUMBER]
-        if mine[NUMBER] > 0.0 and step != 0.0:
-            goes_on = step == mine[STEP]
-            out[i] = share_of(mine[STEPS:], goes_on, events.time_ms[i], spans.half_life_ms)
-            mine[STEP] = step
-        mine[NUMBER] = number
-        unlearn(mine, events, i, memory.copy)
+        step = number - state[NUMBER]
+        if state[NUMBER] > 0.0 and step != 0.0:
+            goes_on = step == state[STEP]
+            out[i] = share_of(state[STEPS:], goes_on, events.time_ms[i], durations.half_life_ms)
+            state[STEP] = step
+        state[NUMBER] = number
+        undo_unless_learned(state, events, i, memory.backup)
 
 
 KINDS: Final = (
-    Kind(
+    FeatureKind(
         name="sequence",
         meaning="decayed share of the steps from one number to the next that are as the step"
         " before (two that are not are assumed before the first)",
@@ -64,7 +64,7 @@ KINDS: Final = (
         decays=True,
         family="normal",
         side="high",
-        relative=True,
+        unitless=True,
         shift=0.1,
     ),
 )

@@ -13,8 +13,8 @@ from typing import Final
 
 import numpy as np
 
-from detectors.entities import Admitted
-from detectors.features.kind import Field, Kind, Memory, Spans, approach, prepare, unlearn
+from detectors.entities import AdmittedEvents
+from detectors.features.kind import FeatureInput, FeatureKind, FeatureMemory, Durations, prefetch_ahead, begin_event, undo_unless_learned
 from detectors.kernels import kernel
 from schemas.columns import F64
 
@@ -39,31 +39,31 @@ def distance_km(
 
 @kernel
 def impossible_travel(
-    memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64
+    memory: FeatureMemory, events: AdmittedEvents, field: FeatureInput, durations: Durations, out: F64
 ) -> None:
     """km/h since the last event with coordinates; beside: latitude, longitude."""
     at = memory.at
     for i in range(len(events.row)):
-        approach(memory, events, i)
-        mine = memory.words[events.row[i], at : at + WORDS]
-        prepare(mine, events, i, memory.copy)
+        prefetch_ahead(memory, events, i)
+        state = memory.words[events.row[i], at : at + WORDS]
+        begin_event(state, events, i, memory.backup)
         out[i] = np.nan
-        latitude = field.beside[0, i]
-        longitude = field.beside[1, i]
+        latitude = field.extra_fields[0, i]
+        longitude = field.extra_fields[1, i]
         if not field.active[i] or isnan(latitude) or isnan(longitude) or events.late[i]:
             continue
-        if mine[LAST_MS] > 0.0:
-            hours = (events.time_ms[i] + 1.0 - mine[LAST_MS]) / 3_600_000.0
-            km = distance_km(latitude, longitude, mine[LATITUDE], mine[LONGITUDE])
+        if state[LAST_MS] > 0.0:
+            hours = (events.time_ms[i] + 1.0 - state[LAST_MS]) / 3_600_000.0
+            km = distance_km(latitude, longitude, state[LATITUDE], state[LONGITUDE])
             out[i] = km / max(hours, TIME_MIN_H) if km >= NEAR_KM else 0.0
-        mine[LATITUDE] = latitude
-        mine[LONGITUDE] = longitude
-        mine[LAST_MS] = events.time_ms[i] + 1.0
-        unlearn(mine, events, i, memory.copy)
+        state[LATITUDE] = latitude
+        state[LONGITUDE] = longitude
+        state[LAST_MS] = events.time_ms[i] + 1.0
+        undo_unless_learned(state, events, i, memory.backup)
 
 
 KINDS: Final = (
-    Kind(
+    FeatureKind(
         name="impossible_travel",
         meaning="km/h from the place of the entity's last event (latitude, longitude) to this"
         " one's; 0 within 50 km",
@@ -74,6 +74,6 @@ KINDS: Final = (
         family="normal",
         side="high",
         shift=10.0,
-        beside=("latitude", "longitude"),
+        extra_fields=("latitude", "longitude"),
     ),
 )

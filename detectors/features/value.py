@@ -6,32 +6,32 @@ from typing import Final
 import numpy as np
 
 from detectors.decay import DAY_MS
-from detectors.entities import Admitted
-from detectors.features.kind import Field, Kind, Memory, Spans
+from detectors.entities import AdmittedEvents
+from detectors.features.kind import FeatureInput, FeatureKind, FeatureMemory, Durations
 from detectors.kernels import kernel
 from schemas.columns import F64
 
 
 @kernel
-def value(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) -> None:
+def value(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInput, durations: Durations, out: F64) -> None:
     """The magnitude of the field: a refund of 50 is as large as a payment of 50."""
     for i in range(len(events.row)):
         out[i] = abs(field.number[i]) if field.active[i] else np.nan
 
 
 @kernel
-def time_of_day(memory: Memory, events: Admitted, field: Field, spans: Spans, out: F64) -> None:
+def time_of_day(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInput, durations: Durations, out: F64) -> None:
     """Hours since local midnight, in [0, 24); beside: minutes of offset to UTC (NaN: none)."""
     for i in range(len(events.row)):
         if not field.active[i]:
             out[i] = np.nan
             continue
-        offset_ms = 0.0 if isnan(field.beside[0, i]) else field.beside[0, i] * 60_000.0
+        offset_ms = 0.0 if isnan(field.extra_fields[0, i]) else field.extra_fields[0, i] * 60_000.0
         out[i] = ((events.time_ms[i] + offset_ms) % DAY_MS) / 3_600_000.0
 
 
 KINDS: Final = (
-    Kind(
+    FeatureKind(
         name="value",
         meaning="magnitude of a number of the event itself",
         update=value,
@@ -42,7 +42,7 @@ KINDS: Final = (
         side="both",
         shift=0.01,
     ),
-    Kind(
+    FeatureKind(
         name="time_of_day",
         meaning="local hour of the event, for the trees (UTC unless utc_offset_min is mapped)",
         update=time_of_day,
@@ -52,6 +52,6 @@ KINDS: Final = (
         family="range",
         side="both",
         high=24.0,
-        beside=("utc_offset_min",),
+        extra_fields=("utc_offset_min",),
     ),
 )

@@ -35,13 +35,13 @@ import numpy as np
 from msgspec import Meta
 
 from detectors.decay import LN2
-from detectors.entities import Admitted
+from detectors.entities import AdmittedEvents
 from detectors.features.pairings import pair
 from detectors.kernels import kernel
 from detectors.models.gaussian import surprise_of_normal
-from detectors.models.own import OwnSpec, Seen, Verdict
+from detectors.models.own import StandaloneSpec, DetectorInput, DetectorOutput
 from detectors.spec import Duration, seconds
-from detectors.state import Arrays, load, saved
+from detectors.state import Arrays, load, state_arrays
 from schemas.columns import F64, I64, U64
 from schemas.events import FIELDS
 
@@ -55,7 +55,7 @@ FIRST, NOW = range(2)
 STARTED: Final = 2
 
 
-class EdgesSpec(OwnSpec, frozen=True, kw_only=True, tag="edges"):
+class EdgesSpec(StandaloneSpec, frozen=True, kw_only=True, tag="edges"):
     """Bursts between the entity and a text field's value.
 
     field: the other end. tick: what a burst is short against. half_life: of the totals. threshold:
@@ -106,7 +106,7 @@ class Sketches(NamedTuple):
     clock: I64
 
 
-class Settings(NamedTuple):
+class EdgesSettings(NamedTuple):
     """fading: of totals, ln 2 over the half-life in ticks. threshold: as declared."""
 
     tick_ms: float
@@ -120,7 +120,7 @@ class Edges:
     def __init__(self, spec: EdgesSpec) -> None:
         self.field = spec.field
         tick_s = seconds(spec.tick)
-        self.settings = Settings(
+        self.settings = EdgesSettings(
             1000.0 * tick_s, LN2 * tick_s / seconds(spec.half_life), spec.threshold
         )
         shape = (3, spec.rows, spec.buckets)
@@ -131,17 +131,17 @@ class Edges:
             clock=np.zeros(3, np.int64),
         )
 
-    def process(self, seen: Seen) -> Verdict:
+    def process(self, batch: DetectorInput) -> DetectorOutput:
         """Judge, then count, each event in order."""
-        n = len(seen.admitted.row)
-        out = Verdict(np.full(n, np.nan), np.full(n, np.nan), np.full(n, np.nan))
-        ends = seen.hashed(seen.entity), seen.hashed(self.field)
-        _process(self.sketches, self.settings, seen.admitted, *ends, out)
+        n = len(batch.admitted.row)
+        out = DetectorOutput(np.full(n, np.nan), np.full(n, np.nan), np.full(n, np.nan))
+        ends = batch.hashed(batch.entity), batch.hashed(self.field)
+        _process(self.sketches, self.settings, batch.admitted, *ends, out)
         return out
 
     def save(self) -> Arrays:
         """The sketches."""
-        return saved(self.sketches)
+        return state_arrays(self.sketches)
 
     def load(self, state: Arrays) -> None:
         """Replace the sketches by saved ones of the same declaration."""
@@ -149,19 +149,19 @@ class Edges:
 
 
 @kernel
-def _ticks(settings: Settings, tick: int) -> float:
+def _ticks(settings: EdgesSettings, tick: int) -> float:
     """The decayed number of ticks before this one, which is counted from the first."""
     return (1.0 - exp(-settings.fading * tick)) / (1.0 - exp(-settings.fading))
 
 
 @kernel
-def _level(settings: Settings, total: float, tick: int) -> float:
+def _level(settings: EdgesSettings, total: float, tick: int) -> float:
     """The mean level e of a total at a tick."""
     return max(total / _ticks(settings, tick), LEVEL_MIN) if tick > 0 else LEVEL_MIN
 
 
 @kernel
-def _merge(sketches: Sketches, settings: Settings, kind: int, r: int, b: int, tick: int) -> None:
+def _merge(sketches: Sketches, settings: EdgesSettings, kind: int, r: int, b: int, tick: int) -> None:
     """Merge the cell's count into its total for each tick that is over, and let both fade."""
     since = tick - sketches.merged[kind, r, b]
     if since == 0:
@@ -186,7 +186,7 @@ def _merge(sketches: Sketches, settings: Settings, kind: int, r: int, b: int, ti
 
 @kernel
 def _look(
-    sketches: Sketches, settings: Settings, kind: int, hashed: np.uint64, tick: int, learn: bool
+    sketches: Sketches, settings: EdgesSettings, kind: int, hashed: np.uint64, tick: int, learn: bool
 ) -> tuple[float, float]:
     """(a, e) with one more event of that hash, which is counted if it is to be learned."""
     rows, buckets = sketches.current.shape[1:]
@@ -203,7 +203,7 @@ def _look(
 
 
 @kernel
-def _tick(sketches: Sketches, settings: Settings, time_ms: float) -> int:
+def _tick(sketches: Sketches, settings: EdgesSettings, time_ms: float) -> int:
     """The current tick, counted from the first; an event may move it on, never back."""
     clock = sketches.clock
     at = np.int64(time_ms // settings.tick_ms)
@@ -227,11 +227,11 @@ def _empty(sketches: Sketches) -> None:
 @kernel
 def _process(
     sketches: Sketches,
-    settings: Settings,
-    events: Admitted,
+    settings: EdgesSettings,
+    events: AdmittedEvents,
     source: U64,
     destination: U64,
-    out: Verdict,
+    out: DetectorOutput,
 ) -> None:
     for i in range(len(events.row)):
         if events.set_back[i]:

@@ -37,21 +37,21 @@ from typing import Annotated, Final, NamedTuple
 import numpy as np
 from msgspec import Meta
 
-from detectors.entities import Admitted
+from detectors.entities import AdmittedEvents
 from detectors.kernels import kernel
-from detectors.models.pool import USED, Slotted, announce, pool, slots_of
-from detectors.models.tail import Judged
-from detectors.models.trees import Trees, build, credit, hold, walk, walk_expecting
+from detectors.models.pool import USED, EventSlots, notify_write, pool, slots_of
+from detectors.models.tail import TailOutput
+from detectors.models.trees import TreeStructure, build, credit, hold, walk, walk_expecting
 from detectors.protection import (
     TOKENS_MAX,
     TOKENS_PER_EVENT,
     TOKENS_PER_HOUR,
-    WRONG_SHARE,
-    earned,
-    followed,
+    MODEL_WRONG_SHARE,
+    earn_tokens,
+    update_share,
 )
 from detectors.spec import DetectorSpec
-from detectors.state import AboutToWrite, Arrays, aligned_zeros, load, prefixed, saved, under
+from detectors.state import WriteHook, Arrays, aligned_zeros, load, add_prefix, state_arrays, select_prefix
 from schemas.columns import F64, I64, U16, Bools
 
 COUNTERFACTUAL_MAX: Final = 3
@@ -97,7 +97,7 @@ class RiverTreesSpec(DetectorSpec, frozen=True, kw_only=True, tag="river_trees")
     entities_max: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000
 
 
-class Isolated(NamedTuple):
+class TreesOutput(NamedTuple):
     """What the trees say.
 
     score: float64[n], River's, or the mean log density. surprise: float64[n], NaN where silent.
@@ -113,7 +113,7 @@ class Isolated(NamedTuple):
     without: F64
 
 
-class Masses(NamedTuple):
+class TreeMasses(NamedTuple):
     """mass: uint16[slots, trees, nodes, planes]. cohort: float64[trees, nodes], of all entities.
     learned: events a slot has learned. tokens: float64[1 + slots, 2], first those of entities
     without a slot. level: the surprise exceeded by `EXPLAIN_SHARE` of a feature's events,
@@ -128,14 +128,14 @@ class Masses(NamedTuple):
     strange: F64
 
 
-class Settings(NamedTuple):
+class TreesSettings(NamedTuple):
     """window: River's, 0 in the default kind. min_events: history before masses are given out."""
 
     window: int
     min_events: int
 
 
-class Scratch(NamedTuple):
+class TreesScratch(NamedTuple):
     """What the kernel works in, an event and the next. here: float64[2, features], the places;
     path: int64[2, trees, height + 1], nodes; other_path, held: int64[trees, height + 1], nodes, and
     masses on one path; weight: float64[features]; expected: bool[features]."""
@@ -151,19 +151,19 @@ class Scratch(NamedTuple):
 class HalfSpaceTrees:
     """The masses of a monitor's entities, and what they say of each event."""
 
-    by_slot: tuple[str, ...] = ("masses/mass",)
-    about_to_write: AboutToWrite | None = None
+    arrays_by_slot: tuple[str, ...] = ("masses/mass",)
+    before_write: WriteHook | None = None
 
     def __init__(self, spec: TreesSpec | RiverTreesSpec, features: int, capacity: int) -> None:
         window = spec.window if isinstance(spec, RiverTreesSpec) else 0
         planes = 2 if window else 1
         self.features = features
-        self.settings = Settings(window, spec.min_events)
+        self.settings = TreesSettings(window, spec.min_events)
         self.trees = build(spec.trees, spec.height, spec.seed, features, planes)
         shape = self.trees.feature.shape
         self.pool = pool(spec.entities_max, capacity)
         slots = len(self.pool.free)
-        self.masses = Masses(
+        self.masses = TreeMasses(
             mass=aligned_zeros((slots, *shape, planes), np.uint16),
             cohort=np.zeros(shape),
             learned=np.zeros(slots, np.int64),
@@ -173,7 +173,7 @@ class HalfSpaceTrees:
         )
         self.masses.level[-1] = LEVEL_START
         walked = (len(self.trees.feature), spec.height + 1)
-        self.scratch = Scratch(
+        self.scratch = TreesScratch(
             here=np.zeros((2, features)),
             path=np.zeros((2, *walked), np.int64),
             other_path=np.zeros(walked, np.int64),
@@ -182,10 +182,10 @@ class HalfSpaceTrees:
             expected=np.zeros(features, np.bool_),
         )
 
-    def process(self, events: Admitted, judged: Judged) -> Isolated:
+    def process(self, events: AdmittedEvents, tail_output: TailOutput) -> TreesOutput:
         """Score, then learn, each event in order. judged: what the tails said of its features."""
         n = len(events.row)
-        out = Isolated(
+        out = TreesOutput(
             score=np.full(n, np.nan),
             surprise=np.full(n, np.nan),
             path_share=np.zeros((self.features, n)),
@@ -193,24 +193,24 @@ class HalfSpaceTrees:
             without=np.full((COUNTERFACTUAL_MAX, n), np.nan),
         )
         slots = slots_of(self.pool, events, self.settings.min_events)
-        announce(self, slots)
-        _process(self.trees, self.settings, slots, self.masses, self.scratch, events, judged, out)
+        notify_write(self, slots)
+        _process(self.trees, self.settings, slots, self.masses, self.scratch, events, tail_output, out)
         return out
 
     def save(self) -> Arrays:
         """The masses in use and who owns them."""
         used = int(self.pool.marks[USED])
-        masses = saved(self.masses, {"mass": used, "learned": used, "tokens": 1 + used})
-        return prefixed({"pool": saved(self.pool), "masses": masses})
+        masses = state_arrays(self.masses, {"mass": used, "learned": used, "tokens": 1 + used})
+        return add_prefix({"pool": state_arrays(self.pool), "masses": masses})
 
     def load(self, state: Arrays) -> None:
         """Replace the masses by saved ones of the same specification."""
-        load(self.pool, under("pool", state))
-        load(self.masses, under("masses", state))
+        load(self.pool, select_prefix("pool", state))
+        load(self.masses, select_prefix("masses", state))
 
 
 @kernel
-def _river_score(trees: Trees, window: int, held: I64) -> float:
+def _river_score(trees: TreeStructure, window: int, held: I64) -> float:
     """River's score in [0, 1]: the same sums, of integers and so in any order."""
     count, depths = held.shape
     size_limit = 0.1 * window
@@ -226,13 +226,13 @@ def _river_score(trees: Trees, window: int, held: I64) -> float:
 
 
 @kernel
-def _log_density(trees: Trees, cohort: F64, path: I64, held: I64) -> float:
+def _log_density(trees: TreeStructure, cohort: F64, path: I64, held: I64) -> float:
     """Mean over the trees of the leaf's log density; with no masses held, the cohort's."""
     count, depths = path.shape
     total = 0.0
     for t in range(count):
         over = 1.0
-        under = 1.0
+        select_prefix = 1.0
         before = held[t, 0] / UNIT
         peers_before = cohort[t, 0]
         for depth in range(1, depths):
@@ -241,16 +241,16 @@ def _log_density(trees: Trees, cohort: F64, path: I64, held: I64) -> float:
             peers = cohort[t, node]
             # q is a quotient, whose divisor stands below: a division a tree, not one a node
             over *= here * (peers_before + 1.0) + STRENGTH * (peers + 0.5)
-            under *= (before + STRENGTH) * (peers_before + 1.0) * trees.room[t, node]
+            select_prefix *= (before + STRENGTH) * (peers_before + 1.0) * trees.room[t, node]
             before = here
             peers_before = peers
-        total += log(over / under)
+        total += log(over / select_prefix)
     return float(total / count)
 
 
 @kernel
 def _surprise_of(
-    trees: Trees, settings: Settings, cohort: F64, path: I64, held: I64
+    trees: TreeStructure, settings: TreesSettings, cohort: F64, path: I64, held: I64
 ) -> tuple[float, float]:
     """(score, surprise) of a path."""
     if settings.window == 0:
@@ -261,7 +261,7 @@ def _surprise_of(
 
 
 @kernel
-def _learn_window(settings: Settings, masses: Masses, slot: int, path: I64) -> None:
+def _learn_window(settings: TreesSettings, masses: TreeMasses, slot: int, path: I64) -> None:
     """River's learn_one: one more on each node of each path; at the window's end the masses
     turn."""
     mass = masses.mass
@@ -277,7 +277,7 @@ def _learn_window(settings: Settings, masses: Masses, slot: int, path: I64) -> N
 
 
 @kernel
-def _learn_decayed(masses: Masses, slot: int, path: I64) -> None:
+def _learn_decayed(masses: TreeMasses, slot: int, path: I64) -> None:
     """One more event on each node of each path, the cohort's and the entity's."""
     cohort = masses.cohort
     if cohort[0, 0] >= COHORT_ROOT_MAX:
@@ -301,19 +301,19 @@ def _learn_decayed(masses: Masses, slot: int, path: I64) -> None:
 
 
 @kernel
-def _may_learn(masses: Masses, slot: int, time_ms: float, surprise: float) -> bool:
+def _may_learn(masses: TreeMasses, slot: int, time_ms: float, surprise: float) -> bool:
     """Whether the event is ordinary, or its entity has a token to have it learned.
 
     Entities without masses (slot -1) have the first tokens in common.
     """
     strange = surprise > masses.level[-1]  # False while the trees are silent
-    masses.strange[0] = followed(masses.strange[0], strange)
-    if masses.strange[0] >= WRONG_SHARE:
+    masses.strange[0] = update_share(masses.strange[0], strange)
+    if masses.strange[0] >= MODEL_WRONG_SHARE:
         return True
     tokens = masses.tokens
     mine = 1 + slot
     since_ms = max(time_ms - tokens[mine, TOKENS_MS], 0.0)
-    tokens[mine, TOKENS] = earned(
+    tokens[mine, TOKENS] = earn_tokens(
         tokens[mine, TOKENS], since_ms, TOKENS_PER_EVENT, TOKENS_PER_HOUR, TOKENS_MAX
     )
     tokens[mine, TOKENS_MS] += since_ms
@@ -325,7 +325,7 @@ def _may_learn(masses: Masses, slot: int, time_ms: float, surprise: float) -> bo
 
 
 @kernel
-def _empty(masses: Masses, slot: int, time_ms: float) -> None:
+def _empty(masses: TreeMasses, slot: int, time_ms: float) -> None:
     """Make the slot a new owner's."""
     masses.mass[slot] = 0
     masses.learned[slot] = 0
@@ -346,24 +346,24 @@ def _is_rare(surprise: float, level: F64, which: int, share: float, learn: bool)
 
 @kernel
 def _explain(
-    trees: Trees,
-    settings: Settings,
-    masses: Masses,
+    trees: TreeStructure,
+    settings: TreesSettings,
+    masses: TreeMasses,
     slot: int,
-    scratch: Scratch,
+    scratch: TreesScratch,
     tail_surprise: F64,
     i: int,
-    out: Isolated,
+    out: TreesOutput,
 ) -> None:
     """Credit the path; then score again with the most surprising features at expected."""
-    place, path, weight = scratch.here[i & 1], scratch.path[i & 1], scratch.weight
-    credit(trees, masses.mass, slot, place, path, out.path_share, i)
-    for j in range(len(place)):
+    scaled, path, weight = scratch.here[i & 1], scratch.path[i & 1], scratch.weight
+    credit(trees, masses.mass, slot, scaled, path, out.path_share, i)
+    for j in range(len(scaled)):
         scratch.expected[j] = False
         weight[j] = out.surprise[i] * out.path_share[j, i]
         if not isnan(tail_surprise[j, i]):
             weight[j] += tail_surprise[j, i]
-    for k in range(min(COUNTERFACTUAL_MAX, len(place))):
+    for k in range(min(COUNTERFACTUAL_MAX, len(scaled))):
         best = np.argmax(weight)
         if weight[best] <= 0.0:
             break
@@ -371,51 +371,51 @@ def _explain(
         scratch.expected[best] = True
         out.order[k, i] = best
         other, held = scratch.other_path, scratch.held
-        walk_expecting(trees, masses.mass, slot, path, scratch.expected, place, other, held)
+        walk_expecting(trees, masses.mass, slot, path, scratch.expected, scaled, other, held)
         out.without[k, i] = _surprise_of(trees, settings, masses.cohort, other, held)[1]
 
 
 @kernel
-def _is_certain(place: F64) -> bool:
+def _is_certain(scaled: F64) -> bool:
     """Whether the event's way through the trees does not depend on masses."""
     absent = False
-    for j in range(len(place)):
-        absent |= isnan(place[j])
+    for j in range(len(scaled)):
+        absent |= isnan(scaled[j])
     return not absent
 
 
 @kernel
 def _approach(
-    trees: Trees, slot: int, masses: Masses, place: F64, i: int, scratch: Scratch
+    trees: TreeStructure, slot: int, masses: TreeMasses, scaled: F64, i: int, scratch: TreesScratch
 ) -> None:
     """Go event i's way before its turn, if that is certain, and send for the masses there: they
     are on their way while the event before is judged."""
     here = scratch.here[i & 1]
     for j in range(len(here)):
-        here[j] = place[j, i]
+        here[j] = scaled[j, i]
     if _is_certain(here):
         walk(trees, masses.mass, slot, here, scratch.path[i & 1])
 
 
 @kernel
 def _process(
-    trees: Trees,
-    settings: Settings,
-    slots: Slotted,
-    masses: Masses,
-    scratch: Scratch,
-    events: Admitted,
-    judged: Judged,
-    out: Isolated,
+    trees: TreeStructure,
+    settings: TreesSettings,
+    slots: EventSlots,
+    masses: TreeMasses,
+    scratch: TreesScratch,
+    events: AdmittedEvents,
+    tail_output: TailOutput,
+    out: TreesOutput,
 ) -> None:
     held = scratch.held
-    features = judged.place.shape[0]
+    features = tail_output.scaled.shape[0]
     n = len(events.row)
     for i in range(min(n, 1)):
-        _approach(trees, slots.slot[i], masses, judged.place, i, scratch)
+        _approach(trees, slots.slot[i], masses, tail_output.scaled, i, scratch)
     for i in range(n):
         if i + 1 < n:
-            _approach(trees, slots.slot[i + 1], masses, judged.place, i + 1, scratch)
+            _approach(trees, slots.slot[i + 1], masses, tail_output.scaled, i + 1, scratch)
         slot = slots.slot[i]
         if events.set_back[i]:
             masses.tokens[0, TOKENS_MS] = min(masses.tokens[0, TOKENS_MS], events.stream_ms[i])
@@ -426,8 +426,8 @@ def _process(
         learn = events.learn[i]
         rare = False
         for j in range(features):
-            if not isnan(judged.surprise[j, i]):
-                rare |= _is_rare(judged.surprise[j, i], masses.level, j, EXPLAIN_SHARE, learn)
+            if not isnan(tail_output.surprise[j, i]):
+                rare |= _is_rare(tail_output.surprise[j, i], masses.level, j, EXPLAIN_SHARE, learn)
         here, path = scratch.here[i & 1], scratch.path[i & 1]
         if not _is_certain(here):
             walk(trees, masses.mass, slot, here, path)
@@ -441,13 +441,13 @@ def _process(
             out.score[i], out.surprise[i] = said
             rare |= _is_rare(out.surprise[i], masses.level, features, EXPLAIN_SHARE, learn)
             if rare and slot >= 0:
-                _explain(trees, settings, masses, slot, scratch, judged.surprise, i, out)
+                _explain(trees, settings, masses, slot, scratch, tail_output.surprise, i, out)
         if settings.window > 0:
             if learn:
                 _learn_window(settings, masses, slot, path)
         elif (
             learn
-            and judged.ordinary[i]
+            and tail_output.ordinary[i]
             and _may_learn(masses, slot, events.time_ms[i], out.surprise[i])
         ):
             if speaks:

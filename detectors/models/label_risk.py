@@ -18,7 +18,7 @@ which never goes back: a label counts from when it is known, not from when the e
 A later label for the same event (`labelled_event_id`) replaces the earlier one: what is left of its
 weight is taken back from the cohort and from the key that had it, unless that key has given way
 since: if it came back, then without that weight. The last `labels_max` labelled events are
-remembered, and the `keys_max` keys labelled last, both in sets of `WAYS`, of which the oldest gives
+remembered, and the `keys_max` keys labelled last, both in sets of `SLOTS_PER_SET`, of which the oldest gives
 way. They are found by keyed hash and do not go with the entity's row: an entity that was evicted is
 still the one that defrauded. Labels are taken at their word: nothing is winsorised.
 
@@ -37,25 +37,25 @@ from msgspec import Meta
 
 from detectors.combination import P_MIN
 from detectors.decay import decayed
-from detectors.entities import Admitted
+from detectors.entities import AdmittedEvents
 from detectors.kernels import kernel
-from detectors.models.own import OwnSpec, Seen, Verdict
+from detectors.models.own import StandaloneSpec, DetectorInput, DetectorOutput
 from detectors.models.tail import incomplete_beta
 from detectors.spec import Duration, seconds
-from detectors.state import Arrays, load, saved
-from detectors.verdicts import FRAUD, UNKNOWN, verdicts
+from detectors.state import Arrays, load, state_arrays
+from detectors.verdicts import FRAUD, UNKNOWN, verdict_codes
 from schemas.columns import F64, I64, U64
 from schemas.events import ENTITY_FIELDS
 
 PRIOR_LABELS: Final = 4.0
 COHORT_PRIOR: Final = 100.0
 PRIOR_SHARE: Final = 0.01
-WAYS: Final = 8
+SLOTS_PER_SET: Final = 8
 
 ALL_FRAUD, ALL_HONEST, ALL_JUDGED, NOW_MS = range(4)
 
 
-class LabelRiskSpec(OwnSpec, frozen=True, kw_only=True, tag="label_risk"):
+class LabelRiskSpec(StandaloneSpec, frozen=True, kw_only=True, tag="label_risk"):
     """The share of confirmed fraud.
 
     field: whose value is looked at, the monitor's entity where none is named. half_life: of labels.
@@ -64,8 +64,8 @@ class LabelRiskSpec(OwnSpec, frozen=True, kw_only=True, tag="label_risk"):
 
     field: str | None = None
     half_life: Duration = "14d"
-    keys_max: Annotated[int, Meta(ge=WAYS, le=100_000_000)] = 100_000
-    labels_max: Annotated[int, Meta(ge=WAYS, le=100_000_000)] = 100_000
+    keys_max: Annotated[int, Meta(ge=SLOTS_PER_SET, le=100_000_000)] = 100_000
+    labels_max: Annotated[int, Meta(ge=SLOTS_PER_SET, le=100_000_000)] = 100_000
 
     def build(self, features: int, capacity: int) -> "LabelRisk":
         """Nothing is known of anybody."""
@@ -87,27 +87,27 @@ class LabelRiskSpec(OwnSpec, frozen=True, kw_only=True, tag="label_risk"):
         return True
 
 
-class Known(NamedTuple):
+class RiskState(NamedTuple):
     """What is known. key: uint64[keys], 0 free; fraud, honest: their decayed labels; at_ms: the
     time these hold for; placing: int64[keys], the number of keys put at this place so far, this one
     included. event: uint64[labels], 0 free; place: int64[labels], of the key its label went to, and
-    placing_then: that key's placing; verdict; from_ms: since when it is known. cohort: frauds,
+    label_generation: that key's placing; verdict; from_ms: since when it is known. cohort: frauds,
     honest ones, events judged, stream time."""
 
     key: U64
     fraud: F64
     honest: F64
     at_ms: F64
-    placing: I64
+    generation: I64
     event: U64
-    place: I64
-    placing_then: I64
+    key_slot: I64
+    label_generation: I64
     verdict: F64
     from_ms: F64
     cohort: F64
 
 
-class Told(NamedTuple):
+class LabelRows(NamedTuple):
     """The labels of a batch. before: int64[k], judged events before each. key, event: uint64[k], 0
     absent. verdict: int64[k]. time_ms: int64[k]."""
 
@@ -124,74 +124,74 @@ class LabelRisk:
     def __init__(self, spec: LabelRiskSpec) -> None:
         self.field = spec.field
         self.half_life_ms = 1000.0 * seconds(spec.half_life)
-        keys = WAYS * (spec.keys_max // WAYS)
-        labels = WAYS * (spec.labels_max // WAYS)
-        self.known = Known(
+        keys = SLOTS_PER_SET * (spec.keys_max // SLOTS_PER_SET)
+        labels = SLOTS_PER_SET * (spec.labels_max // SLOTS_PER_SET)
+        self.state = RiskState(
             key=np.zeros(keys, np.uint64),
             fraud=np.zeros(keys),
             honest=np.zeros(keys),
             at_ms=np.zeros(keys),
-            placing=np.zeros(keys, np.int64),
+            generation=np.zeros(keys, np.int64),
             event=np.zeros(labels, np.uint64),
-            place=np.zeros(labels, np.int64),
-            placing_then=np.zeros(labels, np.int64),
+            key_slot=np.zeros(labels, np.int64),
+            label_generation=np.zeros(labels, np.int64),
             verdict=np.zeros(labels),
             from_ms=np.zeros(labels),
             cohort=np.zeros(4),
         )
 
-    def process(self, seen: Seen) -> Verdict:
+    def process(self, batch: DetectorInput) -> DetectorOutput:
         """Learn the labels and judge the events, in the order of the log."""
-        n = len(seen.admitted.row)
-        out = Verdict(np.full(n, np.nan), np.full(n, np.nan), np.full(n, np.nan))
-        field = self.field or seen.entity
-        labels = seen.labels
-        told = Told(
+        n = len(batch.admitted.row)
+        out = DetectorOutput(np.full(n, np.nan), np.full(n, np.nan), np.full(n, np.nan))
+        field = self.field or batch.entity
+        labels = batch.labels
+        label_rows = LabelRows(
             labels.before,
             labels.hashed(field),
             labels.hashed("labelled_event_id"),
-            verdicts(labels.events),
+            verdict_codes(labels.events),
             labels.events.time_ms,
         )
-        _process(self.known, self.half_life_ms, told, seen.admitted, seen.hashed(field), out)
+        _process(self.state, self.half_life_ms, label_rows, batch.admitted, batch.hashed(field), out)
         return out
 
     def save(self) -> Arrays:
         """What is known."""
-        return saved(self.known)
+        return state_arrays(self.state)
 
     def load(self, state: Arrays) -> None:
         """Replace what is known by what was saved under the same declaration."""
-        load(self.known, state)
+        load(self.state, state)
 
 
 @kernel
 def _find(keys: U64, hashed: np.uint64) -> int:
     """The place of a hash, -1 where it is not."""
-    first = WAYS * np.int64(hashed % np.uint64(len(keys) // WAYS))
-    for place in range(first, first + WAYS):
-        if keys[place] == hashed:
-            return int(place)
+    first = SLOTS_PER_SET * np.int64(hashed % np.uint64(len(keys) // SLOTS_PER_SET))
+    for key_slot in range(first, first + SLOTS_PER_SET):
+        if keys[key_slot] == hashed:
+            return int(key_slot)
     return -1
 
 
 @kernel
 def _oldest(keys: U64, since_ms: F64, hashed: np.uint64) -> int:
     """The place that a new hash may take: a free one, or the one untouched for longest."""
-    first = WAYS * np.int64(hashed % np.uint64(len(keys) // WAYS))
+    first = SLOTS_PER_SET * np.int64(hashed % np.uint64(len(keys) // SLOTS_PER_SET))
     oldest = int(first)
-    for place in range(first, first + WAYS):
-        if keys[place] == 0:
-            return int(place)
-        if since_ms[place] < since_ms[oldest]:
-            oldest = int(place)
+    for key_slot in range(first, first + SLOTS_PER_SET):
+        if keys[key_slot] == 0:
+            return int(key_slot)
+        if since_ms[key_slot] < since_ms[oldest]:
+            oldest = int(key_slot)
     return oldest
 
 
 @kernel
-def _pass_time(known: Known, time_ms: float, half_life_ms: float) -> float:
+def _pass_time(state: RiskState, time_ms: float, half_life_ms: float) -> float:
     """Stream time at an event; the cohort's sums fade up to it."""
-    cohort = known.cohort
+    cohort = state.cohort
     now = max(time_ms, float(cohort[NOW_MS]))
     keep = decayed(1.0, now - cohort[NOW_MS], half_life_ms)
     for k in range(NOW_MS):
@@ -201,90 +201,90 @@ def _pass_time(known: Known, time_ms: float, half_life_ms: float) -> float:
 
 
 @kernel
-def _set_back(known: Known, stream_ms: float) -> None:
+def _set_back(state: RiskState, stream_ms: float) -> None:
     """Set every clock back to stream time."""
-    known.cohort[NOW_MS] = min(known.cohort[NOW_MS], stream_ms)
-    for place in range(len(known.at_ms)):
-        known.at_ms[place] = min(known.at_ms[place], stream_ms)
-    for place in range(len(known.from_ms)):
-        known.from_ms[place] = min(known.from_ms[place], stream_ms)
+    state.cohort[NOW_MS] = min(state.cohort[NOW_MS], stream_ms)
+    for key_slot in range(len(state.at_ms)):
+        state.at_ms[key_slot] = min(state.at_ms[key_slot], stream_ms)
+    for key_slot in range(len(state.from_ms)):
+        state.from_ms[key_slot] = min(state.from_ms[key_slot], stream_ms)
 
 
 @kernel
-def _fade(known: Known, place: int, now: float, half_life_ms: float) -> None:
+def _fade(state: RiskState, key_slot: int, now: float, half_life_ms: float) -> None:
     """A key's sums as of now."""
-    keep = decayed(1.0, now - known.at_ms[place], half_life_ms)
-    known.fraud[place] *= keep
-    known.honest[place] *= keep
-    known.at_ms[place] = now
+    keep = decayed(1.0, now - state.at_ms[key_slot], half_life_ms)
+    state.fraud[key_slot] *= keep
+    state.honest[key_slot] *= keep
+    state.at_ms[key_slot] = now
 
 
 @kernel
-def _take_back(known: Known, earlier: int, now: float, half_life_ms: float) -> None:
+def _take_back(state: RiskState, earlier: int, now: float, half_life_ms: float) -> None:
     """Take the rest of an earlier label from the cohort, and from its key if it still has it."""
-    rest = decayed(1.0, now - known.from_ms[earlier], half_life_ms)
-    fraud = known.verdict[earlier] == FRAUD
+    rest = decayed(1.0, now - state.from_ms[earlier], half_life_ms)
+    fraud = state.verdict[earlier] == FRAUD
     part = ALL_FRAUD if fraud else ALL_HONEST
-    known.cohort[part] = max(known.cohort[part] - rest, 0.0)
-    place = known.place[earlier]
-    if known.placing[place] == known.placing_then[earlier]:
-        _fade(known, place, now, half_life_ms)
-        sums = known.fraud if fraud else known.honest
-        sums[place] = max(sums[place] - rest, 0.0)
+    state.cohort[part] = max(state.cohort[part] - rest, 0.0)
+    key_slot = state.key_slot[earlier]
+    if state.generation[key_slot] == state.label_generation[earlier]:
+        _fade(state, key_slot, now, half_life_ms)
+        sums = state.fraud if fraud else state.honest
+        sums[key_slot] = max(sums[key_slot] - rest, 0.0)
 
 
 @kernel
-def _learn(known: Known, half_life_ms: float, told: Told, k: int) -> None:
+def _learn(state: RiskState, half_life_ms: float, label_rows: LabelRows, k: int) -> None:
     """Learn one label."""
-    now = _pass_time(known, float(told.time_ms[k]), half_life_ms)
-    key = told.key[k]
-    event = told.event[k]
-    verdict = told.verdict[k]
+    now = _pass_time(state, float(label_rows.time_ms[k]), half_life_ms)
+    key = label_rows.key[k]
+    event = label_rows.event[k]
+    verdict = label_rows.verdict[k]
     if key == 0 or verdict == UNKNOWN:
         return
-    at = _find(known.event, event) if event != 0 else -1
+    at = _find(state.event, event) if event != 0 else -1
     if at >= 0:
-        _take_back(known, at, now, half_life_ms)
-    place = _find(known.key, key)
-    if place < 0:
-        place = _oldest(known.key, known.at_ms, key)
-        known.key[place] = key
-        known.fraud[place] = 0.0
-        known.honest[place] = 0.0
-        known.at_ms[place] = now
-        known.placing[place] += 1
+        _take_back(state, at, now, half_life_ms)
+    key_slot = _find(state.key, key)
+    if key_slot < 0:
+        key_slot = _oldest(state.key, state.at_ms, key)
+        state.key[key_slot] = key
+        state.fraud[key_slot] = 0.0
+        state.honest[key_slot] = 0.0
+        state.at_ms[key_slot] = now
+        state.generation[key_slot] += 1
     if event != 0:
         if at < 0:
-            at = _oldest(known.event, known.from_ms, event)
-        known.event[at] = event
-        known.place[at] = place
-        known.placing_then[at] = known.placing[place]
-        known.verdict[at] = verdict
-        known.from_ms[at] = now
-    _fade(known, place, now, half_life_ms)
+            at = _oldest(state.event, state.from_ms, event)
+        state.event[at] = event
+        state.key_slot[at] = key_slot
+        state.label_generation[at] = state.generation[key_slot]
+        state.verdict[at] = verdict
+        state.from_ms[at] = now
+    _fade(state, key_slot, now, half_life_ms)
     if verdict == FRAUD:
-        known.fraud[place] += 1.0
-        known.cohort[ALL_FRAUD] += 1.0
+        state.fraud[key_slot] += 1.0
+        state.cohort[ALL_FRAUD] += 1.0
     else:
-        known.honest[place] += 1.0
-        known.cohort[ALL_HONEST] += 1.0
+        state.honest[key_slot] += 1.0
+        state.cohort[ALL_HONEST] += 1.0
 
 
 @kernel
 def _process(
-    known: Known, half_life_ms: float, told: Told, events: Admitted, keys: U64, out: Verdict
+    state: RiskState, half_life_ms: float, label_rows: LabelRows, events: AdmittedEvents, keys: U64, out: DetectorOutput
 ) -> None:
     k = 0
     for i in range(len(events.row) + 1):
-        while k < len(told.key) and told.before[k] <= i:
-            _learn(known, half_life_ms, told, k)
+        while k < len(label_rows.key) and label_rows.before[k] <= i:
+            _learn(state, half_life_ms, label_rows, k)
             k += 1
         if i == len(events.row):
             return
         if events.set_back[i]:
-            _set_back(known, events.stream_ms[i])
-        now = _pass_time(known, events.time_ms[i], half_life_ms)
-        cohort = known.cohort
+            _set_back(state, events.stream_ms[i])
+        now = _pass_time(state, events.time_ms[i], half_life_ms)
+        cohort = state.cohort
         if events.learn[i]:
             cohort[ALL_JUDGED] += 1.0
         if keys[i] == 0:
@@ -294,11 +294,11 @@ def _process(
         m /= max(labelled, cohort[ALL_JUDGED]) + COHORT_PRIOR
         a = PRIOR_LABELS * m
         b = PRIOR_LABELS * (1.0 - m)
-        place = _find(known.key, keys[i])
-        if place >= 0:
-            keep = decayed(1.0, now - known.at_ms[place], half_life_ms)
-            a += keep * known.fraud[place]
-            b += keep * known.honest[place]
+        key_slot = _find(state.key, keys[i])
+        if key_slot >= 0:
+            keep = decayed(1.0, now - state.at_ms[key_slot], half_life_ms)
+            a += keep * state.fraud[key_slot]
+            b += keep * state.honest[key_slot]
         out.value[i] = a / (a + b)
         out.surprise[i] = -log(max(incomplete_beta(m, a, b), P_MIN))
         out.expected[i] = m

@@ -1,23 +1,23 @@
 """Detectors that judge something of their own, beside the features: what they are handed and give.
 
-Each is declared by a Struct derived from `OwnSpec`, whose `build` makes its state. What it says
+Each is declared by a Struct derived from `StandaloneSpec`, whose `build` makes its state. What it says
 stands in alerts under its name like a feature's, with a value, what was expected, and a share.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from detectors.entities import Admitted
+from detectors.entities import AdmittedEvents
 from detectors.spec import DetectorSpec, Name
 from detectors.state import Arrays
 from schemas.columns import F64, I64, U64, EventBatch
 
 
-class Labels(NamedTuple):
+class LabelEvents(NamedTuple):
     """The label events of a batch. They teach detectors, and nobody judges them.
 
     before: int64[k], how many of the judged events stand before each in the log. hashed: as of
-    `Seen`, but of these events.
+    `DetectorInput`, but of these events.
     """
 
     events: EventBatch
@@ -25,7 +25,7 @@ class Labels(NamedTuple):
     hashed: Callable[[str], U64]
 
 
-class Seen(NamedTuple):
+class DetectorInput(NamedTuple):
     """What a detector may look at. events: those that apply; admitted: where they go.
 
     entity: the field that names the monitor's entity. names: the features'; values:
@@ -35,16 +35,16 @@ class Seen(NamedTuple):
     """
 
     events: EventBatch
-    admitted: Admitted
-    labels: Labels
+    admitted: AdmittedEvents
+    labels: LabelEvents
     entity: str
     names: list[str]
     values: F64
-    place: F64
+    scaled: F64
     hashed: Callable[[str], U64]
 
 
-class Verdict(NamedTuple):
+class DetectorOutput(NamedTuple):
     """What it says of each event; all float64[n], NaN where it says nothing.
 
     value: in natural units. surprise: -ln of a raw p-value, or anything that grows with how unusual
@@ -56,10 +56,10 @@ class Verdict(NamedTuple):
     expected: F64
 
 
-class OwnDetector(Protocol):
+class StandaloneDetector(Protocol):
     """The state of one such detector for one shard: a deterministic, bounded fold."""
 
-    def process(self, seen: Seen) -> Verdict:
+    def process(self, batch: DetectorInput) -> DetectorOutput:
         """Judge each event, then learn it, in order; what is not `admitted.learn` is not
         learned."""
 
@@ -70,12 +70,12 @@ class OwnDetector(Protocol):
         """Replace the state by one saved from the same declaration."""
 
 
-class OwnSpec(DetectorSpec, frozen=True, kw_only=True):
+class StandaloneSpec(DetectorSpec, frozen=True, kw_only=True):
     """Base of their declarations. name: as it stands in alerts."""
 
     name: Name
 
-    def build(self, features: int, capacity: int) -> OwnDetector:
+    def build(self, features: int, capacity: int) -> StandaloneDetector:
         """Empty state for a monitor with so many features and rows."""
         asked = f"build(features={features}, capacity={capacity})"
         raise TypeError(f"{type(self).__name__} does not say what {asked} makes")

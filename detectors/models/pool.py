@@ -9,16 +9,16 @@ from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from detectors.entities import Admitted
+from detectors.entities import AdmittedEvents
 from detectors.kernels import kernel
-from detectors.state import AboutToWrite
+from detectors.state import WriteHook
 from schemas.columns import I32, I64, Bools
 
 FREE, USED = range(2)
 NONE: Final = -1
 
 
-class Pool(NamedTuple):
+class SlotPool(NamedTuple):
     """slot_of: int32[rows], a row's slot or `NONE`. free: int32[slots], those given back. marks:
     how many of these there are, and how many slots were ever given out: the first ones."""
 
@@ -27,7 +27,7 @@ class Pool(NamedTuple):
     marks: I64
 
 
-class Slotted(NamedTuple):
+class EventSlots(NamedTuple):
     """slot: int64[n], each event's row's slot or `NONE`. given: bool[n], it was given out there."""
 
     slot: I64
@@ -35,26 +35,26 @@ class Slotted(NamedTuple):
 
 
 @runtime_checkable
-class Pooled(Protocol):
-    """A part with slots of a pool. by_slot: those of its saved arrays that are large, have a row a
-    slot, and are written in slots of the batch's events only. about_to_write: told before they
+class PooledPart(Protocol):
+    """A part with slots of a pool. arrays_by_slot: those of its saved arrays that are large, have a row a
+    slot, and are written in slots of the batch's events only. before_write: told before they
     are."""
 
-    by_slot: tuple[str, ...]
-    about_to_write: AboutToWrite | None
+    arrays_by_slot: tuple[str, ...]
+    before_write: WriteHook | None
 
 
-def announce(part: Pooled, slots: Slotted) -> None:
+def notify_write(part: PooledPart, slots: EventSlots) -> None:
     """Say in which slots a batch may write, which has been given them and has written none."""
-    if part.about_to_write is not None:
+    if part.before_write is not None:
         owned = slots.slot[slots.slot >= 0]
-        for array in part.by_slot:
-            part.about_to_write(array, owned)
+        for array in part.arrays_by_slot:
+            part.before_write(array, owned)
 
 
-def pool(slots: int, capacity: int) -> Pool:
+def pool(slots: int, capacity: int) -> SlotPool:
     """So many slots, at most one a row, none of them given out."""
-    return Pool(
+    return SlotPool(
         slot_of=np.full(capacity, NONE, np.int32),
         free=np.zeros(min(slots, capacity), np.int32),
         marks=np.zeros(2, np.int64),
@@ -62,7 +62,7 @@ def pool(slots: int, capacity: int) -> Pool:
 
 
 @kernel
-def _slot_for(pool: Pool, events: Admitted, i: int, min_events: int) -> tuple[int, bool]:
+def _slot_for(pool: SlotPool, events: AdmittedEvents, i: int, min_events: int) -> tuple[int, bool]:
     """(The slot of event i's row or `NONE`, whether it was given out just now).
 
     It is given out at an event that is learned, once the entity had `min_events` before it.
@@ -88,15 +88,15 @@ def _slot_for(pool: Pool, events: Admitted, i: int, min_events: int) -> tuple[in
     return slot, True
 
 
-def slots_of(pool: Pool, events: Admitted, min_events: int) -> Slotted:
+def slots_of(pool: SlotPool, events: AdmittedEvents, min_events: int) -> EventSlots:
     """The slot of every event, given out and taken back in event order as `_slot_for` does."""
     n = len(events.row)
-    out = Slotted(np.empty(n, np.int64), np.empty(n, np.bool_))
+    out = EventSlots(np.empty(n, np.int64), np.empty(n, np.bool_))
     _slots_of(pool, events, min_events, out)
     return out
 
 
 @kernel
-def _slots_of(pool: Pool, events: Admitted, min_events: int, out: Slotted) -> None:
+def _slots_of(pool: SlotPool, events: AdmittedEvents, min_events: int, out: EventSlots) -> None:
     for i in range(len(events.row)):
         out.slot[i], out.given[i] = _slot_for(pool, events, i, min_events)

@@ -3,7 +3,7 @@
 The way to try what Eddy has no kernel for, at the price of Python objects: a model is fed the
 monitor's features as a dict of name → value, absent ones left out; `score_one`, then `learn_one`.
 Of River's models those that derive from `river.base.AnomalyDetector` will do: they need no target.
-`feed = "place"` hands over the features' places in [0, 1] among their cohort's values, which is
+`feed = "scaled"` hands over the features' places in [0, 1] among their cohort's values, which is
 what River's half-space trees and most others expect; `feed = "value"` the values themselves.
 
 Whatever a model is inside, it can be saved without pickle, for it is made to be a function of the
@@ -42,9 +42,9 @@ from msgspec import Meta
 from river import base
 
 from detectors.models.gaussian import surprise_of_normal
-from detectors.models.own import OwnSpec, Seen, Verdict
-from detectors.models.pool import USED, announce, pool, slots_of
-from detectors.state import AboutToWrite, Arrays, load, prefixed, saved, under
+from detectors.models.own import StandaloneSpec, DetectorInput, DetectorOutput
+from detectors.models.pool import USED, notify_write, pool, slots_of
+from detectors.state import WriteHook, Arrays, load, add_prefix, state_arrays, select_prefix
 from schemas.columns import F64, I64
 
 ROOT: Final = "river."
@@ -68,7 +68,7 @@ class Model(Protocol):
         """Learn x."""
 
 
-class RiverSpec(OwnSpec, frozen=True, kw_only=True, tag="river"):
+class RiverSpec(StandaloneSpec, frozen=True, kw_only=True, tag="river"):
     """A model of River's for each entity.
 
     model: its dotted name. parameters: of its constructor. feed: what of the features it is handed.
@@ -78,7 +78,7 @@ class RiverSpec(OwnSpec, frozen=True, kw_only=True, tag="river"):
 
     model: str
     parameters: dict[str, Any] = msgspec.field(default_factory=dict)
-    feed: Literal["place", "value"] = "place"
+    feed: Literal["scaled", "value"] = "scaled"
     window: Annotated[int, Meta(ge=1, le=100_000)] = 250
     min_events: Annotated[int, Meta(ge=1)] = 20
     entities_max: Annotated[int, Meta(ge=1, le=1_000_000)] = 1_000
@@ -121,8 +121,8 @@ class Remembered(NamedTuple):
 class River:
     """The models of a monitor's entities."""
 
-    by_slot: tuple[str, ...] = ("remembered/vectors",)
-    about_to_write: AboutToWrite | None = None
+    arrays_by_slot: tuple[str, ...] = ("remembered/vectors",)
+    before_write: WriteHook | None = None
 
     def __init__(self, spec: RiverSpec, features: int, capacity: int) -> None:
         self.spec = spec
@@ -135,14 +135,14 @@ class River:
         )
         self.models: dict[int, Model] = {}
 
-    def process(self, seen: Seen) -> Verdict:
+    def process(self, batch: DetectorInput) -> DetectorOutput:
         """Score, then learn, each event in order."""
-        n = len(seen.admitted.row)
-        out = Verdict(np.full(n, np.nan), np.full(n, np.nan), np.full(n, np.nan))
-        slotted = slots_of(self.pool, seen.admitted, self.spec.min_events)
-        announce(self, slotted)
+        n = len(batch.admitted.row)
+        out = DetectorOutput(np.full(n, np.nan), np.full(n, np.nan), np.full(n, np.nan))
+        slotted = slots_of(self.pool, batch.admitted, self.spec.min_events)
+        notify_write(self, slotted)
         slots, given = slotted
-        fed = seen.place if self.spec.feed == "place" else seen.values
+        fed = batch.scaled if self.spec.feed == "scaled" else batch.values
         for i in np.flatnonzero(slots >= 0).tolist():
             slot = int(slots[i])
             if given[i]:
@@ -152,14 +152,14 @@ class River:
             if np.isnan(vector).all():
                 continue
             if slot not in self.models:
-                self._build(slot, seen.names)
-            learn = bool(seen.admitted.learn[i])
-            self._judge(slot, _named(seen.names, vector), i, learn, out)
+                self._build(slot, batch.names)
+            learn = bool(batch.admitted.learn[i])
+            self._judge(slot, _named(batch.names, vector), i, learn, out)
             if learn:
-                self._learn(slot, seen.names, vector)
+                self._learn(slot, batch.names, vector)
         return out
 
-    def _judge(self, slot: int, x: dict[str, float], i: int, learn: bool, out: Verdict) -> None:
+    def _judge(self, slot: int, x: dict[str, float], i: int, learn: bool, out: DetectorOutput) -> None:
         if self.remembered.held[slot] < self.spec.min_events:
             return
         model = self.models[slot] if learn else copy.deepcopy(self.models[slot])
@@ -209,13 +209,13 @@ class River:
     def save(self) -> Arrays:
         """What the models were taught, and who owns them."""
         used = int(self.pool.marks[USED])
-        remembered = saved(self.remembered, {"vectors": used, "held": used})
-        return prefixed({"pool": saved(self.pool), "remembered": remembered})
+        remembered = state_arrays(self.remembered, {"vectors": used, "held": used})
+        return add_prefix({"pool": state_arrays(self.pool), "remembered": remembered})
 
     def load(self, state: Arrays) -> None:
         """Replace the models by ones taught what was saved under the same declaration."""
-        load(self.pool, under("pool", state))
-        load(self.remembered, under("remembered", state))
+        load(self.pool, select_prefix("pool", state))
+        load(self.remembered, select_prefix("remembered", state))
         self.models = {}
 
 

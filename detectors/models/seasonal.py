@@ -47,13 +47,13 @@ from msgspec import Meta
 
 from detectors.combination import P_MIN
 from detectors.decay import HOUR_MS, LN2
-from detectors.entities import Admitted
+from detectors.entities import AdmittedEvents
 from detectors.kernels import kernel
-from detectors.models.own import OwnSpec, Seen, Verdict
-from detectors.models.pool import USED, Slotted, announce, pool, slots_of
+from detectors.models.own import StandaloneSpec, DetectorInput, DetectorOutput
+from detectors.models.pool import USED, EventSlots, notify_write, pool, slots_of
 from detectors.models.tail import incomplete_beta
 from detectors.spec import Duration, seconds
-from detectors.state import AboutToWrite, Arrays, load, prefixed, saved, under
+from detectors.state import WriteHook, Arrays, load, add_prefix, state_arrays, select_prefix
 from schemas.columns import F32, F64
 
 WEEK: Final = 168
@@ -85,7 +85,7 @@ SEEN, DUE = range(2)
 EVENTS, HOURS = range(2)
 
 
-class SeasonalSpec(OwnSpec, frozen=True, kw_only=True, tag="seasonal"):
+class SeasonalSpec(StandaloneSpec, frozen=True, kw_only=True, tag="seasonal"):
     """The entity's rate against its own hour of the week.
 
     half_life: of what is known of an hour of the week. min_events: history before an entity gets a
@@ -120,8 +120,8 @@ class Profiles(NamedTuple):
 class Seasonal:
     """The profiles of a monitor's entities, and what they say of each event."""
 
-    by_slot: tuple[str, ...] = ("profiles/hours", "profiles/words")
-    about_to_write: AboutToWrite | None = None
+    arrays_by_slot: tuple[str, ...] = ("profiles/hours", "profiles/words")
+    before_write: WriteHook | None = None
 
     def __init__(self, spec: SeasonalSpec, capacity: int) -> None:
         self.min_events = spec.min_events
@@ -135,14 +135,14 @@ class Seasonal:
             overall=np.zeros(2),
         )
 
-    def process(self, seen: Seen) -> Verdict:
+    def process(self, seen: DetectorInput) -> DetectorOutput:
         """Judge, then count, each event in order."""
         n = len(seen.admitted.row)
-        out = Verdict(np.full(n, np.nan), np.full(n, np.nan), np.full(n, np.nan))
+        out = DetectorOutput(np.full(n, np.nan), np.full(n, np.nan), np.full(n, np.nan))
         offset_min = seen.events.number.get("utc_offset_min")
         offset_min = np.full(n, np.nan) if offset_min is None else offset_min
         slots = slots_of(self.pool, seen.admitted, self.min_events)
-        announce(self, slots)
+        notify_write(self, slots)
         _process(
             slots,
             self.profiles,
@@ -156,13 +156,13 @@ class Seasonal:
     def save(self) -> Arrays:
         """The profiles in use and who owns them."""
         used = int(self.pool.marks[USED])
-        profiles = saved(self.profiles, {"hours": used, "words": used})
-        return prefixed({"pool": saved(self.pool), "profiles": profiles})
+        profiles = state_arrays(self.profiles, {"hours": used, "words": used})
+        return add_prefix({"pool": state_arrays(self.pool), "profiles": profiles})
 
     def load(self, state: Arrays) -> None:
         """Replace the profiles by saved ones of the same declaration."""
-        load(self.pool, under("pool", state))
-        load(self.profiles, under("profiles", state))
+        load(self.pool, select_prefix("pool", state))
+        load(self.profiles, select_prefix("profiles", state))
 
 
 @kernel
@@ -286,12 +286,12 @@ def _begin(profiles: Profiles, slot: int, hour: float, offset_min: float, fading
 
 @kernel
 def _process(
-    slots: Slotted,
+    slots: EventSlots,
     profiles: Profiles,
     fading: float,
-    events: Admitted,
+    events: AdmittedEvents,
     offset_min: F64,
-    out: Verdict,
+    out: DetectorOutput,
 ) -> None:
     for i in range(len(events.row)):
         slot = slots.slot[i]

@@ -63,7 +63,7 @@ import numpy as np
 from detectors.combination import P_MIN
 from detectors.decay import LN2
 from detectors.elementary import ln
-from detectors.entities import Admitted
+from detectors.entities import AdmittedEvents
 from detectors.kernels import kernel
 from detectors.models.gaussian import surprise_of_normal
 from detectors.prefetch import prefetch_words
@@ -71,9 +71,9 @@ from detectors.protection import (
     TOKENS_MAX,
     TOKENS_PER_EVENT,
     TOKENS_PER_HOUR,
-    WRONG_SHARE,
-    earned,
-    followed,
+    MODEL_WRONG_SHARE,
+    earn_tokens,
+    update_share,
 )
 from detectors.spec import DetectorSpec, Duration
 from schemas.columns import F64, I64, Bools
@@ -116,17 +116,17 @@ LAST_MS, TOKENS = range(2)
 WORDS_ENTITY: Final = 2
 COUNT, MEAN_OWN, SQUARES = (LANES * word for word in range(3))
 WORDS_BLOCK: Final = 3 * LANES
-VALUE, SURPRISE, CENTRE, SPREAD, PLACE, LEARNED, ODD, SCALE, FREEDOM, PART, SQUARE = (
+VALUE, SURPRISE, CENTRE, SPREAD, SCALED, LEARNED, ODD, SCALE, FREEDOM, PART, SQUARE = (
     LANES * word for word in range(11)
 )
 WORK: Final = 11 * LANES
 """What `judge` works in, of each block. VALUE: y, NaN where there is none. SURPRISE … PLACE: see
-`Judged`. LEARNED: y winsorised. ODD: 1 where it was strange. SCALE, FREEDOM: of t; of a rate, x and
+`TailOutput`. LEARNED: y winsorised. ODD: 1 where it was strange. SCALE, FREEDOM: of t; of a rate, x and
 α. PART: an event's weight for the cohort, 0 where it is not learned; SQUARE: its squared step from
 the entity's own mean, -1 where that had no event."""
 
 
-class Judged(NamedTuple):
+class TailOutput(NamedTuple):
     """What the tails say; all float64[features, n], NaN where a feature says nothing.
 
     surprise: -ln of the raw p-value. centre, spread: the predictive's location and half the width
@@ -139,17 +139,17 @@ class Judged(NamedTuple):
     surprise: F64
     centre: F64
     spread: F64
-    place: F64
+    scaled: F64
     ordinary: Bools
 
 
-def nothing_said(features: int, n: int) -> Judged:
+def empty_output(features: int, n: int) -> TailOutput:
     """Room for what the tails will say of n events."""
-    surprise, centre, spread, place = (np.full((n, features), np.nan).T for _ in range(4))
-    return Judged(surprise, centre, spread, place, np.ones(n, np.bool_))
+    surprise, centre, spread, scaled = (np.full((n, features), np.nan).T for _ in range(4))
+    return TailOutput(surprise, centre, spread, scaled, np.ones(n, np.bool_))
 
 
-class Shape(NamedTuple):
+class TailLayout(NamedTuple):
     """How each feature is judged, one element a feature. family, side: int64, the constants above;
     shift: of the logarithm; root: y is the square root instead; low, high: of a range. seat: int64,
     its block times WORK and its lane, -1 of a range, which has none. blocks: int64[blocks], the
@@ -168,14 +168,14 @@ class Shape(NamedTuple):
     prior: F64
 
 
-def shape_of(
+def tail_layout(
     families: list[int],
     sides: list[int],
     shift: list[float],
     root: list[bool],
     low: list[float],
     high: list[float],
-) -> Shape:
+) -> TailLayout:
     """The features, one element of each list a feature, with those of a family side by side."""
     seat = np.full(len(families), -1, np.int64)
     blocks: list[int] = []
@@ -187,7 +187,7 @@ def shape_of(
         mine_blocks = -(-len(mine) // LANES)
         by_lane += [sides[j] for j in mine] + [HIGH] * (LANES * mine_blocks - len(mine))
         blocks += [family] * mine_blocks
-    return Shape(
+    return TailLayout(
         family=np.array(families, np.int64),
         shift=np.array(shift, np.float64),
         root=np.array(root, np.bool_),
@@ -201,7 +201,7 @@ def shape_of(
     )
 
 
-def words(shape: Shape) -> int:
+def words(shape: TailLayout) -> int:
     """Words that the tails of these features own in an entity's row."""
     return WORDS_ENTITY + WORDS_BLOCK * len(shape.blocks)
 
@@ -239,16 +239,16 @@ def _surprise(z: float, side: int) -> float:
 
 
 @kernel
-def judge(
+def score(
     words: F64,
     at: int,
-    events: Admitted,
+    events: AdmittedEvents,
     values: F64,
-    shape: Shape,
+    shape: TailLayout,
     half_life_ms: float,
     cohort: F64,
     peers: I64,
-    out: Judged,
+    out: TailOutput,
 ) -> None:
     """Judge, then learn, each event in order.
 
@@ -316,7 +316,7 @@ def _pass_time(
     since_ms = time_ms - words[r, at + LAST_MS]
     if learn:
         words[r, at + LAST_MS] = time_ms
-        words[r, at + TOKENS] = earned(
+        words[r, at + TOKENS] = earn_tokens(
             words[r, at + TOKENS], since_ms, TOKENS_PER_EVENT, TOKENS_PER_HOUR, TOKENS_MAX
         )
     return exp(-LN2 * since_ms / half_life_ms) if since_ms > 0.0 else 1.0
@@ -354,14 +354,14 @@ def _beta_fraction(x: float, a: float, b: float) -> float:
 
 
 @kernel
-def _read(values: F64, i: int, shape: Shape, out: Judged) -> None:
+def _read(values: F64, i: int, shape: TailLayout, out: TailOutput) -> None:
     """The event's values to where they are judged; a range is placed at once."""
     for j in range(values.shape[0]):
         value = values[j, i]
         if shape.family[j] == RANGE:
             span = shape.high[j] - shape.low[j]
-            place = min(max((value - shape.low[j]) / span, 0.0), 1.0)
-            out.place[j, i] = place if not isnan(value) else np.nan
+            scaled = min(max((value - shape.low[j]) / span, 0.0), 1.0)
+            out.scaled[j, i] = scaled if not isnan(value) else np.nan
             continue
         if shape.family[j] == NORMAL:
             value += shape.shift[j]
@@ -372,14 +372,14 @@ def _read(values: F64, i: int, shape: Shape, out: Judged) -> None:
 
 
 @kernel
-def _say(shape: Shape, i: int, out: Judged) -> None:
+def _say(shape: TailLayout, i: int, out: TailOutput) -> None:
     for j in range(len(shape.family)):
         seat = shape.seat[j]
         if seat >= 0:
             out.surprise[j, i] = shape.work[seat + SURPRISE]
             out.centre[j, i] = shape.work[seat + CENTRE]
             out.spread[j, i] = shape.work[seat + SPREAD]
-            out.place[j, i] = shape.work[seat + PLACE]
+            out.scaled[j, i] = shape.work[seat + SCALED]
 
 
 @kernel
@@ -428,7 +428,7 @@ def _judge_normals(mine: F64, prior: F64, sides: I64, work: F64) -> bool:
         # Cornish-Fisher's expansion of the quantile of t.
         spread = scale * (EXPECTED_Z + (3.73 + 5.7 * per_df) * per_df)
         work[SPREAD + k] = spread if said else np.nan
-        work[PLACE + k] = 0.5 + 0.5 * from_peers / sqrt(18.0 * total + from_peers * from_peers)
+        work[SCALED + k] = 0.5 + 0.5 * from_peers / sqrt(18.0 * total + from_peers * from_peers)
         work[LEARNED + k] = work[VALUE + k]
         work[ODD + k] = 0.0
         work[SCALE + k] = scale
@@ -472,7 +472,7 @@ def _judge_rates(mine: F64, prior: F64, work: F64) -> bool:
         work[ODD + k] = 1.0 if said and surprise > LN_2 + STRANGE_SURPRISE else 0.0
         work[CENTRE + k] = mean if said else np.nan
         work[SPREAD + k] = EXPECTED_SD * deviation if said else np.nan
-        work[PLACE + k] = count / (count + peer_mean + 0.5)
+        work[SCALED + k] = count / (count + peer_mean + 0.5)
         most = mean + RATE_WINSOR_SD * deviation if said else work[VALUE + k]
         work[LEARNED + k] = min(work[VALUE + k], most)
         work[SCALE + k] = x
@@ -494,7 +494,7 @@ def _judge_shares(mine: F64, prior: F64, work: F64) -> bool:
     strange = False
     for k in range(LANES):
         value = work[VALUE + k]
-        work[PLACE + k] = value
+        work[SCALED + k] = value
         work[LEARNED + k] = value
         work[ODD + k] = 0.0
         work[SURPRISE + k] = np.nan
@@ -522,10 +522,10 @@ def _follow_strange(everybody: F64, work: F64, learn: bool) -> None:
     """How much is strange of late; where it is much the model is wrong, and nothing is."""
     for k in range(LANES):
         before = everybody[STRANGE + k]
-        after = followed(before, work[ODD + k] > 0.0)
+        after = update_share(before, work[ODD + k] > 0.0)
         share = after if learn and not isnan(work[VALUE + k]) else before
         everybody[STRANGE + k] = share
-        work[ODD + k] = work[ODD + k] if share < WRONG_SHARE else 0.0
+        work[ODD + k] = work[ODD + k] if share < MODEL_WRONG_SHARE else 0.0
 
 
 @kernel

@@ -21,7 +21,7 @@ BLOCK: Final = 1 << BLOCK_LEVELS
 path through nine levels waits for memory three times and not six."""
 
 
-class Trees(NamedTuple):
+class TreeStructure(NamedTuple):
     """The structure: [trees, nodes], node 0 the root.
 
     child: int32[nodes, 2], in every tree the same; 0 at a leaf. room: of a child, its share of its
@@ -36,7 +36,7 @@ class Trees(NamedTuple):
     recent: int
 
 
-def build(count: int, height: int, seed: int, features: int, planes: int) -> Trees:
+def build(count: int, height: int, seed: int, features: int, planes: int) -> TreeStructure:
     """River's trees for so many features, as arrays; with one plane of masses or two."""
     from river.anomaly import (
         HalfSpaceTrees as RiverTrees,  # two seconds, only where there are trees
@@ -46,7 +46,7 @@ def build(count: int, height: int, seed: int, features: int, planes: int) -> Tre
     river.learn_one(dict.fromkeys(range(features), 0.5))  # type: ignore[no-untyped-call]  # untyped
     at, nodes = positions(height)
     inner = 2**height - 1
-    trees = Trees(
+    trees = TreeStructure(
         child=np.zeros((nodes, 2), np.int32),
         feature=np.zeros((count, nodes), np.int32),
         threshold=np.zeros((count, nodes)),
@@ -95,7 +95,7 @@ def positions(height: int) -> tuple[list[int], int]:
 
 
 @kernel
-def walk(trees: Trees, mass: U16, slot: int, place: F64, path: I64) -> None:
+def walk(trees: TreeStructure, mass: U16, slot: int, scaled: F64, path: I64) -> None:
     """The nodes that the event passes, root to leaf; their masses are sent for.
 
     path: int64[trees, height + 1]. Depth by depth, all trees at once: their walks do not wait for
@@ -109,7 +109,7 @@ def walk(trees: Trees, mass: U16, slot: int, place: F64, path: I64) -> None:
     for depth in range(1, depths):
         for t in range(count):
             node = path[t, depth - 1]
-            value = place[trees.feature[t, node]]
+            value = scaled[trees.feature[t, node]]
             if isnan(value):
                 node = _heavier(trees, mass, slot, t, node, trees.recent)
             else:
@@ -129,7 +129,7 @@ def hold(mass: U16, slot: int, path: I64, held: I64) -> None:
 
 
 @kernel
-def _heavier(trees: Trees, mass: U16, slot: int, t: int, node: int, plane: int) -> int:
+def _heavier(trees: TreeStructure, mass: U16, slot: int, t: int, node: int, plane: int) -> int:
     """The node's child of larger mass; the left one where they are equal."""
     left, right = trees.child[node, 0], trees.child[node, 1]
     if slot < 0 or mass[slot, t, left, plane] >= mass[slot, t, right, plane]:
@@ -139,12 +139,12 @@ def _heavier(trees: Trees, mass: U16, slot: int, t: int, node: int, plane: int) 
 
 @kernel
 def walk_expecting(
-    trees: Trees,
+    trees: TreeStructure,
     mass: U16,
     slot: int,
     path: I64,
     expected: Bools,
-    place: F64,
+    scaled: F64,
     other_path: I64,
     held: I64,
 ) -> None:
@@ -160,16 +160,16 @@ def walk_expecting(
                 node = _heavier(trees, mass, slot, t, node, LAST)
             elif node == path[t, depth - 1]:
                 node = path[t, depth]
-            elif isnan(place[f]):
+            elif isnan(scaled[f]):
                 node = _heavier(trees, mass, slot, t, node, trees.recent)
             else:
-                node = trees.child[node, 0 if place[f] < trees.threshold[t, node] else 1]
+                node = trees.child[node, 0 if scaled[f] < trees.threshold[t, node] else 1]
             other_path[t, depth] = node
             held[t, depth] = mass[slot, t, node, LAST]
 
 
 @kernel
-def credit(trees: Trees, mass: U16, slot: int, place: F64, path: I64, share: F64, i: int) -> None:
+def credit(trees: TreeStructure, mass: U16, slot: int, scaled: F64, path: I64, share: F64, i: int) -> None:
     """Credit each split on the paths to its feature by how much mass it left behind.
 
     share: float64[features, n], of which column i is written; it sums to 1, or is 0.
@@ -182,7 +182,7 @@ def credit(trees: Trees, mass: U16, slot: int, place: F64, path: I64, share: F64
             f = trees.feature[t, path[t, depth]]
             if here == 0:
                 break
-            if isnan(place[f]):
+            if isnan(scaled[f]):
                 continue
             gain = log((here + 1.0) / (mass[slot, t, path[t, depth + 1], LAST] + 1.0))
             share[f, i] += max(gain, 0.0)

@@ -7,19 +7,19 @@ Whether a decoded value is allowed is not decided here: that is `schemas.checks`
 from typing import Protocol
 
 from schemas.codecs.access_log import AccessLogCodec
-from schemas.codecs.decoded import Decoded
+from schemas.codecs.decoded import DecodedColumns
 from schemas.codecs.json_records import JsonCodec
 from schemas.codecs.table import TableCodec
 from schemas.mapping import CodecName, Mapping
 from schemas.records import Records
 
-__all__ = ["AccessLogCodec", "Codec", "Decoded", "JsonCodec", "TableCodec", "codec_named"]
+__all__ = ["AccessLogCodec", "Codec", "DecodedColumns", "JsonCodec", "TableCodec", "codec_named"]
 
 
 class Codec(Protocol):
     """Decodes batches of one input, by a mapping given at its making."""
 
-    def decode(self, records: Records) -> Decoded:
+    def decode(self, records: Records) -> DecodedColumns:
         """The raw columns of n records, none of which is a tombstone."""
 
 
@@ -30,7 +30,7 @@ class _Named:
         self._of_bytes = of_bytes
         self._of_tables = of_tables
 
-    def decode(self, records: Records) -> Decoded:
+    def decode(self, records: Records) -> DecodedColumns:
         """See `Codec`."""
         codec = self._of_bytes if isinstance(records.values, list) else self._of_tables
         return codec.decode(records)

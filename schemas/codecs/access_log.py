@@ -14,12 +14,12 @@ import numpy as np
 import pyarrow as pa
 
 from schemas.addresses import V4, address
-from schemas.codecs.decoded import Decoded, Leaves, assemble, numbers, shown
-from schemas.codecs.log_heads import EXPECTED, NoLineError, client, without_prefix
+from schemas.codecs.decoded import DecodedColumns, RawColumns, assemble, numbers, path_text
+from schemas.codecs.log_heads import EXPECTED, NotALogLineError, client, without_prefix
 from schemas.dead_letters import Fault
-from schemas.mapping import LOG_FIELDS, Mapping, Path, Unit
+from schemas.mapping import ACCESS_LOG_FIELDS, Mapping, Path, TimeUnit
 from schemas.records import Records
-from schemas.repairs import replaced
+from schemas.repairs import replace_invalid
 
 _QUOTED: Final = r'"([^"\\]*+(?:\\.[^"\\]*+)*+)"'
 _HEAD: Final = r"(\S+) (\S+) (.+?) "
@@ -50,12 +50,12 @@ _Row = tuple[str | int | None, ...]
 
 
 class AccessLogCodec:
-    """Decodes log lines into `LOG_FIELDS` and a time; "-" is absent. About 5 µs a line."""
+    """Decodes log lines into `ACCESS_LOG_FIELDS` and a time; "-" is absent. About 5 µs a line."""
 
     def __init__(self, mapping: Mapping) -> None:
         self.mapping = mapping
 
-    def decode(self, records: Records) -> Decoded:
+    def decode(self, records: Records) -> DecodedColumns:
         """See `Codec`."""
         assert isinstance(records.values, list)
         parsed: list[_Row] = []
@@ -71,7 +71,7 @@ class AccessLogCodec:
                 parsed.append(_parse(line))
             except _BadTimeError:
                 faults.append(Fault(i, "bad_time", "time: no such date or time of day"))
-            except NoLineError as error:
+            except NotALogLineError as error:
                 faults.append(Fault(i, "malformed", str(error)))
             else:
                 if not is_utf8:
@@ -84,19 +84,19 @@ class _BadTimeError(ValueError):
     """A line's time has the right form and is none."""
 
 
-class _Lines(Leaves):
+class _Lines(RawColumns):
     """The values of parsed lines. not_utf8: positions of lines with bytes that are not UTF-8."""
 
     def __init__(self, parsed: list[_Row], not_utf8: list[int]) -> None:
         super().__init__(len(parsed))
         for position in not_utf8:
             parsed[position] = self._readable(position, parsed[position])
-        columns = zip(*parsed, strict=True) if parsed else ((),) * (1 + len(LOG_FIELDS))
-        self._columns = dict(zip(("time", *LOG_FIELDS), map(list, columns), strict=True))
+        columns = zip(*parsed, strict=True) if parsed else ((),) * (1 + len(ACCESS_LOG_FIELDS))
+        self._columns = dict(zip(("time", *ACCESS_LOG_FIELDS), map(list, columns), strict=True))
 
     def _readable(self, position: int, row: _Row) -> _Row:
-        values = [replaced(value) if isinstance(value, str) else value for value in row]
-        for name, value, before in zip(("time", *LOG_FIELDS), values, row, strict=True):
+        values = [replace_invalid(value) if isinstance(value, str) else value for value in row]
+        for name, value, before in zip(("time", *ACCESS_LOG_FIELDS), values, row, strict=True):
             if value != before:
                 self.note((name,), "not_utf8", [position])
         return tuple(values)
@@ -106,15 +106,15 @@ class _Lines(Leaves):
 
     def number(self, path: Path) -> pa.DoubleArray:
         column, wrong = numbers(self._columns[path[0]])
-        assert not wrong, shown(path)
+        assert not wrong, path_text(path)
         return column
 
-    def time_ms(self, path: Path, unit: Unit) -> pa.Int64Array:  # noqa: ARG002  # known already
+    def time_ms(self, path: Path, unit: TimeUnit) -> pa.Int64Array:  # noqa: ARG002  # known already
         return pa.array(self._columns[path[0]], pa.int64())
 
 
 def _parse(line: str) -> _Row:
-    """The time in ms, then `LOG_FIELDS`. Raises NoLineError where the line has another form."""
+    """The time in ms, then `ACCESS_LOG_FIELDS`. Raises NotALogLineError where the line has another form."""
     line = line.strip("\r\n")
     if line.startswith('"') and line.endswith('"'):
         line = line[1:-1]
@@ -138,7 +138,7 @@ def _parse(line: str) -> _Row:
 def _parts(line: str) -> tuple[str, ...]:
     """The parts of a line, as `_COMMON` has them, the address in its one form. Where a text holds
     quotes without escapes, the request ends before the first status, and the agent at the last
-    quote. Raises NoLineError."""
+    quote. Raises NotALogLineError."""
     match = _LINE.fullmatch(line)
     if match and match[2] == "-" and (ip := address(match[1])):
         return ip, *match.groups()[3:]
@@ -149,11 +149,11 @@ def _parts(line: str) -> tuple[str, ...]:
     start = _START.match(line)
     status = _STATUS.search(line, start.end() - 1) if start else None
     if start is None or status is None:
-        raise NoLineError(EXPECTED)
+        raise NotALogLineError(EXPECTED)
     referrer, between, after = line[status.end() :].partition('" "')
     agent, end, _ = after.rpartition('"')
     if not between or not end:
-        raise NoLineError(EXPECTED)
+        raise NotALogLineError(EXPECTED)
     first, second, user, *time = start.groups()
     request = line[start.end() : status.start()]
     return client(first, second, user), *time, request, *status.groups(), referrer, agent

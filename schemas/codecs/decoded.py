@@ -15,12 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.columns import I64, bytes_of
+from schemas.columns import I64, text_bytes
 from schemas.dead_letters import Fault
-from schemas.events import FIELDS, Field
-from schemas.mapping import Mapping, Path, Source, Unit
+from schemas.events import FIELDS, EventField
+from schemas.mapping import Mapping, Path, CompiledField, TimeUnit
 from schemas.records import Records
-from schemas.repairs import RepairCode, Repaired, RepairNotes, text_of
+from schemas.repairs import RepairCode, FieldRepair, RepairLog, decode_text
 
 _DECIMAL: Final = re.compile(
     r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?|[+-]?(nan|inf|infinity)", re.ASCII | re.IGNORECASE
@@ -31,7 +31,7 @@ _FAR_MS: Final = 1e16
 
 
 @dataclass(frozen=True, slots=True)
-class Decoded:
+class DecodedColumns:
     """Raw columns of the k records that decoded, null where a value is absent.
 
     rows: int64[k], indices of these records in their batch. event_id: Arrow string[k], or None
@@ -49,10 +49,10 @@ class Decoded:
     text: dict[str, pa.StringArray]
     number: dict[str, pa.DoubleArray]
     faults: list[Fault]
-    repaired: list[Repaired]
+    repaired: list[FieldRepair]
 
 
-class Leaves(ABC):
+class RawColumns(ABC):
     """The raw values of k decoded records by path, as a codec found them.
 
     A value of another type than asked for is null, and noted in `repaired`: by path and code,
@@ -73,7 +73,7 @@ class Leaves(ABC):
     def number(self, path: Path) -> pa.DoubleArray:
         """float64[k]: the numbers at a path; decimal strings are numbers too."""
 
-    def time_ms(self, path: Path, unit: Unit) -> pa.Int64Array:
+    def time_ms(self, path: Path, unit: TimeUnit) -> pa.Int64Array:
         """int64[k]: the times at a path, milliseconds since 1970 UTC; finer ones are cut off."""
         if unit != "iso":
             numbers = self.number(path)
@@ -89,7 +89,7 @@ class Leaves(ABC):
         for code in ("wrong_type", "not_finite"):
             unreadable += self.repaired.get((path, code), [])
         for position in unreadable:
-            self.bad_times.setdefault(position, f"{shown(path)}: expected {expected}")
+            self.bad_times.setdefault(position, f"{path_text(path)}: expected {expected}")
         return times
 
     def note(self, path: Path, code: RepairCode, positions: Sequence[int]) -> None:
@@ -98,14 +98,14 @@ class Leaves(ABC):
             self.repaired.setdefault((path, code), []).extend(positions)
 
 
-def shown(path: Path) -> str:
+def path_text(path: Path) -> str:
     """A path as a message names it."""
     return ".".join(path)
 
 
 def assemble(
-    mapping: Mapping, leaves: Leaves, records: Records, rows: I64, faults: list[Fault]
-) -> Decoded:
+    mapping: Mapping, leaves: RawColumns, records: Records, rows: I64, faults: list[Fault]
+) -> DecodedColumns:
     """The columns that a mapping asks for. faults: of the records that are not in `rows`."""
     event_id = None if mapping.event_id is None else _text(leaves, mapping.event_id)
     paths = [leaves.time_ms(path, mapping.unit) for path in mapping.time.paths]
@@ -122,15 +122,15 @@ def assemble(
     found = [Fault(int(rows[i]), "bad_time", text) for i, text in leaves.bad_times.items()]
     types = _type(mapping, leaves, records, rows)
     repaired = _repaired(mapping, leaves)
-    return Decoded(rows, event_id, time_ms, types, text, number, faults + found, repaired)
+    return DecodedColumns(rows, event_id, time_ms, types, text, number, faults + found, repaired)
 
 
-def _repaired(mapping: Mapping, leaves: Leaves) -> list[Repaired]:
+def _repaired(mapping: Mapping, leaves: RawColumns) -> list[FieldRepair]:
     """The fields whose values, or those that they are made of, could not be read as they were."""
     if not leaves.repaired:
         return []
-    notes = RepairNotes()
-    for name, source in {"event_id": mapping.event_id or Source(), **mapping.fields}.items():
+    notes = RepairLog()
+    for name, source in {"event_id": mapping.event_id or CompiledField(), **mapping.fields}.items():
         for (path, code), positions in leaves.repaired.items():
             if path in source.paths:
                 notes.add(name, code, np.array(positions, np.int64))
@@ -153,13 +153,13 @@ def _written(value: str | int | bool | None) -> str | None:
 
 def readable(column: pa.StringArray) -> tuple[pa.StringArray, list[int]]:
     """The texts with U+FFFD for each byte that is not UTF-8, and the positions that have any."""
-    if bytes_of(column).max(initial=0) < 0x80:
+    if text_bytes(column).max(initial=0) < 0x80:
         return column, []
     try:
         column.validate(full=True)
     except pa.ArrowInvalid:
         raw = column.cast(pa.binary()).to_pylist()
-        read = [None if value is None else text_of(value) for value in raw]
+        read = [None if value is None else decode_text(value) for value in raw]
         pairs = enumerate(zip(read, raw, strict=True))
         wrong = [i for i, (text, value) in pairs if text is not None and text.encode() != value]
         return pa.array(read, pa.string()), wrong
@@ -193,7 +193,7 @@ def numbers(values: list[Any]) -> tuple[pa.DoubleArray, list[int]]:
     return pa.array(slow, pa.float64()), wrong
 
 
-def ms_of_numbers(values: pa.DoubleArray, unit: Unit) -> pa.Int64Array:
+def ms_of_numbers(values: pa.DoubleArray, unit: TimeUnit) -> pa.Int64Array:
     """int64[k]: milliseconds of times in a unit; what is not finite or far off stays far off."""
     raw = values.fill_null(0.0).to_numpy(zero_copy_only=False)
     with np.errstate(over="ignore", invalid="ignore"):  # infinities are clipped below
@@ -249,14 +249,14 @@ def _read_iso(text: str | None) -> int | None:
     return (since.days * 86_400 + since.seconds) * 1000 + since.microseconds // 1000
 
 
-def _text(leaves: Leaves, source: Source) -> pa.StringArray:
+def _text(leaves: RawColumns, source: CompiledField) -> pa.StringArray:
     if not source.paths:
         constant = None if source.constant is None else str(source.constant)
         return pa.repeat(pa.scalar(constant, pa.string()), leaves.size)
     return _translated(_derived(leaves, source), source)
 
 
-def _derived(leaves: Leaves, source: Source) -> pa.StringArray:
+def _derived(leaves: RawColumns, source: CompiledField) -> pa.StringArray:
     """The text at the source's paths, and what it makes of it. RE2's time is linear in the text,
     whatever a stranger puts into a path."""
     columns = [_without_empty(leaves.text(path)) for path in source.paths]
@@ -276,14 +276,14 @@ def _derived(leaves: Leaves, source: Source) -> pa.StringArray:
     return column
 
 
-def _number(leaves: Leaves, source: Source) -> pa.DoubleArray:
+def _number(leaves: RawColumns, source: CompiledField) -> pa.DoubleArray:
     if not source.paths:
         return pa.repeat(pa.scalar(source.constant, pa.float64()), leaves.size)
     columns = [leaves.number(path) for path in source.paths]
     return columns[0] if len(columns) == 1 else pc.coalesce(*columns)
 
 
-def _number_within(column: pa.StringArray, field: Field) -> pa.DoubleArray:
+def _number_within(column: pa.StringArray, field: EventField) -> pa.DoubleArray:
     """The texts that are numbers in the field's range. Other texts are absent without a repair: a
     client wrote them, so that they are no mistake of the producer."""
     found, _ = numbers(column.to_pylist())
@@ -291,7 +291,7 @@ def _number_within(column: pa.StringArray, field: Field) -> pa.DoubleArray:
     return pc.if_else(inside, found, None)
 
 
-def _type(mapping: Mapping, leaves: Leaves, records: Records, rows: I64) -> pa.StringArray:
+def _type(mapping: Mapping, leaves: RawColumns, records: Records, rows: I64) -> pa.StringArray:
     if mapping.type_header is None:
         return _text(leaves, mapping.type)
     headers = records.headers or [()] * len(records)
@@ -300,7 +300,7 @@ def _type(mapping: Mapping, leaves: Leaves, records: Records, rows: I64) -> pa.S
     return _translated(pa.array(names, pa.string()), mapping.type)
 
 
-def _translated(column: pa.StringArray, source: Source) -> pa.StringArray:
+def _translated(column: pa.StringArray, source: CompiledField) -> pa.StringArray:
     """The column with the source's values in place of theirs; others pass as they are."""
     if not source.values:
         return column

@@ -10,10 +10,10 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from schemas.codecs.decoded import Decoded, Leaves, assemble, numbers, texts
-from schemas.codecs.json_repair import LEAF, Level, Repairs, decode
+from schemas.codecs.decoded import DecodedColumns, RawColumns, assemble, numbers, texts
+from schemas.codecs.json_repair import LEAF, ObjectLevel, RecordRepairs, decode
 from schemas.dead_letters import Fault
-from schemas.mapping import Kind, Mapping, Path
+from schemas.mapping import ValueKind, Mapping, Path
 from schemas.records import Records
 
 DEPTH_MAX: Final = 200
@@ -39,11 +39,11 @@ class JsonCodec:
         self._level = self._made(self._leaves, (), ())
         self._decode = msgspec.json.Decoder(self._level.whole).decode
 
-    def decode(self, records: Records) -> Decoded:
+    def decode(self, records: Records) -> DecodedColumns:
         """See `Codec`."""
         values = cast("list[bytes]", records.values)
         faults: list[Fault] = []
-        columns = _Columns(self._leaves, self._attributes)
+        columns = _JsonColumns(self._leaves, self._attributes)
         for start in range(0, len(values), TURN_RECORDS):
             columns.add(*self._objects(values, start, faults))
         rows = np.delete(np.arange(len(values)), [fault.row for fault in faults])
@@ -51,12 +51,12 @@ class JsonCodec:
 
     def _objects(
         self, values: list[bytes], start: int, faults: list[Fault]
-    ) -> tuple[list[Any], dict[int, Repairs]]:
+    ) -> tuple[list[Any], dict[int, RecordRepairs]]:
         """The objects of one turn, and by position among them what was repaired; a fault is added
         for each record that is none."""
         turn = values[start : start + TURN_RECORDS]
         objects: list[Any] = []
-        repairs: dict[int, Repairs] = {}
+        repairs: dict[int, RecordRepairs] = {}
         waiting = iter(_without_deep(turn))
         failed = 0
         while True:
@@ -75,7 +75,7 @@ class JsonCodec:
                     made, repairs[len(objects)] = read
                     objects.append(made)
 
-    def _by_value(self, value: bytes, error: Exception) -> tuple[Any, Repairs] | Fault:
+    def _by_value(self, value: bytes, error: Exception) -> tuple[Any, RecordRepairs] | Fault:
         """The object of a record that did not decode as a whole, or the fault that it is."""
         # a short record that is too deep is never whole JSON: it is looked at only here
         if _too_deep(value):
@@ -87,11 +87,11 @@ class JsonCodec:
         except _UNREADABLE:
             return Fault(0, "malformed", str(error))
 
-    def _made(self, leaves: dict[Path, Kind], above: Path, attributes: tuple[str, ...]) -> Level:
+    def _made(self, leaves: dict[Path, ValueKind], above: Path, attributes: tuple[str, ...]) -> ObjectLevel:
         """Types for the keys below the path `above`; notes how each leaf is reached."""
         depth = len(above)
         below = {path: kind for path, kind in leaves.items() if path[:depth] == above}
-        inside: dict[str, tuple[Path, Kind] | Level] = {}
+        inside: dict[str, tuple[Path, ValueKind] | ObjectLevel] = {}
         whole: list[tuple[str, Any, Any]] = []
         raw: list[tuple[str, Any, Any]] = []
         for i, key in enumerate(dict.fromkeys(path[depth] for path in below)):
@@ -109,23 +109,23 @@ class JsonCodec:
             raw.append((attribute, msgspec.Raw, named))
         name = "_".join(("Record", *attributes))
         # no cycles can arise, so the collector need not know these objects
-        return Level(
+        return ObjectLevel(
             msgspec.defstruct(name, whole, gc=False),
             msgspec.json.Decoder(msgspec.defstruct(f"{name}_raw", raw, gc=False)),
             inside,
         )
 
 
-class _Columns(Leaves):
+class _JsonColumns(RawColumns):
     """The values of decoded objects, read off by attribute, turn by turn."""
 
-    def __init__(self, leaves: dict[Path, Kind], attributes: dict[Path, tuple[str, ...]]) -> None:
+    def __init__(self, leaves: dict[Path, ValueKind], attributes: dict[Path, tuple[str, ...]]) -> None:
         super().__init__(0)
         self._leaves = leaves
         self._attributes = attributes
         self._parts: dict[Path, list[pa.Array]] = {path: [] for path in leaves}
 
-    def add(self, objects: list[Any], repairs: dict[int, Repairs]) -> None:
+    def add(self, objects: list[Any], repairs: dict[int, RecordRepairs]) -> None:
         """Take the next objects' values. repairs: by position among them."""
         for position, found in repairs.items():
             for path, code in found:

@@ -12,17 +12,17 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
-from schemas.mapping import Kind, Path
-from schemas.repairs import RepairCode, text_of
+from schemas.mapping import ValueKind, Path
+from schemas.repairs import RepairCode, decode_text
 
-LEAF: Final[dict[Kind, Any]] = {
+LEAF: Final[dict[ValueKind, Any]] = {
     "text": str | int | None,
     "choice": str | int | bool | None,
     "number": float | str | None,
 }
 """The type that a value at a path is decoded to."""
 
-Repairs: TypeAlias = list[tuple[Path, RepairCode]]
+RecordRepairs: TypeAlias = list[tuple[Path, RepairCode]]
 
 _DECODE: Final = {kind: msgspec.json.Decoder(leaf).decode for kind, leaf in LEAF.items()}
 _TOKEN: Final = re.compile(rb'"((?:[^"\\]++|\\.)*+)("?)|-?(?:NaN|Infinity)', re.DOTALL)
@@ -33,23 +33,23 @@ _ESCAPE: Final = re.compile(
 _CONTROL: Final = re.compile(r"[\x00-\x1f]")
 
 
-class Level(NamedTuple):
+class ObjectLevel(NamedTuple):
     """The mapped keys of one object of a record. whole: its type for the fast decoder. raw: decodes
     it with every value as bytes. inside: attribute → what it holds: a path and its kind, or the
     next level."""
 
     whole: type[msgspec.Struct]
     raw: msgspec.json.Decoder[Any]
-    inside: "dict[str, tuple[Path, Kind] | Level]"
+    inside: "dict[str, tuple[Path, ValueKind] | ObjectLevel]"
 
 
-def decode(level: Level, record: bytes) -> tuple[msgspec.Struct, Repairs]:
+def decode(level: ObjectLevel, record: bytes) -> tuple[msgspec.Struct, RecordRepairs]:
     """A record's object, None where a value is not as it must be, and what was repaired.
 
     Raises msgspec.ValidationError where it is no object, msgspec.DecodeError where it is no JSON.
     """
     changed: set[bytes] = set()
-    repairs: Repairs = []
+    repairs: RecordRepairs = []
     try:
         return _object(level, record, changed, repairs), repairs
     except msgspec.ValidationError:
@@ -59,7 +59,7 @@ def decode(level: Level, record: bytes) -> tuple[msgspec.Struct, Repairs]:
     return _object(level, _as_json(record, changed), changed, repairs), repairs
 
 
-def _object(level: Level, value: bytes, changed: set[bytes], repairs: Repairs) -> msgspec.Struct:
+def _object(level: ObjectLevel, value: bytes, changed: set[bytes], repairs: RecordRepairs) -> msgspec.Struct:
     found = level.raw.decode(value)
     read: dict[str, Any] = {}
     for attribute, inside in level.inside.items():
@@ -67,7 +67,7 @@ def _object(level: Level, value: bytes, changed: set[bytes], repairs: Repairs) -
         if raw is None:
             continue
         value = bytes(raw)
-        if not isinstance(inside, Level):
+        if not isinstance(inside, ObjectLevel):
             read[attribute] = _leaf(value, *inside, changed, repairs)
         elif value != b"null":
             try:
@@ -77,7 +77,7 @@ def _object(level: Level, value: bytes, changed: set[bytes], repairs: Repairs) -
     return level.whole(**read)
 
 
-def _leaf(value: bytes, path: Path, kind: Kind, changed: set[bytes], repairs: Repairs) -> Any:
+def _leaf(value: bytes, path: Path, kind: ValueKind, changed: set[bytes], repairs: RecordRepairs) -> Any:
     try:
         found = _DECODE[kind](value)
     except msgspec.ValidationError as error:
@@ -91,9 +91,9 @@ def _leaf(value: bytes, path: Path, kind: Kind, changed: set[bytes], repairs: Re
     return found
 
 
-def _paths(level: Level) -> Iterator[Path]:
+def _paths(level: ObjectLevel) -> Iterator[Path]:
     for inside in level.inside.values():
-        if isinstance(inside, Level):
+        if isinstance(inside, ObjectLevel):
             yield from _paths(inside)
         else:
             yield inside[0]
@@ -118,7 +118,7 @@ def _as_json(record: bytes, changed: set[bytes]) -> bytes:
 
 
 def _string(content: bytes) -> bytes:
-    text = text_of(_ESCAPE.sub(_escape, content))
+    text = decode_text(_ESCAPE.sub(_escape, content))
     return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text).encode()
 
 

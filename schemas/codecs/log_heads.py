@@ -28,7 +28,7 @@ _PREFIXES_MAX: Final = 8
 _HOST: Final = re.compile(r"[\w.*-]{1,255}(?::\d{1,5})?", re.ASCII)
 
 
-class NoLineError(ValueError):
+class NotALogLineError(ValueError):
     """A text is no line of an access log; the message says why."""
 
 
@@ -44,19 +44,19 @@ def without_prefix(line: str) -> str:
 
 def client(first: str, second: str, user: str) -> str:
     """The client's address, or "-", of a line that begins with these two tokens and goes on with
-    a user's name up to the time. Raises NoLineError where the line has another form."""
+    a user's name up to the time. Raises NotALogLineError where the line has another form."""
     if "," in first or (second.endswith(",") and address(second[:-1])):
-        raise NoLineError(f"a list of addresses in the place of one; {EXPECTED}")
+        raise NotALogLineError(f"a list of addresses in the place of one; {EXPECTED}")
     ip, after_it = address(first), address(second)
     if after_it is not None and (ip is not None or _HOST.fullmatch(first)):
         ident, _, name = user.partition(" ")
         if not name or address(ident):
-            raise NoLineError(f"several addresses in the place of one; {EXPECTED}")
+            raise NotALogLineError(f"several addresses in the place of one; {EXPECTED}")
         return after_it
     if second != "-" and user.endswith("- -"):
-        raise NoLineError(f"no address directly before the dashes; {EXPECTED}")
+        raise NotALogLineError(f"no address directly before the dashes; {EXPECTED}")
     if ip is not None:
         return ip
     if first == second == "-" and " " not in user:
         return first
-    raise NoLineError(f"no address in the client's place; {EXPECTED}")
+    raise NotALogLineError(f"no address in the client's place; {EXPECTED}")

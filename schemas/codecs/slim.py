@@ -38,7 +38,7 @@ MESSAGE_BYTES_MAX: Final = 512 * 1024
 """Size of the events in a message: half of what a default broker takes."""
 
 MONITOR, P_VALUE = "monitor", "p_value"
-REPORTED: Final[dict[str, Literal["text", "number"]]] = {MONITOR: "text", P_VALUE: "number"}
+REPORT_FIELDS: Final[dict[str, Literal["text", "number"]]] = {MONITOR: "text", P_VALUE: "number"}
 """Further fields, of reports: which monitor speaks of the event, and what it says. Beside them may
 stand numbers of its own, under names such as "card.amount"."""
 
@@ -52,7 +52,7 @@ _UNREADABLE: Final = (
     *(pa.ArrowException, OSError, EOFError, LookupError, ArithmeticError, ValueError, TypeError),
     *(MemoryError, RecursionError),
 )
-"""Errors that Arrow and MessagePack raise for bytes that `SlimCodec` has not written."""
+"""Errors that Arrow and MessagePack raise for bytes that `InternalEventCodec` has not written."""
 _POSITION: Final = (
     ("offset", pa.int64()),
     ("time_ms", pa.int64()),
@@ -71,7 +71,7 @@ class _Header(msgspec.Struct, frozen=True, array_like=True):
     appended: bool
 
 
-class SlimCodec:
+class InternalEventCodec:
     """Writes and reads the messages of one monitor's internal topic.
 
     fields: that the monitor uses. sources: every (topic, partition) that its events may come from;
@@ -85,7 +85,7 @@ class SlimCodec:
         self._place = {source: i for i, source in enumerate(sources)}
         self._headers: dict[bytes, _Known] = {}
 
-    def chosen(self, events: EventBatch) -> EventBatch:
+    def select_fields(self, events: EventBatch) -> EventBatch:
         """The same events, with only those fields that the monitor uses."""
         return replace(
             events,
@@ -105,7 +105,7 @@ class SlimCodec:
     def _write(self, events: EventBatch, topic: str, partition: int) -> Iterator[bytes]:
         if len(events) == 0:
             return
-        used = self.chosen(events)
+        used = self.select_fields(events)
         text = [name for name, column in used.text.items() if _given(column)]
         number = [name for name, column in used.number.items() if not np.isnan(column).all()]
         columns = [
@@ -218,7 +218,7 @@ class _Known(NamedTuple):
 def _kind(name: str) -> str | None:
     if name in FIELDS:
         return FIELDS[name].kind
-    return "number" if "." in name else REPORTED.get(name)
+    return "number" if "." in name else REPORT_FIELDS.get(name)
 
 
 def _numbers(column: pa.Array) -> NDArray[Any]:

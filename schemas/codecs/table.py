@@ -9,9 +9,9 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.codecs.decoded import Decoded, Leaves, assemble, numbers, readable
+from schemas.codecs.decoded import DecodedColumns, RawColumns, assemble, numbers, readable
 from schemas.columns import Bools
-from schemas.mapping import Mapping, Path, Unit, compile_mapping
+from schemas.mapping import Mapping, Path, TimeUnit, compile_mapping
 from schemas.records import Records
 
 _FAR = 4 * 10**15
@@ -26,7 +26,7 @@ DEPTH_MAX: Final = 100
 ROW_BYTES_MAX: Final = 4 * 1024 * 1024
 """Bytes of a row after which lists are cut."""
 
-OWN: Final = {b"eddy": b"own fields"}
+EDDY_FIELDS: Final = {b"eddy": b"own fields"}
 """In the metadata of a table's schema: its columns are Eddy's own fields, with time in milliseconds,
 whatever the mapping of the live topic says."""
 
@@ -35,7 +35,7 @@ class TableCodec:
     """Decodes Arrow tables by the mapping of the live topic; a nested path is a struct column, or a
     map with texts as keys.
 
-    A time column that is a timestamp needs no unit: it has its own. A table that is `OWN` is taken
+    A time column that is a timestamp needs no unit: it has its own. A table that is `EDDY_FIELDS` is taken
     by Eddy's own names.
     """
 
@@ -43,16 +43,16 @@ class TableCodec:
         self.mapping = mapping
         self._own = compile_mapping("json", None, None, list(mapping.fields))
 
-    def decode(self, records: Records) -> Decoded:
+    def decode(self, records: Records) -> DecodedColumns:
         """See `Codec`."""
         assert isinstance(records.values, pa.Table)
-        is_own = OWN.items() <= (records.values.schema.metadata or {}).items()
+        is_own = EDDY_FIELDS.items() <= (records.values.schema.metadata or {}).items()
         mapping = self._own if is_own else self.mapping
-        leaves = _Columns(records.values, mapping)
+        leaves = _TableColumns(records.values, mapping)
         return assemble(mapping, leaves, records, np.arange(len(records)), [])
 
 
-class _Columns(Leaves):
+class _TableColumns(RawColumns):
     """The values of a table's columns."""
 
     def __init__(self, table: pa.Table, mapping: Mapping) -> None:
@@ -94,7 +94,7 @@ class _Columns(Leaves):
         self.note(path, "wrong_type", wrong)
         return values
 
-    def time_ms(self, path: Path, unit: Unit) -> pa.Int64Array:
+    def time_ms(self, path: Path, unit: TimeUnit) -> pa.Int64Array:
         column = self._column(path)
         kind = column.type
         if not (pa.types.is_date(kind) or pa.types.is_timestamp(kind)):

@@ -18,7 +18,7 @@ from stream.checkpoints.store import Folder, each_block
 from stream.errors import CheckpointCorrupt
 from stream.shard import Shard
 
-GETS_AT_ONCE: Final = 8
+CONCURRENT_GETS: Final = 8
 
 
 def load(folder: Folder, manifest: Manifest, beat: Callable[[], None]) -> Arrays:
@@ -27,19 +27,19 @@ def load(folder: Folder, manifest: Manifest, beat: Callable[[], None]) -> Arrays
     Raises CheckpointCorrupt and StoreFailure.
     """
     state: Arrays = {}
-    with ThreadPoolExecutor(GETS_AT_ONCE, "checkpoint-get") as getting:
-        waiting: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(CONCURRENT_GETS, "checkpoint-get") as executor:
+        pending: deque[Future[None]] = deque()
         for stored in manifest.arrays:
-            array = _allocated(stored)
+            array = _allocate(stored)
             state[stored.name] = array
             edges = each_block(len(array), stored.block_rows)
             for (start, stop), digest in zip(edges, stored.blocks, strict=True):
                 rows = array[start:stop]
-                waiting.append(getting.submit(_fill, folder, digest, rows))
-                if len(waiting) > 2 * GETS_AT_ONCE:
-                    waiting.popleft().result()
+                pending.append(executor.submit(_fill, folder, digest, rows))
+                if len(pending) > 2 * CONCURRENT_GETS:
+                    pending.popleft().result()
                     beat()
-        for one in waiting:
+        for one in pending:
             one.result()
     return state
 
@@ -74,7 +74,7 @@ def _difference(expected: Arrays, manifest: Manifest) -> str:
     return ""
 
 
-def _allocated(stored: StoredArray) -> NDArray[Any]:
+def _allocate(stored: StoredArray) -> NDArray[Any]:
     """An array of that size; the system gives it memory only as it is filled."""
     try:
         return np.empty(stored.shape, np.dtype(stored.dtype))

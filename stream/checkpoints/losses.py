@@ -12,12 +12,12 @@ import msgspec
 from obstore.store import ObjectStore
 
 from detectors.state import STATE_VERSION
-from stream.checkpoints.conversion import fates, moved
-from stream.checkpoints.manifest import Manifest, pointer_in
+from stream.checkpoints.conversion import migration_results, repartitioned_logs
+from stream.checkpoints.manifest import Manifest, parse_pointer
 from stream.checkpoints.store import Folder, topics_of
-from stream.config import STAGES, Config, Steering, fingerprint, steered, steering
+from stream.config import STAGES, Config, StateConfig, fingerprint, with_state_config, state_config
 from stream.errors import CheckpointCorrupt, CheckpointIncompatible, StateWouldBeDropped
-from stream.kafka.positions import Committed, Partition
+from stream.kafka.positions import CommittedOffset, Partition
 
 DROP_OPTION: Final = "--drop-state"
 EVERYTHING: Final = "all"
@@ -26,7 +26,7 @@ DROP: Final = re.compile(r"[^@]+@[0-9a-f]{32}")
 configuration under which the state was learned. A forgotten argument therefore drops nothing later."""
 
 
-class Loss(NamedTuple):
+class StateLoss(NamedTuple):
     """Learned state that a start would drop, and the argument of `eddy run` that allows it."""
 
     stage: str
@@ -40,27 +40,27 @@ class Loss(NamedTuple):
         return f"{who}: {self.why}: {DROP_OPTION} {self.argument}"
 
 
-def losses(old: Steering, new: Steering, fingerprint: str) -> list[Loss]:
+def state_losses(old: StateConfig, new: StateConfig, fingerprint: str) -> list[StateLoss]:
     """The learned state that a start under another configuration drops. fingerprint: of the old one."""
     whole = old.secret != new.secret
     return [
-        Loss(fate.stage, fate.why, f"{EVERYTHING if whole else fate.stage}@{fingerprint}")
-        for fate in fates(old, new)
-        if fate.drops()
+        StateLoss(result.stage, result.why, f"{EVERYTHING if whole else result.stage}@{fingerprint}")
+        for result in migration_results(old, new)
+        if result.drops_state()
     ]
 
 
-def all_lost(steering: Mapping[str, Any], why: str, fingerprint: str) -> list[Loss]:
+def all_state_lost(state_config: Mapping[str, Any], why: str, fingerprint: str) -> list[StateLoss]:
     """The same where the whole state is unusable. steering: the configuration under which it was
     learned, which this version may not know."""
-    found = steering.get("monitors")
+    found = state_config.get("monitors")
     monitors = found if isinstance(found, list) else []
     named = [one.get("name") for one in monitors if isinstance(one, dict)]
     names = [name for name in named if isinstance(name, str)] or [EVERYTHING]
-    return [Loss(name, why, f"{EVERYTHING}@{fingerprint}") for name in names]
+    return [StateLoss(name, why, f"{EVERYTHING}@{fingerprint}") for name in names]
 
 
-def refuse(lost: Iterable[Loss], allowed: Collection[str]) -> None:
+def refuse_unless_allowed(lost: Iterable[StateLoss], allowed: Collection[str]) -> None:
     """Raise StateWouldBeDropped unless the arguments of `eddy run` allow every loss."""
     refused = [
         one.line()
@@ -71,11 +71,11 @@ def refuse(lost: Iterable[Loss], allowed: Collection[str]) -> None:
         raise StateWouldBeDropped(refused)
 
 
-def refuse_losses(
+def check_state_losses(
     config: Config,
-    committed: Mapping[Partition, Committed | None],
+    committed: Mapping[Partition, CommittedOffset | None],
     objects: ObjectStore,
-    drops: Collection[str],
+    allowed_drops: Collection[str],
 ) -> None:
     """Raise StateWouldBeDropped for the whole group, before a worker joins it.
 
@@ -84,7 +84,7 @@ def refuse_losses(
     group has read.
     """
     own = fingerprint(config)
-    pointers = {where: one and pointer_in(one.note) for where, one in committed.items()}
+    pointers = {where: one and parse_pointer(one.metadata) for where, one in committed.items()}
     named = {one.fingerprint: (where, one) for where, one in pointers.items() if one}
     manifests: list[Manifest] = []
     for where, pointer in named.values():
@@ -96,30 +96,30 @@ def refuse_losses(
             folder = Folder(objects, config.group, topic, 0)
             with suppress(CheckpointCorrupt, CheckpointIncompatible):
                 newest = folder.newest_of_topic()
-                manifests += [newest] if newest and newest.learned() else []
+                manifests += [newest] if newest and newest.has_state() else []
     foreign = (one for one in manifests if one.fingerprint != own and own not in one.superseded)
-    refuse([one for manifest in foreign for one in _losses_of(config, manifest)], drops)
+    refuse_unless_allowed([one for manifest in foreign for one in _losses_in(config, manifest)], allowed_drops)
 
 
-def _losses_of(config: Config, manifest: Manifest) -> list[Loss]:
+def _losses_in(config: Config, manifest: Manifest) -> list[StateLoss]:
     """The state in a checkpoint that a start drops; none where its partitions are refused anyway."""
     try:
-        old = steering_of(manifest)
+        old = state_config_of(manifest)
     except ValueError as error:
-        return all_lost(manifest.steering, str(error), manifest.fingerprint)
-    if moved(steered(config, old), config):
+        return all_state_lost(manifest.state_config, str(error), manifest.fingerprint)
+    if repartitioned_logs(with_state_config(config, old), config):
         return []
-    return losses(old, steering(config), manifest.fingerprint)
+    return state_losses(old, state_config(config), manifest.fingerprint)
 
 
-def steering_of(manifest: Manifest) -> Steering:
+def state_config_of(manifest: Manifest) -> StateConfig:
     """The settings that determined the state. Raises ValueError where this version cannot use it."""
     if manifest.state_version != STATE_VERSION:
         raise ValueError(
             f"its state is of version {manifest.state_version}; this is version {STATE_VERSION}"
         )
     try:
-        return msgspec.convert(manifest.steering, Steering)
+        return msgspec.convert(manifest.state_config, StateConfig)
     except msgspec.ValidationError as error:
         raise ValueError(
             f"it was learned under a configuration that this version does not know: {error}"

@@ -17,7 +17,7 @@ from msgspec import Meta
 from stream.config import Log
 from stream.errors import CheckpointCorrupt, CheckpointIncompatible
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Raised by one when the meaning of a manifest or of a block's bytes changes."""
 
 SUPERSEDED_MAX: Final = 64
@@ -64,7 +64,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     superseded: fingerprints of those that the group had before, oldest first. log: as it was then.
     first_offset: of the first record that the state has seen, None where it was converted
     from another configuration's, or begun from a saved one, so that the log alone cannot make it
-    again. offset: of the first record that it has not seen. created_at: ISO 8601. begun_at: the
+    again. offset: of the first record that it has not seen. created_at: ISO 8601. resumed_from: the
     offset from which a saved state was gone on with. until_ms: of a saved state whose offset is 0,
     the latest event time that its input has come to; None where it has none. dropped: names of
     checkpoints that hold state that was dropped on purpose; they are never collected.
@@ -73,14 +73,14 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     format: int = FORMAT
     state_version: int
     fingerprint: Fingerprint
-    steering: dict[str, Any]
+    state_config: dict[str, Any]
     superseded: list[Fingerprint]
     log: Log
     partition: Offset
     first_offset: Offset | None
     offset: Offset
     created_at: str
-    begun_at: Offset | None = None
+    resumed_from: Offset | None = None
     until_ms: int | None = None
     dropped: list[CheckpointName] = []
     arrays: list[StoredArray] = []
@@ -89,9 +89,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """The hashes of all blocks that it refers to."""
         return {one for array in self.arrays for one in array.blocks}
 
-    def learned(self) -> bool:
+    def has_state(self) -> bool:
         """Whether its state has seen a record, and so was taken behind a committed offset."""
-        first = self.first_offset if self.begun_at is None else self.begun_at
+        first = self.first_offset if self.resumed_from is None else self.resumed_from
         return first is None or self.offset > first
 
 
@@ -99,13 +99,13 @@ class _Format(msgspec.Struct):
     format: int
 
 
-def encoded(manifest: Manifest) -> tuple[str, bytes]:
+def encode(manifest: Manifest) -> tuple[str, bytes]:
     """Name and bytes. Names sort by offset; their second half is the hash of the bytes."""
     body = msgspec.json.encode(manifest)
     return f"{manifest.offset:019d}-{xxhash.xxh3_64_hexdigest(body)}", body
 
 
-def decoded(name: str, body: bytes) -> Manifest:
+def decode(name: str, body: bytes) -> Manifest:
     """The manifest of that name. Raises CheckpointCorrupt and CheckpointIncompatible."""
     if name.partition("-")[2] != xxhash.xxh3_64_hexdigest(body):
         raise CheckpointCorrupt(f"checkpoint {name}: the manifest's bytes are not what was written")
@@ -139,7 +139,7 @@ def offset_of(name: str) -> int:
     return int(name.partition("-")[0])
 
 
-_NOTE: Final = re.compile(
+_POINTER: Final = re.compile(
     rf"eddy2 from=(\d+|-) config=([0-9a-f]{{32}}) checkpoint=({NAME.pattern})"
 )
 
@@ -155,15 +155,15 @@ class Pointer(NamedTuple):
     checkpoint: str
 
 
-def note(pointer: Pointer) -> str:
+def commit_metadata(pointer: Pointer) -> str:
     """The note to commit: about 115 bytes, brokers take 4,096."""
     first = "-" if pointer.first_offset is None else pointer.first_offset
     return f"eddy2 from={first} config={pointer.fingerprint} checkpoint={pointer.checkpoint}"
 
 
-def pointer_in(text: str) -> Pointer | None:
+def parse_pointer(text: str) -> Pointer | None:
     """The pointer in a note; None where it is not one of ours."""
-    match = _NOTE.fullmatch(text)
+    match = _POINTER.fullmatch(text)
     if match is None:
         return None
     return Pointer(None if match[1] == "-" else int(match[1]), match[2], match[3])

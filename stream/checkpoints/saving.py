@@ -11,22 +11,22 @@ from collections.abc import Iterable
 import msgspec
 
 from detectors.state import STATE_VERSION
-from stream.chain import State
+from stream.chain import PartitionState
 from stream.checkpoints.manifest import Manifest
 from stream.checkpoints.snapshot import Snapshot
 from stream.checkpoints.store import open_store, saved_folder
 from stream.checkpoints.writing import write
 from stream.clock import now_text
-from stream.config import Config, fingerprint, logs, steering
+from stream.config import Config, fingerprint, logs, state_config
 from stream.errors import InputError
-from stream.place import Place
+from stream.place import Location
 
 OPTION = "--save-state"
 
 
-def check_place(config: Config, url: str) -> None:
+def check_save_target(config: Config, url: str) -> None:
     """Raise InputError where live writes its checkpoints, or something is saved already."""
-    if Place.of(url).same(Place.of(config.checkpoints.url)):
+    if Location.of(url).is_same_as(Location.of(config.checkpoints.url)):
         raise InputError(
             f"{OPTION} {url}: there the live group keeps its checkpoints (checkpoints.url); expected "
             "a place of its own"
@@ -40,14 +40,14 @@ def check_place(config: Config, url: str) -> None:
             )
 
 
-def save(config: Config, states: Iterable[State], url: str) -> None:
+def save(config: Config, states: Iterable[PartitionState], url: str) -> None:
     """Write every state. Raises StoreFailure."""
     objects = open_store(url, OPTION)
     for state in states:
         head = Manifest(
             state_version=STATE_VERSION,
             fingerprint=fingerprint(config),
-            steering=msgspec.to_builtins(steering(config)),
+            state_config=msgspec.to_builtins(state_config(config)),
             superseded=[],
             log=state.log,
             partition=state.partition,

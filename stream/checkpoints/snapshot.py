@@ -1,7 +1,7 @@
 """A shard's state held still while the shard goes on.
 
 Small arrays are copied at once. The large ones announce which rows a batch is about to write
-(`detectors.state.AboutToWrite`): rows that are not read yet are copied aside before, so that a
+(`detectors.state.WriteHook`): rows that are not read yet are copied aside before, so that a
 batch pays for the rows that it touches, not for the blocks that these lie in, and the rest is read
 at leisure by another thread. At worst, when every row is written before it is read, a snapshot
 takes as much memory again as the announced arrays.
@@ -19,7 +19,7 @@ from schemas.columns import I64
 from stream.checkpoints.store import each_block
 
 BLOCK_BYTES: Final = 512 * 1024
-ELSEWHERE: Final = -1
+NOT_COPIED: Final = -1
 
 
 class Block(NamedTuple):
@@ -33,27 +33,27 @@ class Snapshot:
     """The state at the moment when this is made, which must be between two batches.
 
     state: as saved. announced: names of those of its arrays whose writes are announced.
-    `about_to_write` is called by the thread that runs the shard, all else by another one.
+    `before_write` is called by the thread that runs the shard, all else by another one.
     """
 
-    def __init__(self, state: Arrays, announced: set[str]) -> None:
-        self.aside_bytes = 0
+    def __init__(self, state: Arrays, hooked_arrays: set[str]) -> None:
+        self.copied_bytes = 0
         """Copied aside so far: what a batch had to wait for, and memory until it is read."""
         self._lock = Lock()
-        self._live = {name: _Aside(state[name]) for name in announced}
-        self._copies = {name: a.copy() for name, a in state.items() if name not in announced}
+        self._live = {name: _CopyOnWrite(state[name]) for name in hooked_arrays}
+        self._copies = {name: a.copy() for name, a in state.items() if name not in hooked_arrays}
 
-    def about_to_write(self, name: str, rows: I64) -> None:
+    def before_write(self, name: str, rows: I64) -> None:
         """Copy aside what the rows hold, where it is still to be read."""
         with self._lock:
-            aside = self._live.get(name)
-            if aside is not None:
-                self.aside_bytes += aside.keep(rows)
+            saved_array = self._live.get(name)
+            if saved_array is not None:
+                self.copied_bytes += saved_array.keep(rows)
 
     def arrays(self) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
         """Name → dtype and shape of every array, those first that are read first."""
         with self._lock:
-            lives = {name: aside.live for name, aside in self._live.items()}
+            lives = {name: saved_array.live for name, saved_array in self._live.items()}
         return {name: (a.dtype, a.shape) for name, a in (lives | self._copies).items()}
 
     def blocks(self, name: str) -> Iterator[NDArray[Any]]:
@@ -63,17 +63,17 @@ class Snapshot:
             for start, stop in each_block(len(array), rows_in_block(array.dtype, array.shape)):
                 yield array[start:stop]
             return
-        aside = self._live[name]
-        rows = rows_in_block(aside.live.dtype, aside.live.shape)
-        for start, stop in each_block(len(aside.live), rows):
+        saved_array = self._live[name]
+        rows = rows_in_block(saved_array.live.dtype, saved_array.live.shape)
+        for start, stop in each_block(len(saved_array.live), rows):
             with self._lock:
-                block = aside.read(start, stop)
+                block = saved_array.read(start, stop)
             yield block
         with self._lock:
             del self._live[name]
 
 
-class _Aside:
+class _CopyOnWrite:
     """An array that goes on changing, and what was in the rows that changed since."""
 
     def __init__(self, live: NDArray[Any]) -> None:
@@ -82,12 +82,12 @@ class _Aside:
         # Memory that is not touched yet is not there yet.
         self._kept = np.empty_like(live)
         self._kept_count = 0
-        self._place = np.full(len(live), ELSEWHERE, np.int32)
+        self._place = np.full(len(live), NOT_COPIED, np.int32)
 
     def keep(self, rows: I64) -> int:
         """Copy the rows aside that are neither read nor aside yet; how many bytes these are."""
         rows = rows[(rows >= self._read) & (rows < len(self.live))]
-        rows = np.unique(rows[self._place[rows] == ELSEWHERE])
+        rows = np.unique(rows[self._place[rows] == NOT_COPIED])
         stop = self._kept_count + len(rows)
         np.take(self.live, rows, 0, self._kept[self._kept_count : stop], "clip")
         self._place[rows] = np.arange(self._kept_count, stop)
@@ -99,7 +99,7 @@ class _Aside:
         # A batch may be writing rows just now: their copies aside then replace what is read here.
         block = self.live[start:stop].copy()
         place = self._place[start:stop]
-        changed = place != ELSEWHERE
+        changed = place != NOT_COPIED
         block[changed] = self._kept[place[changed]]
         self._read = stop
         return block

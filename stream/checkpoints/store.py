@@ -21,10 +21,10 @@ import zstandard
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
-from stream.checkpoints.manifest import NAME, Manifest, decoded, encoded, offset_of
+from stream.checkpoints.manifest import NAME, Manifest, decode, encode, offset_of
 from stream.config import Log
 from stream.errors import CheckpointCorrupt, ConfigError, StoreFailure
-from stream.place import Place
+from stream.place import Location
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -35,7 +35,7 @@ REMOTE: Final[dict[str, Any]] = {
 """Every request is tried again, with growing random pauses, before it counts as failed. Whether it
 goes over TLS is said by the endpoint's own URL."""
 
-KEPT: Final = 2
+CHECKPOINTS_KEPT: Final = 2
 """Published checkpoints that are kept: the last, and the one to fall back to."""
 
 ORPHAN_AGE: Final = timedelta(days=1)
@@ -46,13 +46,13 @@ MANIFEST_BYTES_MAX: Final = 256 * 1024 * 1024
 """Enough for the names of the blocks of several terabytes."""
 
 ZSTD_LEVEL: Final = 1
-DELETED_AT_ONCE: Final = 1_000
+DELETE_BATCH: Final = 1_000
 
 
 def open_store(url: str, where: str = "checkpoints.url") -> ObjectStore:
     """The store at a path, or at a URL such as s3://bucket/prefix. Raises ConfigError, which says
     where the URL stands."""
-    path = Place.of(url).path
+    path = Location.of(url).path
     try:
         if path is not None:
             return LocalStore(path, mkdir=True)
@@ -71,8 +71,8 @@ def saved_folder(objects: ObjectStore, log: Log, partition: int) -> "Folder":
 
 def topics_of(objects: ObjectStore, group: str) -> list[str]:
     """The topics of which the group has, or had, checkpoints."""
-    with _border(f"listing {_safe(group)}"):
-        found = objects.list_with_delimiter(_safe(group))["common_prefixes"]
+    with _map_store_errors(f"listing {_path_element(group)}"):
+        found = objects.list_with_delimiter(_path_element(group))["common_prefixes"]
     return sorted(Path(one).name for one in found)
 
 
@@ -84,9 +84,9 @@ class Folder:
 
     def __init__(self, objects: ObjectStore, group: str, topic: str, partition: int) -> None:
         self._objects = objects
-        self._topic_path = f"{_safe(group)}/{_safe(topic)}"
+        self._topic_path = f"{_path_element(group)}/{_path_element(topic)}"
         self.path = f"{self._topic_path}/{partition}"
-        self.held: set[str] = set()
+        self.stored_blocks: set[str] = set()
 
     # -- manifests --------------------------------------------------------------------------------
 
@@ -96,9 +96,9 @@ class Folder:
 
     def put_manifest(self, manifest: Manifest) -> str:
         """Write it, its blocks being there; its name."""
-        name, body = encoded(manifest)
+        name, body = encode(manifest)
         self._put(f"manifests/{name}.json", body)
-        self.held = manifest.blocks()
+        self.stored_blocks = manifest.blocks()
         return name
 
     def manifest(self, name: str) -> Manifest:
@@ -116,7 +116,7 @@ class Folder:
     def _manifests(self, path: str) -> dict[str, str]:
         """Name → path of all manifests under a path."""
         found: dict[str, str] = {}
-        with _border(f"listing {path}"):
+        with _map_store_errors(f"listing {path}"):
             for each in self._listed(path):
                 name = Path(each["path"]).stem
                 if "/manifests/" in each["path"] and NAME.fullmatch(name):
@@ -127,7 +127,7 @@ class Folder:
         body = self._get(path, MANIFEST_BYTES_MAX)
         if body is None:
             raise CheckpointCorrupt(f"checkpoint {name}: {path} is missing")
-        return decoded(name, body)
+        return decode(name, body)
 
     # -- blocks -----------------------------------------------------------------------------------
 
@@ -156,7 +156,7 @@ class Folder:
     # -- collecting -------------------------------------------------------------------------------
 
     def collect(
-        self, published: list[str], mine: Callable[[], bool], spared: Collection[str] = ()
+        self, published: list[str], still_owned: Callable[[], bool], protected: Collection[str] = ()
     ) -> int:
         """Remove what the last published checkpoints made superfluous; how many blocks.
 
@@ -168,20 +168,20 @@ class Folder:
         owner writes a block of the very same content anew, would take that block away: then the
         next load finds it missing and falls back. No lock of an object store could rule that out.
         """
-        least = offset_of(published[:KEPT][-1])
+        least = offset_of(published[:CHECKPOINTS_KEPT][-1])
         names = self._manifests(self.path)
-        dropped = [name for name in names if offset_of(name) < least and name not in spared]
-        kept = set(self.held)
+        dropped = [name for name in names if offset_of(name) < least and name not in protected]
+        kept = set(self.stored_blocks)
         for name in names.keys() - set(dropped):
             kept |= self._blocks_of(name)
-        doomed = self._orphans()
+        to_delete = self._orphans()
         for name in dropped:
-            doomed |= self._blocks_of(name)
-        doomed -= kept
+            to_delete |= self._blocks_of(name)
+        to_delete -= kept
         paths = [names[name] for name in dropped]
-        paths += (f"{self.path}/blocks/{digest}" for digest in doomed)
-        self._delete(paths, mine)
-        return len(doomed)
+        paths += (f"{self.path}/blocks/{digest}" for digest in to_delete)
+        self._delete(paths, still_owned)
+        return len(to_delete)
 
     def _blocks_of(self, name: str) -> set[str]:
         """A manifest's blocks; of one that cannot be read none, since they serve nobody."""
@@ -193,7 +193,7 @@ class Folder:
 
     def _orphans(self) -> set[str]:
         """Old blocks, by the store's own clock; those in use are among them."""
-        with _border(f"listing {self.path}"):
+        with _map_store_errors(f"listing {self.path}"):
             blocks = list(self._listed(f"{self.path}/blocks"))
             newest = max((each["last_modified"] for each in blocks), default=None)
             return {
@@ -202,26 +202,26 @@ class Folder:
                 if newest is not None and newest - each["last_modified"] > ORPHAN_AGE
             }
 
-    def _delete(self, paths: list[str], mine: Callable[[], bool]) -> None:
-        for start in range(0, len(paths), DELETED_AT_ONCE):
-            if not mine():
+    def _delete(self, paths: list[str], still_owned: Callable[[], bool]) -> None:
+        for start in range(0, len(paths), DELETE_BATCH):
+            if not still_owned():
                 return
             try:
-                with _border(f"removing old blocks of {self.path}"):
-                    self._objects.delete(paths[start : start + DELETED_AT_ONCE])
+                with _map_store_errors(f"removing old blocks of {self.path}"):
+                    self._objects.delete(paths[start : start + DELETE_BATCH])
             except FileNotFoundError:
                 continue  # another worker was quicker
 
     # -- objects ----------------------------------------------------------------------------------
 
     def _put(self, path: str, body: bytes) -> None:
-        with _border(f"writing {self.path}/{path}"):
+        with _map_store_errors(f"writing {self.path}/{path}"):
             self._objects.put(f"{self.path}/{path}", body, use_multipart=False)
 
     def _get(self, path: str, bytes_max: int) -> bytes | None:
         """An object's bytes; None where it is missing. Raises CheckpointCorrupt where it is
         larger."""
-        with _border(f"reading {path}"):
+        with _map_store_errors(f"reading {path}"):
             try:
                 found = self._objects.get(path)
                 if found.meta["size"] > bytes_max:
@@ -252,14 +252,14 @@ def packed(raw: Any) -> bytes:
 
 
 @contextmanager
-def _border(doing: str) -> Iterator[None]:
+def _map_store_errors(operation: str) -> Iterator[None]:
     """Turn what the store raises into Eddy's own error, the cause kept."""
     try:
         yield
     except FileNotFoundError:
         raise
     except (BaseError, OSError) as error:
-        raise StoreFailure(f"{doing}: {_first_line(error)}") from error
+        raise StoreFailure(f"{operation}: {_first_line(error)}") from error
 
 
 def _first_line(error: BaseException) -> str:
@@ -267,12 +267,12 @@ def _first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-def _safe(name: str) -> str:
+def _path_element(name: str) -> str:
     """A name as one element of a path, whatever characters it has; no two names alike."""
-    return re.sub(r"[^A-Za-z0-9._-]|^\.+$", _hex, name)
+    return re.sub(r"[^A-Za-z0-9._-]|^\.+$", _hex_bytes, name)
 
 
-def _hex(match: re.Match[str]) -> str:
+def _hex_bytes(match: re.Match[str]) -> str:
     return "".join(f"={byte:02x}" for byte in match[0].encode())
 
 

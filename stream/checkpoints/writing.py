@@ -17,11 +17,11 @@ from stream.checkpoints.manifest import Manifest, StoredArray
 from stream.checkpoints.snapshot import Snapshot, rows_in_block
 from stream.checkpoints.store import Folder, digest_of, packed
 
-PUTS_AT_ONCE: Final = 8
+CONCURRENT_PUTS: Final = 8
 """Blocks on their way to the store: an object store takes tens of milliseconds for each."""
 
 
-class Written(NamedTuple):
+class WrittenCheckpoint(NamedTuple):
     """A checkpoint that is whole in the store. written_bytes: of changed blocks, compressed;
     state_bytes: of all blocks, as they are in memory."""
 
@@ -33,9 +33,9 @@ class Written(NamedTuple):
 
 
 def write(
-    folder: Folder, head: Manifest, snapshot: Snapshot, going_on: Callable[[], bool]
-) -> Written | None:
-    """Write a checkpoint; None where `going_on`, asked before each block, said no.
+    folder: Folder, head: Manifest, snapshot: Snapshot, should_continue: Callable[[], bool]
+) -> WrittenCheckpoint | None:
+    """Write a checkpoint; None where `should_continue`, asked before each block, said no.
 
     head: the manifest, still without arrays. Raises StoreFailure. What was put by then is not put
     again by the next try.
@@ -44,22 +44,22 @@ def write(
     put: dict[str, Future[int]] = {}
     state_bytes = 0
     try:
-        with ThreadPoolExecutor(PUTS_AT_ONCE, "checkpoint-put") as putting:
-            waiting: deque[Future[int]] = deque()
+        with ThreadPoolExecutor(CONCURRENT_PUTS, "checkpoint-put") as executor:
+            pending: deque[Future[int]] = deque()
             for name, (dtype, shape) in snapshot.arrays().items():
                 digests: list[str] = []
                 for block in snapshot.blocks(name):
-                    if not going_on():
+                    if not should_continue():
                         return None
                     raw = block.reshape(-1).view(np.uint8)
                     digests.append(digest := digest_of(raw))
                     state_bytes += block.nbytes
-                    if digest in folder.held or digest in put:
+                    if digest in folder.stored_blocks or digest in put:
                         continue
-                    put[digest] = putting.submit(folder.put_block, digest, packed(raw))
-                    waiting.append(put[digest])
-                    if len(waiting) > 2 * PUTS_AT_ONCE:
-                        waiting.popleft().result()
+                    put[digest] = executor.submit(folder.put_block, digest, packed(raw))
+                    pending.append(put[digest])
+                    if len(pending) > 2 * CONCURRENT_PUTS:
+                        pending.popleft().result()
                 arrays.append(
                     StoredArray(
                         name=name,
@@ -71,7 +71,7 @@ def write(
                 )
             written_bytes = sum(one.result() for one in put.values())
     finally:
-        folder.held |= {digest for digest, one in put.items() if one.exception() is None}
+        folder.stored_blocks |= {digest for digest, one in put.items() if one.exception() is None}
     manifest = msgspec.structs.replace(head, arrays=arrays)
     name = folder.put_manifest(manifest)
-    return Written(name, manifest, written_bytes, len(put), state_bytes)
+    return WrittenCheckpoint(name, manifest, written_bytes, len(put), state_bytes)

@@ -8,10 +8,10 @@ from typing import Final
 
 import typer
 
-from stream.cli import asked, configuration, live, recorded, simulated
+from stream.cli import query, config, run, replay, simulate
 from stream.cli.apps import app
 from stream.errors import EddyError
-from stream.words import visible
+from stream.words import escape_control_characters
 
 __all__ = ["app", "asked", "configuration", "live", "main", "recorded", "simulated"]
 
@@ -37,8 +37,8 @@ def main() -> None:
     try:
         app()
     except EddyError as error:
-        typer.echo(visible(f"eddy: {error.message}"), err=True)
-        typer.echo(visible(f"      {error.do}"), err=True)
+        typer.echo(escape_control_characters(f"eddy: {error.message}"), err=True)
+        typer.echo(escape_control_characters(f"      {error.remedy}"), err=True)
         sys.exit(error.exit_code)
     except RuntimeError as error:
         if str(error) != DUCKDB_INTERRUPTED:

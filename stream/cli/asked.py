@@ -13,17 +13,17 @@ import typer
 
 from stream.cli.apps import ConfigPath, app
 from stream.errors import QueryError
-from stream.words import visible
+from stream.words import escape_control_characters
 
 if TYPE_CHECKING:
-    from stream.judging.asking import Answer, Explanation, Unalerted
+    from stream.judging.queries import QueryResult, Explanation, UnalertedExplanation
 
 TABLE_ROWS_MAX: Final = 1_000
 """Rows of a table for the eye; csv and json have them all."""
 FEATURES_SHOWN: Final = 12
 """Of an event without an alert: those with the smallest p."""
-FORMULA: Final = ("=", "+", "-", "@", "\t")
-"""A spreadsheet takes a text that begins so for a formula; `visible` leaves no other such start."""
+FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t")
+"""A spreadsheet takes a text that begins so for a formula; `escape_control_characters` leaves no other such start."""
 Format = Literal["table", "csv", "json"]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that eddy replay wrote.")]
 FormatOption = Annotated[
@@ -49,17 +49,17 @@ def query(
     Example: eddy query out/shop "SELECT account, sum(amount) AS missed FROM missed GROUP BY account
     ORDER BY missed DESC LIMIT 10"
     """
-    from stream.judging import asking
+    from stream.judging import queries
 
     if columns:
-        listed = asking.columns([Path(run) for run in arguments])
-        show(asking.Answer([*asking.Column._fields], iter(listed)), format_)
+        listed = queries.columns([Path(run) for run in arguments])
+        print_answer(queries.QueryResult([*queries.Column._fields], iter(listed)), format_)
         return
     *runs, sql = arguments
     if not runs:
         raise QueryError('expected at least one run, then SQL: eddy query out/shop "SELECT …"')
-    with asking.opened([Path(run) for run in runs]) as tables:
-        show(tables.ask(sql), format_)
+    with queries.open_runs([Path(run) for run in runs]) as tables:
+        print_answer(tables.query(sql), format_)
 
 
 @app.command()
@@ -82,10 +82,10 @@ def top(
 
     Example: eddy top out/shop --by missed --entity account
     """
-    from stream.judging import asking
+    from stream.judging import queries
 
-    with asking.opened([run]) as tables:
-        show(tables.top(by, entity, limit), format_)
+    with queries.open_runs([run]) as tables:
+        print_answer(tables.top(by, entity, limit), format_)
 
 
 @app.command()
@@ -102,11 +102,11 @@ def explain(
 
     Example: eddy explain out/shop acct-1186
     """
-    from stream.judging import asking
+    from stream.judging import queries
 
-    with asking.opened([run]) as tables:
+    with queries.open_runs([run]) as tables:
         found = tables.explain(what)
-        if isinstance(found, asking.Unalerted):
+        if isinstance(found, queries.UnalertedExplanation):
             _print_unalerted(found)
         else:
             _print_explanation(found)
@@ -129,7 +129,7 @@ def print_pseudonym(
     import pyarrow as pa
 
     from detectors.hashing import hash_key, hash_text, pseudonym
-    from schemas.checks import entity_id
+    from schemas.checks import normalise_entity_id
     from schemas.events import ENTITY_FIELDS
     from stream.config import load
 
@@ -137,31 +137,31 @@ def print_pseudonym(
         raise QueryError(f"got type {field}; expected one of {', '.join(ENTITY_FIELDS)}")
     if not entity:
         raise QueryError(f"got an empty id; expected the raw id of one {field}")
-    given = pa.array([entity_id(field, entity)], pa.string())
+    given = pa.array([normalise_entity_id(field, entity)], pa.string())
     hashed = hash_text(given, hash_key(load(config).secret))
     typer.echo(pseudonym(hashed[0]))
 
 
-def show(answer: "Answer", format_: Format) -> None:
+def print_answer(answer: "QueryResult", format_: Format) -> None:
     """Print an answer."""
     if format_ == "table":
         _print_table(answer)
     elif format_ == "csv":
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(map(_safe, answer.names))
-        writer.writerows(map(_safe, row) for row in answer.rows)
+        writer.writerow(map(_csv_cell, answer.names))
+        writer.writerows(map(_csv_cell, row) for row in answer.rows)
     else:
         for row in answer.rows:
-            plain = {name: _plain(value) for name, value in zip(answer.names, row, strict=True)}
-            typer.echo(visible(orjson.dumps(plain).decode()))
+            plain = {name: _json_value(value) for name, value in zip(answer.names, row, strict=True)}
+            typer.echo(escape_control_characters(orjson.dumps(plain).decode()))
 
 
-def _echo(line: str) -> None:
+def _print_line(line: str) -> None:
     """Print one line that may hold texts from events."""
-    typer.echo(visible(line).replace("\n", "\\n"))
+    typer.echo(escape_control_characters(line).replace("\n", "\\n"))
 
 
-def _print_table(answer: "Answer") -> None:
+def _print_table(answer: "QueryResult") -> None:
     from itertools import islice
 
     rows = list(islice(answer.rows, TABLE_ROWS_MAX + 1))
@@ -178,13 +178,13 @@ def _print_rows(names: list[str], rows: Iterable[Iterable[Any]]) -> None:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in names:
-        table.add_column(Text(visible(name)), overflow="fold")
+        table.add_column(Text(escape_control_characters(name)), overflow="fold")
     for row in rows:
-        cells = [_cell(value) for value in row]
+        cells = [_short_text(value) for value in row]
         numeric = [isinstance(value, int | float | Decimal) for value in row]
         table.add_row(
             *(
-                Text(visible(c), justify="right" if n else "left")
+                Text(escape_control_characters(c), justify="right" if n else "left")
                 for c, n in zip(cells, numeric, strict=True)
             )
         )
@@ -196,10 +196,10 @@ def _print_rows(names: list[str], rows: Iterable[Iterable[Any]]) -> None:
 def _print_explanation(found: "Explanation") -> None:
     alert, incident = found.alert, found.incident
     who = f"{alert['entity_type']} {alert['entity']}"
-    odds = f"one in {1 / alert['p_value']:,.0f} honest events" if alert["p_value"] else ""
-    _echo(f"{who}: {alert['severity']}, score {alert['score']:.2f} ({odds})")
-    _echo(f"alert {alert['alert_id']}, {alert['monitor']}, at {_cell(alert['event_time'])}")
-    _echo(
+    rarity = f"one in {1 / alert['p_value']:,.0f} honest events" if alert["p_value"] else ""
+    _print_line(f"{who}: {alert['severity']}, score {alert['score']:.2f} ({rarity})")
+    _print_line(f"alert {alert['alert_id']}, {alert['monitor']}, at {_short_text(alert['event_time'])}")
+    _print_line(
         f"event {alert['event_id']} ({alert['topic']}[{alert['partition']}] at {alert['offset']}); "
         f"recommended: {alert['action']} for {alert['ttl_s']:,} s ({alert['reason_code']})"
     )
@@ -217,40 +217,40 @@ def _print_explanation(found: "Explanation") -> None:
         ],
     )
     if alert["counterfactual"]:
-        _echo(f"as expected, would not have alerted: {', '.join(alert['counterfactual'])}")
+        _print_line(f"as expected, would not have alerted: {', '.join(alert['counterfactual'])}")
     for one in alert["related"]:
-        _echo(f"with {one['type']} {one['id']}")
-    _echo("")
+        _print_line(f"with {one['type']} {one['id']}")
+    _print_line("")
     verdict = f", {incident['frauds']} of them fraud" if incident["frauds"] is not None else ""
-    amount = f", amount {_cell(incident['amount'])}" if incident["amount"] is not None else ""
-    _echo(
-        f"incident {incident['incident_id']}: {_cell(incident['opened'])} to "
-        f"{_cell(incident['last'])}, {incident['alerts']} alerts, {incident['suppressed']} only "
+    amount = f", amount {_short_text(incident['amount'])}" if incident["amount"] is not None else ""
+    _print_line(
+        f"incident {incident['incident_id']}: {_short_text(incident['opened'])} to "
+        f"{_short_text(incident['last'])}, {incident['alerts']} alerts, {incident['suppressed']} only "
         f"counted, {incident['events']} events{verdict}{amount}"
     )
-    names = ["event_time", "event_id", f"score_{alert['monitor']}", f"surprised_{alert['monitor']}"]
+    names = ["event_time", "event_id", f"score_{alert['monitor']}", f"surprising_{alert['monitor']}"]
     names = [name for name in [*names, "amount"] if found.events and name in found.events[0]]
     _print_rows(names, [[row[name] for name in names] for row in found.events])
     others = [one for one in found.incidents if one["incident_id"] != incident["incident_id"]]
     if others:
         names = ["incident_id", "monitor", "opened", "last", "alerts", "top_score", "amount"]
-        _echo(f"other incidents of {who}:")
+        _print_line(f"other incidents of {who}:")
         _print_rows(names, [[one[name] for name in names] for one in others])
 
 
-def _print_unalerted(found: "Unalerted") -> None:
+def _print_unalerted(found: "UnalertedExplanation") -> None:
     event = found.event
     if found.what == "event":
         twice = f", an id that {found.events:,} events have: the most surprising one"
-        _echo(f"event {event['event_id']}: no alert{twice if found.events > 1 else ''}")
+        _print_line(f"event {event['event_id']}: no alert{twice if found.events > 1 else ''}")
     else:
-        _echo(
+        _print_line(
             f"{found.what} {event[found.what]}: no alert in {found.events:,} events from "
-            f"{_cell(found.first)} to {_cell(found.last)}; its most surprising one:"
+            f"{_short_text(found.first)} to {_short_text(found.last)}; its most surprising one:"
         )
-    amount = f", amount {_cell(event['amount'])}" if event["amount"] is not None else ""
-    _echo(
-        f"event {event['event_id']} at {_cell(event['event_time'])} ({event['topic']}"
+    amount = f", amount {_short_text(event['amount'])}" if event["amount"] is not None else ""
+    _print_line(
+        f"event {event['event_id']} at {_short_text(event['event_time'])} ({event['topic']}"
         f"[{event['partition']}] at {event['offset']}){amount}: score {event['score']:.2f}"
     )
     reports = [
@@ -261,37 +261,37 @@ def _print_unalerted(found: "Unalerted") -> None:
     if found.features:
         _print_rows(["feature", "value", "its p"], found.features[:FEATURES_SHOWN])
     if found.fraud and found.fraud["gap"] is not None:
-        _echo(
+        _print_line(
             f"confirmed as fraud; nearest to an alert was {found.fraud['nearest']}, by "
             f"{found.fraud['gap']:.2f} of a score"
         )
     elif found.label:
-        _echo(f"labelled {found.label['verdict']}")
+        _print_line(f"labelled {found.label['verdict']}")
 
 
 def _expected(low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else f"{_cell(low)} to {_cell(high)}"
+    return "" if low is None or high is None else f"{_short_text(low)} to {_short_text(high)}"
 
 
-def _plain(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     """As JSON has it: times as ISO 8601, and what it has no number for as text."""
     if isinstance(value, datetime):
         return f"{value.isoformat(timespec='milliseconds')}Z"
     if isinstance(value, Decimal):
-        return _plain(int(value)) if value == value.to_integral_value() else float(value)
+        return _json_value(int(value)) if value == value.to_integral_value() else float(value)
     if isinstance(value, list):
-        return [_plain(one) for one in value]
+        return [_json_value(one) for one in value]
     if isinstance(value, dict):
-        return {_text(name): _plain(one) for name, one in value.items()}
+        return {_cell_text(name): _json_value(one) for name, one in value.items()}
     if isinstance(value, int) and not -(2**63) <= value < 2**64:
         return str(value)
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
-def _text(value: Any, *, short: bool = False) -> str:
+def _cell_text(value: Any, *, short: bool = False) -> str:
     """As CSV has it: what is no single value as JSON, nothing where it is null. short: as a table
     has it, six digits or hundredths."""
-    plain = _plain(value)
+    plain = _json_value(value)
     if isinstance(plain, list | dict):
         return orjson.dumps(plain).decode()
     if short and isinstance(plain, float):
@@ -299,12 +299,12 @@ def _text(value: Any, *, short: bool = False) -> str:
     return "" if plain is None else str(plain)
 
 
-def _safe(value: Any) -> str:
+def _csv_cell(value: Any) -> str:
     """As CSV has it, for a terminal and a spreadsheet: no control character, no formula."""
-    text = visible(_text(value))
-    is_formula = isinstance(value, str) and text.startswith(FORMULA)
+    text = escape_control_characters(_cell_text(value))
+    is_formula = isinstance(value, str) and text.startswith(FORMULA_STARTS)
     return f"'{text}" if is_formula else text
 
 
-def _cell(value: Any) -> str:
-    return _text(value, short=True)
+def _short_text(value: Any) -> str:
+    return _cell_text(value, short=True)

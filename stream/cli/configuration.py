@@ -13,25 +13,25 @@ if TYPE_CHECKING:
     from stream.config import Config
 
 
-def _refuse_what_clients_refuse(config: "Config") -> None:
+def _check_client_options(config: "Config") -> None:
     """Raise ConfigError where the object store, or Kafka's client, does not know an option, or its
     value; neither is connected to."""
     from stream.checkpoints.store import open_store
-    from stream.kafka.reading import Source
-    from stream.kafka.writing import Sink
+    from stream.kafka.reading import KafkaSource
+    from stream.kafka.writing import KafkaSink
 
     start_from = config.checkpoints.start_from or ""
     quiet = {**config.kafka, "log_level": 0}
-    trials: list[Callable[[], object]] = [
+    checks: list[Callable[[], object]] = [
         lambda: "://" in config.checkpoints.url and open_store(config.checkpoints.url),
         lambda: "://" in start_from and open_store(start_from, "checkpoints.start_from"),
-        lambda: Source(quiet, config.group).__exit__(None),
-        lambda: Sink(quiet, config.group, "check"),
+        lambda: KafkaSource(quiet, config.group).__exit__(None),
+        lambda: KafkaSink(quiet, config.group, "check"),
     ]
     problems: list[str] = []
-    for trial in trials:
+    for check_options in checks:
         try:
-            trial()
+            check_options()
         except ConfigError as error:
             problems += [line for line in error.problems if line not in problems]
     if problems:
@@ -46,23 +46,23 @@ def check(config: ConfigPath) -> None:
 
     Example: eddy config check shop.toml
     """
-    from stream.config import ASSESS, assess_way, load, ways, weak_secret
+    from stream.config import ASSESS, assess_read_path, load, read_paths, secret_problem
 
     loaded = load(config)
-    _refuse_what_clients_refuse(loaded)
+    _check_client_options(loaded)
     typer.echo(f"{config}: no mistakes")
-    if warning := weak_secret(loaded):
+    if warning := secret_problem(loaded):
         typer.echo(warning)
-    for way in [*ways(loaded), assess_way(loaded)]:
-        if way is None:
+    for read_path in [*read_paths(loaded), assess_read_path(loaded)]:
+        if read_path is None:
             continue
         path = "direct"
-        if way.internal:
-            count = way.internal.partitions
+        if read_path.internal:
+            count = read_path.internal.partitions
             partitions = f"{count} partition{'s' if count > 1 else ''}"
-            path = f"over the internal topic {way.internal.topic} with {partitions}"
-        who = way.reader if way.reader == ASSESS else f"monitor {way.reader}"
-        typer.echo(f"{who}: {path}: {way.reason}")
+            path = f"over the internal topic {read_path.internal.topic} with {partitions}"
+        stage_name = read_path.reader if read_path.reader == ASSESS else f"monitor {read_path.reader}"
+        typer.echo(f"{stage_name}: {path}: {read_path.reason}")
 
 
 @topics_app.command("create")
@@ -92,23 +92,23 @@ def create(
     """
     from stream import topics
     from stream.config import load
-    from stream.kafka.administration import Admin
+    from stream.kafka.administration import TopicAdmin
 
     loaded = load(config)
     if print_acls:
         for line in topics.permissions(loaded):
             typer.echo(f"--add --allow-principal User:NAME {line}")
         return
-    admin = Admin(loaded.kafka)
-    known = topics.found(loaded, admin)
-    for topic, partitions, settings in topics.missing(loaded, known, inputs):
+    admin = TopicAdmin(loaded.kafka)
+    known = topics.existing_topics(loaded, admin)
+    for topic, partitions, settings in topics.missing_topics(loaded, known, inputs):
         admin.create(topic, partitions, settings, replication)
         typer.echo(f"{topic}: created, {partitions} partition{'s' if partitions > 1 else ''}")
     for topic, one in known.items():
         typer.echo(
             f"{topic}: exists, {one.partitions} partition{'s' if one.partitions > 1 else ''}"
         )
-    topics.check_topics(loaded, topics.found(loaded, admin))
+    topics.check_topics(loaded, topics.existing_topics(loaded, admin))
 
 
 @config_app.command("diff")
@@ -123,41 +123,41 @@ def diff(
 
     Example: eddy config diff shop.toml shop-new.toml
     """
-    from stream.checkpoints.conversion import fates, moved
-    from stream.checkpoints.losses import DROP_OPTION, losses
-    from stream.config import STAGES, fingerprint, load, steering
+    from stream.checkpoints.conversion import migration_results, repartitioned_logs
+    from stream.checkpoints.losses import DROP_OPTION, state_losses
+    from stream.config import STAGES, fingerprint, load, state_config
     from stream.errors import PartitionCountChanged
-    from stream.place import Place, without_credentials
+    from stream.place import Location, hide_credentials
 
     before, after = load(old), load(new)
     if before.group != after.group:
-        saved = without_credentials(after.checkpoints.start_from or "")
+        saved = hide_credentials(after.checkpoints.start_from or "")
         begins = f"the state saved in {saved}" if saved else "nothing learned, at its topics' start"
         typer.echo(f"group: {after.group} instead of {before.group}: no state is kept")
         typer.echo(f"a group that has committed nothing begins with {begins}")
         raise typer.Exit(0 if saved else 4)
-    grown = moved(before, after)
+    grown = repartitioned_logs(before, after)
     refusals = [f"{line}: the worker will refuse to start" for line in grown]
-    if not Place.of(before.checkpoints.url).same(Place.of(after.checkpoints.url)):
+    if not Location.of(before.checkpoints.url).is_same_as(Location.of(after.checkpoints.url)):
         refusals.append(
-            f"checkpoints.url: {without_credentials(after.checkpoints.url)} instead of "
-            f"{without_credentials(before.checkpoints.url)}: the worker will refuse to start unless "
+            f"checkpoints.url: {hide_credentials(after.checkpoints.url)} instead of "
+            f"{hide_credentials(before.checkpoints.url)}: the worker will refuse to start unless "
             "every checkpoint is copied there"
         )
     for line in refusals:
         typer.echo(line)
     if grown:  # no argument allows that
-        typer.echo(PartitionCountChanged.do)
+        typer.echo(PartitionCountChanged.remedy)
         raise typer.Exit(4)
     was = fingerprint(before)
     if was == fingerprint(after):
         typer.echo("no setting that determines the learned state differs: all state is kept")
         raise typer.Exit(4 if refusals else 0)
-    for fate in fates(steering(before), steering(after)):
-        who = fate.stage if fate.stage in STAGES else f"monitor {fate.stage}"
-        what = "keeps its state" if fate.keeps else f"drops its state: {fate.why}"
-        typer.echo(f"{who}: {'starts with nothing learned: it is new' if fate.new else what}")
-    if lost := losses(steering(before), steering(after), was):
+    for result in migration_results(state_config(before), state_config(after)):
+        stage_name = result.stage if result.stage in STAGES else f"monitor {result.stage}"
+        what = "keeps its state" if result.is_kept else f"drops its state: {result.why}"
+        typer.echo(f"{stage_name}: {'starts with nothing learned: it is new' if result.is_new else what}")
+    if lost := state_losses(state_config(before), state_config(after), was):
         arguments = dict.fromkeys(f"{DROP_OPTION} {one.argument}" for one in lost)
         typer.echo("the worker will refuse to start without these arguments:")
         for argument in arguments:

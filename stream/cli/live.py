@@ -70,28 +70,28 @@ def run(
     """
     from stream import log
     from stream.checkpoints.losses import DROP, DROP_OPTION
-    from stream.config import load, weak_secret
+    from stream.config import load, secret_problem
     from stream.supervisor import stop_with_supervisor
     from stream.worker import run_worker
 
     loaded = load(config)
-    if loaded.mode == "live" and (problem := weak_secret(loaded)):
+    if loaded.mode == "live" and (problem := secret_problem(loaded)):
         raise ConfigError([f"{config}: {problem}"])
-    drops = drop_state or []
-    if strange := [one for one in drops if not DROP.fullmatch(one)]:
+    allowed_drops = drop_state or []
+    if malformed := [one for one in allowed_drops if not DROP.fullmatch(one)]:
         expected = "MONITOR@ and the 32 hex digits that the error of a refused start names"
-        raise ConfigError([f"{DROP_OPTION}: got {one}; expected {expected}" for one in strange])
+        raise ConfigError([f"{DROP_OPTION}: got {one}; expected {expected}" for one in malformed])
     own_slot = slot or str(loaded.kafka.get("group.instance.id", ""))
     port = loaded.worker.http_port if http_port is None else http_port
     if processes is not None:
         prefix = own_slot or socket.gethostname()
-        sys.exit(_run_supervised(config, prefix, processes, port, log_level, drops))
+        sys.exit(_run_supervised(config, prefix, processes, port, log_level, allowed_drops))
     own_slot = own_slot or uuid.uuid4().hex
-    log.set_up(log_level, slot=own_slot)
+    log.configure_logging(log_level, slot=own_slot)
     if supervised:
         stop_with_supervisor()
     run_id = os.environ.get("EDDY_RUN_ID") or str(uuid.uuid4())
-    run_worker(loaded, own_slot, live_run(loaded, run_id), _stop_on_signal, port, drops)
+    run_worker(loaded, own_slot, live_run(loaded, run_id), _stop_on_signal, port, allowed_drops)
 
 
 def live_run(config: "Config", run_id: str) -> "RunInfo":
@@ -104,21 +104,21 @@ def live_run(config: "Config", run_id: str) -> "RunInfo":
 
 
 def _run_supervised(
-    config: Path, prefix: str, processes: int, http_port: int, log_level: Level, drops: list[str]
+    config: Path, prefix: str, processes: int, http_port: int, log_level: Level, allowed_drops: list[str]
 ) -> int:
     """Run workers in slots under that prefix; the supervisor's exit code."""
     from stream import log
-    from stream.supervisor import Supervisor, work_of
+    from stream.supervisor import Supervisor, worker_target
 
     if http_port and http_port + processes - 1 > HTTP_PORT_MAX:
         most = HTTP_PORT_MAX - processes + 1
         why = f"{processes} processes take ports from it on"
         raise ConfigError([f"worker.http_port: got {http_port}; expected at most {most}: {why}"])
-    log.set_up(log_level, slot=prefix)
+    log.configure_logging(log_level, slot=prefix)
     ports = [http_port and http_port + index for index in range(processes)]
     return Supervisor(
         {
-            f"{prefix}-{index}": work_of(str(config), f"{prefix}-{index}", port, log_level, drops)
+            f"{prefix}-{index}": worker_target(str(config), f"{prefix}-{index}", port, log_level, allowed_drops)
             for index, port in enumerate(ports)
         }
     ).run()

@@ -10,13 +10,13 @@ import typer
 
 from stream.cli.apps import app
 from stream.errors import InputError
-from stream.place import without_credentials
-from stream.words import visible
+from stream.place import hide_credentials
+from stream.words import escape_control_characters
 
 if TYPE_CHECKING:
     from stream.config import Config
-    from stream.judging.figures import Judgement
-    from stream.replay import Split, Summary
+    from stream.judging.figures import Evaluation
+    from stream.replay import TimeSplit, Summary
 
 Inputs = Annotated[
     list[str] | None,
@@ -119,10 +119,10 @@ def replay(
     """
     from stream import replay as replaying
     from stream.config import label_inputs, load
-    from stream.replay.opening import with_labels
+    from stream.replay.opening import with_label_input
 
     if again is not None:
-        of_the_run = {
+        options = {
             "--input": inputs,
             "--labels": labels,
             "--warm-up": warm_up,
@@ -131,11 +131,11 @@ def replay(
             "--save-state": save_state,
             "--features": features,
         }
-        if given := [option for option, value in of_the_run.items() if value]:
+        if given := [option for option, value in options.items() if value]:
             raise InputError(
                 f"--again: the manifest says what is run; expected no {' and no '.join(given)}"
             )
-        _again(again, load(config) if config else None, out, jobs)
+        _rerun(again, load(config) if config else None, out, jobs)
         return
     if config is None or out is None:
         raise InputError("expected CONFIG, --input and --out, or --again MANIFEST")
@@ -147,33 +147,33 @@ def replay(
             "starts from that state, would have none to go on with; expected an [inputs.…] of "
             'type = "label" in it, or --save-state without --labels: nothing here learns from them'
         )
-    loaded = with_labels(loaded) if labels else loaded
-    label_pairs = [labels_of(loaded, text) for text in labels or ()]
+    loaded = with_label_input(loaded) if labels else loaded
+    label_pairs = [parse_labels_option(loaded, text) for text in labels or ()]
     split = _split(warm_up, score_from, score_until)
-    _warn_of_secret(config, loaded)
+    _warn_about_secret(config, loaded)
     with _progress("replay") as show:
         summary = replaying.replay(
             loaded, pairs, out, show, label_pairs, split, jobs, save_state, features=features
         )
-    _tell(summary, out)
+    _print_summary(summary, out)
     if save_state is not None:
-        address = without_credentials(save_state)
+        address = hide_credentials(save_state)
         typer.echo(f'state saved: begin with it by checkpoints.start_from = "{address}"')
-    _refuse_nothing(summary)
+    _require_events(summary)
 
 
-def _warn_of_secret(path: Path, config: "Config") -> None:
-    from stream.config import weak_secret
+def _warn_about_secret(path: Path, config: "Config") -> None:
+    from stream.config import secret_problem
 
-    if warning := weak_secret(config):
+    if warning := secret_problem(config):
         typer.echo(f"warning: {path}: {warning}", err=True)
 
 
-def _again(of: Path, given: "Config | None", out: Path | None, jobs: int) -> None:
+def _rerun(of: Path, given: "Config | None", out: Path | None, jobs: int) -> None:
     """Run once more, and say what differs."""
     from stream import replay as replaying
     from stream.replay import manifest
-    from stream.replay.recording import TIMED
+    from stream.replay.recording import TIMING_FILES
 
     found = manifest.read(of)
     folder = (of if of.is_dir() else of.parent).absolute()
@@ -183,38 +183,38 @@ def _again(of: Path, given: "Config | None", out: Path | None, jobs: int) -> Non
     for line in manifest.code_differences(found):
         typer.echo(f"other code than then: {line}")
     with _progress("replay") as show:
-        repeated = replaying.again(found, given, target, show, jobs)
-    _tell(repeated.summary, target)
-    if repeated.files:
-        typer.echo(f"not the same bytes: {', '.join(repeated.files)}")
+        repeated = replaying.rerun(found, given, target, show, jobs)
+    _print_summary(repeated.summary, target)
+    if repeated.changed_files:
+        typer.echo(f"not the same bytes: {', '.join(repeated.changed_files)}")
         raise typer.Exit(1)
-    timed = " and ".join(sorted(TIMED))
+    timed = " and ".join(sorted(TIMING_FILES))
     typer.echo(f"the same bytes in every file (but {timed}, which say how long it took)")
 
 
-def _refuse_nothing(summary: "Summary") -> None:
+def _require_events(summary: "Summary") -> None:
     """Raise InputError where there were records and not one became an event. Inputs without any
     record are no error: an hour in which nothing happened is a file, too."""
-    letters = sum(
+    dead_letters = sum(
         count
         for counts in summary.inputs.values()
         for what, count in counts.items()
         if what.startswith("dead_letter_")
     )
-    if letters and not summary.events:
+    if dead_letters and not summary.events:
         raise InputError(
-            f"none of {letters:,} records became an event, see above; expected an input's mapping "
+            f"none of {dead_letters:,} records became an event, see above; expected an input's mapping "
             "to be that of its file: compare [inputs.….fields] with a record in dead_letters.ndjson"
         )
 
 
-def _tell(summary: "Summary", out: Path) -> None:
+def _print_summary(summary: "Summary", out: Path) -> None:
     """Say what a run led to."""
     typer.echo(f"{summary.events:,} events in {summary.seconds:.1f} s, results in {out}")
     if not summary.events:
         typer.echo("warning: no event was read; expected files with rows that the mapping reads")
-    typer.echo(_said_of_topics(summary), nl=False)
-    typer.echo(_said_of_span(summary))
+    typer.echo(_describe_topics(summary), nl=False)
+    typer.echo(_describe_time_split(summary))
     duplicates = sum(counts.get("duplicate", 0) for counts in summary.inputs.values())
     if duplicates:
         typer.echo(f"{duplicates:,} duplicates, of an id that came shortly before; left out")
@@ -223,19 +223,19 @@ def _tell(summary: "Summary", out: Path) -> None:
             f"{summary.dead_letters:,} dead letters, each with its reason: {out}/dead_letters.ndjson"
         )
     for name, counts in summary.labels.items():
-        typer.echo(f"{name}: {_said_of_labels(counts)}")
-        if not counts["joined"] + counts["named"] + counts["of_nobody"]:
+        typer.echo(f"{name}: {_describe_labels(counts)}")
+        if not counts["joined"] + counts["with_entity"] + counts["event_without_entity"]:
             typer.echo(
                 f"warning: no label of {name} is of these events; expected the same event ids"
             )
-    if summary.judged is not None:
-        typer.echo(_said_of_judgement(summary.judged))
+    if summary.evaluation is not None:
+        typer.echo(_describe_evaluation(summary.evaluation))
     late = {name: n for name, counts in summary.monitors.items() if (n := counts.get("late", 0))}
     if late:
         each = ", ".join(f"{count:,} by {name}" for name, count in late.items())
         typer.echo(f"events older than their entity's last, scored as late: {each}")
     for note in summary.notes:
-        typer.echo(visible(f"note: {note}"))
+        typer.echo(escape_control_characters(f"note: {note}"))
 
 
 @app.command()
@@ -265,24 +265,24 @@ def compare(
     Example: eddy compare today.toml new.toml --input shop=march.parquet --out out/compared
     """
     from stream.config import load
-    from stream.replay import comparing
-    from stream.replay.opening import with_labels
+    from stream.replay import compare_runs
+    from stream.replay.opening import with_label_input
 
     loaded = [load(path) for path in configs]
     for path, one in zip(configs, loaded, strict=True):
-        _warn_of_secret(path, one)
+        _warn_about_secret(path, one)
     if labels:
-        loaded = [with_labels(one, loaded) for one in loaded]
+        loaded = [with_label_input(one, loaded) for one in loaded]
     candidates = [
-        comparing.Candidate(name, one, [labels_of(one, text) for text in labels or ()])
+        compare_runs.Candidate(name, one, [parse_labels_option(one, text) for text in labels or ()])
         for name, one in zip(_names(configs), loaded, strict=True)
     ]
     pairs = [_name_and_path(text) for text in inputs or ()]
     split = _split(warm_up, score_from, score_until)
     with _progress("compare") as show:
-        compared = comparing.compare(candidates, pairs, out, show, split)
+        compared = compare_runs.compare(candidates, pairs, out, show, split)
     for pair in compared.pairs:
-        typer.echo(f"{pair.verdict}: {pair.because}\n  {pair.cost}")
+        typer.echo(f"{pair.conclusion}: {pair.reason}\n  {pair.alert_volume}")
     typer.echo(f"The page is {out / 'index.html'}")
 
 
@@ -315,23 +315,23 @@ def _progress(what: str) -> Iterator[Callable[[int, float], None]]:
         yield show
 
 
-def _said_of_labels(counts: dict[str, int]) -> str:
+def _describe_labels(counts: dict[str, int]) -> str:
     """What became of a label file, in a line."""
-    said = f"{counts['read']:,} labels, {counts['joined']:,} joined to their events"
+    parts = f"{counts['read']:,} labels, {counts['joined']:,} joined to their events"
     of_few = {
-        "named": "named an entity themselves",
+        "with_entity": "named an entity themselves",
         "unknown_event": "of events that are not there",
-        "of_nobody": "of events without an entity that learns from labels",
+        "event_without_entity": "of events without an entity that learns from labels",
         "unclear": "neither fraud nor honest, left out",
         "dead_letters": "unreadable",
-        "before_their_event": "known before their event, counted from behind it",
+        "before_event": "known before their event, counted from behind it",
         "after_last_event": "known only after the last event: to judge by, not to learn from",
         "ambiguous": "of an id that several events have, the first of them meant",
     }
-    return ", ".join([said, *(f"{counts[k]:,} {text}" for k, text in of_few.items() if counts[k])])
+    return ", ".join([parts, *(f"{counts[k]:,} {text}" for k, text in of_few.items() if counts[k])])
 
 
-def _said_of_topics(summary: "Summary") -> str:
+def _describe_topics(summary: "Summary") -> str:
     """That events count more than once, where several topics that hold them were replayed; a line,
     or nothing."""
     internal = summary.monitors.keys() - summary.adds_up.keys() - {"assess"}
@@ -343,34 +343,34 @@ def _said_of_topics(summary: "Summary") -> str:
     )
 
 
-def _said_of_span(summary: "Summary") -> str:
+def _describe_time_split(summary: "Summary") -> str:
     """Which events of a replay are judged, and their alerts, in a line."""
-    judged = summary.span
+    evaluation = summary.evaluation_span
     raised = f"{summary.alerts_published:,} alerts in {summary.incidents_opened:,} incidents"
-    if judged.from_time is None and judged.until_time is None:
+    if evaluation.from_time is None and evaluation.until_time is None:
         return raised
-    bounds = (("from", judged.from_time), ("before", judged.until_time))
-    said = " and ".join(f"{word} {time}" for word, time in bounds if time)
-    told = f"judged: {judged.events:,} events {said}, {raised}; all others only learned"
-    if judged.events:
-        return told
-    return f"{told}\nwarning: no event lies in the time that is judged; expected a time within them"
+    bounds = (("from", evaluation.from_time), ("before", evaluation.until_time))
+    parts = " and ".join(f"{word} {time}" for word, time in bounds if time)
+    line = f"judged: {evaluation.events:,} events {parts}, {raised}; all others only learned"
+    if evaluation.events:
+        return line
+    return f"{line}\nwarning: no event lies in the time that is judged; expected a time within them"
 
 
-def _split(warm_up: str | None, score_from: str | None, score_until: str | None) -> "Split":
+def _split(warm_up: str | None, score_from: str | None, score_until: str | None) -> "TimeSplit":
     """The time split that the options ask for."""
-    from stream.replay import Split
+    from stream.replay import TimeSplit
 
-    return Split(
-        seconds_of("--warm-up", warm_up),
-        ms_of("--score-from", score_from),
-        ms_of("--score-until", score_until),
+    return TimeSplit(
+        parse_duration_option("--warm-up", warm_up),
+        parse_time_ms("--score-from", score_from),
+        parse_time_ms("--score-until", score_until),
     )
 
 
-def _said_of_judgement(judged: "Judgement") -> str:
+def _describe_evaluation(evaluation: "Evaluation") -> str:
     """The headline figures, in a line."""
-    view, level = judged.views[0], judged.level
+    view, level = evaluation.views[0], evaluation.level
     ranked = view.levels[level]
     figures = (
         ("AUC", ranked.roc_auc),
@@ -380,17 +380,17 @@ def _said_of_judgement(judged: "Judgement") -> str:
         ("precision of incidents", view.levels["incidents"].precision),
         ("amount caught", view.amount.caught_share),
     )
-    said = [
+    parts = [
         f"{name} {one.value:.3f}"
         + (f" ({one.low:.3f} to {one.high:.3f})" if one.low is not None else "")
         for name, one in figures
         if one.value is not None
     ]
-    caught = f", {judged.frauds - judged.missed.frauds:,} caught" if judged.events_known else ""
-    return f"{ranked.frauds:,} frauds in {ranked.count:,} {level}{caught}: {', '.join(said)}"
+    caught = f", {evaluation.frauds - evaluation.missed.frauds:,} caught" if evaluation.events_known else ""
+    return f"{ranked.frauds:,} frauds in {ranked.count:,} {level}{caught}: {', '.join(parts)}"
 
 
-def seconds_of(option: str, text: str | None) -> float | None:
+def parse_duration_option(option: str, text: str | None) -> float | None:
     """Seconds of an option's duration, where it is given. Raises InputError."""
     from detectors.spec import seconds
 
@@ -400,19 +400,19 @@ def seconds_of(option: str, text: str | None) -> float | None:
         raise InputError(f"{option}: {error}") from error
 
 
-def ms_of(option: str, text: str | None) -> int | None:
+def parse_time_ms(option: str, text: str | None) -> int | None:
     """Milliseconds since 1970 of an option's time, where it is given. Raises InputError."""
     from stream import clock
 
     try:
-        return None if text is None else clock.ms_of(text)
+        return None if text is None else clock.parse_time_ms(text)
     except ValueError as error:
         raise InputError(
             f'{option}: got "{text}"; expected a time such as 2026-03-01 or 2026-03-01T12:00:00Z'
         ) from error
 
 
-def labels_of(config: "Config", text: str) -> tuple[str, str]:
+def parse_labels_option(config: "Config", text: str) -> tuple[str, str]:
     """The input and the file, or the address, that --labels means."""
     from stream.config import label_inputs
 

@@ -13,7 +13,7 @@ from stream.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from stream.config import Config, InputSpec
-    from stream.simulator import Line, Shop
+    from stream.simulator import SimulatedLine, Shop
 
 
 @app.command()
@@ -76,12 +76,12 @@ def simulate(
     shop = Shop(events, seed)
     if to == "kafka":
         shop = Shop(events, seed, int(time.time() * 1000) - shop.span_ms())
-    made = lines(shop, malformed, spec.keyed_by or "account")
+    records = lines(shop, malformed, spec.keyed_by or "account")
     with _writer(loaded, spec, to) as write:
-        for line in _at_rate(_shown(made, shop, name), rate):
+        for line in _at_rate(_with_progress(records, shop, name), rate):
             write(line)
     if labels is not None:
-        with _file(labels) as file:
+        with _open_output(labels) as file:
             file.writelines(line + b"\n" for line in simulator.labels(shop))
 
 
@@ -101,21 +101,21 @@ def _simulated_input(config: "Config", wanted: str) -> tuple[str, "InputSpec"]:
 
 
 @contextmanager
-def _writer(config: "Config", spec: "InputSpec", to: str) -> "Iterator[Callable[[Line], object]]":
+def _writer(config: "Config", spec: "InputSpec", to: str) -> "Iterator[Callable[[SimulatedLine], object]]":
     """What takes one line: a producer, or a file."""
     if to == "kafka":
-        from stream.kafka.writing import Feed
+        from stream.kafka.writing import PlainProducer
 
-        feed = Feed(config.kafka, spec.topic, spec.partitioner)
-        yield lambda line: feed.send(line.key, line.value)
-        feed.close()
+        producer = PlainProducer(config.kafka, spec.topic, spec.partitioner)
+        yield lambda line: producer.send(line.key, line.value)
+        producer.close()
     else:
-        with _file(Path(to)) as file:
+        with _open_output(Path(to)) as file:
             yield lambda line: file.write(line.value + b"\n")
 
 
 @contextmanager
-def _file(path: Path) -> "Iterator[IO[bytes]]":
+def _open_output(path: Path) -> "Iterator[IO[bytes]]":
     """A file to write. Raises InputError where that cannot be."""
     try:
         with path.open("wb") as file:
@@ -124,7 +124,7 @@ def _file(path: Path) -> "Iterator[IO[bytes]]":
         raise InputError(f"{path}: cannot be written: {error}") from error
 
 
-def _shown(lines: "Iterator[Line]", shop: "Shop", name: str) -> "Iterator[Line]":
+def _with_progress(lines: "Iterator[SimulatedLine]", shop: "Shop", name: str) -> "Iterator[SimulatedLine]":
     """The lines, with a progress bar."""
     from rich.console import Console
     from rich.progress import track
@@ -132,7 +132,7 @@ def _shown(lines: "Iterator[Line]", shop: "Shop", name: str) -> "Iterator[Line]"
     yield from track(lines, name, shop.count, console=Console(stderr=True))
 
 
-def _at_rate(lines: "Iterator[Line]", rate: float) -> "Iterator[Line]":
+def _at_rate(lines: "Iterator[SimulatedLine]", rate: float) -> "Iterator[SimulatedLine]":
     """The lines, so many a second; as fast as it goes where the rate is 0."""
     started = time.monotonic()
     for index, line in enumerate(lines):

@@ -17,18 +17,18 @@ from schemas.events import FIELDS
 from schemas.mapping import compile_mapping
 from schemas.records import Records
 from stream.config import InputSpec
-from stream.inputs.folders import key_columns
-from stream.inputs.formats import Shape, Values
-from stream.inputs.merging import merged
-from stream.inputs.partitioning import Glance
-from stream.inputs.places import File
+from stream.inputs.folders import folder_column_types
+from stream.inputs.formats import ReadOptions, Values
+from stream.inputs.merging import merge_files
+from stream.inputs.partitioning import TimePartitionDecoder
+from stream.inputs.places import InputFile
 
 BATCH_RECORDS: Final = 10_000
-REMEMBERED: Final = 8
+BATCHES_REMEMBERED: Final = 8
 """Batches of a log of which it is known where their records stand."""
 
 
-class Reading(Protocol):
+class InputReader(Protocol):
     """A log, or some of its partitions, on the way in.
 
     name: the input's. topic: what its records call their topic. size_bytes: for the share of all
@@ -41,21 +41,21 @@ class Reading(Protocol):
     ordered: bool
 
     @property
-    def share_read(self) -> float:
+    def fraction_read(self) -> float:
         """How much has been read, 0 to 1."""
 
     def __iter__(self) -> Iterator[list[Records]]:
         """The next records in their order, one batch for each of their partitions."""
 
-    def where(self, partition: int, offset: int) -> str:
+    def describe_position(self, partition: int, offset: int) -> str:
         """Where a record of the last batches stands, as a person finds it."""
 
-    def place(self, partition: int, offset: I64) -> I64:
+    def log_index(self, partition: int, offset: I64) -> I64:
         """int64[n]: where records of one of the last batches stand in the log, over all of its
         partitions: numbers that grow in its order."""
 
 
-class FileReading:
+class FileReader:
     """One input's files as one log, to be read once. Iterating raises InputError where one cannot
     be read."""
 
@@ -64,7 +64,7 @@ class FileReading:
     def __init__(
         self,
         name: str,
-        files: Sequence[File],
+        files: Sequence[InputFile],
         spec: InputSpec,
         batch_records: int = BATCH_RECORDS,
     ) -> None:
@@ -72,82 +72,82 @@ class FileReading:
         self.size_bytes = max(sum(file.size_bytes for file in files), 1)
         self._files = files
         self._spec = spec
-        self._shape = _shape(files, spec)
+        self._read_options = _read_options(files, spec)
         self._batch_records = batch_records
         self._shares = [0.0] * len(files)
-        self._last: deque[_Batch] = deque(maxlen=REMEMBERED)
+        self._last: deque[_BatchPositions] = deque(maxlen=BATCHES_REMEMBERED)
 
     @property
-    def share_read(self) -> float:
+    def fraction_read(self) -> float:
         """How much of the files has been read, 0 to 1."""
         done = (share * f.size_bytes for share, f in zip(self._shares, self._files, strict=True))
         return min(sum(done) / self.size_bytes, 1.0) if min(self._shares) < 1.0 else 1.0
 
     def __iter__(self) -> Iterator[list[Records]]:
-        """See `Reading`."""
-        glance = Glance(self._spec)
+        """See `InputReader`."""
+        decoder = TimePartitionDecoder(self._spec)
         next_offset: I64 = np.zeros(self._spec.partitions, np.int64)
         first = 0
-        for stretch in merged(self._files, glance, self._batch_records, self._read, self._shape):
-            batch = _Batch(first, stretch.file, stretch.row, {})
+        for rows_read in merge_files(self._files, decoder, self._batch_records, self._on_progress, self._read_options):
+            batch = _BatchPositions(first, rows_read.file, rows_read.row, {})
             self._last.append(batch)
-            first += len(stretch.row)
-            if not glance.partitioned:
+            first += len(rows_read.row)
+            if not decoder.partitioned:
                 # alone in its log, a file's records stand at their rows
                 alone = len(self._files) == 1
-                offset = stretch.row if alone else np.arange(batch.first, first)
+                offset = rows_read.row if alone else np.arange(batch.first, first)
                 batch.parts[0] = offset, np.arange(len(offset))
-                yield [self._records(0, offset, stretch.values)]
+                yield [self._records(0, offset, rows_read.values)]
                 continue
-            whole = self._records(0, stretch.row, stretch.values)
+            whole = self._records(0, rows_read.row, rows_read.values)
             parts = []
-            for chosen in np.unique(stretch.partition).tolist():
-                mine = np.flatnonzero(stretch.partition == chosen)
-                offset = np.arange(len(mine)) + next_offset[chosen]
-                next_offset[chosen] += len(mine)
-                batch.parts[chosen] = offset, mine
-                parts.append(self._records(chosen, offset, whole.take(mine).values))
+            for chosen in np.unique(rows_read.partition).tolist():
+                in_partition = np.flatnonzero(rows_read.partition == chosen)
+                offset = np.arange(len(in_partition)) + next_offset[chosen]
+                next_offset[chosen] += len(in_partition)
+                batch.parts[chosen] = offset, in_partition
+                parts.append(self._records(chosen, offset, whole.take(in_partition).values))
             if parts:
                 yield parts
 
-    def where(self, partition: int, offset: int) -> str:
-        """See `Reading`."""
-        batch, [at] = self._found(partition, np.array([offset]))
+    def describe_position(self, partition: int, offset: int) -> str:
+        """See `InputReader`."""
+        batch, [at] = self._find(partition, np.array([offset]))
         return f"{self._files[int(batch.file[at])].name}: row {int(batch.row[at])}"
 
-    def place(self, partition: int, offset: I64) -> I64:
-        """See `Reading`."""
+    def log_index(self, partition: int, offset: I64) -> I64:
+        """See `InputReader`."""
         if not len(offset):
             return offset
-        batch, at = self._found(partition, offset)
+        batch, at = self._find(partition, offset)
         return batch.first + at
 
-    def _found(self, partition: int, offset: I64) -> tuple["_Batch", I64]:
+    def _find(self, partition: int, offset: I64) -> tuple["_BatchPositions", I64]:
         """The batch that records are of, and where in it they stand."""
         known = (batch for batch in self._last if partition in batch.parts)
         batch = next(one for one in known if one.parts[partition][0][-1] >= offset[-1])
         offsets, at = batch.parts[partition]
         return batch, at[np.searchsorted(offsets, offset)]
 
-    def _read(self, index: int, share: float) -> None:
+    def _on_progress(self, index: int, share: float) -> None:
         self._shares[index] = share
 
     def _records(self, partition: int, offset: I64, values: Values) -> Records:
-        nowhen = np.full(len(offset), -1, np.int64)
-        return Records(self.name, partition, offset, nowhen, values)
+        no_times = np.full(len(offset), -1, np.int64)
+        return Records(self.name, partition, offset, no_times, values)
 
 
-def _shape(files: Sequence[File], spec: InputSpec) -> Shape:
+def _read_options(files: Sequence[InputFile], spec: InputSpec) -> ReadOptions:
     """How an input's files are read."""
-    columns = key_columns(file.keys for file in files)
+    columns = folder_column_types(file.folder_columns for file in files)
     mapped: set[str] = set()
     if columns and spec.codec == "json":
         mapping = compile_mapping(spec.codec, spec.type, spec.fields, FIELDS)
         mapped = {path[0] for path in mapping.leaves() if len(path) == 1}
-    return Shape(spec.null_values, columns, [name for name in columns if name in mapped])
+    return ReadOptions(spec.null_values, columns, [name for name in columns if name in mapped])
 
 
-class _Batch(NamedTuple):
+class _BatchPositions(NamedTuple):
     """Where a batch's records stand, but not what they hold: it is kept for a while.
 
     first: how many the log has before it. file, row: int64[n]. parts: partition → the offsets of

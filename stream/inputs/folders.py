@@ -12,13 +12,13 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
-HIDDEN: Final = (".", "_")
-NO_VALUE: Final = "__HIVE_DEFAULT_PARTITION__"
-INTEGER: Final = re.compile(r"[+-]?\d{1,18}", re.ASCII)
-RUN_FILES: Final = ({"manifest.json", "summary.json"}, {"comparison.json"}, {"work.part"})
+HIDDEN_PREFIXES: Final = (".", "_")
+HIVE_NULL: Final = "__HIVE_DEFAULT_PARTITION__"
+INTEGER_PATTERN: Final = re.compile(r"[+-]?\d{1,18}", re.ASCII)
+RESULT_FILES: Final = ({"manifest.json", "summary.json"}, {"comparison.json"}, {"work.part"})
 """Files by which a folder is one of Eddy's results: a run's, a comparison's, one under way."""
 
-Keys = dict[str, str | None]
+FolderColumns = dict[str, str | None]
 """The columns in the names of a file's folders, as they are written; None where there is no value."""
 
 
@@ -26,54 +26,54 @@ Folder = tuple[str, ...]
 """In parts, from the folder that was named."""
 
 
-def data_files(paths: Iterable[Sequence[str]], holds: Callable[[Folder, str], bool]) -> list[bool]:
+def are_data_files(paths: Iterable[Sequence[str]], contains: Callable[[Folder, str], bool]) -> list[bool]:
     """Whether each file is data: not hidden, and in no folder of Eddy's results below the named one.
     paths: in parts, from that folder. holds: whether a folder has an entry."""
 
     @cache
     def is_results(folder: Folder) -> bool:
-        return any(all(holds(folder, name) for name in run) for run in RUN_FILES)
+        return any(all(contains(folder, name) for name in run) for run in RESULT_FILES)
 
     return [
-        not any(_hidden(part) for part in path)
+        not any(_is_hidden(part) for part in path)
         and not any(is_results(tuple(path[:depth])) for depth in range(1, len(path)))
         for path in paths
     ]
 
 
-def entries_of(paths: Iterable[Sequence[str]]) -> Callable[[Folder, str], bool]:
+def folder_contains(paths: Iterable[Sequence[str]]) -> Callable[[Folder, str], bool]:
     """Whether a folder has an entry, by the files below it."""
     known = {tuple(path[:depth]) for path in paths for depth in range(1, len(path) + 1)}
     return lambda folder, name: (*folder, name) in known
 
 
-def keys_in(path: Sequence[str]) -> Keys:
+def parse_folder_columns(path: Sequence[str]) -> FolderColumns:
     """The columns in the names of the folders on a path, given in parts."""
     pairs = (part.partition("=") for part in path[:-1])
-    return {unquote(key): _value(value) for key, equals, value in pairs if key and equals}
+    return {unquote(key): _folder_value(value) for key, equals, value in pairs if key and equals}
 
 
-def key_columns(files: Iterable[Keys]) -> dict[str, pa.DataType]:
+def folder_column_types(files: Iterable[FolderColumns]) -> dict[str, pa.DataType]:
     """The columns of all these files: integers where every value is one, else texts."""
     values: dict[str, list[str]] = {}
     for keys in files:
         for key, value in keys.items():
             values.setdefault(key, []).extend([] if value is None else [value])
     return {
-        key: pa.int64() if found and all(map(INTEGER.fullmatch, found)) else pa.string()
+        key: pa.int64() if found and all(map(INTEGER_PATTERN.fullmatch, found)) else pa.string()
         for key, found in values.items()
     }
 
 
-def key_value(keys: Keys, name: str, kind: pa.DataType) -> pa.Scalar:
+def folder_column_value(keys: FolderColumns, name: str, kind: pa.DataType) -> pa.Scalar:
     """A file's value of a column."""
     value = keys.get(name)
     return pa.scalar(int(value) if value is not None and pa.types.is_integer(kind) else value, kind)
 
 
-def _hidden(part: str) -> bool:
-    return part.startswith(HIDDEN) and (part.startswith(".") or "=" not in part)
+def _is_hidden(part: str) -> bool:
+    return part.startswith(HIDDEN_PREFIXES) and (part.startswith(".") or "=" not in part)
 
 
-def _value(text: str) -> str | None:
-    return None if text == NO_VALUE else unquote(text)
+def _folder_value(text: str) -> str | None:
+    return None if text == HIVE_NULL else unquote(text)

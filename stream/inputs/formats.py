@@ -27,22 +27,22 @@ import pyarrow.csv as pa_csv
 
 from schemas.columns import I64
 from stream.errors import InputError
-from stream.inputs.folders import key_value
-from stream.inputs.parquet import BATCH_BYTES, COLUMNS_MAX, batches_of
-from stream.inputs.places import File
+from stream.inputs.folders import folder_column_value
+from stream.inputs.parquet import BATCH_BYTES, COLUMNS_MAX, read_batches
+from stream.inputs.places import InputFile
 
 CHUNK_BYTES: Final = 4 * 1024 * 1024
-GLANCE_CHARS: Final = 4096
+HEADER_CHUNK_CHARS: Final = 4096
 HEADER_CHARS_MAX: Final = 1024 * 1024
-UNPACKED_BYTES_MIN: Final = 64 * 1024 * 1024
-UNPACKED_TIMES: Final = 100
+DECOMPRESSED_BYTES_ALLOWED: Final = 64 * 1024 * 1024
+DECOMPRESSION_RATIO_MAX: Final = 100
 """A packed Parquet file may unpack into so many times its size, or the bytes above."""
 LINE_BYTES_MAX: Final = 64 * 1024 * 1024
 GZIP, ZSTD, PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
-SKIPPABLE: Final = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")
+ZSTD_SKIPPABLE_FRAME: Final = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")
 """A frame of zstd without data, with which pzstd begins a file."""
-PACKED: Final = frozenset({".gz", ".zst", ".zstd"})
-_UNREADABLE: Final = (
+COMPRESSED_SUFFIXES: Final = frozenset({".gz", ".zst", ".zstd"})
+_READ_ERRORS: Final = (
     OSError,
     EOFError,
     zlib.error,
@@ -52,11 +52,11 @@ _UNREADABLE: Final = (
 )
 
 Values: TypeAlias = "list[bytes | None] | pa.Table"
-Share = Callable[[float], None]
+OnProgress = Callable[[float], None]
 """Told how much of a file has been read, 0 to 1."""
 
 
-class Rows(NamedTuple):
+class FileRows(NamedTuple):
     """Consecutive records of a file. row: int64[n], the line or row that each stands in, from 0;
     a CSV's header is none, a blank line is one. values: as `Records` holds them."""
 
@@ -64,80 +64,80 @@ class Rows(NamedTuple):
     values: Values
 
 
-class Shape(NamedTuple):
+class ReadOptions(NamedTuple):
     """How the files of an input are read, in every format.
 
     null_values: texts of a CSV's cells that mean no value, besides the empty cell. columns: those in
-    the folders' names. in_lines: which of them are put into objects of NDJSON: the mapped ones.
+    the folders' names. json_columns: which of them are put into objects of NDJSON: the mapped ones.
     """
 
     null_values: Sequence[str] = ()
     columns: Mapping[str, pa.DataType] = MappingProxyType({})
-    in_lines: Sequence[str] = ()
+    json_columns: Sequence[str] = ()
 
 
-def rows_of(file: File, batch_records: int, share: Share, shape: Shape) -> Iterator[Rows]:
+def read_rows(file: InputFile, batch_records: int, on_progress: OnProgress, options: ReadOptions) -> Iterator[FileRows]:
     """The file's records in its order, at most so many at a time, in bounded memory.
 
     Raises InputError where it cannot be read.
     """
     try:
-        yield from _Reading(file, batch_records, share, shape).rows()
-    except _UNREADABLE as error:
+        yield from _FileFormatReader(file, batch_records, on_progress, options).rows()
+    except _READ_ERRORS as error:
         if isinstance(error, UnicodeDecodeError) or "UTF8" in str(error):
             raise InputError(
                 f"{file.name}: not UTF-8 ({error}); expected UTF-8: where it is Latin-1 or "
                 "Windows-1252, convert it with iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW"
             ) from error
         raise InputError(f"{file.name}: {error}") from error
-    share(1.0)
+    on_progress(1.0)
 
 
 @dataclass
-class _Reading:
+class _FileFormatReader:
     """A file on its way in."""
 
-    file: File
+    file: InputFile
     batch_records: int
-    share: Share
-    shape: Shape
+    on_progress: OnProgress
+    options: ReadOptions
 
-    def rows(self) -> Iterator[Rows]:
+    def rows(self) -> Iterator[FileRows]:
         with ExitStack() as opened:
             raw = opened.enter_context(self.file.open())
-            unpacked = _unpacked(raw)
-            if unpacked.peek(4).startswith(PARQUET):
+            decompressed = _decompressed(raw)
+            if decompressed.peek(4).startswith(PARQUET):
                 yield from self._parquet(
-                    raw if unpacked is raw else self._seekable(unpacked, opened)
+                    raw if decompressed is raw else self._seekable(decompressed, opened)
                 )
             elif _is_csv(self.file.name):
-                yield from self._csv(raw, unpacked)
+                yield from self._csv(raw, decompressed)
             else:
-                yield from self._lines(raw, unpacked)
+                yield from self._lines(raw, decompressed)
 
-    def _told(self, raw: IO[bytes]) -> None:
+    def _report_progress(self, raw: IO[bytes]) -> None:
         """Say how much has been read, going by the bytes of the file as it is."""
-        self.share(min(raw.tell() / max(self.file.size_bytes, 1), 1.0))
+        self.on_progress(min(raw.tell() / max(self.file.size_bytes, 1), 1.0))
 
-    def _parquet(self, file: IO[bytes]) -> Iterator[Rows]:
+    def _parquet(self, file: IO[bytes]) -> Iterator[FileRows]:
         first = 0
-        for table in batches_of(file, self.file.name, self.batch_records, self.share):
-            self._refuse_twins(table.column_names)
+        for table in read_batches(file, self.file.name, self.batch_records, self.on_progress):
+            self._check_column_names(table.column_names)
             yield self._table_rows(first, table)
             first += len(table)
 
-    def _csv(self, raw: IO[bytes], unpacked: IO[bytes]) -> Iterator[Rows]:
+    def _csv(self, raw: IO[bytes], decompressed: IO[bytes]) -> Iterator[FileRows]:
         """Every column as text: what it means is the mapping's business. An empty cell is null."""
-        names, alone = self._header()
+        names, header_only = self._header()
         if not names:
             return
-        source: IO[bytes] = cast("IO[bytes]", _LineEnds(unpacked))
-        if alone:  # Arrow takes a header for one only where its line is ended
-            source = BytesIO(unpacked.read(HEADER_CHARS_MAX * 4) + b"\n")
-        wrong: list[pa_csv.InvalidRow] = []
+        source: IO[bytes] = cast("IO[bytes]", _UnsplitLineEnds(decompressed))
+        if header_only:  # Arrow takes a header for one only where its line is ended
+            source = BytesIO(decompressed.read(HEADER_CHARS_MAX * 4) + b"\n")
+        invalid_rows: list[pa_csv.InvalidRow] = []
 
-        def refuse(row: pa_csv.InvalidRow) -> str:
-            wrong.append(row)
+        def on_invalid_row(row: pa_csv.InvalidRow) -> str:
+            invalid_rows.append(row)
             return "error"
 
         first = 0
@@ -145,10 +145,10 @@ class _Reading:
             reader = pa_csv.open_csv(
                 source,
                 pa_csv.ReadOptions(use_threads=False, block_size=CHUNK_BYTES),
-                pa_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=refuse),
+                pa_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=on_invalid_row),
                 pa_csv.ConvertOptions(
                     column_types=dict.fromkeys(names, pa.string()),
-                    null_values=["", *self.shape.null_values],
+                    null_values=["", *self.options.null_values],
                     strings_can_be_null=True,
                 ),
             )
@@ -162,17 +162,17 @@ class _Reading:
                     rows = block.slice(start, self.batch_records)
                     yield self._table_rows(first + start, pa.Table.from_batches([rows]))
                 first += len(block)
-                self._told(raw)
+                self._report_progress(raw)
         except pa.ArrowInvalid as error:
-            if not wrong and "straddling" in str(error):
+            if not invalid_rows and "straddling" in str(error):
                 raise InputError(
                     f"{self.file.name}: a row of more than {CHUNK_BYTES} bytes, after {first} rows; "
                     "expected shorter ones: is a quotation mark in it never closed?"
                 ) from error
-            if not wrong:
+            if not invalid_rows:
                 raise
-            found, expected = wrong[0].actual_columns, wrong[0].expected_columns
-            where = "" if wrong[0].number is None else f" {wrong[0].number - 2}"
+            found, expected = invalid_rows[0].actual_columns, invalid_rows[0].expected_columns
+            where = "" if invalid_rows[0].number is None else f" {invalid_rows[0].number - 2}"
             raise InputError(
                 f"{self.file.name}: row{where} has {found} columns; expected {expected}, as the "
                 "header has; quote what holds a comma"
@@ -182,23 +182,23 @@ class _Reading:
         """The names of a CSV's columns, none where the file is empty; and whether at most blank
         lines follow them."""
         with self.file.open() as raw:
-            text = TextIOWrapper(_unpacked(raw), "utf-8-sig", newline="")
+            text = TextIOWrapper(_decompressed(raw), "utf-8-sig", newline="")
             lines = csv.reader(self._header_lines(text))
             try:
                 names = next(filter(None, lines), [])  # blank lines are none, as to Arrow
             except csv.Error as error:  # a cell has its limit
-                raise self._no_header() from error
-            parts = iter(partial(text.read, GLANCE_CHARS), "")
-            alone = not any(part.strip("\r\n") for part in parts)
+                raise self._header_error() from error
+            parts = iter(partial(text.read, HEADER_CHUNK_CHARS), "")
+            header_only = not any(part.strip("\r\n") for part in parts)
             text.detach()
-        self._refuse_twins(names)
+        self._check_column_names(names)
         other = next((mark for mark in ";\t|" if len(names) == 1 and mark in names[0]), None)
         if other is not None:
             raise InputError(
                 f"{self.file.name}: the header has no comma and is parted by {other!r}; expected "
                 "commas between columns, and points in decimal numbers: save it anew as such a CSV"
             )
-        return names, alone
+        return names, header_only
 
     def _header_lines(self, text: TextIOWrapper) -> Iterator[str]:
         """The lines of a file, as long as a header may be in them."""
@@ -207,15 +207,15 @@ class _Reading:
             yield line
             left -= len(line.rstrip("\r\n"))
             if left <= 0:
-                raise self._no_header()
+                raise self._header_error()
 
-    def _no_header(self) -> InputError:
+    def _header_error(self) -> InputError:
         return InputError(
             f"{self.file.name}: a header of more than {HEADER_CHARS_MAX} characters, or a name in it of "
             f"more than {csv.field_size_limit()}; expected a CSV whose first line names its columns"
         )
 
-    def _refuse_twins(self, names: list[str]) -> None:
+    def _check_column_names(self, names: list[str]) -> None:
         """Raise InputError for a name that two columns have: either could be meant."""
         named = list(filter(None, names))
         if len(names) > COLUMNS_MAX:
@@ -226,54 +226,54 @@ class _Reading:
             twin = next(name for name in named if named.count(name) > 1)
             raise InputError(f"{self.file.name}: two columns are named {twin}; expected one")
 
-    def _lines(self, raw: IO[bytes], unpacked: IO[bytes]) -> Iterator[Rows]:
+    def _lines(self, raw: IO[bytes], decompressed: IO[bytes]) -> Iterator[FileRows]:
         """Blank lines are no records, but count as rows; a byte order mark before the first is dropped."""
         rows: list[int] = []
         values: list[bytes | None] = []
         size = 0
-        within = self._keys_in_json()
-        for row, line in enumerate(self._split(unpacked)):
+        folder_members = self._folder_columns_in_json()
+        for row, line in enumerate(self._split_lines(decompressed)):
             if line and not line.isspace():
                 rows.append(row)
-                values.append(_with_keys(line, within) if within else line)
+                values.append(_with_folder_columns(line, folder_members) if folder_members else line)
                 size += len(line)
             if len(rows) == self.batch_records or size > BATCH_BYTES:
-                yield Rows(np.array(rows), values)
-                self._told(raw)
+                yield FileRows(np.array(rows), values)
+                self._report_progress(raw)
                 rows, values, size = [], [], 0
         if rows:
-            yield Rows(np.array(rows), values)
+            yield FileRows(np.array(rows), values)
 
-    def _keys_in_json(self) -> bytes:
+    def _folder_columns_in_json(self) -> bytes:
         """The columns in the folders' names, as members of a JSON object."""
-        columns = self.shape.columns
+        columns = self.options.columns
         found = {
-            name: key_value(self.file.keys, name, columns[name]).as_py()
-            for name in self.shape.in_lines
+            name: folder_column_value(self.file.folder_columns, name, columns[name]).as_py()
+            for name in self.options.json_columns
         }
         return orjson.dumps({name: value for name, value in found.items() if value is not None})[
             1:-1
         ]
 
-    def _table_rows(self, first: int, table: pa.Table) -> Rows:
+    def _table_rows(self, first: int, table: pa.Table) -> FileRows:
         """A table's rows, with the columns in the folders' names, unless it has such columns itself."""
-        for name, kind in self.shape.columns.items():
+        for name, kind in self.options.columns.items():
             if name not in table.column_names:
-                value = key_value(self.file.keys, name, kind)
+                value = folder_column_value(self.file.folder_columns, name, kind)
                 table = table.append_column(name, pa.repeat(value, len(table)))
-        return Rows(np.arange(first, first + len(table)), table)
+        return FileRows(np.arange(first, first + len(table)), table)
 
-    def _seekable(self, packed: IO[bytes], opened: ExitStack) -> IO[bytes]:
+    def _seekable(self, compressed: IO[bytes], opened: ExitStack) -> IO[bytes]:
         """A packed Parquet file unpacked on disk: it is read from its end."""
-        left = max(UNPACKED_BYTES_MIN, UNPACKED_TIMES * self.file.size_bytes)
+        left = max(DECOMPRESSED_BYTES_ALLOWED, DECOMPRESSION_RATIO_MAX * self.file.size_bytes)
         try:
             file = opened.enter_context(tempfile.TemporaryFile())  # noqa: SIM115  # closed with the rest
-            while chunk := packed.read(CHUNK_BYTES):
+            while chunk := compressed.read(CHUNK_BYTES):
                 left -= file.write(chunk)
                 if left < 0:
                     raise InputError(
                         f"{self.file.name}: a packed Parquet file of {self.file.size_bytes} bytes that "
-                        f"unpacks into more than {UNPACKED_TIMES} times as much; expected it unpacked"
+                        f"unpacks into more than {DECOMPRESSION_RATIO_MAX} times as much; expected it unpacked"
                     )
             file.seek(0)
         except OSError as error:
@@ -285,7 +285,7 @@ class _Reading:
             ) from error
         return file
 
-    def _split(self, file: IO[bytes]) -> Iterator[bytes]:
+    def _split_lines(self, file: IO[bytes]) -> Iterator[bytes]:
         rest = file.read(len(BOM_UTF8)).removeprefix(BOM_UTF8)
         while chunk := file.read(CHUNK_BYTES):
             *lines, rest = (rest + chunk).split(b"\n")
@@ -299,7 +299,7 @@ class _Reading:
             yield rest
 
 
-def _with_keys(line: bytes, members: bytes) -> bytes:
+def _with_folder_columns(line: bytes, members: bytes) -> bytes:
     """A line with members put at the beginning of its object: the same members further on in it
     win, since they are the last."""
     inside = line.lstrip()
@@ -309,7 +309,7 @@ def _with_keys(line: bytes, members: bytes) -> bytes:
     return b"{" + members + (b"" if rest.startswith(b"}") else b",") + rest
 
 
-class _LineEnds:
+class _UnsplitLineEnds:
     """A file whose reads never end between CR and LF: Arrow takes the LF for the rest of a line's end
     then, in the middle of a quoted cell, too, and drops it."""
 
@@ -317,14 +317,14 @@ class _LineEnds:
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self._kept = b""
+        self._held_back = b""
 
     def read(self, size: int = -1) -> bytes:
         """As any file."""
-        data = self._kept + self._file.read(size - len(self._kept) if size > 1 else size)
-        self._kept = b""
+        data = self._held_back + self._file.read(size - len(self._held_back) if size > 1 else size)
+        self._held_back = b""
         if size > 1 and data.endswith(b"\r") and len(data) > 1:
-            data, self._kept = data[:-1], b"\r"
+            data, self._held_back = data[:-1], b"\r"
         return data
 
     def close(self) -> None:
@@ -334,16 +334,16 @@ class _LineEnds:
 def _is_csv(name: str) -> bool:
     """Whether a name ends in .csv, its packing aside."""
     path = PurePosixPath(name.lower())
-    return (PurePosixPath(path.stem) if path.suffix in PACKED else path).suffix == ".csv"
+    return (PurePosixPath(path.stem) if path.suffix in COMPRESSED_SUFFIXES else path).suffix == ".csv"
 
 
-def _unpacked(raw: BufferedReader) -> BufferedReader:
+def _decompressed(raw: BufferedReader) -> BufferedReader:
     """A file just opened, read without its packing."""
     magic = raw.peek(4)[:4]
     if magic.startswith(GZIP):
         return BufferedReader(cast("RawIOBase", gzip.open(raw)))
-    if magic.startswith(ZSTD) or SKIPPABLE.fullmatch(magic):
+    if magic.startswith(ZSTD) or ZSTD_SKIPPABLE_FRAME.fullmatch(magic):
         # Arrow's reader tells a file cut short; zstandard's takes it for the end
-        packed = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd")
-        return BufferedReader(cast("RawIOBase", packed))
+        compressed = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd")
+        return BufferedReader(cast("RawIOBase", compressed))
     return raw

@@ -16,16 +16,16 @@ import pyarrow as pa
 from detectors.clock import LogClock
 from schemas.columns import I64
 from stream.errors import InputError
-from stream.inputs.formats import Rows, Shape, Values, rows_of
-from stream.inputs.partitioning import Glance
-from stream.inputs.places import File
+from stream.inputs.formats import FileRows, ReadOptions, Values, read_rows
+from stream.inputs.partitioning import TimePartitionDecoder
+from stream.inputs.places import InputFile
 
 PEEKED_RECORDS: Final = 100
 """A file is opened when the first time among so many records has come; at once where there is
 none."""
 
 
-class Stretch(NamedTuple):
+class LogRows(NamedTuple):
     """Consecutive records of the log. file, row: int64[n], where each stands. partition: int64[n]."""
 
     file: I64
@@ -34,95 +34,95 @@ class Stretch(NamedTuple):
     values: Values
 
 
-def merged(
-    files: Sequence[File],
-    glance: Glance,
+def merge_files(
+    files: Sequence[InputFile],
+    decoder: TimePartitionDecoder,
     batch_records: int,
-    share: Callable[[int, float], None],
-    shape: Shape,
-) -> Iterator[Stretch]:
+    on_progress: Callable[[int, float], None],
+    options: ReadOptions,
+) -> Iterator[LogRows]:
     """The records of all files. share: told a file's index and how much of it has been read.
 
     Raises InputError where a file cannot be read, or where two that overlap in time do not fit
     together.
     """
     if len(files) == 1:
-        for rows in rows_of(files[0], batch_records, partial(share, 0), shape):
-            nowhere = np.zeros(len(rows.row), np.int64)
-            partition = glance.at(rows.values).partition if glance.partitioned else nowhere
-            yield Stretch(nowhere, rows.row, partition, rows.values)
+        for rows in read_rows(files[0], batch_records, partial(on_progress, 0), options):
+            zeros = np.zeros(len(rows.row), np.int64)
+            partition = decoder.decode(rows.values).partition if decoder.partitioned else zeros
+            yield LogRows(zeros, rows.row, partition, rows.values)
         return
-    waiting = sorted(
-        ((_first_ms(file, glance, shape), index) for index, file in enumerate(files)), reverse=True
+    not_opened = sorted(
+        ((_first_ms(file, decoder, options), index) for index, file in enumerate(files)), reverse=True
     )
-    open_now: list[_Open] = []
-    while waiting or open_now:
-        open_now = [one for one in open_now if one.filled()]
-        while waiting and (not open_now or waiting[-1][0] <= min(map(_end, open_now))[0]):
-            _, index = waiting.pop()
-            read = rows_of(files[index], batch_records, partial(share, index), shape)
-            one = _Open(index, files[index].name, read, glance)
-            if one.filled():
-                open_now.append(one)
-        if open_now:
-            yield _joined(_taken(open_now))
+    open_files: list[_OpenFile] = []
+    while not_opened or open_files:
+        open_files = [one for one in open_files if one.fill()]
+        while not_opened and (not open_files or not_opened[-1][0] <= min(map(_known_until, open_files))[0]):
+            _, index = not_opened.pop()
+            read = read_rows(files[index], batch_records, partial(on_progress, index), options)
+            one = _OpenFile(index, files[index].name, read, decoder)
+            if one.fill():
+                open_files.append(one)
+        if open_files:
+            yield _merge(_take_ready(open_files))
 
 
-def _first_ms(file: File, glance: Glance, shape: Shape) -> int:
+def _first_ms(file: InputFile, decoder: TimePartitionDecoder, options: ReadOptions) -> int:
     """The time of the file's first record that has one; -1 where the first ones have none."""
-    for rows in rows_of(file, PEEKED_RECORDS, lambda _: None, shape):
-        known = glance.at(rows.values).time_ms
+    for rows in read_rows(file, PEEKED_RECORDS, lambda _: None, options):
+        known = decoder.decode(rows.values).time_ms
         first = int(np.argmax(known >= 0))
         return int(min(known[first], LogClock().latest(known)[first]))
     return -1
 
 
 @dataclass(slots=True)
-class _Open:
+class _OpenFile:
     """A file that is being read. left: of its batch. due_ms: int64[n] of that, the latest time up
     to each record, but for a few of the future."""
 
     index: int
     name: str
-    read: Iterator[Rows]
-    glance: Glance
+    batches: Iterator[FileRows]
+    decoder: TimePartitionDecoder
     due_ms: I64 = field(default_factory=lambda: np.empty(0, np.int64))
-    left: Stretch | None = None
+    remaining: LogRows | None = None
     clock: LogClock = field(default_factory=LogClock)
 
-    def filled(self) -> bool:
+    def fill(self) -> bool:
         """Whether there is anything left, its next batch having been read."""
-        while not len(self.due_ms) and (rows := next(self.read, None)) is not None:
-            time_ms, partition = self.glance.at(rows.values)
+        while not len(self.due_ms) and (rows := next(self.batches, None)) is not None:
+            time_ms, partition = self.decoder.decode(rows.values)
             file = np.full(len(rows.row), self.index, np.int64)
-            self.left = Stretch(file, rows.row, partition, rows.values)
+            self.remaining = LogRows(file, rows.row, partition, rows.values)
             self.due_ms = self.clock.latest(time_ms)
         return len(self.due_ms) > 0
 
-    def take(self, count: int) -> tuple[I64, Stretch]:
+    def take(self, count: int) -> tuple[I64, LogRows]:
         """The next records with their due times."""
-        assert self.left is not None
-        due_ms, first = self.due_ms[:count], _slice(self.left, 0, count)
-        self.left = _slice(self.left, count, len(self.due_ms))
+        assert self.remaining is not None
+        due_ms, first = self.due_ms[:count], _slice(self.remaining, 0, count)
+        self.remaining = _slice(self.remaining, count, len(self.due_ms))
         self.due_ms = self.due_ms[count:]
         return due_ms, first
 
 
-def _end(one: _Open) -> tuple[int, int]:
+def _known_until(one: _OpenFile) -> tuple[int, int]:
     """Up to where the file is known; of two with the same time the first goes first."""
     return int(one.due_ms[-1]), one.index
 
 
-def _taken(open_now: list[_Open]) -> list[tuple[I64, Stretch]]:
+def _take_ready(open_files: list[_OpenFile]) -> list[tuple[I64, LogRows]]:
     """Of every file what nothing that is unread can go before."""
-    end_ms, first = min(map(_end, open_now))
+    end_ms, first = min(map(_known_until, open_files))
     found = []
-    for one in sorted(open_now, key=lambda one: one.index):
-        upto = one.due_ms <= end_ms if one.index <= first else one.due_ms < end_ms
-        count = int(np.count_nonzero(upto))
+    for one in sorted(open_files, key=lambda one: one.index):
+        ready = one.due_ms <= end_ms if one.index <= first else one.due_ms < end_ms
+        count = int(np.count_nonzero(ready))
         if count:
             found.append((one.name, *one.take(count)))
-    kinds = {name: _columns(stretch.values) for name, _, stretch in found}
+    kinds = {name: _columns(rows_read.values) for name, _, rows_read in found}
     name, *others = kinds
     for other in others:
         if kinds[other] != kinds[name]:
@@ -130,30 +130,30 @@ def _taken(open_now: list[_Open]) -> list[tuple[I64, Stretch]]:
                 f"{name} and {other} overlap in time, but have other columns or another format; "
                 "expected files of one input to be alike, or to follow each other"
             )
-    return [(due_ms, stretch) for _, due_ms, stretch in found]
+    return [(due_ms, rows_read) for _, due_ms, rows_read in found]
 
 
 def _columns(values: Values) -> object:
     return None if isinstance(values, list) else values.schema.remove_metadata()
 
 
-def _joined(taken: list[tuple[I64, Stretch]]) -> Stretch:
+def _merge(taken: list[tuple[I64, LogRows]]) -> LogRows:
     if len(taken) == 1:
         return taken[0][1]
     due_ms = np.concatenate([due for due, _ in taken])
     order = np.argsort(due_ms, kind="stable")  # at the same time the first file goes first
-    own = [stretch[:3] for _, stretch in taken]
-    file, row, partition = (np.concatenate(some)[order] for some in zip(*own, strict=True))
-    parts = [stretch.values for _, stretch in taken]
+    positions = [rows_read[:3] for _, rows_read in taken]
+    file, row, partition = (np.concatenate(some)[order] for some in zip(*positions, strict=True))
+    parts = [rows_read.values for _, rows_read in taken]
     lists = [part for part in parts if isinstance(part, list)]
     if lists:
         everything = [value for part in lists for value in part]
-        return Stretch(file, row, partition, [everything[i] for i in order.tolist()])
-    return Stretch(file, row, partition, pa.concat_tables(parts).take(pa.array(order)))
+        return LogRows(file, row, partition, [everything[i] for i in order.tolist()])
+    return LogRows(file, row, partition, pa.concat_tables(parts).take(pa.array(order)))
 
 
-def _slice(of: Stretch, start: int, stop: int) -> Stretch:
+def _slice(of: LogRows, start: int, stop: int) -> LogRows:
     values = of.values
     part = values[start:stop] if isinstance(values, list) else values.slice(start, stop - start)
     file, row, partition = (column[start:stop] for column in of[:3])
-    return Stretch(file, row, partition, part)
+    return LogRows(file, row, partition, part)

@@ -22,8 +22,8 @@ ROWS_MIN: Final = 1_000
 """So many rows at once are fast enough not to look for the longest text."""
 
 
-def batches_of(
-    file: IO[bytes], name: str, batch_records: int, share: Callable[[float], None]
+def read_batches(
+    file: IO[bytes], name: str, batch_records: int, on_progress: Callable[[float], None]
 ) -> Iterator[pa.Table]:
     """The rows of a file in its order, at most so many at a time. name: for errors.
 
@@ -33,35 +33,35 @@ def batches_of(
     """
     guarded = GuardedFile(file, name)
     source = pa.PythonFile(guarded, mode="r")
-    parquet = _opened(source)
-    parquet = _opened(source, _texts(parquet, repeated=True))
+    parquet = _open_parquet(source)
+    parquet = _open_parquet(source, _dictionary_columns(parquet, repeated=True))
     if parquet.metadata.num_columns > COLUMNS_MAX:
         raise InputError(
             f"{name}: {parquet.metadata.num_columns} columns; expected at most {COLUMNS_MAX}"
         )
-    guarded.watch(parquet)
+    guarded.check_pages(parquet)
     schema = pa.schema([_plain_field(field) for field in parquet.schema_arrow])
     read = 0
-    waiting: list[pa.RecordBatch] = []
+    pending: list[pa.RecordBatch] = []
     for group in range(parquet.num_row_groups):
-        rows = min(_rows_at_once(source, parquet, group), batch_records)
+        rows = min(_rows_per_batch(source, parquet, group), batch_records)
         for batch in parquet.iter_batches(rows, row_groups=[group]):
             read += len(batch)
-            left = batch if batch.schema.equals(schema) else batch.cast(schema)
-            while sum(map(len, waiting)) + len(left) >= batch_records:
-                room = batch_records - sum(map(len, waiting))
-                yield pa.Table.from_batches([*waiting, left.slice(0, room)])
-                waiting, left = [], left.slice(room)
-            waiting += [left] if len(left) else []
-            if sum(one.nbytes for one in waiting) > BATCH_BYTES:
-                yield pa.Table.from_batches(waiting)
-                waiting = []
-            share(read / parquet.metadata.num_rows)
-    if waiting:
-        yield pa.Table.from_batches(waiting)
+            rest = batch if batch.schema.equals(schema) else batch.cast(schema)
+            while sum(map(len, pending)) + len(rest) >= batch_records:
+                room = batch_records - sum(map(len, pending))
+                yield pa.Table.from_batches([*pending, rest.slice(0, room)])
+                pending, rest = [], rest.slice(room)
+            pending += [rest] if len(rest) else []
+            if sum(one.nbytes for one in pending) > BATCH_BYTES:
+                yield pa.Table.from_batches(pending)
+                pending = []
+            on_progress(read / parquet.metadata.num_rows)
+    if pending:
+        yield pa.Table.from_batches(pending)
 
 
-def _opened(source: Any, dictionaries: list[str] | None = None) -> pq.ParquetFile:
+def _open_parquet(source: Any, dictionaries: list[str] | None = None) -> pq.ParquetFile:
     # by columns and little by little: a row group may be the whole file
     return pq.ParquetFile(
         source,
@@ -92,7 +92,7 @@ def _plain_type(kind: pa.DataType) -> pa.DataType:
 # -- how many rows at once ------------------------------------------------------------------------
 
 
-def _texts(parquet: pq.ParquetFile, *, repeated: bool = False) -> list[str]:
+def _dictionary_columns(parquet: pq.ParquetFile, *, repeated: bool = False) -> list[str]:
     """The columns of texts and bytes that Arrow can read as dictionaries. repeated: those of which a
     row may have any number."""
     deltas = {
@@ -112,12 +112,12 @@ def _texts(parquet: pq.ParquetFile, *, repeated: bool = False) -> list[str]:
     ]
 
 
-def _rows_at_once(source: Any, parquet: pq.ParquetFile, group: int) -> int:
+def _rows_per_batch(source: Any, parquet: pq.ParquetFile, group: int) -> int:
     """How many rows of a row group have room, if every text is the longest of its dictionary."""
-    about = parquet.metadata.row_group(group)
+    metadata = parquet.metadata.row_group(group)
     fixed, texts, deltas = 1, 0, 0
-    for index in range(about.num_columns):
-        chunk = about.column(index)
+    for index in range(metadata.num_columns):
+        chunk = metadata.column(index)
         if chunk.physical_type == "FIXED_LEN_BYTE_ARRAY":
             fixed += parquet.schema.column(index).length
         elif "DELTA_BYTE_ARRAY" in chunk.encodings:
@@ -125,14 +125,14 @@ def _rows_at_once(source: Any, parquet: pq.ParquetFile, group: int) -> int:
             deltas += chunk.total_uncompressed_size
         elif chunk.physical_type == "BYTE_ARRAY":
             texts += chunk.total_uncompressed_size
-    if BATCH_BYTES // (fixed + deltas + texts) < min(ROWS_MIN, about.num_rows):
-        probe = _opened(source, _texts(parquet))
+    if BATCH_BYTES // (fixed + deltas + texts) < min(ROWS_MIN, metadata.num_rows):
+        probe = _open_parquet(source, _dictionary_columns(parquet))
         first = next(probe.iter_batches(1, row_groups=[group]), None)
-        texts = 0 if first is None else sum(map(_longest, first.columns))
+        texts = 0 if first is None else sum(map(_longest_value_bytes, first.columns))
     return max(BATCH_BYTES // (fixed + deltas + texts), 1)
 
 
-def _longest(column: pa.Array) -> int:
+def _longest_value_bytes(column: pa.Array) -> int:
     """Bytes of the longest text of each dictionary in a column, together. A dictionary is read whole
     with the first of its values; texts beside it take their own room in pages."""
     kind = column.type
@@ -142,7 +142,7 @@ def _longest(column: pa.Array) -> int:
             return 8
         return int(pc.max(pc.binary_length(values)).as_py() or 0)
     if isinstance(column, pa.ExtensionArray):
-        return _longest(column.storage)
+        return _longest_value_bytes(column.storage)
     if pa.types.is_struct(kind):
-        return sum(_longest(column.field(i)) for i in range(kind.num_fields))
-    return _longest(column.values) if pa.types.is_nested(kind) else 0
+        return sum(_longest_value_bytes(column.field(i)) for i in range(kind.num_fields))
+    return _longest_value_bytes(column.values) if pa.types.is_nested(kind) else 0

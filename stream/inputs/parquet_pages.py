@@ -38,10 +38,10 @@ class _Chunk:
     column: str
     unpacked: int
     repeated: bool
-    deltas: bool
+    delta_encoded: bool
     next_header: int
-    kept: bytes = b""
-    largest: int = 0
+    partial_header: bytes = b""
+    largest_page: int = 0
     values: int = 0
     packed: int = 0
 
@@ -61,7 +61,7 @@ class GuardedFile:
         self._starts: list[int] = []
         self._pages: dict[int, int] = {}
 
-    def watch(self, parquet: pq.ParquetFile) -> None:
+    def check_pages(self, parquet: pq.ParquetFile) -> None:
         """Look at the pages of a file from now on."""
         chunks = [
             _chunk(parquet, group, index)
@@ -81,7 +81,7 @@ class GuardedFile:
         for chunk in self._chunks[max(bisect_right(self._starts, position) - 1, 0) :]:
             if chunk.start >= position + len(data):
                 break
-            self._look(chunk, position, data)
+            self._check_headers(chunk, position, data)
         return data
 
     def seek(self, offset: int, whence: int = 0) -> int:
@@ -95,18 +95,18 @@ class GuardedFile:
     def close(self) -> None:
         """Does nothing: the opener closes the file."""
 
-    def _look(self, chunk: _Chunk, position: int, data: bytes) -> None:
+    def _check_headers(self, chunk: _Chunk, position: int, data: bytes) -> None:
         """Look at the headers in bytes that were read."""
-        if chunk.kept and chunk.next_header + len(chunk.kept) == position:
-            position, data = chunk.next_header, chunk.kept + data
-        chunk.kept = b""
+        if chunk.partial_header and chunk.next_header + len(chunk.partial_header) == position:
+            position, data = chunk.next_header, chunk.partial_header + data
+        chunk.partial_header = b""
         while position <= chunk.next_header < min(position + len(data), chunk.stop):
             at = chunk.next_header - position
             try:
-                header, after = _struct(data, at)
+                header, after = _read_struct(data, at)
             except IndexError:
-                chunk.kept = data[at:]
-                if len(chunk.kept) > _HEADER_BYTES_MAX:
+                chunk.partial_header = data[at:]
+                if len(chunk.partial_header) > _HEADER_BYTES_MAX:
                     raise self._refused(chunk, "a page has an endless header") from None
                 return
             packed = header.get(3, -1)
@@ -119,29 +119,29 @@ class GuardedFile:
     def _check(self, chunk: _Chunk, header: dict[int, Any]) -> None:
         """Raise InputError for a page that has no room, or contradicts the file's metadata."""
         unpacked = header[2]
-        about = header.get(5) or header.get(7) or header.get(8) or {}
-        values = about.get(1, 0)
-        encoding = about.get(4 if header.get(8) else 2, 0)
+        metadata = header.get(5) or header.get(7) or header.get(8) or {}
+        values = metadata.get(1, 0)
+        encoding = metadata.get(4 if header.get(8) else 2, 0)
         if unpacked > chunk.unpacked:
             text = f"a page of {unpacked} bytes, in a column that declares {chunk.unpacked}"
             raise self._refused(chunk, text)
         chunk.values += values
         if header.get(1) == _DICTIONARY_PAGE:
-            hollow = values > unpacked
+            oversized = values > unpacked
         else:
             counted = chunk.repeated or encoding in _COUNTED_FIRST
             many = chunk.values > max(PAGE_VALUES_MAX, 8 * chunk.packed)
-            hollow = counted and many
-            if encoding == _DELTA_BYTE_ARRAY and not chunk.deltas:
+            oversized = counted and many
+            if encoding == _DELTA_BYTE_ARRAY and not chunk.delta_encoded:
                 raise self._refused(chunk, "a page has an encoding that the file does not declare")
-        if hollow:
+        if oversized:
             text = f"{chunk.values} values in {chunk.packed} bytes would not fit into memory"
             raise self._refused(chunk, text)
-        more = max(unpacked - chunk.largest, 0)
-        chunk.largest += more
-        together = self._pages[chunk.group] = self._pages.get(chunk.group, 0) + more
-        if together > PAGES_BYTES_MAX:
-            text = f"pages of {together} bytes; expected at most {PAGES_BYTES_MAX}"
+        more = max(unpacked - chunk.largest_page, 0)
+        chunk.largest_page += more
+        total = self._pages[chunk.group] = self._pages.get(chunk.group, 0) + more
+        if total > PAGES_BYTES_MAX:
+            text = f"pages of {total} bytes; expected at most {PAGES_BYTES_MAX}"
             raise self._refused(chunk, text)
 
     def _refused(self, chunk: _Chunk, text: str) -> InputError:
@@ -152,19 +152,19 @@ class GuardedFile:
 
 
 def _chunk(parquet: pq.ParquetFile, group: int, index: int) -> _Chunk:
-    about = parquet.metadata.row_group(group).column(index)
-    start = about.data_page_offset
-    if about.has_dictionary_page and 0 < about.dictionary_page_offset < start:
-        start = about.dictionary_page_offset
+    metadata = parquet.metadata.row_group(group).column(index)
+    start = metadata.data_page_offset
+    if metadata.has_dictionary_page and 0 < metadata.dictionary_page_offset < start:
+        start = metadata.dictionary_page_offset
     column = parquet.schema.column(index)
     return _Chunk(
         start=start,
-        stop=start + about.total_compressed_size,
+        stop=start + metadata.total_compressed_size,
         group=group,
-        column=about.path_in_schema,
-        unpacked=about.total_uncompressed_size,
+        column=metadata.path_in_schema,
+        unpacked=metadata.total_uncompressed_size,
         repeated=column.max_repetition_level > 0,
-        deltas="DELTA_BYTE_ARRAY" in about.encodings,
+        delta_encoded="DELTA_BYTE_ARRAY" in metadata.encodings,
         next_header=start,
     )
 
@@ -172,7 +172,7 @@ def _chunk(parquet: pq.ParquetFile, group: int, index: int) -> _Chunk:
 # -- Thrift's compact protocol, in which headers are written --------------------------------------
 
 
-def _struct(data: bytes, at: int, depth: int = 0) -> tuple[dict[int, Any], int]:
+def _read_struct(data: bytes, at: int, depth: int = 0) -> tuple[dict[int, Any], int]:
     """A struct's fields by number, integers and structs alone, and where it ends. Raises IndexError
     where the bytes end before it does."""
     fields: dict[int, Any] = {}
@@ -186,45 +186,45 @@ def _struct(data: bytes, at: int, depth: int = 0) -> tuple[dict[int, Any], int]:
         if head >> 4:
             number += head >> 4
         else:
-            number, at = _signed(data, at)
-        value, at = _value(data, at, kind, depth + 1)
+            number, at = _read_zigzag(data, at)
+        value, at = _read_value(data, at, kind, depth + 1)
         if value is not None:
             fields[number] = value
 
 
-def _value(data: bytes, at: int, kind: int, depth: int) -> tuple[Any, int]:
+def _read_value(data: bytes, at: int, kind: int, depth: int) -> tuple[Any, int]:
     """A value of a field, and where it ends; None for types that no caller needs."""
     if depth > 8:
         raise InputError("a Parquet page's header is nested too deep")
     if kind in {1, 2}:  # a boolean: the type is the value
         return None, at
     if kind in {4, 5, 6}:
-        return _signed(data, at)
+        return _read_zigzag(data, at)
     if kind == 12:
-        return _struct(data, at, depth)
+        return _read_struct(data, at, depth)
     if kind == 8:
-        size, at = _unsigned(data, at)
+        size, at = _read_varint(data, at)
         end = at + size
     elif kind in {3, 7}:
         end = at + (1 if kind == 3 else 8)
     elif kind in {9, 10}:
-        return None, _list_end(data, at, depth)
+        return None, _skip_list(data, at, depth)
     else:
         raise InputError("a Parquet page's header cannot be read")
     data[end - 1]  # raises where it is cut
     return None, end
 
 
-def _list_end(data: bytes, at: int, depth: int) -> int:
+def _skip_list(data: bytes, at: int, depth: int) -> int:
     head = data[at]
-    size, at = (head >> 4, at + 1) if head >> 4 < 15 else _unsigned(data, at + 1)
+    size, at = (head >> 4, at + 1) if head >> 4 < 15 else _read_varint(data, at + 1)
     for _ in range(size):
         # each boolean of a list is a byte
-        _, at = _value(data, at, 3 if head & 15 in {1, 2} else head & 15, depth + 1)
+        _, at = _read_value(data, at, 3 if head & 15 in {1, 2} else head & 15, depth + 1)
     return at
 
 
-def _unsigned(data: bytes, at: int) -> tuple[int, int]:
+def _read_varint(data: bytes, at: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         byte = data[at]
@@ -237,6 +237,6 @@ def _unsigned(data: bytes, at: int) -> tuple[int, int]:
             raise InputError("a Parquet page's header cannot be read")
 
 
-def _signed(data: bytes, at: int) -> tuple[int, int]:
-    value, at = _unsigned(data, at)
+def _read_zigzag(data: bytes, at: int) -> tuple[int, int]:
+    value, at = _read_varint(data, at)
     return value >> 1 ^ -(value & 1), at

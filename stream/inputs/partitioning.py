@@ -12,14 +12,14 @@ from detectors.kernels import kernel
 from schemas.columns import I64, U8, EventBatch
 from schemas.records import Records
 from stream.config import InputSpec
-from stream.decoding import codec_of
+from stream.decoding import codec_for
 from stream.inputs.formats import Values
 
 CHECKED_EVERY: Final = 16
 """One of so many records is checked for its partition."""
 
 
-class Glanced(NamedTuple):
+class TimesAndPartitions(NamedTuple):
     """What a log's order needs of n records. time_ms: int64[n], -1 where one has no time. partition:
     int64[n], 0 where one has no key, or cannot be read."""
 
@@ -27,20 +27,20 @@ class Glanced(NamedTuple):
     partition: I64
 
 
-class Glance:
+class TimePartitionDecoder:
     """Reads of an input's records when they were and which partitions they went to, no more."""
 
     def __init__(self, spec: InputSpec) -> None:
         self._spec = spec
         self.partitioned = spec.partitions > 1 and spec.keyed_by is not None
         """Whether records must be looked into for their partition; else all go to partition 0."""
-        self._codec = codec_of(spec, [spec.keyed_by] if spec.keyed_by else [])
+        self._codec = codec_for(spec, [spec.keyed_by] if spec.keyed_by else [])
 
-    def at(self, values: Values) -> Glanced:
+    def decode(self, values: Values) -> TimesAndPartitions:
         """Look at records."""
         nowhere = np.zeros(len(values), np.int64)
         decoded = self._codec.decode(Records("", 0, nowhere, nowhere, values))
-        found = Glanced(np.full(len(values), -1, np.int64), nowhere.copy())
+        found = TimesAndPartitions(np.full(len(values), -1, np.int64), nowhere.copy())
         known_ms = decoded.time_ms.fill_null(-1)
         found.time_ms[decoded.rows] = known_ms.to_numpy(zero_copy_only=False)
         spec = self._spec
@@ -68,7 +68,7 @@ def partition_of(
     return np.where(present, hashed % partitions, 0)
 
 
-class Misplaced(NamedTuple):
+class MisplacedEvents(NamedTuple):
     """The result of a check of keys against partitions. checked: events of the sample that have the
     key. rows: those in another partition than the partitioner gives their key."""
 
@@ -76,19 +76,19 @@ class Misplaced(NamedTuple):
     rows: I64
 
 
-def misplaced(events: EventBatch, spec: InputSpec) -> Misplaced:
+def find_misplaced(events: EventBatch, spec: InputSpec) -> MisplacedEvents:
     """Check whether events of an input are in the partitions that `keyed_by` and `partitioner`
     promise: one of `CHECKED_EVERY`, chosen by offset. None is checked where the input has one
     partition, or no `keyed_by`, or where no monitor reads that field."""
     name = spec.keyed_by
     if name not in events.text or spec.partitions == 1 or spec.partitioner is None:
-        return Misplaced(0, np.empty(0, np.int64))
+        return MisplacedEvents(0, np.empty(0, np.int64))
     rows = np.flatnonzero(events.offset % CHECKED_EVERY == 0).astype(np.int64)
     keys = events.text[name].take(pa.array(rows))
     present = keys.is_valid().to_numpy(zero_copy_only=False)
     partition = np.array([of for _, of in events.sources], np.int64)[events.source[rows]]
     wrong = present & (partition_of(keys, spec.partitions, spec.partitioner) != partition)
-    return Misplaced(int(np.count_nonzero(present)), rows[wrong])
+    return MisplacedEvents(int(np.count_nonzero(present)), rows[wrong])
 
 
 def murmur2(keys: pa.StringArray) -> I64:

@@ -25,18 +25,18 @@ from obstore.store import ObjectStore, from_url
 
 from stream.checkpoints.store import REMOTE
 from stream.errors import InputError
-from stream.inputs.folders import HIDDEN, Folder, Keys, data_files, entries_of, keys_in
-from stream.place import Place, without_credentials
+from stream.inputs.folders import HIDDEN_PREFIXES, Folder, FolderColumns, are_data_files, folder_contains, parse_folder_columns
+from stream.place import Location, hide_credentials
 
 BUFFER_BYTES: Final = 1024 * 1024
 """Read at once from a file, and fetched at once from a store where less is asked for."""
-WILD: Final = frozenset("*?[")
+GLOB_CHARACTERS: Final = frozenset("*?[")
 STANDARD_INPUT: Final = "/dev/stdin"
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class File:
+class InputFile:
     """A file to be read.
 
     name: its path from the root, or its address. open: from its beginning, as often as one likes.
@@ -47,19 +47,19 @@ class File:
     name: str
     size_bytes: int
     open: Callable[[], BufferedReader]
-    content: Callable[[], str]
-    keys: Keys = field(default_factory=dict)
+    content_id: Callable[[], str]
+    folder_columns: FolderColumns = field(default_factory=dict)
 
 
-def files_at(text: str) -> list[File]:
+def find_files(text: str) -> list[InputFile]:
     """The files that a path, a folder, a glob or an address names, sorted by name.
 
     Of a folder all data files below it, see `folders`; of a glob likewise, unless its pattern names
     hidden files. Raises InputError where there is none.
     """
-    path = Place.of(text).path
+    path = Location.of(text).path
     try:
-        files = _stored(text) if path is None else [_local(one) for one in sorted(_paths(path))]
+        files = _stored_files(text) if path is None else [_local_file(one) for one in sorted(_paths(path))]
     except (BaseError, OSError, ValueError) as error:
         raise InputError(f"{text}: {_first_line(error)}") from error
     if not files:
@@ -69,7 +69,7 @@ def files_at(text: str) -> list[File]:
 
 def is_pipe(text: str) -> bool:
     """Whether a path is read only once: "-" (standard input), a pipe or a device."""
-    path = Place.of(text).path
+    path = Location.of(text).path
     if text == "-" or path is None:
         return text == "-"
     try:
@@ -79,7 +79,7 @@ def is_pipe(text: str) -> bool:
     return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode)
 
 
-def spooled(text: str, opened: ExitStack) -> File:
+def spool_pipe(text: str, opened: ExitStack) -> InputFile:
     """A pipe as a file: read to its end, into a temporary file that `opened` removes. A replay reads
     its inputs more than once. Raises InputError."""
     name = STANDARD_INPUT if text == "-" else text
@@ -92,11 +92,11 @@ def spooled(text: str, opened: ExitStack) -> File:
             f"{name}: cannot be read into a temporary file, {copy}: {error.strerror}; a pipe can be "
             "read once, so it is kept there: expected room (TMPDIR), or a file"
         ) from error
-    return replace(_local(copy), name=name, keys={})
+    return replace(_local_file(copy), name=name, folder_columns={})
 
 
-def _is_wild(text: str) -> bool:
-    return bool(WILD & set(text))
+def _is_glob(text: str) -> bool:
+    return bool(GLOB_CHARACTERS & set(text))
 
 
 def _first_line(error: BaseException) -> str:
@@ -111,50 +111,50 @@ def _paths(path: Path) -> Iterator[Path]:
     if path.is_file():
         yield path
         return
-    root = path if path.is_dir() else Path(*_fixed(path.parts))
+    root = path if path.is_dir() else Path(*_fixed_parts(path.parts))
     pattern = [] if path.is_dir() else list(path.parts[len(root.parts) :])
-    if pattern and not _is_wild(str(path)):
+    if pattern and not _is_glob(str(path)):
         return
     found = root.glob(str(Path(*pattern))) if pattern else root.rglob("*")
     files = [each for each in found if each.is_file()]
     below = [each.relative_to(root).parts for each in files]
-    yield from _shown(
+    yield from _data_only(
         files, below, pattern, lambda folder, name: root.joinpath(*folder, name).exists()
     )
 
 
-def _fixed(parts: Sequence[str]) -> list[str]:
+def _fixed_parts(parts: Sequence[str]) -> list[str]:
     """The parts of a path before the first that is a pattern."""
-    return list(takewhile(lambda part: not _is_wild(part), parts))
+    return list(takewhile(lambda part: not _is_glob(part), parts))
 
 
-def _shown(
+def _data_only(
     files: list[T],
     below: Sequence[Sequence[str]],
     pattern: Sequence[str],
-    holds: Callable[[Folder, str], bool],
+    contains: Callable[[Folder, str], bool],
 ) -> list[T]:
     """The files that are data. below: the path of each from the folder. pattern: below that."""
-    if any(part.startswith(HIDDEN) for part in pattern):
+    if any(part.startswith(HIDDEN_PREFIXES) for part in pattern):
         return files
-    return list(compress(files, data_files(below, holds)))
+    return list(compress(files, are_data_files(below, contains)))
 
 
-def _local(path: Path) -> File:
+def _local_file(path: Path) -> InputFile:
     size_bytes = path.stat().st_size
-    keys = keys_in(path.parts)
-    return File(str(path), size_bytes, lambda: path.open("rb"), lambda: _content(path), keys)
+    keys = parse_folder_columns(path.parts)
+    return InputFile(str(path), size_bytes, lambda: path.open("rb"), lambda: _content_id(path), keys)
 
 
-def _content(path: Path) -> str:
+def _content_id(path: Path) -> str:
     """What a file's content is known by. Raises InputError where it cannot be read."""
     try:
-        return f"xxh3:{digest(path)}"
+        return f"xxh3:{file_digest(path)}"
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from error
 
 
-def digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
     """32 hex digits of a file's content."""
     found = xxhash.xxh3_128()
     with path.open("rb") as file:
@@ -166,27 +166,27 @@ def digest(path: Path) -> str:
 # -- in an object store ---------------------------------------------------------------------------
 
 
-def _stored(text: str) -> list[File]:
+def _stored_files(text: str) -> list[InputFile]:
     """The objects at an address: the one of that name, else all below it."""
     address = urlsplit(text)
     root, path = f"{address.scheme}://{address.netloc}", unquote(address.path).strip("/")
     store = from_url(root, **REMOTE)
-    if not _is_wild(path):
+    if not _is_glob(path):
         try:
-            return [_object(store, root, obstore.head(store, path))]
+            return [_stored_file(store, root, obstore.head(store, path))]
         except FileNotFoundError:
             pass
     parts = path.split("/") if path else []
-    folder = _fixed(parts)
+    folder = _fixed_parts(parts)
     listed = [one for page in obstore.list(store, "/".join(folder) or None) for one in page]
     below = [one["path"].split("/")[len(folder) :] for one in listed]
     pattern = parts[len(folder) :]
     found = [one for one, name in zip(listed, below, strict=True) if _matches(name, pattern)]
     names = [name for name in below if _matches(name, pattern)]
     chosen = sorted(
-        _shown(found, names, pattern, entries_of(below)), key=lambda one: str(one["path"])
+        _data_only(found, names, pattern, folder_contains(below)), key=lambda one: str(one["path"])
     )
-    return [_object(store, root, one) for one in chosen]
+    return [_stored_file(store, root, one) for one in chosen]
 
 
 def _matches(name: Sequence[str], pattern: Sequence[str]) -> bool:
@@ -194,15 +194,15 @@ def _matches(name: Sequence[str], pattern: Sequence[str]) -> bool:
     return not pattern or (len(name) == len(pattern) and all(map(fnmatchcase, name, pattern)))
 
 
-def _object(store: ObjectStore, root: str, meta: Any) -> File:
+def _stored_file(store: ObjectStore, root: str, meta: Any) -> InputFile:
     path, size_bytes = meta["path"], meta["size"]
-    known = meta["e_tag"] or meta["last_modified"].isoformat()
-    return File(
-        f"{without_credentials(root)}/{path}",
+    content_id = meta["e_tag"] or meta["last_modified"].isoformat()
+    return InputFile(
+        f"{hide_credentials(root)}/{path}",
         size_bytes,
         lambda: BufferedReader(_ObjectReader(store, path)),
-        lambda: f"store:{known}",
-        keys_in(path.split("/")),
+        lambda: f"store:{content_id}",
+        parse_folder_columns(path.split("/")),
     )
 
 

@@ -15,130 +15,130 @@ from urllib.parse import parse_qsl, urlsplit
 
 from schemas.columns import I64
 from schemas.records import Records
-from stream.clock import ms_of
-from stream.config import TOPIC, Config, Log, logs
+from stream.clock import parse_time_ms
+from stream.config import TOPIC_PATTERN, Config, Log, logs
 from stream.errors import InputError
-from stream.kafka.ranges import Range, Span
+from stream.kafka.ranges import TopicReader, OffsetRange
 
 SCHEME: Final = "kafka"
-RECORD_BYTES: Final = 200
+RECORD_BYTES_ESTIMATE: Final = 200
 """What a record counts, for the share of all inputs that was read."""
 _EXPECTED: Final = "an offset, PARTITION:OFFSET,…, or an ISO 8601 time"
 
 
-class RangeReading:
-    """One partition's stretch, to be read once; see `Reading`. Iterating raises KafkaFailure and
+class TopicRangeReader:
+    """One partition's stretch, to be read once; see `InputReader`. Iterating raises KafkaFailure and
     RetentionGap."""
 
     ordered = False
 
     def __init__(
-        self, name: str, reader: Range, partition: int, span: Span, batch_records: int
+        self, name: str, reader: TopicReader, partition: int, span: OffsetRange, batch_records: int
     ) -> None:
         self.name = name
         self.topic = reader.topic
         self.partition = partition
         self.span = span
-        self.size_bytes = (span.stop - span.start) * RECORD_BYTES
-        self.share_read = 0.0
+        self.size_bytes = (span.stop - span.start) * RECORD_BYTES_ESTIMATE
+        self.fraction_read = 0.0
         self._reader = reader
         self._batch_records = batch_records
 
     def __iter__(self) -> Iterator[list[Records]]:
-        """See `Reading`."""
+        """See `InputReader`."""
         for records in self._reader.records(self.partition, self._batch_records):
             done = int(records.offset[-1]) + 1 - self.span.start
-            self.share_read = done / (self.span.stop - self.span.start)
+            self.fraction_read = done / (self.span.stop - self.span.start)
             yield [records]
-        self.share_read = 1.0
+        self.fraction_read = 1.0
 
-    def where(self, partition: int, offset: int) -> str:
-        """See `Reading`."""
+    def describe_position(self, partition: int, offset: int) -> str:
+        """See `InputReader`."""
         return f"{self.topic}[{partition}]: offset {offset}"
 
-    def place(self, partition: int, offset: I64) -> I64:  # noqa: ARG002
-        """See `Reading`; a partition is a log of its own."""
+    def log_index(self, partition: int, offset: I64) -> I64:  # noqa: ARG002
+        """See `InputReader`; a partition is a log of its own."""
         return offset
 
 
-def recorded_log(config: Config, name: str, topic: str) -> Log | None:
+def find_internal_log(config: Config, name: str, topic: str) -> Log | None:
     """The internal log of that reader whose topic it is; None where it is another log."""
     known = (log for log in logs(config) if log.internal)
     return next((log for log in known if (log.name, log.topic) == (name, topic)), None)
 
 
-def is_range(address: str) -> bool:
+def is_topic_range(address: str) -> bool:
     """Whether an address is a topic's."""
     return address.startswith(f"{SCHEME}://")
 
 
 def topic_of(address: str) -> str:
     """The topic that an address names. Raises InputError where it names none."""
-    address_of = urlsplit(address)
-    if not re.fullmatch(TOPIC, address_of.netloc) or address_of.path.strip("/"):
+    parsed = urlsplit(address)
+    if not re.fullmatch(TOPIC_PATTERN, parsed.netloc) or parsed.path.strip("/"):
         raise InputError(
             f"{address}: got no topic's name; expected {SCHEME}://TOPIC?from=…&until=…, with the "
             "brokers and their user in [kafka]"
         )
-    return address_of.netloc
+    return parsed.netloc
 
 
-def spans_at(reader: Range, address: str, partitions: int) -> dict[int, Span]:
+def resolve_ranges(reader: TopicReader, address: str, partitions: int) -> dict[int, OffsetRange]:
     """The offsets that an address means now, by partition. partitions: that the topic must have.
 
     Raises InputError where the topic does not hold them.
     """
-    held = reader.spans()
-    if len(held) != partitions:
+    available = reader.offset_ranges()
+    if len(available) != partitions:
         raise InputError(
-            f"{address}: the topic has {len(held)} partitions; expected {partitions}, as the "
+            f"{address}: the topic has {len(available)} partitions; expected {partitions}, as the "
             "configuration has it"
         )
     given = dict(parse_qsl(urlsplit(address).query, keep_blank_values=True))
-    if strange := sorted(given.keys() - {"from", "until"}):
-        raise InputError(f"{address}: got {strange[0]}; expected from and until, or neither")
-    starts = {partition: span.start for partition, span in held.items()}
-    stops = {partition: span.stop for partition, span in held.items()}
+    if unknown := sorted(given.keys() - {"from", "until"}):
+        raise InputError(f"{address}: got {unknown[0]}; expected from and until, or neither")
+    starts = {partition: span.start for partition, span in available.items()}
+    stops = {partition: span.stop for partition, span in available.items()}
     for name, offsets in (("from", starts), ("until", stops)):
         if name in given:
-            offsets.update(_offsets(reader, given[name], held, f"{address}: {name}"))
-    return {partition: _span(address, partition, starts, stops, held) for partition in held}
+            offsets.update(_offsets(reader, given[name], available, f"{address}: {name}"))
+    return {partition: _checked_range(address, partition, starts, stops, available) for partition in available}
 
 
-def spelled(topic: str, spans: Mapping[int, Span]) -> str:
+def range_address(topic: str, spans: Mapping[int, OffsetRange]) -> str:
     """An address that means these offsets, whatever the topic holds besides."""
     starts = ",".join(f"{partition}:{span.start}" for partition, span in spans.items())
     stops = ",".join(f"{partition}:{span.stop}" for partition, span in spans.items())
     return f"{SCHEME}://{topic}?from={starts}&until={stops}"
 
 
-def _offsets(reader: Range, text: str, held: Mapping[int, Span], where: str) -> dict[int, int]:
+def _offsets(reader: TopicReader, text: str, available: Mapping[int, OffsetRange], where: str) -> dict[int, int]:
     if re.fullmatch(r"\d{1,18}", text):
-        return dict.fromkeys(held, int(text))
+        return dict.fromkeys(available, int(text))
     if re.fullmatch(r"\d{1,6}:\d{1,18}(,\d{1,6}:\d{1,18})*", text):
         pairs = (pair.split(":") for pair in text.split(","))
         found = {int(partition): int(offset) for partition, offset in pairs}
-        if strange := sorted(found.keys() - held.keys()):
-            raise InputError(f"{where}: the topic has no partition {strange[0]}")
+        if unknown := sorted(found.keys() - available.keys()):
+            raise InputError(f"{where}: the topic has no partition {unknown[0]}")
         return found
     try:
-        time_ms = ms_of(text.replace(" ", "+"))  # a plus stands for a space there
+        time_ms = parse_time_ms(text.replace(" ", "+"))  # a plus stands for a space there
     except ValueError as error:
         raise InputError(f'{where}: got "{text}"; expected {_EXPECTED}') from error
-    return reader.at_time(time_ms, held)
+    return reader.offsets_at_time(time_ms, available)
 
 
-def _span(
+def _checked_range(
     address: str,
     partition: int,
     starts: Mapping[int, int],
     stops: Mapping[int, int],
-    held: Mapping[int, Span],
-) -> Span:
-    span, there = Span(starts[partition], stops[partition]), held[partition]
-    if there.start <= span.start <= span.stop <= there.stop:
+    available: Mapping[int, OffsetRange],
+) -> OffsetRange:
+    span, available_range = OffsetRange(starts[partition], stops[partition]), available[partition]
+    if available_range.start <= span.start <= span.stop <= available_range.stop:
         return span
     raise InputError(
         f"{address}: partition {partition}: got offsets {span.start} to {span.stop}; the topic "
-        f"holds {there.start} to {there.stop}"
+        f"holds {available_range.start} to {available_range.stop}"
     )

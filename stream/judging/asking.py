@@ -19,21 +19,21 @@ from pyarrow.dataset import dataset
 from schemas.events import ENTITY_FIELDS
 from stream import database
 from stream.errors import QueryError
-from stream.judging.facts import MISSED
+from stream.judging.facts import MISSED_FRAUDS_SQL
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 TABLES: Final = ("scores", "alerts", "incidents", "frauds", "labels", "features")
-WRITTEN_BY: Final = {"features": "--features", "frauds": "--labels", "missed": "--labels"}
+OPTION_OF_TABLE: Final = {"features": "--features", "frauds": "--labels", "missed": "--labels"}
 """Tables that a run has only where the replay was told so."""
 ROWS_AT_ONCE: Final = 1_000
 EVENTS_SHOWN: Final = 12
 """Of an incident: in an explanation the last ones, on a run's page the first."""
-By = Literal["score", "alerts", "amount", "missed"]
+TopOrder = Literal["score", "alerts", "amount", "missed"]
 
 
-class Answer(NamedTuple):
+class QueryResult(NamedTuple):
     """The columns' names, and the rows, which are fetched while they are read."""
 
     names: list[str]
@@ -61,7 +61,7 @@ class Explanation:
 
 
 @dataclass(frozen=True, slots=True)
-class Unalerted:
+class UnalertedExplanation:
     """An event without an alert of its own, or an entity without any.
 
     what: "event", or the field that names the entity. event: the row in scores, of an entity the
@@ -82,14 +82,14 @@ class Unalerted:
     last: datetime
 
 
-class Runs:
+class RunDatabase:
     """The tables of some runs, of each all that it has; `run` is the column that says which."""
 
     def __init__(self, tables: "DuckDBPyConnection", fields: list[str]) -> None:
         self._tables = tables
         self._fields = fields
 
-    def ask(self, sql: str, given: Sequence[Any] = ()) -> Answer:
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> QueryResult:
         """The answer to one SELECT. Raises QueryError for what is no such thing, or has mistakes."""
         import duckdb
 
@@ -100,13 +100,13 @@ class Runs:
                     f"got {_short(sql)}; expected the values of a PIVOT, ON column IN ('a', 'b'): "
                     "to find them by itself it would have to write"
                 )
-            if len(kinds) != 1 or kinds[0] not in READING:
+            if len(kinds) != 1 or kinds[0] not in READ_STATEMENTS:
                 raise QueryError(f"got {_short(sql)}; expected one SELECT: runs are only read")
-            by_others = not given and kinds[0] == READING[0]
-            answer = self._executed(self._without_zones(sql) if by_others else sql, given)
-            return Answer(_apart(str(one[0]) for one in answer.description or ()), self._fetched())
+            by_others = not parameters and kinds[0] == READ_STATEMENTS[0]
+            answer = self._execute(self._with_utc_times(sql) if by_others else sql, parameters)
+            return QueryResult(_unique_names(str(one[0]) for one in answer.description or ()), self._fetch())
         except duckdb.CatalogException as error:
-            for table, option in WRITTEN_BY.items():
+            for table, option in OPTION_OF_TABLE.items():
                 if f"Table with name {table} does not exist" in str(error):
                     said = f"there is no table {table}: eddy replay writes it with {option}"
                     raise QueryError(said) from error
@@ -114,26 +114,26 @@ class Runs:
         except duckdb.Error as error:
             raise QueryError(str(error).strip()) from error
 
-    def _without_zones(self, sql: str) -> str:
+    def _with_utc_times(self, sql: str) -> str:
         """The same SELECT with times in UTC: as Python objects DuckDB gives times of a zone only
         where pytz is installed."""
         asked = self._tables.sql(sql)  # looks at it; whoever asks for its length runs it
         types = [str(one) for one in asked.types]
-        if not any(ZONED in one for one in types):
+        if not any(WITH_TIME_ZONE in one for one in types):
             return sql
         columns = [f"column_{i}" for i in range(len(types))]
         cast = (
-            f'CAST({column} AS {kind.replace(ZONED, "TIMESTAMP")}) AS "{name}"'
+            f'CAST({column} AS {kind.replace(WITH_TIME_ZONE, "TIMESTAMP")}) AS "{name}"'
             for column, kind, name in zip(
                 columns, types, (name.replace('"', '""') for name in asked.columns), strict=True
             )
         )
-        return f"SELECT {', '.join(cast)} FROM ({_bare(sql)}\n) AS answer({', '.join(columns)})"
+        return f"SELECT {', '.join(cast)} FROM ({_without_semicolon(sql)}\n) AS answer({', '.join(columns)})"
 
-    def _executed(self, sql: str, given: Sequence[Any]) -> "DuckDBPyConnection":
+    def _execute(self, sql: str, parameters: Sequence[Any]) -> "DuckDBPyConnection":
         """In a thread of its own: by itself DuckDB does not end every query for Ctrl-C."""
         with ThreadPoolExecutor(1) as thread:
-            answer = thread.submit(self._tables.execute, sql, list(given))
+            answer = thread.submit(self._tables.execute, sql, list(parameters))
             try:
                 return answer.result()
             finally:
@@ -141,7 +141,7 @@ class Runs:
                     self._tables.interrupt()
                     wait([answer], timeout=0.1)
 
-    def _fetched(self) -> Iterator[tuple[Any, ...]]:
+    def _fetch(self) -> Iterator[tuple[Any, ...]]:
         import duckdb
 
         try:
@@ -150,32 +150,32 @@ class Runs:
         except duckdb.Error as error:
             raise QueryError(str(error).strip()) from error
 
-    def top(self, by: By, field: str | None, limit: int) -> Answer:
-        """The first entities of a run's judged time by the highest score of their alerts, by alerts, by the amount
+    def top(self, by: TopOrder, field: str | None, limit: int) -> QueryResult:
+        """The first entities of a run's evaluated time by the highest score of their alerts, by alerts, by the amount
         in their incidents, or by the amount of frauds that were missed."""
         if field is not None and field not in self._fields:
-            raise QueryError(f"no monitor watches {field}; expected one of {self._watched()}")
+            raise QueryError(f"no monitor watches {field}; expected one of {self._monitored_fields()}")
         if by == "missed":
             return self._top_missed(field or self._fields[0], limit)
         order = {"score": "top_score", "alerts": "alerts", "amount": "amount"}[by]
-        return self.ask(
+        return self.query(
             "SELECT entity_type, entity, max(top_score) AS top_score, CAST(sum(alerts) AS BIGINT) "
             "AS alerts, count(*) AS incidents, sum(amount) AS amount, CAST(sum(frauds) AS BIGINT) "
             "AS frauds, min(opened) AS first_opened, max(last) AS last FROM incidents "
-            "WHERE judged AND coalesce(entity_type = ?, true) GROUP BY entity_type, entity "
+            "WHERE evaluated AND coalesce(entity_type = ?, true) GROUP BY entity_type, entity "
             f"ORDER BY {order} DESC NULLS LAST, entity_type, entity LIMIT ?",
             (field, limit),
         )
 
-    def _top_missed(self, field: str, limit: int) -> Answer:
+    def _top_missed(self, field: str, limit: int) -> QueryResult:
         if not self._has("frauds"):
             raise QueryError("no fraud is known of this run: it was replayed without --labels")
-        _, known = self.ask("SELECT 1 FROM frauds LIMIT 1")
+        _, known = self.query("SELECT 1 FROM frauds LIMIT 1")
         if not list(known):
             raise QueryError(
                 "no label calls an event of this run fraud: none is known to be missed"
             )
-        return self.ask(
+        return self.query(
             f"SELECT {field}, sum(amount) AS missed, count(*) AS frauds, min(gap) AS nearest_gap, "
             f"min(event_time) AS first, max(event_time) AS last FROM missed "
             f"WHERE {field} IS NOT NULL GROUP BY {field} "
@@ -183,49 +183,49 @@ class Runs:
             (limit,),
         )
 
-    def explain(self, what: str) -> Explanation | Unalerted:
+    def explain(self, what: str) -> Explanation | UnalertedExplanation:
         """Why an alert was raised, or how near an event or entity came to one.
 
         what: an alert's id, its incident's, an event's, or an entity, of which the worst alert is
-        explained, of the judged ones where there are any. Raises QueryError where the run has none.
+        explained, of the evaluated ones where there are any. Raises QueryError where the run has none.
         """
-        found = self._dicts(
+        found = self._query_dicts(
             "SELECT * FROM alerts WHERE alert_id = $1 OR incident_id = $1 OR entity = $1 OR "
             "event_id = $1 ORDER BY alert_id = $1 DESC, incident_id = $1 DESC, entity = $1 DESC, "
-            "judged DESC, score DESC, event_time LIMIT 1",
+            "evaluated DESC, score DESC, event_time LIMIT 1",
             (what,),
         )
         if not found:
-            return self._unalerted(what)
+            return self._explain_unalerted(what)
         [alert] = found
         field, entity = alert["entity_type"], alert["entity"]
-        [incident] = self._dicts(
+        [incident] = self._query_dicts(
             "SELECT * FROM incidents WHERE incident_id = ?", (alert["incident_id"],)
         )
-        events = self._dicts(
+        events = self._query_dicts(
             f"SELECT * FROM (SELECT * FROM scores WHERE {field} = ? AND event_time BETWEEN ? AND ? "
             f"ORDER BY event_time DESC LIMIT {EVENTS_SHOWN}) ORDER BY event_time",
             (entity, incident["opened"], incident["last"]),
         )
-        incidents = self._dicts(
+        incidents = self._query_dicts(
             "SELECT * FROM incidents WHERE entity_type = ? AND entity = ? ORDER BY opened",
             (field, entity),
         )
         return Explanation(alert, incident, events, incidents)
 
-    def _unalerted(self, what: str) -> Unalerted:
+    def _explain_unalerted(self, what: str) -> UnalertedExplanation:
         for name in ("event_id", *self._fields):
             of = f"FROM scores WHERE {name} = ?"
-            found = self._dicts(
-                f"SELECT * {of} ORDER BY judged DESC, score DESC, event_time LIMIT 1", (what,)
+            found = self._query_dicts(
+                f"SELECT * {of} ORDER BY evaluated DESC, score DESC, event_time LIMIT 1", (what,)
             )
             if found:
                 [event], is_event = found, name == "event_id"
-                _, rows = self.ask(
+                _, rows = self.query(
                     f"SELECT count(*), min(event_time), max(event_time) {of}", (what,)
                 )
                 [(events, first, last)] = rows
-                return Unalerted(
+                return UnalertedExplanation(
                     "event" if is_event else name,
                     event,
                     _reports(event),
@@ -245,7 +245,7 @@ class Runs:
         """The event's row in a table that the run may not have."""
         if not self._has(table):
             return None
-        found = self._dicts(f"SELECT * FROM {table} WHERE event_id = ?", (event["event_id"],))
+        found = self._query_dicts(f"SELECT * FROM {table} WHERE event_id = ?", (event["event_id"],))
         return found[-1] if found else None
 
     def _features_of(self, event: dict[str, Any]) -> list[tuple[str, float, float]]:
@@ -257,15 +257,15 @@ class Runs:
         ]
         return sorted(named, key=lambda one: one[2])
 
-    def _dicts(self, sql: str, given: Sequence[Any]) -> list[dict[str, Any]]:
-        names, rows = self.ask(sql, given)
+    def _query_dicts(self, sql: str, parameters: Sequence[Any]) -> list[dict[str, Any]]:
+        names, rows = self.query(sql, parameters)
         return [dict(zip(names, row, strict=True)) for row in rows]
 
     def _has(self, table: str) -> bool:
-        _, rows = self.ask("SELECT 1 FROM duckdb_views() WHERE view_name = ?", (table,))
+        _, rows = self.query("SELECT 1 FROM duckdb_views() WHERE view_name = ?", (table,))
         return bool(list(rows))
 
-    def _watched(self) -> str:
+    def _monitored_fields(self) -> str:
         return ", ".join(self._fields)
 
 
@@ -277,21 +277,21 @@ def _reports(event: dict[str, Any]) -> list[tuple[str, float, str | None, str | 
         if name.startswith("score_") and value is not None
     ]
     return [
-        (name, score, event.get(f"activity_{name}"), event.get(f"surprised_{name}"))
+        (name, score, event.get(f"activity_{name}"), event.get(f"surprising_{name}"))
         for name, score in sorted(scored, key=lambda one: -one[1])
     ]
 
 
-READING: Final = ("StatementType.SELECT", "StatementType.EXPLAIN")
-ZONED: Final = "TIMESTAMP WITH TIME ZONE"
+READ_STATEMENTS: Final = ("StatementType.SELECT", "StatementType.EXPLAIN")
+WITH_TIME_ZONE: Final = "TIMESTAMP WITH TIME ZONE"
 
 
 @contextmanager
-def opened(runs: Sequence[Path]) -> Iterator[Runs]:
+def open_runs(runs: Sequence[Path]) -> Iterator[RunDatabase]:
     """The tables of these runs, as views; and `missed`, where labels are known. Raises QueryError
     for what is no run, ExtraMissing without DuckDB."""
     for k, run in enumerate(runs):
-        _refuse_none(run)
+        _require_run(run)
         if run.resolve() in (one.resolve() for one in runs[:k]):
             raise QueryError(f"{run} was named twice: its rows would count twice; expected it once")
     database.check_installed()
@@ -305,20 +305,20 @@ def opened(runs: Sequence[Path]) -> Iterator[Runs]:
             "python_enable_replacements": False,  # else a name in SQL may mean a Python variable
         }
         with duckdb.connect(config=settings) as tables:
-            database.quiet(tables)
+            database.disable_progress_bar(tables)
             tables.execute("SET TimeZone = 'UTC'")
             for name in TABLES:
                 files = [(k, run, run / f"{name}.parquet") for k, run in enumerate(runs)]
-                parts = [_part(tables, f"{name}_{k}", *of) for k, *of in files if of[1].is_file()]
+                parts = [_table_sql(tables, f"{name}_{k}", *of) for k, *of in files if of[1].is_file()]
                 if parts:
                     tables.execute(f"CREATE VIEW {name} AS {' UNION ALL BY NAME '.join(parts)}")
                     if name == "frauds":
-                        tables.execute(f"CREATE VIEW missed AS {MISSED}")
+                        tables.execute(f"CREATE VIEW missed AS {MISSED_FRAUDS_SQL}")
             # DuckDB's allowed_directories and allowed_paths permit writing, too: none is allowed.
             tables.execute("SET enable_external_access = false")
             tables.execute("SET lock_configuration = true")
             names = pq.read_schema(runs[0] / "scores.parquet").names
-            yield Runs(tables, [field for field in names if field in ENTITY_FIELDS])
+            yield RunDatabase(tables, [field for field in names if field in ENTITY_FIELDS])
 
 
 def columns(runs: Sequence[Path]) -> list[Column]:
@@ -326,7 +326,7 @@ def columns(runs: Sequence[Path]) -> list[Column]:
     run."""
     found: dict[tuple[str, str], Column] = {}
     for run in runs:
-        _refuse_none(run)
+        _require_run(run)
         for table in TABLES:
             file = run / f"{table}.parquet"
             for field in pq.read_schema(file) if file.is_file() else ():
@@ -336,19 +336,19 @@ def columns(runs: Sequence[Path]) -> list[Column]:
     return list(found.values())
 
 
-def _refuse_none(run: Path) -> None:
+def _require_run(run: Path) -> None:
     if not (run / "summary.json").is_file():
         raise QueryError(f"{run}: no run lies there; expected a folder that eddy replay wrote")
 
 
-def _part(tables: "DuckDBPyConnection", name: str, run: Path, file: Path) -> str:
+def _table_sql(tables: "DuckDBPyConnection", name: str, run: Path, file: Path) -> str:
     """The rows of one run's file as SQL reads them. DuckDB gets an open Arrow dataset, no path."""
     tables.register(name, dataset(file, format="parquet"))
     quoted = str(run).replace("'", "''")
     return f"SELECT '{quoted}' AS run, * FROM {name}"
 
 
-def _apart(names: Iterable[str]) -> list[str]:
+def _unique_names(names: Iterable[str]) -> list[str]:
     """Names of columns, those that came before with a number: rows are kept by name."""
     apart: list[str] = []
     for name in names:
@@ -360,7 +360,7 @@ def _apart(names: Iterable[str]) -> list[str]:
     return apart
 
 
-def _bare(sql: str) -> str:
+def _without_semicolon(sql: str) -> str:
     """A statement up to the semicolon that ends it, if one does."""
     import duckdb
 

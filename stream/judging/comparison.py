@@ -1,23 +1,23 @@
 """What a comparison yields, as types: `comparison.json` holds one `Comparison`.
 
 The first run is what the others are held against. Figures of a run by itself are its own
-`Judgement`'s; here only what stands between two of them, and what a page needs to show them side
+`Evaluation`'s; here only what stands between two of them, and what a page needs to show them side
 by side.
 
 An event *with an alert* is one that an alert was published on, in whatever is compared: what somebody
-has to look at. *Alerted on* are those that were counted into an incident, too (`facts`): only the
+has to look at. *Alerted on* are those that were counted into an incident, too (`run`): only the
 recall at the alert budget, and the frauds' amount alerted on, go by it.
 """
 
 from dataclasses import dataclass
 
-from stream.judging.figures import Figure, View
+from stream.judging.figures import Estimate, View
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Side:
+class ComparedRun:
     """One of the runs. folder: in which it lies, beside comparison.json. events, alerts, incidents:
-    in the time that is judged, incidents by when they were opened. cpu_s: what it cost, the
+    in the time that is evaluated, incidents by when they were opened. cpu_s: what it cost, the
     decoding that all share left out. state_bytes: of all its shards at the end. view: what labels
     say of it as a whole, null where there are none."""
 
@@ -34,10 +34,10 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
+class SettingDifference:
     """A place in which the configurations differ, and what stands there in each; null: nothing."""
 
-    where: str
+    key: str
     values: list[str | None]
 
 
@@ -53,7 +53,7 @@ class Difference:
     measure: str
     first: float | None
     other: float | None
-    difference: Figure
+    difference: Estimate
     sign: int
 
 
@@ -72,7 +72,7 @@ class Overlap:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FoundByOne:
+class CaughtByOne:
     """A fraud with an alert of only one of two runs, and the scores that both gave it."""
 
     event_id: str
@@ -129,35 +129,35 @@ class Drift:
 class Pair:
     """The first run and another. verdict: which of them is better, if that can be told; cost: how
     many events with an alert each has, and with labels how many of them are fraud; because: by how
-    much it is better, the difference as the better one has it. by_first, by_other: the dearest
+    much it is better, the difference as the better one has it. caught_by_first_only, caught_by_other_only: the dearest
     frauds, at most 10, with an alert of only that one."""
 
     first: str
     other: str
-    verdict: str
-    cost: str
-    because: str
+    conclusion: str
+    alert_volume: str
+    reason: str
     differences: list[Difference]
     overlaps: list[Overlap]
-    by_first: list[FoundByOne]
-    by_other: list[FoundByOne]
+    caught_by_first_only: list[CaughtByOne]
+    caught_by_other_only: list[CaughtByOne]
     drift: Drift
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """All of it. verdict: of all pairs, with what each costs. unjudged: why no labels
+    """All of it. verdict: of all pairs, with what each costs. unevaluated: why no labels
     say which is right, null where they do. first_event_time, last_event_time: of all events;
-    judged_from, judged_until: of those that are judged, null where there is no such bound. settings:
+    evaluated_from, evaluated_until: of those that are evaluated, null where there is no such bound. settings:
     the first of settings_differing."""
 
-    verdict: str
-    unjudged: str | None
+    conclusion: str
+    no_evaluation_reason: str | None
     first_event_time: str | None
     last_event_time: str | None
-    judged_from: str | None
-    judged_until: str | None
-    settings: list[Setting]
+    evaluated_from: str | None
+    evaluated_until: str | None
+    settings: list[SettingDifference]
     settings_differing: int
-    sides: list[Side]
+    runs: list[ComparedRun]
     pairs: list[Pair]

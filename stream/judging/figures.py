@@ -1,4 +1,4 @@
-"""What judging yields, as types: `summary.json` holds one `Judgement` under "judged".
+"""What evaluation yields, as types: `summary.json` holds one `Evaluation` under "evaluated".
 
 Definitions and formulas are `stream.judging.measures`'; here only what there is and what it means.
 A figure is null where it is not defined: no fraud, no alert, no amount.
@@ -16,7 +16,7 @@ where an event of the entity from opening to last is, or as entities are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figure:
+class Estimate:
     """A number with its 95 % bootstrap interval. All three are null where it is not defined; low
     and high alone, where fewer than eight days, or groups of entities, hold any of what is measured,
     or no resample of them differs."""
@@ -27,7 +27,7 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LevelFigures:
+class LevelMeasures:
     """How well one level is ranked, and what the alerts found on it.
 
     count, frauds: of that level. alerted: how many with an alerted event, one that opened, updated
@@ -39,15 +39,15 @@ class LevelFigures:
 
     count: int
     frauds: int
-    roc_auc: Figure
-    average_precision: Figure
-    recall_at_false_positives: Figure
+    roc_auc: Estimate
+    average_precision: Estimate
+    recall_at_false_positives: Estimate
     alerted: int
     frauds_alerted: int
     published: int
     frauds_published: int
-    precision: Figure
-    recall: Figure
+    precision: Estimate
+    recall: Estimate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +56,7 @@ class PrecisionAtK:
     entities known as compromised, or found on an earlier day of the week, left out."""
 
     k: int
-    precision: Figure
+    precision: Estimate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,9 +68,9 @@ class Delay:
     """
 
     entities: int
-    never: Figure
+    never: Estimate
     first_quartile_s: float | None
-    median_s: Figure
+    median_s: Estimate
     third_quartile_s: float | None
 
 
@@ -82,7 +82,7 @@ class Amount:
     fraud: float
     caught: float
     missed: float
-    caught_share: Figure
+    caught_share: Estimate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +99,7 @@ class Scenario:
     roc_auc: float | None
     average_precision: float | None
     alerted: int
-    recall: Figure
+    recall: Estimate
     caught: int
     entities: int
     entities_alerted: int
@@ -156,7 +156,7 @@ class CalibrationPoint:
     """The share of honest events whose p-value is at most `p`: what an honest p promises is p."""
 
     p: float
-    observed: Figure
+    observed: Estimate
     events: int
 
 
@@ -166,7 +166,7 @@ class View:
     name (or "assess") for its own score and alerts.
 
     entity: the field whose values are the entities: a monitor's, for "all" the subject of assess,
-    else the first monitor's. alerts: on judged events, revisions included; incidents: those opened
+    else the first monitor's. alerts: on evaluated events, revisions included; incidents: those opened
     in that time. incident_alerts: alerts an incident, all that it had. scenarios: most frauds first.
     days: in their order, those without events left out. precision_recall: by falling score, at most
     201 points. budget: by rising alerts a day, the same grid for every run. calibration: by falling
@@ -177,8 +177,8 @@ class View:
     entity: str
     alerts: int
     incidents: int
-    incident_alerts: Figure
-    levels: dict[Level, LevelFigures]
+    incident_alerts: Estimate
+    levels: dict[Level, LevelMeasures]
     precision_at_k: list[PrecisionAtK]
     delay: Delay
     amount: Amount
@@ -190,23 +190,23 @@ class View:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MonitorSaid:
+class MonitorScore:
     """What a monitor, or assess, said of a missed fraud. score: null where it did not judge it.
     needed: the least score on which it can alert. held_back: by the budget. surprised: features with
     p < 0.1 of their own; silent: the others."""
 
     monitor: str
     score: float | None
-    needed: float
+    min_alert_score: float
     held_back: bool
-    surprised: list[str]
-    silent: list[str]
+    surprising: list[str]
+    ordinary: list[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Missed:
+class MissedFraud:
     """A missed fraud. entities: field → id, or its pseudonym. nearest: who came nearest to an alert,
-    null where none judged it; gap: what its score lacked, not above 0 where the budget did not allow
+    null where none evaluated it; gap: what its score lacked, not above 0 where the budget did not allow
     an alert on it."""
 
     event_id: str
@@ -217,14 +217,14 @@ class Missed:
     entities: dict[str, str]
     nearest: str | None
     gap: float | None
-    said: list[MonitorSaid]
+    monitors: list[MonitorScore]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MissedBand:
     """Missed frauds by why. name: "held back" by the budget, whose alerts were used up; "budget": the
     budget allowed but lower p-values then; "0 to 0.5" and so on: what the nearest score lacked, more
-    than the first and at most the second; "not scored": no monitor judged them."""
+    than the first and at most the second; "not scored": no monitor evaluated them."""
 
     name: str
     frauds: int
@@ -232,14 +232,14 @@ class MissedBand:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FeatureSilence:
-    """Of the frauds that a monitor judged, the share in which a feature was silent, that is had
+class OrdinaryFeature:
+    """Of the frauds that a monitor evaluated, the share in which a feature was silent, that is had
     p ≥ 0.1 of its own: among the missed and among the caught. null where there are none."""
 
     monitor: str
     feature: str
-    silent_missed: float | None
-    silent_caught: float | None
+    share_missed: float | None
+    share_caught: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,24 +249,24 @@ class MissedFrauds:
 
     frauds: int
     amount: float
-    by_amount: list[Missed]
-    nearest: list[Missed]
+    by_amount: list[MissedFraud]
+    nearest: list[MissedFraud]
     bands: list[MissedBand]
-    silence: list[FeatureSilence]
+    ordinary_features: list[OrdinaryFeature]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judgement:
-    """What labels say of a run, over the events that were to be judged.
+class Evaluation:
+    """What labels say of a run, over the events that were to be evaluated.
 
     days: on which there were such events. events: all of them; an event without label counts as
-    honest. labelled: the labels that name an event, whether it was to be judged or not; ambiguous:
+    honest. labelled: the labels that name an event, whether it was to be evaluated or not; ambiguous:
     those of frauds whose id several events have, of which the first is meant. named: the entities
     that labels call fraudulent without an event. Where it is of no event that it is known to be
     fraud, but of entities, or no label names an event, precisions that count frauds among events are
     null, and there are no curves.
     resamples, seed: of the bootstrap, whose blocks are days; of entities, groups of entities.
-    false_positives: the share of honest ones at which `LevelFigures.recall_at_false_positives` is
+    false_positives: the share of honest ones at which `LevelMeasures.recall_at_false_positives` is
     taken.
     views: "all" first; the others only where there is more than one monitor, or assess.
     """
@@ -275,9 +275,9 @@ class Judgement:
     last_event_time: str
     days: int
     events: int
-    labelled: int
+    event_labels: int
     ambiguous: int
-    named: int
+    labelled_entities: int
     frauds: int
     amount: float
     resamples: int
@@ -294,4 +294,4 @@ class Judgement:
     @property
     def events_known(self) -> bool:
         """Whether labels say which events are fraud."""
-        return self.labelled > 0 and (self.frauds > 0 or not self.named)
+        return self.event_labels > 0 and (self.frauds > 0 or not self.labelled_entities)

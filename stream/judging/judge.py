@@ -1,6 +1,6 @@
 """Judging a run: from the facts to the figures, one view at a time.
 
-`judge` is all of it. What is counted stands in the database (`stream.judging.facts`), what a figure
+`evaluate` is all of it. What is counted stands in the database (`stream.judging.facts`), what a figure
 is in `stream.judging.measures`; here is only which facts go into which figure.
 """
 
@@ -13,26 +13,26 @@ import numpy as np
 import pyarrow as pa
 
 from schemas.columns import F64, I64
-from stream.clock import text_of
-from stream.config import ALL, ASSESS
+from stream.clock import format_time_ms
+from stream.config import ALL_MONITORS, ASSESS
 from stream.judging import measures
-from stream.judging.facts import DAY_MS, WEEK_DAYS, Facts, Watcher, calendar
+from stream.judging.facts import DAY_MS, WEEK_DAYS, LabelledRun, Scorer, calendar_day
 from stream.judging.figures import (
     Amount,
     BudgetPoint,
     CalibrationPoint,
     Day,
     Delay,
-    Figure,
-    Judgement,
+    Estimate,
+    Evaluation,
     Level,
-    LevelFigures,
+    LevelMeasures,
     PrecisionAtK,
     PrecisionRecallPoint,
     Scenario,
     View,
 )
-from stream.judging.measures import Curve, Ranked, Reader, Rows, Totals, figure, quantile, ratio
+from stream.judging.measures import Curve, RankingMeasures, RankingReader, RankedRows, RankingTotals, with_interval, quantile, ratio
 from stream.judging.missed import missed_frauds
 
 TOP_K: Final = (10, 50, 100)
@@ -42,61 +42,61 @@ HALF_DECADES: Final = range(2, 17)
 """Calibration is looked at where p is 10^-1, 10^-1.5, …, 10^-8."""
 BLOCK: Final = f"CAST(md5_number_lower(entity) % {ENTITY_BLOCKS} AS BIGINT)"
 """An entity's block: its days cannot be drawn one by one."""
-NOTHING: Final = Figure(value=None, low=None, high=None)
+UNDEFINED: Final = Estimate(value=None, low=None, high=None)
 
 
-def judge(facts: Facts, watchers: Sequence[Watcher]) -> Judgement | None:
-    """What the labels say of a run; None where nothing was to be judged.
+def evaluate(run: LabelledRun, scorers: Sequence[Scorer]) -> Evaluation | None:
+    """What the labels say of a run; None where nothing was to be evaluated.
 
-    watchers: the monitors, then assess. The facts must have seen `incidents`.
+    scorers: the monitors, then assess. The facts must have seen `incidents`.
     """
-    if not len(facts.days):
+    if not len(run.days):
         return None
-    first_ms, last_ms = facts.span_ms
-    [(events, frauds, hundredths)] = facts.rows(
+    first_ms, last_ms = run.span_ms
+    [(events, frauds, cents)] = run.fetch_rows(
         "SELECT count(*), count(*) FILTER (scenario >= 0), "
-        "coalesce(sum(hundredths) FILTER (scenario >= 0), 0) FROM events"
+        "coalesce(sum(cents) FILTER (scenario >= 0), 0) FROM events"
     )
-    [(labelled, ambiguous, named)] = facts.rows(
+    [(labelled, ambiguous, named)] = run.fetch_rows(
         "SELECT (SELECT count(*) FROM labels WHERE event_id IS NOT NULL), "
         "(SELECT count(*) FROM labelled WHERE namesakes > 1), "
         "(SELECT count(DISTINCT (field, entity)) FROM named)"
     )
-    subject = next((w for w in watchers if w.name == ASSESS), watchers[0])
-    alone = watchers if len(watchers) > 1 else ()
-    views = [(ALL, subject.entity), *((watcher.name, watcher.entity) for watcher in alone)]
-    judged = Judgement(
-        first_event_time=text_of(first_ms),
-        last_event_time=text_of(last_ms),
-        days=len(facts.days),
+    subject = next((w for w in scorers if w.name == ASSESS), scorers[0])
+    alone = scorers if len(scorers) > 1 else ()
+    views = [(ALL_MONITORS, subject.entity), *((scorer.name, scorer.entity) for scorer in alone)]
+    evaluation = Evaluation(
+        first_event_time=format_time_ms(first_ms),
+        last_event_time=format_time_ms(last_ms),
+        days=len(run.days),
         events=int(events),
-        labelled=int(labelled),
+        event_labels=int(labelled),
         ambiguous=int(ambiguous),
-        named=int(named),
+        labelled_entities=int(named),
         frauds=int(frauds),
-        amount=int(hundredths) / 100,
+        amount=int(cents) / 100,
         resamples=measures.RESAMPLES,
         seed=measures.SEED,
         false_positives=measures.FALSE_POSITIVES,
-        views=[_Judging(facts, name, entity).view() for name, entity in views],
-        missed=missed_frauds(facts, watchers),
+        views=[_ViewEvaluation(run, name, entity).view() for name, entity in views],
+        missed=missed_frauds(run, scorers),
     )
-    if judged.events_known:
-        return judged
-    return replace(judged, views=[_without_events(view) for view in judged.views])
+    if evaluation.events_known:
+        return evaluation
+    return replace(evaluation, views=[_without_events(view) for view in evaluation.views])
 
 
 def _without_events(view: View) -> View:
     """The view where no event is known as fraud: nothing is known of what goes by frauds among
     them."""
-    unknown = dict.fromkeys(("events", "new_events", "entity_days"), NOTHING)
+    unknown = dict.fromkeys(("events", "new_events", "entity_days"), UNDEFINED)
     return replace(
         view,
         levels={
             level: replace(one, precision=unknown.get(level, one.precision))
             for level, one in view.levels.items()
         },
-        precision_at_k=[replace(one, precision=NOTHING) for one in view.precision_at_k],
+        precision_at_k=[replace(one, precision=UNDEFINED) for one in view.precision_at_k],
         days=[
             replace(day, precision=None, precision_at_k=[None] * len(TOP_K)) for day in view.days
         ],
@@ -105,17 +105,17 @@ def _without_events(view: View) -> View:
     )
 
 
-class _Judging:
+class _ViewEvaluation:
     """One view: a score, its alerts, and the entities of a field."""
 
-    def __init__(self, facts: Facts, name: str, entity: str) -> None:
-        own = "" if name == ALL else f"_{name}"
-        self._facts = facts
+    def __init__(self, run: LabelledRun, name: str, entity: str) -> None:
+        own = "" if name == ALL_MONITORS else f"_{name}"
+        self._run = run
         self._name = name
         self._entity = entity
-        self._days = len(facts.days)
-        self._weights = measures.resampled(self._days)
-        self._entity_weights = measures.resampled(ENTITY_BLOCKS)
+        self._days = len(run.days)
+        self._weights = measures.resample_weights(self._days)
+        self._entity_weights = measures.resample_weights(ENTITY_BLOCKS)
         self._own = own
 
     def view(self) -> View:
@@ -124,8 +124,8 @@ class _Judging:
         events, frauds = self._events_by_day(), self._frauds_by_day()
         ranked, levels = self._levels()
         found = self._found_in_top()
-        [(alerts,)] = self._facts.rows("SELECT count(*) FROM told")
-        alerts_of, incidents = self._dense(
+        [(alerts,)] = self._run.fetch_rows("SELECT count(*) FROM told")
+        alerts_of, incidents = self._dense_counts(
             "SELECT day, sum(alerts), count(*) FROM cases GROUP BY day", (self._days,)
         )
         return View(
@@ -148,37 +148,37 @@ class _Judging:
     def _make_tables(self) -> None:
         """`seen`: the view's events; `lost`: its frauds; `told`: the alerts on its events, and
         `cases`: the incidents opened by them; `entity_days`; and `known`."""
-        facts, entity, own = self._facts, self._entity, self._own
-        became = f"alerted{own} AS alerted, published{own} AS published"
-        facts.do(
-            f"CREATE OR REPLACE VIEW seen AS SELECT day, scenario, hundredths, score{own} AS score, "
-            f"{entity} AS entity, {became} FROM events WHERE score{own} IS NOT NULL"
+        run, entity, own = self._run, self._entity, self._own
+        activity_is = f"alerted{own} AS alerted, published{own} AS published"
+        run.execute(
+            f"CREATE OR REPLACE VIEW seen AS SELECT day, scenario, cents, score{own} AS score, "
+            f"{entity} AS entity, {activity_is} FROM events WHERE score{own} IS NOT NULL"
         )
         there = entity if self._name == ASSESS else f"score{own}"  # who is silent scores nothing
-        facts.do(
-            f"CREATE OR REPLACE VIEW lost AS SELECT event_time, day, scenario, hundredths, {entity} "
+        run.execute(
+            f"CREATE OR REPLACE VIEW lost AS SELECT event_time, day, scenario, cents, {entity} "
             f"AS entity, alerted{own} AS alerted, caught{own} AS caught FROM frauds "
-            f"WHERE judged AND {there} IS NOT NULL"
+            f"WHERE evaluated AND {there} IS NOT NULL"
         )
         of_monitor = f"AND monitor = '{self._name}'" if own else ""
         for view, table, time in (
             ("told", "alerts", "event_time"),
             ("cases", "incidents", "opened"),
         ):
-            facts.do(
+            run.execute(
                 f"CREATE OR REPLACE VIEW {view} AS SELECT a.*, day FROM {table} a JOIN days ON "
-                f"calendar = {calendar(time)} WHERE judged {of_monitor}"
+                f"calendar = {calendar_day(time)} WHERE evaluated {of_monitor}"
             )
-        facts.do(
+        run.execute(
             "CREATE OR REPLACE TABLE entity_days AS SELECT entity, day, max(score) AS score, "
             "bool_or(scenario >= 0) AS fraud, bool_or(alerted) AS alerted, bool_or(published) AS "
             "published FROM seen WHERE entity IS NOT NULL GROUP BY entity, day"
         )
-        facts.make_known(entity)
+        run.make_compromised(entity)
 
-    def _dense(self, query: str, shape: tuple[int, ...]) -> I64:
+    def _dense_counts(self, query: str, shape: tuple[int, ...]) -> I64:
         """int64[values, *shape]: a row of the query fills the place that its first columns say."""
-        columns = [*self._facts.columns(query).values()]
+        columns = [*self._run.fetch_columns(query).values()]
         places, values = columns[: len(shape)], columns[len(shape) :]
         filled = np.zeros((len(values), *shape), np.int64)
         for target, column in zip(filled, values, strict=True):
@@ -187,26 +187,26 @@ class _Judging:
 
     def _events_by_day(self) -> I64:
         """int64[4, days]: events, frauds, published, frauds published."""
-        return self._dense(
+        return self._dense_counts(
             "SELECT day, count(*), count(*) FILTER (scenario >= 0), count(*) FILTER (published), "
             "count(*) FILTER (published AND scenario >= 0) FROM seen GROUP BY day",
             (self._days,),
         )
 
     def _frauds_by_day(self) -> I64:
-        """int64[5, scenarios, days]: frauds, alerted, caught, hundredths, hundredths caught."""
-        return self._dense(
+        """int64[5, scenarios, days]: frauds, alerted, caught, cents, cents caught."""
+        return self._dense_counts(
             "SELECT scenario, day, count(*), count(*) FILTER (alerted), count(*) FILTER (caught), "
-            "sum(hundredths), coalesce(sum(hundredths) FILTER (caught), 0) FROM lost GROUP BY scenario, day",
-            (len(self._facts.scenarios), self._days),
+            "sum(cents), coalesce(sum(cents) FILTER (caught), 0) FROM lost GROUP BY scenario, day",
+            (len(self._run.scenarios), self._days),
         )
 
-    def _levels(self) -> tuple[Ranked, dict[Level, LevelFigures]]:
+    def _levels(self) -> tuple[RankingMeasures, dict[Level, LevelMeasures]]:
         """What the ranking of the events says, and the figures of every level."""
-        became = "alerted, published, score"
-        fraud = f"CASE WHEN fraud THEN 0 ELSE -1 END AS scenario, 0 AS hundredths, {became}"
+        activity_is = "alerted, published, score"
+        fraud = f"CASE WHEN fraud THEN 0 ELSE -1 END AS scenario, 0 AS cents, {activity_is}"
         events = (
-            f"SELECT day AS block, scenario, hundredths, {became}, k.day IS NULL AS new "
+            f"SELECT day AS block, scenario, cents, {activity_is}, k.day IS NULL AS new "
             "FROM seen LEFT JOIN known k USING (entity, day)"
         )
         entities = (
@@ -230,26 +230,26 @@ class _Judging:
             "new_events": of_new,
             "entities": of_entities,
             "entity_days": of_days,
-            "incidents": replace(of_incidents, recall=NOTHING),  # all of them are alerted
+            "incidents": replace(of_incidents, recall=UNDEFINED),  # all of them are alerted
         }
 
     def _rankings(
         self, query: str, weights: F64, among: Sequence[str] = ("true",)
-    ) -> list[tuple[Ranked, LevelFigures]]:
+    ) -> list[tuple[RankingMeasures, LevelMeasures]]:
         """The rankings of those rows of a query for which each of these conditions holds: sorted
-        once. The query gives block, scenario, hundredths, alerted, published, score."""
+        once. The query gives block, scenario, cents, alerted, published, score."""
         counts = [self._counts(f"SELECT * FROM ({query}) WHERE {one}", weights) for one in among]
         readers = [
-            Reader(
-                Totals(honest=one[0, :, 0], frauds=one[0, :, 1:]),
+            RankingReader(
+                RankingTotals(honest=one[0, :, 0], frauds=one[0, :, 1:]),
                 weights,
                 self._budgets(int(one[0].sum())) * self._days,
             )
             for one in counts
         ]
         columns = ", ".join(f"{one} AS among_{i}" for i, one in enumerate(among))
-        for batch in self._facts.batches(
-            f"SELECT score, block, scenario, hundredths, {columns} FROM ({query}) ORDER BY score DESC"
+        for batch in self._run.fetch_batches(
+            f"SELECT score, block, scenario, cents, {columns} FROM ({query}) ORDER BY score DESC"
         ):
             for i, reader in enumerate(readers):
                 reader.add(_rows(batch.filter(batch.column(f"among_{i}"))))
@@ -261,10 +261,10 @@ class _Judging:
     def _counts(self, query: str, weights: F64) -> I64:
         """int64[3, blocks, 1 + scenarios]: the rows, those alerted, those published; what is honest
         first."""
-        return self._dense(
+        return self._dense_counts(
             "SELECT block, scenario + 1, count(*), count(*) FILTER (alerted), "
             f"count(*) FILTER (published) FROM ({query}) GROUP BY block, scenario",
-            (len(weights), max(len(self._facts.scenarios), 1) + 1),
+            (len(weights), max(len(self._run.scenarios), 1) + 1),
         )
 
     def _budgets(self, events: int) -> F64:
@@ -280,8 +280,8 @@ class _Judging:
         found = np.zeros((self._days, len(TOP_K)), np.int64)
         known: list[set[str]] = []
         week = -1
-        weeks = ((self._facts.days - self._facts.days[0]) // WEEK_DAYS).tolist()
-        for day, names, frauds in self._tops(WEEK_DAYS * max(TOP_K)):
+        weeks = ((self._run.days - self._run.days[0]) // WEEK_DAYS).tolist()
+        for day, names, frauds in self._daily_rankings(WEEK_DAYS * max(TOP_K)):
             if weeks[day] != week:
                 week, known = weeks[day], [set() for _ in TOP_K]
             for j, k in enumerate(TOP_K):
@@ -290,13 +290,13 @@ class _Judging:
                 known[j] |= new
         return found
 
-    def _tops(self, most: int) -> Iterator[tuple[int, list[str], list[bool]]]:
+    def _daily_rankings(self, most: int) -> Iterator[tuple[int, list[str], list[bool]]]:
         """(day, entities, whether fraud) of each day in order, by falling score, so many at most;
         those known as compromised left out."""
         names: list[str] = []
         frauds: list[bool] = []
         today = -1
-        for batch in self._facts.batches(
+        for batch in self._run.fetch_batches(
             "SELECT day, entity, fraud FROM entity_days ANTI JOIN known USING (entity, day) "
             "ORDER BY day, score DESC, entity"
         ):
@@ -324,7 +324,7 @@ class _Judging:
         """(block, seconds) of each entity with a fraud, of a scenario or any, from the first to the
         next alert; NaN where there is none."""
         of = "" if scenario is None else f"AND scenario = {scenario}"
-        found = self._facts.columns(
+        found = self._run.fetch_columns(
             f"SELECT {BLOCK} AS block, CAST(epoch_ms(min(a.event_time)) - epoch_ms(any_value(since)) "
             "AS DOUBLE) AS delay_ms FROM (SELECT entity, min(event_time) AS since FROM lost WHERE "
             f"entity IS NOT NULL {of} GROUP BY entity) f LEFT JOIN (SELECT {self._entity} AS who, "
@@ -351,28 +351,28 @@ class _Judging:
         )
 
     def _amount(self, frauds: I64) -> Amount:
-        hundredths, caught = frauds[3:].sum(axis=1)
+        cents, caught = frauds[3:].sum(axis=1)
         return Amount(
-            fraud=int(hundredths.sum()) / 100,
+            fraud=int(cents.sum()) / 100,
             caught=int(caught.sum()) / 100,
-            missed=int(hundredths.sum() - caught.sum()) / 100,
-            caught_share=ratio(caught, hundredths, self._weights),
+            missed=int(cents.sum() - caught.sum()) / 100,
+            caught_share=ratio(caught, cents, self._weights),
         )
 
-    def _scenario_figures(self, ranked: Ranked, frauds: I64) -> list[Scenario]:
+    def _scenario_figures(self, ranked: RankingMeasures, frauds: I64) -> list[Scenario]:
         present = np.flatnonzero(frauds[0].sum(axis=1)).tolist()
         figures = [self._scenario(s, ranked, frauds[:, s]) for s in present]
         return sorted(figures, key=lambda one: (-one.frauds, one.name))
 
-    def _scenario(self, s: int, ranked: Ranked, frauds: I64) -> Scenario:
+    def _scenario(self, s: int, ranked: RankingMeasures, frauds: I64) -> Scenario:
         """frauds: int64[5, days], those of the scenario."""
         _, delay_s = self._delays(s)
         alerted = delay_s[~np.isnan(delay_s)]
-        one = measures.resampled(1)
+        one = measures.resample_weights(1)
         nowhere = np.zeros(len(alerted), np.int64)
-        count, events_alerted, caught, hundredths, hundredths_caught = frauds.sum(axis=1).tolist()
+        count, events_alerted, caught, cents, cents_caught = frauds.sum(axis=1).tolist()
         return Scenario(
-            name=self._facts.scenarios[s],
+            name=self._run.scenarios[s],
             frauds=count,
             roc_auc=_known(ranked.scenario_auc[s]),
             average_precision=_known(ranked.scenario_precision[s]),
@@ -382,9 +382,9 @@ class _Judging:
             entities=len(delay_s),
             entities_alerted=len(alerted),
             median_delay_s=quantile(alerted, nowhere, 0.5, one).value,
-            amount=hundredths / 100,
-            amount_caught=hundredths_caught / 100,
-            amount_missed=(hundredths - hundredths_caught) / 100,
+            amount=cents / 100,
+            amount_caught=cents_caught / 100,
+            amount_missed=(cents - cents_caught) / 100,
         )
 
     def _day_figures(self, events: I64, frauds: I64, found: I64) -> list[Day]:
@@ -396,9 +396,9 @@ class _Judging:
 
     def _day(self, day: int, events: list[int], frauds: list[int], found: list[int]) -> Day:
         count, fraud_count, alerts, true_alerts = events
-        _, alerted, caught, hundredths, hundredths_caught = frauds
+        _, alerted, caught, cents, cents_caught = frauds
         return Day(
-            day=text_of(int(self._facts.days[day]) * DAY_MS)[:10],
+            day=format_time_ms(int(self._run.days[day]) * DAY_MS)[:10],
             events=count,
             frauds=fraud_count,
             alerts=alerts,
@@ -407,14 +407,14 @@ class _Judging:
             caught=caught,
             precision=true_alerts / alerts if alerts else None,
             recall=alerted / fraud_count if fraud_count else None,
-            amount_fraud=hundredths / 100,
-            amount_caught=hundredths_caught / 100,
+            amount_fraud=cents / 100,
+            amount_caught=cents_caught / 100,
             precision_at_k=[new / k for new, k in zip(found, TOP_K, strict=True)],
         )
 
     def _budget(self, curve: Curve, events: I64, frauds: I64) -> list[BudgetPoint]:
         budgets = self._budgets(int(events[0].sum()))
-        all_frauds, hundredths = int(events[1].sum()), int(frauds[3].sum())
+        all_frauds, cents = int(events[1].sum()), int(frauds[3].sum())
         points = zip(budgets.tolist(), *(column.tolist() for column in curve), strict=True)
         return [
             BudgetPoint(
@@ -423,7 +423,7 @@ class _Judging:
                 events=int(count),
                 precision=found / count,
                 recall=found / all_frauds if all_frauds else None,
-                amount_caught_share=caught / hundredths if hundredths else None,
+                amount_caught_share=caught / cents if cents else None,
             )
             for alerts_per_day, score, count, found, caught in points
             if count
@@ -431,7 +431,7 @@ class _Judging:
 
     def _calibration(self) -> list[CalibrationPoint]:
         last = HALF_DECADES[-1]
-        [counts] = self._dense(
+        [counts] = self._dense_counts(
             f"SELECT day, greatest(least(CAST(floor(score * 2) AS BIGINT), {last}), 0), count(*) "
             "FROM seen WHERE scenario < 0 GROUP BY 1, 2",
             (self._days, last + 1),
@@ -450,17 +450,17 @@ class _Judging:
         return [one for one in points if one.events or one.p * honest.sum() >= 1]
 
 
-def _level(ranked: Ranked, counts: I64, weights: F64) -> LevelFigures:
-    """counts: int64[3, blocks, 1 + scenarios], as `_Judging._counts` gives them."""
+def _level(ranked: RankingMeasures, counts: I64, weights: F64) -> LevelMeasures:
+    """counts: int64[3, blocks, 1 + scenarios], as `_ViewEvaluation._counts` gives them."""
     every, alerted, published = counts.sum(axis=2)
     frauds, frauds_alerted, frauds_published = counts[:, :, 1:].sum(axis=2)
     blocks = int(np.count_nonzero(frauds))
-    return LevelFigures(
+    return LevelMeasures(
         count=int(every.sum()),
         frauds=int(frauds.sum()),
-        roc_auc=figure(ranked.roc_auc, blocks),
-        average_precision=figure(ranked.average_precision, blocks),
-        recall_at_false_positives=figure(ranked.recall_at_false_positives, blocks),
+        roc_auc=with_interval(ranked.roc_auc, blocks),
+        average_precision=with_interval(ranked.average_precision, blocks),
+        recall_at_false_positives=with_interval(ranked.recall_at_false_positives, blocks),
         alerted=int(alerted.sum()),
         frauds_alerted=int(frauds_alerted.sum()),
         published=int(published.sum()),
@@ -470,17 +470,17 @@ def _level(ranked: Ranked, counts: I64, weights: F64) -> LevelFigures:
     )
 
 
-def _rows(batch: pa.RecordBatch) -> Rows:
-    score, block, scenario, hundredths = (
+def _rows(batch: pa.RecordBatch) -> RankedRows:
+    score, block, scenario, cents = (
         batch.column(name).to_numpy(zero_copy_only=False)
-        for name in ("score", "block", "scenario", "hundredths")
+        for name in ("score", "block", "scenario", "cents")
     )
-    return Rows(
+    return RankedRows(
         score=score,
         block=block.astype(np.int64),
         scenario=scenario.astype(np.int64),
         size=np.ones(len(score), np.int64),
-        hundredths=hundredths.astype(np.int64),
+        cents=cents.astype(np.int64),
     )
 
 

@@ -19,7 +19,7 @@ from numpy.random import PCG64, Generator
 
 from detectors.kernels import kernel
 from schemas.columns import F64, I64, Bools
-from stream.judging.figures import Figure
+from stream.judging.figures import Estimate
 
 RESAMPLES: Final = 200
 SEED: Final = 2018
@@ -30,19 +30,19 @@ RECALL_STEPS: Final = 200
 HONEST: Final = -1
 
 
-class Rows(NamedTuple):
+class RankedRows(NamedTuple):
     """Part of a ranking, by falling score. score: float64[n]. block: int64[n], of the bootstrap.
     scenario: int64[n], the kind of fraud, `HONEST` for what is none. size: int64[n], how many
-    stand in that place. hundredths: int64[n], their amounts together."""
+    stand in that place. cents: int64[n], their amounts together."""
 
     score: F64
     block: I64
     scenario: I64
     size: I64
-    hundredths: I64
+    cents: I64
 
 
-class Totals(NamedTuple):
+class RankingTotals(NamedTuple):
     """What a ranking holds, which must be known before it is read. honest: int64[blocks]. frauds:
     int64[blocks, scenarios]."""
 
@@ -51,16 +51,16 @@ class Totals(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """Thresholds by falling score: what lies at or above each. float64[points] all; hundredths are
+    """Thresholds by falling score: what lies at or above each. float64[points] all; cents are
     the frauds' amounts."""
 
     score: F64
     events: F64
     frauds: F64
-    hundredths: F64
+    cents: F64
 
 
-class Ranked(NamedTuple):
+class RankingMeasures(NamedTuple):
     """The measures of a ranking. float64[1 + resamples], the data as they are first, NaN where
     there is no fraud or nothing honest:
 
@@ -85,7 +85,7 @@ class Ranked(NamedTuple):
     by_budget: Curve
 
 
-class _Sums(NamedTuple):
+class _RankingSums(NamedTuple):
     """float64[1 + resamples] each: frauds and honest ones so far, the same at the present score,
     and what the measures have come to. honest_max: that may lie above `FALSE_POSITIVES`; honest_all:
     the honest ones of the whole ranking."""
@@ -101,19 +101,19 @@ class _Sums(NamedTuple):
     honest_all: F64
 
 
-class Reader:
+class RankingReader:
     """Takes a ranking by falling score, piece by piece, in constant memory.
 
-    weights: float64[blocks, 1 + resamples], as `resampled` gives them. budgets: float64[budgets],
+    weights: float64[blocks, 1 + resamples], as `resample_weights` gives them. budgets: float64[budgets],
     rising numbers of events at whose thresholds the budget curve is wanted.
     """
 
-    def __init__(self, totals: Totals, weights: F64, budgets: F64 | None = None) -> None:
+    def __init__(self, totals: RankingTotals, weights: F64, budgets: F64 | None = None) -> None:
         self._weights = weights
         self._honest = totals.honest @ weights
         self._frauds = totals.frauds.sum(axis=1) @ weights
-        self._sums = _nothing_yet(self._honest)
-        self._waiting: list[Rows] = []
+        self._sums = _zero_sums(self._honest)
+        self._waiting: list[RankedRows] = []
         scenarios = totals.frauds.shape[1]
         self._of_scenario = np.zeros(scenarios)
         self._scenario_auc, self._scenario_precision = np.zeros((2, scenarios))
@@ -123,7 +123,7 @@ class Reader:
         self._budgets = np.zeros(0) if budgets is None else budgets
         self._by_budget = np.zeros((len(self._budgets), 4))
 
-    def add(self, rows: Rows) -> None:
+    def add(self, rows: RankedRows) -> None:
         """Take the next rows; none of their scores lies above one taken before."""
         if len(rows.score) == 0:
             return
@@ -133,33 +133,33 @@ class Reader:
             joined = _joined(self._waiting)
             # the lowest score may go on in the next rows: as a threshold it is one
             whole = int(np.searchsorted(-joined.score, -lowest))
-            self._take(_cut(joined, 0, whole))
-            self._waiting = [_cut(joined, whole, len(joined.score))]
+            self._add_whole_scores(_slice(joined, 0, whole))
+            self._waiting = [_slice(joined, whole, len(joined.score))]
         self._waiting = [_merged(self._waiting)]
 
-    def finish(self) -> Ranked:
+    def finish(self) -> RankingMeasures:
         """The measures of all that was taken."""
         if self._waiting:
-            self._take(_joined(self._waiting))
+            self._add_whole_scores(_joined(self._waiting))
         sums, honest, frauds = self._sums, self._honest, self._frauds
         by_recall = np.concatenate([np.zeros((0, 4)), *self._by_recall])
-        return Ranked(
-            roc_auc=divided(sums.auc, honest * frauds),
-            average_precision=divided(sums.precision, np.where(honest > 0, frauds, 0.0)),
-            recall_at_false_positives=divided(sums.recalled, np.where(honest > 0, frauds, 0.0)),
-            scenario_auc=divided(self._scenario_auc, self._of_scenario * honest[0]),
-            scenario_precision=divided(self._scenario_precision, self._of_scenario),
+        return RankingMeasures(
+            roc_auc=divide(sums.auc, honest * frauds),
+            average_precision=divide(sums.precision, np.where(honest > 0, frauds, 0.0)),
+            recall_at_false_positives=divide(sums.recalled, np.where(honest > 0, frauds, 0.0)),
+            scenario_auc=divide(self._scenario_auc, self._of_scenario * honest[0]),
+            scenario_precision=divide(self._scenario_precision, self._of_scenario),
             by_recall=Curve(*by_recall.T),
             by_budget=Curve(*self._by_budget.T),
         )
 
-    def _take(self, rows: Rows) -> None:
+    def _add_whole_scores(self, rows: RankedRows) -> None:
         """Take rows that hold all of each of their scores."""
         ends = np.append(rows.score[1:] != rows.score[:-1], True)
         _add(rows, ends, self._weights, self._sums)
         at = np.flatnonzero(ends)
         is_fraud = rows.scenario != HONEST
-        columns = (rows.size, rows.size * is_fraud, rows.hundredths * is_fraud)
+        columns = (rows.size, rows.size * is_fraud, rows.cents * is_fraud)
         passed = np.stack([np.cumsum(column)[at] for column in columns]) + self._so_far[:, None]
         points = np.column_stack([rows.score[at], *passed])
         self._note_recall(points)
@@ -176,7 +176,7 @@ class Reader:
         within = np.searchsorted(points[:, 1], self._budgets, side="right") - 1
         self._by_budget[within >= 0] = points[within[within >= 0]]
 
-    def _note_scenarios(self, rows: Rows, at: I64, honest: F64) -> None:
+    def _note_scenarios(self, rows: RankedRows, at: I64, honest: F64) -> None:
         """honest: float64[thresholds], so many at or above each."""
         honest_here = np.diff(honest, prepend=self._so_far[0] - self._so_far[1])
         below = self._honest[0] - honest + 0.5 * honest_here
@@ -192,7 +192,7 @@ class Reader:
 
 
 @kernel
-def _add(rows: Rows, ends: Bools, weights: F64, sums: _Sums) -> None:
+def _add(rows: RankedRows, ends: Bools, weights: F64, sums: _RankingSums) -> None:
     first = 0
     while first < len(ends):
         last = first
@@ -204,20 +204,20 @@ def _add(rows: Rows, ends: Bools, weights: F64, sums: _Sums) -> None:
             here = sums.honest_here if frauds else sums.honest
             if rows.scenario[i] != HONEST:
                 here = sums.frauds_here
-            _put(here, weights[rows.block[i]], float(rows.size[i]))
+            _add_weighted(here, weights[rows.block[i]], float(rows.size[i]))
         if frauds:
-            _close(sums)
+            _close_threshold(sums)
         first = last + 1
 
 
 @kernel
-def _put(sums: F64, weight: F64, size: float) -> None:
+def _add_weighted(sums: F64, weight: F64, size: float) -> None:
     for b in range(len(sums)):
         sums[b] += weight[b] * size
 
 
 @kernel
-def _close(sums: _Sums) -> None:
+def _close_threshold(sums: _RankingSums) -> None:
     """Take a threshold with frauds; where there are none, no measure changes."""
     for b in range(len(sums.frauds)):
         frauds, honest = sums.frauds_here[b], sums.honest_here[b]
@@ -233,30 +233,30 @@ def _close(sums: _Sums) -> None:
         sums.honest_here[b] = 0.0
 
 
-def _nothing_yet(honest: F64) -> _Sums:
+def _zero_sums(honest: F64) -> _RankingSums:
     a, b, c, d, e, f, g = np.zeros((7, len(honest)))
-    return _Sums(a, b, c, d, e, f, g, np.floor(FALSE_POSITIVES * honest), honest)
+    return _RankingSums(a, b, c, d, e, f, g, np.floor(FALSE_POSITIVES * honest), honest)
 
 
-def _joined(rows: list[Rows]) -> Rows:
-    return Rows._make(np.concatenate(columns) for columns in zip(*rows, strict=True))
+def _joined(rows: list[RankedRows]) -> RankedRows:
+    return RankedRows._make(np.concatenate(columns) for columns in zip(*rows, strict=True))
 
 
-def _merged(rows: list[Rows]) -> Rows:
+def _merged(rows: list[RankedRows]) -> RankedRows:
     """Rows of one score, those of a block and scenario together: however many there are."""
     every = _joined(rows)
     places, which = np.unique(np.stack([every.block, every.scenario]), axis=1, return_inverse=True)
-    size, hundredths = np.zeros((2, places.shape[1]), np.int64)
+    size, cents = np.zeros((2, places.shape[1]), np.int64)
     np.add.at(size, which, every.size)
-    np.add.at(hundredths, which, every.hundredths)
-    return Rows(np.full(len(size), every.score[0]), places[0], places[1], size, hundredths)
+    np.add.at(cents, which, every.cents)
+    return RankedRows(np.full(len(size), every.score[0]), places[0], places[1], size, cents)
 
 
-def _cut(rows: Rows, start: int, stop: int) -> Rows:
-    return Rows._make(column[start:stop] for column in rows)
+def _slice(rows: RankedRows, start: int, stop: int) -> RankedRows:
+    return RankedRows._make(column[start:stop] for column in rows)
 
 
-def resampled(blocks: int, resamples: int = RESAMPLES, seed: int = SEED) -> F64:
+def resample_weights(blocks: int, resamples: int = RESAMPLES, seed: int = SEED) -> F64:
     """float64[blocks, 1 + resamples]: how often each block is drawn; in the first column once, the
     data as they are. Of too few blocks there is that column alone."""
     once = np.ones((blocks, 1))
@@ -266,22 +266,22 @@ def resampled(blocks: int, resamples: int = RESAMPLES, seed: int = SEED) -> F64:
     return np.concatenate([once, draws.T], axis=1)
 
 
-def figure(values: F64, blocks: int) -> Figure:
+def with_interval(values: F64, blocks: int) -> Estimate:
     """The first of the values, and the interval of the others, if so many blocks allow one. values:
     float64[1 + resamples], NaN where there is none. blocks: those that hold any of what is
     measured. Where no resample differs there is no interval: how far it may be off is not known."""
     if np.isnan(values[0]):
-        return Figure(value=None, low=None, high=None)
+        return Estimate(value=None, low=None, high=None)
     known = values[1:][~np.isnan(values[1:])]
     if blocks < BLOCKS_MIN or len(known) == 0 or known.min() == known.max():
-        return Figure(value=float(values[0]), low=None, high=None)
+        return Estimate(value=float(values[0]), low=None, high=None)
     tail = _tail(blocks)
     # of n draws the i-th least is as a rule the quantile i/(n + 1): "weibull"
     low, high = np.quantile(known, (tail, 1 - tail), method="weibull")
-    return Figure(value=float(values[0]), low=float(low), high=float(high))
+    return Estimate(value=float(values[0]), low=float(low), high=float(high))
 
 
-def sign(difference: Figure, blocks: int) -> int:
+def sign(difference: Estimate, blocks: int) -> int:
     """1 where a difference is known to be above 0, -1 below, 0 where that cannot be told. It is where
     its interval says so, or where enough blocks hold any of it and no resample differs."""
     low, high = difference.low, difference.high
@@ -306,20 +306,20 @@ def _tail(blocks: int) -> float:
     return normal.cdf(-t * sqrt(blocks / freedom))
 
 
-def ratio(part: I64, whole: I64, weights: F64) -> Figure:
+def ratio(part: I64, whole: I64, weights: F64) -> Estimate:
     """Σ part / Σ whole over the blocks, such as precision (frauds among what was alerted) and
     recall (alerted among the frauds). part, whole: int64[blocks]."""
-    return figure(divided(part @ weights, whole @ weights), int(np.count_nonzero(whole)))
+    return with_interval(divide(part @ weights, whole @ weights), int(np.count_nonzero(whole)))
 
 
-def divided(part: F64, whole: F64) -> F64:
+def divide(part: F64, whole: F64) -> F64:
     """part/whole, NaN where whole is 0."""
     found = np.full(len(part), np.nan)
     np.divide(part, whole, out=found, where=whole > 0)
     return found
 
 
-def quantile(values: F64, block: I64, share: float, weights: F64) -> Figure:
+def quantile(values: F64, block: I64, share: float, weights: F64) -> Estimate:
     """The least value at or below which lies that share of the values (R. Hyndman, Y. Fan, American
     Statistician 1996, definition 1). values: float64[n]; block: int64[n], theirs."""
     order = np.argsort(values, kind="stable")
@@ -328,7 +328,7 @@ def quantile(values: F64, block: I64, share: float, weights: F64) -> Figure:
         passed = np.cumsum(weights[block[order], b])
         if len(passed) and passed[-1] > 0:
             found[b] = ordered[np.searchsorted(passed, share * passed[-1])]
-    return figure(found, len(np.unique(block)))
+    return with_interval(found, len(np.unique(block)))
 
 
 def found_in_top(entity: Sequence[str], fraud: Sequence[bool], k: int, known: set[str]) -> set[str]:
@@ -340,20 +340,20 @@ def found_in_top(entity: Sequence[str], fraud: Sequence[bool], k: int, known: se
 
 
 def roc_auc(score: F64, fraud: Bools) -> float:
-    """`Ranked.roc_auc` of one array of scores."""
+    """`RankingMeasures.roc_auc` of one array of scores."""
     return float(_ranked(score, fraud).roc_auc[0])
 
 
 def average_precision(score: F64, fraud: Bools) -> float:
-    """`Ranked.average_precision` of one array of scores."""
+    """`RankingMeasures.average_precision` of one array of scores."""
     return float(_ranked(score, fraud).average_precision[0])
 
 
-def _ranked(score: F64, fraud: Bools) -> Ranked:
+def _ranked(score: F64, fraud: Bools) -> RankingMeasures:
     order = np.argsort(-score, kind="stable")
     zeros, ones = np.zeros(len(score), np.int64), np.ones(len(score), np.int64)
     scenario = np.where(fraud[order], 0, HONEST).astype(np.int64)
     frauds = int(fraud.sum())
-    reader = Reader(Totals(np.array([len(score) - frauds]), np.array([[frauds]])), resampled(1))
-    reader.add(Rows(score[order], zeros, scenario, ones, zeros))
+    reader = RankingReader(RankingTotals(np.array([len(score) - frauds]), np.array([[frauds]])), resample_weights(1))
+    reader.add(RankedRows(score[order], zeros, scenario, ones, zeros))
     return reader.finish()

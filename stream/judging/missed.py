@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Final
 
-from stream.clock import text_of
-from stream.judging.facts import MISSED, Facts, Watcher
+from stream.clock import format_time_ms
+from stream.judging.facts import MISSED_FRAUDS_SQL, LabelledRun, Scorer
 from stream.judging.figures import (
-    FeatureSilence,
-    Missed,
+    OrdinaryFeature,
+    MissedFraud,
     MissedBand,
     MissedFrauds,
-    MonitorSaid,
+    MonitorScore,
 )
 
 LISTED_MAX: Final = 50
@@ -22,82 +22,82 @@ BANDS: Final = (0.0, 0.5, 1.0, 2.0, 4.0)
 """Where the bands of what was lacking end; the last has no end."""
 
 
-def missed_frauds(facts: Facts, watchers: Sequence[Watcher]) -> MissedFrauds:
-    """The judged frauds that were not caught; makes a view `missed` of them."""
-    facts.do(f"CREATE VIEW missed AS {MISSED}")
-    [(count, hundredths)] = facts.rows("SELECT count(*), coalesce(sum(hundredths), 0) FROM missed")
+def missed_frauds(run: LabelledRun, scorers: Sequence[Scorer]) -> MissedFrauds:
+    """The evaluated frauds that were not caught; makes a view `missed` of them."""
+    run.execute(f"CREATE VIEW missed AS {MISSED_FRAUDS_SQL}")
+    [(count, cents)] = run.fetch_rows("SELECT count(*), coalesce(sum(cents), 0) FROM missed")
     return MissedFrauds(
         frauds=int(count),
-        amount=int(hundredths) / 100,
-        by_amount=_listed(facts, watchers, "hundredths DESC"),
-        nearest=_listed(facts, watchers, "gap"),
-        bands=_bands(facts, watchers),
-        silence=[one for watcher in watchers for one in _silence(facts, watcher)],
+        amount=int(cents) / 100,
+        by_amount=_listed(run, scorers, "cents DESC"),
+        nearest=_listed(run, scorers, "gap"),
+        bands=_bands(run, scorers),
+        ordinary_features=[one for scorer in scorers for one in _ordinary_features(run, scorer)],
     )
 
 
-def _listed(facts: Facts, watchers: Sequence[Watcher], order: str) -> list[Missed]:
+def _listed(run: LabelledRun, scorers: Sequence[Scorer], order: str) -> list[MissedFraud]:
     """The first of them in an order, ties by time."""
     said = [
-        f"score_{one.name}, {_held_back([one])}, {f'surprised_{one.name}' if one.told else 'NULL'}"
-        for one in watchers
+        f"score_{one.name}, {_held_back([one])}, {f'surprising_{one.name}' if one.feature_names else 'NULL'}"
+        for one in scorers
     ]
-    found = facts.rows(
+    found = run.fetch_rows(
         f"SELECT event_id, epoch_ms(event_time), kind, amount, score, nearest, gap, "
-        f"{', '.join([*facts.fields, *said])} FROM missed "
+        f"{', '.join([*run.fields, *said])} FROM missed "
         f"ORDER BY {order} NULLS LAST, event_time, row LIMIT {LISTED_MAX}"
     )
-    width = len(facts.fields)
+    width = len(run.fields)
     listed = []
     for event_id, time_ms, kind, amount, score, nearest, gap, *rest in found:
         ids, words = rest[:width], rest[width:]
-        said_by = [_said(watcher, *words[3 * i : 3 * i + 3]) for i, watcher in enumerate(watchers)]
+        monitors = [_monitor_score(scorer, *words[3 * i : 3 * i + 3]) for i, scorer in enumerate(scorers)]
         listed.append(
-            Missed(
+            MissedFraud(
                 event_id=event_id,
-                event_time=text_of(int(time_ms)),
+                event_time=format_time_ms(int(time_ms)),
                 scenario=kind,
                 amount=amount,
                 score=score,
-                entities={f: v for f, v in zip(facts.fields, ids, strict=True) if v is not None},
+                entities={f: v for f, v in zip(run.fields, ids, strict=True) if v is not None},
                 nearest=nearest,
                 gap=gap,
-                said=said_by,
+                monitors=monitors,
             )
         )
     return listed
 
 
-def _said(
-    watcher: Watcher, score: float | None, held_back: bool, surprised: str | None
-) -> MonitorSaid:
+def _monitor_score(
+    scorer: Scorer, score: float | None, held_back: bool, surprised: str | None
+) -> MonitorScore:
     names = surprised.split(",") if surprised else []
-    told = watcher.told if score is not None else ()
-    return MonitorSaid(
-        monitor=watcher.name,
+    told = scorer.feature_names if score is not None else ()
+    return MonitorScore(
+        monitor=scorer.name,
         score=score,
-        needed=watcher.needed,
+        min_alert_score=scorer.min_alert_score,
         held_back=held_back,
-        surprised=names,
-        silent=[name for name in told if name not in names],
+        surprising=names,
+        ordinary=[name for name in told if name not in names],
     )
 
 
-def _held_back(watchers: Sequence[Watcher]) -> str:
-    each = (f"coalesce(activity_{one.name} = 'held_back', false)" for one in watchers)
+def _held_back(scorers: Sequence[Scorer]) -> str:
+    each = (f"coalesce(activity_{one.name} = 'held_back', false)" for one in scorers)
     return f"({' OR '.join(each)})"
 
 
-def _bands(facts: Facts, watchers: Sequence[Watcher]) -> list[MissedBand]:
-    """Every band: what the budget held back, then the nearest first, then whom nobody judged."""
+def _bands(run: LabelledRun, scorers: Sequence[Scorer]) -> list[MissedBand]:
+    """Every band: what the budget held back, then the nearest first, then whom nobody evaluated."""
     edges = [f"{low:g} to {high:g}" for low, high in pairwise(BANDS)]
     names = ["held back", "budget", *edges, f"more than {BANDS[-1]:g}", "not scored"]
     ends = " ".join(f"WHEN gap <= {end} THEN {k}" for k, end in enumerate(BANDS, 1))
-    found = facts.rows(
-        f"SELECT CASE WHEN {_held_back(watchers)} THEN 0 WHEN gap IS NULL THEN {len(names) - 1} "
-        f"{ends} ELSE {len(names) - 2} END, count(*), sum(hundredths) FROM missed GROUP BY 1"
+    found = run.fetch_rows(
+        f"SELECT CASE WHEN {_held_back(scorers)} THEN 0 WHEN gap IS NULL THEN {len(names) - 1} "
+        f"{ends} ELSE {len(names) - 2} END, count(*), sum(cents) FROM missed GROUP BY 1"
     )
-    counts = {band: (int(count), int(hundredths) / 100) for band, count, hundredths in found}
+    counts = {band: (int(count), int(cents) / 100) for band, count, cents in found}
     return [
         MissedBand(name=name, frauds=frauds, amount=amount)
         for k, name in enumerate(names)
@@ -105,25 +105,25 @@ def _bands(facts: Facts, watchers: Sequence[Watcher]) -> list[MissedBand]:
     ]
 
 
-def _silence(facts: Facts, watcher: Watcher) -> list[FeatureSilence]:
-    if not watcher.told:
+def _ordinary_features(run: LabelledRun, scorer: Scorer) -> list[OrdinaryFeature]:
+    if not scorer.feature_names:
         return []
-    names = f"string_split(surprised_{watcher.name}, ',')"
-    silent = [f"NOT list_contains({names}, '{name}')" for name in watcher.told]
+    names = f"string_split(surprising_{scorer.name}, ',')"
+    silent = [f"NOT list_contains({names}, '{name}')" for name in scorer.feature_names]
     shares = ", ".join(
         f"avg(CASE WHEN {one} THEN 1.0 ELSE 0.0 END) FILTER ({caught})"
         for one in silent
         for caught in ("NOT caught", "caught")
     )
-    [row] = facts.rows(
-        f"SELECT {shares} FROM frauds WHERE judged AND score_{watcher.name} IS NOT NULL"
+    [row] = run.fetch_rows(
+        f"SELECT {shares} FROM frauds WHERE evaluated AND score_{scorer.name} IS NOT NULL"
     )
     return [
-        FeatureSilence(
-            monitor=watcher.name,
+        OrdinaryFeature(
+            monitor=scorer.name,
             feature=name,
-            silent_missed=row[2 * i],
-            silent_caught=row[2 * i + 1],
+            share_missed=row[2 * i],
+            share_caught=row[2 * i + 1],
         )
-        for i, name in enumerate(watcher.told)
+        for i, name in enumerate(scorer.feature_names)
     ]

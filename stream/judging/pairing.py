@@ -14,31 +14,31 @@ import pyarrow.parquet as pq
 
 from schemas.columns import F64, I64
 from stream import database
-from stream.clock import text_of
-from stream.database import Tables, parquet
+from stream.clock import format_time_ms
+from stream.database import SqlSession, parquet_source
 from stream.errors import InputError
 from stream.judging.comparison import (
     Difference,
     Drift,
-    FoundByOne,
+    CaughtByOne,
     Overlap,
     Pair,
     Period,
     ScoreBand,
 )
-from stream.judging.facts import ALERTED, DAY_MS, HUNDREDTHS, PUBLISHED, became, calendar
+from stream.judging.facts import ALERTED, DAY_MS, CENTS, PUBLISHED, activity_is, calendar_day
 from stream.judging.measures import (
     HONEST,
-    Ranked,
-    Reader,
-    Rows,
-    Totals,
-    divided,
-    figure,
-    resampled,
+    RankingMeasures,
+    RankingReader,
+    RankedRows,
+    RankingTotals,
+    divide,
+    with_interval,
+    resample_weights,
     sign,
 )
-from stream.judging.verdict import AVERAGE_PRECISION, EQUAL_RECALL, PRECISION, RECALL, of_pair
+from stream.judging.verdict import AVERAGE_PRECISION, EQUAL_RECALL, PRECISION, RECALL, pair_conclusion
 
 SIDES: Final = ("first", "other")
 BOTH: Final = "(first_published AND other_published)"
@@ -67,30 +67,30 @@ def pair(
     work: a folder for what DuckDB keeps meanwhile. by_position: an event has the same position in
     both, else the same id. Raises ExtraMissing, InputError where no event is in both.
     """
-    with database.opened(work) as connection:
-        tables = Tables(connection)
+    with database.open_database(work) as connection:
+        sql = SqlSession(connection)
         same = 'partition, "offset"' if by_position else "event_id"
-        _read(tables, first[1], other[1], labelled, same)
-        [(in_first, in_other, in_both)] = tables.rows(
+        _read(sql, first[1], other[1], labelled, same)
+        [(in_first, in_other, in_both)] = sql.fetch_rows(
             "SELECT (SELECT count(*) FROM first_score), (SELECT count(*) FROM other_score), "
             "(SELECT count(*) FROM event)"
         )
         if in_first and in_other and not in_both:
             raise InputError(
-                f"{first[0]} and {other[0]}: of {in_first} and {in_other} events to be judged none "
+                f"{first[0]} and {other[0]}: of {in_first} and {in_other} events to be evaluated none "
                 "has the same id and time in both; expected inputs that both map alike"
             )
-        differences = list(_differences(tables)) if labelled else []
-        drift = _drift(tables)
-        said = of_pair(first[0], other[0], differences, _with_alert(tables), drift)
+        differences = list(_differences(sql)) if labelled else []
+        drift = _drift(sql)
+        said = pair_conclusion(first[0], other[0], differences, _with_alert(sql), drift)
         return Pair(
             first=first[0],
             other=other[0],
             **said._asdict(),
             differences=differences,
-            overlaps=list(_overlaps(tables, labelled)),
-            by_first=_found_by_one(tables, ONLY_FIRST),
-            by_other=_found_by_one(tables, ONLY_OTHER),
+            overlaps=list(_overlaps(sql, labelled)),
+            caught_by_first_only=_caught_by_one(sql, ONLY_FIRST),
+            caught_by_other_only=_caught_by_one(sql, ONLY_OTHER),
             drift=drift,
         )
 
@@ -98,51 +98,51 @@ def pair(
 # -- the tables -----------------------------------------------------------------------------------
 
 
-def _read(tables: Tables, first: Path, other: Path, labelled: bool, same: str) -> None:
-    """Table event: a row for each that is judged in both. Tables first_alert, other_alert: the alerts
+def _read(sql: SqlSession, first: Path, other: Path, labelled: bool, same: str) -> None:
+    """Table event: a row for each that is evaluated in both. Tables first_alert, other_alert: the alerts
     on these events, with what incidents.parquet says of their incidents. same: beside topic and time
     the columns that are the same in both of an event."""
     for side, folder in zip(SIDES, (first, other), strict=True):
         scores = folder / "scores.parquet"
         names = pq.read_schema(scores).names
-        watchers = [
+        scorers = [
             name.removeprefix("activity_") for name in names if name.startswith("activity_")
         ]
-        tables.do(
-            f"CREATE VIEW {side}_score AS SELECT *, {HUNDREDTHS} AS hundredths, "
-            f"{became(watchers, ALERTED)} AS alerted, {became(watchers, PUBLISHED)} AS published "
-            f"FROM {parquet(scores)} WHERE judged"
+        sql.execute(
+            f"CREATE VIEW {side}_score AS SELECT *, {CENTS} AS cents, "
+            f"{activity_is(scorers, ALERTED)} AS alerted, {activity_is(scorers, PUBLISHED)} AS published "
+            f"FROM {parquet_source(scores)} WHERE evaluated"
         )
     frauds = "(SELECT *, '' AS scenario FROM first_score WHERE false)"
     if labelled:
-        frauds = parquet(first / "frauds.parquet")
+        frauds = parquet_source(first / "frauds.parquet")
     sides = ", ".join(
         f'{side}."{name}" AS {side}_{name}'
         for side in SIDES
         for name in ("partition", "offset", "score", "alerted", "published")
     )
-    tables.do(
+    sql.execute(
         f"""CREATE TABLE event AS SELECT first.topic, first.event_id,
-            epoch_ms(first.event_time) AS time_ms, {calendar("first.event_time")} AS day,
-            first.amount, first.hundredths,
+            epoch_ms(first.event_time) AS time_ms, {calendar_day("first.event_time")} AS day,
+            first.amount, first.cents,
             f.topic IS NOT NULL AS fraud, coalesce(f.scenario, '') AS scenario, {sides}
         FROM first_score first JOIN other_score other USING (topic, event_time, {same})
             LEFT JOIN {frauds} f ON f.topic = first.topic AND f.partition = first.partition
             AND f."offset" = first."offset" """
     )
     for side, folder in zip(SIDES, (first, other), strict=True):
-        tables.do(
+        sql.execute(
             f"""CREATE TABLE {side}_alert AS SELECT a.*, i.opened, i.last, i.verdict
-            FROM {parquet(folder / "alerts.parquet")} a
-            JOIN {parquet(folder / "incidents.parquet")} i USING (incident_id)
+            FROM {parquet_source(folder / "alerts.parquet")} a
+            JOIN {parquet_source(folder / "incidents.parquet")} i USING (incident_id)
             SEMI JOIN event e ON e.topic = a.topic AND e.{side}_partition = a.partition
             AND e.{side}_offset = a."offset" """
         )
 
 
-def _differences(tables: Tables) -> Iterator[Difference]:
-    fewer = min(_with_alert(tables))
-    found = tables.columns(
+def _differences(sql: SqlSession) -> Iterator[Difference]:
+    fewer = min(_with_alert(sql))
+    found = sql.fetch_columns(
         f"""SELECT day, count(*) FILTER (NOT fraud) AS honest, count(*) FILTER (fraud) AS frauds,
             count(*) FILTER (fraud AND first_alerted) AS alerted_a,
             count(*) FILTER (fraud AND other_alerted) AS alerted_b,
@@ -152,17 +152,17 @@ def _differences(tables: Tables) -> Iterator[Difference]:
             count(*) FILTER (fraud AND other_published) AS true_b,
             count(*) FILTER (first_published) AS published_a,
             count(*) FILTER (other_published) AS published_b,
-            coalesce(sum(hundredths) FILTER (fraud), 0) AS amount,
-            coalesce(sum(hundredths) FILTER (fraud AND first_alerted), 0) AS amount_a,
-            coalesce(sum(hundredths) FILTER (fraud AND other_alerted), 0) AS amount_b
+            coalesce(sum(cents) FILTER (fraud), 0) AS amount,
+            coalesce(sum(cents) FILTER (fraud AND first_alerted), 0) AS amount_a,
+            coalesce(sum(cents) FILTER (fraud AND other_alerted), 0) AS amount_b
         FROM (SELECT *, {", ".join(_equal(side, fewer) for side in SIDES)} FROM event)
         GROUP BY day ORDER BY day"""
     )
     day = found.pop("day").astype(np.int64)
-    weights = resampled(len(day))
+    weights = resample_weights(len(day))
     honest, frauds = (found[name].astype(np.int64) for name in ("honest", "frauds"))
-    totals = Totals(honest, frauds[:, None])
-    first, other = (_ranked(tables, side, day, totals, weights) for side in SIDES)
+    totals = RankingTotals(honest, frauds[:, None])
+    first, other = (_ranked(sql, side, day, totals, weights) for side in SIDES)
     at_few = "recall at 0.1 % false positives"
     yield _difference(AVERAGE_PRECISION, first.average_precision, other.average_precision, frauds)
     yield _difference("ROC AUC", first.roc_auc, other.roc_auc, frauds)
@@ -182,7 +182,7 @@ def _differences(tables: Tables) -> Iterator[Difference]:
         ),
     ):
         a, b = (
-            divided(of[part] @ weights, of[whole] @ weights)
+            divide(of[part] @ weights, of[whole] @ weights)
             for part, whole in zip(parts, wholes, strict=True)
         )
         yield _difference(measure, a, b, of[held])
@@ -197,43 +197,43 @@ def _equal(side: str, most: int) -> str:
     )
 
 
-def _with_alert(tables: Tables) -> tuple[int, int]:
+def _with_alert(sql: SqlSession) -> tuple[int, int]:
     """How many events have an alert, of either side."""
     counts = ", ".join(f"count(*) FILTER ({side}_published)" for side in SIDES)
-    [(first, other)] = tables.rows(f"SELECT {counts} FROM event")
+    [(first, other)] = sql.fetch_rows(f"SELECT {counts} FROM event")
     return int(first), int(other)
 
 
 def _difference(measure: str, first: F64, other: F64, held: I64) -> Difference:
     """held: int64[days], how much of what is measured lies in each."""
     blocks = int(np.count_nonzero(held))
-    difference = figure(other - first, blocks)
+    difference = with_interval(other - first, blocks)
     return Difference(
         measure=measure,
-        first=figure(first, blocks).value,
-        other=figure(other, blocks).value,
+        first=with_interval(first, blocks).value,
+        other=with_interval(other, blocks).value,
         difference=difference,
         sign=sign(difference, blocks),
     )
 
 
-def _ranked(tables: Tables, side: str, days: I64, totals: Totals, weights: F64) -> Ranked:
+def _ranked(sql: SqlSession, side: str, days: I64, totals: RankingTotals, weights: F64) -> RankingMeasures:
     """The measures of a run's scores. days: int64[blocks], rising."""
-    reader = Reader(totals, weights)
-    for batch in tables.batches(
-        f"""SELECT {side}_score, day, fraud, count(*), sum(hundredths) FROM event
+    reader = RankingReader(totals, weights)
+    for batch in sql.fetch_batches(
+        f"""SELECT {side}_score, day, fraud, count(*), sum(cents) FROM event
         GROUP BY {side}_score, day, fraud ORDER BY {side}_score DESC, day, fraud"""
     ):
-        score, day, fraud, size, hundredths = (
+        score, day, fraud, size, cents = (
             column.to_numpy(zero_copy_only=False) for column in batch.columns
         )
         reader.add(
-            Rows(
+            RankedRows(
                 score.astype(np.float64),
                 np.searchsorted(days, day),
                 np.where(fraud, 0, HONEST).astype(np.int64),
                 size.astype(np.int64),
-                hundredths.astype(np.int64),
+                cents.astype(np.int64),
             )
         )
     return reader.finish()
@@ -242,26 +242,26 @@ def _ranked(tables: Tables, side: str, days: I64, totals: Totals, weights: F64) 
 # -- what both have, and what only one ------------------------------------------------------------
 
 
-def _overlaps(tables: Tables, labelled: bool) -> Iterator[Overlap]:
-    yield _of_events(tables, "events", "count(*)", "true")
-    yield _of_entities(tables, "entities", "")
-    yield _incidents(tables)
-    yield _of_events(tables, "amount", "sum(hundredths / 100)", "true")
+def _overlaps(sql: SqlSession, labelled: bool) -> Iterator[Overlap]:
+    yield _of_events(sql, "events", "count(*)", "true")
+    yield _of_entities(sql, "entities", "")
+    yield _incidents(sql)
+    yield _of_events(sql, "amount", "sum(cents / 100)", "true")
     if labelled:
-        yield _of_events(tables, "frauds", "count(*)", "fraud")
-        yield _of_entities(tables, "fraud entities", "WHERE verdict = 'fraud'")
-        yield _of_events(tables, "fraud amount", "sum(hundredths / 100)", "fraud")
+        yield _of_events(sql, "frauds", "count(*)", "fraud")
+        yield _of_entities(sql, "fraud entities", "WHERE verdict = 'fraud'")
+        yield _of_events(sql, "fraud amount", "sum(cents / 100)", "fraud")
 
 
-def _of_events(tables: Tables, what: str, measure: str, among: str) -> Overlap:
+def _of_events(sql: SqlSession, what: str, measure: str, among: str) -> Overlap:
     sums = ", ".join(
         f"coalesce({measure} FILTER ({one} AND {among}), 0)"
         for one in (BOTH, ONLY_FIRST, ONLY_OTHER)
     )
-    return _overlap(what, _one(tables, f"SELECT {sums} FROM event"))
+    return _overlap(what, _one(sql, f"SELECT {sums} FROM event"))
 
 
-def _of_entities(tables: Tables, what: str, among: str) -> Overlap:
+def _of_entities(sql: SqlSession, what: str, among: str) -> Overlap:
     entities = {
         side: f"SELECT DISTINCT entity_type, entity FROM {side}_alert {among}" for side in SIDES
     }
@@ -269,7 +269,7 @@ def _of_entities(tables: Tables, what: str, among: str) -> Overlap:
     return _overlap(
         what,
         _one(
-            tables,
+            sql,
             f"""SELECT (SELECT count(*) FROM ({first} INTERSECT {other})),
                 (SELECT count(*) FROM ({first} EXCEPT {other})),
                 (SELECT count(*) FROM ({other} EXCEPT {first}))""",
@@ -277,11 +277,11 @@ def _of_entities(tables: Tables, what: str, among: str) -> Overlap:
     )
 
 
-def _incidents(tables: Tables) -> Overlap:
+def _incidents(sql: SqlSession) -> Overlap:
     counted = {}
     for side, against in (SIDES, SIDES[::-1]):
         counted[side] = _one(
-            tables,
+            sql,
             f"""WITH incident AS (SELECT DISTINCT incident_id, entity_type, entity, opened, last
                 FROM {side}_alert)
             SELECT count(*) FILTER (known), count(*) FILTER (NOT known) FROM (
@@ -298,15 +298,15 @@ def _overlap(what: str, counts: tuple[float, ...]) -> Overlap:
     return Overlap(what=what, both=both, first_only=first_only, other_only=other_only)
 
 
-def _found_by_one(tables: Tables, which: str) -> list[FoundByOne]:
-    rows = tables.rows(
+def _caught_by_one(sql: SqlSession, which: str) -> list[CaughtByOne]:
+    rows = sql.fetch_rows(
         f"""SELECT event_id, time_ms, scenario, amount, first_score, other_score FROM event
         WHERE fraud AND {which} ORDER BY amount DESC NULLS LAST, time_ms, event_id LIMIT {FOUND_MAX}"""
     )
     return [
-        FoundByOne(
+        CaughtByOne(
             event_id=event_id,
-            event_time=text_of(time_ms),
+            event_time=format_time_ms(time_ms),
             scenario=scenario,
             amount=amount,
             first_score=first,
@@ -319,27 +319,27 @@ def _found_by_one(tables: Tables, which: str) -> list[FoundByOne]:
 # -- how far the scores have moved ----------------------------------------------------------------
 
 
-def _drift(tables: Tables) -> Drift:
+def _drift(sql: SqlSession) -> Drift:
     events, days, in_both, in_either = _one(
-        tables,
+        sql,
         f"""SELECT count(*), count(DISTINCT day), count(*) FILTER ({BOTH}),
             count(*) FILTER ({EITHER}) FROM event""",
     )
-    bands = _bands(tables)
+    bands = _bands(sql)
     period_days = max(1, -(-int(days) // PERIODS_MAX))
     return Drift(
         events=int(events),
-        rank_correlation=_rank_correlation(tables),
+        rank_correlation=_rank_correlation(sql),
         population_stability=_population_stability(bands, int(events)),
         alerts_in_common=in_both / in_either if in_either else None,
         bands=bands,
         period_days=period_days,
-        periods=list(_periods(tables, period_days)),
+        periods=list(_periods(sql, period_days)),
     )
 
 
-def _periods(tables: Tables, period_days: int) -> Iterator[Period]:
-    found = tables.rows(
+def _periods(sql: SqlSession, period_days: int) -> Iterator[Period]:
+    found = sql.fetch_rows(
         f"""SELECT min(day), sum(first), sum(other), sum(in_both), sum(either) FROM (
             SELECT day, row_number() OVER (ORDER BY day) - 1 AS place,
                 count(*) FILTER (first_published) AS first,
@@ -350,7 +350,7 @@ def _periods(tables: Tables, period_days: int) -> Iterator[Period]:
     )
     for day, first, other, both, either in found:
         yield Period(
-            from_day=text_of(day * DAY_MS)[:10],
+            from_day=format_time_ms(day * DAY_MS)[:10],
             first=int(first),
             other=int(other),
             both=int(both),
@@ -358,10 +358,10 @@ def _periods(tables: Tables, period_days: int) -> Iterator[Period]:
         )
 
 
-def _bands(tables: Tables) -> list[ScoreBand]:
+def _bands(sql: SqlSession) -> list[ScoreBand]:
     shares = [
         _one(
-            tables,
+            sql,
             "SELECT "
             + ", ".join(f"coalesce(avg(({side}_score >= {low})::INT), 0)" for low in BANDS)
             + " FROM event",
@@ -382,9 +382,9 @@ def _population_stability(bands: list[ScoreBand], events: int) -> float:
     return float(np.sum((q - p) * np.log(q / p)))
 
 
-def _rank_correlation(tables: Tables) -> float | None:
+def _rank_correlation(sql: SqlSession) -> float | None:
     """Of the joint counts of both scores' steps."""
-    found = tables.columns(
+    found = sql.fetch_columns(
         f"""SELECT floor(first_score / {SCORE_STEP})::BIGINT AS first,
             floor(other_score / {SCORE_STEP})::BIGINT AS other, count(*) AS counts
         FROM event GROUP BY ALL ORDER BY ALL"""
@@ -407,7 +407,7 @@ def _mean_ranks(steps: F64, counts: F64) -> F64:
     return ranks
 
 
-def _one(tables: Tables, query: str) -> tuple[float, ...]:
+def _one(sql: SqlSession, query: str) -> tuple[float, ...]:
     """The only row of a query."""
-    [row] = tables.rows(query)
+    [row] = sql.fetch_rows(query)
     return row

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from stream.judging.comparison import Difference, Drift
-from stream.judging.figures import Judgement
-from stream.words import number, percent, signed, some, whole
+from stream.judging.figures import Evaluation
+from stream.words import number, format_percent, format_difference, format_quantity, format_count
 
 AVERAGE_PRECISION: Final = "average precision"
 PRECISION: Final = "precision at the alert budget"
@@ -18,83 +18,83 @@ RECALL: Final = "recall at the alert budget"
 EQUAL_RECALL: Final = "recall at equally many alerts"
 
 
-class Verdict(NamedTuple):
+class PairConclusion(NamedTuple):
     """Of a pair: which is better, if that can be told; at what cost; and by how much."""
 
-    verdict: str
-    cost: str
-    because: str
+    conclusion: str
+    alert_volume: str
+    reason: str
 
 
 # -- a run ----------------------------------------------------------------------------------------
 
 
-def of_run(judged: Judgement | None, alerts: int, incidents: int) -> str:
-    """What a run led to. alerts, incidents: in the time that is judged."""
-    if judged is None:
-        return f"{some(alerts, 'alert')} in {some(incidents, 'incident')}"
-    if judged.named and not judged.frauds:
-        told = f"{some(alerts, 'alert')} in {some(incidents, 'incident')}"
+def run_headline(evaluation: Evaluation | None, alerts: int, incidents: int) -> str:
+    """What a run led to. alerts, incidents: in the time that is evaluated."""
+    if evaluation is None:
+        return f"{format_quantity(alerts, 'alert')} in {format_quantity(incidents, 'incident')}"
+    if evaluation.labelled_entities and not evaluation.frauds:
+        told = f"{format_quantity(alerts, 'alert')} in {format_quantity(incidents, 'incident')}"
         return f"Fraud is confirmed of entities, of no event; {told}"
-    if not judged.frauds:
-        return f"No confirmed fraud; {some(alerts, 'alert')}"
-    caught = judged.frauds - judged.missed.frauds
-    share = judged.views[0].amount.caught_share.value
-    amount = "" if share is None else f", and {percent(share)} of their amount,"
+    if not evaluation.frauds:
+        return f"No confirmed fraud; {format_quantity(alerts, 'alert')}"
+    caught = evaluation.frauds - evaluation.missed.frauds
+    share = evaluation.views[0].amount.caught_share.value
+    amount = "" if share is None else f", and {format_percent(share)} of their amount,"
     return (
-        f"{whole(caught)} of {some(judged.frauds, 'fraud')} caught{amount} "
-        f"by {some(alerts, 'alert')} in {some(incidents, 'incident')}"
+        f"{format_count(caught)} of {format_quantity(evaluation.frauds, 'fraud')} caught{amount} "
+        f"by {format_quantity(alerts, 'alert')} in {format_quantity(incidents, 'incident')}"
     )
 
 
-def unjudged(given: int, heard: int) -> str:
+def no_evaluation_reason(given: int, heard: int) -> str:
     """Why nothing says which alerts were right. given: labels that were read, from files or among
     the events; heard: those of them that could be understood and are of these events."""
     if not given:
         return "No labels were given, so nothing here says which alerts were right."
     if not heard:
-        return f"Of the {some(given, 'label')} none is of an event that was read."
-    return f"{some(heard, 'label')} were given, but no event lies in the time that is judged."
+        return f"Of the {format_quantity(given, 'label')} none is of an event that was read."
+    return f"{format_quantity(heard, 'label')} were given, but no event lies in the time that is evaluated."
 
 
 # -- a pair ---------------------------------------------------------------------------------------
 
 
-def of_pair(
+def pair_conclusion(
     first: str,
     other: str,
     differences: Sequence[Difference],
     with_alert: tuple[int, int],
     drift: Drift,
-) -> Verdict:
+) -> PairConclusion:
     """Which of two runs is better: by how it ranks, and by what its alerts find. with_alert:
     how many events of either have one."""
     by_measure = {one.measure: one for one in differences}
     precision = by_measure.get(PRECISION)
     shares = (precision.first, precision.other) if precision else (None, None)
-    cost = "; ".join(map(_cost, (first, other), with_alert, shares))
+    cost = "; ".join(map(_volume_text, (first, other), with_alert, shares))
     if not differences:
-        said = f"Without labels of events nobody can say whether {first} or {other} is better"
-        return Verdict(said, cost, _common(drift))
+        text = f"Without labels of events nobody can say whether {first} or {other} is better"
+        return PairConclusion(text, cost, _overlap_text(drift))
     by_rank, by_alerts = by_measure[AVERAGE_PRECISION].sign, by_measure[EQUAL_RECALL].sign
     sign = by_rank or by_alerts or 1
     one, than = (other, first) if sign > 0 else (first, other)
-    apart = _apart((first, other), with_alert, by_measure)
+    apart = _volume_difference((first, other), with_alert, by_measure)
     left_out = [*([] if min(with_alert) else [EQUAL_RECALL]), *([] if apart else [RECALL])]
     because = "; ".join(
-        _said(by_measure[measure], sign)
+        _difference_text(by_measure[measure], sign)
         for measure in (AVERAGE_PRECISION, EQUAL_RECALL, RECALL)
         if measure in by_measure and measure not in left_out
     )
-    return Verdict(_better(one, than, by_rank, by_alerts, apart), cost, because)
+    return PairConclusion(_better_text(one, than, by_rank, by_alerts, apart), cost, because)
 
 
-def _cost(name: str, with_alert: int, precision: float | None) -> str:
-    said = f"{name} has {some(with_alert, 'event')} with an alert"
-    return said if precision is None else f"{said}, {percent(precision)} of them fraud"
+def _volume_text(name: str, with_alert: int, precision: float | None) -> str:
+    text = f"{name} has {format_quantity(with_alert, 'event')} with an alert"
+    return text if precision is None else f"{text}, {format_percent(precision)} of them fraud"
 
 
-def _apart(
+def _volume_difference(
     names: tuple[str, str], with_alert: tuple[int, int], by_measure: Mapping[str, Difference]
 ) -> str:
     """How much more one alerts, and at what precision; "" where neither recall nor precision at the
@@ -105,14 +105,14 @@ def _apart(
     shown = [by_measure[one] for one in (RECALL, PRECISION) if one in by_measure]
     if few == many or not any(one.sign for one in shown):
         return ""
-    said = f"{more} alerts on {number(many / few)} times as many events as {fewer}"
+    text = f"{more} alerts on {number(many / few)} times as many events as {fewer}"
     precision = by_measure[PRECISION]
     shares = {name: precision.first if name == names[0] else precision.other for name in names}
     theirs, its = shares[more], shares[fewer]
-    return f"{said}, at {number(theirs / its)} times its precision" if theirs and its else said
+    return f"{text}, at {number(theirs / its)} times its precision" if theirs and its else text
 
 
-def _better(one: str, than: str, by_rank: int, by_alerts: int, apart: str) -> str:
+def _better_text(one: str, than: str, by_rank: int, by_alerts: int, apart: str) -> str:
     """one: the better one by rank, else by alerts. apart: how much more one alerts, or ""."""
     if not by_rank and not by_alerts:
         if apart:
@@ -121,31 +121,31 @@ def _better(one: str, than: str, by_rank: int, by_alerts: int, apart: str) -> st
     if by_rank == by_alerts:
         return f"{one} catches more than {than} with equally many alerts"
     if not by_alerts:
-        said = apart or "in what their alerts find no difference can be told"
-        return f"{one} ranks frauds higher than {than}; {said}"
+        text = apart or "in what their alerts find no difference can be told"
+        return f"{one} ranks frauds higher than {than}; {text}"
     if not by_rank:
-        said = "in how they rank no difference can be told"
-        return f"{one} finds more frauds than {than} with equally many alerts; {said}"
-    said = f"with equally many alerts {than} finds more of them"
-    return f"{one} ranks frauds higher than {than}; {said}"
+        text = "in how they rank no difference can be told"
+        return f"{one} finds more frauds than {than} with equally many alerts; {text}"
+    text = f"with equally many alerts {than} finds more of them"
+    return f"{one} ranks frauds higher than {than}; {text}"
 
 
-def _common(drift: Drift) -> str:
+def _overlap_text(drift: Drift) -> str:
     share = drift.alerts_in_common
     if share is None:
         return "neither alerts at all"
-    return f"of the events with an alert, {percent(share)} have one of both"
+    return f"of the events with an alert, {format_percent(share)} have one of both"
 
 
-def _said(one: Difference, sign: int) -> str:
+def _difference_text(one: Difference, sign: int) -> str:
     """The difference as one run has it. sign: 1 for the other, -1 for the first."""
     measure, difference = one.measure, one.difference
     if difference.value is None:
         return f"{measure} is not defined"
     if difference.value == 0.0 and difference.low is None:
         return f"{measure} the same"
-    value = f"{measure} {signed(sign * difference.value)}"
+    value = f"{measure} {format_difference(sign * difference.value)}"
     if difference.low is None or difference.high is None:
         return f"{value} ({'on whichever days' if one.sign else 'too few days for an interval'})"
     low, high = sorted((sign * difference.low, sign * difference.high))
-    return f"{value} (95 %: {signed(low)} to {signed(high)})"
+    return f"{value} (95 %: {format_difference(low)} to {format_difference(high)})"

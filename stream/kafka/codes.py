@@ -7,18 +7,18 @@ from typing import Final, NamedTuple
 
 from stream.errors import Abortable, Fatal, Fenced, Retriable
 
-Kind = type[Retriable] | type[Abortable] | type[Fenced] | type[Fatal]
+ErrorClass = type[Retriable] | type[Abortable] | type[Fenced] | type[Fatal]
 
 
-class Row(NamedTuple):
+class CodeMeaning(NamedTuple):
     """What a code means: the class of error, its usual cause, and what to do about it."""
 
-    kind: Kind
+    kind: ErrorClass
     cause: str
     action: str
 
 
-_MEANINGS: Final[tuple[tuple[Kind, str, str, str], ...]] = (
+_MEANINGS: Final[tuple[tuple[ErrorClass, str, str, str], ...]] = (
     (
         Retriable,
         """
@@ -160,14 +160,14 @@ _MEANINGS: Final[tuple[tuple[Kind, str, str, str], ...]] = (
     ),
 )
 
-TABLE: Final[dict[str, Row]] = {
-    code: Row(kind, cause, action)
+CODE_MEANINGS: Final[dict[str, CodeMeaning]] = {
+    code: CodeMeaning(kind, cause, action)
     for kind, codes, cause, action in _MEANINGS
     for code in codes.split()
 }
 """Code name → what it means. A code that is missing here is fatal."""
 
-UNKNOWN: Final = Row(Fatal, "not a code that Eddy knows a remedy for", "see the broker's log")
+UNKNOWN_CODE: Final = CodeMeaning(Fatal, "not a code that Eddy knows a remedy for", "see the broker's log")
 
-NOT_THERE: Final = frozenset({"UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC", "_UNKNOWN_PARTITION"})
+UNKNOWN_TOPIC_CODES: Final = frozenset({"UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC", "_UNKNOWN_PARTITION"})
 """What is said of a topic or a partition that a broker, or the client, does not know (yet)."""

@@ -13,11 +13,11 @@ class Partition(NamedTuple):
         return f"{self.topic}[{self.partition}]"
 
 
-class Committed(NamedTuple):
+class CommittedOffset(NamedTuple):
     """What a group has committed for a partition: the next offset to read, and a note with it."""
 
     next_offset: int
-    note: str
+    metadata: str
 
 
 class Membership(NamedTuple):

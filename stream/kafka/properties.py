@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from stream.errors import ConfigError
-from stream.place import HIDDEN, without_credentials
+from stream.place import REDACTED, hide_credentials
 
 Properties = Mapping[str, str | int | float | bool]
 
-OWNED: Final[dict[str, str]] = {
+RESERVED: Final[dict[str, str]] = {
     "group.id": "it is `group` in the configuration",
     "group.protocol.type": "there is only one",
     "group.remote.assignor": "the broker's first, uniform, keeps partitions where they are",
@@ -32,7 +32,7 @@ OWNED: Final[dict[str, str]] = {
 
 PROTOCOLS: Final = ("classic", "consumer")
 
-NOT_WITH_CONSUMER: Final[dict[str, str]] = {
+SET_BY_BROKER: Final[dict[str, str]] = {
     "session.timeout.ms": "group.consumer.session.timeout.ms",
     "heartbeat.interval.ms": "group.consumer.heartbeat.interval.ms",
 }
@@ -45,7 +45,7 @@ TRANSACTION_MS: Final = (3_000, 24 * 3_600_000)
 """A shorter time-out leaves no time to abort; a longer one no broker grants."""
 
 LOG_LEVEL: Final = 2
-"""The client's own log: critical lines only. All else reaches `Source` as errors, which are logged."""
+"""The client's own log: critical lines only. All else reaches `KafkaSource` as errors, which are logged."""
 
 STATISTICS_MS: Final = 5_000
 """How often the consumer's statistics are looked at, for whether a broker answers."""
@@ -56,7 +56,7 @@ CONSUMER_DEFAULTS: Final[dict[str, str | int | float | bool]] = {
     "fetch.queue.backoff.ms": 5,  # the client's own 1 s lets a fast consumer starve
     "client.id": "eddy",
 }
-CONSUMER_OWN: Final[dict[str, str | int | float | bool]] = {
+CONSUMER_REQUIRED: Final[dict[str, str | int | float | bool]] = {
     "enable.auto.commit": False,
     "enable.auto.offset.store": False,
     "auto.offset.reset": "error",
@@ -85,7 +85,7 @@ ONLY_PRODUCER: Final = re.compile(
     r"transaction|queue\.buffering|linger|batch\.|compression|delivery|message\.timeout"
     r"|request\.(required|timeout)|message\.send|retries|sticky|partitioner|retry\.backoff\.max"
 )
-HARMLESS: Final = frozenset({
+PRINTABLE: Final = frozenset({
     *("bootstrap.servers", "metadata.broker.list", "client.id", "client.rack", "client.dns.lookup"),
     *("group.protocol", "group.instance.id", "session.timeout.ms", "heartbeat.interval.ms"),
     *("max.poll.interval.ms", "coordinator.query.interval.ms", "check.crcs"),
@@ -114,7 +114,7 @@ HARMLESS: Final = frozenset({
 the value of a misspelt one."""
 
 
-USER: Final = re.compile(r"(?<![^\s,/])[^\s,/]+@")
+USER_INFO: Final = re.compile(r"(?<![^\s,/])[^\s,/]+@")
 """User and password before an address without a scheme."""
 
 
@@ -123,12 +123,12 @@ def property_problems(properties: Properties) -> list[str]:
 
     No line holds a value that is no number: it could be a misplaced secret.
     """
-    owned = [f"kafka.{name}: may not be set: {OWNED[name]}" for name in properties if name in OWNED]
-    ends = [f"kafka.{name}: has a NUL character; remove it" for name in _with_nul(properties)]
+    owned = [f"kafka.{name}: may not be set: {RESERVED[name]}" for name in properties if name in RESERVED]
+    ends = [f"kafka.{name}: has a NUL character; remove it" for name in _names_with_nul(properties)]
     return [*owned, *ends, *_protocol_problems(properties), *_number_problems(properties)]
 
 
-def _with_nul(properties: Properties) -> Iterator[str]:
+def _names_with_nul(properties: Properties) -> Iterator[str]:
     """Properties that the client would cut at that character."""
     for name, value in properties.items():
         if "\0" in name or "\0" in str(value):
@@ -140,10 +140,10 @@ def _protocol_problems(properties: Properties) -> Iterator[str]:
     if protocol not in PROTOCOLS:
         yield f"kafka.group.protocol: got another value; expected {' or '.join(PROTOCOLS)}"
     if protocol == "consumer":
-        for name in properties.keys() & NOT_WITH_CONSUMER.keys():
+        for name in properties.keys() & SET_BY_BROKER.keys():
             yield (
                 f"kafka.{name}: may not be set with group.protocol = consumer: the broker decides "
-                f"it ({NOT_WITH_CONSUMER[name]}); remove it, or choose group.protocol = classic"
+                f"it ({SET_BY_BROKER[name]}); remove it, or choose group.protocol = classic"
             )
 
 
@@ -163,7 +163,7 @@ def _number_problems(properties: Properties) -> Iterator[str]:
             yield f"kafka.{name}: got {number}; expected a number from {least} to {most}"
 
 
-def of_slot(properties: Properties, slot: str) -> Properties:
+def slot_properties(properties: Properties, slot: str) -> Properties:
     """The properties of the worker in a slot: clients that say who they are.
 
     Where static membership is asked for (group.instance.id) the member is named like the slot, so
@@ -173,39 +173,39 @@ def of_slot(properties: Properties, slot: str) -> Properties:
     return {"client.id": f"eddy-{slot}", **properties, **member}
 
 
-def shown(properties: Properties) -> dict[str, str | int | float | bool]:
-    """The properties as they may be printed: the values of all but `HARMLESS` hidden, and of these
+def printable_properties(properties: Properties) -> dict[str, str | int | float | bool]:
+    """The properties as they may be printed: the values of all but `PRINTABLE` hidden, and of these
     what could be user and password before an address."""
     return {
         name: (
-            USER.sub(f"{HIDDEN}@", without_credentials(value)) if isinstance(value, str) else value
+            USER_INFO.sub(f"{REDACTED}@", hide_credentials(value)) if isinstance(value, str) else value
         )
-        if name in HARMLESS
-        else HIDDEN
+        if name in PRINTABLE
+        else REDACTED
         for name, value in properties.items()
     }
 
 
-def without_values(text: str, properties: Mapping[str, object]) -> str:
+def hide_values(text: str, properties: Mapping[str, object]) -> str:
     """A message of the client without the values that the user has set.
 
-    Texts of `HARMLESS` properties are hidden, too: a secret may be in the wrong one, and the message
+    Texts of `PRINTABLE` properties are hidden, too: a secret may be in the wrong one, and the message
     names the property. Shorter values than three characters are no secrets, but parts of words.
     """
     hidden = {
         str(value)
         for name, value in properties.items()
-        if name not in OWNED and (name not in HARMLESS or isinstance(value, str))
+        if name not in RESERVED and (name not in PRINTABLE or isinstance(value, str))
     }
     for value in sorted(hidden, key=len, reverse=True):
         if len(value) >= 3:
-            text = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", HIDDEN, text)
+            text = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", REDACTED, text)
     return text
 
 
 def consumer_properties(properties: Properties, group: str) -> dict[str, str | int | float | bool]:
     """What the consumer is made with. Raises ConfigError where a property may not be set."""
-    own = CONSUMER_OWN | {"group.id": group}
+    own = CONSUMER_REQUIRED | {"group.id": group}
     if properties.get("group.protocol") != "consumer":
         own |= {"partition.assignment.strategy": "cooperative-sticky"}
     return _merged(properties, ONLY_PRODUCER, CONSUMER_DEFAULTS, own)
@@ -221,17 +221,17 @@ def producer_properties(
 
 def admin_properties(properties: Properties) -> dict[str, str | int | float | bool]:
     """What a client is made with that only looks at topics and makes them."""
-    others = re.compile(f"{ONLY_CONSUMER.pattern}|{ONLY_PRODUCER.pattern}")
-    return _merged(properties, others, ADMIN_DEFAULTS, {})
+    other_clients = re.compile(f"{ONLY_CONSUMER.pattern}|{ONLY_PRODUCER.pattern}")
+    return _merged(properties, other_clients, ADMIN_DEFAULTS, {})
 
 
 def _merged(
     properties: Properties,
-    others: re.Pattern[str],
+    other_clients: re.Pattern[str],
     defaults: dict[str, str | int | float | bool],
     own: dict[str, str | int | float | bool],
 ) -> dict[str, str | int | float | bool]:
     if problems := property_problems(properties):
         raise ConfigError(problems)
-    mine = {name: value for name, value in properties.items() if not others.match(name)}
+    mine = {name: value for name, value in properties.items() if not other_clients.match(name)}
     return defaults | mine | own

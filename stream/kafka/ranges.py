@@ -15,7 +15,7 @@ from confluent_kafka import Consumer, Message, TopicPartition
 
 from schemas.records import Records
 from stream.errors import RetentionGap, Retriable
-from stream.kafka.failures import CALL_S, PATIENCE_S, Latch, border, classify, failure, made
+from stream.kafka.failures import CALL_TIMEOUT_S, RETRY_FOR_S, DeferredError, map_client_errors, classify, kafka_failure, create_client
 from stream.kafka.positions import Partition
 from stream.kafka.properties import Properties, consumer_properties
 from stream.kafka.reading import to_records
@@ -24,29 +24,29 @@ log = structlog.stdlib.get_logger(__name__)
 
 POLL_RECORDS: Final = 10_000
 POLL_S: Final = 0.2
-AHEAD_RECORDS: Final = 20_000
+BUFFERED_RECORDS_MAX: Final = 20_000
 """A partition that waits with so many records is paused: another one is asked for."""
 
 PARTITION_EOF: Final = "_PARTITION_EOF"
-LOG_GONE: Final = frozenset({"_AUTO_OFFSET_RESET", "OFFSET_OUT_OF_RANGE"})
+OFFSET_GONE_CODES: Final = frozenset({"_AUTO_OFFSET_RESET", "OFFSET_OUT_OF_RANGE"})
 
 
-class Span(NamedTuple):
+class OffsetRange(NamedTuple):
     """Offsets of a partition from start on, up to stop, which is not among them."""
 
     start: int
     stop: int
 
 
-class Range:
+class TopicReader:
     """A topic's reader; several partitions are read at once, each as fast as it is asked for."""
 
     def __init__(self, properties: Properties, group: str, topic: str) -> None:
         self.topic = topic
-        self._latch = Latch()
+        self._deferred_error = DeferredError()
         alone = {name: x for name, x in properties.items() if not name.startswith("group.")}
         own = consumer_properties(alone, group) | {"enable.partition.eof": True}
-        self._consumer = made(Consumer, {**own, "error_cb": self._latch.on_error})
+        self._consumer = create_client(Consumer, {**own, "error_cb": self._deferred_error.on_error})
         self._stops: dict[int, int] = {}
         self._reached: dict[int, int] = {}
         self._waiting: dict[int, deque[Message]] = {}
@@ -65,43 +65,43 @@ class Range:
 
     # -- what there is ----------------------------------------------------------------------------
 
-    def spans(self) -> dict[int, Span]:
+    def offset_ranges(self) -> dict[int, OffsetRange]:
         """What the topic holds now, by partition; none where it does not exist. The end is what a
         read_committed reader can come to."""
-        doing = f"asking for the offsets of {self.topic}"
-        with border(doing):
-            found = self._consumer.list_topics(self.topic, timeout=CALL_S).topics[self.topic]
-            self._latch.check()
+        operation = f"asking for the offsets of {self.topic}"
+        with map_client_errors(operation):
+            found = self._consumer.list_topics(self.topic, timeout=CALL_TIMEOUT_S).topics[self.topic]
+            self._deferred_error.raise_if_set()
             return {
-                partition: Span(
+                partition: OffsetRange(
                     *self._consumer.get_watermark_offsets(
-                        TopicPartition(self.topic, partition), timeout=CALL_S
+                        TopicPartition(self.topic, partition), timeout=CALL_TIMEOUT_S
                     )
                 )
                 for partition in sorted(found.partitions)
             }
 
-    def at_time(self, time_ms: int, spans: Mapping[int, Span]) -> dict[int, int]:
+    def offsets_at_time(self, time_ms: int, ranges: Mapping[int, OffsetRange]) -> dict[int, int]:
         """The first offset of each partition whose record the broker has from then or later; its
         end where there is none."""
-        asked = [TopicPartition(self.topic, partition, time_ms) for partition in spans]
-        with border(f"asking for offsets of {self.topic} by time"):
-            found = self._consumer.offsets_for_times(asked, timeout=CALL_S)
+        asked = [TopicPartition(self.topic, partition, time_ms) for partition in ranges]
+        with map_client_errors(f"asking for offsets of {self.topic} by time"):
+            found = self._consumer.offsets_for_times(asked, timeout=CALL_TIMEOUT_S)
         return {
-            one.partition: one.offset if one.offset >= 0 else spans[one.partition].stop
+            one.partition: one.offset if one.offset >= 0 else ranges[one.partition].stop
             for one in found
         }
 
     # -- reading ----------------------------------------------------------------------------------
 
-    def begin(self, spans: Mapping[int, Span]) -> None:
+    def start(self, ranges: Mapping[int, OffsetRange]) -> None:
         """Start reading these stretches, from their beginning."""
-        full = {partition: span for partition, span in spans.items() if span.start < span.stop}
+        full = {partition: span for partition, span in ranges.items() if span.start < span.stop}
         self._stops = {partition: span.stop for partition, span in full.items()}
         self._reached = {partition: span.start for partition, span in full.items()}
         self._paused = set()
-        self._waiting = {partition: deque() for partition in spans}
-        with border(f"reading {self.topic}"):
+        self._waiting = {partition: deque() for partition in ranges}
+        with map_client_errors(f"reading {self.topic}"):
             self._consumer.assign(
                 [TopicPartition(self.topic, p, span.start) for p, span in full.items()]
             )
@@ -113,27 +113,27 @@ class Range:
         waiting = self._waiting[partition]
         where = Partition(self.topic, partition)
         while waiting or partition in self._stops:
-            deadline = time.monotonic() + PATIENCE_S
+            deadline = time.monotonic() + RETRY_FOR_S
             while len(waiting) < records_max and partition in self._stops:
                 before = self._reached[partition]
                 self._poll(partition)
                 if self._reached[partition] > before:
-                    deadline = time.monotonic() + PATIENCE_S
+                    deadline = time.monotonic() + RETRY_FOR_S
                 elif time.monotonic() > deadline:
-                    raise Retriable(f"reading {where}: nothing came for {PATIENCE_S:g} s")
+                    raise Retriable(f"reading {where}: nothing came for {RETRY_FOR_S:g} s")
             count = min(records_max, len(waiting))
             if count:
                 yield to_records(where, [waiting.popleft() for _ in range(count)])
 
     def _poll(self, wanted: int) -> None:
         """Take what has come, whichever partition it is of."""
-        with border(f"reading {self.topic}"):
+        with map_client_errors(f"reading {self.topic}"):
             self._hold_back(wanted)
             messages = self._consumer.consume(POLL_RECORDS, POLL_S)
             reached = self._consumer.position(
                 [TopicPartition(self.topic, partition) for partition in self._stops]
             )
-        self._latch.check()
+        self._deferred_error.raise_if_set()
         for message in messages:
             partition = message.partition()
             if partition is None or partition not in self._stops:
@@ -153,12 +153,12 @@ class Range:
         where = Partition(self.topic, partition)
         if error.name() == PARTITION_EOF:
             self._end(partition)
-        elif error.name() in LOG_GONE:
+        elif error.name() in OFFSET_GONE_CODES:
             raise RetentionGap(f"{where}: {error.str()}")
         elif classify(error) is Retriable:
             log.warning("kafka client", code=error.name(), error=error.str())
         else:
-            raise failure(error, f"reading {where}")
+            raise kafka_failure(error, f"reading {where}")
 
     def _end(self, partition: int) -> None:
         del self._stops[partition]
@@ -168,8 +168,8 @@ class Range:
         """Pause partitions of which enough waits; let go on which has little, and what is asked
         for."""
         for partition in self._stops:
-            many = len(self._waiting[partition]) >= AHEAD_RECORDS and partition != wanted
-            few = len(self._waiting[partition]) < AHEAD_RECORDS // 2
+            many = len(self._waiting[partition]) >= BUFFERED_RECORDS_MAX and partition != wanted
+            few = len(self._waiting[partition]) < BUFFERED_RECORDS_MAX // 2
             at = [TopicPartition(self.topic, partition)]
             if many and partition not in self._paused:
                 self._consumer.pause(at)

@@ -11,32 +11,32 @@ from typing import Final, Literal, NamedTuple
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from stream.errors import Abortable, Fatal, Fenced, KafkaFailure, Outlived, Retriable
-from stream.kafka.codes import NOT_THERE, TABLE
+from stream.errors import Abortable, Fatal, Fenced, KafkaFailure, CommitOutcomeUnknown, Retriable
+from stream.kafka.codes import UNKNOWN_TOPIC_CODES, CODE_MEANINGS
 from stream.kafka.failures import (
-    CALL_S,
-    PATIENCE_S,
+    CALL_TIMEOUT_S,
+    RETRY_FOR_S,
     Beat,
-    Latch,
-    border,
-    failure,
-    made,
-    patiently,
-    unheard,
+    DeferredError,
+    map_client_errors,
+    kafka_failure,
+    create_client,
+    retrying,
+    no_beat,
 )
-from stream.kafka.positions import Committed, Membership, Partition
+from stream.kafka.positions import CommittedOffset, Membership, Partition
 from stream.kafka.properties import Properties, producer_properties
 
 log = structlog.stdlib.get_logger(__name__)
 
-TRIED_SHARE: Final = 0.6
+RETRY_FRACTION: Final = 0.6
 """All tries of one transaction end when this share of transaction.timeout.ms is over. What is left
 is for aborting it: where the broker does that itself, it takes the worker for a zombie."""
 
-OVERTIME_S: Final = 2.0
+CALL_GRACE_S: Final = 2.0
 """A call that takes so much longer than it was told to will never return."""
 
-ASKED_S: Final = 2.0
+TOPIC_MISSING_S: Final = 2.0
 """A topic counts as missing when brokers have not known it for so long: one that has just started
 may learn of its topics late."""
 
@@ -67,8 +67,8 @@ def produce(producer: Producer, record: OutRecord, deadline: float = math.inf) -
         except BufferError:
             producer.poll(0.1)
         except KafkaException as exception:
-            doing = f"writing a record of {_size_bytes(record)} bytes to topic {topic}"
-            raise failure(exception.args[0], doing) from exception
+            operation = f"writing a record of {_size_bytes(record)} bytes to topic {topic}"
+            raise kafka_failure(exception.args[0], operation) from exception
         else:
             return
     raise Abortable(f"writing to topic {topic}: the client's queue has been full for too long")
@@ -79,7 +79,7 @@ def _size_bytes(record: OutRecord) -> int:
     return len(record.key or b"") + len(record.value) + headers
 
 
-def _returns(call: Callable[[], object], within_s: float) -> bool:
+def _returns_within(call: Callable[[], object], within_s: float) -> bool:
     """Whether the call returns in that time; raises what it raises.
 
     One that does not is left behind in a thread of its own. The client's
@@ -105,34 +105,34 @@ def _returns(call: Callable[[], object], within_s: float) -> bool:
     return True
 
 
-class Sink:
+class KafkaSink:
     """The transactional producer. Outputs and offsets go together, or not at all.
 
     It has no callbacks: a record that is not delivered fails the commit, and a client that meets a
     fatal error while it calls back breaks (`SystemError`) and forgets the error's code.
     """
 
-    def __init__(self, properties: Properties, group: str, slot: str, beat: Beat = unheard) -> None:
+    def __init__(self, properties: Properties, group: str, slot: str, beat: Beat = no_beat) -> None:
         own = producer_properties(properties, {"transactional.id": f"{group}-{slot}"})
         self._timeout_s = int(own["transaction.timeout.ms"]) / 1000
         # The client waits for one answer nearly as long as the transaction may last.
-        answer_ms = int(self._timeout_s * 1000 * TRIED_SHARE / 2)
+        answer_ms = int(self._timeout_s * 1000 * RETRY_FRACTION / 2)
         self._own = {"socket.timeout.ms": answer_ms, **own}
-        self._producer = made(Producer, self._own)
+        self._producer = create_client(Producer, self._own)
         self._begun_at = -math.inf
         self._stuck = False
         self._beat = beat
 
     def open(self) -> None:
         """Take over the slot: a predecessor's open transaction is aborted, itself fenced."""
-        for attempt in patiently(Retriable, beat=self._beat):
-            with attempt, border("taking over the transactional id"):
-                self._producer.init_transactions(CALL_S)
+        for attempt in retrying(Retriable, beat=self._beat):
+            with attempt, map_client_errors("taking over the transactional id"):
+                self._producer.init_transactions(CALL_TIMEOUT_S)
 
     def transact(
         self,
         records: Iterable[OutRecord],
-        positions: Mapping[Partition, Committed],
+        positions: Mapping[Partition, CommittedOffset],
         membership: Membership,
     ) -> None:
         """Publish the records and commit the positions in one transaction.
@@ -149,13 +149,13 @@ class Sink:
                 self._add_offsets(positions, membership)
                 self._deliver()
             except Retriable as error:
-                raise Abortable(f"{error}; {self._tried()}") from error
+                raise Abortable(f"{error}; {self._elapsed_text()}") from error
             self._commit()
         except (Fenced, Fatal) as error:
             if self._age_s() >= self._timeout_s:  # the broker has aborted it, and shut us out
-                raise Outlived(f"{error}; {self._tried()}") from error
+                raise CommitOutcomeUnknown(f"{error}; {self._elapsed_text()}") from error
             self._abort_if_possible()
-            raise _explained(error, records) from error.__cause__
+            raise _with_largest_record(error, records) from error.__cause__
         except Abortable as error:
             self._abort()
             self._refuse_missing_topics(records, error)
@@ -163,7 +163,7 @@ class Sink:
 
     def _begin(self) -> None:
         self._begun_at = time.monotonic()
-        with border("beginning a transaction"):
+        with map_client_errors("beginning a transaction"):
             self._producer.begin_transaction()
 
     def _write(self, records: list[OutRecord]) -> None:
@@ -171,38 +171,38 @@ class Sink:
             produce(self._producer, record, self._deadline())
 
     def _add_offsets(
-        self, positions: Mapping[Partition, Committed], membership: Membership
+        self, positions: Mapping[Partition, CommittedOffset], membership: Membership
     ) -> None:
         offsets = [
-            TopicPartition(*where, offset, note) for where, (offset, note) in positions.items()
+            TopicPartition(*where, offset, metadata) for where, (offset, metadata) in positions.items()
         ]
-        doing = "adding offsets to the transaction"
-        for attempt in patiently(Retriable, patience_s=self._left_s(), beat=self._beat):
-            with attempt, border(doing):
+        operation = "adding offsets to the transaction"
+        for attempt in retrying(Retriable, retry_for_s=self._left_s(), beat=self._beat):
+            with attempt, map_client_errors(operation):
                 send = partial(
                     self._producer.send_offsets_to_transaction,
                     *(offsets, membership.metadata, self._call_s()),
                 )
-                if not _returns(send, self._call_s() + OVERTIME_S):
+                if not _returns_within(send, self._call_s() + CALL_GRACE_S):
                     self._stuck = True
-                    raise Abortable(f"{doing}: the client does not return; {self._tried()}")
+                    raise Abortable(f"{operation}: the client does not return; {self._elapsed_text()}")
 
     def _deliver(self) -> None:
         """Wait until brokers have every record: a commit that waited could not be aborted."""
         while undelivered := self._producer.flush(self._call_s()):
             self._beat()
             if not self._left_s():
-                raise Abortable(f"writing: {undelivered} records not delivered; {self._tried()}")
+                raise Abortable(f"writing: {undelivered} records not delivered; {self._elapsed_text()}")
 
     def _commit(self) -> None:
         """Once the broker is asked to commit, only it knows what became of it: ask until it
         says."""
         try:
-            for attempt in patiently(Retriable, beat=self._beat):
-                with attempt, border("committing"):
-                    self._producer.commit_transaction(CALL_S)
+            for attempt in retrying(Retriable, beat=self._beat):
+                with attempt, map_client_errors("committing"):
+                    self._producer.commit_transaction(CALL_TIMEOUT_S)
         except Retriable as error:
-            raise Outlived(f"{error}; {self._tried()}") from error
+            raise CommitOutcomeUnknown(f"{error}; {self._elapsed_text()}") from error
 
     def _abort(self) -> None:
         """Nobody was asked to commit: where the client cannot abort, a new one does by starting.
@@ -215,17 +215,17 @@ class Sink:
                 self._abort_once()
                 return
         except Fenced as error:
-            raise Outlived(f"{error}; {self._tried()}") from error
+            raise CommitOutcomeUnknown(f"{error}; {self._elapsed_text()}") from error
         except KafkaFailure as error:
             log.warning("could not abort", error=str(error))
         log.warning("a new producer takes over")
-        self._producer, self._stuck = made(Producer, self._own), False
+        self._producer, self._stuck = create_client(Producer, self._own), False
         self.open()
 
     def _abort_once(self) -> None:
-        for attempt in patiently(Retriable, beat=self._beat):
-            with attempt, border("aborting"):
-                self._producer.abort_transaction(CALL_S)
+        for attempt in retrying(Retriable, beat=self._beat):
+            with attempt, map_client_errors("aborting"):
+                self._producer.abort_transaction(CALL_TIMEOUT_S)
 
     def _abort_if_possible(self) -> None:
         """Where it is not, the error that led here is the one to report."""
@@ -239,9 +239,9 @@ class Sink:
         for topic in sorted({record.topic for record in records}):
             since = time.monotonic()
             while self._is_missing(topic):
-                if time.monotonic() - since >= ASKED_S:
-                    row = TABLE["UNKNOWN_TOPIC_OR_PART"]
-                    raise Fatal(f"topic {topic}: {row.cause}; {row.action}") from why
+                if time.monotonic() - since >= TOPIC_MISSING_S:
+                    meaning = CODE_MEANINGS["UNKNOWN_TOPIC_OR_PART"]
+                    raise Fatal(f"topic {topic}: {meaning.cause}; {meaning.action}") from why
                 time.sleep(0.2)
 
     def _is_missing(self, topic: str) -> bool:
@@ -249,25 +249,25 @@ class Sink:
             found = self._producer.list_topics(topic, timeout=self._call_s() or 1.0).topics[topic]
         except KafkaException:
             return False  # nobody answers, so nobody says so
-        return found.error is not None and found.error.name() in NOT_THERE
+        return found.error is not None and found.error.name() in UNKNOWN_TOPIC_CODES
 
     def _age_s(self) -> float:
         return time.monotonic() - self._begun_at
 
     def _deadline(self) -> float:
-        return self._begun_at + self._timeout_s * TRIED_SHARE
+        return self._begun_at + self._timeout_s * RETRY_FRACTION
 
     def _left_s(self) -> float:
         return max(0.0, self._deadline() - time.monotonic())
 
     def _call_s(self) -> float:
-        return min(CALL_S, self._left_s())
+        return min(CALL_TIMEOUT_S, self._left_s())
 
-    def _tried(self) -> str:
+    def _elapsed_text(self) -> str:
         return f"after {self._age_s():.1f} s of transaction.timeout.ms = {self._timeout_s:g} s"
 
 
-def _explained(error: Fenced | Fatal, records: list[OutRecord]) -> KafkaFailure:
+def _with_largest_record(error: Fenced | Fatal, records: list[OutRecord]) -> KafkaFailure:
     """The error; where a broker refused a record for its size, it does not say which."""
     if error.code in {"MSG_SIZE_TOO_LARGE", "RECORD_LIST_TOO_LARGE"} and records:
         largest = max(records, key=_size_bytes)
@@ -278,31 +278,31 @@ def _explained(error: Fenced | Fatal, records: list[OutRecord]) -> KafkaFailure:
     return error
 
 
-class Feed:
+class PlainProducer:
     """A plain producer for the simulator: at least once, in order, keyed."""
 
     def __init__(
         self, properties: Properties, topic: str, partitioner: Literal["murmur2", "crc32"] | None
     ) -> None:
-        self._latch = Latch()
+        self._deferred_error = DeferredError()
         self._topic = topic
         name = "consistent_random" if partitioner == "crc32" else "murmur2_random"
         own = producer_properties(properties, {"partitioner": name})
-        self._producer = made(Producer, {**own, "on_delivery": self._on_delivery})
+        self._producer = create_client(Producer, {**own, "on_delivery": self._on_delivery})
 
     def _on_delivery(self, error: KafkaError | None, _: Message) -> None:
         if error is not None:
-            self._latch.keep(failure(error, f"writing to {self._topic}"))
+            self._deferred_error.set(kafka_failure(error, f"writing to {self._topic}"))
 
     def send(self, key: bytes | None, value: bytes) -> None:
         """Send one record; returns as soon as the client has taken it."""
         produce(self._producer, OutRecord(self._topic, key, value, []))
         self._producer.poll(0)
-        self._latch.check()
+        self._deferred_error.raise_if_set()
 
     def close(self) -> None:
         """Wait until everything is delivered. Raises what a delivery failed with."""
-        left = self._producer.flush(PATIENCE_S)
-        self._latch.check()
+        left = self._producer.flush(RETRY_FOR_S)
+        self._deferred_error.raise_if_set()
         if left:
             raise Retriable(f"writing to {self._topic}: {left} records not delivered")

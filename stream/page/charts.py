@@ -10,13 +10,13 @@ from schemas.alerts import Severity
 from stream.page.parts import Html, Page, table, text
 from stream.replay.incidents import SEVERITIES
 from stream.replay.traffic import Traffic
-from stream.words import duration, measure, moment, whole
+from stream.words import duration, format_value, format_time, format_count
 
 ROWS_MAX: Final = 12
 """A curve has hundreds of points; its table has some of them."""
 
 
-class Mark(NamedTuple):
+class AlertMark(NamedTuple):
     """An alert, or several at one place in time. said: shown when it is pointed at."""
 
     time_ms: int
@@ -24,7 +24,7 @@ class Mark(NamedTuple):
     said: str
 
 
-class Window(NamedTuple):
+class ShadedSpan(NamedTuple):
     """A span of time that is shaded, and what stands above it. quiet: it is no alarm."""
 
     first_ms: int
@@ -33,7 +33,7 @@ class Window(NamedTuple):
     quiet: bool = False
 
 
-class Line(NamedTuple):
+class ChartLine(NamedTuple):
     """One curve. low and high: bounds of its interval at each x, or empty. reference: no result but
     what others are held against."""
 
@@ -55,7 +55,7 @@ class Axis(NamedTuple):
 
 
 def traffic_chart(
-    page: Page, traffic: Traffic, marks: Sequence[Mark], windows: Sequence[Window] = ()
+    page: Page, traffic: Traffic, marks: Sequence[AlertMark], windows: Sequence[ShadedSpan] = ()
 ) -> Html:
     """Events over time by type, alerts on top of them."""
     series = list(traffic.by_type.values())
@@ -83,14 +83,14 @@ def traffic_chart(
     return page.chart("traffic", label, data, _traffic_table(traffic))
 
 
-def alert_marks(traffic: Traffic) -> list[Mark]:
+def alert_marks(traffic: Traffic) -> list[AlertMark]:
     """The alerts of each bucket as one mark a severity."""
     return [
-        Mark(
+        AlertMark(
             traffic.start_ms + int((i + 0.5) * traffic.bucket_ms),
             severity,
-            f"{whole(counts[i])} {severity} alert{'s' if counts[i] > 1 else ''}\n"
-            f"{duration(traffic.bucket_ms)} from {moment(traffic.start_ms + i * traffic.bucket_ms)}",
+            f"{format_count(counts[i])} {severity} alert{'s' if counts[i] > 1 else ''}\n"
+            f"{duration(traffic.bucket_ms)} from {format_time(traffic.start_ms + i * traffic.bucket_ms)}",
         )
         for severity, counts in traffic.alerts.items()
         for i in range(len(counts))
@@ -98,15 +98,15 @@ def alert_marks(traffic: Traffic) -> list[Mark]:
     ]
 
 
-def curves_chart(page: Page, key: str, label: str, x: Axis, y: Axis, lines: Sequence[Line]) -> Html:
+def curves_chart(page: Page, key: str, label: str, x: Axis, y: Axis, curves: Sequence[ChartLine]) -> Html:
     """Curves over one axis. label: what they show, in a sentence."""
     data = {
         "kind": "curves",
         "x": x._asdict(),
         "y": y._asdict(),
-        "lines": [line._asdict() for line in lines],
+        "lines": [line._asdict() for line in curves],
     }
-    return page.chart(key, label, data, _curves_table(label, x, lines))
+    return page.chart(key, label, data, _curves_table(label, x, curves))
 
 
 def _traffic_table(traffic: Traffic) -> Html:
@@ -115,7 +115,7 @@ def _traffic_table(traffic: Traffic) -> Html:
         if severity in traffic.alerts:
             columns[f"{severity} alerts"] = traffic.alerts[severity]
     rows = (
-        (moment(traffic.start_ms + i * traffic.bucket_ms), *map(whole, counts))
+        (format_time(traffic.start_ms + i * traffic.bucket_ms), *map(format_count, counts))
         for i, counts in enumerate(zip(*columns.values(), strict=True))
         if any(counts)
     )
@@ -123,17 +123,17 @@ def _traffic_table(traffic: Traffic) -> Html:
     return table(caption, ["From", *columns], rows)
 
 
-def _curves_table(caption: str, x: Axis, lines: Sequence[Line]) -> Html:
+def _curves_table(caption: str, x: Axis, curves: Sequence[ChartLine]) -> Html:
     rows: list[tuple[str, ...]] = []
-    for line in lines:
+    for line in curves:
         if not line.reference and len(line.x):
             chosen = _spread(len(line.x))
-            rows += ((line.name, _place(line.x[i]), measure(line.y[i])) for i in chosen)
+            rows += ((line.name, _x_text(line.x[i]), format_value(line.y[i])) for i in chosen)
     return table(caption, ("Curve", x.title, "Value"), rows)
 
 
-def _place(x: float | str) -> str:
-    return x if isinstance(x, str) else measure(x)
+def _x_text(x: float | str) -> str:
+    return x if isinstance(x, str) else format_value(x)
 
 
 def _spread(count: int) -> Iterable[int]:

@@ -6,9 +6,9 @@ Every number on it is in `comparison.json`; nothing is computed here but the way
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from stream.judging.comparison import Comparison, Difference, FoundByOne, Overlap, Pair, Side
-from stream.judging.figures import Figure, Scenario
-from stream.page.charts import Axis, Line, curves_chart
+from stream.judging.comparison import Comparison, Difference, CaughtByOne, Overlap, Pair, ComparedRun
+from stream.judging.figures import Estimate, Scenario
+from stream.page.charts import Axis, ChartLine, curves_chart
 from stream.page.parts import (
     Html,
     Page,
@@ -16,7 +16,7 @@ from stream.page.parts import (
     document,
     facts,
     figures,
-    fold,
+    collapsible,
     name,
     paragraph,
     pill,
@@ -24,15 +24,15 @@ from stream.page.parts import (
     text,
 )
 from stream.page.run import (
-    COUNTED_EACH,
+    COUNTING_NOTE,
     DEFINITIONS,
     budget_chart,
     measured,
     precision_recall_chart,
 )
-from stream.words import NOTHING, measure, number, percent, rate, signed, size, whole
+from stream.words import UNDEFINED, format_value, number, format_percent, format_ratio, format_difference, format_bytes, format_count
 
-_WHAT: Final = {
+_OVERLAP_NAMES: Final = {
     "events": "Events with an alert",
     "entities": "Entities with an alert",
     "incidents": "Incidents",
@@ -49,53 +49,53 @@ _FOOTER: Final = (
 )
 
 
-def comparison_page(comparison: Comparison) -> str:
+def render_comparison(comparison: Comparison) -> str:
     """The whole HTML file; it loads nothing from anywhere, and leads to the runs' own pages."""
     page = Page()
-    title = f"Comparison of {', '.join(side.name for side in comparison.sides)}"
+    title = f"Comparison of {', '.join(side.name for side in comparison.runs)}"
     said = " ".join(
-        f'{text(pair.verdict)}. <span class="cost">{text(pair.cost)}.</span>'
+        f'{text(pair.conclusion)}. <span class="cost">{text(pair.alert_volume)}.</span>'
         for pair in comparison.pairs
     )
     head = [Html(f"<h1>{said}</h1>")]
     head += (_because(pair, alone=len(comparison.pairs) == 1) for pair in comparison.pairs)
-    head.append(paragraph(_lead(comparison)))
-    page.add("runs", "The runs", *_runs(comparison.sides))
-    if comparison.unjudged is None:
+    head.append(paragraph(_summary_sentence(comparison)))
+    page.add("runs", "The runs", *_runs(comparison.runs))
+    if comparison.no_evaluation_reason is None:
         page.add("differences", "What the difference is", *map(_differences, comparison.pairs))
-        page.add("curves", "How well each ranks", _curves(page, comparison.sides))
+        page.add("curves", "How well each ranks", _curves(page, comparison.runs))
     page.add("overlap", "What both have, what only one has", *_overlaps(comparison.pairs))
-    views = [side.view for side in comparison.sides if side.view]
+    views = [side.view for side in comparison.runs if side.view]
     if any(scenario.name for view in views for scenario in view.scenarios):
-        page.add("scenarios", "By kind of fraud", _scenarios(comparison.sides))
+        page.add("scenarios", "By kind of fraud", _scenarios(comparison.runs))
     page.add("drift", "How far the scores have moved", *_drift(page, comparison.pairs))
     page.add("settings", "Where the configurations differ", *_settings(comparison))
     return document(page, f"Eddy: {title}", Html("".join(head)), _FOOTER)
 
 
 def _because(pair: Pair, *, alone: bool) -> Html:
-    said = pair.because[:1].upper() + pair.because[1:]
+    said = pair.reason[:1].upper() + pair.reason[1:]
     return paragraph(f"{said}." if alone else f"{pair.other}: {said}.", "because")
 
 
-def _lead(comparison: Comparison) -> str:
-    *names, last = [side.name for side in comparison.sides]
+def _summary_sentence(comparison: Comparison) -> str:
+    *names, last = [side.name for side in comparison.runs]
     span = ""
     if comparison.first_event_time and comparison.last_event_time:
         span = f", {comparison.first_event_time[:10]} to {comparison.last_event_time[:10]}"
-    bounds = (("from", comparison.judged_from), ("before", comparison.judged_until))
+    bounds = (("from", comparison.evaluated_from), ("before", comparison.evaluated_until))
     judged = " and ".join(f"{bound} {time[:10]}" for bound, time in bounds if time)
-    told = f"{', '.join(names)} and {last} over the same events in one pass{span}"
-    told += f", judged {judged}. " if judged else ". "
-    if comparison.unjudged is None:
-        return f"{told}{comparison.sides[0].name} is what the others are held against."
-    return f"{told}{comparison.unjudged} What follows says what differs, not what is right."
+    rendered = f"{', '.join(names)} and {last} over the same events in one pass{span}"
+    rendered += f", judged {judged}. " if judged else ". "
+    if comparison.no_evaluation_reason is None:
+        return f"{rendered}{comparison.runs[0].name} is what the others are held against."
+    return f"{rendered}{comparison.no_evaluation_reason} What follows says what differs, not what is right."
 
 
 # -- the runs -------------------------------------------------------------------------------------
 
 
-def _runs(sides: Sequence[Side]) -> Iterator[Html]:
+def _runs(sides: Sequence[ComparedRun]) -> Iterator[Html]:
     labelled = ("Average precision", "Precision", "Recall", "Amount caught")
     columns = ["Run", "Alerts", "Incidents", "Events", "Dead letters", "CPU time", "State"]
     judged = all(side.view for side in sides)
@@ -104,21 +104,21 @@ def _runs(sides: Sequence[Side]) -> Iterator[Html]:
     if judged:
         yield facts(DEFINITIONS)
     yield paragraph(
-        f"Alerts, incidents and events are those of the time that is judged. {COUNTED_EACH} CPU time "
+        f"Alerts, incidents and events are those of the time that is judged. {COUNTING_NOTE} CPU time "
         "leaves out reading and decoding, which all runs share. State is what a checkpoint at the end "
         "would hold."
     )
 
 
-def _run(side: Side) -> Iterator[str]:
+def _run(side: ComparedRun) -> Iterator[str]:
     yield Html(f'<a href="{text(side.folder)}/index.html">{text(side.name)}</a>')
     if side.view:
         events = side.view.levels["events"]
         yield from map(measured, (events.average_precision, events.precision, events.recall))
-        yield percent(side.view.amount.caught_share.value)
-    yield from map(whole, (side.alerts, side.incidents, side.events, side.dead_letters))
+        yield format_percent(side.view.amount.caught_share.value)
+    yield from map(format_count, (side.alerts, side.incidents, side.events, side.dead_letters))
     yield f"{number(side.cpu_s)} s"
-    yield size(side.state_bytes)
+    yield format_bytes(side.state_bytes)
 
 
 def _differences(pair: Pair) -> Html:
@@ -129,36 +129,36 @@ def _differences(pair: Pair) -> Html:
         (
             (
                 one.measure,
-                rate(one.first),
-                rate(one.other),
-                signed(one.difference.value),
+                format_ratio(one.first),
+                format_ratio(one.other),
+                format_difference(one.difference.value),
                 _interval(one.difference),
-                _which(one, pair),
+                _better_side(one, pair),
             )
             for one in pair.differences
         ),
     )
 
 
-def _interval(difference: Figure) -> str:
+def _interval(difference: Estimate) -> str:
     if difference.low is None or difference.high is None:
-        return NOTHING
-    return f"{signed(difference.low)} to {signed(difference.high)}"
+        return UNDEFINED
+    return f"{format_difference(difference.low)} to {format_difference(difference.high)}"
 
 
-def _which(one: Difference, pair: Pair) -> Html:
+def _better_side(one: Difference, pair: Pair) -> Html:
     if not one.sign:
         return pill("cannot be told", "same")
     return pill(f"{pair.other if one.sign > 0 else pair.first} is better", "better")
 
 
-def _curves(page: Page, sides: Sequence[Side]) -> Html:
+def _curves(page: Page, sides: Sequence[ComparedRun]) -> Html:
     views = [(side.name, side.view) for side in sides if side.view]
     charts = budget_chart(page, views) + precision_recall_chart(page, views)
     return Html(f'<div class="pair">{charts}</div>')
 
 
-def _scenarios(sides: Sequence[Side]) -> Html:
+def _scenarios(sides: Sequence[ComparedRun]) -> Html:
     by_side = [
         {one.name: one for one in side.view.scenarios} if side.view else {} for side in sides
     ]
@@ -171,13 +171,13 @@ def _scenarios(sides: Sequence[Side]) -> Html:
         found = [scenarios.get(kind) for scenarios in by_side]
         frauds = next(one.frauds for one in found if one)
         cells = (cell for one in found for cell in _caught(one))
-        rows.append((kind or "not named", whole(frauds), *cells))
+        rows.append((kind or "not named", format_count(frauds), *cells))
     return table("Kinds of fraud as the labels name them", columns, rows)
 
 
 def _caught(scenario: Scenario | None) -> tuple[str, str]:
     if scenario is None:
-        return NOTHING, NOTHING
+        return UNDEFINED, UNDEFINED
     return measured(scenario.recall), number(scenario.amount_caught)
 
 
@@ -191,8 +191,8 @@ def _overlaps(pairs: Sequence[Pair]) -> Iterator[Html]:
             ("What", "Both", f"Only {pair.first}", f"Only {pair.other}", "In proportion"),
             (
                 (
-                    _WHAT[one.what],
-                    *(whole(round(n)) for n in (one.both, one.first_only, one.other_only)),
+                    _OVERLAP_NAMES[one.what],
+                    *(format_count(round(n)) for n in (one.both, one.first_only, one.other_only)),
                     _proportion(one),
                 )
                 for one in pair.overlaps
@@ -203,10 +203,10 @@ def _overlaps(pairs: Sequence[Pair]) -> Iterator[Html]:
             f'<span class="first">only {text(pair.first)}</span> '
             f'<span class="other">only {text(pair.other)}</span></p>'
         )
-        for who, frauds in ((pair.first, pair.by_first), (pair.other, pair.by_other)):
+        for who, frauds in ((pair.first, pair.caught_by_first_only), (pair.other, pair.caught_by_other_only)):
             if frauds:
                 said = f"The dearest frauds with an alert of {who} alone"
-                yield fold(said, _found(said, pair, frauds))
+                yield collapsible(said, _frauds_table(said, pair, frauds))
 
 
 def _proportion(one: Overlap) -> Html:
@@ -220,7 +220,7 @@ def _proportion(one: Overlap) -> Html:
     return Html(f'<span class="parts-of" aria-hidden="true">{inner}</span>')
 
 
-def _found(caption: str, pair: Pair, frauds: Sequence[FoundByOne]) -> Html:
+def _frauds_table(caption: str, pair: Pair, frauds: Sequence[CaughtByOne]) -> Html:
     columns = ("Event", "Time", "Kind", "Amount", f"Score, {pair.first}", f"Score, {pair.other}")
     rows = (
         (
@@ -245,10 +245,10 @@ def _drift(page: Page, pairs: Sequence[Pair]) -> Iterator[Html]:
         yield Html(f"<h3>{text(pair.first)} and {text(pair.other)}</h3>")
         yield figures(
             (
-                ("rank correlation of the scores", measure(drift.rank_correlation), ""),
-                ("alerts in common", percent(drift.alerts_in_common), ""),
-                ("population stability index", measure(drift.population_stability), ""),
-                ("events scored by both", whole(drift.events), ""),
+                ("rank correlation of the scores", format_value(drift.rank_correlation), ""),
+                ("alerts in common", format_percent(drift.alerts_in_common), ""),
+                ("population stability index", format_value(drift.population_stability), ""),
+                ("events scored by both", format_count(drift.events), ""),
             )
         )
         yield paragraph(
@@ -270,9 +270,9 @@ def _periods_chart(page: Page, pair: Pair, index: int) -> Html:
         Axis(f"{each} from", dates=True),
         Axis("events with an alert"),
         [
-            Line(pair.first, at, [one.first for one in drift.periods]),
-            Line(pair.other, at, [one.other for one in drift.periods]),
-            Line("both", at, [one.both for one in drift.periods]),
+            ChartLine(pair.first, at, [one.first for one in drift.periods]),
+            ChartLine(pair.other, at, [one.other for one in drift.periods]),
+            ChartLine("both", at, [one.both for one in drift.periods]),
         ],
     )
 
@@ -287,8 +287,8 @@ def _bands_chart(page: Page, pair: Pair, index: int) -> Html:
         Axis("score of at least"),
         Axis("share of events", log=True),
         [
-            Line(pair.first, at, [one.first or None for one in bands]),
-            Line(pair.other, at, [one.other or None for one in bands]),
+            ChartLine(pair.first, at, [one.first or None for one in bands]),
+            ChartLine(pair.other, at, [one.other or None for one in bands]),
         ],
     )
 
@@ -302,13 +302,13 @@ def _settings(comparison: Comparison) -> Iterator[Html]:
         return
     yield table(
         "Settings that steer what is learned",
-        ("Setting", *(side.name for side in comparison.sides)),
+        ("Setting", *(side.name for side in comparison.runs)),
         (
-            (name(one.where), *(name(value or NOTHING) for value in one.values))
+            (name(one.key), *(name(value or UNDEFINED) for value in one.values))
             for one in comparison.settings
         ),
     )
     if comparison.settings_differing > len(comparison.settings):
         yield paragraph(
-            f"They differ in {whole(comparison.settings_differing)} settings; these are the first."
+            f"They differ in {format_count(comparison.settings_differing)} settings; these are the first."
         )

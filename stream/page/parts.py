@@ -18,7 +18,7 @@ from plotly.offline import get_plotlyjs
 
 from schemas.alerts import Contribution
 from stream.replay.incidents import Incident
-from stream.words import NOTHING, amount, duration, moment, number, some, surprise, whole
+from stream.words import UNDEFINED, amount, duration, format_time, number, format_quantity, format_contribution, format_count
 
 ROWS_SHOWN: Final = 10
 COLUMNS_MAX: Final = 6
@@ -53,7 +53,7 @@ class Page:
         return Html(
             f'<figure><div class="chart {data["kind"]}" id="chart-{key}" role="img"'
             f' aria-label="{text(label)}"></div><figcaption>{text(label)}</figcaption>'
-            f"{fold('The same as a table', scrolled, 'values')}</figure>"
+            f"{collapsible('The same as a table', scrolled, 'values')}</figure>"
         )
 
 
@@ -93,7 +93,7 @@ def paragraph(value: str, kind: str = "") -> Html:
     return Html(f'<p class="{kind}">{text(value)}</p>' if kind else f"<p>{text(value)}</p>")
 
 
-def fold(summary: str, content: Html, kind: str = "told") -> Html:
+def collapsible(summary: str, content: Html, kind: str = "told") -> Html:
     """Content that is shown when its summary is chosen. kind: "values" are not printed: they repeat a
     chart."""
     return Html(f'<details class="{kind}"><summary>{text(summary)}</summary>{content}</details>')
@@ -152,7 +152,7 @@ def first_rows(
     others = rows[ROWS_SHOWN:]
     if not others:
         return shown
-    return Html(shown + fold(more, table(more, columns, others, below[ROWS_SHOWN:]), "more"))
+    return Html(shown + collapsible(more, table(more, columns, others, below[ROWS_SHOWN:]), "more"))
 
 
 def _row(columns: Sequence[str], row: Sequence[str]) -> str:
@@ -197,31 +197,31 @@ def incidents_table(incidents: Sequence[Incident], opened: int) -> Html:
             name(f"{one.entity.type} {one.entity.id}"),
             pill(one.severity, one.severity),
             *([_verdict(one)] if judged else []),
-            at(moment(one.first_ms)),
+            at(format_time(one.first_ms)),
             one.monitor,
-            f"{one.worst.score:.1f}",
+            f"{one.top_alert.score:.1f}",
             _surprising(one),
         )
         for one in incidents
     ]
     more = opened > len(incidents)
-    note = paragraph(f"There are {whole(opened)} incidents; these have the highest scores.")
+    note = paragraph(f"There are {format_count(opened)} incidents; these have the highest scores.")
     said = "One row an incident, the highest score first"
-    told = [_explained(one) for one in incidents]
-    return Html((note if more else "") + first_rows(said, columns, rows, "More incidents", told))
+    rendered = [_explained(one) for one in incidents]
+    return Html((note if more else "") + first_rows(said, columns, rows, "More incidents", rendered))
 
 
 def _verdict(incident: Incident) -> Html:
     kinds = {"fraud": "worse", "honest": "better"}  # red for fraud, as for a high severity
-    return pill(incident.verdict or NOTHING, kinds.get(incident.verdict or "", "same"))
+    return pill(incident.verdict or UNDEFINED, kinds.get(incident.verdict or "", "same"))
 
 
 def _parts(incident: Incident) -> list[Contribution]:
-    return sorted(incident.worst.contributions, key=lambda part: -part.share)
+    return sorted(incident.top_alert.contributions, key=lambda part: -part.share)
 
 
 def _surprising(incident: Incident) -> Html:
-    words = "; ".join(map(surprise, _parts(incident)[:2])) or "no single feature"
+    words = "; ".join(map(format_contribution, _parts(incident)[:2])) or "no single feature"
     return Html(f'<span class="long">{text(words)}</span>')
 
 
@@ -244,17 +244,17 @@ def _explained(incident: Incident) -> Html:
         (
             (
                 one.event_id,
-                at(moment(one.time_ms)),
+                at(format_time(one.time_ms)),
                 amount(one.amount),
-                NOTHING if one.score is None else f"{one.score:.1f}",
+                UNDEFINED if one.score is None else f"{one.score:.1f}",
             )
             for one in incident.first_events
         ),
     )
     sides = (shares + facts(_facts(incident)), events)
-    told = "".join(f"<div>{one}</div>" for one in sides if one)
+    rendered = "".join(f"<div>{one}</div>" for one in sides if one)
     said = "Explanation and events" if events else "Explanation"
-    return fold(said, Html(f'<div class="explained">{told}</div>'))
+    return collapsible(said, Html(f'<div class="explained">{rendered}</div>'))
 
 
 def _small_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -271,8 +271,8 @@ def _small_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def facts(items: Iterable[tuple[str, str]]) -> Html:
     """Short facts, (what it is, the fact) each."""
-    told = "".join(f"<dt>{text(what)}</dt><dd>{text(fact)}</dd>" for what, fact in items)
-    return Html(f'<dl class="facts">{told}</dl>')
+    rendered = "".join(f"<dt>{text(what)}</dt><dd>{text(fact)}</dd>" for what, fact in items)
+    return Html(f'<dl class="facts">{rendered}</dl>')
 
 
 def _expected(part: Contribution) -> str:
@@ -282,7 +282,7 @@ def _expected(part: Contribution) -> str:
 
 
 def _facts(incident: Incident) -> Iterable[tuple[str, str]]:
-    worst = incident.worst
+    worst = incident.top_alert
     action = worst.action
     enforced = "" if worst.run.enforceable else f" (not enforceable: {worst.run.reason})"
     yield (
@@ -299,7 +299,7 @@ def _facts(incident: Incident) -> Iterable[tuple[str, str]]:
         else "no three features as expected would have prevented it",
     )
     yield "Rarity", f"p = {worst.p_value:.2g}, alert at {worst.threshold:.2g}, by {worst.detector}"
-    last = moment(incident.last_ms)
+    last = format_time(incident.last_ms)
     yield "Alerts", f"{incident.alerts} sent, {incident.suppressed} only counted, last seen {last}"
     if worst.related:
         yield "Related", ", ".join(f"{other.type} {other.id}" for other in worst.related[:6])
@@ -315,7 +315,7 @@ def _facts(incident: Incident) -> Iterable[tuple[str, str]]:
         behind = "" if incident.amount is None else f", amount {number(incident.amount)}"
         shown = len(incident.first_events)
         cut = f"; here the first {shown}" if 0 < shown < incident.events else ""
-        yield "Meanwhile", f"{some(incident.events, 'event')} of the entity{behind}{cut}"
+        yield "Meanwhile", f"{format_quantity(incident.events, 'event')} of the entity{behind}{cut}"
 
 
 def _asset(name: str) -> str:

@@ -10,32 +10,32 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
-from stream.chain import State
+from stream.chain import PartitionState
 from stream.checkpoints import saving
 from stream.config import Config
 from stream.errors import InputError
-from stream.place import HIDDEN, Place
+from stream.place import REDACTED, Location
 from stream.replay import manifest
 from stream.replay.driving import Progress, drive
 from stream.replay.jobs import Jobs
-from stream.replay.manifest import Manifest, Source
-from stream.replay.opening import Named, readings_of, with_pipes
-from stream.replay.reading import sources_of
-from stream.replay.recording import written_to
-from stream.replay.run import Asked, Run, asked_for
-from stream.replay.span import WHOLE, Split
+from stream.replay.manifest import Manifest, ManifestInput
+from stream.replay.opening import InputLocations, open_readings, spool_pipes
+from stream.replay.reading import shared_readings
+from stream.replay.recording import map_write_errors
+from stream.replay.run import RunRequest, ReplayRun, run_request
+from stream.replay.span import NO_SPLIT, TimeSplit
 from stream.replay.summary import Summary
 
-__all__ = ["Again", "Progress", "Split", "Summary", "again", "replay"]
+__all__ = ["Progress", "RerunResult", "Summary", "TimeSplit", "replay", "rerun"]
 
 
 def replay(
     config: Config,
-    inputs: Named,
+    inputs: InputLocations,
     out_dir: Path,
     progress: Progress,
-    labels: Named = (),
-    split: Split = WHOLE,
+    labels: InputLocations = (),
+    split: TimeSplit = NO_SPLIT,
     jobs: int = 1,
     save_state: str | None = None,
     *,
@@ -45,7 +45,7 @@ def replay(
 
     inputs: the files of one name are one log, and an input without any has no events. A stretch of
     an internal topic goes under the name of the monitor that reads it, or assess. labels: the same
-    for files of labels, which are joined to the events of all inputs. split: what is judged; all
+    for files of labels, which are joined to the events of all inputs. split: what is evaluated; all
     else is only learned. features: whether the features of every event, as known then, are written
     down, too. jobs: processes that hold the shards, which changes no byte. save_state: a
     folder or an object store's URL, for what was learned. Results appear under their names only
@@ -54,59 +54,59 @@ def replay(
     is not there.
     """
     if save_state is not None:
-        if Place.of(save_state).same(Place.of(str(out_dir))):
+        if Location.of(save_state).is_same_as(Location.of(str(out_dir))):
             raise InputError(
                 f"--save-state {save_state}: there the results go; expected another place"
             )
-        saving.check_place(config, save_state)
-    with written_to(out_dir), ExitStack() as opened:
-        inputs, labels = with_pipes([inputs, labels], opened)
-        asked = asked_for(
+        saving.check_save_target(config, save_state)
+    with map_write_errors(out_dir), ExitStack() as opened:
+        inputs, labels = spool_pipes([inputs, labels], opened)
+        request = run_request(
             config.group, config, out_dir, inputs, labels, split, opened, features=features
         )
-        return _replay(asked, opened, progress, jobs, save_state)
+        return _replay(request, opened, progress, jobs, save_state)
 
 
-class Again(NamedTuple):
+class RerunResult(NamedTuple):
     """What came of running something again. files: those that came out with other bytes; none
     where all is the same."""
 
     summary: Summary
-    files: list[str]
+    changed_files: list[str]
 
 
-def again(
+def rerun(
     of: Manifest, given: Config | None, out_dir: Path, progress: Progress, jobs: int = 1
-) -> Again:
+) -> RerunResult:
     """Run what a manifest says once more, into out_dir, and compare.
 
     given: a configuration with the secret that the run had, and the broker, where it needs them;
     nothing else of it counts. Raises InputError where the inputs are no longer the same.
     """
-    inputs, labels = map(_named, (of.inputs, of.labels))
+    inputs, labels = map(_input_locations, (of.inputs, of.labels))
     for name, place in [*inputs, *labels]:
-        if HIDDEN in str(place):
+        if REDACTED in str(place):
             raise InputError(
                 f"{name}={place}: the manifest holds no credentials; expected an address without "
                 "any: run `eddy replay` with --input, credentials in the environment (AWS_* and the "
                 "like), then that run can be run again"
             )
-    config = manifest.config_of(of, given)
-    with written_to(out_dir), ExitStack() as opened:
-        inputs, labels = with_pipes([inputs, labels], opened)
-        asked = asked_for(
+    config = manifest.rebuild_config(of, given)
+    with map_write_errors(out_dir), ExitStack() as opened:
+        inputs, labels = spool_pipes([inputs, labels], opened)
+        request = run_request(
             config.group, config, out_dir, inputs, labels, of.split, opened, features=of.features
         )
-        summary = _replay(asked, opened, progress, jobs, expected=of)
-    return Again(summary, manifest.outputs_that_differ(of, manifest.read(out_dir)))
+        summary = _replay(request, opened, progress, jobs, expected=of)
+    return RerunResult(summary, manifest.changed_outputs(of, manifest.read(out_dir)))
 
 
-def _named(sources: list[Source]) -> Named:
-    return [(source.name, place) for source in sources for place in source.places]
+def _input_locations(sources: list[ManifestInput]) -> InputLocations:
+    return [(source.name, place) for source in sources for place in source.locations]
 
 
 def _replay(
-    asked: Asked,
+    request: RunRequest,
     opened: ExitStack,
     progress: Progress,
     jobs: int,
@@ -114,29 +114,29 @@ def _replay(
     expected: Manifest | None = None,
 ) -> Summary:
     """opened: closes what is opened here. expected: the manifest whose inputs these must be."""
-    origin = asked.origin()
-    wrong = manifest.differences(expected, origin) if expected else []
+    provenance = request.provenance()
+    wrong = manifest.input_differences(expected, provenance) if expected else []
     if wrong:
         raise InputError("\n".join(wrong))
-    if save_state is not None and any(one.log for one in asked.events):
+    if save_state is not None and any(one.log for one in request.events):
         raise InputError(
             "--save-state: an internal topic does not hold what the stages before it have "
             "learned; expected inputs"
         )
-    span = asked.split.span(asked.config, readings_of(asked.sources()))
+    span = request.split.span(request.config, open_readings(request.sources()))
     spread = opened.enter_context(Jobs(jobs)) if jobs > 1 else None
-    run = opened.enter_context(Run(asked, origin, span, jobs=spread))
-    drive(sources_of([run], [one.name for one in asked.events]), progress)
+    run = opened.enter_context(ReplayRun(request, provenance, span, jobs=spread))
+    drive(shared_readings([run], [one.name for one in request.events]), progress)
     if save_state is not None:
-        saving.save(asked.config, _at_their_stops(run.states(), asked), save_state)
+        saving.save(request.config, _at_range_ends(run.states(), request), save_state)
     return run.finish()
 
 
-def _at_their_stops(states: Iterable[State], asked: Asked) -> Iterator[State]:
+def _at_range_ends(states: Iterable[PartitionState], request: RunRequest) -> Iterator[PartitionState]:
     """The states, those of topics at the offset up to which they were read: after the last record
     there may be transaction markers, aborted records or compacted gaps, or no record at all."""
     stops = {
-        (one.name, partition): stop for one in asked.events for partition, stop in one.stops.items()
+        (one.name, partition): stop for one in request.events for partition, stop in one.stops.items()
     }
     for state in states:
         stop = stops.get((state.log.name, state.partition))

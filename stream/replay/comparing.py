@@ -19,20 +19,20 @@ from stream import database
 from stream.config import Config, InputSpec
 from stream.decoding import shared_decoders
 from stream.errors import InputError
-from stream.judging.comparison import Comparison, Setting, Side
+from stream.judging.comparison import Comparison, SettingDifference, ComparedRun
 from stream.judging.pairing import pair
 from stream.replay.driving import Progress, drive
-from stream.replay.opening import Named, readings_of, with_pipes
-from stream.replay.reading import sources_of
-from stream.replay.recording import PAGE, PART, make_folder, refuse_foreign, written_to
-from stream.replay.run import Run, asked_for
-from stream.replay.span import WHOLE, Split
+from stream.replay.opening import InputLocations, open_readings, spool_pipes
+from stream.replay.reading import shared_readings
+from stream.replay.recording import PAGE, PART_SUFFIX, make_folder, require_replay_folder, map_write_errors
+from stream.replay.run import ReplayRun, run_request
+from stream.replay.span import NO_SPLIT, TimeSplit
 from stream.replay.summary import Summary
 
 COMPARISON: Final = "comparison.json"
 SETTINGS_MAX: Final = 30
 """Configurations that differ in more are not variants of each other, and nobody would read it."""
-ENTITIES_ALONE: Final = "Labels name entities alone, and runs are compared by events."
+ONLY_ENTITY_LABELS: Final = "Labels name entities alone, and runs are compared by events."
 
 
 class Candidate(NamedTuple):
@@ -40,20 +40,20 @@ class Candidate(NamedTuple):
 
     name: str
     config: Config
-    labels: Named = ()
+    labels: InputLocations = ()
 
 
 def compare(
     candidates: Sequence[Candidate],
-    inputs: Named,
+    inputs: InputLocations,
     out_dir: Path,
     progress: Progress,
-    split: Split = WHOLE,
+    split: TimeSplit = NO_SPLIT,
 ) -> Comparison:
     """Run every configuration over the files, and write what came of each into a folder under
     out_dir, and beside them the comparison and its page.
 
-    The first is the one that the others are held against. split: what is judged. Raises InputError
+    The first is the one that the others are held against. split: what is evaluated. Raises InputError
     for names, files and folders that cannot be used, ExtraMissing without DuckDB.
     """
     names = [one.name for one in candidates]
@@ -63,39 +63,39 @@ def compare(
         )
     database.check_installed()
     _check_known(candidates, inputs)
-    by_position = _cut_alike(candidates, {name for name, _ in inputs})
-    refuse_foreign(out_dir, {COMPARISON, PAGE, COMPARISON + PART, PAGE + PART, *names})
-    with written_to(out_dir), ExitStack() as opened:
-        inputs, *labelled = with_pipes([inputs, *(one.labels for one in candidates)], opened)
+    by_position = _partitioned_alike(candidates, {name for name, _ in inputs})
+    require_replay_folder(out_dir, {COMPARISON, PAGE, COMPARISON + PART_SUFFIX, PAGE + PART_SUFFIX, *names})
+    with map_write_errors(out_dir), ExitStack() as opened:
+        inputs, *labelled = spool_pipes([inputs, *(one.labels for one in candidates)], opened)
         candidates = [
             one._replace(labels=labels) for one, labels in zip(candidates, labelled, strict=True)
         ]
-        asked = [
-            asked_for(name, config, out_dir / name, _own(config, inputs), labels, split, opened)
+        requests = [
+            run_request(name, config, out_dir / name, _own_inputs(config, inputs), labels, split, opened)
             for name, config, labels in candidates
         ]
-        span = split.span(candidates[0].config, readings_of(asked[0].sources()))  # one for all
+        span = split.span(candidates[0].config, open_readings(requests[0].sources()))  # one for all
         make_folder(out_dir)
         for former in (COMPARISON, PAGE):
             (out_dir / former).unlink(missing_ok=True)
         runs = [
-            opened.enter_context(Run(one, one.origin(), span, decoders))
+            opened.enter_context(ReplayRun(one, one.provenance(), span, decoders))
             for one, decoders in zip(
-                asked, shared_decoders([one.config for one in candidates]), strict=True
+                requests, shared_decoders([one.config for one in candidates]), strict=True
             )
         ]
-        drive(sources_of(runs, [name for name, _ in inputs]), progress)
+        drive(shared_readings(runs, [name for name, _ in inputs]), progress)
         costs = [(run.cpu_s, run.state_bytes()) for run in runs]
         summaries = [run.finish() for run in runs]
-    with written_to(out_dir):
-        comparison = _compared(
+    with map_write_errors(out_dir):
+        comparison = _comparison(
             [one.config for one in candidates], summaries, costs, out_dir, by_position
         )
         _write(comparison, out_dir)
     return comparison
 
 
-def _check_known(candidates: Sequence[Candidate], inputs: Named) -> None:
+def _check_known(candidates: Sequence[Candidate], inputs: InputLocations) -> None:
     """Raise InputError for a name that is no configuration's."""
     known = {name for one in candidates for name in one.config.inputs}
     if not inputs:
@@ -114,21 +114,21 @@ def _check_known(candidates: Sequence[Candidate], inputs: Named) -> None:
             )
 
 
-def _own(config: Config, inputs: Named) -> Named:
+def _own_inputs(config: Config, inputs: InputLocations) -> InputLocations:
     """Those of the inputs that the configuration has."""
     return [one for one in inputs if one[0] in config.inputs]
 
 
-def _cut_alike(candidates: Sequence[Candidate], given: AbstractSet[str]) -> bool:
+def _partitioned_alike(candidates: Sequence[Candidate], given: AbstractSet[str]) -> bool:
     """Whether all cut the inputs that they share into the same partitions, so that an event has one
     position in all. Raises InputError where they do not, and its id is its position."""
     alike = True
     for name in sorted(given):
         specs = [one.config.inputs[name] for one in candidates if name in one.config.inputs]
-        ways = {(spec.partitions, spec.keyed_by, spec.partitioner) for spec in specs}
-        if len(ways) > 1:
+        partitionings = {(spec.partitions, spec.keyed_by, spec.partitioner) for spec in specs}
+        if len(partitionings) > 1:
             alike = False
-            if any(_positional(spec) for spec in specs):
+            if any(_id_is_position(spec) for spec in specs):
                 raise InputError(
                     f"inputs.{name}: its event ids are positions, and the configurations cut it into "
                     "different partitions: no event could be found in both; expected the same "
@@ -137,48 +137,48 @@ def _cut_alike(candidates: Sequence[Candidate], given: AbstractSet[str]) -> bool
     return alike
 
 
-def _positional(spec: InputSpec) -> bool:
+def _id_is_position(spec: InputSpec) -> bool:
     return compile_mapping(spec.codec, spec.type, spec.fields, ()).event_id is None
 
 
-def _compared(
+def _comparison(
     configs: Sequence[Config],
     summaries: Sequence[Summary],
     costs: Sequence[tuple[float, int]],
     out_dir: Path,
     by_position: bool,
 ) -> Comparison:
-    unjudged = next((one.unjudged for one in summaries if one.unjudged), None)
-    if not all(one.judged and one.judged.events_known for one in summaries):
-        unjudged = unjudged or ENTITIES_ALONE
+    no_evaluation_reason = next((one.no_evaluation_reason for one in summaries if one.no_evaluation_reason), None)
+    if not all(one.evaluation and one.evaluation.events_known for one in summaries):
+        no_evaluation_reason = no_evaluation_reason or ONLY_ENTITY_LABELS
     first = summaries[0]
     folders = [(summary.name, out_dir / summary.name) for summary in summaries]
     pairs = [
-        pair(out_dir, folders[0], other, labelled=unjudged is None, by_position=by_position)
+        pair(out_dir, folders[0], other, labelled=no_evaluation_reason is None, by_position=by_position)
         for other in folders[1:]
     ]
     settings = list(_settings(configs))
     return Comparison(
-        verdict=" ".join(f"{one.verdict}. {one.cost}." for one in pairs),
-        unjudged=unjudged,
+        conclusion=" ".join(f"{one.conclusion}. {one.alert_volume}." for one in pairs),
+        no_evaluation_reason=no_evaluation_reason,
         first_event_time=first.first_event_time,
         last_event_time=first.last_event_time,
-        judged_from=first.span.from_time,
-        judged_until=first.span.until_time,
+        evaluated_from=first.evaluation_span.from_time,
+        evaluated_until=first.evaluation_span.until_time,
         settings=settings[:SETTINGS_MAX],
         settings_differing=len(settings),
-        sides=[
-            Side(
+        runs=[
+            ComparedRun(
                 name=summary.name,
                 folder=summary.name,
                 fingerprint=summary.fingerprint,
-                events=summary.span.events,
+                events=summary.evaluation_span.events,
                 alerts=summary.alerts_published,
                 incidents=summary.incidents_opened,
                 dead_letters=summary.dead_letters,
                 cpu_s=round(cpu_s, 3),
                 state_bytes=state_bytes,
-                view=summary.judged.views[0] if summary.judged else None,
+                view=summary.evaluation.views[0] if summary.evaluation else None,
             )
             for summary, (cpu_s, state_bytes) in zip(summaries, costs, strict=True)
         ],
@@ -186,11 +186,11 @@ def _compared(
     )
 
 
-def _settings(configs: Sequence[Config]) -> list[Setting]:
+def _settings(configs: Sequence[Config]) -> list[SettingDifference]:
     """Where the configurations differ in what steers the fold; no secret is among it."""
     leaves = [
         dict(
-            _leaves(
+            _settings_of(
                 "",
                 msgspec.to_builtins(
                     {
@@ -205,29 +205,29 @@ def _settings(configs: Sequence[Config]) -> list[Setting]:
         for one in configs
     ]
     places = dict.fromkeys(where for one in leaves for where in one)
-    found = (Setting(where=where, values=[one.get(where) for one in leaves]) for where in places)
+    found = (SettingDifference(key=where, values=[one.get(where) for one in leaves]) for where in places)
     return [one for one in found if len(set(one.values)) > 1]
 
 
-def _leaves(where: str, value: Any) -> Iterator[tuple[str, str]]:
+def _settings_of(where: str, value: Any) -> Iterator[tuple[str, str]]:
     """Every value of a document by where it stands."""
     if isinstance(value, dict) and value:
         for name, inner in value.items():
-            yield from _leaves(f"{where}.{name}" if where else name, inner)
+            yield from _settings_of(f"{where}.{name}" if where else name, inner)
     elif isinstance(value, list) and value:
         for index, inner in enumerate(value):
-            yield from _leaves(f"{where}[{index}]", inner)
+            yield from _settings_of(f"{where}[{index}]", inner)
     elif value is not None:
         yield where, msgspec.json.encode(value).decode()
 
 
 def _write(comparison: Comparison, out_dir: Path) -> None:
     """The page, then the comparison: a folder that holds it is whole."""
-    from stream.page.comparison import comparison_page  # what draws is large
+    from stream.page.comparison import render_comparison  # what draws is large
 
     encoded = msgspec.json.format(msgspec.json.encode(comparison)) + b"\n"
-    texts = {PAGE: comparison_page(comparison).encode(), COMPARISON: encoded}
-    parts = {name: out_dir / (name + PART) for name in texts}
+    texts = {PAGE: render_comparison(comparison).encode(), COMPARISON: encoded}
+    parts = {name: out_dir / (name + PART_SUFFIX) for name in texts}
     try:
         for name, part in parts.items():
             part.write_bytes(texts[name])

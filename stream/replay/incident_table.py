@@ -21,64 +21,64 @@ from detectors.spec import seconds
 from schemas.columns import F64, I64, Bools
 from stream.config import ASSESS, Config
 from stream.judging.facts import ALERTED
-from stream.replay.span import Span
-from stream.replay.tables import INCIDENT_COLUMNS, TIME, TableFile, batches_in
+from stream.replay.span import EvaluationSpan
+from stream.replay.tables import INCIDENT_COLUMNS, TIME, TableFile, read_table_batches
 
 TIME_BITS: Final = 42
 """Milliseconds since 1970 fit into these until 2109, and two million entities above them."""
 TIME_MASK: Final = (1 << TIME_BITS) - 1
-WHO: Final = ["incident_id", "monitor", "entity_type", "entity"]
-SO_FAR: Final = ["score", "severity", "first_seen", "last_seen"]
+IDENTITY_COLUMNS: Final = ["incident_id", "monitor", "entity_type", "entity"]
+STATUS_COLUMNS: Final = ["score", "severity", "first_seen", "last_seen"]
 
 
 @dataclass(frozen=True, slots=True)
-class Sums:
-    """Of some events of each incident. events: int64[incidents]. hundredths: int64[incidents],
+class IncidentSums:
+    """Of some events of each incident. events: int64[incidents]. cents: int64[incidents],
     their amounts, any where one has an amount."""
 
     events: I64
-    hundredths: I64
+    cents: I64
     any_amount: Bools
 
 
 def write_incidents(
     config: Config,
-    span: Span,
+    span: EvaluationSpan,
     path: Path,
     alerts: Path,
     scores: Path,
     known: tuple[Path, Path] | None,
 ) -> None:
-    """Write incidents.parquet, by opening; judged are those that opened in the span.
+    """Write incidents.parquet, by opening; evaluated are those that opened in the span.
 
     alerts, scores: the tables that it follows from; alerts in the order in which they were
     published. known: frauds and labels, None where there are none.
     """
-    told = _told(pq.read_table(alerts, columns=[*WHO, *SO_FAR]))
-    columns: dict[str, Any] = {name: told[name] for name in told.column_names}
-    columns["judged"] = span.holds(told["opened"].cast(pa.int64()).to_numpy())
+    incidents = _from_alerts(pq.read_table(alerts, columns=[*IDENTITY_COLUMNS, *STATUS_COLUMNS]))
+    columns: dict[str, Any] = {name: incidents[name] for name in incidents.column_names}
+    columns["evaluated"] = span.contains(incidents["opened"].cast(pa.int64()).to_numpy())
     gaps_ms = _gaps_ms(config)
     by_monitor = [
-        _OfMonitor(told, name, gaps_ms[name]) for name in told["monitor"].unique().to_pylist()
+        _MonitorIncidents(incidents, name, gaps_ms[name]) for name in incidents["monitor"].unique().to_pylist()
     ]
-    columns["suppressed"] = np.zeros(len(told), np.int64)
+    columns["suppressed"] = np.zeros(len(incidents), np.int64)
     for one in by_monitor:
-        one.stretch(scores, columns["suppressed"])
-    last_ms = told["last"].cast(pa.int64()).to_numpy().copy()
+        one.extend(scores, columns["suppressed"])
+    last_ms = incidents["last"].cast(pa.int64()).to_numpy().copy()
     for one in by_monitor:
         last_ms[one.place] = one.last_ms
     columns["last"] = pa.array(last_ms).cast(TIME)
-    events = _sums(by_monitor, len(told), scores)
+    events = _sums(by_monitor, len(incidents), scores)
     columns["events"] = events.events
-    columns["amount"] = pa.array(events.hundredths / 100, mask=~events.any_amount)
+    columns["amount"] = pa.array(events.cents / 100, mask=~events.any_amount)
     if known is None:
-        columns |= dict.fromkeys(("frauds", "fraud_amount", "verdict"), pa.nulls(len(told)))
+        columns |= dict.fromkeys(("frauds", "fraud_amount", "verdict"), pa.nulls(len(incidents)))
     else:
         frauds, labels = known
-        fraud = _sums(by_monitor, len(told), frauds)
+        fraud = _sums(by_monitor, len(incidents), frauds)
         columns["frauds"] = fraud.events
-        columns["fraud_amount"] = fraud.hundredths / 100
-        is_fraud = (fraud.events > 0) | _named(told, labels)
+        columns["fraud_amount"] = fraud.cents / 100
+        is_fraud = (fraud.events > 0) | _labelled_fraud(incidents, labels)
         columns["verdict"] = np.where(is_fraud, "fraud", "honest").astype(object)
     with TableFile(path, INCIDENT_COLUMNS) as file:
         file.write_batches(pa.table(columns).to_batches())
@@ -92,7 +92,7 @@ def _gaps_ms(config: Config) -> dict[str, float]:
     return {name: 1000.0 * seconds(policy.incident_gap) for name, policy in policies.items()}
 
 
-def _told(alerts: pa.Table) -> pa.Table:
+def _from_alerts(alerts: pa.Table) -> pa.Table:
     """What alerts tell of the incidents that they belong to, a row each, by opening."""
     which = alerts["incident_id"].combine_chunks().dictionary_encode().indices
     incident = which.to_numpy().astype(np.int64)
@@ -101,36 +101,36 @@ def _told(alerts: pa.Table) -> pa.Table:
     starts = np.flatnonzero(np.diff(incident[order], prepend=-1))
     top = order[starts]
     last_ms = alerts["last_seen"].cast(pa.int64()).to_numpy()
-    told = {name: alerts[name].take(top) for name in WHO}
-    told["opened"] = alerts["first_seen"].take(top)
-    told["last"] = pa.array(np.maximum.reduceat(last_ms[order], starts)).cast(TIME)
-    told["alerts"] = pa.array(np.bincount(incident))
-    told["top_score"] = alerts["score"].take(top)
-    told["severity"] = alerts["severity"].take(top)
-    return pa.table(told).sort_by([("opened", "ascending"), ("incident_id", "ascending")])
+    incidents = {name: alerts[name].take(top) for name in IDENTITY_COLUMNS}
+    incidents["opened"] = alerts["first_seen"].take(top)
+    incidents["last"] = pa.array(np.maximum.reduceat(last_ms[order], starts)).cast(TIME)
+    incidents["alerts"] = pa.array(np.bincount(incident))
+    incidents["top_score"] = alerts["score"].take(top)
+    incidents["severity"] = alerts["severity"].take(top)
+    return pa.table(incidents).sort_by([("opened", "ascending"), ("incident_id", "ascending")])
 
 
-def _named(told: pa.Table, labels: Path) -> Bools:
+def _labelled_fraud(incidents: pa.Table, labels: Path) -> Bools:
     """bool[incidents]: whether a label says fraud of the entity, not of one of its events."""
-    found = np.zeros(len(told), np.bool_)
+    found = np.zeros(len(incidents), np.bool_)
     known = pq.read_schema(labels).names
-    for field in told["entity_type"].unique().to_pylist():
+    for field in incidents["entity_type"].unique().to_pylist():
         if field in known:
             fraud = pc.field("verdict") == "fraud"
             names = pq.read_table(labels, columns=[field], filters=fraud)[field].drop_null()
-            here = pc.equal(told["entity_type"], field)
-            found |= pc.and_(here, pc.is_in(told["entity"], names)).to_numpy()
+            here = pc.equal(incidents["entity_type"], field)
+            found |= pc.and_(here, pc.is_in(incidents["entity"], names)).to_numpy()
     return found
 
 
-class _OfMonitor:
+class _MonitorIncidents:
     """The incidents of one monitor, found by entity and time: those of an entity do not overlap.
     place: int64[own], their rows among all; last_ms: int64[own], their last events."""
 
-    def __init__(self, told: pa.Table, monitor: str, gap_ms: float) -> None:
+    def __init__(self, incidents: pa.Table, monitor: str, gap_ms: float) -> None:
         self._gap_ms = gap_ms
-        place = np.flatnonzero(pc.equal(told["monitor"], monitor).to_numpy())
-        own = told.take(place)
+        place = np.flatnonzero(pc.equal(incidents["monitor"], monitor).to_numpy())
+        own = incidents.take(place)
         self._activity = f"activity_{monitor}"
         self.field = own["entity_type"][0].as_py()
         entity = own["entity"].combine_chunks()
@@ -141,26 +141,26 @@ class _OfMonitor:
         last_ms = own["last"].cast(pa.int64()).to_numpy()
         self._key, self.last_ms, self.place = (one[order] for one in (key, last_ms, place))
 
-    def stretch(self, scores: Path, suppressed: I64) -> None:
+    def extend(self, scores: Path, suppressed: I64) -> None:
         """Let them last until their last events, and count those that were only counted; suppressed:
         int64[incidents] of all. Rows are in the order of their logs: 9 bytes of each event in an
         incident wait until all can be put in the order of time."""
         key, counted = self._in_incidents(scores)
         at = np.searchsorted(self._key, key, side="right") - 1
         # an incident reaches as far as its events follow each other without a longer gap
-        chain = np.cumsum(np.diff(key, prepend=key[:1]) > self._gap_ms)
+        run = np.cumsum(np.diff(key, prepend=key[:1]) > self._gap_ms)
         since = np.searchsorted(key, self._key)  # each one's opening is among the keys
-        inside = self._are_of(key, at) & (chain == chain[since[at]])
+        inside = self._same_entity(key, at) & (run == run[since[at]])
         np.maximum.at(self.last_ms, at[inside], key[inside] & TIME_MASK)
         # what no incident reaches came late, into one that had opened behind it: the next
         of = np.minimum(at + ~inside, len(self._key) - 1)
-        np.add.at(suppressed, self.place[of[counted & self._are_of(key, of)]], 1)
+        np.add.at(suppressed, self.place[of[counted & self._same_entity(key, of)]], 1)
 
     def _in_incidents(self, scores: Path) -> tuple[I64, Bools]:
         """(keys, counted): the events in incidents, and all openings, by entity and time; and which
         of them were only counted."""
         keys, counted = [self._key], [np.zeros(len(self._key), np.bool_)]
-        for batch in batches_in(scores, ["event_time", self.field, self._activity]):
+        for batch in read_table_batches(scores, ["event_time", self.field, self._activity]):
             among = batch.filter(pc.is_in(batch[self._activity], pa.array(ALERTED)))
             rows, key = self._keys(among)
             only = pc.equal(among[self._activity], "counted").to_numpy(zero_copy_only=False)
@@ -170,14 +170,14 @@ class _OfMonitor:
         order = np.argsort(key, kind="stable")
         return key[order], np.concatenate(counted)[order]
 
-    def found(self, batch: pa.RecordBatch) -> tuple[I64, I64]:
+    def locate(self, batch: pa.RecordBatch) -> tuple[I64, I64]:
         """(rows, incidents): the batch's events that lie in an incident, and which."""
         rows, key = self._keys(batch)
         at = np.searchsorted(self._key, key, side="right") - 1
-        inside = self._are_of(key, at) & (key & TIME_MASK <= self.last_ms[at])
+        inside = self._same_entity(key, at) & (key & TIME_MASK <= self.last_ms[at])
         return rows[inside], self.place[at[inside]]
 
-    def _are_of(self, key: I64, at: I64) -> Bools:
+    def _same_entity(self, key: I64, at: I64) -> Bools:
         """Whether the own incidents at these places are of the keys' entities."""
         theirs: Bools = (at >= 0) & (self._key[at] >> TIME_BITS == key >> TIME_BITS)
         return theirs
@@ -191,24 +191,24 @@ class _OfMonitor:
         return rows, (entity << TIME_BITS) + time_ms
 
 
-def _sums(by_monitor: Sequence[_OfMonitor], incidents: int, table: Path) -> Sums:
+def _sums(by_monitor: Sequence[_MonitorIncidents], incident_count: int, table: Path) -> IncidentSums:
     """What of a table's events lies in each incident."""
-    events, hundredths = np.zeros((2, incidents), np.int64)
-    sums = Sums(events, hundredths, np.zeros(incidents, np.bool_))
+    events, cents = np.zeros((2, incident_count), np.int64)
+    sums = IncidentSums(events, cents, np.zeros(incident_count, np.bool_))
     fields = list(dict.fromkeys(one.field for one in by_monitor))
-    for batch in batches_in(table, ["event_time", "amount", *fields]):
+    for batch in read_table_batches(table, ["event_time", "amount", *fields]):
         amount = batch.column("amount").to_numpy(zero_copy_only=False)
-        hundredths = in_hundredths(amount)
+        cents = in_cents(amount)
         for one in by_monitor:
-            rows, places = one.found(batch)
+            rows, places = one.locate(batch)
             np.add.at(sums.events, places, 1)
-            np.add.at(sums.hundredths, places, hundredths[rows])
+            np.add.at(sums.cents, places, cents[rows])
             sums.any_amount[places[~np.isnan(amount[rows])]] = True
     return sums
 
 
-def in_hundredths(amount: F64) -> I64:
-    """int64[n]: amounts as whole hundredths, whose sums do not depend on their order; NaN is 0, and
+def in_cents(amount: F64) -> I64:
+    """int64[n]: amounts as whole cents, whose sums do not depend on their order; NaN is 0, and
     one below 0 counts like one above."""
     found: I64 = np.rint(np.minimum(np.abs(np.nan_to_num(amount)) * 100, 9e15)).astype(np.int64)
     return found

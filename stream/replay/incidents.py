@@ -51,7 +51,7 @@ class Incident:
     last_ms: int
     alerts: int
     suppressed: int
-    worst: Alert
+    top_alert: Alert
     evidence: list[Evidence]
     events: int | None = None
     amount: float | None = None
@@ -59,15 +59,15 @@ class Incident:
     first_events: list[IncidentEvent] = field(default_factory=list)
 
 
-class WorstIncidents:
+class TopIncidents:
     """The incidents with the highest scores, and how many there were.
 
     An incident that fell out had no higher score than any that stayed: if it comes back with a
     higher one, that is its highest, and what it says of its former alerts stands in the new one.
     """
 
-    def __init__(self, most: int = INCIDENTS_MAX) -> None:
-        self._most = most
+    def __init__(self, limit: int = INCIDENTS_MAX) -> None:
+        self._limit = limit
         self._by_id: dict[str, Incident] = {}
         self.opened = 0
 
@@ -76,22 +76,22 @@ class WorstIncidents:
         for alert in alerts:
             self.opened += alert.activity == "opened"
             known = self._by_id.get(alert.incident_id)
-            self._by_id[alert.incident_id] = _joined(known, alert)
-            if len(self._by_id) > 2 * self._most:
-                self._by_id = {one.worst.incident_id: one for one in self.worst()}
+            self._by_id[alert.incident_id] = _with_alert(known, alert)
+            if len(self._by_id) > 2 * self._limit:
+                self._by_id = {one.top_alert.incident_id: one for one in self.top()}
 
-    def worst(self) -> list[Incident]:
+    def top(self) -> list[Incident]:
         """The incidents kept, the highest score first."""
-        return heapq.nsmallest(self._most, self._by_id.values(), key=_rank)
+        return heapq.nsmallest(self._limit, self._by_id.values(), key=_rank)
 
 
 def _rank(incident: Incident) -> tuple[float, int, str]:
     """Sorts the highest score first; the rest only makes the order one."""
-    return -incident.worst.score, incident.first_ms, incident.worst.incident_id
+    return -incident.top_alert.score, incident.first_ms, incident.top_alert.incident_id
 
 
-def _joined(known: Incident | None, alert: Alert) -> Incident:
-    worst = known.worst if known and known.worst.score >= alert.score else alert
+def _with_alert(known: Incident | None, alert: Alert) -> Incident:
+    worst = known.top_alert if known and known.top_alert.score >= alert.score else alert
     severity = max(alert.severity, known.severity if known else "low", key=SEVERITIES.index)
     return Incident(
         severity=severity,
@@ -101,27 +101,27 @@ def _joined(known: Incident | None, alert: Alert) -> Incident:
         last_ms=max(alert.last_seen_ms, known.last_ms if known else 0),
         alerts=alert.revision,
         suppressed=alert.suppressed,
-        worst=worst,
+        top_alert=worst,
         evidence=[*alert.evidence, *(known.evidence if known else [])][:EVENTS_MAX],
     )
 
 
-class Opened(NamedTuple):
-    """Incidents that are judged: the worst, and how many there are."""
+class OpenedIncidents(NamedTuple):
+    """Incidents that are evaluated: the worst, and how many there are."""
 
-    worst: list[Incident]
+    incidents: list[Incident]
     total: int
 
 
-def opened_in(incidents: Path, alerts: Path, lines: Path) -> Opened:
-    """The incidents that are judged, from incidents.parquet, alerts.parquet and, line for line
+def read_opened_incidents(incidents: Path, alerts: Path, lines: Path) -> OpenedIncidents:
+    """The incidents that are evaluated, from incidents.parquet, alerts.parquet and, line for line
     the same alerts, alerts.ndjson."""
-    judged = pc.field("judged")
-    known = pq.read_table(incidents, columns=["incident_id", "opened", "top_score"], filters=judged)
+    evaluated = pc.field("evaluated")
+    known = pq.read_table(incidents, columns=["incident_id", "opened", "top_score"], filters=evaluated)
     order = [("top_score", "descending"), ("opened", "ascending"), ("incident_id", "ascending")]
     ids = known.sort_by(order)["incident_id"].slice(0, INCIDENTS_MAX).combine_chunks()
     theirs = pc.is_in(pq.read_table(alerts, columns=["incident_id"])["incident_id"], ids)
-    gathered = WorstIncidents()
+    gathered = TopIncidents()
     with lines.open("rb") as file:
         for line, is_theirs in zip(file, theirs, strict=True):
             if is_theirs.as_py():
@@ -133,5 +133,5 @@ def opened_in(incidents: Path, alerts: Path, lines: Path) -> Opened:
         row["incident_id"]: {name: row[name] for name in columns[2:]} | {"last_ms": last_ms}
         for row, last_ms in zip(rows.to_pylist(), ends, strict=True)
     }
-    worst = [replace(one, **outcomes[one.worst.incident_id]) for one in gathered.worst()]
-    return Opened(worst, len(known))
+    worst = [replace(one, **outcomes[one.top_alert.incident_id]) for one in gathered.top()]
+    return OpenedIncidents(worst, len(known))

@@ -26,7 +26,7 @@ import pyarrow as pa
 
 from detectors.state import Arrays
 from schemas.alerts import Alert
-from schemas.codecs.slim import SlimCodec
+from schemas.codecs.slim import InternalEventCodec
 from schemas.columns import I64, EventBatch
 from schemas.records import Records
 from stream import errors
@@ -34,9 +34,9 @@ from stream.alerting import RunInfo
 from stream.clock import now_text
 from stream.config import Config, Log, logs
 from stream.errors import EddyError, JobLost
-from stream.shard import Emitted, InternalShard, Shard, Shards
+from stream.shard import ShardOutput, InternalShard, Shard, ShardFactory
 from stream.stages import InternalRecord, Stage
-from stream.stages.watch import Said, Wanted
+from stream.stages.watch import ScoreColumns, ScoreSelection
 
 _TEXT: Final = pa.schema([("", pa.string())])
 DONE, FAILED = b"+", b"-"
@@ -54,7 +54,7 @@ class _Begin(msgspec.Struct, frozen=True, tag=True):
     config: Config
     run_id: str
     topics: dict[str, str]
-    wanted: Wanted
+    selection: ScoreSelection
 
 
 class _Make(msgspec.Struct, frozen=True, tag=True):
@@ -105,7 +105,7 @@ class _Verdict(msgspec.Struct, frozen=True):
     """What came of events that who asks has: an Emitted without them."""
 
     alerts: list[Alert]
-    said: dict[str, Said]
+    scores: dict[str, ScoreColumns]
     internal: list[InternalRecord]
 
 
@@ -205,14 +205,14 @@ class Jobs:
             job.close()
 
     def making(
-        self, config: Config, run: RunInfo, topics: Mapping[str, str], wanted: Wanted
-    ) -> "ShardsElsewhere":
+        self, config: Config, run: RunInfo, topics: Mapping[str, str], selection: ScoreSelection
+    ) -> "RemoteShardFactory":
         """Makes the shards of a configuration in these processes."""
         number, self._runs = self._runs, self._runs + 1
         alone = msgspec.structs.replace(config, kafka={})  # what reaches no broker needs no login
         for job in self._crew:
-            job.ask(_Begin(number, alone, run.run_id, dict(topics), wanted), None)
-        return ShardsElsewhere(Shards(config, run, topics), number, self.next_place)
+            job.ask(_Begin(number, alone, run.run_id, dict(topics), selection), None)
+        return RemoteShardFactory(ShardFactory(config, run, topics), number, self.next_place)
 
     def next_place(self) -> tuple["_Job", int]:
         """Where the next shard goes, and its number."""
@@ -258,10 +258,10 @@ class _Job:
 Place = Callable[[], tuple[_Job, int]]
 
 
-class ShardsElsewhere:
-    """Makes the shards of a configuration in other processes; as `Shards` for a chain."""
+class RemoteShardFactory:
+    """Makes the shards of a configuration in other processes; as `ShardFactory` for a chain."""
 
-    def __init__(self, own: Shards, run: int, place: Place) -> None:
+    def __init__(self, own: ShardFactory, run: int, place: Place) -> None:
         self._own = own
         self._run = run
         self._place = place
@@ -306,11 +306,11 @@ class _SourceElsewhere(_Elsewhere):
     def __init__(self, job: _Job, make: _Make) -> None:
         self._make(job, make)
 
-    def process(self, records: Records) -> Emitted:
+    def process(self, records: Records) -> ShardOutput:
         """Take the next records of the log."""
         return self.begin(records)()
 
-    def begin(self, records: Records) -> Callable[[], Emitted]:
+    def begin(self, records: Records) -> Callable[[], ShardOutput]:
         """Send records; what came of them."""
         listed = isinstance(records.values, list)
         request = _Process(
@@ -324,27 +324,27 @@ class _SourceElsewhere(_Elsewhere):
             None if records.headers is None else [list(one) for one in records.headers],
             records.append_ms,
         )
-        return self._job.ask(request, Emitted).result
+        return self._job.ask(request, ShardOutput).result
 
 
 class _InternalElsewhere(_Elsewhere, InternalShard):
     """The shard of a partition of an internal log, in another process; messages are read here."""
 
-    def __init__(self, codec: SlimCodec, job: _Job, make: _Make) -> None:
+    def __init__(self, codec: InternalEventCodec, job: _Job, make: _Make) -> None:
         super().__init__(codec)
         self._make(job, make)
 
-    def judge(self, events: EventBatch) -> Emitted:
+    def process_events(self, events: EventBatch) -> ShardOutput:
         """Let the stage take the events."""
-        return self.begin_judging(events)()
+        return self.begin_events(events)()
 
-    def begin_judging(self, events: EventBatch) -> Callable[[], Emitted]:
+    def begin_events(self, events: EventBatch) -> Callable[[], ShardOutput]:
         """Send events; what came of them."""
         asked = self._job.ask(_Judge(self._number, events), _Verdict)
 
-        def ended() -> Emitted:
+        def ended() -> ShardOutput:
             found: _Verdict = asked.result()
-            return Emitted(events, found.alerts, [], found.said, found.internal)
+            return ShardOutput(events, found.alerts, [], found.scores, found.internal)
 
         return ended
 
@@ -356,7 +356,7 @@ class _Bench:
     """The shards of this process, by number."""
 
     def __init__(self) -> None:
-        self._makers: dict[int, Shards] = {}
+        self._makers: dict[int, ShardFactory] = {}
         self._logs: dict[int, dict[tuple[str, bool], Log]] = {}
         self._shards: dict[int, Shard] = {}
 
@@ -364,8 +364,8 @@ class _Bench:
         """What is asked."""
         if isinstance(request, _Begin):
             run = RunInfo("replay", request.run_id, now_text)
-            self._makers[request.run] = Shards(
-                request.config, run, request.topics, wanted=request.wanted
+            self._makers[request.run] = ShardFactory(
+                request.config, run, request.topics, selection=request.selection
             )
             known = logs(request.config)
             self._logs[request.run] = {(log.name, log.internal): log for log in known}
@@ -380,15 +380,15 @@ class _Bench:
             return shard.process(request.records())
         if isinstance(request, _Judge):
             assert isinstance(shard, InternalShard)
-            judged = shard.judge(request.events)
-            return _Verdict(judged.alerts, judged.said, judged.internal)
+            judged = shard.process_events(request.events)
+            return _Verdict(judged.alerts, judged.scores, judged.internal)
         return shard.save() if isinstance(request, _Save) else shard.counts()
 
 
 def serve_all(descriptors: list[int]) -> None:
     """Answer on each of the sockets in a process of its own, forked when all is loaded, as long as
     somebody asks. The first that does not end well ends this one, by the same exit code."""
-    import stream.preloaded  # noqa: F401 - seconds, and no thread
+    import stream.preload  # noqa: F401 - seconds, and no thread
 
     for descriptor in descriptors:
         if not os.fork():

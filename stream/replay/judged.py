@@ -1,40 +1,40 @@
-"""The last step of a run that has labels: its tables are judged, and what is known of frauds and
+"""The last step of a run that has labels: its tables are evaluated, and what is known of frauds and
 incidents is written beside them.
 """
 
-from detectors.explain import surprise
-from detectors.monitor import told_names
+from detectors.explain import score_of_p
+from detectors.monitor import value_names
 from stream import database
 from stream.config import ASSESS, Config
-from stream.judging.facts import Facts, Files, Watcher
-from stream.judging.figures import Judgement
-from stream.judging.judge import judge
-from stream.replay.recording import ALERTS, INCIDENTS, LABELS, SCORES, Recording
+from stream.judging.facts import LabelledRun, TableFiles, Scorer
+from stream.judging.figures import Evaluation
+from stream.judging.judge import evaluate
+from stream.replay.recording import ALERTS, INCIDENTS, LABELS, SCORES, RunFiles
 
 
-def judged(config: Config, recording: Recording) -> Judgement | None:
+def evaluate_run(config: Config, run_files: RunFiles) -> Evaluation | None:
     """What the labels say of a run whose tables are written; None where there are none, or nothing
-    was to be judged. Writes its frauds and incidents. Raises ExtraMissing without DuckDB."""
-    if not recording.labels_heard:
-        recording.write_incidents()
+    was to be evaluated. Writes its frauds and incidents. Raises ExtraMissing without DuckDB."""
+    if not run_files.labels_accepted:
+        run_files.write_incidents()
         return None
-    files = Files(recording.part(SCORES), recording.part(ALERTS), recording.part(LABELS))
-    with database.opened(recording.work) as tables:
-        watchers = watchers_of(config)
-        facts = Facts(tables, files, watchers)
-        recording.write_frauds(facts.frauds())
-        recording.write_incidents()
-        facts.see("incidents", recording.part(INCIDENTS))
-        return judge(facts, watchers)
+    files = TableFiles(run_files.part(SCORES), run_files.part(ALERTS), run_files.part(LABELS))
+    with database.open_database(run_files.work_dir) as tables:
+        scorers = scorers_of(config)
+        facts = LabelledRun(tables, files, scorers)
+        run_files.write_frauds(facts.frauds())
+        run_files.write_incidents()
+        facts.add_view("incidents", run_files.part(INCIDENTS))
+        return evaluate(facts, scorers)
 
 
-def watchers_of(config: Config) -> list[Watcher]:
+def scorers_of(config: Config) -> list[Scorer]:
     """The monitors of a configuration, then assess."""
     monitors = [
-        Watcher(m.name, m.entity, surprise(m.policy.p_max), tuple(told_names(m)))
+        Scorer(m.name, m.entity, score_of_p(m.policy.p_max), tuple(value_names(m)))
         for m in config.monitors
     ]
     if config.assess is None:
         return monitors
-    needed = surprise(config.assess.policy.p_max)
-    return [*monitors, Watcher(ASSESS, config.assess.subject, needed, ())]
+    needed = score_of_p(config.assess.policy.p_max)
+    return [*monitors, Scorer(ASSESS, config.assess.subject, needed, ())]

@@ -5,7 +5,7 @@ lie on disk in parts by the hash of the event's id, and one part at a time is in
 as a table in the order in which its labels became known. That is an input like any other: it is
 merged with the events by event time, so that a label reaches the stages when it became known and not
 before. A label that claims to have been known before its event counts from right behind its event,
-whatever it names. Labels that name an entity themselves get no other. Nothing is learned or judged
+whatever it names. Labels that name an entity themselves get no other. Nothing is learned or evaluated
 here.
 """
 
@@ -21,23 +21,23 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from detectors.hashing import hash_key, hash_text
-from detectors.monitor import LABEL
-from detectors.verdicts import is_clear
-from schemas.codecs.table import OWN
+from schemas.events import LABEL_TYPE
+from detectors.verdicts import is_known_verdict
+from schemas.codecs.table import EDDY_FIELDS
 from schemas.columns import I64, Bools, EventBatch
 from schemas.dead_letters import DeadLetter
 from schemas.events import ENTITY_FIELDS
 from stream import database
-from stream.config import LABEL_FIELDS, Config, entities_of_labels, fields_wanted
+from stream.config import LABEL_FIELDS, Config, label_entity_fields, extracted_fields
 from stream.decoding import Decoder
 from stream.errors import InputError
-from stream.inputs import FileReading, Reading
-from stream.inputs.order import Order
-from stream.inputs.places import files_at
-from stream.replay.spilling import PARTS, Ordered, Parts, whole
+from stream.inputs import FileReader, InputReader
+from stream.inputs.order import LogOrder
+from stream.inputs.places import find_files
+from stream.replay.spilling import PARTS, SortedRows, PartitionedRows, concat_batches
 from stream.replay.tables import TableFile
 from stream.stages.repairs import FieldRepairs
-from stream.stages.route import Route, labels_of_nobody, letter
+from stream.stages.route import Route, labels_without_entity, to_dead_letter
 
 UNREADABLE_MAX: Final = 100_000
 """Labels that may be dead letters: these wait in memory, and so many are no accident."""
@@ -47,25 +47,25 @@ ID_KEY: Final = hash_key("")
 """Event ids are joined by their hashes. The key is no secret: who knows it would still have to find
 two texts with the same 128 bits, and won no more than a label on another event of his own file."""
 _HASHED: Final = [("part", pa.uint8()), ("low", pa.int64()), ("high", pa.int64())]
-NOWHERE: Final = -1
+NOT_FOUND: Final = -1
 VERDICTS_MAX: Final = 1_000
 """Verdicts that are told apart where none is clear: a mapping may well name a column of ids."""
 
 
-def known_ms(label_ms: I64, due_ms: I64) -> I64:
+def effective_ms(label_ms: I64, due_ms: I64) -> I64:
     """int64[n]: from when labels of known events count. An event goes in at due_ms, when the latest
     time up to it has passed: a millisecond later is behind it, even where its partition is not in the
     order of time."""
     return np.maximum(label_ms, due_ms + 1)
 
 
-def without_unclear(events: EventBatch) -> tuple[I64, Counter[str | None]]:
+def split_unclear(events: EventBatch) -> tuple[I64, Counter[str | None]]:
     """The rows of all but labels that say neither fraud nor honest, and what these say instead."""
-    if not (events.type_code == LABEL).any():
+    if not (events.type_code == LABEL_TYPE).any():
         return np.arange(len(events)), Counter()
     absent = pa.nulls(len(events), pa.string())
     said = events.text.get("verdict", absent)
-    unclear = (events.type_code == LABEL) & ~is_clear(said)
+    unclear = (events.type_code == LABEL_TYPE) & ~is_known_verdict(said)
     found = pc.value_counts(said.filter(pa.array(unclear))).to_pylist()
     values: Counter[str | None] = Counter({one["values"]: one["counts"] for one in found})
     return np.flatnonzero(~unclear), values
@@ -77,7 +77,7 @@ def count_verdicts(into: Counter[str | None], more: Counter[str | None]) -> None
         into[text if text in into or len(into) < VERDICTS_MAX else "…"] += count
 
 
-def commonest(verdicts: Counter[str | None]) -> str:
+def most_common_verdicts(verdicts: Counter[str | None]) -> str:
     """The commonest verdicts, and how often each; cut short, since anything may stand there."""
     each = (
         f"{'nothing' if text is None else repr(text[:40])} ({count:,})"
@@ -90,20 +90,20 @@ class EventTable:
     """The events of one input that labels may be joined to, in parts. learned: the entities that
     labels get of them."""
 
-    def __init__(self, path: Path, learned: Sequence[str]) -> None:
-        texts = [(name, pa.string()) for name in learned]
+    def __init__(self, path: Path, entity_fields: Sequence[str]) -> None:
+        texts = [(name, pa.string()) for name in entity_fields]
         schema = pa.schema([*_HASHED, ("time", pa.int64()), ("due", pa.int64()), *texts])
-        self._parts = Parts(path, schema)
-        self._learned = learned
-        self.last_ms = NOWHERE
+        self._parts = PartitionedRows(path, schema)
+        self._entity_fields = entity_fields
+        self.last_ms = NOT_FOUND
         """When the last of them goes in."""
 
-    def read(self, readings: Sequence[Reading], route: Callable[[], Route]) -> None:
+    def read(self, readings: Sequence[InputReader], route: Callable[[], Route]) -> None:
         """Take all events of the input. route: makes what reads a partition of it as the run will;
         so what the run takes for no event, or for a duplicate, is none here."""
         routes: dict[int, Route] = {}
         for reading in readings:
-            order = Order(reading)  # the run looks whether it is good enough
+            order = LogOrder(reading)  # the run looks whether it is good enough
             for parts in reading:
                 taken = []
                 for records in parts:
@@ -112,27 +112,27 @@ class EventTable:
                         routes[place] = route()
                     taken.append((place, routes[place].process(records).events))
                 # labels among them move its time as they do in the run
-                for (_, events), due_ms in zip(taken, order.due(taken), strict=True):
+                for (_, events), due_ms in zip(taken, order.due_times(taken), strict=True):
                     self._add(events, due_ms)
 
     def _add(self, events: EventBatch, due_ms: I64) -> None:
-        rows = np.flatnonzero(events.type_code != LABEL)
+        rows = np.flatnonzero(events.type_code != LABEL_TYPE)
         if not len(rows):
             return
         found = events.take(rows)
         self.last_ms = max(self.last_ms, int(due_ms[rows].max()))
         columns = [
-            *_hashed(found.event_id),
+            *_hash_columns(found.event_id),
             pa.array(found.time_ms),
             pa.array(due_ms[rows]),
-            *_texts(found, self._learned),
+            *_texts(found, self._entity_fields),
         ]
         self._parts.add(pa.RecordBatch.from_arrays(columns, schema=self._parts.schema))
 
     def part(self, number: int, names: Sequence[str]) -> pa.RecordBatch:
         """A part's events, with these of the entities."""
         columns = [*(name for name, _ in _HASHED), "time", "due", *names]
-        return whole(list(self._parts.part(number)), self._parts.schema).select(columns)
+        return concat_batches(list(self._parts.part(number)), self._parts.schema).select(columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +148,11 @@ class JoinedLabels:
     ambiguous: several events have the id, and the first in event time is meant; and how often a
     field was repaired. dead_letters: with examples of labels with a repaired field. unclear: of labels
     that say neither fraud nor honest, how often each verdict; they teach nobody, and their events
-    are judged as events without a label are.
+    are evaluated as events without a label are.
     """
 
-    reading: FileReading
-    aside: Path
+    reading: FileReader
+    evaluation_only: Path
     counts: dict[str, int]
     dead_letters: list[DeadLetter]
     unclear: Counter[str | None]
@@ -161,7 +161,7 @@ class JoinedLabels:
 def join(
     config: Config,
     name: str,
-    readings: Sequence[Reading],
+    readings: Sequence[InputReader],
     events: Sequence[EventTable],
     folder: Path,
 ) -> JoinedLabels:
@@ -171,22 +171,22 @@ def join(
     what is joined here.
     """
     database.check_installed()
-    joining = _Joining(config, name, folder)
+    joining = _LabelJoin(config, name, folder)
     for reading in readings:
         joining.read(reading)
     joining.join(events)
     return joining.written()
 
 
-class _Joining:
+class _LabelJoin:
     """A label file on its way."""
 
     def __init__(self, config: Config, name: str, folder: Path) -> None:
         self._config = config
         self._name = name
         self._folder = folder
-        self._learning = entities_of_labels(config, name)
-        self._fields = fields_wanted(config, name)
+        self._learning = label_entity_fields(config, name)
+        self._fields = extracted_fields(config, name)
         if "verdict" not in self._fields:
             raise InputError(
                 f"inputs.{name}.fields.verdict: missing; expected where a label says fraud or honest"
@@ -197,13 +197,13 @@ class _Joining:
         placed = [("own_time", pa.int64()), ("line", pa.int64())]
         texts = [(field, pa.string()) for field in self._texts]
         read = pa.schema([*_HASHED, *placed, ("nameless", pa.bool_()), *texts])
-        self._labels = Parts(folder / f"{name}.read.part", read)
+        self._labels = PartitionedRows(folder / f"{name}.read.part", read)
         # of those that become known at once, with their event, the latest is the last word
         self._schema = pa.schema([("time", pa.int64()), *placed, *texts])
-        self._teaching, self._aside = (
-            Ordered(folder / f"{name}.{what}.part", self._schema) for what in ("teaching", "beside")
+        self._teaching, self._evaluation_only = (
+            SortedRows(folder / f"{name}.{what}.part", self._schema) for what in ("teaching", "beside")
         )
-        self._letters: list[DeadLetter] = []
+        self._dead_letters: list[DeadLetter] = []
         self._examples: list[DeadLetter] = []
         self._repairs = FieldRepairs()
         self._faults: Counter[str] = Counter()
@@ -211,29 +211,29 @@ class _Joining:
         self._counts: Counter[str] = Counter()
         self._unclear: Counter[str | None] = Counter()
 
-    def read(self, reading: Reading) -> None:
+    def read(self, reading: InputReader) -> None:
         """Take all labels of a log."""
         for records in (part for parts in reading for part in parts):
             labels, faults, tombstones, repaired = self._decoder.read(records)
             self._read += len(records) - tombstones
-            self._letters += [letter(fault, records) for fault in faults]
+            self._dead_letters += [to_dead_letter(fault, records) for fault in faults]
             examples = self._repairs.take(repaired, labels, records)
             room = EXAMPLES_MAX - len(self._examples)
-            self._examples += [letter(example, records) for example in examples[:room]]
+            self._examples += [to_dead_letter(example, records) for example in examples[:room]]
             self._faults.update(fault.message for fault in faults)
-            if len(self._letters) > UNREADABLE_MAX:
+            if len(self._dead_letters) > UNREADABLE_MAX:
                 raise self._unreadable()
-            clear, unclear = without_unclear(labels)
+            clear, unclear = split_unclear(labels)
             count_verdicts(self._unclear, unclear)
             labels = labels if not unclear else labels.take(clear)
             texts = _texts(labels, self._texts[1:])
             line = np.arange(self._lines, self._lines + len(labels))
             self._lines += len(labels)
             columns = [
-                *_hashed(texts[LABEL_FIELDS.index("labelled_event_id")]),
+                *_hash_columns(texts[LABEL_FIELDS.index("labelled_event_id")]),
                 pa.array(labels.time_ms),
                 pa.array(line),
-                pa.array(self._nameless(labels)),
+                pa.array(self._without_entity(labels)),
                 labels.event_id,
                 *texts,
             ]
@@ -252,57 +252,57 @@ class _Joining:
             '{ event_id = "…", time = "…", labelled_event_id = "…", verdict = "…" }'
         )
         return InputError(
-            f"{name}: {len(self._letters)} of {self._read} labels cannot be read, {count} of them "
+            f"{name}: {len(self._dead_letters)} of {self._read} labels cannot be read, {count} of them "
             f"because of {message}; {shape}"
         )
 
-    def _nameless(self, labels: EventBatch) -> Bools:
+    def _without_entity(self, labels: EventBatch) -> Bools:
         if len(self._texts) == 1 + len(LABEL_FIELDS):
             return np.ones(len(labels), np.bool_)
-        return labels_of_nobody(labels)
+        return labels_without_entity(labels)
 
     def join(self, tables: Sequence[EventTable]) -> None:
         """Join each label to the first event that has its id."""
-        if self._read and len(self._letters) == self._read:
+        if self._read and len(self._dead_letters) == self._read:
             raise self._unreadable()
         unclear = self._unclear.total()
-        if unclear and unclear + len(self._letters) == self._read:
+        if unclear and unclear + len(self._dead_letters) == self._read:
             raise InputError(
                 f"{self._name}: none of {self._read} labels says fraud or honest; they say "
-                f"{commonest(self._unclear)}; expected that "
+                f"{most_common_verdicts(self._unclear)}; expected that "
                 f"inputs.{self._name}.fields.verdict names the path of the verdict, and that its "
                 'values translate it, such as { path = "…", values = { "True" = "fraud" } }'
             )
-        last_ms = max((one.last_ms for one in tables), default=NOWHERE)
+        last_ms = max((one.last_ms for one in tables), default=NOT_FOUND)
         for number in range(PARTS):
             parts = [one.part(number, self._learning) for one in tables]
-            events = _Index(pa.concat_batches(parts))
+            events = _EventIndex(pa.concat_batches(parts))
             for labels in self._labels.part(number):
                 self._take(labels, events, last_ms)
 
-    def _take(self, labels: pa.RecordBatch, events: "_Index", last_ms: int) -> None:
+    def _take(self, labels: pa.RecordBatch, events: "_EventIndex", last_ms: int) -> None:
         row, several = events.find(labels)
-        known = row != NOWHERE
-        nameless: Bools = labels.column("nameless").to_numpy(zero_copy_only=False)
-        filled, named = self._filled(labels, events.rows, row, known & nameless)
+        known = row != NOT_FOUND
+        without_entity: Bools = labels.column("nameless").to_numpy(zero_copy_only=False)
+        filled, named = self._filled(labels, events.rows, row, known & without_entity)
         label_ms: I64 = labels.column("own_time").to_numpy()
-        due_ms = np.full(len(row), NOWHERE, np.int64)
+        due_ms = np.full(len(row), NOT_FOUND, np.int64)
         due_ms[known] = events.due_ms[row[known]]
-        time_ms = np.where(known, known_ms(label_ms, due_ms), label_ms)
+        time_ms = np.where(known, effective_ms(label_ms, due_ms), label_ms)
         placed = [labels.column(column) for column in ("own_time", "line")]
         columns = [pa.array(time_ms), *placed, *filled]
         joined = pa.RecordBatch.from_arrays(columns, schema=self._schema)
-        teaching = ~nameless | known & named
+        teaching = ~without_entity | known & named
         # What is saved of a run's state is then as of its last event, and knows nothing of later.
-        behind = (last_ms != NOWHERE) & (time_ms > last_ms)
+        behind = (last_ms != NOT_FOUND) & (time_ms > last_ms)
         self._teaching.add(joined.filter(pa.array(teaching & ~behind)))
-        self._aside.add(joined.filter(pa.array(teaching & behind | known & ~teaching)))
+        self._evaluation_only.add(joined.filter(pa.array(teaching & behind | known & ~teaching)))
         became = {
-            "named": ~nameless,
-            "joined": nameless & known & named,
-            "of_nobody": nameless & known & ~named,
-            "unknown_event": nameless & ~known,
-            "before_their_event": known & (label_ms < due_ms),
+            "with_entity": ~without_entity,
+            "joined": without_entity & known & named,
+            "event_without_entity": without_entity & known & ~named,
+            "unknown_event": without_entity & ~known,
+            "before_event": known & (label_ms < due_ms),
             "after_last_event": teaching & behind,
             "ambiguous": several,
         }
@@ -329,26 +329,26 @@ class _Joining:
     def written(self) -> JoinedLabels:
         """Write what came of it."""
         name, counts = self._name, self._counts
-        path, aside = (self._folder / f"{name}.{what}.part" for what in ("labels", "aside"))
+        path, evaluation_only = (self._folder / f"{name}.{what}.part" for what in ("labels", "aside"))
         self._write(path, self._teaching)
-        self._write(aside, self._aside)
+        self._write(evaluation_only, self._evaluation_only)
         said = {
             "read": self._read,
-            **{what: counts[what] for what in ("named", "joined", "of_nobody", "unknown_event")},
+            **{what: counts[what] for what in ("with_entity", "joined", "event_without_entity", "unknown_event")},
             "unclear": self._unclear.total(),
-            "dead_letters": len(self._letters),
+            "dead_letters": len(self._dead_letters),
         }
         assert self._read == sum(said.values()) - self._read, said
-        of_these = ("before_their_event", "after_last_event", "ambiguous")
+        of_these = ("before_event", "after_last_event", "ambiguous")
         said |= {what: counts[what] for what in of_these} | self._repairs.counts()
-        reading = FileReading(name, files_at(str(path)), self._config.inputs[name])
-        letters = self._letters + self._examples
-        return JoinedLabels(reading, aside, said, letters, self._unclear)
+        reading = FileReader(name, find_files(str(path)), self._config.inputs[name])
+        letters = self._dead_letters + self._examples
+        return JoinedLabels(reading, evaluation_only, said, letters, self._unclear)
 
-    def _write(self, path: Path, labels: Ordered) -> None:
+    def _write(self, path: Path, labels: SortedRows) -> None:
         """Write a table of Eddy's own fields, in the order in which the labels became known."""
         texts = [(name, pa.string()) for name in self._texts]
-        schema = pa.schema([("time", pa.int64()), ("type", pa.string()), *texts], metadata=OWN)
+        schema = pa.schema([("time", pa.int64()), ("type", pa.string()), *texts], metadata=EDDY_FIELDS)
         with TableFile(path, schema) as file:
             for batch in labels.batches():
                 kind = pa.repeat("label", len(batch))
@@ -356,7 +356,7 @@ class _Joining:
                 file.write([batch.column("time"), kind, *texts_of])
 
 
-class _Index:
+class _EventIndex:
     """A part's events by their id. rows: as an event table has them."""
 
     def __init__(self, rows: pa.RecordBatch) -> None:
@@ -365,7 +365,7 @@ class _Index:
         by_time = np.argsort(rows.column("time").to_numpy(), kind="stable")
         # of equal ids the first in this order, so that of two at the same time the first stands
         self._ids, first, count = np.unique(
-            _ids_in(rows)[by_time], return_index=True, return_counts=True
+            _id_hashes(rows)[by_time], return_index=True, return_counts=True
         )
         self._row: I64 = by_time[first]
         self._several = count > 1
@@ -373,8 +373,8 @@ class _Index:
     def find(self, labels: pa.RecordBatch) -> tuple[I64, Bools]:
         """int64[n], the row of the event that each label means, or NOWHERE; and bool[n], whether
         several have its id."""
-        wanted = _ids_in(labels)
-        row: I64 = np.full(len(wanted), NOWHERE)
+        wanted = _id_hashes(labels)
+        row: I64 = np.full(len(wanted), NOT_FOUND)
         several = np.zeros(len(wanted), np.bool_)
         place = np.searchsorted(self._ids, wanted)
         known = np.flatnonzero(place < len(self._ids))
@@ -384,14 +384,14 @@ class _Index:
         return row, several
 
 
-def _hashed(ids: pa.StringArray) -> Iterator[pa.Array]:
+def _hash_columns(ids: pa.StringArray) -> Iterator[pa.Array]:
     """The columns by which rows are joined. What has no id has the hash of none."""
     hashed = hash_text(ids, ID_KEY).view(np.int64)
     yield pa.array((hashed[:, 0] & (PARTS - 1)).astype(np.uint8))
     yield from (pa.array(np.ascontiguousarray(hashed[:, i])) for i in range(2))
 
 
-def _ids_in(rows: pa.RecordBatch) -> NDArray[np.void]:
+def _id_hashes(rows: pa.RecordBatch) -> NDArray[np.void]:
     """V16[n]: the ids' hashes."""
     halves = [rows.column(name).to_numpy() for name in ("low", "high")]
     return np.stack(halves, axis=1).view("V16")[:, 0]

@@ -2,7 +2,7 @@
 
 A row a labelled event, and a row for the entities that labels name without an event, in the order
 in which they became known: when what holds at the end was first said, since anything else was. By it
-a run is judged: what had become known at which time is in the events' own order, not here.
+a run is evaluated: what had become known at which time is in the events' own order, not here.
 """
 
 from collections.abc import Iterator
@@ -16,11 +16,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from detectors.monitor import LABEL
+from schemas.events import LABEL_TYPE
 from schemas.columns import EventBatch
 from schemas.events import ENTITY_FIELDS
 from stream import database
-from stream.replay.tables import ROW_GROUP_ROWS, TIME, Shown, TableFile, batches_in, column
+from stream.replay.tables import ROW_GROUP_ROWS, TIME, DisplayIds, TableFile, read_table_batches, column
 
 SCHEMA: Final = pa.schema(
     [
@@ -34,13 +34,13 @@ SCHEMA: Final = pa.schema(
 they may be shown; they are null beside an event id."""
 
 _ROWS: Final = 1_000_000_000_000
-_PLACE: Final = f"epoch_ms(known_time)::HUGEINT * {_ROWS} + file_row_number"
+_ORDER_KEY: Final = f"epoch_ms(known_time)::HUGEINT * {_ROWS} + file_row_number"
 """Orders labels by when they became known, then by when they were heard."""
-_TIME: Final = f"(since // {_ROWS})::BIGINT"
+_ORDER_TIME: Final = f"(since // {_ROWS})::BIGINT"
 _ENTITIES: Final = (
     column(name, pa.string(), f"{name} of a label that names no event") for name in ENTITY_FIELDS
 )
-_HEARD: Final = pa.schema([*SCHEMA, *_ENTITIES])
+_ALL_LABELS: Final = pa.schema([*SCHEMA, *_ENTITIES])
 
 
 class LabelBatch(NamedTuple):
@@ -51,34 +51,34 @@ class LabelBatch(NamedTuple):
     time_ms: pa.Int64Array
 
 
-def labels_of(events: EventBatch) -> LabelBatch:
+def labels_among(events: EventBatch) -> LabelBatch:
     """The labels among events."""
-    rows = np.flatnonzero(events.type_code == LABEL)
+    rows = np.flatnonzero(events.type_code == LABEL_TYPE)
     picked = pa.array(rows)
     texts = {name: column.take(picked) for name, column in events.text.items()}
     return LabelBatch(texts, pa.array(events.time_ms[rows]))
 
 
-def labels_in(path: Path) -> Iterator[LabelBatch]:
+def read_labels(path: Path) -> Iterator[LabelBatch]:
     """The labels in a table of Eddy's own fields."""
-    for batch in batches_in(path):
+    for batch in read_table_batches(path):
         texts = {name: batch.column(name) for name in batch.schema.names if name != "time"}
         yield LabelBatch(texts, batch.column("time"))
 
 
-class LastWords:
+class FinalLabels:
     """Hears every label, and writes the last word on each event at the end.
 
     path: of labels.parquet. work: a folder for what it has heard until then. shown: what may be
     shown of entities.
     """
 
-    def __init__(self, path: Path, work: Path, shown: Shown) -> None:
+    def __init__(self, path: Path, work_dir: Path, display_ids: DisplayIds) -> None:
         self._path = path
-        self._work = work
-        self._shown = shown
-        self._heard = work / "labels_heard.parquet"
-        self._opened = ExitStack()
+        self._work = work_dir
+        self._display_ids = display_ids
+        self._all_labels = work_dir / "labels_accepted.parquet"
+        self._open_files = ExitStack()
         self._file: TableFile | None = None
 
     def __enter__(self) -> Self:
@@ -90,7 +90,7 @@ class LastWords:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._opened.close()
+        self._open_files.close()
 
     def add(self, labels: LabelBatch) -> None:
         """Hear labels. Raises ExtraMissing without DuckDB: better now than at the end."""
@@ -99,12 +99,12 @@ class LastWords:
             return
         if self._file is None:
             database.check_installed()
-            self._file = self._opened.enter_context(TableFile(self._heard, _HEARD))
+            self._file = self._open_files.enter_context(TableFile(self._all_labels, _ALL_LABELS))
         absent = pa.nulls(count, pa.string())
-        said = ("labelled_event_id", "verdict", "kind")
-        event_id, *others = (labels.texts.get(name, absent) for name in said)
+        label_columns = ("labelled_event_id", "verdict", "kind")
+        event_id, *others = (labels.texts.get(name, absent) for name in label_columns)
         entities = (
-            self._shown(name, pc.if_else(event_id.is_null(), labels.texts[name], absent))
+            self._display_ids(name, pc.if_else(event_id.is_null(), labels.texts[name], absent))
             if name in labels.texts
             else absent
             for name in ENTITY_FIELDS
@@ -116,17 +116,17 @@ class LastWords:
         if self._file is None:
             pq.write_table(SCHEMA.empty_table(), self._path)
             return
-        self._opened.close()
-        with database.opened(self._work) as tables:
+        self._open_files.close()
+        with database.open_database(self._work) as tables:
             counts = tables.execute(
                 f"SELECT {', '.join(f'count({name})' for name in ENTITY_FIELDS)} "
-                f"FROM {database.parquet(self._heard)}"
+                f"FROM {database.parquet_source(self._all_labels)}"
             ).fetchall()[0]
             named = [name for name, count in zip(ENTITY_FIELDS, counts, strict=True) if count]
             # numbers in groups and joins can be spilled to disk, rows in windows hardly
             tables.execute(
-                f"CREATE VIEW heard AS SELECT *, {_about(['event_id', *named])} AS about, "
-                f"{_PLACE} AS place FROM {database.parquet(self._heard, numbered=True)}"
+                f"CREATE VIEW heard AS SELECT *, {_subject_key(['event_id', *named])} AS about, "
+                f"{_ORDER_KEY} AS place FROM {database.parquet_source(self._all_labels, numbered=True)}"
             )
             tables.execute(
                 "CREATE TABLE last AS SELECT about, max(place) AS place, min(place) AS since, "
@@ -139,17 +139,17 @@ class LastWords:
                 "FROM heard JOIN last USING (about) WHERE contradicted >= 0 AND heard.place > contradicted "
                 "GROUP BY about) AS again WHERE again.about = last.about"
             )
-            said = [name for name in (*SCHEMA.names, *named) if name != "known_time"]
+            label_columns = [name for name in (*SCHEMA.names, *named) if name != "known_time"]
             found = tables.sql(
-                f"SELECT {', '.join(said)}, make_timestamp_ms({_TIME}) AS known_time "
+                f"SELECT {', '.join(label_columns)}, make_timestamp_ms({_ORDER_TIME}) AS known_time "
                 "FROM heard JOIN last USING (about, place) ORDER BY since"
             ).to_arrow_reader(ROW_GROUP_ROWS)
-            schema = pa.schema([_HEARD.field(name) for name in (*SCHEMA.names, *named)])
+            schema = pa.schema([_ALL_LABELS.field(name) for name in (*SCHEMA.names, *named)])
             with TableFile(self._path, schema) as file:
                 file.write_batches(found)
 
 
-def _about(names: list[str]) -> str:
+def _subject_key(names: list[str]) -> str:
     """A number for what these columns name together."""
     each = (f"coalesce(md5({name}), '-')" for name in names)
     return f"md5_number(concat({', '.join(each)}))"

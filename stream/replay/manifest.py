@@ -16,34 +16,34 @@ import xxhash
 import detectors
 import schemas
 import stream
-from stream.config import Config, Steering, steered, steering
+from stream.config import Config, StateConfig, with_state_config, state_config
 from stream.errors import InputError
-from stream.inputs.places import digest
-from stream.replay.span import Split
+from stream.inputs.places import file_digest
+from stream.replay.span import TimeSplit
 
 MANIFEST: Final = "manifest.json"
-VERSION: Final = 1
+VERSION: Final = 2
 LIBRARIES: Final = ("eddywatch", "numpy", "numba", "llvmlite", "pyarrow", "river", "orjson")
 
 
-class Content(NamedTuple):
+class ManifestFile(NamedTuple):
     """A file that was read. content: what it is known by, see `places.File`."""
 
     name: str
     size_bytes: int
-    content: str
+    fingerprint: str
 
 
-class Source(NamedTuple):
+class ManifestInput(NamedTuple):
     """One input. places: paths and addresses; of a topic its offsets, by partition, in which case
     there are no files."""
 
     name: str
-    places: list[str]
-    files: list[Content]
+    locations: list[str]
+    files: list[ManifestFile]
 
 
-class Origin(msgspec.Struct, frozen=True, kw_only=True):
+class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     """What a run's results follow from.
 
     code: versions, a hash of Eddy's own sources, and the processor, by what each is of. group, mode:
@@ -55,29 +55,29 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     code: dict[str, str]
     group: str
     mode: Literal["live", "shadow"]
-    config: Steering
-    inputs: list[Source]
-    labels: list[Source]
-    split: Split
+    config: StateConfig
+    inputs: list[ManifestInput]
+    labels: list[ManifestInput]
+    split: TimeSplit
     features: bool
 
 
-class Manifest(Origin, frozen=True, kw_only=True):
+class Manifest(Provenance, frozen=True, kw_only=True):
     """The same, and the hash of each file that came of it, but of those that hold how long it
     took."""
 
     outputs: dict[str, str]
 
 
-def origin(
-    config: Config, inputs: list[Source], labels: list[Source], split: Split, features: bool
-) -> Origin:
+def provenance(
+    config: Config, inputs: list[ManifestInput], labels: list[ManifestInput], split: TimeSplit, features: bool
+) -> Provenance:
     """What a run that is about to begin follows from."""
-    return Origin(
+    return Provenance(
         code=dict(code()),
         group=config.group,
         mode=config.mode,
-        config=steering(config),
+        config=state_config(config),
         inputs=inputs,
         labels=labels,
         split=split,
@@ -85,9 +85,9 @@ def origin(
     )
 
 
-def manifest(of: Origin, outputs: Mapping[str, Path]) -> bytes:
+def manifest(of: Provenance, outputs: Mapping[str, Path]) -> bytes:
     """The manifest as it is written. outputs: files by the name that they will have."""
-    found = {name: digest(path) for name, path in outputs.items()}
+    found = {name: file_digest(path) for name, path in outputs.items()}
     whole = Manifest(**msgspec.structs.asdict(of), outputs=found)
     return msgspec.json.format(msgspec.json.encode(whole), indent=2) + b"\n"
 
@@ -104,15 +104,15 @@ def read(path: Path) -> Manifest:
     return found
 
 
-def config_of(found: Manifest, given: Config | None) -> Config:
+def rebuild_config(found: Manifest, provided: Config | None) -> Config:
     """The configuration of that run. given: where its secret, and the broker, are taken from.
 
     Raises InputError where the secret is another one.
     """
     own = found.config
-    base = given or Config(inputs=own.inputs, monitors=own.monitors)
-    config = steered(msgspec.structs.replace(base, group=found.group, mode=found.mode), own)
-    if steering(config).secret != own.secret:
+    base = provided or Config(inputs=own.inputs, monitors=own.monitors)
+    config = with_state_config(msgspec.structs.replace(base, group=found.group, mode=found.mode), own)
+    if state_config(config).secret != own.secret:
         raise InputError(
             "the run had another secret, which its manifest does not hold; expected CONFIG beside "
             "--again, with the secret that the run had"
@@ -120,13 +120,13 @@ def config_of(found: Manifest, given: Config | None) -> Config:
     return config
 
 
-def differences(found: Manifest, now: Origin) -> list[str]:
+def input_differences(found: Manifest, now: Provenance) -> list[str]:
     """How the inputs as they are now differ from those of that run."""
     pairs = zip([*found.inputs, *found.labels], [*now.inputs, *now.labels], strict=True)
-    return [line for pair in pairs for line in _differ(*pair)]
+    return [line for pair in pairs for line in _file_differences(*pair)]
 
 
-def _differ(then: Source, now: Source) -> Iterator[str]:
+def _file_differences(then: ManifestInput, now: ManifestInput) -> Iterator[str]:
     before, after = ({file.name: file for file in one.files} for one in (then, now))
     for name in sorted(before.keys() | after.keys()):
         if name not in after:
@@ -136,8 +136,8 @@ def _differ(then: Source, now: Source) -> Iterator[str]:
         elif before[name] != after[name]:
             was, now_is = before[name], after[name]
             yield (
-                f"{then.name}: {name} has changed: {now_is.size_bytes} bytes, {now_is.content}; "
-                f"expected {was.size_bytes} bytes, {was.content}"
+                f"{then.name}: {name} has changed: {now_is.size_bytes} bytes, {now_is.fingerprint}; "
+                f"expected {was.size_bytes} bytes, {was.fingerprint}"
             )
 
 
@@ -151,7 +151,7 @@ def code_differences(found: Manifest) -> list[str]:
     ]
 
 
-def outputs_that_differ(found: Manifest, again: Manifest) -> list[str]:
+def changed_outputs(found: Manifest, again: Manifest) -> list[str]:
     """The files that came out with other bytes."""
     names = sorted(found.outputs.keys() | again.outputs.keys())
     return [name for name in names if found.outputs.get(name) != again.outputs.get(name)]

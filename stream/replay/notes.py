@@ -7,30 +7,30 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from detectors.learning import KNOWN_MIN
+from detectors.learning import EVALUATED_MIN
 from schemas.columns import EventBatch
 from schemas.dead_letters import DeadLetter
-from stream.clock import text_of
-from stream.config import ASSESS, Config, fields_wanted
-from stream.inputs.partitioning import misplaced
+from stream.clock import format_time_ms
+from stream.config import ASSESS, Config, extracted_fields
+from stream.inputs.partitioning import find_misplaced
 from stream.noticing import (
-    IF_SECONDS,
-    SECONDS_MS,
-    filled,
-    if_misspelt,
+    SECONDS_HINT,
+    SECONDS_SUSPECTED_BELOW_MS,
+    present_fields,
+    misspelling_hint,
     mapped_fields,
-    position,
+    record_position,
     registry_hint,
 )
-from stream.replay.labels import commonest, count_verdicts
-from stream.replay.odd_texts import OddTexts
+from stream.replay.labels import most_common_verdicts, count_verdicts
+from stream.replay.odd_texts import SuspiciousTexts
 from stream.replay.summary import Tally
-from stream.shard import Emitted
+from stream.shard import ShardOutput
 from stream.stages.repairs import count_name
 
 
 @dataclass(slots=True)
-class _Letters:
+class _DeadLetterCount:
     """Dead letters of an input with the same code; the first is the example."""
 
     count: int
@@ -40,7 +40,7 @@ class _Letters:
 
 
 @dataclass(slots=True)
-class _Keys:
+class _PartitionCheck:
     """Events of an input that were checked for their partition; the first that is in another one is
     the example."""
 
@@ -49,47 +49,47 @@ class _Keys:
     example: str = ""
 
 
-class Notes:
+class ReplayNotes:
     """Looks at all that a run reads, and says at the end what is odd."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
         self._absent: dict[str, set[str]] = {}
         self._unclear: dict[str, Counter[str | None]] = {}
-        self._letters: dict[tuple[str, str], _Letters] = {}
-        self._texts: dict[str, OddTexts] = {}
+        self._dead_letters: dict[tuple[str, str], _DeadLetterCount] = {}
+        self._texts: dict[str, SuspiciousTexts] = {}
         self._repaired: dict[str, dict[str, str]] = {}
         """By topic, then by count of a repair: the first example."""
-        self._keys: dict[str, _Keys] = {}
+        self._partition_checks: dict[str, _PartitionCheck] = {}
 
-    def take(self, name: str, emitted: Emitted, *, of_table: bool = False) -> None:
+    def add_batch(self, name: str, output: ShardOutput, *, of_table: bool = False) -> None:
         """Look at the output of a batch of an input, or of an internal log. of_table: the batch is of
         a columnar file."""
         if of_table:
-            self._texts.setdefault(name, OddTexts()).take(emitted.events)
-        self.take_letters(emitted.dead_letters)
-        if name in self._config.inputs and len(emitted.events):
+            self._texts.setdefault(name, SuspiciousTexts()).take(output.events)
+        self.add_dead_letters(output.dead_letters)
+        if name in self._config.inputs and len(output.events):
             if name not in self._absent:
-                self._absent[name] = set(fields_wanted(self._config, name))
-            self._absent[name] -= filled(emitted.events, self._absent[name])
-            self._take_keys(name, emitted.events)
+                self._absent[name] = set(extracted_fields(self._config, name))
+            self._absent[name] -= present_fields(output.events, self._absent[name])
+            self._check_partitions(name, output.events)
 
-    def _take_keys(self, name: str, events: EventBatch) -> None:
-        found = misplaced(events, self._config.inputs[name])
-        keys = self._keys.setdefault(name, _Keys())
+    def _check_partitions(self, name: str, events: EventBatch) -> None:
+        found = find_misplaced(events, self._config.inputs[name])
+        keys = self._partition_checks.setdefault(name, _PartitionCheck())
         keys.checked += found.checked
         if len(found.rows) and not keys.misplaced:
-            keys.example = position(events, int(found.rows[0]))
+            keys.example = record_position(events, int(found.rows[0]))
         keys.misplaced += len(found.rows)
 
-    def take_verdicts(self, name: str, unclear: Counter[str | None]) -> None:
+    def add_unclear_verdicts(self, name: str, unclear: Counter[str | None]) -> None:
         """Count labels of an input that say neither fraud nor honest."""
         if unclear:
             count_verdicts(self._unclear.setdefault(name, Counter()), unclear)
 
-    def take_letters(self, letters: Sequence[DeadLetter]) -> None:
+    def add_dead_letters(self, dead_letters: Sequence[DeadLetter]) -> None:
         """Count dead letters by their input and code, and remember the first examples of repairs."""
-        for letter in letters:
+        for letter in dead_letters:
             headers = dict(letter.headers)
             topic, code = headers["eddy-topic"].decode(), headers["eddy-code"].decode()
             message, offset = headers["eddy-message"].decode(), headers["eddy-offset"].decode()
@@ -97,28 +97,28 @@ class Notes:
                 name = count_name(headers["eddy-field"].decode(), code)
                 self._repaired.setdefault(topic, {}).setdefault(name, f"record {offset}: {message}")
                 continue
-            if (topic, code) not in self._letters:
-                self._letters[topic, code] = _Letters(0, message, offset, registry_hint(letter))
-            self._letters[topic, code].count += 1
+            if (topic, code) not in self._dead_letters:
+                self._dead_letters[topic, code] = _DeadLetterCount(0, message, offset, registry_hint(letter))
+            self._dead_letters[topic, code].count += 1
 
-    def told(self, tally: Tally) -> Iterator[str]:
+    def sentences(self, tally: Tally) -> Iterator[str]:
         """The sentences, all counted."""
         yield from chain(
-            self._of_letters(tally),
-            self._of_repairs(tally),
-            self._of_fields(),
-            self._of_keys(),
-            self._of_times(tally),
-            self._of_monitors(tally),
-            self._of_verdicts(),
-            self._of_learning(tally),
+            self._dead_letter_notes(tally),
+            self._repair_notes(tally),
+            self._absent_field_notes(),
+            self._partition_notes(),
+            self._time_notes(tally),
+            self._monitor_notes(tally),
+            self._verdict_notes(),
+            self._learning_notes(tally),
             *(texts.notes(name) for name, texts in self._texts.items()),
         )
 
-    def _of_letters(self, tally: Tally) -> Iterator[str]:
+    def _dead_letter_notes(self, tally: Tally) -> Iterator[str]:
         """The commonest reason of each input, with an example."""
-        for topic in dict.fromkeys(topic for topic, _ in self._letters):
-            of_topic = {code: of for (name, code), of in self._letters.items() if name == topic}
+        for topic in dict.fromkeys(topic for topic, _ in self._dead_letters):
+            of_topic = {code: of for (name, code), of in self._dead_letters.items() if name == topic}
             code, most = max(of_topic.items(), key=lambda one: one[1].count)
             total = sum(one.count for one in of_topic.values())
             hint = most.hint
@@ -130,7 +130,7 @@ class Notes:
                 f"{most.offset}: {most.message}{hint}"
             )
 
-    def _of_repairs(self, tally: Tally) -> Iterator[str]:
+    def _repair_notes(self, tally: Tally) -> Iterator[str]:
         """The commonest repair of each input, with an example."""
         for topic, examples in self._repaired.items():
             named = (n for n, spec in self._config.inputs.items() if topic in (n, spec.topic))
@@ -144,16 +144,16 @@ class Notes:
                 f"them {most.partition('/')[2]}, such as {examples[most]}; their events are kept"
             )
 
-    def _of_fields(self) -> Iterator[str]:
+    def _absent_field_notes(self) -> Iterator[str]:
         """Fields that are mapped by name, and were nowhere. Labels may name an event alone."""
         for name, absent in self._absent.items():
             for field, paths in mapped_fields(self._config, name).items():
                 if field in absent:
-                    yield f"{name}: no event has {field}, mapped from {paths}; {if_misspelt(name, field)}"
+                    yield f"{name}: no event has {field}, mapped from {paths}; {misspelling_hint(name, field)}"
 
-    def _of_keys(self) -> Iterator[str]:
+    def _partition_notes(self) -> Iterator[str]:
         """Inputs whose keyed_by is not true."""
-        for name, keys in self._keys.items():
+        for name, keys in self._partition_checks.items():
             if keys.misplaced:
                 spec = self._config.inputs[name]
                 yield (
@@ -163,12 +163,12 @@ class Notes:
                     "or partitioner, or remove both"
                 )
 
-    def _of_times(self, tally: Tally) -> Iterator[str]:
+    def _time_notes(self, tally: Tally) -> Iterator[str]:
         """Seconds that were read as milliseconds."""
-        if tally.last_ms is not None and tally.last_ms < SECONDS_MS:
-            yield (f"the latest event is of {text_of(tally.last_ms)}; {IF_SECONDS}")
+        if tally.last_ms is not None and tally.last_ms < SECONDS_SUSPECTED_BELOW_MS:
+            yield (f"the latest event is of {format_time_ms(tally.last_ms)}; {SECONDS_HINT}")
 
-    def _of_monitors(self, tally: Tally) -> Iterator[str]:
+    def _monitor_notes(self, tally: Tally) -> Iterator[str]:
         """Monitors that had events and scored none."""
         for monitor in self._config.monitors:
             counts = tally.monitors.get(monitor.name, Counter())
@@ -178,28 +178,28 @@ class Notes:
             why = f"no event has its entity, {monitor.entity}" if nowhere else "none concerns it"
             yield f"monitor {monitor.name} scored none of {counts['not_applicable']:,} events: {why}"
 
-    def _of_verdicts(self) -> Iterator[str]:
+    def _verdict_notes(self) -> Iterator[str]:
         """Labels that say nothing."""
         for name, unclear in self._unclear.items():
             yield (
                 f"{name}: {unclear.total():,} labels say neither fraud nor honest: "
-                f"{commonest(unclear)}; they teach nobody, and their events are judged as honest, "
+                f"{most_common_verdicts(unclear)}; they teach nobody, and their events are evaluated as honest, "
                 f"as all without a label are: translate them by inputs.{name}.fields.verdict"
             )
 
-    def _of_learning(self, tally: Tally) -> Iterator[str]:
+    def _learning_notes(self, tally: Tally) -> Iterator[str]:
         """Whether what is learned from labels decides what assess says."""
         if self._config.assess is None or self._config.assess.learning is None:
             return
         counts = tally.monitors.get(ASSESS, Counter())
-        if counts["learning_speaks"]:
+        if counts["learning_active"]:
             yield "learning spoke at the end: assess weighs the monitors by what labels said"
             return
         frauds, honest = counts["learning_frauds"], counts["learning_honest"]
         why = (
             f"{frauds:,} frauds and {honest:,} honest ones of late among the labels of events that "
-            f"it foretold, {KNOWN_MIN:.0f} of each needed in a partition"
-            if min(frauds, honest) < KNOWN_MIN
+            f"it foretold, {EVALUATED_MIN:.0f} of each needed in a partition"
+            if min(frauds, honest) < EVALUATED_MIN
             else "it foretold labels no better than the monitors alone"
         )
         yield f"learning did not speak at the end, assess is as without labels: {why}"

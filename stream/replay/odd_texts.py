@@ -21,7 +21,7 @@ IDS_MAX: Final = 10_000
 IDS: Final = frozenset({*ENTITY_FIELDS, "labelled_event_id"})
 
 
-class OddTexts:
+class SuspiciousTexts:
     """Oddities in the texts of one input's tables."""
 
     def __init__(self) -> None:

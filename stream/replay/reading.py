@@ -12,16 +12,16 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from stream.config import Config, entities_of_labels, input_is_read
-from stream.decoding import HowRead, how_read
-from stream.inputs import Reading
+from stream.config import Config, label_entity_fields, is_input_read
+from stream.decoding import DecodingKey, decoding_key
+from stream.inputs import InputReader
 from stream.replay.labels import EventTable, join
 from stream.replay.opening import Input
-from stream.replay.run import Run
-from stream.shard import route_of
+from stream.replay.run import ReplayRun
+from stream.shard import make_route
 
 
-def sources_of(runs: Sequence[Run], names: Sequence[str]) -> list[tuple[Reading, list[Run]]]:
+def shared_readings(runs: Sequence[ReplayRun], names: Sequence[str]) -> list[tuple[InputReader, list[ReplayRun]]]:
     """Each log once for all runs that take the same events from it; then each run's labels.
 
     A run that drops other records has come elsewhere in it, and would lead the others astray: which
@@ -31,9 +31,9 @@ def sources_of(runs: Sequence[Run], names: Sequence[str]) -> list[tuple[Reading,
     goes first, so that a run reads as it would alone.
     """
     labels = _joined(runs)  # which reads all events, before the logs are begun anew
-    shared: dict[_Key | tuple[str, Run], tuple[Input, list[Run]]] = {}
+    shared: dict[_InputKey | tuple[str, ReplayRun], tuple[Input, list[ReplayRun]]] = {}
     for run in runs:
-        for one in run.asked.events:
+        for one in run.request.events:
             key = (one.topic, run) if one.log else _key(run.config, one)
             shared.setdefault(key, (one, []))[1].append(run)
     in_order = sorted(shared.values(), key=lambda source: list(names).index(source[0].name))
@@ -41,55 +41,55 @@ def sources_of(runs: Sequence[Run], names: Sequence[str]) -> list[tuple[Reading,
     return [*events, *labels]
 
 
-class _Key(NamedTuple):
+class _InputKey(NamedTuple):
     """What must be alike for two runs to take the same for the events of an input."""
 
-    how: HowRead
+    how: DecodingKey
     duplicate_window: int
     is_read: bool
 
 
 @dataclass(slots=True)
-class _Shared:
+class _JoinedInput:
     """An input that labels are joined to. learned: the entities that they get, in whichever run."""
 
     input: Input
     config: Config
-    learned: set[str] = field(default_factory=set)
+    entity_fields: set[str] = field(default_factory=set)
 
     def table(self, folder: Path) -> EventTable:
         """Its events; who asks is given them as his run will take them."""
-        table = EventTable(folder / "events.part", sorted(self.learned))
-        table.read(self.input.readings(), partial(route_of, self.config, self.input.name))
+        table = EventTable(folder / "events.part", sorted(self.entity_fields))
+        table.read(self.input.readings(), partial(make_route, self.config, self.input.name))
         return table
 
 
-def _joined(runs: Sequence[Run]) -> list[tuple[Reading, list[Run]]]:
+def _joined(runs: Sequence[ReplayRun]) -> list[tuple[InputReader, list[ReplayRun]]]:
     """The labels of every run that has some, as it is to read them."""
-    labelled = [run for run in runs if run.asked.labels]
-    shared: dict[_Key, _Shared] = {}
+    labelled = [run for run in runs if run.request.labels]
+    shared: dict[_InputKey, _JoinedInput] = {}
     for run in labelled:
-        names = [one.name for one in run.asked.labels]
-        for one in run.asked.events:
-            of = shared.setdefault(_key(run.config, one), _Shared(one, run.config))
-            of.learned.update(*(entities_of_labels(run.config, name) for name in names))
+        names = [one.name for one in run.request.labels]
+        for one in run.request.events:
+            of = shared.setdefault(_key(run.config, one), _JoinedInput(one, run.config))
+            of.entity_fields.update(*(label_entity_fields(run.config, name) for name in names))
     with ExitStack() as opened:
         folders = (
-            Path(opened.enter_context(TemporaryDirectory(dir=labelled[0].work))) for _ in shared
+            Path(opened.enter_context(TemporaryDirectory(dir=labelled[0].work_dir))) for _ in shared
         )
         tables = {key: of.table(next(folders)) for key, of in shared.items()}
-        joined = [(_join(run, one, tables), [run]) for run in labelled for one in run.asked.labels]
+        joined = [(_join(run, one, tables), [run]) for run in labelled for one in run.request.labels]
     pa.default_memory_pool().release_unused()  # else what it took stays beside what runs take
     return joined
 
 
-def _join(run: Run, labels: Input, tables: Mapping[_Key, EventTable]) -> Reading:
-    own = [tables[_key(run.config, one)] for one in run.asked.events]
-    joined = join(run.config, labels.name, labels.readings(), own, run.work)
-    run.take_joined(labels.name, joined)
+def _join(run: ReplayRun, labels: Input, tables: Mapping[_InputKey, EventTable]) -> InputReader:
+    own = [tables[_key(run.config, one)] for one in run.request.events]
+    joined = join(run.config, labels.name, labels.readings(), own, run.work_dir)
+    run.add_joined_labels(labels.name, joined)
     return joined.reading
 
 
-def _key(config: Config, one: Input) -> _Key:
-    window, is_read = config.limits.duplicate_window, input_is_read(config, one.name)
-    return _Key(how_read(config, one.name), window, is_read)
+def _key(config: Config, one: Input) -> _InputKey:
+    window, is_read = config.limits.duplicate_window, is_input_read(config, one.name)
+    return _InputKey(decoding_key(config, one.name), window, is_read)

@@ -14,16 +14,16 @@ import pyarrow as pa
 
 from schemas.alerts import Alert, alert_record
 from schemas.dead_letters import DeadLetter, as_json_line
-from stream.alerting import Teller
-from stream.chain import Judged
+from stream.alerting import AlertBuilder
+from stream.chain import ScoredEvents
 from stream.config import Config
 from stream.errors import InputError, OutputFailure
-from stream.replay.incident_events import with_events
+from stream.replay.incident_events import add_first_events
 from stream.replay.incident_table import write_incidents
-from stream.replay.incidents import Opened, opened_in
-from stream.replay.last_words import LabelBatch, LastWords
-from stream.replay.manifest import MANIFEST, Origin, manifest
-from stream.replay.span import Span
+from stream.replay.incidents import OpenedIncidents, read_opened_incidents
+from stream.replay.last_words import LabelBatch, FinalLabels
+from stream.replay.manifest import MANIFEST, Provenance, manifest
+from stream.replay.span import EvaluationSpan
 from stream.replay.summary import Summary
 from stream.replay.tables import (
     ALERT_COLUMNS,
@@ -49,13 +49,13 @@ FILES: Final = (
     *(ALERT_LINES, DEAD_LETTERS, ALERTS, INCIDENTS, SCORES, FEATURES, LABELS, FRAUDS),
     *(MANIFEST, PAGE, SUMMARY),
 )
-TIMED: Final = frozenset({SUMMARY, PAGE})
+TIMING_FILES: Final = frozenset({SUMMARY, PAGE})
 """The files that say how long it took; two runs of the same agree in every byte of all others."""
-PART: Final = ".part"
+PART_SUFFIX: Final = ".part"
 """Ends the name of a file that is still being written."""
-WORK: Final = f"work{PART}"
+WORK_DIR: Final = f"work{PART_SUFFIX}"
 """The folder of what is needed only while a replay runs."""
-OWN: Final = frozenset((*FILES, *(name + PART for name in FILES), WORK))
+OWN_FILES: Final = frozenset((*FILES, *(name + PART_SUFFIX for name in FILES), WORK_DIR))
 """Everything that a run may leave in its folder."""
 
 
@@ -69,7 +69,7 @@ def make_folder(path: Path) -> None:
         raise InputError(f"{path}: the folder cannot be made: {error}") from error
 
 
-def refuse_foreign(out_dir: Path, ours: Collection[str]) -> None:
+def require_replay_folder(out_dir: Path, ours: Collection[str]) -> None:
     """Raise InputError if the folder holds anything else than what is named."""
     if not out_dir.exists():
         return
@@ -84,7 +84,7 @@ def refuse_foreign(out_dir: Path, ours: Collection[str]) -> None:
 
 
 @contextmanager
-def written_to(out_dir: Path) -> Iterator[None]:
+def map_write_errors(out_dir: Path) -> Iterator[None]:
     """Raise OutputFailure where the block fails to write: reading has errors of its own."""
     try:
         yield
@@ -93,24 +93,24 @@ def written_to(out_dir: Path) -> Iterator[None]:
         raise OutputFailure(f"{out_dir}: the results cannot be written: {reason}") from error
 
 
-class Recording:
+class RunFiles:
     """The files of a run, under other names until `finish`; left without it, they are removed.
 
     origin: what they follow from, and whether features.parquet is wanted, too.
     """
 
     def __init__(
-        self, out_dir: Path, config: Config, teller: Teller, span: Span, origin: Origin
+        self, out_dir: Path, config: Config, alert_builder: AlertBuilder, span: EvaluationSpan, provenance: Provenance
     ) -> None:
-        self._parts = {name: out_dir / (name + PART) for name in FILES}
+        self._parts = {name: out_dir / (name + PART_SUFFIX) for name in FILES}
         self._out_dir = out_dir
         self._config = config
-        self._teller = teller
+        self._teller = alert_builder
         self._span = span
-        self._origin = origin
-        self._opened = ExitStack()
-        self.work = out_dir / WORK
-        self.labels_heard = 0
+        self._provenance = provenance
+        self._open_files = ExitStack()
+        self.work_dir = out_dir / WORK_DIR
+        self.labels_accepted = 0
 
     def __enter__(self) -> Self:
         try:
@@ -121,18 +121,18 @@ class Recording:
         return self
 
     def _open(self) -> None:
-        shutil.rmtree(self.work, ignore_errors=True)  # of a replay that was killed
-        self.work.mkdir()
-        enter, parts = self._opened.enter_context, self._parts
+        shutil.rmtree(self.work_dir, ignore_errors=True)  # of a replay that was killed
+        self.work_dir.mkdir()
+        enter, parts = self._open_files.enter_context, self._parts
         self._alert_lines: IO[bytes] = enter(parts[ALERT_LINES].open("wb"))
-        self._letters: IO[bytes] = enter(parts[DEAD_LETTERS].open("wb"))
+        self._dead_letters: IO[bytes] = enter(parts[DEAD_LETTERS].open("wb"))
         self._alerts = enter(TableFile(parts[ALERTS], ALERT_COLUMNS, ALERT_GROUP_ROWS))
-        self._judged: list[ScoreFile | FeatureFile] = [
-            enter(ScoreFile(parts[SCORES], self._config, self._span, self._teller.shown))
+        self._score_files: list[ScoreFile | FeatureFile] = [
+            enter(ScoreFile(parts[SCORES], self._config, self._span, self._teller.display_ids))
         ]
-        if self._origin.features:
-            self._judged.append(enter(FeatureFile(parts[FEATURES], self._config)))
-        self._labels = enter(LastWords(parts[LABELS], self.work, self._teller.shown))
+        if self._provenance.features:
+            self._score_files.append(enter(FeatureFile(parts[FEATURES], self._config)))
+        self._labels = enter(FinalLabels(parts[LABELS], self.work_dir, self._teller.display_ids))
 
     def __exit__(
         self,
@@ -141,26 +141,26 @@ class Recording:
         trace: TracebackType | None,
     ) -> None:
         try:
-            self._opened.close()
+            self._open_files.close()
         finally:
-            shutil.rmtree(self.work, ignore_errors=True)
+            shutil.rmtree(self.work_dir, ignore_errors=True)
             for part in self._parts.values():
                 part.unlink(missing_ok=True)
 
     def add(
-        self, alerts: list[Alert], letters: list[DeadLetter], judged: Sequence[Judged] = ()
+        self, alerts: list[Alert], dead_letters: list[DeadLetter], scored: Sequence[ScoredEvents] = ()
     ) -> None:
         """Write down what a batch led to."""
         self._alert_lines.writelines(alert_record(alert).value + b"\n" for alert in alerts)
         self._alerts.write_rows(alert_rows(alerts, self._span))
-        self._letters.writelines(map(as_json_line, letters))
-        for one in judged:
-            for file in self._judged:
+        self._dead_letters.writelines(map(as_json_line, dead_letters))
+        for one in scored:
+            for file in self._score_files:
                 file.add(one)
 
     def add_labels(self, labels: LabelBatch) -> None:
         """Write down labels as they were known."""
-        self.labels_heard += len(labels.time_ms)
+        self.labels_accepted += len(labels.time_ms)
         self._labels.add(labels)
 
     def part(self, name: str) -> Path:
@@ -170,7 +170,7 @@ class Recording:
     def close(self) -> None:
         """Write down the rest: from now on the tables can be read, but the incidents."""
         self._labels.finish()
-        self._opened.close()
+        self._open_files.close()
 
     def write_frauds(self, frauds: Iterable[pa.RecordBatch]) -> None:
         """Write what is known of every event labelled fraud."""
@@ -185,21 +185,21 @@ class Recording:
         tables = parts[INCIDENTS], parts[ALERTS], parts[SCORES]
         write_incidents(self._config, self._span, *tables, known)
 
-    def incidents_opened(self) -> Opened:
-        """The incidents that are judged; these and the alerts are written."""
+    def incidents_opened(self) -> OpenedIncidents:
+        """The incidents that are evaluated; these and the alerts are written."""
         parts = self._parts
-        found = opened_in(parts[INCIDENTS], parts[ALERTS], parts[ALERT_LINES])
-        return found._replace(worst=with_events(found.worst, parts[SCORES]))
+        found = read_opened_incidents(parts[INCIDENTS], parts[ALERTS], parts[ALERT_LINES])
+        return found._replace(incidents=add_first_events(found.incidents, parts[SCORES]))
 
     def finish(self, summary: Summary) -> None:
         """Write summary and page and give every file its name, the summary last."""
-        from stream.page.run import run_page  # what draws is large, and draws what is made here
+        from stream.page.run import render_run  # what draws is large, and draws what is made here
 
-        self._parts[PAGE].write_text(run_page(summary), "utf-8")
+        self._parts[PAGE].write_text(render_run(summary), "utf-8")
         self._parts[SUMMARY].write_bytes(msgspec.json.format(msgspec.json.encode(summary)) + b"\n")
-        held_back = {*TIMED, MANIFEST}
+        held_back = {*TIMING_FILES, MANIFEST}
         outputs = {n: p for n, p in self._parts.items() if p.exists() and n not in held_back}
-        self._parts[MANIFEST].write_bytes(manifest(self._origin, outputs))
+        self._parts[MANIFEST].write_bytes(manifest(self._provenance, outputs))
         # A folder with a summary is a whole run: the old one goes first, the new one comes last.
         (self._out_dir / SUMMARY).unlink(missing_ok=True)
         for name in FILES:

@@ -15,32 +15,32 @@ from typing import NamedTuple, Self
 from detectors.hashing import hash_key
 from schemas.columns import I64
 from schemas.records import Records
-from stream.alerting import Identity, RunInfo, Teller
-from stream.chain import Advanced, Chain, State
+from stream.alerting import Identity, RunInfo, AlertBuilder
+from stream.chain import Advanced, InMemoryCluster, PartitionState
 from stream.clock import now_text
 from stream.config import Config, fingerprint
 from stream.decoding import SharedDecoder
 from stream.errors import InputError
 from stream.replay import manifest
 from stream.replay.jobs import Jobs
-from stream.replay.judged import judged
-from stream.replay.labels import JoinedLabels, without_unclear
-from stream.replay.last_words import labels_in, labels_of
-from stream.replay.manifest import Origin
-from stream.replay.notes import Notes
-from stream.replay.opening import Input, Named, found
-from stream.replay.recording import OWN, Recording, make_folder, refuse_foreign
-from stream.replay.span import Span, Split
+from stream.replay.judged import evaluate_run
+from stream.replay.labels import JoinedLabels, split_unclear
+from stream.replay.last_words import read_labels, labels_among
+from stream.replay.manifest import Provenance
+from stream.replay.notes import ReplayNotes
+from stream.replay.opening import Input, InputLocations, find_inputs
+from stream.replay.recording import OWN_FILES, RunFiles, make_folder, require_replay_folder
+from stream.replay.span import EvaluationSpan, TimeSplit
 from stream.replay.summary import Summary, Tally, summarize
-from stream.shard import Emitted, Shards
-from stream.stages.watch import Wanted
+from stream.shard import ShardOutput, ShardFactory
+from stream.stages.watch import ScoreSelection
 
 
-def _nothing() -> Advanced:
+def _no_output() -> Advanced:
     return [], []
 
 
-class Asked(NamedTuple):
+class RunRequest(NamedTuple):
     """A run that is asked for: what it follows from, its inputs found, and where it goes.
 
     name: what the page calls it. features: whether those are written down, too.
@@ -51,36 +51,36 @@ class Asked(NamedTuple):
     out_dir: Path
     events: list[Input]
     labels: list[Input]
-    split: Split
+    split: TimeSplit
     features: bool = False
 
-    def origin(self) -> Origin:
+    def provenance(self) -> Provenance:
         """What all that comes of it follows from; reads every local file."""
         events, labels = ([one.source() for one in some] for some in (self.events, self.labels))
-        return manifest.origin(self.config, events, labels, self.split, self.features)
+        return manifest.provenance(self.config, events, labels, self.split, self.features)
 
     def sources(self) -> list[Input]:
         """The events' but for internal topics."""
         return [one for one in self.events if one.log is None]
 
 
-def asked_for(
+def run_request(
     name: str,
     config: Config,
     out_dir: Path,
-    inputs: Named,
-    labels: Named,
-    split: Split,
+    inputs: InputLocations,
+    labels: InputLocations,
+    split: TimeSplit,
     opened: ExitStack,
     *,
     features: bool = False,
-) -> Asked:
+) -> RunRequest:
     """What is asked for, its inputs found. opened: closes them. Raises InputError for inputs that
     cannot be used, or do not go together."""
     if not inputs:
         raise InputError("no input was given; expected NAME=PATH for at least one input")
-    events, known = (found(config, some, opened) for some in (inputs, labels))
-    asked = Asked(name, config, out_dir, events, known, split, features)
+    events, known = (find_inputs(config, some, opened) for some in (inputs, labels))
+    request = RunRequest(name, config, out_dir, events, known, split, features)
     topics: dict[str, str] = {}
     for one in (*events, *known):
         topic = one.topic if one in events else one.name
@@ -91,7 +91,7 @@ def asked_for(
                 "labels both"
             )
         topics[topic] = one.name
-    internal = len(asked.sources()) < len(events) or any(one.log for one in known)
+    internal = len(request.sources()) < len(events) or any(one.log for one in known)
     if internal and labels:
         raise InputError(
             "--labels: an internal topic does not hold the events that labels are joined to, and "
@@ -101,54 +101,54 @@ def asked_for(
         raise InputError(
             "--warm-up: an internal topic does not say when its events began; expected --score-from"
         )
-    return asked
+    return request
 
 
-class Run:
+class ReplayRun:
     """A configuration at work on recorded events, and the folder that holds what came of it.
 
-    origin: what it all follows from. span: what is judged. decoders: by input, what decodes it for
+    origin: what it all follows from. span: what is evaluated. decoders: by input, what decodes it for
     several runs at once. jobs: where its shards live, if not in this process. Raises InputError for
     a folder that cannot be used, before anything is read.
     """
 
     def __init__(
         self,
-        asked: Asked,
-        origin: Origin,
-        span: Span,
+        request: RunRequest,
+        provenance: Provenance,
+        span: EvaluationSpan,
         decoders: Mapping[str, SharedDecoder] | None = None,
         jobs: Jobs | None = None,
     ) -> None:
-        refuse_foreign(asked.out_dir, OWN)
-        make_folder(asked.out_dir)
-        self.asked = asked
-        self.config = config = asked.config
+        require_replay_folder(request.out_dir, OWN_FILES)
+        make_folder(request.out_dir)
+        self.request = request
+        self.config = config = request.config
         run = RunInfo("replay", f"replay-{fingerprint(config)[:12]}", now_text)
-        recorded = {one.topic: one.log for one in asked.events if one.log}
+        recorded = {one.topic: one.log for one in request.events if one.log}
         topics = {one: spec.topic for one, spec in config.inputs.items()}
-        topics |= {one.name: one.topic for one in asked.events if not one.log}
-        topics |= {one.name: one.name for one in asked.labels}  # joined, they are a file's
-        wanted = Wanted(scores=True, told=origin.features)
+        topics |= {one.name: one.topic for one in request.events if not one.log}
+        topics |= {one.name: one.name for one in request.labels}  # joined, they are a file's
+        selection = ScoreSelection(scores=True, feature_values=provenance.features)
         self._decoders = decoders or {}
         shards = (
-            jobs.making(config, run, topics, wanted)
+            jobs.making(config, run, topics, selection)
             if jobs
-            else Shards(config, run, topics, decoders, wanted)
+            else ShardFactory(config, run, topics, decoders, selection)
         )
-        self._chain = Chain(config, run, topics, wanted, recorded, shards)
-        self._advancing: Callable[[], Advanced] = _nothing
+        self._cluster = InMemoryCluster(config, run, topics, selection, recorded, shards)
+        self._advancing: Callable[[], Advanced] = _no_output
         self._tally = Tally(span)
-        self._notes = Notes(config)
+        self._notes = ReplayNotes(config)
         identity = Identity(config.group, config.mode)
-        teller = Teller(hash_key(config.secret), frozenset(config.reveal), run, identity)
-        self._recording = Recording(asked.out_dir, config, teller, span, origin)
-        self._began = perf_counter()
+        alert_builder = AlertBuilder(hash_key(config.secret), frozenset(config.reveal), run, identity)
+        self._files = RunFiles(request.out_dir, config, alert_builder, span, provenance)
+        self._started_at = perf_counter()
         self.cpu_s = 0.0
         """What the run has cost this process so far, less what it shares with others."""
 
     def __enter__(self) -> Self:
-        self._recording.__enter__()
+        self._files.__enter__()
         return self
 
     def __exit__(
@@ -157,67 +157,67 @@ class Run:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._recording.__exit__(kind, error, trace)
+        self._files.__exit__(kind, error, trace)
 
     @property
-    def work(self) -> Path:
+    def work_dir(self) -> Path:
         """A folder for what is needed only while it runs."""
-        return self._recording.work
+        return self._files.work_dir
 
-    def take_joined(self, name: str, joined: JoinedLabels) -> None:
+    def add_joined_labels(self, name: str, joined: JoinedLabels) -> None:
         """Take what became of an input of labels, but for those that it will read."""
         self._tally.labels[name] = joined.counts
         self._tally.dead_letters += joined.counts["dead_letters"]
-        self._notes.take_verdicts(name, joined.unclear)
-        self._notes.take_letters(joined.dead_letters)
-        self._recording.add([], joined.dead_letters)
-        for heard in labels_in(joined.aside):
-            self._recording.add_labels(heard)
+        self._notes.add_unclear_verdicts(name, joined.unclear)
+        self._notes.add_dead_letters(joined.dead_letters)
+        self._files.add([], joined.dead_letters)
+        for heard in read_labels(joined.evaluation_only):
+            self._files.add_labels(heard)
 
-    def begin(self, input_name: str, records: Records) -> Callable[[], Emitted]:
+    def begin(self, input_name: str, records: Records) -> Callable[[], ShardOutput]:
         """Take the next records of a partition of an input; asked for in that order, what came of
         them, which `hold` is to be told."""
-        return partial(self._take, input_name, records, self._chain.begin(input_name, records))
+        return partial(self._collect, input_name, records, self._cluster.begin(input_name, records))
 
-    def _take(self, input_name: str, records: Records, ended: Callable[[], Emitted]) -> Emitted:
+    def _collect(self, input_name: str, records: Records, ended: Callable[[], ShardOutput]) -> ShardOutput:
         if input_name in self._decoders:
             self._decoders[input_name].read(records)
-        with self._counted():
-            emitted = ended()
-            self._tally.add(emitted)
-            self._recording.add(emitted.alerts, emitted.dead_letters)
-            clear, unclear = without_unclear(emitted.events)
+        with self._cpu_measured():
+            output = ended()
+            self._tally.add(output)
+            self._files.add(output.alerts, output.dead_letters)
+            clear, unclear = split_unclear(output.events)
             of_table = not isinstance(records.values, list)
-            self._notes.take(input_name, emitted, of_table=of_table)
-            self._notes.take_verdicts(input_name, unclear)
-            self._recording.add_labels(
-                labels_of(emitted.events.take(clear) if unclear else emitted.events)
+            self._notes.add_batch(input_name, output, of_table=of_table)
+            self._notes.add_unclear_verdicts(input_name, unclear)
+            self._files.add_labels(
+                labels_among(output.events.take(clear) if unclear else output.events)
             )
-        return emitted
+        return output
 
-    def hold(self, records: Records, emitted: Emitted, due_ms: I64) -> None:
+    def hold(self, records: Records, output: ShardOutput, due_ms: I64) -> None:
         """Let what came of records wait until it is due. due_ms: int64[n] of its events."""
-        with self._counted():
-            self._chain.hold(records, emitted, due_ms)
+        with self._cpu_measured():
+            self._cluster.hold(records, output, due_ms)
 
     def advance(self, until_ms: float) -> None:
         """Let go on what waits for earlier events: every input has come so far. What comes of it is
         asked for when the next records have been sent, so that shards elsewhere are never without
         work."""
         self.settle()
-        with self._counted():
-            self._advancing = self._chain.begin_advance(until_ms)
+        with self._cpu_measured():
+            self._advancing = self._cluster.begin_advance(until_ms)
 
     def settle(self) -> None:
         """Write down what came of all that was let go on."""
-        with self._counted():
-            alerts, judged = self._advancing()
-            self._advancing = _nothing
+        with self._cpu_measured():
+            alerts, evaluated = self._advancing()
+            self._advancing = _no_output
             self._tally.add_alerts(alerts)
-            self._recording.add(alerts, [], judged)
+            self._files.add(alerts, [], evaluated)
 
     @contextmanager
-    def _counted(self) -> Iterator[None]:
+    def _cpu_measured(self) -> Iterator[None]:
         """What is done within costs the run."""
         began = process_time()
         yield
@@ -225,22 +225,22 @@ class Run:
 
     def state_bytes(self) -> int:
         """What all its shards hold now."""
-        return self._chain.state_bytes()
+        return self._cluster.state_bytes()
 
-    def states(self) -> Iterator[State]:
+    def states(self) -> Iterator[PartitionState]:
         """What was learned, by partition of every log."""
-        return self._chain.states()
+        return self._cluster.states()
 
     def finish(self) -> Summary:
         """Give every file its name; what the run led to."""
-        self._recording.close()
-        self._tally.add_shards(self.config, self._chain)
-        del self._chain  # judging needs memory of its own
-        verdict = judged(self.config, self._recording)
-        self._tally.labels_heard = self._recording.labels_heard
-        self._tally.notes = list(self._notes.told(self._tally))
-        seconds = perf_counter() - self._began
-        opened = self._recording.incidents_opened()
-        summary = summarize(self.asked.name, self.config, self._tally, opened, verdict, seconds)
-        self._recording.finish(summary)
+        self._files.close()
+        self._tally.add_shards(self.config, self._cluster)
+        del self._cluster  # evaluation needs memory of its own
+        evaluation = evaluate_run(self.config, self._files)
+        self._tally.labels_accepted = self._files.labels_accepted
+        self._tally.notes = list(self._notes.sentences(self._tally))
+        seconds = perf_counter() - self._started_at
+        opened = self._files.incidents_opened()
+        summary = summarize(self.request.name, self.config, self._tally, opened, evaluation, seconds)
+        self._files.finish(summary)
         return summary

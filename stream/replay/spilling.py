@@ -18,12 +18,12 @@ PARTS: Final = 128
 CHUNK_ROWS: Final = 100_000
 """Rows that wait in memory until they are written together."""
 KEYS: Final = 3
-"""Columns that `Ordered` goes by."""
+"""Columns that `SortedRows` goes by."""
 PIECE_ROWS: Final = 1_000
 """Of each sorted run so many rows are in memory."""
 
 
-class _Batches:
+class _BatchFile:
     """Batches of rows in a file, written in any number and then read in any order."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
@@ -49,7 +49,7 @@ class _Batches:
         return self._reader.get_batch(number)
 
 
-class _Waiting:
+class _RowBuffer:
     """Rows that wait until they are many."""
 
     def __init__(self, schema: pa.Schema) -> None:
@@ -64,22 +64,22 @@ class _Waiting:
     def taken(self) -> pa.RecordBatch:
         """All of them; none is left."""
         batches, self._batches, self.rows = self._batches, [], 0
-        return whole(batches, self._schema)
+        return concat_batches(batches, self._schema)
 
 
-def whole(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBatch:
+def concat_batches(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBatch:
     """One batch of several."""
     return pa.concat_batches(batches) if batches else pa.RecordBatch.from_pylist([], schema)
 
 
-class Parts:
+class PartitionedRows:
     """Rows by part; within a part they stay in their order. Their first column is uint8, the part,
     below PARTS."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self.schema = schema
-        self._file = _Batches(path, schema)
-        self._waiting = _Waiting(schema)
+        self._file = _BatchFile(path, schema)
+        self._waiting = _RowBuffer(schema)
         self._numbers: list[list[int]] = [[] for _ in range(PARTS)]
 
     def add(self, batch: pa.RecordBatch) -> None:
@@ -91,7 +91,7 @@ class Parts:
     def part(self, number: int) -> Iterator[pa.RecordBatch]:
         """The rows of a part, some at a time. Nothing more can be added."""
         self._flush()
-        found = _Waiting(self.schema)
+        found = _RowBuffer(self.schema)
         for one in self._numbers[number]:
             found.add(self._file.read(one))
             if found.rows >= CHUNK_ROWS:
@@ -113,13 +113,13 @@ class Parts:
                 numbers.append(self._file.write(rows.slice(start, stop - start)))
 
 
-class Ordered:
+class SortedRows:
     """Rows that are brought into the order of their first three columns, int64; no two are alike in
     all of them."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self._file = _Batches(path, schema)
-        self._waiting = _Waiting(schema)
+        self._file = _BatchFile(path, schema)
+        self._waiting = _RowBuffer(schema)
         self._pieces: list[tuple[tuple[int, ...], int]] = []
 
     def add(self, batch: pa.RecordBatch) -> None:

@@ -6,17 +6,17 @@ from typing import Final
 
 import numpy as np
 
-from detectors.monitor import LABEL
+from schemas.events import LABEL_TYPE
 from schemas.alerts import Alert
-from stream.chain import Chain
-from stream.clock import text_of
+from stream.chain import InMemoryCluster
+from stream.clock import format_time_ms
 from stream.config import ASSESS, Config, fingerprint
-from stream.judging import verdict
-from stream.judging.figures import Judgement
-from stream.replay.incidents import Incident, Opened
-from stream.replay.span import EVERYTHING, Span
+from stream.judging.verdict import no_evaluation_reason, run_headline
+from stream.judging.figures import Evaluation
+from stream.replay.incidents import Incident, OpenedIncidents
+from stream.replay.span import UNBOUNDED, EvaluationSpan
 from stream.replay.traffic import Traffic, TrafficCounter
-from stream.shard import Emitted
+from stream.shard import ShardOutput
 
 DAY_MS: Final = 86_400_000
 
@@ -24,10 +24,10 @@ Counts = dict[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JudgedSpan:
-    """What is judged: events from a time on and before another one, null where there is no bound;
+class EvaluatedSpan:
+    """What is evaluated: events from a time on and before another one, null where there is no bound;
     how many these are, and their alerts by monitor; alerts_per_day: the same over the time from the
-    first event to the last, as far as it is judged, null where that is none."""
+    first event to the last, as far as it is evaluated, null where that is none."""
 
     from_time: str | None
     until_time: str | None
@@ -46,15 +46,15 @@ class Summary:
     duplicate + tombstone + dead letters; not of monitors whose internal log was recorded. alerts: by
     monitor. span: of all this, what lies in the span of the time split; alerts_published: all alerts in it;
     incidents: of the incidents_opened in it those with the highest scores. labels: by input, what
-    became of a label file. labels_heard: labels that were understood, of files and among the events.
-    judged: what they say of all this, null where they say nothing, and then unjudged is why. notes:
+    became of a label file. labels_accepted: labels that were understood, of files and among the events.
+    evaluated: what they say of all this, null where they say nothing, and then unevaluated is why. notes:
     what is odd about what was read, a sentence each.
     verdict: all of it in a sentence. Times are ISO 8601, null where there was no event.
     """
 
     name: str
-    verdict: str
-    unjudged: str | None
+    headline: str
+    no_evaluation_reason: str | None
     notes: list[str]
     fingerprint: str
     inputs: dict[str, Counts]
@@ -64,32 +64,32 @@ class Summary:
     alerts: Counts
     alerts_published: int
     incidents_opened: int
-    span: JudgedSpan
+    evaluation_span: EvaluatedSpan
     dead_letters: int
     labels: dict[str, Counts]
-    labels_heard: int
+    labels_accepted: int
     first_event_time: str | None
     last_event_time: str | None
     seconds: float
     events_per_s: float
     traffic: Traffic
     incidents: list[Incident]
-    judged: Judgement | None
+    evaluation: Evaluation | None
 
 
 @dataclass(slots=True)
 class Tally:
-    """What is counted over all batches, then over all shards. judged_…: of these what lies in the
+    """What is counted over all batches, then over all shards. evaluated_…: of these what lies in the
     span. inputs, monitors, adds_up: as in a summary."""
 
-    span: Span = EVERYTHING
+    span: EvaluationSpan = UNBOUNDED
     events: int = 0
-    judged_events: int = 0
+    evaluated_events: int = 0
     dead_letters: int = 0
     alerts: Counter[str] = field(default_factory=Counter)
-    judged_alerts: Counter[str] = field(default_factory=Counter)
+    evaluated_alerts: Counter[str] = field(default_factory=Counter)
     labels: dict[str, Counts] = field(default_factory=dict)
-    labels_heard: int = 0
+    labels_accepted: int = 0
     notes: list[str] = field(default_factory=list)
     first_ms: int | None = None
     last_ms: int | None = None
@@ -98,15 +98,15 @@ class Tally:
     monitors: dict[str, Counter[str]] = field(default_factory=dict)
     adds_up: dict[str, bool] = field(default_factory=dict)
 
-    def add(self, emitted: Emitted) -> None:
-        """Count one batch. Labels are no events that are judged, and often known long after."""
-        behaviour = emitted.events.type_code != LABEL
-        times = emitted.events.time_ms[behaviour]
+    def add(self, output: ShardOutput) -> None:
+        """Count one batch. Labels are no events that are evaluated, and often known long after."""
+        behaviour = output.events.type_code != LABEL_TYPE
+        times = output.events.time_ms[behaviour]
         self.events += len(times)
-        self.dead_letters += sum(not letter.event_kept for letter in emitted.dead_letters)
-        self.judged_events += int(np.count_nonzero(self.span.holds(times)))
-        self.traffic.add(times, emitted.events.type_code[behaviour])
-        self.add_alerts(emitted.alerts)
+        self.dead_letters += sum(not letter.event_kept for letter in output.dead_letters)
+        self.evaluated_events += int(np.count_nonzero(self.span.contains(times)))
+        self.traffic.add(times, output.events.type_code[behaviour])
+        self.add_alerts(output.alerts)
         if len(times):
             known = [ms for ms in (self.first_ms, self.last_ms) if ms is not None]
             self.first_ms = min([int(times.min()), *known])
@@ -115,13 +115,13 @@ class Tally:
     def add_alerts(self, alerts: list[Alert]) -> None:
         """Count alerts."""
         self.alerts.update(alert.monitor for alert in alerts)
-        held = self.span.holds(np.array([alert.event_time_ms for alert in alerts], np.int64))
-        self.judged_alerts.update(alerts[i].monitor for i in np.flatnonzero(held).tolist())
+        held = self.span.contains(np.array([alert.event_time_ms for alert in alerts], np.int64))
+        self.evaluated_alerts.update(alerts[i].monitor for i in np.flatnonzero(held).tolist())
         self.traffic.add_alerts(alerts)
 
-    def add_shards(self, config: Config, chain: Chain) -> None:
+    def add_shards(self, config: Config, cluster: InMemoryCluster) -> None:
         """Count what every shard has counted, at the end."""
-        for log, stages in chain.counts():
+        for log, stages in cluster.counts():
             for stage, counts in stages.items():
                 totals, key = (
                     (self.inputs, log.name) if stage == "route" else (self.monitors, stage)
@@ -129,7 +129,7 @@ class Tally:
                 totals.setdefault(key, Counter()).update(counts)
         nothing = Counter[str]()
         for monitor in config.monitors:
-            if monitor.name not in chain.recorded:  # what was sent there was read elsewhere
+            if monitor.name not in cluster.recorded:  # what was sent there was read elsewhere
                 routed = (self.inputs.get(name, nothing) for name in monitor.inputs)
                 self.adds_up[monitor.name] = _adds_up(
                     self.monitors.get(monitor.name, nothing), sum(routed, nothing)
@@ -140,18 +140,18 @@ def summarize(
     name: str,
     config: Config,
     tally: Tally,
-    opened: Opened,
-    judged: Judgement | None,
+    opened: OpenedIncidents,
+    evaluation: Evaluation | None,
     seconds: float,
 ) -> Summary:
     """What was tallied, the incidents, and what labels say."""
     names = [*(monitor.name for monitor in config.monitors), *([ASSESS] if config.assess else [])]
-    alerts = {name: tally.judged_alerts[name] for name in names}
-    heard, given = tally.labels_heard, sum(one["read"] for one in tally.labels.values())
+    alerts = {name: tally.evaluated_alerts[name] for name in names}
+    heard, given = tally.labels_accepted, sum(one["read"] for one in tally.labels.values())
     return Summary(
         name=name,
-        verdict=verdict.of_run(judged, tally.judged_alerts.total(), opened.total),
-        unjudged=None if judged else verdict.unjudged(max(given, heard), heard),
+        headline=run_headline(evaluation, tally.evaluated_alerts.total(), opened.total),
+        no_evaluation_reason=None if evaluation else no_evaluation_reason(max(given, heard), heard),
         notes=tally.notes,
         fingerprint=fingerprint(config),
         inputs={name: dict(counts) for name, counts in tally.inputs.items()},
@@ -159,25 +159,25 @@ def summarize(
         adds_up=tally.adds_up,
         events=tally.events,
         alerts={name: tally.alerts[name] for name in names},
-        alerts_published=tally.judged_alerts.total(),
+        alerts_published=tally.evaluated_alerts.total(),
         incidents_opened=opened.total,
-        span=JudgedSpan(
+        evaluation_span=EvaluatedSpan(
             from_time=_iso(tally.span.from_ms),
             until_time=_iso(tally.span.until_ms),
-            events=tally.judged_events,
+            events=tally.evaluated_events,
             alerts=alerts,
             alerts_per_day={name: _per_day(count, tally) for name, count in alerts.items()},
         ),
         dead_letters=tally.dead_letters,
         labels=tally.labels,
-        labels_heard=heard,
+        labels_accepted=heard,
         first_event_time=_iso(tally.first_ms),
         last_event_time=_iso(tally.last_ms),
         seconds=round(seconds, 3),
         events_per_s=round(tally.events / seconds, 1),
         traffic=tally.traffic.traffic(),
-        incidents=opened.worst,
-        judged=judged,
+        incidents=opened.incidents,
+        evaluation=evaluation,
     )
 
 
@@ -199,4 +199,4 @@ def _adds_up(watched: Counter[str], routed: Counter[str]) -> bool:
 
 
 def _iso(time_ms: int | None) -> str | None:
-    return None if time_ms is None else text_of(time_ms)
+    return None if time_ms is None else format_time_ms(time_ms)

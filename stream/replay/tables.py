@@ -18,34 +18,35 @@ import pyarrow.parquet as pq
 
 from detectors.combination import P_MIN, combine
 from detectors.kernels import kernel
-from detectors.monitor import LABEL, told_names
+from detectors.monitor import value_names
+from schemas.events import LABEL_TYPE
 from schemas.alerts import Alert
 from schemas.columns import F64, Bools, EventBatch
-from stream.chain import Judged
-from stream.config import ASSESS, Config, labels_from
+from stream.chain import ScoredEvents
+from stream.config import ASSESS, Config, learning_inputs
 from stream.judging.facts import ALERTED
-from stream.replay.span import Span
+from stream.replay.span import EvaluationSpan
 
 ROW_GROUP_ROWS: Final = 100_000
 ALERT_GROUP_ROWS: Final = 2_000
 """An alert takes some two kilobytes while its row group waits in memory."""
 TIME: Final = pa.timestamp("ms")
-Shown = Callable[[str, pa.StringArray], pa.StringArray]
+DisplayIds = Callable[[str, pa.StringArray], pa.StringArray]
 """An entity field and its raw ids → the ids as they may be shown."""
 
 
-def column(name: str, kind: pa.DataType, meaning: str, *, always: bool = False) -> pa.Field:
+def column(name: str, kind: pa.DataType, meaning: str, *, required: bool = False) -> pa.Field:
     """A column that says what it means. always: it is never null."""
-    return pa.field(name, kind, nullable=not always, metadata={"meaning": meaning})
+    return pa.field(name, kind, nullable=not required, metadata={"meaning": meaning})
 
 
-JUDGED: Final = column("judged", pa.bool_(), "in the span of the time split", always=True)
-EVENT_ID: Final = column("event_id", pa.string(), "the event's own id", always=True)
-EVENT_TIME: Final = column("event_time", TIME, "the event's own time, UTC", always=True)
+EVALUATED: Final = column("evaluated", pa.bool_(), "in the span of the time split", required=True)
+EVENT_ID: Final = column("event_id", pa.string(), "the event's own id", required=True)
+EVENT_TIME: Final = column("event_time", TIME, "the event's own time, UTC", required=True)
 POSITION: Final = (
-    column("topic", pa.string(), "where the event lies: its topic", always=True),
-    column("partition", pa.int64(), "partition", always=True),
-    column("offset", pa.int64(), "and offset", always=True),
+    column("topic", pa.string(), "where the event lies: its topic", required=True),
+    column("partition", pa.int64(), "partition", required=True),
+    column("offset", pa.int64(), "and offset", required=True),
 )
 ACTIVITIES: Final = pa.array([None, *ALERTED, "held_back"])
 """What the policy made of an event, by `policy.QUIET` … `policy.OVER_BUDGET`."""
@@ -64,48 +65,48 @@ RELATED: Final = pa.struct([("type", pa.string()), ("id", pa.string()), ("pseudo
 
 ALERT_COLUMNS: Final = pa.schema(
     [
-        column("alert_id", pa.string(), "the alert's id", always=True),
-        column("incident_id", pa.string(), "its incident", always=True),
-        column("revision", pa.int64(), "which alert of its incident, from 1", always=True),
-        column("activity", pa.string(), "opened or updated", always=True),
-        column("monitor", pa.string(), 'the monitor, or "assess"', always=True),
-        column("detector", pa.string(), "what was most surprised", always=True),
-        column("entity_type", pa.string(), "the field that names the entity", always=True),
-        column("entity", pa.string(), "its id, or its pseudonym", always=True),
-        column("pseudonym", pa.bool_(), "whether that is a pseudonym", always=True),
+        column("alert_id", pa.string(), "the alert's id", required=True),
+        column("incident_id", pa.string(), "its incident", required=True),
+        column("revision", pa.int64(), "which alert of its incident, from 1", required=True),
+        column("activity", pa.string(), "opened or updated", required=True),
+        column("monitor", pa.string(), 'the monitor, or "assess"', required=True),
+        column("detector", pa.string(), "what was most surprised", required=True),
+        column("entity_type", pa.string(), "the field that names the entity", required=True),
+        column("entity", pa.string(), "its id, or its pseudonym", required=True),
+        column("pseudonym", pa.bool_(), "whether that is a pseudonym", required=True),
         EVENT_ID,
         EVENT_TIME,
         *POSITION,
-        column("score", pa.float64(), "-log10 of the p-value", always=True),
-        column("p_value", pa.float64(), "honest: one in 1/p events has it", always=True),
-        column("threshold", pa.float64(), "the p-value at which it alerted", always=True),
-        column("severity", pa.string(), "low, medium, high or critical", always=True),
-        column("budget_used", pa.float64(), "of one day's alert budget", always=True),
-        column("suppressed", pa.int64(), "of the incident, so far only counted", always=True),
-        column("first_seen", TIME, "of the incident", always=True),
-        column("last_seen", TIME, "of the incident, so far", always=True),
-        column("action", pa.string(), "review, challenge, throttle or block", always=True),
-        column("ttl_s", pa.int64(), "how long the action should stand, seconds", always=True),
-        column("reason_code", pa.string(), "monitor and feature that said most", always=True),
+        column("score", pa.float64(), "-log10 of the p-value", required=True),
+        column("p_value", pa.float64(), "honest: one in 1/p events has it", required=True),
+        column("threshold", pa.float64(), "the p-value at which it alerted", required=True),
+        column("severity", pa.string(), "low, medium, high or critical", required=True),
+        column("budget_used", pa.float64(), "of one day's alert budget", required=True),
+        column("suppressed", pa.int64(), "of the incident, so far only counted", required=True),
+        column("first_seen", TIME, "of the incident", required=True),
+        column("last_seen", TIME, "of the incident, so far", required=True),
+        column("action", pa.string(), "review, challenge, throttle or block", required=True),
+        column("ttl_s", pa.int64(), "how long the action should stand, seconds", required=True),
+        column("reason_code", pa.string(), "monitor and feature that said most", required=True),
         column("counterfactual", pa.list_(pa.string()), "as expected, these would not alert"),
-        column("contributions", pa.list_(CONTRIBUTION), "what was surprising", always=True),
-        column("related", pa.list_(RELATED), "the event's other entities", always=True),
-        JUDGED,
+        column("contributions", pa.list_(CONTRIBUTION), "what was surprising", required=True),
+        column("related", pa.list_(RELATED), "the event's other entities", required=True),
+        EVALUATED,
     ]
 )
 INCIDENT_COLUMNS: Final = pa.schema(
     [
-        column("incident_id", pa.string(), "the incident's id", always=True),
-        column("monitor", pa.string(), 'the monitor, or "assess"', always=True),
-        column("entity_type", pa.string(), "the field that names the entity", always=True),
-        column("entity", pa.string(), "its id, or its pseudonym", always=True),
-        column("opened", TIME, "its first event", always=True),
-        column("last", TIME, "its last event, told of or counted", always=True),
-        column("alerts", pa.int64(), "published", always=True),
-        column("suppressed", pa.int64(), "events that were only counted", always=True),
-        column("top_score", pa.float64(), "the highest of its alerts", always=True),
-        column("severity", pa.string(), "of that alert", always=True),
-        column("events", pa.int64(), "of its entity, from opening to last", always=True),
+        column("incident_id", pa.string(), "the incident's id", required=True),
+        column("monitor", pa.string(), 'the monitor, or "assess"', required=True),
+        column("entity_type", pa.string(), "the field that names the entity", required=True),
+        column("entity", pa.string(), "its id, or its pseudonym", required=True),
+        column("opened", TIME, "its first event", required=True),
+        column("last", TIME, "its last event, told of or counted", required=True),
+        column("alerts", pa.int64(), "published", required=True),
+        column("suppressed", pa.int64(), "events that were only counted", required=True),
+        column("top_score", pa.float64(), "the highest of its alerts", required=True),
+        column("severity", pa.string(), "of that alert", required=True),
+        column("events", pa.int64(), "of its entity, from opening to last", required=True),
         column(
             "amount",
             pa.float64(),
@@ -118,12 +119,12 @@ INCIDENT_COLUMNS: Final = pa.schema(
             pa.string(),
             "fraud where one is, or its entity, else honest; null without labels",
         ),
-        column("judged", pa.bool_(), "opened in the span of the time split", always=True),
+        column("evaluated", pa.bool_(), "opened in the span of the time split", required=True),
     ]
 )
 
 
-def shown_fields(config: Config) -> list[str]:
+def entity_columns(config: Config) -> list[str]:
     """The entity fields that stand beside every score: the monitors', and assess's subject."""
     subject = [config.assess.subject] if config.assess else []
     return list(dict.fromkeys([*(monitor.entity for monitor in config.monitors), *subject]))
@@ -133,33 +134,33 @@ def score_columns(config: Config) -> pa.Schema:
     """The columns of scores.parquet."""
     names = [monitor.name for monitor in config.monitors]
     of_assess = "assess's of all reports; null without a report"
-    if labels_from(config):
-        of_assess = "assess's of all that monitors say; null where none judged"
+    if learning_inputs(config):
+        of_assess = "assess's of all that monitors say; null where none evaluated"
     assess = [column(f"score_{ASSESS}", pa.float64(), of_assess)] if config.assess else []
-    watchers = [*names, *([ASSESS] if config.assess else [])]
+    scorers = [*names, *([ASSESS] if config.assess else [])]
     done = "opened, updated or counted into an incident, or held_back by the budget; else null"
     return pa.schema(
         [
             EVENT_ID,
             EVENT_TIME,
             *POSITION,
-            column("score", pa.float64(), "-log10 of all monitors' p-values together", always=True),
+            column("score", pa.float64(), "-log10 of all monitors' p-values together", required=True),
             *(
                 column(f"score_{name}", pa.float64(), f"{name}'s; null where it did not judge")
                 for name in names
             ),
             *assess,
-            *(column(f"activity_{name}", pa.string(), f"by {name}: {done}") for name in watchers),
+            *(column(f"activity_{name}", pa.string(), f"by {name}: {done}") for name in scorers),
             *(
-                column(f"surprised_{name}", pa.string(), f"{name}'s features with p < 0.1")
+                column(f"surprising_{name}", pa.string(), f"{name}'s features with p < 0.1")
                 for name in names
             ),
             *(
                 column(field, pa.string(), f"the event's {field}, or its pseudonym")
-                for field in shown_fields(config)
+                for field in entity_columns(config)
             ),
             column("amount", pa.float64(), "the event's, in its own currency"),
-            JUDGED,
+            EVALUATED,
         ]
     )
 
@@ -171,18 +172,18 @@ def fraud_columns(config: Config) -> pa.Schema:
             *score_columns(config),
             column("scenario", pa.string(), "the kind of fraud, empty where none is named"),
             column("known_time", TIME, "when it became known, UTC"),
-            column("alerted", pa.bool_(), "in an incident then: not held_back", always=True),
-            column("published", pa.bool_(), "an alert was published on it", always=True),
-            column("caught", pa.bool_(), "alerted, or an alert's action stood", always=True),
+            column("alerted", pa.bool_(), "in an incident then: not held_back", required=True),
+            column("published", pa.bool_(), "an alert was published on it", required=True),
+            column("caught", pa.bool_(), "alerted, or an alert's action stood", required=True),
             column("nearest", pa.string(), "whose score came nearest to an alert; null without"),
-            column("gap", pa.float64(), "what that score lacked; null where none judged it"),
+            column("gap", pa.float64(), "what that score lacked; null where none evaluated it"),
         ]
     )
 
 
 def feature_columns(config: Config) -> pa.Schema:
     """The columns of features.parquet."""
-    told = [(m.name, name) for m in config.monitors for name in told_names(m)]
+    told = [(m.name, name) for m in config.monitors for name in value_names(m)]
     return pa.schema(
         [
             EVENT_ID,
@@ -245,36 +246,36 @@ class TableFile:
             self._waiting = table.slice(whole).to_batches()
 
 
-def batches_in(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+def read_table_batches(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
     """A table's rows, of which at most a row group is in memory."""
     with pq.ParquetFile(path, pre_buffer=False) as file:  # else all of the file is fetched at once
         yield from file.iter_batches(ROW_GROUP_ROWS, columns=columns)
 
 
 class ScoreFile(TableFile):
-    """scores.parquet: a row for each event, labels left out, with its score and each watcher's, what
-    became of it, and whether it is judged or only learned."""
+    """scores.parquet: a row for each event, labels left out, with its score and each scorer's, what
+    became of it, and whether it is evaluated or only learned."""
 
-    def __init__(self, path: Path, config: Config, span: Span, shown: Shown) -> None:
+    def __init__(self, path: Path, config: Config, span: EvaluationSpan, display_ids: DisplayIds) -> None:
         super().__init__(path, score_columns(config))
-        self._monitors = {monitor.name: told_names(monitor) for monitor in config.monitors}
-        self._watchers = [*self._monitors, *([ASSESS] if config.assess else [])]
-        self._assess_scores = bool(labels_from(config))
-        self._fields = shown_fields(config)
+        self._monitors = {monitor.name: value_names(monitor) for monitor in config.monitors}
+        self._scorers = [*self._monitors, *([ASSESS] if config.assess else [])]
+        self._assess_scores = bool(learning_inputs(config))
+        self._fields = entity_columns(config)
         self._span = span
-        self._shown = shown
+        self._display_ids = display_ids
 
-    def add(self, judged: Judged) -> None:
+    def add(self, scored: ScoredEvents) -> None:
         """Append events."""
-        events, said = judged.events, judged.said
-        silent = np.full(len(events), np.nan)
+        events, said = scored.events, scored.scores
+        no_score = np.full(len(events), np.nan)
         absent = pa.nulls(len(events), pa.string())
-        p_values = [said[w].p_value if w in said else silent for w in self._watchers]
+        p_values = [said[w].p_value if w in said else no_score for w in self._scorers]
         activities = [
             ACTIVITIES.take(pa.array(said[w].activity)) if w in said else absent
-            for w in self._watchers
+            for w in self._scorers
         ]
-        together = (
+        combined = (
             said[ASSESS].p_value
             if self._assess_scores and ASSESS in said
             else combine(p_values[: len(self._monitors)])
@@ -282,32 +283,32 @@ class ScoreFile(TableFile):
         topics = pa.array([topic for topic, _ in events.sources], pa.string())
         partitions = np.array([partition for _, partition in events.sources], np.int64)
         surprised = [
-            surprised_names(names, said[m].surprised, ~np.isnan(said[m].p_value))
+            surprising_names(names, said[m].surprised, ~np.isnan(said[m].p_value))
             if m in said
             else absent
             for m, names in self._monitors.items()
         ]
-        amount = events.number.get("amount", silent)
+        amount = events.number.get("amount", no_score)
         columns = [
             events.event_id,
             pa.array(events.time_ms).cast(TIME),
             topics.take(pa.array(events.source)),
             pa.array(partitions[events.source]),
             pa.array(events.offset),
-            pa.array(scores(together)),
-            *(pa.array(scores(p), mask=np.isnan(p)) for p in p_values),
+            pa.array(scores_from_p(combined)),
+            *(pa.array(scores_from_p(p), mask=np.isnan(p)) for p in p_values),
             *activities,
             *surprised,
             *(self._entities(events, field) for field in self._fields),
             pa.array(amount, mask=np.isnan(amount)),
-            pa.array(self._span.holds(events.time_ms)),
+            pa.array(self._span.contains(events.time_ms)),
         ]
         self.write(without_labels(events, columns))
 
     def _entities(self, events: EventBatch, field: str) -> pa.StringArray:
         if field not in events.text:
             return pa.nulls(len(events), pa.string())
-        return self._shown(field, events.text[field])
+        return self._display_ids(field, events.text[field])
 
 
 class FeatureFile(TableFile):
@@ -315,15 +316,15 @@ class FeatureFile(TableFile):
 
     def __init__(self, path: Path, config: Config) -> None:
         super().__init__(path, feature_columns(config))
-        self._monitors = {monitor.name: len(told_names(monitor)) for monitor in config.monitors}
+        self._monitors = {monitor.name: len(value_names(monitor)) for monitor in config.monitors}
 
-    def add(self, judged: Judged) -> None:
+    def add(self, scored: ScoredEvents) -> None:
         """Append events."""
-        events = judged.events
+        events = scored.events
         columns = [events.event_id, pa.array(events.time_ms).cast(TIME)]
         for name, k in self._monitors.items():
-            said = judged.said.get(name)
-            told = said.told if said else np.full((2 * k, len(events)), np.nan)
+            said = scored.scores.get(name)
+            told = said.feature_values if said else np.full((2 * k, len(events)), np.nan)
             for j in range(k):
                 columns += [pa.array(row, mask=np.isnan(row)) for row in (told[j], told[k + j])]
         self.write(without_labels(events, columns))
@@ -331,18 +332,18 @@ class FeatureFile(TableFile):
 
 def without_labels(events: EventBatch, columns: list[Any]) -> list[Any]:
     """The columns' rows that are behaviour."""
-    behaviour = events.type_code != LABEL
+    behaviour = events.type_code != LABEL_TYPE
     if behaviour.all():
         return columns
     kept = pa.array(behaviour)
     return [one.filter(kept) for one in columns]
 
 
-def alert_rows(alerts: Sequence[Alert], span: Span) -> list[dict[str, Any]]:
+def alert_rows(alerts: Sequence[Alert], span: EvaluationSpan) -> list[dict[str, Any]]:
     """Alerts as rows of alerts.parquet."""
     times_ms = np.array([alert.event_time_ms for alert in alerts], np.int64)
-    judged = span.holds(times_ms).tolist()
-    return [_alert_row(alert) | {"judged": one} for alert, one in zip(alerts, judged, strict=True)]
+    evaluated = span.contains(times_ms).tolist()
+    return [_alert_row(alert) | {"evaluated": one} for alert, one in zip(alerts, evaluated, strict=True)]
 
 
 def _alert_row(alert: Alert) -> dict[str, Any]:
@@ -367,8 +368,8 @@ def _alert_row(alert: Alert) -> dict[str, Any]:
     }
 
 
-def scores(p_values: F64) -> F64:
-    """float64[n]: −log10 of each p-value, 0 where it is NaN (nobody judged the event)."""
+def scores_from_p(p_values: F64) -> F64:
+    """float64[n]: −log10 of each p-value, 0 where it is NaN (nobody evaluated the event)."""
     out = np.zeros(len(p_values))
     _scores(p_values, out)
     return out
@@ -381,8 +382,8 @@ def _scores(p_values: F64, out: F64) -> None:
             out[i] = 0.0 - math.log10(max(p_values[i], P_MIN))  # never -0.0
 
 
-def surprised_names(names: list[str], surprised: Bools, judged: Bools) -> pa.StringArray:
-    """The names that are set of each event, by commas; null where it was not judged. surprised:
+def surprising_names(names: list[str], surprised: Bools, scored: Bools) -> pa.StringArray:
+    """The names that are set of each event, by commas; null where it was not evaluated. surprised:
     bool[names, n]."""
     bits = np.ascontiguousarray(np.packbits(surprised, axis=0).T)
     n, width = bits.shape
@@ -390,5 +391,5 @@ def surprised_names(names: list[str], surprised: Bools, judged: Bools) -> pa.Str
     sets = packed.dictionary_encode()
     chosen = (np.unpackbits(np.frombuffer(one, np.uint8)) for one in sets.dictionary.to_pylist())
     texts = [",".join(np.array(names)[np.flatnonzero(one)]) for one in chosen]
-    index = pa.array(sets.indices.to_numpy(), pa.int32(), mask=~judged)
+    index = pa.array(sets.indices.to_numpy(), pa.int32(), mask=~scored)
     return pa.array(texts, pa.string()).take(index)

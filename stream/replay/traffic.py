@@ -42,7 +42,7 @@ class TrafficCounter:
     def add(self, time_ms: I64, type_code: U8) -> None:
         """Count events. time_ms: int64[n]; type_code: uint8[n], indexes into `events.TYPES`."""
         if len(time_ms):
-            self._stretch(int(time_ms.min()), int(time_ms.max()))
+            self._widen(int(time_ms.min()), int(time_ms.max()))
             place = time_ms // self._bucket_ms * len(TYPES) + type_code
             for index, count in zip(*np.unique(place, return_counts=True), strict=True):
                 bucket, code = divmod(int(index), len(TYPES))
@@ -51,7 +51,7 @@ class TrafficCounter:
     def add_alerts(self, alerts: list[Alert]) -> None:
         """Count alerts, of whatever time."""
         for alert in alerts:
-            self._stretch(alert.event_time_ms, alert.event_time_ms)
+            self._widen(alert.event_time_ms, alert.event_time_ms)
             self._counts[alert.event_time_ms // self._bucket_ms, alert.severity, True] += 1
 
     def traffic(self) -> Traffic:
@@ -73,7 +73,7 @@ class TrafficCounter:
     def _bucket_ms(self) -> int:
         return WIDTHS_MIN[self._width] * 60_000
 
-    def _stretch(self, first_ms: int, last_ms: int) -> None:
+    def _widen(self, first_ms: int, last_ms: int) -> None:
         """Have room for these times: the buckets become wider while there would be too many."""
         self._first_ms = first_ms if self._first_ms is None else min(first_ms, self._first_ms)
         self._last_ms = max(last_ms, self._last_ms)

@@ -17,7 +17,7 @@ from stream.simulator import visits
 from stream.simulator.attacks import Attack, plan
 from stream.simulator.malformed import MALFORMED, malformed
 from stream.simulator.people import people
-from stream.simulator.rows import Rows, as_events, in_time_order, take
+from stream.simulator.rows import EventTable, to_events, sort_by_time, take
 
 __all__ = [
     "MALFORMED",
@@ -45,7 +45,7 @@ def shop_config() -> Path:
     return in_wheel if in_wheel.is_file() else here.parents[2] / "deploy" / "configs" / "shop.toml"
 
 
-class Line(NamedTuple):
+class SimulatedLine(NamedTuple):
     """One record for a topic or a file. kind: of its mistake, None where it has none. code: what
     its dead letter must carry, None where it is an event."""
 
@@ -73,8 +73,8 @@ class Shop:
         span_ms = self._stream_days * visits.DAY_MS
         planned = plan(Generator(PCG64(attackers)), self._people, events, span_ms)
         self._attack_tables = planned.tables
-        self._by_number = [_shifted(attack, start_ms) for attack in planned.attacks]
-        self.attacks = sorted(self._by_number, key=lambda attack: attack.first_ms)
+        self._attack_by_number = [_shift(attack, start_ms) for attack in planned.attacks]
+        self.attacks = sorted(self._attack_by_number, key=lambda attack: attack.first_ms)
 
     def span_ms(self) -> int:
         """From `start_ms` to the last event: subtract it from now for a stream that just ended.
@@ -92,28 +92,28 @@ class Shop:
         for table in self._blocks():
             attacks = table["attack"].tolist()
             table["time_ms"] += self.start_ms
-            made = as_events(table, self._people.names, first, self.seed)
+            made = to_events(table, self._people.names, first, self.seed)
             for event, attack in zip(made, attacks, strict=True):
-                yield event, None if attack < 0 else self._by_number[attack]
+                yield event, None if attack < 0 else self._attack_by_number[attack]
             first += len(attacks)
 
-    def _blocks(self) -> Iterator[Rows]:
+    def _blocks(self) -> Iterator[EventTable]:
         """The stream's rows, one day at a time; what a day leaves over goes on in the next."""
         rng = Generator(PCG64(self._days_seed))
-        left, day, open_tables = self.count, 0, self._attack_tables
+        left, day, unfinished = self.count, 0, self._attack_tables
         while left > 0:
             honest = visits.day(rng, self._people, day, self._stream_days)
-            table = in_time_order([*open_tables, *honest])
+            table = sort_by_time([*unfinished, *honest])
             np.maximum(table["time_ms"], 0, out=table["time_ms"])
             ends = int(np.searchsorted(table["time_ms"], (day + 1) * visits.DAY_MS))
             now = min(ends, left)
             if now:
                 yield take(table, slice(0, now))
-            open_tables = [take(table, slice(ends, None))]
+            unfinished = [take(table, slice(ends, None))]
             left, day = left - now, day + 1
 
 
-def lines(shop: Shop, malformed_share: float = 0.0, keyed_by: str = "account") -> Iterator[Line]:
+def lines(shop: Shop, malformed_share: float = 0.0, keyed_by: str = "account") -> Iterator[SimulatedLine]:
     """The shop's events as records: keyed by that field, where an event has none by account, and
     where it has no account either by address.
 
@@ -125,11 +125,11 @@ def lines(shop: Shop, malformed_share: float = 0.0, keyed_by: str = "account") -
     bad = 0
     for event, _ in shop.events():
         key = event.get(keyed_by) or event.get("account") or event["ip"]
-        yield Line(key.encode(), orjson.dumps(event), None, None)
+        yield SimulatedLine(key.encode(), orjson.dumps(event), None, None)
         if malformed_share and rng.random() < malformed_share:
             kind = kinds[bad % len(kinds)]
             bad += 1
-            yield Line(key.encode(), malformed(rng, kind), kind, MALFORMED[kind][1])
+            yield SimulatedLine(key.encode(), malformed(rng, kind), kind, MALFORMED[kind][1])
 
 
 def labels(shop: Shop) -> Iterator[bytes]:
@@ -148,12 +148,12 @@ def labels(shop: Shop) -> Iterator[bytes]:
             yield orjson.dumps(label)
 
 
-def _shifted(attack: Attack, by_ms: int) -> Attack:
+def _shift(attack: Attack, by_ms: int) -> Attack:
     return Attack(
         attack.name,
         attack.entity_type,
         attack.entity_id,
         attack.first_ms + by_ms,
         attack.last_ms + by_ms,
-        attack.what,
+        attack.description,
     )

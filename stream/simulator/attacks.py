@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from stream.simulator import people as shop_people
 from stream.simulator.people import F64, People
-from stream.simulator.rows import FORM, Rows, rows
+from stream.simulator.rows import KIND_CODE, EventTable, rows
 from stream.simulator.visits import DAY_MS
 
 EVENTS_MIN: Final = 5_000
@@ -36,11 +36,11 @@ class Attack:
     entity_id: str
     first_ms: int
     last_ms: int
-    what: str
+    description: str
 
 
 @dataclass(slots=True)
-class Plan:
+class AttackPlan:
     """The attacks drawn so far, with their events; times are since the start of the stream.
 
     size: of attacks, 1 where the stream is long enough for whole ones. activity: float[accounts],
@@ -53,30 +53,30 @@ class Plan:
     honest_ips: int
     activity: F64
     attacks: list[Attack] = field(default_factory=list)
-    tables: list[Rows] = field(default_factory=list)
+    tables: list[EventTable] = field(default_factory=list)
 
-    def begin(self, name: str, entity_type: str, entity_id: str, what: str) -> int:
+    def add_attack(self, name: str, entity_type: str, entity_id: str, what: str) -> int:
         """A new attack's number, which its rows carry; `act` gives it its times."""
         self.attacks.append(Attack(name, entity_type, entity_id, -1, -1, what))
         return len(self.attacks) - 1
 
-    def act(self, attack: int, kind: str, time_ms: NDArray[Any], **given: Any) -> None:
+    def add_rows(self, attack: int, kind: str, time_ms: NDArray[Any], **given: Any) -> None:
         """Add rows of that attack; its times grow to cover them."""
         where = {"country": 3, "currency": 3, "session": _ANY_SESSION + attack, **_WEB}
-        form = FORM[kind]
-        table = rows(time_ms, attack=attack, form=form, **{**where, **given})
+        kind_code = KIND_CODE[kind]
+        table = rows(time_ms, attack=attack, kind_code=kind_code, **{**where, **given})
         self.tables.append(table)
         one, low, high = self.attacks[attack], table["time_ms"].min(), table["time_ms"].max()
         first_ms = int(low) if one.first_ms < 0 else min(one.first_ms, int(low))
         self.attacks[attack] = replace(one, first_ms=first_ms, last_ms=max(one.last_ms, int(high)))
 
-    def busy(self, among: NDArray[Any], n: int) -> NDArray[Any]:
+    def take_busiest(self, among: NDArray[Any], n: int) -> NDArray[Any]:
         """Positions in `among` of the n busiest accounts, which no other attack will hit."""
         found = np.argsort(self.activity[among])[::-1][:n]
         self.activity[among[found]] = 0.0
         return found
 
-    def address(self) -> tuple[int, str]:
+    def add_address(self) -> tuple[int, str]:
         """Code and name of a fresh address for an attacker, of a range that is nobody's."""
         count = len(self.people.names["ip"]) - self.honest_ips
         block = "203.0.113" if count < 250 else f"240.0.{count // 250}"
@@ -84,13 +84,13 @@ class Plan:
         return self.people.add("ip", name), name
 
 
-def plan(rng: Generator, people: People, events: int, span_ms: float) -> Plan:
+def plan(rng: Generator, people: People, events: int, span_ms: float) -> AttackPlan:
     """Every attack on a stream of that many events and about that length; adds names to people."""
     size = min(1.0, events / EVENTS_PER_ROUND)
-    made = Plan(rng, people, size, len(people.names["ip"]), people.activity.copy())
+    planned = AttackPlan(rng, people, size, len(people.names["ip"]), people.activity.copy())
     rounds = events // EVENTS_PER_ROUND or 1
     each_ms = 0.42 * span_ms / rounds
-    steps: tuple[tuple[float, Callable[[Plan, float], None]], ...] = (
+    steps: tuple[tuple[float, Callable[[AttackPlan, float], None]], ...] = (
         (0.05, _account_takeover),
         (0.35, _card_testing),
         (0.58, _price_crawler),
@@ -98,34 +98,34 @@ def plan(rng: Generator, people: People, events: int, span_ms: float) -> Plan:
     )
     for one in range(rounds if events >= EVENTS_MIN else 0):
         for at, attack in steps:
-            attack(made, 0.5 * span_ms + (one + at) * each_ms)
-    return made
+            attack(planned, 0.5 * span_ms + (one + at) * each_ms)
+    return planned
 
 
-def _account_takeover(plan: Plan, start_ms: float) -> None:
+def _account_takeover(plan: AttackPlan, start_ms: float) -> None:
     """Leaked passwords tried from one address; where one fits, another device empties the shop."""
     rng, people = plan.rng, plan.people
     tries = max(40, int(260 * plan.size))
-    ip, name = plan.address()
+    ip, name = plan.add_address()
     what = f"tries leaked passwords of {tries} accounts from one address"
-    stuffing = plan.begin("credential stuffing", "ip", name, what)
+    stuffing = plan.add_attack("credential stuffing", "ip", name, what)
     device = people.add("device", f"dev-headless-{stuffing}")
     victims = rng.choice(len(people.activity), tries, replace=False, p=people.activity)
     time_ms = start_ms + np.cumsum(rng.gamma(4, 1_200, tries))
-    busy = plan.busy(victims[5:], 3) + 5
+    busy = plan.take_busiest(victims[5:], 3) + 5
     tried = np.setdiff1d(np.arange(tries), busy)
     shared = {"ip": ip, "device": device}
-    plan.act(stuffing, "failure", time_ms[tried], account=victims[tried], **shared)
-    plan.act(stuffing, "success", time_ms[busy], account=victims[busy], **shared)
+    plan.add_rows(stuffing, "failure", time_ms[tried], account=victims[tried], **shared)
+    plan.add_rows(stuffing, "success", time_ms[busy], account=victims[busy], **shared)
     for hit in busy:
         _empty_account(plan, int(victims[hit]), float(time_ms[hit]) + rng.uniform(5, 40) * 6e4)
 
 
-def _empty_account(plan: Plan, account: int, start_ms: float) -> None:
+def _empty_account(plan: AttackPlan, account: int, start_ms: float) -> None:
     rng, people = plan.rng, plan.people
     what = "logs in from a new device, changes e-mail and address, orders dear things"
-    taken = plan.begin("account takeover", "account", people.names["account"][account], what)
-    ip, _ = plan.address()
+    taken = plan.add_attack("account takeover", "account", people.names["account"][account], what)
+    ip, _ = plan.add_address()
     n = 6
     own = {"account": account, "ip": ip, "device": people.add("device", f"dev-burner-{taken}")}
     orders_ms = start_ms + 4 * _MINUTE_MS + np.cumsum(rng.uniform(50_000, 110_000, n))
@@ -138,29 +138,29 @@ def _empty_account(plan: Plan, account: int, start_ms: float) -> None:
         "amount": np.exp(people.amount_log[account]) * rng.uniform(8, 16, n),
     }
     for minute, kind in enumerate(("success", "device_added", "email_change", "address_change")):
-        plan.act(taken, kind, np.array([start_ms + minute * 45_000.0]), **own)
-    plan.act(taken, "order", orders_ms, **own, **bought)
-    plan.act(taken, "payment", orders_ms + 6_000, **own, **bought)
+        plan.add_rows(taken, kind, np.array([start_ms + minute * 45_000.0]), **own)
+    plan.add_rows(taken, "order", orders_ms, **own, **bought)
+    plan.add_rows(taken, "payment", orders_ms + 6_000, **own, **bought)
 
 
-def _card_testing(plan: Plan, start_ms: float) -> None:
+def _card_testing(plan: AttackPlan, start_ms: float) -> None:
     """Stolen card numbers tried with tiny payments; those that work are then used up."""
     rng, people = plan.rng, plan.people
     n = max(40, int(240 * plan.size))
-    ip, name = plan.address()
+    ip, name = plan.add_address()
     what = f"tries {n} stolen cards with tiny payments from one address"
-    testing = plan.begin("card testing", "ip", name, what)
+    testing = plan.add_attack("card testing", "ip", name, what)
     throwaway = [people.add("account", f"acct-guest-{testing}-{k:02d}") for k in range(8)]
     stolen = [people.add("card", f"card-stolen-{testing}-{k:03d}") for k in range(n)]
     customers = rng.choice(len(people.activity), 40, replace=False, p=people.activity)
-    known = [int(people.card[customers[k], 0]) for k in plan.busy(customers, 2)]
+    known = [int(people.card[customers[k], 0]) for k in plan.take_busiest(customers, 2)]
     cards = np.array(stolen)
     cards[rng.choice(np.arange(n // 2, n), 2, replace=False)] = known
     time_ms = start_ms + np.cumsum(rng.gamma(6, 1_100, n))
     works = (rng.random(n) < 0.15) | np.isin(cards, known)
     shared = {"ip": ip, "device": people.add("device", f"dev-script-{testing}")}
     for kind, which in (("payment", works), ("payment_declined", ~works)):
-        plan.act(
+        plan.add_rows(
             testing,
             kind,
             time_ms[which],
@@ -175,20 +175,20 @@ def _card_testing(plan: Plan, start_ms: float) -> None:
         _use_up_card(plan, card, float(time_ms[-1]) + rng.uniform(10, 60) * _MINUTE_MS)
 
 
-def _use_up_card(plan: Plan, card: int, start_ms: float) -> None:
+def _use_up_card(plan: AttackPlan, card: int, start_ms: float) -> None:
     rng, people = plan.rng, plan.people
     n = 8
     what = "a customer's card, found to work, pays for dear things in other accounts"
-    used = plan.begin("stolen card", "card", people.names["card"][card], what)
+    used = plan.add_attack("stolen card", "card", people.names["card"][card], what)
     mules = [people.add("account", f"acct-mule-{used}-{k}") for k in range(3)]
     product = rng.choice(shop_people.PRODUCTS, n)
-    plan.act(
+    plan.add_rows(
         used,
         "payment",
         start_ms + np.cumsum(rng.uniform(60_000, 150_000, n)),
         card=card,
         account=rng.choice(mules, n),
-        ip=plan.address()[0],
+        ip=plan.add_address()[0],
         device=people.add("device", f"dev-mule-{used}"),
         product=product,
         seller=people.seller_of[product],
@@ -196,16 +196,16 @@ def _use_up_card(plan: Plan, card: int, start_ms: float) -> None:
     )
 
 
-def _price_crawler(plan: Plan, start_ms: float) -> None:
+def _price_crawler(plan: AttackPlan, start_ms: float) -> None:
     """Page after page at an even pace, in the night where the stream is long enough."""
     rng = plan.rng
     n = max(80, int(1_400 * plan.size))
-    ip, name = plan.address()
+    ip, name = plan.add_address()
     what = f"reads {n} product pages at an even pace and calls itself a browser"
-    crawl = plan.begin("price crawler", "ip", name, what)
+    crawl = plan.add_attack("price crawler", "ip", name, what)
     if plan.size >= 1:
         start_ms += (26 * 3_600_000 - start_ms % DAY_MS) % DAY_MS
-    plan.act(
+    plan.add_rows(
         crawl,
         "product",
         start_ms + np.arange(n) * 2_300 + rng.normal(0, 120, n),
@@ -216,15 +216,15 @@ def _price_crawler(plan: Plan, start_ms: float) -> None:
     )
 
 
-def _coupon_ring(plan: Plan, start_ms: float) -> None:
+def _coupon_ring(plan: AttackPlan, start_ms: float) -> None:
     """One device opens account after account, each for the newcomers' coupon."""
     rng, people = plan.rng, plan.people
     n = max(15, int(45 * plan.size))
-    ip, name = plan.address()
+    ip, name = plan.add_address()
     what = f"redeems the newcomers' coupon with {n} fresh accounts from one address"
-    ring = plan.begin("coupon ring", "ip", name, what)
+    ring = plan.add_attack("coupon ring", "ip", name, what)
     fresh = np.array([people.add("account", f"acct-fresh-{ring}-{k:02d}") for k in range(n)])
     time_ms = start_ms + np.cumsum(rng.gamma(5, 9_000, n))
     shared = {"ip": ip, "device": people.add("device", f"dev-farm-{ring}"), "account": fresh}
-    plan.act(ring, "success", time_ms, **shared)
-    plan.act(ring, "coupon_redemption", time_ms + 15_000, coupon=2, amount=15.0, **shared)
+    plan.add_rows(ring, "success", time_ms, **shared)
+    plan.add_rows(ring, "coupon_redemption", time_ms + 15_000, coupon=2, amount=15.0, **shared)

@@ -10,42 +10,42 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Rows = dict[str, NDArray[Any]]
+EventTable = dict[str, NDArray[Any]]
 Names = dict[str, list[str]]
 """Column → the text of each of its codes."""
 
-FORMS: Final = (
+EVENT_KINDS: Final = (
     *(("request", kind) for kind in ("home", "search", "product", "cart", "asset")),
     *(("login", kind) for kind in ("success", "failure", "reset")),
     *(("login", kind) for kind in ("email_change", "address_change", "device_added")),
     *(("transaction", kind) for kind in ("order", "payment", "payment_declined")),
     *(("transaction", kind) for kind in ("coupon_redemption", "refund")),
 )
-"""Every type and kind that the shop produces; the column `form` indexes this tuple."""
-FORM: Final = {kind: code for code, (_, kind) in enumerate(FORMS)}
+"""Every type and kind that the shop produces; the column `kind_code` indexes this tuple."""
+KIND_CODE: Final = {kind: code for code, (_, kind) in enumerate(EVENT_KINDS)}
 
-_NAMED: Final = (
+_TEXT_COLUMNS: Final = (
     *("account", "device", "ip", "card", "product", "seller", "coupon"),
     *("country", "currency", "channel", "user_agent", "referrer"),
 )
 _DTYPES: Final[dict[str, str]] = {
     "time_ms": "i8",
-    "form": "i1",
+    "kind_code": "i1",
     "session": "i8",
     "attack": "i4",
     "status": "i2",
     "bytes": "i4",
     "amount": "f8",
-    **dict.fromkeys(_NAMED, "i4"),
+    **dict.fromkeys(_TEXT_COLUMNS, "i4"),
 }
 ABSENT: Final = -1
-_WORDS: Final = ("lamp", "shoes", "kettle", "novel", "desk", "jacket", "camera", "puzzle")
+_SEARCH_TERMS: Final = ("lamp", "shoes", "kettle", "novel", "desk", "jacket", "camera", "puzzle")
 
 
-def rows(time_ms: ArrayLike, **given: ArrayLike) -> Rows:
+def rows(time_ms: ArrayLike, **given: ArrayLike) -> EventTable:
     """Rows with the given columns (arrays[n], or one value for all), the others absent (-1)."""
     times = np.asarray(time_ms).astype(np.int64)
-    made: Rows = {"time_ms": times}
+    made: EventTable = {"time_ms": times}
     for name, dtype in _DTYPES.items():
         if name != "time_ms":
             value = np.asarray(given.get(name, ABSENT))
@@ -54,25 +54,25 @@ def rows(time_ms: ArrayLike, **given: ArrayLike) -> Rows:
     return made
 
 
-def take(table: Rows, which: NDArray[Any] | slice) -> Rows:
+def take(table: EventTable, which: NDArray[Any] | slice) -> EventTable:
     """The given rows: indices, a mask or a slice."""
     return {name: column[which] for name, column in table.items()}
 
 
-def in_time_order(tables: list[Rows]) -> Rows:
+def sort_by_time(tables: list[EventTable]) -> EventTable:
     """All rows of the tables by time; where times are equal, in the order given."""
     joined = {name: np.concatenate([table[name] for table in tables]) for name in _DTYPES}
     return take(joined, np.argsort(joined["time_ms"], kind="stable"))
 
 
-def as_events(table: Rows, names: Names, first: int, seed: int) -> Iterator[dict[str, Any]]:
+def to_events(table: EventTable, names: Names, first: int, seed: int) -> Iterator[dict[str, Any]]:
     """The rows as events; their ids count from `first` and hold the seed."""
     text = {
         name: [None if code < 0 else names[name][code] for code in table[name].tolist()]
-        for name in _NAMED
+        for name in _TEXT_COLUMNS
     }
     columns = zip(
-        *(table[name].tolist() for name in ("time_ms", "form", "session", "status", "bytes")),
+        *(table[name].tolist() for name in ("time_ms", "kind_code", "session", "status", "bytes")),
         *(table["amount"].tolist(), *text.values()),
         strict=True,
     )
@@ -83,7 +83,7 @@ def as_events(table: Rows, names: Names, first: int, seed: int) -> Iterator[dict
 def _event(
     event_id: str,
     time_ms: int,
-    form: int,
+    kind_code: int,
     session: int,
     status: int,
     size_bytes: int,
@@ -101,7 +101,7 @@ def _event(
     user_agent: str,
     referrer: str | None,
 ) -> dict[str, Any]:
-    event_type, kind = FORMS[form]
+    event_type, kind = EVENT_KINDS[kind_code]
     event: dict[str, Any] = {
         "type": event_type,
         "event_id": event_id,
@@ -144,5 +144,5 @@ def _path(kind: str, product: str | None, session: int) -> str:
     if kind == "product":
         return f"/product/{product}"
     if kind == "search":
-        return f"/search?q={_WORDS[session % len(_WORDS)]}"
+        return f"/search?q={_SEARCH_TERMS[session % len(_SEARCH_TERMS)]}"
     return {"home": "/", "cart": "/cart", "asset": f"/static/{session % 9}.js"}[kind]

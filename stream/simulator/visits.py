@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from stream.simulator import people as shop_people
 from stream.simulator.people import I64, People
-from stream.simulator.rows import ABSENT, FORM, Rows, rows, take
+from stream.simulator.rows import ABSENT, KIND_CODE, EventTable, rows, take
 
 DAY_MS: Final = 86_400_000
 EVENTS_PER_DAY: Final = 12_000
@@ -28,13 +28,13 @@ _HOURS: Final = np.array(
     ],
     dtype=np.float64,
 )
-_PAGES: Final = np.array([FORM[kind] for kind in ("home", "search", "product", "cart", "asset")])
+_PAGES: Final = np.array([KIND_CODE[kind] for kind in ("home", "search", "product", "cart", "asset")])
 _PAGE_SHARES: Final = (0.12, 0.16, 0.48, 0.06, 0.18)
 _PAGE_BYTES_LOG: Final = np.log([30_000, 45_000, 60_000, 20_000, 90_000])
 _PHONE, _LAPTOP, _NEW_PHONE = 0, 1, 2
 
 
-def day(rng: Generator, people: People, index: int, stream_days: float) -> list[Rows]:
+def day(rng: Generator, people: People, index: int, stream_days: float) -> list[EventTable]:
     """Everything honest that begins on day `index`; some of it ends on later days.
 
     Times are milliseconds since the start of the stream, session numbers are unique in it.
@@ -46,7 +46,7 @@ def day(rng: Generator, people: People, index: int, stream_days: float) -> list[
     return [*logins, pages, *bought, _search_engine(rng, people, index)]
 
 
-def _visits(rng: Generator, people: People, index: int, stream_days: float) -> Rows:
+def _visits(rng: Generator, people: People, index: int, stream_days: float) -> EventTable:
     """One row a visit: its start, its person, where it comes from."""
     n = int(rng.normal(_VISITS, np.sqrt(_VISITS)))
     account = rng.choice(len(people.activity), n, p=people.activity)
@@ -79,13 +79,13 @@ def _visits(rng: Generator, people: People, index: int, stream_days: float) -> R
     return visits
 
 
-def _of(visits: Rows, time_ms: Any, **given: Any) -> Rows:
+def _visit_rows(visits: EventTable, time_ms: Any, **given: Any) -> EventTable:
     """Rows with what is true of the whole visit, and what is given."""
     shared = ("session", "account", "device", "ip", "country", "currency", "channel", "user_agent")
     return rows(time_ms, **{**{name: visits[name] for name in shared}, **given})
 
 
-def _pages(rng: Generator, people: People, visits: Rows) -> Rows:
+def _pages(rng: Generator, people: People, visits: EventTable) -> EventTable:
     length = visits["length"]
     each = take(visits, np.repeat(np.arange(len(length)), length))
     n = len(each["time_ms"])
@@ -99,42 +99,42 @@ def _pages(rng: Generator, people: People, visits: Rows) -> Rows:
         rng.choice(shop_people.PRODUCTS, n, p=people.product_weight),
     )
     outside = rng.choice([1, 2, ABSENT], n, p=[0.4, 0.2, 0.4])
-    return _of(
+    return _visit_rows(
         each,
         each["time_ms"] + since_ms,
-        form=_PAGES[page],
-        product=np.where(_PAGES[page] == FORM["product"], product, ABSENT),
+        kind_code=_PAGES[page],
+        product=np.where(_PAGES[page] == KIND_CODE["product"], product, ABSENT),
         status=rng.choice([200, 304, 404, 500], n, p=[0.93, 0.05, 0.015, 0.005]),
         bytes=np.exp(rng.normal(_PAGE_BYTES_LOG[page], 0.4)),
         referrer=np.where(step == 0, outside, 0),
     )
 
 
-def _logins(rng: Generator, visits: Rows) -> list[Rows]:
+def _logins(rng: Generator, visits: EventTable) -> list[EventTable]:
     """Half of the visits log in; some mistype, a few forgot, few change their data."""
     chance = rng.random(len(visits["time_ms"]))
     known = visits["account"] >= 0
     start = visits["time_ms"]
-    made = [_some(visits, known & (chance < 0.5), start - 4_000, "success")]
+    made = [_selected_visit_rows(visits, known & (chance < 0.5), start - 4_000, "success")]
     for mistakes, share in enumerate((0.045, 0.012, 0.004), 1):
         mistyped = known & (chance < share)
-        made.append(_some(visits, mistyped, start - 4_000 - mistakes * 9_000, "failure"))
-    made.append(_some(visits, known & (chance < 0.003), start - 8_000, "reset"))
+        made.append(_selected_visit_rows(visits, mistyped, start - 4_000 - mistakes * 9_000, "failure"))
+    made.append(_selected_visit_rows(visits, known & (chance < 0.003), start - 8_000, "reset"))
     for kind, low, share in (
         ("email_change", 0.1, 0.0015),
         ("address_change", 0.2, 0.006),
         ("device_added", 0.3, 0.003),
     ):
         drawn = known & (chance > low) & (chance < low + share)
-        made.append(_some(visits, drawn, start + 9_000, kind))
+        made.append(_selected_visit_rows(visits, drawn, start + 9_000, kind))
     return made
 
 
-def _some(visits: Rows, which: NDArray[np.bool_], time_ms: I64, kind: str) -> Rows:
-    return _of(take(visits, which), time_ms[which], form=FORM[kind])
+def _selected_visit_rows(visits: EventTable, which: NDArray[np.bool_], time_ms: I64, kind: str) -> EventTable:
+    return _visit_rows(take(visits, which), time_ms[which], kind_code=KIND_CODE[kind])
 
 
-def _purchases(rng: Generator, people: People, visits: Rows) -> list[Rows]:
+def _purchases(rng: Generator, people: People, visits: EventTable) -> list[EventTable]:
     """One visit in three orders and pays at its end; some use a coupon, some send it back."""
     buys = (visits["account"] >= 0) & (rng.random(len(visits["account"])) < 0.33)
     buyers = take(visits, buys)
@@ -155,9 +155,9 @@ def _purchases(rng: Generator, people: People, visits: Rows) -> list[Rows]:
         "amount": amount,
     }
 
-    def row(kind: str, time_ms: Any, which: Any = slice(None), **given: Any) -> Rows:
+    def row(kind: str, time_ms: Any, which: Any = slice(None), **given: Any) -> EventTable:
         shared = {name: column[which] for name, column in {**bought, **given}.items()}
-        return _of(take(buyers, which), time_ms[which], form=FORM[kind], **shared)
+        return _visit_rows(take(buyers, which), time_ms[which], kind_code=KIND_CODE[kind], **shared)
 
     coupon = {"coupon": rng.integers(0, 3, n), "amount": amount * 0.1}
     return [
@@ -169,13 +169,13 @@ def _purchases(rng: Generator, people: People, visits: Rows) -> list[Rows]:
     ]
 
 
-def _search_engine(rng: Generator, people: People, index: int) -> Rows:
+def _search_engine(rng: Generator, people: People, index: int) -> EventTable:
     """A crawler that says who it is, day and night, since ever."""
     n = _BOT_PER_DAY
     product = rng.choice(shop_people.PRODUCTS, n)
     return rows(
         (index + (np.arange(n) + rng.random(n)) / n) * DAY_MS,
-        form=FORM["product"],
+        kind_code=KIND_CODE["product"],
         session=index * 1_000_000 + 999_999,
         ip=people.names["ip"].index("192.0.2.66"),
         country=3,

@@ -8,7 +8,7 @@ into the next ones.
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar
 
-from detectors.state import AboutToWrite, Arrays
+from detectors.state import WriteHook, Arrays
 from schemas.alerts import Alert
 
 In_contra = TypeVar("In_contra", contravariant=True)
@@ -24,7 +24,7 @@ class InternalRecord(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class AlertAtRow:
     """An alert and the row of the batch whose event raised it."""
 
     row: int
@@ -47,10 +47,10 @@ class Stage(Protocol[In_contra, Out_co]):
     def load(self, state: Arrays) -> None:
         """Replace the whole state by a saved one of the same configuration and version."""
 
-    def announced(self) -> set[str]:
+    def hooked_arrays(self) -> set[str]:
         """The saved arrays of which rows are written only when that was announced."""
 
-    def announce(self, about_to_write: AboutToWrite | None) -> None:
+    def on_write(self, before_write: WriteHook | None) -> None:
         """From now on say to this callable, or to nobody, what a batch is about to write."""
 
     def counts(self) -> dict[str, int]:

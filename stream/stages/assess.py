@@ -15,52 +15,52 @@ import numpy as np
 import pyarrow as pa
 
 from detectors import explain
-from detectors.assessment import FIRST, SAMPLED, Assessed, Assessment
+from detectors.assessment import DISTINCT_EVENTS, SAMPLED_EVENTS, AssessmentOutput, Assessment
 from detectors.clock import AHEAD_MAX_MS
 from detectors.hashing import pseudonym
-from detectors.monitor import LABEL
-from detectors.policy import COUNTED, OPENED, OVER_BUDGET, QUIET, UPDATED
-from detectors.state import AboutToWrite, Arrays, prefixed, under
+from schemas.events import LABEL_TYPE
+from detectors.policy import SUPPRESSED, OPENED, OVER_BUDGET, QUIET, UPDATED
+from detectors.state import WriteHook, Arrays, add_prefix, select_prefix
 from schemas.alerts import Alert, Contribution
 from schemas.codecs.slim import MONITOR, P_VALUE
 from schemas.columns import F64, I64, U8, Bools, EventBatch
-from stream.alerting import Origin, Reasons, Teller, published
+from stream.alerting import AlertOrigin, AlertRationale, AlertBuilder, alerting_rows
 from stream.config import ASSESS, AssessSpec
-from stream.stages import Found
-from stream.stages.watch import NOTHING_WANTED, Said, silence
+from stream.stages import AlertAtRow
+from stream.stages.watch import NO_SCORES, ScoreColumns, empty_scores
 
 
 @dataclass(frozen=True, slots=True)
-class Opinion:
+class AssessOutput:
     """alerts in the order of the rows; p_value: float64[n], of each row's event, NaN for what
     is left out; for labels NaN where every event is scored, else 1. activity: uint8[n], what became
     of each row."""
 
-    alerts: list[Found]
+    alerts: list[AlertAtRow]
     p_value: F64
     activity: U8
 
 
-FOREMOST: Final = np.array([QUIET, OVER_BUDGET, COUNTED, UPDATED, OPENED], np.uint8)
+ACTIVITY_RANK: Final = np.array([QUIET, OVER_BUDGET, SUPPRESSED, UPDATED, OPENED], np.uint8)
 """What becomes of an event by its reports is the last of these that became of one."""
 
 
-def said(batch: EventBatch, opinion: Opinion) -> Said:
+def scores(batch: EventBatch, output: AssessOutput) -> ScoreColumns:
     """What assess says of each row's event. Rows about one event stand next to each other; each has
     what became of any of them."""
     another = np.diff(batch.offset, prepend=-1) != 0
     another |= np.diff(batch.source, prepend=-1) != 0
     event = np.cumsum(another) - 1
-    foremost = np.zeros(int(another.sum()), np.int64)
-    np.maximum.at(foremost, event, np.argsort(FOREMOST)[opinion.activity])
-    unheard = silence(0, len(batch), NOTHING_WANTED)
-    return unheard._replace(p_value=opinion.p_value, activity=FOREMOST[foremost[event]])
+    rank = np.zeros(int(another.sum()), np.int64)
+    np.maximum.at(rank, event, np.argsort(ACTIVITY_RANK)[output.activity])
+    empty = empty_scores(0, len(batch), NO_SCORES)
+    return empty._replace(p_value=output.p_value, activity=ACTIVITY_RANK[rank[event]])
 
 
 def reports(
     monitor: str,
     events: EventBatch,
-    said: Mapping[str, F64],
+    scores: Mapping[str, F64],
     spec: AssessSpec,
     chosen: Bools,
     every: bool,
@@ -69,7 +69,7 @@ def reports(
     sample; an event without subject is nobody's. said: float64[n] each, its "p_value", NaN where it
     did not judge, and what assess looks at. chosen: bool[n], the sample; every: whatever it judged,
     so that assess can score it."""
-    p_value = said[P_VALUE]
+    p_value = scores[P_VALUE]
     due = ~np.isnan(p_value)
     if not every:
         due &= (p_value < spec.report_p) | chosen
@@ -78,22 +78,22 @@ def reports(
     else:
         due[:] = False
     rows = np.flatnonzero(due).astype(np.int64)
-    return spoken(monitor, events, said, spec, rows), rows
+    return report_rows(monitor, events, scores, spec, rows), rows
 
 
-def spoken(
-    monitor: str | None, events: EventBatch, said: Mapping[str, F64], spec: AssessSpec, rows: I64
+def report_rows(
+    monitor: str | None, events: EventBatch, scores: Mapping[str, F64], spec: AssessSpec, rows: I64
 ) -> EventBatch:
     """What a monitor says of these rows, as assess reads it; labels where it is no monitor."""
     chosen = events.take(rows)
     text = {**chosen.text, MONITOR: pa.repeat(pa.scalar(monitor, pa.string()), len(rows))}
     absent = np.full(len(rows), np.nan)
-    number = dict.fromkeys((P_VALUE, *looked_at(spec)), absent)
-    number |= {name: column[rows] for name, column in said.items()}
+    number = dict.fromkeys((P_VALUE, *training_features(spec)), absent)
+    number |= {name: column[rows] for name, column in scores.items()}
     return replace(chosen, text=text, number=number)
 
 
-def looked_at(spec: AssessSpec) -> list[str]:
+def training_features(spec: AssessSpec) -> list[str]:
     """The features that it learns from."""
     return spec.learning.features if spec.learning else []
 
@@ -114,24 +114,24 @@ class Assess:
         monitors: Sequence[str],
         shards: int,
         fingerprint: str,
-        teller: Teller,
+        alert_builder: AlertBuilder,
         *,
         shard: int = 0,
         every: bool = False,
-        whole: bool = False,
+        reports_grouped: bool = False,
         sources: int = 1,
         ahead_max_ms: float = AHEAD_MAX_MS,
     ) -> None:
         self.spec = spec
         self._every = every
         self.monitors = list(monitors)
-        self.teller = teller
-        features = looked_at(spec)
+        self.alert_builder = alert_builder
+        features = training_features(spec)
         self.names = [*self.monitors, *features]
         owners = [self.monitors.index(name.partition(".")[0]) for name in features]
         self.assessment = Assessment(
             spec.policy,
-            teller.key,
+            alert_builder.key,
             len(self.monitors),
             spec.capacity,
             spec.events_max,
@@ -139,16 +139,16 @@ class Assess:
             spec.report_p,
             owners if spec.learning else None,
             shard=shard,
-            whole=whole,
+            reports_grouped=reports_grouped,
             sources=sources,
             ahead_max_ms=ahead_max_ms,
         )
-        self.expected_score = explain.short(explain.surprise(spec.report_p))
+        self.expected_score = explain.six_digits(explain.score_of_p(spec.report_p))
         """Below it a monitor does not report."""
-        self.origin = Origin(ASSESS, spec.subject, fingerprint, spec.policy, shards)
+        self.origin = AlertOrigin(ASSESS, spec.subject, fingerprint, spec.policy, shards)
         self.tally = np.zeros(2, np.int64)
 
-    def process(self, batch: EventBatch) -> Opinion:
+    def process(self, batch: EventBatch) -> AssessOutput:
         """Take reports and labels in order; alerts for what the policy opened or updated.
 
         Reports of a monitor that the configuration no longer has may still stand in the log; they
@@ -156,13 +156,13 @@ class Assess:
         """
         index = {name: k for k, name in enumerate(self.monitors)}
         monitor = np.array([index.get(m, -1) for m in batch.text[MONITOR].to_pylist()], np.int64)
-        labels = (batch.type_code == LABEL) & self.assessment.learns
+        labels = (batch.type_code == LABEL_TYPE) & self.assessment.learns
         known = np.flatnonzero((monitor >= 0) | labels)
         p_value = np.full(len(batch), np.nan)
         ignored = len(batch) - len(known)
         if ignored:
             batch, monitor = batch.take(known), monitor[known]
-        values = [batch.number[name] for name in looked_at(self.spec)]
+        values = [batch.number[name] for name in training_features(self.spec)]
         assessed = self.assessment.process(
             batch,
             self.spec.subject,
@@ -170,49 +170,49 @@ class Assess:
             batch.number[P_VALUE],
             np.array(values).reshape(len(values), len(batch)).T.copy(),
         )
-        self.tally += int(assessed.due.sum()), ignored
+        self.tally += int(assessed.is_report.sum()), ignored
         activity = np.zeros(len(p_value), np.uint8)
-        p_value[known] = assessed.written if self._every else assessed.p
-        activity[known] = assessed.decided.activity
+        p_value[known] = assessed.p_of_all if self._every else assessed.p
+        activity[known] = assessed.policy_outcome.activity
         alerts = [
-            Found(int(known[i]), self._alert(batch, assessed, i))
-            for i in published(assessed.decided)
+            AlertAtRow(int(known[i]), self._alert(batch, assessed, i))
+            for i in alerting_rows(assessed.policy_outcome)
         ]
-        return Opinion(alerts, p_value, activity)
+        return AssessOutput(alerts, p_value, activity)
 
     def counts(self) -> dict[str, int]:
         """Reports, the events they were on, and alerts by activity."""
-        totals = self.assessment.known.totals
+        totals = self.assessment.remembered.totals
         return {
             "reports": int(self.tally[0]),
             "reports_ignored": int(self.tally[1]),
-            "reported_events": int(totals[FIRST]),
-            "sampled_events": int(totals[SAMPLED]),
+            "reported_events": int(totals[DISTINCT_EVENTS]),
+            "sampled_events": int(totals[SAMPLED_EVENTS]),
             **self.assessment.counts(),
             **self.assessment.policy.counts(),
         }
 
     def save(self) -> Arrays:
         """The assessment's state and the tally."""
-        return {"tally": self.tally, **prefixed({"assessment": self.assessment.save()})}
+        return {"tally": self.tally, **add_prefix({"assessment": self.assessment.save()})}
 
     def load(self, state: Arrays) -> None:
         """Replace the state by one saved under the same configuration."""
         self.tally[:] = state["tally"]
-        self.assessment.load(under("assessment", state))
+        self.assessment.load(select_prefix("assessment", state))
 
-    def announced(self) -> set[str]:
+    def hooked_arrays(self) -> set[str]:
         """None: of its state, a row for every subject with an incident and what is known of the
         latest events, a batch changes much."""
         return set()
 
-    def announce(self, about_to_write: AboutToWrite | None) -> None:
+    def on_write(self, before_write: WriteHook | None) -> None:
         """Nothing is announced."""
 
-    def _alert(self, batch: EventBatch, assessed: Assessed, i: int) -> Alert:
+    def _alert(self, batch: EventBatch, assessed: AssessmentOutput, i: int) -> Alert:
         shown = self._contributions(assessed, i)
-        threshold = float(assessed.decided.threshold[i])
-        reasons = Reasons(
+        threshold = float(assessed.policy_outcome.threshold[i])
+        rationale = AlertRationale(
             detector=ASSESS,
             reason=shown[0].feature,
             p_value=float(assessed.p[i]),
@@ -223,29 +223,29 @@ class Assess:
                 i, self.names, assessed.order, assessed.without, threshold
             ),
         )
-        who = pseudonym(assessed.keys[i])
-        return self.teller.alert(self.origin, batch, i, who, assessed.decided, i, reasons)
+        entity_pseudonym = pseudonym(assessed.keys[i])
+        return self.alert_builder.alert(self.origin, batch, i, entity_pseudonym, assessed.policy_outcome, i, rationale)
 
-    def _contributions(self, assessed: Assessed, i: int) -> list[Contribution]:
+    def _contributions(self, assessed: AssessmentOutput, i: int) -> list[Contribution]:
         """The reports, and the features that it looks at, by their share in what they say together;
         what speaks against it has none."""
         weight = assessed.weight[i]
         spoke = np.flatnonzero(~np.isnan(weight))
         part = np.maximum(weight[spoke], 0.0)
         part = part if part.any() else np.ones(len(spoke))
-        shown = np.argsort(-part, kind="stable")[: explain.SHOWN_MAX]
+        shown = np.argsort(-part, kind="stable")[: explain.CONTRIBUTIONS_MAX]
         share = part[shown] / part[shown].sum()
         return [
             self._contribution(assessed, i, j, one)
             for j, one in zip(spoke[shown].tolist(), share.tolist(), strict=True)
         ]
 
-    def _contribution(self, assessed: Assessed, i: int, j: int, share: float) -> Contribution:
+    def _contribution(self, assessed: AssessmentOutput, i: int, j: int, share: float) -> Contribution:
         """Of one input: a monitor's score, or a feature's value, and what is usual among the reports,
         where this one is not: together with others what is usual may tell as well."""
         p = float(assessed.by_monitor[i, self.assessment.learner.owner[j]])
         if j < len(self.monitors):
-            actual, low, high = explain.surprise(p), 0.0, self.expected_score
+            actual, low, high = explain.score_of_p(p), 0.0, self.expected_score
         else:
             actual, low, high = (
                 float(of[i, j]) for of in (assessed.value, assessed.low, assessed.high)
@@ -254,9 +254,9 @@ class Assess:
         unusual = actual < low or actual > high
         return Contribution(
             feature=self.names[j],
-            actual=explain.short(actual),
-            expected_low=explain.short(low) if unusual else None,
-            expected_high=explain.short(high) if unusual else None,
-            p_value=explain.short(p),
+            actual=explain.six_digits(actual),
+            expected_low=explain.six_digits(low) if unusual else None,
+            expected_high=explain.six_digits(high) if unusual else None,
+            p_value=explain.six_digits(p),
             share=share,
         )

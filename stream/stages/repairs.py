@@ -11,11 +11,11 @@ from typing import Final
 import numpy as np
 
 from detectors.clock import Clock
-from detectors.state import Arrays, prefixed, under
+from detectors.state import Arrays, add_prefix, select_prefix
 from schemas.columns import F64, I64, EventBatch
-from schemas.dead_letters import Example
+from schemas.dead_letters import RepairExample
 from schemas.records import Records
-from schemas.repairs import CODES, REPAIRABLE, Repaired, message
+from schemas.repairs import CODES, REPAIRABLE, FieldRepair, repair_message
 
 MINUTE_MS: Final = 60_000
 NO_MINUTE: Final = -1
@@ -36,8 +36,8 @@ class FieldRepairs:
         self._minute: I64 = np.full(shape, NO_MINUTE, np.int64)
 
     def take(
-        self, repaired: Iterable[Repaired], events: EventBatch, records: Records
-    ) -> list[Example]:
+        self, repaired: Iterable[FieldRepair], events: EventBatch, records: Records
+    ) -> list[RepairExample]:
         """Count the repairs of a batch's events, which all move stream time; the examples among
         them, by row, then by field. Rows that are no events are left out."""
         source = np.zeros(len(events), np.int32)
@@ -51,8 +51,8 @@ class FieldRepairs:
         return sorted(examples, key=lambda one: one.row)
 
     def _taken(
-        self, one: Repaired, event_offset: I64, stream_ms: F64, offset: I64
-    ) -> Iterator[Example]:
+        self, one: FieldRepair, event_offset: I64, stream_ms: F64, offset: I64
+    ) -> Iterator[RepairExample]:
         place = REPAIRABLE.index(one.field), CODES.index(one.code)
         rows = one.rows[np.isin(offset[one.rows], event_offset)]
         if not len(rows):
@@ -62,7 +62,7 @@ class FieldRepairs:
         minute = np.concatenate([self._minute[place][None], now_ms.astype(np.int64) // MINUTE_MS])
         self._minute[place] = minute[-1]
         for row in rows[minute[1:] != minute[:-1]].tolist():
-            yield Example(row, one.field, one.code, message(one.field, one.code))
+            yield RepairExample(row, one.field, one.code, repair_message(one.field, one.code))
 
     def counts(self) -> dict[str, int]:
         """How often each field was repaired, as far as it ever was."""
@@ -73,11 +73,11 @@ class FieldRepairs:
 
     def save(self) -> Arrays:
         """The counts, the minutes and the clock."""
-        clock = prefixed({"repaired_clock": self._clock.save()})
+        clock = add_prefix({"repaired_clock": self._clock.save()})
         return {"repaired": self._tally, "repaired_minute": self._minute, **clock}
 
     def load(self, state: Arrays) -> None:
         """Replace counts, minutes and clock by saved ones."""
         self._tally[:] = state["repaired"]
         self._minute[:] = state["repaired_minute"]
-        self._clock.load(under("repaired_clock", state))
+        self._clock.load(select_prefix("repaired_clock", state))

@@ -16,17 +16,17 @@ import numpy as np
 
 from detectors.hashing import HashKey, hash_rows, hash_text
 from detectors.kernels import kernel
-from detectors.monitor import LABEL
-from detectors.state import AboutToWrite, Arrays, prefixed, under
-from schemas.codecs.slim import SlimCodec
+from schemas.events import LABEL_TYPE
+from detectors.state import WriteHook, Arrays, add_prefix, select_prefix
+from schemas.codecs.slim import InternalEventCodec
 from schemas.codecs.table import row_as_json
 from schemas.columns import I64, U8, U64, Bools, EventBatch
-from schemas.dead_letters import CODES, DeadLetter, DeadLetterCode, Example, Fault, dead_letter
+from schemas.dead_letters import CODES, DeadLetter, DeadLetterCode, RepairExample, Fault, dead_letter
 from schemas.events import ENTITY_FIELDS, FIELDS
 from schemas.records import Records
 from stream.config import Log
 from stream.decoding import Decoder, SharedDecoder
-from stream.rekeying import Rekeying
+from stream.rekeying import Rekeyer
 from stream.stages import InternalRecord
 from stream.stages.repairs import FieldRepairs
 
@@ -42,18 +42,18 @@ NEW, SAME, REUSED = range(3)
 """An event's id is new; the event is a duplicate; its id was another event's."""
 
 
-OF_NOBODY: Final[DeadLetterCode] = "label_without_entity"
-NOBODY_NAMED: Final = "a label names none of the entities that its input maps"
-WITHOUT_VERDICT: Final[DeadLetterCode] = "label_without_verdict"
-NO_VERDICT: Final = "verdict: missing; expected a text such as fraud or honest"
+LABEL_WITHOUT_ENTITY: Final[DeadLetterCode] = "label_without_entity"
+LABEL_WITHOUT_ENTITY_MESSAGE: Final = "a label names none of the entities that its input maps"
+LABEL_WITHOUT_VERDICT: Final[DeadLetterCode] = "label_without_verdict"
+LABEL_WITHOUT_VERDICT_MESSAGE: Final = "verdict: missing; expected a text such as fraud or honest"
 
 SENT, NOT_APPLICABLE = range(2)
-MIX: Final = np.uint64(0x9E3779B97F4A7C15)
+HASH_MULTIPLIER: Final = np.uint64(0x9E3779B97F4A7C15)
 FIELD_NUMBER: Final = {name: number for number, name in enumerate(FIELDS)}
 
 
 @dataclass(frozen=True, slots=True)
-class Routed:
+class RouteOutput:
     """A batch's events and dead letters, both in the order of their records, examples of repaired
     events among the latter; and what goes into internal logs, in that order for each of their
     partitions."""
@@ -63,7 +63,7 @@ class Routed:
     internal: list[InternalRecord]
 
 
-class Hop:
+class InternalTopicWriter:
     """The way into one reader's internal log, from one partition of an input: a monitor's events, or
     the labels that assess learns from. entity: the field that chooses the partition; concerns: the
     events that are to go."""
@@ -73,27 +73,27 @@ class Hop:
         log: Log,
         entity: str,
         concerns: Callable[[EventBatch], Bools],
-        codec: SlimCodec,
+        codec: InternalEventCodec,
         hash_key: HashKey,
     ) -> None:
         self.name = log.name
         self._concerns = concerns
         self._codec = codec
-        self._rekeying = Rekeying(log, entity, codec, hash_key)
+        self._rekeyer = Rekeyer(log, entity, codec, hash_key)
         self._tally: I64 = np.zeros(2, np.int64)
 
     def process(self, events: EventBatch) -> Iterator[InternalRecord]:
         """The messages with the events that concern the reader; each entity has one partition."""
         wanted = np.flatnonzero(self._concerns(events)).astype(np.int64)
         self._tally += (len(wanted), len(events) - len(wanted))
-        return self._rekeying.process(self._codec.chosen(events).take(wanted))
+        return self._rekeyer.process(self._codec.select_fields(events).take(wanted))
 
     def counts(self) -> dict[str, int]:
         """Events sent to the internal log, and events that do not concern its reader."""
         sent, not_applicable = self._tally.tolist()
         return {"sent": sent, "not_applicable": not_applicable}
 
-    def begin_behind(self, events: int) -> None:
+    def backfill_not_applicable(self, events: int) -> None:
         """Start with so many events behind it that it has not seen: they did not apply to it."""
         self._tally[NOT_APPLICABLE] += events
 
@@ -115,11 +115,11 @@ class Route:
         decoder: Decoder | SharedDecoder,
         duplicate_window: int,
         hash_key: HashKey,
-        hops: Sequence[Hop] = (),
+        writers: Sequence[InternalTopicWriter] = (),
         *,
         is_read: bool = True,
     ) -> None:
-        self.hops = hops
+        self.writers = writers
         self._is_read = is_read
         self._decoder = decoder
         self._hash_key = hash_key
@@ -128,24 +128,24 @@ class Route:
         self._tally: I64 = np.zeros(len(COUNTS), np.int64)
         self._reused: I64 = np.zeros(1, np.int64)
 
-    def process(self, batch: Records) -> Routed:
+    def process(self, batch: Records) -> RouteOutput:
         """The batch's events that were not seen before, and a dead letter for each bad record."""
         events, faults, tombstones, repaired = self._decoder.read(batch)
         if self._is_read:
-            events, useless = _without_useless_labels(events, batch)
-            faults = sorted([*faults, *useless]) if useless else faults
+            events, unusable = _without_unusable_labels(events, batch)
+            faults = sorted([*faults, *unusable]) if unusable else faults
         examples = self._repairs.take(repaired, events, batch)
         ids = np.ascontiguousarray(hash_text(events.event_id, self._hash_key)[:, 0])
-        known = self._recent.known(ids, _content(events, self._hash_key))
+        known = self._recent.classify(ids, _content(events, self._hash_key))
         duplicates = int(np.count_nonzero(known == SAME))
         self._reused += np.count_nonzero(known == REUSED)
         fresh = events if duplicates == 0 else events.take(np.flatnonzero(known != SAME))
         self._count(len(batch), len(fresh), duplicates, tombstones, faults)
-        internal = [record for hop in self.hops for record in hop.process(fresh)]
+        internal = [record for writer in self.writers for record in writer.process(fresh)]
         # a record is a fault or an event, so that each row has either
-        letters: list[Fault | Example] = [*faults, *examples]
+        letters: list[Fault | RepairExample] = [*faults, *examples]
         letters.sort(key=lambda one: one.row)
-        return Routed(fresh, [letter(one, batch) for one in letters], internal)
+        return RouteOutput(fresh, [to_dead_letter(one, batch) for one in letters], internal)
 
     def counts(self) -> dict[str, int]:
         """Records by what became of them, `COUNTS` the names; `ID_REUSED` and repairs of fields,
@@ -155,11 +155,11 @@ class Route:
 
     def save(self) -> Arrays:
         """The counters, the hops', the remembered ids and the repairs."""
-        hops = prefixed({f"hop/{hop.name}": hop.save() for hop in self.hops})
+        writers = add_prefix({f"hop/{writer.name}": writer.save() for writer in self.writers})
         return {
             "tally": self._tally,
             "reused": self._reused,
-            **hops,
+            **writers,
             **self._recent.save(),
             **self._repairs.save(),
         }
@@ -168,16 +168,16 @@ class Route:
         """Replace counters, remembered ids and repairs by saved ones."""
         self._tally[:] = state["tally"]
         self._reused[:] = state["reused"]
-        for hop in self.hops:
-            hop.load(under(f"hop/{hop.name}", state))
+        for writer in self.writers:
+            writer.load(select_prefix(f"hop/{writer.name}", state))
         self._recent.load(state)
         self._repairs.load(state)
 
-    def announced(self) -> set[str]:
+    def hooked_arrays(self) -> set[str]:
         """None: events are remembered all over their panes."""
         return set()
 
-    def announce(self, about_to_write: AboutToWrite | None) -> None:
+    def on_write(self, before_write: WriteHook | None) -> None:
         """Nothing is announced."""
 
     def _count(
@@ -207,7 +207,7 @@ class RecentEvents:
         self._slots: U64 = np.zeros((2, slot_count, 2), np.uint64)
         self._marks: I64 = np.zeros(2, np.int64)  # current pane, events in it
 
-    def known(self, ids: U64, contents: U64) -> U8:
+    def classify(self, ids: U64, contents: U64) -> U8:
         """uint8[n]: `NEW`, `SAME` or `REUSED`, each event's own batch included. ids, contents:
         uint64[n], keyed hashes."""
         found = np.zeros(len(ids), np.uint8)
@@ -225,7 +225,7 @@ class RecentEvents:
 
 
 @kernel
-def _place(pane: U64, hashed: np.uint64) -> np.int64:
+def _find_slot(pane: U64, hashed: np.uint64) -> np.int64:
     """The slot that holds the hash, or the free one where it would go."""
     mask = len(pane) - 1
     slot = np.int64(hashed & np.uint64(mask))
@@ -235,9 +235,9 @@ def _place(pane: U64, hashed: np.uint64) -> np.int64:
 
 
 @kernel
-def _both(one: np.uint64, content: np.uint64) -> np.uint64:
+def _combined_hash(one: np.uint64, content: np.uint64) -> np.uint64:
     """A hash of an id and a content, never 0."""
-    mixed = (one ^ (content << np.uint64(23)) ^ (content >> np.uint64(41))) * MIX
+    mixed = (one ^ (content << np.uint64(23)) ^ (content >> np.uint64(41))) * HASH_MULTIPLIER
     mixed ^= mixed >> np.uint64(32)
     return mixed | np.uint64(1)
 
@@ -248,13 +248,13 @@ def _remember(ids: U64, contents: U64, slots: U64, marks: I64, per_pane: int, fo
         content = contents[i]
         hashed = ids[i] | np.uint64(1)  # 0 is a free slot
         current, older = slots[marks[0]], slots[1 - marks[0]]
-        here, there = _place(current, hashed), _place(older, hashed)
+        here, there = _find_slot(current, hashed), _find_slot(older, hashed)
         same = current[here, 0] != 0 and current[here, 1] == content
         same |= older[there, 0] != 0 and older[there, 1] == content
         reused = not same and (current[here, 0] != 0 or older[there, 0] != 0)
         if reused:
-            both = _both(hashed, content)
-            at, before = _place(current, both), _place(older, both)
+            both = _combined_hash(hashed, content)
+            at, before = _find_slot(current, both), _find_slot(older, both)
             same = current[at, 0] != 0 and current[at, 1] == content
             same |= older[before, 0] != 0 and older[before, 1] == content
             if current[here, 0] != 0:
@@ -280,33 +280,33 @@ def _content(events: EventBatch, key: HashKey) -> U64:
     return hash_rows(texts, numbers, key)
 
 
-def _without_useless_labels(events: EventBatch, batch: Records) -> tuple[EventBatch, list[Fault]]:
+def _without_unusable_labels(events: EventBatch, batch: Records) -> tuple[EventBatch, list[Fault]]:
     """The events without labels from which nothing can be learned, and a fault for each of these."""
     faults: list[Fault] = []
-    useless = np.zeros(len(events), np.bool_)
+    unusable = np.zeros(len(events), np.bool_)
     reasons: tuple[tuple[DeadLetterCode, str, Bools], ...] = (
-        (WITHOUT_VERDICT, NO_VERDICT, labels_without_verdict(events)),
-        (OF_NOBODY, NOBODY_NAMED, labels_of_nobody(events)),
+        (LABEL_WITHOUT_VERDICT, LABEL_WITHOUT_VERDICT_MESSAGE, labels_without_verdict(events)),
+        (LABEL_WITHOUT_ENTITY, LABEL_WITHOUT_ENTITY_MESSAGE, labels_without_entity(events)),
     )
     for code, message, found in reasons:
-        rows = np.searchsorted(batch.offset, events.offset[found & ~useless]).tolist()
+        rows = np.searchsorted(batch.offset, events.offset[found & ~unusable]).tolist()
         faults += (Fault(row, code, message) for row in rows)
-        useless |= found
-    return (events.take(np.flatnonzero(~useless)) if faults else events), faults
+        unusable |= found
+    return (events.take(np.flatnonzero(~unusable)) if faults else events), faults
 
 
 def labels_without_verdict(events: EventBatch) -> Bools:
     """bool[n]: labels without a verdict, where their input maps one."""
-    found: Bools = events.type_code == LABEL
+    found: Bools = events.type_code == LABEL_TYPE
     if "verdict" not in events.text or not found.any():
         return np.zeros(len(events), np.bool_)
     missing: Bools = events.text["verdict"].is_null().to_numpy(zero_copy_only=False)
     return found & missing
 
 
-def labels_of_nobody(events: EventBatch) -> Bools:
+def labels_without_entity(events: EventBatch) -> Bools:
     """bool[n]: labels that name none of the entities for which their input has a place."""
-    found: Bools = events.type_code == LABEL
+    found: Bools = events.type_code == LABEL_TYPE
     named = [events.text[name] for name in ENTITY_FIELDS if name in events.text]
     if not named or not found.any():
         return np.zeros(len(events), np.bool_)
@@ -315,7 +315,7 @@ def labels_of_nobody(events: EventBatch) -> Bools:
     return found
 
 
-def letter(fault: Fault | Example, batch: Records) -> DeadLetter:
+def to_dead_letter(fault: Fault | RepairExample, batch: Records) -> DeadLetter:
     """The dead letter of a record, or the example that it is; a table's row is in it as JSON."""
     row = fault.row
     value: Any = (

@@ -14,21 +14,21 @@ from numpy.typing import NDArray
 from detectors import explain
 from detectors.clock import AHEAD_MAX_MS
 from detectors.hashing import pseudonym
-from detectors.monitor import Monitor, MonitorSpec, Watched, present, told_names
+from detectors.monitor import Monitor, MonitorSpec, MonitorOutput, present, value_names
 from detectors.spec import seconds
-from detectors.state import AboutToWrite, Arrays
+from detectors.state import WriteHook, Arrays
 from schemas.alerts import Alert, Contribution
 from schemas.codecs.slim import P_VALUE
 from schemas.columns import F64, I64, U8, Bools, EventBatch
-from stream.alerting import Origin, Reasons, Teller, published
-from stream.stages import Found
+from stream.alerting import AlertOrigin, AlertRationale, AlertBuilder, alerting_rows
+from stream.stages import AlertAtRow
 
-SCORED, LATE, NOT_APPLICABLE, SKIPPED_LEARNING, LABELS, AHEAD = range(6)
+SCORED, LATE, NOT_APPLICABLE, LATE_NOT_LEARNED, LABELS, AHEAD = range(6)
 SURPRISED_P: Final = 0.1
 """A feature is surprised where its own p-value is below it; else it is silent."""
 
 
-class Wanted(NamedTuple):
+class ScoreSelection(NamedTuple):
     """What is wanted to be said of every event beside what is published; live it is nothing.
 
     scores: each monitor's p-value, what its policy made of it, and which of its features were
@@ -36,14 +36,14 @@ class Wanted(NamedTuple):
     """
 
     scores: bool = False
-    told: bool = False
+    feature_values: bool = False
 
 
-NOTHING_WANTED: Final = Wanted()
+NO_SCORES: Final = ScoreSelection()
 
 
-class Said(NamedTuple):
-    """What a monitor said of n events, k being how many `told_names` it has.
+class ScoreColumns(NamedTuple):
+    """What a monitor said of n events, k being how many `value_names` it has.
 
     p_value: float64[n], NaN where the monitor did not apply. activity: uint8[n], `policy.QUIET` …,
     what became of each event. surprised: bool[k, n]. told: float64[2k, n], the values in natural
@@ -54,64 +54,64 @@ class Said(NamedTuple):
     p_value: F64
     activity: U8
     surprised: Bools
-    told: F64
+    feature_values: F64
 
-    def slice(self, start: int, stop: int) -> "Said":
+    def slice(self, start: int, stop: int) -> "ScoreColumns":
         """What was said of the events start … stop - 1."""
-        return Said._make(array[..., start:stop] for array in self)
+        return ScoreColumns._make(array[..., start:stop] for array in self)
 
-    def put(self, places: I64, said: "Said") -> None:
+    def put(self, places: I64, scores: "ScoreColumns") -> None:
         """Have at these places what was said of others; of places named often the last stands."""
-        pairs: Iterator[tuple[NDArray[Any], NDArray[Any]]] = zip(self, said, strict=True)
+        pairs: Iterator[tuple[NDArray[Any], NDArray[Any]]] = zip(self, scores, strict=True)
         for mine, theirs in pairs:
             mine[..., places] = theirs
 
-    def take(self, rows: I64) -> "Said":
+    def take(self, rows: I64) -> "ScoreColumns":
         """What was said of these events."""
-        return Said._make(array[..., rows] for array in self)
+        return ScoreColumns._make(array[..., rows] for array in self)
 
 
-def silence(features: int, n: int, wanted: Wanted) -> Said:
-    """What is said of n events that do not apply. features: how many `told_names` a monitor has, 0
+def empty_scores(features: int, n: int, selection: ScoreSelection) -> ScoreColumns:
+    """What is said of n events that do not apply. features: how many `value_names` a monitor has, 0
     of assess."""
-    surprised = np.zeros((features if wanted.scores else 0, n), np.bool_)
-    told = np.full((2 * features if wanted.told else 0, n), np.nan)
-    return Said(np.full(n, np.nan), np.zeros(n, np.uint8), surprised, told)
+    surprised = np.zeros((features if selection.scores else 0, n), np.bool_)
+    told = np.full((2 * features if selection.feature_values else 0, n), np.nan)
+    return ScoreColumns(np.full(n, np.nan), np.zeros(n, np.uint8), surprised, told)
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class WatchOutput:
     """alerts in event order; p_value: float64[n], NaN where the monitor did not apply; watched:
     what else it found; told: float64[n] by "monitor.feature", what assess looks at, NaN likewise."""
 
-    alerts: list[Found]
+    alerts: list[AlertAtRow]
     p_value: F64
-    watched: Watched
-    told: dict[str, F64]
+    watched: MonitorOutput
+    training_features: dict[str, F64]
 
-    def said(self) -> dict[str, F64]:
+    def scores(self) -> dict[str, F64]:
         """Its report on every event: the p-value, and what assess looks at."""
-        return {P_VALUE: self.p_value, **self.told}
+        return {P_VALUE: self.p_value, **self.training_features}
 
 
-def said(spec: MonitorSpec, outcomes: Sequence[Outcome], wanted: Wanted) -> Said:
+def scores(spec: MonitorSpec, outputs: Sequence[WatchOutput], selection: ScoreSelection) -> ScoreColumns:
     """All that a monitor said of the batches that led to these outcomes, one after the other."""
-    parts = [_said(spec, outcome, wanted) for outcome in outcomes]
-    parts = parts or [silence(len(told_names(spec)), 0, wanted)]
-    return Said._make(np.concatenate(arrays, axis=-1) for arrays in zip(*parts, strict=True))
+    parts = [_scores(spec, output, selection) for output in outputs]
+    parts = parts or [empty_scores(len(value_names(spec)), 0, selection)]
+    return ScoreColumns._make(np.concatenate(arrays, axis=-1) for arrays in zip(*parts, strict=True))
 
 
-def _said(spec: MonitorSpec, outcome: Outcome, wanted: Wanted) -> Said:
-    watched, k = outcome.watched, len(told_names(spec))
-    part = silence(k, len(outcome.p_value), wanted)
+def _scores(spec: MonitorSpec, output: WatchOutput, selection: ScoreSelection) -> ScoreColumns:
+    watched, k = output.watched, len(value_names(spec))
+    part = empty_scores(k, len(output.p_value), selection)
     own_p = watched.calibrated.p[:k]
-    if wanted.scores:
-        part.activity[watched.index] = watched.decided.activity
+    if selection.scores:
+        part.activity[watched.index] = watched.policy_outcome.activity
         part.surprised[:, watched.index] = own_p < SURPRISED_P
-    if wanted.told:
-        part.told[:k, watched.index] = watched.told.values * watched.told.units
-        part.told[k:, watched.index] = own_p
-    return part._replace(p_value=outcome.p_value)
+    if selection.feature_values:
+        part.feature_values[:k, watched.index] = watched.feature_values.values * watched.feature_values.units
+        part.feature_values[k:, watched.index] = own_p
+    return part._replace(p_value=output.p_value)
 
 
 class Watch:
@@ -123,7 +123,7 @@ class Watch:
         spec: MonitorSpec,
         shards: int,
         fingerprint: str,
-        teller: Teller,
+        alert_builder: AlertBuilder,
         told: Sequence[str] = (),
         shard: int = 0,
         sources: int = 1,
@@ -131,15 +131,15 @@ class Watch:
     ) -> None:
         self.name = spec.name
         self.spec = spec
-        self.monitor = Monitor(spec, teller.key, shards, shard, sources, ahead_max_ms)
-        self.origin = Origin(spec.name, spec.entity, fingerprint, spec.policy, shards)
-        self.teller = teller
+        self.monitor = Monitor(spec, alert_builder.key, shards, shard, sources, ahead_max_ms)
+        self.origin = AlertOrigin(spec.name, spec.entity, fingerprint, spec.policy, shards)
+        self.alert_builder = alert_builder
         names = enumerate(self.monitor.names)
-        said = {f"{spec.name}.{name}": j for j, name in names}
-        self._told = {name: said[name] for name in told if name in said}
+        scores = {f"{spec.name}.{name}": j for j, name in names}
+        self._told = {name: scores[name] for name in told if name in scores}
         self.tally = np.zeros(6, np.int64)
 
-    def process(self, batch: EventBatch) -> Outcome:
+    def process(self, batch: EventBatch) -> WatchOutput:
         """Watch the batch; alerts for what the policy opened or updated."""
         watched = self.monitor.process(batch)
         applicable = len(watched.index)
@@ -154,20 +154,20 @@ class Watch:
         p_value = np.full(len(batch), np.nan)
         p_value[watched.index] = watched.p
         alerts = [
-            Found(int(watched.index[i]), self._alert(batch, watched, i))
-            for i in published(watched.decided)
+            AlertAtRow(int(watched.index[i]), self._alert(batch, watched, i))
+            for i in alerting_rows(watched.policy_outcome)
         ]
-        return Outcome(alerts, p_value, watched, self._tell(watched, batch))
+        return WatchOutput(alerts, p_value, watched, self._training_columns(watched, batch))
 
-    def _tell(self, watched: Watched, batch: EventBatch) -> dict[str, F64]:
+    def _training_columns(self, watched: MonitorOutput, batch: EventBatch) -> dict[str, F64]:
         """What assess looks at, in natural units; where a currency is named, amounts as multiples of
         what is typical in it, since it compares them."""
         found: dict[str, F64] = {}
         named = present(batch, "currency")[watched.index] if self._told else np.empty(0, np.bool_)
         for name, j in self._told.items():
             found[name] = np.full(len(batch), np.nan)
-            unit = np.where(named, 1.0, watched.told.units[j])
-            found[name][watched.index] = watched.told.values[j] * unit
+            unit = np.where(named, 1.0, watched.feature_values.units[j])
+            found[name][watched.index] = watched.feature_values.values[j] * unit
         return found
 
     def counts(self) -> dict[str, int]:
@@ -178,7 +178,7 @@ class Watch:
             "ahead": int(self.tally[AHEAD]),
             "not_applicable": int(self.tally[NOT_APPLICABLE]),
             "labels": int(self.tally[LABELS]),
-            "late_not_learned": int(self.tally[SKIPPED_LEARNING]),
+            "late_not_learned": int(self.tally[LATE_NOT_LEARNED]),
             **self.monitor.policy.counts(),
             **self.monitor.measures(),
         }
@@ -192,22 +192,22 @@ class Watch:
         self.tally[:] = state["tally"]
         self.monitor.load({name: array for name, array in state.items() if name != "tally"})
 
-    def begin_behind(self, events: int) -> None:
+    def backfill_not_applicable(self, events: int) -> None:
         """Start with so many events behind it that it has not seen: they did not apply to it."""
         self.tally[NOT_APPLICABLE] += events
 
-    def announced(self) -> set[str]:
+    def hooked_arrays(self) -> set[str]:
         """What the monitor announces."""
-        return self.monitor.announced()
+        return self.monitor.hooked_arrays()
 
-    def announce(self, about_to_write: AboutToWrite | None) -> None:
+    def on_write(self, before_write: WriteHook | None) -> None:
         """Have the monitor announce it."""
-        self.monitor.announce(about_to_write)
+        self.monitor.on_write(before_write)
 
-    def _alert(self, batch: EventBatch, watched: Watched, i: int) -> Alert:
-        detector, top_feature = self._foremost(watched, i)
+    def _alert(self, batch: EventBatch, watched: MonitorOutput, i: int) -> Alert:
+        detector, top_feature = self._top_detector(watched, i)
         shown, instead = self._explained(watched, i)
-        reasons = Reasons(
+        rationale = AlertRationale(
             detector=detector,
             reason=top_feature,
             p_value=float(watched.p[i]),
@@ -216,15 +216,15 @@ class Watch:
             contributions=shown,
             counterfactual=instead,
         )
-        who = pseudonym(watched.keys[i])
+        entity_pseudonym = pseudonym(watched.keys[i])
         row = int(watched.index[i])
-        return self.teller.alert(self.origin, batch, row, who, watched.decided, i, reasons)
+        return self.alert_builder.alert(self.origin, batch, row, entity_pseudonym, watched.policy_outcome, i, rationale)
 
-    def _explained(self, watched: Watched, i: int) -> tuple[list[Contribution], list[str] | None]:
+    def _explained(self, watched: MonitorOutput, i: int) -> tuple[list[Contribution], list[str] | None]:
         """The contributions, and the counterfactual. A rule that decided holds no longer without the
         first feature that it asks for; whether others then do is not looked at."""
-        names, told, calibrated = self.monitor.names, watched.told, watched.calibrated
-        threshold = float(watched.decided.threshold[i])
+        names, told, calibrated = self.monitor.names, watched.feature_values, watched.calibrated
+        threshold = float(watched.policy_outcome.threshold[i])
         if watched.rule[i] < 0:
             features, trees = self.spec.features, watched.trees
             shown = explain.contributions(i, names, features, told, calibrated, trees)
@@ -233,9 +233,9 @@ class Watch:
         rule = self.spec.rules[int(watched.rule[i])]
         enough = len(self.spec.rules) == 1 and not calibrated.combined[i] <= threshold
         instead = [next(iter(rule.at_least))] if enough else None
-        return explain.of_rule(i, names, rule, told, calibrated), instead
+        return explain.rule_contributions(i, names, rule, told, calibrated), instead
 
-    def _foremost(self, watched: Watched, i: int) -> tuple[str, str]:
+    def _top_detector(self, watched: MonitorOutput, i: int) -> tuple[str, str]:
         """The detector with the smallest p-value, and the feature with the largest share; for both
         the rule, where one decided."""
         if watched.rule[i] >= 0:

@@ -17,7 +17,7 @@ from tests.bench.broker import ROOT
 from tests.bench.figures import Figures
 
 SCRIPT: Final = (Path(__file__).parent / "tree_probe.py").read_text()
-PATIENCE_S: Final = 900
+WAIT_MAX_S: Final = 900
 STEPS: Final = {
     "engine": "a monitor on columns",
     "decode": "JSON records to columns, checked",
@@ -79,7 +79,7 @@ def _probe(tree: Path, sizes: Sizes) -> dict[str, Any]:
         cwd=tree,
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S,
+        timeout=WAIT_MAX_S,
         check=False,
     )
     if done.returncode:

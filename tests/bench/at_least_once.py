@@ -15,15 +15,15 @@ from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartit
 from stream import worker
 from stream.cli import main
 from stream.kafka.failures import Beat
-from stream.kafka.positions import Committed, Membership, Partition
+from stream.kafka.positions import CommittedOffset, Membership, Partition
 from stream.kafka.properties import Properties, producer_properties
-from stream.kafka.reading import Source
+from stream.kafka.reading import KafkaSource
 from stream.kafka.writing import OutRecord, produce
 
-PATIENCE_S: Final = 60.0
+WAIT_MAX_S: Final = 60.0
 
 
-class OpenSource(Source):
+class OpenSource(KafkaSource):
     """The worker's source; the sink commits by its consumer."""
 
     consumer: Consumer
@@ -34,7 +34,7 @@ class OpenSource(Source):
 
 
 class PlainSink:
-    """A `Sink` without transactions."""
+    """A `KafkaSink` without transactions."""
 
     def __init__(self, properties: Properties, group: str, slot: str, beat: Beat) -> None:
         own = producer_properties(properties, {})
@@ -51,13 +51,13 @@ class PlainSink:
     def transact(
         self,
         records: Iterable[OutRecord],
-        positions: Mapping[Partition, Committed],
+        positions: Mapping[Partition, CommittedOffset],
         membership: Membership,
     ) -> None:
         """Write the records, wait until they are delivered, then commit the positions."""
         for record in records:
             produce(self._producer, record)
-        left = self._producer.flush(PATIENCE_S)
+        left = self._producer.flush(WAIT_MAX_S)
         assert not left, left
         assert not self._failed, self._failed
         OpenSource.consumer.commit(
@@ -68,10 +68,10 @@ class PlainSink:
         )
 
 
-STAND_INS: Final = {"Sink": PlainSink, "Source": OpenSource}
+REPLACEMENTS: Final = {"KafkaSink": PlainSink, "KafkaSource": OpenSource}
 """Replacements in the worker's module, by name."""
 
 if __name__ == "__main__":
-    for name, stand_in in STAND_INS.items():
-        setattr(worker, name, stand_in)
+    for name, replacement in REPLACEMENTS.items():
+        setattr(worker, name, replacement)
     main()

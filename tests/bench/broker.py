@@ -15,11 +15,11 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 from tenacity import retry, retry_if_exception_type, stop_after_delay
 
-from tests.bench.clocks import Spent
+from tests.bench.clocks import TimeSpent
 from tests.bench.events import Payments
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-PATIENCE_S: Final = 180.0
+WAIT_MAX_S: Final = 180.0
 OUTPUTS: Final = ("bench-alerts", "bench-dead", "bench-out")
 
 
@@ -28,7 +28,7 @@ class NoBrokerError(Exception):
 
 
 @contextmanager
-def running() -> Iterator[str]:
+def running_broker() -> Iterator[str]:
     """A broker's address; EDDY_TEST_BOOTSTRAP names one that runs already."""
     given = os.environ.get("EDDY_TEST_BOOTSTRAP")
     if given:
@@ -66,7 +66,7 @@ def make_outputs(bootstrap: str) -> None:
                 raise
 
 
-def unused(name: str) -> str:
+def unused_name(name: str) -> str:
     """The name of a topic that is not there yet, on a broker that has served other runs, too."""
     return f"{name}-{time.time_ns()}"
 
@@ -95,7 +95,7 @@ def write(producer: Producer, topic: str, events: Payments) -> None:
                 break
             except BufferError:
                 producer.poll(0.1)
-    assert producer.flush(PATIENCE_S) == 0, topic
+    assert producer.flush(WAIT_MAX_S) == 0, topic
 
 
 @retry(retry=retry_if_exception_type(KafkaException), stop=stop_after_delay(60), reraise=True)
@@ -124,14 +124,14 @@ def consumer(bootstrap: str, group: str, **more: Any) -> Iterator[Consumer]:
         client.close()
 
 
-def is_read(client: Consumer, places: list[TopicPartition]) -> bool:
+def is_caught_up(client: Consumer, places: list[TopicPartition]) -> bool:
     """Whether the group's next offsets are at the ends, but for the marks of transactions there,
     which are never committed."""
     ends = [client.get_watermark_offsets(at, timeout=10)[1] for at in places]
     return all(end - done <= 1 for end, done in zip(ends, committed(client, places), strict=True))
 
 
-def consume_and_load(bootstrap: str, topic: str, events: int) -> Spent:
+def consume_and_load(bootstrap: str, topic: str, events: int) -> TimeSpent:
     """Plain consume(10_000) and orjson.loads of every value: the least that any worker does.
 
     Counted from the first batch that arrived, which itself is not counted.
@@ -148,6 +148,6 @@ def consume_and_load(bootstrap: str, topic: str, events: int) -> Spent:
             if begun is None and 0 < seen < events:
                 begun = seen, time.perf_counter(), time.process_time()
         assert begun is not None, f"{events} events are one batch"
-        return Spent(
+        return TimeSpent(
             seen - begun[0], time.perf_counter() - begun[1], time.process_time() - begun[2]
         )

@@ -24,13 +24,13 @@ from detectors.spec import seconds
 from schemas.records import Records
 from stream import log
 from stream.alerting import RunInfo
-from stream.checkpoints.keeping import DUE_SHARE, Keeper, Kept
-from stream.checkpoints.recovery import Circumstances, Recovered, recover
+from stream.checkpoints.keeping import DUE_FRACTION, CheckpointManager, PartitionCheckpoints
+from stream.checkpoints.recovery import StartContext, RecoveredState, recover
 from stream.checkpoints.store import Folder
 from stream.clock import now_text
 from stream.config import CheckpointsSpec, logs, parse
-from stream.kafka.positions import Committed, Partition
-from stream.metrics import Board
+from stream.kafka.positions import CommittedOffset, Partition
+from stream.metrics import MetricsCollector
 from tests.bench import broker, end_to_end, launching
 from tests.bench.events import (
     START_MS,
@@ -61,7 +61,7 @@ class Sizes(NamedTuple):
 FULL: Final = Sizes()
 WHERE: Final = Partition("bench", 0)
 RUN: Final = RunInfo("live", "bench", now_text)
-PATIENCE_S: Final = 1_200
+WAIT_MAX_S: Final = 1_200
 NEVER: Final[dict[str, Any]] = {"interval": "7d", "rewind_records_max": 10**12}
 """No checkpoint but the empty one, so that a restart re-learns everything."""
 
@@ -69,7 +69,7 @@ NEVER: Final[dict[str, Any]] = {"interval": "7d", "rewind_records_max": 10**12}
 def run(figures: Figures, sizes: Sizes = FULL) -> None:
     """Measure in a process of its own, and show what it found."""
     asked = [orjson.dumps(tuple(sizes)).decode()]
-    printed = launching.printed("tests.bench.checkpoints", asked, PATIENCE_S)
+    printed = launching.output_of("tests.bench.checkpoints", asked, WAIT_MAX_S)
     found: dict[str, Any] = orjson.loads(printed)
     for name in (
         "checkpoint_1gib_throughput_loss_pct",
@@ -100,12 +100,12 @@ def _relearning(figures: Figures, sizes: Sizes) -> None:
     """Live over a topic; killed; the same again in silence, from the empty state."""
     with ExitStack() as stack:
         try:
-            bootstrap = stack.enter_context(broker.running())
+            bootstrap = stack.enter_context(broker.running_broker())
         except broker.NoBrokerError as error:
             figures.notes.append(f"re-learning was not measured: {error}")
             return
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="eddy-bench-")))
-        topic = broker.unused("bench")
+        topic = broker.unused_name("bench")
         broker.make_outputs(bootstrap)
         broker.make_topics(bootstrap, topic)
         broker.fill(bootstrap, topic, payments(skewed(20_000, sizes.relearned, 7), 7, 4_000))
@@ -137,7 +137,7 @@ def _records_per_s(config: Path, records: int) -> float:
     with end_to_end.worker(config) as process:
         started = time.perf_counter()
         seen: list[tuple[float, float]] = []
-        deadline = time.monotonic() + broker.PATIENCE_S
+        deadline = time.monotonic() + broker.WAIT_MAX_S
         while time.monotonic() < deadline:
             time.sleep(0.01)
             done, now = _records_read(config), time.perf_counter()
@@ -207,22 +207,22 @@ class Probe:
         self.objects = LocalStore(folder)
         self.sizes = sizes
         self.stream = Stream(sizes)
-        self.board = Board()
+        self.metrics = MetricsCollector()
         self.spec = CheckpointsSpec()
-        self.keeper = Keeper(self.spec, self.board, RUN.now)
-        self.kept = Kept(self._folder(), self.start(None))
+        self.manager = CheckpointManager(self.spec, self.metrics, RUN.now)
+        self.kept = PartitionCheckpoints(self._folder(), self.start(None))
         self.offset = 0
-        self.keeper.begin(self.kept, 0)
+        self.manager.begin(self.kept, 0)
         self.kept.publish()
 
     def _folder(self) -> Folder:
         return Folder(self.objects, "bench", *WHERE)
 
-    def start(self, committed: Committed | None) -> Recovered:
+    def start(self, committed: CommittedOffset | None) -> RecoveredState:
         """What a worker makes of what is there."""
         [log] = logs(self.config)
         asked = (self.config, RUN, log, WHERE.partition, self._folder(), committed, 0, 2**40)
-        return recover(Circumstances(*asked, beat=lambda: None))
+        return recover(StartContext(*asked, beat=lambda: None))
 
     def process(self, records: Records) -> float:
         """Fold a batch; the seconds it took."""
@@ -233,11 +233,11 @@ class Probe:
 
     def written_bytes(self) -> float:
         """Compressed bytes written so far."""
-        return self.board._counted["eddy_checkpoint_bytes"]
+        return self.metrics._counted["eddy_checkpoint_bytes"]
 
     def written(self) -> float:
         """Wait for the checkpoint that is being written; compressed bytes written so far."""
-        while not self.keeper.idle():
+        while not self.manager.idle():
             time.sleep(0.005)
         self.kept.publish()
         return self.written_bytes()
@@ -258,17 +258,17 @@ def probe(folder: Path, sizes: Sizes) -> dict[str, Any]:
         spread = name in {"checkpoint_1gib_throughput_loss_pct", "checkpoint_longest_batch_ratio"}
         found[name] = values if spread else median(values)
     before = one.written_bytes()
-    one.keeper.take(one.kept, one.offset)
+    one.manager.take(one.kept, one.offset)
     full = one.written() - before
     size_before = size_of(folder)
-    one.keeper.take(one.kept, one.offset)
+    one.manager.take(one.kept, one.offset)
     one.written()
     found["checkpoint_unchanged_pct"] = 100.0 * (size_of(folder) - size_before) / full
     found["checkpoint_compressed_share"] = full / state_bytes
     started = time.perf_counter()
-    one.start(Committed(one.offset, one.kept.note()))
+    one.start(CommittedOffset(one.offset, one.kept.metadata()))
     found["checkpoint_load_s"] = time.perf_counter() - started
-    one.keeper.close()
+    one.manager.close()
     return found
 
 
@@ -279,24 +279,24 @@ def turn(one: Probe) -> dict[str, float]:
     quiet = [one.process(records) for records in batches[: sizes.quiet]]
     usual_s = median(quiet)
     started = time.perf_counter()
-    one.keeper.take(one.kept, one.offset)
+    one.manager.take(one.kept, one.offset)
     standing_s = time.perf_counter() - started
-    assert one.keeper._job is not None
-    snapshot = one.keeper._job.snapshot
+    assert one.manager._job is not None
+    snapshot = one.manager._job.snapshot
     took: list[float] = []
     for records in batches[sizes.quiet :]:
         took.append(one.process(records))
-        if one.keeper.idle():
+        if one.manager.idle():
             break
     wall_s = time.perf_counter() - started
-    if not one.keeper.idle():
+    if not one.manager.idle():
         say(f"the checkpoint took longer than {sizes.made} batches")
     one.written()
     # The first batch comes behind the copying: to whoever waits for it, both are one.
     longest_s = max(took[0] + standing_s, *took[1:])
     lost_s = wall_s - len(took) * sum(quiet) / len(quiet)
     interval_s = seconds(one.spec.interval)
-    interval_s = min(interval_s, one.spec.rewind_records_max / DUE_SHARE / (sizes.batch / usual_s))
+    interval_s = min(interval_s, one.spec.rewind_records_max / DUE_FRACTION / (sizes.batch / usual_s))
     say(
         f"{len(took)} batches, median {usual_s:.3f} s, longest {longest_s:.3f} s, lost {lost_s:.2f} s"
     )
@@ -309,7 +309,7 @@ def turn(one: Probe) -> dict[str, float]:
         "checkpoint_median_batch_ms": 1e3 * usual_s,
         "checkpoint_longest_batch_ms": 1e3 * longest_s,
         "checkpoint_interval_s": interval_s,
-        "checkpoint_aside_gib": snapshot.aside_bytes / GIB,
+        "checkpoint_aside_gib": snapshot.copied_bytes / GIB,
     }
 
 
@@ -324,7 +324,7 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    log.set_up("warning")
+    log.configure_logging("warning")
     with TemporaryDirectory(prefix="eddy-checkpoints-") as name:
         asked = Sizes(*orjson.loads(sys.argv[1]))
         print(orjson.dumps(probe(Path(name), asked)).decode())

@@ -19,7 +19,7 @@ PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass
-class Spent:
+class TimeSpent:
     """How many events took how long, and how much processor time of all threads."""
 
     events: int
@@ -37,11 +37,11 @@ class Spent:
         return self.cpu_s / self.events * 1e6
 
 
-def spent(events: int, run: Callable[[], object]) -> Spent:
+def time_spent(events: int, run: Callable[[], object]) -> TimeSpent:
     """What a call took in this process."""
     wall, cpu = time.perf_counter(), time.process_time()
     run()
-    return Spent(events, time.perf_counter() - wall, time.process_time() - cpu)
+    return TimeSpent(events, time.perf_counter() - wall, time.process_time() - cpu)
 
 
 def cpu_s(pid: int) -> float:

@@ -14,8 +14,8 @@ from typing import Any, Final, NamedTuple
 from confluent_kafka import TopicPartition
 
 from tests.bench import broker, engine, frameworks, launching, profile
-from tests.bench.broker import PATIENCE_S
-from tests.bench.clocks import Spent, cpu_s
+from tests.bench.broker import WAIT_MAX_S
+from tests.bench.clocks import TimeSpent, cpu_s
 from tests.bench.events import (
     RIVER_TREES,
     Payments,
@@ -74,14 +74,14 @@ def topics(sizes: Sizes) -> dict[str, Topic]:
         "new": payments(visits(sizes.new, 100, sizes.new_at_once, 5), 5, 4_000),
         "warm": payments(skewed(50, sizes.warm, 6), 6, 4_000),
     }
-    return {name: Topic(broker.unused(f"bench-{name}"), events) for name, events in made.items()}
+    return {name: Topic(broker.unused_name(f"bench-{name}"), events) for name, events in made.items()}
 
 
 def run(figures: Figures, sizes: Sizes = FULL) -> None:
     """Fill the topics once; then measure in turns."""
     with ExitStack() as stack:
         try:
-            bootstrap = stack.enter_context(broker.running())
+            bootstrap = stack.enter_context(broker.running_broker())
         except broker.NoBrokerError as error:
             figures.notes.append(f"part kafka did not run: {error}")
             return
@@ -110,7 +110,7 @@ def _installed(figures: Figures) -> list[str]:
 
 
 def _side_by_side(figures: Figures, bench: "Bench", others: list[str], turns: int) -> None:
-    took: dict[str, list[Spent]] = {name: [] for name in ("consume", "eddy", *others)}
+    took: dict[str, list[TimeSpent]] = {name: [] for name in ("consume", "eddy", *others)}
     many, fewer = bench.topics["many"], bench.topics["fewer"]
     for turn in range(turns):
         plain = broker.consume_and_load(bench.bootstrap, many.name, len(many.events))
@@ -182,28 +182,28 @@ class Bench:
         path.write_text(toml(written))
         return path
 
-    def eddy(self, topic: str, detectors: list[dict[str, Any]], module: str = EDDY) -> Spent:
+    def eddy(self, topic: str, detectors: list[dict[str, Any]], module: str = EDDY) -> TimeSpent:
         """What `eddy run` takes for the topic, from its first commit to its last; where one commit
         holds all, from its start."""
         config = self.configuration(topic, detectors)
         events = len(self.topics[topic].events)
-        place = [TopicPartition(self.topics[topic].name, 0)]
+        scaled = [TopicPartition(self.topics[topic].name, 0)]
         with (
             worker(config, module) as process,
             broker.consumer(self.bootstrap, config.stem) as client,
         ):
             started = 0, time.perf_counter(), cpu_s(process.pid)
             begun: tuple[int, float, float] | None = None
-            deadline = time.monotonic() + PATIENCE_S
+            deadline = time.monotonic() + WAIT_MAX_S
             while True:
-                [done] = broker.committed(client, place)
+                [done] = broker.committed(client, scaled)
                 failed = process.poll() is not None or time.monotonic() > deadline
                 assert not failed, config.with_suffix(".log").read_text()
                 now = time.perf_counter(), cpu_s(process.pid)
                 if begun is None and done > 0:
                     begun = (done, *now) if done < events else started
                 if begun is not None and done >= events:
-                    return Spent(events - begun[0], now[0] - begun[1], now[1] - begun[2])
+                    return TimeSpent(events - begun[0], now[0] - begun[1], now[1] - begun[2])
                 time.sleep(0.01)
 
 
@@ -211,11 +211,11 @@ class Bench:
 def worker(config: Path, module: str = EDDY) -> Iterator[launching.Process]:
     """A worker process that logs beside its configuration; asked to stop at the end."""
     arguments = ["run", str(config), "--slot", "bench"]
-    process = launching.started(module, arguments, config.with_suffix(".log"))
+    process = launching.start_module(module, arguments, config.with_suffix(".log"))
     try:
         yield process
         process.terminate()
-        process.wait(PATIENCE_S)
+        process.wait(WAIT_MAX_S)
     finally:
         process.kill()
         process.wait()

@@ -9,7 +9,7 @@ from detectors import monitor as monitor_module
 from detectors.hashing import hash_key
 from detectors.monitor import Monitor
 from stream.config import parse
-from tests.bench.clocks import Spent, Stopwatch, spent
+from tests.bench.clocks import TimeSpent, Stopwatch, time_spent
 from tests.bench.events import (
     RIVER_TREES,
     Payments,
@@ -70,7 +70,7 @@ def _trees(figures: Figures, sizes: Sizes) -> None:
     entities, n = sizes.entities, sizes.river_events
     events = sizes.before + sizes.turns * max(sizes.events, n)
     accounts = np.random.Generator(np.random.PCG64(2)).integers(0, entities, events)
-    building = spent(entities, lambda: river.build(list(range(entities))))
+    building = time_spent(entities, lambda: river.build(list(range(entities))))
     # evenly, so that every account has left its first window
     river.run([i % entities for i in range(WINDOW * entities)])
     figures.say("River's trees built and filled")
@@ -79,7 +79,7 @@ def _trees(figures: Figures, sizes: Sizes) -> None:
     ours, theirs = [], []
     for k in range(sizes.turns):
         some = accounts[k * n : (k + 1) * n].tolist()
-        theirs.append(spent(n, lambda some=some: river.run(some)))  # type: ignore[misc]
+        theirs.append(time_spent(n, lambda some=some: river.run(some)))  # type: ignore[misc]
         ours.append(engine.run(sizes.events))
     figures.ratio("engine_vs_river_trees", _rates(ours), _rates(theirs))
     figures.rate(f"trees 10 × 8, {entities} accounts, River", theirs)
@@ -89,14 +89,14 @@ def _trees(figures: Figures, sizes: Sizes) -> None:
     figures.say("engine measured")
 
 
-def new_entities(figures: Figures, entities: int = NEW_ENTITIES) -> Spent:
+def new_entities(figures: Figures, entities: int = NEW_ENTITIES) -> TimeSpent:
     """River's loop on accounts that it has never seen, with 100 events each."""
     river = RiverTrees()
     accounts = list(range(entities))
-    building = spent(entities, lambda: river.build(accounts))
+    building = time_spent(entities, lambda: river.build(accounts))
     events = [a for a in accounts for _ in range(NEW_EVENTS)]
-    scoring = spent(len(events), lambda: river.run(events))
-    both = Spent(len(events), building.wall_s + scoring.wall_s, building.cpu_s + scoring.cpu_s)
+    scoring = time_spent(len(events), lambda: river.run(events))
+    both = TimeSpent(len(events), building.wall_s + scoring.wall_s, building.cpu_s + scoring.cpu_s)
     figures.spread("river_new_build_us", [1e6 * building.wall_s / len(events)])
     figures.spread("river_new_score_us", [1e6 * scoring.wall_s / len(events)])
     return both
@@ -113,13 +113,13 @@ class Engine:
         self._batch = events.batch()
         self._next = 0
 
-    def run(self, events: int) -> Spent:
+    def run(self, events: int) -> TimeSpent:
         """Process the next so many events; only they count in the step table."""
         stop = self._next + events
         self.watch.seconds.clear()
         self.done = events
         with self.watch.watching(steps_of(self.monitor)):
-            took = spent(events, lambda: self._process(stop))
+            took = time_spent(events, lambda: self._process(stop))
         self._next = stop
         return took
 
@@ -142,5 +142,5 @@ def steps_of(monitor: Monitor) -> list[tuple[object, str, str]]:
     ]
 
 
-def _rates(all_spent: "list[Spent] | tuple[Spent, ...]") -> list[float]:
+def _rates(all_spent: "list[TimeSpent] | tuple[TimeSpent, ...]") -> list[float]:
     return [one.per_s for one in all_spent]

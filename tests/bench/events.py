@@ -114,8 +114,8 @@ def names(prefix: str, numbers: I64) -> pa.StringArray:
     text: NDArray[np.uint8] = np.empty((n, 11), np.uint8)
     text[:, :3] = np.frombuffer(prefix.encode(), np.uint8)
     left = numbers.copy()
-    for place in range(10, 2, -1):
-        text[:, place] = left % 10 + ord("0")
+    for scaled in range(10, 2, -1):
+        text[:, scaled] = left % 10 + ord("0")
         left //= 10
     offsets = np.arange(0, 11 * (n + 1), 11, dtype=np.int32)
     return pa.StringArray.from_buffers(n, pa.py_buffer(offsets), pa.py_buffer(text))

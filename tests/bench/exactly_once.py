@@ -20,8 +20,8 @@ from confluent_kafka import OFFSET_END, Consumer, Producer, TopicPartition
 
 from schemas.columns import F64
 from tests.bench import broker, end_to_end, launching
-from tests.bench.broker import PATIENCE_S
-from tests.bench.clocks import Spent
+from tests.bench.broker import WAIT_MAX_S
+from tests.bench.clocks import TimeSpent
 from tests.bench.end_to_end import DEFAULT, EDDY, Bench, Topic
 from tests.bench.events import document, monitor_document, payments, skewed, toml
 from tests.bench.figures import Figures
@@ -57,7 +57,7 @@ def run(figures: Figures, sizes: Sizes = FULL) -> None:
     """Both on one broker; the machine's load is said, since it is in every figure."""
     with ExitStack() as stack:
         try:
-            bootstrap = stack.enter_context(broker.running())
+            bootstrap = stack.enter_context(broker.running_broker())
         except broker.NoBrokerError as error:
             figures.notes.append(f"part eos did not run: {error}")
             return
@@ -66,7 +66,7 @@ def run(figures: Figures, sizes: Sizes = FULL) -> None:
             "many": payments(skewed(ENTITIES, sizes.events, 3), 3, 4_000),
             "warm": payments(skewed(50, sizes.warm, 6), 6, 4_000),
         }
-        topics = {name: Topic(broker.unused(f"bench-{name}"), own) for name, own in events.items()}
+        topics = {name: Topic(broker.unused_name(f"bench-{name}"), own) for name, own in events.items()}
         bench = Bench(bootstrap, folder, topics)
         loads = [os.getloadavg()[0]]
         _cost(figures, bench, sizes)
@@ -85,7 +85,7 @@ def _cost(figures: Figures, bench: Bench, sizes: Sizes) -> None:
     for topic in bench.topics.values():
         broker.fill(bench.bootstrap, topic.name, topic.events)
     sides = {"exactly once": EDDY, "at least once": AT_LEAST_ONCE}
-    took: dict[str, list[Spent]] = {name: [] for name in sides}
+    took: dict[str, list[TimeSpent]] = {name: [] for name in sides}
     for module in sides.values() if sizes.warm_up else ():
         bench.eddy("warm", DEFAULT, module)
     for pair in range(sizes.pairs):
@@ -124,8 +124,8 @@ def _latency(figures: Figures, bench: Bench, sizes: Sizes) -> None:
         cells = (f"{np.percentile(whole, share):,.0f}" for share in (50, 99, 100))
         what = "over an internal topic" if over_internal else "from its topic"
         figures.row("latency", header, what, f"{len(whole):,}", *cells)
-    further = [two - one for one, two in zip(p99[False], p99[True], strict=True)]
-    figures.spread("latency_hop_p99_ms", further)
+    extra_latency = [two - one for one, two in zip(p99[False], p99[True], strict=True)]
+    figures.spread("latency_internal_topic_p99_ms", extra_latency)
 
 
 def _latencies_ms(bench: Bench, over_internal: bool, sizes: Sizes) -> F64:
@@ -134,7 +134,7 @@ def _latencies_ms(bench: Bench, over_internal: bool, sizes: Sizes) -> F64:
     config = _configuration(bench, name, over_internal)
     broker.make_topics(bench.bootstrap, name)
     if over_internal:
-        launching.printed(EDDY, ["topics", "create", str(config)], PATIENCE_S)
+        launching.output_of(EDDY, ["topics", "create", str(config)], WAIT_MAX_S)
     gap_ms = 1000 / RATE_PER_S
     start_ms = round(time.time() * 1000 - sizes.before * gap_ms)
     warm_up = payments(skewed(ENTITIES, sizes.before, 8), 8, gap_ms, start_ms=start_ms)
@@ -180,9 +180,9 @@ def _configuration(bench: Bench, name: str, over_internal: bool) -> Path:
 def _wait_until_read(group: Consumer, topics: list[str], config: Path) -> None:
     """Until all of the first topic is committed, and then all that is in the others."""
     for topic in topics:
-        place = TopicPartition(topic, 0)
-        deadline = time.monotonic() + PATIENCE_S
-        while not broker.is_read(group, [place]):
+        scaled = TopicPartition(topic, 0)
+        deadline = time.monotonic() + WAIT_MAX_S
+        while not broker.is_caught_up(group, [scaled]):
             assert time.monotonic() < deadline, config.with_suffix(".log").read_text()
             time.sleep(0.1)
 
@@ -201,7 +201,7 @@ def _send(bootstrap: str, topic: str, sizes: Sizes) -> None:
         now_ms = int(time.time() * 1000)
         producer.produce(topic, value.replace(b'"time":0', b'"time":%d' % now_ms), key)
         producer.poll(0)
-    assert producer.flush(PATIENCE_S) == 0, topic
+    assert producer.flush(WAIT_MAX_S) == 0, topic
 
 
 def _read(reader: Consumer, since_ms: float, done: Event, took: list[float]) -> None:

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from schemas.columns import F64
-from tests.bench.clocks import Spent
+from tests.bench.clocks import TimeSpent
 
-BARS: Final[dict[str, tuple[str, float]]] = {
+TARGETS: Final[dict[str, tuple[str, float]]] = {
     "features_vs_river_stats": ("at least", 15.0),
     "engine_vs_river_trees": ("at least", 40.0),
     "engine_cpu_ratio": ("at most", 1.05),
@@ -31,7 +31,7 @@ BARS: Final[dict[str, tuple[str, float]]] = {
     "relearn_vs_live": ("at least", 1.2),
     "eos_loss_pct": ("at most", 10.0),
     "latency_p99_ms": ("at most", 150.0),
-    "latency_hop_p99_ms": ("at most", 150.0),
+    "latency_internal_topic_p99_ms": ("at most", 150.0),
     "processes_cpu_ratio": ("at most", 1.15),
     "replay_peak_growth_at_10x": ("at most", 0.20),
 }
@@ -72,7 +72,7 @@ class Figures:
         """One more row of a table."""
         self.tables.setdefault(table, (header, []))[1].append(cells)
 
-    def rate(self, what: str, took: Sequence[Spent]) -> None:
+    def rate(self, what: str, took: Sequence[TimeSpent]) -> None:
         """One more row of the table of rates."""
         per_s = [one.per_s for one in took]
         cpu_s_per_million = [one.cpu_s_per_million for one in took]
@@ -97,7 +97,7 @@ class Figures:
             span = ""
             if f"{name}_min" in self.values:
                 span = f"{self.values[f'{name}_min']:,.3g} … {self.values[f'{name}_max']:,.3g}"
-            kind, bar = BARS.get(name, ("", 0.0))
+            kind, bar = TARGETS.get(name, ("", 0.0))
             reached = value >= bar if kind == "at least" else value <= bar
             verdict = ("reached" if reached else "SHORT") if kind else ""
             self.row(

@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, Protocol
 
-from tests.crash.processes import PR_SET_PDEATHSIG, warm_context
+from tests.crash.processes import PR_SET_PDEATHSIG, preloaded_context
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 
@@ -50,7 +50,7 @@ class ProcessFailedError(Exception):
     """A process ended with another exit code than 0."""
 
 
-def spawned(module: str, arguments: Sequence[str], out: Path, errors_too: bool) -> Process:
+def spawn_module(module: str, arguments: Sequence[str], out: Path, with_stderr: bool) -> Process:
     """A new interpreter."""
     with out.open("wb") as stdout:
         return subprocess.Popen(
@@ -58,11 +58,11 @@ def spawned(module: str, arguments: Sequence[str], out: Path, errors_too: bool) 
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=stdout,
-            stderr=subprocess.STDOUT if errors_too else None,
+            stderr=subprocess.STDOUT if with_stderr else None,
         )
 
 
-class Forked:
+class ForkedProcess:
     """A forked process, with the methods of `Process`."""
 
     def __init__(self, process: BaseProcess) -> None:
@@ -94,36 +94,36 @@ class Forked:
                 os.kill(self.pid, number)
 
 
-def forked(module: str, arguments: Sequence[str], out: Path, errors_too: bool) -> Process:
+def fork_module(module: str, arguments: Sequence[str], out: Path, with_stderr: bool) -> Process:
     """A fork of a process in which Eddy is loaded and its kernels are compiled."""
     out.write_bytes(b"")
-    own = module, list(arguments), str(out), errors_too
-    process = warm_context().Process(target=_become, args=own)
+    own = module, list(arguments), str(out), with_stderr
+    process = preloaded_context().Process(target=_run_module, args=own)
     process.start()
-    return Forked(process)
+    return ForkedProcess(process)
 
 
-def _become(module: str, arguments: list[str], out: str, errors_too: bool) -> None:
+def _run_module(module: str, arguments: list[str], out: str, with_stderr: bool) -> None:
     """In the forked process: run the module as the interpreter would."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     os.chdir(ROOT)
     file = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    for number in (1, 2) if errors_too else (1,):
+    for number in (1, 2) if with_stderr else (1,):
         os.dup2(file, number)
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
-launch: Launch = spawned
+launch: Launch = spawn_module
 """How every process of the bench is started, but those that are there to measure a start."""
 
 
-def started(module: str, arguments: Sequence[str], log: Path) -> Process:
+def start_module(module: str, arguments: Sequence[str], log: Path) -> Process:
     """A process that writes its output and its errors to a file."""
     return launch(module, arguments, log, True)
 
 
-def printed(module: str, arguments: Sequence[str], patience_s: float) -> bytes:
+def output_of(module: str, arguments: Sequence[str], patience_s: float) -> bytes:
     """Run a process to its end; its output. Its errors go to the terminal."""
     with TemporaryDirectory(prefix="eddy-bench-") as folder:
         out = Path(folder) / "out"

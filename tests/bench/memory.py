@@ -14,11 +14,11 @@ import pyarrow as pa
 
 from detectors import policy
 from detectors.hashing import hash_key
-from detectors.monitor import Monitor, Watched
+from detectors.monitor import Monitor, MonitorOutput
 from schemas.columns import I64, EventBatch
 from stream.config import parse
 from tests.bench import launching
-from tests.bench.clocks import rss_bytes, spent
+from tests.bench.clocks import rss_bytes, time_spent
 from tests.bench.events import (
     START_MS,
     Payments,
@@ -56,7 +56,7 @@ ATTACKERS: Final = 10
 ATTACKER_FIRST: Final = 99_999_900
 ATTACKING: Final = "adr999999"
 """Addresses that the rotated keys come from."""
-PATIENCE_S: Final = 1200
+WAIT_MAX_S: Final = 1200
 
 
 def run(figures: Figures, sizes: Sizes = FULL) -> None:
@@ -93,7 +93,7 @@ def run(figures: Figures, sizes: Sizes = FULL) -> None:
 def _probe(name: str, sizes: Sizes) -> dict[str, Any]:
     """Run a probe in a process of its own; its progress goes to our standard error."""
     asked = [name, orjson.dumps(tuple(sizes)).decode()]
-    found: dict[str, Any] = orjson.loads(launching.printed("tests.bench.memory", asked, PATIENCE_S))
+    found: dict[str, Any] = orjson.loads(launching.output_of("tests.bench.memory", asked, WAIT_MAX_S))
     return found
 
 
@@ -110,7 +110,7 @@ def million(sizes: Sizes) -> dict[str, Any]:
     wall_s = 0.0
     for first in range(0, live, block):
         batch = clock.payments(shuffled(first, block, HISTORY), first).batch()
-        wall_s += spent(len(batch), partial(monitor.process, batch)).wall_s
+        wall_s += time_spent(len(batch), partial(monitor.process, batch)).wall_s
         if (first + block) % sizes.look == 0:
             curve.append((first + block, rss_bytes() / GIB))
             say(f"{first + block:,} entities, {curve[-1][1]:.2f} GiB resident")
@@ -145,7 +145,7 @@ def rotation(sizes: Sizes) -> dict[str, float]:
         batch = turn.batch()
         own = turn.number["account"]
         fed += np.bincount(own[own < known], minlength=known)
-        wall_s += spent(len(batch), partial(accounts.process, batch)).wall_s
+        wall_s += time_spent(len(batch), partial(accounts.process, batch)).wall_s
         events += len(batch)
         for address in alerts_on(addresses.process(batch), batch):
             if address.startswith(ATTACKING):
@@ -199,9 +199,9 @@ def attack(clock: Clock, rotated: int, sizes: Sizes) -> Payments:
     return turn
 
 
-def alerts_on(watched: Watched, batch: EventBatch) -> list[str]:
+def alerts_on(watched: MonitorOutput, batch: EventBatch) -> list[str]:
     """The addresses that were alerted on."""
-    activity = watched.decided.activity
+    activity = watched.policy_outcome.activity
     alerting = (activity == policy.OPENED) | (activity == policy.UPDATED)
     rows = pa.array(watched.index[alerting])
     found: list[str] = batch.text["ip"].take(rows).to_pylist()

@@ -19,8 +19,8 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 from stream.config import Log, load, logs
 from tests.bench import broker, launching
-from tests.bench.broker import PATIENCE_S
-from tests.bench.clocks import Spent, cpu_s
+from tests.bench.broker import WAIT_MAX_S
+from tests.bench.clocks import TimeSpent, cpu_s
 from tests.bench.end_to_end import DEFAULT, EDDY
 from tests.bench.events import TEXTS, Payments, document, monitor_document, payments, skewed, toml
 from tests.bench.figures import Figures
@@ -51,7 +51,7 @@ def run(figures: Figures, sizes: Sizes = FULL) -> None:
     """Fleets of one process and of two in turns; then one process with six monitors."""
     with ExitStack() as stack:
         try:
-            bootstrap = stack.enter_context(broker.running())
+            bootstrap = stack.enter_context(broker.running_broker())
         except broker.NoBrokerError as error:
             figures.notes.append(f"part processes did not run: {error}")
             return
@@ -65,7 +65,7 @@ def _sharing(figures: Figures, bootstrap: str, folder: Path, sizes: Sizes) -> fl
     """Processor time of one process and of two; of one, in µs an event."""
     warm_up, each = sizes.warm_up, sizes.events
     events = payments(skewed(ENTITIES, warm_up + sizes.pairs * each, 3), 3, 4_000)
-    took: dict[int, list[Spent]] = {1: [], 2: []}
+    took: dict[int, list[TimeSpent]] = {1: [], 2: []}
     with ExitStack() as stack:
         fleets: dict[int, Fleet] = {}
         for processes in took:  # one after the other: the first compiles what is not compiled yet
@@ -124,7 +124,7 @@ def _configured(bootstrap: str, folder: Path, name: str, entities: Sequence[str]
     path = folder / f"{group}.toml"
     path.write_text(toml(written))
     if any(log.internal for log in logs(load(path))):
-        launching.printed(EDDY, ["topics", "create", str(path)], PATIENCE_S)
+        launching.output_of(EDDY, ["topics", "create", str(path)], WAIT_MAX_S)
     return path
 
 
@@ -146,19 +146,19 @@ class Fleet:
     group: Consumer
     reads: list[Log]
 
-    def take(self, events: Payments) -> Spent:
+    def take(self, events: Payments) -> TimeSpent:
         """What the processes spend on events that come at once, until all of them are committed."""
         with self._writing() as producer:
             broker.write(producer, self.reads[0].topic, events)
             wall, cpu = time.perf_counter(), self._cpu_s()
-            producer.commit_transaction(PATIENCE_S)
+            producer.commit_transaction(WAIT_MAX_S)
         for log in self.reads:  # an internal one is whole when what is read before it is committed
             self._wait_until_read(log)
-        return Spent(len(events), time.perf_counter() - wall, self._cpu_s() - cpu)
+        return TimeSpent(len(events), time.perf_counter() - wall, self._cpu_s() - cpu)
 
     def wait_until_shared(self) -> None:
         """Until every process has its share of the partitions."""
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + WAIT_MAX_S
         share = sum(log.partitions for log in self.reads) // self.processes
         while list(self._held().values()) != [share] * self.processes:
             self._check(deadline)
@@ -175,17 +175,17 @@ class Fleet:
                 "partitioner": "murmur2_random",
                 "queue.buffering.max.messages": 1_000_000,
                 "transactional.id": f"{self.config.stem}-load",
-                "transaction.timeout.ms": int(PATIENCE_S * 1000),
+                "transaction.timeout.ms": int(WAIT_MAX_S * 1000),
             }
         )
-        producer.init_transactions(PATIENCE_S)
+        producer.init_transactions(WAIT_MAX_S)
         producer.begin_transaction()
         yield producer
 
     def _wait_until_read(self, log: Log) -> None:
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + WAIT_MAX_S
         places = [TopicPartition(log.topic, p) for p in range(log.partitions)]
-        while not broker.is_read(self.group, places):
+        while not broker.is_caught_up(self.group, places):
             self._check(deadline)
 
     def _held(self) -> Counter[str]:
@@ -220,7 +220,7 @@ def fleet(config: Path, processes: int) -> Iterator[Fleet]:
     """Workers that log beside their configuration; asked to stop at the end."""
     own = ["--processes", str(processes)] if processes > 1 else []
     arguments = ["run", str(config), "--slot", "bench", *own]
-    process = launching.started(EDDY, arguments, config.with_suffix(".log"))
+    process = launching.start_module(EDDY, arguments, config.with_suffix(".log"))
     loaded = load(config)
     bootstrap = str(loaded.kafka["bootstrap.servers"])
     reads = sorted(logs(loaded), key=lambda log: log.internal)
@@ -228,7 +228,7 @@ def fleet(config: Path, processes: int) -> Iterator[Fleet]:
         with broker.consumer(bootstrap, config.stem) as group:
             yield Fleet(process, processes, config, bootstrap, group, reads)
         process.terminate()
-        process.wait(PATIENCE_S)
+        process.wait(WAIT_MAX_S)
     finally:
         process.kill()
         process.wait()

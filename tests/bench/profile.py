@@ -13,11 +13,11 @@ from schemas.codecs.json_records import JsonCodec
 from stream import decoding, metrics, worker
 from stream.alerting import RunInfo
 from stream.config import load
-from stream.health import Pulse
+from stream.health import WorkerHealth
 from stream.kafka import reading
-from stream.kafka.reading import Source
-from stream.kafka.writing import Sink
-from stream.metrics import Board
+from stream.kafka.reading import KafkaSource
+from stream.kafka.writing import KafkaSink
+from stream.metrics import MetricsCollector
 from stream.stages import route
 from stream.stages.route import RecentEvents, Route
 from stream.stages.watch import Watch
@@ -25,8 +25,8 @@ from stream.worker import Worker
 from tests.bench.clocks import Stopwatch
 from tests.bench.figures import Figures
 
-PLACES: Final[list[tuple[Any, str, str]]] = [
-    (Source, "poll", "consume (waiting included)"),
+TIMED_CALLS: Final[list[tuple[Any, str, str]]] = [
+    (KafkaSource, "poll", "consume (waiting included)"),
     (reading, "to_records", "messages to records"),
     (JsonCodec, "decode", "decode"),
     (decoding, "check", "route: checks"),
@@ -44,8 +44,8 @@ PLACES: Final[list[tuple[Any, str, str]]] = [
     (Watch, "_alert", "alerts, explained"),
     (Watch, "process", "watch: rest"),
     (worker, "alert_record", "alerts, encoded"),
-    (Sink, "transact", "produce and commit"),
-    (metrics, "readings", "metrics"),
+    (KafkaSink, "transact", "produce and commit"),
+    (metrics, "partition_readings", "metrics"),
 ]
 
 
@@ -53,9 +53,9 @@ def run(figures: Figures, config: Path, warm: Path) -> None:
     """Work through the topic once, after a short one that loads every kernel."""
     _work(warm)
     watch = Stopwatch()
-    with watch.watching(PLACES):
+    with watch.watching(TIMED_CALLS):
         records = _work(config, watch)
-    order = dict.fromkeys([label for _, _, label in PLACES] + ["loop"])
+    order = dict.fromkeys([label for _, _, label in TIMED_CALLS] + ["loop"])
     in_order = {step: watch.seconds[step] for step in order if step in watch.seconds}
     figures.steps("worker, where the time goes", in_order, records)
     figures.say("worker profiled")
@@ -65,11 +65,11 @@ def _work(path: Path, watch: Stopwatch | None = None) -> int:
     """Run a worker until it has read everything; the number of records read while timed."""
     config = load(path)
     watch = watch or Stopwatch()
-    stop, board = Event(), Board()
-    sink = Sink(config.kafka, config.group, "profile")
+    stop, collector = Event(), MetricsCollector()
+    sink = KafkaSink(config.kafka, config.group, "profile")
     sink.open()
-    with Source(config.kafka, config.group) as source:
-        loop = Worker(config, source, sink, RunInfo("live", "bench", str), board, Pulse())
+    with KafkaSource(config.kafka, config.group) as source:
+        loop = Worker(config, source, sink, RunInfo("live", "bench", str), collector, WorkerHealth())
 
         def work() -> None:
             with watch.timing("loop"):
@@ -80,11 +80,11 @@ def _work(path: Path, watch: Stopwatch | None = None) -> int:
         end = None
         while True:
             time.sleep(0.01)
-            held = list(loop._holdings.items())
+            held = list(loop._assignment.items())
             if held:
-                where, holding = held[0]
-                end = end or source.span(where)[1]
-                if holding.next_offset >= end:
+                where, assigned = held[0]
+                end = end or source.offset_range(where)[1]
+                if assigned.next_offset >= end:
                     break
         stop.set()
         thread.join()

@@ -22,7 +22,7 @@ from stream.config import label_inputs, load
 from stream.replay import replay
 from tests.bench import launching
 from tests.bench.broker import ROOT
-from tests.bench.clocks import spent
+from tests.bench.clocks import time_spent
 from tests.bench.figures import Figures
 
 DATA: Final = ROOT.parent / "shared" / "data" / "transactions"
@@ -32,7 +32,7 @@ TIMES: Final = {EVENTS: "ts", LABELS: "available_at"}
 PERIOD_DAYS: Final = 140
 """From one copy to the next: the data's 136 days, and some to tell them apart."""
 BATCH_ROWS: Final = 100_000
-PATIENCE_S: Final = 1800
+WAIT_MAX_S: Final = 1800
 MIB: Final = 2**20
 
 
@@ -92,7 +92,7 @@ def _plain(events: Path, folder: Path) -> float:
             for line in file:
                 orjson.loads(line)
 
-    took = spent(1, loop)
+    took = time_spent(1, loop)
     path.unlink()
     return took.wall_s
 
@@ -124,7 +124,7 @@ def _copies(source: Path, time_column: str, times: int) -> Iterator[pa.RecordBat
 
 def _probe(data: Path, out: Path) -> dict[str, Any]:
     """Replay in a process of its own."""
-    printed = launching.printed("tests.bench.replay", [str(data), str(out)], PATIENCE_S)
+    printed = launching.output_of("tests.bench.replay", [str(data), str(out)], WAIT_MAX_S)
     found: dict[str, Any] = orjson.loads(printed)
     return found
 

@@ -6,12 +6,12 @@ import numpy as np
 from river.anomaly import HalfSpaceTrees
 from river.stats import EWMean, EWVar
 
-from detectors.clock import unbounded
+from detectors.clock import unbounded_times
 from detectors.entities import EntityTable
 from detectors.hashing import hash_key, hash_text
 from detectors.kernels import kernel
 from schemas.columns import F64, I64, Bools
-from tests.bench.clocks import Spent, spent
+from tests.bench.clocks import TimeSpent, time_spent
 from tests.bench.events import Payments, names
 
 FADING: Final = (0.02, 0.2)
@@ -60,7 +60,7 @@ class OurStatistics:
     def run(self, events: Payments, accounts: Any, numbers: F64, out: F64) -> None:
         """Update and read all twelve at each event. out: float64[n, 12]."""
         admitted = self._entities.admit(
-            hash_text(accounts, self._key), unbounded(events.time_ms), 1e12
+            hash_text(accounts, self._key), unbounded_times(events.time_ms), 1e12
         )
         fading = np.array(FADING)
         _statistics(self._state, admitted.row, admitted.fresh, numbers, fading, out)
@@ -96,13 +96,13 @@ class StatisticsRace:
         self.texts = self.accounts.to_pylist()
         self.rows = self.numbers.tolist()
 
-    def turn(self) -> tuple[Spent, Spent, float]:
+    def turn(self) -> tuple[TimeSpent, TimeSpent, float]:
         """Ours, River's, and the largest relative difference between their results."""
         n = len(self.events)
         ours, theirs = np.empty((n, FEATURES)), []  # type: ignore[var-annotated]
         fast, slow = OurStatistics(n), RiverStatistics()
-        us = spent(n, lambda: fast.run(self.events, self.accounts, self.numbers, ours))
-        river = spent(n, lambda: slow.run(self.texts, self.rows, theirs))
+        us = time_spent(n, lambda: fast.run(self.events, self.accounts, self.numbers, ours))
+        river = time_spent(n, lambda: slow.run(self.texts, self.rows, theirs))
         expected = np.array(theirs)
         worst = np.abs(ours - expected) / np.maximum(np.abs(expected), 1.0)
         return us, river, float(worst.max())

@@ -20,14 +20,14 @@ def start() -> dict[str, Any]:
     import stream.worker  # noqa: F401  # what `eddy run` imports
     from stream.alerting import RunInfo
     from stream.config import parse
-    from stream.shard import Shards
+    from stream.shard import ShardFactory
 
     build_s = time.perf_counter()
     from tests.bench.events import document, monitor_document, payments, skewed
 
     detectors = [{"kind": "tail"}, {"kind": "half_space_trees"}]
     config = parse(document([monitor_document(100_000, detectors)]), {})
-    shard = Shards(config, RunInfo("live", "bench", str)).source("bench")
+    shard = ShardFactory(config, RunInfo("live", "bench", str)).source("bench")
     records = payments(skewed(100, EVENTS, 1), 1, 1000.0).records()
     batch_s = time.perf_counter()
     shard.process(records)

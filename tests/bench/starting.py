@@ -19,7 +19,7 @@ from tests.bench.broker import ROOT
 from tests.bench.figures import Figures
 
 PACKAGES: Final = ("schemas", "detectors", "stream", "tests")
-PATIENCE_S: Final = 300
+WAIT_MAX_S: Final = 300
 
 
 SHOWN: Final = {
@@ -73,7 +73,7 @@ def start(site: Path, environment: dict[str, str]) -> dict[str, Any]:
         cwd=site,
         env=os.environ | environment,
         stdout=subprocess.PIPE,
-        timeout=PATIENCE_S,
+        timeout=WAIT_MAX_S,
         check=True,
     )
     found: dict[str, Any] = orjson.loads(done.stdout)

@@ -13,7 +13,7 @@ from stream import worker
 from stream.config import parse
 from tests.bench import at_least_once, engine, profile
 from tests.bench.events import document, monitor_document
-from tests.broker import sabotage
+from tests.broker import bugs
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = {
@@ -47,12 +47,12 @@ def missing(places: list[tuple[Any, str]]) -> list[tuple[str, str]]:
     ]
 
 
-def test_every_step_of_the_profile_is_a_place_in_the_code() -> None:
+def test_every_step_of_the_profile_names_an_existing_function() -> None:
     """A function that has moved is no step any more: `make bench` would end, or time nothing."""
-    assert missing([(owner, name) for owner, name, _ in profile.PLACES]) == []
+    assert missing([(owner, name) for owner, name, _ in profile.TIMED_CALLS]) == []
 
 
-def test_every_step_of_the_engine_is_a_place_in_the_code() -> None:
+def test_every_step_of_the_engine_names_an_existing_function() -> None:
     """The same of the engine's table."""
     detectors: list[dict[str, Any]] = [{"kind": "tail"}]
     [spec] = parse(document([monitor_document(100, detectors)]), {}).monitors
@@ -60,18 +60,18 @@ def test_every_step_of_the_engine_is_a_place_in_the_code() -> None:
     assert missing([(owner, name) for owner, name, _ in steps]) == []
 
 
-def test_what_publishes_at_least_once_is_put_where_the_worker_looks() -> None:
+def test_the_at_least_once_replacements_exist_in_the_worker() -> None:
     """The worker makes its sink and its source by these names."""
-    assert missing([(worker, name) for name in at_least_once.STAND_INS]) == []
+    assert missing([(worker, name) for name in at_least_once.REPLACEMENTS]) == []
 
 
-@pytest.mark.parametrize("broken", sabotage.SABOTAGES)
-def test_every_sabotage_breaks_what_is_there(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("broken", bugs.BUGS)
+def test_every_injected_bug_replaces_an_existing_function(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A guarantee that is broken in a function that has moved would not be broken at all."""
     replaced: list[tuple[Any, str]] = []
     monkeypatch.setattr(
-        sabotage, "_replace", lambda owner, name, _by: replaced.append((owner, name))
+        bugs, "_replace", lambda owner, name, _by: replaced.append((owner, name))
     )
-    sabotage.SABOTAGES[broken]()
+    bugs.BUGS[broken]()
     assert replaced
     assert missing(replaced) == []

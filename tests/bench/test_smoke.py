@@ -30,7 +30,7 @@ from tests.bench import (
 from tests.bench.__main__ import PARTS
 from tests.bench.broker import ROOT
 from tests.bench.figures import Figures
-from tests.bench.profile import PLACES
+from tests.bench.profile import TIMED_CALLS
 
 pytestmark = pytest.mark.slow
 
@@ -101,7 +101,7 @@ def test_a_part_on_a_broker_runs(
 ) -> None:
     """From filling its topics to its figures."""
     monkeypatch.setenv("EDDY_TEST_BOOTSTRAP", broker)
-    monkeypatch.setattr(launching, "launch", launching.forked)
+    monkeypatch.setattr(launching, "launch", launching.fork_module)
     run, names = ON_A_BROKER[part]
     run(figures)
     complete(figures, names, tmp_path)
@@ -110,7 +110,7 @@ def test_a_part_on_a_broker_runs(
         found = {row[0] for row in steps}
         # No alert need come, and so short a run may end before metrics are read for the first time.
         rare = {"alerts, explained", "alerts, encoded", "metrics"}
-        assert {label for _, _, label in PLACES} - rare <= found
+        assert {label for _, _, label in TIMED_CALLS} - rare <= found
 
 
 def test_the_engine_beside_river_runs(figures: Figures, tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_memory_is_measured(
     figures: Figures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Entities with history, and keys rotated through a table."""
-    monkeypatch.setattr(launching, "launch", launching.forked)
+    monkeypatch.setattr(launching, "launch", launching.fork_module)
     sizes = memory.Sizes(
         *(2_000, 500, 1_000),
         capacity=1_000,
@@ -160,7 +160,7 @@ def test_replay_is_measured(
     figures: Figures, tmp_path: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A cut of the Handbook's payments, once and two copies long."""
-    monkeypatch.setattr(launching, "launch", launching.forked)
+    monkeypatch.setattr(launching, "launch", launching.fork_module)
     folder = shared_data / "transactions"
     events = pq.read_table(folder / "handbook.parquet").slice(0, 4_000)
     labels = pq.read_table(folder / "handbook_labels.parquet")
@@ -181,11 +181,11 @@ def test_a_module_runs_alike_in_a_new_process_and_in_a_fork(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its output comes back, and another exit code than 0 is an error that names it."""
-    for launch in (launching.spawned, launching.forked):
+    for launch in (launching.spawn_module, launching.fork_module):
         monkeypatch.setattr(launching, "launch", launch)
-        assert b"--slot" in launching.printed("stream.cli", ["run", "--help"], 60)
+        assert b"--slot" in launching.output_of("stream.cli", ["run", "--help"], 60)
         with pytest.raises(launching.ProcessFailedError, match="nothing: exit code 2"):
-            launching.printed("stream.cli", ["nothing"], 60)
+            launching.output_of("stream.cli", ["nothing"], 60)
 
 
 def test_every_part_has_its_smoke_test() -> None:

@@ -19,9 +19,9 @@ from detectors.hashing import hash_key
 from detectors.monitor import Monitor
 from schemas.records import Records
 from stream.alerting import RunInfo
-from stream.config import fields_wanted, parse
+from stream.config import extracted_fields, parse
 from stream.decoding import Decoder
-from stream.shard import Shards
+from stream.shard import ShardFactory
 from tests.bench.events import Payments, document, monitor_document, payments, skewed
 
 BATCH = 10_000
@@ -63,8 +63,8 @@ def main() -> None:
     events = payments(skewed(ENTITIES, warm_up + measured, 11), 11, 4_000)
     records = records_of(events)
     monitor = Monitor(config.monitors[0], hash_key("bench"))
-    decoder = Decoder(config.inputs["bench"], config.limits, fields_wanted(config, "bench"))
-    shard = Shards(config, RunInfo("live", "bench", str)).source("bench")
+    decoder = Decoder(config.inputs["bench"], config.limits, extracted_fields(config, "bench"))
+    shard = ShardFactory(config, RunInfo("live", "bench", str)).source("bench")
     took = {
         "engine": cpu_s(monitor.process, events.batch(), warm_up),
         "decode": cpu_s(decoder.read, records, warm_up),

@@ -61,7 +61,7 @@ class OwnBroker:
         assert self._process is not None
         self._process.communicate()
 
-    def kill_one(self) -> None:
+    def kill_second(self) -> None:
         """SIGKILL to the second of several; it comes back after `BACK_AFTER_S`."""
         os.kill(self._java(1), signal.SIGKILL)
 

@@ -7,9 +7,9 @@ nothing wrong with a worker that is broken like this would prove nothing of one 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
-from stream.kafka.positions import Committed, Membership, Partition
-from stream.kafka.writing import OutRecord, Sink
-from stream.worker import Holding, Outbox, Worker
+from stream.kafka.positions import CommittedOffset, Membership, Partition
+from stream.kafka.writing import OutRecord, KafkaSink
+from stream.worker import AssignedPartition, Outbox, Worker
 
 
 def _replace(owner: Any, name: str, by: Callable[..., Any]) -> None:
@@ -19,42 +19,42 @@ def _replace(owner: Any, name: str, by: Callable[..., Any]) -> None:
 
 def commit_before_produce() -> None:
     """Offsets are committed in a transaction of their own, before the records that go with them."""
-    transact = Sink.transact
+    transact = KafkaSink.transact
 
     def in_two(
-        sink: Sink,
+        sink: KafkaSink,
         records: Iterable[OutRecord],
-        positions: Mapping[Partition, Committed],
+        positions: Mapping[Partition, CommittedOffset],
         membership: Membership,
     ) -> None:
         transact(sink, [], positions, membership)
         transact(sink, records, {}, membership)
 
-    _replace(Sink, "transact", in_two)
+    _replace(KafkaSink, "transact", in_two)
 
 
 def skip_the_rewind() -> None:
     """A state that was loaded from a checkpoint goes on at the committed offset, not at its own."""
-    taken = Worker._taken
+    taken = Worker._assigned_from
 
-    def at_the_committed(worker: Worker, *found: Any) -> Holding:
-        holding = taken(worker, *found)
-        holding.next_offset = holding.live_from
-        return holding
+    def taken_at_committed(worker: Worker, *found: Any) -> AssignedPartition:
+        assigned = taken(worker, *found)
+        assigned.next_offset = assigned.live_from
+        return assigned
 
-    _replace(Worker, "_taken", at_the_committed)
+    _replace(Worker, "_assigned_from", taken_at_committed)
 
 
 def keep_the_outbox() -> None:
     """What a partition's shard has emitted stays in the outbox when the partition is lost."""
     on_lost = Worker.on_lost
 
-    def keeping(worker: Worker, partitions: list[Partition]) -> None:
+    def keep_on_lost(worker: Worker, partitions: list[Partition]) -> None:
         outbox, worker._outbox = worker._outbox, Outbox()
         on_lost(worker, partitions)
         worker._outbox = outbox
 
-    _replace(Worker, "on_lost", keeping)
+    _replace(Worker, "on_lost", keep_on_lost)
 
 
 def commit_a_lost_partition() -> None:
@@ -63,20 +63,20 @@ def commit_a_lost_partition() -> None:
     on_lost, commit_once = Worker.on_lost, Worker._commit_once
     kept: list[Partition] = []
 
-    def keeping(worker: Worker, partitions: list[Partition]) -> None:
+    def keep_on_lost(worker: Worker, partitions: list[Partition]) -> None:
         kept.extend(partitions)
 
-    def committing(worker: Worker) -> None:
+    def commit_then_lose(worker: Worker) -> None:
         commit_once(worker)
-        lost = [where for where in kept if where not in worker._source._owned]
+        lost = [where for where in kept if where not in worker._source._next_offsets]
         kept.clear()
         on_lost(worker, lost)
 
-    _replace(Worker, "on_lost", keeping)
-    _replace(Worker, "_commit_once", committing)
+    _replace(Worker, "on_lost", keep_on_lost)
+    _replace(Worker, "_commit_once", commit_then_lose)
 
 
-SABOTAGES: Final[dict[str, Callable[[], None]]] = {
+BUGS: Final[dict[str, Callable[[], None]]] = {
     "commit before produce": commit_before_produce,
     "skip the rewind": skip_the_rewind,
     "keep the outbox": keep_the_outbox,

@@ -34,22 +34,22 @@ from schemas.alerts import Alert, alert_record
 from schemas.columns import EventBatch
 from schemas.records import Records
 from stream.alerting import RunInfo
-from stream.checkpoints.manifest import pointer_in
+from stream.checkpoints.manifest import parse_pointer
 from stream.config import ASSESS, Log, load, logs
-from stream.kafka.administration import Admin
+from stream.kafka.administration import TopicAdmin
 from stream.kafka.positions import Partition
-from stream.kafka.writing import Feed
-from stream.shard import Shard, Shards
+from stream.kafka.writing import PlainProducer
+from stream.shard import Shard, ShardFactory
 from stream.simulator import Shop as Simulated
 from stream.simulator import lines
-from stream.topics import found, missing
+from stream.topics import existing_topics, missing_topics
 
 ROOT = Path(__file__).resolve().parents[2]
 EDDY = (sys.executable, "-m", "stream.cli")
-PATIENCE_S = 120.0
+WAIT_MAX_S = 120.0
 REFERENCE_BATCH = 1_777
 REFERENCE_MESSAGES = 13
-HOP_PARTITIONS = 3
+INTERNAL_PARTITIONS = 3
 KEY = "a secret for the hashes of the tests' shop"
 KEYED_BY = "ip"
 """Of several partitions without a hop: most attacks come from one address, so that there are alerts
@@ -80,10 +80,10 @@ WITH_LABELS = """
 topic = "{topic}"
 type = "label"
 """
-CLASSIC: dict[str, object] = {"session.timeout.ms": 6_000}
+CLASSIC_PROTOCOL: dict[str, object] = {"session.timeout.ms": 6_000}
 """So that a killed worker is not missed for long; the new protocol leaves that to the broker."""
 PROTOCOLS: dict[str, dict[str, object]] = {
-    "classic": CLASSIC,
+    "classic": CLASSIC_PROTOCOL,
     "consumer": {"group.protocol": "consumer"},
 }
 
@@ -96,7 +96,7 @@ class Published(NamedTuple):
     headers: list[tuple[str, bytes]]
 
 
-PlaceOf = dict[tuple[str, str, int, int], Partition]
+ReadAt = dict[tuple[str, str, int, int], Partition]
 """A monitor and the topic, partition and offset of an event → where the monitor reads it."""
 Outputs = dict[Partition, list[Published]]
 """By partition of the log whose shard emitted them, in the order of that log."""
@@ -114,7 +114,7 @@ class Shop:
     group: str
     partitions: int
     config: Path
-    hop: bool = False
+    internal_topics: bool = False
     labels: bool = False
     drops: list[str] = field(default_factory=list)
 
@@ -164,18 +164,18 @@ class Shop:
         places = (Partition(topic or self.topic, p) for p in range(partitions or self.partitions))
         return {one.partition: max(0, one.offset) for one in self.offsets([*places])}
 
-    def named(self, place: Partition | None = None) -> str:
+    def committed_checkpoint(self, place: Partition | None = None) -> str:
         """The checkpoint that a partition's committed offset names; by default the first one's."""
         [found] = self.offsets([place or Partition(self.topic, 0)])
-        pointer = pointer_in(found.metadata or "")
+        pointer = parse_pointer(found.metadata or "")
         assert pointer is not None, found.metadata
         return pointer.checkpoint
 
-    def wait_until_done(self) -> None:
+    def wait_until_caught_up(self) -> None:
         """Return when the group has committed everything that is there."""
         ends = self.ends()
         wait_for(lambda: self.committed() == ends, "the workers to finish")
-        for log in self.internal():
+        for log in self.internal_logs():
             # After the last record of an internal log there are transaction markers.
             last = {
                 p: max(m.offset() or 0 for m in log_) for p, log_ in self.log(log.topic).items()
@@ -188,7 +188,7 @@ class Shop:
                 f"the monitor {log.name} to finish",
             )
 
-    def internal(self) -> list[Log]:
+    def internal_logs(self) -> list[Log]:
         """The internal logs."""
         return [log for log in logs(load(self.config)) if log.internal]
 
@@ -199,14 +199,14 @@ class Shop:
             found[message.partition() or 0].append(message)
         return found
 
-    def alerts(self, place_of: PlaceOf) -> Outputs:
+    def alerts(self, read_at: ReadAt) -> Outputs:
         """Every committed alert, without `run`."""
         found: Outputs = defaultdict(list)
         for record in read(self.bootstrap, f"{self.group}-alerts"):
             body = orjson.loads(record.value)
             [evidence] = body["evidence"]
             source = Partition(evidence["topic"], evidence["partition"])
-            place = place_of.get((body["monitor"], *source, evidence["offset"]), source)
+            place = read_at.get((body["monitor"], *source, evidence["offset"]), source)
             found[place].append(without_run(record))
         return dict(found)
 
@@ -255,16 +255,16 @@ def messages(bootstrap: str, topic: str) -> list[Message]:
         ends = {of.partition: answer.result().offset for of, answer in answers.items()}
         client.assign([TopicPartition(topic, p, 0) for p in partitions])
         found: dict[int, list[Message]] = {p: [] for p in partitions}
-        behind = {p for p, end in ends.items() if end > 0}
-        deadline = time.monotonic() + PATIENCE_S
-        while behind:
-            assert time.monotonic() < deadline, f"{topic}: {behind} of {ends} are not shown"
+        unfinished = {p for p, end in ends.items() if end > 0}
+        deadline = time.monotonic() + WAIT_MAX_S
+        while unfinished:
+            assert time.monotonic() < deadline, f"{topic}: {unfinished} of {ends} are not shown"
             for message in client.consume(10_000, 0.05):
                 partition, offset = message.partition() or 0, message.offset() or 0
                 if message.error() is None:
                     found[partition].append(message)
                 elif offset >= ends[partition]:  # the end of what is shown
-                    behind.discard(partition)
+                    unfinished.discard(partition)
     return [message for some in found.values() for message in some]
 
 
@@ -308,7 +308,7 @@ def make_shop(
     checkpoints: dict[str, object] | None = None,
     kafka: dict[str, object] | None = None,
     *,
-    hop: bool = False,
+    internal_topics: bool = False,
     labels: bool = False,
     dead_bytes_max: int = 1_048_588,
     **worker: object,
@@ -321,7 +321,7 @@ def make_shop(
     dead_bytes_max: what the dead letters' topic takes of a record.
     """
     group = f"{name}-{time.time_ns()}"
-    shop = Shop(bootstrap, group, partitions, folder / f"{group}.toml", hop, labels)
+    shop = Shop(bootstrap, group, partitions, folder / f"{group}.toml", internal_topics, labels)
     topics = [(shop.topic, partitions), (f"{group}-alerts", 1), (f"{group}-dead", 1)]
     topics += [(shop.topic_of_labels, 1)] if labels else []
     admin = AdminClient({"bootstrap.servers": bootstrap})
@@ -334,14 +334,14 @@ def make_shop(
     )
     for future in made.values():
         future.result()
-    text = configuration(shop, worker, checkpoints or {}, kafka or CLASSIC)
+    text = configuration(shop, worker, checkpoints or {}, kafka or CLASSIC_PROTOCOL)
     shop.config.write_text(text)
-    if hop:
+    if internal_topics:
         loaded = load(shop.config)
-        broker = Admin(loaded.kafka)
+        broker = TopicAdmin(loaded.kafka)
         names = {topic for topic, _ in topics}
         wait_for(lambda: names <= admin.list_topics(timeout=10).topics.keys(), "the topics")
-        for topic, count, settings in missing(loaded, found(loaded, broker), inputs=False):
+        for topic, count, settings in missing_topics(loaded, existing_topics(loaded, broker), inputs=False):
             broker.create(topic, count, settings, None)
     return shop
 
@@ -356,8 +356,8 @@ def configuration(
     ready = (ROOT / "deploy" / "configs" / "shop.toml").read_text()
     _, *monitors = re.split(r"(?=^\[\[monitors\]\]$)", ready, flags=re.MULTILINE)
     keyed = ""
-    if shop.hop:
-        count = 1 if shop.labels else HOP_PARTITIONS
+    if shop.internal_topics:
+        count = 1 if shop.labels else INTERNAL_PARTITIONS
         monitors = [
             text.replace("inputs =", f"partitions = {count}\ninputs =") for text in monitors
         ]
@@ -377,7 +377,7 @@ def configuration(
     assessed = ASSESSED.format(
         labels="labels" if shop.labels else "shop", shards=ONE_SHARD if shop.labels else TWO_SHARDS
     )
-    text = head + "".join(monitors) + (assessed if shop.hop else "")
+    text = head + "".join(monitors) + (assessed if shop.internal_topics else "")
     text = re.sub(r"alerts_per_day = \d+", 'alerts_per_day = 100_000\nincident_gap = "1s"', text)
     return re.sub(r"p_max = \S+", "p_max = 0.01", text)
 
@@ -393,11 +393,11 @@ def table(name: str, settings: dict[str, object]) -> str:
 
 def eddy(*arguments: str, code: int = 0) -> str:
     """Run the command to its end; what it said. Fails unless it ends with that exit code."""
-    from tests.crash.processes import command  # it needs a shop, too
+    from tests.crash.processes import fork_command  # it needs a shop, too
 
     with TemporaryDirectory(prefix="eddy-said-") as folder:
         said = Path(folder) / "said"
-        assert command([*arguments], said).wait(PATIENCE_S) == code, said.read_text()
+        assert fork_command([*arguments], said).wait(WAIT_MAX_S) == code, said.read_text()
         return said.read_text()
 
 
@@ -431,15 +431,15 @@ class WorkerProcess:
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         """Signal it and wait; its exit code."""
         self.process.send_signal(how)
-        return self.process.wait(PATIENCE_S)
+        return self.process.wait(WAIT_MAX_S)
 
 
 def worker(shop: Shop, slot: str = "one") -> AbstractContextManager[WorkerProcess]:
     """A worker process, forked from one that has everything loaded; killed at the end unless it has
     ended by itself."""
-    from tests.crash.processes import forked  # it needs a shop, too
+    from tests.crash.processes import running_worker  # it needs a shop, too
 
-    return forked(shop, slot)
+    return running_worker(shop, slot)
 
 
 class Child:
@@ -497,9 +497,9 @@ def workers(shop: Shop, processes: int) -> Iterator[WorkerProcess]:
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:
     """Return when the condition holds; fail when patience ends."""
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + WAIT_MAX_S
     while not condition():
-        assert time.monotonic() < deadline, f"waited {PATIENCE_S} s for {what}"
+        assert time.monotonic() < deadline, f"waited {WAIT_MAX_S} s for {what}"
         time.sleep(0.02)
 
 
@@ -510,16 +510,16 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
 class Reference:
     """What a single thread makes of the logs, and the shards that it was made with.
 
-    place_of: of events behind a hop, where their monitors read them.
+    read_at: of events behind a hop, where their monitors read them.
     """
 
     alerts: Outputs
     dead_letters: Outputs
     shards: dict[Partition, Shard]
-    place_of: PlaceOf
+    read_at: ReadAt
 
 
-NOWHERE = np.zeros(1, np.int64)
+NO_OFFSETS = np.zeros(1, np.int64)
 MONITOR_AT = -4  # a report's row ends with the monitor, its p-value and the features learned from
 Row = tuple[Any, ...]
 
@@ -531,9 +531,9 @@ def reference(shop: Shop) -> Reference:
     to, whole, and in order for each shard that sent it and each source partition.
     """
     config = load(shop.config)
-    shards = Shards(config, RunInfo("live", "reference", str))
+    shards = ShardFactory(config, RunInfo("live", "reference", str))
     made = Reference(defaultdict(list), defaultdict(list), {}, {})
-    internal = {log.name: log for log in shop.internal()}
+    internal = {log.name: log for log in shop.internal_logs()}
     readers = {name: shards.internal(log) for name, log in internal.items()}
     sent: dict[tuple[Partition, ...], list[Row]] = defaultdict(list)
 
@@ -541,15 +541,15 @@ def reference(shop: Shop) -> Reference:
         """Fold one partition; its events, of which what is sent has been noted."""
         made.shards[place] = shard
         for start in range(0, len(log), size):
-            emitted = shard.process(as_records(place.topic, log[start : start + size]))
-            made.alerts[place] += map(published_alert, emitted.alerts)
-            made.dead_letters[place] += (Published(*letter) for letter in emitted.dead_letters)
-            for name, into, value in emitted.internal:
-                message = Records(name, into, NOWHERE, NOWHERE, [value])
+            output = shard.process(as_records(place.topic, log[start : start + size]))
+            made.alerts[place] += map(published_alert, output.alerts)
+            made.dead_letters[place] += (Published(*letter) for letter in output.dead_letters)
+            for name, into, value in output.internal:
+                message = Records(name, into, NO_OFFSETS, NO_OFFSETS, [value])
                 for row in rows(readers[name].read(message)):
-                    goes_to = Partition(internal[name].topic, into)
-                    sent[goes_to, place, Partition(*row[0])].append(row)
-            yield from rows(emitted.events)
+                    target = Partition(internal[name].topic, into)
+                    sent[target, place, Partition(*row[0])].append(row)
+            yield from rows(output.events)
 
     for name, spec in config.inputs.items():
         for partition, log in shop.log(spec.topic).items():
@@ -559,14 +559,14 @@ def reference(shop: Shop) -> Reference:
     for name, one in internal.items():  # the monitors', then that of assess
         for partition, log in shop.log(one.topic).items():
             place = Partition(one.topic, partition)
-            stands: dict[tuple[Partition, ...], list[Row]] = defaultdict(list)
+            events_of: dict[tuple[Partition, ...], list[Row]] = defaultdict(list)
             for row in fold(place, shards.internal(one, partition), log, REFERENCE_MESSAGES):
                 source = Partition(*row[0])
                 monitor = str(row[MONITOR_AT]) if name == ASSESS else ""
-                sender = made.place_of.get((monitor, *source, row[1]), source)
-                stands[place, sender, source].append(row)
-                made.place_of[name, *source, row[1]] = place
-            for key, events in stands.items():
+                sender = made.read_at.get((monitor, *source, row[1]), source)
+                events_of[place, sender, source].append(row)
+                made.read_at[name, *source, row[1]] = place
+            for key, events in events_of.items():
                 assert events == sent.pop(key)
     assert not sent, "events are missing from internal logs"
     made.alerts = {place: alerts for place, alerts in made.alerts.items() if alerts}
@@ -574,12 +574,12 @@ def reference(shop: Shop) -> Reference:
     return made
 
 
-def holds_all_once(shop: Shop) -> None:
+def assert_published_exactly_once(shop: Shop) -> None:
     """The output topics hold what the reference emits: nothing missing, nothing twice."""
     expected = reference(shop)
     outputs = [*expected.alerts.values(), *expected.dead_letters.values()]
     assert sum(map(len, outputs)) > 20
-    assert shop.alerts(expected.place_of) == expected.alerts
+    assert shop.alerts(expected.read_at) == expected.alerts
     assert shop.dead_letters() == expected.dead_letters
 
 
@@ -610,13 +610,13 @@ def as_records(topic: str, log: list[Message]) -> Records:
     )
 
 
-def codes_expected(events: int, seed: int = 7, malformed: float = 0.01) -> dict[bytes, str]:
+def expected_codes(events: int, seed: int = 7, malformed: float = 0.01) -> dict[bytes, str]:
     """The records without an event that `feed` wrote, each with the code that it must get."""
     made = lines(Simulated(events, seed), malformed)
     return {line.value: line.code for line in made if line.code is not None}
 
 
-def repaired_expected(events: int, seed: int = 7, malformed: float = 0.01) -> int:
+def expected_repairs(events: int, seed: int = 7, malformed: float = 0.01) -> int:
     """How many records `feed` wrote that are events with a repaired field."""
     made = lines(Simulated(events, seed), malformed)
     return sum(line.kind is not None and line.code is None for line in made)
@@ -624,7 +624,7 @@ def repaired_expected(events: int, seed: int = 7, malformed: float = 0.01) -> in
 
 def send(shop: Shop, values: list[bytes]) -> None:
     """Put a few records of the test's own on the topic."""
-    feed = Feed({"bootstrap.servers": shop.bootstrap}, shop.topic, "murmur2")
+    feed = PlainProducer({"bootstrap.servers": shop.bootstrap}, shop.topic, "murmur2")
     for value in values:
         feed.send(b"key", value)
     feed.close()

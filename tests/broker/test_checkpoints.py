@@ -18,12 +18,12 @@ from confluent_kafka.cimpl import NewPartitions
 from obstore.store import LocalStore
 
 from stream.alerting import RunInfo
-from stream.checkpoints.conversion import convert
+from stream.checkpoints.conversion import migrate
 from stream.checkpoints.loading import load as load_arrays
 from stream.checkpoints.store import Folder
-from stream.config import fingerprint, load, logs, steering
+from stream.config import fingerprint, load, logs, state_config
 from stream.kafka.positions import Partition
-from stream.shard import Shard, Shards
+from stream.shard import Shard, ShardFactory
 from tests.broker.shop import (
     Shop,
     WorkerProcess,
@@ -53,10 +53,10 @@ def first(shop: Shop) -> Partition:
     return Partition(shop.topic, 0)
 
 
-def is_the_references(shop: Shop) -> None:
+def equals_reference(shop: Shop) -> None:
     """Outputs and, after a clean stop, the state are what one thread makes of the log."""
     expected = reference(shop)
-    assert shop.alerts(expected.place_of) == expected.alerts
+    assert shop.alerts(expected.read_at) == expected.alerts
     assert shop.dead_letters() == expected.dead_letters
     for place, shard in expected.shards.items():
         same_state(shop, place, shard)
@@ -65,7 +65,7 @@ def is_the_references(shop: Shop) -> None:
 def same_state(shop: Shop, place: Partition, expected: Shard) -> None:
     """The checkpoint at a partition's committed offset holds that shard's state, byte for byte."""
     folder = Folder(LocalStore(shop.store), shop.group, *place)
-    manifest = folder.manifest(shop.named(place))
+    manifest = folder.manifest(shop.committed_checkpoint(place))
     assert manifest.offset == shop.committed(place.topic, place.partition + 1)[place.partition]
     assert_same(load_arrays(folder, manifest, lambda: None), expected.save())
 
@@ -75,20 +75,20 @@ def finish(shop: Shop) -> WorkerProcess:
     with worker(shop) as process:
         places = sum(log.partitions for log in logs(load(shop.config)))
         wait_for(lambda: count(process, "partition taken") == places, "an assignment")
-        shop.wait_until_done()
+        shop.wait_until_caught_up()
         wait_for(lambda: process.get("/readyz")[0] == 200, "readiness")
         assert process.stop() == 0
     return process
 
 
-def killed(shop: Shop, checkpoints: int = 2) -> None:
+def run_until_killed(shop: Shop, checkpoints: int = 2) -> None:
     """A worker that is killed once it has published so many checkpoints, with records committed
     behind the last, and others left."""
     with worker(shop) as process:
         wait_for(lambda: count(process, "checkpoint written") > checkpoints, "checkpoints")
         shop.feed(FEW, seed=8)
         there = first(shop)
-        wait_for(lambda: stands(shop, there) < shop.committed()[0], "commits behind the last")
+        wait_for(lambda: newest_offset(shop, there) < shop.committed()[0], "commits behind the last")
         process.stop(signal.SIGKILL)
     shop.feed(FEW, seed=9)
     assert shop.committed()[0] < shop.ends()[0], "killed too late to say anything"
@@ -103,8 +103,8 @@ def test_a_killed_worker_re_learns_no_more_than_it_must(broker: str, tmp_path: P
     """The next begins at the checkpoint that the committed offset names, and says how far it is."""
     shop = make_shop(broker, tmp_path, "rewind", 1, OFTEN, **SLOWLY)
     shop.feed(EVENTS)
-    killed(shop)
-    committed, name = shop.committed()[0], shop.named()
+    run_until_killed(shop)
+    committed, name = shop.committed()[0], shop.committed_checkpoint()
     process = finish(shop)
     start = next(line for line in process.log() if line["event"] == "partition taken")
     assert start["next_offset"] == int(name.partition("-")[0])
@@ -112,7 +112,7 @@ def test_a_killed_worker_re_learns_no_more_than_it_must(broker: str, tmp_path: P
     assert start["live_from"] == committed
     left = next(line for line in process.log() if line["event"] == "re-learning")
     assert left["records_left"] == committed - start["next_offset"]
-    is_the_references(shop)
+    equals_reference(shop)
     # Two that were published, one that never was, and what a stop does not wait to be removed.
     assert len(shop.checkpoints()) <= 4
     assert not finish(shop).has_logged("re-learn")  # a clean stop left nothing to re-learn
@@ -123,23 +123,23 @@ def test_a_killed_worker_re_learns_no_more_than_it_must(broker: str, tmp_path: P
     [pytest.param(signal.SIGTERM, marks=pytest.mark.long), signal.SIGKILL],
     ids=["SIGTERM", "SIGKILL"],
 )
-def test_internal_logs_are_gone_on_from_their_checkpoints(
+def test_internal_logs_continue_from_their_checkpoints(
     broker: str, tmp_path: Path, how: signal.Signals
 ) -> None:
     """However a worker ends, mid-stream, the shards of the monitors' and assess's logs come back
     from checkpoints that their own offsets name, and nothing is missing, twice or learned twice."""
-    shop = make_shop(broker, tmp_path, "hops", 4, {"interval": "1s"}, hop=True, **SLOWLY)
+    shop = make_shop(broker, tmp_path, "hops", 4, {"interval": "1s"}, internal_topics=True, **SLOWLY)
     shop.feed(EVENTS)
     with worker(shop) as process:
-        shop.wait_until_done()
+        shop.wait_until_caught_up()
         places = [place for place in reference(shop).shards if place.topic != shop.topic]
-        wait_for(lambda: all(stands(shop, place) > 0 for place in places), "checkpoints")
+        wait_for(lambda: all(newest_offset(shop, place) > 0 for place in places), "checkpoints")
         shop.feed(EVENTS, seed=8)
         before = sum(shop.committed().values())
         wait_for(lambda: sum(shop.committed().values()) > before + EVENTS // 10, "commits")
         assert process.stop(how) == (0 if how is signal.SIGTERM else -how)
     assert sum(shop.committed().values()) < sum(shop.ends().values()), "stopped too late"
-    expected = {place: stands(shop, place) for place in places}
+    expected = {place: newest_offset(shop, place) for place in places}
     process = finish(shop)
     taken = {
         Partition(line["topic"], line["partition"]): line["next_offset"]
@@ -148,12 +148,12 @@ def test_internal_logs_are_gone_on_from_their_checkpoints(
     }
     assert {place: taken[place] for place in places} == expected
     assert process.has_logged("re-learned") == (how is signal.SIGKILL)
-    is_the_references(shop)
+    equals_reference(shop)
 
 
-def stands(shop: Shop, place: Partition) -> int:
+def newest_offset(shop: Shop, place: Partition) -> int:
     """The offset of the checkpoint that a partition's committed offset names."""
-    return int(shop.named(place).partition("-")[0])
+    return int(shop.committed_checkpoint(place).partition("-")[0])
 
 
 @pytest.mark.long
@@ -163,27 +163,27 @@ def test_an_idle_worker_writes_its_state_and_names_it(broker: str, tmp_path: Pat
     shop = make_shop(broker, tmp_path, "idle", 1, {"interval": "2s"})
     shop.feed(300)
     with worker(shop) as process:
-        shop.wait_until_done()
-        wait_for(lambda: shop.named().startswith(f"{shop.ends()[0]:019d}"), "a checkpoint")
+        shop.wait_until_caught_up()
+        wait_for(lambda: shop.committed_checkpoint().startswith(f"{shop.ends()[0]:019d}"), "a checkpoint")
         exposition = process.get("/metrics")[1]
         process.stop(signal.SIGKILL)
     assert value_of(exposition, "eddy_checkpoints_total") >= 2
     assert value_of(exposition, "eddy_checkpoint_bytes_total") > 1_000
     finish(shop)
-    is_the_references(shop)
+    equals_reference(shop)
 
 
-def test_a_checkpoint_that_is_not_whole_is_replaced_by_the_one_before(
+def test_a_damaged_checkpoint_falls_back_to_the_previous_one(
     broker: str, tmp_path: Path
 ) -> None:
     """Loudly, and with the same outcome; without any whole one the log is re-learned from its first
     record, and where it has lost that there is an error."""
     shop = make_shop(broker, tmp_path, "corrupt", 1, OFTEN, **SLOWLY)
     shop.feed(EVENTS)
-    killed(shop)
+    run_until_killed(shop)
     kept = shop.config.with_name("kept")
     shutil.copytree(shop.store, kept)
-    last = shop.named()
+    last = shop.committed_checkpoint()
     manifest = next(shop.store.rglob(f"{last}.json"))
     manifest.write_bytes(manifest.read_bytes()[:-10])
     with worker(shop) as process:
@@ -197,7 +197,7 @@ def test_a_checkpoint_that_is_not_whole_is_replaced_by_the_one_before(
     shutil.rmtree(shop.store)
     process = finish(shop)
     assert process.has_logged("no checkpoint is whole, re-learning from the first record")
-    is_the_references(shop)
+    equals_reference(shop)
     shutil.rmtree(shop.store)
     delete_before(shop, 2)
     said = eddy("run", str(shop.config), code=4)
@@ -214,16 +214,16 @@ def delete_before(shop: Shop, offset: int) -> None:
 
 
 @pytest.mark.long
-def test_a_log_that_lost_what_is_left_is_a_retention_gap(broker: str, tmp_path: Path) -> None:
+def test_a_log_that_lost_uncommitted_records_is_a_retention_gap(broker: str, tmp_path: Path) -> None:
     """Records gone that the checkpoint has not seen are an error that names the offsets."""
     shop = make_shop(broker, tmp_path, "gap", 1, OFTEN, **SLOWLY)
     shop.feed(EVENTS)
-    killed(shop)
-    stands = int(shop.named().partition("-")[0])
-    delete_before(shop, stands + 10)
+    run_until_killed(shop)
+    newest_offset = int(shop.committed_checkpoint().partition("-")[0])
+    delete_before(shop, newest_offset + 10)
     said = eddy("run", str(shop.config), code=4)
-    assert f"{shop.topic}[0]: the group's checkpoint stands at offset {stands}" in said
-    assert f"the log now begins at {stands + 10}" in said
+    assert f"{shop.topic}[0]: the group's checkpoint stands at offset {newest_offset}" in said
+    assert f"the log now begins at {newest_offset + 10}" in said
     assert "Raise the topic's retention" in said
     assert "Traceback" not in said
 
@@ -270,7 +270,7 @@ def test_another_configuration_takes_over_where_the_former_one_ends(
     are the same keep their state, others start anew. The former configuration is refused then."""
     shop = make_shop(broker, tmp_path, "turns", 1, OFTEN, **SLOWLY)
     shop.feed(EVENTS)
-    killed(shop)
+    run_until_killed(shop)
     former, turned_at = load(shop.config), shop.committed()[0]
     former_text = shop.config.read_text()
     at = former_text.index('entity = "card"')
@@ -295,10 +295,10 @@ def test_another_configuration_takes_over_where_the_former_one_ends(
 
     log = messages(broker, shop.topic)
     run = RunInfo("live", "reference", str)
-    one, other = (Shards(config, run).source("shop") for config in (former, load(shop.config)))
+    one, other = (ShardFactory(config, run).source("shop") for config in (former, load(shop.config)))
     before = [m for m in log if (m.offset() or 0) < turned_at]
     alerts = one.process(as_records(shop.topic, before)).alerts
-    convert(one.save(), steering(former), steering(load(shop.config)), other)
+    migrate(one.save(), state_config(former), state_config(load(shop.config)), other)
     alerts += other.process(as_records(shop.topic, log[len(before) :])).alerts
     assert shop.alerts({})[first(shop)] == [published_alert(alert) for alert in alerts]
     same_state(shop, first(shop), other)
@@ -320,7 +320,7 @@ def refused(shop: Shop, *options: str) -> str:
 
     def everything() -> tuple[dict[Path, bytes], dict[int, int], str]:
         kept = {path: path.read_bytes() for path in shop.store.rglob("*") if path.is_file()}
-        return kept, shop.committed(), shop.named()
+        return kept, shop.committed(), shop.committed_checkpoint()
 
     before = everything()
     output = eddy("run", str(shop.config), *options, code=4)
@@ -330,13 +330,13 @@ def refused(shop: Shop, *options: str) -> str:
     return output
 
 
-def test_a_wrong_secret_is_refused_and_the_right_one_goes_on(broker: str, tmp_path: Path) -> None:
+def test_a_wrong_secret_is_refused_and_the_right_one_continues(broker: str, tmp_path: Path) -> None:
     """With offsets left to re-learn: exit 4, and then the right secret goes on as if nothing had
     happened. With the flag everything is relearned from the committed offset, and the checkpoint of
     the dropped state stays in the store."""
     shop = make_shop(broker, tmp_path, "secret", 1, OFTEN, **SLOWLY)
     shop.feed(EVENTS)
-    killed(shop)
+    run_until_killed(shop)
     right = shop.config.read_text()
     wrong = re.sub(r'(?m)^secret = ".*"', 'secret = "another secret of 16 bytes"', right)
     argument = f"all@{fingerprint(load(shop.config))}"
@@ -347,7 +347,7 @@ def test_a_wrong_secret_is_refused_and_the_right_one_goes_on(broker: str, tmp_pa
     shop.config.write_text(right)
     shop.drops.append(argument)  # forgotten, and harmless
     finish(shop)
-    is_the_references(shop)
+    equals_reference(shop)
     learned = shop.checkpoints()[-1]
     shop.config.write_text(wrong)
     shop.feed(FEW, seed=10)
@@ -387,13 +387,13 @@ def all_read(shop: Shop, other: Shop) -> bool:
 
 
 @pytest.mark.long
-def test_workers_go_on_to_another_configuration_one_after_the_other(
+def test_workers_change_configuration_one_by_one(
     broker: str, tmp_path: Path
 ) -> None:
     """A worker without the flag is refused before it joins, and those that run lose no partition by
     that. With it each takes over in its turn, and every partition has the checkpoint that was
     dropped."""
-    shop = make_shop(broker, tmp_path, "rolling", 4, hop=True)
+    shop = make_shop(broker, tmp_path, "rolling", 4, internal_topics=True)
     shop.feed(FEW)
     finish(shop)
     former, text = load(shop.config), shop.config.read_text()
@@ -413,20 +413,20 @@ def test_workers_go_on_to_another_configuration_one_after_the_other(
             wait_for(lambda: again.has_logged("partition taken"), "partitions")
             assert two.stop() == 0
             shop.feed(FEW, seed=8)
-            shop.wait_until_done()
+            shop.wait_until_caught_up()
             assert again.stop() == 0
     log = next(log for log in logs(load(shop.config)) if log.internal and log.name == "card")
     for partition in range(log.partitions):
         place = Partition(log.topic, partition)
         folder = Folder(LocalStore(shop.store), shop.group, *place)
-        manifest = folder.manifest(shop.named(place))
+        manifest = folder.manifest(shop.committed_checkpoint(place))
         assert manifest.fingerprint == fingerprint(load(shop.config))
         assert {*manifest.dropped} <= {*folder.names()}
         assert len(manifest.dropped) == 1
 
 
 @pytest.mark.long
-def test_a_backup_of_before_a_change_of_policy_has_a_way_out(broker: str, tmp_path: Path) -> None:
+def test_a_backup_from_before_a_policy_change_can_be_restored(broker: str, tmp_path: Path) -> None:
     """The error names the stretch of the topic to replay; from the state that this saves the group
     goes on, byte for byte."""
     shop = make_shop(broker, tmp_path, "backup", 1)
@@ -456,7 +456,7 @@ def test_a_backup_of_before_a_change_of_policy_has_a_way_out(broker: str, tmp_pa
 
 
 @pytest.mark.long
-def test_a_store_that_fails_stops_nobody_until_the_bound(broker: str, tmp_path: Path) -> None:
+def test_a_failing_store_stops_no_worker_until_the_bound(broker: str, tmp_path: Path) -> None:
     """The worker goes on while its store cannot be written, says so, and stops only when a restart
     would have more to re-learn than the configuration allows."""
     shop = make_shop(broker, tmp_path, "full", 1, {"rewind_records_max": 1_500})
@@ -467,7 +467,7 @@ def test_a_store_that_fails_stops_nobody_until_the_bound(broker: str, tmp_path: 
         shutil.rmtree(shop.store)
         shop.store.touch()  # where the folder was there is a file: nothing can be written
         shop.feed(600, seed=8)
-        shop.wait_until_done()
+        shop.wait_until_caught_up()
         wait_for(lambda: process.has_logged("checkpoint failed"), "a failure")
         assert value_of(process.get("/metrics")[1], "eddy_checkpoint_failures_total") >= 1
         shop.feed(3_000, seed=9)

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.broker.dying import ALL
+from tests.broker.dying import ALL_POINTS
 from tests.broker.own_broker import own_broker
-from tests.crash.broken import BROKEN
-from tests.crash.ground import BROKER_SETTINGS, Ground
+from tests.crash.broken import INJECTED_BUGS
+from tests.crash.environment import BROKER_SETTINGS, Environment
 from tests.crash.points import POINTS
-from tests.crash.schedules import draw, seeded
+from tests.crash.schedules import draw_schedule, scenario_of
 
 
 @pytest.fixture(scope="module")
@@ -29,29 +29,29 @@ def quick(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
         "while-re-learning",
     ],
 )
-def test_a_worker_killed_there_costs_nothing(quick: str, tmp_path: Path, point: str) -> None:
+def test_a_worker_killed_there_loses_nothing(quick: str, tmp_path: Path, point: str) -> None:
     """Alerts, dead letters and states are the oracle's, byte for byte."""
-    POINTS[point](Ground(quick, tmp_path))
+    POINTS[point](Environment(quick, tmp_path))
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("way", BROKEN)
-def test_a_guarantee_that_is_broken_is_found_out(quick: str, tmp_path: Path, way: str) -> None:
+@pytest.mark.parametrize("way", INJECTED_BUGS)
+def test_an_injected_bug_is_detected(quick: str, tmp_path: Path, way: str) -> None:
     """The same story ends with every byte the oracle's where the worker is whole, and with what is
     wrong by the oracle's word where it is broken."""
-    BROKEN[way](Ground(quick, tmp_path))
+    INJECTED_BUGS[way](Environment(quick, tmp_path))
 
 
-def test_every_point_names_what_is_there() -> None:
+def test_every_crash_point_names_an_existing_function() -> None:
     """A worker that is to die in a function that has moved would end of that instead."""
-    assert [name for name, point in ALL.items() if not hasattr(point.owner, point.name)] == []
+    assert [name for name, point in ALL_POINTS.items() if not hasattr(point.owner, point.name)] == []
 
 
 def test_a_seed_draws_one_schedule() -> None:
     """A seed that failed can be run again, and another seed is another schedule."""
-    assert str(draw(3)) == str(draw(3)) != str(draw(4))
+    assert str(draw_schedule(3)) == str(draw_schedule(3)) != str(draw_schedule(4))
 
 
-def test_a_random_schedule_costs_nothing(quick: str, tmp_path: Path) -> None:
+def test_a_random_schedule_loses_nothing(quick: str, tmp_path: Path) -> None:
     """Workers that join, leave and are killed at random leave what the oracle makes."""
-    seeded(1)(Ground(quick, tmp_path))
+    scenario_of(1)(Environment(quick, tmp_path))

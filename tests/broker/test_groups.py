@@ -9,12 +9,12 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 from confluent_kafka.admin._resource import ResourceType
 
-from stream.worker import NO_PARTITION
+from stream.worker import UNASSIGNED_WARNING
 from tests.broker.shop import (
     PROTOCOLS,
     Shop,
     WorkerProcess,
-    holds_all_once,
+    assert_published_exactly_once,
     make_shop,
     reference,
     send,
@@ -72,16 +72,16 @@ def test_workers_that_come_go_and_die_share_the_partitions(
                 wait_for(lambda: count(third, "partition taken") == 2, "a share")
                 assert second.stop() == 0
                 shop.feed(EVENTS // 10, seed=8)
-                shop.wait_until_done()
+                shop.wait_until_caught_up()
                 assert count(third, "partition taken") == 4
                 assert third.stop() == 0
             assert not second.has_logged("partition lost")
-    holds_all_once(shop)
+    assert_published_exactly_once(shop)
 
 
 @pytest.mark.long
 @BOTH
-def test_a_worker_that_was_away_commits_nothing_of_what_it_lost(
+def test_a_paused_worker_commits_nothing_of_lost_partitions(
     broker: str, tmp_path: Path, kafka: dict[str, object]
 ) -> None:
     """One that is stopped for longer than its session drops what others have taken meanwhile, and
@@ -105,14 +105,14 @@ def test_a_worker_that_was_away_commits_nothing_of_what_it_lost(
             "the first worker to notice",
         )
         shop.feed(EVENTS // 10, seed=8)
-        shop.wait_until_done()
+        shop.wait_until_caught_up()
         code = first.process.poll()
         assert code in {None, 7}, first.log_file.read_text()
         if code is None:
             assert count(first, "partition lost") > 0
             assert first.stop() == 0
         assert second.stop() == 0
-    holds_all_once(shop)
+    assert_published_exactly_once(shop)
 
 
 @pytest.mark.long
@@ -132,36 +132,36 @@ def test_a_member_with_a_name_keeps_its_partitions_through_a_restart(
     with worker(shop, "one") as first, worker(shop, "two") as second:
         wait_for(lambda: count(first, "partition taken") >= 2, "a share")
         wait_for(lambda: count(second, "partition taken") >= 2, "a share")
-        shop.wait_until_done()
+        shop.wait_until_caught_up()
         taken = count(second, "partition taken")
         given = count(second, "partition given back")
         assert first.stop() == 0
         with worker(shop, "one") as again:
             wait_for(lambda: count(again, "partition taken") == 2, "its share")
             shop.feed(EVENTS // 2, seed=8)
-            shop.wait_until_done()
+            shop.wait_until_caught_up()
             assert count(second, "partition taken") == taken
             assert count(second, "partition given back") == given
             assert again.stop() == 0
         assert second.stop() == 0
-    holds_all_once(shop)
+    assert_published_exactly_once(shop)
 
 
-def test_a_second_worker_of_a_slot_says_whom_it_waits_for(broker: str, tmp_path: Path) -> None:
+def test_a_second_worker_of_a_slot_names_the_first(broker: str, tmp_path: Path) -> None:
     """It says who may hold its partitions, how to see where, and what to do; the other ends at its
     next commit, and says why."""
     shop = make_shop(broker, tmp_path, "twins", 1)
     send(shop, [b"no event"])
     with worker(shop, "same") as first:
-        shop.wait_until_done()
+        shop.wait_until_caught_up()
         with worker(shop, "same") as second:
-            wait_for(lambda: second.has_logged(NO_PARTITION), "a word")
-            [said] = [line for line in second.log() if line["event"] == NO_PARTITION]
+            wait_for(lambda: second.has_logged(UNASSIGNED_WARNING), "a word")
+            [said] = [line for line in second.log() if line["event"] == UNASSIGNED_WARNING]
             assert (said["slot"], said["group"]) == ("same", shop.group)
             assert client_ids(shop) == {"eddy-same"}
             send(shop, [b"no event either"])
             assert first.process.wait(60) == 5
             assert "give every worker of the group a slot" in first.log_file.read_text()
-            shop.wait_until_done()
+            shop.wait_until_caught_up()
             assert second.stop() == 0
     assert shop.dead_letters() == reference(shop).dead_letters

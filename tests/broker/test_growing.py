@@ -13,13 +13,13 @@ from confluent_kafka.cimpl import NewPartitions
 
 from stream.config import load, logs
 from stream.kafka.positions import Partition
-from stream.kafka.writing import Feed
-from stream.noticing import NOT_KEYED
+from stream.kafka.writing import PlainProducer
+from stream.noticing import MISPLACED_KEYS
 from stream.replay import replay
 from stream.simulator import Shop as Simulated
 from stream.simulator import lines
 from tests.broker.shop import (
-    CLASSIC,
+    CLASSIC_PROTOCOL,
     KEYED_BY,
     Shop,
     consumer,
@@ -31,7 +31,7 @@ from tests.broker.shop import (
 )
 
 EVENTS = 300
-AT_ONCE = CLASSIC | {"topic.metadata.refresh.interval.ms": 300}
+AT_ONCE = CLASSIC_PROTOCOL | {"topic.metadata.refresh.interval.ms": 300}
 """So that a new partition is noticed at once."""
 
 
@@ -61,15 +61,15 @@ def traces(shop: Shop) -> tuple[object, ...]:
 
 @pytest.mark.parametrize("hop", [False, True], ids=["direct", "hop"])
 def test_an_input_that_grows_is_refused_and_its_remedy_keeps_the_state(
-    broker: str, tmp_path: Path, hop: bool
+    broker: str, tmp_path: Path, internal_topics: bool
 ) -> None:
     """Nothing of the new partition is read, written or committed; the error names a replay into a
     saved state, and a group that begins with that knows all events, and reads on where the former
     one ended."""
-    shop = make_shop(broker, tmp_path, "grows", 1, kafka=AT_ONCE, hop=hop)
+    shop = make_shop(broker, tmp_path, "grows", 1, kafka=AT_ONCE, internal_topics=internal_topics)
     shop.feed(EVENTS, malformed=0.0)
     with worker(shop) as process:
-        shop.wait_until_done()
+        shop.wait_until_caught_up()
         committed = shop.committed()[0]
         grow(shop, shop.topic, 2)
         shop.feed(EVENTS, seed=8, malformed=0.0)
@@ -116,11 +116,11 @@ def test_an_input_that_grows_is_refused_and_its_remedy_keeps_the_state(
 
 def test_an_internal_topic_that_grows_is_refused(broker: str, tmp_path: Path) -> None:
     """As an input is: a new partition of it is not read, and nothing is written there."""
-    shop = make_shop(broker, tmp_path, "wider", 1, kafka=AT_ONCE, hop=True)
+    shop = make_shop(broker, tmp_path, "wider", 1, kafka=AT_ONCE, internal_topics=True)
     shop.feed(EVENTS, malformed=0.0)
     with worker(shop) as process:
-        shop.wait_until_done()
-        log = next(log for log in shop.internal() if log.name == "card")
+        shop.wait_until_caught_up()
+        log = next(log for log in shop.internal_logs() if log.name == "card")
         grow(shop, log.topic, log.partitions + 1)
         assert process.process.wait(60) == 4
         output = process.log_file.read_text()
@@ -133,24 +133,24 @@ def test_an_internal_topic_that_grows_is_refused(broker: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("partitioner", ["murmur2", "crc32"])
-def test_keys_in_other_partitions_than_promised_are_counted_and_said(
+def test_misplaced_keys_are_counted_and_logged(
     broker: str, tmp_path: Path, partitioner: Literal["murmur2", "crc32"]
 ) -> None:
     """The configuration names murmur2. Live logs that another partitioner was used once for each
     partition, and counts; a replay of the topic notes it. Where it is true neither says anything."""
     shop = make_shop(broker, tmp_path, "keyed", 2)
-    feed = Feed({"bootstrap.servers": broker}, shop.topic, partitioner)
+    feed = PlainProducer({"bootstrap.servers": broker}, shop.topic, partitioner)
     for line in lines(Simulated(EVENTS, 7), 0.0):
         feed.send(orjson.loads(line.value)[KEYED_BY].encode(), line.value)
     feed.close()
     with worker(shop) as process:
-        shop.wait_until_done()
+        shop.wait_until_caught_up()
         wait_for(
             lambda: value_of(process.get("/metrics")[1], "eddy_records_total") == EVENTS,
             "all records",
         )
         wrong = value_of(process.get("/metrics")[1], "eddy_keys_misplaced_total")
-        logged = {line["partition"] for line in process.log() if line["event"] == NOT_KEYED}
+        logged = {line["partition"] for line in process.log() if line["event"] == MISPLACED_KEYS}
         assert process.stop() == 0
     summary = replay(
         load(shop.config), [("shop", f"kafka://{shop.topic}")], tmp_path / "out", lambda *_: None

@@ -23,7 +23,7 @@ name = "risk"
 """
 
 
-def with_labels(shop: Shop) -> str:
+def with_label_input(shop: Shop) -> str:
     """Give the shop a topic of labels, from which its monitor of accounts learns; its name."""
     topic = f"{shop.group}-labels"
     admin = AdminClient({"bootstrap.servers": shop.bootstrap})
@@ -39,14 +39,14 @@ def with_labels(shop: Shop) -> str:
     return topic
 
 
-def test_labels_of_entities_teach_and_labels_of_nobody_are_dead_letters(
+def test_labels_of_entities_train_and_labels_without_any_are_dead_letters(
     broker: str, tmp_path: Path
 ) -> None:
     """Each label that names an account reaches the one partition that watches it; one that names
     only an event is on the topic of dead letters, whole, and the worker goes on."""
-    shop = make_shop(broker, tmp_path, "labels", 2, hop=True)
+    shop = make_shop(broker, tmp_path, "labels", 2, internal_topics=True)
     shop.feed(EVENTS, malformed=0.0)
-    topic = with_labels(shop)
+    topic = with_label_input(shop)
     events = [orjson.loads(one.value() or b"") for one in messages(broker, shop.topic)]
     named = [one for one in events if one.get("account")][:60]
     said = [
@@ -60,7 +60,7 @@ def test_labels_of_entities_teach_and_labels_of_nobody_are_dead_letters(
         producer.produce(topic, orjson.dumps(value), b"key")
     assert producer.flush(30) == 0
     with worker(shop) as process:
-        shop.wait_until_done()
+        shop.wait_until_caught_up()
         wait_for(lambda: shop.committed(topic, 1) == {0: 61}, "the labels")
         wait_for(
             lambda: value_of(process.get("/metrics")[1], "eddy_labels_total") == 60, "learning"

@@ -21,13 +21,13 @@ from detectors.state import Arrays
 from stream.alerting import RunInfo
 from stream.checkpoints.loading import load as load_arrays
 from stream.checkpoints.manifest import offset_of
-from stream.checkpoints.recovery import Circumstances, recover
+from stream.checkpoints.recovery import StartContext, recover
 from stream.checkpoints.store import Folder, open_store, saved_folder
 from stream.config import load, logs
 from stream.kafka.positions import Partition
-from stream.kafka.ranges import Range, Span
+from stream.kafka.ranges import TopicReader, OffsetRange
 from stream.replay import replay
-from stream.shard import Shards
+from stream.shard import ShardFactory
 from stream.simulator import Shop as Simulated
 from stream.simulator import lines
 from tests.broker.own_broker import own_broker
@@ -91,11 +91,11 @@ class Log:
         elif end == "abort":
             producer.abort_transaction(30)
 
-    def span(self) -> Span:
+    def span(self) -> OffsetRange:
         """From its first offset up to its end, as a read_committed reader sees it."""
         with consumer(self.shop.bootstrap, "span") as client:
             found = client.get_watermark_offsets(TopicPartition(self.topic, 0), timeout=10)
-        return Span(*found)
+        return OffsetRange(*found)
 
     def read(self, start: int) -> list[Message]:
         """All that a read_committed reader gets from that offset on."""
@@ -182,12 +182,12 @@ def end_of(shop: Shop, where: Partition) -> int:
 
 
 @pytest.mark.parametrize("hop", [False, True], ids=["direct", "hop"])
-def test_a_log_that_is_deleted_up_to_a_marker_costs_no_state(
-    broker: str, tmp_path: Path, hop: bool
+def test_a_log_deleted_up_to_a_marker_loses_no_state(
+    broker: str, tmp_path: Path, internal_topics: bool
 ) -> None:
     """A transaction's records and its marker are read, and retention deletes all of it, of the
     group's own internal topics, too: the lag was 0, and the group goes on where it was."""
-    shop = make_shop(broker, tmp_path, "marker", 1, OFTEN, NAMED, hop=hop, batch_records=100)
+    shop = make_shop(broker, tmp_path, "marker", 1, OFTEN, NAMED, internal_topics=internal_topics, batch_records=100)
     log = log_of(shop)
     log.put(100, end="commit")
     with worker(shop) as process:
@@ -254,12 +254,12 @@ def compacting(tmp_path_factory: pytest.TempPathFactory, broker: str) -> Iterato
         *[(16, 26), (20, 27), (26, 33), (32, 33), (33, 38), (35, 37), (37, 38)],
     ],
 )
-def test_a_stretch_ends_whatever_is_at_its_end(mixed: Mixed, stretch: tuple[int, int]) -> None:
+def test_a_range_ends_whatever_record_is_last(mixed: Mixed, stretch: tuple[int, int]) -> None:
     """On a record, a marker, among aborted records, and in a gap of compaction: exactly its
     records are read; a wait for more would end in an error."""
-    config, span = load(mixed.log.shop.config), Span(*stretch)
-    with Range(config.kafka, config.group, mixed.log.topic) as reader:
-        reader.begin({0: span})
+    config, span = load(mixed.log.shop.config), OffsetRange(*stretch)
+    with TopicReader(config.kafka, config.group, mixed.log.topic) as reader:
+        reader.start({0: span})
         read = [at for some in reader.records(0, 7) for at in some.offset.tolist()]
     assert read == [at for at in mixed.visible if span.start <= at < span.stop]
 
@@ -277,7 +277,7 @@ def test_a_group_begins_after_the_markers_of_a_saved_state(
     replay(config, inputs, tmp_path / "out", lambda *_: None, save_state=place)
     [log] = logs(config)
     found = recover(
-        Circumstances(
+        StartContext(
             config=config,
             run=RunInfo("live", "run", str),
             log=log,
@@ -343,14 +343,14 @@ class Sequence:
         self.log.put(2, b"same")
         self.log.compact()
 
-    def note(self) -> None:
+    def metadata(self) -> None:
         """Keep what a worker will read: from now on the log may lose it."""
         self.read += self.log.read(self.next_offset)
         self.next_offset = max(self.next_offset, self.log.span().stop)
 
     def expected(self) -> Arrays:
         """The state after all that was read."""
-        shard = Shards(load(self.log.shop.config), RunInfo("live", "reference", str)).source("shop")
+        shard = ShardFactory(load(self.log.shop.config), RunInfo("live", "reference", str)).source("shop")
         if self.read:
             shard.process(as_records(self.log.topic, self.read))
         return shard.save()
@@ -369,16 +369,16 @@ def test_no_sequence_of_markers_gaps_and_restarts_loses_the_state(
     sequence = Sequence(log, seed)
     sequence.records()
     for last in [*[False] * RESTARTS, True]:
-        sequence.note()
+        sequence.metadata()
         with worker(shop) as process:
             wait_until_nothing_is_left(shop, process)
             for _ in range(sequence.random.randint(0, 2)):
                 sequence.random.choice([sequence.records, sequence.marker, sequence.abort])()
-            sequence.note()
+            sequence.metadata()
             wait_until_nothing_is_left(shop, process)
             if not last and sequence.random.random() < 0.3:
                 process.stop(signal.SIGKILL)
-                log.delete(offset_of(shop.named()))  # what a restart needs begins there
+                log.delete(offset_of(shop.committed_checkpoint()))  # what a restart needs begins there
                 continue
             assert process.stop() == 0
         if not last:
@@ -387,6 +387,6 @@ def test_no_sequence_of_markers_gaps_and_restarts_loses_the_state(
     committed = shop.committed()[0]
     assert committed == log.span().stop, sequence.done
     folder = Folder(LocalStore(shop.store), shop.group, shop.topic, 0)
-    manifest = folder.manifest(shop.named())
+    manifest = folder.manifest(shop.committed_checkpoint())
     assert manifest.offset == committed
     assert_same(load_arrays(folder, manifest, lambda: None), sequence.expected())

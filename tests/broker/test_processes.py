@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.broker.shop import (
-    CLASSIC,
+    CLASSIC_PROTOCOL,
     WorkerProcess,
-    holds_all_once,
+    assert_published_exactly_once,
     make_shop,
     wait_for,
     worker,
@@ -18,7 +18,7 @@ from tests.broker.shop import (
 
 EVENTS = 6_000
 KAFKA: dict[str, dict[str, object]] = {
-    "classic": CLASSIC,
+    "classic": CLASSIC_PROTOCOL,
     "consumer-static": {"group.protocol": "consumer", "group.instance.id": "ours"},
 }
 
@@ -58,7 +58,7 @@ def slots(process: WorkerProcess) -> set[str]:
         for k, name in enumerate(KAFKA)
     ],
 )
-def test_a_killed_worker_comes_back_into_its_slot(
+def test_a_killed_worker_returns_to_its_slot(
     broker: str, tmp_path: Path, protocol: str
 ) -> None:
     """Its successor has the same slot, nothing is missing or twice, and a signal stops all; a
@@ -78,12 +78,12 @@ def test_a_killed_worker_comes_back_into_its_slot(
         wait_for(lambda: len(started(both)) >= 3, "a successor")
         assert started(both)[2]["worker"] == victim["worker"] == "shop-0"
         shop.feed(EVENTS // 4, seed=8)
-        shop.wait_until_done()
+        shop.wait_until_caught_up()
         wait_for(lambda: len(takings(both, "shop-0")) > before, "the successor to have partitions")
         assert both.stop() == 0
     assert {line["slot"] for line in both.log()} == {"shop", "shop-0", "shop-1"}
     assert sum(line["event"] == "stopped" for line in both.log()) == 2
-    holds_all_once(shop)
+    assert_published_exactly_once(shop)
 
 
 @pytest.mark.long
@@ -99,12 +99,12 @@ def test_workers_stop_cleanly_when_their_supervisor_is_killed(broker: str, tmp_p
         )
         assert both.has_logged("the supervisor is gone")
     with worker(shop, "after"):
-        shop.wait_until_done()
-    holds_all_once(shop)
+        shop.wait_until_caught_up()
+    assert_published_exactly_once(shop)
 
 
 @pytest.mark.long
-def test_a_worker_that_no_start_can_mend_ends_the_supervisor(broker: str, tmp_path: Path) -> None:
+def test_a_non_restartable_worker_ends_the_supervisor(broker: str, tmp_path: Path) -> None:
     """A missing topic ends all with exit code 2, and is not tried again and again."""
     shop = make_shop(broker, tmp_path, "never", 4)
     shop.config.write_text(shop.config.read_text().replace(f"{shop.group}-dead", "nowhere"))

@@ -5,7 +5,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from stream.noticing import ENOUGH
+from stream.noticing import RECORDS_MIN
 from tests.broker.own_broker import own_broker
 from tests.broker.shop import WorkerProcess, make_shop, read, send, wait_for, worker
 
@@ -26,14 +26,14 @@ def test_a_worker_that_reads_no_event_is_not_ready_until_it_does(
     with worker(shop) as process:
         wait_for(lambda: process.has_logged("partition taken"), "an assignment")
         wait_for(lambda: ready(process), "readiness")
-        send(shop, [b"{"] * ENOUGH)
+        send(shop, [b"{"] * RECORDS_MIN)
         wait_for(lambda: not ready(process), "the reason")
         status, reasons = process.get("/readyz")
         assert status == 503
         assert reasons.startswith("shop: the last 1,000 records were all dead letters, such as")
-        assert process.has_logged("odd input")
+        assert process.has_logged("input problem")
         shop.feed(5_000)
-        shop.wait_until_done()
+        shop.wait_until_caught_up()
         wait_for(lambda: ready(process), "readiness")
         metrics = process.get("/metrics")[1]
         assert 'eddy_partitions_configured{input="shop"} 1.0' in metrics

@@ -12,9 +12,9 @@ from schemas.alerts import without_run
 from stream.config import ASSESS, load, logs
 from stream.errors import InputError
 from stream.kafka.positions import Partition
-from stream.replay import Summary, again, manifest, replay
+from stream.replay import Summary, rerun, manifest, replay
 from tests.broker.shop import (
-    PlaceOf,
+    ReadAt,
     Shop,
     consumer,
     make_shop,
@@ -26,50 +26,50 @@ from tests.broker.shop import (
 EVENTS = 20_000
 
 
-def lived(broker: str, folder: Path, *, hop: bool) -> Shop:
+def live_run(broker: str, folder: Path, *, internal_topics: bool) -> Shop:
     """A shop whose worker has published what it has to say of four partitions."""
-    shop = make_shop(broker, folder, "lived", 4, hop=hop)
+    shop = make_shop(broker, folder, "lived", 4, internal_topics=internal_topics)
     shop.feed(EVENTS)
     with worker(shop) as process:
-        shop.wait_until_done()
+        shop.wait_until_caught_up()
         assert process.stop() == 0
     return shop
 
 
 def replayed(shop: Shop, out: Path, inputs: list[tuple[str, str]]) -> Summary:
     """Replay without telling progress."""
-    return replay(load(shop.config), inputs, out, told)
+    return replay(load(shop.config), inputs, out, note_lines)
 
 
-def told(_records: int, _share: float) -> None:
+def note_lines(_records: int, _share: float) -> None:
     """Progress that nobody looks at."""
 
 
-def live_bodies(shop: Shop, place_of: PlaceOf) -> dict[Partition, list[bytes]]:
+def live_bodies(shop: Shop, read_at: ReadAt) -> dict[Partition, list[bytes]]:
     """Every published alert's body without `run`, as its bytes were, by the log that led to it."""
     found: dict[Partition, list[bytes]] = defaultdict(list)
     for message in messages(shop.bootstrap, f"{shop.group}-alerts"):
         body = message.value() or b""
-        found[place_in(body, place_of)].append(without_run(body))
+        found[partition_and_offset(body, read_at)].append(without_run(body))
     return dict(found)
 
 
-def replay_bodies(out: Path, place_of: PlaceOf) -> dict[Partition, list[bytes]]:
+def replay_bodies(out: Path, read_at: ReadAt) -> dict[Partition, list[bytes]]:
     """The same of the alerts that a replay wrote."""
     found: dict[Partition, list[bytes]] = defaultdict(list)
     for body in (out / "alerts.ndjson").read_bytes().splitlines():
         alert = orjson.loads(body)
         assert (alert["run"]["mode"], alert["run"]["enforceable"]) == ("replay", False)
-        found[place_in(body, place_of)].append(without_run(body))
+        found[partition_and_offset(body, read_at)].append(without_run(body))
     return dict(found)
 
 
-def place_in(body: bytes, place_of: PlaceOf) -> Partition:
+def partition_and_offset(body: bytes, read_at: ReadAt) -> Partition:
     """The log whose shard made an alert."""
     alert = orjson.loads(body)
     [evidence] = alert["evidence"]
     source = Partition(evidence["topic"], evidence["partition"])
-    return place_of.get((alert["monitor"], *source, evidence["offset"]), source)
+    return read_at.get((alert["monitor"], *source, evidence["offset"]), source)
 
 
 def test_a_replayed_topic_gives_the_alerts_and_dead_letters_of_live(
@@ -78,7 +78,7 @@ def test_a_replayed_topic_gives_the_alerts_and_dead_letters_of_live(
     """Where the monitor reads the topic itself: the whole of it, and a stretch from its start to
     some offset of each partition, lead to the same alerts byte for byte, but for `run`, in the same
     order, and to the same dead letters; and the whole, once more, to the same files."""
-    shop = lived(broker, tmp_path, hop=False)
+    shop = live_run(broker, tmp_path, internal_topics=False)
     live = live_bodies(shop, {})
     assert sum(map(len, live.values())) > 20
     assert len(live) > 1
@@ -91,8 +91,8 @@ def test_a_replayed_topic_gives_the_alerts_and_dead_letters_of_live(
         for x in (tmp_path / "all" / "dead_letters.ndjson").read_bytes().splitlines()
     ]
     assert len(letters) == sum(map(len, shop.dead_letters().values())) > 0
-    repeated = again(manifest.read(tmp_path / "all"), load(shop.config), tmp_path / "again", told)
-    assert repeated.files == []
+    repeated = rerun(manifest.read(tmp_path / "all"), load(shop.config), tmp_path / "again", note_lines)
+    assert repeated.changed_files == []
     until = {partition: end // 2 for partition, end in shop.ends().items()}
     text = ",".join(f"{partition}:{offset}" for partition, offset in until.items())
     replayed(shop, tmp_path / "half", [("shop", f"kafka://{shop.topic}?from=0&until={text}")])
@@ -113,28 +113,28 @@ def offset_in(body: bytes) -> int:
 def test_replayed_internal_topics_give_the_alerts_of_live(broker: str, tmp_path: Path) -> None:
     """The order in an internal log determines everything behind it: each monitor's, and that of the
     reports, replayed by itself or with the others, gives live's alerts byte for byte."""
-    shop = lived(broker, tmp_path, hop=True)
-    logs = {log.name: log.topic for log in shop.internal()}
-    place_of = reference(shop).place_of
-    live = live_bodies(shop, place_of)
+    shop = live_run(broker, tmp_path, internal_topics=True)
+    logs = {log.name: log.topic for log in shop.internal_logs()}
+    read_at = reference(shop).read_at
+    live = live_bodies(shop, read_at)
     assert {logs[ASSESS], logs["ip"]} <= {place.topic for place in live} <= set(logs.values())
     for name, topic in logs.items():
         out = tmp_path / name
         replayed(shop, out, [(name, f"kafka://{topic}")])
-        found = replay_bodies(out, place_of)
+        found = replay_bodies(out, read_at)
         # what the monitor reports goes on to assess, whose log this replay was not given
         of_log = {place: bodies for place, bodies in found.items() if place.topic == topic}
         assert of_log == {place: bodies for place, bodies in live.items() if place.topic == topic}
     everything = [("shop", shop.topic), *logs.items()]
     out = tmp_path / "everything"
     summary = replayed(shop, out, [(name, f"kafka://{topic}") for name, topic in everything])
-    assert replay_bodies(out, place_of) == live
+    assert replay_bodies(out, read_at) == live
     assert summary.inputs["shop"]["read"] == sum(shop.ends().values())
-    repeated = again(manifest.read(out), load(shop.config), tmp_path / "again", told)
-    assert repeated.files == []
+    repeated = rerun(manifest.read(out), load(shop.config), tmp_path / "again", note_lines)
+    assert repeated.changed_files == []
 
 
-def test_a_stretch_between_two_times(broker: str, tmp_path: Path) -> None:
+def test_a_range_between_two_times(broker: str, tmp_path: Path) -> None:
     """Times are the broker's: from before the first record to now is all, from now on nothing."""
     shop = make_shop(broker, tmp_path, "times", 4)
     shop.feed(500)
@@ -155,7 +155,7 @@ def test_a_stretch_between_two_times(broker: str, tmp_path: Path) -> None:
         ("?from=yesterday", "ISO 8601"),
     ],
 )
-def test_a_stretch_that_is_not_there_is_named(
+def test_a_missing_range_is_named(
     broker: str, tmp_path: Path, query: str, message: str
 ) -> None:
     """Offsets that the topic does not hold, and what is no offset, are errors before anything is
@@ -172,7 +172,7 @@ def test_a_stretch_that_is_not_there_is_named(
 def test_a_replay_leaves_no_trace(broker: str, tmp_path: Path) -> None:
     """With live's own configuration, on live's broker: not a record more on any topic, no group, no
     offset of live's moved, no file where checkpoints are; and its alerts may not be enforced."""
-    shop = lived(broker, tmp_path, hop=True)
+    shop = live_run(broker, tmp_path, internal_topics=True)
 
     def traces() -> tuple[object, ...]:
         with consumer(broker, "nobody") as client:
@@ -196,7 +196,7 @@ def test_a_replay_leaves_no_trace(broker: str, tmp_path: Path) -> None:
     assert before[3]
     for out, inputs in {
         "source": [("shop", f"kafka://{shop.topic}")],
-        "internal": [(log.name, f"kafka://{log.topic}") for log in shop.internal()],
+        "internal": [(log.name, f"kafka://{log.topic}") for log in shop.internal_logs()],
     }.items():
         replayed(shop, tmp_path / out, inputs)
         bodies = (tmp_path / out / "alerts.ndjson").read_bytes().splitlines()

@@ -13,7 +13,7 @@ from schemas.records import Records
 from stream.alerting import RunInfo
 from stream.config import load
 from stream.replay import replay
-from stream.shard import Shards
+from stream.shard import ShardFactory
 from stream.simulator import Shop as Simulated
 from stream.simulator import lines
 from tests.broker.shop import (
@@ -81,17 +81,17 @@ def begun_at(process: WorkerProcess, topic: str) -> list[int]:
 
 
 @pytest.mark.parametrize("hop", [False, True], ids=["direct", "hop"])
-def test_a_group_goes_on_where_a_replay_has_ended(broker: str, tmp_path: Path, hop: bool) -> None:
+def test_a_group_continues_where_a_replay_ended(broker: str, tmp_path: Path, internal_topics: bool) -> None:
     """The topic reaches back into the history: none of that is learned or told of again, and the
     alerts on all further events are those of a replay over everything, but for positions."""
     place = str(tmp_path / "saved")
     start_from: dict[str, object] = {"start_from": place}
-    shop = make_shop(broker, tmp_path, "saved", 1, start_from, hop=hop)
+    shop = make_shop(broker, tmp_path, "saved", 1, start_from, internal_topics=internal_topics)
     made = values()
     replayed(shop, tmp_path / "history", made[:HISTORY], place)
     put(shop, made[HISTORY - AGAIN :])
     with worker(shop) as process:
-        shop.wait_until_done()
+        shop.wait_until_caught_up()
         wait_for(lambda: process.get("/readyz")[0] == 200, "readiness")
         assert process.stop() == 0
     until_ms = max(map(time_of, made[:HISTORY]))
@@ -116,14 +116,14 @@ def test_a_group_goes_on_where_a_replay_has_ended(broker: str, tmp_path: Path, h
     assert of_monitors(live) == of_monitors(whole)
     assert len(of_monitors(live)) > 20
     assert {said(one)["event"] for one in live} <= new
-    if hop:
+    if internal_topics:
         assert any(one["monitor"] == "assess" for one in live)
         return
     # Byte for byte, with positions: one fold over the history, then over what the worker has read.
-    shard = Shards(load(shop.config), RunInfo("live", "reference", str)).source("shop")
+    shard = ShardFactory(load(shop.config), RunInfo("live", "reference", str)).source("shop")
     nowhere = np.full(HISTORY, -1, np.int64)
     history: list[bytes | None] = [*made[:HISTORY]]
     shard.process(Records(shop.topic, 0, np.arange(HISTORY), nowhere, history))
-    emitted = shard.process(as_records(shop.topic, shop.log(shop.topic)[0][start:]))
+    output = shard.process(as_records(shop.topic, shop.log(shop.topic)[0][start:]))
     [published] = shop.alerts({}).values()
-    assert published == [published_alert(one) for one in emitted.alerts]
+    assert published == [published_alert(one) for one in output.alerts]

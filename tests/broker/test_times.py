@@ -14,7 +14,7 @@ from tests.stages.test_future import AT, FUTURE_MS, config, payments
 
 
 @pytest.mark.parametrize("kind", ["CreateTime", "LogAppendTime"])
-def test_a_topic_goes_on_after_a_time_from_the_future(
+def test_a_topic_continues_after_a_time_from_the_future(
     broker: str, tmp_path: Path, kind: str
 ) -> None:
     """With both timestamp types an event of 2099 is scored and counted, and alerts go on; with

@@ -20,18 +20,18 @@ from confluent_kafka.cimpl import NewTopic
 from stream.alerting import RunInfo
 from stream.config import load
 from stream.errors import Abortable, Retriable
-from stream.health import Pulse
+from stream.health import WorkerHealth
 from stream.kafka import reading
-from stream.kafka.failures import patiently
-from stream.kafka.positions import Committed, Membership, Partition
-from stream.kafka.reading import Source
-from stream.kafka.writing import TRIED_SHARE, OutRecord, Sink
-from stream.metrics import Board
+from stream.kafka.failures import retrying
+from stream.kafka.positions import CommittedOffset, Membership, Partition
+from stream.kafka.reading import KafkaSource
+from stream.kafka.writing import RETRY_FRACTION, OutRecord, KafkaSink
+from stream.metrics import MetricsCollector
 from stream.worker import Worker
 from tests.broker.own_broker import OwnBroker, own_broker
 from tests.broker.shop import (
-    CLASSIC,
-    holds_all_once,
+    CLASSIC_PROTOCOL,
+    assert_published_exactly_once,
     make_shop,
     read,
     send,
@@ -58,7 +58,7 @@ def make_topics(bootstrap: str, *names: str) -> None:
         future.result()
 
 
-class Freezing(Sink):
+class Freezing(KafkaSink):
     """A real sink whose broker freezes before one of its steps."""
 
     freeze: Callable[[], None] = staticmethod(lambda: None)
@@ -70,7 +70,7 @@ class Freezing(Sink):
             self.freeze()
 
     def _add_offsets(
-        self, positions: Mapping[Partition, Committed], membership: Membership
+        self, positions: Mapping[Partition, CommittedOffset], membership: Membership
     ) -> None:
         self._step("offsets")
         super()._add_offsets(positions, membership)
@@ -90,7 +90,7 @@ def membership(bootstrap: str, group: str) -> Iterator[Membership]:
 
 @pytest.mark.long
 @pytest.mark.parametrize("step", ["offsets", "commit"])
-def test_a_broker_that_answers_late_fences_nobody(fragile: OwnBroker, step: str) -> None:
+def test_a_slow_broker_fences_no_producer(fragile: OwnBroker, step: str) -> None:
     """Before the commit is asked for the transaction is aborted in time and tried again; after, it
     is waited for. Either way its records are read once."""
     name = f"late-{time.time_ns()}"
@@ -102,17 +102,17 @@ def test_a_broker_that_answers_late_fences_nobody(fragile: OwnBroker, step: str)
     sink = Freezing(properties, name, "slot")
     sink.open()
     sink.freeze, sink.before = fragile.freeze, step
-    late_s = TIMEOUT_S * TRIED_SHARE + 2
+    late_s = TIMEOUT_S * RETRY_FRACTION + 2
     thaw = Timer(late_s, fragile.thaw)
     aborted = 0
     with membership(fragile.bootstrap, name) as ours:
         thaw.start()
-        for attempt in patiently(Abortable):
+        for attempt in retrying(Abortable):
             with attempt:
                 aborted = attempt.retry_state.attempt_number - 1
                 sink.transact(
                     [OutRecord(name, b"k", b"once", [])],
-                    {Partition(name, 0): Committed(1, "note")},
+                    {Partition(name, 0): CommittedOffset(1, "note")},
                     ours,
                 )
     thaw.join()
@@ -121,7 +121,7 @@ def test_a_broker_that_answers_late_fences_nobody(fragile: OwnBroker, step: str)
 
 
 @pytest.mark.long
-def test_a_broker_that_is_killed_under_load_costs_nothing(
+def test_a_broker_killed_under_load_loses_nothing(
     fragile: OwnBroker, tmp_path: Path
 ) -> None:
     """Two workers outlast a broker that dies and comes back, coordinators and all."""
@@ -135,19 +135,19 @@ def test_a_broker_that_is_killed_under_load_costs_nothing(
         time.sleep(2)
         fragile.start()
         shop.feed(EVENTS // 4, seed=8)
-        shop.wait_until_done()
+        shop.wait_until_caught_up()
         assert (one.stop(), two.stop()) == (0, 0)
-    holds_all_once(shop)
+    assert_published_exactly_once(shop)
 
 
 @pytest.mark.long
 def test_an_output_topic_that_is_gone_is_named(broker: str, tmp_path: Path) -> None:
     """A worker whose output topic was removed ends with exit code 5 and says which is missing."""
-    kafka = CLASSIC | {"transaction.timeout.ms": 4_000}
+    kafka = CLASSIC_PROTOCOL | {"transaction.timeout.ms": 4_000}
     shop = make_shop(broker, tmp_path, "gone", 1, kafka=kafka)
     send(shop, [b"no event"])
     with worker(shop) as process:
-        shop.wait_until_done()
+        shop.wait_until_caught_up()
         admin = AdminClient({"bootstrap.servers": broker})
         for future in admin.delete_topics([f"{shop.group}-dead"]).values():
             future.result()
@@ -171,7 +171,7 @@ def test_a_record_that_the_topic_refuses_is_named(broker: str, tmp_path: Path) -
     assert "Traceback" not in said
 
 
-class BlockedSink(Sink):
+class BlockedSink(KafkaSink):
     """A real sink whose transactions are all aborted until it is let go."""
 
     let_go = False
@@ -184,15 +184,15 @@ class BlockedSink(Sink):
             raise Abortable("told to fail")
 
 
-def test_an_outbox_that_cannot_be_emptied_does_not_grow(broker: str, tmp_path: Path) -> None:
+def test_a_blocked_outbox_does_not_grow(broker: str, tmp_path: Path) -> None:
     """While transactions are aborted one after the other the consumer is paused: records that come
     in meanwhile stay on the topic, and all are published once in the end."""
     shop = make_shop(broker, tmp_path, "blocked", 1, batch_records=100)
-    config, board, stop = load(shop.config), Board(), Event()
+    config, metrics, stop = load(shop.config), MetricsCollector(), Event()
     sink = BlockedSink(config.kafka, config.group, "slot")
     sink.open()
-    with Source(config.kafka, config.group) as source:
-        one = Worker(config, source, sink, RunInfo("live", "run", str), board, Pulse())
+    with KafkaSource(config.kafka, config.group) as source:
+        one = Worker(config, source, sink, RunInfo("live", "run", str), metrics, WorkerHealth())
         thread = Thread(target=one.run, args=[stop])
         thread.start()
         send(shop, [b"no event"] * 30)
@@ -205,23 +205,23 @@ def test_an_outbox_that_cannot_be_emptied_does_not_grow(broker: str, tmp_path: P
             assert one._outbox.count == held <= 100
         assert not read(broker, f"{shop.group}-dead")
         sink.let_go = True
-        shop.wait_until_done()
+        shop.wait_until_caught_up()
         stop.set()
         thread.join()
-    holds_all_once(shop)
-    assert value_of(board.exposition().decode(), "eddy_aborts_total") == sink.aborted
+    assert_published_exactly_once(shop)
+    assert value_of(metrics.exposition().decode(), "eddy_aborts_total") == sink.aborted
 
 
-def test_a_partition_that_the_broker_does_not_know_yet_is_asked_for_again(
+def test_a_partition_unknown_to_the_broker_is_retried(
     broker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that has just started may say so of a partition that we were given: no reason to end for
     good."""
-    brief = partial(patiently, patience_s=0.2)
-    monkeypatch.setattr(reading, "patiently", brief)
+    brief = partial(retrying, retry_for_s=0.2)
+    monkeypatch.setattr(reading, "retrying", brief)
     make_topics(broker, topic := f"narrow-{time.time_ns()}")
-    with Source({"bootstrap.servers": broker}, "narrow") as source:
+    with KafkaSource({"bootstrap.servers": broker}, "narrow") as source:
         for where in (Partition(topic, 7), Partition("nowhere", 0)):
             with pytest.raises(Retriable, match="does not exist"):
-                source.span(where)
-        assert source.span(Partition(topic, 0)) == (0, 0)
+                source.offset_range(where)
+        assert source.offset_range(Partition(topic, 0)) == (0, 0)

@@ -19,22 +19,22 @@ from confluent_kafka import TopicPartition
 from stream.alerting import RunInfo
 from stream.config import load
 from stream.errors import Abortable
-from stream.health import Pulse
-from stream.kafka.positions import Committed, Membership, Partition
-from stream.kafka.reading import Source
-from stream.kafka.writing import Sink
-from stream.metrics import METRICS, Board
+from stream.health import WorkerHealth
+from stream.kafka.positions import CommittedOffset, Membership, Partition
+from stream.kafka.reading import KafkaSource
+from stream.kafka.writing import KafkaSink
+from stream.metrics import METRICS, MetricsCollector
 from stream.worker import Worker
 from tests.broker.shop import (
     Shop,
-    codes_expected,
+    expected_codes,
     consumer,
     eddy,
-    holds_all_once,
+    assert_published_exactly_once,
     make_shop,
     messages,
     reference,
-    repaired_expected,
+    expected_repairs,
     send,
     value_of,
     wait_for,
@@ -51,22 +51,22 @@ LAYOUTS = pytest.mark.parametrize(
 
 def holds_every_alert_once(shop: Shop) -> None:
     """The output topics hold what the reference emits: nothing missing, nothing twice."""
-    holds_all_once(shop)
+    assert_published_exactly_once(shop)
     expected = reference(shop)
     assert sum(map(len, expected.alerts.values())) > 20
-    if shop.hop:
+    if shop.internal_topics:
         assert any(place.topic.endswith("-reports") for place in expected.alerts)
 
 
 @LAYOUTS
-def test_worker_publishes_what_the_reference_emits(
-    broker: str, tmp_path: Path, partitions: int, hop: bool
+def test_a_worker_publishes_the_references_output(
+    broker: str, tmp_path: Path, partitions: int, internal_topics: bool
 ) -> None:
     """Alerts are byte for byte the reference's, each bad record has its code, counts add up."""
-    shop = make_shop(broker, tmp_path, "whole", partitions, hop=hop)
+    shop = make_shop(broker, tmp_path, "whole", partitions, internal_topics=internal_topics)
     shop.feed(EVENTS)
     with worker(shop) as process:
-        shop.wait_until_done()
+        shop.wait_until_caught_up()
         wait_for(lambda: process.get("/readyz")[0] == 200, "readiness")
         assert process.get("/healthz")[0] == 200
         everything = sum(shop.ends().values())
@@ -75,13 +75,13 @@ def test_worker_publishes_what_the_reference_emits(
         )
         wait_for(lambda: all_judged(process.get("/metrics")[1]), "the monitors")
         wait_for(
-            lambda: (value_of(process.get("/metrics")[1], "eddy_reports_total") > 0) == hop,
+            lambda: (value_of(process.get("/metrics")[1], "eddy_reports_total") > 0) == internal_topics,
             "assess",
         )
         _, exposition = process.get("/metrics")
         assert process.stop() == 0
     holds_every_alert_once(shop)
-    bad, repaired = codes_expected(EVENTS), repaired_expected(EVENTS)
+    bad, repaired = expected_codes(EVENTS), expected_repairs(EVENTS)
     published = [letter for each in shop.dead_letters().values() for letter in each]
     kept = [one for one in published if dict(one.headers)["eddy-disposition"] == b"event_kept"]
     letters = [one for one in published if one not in kept]
@@ -96,12 +96,12 @@ def test_worker_publishes_what_the_reference_emits(
     assert value_of(exposition, "eddy_events_total") == counts["passed"] == EVENTS + repaired
     assert value_of(exposition, "eddy_dead_letters_total") == len(bad)
     assert value_of(exposition, "eddy_field_repaired_total") == repaired
-    assert value_of(exposition, "eddy_lag") == 0 or hop
+    assert value_of(exposition, "eddy_lag") == 0 or internal_topics
     sent = value_of(exposition, "eddy_sent_total")
-    assert (sent > 0) == hop
-    assert (value_of(exposition, "eddy_reports_total") > 0) == hop
+    assert (sent > 0) == internal_topics
+    assert (value_of(exposition, "eddy_reports_total") > 0) == internal_topics
     told = sum(value_of(exposition, f"eddy_{name}_total") for name in ("scored", "labels"))
-    readers = 4 if hop else 1 if partitions > 1 else 3  # with a hop assess, too, is sent labels
+    readers = 4 if internal_topics else 1 if partitions > 1 else 3  # with a hop assess, too, is sent labels
     assert told + value_of(exposition, "eddy_not_applicable_total") == readers * counts["passed"]
 
 
@@ -112,7 +112,7 @@ def test_an_alert_does_not_wait_for_the_commit_interval(broker: str, tmp_path: P
     with worker(shop) as process:
         wait_for(lambda: len(messages(shop.bootstrap, f"{shop.group}-alerts")) > 5, "alerts")
         assert process.stop() == 0
-    holds_all_once(shop)
+    assert_published_exactly_once(shop)
 
 
 def test_metrics_declared_are_those_emitted(broker: str, tmp_path: Path) -> None:
@@ -120,12 +120,12 @@ def test_metrics_declared_are_those_emitted(broker: str, tmp_path: Path) -> None
 
     A bad amount is a repaired field, and 1,000 dead letters in a row are an oddity.
     """
-    shop = make_shop(broker, tmp_path, "metrics", 1, hop=True)
+    shop = make_shop(broker, tmp_path, "metrics", 1, internal_topics=True)
     repaired = {"event_id": "a", "type": "transaction", "time": 1, "account": "b", "amount": "c"}
     send(shop, [orjson.dumps(repaired), *[b"no event"] * 1_000])
     with worker(shop) as process:
-        shop.wait_until_done()
-        wait_for(lambda: value_of(process.get("/metrics")[1], "eddy_oddities") == 1, "a reading")
+        shop.wait_until_caught_up()
+        wait_for(lambda: value_of(process.get("/metrics")[1], "eddy_input_problems") == 1, "a reading")
         _, exposition = process.get("/metrics")
     emitted = set(re.findall(r"^([a-z_]+)(?:\{.*\})? ", exposition, flags=re.MULTILINE))
     suffixes = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_count", "_sum"]}
@@ -143,13 +143,13 @@ HOW = pytest.mark.parametrize(
 
 @HOW
 @LAYOUTS
-def test_worker_stopped_mid_stream_goes_on(
-    broker: str, tmp_path: Path, partitions: int, hop: bool, how: signal.Signals
+def test_a_worker_stopped_mid_stream_continues(
+    broker: str, tmp_path: Path, partitions: int, internal_topics: bool, how: signal.Signals
 ) -> None:
     """However it ended, the next worker re-learns what it must, in silence, and no alert is missing
     or twice."""
     shop = make_shop(
-        broker, tmp_path, "again", partitions, hop=hop, batch_records=200, commit_interval="1ms"
+        broker, tmp_path, "again", partitions, internal_topics=internal_topics, batch_records=200, commit_interval="1ms"
     )
     shop.feed(EVENTS)
     with worker(shop) as process:
@@ -158,7 +158,7 @@ def test_worker_stopped_mid_stream_goes_on(
     before, ends = shop.committed(), shop.ends()
     assert 0 < sum(before.values()) < sum(ends.values()), "stopped too late to say anything"
     with worker(shop) as process:
-        shop.wait_until_done()
+        shop.wait_until_caught_up()
         # Who stops cleanly leaves a checkpoint at the committed offset: nothing to re-learn.
         assert process.has_logged("re-learned") == (how is signal.SIGKILL)
         assert process.stop() == 0
@@ -170,7 +170,7 @@ def test_workers_that_come_and_go_share_internal_partitions(broker: str, tmp_pat
     """Partitions that move between workers in mid-stream, of the input and of internal topics, lose
     and double nothing."""
     shop = make_shop(
-        broker, tmp_path, "share", 4, hop=True, batch_records=100, commit_interval="1ms"
+        broker, tmp_path, "share", 4, internal_topics=True, batch_records=100, commit_interval="1ms"
     )
     shop.feed(EVENTS)
     with worker(shop, "one") as first, worker(shop, "two") as second:
@@ -179,20 +179,20 @@ def test_workers_that_come_and_go_share_internal_partitions(broker: str, tmp_pat
         wait_for(lambda: sum(shop.committed().values()) > EVENTS // 10, "commits")
         assert first.stop() == 0
         shop.feed(EVENTS // 10, seed=8)
-        shop.wait_until_done()
+        shop.wait_until_caught_up()
         assert second.has_logged("partition taken")
         assert second.stop() == 0
     holds_every_alert_once(shop)
     assert first.has_logged("partition given back")
 
 
-class StubbornSink(Sink):
+class StubbornSink(KafkaSink):
     """A real sink whose transactions fail before their commit, so many times, and are aborted."""
 
     failures_left = 5
 
     def _add_offsets(
-        self, positions: Mapping[Partition, Committed], membership: Membership
+        self, positions: Mapping[Partition, CommittedOffset], membership: Membership
     ) -> None:
         super()._add_offsets(positions, membership)
         if self.failures_left:
@@ -204,19 +204,19 @@ def test_aborted_transaction_is_tried_again_without_a_rewind(broker: str, tmp_pa
     """Records of aborted transactions are on the topic, yet readers see each alert once."""
     shop = make_shop(broker, tmp_path, "abort", 1)
     shop.feed(EVENTS // 4)
-    config, board, stop = load(shop.config), Board(), Event()
+    config, metrics, stop = load(shop.config), MetricsCollector(), Event()
     sink = StubbornSink(config.kafka, config.group, "slot")
     sink.open()
-    with Source(config.kafka, config.group) as source:
+    with KafkaSource(config.kafka, config.group) as source:
         run = RunInfo("live", "run", str)
-        thread = Thread(target=Worker(config, source, sink, run, board, Pulse()).run, args=[stop])
+        thread = Thread(target=Worker(config, source, sink, run, metrics, WorkerHealth()).run, args=[stop])
         thread.start()
-        shop.wait_until_done()
+        shop.wait_until_caught_up()
         stop.set()
         thread.join()
     holds_every_alert_once(shop)
-    assert value_of(board.exposition().decode(), "eddy_aborts_total") == 5
-    assert value_of(board.exposition().decode(), "eddy_commits_total") >= 1
+    assert value_of(metrics.exposition().decode(), "eddy_aborts_total") == 5
+    assert value_of(metrics.exposition().decode(), "eddy_commits_total") >= 1
 
 
 def test_stop_while_idle_is_clean(broker: str, tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def test_dead_letter_of_the_largest_record_is_accepted(broker: str, tmp_path: Pa
     shop = make_shop(broker, tmp_path, "large", 1)
     send(shop, [b"x" * 999_000])
     with worker(shop) as process:
-        shop.wait_until_done()
+        shop.wait_until_caught_up()
         assert process.stop() == 0
     [letter] = shop.dead_letters()[Partition(shop.topic, 0)]
     headers = dict(letter.headers)

@@ -7,7 +7,7 @@ from detectors.state import STATE_VERSION, Arrays
 from stream.checkpoints.manifest import Manifest
 from stream.checkpoints.snapshot import Snapshot
 from stream.checkpoints.store import Folder
-from stream.checkpoints.writing import Written, write
+from stream.checkpoints.writing import WrittenCheckpoint, write
 from stream.config import Log
 
 
@@ -16,12 +16,12 @@ def folder(objects: ObjectStore | None = None, partition: int = 0) -> Folder:
     return Folder(objects or MemoryStore(), "group", "shop-events", partition)
 
 
-def head(offset: int, first: int | None = 0) -> Manifest:
+def empty_manifest(offset: int, first: int | None = 0) -> Manifest:
     """A manifest without arrays, its configuration of no matter."""
     return Manifest(
         state_version=STATE_VERSION,
         fingerprint="0" * 32,
-        steering={},
+        state_config={},
         superseded=[],
         log=Log("shop", "shop-events", 1),
         partition=0,
@@ -31,8 +31,8 @@ def head(offset: int, first: int | None = 0) -> Manifest:
     )
 
 
-def written(into: Folder, offset: int, state: Arrays) -> Written:
+def written_checkpoint(into: Folder, offset: int, state: Arrays) -> WrittenCheckpoint:
     """The state as a checkpoint at that offset."""
-    made = write(into, head(offset), Snapshot(state, set()), lambda: True)
+    made = write(into, empty_manifest(offset), Snapshot(state, set()), lambda: True)
     assert made is not None
     return made

@@ -9,14 +9,14 @@ from obstore.store import ObjectStore
 from schemas.codecs.slim import P_VALUE
 from schemas.records import Records
 from stream.alerting import RunInfo
-from stream.checkpoints.keeping import Keeper, Kept
+from stream.checkpoints.keeping import CheckpointManager, PartitionCheckpoints
 from stream.checkpoints.manifest import offset_of
-from stream.checkpoints.recovery import Circumstances, Recovered, recover
+from stream.checkpoints.recovery import StartContext, RecoveredState, recover
 from stream.checkpoints.store import Folder
 from stream.config import ASSESS, CheckpointsSpec, Config, Log, logs, parse
-from stream.kafka.positions import Committed, Partition
-from stream.metrics import Board
-from stream.shard import Shards
+from stream.kafka.positions import CommittedOffset, Partition
+from stream.metrics import MetricsCollector
+from stream.shard import ShardFactory
 from stream.simulator import Shop, lines
 
 SHOP = Log("shop", "shop-events", 1)
@@ -59,20 +59,20 @@ def stream() -> Records:
     return Records(WHERE.topic, 0, np.arange(count), np.full(count, -1), values)
 
 
-def sent(made: Config, into: Log) -> Records:
+def internal_records(made: Config, into: Log) -> Records:
     """What stands in an internal log of one partition, of the shop's records, ten at a time: a
     monitor's events, or reports that say they all surprised the monitor account."""
-    shards, values = Shards(made, RUN), list[bytes | None]()
+    shards, values = ShardFactory(made, RUN), list[bytes | None]()
     source = shards.source("shop")
-    reporter = shards._make_reporter()
+    report_collector = shards._make_reporter()
     for start in range(0, EVENTS, 10):
-        emitted = source.process(stream().slice(start, start + 10))
+        output = source.process(stream().slice(start, start + 10))
         if into.name == ASSESS:
-            assert reporter is not None
-            p_value = np.linspace(1e-9, 9e-3, len(emitted.events))
-            found = list(reporter.sent(emitted.events, {"account": {P_VALUE: p_value}}))
+            assert report_collector is not None
+            p_value = np.linspace(1e-9, 9e-3, len(output.events))
+            found = list(report_collector.sent(output.events, {"account": {P_VALUE: p_value}}))
         else:
-            found = [one for one in emitted.internal if one.log == into.name]
+            found = [one for one in output.internal if one.log == into.name]
         values += (one.value for one in found)
     count = len(values)
     return Records(into.topic, 0, np.arange(count), np.full(count, -1), values)
@@ -90,46 +90,46 @@ class Group:
         self.config = made
         self.log = log
         self.records = stream() if records is None else records
-        self.committed: Committed | None = None
+        self.committed: CommittedOffset | None = None
         self.low, self.high = 0, EVENTS * 2
         self.saved: Folder | None = None
-        self.drops: list[str] = []
+        self.allowed_drops: list[str] = []
 
     def folder(self) -> Folder:
         """The partition's folder, as a new worker sees it."""
         return Folder(self.objects, "group", self.log.topic, 0)
 
-    def start(self, made: Config | None = None) -> Recovered:
+    def start(self, made: Config | None = None) -> RecoveredState:
         """What a worker that takes the partition makes of it."""
         chosen = made or self.config
         log = next(one for one in logs(chosen) if one.topic == self.log.topic)
         span = (self.low, self.high)
         asked = (chosen, RUN, log, 0, self.folder(), self.committed, *span)
-        more: dict[str, Any] = {"saved": self.saved, "drops": self.drops}
-        return recover(Circumstances(*asked, beat=lambda: None, **more))
+        more: dict[str, Any] = {"saved": self.saved, "allowed_drops": self.allowed_drops}
+        return recover(StartContext(*asked, beat=lambda: None, **more))
 
     def work(
         self, start: int, stop: int, checkpoints: list[int], made: Config | None = None
-    ) -> Kept:
+    ) -> PartitionCheckpoints:
         """A worker that folds the records start … stop - 1 and commits the end; it writes and
         publishes checkpoints at these offsets."""
-        keeper = Keeper(CheckpointsSpec(), Board(), RUN.now)
+        manager = CheckpointManager(CheckpointsSpec(), MetricsCollector(), RUN.now)
         state = self.start(made)
-        kept = Kept(self.folder(), state)
-        if state.converts:
-            state.convert(made or self.config, RUN)
+        kept = PartitionCheckpoints(self.folder(), state)
+        if state.needs_migration:
+            state.migrate(made or self.config, RUN)
         if state.checkpoint is None:
-            keeper.begin(kept, state.head.offset)
+            manager.begin(kept, state.head.offset)
         else:
             kept.published = [state.checkpoint]
-        assert offset_of(kept.ready or kept.published[0]) == start
+        assert offset_of(kept.to_name or kept.published[0]) == start
         for at in [*checkpoints, stop]:
             if at > start:
                 kept.state.shard.process(self.records.slice(start, at))
             start = at
             if at in checkpoints:
-                keeper.take_now(kept, at)
-            self.committed = Committed(at, kept.note())
+                manager.take_now(kept, at)
+            self.committed = CommittedOffset(at, kept.metadata())
             kept.publish()
-        keeper.close()
+        manager.close()
         return kept

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from stream.checkpoints.conversion import fates
-from stream.config import Config, steering
+from stream.checkpoints.conversion import migration_results
+from stream.config import Config, state_config
 from tests.checkpoints.shop import config, monitor
 
 OTHER_INPUT = {"topic": "shop-events", "type": {"field": "kind"}}
@@ -13,9 +13,9 @@ ANOTHER = "swordfish"
 A_FEATURE = monitor("account")["features"][0]["name"]
 
 
-def told(new: Config) -> dict[str, str]:
+def learning(new: Config) -> dict[str, str]:
     """Monitor → why it does not keep its state, "" where it does."""
-    return {one.stage: one.why for one in fates(steering(config()), steering(new))}
+    return {one.stage: one.why for one in migration_results(state_config(config()), state_config(new))}
 
 
 @pytest.mark.parametrize(
@@ -34,26 +34,26 @@ def told(new: Config) -> dict[str, str]:
         ({"detectors": [{"kind": "tail", "half_life": "1h"}]}, "its detectors changed"),
     ],
 )
-def test_a_monitor_keeps_its_state_while_what_it_learns_from_is_the_same(
+def test_a_monitor_keeps_its_state_while_its_inputs_stay(
     changed: dict[str, Any], why: str
 ) -> None:
     """Each key that steers its learning makes it start anew, by name; the other monitor keeps
     all."""
     account = {**monitor("account"), **changed}
-    assert told(config(account, monitor("ip"))) == {"account": why, "ip": ""}
+    assert learning(config(account, monitor("ip"))) == {"account": why, "ip": ""}
 
 
-def test_what_all_monitors_learn_from_concerns_all() -> None:
+def test_a_change_to_a_shared_setting_affects_every_monitor() -> None:
     """The secret that entities are hashed with, and the mapping of their input."""
-    assert set(told(config(secret=ANOTHER)).values()) == {"the secret changed"}
+    assert set(learning(config(secret=ANOTHER)).values()) == {"the secret changed"}
     other = config(inputs={"shop": OTHER_INPUT})
-    assert set(told(other).values()) == {"inputs.shop changed"}
+    assert set(learning(other).values()) == {"inputs.shop changed"}
 
 
 def test_monitors_come_and_go() -> None:
     """A new one has nothing to keep, a former one's state goes; what does not learn changes
     nothing."""
-    found = told(config(monitor("ip"), monitor("card")))
+    found = learning(config(monitor("ip"), monitor("card")))
     assert found == {"ip": "", "card": "it is new", "account": "it is gone"}
     same = config(limits={"time_ahead_max": "1h"}, reveal=["ip"], revision=3)
-    assert set(told(same).values()) == {""}
+    assert set(learning(same).values()) == {""}

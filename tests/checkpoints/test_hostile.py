@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from obstore.store import MemoryStore
 
-from detectors.state import Arrays, copied
+from detectors.state import Arrays, copy_arrays
 from stream.checkpoints.loading import load, load_into
-from stream.checkpoints.manifest import Manifest, decoded
+from stream.checkpoints.manifest import Manifest, decode
 from stream.config import Config
 from stream.errors import CheckpointCorrupt
-from stream.shard import Shards
-from tests.checkpoints.making import folder, written
+from stream.shard import ShardFactory
+from tests.checkpoints.making import folder, written_checkpoint
 from tests.checkpoints.shop import RUN, Group, config, stream
 from tests.laws.test_laws import assert_same
 
@@ -48,7 +48,7 @@ def finished(group: Group, made: Config | None = None) -> Arrays:
     """The state at the committed offset, after a start from the store."""
     found = group.start(made)
     found.shard.process(stream().slice(found.head.offset, STOP))
-    return copied(found.shard.save())
+    return copy_arrays(found.shard.save())
 
 
 def files(group: Group) -> list[str]:
@@ -98,7 +98,7 @@ def test_a_flipped_bit_of_a_blocks_header_leaves_the_state_or_is_corrupt() -> No
     are corrupt, and none allocates more than the block has."""
     one = folder(objects := MemoryStore())
     state = {"words": np.arange(3_000.0)}
-    manifest = written(one, 5, state).manifest
+    manifest = written_checkpoint(one, 5, state).manifest
     [digest] = manifest.blocks()
     path = f"{one.path}/blocks/{digest}"
     whole = bytes(objects.get(path).bytes())
@@ -125,16 +125,16 @@ def bomb() -> bytes:
     return b"".join(piece.compress(zeros) for _ in range(BOMB_BYTES // 2**20)) + piece.flush()
 
 
-def lying() -> bytes:
+def false_header() -> bytes:
     """A frame of nothing that says it holds four gibibytes."""
     return b"\x28\xb5\x2f\xfd" + bytes([0b10100000]) + struct.pack("<I", 2**32 - 1) + b"\x01\0\0"
 
 
-@pytest.mark.parametrize("frame", [bomb, lying])
+@pytest.mark.parametrize("frame", [bomb, false_header])
 def test_a_frame_allocates_no_more_than_its_block(frame: Callable[[], bytes]) -> None:
     """The declared size is compared with the block's size in the manifest before any allocation."""
     one = folder(objects := MemoryStore())
-    manifest = written(one, 5, {"words": np.arange(3_000.0)}).manifest
+    manifest = written_checkpoint(one, 5, {"words": np.arange(3_000.0)}).manifest
     [digest] = manifest.blocks()
     objects.put(f"{one.path}/blocks/{digest}", frame())
     tracemalloc.start()
@@ -187,12 +187,12 @@ def refused(group: Group, expected: Arrays, name: str, body: bytes) -> None:
     cannot help, the error is CheckpointCorrupt and names it."""
     assert group.committed is not None
     path, before = f"{group.folder().path}/manifests/{name}.json", group.committed
-    pointed = before.note.rpartition("=")[0] + f"={name}"
+    pointed = before.metadata.rpartition("=")[0] + f"={name}"
     group.objects.put(path, body)
-    group.committed = before._replace(note=pointed)
+    group.committed = before._replace(metadata=pointed)
     try:
         found = group.start()
-        assert found.left_behind > 0
+        assert found.broken_checkpoints > 0
         assert_same(finished(group), expected)
     finally:
         group.objects.delete(path)
@@ -245,7 +245,7 @@ def test_a_hostile_manifest_is_corrupt(
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"null", b"[]", b'{"format":1}', b"[" * 100_000, b'{"format":1,"log":"\xff"}', b"\xff"],
+    [b"", b"null", b"[]", b'{"format":2}', b"[" * 100_000, b'{"format":2,"log":"\xff"}', b"\xff"],
     ids=range(7),
 )
 def test_bytes_that_are_no_manifest_are_corrupt(
@@ -254,22 +254,22 @@ def test_bytes_that_are_no_manifest_are_corrupt(
     """Nested without an end, not UTF-8, or of another shape."""
     name = f"{100:019d}-{xxhash.xxh3_64_hexdigest(body)}"
     with pytest.raises(CheckpointCorrupt, match=name):
-        decoded(name, body)
+        decode(name, body)
     refused(group, expected, name, body)
 
 
 def test_arrays_that_do_not_belong_together_are_corrupt(group: Group, expected: Arrays) -> None:
     """A state whose arrays have other lengths than its shard gives them is never gone on with."""
-    shard = Shards(group.config, RUN).source("shop")
+    shard = ShardFactory(group.config, RUN).source("shop")
     shard.process(stream().slice(0, 100))
     for name in sorted(shard.save()):
-        state = copied(shard.save())
+        state = copy_arrays(shard.save())
         if len(state[name]) < 2:
             continue
         state[name] = state[name][:1].copy()
         one = folder(objects := MemoryStore())
-        arrays = written(one, 100, state).manifest.arrays
+        arrays = written_checkpoint(one, 100, state).manifest.arrays
         head = msgspec.structs.replace(newest(group), arrays=arrays)
-        fresh = Shards(group.config, RUN).source("shop")
+        fresh = ShardFactory(group.config, RUN).source("shop")
         with pytest.raises(CheckpointCorrupt):
             load_into(fresh, folder(objects), head, lambda: None)

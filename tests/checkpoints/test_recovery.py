@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from obstore.store import LocalStore
 
-from detectors.state import STATE_VERSION, Arrays, copied
-from stream.chain import State
+from detectors.state import STATE_VERSION, Arrays, copy_arrays
+from stream.chain import PartitionState
 from stream.checkpoints import loading, losses, recovery
-from stream.checkpoints.manifest import Manifest, encoded
-from stream.checkpoints.recovery import Recovered
+from stream.checkpoints.manifest import Manifest, encode
+from stream.checkpoints.recovery import RecoveredState
 from stream.checkpoints.saving import save
 from stream.checkpoints.store import Folder, saved_folder
 from stream.config import ASSESS, Config, Log, fingerprint, logs
@@ -28,9 +28,9 @@ from stream.errors import (
     SavedStateUnusable,
     StateWouldBeDropped,
 )
-from stream.kafka.positions import Committed, Partition
-from stream.shard import Shards
-from tests.checkpoints.shop import EVENTS, RUN, SHOP, Group, config, monitor, sent, stream
+from stream.kafka.positions import CommittedOffset, Partition
+from stream.shard import ShardFactory
+from tests.checkpoints.shop import EVENTS, RUN, SHOP, Group, config, internal_records, monitor, stream
 from tests.laws.test_laws import assert_same
 
 ANOTHER = "swordfish"
@@ -47,23 +47,23 @@ def group(tmp_path: Path) -> Group:
 
 def folded(stop: int, made: Config | None = None) -> Arrays:
     """The state after so many records, without any checkpoint."""
-    shard = Shards(made or config(), RUN).source("shop")
+    shard = ShardFactory(made or config(), RUN).source("shop")
     shard.process(stream().slice(0, stop))
     return shard.save()
 
 
-def finish(found: Recovered, stop: int = EVENTS) -> Arrays:
+def finish(found: RecoveredState, stop: int = EVENTS) -> Arrays:
     """Its state after re-learning and the records up to there."""
     found.shard.process(stream().slice(found.head.offset, stop))
     return found.shard.save()
 
 
-def drops(*stages: str, made: Config | None = None) -> list[str]:
+def allowed_drops(*stages: str, made: Config | None = None) -> list[str]:
     """The arguments that allow a start to drop these stages' state of the group's configuration."""
     return [f"{stage}@{fingerprint(made or config())}" for stage in stages]
 
 
-def harm(group: Group, what: str, name: str) -> None:
+def damage(group: Group, what: str, name: str) -> None:
     """Truncate a checkpoint's manifest, or a block that only it has."""
     folder = group.folder()
     if what == "manifest":
@@ -84,7 +84,7 @@ def test_nothing_committed_starts_live_at_the_beginning(tmp_path: Path) -> None:
     assert found.checkpoint is None
 
 
-def test_a_crash_before_the_first_commit_is_no_loss(tmp_path: Path) -> None:
+def test_a_crash_before_the_first_commit_loses_nothing(tmp_path: Path) -> None:
     """The checkpoint of an empty state, which comes before the first commit, is not missed."""
     made = Group(LocalStore(tmp_path), config())
     made.work(0, 0, [])
@@ -93,7 +93,7 @@ def test_a_crash_before_the_first_commit_is_no_loss(tmp_path: Path) -> None:
     assert made.start().live_from == 0
 
 
-def test_a_checkpoint_and_what_is_left_give_the_whole_state(group: Group) -> None:
+def test_a_checkpoint_and_the_remaining_log_restore_the_state(group: Group) -> None:
     """Loaded at 300, re-learned up to 400, live from there: byte for byte the fold over the log."""
     found = group.start()
     assert (found.head.offset, found.live_from) == (300, 400)
@@ -106,51 +106,51 @@ def test_configuration_of_another_kind_of_running_changes_nothing(group: Group) 
     quiet: dict[str, Any] = {"worker": {"batch_records": 7}, "kafka": {"bootstrap.servers": "x"}}
     for other in (config(**quiet), config(mode="shadow")):
         found = group.start(other)
-        assert not found.converts
+        assert not found.needs_migration
         assert_same(finish(found), folded(EVENTS))
 
 
 @pytest.mark.parametrize("what", ["manifest", "block"])
-def test_the_checkpoint_before_stands_in(group: Group, what: str) -> None:
+def test_the_previous_checkpoint_replaces_a_damaged_one(group: Group, what: str) -> None:
     """Where the last is not whole the one before is loaded, counted, and gives the same state."""
-    harm(group, what, group.folder().names()[0])
+    damage(group, what, group.folder().names()[0])
     found = group.start()
-    assert (found.head.offset, found.live_from, found.left_behind) == (200, 400, 1)
+    assert (found.head.offset, found.live_from, found.broken_checkpoints) == (200, 400, 1)
     assert_same(finish(found), folded(EVENTS))
 
 
-def test_without_a_whole_checkpoint_the_log_is_re_learned_from_its_first_record(
+def test_without_an_intact_checkpoint_the_log_is_re_learned_from_its_start(
     group: Group,
 ) -> None:
     """As long as the log holds all of it; the committed offset still bounds what is silent."""
     for name in group.folder().names():
-        harm(group, "manifest", name)
+        damage(group, "manifest", name)
     found = group.start()
     assert (found.head.offset, found.live_from, found.checkpoint) == (0, 400, None)
     assert_same(finish(found), folded(EVENTS))
 
 
-def test_what_nothing_can_make_again_is_an_error(group: Group) -> None:
+def test_an_unrecoverable_state_is_an_error(group: Group) -> None:
     """No whole checkpoint and a log that begins too late: refused, with everything that was
     tried."""
-    harm(group, "manifest", group.folder().names()[0])
+    damage(group, "manifest", group.folder().names()[0])
     group.low = 250
     with pytest.raises(CheckpointCorrupt, match=r"300-\w+: the manifest.*begins at 250"):
         group.start()
 
 
-def test_a_converted_state_is_never_made_from_the_log_alone(group: Group) -> None:
+def test_a_converted_state_is_never_rebuilt_from_the_log_alone(group: Group) -> None:
     """After another configuration took over, its predecessor's checkpoints cannot stand in."""
     other = config(monitor("account"), monitor("ip", capacity=300))
     group.work(300, 400, [400])
-    group.drops = drops("ip")
+    group.allowed_drops = allowed_drops("ip")
     kept = group.work(400, 450, [], other)
-    harm(group, "manifest", kept.published[0])
+    damage(group, "manifest", kept.published[0])
     with pytest.raises(CheckpointCorrupt, match="without a checkpoint nothing can make"):
         group.start(other)
 
 
-def test_a_log_that_lost_what_is_left_is_a_gap(group: Group) -> None:
+def test_a_log_that_lost_uncommitted_records_is_a_gap(group: Group) -> None:
     """Both ends count: records gone behind the checkpoint, and a log shorter than what was read."""
     group.low = 301
     with pytest.raises(RetentionGap, match=r"checkpoint stands at offset 300.*begins at 301"):
@@ -162,7 +162,7 @@ def test_a_log_that_lost_what_is_left_is_a_gap(group: Group) -> None:
 
 def test_an_offset_without_its_checkpoints_name_is_refused(group: Group) -> None:
     """A plain commit, as by a tool that resets offsets, takes the pointer away."""
-    group.committed = Committed(100, "")
+    group.committed = CommittedOffset(100, "")
     with pytest.raises(
         CheckpointPointerLost, match=r"offset 100 with the note \"\"; expected the n"
     ):
@@ -172,7 +172,7 @@ def test_an_offset_without_its_checkpoints_name_is_refused(group: Group) -> None
 def test_an_offset_of_another_program_is_refused(tmp_path: Path) -> None:
     """Where there are no checkpoints, either, the group is not Eddy's."""
     made = Group(LocalStore(tmp_path), config())
-    made.committed = Committed(100, "theirs")
+    made.committed = CommittedOffset(100, "theirs")
     with pytest.raises(ForeignOffset, match='offset 100 with the note "theirs"'):
         made.start()
 
@@ -185,7 +185,7 @@ def test_checkpoints_without_an_offset_are_refused(group: Group) -> None:
         group.start()
 
 
-def test_a_checkpoint_behind_the_committed_offset_is_refused(group: Group) -> None:
+def test_a_checkpoint_ahead_of_the_committed_offset_is_refused(group: Group) -> None:
     """A state that has seen records which are to be published would lose their alerts."""
     assert group.committed
     group.committed = group.committed._replace(next_offset=299)
@@ -193,7 +193,7 @@ def test_a_checkpoint_behind_the_committed_offset_is_refused(group: Group) -> No
         group.start()
 
 
-def test_another_state_version_is_refused_with_the_way_out(
+def test_another_state_version_is_refused_with_the_remedy(
     group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Until the start says what may be dropped: each monitor is named, with the rescue; then all
@@ -202,13 +202,13 @@ def test_another_state_version_is_refused_with_the_way_out(
     for module in (losses, recovery):
         monkeypatch.setattr(module, "STATE_VERSION", STATE_VERSION + 1)
     assert refused(group) == [
-        f"monitor {name}: {why}: --drop-state {drops('all')[0]}" for name in ("account", "ip")
+        f"monitor {name}: {why}: --drop-state {allowed_drops('all')[0]}" for name in ("account", "ip")
     ]
-    assert "eddy replay CONFIG" in StateWouldBeDropped.do
-    assert "start_from" in StateWouldBeDropped.do
-    group.drops = drops("account", "ip")
+    assert "eddy replay CONFIG" in StateWouldBeDropped.remedy
+    assert "start_from" in StateWouldBeDropped.remedy
+    group.allowed_drops = allowed_drops("account", "ip")
     assert len(refused(group)) == 2, "the state of route would go, too"
-    group.drops = drops("all")
+    group.allowed_drops = allowed_drops("all")
     found = group.start()
     assert (found.head.offset, found.live_from, found.checkpoint) == (400, 400, None)
     assert (found.head.state_version, found.head.first_offset) == (STATE_VERSION + 1, None)
@@ -216,7 +216,7 @@ def test_another_state_version_is_refused_with_the_way_out(
     assert found.shard.counts()["route"]["read"] == 0
 
 
-def test_a_configuration_that_no_version_knows_now_is_refused(
+def test_a_saved_configuration_that_no_longer_loads_is_refused(
     group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A declaration that this version has no more is as another version of the state."""
@@ -224,10 +224,10 @@ def test_a_configuration_that_no_version_knows_now_is_refused(
     def gone(*_: object, **__: object) -> None:
         raise msgspec.ValidationError("Object contains unknown field `was_here`")
 
-    allowed, made = drops("all"), config()
+    allowed, made = allowed_drops("all"), config()
     monkeypatch.setattr(msgspec, "convert", gone)
     assert all("does not know: Object" in line for line in refused(group, made))
-    group.drops = allowed
+    group.allowed_drops = allowed
     found = group.start()
     assert (found.head.offset, found.live_from, found.checkpoint) == (400, 400, None)
     assert found.head.first_offset is None
@@ -236,14 +236,14 @@ def test_a_configuration_that_no_version_knows_now_is_refused(
 def test_another_format_is_refused_as_another_version_is(group: Group) -> None:
     """The committed offset names the configuration of a manifest that cannot be read at all."""
     assert group.committed is not None
-    name, body = encoded(msgspec.structs.replace(group.folder().manifest(newest(group)), format=7))
+    name, body = encode(msgspec.structs.replace(group.folder().manifest(newest(group)), format=7))
     group.objects.put(f"{group.folder().path}/manifests/{name}.json", body)
-    note = group.committed.note.rpartition("=")[0] + f"={name}"
-    group.committed = group.committed._replace(note=note)
+    note = group.committed.metadata.rpartition("=")[0] + f"={name}"
+    group.committed = group.committed._replace(metadata=note)
     [line] = refused(group)
     assert "format 7; this version reads format 1" in line
-    assert line.endswith(f"--drop-state {drops('all')[0]}")
-    group.drops = drops("all")
+    assert line.endswith(f"--drop-state {allowed_drops('all')[0]}")
+    group.allowed_drops = allowed_drops("all")
     found = group.start()
     assert (found.head.offset, found.head.dropped) == (400, [name])
 
@@ -278,7 +278,7 @@ def test_another_number_of_partitions_is_refused(group: Group) -> None:
         group.start(more)
     log = Log("shop", "shop-events", 4)
     folder = Folder(group.objects, "group", log.topic, 3)
-    asked = recovery.Circumstances(more, RUN, log, 3, folder, None, 0, 10, lambda: None)
+    asked = recovery.StartContext(more, RUN, log, 3, folder, None, 0, 10, lambda: None)
     with pytest.raises(PartitionCountChanged, match=r"has 4 partitions; .* when it had 1"):
         recovery.recover(asked)
 
@@ -293,13 +293,13 @@ def test_a_monitor_that_is_the_same_keeps_its_state(group: Group) -> None:
         monitor("card"),
     )
     assert refused(group, other) == [
-        f"monitor ip: its lateness_max changed: --drop-state {drops('ip')[0]}"
+        f"monitor ip: its lateness_max changed: --drop-state {allowed_drops('ip')[0]}"
     ]
-    group.drops = drops("ip")
+    group.allowed_drops = allowed_drops("ip")
     found = group.start(other)
-    assert found.converts
-    before = copied(found.shard.save())
-    found.convert(other, RUN)
+    assert found.needs_migration
+    before = copy_arrays(found.shard.save())
+    found.migrate(other, RUN)
     after = found.shard.save()
     kept = [name for name in after if name.startswith(("account/", "route/"))]
     assert_same({n: after[n] for n in kept}, {n: before[n] for n in kept})
@@ -314,29 +314,29 @@ def test_a_monitor_that_is_the_same_keeps_its_state(group: Group) -> None:
     assert found.shard.counts()["card"]["scored"] > 5
 
 
-def test_what_is_left_is_re_learned_under_the_former_configuration(group: Group) -> None:
+def test_the_remaining_log_is_re_learned_under_the_old_configuration(group: Group) -> None:
     """Up to the committed offset the state is what the former configuration makes of the log."""
     other = config(monitor("account"), monitor("ip", capacity=300))
     assert len(refused(group, other)) == 1, "refused at the start, and not where re-learning ends"
-    group.drops = drops("ip")
+    group.allowed_drops = allowed_drops("ip")
     found = group.start(other)
-    assert (found.converts, found.head.offset, found.live_from) == (True, 300, 400)
+    assert (found.needs_migration, found.head.offset, found.live_from) == (True, 300, 400)
     assert_same(finish(found, 400), folded(400))
 
 
 @pytest.mark.parametrize("left", [100, 0])
-def test_another_secret_is_refused_and_the_right_one_goes_on(group: Group, left: int) -> None:
+def test_another_secret_is_refused_and_the_right_one_continues(group: Group, left: int) -> None:
     """As if nothing had happened, whether something is left to re-learn or not. With the flag
     everything is dropped, the known event ids among it."""
     if not left:
         group.work(300, 400, [400])
     other = config(secret=ANOTHER)
     assert refused(group, other) == [
-        f"monitor {name}: the secret changed: --drop-state {drops('all')[0]}"
+        f"monitor {name}: the secret changed: --drop-state {allowed_drops('all')[0]}"
         for name in ("account", "ip")
     ]
     assert_same(finish(group.start()), folded(EVENTS))
-    group.drops = drops("all")
+    group.allowed_drops = allowed_drops("all")
     found = group.start(other)
     assert (found.head.offset, found.live_from) == (400, 400)
     counts = found.shard.counts()
@@ -346,25 +346,25 @@ def test_another_secret_is_refused_and_the_right_one_goes_on(group: Group, left:
 
 def test_a_flag_of_another_fingerprint_changes_nothing(group: Group) -> None:
     """One that is forgotten, or of a monitor that keeps its state, neither drops nor allows."""
-    group.drops = drops("account", "all", made=config(revision=7)) + drops("account")
+    group.allowed_drops = allowed_drops("account", "all", made=config(revision=7)) + allowed_drops("account")
     assert_same(finish(group.start()), folded(EVENTS))
     assert len(refused(group, config(monitor("account"), monitor("ip", capacity=300)))) == 1
 
 
-def test_nothing_is_asked_for_what_drops_nothing(group: Group) -> None:
+def test_no_flag_is_required_when_nothing_is_dropped(group: Group) -> None:
     """A new monitor, rules, policy, revision, the limit of times ahead, and revealed fields."""
     rules = [{"name": "large", "at_least": {"amount": 1e6}}]
     more = [monitor("account", rules=rules), monitor("ip", policy={"p_max": 1e-6}), monitor("card")]
     limits = {"time_ahead_max": "1h"}
     for other in (config(*more), config(revision=4, reveal=["ip"]), config(limits=limits)):
-        assert group.start(other).converts
+        assert group.start(other).needs_migration
 
 
 def test_known_event_ids_are_learned_state_too(group: Group) -> None:
     """Where they would be forgotten, duplicates would be published again."""
     why = "limits.duplicate_window changed, so that known event ids are forgotten"
     found = refused(group, config(limits={"duplicate_window": 10}))
-    assert found == [f"route: {why}: --drop-state {drops('route')[0]}"]
+    assert found == [f"route: {why}: --drop-state {allowed_drops('route')[0]}"]
 
 
 def test_a_dropped_checkpoint_is_never_collected_and_can_be_restored(
@@ -373,7 +373,7 @@ def test_a_dropped_checkpoint_is_never_collected_and_can_be_restored(
     """After any number of later checkpoints. Copied to the place of a saved state, a group begins
     with it under the former configuration, byte for byte."""
     former, dropped = config(), newest(group)
-    group.drops = drops("ip")
+    group.allowed_drops = allowed_drops("ip")
     group.committed = group.committed and group.committed._replace(next_offset=300)
     other = config(monitor("account"), monitor("ip", capacity=300))
     group.work(300, 500, [], other)
@@ -395,18 +395,18 @@ def test_a_dropped_checkpoint_is_never_collected_and_can_be_restored(
     assert_same(finish(fresh.start()), folded(EVENTS))
 
 
-def test_the_way_out_carries_over_what_a_replay_has_learned(
+def test_the_remedy_keeps_the_state_a_replay_learned(
     group: Group, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where a group may drop everything, and names a saved state, it goes on from that, re-learns
     up to the committed offset and publishes from there; a state of later is refused."""
     made = config(secret=ANOTHER)
-    group.drops = drops("all")
+    group.allowed_drops = allowed_drops("all")
     for offset in (400, 350, 401):
         objects = LocalStore(tmp_path / str(offset), mkdir=True)
-        shard = Shards(made, RUN).source("shop")
+        shard = ShardFactory(made, RUN).source("shop")
         shard.process(stream().slice(0, offset))
-        save(made, [State(SHOP, 0, shard, offset, None)], str(tmp_path / str(offset)))
+        save(made, [PartitionState(SHOP, 0, shard, offset, None)], str(tmp_path / str(offset)))
         group.saved = saved_folder(objects, SHOP, 0)
         if offset > 400:
             with pytest.raises(SavedStateUnusable, match=r"offset 401.*until=0:400$"):
@@ -418,7 +418,7 @@ def test_the_way_out_carries_over_what_a_replay_has_learned(
         assert_same(finish(found), folded(EVENTS, made))
 
 
-def test_a_backup_of_before_a_change_of_policy_names_the_rescue(
+def test_a_backup_from_before_a_policy_change_names_the_remedy(
     group: Group, tmp_path: Path
 ) -> None:
     """The store is set back to before the change: the error names the replay that makes the state
@@ -435,14 +435,14 @@ def test_a_backup_of_before_a_change_of_policy_names_the_rescue(
         group.start(other)
     assert "again but a replay of kafka://shop-events?from=0:0&until=0:450" in caught.value.message
     assert f"was written under configuration {fingerprint(config())}" in caught.value.message
-    assert "--save-state" in caught.value.do
-    assert "--out" in caught.value.do  # without it the command is refused
-    shard = Shards(other, RUN).source("shop")
+    assert "--save-state" in caught.value.remedy
+    assert "--out" in caught.value.remedy  # without it the command is refused
+    shard = ShardFactory(other, RUN).source("shop")
     shard.process(stream().slice(0, 450))
-    save(other, [State(SHOP, 0, shard, 450, None)], str(tmp_path / "saved"))
+    save(other, [PartitionState(SHOP, 0, shard, 450, None)], str(tmp_path / "saved"))
     group.saved = saved_folder(LocalStore(tmp_path / "saved"), SHOP, 0)
     found = group.start(other)
-    assert found.left_behind > 0
+    assert found.broken_checkpoints > 0
     assert_same(finish(found), folded(EVENTS, other))
 
 
@@ -456,12 +456,12 @@ def test_no_secret_is_in_a_checkpoint(tmp_path: Path) -> None:
     assert b"marlin" not in written
 
 
-def test_a_worker_with_a_former_configuration_stops(group: Group) -> None:
+def test_a_worker_with_an_older_configuration_stops(group: Group) -> None:
     """Once a group has gone on to another configuration, its former one is refused, even by a
     restarted worker; another revision of it is a configuration of its own."""
     former, later = group.config, config(monitor("account"))
     group.work(300, 400, [400])
-    group.drops = drops("ip")
+    group.allowed_drops = allowed_drops("ip")
     group.work(400, 450, [450], later)
     with pytest.raises(ConfigurationSuperseded, match=fingerprint(former)):
         group.start(former)
@@ -493,7 +493,7 @@ def test_a_checkpoint_of_another_partition_is_refused(group: Group, tmp_path: Pa
     other.committed = group.committed
     manifests: list[Manifest] = [group.folder().manifest(n) for n in group.folder().names()]
     assert {one.partition for one in manifests} == {0}
-    where = recovery.Circumstances(
+    where = recovery.StartContext(
         group.config,
         RUN,
         Log("shop", "shop-events", 1),
@@ -516,7 +516,7 @@ def lines_for(group: Group, made: Config, *flags: str) -> list[str]:
     own = [Partition(log.topic, 0) for log in logs(made)]
     offsets = {where: group.committed if where.topic == SHOP.topic else None for where in own}
     try:
-        losses.refuse_losses(made, offsets, group.objects, flags)
+        losses.check_state_losses(made, offsets, group.objects, flags)
     except StateWouldBeDropped as error:
         return error.lines
     return []
@@ -533,20 +533,20 @@ def test_a_group_is_refused_before_a_worker_joins_it(group: Group) -> None:
     changed = named(config(monitor("account"), monitor("ip", capacity=300)))
     assert lines_for(group, named(config())) == []
     assert lines_for(group, changed) == refused(group, changed)
-    assert lines_for(group, changed, *drops("ip")) == []
+    assert lines_for(group, changed, *allowed_drops("ip")) == []
     assert lines_for(group, named(config(monitor("account"), monitor("ip"), monitor("card")))) == []
     assert len(lines_for(group, named(config(secret=ANOTHER)))) == 2
     shop = {"topic": SHOP.topic, "type": {"field": "type"}, "partitions": 4}
     assert lines_for(group, named(config(inputs={"shop": shop}))) == []
     for name in group.folder().names():
-        harm(group, "manifest", name)
+        damage(group, "manifest", name)
     assert lines_for(group, changed) == []
 
 
 def test_a_group_whose_only_topic_is_another_is_refused(group: Group, tmp_path: Path) -> None:
     """Its monitors would begin with nothing; once the new topic has an offset that is decided."""
     renamed = named(config(inputs={"shop": {"topic": "renamed", "type": {"field": "type"}}}))
-    arguments = drops("account", "ip")
+    arguments = allowed_drops("account", "ip")
     assert lines_for(group, renamed) == [
         f"monitor {one.partition('@')[0]}: inputs.shop changed: --drop-state {one}"
         for one in arguments
@@ -554,15 +554,15 @@ def test_a_group_whose_only_topic_is_another_is_refused(group: Group, tmp_path: 
     assert lines_for(group, renamed, *arguments) == []
     kept = Group(group.objects, renamed, Log("shop", "renamed", 1)).work(0, 50, [50])
     there = Partition("renamed", 0)
-    losses.refuse_losses(renamed, {there: Committed(50, kept.note())}, group.objects, [])
+    losses.check_state_losses(renamed, {there: CommittedOffset(50, kept.metadata())}, group.objects, [])
     other = named(config(secret=ANOTHER))
-    losses.refuse_losses(other, {there: None}, LocalStore(tmp_path / "new", mkdir=True), [])
+    losses.check_state_losses(other, {there: None}, LocalStore(tmp_path / "new", mkdir=True), [])
 
 
 # -- internal logs --------------------------------------------------------------------------------
 
 
-def hopping(*monitors: dict[str, Any], **more: Any) -> Config:
+def with_internal_topics(*monitors: dict[str, Any], **more: Any) -> Config:
     """A configuration whose monitors, and assess, read internal logs of one partition each."""
     chosen = monitors or [monitor(name, partitions=1) for name in ("account", "ip")]
     return config(*chosen, assess={"subject": "account", "partitions": 1}, **more)
@@ -576,9 +576,9 @@ def internal(made: Config, name: str) -> Log:
 @pytest.mark.parametrize("name", ["account", ASSESS])
 def test_an_internal_log_comes_back_from_its_checkpoint(tmp_path: Path, name: str) -> None:
     """Loaded in the midst of it and re-learned from there: byte for byte the fold over the log."""
-    made = hopping()
+    made = with_internal_topics()
     log = internal(made, name)
-    records = sent(made, log)
+    records = internal_records(made, log)
     third, most = len(records) // 3, len(records) * 2 // 3
     assert third > 1
     group = Group(LocalStore(tmp_path), made, log, records)
@@ -586,7 +586,7 @@ def test_an_internal_log_comes_back_from_its_checkpoint(tmp_path: Path, name: st
     found = group.start()
     assert (found.head.log, found.head.offset, found.live_from) == (log, third, most)
     found.shard.process(records.slice(third, len(records)))
-    once = Shards(made, RUN).make(log)
+    once = ShardFactory(made, RUN).make(log)
     once.process(records)
     assert_same(found.shard.save(), once.save())
     assert sum(once.counts()[name].values()) > 10
@@ -595,47 +595,47 @@ def test_an_internal_log_comes_back_from_its_checkpoint(tmp_path: Path, name: st
 @pytest.mark.parametrize(
     ("name", "other", "keeps"),
     [
-        ("account", hopping(monitor("account", partitions=1)), True),
-        ("account", hopping(monitor("account", partitions=1, capacity=300)), False),
-        (ASSESS, hopping(limits={"time_ahead_max": "1h"}), True),
-        (ASSESS, hopping(monitor("account", partitions=1)), False),
+        ("account", with_internal_topics(monitor("account", partitions=1)), True),
+        ("account", with_internal_topics(monitor("account", partitions=1, capacity=300)), False),
+        (ASSESS, with_internal_topics(limits={"time_ahead_max": "1h"}), True),
+        (ASSESS, with_internal_topics(monitor("account", partitions=1)), False),
     ],
 )
-def test_an_internal_log_goes_on_under_another_configuration(
+def test_an_internal_log_continues_under_another_configuration(
     tmp_path: Path, name: str, other: Config, keeps: bool
 ) -> None:
     """What its own stage learns from decides, and not what else of the configuration changed."""
-    made = hopping()
+    made = with_internal_topics()
     log = internal(made, name)
-    records = sent(made, log)
+    records = internal_records(made, log)
     group = Group(LocalStore(tmp_path), made, log, records)
     group.work(0, len(records), [len(records)])
-    group.drops = drops("account", "ip", ASSESS, made=made)
+    group.allowed_drops = allowed_drops("account", "ip", ASSESS, made=made)
     found = group.start(other)
-    before = copied(found.shard.save())
-    found.convert(other, RUN)
-    fresh = Shards(other, RUN).make(log).save()
+    before = copy_arrays(found.shard.save())
+    found.migrate(other, RUN)
+    fresh = ShardFactory(other, RUN).make(log).save()
     assert any(np.any(before[name] != array) for name, array in fresh.items() if len(array))
     assert_same(found.shard.save(), before if keeps else fresh)
 
 
 def test_an_internal_log_with_another_number_of_partitions_is_refused(tmp_path: Path) -> None:
     """As an input's: entities would have moved."""
-    made = hopping()
+    made = with_internal_topics()
     log = internal(made, "account")
-    group = Group(LocalStore(tmp_path), made, log, sent(made, log))
+    group = Group(LocalStore(tmp_path), made, log, internal_records(made, log))
     group.work(0, 10, [10])
     with pytest.raises(PartitionCountChanged, match=r"has 4 partitions; .* when it had 1"):
-        group.start(hopping(monitor("account", partitions=4)))
+        group.start(with_internal_topics(monitor("account", partitions=4)))
 
 
-def test_a_monitor_that_moves_behind_a_hop_leaves_counts_that_add_up(group: Group) -> None:
+def test_a_monitor_moved_to_an_internal_topic_keeps_counts_that_add_up(group: Group) -> None:
     """In the source's shard its state goes, and the hop to it begins behind what passed."""
     group.work(300, 400, [400])
     other = config(monitor("account", partitions=1), monitor("ip"))
-    group.drops = drops("account")
+    group.allowed_drops = allowed_drops("account")
     found = group.start(other)
-    found.convert(other, RUN)
+    found.migrate(other, RUN)
     counts = found.shard.counts()
     assert counts["account"] == {"sent": 0, "not_applicable": counts["route"]["passed"]}
     assert counts["ip"]["scored"] > 0

@@ -12,10 +12,10 @@ from obstore.store import LocalStore
 from detectors.state import STATE_VERSION
 from schemas.alerts import alert_record, without_run
 from schemas.records import Records
-from stream.chain import Chain
+from stream.chain import InMemoryCluster
 from stream.checkpoints import recovery
-from stream.checkpoints.recovery import Circumstances, Recovered, recover
-from stream.checkpoints.saving import check_place, save
+from stream.checkpoints.recovery import StartContext, RecoveredState, recover
+from stream.checkpoints.saving import check_save_target, save
 from stream.checkpoints.store import saved_folder
 from stream.config import Config, Log, fingerprint, logs
 from stream.errors import (
@@ -26,7 +26,7 @@ from stream.errors import (
     SavedStateUnusable,
 )
 from stream.replay import replay
-from stream.shard import Shards
+from stream.shard import ShardFactory
 from tests.checkpoints.shop import EVENTS, RUN, SHOP, Group, config, monitor, stream
 from tests.laws.test_laws import assert_same
 
@@ -34,7 +34,7 @@ HISTORY = 400
 ASSESSED: dict[str, Any] = {"assess": {"subject": "account", "partitions": 2}}
 
 
-def hopping(**more: Any) -> Config:
+def with_internal_topics(**more: Any) -> Config:
     """A configuration with internal logs: a monitor's, and that of the reports."""
     return config(monitor("account", partitions=2), monitor("ip"), **ASSESSED, **more)
 
@@ -58,7 +58,7 @@ def saved(folder: Path, made: Config) -> str:
 
 def begun(
     folder: Path, made: Config, place: str, log: Log = SHOP, partition: int = 0, **more: Any
-) -> Recovered:
+) -> RecoveredState:
     """What a group that has committed nothing makes of it."""
     objects = LocalStore(folder / "live", mkdir=True)
     group = Group(objects, made, log)
@@ -75,19 +75,19 @@ def begun(
         "saved": saved_folder(LocalStore(place), log, partition),
         "offset_at": lambda _: 0,
     }
-    return recover(Circumstances(**asked | more))
+    return recover(StartContext(**asked | more))
 
 
 def test_every_partition_begins_with_the_state_that_the_replay_ended_with(tmp_path: Path) -> None:
     """Of the inputs' logs and of the internal ones, byte for byte."""
-    made = hopping()
+    made = with_internal_topics()
     place = saved(tmp_path, made)
-    chain = Chain(made, RUN, {"shop": "shop"})
+    cluster = InMemoryCluster(made, RUN, {"shop": "shop"})
     values = stream().slice(0, HISTORY)
     records = Records("shop", 0, values.offset, values.timestamp_ms, values.values)
-    chain.put("shop", records)
-    chain.advance(float("inf"))
-    states = list(chain.states())
+    cluster.put("shop", records)
+    cluster.advance(float("inf"))
+    states = list(cluster.states())
     assert [(one.log.name, one.partition) for one in states] == [
         ("shop", 0),
         *[("account", 0), ("account", 1)],
@@ -96,13 +96,13 @@ def test_every_partition_begins_with_the_state_that_the_replay_ended_with(tmp_pa
     for one in states:
         found = begun(tmp_path, made, place, one.log, one.partition)
         assert_same(found.shard.save(), one.shard.save())
-        assert (found.checkpoint, found.converts) == (None, False)
+        assert (found.checkpoint, found.needs_migration) == (None, False)
 
 
 @pytest.mark.slow
 def test_a_state_is_the_same_however_many_processes_held_it(tmp_path: Path) -> None:
     """--jobs changes nothing of what is saved but when."""
-    made = hopping()
+    made = with_internal_topics()
     places = []
     for jobs in (1, 2):
         place = str(tmp_path / f"saved-{jobs}")
@@ -129,10 +129,10 @@ def later() -> Records:
     return Records(SHOP.topic, 0, records.offset, records.timestamp_ms, values)
 
 
-def test_it_goes_on_as_if_it_had_read_the_history(tmp_path: Path) -> None:
+def test_it_continues_as_if_it_had_read_the_history(tmp_path: Path) -> None:
     """Alerts on what follows are those of one fold over history and all, less `run`."""
     made = config()
-    whole = Shards(made, RUN).source("shop")
+    whole = ShardFactory(made, RUN).source("shop")
     whole.process(stream().slice(0, HISTORY))
     expected = whole.process(later()).alerts
     found = begun(tmp_path, made, saved(tmp_path, made)).shard
@@ -142,14 +142,14 @@ def test_it_goes_on_as_if_it_had_read_the_history(tmp_path: Path) -> None:
     ]
     assert alerts
     assert_same(found.save(), whole.save())
-    fresh = Shards(made, RUN).source("shop").process(later()).alerts
+    fresh = ShardFactory(made, RUN).source("shop").process(later()).alerts
     assert len(fresh) < len(alerts)
 
 
-def test_it_begins_behind_what_the_replay_has_read(tmp_path: Path) -> None:
+def test_it_starts_after_the_records_the_replay_has_read(tmp_path: Path) -> None:
     """At the first record that the broker took at the time of the replay's last event, or later,
     and never before the log's own beginning; an internal log at its beginning."""
-    made = hopping()
+    made = with_internal_topics()
     place = saved(tmp_path, made)
     asked: list[int] = []
 
@@ -160,23 +160,23 @@ def test_it_begins_behind_what_the_replay_has_read(tmp_path: Path) -> None:
     found = begun(tmp_path, made, place, offset_at=offset_at)
     assert (found.head.offset, found.live_from) == (77, 77)
     assert begun(tmp_path, made, place).head.offset == 3
-    chain = Chain(made, RUN)
-    last_ms = max(chain.put("shop", stream().slice(0, HISTORY)).events.time_ms)
+    cluster = InMemoryCluster(made, RUN)
+    last_ms = max(cluster.put("shop", stream().slice(0, HISTORY)).events.time_ms)
     assert asked == [last_ms]
     internal = next(log for log in logs(made) if log.name == "account")
     assert begun(tmp_path, made, place, internal, offset_at=offset_at).head.offset == 3
 
 
-def test_what_was_read_from_the_topic_itself_is_gone_on_from_by_offset(tmp_path: Path) -> None:
+def test_a_state_of_the_topic_itself_continues_by_offset(tmp_path: Path) -> None:
     """Right behind the last record that was replayed; where that is gone, or another log is there,
     the group does not begin."""
-    made = hopping()
-    chain = Chain(made, RUN)
+    made = with_internal_topics()
+    cluster = InMemoryCluster(made, RUN)
     recorded = stream().slice(0, HISTORY)
     at_ms = np.full(HISTORY, 1_900_000_000_000)
-    chain.put("shop", Records(SHOP.topic, 0, recorded.offset + 50, at_ms, recorded.values))
-    chain.advance(float("inf"))
-    save(made, chain.states(), str(tmp_path / "saved"))
+    cluster.put("shop", Records(SHOP.topic, 0, recorded.offset + 50, at_ms, recorded.values))
+    cluster.advance(float("inf"))
+    save(made, cluster.states(), str(tmp_path / "saved"))
     place, behind = str(tmp_path / "saved"), 50 + HISTORY
 
     def never(_: int) -> int:
@@ -191,7 +191,7 @@ def test_what_was_read_from_the_topic_itself_is_gone_on_from_by_offset(tmp_path:
     assert begun(tmp_path, made, place, internal, offset_at=never).head.offset == 3
 
 
-def test_a_crash_before_the_first_commit_begins_anew_from_it(tmp_path: Path) -> None:
+def test_a_crash_before_the_first_commit_starts_again_from_it(tmp_path: Path) -> None:
     """The checkpoint that comes before the first commit is not missed; one behind it is."""
     made = config()
     place = saved(tmp_path, made)
@@ -203,7 +203,7 @@ def test_a_crash_before_the_first_commit_begins_anew_from_it(tmp_path: Path) -> 
     assert_same(group.start().shard.save(), kept.state.shard.save())
 
 
-def test_once_it_has_committed_a_group_goes_on_from_its_own_checkpoints(tmp_path: Path) -> None:
+def test_after_its_first_commit_a_group_continues_from_its_own_checkpoints(tmp_path: Path) -> None:
     """What was saved is looked at no more; where no checkpoint is whole the log cannot stand in."""
     made = config()
     group = Group(LocalStore(tmp_path / "live", mkdir=True), made)
@@ -234,16 +234,16 @@ def test_another_configuration_or_version_is_refused(
         begun(tmp_path, made, place)
 
 
-def test_a_place_without_a_state_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_state_is_refused(tmp_path: Path) -> None:
     """A group that was to begin with a state never begins without."""
     with pytest.raises(SavedStateUnusable, match="no state in state/input-shop/0"):
         begun(tmp_path, config(), str(tmp_path))
 
 
-def test_what_else_runs_differently_is_no_other_configuration(tmp_path: Path) -> None:
+def test_settings_without_effect_on_scores_are_no_other_configuration(tmp_path: Path) -> None:
     """A shadow group of another name may begin with it, too."""
-    place = saved(tmp_path, hopping())
-    shadow = hopping(group="shadow", mode="shadow")
+    place = saved(tmp_path, with_internal_topics())
+    shadow = with_internal_topics(group="shadow", mode="shadow")
     for log in logs(shadow):
         begun(tmp_path, shadow, place, log)
 
@@ -281,36 +281,36 @@ def test_a_state_is_not_saved_among_the_results(tmp_path: Path) -> None:
         )
 
 
-def test_a_place_that_holds_a_state_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_with_a_state_is_left_alone(tmp_path: Path) -> None:
     """A second replay may not mix its state with the first one's."""
     place = saved(tmp_path, config())
     with pytest.raises(InputError, match="expected an empty place"):
-        check_place(config(), place)
+        check_save_target(config(), place)
 
 
 def test_partitions_without_records_begin_empty(tmp_path: Path) -> None:
     """Of all partitions of a topic there is a state, so that none that is missing goes unseen."""
     made = msgspec.structs.replace(
-        hopping(), inputs={"shop": msgspec.structs.replace(hopping().inputs["shop"], partitions=3)}
+        with_internal_topics(), inputs={"shop": msgspec.structs.replace(with_internal_topics().inputs["shop"], partitions=3)}
     )
     place = saved(tmp_path, made)
     log = logs(made)[0]
     assert log.partitions == 3
     empty = begun(tmp_path, made, place, log, 2, offset_at=lambda _: 9)
-    assert_same(empty.shard.save(), Shards(made, RUN).source("shop").save())
+    assert_same(empty.shard.save(), ShardFactory(made, RUN).source("shop").save())
     assert empty.head.offset == 9
 
 
 def test_saving_reads_a_state_and_changes_nothing(tmp_path: Path) -> None:
     """A chain that goes on after its state was saved gives what it would have given."""
     made = config()
-    chains = [Chain(made, RUN) for _ in range(2)]
-    for chain in chains:
-        chain.put("shop", stream().slice(0, HISTORY))
-        chain.advance(float("inf"))
-    save(made, chains[0].states(), str(tmp_path))
-    for chain in chains:
-        chain.put("shop", stream().slice(HISTORY, EVENTS))
-    one, other = ([state.shard.save() for state in chain.states()] for chain in chains)
+    clusters = [InMemoryCluster(made, RUN) for _ in range(2)]
+    for cluster in clusters:
+        cluster.put("shop", stream().slice(0, HISTORY))
+        cluster.advance(float("inf"))
+    save(made, clusters[0].states(), str(tmp_path))
+    for cluster in clusters:
+        cluster.put("shop", stream().slice(HISTORY, EVENTS))
+    one, other = ([state.shard.save() for state in cluster.states()] for cluster in clusters)
     for left, right in zip(one, other, strict=True):
         assert_same(left, right)

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from obstore.store import MemoryStore
 
 from detectors.monitor import Monitor
-from detectors.state import Arrays, copied
+from detectors.state import Arrays, copy_arrays
 from stream.checkpoints import snapshot as module
 from stream.checkpoints.loading import load
 from stream.checkpoints.snapshot import Snapshot
 from stream.checkpoints.writing import write
-from tests.checkpoints.making import folder, head
+from tests.checkpoints.making import folder, empty_manifest
 from tests.laws.registry import MONITORS
 from tests.laws.test_laws import EVENTS, KEY, assert_same, hostile_stream, run
 from tests.streams import batch
@@ -22,15 +22,15 @@ from tests.streams import batch
 few = settings(max_examples=5, deadline=None)
 
 
-def through_a_store(snapshot: Snapshot, between: "Stepping | None" = None) -> Arrays:
+def through_a_store(snapshot: Snapshot, between: "SteppedWrites | None" = None) -> Arrays:
     """The snapshot's arrays, written to a store and read again."""
     into = folder(MemoryStore())
-    made = write(into, head(5), snapshot, between or (lambda: True))
+    made = write(into, empty_manifest(5), snapshot, between or (lambda: True))
     assert made is not None
     return load(into, made.manifest, lambda: None)
 
 
-class Stepping:
+class SteppedWrites:
     """Called before each block is read: lets the monitor process another part of the stream."""
 
     def __init__(self, monitor: Monitor, seed: int) -> None:
@@ -48,7 +48,7 @@ class Stepping:
 @pytest.mark.parametrize("name", MONITORS)
 @few
 @given(seed=st.integers(0, 2**32), stop=st.integers(1, EVENTS))
-def test_state_goes_through_a_store_while_the_monitor_goes_on(
+def test_state_is_stored_while_the_monitor_runs(
     name: str, seed: int, stop: int, monkeypatch_blocks: None
 ) -> None:
     """Over the whole registry: the checkpoint is the state when it was begun, byte for byte,
@@ -57,10 +57,10 @@ def test_state_goes_through_a_store_while_the_monitor_goes_on(
     events = hostile_stream(seed)
     going, other = Monitor(MONITORS[name], KEY), Monitor(MONITORS[name], KEY)
     run(going, events.slice(0, stop), [])
-    expected = copied(going.save())
-    snapshot = Snapshot(going.save(), going.announced())
-    going.announce(snapshot.about_to_write)
-    found = through_a_store(snapshot, Stepping(going, seed + 1))
+    expected = copy_arrays(going.save())
+    snapshot = Snapshot(going.save(), going.hooked_arrays())
+    going.on_write(snapshot.before_write)
+    found = through_a_store(snapshot, SteppedWrites(going, seed + 1))
     assert_same(found, expected)
     assert any(np.any(expected[key] != going.save()[key][: len(a)]) for key, a in found.items())
     run(other, batch(1, 50), [])  # what stood there before must not shine through
@@ -80,7 +80,7 @@ def monkeypatch_blocks() -> object:
     patch.undo()
 
 
-def test_rows_that_nobody_announces_show_that_the_test_can_fail(monkeypatch_blocks: None) -> None:
+def test_unannounced_writes_make_the_test_fail(monkeypatch_blocks: None) -> None:
     """A write that was not announced is in the checkpoint: what is announced matters."""
     live = np.zeros((100, 100))
     snapshot = Snapshot({"words": live}, {"words"})
@@ -105,7 +105,7 @@ def test_any_schedule_of_writes_leaves_the_snapshot_as_it_was(
     def write_some() -> bool:
         if left:
             chosen = np.array(left.pop())
-            snapshot.about_to_write("words", chosen)
+            snapshot.before_write("words", chosen)
             whole[chosen] = -1.0
         return True
 
@@ -122,7 +122,7 @@ def test_a_snapshot_is_read_by_one_thread_while_another_writes() -> None:
     def write_on() -> None:
         while not stop.is_set():
             chosen = draw.integers(0, len(whole), 500)
-            snapshot.about_to_write("words", chosen)
+            snapshot.before_write("words", chosen)
             whole[chosen] += 1.0
 
     thread = Thread(target=write_on)

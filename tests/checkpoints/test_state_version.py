@@ -13,7 +13,7 @@ from detectors.monitor import Monitor
 from detectors.state import STATE_VERSION, Arrays
 from stream.alerting import RunInfo
 from stream.config import logs, parse
-from stream.shard import Shards
+from stream.shard import ShardFactory
 from tests.laws.registry import MONITORS
 from tests.laws.test_laws import KEY
 
@@ -42,7 +42,7 @@ def layout(state: Arrays) -> list[str]:
     return sorted(f"{name} {a.dtype.str} {a.shape}" for name, a in state.items())
 
 
-def test_a_state_that_looks_different_has_another_version() -> None:
+def test_a_changed_state_layout_raises_the_version() -> None:
     """Over every monitor of the laws and every shard of the shop: names, types and shapes of all
     arrays are those of this version. Where this fails, raise `STATE_VERSION` and write both
     here."""
@@ -54,7 +54,7 @@ def test_a_state_that_looks_different_has_another_version() -> None:
         for line in [name, *layout(Monitor(MONITORS[name], KEY).save())]
     ]
     config = parse(tomllib.loads(READY.replace("partitions = 1", "partitions = 4") + ASSESS), {})
-    shards = Shards(config, RunInfo("live", "one", lambda: "2026-01-01T00:00:00Z"))
+    shards = ShardFactory(config, RunInfo("live", "one", lambda: "2026-01-01T00:00:00Z"))
     for log in logs(config):
         found += [log.name, *layout(shards.make(log).save())]
     assert (

@@ -15,7 +15,7 @@ from obstore.store import LocalStore, MemoryStore
 from detectors.state import Arrays
 from stream.checkpoints import store
 from stream.checkpoints.loading import load
-from stream.checkpoints.manifest import Manifest, Pointer, decoded, encoded, note, pointer_in
+from stream.checkpoints.manifest import Manifest, Pointer, decode, encode, commit_metadata, parse_pointer
 from stream.checkpoints.snapshot import BLOCK_BYTES, Snapshot
 from stream.checkpoints.store import Folder, open_store
 from stream.checkpoints.writing import write
@@ -25,7 +25,7 @@ from stream.errors import (
     ConfigError,
     StoreFailure,
 )
-from tests.checkpoints.making import folder, head, written
+from tests.checkpoints.making import folder, empty_manifest, written_checkpoint
 from tests.streams import same
 
 
@@ -48,12 +48,12 @@ def read(of: Folder, name: str) -> Arrays:
 
 @settings(deadline=None)
 @given(seed=st.integers(0, 2**32), rows=st.integers(0, 3_000))
-def test_what_is_written_is_read(seed: int, rows: int) -> None:
+def test_a_state_is_read_as_written(seed: int, rows: int) -> None:
     """Every array comes back with its dtype, its shape and its bytes, from a folder unknown so
     far."""
     objects = MemoryStore()
     state = arrays(seed, rows)
-    name = written(folder(objects), 5, state).name
+    name = written_checkpoint(folder(objects), 5, state).name
     found = read(folder(objects), name)
     assert found.keys() == state.keys()
     assert all(
@@ -64,7 +64,7 @@ def test_what_is_written_is_read(seed: int, rows: int) -> None:
 def test_a_folder_is_a_store(tmp_path: Path) -> None:
     """A path, and a file URL, open a folder that is made; nothing lies outside of it."""
     for url in (str(tmp_path / "a" / "b"), f"file://{tmp_path}/c"):
-        name = written(folder(open_store(url)), 5, arrays(1)).name
+        name = written_checkpoint(folder(open_store(url)), 5, arrays(1)).name
         assert same(read(folder(open_store(url)), name)["words"], arrays(1)["words"])
     paths = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.json")}
     assert {path.rpartition("/")[0] for path in paths} == {
@@ -80,7 +80,7 @@ def test_an_object_store_is_a_store() -> None:
         pytest.skip("no S3-compatible server here: EDDY_TEST_S3 names none")
     objects = open_store(f"{url}/{time.time_ns()}")
     one = folder(objects)
-    names = [written(one, 10 * seed, arrays(seed)).name for seed in range(4)]
+    names = [written_checkpoint(one, 10 * seed, arrays(seed)).name for seed in range(4)]
     assert one.names() == names[::-1]
     assert one.collect(names[:0:-1], lambda: True) > 0
     assert one.names() == names[:1:-1]
@@ -106,7 +106,7 @@ def test_a_store_out_of_reach_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> N
             ask()
 
 
-def test_a_store_that_cannot_be_is_a_mistake_of_the_configuration(tmp_path: Path) -> None:
+def test_an_impossible_store_is_a_configuration_error(tmp_path: Path) -> None:
     """A path through a file, and a scheme that nobody knows, are named with what was expected."""
     (tmp_path / "file").touch()
     for url in (f"{tmp_path}/file/folder", "nowhere://bucket"):
@@ -119,20 +119,20 @@ def test_unchanged_state_is_not_written_again() -> None:
     stand once."""
     objects = MemoryStore()
     one, state = folder(objects), arrays(2)
-    first = written(one, 5, state)
+    first = written_checkpoint(one, 5, state)
     assert first.written_blocks < sum(len(a.blocks) for a in first.manifest.arrays)
-    assert written(one, 6, state).written_blocks == 0
+    assert written_checkpoint(one, 6, state).written_blocks == 0
     state["words"][7] += 1.0
-    assert written(one, 7, state).written_blocks == 1
+    assert written_checkpoint(one, 7, state).written_blocks == 1
     other = folder(objects)
-    other.held = first.manifest.blocks()  # as after a load
-    assert written(other, 8, arrays(2)).written_blocks == 0
+    other.stored_blocks = first.manifest.blocks()  # as after a load
+    assert written_checkpoint(other, 8, arrays(2)).written_blocks == 0
 
 
 @pytest.mark.parametrize("harm", ["missing", "truncated", "changed", "another"])
-def test_a_block_that_is_not_what_was_written_is_found(harm: str, tmp_path: Path) -> None:
+def test_a_changed_block_is_detected(harm: str, tmp_path: Path) -> None:
     """Whatever happens to a block's file, the checkpoint is corrupt and says which file it is."""
-    name = written(folder(LocalStore(tmp_path)), 5, arrays(3)).name
+    name = written_checkpoint(folder(LocalStore(tmp_path)), 5, arrays(3)).name
     one, other, *_ = sorted(tmp_path.rglob("blocks/*"))
     body = bytearray(one.read_bytes())
     match harm:
@@ -150,9 +150,9 @@ def test_a_block_that_is_not_what_was_written_is_found(harm: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("harm", ["missing", "truncated", "changed"])
-def test_a_manifest_that_is_not_what_was_written_is_found(harm: str, tmp_path: Path) -> None:
+def test_a_changed_manifest_is_detected(harm: str, tmp_path: Path) -> None:
     """A manifest's name holds the hash of its bytes."""
-    name = written(folder(LocalStore(tmp_path)), 5, arrays(3)).name
+    name = written_checkpoint(folder(LocalStore(tmp_path)), 5, arrays(3)).name
     [file] = tmp_path.rglob("*.json")
     body = file.read_bytes()
     match harm:
@@ -168,9 +168,9 @@ def test_a_manifest_that_is_not_what_was_written_is_found(harm: str, tmp_path: P
 
 def test_another_format_is_refused() -> None:
     """A manifest of another format is incompatible, whatever else stands in it."""
-    name, body = encoded(msgspec.structs.replace(head(5), format=99))
-    with pytest.raises(CheckpointIncompatible, match="format 99; this version reads format 1"):
-        decoded(name, body)
+    name, body = encode(msgspec.structs.replace(empty_manifest(5), format=99))
+    with pytest.raises(CheckpointIncompatible, match="format 99; this version reads format 2"):
+        decode(name, body)
 
 
 class Failing(Folder):
@@ -186,23 +186,23 @@ class Failing(Folder):
         return super().put_block(digest, packed)
 
 
-def test_a_checkpoint_that_fails_half_way_is_not_there_and_not_for_nothing() -> None:
+def test_a_failed_checkpoint_is_absent_and_its_blocks_are_reused() -> None:
     """Without all its blocks no manifest is written; the next try puts only what is missing."""
     one = Failing(MemoryStore(), "group", "shop-events", 0)
     with pytest.raises(StoreFailure, match="no room"):
-        written(one, 5, arrays(4))
+        written_checkpoint(one, 5, arrays(4))
     assert one.names() == []
-    put_before, state = len(one.held), arrays(4)
-    again = written(one, 5, state)
+    put_before, state = len(one.stored_blocks), arrays(4)
+    again = written_checkpoint(one, 5, state)
     assert put_before > 0
     assert again.written_blocks == len(again.manifest.blocks()) - put_before
     assert same(read(one, again.name)["words"], state["words"])
 
 
-def test_a_checkpoint_that_is_given_up_leaves_no_manifest() -> None:
+def test_an_abandoned_checkpoint_leaves_no_manifest() -> None:
     """A write that must not go on stops at the next block; nothing refers to what it wrote."""
     one, left = folder(), iter([True, True, False])
-    assert write(one, head(5), Snapshot(arrays(5), set()), lambda: next(left)) is None
+    assert write(one, empty_manifest(5), Snapshot(arrays(5), set()), lambda: next(left)) is None
     assert one.names() == []
 
 
@@ -212,7 +212,7 @@ def test_old_checkpoints_are_collected_with_the_blocks_that_only_they_have() -> 
     one, states = folder(objects), [arrays(seed) for seed in range(5)]
     for state in states[1:]:
         state["mass"] = states[0]["mass"]  # blocks that all have in common
-    names = [written(one, 10 * k, state).name for k, state in enumerate(states)]
+    names = [written_checkpoint(one, 10 * k, state).name for k, state in enumerate(states)]
     published = [names[3], names[2], names[1]]
     assert one.collect(published, lambda: False) > 0
     assert one.names() == names[::-1]
@@ -225,14 +225,14 @@ def test_old_checkpoints_are_collected_with_the_blocks_that_only_they_have() -> 
     assert one.collect(published, lambda: True) == 0
 
 
-def test_what_a_crash_left_over_is_collected_when_it_is_old(
+def test_old_leftovers_of_a_crash_are_collected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Blocks without a manifest stay while they could be another worker's, and go after a day."""
     one = folder(LocalStore(tmp_path))
     orphan = "f" * 32
     folder(LocalStore(tmp_path)).put_block(orphan, b"left over")
-    name = written(one, 5, arrays(6)).name
+    name = written_checkpoint(one, 5, arrays(6)).name
     [file] = tmp_path.rglob(orphan)
     assert one.collect([name], lambda: True) == 0
     day_ago = file.stat().st_mtime - store.ORPHAN_AGE.total_seconds() - 60
@@ -245,15 +245,15 @@ def test_what_a_crash_left_over_is_collected_when_it_is_old(
 @given(first=st.none() | st.integers(0, 2**62), offset=st.integers(0, 2**62), config=st.integers(0))
 def test_a_note_points_at_its_checkpoint(first: int | None, offset: int, config: int) -> None:
     """Whatever the offsets, a note is short and says what it was made of."""
-    pointer = Pointer(first, f"{config % 2**128:032x}", encoded(head(offset))[0])
-    assert pointer_in(note(pointer)) == pointer
-    assert len(note(pointer)) < 200
+    pointer = Pointer(first, f"{config % 2**128:032x}", encode(empty_manifest(offset))[0])
+    assert parse_pointer(commit_metadata(pointer)) == pointer
+    assert len(commit_metadata(pointer)) < 200
 
 
 @pytest.mark.parametrize("text", ["", "eddy1 from=3", "eddy2 from=3 config=0 checkpoint=1"])
 def test_another_note_points_at_nothing(text: str) -> None:
     """What is not wholly ours is not ours."""
-    assert pointer_in(text) is None
+    assert parse_pointer(text) is None
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", "naïve group", "a.b"])
@@ -261,7 +261,7 @@ def test_groups_of_any_name_have_a_folder_of_their_own(name: str, tmp_path: Path
     """No group's name leads out of the store or into another group's folder."""
     objects = LocalStore(tmp_path)
     for group in (name, "group"):
-        written(Folder(objects, group, "shop-events", 0), 5, arrays(7, rows=1))
+        written_checkpoint(Folder(objects, group, "shop-events", 0), 5, arrays(7, rows=1))
     files = list(tmp_path.rglob("*.json"))
     assert len(files) == 2
     assert len({file.relative_to(tmp_path).parts[0] for file in files}) == 2
@@ -270,6 +270,6 @@ def test_groups_of_any_name_have_a_folder_of_their_own(name: str, tmp_path: Path
 
 def test_names_sort_by_offset() -> None:
     """The newest checkpoint is the one with the largest offset, whatever the hashes."""
-    heads: list[Manifest] = [head(offset) for offset in (9, 10, 123_456_789_012)]
-    names = [encoded(one)[0] for one in heads]
+    heads: list[Manifest] = [empty_manifest(offset) for offset in (9, 10, 123_456_789_012)]
+    names = [encode(one)[0] for one in heads]
     assert sorted(names) == names

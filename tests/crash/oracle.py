@@ -11,20 +11,20 @@ import orjson
 import xxhash
 from obstore.store import LocalStore
 
-from detectors.learning import HARMONIC, speaker
+from detectors.learning import HARMONIC, active_model
 from detectors.state import Arrays
 from stream.checkpoints.loading import load
-from stream.checkpoints.manifest import pointer_in
+from stream.checkpoints.manifest import parse_pointer
 from stream.checkpoints.store import Folder
 from stream.kafka.positions import Partition
 from stream.shard import AssessShard, Shard
 from tests.broker.shop import Outputs, Published, Reference, Shop, reference
 
-FEWEST: Final = 20
+OUTPUTS_MIN: Final = 20
 """A log that leads to fewer alerts and dead letters proves nothing."""
 
 
-def holds(shop: Shop) -> None:
+def assert_equals_oracle(shop: Shop) -> None:
     """Fail, and say what differs, unless everything is the oracle's."""
     found = differences(shop, reference(shop))
     assert not found, "\n".join(found)
@@ -35,10 +35,10 @@ def differences(shop: Shop, expected: Reference) -> list[str]:
     return [*outputs_differ(shop, expected), *states_differ(shop, expected.shards)]
 
 
-def learned(shards: dict[Partition, Shard]) -> bool:
+def uses_learned_model(shards: dict[Partition, Shard]) -> bool:
     """Whether somewhere what was learned from labels speaks, not the harmonic mean."""
     return any(
-        speaker(shard.assess.assessment.learner) != HARMONIC
+        active_model(shard.assess.assessment.learner) != HARMONIC
         for shard in shards.values()
         if isinstance(shard, AssessShard)
     )
@@ -46,9 +46,9 @@ def learned(shards: dict[Partition, Shard]) -> bool:
 
 def outputs_differ(shop: Shop, expected: Reference) -> Iterator[str]:
     """What a read_committed reader sees, against what should be there."""
-    alerts, letters = shop.alerts(expected.place_of), shop.dead_letters()
+    alerts, letters = shop.alerts(expected.read_at), shop.dead_letters()
     count = sum(map(len, [*expected.alerts.values(), *expected.dead_letters.values()]))
-    if count < FEWEST:
+    if count < OUTPUTS_MIN:
         yield f"the oracle emits {count} records, too few to prove anything"
     if not any(expected.alerts.values()):
         yield "the oracle emits no alert, which is what all this is about"
@@ -63,7 +63,7 @@ def _records_differ(what: str, expected: Outputs, found: Outputs) -> Iterator[st
         wanted, there = expected.get(where, []), found.get(where, [])
         if wanted == there:
             continue
-        missing, extra = _less(wanted, there), _less(there, wanted)
+        missing, extra = _missing_from(wanted, there), _missing_from(there, wanted)
         yield (
             f"{what}s of {where}: {len(there)}, expected {len(wanted)}; "
             f"{len(missing)} missing, {len(extra)} too many"
@@ -73,7 +73,7 @@ def _records_differ(what: str, expected: Outputs, found: Outputs) -> Iterator[st
         yield f"  the first that differs is number {at}:\n    {other}\n    expected {one}"
 
 
-def _less(some: list[Published], others: list[Published]) -> Counter[str]:
+def _missing_from(some: list[Published], others: list[Published]) -> Counter[str]:
     return Counter(map(repr, some)) - Counter(map(repr, others))
 
 
@@ -81,7 +81,7 @@ def states_differ(shop: Shop, shards: dict[Partition, Shard]) -> Iterator[str]:
     """The checkpoint that each committed offset names, against the oracle's state."""
     for place, shard in shards.items():
         [at] = shop.offsets([place])
-        pointer = pointer_in(at.metadata or "")
+        pointer = parse_pointer(at.metadata or "")
         if pointer is None:
             yield f"{place}: offset {at.offset} names no checkpoint"
             continue
@@ -90,7 +90,7 @@ def states_differ(shop: Shop, shards: dict[Partition, Shard]) -> Iterator[str]:
         if manifest.offset != at.offset:
             yield f"{place}: checkpoint at {manifest.offset}, offset {at.offset}"
             continue
-        wanted, there = (fingerprints(x) for x in (shard.save(), load(folder, manifest, _unheard)))
+        wanted, there = (fingerprints(x) for x in (shard.save(), load(folder, manifest, _ignore)))
         for name in sorted(wanted.keys() | there.keys()):
             if wanted.get(name) != there.get(name):
                 yield (f"{place}: array {name} is {there.get(name)}; expected {wanted.get(name)}")
@@ -104,5 +104,5 @@ def fingerprints(state: Arrays) -> dict[str, str]:
     }
 
 
-def _unheard() -> None:
+def _ignore() -> None:
     """Nobody waits."""

@@ -20,17 +20,17 @@ from typing import Final
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from stream.kafka.writing import Feed
+from stream.kafka.writing import PlainProducer
 from tests.broker.own_broker import own_broker
 from tests.broker.shop import Shop, WorkerProcess, workers
-from tests.crash.ground import (
+from tests.crash.environment import (
     BROKER_SETTINGS,
-    Ground,
+    Environment,
     finish_and_check,
-    made,
-    open_shop,
+    simulated_lines,
+    make_crash_shop,
 )
-from tests.crash.processes import forked, wait_for
+from tests.crash.processes import running_worker, wait_for
 
 EVENTS: Final = 6_000
 STREAMS: Final = 14
@@ -41,27 +41,27 @@ PARTITIONS: Final = 4
 SHARDS: Final = 8
 """Partitions of the topic that a fleet shares."""
 
-STEADY_S: Final = 4.0
+STABLE_S: Final = 4.0
 IN_FLIGHT_S: Final = 0.5
 """A commit that is seen within so long after a kill may have been made before it."""
-USUAL: Final[dict[str, object]] = {"transaction.timeout.ms": 30_000, "session.timeout.ms": 6_000}
+DEFAULT_TIMEOUTS: Final[dict[str, object]] = {"transaction.timeout.ms": 30_000, "session.timeout.ms": 6_000}
 """What a user has, and the shortest session that a broker grants by default."""
-LASTING: Final[dict[str, dict[str, object]]] = {
-    "classic": USUAL,
+TIMEOUTS_BY_PROTOCOL: Final[dict[str, dict[str, object]]] = {
+    "classic": DEFAULT_TIMEOUTS,
     "consumer": {"transaction.timeout.ms": 30_000},
 }
 """By protocol: of a new one sessions are the broker's business."""
 
 
 @contextmanager
-def load_on(shop: Shop, seed: int = 7) -> Iterator[None]:
+def under_load(shop: Shop, seed: int = 7) -> Iterator[None]:
     """About 350 events a second, as long as the block lasts, and a little malformed."""
     stop = Event()
     failed: list[Exception] = []
 
     def send() -> None:
-        streams = (made(EVENTS, seed * STREAMS + k, spans_ago=STREAMS - k) for k in range(STREAMS))
-        writer = Feed({"bootstrap.servers": shop.bootstrap}, shop.topic, "murmur2")
+        streams = (simulated_lines(EVENTS, seed * STREAMS + k, spans_ago=STREAMS - k) for k in range(STREAMS))
+        writer = PlainProducer({"bootstrap.servers": shop.bootstrap}, shop.topic, "murmur2")
         try:
             for number, line in enumerate(chain.from_iterable(streams)):
                 writer.send(line.key, line.value)
@@ -83,7 +83,7 @@ def load_on(shop: Shop, seed: int = 7) -> Iterator[None]:
 
 
 @dataclass
-class Watch:
+class CommitRecorder:
     """When each partition's committed offset moved."""
 
     shop: Shop
@@ -107,19 +107,19 @@ class Watch:
                         before[one.partition] = one.offset
                         self.moved_at[one.partition].append(time.monotonic())
 
-    def wait_until_all_go_on(self, since: float) -> None:
+    def wait_until_all_move(self, since: float) -> None:
         """Return a little after every partition has moved again."""
         wait_for(
             lambda: all(moved[-1] > since + IN_FLIGHT_S for moved in self.moved_at.values()),
             "partitions to go on",
         )
-        time.sleep(STEADY_S)
+        time.sleep(STABLE_S)
 
-    def longest_s(self, since: float, partitions: set[int]) -> float:
+    def longest_pause_s(self, since: float, partitions: set[int]) -> float:
         """The longest pause after that moment, of those partitions' worst."""
-        return max(self._longest_s(since, self.moved_at[one]) for one in partitions)
+        return max(self._longest_pause_s(since, self.moved_at[one]) for one in partitions)
 
-    def _longest_s(self, since: float, moved_at: list[float]) -> float:
+    def _longest_pause_s(self, since: float, moved_at: list[float]) -> float:
         moments = [since, *(at for at in moved_at if at > since), time.monotonic()]
         return max(b - a for a, b in pairwise(moments))
 
@@ -129,120 +129,120 @@ class Watch:
 
 
 @contextmanager
-def watched(shop: Shop) -> Iterator[Watch]:
+def recorded_commits(shop: Shop) -> Iterator[CommitRecorder]:
     """The watch, in a thread of its own."""
-    watch = Watch(shop)
-    thread = Thread(target=watch.run)
+    commits = CommitRecorder(shop)
+    thread = Thread(target=commits.run)
     thread.start()
     try:
-        yield watch
+        yield commits
     finally:
-        watch.stop()
+        commits.stop()
         thread.join()
 
 
-EVERYWHERE: Final = set(range(PARTITIONS))
+ALL_PARTITIONS: Final = set(range(PARTITIONS))
 
 
-def three_brokers(ground: Ground) -> None:
+def three_brokers(environment: Environment) -> None:
     """One of three brokers is killed and comes back under load; two workers outlast it."""
-    with own_broker(ground.folder / "three", BROKER_SETTINGS, nodes=3) as brokers:
-        own = Ground(brokers.bootstrap, ground.folder, ground.measured)
-        shop = open_shop(own, "three brokers", PARTITIONS, kafka=USUAL, worker={})
-        with load_on(shop), watched(shop) as watch, forked(shop, "a") as a, forked(shop, "b") as b:
-            wait_for(lambda: watch.moved_at.keys() >= EVERYWHERE, "commits", a, b)
-            time.sleep(STEADY_S)
-            began = time.monotonic()
-            ground.measured("three_brokers_steady_s", watch.longest_s(began - 2, EVERYWHERE))
-            brokers.kill_one()
-            watch.wait_until_all_go_on(began)
-            ground.measured("three_brokers_pause_s", watch.longest_s(began, EVERYWHERE))
-            assert a.alive(), a.log_file
-            assert b.alive(), b.log_file
+    with own_broker(environment.folder / "three", BROKER_SETTINGS, nodes=3) as brokers:
+        own = Environment(brokers.bootstrap, environment.folder, environment.record_figure)
+        shop = make_crash_shop(own, "three brokers", PARTITIONS, kafka=DEFAULT_TIMEOUTS, worker={})
+        with under_load(shop), recorded_commits(shop) as commits, running_worker(shop, "a") as a, running_worker(shop, "b") as b:
+            wait_for(lambda: commits.moved_at.keys() >= ALL_PARTITIONS, "commits", a, b)
+            time.sleep(STABLE_S)
+            began_s = time.monotonic()
+            environment.record_figure("three_brokers_steady_s", commits.longest_pause_s(began_s - 2, ALL_PARTITIONS))
+            brokers.kill_second()
+            commits.wait_until_all_move(began_s)
+            environment.record_figure("three_brokers_pause_s", commits.longest_pause_s(began_s, ALL_PARTITIONS))
+            assert a.is_alive(), a.log_file
+            assert b.is_alive(), b.log_file
             assert (a.stop(), b.stop()) == (0, 0)
         finish_and_check(shop)
 
 
-def two_workers(ground: Ground) -> None:
+def two_workers(environment: Environment) -> None:
     """One of two workers is killed under load and nobody starts it again."""
-    shop = open_shop(ground, "two workers", PARTITIONS, kafka=USUAL, worker={})
-    with load_on(shop), watched(shop) as watch, forked(shop, "a") as a, forked(shop, "b") as b:
-        wait_for(lambda: len(a.owned()) == len(b.owned()) == 2, "two partitions each", a, b)
-        time.sleep(STEADY_S)
-        survivors = {partition for _, partition in b.owned()}
-        began = time.monotonic()
+    shop = make_crash_shop(environment, "two workers", PARTITIONS, kafka=DEFAULT_TIMEOUTS, worker={})
+    with under_load(shop), recorded_commits(shop) as commits, running_worker(shop, "a") as a, running_worker(shop, "b") as b:
+        wait_for(lambda: len(a.owned_partitions()) == len(b.owned_partitions()) == 2, "two partitions each", a, b)
+        time.sleep(STABLE_S)
+        survivors = {partition for _, partition in b.owned_partitions()}
+        began_s = time.monotonic()
         a.stop(signal.SIGKILL)
-        watch.wait_until_all_go_on(began)
-        tell(ground, "without_restart", watch, began, survivors)
+        commits.wait_until_all_move(began_s)
+        record_pauses(environment, "without_restart", commits, began_s, survivors)
         assert b.stop() == 0
     finish_and_check(shop)
 
 
-def two_supervised(protocol: str, ground: Ground) -> None:
+def two_supervised(protocol: str, environment: Environment) -> None:
     """One of two workers is killed under load; the supervisor starts it again into its slot."""
-    shop = open_shop(ground, f"supervised {protocol}", PARTITIONS, protocol, kafka=USUAL, worker={})
-    with load_on(shop), watched(shop) as watch, workers(shop, 2) as both:
-        wait_for(lambda: shares(both) == [2, 2], "two partitions each")
-        wait_for(lambda: watch.moved_at.keys() >= EVERYWHERE, "commits")
-        time.sleep(STEADY_S)
-        survivors = owned(both)["shop-1"]
-        began = time.monotonic()
-        os.kill(started(both, "shop-0")[-1], signal.SIGKILL)
-        watch.wait_until_all_go_on(began)
-        tell(ground, f"supervised_{protocol}", watch, began, survivors)
+    shop = make_crash_shop(environment, f"supervised {protocol}", PARTITIONS, protocol, kafka=DEFAULT_TIMEOUTS, worker={})
+    with under_load(shop), recorded_commits(shop) as commits, workers(shop, 2) as both:
+        wait_for(lambda: partition_counts(both) == [2, 2], "two partitions each")
+        wait_for(lambda: commits.moved_at.keys() >= ALL_PARTITIONS, "commits")
+        time.sleep(STABLE_S)
+        survivors = owned_partitions(both)["shop-1"]
+        began_s = time.monotonic()
+        os.kill(pids_started(both, "shop-0")[-1], signal.SIGKILL)
+        commits.wait_until_all_move(began_s)
+        record_pauses(environment, f"supervised_{protocol}", commits, began_s, survivors)
         assert both.stop() == 0
     finish_and_check(shop)
 
 
-def rolling_restart(protocol: str, fleets: Sequence[int], ground: Ground) -> None:
+def rolling_restart(protocol: str, fleets: Sequence[int], environment: Environment) -> None:
     """So many processes, then so many on the same eight partitions: all are somebody's, in equal
     shares; under load every worker is stopped in turn, and its supervisor starts it again."""
-    shop = open_shop(
-        ground, f"rolling {protocol}", SHARDS, protocol, kafka=LASTING[protocol], worker={}
+    shop = make_crash_shop(
+        environment, f"rolling {protocol}", SHARDS, protocol, kafka=TIMEOUTS_BY_PROTOCOL[protocol], worker={}
     )
     for processes in fleets:
         even = [SHARDS // processes] * processes
         with (
-            load_on(shop, seed=processes),
-            watched(shop) as watch,
+            under_load(shop, seed=processes),
+            recorded_commits(shop) as commits,
             workers(shop, processes) as fleet,
         ):
-            wait_for(lambda f=fleet, e=even: shares(f) == e, "equal shares")  # type: ignore[misc]
-            wait_for(lambda w=watch: len(w.moved_at) == SHARDS, "commits")  # type: ignore[misc]
-            time.sleep(STEADY_S)
-            began = time.monotonic()
-            for slot in sorted(owned(fleet)):
-                start_anew(fleet, slot)
-                wait_for(lambda f=fleet, e=even: shares(f) == e, "equal shares")  # type: ignore[misc]
-            watch.wait_until_all_go_on(time.monotonic())
-            pause_s = watch.longest_s(began, set(range(SHARDS)))
-            ground.measured(f"rolling_restart_{protocol}_{processes}_pause_s", pause_s)
+            wait_for(lambda f=fleet, e=even: partition_counts(f) == e, "equal shares")  # type: ignore[misc]
+            wait_for(lambda w=commits: len(w.moved_at) == SHARDS, "commits")  # type: ignore[misc]
+            time.sleep(STABLE_S)
+            began_s = time.monotonic()
+            for slot in sorted(owned_partitions(fleet)):
+                restart_worker(fleet, slot)
+                wait_for(lambda f=fleet, e=even: partition_counts(f) == e, "equal shares")  # type: ignore[misc]
+            commits.wait_until_all_move(time.monotonic())
+            pause_s = commits.longest_pause_s(began_s, set(range(SHARDS)))
+            environment.record_figure(f"rolling_restart_{protocol}_{processes}_pause_s", pause_s)
             assert fleet.stop() == 0
         codes = [line["code"] for line in fleet.log() if line["event"] == "worker ended"]
         assert codes == [0] * (2 * processes), f"{codes}: {fleet.log_file}"
         finish_and_check(shop)
 
 
-def start_anew(fleet: WorkerProcess, slot: str) -> None:
+def restart_worker(fleet: WorkerProcess, slot: str) -> None:
     """Stop the worker of a slot as an operator does, and wait for its successor."""
-    before = started(fleet, slot)
+    before = pids_started(fleet, slot)
     os.kill(before[-1], signal.SIGTERM)
-    wait_for(lambda: len(started(fleet, slot)) > len(before), f"a successor in {slot}")
+    wait_for(lambda: len(pids_started(fleet, slot)) > len(before), f"a successor in {slot}")
 
 
-def started(fleet: WorkerProcess, slot: str) -> list[int]:
+def pids_started(fleet: WorkerProcess, slot: str) -> list[int]:
     """The process ids of the supervised workers that have been in a slot, one after the other."""
     return [line["pid"] for line in fleet.log() if line.get("worker") == slot and "pid" in line]
 
 
-def shares(fleet: WorkerProcess) -> list[int]:
+def partition_counts(fleet: WorkerProcess) -> list[int]:
     """How many partitions each slot's worker has now; empty where one is two workers'."""
-    found = list(owned(fleet).values())
+    found = list(owned_partitions(fleet).values())
     held = [where for some in found for where in some]
     return [] if len(held) > len(set(held)) else [len(some) for some in found]
 
 
-def owned(fleet: WorkerProcess) -> dict[str, set[int]]:
+def owned_partitions(fleet: WorkerProcess) -> dict[str, set[int]]:
     """The partitions of each supervised worker now, by slot."""
     found: dict[str, set[int]] = {}
     for line in fleet.log():
@@ -256,14 +256,14 @@ def owned(fleet: WorkerProcess) -> dict[str, set[int]]:
     return found
 
 
-def tell(ground: Ground, how: str, watch: Watch, began: float, survivors: set[int]) -> None:
+def record_pauses(environment: Environment, how: str, commits: CommitRecorder, began_s: float, survivors: set[int]) -> None:
     """The pauses of the killed worker's partitions, and of those of the one that survives."""
-    killed = EVERYWHERE - survivors
-    ground.measured(f"worker_killed_{how}_its_pause_s", watch.longest_s(began, killed))
-    ground.measured(f"worker_killed_{how}_survivor_pause_s", watch.longest_s(began, survivors))
+    killed = ALL_PARTITIONS - survivors
+    environment.record_figure(f"worker_killed_{how}_its_pause_s", commits.longest_pause_s(began_s, killed))
+    environment.record_figure(f"worker_killed_{how}_survivor_pause_s", commits.longest_pause_s(began_s, survivors))
 
 
-PAUSES: Final[dict[str, Callable[[Ground], None]]] = {
+PAUSES: Final[dict[str, Callable[[Environment], None]]] = {
     "three-brokers": three_brokers,
     "two-workers-without-restart": two_workers,
     "two-workers-supervised": partial(two_supervised, "classic"),

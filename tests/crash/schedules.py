@@ -15,21 +15,21 @@ from typing import Final, NamedTuple
 
 from numpy.random import PCG64, Generator
 
-from stream.errors import NOT_MENDED
+from stream.errors import NON_RESTARTABLE
 from stream.simulator import Shop as Simulated
 from stream.simulator.attacks import EVENTS_MIN
-from tests.broker.dying import POINTS, WORKING
+from tests.broker.dying import POINTS, PROCESSING
 from tests.broker.own_broker import OwnBroker
 from tests.broker.shop import Shop
-from tests.crash.ground import (
+from tests.crash.environment import (
     PROTOCOLS,
-    Ground,
+    Environment,
     feed,
     feed_labels,
     finish_and_check,
-    open_shop,
+    make_crash_shop,
 )
-from tests.crash.processes import LOOK_S, Forked, Plan, start
+from tests.crash.processes import POLL_S, ForkedWorker, Plan, start_worker
 
 REGRESSIONS: Final[tuple[int, ...]] = (19, 24, 40)
 """Seeds that failed once; they run every time, before all others.
@@ -46,7 +46,7 @@ SLOTS: Final = ("a", "b", "c")
 LAYOUTS: Final = ((1, False), (4, False), (2, True))
 """Partitions of the input, and whether monitors read internal topics and labels come, too."""
 
-DEADLY: Final = sorted(POINTS | WORKING)
+DEADLY: Final = sorted(POINTS | PROCESSING)
 AFTER_MAX: Final = 12
 MALFORMED: Final = 0.05
 
@@ -69,7 +69,7 @@ class Schedule(NamedTuple):
     """All that a seed draws."""
 
     partitions: int
-    hop: bool
+    internal_topics: bool
     protocol: str
     events: int
     steps: list[Step]
@@ -81,25 +81,25 @@ class Schedule(NamedTuple):
             for s in self.steps
         )
         return (
-            f"{self.partitions} partitions{' and a hop' if self.hop else ''}, {self.protocol}, "
+            f"{self.partitions} partitions{' and a hop' if self.internal_topics else ''}, {self.protocol}, "
             f"{self.events} events: {steps}; at last {self.last_slot}"
         )
 
 
-def draw(seed: int) -> Schedule:
+def draw_schedule(seed: int) -> Schedule:
     """The schedule of a seed."""
     rng = Generator(PCG64(seed))
-    partitions, hop = LAYOUTS[rng.integers(len(LAYOUTS))]
+    partitions, internal_topics = LAYOUTS[rng.integers(len(LAYOUTS))]
     protocol = list(PROTOCOLS)[rng.integers(len(PROTOCOLS))]
     events = int(rng.integers(2_000, 3_000))
     steps = [_step(rng, "join"), *(_step(rng) for _ in range(rng.integers(5, 9)))]
-    if restarts(seed):
+    if restarts_broker(seed):
         at = int(rng.integers(2, len(steps)))
         steps.insert(at, _step(rng, "restart"))
-    return Schedule(partitions, hop, protocol, events, steps, _slot(rng))
+    return Schedule(partitions, internal_topics, protocol, events, steps, _slot(rng))
 
 
-def restarts(seed: int) -> bool:
+def restarts_broker(seed: int) -> bool:
     """Whether the seed's broker is restarted, so that it must be nobody else's."""
     return seed % RESTARTS_EVERY == 0
 
@@ -123,113 +123,113 @@ def _step(rng: Generator, action: str = "") -> Step:
 
 
 @dataclass
-class Fleet:
+class Workers:
     """The workers of a schedule, by slot, and when those that stand still go on."""
 
     shop: Shop
-    workers: dict[str, Forked] = field(default_factory=dict)
+    workers: dict[str, ForkedWorker] = field(default_factory=dict)
     thaw_at: dict[str, float] = field(default_factory=dict)
     leaving: set[str] = field(default_factory=set)
 
     def join(self, slot: str, plan: Plan) -> None:
         """Start a worker, unless the slot is taken."""
         if slot not in self.workers:
-            self.workers[slot] = start(self.shop, slot, plan)
+            self.workers[slot] = start_worker(self.shop, slot, plan)
 
     def kill(self, slot: str) -> None:
         """SIGKILL; the slot stays empty until somebody joins into it."""
         if slot in self.workers:
-            self._forget(slot).stop(signal.SIGKILL)
+            self._remove(slot).stop(signal.SIGKILL)
 
     def leave(self, slot: str) -> None:
         """Ask it to stop, and do not wait."""
         if slot in self.workers and slot not in self.thaw_at:
-            self.workers[slot].send(signal.SIGTERM)
+            self.workers[slot].send_signal(signal.SIGTERM)
             self.leaving.add(slot)
 
     def freeze(self, slot: str, seconds: float) -> None:
         """It stands still for so long."""
         if slot in self.workers:
-            self.workers[slot].send(signal.SIGSTOP)
+            self.workers[slot].send_signal(signal.SIGSTOP)
             self.thaw_at[slot] = time.monotonic() + seconds
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Let those go on whose time has come, and start those again that ended by themselves."""
         for slot, at in list(self.thaw_at.items()):
             if time.monotonic() >= at:
                 self._thaw(slot)
         for slot, worker in list(self.workers.items()):
-            if not worker.alive():
-                self._bury(slot, worker)
+            if not worker.is_alive():
+                self._replace_if_crashed(slot, worker)
 
     def wait(self, seconds: float) -> None:
         """Look after them for so long."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            self.look()
-            time.sleep(LOOK_S)
+            self.poll()
+            time.sleep(POLL_S)
 
     def end(self) -> None:
         """Kill all that are left."""
         for slot in list(self.workers):
             self.kill(slot)
 
-    def _bury(self, slot: str, worker: Forked) -> None:
-        code = worker.ended()
-        assert code not in NOT_MENDED, f"worker {slot} ended with {code}: {worker.log_file}"
-        asked_to = slot in self.leaving
-        self._forget(slot)
-        if not asked_to:
+    def _replace_if_crashed(self, slot: str, worker: ForkedWorker) -> None:
+        code = worker.wait_for_exit()
+        assert code not in NON_RESTARTABLE, f"worker {slot} ended with {code}: {worker.log_file}"
+        was_stopped = slot in self.leaving
+        self._remove(slot)
+        if not was_stopped:
             self.join(slot, ())
 
     def _thaw(self, slot: str) -> None:
         del self.thaw_at[slot]
-        self.workers[slot].send(signal.SIGCONT)
+        self.workers[slot].send_signal(signal.SIGCONT)
 
-    def _forget(self, slot: str) -> Forked:
+    def _remove(self, slot: str) -> ForkedWorker:
         self.thaw_at.pop(slot, None)
         self.leaving.discard(slot)
         return self.workers.pop(slot)
 
 
 @contextmanager
-def fleet(shop: Shop) -> Iterator[Fleet]:
+def workers_of(shop: Shop) -> Iterator[Workers]:
     """Nobody yet; all killed at the end."""
-    found = Fleet(shop)
+    found = Workers(shop)
     try:
         yield found
     finally:
         found.end()
 
 
-def seeded(seed: int, broker: OwnBroker | None = None) -> Callable[[Ground], None]:
+def scenario_of(seed: int, broker: OwnBroker | None = None) -> Callable[[Environment], None]:
     """The story of a seed. broker: its own, where it restarts one."""
 
-    def story(ground: Ground) -> None:
-        schedule = draw(seed)
+    def scenario(environment: Environment) -> None:
+        schedule = draw_schedule(seed)
         try:
-            _follow(seed, schedule, ground, broker)
+            _run(seed, schedule, environment, broker)
         except Exception as error:
             error.add_note(f"seed {seed}: {schedule}")
             raise
 
-    return story
+    return scenario
 
 
-def _follow(seed: int, schedule: Schedule, ground: Ground, broker: OwnBroker | None) -> None:
-    shop = open_shop(
-        ground,
+def _run(seed: int, schedule: Schedule, environment: Environment, broker: OwnBroker | None) -> None:
+    shop = make_crash_shop(
+        environment,
         f"seed-{seed}",
         schedule.partitions,
         schedule.protocol,
-        hop=schedule.hop,
-        labels=schedule.hop,
+        internal_topics=schedule.internal_topics,
+        labels=schedule.internal_topics,
     )
     feed(shop, schedule.events, seed, MALFORMED)
-    with fleet(shop) as workers:
+    with workers_of(shop) as workers:
         for number, step in enumerate(schedule.steps):
             workers.wait(step.after_s)
-            if schedule.hop and number == len(schedule.steps) // 2:
+            if schedule.internal_topics and number == len(schedule.steps) // 2:
                 feed_labels(shop, Simulated(EVENTS_MIN, seed))
             match step.action:
                 case "join":

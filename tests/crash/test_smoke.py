@@ -10,7 +10,7 @@ from tests.crash.__main__ import main
 
 @pytest.mark.broker
 @pytest.mark.slow
-def test_a_point_and_a_seed_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_scenario_and_a_seed_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The table names both, and the figures are numbers in a flat file."""
     assert main(["--points", "after-consume", "--seed", "2"], out=tmp_path) == 0
     printed = capsys.readouterr().out

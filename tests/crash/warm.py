@@ -13,7 +13,7 @@ import tests.broker.dying  # noqa: F401 - the worker's modules
 from schemas.records import Records
 from stream.alerting import RunInfo
 from stream.config import logs, parse
-from stream.shard import Shards
+from stream.shard import ShardFactory
 from stream.simulator import Shop as Simulated
 from stream.simulator import lines
 from tests.broker.shop import Shop, configuration
@@ -24,11 +24,11 @@ def _records(topic: str, values: list[bytes]) -> Records:
     return Records(topic, 0, np.arange(len(values), dtype=np.int64), times, [*values])
 
 
-def warm(*, hop: bool) -> None:
+def warm_up(*, internal_topics: bool) -> None:
     """Fold a few events through every stage of a shop."""
-    shop = Shop("nowhere:1", "warm", 2 if hop else 1, Path("warm.toml"), hop)
+    shop = Shop("nowhere:1", "warm", 2 if internal_topics else 1, Path("warm.toml"), internal_topics)
     config = parse(tomllib.loads(configuration(shop, {}, {}, {})), {})
-    shards = Shards(config, RunInfo("live", "warm", str))
+    shards = ShardFactory(config, RunInfo("live", "warm", str))
     values = [line.value for line in lines(Simulated(400, 1), 0.05)]
     sent = shards.source("shop").process(_records(shop.topic, values)).internal
     for log in logs(config):
@@ -37,5 +37,5 @@ def warm(*, hop: bool) -> None:
             sent += shards.internal(log).process(_records(log.topic, mine)).internal
 
 
-warm(hop=False)
-warm(hop=True)
+warm_up(internal_topics=False)
+warm_up(internal_topics=True)

@@ -6,15 +6,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from detectors.clock import unbounded
+from detectors.clock import unbounded_times
 from detectors.entities import EntityTable
 from detectors.hashing import hash_text
-from detectors.models.own import Labels, OwnDetector, OwnSpec, Seen
+from detectors.models.own import LabelEvents, StandaloneDetector, StandaloneSpec, DetectorInput
 from schemas.columns import F64, U64, EventBatch
 from schemas.events import TYPES
 
 KEY = (1, 2)
-LABEL = TYPES.index("label")
+LABEL_TYPE = TYPES.index("label")
 LATENESS_MAX_MS = 3_600_000.0
 
 
@@ -42,30 +42,30 @@ def events_of(rows: list[Row]) -> EventBatch:
     )
 
 
-class Looking:
+class DetectorHarness:
     """A detector and the entity table of the monitor around it; the entity is the account."""
 
-    def __init__(self, spec: OwnSpec, features: int = 1, capacity: int = 1000) -> None:
-        self.detector: OwnDetector = spec.build(features, capacity)
+    def __init__(self, spec: StandaloneSpec, features: int = 1, capacity: int = 1000) -> None:
+        self.detector: StandaloneDetector = spec.build(features, capacity)
         self.entities = EntityTable(capacity)
 
-    def at(self, rows: list[Row], place: F64 | None = None) -> dict[str, F64]:
+    def process(self, rows: list[Row], values: F64 | None = None) -> dict[str, F64]:
         """value, surprise and expected at each row that is no label."""
         batch = events_of(rows)
-        index = np.flatnonzero(batch.type_code != LABEL)
-        labelled = np.flatnonzero(batch.type_code == LABEL)
+        index = np.flatnonzero(batch.type_code != LABEL_TYPE)
+        labelled = np.flatnonzero(batch.type_code == LABEL_TYPE)
         events, labels = batch.take(index), batch.take(labelled)
         keys = hash_text(events.text["account"], KEY)
-        if place is None:
-            place = np.full((1, len(index)), np.nan)
-        seen = Seen(
+        if values is None:
+            values = np.full((1, len(index)), np.nan)
+        seen = DetectorInput(
             events,
-            self.entities.admit(keys, unbounded(events.time_ms), LATENESS_MAX_MS),
-            Labels(labels, np.searchsorted(index, labelled), hashed(labels)),
+            self.entities.admit(keys, unbounded_times(events.time_ms), LATENESS_MAX_MS),
+            LabelEvents(labels, np.searchsorted(index, labelled), hashed(labels)),
             "account",
-            [f"f{j}" for j in range(len(place))],
-            place,
-            place,
+            [f"f{j}" for j in range(len(values))],
+            values,
+            values,
             hashed(events),
         )
         verdict: dict[str, Any] = self.detector.process(seen)._asdict()

@@ -20,7 +20,7 @@ def made_up(n: int, seed: int = 5) -> tuple[F64, F64]:
     return x, (draw.uniform(size=n) < 1.0 / (1.0 + np.exp(-odds))).astype(float)
 
 
-def probabilities(trees: boosting.Trees, x: F64) -> F64:
+def probabilities(trees: boosting.BoostedTrees, x: F64) -> F64:
     """The trees' probabilities of each row."""
     odds = np.array([boosting.log_odds(trees, row) for row in x])
     return np.asarray(1.0 / (1.0 + np.exp(-odds)))
@@ -61,7 +61,7 @@ def test_the_first_split_gains_most(seed: int) -> None:
 
 
 @pytest.mark.slow
-def test_it_says_as_well_as_a_library() -> None:
+def test_it_predicts_as_well_as_a_library() -> None:
     """On rows it has not seen its log loss is within 2 % of scikit-learn's boosted trees'."""
     x, y = made_up(6_000)
     new, outcome = made_up(6_000, seed=6)
@@ -83,7 +83,7 @@ def test_a_fit_is_the_same_bytes_each_time() -> None:
     assert all(a.tobytes() == b.tobytes() for a, b in zip(one, other, strict=True))
 
 
-def test_credits_add_up_to_what_is_said() -> None:
+def test_credits_add_up_to_the_output() -> None:
     """The base, what each root is worth, and the inputs' credits are the log odds; an input that is
     not split has none, and the one that decides has most."""
     x, y = made_up(2_000)
@@ -94,7 +94,7 @@ def test_credits_add_up_to_what_is_said() -> None:
     for row, out in zip(x, credited, strict=True):
         boosting.credit(trees, row, out)
     odds = np.array([boosting.log_odds(trees, row) for row in x])
-    whole = trees.base[0] + trees.worth[:, 0].sum() + credited.sum(axis=1)
+    whole = trees.base[0] + trees.node_value[:, 0].sum() + credited.sum(axis=1)
     assert whole == pytest.approx(odds, abs=1e-12)
     assert not credited[:, 3].any()
     absent = np.isnan(x[:, 2])
@@ -102,7 +102,7 @@ def test_credits_add_up_to_what_is_said() -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, 4.0, np.inf])
-def test_an_input_that_tells_nothing_is_not_split(value: float) -> None:
+def test_an_uninformative_input_is_not_split(value: float) -> None:
     """One that is always absent, or always the same."""
     x, y = made_up(400)
     x[:, 1] = value

@@ -4,30 +4,30 @@ import numpy as np
 import pytest
 
 from detectors import calibration
-from detectors.calibration import Calibrated, Calibration, Surprise
-from detectors.entities import Admitted
+from detectors.calibration import CalibrationOutput, Calibration, CalibrationInput
+from detectors.entities import AdmittedEvents
 from schemas.columns import F64, I64
 
 EVENTS = 120_000
 
 
-def _calibrate(raw: F64, row: I64, times: F64 | None = None) -> Calibrated:
+def _calibrate(raw: F64, row: I64, times: F64 | None = None) -> CalibrationOutput:
     detectors, n = raw.shape
     every_second = 1e12 + 1000.0 * np.arange(n, dtype=np.float64)
     fresh = np.zeros(n, np.bool_)
     fresh[np.unique(row, return_index=True)[1]] = True
-    events = Admitted(
+    events = AdmittedEvents(
         row=row,
         fresh=fresh,
         time_ms=every_second if times is None else times,
         late=np.zeros(n, np.bool_),
         learn=np.ones(n, np.bool_),
         seen=np.full(n, 1000),
-        own_ms=1e12 + 1000.0 * np.arange(n, dtype=np.float64),
+        bounded_ms=1e12 + 1000.0 * np.arange(n, dtype=np.float64),
         stream_ms=1e12 + 1000.0 * np.arange(n, dtype=np.float64),
         set_back=np.zeros(n, np.bool_),
     )
-    surprise = Surprise(raw, -1, np.full((3, n), -1), np.full((3, n), np.nan))
+    surprise = CalibrationInput(raw, -1, np.full((3, n), -1), np.full((3, n), np.nan))
     words = np.zeros((int(row.max()) + 1, calibration.WORDS))
     return Calibration([False] * detectors).process(words, 0, events, surprise)
 
@@ -94,7 +94,7 @@ def test_suspicion_fades() -> None:
     assert last == pytest.approx(unsuspected, abs=0.05)
 
 
-def test_a_tail_heavier_than_the_models_is_honest_where_data_are_few() -> None:
+def test_a_heavy_tail_is_honest_with_few_data() -> None:
     """Normal p-values of values that follow Student's t come out honest down to 1e-4."""
     draw = np.random.Generator(np.random.PCG64(5))
     z = draw.standard_t(6.0, (1, 5 * EVENTS))

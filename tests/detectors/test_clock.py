@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detectors.clock import AHEAD_MAX_MS, WINDOW, Clock, LogClock, Timed
+from detectors.clock import AHEAD_MAX_MS, WINDOW, Clock, LogClock, BoundedTimes
 from schemas.columns import F64, I64, Bools
 from stream.simulator import START_MS as SHOP_START_MS
 from stream.simulator import Shop, lines
@@ -21,7 +21,7 @@ HOUR_MS = 3_600_000
 
 def take(
     clock: Clock, time_ms: I64, entity: I64, append_ms: I64 | None = None, source: int = 0
-) -> Timed:
+) -> BoundedTimes:
     """Bound the times of events of one source."""
     where = np.full(len(time_ms), source, np.int32)
     return clock.take(time_ms, append_ms, where, entity.astype(np.uint64))
@@ -35,7 +35,7 @@ def steady(n: int, every_ms: float, first_ms: int = START_MS) -> I64:
 
 @pytest.mark.parametrize("every_ms", [1.0, 60_000.0, 3.0 * HOUR_MS])
 @pytest.mark.parametrize("entities", [1, 10, 100_000])
-def test_steady_traffic_moves_time_as_it_is(every_ms: float, entities: int) -> None:
+def test_steady_traffic_moves_time_exactly(every_ms: float, entities: int) -> None:
     """At any rate and with any number of entities no event is ahead, and stream time is the latest
     event's."""
     time_ms = steady(3_000, every_ms)
@@ -190,7 +190,7 @@ def test_no_event_of_an_honest_shop_is_ahead(field: str) -> None:
     assert take(Clock(), time_ms, entity).ahead.sum() <= 2
 
 
-def test_a_log_that_begins_in_the_future_is_set_back() -> None:
+def test_a_log_that_starts_in_the_future_is_reset() -> None:
     """Where the first events are of 2099, clocks are set back once, as soon as a window is full."""
     time_ms = np.concatenate([FUTURE_MS + np.arange(20), steady(500, 1_000.0)])
     found = take(Clock(), time_ms, np.arange(520) % 90)
@@ -218,7 +218,7 @@ def test_append_times_bound_stream_time() -> None:
     assert (first.stream_ms <= append_ms[:2]).all()
 
 
-def test_a_source_that_lags_does_not_hold_back_another() -> None:
+def test_a_lagging_source_does_not_delay_another() -> None:
     """Each source has its own bound: where one lags by a day, no event of the other is ahead."""
     ahead, lagging = steady(1_000, 1_000.0), steady(1_000, 1_000.0, START_MS - 24 * HOUR_MS)
     clock = Clock(2)
@@ -257,7 +257,7 @@ def test_cuts_and_saved_states_do_not_matter(
     append_ms = np.where(appended > 0, arrival_ms, -1)
     whole, cut = Clock(2), Clock(2)
 
-    def run(clock: Clock, a: int, b: int) -> Timed:
+    def run(clock: Clock, a: int, b: int) -> BoundedTimes:
         return clock.take(
             time_ms[a:b],
             append_ms[a:b],

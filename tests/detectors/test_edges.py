@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detectors.models.edges import LEVEL_MIN, TICKS_MIN, EdgesSpec
-from tests.detectors.looking import Looking, Row
+from tests.detectors.looking import DetectorHarness, Row
 
 SPEC = EdgesSpec(name="bursts", field="device", tick="1min", half_life="2h", threshold=10.0)
 TICK_S = 60.0
@@ -74,7 +74,7 @@ def test_it_is_midas_f_with_the_departures_named(steps: list[tuple[int, str, str
     rows = [row(t, *ends) for t, (_, *ends) in zip(times, steps, strict=True)]
     reference = Reference()
     expected = [reference.look(r.time_s, r.text["account"], r.text["device"]) for r in rows]
-    found = Looking(SPEC).at(rows)
+    found = DetectorHarness(SPEC).process(rows)
     got = list(zip(*(found[k].tolist() for k in ("value", "surprise", "expected")), strict=True))
     bursts = any(a > 4.0 for a, _, _ in expected)
     tolerance = 0.2 if bursts else 1e-9
@@ -97,30 +97,30 @@ def burst(minute: int, events: int = 100) -> list[Row]:
 
 def test_a_burst_surprises_and_does_not_become_normal() -> None:
     """A burst stands out from all that was before it, and so does the same one an hour later."""
-    look = Looking(SPEC)
-    before = look.at(quiet(120))["surprise"]
-    first = look.at(burst(120))["surprise"].max()
-    look.at(quiet(60, 121))
-    second = look.at(burst(182))["surprise"].max()
+    look = DetectorHarness(SPEC)
+    before = look.process(quiet(120))["surprise"]
+    first = look.process(burst(120))["surprise"].max()
+    look.process(quiet(60, 121))
+    second = look.process(burst(182))["surprise"].max()
     assert first > 10 * np.nanmax(before)
     assert second > 0.5 * first
 
 
 def test_a_lasting_change_is_learned() -> None:
     """A pair that goes on at twenty events a minute is not surprising after three half-lives."""
-    look = Looking(EdgesSpec(name="bursts", field="device", half_life="2h"))
-    look.at(quiet(120))
+    look = DetectorHarness(EdgesSpec(name="bursts", field="device", half_life="2h"))
+    look.process(quiet(120))
     lasting = [row(60.0 * 120 + 3 * k, "a1", "d1") for k in range(20 * 360)]
-    surprise = look.at(lasting)["surprise"]
+    surprise = look.process(lasting)["surprise"]
     assert surprise[:200].max() > 50
     assert surprise[-200:].max() < 3
 
 
 def test_late_events_count_into_the_current_tick() -> None:
     """Time never goes back: an hour-old event is one more of this minute."""
-    look = Looking(SPEC)
-    look.at([*quiet(120), row(60.0 * 119 + 40, "b")])
-    late = look.at([row(60.0 * 90, "b"), row(60.0 * 119 + 50, "b")])
+    look = DetectorHarness(SPEC)
+    look.process([*quiet(120), row(60.0 * 119 + 40, "b")])
+    late = look.process([row(60.0 * 90, "b"), row(60.0 * 119 + 50, "b")])
     assert late["value"].tolist() == [2.0, 3.0]
 
 
@@ -129,14 +129,14 @@ def test_small_sketches_never_count_too_little() -> None:
     steps = [(k % 40, f"a{k % 23}", f"d{k % 7}") for k in range(600)]
     times = np.cumsum([step for step, _, _ in steps]).tolist()
     rows = [row(t, a, d) for t, (_, a, d) in zip(times, steps, strict=True)]
-    exact = Looking(SPEC).at(rows)["value"]
+    exact = DetectorHarness(SPEC).process(rows)["value"]
     small = EdgesSpec(name="b", field="device", half_life="2h", rows=2, buckets=16)
-    rough = Looking(small).at(rows)["value"]
+    rough = DetectorHarness(small).process(rows)["value"]
     known = ~np.isnan(exact)
     assert np.all(rough[known] >= exact[known])
 
 
-def test_what_is_wrong_with_a_declaration() -> None:
+def test_invalid_declarations_are_named() -> None:
     """A number as the other end, and totals that are gone within a few ticks."""
     spec = EdgesSpec(name="b", field="amount", tick="1h", half_life="2h")
     assert [line.split(": ")[0] for line in spec.problems()] == ["field", "half_life"]

@@ -7,12 +7,12 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detectors.clock import unbounded
+from detectors.clock import unbounded_times
 from detectors.entities import (
-    AGEING,
+    AGEING_EVICTIONS,
     EVICTIONS,
-    GOLDEN,
-    LOOKS,
+    GOLDEN_RATIO,
+    PROBES_MAX,
     PROBATION_SHARE,
     RETURNS_MAX,
     EntityTable,
@@ -32,15 +32,15 @@ class Model:
         self.settled: set[int] = set()
         self.ghosts: dict[int, tuple[int, int]] = {}
         self.probation = max(1, capacity // PROBATION_SHARE)
-        self.looked_at = self.evictions = 0
-        self.stride = max(1, int(capacity * GOLDEN))
+        self.probed = self.evictions = 0
+        self.stride = max(1, int(capacity * GOLDEN_RATIO))
         while gcd(self.stride, capacity) != 1:
             self.stride += 1
 
-    def _loser(self, key: int) -> int:
-        for _ in range(LOOKS):
-            self.looked_at = (self.looked_at + self.stride) % self.capacity
-            other = self.key[self.looked_at]
+    def _victim(self, key: int) -> int:
+        for _ in range(PROBES_MAX):
+            self.probed = (self.probed + self.stride) % self.capacity
+            other = self.key[self.probed]
             if other in self.settled and self.returns[other] <= self.returns[key]:
                 return other
         return key
@@ -51,12 +51,12 @@ class Model:
             if self.returns[key] == 0:
                 return key
             if len(self.small) < self.probation:
-                loser = self._loser(key)
-                if loser == key:
+                victim = self._victim(key)
+                if victim == key:
                     return key
-                self.settled.remove(loser)
+                self.settled.remove(victim)
                 self.settled.add(key)
-                return loser
+                return victim
             self.settled.add(key)
 
     def _make_room(self) -> int:
@@ -66,8 +66,8 @@ class Model:
         mask = (1 << (self.capacity - 1).bit_length()) - 1
         if len(self.small) < self.probation:
             self.ghosts[gone & mask] = gone, min(self.returns[gone] + 1, RETURNS_MAX)
-        if self.evictions % AGEING == AGEING - 1:
-            at = self.evictions // AGEING % self.capacity
+        if self.evictions % AGEING_EVICTIONS == AGEING_EVICTIONS - 1:
+            at = self.evictions // AGEING_EVICTIONS % self.capacity
             if self.key[at] in self.settled:
                 self.returns[self.key[at]] //= 2
         self.evictions += 1
@@ -105,7 +105,7 @@ def _times(count: int) -> I64:
 def test_rows_equal_the_models(capacity: int, numbers: list[int]) -> None:
     """Every key gets the row, and every eviction hits the key, that the model says."""
     table, model = EntityTable(capacity), Model(capacity)
-    admitted = table.admit(_keys(numbers), unbounded(_times(len(numbers))), 0.0)
+    admitted = table.admit(_keys(numbers), unbounded_times(_times(len(numbers))), 0.0)
     expected = [model.admit(k) for k in numbers]
     assert list(zip(admitted.row.tolist(), admitted.fresh.tolist(), strict=True)) == expected
 
@@ -117,7 +117,7 @@ def test_a_long_stream_gets_the_models_rows() -> None:
     numbers = np.where(drawn > 500, drawn % 500 + 1, drawn).tolist()
     for capacity in (1, 2, 3, 16, 60):
         table, model = EntityTable(capacity), Model(capacity)
-        admitted = table.admit(_keys(numbers), unbounded(_times(len(numbers))), 0.0)
+        admitted = table.admit(_keys(numbers), unbounded_times(_times(len(numbers))), 0.0)
         expected = [model.admit(k) for k in numbers]
         assert list(zip(admitted.row.tolist(), admitted.fresh.tolist(), strict=True)) == expected
         assert table.table.marks[EVICTIONS] == model.evictions > 1_000
@@ -128,21 +128,21 @@ def test_rotating_keys_evict_each_other_and_not_the_known() -> None:
     table = EntityTable(1_000)
     known = _keys(list(range(1, 801)))
     for _ in range(3):
-        table.admit(known, unbounded(_times(800)), 0.0)
+        table.admit(known, unbounded_times(_times(800)), 0.0)
     strangers = np.random.Generator(np.random.PCG64(5)).integers(
         1, 2**63, (100_000, 2), dtype=np.uint64
     )
     for k in range(0, 100_000, 1_000):
-        table.admit(strangers[k : k + 1_000], unbounded(_times(1_000)), 0.0)
-        table.admit(known, unbounded(_times(800)), 0.0)
-    assert not table.admit(known, unbounded(_times(800)), 0.0).fresh.any()
+        table.admit(strangers[k : k + 1_000], unbounded_times(_times(1_000)), 0.0)
+        table.admit(known, unbounded_times(_times(800)), 0.0)
+    assert not table.admit(known, unbounded_times(_times(800)), 0.0).fresh.any()
     assert table.table.marks[EVICTIONS] == 100_800 - 1_000
 
 
 def test_lateness_is_clamped_and_bounded() -> None:
     """A late event is given its entity's last time; beyond the bound it is not to be learned."""
     table = EntityTable(16)
-    admitted = table.admit(_keys([1, 1, 1, 1]), unbounded(np.array([1000, 900, 400, 1100])), 500.0)
+    admitted = table.admit(_keys([1, 1, 1, 1]), unbounded_times(np.array([1000, 900, 400, 1100])), 500.0)
     assert admitted.time_ms.tolist() == [1000, 1000, 1000, 1100]
     assert admitted.late.tolist() == [False, True, True, False]
     assert admitted.learn.tolist() == [True, True, False, True]
@@ -155,7 +155,7 @@ def test_a_session_begins_after_a_pause() -> None:
     times = np.array([0, 1_000, 31_000, 61_001, 50_000, 61_002], np.int64)
     keys = np.full((len(times), 2), 7, np.uint64)
     table = EntityTable(4)
-    admitted = table.admit(keys, unbounded(times), 3_600_000.0, session_gap_ms=30_000.0)
+    admitted = table.admit(keys, unbounded_times(times), 3_600_000.0, session_gap_ms=30_000.0)
     assert admitted.fresh.tolist() == [True, False, False, True, False, False]
     assert admitted.seen.tolist() == [0, 1, 2, 0, 1, 2]
     assert admitted.late.tolist() == [False, False, False, False, True, False]

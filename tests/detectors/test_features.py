@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detectors import explain
-from detectors.features import KINDS, OWN, habit, pairings, table
+from detectors.features import KINDS, BUILT_IN, habit, pairings, markdown_table
 from detectors.features.travel import distance_km
 from detectors.hashing import hash_text
-from detectors.monitor import Monitor, Watched, matches
-from detectors.spec import FeatureSpec, Where, seconds
+from detectors.monitor import Monitor, MonitorOutput, matches
+from detectors.spec import FeatureSpec, EventFilter, seconds
 from schemas.columns import F64, I64, Bools, EventBatch
 from tests.laws.registry import MONITORS, feature, monitor
 from tests.streams import START_MS, batch
@@ -26,7 +26,7 @@ KEY = (1, 2)
 HALF_LIFE_MS = 3_600_000.0
 AGAINST_MS = 24 * HALF_LIFE_MS
 AMOUNT = FeatureSpec(name="amount", kind="value", field="amount")
-PAYMENT: Where = {"kind": "payment"}
+PAYMENT: EventFilter = {"kind": "payment"}
 few = settings(max_examples=8, deadline=None)
 seeds = given(seed=st.integers(0, 2**32))
 
@@ -44,32 +44,32 @@ def stream(seed: int) -> EventBatch:
     return batch(seed, 300, entities=30, late=0.1, absent=0.1)
 
 
-def watch(spec: FeatureSpec, events: EventBatch) -> tuple[F64, Watched]:
+def watch(spec: FeatureSpec, events: EventBatch) -> tuple[F64, MonitorOutput]:
     """A feature's values at all events, beside the magnitude of the amount; every event applies."""
     # Without an account an event would not be applicable, and the indices would not be the batch's.
     events.text["account"] = events.text["account"].fill_null("nobody")
     events.number["utc_offset_min"][::3] = 330.0
-    watched = Monitor(
+    output = Monitor(
         monitor([spec, AMOUNT], MONITORS["whole"].detectors), KEY, ahead_max_ms=inf
     ).process(events)
-    return watched.told.values[0], watched
+    return output.feature_values.values[0], output
 
 
-def moments(watched: Watched, active: Bools) -> Iterator[Moment]:
+def moments(output: MonitorOutput, active: Bools) -> Iterator[Moment]:
     """Every active event, in order."""
     past: dict[int, list[int]] = {}
-    for i, row in enumerate(watched.admitted.row.tolist()):
-        if watched.admitted.fresh[i]:
+    for i, row in enumerate(output.admitted.row.tolist()):
+        if output.admitted.fresh[i]:
             past[row] = []
         if active[i]:
             yield Moment(i, past[row])
-            if watched.admitted.learn[i]:
+            if output.admitted.learn[i]:
                 past[row].append(i)
 
 
-def weights(watched: Watched, moment: Moment, half_life_ms: float) -> list[float]:
+def weights(output: MonitorOutput, moment: Moment, half_life_ms: float) -> list[float]:
     """How much each past event, and this one, counts at this one."""
-    time_ms = watched.admitted.time_ms
+    time_ms = output.admitted.time_ms
     return [
         float(2.0 ** (-(time_ms[moment.i] - time_ms[k]) / half_life_ms))
         for k in (*moment.past, moment.i)
@@ -79,15 +79,15 @@ def weights(watched: Watched, moment: Moment, half_life_ms: float) -> list[float
 def check(
     spec: FeatureSpec,
     events: EventBatch,
-    reference: Callable[[Watched, Moment], float],
+    reference: Callable[[MonitorOutput, Moment], float],
     active: Bools | None = None,
 ) -> None:
     """The feature is the reference's value within 1e-9 wherever it is active, else NaN."""
-    values, watched = watch(spec, events)
+    values, output = watch(spec, events)
     expected = np.full(len(events), np.nan)
     every = np.ones(len(events), np.bool_)
-    for moment in moments(watched, every if active is None else active):
-        expected[moment.i] = reference(watched, moment)
+    for moment in moments(output, every if active is None else active):
+        expected[moment.i] = reference(output, moment)
     np.testing.assert_allclose(values, expected, rtol=1e-9, atol=1e-9)
     assert not np.isnan(values).all()
 
@@ -107,15 +107,15 @@ def test_counts_and_sums_decay_over_all_past_events(seed: int, half_life: str) -
     count = FeatureSpec(name="n", kind="count", half_life=half_life)
     total = FeatureSpec(name="s", kind="sum", field="amount", half_life=half_life)
 
-    def reference(w: Watched, m: Moment) -> float:
+    def reference(w: MonitorOutput, m: Moment) -> float:
         return sum(
-            weight * float(w.told.values[1, k])
+            weight * float(w.feature_values.values[1, k])
             for weight, k in zip(weights(w, m, half_life_ms), (*m.past, m.i), strict=True)
         )
 
-    def counted(w: Watched, m: Moment) -> float:
+    def counted(w: MonitorOutput, m: Moment) -> float:
         if not w.admitted.learn[m.i]:  # test_late says what is counted then
-            return float(w.told.values[0, m.i])
+            return float(w.feature_values.values[0, m.i])
         return sum(weights(w, m, half_life_ms))
 
     check(count, events, counted)
@@ -127,7 +127,7 @@ def test_counts_and_sums_decay_over_all_past_events(seed: int, half_life: str) -
 def test_gap_is_the_time_since_the_last_event(seed: int) -> None:
     """Seconds since the entity's last event that was learned, NaN at its first."""
 
-    def reference(w: Watched, m: Moment) -> float:
+    def reference(w: MonitorOutput, m: Moment) -> float:
         time_ms = w.admitted.time_ms
         return float(time_ms[m.i] - time_ms[m.past[-1]]) / 1000.0 if m.past else np.nan
 
@@ -136,7 +136,7 @@ def test_gap_is_the_time_since_the_last_event(seed: int) -> None:
 
 @few
 @seeds
-def test_the_events_own_numbers_are_what_they_say(seed: int) -> None:
+def test_value_features_are_the_events_own_numbers(seed: int) -> None:
     """A number's magnitude; and the hour of the local day, by UTC where no offset is given."""
     events = stream(seed)
     status = events.number["status"]
@@ -145,7 +145,7 @@ def test_the_events_own_numbers_are_what_they_say(seed: int) -> None:
         FeatureSpec(name="v", kind="value", field="status"), events, lambda w, m: abs(status[m.i])
     )
 
-    def hour(w: Watched, m: Moment) -> float:
+    def hour(w: MonitorOutput, m: Moment) -> float:
         offset_min = events.number["utc_offset_min"][m.i]
         local_ms = w.admitted.time_ms[m.i] + (0.0 if isnan(offset_min) else 60_000.0 * offset_min)
         return float(local_ms / 3_600_000.0 % 24.0)
@@ -158,7 +158,7 @@ def test_the_events_own_numbers_are_what_they_say(seed: int) -> None:
 def test_ratio_compares_two_decayed_counts(seed: int) -> None:
     """The short count against what the long one says, both since the entity's first event."""
 
-    def reference(w: Watched, m: Moment) -> float:
+    def reference(w: MonitorOutput, m: Moment) -> float:
         short, long = (sum(weights(w, m, span)) for span in (HALF_LIFE_MS, AGAINST_MS))
         age_ms = w.admitted.time_ms[m.i] - w.admitted.time_ms[(*m.past, m.i)[0]]
         seen = [span * (1.0 - 2.0 ** (-age_ms / span)) for span in (HALF_LIFE_MS, AGAINST_MS)]
@@ -182,7 +182,7 @@ def test_ratio_is_one_at_a_steady_rate_and_rises_in_a_burst() -> None:
 def test_gap_spread_is_the_standard_deviation_of_log_gaps(seed: int) -> None:
     """Each gap weighs as its event does; NaN below a weight of four."""
 
-    def reference(w: Watched, m: Moment) -> float:
+    def reference(w: MonitorOutput, m: Moment) -> float:
         gap_s = np.diff(w.admitted.time_ms[[*m.past, m.i]]) / 1000.0
         y = np.log(gap_s + 0.1)
         weight = np.array(weights(w, m, HALF_LIFE_MS)[1:])
@@ -194,7 +194,7 @@ def test_gap_spread_is_the_standard_deviation_of_log_gaps(seed: int) -> None:
     check(feature("gap_spread"), batch(seed, 300, entities=4, late=0.05), reference)
 
 
-def test_gap_spread_tells_a_clock_from_chance() -> None:
+def test_gap_spread_separates_a_clock_from_chance() -> None:
     """0 for a clock, π/√6 for a Poisson process."""
     draw = np.random.Generator(np.random.PCG64(1))
     spec = FeatureSpec(name="spread", kind="gap_spread", half_life="30d")
@@ -220,7 +220,7 @@ def test_distinct_is_exact_for_few_values(seed: int) -> None:
     events = stream(seed)
     product = events.text["product"].to_pylist()
 
-    def reference(w: Watched, m: Moment) -> float:
+    def reference(w: MonitorOutput, m: Moment) -> float:
         time_ms = w.admitted.time_ms
         began = time_ms[(*m.past, m.i)[0]]
         pane = (time_ms - began) // HALF_LIFE_MS
@@ -266,10 +266,10 @@ def test_novelty_is_what_the_entity_never_had(seed: int) -> None:
     events = batch(seed, 400, entities=3)  # with 40 addresses each, more than an entity remembers
     ip = events.text["ip"].to_pylist()
 
-    def novelty(w: Watched, m: Moment) -> float:
+    def novelty(w: MonitorOutput, m: Moment) -> float:
         return float(ip[m.i] not in {ip[k] for k in m.past}) if m.past else np.nan
 
-    def novel_count(w: Watched, m: Moment) -> float:
+    def novel_count(w: MonitorOutput, m: Moment) -> float:
         whole = (*m.past, m.i)
         first = {ip[k]: k for k in reversed(whole)}
         return sum(
@@ -278,7 +278,7 @@ def test_novelty_is_what_the_entity_never_had(seed: int) -> None:
             if first[ip[k]] == k
         )
 
-    def novel_share(w: Watched, m: Moment) -> float:
+    def novel_share(w: MonitorOutput, m: Moment) -> float:
         return novel_count(w, m) / (sum(weights(w, m, HALF_LIFE_MS)) + 2.0)
 
     check(FeatureSpec(name="n", kind="novelty", field="ip"), events, novelty)
@@ -312,17 +312,17 @@ def test_categories_are_plain_counts(seed: int) -> None:
     events = stream(seed)
     occurs = matches(events, PAYMENT)
 
-    def share(w: Watched, m: Moment) -> float:
+    def share(w: MonitorOutput, m: Moment) -> float:
         weight = np.array(weights(w, m, HALF_LIFE_MS))
         return float(weight[occurs[[*m.past, m.i]]].sum() / (weight.sum() + 2.0))
 
-    def run_length(w: Watched, m: Moment) -> float:
+    def run_length(w: MonitorOutput, m: Moment) -> float:
         whole = [*m.past, m.i]
         return next((n for n, k in enumerate(reversed(whole)) if not occurs[k]), len(whole))
 
     check(FeatureSpec(name="s", kind="share", half_life="1h", of=PAYMENT), events, share)
     check(FeatureSpec(name="r", kind="run_length", of=PAYMENT), events, run_length)
-    some: Where = {"device": [f"d{k}" for k in range(20)]}
+    some: EventFilter = {"device": [f"d{k}" for k in range(20)]}
     check(
         FeatureSpec(name="o", kind="occurrence", where=some, of=PAYMENT),
         events,
@@ -338,7 +338,7 @@ def test_night_share_is_the_share_by_local_night(seed: int) -> None:
     events = stream(seed)
     half_life_ms = 1000.0 * seconds(feature("night_share").half_life or "")
 
-    def reference(w: Watched, m: Moment) -> float:
+    def reference(w: MonitorOutput, m: Moment) -> float:
         past = weights(w, m, half_life_ms)
         offset_ms = np.where(np.arange(len(events)) % 3 == 0, 330.0 * 60_000.0, 0.0)
         hour = (w.admitted.time_ms + offset_ms) / 3_600_000.0 % 24.0
@@ -356,7 +356,7 @@ def test_sequence_is_the_share_of_steps_that_go_on(seed: int) -> None:
     events = stream(seed)
     item = events.number["item"]
 
-    def reference(w: Watched, m: Moment) -> float:
+    def reference(w: MonitorOutput, m: Moment) -> float:
         time_ms = w.admitted.time_ms
         going, every, last = 0.0, 0.0, None
         path = [*m.past, m.i]
@@ -382,8 +382,8 @@ def test_departure_is_in_standard_deviations_by_the_largest_of_late(seed: int) -
     events = stream(seed)
     half_life_ms = 1000.0 * seconds(feature("departure").half_life or "")
 
-    def reference(w: Watched, m: Moment) -> float:
-        amount, time_ms = w.told.values[1], w.admitted.time_ms
+    def reference(w: MonitorOutput, m: Moment) -> float:
+        amount, time_ms = w.feature_values.values[1], w.admitted.time_ms
         largest, value, before_ms = 0.0, np.nan, 0.0
         path = [*m.past, m.i]
         for n, k in enumerate(path):
@@ -411,13 +411,13 @@ def test_popularity_counts_a_value_in_the_whole_shard(seed: int) -> None:
     """Decayed number of all entities' events with the value, this one included; few values share
     no cells of the sketch."""
     events = stream(seed)
-    values, watched = watch(feature("popularity"), events)
+    values, output = watch(feature("popularity"), events)
     product = np.array(events.text["product"].to_pylist())
-    time_ms = watched.admitted.time_ms
+    time_ms = output.admitted.time_ms
     for i in range(len(events)):
         count, at_ms = 0.0, 0.0
         for k in range(i + 1):
-            if product[k] == product[i] and (watched.admitted.learn[k] or k == i):
+            if product[k] == product[i] and (output.admitted.learn[k] or k == i):
                 count *= float(2.0 ** (-max(time_ms[k] - at_ms, 0.0) / HALF_LIFE_MS))
                 count += 1.0
                 at_ms = max(at_ms, time_ms[k])
@@ -431,7 +431,7 @@ def test_entropy_is_shannons_over_hashed_buckets(seed: int) -> None:
     events = stream(seed)
     bucket = hash_text(events.text["ip"], KEY)[:, 0] >> np.uint64(60)
 
-    def reference(w: Watched, m: Moment) -> float:
+    def reference(w: MonitorOutput, m: Moment) -> float:
         weight = np.array(weights(w, m, HALF_LIFE_MS))
         each = [weight[bucket[[*m.past, m.i]] == k].sum() / weight.sum() for k in range(16)]
         return -sum(float(p * log2(p)) for p in each if p > 0.0)
@@ -446,7 +446,7 @@ def test_hour_habit_is_the_smoothed_share_of_the_hour(seed: int) -> None:
     events = stream(seed)
     shard: list[tuple[int, bool, float]] = []
 
-    def local(w: Watched, k: int) -> tuple[int, bool]:
+    def local(w: MonitorOutput, k: int) -> tuple[int, bool]:
         offset_min = events.number["utc_offset_min"][k]
         local_ms = w.admitted.time_ms[k] + (0.0 if isnan(offset_min) else offset_min * 60_000.0)
         day = np.datetime64(int(local_ms), "ms").astype("datetime64[D]")
@@ -456,7 +456,7 @@ def test_hour_habit_is_the_smoothed_share_of_the_hour(seed: int) -> None:
         near = {0: 3 / 9, 1: 2 / 9, 2: 1 / 9}
         return sum(n * near.get(min((h - hour) % 24, (hour - h) % 24), 0.0) for h, n in hours)
 
-    def reference(w: Watched, m: Moment) -> float:
+    def reference(w: MonitorOutput, m: Moment) -> float:
         weight = weights(w, m, HALF_LIFE_MS)[:-1]
         n = sum(weight)
         hour, weekend = local(w, m.i)
@@ -486,7 +486,7 @@ def test_hour_habit_falls_at_a_strange_hour() -> None:
     values = (
         Monitor(monitor([spec], MONITORS["whole"].detectors), KEY, ahead_max_ms=inf)
         .process(events)
-        .told.values[0]
+        .feature_values.values[0]
     )
     assert values[len(noons) - 1] > 5.0
     assert values[-1] < 0.3
@@ -507,7 +507,7 @@ def test_impossible_travel_is_the_speed_between_places(seed: int) -> None:
         )
         return 6371.0 * atan2(float(np.linalg.norm(np.cross(one, other))), float(one @ other))
 
-    def reference(w: Watched, m: Moment) -> float:
+    def reference(w: MonitorOutput, m: Moment) -> float:
         known = [k for k in m.past if not w.admitted.late[k]]
         if not known or w.admitted.late[m.i]:
             return np.nan
@@ -532,8 +532,8 @@ def test_price_ratio_is_against_the_products_own_mean(seed: int) -> None:
     product = events.text["product"].to_pylist()
     known: dict[str, tuple[float, float]] = {}
 
-    def reference(w: Watched, m: Moment) -> float:
-        size = float(w.told.values[1, m.i])
+    def reference(w: MonitorOutput, m: Moment) -> float:
+        size = float(w.feature_values.values[1, m.i])
         weight, mean = known.get(product[m.i], (0.0, log(size)))
         if w.admitted.learn[m.i]:
             more = min(weight + 1.0, 100.0)
@@ -544,7 +544,7 @@ def test_price_ratio_is_against_the_products_own_mean(seed: int) -> None:
     check(feature("price_ratio"), events, reference, ~np.isnan(events.number["amount"]))
 
 
-def test_prices_are_bounded_and_outlive_made_up_products() -> None:
+def test_prices_are_bounded_and_survive_a_flood_of_products() -> None:
     """A product that goes on being sold keeps its price while 100,000 made-up ones pass by."""
     n = 100_000
     events = batch(2, n, entities=10)
@@ -567,7 +567,7 @@ def test_an_absent_field_can_be_asked_for() -> None:
     assert not matches(events, {"referrer": "https://here"}).any()
 
 
-def test_what_a_declaration_lacks_is_named() -> None:
+def test_a_missing_parameter_is_named() -> None:
     """Each missing, superfluous or contradictory parameter is one line, path first."""
 
     def where(spec: FeatureSpec) -> list[str]:
@@ -586,23 +586,23 @@ def test_what_a_declaration_lacks_is_named() -> None:
     ]
 
 
-@pytest.mark.parametrize("kind", [k.name for k in OWN if k.family in {"normal", "rate"}])
-def test_what_was_expected_is_told_in_natural_units(kind: str) -> None:
+@pytest.mark.parametrize("kind", [k.name for k in BUILT_IN if k.family in {"normal", "rate"}])
+def test_expected_values_are_in_natural_units(kind: str) -> None:
     """On honest traffic three in four values lie in the interval that an alert gives for them."""
     events = batch(4, 6_000, entities=12)
     # Accounts as busy as each other, each at home somewhere.
     who = np.random.Generator(np.random.PCG64(4)).integers(0, 12, 6_000)
     events.text["account"] = pa.array([f"a{k}" for k in who], pa.string())
     events.number["latitude"][:] = 3.0 * who
-    watched = Monitor(
+    output = Monitor(
         monitor([feature(kind)], MONITORS["whole"].detectors), KEY, ahead_max_ms=inf
     ).process(events)
     inside = []
     for i in range(3_000, 6_000):
-        centre, spread = float(watched.judged.centre[0, i]), float(watched.judged.spread[0, i])
-        unit = float(watched.told.units[0, i])
+        centre, spread = float(output.tail_output.centre[0, i]), float(output.tail_output.spread[0, i])
+        unit = float(output.feature_values.units[0, i])
         told = explain.expected(KINDS[kind], "log", centre, spread, unit)
-        actual = float(watched.told.values[0, i]) * unit
+        actual = float(output.feature_values.values[0, i]) * unit
         if told is None or isnan(actual):
             continue
         assert 0.0 <= told[0] <= told[1]
@@ -613,4 +613,4 @@ def test_what_was_expected_is_told_in_natural_units(kind: str) -> None:
 
 def test_the_readme_lists_every_kind() -> None:
     """The README's table is the code's; where it is not: print(detectors.features.table())."""
-    assert table() in (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    assert markdown_table() in (Path(__file__).resolve().parents[2] / "README.md").read_text()

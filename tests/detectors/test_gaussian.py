@@ -20,7 +20,7 @@ def test_the_table_is_as_close_as_stated(z: float) -> None:
 
 @settings(deadline=None)  # the first case compiles
 @given(st.floats(Z_FAR, 1e6))
-def test_beyond_the_table_the_series_goes_on(z: float) -> None:
+def test_beyond_the_table_the_series_applies(z: float) -> None:
     """Far out it is within 1e-5 of the exact one."""
     assert surprise_of_normal(z) == pytest.approx(-float(stats.norm.logsf(z)), abs=1e-5, rel=1e-9)
 

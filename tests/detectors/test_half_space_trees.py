@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from river import anomaly
 
-from detectors.clock import unbounded
+from detectors.clock import unbounded_times
 from detectors.decay import HOUR_MS
-from detectors.entities import Admitted, EntityTable
+from detectors.entities import AdmittedEvents, EntityTable
 from detectors.models.half_space_trees import (
     COHORT_EVENTS_MIN,
     COHORT_ROOT_MAX,
@@ -23,44 +23,44 @@ from detectors.models.half_space_trees import (
     RiverTreesSpec,
     TreesSpec,
 )
-from detectors.models.tail import Judged
-from detectors.models.trees import Trees, build, credit, walk, walk_expecting
+from detectors.models.tail import TailOutput
+from detectors.models.trees import TreeStructure, build, credit, walk, walk_expecting
 from detectors.protection import TOKENS_MAX, TOKENS_PER_EVENT, TOKENS_PER_HOUR
 
 
-def _river_scores(spec: RiverTreesSpec, places: list[dict[int, float]]) -> list[float]:
+def _river_scores(spec: RiverTreesSpec, scaled_values: list[dict[int, float]]) -> list[float]:
     river = anomaly.HalfSpaceTrees(
         n_trees=spec.trees, height=spec.height, window_size=spec.window, seed=spec.seed
     )
     scores = []
-    for place in places:
-        scores.append(float(river.score_one(place)))  # type: ignore[no-untyped-call]  # untyped
-        river.learn_one(place)  # type: ignore[no-untyped-call]  # untyped
+    for scaled in scaled_values:
+        scores.append(float(river.score_one(scaled)))  # type: ignore[no-untyped-call]  # untyped
+        river.learn_one(scaled)  # type: ignore[no-untyped-call]  # untyped
     return scores
 
 
-def _our_scores(spec: RiverTreesSpec, features: int, places: list[dict[int, float]]) -> list[float]:
+def _our_scores(spec: RiverTreesSpec, features: int, scaled_values: list[dict[int, float]]) -> list[float]:
     """Scores by River's definition, 0 in the first window."""
     trees = HalfSpaceTrees(spec, features, capacity=4)
-    n = len(places)
-    place = np.full((features, n), np.nan)
-    for i, one in enumerate(places):
+    n = len(scaled_values)
+    scaled = np.full((features, n), np.nan)
+    for i, one in enumerate(scaled_values):
         for j, value in one.items():
-            place[j, i] = value
-    events = Admitted(
+            scaled[j, i] = value
+    events = AdmittedEvents(
         row=np.zeros(n, np.int64),
         fresh=np.arange(n) == 0,
         time_ms=np.arange(n, dtype=np.float64),
         late=np.zeros(n, np.bool_),
         learn=np.ones(n, np.bool_),
         seen=np.arange(n),
-        own_ms=np.arange(n, dtype=np.float64),
+        bounded_ms=np.arange(n, dtype=np.float64),
         stream_ms=np.arange(n, dtype=np.float64),
         set_back=np.zeros(n, np.bool_),
     )
     nothing = np.full((features, n), np.nan)
-    judged = Judged(nothing, nothing, nothing, place, np.ones(n, np.bool_))
-    out = trees.process(events, judged)
+    tail_output = TailOutput(nothing, nothing, nothing, scaled, np.ones(n, np.bool_))
+    out = trees.process(events, tail_output)
     return [0.0 if np.isnan(score) else score for score in out.score.tolist()]
 
 
@@ -84,8 +84,8 @@ def test_scores_equal_rivers_bit_for_bit(
 ) -> None:
     """Every score of 1,000 events equals River's to the last bit, absent features included."""
     spec = RiverTreesSpec(trees=trees, height=height, window=window, seed=window, min_events=0)
-    places = _stream(window, features, 1_000, absent)
-    assert _our_scores(spec, features, places) == _river_scores(spec, places)
+    scaled_values = _stream(window, features, 1_000, absent)
+    assert _our_scores(spec, features, scaled_values) == _river_scores(spec, scaled_values)
 
 
 @settings(max_examples=30, deadline=None)
@@ -102,41 +102,41 @@ def test_scores_equal_rivers_over_any_configuration(
 ) -> None:
     """Whatever the configuration and the stream, scores equal River's to the last bit."""
     spec = RiverTreesSpec(trees=trees, height=height, window=window, seed=seed, min_events=0)
-    places = _stream(seed, features, 200, absent)
-    assert _our_scores(spec, features, places) == _river_scores(spec, places)
+    scaled_values = _stream(seed, features, 200, absent)
+    assert _our_scores(spec, features, scaled_values) == _river_scores(spec, scaled_values)
 
 
-def events_of(admitted: Admitted, part: slice) -> Admitted:
+def events_of(admitted: AdmittedEvents, part: slice) -> AdmittedEvents:
     """A slice of the events."""
-    return Admitted(
+    return AdmittedEvents(
         row=admitted.row[part],
         fresh=admitted.fresh[part],
         time_ms=admitted.time_ms[part],
         late=admitted.late[part],
         learn=admitted.learn[part],
         seen=admitted.seen[part],
-        own_ms=admitted.own_ms[part],
+        bounded_ms=admitted.bounded_ms[part],
         stream_ms=admitted.stream_ms[part],
         set_back=admitted.set_back[part],
     )
 
 
 edges = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
-places = st.one_of(edges, st.floats(0.0, 1.0))
+scaled_values = st.one_of(edges, st.floats(0.0, 1.0))
 
 
 @settings(max_examples=30, deadline=None)
 @given(
     seed=st.integers(0, 2**31),
     window=st.integers(1, 12),
-    places=st.lists(st.tuples(places, places), min_size=1, max_size=20),
+    scaled_values=st.lists(st.tuples(scaled_values, scaled_values), min_size=1, max_size=20),
     who=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 19)), min_size=1, max_size=150),
     cut=st.integers(0, 150),
 )
 def test_every_entity_has_its_own_river(
     seed: int,
     window: int,
-    places: list[tuple[float, float]],
+    scaled_values: list[tuple[float, float]],
     who: list[tuple[int, int]],
     cut: int,
 ) -> None:
@@ -148,20 +148,20 @@ def test_every_entity_has_its_own_river(
     table = EntityTable(3)
     n = len(who)
     keys = np.array([(1 + key, 1) for key, _ in who], np.uint64)
-    admitted = table.admit(keys, unbounded(np.arange(n, dtype=np.int64)), 0.0)
-    place = np.array([places[which % len(places)] for _, which in who]).T
+    admitted = table.admit(keys, unbounded_times(np.arange(n, dtype=np.int64)), 0.0)
+    scaled = np.array([scaled_values[which % len(scaled_values)] for _, which in who]).T
     score = np.empty(n)
     for part in (slice(0, cut), slice(cut, n)):
-        here = place[:, part]
+        here = scaled[:, part]
         nothing = np.full_like(here, np.nan)
         ordinary = np.ones(here.shape[1], np.bool_)
-        judged = Judged(nothing, nothing, nothing, here, ordinary)
-        score[part] = trees.process(events_of(admitted, part), judged).score
+        tail_output = TailOutput(nothing, nothing, nothing, here, ordinary)
+        score[part] = trees.process(events_of(admitted, part), tail_output).score
     rivers: dict[int, anomaly.HalfSpaceTrees] = {}
     for i, row in enumerate(admitted.row.tolist()):
         if admitted.fresh[i]:
             rivers[row] = anomaly.HalfSpaceTrees(n_trees=5, height=4, window_size=window, seed=seed)
-        x = dict(enumerate(place[:, i].tolist()))
+        x = dict(enumerate(scaled[:, i].tolist()))
         expected = rivers[row].score_one(x)  # type: ignore[no-untyped-call]  # untyped
         rivers[row].learn_one(x)  # type: ignore[no-untyped-call]  # untyped
         assert (0.0 if np.isnan(score[i]) else score[i]) == expected
@@ -169,20 +169,20 @@ def test_every_entity_has_its_own_river(
 
 def test_the_comparison_can_fail() -> None:
     """Other trees (another seed) give other scores, so that equality above means something."""
-    places = _stream(1, 3, 400, 0.0)
-    ours = _our_scores(RiverTreesSpec(window=100, seed=1, min_events=0), 3, places)
-    assert ours != _river_scores(RiverTreesSpec(window=100, seed=2, min_events=0), places)
+    scaled_values = _stream(1, 3, 400, 0.0)
+    ours = _our_scores(RiverTreesSpec(window=100, seed=1, min_events=0), 3, scaled_values)
+    assert ours != _river_scores(RiverTreesSpec(window=100, seed=2, min_events=0), scaled_values)
 
 
-def _events(n: int) -> Admitted:
-    return Admitted(
+def _events(n: int) -> AdmittedEvents:
+    return AdmittedEvents(
         row=np.zeros(n, np.int64),
         fresh=np.arange(n) == 0,
         time_ms=np.arange(n, dtype=np.float64) * HOUR_MS,
         late=np.zeros(n, np.bool_),
         learn=np.ones(n, np.bool_),
         seen=np.arange(n),
-        own_ms=np.arange(n, dtype=np.float64) * HOUR_MS,
+        bounded_ms=np.arange(n, dtype=np.float64) * HOUR_MS,
         stream_ms=np.arange(n, dtype=np.float64) * HOUR_MS,
         set_back=np.zeros(n, np.bool_),
     )
@@ -191,18 +191,18 @@ def _events(n: int) -> Admitted:
 class Polya:
     """One tree of the default kind in plain Python: dictionaries, and the formula as it stands."""
 
-    def __init__(self, trees: Trees, t: int) -> None:
+    def __init__(self, trees: TreeStructure, t: int) -> None:
         self.trees, self.t = trees, t
         self.mass = dict.fromkeys(range(trees.feature.shape[1]), 0)
         self.cohort = dict.fromkeys(range(trees.feature.shape[1]), 0.0)
 
-    def path(self, place: list[float]) -> list[int]:
+    def path(self, scaled: list[float]) -> list[int]:
         """Root to leaf."""
         nodes = [0]
         while self.trees.child[nodes[-1]].any():
             here = nodes[-1]
             left, right = self.trees.child[here].tolist()
-            goes_left = place[self.trees.feature[self.t, here]] < self.trees.threshold[self.t, here]
+            goes_left = scaled[self.trees.feature[self.t, here]] < self.trees.threshold[self.t, here]
             nodes.append(left if goes_left else right)
         return nodes
 
@@ -232,13 +232,13 @@ def test_the_default_score_is_the_polya_trees_log_density() -> None:
     spec = TreesSpec(trees=3, height=5, min_events=20)
     trees = HalfSpaceTrees(spec, 4, capacity=2)
     n = 3_000
-    place = np.random.Generator(np.random.PCG64(5)).beta(2, 3, (4, n))
+    scaled = np.random.Generator(np.random.PCG64(5)).beta(2, 3, (4, n))
     nothing = np.full((4, n), np.nan)
-    judged = Judged(nothing, nothing, nothing, place, np.ones(n, np.bool_))
-    score = trees.process(_events(n), judged).score
+    tail_output = TailOutput(nothing, nothing, nothing, scaled, np.ones(n, np.bool_))
+    score = trees.process(_events(n), tail_output).score
     plain = [Polya(trees.trees, t) for t in range(spec.trees)]
     for i in range(n):
-        paths = [one.path(place[:, i].tolist()) for one in plain]
+        paths = [one.path(scaled[:, i].tolist()) for one in plain]
         has_slot = i >= spec.min_events
         if i >= COHORT_EVENTS_MIN:
             pairs = zip(plain, paths, strict=True)
@@ -255,17 +255,17 @@ def test_a_burst_of_strange_events_is_learned_as_far_as_tokens_go() -> None:
     trees = HalfSpaceTrees(TreesSpec(trees=10, height=6, min_events=20), 8, capacity=2)
     calm, burst = 3_000, 200
     draw = np.random.Generator(np.random.PCG64(5))
-    place = draw.beta(8, 8, (8, calm + burst))
-    place[:, calm:] = draw.choice([0.02, 0.98], (8, burst))
+    scaled = draw.beta(8, 8, (8, calm + burst))
+    scaled[:, calm:] = draw.choice([0.02, 0.98], (8, burst))
     events = _events(calm + burst)
     events.time_ms[calm:] = events.time_ms[calm - 1] + 1000.0 * np.arange(1, burst + 1)
     strange = learned = 0
     for start, stop in pairwise([0, *range(calm, calm + burst + 1)]):
-        here = place[:, start:stop]
+        here = scaled[:, start:stop]
         nothing = np.full_like(here, np.nan)
-        judged = Judged(nothing, nothing, nothing, here, np.ones(stop - start, np.bool_))
+        tail_output = TailOutput(nothing, nothing, nothing, here, np.ones(stop - start, np.bool_))
         level, before = float(trees.masses.level[-1]), int(trees.masses.learned[0])
-        surprise = trees.process(events_of(events, slice(start, stop)), judged).surprise
+        surprise = trees.process(events_of(events, slice(start, stop)), tail_output).surprise
         if start >= calm and surprise[0] > level:
             strange += 1
             learned += int(trees.masses.learned[0]) - before
@@ -276,33 +276,33 @@ def test_a_burst_of_strange_events_is_learned_as_far_as_tokens_go() -> None:
 
 @settings(deadline=None)  # the first case compiles
 @given(seed=st.integers(0, 2**32))
-def test_what_is_expected_is_walked_as_what_is_absent(seed: int) -> None:
+def test_an_expected_value_is_walked_like_an_absent_one(seed: int) -> None:
     """Scored again with a feature at expected, an event goes where it goes without that feature,
     whatever else it lacks."""
     draw = np.random.Generator(np.random.PCG64(seed))
     trees = build(4, 5, 7, 3, 1)
     mass = draw.integers(0, 100, (1, *trees.feature.shape, 1)).astype(np.uint16)
-    place = draw.random(3)
-    place[draw.integers(3)] = np.nan
+    scaled = draw.random(3)
+    scaled[draw.integers(3)] = np.nan
     expected = np.arange(3) == draw.integers(3)
     path, other, wanted, held = (np.zeros((4, 6), np.int64) for _ in range(4))
-    walk(trees, mass, 0, place, path)
-    walk_expecting(trees, mass, 0, path, expected, place, other, held)
-    walk(trees, mass, 0, np.where(expected, np.nan, place), wanted)
+    walk(trees, mass, 0, scaled, path)
+    walk_expecting(trees, mass, 0, path, expected, scaled, other, held)
+    walk(trees, mass, 0, np.where(expected, np.nan, scaled), wanted)
     assert (other == wanted).all()
 
 
-def test_an_absent_feature_takes_no_credit_from_those_behind_it() -> None:
+def test_an_absent_feature_takes_no_share_from_later_ones() -> None:
     """Splits below one on an absent feature are credited to their features; shares sum to 1."""
     trees = build(1, 3, 1, 2, 1)
     mass = np.full((1, *trees.feature.shape, 1), 50, np.uint16)
-    place = np.array([0.3, 0.3])
-    place[trees.feature[0, 0]] = np.nan
+    scaled = np.array([0.3, 0.3])
+    scaled[trees.feature[0, 0]] = np.nan
     path = np.zeros((1, 4), np.int64)
-    walk(trees, mass, 0, place, path)
+    walk(trees, mass, 0, scaled, path)
     mass[0, 0, path[0], 0] = 200, 100, 50, 25
     share = np.zeros((2, 1))
-    credit(trees, mass, 0, place, path, share, 0)
+    credit(trees, mass, 0, scaled, path, share, 0)
     assert {int(trees.feature[0, node]) for node in path[0, :-1]} == {0, 1}
     assert share[trees.feature[0, 0], 0] == 0.0
     assert share.sum() == 1.0

@@ -45,7 +45,7 @@ ROWS = st.lists(
 
 @settings(deadline=None)  # the first case compiles
 @given(ROWS, st.integers(0, 10))
-def test_a_row_hashes_by_its_values_and_their_columns(
+def test_a_row_hash_covers_values_and_columns(
     rows: list[tuple[str | None, str | None, float]], start: int
 ) -> None:
     """Two rows have the same hash where all values are the same; an absent value is an absent column,

@@ -30,7 +30,7 @@ def inner(x: float) -> float:
 
 
 @pytest.mark.slow
-def test_a_kernel_is_compiled_anew_when_what_it_names_has_changed(tmp_path: Path) -> None:
+def test_a_kernel_is_recompiled_when_its_dependencies_change(tmp_path: Path) -> None:
     """A kernel of another module or a constant changes, if only by a name in it: the answer does;
     nothing does: none is compiled."""
     (tmp_path / "caller.py").write_text(CALLER)

@@ -11,7 +11,7 @@ from detectors.models.label_risk import LabelRiskSpec
 from detectors.models.tail import TailSpec
 from detectors.monitor import Monitor, MonitorSpec
 from detectors.spec import FeatureSpec
-from tests.detectors.looking import LABEL, Looking, Row
+from tests.detectors.looking import LABEL_TYPE, DetectorHarness, Row
 from tests.streams import batch
 
 HOUR_S = 3600.0
@@ -93,24 +93,24 @@ def test_it_is_the_posterior_mean_as_known_at_that_time(
     if all(row.type == "label" for row in rows):
         rows.append(event(time_s))
     expected = reference(rows, 14 * 24 * HOUR_S)
-    found = Looking(SPEC).at(rows)["value"]
+    found = DetectorHarness(SPEC).process(rows)["value"]
     assert found.tolist() == pytest.approx(expected, rel=1e-9)
 
 
-def test_surprise_grows_with_the_share_and_with_how_much_speaks_for_it() -> None:
+def test_surprise_grows_with_the_share_and_its_evidence() -> None:
     """Nothing known, one honest, one fraud, three frauds, three frauds among thirty."""
     rows = [event(k, f"x{k}") for k in range(1000)]
     for who, frauds, honest in [("b", 0, 1), ("c", 1, 0), ("d", 3, 0), ("e", 3, 27)]:
         rows += [label(1000.0, "fraud", who)] * frauds + [label(1000.0, "honest", who)] * honest
     rows += [event(1001.0, who) for who in "abcde"]
-    nothing, honest, one, three, of_thirty = Looking(SPEC).at(rows)["surprise"][-5:]
+    nothing, honest, one, three, of_thirty = DetectorHarness(SPEC).process(rows)["surprise"][-5:]
     assert honest < nothing < 0.5 < one < three
     assert 0.5 < of_thirty < three
 
 
 def test_the_surprise_is_the_beta_tail() -> None:
     """One fraud, with nothing else known: I_m(4m + 1, 4(1 - m)) integrated by hand."""
-    found = Looking(SPEC).at([label(0.0, "fraud"), event(0.0)])
+    found = DetectorHarness(SPEC).process([label(0.0, "fraud"), event(0.0)])
     m = 2.0 / 101.0
     a, b = 4.0 * m + 1.0, 4.0 * (1.0 - m)
     x = (np.arange(2_000_000) + 0.5) / 2_000_000
@@ -130,36 +130,36 @@ def test_another_field_may_be_asked() -> None:
         event(1.0, "a", terminal="t2"),
         event(1.0, "a"),
     ]
-    value = Looking(spec).at(rows)["value"]
+    value = DetectorHarness(spec).process(rows)["value"]
     assert value[0] > 10 * value[1]
     assert np.isnan(value[2])
 
 
-def test_memory_is_bounded_and_the_oldest_gives_way() -> None:
+def test_memory_is_bounded_and_the_oldest_is_evicted() -> None:
     """Of more labelled accounts than there is room for, the ones labelled last are known."""
     spec = LabelRiskSpec(name="risk", keys_max=16, labels_max=16)
     rows = [label(float(k), "fraud", f"a{k}", of=f"e{k}") for k in range(200)]
-    look = Looking(spec)
-    value = look.at([*rows, event(200.0, "a199"), event(200.0, "a0")])["value"]
+    harness = DetectorHarness(spec)
+    value = harness.process([*rows, event(200.0, "a199"), event(200.0, "a0")])["value"]
     assert value[0] > value[1]
-    state = look.detector.save()
+    state = harness.detector.save()
     for name in ("key", "event"):
         assert len(np.unique(state[name])) == np.count_nonzero(state[name]) == 16
 
 
-def test_a_label_takes_back_no_more_than_there_is() -> None:
+def test_a_label_never_subtracts_more_than_was_added() -> None:
     """A relabelled event whose account was forgotten meanwhile leaves no negative sum."""
     spec = LabelRiskSpec(name="risk", keys_max=8, labels_max=100)
-    look = Looking(spec)
+    harness = DetectorHarness(spec)
     rows = [label(0.0, "fraud", "a", of="e")]
     rows += [label(1.0 + k, "honest", f"b{k}") for k in range(8)]
     rows += [label(20.0, "honest", "a", of="e"), event(21.0)]
-    assert look.at(rows)["value"][0] > 0.0
-    assert all(np.all(array >= 0) for array in look.detector.save().values())
+    assert harness.process(rows)["value"][0] > 0.0
+    assert all(np.all(array >= 0) for array in harness.detector.save().values())
 
 
 @pytest.mark.parametrize("apart_s", [0.0, 1.0])
-def test_a_label_takes_back_only_what_is_its_own(apart_s: float) -> None:
+def test_a_label_subtracts_only_its_own_contribution(apart_s: float) -> None:
     """An account that gave way and came back, even within one millisecond, is without its earlier
     label: taking that back leaves what a later event's label gave."""
     rows = [label(0.0, "fraud", "a", of="e1")]
@@ -167,7 +167,7 @@ def test_a_label_takes_back_only_what_is_its_own(apart_s: float) -> None:
     rows += [label(9 * apart_s, "fraud", "a", of="e2"), event(9 * apart_s)]
     rows += [label(9 * apart_s, "honest", "a", of="e1"), event(9 * apart_s)]
     rows += [label(9 * apart_s, "honest", "a", of="e2"), event(9 * apart_s)]
-    found = Looking(LabelRiskSpec(name="risk", keys_max=8, labels_max=100)).at(rows)
+    found = DetectorHarness(LabelRiskSpec(name="risk", keys_max=8, labels_max=100)).process(rows)
     m = found["expected"]
     assert m == pytest.approx(np.array([11.0, 10.0, 9.0]) / 110.0, rel=1e-5)
     frauds, labels = np.array([1.0, 1.0, 0.0]), np.array([1.0, 2.0, 2.0])
@@ -180,7 +180,7 @@ def test_a_field_that_no_label_carries_is_a_mistake() -> None:
     assert line.startswith("field: got path; expected one of account, ")
 
 
-def test_labels_teach_and_are_not_behaviour() -> None:
+def test_labels_train_and_are_not_behaviour() -> None:
     """A monitor judges no label, counts it as one, and measures as if it had not been there."""
     spec = MonitorSpec(
         name="account",
@@ -190,10 +190,10 @@ def test_labels_teach_and_are_not_behaviour() -> None:
         detectors=[TailSpec(), SPEC],
     )
     events = batch(5, 500, labels=0.2)
-    behaviour = np.flatnonzero(events.type_code != LABEL)
-    with_labels, without = Monitor(spec, (1, 2)), Monitor(spec, (1, 2))
-    taught, untaught = with_labels.process(events), without.process(events.take(behaviour))
+    behaviour = np.flatnonzero(events.type_code != LABEL_TYPE)
+    with_label_input, without = Monitor(spec, (1, 2)), Monitor(spec, (1, 2))
+    taught, untaught = with_label_input.process(events), without.process(events.take(behaviour))
     assert taught.labels == 500 - len(behaviour) > 50
     assert np.array_equal(taught.index, behaviour)
-    assert np.array_equal(taught.told.values[0], untaught.told.values[0])
-    assert not np.array_equal(taught.told.values[1], untaught.told.values[1])
+    assert np.array_equal(taught.feature_values.values[0], untaught.feature_values.values[0])
+    assert not np.array_equal(taught.feature_values.values[1], untaught.feature_values.values[1])

@@ -52,7 +52,7 @@ def late_counts(late_ms: list[int]) -> list[float]:
     """n1h at events of one account that are so much older than its only current one."""
     times = np.array([0, *(-b for b in late_ms)]) + 1_000 * HOUR_MS
     rows = events(times, ["a"] * len(times), np.ones(len(times)))
-    found: list[float] = Monitor(SPEC, KEY).process(rows).told.values[1].tolist()
+    found: list[float] = Monitor(SPEC, KEY).process(rows).feature_values.values[1].tolist()
     return found[1:]
 
 
@@ -66,12 +66,12 @@ def test_a_burst_of_late_events_alerts() -> None:
     burst = events(np.array([now_ms, *times]), ["thief"] * 200, np.full(200, 20.0))
     found = watching.process(burst)
     assert not found.admitted.learn[1:].any()
-    assert found.told.values[1, 1:].tolist() == list(range(1, 200))
-    assert np.isin(found.decided.activity, [OPENED, UPDATED]).sum() >= 3
+    assert found.feature_values.values[1, 1:].tolist() == list(range(1, 200))
+    assert np.isin(found.policy_outcome.activity, [OPENED, UPDATED]).sum() >= 3
     assert found.p[-1] < 1e-3
     assert watching.clock.now_ms == now_ms
     again = watching.process(events(np.array([now_ms]), ["thief"], np.array([20.0])))
-    assert again.told.values[1].tolist() == [2.0]
+    assert again.feature_values.values[1].tolist() == [2.0]
 
 
 def test_late_events_count_in_the_window_of_their_own_time() -> None:
@@ -80,7 +80,7 @@ def test_late_events_count_in_the_window_of_their_own_time() -> None:
     assert late_counts((hours * HOUR_MS - 1).tolist()) == [1, 2, 3, 4, 5] * 22
 
 
-def test_nobody_empties_a_window_by_going_back_and_forth() -> None:
+def test_no_entity_empties_a_window_by_moving_back_and_forth() -> None:
     """Late events that alternate between any windows reset a cell only where a window goes forward:
     the largest count is not below the fair share of a cell."""
     draw = np.random.Generator(np.random.PCG64(3))
@@ -92,7 +92,7 @@ def test_nobody_empties_a_window_by_going_back_and_forth() -> None:
         assert max(late_counts((HOUR_MS * forth).tolist())) >= 400 / max(4, spread) - 1
 
 
-def test_on_time_counts_know_nothing_of_late_events() -> None:
+def test_on_time_counts_exclude_late_events() -> None:
     """A late event within the limit is counted and learned at its entity's time as before."""
     assert late_counts([1_000, 2_000, HOUR_MS]) == [2.0, 3.0, 4.0]
     assert late_counts([HOUR_MS + 1, 1_000]) == [1.0, 2.0]

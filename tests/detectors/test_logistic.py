@@ -61,7 +61,7 @@ def test_one_value_far_out_is_forgotten() -> None:
     assert logistic.spread(line, 0) < 2.0
 
 
-def test_credits_add_up_to_what_the_line_says() -> None:
+def test_credits_add_up_to_the_log_odds() -> None:
     """The intercept and the inputs' credits, each with its mark's, are the log odds."""
     draw = np.random.default_rng(6)
     line = logistic.empty(3, 2)

@@ -29,7 +29,7 @@ def test_a_flood_of_currencies_is_bounded_and_leaves_the_known_alone() -> None:
     assert (money.typical.weight > 0.0).sum() == CURRENCIES_MAX
 
 
-def test_what_is_too_late_teaches_no_currency() -> None:
+def test_too_late_events_do_not_update_a_currency() -> None:
     """An amount that may not be learned is judged by what is typical and leaves it as it was."""
     money = Money()
     one = np.ones(1, np.uint64)

@@ -9,15 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detectors import policy
-from detectors.entities import Admitted
+from detectors.entities import AdmittedEvents
 from detectors.policy import (
-    COUNTED,
+    SUPPRESSED,
     OPENED,
     OVER_BUDGET,
     QUIET,
     UPDATED,
-    Decided,
-    Limits,
+    PolicyOutcome,
+    PolicyLimits,
     Policy,
     allowance,
 )
@@ -37,24 +37,24 @@ def _decide(
     warm: Sequence[bool] | None = None,
     shards: int = 1,
     shard: int = 0,
-) -> tuple[Decided, Policy]:
+) -> tuple[PolicyOutcome, Policy]:
     n = len(p)
     rows: I64 = np.array(row, np.int64)
-    events = Admitted(
+    events = AdmittedEvents(
         row=rows,
         fresh=np.array([r not in row[:i] for i, r in enumerate(row)]),
         time_ms=np.array(time_ms, np.float64),
         late=np.zeros(n, np.bool_),
         learn=np.ones(n, np.bool_),
         seen=np.zeros(n, np.int64),
-        own_ms=np.array(time_ms, np.float64),
+        bounded_ms=np.array(time_ms, np.float64),
         stream_ms=np.maximum.accumulate(np.array(time_ms, np.float64)),
         set_back=np.zeros(n, np.bool_),
     )
     made = batch(1, n)
     made.time_ms[:] = time_ms
     words: F64 = np.zeros((max(row) + 1, policy.WORDS))
-    decider = Policy(Limits(1e-3, budget, HOUR_MS, shards, shard))
+    decider = Policy(PolicyLimits(1e-3, budget, HOUR_MS, shards, shard))
     learned = np.array([True] * n if warm is None else warm)
     return decider.process(words, 0, events, made, np.array(p), learned), decider
 
@@ -65,9 +65,9 @@ def test_an_incident_opens_is_counted_escalates_and_ends_with_quiet() -> None:
     out, _ = _decide(
         [0, 1000, 2000, 3000, 3000 + 2 * HOUR_MS], [1e-5, 1e-5, 0.5, 1e-7, 1e-5], [0, 0, 0, 0, 0]
     )
-    assert out.activity.tolist() == [OPENED, COUNTED, QUIET, UPDATED, OPENED]
+    assert out.activity.tolist() == [OPENED, SUPPRESSED, QUIET, UPDATED, OPENED]
     assert out.incident[:, policy.REVISION].tolist() == [1, 0, 0, 2, 1]
-    assert out.incident[3, policy.SUPPRESSED] == 1
+    assert out.incident[3, policy.SUPPRESSED_COUNT] == 1
     assert out.incident[3, policy.OFFSET] == 0
     assert out.incident[4, policy.OFFSET] == 4
 
@@ -91,7 +91,7 @@ def test_the_budget_is_a_cap_even_when_everything_alerts() -> None:
 def test_an_escalation_is_measured_from_the_peak() -> None:
     """An incident that opened at score 5 and was updated at 7 is next updated at 9, not at 8."""
     out, _ = _decide(range(0, 4_000, 1_000), [1e-5, 1e-7, 1e-8, 1e-9], [0] * 4)
-    assert out.activity.tolist() == [OPENED, UPDATED, COUNTED, UPDATED]
+    assert out.activity.tolist() == [OPENED, UPDATED, SUPPRESSED, UPDATED]
 
 
 def test_an_update_costs_budget() -> None:
@@ -101,7 +101,7 @@ def test_an_update_costs_budget() -> None:
     assert out.budget_used.tolist() == [1 / 3, 2 / 3, 1.0, 1.0]
 
 
-def test_what_a_day_leaves_is_not_added_to_the_next() -> None:
+def test_unused_budget_does_not_carry_over() -> None:
     """After three days without an alert a day has its ten, and so has the next one from midnight UTC
     on, a minute later."""
     quiet = [day * DAY_MS for day in range(3)]
@@ -122,7 +122,7 @@ def test_alerts_before_warm_up_cost_nothing() -> None:
     assert out.budget_used[19] == 0.0
 
 
-def test_the_next_alert_says_how_many_were_held_back() -> None:
+def test_the_next_alert_counts_the_suppressed_ones() -> None:
     """Fifteen alerts are held back on a day; the next day's first says so, the one after it says
     none."""
     times = [*range(25), DAY_MS, DAY_MS + 1]
@@ -130,15 +130,15 @@ def test_the_next_alert_says_how_many_were_held_back() -> None:
     assert out.held_back.tolist() == [0] * 25 + [15, 0]
 
 
-def test_an_update_that_is_held_back_counts_as_such() -> None:
+def test_a_suppressed_update_is_counted() -> None:
     """An escalation without budget is no alert, and the next alert counts it."""
     out, decider = _decide([0, 1, DAY_MS], [1e-5, 1e-8, 1e-5], [0, 0, 1], budget=1.0)
-    assert out.activity.tolist() == [OPENED, COUNTED, OPENED]
+    assert out.activity.tolist() == [OPENED, SUPPRESSED, OPENED]
     assert out.held_back.tolist() == [0, 0, 1]
     assert decider.counts()["budget_displaced"] == 1
 
 
-def test_a_stronger_alert_held_back_is_counted() -> None:
+def test_a_suppressed_stronger_alert_is_counted() -> None:
     """Of three alerts held back, the one whose score is above a published one's counts as
     displaced; a weaker or equal one does not, nor one against yesterday's or against alerts raised
     before warm-up."""

@@ -125,7 +125,7 @@ def test_a_burst_stays_strange_and_leaves_the_others_alone() -> None:
 
 
 @pytest.mark.parametrize("step", [0.02, 0.03, 0.05, 0.1])
-def test_a_patient_poisoner_is_found_before_it_arrives(step: float) -> None:
+def test_slow_poisoning_is_detected_before_it_succeeds(step: float) -> None:
     """Of twelve accounts, four at a time, that raise their amounts by so much a payment up to
     twenty times their level, every one falls below p = 1e-3 before it is at ten times, and ten
     below 1e-4 on the way, half of them before eight times."""

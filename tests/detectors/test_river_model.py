@@ -12,7 +12,7 @@ from river import anomaly, base
 from detectors.models import river_model
 from detectors.models.river_model import RiverSpec
 from schemas.columns import F64
-from tests.detectors.looking import Looking, Row
+from tests.detectors.looking import DetectorHarness, Row
 
 MODELS: dict[str, dict[str, Any]] = {
     "HalfSpaceTrees": {"n_trees": 3, "height": 4, "window_size": 10, "seed": 1},
@@ -34,7 +34,7 @@ def rows(count: int, accounts: int = 1) -> list[Row]:
     return [Row(float(k), {"account": f"a{k % accounts}"}) for k in range(count)]
 
 
-def places(seed: int, count: int, absent: float = 0.0) -> F64:
+def scaled_values(seed: int, count: int, absent: float = 0.0) -> F64:
     """float64[3, count] in [0, 1]."""
     draw = Generator(PCG64(seed))
     found = draw.beta(2.0, 5.0, (3, count))
@@ -62,68 +62,68 @@ def test_every_model_of_rivers_is_tried_here() -> None:
 def test_it_scores_as_rivers_loop_does(name: str) -> None:
     """Until the memory turns, scores are those of River's own loop; then those of a model that
     was taught the last window anew."""
-    place = places(1, 100)
-    found = Looking(spec(name), features=3).at(rows(100), place)["value"]
+    scaled = scaled_values(1, 100)
+    found = DetectorHarness(spec(name), features=3).process(rows(100), scaled)["value"]
     model: Any = getattr(anomaly, name)(**MODELS[name])
     # The first event comes before there is a model, the second teaches it.
-    model.learn_one(as_dict(place[:, 1]))
+    model.learn_one(as_dict(scaled[:, 1]))
     for i in range(2, 61):
-        assert found[i] == model.score_one(as_dict(place[:, i]))
-        model.learn_one(as_dict(place[:, i]))
+        assert found[i] == model.score_one(as_dict(scaled[:, i]))
+        model.learn_one(as_dict(scaled[:, i]))
     anew: Any = getattr(anomaly, name)(**MODELS[name])
     for i in range(31, 61):
-        anew.learn_one(as_dict(place[:, i]))
-    assert found[61] == anew.score_one(as_dict(place[:, 61]))
+        anew.learn_one(as_dict(scaled[:, i]))
+    assert found[61] == anew.score_one(as_dict(scaled[:, 61]))
 
 
 @every_model
 def test_scoring_changes_no_model(name: str) -> None:
     """What a model says depends on what it learned, not on what it was asked: else a model that
     was rebuilt would differ from one that ran."""
-    place = places(2, 60, absent=0.2)
+    scaled = scaled_values(2, 60, absent=0.2)
     asked: Any = getattr(anomaly, name)(**MODELS[name])
     silent: Any = copy.deepcopy(asked)
     for i in range(50):
         if i:
-            asked.score_one(as_dict(place[:, i]))
-        asked.learn_one(as_dict(place[:, i]))
-        silent.learn_one(as_dict(place[:, i]))
+            asked.score_one(as_dict(scaled[:, i]))
+        asked.learn_one(as_dict(scaled[:, i]))
+        silent.learn_one(as_dict(scaled[:, i]))
     for i in range(50, 60):
-        assert asked.score_one(as_dict(place[:, i])) == silent.score_one(as_dict(place[:, i]))
+        assert asked.score_one(as_dict(scaled[:, i])) == silent.score_one(as_dict(scaled[:, i]))
 
 
 @every_model
-def test_a_loaded_model_goes_on_as_the_running_one(name: str) -> None:
+def test_a_loaded_model_continues_as_the_running_one(name: str) -> None:
     """Saved at any point of its window, it is rebuilt from its vectors and says the same."""
-    place = places(3, 300, absent=0.2)
+    scaled = scaled_values(3, 300, absent=0.2)
     events = rows(300, accounts=3)
     for stop in (40, 181):
-        first, second = (Looking(spec(name), features=3) for _ in range(2))
-        first.at(events[:stop], place[:, :stop])
+        first, second = (DetectorHarness(spec(name), features=3) for _ in range(2))
+        first.process(events[:stop], scaled[:, :stop])
         second.detector.load(first.detector.save())
         second.entities.load(first.entities.save())
-        one, other = (look.at(events[stop:], place[:, stop:]) for look in (first, second))
+        one, other = (look.process(events[stop:], scaled[:, stop:]) for look in (first, second))
         assert all(np.array_equal(one[k], other[k], equal_nan=True) for k in one)
 
 
-def test_what_stands_alone_surprises() -> None:
+def test_an_outlier_surprises() -> None:
     """A vector far from all that its entity did has a larger surprise than any before."""
-    place = places(4, 200)
-    place[:, -1] = 1.0
-    found = Looking(spec("LocalOutlierFactor"), features=3).at(rows(200), place)
+    scaled = scaled_values(4, 200)
+    scaled[:, -1] = 1.0
+    found = DetectorHarness(spec("LocalOutlierFactor"), features=3).process(rows(200), scaled)
     assert found["surprise"][-1] > 3 * np.nanmax(found["surprise"][:-1])
     assert found["value"][-1] > found["expected"][-1]
 
 
-def test_silence() -> None:
+def test_no_score_before_enough_events() -> None:
     """No history, no model to be had, and no feature: NaN, and nothing is learned."""
-    look = Looking(spec("LocalOutlierFactor", min_events=5, entities_max=1), features=3)
-    found = look.at(rows(40, accounts=2), places(5, 40))["value"]
+    look = DetectorHarness(spec("LocalOutlierFactor", min_events=5, entities_max=1), features=3)
+    found = look.process(rows(40, accounts=2), scaled_values(5, 40))["value"]
     assert np.isnan(found[:20]).all()
     assert np.isfinite(found[20::2]).all()
     assert np.isnan(found[21::2]).all()
     held = look.detector.save()["remembered/held"].tolist()
-    nothing = look.at([Row(50.0, {"account": "a0"})], np.full((3, 1), np.nan))
+    nothing = look.process([Row(50.0, {"account": "a0"})], np.full((3, 1), np.nan))
     assert np.isnan(nothing["value"]).all()
     assert look.detector.save()["remembered/held"].tolist() == held == [15]
 
@@ -138,14 +138,14 @@ class Brittle(anomaly.LocalOutlierFactor):
             raise OverflowError
 
 
-def test_what_a_model_cannot_compute_is_not_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_a_model_fails_on_are_not_learned(monkeypatch: pytest.MonkeyPatch) -> None:
     """A vector at which the model's arithmetic fails leaves the model as if it had not been."""
     monkeypatch.setattr(river_model, "_new", lambda of: Brittle(**of.parameters))
-    place = places(6, 60)
-    place[0, 30] = 2.0
+    scaled = scaled_values(6, 60)
+    scaled[0, 30] = 2.0
     found, expected = (
-        Looking(spec("LocalOutlierFactor", window=100), features=3).at(rows(n), fed)["value"]
-        for n, fed in ((60, place), (59, np.delete(place, 30, axis=1)))
+        DetectorHarness(spec("LocalOutlierFactor", window=100), features=3).process(rows(n), fed)["value"]
+        for n, fed in ((60, scaled), (59, np.delete(scaled, 30, axis=1)))
     )
     assert found[31:].tolist() == expected[30:].tolist()
 
@@ -163,7 +163,7 @@ def test_what_a_model_cannot_compute_is_not_learned(monkeypatch: pytest.MonkeyPa
         ("river.anomaly.LocalOutlierFactor", {"n_neighbors": "three"}, "parameters"),
     ],
 )
-def test_what_is_wrong_with_a_declaration(
+def test_invalid_declarations_are_named(
     model: str, parameters: dict[str, Any], path: str
 ) -> None:
     """Only River's own anomaly models, with parameters they take, and a seed where they draw."""

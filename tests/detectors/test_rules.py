@@ -23,8 +23,8 @@ def test_p_is_at_most_what_the_strictest_rule_says() -> None:
     events = batch(1, 2_000, absent=0.2)
     plain = Monitor(PLAIN, KEY).process(events)
     ruled = Monitor(msgspec.structs.replace(PLAIN, rules=[BUSY, DEAR]), KEY).process(events)
-    busy = plain.told.values[0] >= 3.0
-    dear = busy & (plain.told.values[1] * plain.told.units[1] >= 100.0)
+    busy = plain.feature_values.values[0] >= 3.0
+    dear = busy & (plain.feature_values.values[1] * plain.feature_values.units[1] >= 100.0)
     assert 0 < dear.sum() < busy.sum() < len(busy)
     expected = np.where(busy, np.minimum(plain.p, 1e-3), plain.p)
     expected = np.where(dear, np.minimum(expected, 1e-5), expected)
@@ -38,7 +38,7 @@ def test_a_rule_holds_at_its_own_value() -> None:
     the next larger number it does not."""
     events = batch(1, 2_000)
     plain = Monitor(PLAIN, KEY).process(events)
-    values = plain.told.values[1] * plain.told.units[1]
+    values = plain.feature_values.values[1] * plain.feature_values.units[1]
     row = int(np.flatnonzero(~np.isnan(values) & (plain.p > 0.1))[-1])
     for value, p in ((values[row], 1e-5), (np.nextafter(values[row], np.inf), plain.p[row])):
         exact = RuleSpec(name="exact", at_least={"amount": float(value)}, p=1e-5)
@@ -46,7 +46,7 @@ def test_a_rule_holds_at_its_own_value() -> None:
         assert ruled.p[row] == p
 
 
-def test_rules_teach_nothing() -> None:
+def test_rules_do_not_affect_learning() -> None:
     """With and without rules the same is learned: features, tails and calibration are equal."""
     events = batch(2, 2_000)
     plain, ruled = Monitor(PLAIN, KEY), Monitor(msgspec.structs.replace(PLAIN, rules=[BUSY]), KEY)

@@ -10,8 +10,8 @@ from numpy.random import PCG64, Generator
 
 from detectors.models import tail
 from detectors.models.seasonal import COHORT_MEMORY, HOURS, START, Seasonal, SeasonalSpec
-from detectors.state import under
-from tests.detectors.looking import Looking, Row
+from detectors.state import select_prefix
+from tests.detectors.looking import DetectorHarness, Row
 
 HOUR_S = 3600.0
 MONDAY_S = 1_767_571_200.0
@@ -99,7 +99,7 @@ def test_it_is_the_predictive_of_the_hours_so_far(gaps_s: list[int]) -> None:
     """Counts, surprise and expectation are those of a walk over every hour, idle ones included, as
     long as no idle week is skipped."""
     times = (MONDAY_S + np.cumsum(gaps_s)).tolist()
-    found = Looking(SPEC).at([sale(MONDAY_S), *map(sale, times)])
+    found = DetectorHarness(SPEC).process([sale(MONDAY_S), *map(sale, times)])
     reference = Reference(int(times[0] // HOUR_S))
     expected = [reference.look(t) for t in times]
     # The entity's first event comes before it has a profile.
@@ -122,10 +122,10 @@ def weeks(count: int, seed: int, accounts: int = 5, factor: float = 1.0) -> list
 
 
 @pytest.fixture(scope="module")
-def taught() -> Looking:
+def trained() -> DetectorHarness:
     """A detector that has seen four weeks of five sellers."""
-    look = Looking(SeasonalSpec(name="season"))
-    look.at(weeks(4, seed=1))
+    look = DetectorHarness(SeasonalSpec(name="season"))
+    look.process(weeks(4, seed=1))
     return look
 
 
@@ -135,10 +135,10 @@ def at(hour_of_week: float, count: int, account: str = "s0", week: int = 4) -> l
     return [sale(start_s + 900.0 * (k + 1) / count, account) for k in range(count)]
 
 
-def test_an_hour_is_judged_by_its_own_kind(taught: Looking) -> None:
+def test_an_hour_is_compared_with_the_same_hour_of_the_week(trained: DetectorHarness) -> None:
     """Twenty sales in a quarter of an hour are much at night and usual in the afternoon."""
-    night = taught.at(at(27, 20))
-    noon = taught.at(at(37, 20))
+    night = trained.process(at(27, 20))
+    noon = trained.process(at(37, 20))
     assert night["surprise"][-1] > 10.0
     assert night["expected"][-1] < 8.0
     assert noon["surprise"][-1] < 4.0
@@ -149,17 +149,17 @@ def test_the_first_day_is_no_surprise() -> None:
     """No seller is judged at an hour of the day that no day has brought yet, so that a shop's first
     morning is silent; those of the first week are judged by the days before."""
     rows = weeks(1, seed=6, accounts=30)
-    surprise = Looking(SeasonalSpec(name="season")).at(rows)["surprise"]
+    surprise = DetectorHarness(SeasonalSpec(name="season")).process(rows)["surprise"]
     first = np.array([row.time_s for row in rows]) < MONDAY_S + 86_400.0
     assert np.isnan(surprise[first]).all()
     assert np.isfinite(surprise[~first]).mean() > 0.9
     assert np.mean(surprise[~first] > log(1e4)) < 0.005
 
 
-def test_what_it_says_is_about_a_p_value() -> None:
+def test_surprise_is_nearly_a_p_value() -> None:
     """On sellers who do as they always did, a raw p-value below α is about as common as α."""
-    look = Looking(SeasonalSpec(name="season"))
-    surprise = look.at(weeks(4, seed=2))["surprise"]
+    look = DetectorHarness(SeasonalSpec(name="season"))
+    surprise = look.process(weeks(4, seed=2))["surprise"]
     later = np.exp(-surprise[len(surprise) // 2 :])
     for alpha in (0.1, 0.01):
         assert alpha / 3 < np.mean(later <= alpha) < 3 * alpha
@@ -169,46 +169,46 @@ def test_what_it_says_is_about_a_p_value() -> None:
 def test_a_burst_teaches_little_and_a_change_is_learned_in_weeks() -> None:
     """Six hundred sales in one night leave the next week's same hour surprising; sellers who go on
     at twice the rate are ordinary after four half-lives."""
-    look = Looking(SeasonalSpec(name="season", half_life="7d"))
-    look.at(weeks(3, seed=3))
-    look.at(at(27, 600, week=3))
-    assert look.at(at(27, 60, week=4))["surprise"][-1] > 20.0
+    look = DetectorHarness(SeasonalSpec(name="season", half_life="7d"))
+    look.process(weeks(3, seed=3))
+    look.process(at(27, 600, week=3))
+    assert look.process(at(27, 60, week=4))["surprise"][-1] > 20.0
     louder = weeks(5, seed=4, factor=2.0)
     shift = [sale(row.time_s + 5 * 168 * HOUR_S, row.text["account"]) for row in louder]
-    surprise = look.at(shift)["surprise"]
+    surprise = look.process(shift)["surprise"]
     per_week = ceil(len(surprise) / 5)
     assert np.mean(surprise[:per_week] > 4.6) > 5 * np.mean(surprise[-per_week:] > 4.6)
     assert np.mean(surprise[-per_week:] > 4.6) < 0.05
 
 
-def test_profiles_are_bounded_and_given_back() -> None:
+def test_profiles_are_bounded_and_released() -> None:
     """With room for two, the third seller is silent until one of them loses its row."""
-    look = Looking(SeasonalSpec(name="season", min_events=1, entities_max=2), capacity=16)
+    look = DetectorHarness(SeasonalSpec(name="season", min_events=1, entities_max=2), capacity=16)
     for k in range(3):
-        look.at([sale(MONDAY_S + k, f"a{k}"), sale(MONDAY_S + 10 + k, f"a{k}")])
+        look.process([sale(MONDAY_S + k, f"a{k}"), sale(MONDAY_S + 10 + k, f"a{k}")])
     later = [sale(MONDAY_S + 25 * HOUR_S + k, f"a{k}") for k in range(3)]
-    assert np.isnan(look.at(later)["value"]).tolist() == [False, False, True]
-    look.at([sale(MONDAY_S + 26 * HOUR_S + k, f"new{k // 2}") for k in range(200)])
+    assert np.isnan(look.process(later)["value"]).tolist() == [False, False, True]
+    look.process([sale(MONDAY_S + 26 * HOUR_S + k, f"new{k // 2}") for k in range(200)])
     state = look.detector.save()
-    assert (under("pool", state)["slot_of"] >= 0).sum() == 2
-    began = under("profiles", state)["words"][:, START]
+    assert (select_prefix("pool", state)["slot_of"] >= 0).sum() == 2
+    began = select_prefix("profiles", state)["words"][:, START]
     assert began.tolist() == [MONDAY_S // HOUR_S + 27] * 2
 
 
-def test_late_events_count_into_the_current_hour(taught: Looking) -> None:
+def test_late_events_count_into_the_current_hour(trained: DetectorHarness) -> None:
     """An event of the hour before is one more of this hour."""
     first, second = at(80, 1, "s3"), at(79.5, 1, "s3")
-    before, after = (taught.at(rows)["value"][0] for rows in (first, second))
+    before, after = (trained.process(rows)["value"][0] for rows in (first, second))
     assert after == before + 1
 
 
 def test_the_day_forgets_as_the_week_does() -> None:
     """When the cohort's memory is full both of its profiles halve, so that they stay one."""
-    look = Looking(SPEC)
+    look = DetectorHarness(SPEC)
     season = look.detector
     assert isinstance(season, Seasonal)
     season.profiles.overall[HOURS] = COHORT_MEMORY - 100.0
-    look.at([sale(MONDAY_S + HOUR_S * hour) for hour in range(14 * 24)])
+    look.process([sale(MONDAY_S + HOUR_S * hour) for hour in range(14 * 24)])
     assert season.profiles.overall[HOURS] < COHORT_MEMORY
     cohort = season.profiles.cohort
     week, day = cohort[:, :168].reshape(2, 7, 24).sum(axis=1), cohort[:, 168:]

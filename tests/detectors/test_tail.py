@@ -6,7 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import special, stats  # type: ignore[import-untyped]  # comes with river
 
-from detectors.entities import Admitted
+from detectors.entities import AdmittedEvents
 from detectors.models import tail
 from detectors.models.tail import TailSpec
 from detectors.monitor import Monitor, MonitorSpec
@@ -15,34 +15,34 @@ from schemas.columns import F64, I64
 from tests.streams import batch
 
 
-def _admitted(row: I64, hours_apart: int = 0) -> Admitted:
+def _admitted(row: I64, hours_apart: int = 0) -> AdmittedEvents:
     n = len(row)
-    return Admitted(
+    return AdmittedEvents(
         row=row,
         fresh=np.array([i == 0 or row[i] not in row[:i] for i in range(n)]),
         time_ms=1e12 + 3.6e6 * hours_apart * np.arange(n, dtype=np.float64),
         late=np.zeros(n, np.bool_),
         learn=np.ones(n, np.bool_),
         seen=np.zeros(n, np.int64),
-        own_ms=1e12 + 3.6e6 * hours_apart * np.arange(n, dtype=np.float64),
+        bounded_ms=1e12 + 3.6e6 * hours_apart * np.arange(n, dtype=np.float64),
         stream_ms=1e12 + 3.6e6 * hours_apart * np.arange(n, dtype=np.float64),
         set_back=np.zeros(n, np.bool_),
     )
 
 
-def _shape(family: int, side: int) -> tail.Shape:
-    return tail.shape_of([family], [side], shift=[0.0], root=[False], low=[0.0], high=[1.0])
+def _shape(family: int, side: int) -> tail.TailLayout:
+    return tail.tail_layout([family], [side], shift=[0.0], root=[False], low=[0.0], high=[1.0])
 
 
 def _judge(
     row: I64, values: F64, family: int, side: int, hours_apart: int = 0
-) -> tuple[tail.Judged, F64, F64]:
+) -> tuple[tail.TailOutput, F64, F64]:
     """Judge one feature's values; also the entities' words and the cohort afterwards."""
     shape = _shape(family, side)
     words = np.zeros((int(row.max()) + 1, tail.words(shape)))
     cohort = np.zeros((1, 1, tail.COHORT_WORDS))
-    judged = tail.nothing_said(1, len(row))
-    tail.judge(
+    tail_output = tail.empty_output(1, len(row))
+    tail.score(
         words,
         0,
         _admitted(row, hours_apart),
@@ -51,14 +51,14 @@ def _judge(
         1e15,
         cohort,
         np.zeros(len(row), np.int64),
-        judged,
+        tail_output,
     )
-    return judged, words, cohort
+    return tail_output, words, cohort
 
 
-def _p(judged: tail.Judged) -> F64:
+def _p(tail_output: tail.TailOutput) -> F64:
     """float64[n]: the raw p-values of the one feature."""
-    p: F64 = np.exp(-judged.surprise[0])
+    p: F64 = np.exp(-tail_output.surprise[0])
     return p
 
 
@@ -77,33 +77,33 @@ def test_stationary_values_have_uniform_p() -> None:
     draw = np.random.Generator(np.random.PCG64(3))
     row = draw.integers(0, 300, 30_000)
     level = draw.normal(3.0, 1.0, 300)
-    judged, _, _ = _judge(row, np.exp(level[row] + draw.normal(0, 0.5, 30_000)), 0, tail.BOTH)
-    p = _p(judged)[3_000:]
+    tail_output, _, _ = _judge(row, np.exp(level[row] + draw.normal(0, 0.5, 30_000)), 0, tail.BOTH)
+    p = _p(tail_output)[3_000:]
     assert stats.kstest(p, "uniform").statistic < 0.03
 
 
-def test_a_new_entity_is_judged_by_its_peers() -> None:
+def test_a_new_entity_is_scored_by_its_peers() -> None:
     """The first value of a new entity is ordinary at the cohort's level and rare far above it."""
     draw = np.random.Generator(np.random.PCG64(4))
     row = np.concatenate([draw.integers(0, 200, 20_000), [200, 201]])
     level = draw.normal(3.0, 0.3, 202)
     values = np.exp(level[row] + draw.normal(0, 0.3, len(row)))
     values[-2:] = np.exp([3.0, 6.0])
-    judged, _, _ = _judge(row, values, tail.NORMAL, tail.HIGH)
-    assert _p(judged)[-2] > 0.3
-    assert _p(judged)[-1] < 5e-3
+    tail_output, _, _ = _judge(row, values, tail.NORMAL, tail.HIGH)
+    assert _p(tail_output)[-2] > 0.3
+    assert _p(tail_output)[-1] < 5e-3
 
 
-def test_a_known_entity_is_judged_by_itself() -> None:
+def test_a_known_entity_is_scored_by_its_own_history() -> None:
     """The same amount is rare for a small spender and ordinary for a big one."""
     draw = np.random.Generator(np.random.PCG64(5))
     row = np.concatenate([draw.integers(0, 50, 20_000), [0, 49]])
     level = np.linspace(1.0, 6.0, 50)
     values = np.exp(level[row] + draw.normal(0, 0.3, len(row)))
     values[-2:] = np.exp(6.0)
-    judged, _, _ = _judge(row, values, tail.NORMAL, tail.HIGH)
-    assert _p(judged)[-2] < 1e-6
-    assert _p(judged)[-1] > 0.05
+    tail_output, _, _ = _judge(row, values, tail.NORMAL, tail.HIGH)
+    assert _p(tail_output)[-2] < 1e-6
+    assert _p(tail_output)[-1] > 0.05
 
 
 def test_a_burst_does_not_become_normal_at_once() -> None:
@@ -112,8 +112,8 @@ def test_a_burst_does_not_become_normal_at_once() -> None:
     row = np.concatenate([draw.integers(0, 50, 10_000), np.zeros(20, np.int64)])
     values = np.exp(3.0 + draw.normal(0, 0.4, len(row)))
     values[-20:] *= 100.0
-    judged, _, _ = _judge(row, values, tail.NORMAL, tail.HIGH)
-    assert (_p(judged)[-20:] < 1e-2).all()
+    tail_output, _, _ = _judge(row, values, tail.NORMAL, tail.HIGH)
+    assert (_p(tail_output)[-20:] < 1e-2).all()
 
 
 def test_a_busy_newcomer_becomes_ordinary() -> None:
@@ -122,9 +122,9 @@ def test_a_busy_newcomer_becomes_ordinary() -> None:
     row = np.concatenate([draw.integers(0, 200, 10_000), np.full(200, 200)])
     values = 1.0 + draw.poisson(1.0, len(row))
     values[-200:] = 1.0 + draw.poisson(30.0, 200)
-    judged, _, _ = _judge(row, values.astype(np.float64), tail.RATE, tail.HIGH, hours_apart=1)
-    assert (_p(judged)[-200:-190] < 1e-4).all()
-    assert np.median(_p(judged)[-50:]) > 0.05
+    tail_output, _, _ = _judge(row, values.astype(np.float64), tail.RATE, tail.HIGH, hours_apart=1)
+    assert (_p(tail_output)[-200:-190] < 1e-4).all()
+    assert np.median(_p(tail_output)[-50:]) > 0.05
 
 
 def test_a_share_is_the_beta_binomial_predictive() -> None:
@@ -133,19 +133,19 @@ def test_a_share_is_the_beta_binomial_predictive() -> None:
     values = np.zeros(len(row))
     values[:2000:10] = 1.0
     values[-1] = 1.0
-    judged, _, cohort = _judge(row, values, tail.SHARE, tail.HIGH)
+    tail_output, _, cohort = _judge(row, values, tail.SHARE, tail.HIGH)
     q = cohort[0, 0, tail.MEAN]
     s = tail.PRIOR_EVENTS
-    assert _p(judged)[-1] == pytest.approx((s * q + 2.0) / (s + 20.0), rel=0.05)
-    zeros = (values == 0.0) & ~np.isnan(judged.surprise[0])
-    assert (judged.surprise[0, zeros] == 0.0).all()
+    assert _p(tail_output)[-1] == pytest.approx((s * q + 2.0) / (s + 20.0), rel=0.05)
+    zeros = (values == 0.0) & ~np.isnan(tail_output.surprise[0])
+    assert (tail_output.surprise[0, zeros] == 0.0).all()
 
 
-def test_absent_values_are_neither_judged_nor_learned() -> None:
+def test_absent_values_are_neither_scored_nor_learned() -> None:
     """NaN leaves p NaN and the entity's and the cohort's statistics as they were."""
     row = np.zeros(5, np.int64)
-    judged, words, cohort = _judge(row, np.full(5, np.nan), tail.NORMAL, tail.BOTH)
-    assert np.isnan(judged.surprise).all()
+    tail_output, words, cohort = _judge(row, np.full(5, np.nan), tail.NORMAL, tail.BOTH)
+    assert np.isnan(tail_output.surprise).all()
     assert (words[0, tail.WORDS_ENTITY :] == 0.0).all()
     assert (cohort == 0.0).all()
 
@@ -169,7 +169,7 @@ def test_an_entitys_statistics_are_weighted_sums(seed: int, half_life: str) -> N
     events.number["status"][:] = np.exp(4.5 + off)
     watching = Monitor(spec, (1, 2))
     watched = watching.process(events)
-    y = np.log(watched.told.values[0] + 0.01)
+    y = np.log(watched.feature_values.values[0] + 0.01)
     for row in range(3):
         mine = (watched.admitted.row == row) & watched.admitted.learn
         time_ms = watched.admitted.time_ms[mine]
@@ -223,10 +223,10 @@ def test_an_entity_is_compared_with_its_own_cohort_once_that_is_known() -> None:
     shape = _shape(tail.NORMAL, tail.HIGH)
     words = np.zeros((len(row), tail.words(shape)))
     cohort = np.zeros((4, 1, tail.COHORT_WORDS))
-    judged = tail.nothing_said(1, len(row))
+    tail_output = tail.empty_output(1, len(row))
     values = np.exp(y)[:, None].T
-    tail.judge(words, 0, _admitted(row), values, shape, 1e15, cohort, peers, judged)
-    cheap, dear, unknown = _p(judged)[-3:]
+    tail.score(words, 0, _admitted(row), values, shape, 1e15, cohort, peers, tail_output)
+    cheap, dear, unknown = _p(tail_output)[-3:]
     assert cheap < 1e-4
     assert dear > 0.3
     assert 0.05 < unknown < 0.5

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from stream.config import Config, load
-from stream.replay import Split, replay
-from stream.replay.opening import with_labels
+from stream.replay import TimeSplit, replay
+from stream.replay.opening import with_label_input
 from stream.simulator import START_MS, Shop, labels, lines, shop_config
 
 EVENTS = 60_000
@@ -16,7 +16,7 @@ SCORE_FROM_MS = START_MS + 86_400_000
 
 def shop() -> Config:
     """The ready configuration of the shop, with an input of labels, and devices not shown."""
-    config = with_labels(load(shop_config()))
+    config = with_label_input(load(shop_config()))
     return msgspec.structs.replace(config, reveal=["account", "card", "ip"])
 
 
@@ -32,9 +32,9 @@ def write_shop(folder: Path, events: int, seed: int = 7) -> tuple[Path, Path]:
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the run: the first day is learned, four are judged, features are written."""
-    folder = tmp_path_factory.mktemp("judged")
+    folder = tmp_path_factory.mktemp("evaluated")
     made, known = write_shop(folder, EVENTS)
-    split = Split(from_ms=SCORE_FROM_MS)
+    split = TimeSplit(from_ms=SCORE_FROM_MS)
     out = folder / "run"
     given = [("shop", made)], out, lambda *_: None, [("labels", known)], split
     replay(shop(), *given, features=True)

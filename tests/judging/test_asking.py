@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner, Result
 
-from schemas.repairs import fitted
+from schemas.repairs import shorten
 from stream.cli import app
 from stream.errors import ExtraMissing, QueryError
-from stream.judging import asking
+from stream.judging import queries
 from stream.simulator import Shop, lines, shop_config
 from tests.judging.conftest import EVENTS
 
@@ -25,7 +25,7 @@ EXAMPLE = (
 )
 
 
-def asked(*arguments: str | Path) -> Result:
+def invoke(*arguments: str | Path) -> Result:
     """What a command printed."""
     result = CliRunner().invoke(app, [str(one) for one in arguments])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
@@ -48,20 +48,20 @@ def missed(run: Path) -> dict[str, float]:
     """The value behind the missed frauds of each account, by hand."""
     sums: dict[str, float] = defaultdict(float)
     for row in of(run, "frauds"):
-        if row["judged"] and not row["caught"] and row["amount"] is not None:
+        if row["evaluated"] and not row["caught"] and row["amount"] is not None:
             sums[row["account"]] += row["amount"]
     return sums
 
 
-def test_one_line_finds_the_accounts_with_the_most_value_behind_missed_fraud(run: Path) -> None:
+def test_one_query_ranks_accounts_by_missed_fraud_value(run: Path) -> None:
     """The example of the help, word for word, gives what adding up by hand gives."""
-    words = " ".join(asked("query", "--help").stdout.replace("│", " ").split())
+    words = " ".join(invoke("query", "--help").stdout.replace("│", " ").split())
     assert EXAMPLE in words
     by_hand = missed(run)
     most = sorted(by_hand.values(), reverse=True)[:10]
     assert len(most) == 10
-    by_sql = rows(asked("query", run, EXAMPLE, "--format", "json"))
-    by_top = rows(asked("top", run, "--by", "missed", "--entity", "account", "--format", "json"))
+    by_sql = rows(invoke("query", run, EXAMPLE, "--format", "json"))
+    by_top = rows(invoke("top", run, "--by", "missed", "--entity", "account", "--format", "json"))
     for found in (by_sql, by_top):
         assert [row["missed"] for row in found] == pytest.approx(most)
         assert [by_hand[row["account"]] for row in found] == pytest.approx(most)
@@ -70,14 +70,14 @@ def test_one_line_finds_the_accounts_with_the_most_value_behind_missed_fraud(run
 def test_formats_hold_the_same_rows(run: Path) -> None:
     """Table, CSV and JSON say the same; lists and structures are JSON in the flat ones."""
     sql = "SELECT event_id, amount, event_time, account FROM scores ORDER BY event_id LIMIT 3"
-    as_json = rows(asked("query", run, sql, "--format", "json"))
-    text = asked("query", run, sql, "--format", "csv").stdout
+    as_json = rows(invoke("query", run, sql, "--format", "json"))
+    text = invoke("query", run, sql, "--format", "csv").stdout
     as_csv = list(csv.DictReader(io.StringIO(text)))
     assert [{k: "" if v is None else str(v) for k, v in row.items()} for row in as_json] == as_csv
-    table = asked("query", run, sql).stdout
+    table = invoke("query", run, sql).stdout
     assert all(row["event_id"] in table for row in as_json)
     assert as_json[0]["event_time"].endswith("Z")
-    nested = asked("query", run, "SELECT contributions FROM alerts LIMIT 1", "--format", "csv")
+    nested = invoke("query", run, "SELECT contributions FROM alerts LIMIT 1", "--format", "csv")
     [cell] = list(csv.DictReader(io.StringIO(nested.stdout)))
     assert orjson.loads(cell["contributions"])[0]["share"] > 0
 
@@ -108,13 +108,13 @@ def test_formats_hold_the_same_rows(run: Path) -> None:
 def test_any_value_has_its_place_in_json(run: Path, sql: str, expected: dict[str, Any]) -> None:
     """Times of a zone, numbers beyond 64 bits, keys that are no texts and columns with the same name
     are told, in every format."""
-    assert rows(asked("query", run, sql, "--format", "json")) == [expected]
+    assert rows(invoke("query", run, sql, "--format", "json")) == [expected]
     for format_ in ("csv", "table"):
-        shown = asked("query", run, sql, "--format", format_).stdout
+        shown = invoke("query", run, sql, "--format", format_).stdout
         assert all(str(v) in shown for v in expected.values() if isinstance(v, str | int))
 
 
-def test_several_runs_are_told_apart_by_a_column(run: Path, tmp_path: Path) -> None:
+def test_several_runs_are_distinguished_by_a_column(run: Path, tmp_path: Path) -> None:
     """The same tables of several runs are one, and `run` says which row is whose; a table that one
     of them lacks is the others'."""
     other = tmp_path / "other"
@@ -122,12 +122,12 @@ def test_several_runs_are_told_apart_by_a_column(run: Path, tmp_path: Path) -> N
     for name in ("scores.parquet", "alerts.parquet", "incidents.parquet", "summary.json"):
         (other / name).write_bytes((run / name).read_bytes())
     sql = "SELECT run, count(*) AS n FROM {} GROUP BY run ORDER BY run"
-    found = rows(asked("query", run, other, sql.format("scores"), "--format", "json"))
+    found = rows(invoke("query", run, other, sql.format("scores"), "--format", "json"))
     size = pq.read_metadata(run / "scores.parquet").num_rows
     assert sorted((row["run"], row["n"]) for row in found) == sorted(
         [(str(run), size), (str(other), size)]
     )
-    frauds = rows(asked("query", run, other, sql.format("frauds"), "--format", "json"))
+    frauds = rows(invoke("query", run, other, sql.format("frauds"), "--format", "json"))
     assert [row["run"] for row in frauds] == [str(run)]
 
 
@@ -160,7 +160,7 @@ def test_runs_are_only_read(run: Path, sql: str, message: str) -> None:
     are errors that say what is wrong."""
     before = {file.name: file.read_bytes() for file in run.iterdir()}
     with pytest.raises(QueryError, match=message):
-        asked("query", run, sql.format(run=run))
+        invoke("query", run, sql.format(run=run))
     assert {file.name: file.read_bytes() for file in run.iterdir()} == before
 
 
@@ -183,18 +183,18 @@ def test_nothing_is_written_by_an_explained_statement(
     """EXPLAIN ANALYZE runs what it explains: no form of it writes, in the run's folder or beside."""
     folder = run.parent
     contents = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-    with asking.opened([run]) as tables, pytest.raises(QueryError):
-        list(tables.ask(before + statement.format(path=run / name)).rows)
+    with queries.open_runs([run]) as tables, pytest.raises(QueryError):
+        list(tables.query(before + statement.format(path=run / name)).rows)
     assert {f: f.read_bytes() for f in folder.rglob("*") if f.is_file()} == contents
 
 
-def test_every_column_says_what_it_means(run: Path) -> None:
+def test_every_column_is_described(run: Path) -> None:
     """Each column of each table that a run writes has a meaning, and --columns shows them."""
-    listed = asking.columns([run])
-    assert {one.table for one in listed} == set(asking.TABLES)
+    listed = queries.columns([run])
+    assert {one.table for one in listed} == set(queries.TABLES)
     unsaid = [f"{one.table}.{one.column}" for one in listed if not one.meaning]
     assert not unsaid
-    shown = rows(asked("query", "--columns", run, "--format", "json"))
+    shown = rows(invoke("query", "--columns", run, "--format", "json"))
     assert shown == [one._asdict() for one in listed]
 
 
@@ -202,32 +202,32 @@ def test_top_ranks_entities_by_what_is_asked(run: Path) -> None:
     """By score, alerts or amount of their incidents, of one type or all."""
     incidents = of(run, "incidents")
     for by, column in (("score", "top_score"), ("alerts", "alerts"), ("amount", "amount")):
-        found = rows(asked("top", run, "--by", by, "--format", "json", "--limit", "5"))
+        found = rows(invoke("top", run, "--by", by, "--format", "json", "--limit", "5"))
         values = [row[column] for row in found]
         assert values == sorted(values, key=lambda v: -(v or 0))
-    assert rows(asked("top", run, "--format", "json"))[0]["top_score"] == max(
+    assert rows(invoke("top", run, "--format", "json"))[0]["top_score"] == max(
         one["top_score"] for one in incidents
     )
-    only = rows(asked("top", run, "--entity", "ip", "--limit", "1000", "--format", "json"))
+    only = rows(invoke("top", run, "--entity", "ip", "--limit", "1000", "--format", "json"))
     entities = {one["entity"] for one in incidents if one["entity_type"] == "ip"}
     assert {row["entity"] for row in only} == entities
     with pytest.raises(QueryError, match="no monitor watches seller"):
-        asked("top", run, "--entity", "seller")
+        invoke("top", run, "--entity", "seller")
 
 
 def test_an_alert_is_explained_by_its_id_its_incident_and_its_entity(run: Path) -> None:
     """What was surprising stands there with what was expected, the incident and its events."""
     worst = max(of(run, "alerts"), key=lambda alert: alert["score"])
-    by_id = asked("explain", run, worst["alert_id"]).stdout
+    by_id = invoke("explain", run, worst["alert_id"]).stdout
     for one in worst["contributions"]:
         assert one["feature"] in by_id
     assert worst["incident_id"] in by_id
     assert worst["event_id"] in by_id
     assert worst["entity"] in by_id
-    assert asked("explain", run, worst["entity"]).stdout == by_id
-    assert worst["entity"] in asked("explain", run, worst["incident_id"]).stdout
+    assert invoke("explain", run, worst["entity"]).stdout == by_id
+    assert worst["entity"] in invoke("explain", run, worst["incident_id"]).stdout
     with pytest.raises(QueryError, match="nobody: no alert, incident, event or entity"):
-        asked("explain", run, "nobody")
+        invoke("explain", run, "nobody")
 
 
 def test_an_event_or_entity_without_an_alert_is_explained(run: Path) -> None:
@@ -239,13 +239,13 @@ def test_an_event_or_entity_without_an_alert_is_explained(run: Path) -> None:
     entity = next(
         row["account"] for row in of(run, "scores") if row["account"] not in {None, *alerted}
     )
-    shown = asked("explain", run, missed_fraud["event_id"]).stdout
+    shown = invoke("explain", run, missed_fraud["event_id"]).stdout
     assert f"event {missed_fraud['event_id']}: no alert" in shown
     gap = f"nearest to an alert was {missed_fraud['nearest']}, by {missed_fraud['gap']:.2f}"
     assert gap in shown
-    shown = asked("explain", run, entity).stdout
+    shown = invoke("explain", run, entity).stdout
     own = [row for row in of(run, "scores") if row["account"] == entity]
-    top = max(own, key=lambda row: (row["judged"], row["score"]))
+    top = max(own, key=lambda row: (row["evaluated"], row["score"]))
     assert f"account {entity}: no alert in {len(own):,} events" in shown
     assert f"event {top['event_id']}" in shown
     assert f"[{top['partition']}] at {top['offset']}" in shown
@@ -258,8 +258,8 @@ def test_an_event_or_entity_without_an_alert_is_explained(run: Path) -> None:
 def test_an_alerted_event_is_explained_by_its_id(run: Path) -> None:
     """The event's id leads to the alert that was raised on it."""
     alert = max(of(run, "alerts"), key=lambda one: one["score"])
-    assert asked("explain", run, alert["event_id"]).stdout == (
-        asked("explain", run, alert["alert_id"]).stdout
+    assert invoke("explain", run, alert["event_id"]).stdout == (
+        invoke("explain", run, alert["alert_id"]).stdout
     )
 
 
@@ -273,9 +273,9 @@ def test_a_pseudonym_leads_from_a_raw_id_into_the_run(run: Path) -> None:
     )
     made = (orjson.loads(line.value) for line in lines(Shop(EVENTS, 7)) if line.value)
     raw = next(one["device"] for one in made if one.get("event_id") == alert["event_id"])
-    assert asked("pseudonym", shop_config(), "device", raw).stdout.strip() == device
+    assert invoke("pseudonym", shop_config(), "device", raw).stdout.strip() == device
     with pytest.raises(QueryError, match="got type shoe; expected one of account"):
-        asked("pseudonym", shop_config(), "shoe", "42")
+        invoke("pseudonym", shop_config(), "shoe", "42")
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ def test_a_pseudonym_leads_from_a_raw_id_into_the_run(run: Path) -> None:
         ("ip", "::FFFF:203.0.113.1", "203.0.113.1"),
         ("ip", "[2001:DB8::1]:443", "2001:db8::1"),
         ("account", "a\udcff", "a\ufffd"),
-        ("account", "a" * 300, fitted("account", "a" * 300, 256)),
+        ("account", "a" * 300, shorten("account", "a" * 300, 256)),
     ],
 )
 def test_a_pseudonym_is_that_of_the_id_as_events_have_it(
@@ -293,44 +293,44 @@ def test_a_pseudonym_is_that_of_the_id_as_events_have_it(
     """An address in any form, a byte that is not UTF-8 and a text too long lead to the entity that
     they are in a run."""
     config = shop_config()
-    assert asked("pseudonym", config, field, written).stdout == (
-        asked("pseudonym", config, field, read).stdout
+    assert invoke("pseudonym", config, field, written).stdout == (
+        invoke("pseudonym", config, field, read).stdout
     )
 
 
 def test_an_empty_id_has_no_pseudonym() -> None:
     """It names nobody: an event has no entity then."""
     with pytest.raises(QueryError, match="empty id"):
-        asked("pseudonym", shop_config(), "account", "")
+        invoke("pseudonym", shop_config(), "account", "")
 
 
 HOSTILE = "\x1b]0;owned\x07\x9b31m\u202e=cmd|' /C calc'!A0"
 
 
-def test_what_a_stranger_wrote_moves_no_cursor_and_is_no_formula(run: Path) -> None:
+def test_untrusted_text_is_no_escape_sequence_and_no_formula(run: Path) -> None:
     """Control characters become escapes in every format; in CSV a text that begins like a formula
     gets an apostrophe, a number none; JSON gives the text back unchanged."""
     codes = " || ".join(f"chr({ord(c)})" for c in HOSTILE)
     sql = f"SELECT {codes} AS a, '=1+1' AS b, -5 AS c, '-5' AS d, '@x' AS \"=e\""
     for format_ in ("table", "csv", "json"):
-        shown = asked("query", run, sql, "--format", format_).stdout
+        shown = invoke("query", run, sql, "--format", format_).stdout
         assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(shown)
         assert "\\u001b" in shown
-    as_json = rows(asked("query", run, sql, "--format", "json"))
+    as_json = rows(invoke("query", run, sql, "--format", "json"))
     assert as_json == [{"a": HOSTILE, "b": "=1+1", "c": -5, "d": "-5", "=e": "@x"}]
-    text = asked("query", run, sql, "--format", "csv").stdout
+    text = invoke("query", run, sql, "--format", "csv").stdout
     [line] = csv.DictReader(io.StringIO(text))
     assert (line["b"], line["c"], line["d"], line["'=e"]) == ("'=1+1", "-5", "'-5", "'@x")
 
 
-def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     """A folder without a summary is no run, and SQL without a run is no question."""
     with pytest.raises(QueryError, match="no run lies there"):
-        asked("query", tmp_path, "SELECT 1")
+        invoke("query", tmp_path, "SELECT 1")
     with pytest.raises(QueryError, match="no run lies there"):
-        asked("query", tmp_path, "--columns")
+        invoke("query", tmp_path, "--columns")
     with pytest.raises(QueryError, match="expected at least one run"):
-        asked("query", "SELECT 1")
+        invoke("query", "SELECT 1")
 
 
 @pytest.mark.slow
@@ -342,7 +342,7 @@ def test_a_folders_name_is_no_pattern(run: Path, tmp_path: Path) -> None:
     shutil.copy(tmp_path / "a1" / "alerts.parquet", tmp_path / "a1" / "scores.parquet")
     counts = [
         rows(
-            asked("query", tmp_path / name, "SELECT count(*) AS n FROM scores", "--format", "json")
+            invoke("query", tmp_path / name, "SELECT count(*) AS n FROM scores", "--format", "json")
         )
         for name in ("a[1]", "a*", "a1")
     ]
@@ -355,7 +355,7 @@ def test_without_duckdb_the_error_says_what_to_install(
     """Queries need the extra."""
     monkeypatch.setitem(__import__("sys").modules, "duckdb", None)
     with pytest.raises(ExtraMissing, match="duckdb is not installed"):
-        asked("query", run, "SELECT 1")
+        invoke("query", run, "SELECT 1")
 
 
 def test_without_labels_nothing_was_missed_that_is_known(run: Path, tmp_path: Path) -> None:
@@ -363,7 +363,7 @@ def test_without_labels_nothing_was_missed_that_is_known(run: Path, tmp_path: Pa
     for name in ("scores.parquet", "incidents.parquet", "summary.json"):
         (tmp_path / name).write_bytes((run / name).read_bytes())
     with pytest.raises(QueryError, match="without --labels"):
-        asked("top", tmp_path, "--by", "missed")
+        invoke("top", tmp_path, "--by", "missed")
 
 
 def test_a_table_that_was_not_asked_for_names_its_option(run: Path, tmp_path: Path) -> None:
@@ -378,10 +378,10 @@ def test_a_table_that_was_not_asked_for_names_its_option(run: Path, tmp_path: Pa
         with pytest.raises(
             QueryError, match=f"no table {table}: eddy replay writes it with {option}"
         ):
-            asked("query", tmp_path, f"FROM {table}")
+            invoke("query", tmp_path, f"FROM {table}")
 
 
 def test_a_run_named_twice_is_refused(run: Path) -> None:
     """Its rows would count twice, however the folder is spelt."""
     with pytest.raises(QueryError, match="was named twice"):
-        asked("query", run, run / ".." / run.name, "SELECT count(*) FROM scores")
+        invoke("query", run, run / ".." / run.name, "SELECT count(*) FROM scores")

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn import metrics
 
-from detectors.explain import surprise
-from stream.judging.figures import Figure, Judgement, Level, LevelFigures, View
+from detectors.explain import score_of_p
+from stream.judging.figures import Estimate, Evaluation, Level, LevelMeasures, View
 from stream.judging.judge import TOP_K
 from tests.judging.conftest import shop
 
@@ -38,15 +38,15 @@ def ms(time: Any) -> int:
 
 
 @cache
-def judged(path: Path) -> Judgement:
+def evaluation(path: Path) -> Evaluation:
     """What the summary says."""
     summary = msgspec.json.decode((path / "summary.json").read_bytes())
-    return msgspec.convert(summary["judged"], Judgement)
+    return msgspec.convert(summary["evaluation"], Evaluation)
 
 
 def view(path: Path, name: str) -> View:
     """One view of the run."""
-    return next(one for one in judged(path).views if one.name == name)
+    return next(one for one in evaluation(path).views if one.name == name)
 
 
 @cache
@@ -57,7 +57,7 @@ def events(path: Path, name: str) -> list[Row]:
     labels = {row["event_id"]: row for row in table(path, "labels")}
     alerts = [a for a in table(path, "alerts") if name in ("all", a["monitor"])]
     on = {(alert["topic"], alert["partition"], alert["offset"]) for alert in alerts}
-    watchers = MONITORS if name == "all" else (name,)
+    scorers = MONITORS if name == "all" else (name,)
     held = defaultdict(list)
     for alert in alerts:
         until = alert["event_time"] + 1000 * alert["ttl_s"]
@@ -70,7 +70,7 @@ def events(path: Path, name: str) -> list[Row]:
         )
         score = row["score" if name == "all" else f"score_{name}"]
         fraud = label is not None and label["verdict"] == "fraud"
-        became = {row[f"activity_{watcher}"] for watcher in watchers}
+        became = {row[f"activity_{scorer}"] for scorer in scorers}
         alerted = bool(became & {"opened", "updated", "counted"})
         published = (row["topic"], row["partition"], row["offset"]) in on
         assert published == bool(became & {"opened", "updated"})
@@ -92,15 +92,15 @@ def events(path: Path, name: str) -> list[Row]:
 
 def seen(path: Path, name: str) -> list[Row]:
     """Those that are judged."""
-    return [row for row in events(path, name) if row["judged"]]
+    return [row for row in events(path, name) if row["evaluated"]]
 
 
-def level(path: Path, name: str, which: Level) -> LevelFigures:
+def level(path: Path, name: str, which: Level) -> LevelMeasures:
     """The figures of one level of a view."""
     return view(path, name).levels[which]
 
 
-def same_ranking(found: LevelFigures, rows: list[Row]) -> None:
+def same_ranking(found: LevelMeasures, rows: list[Row]) -> None:
     """The figures are those of scikit-learn, and of counting."""
     truth, score = [r["fraud"] for r in rows], [r["value"] for r in rows]
     alerted, published = ([r for r in rows if r[how]] for how in ("alerted", "published"))
@@ -119,7 +119,7 @@ def same_ranking(found: LevelFigures, rows: list[Row]) -> None:
         holds(figure)
 
 
-def holds(figure: Figure) -> None:
+def holds(figure: Estimate) -> None:
     """The interval lies around the value, and is one; of four days there is none."""
     if figure.low is None:
         return
@@ -302,7 +302,7 @@ def test_calibration_counts_honest_events_below_each_p(run: Path) -> None:
 
 def why_missed(row: Row) -> str:
     """The name of a missed fraud's band."""
-    needed = {monitor.name: surprise(monitor.policy.p_max) for monitor in shop().monitors}
+    needed = {monitor.name: score_of_p(monitor.policy.p_max) for monitor in shop().monitors}
     gaps = [least - row[f"score_{m}"] for m, least in needed.items() if row[f"score_{m}"]]
     if any(row[f"activity_{monitor}"] == "held_back" for monitor in needed):
         return "held back"
@@ -315,12 +315,12 @@ def why_missed(row: Row) -> str:
     return f"{over[-1]} to {ends[len(over) - 1]}" if len(over) <= len(ends) else "more than 4"
 
 
-def test_what_was_missed_says_how_near_it_came_and_what_was_silent(run: Path) -> None:
+def test_missed_frauds_show_the_gap_and_the_silent_monitors(run: Path) -> None:
     """Missed frauds are those not caught; their gap is to the least score that alerts, what the
     budget held back is told apart, and a feature is silent where its own p-value in features.parquet is not below 0.1."""
     frauds = [row for row in seen(run, "all") if row["fraud"]]
     missed = {row["event_id"]: row for row in frauds if not row["caught"]}
-    found = judged(run).missed
+    found = evaluation(run).missed
     assert found.frauds == len(missed) > 0
     assert found.amount == pytest.approx(sum(row["amount"] or 0 for row in missed.values()))
     told = {one.name: one.frauds for one in found.bands if one.frauds}
@@ -328,12 +328,12 @@ def test_what_was_missed_says_how_near_it_came_and_what_was_silent(run: Path) ->
     features = {row["event_id"]: row for row in table(run, "features")}
     for one in (*found.nearest, *found.by_amount):
         row = missed[one.event_id]
-        gaps = {said.monitor: said.needed - said.score for said in one.said if said.score}
-        held = {s.monitor for s in one.said if s.held_back}
+        gaps = {said.monitor: said.min_alert_score - said.score for said in one.monitors if said.score}
+        held = {s.monitor for s in one.monitors if s.held_back}
         assert held == {m for m in MONITORS if row[f"activity_{m}"] == "held_back"}
         assert one.gap == (min(gaps.values()) if gaps else None)
         assert one.nearest == (min(gaps, key=gaps.__getitem__) if gaps else None)
-        for said in one.said:
+        for said in one.monitors:
             assert said.score == row[f"score_{said.monitor}"]
             if said.score is None:
                 continue
@@ -342,8 +342,8 @@ def test_what_was_missed_says_how_near_it_came_and_what_was_silent(run: Path) ->
                 for name, value in features[one.event_id].items()
                 if name.startswith(f"{said.monitor}__") and name.endswith("__p")
             }
-            assert {*said.surprised} == {k for k, v in p.items() if v is not None and v < 0.1}
-            assert {*said.surprised, *said.silent} == {*p}
+            assert {*said.surprising} == {k for k, v in p.items() if v is not None and v < 0.1}
+            assert {*said.surprising, *said.ordinary} == {*p}
     amounts = [one.amount or 0 for one in found.by_amount]
     assert amounts == sorted(amounts, reverse=True)
     assert amounts[0] == max(row["amount"] or 0 for row in missed.values())

@@ -17,17 +17,17 @@ from stream.judging.measures import (
     FALSE_POSITIVES,
     HONEST,
     RECALL_STEPS,
-    Ranked,
-    Reader,
-    Rows,
-    Totals,
+    RankingMeasures,
+    RankingReader,
+    RankedRows,
+    RankingTotals,
     _tail,
     average_precision,
-    figure,
+    with_interval,
     found_in_top,
     quantile,
     ratio,
-    resampled,
+    resample_weights,
     roc_auc,
 )
 
@@ -44,7 +44,7 @@ class Case(NamedTuple):
     score: F64
     block: I64
     scenario: I64
-    hundredths: I64
+    cents: I64
 
 
 def case(seed: int, events: int, distinct: int) -> Case:
@@ -54,21 +54,21 @@ def case(seed: int, events: int, distinct: int) -> Case:
         score=rng.integers(0, distinct, events) / 8.0,
         block=rng.integers(0, BLOCKS, events),
         scenario=np.where(rng.random(events) < 0.2, rng.integers(0, SCENARIOS, events), HONEST),
-        hundredths=rng.integers(-50, 10_000, events),
+        cents=rng.integers(-50, 10_000, events),
     )
 
 
-def ranked(of: Case, weights: F64, cuts: list[int], budgets: F64 | None = None) -> Ranked:
+def ranked(of: Case, weights: F64, cuts: list[int], budgets: F64 | None = None) -> RankingMeasures:
     """The measures, the ranking taken in pieces."""
     fraud = of.scenario != HONEST
     honest = np.bincount(of.block[~fraud], minlength=BLOCKS)
     kinds = [np.bincount(of.block[of.scenario == s], minlength=BLOCKS) for s in range(SCENARIOS)]
-    reader = Reader(Totals(honest, np.stack(kinds, axis=1)), weights, budgets)
+    reader = RankingReader(RankingTotals(honest, np.stack(kinds, axis=1)), weights, budgets)
     order = np.argsort(-of.score, kind="stable")
     for rows in np.split(order, sorted(cuts)):
         ones = np.ones(len(rows), np.int64)
         reader.add(
-            Rows(of.score[rows], of.block[rows], of.scenario[rows], ones, of.hundredths[rows])
+            RankedRows(of.score[rows], of.block[rows], of.scenario[rows], ones, of.cents[rows])
         )
     return reader.finish()
 
@@ -93,7 +93,7 @@ def test_every_resample_is_measured_as_scikit_learn_does(
 ) -> None:
     """AUC, average precision and recall at few false positives equal scikit-learn's with the
     resample's weights, however the ranking is cut into pieces and however many scores are equal."""
-    of, weights = case(seed, events, distinct), resampled(BLOCKS, 3)
+    of, weights = case(seed, events, distinct), resample_weights(BLOCKS, 3)
     found = ranked(of, weights, cuts)
     truth = of.scenario != HONEST
     for b in range(weights.shape[1]):
@@ -111,7 +111,7 @@ def test_every_resample_is_measured_as_scikit_learn_does(
 def test_a_scenario_is_measured_against_everything_honest() -> None:
     """Its AUC and average precision are scikit-learn's over its frauds and the honest events."""
     of = case(1, 2_000, 300)
-    found = ranked(of, resampled(BLOCKS, 1), [100, 101, 1_500])
+    found = ranked(of, resample_weights(BLOCKS, 1), [100, 101, 1_500])
     for s in range(SCENARIOS):
         rows = (of.scenario == s) | (of.scenario == HONEST)
         truth, score = of.scenario[rows] == s, of.score[rows]
@@ -123,7 +123,7 @@ def test_a_scenario_is_measured_against_everything_honest() -> None:
 def test_the_precision_recall_curve_lies_on_scikit_learns() -> None:
     """Each point is one of scikit-learn's, none is given twice, and the last has every fraud."""
     of = case(2, 5_000, 2_000)
-    curve = ranked(of, resampled(BLOCKS, 1), [700, 2_000]).by_recall
+    curve = ranked(of, resample_weights(BLOCKS, 1), [700, 2_000]).by_recall
     truth = of.scenario != HONEST
     precision, recall, thresholds = metrics.precision_recall_curve(truth, of.score)
     at = np.searchsorted(thresholds, curve.score)
@@ -139,7 +139,7 @@ def test_a_budgets_threshold_is_the_lowest_that_keeps_within_it() -> None:
     """No more events than the budget lie at or above it, one distinct score lower there are more;
     frauds and their amounts are those at or above it."""
     of, budgets = case(3, 1_000, 40), np.array([1.0, 60.0, 500.0, 5_000.0])
-    curve = ranked(of, resampled(BLOCKS, 1), [10, 400], budgets).by_budget
+    curve = ranked(of, resample_weights(BLOCKS, 1), [10, 400], budgets).by_budget
     assert curve.events[0] == 0, "the highest score has more than one event here"
     for k in (1, 2, 3):
         above = of.score >= curve.score[k]
@@ -148,7 +148,7 @@ def test_a_budgets_threshold_is_the_lowest_that_keeps_within_it() -> None:
         assert lower < 0 or (of.score >= lower).sum() > budgets[k]
         frauds = above & (of.scenario != HONEST)
         assert curve.frauds[k] == frauds.sum()
-        assert curve.hundredths[k] == of.hundredths[frauds].sum()
+        assert curve.cents[k] == of.cents[frauds].sum()
     assert curve.events[3] == 1_000
 
 
@@ -185,10 +185,10 @@ def test_average_precision_steps_down_the_distinct_scores(rows: list[tuple[int, 
 
 def test_blocks_are_drawn_whole_and_the_same_each_time() -> None:
     """Each resample draws as many blocks as there are; the first column is the data."""
-    weights = resampled(9, 50)
+    weights = resample_weights(9, 50)
     assert (weights[:, 0] == 1).all()
     assert (weights.sum(axis=0) == 9).all()
-    assert (weights == resampled(9, 50)).all()
+    assert (weights == resample_weights(9, 50)).all()
     assert len(np.unique(weights[:, 1:], axis=1).T) > 40
 
 
@@ -198,7 +198,7 @@ def test_a_ratio_is_of_sums_and_has_the_interval_of_its_resamples() -> None:
     rng = default_rng(5)
     whole = rng.integers(50, 100, 60)
     part = rng.binomial(whole, 0.3)
-    weights = resampled(60)
+    weights = resample_weights(60)
     found = ratio(part, whole, weights)
     assert found.value == part.sum() / whole.sum()
     sums = [(part @ w) / (whole @ w) for w in weights.T[1:]]
@@ -214,7 +214,7 @@ def test_a_ratio_is_of_sums_and_has_the_interval_of_its_resamples() -> None:
 def test_too_few_days_have_no_interval() -> None:
     """Seven blocks that hold anything have none, eight have one, however many are empty; nor has a
     ratio in which no resample differs, such as a precision without a hit."""
-    weights = resampled(30)
+    weights = resample_weights(30)
     for held, whether in ((7, False), (8, True)):
         whole = np.where(np.arange(30) < held, 10, 0)
         part = np.where(whole > 0, np.arange(30), 0)
@@ -223,7 +223,7 @@ def test_too_few_days_have_no_interval() -> None:
         assert (found.low is not None, found.high is not None) == (whether, whether)
     nothing = ratio(np.zeros(30, np.int64), np.full(30, 10), weights)
     assert (nothing.value, nothing.low, nothing.high) == (0.0, None, None)
-    assert resampled(BLOCKS_MIN - 1).shape == (BLOCKS_MIN - 1, 1)
+    assert resample_weights(BLOCKS_MIN - 1).shape == (BLOCKS_MIN - 1, 1)
 
 
 def test_an_interval_is_as_much_wider_as_few_blocks_need() -> None:
@@ -235,15 +235,15 @@ def test_an_interval_is_as_much_wider_as_few_blocks_need() -> None:
 
 
 @pytest.mark.parametrize("days", [8, 14, 30])
-def test_where_nothing_differs_one_interval_in_twenty_says_otherwise(days: int) -> None:
+def test_without_a_difference_one_interval_in_twenty_excludes_zero(days: int) -> None:
     """Of the intervals of a difference between two runs that find each fraud with the same chance,
     which changes with the day as their number does, about 5 % leave 0 out."""
-    rng, weights, trials, wrong = default_rng(days), resampled(days), 2_000, 0
+    rng, weights, trials, wrong = default_rng(days), resample_weights(days), 2_000, 0
     for _ in range(trials):
         frauds = 1 + rng.poisson(8 * rng.lognormal(0, 0.5, days))
         chance = rng.beta(4, 4, days)
         found = [rng.binomial(frauds, chance) @ weights / (frauds @ weights) for _ in range(2)]
-        interval = figure(found[1] - found[0], days)
+        interval = with_interval(found[1] - found[0], days)
         assert interval.low is not None
         assert interval.high is not None
         wrong += interval.low > 0 or interval.high < 0
@@ -256,7 +256,7 @@ def test_a_quantile_is_the_least_value_that_has_the_share(values: list[float], q
     """It equals numpy's inverted distribution function, and of a resample that of the values as
     often as their blocks are drawn."""
     array, block = np.array(values), np.arange(len(values)) % BLOCKS_MIN
-    weights = resampled(BLOCKS_MIN, 3)
+    weights = resample_weights(BLOCKS_MIN, 3)
     for b in range(weights.shape[1]):
         drawn = np.repeat(array, weights[block, b].astype(np.int64))
         found = quantile(array, block, q, weights[:, b:]).value

@@ -10,9 +10,9 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 
-from stream.judging.asking import EVENTS_SHOWN
-from stream.replay import Split, Summary, replay
-from stream.replay.tables import surprised_names
+from stream.judging.queries import EVENTS_SHOWN
+from stream.replay import TimeSplit, Summary, replay
+from stream.replay.tables import surprising_names
 from tests.judging.conftest import SCORE_FROM_MS, shop, write_shop
 from tests.judging.test_judge import ms
 from tests.test_page import Parsed
@@ -28,7 +28,7 @@ def rows(run: Path, name: str) -> list[dict[str, Any]]:
 def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
     """Two replays of the same files differ in no byte of any table, nor in what is judged."""
     made, known = write_shop(tmp_path, 20_000)
-    split = Split(from_ms=SCORE_FROM_MS)
+    split = TimeSplit(from_ms=SCORE_FROM_MS)
     for name in ("one", "two"):
         given = [("shop", made)], tmp_path / name, lambda *_: None, [("labels", known)], split
         replay(shop(), *given, features=True)
@@ -37,7 +37,7 @@ def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
     assert len(tables) == 6
     for table in tables:
         assert table.read_bytes() == (two / table.name).read_bytes(), table.name
-    judged = [orjson.loads((run / "summary.json").read_bytes())["judged"] for run in (one, two)]
+    judged = [orjson.loads((run / "summary.json").read_bytes())["evaluation"] for run in (one, two)]
     assert judged[0] == judged[1]
     assert judged[0]["frauds"] > 50
 
@@ -85,7 +85,7 @@ def test_ids_that_are_not_revealed_stand_as_pseudonyms(tmp_path: Path) -> None:
         assert "card-" not in text, table.name
 
 
-def test_features_are_those_that_alerts_speak_of(run: Path) -> None:
+def test_features_are_those_in_alerts(run: Path) -> None:
     """What an alert's contributions call actual and p-value, features.parquet has for its event;
     where a monitor did not judge an event, it has nothing."""
     features = {row["event_id"]: row for row in rows(run, "features")}
@@ -113,7 +113,7 @@ def test_any_number_of_features_may_have_been_surprised() -> None:
     names = [f"f{i}" for i in range(20)]
     surprised = np.random.default_rng(1).random((20, 500)) < 0.2
     judged = np.arange(500) % 7 > 0
-    found = surprised_names(names, surprised, judged).to_pylist()
+    found = surprising_names(names, surprised, judged).to_pylist()
     for i, one in enumerate(found):
         expected = ",".join(
             name for name, is_set in zip(names, surprised[:, i], strict=True) if is_set

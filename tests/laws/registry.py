@@ -49,7 +49,7 @@ DETECTORS: dict[str, DetectorSpec] = {
         for point in entry_points(group="eddy.detectors")
     },
 }
-NOT_BY_ROW = {
+NOT_KEPT_PER_ROW = {
     "detector-edges": "its sketches count by the entity's hash: there is no row to evict",
 }
 """Monitors of which a part has nothing to do with rows, and why."""
@@ -64,8 +64,8 @@ def feature(kind: str) -> FeatureSpec:
         kind=kind,
         field=FIELD_OF.get(kind, FIELD_READ[needs.reads]),
         half_life=HALF_LIFE_OF.get(kind, "1h") if needs.decays else None,
-        against="24h" if needs.compares else None,
-        of={"kind": ["payment", ""]} if needs.divides else {},
+        against="24h" if needs.needs_against else None,
+        of={"kind": ["payment", ""]} if needs.needs_of else {},
     )
 
 

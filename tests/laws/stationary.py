@@ -16,11 +16,11 @@ from tests.bench.events import names
 MONDAY_MS: Final = 1_767_571_200_000
 """5 January 2026, 0:00 UTC."""
 HOUR_MS: Final = 3_600_000.0
-LIVES: Final = (100, 400)
+EVENTS_PER_ACCOUNT: Final = (100, 400)
 """Events of an account in all, of a fleeting one and of a lasting one: half of all events each."""
 LABELLED: Final = 0.02
 FRAUD: Final = 0.1
-ACROSS: Final = 10**7
+SHARED_IDS: Final = 10**7
 """Devices and addresses that are nobody's own."""
 
 
@@ -31,19 +31,19 @@ def shop(seed: int, events: int, *, active: int = 100, per_hour: float = 200.0) 
     at = np.arange(events, dtype=np.int64)
     lasting = draw.integers(0, 2, events)
     who = 2 * (
-        at // np.where(lasting, 2 * LIVES[1], 2 * LIVES[0]) + draw.integers(0, active, events)
+        at // np.where(lasting, 2 * EVENTS_PER_ACCOUNT[1], 2 * EVENTS_PER_ACCOUNT[0]) + draw.integers(0, active, events)
     )
     who += lasting
     accounts = int(who.max()) + 1
     amount = np.exp(draw.normal(3.0, 0.7, accounts)[who] + draw.normal(0.0, 0.5, events))
     device = np.where(
         draw.random(events) < 0.01,
-        draw.integers(0, ACROSS, events),
+        draw.integers(0, SHARED_IDS, events),
         2 * who + (draw.random(events) < 0.4),
     )
     ip = np.where(
         draw.random(events) < 0.05,
-        draw.integers(0, ACROSS, events),
+        draw.integers(0, SHARED_IDS, events),
         5 * who + draw.integers(0, 5, events),
     )
     pays = draw.random(events) < draw.beta(2.0, 2.0, accounts)[who]

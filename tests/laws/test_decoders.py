@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from schemas.columns import EventBatch
 from schemas.events import FIELDS
-from schemas.mapping import LOG_FIELDS, Class, Place, TypeAt
+from schemas.mapping import ACCESS_LOG_FIELDS, TextClass, FieldMapping, TypeLocation
 from schemas.records import Headers, Records
 from stream.config import InputSpec, LimitsSpec
 from stream.decoding import Decoder
@@ -27,34 +27,34 @@ OWN: Final = InputSpec(topic="own")
 """Eddy's own fields."""
 THEIRS: Final = InputSpec(
     topic="theirs",
-    type=TypeAt(field="kind.of", values={"buy": "transaction"}),
+    type=TypeLocation(field="kind.of", values={"buy": "transaction"}),
     fields={
         "event_id": ["id", "meta.id"],
-        "time": Place(path=["at", "meta.at"], unit="iso"),
+        "time": FieldMapping(path=["at", "meta.at"], unit="iso"),
         "account": ["user.id", "user.name"],
         "ip": "ip",
         "amount": ["sum.value", "sum.total"],
-        "verdict": Place(path="fraud", values={"true": "fraud", "false": "honest"}),
-        "session": Place(path=["ip", "agent"], joined=True),
+        "verdict": FieldMapping(path="fraud", values={"true": "fraud", "false": "honest"}),
+        "session": FieldMapping(path=["ip", "agent"], joined=True),
         "user_agent": "agent",
-        "item": Place(path="page", extract=r"/item/(?P<id>\w+)"),
-        "route": Place(path="page", classes=[Class(name="asset", pattern=r"\.css")]),
+        "item": FieldMapping(path="page", extract=r"/item/(?P<id>\w+)"),
+        "route": FieldMapping(path="page", classes=[TextClass(name="asset", pattern=r"\.css")]),
     },
 )
 IN_SECONDS: Final = InputSpec(
     topic="seconds",
-    type=TypeAt(header="type"),
-    fields={"event_id": "id", "time": Place(path="at", unit="s"), "card": "card", "level": "level"},
+    type=TypeLocation(header="type"),
+    fields={"event_id": "id", "time": FieldMapping(path="at", unit="s"), "card": "card", "level": "level"},
 )
 SITE: Final = InputSpec(
     topic="site",
     codec="access_log",
     fields={
-        "session": Place(path=["ip", "user_agent"], joined=True),
-        "outcome": Place(path="status", classes=[Class(name="error", pattern="^[45]")]),
+        "session": FieldMapping(path=["ip", "user_agent"], joined=True),
+        "outcome": FieldMapping(path="status", classes=[TextClass(name="error", pattern="^[45]")]),
     },
 )
-LOG_WANTED: Final = [*LOG_FIELDS, "session", "outcome"]
+LOG_WANTED: Final = [*ACCESS_LOG_FIELDS, "session", "outcome"]
 LINE: Final = (
     b'10.0.0.7 - - [17/May/2015:10:05:03 +0200] "GET /a?b=1 HTTP/1.1" 200 512 "http://e.org/" "M"'
 )

@@ -2,7 +2,7 @@
 
 Each continuous p is within a Kolmogorov–Smirnov distance `KS_MAX` of uniform, and P(p ≤ α)/α within
 a factor `RATIO_MAX` at each of `ALPHAS`. Those that have crowds (whole numbers, shares) may only
-err on the safe side: P(p ≤ α) ≤ `CROWD_MAX` α at every α. `EVENTS` less `WARM` events are judged,
+err on the safe side: P(p ≤ α) ≤ `TIE_RATIO_MAX` α at every α. `EVENTS` less `WARM` events are judged,
 `WARM` being twice the calibration's memory; so at α = 1e-4 about 78 events are expected, their
 standard error is 11 % were they independent, and a factor 2 is nine of these upwards and four
 downwards. What is known to come in clumps is allowed for: see `CLUMP`. α of which fewer than
@@ -19,7 +19,7 @@ from detectors.features import KINDS
 from detectors.models.edges import EdgesSpec
 from detectors.models.half_space_trees import RiverTreesSpec, TreesSpec
 from detectors.models.label_risk import LabelRiskSpec
-from detectors.models.own import OwnSpec
+from detectors.models.own import StandaloneSpec
 from detectors.models.river_model import RiverSpec
 from detectors.models.seasonal import SeasonalSpec
 from detectors.models.tail import TailSpec
@@ -35,17 +35,17 @@ EVENTS: Final = 1_200_000
 WARM: Final = 400_000
 WEEKS: Final = 24
 ALPHAS: Final = (1e-2, 1e-3, 1e-4)
-CROWD_ALPHAS: Final = (0.5, 0.2, 0.1, 0.05, 0.02, *ALPHAS)
+TIE_ALPHAS: Final = (0.5, 0.2, 0.1, 0.05, 0.02, *ALPHAS)
 KS_MAX: Final = 0.02
 RATIO_MAX: Final = 2.0
-CROWD_MAX: Final = 1.2
+TIE_RATIO_MAX: Final = 1.2
 EXPECTED_MIN: Final = 20.0
 ERRORS: Final = 3.0
 """Standard errors that a crowd's share may lie above its bound."""
-LASTING: Final = {"gap_spread": "1d", "hour_habit": "30d"}
+LONG_HALF_LIVES: Final = {"gap_spread": "1d", "hour_habit": "30d"}
 """Half-lives of kinds that within the registry's hour learn too little to say anything."""
 SILENT: Final = {"time_of_day": "it is only a place for the trees and has no tail of its own"}
-CROWDS: Final = {
+TIES: Final = {
     "novelty": "a share: 0 or 1",
     "occurrence": "a share: 0 or 1",
     "distinct": "a whole number, mostly 1 to 5",
@@ -62,13 +62,13 @@ CLUMP: Final = {"label_risk": 20.0}
 
 SMALL_EVENTS: Final = 60_000
 """Judged of a model of River's, which is a thousand times as slow."""
-Said = dict[str, F64]
+PValues = dict[str, F64]
 """Calibrated p-values after the warm-up, NaN where silent, by feature kind or detector."""
 
 
-def _said(
+def _p_values(
     events: EventBatch, features: list[FeatureSpec], detectors: list[DetectorSpec], warm: int
-) -> Said:
+) -> PValues:
     """What a monitor says of each event from `warm` on; "whole" is its combination."""
     spec = msgspec.structs.replace(monitor(features, detectors), capacity=100_000)
     watching = Monitor(spec, KEY)
@@ -82,10 +82,10 @@ def _said(
 
 
 @pytest.fixture(scope="module")
-def said() -> Said:
+def p_values() -> PValues:
     """Every feature kind, every detector and the whole, each on a stream that suits it."""
     features = [
-        msgspec.structs.replace(f, half_life=LASTING.get(f.kind, f.half_life)) for f in ALL_FEATURES
+        msgspec.structs.replace(f, half_life=LONG_HALF_LIVES.get(f.kind, f.half_life)) for f in ALL_FEATURES
     ]
     apart = {"half_space_trees", "river_trees", "edges", "label_risk", "seasonal", "river"}
     detectors = [
@@ -95,18 +95,18 @@ def said() -> Said:
         *(d for name, d in DETECTORS.items() if name not in apart),
     ]
     events = shop(1, EVENTS)
-    found = _said(events, [*features, LOGINS], detectors, WARM)
+    found = _p_values(events, [*features, LOGINS], detectors, WARM)
     found["half_space_trees"] = found.pop("trees")
 
     few = [feature(kind) for kind in ("value", "count", "gap", "ratio")]
-    found["river_trees"] = _said(events, few, [TailSpec(), RiverTreesSpec(window=50)], WARM)[
+    found["river_trees"] = _p_values(events, few, [TailSpec(), RiverTreesSpec(window=50)], WARM)[
         "trees"
     ]
 
     sales = sellers(1, WEEKS)
     count = [feature("count")]
     seasonal = SeasonalSpec(name="seasonal")
-    found["seasonal"] = _said(sales, count, [TailSpec(), seasonal], len(sales) // 6)["seasonal"]
+    found["seasonal"] = _p_values(sales, count, [TailSpec(), seasonal], len(sales) // 6)["seasonal"]
 
     model = RiverSpec(
         name="river",
@@ -115,7 +115,7 @@ def said() -> Said:
         window=40,
     )
     small = shop(1, SMALL_EVENTS, active=20)
-    found["river"] = _said(small, few, [TailSpec(), model], SMALL_EVENTS // 3)["river"]
+    found["river"] = _p_values(small, few, [TailSpec(), model], SMALL_EVENTS // 3)["river"]
     return {name: p[~np.isnan(p)] for name, p in found.items()}
 
 
@@ -126,7 +126,7 @@ def _distance(p: F64) -> float:
     return float(max((below[1:] - at).max(), (at - below[:-1]).max()))
 
 
-def _judged(p: F64, alphas: tuple[float, ...]) -> list[float]:
+def _testable(p: F64, alphas: tuple[float, ...]) -> list[float]:
     """Those α of which there are enough events to be judged."""
     return [alpha for alpha in alphas if alpha * len(p) >= EXPECTED_MIN]
 
@@ -134,34 +134,34 @@ def _judged(p: F64, alphas: tuple[float, ...]) -> list[float]:
 def breaches(p: F64) -> list[str]:
     """Where a continuous p breaks the law."""
     found = [] if _distance(p) <= KS_MAX else [f"distance {_distance(p):.3f}"]
-    for alpha in _judged(p, ALPHAS):
+    for alpha in _testable(p, ALPHAS):
         ratio = float(np.mean(p <= alpha)) / alpha
         if not 1.0 / RATIO_MAX <= ratio <= RATIO_MAX:
             found.append(f"P(p <= {alpha:g}) is {ratio:.2f} times that")
     return found
 
 
-def crowd_breaches(p: F64, clump: float) -> list[str]:
+def tie_breaches(p: F64, clump: float) -> list[str]:
     """Where a p with crowds breaks the law; `clump` events are alike."""
     found = []
-    for alpha in _judged(p, CROWD_ALPHAS):
+    for alpha in _testable(p, TIE_ALPHAS):
         error = np.sqrt(alpha * clump / len(p))
         ratio = float(np.mean(p <= alpha)) / alpha
-        if ratio > CROWD_MAX + ERRORS * error / alpha:
+        if ratio > TIE_RATIO_MAX + ERRORS * error / alpha:
             found.append(f"P(p <= {alpha:g}) is {ratio:.2f} times that")
     return found
 
 
-def _says_discrete(name: str) -> bool:
+def _declares_discrete(name: str) -> bool:
     """Whether it is a detector that declares its crowds itself, as another package's may."""
     spec = DETECTORS.get(name)
-    return isinstance(spec, OwnSpec) and spec.discrete()
+    return isinstance(spec, StandaloneSpec) and spec.discrete()
 
 
-def test_everything_is_judged(said: Said) -> None:
+def test_everything_is_tested(p_values: PValues) -> None:
     """Every kind and detector that the configuration knows has spoken often enough to be judged."""
-    assert said.keys() >= {*KINDS, *DETECTORS, "whole"} - {"tail", *SILENT}
-    for name, p in said.items():
+    assert p_values.keys() >= {*KINDS, *DETECTORS, "whole"} - {"tail", *SILENT}
+    for name, p in p_values.items():
         if name in SILENT:
             continue
         rarest = 1e-3 if name == "river" else min(ALPHAS)
@@ -169,24 +169,24 @@ def test_everything_is_judged(said: Said) -> None:
 
 
 @pytest.mark.parametrize("name", sorted({*KINDS, *DETECTORS, "whole", LOGINS.name} - {"tail"}))
-def test_p_is_honest(said: Said, name: str) -> None:
+def test_p_is_honest(p_values: PValues, name: str) -> None:
     """On a stream on which nothing changes, a calibrated p below α is as common as α; that of the
     tail is judged feature kind by feature kind."""
     if name in SILENT:
-        assert len(said[name]) == 0, SILENT[name]
-    elif name in CROWDS or _says_discrete(name):
-        assert crowd_breaches(said[name], CLUMP.get(name, 1.0)) == []
+        assert len(p_values[name]) == 0, SILENT[name]
+    elif name in TIES or _declares_discrete(name):
+        assert tie_breaches(p_values[name], CLUMP.get(name, 1.0)) == []
     else:
-        assert breaches(said[name]) == []
+        assert breaches(p_values[name]) == []
 
 
 def test_the_law_can_be_broken() -> None:
     """Uniform p-values keep both laws; slightly too small ones, or coarse ones, break them."""
     p = np.random.Generator(np.random.PCG64(1)).random(EVENTS - WARM)
     assert breaches(p) == []
-    assert crowd_breaches(p, 1.0) == []
+    assert tie_breaches(p, 1.0) == []
     assert len(breaches(p**1.2)) > 1
     assert len(breaches(p**0.8)) > 1
-    assert crowd_breaches(0.75 * p, 1.0) != []
-    assert crowd_breaches(np.ceil(10.0 * p) / 10.0, 1.0) == []
-    assert crowd_breaches(np.floor(10.0 * p) / 10.0 + 1e-9, 1.0) != []
+    assert tie_breaches(0.75 * p, 1.0) != []
+    assert tie_breaches(np.ceil(10.0 * p) / 10.0, 1.0) == []
+    assert tie_breaches(np.floor(10.0 * p) / 10.0 + 1e-9, 1.0) != []

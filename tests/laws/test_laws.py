@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from detectors import models
 from detectors.features import counting
-from detectors.monitor import Monitor, Watched
+from detectors.monitor import Monitor, MonitorOutput
 from detectors.state import Arrays
 from schemas.columns import EventBatch
-from tests.laws.registry import DETECTORS, MONITORS, NOT_BY_ROW
+from tests.laws.registry import DETECTORS, MONITORS, NOT_KEPT_PER_ROW
 from tests.streams import START_MS, batch, same
 
 KEY = (1, 2)
@@ -25,22 +25,22 @@ every_monitor = pytest.mark.parametrize("name", MONITORS)
 few = settings(max_examples=5, deadline=None)
 
 
-def findings(parts: list[Watched]) -> Arrays:
+def findings(parts: list[MonitorOutput]) -> Arrays:
     """Everything a monitor said about a stream, as arrays; equal findings are equal alerts."""
     named = [
         {
             "row": w.admitted.row,
             "fresh": w.admitted.fresh,
-            "values": w.told.values,
-            "raw": w.judged.surprise,
-            "centre": w.judged.centre,
+            "values": w.feature_values.values,
+            "raw": w.tail_output.surprise,
+            "centre": w.tail_output.centre,
             "calibrated": w.calibrated.p,
             "without": w.calibrated.without,
             "order": w.calibrated.order,
             "p": w.p,
-            "activity": w.decided.activity,
-            "threshold": w.decided.threshold,
-            "incident": w.decided.incident.T,
+            "activity": w.policy_outcome.activity,
+            "threshold": w.policy_outcome.threshold,
+            "incident": w.policy_outcome.incident.T,
             "paths": w.trees.path_share if w.trees else np.empty((1, 0)),
         }
         for w in parts
@@ -104,16 +104,16 @@ def test_batch_cuts_do_not_matter(name: str, seed: int, cuts: list[int]) -> None
 def test_save_and_load_are_invisible(name: str, seed: int, stop: int) -> None:
     """A monitor loaded from a saved state goes on exactly as the one that never stopped."""
     events = hostile_stream(seed)
-    going, first = Monitor(MONITORS[name], KEY), Monitor(MONITORS[name], KEY)
-    run(going, events.slice(0, stop), [])
+    running, first = Monitor(MONITORS[name], KEY), Monitor(MONITORS[name], KEY)
+    run(running, events.slice(0, stop), [])
     run(first, events.slice(0, stop), [])
     second = Monitor(MONITORS[name], KEY)
     run(second, batch(1, 50), [])  # what stood there before must not shine through
     second.load(first.save())
-    assert_same(going.save(), second.save())
+    assert_same(running.save(), second.save())
     rest = events.slice(stop, EVENTS)
-    assert_same(run(going, rest, []), run(second, rest, [7]))
-    assert_same(going.save(), second.save())
+    assert_same(run(running, rest, []), run(second, rest, [7]))
+    assert_same(running.save(), second.save())
 
 
 @every_monitor
@@ -139,8 +139,8 @@ def test_hostile_values_are_safe(name: str, seed: int) -> None:
     monitor = Monitor(MONITORS[name], KEY)
     found = run(monitor, hostile_stream(seed), [])
     assert np.all((found["p"] > 0.0) & (found["p"] <= 1.0))
-    said = found["calibrated"][~np.isnan(found["calibrated"])]
-    assert np.all((said > 0.0) & (said <= 1.0))
+    p_values = found["calibrated"][~np.isnan(found["calibrated"])]
+    assert np.all((p_values > 0.0) & (p_values <= 1.0))
     assert np.all(np.isfinite(monitor.cohort))
     # What reads texts remembers hashes, which are no numbers.
     if not any(kind.reads == "text" for kind in monitor.kinds):
@@ -175,8 +175,8 @@ def test_rows_are_bounded(name: str, seed: int) -> None:
 def test_an_evicted_row_equals_a_fresh_one(name: str, seed: int) -> None:
     """An entity that was evicted and returns is measured and judged as one never seen before:
     as in a table with a row for everybody, where it comes back under another name."""
-    if name in NOT_BY_ROW:
-        pytest.skip(NOT_BY_ROW[name])
+    if name in NOT_KEPT_PER_ROW:
+        pytest.skip(NOT_KEPT_PER_ROW[name])
     spec = MONITORS[name]
     events = batch(seed, EVENTS, entities=60)
     found = run(Monitor(spec, KEY), events, [])
@@ -195,15 +195,15 @@ def test_an_evicted_row_equals_a_fresh_one(name: str, seed: int) -> None:
 
 @every_monitor
 @few
-@given(seed=st.integers(0, 2**32), behind_s=st.integers(1, 3_000))
-def test_a_late_event_never_moves_time(name: str, seed: int, behind_s: int) -> None:
+@given(seed=st.integers(0, 2**32), late_s=st.integers(1, 3_000))
+def test_a_late_event_never_moves_time(name: str, seed: int, late_s: int) -> None:
     """A late event is judged at its entity's last time, which it leaves as it was."""
     events = batch(seed, EVENTS, entities=5)
     monitor = Monitor(MONITORS[name], KEY)
     run(monitor, events, [])
     last_ms = monitor.entities.table.last_ms.copy()
     late = events.slice(EVENTS - 1, EVENTS).take(np.zeros(1, np.int64))
-    late.time_ms[0] -= 1000 * behind_s
+    late.time_ms[0] -= 1000 * late_s
     found = monitor.process(late)
     assert found.admitted.late.all()
     assert found.admitted.learn.all()
@@ -234,7 +234,7 @@ def test_an_event_from_the_future_never_moves_time(name: str, seed: int, appende
     assert_same(findings([found]), findings([expected]))
 
 
-def test_what_is_too_late_is_scored_but_not_learned() -> None:
+def test_too_late_events_are_scored_but_not_learned() -> None:
     """An event beyond `lateness_max` gets a p-value and changes no entity's statistics, but for the
     counts of such events."""
     events = batch(3, EVENTS, entities=5)

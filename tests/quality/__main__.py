@@ -38,8 +38,8 @@ from stream.config import load
 from tests.quality import calibration, logins, nab, signups, traffic
 from tests.quality.handbook import Payments, figures, handbook_week, rule
 from tests.quality.intervals import blocks, by_day, ranking
-from tests.quality.replayed import CONFIGS, DATA, ROOT, replayed
-from tests.quality.rows import Row, compared
+from tests.quality.replay_file import CONFIGS, DATA, ROOT, replay_file
+from tests.quality.rows import Row, regressions
 
 TEST_WEEKS: Final = (date(2018, 7, 18), date(2018, 7, 25), date(2018, 8, 1), date(2018, 8, 8))
 SPARKOV_TEST_FROM: Final = datetime(2020, 6, 21, tzinfo=UTC)
@@ -51,9 +51,9 @@ def scores(data: Path, config: str, name: str, *, labelled: bool = False) -> F64
     set's labels or without; 0 where a row is no event, since nothing finds it."""
     payments = data / "transactions" / f"{name}.parquet"
     known = [("label", data / "transactions" / f"{name}_labels.parquet")] if labelled else []
-    found = replayed(load(CONFIGS / config), "transaction", payments, labels=known)
+    found = replay_file(load(CONFIGS / config), "transaction", payments, labels=known)
     given = pq.read_table(payments, columns=["transaction_id"])["transaction_id"].cast(pa.string())
-    return np.nan_to_num(found.of(given.to_pylist()))
+    return np.nan_to_num(found.scores_of(given.to_pylist()))
 
 
 def labels(data: Path, name: str) -> Bools:
@@ -81,9 +81,9 @@ def handbook(data: Path) -> list[Row]:
     score = scores(data, "handbook-labels.toml", "handbook", labelled=True)
     plain = rule(payments, list(TEST_WEEKS))
     low_ties = rule(payments, list(TEST_WEEKS), ties_low=True)
-    ours, its, strong = (figures(payments, weeks, one) for one in (score, plain, low_ties))
-    values, beside, stronger = ours.estimates(), its.estimates(), strong.estimates()
-    gains, against = ours.above(its), ours.above(strong)
+    ours, its, low_ties_figures = (figures(payments, weeks, one) for one in (score, plain, low_ties))
+    values, beside, stronger = ours.estimates(), its.estimates(), low_ties_figures.estimates()
+    gains, against = ours.above(its), ours.above(low_ties_figures)
     published = {
         "auc": ("AUC", "supervised batch models .86 to .87"),
         "ap": ("AP", "supervised batch models .61 to .69"),
@@ -116,7 +116,7 @@ def handbook(data: Path) -> list[Row]:
                 1e-9,
                 "its interval must lie above 0",
                 "lower",
-                surely=True,
+                whole_interval=True,
             ),
         ]
     return rows
@@ -152,17 +152,17 @@ def sparkov(data: Path) -> list[Row]:
     test = time_ms >= SPARKOV_TEST_FROM.timestamp() * 1000
     of = by_day(time_ms[test], table["card_id"].filter(pa.array(test)).to_pylist())
     auc, ap = ranking(score[test], fraud[test], of)
-    with_labels = ranking(learned[test], fraud[test], of)
+    with_label_input = ranking(learned[test], fraud[test], of)
     without = "amount .163; z per category, plus 2 at night .283; accumulated per category .464"
     late = "labels 7 days late; boosted trees refitted weekly, four features .641"
     return [
         Row("sparkov_unlabelled_ap", "Sparkov, AP", ap, 0.0, without),
         Row("sparkov_unlabelled_auc", "Sparkov, AUC", auc, 0.0, "amount .841; accumulated .941"),
-        Row("sparkov_ap", "Sparkov, AP, labels", with_labels.ap, 0.0, late),
+        Row("sparkov_ap", "Sparkov, AP, labels", with_label_input.ap, 0.0, late),
     ]
 
 
-def points(data: Path, name: str, bar: float, others: str) -> list[Row]:
+def points(data: Path, name: str, target: float, others: str) -> list[Row]:
     """A KDD'99 set in stored order: one entity, a row a second, its features as they are. It has
     neither days nor entities, so that intervals are by hour."""
     stored = np.load(data / "points" / f"{name}.npz")
@@ -191,7 +191,7 @@ def points(data: Path, name: str, bar: float, others: str) -> list[Row]:
     p = [monitor.process(batch.slice(s, min(s + BATCH, n))).p for s in range(0, n, BATCH)]
     hours = blocks(np.arange(n) // 3_600)
     auc = ranking(-np.log(np.concatenate(p)), fraud, hours).auc
-    return [Row(f"kdd_{name}_auc", f"KDD'99 {name}, stored order, AUC", auc, bar, others)]
+    return [Row(f"kdd_{name}_auc", f"KDD'99 {name}, stored order, AUC", auc, target, others)]
 
 
 HTTP_OTHERS: Final = "River's half-space trees .378 (shuffled .996)"
@@ -225,8 +225,8 @@ def main(
     parser.add_argument("parts", nargs="*", metavar="part", help=", ".join(every))
     parser.add_argument("--against", type=Path, metavar="FILE", help="figures of an earlier run")
     asked = parser.parse_args(arguments)
-    if strange := [part for part in asked.parts if part not in every]:
-        parser.error(f"no part {strange[0]}; there are {', '.join(every)}")
+    if unknown := [part for part in asked.parts if part not in every]:
+        parser.error(f"no part {unknown[0]}; there are {', '.join(every)}")
     before = orjson.loads(asked.against.read_bytes()) if asked.against else None
     console = Console()
     rows: list[Row] = []
@@ -235,13 +235,13 @@ def main(
             console.print(f"{name} left out: no labelled data, there is no folder {data}")
             continue
         console.print(f"running {name} …")
-        rows += calibration.honesty(sizes) if name == CALIBRATION else PARTS[name](data)
+        rows += calibration.calibration_rows(sizes) if name == CALIBRATION else PARTS[name](data)
     show(console, rows)
     out.mkdir(exist_ok=True)
     found = {key: value for row in rows for key, value in row.figures().items()}
     (out / "quality.json").write_bytes(orjson.dumps(found, option=orjson.OPT_INDENT_2))
     worse = False
-    for line, is_worse in compared(rows, before) if before is not None else ():
+    for line, is_worse in regressions(rows, before) if before is not None else ():
         console.print(line, markup=False, highlight=False, soft_wrap=True)
         worse |= is_worse
     return int(worse or not all(row.reached() for row in rows))
@@ -253,7 +253,7 @@ def show(console: Console, rows: list[Row]) -> None:
     for heading in ("what", "Eddy (95 %)", "bar", "remarks"):
         table.add_column(heading)
     for row in rows:
-        table.add_row(row.what, row.shown(), row.asked(), row.remark)
+        table.add_row(row.what, row.value_text(), row.target_text(), row.remark)
     console.print(table)
 
 

@@ -60,7 +60,7 @@ class Sizes(NamedTuple):
 FULL: Final = Sizes()
 
 
-class Judged(NamedTuple):
+class ScoredPayments(NamedTuple):
     """p: float64[n], the monitor's. seen: int64[n], the customer's events before each. rates:
     detector → float64[alphas], its own P(p < α)/α."""
 
@@ -69,10 +69,10 @@ class Judged(NamedTuple):
     rates: dict[str, F64]
 
 
-class Honesty(NamedTuple):
+class SeedFigures(NamedTuple):
     """drift: rate/1e-3 of each judged window. jump: of the one after the jump. newcomers: how many
     customers arrived in the warm monitor; cold_events: their first five, cold: rate/1e-2 of these;
-    young: of everybody's in a young monitor. overall: float64[alphas]. rates: see `Judged`."""
+    young: of everybody's in a young monitor. overall: float64[alphas]. rates: see `ScoredPayments`."""
 
     drift: F64
     jump: float
@@ -92,14 +92,14 @@ def window_rates(hits: Bools, alpha: float, sizes: Sizes = FULL) -> F64:
     return rates
 
 
-def unsettled(windows: int, jump_at: int, sizes: Sizes = FULL) -> Bools:
+def touches_jump(windows: int, jump_at: int, sizes: Sizes = FULL) -> Bools:
     """bool[windows]: the windows that touch the first window of events from the jump on."""
     starts = sizes.step * np.arange(windows)
     touches: Bools = (starts + sizes.window > jump_at) & (starts < jump_at + sizes.window)
     return touches
 
 
-def watch(payments: Payments, window: int) -> Judged:
+def run_monitor(payments: Payments, window: int) -> ScoredPayments:
     """What the monitor says of the payments. window: a detector alone counts after so many events."""
     spec = msgspec.convert(
         {
@@ -113,7 +113,7 @@ def watch(payments: Payments, window: int) -> Judged:
     )
     monitor = Monitor(spec, (1, 2))
     names = [*monitor.names, "trees"]
-    below, spoken = np.zeros((len(names), len(ALPHAS))), np.zeros(len(names))
+    below, reports = np.zeros((len(names), len(ALPHAS))), np.zeros(len(names))
     p, seen = np.empty(len(payments)), np.empty(len(payments), np.int64)
     for start in range(0, len(payments), BATCH):
         part = payments.slice(start, min(start + BATCH, len(payments)))
@@ -122,24 +122,24 @@ def watch(payments: Payments, window: int) -> Judged:
         seen[start : start + BATCH] = watched.admitted.seen
         if start >= window:
             own = watched.calibrated.p
-            spoken += (~np.isnan(own)).sum(axis=1)
+            reports += (~np.isnan(own)).sum(axis=1)
             below += np.stack([(own < alpha).sum(axis=1) for alpha in ALPHAS], axis=1)
-    rates = below / spoken[:, None] / np.array(ALPHAS)
-    return Judged(p, seen, dict(zip(names, rates, strict=True)))
+    rates = below / reports[:, None] / np.array(ALPHAS)
+    return ScoredPayments(p, seen, dict(zip(names, rates, strict=True)))
 
 
-def measures(sizes: Sizes = FULL) -> list[Honesty]:
+def measures(sizes: Sizes = FULL) -> list[SeedFigures]:
     """The figures of each seed, in as many processes as there are cores."""
     workers = min(os.cpu_count() or 1, len(sizes.seeds))
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         return list(pool.map(measure, [sizes] * len(sizes.seeds), sizes.seeds))
 
 
-def measure(sizes: Sizes, seed: int) -> Honesty:
+def measure(sizes: Sizes, seed: int) -> SeedFigures:
     """The figures of one run over such payments."""
     shape, window = sizes.shape, sizes.window
     payments = honest_payments(shape, seed)
-    p, seen, rates = watch(payments, window)
+    p, seen, rates = run_monitor(payments, window)
     windows = window_rates(p < 1e-3, 1e-3, sizes)
     jump_at = shape.jump[0]
     customer = payments.number["account"]
@@ -149,8 +149,8 @@ def measure(sizes: Sizes, seed: int) -> Honesty:
     cold = arrived[customer] & (seen < FIRST_EVENTS)
     event = np.arange(len(p))
     young = (event >= PolicySpec().warm_up_events) & (event < window) & (seen < FIRST_EVENTS)
-    return Honesty(
-        drift=windows[~unsettled(len(windows), jump_at, sizes)],
+    return SeedFigures(
+        drift=windows[~touches_jump(len(windows), jump_at, sizes)],
         jump=float((p[jump_at : jump_at + window] < 1e-3).mean() / 1e-3),
         newcomers=int(arrived.sum()),
         cold_events=int(cold.sum()),
@@ -161,7 +161,7 @@ def measure(sizes: Sizes, seed: int) -> Honesty:
     )
 
 
-def honesty(sizes: Sizes = FULL) -> list[Row]:
+def calibration_rows(sizes: Sizes = FULL) -> list[Row]:
     """Of made-up honest payments, how many have p < α, divided by α."""
     found = measures(sizes)
     drift = np.concatenate([one.drift for one in found])
@@ -218,7 +218,7 @@ def honesty(sizes: Sizes = FULL) -> list[Row]:
     return rows
 
 
-def _of_alpha(found: list[Honesty], k: int, alpha: str) -> list[Row]:
+def _of_alpha(found: list[SeedFigures], k: int, alpha: str) -> list[Row]:
     """The rows of one α over all events. k: its place in `ALPHAS`."""
     key = f"calibration_{alpha.replace('-', '')}"
     overall = by_seed([float(one.overall[k]) for one in found])

@@ -20,7 +20,7 @@ TAIL_DF: Final = 6.0
 """Of the Student's t of ln(amount)."""
 NEWCOMER_PACE_DAYS: Final = 1.5
 """Between two payments, in the median; others differ by a factor e, as the regulars do."""
-ELSEWHERE: Final = 50_000_000
+NOT_COPIED: Final = 50_000_000
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def _mostly_own(who: I64, share: float, customers: int, draw: np.random.Generato
     uneven = np.exp(draw.normal(0.0, 1.0, customers))
     new: Bools = draw.random(len(who)) < np.minimum(share * uneven / uneven.mean(), 1.0)[who]
     second = draw.random(len(who)) < 0.3
-    return np.where(new, draw.integers(0, ELSEWHERE, len(who)), ELSEWHERE + 2 * who + second)
+    return np.where(new, draw.integers(0, NOT_COPIED, len(who)), NOT_COPIED + 2 * who + second)
 
 
 def _amounts(shape: Shape, who: I64, draw: np.random.Generator) -> F64:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.columns import F64, I64, Bools
-from stream.judging.measures import HONEST, Ranked, Reader, Rows, Totals, divided, figure, resampled
+from stream.judging.measures import HONEST, RankingMeasures, RankingReader, RankedRows, RankingTotals, divide, with_interval, resample_weights
 
 RESAMPLES: Final = 400
 SEED: Final = 15
@@ -51,7 +51,7 @@ def blocks(labels: Sequence[object] | NDArray[Any], strata: I64 | None = None) -
     is resampled by itself; a block lies in one stratum."""
     _, first, of = np.unique(np.asarray(labels), return_index=True, return_inverse=True)
     if strata is None:
-        return Blocks(of, resampled(len(first), RESAMPLES, SEED))
+        return Blocks(of, resample_weights(len(first), RESAMPLES, SEED))
     stratum = strata[first]
     weights = np.ones((len(first), 1 + RESAMPLES))
     draw = np.random.Generator(np.random.PCG64(SEED))
@@ -71,7 +71,7 @@ def by_day(time_ms: I64, entity: Sequence[object], days_min: int = 8) -> Blocks:
 
 def estimate(draws: F64, blocks_: int) -> Estimate:
     """The first of the draws with the interval of the others. draws: float64[1 + draws]."""
-    found = figure(draws, blocks_)
+    found = with_interval(draws, blocks_)
     value = float(draws[0])
     return Estimate(
         value,
@@ -92,11 +92,11 @@ def ranking_draws(score: F64, fraud: Bools, of: Blocks) -> Ranking:
     honest, frauds = (
         np.bincount(block[which], minlength=len(of.weights)) for which in (~is_fraud, is_fraud)
     )
-    reader = Reader(Totals(honest, frauds[:, None]), of.weights)
+    reader = RankingReader(RankingTotals(honest, frauds[:, None]), of.weights)
     scenario = np.where(is_fraud, 0, HONEST).astype(np.int64)
     ones = np.ones_like(block)
-    reader.add(Rows(score[order], block, scenario, ones, np.zeros_like(block)))
-    found: Ranked = reader.finish()
+    reader.add(RankedRows(score[order], block, scenario, ones, np.zeros_like(block)))
+    found: RankingMeasures = reader.finish()
     return Ranking(found.roc_auc, found.average_precision)
 
 
@@ -107,7 +107,7 @@ def total(values: F64, of: Blocks) -> Estimate:
 
 def ratio(part: F64, whole: F64, of: Blocks) -> Estimate:
     """Σ part / Σ whole."""
-    return of.estimate(divided(_sums(part, of), _sums(whole, of)))
+    return of.estimate(divide(_sums(part, of), _sums(whole, of)))
 
 
 def median(values: F64, of: Blocks) -> Estimate:

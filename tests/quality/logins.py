@@ -24,7 +24,7 @@ import orjson
 from schemas.columns import F64
 from stream.config import Config, load
 from tests.quality.intervals import Blocks, blocks, median, ranking, ratio, total
-from tests.quality.replayed import CONFIGS, Replayed, left_out, replayed
+from tests.quality.replay_file import CONFIGS, ReplayResult, skipped_remark, replay_file
 from tests.quality.rows import Row
 
 YEAR: Final = 2017
@@ -67,7 +67,7 @@ def sshd(data: Path) -> list[Row]:
     )
     caught = np.flatnonzero(attacking * flagged)
     after: F64 = np.array(
-        [_failures(logins[: first[addresses[i]] + 1]) for i in caught], np.float64
+        [_failed_logins(logins[: first[addresses[i]] + 1]) for i in caught], np.float64
     )
     needed = median(after, Blocks(of.of[caught], of.weights))
     recall = ratio(attacking * flagged, attacking, of)
@@ -82,7 +82,7 @@ def sshd(data: Path) -> list[Row]:
     ]
 
 
-def _failures(logins: list[Login]) -> int:
+def _failed_logins(logins: list[Login]) -> int:
     """Failures of the last one's address."""
     return sum(one.ip == logins[-1].ip and one.outcome != "success" for one in logins)
 
@@ -91,7 +91,7 @@ def _models_alone(logins: list[Login], using: Config, attacks: set[str]) -> Row:
     """How the addresses rank by their largest score without the rule."""
     monitors = [msgspec.structs.replace(monitor, rules=[]) for monitor in using.monitors]
     found = _replayed(logins, msgspec.structs.replace(using, monitors=monitors))
-    score = found.of([str(i) for i in range(len(logins))])
+    score = found.scores_of([str(i) for i in range(len(logins))])
     largest: dict[str, float] = {}
     for one, own in zip(logins, score.tolist(), strict=True):
         if not np.isnan(own):
@@ -99,7 +99,7 @@ def _models_alone(logins: list[Login], using: Config, attacks: set[str]) -> Row:
     is_attack = np.array([ip in attacks for ip in largest], np.bool_)
     of = blocks(range(len(largest)))
     ap = ranking(np.array(list(largest.values())), is_attack, of).ap
-    remark = f"chance {is_attack.mean():.2f}" + left_out(~np.isnan(score))
+    remark = f"chance {is_attack.mean():.2f}" + skipped_remark(~np.isnan(score))
     return Row("sshd_models_ap", "sshd, addresses, no rule, AP", ap, 0.0, remark)
 
 
@@ -118,7 +118,7 @@ def logins_in(lines: list[str]) -> Iterator[Login]:
                 yield from [Login(at, found[2], found[1], outcome)] * times
 
 
-def _replayed(logins: list[Login], using: Config) -> Replayed:
+def _replayed(logins: list[Login], using: Config) -> ReplayResult:
     lines = [
         orjson.dumps(
             {"id": i, "at": one.at, "ip": one.ip, "user": one.user, "outcome": one.outcome}
@@ -128,4 +128,4 @@ def _replayed(logins: list[Login], using: Config) -> Replayed:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "logins.ndjson"
         path.write_bytes(b"\n".join(lines))
-        return replayed(using, "login", path)
+        return replay_file(using, "login", path)

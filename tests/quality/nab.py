@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from schemas.columns import F64, I64
 from stream.config import load
 from tests.quality.intervals import Blocks, Estimate, blocks
-from tests.quality.replayed import CONFIGS, replayed
+from tests.quality.replay_file import CONFIGS, replay_file
 from tests.quality.rows import Row
 
 FALSE_COST: Final = 0.11
@@ -179,7 +179,7 @@ def _alert_scores(found: dict[str, Series]) -> list[F64]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "measurements.parquet"
         pq.write_table(table, path)
-        scored = replayed(load(CONFIGS / "nab.toml"), "measurement", path)
+        scored = replay_file(load(CONFIGS / "nab.toml"), "measurement", path)
     scores = {name: np.zeros(len(one.values)) for name, one in found.items()}
     for alert in scored.alerts:
         _, name, i = rows[alert["evidence"][0]["offset"]]

@@ -4,7 +4,7 @@ A record that is no event, such as a log's truncated last line, has no score: it
 figures, and a remark says how many there are.
 
 An event has a score; what an address, a session or a series deserves is made of its events' scores
-here and nowhere else: see `Verdict`.
+here and nowhere else: see `Aggregation`.
 """
 
 import tempfile
@@ -19,35 +19,35 @@ import pyarrow.parquet as pq
 from schemas.columns import F64, Bools
 from stream.config import Config
 from stream.replay import replay
-from stream.replay.opening import Named
+from stream.replay.opening import InputLocations
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 CONFIGS: Final = ROOT / "deploy" / "configs"
 DATA: Final = ROOT.parent / "shared" / "data"
 
-Verdict = Literal["last", "median"]
+Aggregation = Literal["last", "median"]
 """How an entity's score is made of its events' scores: the last says how it stands once all is
 known of it, the median what it usually does."""
-_OF: Final[dict[Verdict, Callable[[list[float]], float]]] = {
+_AGGREGATE: Final[dict[Aggregation, Callable[[list[float]], float]]] = {
     "last": lambda scores: scores[-1],
     "median": lambda scores: float(np.median(scores)),
 }
 
 
-class Replayed(NamedTuple):
+class ReplayResult(NamedTuple):
     """score: event id → the event's score. alerts: in their order, as they were published."""
 
     score: dict[str, float]
     alerts: list[dict[str, Any]]
 
-    def of(self, event_ids: Sequence[str]) -> F64:
+    def scores_of(self, event_ids: Sequence[str]) -> F64:
         """float64[n]: the scores of these records, NaN where a record is no event."""
         return np.array([self.score.get(event_id, np.nan) for event_id in event_ids])
 
 
-def replayed(
-    using: Config, name: str, path: Path, column: str = "score", labels: Named = ()
-) -> Replayed:
+def replay_file(
+    using: Config, name: str, path: Path, column: str = "score", labels: InputLocations = ()
+) -> ReplayResult:
     """One file as one input. column: of scores.parquet, such as one monitor's. labels: files of
     labels, by the names of their inputs."""
     with tempfile.TemporaryDirectory() as folder:
@@ -56,21 +56,21 @@ def replayed(
         table = pq.read_table(out / "scores.parquet", columns=["event_id", column])
         lines = (out / "alerts.ndjson").read_bytes().splitlines()
     scores = table[column].fill_null(0.0).to_pylist()
-    return Replayed(
+    return ReplayResult(
         dict(zip(table["event_id"].to_pylist(), scores, strict=True)),
         [orjson.loads(line) for line in lines],
     )
 
 
-def left_out(read: Bools) -> str:
+def skipped_remark(read: Bools) -> str:
     """A remark on records that are no events, such as a truncated last line; empty without any."""
     broken = int(np.count_nonzero(~read))
     return f"; {broken} of {len(read)} records left out, which are no events" if broken else ""
 
 
-def by_entity(scores: F64, entities: Sequence[str], verdict: Verdict) -> dict[str, float]:
+def by_entity(scores: F64, entities: Sequence[str], aggregation: Aggregation) -> dict[str, float]:
     """Each entity's score, of its events in their order."""
     found: dict[str, list[float]] = {}
     for entity, score in zip(entities, scores.tolist(), strict=True):
         found.setdefault(entity, []).append(score)
-    return {entity: _OF[verdict](own) for entity, own in found.items()}
+    return {entity: _AGGREGATE[aggregation](own) for entity, own in found.items()}

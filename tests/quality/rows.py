@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from tests.quality.intervals import Estimate
 
-Side = Literal["lower", "higher", "apart", "neither"]
+ComparedRun = Literal["lower", "higher", "apart", "neither"]
 """On which side a figure is bad: below, above, or further from 1 in either direction. `neither` is
 for references, which depend on no code of Eddy's."""
 
@@ -19,29 +19,29 @@ class Row(NamedTuple):
     key: str
     what: str
     ours: Estimate
-    bar: float
+    target: float
     remark: str
-    bad: Side = "lower"
-    surely: bool = False
+    worse_when: ComparedRun = "lower"
+    whole_interval: bool = False
 
     def reached(self) -> bool:
         """Whether the bar was reached."""
-        value = self.ours.low if self.surely else self.ours.value
-        if not self.bar:
+        value = self.ours.low if self.whole_interval else self.ours.value
+        if not self.target:
             return True
-        if self.bad == "higher":
-            return value <= self.bar
-        return 1.0 / self.bar <= value <= self.bar if self.bad == "apart" else value >= self.bar
+        if self.worse_when == "higher":
+            return value <= self.target
+        return 1.0 / self.target <= value <= self.target if self.worse_when == "apart" else value >= self.target
 
-    def asked(self) -> str:
+    def target_text(self) -> str:
         """The bar in words."""
-        if not self.bar:
+        if not self.target:
             return ""
-        if self.bad == "higher":
-            return f"at most {self.bar:g}"
-        return f"1/{self.bar:g} to {self.bar:g}" if self.bad == "apart" else f"{self.bar:,.4g}"
+        if self.worse_when == "higher":
+            return f"at most {self.target:g}"
+        return f"1/{self.target:g} to {self.target:g}" if self.worse_when == "apart" else f"{self.target:,.4g}"
 
-    def shown(self) -> str:
+    def value_text(self) -> str:
         """Ours with its interval."""
         value, low, high = (f"{x:,.0f}" if abs(x) > 1000 else f"{x:.3f}" for x in self.ours)
         return value if low == high else f"{value} ({low} … {high})"
@@ -54,21 +54,21 @@ class Row(NamedTuple):
     def worse_than(self, before: Estimate) -> bool:
         """Whether ours lies beyond the former interval on the bad side."""
         value = round(float(self.ours.value), 4)
-        if self.bad == "neither":
+        if self.worse_when == "neither":
             return False
         if isnan(value):
             return True
         below, above = value < before.low, value > before.high
-        if self.bad == "apart":
+        if self.worse_when == "apart":
             return (below or above) and _from_one(value) > _from_one(before.value)
-        return below if self.bad == "lower" else above
+        return below if self.worse_when == "lower" else above
 
 
 def _from_one(value: float) -> float:
     return abs(log(value)) if value > 0.0 else float("inf")
 
 
-def compared(rows: list[Row], before: Mapping[str, float | None]) -> Iterator[tuple[str, bool]]:
+def regressions(rows: list[Row], before: Mapping[str, float | None]) -> Iterator[tuple[str, bool]]:
     """A line for each figure that is worse than before (True), or that cannot be compared (False)."""
     for row in rows:
         former = [before.get(f"{row.key}{end}") for end in ("", "_low", "_high")]
@@ -77,7 +77,7 @@ def compared(rows: list[Row], before: Mapping[str, float | None]) -> Iterator[tu
             continue
         value, low, high = (float(x) for x in former if x is not None)
         if row.worse_than(Estimate(value, low, high)):
-            side = {"lower": "below", "higher": "above"}.get(row.bad, "outside")
+            side = {"lower": "below", "higher": "above"}.get(row.worse_when, "outside")
             yield (
                 (
                     f"{row.key}: {row.ours.value:.4f} is worse: {side} {low:.4f} … {high:.4f}, "

@@ -15,7 +15,7 @@ import numpy as np
 from stream.config import load
 from stream.judging.measures import average_precision
 from tests.quality.intervals import by_day, ranking
-from tests.quality.replayed import CONFIGS, left_out, replayed
+from tests.quality.replay_file import CONFIGS, skipped_remark, replay_file
 from tests.quality.rows import Row
 
 
@@ -29,8 +29,8 @@ def signups(data: Path) -> list[Row]:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
-        found = replayed(load(CONFIGS / "signups.toml"), "signup", whole)
-    score = found.of([row["event_id"] for row in rows])
+        found = replay_file(load(CONFIGS / "signups.toml"), "signup", whole)
+    score = found.scores_of([row["event_id"] for row in rows])
     before: Counter[str] = Counter()
     rule = []
     for row in rows:
@@ -44,6 +44,6 @@ def signups(data: Path) -> list[Row]:
     base = average_precision(np.array(rule)[read], fraud)
     remark = (
         f"rule, few registrations of the address before: {base:.3f}; chance {fraud.mean():.3f}"
-        + left_out(read)
+        + skipped_remark(read)
     )
     return [Row("signups_ap", "sign-ups, AP", ranking(score[read], fraud, of).ap, 0.0, remark)]

@@ -32,7 +32,7 @@ WEEK = [np.ones(N, np.bool_)]
 SCORE: F64 = np.round(DRAW.normal(size=N) + np.where(PAYMENTS.fraud, 2.0, 0.0), 1)
 
 
-def test_a_found_card_is_not_found_again() -> None:
+def test_a_detected_card_is_not_detected_again() -> None:
     """The second day leaves out what the first has found, and looks further down for it."""
     cards = np.arange(CARDS + 1)
     first = _Day(cards, cards == 0)
@@ -76,7 +76,7 @@ def test_a_day_drawn_twice_counts_twice() -> None:
     )
 
 
-def test_a_better_score_is_surely_better() -> None:
+def test_a_better_score_has_an_interval_above_zero() -> None:
     """The interval of a difference lies above 0 for a score that knows more, around 0 for two that
     know the same."""
     later = PAYMENTS._replace(time_ms=PAYMENTS.time_ms + 7 * DAY_MS)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tests.quality.calibration import FULL, unsettled, window_rates
+from tests.quality.calibration import FULL, touches_jump, window_rates
 from tests.quality.honest_payments import Shape, honest_payments
 
 SHAPE = Shape(
@@ -60,7 +60,7 @@ def test_amounts_drift_by_the_customers_own_deviations_and_jump() -> None:
 def test_the_windows_left_out_are_those_that_touch_the_time_after_the_jump() -> None:
     """A window that ends at the jump is judged, and one that starts 200,000 events after it."""
     jump_at = 3 * FULL.window
-    left_out = unsettled(1 + 4 * FULL.window // FULL.step, jump_at)
+    left_out = touches_jump(1 + 4 * FULL.window // FULL.step, jump_at)
     starts = FULL.step * np.flatnonzero(left_out)
     assert starts[0] == jump_at - FULL.window + FULL.step
     assert starts[-1] == jump_at + FULL.window - FULL.step

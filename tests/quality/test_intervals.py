@@ -15,7 +15,7 @@ from tests.quality.intervals import (
     ratio,
     total,
 )
-from tests.quality.rows import Row, Side, compared
+from tests.quality.rows import Row, ComparedRun, regressions
 
 DRAW = np.random.default_rng(3)
 
@@ -62,7 +62,7 @@ def test_a_median_is_the_plain_one() -> None:
     assert np.isnan(median(np.zeros(0), blocks([])).value)
 
 
-def test_a_total_of_what_never_differs_is_certain() -> None:
+def test_a_total_without_variance_has_no_interval() -> None:
     """Where no draw differs the interval is the value; so it is of fewer than eight blocks."""
     assert total(np.zeros(20), blocks(range(20))) == (0.0, 0.0, 0.0)
     assert by_seed([1.0, 2.0]) == (1.5, 1.5, 1.5)
@@ -89,7 +89,7 @@ def test_a_total_of_what_never_differs_is_certain() -> None:
     ],
 )
 def test_worse_is_beyond_the_former_interval_on_the_bad_side(
-    bad: Side, value: float, worse: bool
+    bad: ComparedRun, value: float, worse: bool
 ) -> None:
     """A figure that is better by however much is not worse, nor is one within the interval."""
     row = Row("key", "what", Estimate(value, value, value), 0.0, "", bad)
@@ -101,7 +101,7 @@ def test_a_figure_without_a_former_interval_is_named() -> None:
     rows = [Row(key, "", Estimate(0.5, 0.4, 0.6), 0.0, "") for key in ("old", "new", "lost")]
     before = {"old": 0.5, "new": 0.6, "new_low": 0.55, "new_high": 0.65}
     before |= {"lost": 0.5, "lost_low": 0.45, "lost_high": 0.55}
-    found = list(compared(rows, before))
+    found = list(regressions(rows, before))
     assert [is_worse for _, is_worse in found] == [False, True]
     assert "old" in found[0][0]
     assert "new: 0.5000 is worse: below 0.5500" in found[1][0]

@@ -35,7 +35,7 @@ def test_later_in_the_window_is_worth_less_and_once_is_enough() -> None:
     assert standard_score([at(110, 112, 119)], [OF], 1) == pytest.approx(late)
 
 
-def test_a_false_detection_costs_and_less_just_behind_a_window() -> None:
+def test_a_false_detection_costs_less_just_after_a_window() -> None:
     """0.11 far from any window, next to nothing right behind one, and none in probation."""
     far = standard_score([at(50, 100)], [OF], 1)
     assert far == pytest.approx(100 * (2 - FALSE_COST) / 2)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tests.quality.replayed import by_entity
+from tests.quality.replay_file import by_entity
 
 
 def test_the_verdict_on_an_entity_is_its_last_score_or_the_median() -> None:

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from schemas.columns import F64, Bools
 from stream.config import Config, load
 from tests.quality.intervals import Ranking, blocks, by_seed, ranking
-from tests.quality.replayed import CONFIGS, by_entity, left_out, replayed
+from tests.quality.replay_file import CONFIGS, by_entity, skipped_remark, replay_file
 from tests.quality.rows import Row
 
 DAY_MS: Final = 86_400_000
@@ -52,7 +52,7 @@ def web_bots(data: Path) -> list[Row]:
     auc = ranking(score[read], is_bot, blocks(np.flatnonzero(read))).auc
     others = "isolation forest fitted on human sessions .824; best single feature .972"
     what = "moderate web bots, session AUC"
-    return [Row("webbot_moderate_auc", what, auc, 0.95, others + left_out(read))]
+    return [Row("webbot_moderate_auc", what, auc, 0.95, others + skipped_remark(read))]
 
 
 def _session_score(using: Config, table: pa.Table, session: str, bot: dict[str, bool]) -> float:
@@ -66,10 +66,10 @@ def _session_score(using: Config, table: pa.Table, session: str, bot: dict[str, 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "requests.parquet"
         pq.write_table(laid, path)
-        found = replayed(using, "request", path)
+        found = replay_file(using, "request", path)
     ids = table["request_id"].to_pylist()
     own = [ids[row] for row in np.flatnonzero(of == session)]
-    return by_entity(found.of(own), [session] * len(own), "last")[session]
+    return by_entity(found.scores_of(own), [session] * len(own), "last")[session]
 
 
 def crawlers(data: Path) -> list[Row]:
@@ -91,7 +91,7 @@ def crawlers(data: Path) -> list[Row]:
     remark = (
         f"{np.mean(list(bot.values())):.2f} of {len(bot)} addresses crawl; alone the "
         f"share of pages without a referrer .46; second day only {second.ap.value:.3f}"
-        + left_out(read)
+        + skipped_remark(read)
     )
     return [Row("access_log_ap", "crawlers, user agent hidden, AP", whole.ap, 0.65, remark)]
 
@@ -190,5 +190,5 @@ def _replay_log(lines: list[str], column: str) -> tuple[F64, list[dict[str, Any]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "access.log"
         path.write_text("".join(without_agent(line) + "\n" for line in lines))
-        found = replayed(load(CONFIGS / "access-log.toml"), "request", path, column)
-    return found.of([f"request:0:{i}" for i in range(len(lines))]), found.alerts
+        found = replay_file(load(CONFIGS / "access-log.toml"), "request", path, column)
+    return found.scores_of([f"request:0:{i}" for i in range(len(lines))]), found.alerts

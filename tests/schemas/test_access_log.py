@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.addresses import address
-from schemas.checks import Checked, check
+from schemas.checks import CheckedBatch, check
 from schemas.codecs import AccessLogCodec
 from schemas.columns import EventBatch
 from schemas.dead_letters import Fault
-from schemas.mapping import LOG_FIELDS, Class, FieldsSpec, Place, compile_mapping
+from schemas.mapping import ACCESS_LOG_FIELDS, TextClass, FieldMappings, FieldMapping, compile_mapping
 from schemas.records import Records
-from schemas.repairs import fitted
+from schemas.repairs import shorten
 
 LINE = (
     '10.0.0.7 - jo [17/May/2015:10:05:03 +0200] "GET /a?b=1 HTTP/1.1" 200 512 '
@@ -28,11 +28,11 @@ def run(lines: list[bytes]) -> tuple[EventBatch, list[Fault]]:
     return checked(lines)[:2]
 
 
-def checked(lines: list[bytes]) -> Checked:
+def checked(lines: list[bytes]) -> CheckedBatch:
     """Decode and check lines."""
     size = len(lines)
     records = Records("request", 0, np.arange(size), np.full(size, -1, np.int64), list(lines))
-    mapping = compile_mapping("access_log", None, None, LOG_FIELDS)
+    mapping = compile_mapping("access_log", None, None, ACCESS_LOG_FIELDS)
     return check(AccessLogCodec(mapping).decode(records), records)
 
 
@@ -140,7 +140,7 @@ def test_a_clients_own_name_hides_no_address(user: str) -> None:
     assert events.text["ip"].to_pylist() == ["10.0.0.7"]
 
 
-def test_quotes_that_nobody_escaped_leave_a_line_in_place() -> None:
+def test_unescaped_quotes_leave_a_line_in_place() -> None:
     """Where a server writes texts as they are, a request with quotes in them is a request."""
     line = LINE.replace("b=1", 'b="1" x').replace("Mozilla/5.0", 'M"o" "z')
     events, faults = run([line.encode()])
@@ -174,9 +174,9 @@ def test_known_prefixes_are_recognised(prefix: str) -> None:
     """What a virtual host, syslog, a container's log or a file's first bytes put before a line leaves
     the request the same."""
     for line in (LINE, LINE.replace("- jo", "- -"), LINE.replace("10.0.0.7", "2001:db8::7")):
-        plain, prefixed = run([line.encode()])[0], run([(prefix + line).encode()])[0]
-        assert prefixed.text == plain.text
-        assert prefixed.time_ms.tolist() == plain.time_ms.tolist()
+        plain, add_prefix = run([line.encode()])[0], run([(prefix + line).encode()])[0]
+        assert add_prefix.text == plain.text
+        assert add_prefix.time_ms.tolist() == plain.time_ms.tolist()
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_known_prefixes_are_recognised(prefix: str) -> None:
         ("level=info msg= 10.0.0.7 ", "no address"),
     ],
 )
-def test_what_is_no_address_is_a_dead_letter_that_says_so(start: str, message: str) -> None:
+def test_a_non_address_is_a_dead_letter_with_its_reason(start: str, message: str) -> None:
     """A list of addresses, nginx's `unix:`, the name of a host and an unknown prefix never become an
     ip: the fault names what is expected."""
     line = LINE.replace("10.0.0.7 - jo", f"{start}- -")
@@ -255,7 +255,7 @@ def test_a_hostile_line_costs_no_more_than_its_length() -> None:
 
 
 @pytest.mark.parametrize("name", ["access_may17_18.log", "scanner_acunetix.log"])
-def test_real_logs_decode_whole(shared_data: Path, name: str) -> None:
+def test_real_logs_decode_completely(shared_data: Path, name: str) -> None:
     """Every line of a real site's log and of a real scan is a request."""
     lines = (shared_data / "traffic" / name).read_bytes().splitlines()
     events, faults = run(lines)
@@ -263,20 +263,20 @@ def test_real_logs_decode_whole(shared_data: Path, name: str) -> None:
     assert len(events) == len(lines) > 4000
 
 
-def test_fields_are_made_of_a_lines_own() -> None:
+def test_fields_are_derived_from_the_lines_fields() -> None:
     """The first class that is found stands for the path; a number is taken out of it; what is
     joined has a space between; what is not found, or is no number that the field may have, is absent:
     a path that a stranger makes up must not hide him."""
-    fields: FieldsSpec = {
-        "route": Place(
+    fields: FieldMappings = {
+        "route": FieldMapping(
             path="path",
-            classes=[Class(name="asset", pattern=r"\.css$"), Class(name="item", pattern="^/item")],
+            classes=[TextClass(name="asset", pattern=r"\.css$"), TextClass(name="item", pattern="^/item")],
         ),
-        "outcome": Place(path="status", classes=[Class(name="error", pattern="^[45]")]),
-        "product": Place(path="path", extract=r"^/item/(?P<id>\w+)"),
-        "item": Place(path="path", extract=r"^/item/(?P<id>\w+)"),
-        "session": Place(path=["ip", "user_agent"], joined=True),
-        "network": Place(path="ip", extract=r"^(?P<block>.*)\."),
+        "outcome": FieldMapping(path="status", classes=[TextClass(name="error", pattern="^[45]")]),
+        "product": FieldMapping(path="path", extract=r"^/item/(?P<id>\w+)"),
+        "item": FieldMapping(path="path", extract=r"^/item/(?P<id>\w+)"),
+        "session": FieldMapping(path=["ip", "user_agent"], joined=True),
+        "network": FieldMapping(path="ip", extract=r"^(?P<block>.*)\."),
     }
     long = "/item/" + "9" * 300
     paths = ("/item/17", "/item/17.css", "/about", "/item/x", long, "/item/" + "9" * 17)
@@ -295,7 +295,7 @@ def test_fields_are_made_of_a_lines_own() -> None:
         "17",
         None,
         "x",
-        fitted("product", "9" * 300, 256),
+        shorten("product", "9" * 300, 256),
         "9" * 17,
     ]
     assert events.text["session"].to_pylist()[2] == "10.0.0.7"
@@ -306,7 +306,7 @@ def test_fields_are_made_of_a_lines_own() -> None:
 def test_the_longest_agent_still_makes_a_session() -> None:
     """Address and agent joined fit a session whenever the agent itself is allowed."""
     line = LINE.replace("Mozilla/5.0", "m" * 4_000).encode()
-    fields: FieldsSpec = {"session": Place(path=["ip", "user_agent"], joined=True)}
+    fields: FieldMappings = {"session": FieldMapping(path=["ip", "user_agent"], joined=True)}
     records = Records("request", 0, np.arange(1), np.full(1, -1, np.int64), [line])
     mapping = compile_mapping("access_log", None, fields, ["session", "user_agent"])
     events, faults, _ = check(AccessLogCodec(mapping).decode(records), records)

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.addresses import address, one_form
+from schemas.addresses import address, normalise_addresses
 from schemas.checks import check
 from schemas.codecs import JsonCodec, TableCodec
 from schemas.mapping import compile_mapping
 from schemas.records import Records
 
-FORMS = [
+EVENT_KINDS = [
     (
         "203.0.113.1",
         ["203.0.113.1:1", "::ffff:203.0.113.1", "::FFFF:CB00:7101", "[::ffff:203.0.113.1]"],
@@ -38,7 +38,7 @@ NO_ADDRESSES += [
 ]
 
 
-@pytest.mark.parametrize(("one", "others"), FORMS)
+@pytest.mark.parametrize(("one", "others"), EVENT_KINDS)
 def test_every_form_is_one_address_in_every_codec(one: str, others: list[str]) -> None:
     """Ports, zones, brackets, letter case and mapped forms name the same entity, in JSON and in
     tables; texts that are no address stay as they are there."""
@@ -60,10 +60,10 @@ def test_every_form_is_one_address_in_every_codec(one: str, others: list[str]) -
 
 
 @pytest.mark.parametrize("text", NO_ADDRESSES)
-def test_what_is_no_address_stays_as_it_is(text: str) -> None:
+def test_a_non_address_stays_unchanged(text: str) -> None:
     """A text that writes no address has no other form."""
     assert address(text) is None
-    assert one_form(pa.array([text, "::1"])).to_pylist() == [text, "::1"]
+    assert normalise_addresses(pa.array([text, "::1"])).to_pylist() == [text, "::1"]
 
 
 @settings(deadline=None)
@@ -80,5 +80,5 @@ def test_an_address_is_its_own_form(ip: object) -> None:
 def test_a_column_is_as_each_of_its_texts(texts: list[str | None]) -> None:
     """The form of a text does not depend on the others of its batch, nor on where a slice begins."""
     column = pa.array(["skipped", *texts], pa.string()).slice(1)
-    each = [one_form(pa.array([text], pa.string()))[0].as_py() for text in texts]
-    assert one_form(column).to_pylist() == each
+    each = [normalise_addresses(pa.array([text], pa.string()))[0].as_py() for text in texts]
+    assert normalise_addresses(column).to_pylist() == each

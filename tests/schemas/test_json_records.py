@@ -18,9 +18,9 @@ from schemas.codecs.json_records import DEPTH_MAX, TURN_RECORDS
 from schemas.columns import EventBatch
 from schemas.dead_letters import CODES, Fault
 from schemas.events import TIME_MS_MAX
-from schemas.mapping import FieldsSpec, Mapping, Place, TypeAt, TypeSpec, Unit, compile_mapping
+from schemas.mapping import FieldMappings, Mapping, FieldMapping, TypeLocation, TypeSpec, TimeUnit, compile_mapping
 from schemas.records import Headers, Records
-from schemas.repairs import fitted
+from schemas.repairs import shorten
 
 TIME_MS = 1_772_409_600_000
 GOOD: dict[str, Any] = {
@@ -59,7 +59,7 @@ def run(
 
 
 def one(
-    event: dict[str, Any], fields: FieldsSpec, type_spec: TypeSpec = "transaction"
+    event: dict[str, Any], fields: FieldMappings, type_spec: TypeSpec = "transaction"
 ) -> EventBatch:
     """The batch of one event that has no fault."""
     events, faults = run(
@@ -148,13 +148,13 @@ TWO_BYTES: Final = "é" * 129
         (changed(amount="1e300"), "amount", "out_of_range", None),
         (changed(currency="é" * 9), "currency", "text_too_long", "é" * 8),
         (changed(currency="x" + "é" * 8), "currency", "text_too_long", "x" + "é" * 7),
-        (changed(account=LONG), "account", "text_too_long", fitted("account", LONG, 256)),
-        (changed(account=TWO_BYTES), "account", "text_too_long", fitted("account", TWO_BYTES, 256)),
+        (changed(account=LONG), "account", "text_too_long", shorten("account", LONG, 256)),
+        (changed(account=TWO_BYTES), "account", "text_too_long", shorten("account", TWO_BYTES, 256)),
         (
             changed(account=0).replace(b": 0", b": " + b"9" * 5000),
             "account",
             "text_too_long",
-            fitted("account", "9" * 5000, 256),
+            shorten("account", "9" * 5000, 256),
         ),
     ],
 )
@@ -186,7 +186,7 @@ def test_an_unmapped_field_takes_no_record_away(spoilt: bytes) -> None:
     assert events.text["account"].to_pylist() == ["acct-1"]
 
 
-def test_the_last_of_twin_keys_counts_whatever_else_is_wrong() -> None:
+def test_the_last_of_duplicate_keys_counts() -> None:
     """A key that comes twice has its last value, in a record that decodes at once and in one that
     is decoded value by value."""
     twice = b'{"account": [1], "account": "a", ' + orjson.dumps({**GOOD, "account": "b"})[1:]
@@ -203,7 +203,7 @@ def one_of(record: bytes) -> str | None:
 def test_a_path_through_no_object_is_absent() -> None:
     """Where a value is in the place of an object, the fields within are absent, and the next
     of several paths counts."""
-    fields: FieldsSpec = {
+    fields: FieldMappings = {
         "event_id": "id",
         "time": "time",
         "account": ["user.id", "customer"],
@@ -226,7 +226,7 @@ def test_an_id_too_long_stays_one_and_becomes_no_other() -> None:
     """Ids that share their first 200 bytes stay apart; a label still means the same event, with
     an id of any length."""
     ids = ["é" * 150 + tail for tail in ("a", "b", "a")]
-    fields: FieldsSpec = {"event_id": "id", "time": "t", "account": "id", "labelled_event_id": "id"}
+    fields: FieldMappings = {"event_id": "id", "time": "t", "account": "id", "labelled_event_id": "id"}
     mapping = compile_mapping("json", "label", fields, list(fields))
     batch = records([orjson.dumps({"id": one, "t": 1}) for one in ids])
     events, faults, repaired = check(JsonCodec(mapping).decode(batch), batch)
@@ -305,14 +305,14 @@ def test_an_empty_text_is_absent() -> None:
 
 def test_paths_nest_escape_and_fall_back() -> None:
     """A mapping reads nested and dotted keys, and takes the first present of several paths."""
-    fields: FieldsSpec = {
+    fields: FieldMappings = {
         "event_id": "meta.id",
-        "time": Place(path="meta.at", unit="s"),
+        "time": FieldMapping(path="meta.at", unit="s"),
         "account": ["user.id", "customer"],
         "ip": r"client\.ip",
-        "kind": Place(path="what", values={"BUY": "payment"}),
-        "currency": Place(constant="EUR"),
-        "amount": Place(constant=1),
+        "kind": FieldMapping(path="what", values={"BUY": "payment"}),
+        "currency": FieldMapping(constant="EUR"),
+        "amount": FieldMapping(constant=1),
     }
     event = {
         "meta": {"id": 7, "at": 1_772_409_600.123},
@@ -335,12 +335,12 @@ def test_paths_nest_escape_and_fall_back() -> None:
     assert both.text["account"].to_pylist() == ["u"]
 
 
-def test_what_is_joined_stays_in_its_row() -> None:
+def test_joined_texts_stay_in_their_row() -> None:
     """A record that has none of the texts to be joined has none, and moves no other's."""
-    fields: FieldsSpec = {
+    fields: FieldMappings = {
         "event_id": "id",
         "time": "t",
-        "session": Place(path=["ip", "agent"], joined=True),
+        "session": FieldMapping(path=["ip", "agent"], joined=True),
     }
     mapping = compile_mapping("json", "request", fields, list(fields))
     parts: list[dict[str, str]] = [{}, {"ip": "a"}, {}, {"agent": "é "}, {"ip": "a", "agent": "b"}]
@@ -352,18 +352,18 @@ def test_what_is_joined_stays_in_its_row() -> None:
 
 def test_position_stands_in_for_an_id() -> None:
     """Events without ids get topic, partition and offset as their id."""
-    fields: FieldsSpec = {"event_id": Place(position=True), "time": "time"}
+    fields: FieldMappings = {"event_id": FieldMapping(position=True), "time": "time"}
     assert one({"time": 1}, fields).event_id.to_pylist() == ["in:0:0"]
 
 
 def test_the_type_is_read_from_a_field_or_a_header() -> None:
     """A topic of several kinds tells them apart by a field or a header, in its own words."""
-    by_field = TypeAt(field="event.name", values={"order_paid": "transaction"})
-    fields: FieldsSpec = {"event_id": "id", "time": "time"}
+    by_field = TypeLocation(field="event.name", values={"order_paid": "transaction"})
+    fields: FieldMappings = {"event_id": "id", "time": "time"}
     event = {"id": "a", "time": 1, "event": {"name": "order_paid"}}
     assert one(event, fields, by_field).type_code.tolist() == [0]
     mapping = compile_mapping(
-        "json", TypeAt(header="kind", values={"li": "login"}), fields, list(fields)
+        "json", TypeLocation(header="kind", values={"li": "login"}), fields, list(fields)
     )
     headers: list[Headers] = [[("kind", b"li")], [("kind", b"label")], [], [("kind", b"\xff")]]
     batch = records([orjson.dumps(event)] * 4, headers=headers)
@@ -386,9 +386,9 @@ def test_the_type_is_read_from_a_field_or_a_header() -> None:
         ("iso", "2026-03-02", 0),
     ],
 )
-def test_times_are_read_in_their_unit(unit: Unit, value: Any, ms: int) -> None:
+def test_times_are_read_in_their_unit(unit: TimeUnit, value: Any, ms: int) -> None:
     """Every unit gives the same millisecond; what is finer is cut off."""
-    fields: FieldsSpec = {"event_id": "id", "time": Place(path="t", unit=unit)}
+    fields: FieldMappings = {"event_id": "id", "time": FieldMapping(path="t", unit=unit)}
     assert one({"id": 1, "t": value}, fields).time_ms.tolist() == [TIME_MS + ms]
 
 

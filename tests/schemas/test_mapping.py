@@ -4,20 +4,20 @@ import pytest
 
 from schemas.events import FIELDS, FIELDS_OF
 from schemas.mapping import (
-    LOG_FIELDS,
-    Class,
+    ACCESS_LOG_FIELDS,
+    TextClass,
     CodecName,
-    FieldsSpec,
-    Place,
-    TypeAt,
+    FieldMappings,
+    FieldMapping,
+    TypeLocation,
     TypeSpec,
-    available,
+    available_fields,
     compile_mapping,
     parse_path,
-    problems,
+    mapping_problems,
 )
 
-BASE: FieldsSpec = {"event_id": "id", "time": "t"}
+BASE: FieldMappings = {"event_id": "id", "time": "t"}
 
 
 @pytest.mark.parametrize(
@@ -41,29 +41,29 @@ def test_paths_that_no_key_can_have_are_refused(text: str) -> None:
     [
         ({}, "fields.time", "missing"),
         ({**BASE, "acount": "a"}, "fields.acount", "nearest: account"),
-        ({**BASE, "account": Place()}, "fields.account", "exactly one"),
-        ({**BASE, "account": Place(path="a", constant="b")}, "fields.account", "exactly one"),
-        ({**BASE, "account": Place(position=True)}, "fields.account", "only for event_id"),
-        ({**BASE, "account": Place(path="a", unit="s")}, "fields.account", "only to time"),
-        ({**BASE, "amount": Place(path="a", values={"a": "b"})}, "fields.amount", "only texts"),
-        ({**BASE, "amount": Place(constant="x")}, "fields.amount", "expected a number"),
-        ({**BASE, "account": Place(constant=1.5)}, "fields.account", "expected a text"),
-        ({**BASE, "time": Place(constant=1)}, "fields.time", "same for all events"),
+        ({**BASE, "account": FieldMapping()}, "fields.account", "exactly one"),
+        ({**BASE, "account": FieldMapping(path="a", constant="b")}, "fields.account", "exactly one"),
+        ({**BASE, "account": FieldMapping(position=True)}, "fields.account", "only for event_id"),
+        ({**BASE, "account": FieldMapping(path="a", unit="s")}, "fields.account", "only to time"),
+        ({**BASE, "amount": FieldMapping(path="a", values={"a": "b"})}, "fields.amount", "only texts"),
+        ({**BASE, "amount": FieldMapping(constant="x")}, "fields.amount", "expected a number"),
+        ({**BASE, "account": FieldMapping(constant=1.5)}, "fields.account", "expected a text"),
+        ({**BASE, "time": FieldMapping(constant=1)}, "fields.time", "same for all events"),
         ({**BASE, "account": []}, "fields.account", "at least one"),
         ({**BASE, "account": "a..b"}, "fields.account", "none of them empty"),
         ({**BASE, "account": "t"}, "fields.account", "as a text"),
         ({**BASE, "account": "id.x"}, "fields.account", "cannot hold"),
     ],
 )
-def test_each_mistake_is_named_where_it_stands(fields: FieldsSpec, where: str, part: str) -> None:
+def test_each_mistake_is_named_where_it_stands(fields: FieldMappings, where: str, part: str) -> None:
     """A mistake in a mapping is told with its key and what was expected."""
-    assert any(where == at and part in text for at, text in problems("json", "login", fields))
+    assert any(where == at and part in text for at, text in mapping_problems("json", "login", fields))
 
 
-def test_mistakes_are_found_all_at_once() -> None:
+def test_mistakes_are_reported_all_at_once() -> None:
     """One mistake does not hide another."""
-    fields: FieldsSpec = {"event_id": "id", "acount": "x", "account": "id.y", "amount": []}
-    found = {where for where, _ in problems("json", TypeAt(), fields)}
+    fields: FieldMappings = {"event_id": "id", "acount": "x", "account": "id.y", "amount": []}
+    found = {where for where, _ in mapping_problems("json", TypeLocation(), fields)}
     assert found == {"type", "fields.time", "fields.acount", "fields.account", "fields.amount"}
 
 
@@ -72,67 +72,67 @@ def test_mistakes_are_found_all_at_once() -> None:
     [("login", None), (None, BASE)],
 )
 def test_an_access_log_has_its_own_fields_and_type(
-    type_spec: TypeSpec | None, fields: FieldsSpec | None
+    type_spec: TypeSpec | None, fields: FieldMappings | None
 ) -> None:
     """Neither another type nor another place for its own fields can be given for an access log."""
-    assert problems("access_log", type_spec, fields)
-    assert problems("access_log", None, None) == []
+    assert mapping_problems("access_log", type_spec, fields)
+    assert mapping_problems("access_log", None, None) == []
 
 
-def test_what_an_input_can_fill() -> None:
+def test_fields_an_input_can_map() -> None:
     """Mapped fields if there is a mapping, else those of the input's type or of an access log."""
-    assert available("json", None, {**BASE, "card": "c"}) == ["card"]
-    assert set(available("json", "login", None)) == set(FIELDS_OF["login"])
-    assert available("json", None, None) == list(FIELDS)
-    assert set(available("access_log", None, None)) == set(LOG_FIELDS)
+    assert available_fields("json", None, {**BASE, "card": "c"}) == ["card"]
+    assert set(available_fields("json", "login", None)) == set(FIELDS_OF["login"])
+    assert available_fields("json", None, None) == list(FIELDS)
+    assert set(available_fields("access_log", None, None)) == set(ACCESS_LOG_FIELDS)
 
 
-def test_only_what_is_wanted_is_read() -> None:
+def test_only_requested_fields_are_read() -> None:
     """A field that nobody reads is not among the paths that are decoded."""
     mapping = compile_mapping("json", "login", {**BASE, "card": "c", "ip": "i"}, ["ip"])
     assert mapping.leaves() == {("id",): "text", ("t",): "number", ("i",): "text"}
 
 
-DERIVED: dict[str, Place] = {
-    "route": Place(path="path", classes=[Class(name="page", pattern="html$")]),
-    "item": Place(path="path", extract=r"/item/(?P<id>\d+)"),
-    "session": Place(path=["ip", "user_agent"], joined=True),
+DERIVED: dict[str, FieldMapping] = {
+    "route": FieldMapping(path="path", classes=[TextClass(name="page", pattern="html$")]),
+    "item": FieldMapping(path="path", extract=r"/item/(?P<id>\d+)"),
+    "session": FieldMapping(path=["ip", "user_agent"], joined=True),
 }
 
 
 @pytest.mark.parametrize("codec", ["json", "access_log"])
-def test_fields_can_be_made_of_texts(codec: CodecName) -> None:
+def test_fields_can_be_derived_from_texts(codec: CodecName) -> None:
     """Classes, parts and joined texts of what a record or a log line holds are sound fields."""
     base = BASE if codec == "json" else {}
-    assert problems(codec, None, {**base, **DERIVED}) == []
+    assert mapping_problems(codec, None, {**base, **DERIVED}) == []
 
 
 @pytest.mark.parametrize(
     "place",
     [
-        Place(path="path", classes=[Class(name="page", pattern="(")]),
-        Place(path="path", extract=r"/item/(\d+)"),
-        Place(path="path", extract=r"(?P<a>.)(?P<b>.)"),
-        Place(constant="x", joined=True),
+        FieldMapping(path="path", classes=[TextClass(name="page", pattern="(")]),
+        FieldMapping(path="path", extract=r"/item/(\d+)"),
+        FieldMapping(path="path", extract=r"(?P<a>.)(?P<b>.)"),
+        FieldMapping(constant="x", joined=True),
     ],
 )
-def test_a_pattern_that_cannot_serve_is_named(place: Place) -> None:
+def test_a_pattern_that_cannot_serve_is_named(place: FieldMapping) -> None:
     """A pattern must be one, an extract must name one group, and both need a text to work on."""
-    assert [where for where, _ in problems("json", None, {**BASE, "route": place})] == [
+    assert [where for where, _ in mapping_problems("json", None, {**BASE, "route": place})] == [
         "fields.route"
     ]
 
 
 def test_a_number_can_only_be_extracted() -> None:
     """A class is no number, and an access log's number needs an extract."""
-    classes = [Class(name="1", pattern="")]
-    wrong = {"item": Place(path="path", classes=classes)}
-    assert problems("json", None, {**BASE, **wrong})
-    assert problems("access_log", None, {"item": Place(path="path")})
+    classes = [TextClass(name="1", pattern="")]
+    wrong = {"item": FieldMapping(path="path", classes=classes)}
+    assert mapping_problems("json", None, {**BASE, **wrong})
+    assert mapping_problems("access_log", None, {"item": FieldMapping(path="path")})
 
 
-def test_what_an_access_log_does_not_tell_is_no_path() -> None:
+def test_fields_an_access_log_lacks_are_no_paths() -> None:
     """A field made of an access log names one of the log's own fields."""
-    found = problems("access_log", None, {"route": Place(path="pth")})
+    found = mapping_problems("access_log", None, {"route": FieldMapping(path="pth")})
     assert [where for where, _ in found] == ["fields.route"]
     assert "nearest: path" in found[0][1]

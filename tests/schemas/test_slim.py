@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from schemas.codecs.slim import MESSAGE_BYTES_MAX, VERSION, SlimCodec
-from schemas.columns import EventBatch, joined
+from schemas.codecs.slim import MESSAGE_BYTES_MAX, VERSION, InternalEventCodec
+from schemas.columns import EventBatch, concat_batches
 from tests.streams import batch, same
 
 FIELDS = ["account", "device", "ip", "currency", "amount", "status", "utc_offset_min"]
@@ -22,9 +22,9 @@ SOURCES = (("pay", 0), ("pay", 1), ("shop", 0))
 few = settings(max_examples=20, deadline=None)
 
 
-def codec() -> SlimCodec:
+def codec() -> InternalEventCodec:
     """The codec of a monitor that reads some of the made-up events' fields, and one more."""
-    return SlimCodec([*FIELDS, "longitude", "card"], SOURCES)
+    return InternalEventCodec([*FIELDS, "longitude", "card"], SOURCES)
 
 
 def events(seed: int, count: int = 200, absent: float = 0.3) -> EventBatch:
@@ -47,10 +47,10 @@ def assert_same(one: EventBatch, other: EventBatch) -> None:
 @given(seed=st.integers(0, 2**32), cuts=st.lists(st.integers(1, 199), max_size=5, unique=True))
 def test_events_come_back_however_they_are_cut(seed: int, cuts: list[int]) -> None:
     """What is written in several messages is read as one batch: same events, same order."""
-    given_events, slim = events(seed), codec()
+    given_events, internal_codec = events(seed), codec()
     edges = [0, *sorted(cuts), 200]
     parts = [given_events.slice(a, b) for a, b in pairwise(edges)]
-    back = slim.read([message for part in parts for message in slim.write(part)])
+    back = internal_codec.read([message for part in parts for message in internal_codec.write(part)])
     assert_same(back, given_events)
     assert back.sources == SOURCES
     assert set(back.source.tolist()) == {2}
@@ -66,14 +66,14 @@ def test_every_field_of_the_monitor_is_a_column() -> None:
     with_device = events(1)
     text = {name: c for name, c in with_device.text.items() if name != "device"}
     without = dataclasses.replace(with_device, text=text)
-    slim = codec()
-    back = slim.read([*slim.write(with_device), *slim.write(without)])
+    internal_codec = codec()
+    back = internal_codec.read([*internal_codec.write(with_device), *internal_codec.write(without)])
     assert list(back.text) == ["account", "device", "ip", "currency", "card"]
     assert list(back.number) == ["amount", "status", "utc_offset_min", "longitude"]
     assert back.text["card"].null_count == 400
     device = with_device.text["device"].to_pylist()
     assert back.text["device"].to_pylist() == device + [None] * 200
-    assert b"product" not in b"".join(slim.write(with_device))
+    assert b"product" not in b"".join(internal_codec.write(with_device))
 
 
 def test_append_times_travel_where_there_are_any() -> None:
@@ -81,22 +81,22 @@ def test_append_times_travel_where_there_are_any() -> None:
     there is no column, and no byte more."""
     some = dataclasses.replace(events(1, 3), append_ms=np.array([7, -1, 9]))
     none = dataclasses.replace(events(2, 2), append_ms=np.full(2, -1))
-    slim = codec()
-    back = slim.read([*slim.write(some), *slim.write(none), *slim.write(events(3, 1))])
+    internal_codec = codec()
+    back = internal_codec.read([*internal_codec.write(some), *internal_codec.write(none), *internal_codec.write(events(3, 1))])
     assert back.append_ms is not None
     assert back.append_ms.tolist() == [7, -1, 9, -1, -1, -1]
-    assert slim.read([*slim.write(none)]).append_ms is None
-    assert list(slim.write(none)) == list(slim.write(events(2, 2)))
-    both = joined([some, dataclasses.replace(none, append_ms=None), some.take(np.array([2]))])
+    assert internal_codec.read([*internal_codec.write(none)]).append_ms is None
+    assert list(internal_codec.write(none)) == list(internal_codec.write(events(2, 2)))
+    both = concat_batches([some, dataclasses.replace(none, append_ms=None), some.take(np.array([2]))])
     assert both.append_ms is not None
     assert both.append_ms.tolist() == [7, -1, 9, -1, -1, 9]
 
 
 def test_no_message_is_no_event() -> None:
     """Nothing is written for nothing, and nothing read gives an empty batch with every column."""
-    slim = codec()
-    assert list(slim.write(events(1, 0))) == []
-    back = slim.read([])
+    internal_codec = codec()
+    assert list(internal_codec.write(events(1, 0))) == []
+    back = internal_codec.read([])
     assert (
         len(back) == len(back.source) == len(back.text["card"]) == len(back.number["amount"]) == 0
     )
@@ -104,9 +104,9 @@ def test_no_message_is_no_event() -> None:
 
 def test_sources_keep_their_place() -> None:
     """An event's source indexes the monitor's whole table, whatever messages come together."""
-    slim = codec()
+    internal_codec = codec()
     one = dataclasses.replace(events(1, 3), sources=(("pay", 1),))
-    back = slim.read([*slim.write(one), *slim.write(events(2, 2)), *slim.write(one)])
+    back = internal_codec.read([*internal_codec.write(one), *internal_codec.write(events(2, 2)), *internal_codec.write(one)])
     assert back.source.tolist() == [1, 1, 1, 2, 2, 1, 1, 1]
 
 
@@ -116,38 +116,38 @@ def test_messages_are_bounded() -> None:
     large = events(3, 300, absent=0.0)
     long_text = pa.array([f"{i}" + "x" * 8_000 for i in range(300)])
     large = dataclasses.replace(large, text={**large.text, "device": long_text})
-    slim = codec()
-    messages = list(slim.write(large))
+    internal_codec = codec()
+    messages = list(internal_codec.write(large))
     assert len(messages) > 4
     assert max(map(len, messages)) < MESSAGE_BYTES_MAX + 10_000
-    assert_same(slim.read(messages), large)
+    assert_same(internal_codec.read(messages), large)
 
 
-def test_what_is_no_message_is_refused() -> None:
+def test_an_invalid_message_is_refused() -> None:
     """A tombstone, a text, another version, another source: each is said."""
-    slim = codec()
-    [message] = slim.write(events(1))
+    internal_codec = codec()
+    [message] = internal_codec.write(events(1))
     for value in (None, b"", b'{"event_id": 1}', message[1:]):
         with pytest.raises(ValueError, match="is no message of Eddy's"):
-            slim.read([message, value])
+            internal_codec.read([message, value])
     newer = message[:3] + bytes([VERSION + 1]) + message[4:]
     with pytest.raises(ValueError, match=f"version {VERSION + 1}; expected version {VERSION}"):
-        slim.read([newer])
+        internal_codec.read([newer])
     with pytest.raises(ValueError, match=r"events of shop\[0\], which its reader does not know"):
-        SlimCodec(FIELDS, (("pay", 0),)).read([message])
+        InternalEventCodec(FIELDS, (("pay", 0),)).read([message])
 
 
 @few
 @given(seed=st.integers(0, 2**32), data=st.data())
 def test_no_spoilt_message_is_read(seed: int, data: st.DataObject) -> None:
     """Cut anywhere, or with any byte changed, it raises ValueError and nothing else."""
-    slim = codec()
-    [message] = slim.write(events(seed, 20))
+    internal_codec = codec()
+    [message] = internal_codec.write(events(seed, 20))
     place = data.draw(st.integers(0, len(message) - 1))
     flipped = message[place] ^ data.draw(st.integers(1, 255))
     for spoilt in (message[:place], message[:place] + bytes([flipped]) + message[place + 1 :]):
         with pytest.raises(ValueError, match=r"no message|version|checksum"):
-            slim.read([spoilt])
+            internal_codec.read([spoilt])
 
 
 @settings(deadline=None, max_examples=100)

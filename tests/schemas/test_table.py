@@ -15,20 +15,20 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DataObject, DrawFn
 
 from detectors.hashing import hash_key
-from schemas.checks import Checked, check
-from schemas.codecs import Decoded, JsonCodec, TableCodec
+from schemas.checks import CheckedBatch, check
+from schemas.codecs import DecodedColumns, JsonCodec, TableCodec
 from schemas.columns import EventBatch
 from schemas.dead_letters import DISPOSITION, Fault, as_json_line
-from schemas.mapping import FieldsSpec, Place, compile_mapping
+from schemas.mapping import FieldMappings, FieldMapping, compile_mapping
 from schemas.records import Records
-from schemas.repairs import Repaired
+from schemas.repairs import FieldRepair
 from stream.config import InputSpec, LimitsSpec
 from stream.decoding import Decoder
 from stream.stages.route import Route
 
 TIME_MS = 1_772_409_600_123
 TIME = datetime(2026, 3, 2, 0, 0, 0, 123_000, UTC)
-FIELDS: FieldsSpec = {"event_id": "id", "time": "t", "account": "user.id", "amount": "sum"}
+FIELDS: FieldMappings = {"event_id": "id", "time": "t", "account": "user.id", "amount": "sum"}
 
 
 def run(columns: dict[str, Any]) -> tuple[EventBatch, list[Fault]]:
@@ -36,7 +36,7 @@ def run(columns: dict[str, Any]) -> tuple[EventBatch, list[Fault]]:
     return checked(columns)[:2]
 
 
-def checked(columns: dict[str, Any]) -> Checked:
+def checked(columns: dict[str, Any]) -> CheckedBatch:
     """Decode and check the rows of a table."""
     return check(decoded(columns, FIELDS), records_of(columns))
 
@@ -48,7 +48,7 @@ def records_of(columns: dict[str, Any]) -> Records:
     return Records("in", 0, np.arange(size), np.full(size, -1, np.int64), table)
 
 
-def decoded(columns: dict[str, Any], fields: FieldsSpec) -> Decoded:
+def decoded(columns: dict[str, Any], fields: FieldMappings) -> DecodedColumns:
     """Decode the rows of a table."""
     mapping = compile_mapping("json", "transaction", fields, list(fields))
     return TableCodec(mapping).decode(records_of(columns))
@@ -167,7 +167,7 @@ def test_a_bad_value_leaves_its_row_in_place() -> None:
     ]
 
 
-def rows_of(repaired: list[Repaired]) -> list[tuple[str, str, list[int]]]:
+def rows_of(repaired: list[FieldRepair]) -> list[tuple[str, str, list[int]]]:
     """Repairs as plain values."""
     return [(one.field, one.code, one.rows.tolist()) for one in repaired]
 
@@ -175,11 +175,11 @@ def rows_of(repaired: list[Repaired]) -> list[tuple[str, str, list[int]]]:
 def test_a_verdict_may_be_a_boolean_and_an_id_may_not() -> None:
     """Where the mapping translates a field a boolean is a choice, in a table as in JSON; elsewhere
     it would be one huge entity, and is absent."""
-    fields: FieldsSpec = {
+    fields: FieldMappings = {
         "event_id": "id",
         "time": "t",
         "account": "who",
-        "verdict": Place(path="is_fraud", values={"true": "fraud", "false": "honest"}),
+        "verdict": FieldMapping(path="is_fraud", values={"true": "fraud", "false": "honest"}),
     }
     rows = [
         {"id": "a", "t": TIME_MS, "who": "x", "is_fraud": True},
@@ -216,7 +216,7 @@ def test_a_verdict_may_be_a_boolean_and_an_id_may_not() -> None:
 )
 def test_numbers_of_rarer_column_types_have_a_value(amounts: pa.Array, expected: float) -> None:
     """Decimals of any width, halves, unsigned integers, views and bytes that are decimal texts."""
-    fields: FieldsSpec = {**FIELDS, "bytes": "sum"}
+    fields: FieldMappings = {**FIELDS, "bytes": "sum"}
     found = decoded({"id": ["a", "b"], "t": [1, 1], "sum": amounts}, fields).number["bytes"]
     np.testing.assert_array_equal(found.to_numpy(zero_copy_only=False), [expected, np.nan])
 
@@ -393,10 +393,10 @@ def test_any_row_of_any_arrow_type_is_an_event_or_a_dead_letter(data: DataObject
         for name in names
     }
     columns["more"] = pa.array([float("nan")] * size)
-    fields: FieldsSpec = {
+    fields: FieldMappings = {
         **FIELDS,
-        "verdict": Place(path="verdict", values={"true": "fraud"}),
-        "time": Place(path="t", unit=data.draw(st.sampled_from(["ms", "s", "us", "iso"]))),
+        "verdict": FieldMapping(path="verdict", values={"true": "fraud"}),
+        "time": FieldMapping(path="t", unit=data.draw(st.sampled_from(["ms", "s", "us", "iso"]))),
         "bytes": data.draw(st.sampled_from(["sum", "more"])),
     }
     spec = InputSpec(topic="in", type="transaction", fields=fields)

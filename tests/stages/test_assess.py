@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detectors.assessment import REPORT_P, censored, sampled
+from detectors.assessment import REPORT_P, censored_inverse_p, is_sampled
 from detectors.combination import harmonic_mean
 from schemas.alerts import ALERT_BYTES_MAX, alert_record
 from schemas.codecs.slim import MONITOR, P_VALUE
-from schemas.columns import EventBatch, joined
+from schemas.columns import EventBatch, concat_batches
 from stream.alerting import RunInfo
-from stream.config import Config, assess_way, load, logs, parse
+from stream.config import Config, assess_read_path, load, logs, parse
 from stream.replay import replay
-from stream.shard import AssessShard, Shards
+from stream.shard import AssessShard, ShardFactory
 from stream.simulator import Shop, lines
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +31,7 @@ subject = "account"
 events_max = {events_max}
 policy = {{ p_max = 0.01, alerts_per_day = 100_000, incident_gap = "1min", warm_up_events = 2000 }}
 """
-CENSORED = censored(REPORT_P)
+CENSORED = censored_inverse_p(REPORT_P)
 MONITORS = ("account", "card", "ip")
 REPORTS = 600
 few = settings(max_examples=10, deadline=None)
@@ -44,9 +44,9 @@ def config(*, partitions: int = 1, hop: bool = False, events_max: int = 100_000)
     return parse(tomllib.loads(text + (extra + "partitions = 2\n" if hop else extra)), {})
 
 
-def shards(of: Config) -> Shards:
+def shards(of: Config) -> ShardFactory:
     """What makes its shards."""
-    return Shards(of, RunInfo("live", "one", lambda: "2026-01-01T00:00:00Z"))
+    return ShardFactory(of, RunInfo("live", "one", lambda: "2026-01-01T00:00:00Z"))
 
 
 def shard(events_max: int = 100_000) -> AssessShard:
@@ -83,7 +83,7 @@ def made_up(seed: int) -> EventBatch:
 def alerts(of: AssessShard, reports: EventBatch, cuts: list[int]) -> list[bytes]:
     """The alerts for reports that came in several batches."""
     edges = [0, *sorted({cut for cut in cuts if cut < len(reports)}), len(reports)]
-    parts = (of.judge(reports.slice(a, b)) for a, b in pairwise(edges))
+    parts = (of.process_events(reports.slice(a, b)) for a, b in pairwise(edges))
     return [alert_record(alert).value for part in parts for alert in part.alerts]
 
 
@@ -109,10 +109,10 @@ def test_one_event_in_a_thousand_is_sampled_by_its_id_alone() -> None:
     ids = pa.array([f"event-{i}" for i in range(100_000)])
     zeros = np.zeros(100_000, np.int64)
     events = EventBatch((("t", 0),), zeros, zeros, zeros, zeros, ids, {}, {})  # type: ignore[arg-type]
-    chosen = sampled(events, (1, 2))
+    chosen = is_sampled(events, (1, 2))
     assert 60 < chosen.sum() < 140
-    assert (sampled(events.slice(500, 900), (1, 2)) == chosen[500:900]).all()
-    assert (sampled(events, (3, 2)) != chosen).any()
+    assert (is_sampled(events.slice(500, 900), (1, 2)) == chosen[500:900]).all()
+    assert (is_sampled(events, (3, 2)) != chosen).any()
 
 
 @few
@@ -153,13 +153,13 @@ def test_each_report_revises_its_events_score() -> None:
     assert all(b >= a + 1.99 for scores in revised for a, b in pairwise(scores))
 
 
-def test_reports_of_a_monitor_that_is_gone_are_counted_and_left_out() -> None:
+def test_reports_of_a_removed_monitor_are_counted_and_dropped() -> None:
     """Wherever they stand between the others' they change no alert."""
     mine, gone = made_up(1), made_up(2)
     gone.text[MONITOR] = pa.array(["device"] * len(gone))
-    mixed = joined([mine.slice(0, 200), gone, mine.slice(200, len(mine))])
+    mixed = concat_batches([mine.slice(0, 200), gone, mine.slice(200, len(mine))])
     alone, beside = shard(), shard()
-    assert beside.judge(mixed).alerts == alone.judge(mine).alerts
+    assert beside.process_events(mixed).alerts == alone.process_events(mine).alerts
     counts = beside.counts()["assess"]
     assert counts["reports_ignored"] == len(gone)
     assert {**counts, "reports_ignored": 0} == alone.counts()["assess"]
@@ -168,7 +168,7 @@ def test_reports_of_a_monitor_that_is_gone_are_counted_and_left_out() -> None:
 def test_assess_runs_inline_only_where_all_read_one_log() -> None:
     """One partition: inline. Several, or partitions asked for: over its own log."""
     inline, hop, wide = (
-        assess_way(one) for one in (config(), config(hop=True), config(partitions=4))
+        assess_read_path(one) for one in (config(), config(hop=True), config(partitions=4))
     )
     assert inline
     assert inline.internal is None
@@ -176,10 +176,10 @@ def test_assess_runs_inline_only_where_all_read_one_log() -> None:
     assert hop.internal == ("assess", "eddy-shop-assess-reports", 2, True)
     assert wide
     assert wide.internal == ("assess", "eddy-shop-assess-reports", 4, True)
-    assert assess_way(load(ROOT / "deploy" / "configs" / "shop.toml")) is None
+    assert assess_read_path(load(ROOT / "deploy" / "configs" / "shop.toml")) is None
 
 
-def test_inline_and_over_its_log_it_says_the_same(tmp_path: Path) -> None:
+def test_assess_scores_the_same_inline_and_over_its_log(tmp_path: Path) -> None:
     """In replay both ways give the same alerts on the same accounts; reports come before the
     assessment looks, and monitors say what they say without it."""
     shop = tmp_path / "shop"

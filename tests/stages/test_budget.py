@@ -15,11 +15,11 @@ from obstore.store import MemoryStore
 from schemas.alerts import Alert
 from schemas.records import Records
 from stream.alerting import RunInfo
-from stream.checkpoints.recovery import Circumstances, recover
+from stream.checkpoints.recovery import StartContext, recover
 from stream.checkpoints.store import Folder
 from stream.config import Config, logs, parse
 from stream.replay import replay
-from stream.shard import AssessShard, Shards, WatchShard
+from stream.shard import AssessShard, ShardFactory, WatchShard
 
 DAY_MS: Final = 86_400_000
 START_MS: Final = 1_772_409_600_000
@@ -79,7 +79,7 @@ def as_log(topic: str, partition: int, values: Sequence[bytes]) -> Records:
 
 def live(config: Config, payments: list[bytes]) -> list[Alert]:
     """The monitor's alerts, each partition of its log folded alone."""
-    shards = Shards(config, RUN)
+    shards = ShardFactory(config, RUN)
     sent = shards.source("shop").process(as_log("shop", 0, payments)).internal
     [log] = [one for one in logs(config) if one.name == "spend"]
     alerts = []
@@ -125,7 +125,7 @@ def test_a_recovered_shard_has_the_number_of_its_partition(config: Config) -> No
     for log in logs(config):
         for partition in range(log.partitions):
             folder = Folder(MemoryStore(), "group", log.topic, partition)
-            at = Circumstances(config, RUN, log, partition, folder, None, 0, 10, lambda: None)
+            at = StartContext(config, RUN, log, partition, folder, None, 0, 10, lambda: None)
             shard = recover(at).shard
             if isinstance(shard, WatchShard):
                 assert shard.watch.monitor.policy.limits.shard == partition

@@ -13,7 +13,7 @@ from schemas.records import Records
 from stream.alerting import RunInfo
 from stream.config import Config, logs, parse
 from stream.replay import replay
-from stream.shard import Shards, SourceShard
+from stream.shard import ShardFactory, SourceShard
 
 START_MS = 1_772_409_600_000
 FUTURE_MS = 4_070_908_800_000
@@ -94,14 +94,14 @@ def config(**limits: str) -> Config:
 
 
 @cache
-def undisturbed(appended: bool) -> tuple[SourceShard, list[Alert]]:
+def without_future(appended: bool) -> tuple[SourceShard, list[Alert]]:
     """The payments without any event of the future."""
     return watched(payments([]), appended=appended)
 
 
 def watched(rows: list[dict[str, object]], *, appended: bool) -> tuple[SourceShard, list[Alert]]:
     """A fresh shard after these rows, and its alerts."""
-    shard = Shards(config(), RunInfo("live", "one", lambda: "2026-01-01T00:00:00Z")).source("pay")
+    shard = ShardFactory(config(), RunInfo("live", "one", lambda: "2026-01-01T00:00:00Z")).source("pay")
     return shard, shard.process(records(rows, appended=appended)).alerts
 
 
@@ -112,14 +112,14 @@ def watched(rows: list[dict[str, object]], *, appended: bool) -> tuple[SourceSha
     ids=["one", "forty of one card", "one each of twenty cards"],
 )
 @pytest.mark.parametrize("first", [False, True], ids=["amid", "first"])
-def test_alerts_go_on_after_a_time_from_the_future(
+def test_alerts_continue_after_a_time_from_the_future(
     future: list[str], appended: bool, first: bool
 ) -> None:
     """With both timestamp types, and with the events of 2099 first or later, at least nine tenths of
     the alerts on all other cards stay; the events of 2099 are scored and counted."""
     if first and not appended:
         future = future[:30]  # of the first 64 events fewer than half
-    quiet, expected = undisturbed(appended)
+    quiet, expected = without_future(appended)
     shard, alerts = watched(payments(future, first=first), appended=appended)
 
     def after(some: list[Alert]) -> set[tuple[str, int]]:
@@ -145,13 +145,13 @@ def test_a_longer_limit_lets_time_go_further() -> None:
     rows[AT]["t"] = int(str(rows[AT]["t"])) + 40 * 86_400_000
     for most, ahead in (("10min", True), ("90d", False)):
         run = RunInfo("live", "one", lambda: "2026-01-01T00:00:00Z")
-        shard = Shards(config(time_ahead_max=most), run).source("pay")
+        shard = ShardFactory(config(time_ahead_max=most), run).source("pay")
         shard.process(records(rows, appended=False))
         assert (shard.counts()["card"]["ahead"] > 0) == ahead
 
 
 @pytest.mark.parametrize("at", [0, 2_500, EVENTS // 8 - 1])
-def test_a_replay_of_a_file_goes_on_as_live(tmp_path: Path, at: int) -> None:
+def test_a_replay_of_a_file_continues_as_live(tmp_path: Path, at: int) -> None:
     """One row of 2099 is no disorder and ends no run: a replay's alerts are those of a shard that
     took the same records, but for `run`."""
     rows = payments([])[: EVENTS // 8]
@@ -169,20 +169,20 @@ def test_a_replay_of_a_file_goes_on_as_live(tmp_path: Path, at: int) -> None:
 
 
 @pytest.mark.parametrize("appended", [False, True], ids=["CreateTime", "LogAppendTime"])
-def test_over_an_internal_log_it_is_the_same(appended: bool) -> None:
+def test_over_an_internal_log_scores_are_the_same(appended: bool) -> None:
     """A monitor that reads its events over an internal log gets their append times, too: the same
     alerts, but for the budget's share."""
     given = records(payments(["x"] * 3)[: EVENTS // 4], appended=appended)
     monitor = {**CONFIG["monitors"][0], "partitions": 1}
     made = parse({**CONFIG, "monitors": [monitor]}, {})
-    shards = Shards(made, RunInfo("live", "one", lambda: "2026-01-01T00:00:00Z"))
+    shards = ShardFactory(made, RunInfo("live", "one", lambda: "2026-01-01T00:00:00Z"))
     log = next(log for log in logs(made) if log.internal)
     sent = shards.source("pay").process(given).internal
     offset = np.arange(len(sent))
     hopped = Records("t-card", 0, offset, offset, [one.value for one in sent])
     over = shards.internal(log)
     alerts = over.process(hopped).alerts
-    direct = Shards(config(), RunInfo("live", "one", str)).source("pay")
+    direct = ShardFactory(config(), RunInfo("live", "one", str)).source("pay")
     expected = direct.process(given).alerts
     assert [(a.evidence, a.p_value) for a in alerts] == [(a.evidence, a.p_value) for a in expected]
     assert over.counts()["card"]["ahead"] == direct.counts()["card"]["ahead"]

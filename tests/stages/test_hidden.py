@@ -12,7 +12,7 @@ from numpy.random import default_rng
 from schemas.records import Records
 from stream.alerting import RunInfo
 from stream.config import parse
-from stream.shard import Emitted, Shards
+from stream.shard import ShardOutput, ShardFactory
 
 START_MS: Final = 1_772_409_600_000
 ATTACKER: Final = "203.0.113.9"
@@ -60,9 +60,9 @@ policy = { p_max = 1e-2, warm_up_events = 100, incident_gap = "1min" }
 LINE: Final = '{} - - [02/Mar/2026:00:{:02}:{:02} +0000] "GET / HTTP/1.1" 200 5 "-" "{}"'
 
 
-def emitted(name: str, values: list[bytes]) -> Emitted:
+def process(name: str, values: list[bytes]) -> ShardOutput:
     """What an input's records lead to."""
-    shards = Shards(parse(tomllib.loads(CONFIG), {}), RunInfo("replay", "run", str))
+    shards = ShardFactory(parse(tomllib.loads(CONFIG), {}), RunInfo("replay", "run", str))
     size = len(values)
     return shards.source(name).process(
         Records(name, 0, np.arange(size), np.full(size, -1, np.int64), [*values])
@@ -94,7 +94,7 @@ def requests(agent: str) -> list[bytes]:
     return [line.encode("latin-1") for line in made]
 
 
-def alerts(made: Emitted) -> list[tuple[str, int]]:
+def alerts(made: ShardOutput) -> list[tuple[str, int]]:
     """The events alerted on, and the revisions."""
     assert not [one for one in made.dead_letters if not one.event_kept]
     return [(one.alert_id, one.revision) for one in made.alerts]
@@ -115,7 +115,7 @@ HIDING: Final[dict[str, Callable[[], list[bytes]]]] = {
 @pytest.fixture(scope="module")
 def seen() -> list[tuple[str, int]]:
     """The alerts where nobody hides."""
-    found = alerts(emitted("pay", payments()))
+    found = alerts(process("pay", payments()))
     assert len(found) > 5
     return found
 
@@ -124,7 +124,7 @@ def seen() -> list[tuple[str, int]]:
 def test_no_header_hides_a_payment(how: str, seen: list[tuple[str, int]]) -> None:
     """Two hundred cards from one address raise the alerts that they raise without the header; there
     are at most as many examples as the burst has minutes."""
-    made = emitted("pay", HIDING[how]())
+    made = process("pay", HIDING[how]())
     assert len(made.events) == 2_200
     assert alerts(made) == seen
     assert len(made.dead_letters) <= 1_200 / 60 + 1
@@ -133,6 +133,6 @@ def test_no_header_hides_a_payment(how: str, seen: list[tuple[str, int]]) -> Non
 @pytest.mark.parametrize("agent", ["m" * 5_000, "M\xff", '"', 'x" "y', "\\x22", "\x01"])
 def test_no_header_hides_a_request(agent: str) -> None:
     """So it is in an access log."""
-    seen = alerts(emitted("site", requests("Mozilla")))
+    seen = alerts(process("site", requests("Mozilla")))
     assert len(seen) > 0
-    assert alerts(emitted("site", requests(agent))) == seen
+    assert alerts(process("site", requests(agent))) == seen

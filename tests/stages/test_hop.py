@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detectors.hashing import hash_key, hash_text
-from detectors.monitor import concerns
+from detectors.monitor import is_relevant
 from schemas.alerts import alert_record
 from schemas.columns import EventBatch
 from schemas.records import Records
 from stream.alerting import RunInfo
 from stream.config import Config, Log, logs, parse
 from stream.errors import ForeignRecord
-from stream.shard import Emitted, InternalShard, Shards
+from stream.shard import ShardOutput, InternalShard, ShardFactory
 from stream.stages import InternalRecord
 from tests.streams import START_MS
 
@@ -61,9 +61,9 @@ def config() -> Config:
     return parse(tomllib.loads(CONFIG), {})
 
 
-def shards(run: str = "one") -> Shards:
+def shards(run: str = "one") -> ShardFactory:
     """What makes their shards."""
-    return Shards(config(), RunInfo("live", run, lambda: "2026-01-01T00:00:00Z"))
+    return ShardFactory(config(), RunInfo("live", run, lambda: "2026-01-01T00:00:00Z"))
 
 
 def internal_log() -> Log:
@@ -91,7 +91,7 @@ def records(topic: str, partition: int, seed: int, count: int = EVENTS) -> Recor
     return Records(topic, partition, np.arange(count) * 2 + 5, np.full(count, -1), values)
 
 
-def sent(topic: str, partition: int, seed: int, cuts: list[int]) -> list[Emitted]:
+def sent(topic: str, partition: int, seed: int, cuts: list[int]) -> list[ShardOutput]:
     """What a source shard emits for its records, cut at these places."""
     shard = shards().source(topic)
     everything = records(topic, partition, seed)
@@ -99,10 +99,10 @@ def sent(topic: str, partition: int, seed: int, cuts: list[int]) -> list[Emitted
     return [shard.process(everything.slice(a, b)) for a, b in pairwise(edges)]
 
 
-def by_partition(emitted: list[Emitted]) -> dict[int, list[InternalRecord]]:
+def by_partition(output: list[ShardOutput]) -> dict[int, list[InternalRecord]]:
     """What goes into each partition of the internal log."""
     found = defaultdict(list)
-    for one in emitted:
+    for one in output:
         for record in one.internal:
             assert record.log == "account"
             found[record.partition].append(record)
@@ -137,24 +137,24 @@ def test_each_event_that_concerns_the_monitor_is_sent_once_in_order(
 ) -> None:
     """Behind the hop stand exactly the events that the monitor judges or learns labels from, each
     in its entity's partition, in the order of their log, however that was cut."""
-    emitted = sent("pay", 1, seed, cuts)
+    output = sent("pay", 1, seed, cuts)
     reader = shards().internal(internal_log())
     spec = config().monitors[0]
     expected: dict[int, list[tuple[str, int, int, str]]] = defaultdict(list)
-    for one in emitted:
-        events = one.events.take(np.flatnonzero(concerns(one.events, spec)))
+    for one in output:
+        events = one.events.take(np.flatnonzero(is_relevant(one.events, spec)))
         hashed = hash_text(events.text["account"], hash_key(""))[:, 1] % np.uint64(PARTITIONS)
         for who, partition in zip(identity(events), hashed.tolist(), strict=True):
             expected[partition].append(who)
     found = {
         partition: identity(reader.read(as_log(messages)))
-        for partition, messages in by_partition(emitted).items()
+        for partition, messages in by_partition(output).items()
     }
     assert found == expected
     assert len(found) == PARTITIONS
 
 
-def test_what_was_sent_and_what_was_not_adds_up() -> None:
+def test_sent_and_unsent_events_add_up() -> None:
     """For each monitor, events that passed route are sent or not applicable; the counts survive."""
     shard = shards().source("pay")
     shard.process(records("pay", 0, 1))
@@ -184,7 +184,7 @@ def interleaved(seed: int) -> list[InternalRecord]:
     return [message for turn in zip(*logs_of, strict=True) for message in turn]
 
 
-def judged(shard: InternalShard, messages: list[InternalRecord], cuts: list[int]) -> list[bytes]:
+def scored(shard: InternalShard, messages: list[InternalRecord], cuts: list[int]) -> list[bytes]:
     """The alerts for messages that came in several batches."""
     edges = [0, *sorted({cut for cut in cuts if cut < len(messages)}), len(messages)]
     parts = [shard.process(as_log(messages[a:b])) for a, b in pairwise(edges)]
@@ -193,35 +193,35 @@ def judged(shard: InternalShard, messages: list[InternalRecord], cuts: list[int]
 
 @few
 @given(cuts=st.lists(st.integers(1, 44), max_size=9), stop=st.integers(1, 44))
-def test_the_monitor_behind_the_hop_is_a_fold(cuts: list[int], stop: int) -> None:
+def test_a_monitor_over_an_internal_topic_is_a_fold(cuts: list[int], stop: int) -> None:
     """Cut the internal log into batches anywhere, save and load anywhere: same alerts, same
     state."""
     messages = interleaved(5)
     whole, cut, first, second = (shards().internal(internal_log()) for _ in range(4))
-    expected = judged(whole, messages, [])
+    expected = scored(whole, messages, [])
     assert len(expected) > 1
-    assert judged(cut, messages, cuts) == expected
-    alerts = judged(first, messages[:stop], [])
+    assert scored(cut, messages, cuts) == expected
+    alerts = scored(first, messages[:stop], [])
     second.load(first.save())
-    assert alerts + judged(second, messages[stop:], []) == expected
+    assert alerts + scored(second, messages[stop:], []) == expected
     for other in (cut, second):
         state = whole.save()
         assert [n for n, a in other.save().items() if a.tobytes() != state[n].tobytes()] == []
 
 
-def test_events_are_judged_in_bounded_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_events_are_scored_in_bounded_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many events a poll brings, they are judged a bounded number at a time."""
     messages = interleaved(3)
-    expected = judged(shards().internal(internal_log()), messages, [])
-    monkeypatch.setattr("stream.shard.EVENTS_AT_ONCE", 7)
-    assert judged(shards().internal(internal_log()), messages, []) == expected
+    expected = scored(shards().internal(internal_log()), messages, [])
+    monkeypatch.setattr("stream.shard.BATCH_EVENTS_MAX", 7)
+    assert scored(shards().internal(internal_log()), messages, []) == expected
 
 
 def test_alerts_name_the_source() -> None:
     """Evidence and ids are those of the event's own position, not of the message it came in; an
     update's incident was opened where it was, whichever topic its event came from."""
     alerts = [
-        orjson.loads(each) for each in judged(shards().internal(internal_log()), interleaved(5), [])
+        orjson.loads(each) for each in scored(shards().internal(internal_log()), interleaved(5), [])
     ]
     assert {one["evidence"][0]["topic"] for one in alerts} == {"pay", "site"}
     for alert in alerts:
@@ -231,7 +231,7 @@ def test_alerts_name_the_source() -> None:
         assert alert["related"][0]["type"] == "ip"
 
 
-def test_a_record_of_another_is_an_error_that_names_it() -> None:
+def test_a_foreign_record_is_an_error_that_names_it() -> None:
     """What Eddy did not write stops the shard, before anything of its batch was learned."""
     shard = shards().internal(internal_log())
     messages = interleaved(5)[:3]

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from detectors.assessment import WAYS, Assessment
+from detectors.assessment import SLOTS_PER_SET, Assessment
 from detectors.learning import BOOSTED, LOGISTIC
 from detectors.verdicts import FRAUD
 from schemas.columns import F64
-from tests.stages.told import DAY_MS, START_MS, Report, assessment, label, take, told
+from tests.stages.report_stream import DAY_MS, START_MS, Report, assessment, label, take, report_stream
 
-TAUGHT, LATER = 300, 200
+LEARNED_LABEL_FIELDS, LATER = 300, 200
 """Events labelled before the first fit, and those after it whose labels are corrected."""
 JUDGED_MS, CORRECTED_MS = START_MS + 6 * DAY_MS, START_MS + 40 * DAY_MS
 OTHER = {"fraud": "honest", "honest": "fraud"}
@@ -21,13 +21,13 @@ def corrected(said: dict[str, list[str]]) -> Assessment:
     other. In between some are reported anew."""
     draw = np.random.default_rng(3)
     rows = []
-    for k in range(TAUGHT + LATER):
+    for k in range(LEARNED_LABEL_FIELDS + LATER):
         fraud = k % 3 == 0
         verdict = "fraud" if fraud else "honest"
-        at_ms = START_MS + (k if k < TAUGHT else 4 * DAY_MS + k)
+        at_ms = START_MS + (k if k < LEARNED_LABEL_FIELDS else 4 * DAY_MS + k)
         x = draw.normal(2.0 if fraud else 0.0)
         rows.append(Report(at_ms, f"e{k}", 0, 10.0 ** -draw.uniform(2.0, 5.0), x))
-        if k < TAUGHT:
+        if k < LEARNED_LABEL_FIELDS:
             rows.append(label(START_MS + DAY_MS + k, f"e{k}", verdict))
             continue
         first, *further = said[verdict]
@@ -37,14 +37,14 @@ def corrected(said: dict[str, list[str]]) -> Assessment:
         rows += [label(CORRECTED_MS + k * 1000 + j, f"e{k}", v) for j, v in enumerate(further)]
     rows.append(Report(CORRECTED_MS + 3 * DAY_MS, "last"))
     of = assessment()
-    take(of, told(rows))
+    take(of, report_stream(rows))
     return of
 
 
 def judged(of: Assessment) -> F64:
     """float64[3, 2]: log loss beyond the harmonic mean's, labels, frauds, by way that learns."""
     sums = of.learner.sums
-    every = np.stack([sums.excess, sums.judged, sums.frauds])
+    every = np.stack([sums.excess_loss, sums.judged, sums.frauds])
     return every[:, [LOGISTIC, BOOSTED]]
 
 
@@ -56,7 +56,7 @@ def judged(of: Assessment) -> F64:
         {"fraud": ["fraud", "honest", "fraud"], "honest": ["honest", "fraud", "honest"]},
     ],
 )
-def test_a_correction_is_judged_in_place_of_the_first_label(said: dict[str, list[str]]) -> None:
+def test_a_correction_replaces_the_first_label_in_the_evaluation(said: dict[str, list[str]]) -> None:
     """Weeks later, too, the sums are those of the right label given at once; and not those of
     the wrong one."""
     right = judged(corrected({verdict: [verdict] for verdict in OTHER}))
@@ -78,15 +78,15 @@ def test_honest_until_charged_back_is_learned_from() -> None:
         if fraud:
             rows.append(label(at_ms + 20 * DAY_MS, f"e{k}", "fraud"))
     of = assessment()
-    take(of, told([*rows, Report(START_MS + 21 * DAY_MS, "last")]))
+    take(of, report_stream([*rows, Report(START_MS + 21 * DAY_MS, "last")]))
     # what is left of 100 after 21 days
     assert of.counts()["learning_frauds"] == int(100 * 0.5 ** (21 / 30))
 
 
-@pytest.mark.parametrize("others", range(2 * WAYS))
+@pytest.mark.parametrize("others", range(2 * SLOTS_PER_SET))
 def test_a_label_of_an_id_on_two_events_reaches_the_first(others: int) -> None:
     """Whatever else was reported before, and so whichever slots the two are in."""
-    twins = told(
+    twins = report_stream(
         [
             *(Report(START_MS + k, f"e{k}") for k in range(others)),
             Report(START_MS + 100, "twin", x=1.0),
@@ -95,19 +95,19 @@ def test_a_label_of_an_id_on_two_events_reaches_the_first(others: int) -> None:
         ]
     )
     twins.batch.offset[:] = np.arange(len(twins.rows))
-    of = assessment(WAYS)
+    of = assessment(SLOTS_PER_SET)
     take(of, twins)
     memory = of.learner.memory
     assert memory.inputs[memory.verdict == FRAUD, 1].tolist() == [1.0]
 
 
-@pytest.mark.parametrize("frauds", range(WAYS))
-def test_no_fraud_gives_way_while_there_is_room(frauds: int) -> None:
+@pytest.mark.parametrize("frauds", range(SLOTS_PER_SET))
+def test_no_fraud_is_evicted_while_there_is_room(frauds: int) -> None:
     """A set that is not full takes another event beside all it has."""
     rows = [Report(START_MS + k, f"e{k}") for k in range(frauds)]
     rows += [label(START_MS + 100 + k, f"e{k}", "fraud") for k in range(frauds)]
-    rows += [Report(START_MS + 200 + k, f"n{k}") for k in range(WAYS - frauds)]
-    of = assessment(WAYS)
-    take(of, told(rows))
-    assert (of.known.place[:, 0] >= 0).all()
+    rows += [Report(START_MS + 200 + k, f"n{k}") for k in range(SLOTS_PER_SET - frauds)]
+    of = assessment(SLOTS_PER_SET)
+    take(of, report_stream(rows))
+    assert (of.remembered.position[:, 0] >= 0).all()
     assert (of.learner.memory.verdict == FRAUD).sum() == frauds

@@ -10,17 +10,17 @@ import orjson
 import pytest
 
 from schemas.alerts import ALERT_BYTES_MAX, alert_record
-from stream.alerting import Identity, RunInfo, Teller
+from stream.alerting import Identity, RunInfo, AlertBuilder
 from stream.config import AssessSpec, LearningSpec
 from stream.stages.assess import Assess
-from tests.stages import told
-from tests.stages.told import DAY_MS, FEATURE, KEY, LATE_MS, MONITORS, START_MS, Report, label
+from tests.stages import report_stream
+from tests.stages.report_stream import DAY_MS, FEATURE, KEY, LATE_MS, MONITORS, START_MS, Report, label
 
 DAYS, A_DAY, FRAUDS = 25, 250, 0.05
 
 
 @cache
-def stream() -> told.Told:
+def stream() -> report_stream.ReportStream:
     """Both monitors report every event. The second is always the more surprised and says nothing;
     the first's feature tells frauds."""
     draw = np.random.default_rng(3)
@@ -31,18 +31,18 @@ def stream() -> told.Told:
         rows.append(Report(at_ms, event, 0, 10.0 ** -draw.uniform(2, 4), x))
         rows.append(Report(at_ms, event, 1, 10.0 ** -draw.uniform(4, 6)))
         rows.append(label(at_ms + LATE_MS, event, "fraud" if fraud else "honest"))
-    return told.told(rows + told.silent_sample(DAYS, A_DAY, 1.0, 3))
+    return report_stream.report_stream(rows + report_stream.unreported_sample(DAYS, A_DAY, 1.0, 3))
 
 
 @cache
-def alerts(*, whole: bool) -> list[dict[str, Any]]:
+def alerts(*, reports_grouped: bool) -> list[dict[str, Any]]:
     """Those of the last ten days."""
-    policy = msgspec.structs.replace(told.OFTEN, p_max=1e-3)
+    policy = msgspec.structs.replace(report_stream.FREQUENT_ALERTS, p_max=1e-3)
     learning = LearningSpec(inputs=["label"], features=[FEATURE])
     spec = AssessSpec(subject="account", learning=learning, policy=policy)
     run = RunInfo("live", "one", lambda: "2026-01-01T00:00:00Z")
-    teller = Teller(KEY, frozenset(), run, Identity("eddy", "live"))
-    stage = Assess(spec, MONITORS, 1, "0123", teller, whole=whole)
+    alert_builder = AlertBuilder(KEY, frozenset(), run, Identity("eddy", "live"))
+    stage = Assess(spec, MONITORS, 1, "0123", alert_builder, reports_grouped=reports_grouped)
     bodies = [alert_record(one.alert).value for one in stage.process(stream().batch).alerts]
     assert max(map(len, bodies)) <= ALERT_BYTES_MAX
     found = [orjson.loads(body) for body in bodies]
@@ -51,11 +51,11 @@ def alerts(*, whole: bool) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("whole", [False, True])
-def test_alerts_name_what_decided(whole: bool) -> None:
+def test_alerts_name_the_deciding_features(reports_grouped: bool) -> None:
     """Reason, largest share and counterfactual are the feature that tells frauds, not the monitor
     that was surprised more; its value and what is usual stand beside it."""
     x = {row.event: row.x for row in stream().rows if row.monitor == 0}
-    found = alerts(whole=whole)
+    found = alerts(reports_grouped=reports_grouped)
     assert len(found) > 50
     for alert in found:
         shown = alert["contributions"]
@@ -71,19 +71,19 @@ def test_alerts_name_what_decided(whole: bool) -> None:
         else:
             assert mine["expected_low"] == 0.0 < mine["expected_high"] < 4.0
             assert not 0.0 <= x[event] <= mine["expected_high"]
-    decided = [alert for alert in found if alert["contributions"][0]["feature"] == FEATURE]
-    assert len(decided) > 0.95 * len(found)
-    alone = [alert for alert in decided if alert["counterfactual"] == [FEATURE]]
+    policy_outcome = [alert for alert in found if alert["contributions"][0]["feature"] == FEATURE]
+    assert len(policy_outcome) > 0.95 * len(found)
+    alone = [alert for alert in policy_outcome if alert["counterfactual"] == [FEATURE]]
     assert len(alone) > 0.9 * len(found)
 
 
 @pytest.mark.slow
-def test_what_speaks_against_has_no_share() -> None:
+def test_features_against_the_alert_have_no_share() -> None:
     """The monitor that says nothing lowers the odds as often as it raises them: its share is 0
     then, and small in all."""
     shares = [
         next(one["share"] for one in alert["contributions"] if one["feature"] == MONITORS[1])
-        for alert in alerts(whole=True)
+        for alert in alerts(reports_grouped=True)
     ]
     assert min(shares) == 0.0
     assert np.mean(shares) < 0.1

@@ -10,23 +10,23 @@ import pytest
 from msgspec import structs
 
 from detectors import boosting, learning
-from detectors.assessment import WAYS, Assessment
-from detectors.boosting import Trees
+from detectors.assessment import SLOTS_PER_SET, Assessment
+from detectors.boosting import BoostedTrees
 from detectors.learning import BOOSTED, HARMONIC, LOGISTIC, REPORTED, SAMPLE, SILENT
-from detectors.policy import COUNTED, OPENED, OVER_BUDGET, QUIET, SUPPRESSED
+from detectors.policy import SUPPRESSED, OPENED, OVER_BUDGET, QUIET, SUPPRESSED_COUNT
 from detectors.verdicts import FRAUD
 from schemas.columns import F64, Bools
-from tests.stages import told
-from tests.stages.told import (
+from tests.stages import report_stream
+from tests.stages.report_stream import (
     DAY_MS,
     LATE_MS,
     START_MS,
     Report,
-    Told,
+    ReportStream,
     assessment,
     label,
     sampled_ids,
-    silent_sample,
+    unreported_sample,
     take,
 )
 from tests.streams import same
@@ -37,7 +37,7 @@ FRAUDS: Final = 0.05
 
 def stream(
     days: int, *, honest: float = 1.0, silent: float = 1.0, seed: int = 3, apart: float = 3.0
-) -> tuple[Told, set[str]]:
+) -> tuple[ReportStream, set[str]]:
     """Days of reports of one monitor, of which the feature tells frauds, and their labels: all
     frauds', and those of a share of the honest and of the silent sample; the honest ones."""
     draw = np.random.default_rng(seed)
@@ -50,17 +50,17 @@ def stream(
         if fraud or draw.uniform() < honest:
             rows.append(label(at_ms + LATE_MS, event, "fraud" if fraud else "honest"))
         good |= set() if fraud else {event}
-    return told.told(rows + silent_sample(days, A_DAY, silent, seed)), good
+    return report_stream.report_stream(rows + unreported_sample(days, A_DAY, silent, seed)), good
 
 
 def rarer(p: F64, of: Bools, days: float, alpha: float) -> float:
     """How many of these have p ≤ α, divided by what α promises of all events of so many days."""
-    return float(np.count_nonzero(p[of] <= alpha) / (days * A_DAY / told.REPORTED) / alpha)
+    return float(np.count_nonzero(p[of] <= alpha) / (days * A_DAY / report_stream.REPORTED) / alpha)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("whole", [False, True])
-def test_p_is_honest_at_each_report(whole: bool) -> None:
+def test_p_is_honest_at_each_report(reports_grouped: bool) -> None:
     """Two monitors report honest events, frauds only the first: where reports come one by one, all
     look like frauds for a while; an event is judged by the least p of its reports, as alarms are."""
     draw = np.random.default_rng(3)
@@ -72,17 +72,17 @@ def test_p_is_honest_at_each_report(whole: bool) -> None:
             rows.append(Report(at_ms, event, 1, 10.0 ** -draw.uniform(2, 5)))
         rows.append(label(at_ms + LATE_MS, event, "fraud" if fraud else "honest"))
         good |= set() if fraud else {event}
-    it = told.told(rows + silent_sample(days, A_DAY, 1.0, 3))
-    of = assessment(monitors=2, whole=whole)
+    it = report_stream.report_stream(rows + unreported_sample(days, A_DAY, 1.0, 3))
+    of = assessment(monitors=2, reports_grouped=reports_grouped)
     said = take(of, it)
-    assert of.learner.sums.clock[learning.SPEAKER] != HARMONIC
+    assert of.learner.sums.clock[learning.ACTIVE_MODEL] != HARMONIC
     first = it.event(good) & (it.day() >= 15) & (it.monitor == 0)
     places = np.flatnonzero(first)
     least = np.minimum(said.p[places], said.p[places + 1])
     assert rarer(least, np.ones(len(least), np.bool_), 15, 1e-3) < 3.0
-    bad = ~it.event(good) & (it.monitor == 0) & (it.p < told.LIMIT) & (it.day() >= 15)
+    bad = ~it.event(good) & (it.monitor == 0) & (it.p < report_stream.LIMIT) & (it.day() >= 15)
     found = float(np.mean(said.p[bad] <= 2e-3))
-    assert found > 0.9 if whole else found < 0.5  # what is known at once is known at the last only
+    assert found > 0.9 if reports_grouped else found < 0.5  # what is known at once is known at the last only
 
 
 @pytest.mark.slow
@@ -93,7 +93,7 @@ def test_p_is_honest_whoever_is_labelled(honest: float, silent: float) -> None:
     it, good = stream(30, honest=honest, silent=silent)
     of = assessment()
     said = take(of, it)
-    assert of.learner.sums.clock[learning.SPEAKER] != HARMONIC
+    assert of.learner.sums.clock[learning.ACTIVE_MODEL] != HARMONIC
     late = it.event(good) & (it.day() >= 10)
     for alpha, factor in ((3e-3, 1.5), (1e-3, 2.0)):
         assert 1.0 / factor < rarer(said.p, late, 20, alpha) < factor, alpha
@@ -108,7 +108,7 @@ def test_a_small_memory_makes_trees_no_worse() -> None:
     take(small, it)
     take(ample, it)
     excess = [
-        float(of.learner.sums.excess[BOOSTED] / of.learner.sums.judged[BOOSTED])
+        float(of.learner.sums.excess_loss[BOOSTED] / of.learner.sums.judged[BOOSTED])
         for of in (small, ample)
     ]
     assert excess[1] < -0.1
@@ -122,7 +122,7 @@ def test_a_fit_takes_so_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of more labelled events than that, the frauds rather, and others evenly."""
     fitted: list[F64] = []
 
-    def fit(trees: Trees, inputs: F64, outcome: F64) -> None:
+    def fit(trees: BoostedTrees, inputs: F64, outcome: F64) -> None:
         fitted.append(outcome)
         trees.base[0] = 0.0
         del inputs
@@ -147,42 +147,42 @@ def test_p_is_honest_where_values_are_alike() -> None:
         rows.append(Report(at_ms, event, 0, 1e-3, x))
         rows.append(label(at_ms + LATE_MS, event, "fraud" if fraud else "honest"))
         ones |= {event} if x and not fraud else set()
-    it = told.told(rows + silent_sample(days, A_DAY, 1.0, 4))
+    it = report_stream.report_stream(rows + unreported_sample(days, A_DAY, 1.0, 4))
     said = take(assessment(), it)
     late = it.event(ones) & (it.day() >= 20)
-    assert np.median(said.p[late]) > 0.5 * 0.02 * told.REPORTED
+    assert np.median(said.p[late]) > 0.5 * 0.02 * report_stream.REPORTED
 
 
-def test_the_last_bin_is_a_crowd_too() -> None:
+def test_the_last_bin_also_holds_ties() -> None:
     """Odds beyond all bins are no rarer than the honest events in the last, and more of them is
     still less."""
     of = assessment().learner
     of.sums.honest[LOGISTIC, [100, -1]] = 900, 100
-    of.sums.heard[:] = 1_000.0, 19_000.0
-    learning._share(of.sums)
-    of.sums.clock[learning.SPEAKER] = LOGISTIC
+    of.sums.not_fraud[:] = 1_000.0, 19_000.0
+    learning._update_tail_share(of.sums)
+    of.sums.clock[learning.ACTIVE_MODEL] = LOGISTIC
     p = []
     for odds in (11.97, 12.5, 13.0):
         of.line.intercept[0] = odds
-        p.append(learning.p_now(of, np.array([3.0, np.nan]), np.ones(1), 0.5))
+        p.append(learning.p_of_inputs(of, np.array([3.0, np.nan]), np.ones(1), 0.5))
     assert p == pytest.approx([0.05 * 0.1] * 3, rel=0.01)
     assert p[0] > p[1] > p[2]
 
 
-def test_a_label_that_flips_teaches_twice() -> None:
+def test_a_flipped_label_is_learned_twice() -> None:
     """However often one event's label changes, the regression learns its first word and its
     correction."""
     flips = [label(START_MS + k, "e", "fraud" if k % 2 else "honest") for k in range(1, 200)]
     lines = []
     for count in (2, 199):
         of = assessment()
-        take(of, told.told([Report(START_MS, "e", x=1.0), *flips[:count]]))
+        take(of, report_stream.report_stream([Report(START_MS, "e", x=1.0), *flips[:count]]))
         lines.append(of.learner.line)
         assert of.counts()["labels_changed"] == count - 1
     assert all(same(one, other) for one, other in zip(*lines, strict=True))
 
 
-def test_what_is_taken_back_is_what_was_given() -> None:
+def test_a_correction_subtracts_exactly_what_was_added() -> None:
     """Of three honest events of the sample one becomes a fraud sixty days later: two thirds of what
     is left stay; and none of what a report between label and correction moved."""
     one, two, three = sampled_ids(3)
@@ -190,16 +190,16 @@ def test_what_is_taken_back_is_what_was_given() -> None:
     labels = [label(START_MS + 1, event, "honest") for event in (one, two, three)]
     later = START_MS + 60 * DAY_MS
     of = assessment()
-    take(of, told.told([*silent, *labels, label(later, one, "fraud")]))
-    assert of.learner.sums.heard.tolist() == [0.0, pytest.approx(500.0)]
+    take(of, report_stream.report_stream([*silent, *labels, label(later, one, "fraud")]))
+    assert of.learner.sums.not_fraud.tolist() == [0.0, pytest.approx(500.0)]
     moved = [Report(START_MS + 2, two, p=1e-3), label(START_MS + 3, two, "fraud")]
     of = assessment()
-    take(of, told.told([*silent, *labels, *moved]))
-    assert of.learner.sums.heard.tolist() == [0.0, 2_000.0]
+    take(of, report_stream.report_stream([*silent, *labels, *moved]))
+    assert of.learner.sums.not_fraud.tolist() == [0.0, 2_000.0]
     assert not of.learner.sums.honest.any()
 
 
-def test_a_correction_after_days_leaves_nothing_behind() -> None:
+def test_a_correction_after_days_leaves_no_trace() -> None:
     """Honest labels that all become frauds sixty days later are no longer counted among the
     honest, nor their events among those reported."""
     events = [f"e{k}" for k in range(40)]
@@ -207,12 +207,12 @@ def test_a_correction_after_days_leaves_nothing_behind() -> None:
     rows = [Report(START_MS, event, x=1.0) for event in events]
     rows += [label(START_MS + DAY_MS, event, "honest") for event in events]
     of = assessment()
-    take(of, told.told(rows))
+    take(of, report_stream.report_stream(rows))
     assert of.learner.sums.honest[LOGISTIC].sum() == pytest.approx(40 * 0.5 ** (1 / 30))
-    take(of, told.told([label(later, event, "fraud") for event in events]))
+    take(of, report_stream.report_stream([label(later, event, "fraud") for event in events]))
     sums = of.learner.sums
     assert sums.honest.sum() == pytest.approx(0.0, abs=1e-9)
-    assert sums.heard[[REPORTED, SILENT]] == pytest.approx([0.0, 0.0], abs=1e-9)
+    assert sums.not_fraud[[REPORTED, SILENT]] == pytest.approx([0.0, 0.0], abs=1e-9)
 
 
 def test_days_of_which_nothing_is_reported_change_nothing() -> None:
@@ -225,69 +225,69 @@ def test_days_of_which_nothing_is_reported_change_nothing() -> None:
     states = []
     for between in ([], quiet):
         of = assessment()
-        take(of, told.told([*rows, *between, *last]))
+        take(of, report_stream.report_stream([*rows, *between, *last]))
         states.append(of.save())
     one, other = states
     changed = {name for name in one if not same(one[name], other[name])}
-    assert changed == {"known/place", "words"}  # offsets, which the rows between have moved
+    assert changed == {"remembered/position", "words"}  # offsets, which the rows between have moved
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
 def test_no_value_is_infinite(value: float) -> None:
     """A feature that is not finite counts as absent."""
     of = assessment()
-    take(of, told.told([Report(START_MS, "e", x=value), label(START_MS + 1, "e", "fraud")]))
+    take(of, report_stream.report_stream([Report(START_MS, "e", x=value), label(START_MS + 1, "e", "fraud")]))
     assert np.isfinite(of.learner.line.mean).all()
-    assert np.isfinite(of.learner.memory.said[of.learner.memory.event != 0, LOGISTIC]).all()
+    assert np.isfinite(of.learner.memory.log_odds[of.learner.memory.event != 0, LOGISTIC]).all()
 
 
 def test_memory_keeps_its_size() -> None:
-    """Whatever is said, no more events are remembered than asked for, in sets of `WAYS`, and each
+    """Whatever is said, no more events are remembered than asked for, in sets of `SLOTS_PER_SET`, and each
     costs the bytes that are promised."""
     it, _ = stream(8)
     of = assessment(events_max=160)
     take(of, it)
-    held = of.known.place[:, 0] >= 0
+    held = of.remembered.position[:, 0] >= 0
     assert held.all()
     assert len(held) == 160
     assert len(np.unique(of.learner.memory.event)) == 160
-    assert of.learner.memory.event.reshape(-1, WAYS).all()
-    inputs, monitors = of.learner.memory.inputs.shape[1], of.learner.memory.spoke.shape[1]
+    assert of.learner.memory.event.reshape(-1, SLOTS_PER_SET).all()
+    inputs, monitors = of.learner.memory.inputs.shape[1], of.learner.memory.reported.shape[1]
     held_bytes = sum(column.nbytes for column in of.learner.memory)
     assert held_bytes == 160 * (8 * inputs + 8 * monitors + 104)
 
 
 @pytest.mark.parametrize("whole", [False, True])
-def test_an_event_is_judged_warm_by_the_events_before_it(whole: bool) -> None:
+def test_warm_up_counts_only_earlier_events(reports_grouped: bool) -> None:
     """What is sampled itself does not end the warm-up at a later report on it, however reports are
     cut into batches."""
     one, other = sampled_ids(2)
     at = START_MS + DAY_MS
-    it = told.told([Report(at + k, e, m) for k, e in enumerate((one, other)) for m in (0, 1)])
+    it = report_stream.report_stream([Report(at + k, e, m) for k, e in enumerate((one, other)) for m in (0, 1)])
     for cuts in ([0, 4], [0, 1, 2, 3, 4]):
-        policy = structs.replace(told.OFTEN, warm_up_events=SAMPLE)
-        of = Assessment(policy, told.KEY, 2, 100, 160, 1, told.LIMIT, [0], whole=whole)
+        policy = structs.replace(report_stream.FREQUENT_ALERTS, warm_up_events=SAMPLE)
+        of = Assessment(policy, report_stream.KEY, 2, 100, 160, 1, report_stream.LIMIT, [0], reports_grouped=reports_grouped)
         warm = np.concatenate([take(of, it, a, b).warm for a, b in pairwise(cuts)])
-        deciding = [1, 3] if whole else [0, 1, 2, 3]
+        deciding = [1, 3] if reports_grouped else [0, 1, 2, 3]
         assert warm[deciding].tolist() == [k >= 2 for k in deciding]
 
 
-def test_an_event_is_counted_once_however_many_reports_say_so() -> None:
+def test_an_event_with_several_reports_is_counted_once() -> None:
     """As held back, and as counted into its subject's incident, whose number of counted events it
     raises by one; a later report that raises its score asks again."""
     p = {"a": (1e-9, 1e-9), "b": (1e-4, 1e-7)}
     rows = [Report(START_MS + k, f"e{k}", m, p[w][m]) for k, w in enumerate("ab") for m in (0, 1)]
-    it = told.told(rows)
+    it = report_stream.report_stream(rows)
     it.batch.text["account"] = pa.array(["x"] * len(rows))
-    of = Assessment(told.OFTEN, told.KEY, 2, 100, 160, 1, told.LIMIT)
+    of = Assessment(report_stream.FREQUENT_ALERTS, report_stream.KEY, 2, 100, 160, 1, report_stream.LIMIT)
     none = np.empty((len(rows), 0))
     said = of.process(it.batch, "account", it.monitor, it.p, none)
-    assert said.decided.activity.tolist() == [OPENED, QUIET, COUNTED, COUNTED]
+    assert said.policy_outcome.activity.tolist() == [OPENED, QUIET, SUPPRESSED, SUPPRESSED]
     assert of.policy.counts()["alerts_suppressed"] == 1
-    assert of.words[0, SUPPRESSED] == 1.0
-    poor = structs.replace(told.OFTEN, alerts_per_day=1)
-    of = Assessment(poor, told.KEY, 2, 100, 160, 1, told.LIMIT)
+    assert of.words[0, SUPPRESSED_COUNT] == 1.0
+    poor = structs.replace(report_stream.FREQUENT_ALERTS, alerts_per_day=1)
+    of = Assessment(poor, report_stream.KEY, 2, 100, 160, 1, report_stream.LIMIT)
     it.batch.text["account"] = pa.array(["x", "x", "y", "y"])
     said = of.process(it.batch, "account", it.monitor, it.p, none)
-    assert said.decided.activity.tolist() == [OPENED, QUIET, OVER_BUDGET, OVER_BUDGET]
+    assert said.policy_outcome.activity.tolist() == [OPENED, QUIET, OVER_BUDGET, OVER_BUDGET]
     assert of.policy.counts()["alerts_over_budget"] == 1

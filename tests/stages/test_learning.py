@@ -16,22 +16,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detectors import learning
-from detectors.assessment import WAYS, Assessment
+from detectors.assessment import SLOTS_PER_SET, Assessment
 from detectors.learning import BOOSTED, HARMONIC
 from detectors.models.tail import TailSpec
-from detectors.monitor import LABEL, MonitorSpec
+from detectors.monitor import MonitorSpec
+from schemas.events import LABEL_TYPE
 from detectors.spec import FeatureSpec, PolicySpec
-from detectors.state import Arrays, copied, prefixed
+from detectors.state import Arrays, copy_arrays, add_prefix
 from detectors.verdicts import FRAUD, HONEST, UNKNOWN
 from schemas.alerts import Alert, alert_record
 from schemas.columns import F64, I64, EventBatch
 from schemas.records import Records
-from stream.alerting import Identity, RunInfo, Teller
-from stream.chain import Chain
-from stream.config import Config, assess_way, parse
+from stream.alerting import Identity, RunInfo, AlertBuilder
+from stream.chain import InMemoryCluster
+from stream.config import Config, assess_read_path, parse
 from stream.errors import ConfigError
 from stream.replay import replay
-from stream.stages.watch import NOTHING_WANTED, Wanted, Watch
+from stream.stages.watch import NO_SCORES, ScoreSelection, Watch
 from tests.streams import START_MS, same
 from tests.streams import batch as made_up
 
@@ -74,7 +75,7 @@ def story(seed: int = 1) -> tuple[EventBatch, I64, F64, F64]:
         source=np.zeros(len(rows), np.int32),
         offset=np.array(offset, np.int64),
         time_ms=np.array(at_ms, np.int64),
-        type_code=np.where(label, LABEL, 0).astype(np.uint8),
+        type_code=np.where(label, LABEL_TYPE, 0).astype(np.uint8),
         event_id=pa.array([f"l{i}" if i < 0 else e for i, e in zip(monitors, event, strict=True)]),
         text={
             "account": pa.array([f"a{int(e[1:]) % 50}" for e in event]),
@@ -86,10 +87,10 @@ def story(seed: int = 1) -> tuple[EventBatch, I64, F64, F64]:
     return batch, who.astype(np.int64), np.array(p_value), np.array(values)[:, None]
 
 
-def assessment(events_max: int = 20_000, *, whole: bool = False) -> Assessment:
+def assessment(events_max: int = 20_000, *, reports_grouped: bool = False) -> Assessment:
     """An assessment of two monitors that learns from one feature of the first."""
     policy = PolicySpec(p_max=0.01, alerts_per_day=1000, incident_gap="1min", warm_up_events=0)
-    return Assessment(policy, (1, 2), 2, 100, events_max, 1, 0.01, [0], whole=whole)
+    return Assessment(policy, (1, 2), 2, 100, events_max, 1, 0.01, [0], reports_grouped=reports_grouped)
 
 
 def run(of: Assessment, until: int, cuts: list[int], start: int = 0) -> Arrays:
@@ -102,8 +103,8 @@ def run(of: Assessment, until: int, cuts: list[int], start: int = 0) -> Arrays:
     ]
     return {
         "p": np.concatenate([part.p for part in parts]),
-        "activity": np.concatenate([part.decided.activity for part in parts]),
-        "written": np.concatenate([part.written for part in parts]),
+        "activity": np.concatenate([part.policy_outcome.activity for part in parts]),
+        "written": np.concatenate([part.p_of_all for part in parts]),
         "order": np.concatenate([part.order for part in parts], axis=1),
         "without": np.concatenate([part.without for part in parts], axis=1),
     }
@@ -127,7 +128,7 @@ def between_events(cut: int) -> int:
 def test_batch_cuts_do_not_matter(cuts: list[int], together: bool) -> None:
     """However reports and labels are cut into batches, what is said and the state are the same
     bytes; where all reports on an event come together, that is, between events."""
-    whole, cut = assessment(whole=together), assessment(whole=together)
+    whole, cut = assessment(reports_grouped=together), assessment(reports_grouped=together)
     if together:
         cuts = [between_events(cut) for cut in cuts]
     one, other = run(whole, rows_of_story(), []), run(cut, rows_of_story(), cuts)
@@ -136,7 +137,7 @@ def test_batch_cuts_do_not_matter(cuts: list[int], together: bool) -> None:
     states = whole.save(), cut.save()
     assert states[0].keys() == states[1].keys()
     assert all(same(states[0][name], states[1][name]) for name in states[0])
-    assert whole.learner.sums.clock[learning.SPEAKER] != HARMONIC
+    assert whole.learner.sums.clock[learning.ACTIVE_MODEL] != HARMONIC
 
 
 @few
@@ -149,7 +150,7 @@ def test_save_and_load_are_invisible(stop: int) -> None:
     run(going, stop, [])
     run(first, stop, [])
     run(second, 3_000, [])  # what stood there before must not shine through
-    second.load(copied(first.save()))
+    second.load(copy_arrays(first.save()))
     cut = between_events(stop + 7)  # within one, what is written of it so far differs
     one, other = run(going, until, [], stop), run(second, until, [cut], stop)
     assert all(same(one[name], other[name]) for name in one)
@@ -157,7 +158,7 @@ def test_save_and_load_are_invisible(stop: int) -> None:
     assert all(same(left[name], right[name]) for name in left)
 
 
-def test_it_learns_what_the_reports_do_not_say() -> None:
+def test_it_learns_more_than_the_reports_tell() -> None:
     """In the last days the trees speak, and frauds, which by the reports alone cannot be told, have
     the small p-values; honest ones keep honest ones."""
     of = assessment()
@@ -165,12 +166,12 @@ def test_it_learns_what_the_reports_do_not_say() -> None:
     batch, monitor, _, values = story()
     late = (batch.time_ms > START_MS + 25 * DAY_MS) & (monitor == 0)
     strange = values[:, 0] > 2.0
-    assert of.learner.sums.clock[learning.SPEAKER] == BOOSTED
+    assert of.learner.sums.clock[learning.ACTIVE_MODEL] == BOOSTED
     assert np.median(said["p"][late & strange]) < 0.1 * np.median(said["p"][late & ~strange])
 
 
 @pytest.mark.slow
-def test_what_it_learned_stays_an_honest_p_value() -> None:
+def test_learned_scores_are_honest_p_values() -> None:
     """Of honest events as many are as rare as the p-value says, once what was learned speaks; of
     frauds, which the reports alone hide among them, far more."""
     draw = np.random.default_rng(5)
@@ -189,7 +190,7 @@ def test_what_it_learned_stays_an_honest_p_value() -> None:
         source=np.zeros(2 * n, np.int32),
         offset=np.arange(2 * n),
         time_ms=at_ms[order],
-        type_code=np.where(label, LABEL, 0).astype(np.uint8)[order],
+        type_code=np.where(label, LABEL_TYPE, 0).astype(np.uint8)[order],
         event_id=pa.concat_arrays([ids, pa.array([f"l{i}" for i in range(n)])]).take(order),
         text={
             "account": pa.array([f"a{i % 50}" for i in range(n)] * 2).take(order),
@@ -204,7 +205,7 @@ def test_what_it_learned_stays_an_honest_p_value() -> None:
     said = of.process(
         batch, "account", monitor[order], np.concatenate([p, p])[order], value[order]
     ).p
-    assert of.learner.sums.clock[learning.SPEAKER] != HARMONIC
+    assert of.learner.sums.clock[learning.ACTIVE_MODEL] != HARMONIC
     late = ~label[order] & (batch.time_ms > START_MS + days // 2 * DAY_MS)
     of_fraud = np.concatenate([fraud, fraud])[order]
     honest, frauds = said[late & ~of_fraud], said[late & of_fraud]
@@ -214,7 +215,7 @@ def test_what_it_learned_stays_an_honest_p_value() -> None:
     assert np.mean(frauds <= 0.001) > 0.8
 
 
-def test_without_labels_it_says_what_it_said() -> None:
+def test_without_labels_assess_does_not_change() -> None:
     """No label, no difference: p-values are the harmonic mean's, bit for bit."""
     batch, monitor, p, values = story()
     reports = np.flatnonzero(monitor >= 0)
@@ -225,11 +226,11 @@ def test_without_labels_it_says_what_it_said() -> None:
     one = assessment().process(*args, values[reports])
     other = plain.process(*args, none)
     assert same(one.p, other.p)
-    assert same(one.decided.activity, other.decided.activity)
+    assert same(one.policy_outcome.activity, other.policy_outcome.activity)
     assert not any(name.startswith("learner") for name in plain.save())
 
 
-def test_frauds_alone_teach_nobody_to_speak() -> None:
+def test_frauds_alone_train_no_model() -> None:
     """Where no honest event is ever labelled nothing is known of them, and the harmonic mean
     stays."""
     batch, monitor, p, values = story()
@@ -238,7 +239,7 @@ def test_frauds_alone_teach_nobody_to_speak() -> None:
     of = assessment()
     of.process(batch.take(rows), "account", monitor[rows], p[rows], values[rows])
     assert of.counts()["labels"] > 500
-    assert of.learner.sums.clock[learning.SPEAKER] == HARMONIC
+    assert of.learner.sums.clock[learning.ACTIVE_MODEL] == HARMONIC
 
 
 def test_amounts_of_two_currencies_compare() -> None:
@@ -255,7 +256,7 @@ def test_amounts_of_two_currencies_compare() -> None:
     amount = np.exp(np.random.default_rng(1).normal(3.0, 0.3, 400))
     yen = np.arange(400) % 2 == 0
     run = RunInfo("live", "one", str)
-    teller = Teller((1, 2), frozenset(), run, Identity("eddy", "live"))
+    alert_builder = AlertBuilder((1, 2), frozenset(), run, Identity("eddy", "live"))
     learned = []
     for currency in (pa.array(np.where(yen, "JPY", "EUR")), pa.nulls(400, pa.string())):
         batch = replace(
@@ -263,8 +264,8 @@ def test_amounts_of_two_currencies_compare() -> None:
             text={**events.text, "currency": currency},
             number={**events.number, "amount": np.where(yen, 160.0 * amount, amount)},
         )
-        watch = Watch(spec, 1, "0123", teller, ["account.amount"])
-        learned.append(watch.process(batch).told["account.amount"])
+        watch = Watch(spec, 1, "0123", alert_builder, ["account.amount"])
+        learned.append(watch.process(batch).training_features["account.amount"])
     named, plain = learned
     assert np.nanmedian(named[yen]) == pytest.approx(np.nanmedian(named[~yen]), rel=0.1)
     judged = ~np.isnan(plain)
@@ -279,7 +280,7 @@ def one_event(of: Assessment, verdicts: list[str]) -> None:
         source=np.zeros(rows, np.int32),
         offset=np.arange(rows),
         time_ms=START_MS + np.arange(rows),
-        type_code=np.array([0] + [LABEL] * len(verdicts), np.uint8),
+        type_code=np.array([0] + [LABEL_TYPE] * len(verdicts), np.uint8),
         event_id=pa.array(["e", *(f"l{k}" for k in range(len(verdicts)))]),
         text={
             "account": pa.array(["a"] * rows),
@@ -318,9 +319,9 @@ def test_frauds_are_not_crowded_out() -> None:
     """A memory too small for all reports keeps labelled frauds, but no set of nothing else."""
     of = assessment(events_max=2_400)
     run(of, rows_of_story(), [])
-    verdict = of.learner.memory.verdict.reshape(-1, WAYS)
+    verdict = of.learner.memory.verdict.reshape(-1, SLOTS_PER_SET)
     frauds = (verdict == FRAUD).sum(axis=1)
-    assert frauds.max() < WAYS
+    assert frauds.max() < SLOTS_PER_SET
     ample = assessment()
     run(ample, rows_of_story(), [])
     labelled = ample.learner.memory.verdict
@@ -429,10 +430,10 @@ incident_gap = "1min"
 
 
 def folded(
-    of: Config, inputs: dict[str, list[bytes]], wanted: Wanted
+    of: Config, inputs: dict[str, list[bytes]], selection: ScoreSelection
 ) -> tuple[list[bytes], Arrays]:
     """Alerts and states of everything, its logs read day by day."""
-    chain = Chain(of, RunInfo("replay", "one", str), wanted=wanted)
+    cluster = InMemoryCluster(of, RunInfo("replay", "one", str), selection=selection)
     alerts: list[Alert] = []
     taken = dict.fromkeys(inputs, 0)
     for until_ms in range(START_MS + DAY_MS, START_MS + 50 * DAY_MS, DAY_MS):
@@ -441,11 +442,11 @@ def folded(
             offset = taken[name] + np.arange(len(values))
             taken[name] += len(values)
             records = Records(name, 0, offset, np.full(len(values), -1), [*values])
-            alerts += chain.put(name, records).alerts
-        alerts += chain.advance(until_ms)[0]
+            alerts += cluster.put(name, records).alerts
+        alerts += cluster.advance(until_ms)[0]
     assert taken == {name: len(log) for name, log in inputs.items()}
-    states = {f"{one.log.name}/{one.log.internal}": one.shard.save() for one in chain.states()}
-    return [alert_record(alert)[1] for alert in alerts], prefixed(states)
+    states = {f"{one.log.name}/{one.log.internal}": one.shard.save() for one in cluster.states()}
+    return [alert_record(alert)[1] for alert in alerts], add_prefix(states)
 
 
 @pytest.mark.slow
@@ -466,15 +467,15 @@ def test_scoring_every_event_changes_nothing(tmp_path: Path, hop: bool) -> None:
         text = text.replace('"transaction"', '{ field = "type" }')
         text = text.replace('["pay", "label"]', '["pay"]').replace('["label"]', '["pay"]')
     of = config(text)
-    way = assess_way(of)
-    assert way is not None
-    assert bool(way.internal) == hop
+    read_path = assess_read_path(of)
+    assert read_path is not None
+    assert bool(read_path.internal) == hop
     (few, live), (all_, replayed) = (
-        folded(of, logs, wanted) for wanted in (NOTHING_WANTED, Wanted(scores=True))
+        folded(of, logs, selection) for selection in (NO_SCORES, ScoreSelection(scores=True))
     )
     assert sum(orjson.loads(alert)["monitor"] == "assess" for alert in few) > 50
     [clock] = [state for name, state in live.items() if name.endswith("learner/sums/clock")]
-    assert clock[learning.SPEAKER] != HARMONIC
+    assert clock[learning.ACTIVE_MODEL] != HARMONIC
     assert all_ == few
     assert live.keys() == replayed.keys()
     assert [name for name in live if not same(live[name], replayed[name])] == []
@@ -513,7 +514,7 @@ def test_a_label_is_not_known_before_its_time(tmp_path: Path) -> None:
         ('inputs = ["label"]\nfeatures = ["c', 'inputs = ["labels"]\nfeatures = ["c', "no input"),
     ],
 )
-def test_what_cannot_be_learned_from_is_said(old: str, new: str, problem: str) -> None:
+def test_unusable_training_features_are_named(old: str, new: str, problem: str) -> None:
     """A feature that no monitor has, one named twice, an input that is none."""
     with pytest.raises(ConfigError) as error:
         config(CONFIG.replace(old, new))

@@ -14,7 +14,7 @@ from schemas.events import json_schema as event_schema
 from schemas.records import Records
 from stream.alerting import Mode, RunInfo
 from stream.config import Config, load
-from stream.shard import Shards, SourceShard
+from stream.shard import ShardFactory, SourceShard
 from stream.simulator import Shop, lines
 from stream.stages.route import COUNTS
 
@@ -40,7 +40,7 @@ def fold(
     config: Config, records: Records, size: int, run: str = "one"
 ) -> tuple[SourceShard, list[Alert]]:
     """A fresh shard fed the records in batches of the given size, and its alerts."""
-    shard = Shards(config, RunInfo("live", run, lambda: "2026-01-01T00:00:00Z")).source("shop")
+    shard = ShardFactory(config, RunInfo("live", run, lambda: "2026-01-01T00:00:00Z")).source("shop")
     alerts = []
     for start in range(0, len(records), size):
         part = records.slice(start, min(start + size, len(records)))
@@ -77,10 +77,10 @@ def test_batches_of_any_size_give_the_same_alerts_and_state(
     assert [name for name in one if one[name].tobytes() != other[name].tobytes()] == []
 
 
-def test_a_shard_goes_on_from_its_saved_state(config: Config, records: Records) -> None:
+def test_a_shard_continues_from_its_saved_state(config: Config, records: Records) -> None:
     """A shard loaded from another's state gives the alerts that the other would have given."""
     first, _ = fold(config, records.slice(0, 12_345), 1_000)
-    second = Shards(config, first.watches[0].teller.info).source("shop")
+    second = ShardFactory(config, first.watches[0].alert_builder.info).source("shop")
     second.load(first.save())
     rest = records.slice(12_345, len(records))
     assert second.process(rest).alerts == first.process(rest).alerts
@@ -159,7 +159,7 @@ def test_only_the_run_object_knows_the_run(
 ) -> None:
     """Another run in another mode, or with another clock, gives the same alerts but for `run`; only
     live may enforce, and only what is recent."""
-    others = Shards(config, run).source("shop").process(records).alerts
+    others = ShardFactory(config, run).source("shop").process(records).alerts
     ours = [alert_record(one).value for one in reference[1]]
     theirs = [alert_record(one).value for one in others]
     assert ours != theirs
@@ -173,7 +173,7 @@ def test_shadow_is_never_enforceable(
     config: Config, records: Records, reference: tuple[SourceShard, list[Alert]]
 ) -> None:
     """Where live may enforce, shadow says that it may not and why; nothing else of `run` decides."""
-    shards = Shards(config, RunInfo("shadow", "one", lambda: "2026-01-01T00:00:00Z"))
+    shards = ShardFactory(config, RunInfo("shadow", "one", lambda: "2026-01-01T00:00:00Z"))
     shadowed = shards.source("shop").process(records).alerts
     assert any(alert.run.enforceable for alert in reference[1])
     assert {(alert.run.enforceable, alert.run.reason) for alert in shadowed} == {(False, "shadow")}
@@ -198,7 +198,7 @@ def test_groups_and_modes_share_no_id(
     other = msgspec.structs.replace(config, **changed)
     modes: list[Mode] = [other.mode, "replay"]
     runs = [RunInfo(mode, "two", lambda: "2026-01-01T00:00:00Z") for mode in modes]
-    found = [ids(Shards(other, run).source("shop").process(records).alerts) for run in runs]
+    found = [ids(ShardFactory(other, run).source("shop").process(records).alerts) for run in runs]
     assert found[0] == found[1]
     assert len(found[0]) > 10
     assert found[0].isdisjoint(ids(reference[1]))

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from detectors.assessment import Assessed, Assessment
+from detectors.assessment import AssessmentOutput, Assessment
 from detectors.hashing import hash_text
 from detectors.learning import SAMPLE
-from detectors.monitor import LABEL
+from schemas.events import LABEL_TYPE
 from detectors.spec import PolicySpec
 from schemas.codecs.slim import MONITOR, P_VALUE
 from schemas.columns import F64, I64, Bools, EventBatch
@@ -24,7 +24,7 @@ REPORTED = 0.02
 """Of honest events, in the streams below."""
 MONITORS = ("a", "b")
 FEATURE = "a.x"
-OFTEN = PolicySpec(p_max=LIMIT, alerts_per_day=1000, incident_gap="1min", warm_up_events=0)
+FREQUENT_ALERTS = PolicySpec(p_max=LIMIT, alerts_per_day=1000, incident_gap="1min", warm_up_events=0)
 
 
 class Report(NamedTuple):
@@ -43,7 +43,7 @@ def label(at_ms: int, event: str, verdict: str) -> Report:
     return Report(at_ms, event, -1, np.nan, np.nan, verdict)
 
 
-class Told(NamedTuple):
+class ReportStream(NamedTuple):
     """Rows as one batch, with what `Assessment.process` takes beside it."""
 
     rows: list[Report]
@@ -61,7 +61,7 @@ class Told(NamedTuple):
         return np.asarray((self.batch.time_ms - START_MS) / DAY_MS)
 
 
-def told(rows: list[Report]) -> Told:
+def report_stream(rows: list[Report]) -> ReportStream:
     """In the order of their times; what is said of one event at one time stands together."""
     rows = sorted(rows, key=lambda row: row.at_ms)
     places: dict[str, int] = {}
@@ -84,12 +84,12 @@ def told(rows: list[Report]) -> Told:
         source=np.zeros(len(rows), np.int32),
         offset=np.array(offset, np.int64),
         time_ms=np.array([row.at_ms for row in rows], np.int64),
-        type_code=np.where(who < 0, LABEL, 0).astype(np.uint8),
+        type_code=np.where(who < 0, LABEL_TYPE, 0).astype(np.uint8),
         event_id=pa.array([f"l{i}" if who[i] < 0 else e for i, e in enumerate(event)]),
         text={name: pa.array(values, pa.string()) for name, values in text.items()},
         number={P_VALUE: p, FEATURE: x},
     )
-    return Told(rows, batch, who, p, x)
+    return ReportStream(rows, batch, who, p, x)
 
 
 @cache
@@ -105,7 +105,7 @@ def sampled_ids(count: int) -> list[str]:
     return found[:count]
 
 
-def silent_sample(days: int, a_day: int, labelled: float, seed: int) -> list[Report]:
+def unreported_sample(days: int, a_day: int, labelled: float, seed: int) -> list[Report]:
     """The sample of the events that nobody reported, where so many a day were reported, and the
     labels of a share of them."""
     draw = np.random.default_rng(seed)
@@ -118,15 +118,15 @@ def silent_sample(days: int, a_day: int, labelled: float, seed: int) -> list[Rep
     return rows
 
 
-def assessment(events_max: int = 60_000, *, monitors: int = 1, whole: bool = False) -> Assessment:
+def assessment(events_max: int = 60_000, *, monitors: int = 1, reports_grouped: bool = False) -> Assessment:
     """One that learns from a feature of the first monitor."""
     return Assessment(
-        OFTEN, KEY, monitors, 100, events_max, 1, LIMIT, [0], whole=whole, ahead_max_ms=inf
+        FREQUENT_ALERTS, KEY, monitors, 100, events_max, 1, LIMIT, [0], reports_grouped=reports_grouped, ahead_max_ms=inf
     )
 
 
-def take(of: Assessment, it: Told, start: int = 0, stop: int | None = None) -> Assessed:
+def take(of: Assessment, stream: ReportStream, start: int = 0, stop: int | None = None) -> AssessmentOutput:
     """Let it take some of the rows."""
-    some = slice(start, len(it.rows) if stop is None else stop)
-    batch = it.batch.slice(some.start, some.stop)
-    return of.process(batch, "account", it.monitor[some], it.p[some], it.x[some, None])
+    some = slice(start, len(stream.rows) if stop is None else stop)
+    batch = stream.batch.slice(some.start, some.stop)
+    return of.process(batch, "account", stream.monitor[some], stream.p[some], stream.x[some, None])

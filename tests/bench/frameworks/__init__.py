@@ -12,11 +12,11 @@ from typing import Final
 
 import orjson
 
-from tests.bench.clocks import Spent
+from tests.bench.clocks import TimeSpent
 
 HERE: Final = Path(__file__).resolve().parent
 ENVIRONMENT: Final = HERE.parents[2] / ".tools" / "bench-env"
-PATIENCE_S: Final = 300
+WAIT_MAX_S: Final = 300
 
 
 class NotAvailableError(Exception):
@@ -35,17 +35,17 @@ def install() -> None:
     shutil.copy(lock, stamp)
 
 
-def measure(script: str, bootstrap: str, topic: str, out: str, events: int, folder: Path) -> Spent:
+def measure(script: str, bootstrap: str, topic: str, out: str, events: int, folder: Path) -> TimeSpent:
     """What a framework's script took for the topic, from its first record to its last."""
     python = str(ENVIRONMENT / "bin" / "python")
     said = _run([python, str(HERE / script), bootstrap, topic, out, str(events), str(folder)])
-    return Spent(**orjson.loads(said.splitlines()[-1]))
+    return TimeSpent(**orjson.loads(said.splitlines()[-1]))
 
 
 def _run(command: list[str]) -> str:
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+            command, capture_output=True, text=True, timeout=WAIT_MAX_S, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NotAvailableError(str(error)) from error
