@@ -27,8 +27,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from detectors.decay import DAY_MS, LN2
-from detectors.kernels import kernel
+from detectors.numeric.decay import DAY_MS, LN2
+from detectors.numeric.kernels import kernel
 from detectors.state import Arrays, load, state_arrays
 from schemas.columns import F64, I32, I64, U8, U64, Bools
 

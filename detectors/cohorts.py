@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from detectors.kernels import kernel
+from detectors.numeric.kernels import kernel
 from detectors.state import Arrays, load, state_arrays
 from schemas.columns import I64, U64, Bools
 

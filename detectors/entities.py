@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from detectors.clock import BoundedTimes
-from detectors.kernels import kernel
+from detectors.numeric.kernels import kernel
 from detectors.state import Arrays, load, state_arrays
 from schemas.columns import F64, I32, I64, U8, U32, U64, Bools
 

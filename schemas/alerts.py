@@ -1,7 +1,7 @@
 """The alert: what Eddy publishes and an enforcement service acts on without asking anybody.
 
 Defines its shape, its id, its bytes and its CloudEvents headers, and publishes the JSON Schema.
-Does not decide when an alert is due: that is `detectors.policy`.
+Does not decide when an alert is due: that is `detectors.scoring.policy`.
 """
 
 from typing import Any, Final, Literal, NamedTuple

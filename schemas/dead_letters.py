@@ -87,7 +87,12 @@ class DeadLetter(NamedTuple):
 
 
 def dead_letter(
-    fault: Fault | RepairExample, value: bytes, headers: Headers, topic: str, partition: int, offset: int
+    fault: Fault | RepairExample,
+    value: bytes,
+    headers: Headers,
+    topic: str,
+    partition: int,
+    offset: int,
 ) -> DeadLetter:
     """The dead letter of one record. Same input, same bytes: no clock, no counter.
 

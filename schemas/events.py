@@ -32,7 +32,9 @@ AMOUNT_MAX: Final = 1e12
 """Largest amount in any currency; beyond it float64 cents are no longer exact enough to sum."""
 
 FIELDS: Final[dict[str, EventField]] = {
-    "kind": EventField("text", "what happened, within the type: order, payment, success, failure, …"),
+    "kind": EventField(
+        "text", "what happened, within the type: order, payment, success, failure, …"
+    ),
     "account": EventField("text", "the customer's account"),
     "device": EventField("text", "device fingerprint or id"),
     "ip": EventField("text", "network address the event came from"),
@@ -44,7 +46,9 @@ FIELDS: Final[dict[str, EventField]] = {
     "product": EventField("text", "product"),
     "terminal": EventField("text", "point of sale"),
     "coupon": EventField("text", "coupon or incentive"),
-    "session": EventField("text", "session; may be made of address and agent, hence its length", 8192),
+    "session": EventField(
+        "text", "session; may be made of address and agent, hence its length", 8192
+    ),
     "currency": EventField("text", "ISO 4217 code; amounts compare only within a currency", 16),
     "country": EventField("text", "ISO 3166 code", 64),
     "channel": EventField("text", "app, web, call centre, …"),
@@ -66,7 +70,9 @@ FIELDS: Final[dict[str, EventField]] = {
     "level": EventField(
         "number", "what was measured: a load, a rate, a temperature", low=-1e18, high=1e18
     ),
-    "utc_offset_min": EventField("number", "local time minus UTC, in minutes", low=-1080, high=1080),
+    "utc_offset_min": EventField(
+        "number", "local time minus UTC, in minutes", low=-1080, high=1080
+    ),
     "latitude": EventField("number", "degrees", low=-90, high=90),
     "longitude": EventField("number", "degrees", low=-180, high=180),
 }

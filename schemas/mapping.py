@@ -145,7 +145,9 @@ def nearest_hint(name: str, known: Iterable[str]) -> str:
     return f"; nearest: {close[0]}" if close else ""
 
 
-def available_fields(codec: CodecName, type_spec: TypeSpec | None, fields: FieldMappings | None) -> list[str]:
+def available_fields(
+    codec: CodecName, type_spec: TypeSpec | None, fields: FieldMappings | None
+) -> list[str]:
     """The event fields that an input can fill, in the order of `events.FIELDS`."""
     if codec == "access_log":
         return [name for name in FIELDS if name in ACCESS_LOG_FIELDS or name in (fields or {})]
@@ -229,7 +231,9 @@ def _source(place: FieldMapping) -> CompiledField:
 def _type_source(spec: TypeSpec) -> CompiledField:
     if isinstance(spec, str):
         return CompiledField(constant=spec)
-    return CompiledField(tuple(parse_path(text) for text in _paths(spec.field)), values=dict(spec.values))
+    return CompiledField(
+        tuple(parse_path(text) for text in _paths(spec.field)), values=dict(spec.values)
+    )
 
 
 def _paths(path: str | list[str] | None) -> list[str]:
@@ -253,7 +257,10 @@ def _log_problems(fields: FieldMappings) -> Iterator[Problem]:
         for path in _paths(place.path):
             if path not in ACCESS_LOG_FIELDS:
                 expected = ", ".join(ACCESS_LOG_FIELDS)
-                yield where, f"got {path}; expected one of {expected}{nearest_hint(path, ACCESS_LOG_FIELDS)}"
+                yield (
+                    where,
+                    f"got {path}; expected one of {expected}{nearest_hint(path, ACCESS_LOG_FIELDS)}",
+                )
         is_number = name in FIELDS and FIELDS[name].kind == "number"
         if is_number and place.path is not None and place.extract is None:
             yield where, "is a number; expected what to extract from the text"

@@ -31,7 +31,7 @@ Client exceptions are mapped to these at one border (`stream.kafka`), the cause 
 
 from typing import Final
 
-from stream.place import hide_credentials
+from stream.location import hide_credentials
 
 RELEARN_COMMAND: Final = (
     "eddy replay CONFIG --input 'NAME=kafka://TOPIC?until=OFFSETS' --out FOLDER --save-state URL up to "

@@ -30,7 +30,7 @@ from detectors.features.kind import (
     begin_event,
     undo_unless_learned,
 )
-from detectors.kernels import kernel
+from detectors.numeric.kernels import kernel
 from schemas.columns import F64
 
 
@@ -76,9 +76,9 @@ from math import sqrt
 import numpy as np
 
 from detectors.entities import AdmittedEvents
-from detectors.kernels import kernel
+from detectors.numeric.kernels import kernel
 from detectors.models.gaussian import surprise_of_normal
-from detectors.models.own import DetectorInput, DetectorOutput, StandaloneSpec
+from detectors.models.interface import DetectorInput, DetectorOutput, StandaloneSpec
 from schemas.columns import F64
 
 

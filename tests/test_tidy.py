@@ -23,7 +23,28 @@ MAY_IMPORT = {
     "stream": set(OWN),
     "deploy": set[str](),
 }
-TOP_LEVEL = {"pyproject.toml", "README.md", "Makefile", "LICENSE", "tests", "deploy", *OWN}
+ORDER = {
+    "schemas": "schemas schemas/codecs",
+    "detectors": "detectors/numeric detectors detectors/features detectors/models detectors/scoring "
+    "detectors/monitor detectors/fusion",
+    "stream": "stream stream/kafka stream/config stream/pipeline stream/telemetry stream/checkpoints "
+    "stream/inputs stream/simulator stream/runtime stream/evaluation stream/replay stream/report "
+    "stream/demo stream/cli",
+}
+"""The folders of each package: one imports only itself and those before it."""
+
+LINES_MAX, FUNCTION_LINES_MAX = 400, 60
+TOP_LEVEL = {
+    "pyproject.toml",
+    "README.md",
+    "Makefile",
+    "LICENSE",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "tests",
+    "deploy",
+    *OWN,
+}
 
 CLOCKS = {
     *(f"time.{name}" for name in ("time", "monotonic", "perf_counter", "process_time")),
@@ -92,6 +113,7 @@ class Module:
         self.path = path
         self.package = path.split("/", maxsplit=1)[0]
         self.tree = ast.parse(text, path)
+        self.lines = text.count("\n")
 
     def imports(self) -> Iterator[tuple[str, str, int]]:
         """Every import as local name, full dotted name and line."""
@@ -197,6 +219,73 @@ def layering(module: Module) -> Iterator[Finding]:
             )
 
 
+def folder(path: str) -> str:
+    """The folder of a module in `ORDER`: of nested folders the outermost below the package."""
+    return "/".join(path.split("/")[:-1][:2])
+
+
+def folder_order(module: Module) -> Iterator[Finding]:
+    """Inside a package folders depend one way, too."""
+    order = ORDER.get(module.package, "").split()
+    if module.package not in ORDER or folder(module.path) not in order:
+        if module.package in ORDER:
+            yield module.finding(1, f"unknown folder {folder(module.path)}", "add it to ORDER")
+        return
+    own = order.index(folder(module.path))
+    known = {each.path for each in modules()}
+    for _, full, line in module.imports():
+        target = full.replace(".", "/")
+        while target and not {f"{target}.py", f"{target}/__init__.py"} & known:
+            target = target.rpartition("/")[0]
+        if not target.startswith(module.package):
+            continue
+        found = folder(f"{target}.py" if f"{target}.py" in known else f"{target}/__init__.py")
+        if found in order and order.index(found) > own:
+            yield module.finding(
+                line, f"{order[own]} imports {full}", f"folders depend one way: {' ← '.join(order)}"
+            )
+
+
+def size(module: Module) -> Iterator[Finding]:
+    """A module says one thing, and a function does one; a compiled kernel is one loop."""
+    if module.package not in OWN:
+        return
+    if module.lines > LINES_MAX:
+        yield module.finding(
+            LINES_MAX, f"{module.lines} lines", f"at most {LINES_MAX}: split it by concern"
+        )
+    for node in ast.walk(module.tree):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or any(
+            isinstance(each, ast.Name) and each.id.endswith("kernel")
+            for each in node.decorator_list
+        ):
+            continue
+        lines = (node.end_lineno or node.lineno) - node.lineno + 1
+        if lines > FUNCTION_LINES_MAX:
+            yield module.finding(
+                node.lineno,
+                f"{node.name} has {lines} lines",
+                f"at most {FUNCTION_LINES_MAX}: give a step a name of its own",
+            )
+
+
+def type_names() -> Iterator[Finding]:
+    """No two types of the three packages share a name, private ones of a module excepted."""
+    first: dict[str, str] = {}
+    for module in modules():
+        if module.package not in OWN:
+            continue
+        for node in module.tree.body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                if node.name in first:
+                    yield module.finding(
+                        node.lineno,
+                        f"class {node.name}",
+                        f"{first[node.name]} has a type of this name: one word, one meaning",
+                    )
+                first.setdefault(node.name, module.path)
+
+
 def clocks(module: Module) -> Iterator[Finding]:
     """What is learned and what crosses a wire knows no wall clock."""
     if module.package not in {"schemas", "detectors"}:
@@ -282,7 +371,7 @@ def docstrings(module: Module) -> Iterator[Finding]:
 
 
 Rule = Callable[[Module], Iterator[Finding]]
-RULES: list[Rule] = [layering, clocks, randomness, purity, pickles, docstrings]
+RULES: list[Rule] = [layering, folder_order, size, clocks, randomness, purity, pickles, docstrings]
 
 
 def fail_on(findings: list[Finding]) -> None:
@@ -295,6 +384,11 @@ def fail_on(findings: list[Finding]) -> None:
 def test_rule_holds_in_every_module(rule: Rule) -> None:
     """No Python file of the project breaks the rule."""
     fail_on([finding for module in modules() for finding in rule(module)])
+
+
+def test_no_two_types_share_a_name() -> None:
+    """One word, one meaning: a type's name says which it is."""
+    fail_on(list(type_names()))
 
 
 def test_no_file_names_a_package_registry() -> None:
@@ -322,7 +416,20 @@ def test_top_level_holds_only_what_belongs_there() -> None:
         (layering, "schemas/a.py", "from ..stream import cli", "from . import events"),
         (layering, "detectors/b/a.py", "import stream.cli", "from ..spec import Monitor"),
         (layering, "deploy/a.py", "import schemas", "import json"),
-        (layering, "stream/worker.py", "import confluent_kafka", "from stream import kafka"),
+        (
+            layering,
+            "stream/runtime/worker.py",
+            "import confluent_kafka",
+            "from stream import kafka",
+        ),
+        (
+            folder_order,
+            "stream/replay/a.py",
+            "from stream import cli",
+            "from stream.evaluation import database",
+        ),
+        (size, "stream/a.py", "x = 1\n" * 401, "x = 1\n" * 400),
+        (size, "stream/a.py", "def f():\n" + " x = 1\n" * 60, "def f():\n" + " x = 1\n" * 59),
         (clocks, "detectors/a.py", "import time as t\nt.time()", "import time\ntime.strptime"),
         (clocks, "schemas/a.py", "from time import time_ns as n\nf(clock=n)", "time = 1\ntime + 1"),
         (

@@ -17,20 +17,20 @@ from typing import Final
 
 import numpy as np
 
-from detectors.decay import DAY_MS, HOUR_MS, LN2, decayed
 from detectors.entities import AdmittedEvents
 from detectors.features.kind import (
     SHARE_WORDS,
+    Durations,
     FeatureInput,
     FeatureKind,
     FeatureMemory,
-    Durations,
-    prefetch_ahead,
     begin_event,
+    prefetch_ahead,
     share_of,
     undo_unless_learned,
 )
-from detectors.kernels import kernel
+from detectors.numeric.decay import DAY_MS, HOUR_MS, LN2, decayed
+from detectors.numeric.kernels import kernel
 from schemas.columns import F64
 
 NIGHT_H: Final = 6.0
@@ -40,7 +40,13 @@ BUCKET_SHIFT: Final = np.uint64(60)
 
 
 @kernel
-def occurrence(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInput, durations: Durations, out: F64) -> None:
+def occurrence(
+    memory: FeatureMemory,
+    events: AdmittedEvents,
+    field: FeatureInput,
+    durations: Durations,
+    out: F64,
+) -> None:
     """1 where the event matches `of`, else 0."""
     for i in range(len(events.row)):
         out[i] = np.nan
@@ -49,7 +55,13 @@ def occurrence(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInpu
 
 
 @kernel
-def share(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInput, durations: Durations, out: F64) -> None:
+def share(
+    memory: FeatureMemory,
+    events: AdmittedEvents,
+    field: FeatureInput,
+    durations: Durations,
+    out: F64,
+) -> None:
     """k / (c + 2), this event included."""
     at = memory.at
     for i in range(len(events.row)):
@@ -63,7 +75,13 @@ def share(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInput, du
 
 
 @kernel
-def night_share(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInput, durations: Durations, out: F64) -> None:
+def night_share(
+    memory: FeatureMemory,
+    events: AdmittedEvents,
+    field: FeatureInput,
+    durations: Durations,
+    out: F64,
+) -> None:
     """k / (c + 2), this event included; beside: minutes of offset to UTC (NaN: none)."""
     at = memory.at
     for i in range(len(events.row)):
@@ -72,14 +90,22 @@ def night_share(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInp
         begin_event(state, events, i, memory.backup)
         out[i] = np.nan
         if field.active[i]:
-            offset_ms = 0.0 if isnan(field.extra_fields[0, i]) else field.extra_fields[0, i] * 60_000.0
+            offset_ms = (
+                0.0 if isnan(field.extra_fields[0, i]) else field.extra_fields[0, i] * 60_000.0
+            )
             night = (events.time_ms[i] + offset_ms) % DAY_MS < NIGHT_H * HOUR_MS
             out[i] = share_of(state, night, events.time_ms[i], durations.half_life_ms)
             undo_unless_learned(state, events, i, memory.backup)
 
 
 @kernel
-def run_length(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInput, durations: Durations, out: F64) -> None:
+def run_length(
+    memory: FeatureMemory,
+    events: AdmittedEvents,
+    field: FeatureInput,
+    durations: Durations,
+    out: F64,
+) -> None:
     """Events in a row that match `of`, up to this one; 0 where this one does not."""
     at = memory.at
     for i in range(len(events.row)):
@@ -94,7 +120,13 @@ def run_length(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInpu
 
 
 @kernel
-def entropy(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInput, durations: Durations, out: F64) -> None:
+def entropy(
+    memory: FeatureMemory,
+    events: AdmittedEvents,
+    field: FeatureInput,
+    durations: Durations,
+    out: F64,
+) -> None:
     """Entropy of the buckets' shares in bits, this event included."""
     at = memory.at
     for i in range(len(events.row)):

@@ -18,10 +18,16 @@ from typing import Final
 
 import numpy as np
 
-from detectors.decay import decayed
 from detectors.entities import AdmittedEvents
-from detectors.features.kind import FeatureInput, FeatureKind, FeatureMemory, Durations, prefetch_ahead
-from detectors.kernels import kernel
+from detectors.features.kind import (
+    Durations,
+    FeatureInput,
+    FeatureKind,
+    FeatureMemory,
+    prefetch_ahead,
+)
+from detectors.numeric.decay import decayed
+from detectors.numeric.kernels import kernel
 from schemas.columns import F64, U64
 
 WORDS: Final = 2
@@ -46,7 +52,13 @@ def _count_late(cells: U64, bounded_ms: float, window_ms: float) -> float:
 
 
 @kernel
-def count(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInput, durations: Durations, out: F64) -> None:
+def count(
+    memory: FeatureMemory,
+    events: AdmittedEvents,
+    field: FeatureInput,
+    durations: Durations,
+    out: F64,
+) -> None:
     """Events of the entity that match, this one included; at a late one beyond the limit those of
     the window of its own time."""
     words = memory.words
@@ -66,14 +78,23 @@ def count(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInput, du
             cells = memory.bits[r, at + WORDS : at + COUNT_WORDS]
             out[i] = _count_late(cells, events.bounded_ms[i], durations.half_life_ms)
             continue
-        now = decayed(words[r, at], events.time_ms[i] - words[r, at + 1], durations.half_life_ms) + 1.0
+        now = (
+            decayed(words[r, at], events.time_ms[i] - words[r, at + 1], durations.half_life_ms)
+            + 1.0
+        )
         out[i] = now
         words[r, at] = now
         words[r, at + 1] = events.time_ms[i]
 
 
 @kernel
-def total(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInput, durations: Durations, out: F64) -> None:
+def total(
+    memory: FeatureMemory,
+    events: AdmittedEvents,
+    field: FeatureInput,
+    durations: Durations,
+    out: F64,
+) -> None:
     """Sum of the field's magnitudes over the events that match, this one included."""
     words = memory.words
     at = memory.at

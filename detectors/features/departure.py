@@ -17,10 +17,18 @@ from typing import Final
 
 import numpy as np
 
-from detectors.decay import decayed
 from detectors.entities import AdmittedEvents
-from detectors.features.kind import FeatureInput, FeatureKind, FeatureMemory, Durations, prefetch_ahead, begin_event, undo_unless_learned
-from detectors.kernels import kernel
+from detectors.features.kind import (
+    Durations,
+    FeatureInput,
+    FeatureKind,
+    FeatureMemory,
+    begin_event,
+    prefetch_ahead,
+    undo_unless_learned,
+)
+from detectors.numeric.decay import decayed
+from detectors.numeric.kernels import kernel
 from schemas.columns import F64
 
 WEIGHT, LEVEL, SQUARES, LARGEST, LAST_MS = range(5)
@@ -35,7 +43,13 @@ CALM: Final = 2.0
 
 
 @kernel
-def departure(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInput, durations: Durations, out: F64) -> None:
+def departure(
+    memory: FeatureMemory,
+    events: AdmittedEvents,
+    field: FeatureInput,
+    durations: Durations,
+    out: F64,
+) -> None:
     """z / (the largest z of late + `CALM`), before this number is learned."""
     at = memory.at
     for i in range(len(events.row)):

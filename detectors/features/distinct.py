@@ -17,8 +17,16 @@ from typing import Final
 import numpy as np
 
 from detectors.entities import AdmittedEvents
-from detectors.features.kind import FeatureInput, FeatureKind, FeatureMemory, Durations, prefetch_ahead, begin_event, undo_unless_learned
-from detectors.kernels import kernel
+from detectors.features.kind import (
+    Durations,
+    FeatureInput,
+    FeatureKind,
+    FeatureMemory,
+    begin_event,
+    prefetch_ahead,
+    undo_unless_learned,
+)
+from detectors.numeric.kernels import kernel
 from schemas.columns import F64, U64
 
 EXACT: Final = 16
@@ -122,7 +130,13 @@ def _number(state: U64) -> float:
 
 
 @kernel
-def distinct(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInput, durations: Durations, out: F64) -> None:
+def distinct(
+    memory: FeatureMemory,
+    events: AdmittedEvents,
+    field: FeatureInput,
+    durations: Durations,
+    out: F64,
+) -> None:
     """Number of values in this pane and the one before, this event's included."""
     pane_ms = np.uint64(max(durations.half_life_ms, 1.0))
     at = memory.at

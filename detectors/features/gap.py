@@ -14,10 +14,18 @@ from typing import Final
 
 import numpy as np
 
-from detectors.decay import decayed
 from detectors.entities import AdmittedEvents
-from detectors.features.kind import FeatureInput, FeatureKind, FeatureMemory, Durations, prefetch_ahead, begin_event, undo_unless_learned
-from detectors.kernels import kernel
+from detectors.features.kind import (
+    Durations,
+    FeatureInput,
+    FeatureKind,
+    FeatureMemory,
+    begin_event,
+    prefetch_ahead,
+    undo_unless_learned,
+)
+from detectors.numeric.decay import decayed
+from detectors.numeric.kernels import kernel
 from schemas.columns import F64
 
 LAST_MS, WEIGHT, MEAN, SQUARES = range(4)
@@ -28,7 +36,13 @@ GAPS_MIN: Final = 4.0
 
 
 @kernel
-def gap(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInput, durations: Durations, out: F64) -> None:
+def gap(
+    memory: FeatureMemory,
+    events: AdmittedEvents,
+    field: FeatureInput,
+    durations: Durations,
+    out: F64,
+) -> None:
     """Seconds since the last matching event; the word holds its time + 1, so that 0 is "none"."""
     words = memory.words
     at = memory.at
@@ -47,7 +61,13 @@ def gap(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInput, dura
 
 
 @kernel
-def gap_spread(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInput, durations: Durations, out: F64) -> None:
+def gap_spread(
+    memory: FeatureMemory,
+    events: AdmittedEvents,
+    field: FeatureInput,
+    durations: Durations,
+    out: F64,
+) -> None:
     """Standard deviation of the gaps' logarithms, this event's gap included; NaN for few gaps."""
     at = memory.at
     for i in range(len(events.row)):

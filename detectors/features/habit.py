@@ -21,10 +21,18 @@ from typing import Final
 
 import numpy as np
 
-from detectors.decay import DAY_MS, HOUR_MS, decayed
 from detectors.entities import AdmittedEvents
-from detectors.features.kind import FeatureInput, FeatureKind, FeatureMemory, Durations, prefetch_ahead, begin_event, undo_unless_learned
-from detectors.kernels import kernel
+from detectors.features.kind import (
+    Durations,
+    FeatureInput,
+    FeatureKind,
+    FeatureMemory,
+    begin_event,
+    prefetch_ahead,
+    undo_unless_learned,
+)
+from detectors.numeric.decay import DAY_MS, HOUR_MS, decayed
+from detectors.numeric.kernels import kernel
 from schemas.columns import F64
 
 LAST_MS, COUNT, WEEKENDS, HOURS = range(4)
@@ -74,7 +82,13 @@ def _add(counts: F64, hour: int, weekend: bool, weight: float) -> None:
 
 
 @kernel
-def hour_habit(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInput, durations: Durations, out: F64) -> None:
+def hour_habit(
+    memory: FeatureMemory,
+    events: AdmittedEvents,
+    field: FeatureInput,
+    durations: Durations,
+    out: F64,
+) -> None:
     """How usual the hour is to the entity before this event; beside: minutes of offset to UTC."""
     shard = memory.shared
     at = memory.at

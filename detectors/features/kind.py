@@ -12,10 +12,10 @@ from typing import Final, Literal, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.decay import decayed
 from detectors.entities import AdmittedEvents
-from detectors.kernels import kernel
-from detectors.prefetch import prefetch_words
+from detectors.numeric.decay import decayed
+from detectors.numeric.kernels import kernel
+from detectors.numeric.prefetch import prefetch_words
 from detectors.spec import FeatureSpec, seconds
 from schemas.columns import F64, U64, Bools
 from schemas.events import FIELDS
@@ -155,7 +155,9 @@ def prefetch_ahead(memory: FeatureMemory, events: AdmittedEvents, i: int) -> Non
 
 
 @kernel
-def begin_event(state: NDArray[Word], events: AdmittedEvents, i: int, backup: NDArray[Word]) -> None:
+def begin_event(
+    state: NDArray[Word], events: AdmittedEvents, i: int, backup: NDArray[Word]
+) -> None:
     """Make event i's own words ready: zeros where its entity is new.
 
     mine: `FeatureKind.words` words of its row. A kernel may change them as it likes and call `undo_unless_learned`
@@ -170,7 +172,9 @@ def begin_event(state: NDArray[Word], events: AdmittedEvents, i: int, backup: ND
 
 
 @kernel
-def undo_unless_learned(state: NDArray[Word], events: AdmittedEvents, i: int, backup: NDArray[Word]) -> None:
+def undo_unless_learned(
+    state: NDArray[Word], events: AdmittedEvents, i: int, backup: NDArray[Word]
+) -> None:
     """Put the words back as `begin_event` found them where event i may not be learned."""
     if not events.learn[i]:
         for k in range(len(state)):

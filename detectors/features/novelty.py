@@ -15,11 +15,17 @@ from typing import Final
 
 import numpy as np
 
-from detectors.decay import decayed
 from detectors.entities import AdmittedEvents
 from detectors.features import pairings
-from detectors.features.kind import FeatureInput, FeatureKind, FeatureMemory, Durations, prefetch_ahead
-from detectors.kernels import kernel
+from detectors.features.kind import (
+    Durations,
+    FeatureInput,
+    FeatureKind,
+    FeatureMemory,
+    prefetch_ahead,
+)
+from detectors.numeric.decay import decayed
+from detectors.numeric.kernels import kernel
 from schemas.columns import F64, U64
 
 MEMORY: Final = 16
@@ -51,7 +57,13 @@ def is_new(
 
 
 @kernel
-def novelty(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInput, durations: Durations, out: F64) -> None:
+def novelty(
+    memory: FeatureMemory,
+    events: AdmittedEvents,
+    field: FeatureInput,
+    durations: Durations,
+    out: F64,
+) -> None:
     """1 for a new value, 0 for a remembered one; NaN at the first, which is new by necessity."""
     bits = memory.bits
     shared = memory.shared_bits
@@ -73,7 +85,13 @@ def novelty(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInput, 
 
 
 @kernel
-def novel_count(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInput, durations: Durations, out: F64) -> None:
+def novel_count(
+    memory: FeatureMemory,
+    events: AdmittedEvents,
+    field: FeatureInput,
+    durations: Durations,
+    out: F64,
+) -> None:
     """Decayed number of new values, this event's included; behind the memory: value, time."""
     words = memory.words
     bits = memory.bits
@@ -91,7 +109,9 @@ def novel_count(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInp
         if not field.active[i]:
             out[i] = np.nan
             continue
-        now = decayed(words[r, held], events.time_ms[i] - words[r, held + 1], durations.half_life_ms)
+        now = decayed(
+            words[r, held], events.time_ms[i] - words[r, held + 1], durations.half_life_ms
+        )
         learn = events.learn[i]
         if is_new(bits, r, at, shared, field.entity[i], field.hashed[i], learn):
             now += 1.0
@@ -102,7 +122,13 @@ def novel_count(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInp
 
 
 @kernel
-def novel_share(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInput, durations: Durations, out: F64) -> None:
+def novel_share(
+    memory: FeatureMemory,
+    events: AdmittedEvents,
+    field: FeatureInput,
+    durations: Durations,
+    out: F64,
+) -> None:
     """k / (c + 2), this event included; behind the memory: c, k, time."""
     words = memory.words
     at = memory.at

@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from detectors.kernels import kernel
+from detectors.numeric.kernels import kernel
 from schemas.columns import U64
 
 PAIRS_MAX: Final = 65_536

@@ -15,10 +15,10 @@ from typing import Final
 
 import numpy as np
 
-from detectors.decay import decayed
 from detectors.entities import AdmittedEvents
-from detectors.features.kind import FeatureInput, FeatureKind, FeatureMemory, Durations
-from detectors.kernels import kernel
+from detectors.features.kind import Durations, FeatureInput, FeatureKind, FeatureMemory
+from detectors.numeric.decay import decayed
+from detectors.numeric.kernels import kernel
 from schemas.columns import F64
 
 ROWS: Final = 4
@@ -42,7 +42,13 @@ def _now(shared: F64, cell: int, time_ms: float, half_life_ms: float) -> float:
 
 
 @kernel
-def popularity(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInput, durations: Durations, out: F64) -> None:
+def popularity(
+    memory: FeatureMemory,
+    events: AdmittedEvents,
+    field: FeatureInput,
+    durations: Durations,
+    out: F64,
+) -> None:
     """Decayed number of the shard's events with this value, this one included."""
     shared = memory.shared
     for i in range(len(events.row)):

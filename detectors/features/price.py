@@ -17,9 +17,9 @@ from typing import Final
 import numpy as np
 
 from detectors.entities import AdmittedEvents
-from detectors.features.kind import FeatureInput, FeatureKind, FeatureMemory, Durations
-from detectors.kernels import kernel
+from detectors.features.kind import Durations, FeatureInput, FeatureKind, FeatureMemory
 from detectors.money import AMOUNT_MIN, STEP_MAX
+from detectors.numeric.kernels import kernel
 from schemas.columns import F64, U64
 
 WAYS: Final = 8
@@ -60,7 +60,13 @@ def _make_room(shared: F64, bits: U64, slot: int, product: np.uint64, mean: floa
 
 
 @kernel
-def price_ratio(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInput, durations: Durations, out: F64) -> None:
+def price_ratio(
+    memory: FeatureMemory,
+    events: AdmittedEvents,
+    field: FeatureInput,
+    durations: Durations,
+    out: F64,
+) -> None:
     """|amount| over the product's usual one before this event; beside: the amount."""
     shared = memory.shared
     bits = memory.shared_bits

@@ -17,10 +17,18 @@ from typing import Final
 
 import numpy as np
 
-from detectors.decay import LN2, decayed
 from detectors.entities import AdmittedEvents
-from detectors.features.kind import FeatureInput, FeatureKind, FeatureMemory, Durations, prefetch_ahead, begin_event, undo_unless_learned
-from detectors.kernels import kernel
+from detectors.features.kind import (
+    Durations,
+    FeatureInput,
+    FeatureKind,
+    FeatureMemory,
+    begin_event,
+    prefetch_ahead,
+    undo_unless_learned,
+)
+from detectors.numeric.decay import LN2, decayed
+from detectors.numeric.kernels import kernel
 from schemas.columns import F64
 
 SHORT, LONG, LAST_MS, BEGAN_MS = range(4)
@@ -28,7 +36,13 @@ WORDS: Final = 4
 
 
 @kernel
-def ratio(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInput, durations: Durations, out: F64) -> None:
+def ratio(
+    memory: FeatureMemory,
+    events: AdmittedEvents,
+    field: FeatureInput,
+    durations: Durations,
+    out: F64,
+) -> None:
     """(c + 1) / (expected + 1), this event included."""
     short_ms = durations.half_life_ms
     long_ms = durations.against_ms

@@ -16,16 +16,16 @@ import numpy as np
 from detectors.entities import AdmittedEvents
 from detectors.features.kind import (
     SHARE_WORDS,
+    Durations,
     FeatureInput,
     FeatureKind,
     FeatureMemory,
-    Durations,
-    prefetch_ahead,
     begin_event,
+    prefetch_ahead,
     share_of,
     undo_unless_learned,
 )
-from detectors.kernels import kernel
+from detectors.numeric.kernels import kernel
 from schemas.columns import F64
 
 NUMBER, STEP, STEPS = range(3)
@@ -33,7 +33,13 @@ WORDS: Final = STEPS + SHARE_WORDS
 
 
 @kernel
-def sequence(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInput, durations: Durations, out: F64) -> None:
+def sequence(
+    memory: FeatureMemory,
+    events: AdmittedEvents,
+    field: FeatureInput,
+    durations: Durations,
+    out: F64,
+) -> None:
     """k / (c + 2), this step included."""
     at = memory.at
     for i in range(len(events.row)):

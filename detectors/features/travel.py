@@ -14,8 +14,16 @@ from typing import Final
 import numpy as np
 
 from detectors.entities import AdmittedEvents
-from detectors.features.kind import FeatureInput, FeatureKind, FeatureMemory, Durations, prefetch_ahead, begin_event, undo_unless_learned
-from detectors.kernels import kernel
+from detectors.features.kind import (
+    Durations,
+    FeatureInput,
+    FeatureKind,
+    FeatureMemory,
+    begin_event,
+    prefetch_ahead,
+    undo_unless_learned,
+)
+from detectors.numeric.kernels import kernel
 from schemas.columns import F64
 
 LATITUDE, LONGITUDE, LAST_MS = range(3)
@@ -39,7 +47,11 @@ def distance_km(
 
 @kernel
 def impossible_travel(
-    memory: FeatureMemory, events: AdmittedEvents, field: FeatureInput, durations: Durations, out: F64
+    memory: FeatureMemory,
+    events: AdmittedEvents,
+    field: FeatureInput,
+    durations: Durations,
+    out: F64,
 ) -> None:
     """km/h since the last event with coordinates; beside: latitude, longitude."""
     at = memory.at

@@ -5,22 +5,34 @@ from typing import Final
 
 import numpy as np
 
-from detectors.decay import DAY_MS
 from detectors.entities import AdmittedEvents
-from detectors.features.kind import FeatureInput, FeatureKind, FeatureMemory, Durations
-from detectors.kernels import kernel
+from detectors.features.kind import Durations, FeatureInput, FeatureKind, FeatureMemory
+from detectors.numeric.decay import DAY_MS
+from detectors.numeric.kernels import kernel
 from schemas.columns import F64
 
 
 @kernel
-def value(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInput, durations: Durations, out: F64) -> None:
+def value(
+    memory: FeatureMemory,
+    events: AdmittedEvents,
+    field: FeatureInput,
+    durations: Durations,
+    out: F64,
+) -> None:
     """The magnitude of the field: a refund of 50 is as large as a payment of 50."""
     for i in range(len(events.row)):
         out[i] = abs(field.number[i]) if field.active[i] else np.nan
 
 
 @kernel
-def time_of_day(memory: FeatureMemory, events: AdmittedEvents, field: FeatureInput, durations: Durations, out: F64) -> None:
+def time_of_day(
+    memory: FeatureMemory,
+    events: AdmittedEvents,
+    field: FeatureInput,
+    durations: Durations,
+    out: F64,
+) -> None:
     """Hours since local midnight, in [0, 24); beside: minutes of offset to UTC (NaN: none)."""
     for i in range(len(events.row)):
         if not field.active[i]:

@@ -34,12 +34,12 @@ from typing import Annotated, Final, NamedTuple
 import numpy as np
 from msgspec import Meta
 
-from detectors.decay import LN2
 from detectors.entities import AdmittedEvents
 from detectors.features.pairings import pair
-from detectors.kernels import kernel
 from detectors.models.gaussian import surprise_of_normal
-from detectors.models.own import StandaloneSpec, DetectorInput, DetectorOutput
+from detectors.models.interface import DetectorInput, DetectorOutput, StandaloneSpec
+from detectors.numeric.decay import LN2
+from detectors.numeric.kernels import kernel
 from detectors.spec import Duration, seconds
 from detectors.state import Arrays, load, state_arrays
 from schemas.columns import F64, I64, U64
@@ -161,7 +161,9 @@ def _level(settings: EdgesSettings, total: float, tick: int) -> float:
 
 
 @kernel
-def _merge(sketches: Sketches, settings: EdgesSettings, kind: int, r: int, b: int, tick: int) -> None:
+def _merge(
+    sketches: Sketches, settings: EdgesSettings, kind: int, r: int, b: int, tick: int
+) -> None:
     """Merge the cell's count into its total for each tick that is over, and let both fade."""
     since = tick - sketches.merged[kind, r, b]
     if since == 0:
@@ -186,7 +188,12 @@ def _merge(sketches: Sketches, settings: EdgesSettings, kind: int, r: int, b: in
 
 @kernel
 def _look(
-    sketches: Sketches, settings: EdgesSettings, kind: int, hashed: np.uint64, tick: int, learn: bool
+    sketches: Sketches,
+    settings: EdgesSettings,
+    kind: int,
+    hashed: np.uint64,
+    tick: int,
+    learn: bool,
 ) -> tuple[float, float]:
     """(a, e) with one more event of that hash, which is counted if it is to be learned."""
     rows, buckets = sketches.current.shape[1:]

@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from detectors.kernels import kernel
+from detectors.numeric.kernels import kernel
 from schemas.columns import F64
 
 Z_FAR: Final = 8.0

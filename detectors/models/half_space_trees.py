@@ -38,20 +38,28 @@ import numpy as np
 from msgspec import Meta
 
 from detectors.entities import AdmittedEvents
-from detectors.kernels import kernel
 from detectors.models.pool import USED, EventSlots, notify_write, pool, slots_of
 from detectors.models.tail import TailOutput
 from detectors.models.trees import TreeStructure, build, credit, hold, walk, walk_expecting
-from detectors.protection import (
+from detectors.numeric.kernels import kernel
+from detectors.numeric.protection import (
+    MODEL_WRONG_SHARE,
     TOKENS_MAX,
     TOKENS_PER_EVENT,
     TOKENS_PER_HOUR,
-    MODEL_WRONG_SHARE,
     earn_tokens,
     update_share,
 )
 from detectors.spec import DetectorSpec
-from detectors.state import WriteHook, Arrays, aligned_zeros, load, add_prefix, state_arrays, select_prefix
+from detectors.state import (
+    Arrays,
+    WriteHook,
+    add_prefix,
+    aligned_zeros,
+    load,
+    select_prefix,
+    state_arrays,
+)
 from schemas.columns import F64, I64, U16, Bools
 
 COUNTERFACTUAL_MAX: Final = 3
@@ -194,7 +202,9 @@ class HalfSpaceTrees:
         )
         slots = slots_of(self.pool, events, self.settings.min_events)
         notify_write(self, slots)
-        _process(self.trees, self.settings, slots, self.masses, self.scratch, events, tail_output, out)
+        _process(
+            self.trees, self.settings, slots, self.masses, self.scratch, events, tail_output, out
+        )
         return out
 
     def save(self) -> Arrays:

@@ -35,17 +35,17 @@ from typing import Annotated, Final, NamedTuple
 import numpy as np
 from msgspec import Meta
 
-from detectors.combination import P_MIN
-from detectors.decay import decayed
 from detectors.entities import AdmittedEvents
-from detectors.kernels import kernel
-from detectors.models.own import StandaloneSpec, DetectorInput, DetectorOutput
+from detectors.models.interface import DetectorInput, DetectorOutput, StandaloneSpec
 from detectors.models.tail import incomplete_beta
+from detectors.numeric.combination import P_MIN
+from detectors.numeric.decay import decayed
+from detectors.numeric.kernels import kernel
 from detectors.spec import Duration, seconds
 from detectors.state import Arrays, load, state_arrays
-from detectors.verdicts import FRAUD, UNKNOWN, verdict_codes
 from schemas.columns import F64, I64, U64
 from schemas.events import ENTITY_FIELDS
+from schemas.labels import FRAUD, UNKNOWN, verdict_codes
 
 PRIOR_LABELS: Final = 4.0
 COHORT_PRIOR: Final = 100.0
@@ -153,7 +153,9 @@ class LabelRisk:
             verdict_codes(labels.events),
             labels.events.time_ms,
         )
-        _process(self.state, self.half_life_ms, label_rows, batch.admitted, batch.hashed(field), out)
+        _process(
+            self.state, self.half_life_ms, label_rows, batch.admitted, batch.hashed(field), out
+        )
         return out
 
     def save(self) -> Arrays:
@@ -272,7 +274,12 @@ def _learn(state: RiskState, half_life_ms: float, label_rows: LabelRows, k: int)
 
 @kernel
 def _process(
-    state: RiskState, half_life_ms: float, label_rows: LabelRows, events: AdmittedEvents, keys: U64, out: DetectorOutput
+    state: RiskState,
+    half_life_ms: float,
+    label_rows: LabelRows,
+    events: AdmittedEvents,
+    keys: U64,
+    out: DetectorOutput,
 ) -> None:
     k = 0
     for i in range(len(events.row) + 1):

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from detectors.entities import AdmittedEvents
-from detectors.kernels import kernel
+from detectors.numeric.kernels import kernel
 from detectors.state import WriteHook
 from schemas.columns import I32, I64, Bools
 

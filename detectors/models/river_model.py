@@ -42,9 +42,9 @@ from msgspec import Meta
 from river import base
 
 from detectors.models.gaussian import surprise_of_normal
-from detectors.models.own import StandaloneSpec, DetectorInput, DetectorOutput
+from detectors.models.interface import DetectorInput, DetectorOutput, StandaloneSpec
 from detectors.models.pool import USED, notify_write, pool, slots_of
-from detectors.state import WriteHook, Arrays, load, add_prefix, state_arrays, select_prefix
+from detectors.state import Arrays, WriteHook, add_prefix, load, select_prefix, state_arrays
 from schemas.columns import F64, I64
 
 ROOT: Final = "river."
@@ -159,7 +159,9 @@ class River:
                 self._learn(slot, batch.names, vector)
         return out
 
-    def _judge(self, slot: int, x: dict[str, float], i: int, learn: bool, out: DetectorOutput) -> None:
+    def _judge(
+        self, slot: int, x: dict[str, float], i: int, learn: bool, out: DetectorOutput
+    ) -> None:
         if self.remembered.held[slot] < self.spec.min_events:
             return
         model = self.models[slot] if learn else copy.deepcopy(self.models[slot])

@@ -45,15 +45,15 @@ from typing import Annotated, Final, NamedTuple
 import numpy as np
 from msgspec import Meta
 
-from detectors.combination import P_MIN
-from detectors.decay import HOUR_MS, LN2
 from detectors.entities import AdmittedEvents
-from detectors.kernels import kernel
-from detectors.models.own import StandaloneSpec, DetectorInput, DetectorOutput
+from detectors.models.interface import DetectorInput, DetectorOutput, StandaloneSpec
 from detectors.models.pool import USED, EventSlots, notify_write, pool, slots_of
 from detectors.models.tail import incomplete_beta
+from detectors.numeric.combination import P_MIN
+from detectors.numeric.decay import HOUR_MS, LN2
+from detectors.numeric.kernels import kernel
 from detectors.spec import Duration, seconds
-from detectors.state import WriteHook, Arrays, load, add_prefix, state_arrays, select_prefix
+from detectors.state import Arrays, WriteHook, add_prefix, load, select_prefix, state_arrays
 from schemas.columns import F32, F64
 
 WEEK: Final = 168

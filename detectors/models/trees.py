@@ -10,8 +10,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from detectors.kernels import kernel
-from detectors.prefetch import prefetch
+from detectors.numeric.kernels import kernel
+from detectors.numeric.prefetch import prefetch
 from schemas.columns import F64, I32, I64, U16, Bools
 
 LAST: Final = 0
@@ -169,7 +169,9 @@ def walk_expecting(
 
 
 @kernel
-def credit(trees: TreeStructure, mass: U16, slot: int, scaled: F64, path: I64, share: F64, i: int) -> None:
+def credit(
+    trees: TreeStructure, mass: U16, slot: int, scaled: F64, path: I64, share: F64, i: int
+) -> None:
     """Credit each split on the paths to its feature by how much mass it left behind.
 
     share: float64[features, n], of which column i is written; it sums to 1, or is 0.

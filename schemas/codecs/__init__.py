@@ -1,7 +1,7 @@
 """Codecs: a batch of records in, the raw columns of its fields out, and a fault for each record
 that gives none. Each module here is one format; nothing that a record holds raises past it.
 
-Whether a decoded value is allowed is not decided here: that is `schemas.checks`.
+Whether a decoded value is allowed is not decided here: that is `schemas.codecs.checks`.
 """
 
 from typing import Protocol

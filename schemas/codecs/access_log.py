@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from schemas.addresses import V4, address
+from schemas.codecs.access_log_prefix import EXPECTED, NotALogLineError, client, without_prefix
 from schemas.codecs.decoded import DecodedColumns, RawColumns, assemble, numbers, path_text
-from schemas.codecs.log_heads import EXPECTED, NotALogLineError, client, without_prefix
 from schemas.dead_letters import Fault
 from schemas.mapping import ACCESS_LOG_FIELDS, Mapping, Path, TimeUnit
 from schemas.records import Records

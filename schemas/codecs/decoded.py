@@ -1,7 +1,7 @@
 """What every codec ends in: raw values by path become columns by field, as the mapping says.
 
 Texts and numbers are made one here whatever a producer wrote (ids as integers, money as decimal
-strings, times in any unit); formats are the codecs' business, and limits that of `schemas.checks`.
+strings, times in any unit); formats are the codecs' business, and limits that of `schemas.codecs.checks`.
 """
 
 import re
@@ -18,9 +18,9 @@ import pyarrow.compute as pc
 from schemas.columns import I64, text_bytes
 from schemas.dead_letters import Fault
 from schemas.events import FIELDS, EventField
-from schemas.mapping import Mapping, Path, CompiledField, TimeUnit
+from schemas.mapping import CompiledField, Mapping, Path, TimeUnit
 from schemas.records import Records
-from schemas.repairs import RepairCode, FieldRepair, RepairLog, decode_text
+from schemas.repairs import FieldRepair, RepairCode, RepairLog, decode_text
 
 _DECIMAL: Final = re.compile(
     r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?|[+-]?(nan|inf|infinity)", re.ASCII | re.IGNORECASE

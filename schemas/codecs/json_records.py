@@ -13,7 +13,7 @@ import pyarrow as pa
 from schemas.codecs.decoded import DecodedColumns, RawColumns, assemble, numbers, texts
 from schemas.codecs.json_repair import LEAF, ObjectLevel, RecordRepairs, decode
 from schemas.dead_letters import Fault
-from schemas.mapping import ValueKind, Mapping, Path
+from schemas.mapping import Mapping, Path, ValueKind
 from schemas.records import Records
 
 DEPTH_MAX: Final = 200
@@ -87,7 +87,9 @@ class JsonCodec:
         except _UNREADABLE:
             return Fault(0, "malformed", str(error))
 
-    def _made(self, leaves: dict[Path, ValueKind], above: Path, attributes: tuple[str, ...]) -> ObjectLevel:
+    def _made(
+        self, leaves: dict[Path, ValueKind], above: Path, attributes: tuple[str, ...]
+    ) -> ObjectLevel:
         """Types for the keys below the path `above`; notes how each leaf is reached."""
         depth = len(above)
         below = {path: kind for path, kind in leaves.items() if path[:depth] == above}
@@ -119,7 +121,9 @@ class JsonCodec:
 class _JsonColumns(RawColumns):
     """The values of decoded objects, read off by attribute, turn by turn."""
 
-    def __init__(self, leaves: dict[Path, ValueKind], attributes: dict[Path, tuple[str, ...]]) -> None:
+    def __init__(
+        self, leaves: dict[Path, ValueKind], attributes: dict[Path, tuple[str, ...]]
+    ) -> None:
         super().__init__(0)
         self._leaves = leaves
         self._attributes = attributes

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
-from schemas.mapping import ValueKind, Path
+from schemas.mapping import Path, ValueKind
 from schemas.repairs import RepairCode, decode_text
 
 LEAF: Final[dict[ValueKind, Any]] = {
@@ -59,7 +59,9 @@ def decode(level: ObjectLevel, record: bytes) -> tuple[msgspec.Struct, RecordRep
     return _object(level, _as_json(record, changed), changed, repairs), repairs
 
 
-def _object(level: ObjectLevel, value: bytes, changed: set[bytes], repairs: RecordRepairs) -> msgspec.Struct:
+def _object(
+    level: ObjectLevel, value: bytes, changed: set[bytes], repairs: RecordRepairs
+) -> msgspec.Struct:
     found = level.raw.decode(value)
     read: dict[str, Any] = {}
     for attribute, inside in level.inside.items():
@@ -77,7 +79,9 @@ def _object(level: ObjectLevel, value: bytes, changed: set[bytes], repairs: Reco
     return level.whole(**read)
 
 
-def _leaf(value: bytes, path: Path, kind: ValueKind, changed: set[bytes], repairs: RecordRepairs) -> Any:
+def _leaf(
+    value: bytes, path: Path, kind: ValueKind, changed: set[bytes], repairs: RecordRepairs
+) -> Any:
     try:
         found = _DECODE[kind](value)
     except msgspec.ValidationError as error:

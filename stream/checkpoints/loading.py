@@ -16,7 +16,7 @@ from detectors.state import Arrays
 from stream.checkpoints.manifest import Manifest, StoredArray
 from stream.checkpoints.store import Folder, each_block
 from stream.errors import CheckpointCorrupt
-from stream.shard import Shard
+from stream.pipeline.shard import Shard
 
 CONCURRENT_GETS: Final = 8
 

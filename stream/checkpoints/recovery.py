@@ -12,13 +12,25 @@ import msgspec
 import structlog
 
 from detectors.state import STATE_VERSION
-from stream.alerting import RunInfo
-from stream.checkpoints.conversion import migrate
 from stream.checkpoints.loading import load_into
-from stream.checkpoints.losses import all_state_lost, state_losses, refuse_unless_allowed, state_config_of
 from stream.checkpoints.manifest import SUPERSEDED_MAX, Manifest, Pointer, parse_pointer
+from stream.checkpoints.migration import migrate
+from stream.checkpoints.state_losses import (
+    all_state_lost,
+    refuse_unless_allowed,
+    state_config_of,
+    state_losses,
+)
 from stream.checkpoints.store import Folder
-from stream.config import Config, Log, StateConfig, fingerprint, logs, with_state_config, state_config
+from stream.config import (
+    Config,
+    Log,
+    StateConfig,
+    fingerprint,
+    logs,
+    state_config,
+    with_state_config,
+)
 from stream.errors import (
     CheckpointCorrupt,
     CheckpointIncompatible,
@@ -30,7 +42,8 @@ from stream.errors import (
     SavedStateUnusable,
 )
 from stream.kafka.positions import CommittedOffset, Partition
-from stream.shard import Shard, ShardFactory
+from stream.pipeline.alerting import RunInfo
+from stream.pipeline.shard import Shard, ShardFactory
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -94,7 +107,9 @@ class RecoveredState:
                 anew = "another configuration: starting anew"
                 held = {"checkpoint": self.checkpoint} if result.drops_state() else {}
                 log.warning(dropped if result.is_removed else anew, **named, **held, why=result.why)
-        lost = self.checkpoint if any(result.drops_state() for result in migration_results) else None
+        lost = (
+            self.checkpoint if any(result.drops_state() for result in migration_results) else None
+        )
         self.shard, self.head = shard, _migrated_head(self.head, config, own, self.live_from, lost)
         self.checkpoint, self.needs_migration = None, False
 
@@ -167,7 +182,9 @@ def _empty(at: StartContext, first: int, live_from: int) -> RecoveredState:
     return RecoveredState(shard, head, live_from, checkpoint=None)
 
 
-def _from_saved_state(at: StartContext, saved: Folder, live_from: int | None = None) -> RecoveredState:
+def _from_saved_state(
+    at: StartContext, saved: Folder, live_from: int | None = None
+) -> RecoveredState:
     """A shard that goes on from what a replay has learned. What the topic still holds of that is
     not read again: where the replay has read the topic itself, it begins behind that; else with the
     first record that the broker took when the replay's last event happened, or later. Those of
@@ -257,7 +274,9 @@ def _from_checkpoint(at: StartContext, pointer: Pointer, live_from: int) -> Reco
                 continue
             found = _check_and_load(at, name, manifest, live_from)
         except CheckpointIncompatible as error:
-            refuse_unless_allowed(all_state_lost({}, error.message, pointer.fingerprint), at.allowed_drops)
+            refuse_unless_allowed(
+                all_state_lost({}, error.message, pointer.fingerprint), at.allowed_drops
+            )
             head = _empty(at, live_from, live_from).head
             head = msgspec.structs.replace(head, fingerprint=pointer.fingerprint)
             return _restart_without_state(at, head, name, live_from)
@@ -315,7 +334,9 @@ def _can_replace(at: StartContext, manifest: Manifest, pointer: Pointer) -> bool
     return manifest.fingerprint == pointer.fingerprint and manifest.offset >= at.low
 
 
-def _check_and_load(at: StartContext, name: str, manifest: Manifest, live_from: int) -> RecoveredState:
+def _check_and_load(
+    at: StartContext, name: str, manifest: Manifest, live_from: int
+) -> RecoveredState:
     of = Partition(manifest.log.topic, manifest.partition)
     if of != at.where:
         raise CheckpointCorrupt(f"checkpoint {name} is of {of}, not of {at.where}")
@@ -346,7 +367,10 @@ def _load_state(at: StartContext, name: str, manifest: Manifest, live_from: int)
     try:
         old = state_config_of(manifest)
     except ValueError as error:
-        refuse_unless_allowed(all_state_lost(manifest.state_config, str(error), manifest.fingerprint), at.allowed_drops)
+        refuse_unless_allowed(
+            all_state_lost(manifest.state_config, str(error), manifest.fingerprint),
+            at.allowed_drops,
+        )
         return _restart_without_state(at, head, name, live_from)
     needs_migration, now = manifest.fingerprint != own, state_config(at.config)
     if needs_migration:
@@ -354,7 +378,9 @@ def _load_state(at: StartContext, name: str, manifest: Manifest, live_from: int)
     if old.secret != now.secret:
         return _restart_without_state(at, head, name, live_from)
     try:
-        shard = ShardFactory(with_state_config(at.config, old), at.run).make(manifest.log, manifest.partition)
+        shard = ShardFactory(with_state_config(at.config, old), at.run).make(
+            manifest.log, manifest.partition
+        )
     except LookupError as error:
         raise CheckpointCorrupt(f"checkpoint {name}: its log or steering: {error!r}") from error
     load_into(shard, at.folder, manifest, at.beat)
@@ -362,7 +388,9 @@ def _load_state(at: StartContext, name: str, manifest: Manifest, live_from: int)
     return RecoveredState(shard, head, live_from, name, needs_migration=needs_migration)
 
 
-def _restart_without_state(at: StartContext, head: Manifest, name: str, live_from: int) -> RecoveredState:
+def _restart_without_state(
+    at: StartContext, head: Manifest, name: str, live_from: int
+) -> RecoveredState:
     """A shard in place of a checkpoint that is dropped whole: from a saved state where the
     configuration names one, else with nothing learned. head: of that checkpoint."""
     log.warning("state dropped", **at.where._asdict(), checkpoint=name)

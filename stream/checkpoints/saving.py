@@ -11,7 +11,6 @@ from collections.abc import Iterable
 import msgspec
 
 from detectors.state import STATE_VERSION
-from stream.chain import PartitionState
 from stream.checkpoints.manifest import Manifest
 from stream.checkpoints.snapshot import Snapshot
 from stream.checkpoints.store import open_store, saved_folder
@@ -19,7 +18,8 @@ from stream.checkpoints.writing import write
 from stream.clock import now_text
 from stream.config import Config, fingerprint, logs, state_config
 from stream.errors import InputError
-from stream.place import Location
+from stream.location import Location
+from stream.pipeline.cluster import PartitionState
 
 OPTION = "--save-state"
 

@@ -24,7 +24,7 @@ from obstore.store import LocalStore, ObjectStore, from_url
 from stream.checkpoints.manifest import NAME, Manifest, decode, encode, offset_of
 from stream.config import Log
 from stream.errors import CheckpointCorrupt, ConfigError, StoreFailure
-from stream.place import Location
+from stream.location import Location
 
 log = structlog.stdlib.get_logger(__name__)
 

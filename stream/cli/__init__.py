@@ -8,12 +8,12 @@ from typing import Final
 
 import typer
 
-from stream.cli import query, config, run, replay, simulate
+from stream.cli import config, query, replay, run, simulate
 from stream.cli.apps import app
 from stream.errors import EddyError
-from stream.words import escape_control_characters
+from stream.formatting import escape_control_characters
 
-__all__ = ["app", "asked", "configuration", "live", "main", "recorded", "simulated"]
+__all__ = ["app", "config", "main", "query", "replay", "run", "simulate"]
 
 DUCKDB_INTERRUPTED: Final = "Query interrupted"
 """What DuckDB makes of Ctrl-C in the middle of a query: a RuntimeError with these words."""

@@ -17,11 +17,11 @@ from schemas.events import FIELDS
 from schemas.mapping import compile_mapping
 from schemas.records import Records
 from stream.config import InputSpec
+from stream.inputs.files import InputFile
 from stream.inputs.folders import folder_column_types
 from stream.inputs.formats import ReadOptions, Values
 from stream.inputs.merging import merge_files
 from stream.inputs.partitioning import TimePartitionDecoder
-from stream.inputs.places import InputFile
 
 BATCH_RECORDS: Final = 10_000
 BATCHES_REMEMBERED: Final = 8
@@ -88,7 +88,9 @@ class FileReader:
         decoder = TimePartitionDecoder(self._spec)
         next_offset: I64 = np.zeros(self._spec.partitions, np.int64)
         first = 0
-        for rows_read in merge_files(self._files, decoder, self._batch_records, self._on_progress, self._read_options):
+        for rows_read in merge_files(
+            self._files, decoder, self._batch_records, self._on_progress, self._read_options
+        ):
             batch = _BatchPositions(first, rows_read.file, rows_read.row, {})
             self._last.append(batch)
             first += len(rows_read.row)

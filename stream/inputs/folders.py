@@ -26,7 +26,9 @@ Folder = tuple[str, ...]
 """In parts, from the folder that was named."""
 
 
-def are_data_files(paths: Iterable[Sequence[str]], contains: Callable[[Folder, str], bool]) -> list[bool]:
+def are_data_files(
+    paths: Iterable[Sequence[str]], contains: Callable[[Folder, str], bool]
+) -> list[bool]:
     """Whether each file is data: not hidden, and in no folder of Eddy's results below the named one.
     paths: in parts, from that folder. holds: whether a folder has an entry."""
 

@@ -27,9 +27,9 @@ import pyarrow.csv as pa_csv
 
 from schemas.columns import I64
 from stream.errors import InputError
+from stream.inputs.files import InputFile
 from stream.inputs.folders import folder_column_value
 from stream.inputs.parquet import BATCH_BYTES, COLUMNS_MAX, read_batches
-from stream.inputs.places import InputFile
 
 CHUNK_BYTES: Final = 4 * 1024 * 1024
 HEADER_CHUNK_CHARS: Final = 4096
@@ -76,7 +76,9 @@ class ReadOptions(NamedTuple):
     json_columns: Sequence[str] = ()
 
 
-def read_rows(file: InputFile, batch_records: int, on_progress: OnProgress, options: ReadOptions) -> Iterator[FileRows]:
+def read_rows(
+    file: InputFile, batch_records: int, on_progress: OnProgress, options: ReadOptions
+) -> Iterator[FileRows]:
     """The file's records in its order, at most so many at a time, in bounded memory.
 
     Raises InputError where it cannot be read.
@@ -235,7 +237,9 @@ class _FileFormatReader:
         for row, line in enumerate(self._split_lines(decompressed)):
             if line and not line.isspace():
                 rows.append(row)
-                values.append(_with_folder_columns(line, folder_members) if folder_members else line)
+                values.append(
+                    _with_folder_columns(line, folder_members) if folder_members else line
+                )
                 size += len(line)
             if len(rows) == self.batch_records or size > BATCH_BYTES:
                 yield FileRows(np.array(rows), values)
@@ -334,7 +338,9 @@ class _UnsplitLineEnds:
 def _is_csv(name: str) -> bool:
     """Whether a name ends in .csv, its packing aside."""
     path = PurePosixPath(name.lower())
-    return (PurePosixPath(path.stem) if path.suffix in COMPRESSED_SUFFIXES else path).suffix == ".csv"
+    return (
+        PurePosixPath(path.stem) if path.suffix in COMPRESSED_SUFFIXES else path
+    ).suffix == ".csv"
 
 
 def _decompressed(raw: BufferedReader) -> BufferedReader:

@@ -16,9 +16,9 @@ import pyarrow as pa
 from detectors.clock import LogClock
 from schemas.columns import I64
 from stream.errors import InputError
+from stream.inputs.files import InputFile
 from stream.inputs.formats import FileRows, ReadOptions, Values, read_rows
 from stream.inputs.partitioning import TimePartitionDecoder
-from stream.inputs.places import InputFile
 
 PEEKED_RECORDS: Final = 100
 """A file is opened when the first time among so many records has come; at once where there is
@@ -53,12 +53,15 @@ def merge_files(
             yield LogRows(zeros, rows.row, partition, rows.values)
         return
     not_opened = sorted(
-        ((_first_ms(file, decoder, options), index) for index, file in enumerate(files)), reverse=True
+        ((_first_ms(file, decoder, options), index) for index, file in enumerate(files)),
+        reverse=True,
     )
     open_files: list[_OpenFile] = []
     while not_opened or open_files:
         open_files = [one for one in open_files if one.fill()]
-        while not_opened and (not open_files or not_opened[-1][0] <= min(map(_known_until, open_files))[0]):
+        while not_opened and (
+            not open_files or not_opened[-1][0] <= min(map(_known_until, open_files))[0]
+        ):
             _, index = not_opened.pop()
             read = read_rows(files[index], batch_records, partial(on_progress, index), options)
             one = _OpenFile(index, files[index].name, read, decoder)

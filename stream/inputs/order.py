@@ -26,7 +26,9 @@ class LogOrder:
     none learned. readers: the monitors that allow that.
     """
 
-    def __init__(self, reading: InputReader, allowed_ms: float = math.inf, readers: str = "") -> None:
+    def __init__(
+        self, reading: InputReader, allowed_ms: float = math.inf, readers: str = ""
+    ) -> None:
         self.reached_ms = -1
         self._clock = LogClock()
         self._reading = reading

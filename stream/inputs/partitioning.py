@@ -8,12 +8,12 @@ from typing import Final, Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from detectors.kernels import kernel
+from detectors.numeric.kernels import kernel
 from schemas.columns import I64, U8, EventBatch
 from schemas.records import Records
 from stream.config import InputSpec
-from stream.decoding import codec_for
 from stream.inputs.formats import Values
+from stream.pipeline.decoding import codec_for
 
 CHECKED_EVERY: Final = 16
 """One of so many records is checked for its partition."""

@@ -18,7 +18,7 @@ from schemas.records import Records
 from stream.clock import parse_time_ms
 from stream.config import TOPIC_PATTERN, Config, Log, logs
 from stream.errors import InputError
-from stream.kafka.ranges import TopicReader, OffsetRange
+from stream.kafka.topic_reader import OffsetRange, TopicReader
 
 SCHEME: Final = "kafka"
 RECORD_BYTES_ESTIMATE: Final = 200
@@ -102,7 +102,10 @@ def resolve_ranges(reader: TopicReader, address: str, partitions: int) -> dict[i
     for name, offsets in (("from", starts), ("until", stops)):
         if name in given:
             offsets.update(_offsets(reader, given[name], available, f"{address}: {name}"))
-    return {partition: _checked_range(address, partition, starts, stops, available) for partition in available}
+    return {
+        partition: _checked_range(address, partition, starts, stops, available)
+        for partition in available
+    }
 
 
 def range_address(topic: str, spans: Mapping[int, OffsetRange]) -> str:
@@ -112,7 +115,9 @@ def range_address(topic: str, spans: Mapping[int, OffsetRange]) -> str:
     return f"{SCHEME}://{topic}?from={starts}&until={stops}"
 
 
-def _offsets(reader: TopicReader, text: str, available: Mapping[int, OffsetRange], where: str) -> dict[int, int]:
+def _offsets(
+    reader: TopicReader, text: str, available: Mapping[int, OffsetRange], where: str
+) -> dict[int, int]:
     if re.fullmatch(r"\d{1,18}", text):
         return dict.fromkeys(available, int(text))
     if re.fullmatch(r"\d{1,6}:\d{1,18}(,\d{1,6}:\d{1,18})*", text):

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from stream.errors import ConfigError
-from stream.place import REDACTED, hide_credentials
+from stream.location import REDACTED, hide_credentials
 
 Properties = Mapping[str, str | int | float | bool]
 
@@ -123,7 +123,9 @@ def property_problems(properties: Properties) -> list[str]:
 
     No line holds a value that is no number: it could be a misplaced secret.
     """
-    owned = [f"kafka.{name}: may not be set: {RESERVED[name]}" for name in properties if name in RESERVED]
+    owned = [
+        f"kafka.{name}: may not be set: {RESERVED[name]}" for name in properties if name in RESERVED
+    ]
     ends = [f"kafka.{name}: has a NUL character; remove it" for name in _names_with_nul(properties)]
     return [*owned, *ends, *_protocol_problems(properties), *_number_problems(properties)]
 
@@ -178,7 +180,9 @@ def printable_properties(properties: Properties) -> dict[str, str | int | float 
     what could be user and password before an address."""
     return {
         name: (
-            USER_INFO.sub(f"{REDACTED}@", hide_credentials(value)) if isinstance(value, str) else value
+            USER_INFO.sub(f"{REDACTED}@", hide_credentials(value))
+            if isinstance(value, str)
+            else value
         )
         if name in PRINTABLE
         else REDACTED

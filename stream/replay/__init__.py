@@ -10,21 +10,21 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
-from stream.chain import PartitionState
 from stream.checkpoints import saving
 from stream.config import Config
 from stream.errors import InputError
-from stream.place import REDACTED, Location
+from stream.location import REDACTED, Location
+from stream.pipeline.cluster import PartitionState
 from stream.replay import manifest
-from stream.replay.driving import Progress, drive
+from stream.replay.driver import Progress, drive
+from stream.replay.inputs import InputLocations, open_readings, spool_pipes
 from stream.replay.jobs import Jobs
 from stream.replay.manifest import Manifest, ManifestInput
-from stream.replay.opening import InputLocations, open_readings, spool_pipes
-from stream.replay.reading import shared_readings
-from stream.replay.recording import map_write_errors
-from stream.replay.run import RunRequest, ReplayRun, run_request
-from stream.replay.span import NO_SPLIT, TimeSplit
+from stream.replay.run import ReplayRun, RunRequest, run_request
+from stream.replay.run_files import map_write_errors
+from stream.replay.shared_inputs import shared_readings
 from stream.replay.summary import Summary
+from stream.replay.time_split import NO_SPLIT, TimeSplit
 
 __all__ = ["Progress", "RerunResult", "Summary", "TimeSplit", "replay", "rerun"]
 
@@ -132,11 +132,15 @@ def _replay(
     return run.finish()
 
 
-def _at_range_ends(states: Iterable[PartitionState], request: RunRequest) -> Iterator[PartitionState]:
+def _at_range_ends(
+    states: Iterable[PartitionState], request: RunRequest
+) -> Iterator[PartitionState]:
     """The states, those of topics at the offset up to which they were read: after the last record
     there may be transaction markers, aborted records or compacted gaps, or no record at all."""
     stops = {
-        (one.name, partition): stop for one in request.events for partition, stop in one.stops.items()
+        (one.name, partition): stop
+        for one in request.events
+        for partition, stop in one.stops.items()
     }
     for state in states:
         stop = stops.get((state.log.name, state.partition))

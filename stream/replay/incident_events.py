@@ -8,7 +8,7 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stream.judging.asking import EVENTS_SHOWN
+from stream.evaluation.queries import EVENTS_SHOWN
 from stream.replay.incidents import Incident, IncidentEvent
 from stream.replay.tables import TIME, read_table_batches
 
@@ -23,7 +23,9 @@ def add_first_events(incidents: Sequence[Incident], scores: Path) -> list[Incide
     score = [f"score_{one.monitor}" for one in incidents]
     fields = {one.entity.type for one in incidents}
     first: list[pa.Table | None] = [None] * len(incidents)
-    for batch in read_table_batches(scores, ["event_id", "event_time", "amount", *{*score, *fields}]):
+    for batch in read_table_batches(
+        scores, ["event_id", "event_time", "amount", *{*score, *fields}]
+    ):
         for field in fields:
             at = [i for i, one in enumerate(incidents) if one.entity.type == field]
             ids = pa.array([incidents[i].entity.id for i in at])
@@ -31,7 +33,8 @@ def add_first_events(incidents: Sequence[Incident], scores: Path) -> list[Incide
             for i in at if len(rows) else ():
                 first[i] = _earliest(first[i], _events_of(rows, incidents[i], score[i]))
     return [
-        replace(one, first_events=_as_events(found)) for one, found in zip(incidents, first, strict=True)
+        replace(one, first_events=_as_events(found))
+        for one, found in zip(incidents, first, strict=True)
     ]
 
 

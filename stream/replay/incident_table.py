@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 from detectors.spec import seconds
 from schemas.columns import F64, I64, Bools
 from stream.config import ASSESS, Config
-from stream.judging.facts import ALERTED
-from stream.replay.span import EvaluationSpan
+from stream.evaluation.labelled_run import ALERTED
 from stream.replay.tables import INCIDENT_COLUMNS, TIME, TableFile, read_table_batches
+from stream.replay.time_split import EvaluationSpan
 
 TIME_BITS: Final = 42
 """Milliseconds since 1970 fit into these until 2109, and two million entities above them."""
@@ -59,7 +59,8 @@ def write_incidents(
     columns["evaluated"] = span.contains(incidents["opened"].cast(pa.int64()).to_numpy())
     gaps_ms = _gaps_ms(config)
     by_monitor = [
-        _MonitorIncidents(incidents, name, gaps_ms[name]) for name in incidents["monitor"].unique().to_pylist()
+        _MonitorIncidents(incidents, name, gaps_ms[name])
+        for name in incidents["monitor"].unique().to_pylist()
     ]
     columns["suppressed"] = np.zeros(len(incidents), np.int64)
     for one in by_monitor:
@@ -191,7 +192,9 @@ class _MonitorIncidents:
         return rows, (entity << TIME_BITS) + time_ms
 
 
-def _sums(by_monitor: Sequence[_MonitorIncidents], incident_count: int, table: Path) -> IncidentSums:
+def _sums(
+    by_monitor: Sequence[_MonitorIncidents], incident_count: int, table: Path
+) -> IncidentSums:
     """What of a table's events lies in each incident."""
     events, cents = np.zeros((2, incident_count), np.int64)
     sums = IncidentSums(events, cents, np.zeros(incident_count, np.bool_))

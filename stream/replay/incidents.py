@@ -117,7 +117,9 @@ def read_opened_incidents(incidents: Path, alerts: Path, lines: Path) -> OpenedI
     """The incidents that are evaluated, from incidents.parquet, alerts.parquet and, line for line
     the same alerts, alerts.ndjson."""
     evaluated = pc.field("evaluated")
-    known = pq.read_table(incidents, columns=["incident_id", "opened", "top_score"], filters=evaluated)
+    known = pq.read_table(
+        incidents, columns=["incident_id", "opened", "top_score"], filters=evaluated
+    )
     order = [("top_score", "descending"), ("opened", "ascending"), ("incident_id", "ascending")]
     ids = known.sort_by(order)["incident_id"].slice(0, INCIDENTS_MAX).combine_chunks()
     theirs = pc.is_in(pq.read_table(alerts, columns=["incident_id"])["incident_id"], ids)

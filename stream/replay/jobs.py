@@ -26,17 +26,17 @@ import pyarrow as pa
 
 from detectors.state import Arrays
 from schemas.alerts import Alert
-from schemas.codecs.slim import InternalEventCodec
+from schemas.codecs.internal_events import InternalEventCodec
 from schemas.columns import I64, EventBatch
 from schemas.records import Records
 from stream import errors
-from stream.alerting import RunInfo
 from stream.clock import now_text
 from stream.config import Config, Log, logs
 from stream.errors import EddyError, JobLost
-from stream.shard import ShardOutput, InternalShard, Shard, ShardFactory
-from stream.stages import InternalRecord, Stage
-from stream.stages.watch import ScoreColumns, ScoreSelection
+from stream.pipeline.alerting import RunInfo
+from stream.pipeline.shard import InternalShard, Shard, ShardFactory, ShardOutput
+from stream.pipeline.stages import InternalRecord, Stage
+from stream.pipeline.stages.watch import ScoreColumns, ScoreSelection
 
 _TEXT: Final = pa.schema([("", pa.string())])
 DONE, FAILED = b"+", b"-"
@@ -388,7 +388,7 @@ class _Bench:
 def serve_all(descriptors: list[int]) -> None:
     """Answer on each of the sockets in a process of its own, forked when all is loaded, as long as
     somebody asks. The first that does not end well ends this one, by the same exit code."""
-    import stream.preload  # noqa: F401 - seconds, and no thread
+    import stream.runtime.preload  # noqa: F401 - seconds, and no thread
 
     for descriptor in descriptors:
         if not os.fork():

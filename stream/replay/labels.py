@@ -20,24 +20,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from detectors.hashing import hash_key, hash_text
-from schemas.events import LABEL_TYPE
-from detectors.verdicts import is_known_verdict
+from detectors.numeric.hashing import hash_key, hash_text
 from schemas.codecs.table import EDDY_FIELDS
 from schemas.columns import I64, Bools, EventBatch
 from schemas.dead_letters import DeadLetter
-from schemas.events import ENTITY_FIELDS
-from stream import database
-from stream.config import LABEL_FIELDS, Config, label_entity_fields, extracted_fields
-from stream.decoding import Decoder
+from schemas.events import ENTITY_FIELDS, LABEL_TYPE
+from schemas.labels import is_known_verdict
+from stream.config import LABEL_FIELDS, Config, extracted_fields, label_entity_fields
 from stream.errors import InputError
+from stream.evaluation import database
 from stream.inputs import FileReader, InputReader
+from stream.inputs.files import find_files
 from stream.inputs.order import LogOrder
-from stream.inputs.places import find_files
-from stream.replay.spilling import PARTS, SortedRows, PartitionedRows, concat_batches
+from stream.pipeline.decoding import Decoder
+from stream.pipeline.stages.repairs import FieldRepairs
+from stream.pipeline.stages.route import Route, labels_without_entity, to_dead_letter
+from stream.replay.spilling import PARTS, PartitionedRows, SortedRows, concat_batches
 from stream.replay.tables import TableFile
-from stream.stages.repairs import FieldRepairs
-from stream.stages.route import Route, labels_without_entity, to_dead_letter
 
 UNREADABLE_MAX: Final = 100_000
 """Labels that may be dead letters: these wait in memory, and so many are no accident."""
@@ -201,7 +200,8 @@ class _LabelJoin:
         # of those that become known at once, with their event, the latest is the last word
         self._schema = pa.schema([("time", pa.int64()), *placed, *texts])
         self._teaching, self._evaluation_only = (
-            SortedRows(folder / f"{name}.{what}.part", self._schema) for what in ("teaching", "beside")
+            SortedRows(folder / f"{name}.{what}.part", self._schema)
+            for what in ("teaching", "beside")
         )
         self._dead_letters: list[DeadLetter] = []
         self._examples: list[DeadLetter] = []
@@ -329,12 +329,17 @@ class _LabelJoin:
     def written(self) -> JoinedLabels:
         """Write what came of it."""
         name, counts = self._name, self._counts
-        path, evaluation_only = (self._folder / f"{name}.{what}.part" for what in ("labels", "aside"))
+        path, evaluation_only = (
+            self._folder / f"{name}.{what}.part" for what in ("labels", "aside")
+        )
         self._write(path, self._teaching)
         self._write(evaluation_only, self._evaluation_only)
         said = {
             "read": self._read,
-            **{what: counts[what] for what in ("with_entity", "joined", "event_without_entity", "unknown_event")},
+            **{
+                what: counts[what]
+                for what in ("with_entity", "joined", "event_without_entity", "unknown_event")
+            },
             "unclear": self._unclear.total(),
             "dead_letters": len(self._dead_letters),
         }
@@ -348,7 +353,9 @@ class _LabelJoin:
     def _write(self, path: Path, labels: SortedRows) -> None:
         """Write a table of Eddy's own fields, in the order in which the labels became known."""
         texts = [(name, pa.string()) for name in self._texts]
-        schema = pa.schema([("time", pa.int64()), ("type", pa.string()), *texts], metadata=EDDY_FIELDS)
+        schema = pa.schema(
+            [("time", pa.int64()), ("type", pa.string()), *texts], metadata=EDDY_FIELDS
+        )
         with TableFile(path, schema) as file:
             for batch in labels.batches():
                 kind = pa.repeat("label", len(batch))

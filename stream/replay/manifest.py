@@ -16,10 +16,10 @@ import xxhash
 import detectors
 import schemas
 import stream
-from stream.config import Config, StateConfig, with_state_config, state_config
+from stream.config import Config, StateConfig, state_config, with_state_config
 from stream.errors import InputError
-from stream.inputs.places import file_digest
-from stream.replay.span import TimeSplit
+from stream.inputs.files import file_digest
+from stream.replay.time_split import TimeSplit
 
 MANIFEST: Final = "manifest.json"
 VERSION: Final = 2
@@ -70,7 +70,11 @@ class Manifest(Provenance, frozen=True, kw_only=True):
 
 
 def provenance(
-    config: Config, inputs: list[ManifestInput], labels: list[ManifestInput], split: TimeSplit, features: bool
+    config: Config,
+    inputs: list[ManifestInput],
+    labels: list[ManifestInput],
+    split: TimeSplit,
+    features: bool,
 ) -> Provenance:
     """What a run that is about to begin follows from."""
     return Provenance(
@@ -111,7 +115,9 @@ def rebuild_config(found: Manifest, provided: Config | None) -> Config:
     """
     own = found.config
     base = provided or Config(inputs=own.inputs, monitors=own.monitors)
-    config = with_state_config(msgspec.structs.replace(base, group=found.group, mode=found.mode), own)
+    config = with_state_config(
+        msgspec.structs.replace(base, group=found.group, mode=found.mode), own
+    )
     if state_config(config).secret != own.secret:
         raise InputError(
             "the run had another secret, which its manifest does not hold; expected CONFIG beside "

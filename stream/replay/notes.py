@@ -7,26 +7,26 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from detectors.learning import EVALUATED_MIN
+from detectors.fusion.learning import EVALUATED_MIN
 from schemas.columns import EventBatch
 from schemas.dead_letters import DeadLetter
 from stream.clock import format_time_ms
 from stream.config import ASSESS, Config, extracted_fields
-from stream.inputs.partitioning import find_misplaced
-from stream.noticing import (
+from stream.inputs.diagnostics import (
     SECONDS_HINT,
     SECONDS_SUSPECTED_BELOW_MS,
-    present_fields,
-    misspelling_hint,
     mapped_fields,
+    misspelling_hint,
+    present_fields,
     record_position,
     registry_hint,
 )
-from stream.replay.labels import most_common_verdicts, count_verdicts
-from stream.replay.odd_texts import SuspiciousTexts
+from stream.inputs.partitioning import find_misplaced
+from stream.pipeline.shard import ShardOutput
+from stream.pipeline.stages.repairs import count_name
+from stream.replay.labels import count_verdicts, most_common_verdicts
 from stream.replay.summary import Tally
-from stream.shard import ShardOutput
-from stream.stages.repairs import count_name
+from stream.replay.suspicious_texts import SuspiciousTexts
 
 
 @dataclass(slots=True)
@@ -98,7 +98,9 @@ class ReplayNotes:
                 self._repaired.setdefault(topic, {}).setdefault(name, f"record {offset}: {message}")
                 continue
             if (topic, code) not in self._dead_letters:
-                self._dead_letters[topic, code] = _DeadLetterCount(0, message, offset, registry_hint(letter))
+                self._dead_letters[topic, code] = _DeadLetterCount(
+                    0, message, offset, registry_hint(letter)
+                )
             self._dead_letters[topic, code].count += 1
 
     def sentences(self, tally: Tally) -> Iterator[str]:
@@ -118,7 +120,9 @@ class ReplayNotes:
     def _dead_letter_notes(self, tally: Tally) -> Iterator[str]:
         """The commonest reason of each input, with an example."""
         for topic in dict.fromkeys(topic for topic, _ in self._dead_letters):
-            of_topic = {code: of for (name, code), of in self._dead_letters.items() if name == topic}
+            of_topic = {
+                code: of for (name, code), of in self._dead_letters.items() if name == topic
+            }
             code, most = max(of_topic.items(), key=lambda one: one[1].count)
             total = sum(one.count for one in of_topic.values())
             hint = most.hint

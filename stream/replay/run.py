@@ -12,28 +12,28 @@ from time import perf_counter, process_time
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from detectors.hashing import hash_key
+from detectors.numeric.hashing import hash_key
 from schemas.columns import I64
 from schemas.records import Records
-from stream.alerting import Identity, RunInfo, AlertBuilder
-from stream.chain import Advanced, InMemoryCluster, PartitionState
 from stream.clock import now_text
 from stream.config import Config, fingerprint
-from stream.decoding import SharedDecoder
 from stream.errors import InputError
+from stream.pipeline.alerting import AlertBuilder, Identity, RunInfo
+from stream.pipeline.cluster import Advanced, InMemoryCluster, PartitionState
+from stream.pipeline.decoding import SharedDecoder
+from stream.pipeline.shard import ShardFactory, ShardOutput
+from stream.pipeline.stages.watch import ScoreSelection
 from stream.replay import manifest
+from stream.replay.evaluation import evaluate_run
+from stream.replay.final_labels import labels_among, read_labels
+from stream.replay.inputs import Input, InputLocations, find_inputs
 from stream.replay.jobs import Jobs
-from stream.replay.judged import evaluate_run
 from stream.replay.labels import JoinedLabels, split_unclear
-from stream.replay.last_words import read_labels, labels_among
 from stream.replay.manifest import Provenance
 from stream.replay.notes import ReplayNotes
-from stream.replay.opening import Input, InputLocations, find_inputs
-from stream.replay.recording import OWN_FILES, RunFiles, make_folder, require_replay_folder
-from stream.replay.span import EvaluationSpan, TimeSplit
+from stream.replay.run_files import OWN_FILES, RunFiles, make_folder, require_replay_folder
 from stream.replay.summary import Summary, Tally, summarize
-from stream.shard import ShardOutput, ShardFactory
-from stream.stages.watch import ScoreSelection
+from stream.replay.time_split import EvaluationSpan, TimeSplit
 
 
 def _no_output() -> Advanced:
@@ -141,7 +141,9 @@ class ReplayRun:
         self._tally = Tally(span)
         self._notes = ReplayNotes(config)
         identity = Identity(config.group, config.mode)
-        alert_builder = AlertBuilder(hash_key(config.secret), frozenset(config.reveal), run, identity)
+        alert_builder = AlertBuilder(
+            hash_key(config.secret), frozenset(config.reveal), run, identity
+        )
         self._files = RunFiles(request.out_dir, config, alert_builder, span, provenance)
         self._started_at = perf_counter()
         self.cpu_s = 0.0
@@ -179,7 +181,9 @@ class ReplayRun:
         them, which `hold` is to be told."""
         return partial(self._collect, input_name, records, self._cluster.begin(input_name, records))
 
-    def _collect(self, input_name: str, records: Records, ended: Callable[[], ShardOutput]) -> ShardOutput:
+    def _collect(
+        self, input_name: str, records: Records, ended: Callable[[], ShardOutput]
+    ) -> ShardOutput:
         if input_name in self._decoders:
             self._decoders[input_name].read(records)
         with self._cpu_measured():
@@ -241,6 +245,8 @@ class ReplayRun:
         self._tally.notes = list(self._notes.sentences(self._tally))
         seconds = perf_counter() - self._started_at
         opened = self._files.incidents_opened()
-        summary = summarize(self.request.name, self.config, self._tally, opened, evaluation, seconds)
+        summary = summarize(
+            self.request.name, self.config, self._tally, opened, evaluation, seconds
+        )
         self._files.finish(summary)
         return summary

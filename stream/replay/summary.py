@@ -6,17 +6,17 @@ from typing import Final
 
 import numpy as np
 
-from schemas.events import LABEL_TYPE
 from schemas.alerts import Alert
-from stream.chain import InMemoryCluster
+from schemas.events import LABEL_TYPE
 from stream.clock import format_time_ms
 from stream.config import ASSESS, Config, fingerprint
-from stream.judging.verdict import no_evaluation_reason, run_headline
-from stream.judging.figures import Evaluation
+from stream.evaluation.conclusions import no_evaluation_reason, run_headline
+from stream.evaluation.results import Evaluation
+from stream.pipeline.cluster import InMemoryCluster
+from stream.pipeline.shard import ShardOutput
 from stream.replay.incidents import Incident, OpenedIncidents
-from stream.replay.span import UNBOUNDED, EvaluationSpan
+from stream.replay.time_split import UNBOUNDED, EvaluationSpan
 from stream.replay.traffic import Traffic, TrafficCounter
-from stream.shard import ShardOutput
 
 DAY_MS: Final = 86_400_000
 

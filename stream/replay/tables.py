@@ -2,7 +2,7 @@
 
 What a column means stands beside its type, is written into the file, and `eddy query --columns`
 shows it. Rows come in a fixed order and in row groups of a fixed size, so that the same run gives
-the same bytes. Judges nothing: verdicts come from `stream.judging`.
+the same bytes. Judges nothing: verdicts come from `stream.evaluation`.
 """
 
 import math
@@ -16,16 +16,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from detectors.combination import P_MIN, combine
-from detectors.kernels import kernel
 from detectors.monitor import value_names
-from schemas.events import LABEL_TYPE
+from detectors.numeric.combination import P_MIN, combine
+from detectors.numeric.kernels import kernel
 from schemas.alerts import Alert
 from schemas.columns import F64, Bools, EventBatch
-from stream.chain import ScoredEvents
+from schemas.events import LABEL_TYPE
 from stream.config import ASSESS, Config, learning_inputs
-from stream.judging.facts import ALERTED
-from stream.replay.span import EvaluationSpan
+from stream.evaluation.labelled_run import ALERTED
+from stream.pipeline.cluster import ScoredEvents
+from stream.replay.time_split import EvaluationSpan
 
 ROW_GROUP_ROWS: Final = 100_000
 ALERT_GROUP_ROWS: Final = 2_000
@@ -144,7 +144,9 @@ def score_columns(config: Config) -> pa.Schema:
             EVENT_ID,
             EVENT_TIME,
             *POSITION,
-            column("score", pa.float64(), "-log10 of all monitors' p-values together", required=True),
+            column(
+                "score", pa.float64(), "-log10 of all monitors' p-values together", required=True
+            ),
             *(
                 column(f"score_{name}", pa.float64(), f"{name}'s; null where it did not judge")
                 for name in names
@@ -246,7 +248,9 @@ class TableFile:
             self._waiting = table.slice(whole).to_batches()
 
 
-def read_table_batches(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+def read_table_batches(
+    path: Path, columns: Sequence[str] | None = None
+) -> Iterator[pa.RecordBatch]:
     """A table's rows, of which at most a row group is in memory."""
     with pq.ParquetFile(path, pre_buffer=False) as file:  # else all of the file is fetched at once
         yield from file.iter_batches(ROW_GROUP_ROWS, columns=columns)
@@ -256,7 +260,9 @@ class ScoreFile(TableFile):
     """scores.parquet: a row for each event, labels left out, with its score and each scorer's, what
     became of it, and whether it is evaluated or only learned."""
 
-    def __init__(self, path: Path, config: Config, span: EvaluationSpan, display_ids: DisplayIds) -> None:
+    def __init__(
+        self, path: Path, config: Config, span: EvaluationSpan, display_ids: DisplayIds
+    ) -> None:
         super().__init__(path, score_columns(config))
         self._monitors = {monitor.name: value_names(monitor) for monitor in config.monitors}
         self._scorers = [*self._monitors, *([ASSESS] if config.assess else [])]
@@ -343,7 +349,9 @@ def alert_rows(alerts: Sequence[Alert], span: EvaluationSpan) -> list[dict[str, 
     """Alerts as rows of alerts.parquet."""
     times_ms = np.array([alert.event_time_ms for alert in alerts], np.int64)
     evaluated = span.contains(times_ms).tolist()
-    return [_alert_row(alert) | {"evaluated": one} for alert, one in zip(alerts, evaluated, strict=True)]
+    return [
+        _alert_row(alert) | {"evaluated": one} for alert, one in zip(alerts, evaluated, strict=True)
+    ]
 
 
 def _alert_row(alert: Alert) -> dict[str, Any]:

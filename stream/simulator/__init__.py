@@ -17,7 +17,7 @@ from stream.simulator import visits
 from stream.simulator.attacks import Attack, plan
 from stream.simulator.malformed import MALFORMED, malformed
 from stream.simulator.people import people
-from stream.simulator.rows import EventTable, to_events, sort_by_time, take
+from stream.simulator.rows import EventTable, sort_by_time, take, to_events
 
 __all__ = [
     "MALFORMED",
@@ -113,7 +113,9 @@ class Shop:
             left, day = left - now, day + 1
 
 
-def lines(shop: Shop, malformed_share: float = 0.0, keyed_by: str = "account") -> Iterator[SimulatedLine]:
+def lines(
+    shop: Shop, malformed_share: float = 0.0, keyed_by: str = "account"
+) -> Iterator[SimulatedLine]:
     """The shop's events as records: keyed by that field, where an event has none by account, and
     where it has no account either by address.
 

@@ -28,7 +28,9 @@ _HOURS: Final = np.array(
     ],
     dtype=np.float64,
 )
-_PAGES: Final = np.array([KIND_CODE[kind] for kind in ("home", "search", "product", "cart", "asset")])
+_PAGES: Final = np.array(
+    [KIND_CODE[kind] for kind in ("home", "search", "product", "cart", "asset")]
+)
 _PAGE_SHARES: Final = (0.12, 0.16, 0.48, 0.06, 0.18)
 _PAGE_BYTES_LOG: Final = np.log([30_000, 45_000, 60_000, 20_000, 90_000])
 _PHONE, _LAPTOP, _NEW_PHONE = 0, 1, 2
@@ -118,7 +120,9 @@ def _logins(rng: Generator, visits: EventTable) -> list[EventTable]:
     made = [_selected_visit_rows(visits, known & (chance < 0.5), start - 4_000, "success")]
     for mistakes, share in enumerate((0.045, 0.012, 0.004), 1):
         mistyped = known & (chance < share)
-        made.append(_selected_visit_rows(visits, mistyped, start - 4_000 - mistakes * 9_000, "failure"))
+        made.append(
+            _selected_visit_rows(visits, mistyped, start - 4_000 - mistakes * 9_000, "failure")
+        )
     made.append(_selected_visit_rows(visits, known & (chance < 0.003), start - 8_000, "reset"))
     for kind, low, share in (
         ("email_change", 0.1, 0.0015),
@@ -130,7 +134,9 @@ def _logins(rng: Generator, visits: EventTable) -> list[EventTable]:
     return made
 
 
-def _selected_visit_rows(visits: EventTable, which: NDArray[np.bool_], time_ms: I64, kind: str) -> EventTable:
+def _selected_visit_rows(
+    visits: EventTable, which: NDArray[np.bool_], time_ms: I64, kind: str
+) -> EventTable:
     return _visit_rows(take(visits, which), time_ms[which], kind_code=KIND_CODE[kind])
 
 

@@ -12,13 +12,13 @@ from typing import Final
 
 from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
 
-from stream import worker
 from stream.cli import main
-from stream.kafka.failures import Beat
+from stream.kafka.client_errors import Beat
 from stream.kafka.positions import CommittedOffset, Membership, Partition
 from stream.kafka.properties import Properties, producer_properties
-from stream.kafka.reading import KafkaSource
-from stream.kafka.writing import OutRecord, produce
+from stream.kafka.sink import OutRecord, produce
+from stream.kafka.source import KafkaSource
+from stream.runtime import worker
 
 WAIT_MAX_S: Final = 60.0
 

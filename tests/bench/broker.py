@@ -15,8 +15,8 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 from tenacity import retry, retry_if_exception_type, stop_after_delay
 
-from tests.bench.clocks import TimeSpent
 from tests.bench.events import Payments
+from tests.bench.timing import TimeSpent
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 WAIT_MAX_S: Final = 180.0

@@ -22,15 +22,15 @@ from obstore.store import LocalStore
 
 from detectors.spec import seconds
 from schemas.records import Records
-from stream import log
-from stream.alerting import RunInfo
-from stream.checkpoints.keeping import DUE_FRACTION, CheckpointManager, PartitionCheckpoints
-from stream.checkpoints.recovery import StartContext, RecoveredState, recover
+from stream.checkpoints.manager import DUE_FRACTION, CheckpointManager, PartitionCheckpoints
+from stream.checkpoints.recovery import RecoveredState, StartContext, recover
 from stream.checkpoints.store import Folder
 from stream.clock import now_text
 from stream.config import CheckpointsSpec, logs, parse
 from stream.kafka.positions import CommittedOffset, Partition
-from stream.metrics import MetricsCollector
+from stream.pipeline.alerting import RunInfo
+from stream.telemetry import logging
+from stream.telemetry.metrics import MetricsCollector
 from tests.bench import broker, end_to_end, launching
 from tests.bench.events import (
     START_MS,
@@ -296,7 +296,9 @@ def turn(one: Probe) -> dict[str, float]:
     longest_s = max(took[0] + standing_s, *took[1:])
     lost_s = wall_s - len(took) * sum(quiet) / len(quiet)
     interval_s = seconds(one.spec.interval)
-    interval_s = min(interval_s, one.spec.rewind_records_max / DUE_FRACTION / (sizes.batch / usual_s))
+    interval_s = min(
+        interval_s, one.spec.rewind_records_max / DUE_FRACTION / (sizes.batch / usual_s)
+    )
     say(
         f"{len(took)} batches, median {usual_s:.3f} s, longest {longest_s:.3f} s, lost {lost_s:.2f} s"
     )
@@ -324,7 +326,7 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    log.configure_logging("warning")
+    logging.configure_logging("warning")
     with TemporaryDirectory(prefix="eddy-checkpoints-") as name:
         asked = Sizes(*orjson.loads(sys.argv[1]))
         print(orjson.dumps(probe(Path(name), asked)).decode())

@@ -15,7 +15,6 @@ from confluent_kafka import TopicPartition
 
 from tests.bench import broker, engine, frameworks, launching, profile
 from tests.bench.broker import WAIT_MAX_S
-from tests.bench.clocks import TimeSpent, cpu_s
 from tests.bench.events import (
     RIVER_TREES,
     Payments,
@@ -27,6 +26,7 @@ from tests.bench.events import (
     visits,
 )
 from tests.bench.figures import Figures
+from tests.bench.timing import TimeSpent, cpu_s
 
 EDDY: Final = "stream.cli"
 TAIL: Final[dict[str, Any]] = {"kind": "tail"}
@@ -74,7 +74,9 @@ def topics(sizes: Sizes) -> dict[str, Topic]:
         "new": payments(visits(sizes.new, 100, sizes.new_at_once, 5), 5, 4_000),
         "warm": payments(skewed(50, sizes.warm, 6), 6, 4_000),
     }
-    return {name: Topic(broker.unused_name(f"bench-{name}"), events) for name, events in made.items()}
+    return {
+        name: Topic(broker.unused_name(f"bench-{name}"), events) for name, events in made.items()
+    }
 
 
 def run(figures: Figures, sizes: Sizes = FULL) -> None:

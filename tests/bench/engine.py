@@ -6,10 +6,9 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from detectors import monitor as monitor_module
-from detectors.hashing import hash_key
 from detectors.monitor import Monitor
+from detectors.numeric.hashing import hash_key
 from stream.config import parse
-from tests.bench.clocks import TimeSpent, Stopwatch, time_spent
 from tests.bench.events import (
     RIVER_TREES,
     Payments,
@@ -20,6 +19,7 @@ from tests.bench.events import (
 )
 from tests.bench.figures import Figures
 from tests.bench.river_loops import RiverTrees, StatisticsRace
+from tests.bench.timing import Stopwatch, TimeSpent, time_spent
 
 BATCH: Final = 10_000
 WINDOW: Final = 250

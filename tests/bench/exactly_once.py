@@ -21,10 +21,10 @@ from confluent_kafka import OFFSET_END, Consumer, Producer, TopicPartition
 from schemas.columns import F64
 from tests.bench import broker, end_to_end, launching
 from tests.bench.broker import WAIT_MAX_S
-from tests.bench.clocks import TimeSpent
 from tests.bench.end_to_end import DEFAULT, EDDY, Bench, Topic
 from tests.bench.events import document, monitor_document, payments, skewed, toml
 from tests.bench.figures import Figures
+from tests.bench.timing import TimeSpent
 
 AT_LEAST_ONCE: Final = "tests.bench.at_least_once"
 ENTITIES: Final = 20_000
@@ -66,7 +66,9 @@ def run(figures: Figures, sizes: Sizes = FULL) -> None:
             "many": payments(skewed(ENTITIES, sizes.events, 3), 3, 4_000),
             "warm": payments(skewed(50, sizes.warm, 6), 6, 4_000),
         }
-        topics = {name: Topic(broker.unused_name(f"bench-{name}"), own) for name, own in events.items()}
+        topics = {
+            name: Topic(broker.unused_name(f"bench-{name}"), own) for name, own in events.items()
+        }
         bench = Bench(bootstrap, folder, topics)
         loads = [os.getloadavg()[0]]
         _cost(figures, bench, sizes)

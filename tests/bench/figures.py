@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from schemas.columns import F64
-from tests.bench.clocks import TimeSpent
+from tests.bench.timing import TimeSpent
 
 TARGETS: Final[dict[str, tuple[str, float]]] = {
     "features_vs_river_stats": ("at least", 15.0),

@@ -12,13 +12,12 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from detectors import policy
-from detectors.hashing import hash_key
 from detectors.monitor import Monitor, MonitorOutput
+from detectors.numeric.hashing import hash_key
+from detectors.scoring import policy
 from schemas.columns import I64, EventBatch
 from stream.config import parse
 from tests.bench import launching
-from tests.bench.clocks import rss_bytes, time_spent
 from tests.bench.events import (
     START_MS,
     Payments,
@@ -27,6 +26,7 @@ from tests.bench.events import (
     payments,
 )
 from tests.bench.figures import Figures
+from tests.bench.timing import rss_bytes, time_spent
 
 GIB: Final = 2**30
 HISTORY: Final = 22
@@ -93,7 +93,9 @@ def run(figures: Figures, sizes: Sizes = FULL) -> None:
 def _probe(name: str, sizes: Sizes) -> dict[str, Any]:
     """Run a probe in a process of its own; its progress goes to our standard error."""
     asked = [name, orjson.dumps(tuple(sizes)).decode()]
-    found: dict[str, Any] = orjson.loads(launching.output_of("tests.bench.memory", asked, WAIT_MAX_S))
+    found: dict[str, Any] = orjson.loads(
+        launching.output_of("tests.bench.memory", asked, WAIT_MAX_S)
+    )
     return found
 
 

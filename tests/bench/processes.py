@@ -20,10 +20,10 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from stream.config import Log, load, logs
 from tests.bench import broker, launching
 from tests.bench.broker import WAIT_MAX_S
-from tests.bench.clocks import TimeSpent, cpu_s
 from tests.bench.end_to_end import DEFAULT, EDDY
 from tests.bench.events import TEXTS, Payments, document, monitor_document, payments, skewed, toml
 from tests.bench.figures import Figures
+from tests.bench.timing import TimeSpent, cpu_s
 
 PARTITIONS: Final = 8
 INTERNAL_PARTITIONS: Final = 2

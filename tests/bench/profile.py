@@ -8,30 +8,32 @@ from typing import Any, Final
 from detectors import monitor
 from detectors.entities import EntityTable
 from detectors.monitor import Monitor
-from detectors.policy import Policy
+from detectors.scoring.policy import Policy
 from schemas.codecs.json_records import JsonCodec
-from stream import decoding, metrics, worker
-from stream.alerting import RunInfo
 from stream.config import load
-from stream.health import WorkerHealth
-from stream.kafka import reading
-from stream.kafka.reading import KafkaSource
-from stream.kafka.writing import KafkaSink
-from stream.metrics import MetricsCollector
-from stream.stages import route
-from stream.stages.route import RecentEvents, Route
-from stream.stages.watch import Watch
-from stream.worker import Worker
-from tests.bench.clocks import Stopwatch
+from stream.kafka import source as kafka_source
+from stream.kafka.sink import KafkaSink
+from stream.kafka.source import KafkaSource
+from stream.pipeline import decoding
+from stream.pipeline.alerting import RunInfo
+from stream.pipeline.stages import route
+from stream.pipeline.stages.route import RecentEvents, Route
+from stream.pipeline.stages.watch import Watch
+from stream.runtime import worker
+from stream.runtime.worker import Worker
+from stream.telemetry import metrics
+from stream.telemetry.health import WorkerHealth
+from stream.telemetry.metrics import MetricsCollector
 from tests.bench.figures import Figures
+from tests.bench.timing import Stopwatch
 
 TIMED_CALLS: Final[list[tuple[Any, str, str]]] = [
     (KafkaSource, "poll", "consume (waiting included)"),
-    (reading, "to_records", "messages to records"),
+    (kafka_source, "to_records", "messages to records"),
     (JsonCodec, "decode", "decode"),
     (decoding, "check", "route: checks"),
     (route, "hash_text", "route: hash of ids"),
-    (RecentEvents, "known", "route: duplicates"),
+    (RecentEvents, "classify", "route: duplicates"),
     (Route, "process", "route: rest"),
     (monitor, "hash_text", "engine: hash"),
     (EntityTable, "admit", "engine: admit"),
@@ -69,7 +71,9 @@ def _work(path: Path, watch: Stopwatch | None = None) -> int:
     sink = KafkaSink(config.kafka, config.group, "profile")
     sink.open()
     with KafkaSource(config.kafka, config.group) as source:
-        loop = Worker(config, source, sink, RunInfo("live", "bench", str), collector, WorkerHealth())
+        loop = Worker(
+            config, source, sink, RunInfo("live", "bench", str), collector, WorkerHealth()
+        )
 
         def work() -> None:
             with watch.timing("loop"):

@@ -22,8 +22,8 @@ from stream.config import label_inputs, load
 from stream.replay import replay
 from tests.bench import launching
 from tests.bench.broker import ROOT
-from tests.bench.clocks import time_spent
 from tests.bench.figures import Figures
+from tests.bench.timing import time_spent
 
 DATA: Final = ROOT.parent / "shared" / "data" / "transactions"
 CONFIG: Final = ROOT / "deploy" / "configs" / "handbook-labels.toml"

@@ -8,11 +8,11 @@ from river.stats import EWMean, EWVar
 
 from detectors.clock import unbounded_times
 from detectors.entities import EntityTable
-from detectors.hashing import hash_key, hash_text
-from detectors.kernels import kernel
+from detectors.numeric.hashing import hash_key, hash_text
+from detectors.numeric.kernels import kernel
 from schemas.columns import F64, I64, Bools
-from tests.bench.clocks import TimeSpent, time_spent
 from tests.bench.events import Payments, names
+from tests.bench.timing import TimeSpent, time_spent
 
 FADING: Final = (0.02, 0.2)
 NUMBERS: Final = 3

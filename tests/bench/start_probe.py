@@ -17,10 +17,10 @@ def start() -> dict[str, Any]:
 
     compiled = event.RecordingListener()  # type: ignore[no-untyped-call]  # numba ships no types
     event.register("numba:compile", compiled)  # type: ignore[no-untyped-call]
-    import stream.worker  # noqa: F401  # what `eddy run` imports
-    from stream.alerting import RunInfo
+    import stream.runtime.worker  # noqa: F401  # what `eddy run` imports
     from stream.config import parse
-    from stream.shard import ShardFactory
+    from stream.pipeline.alerting import RunInfo
+    from stream.pipeline.shard import ShardFactory
 
     build_s = time.perf_counter()
     from tests.bench.events import document, monitor_document, payments, skewed

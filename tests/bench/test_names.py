@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from detectors.hashing import hash_key
 from detectors.monitor import Monitor
-from stream import worker
+from detectors.numeric.hashing import hash_key
 from stream.config import parse
+from stream.runtime import worker
 from tests.bench import at_least_once, engine, profile
 from tests.bench.events import document, monitor_document
 from tests.broker import bugs
@@ -66,12 +66,12 @@ def test_the_at_least_once_replacements_exist_in_the_worker() -> None:
 
 
 @pytest.mark.parametrize("broken", bugs.BUGS)
-def test_every_injected_bug_replaces_an_existing_function(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_injected_bug_replaces_an_existing_function(
+    broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A guarantee that is broken in a function that has moved would not be broken at all."""
     replaced: list[tuple[Any, str]] = []
-    monkeypatch.setattr(
-        bugs, "_replace", lambda owner, name, _by: replaced.append((owner, name))
-    )
+    monkeypatch.setattr(bugs, "_replace", lambda owner, name, _by: replaced.append((owner, name)))
     bugs.BUGS[broken]()
     assert replaced
     assert missing(replaced) == []

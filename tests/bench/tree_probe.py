@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from numba.core import event
 
-from detectors.hashing import hash_key
 from detectors.monitor import Monitor
+from detectors.numeric.hashing import hash_key
 from schemas.records import Records
-from stream.alerting import RunInfo
 from stream.config import extracted_fields, parse
-from stream.decoding import Decoder
-from stream.shard import ShardFactory
+from stream.pipeline.alerting import RunInfo
+from stream.pipeline.decoding import Decoder
+from stream.pipeline.shard import ShardFactory
 from tests.bench.events import Payments, document, monitor_document, payments, skewed
 
 BATCH = 10_000

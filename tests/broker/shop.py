@@ -33,16 +33,16 @@ from tenacity import retry, retry_if_exception_type, stop_after_delay
 from schemas.alerts import Alert, alert_record
 from schemas.columns import EventBatch
 from schemas.records import Records
-from stream.alerting import RunInfo
 from stream.checkpoints.manifest import parse_pointer
 from stream.config import ASSESS, Log, load, logs
-from stream.kafka.administration import TopicAdmin
+from stream.kafka.admin import TopicAdmin
 from stream.kafka.positions import Partition
-from stream.kafka.writing import PlainProducer
-from stream.shard import Shard, ShardFactory
+from stream.kafka.sink import PlainProducer
+from stream.pipeline.alerting import RunInfo
+from stream.pipeline.shard import Shard, ShardFactory
+from stream.runtime.topics import existing_topics, missing_topics
 from stream.simulator import Shop as Simulated
 from stream.simulator import lines
-from stream.topics import existing_topics, missing_topics
 
 ROOT = Path(__file__).resolve().parents[2]
 EDDY = (sys.executable, "-m", "stream.cli")
@@ -341,7 +341,9 @@ def make_shop(
         broker = TopicAdmin(loaded.kafka)
         names = {topic for topic, _ in topics}
         wait_for(lambda: names <= admin.list_topics(timeout=10).topics.keys(), "the topics")
-        for topic, count, settings in missing_topics(loaded, existing_topics(loaded, broker), inputs=False):
+        for topic, count, settings in missing_topics(
+            loaded, existing_topics(loaded, broker), inputs=False
+        ):
             broker.create(topic, count, settings, None)
     return shop
 

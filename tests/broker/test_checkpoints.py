@@ -17,13 +17,13 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions
 from obstore.store import LocalStore
 
-from stream.alerting import RunInfo
-from stream.checkpoints.conversion import migrate
 from stream.checkpoints.loading import load as load_arrays
+from stream.checkpoints.migration import migrate
 from stream.checkpoints.store import Folder
 from stream.config import fingerprint, load, logs, state_config
 from stream.kafka.positions import Partition
-from stream.shard import Shard, ShardFactory
+from stream.pipeline.alerting import RunInfo
+from stream.pipeline.shard import Shard, ShardFactory
 from tests.broker.shop import (
     Shop,
     WorkerProcess,
@@ -88,7 +88,9 @@ def run_until_killed(shop: Shop, checkpoints: int = 2) -> None:
         wait_for(lambda: count(process, "checkpoint written") > checkpoints, "checkpoints")
         shop.feed(FEW, seed=8)
         there = first(shop)
-        wait_for(lambda: newest_offset(shop, there) < shop.committed()[0], "commits behind the last")
+        wait_for(
+            lambda: newest_offset(shop, there) < shop.committed()[0], "commits behind the last"
+        )
         process.stop(signal.SIGKILL)
     shop.feed(FEW, seed=9)
     assert shop.committed()[0] < shop.ends()[0], "killed too late to say anything"
@@ -128,7 +130,9 @@ def test_internal_logs_continue_from_their_checkpoints(
 ) -> None:
     """However a worker ends, mid-stream, the shards of the monitors' and assess's logs come back
     from checkpoints that their own offsets name, and nothing is missing, twice or learned twice."""
-    shop = make_shop(broker, tmp_path, "hops", 4, {"interval": "1s"}, internal_topics=True, **SLOWLY)
+    shop = make_shop(
+        broker, tmp_path, "hops", 4, {"interval": "1s"}, internal_topics=True, **SLOWLY
+    )
     shop.feed(EVENTS)
     with worker(shop) as process:
         shop.wait_until_caught_up()
@@ -164,7 +168,9 @@ def test_an_idle_worker_writes_its_state_and_names_it(broker: str, tmp_path: Pat
     shop.feed(300)
     with worker(shop) as process:
         shop.wait_until_caught_up()
-        wait_for(lambda: shop.committed_checkpoint().startswith(f"{shop.ends()[0]:019d}"), "a checkpoint")
+        wait_for(
+            lambda: shop.committed_checkpoint().startswith(f"{shop.ends()[0]:019d}"), "a checkpoint"
+        )
         exposition = process.get("/metrics")[1]
         process.stop(signal.SIGKILL)
     assert value_of(exposition, "eddy_checkpoints_total") >= 2
@@ -173,9 +179,7 @@ def test_an_idle_worker_writes_its_state_and_names_it(broker: str, tmp_path: Pat
     equals_reference(shop)
 
 
-def test_a_damaged_checkpoint_falls_back_to_the_previous_one(
-    broker: str, tmp_path: Path
-) -> None:
+def test_a_damaged_checkpoint_falls_back_to_the_previous_one(broker: str, tmp_path: Path) -> None:
     """Loudly, and with the same outcome; without any whole one the log is re-learned from its first
     record, and where it has lost that there is an error."""
     shop = make_shop(broker, tmp_path, "corrupt", 1, OFTEN, **SLOWLY)
@@ -214,7 +218,9 @@ def delete_before(shop: Shop, offset: int) -> None:
 
 
 @pytest.mark.long
-def test_a_log_that_lost_uncommitted_records_is_a_retention_gap(broker: str, tmp_path: Path) -> None:
+def test_a_log_that_lost_uncommitted_records_is_a_retention_gap(
+    broker: str, tmp_path: Path
+) -> None:
     """Records gone that the checkpoint has not seen are an error that names the offsets."""
     shop = make_shop(broker, tmp_path, "gap", 1, OFTEN, **SLOWLY)
     shop.feed(EVENTS)
@@ -295,7 +301,9 @@ def test_another_configuration_takes_over_where_the_former_one_ends(
 
     log = messages(broker, shop.topic)
     run = RunInfo("live", "reference", str)
-    one, other = (ShardFactory(config, run).source("shop") for config in (former, load(shop.config)))
+    one, other = (
+        ShardFactory(config, run).source("shop") for config in (former, load(shop.config))
+    )
     before = [m for m in log if (m.offset() or 0) < turned_at]
     alerts = one.process(as_records(shop.topic, before)).alerts
     migrate(one.save(), state_config(former), state_config(load(shop.config)), other)
@@ -387,9 +395,7 @@ def all_read(shop: Shop, other: Shop) -> bool:
 
 
 @pytest.mark.long
-def test_workers_change_configuration_one_by_one(
-    broker: str, tmp_path: Path
-) -> None:
+def test_workers_change_configuration_one_by_one(broker: str, tmp_path: Path) -> None:
     """A worker without the flag is refused before it joins, and those that run lose no partition by
     that. With it each takes over in its turn, and every partition has the checkpoint that was
     dropped."""

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.broker.dying import ALL_POINTS
+from tests.broker.crash_points import ALL_POINTS
 from tests.broker.own_broker import own_broker
-from tests.crash.broken import INJECTED_BUGS
 from tests.crash.environment import BROKER_SETTINGS, Environment
-from tests.crash.points import POINTS
+from tests.crash.injected_bugs import INJECTED_BUGS
+from tests.crash.scenarios import POINTS
 from tests.crash.schedules import draw_schedule, scenario_of
 
 
@@ -44,7 +44,9 @@ def test_an_injected_bug_is_detected(quick: str, tmp_path: Path, way: str) -> No
 
 def test_every_crash_point_names_an_existing_function() -> None:
     """A worker that is to die in a function that has moved would end of that instead."""
-    assert [name for name, point in ALL_POINTS.items() if not hasattr(point.owner, point.name)] == []
+    assert [
+        name for name, point in ALL_POINTS.items() if not hasattr(point.owner, point.name)
+    ] == []
 
 
 def test_a_seed_draws_one_schedule() -> None:

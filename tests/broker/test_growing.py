@@ -12,9 +12,9 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions
 
 from stream.config import load, logs
+from stream.inputs.diagnostics import MISPLACED_KEYS
 from stream.kafka.positions import Partition
-from stream.kafka.writing import PlainProducer
-from stream.noticing import MISPLACED_KEYS
+from stream.kafka.sink import PlainProducer
 from stream.replay import replay
 from stream.simulator import Shop as Simulated
 from stream.simulator import lines

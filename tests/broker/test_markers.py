@@ -18,16 +18,16 @@ from confluent_kafka.admin._resource import ResourceType
 from obstore.store import LocalStore
 
 from detectors.state import Arrays
-from stream.alerting import RunInfo
 from stream.checkpoints.loading import load as load_arrays
 from stream.checkpoints.manifest import offset_of
 from stream.checkpoints.recovery import StartContext, recover
 from stream.checkpoints.store import Folder, open_store, saved_folder
 from stream.config import load, logs
 from stream.kafka.positions import Partition
-from stream.kafka.ranges import TopicReader, OffsetRange
+from stream.kafka.topic_reader import OffsetRange, TopicReader
+from stream.pipeline.alerting import RunInfo
+from stream.pipeline.shard import ShardFactory
 from stream.replay import replay
-from stream.shard import ShardFactory
 from stream.simulator import Shop as Simulated
 from stream.simulator import lines
 from tests.broker.own_broker import own_broker
@@ -187,7 +187,16 @@ def test_a_log_deleted_up_to_a_marker_loses_no_state(
 ) -> None:
     """A transaction's records and its marker are read, and retention deletes all of it, of the
     group's own internal topics, too: the lag was 0, and the group goes on where it was."""
-    shop = make_shop(broker, tmp_path, "marker", 1, OFTEN, NAMED, internal_topics=internal_topics, batch_records=100)
+    shop = make_shop(
+        broker,
+        tmp_path,
+        "marker",
+        1,
+        OFTEN,
+        NAMED,
+        internal_topics=internal_topics,
+        batch_records=100,
+    )
     log = log_of(shop)
     log.put(100, end="commit")
     with worker(shop) as process:
@@ -350,7 +359,9 @@ class Sequence:
 
     def expected(self) -> Arrays:
         """The state after all that was read."""
-        shard = ShardFactory(load(self.log.shop.config), RunInfo("live", "reference", str)).source("shop")
+        shard = ShardFactory(load(self.log.shop.config), RunInfo("live", "reference", str)).source(
+            "shop"
+        )
         if self.read:
             shard.process(as_records(self.log.topic, self.read))
         return shard.save()
@@ -378,7 +389,9 @@ def test_no_sequence_of_markers_gaps_and_restarts_loses_the_state(
             wait_until_nothing_is_left(shop, process)
             if not last and sequence.random.random() < 0.3:
                 process.stop(signal.SIGKILL)
-                log.delete(offset_of(shop.committed_checkpoint()))  # what a restart needs begins there
+                log.delete(
+                    offset_of(shop.committed_checkpoint())
+                )  # what a restart needs begins there
                 continue
             assert process.stop() == 0
         if not last:

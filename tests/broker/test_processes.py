@@ -58,9 +58,7 @@ def slots(process: WorkerProcess) -> set[str]:
         for k, name in enumerate(KAFKA)
     ],
 )
-def test_a_killed_worker_returns_to_its_slot(
-    broker: str, tmp_path: Path, protocol: str
-) -> None:
+def test_a_killed_worker_returns_to_its_slot(broker: str, tmp_path: Path, protocol: str) -> None:
     """Its successor has the same slot, nothing is missing or twice, and a signal stops all; a
     static member's successor may have to start until the session of the dead is over."""
     kafka = KAFKA[protocol]

@@ -5,7 +5,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from stream.noticing import RECORDS_MIN
+from stream.inputs.diagnostics import RECORDS_MIN
 from tests.broker.own_broker import own_broker
 from tests.broker.shop import WorkerProcess, make_shop, read, send, wait_for, worker
 

@@ -12,7 +12,7 @@ from schemas.alerts import without_run
 from stream.config import ASSESS, load, logs
 from stream.errors import InputError
 from stream.kafka.positions import Partition
-from stream.replay import Summary, rerun, manifest, replay
+from stream.replay import Summary, manifest, replay, rerun
 from tests.broker.shop import (
     ReadAt,
     Shop,
@@ -91,7 +91,9 @@ def test_a_replayed_topic_gives_the_alerts_and_dead_letters_of_live(
         for x in (tmp_path / "all" / "dead_letters.ndjson").read_bytes().splitlines()
     ]
     assert len(letters) == sum(map(len, shop.dead_letters().values())) > 0
-    repeated = rerun(manifest.read(tmp_path / "all"), load(shop.config), tmp_path / "again", note_lines)
+    repeated = rerun(
+        manifest.read(tmp_path / "all"), load(shop.config), tmp_path / "again", note_lines
+    )
     assert repeated.changed_files == []
     until = {partition: end // 2 for partition, end in shop.ends().items()}
     text = ",".join(f"{partition}:{offset}" for partition, offset in until.items())
@@ -155,9 +157,7 @@ def test_a_range_between_two_times(broker: str, tmp_path: Path) -> None:
         ("?from=yesterday", "ISO 8601"),
     ],
 )
-def test_a_missing_range_is_named(
-    broker: str, tmp_path: Path, query: str, message: str
-) -> None:
+def test_a_missing_range_is_named(broker: str, tmp_path: Path, query: str, message: str) -> None:
     """Offsets that the topic does not hold, and what is no offset, are errors before anything is
     written."""
     shop = make_shop(broker, tmp_path, "nowhere", 4)

@@ -10,10 +10,10 @@ import pytest
 from confluent_kafka import Producer
 
 from schemas.records import Records
-from stream.alerting import RunInfo
 from stream.config import load
+from stream.pipeline.alerting import RunInfo
+from stream.pipeline.shard import ShardFactory
 from stream.replay import replay
-from stream.shard import ShardFactory
 from stream.simulator import Shop as Simulated
 from stream.simulator import lines
 from tests.broker.shop import (
@@ -81,7 +81,9 @@ def begun_at(process: WorkerProcess, topic: str) -> list[int]:
 
 
 @pytest.mark.parametrize("hop", [False, True], ids=["direct", "hop"])
-def test_a_group_continues_where_a_replay_ended(broker: str, tmp_path: Path, internal_topics: bool) -> None:
+def test_a_group_continues_where_a_replay_ended(
+    broker: str, tmp_path: Path, internal_topics: bool
+) -> None:
     """The topic reaches back into the history: none of that is learned or told of again, and the
     alerts on all further events are those of a replay over everything, but for positions."""
     place = str(tmp_path / "saved")

@@ -10,7 +10,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from stream.replay import replay
-from tests.stages.test_future import AT, FUTURE_MS, config, payments
+from tests.pipeline.test_future_times import AT, FUTURE_MS, config, payments
 
 
 @pytest.mark.parametrize("kind", ["CreateTime", "LogAppendTime"])

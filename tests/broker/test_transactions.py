@@ -17,17 +17,17 @@ from confluent_kafka import Consumer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from stream.alerting import RunInfo
 from stream.config import load
 from stream.errors import Abortable, Retriable
-from stream.health import WorkerHealth
-from stream.kafka import reading
-from stream.kafka.failures import retrying
+from stream.kafka import source as kafka_source
+from stream.kafka.client_errors import retrying
 from stream.kafka.positions import CommittedOffset, Membership, Partition
-from stream.kafka.reading import KafkaSource
-from stream.kafka.writing import RETRY_FRACTION, OutRecord, KafkaSink
-from stream.metrics import MetricsCollector
-from stream.worker import Worker
+from stream.kafka.sink import RETRY_FRACTION, KafkaSink, OutRecord
+from stream.kafka.source import KafkaSource
+from stream.pipeline.alerting import RunInfo
+from stream.runtime.worker import Worker
+from stream.telemetry.health import WorkerHealth
+from stream.telemetry.metrics import MetricsCollector
 from tests.broker.own_broker import OwnBroker, own_broker
 from tests.broker.shop import (
     CLASSIC_PROTOCOL,
@@ -121,9 +121,7 @@ def test_a_slow_broker_fences_no_producer(fragile: OwnBroker, step: str) -> None
 
 
 @pytest.mark.long
-def test_a_broker_killed_under_load_loses_nothing(
-    fragile: OwnBroker, tmp_path: Path
-) -> None:
+def test_a_broker_killed_under_load_loses_nothing(fragile: OwnBroker, tmp_path: Path) -> None:
     """Two workers outlast a broker that dies and comes back, coordinators and all."""
     shop = make_shop(
         fragile.bootstrap, tmp_path, "restart", 4, batch_records=200, commit_interval="1ms"
@@ -218,7 +216,7 @@ def test_a_partition_unknown_to_the_broker_is_retried(
     """One that has just started may say so of a partition that we were given: no reason to end for
     good."""
     brief = partial(retrying, retry_for_s=0.2)
-    monkeypatch.setattr(reading, "retrying", brief)
+    monkeypatch.setattr(kafka_source, "retrying", brief)
     make_topics(broker, topic := f"narrow-{time.time_ns()}")
     with KafkaSource({"bootstrap.servers": broker}, "narrow") as source:
         for where in (Partition(topic, 7), Partition("nowhere", 0)):

@@ -16,25 +16,25 @@ import orjson
 import pytest
 from confluent_kafka import TopicPartition
 
-from stream.alerting import RunInfo
 from stream.config import load
 from stream.errors import Abortable
-from stream.health import WorkerHealth
 from stream.kafka.positions import CommittedOffset, Membership, Partition
-from stream.kafka.reading import KafkaSource
-from stream.kafka.writing import KafkaSink
-from stream.metrics import METRICS, MetricsCollector
-from stream.worker import Worker
+from stream.kafka.sink import KafkaSink
+from stream.kafka.source import KafkaSource
+from stream.pipeline.alerting import RunInfo
+from stream.runtime.worker import Worker
+from stream.telemetry.health import WorkerHealth
+from stream.telemetry.metrics import METRICS, MetricsCollector
 from tests.broker.shop import (
     Shop,
-    expected_codes,
+    assert_published_exactly_once,
     consumer,
     eddy,
-    assert_published_exactly_once,
+    expected_codes,
+    expected_repairs,
     make_shop,
     messages,
     reference,
-    expected_repairs,
     send,
     value_of,
     wait_for,
@@ -75,7 +75,9 @@ def test_a_worker_publishes_the_references_output(
         )
         wait_for(lambda: all_judged(process.get("/metrics")[1]), "the monitors")
         wait_for(
-            lambda: (value_of(process.get("/metrics")[1], "eddy_reports_total") > 0) == internal_topics,
+            lambda: (
+                (value_of(process.get("/metrics")[1], "eddy_reports_total") > 0) == internal_topics
+            ),
             "assess",
         )
         _, exposition = process.get("/metrics")
@@ -101,7 +103,9 @@ def test_a_worker_publishes_the_references_output(
     assert (sent > 0) == internal_topics
     assert (value_of(exposition, "eddy_reports_total") > 0) == internal_topics
     told = sum(value_of(exposition, f"eddy_{name}_total") for name in ("scored", "labels"))
-    readers = 4 if internal_topics else 1 if partitions > 1 else 3  # with a hop assess, too, is sent labels
+    readers = (
+        4 if internal_topics else 1 if partitions > 1 else 3
+    )  # with a hop assess, too, is sent labels
     assert told + value_of(exposition, "eddy_not_applicable_total") == readers * counts["passed"]
 
 
@@ -125,7 +129,9 @@ def test_metrics_declared_are_those_emitted(broker: str, tmp_path: Path) -> None
     send(shop, [orjson.dumps(repaired), *[b"no event"] * 1_000])
     with worker(shop) as process:
         shop.wait_until_caught_up()
-        wait_for(lambda: value_of(process.get("/metrics")[1], "eddy_input_problems") == 1, "a reading")
+        wait_for(
+            lambda: value_of(process.get("/metrics")[1], "eddy_input_problems") == 1, "a reading"
+        )
         _, exposition = process.get("/metrics")
     emitted = set(re.findall(r"^([a-z_]+)(?:\{.*\})? ", exposition, flags=re.MULTILINE))
     suffixes = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_count", "_sum"]}
@@ -149,7 +155,13 @@ def test_a_worker_stopped_mid_stream_continues(
     """However it ended, the next worker re-learns what it must, in silence, and no alert is missing
     or twice."""
     shop = make_shop(
-        broker, tmp_path, "again", partitions, internal_topics=internal_topics, batch_records=200, commit_interval="1ms"
+        broker,
+        tmp_path,
+        "again",
+        partitions,
+        internal_topics=internal_topics,
+        batch_records=200,
+        commit_interval="1ms",
     )
     shop.feed(EVENTS)
     with worker(shop) as process:
@@ -209,7 +221,9 @@ def test_aborted_transaction_is_tried_again_without_a_rewind(broker: str, tmp_pa
     sink.open()
     with KafkaSource(config.kafka, config.group) as source:
         run = RunInfo("live", "run", str)
-        thread = Thread(target=Worker(config, source, sink, run, metrics, WorkerHealth()).run, args=[stop])
+        thread = Thread(
+            target=Worker(config, source, sink, run, metrics, WorkerHealth()).run, args=[stop]
+        )
         thread.start()
         shop.wait_until_caught_up()
         stop.set()

@@ -6,18 +6,18 @@ from typing import Any
 import numpy as np
 from obstore.store import ObjectStore
 
-from schemas.codecs.slim import P_VALUE
+from schemas.codecs.internal_events import P_VALUE
 from schemas.records import Records
-from stream.alerting import RunInfo
-from stream.checkpoints.keeping import CheckpointManager, PartitionCheckpoints
+from stream.checkpoints.manager import CheckpointManager, PartitionCheckpoints
 from stream.checkpoints.manifest import offset_of
-from stream.checkpoints.recovery import StartContext, RecoveredState, recover
+from stream.checkpoints.recovery import RecoveredState, StartContext, recover
 from stream.checkpoints.store import Folder
 from stream.config import ASSESS, CheckpointsSpec, Config, Log, logs, parse
 from stream.kafka.positions import CommittedOffset, Partition
-from stream.metrics import MetricsCollector
-from stream.shard import ShardFactory
+from stream.pipeline.alerting import RunInfo
+from stream.pipeline.shard import ShardFactory
 from stream.simulator import Shop, lines
+from stream.telemetry.metrics import MetricsCollector
 
 SHOP = Log("shop", "shop-events", 1)
 WHERE = Partition(SHOP.topic, 0)

@@ -20,8 +20,8 @@ from stream.checkpoints.loading import load, load_into
 from stream.checkpoints.manifest import Manifest, decode
 from stream.config import Config
 from stream.errors import CheckpointCorrupt
-from stream.shard import ShardFactory
-from tests.checkpoints.making import folder, written_checkpoint
+from stream.pipeline.shard import ShardFactory
+from tests.checkpoints.builders import folder, written_checkpoint
 from tests.checkpoints.shop import RUN, Group, config, stream
 from tests.laws.test_laws import assert_same
 

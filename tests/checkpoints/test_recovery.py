@@ -11,8 +11,7 @@ import pytest
 from obstore.store import LocalStore
 
 from detectors.state import STATE_VERSION, Arrays, copy_arrays
-from stream.chain import PartitionState
-from stream.checkpoints import loading, losses, recovery
+from stream.checkpoints import loading, recovery, state_losses
 from stream.checkpoints.manifest import Manifest, encode
 from stream.checkpoints.recovery import RecoveredState
 from stream.checkpoints.saving import save
@@ -29,8 +28,18 @@ from stream.errors import (
     StateWouldBeDropped,
 )
 from stream.kafka.positions import CommittedOffset, Partition
-from stream.shard import ShardFactory
-from tests.checkpoints.shop import EVENTS, RUN, SHOP, Group, config, internal_records, monitor, stream
+from stream.pipeline.cluster import PartitionState
+from stream.pipeline.shard import ShardFactory
+from tests.checkpoints.shop import (
+    EVENTS,
+    RUN,
+    SHOP,
+    Group,
+    config,
+    internal_records,
+    monitor,
+    stream,
+)
 from tests.laws.test_laws import assert_same
 
 ANOTHER = "swordfish"
@@ -199,10 +208,11 @@ def test_another_state_version_is_refused_with_the_remedy(
     """Until the start says what may be dropped: each monitor is named, with the rescue; then all
     begins with nothing learned at the committed offset, and the log alone cannot make that again."""
     why = f"its state is of version {STATE_VERSION}; this is version {STATE_VERSION + 1}"
-    for module in (losses, recovery):
+    for module in (state_losses, recovery):
         monkeypatch.setattr(module, "STATE_VERSION", STATE_VERSION + 1)
     assert refused(group) == [
-        f"monitor {name}: {why}: --drop-state {allowed_drops('all')[0]}" for name in ("account", "ip")
+        f"monitor {name}: {why}: --drop-state {allowed_drops('all')[0]}"
+        for name in ("account", "ip")
     ]
     assert "eddy replay CONFIG" in StateWouldBeDropped.remedy
     assert "start_from" in StateWouldBeDropped.remedy
@@ -241,7 +251,7 @@ def test_another_format_is_refused_as_another_version_is(group: Group) -> None:
     note = group.committed.metadata.rpartition("=")[0] + f"={name}"
     group.committed = group.committed._replace(metadata=note)
     [line] = refused(group)
-    assert "format 7; this version reads format 1" in line
+    assert "format 7; this version reads format 2" in line
     assert line.endswith(f"--drop-state {allowed_drops('all')[0]}")
     group.allowed_drops = allowed_drops("all")
     found = group.start()
@@ -346,7 +356,9 @@ def test_another_secret_is_refused_and_the_right_one_continues(group: Group, lef
 
 def test_a_flag_of_another_fingerprint_changes_nothing(group: Group) -> None:
     """One that is forgotten, or of a monitor that keeps its state, neither drops nor allows."""
-    group.allowed_drops = allowed_drops("account", "all", made=config(revision=7)) + allowed_drops("account")
+    group.allowed_drops = allowed_drops("account", "all", made=config(revision=7)) + allowed_drops(
+        "account"
+    )
     assert_same(finish(group.start()), folded(EVENTS))
     assert len(refused(group, config(monitor("account"), monitor("ip", capacity=300)))) == 1
 
@@ -516,7 +528,7 @@ def lines_for(group: Group, made: Config, *flags: str) -> list[str]:
     own = [Partition(log.topic, 0) for log in logs(made)]
     offsets = {where: group.committed if where.topic == SHOP.topic else None for where in own}
     try:
-        losses.check_state_losses(made, offsets, group.objects, flags)
+        state_losses.check_state_losses(made, offsets, group.objects, flags)
     except StateWouldBeDropped as error:
         return error.lines
     return []
@@ -554,9 +566,13 @@ def test_a_group_whose_only_topic_is_another_is_refused(group: Group, tmp_path: 
     assert lines_for(group, renamed, *arguments) == []
     kept = Group(group.objects, renamed, Log("shop", "renamed", 1)).work(0, 50, [50])
     there = Partition("renamed", 0)
-    losses.check_state_losses(renamed, {there: CommittedOffset(50, kept.metadata())}, group.objects, [])
+    state_losses.check_state_losses(
+        renamed, {there: CommittedOffset(50, kept.metadata())}, group.objects, []
+    )
     other = named(config(secret=ANOTHER))
-    losses.check_state_losses(other, {there: None}, LocalStore(tmp_path / "new", mkdir=True), [])
+    state_losses.check_state_losses(
+        other, {there: None}, LocalStore(tmp_path / "new", mkdir=True), []
+    )
 
 
 # -- internal logs --------------------------------------------------------------------------------

@@ -12,9 +12,8 @@ from obstore.store import LocalStore
 from detectors.state import STATE_VERSION
 from schemas.alerts import alert_record, without_run
 from schemas.records import Records
-from stream.chain import InMemoryCluster
 from stream.checkpoints import recovery
-from stream.checkpoints.recovery import StartContext, RecoveredState, recover
+from stream.checkpoints.recovery import RecoveredState, StartContext, recover
 from stream.checkpoints.saving import check_save_target, save
 from stream.checkpoints.store import saved_folder
 from stream.config import Config, Log, fingerprint, logs
@@ -25,8 +24,9 @@ from stream.errors import (
     RetentionGap,
     SavedStateUnusable,
 )
+from stream.pipeline.cluster import InMemoryCluster
+from stream.pipeline.shard import ShardFactory
 from stream.replay import replay
-from stream.shard import ShardFactory
 from tests.checkpoints.shop import EVENTS, RUN, SHOP, Group, config, monitor, stream
 from tests.laws.test_laws import assert_same
 
@@ -291,7 +291,10 @@ def test_a_folder_with_a_state_is_left_alone(tmp_path: Path) -> None:
 def test_partitions_without_records_begin_empty(tmp_path: Path) -> None:
     """Of all partitions of a topic there is a state, so that none that is missing goes unseen."""
     made = msgspec.structs.replace(
-        with_internal_topics(), inputs={"shop": msgspec.structs.replace(with_internal_topics().inputs["shop"], partitions=3)}
+        with_internal_topics(),
+        inputs={
+            "shop": msgspec.structs.replace(with_internal_topics().inputs["shop"], partitions=3)
+        },
     )
     place = saved(tmp_path, made)
     log = logs(made)[0]

@@ -14,7 +14,7 @@ from stream.checkpoints import snapshot as module
 from stream.checkpoints.loading import load
 from stream.checkpoints.snapshot import Snapshot
 from stream.checkpoints.writing import write
-from tests.checkpoints.making import folder, empty_manifest
+from tests.checkpoints.builders import empty_manifest, folder
 from tests.laws.registry import MONITORS
 from tests.laws.test_laws import EVENTS, KEY, assert_same, hostile_stream, run
 from tests.streams import batch

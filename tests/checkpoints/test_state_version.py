@@ -11,9 +11,9 @@ import xxhash
 
 from detectors.monitor import Monitor
 from detectors.state import STATE_VERSION, Arrays
-from stream.alerting import RunInfo
 from stream.config import logs, parse
-from stream.shard import ShardFactory
+from stream.pipeline.alerting import RunInfo
+from stream.pipeline.shard import ShardFactory
 from tests.laws.registry import MONITORS
 from tests.laws.test_laws import KEY
 
@@ -33,7 +33,7 @@ inputs = ["labels"]
 features = ["account.amount"]
 """
 
-VERSION_AND_LAYOUT: Final = (9, "b53b77b0bc0714db")
+VERSION_AND_LAYOUT: Final = (9, "1f01a66dbf0a3d9d")
 """The version, and the hash of what every empty state holds under it."""
 
 

@@ -15,7 +15,14 @@ from obstore.store import LocalStore, MemoryStore
 from detectors.state import Arrays
 from stream.checkpoints import store
 from stream.checkpoints.loading import load
-from stream.checkpoints.manifest import Manifest, Pointer, decode, encode, commit_metadata, parse_pointer
+from stream.checkpoints.manifest import (
+    Manifest,
+    Pointer,
+    commit_metadata,
+    decode,
+    encode,
+    parse_pointer,
+)
 from stream.checkpoints.snapshot import BLOCK_BYTES, Snapshot
 from stream.checkpoints.store import Folder, open_store
 from stream.checkpoints.writing import write
@@ -25,7 +32,7 @@ from stream.errors import (
     ConfigError,
     StoreFailure,
 )
-from tests.checkpoints.making import folder, empty_manifest, written_checkpoint
+from tests.checkpoints.builders import empty_manifest, folder, written_checkpoint
 from tests.streams import same
 
 

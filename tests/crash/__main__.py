@@ -27,10 +27,10 @@ from rich.table import Table
 
 from tests.broker.own_broker import OwnBroker, own_broker
 from tests.broker.shop import ROOT
-from tests.crash.broken import INJECTED_BUGS
 from tests.crash.environment import BROKER_SETTINGS, Environment
+from tests.crash.injected_bugs import INJECTED_BUGS
 from tests.crash.pauses import PAUSES
-from tests.crash.points import POINTS, Scenario
+from tests.crash.scenarios import POINTS, Scenario
 from tests.crash.schedules import REGRESSIONS, restarts_broker, scenario_of
 
 CONCURRENT: Final = POINTS | INJECTED_BUGS
@@ -52,7 +52,12 @@ class Runner:
     """Tells stories on one broker, those of seeds that restart it on another, one at a time."""
 
     def __init__(
-        self, broker: OwnBroker, restarted_broker: OwnBroker, work: Path, failed_folder: Path, console: Console
+        self,
+        broker: OwnBroker,
+        restarted_broker: OwnBroker,
+        work: Path,
+        failed_folder: Path,
+        console: Console,
     ) -> None:
         self._broker, self._restarted_broker = broker, restarted_broker
         self._work, self._failed_folder, self._console = work, failed_folder, console
@@ -68,7 +73,9 @@ class Runner:
         concurrent = [name for name in names if name in CONCURRENT]
         sequential = [name for name in names if name in PAUSES]
         with ThreadPoolExecutor(PARALLEL) as pool:
-            found = list(pool.map(lambda n: self._run_scenario(n, CONCURRENT[n], self._broker), concurrent))
+            found = list(
+                pool.map(lambda n: self._run_scenario(n, CONCURRENT[n], self._broker), concurrent)
+            )
         return found + [self._run_scenario(name, PAUSES[name], self._broker) for name in sequential]
 
     def seeds(self, seeds: Iterable[int]) -> list[Outcome]:
@@ -80,7 +87,9 @@ class Runner:
         if not restarts_broker(seed):
             return self._run_scenario(f"seed-{seed}", scenario_of(seed), self._broker)
         with self._restarting:
-            return self._run_scenario(f"seed-{seed}", scenario_of(seed, self._restarted_broker), self._restarted_broker)
+            return self._run_scenario(
+                f"seed-{seed}", scenario_of(seed, self._restarted_broker), self._restarted_broker
+            )
 
     def _run_scenario(self, name: str, scenario: Scenario, broker: OwnBroker) -> Outcome:
         """Tell it in a folder of its own, which is kept where it ends badly."""

@@ -11,13 +11,13 @@ import orjson
 import xxhash
 from obstore.store import LocalStore
 
-from detectors.learning import HARMONIC, active_model
+from detectors.fusion.learning import HARMONIC, active_model
 from detectors.state import Arrays
 from stream.checkpoints.loading import load
 from stream.checkpoints.manifest import parse_pointer
 from stream.checkpoints.store import Folder
 from stream.kafka.positions import Partition
-from stream.shard import AssessShard, Shard
+from stream.pipeline.shard import AssessShard, Shard
 from tests.broker.shop import Outputs, Published, Reference, Shop, reference
 
 OUTPUTS_MIN: Final = 20

@@ -20,15 +20,15 @@ from typing import Final
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from stream.kafka.writing import PlainProducer
+from stream.kafka.sink import PlainProducer
 from tests.broker.own_broker import own_broker
 from tests.broker.shop import Shop, WorkerProcess, workers
 from tests.crash.environment import (
     BROKER_SETTINGS,
     Environment,
     finish_and_check,
-    simulated_lines,
     make_crash_shop,
+    simulated_lines,
 )
 from tests.crash.processes import running_worker, wait_for
 
@@ -44,7 +44,10 @@ SHARDS: Final = 8
 STABLE_S: Final = 4.0
 IN_FLIGHT_S: Final = 0.5
 """A commit that is seen within so long after a kill may have been made before it."""
-DEFAULT_TIMEOUTS: Final[dict[str, object]] = {"transaction.timeout.ms": 30_000, "session.timeout.ms": 6_000}
+DEFAULT_TIMEOUTS: Final[dict[str, object]] = {
+    "transaction.timeout.ms": 30_000,
+    "session.timeout.ms": 6_000,
+}
 """What a user has, and the shortest session that a broker grants by default."""
 TIMEOUTS_BY_PROTOCOL: Final[dict[str, dict[str, object]]] = {
     "classic": DEFAULT_TIMEOUTS,
@@ -60,7 +63,10 @@ def under_load(shop: Shop, seed: int = 7) -> Iterator[None]:
     failed: list[Exception] = []
 
     def send() -> None:
-        streams = (simulated_lines(EVENTS, seed * STREAMS + k, spans_ago=STREAMS - k) for k in range(STREAMS))
+        streams = (
+            simulated_lines(EVENTS, seed * STREAMS + k, spans_ago=STREAMS - k)
+            for k in range(STREAMS)
+        )
         writer = PlainProducer({"bootstrap.servers": shop.bootstrap}, shop.topic, "murmur2")
         try:
             for number, line in enumerate(chain.from_iterable(streams)):
@@ -149,14 +155,23 @@ def three_brokers(environment: Environment) -> None:
     with own_broker(environment.folder / "three", BROKER_SETTINGS, nodes=3) as brokers:
         own = Environment(brokers.bootstrap, environment.folder, environment.record_figure)
         shop = make_crash_shop(own, "three brokers", PARTITIONS, kafka=DEFAULT_TIMEOUTS, worker={})
-        with under_load(shop), recorded_commits(shop) as commits, running_worker(shop, "a") as a, running_worker(shop, "b") as b:
+        with (
+            under_load(shop),
+            recorded_commits(shop) as commits,
+            running_worker(shop, "a") as a,
+            running_worker(shop, "b") as b,
+        ):
             wait_for(lambda: commits.moved_at.keys() >= ALL_PARTITIONS, "commits", a, b)
             time.sleep(STABLE_S)
             began_s = time.monotonic()
-            environment.record_figure("three_brokers_steady_s", commits.longest_pause_s(began_s - 2, ALL_PARTITIONS))
+            environment.record_figure(
+                "three_brokers_steady_s", commits.longest_pause_s(began_s - 2, ALL_PARTITIONS)
+            )
             brokers.kill_second()
             commits.wait_until_all_move(began_s)
-            environment.record_figure("three_brokers_pause_s", commits.longest_pause_s(began_s, ALL_PARTITIONS))
+            environment.record_figure(
+                "three_brokers_pause_s", commits.longest_pause_s(began_s, ALL_PARTITIONS)
+            )
             assert a.is_alive(), a.log_file
             assert b.is_alive(), b.log_file
             assert (a.stop(), b.stop()) == (0, 0)
@@ -165,9 +180,21 @@ def three_brokers(environment: Environment) -> None:
 
 def two_workers(environment: Environment) -> None:
     """One of two workers is killed under load and nobody starts it again."""
-    shop = make_crash_shop(environment, "two workers", PARTITIONS, kafka=DEFAULT_TIMEOUTS, worker={})
-    with under_load(shop), recorded_commits(shop) as commits, running_worker(shop, "a") as a, running_worker(shop, "b") as b:
-        wait_for(lambda: len(a.owned_partitions()) == len(b.owned_partitions()) == 2, "two partitions each", a, b)
+    shop = make_crash_shop(
+        environment, "two workers", PARTITIONS, kafka=DEFAULT_TIMEOUTS, worker={}
+    )
+    with (
+        under_load(shop),
+        recorded_commits(shop) as commits,
+        running_worker(shop, "a") as a,
+        running_worker(shop, "b") as b,
+    ):
+        wait_for(
+            lambda: len(a.owned_partitions()) == len(b.owned_partitions()) == 2,
+            "two partitions each",
+            a,
+            b,
+        )
         time.sleep(STABLE_S)
         survivors = {partition for _, partition in b.owned_partitions()}
         began_s = time.monotonic()
@@ -180,7 +207,14 @@ def two_workers(environment: Environment) -> None:
 
 def two_supervised(protocol: str, environment: Environment) -> None:
     """One of two workers is killed under load; the supervisor starts it again into its slot."""
-    shop = make_crash_shop(environment, f"supervised {protocol}", PARTITIONS, protocol, kafka=DEFAULT_TIMEOUTS, worker={})
+    shop = make_crash_shop(
+        environment,
+        f"supervised {protocol}",
+        PARTITIONS,
+        protocol,
+        kafka=DEFAULT_TIMEOUTS,
+        worker={},
+    )
     with under_load(shop), recorded_commits(shop) as commits, workers(shop, 2) as both:
         wait_for(lambda: partition_counts(both) == [2, 2], "two partitions each")
         wait_for(lambda: commits.moved_at.keys() >= ALL_PARTITIONS, "commits")
@@ -198,7 +232,12 @@ def rolling_restart(protocol: str, fleets: Sequence[int], environment: Environme
     """So many processes, then so many on the same eight partitions: all are somebody's, in equal
     shares; under load every worker is stopped in turn, and its supervisor starts it again."""
     shop = make_crash_shop(
-        environment, f"rolling {protocol}", SHARDS, protocol, kafka=TIMEOUTS_BY_PROTOCOL[protocol], worker={}
+        environment,
+        f"rolling {protocol}",
+        SHARDS,
+        protocol,
+        kafka=TIMEOUTS_BY_PROTOCOL[protocol],
+        worker={},
     )
     for processes in fleets:
         even = [SHARDS // processes] * processes
@@ -256,11 +295,17 @@ def owned_partitions(fleet: WorkerProcess) -> dict[str, set[int]]:
     return found
 
 
-def record_pauses(environment: Environment, how: str, commits: CommitRecorder, began_s: float, survivors: set[int]) -> None:
+def record_pauses(
+    environment: Environment, how: str, commits: CommitRecorder, began_s: float, survivors: set[int]
+) -> None:
     """The pauses of the killed worker's partitions, and of those of the one that survives."""
     killed = ALL_PARTITIONS - survivors
-    environment.record_figure(f"worker_killed_{how}_its_pause_s", commits.longest_pause_s(began_s, killed))
-    environment.record_figure(f"worker_killed_{how}_survivor_pause_s", commits.longest_pause_s(began_s, survivors))
+    environment.record_figure(
+        f"worker_killed_{how}_its_pause_s", commits.longest_pause_s(began_s, killed)
+    )
+    environment.record_figure(
+        f"worker_killed_{how}_survivor_pause_s", commits.longest_pause_s(began_s, survivors)
+    )
 
 
 PAUSES: Final[dict[str, Callable[[Environment], None]]] = {

@@ -1,7 +1,7 @@
 """Worker processes that start at once: forked from one that has everything loaded.
 
 Each is a process of its own that runs the command line as it is, and may be told to kill or freeze
-itself at a point (`tests.broker.dying`), or to be broken in a way (`tests.broker.sabotage`). A plain `eddy run` spends two seconds on its imports;
+itself at a point (`tests.broker.crash_points`), or to be broken in a way (`tests.broker.bugs`). A plain `eddy run` spends two seconds on its imports;
 hundreds of restarts cannot.
 """
 
@@ -20,8 +20,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Final
 
-from tests.broker.dying import ALL_POINTS, arm
-from tests.broker.sabotage import BUGS
+from tests.broker.bugs import BUGS
+from tests.broker.crash_points import ALL_POINTS, arm
 from tests.broker.shop import WAIT_MAX_S, Child, Shop, WorkerProcess
 
 PR_SET_PDEATHSIG: Final = 1  # from <linux/prctl.h>
@@ -37,7 +37,7 @@ _starting = Lock()
 def preloaded_context() -> ForkServerContext:
     """Starts processes from one that has everything loaded."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.crash.warm"])
+    context.set_forkserver_preload(["tests.crash.preload"])
     return context
 
 
@@ -116,10 +116,12 @@ def start_worker(shop: Shop, slot: str = "one", plan: Plan = (), bug: str = "") 
 
 
 @contextmanager
-def running_worker(shop: Shop, slot: str = "one", plan: Plan = (), bug: str = "") -> Iterator[ForkedWorker]:
+def running_worker(
+    shop: Shop, slot: str = "one", plan: Plan = (), bug: str = ""
+) -> Iterator[ForkedWorker]:
     """A worker; killed at the end unless it has ended by itself.
 
-    broken: the way in which it is, one of `tests.broker.sabotage`; whole by default.
+    broken: the way in which it is, one of `tests.broker.bugs`; whole by default.
     """
     worker = start_worker(shop, slot, plan, bug)
     try:

@@ -18,7 +18,7 @@ from numpy.random import PCG64, Generator
 from stream.errors import NON_RESTARTABLE
 from stream.simulator import Shop as Simulated
 from stream.simulator.attacks import EVENTS_MIN
-from tests.broker.dying import POINTS, PROCESSING
+from tests.broker.crash_points import POINTS, PROCESSING
 from tests.broker.own_broker import OwnBroker
 from tests.broker.shop import Shop
 from tests.crash.environment import (

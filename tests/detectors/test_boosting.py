@@ -5,8 +5,8 @@ import pytest
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import log_loss
 
-from detectors import boosting
-from detectors.boosting import LAMBDA, ROWS_MIN
+from detectors.fusion import boosting
+from detectors.fusion.boosting import LAMBDA, ROWS_MIN
 from schemas.columns import F64
 
 

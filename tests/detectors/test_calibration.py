@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from detectors import calibration
-from detectors.calibration import CalibrationOutput, Calibration, CalibrationInput
 from detectors.entities import AdmittedEvents
+from detectors.scoring import calibration
+from detectors.scoring.calibration import Calibration, CalibrationInput, CalibrationOutput
 from schemas.columns import F64, I64
 
 EVENTS = 120_000

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detectors.clock import AHEAD_MAX_MS, WINDOW, Clock, LogClock, BoundedTimes
+from detectors.clock import AHEAD_MAX_MS, WINDOW, BoundedTimes, Clock, LogClock
 from schemas.columns import F64, I64, Bools
 from stream.simulator import START_MS as SHOP_START_MS
 from stream.simulator import Shop, lines

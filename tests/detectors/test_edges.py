@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detectors.models.edges import LEVEL_MIN, TICKS_MIN, EdgesSpec
-from tests.detectors.looking import DetectorHarness, Row
+from tests.detectors.harness import DetectorHarness, Row
 
 SPEC = EdgesSpec(name="bursts", field="device", tick="1min", half_life="2h", threshold=10.0)
 TICK_S = 60.0

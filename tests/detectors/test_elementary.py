@@ -5,7 +5,7 @@ import math
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detectors.elementary import EXPONENT_MAX, ln, exp
+from detectors.numeric.elementary import EXPONENT_MAX, exp, ln
 
 
 @settings(deadline=None)  # the first case compiles

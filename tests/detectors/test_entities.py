@@ -12,8 +12,8 @@ from detectors.entities import (
     AGEING_EVICTIONS,
     EVICTIONS,
     GOLDEN_RATIO,
-    PROBES_MAX,
     PROBATION_SHARE,
+    PROBES_MAX,
     RETURNS_MAX,
     EntityTable,
 )
@@ -142,7 +142,9 @@ def test_rotating_keys_evict_each_other_and_not_the_known() -> None:
 def test_lateness_is_clamped_and_bounded() -> None:
     """A late event is given its entity's last time; beyond the bound it is not to be learned."""
     table = EntityTable(16)
-    admitted = table.admit(_keys([1, 1, 1, 1]), unbounded_times(np.array([1000, 900, 400, 1100])), 500.0)
+    admitted = table.admit(
+        _keys([1, 1, 1, 1]), unbounded_times(np.array([1000, 900, 400, 1100])), 500.0
+    )
     assert admitted.time_ms.tolist() == [1000, 1000, 1000, 1100]
     assert admitted.late.tolist() == [False, True, True, False]
     assert admitted.learn.tolist() == [True, True, False, True]

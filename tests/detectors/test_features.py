@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detectors import explain
-from detectors.features import KINDS, BUILT_IN, habit, pairings, markdown_table
+from detectors.features import BUILT_IN, KINDS, habit, markdown_table, pairings
 from detectors.features.travel import distance_km
-from detectors.hashing import hash_text
 from detectors.monitor import Monitor, MonitorOutput, matches
-from detectors.spec import FeatureSpec, EventFilter, seconds
+from detectors.numeric.hashing import hash_text
+from detectors.scoring import explain
+from detectors.spec import EventFilter, FeatureSpec, seconds
 from schemas.columns import F64, I64, Bools, EventBatch
 from tests.laws.registry import MONITORS, feature, monitor
 from tests.streams import START_MS, batch
@@ -599,7 +599,10 @@ def test_expected_values_are_in_natural_units(kind: str) -> None:
     ).process(events)
     inside = []
     for i in range(3_000, 6_000):
-        centre, spread = float(output.tail_output.centre[0, i]), float(output.tail_output.spread[0, i])
+        centre, spread = (
+            float(output.tail_output.centre[0, i]),
+            float(output.tail_output.spread[0, i]),
+        )
         unit = float(output.feature_values.units[0, i])
         told = explain.expected(KINDS[kind], "log", centre, spread, unit)
         actual = float(output.feature_values.values[0, i]) * unit

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from river import anomaly
 
 from detectors.clock import unbounded_times
-from detectors.decay import HOUR_MS
 from detectors.entities import AdmittedEvents, EntityTable
 from detectors.models.half_space_trees import (
     COHORT_EVENTS_MIN,
@@ -25,7 +24,8 @@ from detectors.models.half_space_trees import (
 )
 from detectors.models.tail import TailOutput
 from detectors.models.trees import TreeStructure, build, credit, walk, walk_expecting
-from detectors.protection import TOKENS_MAX, TOKENS_PER_EVENT, TOKENS_PER_HOUR
+from detectors.numeric.decay import HOUR_MS
+from detectors.numeric.protection import TOKENS_MAX, TOKENS_PER_EVENT, TOKENS_PER_HOUR
 
 
 def _river_scores(spec: RiverTreesSpec, scaled_values: list[dict[int, float]]) -> list[float]:
@@ -39,7 +39,9 @@ def _river_scores(spec: RiverTreesSpec, scaled_values: list[dict[int, float]]) -
     return scores
 
 
-def _our_scores(spec: RiverTreesSpec, features: int, scaled_values: list[dict[int, float]]) -> list[float]:
+def _our_scores(
+    spec: RiverTreesSpec, features: int, scaled_values: list[dict[int, float]]
+) -> list[float]:
     """Scores by River's definition, 0 in the first window."""
     trees = HalfSpaceTrees(spec, features, capacity=4)
     n = len(scaled_values)
@@ -202,7 +204,9 @@ class Polya:
         while self.trees.child[nodes[-1]].any():
             here = nodes[-1]
             left, right = self.trees.child[here].tolist()
-            goes_left = scaled[self.trees.feature[self.t, here]] < self.trees.threshold[self.t, here]
+            goes_left = (
+                scaled[self.trees.feature[self.t, here]] < self.trees.threshold[self.t, here]
+            )
             nodes.append(left if goes_left else right)
         return nodes
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detectors import hashing
-from detectors.hashing import hash_key, hash_rows, hash_text, pseudonym
+from detectors.numeric import hashing
+from detectors.numeric.hashing import hash_key, hash_rows, hash_text, pseudonym
 
 KEY = (0x0706050403020100, 0x0F0E0D0C0B0A0908)
 VECTORS = {

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 CALLER = """
-from detectors.kernels import kernel
+from detectors.numeric.kernels import kernel
 from called import FACTOR, inner
 
 @kernel
@@ -19,7 +19,7 @@ print(outer(1.0), sum(outer.stats.cache_hits.values()))
 CALLED = """
 import numpy as np
 
-from detectors.kernels import kernel
+from detectors.numeric.kernels import kernel
 
 FACTOR = {factor}
 
@@ -48,3 +48,29 @@ def test_a_kernel_is_recompiled_when_its_dependencies_change(tmp_path: Path) -> 
     assert answer("1.0", "min(x, 3.0)") == "1.0 0"
     assert answer("1.0", "max(x, 3.0)") == "3.0 0"
     assert answer("1.0", "x + 1.0") == "2.0 1"
+
+
+NAMED = """
+from typing import NamedTuple
+
+from detectors.numeric.kernels import kernel
+
+class {name}(NamedTuple):
+    x: float
+
+@kernel
+def first(pair: {name}) -> float:
+    return pair.x
+
+print(first({name}(2.0)))
+"""
+
+
+@pytest.mark.slow
+def test_a_cache_of_a_version_that_named_a_type_otherwise_is_replaced(tmp_path: Path) -> None:
+    """An upgrade in place may rename a type that the index of cached code names: it is compiled
+    again."""
+    for name in ("Pair", "Couple"):
+        (tmp_path / "named.py").write_text(NAMED.format(name=name))
+        command = [sys.executable, "-B", "-c", "import named"]
+        assert subprocess.check_output(command, cwd=tmp_path, text=True).strip() == "2.0"

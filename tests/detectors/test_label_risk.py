@@ -11,7 +11,7 @@ from detectors.models.label_risk import LabelRiskSpec
 from detectors.models.tail import TailSpec
 from detectors.monitor import Monitor, MonitorSpec
 from detectors.spec import FeatureSpec
-from tests.detectors.looking import LABEL_TYPE, DetectorHarness, Row
+from tests.detectors.harness import LABEL_TYPE, DetectorHarness, Row
 from tests.streams import batch
 
 HOUR_S = 3600.0

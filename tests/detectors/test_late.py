@@ -7,7 +7,7 @@ import pyarrow as pa
 from detectors.models.half_space_trees import TreesSpec
 from detectors.models.tail import TailSpec
 from detectors.monitor import Monitor
-from detectors.policy import OPENED, UPDATED
+from detectors.scoring.policy import OPENED, UPDATED
 from detectors.spec import FeatureSpec, PolicySpec
 from schemas.columns import F64, I64, EventBatch
 from schemas.events import TYPES

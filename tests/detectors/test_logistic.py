@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from river import compose, linear_model, optim, preprocessing
 
-from detectors import logistic
-from detectors.logistic import RATE
+from detectors.fusion import logistic
+from detectors.fusion.logistic import RATE
 
 
 def test_it_learns_as_rivers_does() -> None:

@@ -8,21 +8,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detectors import policy
 from detectors.entities import AdmittedEvents
-from detectors.policy import (
-    SUPPRESSED,
+from detectors.scoring import policy
+from detectors.scoring.policy import (
     OPENED,
     OVER_BUDGET,
     QUIET,
+    SUPPRESSED,
     UPDATED,
-    PolicyOutcome,
-    PolicyLimits,
     Policy,
+    PolicyLimits,
+    PolicyOutcome,
     allowance,
 )
 from schemas.columns import F64, I64
-from stream.document import NUMBER_MAX
+from stream.config.document import NUMBER_MAX
 from tests.streams import batch
 
 HOUR_MS: Final = 3_600_000

@@ -1,7 +1,7 @@
 """Protected learning, seen from outside: a burst, patient poisoners, an honest change of habit.
 
 What is asserted of p-values was measured on these seeds and holds with room to spare; the figures
-stand in `detectors.protection`.
+stand in `detectors.numeric.protection`.
 """
 
 from typing import Final, NamedTuple

@@ -12,7 +12,7 @@ from river import anomaly, base
 from detectors.models import river_model
 from detectors.models.river_model import RiverSpec
 from schemas.columns import F64
-from tests.detectors.looking import DetectorHarness, Row
+from tests.detectors.harness import DetectorHarness, Row
 
 MODELS: dict[str, dict[str, Any]] = {
     "HalfSpaceTrees": {"n_trees": 3, "height": 4, "window_size": 10, "seed": 1},
@@ -144,7 +144,9 @@ def test_values_a_model_fails_on_are_not_learned(monkeypatch: pytest.MonkeyPatch
     scaled = scaled_values(6, 60)
     scaled[0, 30] = 2.0
     found, expected = (
-        DetectorHarness(spec("LocalOutlierFactor", window=100), features=3).process(rows(n), fed)["value"]
+        DetectorHarness(spec("LocalOutlierFactor", window=100), features=3).process(rows(n), fed)[
+            "value"
+        ]
         for n, fed in ((60, scaled), (59, np.delete(scaled, 30, axis=1)))
     )
     assert found[31:].tolist() == expected[30:].tolist()
@@ -163,9 +165,7 @@ def test_values_a_model_fails_on_are_not_learned(monkeypatch: pytest.MonkeyPatch
         ("river.anomaly.LocalOutlierFactor", {"n_neighbors": "three"}, "parameters"),
     ],
 )
-def test_invalid_declarations_are_named(
-    model: str, parameters: dict[str, Any], path: str
-) -> None:
+def test_invalid_declarations_are_named(model: str, parameters: dict[str, Any], path: str) -> None:
     """Only River's own anomaly models, with parameters they take, and a seed where they draw."""
     (line,) = RiverSpec(name="r", model=model, parameters=parameters).problems()
     assert line.startswith(f"{path}: ")

@@ -11,7 +11,7 @@ from numpy.random import PCG64, Generator
 from detectors.models import tail
 from detectors.models.seasonal import COHORT_MEMORY, HOURS, START, Seasonal, SeasonalSpec
 from detectors.state import select_prefix
-from tests.detectors.looking import DetectorHarness, Row
+from tests.detectors.harness import DetectorHarness, Row
 
 HOUR_S = 3600.0
 MONDAY_S = 1_767_571_200.0

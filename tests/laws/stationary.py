@@ -31,7 +31,8 @@ def shop(seed: int, events: int, *, active: int = 100, per_hour: float = 200.0) 
     at = np.arange(events, dtype=np.int64)
     lasting = draw.integers(0, 2, events)
     who = 2 * (
-        at // np.where(lasting, 2 * EVENTS_PER_ACCOUNT[1], 2 * EVENTS_PER_ACCOUNT[0]) + draw.integers(0, active, events)
+        at // np.where(lasting, 2 * EVENTS_PER_ACCOUNT[1], 2 * EVENTS_PER_ACCOUNT[0])
+        + draw.integers(0, active, events)
     )
     who += lasting
     accounts = int(who.max()) + 1

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from schemas.columns import EventBatch
 from schemas.events import FIELDS
-from schemas.mapping import ACCESS_LOG_FIELDS, TextClass, FieldMapping, TypeLocation
+from schemas.mapping import ACCESS_LOG_FIELDS, FieldMapping, TextClass, TypeLocation
 from schemas.records import Headers, Records
 from stream.config import InputSpec, LimitsSpec
-from stream.decoding import Decoder
-from stream.stages.route import Route
+from stream.pipeline.decoding import Decoder
+from stream.pipeline.stages.route import Route
 from tests.laws.test_laws import KEY, assert_same
 
 TIME_MS: Final = 1_772_409_600_000
@@ -44,7 +44,12 @@ THEIRS: Final = InputSpec(
 IN_SECONDS: Final = InputSpec(
     topic="seconds",
     type=TypeLocation(header="type"),
-    fields={"event_id": "id", "time": FieldMapping(path="at", unit="s"), "card": "card", "level": "level"},
+    fields={
+        "event_id": "id",
+        "time": FieldMapping(path="at", unit="s"),
+        "card": "card",
+        "level": "level",
+    },
 )
 SITE: Final = InputSpec(
     topic="site",

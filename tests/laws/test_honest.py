@@ -18,8 +18,8 @@ import pytest
 from detectors.features import KINDS
 from detectors.models.edges import EdgesSpec
 from detectors.models.half_space_trees import RiverTreesSpec, TreesSpec
+from detectors.models.interface import StandaloneSpec
 from detectors.models.label_risk import LabelRiskSpec
-from detectors.models.own import StandaloneSpec
 from detectors.models.river_model import RiverSpec
 from detectors.models.seasonal import SeasonalSpec
 from detectors.models.tail import TailSpec
@@ -85,7 +85,8 @@ def _p_values(
 def p_values() -> PValues:
     """Every feature kind, every detector and the whole, each on a stream that suits it."""
     features = [
-        msgspec.structs.replace(f, half_life=LONG_HALF_LIVES.get(f.kind, f.half_life)) for f in ALL_FEATURES
+        msgspec.structs.replace(f, half_life=LONG_HALF_LIVES.get(f.kind, f.half_life))
+        for f in ALL_FEATURES
     ]
     apart = {"half_space_trees", "river_trees", "edges", "label_risk", "seasonal", "river"}
     detectors = [

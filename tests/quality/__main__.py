@@ -36,10 +36,10 @@ from detectors.spec import FeatureSpec
 from schemas.columns import F64, I64, Bools, EventBatch
 from stream.config import load
 from tests.quality import calibration, logins, nab, signups, traffic
+from tests.quality.figures import Row, regressions
 from tests.quality.handbook import Payments, figures, handbook_week, rule
 from tests.quality.intervals import blocks, by_day, ranking
 from tests.quality.replay_file import CONFIGS, DATA, ROOT, replay_file
-from tests.quality.rows import Row, regressions
 
 TEST_WEEKS: Final = (date(2018, 7, 18), date(2018, 7, 25), date(2018, 8, 1), date(2018, 8, 8))
 SPARKOV_TEST_FROM: Final = datetime(2020, 6, 21, tzinfo=UTC)
@@ -81,7 +81,9 @@ def handbook(data: Path) -> list[Row]:
     score = scores(data, "handbook-labels.toml", "handbook", labelled=True)
     plain = rule(payments, list(TEST_WEEKS))
     low_ties = rule(payments, list(TEST_WEEKS), ties_low=True)
-    ours, its, low_ties_figures = (figures(payments, weeks, one) for one in (score, plain, low_ties))
+    ours, its, low_ties_figures = (
+        figures(payments, weeks, one) for one in (score, plain, low_ties)
+    )
     values, beside, stronger = ours.estimates(), its.estimates(), low_ties_figures.estimates()
     gains, against = ours.above(its), ours.above(low_ties_figures)
     published = {

@@ -27,9 +27,9 @@ from detectors.monitor import Monitor, MonitorSpec
 from detectors.spec import PolicySpec
 from schemas.columns import F64, I64, Bools
 from tests.bench.events import FEATURES, Payments
+from tests.quality.figures import Row
 from tests.quality.honest_payments import Shape, honest_payments
 from tests.quality.intervals import by_seed
-from tests.quality.rows import Row
 
 SHAPE: Final = Shape(
     events=5_000_000,

@@ -16,7 +16,7 @@ from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
-from detectors.kernels import kernel
+from detectors.numeric.kernels import kernel
 from schemas.columns import F64, I64, Bools
 from tests.quality.intervals import Blocks, Estimate, blocks, estimate, ranking_draws
 

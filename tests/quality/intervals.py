@@ -12,7 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.columns import F64, I64, Bools
-from stream.judging.measures import HONEST, RankingMeasures, RankingReader, RankedRows, RankingTotals, divide, with_interval, resample_weights
+from stream.evaluation.measures import (
+    HONEST,
+    RankedRows,
+    RankingMeasures,
+    RankingReader,
+    RankingTotals,
+    divide,
+    resample_weights,
+    with_interval,
+)
 
 RESAMPLES: Final = 400
 SEED: Final = 15

@@ -23,9 +23,9 @@ import orjson
 
 from schemas.columns import F64
 from stream.config import Config, load
+from tests.quality.figures import Row
 from tests.quality.intervals import Blocks, blocks, median, ranking, ratio, total
-from tests.quality.replay_file import CONFIGS, ReplayResult, skipped_remark, replay_file
-from tests.quality.rows import Row
+from tests.quality.replay_file import CONFIGS, ReplayResult, replay_file, skipped_remark
 
 YEAR: Final = 2017
 FAILURES_MIN: Final = 5

@@ -28,9 +28,9 @@ import pyarrow.parquet as pq
 
 from schemas.columns import F64, I64
 from stream.config import load
+from tests.quality.figures import Row
 from tests.quality.intervals import Blocks, Estimate, blocks
 from tests.quality.replay_file import CONFIGS, replay_file
-from tests.quality.rows import Row
 
 FALSE_COST: Final = 0.11
 PROBATION: Final = 0.15

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from stream.config import load
-from stream.judging.measures import average_precision
+from stream.evaluation.measures import average_precision
+from tests.quality.figures import Row
 from tests.quality.intervals import by_day, ranking
-from tests.quality.replay_file import CONFIGS, skipped_remark, replay_file
-from tests.quality.rows import Row
+from tests.quality.replay_file import CONFIGS, replay_file, skipped_remark
 
 
 def signups(data: Path) -> list[Row]:

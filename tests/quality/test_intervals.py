@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from schemas.columns import F64
+from tests.quality.figures import ComparedRun, Row, regressions
 from tests.quality.intervals import (
     DAY_MS,
     Estimate,
@@ -15,7 +16,6 @@ from tests.quality.intervals import (
     ratio,
     total,
 )
-from tests.quality.rows import Row, ComparedRun, regressions
 
 DRAW = np.random.default_rng(3)
 

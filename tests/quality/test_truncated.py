@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from tests.quality import logins, nab, signups, traffic
-from tests.quality.rows import Row
+from tests.quality.figures import Row
 
 AGENTS = ("Mozilla/5.0 (X11; Linux)", "Googlebot/2.1")
 LOG = [

@@ -27,9 +27,9 @@ import pyarrow.parquet as pq
 
 from schemas.columns import F64, Bools
 from stream.config import Config, load
+from tests.quality.figures import Row
 from tests.quality.intervals import Ranking, blocks, by_seed, ranking
-from tests.quality.replay_file import CONFIGS, by_entity, skipped_remark, replay_file
-from tests.quality.rows import Row
+from tests.quality.replay_file import CONFIGS, by_entity, replay_file, skipped_remark
 
 DAY_MS: Final = 86_400_000
 _AGENT: Final = re.compile(r'"([^"]*)"\s*$')

@@ -9,11 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.addresses import address
-from schemas.checks import CheckedBatch, check
 from schemas.codecs import AccessLogCodec
+from schemas.codecs.checks import CheckedBatch, check
 from schemas.columns import EventBatch
 from schemas.dead_letters import Fault
-from schemas.mapping import ACCESS_LOG_FIELDS, TextClass, FieldMappings, FieldMapping, compile_mapping
+from schemas.mapping import (
+    ACCESS_LOG_FIELDS,
+    FieldMapping,
+    FieldMappings,
+    TextClass,
+    compile_mapping,
+)
 from schemas.records import Records
 from schemas.repairs import shorten
 
@@ -270,7 +276,10 @@ def test_fields_are_derived_from_the_lines_fields() -> None:
     fields: FieldMappings = {
         "route": FieldMapping(
             path="path",
-            classes=[TextClass(name="asset", pattern=r"\.css$"), TextClass(name="item", pattern="^/item")],
+            classes=[
+                TextClass(name="asset", pattern=r"\.css$"),
+                TextClass(name="item", pattern="^/item"),
+            ],
         ),
         "outcome": FieldMapping(path="status", classes=[TextClass(name="error", pattern="^[45]")]),
         "product": FieldMapping(path="path", extract=r"^/item/(?P<id>\w+)"),

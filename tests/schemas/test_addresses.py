@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.addresses import address, normalise_addresses
-from schemas.checks import check
 from schemas.codecs import JsonCodec, TableCodec
+from schemas.codecs.checks import check
 from schemas.mapping import compile_mapping
 from schemas.records import Records
 

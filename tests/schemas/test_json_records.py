@@ -11,14 +11,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.checks import check
 from schemas.codecs import JsonCodec
+from schemas.codecs.checks import check
 from schemas.codecs.decoded import ms_of_numbers, ms_of_texts, numbers
 from schemas.codecs.json_records import DEPTH_MAX, TURN_RECORDS
 from schemas.columns import EventBatch
 from schemas.dead_letters import CODES, Fault
 from schemas.events import TIME_MS_MAX
-from schemas.mapping import FieldMappings, Mapping, FieldMapping, TypeLocation, TypeSpec, TimeUnit, compile_mapping
+from schemas.mapping import (
+    FieldMapping,
+    FieldMappings,
+    Mapping,
+    TimeUnit,
+    TypeLocation,
+    TypeSpec,
+    compile_mapping,
+)
 from schemas.records import Headers, Records
 from schemas.repairs import shorten
 
@@ -149,7 +157,12 @@ TWO_BYTES: Final = "é" * 129
         (changed(currency="é" * 9), "currency", "text_too_long", "é" * 8),
         (changed(currency="x" + "é" * 8), "currency", "text_too_long", "x" + "é" * 7),
         (changed(account=LONG), "account", "text_too_long", shorten("account", LONG, 256)),
-        (changed(account=TWO_BYTES), "account", "text_too_long", shorten("account", TWO_BYTES, 256)),
+        (
+            changed(account=TWO_BYTES),
+            "account",
+            "text_too_long",
+            shorten("account", TWO_BYTES, 256),
+        ),
         (
             changed(account=0).replace(b": 0", b": " + b"9" * 5000),
             "account",
@@ -226,7 +239,12 @@ def test_an_id_too_long_stays_one_and_becomes_no_other() -> None:
     """Ids that share their first 200 bytes stay apart; a label still means the same event, with
     an id of any length."""
     ids = ["é" * 150 + tail for tail in ("a", "b", "a")]
-    fields: FieldMappings = {"event_id": "id", "time": "t", "account": "id", "labelled_event_id": "id"}
+    fields: FieldMappings = {
+        "event_id": "id",
+        "time": "t",
+        "account": "id",
+        "labelled_event_id": "id",
+    }
     mapping = compile_mapping("json", "label", fields, list(fields))
     batch = records([orjson.dumps({"id": one, "t": 1}) for one in ids])
     events, faults, repaired = check(JsonCodec(mapping).decode(batch), batch)

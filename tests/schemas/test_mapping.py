@@ -5,16 +5,16 @@ import pytest
 from schemas.events import FIELDS, FIELDS_OF
 from schemas.mapping import (
     ACCESS_LOG_FIELDS,
-    TextClass,
     CodecName,
-    FieldMappings,
     FieldMapping,
+    FieldMappings,
+    TextClass,
     TypeLocation,
     TypeSpec,
     available_fields,
     compile_mapping,
-    parse_path,
     mapping_problems,
+    parse_path,
 )
 
 BASE: FieldMappings = {"event_id": "id", "time": "t"}
@@ -42,10 +42,18 @@ def test_paths_that_no_key_can_have_are_refused(text: str) -> None:
         ({}, "fields.time", "missing"),
         ({**BASE, "acount": "a"}, "fields.acount", "nearest: account"),
         ({**BASE, "account": FieldMapping()}, "fields.account", "exactly one"),
-        ({**BASE, "account": FieldMapping(path="a", constant="b")}, "fields.account", "exactly one"),
+        (
+            {**BASE, "account": FieldMapping(path="a", constant="b")},
+            "fields.account",
+            "exactly one",
+        ),
         ({**BASE, "account": FieldMapping(position=True)}, "fields.account", "only for event_id"),
         ({**BASE, "account": FieldMapping(path="a", unit="s")}, "fields.account", "only to time"),
-        ({**BASE, "amount": FieldMapping(path="a", values={"a": "b"})}, "fields.amount", "only texts"),
+        (
+            {**BASE, "amount": FieldMapping(path="a", values={"a": "b"})},
+            "fields.amount",
+            "only texts",
+        ),
         ({**BASE, "amount": FieldMapping(constant="x")}, "fields.amount", "expected a number"),
         ({**BASE, "account": FieldMapping(constant=1.5)}, "fields.account", "expected a text"),
         ({**BASE, "time": FieldMapping(constant=1)}, "fields.time", "same for all events"),
@@ -55,9 +63,13 @@ def test_paths_that_no_key_can_have_are_refused(text: str) -> None:
         ({**BASE, "account": "id.x"}, "fields.account", "cannot hold"),
     ],
 )
-def test_each_mistake_is_named_where_it_stands(fields: FieldMappings, where: str, part: str) -> None:
+def test_each_mistake_is_named_where_it_stands(
+    fields: FieldMappings, where: str, part: str
+) -> None:
     """A mistake in a mapping is told with its key and what was expected."""
-    assert any(where == at and part in text for at, text in mapping_problems("json", "login", fields))
+    assert any(
+        where == at and part in text for at, text in mapping_problems("json", "login", fields)
+    )
 
 
 def test_mistakes_are_reported_all_at_once() -> None:

@@ -14,17 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DataObject, DrawFn
 
-from detectors.hashing import hash_key
-from schemas.checks import CheckedBatch, check
+from detectors.numeric.hashing import hash_key
 from schemas.codecs import DecodedColumns, JsonCodec, TableCodec
+from schemas.codecs.checks import CheckedBatch, check
 from schemas.columns import EventBatch
 from schemas.dead_letters import DISPOSITION, Fault, as_json_line
-from schemas.mapping import FieldMappings, FieldMapping, compile_mapping
+from schemas.mapping import FieldMapping, FieldMappings, compile_mapping
 from schemas.records import Records
 from schemas.repairs import FieldRepair
 from stream.config import InputSpec, LimitsSpec
-from stream.decoding import Decoder
-from stream.stages.route import Route
+from stream.pipeline.decoding import Decoder
+from stream.pipeline.stages.route import Route
 
 TIME_MS = 1_772_409_600_123
 TIME = datetime(2026, 3, 2, 0, 0, 0, 123_000, UTC)

@@ -12,7 +12,7 @@ from typing import Final
 
 import orjson
 
-from tests.bench.clocks import TimeSpent
+from tests.bench.timing import TimeSpent
 
 HERE: Final = Path(__file__).resolve().parent
 ENVIRONMENT: Final = HERE.parents[2] / ".tools" / "bench-env"
@@ -35,7 +35,9 @@ def install() -> None:
     shutil.copy(lock, stamp)
 
 
-def measure(script: str, bootstrap: str, topic: str, out: str, events: int, folder: Path) -> TimeSpent:
+def measure(
+    script: str, bootstrap: str, topic: str, out: str, events: int, folder: Path
+) -> TimeSpent:
     """What a framework's script took for the topic, from its first record to its last."""
     python = str(ENVIRONMENT / "bin" / "python")
     said = _run([python, str(HERE / script), bootstrap, topic, out, str(events), str(folder)])

@@ -1,0 +1,1 @@
+"""Assess: the reports of all monitors on one event become one p-value."""

@@ -1,0 +1,1 @@
+"""Compiled kernels and arithmetic without a concept of entity or monitor."""

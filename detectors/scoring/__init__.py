@@ -1,0 +1,1 @@
+"""From p-values to alerts: calibration, policy, explanation."""

@@ -1,0 +1,168 @@
+"""Explanation: why an event raised an alert, in features, expectations and shares.
+
+Works on what the kernels noted at the event itself, before they learned it; nothing is worked out
+from later state, so that an explanation does not depend on how the log was cut into batches.
+"""
+
+from math import exp, isnan, log10
+from typing import Final, NamedTuple
+
+from detectors.features import KINDS
+from detectors.features.kind import FeatureKind
+from detectors.models.half_space_trees import COUNTERFACTUAL_MAX, TreesOutput
+from detectors.numeric.combination import P_MIN
+from detectors.scoring.calibration import CalibrationOutput
+from detectors.spec import FeatureSpec, RuleSpec
+from schemas.alerts import Contribution
+from schemas.columns import F64, I64
+
+CONTRIBUTIONS_MAX: Final = 6
+"""Contributions an alert holds at most; what is left out is spread over those shown."""
+
+
+class FeatureValues(NamedTuple):
+    """What each feature, and behind them each detector of its own, said; float64[told, n] all.
+
+    values times units are in natural units, in the event's own currency. centre, spread: what was
+    expected (`tail.TailOutput`); of a detector of its own, the upper end and 0.
+    """
+
+    values: F64
+    units: F64
+    centre: F64
+    spread: F64
+
+
+def score_of_p(p: float) -> float:
+    """-log10 p, 0 where silent."""
+    return 0.0 if isnan(p) else 0.0 - log10(max(p, P_MIN))  # never -0.0
+
+
+def six_digits(value: float) -> float:
+    """Six significant digits: what a reader can use."""
+    return float(f"{value:.6g}")
+
+
+def shares(
+    i: int, feature_values: int, calibrated: CalibrationOutput, trees: TreesOutput | None
+) -> list[float]:
+    """The share of event i's surprise of each that spoke; they sum to 1.
+
+    A feature has its own tail's -log10 p, and of the trees' -log10 p what its splits on the path
+    are credited with (an even part where no path was noted).
+    """
+    parts = [score_of_p(float(calibrated.p[j, i])) for j in range(feature_values)]
+    if trees is not None:
+        features = len(trees.path_share)
+        of_trees = score_of_p(float(calibrated.p[feature_values, i]))
+        credited = float(trees.path_share[:, i].sum()) > 0.0
+        for j in range(features):
+            parts[j] += of_trees * (float(trees.path_share[j, i]) if credited else 1 / features)
+    whole = sum(parts)
+    return [part / whole if whole > 0.0 else 1.0 / feature_values for part in parts]
+
+
+def expected(
+    kind: FeatureKind | None, scale: str, centre: float, spread: float, unit: float
+) -> tuple[float, float] | None:
+    """What was expected, in natural units; None where nothing is known. kind: None for a detector
+    of its own."""
+    if isnan(centre):
+        return None
+    if kind is None or kind.family == "share":
+        return 0.0, six_digits(centre)
+    low, high = (_natural(kind, scale, centre + sign * spread) for sign in (-1.0, 1.0))
+    return six_digits(max(low, 0.0) * unit), six_digits(max(high, 0.0) * unit)
+
+
+def _natural(kind: FeatureKind, scale: str, judged: float) -> float:
+    """A judged value back in the feature's own units."""
+    if kind.family == "rate":
+        return max(judged, 0.0) + kind.shift
+    if scale == "root":
+        return max(judged, 0.0) ** 2 - kind.shift
+    return exp(min(judged, 600.0)) - kind.shift
+
+
+def contributions(
+    i: int,
+    names: list[str],
+    features: list[FeatureSpec],
+    feature_values: FeatureValues,
+    calibrated: CalibrationOutput,
+    trees: TreesOutput | None,
+) -> list[Contribution]:
+    """What said something of event i, largest share first, at most `CONTRIBUTIONS_MAX`.
+
+    names: the features', whose declarations are given, and the detectors' behind them.
+    """
+    share = shares(i, len(names), calibrated, trees)
+    spoke = [j for j in range(len(names)) if not isnan(feature_values.values[j, i])]
+    shown = sorted(spoke, key=lambda j: (-share[j], j))[:CONTRIBUTIONS_MAX]
+    whole = sum(share[j] for j in shown)
+    found = []
+    for j in shown:
+        unit = float(feature_values.units[j, i])
+        kind = KINDS[features[j].kind] if j < len(features) else None
+        scale = features[j].scale if j < len(features) else "log"
+        interval = expected(
+            kind,
+            scale,
+            float(feature_values.centre[j, i]),
+            float(feature_values.spread[j, i]),
+            unit,
+        )
+        p = float(calibrated.p[j, i])
+        found.append(
+            Contribution(
+                feature=names[j],
+                actual=six_digits(float(feature_values.values[j, i]) * unit),
+                expected_low=interval[0] if interval else None,
+                expected_high=interval[1] if interval else None,
+                p_value=six_digits(1.0 if isnan(p) else p),
+                share=share[j] / whole if whole > 0.0 else 1.0 / len(shown),
+            )
+        )
+    return found
+
+
+def rule_contributions(
+    i: int,
+    names: list[str],
+    rule: RuleSpec,
+    feature_values: FeatureValues,
+    calibrated: CalibrationOutput,
+) -> list[Contribution]:
+    """The features that a rule asks for, all of them alike: expected is less than it asks."""
+    asked = list(rule.at_least.items())[:CONTRIBUTIONS_MAX]
+    return [
+        Contribution(
+            feature=name,
+            actual=six_digits(float(feature_values.values[j, i] * feature_values.units[j, i])),
+            expected_low=0.0,
+            expected_high=six_digits(bound),
+            p_value=six_digits(1.0 if isnan(calibrated.p[j, i]) else float(calibrated.p[j, i])),
+            share=1.0 / len(asked),
+        )
+        for name, bound in asked
+        for j in [names.index(name)]
+    ]
+
+
+def counterfactual(
+    i: int, names: list[str], order: I64, without: F64, threshold: float
+) -> list[str] | None:
+    """The first one, two or three most surprising features that, at expected, raise no alert.
+
+    order: int64[3, n], what spoke most of each event, foremost first; without: float64[3, n], p
+    with the first one, two, three of these as expected, NaN where there are fewer. Each was
+    verified by scoring the event again before it was learned; None where three are not enough.
+    Smallest in that order, not over all subsets.
+    """
+    for k in range(COUNTERFACTUAL_MAX):
+        p = float(without[k, i])
+        if isnan(p):
+            return None
+        if p > threshold:
+            return [names[int(order[c, i])] for c in range(k + 1)]
+    return None

@@ -1,0 +1,130 @@
+"""Learned state that a start would drop, and the arguments of `eddy run` that allow it.
+
+Without them the start is refused before anything is written.
+"""
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from obstore.store import ObjectStore
+
+from detectors.state import STATE_VERSION
+from stream.checkpoints.manifest import Manifest, parse_pointer
+from stream.checkpoints.migration import migration_results, repartitioned_logs
+from stream.checkpoints.store import Folder, topics_of
+from stream.config import STAGES, Config, StateConfig, fingerprint, state_config, with_state_config
+from stream.errors import CheckpointCorrupt, CheckpointIncompatible, StateWouldBeDropped
+from stream.kafka.positions import CommittedOffset, Partition
+
+DROP_OPTION: Final = "--drop-state"
+EVERYTHING: Final = "all"
+DROP: Final = re.compile(r"[^@]+@[0-9a-f]{32}")
+"""An argument of that option: a monitor, assess, route or all, and the fingerprint of the
+configuration under which the state was learned. A forgotten argument therefore drops nothing later."""
+
+
+class StateLoss(NamedTuple):
+    """Learned state that a start would drop, and the argument of `eddy run` that allows it."""
+
+    stage: str
+    why: str
+    argument: str
+
+    def line(self) -> str:
+        """A line of an error."""
+        plain = {*STAGES, EVERYTHING}
+        who = self.stage if self.stage in plain else f"monitor {self.stage}"
+        return f"{who}: {self.why}: {DROP_OPTION} {self.argument}"
+
+
+def state_losses(old: StateConfig, new: StateConfig, fingerprint: str) -> list[StateLoss]:
+    """The learned state that a start under another configuration drops. fingerprint: of the old one."""
+    whole = old.secret != new.secret
+    return [
+        StateLoss(
+            result.stage, result.why, f"{EVERYTHING if whole else result.stage}@{fingerprint}"
+        )
+        for result in migration_results(old, new)
+        if result.drops_state()
+    ]
+
+
+def all_state_lost(state_config: Mapping[str, Any], why: str, fingerprint: str) -> list[StateLoss]:
+    """The same where the whole state is unusable. steering: the configuration under which it was
+    learned, which this version may not know."""
+    found = state_config.get("monitors")
+    monitors = found if isinstance(found, list) else []
+    named = [one.get("name") for one in monitors if isinstance(one, dict)]
+    names = [name for name in named if isinstance(name, str)] or [EVERYTHING]
+    return [StateLoss(name, why, f"{EVERYTHING}@{fingerprint}") for name in names]
+
+
+def refuse_unless_allowed(lost: Iterable[StateLoss], allowed: Collection[str]) -> None:
+    """Raise StateWouldBeDropped unless the arguments of `eddy run` allow every loss."""
+    refused = [
+        one.line()
+        for one in lost
+        if not {one.argument, f"{EVERYTHING}@{one.argument.rpartition('@')[2]}"} & {*allowed}
+    ]
+    if refused:
+        raise StateWouldBeDropped(refused)
+
+
+def check_state_losses(
+    config: Config,
+    committed: Mapping[Partition, CommittedOffset | None],
+    objects: ObjectStore,
+    allowed_drops: Collection[str],
+) -> None:
+    """Raise StateWouldBeDropped for the whole group, before a worker joins it.
+
+    committed: of all partitions that the configuration reads. One checkpoint is read of each
+    configuration that their notes name; where they name none, the newest one of every topic that the
+    group has read.
+    """
+    own = fingerprint(config)
+    pointers = {where: one and parse_pointer(one.metadata) for where, one in committed.items()}
+    named = {one.fingerprint: (where, one) for where, one in pointers.items() if one}
+    manifests: list[Manifest] = []
+    for where, pointer in named.values():
+        with suppress(CheckpointCorrupt, CheckpointIncompatible):  # an earlier one may be whole
+            folder = Folder(objects, config.group, *where)
+            manifests.append(folder.manifest(pointer.checkpoint))
+    if not named:
+        for topic in topics_of(objects, config.group):
+            folder = Folder(objects, config.group, topic, 0)
+            with suppress(CheckpointCorrupt, CheckpointIncompatible):
+                newest = folder.newest_of_topic()
+                manifests += [newest] if newest and newest.has_state() else []
+    foreign = (one for one in manifests if one.fingerprint != own and own not in one.superseded)
+    refuse_unless_allowed(
+        [one for manifest in foreign for one in _losses_in(config, manifest)], allowed_drops
+    )
+
+
+def _losses_in(config: Config, manifest: Manifest) -> list[StateLoss]:
+    """The state in a checkpoint that a start drops; none where its partitions are refused anyway."""
+    try:
+        old = state_config_of(manifest)
+    except ValueError as error:
+        return all_state_lost(manifest.state_config, str(error), manifest.fingerprint)
+    if repartitioned_logs(with_state_config(config, old), config):
+        return []
+    return state_losses(old, state_config(config), manifest.fingerprint)
+
+
+def state_config_of(manifest: Manifest) -> StateConfig:
+    """The settings that determined the state. Raises ValueError where this version cannot use it."""
+    if manifest.state_version != STATE_VERSION:
+        raise ValueError(
+            f"its state is of version {manifest.state_version}; this is version {STATE_VERSION}"
+        )
+    try:
+        return msgspec.convert(manifest.state_config, StateConfig)
+    except msgspec.ValidationError as error:
+        raise ValueError(
+            f"it was learned under a configuration that this version does not know: {error}"
+        ) from error

@@ -1,0 +1,170 @@
+"""Commands that look at a configuration or prepare for it: `eddy config`, `eddy topics`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from stream.cli.apps import ConfigPath, config_app, topics_app
+from stream.errors import ConfigError
+
+if TYPE_CHECKING:
+    from stream.config import Config
+
+
+def _check_client_options(config: "Config") -> None:
+    """Raise ConfigError where the object store, or Kafka's client, does not know an option, or its
+    value; neither is connected to."""
+    from stream.checkpoints.store import open_store
+    from stream.kafka.sink import KafkaSink
+    from stream.kafka.source import KafkaSource
+
+    start_from = config.checkpoints.start_from or ""
+    quiet = {**config.kafka, "log_level": 0}
+    checks: list[Callable[[], object]] = [
+        lambda: "://" in config.checkpoints.url and open_store(config.checkpoints.url),
+        lambda: "://" in start_from and open_store(start_from, "checkpoints.start_from"),
+        lambda: KafkaSource(quiet, config.group).__exit__(None),
+        lambda: KafkaSink(quiet, config.group, "check"),
+    ]
+    problems: list[str] = []
+    for check_options in checks:
+        try:
+            check_options()
+        except ConfigError as error:
+            problems += [line for line in error.problems if line not in problems]
+    if problems:
+        raise ConfigError(problems)
+
+
+@config_app.command("check")
+def check(config: ConfigPath) -> None:
+    """Name every mistake of a configuration at once; if there is none, say which way each takes.
+
+    Exit code 2 where there are mistakes.
+
+    Example: eddy config check shop.toml
+    """
+    from stream.config import ASSESS, assess_read_path, load, read_paths, secret_problem
+
+    loaded = load(config)
+    _check_client_options(loaded)
+    typer.echo(f"{config}: no mistakes")
+    if warning := secret_problem(loaded):
+        typer.echo(warning)
+    for read_path in [*read_paths(loaded), assess_read_path(loaded)]:
+        if read_path is None:
+            continue
+        path = "direct"
+        if read_path.internal:
+            count = read_path.internal.partitions
+            partitions = f"{count} partition{'s' if count > 1 else ''}"
+            path = f"over the internal topic {read_path.internal.topic} with {partitions}"
+        stage_name = (
+            read_path.reader if read_path.reader == ASSESS else f"monitor {read_path.reader}"
+        )
+        typer.echo(f"{stage_name}: {path}: {read_path.reason}")
+
+
+@topics_app.command("create")
+def create(
+    config: ConfigPath,
+    replication: Annotated[
+        int | None, typer.Option(min=1, help="Copies of a new topic. Default: the broker's own.")
+    ] = None,
+    inputs: Annotated[
+        bool, typer.Option("--inputs", help="Make the inputs' topics, too, if they are missing.")
+    ] = False,
+    print_acls: Annotated[
+        bool,
+        typer.Option(
+            "--print-acls",
+            help="Only print what a worker must be allowed to do, as arguments of Kafka's "
+            "kafka-acls tool; reaches no broker.",
+        ),
+    ] = False,
+) -> None:
+    """Make the topics that are missing, and check those that exist; nothing that exists is changed.
+
+    These are the outputs and the internal topics of monitors that do not read directly. Exit code 2
+    where a topic is not as it must be, and each difference is named; 0 where `eddy run` may start.
+
+    Example: eddy topics create shop.toml --replication 3
+    """
+    from stream.config import load
+    from stream.kafka.admin import TopicAdmin
+    from stream.runtime import topics
+
+    loaded = load(config)
+    if print_acls:
+        for line in topics.permissions(loaded):
+            typer.echo(f"--add --allow-principal User:NAME {line}")
+        return
+    admin = TopicAdmin(loaded.kafka)
+    known = topics.existing_topics(loaded, admin)
+    for topic, partitions, settings in topics.missing_topics(loaded, known, inputs):
+        admin.create(topic, partitions, settings, replication)
+        typer.echo(f"{topic}: created, {partitions} partition{'s' if partitions > 1 else ''}")
+    for topic, one in known.items():
+        typer.echo(
+            f"{topic}: exists, {one.partitions} partition{'s' if one.partitions > 1 else ''}"
+        )
+    topics.check_topics(loaded, topics.existing_topics(loaded, admin))
+
+
+@config_app.command("diff")
+def diff(
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="What the group runs now.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="What it is to run.")],
+) -> None:
+    """Say which monitors keep what they have learned when a group goes on to another configuration.
+
+    Exit code 4 where `eddy run` would refuse to start, with the arguments that allow it, or where
+    nothing is kept because the group differs.
+
+    Example: eddy config diff shop.toml shop-new.toml
+    """
+    from stream.checkpoints.migration import migration_results, repartitioned_logs
+    from stream.checkpoints.state_losses import DROP_OPTION, state_losses
+    from stream.config import STAGES, fingerprint, load, state_config
+    from stream.errors import PartitionCountChanged
+    from stream.location import Location, hide_credentials
+
+    before, after = load(old), load(new)
+    if before.group != after.group:
+        saved = hide_credentials(after.checkpoints.start_from or "")
+        begins = f"the state saved in {saved}" if saved else "nothing learned, at its topics' start"
+        typer.echo(f"group: {after.group} instead of {before.group}: no state is kept")
+        typer.echo(f"a group that has committed nothing begins with {begins}")
+        raise typer.Exit(0 if saved else 4)
+    grown = repartitioned_logs(before, after)
+    refusals = [f"{line}: the worker will refuse to start" for line in grown]
+    if not Location.of(before.checkpoints.url).is_same_as(Location.of(after.checkpoints.url)):
+        refusals.append(
+            f"checkpoints.url: {hide_credentials(after.checkpoints.url)} instead of "
+            f"{hide_credentials(before.checkpoints.url)}: the worker will refuse to start unless "
+            "every checkpoint is copied there"
+        )
+    for line in refusals:
+        typer.echo(line)
+    if grown:  # no argument allows that
+        typer.echo(PartitionCountChanged.remedy)
+        raise typer.Exit(4)
+    was = fingerprint(before)
+    if was == fingerprint(after):
+        typer.echo("no setting that determines the learned state differs: all state is kept")
+        raise typer.Exit(4 if refusals else 0)
+    for result in migration_results(state_config(before), state_config(after)):
+        stage_name = result.stage if result.stage in STAGES else f"monitor {result.stage}"
+        what = "keeps its state" if result.is_kept else f"drops its state: {result.why}"
+        typer.echo(
+            f"{stage_name}: {'starts with nothing learned: it is new' if result.is_new else what}"
+        )
+    if lost := state_losses(state_config(before), state_config(after), was):
+        arguments = dict.fromkeys(f"{DROP_OPTION} {one.argument}" for one in lost)
+        typer.echo("the worker will refuse to start without these arguments:")
+        for argument in arguments:
+            typer.echo(f"  {argument}")
+    if refusals or lost:
+        raise typer.Exit(4)

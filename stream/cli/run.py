@@ -1,0 +1,145 @@
+"""`eddy run`: the long-lived worker, alone or as many under a supervisor."""
+
+import os
+import signal
+import socket
+import sys
+import uuid
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from stream.cli.apps import ConfigPath, Level, app
+from stream.errors import ConfigError
+
+if TYPE_CHECKING:
+    from stream.config import Config
+    from stream.pipeline.alerting import RunInfo
+
+HTTP_PORT_MAX = 65_535
+
+
+@app.command()
+def run(
+    config: ConfigPath,
+    slot: Annotated[
+        str,
+        typer.Option(
+            envvar="EDDY_SLOT",
+            help="This worker's stable name within its group, such as the pod's. A restart under "
+            "the same name takes over at once; two workers must not share one. Default: "
+            "kafka.group.instance.id, else a new name.",
+        ),
+    ] = "",
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=1_000,
+            help="Run so many workers, in the slots SLOT-0, SLOT-1 ..., and start one that dies "
+            "again in its slot. SLOT's default: kafka.group.instance.id, else the host's name. "
+            "Their HTTP ports follow each other.",
+        ),
+    ] = None,
+    http_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65_535, help="Instead of worker.http_port; 0: any free one."),
+    ] = None,
+    log_level: Annotated[Level, typer.Option(envvar="EDDY_LOG_LEVEL", help="Least level.")] = (
+        "info"
+    ),
+    drop_state: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MONITOR@FINGERPRINT",
+            help="Drop this learned state where the configuration, the secret or the version of "
+            "Eddy no longer fits it; may be repeated. A start that is refused names the arguments. "
+            "Without effect on any other state.",
+        ),
+    ] = None,
+    *,
+    supervised: Annotated[
+        bool, typer.Option("--supervised", hidden=True, help="Stop when the supervisor is gone.")
+    ] = False,
+) -> None:
+    """Work as a member of the consumer group until SIGTERM or SIGINT; a second one ends at once.
+
+    Example: EDDY_SLOT=worker-1 eddy run shop.toml
+    """
+    from stream.checkpoints.state_losses import DROP, DROP_OPTION
+    from stream.config import load, secret_problem
+    from stream.runtime.supervisor import stop_with_supervisor
+    from stream.runtime.worker import run_worker
+    from stream.telemetry import logging
+
+    loaded = load(config)
+    if loaded.mode == "live" and (problem := secret_problem(loaded)):
+        raise ConfigError([f"{config}: {problem}"])
+    allowed_drops = drop_state or []
+    if malformed := [one for one in allowed_drops if not DROP.fullmatch(one)]:
+        expected = "MONITOR@ and the 32 hex digits that the error of a refused start names"
+        raise ConfigError([f"{DROP_OPTION}: got {one}; expected {expected}" for one in malformed])
+    own_slot = slot or str(loaded.kafka.get("group.instance.id", ""))
+    port = loaded.worker.http_port if http_port is None else http_port
+    if processes is not None:
+        prefix = own_slot or socket.gethostname()
+        sys.exit(_run_supervised(config, prefix, processes, port, log_level, allowed_drops))
+    own_slot = own_slot or uuid.uuid4().hex
+    logging.configure_logging(log_level, slot=own_slot)
+    if supervised:
+        stop_with_supervisor()
+    run_id = os.environ.get("EDDY_RUN_ID") or str(uuid.uuid4())
+    run_worker(loaded, own_slot, live_run(loaded, run_id), _stop_on_signal, port, allowed_drops)
+
+
+def live_run(config: "Config", run_id: str) -> "RunInfo":
+    """The run of a worker, as in its alerts."""
+    from detectors.spec import seconds
+    from stream.clock import now_text
+    from stream.pipeline.alerting import RunInfo
+
+    return RunInfo(config.mode, run_id, now_text, 1000.0 * seconds(config.outputs.stale_after))
+
+
+def _run_supervised(
+    config: Path,
+    prefix: str,
+    processes: int,
+    http_port: int,
+    log_level: Level,
+    allowed_drops: list[str],
+) -> int:
+    """Run workers in slots under that prefix; the supervisor's exit code."""
+    from stream.runtime.supervisor import Supervisor, worker_target
+    from stream.telemetry import logging
+
+    if http_port and http_port + processes - 1 > HTTP_PORT_MAX:
+        most = HTTP_PORT_MAX - processes + 1
+        why = f"{processes} processes take ports from it on"
+        raise ConfigError([f"worker.http_port: got {http_port}; expected at most {most}: {why}"])
+    logging.configure_logging(log_level, slot=prefix)
+    ports = [http_port and http_port + index for index in range(processes)]
+    return Supervisor(
+        {
+            f"{prefix}-{index}": worker_target(
+                str(config), f"{prefix}-{index}", port, log_level, allowed_drops
+            )
+            for index, port in enumerate(ports)
+        }
+    ).run()
+
+
+def _stop_on_signal() -> Event:
+    """An event that the first SIGTERM or SIGINT sets; the second ends the process."""
+    stop = Event()
+
+    def on_signal(*_: object) -> None:
+        stop.set()
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, signal.SIG_DFL)
+
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, on_signal)
+    return stop

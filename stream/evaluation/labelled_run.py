@@ -1,0 +1,254 @@
+"""What a run wrote, joined with its labels, as tables in a database: the facts that are evaluated.
+
+The one place that says which event is a fraud, which is alerted, which fraud was caught and which
+entity is known as compromised on a day:
+
+- A label that names an event's id means the first event in event time that has it, whatever its
+  input.
+- An event is *alerted* where the policy opened an incident at it, updated one or counted it into
+  one: whoever acts on alerts had that incident before it. Verdicts of incidents, recall, delays and
+  what was caught go by it. It is *published* where an alert told of it, which is what somebody has
+  to look at: precision goes by that.
+- A fraud is *caught* where it is alerted, or while an action that an alert recommended for one of
+  its entities still stood.
+- A label that names entities alone says of each that it is fraudulent, nobody knows in which event.
+  It counts for entities, for their incidents, and from when it was known for who is known as
+  compromised.
+
+Larger than memory is no matter: DuckDB keeps what does not fit on disk. Measures nothing.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from schemas.columns import I64
+from schemas.events import ENTITY_FIELDS
+from stream.config import ASSESS
+from stream.evaluation.database import SqlSession, parquet_source
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+DAY_MS: Final = 86_400_000
+WEEK_DAYS: Final = 7
+SCENARIOS_MAX: Final = 32
+"""Kinds of fraud told apart; the rarer ones are evaluated together, as `OTHERS`."""
+OTHERS: Final = "(others)"
+MISSED_FRAUDS_SQL: Final = "SELECT * FROM frauds WHERE evaluated AND NOT caught"
+CENTS: Final = "CAST(round_even(least(abs(coalesce(amount, 0)) * 100, 9e15), 0) AS BIGINT)"
+"""Whole numbers: their sums do not depend on the order in which threads come to them. Each fits: an
+amount may be whatever somebody sends. One below 0, such as a refund's, counts like one above: who
+steals it has it, and shares stay within 1. `incident_table.in_cents` makes the same of
+arrays."""
+PUBLISHED: Final = ("opened", "updated")
+ALERTED: Final = (*PUBLISHED, "counted")
+"""What an event may have become; `tables.ACTIVITIES` are these, and what is neither."""
+ROWS_MAX: Final = 1_000_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class TableFiles:
+    """A run's tables on disk."""
+
+    scores: Path
+    alerts: Path
+    labels: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """A monitor, or assess, as far as it is evaluated. needed: the least score on which it can alert.
+    told: the names of its features and own detectors; none for assess."""
+
+    name: str
+    entity: str
+    min_alert_score: float
+    feature_names: tuple[str, ...]
+
+
+class LabelledRun(SqlSession):
+    """The tables `days`, `events`, `frauds`, `alerted_events`, `named` and `known`.
+
+    days: day, from 0 on, of each calendar day (from 1970) that has an event to be evaluated. events:
+    what is to be evaluated, a row each: day, scenario (an index into `scenarios`, -1 honest),
+    cents, score, the entity fields, and of any scorer and each, `…_‹scorer›`, alerted and
+    published; score_‹scorer›, of assess 0 where it had no report. frauds: every event labelled
+    fraud, with all columns of its score, its known_time, and of any and each caught; nearest: the
+    scorer whose score came nearest to an alert, gap: what that lacked, both null where none evaluated
+    it. alerted_events: event_time and entity fields of every alerted event. named: field, entity and
+    known_time of the entities that are fraudulent by name. known: entity and day: of the entities
+    in the field `known` was made for, those known as compromised on that day.
+    """
+
+    def __init__(
+        self, database: "DuckDBPyConnection", files: TableFiles, scorers: Sequence[Scorer]
+    ) -> None:
+        super().__init__(database)
+        self._scorers = scorers
+        self._columns = pq.read_schema(files.scores).names
+        self.fields = list(dict.fromkeys(scorer.entity for scorer in scorers))
+        for name in ("scores", "alerts", "labels"):
+            self.add_view(name, getattr(files, name))
+        self._make_days()
+        self._make_scenarios()
+        self._make_labelled()
+        self._make_events()
+        self._make_frauds()
+        self._make_named(pq.read_schema(files.labels).names)
+
+    def add_view(self, name: str, path: Path) -> None:
+        """Have a file as a view; `row` is the number of each of its rows."""
+        self.execute(
+            f"CREATE VIEW {name} AS SELECT * EXCLUDE file_row_number, file_row_number AS row "
+            f"FROM {parquet_source(path, numbered=True)}"
+        )
+
+    def frauds(self) -> Iterator[pa.RecordBatch]:
+        """The columns of frauds.parquet: those of the scores, and what else is known of each."""
+        columns = ", ".join(f'"{name}"' for name in self._columns)
+        return self.fetch_batches(
+            f"SELECT {columns}, kind AS scenario, known_time, alerted, published, caught, nearest, gap "
+            "FROM frauds ORDER BY event_time, row"
+        )
+
+    def make_compromised(self, field: str) -> None:
+        """Make `known` for a field, as the Fraud Detection Handbook leaves cards out: on a day of
+        the week that starts on day W, those with a fraud that became known before that day, and not
+        earlier than a week before W. With labels 7 days late, these are frauds from W - 14 days to
+        8 days before that day. The first week starts with the first evaluated day.
+        """
+        self.execute(
+            "CREATE OR REPLACE TABLE known AS SELECT DISTINCT f.entity, d.day FROM (SELECT "
+            f"{field} AS entity, {calendar_day('known_time')} AS known_day FROM frauds UNION ALL SELECT "
+            f"entity, {calendar_day('known_time')} FROM named WHERE field = '{field}') f JOIN days d ON "
+            f"known_day < d.calendar AND known_day >= d.calendar - (d.calendar - {self._first_day}) "
+            f"% {WEEK_DAYS} - {WEEK_DAYS} WHERE f.entity IS NOT NULL"
+        )
+
+    @property
+    def _first_day(self) -> int:
+        return int(self.days[0]) if len(self.days) else 0
+
+    def _make_days(self) -> None:
+        """days: int64[days], the calendar days with an event to be evaluated, rising. span_ms: the
+        first and the last time of such an event."""
+        self.execute(
+            "CREATE TABLE days AS SELECT row_number() OVER (ORDER BY calendar) - 1 AS day, calendar "
+            f"FROM (SELECT DISTINCT {calendar_day('event_time')} AS calendar FROM scores WHERE evaluated)"
+        )
+        self.days: I64 = self.fetch_columns("SELECT calendar FROM days ORDER BY day")["calendar"]
+        [(first_ms, last_ms)] = self.fetch_rows(
+            "SELECT epoch_ms(min(event_time)), epoch_ms(max(event_time)) FROM scores WHERE evaluated"
+        )
+        self.span_ms = int(first_ms or 0), int(last_ms or 0)
+
+    def _make_scenarios(self) -> None:
+        self.execute(
+            "CREATE TABLE kinds AS SELECT name, least(row_number() OVER (ORDER BY n DESC, name), "
+            f"{SCENARIOS_MAX}) - 1 AS scenario FROM (SELECT coalesce(scenario, '') AS name, "
+            "count(*) AS n FROM labels WHERE verdict = 'fraud' AND event_id IS NOT NULL GROUP BY 1)"
+        )
+        found = self.fetch_rows(
+            "SELECT CASE WHEN count(*) > 1 THEN NULL ELSE min(name) END FROM kinds "
+            "GROUP BY scenario ORDER BY scenario"
+        )
+        self.scenarios = [OTHERS if name is None else str(name) for (name,) in found]
+
+    def _make_labelled(self) -> None:
+        """`labelled`: row, kind, scenario and known_time of every event labelled fraud, and how many
+        events have its id. Only the frauds' labels are joined: they are few. Which event is meant
+        is found by numbers alone, which can be spilled to disk."""
+        self.execute(
+            "CREATE TABLE labelled AS SELECT row, kind, scenario, known_time, namesakes FROM (SELECT "
+            f"l.row AS label, CAST(min(epoch_ms(s.event_time)::HUGEINT * {ROWS_MAX} + s.row) % "
+            f"{ROWS_MAX} AS BIGINT) AS row, count(*) AS namesakes FROM scores s JOIN labels l "
+            "USING (event_id) WHERE l.verdict = 'fraud' GROUP BY l.row) JOIN (SELECT row AS label, "
+            "coalesce(scenario, '') AS kind, known_time FROM labels) USING (label) "
+            "JOIN kinds k ON k.name = kind"
+        )
+
+    def _make_events(self) -> None:
+        """An event without label is honest."""
+        scores = (self._score(scorer) for scorer in self._scorers)
+        self.execute(
+            f"CREATE TABLE events AS SELECT day, coalesce(l.scenario, -1) AS scenario, {CENTS} "
+            f"AS cents, score, {', '.join([*scores, *self.fields])}, {self._activity_columns()} "
+            f"FROM scores s LEFT JOIN labelled l USING (row) JOIN days ON calendar = "
+            f"{calendar_day('event_time')} WHERE evaluated"
+        )
+        self.execute(
+            f"CREATE TABLE alerted_events AS SELECT event_time, {', '.join(self.fields)}, "
+            f"{self._activity_columns()} FROM scores s WHERE alerted"
+        )
+
+    def _make_frauds(self) -> None:
+        held = (
+            f"SELECT f.row, h.monitor FROM fraud f JOIN alerts h "
+            f"ON h.entity_type = '{field}' AND h.entity = f.{field} "
+            "AND f.event_time >= h.event_time "
+            "AND f.event_time < h.event_time + to_milliseconds(1000 * h.ttl_s)"
+            for field in self.fields
+        )
+        of = (f", bool_or(monitor = '{w.name}') AS held_{w.name}" for w in self._scorers)
+        caught = (
+            f"f.alerted{own} OR coalesce(h.held{own}, false) AS caught{own}"
+            for own in self._column_suffixes()
+        )
+        gaps = {w.name: f"{w.min_alert_score!r} - score_{w.name}" for w in self._scorers}
+        whose = (f"WHEN {gap} THEN '{name}'" for name, gap in gaps.items())
+        least = f"least({', '.join(gaps.values())})"
+        self.execute(
+            f"CREATE TABLE frauds AS WITH fraud AS (SELECT s.*, known_time, day, l.scenario, kind, "
+            f"{CENTS} AS cents, {self._activity_columns()}, {least} AS gap, "
+            f"CASE {least} {' '.join(whose)} END AS nearest FROM scores s "
+            f"JOIN labelled l USING (row) LEFT JOIN days ON calendar = {calendar_day('event_time')}) "
+            f"SELECT f.*, {', '.join(caught)} FROM fraud f LEFT JOIN (SELECT row, true AS held"
+            f"{''.join(of)} FROM ({' UNION ALL '.join(held)}) GROUP BY row) h USING (row)"
+        )
+
+    def _make_named(self, columns: Sequence[str]) -> None:
+        """columns: of the labels; entities only where some are named without an event."""
+        each = (
+            f"SELECT '{field}' AS field, {field} AS entity, known_time FROM labels "
+            f"WHERE verdict = 'fraud' AND {field} IS NOT NULL"
+            for field in ENTITY_FIELDS
+            if field in columns
+        )
+        nobody = "SELECT '' AS field, '' AS entity, now()::TIMESTAMP AS known_time WHERE false"
+        self.execute(f"CREATE TABLE named AS {' UNION ALL '.join([nobody, *each])}")
+
+    def _score(self, scorer: Scorer) -> str:
+        name = f"score_{scorer.name}"
+        if scorer.name != ASSESS:
+            return name
+        return f"CASE WHEN {scorer.entity} IS NOT NULL THEN coalesce({name}, 0) END AS {name}"
+
+    def _activity_columns(self) -> str:
+        """alerted and published, of any scorer and each."""
+        every = [scorer.name for scorer in self._scorers]
+        return ", ".join(
+            f"{activity_is(names, among)} AS {what}{own}"
+            for what, among in (("alerted", ALERTED), ("published", PUBLISHED))
+            for names, own in zip(
+                [every, *([name] for name in every)], self._column_suffixes(), strict=True
+            )
+        )
+
+    def _column_suffixes(self) -> list[str]:
+        """What the names of columns end in: those of any scorer, then each one's."""
+        return ["", *(f"_{scorer.name}" for scorer in self._scorers)]
+
+
+def calendar_day(time: str) -> str:
+    """The day of a timestamp, from 1970, as SQL has it."""
+    return f"epoch_ms({time}) // {DAY_MS}"
+
+
+def activity_is(scorers: Sequence[str], among: tuple[str, ...]) -> str:
+    """Whether an event became one of these to any of the scorers."""
+    return f"({' OR '.join(f'coalesce(activity_{one} IN {among!r}, false)' for one in scorers)})"

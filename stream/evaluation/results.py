@@ -1,0 +1,297 @@
+"""What evaluation yields, as types: `summary.json` holds one `Evaluation` under "evaluated".
+
+Definitions and formulas are `stream.evaluation.measures`'; here only what there is and what it means.
+A figure is null where it is not defined: no fraud, no alert, no amount.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Level = Literal["events", "new_events", "entities", "entity_days", "incidents"]
+"""What is ranked. events: by score. new_events: without those of entities already known as
+compromised that day (the Fraud Detection Handbook's protocol). entities: by their highest score,
+fraud where one event is, or where a label names the entity alone. entity_days: by their highest
+score of each day, fraud where an event of that day is. incidents: by their highest score, fraud
+where an event of the entity from opening to last is, or as entities are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """A number with its 95 % bootstrap interval. All three are null where it is not defined; low
+    and high alone, where fewer than eight days, or groups of entities, hold any of what is measured,
+    or no resample of them differs."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LevelMeasures:
+    """How well one level is ranked, and what the alerts found on it.
+
+    count, frauds: of that level. alerted: how many with an alerted event, one that opened, updated
+    or was counted into an incident; frauds_alerted: the frauds among them. published: how many with
+    an event that an alert told of, and frauds_published. precision: frauds_published/published,
+    what somebody has to look at; recall: frauds_alerted/frauds; both at the alert budget. Incidents
+    have no recall: all of them are alerted.
+    """
+
+    count: int
+    frauds: int
+    roc_auc: Estimate
+    average_precision: Estimate
+    recall_at_false_positives: Estimate
+    alerted: int
+    frauds_alerted: int
+    published: int
+    frauds_published: int
+    precision: Estimate
+    recall: Estimate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrecisionAtK:
+    """The mean over days of frauds among the k entities with the highest scores, divided by k;
+    entities known as compromised, or found on an earlier day of the week, left out."""
+
+    k: int
+    precision: Estimate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delay:
+    """From the first fraudulent event of an entity to the first alerted one of its events since.
+
+    entities: with a fraud. never: share of them without such an event. The quartiles, in seconds,
+    are of those that have one.
+    """
+
+    entities: int
+    never: Estimate
+    first_quartile_s: float | None
+    median_s: Estimate
+    third_quartile_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Amount:
+    """Amounts of frauds, each without its sign. caught: of those alerted, and of those while an
+    action that an alert recommended for one of their entities still stood; missed: of all others."""
+
+    fraud: float
+    caught: float
+    missed: float
+    caught_share: Estimate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """One kind of fraud. name: the labels' scenario, "" where they name none.
+
+    roc_auc, average_precision: its events against all honest ones. recall: share of its events that
+    are alerted; caught: share caught as `Amount` has it. entities, entities_alerted and
+    median_delay_s: as in `Delay`, from its first event.
+    """
+
+    name: str
+    frauds: int
+    roc_auc: float | None
+    average_precision: float | None
+    alerted: int
+    recall: Estimate
+    caught: int
+    entities: int
+    entities_alerted: int
+    median_delay_s: float | None
+    amount: float
+    amount_caught: float
+    amount_missed: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Day:
+    """One day of event time (UTC). alerts: events that an alert told of; true_alerts: frauds among
+    them, and precision their share. alerted: frauds that are alerted, and recall their share.
+    precision_at_k: for the k of `View.precision_at_k`, in that order."""
+
+    day: str
+    events: int
+    frauds: int
+    alerts: int
+    true_alerts: int
+    alerted: int
+    caught: int
+    precision: float | None
+    recall: float | None
+    amount_fraud: float
+    amount_caught: float
+    precision_at_k: list[float | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrecisionRecallPoint:
+    """Alerting on every event of at least that score."""
+
+    score: float
+    recall: float
+    precision: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetPoint:
+    """The lowest score at or above which no more than so many events a day lie, on average. events:
+    how many do. amount_caught_share: of the frauds' amount, null where there is none."""
+
+    alerts_per_day: float
+    score: float
+    events: int
+    precision: float
+    recall: float | None
+    amount_caught_share: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationPoint:
+    """The share of honest events whose p-value is at most `p`: what an honest p promises is p."""
+
+    p: float
+    observed: Estimate
+    events: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """All that one score says. name: "all" for the combined score and every alert, else a monitor's
+    name (or "assess") for its own score and alerts.
+
+    entity: the field whose values are the entities: a monitor's, for "all" the subject of assess,
+    else the first monitor's. alerts: on evaluated events, revisions included; incidents: those opened
+    in that time. incident_alerts: alerts an incident, all that it had. scenarios: most frauds first.
+    days: in their order, those without events left out. precision_recall: by falling score, at most
+    201 points. budget: by rising alerts a day, the same grid for every run. calibration: by falling
+    p.
+    """
+
+    name: str
+    entity: str
+    alerts: int
+    incidents: int
+    incident_alerts: Estimate
+    levels: dict[Level, LevelMeasures]
+    precision_at_k: list[PrecisionAtK]
+    delay: Delay
+    amount: Amount
+    scenarios: list[Scenario]
+    days: list[Day]
+    precision_recall: list[PrecisionRecallPoint]
+    budget: list[BudgetPoint]
+    calibration: list[CalibrationPoint]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MonitorScore:
+    """What a monitor, or assess, said of a missed fraud. score: null where it did not judge it.
+    needed: the least score on which it can alert. held_back: by the budget. surprised: features with
+    p < 0.1 of their own; silent: the others."""
+
+    monitor: str
+    score: float | None
+    min_alert_score: float
+    held_back: bool
+    surprising: list[str]
+    ordinary: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MissedFraud:
+    """A missed fraud. entities: field → id, or its pseudonym. nearest: who came nearest to an alert,
+    null where none evaluated it; gap: what its score lacked, not above 0 where the budget did not allow
+    an alert on it."""
+
+    event_id: str
+    event_time: str
+    scenario: str
+    amount: float | None
+    score: float
+    entities: dict[str, str]
+    nearest: str | None
+    gap: float | None
+    monitors: list[MonitorScore]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MissedBand:
+    """Missed frauds by why. name: "held back" by the budget, whose alerts were used up; "budget": the
+    budget allowed but lower p-values then; "0 to 0.5" and so on: what the nearest score lacked, more
+    than the first and at most the second; "not scored": no monitor evaluated them."""
+
+    name: str
+    frauds: int
+    amount: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrdinaryFeature:
+    """Of the frauds that a monitor evaluated, the share in which a feature was silent, that is had
+    p ≥ 0.1 of its own: among the missed and among the caught. null where there are none."""
+
+    monitor: str
+    feature: str
+    share_missed: float | None
+    share_caught: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MissedFrauds:
+    """The frauds that were not caught. by_amount: the dearest, at most 50; nearest: those that came
+    nearest to an alert, at most 50. bands: all of them by what the nearest score lacked."""
+
+    frauds: int
+    amount: float
+    by_amount: list[MissedFraud]
+    nearest: list[MissedFraud]
+    bands: list[MissedBand]
+    ordinary_features: list[OrdinaryFeature]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """What labels say of a run, over the events that were to be evaluated.
+
+    days: on which there were such events. events: all of them; an event without label counts as
+    honest. labelled: the labels that name an event, whether it was to be evaluated or not; ambiguous:
+    those of frauds whose id several events have, of which the first is meant. named: the entities
+    that labels call fraudulent without an event. Where it is of no event that it is known to be
+    fraud, but of entities, or no label names an event, precisions that count frauds among events are
+    null, and there are no curves.
+    resamples, seed: of the bootstrap, whose blocks are days; of entities, groups of entities.
+    false_positives: the share of honest ones at which `LevelMeasures.recall_at_false_positives` is
+    taken.
+    views: "all" first; the others only where there is more than one monitor, or assess.
+    """
+
+    first_event_time: str
+    last_event_time: str
+    days: int
+    events: int
+    event_labels: int
+    ambiguous: int
+    labelled_entities: int
+    frauds: int
+    amount: float
+    resamples: int
+    seed: int
+    false_positives: float
+    views: list[View]
+    missed: MissedFrauds
+
+    @property
+    def level(self) -> Level:
+        """What is told first: events, or entities where nothing is known of those."""
+        return "events" if self.events_known else "entities"
+
+    @property
+    def events_known(self) -> bool:
+        """Whether labels say which events are fraud."""
+        return self.event_labels > 0 and (self.frauds > 0 or not self.labelled_entities)

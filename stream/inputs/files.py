@@ -1,0 +1,251 @@
+"""Where the files of an input are: paths, folders, globs, and addresses of object stores.
+
+Finds them and opens them, whatever they hold; what is in a store is read in ranges, and never
+downloaded whole.
+"""
+
+import io
+import shutil
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from io import BufferedReader
+from itertools import compress, takewhile
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final, TypeVar
+from urllib.parse import unquote, urlsplit
+
+import obstore
+import xxhash
+from obstore.exceptions import BaseError
+from obstore.store import ObjectStore, from_url
+
+from stream.checkpoints.store import REMOTE
+from stream.errors import InputError
+from stream.inputs.folders import (
+    HIDDEN_PREFIXES,
+    Folder,
+    FolderColumns,
+    are_data_files,
+    folder_contains,
+    parse_folder_columns,
+)
+from stream.location import Location, hide_credentials
+
+BUFFER_BYTES: Final = 1024 * 1024
+"""Read at once from a file, and fetched at once from a store where less is asked for."""
+GLOB_CHARACTERS: Final = frozenset("*?[")
+STANDARD_INPUT: Final = "/dev/stdin"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """A file to be read.
+
+    name: its path from the root, or its address. open: from its beginning, as often as one likes.
+    content: identifies its content: xxh3 of 128 bits, or in a store the ETag. keys: the
+    columns in its folders' names.
+    """
+
+    name: str
+    size_bytes: int
+    open: Callable[[], BufferedReader]
+    content_id: Callable[[], str]
+    folder_columns: FolderColumns = field(default_factory=dict)
+
+
+def find_files(text: str) -> list[InputFile]:
+    """The files that a path, a folder, a glob or an address names, sorted by name.
+
+    Of a folder all data files below it, see `folders`; of a glob likewise, unless its pattern names
+    hidden files. Raises InputError where there is none.
+    """
+    path = Location.of(text).path
+    try:
+        files = (
+            _stored_files(text)
+            if path is None
+            else [_local_file(one) for one in sorted(_paths(path))]
+        )
+    except (BaseError, OSError, ValueError) as error:
+        raise InputError(f"{text}: {_first_line(error)}") from error
+    if not files:
+        raise InputError(f"{text}: no such file, nor a folder or a glob with a file in it")
+    return files
+
+
+def is_pipe(text: str) -> bool:
+    """Whether a path is read only once: "-" (standard input), a pipe or a device."""
+    path = Location.of(text).path
+    if text == "-" or path is None:
+        return text == "-"
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode)
+
+
+def spool_pipe(text: str, opened: ExitStack) -> InputFile:
+    """A pipe as a file: read to its end, into a temporary file that `opened` removes. A replay reads
+    its inputs more than once. Raises InputError."""
+    name = STANDARD_INPUT if text == "-" else text
+    copy = Path(opened.enter_context(TemporaryDirectory(prefix="eddy-"))) / "input"
+    try:
+        with Path(name).open("rb") as source, copy.open("wb") as target:
+            shutil.copyfileobj(source, target, BUFFER_BYTES)
+    except OSError as error:
+        raise InputError(
+            f"{name}: cannot be read into a temporary file, {copy}: {error.strerror}; a pipe can be "
+            "read once, so it is kept there: expected room (TMPDIR), or a file"
+        ) from error
+    return replace(_local_file(copy), name=name, folder_columns={})
+
+
+def _is_glob(text: str) -> bool:
+    return bool(GLOB_CHARACTERS & set(text))
+
+
+def _first_line(error: BaseException) -> str:
+    """What a store says, without the debug output behind it."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+# -- on disk --------------------------------------------------------------------------------------
+
+
+def _paths(path: Path) -> Iterator[Path]:
+    if path.is_file():
+        yield path
+        return
+    root = path if path.is_dir() else Path(*_fixed_parts(path.parts))
+    pattern = [] if path.is_dir() else list(path.parts[len(root.parts) :])
+    if pattern and not _is_glob(str(path)):
+        return
+    found = root.glob(str(Path(*pattern))) if pattern else root.rglob("*")
+    files = [each for each in found if each.is_file()]
+    below = [each.relative_to(root).parts for each in files]
+    yield from _data_only(
+        files, below, pattern, lambda folder, name: root.joinpath(*folder, name).exists()
+    )
+
+
+def _fixed_parts(parts: Sequence[str]) -> list[str]:
+    """The parts of a path before the first that is a pattern."""
+    return list(takewhile(lambda part: not _is_glob(part), parts))
+
+
+def _data_only(
+    files: list[T],
+    below: Sequence[Sequence[str]],
+    pattern: Sequence[str],
+    contains: Callable[[Folder, str], bool],
+) -> list[T]:
+    """The files that are data. below: the path of each from the folder. pattern: below that."""
+    if any(part.startswith(HIDDEN_PREFIXES) for part in pattern):
+        return files
+    return list(compress(files, are_data_files(below, contains)))
+
+
+def _local_file(path: Path) -> InputFile:
+    size_bytes = path.stat().st_size
+    keys = parse_folder_columns(path.parts)
+    return InputFile(
+        str(path), size_bytes, lambda: path.open("rb"), lambda: _content_id(path), keys
+    )
+
+
+def _content_id(path: Path) -> str:
+    """What a file's content is known by. Raises InputError where it cannot be read."""
+    try:
+        return f"xxh3:{file_digest(path)}"
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+
+
+def file_digest(path: Path) -> str:
+    """32 hex digits of a file's content."""
+    found = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while chunk := file.read(BUFFER_BYTES):
+            found.update(chunk)
+    return found.hexdigest()
+
+
+# -- in an object store ---------------------------------------------------------------------------
+
+
+def _stored_files(text: str) -> list[InputFile]:
+    """The objects at an address: the one of that name, else all below it."""
+    address = urlsplit(text)
+    root, path = f"{address.scheme}://{address.netloc}", unquote(address.path).strip("/")
+    store = from_url(root, **REMOTE)
+    if not _is_glob(path):
+        try:
+            return [_stored_file(store, root, obstore.head(store, path))]
+        except FileNotFoundError:
+            pass
+    parts = path.split("/") if path else []
+    folder = _fixed_parts(parts)
+    listed = [one for page in obstore.list(store, "/".join(folder) or None) for one in page]
+    below = [one["path"].split("/")[len(folder) :] for one in listed]
+    pattern = parts[len(folder) :]
+    found = [one for one, name in zip(listed, below, strict=True) if _matches(name, pattern)]
+    names = [name for name in below if _matches(name, pattern)]
+    chosen = sorted(
+        _data_only(found, names, pattern, folder_contains(below)), key=lambda one: str(one["path"])
+    )
+    return [_stored_file(store, root, one) for one in chosen]
+
+
+def _matches(name: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether a name matches a glob, part by part; without a glob every name does."""
+    return not pattern or (len(name) == len(pattern) and all(map(fnmatchcase, name, pattern)))
+
+
+def _stored_file(store: ObjectStore, root: str, meta: Any) -> InputFile:
+    path, size_bytes = meta["path"], meta["size"]
+    content_id = meta["e_tag"] or meta["last_modified"].isoformat()
+    return InputFile(
+        f"{hide_credentials(root)}/{path}",
+        size_bytes,
+        lambda: BufferedReader(_ObjectReader(store, path)),
+        lambda: f"store:{content_id}",
+        parse_folder_columns(path.split("/")),
+    )
+
+
+class _ObjectReader(io.RawIOBase):
+    """An object as a file: what is asked for is fetched, and some more."""
+
+    def __init__(self, store: ObjectStore, path: str) -> None:
+        self._reader = obstore.open_reader(store, path, buffer_size=BUFFER_BYTES)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        with _as_os_error():
+            return self._reader.seek(offset, whence)
+
+    def readinto(self, buffer: Any) -> int:
+        with _as_os_error():
+            read = self._reader.read(len(buffer))
+        buffer[: len(read)] = memoryview(read)
+        return len(read)
+
+
+@contextmanager
+def _as_os_error() -> Iterator[None]:
+    """A store's own errors as those that a file raises."""
+    try:
+        yield
+    except BaseError as error:
+        raise OSError(_first_line(error)) from error

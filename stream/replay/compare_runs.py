@@ -1,0 +1,257 @@
+"""Several configurations over the same records in one pass, each a whole run in a folder of its own,
+and what stands between them.
+
+Records are read and decoded once for all configurations that take the same events from an input: map
+it alike, want the same fields of it and drop the same. A run does not know of the others: it gives
+what it gives alone.
+"""
+
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from schemas.mapping import compile_mapping
+from stream.config import Config, InputSpec
+from stream.errors import InputError
+from stream.evaluation import database
+from stream.evaluation.comparison import ComparedRun, Comparison, SettingDifference
+from stream.evaluation.pairs import pair
+from stream.pipeline.decoding import shared_decoders
+from stream.replay.driver import Progress, drive
+from stream.replay.inputs import InputLocations, open_readings, spool_pipes
+from stream.replay.run import ReplayRun, run_request
+from stream.replay.run_files import (
+    PAGE,
+    PART_SUFFIX,
+    make_folder,
+    map_write_errors,
+    require_replay_folder,
+)
+from stream.replay.shared_inputs import shared_readings
+from stream.replay.summary import Summary
+from stream.replay.time_split import NO_SPLIT, TimeSplit
+
+COMPARISON: Final = "comparison.json"
+SETTINGS_MAX: Final = 30
+"""Configurations that differ in more are not variants of each other, and nobody would read it."""
+ONLY_ENTITY_LABELS: Final = "Labels name entities alone, and runs are compared by events."
+
+
+class Candidate(NamedTuple):
+    """A configuration to be compared, under a name of its own, with the files of its labels."""
+
+    name: str
+    config: Config
+    labels: InputLocations = ()
+
+
+def compare(
+    candidates: Sequence[Candidate],
+    inputs: InputLocations,
+    out_dir: Path,
+    progress: Progress,
+    split: TimeSplit = NO_SPLIT,
+) -> Comparison:
+    """Run every configuration over the files, and write what came of each into a folder under
+    out_dir, and beside them the comparison and its page.
+
+    The first is the one that the others are held against. split: what is evaluated. Raises InputError
+    for names, files and folders that cannot be used, ExtraMissing without DuckDB.
+    """
+    names = [one.name for one in candidates]
+    if len(set(names)) < max(len(names), 2):
+        raise InputError(
+            f"got the configuration {', '.join(names)}; expected two or more, each of its own name"
+        )
+    database.check_installed()
+    _check_known(candidates, inputs)
+    by_position = _partitioned_alike(candidates, {name for name, _ in inputs})
+    require_replay_folder(
+        out_dir, {COMPARISON, PAGE, COMPARISON + PART_SUFFIX, PAGE + PART_SUFFIX, *names}
+    )
+    with map_write_errors(out_dir), ExitStack() as opened:
+        inputs, *labelled = spool_pipes([inputs, *(one.labels for one in candidates)], opened)
+        candidates = [
+            one._replace(labels=labels) for one, labels in zip(candidates, labelled, strict=True)
+        ]
+        requests = [
+            run_request(
+                name, config, out_dir / name, _own_inputs(config, inputs), labels, split, opened
+            )
+            for name, config, labels in candidates
+        ]
+        span = split.span(candidates[0].config, open_readings(requests[0].sources()))  # one for all
+        make_folder(out_dir)
+        for former in (COMPARISON, PAGE):
+            (out_dir / former).unlink(missing_ok=True)
+        runs = [
+            opened.enter_context(ReplayRun(one, one.provenance(), span, decoders))
+            for one, decoders in zip(
+                requests, shared_decoders([one.config for one in candidates]), strict=True
+            )
+        ]
+        drive(shared_readings(runs, [name for name, _ in inputs]), progress)
+        costs = [(run.cpu_s, run.state_bytes()) for run in runs]
+        summaries = [run.finish() for run in runs]
+    with map_write_errors(out_dir):
+        comparison = _comparison(
+            [one.config for one in candidates], summaries, costs, out_dir, by_position
+        )
+        _write(comparison, out_dir)
+    return comparison
+
+
+def _check_known(candidates: Sequence[Candidate], inputs: InputLocations) -> None:
+    """Raise InputError for a name that is no configuration's."""
+    known = {name for one in candidates for name in one.config.inputs}
+    if not inputs:
+        raise InputError("no input was given; expected NAME=PATH for at least one input")
+    for name, path in inputs:
+        if name not in known:
+            raise InputError(
+                f"{name}={path}: no input is named {name}; expected one of {', '.join(sorted(known))}"
+            )
+    given = {name for name, _ in inputs}
+    for one in candidates:
+        if not given & one.config.inputs.keys():
+            got, own = (", ".join(sorted(names)) for names in (given, one.config.inputs))
+            raise InputError(
+                f"{one.name} reads nothing of {got}; expected a file for one of its inputs: {own}"
+            )
+
+
+def _own_inputs(config: Config, inputs: InputLocations) -> InputLocations:
+    """Those of the inputs that the configuration has."""
+    return [one for one in inputs if one[0] in config.inputs]
+
+
+def _partitioned_alike(candidates: Sequence[Candidate], given: AbstractSet[str]) -> bool:
+    """Whether all cut the inputs that they share into the same partitions, so that an event has one
+    position in all. Raises InputError where they do not, and its id is its position."""
+    alike = True
+    for name in sorted(given):
+        specs = [one.config.inputs[name] for one in candidates if name in one.config.inputs]
+        partitionings = {(spec.partitions, spec.keyed_by, spec.partitioner) for spec in specs}
+        if len(partitionings) > 1:
+            alike = False
+            if any(_id_is_position(spec) for spec in specs):
+                raise InputError(
+                    f"inputs.{name}: its event ids are positions, and the configurations cut it into "
+                    "different partitions: no event could be found in both; expected the same "
+                    "partitions, keyed_by and partitioner in all"
+                )
+    return alike
+
+
+def _id_is_position(spec: InputSpec) -> bool:
+    return compile_mapping(spec.codec, spec.type, spec.fields, ()).event_id is None
+
+
+def _comparison(
+    configs: Sequence[Config],
+    summaries: Sequence[Summary],
+    costs: Sequence[tuple[float, int]],
+    out_dir: Path,
+    by_position: bool,
+) -> Comparison:
+    no_evaluation_reason = next(
+        (one.no_evaluation_reason for one in summaries if one.no_evaluation_reason), None
+    )
+    if not all(one.evaluation and one.evaluation.events_known for one in summaries):
+        no_evaluation_reason = no_evaluation_reason or ONLY_ENTITY_LABELS
+    first = summaries[0]
+    folders = [(summary.name, out_dir / summary.name) for summary in summaries]
+    pairs = [
+        pair(
+            out_dir,
+            folders[0],
+            other,
+            labelled=no_evaluation_reason is None,
+            by_position=by_position,
+        )
+        for other in folders[1:]
+    ]
+    settings = list(_settings(configs))
+    return Comparison(
+        conclusion=" ".join(f"{one.conclusion}. {one.alert_volume}." for one in pairs),
+        no_evaluation_reason=no_evaluation_reason,
+        first_event_time=first.first_event_time,
+        last_event_time=first.last_event_time,
+        evaluated_from=first.evaluation_span.from_time,
+        evaluated_until=first.evaluation_span.until_time,
+        settings=settings[:SETTINGS_MAX],
+        settings_differing=len(settings),
+        runs=[
+            ComparedRun(
+                name=summary.name,
+                folder=summary.name,
+                fingerprint=summary.fingerprint,
+                events=summary.evaluation_span.events,
+                alerts=summary.alerts_published,
+                incidents=summary.incidents_opened,
+                dead_letters=summary.dead_letters,
+                cpu_s=round(cpu_s, 3),
+                state_bytes=state_bytes,
+                view=summary.evaluation.views[0] if summary.evaluation else None,
+            )
+            for summary, (cpu_s, state_bytes) in zip(summaries, costs, strict=True)
+        ],
+        pairs=pairs,
+    )
+
+
+def _settings(configs: Sequence[Config]) -> list[SettingDifference]:
+    """Where the configurations differ in what steers the fold; no secret is among it."""
+    leaves = [
+        dict(
+            _settings_of(
+                "",
+                msgspec.to_builtins(
+                    {
+                        "inputs": one.inputs,
+                        "limits": one.limits,
+                        "monitors": {m.name: m for m in one.monitors},
+                        "assess": one.assess,
+                    }
+                ),
+            )
+        )
+        for one in configs
+    ]
+    places = dict.fromkeys(where for one in leaves for where in one)
+    found = (
+        SettingDifference(key=where, values=[one.get(where) for one in leaves]) for where in places
+    )
+    return [one for one in found if len(set(one.values)) > 1]
+
+
+def _settings_of(where: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Every value of a document by where it stands."""
+    if isinstance(value, dict) and value:
+        for name, inner in value.items():
+            yield from _settings_of(f"{where}.{name}" if where else name, inner)
+    elif isinstance(value, list) and value:
+        for index, inner in enumerate(value):
+            yield from _settings_of(f"{where}[{index}]", inner)
+    elif value is not None:
+        yield where, msgspec.json.encode(value).decode()
+
+
+def _write(comparison: Comparison, out_dir: Path) -> None:
+    """The page, then the comparison: a folder that holds it is whole."""
+    from stream.report.comparison import render_comparison  # what draws is large
+
+    encoded = msgspec.json.format(msgspec.json.encode(comparison)) + b"\n"
+    texts = {PAGE: render_comparison(comparison).encode(), COMPARISON: encoded}
+    parts = {name: out_dir / (name + PART_SUFFIX) for name in texts}
+    try:
+        for name, part in parts.items():
+            part.write_bytes(texts[name])
+            part.replace(out_dir / name)
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)

@@ -1,0 +1,40 @@
+"""The last step of a run that has labels: its tables are evaluated, and what is known of frauds and
+incidents is written beside them.
+"""
+
+from detectors.monitor import value_names
+from detectors.scoring.explain import score_of_p
+from stream.config import ASSESS, Config
+from stream.evaluation import database
+from stream.evaluation.evaluate import evaluate
+from stream.evaluation.labelled_run import LabelledRun, Scorer, TableFiles
+from stream.evaluation.results import Evaluation
+from stream.replay.run_files import ALERTS, INCIDENTS, LABELS, SCORES, RunFiles
+
+
+def evaluate_run(config: Config, run_files: RunFiles) -> Evaluation | None:
+    """What the labels say of a run whose tables are written; None where there are none, or nothing
+    was to be evaluated. Writes its frauds and incidents. Raises ExtraMissing without DuckDB."""
+    if not run_files.labels_accepted:
+        run_files.write_incidents()
+        return None
+    files = TableFiles(run_files.part(SCORES), run_files.part(ALERTS), run_files.part(LABELS))
+    with database.open_database(run_files.work_dir) as tables:
+        scorers = scorers_of(config)
+        facts = LabelledRun(tables, files, scorers)
+        run_files.write_frauds(facts.frauds())
+        run_files.write_incidents()
+        facts.add_view("incidents", run_files.part(INCIDENTS))
+        return evaluate(facts, scorers)
+
+
+def scorers_of(config: Config) -> list[Scorer]:
+    """The monitors of a configuration, then assess."""
+    monitors = [
+        Scorer(m.name, m.entity, score_of_p(m.policy.p_max), tuple(value_names(m)))
+        for m in config.monitors
+    ]
+    if config.assess is None:
+        return monitors
+    needed = score_of_p(config.assess.policy.p_max)
+    return [*monitors, Scorer(ASSESS, config.assess.subject, needed, ())]

@@ -1,0 +1,161 @@
+"""labels.parquet: of everything that labels said of an event in a replay, the last word.
+
+A row a labelled event, and a row for the entities that labels name without an event, in the order
+in which they became known: when what holds at the end was first said, since anything else was. By it
+a run is evaluated: what had become known at which time is in the events' own order, not here.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Final, NamedTuple, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from schemas.columns import EventBatch
+from schemas.events import ENTITY_FIELDS, LABEL_TYPE
+from stream.evaluation import database
+from stream.replay.tables import (
+    ROW_GROUP_ROWS,
+    TIME,
+    DisplayIds,
+    TableFile,
+    column,
+    read_table_batches,
+)
+
+SCHEMA: Final = pa.schema(
+    [
+        column("event_id", pa.string(), "the event; null where a label names entities alone"),
+        column("verdict", pa.string(), "fraud or honest, the last word"),
+        column("scenario", pa.string(), "the label's kind"),
+        column("known_time", TIME, "when that verdict became known, UTC"),
+    ]
+)
+"""Of labels.parquet. Behind these stand, where labels name no event, the entities that they name, as
+they may be shown; they are null beside an event id."""
+
+_ROWS: Final = 1_000_000_000_000
+_ORDER_KEY: Final = f"epoch_ms(known_time)::HUGEINT * {_ROWS} + file_row_number"
+"""Orders labels by when they became known, then by when they were heard."""
+_ORDER_TIME: Final = f"(since // {_ROWS})::BIGINT"
+_ENTITIES: Final = (
+    column(name, pa.string(), f"{name} of a label that names no event") for name in ENTITY_FIELDS
+)
+_ALL_LABELS: Final = pa.schema([*SCHEMA, *_ENTITIES])
+
+
+class LabelBatch(NamedTuple):
+    """k labels. texts: field → Arrow string[k], fields that are missing are null. time_ms: when
+    they became known, Arrow int64[k]."""
+
+    texts: dict[str, pa.StringArray]
+    time_ms: pa.Int64Array
+
+
+def labels_among(events: EventBatch) -> LabelBatch:
+    """The labels among events."""
+    rows = np.flatnonzero(events.type_code == LABEL_TYPE)
+    picked = pa.array(rows)
+    texts = {name: column.take(picked) for name, column in events.text.items()}
+    return LabelBatch(texts, pa.array(events.time_ms[rows]))
+
+
+def read_labels(path: Path) -> Iterator[LabelBatch]:
+    """The labels in a table of Eddy's own fields."""
+    for batch in read_table_batches(path):
+        texts = {name: batch.column(name) for name in batch.schema.names if name != "time"}
+        yield LabelBatch(texts, batch.column("time"))
+
+
+class FinalLabels:
+    """Hears every label, and writes the last word on each event at the end.
+
+    path: of labels.parquet. work: a folder for what it has heard until then. shown: what may be
+    shown of entities.
+    """
+
+    def __init__(self, path: Path, work_dir: Path, display_ids: DisplayIds) -> None:
+        self._path = path
+        self._work = work_dir
+        self._display_ids = display_ids
+        self._all_labels = work_dir / "labels_accepted.parquet"
+        self._open_files = ExitStack()
+        self._file: TableFile | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._open_files.close()
+
+    def add(self, labels: LabelBatch) -> None:
+        """Hear labels. Raises ExtraMissing without DuckDB: better now than at the end."""
+        count = len(labels.time_ms)
+        if not count:
+            return
+        if self._file is None:
+            database.check_installed()
+            self._file = self._open_files.enter_context(TableFile(self._all_labels, _ALL_LABELS))
+        absent = pa.nulls(count, pa.string())
+        label_columns = ("labelled_event_id", "verdict", "kind")
+        event_id, *others = (labels.texts.get(name, absent) for name in label_columns)
+        entities = (
+            self._display_ids(name, pc.if_else(event_id.is_null(), labels.texts[name], absent))
+            if name in labels.texts
+            else absent
+            for name in ENTITY_FIELDS
+        )
+        self._file.write([event_id, *others, labels.time_ms.cast(TIME), *entities])
+
+    def finish(self) -> None:
+        """Write labels.parquet."""
+        if self._file is None:
+            pq.write_table(SCHEMA.empty_table(), self._path)
+            return
+        self._open_files.close()
+        with database.open_database(self._work) as tables:
+            counts = tables.execute(
+                f"SELECT {', '.join(f'count({name})' for name in ENTITY_FIELDS)} "
+                f"FROM {database.parquet_source(self._all_labels)}"
+            ).fetchall()[0]
+            named = [name for name, count in zip(ENTITY_FIELDS, counts, strict=True) if count]
+            # numbers in groups and joins can be spilled to disk, rows in windows hardly
+            tables.execute(
+                f"CREATE VIEW heard AS SELECT *, {_subject_key(['event_id', *named])} AS about, "
+                f"{_ORDER_KEY} AS place FROM {database.parquet_source(self._all_labels, numbered=True)}"
+            )
+            tables.execute(
+                "CREATE TABLE last AS SELECT about, max(place) AS place, min(place) AS since, "
+                "least(coalesce(max(place) FILTER (verdict = 'fraud'), -1), coalesce(max(place) "
+                "FILTER (verdict IS DISTINCT FROM 'fraud'), -1)) AS contradicted "
+                "FROM heard GROUP BY about"
+            )
+            tables.execute(
+                "UPDATE last SET since = again.place FROM (SELECT about, min(heard.place) AS place "
+                "FROM heard JOIN last USING (about) WHERE contradicted >= 0 AND heard.place > contradicted "
+                "GROUP BY about) AS again WHERE again.about = last.about"
+            )
+            label_columns = [name for name in (*SCHEMA.names, *named) if name != "known_time"]
+            found = tables.sql(
+                f"SELECT {', '.join(label_columns)}, make_timestamp_ms({_ORDER_TIME}) AS known_time "
+                "FROM heard JOIN last USING (about, place) ORDER BY since"
+            ).to_arrow_reader(ROW_GROUP_ROWS)
+            schema = pa.schema([_ALL_LABELS.field(name) for name in (*SCHEMA.names, *named)])
+            with TableFile(self._path, schema) as file:
+                file.write_batches(found)
+
+
+def _subject_key(names: list[str]) -> str:
+    """A number for what these columns name together."""
+    each = (f"coalesce(md5({name}), '-')" for name in names)
+    return f"md5_number(concat({', '.join(each)}))"

@@ -1,0 +1,217 @@
+"""What a run writes down: its alerts, dead letters and tables, under other names until all of it is
+there. Judges nothing: it hands what lies on disk to who does.
+"""
+
+import shutil
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Final, Self
+
+import msgspec
+import pyarrow as pa
+
+from schemas.alerts import Alert, alert_record
+from schemas.dead_letters import DeadLetter, as_json_line
+from stream.config import Config
+from stream.errors import InputError, OutputFailure
+from stream.pipeline.alerting import AlertBuilder
+from stream.pipeline.cluster import ScoredEvents
+from stream.replay.final_labels import FinalLabels, LabelBatch
+from stream.replay.incident_events import add_first_events
+from stream.replay.incident_table import write_incidents
+from stream.replay.incidents import OpenedIncidents, read_opened_incidents
+from stream.replay.manifest import MANIFEST, Provenance, manifest
+from stream.replay.summary import Summary
+from stream.replay.tables import (
+    ALERT_COLUMNS,
+    ALERT_GROUP_ROWS,
+    FeatureFile,
+    ScoreFile,
+    TableFile,
+    alert_rows,
+    fraud_columns,
+)
+from stream.replay.time_split import EvaluationSpan
+
+ALERT_LINES: Final = "alerts.ndjson"
+DEAD_LETTERS: Final = "dead_letters.ndjson"
+ALERTS: Final = "alerts.parquet"
+INCIDENTS: Final = "incidents.parquet"
+SCORES: Final = "scores.parquet"
+FEATURES: Final = "features.parquet"
+LABELS: Final = "labels.parquet"
+FRAUDS: Final = "frauds.parquet"
+PAGE: Final = "index.html"
+SUMMARY: Final = "summary.json"
+FILES: Final = (
+    *(ALERT_LINES, DEAD_LETTERS, ALERTS, INCIDENTS, SCORES, FEATURES, LABELS, FRAUDS),
+    *(MANIFEST, PAGE, SUMMARY),
+)
+TIMING_FILES: Final = frozenset({SUMMARY, PAGE})
+"""The files that say how long it took; two runs of the same agree in every byte of all others."""
+PART_SUFFIX: Final = ".part"
+"""Ends the name of a file that is still being written."""
+WORK_DIR: Final = f"work{PART_SUFFIX}"
+"""The folder of what is needed only while a replay runs."""
+OWN_FILES: Final = frozenset((*FILES, *(name + PART_SUFFIX for name in FILES), WORK_DIR))
+"""Everything that a run may leave in its folder."""
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder for results. Raises InputError where that cannot be."""
+    if "?" in str(path):
+        raise InputError(f"{path}: a database cannot lie there; expected a name without a ?")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: the folder cannot be made: {error}") from error
+
+
+def require_replay_folder(out_dir: Path, ours: Collection[str]) -> None:
+    """Raise InputError if the folder holds anything else than what is named."""
+    if not out_dir.exists():
+        return
+    if not out_dir.is_dir():
+        raise InputError(f"{out_dir}: is a file; expected a folder, or a new name")
+    foreign = sorted(entry.name for entry in out_dir.iterdir() if entry.name not in ours)
+    if foreign:
+        raise InputError(
+            f"{out_dir}: holds {foreign[0]}, which no replay wrote; "
+            "expected an empty folder, a former replay's, or a new name"
+        )
+
+
+@contextmanager
+def map_write_errors(out_dir: Path) -> Iterator[None]:
+    """Raise OutputFailure where the block fails to write: reading has errors of its own."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputFailure(f"{out_dir}: the results cannot be written: {reason}") from error
+
+
+class RunFiles:
+    """The files of a run, under other names until `finish`; left without it, they are removed.
+
+    origin: what they follow from, and whether features.parquet is wanted, too.
+    """
+
+    def __init__(
+        self,
+        out_dir: Path,
+        config: Config,
+        alert_builder: AlertBuilder,
+        span: EvaluationSpan,
+        provenance: Provenance,
+    ) -> None:
+        self._parts = {name: out_dir / (name + PART_SUFFIX) for name in FILES}
+        self._out_dir = out_dir
+        self._config = config
+        self._teller = alert_builder
+        self._span = span
+        self._provenance = provenance
+        self._open_files = ExitStack()
+        self.work_dir = out_dir / WORK_DIR
+        self.labels_accepted = 0
+
+    def __enter__(self) -> Self:
+        try:
+            self._open()
+        except BaseException:  # __exit__ is not called where __enter__ fails
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def _open(self) -> None:
+        shutil.rmtree(self.work_dir, ignore_errors=True)  # of a replay that was killed
+        self.work_dir.mkdir()
+        enter, parts = self._open_files.enter_context, self._parts
+        self._alert_lines: IO[bytes] = enter(parts[ALERT_LINES].open("wb"))
+        self._dead_letters: IO[bytes] = enter(parts[DEAD_LETTERS].open("wb"))
+        self._alerts = enter(TableFile(parts[ALERTS], ALERT_COLUMNS, ALERT_GROUP_ROWS))
+        self._score_files: list[ScoreFile | FeatureFile] = [
+            enter(ScoreFile(parts[SCORES], self._config, self._span, self._teller.display_ids))
+        ]
+        if self._provenance.features:
+            self._score_files.append(enter(FeatureFile(parts[FEATURES], self._config)))
+        self._labels = enter(FinalLabels(parts[LABELS], self.work_dir, self._teller.display_ids))
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self._open_files.close()
+        finally:
+            shutil.rmtree(self.work_dir, ignore_errors=True)
+            for part in self._parts.values():
+                part.unlink(missing_ok=True)
+
+    def add(
+        self,
+        alerts: list[Alert],
+        dead_letters: list[DeadLetter],
+        scored: Sequence[ScoredEvents] = (),
+    ) -> None:
+        """Write down what a batch led to."""
+        self._alert_lines.writelines(alert_record(alert).value + b"\n" for alert in alerts)
+        self._alerts.write_rows(alert_rows(alerts, self._span))
+        self._dead_letters.writelines(map(as_json_line, dead_letters))
+        for one in scored:
+            for file in self._score_files:
+                file.add(one)
+
+    def add_labels(self, labels: LabelBatch) -> None:
+        """Write down labels as they were known."""
+        self.labels_accepted += len(labels.time_ms)
+        self._labels.add(labels)
+
+    def part(self, name: str) -> Path:
+        """Where a file lies until the run is whole."""
+        return self._parts[name]
+
+    def close(self) -> None:
+        """Write down the rest: from now on the tables can be read, but the incidents."""
+        self._labels.finish()
+        self._open_files.close()
+
+    def write_frauds(self, frauds: Iterable[pa.RecordBatch]) -> None:
+        """Write what is known of every event labelled fraud."""
+        schema = fraud_columns(self._config)
+        with TableFile(self._parts[FRAUDS], schema) as file:
+            file.write_batches(frauds)
+
+    def write_incidents(self) -> None:
+        """Write the incidents, with their frauds where these were written before."""
+        parts = self._parts
+        known = (parts[FRAUDS], parts[LABELS]) if parts[FRAUDS].exists() else None
+        tables = parts[INCIDENTS], parts[ALERTS], parts[SCORES]
+        write_incidents(self._config, self._span, *tables, known)
+
+    def incidents_opened(self) -> OpenedIncidents:
+        """The incidents that are evaluated; these and the alerts are written."""
+        parts = self._parts
+        found = read_opened_incidents(parts[INCIDENTS], parts[ALERTS], parts[ALERT_LINES])
+        return found._replace(incidents=add_first_events(found.incidents, parts[SCORES]))
+
+    def finish(self, summary: Summary) -> None:
+        """Write summary and page and give every file its name, the summary last."""
+        from stream.report.run import render_run  # what draws is large, and draws what is made here
+
+        self._parts[PAGE].write_text(render_run(summary), "utf-8")
+        self._parts[SUMMARY].write_bytes(msgspec.json.format(msgspec.json.encode(summary)) + b"\n")
+        held_back = {*TIMING_FILES, MANIFEST}
+        outputs = {n: p for n, p in self._parts.items() if p.exists() and n not in held_back}
+        self._parts[MANIFEST].write_bytes(manifest(self._provenance, outputs))
+        # A folder with a summary is a whole run: the old one goes first, the new one comes last.
+        (self._out_dir / SUMMARY).unlink(missing_ok=True)
+        for name in FILES:
+            if self._parts[name].exists():
+                self._parts[name].replace(self._out_dir / name)
+            else:
+                (self._out_dir / name).unlink(missing_ok=True)

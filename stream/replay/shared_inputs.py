@@ -1,0 +1,99 @@
+"""What the runs of a replay or of a comparison read, and in which order: every log once for all that
+read it alike; and of the labels, which are joined to the events before, each run's own.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from stream.config import Config, is_input_read, label_entity_fields
+from stream.inputs import InputReader
+from stream.pipeline.decoding import DecodingKey, decoding_key
+from stream.pipeline.shard import make_route
+from stream.replay.inputs import Input
+from stream.replay.labels import EventTable, join
+from stream.replay.run import ReplayRun
+
+
+def shared_readings(
+    runs: Sequence[ReplayRun], names: Sequence[str]
+) -> list[tuple[InputReader, list[ReplayRun]]]:
+    """Each log once for all runs that take the same events from it; then each run's labels.
+
+    A run that drops other records has come elsewhere in it, and would lead the others astray: which
+    log goes next follows from how far each has come.
+
+    names: the inputs' in the order in which they were asked for: at the same event time the first
+    goes first, so that a run reads as it would alone.
+    """
+    labels = _joined(runs)  # which reads all events, before the logs are begun anew
+    shared: dict[_InputKey | tuple[str, ReplayRun], tuple[Input, list[ReplayRun]]] = {}
+    for run in runs:
+        for one in run.request.events:
+            key = (one.topic, run) if one.log else _key(run.config, one)
+            shared.setdefault(key, (one, []))[1].append(run)
+    in_order = sorted(shared.values(), key=lambda source: list(names).index(source[0].name))
+    events = ((found, read_by) for one, read_by in in_order for found in one.readings())
+    return [*events, *labels]
+
+
+class _InputKey(NamedTuple):
+    """What must be alike for two runs to take the same for the events of an input."""
+
+    how: DecodingKey
+    duplicate_window: int
+    is_read: bool
+
+
+@dataclass(slots=True)
+class _JoinedInput:
+    """An input that labels are joined to. learned: the entities that they get, in whichever run."""
+
+    input: Input
+    config: Config
+    entity_fields: set[str] = field(default_factory=set)
+
+    def table(self, folder: Path) -> EventTable:
+        """Its events; who asks is given them as his run will take them."""
+        table = EventTable(folder / "events.part", sorted(self.entity_fields))
+        table.read(self.input.readings(), partial(make_route, self.config, self.input.name))
+        return table
+
+
+def _joined(runs: Sequence[ReplayRun]) -> list[tuple[InputReader, list[ReplayRun]]]:
+    """The labels of every run that has some, as it is to read them."""
+    labelled = [run for run in runs if run.request.labels]
+    shared: dict[_InputKey, _JoinedInput] = {}
+    for run in labelled:
+        names = [one.name for one in run.request.labels]
+        for one in run.request.events:
+            of = shared.setdefault(_key(run.config, one), _JoinedInput(one, run.config))
+            of.entity_fields.update(*(label_entity_fields(run.config, name) for name in names))
+    with ExitStack() as opened:
+        folders = (
+            Path(opened.enter_context(TemporaryDirectory(dir=labelled[0].work_dir))) for _ in shared
+        )
+        tables = {key: of.table(next(folders)) for key, of in shared.items()}
+        joined = [
+            (_join(run, one, tables), [run]) for run in labelled for one in run.request.labels
+        ]
+    pa.default_memory_pool().release_unused()  # else what it took stays beside what runs take
+    return joined
+
+
+def _join(run: ReplayRun, labels: Input, tables: Mapping[_InputKey, EventTable]) -> InputReader:
+    own = [tables[_key(run.config, one)] for one in run.request.events]
+    joined = join(run.config, labels.name, labels.readings(), own, run.work_dir)
+    run.add_joined_labels(labels.name, joined)
+    return joined.reading
+
+
+def _key(config: Config, one: Input) -> _InputKey:
+    window, is_read = config.limits.duplicate_window, is_input_read(config, one.name)
+    return _InputKey(decoding_key(config, one.name), window, is_read)

@@ -1,0 +1,85 @@
+"""The time split: which events of a replay are evaluated; all others are learned from all the same."""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from schemas.columns import I64, Bools
+from schemas.events import LABEL_TYPE, TIME_MS_MAX
+from stream.clock import format_time_ms
+from stream.config import Config
+from stream.errors import InputError
+from stream.inputs import InputReader
+from stream.pipeline.decoding import Decoder
+
+
+class EvaluationSpan(NamedTuple):
+    """Events from from_ms on and before until_ms; None where there is no such bound."""
+
+    from_ms: int | None = None
+    until_ms: int | None = None
+
+    def contains(self, time_ms: I64) -> Bools:
+        """bool[n]: whether events of these times are evaluated."""
+        found = np.ones(len(time_ms), np.bool_)
+        if self.from_ms is not None:
+            found &= time_ms >= self.from_ms
+        if self.until_ms is not None:
+            found &= time_ms < self.until_ms
+        return found
+
+
+UNBOUNDED: Final = EvaluationSpan()
+
+
+class TimeSplit(NamedTuple):
+    """What was asked for: warm_up_s from the first event on, or from_ms, and until_ms."""
+
+    warm_up_s: float | None = None
+    from_ms: int | None = None
+    until_ms: int | None = None
+
+    def check(self) -> None:
+        """Raise InputError for what does not fit together."""
+        if self.warm_up_s is not None and self.from_ms is not None:
+            raise InputError(
+                "--warm-up and --score-from both say where evaluation begins; expected one of them"
+            )
+        _check_order(EvaluationSpan(self.from_ms, self.until_ms))
+
+    def span(self, config: Config, readings: Sequence[InputReader]) -> EvaluationSpan:
+        """The times that it means for these inputs. Raises InputError."""
+        self.check()
+        if self.warm_up_s is None:
+            return EvaluationSpan(self.from_ms, self.until_ms)
+        first = [ms for one in readings if (ms := _first_ms(config, one)) is not None]
+        if not first:
+            return EvaluationSpan(None, self.until_ms)
+        span = EvaluationSpan(
+            min(min(first) + round(1000 * self.warm_up_s), TIME_MS_MAX), self.until_ms
+        )
+        _check_order(span)
+        return span
+
+
+NO_SPLIT: Final = TimeSplit()
+
+
+def _check_order(span: EvaluationSpan) -> None:
+    if span.from_ms is not None and span.until_ms is not None and span.until_ms <= span.from_ms:
+        raise InputError(
+            f"evaluation would begin at {format_time_ms(span.from_ms)} and end at {format_time_ms(span.until_ms)}; "
+            "expected --score-until behind that"
+        )
+
+
+def _first_ms(config: Config, reading: InputReader) -> int | None:
+    """The earliest time of an event in an input's first batch; None where it has none."""
+    decoder = Decoder(config.inputs[reading.name], config.limits, [])
+    for parts in reading:
+        events = [decoder.read(records).events for records in parts]
+        times = [one.time_ms[one.type_code != LABEL_TYPE] for one in events]
+        if any(map(len, times)):
+            return int(np.concatenate(times).min())
+    return None

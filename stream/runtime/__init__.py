@@ -1,0 +1,1 @@
+"""The long-lived worker: its loop, its supervisor, the topics it needs."""

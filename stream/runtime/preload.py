@@ -1,0 +1,29 @@
+"""What worker processes have in memory before they are forked: their modules and compiled kernels.
+
+Importing this folds a few simulated events through every stage of the demo's shop, which takes some
+seconds, and where nothing was compiled before half a minute: once for all workers of a machine, and
+not at all for one that is started again. It starts no thread and connects to nothing.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+import stream.runtime.worker  # noqa: F401 - what it loads
+from schemas.records import Records
+from stream.config import load
+from stream.pipeline.alerting import RunInfo
+from stream.pipeline.shard import ShardFactory
+from stream.simulator import Shop, lines, shop_config
+
+EVENTS = 400
+
+
+def _warm_up(config: Path) -> None:
+    values: list[bytes | None] = [line.value for line in lines(Shop(EVENTS, seed=1), 0.0)]
+    nowhere = np.full(len(values), -1, np.int64)
+    records = Records("shop", 0, np.arange(len(values), dtype=np.int64), nowhere, values)
+    ShardFactory(load(config), RunInfo("replay", "preloaded", str)).source("shop").process(records)
+
+
+_warm_up(shop_config())

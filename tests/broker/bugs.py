@@ -1,0 +1,85 @@
+"""The guarantee broken on purpose: functions of the worker replaced in the process that runs it.
+
+No option of the worker's own leads here, as none leads to `tests.broker.crash_points`. A suite that finds
+nothing wrong with a worker that is broken like this would prove nothing of one that is not.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+from stream.kafka.positions import CommittedOffset, Membership, Partition
+from stream.kafka.sink import KafkaSink, OutRecord
+from stream.runtime.worker import AssignedPartition, Outbox, Worker
+
+
+def _replace(owner: Any, name: str, by: Callable[..., Any]) -> None:
+    assert hasattr(owner, name), f"{owner} has no {name}: nothing would be broken"
+    setattr(owner, name, by)
+
+
+def commit_before_produce() -> None:
+    """Offsets are committed in a transaction of their own, before the records that go with them."""
+    transact = KafkaSink.transact
+
+    def in_two(
+        sink: KafkaSink,
+        records: Iterable[OutRecord],
+        positions: Mapping[Partition, CommittedOffset],
+        membership: Membership,
+    ) -> None:
+        transact(sink, [], positions, membership)
+        transact(sink, records, {}, membership)
+
+    _replace(KafkaSink, "transact", in_two)
+
+
+def skip_the_rewind() -> None:
+    """A state that was loaded from a checkpoint goes on at the committed offset, not at its own."""
+    taken = Worker._assigned_from
+
+    def taken_at_committed(worker: Worker, *found: Any) -> AssignedPartition:
+        assigned = taken(worker, *found)
+        assigned.next_offset = assigned.live_from
+        return assigned
+
+    _replace(Worker, "_assigned_from", taken_at_committed)
+
+
+def keep_the_outbox() -> None:
+    """What a partition's shard has emitted stays in the outbox when the partition is lost."""
+    on_lost = Worker.on_lost
+
+    def keep_on_lost(worker: Worker, partitions: list[Partition]) -> None:
+        outbox, worker._outbox = worker._outbox, Outbox()
+        on_lost(worker, partitions)
+        worker._outbox = outbox
+
+    _replace(Worker, "on_lost", keep_on_lost)
+
+
+def commit_a_lost_partition() -> None:
+    """The same, and the partition counts as ours until that is committed: by itself a full outbox
+    is stopped by the worker's own assertion."""
+    on_lost, commit_once = Worker.on_lost, Worker._commit_once
+    kept: list[Partition] = []
+
+    def keep_on_lost(worker: Worker, partitions: list[Partition]) -> None:
+        kept.extend(partitions)
+
+    def commit_then_lose(worker: Worker) -> None:
+        commit_once(worker)
+        lost = [where for where in kept if where not in worker._source._next_offsets]
+        kept.clear()
+        on_lost(worker, lost)
+
+    _replace(Worker, "on_lost", keep_on_lost)
+    _replace(Worker, "_commit_once", commit_then_lose)
+
+
+BUGS: Final[dict[str, Callable[[], None]]] = {
+    "commit before produce": commit_before_produce,
+    "skip the rewind": skip_the_rewind,
+    "keep the outbox": keep_the_outbox,
+    "commit a lost partition": commit_a_lost_partition,
+}
+"""What a test may have broken, by name."""

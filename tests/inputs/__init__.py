@@ -1,0 +1,1 @@
+"""Tests of files, folders and object stores as inputs."""

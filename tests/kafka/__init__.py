@@ -1,0 +1,1 @@
+"""Tests of the Kafka client layer that need no broker."""

@@ -1,0 +1,1 @@
+"""Tests of the worker, the supervisor and the topics."""

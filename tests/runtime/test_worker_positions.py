@@ -1,0 +1,319 @@
+"""Commits of a worker over a log and a sink that a test drives step by step.
+
+The broker tests run the same worker on a real client; here a test says what each poll brings.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pytest
+from structlog.testing import capture_logs
+
+from schemas.records import Records
+from stream.checkpoints.manifest import offset_of, parse_pointer
+from stream.config import Config, parse
+from stream.errors import Abortable, PartitionCountChanged
+from stream.inputs.diagnostics import MISPLACED_KEYS
+from stream.inputs.partitioning import CHECKED_EVERY, partition_of
+from stream.kafka.positions import CommittedOffset, Membership, Partition
+from stream.kafka.sink import KafkaSink, OutRecord
+from stream.kafka.source import KafkaSource, PartitionBatch
+from stream.runtime.worker import Worker
+from stream.simulator import Shop, lines
+from stream.telemetry.health import WorkerHealth
+from stream.telemetry.metrics import MetricsCollector
+from tests.checkpoints.shop import RUN, document
+
+ONE, TWO = Partition("shop-events", 0), Partition("shop-events", 1)
+
+
+class ScriptedSource(KafkaSource):
+    """A group's consumer without a broker: what is committed and what each poll brings is set."""
+
+    def __init__(self) -> None:
+        self.group: dict[Partition, CommittedOffset] = {}
+        self.arriving: list[list[PartitionBatch]] = []
+        self.low = 0
+        self.membership = Membership(None)
+
+    def poll(self, records_max: int, timeout_s: float) -> list[PartitionBatch]:
+        """The next that was set; the limits are ignored."""
+        return self.arriving.pop(0)
+
+    def committed(self, partitions: list[Partition]) -> dict[Partition, CommittedOffset | None]:
+        """What was set, or committed by the sink."""
+        return {where: self.group.get(where) for where in partitions}
+
+    def offset_range(self, where: Partition) -> tuple[int, int]:
+        """A log that reaches far."""
+        return self.low, 1_000_000
+
+    def serve_rebalances(self, seconds: float) -> None:
+        """Nothing happens meanwhile."""
+
+
+@dataclass
+class Transaction:
+    """One that was committed."""
+
+    values: list[bytes]
+    offsets: dict[Partition, int]
+
+
+@dataclass
+class ScriptedSink(KafkaSink):
+    """A producer without a broker: commits to the source's group."""
+
+    source: ScriptedSource
+    committed: list[Transaction] = field(default_factory=list)
+    aborts_left: int = 0
+
+    def transact(
+        self,
+        records: Iterable[OutRecord],
+        positions: Mapping[Partition, CommittedOffset],
+        membership: Membership,
+    ) -> None:
+        """Commit at once, or abort."""
+        values = [record.value for record in records]
+        if self.aborts_left:
+            self.aborts_left -= 1
+            raise Abortable("set to fail")
+        offsets = {where: position.next_offset for where, position in positions.items()}
+        self.committed.append(Transaction(values, offsets))
+        self.source.group.update(positions)
+
+
+class Driven:
+    """A worker that a test drives: each of its steps is called by the test."""
+
+    def __init__(self, folder: Path, **checkpoints: Any) -> None:
+        self.folder = folder
+        self.source = ScriptedSource()
+        self.sink = ScriptedSink(self.source)
+        self.config = configuration(folder, **checkpoints)
+        self.worker = self.started()
+
+    def started(self) -> Worker:
+        """Another worker of the same group, over the same store."""
+        self.sink.committed.clear()
+        self.metrics = MetricsCollector()
+        made = Worker(self.config, self.source, self.sink, RUN, self.metrics, WorkerHealth())
+        self.worker = made
+        return made
+
+    def reads(self, *arrived: PartitionBatch) -> None:
+        """A poll brings this."""
+        self.source.arriving.append(list(arrived))
+        self.worker._read()
+
+    def commits(self) -> list[Transaction]:
+        """It is time to commit; the transactions that this led to."""
+        before = len(self.sink.committed)
+        self.worker._commit()
+        return self.sink.committed[before:]
+
+    def stops(self) -> None:
+        """As `Worker.run` does when asked to."""
+        self.worker._commit()
+        self.worker._write_checkpoints(list(self.worker._assignment))
+        self.worker._commit()
+        self.worker._checkpoint_manager.close()
+
+
+def configuration(folder: Path, **checkpoints: Any) -> Config:
+    """One monitor that reads two partitions directly."""
+    made = document(checkpoints={"url": str(folder), **checkpoints})
+    made["inputs"]["shop"] |= {"partitions": 2, "keyed_by": "account", "partitioner": "murmur2"}
+    made["monitors"] = made["monitors"][:1]
+    return parse(made, {})
+
+
+def bad(where: Partition, *offsets: int, next_offset: int | None = None) -> PartitionBatch:
+    """Records that become dead letters, one each; by default nothing follows the last."""
+    count = len(offsets)
+    values: list[bytes | None] = [b"no event"] * count
+    at = np.array(offsets, np.int64)
+    records = Records(where.topic, where.partition, at, np.full(count, -1, np.int64), values)
+    return PartitionBatch(where, records, offsets[-1] + 1 if next_offset is None else next_offset)
+
+
+def over(where: Partition, next_offset: int) -> PartitionBatch:
+    """An advance over transaction markers alone."""
+    return PartitionBatch(where, None, next_offset)
+
+
+@pytest.fixture
+def driven(tmp_path: Path) -> Driven:
+    """A worker with both partitions, which has read nothing yet."""
+    made = Driven(tmp_path)
+    made.worker.on_assign([ONE, TWO])
+    return made
+
+
+def test_a_marker_after_the_last_record_is_committed_with_it(driven: Driven) -> None:
+    """The committed offset is after all that no reader gets, not after the last record."""
+    driven.reads(bad(ONE, 0, 1, 2, next_offset=4))
+    [done] = driven.commits()
+    assert (len(done.values), done.offsets) == (3, {ONE: 4})
+
+
+def test_an_advance_over_markers_alone_waits_for_the_next_commit(driven: Driven) -> None:
+    """It makes no transaction of its own; the next one, for any records, includes it."""
+    driven.reads(bad(ONE, 0), bad(TWO, 0))
+    driven.commits()
+    driven.reads(over(ONE, 40), over(TWO, 7))
+    assert driven.commits() == []
+    driven.reads(bad(TWO, 9))
+    [done] = driven.commits()
+    assert (len(done.values), done.offsets) == (1, {ONE: 40, TWO: 10})
+    assert driven.commits() == []
+
+
+def test_a_log_of_markers_alone_is_committed_once(driven: Driven) -> None:
+    """A group that has no offset yet gets one, which names its first checkpoint."""
+    driven.reads(over(TWO, 7))
+    assert [done.offsets for done in driven.commits()] == [{TWO: 7}]
+    driven.reads(over(TWO, 9))
+    assert driven.commits() == []
+    driven.stops()
+    assert driven.source.group[TWO].next_offset == 9
+    assert driven.started().on_assign([TWO]) == {TWO: 9}
+
+
+def test_a_clean_stop_leaves_the_state_after_the_markers(driven: Driven) -> None:
+    """Checkpoint and committed offset are both there, so that the log may be deleted up to there;
+    the next worker goes on."""
+    driven.reads(bad(ONE, 0, 1), bad(TWO, 0))
+    driven.commits()
+    driven.reads(over(ONE, 40))
+    driven.stops()
+    assert driven.source.group[ONE].next_offset == 40
+    pointer = parse_pointer(driven.source.group[ONE].metadata)
+    assert pointer is not None
+    assert offset_of(pointer.checkpoint) == 40
+    driven.source.low = 40
+    assert driven.started().on_assign([ONE]) == {ONE: 40}
+
+
+def test_a_due_checkpoint_includes_an_advance_over_markers(tmp_path: Path) -> None:
+    """Of an idle partition, too: a restart may begin after the markers."""
+    driven = Driven(tmp_path, interval="1ms")
+    driven.worker.on_assign([ONE])
+    driven.reads(bad(ONE, 0, 1))
+    driven.commits()
+    driven.reads(over(ONE, 40))
+    driven.worker._start_checkpoint()
+    while not driven.worker._checkpoint_manager.idle():
+        pass
+    [done] = driven.commits()
+    assert (done.values, done.offsets) == ([], {ONE: 40})
+    assert driven.worker._assignment[ONE].checkpoints.offset() == 40
+    driven.worker._checkpoint_manager.close()
+
+
+def test_re_learning_ends_on_markers(driven: Driven) -> None:
+    """A committed offset after markers is reached though no record is at it."""
+    driven.reads(bad(ONE, 0, 1, next_offset=5))
+    driven.commits()
+    worker = driven.started()
+    assert worker.on_assign([ONE]) == {ONE: 0}
+    driven.reads(bad(ONE, 0, 1))
+    assert worker._assignment[ONE].offsets_left() == 3
+    driven.reads(over(ONE, 5))
+    assert worker._assignment[ONE].offsets_left() == 0
+    assert driven.commits() == []
+    driven.reads(bad(ONE, 5))
+    [done] = driven.commits()
+    assert (len(done.values), done.offsets) == (1, {ONE: 6})
+
+
+def test_while_re_learning_only_the_committed_offset_is_committed(driven: Driven) -> None:
+    """A commit for another partition, in the middle of it, moves nothing of the one that
+    re-learns."""
+    driven.reads(bad(ONE, 0, 1, 2, next_offset=5))
+    driven.commits()
+    worker = driven.started()
+    worker.on_assign([ONE, TWO])
+    driven.reads(bad(ONE, 0), bad(TWO, 0))
+    assert [done.offsets for done in driven.commits()] == [{TWO: 1}]
+
+
+def test_a_position_is_not_committed_before_its_records_are_processed(
+    driven: Driven, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A poll brings records of two partitions; a commit between the two, as a full outbox asks for,
+    leaves the second where it was, though the client's position is further on."""
+    monkeypatch.setattr("stream.runtime.worker.OUTBOX_RECORDS_MAX", 1)
+    driven.reads(bad(ONE, 0, 1, next_offset=4), bad(TWO, 0, 1, next_offset=9))
+    assert [(len(done.values), done.offsets) for done in driven.sink.committed] == [
+        (2, {ONE: 4}),
+        (2, {TWO: 9}),
+    ]
+
+
+def test_a_lost_partition_commits_nothing(driven: Driven) -> None:
+    """Neither when it is lost nor with the next commit: others may have it already."""
+    driven.reads(bad(ONE, 0, 1), bad(TWO, 0))
+    driven.worker.on_lost([ONE])
+    assert driven.sink.committed == []
+    [done] = driven.commits()
+    assert (len(done.values), done.offsets) == (1, {TWO: 1})
+
+
+def test_a_revoked_partition_is_committed_once_more(driven: Driven) -> None:
+    """While it is still ours, with its checkpoint, and not after."""
+    driven.reads(bad(ONE, 0, 1, next_offset=3), bad(TWO, 0))
+    driven.worker.on_revoke([ONE])
+    assert [done.offsets for done in driven.sink.committed] == [{ONE: 3, TWO: 1}, {ONE: 3}]
+    assert driven.commits() == []
+
+
+def test_records_of_a_partition_lost_in_mid_batch_are_dropped(
+    driven: Driven, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A commit that is tried again lets rebalances happen. Records of a partition that is gone
+    by then is not processed, and its position is not committed."""
+    monkeypatch.setattr("stream.runtime.worker.OUTBOX_RECORDS_MAX", 1)
+    driven.sink.aborts_left = 1
+    monkeypatch.setattr(driven.source, "serve_rebalances", lambda _: driven.worker.on_lost([TWO]))
+    driven.reads(bad(ONE, 0, 1), bad(TWO, 0, 1, next_offset=9))
+    assert [done.offsets for done in driven.sink.committed] == [{ONE: 2}]
+    assert driven.commits() == []
+
+
+def test_a_partition_that_the_configuration_does_not_know_is_refused(driven: Driven) -> None:
+    """A topic that has grown: nothing of it is read or committed, and what is held stays as it
+    was."""
+    driven.reads(bad(ONE, 0))
+    with pytest.raises(PartitionCountChanged, match=r"shop-events\[2\]: .* has 2 of the topic"):
+        driven.worker.on_assign([Partition(ONE.topic, 2)])
+    assert driven.sink.committed == []
+    assert driven.worker._assignment.keys() == {ONE, TWO}
+    assert "eddy replay CONFIG --input" in PartitionCountChanged.remedy
+    assert "checkpoints.start_from" in PartitionCountChanged.remedy
+
+
+def test_events_in_another_partition_than_their_keys_are_counted_and_logged_once(
+    driven: Driven,
+) -> None:
+    """All events come to one partition, although `keyed_by` promises two. The line names no key."""
+    values: list[bytes | None] = [line.value for line in lines(Shop(400, seed=3), 0.0)]
+    accounts = [orjson.loads(value or b"").get("account") for value in values]
+    right = partition_of(pa.array(accounts), 2, "murmur2")
+    checked = right[::CHECKED_EVERY]
+    with capture_logs() as logged:
+        for start in range(0, len(values), 50):
+            at = np.arange(start, start + 50)
+            records = Records(*ONE, at, np.full(50, -1, np.int64), values[start : start + 50])
+            driven.reads(PartitionBatch(ONE, records, start + 50))
+    [line_logged] = [line for line in logged if line["event"] == MISPLACED_KEYS]
+    assert line_logged["offset"] == CHECKED_EVERY * int(np.flatnonzero(checked == 1)[0])
+    assert not any(account in str(line_logged) for account in accounts if account)
+    count = np.count_nonzero(checked == 1)
+    assert f"eddy_keys_misplaced_total {count:.1f}" in driven.metrics.exposition().decode()
