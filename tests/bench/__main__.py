@@ -1,10 +1,10 @@
 """Measure, print, and write out/bench.json: the parts that are named, or all.
 
     python -m tests.bench [part …]
-    python -m tests.bench engine --against FOLDER
+    python -m tests.bench engine|kafka --against FOLDER
 
-With --against, the engine's processor time is compared with that of another tree of this project,
-such as a checkout of an earlier commit.
+With --against, processor time is compared with that of another tree of this project, such as a
+checkout of an earlier commit.
 """
 
 import argparse
@@ -39,6 +39,11 @@ PARTS: dict[str, Callable[[Figures], None]] = {
     "start": starting.run,
 }
 
+AGAINST: dict[str, Callable[[Figures, Path], None]] = {
+    "engine": against.run,
+    "kafka": against.run_kafka,
+}
+
 
 def main() -> None:
     """Run the parts that are asked for."""
@@ -47,15 +52,15 @@ def main() -> None:
     parser.add_argument("--against", type=Path, metavar="FOLDER", help="the other tree")
     asked = parser.parse_args()
     chosen = asked.parts or list(PARTS)
-    if asked.against and chosen != ["engine"]:
-        parser.error("--against compares the part engine: python -m tests.bench engine --against …")
+    if asked.against and not set(chosen) <= set(AGAINST):
+        parser.error(f"--against FOLDER compares {' and '.join(AGAINST)}, named before it")
     if strange := [part for part in chosen if part not in PARTS]:
         parser.error(f"no part {strange[0]}; there are {', '.join(PARTS)}")
     figures = Figures(Console(width=110))
     for part in chosen:
         figures.say(f"part {part}")
         if asked.against:
-            against.run(figures, asked.against)
+            AGAINST[part](figures, asked.against)
         else:
             PARTS[part](figures)
         figures.write(OUT)

@@ -184,14 +184,20 @@ class Bench:
         path.write_text(toml(written))
         return path
 
-    def eddy(self, topic: str, detectors: list[dict[str, Any]], module: str = EDDY) -> TimeSpent:
-        """What `eddy run` takes for the topic, from its first commit to its last; where one commit
+    def eddy(
+        self,
+        topic: str,
+        detectors: list[dict[str, Any]],
+        module: str = EDDY,
+        tree: Path = broker.ROOT,
+    ) -> TimeSpent:
+        """What `eddy run` of a tree takes for the topic, from its first commit to its last; where one commit
         holds all, from its start."""
         config = self.configuration(topic, detectors)
         events = len(self.topics[topic].events)
         scaled = [TopicPartition(self.topics[topic].name, 0)]
         with (
-            worker(config, module) as process,
+            worker(config, module, tree) as process,
             broker.consumer(self.bootstrap, config.stem) as client,
         ):
             started = 0, time.perf_counter(), cpu_s(process.pid)
@@ -210,10 +216,12 @@ class Bench:
 
 
 @contextmanager
-def worker(config: Path, module: str = EDDY) -> Iterator[launching.Process]:
+def worker(
+    config: Path, module: str = EDDY, tree: Path = broker.ROOT
+) -> Iterator[launching.Process]:
     """A worker process that logs beside its configuration; asked to stop at the end."""
     arguments = ["run", str(config), "--slot", "bench"]
-    process = launching.start_module(module, arguments, config.with_suffix(".log"))
+    process = launching.start_module(module, arguments, config.with_suffix(".log"), tree)
     try:
         yield process
         process.terminate()

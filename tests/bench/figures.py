@@ -19,6 +19,7 @@ TARGETS: Final[dict[str, tuple[str, float]]] = {
     "features_vs_river_stats": ("at least", 15.0),
     "engine_vs_river_trees": ("at least", 40.0),
     "engine_cpu_ratio": ("at most", 1.05),
+    "kafka_cpu_ratio": ("at most", 1.03),
     "e2e_vs_consume_orjson": ("at least", 0.30),
     "e2e_vs_quix": ("at least", 5.0),
     "e2e_vs_river_trees_new": ("at least", 300.0),

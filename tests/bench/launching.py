@@ -42,20 +42,29 @@ class Process(Protocol):
         """SIGKILL."""
 
 
-Launch = Callable[[str, Sequence[str], Path, bool], Process]
-"""Module, arguments, file for its output, and whether its errors go there, too, not to the terminal."""
+Launch = Callable[[str, Sequence[str], Path, bool, Path], Process]
+"""Module, arguments, file for its output, whether its errors go there too, and the tree whose module
+it is."""
 
 
 class ProcessFailedError(Exception):
     """A process ended with another exit code than 0."""
 
 
-def spawn_module(module: str, arguments: Sequence[str], out: Path, with_stderr: bool) -> Process:
+def python_of(tree: Path) -> str:
+    """The interpreter of a tree's own environment; this one where it has none."""
+    own = tree / ".venv" / "bin" / "python"
+    return str(own) if own.exists() else sys.executable
+
+
+def spawn_module(
+    module: str, arguments: Sequence[str], out: Path, with_stderr: bool, tree: Path
+) -> Process:
     """A new interpreter."""
     with out.open("wb") as stdout:
         return subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            cwd=ROOT,
+            [python_of(tree), "-m", module, *arguments],
+            cwd=tree,
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=subprocess.STDOUT if with_stderr else None,
@@ -94,8 +103,11 @@ class ForkedProcess:
                 os.kill(self.pid, number)
 
 
-def fork_module(module: str, arguments: Sequence[str], out: Path, with_stderr: bool) -> Process:
-    """A fork of a process in which Eddy is loaded and its kernels are compiled."""
+def fork_module(
+    module: str, arguments: Sequence[str], out: Path, with_stderr: bool, tree: Path
+) -> Process:
+    """A fork of a process in which Eddy is loaded and its kernels are compiled: of this tree."""
+    assert tree == ROOT, tree
     out.write_bytes(b"")
     own = module, list(arguments), str(out), with_stderr
     process = preloaded_context().Process(target=_run_module, args=own)
@@ -118,16 +130,16 @@ launch: Launch = spawn_module
 """How every process of the bench is started, but those that are there to measure a start."""
 
 
-def start_module(module: str, arguments: Sequence[str], log: Path) -> Process:
+def start_module(module: str, arguments: Sequence[str], log: Path, tree: Path = ROOT) -> Process:
     """A process that writes its output and its errors to a file."""
-    return launch(module, arguments, log, True)
+    return launch(module, arguments, log, True, tree)
 
 
 def output_of(module: str, arguments: Sequence[str], patience_s: float) -> bytes:
     """Run a process to its end; its output. Its errors go to the terminal."""
     with TemporaryDirectory(prefix="eddy-bench-") as folder:
         out = Path(folder) / "out"
-        process = launch(module, arguments, out, False)
+        process = launch(module, arguments, out, False, ROOT)
         try:
             code = process.wait(patience_s)
         finally:

@@ -129,6 +129,17 @@ def test_the_engine_beside_another_tree_runs(figures: Figures, tmp_path: Path) -
     assert figures.notes == []
 
 
+def test_eddy_run_beside_another_tree_runs(
+    broker: str, figures: Figures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pairs of workers on one topic, here both of this tree."""
+    monkeypatch.setenv("EDDY_TEST_BOOTSTRAP", broker)
+    monkeypatch.setattr(launching, "launch", launching.fork_module)
+    sizes = end_to_end.Sizes(1, 30_000, 0, new=1, new_at_once=1, warm=1_000, warm_up=False)
+    against.run_kafka(figures, ROOT, sizes, pairs=1)
+    complete(figures, {"kafka_cpu_ratio", "kafka_cpu_s_per_million"}, tmp_path)
+
+
 def test_another_tree_that_is_none_is_an_error_with_its_reason(
     figures: Figures, tmp_path: Path
 ) -> None:
