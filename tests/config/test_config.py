@@ -322,9 +322,9 @@ def test_a_monitor_reads_directly_only_where_one_log_holds_its_entity() -> None:
     asked = with_change("monitors/0/partitions", 7)
     for indirect, partitions, why in (
         (other, 4, "keyed by card"),
-        (unkeyed, 4, "keyed by nothing"),
+        (unkeyed, 4, "without keyed_by"),
         (several, 1, "2 topics"),
-        (asked, 7, "partitions = 7 asks for it"),
+        (asked, 7, "partitions = 7 requires it"),
     ):
         config = parse(indirect, {})
         [read_path] = read_paths(config)

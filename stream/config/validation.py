@@ -1,0 +1,259 @@
+"""What is wrong with a configuration beyond the types of its keys."""
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from detectors.features import KINDS
+from detectors.models.half_space_trees import RiverTreesSpec, TreesSpec
+from detectors.models.interface import StandaloneSpec
+from detectors.models.tail import TailSpec
+from detectors.monitor import MonitorSpec, value_names
+from detectors.spec import EventFilter, FeatureSpec
+from schemas import mapping
+from schemas.events import ENTITY_FIELDS, FIELDS, TYPES
+from schemas.mapping import nearest_hint
+from stream.config.declarations import (
+    ALL_MONITORS,
+    ASSESS,
+    SHADOW_OUTPUTS,
+    STAGES,
+    TOPIC_PATTERN,
+    Config,
+    InputSpec,
+    LearningSpec,
+    OutputSpec,
+)
+from stream.config.document import key_path
+from stream.config.topology import (
+    LEARNED_LABEL_FIELDS,
+    Log,
+    assess_read_path,
+    fields_read,
+    learning_inputs,
+    monitor_read_path,
+)
+from stream.kafka.properties import property_problems
+from stream.location import Location
+
+SECRET_BYTES_MIN: Final = 16
+"""The shortest secret that a live worker accepts."""
+
+
+def secret_problem(config: Config) -> str:
+    """The problem with the secret, as a line of an error or a warning; "" where there is none."""
+    if len(config.secret.encode()) >= SECRET_BYTES_MIN:
+        return ""
+    size = "one that is shorter" if config.secret else "none"
+    return (
+        f"secret: got {size}; expected at least {SECRET_BYTES_MIN} random bytes, as from "
+        "`openssl rand -hex 16`: pseudonyms and entity keys can be guessed; eddy run refuses it in "
+        "live mode"
+    )
+
+
+def consistency_problems(config: Config) -> Iterator[tuple[str, str]]:
+    """What does not fit together: where, and what is wrong."""
+    for name, spec in config.inputs.items():
+        yield from _prefixed(f"inputs.{name}", _input_problems(spec))
+    internal = _internal_logs(config)
+    topics = {f"inputs.{name}.topic": spec.topic for name, spec in config.inputs.items()}
+    topics |= {where: log.topic for where, log in internal.items()}
+    read = {topic: where for where, topic in topics.items()}
+    yield from _duplicates(topics)
+    for where, log in internal.items():
+        if not re.match(TOPIC_PATTERN, log.topic):
+            yield (
+                where,
+                (
+                    f'its internal topic would be "{log.topic}", which is no name of a topic; '
+                    "give the configuration a shorter group"
+                ),
+            )
+    for name in ("alerts", "dead_letters"):
+        topic = getattr(config.outputs, name)
+        if topic in read:  # each dead letter would be read again, and be a dead letter again
+            yield f"outputs.{name}", f"{topic} is already {read[topic]}"
+    if config.mode == "shadow" and config.outputs.alerts == OutputSpec().alerts:
+        expected = f"another topic, such as {SHADOW_OUTPUTS['alerts']}"
+        why = "enforcement reads it, and mode is shadow"
+        yield "outputs.alerts", f"got {config.outputs.alerts}; expected {expected}: {why}"
+    for i, monitor in enumerate(config.monitors):
+        yield from _prefixed(f"monitors[{i}]", _monitor_problems(monitor, config.inputs))
+    yield from _duplicates({f"monitors[{i}].name": m.name for i, m in enumerate(config.monitors)})
+    for i, name in enumerate(config.reveal):
+        if name not in ENTITY_FIELDS:
+            yield f"reveal[{i}]", _not_an_entity_field(name)
+    if config.assess and config.assess.subject not in ENTITY_FIELDS:
+        yield "assess.subject", _not_an_entity_field(config.assess.subject)
+    own, given = config.checkpoints.url, config.checkpoints.start_from
+    if given and Location.of(given).is_same_as(Location.of(own)):
+        yield "checkpoints.start_from", "is checkpoints.url; expected a place of its own"
+    if config.assess and config.assess.learning:
+        found = _learning_problems(config, config.assess.subject, config.assess.learning)
+        yield from _prefixed("assess.learning", found)
+    for line in property_problems(config.kafka):
+        where, text = line.split(": ", 1)
+        yield where, text
+
+
+def _learning_problems(
+    config: Config, subject: str, learning: LearningSpec
+) -> Iterator[tuple[str, str]]:
+    yield from _duplicates({f"inputs[{i}]": name for i, name in enumerate(learning.inputs)})
+    for i, name in enumerate(learning.inputs):
+        if name not in config.inputs:
+            yield f"inputs[{i}]", f"no input is named {name}{nearest_hint(name, config.inputs)}"
+            continue
+        spec = config.inputs[name]
+        filled = mapping.available_fields(spec.codec, spec.type, spec.fields)
+        for needed in (subject, *LEARNED_LABEL_FIELDS):
+            if needed not in filled and needed in FIELDS:
+                yield f"inputs[{i}]", f"{name} does not map {needed}, which a label must have"
+    known_features = [
+        f"{monitor.name}.{name}" for monitor in config.monitors for name in value_names(monitor)
+    ]
+    yield from _duplicates({f"features[{i}]": name for i, name in enumerate(learning.features)})
+    for i, name in enumerate(learning.features):
+        if name not in known_features:
+            hint = nearest_hint(name, known_features)
+            yield (
+                f"features[{i}]",
+                f"got {name}; expected a monitor's feature, as card.amount{hint}",
+            )
+
+
+def _internal_logs(config: Config) -> dict[str, Log]:
+    """The internal logs of monitors whose inputs are known, by where the monitor stands."""
+    known = {
+        f"monitors[{i}]": monitor_read_path(config, monitor).internal
+        for i, monitor in enumerate(config.monitors)
+        if monitor.inputs and set(monitor.inputs) <= config.inputs.keys()
+    }
+    whole = (
+        len(known) == len(config.monitors) and {*learning_inputs(config)} <= config.inputs.keys()
+    )
+    if whole and config.monitors:
+        read_path = assess_read_path(config)
+        known |= {ASSESS: read_path.internal} if read_path else {}
+    return {where: log for where, log in known.items() if log}
+
+
+def _input_problems(spec: InputSpec) -> Iterator[tuple[str, str]]:
+    yield from mapping.mapping_problems(spec.codec, spec.type, spec.fields)
+    if spec.null_values and spec.codec == "access_log":
+        yield (
+            "null_values",
+            "got texts, and an access log has no cells; expected none: remove the key",
+        )
+    if spec.keyed_by is not None and spec.partitioner is None:
+        yield "partitioner", "missing; expected murmur2 or crc32, since keyed_by is given"
+    if spec.partitioner is not None and spec.keyed_by is None:
+        yield "keyed_by", "missing; expected the field that the partitioner hashes"
+    known = mapping.available_fields(spec.codec, spec.type, spec.fields)
+    if spec.keyed_by is not None and spec.keyed_by not in known:
+        hint = nearest_hint(spec.keyed_by, known)
+        yield "keyed_by", f"got {spec.keyed_by}; expected a field that this input maps{hint}"
+
+
+def _monitor_problems(
+    monitor: MonitorSpec, inputs: dict[str, InputSpec]
+) -> Iterator[tuple[str, str]]:
+    for i, name in enumerate(monitor.inputs):
+        if name not in inputs:
+            yield f"inputs[{i}]", f"no input is named {name}{nearest_hint(name, inputs)}"
+    yield from _duplicates({f"inputs[{i}]": name for i, name in enumerate(monitor.inputs)})
+    if monitor.name in STAGES:
+        yield "name", f"got {monitor.name}; expected another: that stage's counts stand under it"
+    if monitor.name == ALL_MONITORS:
+        yield "name", f"got {monitor.name}; expected another: what all say together is called that"
+    if monitor.entity not in ENTITY_FIELDS:
+        yield "entity", _not_an_entity_field(monitor.entity)
+    if monitor.cohort is not None and (
+        monitor.cohort not in FIELDS or FIELDS[monitor.cohort].kind != "text"
+    ):
+        texts = [name for name, field in FIELDS.items() if field.kind == "text"]
+        hint = nearest_hint(monitor.cohort, texts)
+        yield "cohort", f"got {monitor.cohort}; expected a field that is a text{hint}"
+    for specs in (TailSpec, TreesSpec | RiverTreesSpec):
+        positions = [i for i, d in enumerate(monitor.detectors) if isinstance(d, specs)]
+        for i in positions[1:]:
+            yield (
+                f"detectors[{i}]",
+                f"a monitor has one of its kind, and detectors[{positions[0]}] is it",
+            )
+    yield from _prefixed("where", _where_problems(monitor.where))
+    for i, feature in enumerate(monitor.features):
+        yield from _prefixed(f"features[{i}]", _feature_problems(feature))
+    for i, detector in enumerate(monitor.detectors):
+        if isinstance(detector, StandaloneSpec):
+            found = (line.split(": ", 1) for line in detector.problems())
+            yield from _prefixed(f"detectors[{i}]", ((where, text) for where, text in found))
+    known = [feature.name for feature in monitor.features]
+    for i, rule in enumerate(monitor.rules):
+        for name in rule.at_least:
+            if name not in known:
+                hint = nearest_hint(name, known)
+                yield f"rules[{i}].at_least.{name}", f"no feature is named {name}{hint}"
+    names = {f"features[{i}].name": f.name for i, f in enumerate(monitor.features)}
+    own = enumerate(monitor.detectors)
+    names |= {f"detectors[{i}].name": d.name for i, d in own if isinstance(d, StandaloneSpec)}
+    names |= {f"rules[{i}].name": rule.name for i, rule in enumerate(monitor.rules)}
+    yield from _duplicates(names)
+    yield from _unmapped_fields(
+        monitor, [inputs[name] for name in monitor.inputs if name in inputs]
+    )
+
+
+def _feature_problems(feature: FeatureSpec) -> Iterator[tuple[str, str]]:
+    if feature.kind in KINDS:
+        for line in KINDS[feature.kind].problems(feature):
+            where, text = line.split(": ", 1)
+            yield where, text
+    else:
+        hint = nearest_hint(feature.kind, KINDS)
+        yield "kind", f"got {feature.kind}; expected one of {', '.join(KINDS)}{hint}"
+    yield from _prefixed("where", _where_problems(feature.where))
+    yield from _prefixed("of", _where_problems(feature.of))
+
+
+def _where_problems(condition: EventFilter) -> Iterator[tuple[str, str]]:
+    for name, value in condition.items():
+        if name == "type":
+            if not set([value] if isinstance(value, str) else value) <= set(TYPES):
+                yield name, f"expected among {', '.join(TYPES)}"
+        elif name not in FIELDS:
+            yield name, f"unknown field{nearest_hint(name, ['type', *FIELDS])}"
+        elif FIELDS[name].kind != "text":
+            yield name, "is a number; expected a field that is a text, or type"
+
+
+def _unmapped_fields(monitor: MonitorSpec, specs: list[InputSpec]) -> Iterator[tuple[str, str]]:
+    """Fields that a monitor reads and no input of it fills; its entity must be in every input."""
+    filled = [set(mapping.available_fields(spec.codec, spec.type, spec.fields)) for spec in specs]
+    somewhere, everywhere = set().union(*filled), set(FIELDS).intersection(*filled)
+    for where, name in fields_read(monitor):
+        known = everywhere if where == "entity" else somewhere
+        if where and filled and name in FIELDS and name not in known:
+            yield (
+                where,
+                f"{name} is not mapped in {', '.join(monitor.inputs)}{nearest_hint(name, known)}",
+            )
+
+
+def _prefixed(where: str, found: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    return ((key_path(where, inner), text) for inner, text in found)
+
+
+def _duplicates(names: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Where a name stands that already stands elsewhere."""
+    first: dict[str, str] = {}
+    for where, name in names.items():
+        if name in first:
+            yield where, f"{name} is already {first[name]}"
+        first.setdefault(name, where)
+
+
+def _not_an_entity_field(name: str) -> str:
+    expected = ", ".join(ENTITY_FIELDS)
+    return f"got {name}; expected one of {expected}{nearest_hint(name, ENTITY_FIELDS)}"
