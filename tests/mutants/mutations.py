@@ -199,8 +199,10 @@ def _of_statement(node: ast.AST) -> Iterator[Part]:
             yield "loop", node, "continue"
         case ast.Continue():
             yield "loop", node, "break"
-        case ast.If() | ast.While() | ast.IfExp() if not isinstance(node.test, ast.Compare):
-            yield "condition", node.test, f"(not ({ast.unparse(node.test)}))"
+        case ast.If() | ast.While() | ast.IfExp() if not isinstance(
+            node.test, ast.Compare | ast.UnaryOp
+        ):
+            yield "condition", node.test, _text(ast.UnaryOp(ast.Not(), node.test))
         case _:
             pass
 
