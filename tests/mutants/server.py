@@ -12,6 +12,7 @@ import resource
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,7 +26,6 @@ from numba.core import caching
 LIBRARIES: Final = (
     "confluent_kafka.admin",
     "duckdb",
-    "hypothesis.strategies",
     "obstore.store",
     "pyarrow.compute",
     "pyarrow.csv",
@@ -38,6 +38,13 @@ LIBRARIES: Final = (
     "typer.testing",
     "zstandard",
 )
+BROKEN: Final = 70
+NOTICED: Final = (
+    pytest.ExitCode.TESTS_FAILED,
+    pytest.ExitCode.INTERRUPTED,
+    pytest.ExitCode.USAGE_ERROR,
+)
+"""A test failed; a file of tests cannot be imported; a test of that name is no more."""
 IDLE_S: Final = 120.0
 """A process that has used no processor for so long is stuck."""
 ARGUMENTS: Final = ("-x", "-q", "--no-header", "--hypothesis-seed=0", "-p", "no:xdist")
@@ -82,9 +89,11 @@ def tested(tests: list[str], cpu_s: int, log: Path) -> str:
     failure = log.with_name("failure.txt")
     failure.unlink(missing_ok=True)
     if (child := os.fork()) == 0:
-        code = 70
+        code = BROKEN
         try:
             code = _child(tests, cpu_s, log, failure)
+        except BaseException:  # noqa: BLE001 - the parent says so
+            traceback.print_exc()
         finally:
             os._exit(code)
     status = _ended(child)
@@ -95,6 +104,8 @@ def tested(tests: list[str], cpu_s: int, log: Path) -> str:
         return ""
     if code < 0:
         return f"signal {-code} (a hang or a crash)"
+    if code not in NOTICED:
+        raise RuntimeError(f"the tests could not be run, exit code {code}: {log.read_text()}")
     return failure.read_text() if failure.exists() else f"exit code {code}"
 
 
