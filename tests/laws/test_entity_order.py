@@ -19,13 +19,13 @@ import pytest
 
 from detectors.features import KINDS
 from detectors.models.edges import EdgesSpec
-from detectors.models.own import OwnSpec
+from detectors.models.interface import StandaloneSpec
 from detectors.models.tail import TailSpec
-from detectors.monitor import LABEL, Monitor, Watched
+from detectors.monitor import Monitor, MonitorOutput
 from detectors.spec import DetectorSpec, FeatureSpec
 from schemas.columns import F64, EventBatch
 from schemas.events import TYPES
-from tests.detectors.looking import Looking, Row
+from tests.detectors.harness import LABEL_TYPE, DetectorHarness, Row
 from tests.laws.registry import ALL_FEATURES, DETECTORS, monitor
 from tests.laws.test_laws import KEY
 from tests.streams import START_MS, same
@@ -84,7 +84,7 @@ def stream(order: np.random.Generator | None = None) -> EventBatch:
         source=np.zeros(EVENTS, np.int32),
         offset=np.arange(EVENTS, dtype=np.int64),
         time_ms=moment_ms[moment].astype(np.int64),
-        type_code=np.where(label, LABEL, TYPES.index("login")).astype(np.uint8),
+        type_code=np.where(label, LABEL_TYPE, TYPES.index("login")).astype(np.uint8),
         event_id=pa.array([f"e{m}-{k}" for m, k in zip(moment, who, strict=True)]),
         text={
             "account": pa.array([f"a{k}" for k in who]),
@@ -109,16 +109,18 @@ def stream(order: np.random.Generator | None = None) -> EventBatch:
 
 def by_event(columns: F64, events: EventBatch) -> F64:
     """Columns over the events that are no labels, in one order whatever the stream's."""
-    ids = np.array(events.event_id.to_pylist())[events.type_code != LABEL]
+    ids = np.array(events.event_id.to_pylist())[events.type_code != LABEL_TYPE]
     return np.ascontiguousarray(columns[..., np.argsort(ids, kind="stable")])
 
 
 def features_found(features: list[FeatureSpec], events: EventBatch) -> F64:
     """float64[features, n]: a monitor's values, by event."""
-    return by_event(watched(features, TailSpec(), events).told.values, events)
+    return by_event(watched(features, TailSpec(), events).feature_values.values, events)
 
 
-def watched(features: list[FeatureSpec], detector: DetectorSpec, events: EventBatch) -> Watched:
+def watched(
+    features: list[FeatureSpec], detector: DetectorSpec, events: EventBatch
+) -> MonitorOutput:
     """What a monitor with room for all entities finds."""
     spec = msgspec.structs.replace(monitor(features, [detector]), capacity=2 * ENTITIES)
     return Monitor(spec, KEY, ahead_max_ms=inf).process(events)
@@ -126,16 +128,18 @@ def watched(features: list[FeatureSpec], detector: DetectorSpec, events: EventBa
 
 def scores_found(detector: DetectorSpec, events: EventBatch) -> F64:
     """float64[_, n]: a detector's surprise, and what else it says, by event."""
-    if isinstance(detector, OwnSpec):
+    if isinstance(detector, StandaloneSpec):
         types = [TYPES[code] for code in events.type_code]
         text = pa.table(events.text).to_pylist()
         rows = [Row(t / 1000.0, x, k) for t, x, k in zip(events.time_ms, text, types, strict=True)]
         numbers = np.stack([events.number["status"], events.number["item"]])
-        behaviour = numbers[:, events.type_code != LABEL]
-        verdict = Looking(detector, 2, 2 * ENTITIES).at(rows, behaviour)
+        behaviour = numbers[:, events.type_code != LABEL_TYPE]
+        verdict = DetectorHarness(detector, 2, 2 * ENTITIES).process(rows, behaviour)
         return by_event(np.stack([*verdict.values()]), events)
     found = watched(OWN, detector, events)
-    return by_event(found.judged.surprise if found.trees is None else found.trees.surprise, events)
+    return by_event(
+        found.tail_output.surprise if found.trees is None else found.trees.surprise, events
+    )
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ import pytest
 from numba.core.dispatcher import Dispatcher
 from numba.extending import typeof_impl
 
-import detectors.kernels
+import detectors.numeric.kernels
 from tests.mutants.covered import PACKAGES, Recorded, Recording, kernel_name
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -60,8 +60,8 @@ class Recorder:
         self._fixtures: dict[str, set[str]] = {}
         self._seconds: dict[str, float] = defaultdict(float)
         self._failed: set[str] = set()
-        self._kernel = detectors.kernels.kernel
-        detectors.kernels.kernel = self._recorded
+        self._kernel = detectors.numeric.kernels.kernel
+        detectors.numeric.kernels.kernel = self._recorded
         self._coverage.start()
 
     def _recorded(self, function: Callable[..., Any]) -> Any:

@@ -3,7 +3,7 @@
 Reads one JSON object a line: a file, its changed source, and lists of tests; answers with a line.
 Each mutant is tested in a process forked from this one, which has loaded the large libraries but
 nothing of Eddy. Kernels that the change reaches are compiled anew, since the cache's key holds the
-code (`detectors.kernels`), and are not cached; all others come from the copy's cache.
+code (`detectors.numeric.kernels`), and are not cached; all others come from the copy's cache.
 """
 
 import importlib
