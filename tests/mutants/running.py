@@ -69,8 +69,9 @@ def record(trees: Sequence[Path], files: Sequence[str]) -> Recorded:
                 stderr=log,
                 check=False,
             )
-        assert out.exists(), f"no recording: see {log.name}"
+        assert out.exists(), f"no recording: {Path(log.name).read_text()}"
         part: dict[str, Any] = orjson.loads(out.read_bytes())
+        assert part["tests"], f"no test was recorded: {Path(log.name).read_text()}"
         return part
 
     shares = [files[k :: len(trees)] for k in range(len(trees))]
