@@ -59,7 +59,7 @@ def traces(shop: Shop) -> tuple[object, ...]:
     return ends, offsets, {str(path) for path in shop.store.rglob("*.json")}
 
 
-@pytest.mark.parametrize("hop", [False, True], ids=["direct", "hop"])
+@pytest.mark.parametrize("internal_topics", [False, True], ids=["direct", "internal"])
 def test_an_input_that_grows_is_refused_and_its_remedy_keeps_the_state(
     broker: str, tmp_path: Path, internal_topics: bool
 ) -> None:

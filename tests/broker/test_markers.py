@@ -181,7 +181,7 @@ def end_of(shop: Shop, where: Partition) -> int:
     return end
 
 
-@pytest.mark.parametrize("hop", [False, True], ids=["direct", "hop"])
+@pytest.mark.parametrize("internal_topics", [False, True], ids=["direct", "internal"])
 def test_a_log_deleted_up_to_a_marker_loses_no_state(
     broker: str, tmp_path: Path, internal_topics: bool
 ) -> None:

@@ -80,7 +80,7 @@ def begun_at(process: WorkerProcess, topic: str) -> list[int]:
     ]
 
 
-@pytest.mark.parametrize("hop", [False, True], ids=["direct", "hop"])
+@pytest.mark.parametrize("internal_topics", [False, True], ids=["direct", "internal"])
 def test_a_group_continues_where_a_replay_ended(
     broker: str, tmp_path: Path, internal_topics: bool
 ) -> None:

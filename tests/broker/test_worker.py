@@ -43,7 +43,7 @@ from tests.broker.shop import (
 
 EVENTS = int(os.environ.get("EDDY_TEST_EVENTS", "20000"))
 LAYOUTS = pytest.mark.parametrize(
-    ("partitions", "hop"),
+    ("partitions", "internal_topics"),
     [(4, False), (1, False), (4, True)],
     ids=["by-address", "one-partition", "over-internal-topics"],
 )

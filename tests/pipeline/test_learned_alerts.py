@@ -59,7 +59,7 @@ def alerts(*, reports_grouped: bool) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("reports_grouped", [False, True])
 def test_alerts_name_the_deciding_features(reports_grouped: bool) -> None:
     """Reason, largest share and counterfactual are the feature that tells frauds, not the monitor
     that was surprised more; its value and what is usual stand beside it."""

@@ -59,7 +59,7 @@ def rarer(p: F64, of: Bools, days: float, alpha: float) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("reports_grouped", [False, True])
 def test_p_is_honest_at_each_report(reports_grouped: bool) -> None:
     """Two monitors report honest events, frauds only the first: where reports come one by one, all
     look like frauds for a while; an event is judged by the least p of its reports, as alarms are."""
@@ -264,7 +264,7 @@ def test_memory_keeps_its_size() -> None:
     assert held_bytes == 160 * (8 * inputs + 8 * monitors + 104)
 
 
-@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("reports_grouped", [False, True])
 def test_warm_up_counts_only_earlier_events(reports_grouped: bool) -> None:
     """What is sampled itself does not end the warm-up at a later report on it, however reports are
     cut into batches."""
