@@ -99,7 +99,7 @@ broker-jars: setup
 	@$(BIN)/python deploy/kafka/broker.py --fetch || test $$? -eq 3
 
 lock: $(OWN_UV) ## pin the dependencies anew in deploy/requirements.lock
-	@$(UV) pip compile pyproject.toml --extra backtest --group dev --universal --fork-strategy fewest \
+	@$(UV) pip compile pyproject.toml --extra backtest --group dev --group docs --universal --fork-strategy fewest \
 	  --python-version 3.11 --upgrade --generate-hashes --no-emit-index-url --no-header \
 	  --quiet -o $(LOCK)
 
