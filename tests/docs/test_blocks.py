@@ -30,6 +30,9 @@ country = "country"
 device = "device"
 ip = "ip"
 product = "product"
+kind = "kind"
+route = "route"
+referrer = "referrer"
 amount = "amount"
 
 [[monitors]]
