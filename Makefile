@@ -41,7 +41,7 @@ unexport PYTHONDONTWRITEBYTECODE
 SPREAD := --dist loadfile --no-loadscope-reorder --numprocesses
 COMPILED := $(BIN)/python -m tests.compile_kernels
 
-.PHONY: help setup demo test check guarantees bench quality crash kafka broker-jars lock clean
+.PHONY: help setup demo test check guarantees bench quality crash docs kafka broker-jars lock clean
 
 help: ## show this list
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)$$/  make \1\t\2/p' Makefile | expand -t 16
@@ -89,6 +89,10 @@ quality: setup ## how well models find labelled frauds; how honest p is (AGAINST
 
 crash: setup broker-jars ## workers killed at every point and at random, against the oracle (SEEDS=40)
 	@$(BIN)/python -m tests.crash $(if $(SEEDS),--seeds $(SEEDS))
+
+docs: setup ## build the documentation site: out/docs/index.html
+	@$(BIN)/sphinx-build -q -W --keep-going -d .cache/docs deploy/docs out/docs
+	@echo "out/docs/index.html"
 
 kafka: setup ## a local broker in the foreground; its data stays in .kafka/data (PORT=9092)
 	@echo "starting; stop it with Ctrl-C"

@@ -27,6 +27,7 @@ myst_enable_extensions = ["colon_fence", "deflist", "fieldlist"]
 myst_heading_anchors = 3
 exclude_patterns = ["README.md"]
 nitpicky = True
+smartquotes = False  # an option is --out, not –out
 
 html_theme = "furo"
 html_title = f"Eddy {release}"

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 import msgspec
+import pyarrow as pa
 import typer
 import typer.core
 import typer.main
@@ -18,11 +19,20 @@ import typer.main
 import stream.errors
 from detectors.features import KINDS
 from detectors.models import DETECTORS
-from detectors.spec import DURATION
+from detectors.monitor import MonitorSpec
+from detectors.spec import DURATION, FeatureSpec
 from schemas import dead_letters, events, repairs
 from stream.cli import app
-from stream.config import Config
+from stream.config import AssessSpec, Config, InputSpec
 from stream.metrics import METRICS
+from stream.replay.last_words import SCHEMA as LABEL_COLUMNS
+from stream.replay.tables import (
+    ALERT_COLUMNS,
+    INCIDENT_COLUMNS,
+    feature_columns,
+    fraud_columns,
+    score_columns,
+)
 
 Schema = dict[str, Any]
 
@@ -75,7 +85,7 @@ class _Keys:
         definition = self._definitions[name]
         kind = _tag(definition)
         title = f"`{_toml(where)}`" if where else "Top level"
-        title += f" with `kind = \"{kind}\"`" if kind else ""
+        title += f' with `kind = "{kind}"`' if kind else ""
         self._sections[name] = where
         yield f"## {title}\n"
         summary = str(definition.get("description", "")).split("\n\n")[0]
@@ -109,7 +119,7 @@ class _Keys:
         if "$ref" in of:
             name = of["$ref"].rsplit("/", 1)[1]
             kind = _tag(self._definitions[name])
-            return f"table with `kind = \"{kind}\"`" if kind else "table"
+            return f'table with `kind = "{kind}"`' if kind else "table"
         if "anyOf" in of:
             members = [self._type(one) for one in of["anyOf"] if one.get("type") != "null"]
             return " or ".join(dict.fromkeys(members))
@@ -212,11 +222,15 @@ def features() -> str:
 def detectors() -> str:
     """Every detector: the keys of its declaration, and what its module says of it."""
     parts: list[str] = []
+    described: dict[Any, str] = {}
     for name, spec in DETECTORS.items():
         module = inspect.getmodule(spec)
-        text = inspect.getdoc(module) or ""
         parts += [f"## `{name}`\n", _sentence((inspect.getdoc(spec) or "").split("\n\n")[0]), ""]
-        parts += ["```text", text, "```", ""]
+        if module in described:
+            parts += [f"See the text of `{described[module]}`.\n"]
+        else:
+            described[module] = name
+            parts += ["```text", inspect.getdoc(module) or "", "```", ""]
     return "\n".join(parts)
 
 
@@ -310,39 +324,74 @@ def _commands(command: Any, name: str) -> Iterator[str]:
         for one in command.commands.values():
             yield from _commands(one, f"{name} {one.name}")
         return
-    yield f"## `{name}`\n"
     context = typer.Context(command, info_name=name)
+    shown = [one for one in command.params if not getattr(one, "hidden", False)]
+    records = [one.get_help_record(context) for one in shown if one.name != "help"]
+    arguments = [
+        one.metavar or one.name.upper()
+        for one in shown
+        if isinstance(one, typer.core.TyperArgument)
+    ]
     about, *examples = re.split(r"\n*\s*Example: ", inspect.cleandoc(command.help or ""))
-    usage = " ".join([name, *command.collect_usage_pieces(context)])
-    yield f"```text\n{usage}\n```\n"
+    yield f"## `{name}`\n"
+    yield f"```text\n{' '.join([name, *arguments])} [OPTIONS]\n```\n"
+    about, _, for_example = about.rpartition("\n\n") if about.endswith(":") else (about, "", "")
     yield f"{about}\n"
-    for parameter in command.params:
-        yield _parameter(parameter)
-    for example in examples:
-        yield f"```bash\n{' '.join(example.split())}\n```\n"
+    for label, text in records:
+        plain = re.sub(r"^([^-].*?) <.*", r"\1", label)
+        yield f"`{plain}`\n: {_option(text)}\n"
+    yield f"{for_example}\n"
+    yield from (f"```bash\n{' '.join(one.split())}\n```\n" for one in examples)
 
 
-def _parameter(parameter: Any) -> str:
-    """An argument or an option as an entry of a definition list; "" where it is not for users."""
-    if getattr(parameter, "hidden", False) or parameter.name == "help":
-        return ""
-    name = parameter.metavar or parameter.name.upper()
-    if isinstance(parameter, typer.core.TyperOption):
-        value = "" if parameter.is_flag else f" {parameter.metavar or parameter.name.upper()}"
-        name = f"{', '.join(parameter.opts)}{value.rstrip('_')}"
-    text = _sentence(getattr(parameter, "help", None) or "The configuration, in TOML")
-    if parameter.default not in (None, False, ""):
-        text += f" Default: `{parameter.default}`."
-    if parameter.envvar:
-        text += f" Environment variable: `{parameter.envvar}`."
-    return f"`{name}`\n: {text}\n"
+def _option(text: str) -> str:
+    """What an option does, with its default and its limits as code."""
+    about, _, facts = " ".join(text.split()).partition(" [")
+    about = _sentence(about or "The configuration, in TOML")
+    return f"{about} `{facts.rstrip(']')}`" if facts else about
+
+
+# -- tables of a run --------------------------------------------------------------------------------
+
+
+def tables() -> str:
+    """Every table that a replay writes, by the columns that it has for a configuration in which a
+    monitor, its entity and its feature have placeholders for names."""
+    feature = FeatureSpec(name="FEATURE", kind="count", half_life="1h")
+    monitor = MonitorSpec(name="MONITOR", entity="ENTITY", inputs=["NAME"], features=[feature])
+    config = Config(
+        inputs={"NAME": InputSpec(topic="topic")},
+        monitors=[monitor],
+        assess=AssessSpec(subject="SUBJECT"),
+    )
+    schemas = {
+        "scores": (score_columns(config), "Every event but labels, with its scores."),
+        "alerts": (ALERT_COLUMNS, "Every alert."),
+        "incidents": (INCIDENT_COLUMNS, "Every incident."),
+        "labels": (LABEL_COLUMNS, "With `--labels`: the final label of each event."),
+        "frauds": (fraud_columns(config), "With `--labels`: every event labelled as fraud."),
+        "features": (feature_columns(config), "With `--features`: every event's features."),
+    }
+    parts: list[str] = []
+    for name, (schema, about) in schemas.items():
+        rows = ((_code(one.name), _arrow(one), _meaning_of(one)) for one in schema)
+        parts += [f"## `{name}`\n", f"{about}\n", table(("column", "type", "meaning"), rows)]
+    return "\n".join(parts)
+
+
+def _arrow(field: pa.Field) -> str:
+    return str(field.type).split("<", 1)[0] + ("" if not field.nullable else ", may be null")
+
+
+def _meaning_of(field: pa.Field) -> str:
+    return (field.metadata or {}).get(b"meaning", b"").decode()
 
 
 GENERATED: Final[dict[str, Callable[[], str]]] = {
     one.__name__: one
     for one in (
         *(configuration, features, detectors, event_fields, entity_fields),
-        *(dead_letter_codes, repair_codes, metrics, errors, commands),
+        *(dead_letter_codes, repair_codes, metrics, errors, commands, tables),
     )
 }
 """Every part by the name under which a page asks for it."""

@@ -26,11 +26,11 @@ def run(page: Path, folder: Path, changed: dict[str, str]) -> list[tuple[Block, 
     changed: texts to be replaced in every block, such as a port.
     """
     steps: list[tuple[Block, Block | None]] = []
-    for block in blocks(page):
-        text = block.text
+    for written in blocks(page):
+        text = written.text
         for old, new in changed.items():
             text = text.replace(old, new)
-        block = block._replace(text=text)
+        block = written._replace(text=text)
         if block.caption:
             (folder / block.caption).write_text(text)
         elif block.language == "bash" and not text.startswith(SET_UP):
