@@ -24,8 +24,7 @@ from detectors.spec import DURATION, FeatureSpec
 from schemas import dead_letters, events, repairs
 from stream.cli import app
 from stream.config import AssessSpec, Config, InputSpec
-from stream.metrics import METRICS
-from stream.replay.last_words import SCHEMA as LABEL_COLUMNS
+from stream.replay.final_labels import SCHEMA as LABEL_COLUMNS
 from stream.replay.tables import (
     ALERT_COLUMNS,
     INCIDENT_COLUMNS,
@@ -33,6 +32,7 @@ from stream.replay.tables import (
     fraud_columns,
     score_columns,
 )
+from stream.telemetry.metrics import METRICS
 
 Schema = dict[str, Any]
 
@@ -252,7 +252,7 @@ def event_fields() -> str:
     return table(("field", "type", "meaning", "limit", "event types"), rows)
 
 
-def _limit(field: events.Field) -> str:
+def _limit(field: events.EventField) -> str:
     if field.kind == "text":
         return f"{field.bytes_max:,} bytes"
     return f"{field.low:,.15g} to {field.high:,.15g}"
@@ -307,7 +307,7 @@ def errors() -> str:
             f"## `{one.__name__}`\n",
             f"{_sentence(re.sub(r' [a-z_]+: .*', '', meaning))}\n",
             f":Exit code: {one.exit_code}",
-            f":What to do: {_sentence(one.do)}",
+            f":What to do: {_sentence(one.remedy)}",
             "",
         ]
     return "\n".join(parts)

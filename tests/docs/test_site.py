@@ -19,7 +19,7 @@ from detectors.models import DETECTORS
 from schemas import alerts, dead_letters, events, repairs
 from stream.cli import app
 from stream.config import Config
-from stream.metrics import METRICS
+from stream.telemetry.metrics import METRICS
 from tests.docs.pages import SOURCES
 
 pytestmark = pytest.mark.slow
