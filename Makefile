@@ -41,7 +41,7 @@ unexport PYTHONDONTWRITEBYTECODE
 SPREAD := --dist loadfile --no-loadscope-reorder --numprocesses
 COMPILED := $(BIN)/python -m tests.compile_kernels
 
-.PHONY: help setup demo test check guarantees bench quality crash mutants kafka broker-jars lock clean
+.PHONY: help setup demo test check guarantees bench quality crash simulate mutants docs kafka broker-jars lock clean
 
 help: ## show this list
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)$$/  make \1\t\2/p' Makefile | expand -t 16
@@ -93,6 +93,10 @@ crash: setup broker-jars ## workers killed at every point and at random, against
 mutants: setup ## small changes to the code, each of which some test must notice (SAMPLE=300, SEED=1)
 	@$(BIN)/python -m tests.mutants $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED))
 
+docs: setup ## build the documentation site: out/docs/index.html
+	@$(BIN)/sphinx-build -q -W --keep-going -d .cache/docs deploy/docs out/docs
+	@echo "out/docs/index.html"
+
 kafka: setup ## a local broker in the foreground; its data stays in .kafka/data (PORT=9092)
 	@echo "starting; stop it with Ctrl-C"
 	@$(BIN)/python deploy/kafka/broker.py --port $(or $(PORT),9092) --data .kafka/data
@@ -102,7 +106,7 @@ broker-jars: setup
 	@$(BIN)/python deploy/kafka/broker.py --fetch || test $$? -eq 3
 
 lock: $(OWN_UV) ## pin the dependencies anew in deploy/requirements.lock
-	@$(UV) pip compile pyproject.toml --extra backtest --group dev --universal --fork-strategy fewest \
+	@$(UV) pip compile pyproject.toml --extra backtest --group dev --group docs --universal --fork-strategy fewest \
 	  --python-version 3.11 --upgrade --generate-hashes --no-emit-index-url --no-header \
 	  --quiet -o $(LOCK)
 

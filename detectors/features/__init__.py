@@ -39,7 +39,7 @@ BUILT_IN: Final[tuple[FeatureKind, ...]] = (
     *sequence.KINDS,
     *departure.KINDS,
 )
-"""Eddy's own kinds, in the order in which the README lists them."""
+"""Eddy's own kinds, in the order in which the reference lists them."""
 
 KINDS: Final[dict[str, FeatureKind]] = {
     kind.name: kind
@@ -47,13 +47,3 @@ KINDS: Final[dict[str, FeatureKind]] = {
 }
 """Every feature kind by the name that a configuration gives it. A package may add one: a `FeatureKind`
 under the entry point group "eddy.features"."""
-
-
-def markdown_table() -> str:
-    """Eddy's own kinds as the README's Markdown table."""
-    rows = [("feature kind", "value at an event", "parameters", "bytes an entity"), ("---",) * 4]
-    rows += [
-        (f"`{kind.name}`", kind.meaning, ", ".join(kind.parameters), str(8 * kind.words))
-        for kind in BUILT_IN
-    ]
-    return "".join(f"| {' | '.join(row)} |\n".replace("|  |", "| |") for row in rows)

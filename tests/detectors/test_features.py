@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from math import atan2, cos, exp, inf, isnan, log, log2, pi, radians, sin, sqrt
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detectors.features import BUILT_IN, KINDS, habit, markdown_table, pairings
+from detectors.features import BUILT_IN, KINDS, habit, pairings
 from detectors.features.travel import distance_km
 from detectors.monitor import Monitor, MonitorOutput, matches
 from detectors.numeric.hashing import hash_text
@@ -612,8 +611,3 @@ def test_expected_values_are_in_natural_units(kind: str) -> None:
         inside.append(told[0] - 1e-6 <= actual <= told[1] * (1 + 1e-6))
     assert len(inside) > 500
     assert np.mean(inside) > 0.75
-
-
-def test_the_readme_lists_every_kind() -> None:
-    """The README's table is the code's; where it is not: print(detectors.features.table())."""
-    assert markdown_table() in (Path(__file__).resolve().parents[2] / "README.md").read_text()

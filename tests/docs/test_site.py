@@ -1,0 +1,132 @@
+"""The documentation site builds without a warning, and its reference is complete."""
+
+import html
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import typer.core
+import typer.main
+
+import stream.errors
+from detectors.features import KINDS
+from detectors.models import DETECTORS
+from schemas import alerts, dead_letters, events, repairs
+from stream.cli import app
+from stream.config import Config
+from stream.telemetry.metrics import METRICS
+from tests.docs.pages import SOURCES
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the built site; warnings are errors, as in `make docs`."""
+    folder = tmp_path_factory.mktemp("site")
+    command = (sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going")
+    where = ("-d", str(folder / "doctrees"), str(SOURCES), str(folder / "html"))
+    done = subprocess.run([*command, *where], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder / "html"
+
+
+def plain(markup: str) -> str:
+    """The text of a piece of HTML."""
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", markup)).split())
+
+
+def text_of(site: Path, page: str) -> str:
+    """What a page of the reference says, without markup."""
+    article = (site / "reference" / f"{page}.html").read_text().partition("<article")[2]
+    return html.unescape(re.sub(r"<[^>]+>", "", article))
+
+
+def words_of(site: Path, page: str) -> set[str]:
+    """Every name on a page of the reference."""
+    return set(re.findall(r"[\w./\[\]()-]+", text_of(site, page)))
+
+
+ENTRY = re.compile(
+    r'<dt class="sig[^>]*id="confval-[^>]*>(.*?)</dt>\s*<dd>(.*?)</dd></dl>', re.DOTALL
+)
+
+
+def entries_of(site: Path) -> dict[str, str]:
+    """Every key in the reference of the configuration, by its whole path, with what is said of it."""
+    page = (site / "reference" / "configuration.html").read_text()
+    found = [(plain(name).strip("¶# "), plain(text)) for name, text in ENTRY.findall(page)]
+    assert len(dict(found)) == len(found)
+    return dict(found)
+
+
+def test_each_configuration_key_stands_in_the_reference(site: Path) -> None:
+    """Each key of each table has an entry with type, default and meaning."""
+    entries = entries_of(site)
+    definitions = msgspec.json.schema(Config)["$defs"]
+    names = {path.rsplit(".", 1)[-1] for path in entries}
+    for definition in definitions.values():
+        assert definition["properties"].keys() - {"kind"} <= names
+    for path in ("inputs.NAME.fields.FIELD.position", "inputs.NAME.fields.FIELD.values"):
+        assert path in entries
+    for path, text in entries.items():
+        assert re.fullmatch(r"Type: .+ Default: \S.* \w.{8,}[.!?]", text), (path, text)
+
+
+def test_each_feature_and_detector_stands_in_the_reference(site: Path) -> None:
+    """Each kind that a configuration may name."""
+    assert KINDS.keys() <= words_of(site, "features")
+    assert DETECTORS.keys() <= words_of(site, "detectors")
+
+
+def test_each_metric_stands_in_the_reference(site: Path) -> None:
+    """Each metric, with what to do."""
+    text = " ".join(text_of(site, "metrics").split())
+    for metric in METRICS:
+        assert metric.name in text
+        assert " ".join(metric.action.split())[1:] in text, metric.name
+
+
+def test_each_error_stands_in_the_reference(site: Path) -> None:
+    """Each error by name, and each exit code in the table."""
+    words = words_of(site, "errors")
+    known = [stream.errors.EddyError]
+    for one in known:
+        known += one.__subclasses__()
+    assert {one.__name__ for one in known} <= words
+    assert {str(one.exit_code) for one in known} <= words
+
+
+def commands_of(command: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Every command with its whole name."""
+    if isinstance(command, typer.core.TyperGroup):
+        for one in command.commands.values():
+            yield from commands_of(one, f"{name} {one.name}")
+    else:
+        yield name, command
+
+
+def test_each_command_stands_in_the_reference(site: Path) -> None:
+    """Each command has a section, and each of its options that is not hidden an entry."""
+    text = text_of(site, "cli")
+    for name, command in commands_of(typer.main.get_command(app), "eddy"):
+        _, found, section = text.partition(f"\n{name}")
+        assert found, name
+        options = [o for p in command.params if not getattr(p, "hidden", False) for o in p.opts]
+        for option in options:
+            if option.startswith("--") and option != "--help":
+                assert option in section, (name, option)
+
+
+def test_each_field_and_code_stands_in_the_reference(site: Path) -> None:
+    """Each field of an event and of an alert, each code of a dead letter and of a repair."""
+    assert events.FIELDS.keys() <= words_of(site, "event")
+    assert {*dead_letters.CODES, *repairs.CODES} <= words_of(site, "dead-letter")
+    words = words_of(site, "alert")
+    for definition in alerts.json_schema()["$defs"].values():
+        assert definition["properties"].keys() <= {one.rsplit(".", 1)[-1] for one in words}
