@@ -27,7 +27,7 @@ def aligned_zeros(shape: tuple[int, ...], dtype: type[Number]) -> NDArray[Number
     return memory[start : start + size_bytes].view(dtype).reshape(shape)
 
 
-STATE_VERSION: Final = 9
+STATE_VERSION: Final = 10
 """Raised by one with every change of what a state holds or of what an event does to it: a state of
 another version is never gone on with."""
 

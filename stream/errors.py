@@ -15,7 +15,6 @@
     ├── SavedStateUnusable       exit 4   what a replay saved is not for this configuration
     ├── PartitionCountChanged    exit 4   entities have moved between partitions
     ├── ConfigurationSuperseded  exit 4   the group has gone on to another configuration
-    ├── JobLost                  exit 1   a process of `eddy replay --jobs` ended by itself
     ├── StoreFailure             exit 6   the checkpoint store said no
     ├── OutputFailure            exit 6   the results of a command cannot be written
     └── KafkaFailure                      the client or the broker said no
@@ -197,12 +196,6 @@ class ConfigurationSuperseded(EddyError):
         "Start this worker with the group's present configuration and secret; to go back on "
         "purpose, raise its `revision`."
     )
-
-
-class JobLost(EddyError):
-    """A process that held shards of a replay is gone, and what they had learned with it."""
-
-    remedy = "Look whether the system ended it for want of memory; then choose fewer --jobs."
 
 
 class StoreFailure(EddyError):

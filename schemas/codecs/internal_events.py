@@ -19,7 +19,7 @@ client's zstd (in messages of ten events 216 and 33).
 """
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import Any, Final, Literal, NamedTuple
@@ -30,20 +30,17 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
-from schemas.columns import EventBatch
+from schemas.columns import EventBatch, concat_batches
 from schemas.events import FIELDS, TYPES
 
 VERSION: Final = 2
 MESSAGE_BYTES_MAX: Final = 512 * 1024
 """Size of the events in a message: half of what a default broker takes."""
 
-MONITOR, P_VALUE = "monitor", "p_value"
-REPORT_FIELDS: Final[dict[str, Literal["text", "number"]]] = {MONITOR: "text", P_VALUE: "number"}
-"""Further fields, of reports: which monitor speaks of the event, and what it says. Beside them may
-stand numbers of its own, under names such as "card.amount"."""
-
 HEADERS_MAX: Final = 10_000
 """Headers that are remembered: a source partition has one for each set of fields that it has sent."""
+
+ColumnKind = Literal["text", "number"]
 
 _MAGIC: Final = b"EDS"
 _PREFIX: Final = struct.Struct("<3sBQI")
@@ -75,12 +72,20 @@ class InternalEventCodec:
     """Writes and reads the messages of one monitor's internal topic.
 
     fields: that the monitor uses. sources: every (topic, partition) that its events may come from;
-    `EventBatch.source` of what is read indexes it, whatever the messages.
+    `EventBatch.source` of a batch that is read indexes it, whatever the messages. columns: further
+    columns of the batches, beside the fields.
     """
 
-    def __init__(self, fields: Sequence[str], sources: tuple[tuple[str, int], ...]) -> None:
-        self._text = [name for name in fields if _kind(name) == "text"]
-        self._number = [name for name in fields if _kind(name) == "number"]
+    def __init__(
+        self,
+        fields: Sequence[str],
+        sources: tuple[tuple[str, int], ...],
+        columns: Mapping[str, ColumnKind] | None = None,
+    ) -> None:
+        self._columns = dict(columns or {})
+        names = [*fields, *self._columns]
+        self._text = [name for name in names if self._kind(name) == "text"]
+        self._number = [name for name in names if self._kind(name) == "number"]
         self._sources = sources
         self._place = {source: i for i, source in enumerate(sources)}
         self._headers: dict[bytes, _Known] = {}
@@ -163,6 +168,11 @@ class InternalEventCodec:
             ),
         )
 
+    @staticmethod
+    def join(batches: Sequence[EventBatch]) -> EventBatch:
+        """One batch of several."""
+        return concat_batches(batches)
+
     def _opened(self, value: bytes | None) -> tuple["_Known", pa.RecordBatch]:
         """What is known of a message's header, and its events. Raises ValueError if it is none."""
         if value is None or len(value) < _PREFIX.size or value[:3] != _MAGIC:
@@ -195,7 +205,7 @@ class InternalEventCodec:
         except (msgspec.MsgspecError, *_UNREADABLE) as error:
             raise ValueError(f"cannot be read: {error}") from error
         kinds = dict.fromkeys(header.text, "text") | dict.fromkeys(header.number, "number")
-        right = all(_kind(name) == kind for name, kind in kinds.items())
+        right = all(self._kind(name) == kind for name, kind in kinds.items())
         if not right or len(kinds) < len(header.text) + len(header.number):
             raise ValueError(f"holds fields that this version does not know: {', '.join(kinds)}")
         place = self._place.get((header.topic, header.partition))
@@ -207,18 +217,15 @@ class InternalEventCodec:
             )
         return _Known(place, _schema(header))
 
+    def _kind(self, name: str) -> ColumnKind | None:
+        return FIELDS[name].kind if name in FIELDS else self._columns.get(name)
+
 
 class _Known(NamedTuple):
     """A header as it was understood: the place of its source, and how its events are read."""
 
     place: int
     schema: pa.Schema
-
-
-def _kind(name: str) -> str | None:
-    if name in FIELDS:
-        return FIELDS[name].kind
-    return "number" if "." in name else REPORT_FIELDS.get(name)
 
 
 def _numbers(column: pa.Array) -> NDArray[Any]:

@@ -14,7 +14,7 @@ import numpy as np
 import xxhash
 from msgspec import Meta
 
-from stream.config import Log
+from stream.config.topology import Log
 from stream.errors import CheckpointCorrupt, CheckpointIncompatible
 
 FORMAT: Final = 2

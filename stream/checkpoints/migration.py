@@ -1,23 +1,17 @@
 """What of a state survives another configuration: which stages keep what they learned, and why not.
 
-A monitor keeps its state while what it learns from is the same: its own declaration but for rules
-and policy, which steer alerts and not what is learned, the inputs that it reads, and the secret that
-entities are hashed with. assess learns from p-values, which say the same whatever monitors learn:
-it keeps its state while its own declaration but for the policy, the inputs, and who reports over
-which logs are the same. Everything else starts anew, and is said to.
+Each stage declares what determines its learned state (`StageDeclaration.learns_from`). A stage keeps
+its state while that is the same; otherwise it starts with nothing learned, and the log says so.
 """
 
 from collections.abc import Iterator
-from typing import Any, Final, NamedTuple
+from typing import NamedTuple
 
-import msgspec
-
-from detectors.monitor import MonitorSpec
 from detectors.state import Arrays
-from stream.config import ASSESS, ROUTE, AssessSpec, Config, Log, StateConfig, logs
+from stream.config import Config, StateConfig
+from stream.config.stages import Basis, StageDeclaration, declared_stages, logs
+from stream.config.topology import Log
 from stream.pipeline.shard import Shard
-
-ALERT_SETTINGS: Final = frozenset({"name", "rules", "policy"})
 
 
 class MigrationResult(NamedTuple):
@@ -26,6 +20,7 @@ class MigrationResult(NamedTuple):
     one did not."""
 
     stage: str
+    title: str
     is_kept: bool
     why: str
     is_removed: bool = False
@@ -37,26 +32,37 @@ class MigrationResult(NamedTuple):
 
 
 def migration_results(old: StateConfig, new: StateConfig) -> list[MigrationResult]:
-    """The fate of every monitor of the new configuration and of assess, then of those gone."""
-    before: dict[str, MonitorSpec | AssessSpec] = {one.name: one for one in old.monitors}
-    after: dict[str, MonitorSpec | AssessSpec] = {one.name: one for one in new.monitors}
-    before |= {ASSESS: old.assess} if old.assess else {}
-    after |= {ASSESS: new.assess} if new.assess else {}
-    found: list[MigrationResult] = []
-    for name, now in after.items():
+    """The result for every stage of the new configuration, then for those that it no longer has."""
+    before, after = _bases(old), _bases(new)
+    results: list[MigrationResult] = []
+    for name, (declaration, basis) in after.items():
         was = before.pop(name, None)
-        why = "it is new" if was is None else ", ".join(_changes(was, now, old, new))
-        found.append(MigrationResult(name, not why, why, is_new=was is None))
-    if old.limits.duplicate_window != new.limits.duplicate_window:
-        why = "limits.duplicate_window changed, so that known event ids are forgotten"
-        found.append(MigrationResult(ROUTE, is_kept=False, why=why))
+        why = "it is new" if was is None else ", ".join(_changes(was[1], basis))
+        title = declaration.title(name)
+        results.append(MigrationResult(name, title, not why, why, is_new=was is None))
+    gone = {name: declaration.title(name) for name, (declaration, _) in before.items()}
+    gone |= {name: name for name in old.stages.keys() - after.keys() - gone.keys()}
     return [
-        *found,
+        *results,
         *(
-            MigrationResult(name, is_kept=False, why="it is gone", is_removed=True)
-            for name in before
+            MigrationResult(name, title, is_kept=False, why="it is gone", is_removed=True)
+            for name, title in gone.items()
         ),
     ]
+
+
+def _bases(state: StateConfig) -> dict[str, tuple[StageDeclaration, Basis]]:
+    """By name of each stage, its declaration and what determines its learned state."""
+    return {
+        name: (declaration, basis)
+        for declaration in declared_stages().values()
+        for name, basis in declaration.bases(state).items()
+    }
+
+
+def _changes(was: Basis, now: Basis) -> Iterator[str]:
+    """The parts of a basis that have changed."""
+    yield from (f"{part} changed" for part in now if part in was and was[part] != now[part])
 
 
 def repartitioned_logs(old: Config, new: Config) -> list[str]:
@@ -73,65 +79,23 @@ def _log_path(log: Log) -> str:
     return f"internal topic of {log.name}" if log.internal else f"inputs.{log.name}"
 
 
-def _changes(
-    was: MonitorSpec | AssessSpec, now: MonitorSpec | AssessSpec, old: StateConfig, new: StateConfig
-) -> Iterator[str]:
-    """What of that which a monitor, or assess, learns from has changed."""
-    if old.secret != new.secret:
-        yield "the secret changed"
-    before, after = _learning_settings(was), _learning_settings(now)
-    yield from (f"its {key} changed" for key in after if before.get(key) != after[key])
-    if isinstance(now, AssessSpec):
-        names = sorted(new.inputs)
-        if [*map(_reporting, old.monitors)] != [*map(_reporting, new.monitors)]:
-            yield "the monitors changed"
-        if sorted(old.inputs) != names:
-            yield "the inputs changed"
-        if now.learning and [*map(_reported, old.monitors)] != [*map(_reported, new.monitors)]:
-            yield "the monitors' features changed"
-    else:
-        names = now.inputs
-    for name in names:
-        if name in old.inputs and old.inputs[name] != new.inputs[name]:
-            yield f"inputs.{name} changed"
-
-
-def _learning_settings(stage: MonitorSpec | AssessSpec) -> dict[str, Any]:
-    declared: dict[str, Any] = msgspec.to_builtins(stage)
-    return {key: value for key, value in declared.items() if key not in ALERT_SETTINGS}
-
-
-def _reporting(monitor: MonitorSpec) -> tuple[object, ...]:
-    """Who reports, and all that its way is chosen by."""
-    return monitor.name, monitor.entity, monitor.inputs, monitor.partitions
-
-
-def _reported(monitor: MonitorSpec) -> list[object]:
-    """What it says of an event, which may be learned from."""
-    return [*monitor.features, *monitor.detectors]
-
-
 def migrate(
     state: Arrays, old: StateConfig, new: StateConfig, shard: Shard
 ) -> list[MigrationResult]:
-    """Give a fresh shard what survives of a state; what became of the stages of either.
-
-    Counts of records are kept.
-    """
+    """Give a fresh shard what survives of a state; the results for its stages. Counters of records
+    are kept."""
     fresh = shard.save()
     here = {name.partition("/")[0] for name in state | fresh}
-    found = [one for one in migration_results(old, new) if one.stage in here]
-    kept = {one.stage for one in found if one.is_kept}
-    same_ids = old.secret == new.secret and (
-        old.limits.duplicate_window == new.limits.duplicate_window
-    )
+    results = [one for one in migration_results(old, new) if one.stage in here]
+    kept = {one.stage for one in results if one.is_kept}
+    learned = {name: declaration.learned_arrays for name, (declaration, _) in _bases(new).items()}
 
     def survives(name: str) -> bool:
-        stage = name.partition("/")[0]
-        if stage == ROUTE:
-            return name in state and (same_ids or not name.startswith(f"{ROUTE}/recent_"))
-        return stage in kept
+        stage, _, array = name.partition("/")
+        if stage in kept or not array.startswith(learned[stage]):
+            return name in state
+        return False
 
     shard.load({n: state[n] if survives(n) else a.copy() for n, a in fresh.items()})
     shard.backfill_not_applicable()
-    return found
+    return results

@@ -22,15 +22,9 @@ from stream.checkpoints.state_losses import (
     state_losses,
 )
 from stream.checkpoints.store import Folder
-from stream.config import (
-    Config,
-    Log,
-    StateConfig,
-    fingerprint,
-    logs,
-    state_config,
-    with_state_config,
-)
+from stream.config import Config, StateConfig, fingerprint, state_config, with_state_config
+from stream.config.stages import logs
+from stream.config.topology import Log
 from stream.errors import (
     CheckpointCorrupt,
     CheckpointIncompatible,

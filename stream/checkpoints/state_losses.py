@@ -15,7 +15,7 @@ from detectors.state import STATE_VERSION
 from stream.checkpoints.manifest import Manifest, parse_pointer
 from stream.checkpoints.migration import migration_results, repartitioned_logs
 from stream.checkpoints.store import Folder, topics_of
-from stream.config import STAGES, Config, StateConfig, fingerprint, state_config, with_state_config
+from stream.config import Config, StateConfig, fingerprint, state_config, with_state_config
 from stream.errors import CheckpointCorrupt, CheckpointIncompatible, StateWouldBeDropped
 from stream.kafka.positions import CommittedOffset, Partition
 
@@ -29,15 +29,13 @@ configuration under which the state was learned. A forgotten argument therefore 
 class StateLoss(NamedTuple):
     """Learned state that a start would drop, and the argument of `eddy run` that allows it."""
 
-    stage: str
+    title: str
     why: str
     argument: str
 
     def line(self) -> str:
         """A line of an error."""
-        plain = {*STAGES, EVERYTHING}
-        who = self.stage if self.stage in plain else f"monitor {self.stage}"
-        return f"{who}: {self.why}: {DROP_OPTION} {self.argument}"
+        return f"{self.title}: {self.why}: {DROP_OPTION} {self.argument}"
 
 
 def state_losses(old: StateConfig, new: StateConfig, fingerprint: str) -> list[StateLoss]:
@@ -45,7 +43,7 @@ def state_losses(old: StateConfig, new: StateConfig, fingerprint: str) -> list[S
     whole = old.secret != new.secret
     return [
         StateLoss(
-            result.stage, result.why, f"{EVERYTHING if whole else result.stage}@{fingerprint}"
+            result.title, result.why, f"{EVERYTHING if whole else result.stage}@{fingerprint}"
         )
         for result in migration_results(old, new)
         if result.drops_state()
@@ -59,7 +57,8 @@ def all_state_lost(state_config: Mapping[str, Any], why: str, fingerprint: str) 
     monitors = found if isinstance(found, list) else []
     named = [one.get("name") for one in monitors if isinstance(one, dict)]
     names = [name for name in named if isinstance(name, str)] or [EVERYTHING]
-    return [StateLoss(name, why, f"{EVERYTHING}@{fingerprint}") for name in names]
+    titles = [name if name == EVERYTHING else f"monitor {name}" for name in names]
+    return [StateLoss(title, why, f"{EVERYTHING}@{fingerprint}") for title in titles]
 
 
 def refuse_unless_allowed(lost: Iterable[StateLoss], allowed: Collection[str]) -> None:

@@ -22,7 +22,7 @@ from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from stream.checkpoints.manifest import NAME, Manifest, decode, encode, offset_of
-from stream.config import Log
+from stream.config.topology import Log
 from stream.errors import CheckpointCorrupt, ConfigError, StoreFailure
 from stream.location import Location
 

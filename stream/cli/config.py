@@ -46,25 +46,23 @@ def check(config: ConfigPath) -> None:
 
     Example: eddy config check shop.toml
     """
-    from stream.config import ASSESS, assess_read_path, load, read_paths, secret_problem
+    from stream.config import load, secret_problem
+    from stream.config.stages import nodes
 
     loaded = load(config)
     _check_client_options(loaded)
     typer.echo(f"{config}: no mistakes")
     if warning := secret_problem(loaded):
         typer.echo(warning)
-    for read_path in [*read_paths(loaded), assess_read_path(loaded)]:
-        if read_path is None:
+    for node in nodes(loaded):
+        if "records" in node.declaration.reads:
             continue
         path = "direct"
-        if read_path.internal:
-            count = read_path.internal.partitions
+        if node.log:
+            count = node.log.partitions
             partitions = f"{count} partition{'s' if count > 1 else ''}"
-            path = f"over the internal topic {read_path.internal.topic} with {partitions}"
-        stage_name = (
-            read_path.reader if read_path.reader == ASSESS else f"monitor {read_path.reader}"
-        )
-        typer.echo(f"{stage_name}: {path}: {read_path.reason}")
+            path = f"over the internal topic {node.log.topic} with {partitions}"
+        typer.echo(f"{node.title}: {path}: {node.read_path.reason}")
 
 
 @topics_app.command("create")
@@ -127,7 +125,7 @@ def diff(
     """
     from stream.checkpoints.migration import migration_results, repartitioned_logs
     from stream.checkpoints.state_losses import DROP_OPTION, state_losses
-    from stream.config import STAGES, fingerprint, load, state_config
+    from stream.config import fingerprint, load, state_config
     from stream.errors import PartitionCountChanged
     from stream.location import Location, hide_credentials
 
@@ -156,10 +154,9 @@ def diff(
         typer.echo("no setting that determines the learned state differs: all state is kept")
         raise typer.Exit(4 if refusals else 0)
     for result in migration_results(state_config(before), state_config(after)):
-        stage_name = result.stage if result.stage in STAGES else f"monitor {result.stage}"
         what = "keeps its state" if result.is_kept else f"drops its state: {result.why}"
         typer.echo(
-            f"{stage_name}: {'starts with nothing learned: it is new' if result.is_new else what}"
+            f"{result.title}: {'starts with nothing learned: it is new' if result.is_new else what}"
         )
     if lost := state_losses(state_config(before), state_config(after), was):
         arguments = dict.fromkeys(f"{DROP_OPTION} {one.argument}" for one in lost)

@@ -71,15 +71,6 @@ def replay(
             "former run's folder with -again behind its name."
         ),
     ] = None,
-    jobs: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            max=1_000,
-            help="Processes that hold the shards: the results are the same, sooner where inputs or "
-            "internal logs have several partitions.",
-        ),
-    ] = 1,
     again: Annotated[
         Path | None,
         typer.Option(
@@ -135,7 +126,7 @@ def replay(
             raise InputError(
                 f"--again: the manifest says what is run; expected no {' and no '.join(given)}"
             )
-        _rerun(again, load(config) if config else None, out, jobs)
+        _rerun(again, load(config) if config else None, out)
         return
     if config is None or out is None:
         raise InputError("expected CONFIG, --input and --out, or --again MANIFEST")
@@ -153,7 +144,7 @@ def replay(
     _warn_about_secret(config, loaded)
     with _progress("replay") as show:
         summary = replaying.replay(
-            loaded, pairs, out, show, label_pairs, split, jobs, save_state, features=features
+            loaded, pairs, out, show, label_pairs, split, save_state, features=features
         )
     _print_summary(summary, out)
     if save_state is not None:
@@ -169,7 +160,7 @@ def _warn_about_secret(path: Path, config: "Config") -> None:
         typer.echo(f"warning: {path}: {warning}", err=True)
 
 
-def _rerun(of: Path, given: "Config | None", out: Path | None, jobs: int) -> None:
+def _rerun(of: Path, given: "Config | None", out: Path | None) -> None:
     """Run once more, and say what differs."""
     from stream import replay as replaying
     from stream.replay import manifest
@@ -183,7 +174,7 @@ def _rerun(of: Path, given: "Config | None", out: Path | None, jobs: int) -> Non
     for line in manifest.code_differences(found):
         typer.echo(f"other code than then: {line}")
     with _progress("replay") as show:
-        repeated = replaying.rerun(found, given, target, show, jobs)
+        repeated = replaying.rerun(found, given, target, show)
     _print_summary(repeated.summary, target)
     if repeated.changed_files:
         typer.echo(f"not the same bytes: {', '.join(repeated.changed_files)}")

@@ -7,9 +7,7 @@ derives the logs and read paths, `fingerprints` what determines the learned stat
 from stream.config.declarations import (
     ALL_MONITORS,
     ASSESS,
-    ROUTE,
     SHADOW_OUTPUTS,
-    STAGES,
     TOPIC_PATTERN,
     AssessSpec,
     CheckpointsSpec,
@@ -21,19 +19,17 @@ from stream.config.declarations import (
 )
 from stream.config.fingerprints import StateConfig, fingerprint, state_config, with_state_config
 from stream.config.loading import load, parse
+from stream.config.stages import logs, nodes
 from stream.config.topology import (
     LABEL_FIELDS,
     LEARNED_LABEL_FIELDS,
     Log,
-    assess_read_path,
     extracted_fields,
     internal_topic_fields,
     is_input_read,
     label_entity_fields,
     label_inputs,
     learning_inputs,
-    logs,
-    read_paths,
     source_partitions,
 )
 from stream.config.validation import secret_problem
@@ -43,9 +39,7 @@ __all__ = [
     "ASSESS",
     "LABEL_FIELDS",
     "LEARNED_LABEL_FIELDS",
-    "ROUTE",
     "SHADOW_OUTPUTS",
-    "STAGES",
     "TOPIC_PATTERN",
     "AssessSpec",
     "CheckpointsSpec",
@@ -56,7 +50,6 @@ __all__ = [
     "Log",
     "OutputSpec",
     "StateConfig",
-    "assess_read_path",
     "extracted_fields",
     "fingerprint",
     "internal_topic_fields",
@@ -66,8 +59,8 @@ __all__ = [
     "learning_inputs",
     "load",
     "logs",
+    "nodes",
     "parse",
-    "read_paths",
     "secret_problem",
     "source_partitions",
     "state_config",

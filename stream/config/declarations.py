@@ -2,7 +2,7 @@
 schema` and the reference take it from here.
 """
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -12,7 +12,7 @@ from detectors.monitor import MonitorSpec
 from detectors.spec import P_MAX, Duration, Name, PolicySpec, Spec
 from schemas.mapping import CodecName, FieldMappings, TypeSpec
 
-ROUTE, ASSESS = STAGES = ("route", "assess")
+ASSESS: Final = "assess"
 ALL_MONITORS: Final = "all"
 """Stands for all monitors together, so no monitor may have this name."""
 TOPIC_PATTERN: Final = r"^(?!\.{1,2}\Z)[a-zA-Z0-9._-]{1,249}\Z"
@@ -121,6 +121,10 @@ class AssessSpec(Spec, frozen=True, kw_only=True):
     policy: PolicySpec = PolicySpec()
     """When an assessment becomes an alert."""
 
+    def training_features(self) -> list[str]:
+        """The features that it learns from, such as `card.amount`."""
+        return self.learning.features if self.learning else []
+
 
 class WorkerSpec(Spec, frozen=True, kw_only=True):
     """The live worker. These settings change no result."""
@@ -187,6 +191,9 @@ class Config(Spec, frozen=True, kw_only=True):
     """Monitors, each of which watches one entity type."""
     assess: AssessSpec | None = None
     """Combination of all monitors' reports on one event. Without it, monitors alert alone."""
+    stages: dict[Name, dict[str, Any]] = msgspec.field(default_factory=dict)
+    """Stages that installed packages add, by name, each with its own options. A stage runs where its
+    table is present."""
     reveal: list[str] = msgspec.field(default_factory=list)
     """Entity fields whose raw ids may appear in alerts and tables; all others appear as
     pseudonyms."""

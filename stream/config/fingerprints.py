@@ -1,5 +1,7 @@
 """The settings that determine the learned state, and their fingerprint."""
 
+from typing import Any
+
 import msgspec
 import pyarrow as pa
 import xxhash
@@ -19,6 +21,7 @@ class StateConfig(Spec, frozen=True, kw_only=True):
     revision: int
     monitors: list[MonitorSpec]
     assess: AssessSpec | None
+    stages: dict[Name, dict[str, Any]]
     inputs: dict[Name, InputSpec]
     limits: LimitsSpec
     reveal: list[str]
@@ -32,6 +35,7 @@ def state_config(config: Config) -> StateConfig:
         revision=config.revision,
         monitors=config.monitors,
         assess=config.assess,
+        stages=config.stages,
         inputs=config.inputs,
         limits=config.limits,
         reveal=sorted(config.reveal),
@@ -46,6 +50,7 @@ def with_state_config(config: Config, by: StateConfig) -> Config:
         revision=by.revision,
         monitors=by.monitors,
         assess=by.assess,
+        stages=by.stages,
         inputs=by.inputs,
         limits=by.limits,
         reveal=by.reveal,

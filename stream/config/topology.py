@@ -1,4 +1,4 @@
-"""The logs of a configuration, the fields in them, and how each monitor reads its events."""
+"""The inputs of a configuration: their partitions, and the event fields that stages need of them."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
@@ -9,7 +9,7 @@ from detectors.monitor import MonitorSpec
 from detectors.spec import EventFilter
 from schemas import mapping
 from schemas.events import ENTITY_FIELDS, FIELDS
-from stream.config.declarations import ASSESS, Config
+from stream.config.declarations import Config
 
 LABEL_FIELDS: Final = ("kind", "verdict", "labelled_event_id")
 """The fields of a label, besides the entities that it names."""
@@ -20,62 +20,15 @@ FIELDS_WITH_A_DEFAULT: Final = frozenset({"utc_offset_min", "labelled_event_id"}
 
 
 class Log(NamedTuple):
-    """A log that a stage reads: an input's topic, or the internal topic of a monitor or of assess.
+    """A log that a stage reads: an input's topic, or the internal topic of one stage.
 
-    name: name of the input or, of an internal topic, of its reader.
+    name: of the input, or of the stage that reads the internal topic.
     """
 
     name: str
     topic: str
     partitions: int
     internal: bool = False
-
-
-class ReadPath(NamedTuple):
-    """How a monitor (or assess) reads its events (or reports): directly, or from an internal topic
-    that is partitioned by its entity.
-
-    internal: the internal topic; None: directly. reason: why, for people.
-    """
-
-    reader: str
-    internal: Log | None
-    reason: str
-
-
-def logs(config: Config) -> list[Log]:
-    """Every log that the stages read: inputs first, then internal topics."""
-    inputs = (Log(name, spec.topic, spec.partitions) for name, spec in config.inputs.items())
-    internal = (
-        read_path.internal
-        for read_path in [*read_paths(config), assess_read_path(config)]
-        if read_path
-    )
-    return [*inputs, *(log for log in internal if log)]
-
-
-def read_paths(config: Config) -> list[ReadPath]:
-    """The read path of every monitor, in the order of the configuration."""
-    return [monitor_read_path(config, monitor) for monitor in config.monitors]
-
-
-def assess_read_path(config: Config) -> ReadPath | None:
-    """How assess reads the reports; None without `[assess]`."""
-    spec = config.assess
-    if spec is None:
-        return None
-    of_monitors = [name for monitor in config.monitors for name in monitor.inputs]
-    inputs = list(dict.fromkeys([*of_monitors, *learning_inputs(config)]))
-    direct = all(read_path.internal is None for read_path in read_paths(config))
-    if direct and len(inputs) == 1 and spec.partitions is None:
-        only = config.inputs[inputs[0]]
-        if only.partitions == 1 or only.keyed_by == spec.subject:
-            return ReadPath(ASSESS, None, f"its monitors and {spec.subject} read the same log")
-    most = spec.partitions or max(config.inputs[name].partitions for name in inputs)
-    reason = f"reports on one {spec.subject} come from several logs"
-    if spec.partitions is not None:
-        reason = f"partitions = {spec.partitions} requires it"
-    return ReadPath(ASSESS, Log(ASSESS, f"{config.group}-{ASSESS}-reports", most, True), reason)
 
 
 def source_partitions(
@@ -170,37 +123,3 @@ def fields_read(monitor: MonitorSpec) -> Iterator[tuple[str, str]]:
 def filter_fields(where: EventFilter) -> list[str]:
     """The event fields of a filter."""
     return [name for name in where if name != "type"]
-
-
-def monitor_read_path(config: Config, monitor: MonitorSpec) -> ReadPath:
-    """How a monitor reads its events."""
-    direct, reason = _reads_directly(config, monitor)
-    if direct:
-        return ReadPath(monitor.name, None, reason)
-    most = max(config.inputs[name].partitions for name in monitor.inputs)
-    topic = f"{config.group}-{monitor.name}-events"
-    return ReadPath(
-        monitor.name, Log(monitor.name, topic, monitor.partitions or most, True), reason
-    )
-
-
-def _reads_directly(config: Config, monitor: MonitorSpec) -> tuple[bool, str]:
-    """Whether one partition of one topic holds all events of each entity, and the reason."""
-    names = ", ".join(monitor.inputs)
-    if len(monitor.inputs) > 1:
-        return False, (
-            f"it reads {len(monitor.inputs)} topics ({names}), and no log holds the order of "
-            "events across topics"
-        )
-    spec = config.inputs[names]
-    if monitor.partitions is not None:
-        return False, f"partitions = {monitor.partitions} requires it"
-    if spec.partitions == 1:
-        return True, "its topic has one partition"
-    if spec.keyed_by == monitor.entity:
-        return True, f"its topic is partitioned by {monitor.entity} ({spec.partitioner})"
-    by = f"keyed by {spec.keyed_by}" if spec.keyed_by else "without keyed_by"
-    return False, (
-        f"it watches {monitor.entity}, but {names} has {spec.partitions} partitions, {by}: events "
-        f"of one {monitor.entity} may be in several partitions"
-    )

@@ -15,9 +15,7 @@ from schemas.events import ENTITY_FIELDS, FIELDS, TYPES
 from schemas.mapping import nearest_hint
 from stream.config.declarations import (
     ALL_MONITORS,
-    ASSESS,
     SHADOW_OUTPUTS,
-    STAGES,
     TOPIC_PATTERN,
     Config,
     InputSpec,
@@ -25,13 +23,10 @@ from stream.config.declarations import (
     OutputSpec,
 )
 from stream.config.document import key_path
+from stream.config.stages import declared_stages, nodes, output_topics, stage_problems
 from stream.config.topology import (
     LEARNED_LABEL_FIELDS,
-    Log,
-    assess_read_path,
     fields_read,
-    learning_inputs,
-    monitor_read_path,
 )
 from stream.kafka.properties import property_problems
 from stream.location import Location
@@ -56,7 +51,8 @@ def consistency_problems(config: Config) -> Iterator[tuple[str, str]]:
     """What does not fit together: where, and what is wrong."""
     for name, spec in config.inputs.items():
         yield from _prefixed(f"inputs.{name}", _input_problems(spec))
-    internal = _internal_logs(config)
+    yield from stage_problems(config)
+    internal = {node.path: node.log for node in nodes(config) if node.log}
     topics = {f"inputs.{name}.topic": spec.topic for name, spec in config.inputs.items()}
     topics |= {where: log.topic for where, log in internal.items()}
     read = {topic: where for where, topic in topics.items()}
@@ -70,10 +66,9 @@ def consistency_problems(config: Config) -> Iterator[tuple[str, str]]:
                     "give the configuration a shorter group"
                 ),
             )
-    for name in ("alerts", "dead_letters"):
-        topic = getattr(config.outputs, name)
-        if topic in read:  # each dead letter would be read again, and be a dead letter again
-            yield f"outputs.{name}", f"{topic} is already {read[topic]}"
+    for output in output_topics(config):
+        if output.topic in read:  # each dead letter would be read again, and be a dead letter again
+            yield output.path, f"{output.topic} is already {read[output.topic]}"
     if config.mode == "shadow" and config.outputs.alerts == OutputSpec().alerts:
         expected = f"another topic, such as {SHADOW_OUTPUTS['alerts']}"
         why = "enforcement reads it, and mode is shadow"
@@ -123,22 +118,6 @@ def _learning_problems(
             )
 
 
-def _internal_logs(config: Config) -> dict[str, Log]:
-    """The internal logs of monitors whose inputs are known, by where the monitor stands."""
-    known = {
-        f"monitors[{i}]": monitor_read_path(config, monitor).internal
-        for i, monitor in enumerate(config.monitors)
-        if monitor.inputs and set(monitor.inputs) <= config.inputs.keys()
-    }
-    whole = (
-        len(known) == len(config.monitors) and {*learning_inputs(config)} <= config.inputs.keys()
-    )
-    if whole and config.monitors:
-        read_path = assess_read_path(config)
-        known |= {ASSESS: read_path.internal} if read_path else {}
-    return {where: log for where, log in known.items() if log}
-
-
 def _input_problems(spec: InputSpec) -> Iterator[tuple[str, str]]:
     yield from mapping.mapping_problems(spec.codec, spec.type, spec.fields)
     if spec.null_values and spec.codec == "access_log":
@@ -163,7 +142,7 @@ def _monitor_problems(
         if name not in inputs:
             yield f"inputs[{i}]", f"no input is named {name}{nearest_hint(name, inputs)}"
     yield from _duplicates({f"inputs[{i}]": name for i, name in enumerate(monitor.inputs)})
-    if monitor.name in STAGES:
+    if monitor.name in declared_stages():
         yield "name", f"got {monitor.name}; expected another: that stage's counts stand under it"
     if monitor.name == ALL_MONITORS:
         yield "name", f"got {monitor.name}; expected another: what all say together is called that"

@@ -127,9 +127,9 @@ def _alerts(
     for records in _batches(shop, topic, run.attack_of):
         output = cluster.put(INPUT, records)
         until_ms = max(until_ms, float(output.events.time_ms.max(initial=-1)))
-        late, _ = cluster.advance(until_ms)
+        late = cluster.advance(until_ms).alerts
         yield len(records), run.add(output, late)
-    late, _ = cluster.advance(math.inf)
+    late = cluster.advance(math.inf).alerts
     run.alerts += late
     run.incidents.add(late)
     yield 0, late

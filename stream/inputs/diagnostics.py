@@ -21,7 +21,8 @@ from schemas.labels import is_known_verdict
 from schemas.mapping import compile_mapping
 from schemas.records import Records
 from stream.clock import format_time_ms
-from stream.config import LABEL_FIELDS, Config, Log, extracted_fields
+from stream.config import LABEL_FIELDS, Config, extracted_fields
+from stream.config.topology import Log
 from stream.inputs.partitioning import find_misplaced
 from stream.pipeline.shard import ShardOutput
 from stream.telemetry.metrics import MetricsCollector

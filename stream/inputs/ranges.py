@@ -16,7 +16,9 @@ from urllib.parse import parse_qsl, urlsplit
 from schemas.columns import I64
 from schemas.records import Records
 from stream.clock import parse_time_ms
-from stream.config import TOPIC_PATTERN, Config, Log, logs
+from stream.config import TOPIC_PATTERN, Config
+from stream.config.stages import logs
+from stream.config.topology import Log
 from stream.errors import InputError
 from stream.kafka.topic_reader import OffsetRange, TopicReader
 

@@ -1,7 +1,7 @@
-"""What all alerts have in common, whichever stage raises them: who, where, how severe, in which
-incident and run.
+"""Alert bodies: entity, severity, incident, run and evidence, alike for every stage that raises
+alerts.
 
-Knows what may be shown of an id and what must not; decides nothing.
+Decides which ids may be shown in clear. When an alert is due is the policy's decision.
 """
 
 from collections.abc import Callable
@@ -45,17 +45,17 @@ SEVERITIES: Final[tuple[tuple[float, Severity], ...]] = (
 
 RELATED_MAX: Final = 4
 RAW_BYTES_MAX: Final = 128
-"""Ids longer than that in JSON, and those that cannot be printed, stand as pseudonyms: an alert has
-a size limit."""
+"""Longer ids, as JSON, and ids that cannot be printed are replaced by pseudonyms: the size of an
+alert is limited."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """What the log does not determine. now: the wall clock as ISO 8601 text, injected. A replay
-    never asks it: its alerts are detected at their events' times, so that two give the same bytes.
+    """The facts about a run that the log does not determine.
 
-    stale_after_ms: a live alert on an event that is older by that clock may not be enforced; None
-    where age does not matter.
+    now: the injected wall clock, as ISO 8601 text. A replay does not use it: its alerts are detected
+    at their events' times, so that two replays give the same bytes. stale_after_ms: a live alert is
+    not enforceable when its event is older than that by this clock; None means no limit.
     """
 
     mode: Mode
@@ -64,14 +64,14 @@ class RunInfo:
     stale_after_ms: float | None = None
 
     def is_stale(self, event_time_ms: int, now: str) -> bool:
-        """Whether an alert that is published now is too late to be enforced."""
+        """Whether an alert that is published now is too old to be enforced."""
         after_ms = self.stale_after_ms
         return after_ms is not None and parse_time_ms(now) - event_time_ms > after_ms
 
 
 class AlertOrigin(NamedTuple):
-    """Which stage raises alerts, and under what. entity: the field of an event that names whom they
-    are about. shards: the number of its shards, which share the budget."""
+    """The stage that raises an alert. entity: the event field that names the alert's entity. shards:
+    the number of the stage's shards, which share the budget."""
 
     name: str
     entity: str
@@ -81,8 +81,9 @@ class AlertOrigin(NamedTuple):
 
 
 class AlertRationale(NamedTuple):
-    """What a stage says of an event that alarms. reason: what says most; warm: enough was learned
-    before it."""
+    """Why an alert was raised. reason: the most important feature, report or rule. warm: whether the
+    stage had learned enough before the event. window_s: the longest half-life of the features shown.
+    counterfactual: features without whose surprise there would be no alert, None where unknown."""
 
     detector: str
     reason: str
@@ -94,7 +95,7 @@ class AlertRationale(NamedTuple):
 
 
 def alerting_rows(policy_outcome: PolicyOutcome) -> list[int]:
-    """The events of a batch on which there is an alert."""
+    """The rows of a policy outcome on which an alert is published."""
     found = (policy_outcome.activity == policy.OPENED) | (policy_outcome.activity == policy.UPDATED)
     return [i for i, is_published in enumerate(found.tolist()) if is_published]
 
@@ -105,15 +106,16 @@ def severity(score: float) -> Severity:
 
 
 class Identity(NamedTuple):
-    """The parts of every alert's ids that do not depend on the event: two groups, or shadow and live,
-    never share an id. mode: as configured, in a replay, too, so that its ids equal live's."""
+    """The parts of an alert's ids that do not depend on the event, so that two groups, or shadow and
+    live, never share an id. mode: the configured one, also in a replay, whose ids equal the live
+    ones."""
 
     group: str
     mode: Literal["live", "shadow"]
 
 
 class AlertBuilder:
-    """Makes alerts of events. reveal: entity fields whose raw ids may be shown."""
+    """Builds the alerts of a configuration. reveal: entity fields whose raw ids may be shown."""
 
     def __init__(
         self, key: HashKey, reveal: frozenset[str], run: RunInfo, identity: Identity
@@ -133,9 +135,9 @@ class AlertBuilder:
         i: int,
         rationale: AlertRationale,
     ) -> Alert:
-        """The alert on the event in a row of the batch, as it was decided under i.
+        """The alert on the event in a row of the batch, by row i of the policy outcome.
 
-        who: the pseudonym of its entity, which names the incident whether the id is shown or not.
+        entity_pseudonym: part of the incident's id, whether the entity's raw id is shown or not.
         """
         incident = policy_outcome.incident[i]
         revision = int(incident[policy.REVISION])
@@ -185,19 +187,19 @@ class AlertBuilder:
         )
 
     def run(self, warm: bool, event_time_ms: int) -> Run:
-        """The run, and whether its alert may be enforced. warm: enough was learned."""
+        """The alert's `run` object: detection time, and whether the alert may be enforced."""
         now = format_time_ms(event_time_ms) if self.info.mode == "replay" else self.info.now()
-        why_not: str | None = None
+        blocked_by: str | None = None
         if self.info.mode != "live":
-            why_not = self.info.mode
+            blocked_by = self.info.mode
         elif self.info.is_stale(event_time_ms, now):
-            why_not = "stale"
+            blocked_by = "stale"
         elif not warm:
-            why_not = "warming"
+            blocked_by = "warming"
         return Run(
             mode=self.info.mode,
-            enforceable=why_not is None,
-            reason=why_not,
+            enforceable=blocked_by is None,
+            reason=blocked_by,
             run_id=self.info.run_id,
             detected_at=now,
         )
@@ -210,7 +212,7 @@ class AlertBuilder:
         return Entity(type=field, id=raw if shown else pseudonym(hashed), pseudonym=not shown)
 
     def display_ids(self, field: str, raw: pa.StringArray) -> pa.StringArray:
-        """What may be shown of a column of ids of a field, as `entity` shows each."""
+        """A column of a field's ids as they may be shown; equals `entity` for each."""
         if field in self.reveal and _can_all_be_shown(raw):
             return raw
         column = raw.dictionary_encode()
@@ -250,7 +252,8 @@ class AlertBuilder:
 
 
 def _can_all_be_shown(raw: pa.StringArray) -> bool:
-    """Whether ids fit without a doubt: in plain characters, short even if each had to be escaped."""
+    """Whether all ids can be shown without looking at each: printable ASCII, and short even if every
+    character had to be escaped."""
     longest = pc.max(pc.binary_length(raw)).as_py() or 0
     return (
         2 * longest + 2 <= RAW_BYTES_MAX and pc.all(pc.ascii_is_printable(raw)).as_py() is not False
@@ -258,5 +261,5 @@ def _can_all_be_shown(raw: pa.StringArray) -> bool:
 
 
 def _can_be_shown(raw: str) -> bool:
-    """Whether an id may stand in an alert as it is."""
+    """Whether an id can be shown unchanged."""
     return raw.isprintable() and len(msgspec.json.encode(raw)) <= RAW_BYTES_MAX

@@ -1,45 +1,53 @@
-"""All shards of a configuration over logs in memory: what replay and demo drive.
+"""All shards of a configuration over in-memory logs: replay and demo drive this.
 
-Into an internal log several partitions write. Live they do so as they arrive; here in the order of
-event time, so that a replay is repeatable and a label comes when it would have come. An event may
-go in only when no earlier one can follow, so it waits until its reader says how far all have come.
+Several partitions write to an internal topic. Live they write in arrival order; here rows are merged
+by event time, so that a replay is repeatable and a label comes when it would have come. A row is
+processed only when no earlier one can follow: it waits until its reader knows how far all inputs have
+come.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
-from operator import itemgetter
-from typing import NamedTuple, Protocol
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from detectors.monitor import value_names
 from schemas.alerts import Alert
-from schemas.columns import I64, EventBatch, concat_batches
+from schemas.columns import I64, EventBatch
 from schemas.records import Records
-from stream.config import ASSESS, Config, Log, logs, read_paths
+from stream.config import Config
+from stream.config.stages import StageNode, logs, nodes
+from stream.config.topology import Log
 from stream.pipeline.alerting import RunInfo
-from stream.pipeline.shard import InternalShard, Shard, ShardFactory, ShardOutput
-from stream.pipeline.stages import InternalRecord
-from stream.pipeline.stages.watch import NO_SCORES, ScoreColumns, ScoreSelection, empty_scores
+from stream.pipeline.scores import NO_SCORES, ScoreColumns, ScoreSelection, empty_scores
+from stream.pipeline.shard import Shard, ShardFactory, ShardOutput
+from stream.pipeline.stages import InternalRecord, OutputRecord
 
 Counts = Mapping[str, Mapping[str, int]]
 TopicPartition = tuple[str, int]
 
 
 class ScoredEvents(NamedTuple):
-    """Events that every monitor has judged, and what each said of them; and by "assess" what they
-    say together."""
+    """Events that every stage has processed, and their scores by stage."""
 
     events: EventBatch
     scores: dict[str, ScoreColumns]
 
 
+class Advanced(NamedTuple):
+    """What has come out of internal topics: alerts, scored events, and records for output topics."""
+
+    alerts: list[Alert]
+    scored: list[ScoredEvents]
+    records: list[OutputRecord]
+
+
 class PartitionState(NamedTuple):
-    """A partition's state. next_offset: of the first record that it has not seen, 0 where its
-    records were a broker's not. until_ms: where that says nothing, the latest event time that its
-    input has come to; None where there was no event, and of an internal log."""
+    """A partition's state. next_offset: of the first record that it has not seen, 0 where its records
+    were not a broker's. until_ms: where the offset says nothing, the latest event time that its input
+    has reached; None where there was no event, and of an internal topic."""
 
     log: Log
     partition: int
@@ -48,59 +56,40 @@ class PartitionState(NamedTuple):
     until_ms: int | None
 
 
-class ShardFactoryProtocol(Protocol):
-    """Makes shards, wherever they live."""
-
-    def source(self, input_name: str, partition: int = 0) -> Shard:
-        """The shard of a partition of an input."""
-
-    def internal(self, log: Log, partition: int = 0) -> InternalShard:
-        """The shard of a partition of an internal log."""
-
-
 @dataclass(slots=True)
-class _PendingEvents:
-    """Events of one partition, in its order, that wait. due_ms: int64[n], a time for each that
-    never falls: an event goes in when that has passed, so that a partition's order is kept."""
+class _PendingRows:
+    """Rows of one partition, in its order. due_ms: int64[n], a time for each that never falls: a row
+    is processed when that time has passed, so that a partition keeps its order."""
 
-    events: EventBatch
+    rows: Any
     due_ms: I64
 
 
 @dataclass(slots=True)
 class _InputPartition:
-    """A source partition: its shard, the monitors that speak later, how far it has come, and what
-    waits to be judged. next_offset: behind its last record on a broker, 0 where it is read from
-    files."""
+    """A partition of an input: its shard, how far it has come, and the events that wait for their
+    scores. next_offset: after its last record on a broker, 0 where it is read from files."""
 
     shard: Shard
-    later: list[str]
     reached_ms: int = -1
     next_offset: int = 0
-    held: deque[tuple[_PendingEvents, dict[str, ScoreColumns]]] = field(default_factory=deque)
+    pending: deque[tuple[_PendingRows, dict[str, ScoreColumns]]] = field(default_factory=deque)
 
 
 @dataclass(slots=True)
 class _InternalPartition:
-    """A partition of an internal log: its shard, and what waits to go in."""
+    """A partition of an internal topic: its shard, and the rows that it has not processed."""
 
-    shard: InternalShard
-    held: list[_PendingEvents] = field(default_factory=list)
-
-
-_Judging = tuple[_PendingEvents, Callable[[], ShardOutput]]
-"""What went into a stage behind an internal log, and what asks what came of it."""
-Advanced = tuple[list[Alert], list[ScoredEvents]]
+    shard: Shard
+    pending: list[_PendingRows] = field(default_factory=list)
 
 
 class InMemoryCluster:
-    """Every shard that the records so far have called for.
+    """Every shard that the records so far have needed.
 
-    topics: by input, what its records call their topic; by default what the configuration does.
-    wanted: what the monitors are to say of every event.
-    recorded: internal logs that are read as they were recorded, by topic: what the stages here
-    would put into them stands there already, in the order that it had. shards: what makes them;
-    it must know topics and what is wanted.
+    topics: by input, the topic that its records name; by default the configured one. selection: the
+    scores to compute for every event. recorded: by topic, internal topics that are read as a worker
+    wrote them; the stages here do not write to them. shards: made for the same topics and selection.
     """
 
     def __init__(
@@ -110,23 +99,11 @@ class InMemoryCluster:
         topics: Mapping[str, str] | None = None,
         selection: ScoreSelection = NO_SCORES,
         recorded: Mapping[str, Log] | None = None,
-        shards: ShardFactoryProtocol | None = None,
+        shards: ShardFactory | None = None,
     ) -> None:
-        self._features = {one.name: len(value_names(one)) for one in config.monitors}
-        self._wanted = selection
+        self._selection = selection
         self._shards = shards or ShardFactory(config, run, topics, selection=selection)
-        self._later = {
-            name: [
-                read_path.reader
-                for read_path, monitor in zip(read_paths(config), config.monitors, strict=True)
-                if read_path.internal and name in monitor.inputs
-            ]
-            for name in config.inputs
-        }
-        if config.assess and selection.scores:
-            self._features[ASSESS] = 0
-            for later in self._later.values():
-                later.append(ASSESS)
+        self._nodes = nodes(config)
         self._logs = {(log.name, log.internal): log for log in logs(config)}
         self._recorded = recorded or {}
         self.recorded = frozenset(log.name for log in self._recorded.values())
@@ -135,171 +112,165 @@ class InMemoryCluster:
         self._input_of: dict[str, str] = {}
         self._internals: dict[TopicPartition, _InternalPartition] = {}
 
-    def put(self, input_name: str, records: Records) -> ShardOutput:
-        """Take the next records of a partition of an input, which is a log of its own.
+    # -- records in -------------------------------------------------------------------------------
 
-        Monitors behind internal logs do not speak yet.
-        """
-        output = self.begin(input_name, records)()
-        reached_ms = self._sources[records.topic, records.partition].reached_ms
-        due_ms = np.maximum.accumulate(np.maximum(output.events.time_ms, reached_ms))
-        self.hold(records, output, due_ms)
-        return output
-
-    def begin(self, input_name: str, records: Records) -> Callable[[], ShardOutput]:
-        """The first half of that, also for a recorded internal log: several partitions may begin
-        before the first one is asked for what came of it. They must be asked in the order in which
-        they began."""
+    def process(self, input_name: str, records: Records) -> ShardOutput:
+        """Take the next records of a partition of an input, or of a recorded internal topic. The rows
+        for internal topics wait only after `enqueue`."""
         if records.topic in self._recorded:
-            internal = self._internal(self._recorded[records.topic], records.partition)
-            return internal.shard.begin_events(internal.shard.read(records))
+            log = self._recorded[records.topic]
+            return self._internal(log, records.partition).shard.process(records)
         place = (records.topic, records.partition)
         if place not in self._sources:
             shard = self._shards.source(input_name, records.partition)
-            self._sources[place] = _InputPartition(shard, self._later[input_name])
+            self._sources[place] = _InputPartition(shard)
             self._input_of[records.topic] = input_name
         source = self._sources[place]
-        if len(records) and records.timestamp_ms[-1] >= 0:  # files have no broker's time
+        if len(records) and records.timestamp_ms[-1] >= 0:  # records of files have no broker's time
             source.next_offset = int(records.offset[-1]) + 1
-        return source.shard.begin(records)
+        return source.shard.process(records)
 
-    def hold(self, records: Records, output: ShardOutput, due_ms: I64) -> None:
-        """The second half: let wait what came of the records. due_ms: int64[n] of its events: all
-        that is due before goes in before them."""
-        if records.topic in self._recorded:  # which waited for nothing: their order is known
-            if output.scores.keys() - {ASSESS}:
+    def enqueue(self, records: Records, output: ShardOutput, due_ms: I64) -> None:
+        """Let the output for these records wait until it is due. due_ms: int64[n], of its events."""
+        if records.topic in self._recorded:  # their order is the recorded one
+            if isinstance(output.events, EventBatch):
                 self._ready.append(ScoredEvents(output.events, output.scores))
         elif len(due_ms):
-            self._wait(self._sources[records.topic, records.partition], output, due_ms)
-        self._pass_on(output, due_ms)
+            source = self._sources[records.topic, records.partition]
+            source.reached_ms = int(due_ms[-1])
+            scores = self._scores_to_come(self._input_of[records.topic], len(due_ms))
+            pending = _PendingRows(output.events, due_ms)
+            source.pending.append((pending, scores | output.scores))
+        self._enqueue_internal(output, due_ms)
 
-    def _wait(self, source: _InputPartition, output: ShardOutput, due_ms: I64) -> None:
-        """Let the events of an input wait for all that is said of them."""
-        source.reached_ms = int(due_ms[-1])
-        silent = {
-            name: empty_scores(self._features[name], len(due_ms), self._wanted)
-            for name in source.later
+    def put(self, input_name: str, records: Records) -> ShardOutput:
+        """Process and enqueue records of an input with a single log."""
+        output = self.process(input_name, records)
+        reached_ms = self._sources[records.topic, records.partition].reached_ms
+        due_ms = np.maximum.accumulate(np.maximum(output.events.time_ms, reached_ms))
+        self.enqueue(records, output, due_ms)
+        return output
+
+    def _scores_to_come(self, input_name: str, n: int) -> dict[str, ScoreColumns]:
+        """Empty scores by each stage that may score events of an input later."""
+        if not self._selection.scores:
+            return {}
+        return {
+            node.name: empty_scores(len(node.score_features), n, self._selection)
+            for node in self._nodes
+            if node.score_features is not None and _scores_input(node, input_name)
         }
-        source.held.append((_PendingEvents(output.events, due_ms), silent | output.scores))
 
-    def _pass_on(self, output: ShardOutput, due_ms: I64) -> None:
-        """Let wait what goes into internal logs that are made here."""
+    def _enqueue_internal(self, output: ShardOutput, due_ms: I64) -> None:
         for record in output.internal:
             if record.log not in self.recorded:
-                self._hold(record, _PendingEvents(output.events, due_ms))
+                self._enqueue_record(record, output.events, due_ms)
+
+    def _enqueue_record(self, record: InternalRecord, events: Any, due_ms: I64) -> None:
+        """Let a message wait. events: those that its rows stem from; due_ms: int64[n] of these."""
+        internal = self._internal(self._logs[record.log, True], record.partition)
+        no_offsets = np.zeros(1, np.int64)
+        message = Records(record.log, record.partition, no_offsets, no_offsets, [record.value])
+        rows = internal.shard.decode(message)
+        source = events.sources.index(rows.sources[int(rows.source[0])])
+        same_source = np.flatnonzero(events.source == source)
+        at = np.searchsorted(events.offset[same_source], rows.offset)
+        internal.pending.append(_PendingRows(rows, due_ms[same_source[at]]))
 
     def _internal(self, log: Log, partition: int) -> _InternalPartition:
         place = (log.name, partition)
         if place not in self._internals:
-            self._internals[place] = _InternalPartition(self._shards.internal(log, partition))
+            self._internals[place] = _InternalPartition(self._shards.make(log, partition))
         return self._internals[place]
 
-    def _hold(self, record: InternalRecord, of: _PendingEvents) -> None:
-        """Let a message wait whose events are among these."""
-        internal = self._internal(self._logs[record.log, True], record.partition)
-        nowhere = np.zeros(1, np.int64)
-        message = Records(record.log, record.partition, nowhere, nowhere, [record.value])
-        sent = internal.shard.read(message)
-        source = of.events.sources.index(sent.sources[int(sent.source[0])])
-        rows = np.flatnonzero(of.events.source == source)
-        places = np.searchsorted(of.events.offset[rows], sent.offset)
-        internal.held.append(_PendingEvents(sent, of.due_ms[rows[places]]))
+    # -- time goes on -----------------------------------------------------------------------------
 
     def advance(self, until_ms: float) -> Advanced:
-        """Let the stages behind internal logs take what is due before that time: every partition
-        has come so far. Returns their alerts, and all events that now every monitor has judged."""
-        return self.begin_advance(until_ms)()
-
-    def begin_advance(self, until_ms: float) -> Callable[[], Advanced]:
-        """The same, in two steps: more may be put in between, but no second one begun."""
-        return partial(self._advance, until_ms, self._begin_judging(until_ms, of_assess=False))
-
-    def _begin_judging(self, until_ms: float, *, of_assess: bool) -> list[_Judging]:
-        """In an order of their own, not that of their first messages: it is that of the reports on
-        an event."""
-        return [
-            (due, internal.shard.begin_events(due.events))
-            for place, internal in sorted(self._internals.items(), key=itemgetter(0))
-            if (place[0] == ASSESS) == of_assess and (due := _due(internal, until_ms))
-        ]
-
-    def _advance(self, until_ms: float, of_monitors: list[_Judging]) -> Advanced:
-        alerts = self._judge(of_monitors)
-        # what monitors report has gone in before assess looks
-        alerts += self._judge(self._begin_judging(until_ms, of_assess=True))
-        ready, self._ready = self._ready, []
-        return alerts, [*ready, *self._judged(until_ms)]
-
-    def _judge(self, begun: list[_Judging]) -> list[Alert]:
-        """Wait for stages behind internal logs; their alerts."""
+        """Process all rows of internal topics that are due before that time, which every input has
+        reached; stage after stage, so that a stage sees all output of those before it."""
         alerts: list[Alert] = []
-        for due, ended in begun:
-            output = ended()
+        records: list[OutputRecord] = []
+        for name, partition in self._internal_partitions():
+            internal = self._internals[name, partition]
+            due = _take_due(internal, until_ms)
+            if due is None:
+                continue
+            output = internal.shard.process_rows(due.rows)
             alerts += output.alerts
-            self._note(output)
-            self._pass_on(output, due.due_ms)
-        return alerts
+            records += output.records
+            self._put_scores(output)
+            self._enqueue_internal(output, due.due_ms)
+        ready, self._ready = self._ready, []
+        return Advanced(alerts, [*ready, *self._scored(until_ms)], records)
 
-    def _note(self, output: ShardOutput) -> None:
-        """Write what was said beside the events that it speaks of."""
-        for index in np.unique(output.events.source).tolist():
-            rows = np.flatnonzero(output.events.source == index)
-            offset = output.events.offset[rows]
-            source = self._sources.get(output.events.sources[index])
-            for held, scores in source.held if source else ():  # none of a recorded log
-                known = held.events.offset
+    def _internal_partitions(self) -> Iterator[TopicPartition]:
+        """The partitions of internal topics, in the order of the stages; the stages of one
+        declaration by name, which is the order of the reports on an event. A partition may come to be
+        while earlier ones are processed."""
+        of_declaration = groupby(self._nodes, key=lambda node: node.declaration.name)
+        for _, same in of_declaration:
+            for name in sorted(node.name for node in same):
+                yield from sorted(place for place in self._internals if place[0] == name)
+
+    def _put_scores(self, output: ShardOutput) -> None:
+        """Write scores beside the events that wait for them."""
+        if not output.scores:
+            return
+        events = output.events
+        for index in np.unique(events.source).tolist():
+            rows = np.flatnonzero(events.source == index)
+            offset = events.offset[rows]
+            source = self._sources.get(events.sources[index])
+            for pending, scores in source.pending if source else ():  # a recorded topic has none
+                known = pending.rows.offset
                 here = (offset >= known[0]) & (offset <= known[-1])
-                places = np.searchsorted(known, offset[here])
+                at = np.searchsorted(known, offset[here])
                 for name, columns in output.scores.items():
-                    scores[name].put(places, columns.take(rows[here]))
+                    scores[name].put(at, columns.take(rows[here]))
 
-    def _judged(self, until_ms: float) -> Iterator[ScoredEvents]:
+    def _scored(self, until_ms: float) -> Iterator[ScoredEvents]:
+        """The events that are due before that time, with their scores."""
         for source in self._sources.values():
-            while source.held:
-                held, scores = source.held.popleft()
-                size = len(held.events)
-                done = int(np.searchsorted(held.due_ms, until_ms))
+            while source.pending:
+                pending, scores = source.pending.popleft()
+                size = len(pending.due_ms)
+                done = int(np.searchsorted(pending.due_ms, until_ms))
                 if done:
                     first = {name: one.slice(0, done) for name, one in scores.items()}
-                    yield ScoredEvents(held.events.slice(0, done), first)
+                    yield ScoredEvents(pending.rows.slice(0, done), first)
                 if done < size:
-                    rest = _PendingEvents(held.events.slice(done, size), held.due_ms[done:])
+                    rest = _PendingRows(pending.rows.slice(done, size), pending.due_ms[done:])
                     left = {name: one.slice(done, size) for name, one in scores.items()}
-                    source.held.appendleft((rest, left))
+                    source.pending.appendleft((rest, left))
                     break
+
+    # -- state ------------------------------------------------------------------------------------
 
     def states(self) -> Iterator[PartitionState]:
         """The state of every partition of every log, an empty one where it had no records.
 
-        All that was put must have gone in. An input without events has come as far as the others.
+        All rows must have been processed. An input without events has come as far as the others.
         """
         next_offset: dict[tuple[str, bool, int], int] = {}
-        found: dict[tuple[str, bool, int], Shard] = {
+        known: dict[tuple[str, bool, int], Shard] = {
             (name, True, partition): internal.shard
             for (name, partition), internal in self._internals.items()
         }
         reached_ms: dict[str, int] = {}
         for (topic, partition), source in self._sources.items():
             name = self._input_of[topic]
-            found[name, False, partition] = source.shard
+            known[name, False, partition] = source.shard
             next_offset[name, False, partition] = source.next_offset
             reached_ms[name] = max(source.reached_ms, reached_ms.get(name, -1))
         latest_ms = max(reached_ms.values(), default=-1)
         for log in self._logs.values():
-            came_to_ms = reached_ms.get(log.name, latest_ms)
+            until_ms = reached_ms.get(log.name, latest_ms)
             for partition in range(log.partitions):
                 place = log.name, log.internal, partition
-                shard = found.get(place) or self._made(log, partition)
+                shard = known.get(place) or self._shards.make(log, partition)
                 offset = next_offset.get(place, 0)
-                says_more = log.internal or came_to_ms < 0 or offset > 0
-                yield PartitionState(
-                    log, partition, shard, offset, None if says_more else came_to_ms
-                )
-
-    def _made(self, log: Log, partition: int) -> Shard:
-        if log.internal:
-            return self._shards.internal(log, partition)
-        return self._shards.source(log.name, partition)
+                is_known = log.internal or until_ms < 0 or offset > 0
+                yield PartitionState(log, partition, shard, offset, None if is_known else until_ms)
 
     def counts(self) -> Iterator[tuple[Log, Counts]]:
         """The counters of every shard, with the log that it reads."""
@@ -309,7 +280,7 @@ class InMemoryCluster:
             yield self._logs[name, True], internal.shard.counts()
 
     def state_bytes(self) -> int:
-        """The state of every shard, as a checkpoint would hold it."""
+        """The size of every shard's state, as a checkpoint would hold it."""
         shards = [source.shard for source in self._sources.values()]
         internal = [one.shard for one in self._internals.values()]
         return sum(
@@ -317,15 +288,20 @@ class InMemoryCluster:
         )
 
 
-def _due(internal: _InternalPartition, until_ms: float) -> _PendingEvents | None:
-    """Take out what is due before that time, in its order; None where nothing is."""
-    if not internal.held:
+def _scores_input(node: StageNode, input_name: str) -> bool:
+    """Whether a stage may score events of an input: those that it reads, or that others report."""
+    return node.combines or input_name in node.inputs
+
+
+def _take_due(internal: _InternalPartition, until_ms: float) -> _PendingRows | None:
+    """Take out the rows that are due before that time, in their order; None where there are none."""
+    if not internal.pending:
         return None
-    events = concat_batches([held.events for held in internal.held])
-    due_ms = np.concatenate([held.due_ms for held in internal.held])
-    order = np.lexsort((events.offset, events.source, due_ms))
+    rows = internal.shard.join([pending.rows for pending in internal.pending])
+    due_ms = np.concatenate([pending.due_ms for pending in internal.pending])
+    order = np.lexsort((rows.offset, rows.source, due_ms))
     count = int(np.searchsorted(due_ms[order], until_ms))
     rest = order[count:]
-    internal.held = [_PendingEvents(events.take(rest), due_ms[rest])] if len(rest) else []
+    internal.pending = [_PendingRows(rows.take(rest), due_ms[rest])] if len(rest) else []
     first = order[:count]
-    return _PendingEvents(events.take(first), due_ms[first]) if count else None
+    return _PendingRows(rows.take(first), due_ms[first]) if count else None

@@ -18,7 +18,6 @@ from stream.pipeline.cluster import PartitionState
 from stream.replay import manifest
 from stream.replay.driver import Progress, drive
 from stream.replay.inputs import InputLocations, open_readings, spool_pipes
-from stream.replay.jobs import Jobs
 from stream.replay.manifest import Manifest, ManifestInput
 from stream.replay.run import ReplayRun, RunRequest, run_request
 from stream.replay.run_files import map_write_errors
@@ -36,7 +35,6 @@ def replay(
     progress: Progress,
     labels: InputLocations = (),
     split: TimeSplit = NO_SPLIT,
-    jobs: int = 1,
     save_state: str | None = None,
     *,
     features: bool = False,
@@ -47,7 +45,7 @@ def replay(
     an internal topic goes under the name of the monitor that reads it, or assess. labels: the same
     for files of labels, which are joined to the events of all inputs. split: what is evaluated; all
     else is only learned. features: whether the features of every event, as known then, are written
-    down, too. jobs: processes that hold the shards, which changes no byte. save_state: a
+    down, too. save_state: a
     folder or an object store's URL, for what was learned. Results appear under their names only
     when the whole run has succeeded. Raises InputError for names, files and folders that cannot be
     used, OutputFailure where results cannot be written, ExtraMissing where labels need DuckDB and it
@@ -64,7 +62,7 @@ def replay(
         request = run_request(
             config.group, config, out_dir, inputs, labels, split, opened, features=features
         )
-        return _replay(request, opened, progress, jobs, save_state)
+        return _replay(request, opened, progress, save_state)
 
 
 class RerunResult(NamedTuple):
@@ -75,9 +73,7 @@ class RerunResult(NamedTuple):
     changed_files: list[str]
 
 
-def rerun(
-    of: Manifest, given: Config | None, out_dir: Path, progress: Progress, jobs: int = 1
-) -> RerunResult:
+def rerun(of: Manifest, given: Config | None, out_dir: Path, progress: Progress) -> RerunResult:
     """Run what a manifest says once more, into out_dir, and compare.
 
     given: a configuration with the secret that the run had, and the broker, where it needs them;
@@ -97,7 +93,7 @@ def rerun(
         request = run_request(
             config.group, config, out_dir, inputs, labels, of.split, opened, features=of.features
         )
-        summary = _replay(request, opened, progress, jobs, expected=of)
+        summary = _replay(request, opened, progress, expected=of)
     return RerunResult(summary, manifest.changed_outputs(of, manifest.read(out_dir)))
 
 
@@ -109,7 +105,6 @@ def _replay(
     request: RunRequest,
     opened: ExitStack,
     progress: Progress,
-    jobs: int,
     save_state: str | None = None,
     expected: Manifest | None = None,
 ) -> Summary:
@@ -124,8 +119,7 @@ def _replay(
             "learned; expected inputs"
         )
     span = request.split.span(request.config, open_readings(request.sources()))
-    spread = opened.enter_context(Jobs(jobs)) if jobs > 1 else None
-    run = opened.enter_context(ReplayRun(request, provenance, span, jobs=spread))
+    run = opened.enter_context(ReplayRun(request, provenance, span))
     drive(shared_readings([run], [one.name for one in request.events]), progress)
     if save_state is not None:
         saving.save(request.config, _at_range_ends(run.states(), request), save_state)

@@ -1,24 +1,15 @@
 """The way of recorded events into the runs: which log goes next, and how far all have come."""
 
 import math
-from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final
 
 from detectors.spec import seconds
-from schemas.records import Records
 from stream.inputs import InputReader
 from stream.inputs.order import LogOrder
-from stream.pipeline.shard import ShardOutput
 from stream.replay.run import ReplayRun
 
 Progress = Callable[[int, float], None]
 """Called with the records read so far and the share of all input read, 0 to 1."""
-
-
-BATCHES_AHEAD: Final = 4
-"""Batches of a log that are begun before the first of them is asked what came of it. Shards in
-other processes work on them meanwhile; what comes of them, and in which order, is the same."""
 
 
 def drive(sources: Sequence[tuple[InputReader, Sequence[ReplayRun]]], progress: Progress) -> None:
@@ -47,10 +38,6 @@ def _share_read(readings: Sequence[InputReader]) -> float:
     return read_bytes / sum(reading.size_bytes for reading in readings)
 
 
-_Begun = list[tuple[Records, list[Callable[[], ShardOutput]]]]
-"""A batch on its way: its records by partition, and what each run makes of them."""
-
-
 class _LogReader:
     """A log on its way into the runs that it is for, which take the same events from it. orders: by
     run, how far it has come there. is_done: whether nothing more can come."""
@@ -61,7 +48,6 @@ class _LogReader:
         self.is_done = False
         self._name = reading.name
         self._batches = iter(reading)
-        self._begun: deque[_Begun] = deque()
 
     @property
     def reached_ms(self) -> int:
@@ -70,25 +56,20 @@ class _LogReader:
 
     def take(self) -> int:
         """Wait for what came of its next records; how many they were."""
-        while len(self._begun) < BATCHES_AHEAD and (parts := next(self._batches, None)) is not None:
-            self._begun.append([(one, self._begin(one)) for one in parts])
-        if not self._begun:
+        records = next(self._batches, None)
+        if records is None:
             self.is_done = True
             return 0
-        records, ends = zip(*self._begun.popleft(), strict=True)
-        # one part after the other, each of all runs, since they share what is decoded of it
-        ended = [[end() for end in of_part] for of_part in ends]
-        for run, output in zip(self.runs, zip(*ended, strict=True), strict=True):
+        # One part after the other, each of all runs, since they share its decoded columns.
+        outputs = [[run.process(self._name, one) for run in self.runs] for one in records]
+        for run, output in zip(self.runs, zip(*outputs, strict=True), strict=True):
             made = list(zip(records, output, strict=True))
             due_ms = self.orders[run].due_times(
                 [(part.partition, one.events) for part, one in made]
             )
             for (part, one), due in zip(made, due_ms, strict=True):
-                run.hold(part, one, due)
+                run.enqueue(part, one, due)
         return sum(map(len, records))
-
-    def _begin(self, records: Records) -> list[Callable[[], ShardOutput]]:
-        return [run.begin(self._name, records) for run in self.runs]
 
 
 def _order(reading: InputReader, run: ReplayRun) -> LogOrder:

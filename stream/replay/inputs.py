@@ -7,7 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from stream.config import Config, InputSpec, Log, label_inputs
+from stream.config import Config, InputSpec, label_inputs
+from stream.config.topology import Log
 from stream.errors import InputError
 from stream.inputs import BATCH_RECORDS, FileReader, InputReader
 from stream.inputs.files import STANDARD_INPUT, InputFile, find_files, is_pipe, spool_pipe

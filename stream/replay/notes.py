@@ -22,8 +22,8 @@ from stream.inputs.diagnostics import (
     registry_hint,
 )
 from stream.inputs.partitioning import find_misplaced
+from stream.pipeline.counters import repair_key
 from stream.pipeline.shard import ShardOutput
-from stream.pipeline.stages.repairs import count_name
 from stream.replay.labels import count_verdicts, most_common_verdicts
 from stream.replay.summary import Tally
 from stream.replay.suspicious_texts import SuspiciousTexts
@@ -94,7 +94,7 @@ class ReplayNotes:
             topic, code = headers["eddy-topic"].decode(), headers["eddy-code"].decode()
             message, offset = headers["eddy-message"].decode(), headers["eddy-offset"].decode()
             if letter.event_kept:
-                name = count_name(headers["eddy-field"].decode(), code)
+                name = repair_key(headers["eddy-field"].decode(), code)
                 self._repaired.setdefault(topic, {}).setdefault(name, f"record {offset}: {message}")
                 continue
             if (topic, code) not in self._dead_letters:

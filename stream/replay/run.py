@@ -4,13 +4,12 @@ A replay has one, a comparison several. Reads nothing itself: it is handed recor
 their logs, and told how far in event time all of them have come.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from time import perf_counter, process_time
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
 from detectors.numeric.hashing import hash_key
 from schemas.columns import I64
@@ -21,13 +20,12 @@ from stream.errors import InputError
 from stream.pipeline.alerting import AlertBuilder, Identity, RunInfo
 from stream.pipeline.cluster import Advanced, InMemoryCluster, PartitionState
 from stream.pipeline.decoding import SharedDecoder
+from stream.pipeline.scores import ScoreSelection
 from stream.pipeline.shard import ShardFactory, ShardOutput
-from stream.pipeline.stages.watch import ScoreSelection
 from stream.replay import manifest
 from stream.replay.evaluation import evaluate_run
 from stream.replay.final_labels import labels_among, read_labels
 from stream.replay.inputs import Input, InputLocations, find_inputs
-from stream.replay.jobs import Jobs
 from stream.replay.labels import JoinedLabels, split_unclear
 from stream.replay.manifest import Provenance
 from stream.replay.notes import ReplayNotes
@@ -35,9 +33,7 @@ from stream.replay.run_files import OWN_FILES, RunFiles, make_folder, require_re
 from stream.replay.summary import Summary, Tally, summarize
 from stream.replay.time_split import EvaluationSpan, TimeSplit
 
-
-def _no_output() -> Advanced:
-    return [], []
+NOTHING: Final = Advanced([], [], [])
 
 
 class RunRequest(NamedTuple):
@@ -108,7 +104,7 @@ class ReplayRun:
     """A configuration at work on recorded events, and the folder that holds what came of it.
 
     origin: what it all follows from. span: what is evaluated. decoders: by input, what decodes it for
-    several runs at once. jobs: where its shards live, if not in this process. Raises InputError for
+    several runs at once. Raises InputError for
     a folder that cannot be used, before anything is read.
     """
 
@@ -118,7 +114,6 @@ class ReplayRun:
         provenance: Provenance,
         span: EvaluationSpan,
         decoders: Mapping[str, SharedDecoder] | None = None,
-        jobs: Jobs | None = None,
     ) -> None:
         require_replay_folder(request.out_dir, OWN_FILES)
         make_folder(request.out_dir)
@@ -131,13 +126,9 @@ class ReplayRun:
         topics |= {one.name: one.name for one in request.labels}  # joined, they are a file's
         selection = ScoreSelection(scores=True, feature_values=provenance.features)
         self._decoders = decoders or {}
-        shards = (
-            jobs.making(config, run, topics, selection)
-            if jobs
-            else ShardFactory(config, run, topics, decoders, selection)
-        )
+        shards = ShardFactory(config, run, topics, decoders, selection)
         self._cluster = InMemoryCluster(config, run, topics, selection, recorded, shards)
-        self._advancing: Callable[[], Advanced] = _no_output
+        self._advanced = NOTHING
         self._tally = Tally(span)
         self._notes = ReplayNotes(config)
         identity = Identity(config.group, config.mode)
@@ -176,18 +167,12 @@ class ReplayRun:
         for heard in read_labels(joined.evaluation_only):
             self._files.add_labels(heard)
 
-    def begin(self, input_name: str, records: Records) -> Callable[[], ShardOutput]:
-        """Take the next records of a partition of an input; asked for in that order, what came of
-        them, which `hold` is to be told."""
-        return partial(self._collect, input_name, records, self._cluster.begin(input_name, records))
-
-    def _collect(
-        self, input_name: str, records: Records, ended: Callable[[], ShardOutput]
-    ) -> ShardOutput:
+    def process(self, input_name: str, records: Records) -> ShardOutput:
+        """Take the next records of a partition of an input; the output is to be enqueued."""
         if input_name in self._decoders:
             self._decoders[input_name].read(records)
         with self._cpu_measured():
-            output = ended()
+            output = self._cluster.process(input_name, records)
             self._tally.add(output)
             self._files.add(output.alerts, output.dead_letters)
             clear, unclear = split_unclear(output.events)
@@ -199,26 +184,24 @@ class ReplayRun:
             )
         return output
 
-    def hold(self, records: Records, output: ShardOutput, due_ms: I64) -> None:
-        """Let what came of records wait until it is due. due_ms: int64[n] of its events."""
+    def enqueue(self, records: Records, output: ShardOutput, due_ms: I64) -> None:
+        """Let the output for records wait until it is due. due_ms: int64[n] of its events."""
         with self._cpu_measured():
-            self._cluster.hold(records, output, due_ms)
+            self._cluster.enqueue(records, output, due_ms)
 
     def advance(self, until_ms: float) -> None:
-        """Let go on what waits for earlier events: every input has come so far. What comes of it is
-        asked for when the next records have been sent, so that shards elsewhere are never without
-        work."""
+        """Process what waited for earlier events: every input has come so far. The output is written
+        at the next call, after that of the next records, or by `settle`."""
         self.settle()
         with self._cpu_measured():
-            self._advancing = self._cluster.begin_advance(until_ms)
+            self._advanced = self._cluster.advance(until_ms)
 
     def settle(self) -> None:
-        """Write down what came of all that was let go on."""
+        """Write the output of the last advance."""
         with self._cpu_measured():
-            alerts, evaluated = self._advancing()
-            self._advancing = _no_output
-            self._tally.add_alerts(alerts)
-            self._files.add(alerts, [], evaluated)
+            advanced, self._advanced = self._advanced, NOTHING
+            self._tally.add_alerts(advanced.alerts)
+            self._files.add(advanced.alerts, [], advanced.scored)
 
     @contextmanager
     def _cpu_measured(self) -> Iterator[None]:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from stream.config import Config, is_input_read, label_entity_fields
 from stream.inputs import InputReader
 from stream.pipeline.decoding import DecodingKey, decoding_key
-from stream.pipeline.shard import make_route
+from stream.pipeline.stages.route import make_route
 from stream.replay.inputs import Input
 from stream.replay.labels import EventTable, join
 from stream.replay.run import ReplayRun

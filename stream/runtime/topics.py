@@ -6,11 +6,13 @@ topic's partitions and retention are its owner's. Also says what a worker must b
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
 
 from detectors.spec import seconds
 from schemas.codecs.internal_events import MESSAGE_BYTES_MAX
-from stream.config import ASSESS, Config, logs
+from stream.config import Config
+from stream.config.stages import OutputTopic, nodes, output_topics
 from stream.errors import ConfigError
 from stream.kafka.admin import TopicAdmin
 
@@ -36,17 +38,19 @@ SETTINGS: Final = ("cleanup.policy", "retention.ms", "retention.bytes", "max.mes
 class RequiredTopic(NamedTuple):
     """A topic that must exist. where: its path in the configuration.
 
-    partitions: that it must have, None where any number will do; it is then made with one.
+    partitions: that it must have; None where any number will do: it is then created with one.
+    settings: that it is created with; the others are the broker's own.
     """
 
     path: str
     topic: str
     kind: Literal["input", "output", "internal"]
     partitions: int | None
+    settings: Mapping[str, str] = MappingProxyType({})
 
 
 class ExistingTopic(NamedTuple):
-    """A topic as it is. settings: of an internal topic, what the broker says of it."""
+    """A topic as it is. settings: the broker's, where the topic is required to have some."""
 
     partitions: int
     settings: Mapping[str, str]
@@ -59,7 +63,7 @@ def retention_ms_min(config: Config) -> int:
 
 
 def internal_topic_settings(config: Config) -> dict[str, str]:
-    """Settings of an internal topic that is made; those of the others are the broker's own."""
+    """Settings of an internal topic that is created."""
     return {
         "cleanup.policy": "delete",
         "retention.ms": str(max(RETENTION_MS, retention_ms_min(config))),
@@ -68,19 +72,26 @@ def internal_topic_settings(config: Config) -> dict[str, str]:
 
 
 def required_topics(config: Config) -> list[RequiredTopic]:
-    """Every topic that the configuration names or implies."""
-    places = {monitor.name: f"monitors[{i}]" for i, monitor in enumerate(config.monitors)}
-    places[ASSESS] = ASSESS
-    return [
-        *(
-            RequiredTopic(places[log.name], log.topic, "internal", log.partitions)
-            if log.internal
-            else RequiredTopic(f"inputs.{log.name}.topic", log.topic, "input", log.partitions)
-            for log in logs(config)
-        ),
-        RequiredTopic("outputs.alerts", config.outputs.alerts, "output", None),
-        RequiredTopic("outputs.dead_letters", config.outputs.dead_letters, "output", None),
-    ]
+    """Every topic that the configuration names or its stages imply."""
+    inputs = (
+        RequiredTopic(f"inputs.{name}.topic", spec.topic, "input", spec.partitions)
+        for name, spec in config.inputs.items()
+    )
+    settings = internal_topic_settings(config)
+    internal = (
+        RequiredTopic(node.path, node.log.topic, "internal", node.log.partitions, settings)
+        for node in nodes(config)
+        if node.log
+    )
+    outputs = (
+        RequiredTopic(one.path, one.topic, "output", one.partitions, _output_settings(one))
+        for one in output_topics(config)
+    )
+    return [*inputs, *internal, *outputs]
+
+
+def _output_settings(topic: OutputTopic) -> dict[str, str]:
+    return {"cleanup.policy": topic.cleanup_policy} if topic.cleanup_policy else {}
 
 
 def existing_topics(config: Config, admin: TopicAdmin) -> dict[str, ExistingTopic]:
@@ -90,7 +101,7 @@ def existing_topics(config: Config, admin: TopicAdmin) -> dict[str, ExistingTopi
     return {
         one.topic: ExistingTopic(
             counts[one.topic],
-            admin.settings(one.topic, SETTINGS) if one.kind == "internal" else {},
+            admin.settings(one.topic, SETTINGS) if one.settings else {},
         )
         for one in wanted
         if one.topic in counts
@@ -142,6 +153,18 @@ def _differences(
             )
         for wrong in _settings(existing.settings, least_ms):
             yield f'{need.path}: the internal topic "{need.topic}" has {wrong}'
+    if need.kind == "output":
+        if need.partitions not in {None, existing.partitions}:
+            yield (
+                f'{need.path}: topic "{need.topic}" has {existing.partitions} partitions; expected '
+                f"{need.partitions}"
+            )
+        for name, value in need.settings.items():
+            if existing.settings[name] != value:
+                yield (
+                    f'{need.path}: topic "{need.topic}" has {name} = {existing.settings[name]}; '
+                    f"expected {value}"
+                )
 
 
 def _settings(settings: Mapping[str, str], least_ms: int) -> Iterator[str]:
@@ -167,11 +190,7 @@ def missing_topics(
 ) -> list[tuple[str, int, Mapping[str, str]]]:
     """Topics to make: name, partitions, settings. inputs: those of the inputs, too."""
     return [
-        (
-            one.topic,
-            one.partitions or 1,
-            internal_topic_settings(config) if one.kind == "internal" else {},
-        )
+        (one.topic, one.partitions or 1, one.settings)
         for one in required_topics(config)
         if one.topic not in existing and (inputs or one.kind != "input")
     ]
@@ -182,10 +201,11 @@ def permissions(config: Config) -> Iterator[str]:
     allowed = {
         "input": ("Read", "Describe"),
         "output": ("Write", "Describe"),
-        "internal": ("Read", "Write", "Describe", "DescribeConfigs"),
+        "internal": ("Read", "Write", "Describe"),
     }
     for one in required_topics(config):
-        yield _allow(allowed[one.kind], f"--topic {one.topic}")
+        settings = ("DescribeConfigs",) if one.settings else ()
+        yield _allow((*allowed[one.kind], *settings), f"--topic {one.topic}")
     yield _allow(("Read",), f"--group {config.group}")
     own = f"--transactional-id {config.group}- --resource-pattern-type prefixed"
     yield _allow(("Write", "Describe"), own)

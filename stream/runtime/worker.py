@@ -26,7 +26,9 @@ from stream.checkpoints.manager import REVOKE_TIMEOUT_S, CheckpointManager, Part
 from stream.checkpoints.recovery import RecoveredState, StartContext, recover
 from stream.checkpoints.state_losses import check_state_losses
 from stream.checkpoints.store import Folder, open_store, saved_folder
-from stream.config import Config, Log, logs, secret_problem
+from stream.config import Config, secret_problem
+from stream.config.stages import logs
+from stream.config.topology import Log
 from stream.errors import (
     Abortable,
     EddyError,

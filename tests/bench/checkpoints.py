@@ -26,7 +26,8 @@ from stream.checkpoints.manager import DUE_FRACTION, CheckpointManager, Partitio
 from stream.checkpoints.recovery import RecoveredState, StartContext, recover
 from stream.checkpoints.store import Folder
 from stream.clock import now_text
-from stream.config import CheckpointsSpec, logs, parse
+from stream.config import CheckpointsSpec, parse
+from stream.config.stages import logs
 from stream.kafka.positions import CommittedOffset, Partition
 from stream.pipeline.alerting import RunInfo
 from stream.telemetry import logging

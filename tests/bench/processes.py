@@ -17,7 +17,9 @@ from typing import Any, Final, NamedTuple
 import orjson
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from stream.config import Log, load, logs
+from stream.config import load
+from stream.config.stages import logs
+from stream.config.topology import Log
 from tests.bench import broker, launching
 from tests.bench.broker import WAIT_MAX_S
 from tests.bench.end_to_end import DEFAULT, EDDY

@@ -17,7 +17,8 @@ from stream.kafka.source import KafkaSource
 from stream.pipeline import decoding
 from stream.pipeline.alerting import RunInfo
 from stream.pipeline.stages import route
-from stream.pipeline.stages.route import RecentEvents, Route
+from stream.pipeline.stages.recent_events import RecentEvents
+from stream.pipeline.stages.route import Route
 from stream.pipeline.stages.watch import Watch
 from stream.runtime import worker
 from stream.runtime.worker import Worker

@@ -34,7 +34,9 @@ from schemas.alerts import Alert, alert_record
 from schemas.columns import EventBatch
 from schemas.records import Records
 from stream.checkpoints.manifest import parse_pointer
-from stream.config import ASSESS, Log, load, logs
+from stream.config import ASSESS, load
+from stream.config.stages import logs
+from stream.config.topology import Log
 from stream.kafka.admin import TopicAdmin
 from stream.kafka.positions import Partition
 from stream.kafka.sink import PlainProducer
@@ -536,7 +538,7 @@ def reference(shop: Shop) -> Reference:
     shards = ShardFactory(config, RunInfo("live", "reference", str))
     made = Reference(defaultdict(list), defaultdict(list), {}, {})
     internal = {log.name: log for log in shop.internal_logs()}
-    readers = {name: shards.internal(log) for name, log in internal.items()}
+    readers = {name: shards.make(log) for name, log in internal.items()}
     sent: dict[tuple[Partition, ...], list[Row]] = defaultdict(list)
 
     def fold(place: Partition, shard: Shard, log: list[Message], size: int) -> Iterator[Row]:
@@ -548,7 +550,7 @@ def reference(shop: Shop) -> Reference:
             made.dead_letters[place] += (Published(*letter) for letter in output.dead_letters)
             for name, into, value in output.internal:
                 message = Records(name, into, NO_OFFSETS, NO_OFFSETS, [value])
-                for row in rows(readers[name].read(message)):
+                for row in rows(readers[name].decode(message)):
                     target = Partition(internal[name].topic, into)
                     sent[target, place, Partition(*row[0])].append(row)
             yield from rows(output.events)
@@ -562,7 +564,7 @@ def reference(shop: Shop) -> Reference:
         for partition, log in shop.log(one.topic).items():
             place = Partition(one.topic, partition)
             events_of: dict[tuple[Partition, ...], list[Row]] = defaultdict(list)
-            for row in fold(place, shards.internal(one, partition), log, REFERENCE_MESSAGES):
+            for row in fold(place, shards.make(one, partition), log, REFERENCE_MESSAGES):
                 source = Partition(*row[0])
                 monitor = str(row[MONITOR_AT]) if name == ASSESS else ""
                 sender = made.read_at.get((monitor, *source, row[1]), source)

@@ -11,7 +11,8 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions
 
-from stream.config import load, logs
+from stream.config import load
+from stream.config.stages import logs
 from stream.inputs.diagnostics import MISPLACED_KEYS
 from stream.kafka.positions import Partition
 from stream.kafka.sink import PlainProducer

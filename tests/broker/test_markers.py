@@ -22,7 +22,8 @@ from stream.checkpoints.loading import load as load_arrays
 from stream.checkpoints.manifest import offset_of
 from stream.checkpoints.recovery import StartContext, recover
 from stream.checkpoints.store import Folder, open_store, saved_folder
-from stream.config import load, logs
+from stream.config import load
+from stream.config.stages import logs
 from stream.kafka.positions import Partition
 from stream.kafka.topic_reader import OffsetRange, TopicReader
 from stream.pipeline.alerting import RunInfo

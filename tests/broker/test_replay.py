@@ -9,7 +9,8 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from schemas.alerts import without_run
-from stream.config import ASSESS, load, logs
+from stream.config import ASSESS, load
+from stream.config.stages import logs
 from stream.errors import InputError
 from stream.kafka.positions import Partition
 from stream.replay import Summary, manifest, replay, rerun

@@ -8,7 +8,7 @@ from stream.checkpoints.manifest import Manifest
 from stream.checkpoints.snapshot import Snapshot
 from stream.checkpoints.store import Folder
 from stream.checkpoints.writing import WrittenCheckpoint, write
-from stream.config import Log
+from stream.config.topology import Log
 
 
 def folder(objects: ObjectStore | None = None, partition: int = 0) -> Folder:

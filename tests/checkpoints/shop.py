@@ -6,15 +6,17 @@ from typing import Any
 import numpy as np
 from obstore.store import ObjectStore
 
-from schemas.codecs.internal_events import P_VALUE
 from schemas.records import Records
 from stream.checkpoints.manager import CheckpointManager, PartitionCheckpoints
 from stream.checkpoints.manifest import offset_of
 from stream.checkpoints.recovery import RecoveredState, StartContext, recover
 from stream.checkpoints.store import Folder
-from stream.config import ASSESS, CheckpointsSpec, Config, Log, logs, parse
+from stream.config import ASSESS, CheckpointsSpec, Config, parse
+from stream.config.stages import logs
+from stream.config.topology import Log
 from stream.kafka.positions import CommittedOffset, Partition
 from stream.pipeline.alerting import RunInfo
+from stream.pipeline.internal_topics import InternalTopicWriter
 from stream.pipeline.shard import ShardFactory
 from stream.simulator import Shop, lines
 from stream.telemetry.metrics import MetricsCollector
@@ -64,13 +66,15 @@ def internal_records(made: Config, into: Log) -> Records:
     monitor's events, or reports that say they all surprised the monitor account."""
     shards, values = ShardFactory(made, RUN), list[bytes | None]()
     source = shards.source("shop")
-    report_collector = shards._make_reporter()
     for start in range(0, EVENTS, 10):
         output = source.process(stream().slice(start, start + 10))
         if into.name == ASSESS:
-            assert report_collector is not None
+            subscription = shards._subscriptions[ASSESS]
+            subject = output.events.text[subscription._spec.subject]
+            rows = np.flatnonzero(subject.is_valid().to_numpy(zero_copy_only=False))
             p_value = np.linspace(1e-9, 9e-3, len(output.events))
-            found = list(report_collector.sent(output.events, {"account": {P_VALUE: p_value}}))
+            reports = subscription._reports("account", output.events, rows, p_value, {})
+            found = list(InternalTopicWriter(into, subscription, shards._key)._records(reports))
         else:
             found = [one for one in output.internal if one.log == into.name]
         values += (one.value for one in found)

@@ -16,7 +16,9 @@ from stream.checkpoints.manifest import Manifest, encode
 from stream.checkpoints.recovery import RecoveredState
 from stream.checkpoints.saving import save
 from stream.checkpoints.store import Folder, saved_folder
-from stream.config import ASSESS, Config, Log, fingerprint, logs
+from stream.config import ASSESS, Config, fingerprint
+from stream.config.stages import logs
+from stream.config.topology import Log
 from stream.errors import (
     CheckpointCorrupt,
     CheckpointPointerLost,

@@ -16,7 +16,9 @@ from stream.checkpoints import recovery
 from stream.checkpoints.recovery import RecoveredState, StartContext, recover
 from stream.checkpoints.saving import check_save_target, save
 from stream.checkpoints.store import saved_folder
-from stream.config import Config, Log, fingerprint, logs
+from stream.config import Config, fingerprint
+from stream.config.stages import logs
+from stream.config.topology import Log
 from stream.errors import (
     CheckpointCorrupt,
     ConfigError,
@@ -97,25 +99,6 @@ def test_every_partition_begins_with_the_state_that_the_replay_ended_with(tmp_pa
         found = begun(tmp_path, made, place, one.log, one.partition)
         assert_same(found.shard.save(), one.shard.save())
         assert (found.checkpoint, found.needs_migration) == (None, False)
-
-
-@pytest.mark.slow
-def test_a_state_is_the_same_however_many_processes_held_it(tmp_path: Path) -> None:
-    """--jobs changes nothing of what is saved but when."""
-    made = with_internal_topics()
-    places = []
-    for jobs in (1, 2):
-        place = str(tmp_path / f"saved-{jobs}")
-        inputs = [("shop", history(tmp_path))]
-        out = tmp_path / f"out-{jobs}"
-        replay(made, inputs, out, lambda *_: None, jobs=jobs, save_state=place)
-        places.append(place)
-    for log in logs(made):
-        for partition in range(log.partitions):
-            one, other = (
-                begun(tmp_path, made, place, log, partition).shard.save() for place in places
-            )
-            assert_same(one, other)
 
 
 def later() -> Records:

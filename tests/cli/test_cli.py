@@ -252,7 +252,7 @@ def test_simulate_then_replay(tmp_path: Path) -> None:
     assert summary["events"] == 1000
     assert all(summary["adds_up"].values())
     again = ("replay", str(shop_config()), "--again", str(out))
-    said = eddy(*again, "--jobs", "2")
+    said = eddy(*again)
     assert "the same bytes in every file (but index.html and summary.json" in said
     assert "there lies the run itself" in eddy(*again, "--out", f"{out}/../out", code=2)
     (out / "manifest.json").write_text(
@@ -339,14 +339,14 @@ def interrupt_when(folder: Path, begun: str, *arguments: str) -> str:
 
 @pytest.mark.slow
 def test_ctrl_c_leaves_no_partial_output_and_keeps_the_previous_run(tmp_path: Path) -> None:
-    """A replay in several processes and a query are given up without a traceback."""
+    """A replay and a query are given up without a traceback."""
     few, many, out = tmp_path / "few.ndjson", tmp_path / "many.ndjson", tmp_path / "out"
     config = str(shop_config())
     eddy("simulate", config, "--to", str(few), "--events", "1000")
     eddy("simulate", config, "--to", str(many), "--events", "200000")
     eddy("replay", config, "--input", f"shop={few}", "--out", str(out))
     before = {each.name: each.read_bytes() for each in out.iterdir()}
-    replay = ("replay", config, "--input", f"shop={many}", "--out", str(out), "--jobs", "2")
+    replay = ("replay", config, "--input", f"shop={many}", "--out", str(out))
     assert "Traceback" not in interrupt_when(tmp_path, "out/scores.parquet.part", *replay)
     assert {each.name: each.read_bytes() for each in out.iterdir()} == before
     endless = "SELECT sum(a.range * b.range) FROM range(1000000) a, range(10000000) b"

@@ -15,12 +15,11 @@ from stream.config import (
     extracted_fields,
     fingerprint,
     load,
-    logs,
     parse,
-    read_paths,
     secret_problem,
-    source_partitions,
 )
+from stream.config.stages import StageNode, logs, nodes
+from stream.config.topology import source_partitions
 from stream.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,8 +70,13 @@ def test_every_ready_configuration_is_valid(path: Path) -> None:
     """The configurations we ship load, and every monitor of theirs reads its topic directly, unless
     it learns from labels, which have one of their own."""
     config = load(path)
-    indirect = {read_path.reader for read_path in read_paths(config) if read_path.internal}
+    indirect = {node.name for node in nodes(config) if node.log}
     assert indirect == {one.name for one in config.monitors if "label" in one.inputs}
+
+
+def account_node(of: Config) -> StageNode:
+    """The monitor account."""
+    return next(node for node in nodes(of) if node.name == "account")
 
 
 def test_a_minimal_configuration_has_every_default() -> None:
@@ -309,10 +313,10 @@ def test_only_fields_that_are_read_are_extracted() -> None:
 def test_a_monitor_reads_directly_only_where_one_log_holds_its_entity() -> None:
     """One partition or a topic keyed by the entity is direct; all else goes over an internal topic
     with as many partitions as the largest input's, unless others are asked for."""
-    assert read_paths(parse(document(), {}))[0].internal is None
+    assert account_node(parse(document(), {})).log is None
     keyed = document()
     keyed["inputs"]["shop"] |= {"partitions": 4, "keyed_by": "account", "partitioner": "crc32"}
-    assert read_paths(parse(keyed, {}))[0].internal is None
+    assert account_node(parse(keyed, {})).log is None
     other = deepcopy(keyed)
     other["inputs"]["shop"]["keyed_by"] = "card"
     unkeyed = with_change("inputs/shop/partitions", 4)
@@ -327,7 +331,7 @@ def test_a_monitor_reads_directly_only_where_one_log_holds_its_entity() -> None:
         (asked, 7, "partitions = 7 requires it"),
     ):
         config = parse(indirect, {})
-        [read_path] = read_paths(config)
+        read_path = account_node(config).read_path
         assert why in read_path.reason
         assert read_path.internal == ("account", "eddy-account-events", partitions, True)
         assert logs(config)[-1] == read_path.internal

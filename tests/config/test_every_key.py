@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 
 from detectors.spec import DURATION, seconds
 from stream.cli import app
-from stream.config import Config, fingerprint, load, logs, parse
+from stream.config import Config, fingerprint, load, parse
+from stream.config.stages import logs
 from stream.errors import ConfigError, EddyError, InputError
 from stream.pipeline.alerting import RunInfo
 from stream.pipeline.shard import ShardFactory
@@ -290,7 +291,7 @@ def test_a_configuration_of_references_alone_starts(tmp_path: Path) -> None:
         shards.source(name).save()
     for log in logs(config):
         if log.internal:
-            shards.internal(log).save()
+            shards.make(log).save()
     whole = provenance(config, [], [], NO_SPLIT, features=False)
     assert msgspec.json.encode(whole)
     (tmp_path / "config.toml").write_text(

@@ -17,7 +17,8 @@ from stream.checkpoints.loading import load
 from stream.checkpoints.manifest import parse_pointer
 from stream.checkpoints.store import Folder
 from stream.kafka.positions import Partition
-from stream.pipeline.shard import AssessShard, Shard
+from stream.pipeline.shard import Shard
+from stream.pipeline.stages.assess import Assess
 from tests.broker.shop import Outputs, Published, Reference, Shop, reference
 
 OUTPUTS_MIN: Final = 20
@@ -38,9 +39,10 @@ def differences(shop: Shop, expected: Reference) -> list[str]:
 def uses_learned_model(shards: dict[Partition, Shard]) -> bool:
     """Whether somewhere what was learned from labels speaks, not the harmonic mean."""
     return any(
-        active_model(shard.assess.assessment.learner) != HARMONIC
+        active_model(stage.assessment.learner) != HARMONIC
         for shard in shards.values()
-        if isinstance(shard, AssessShard)
+        for stage in shard.stages.values()
+        if isinstance(stage, Assess)
     )
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import stream.cli  # noqa: F401 - and what it loads
 import tests.broker.crash_points  # noqa: F401 - the worker's modules
 from schemas.records import Records
-from stream.config import logs, parse
+from stream.config import parse
+from stream.config.stages import logs
 from stream.pipeline.alerting import RunInfo
 from stream.pipeline.shard import ShardFactory
 from stream.simulator import Shop as Simulated
@@ -36,7 +37,7 @@ def warm_up(*, internal_topics: bool) -> None:
     for log in logs(config):
         mine = [one.value for one in sent if one.log == log.name]
         if log.internal and mine:
-            sent += shards.internal(log).process(_records(log.topic, mine)).internal
+            sent += shards.make(log).process(_records(log.topic, mine)).internal
 
 
 warm_up(internal_topics=False)

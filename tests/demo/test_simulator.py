@@ -186,7 +186,7 @@ def test_malformed_records_become_their_dead_letters() -> None:
         timestamp_ms=np.full(len(made), START_MS + DAY_MS),
         values=[line.value for line in made],
     )
-    letters = shard.route.process(records).dead_letters
+    letters = shard.process(records).dead_letters
     codes = {
         int(dict(one.headers)["eddy-offset"]): dict(one.headers)["eddy-code"]
         for one in letters

@@ -11,9 +11,9 @@ from detectors.fusion.assessment import Assessment, AssessmentOutput
 from detectors.fusion.learning import SAMPLE
 from detectors.numeric.hashing import hash_text
 from detectors.spec import PolicySpec
-from schemas.codecs.internal_events import MONITOR, P_VALUE
 from schemas.columns import F64, I64, Bools, EventBatch
 from schemas.events import LABEL_TYPE
+from schemas.reports import ReportBatch
 
 DAY_MS = 86_400_000
 START_MS = 1_772_409_600_000 // DAY_MS * DAY_MS
@@ -49,7 +49,7 @@ class ReportStream(NamedTuple):
     """Rows as one batch, with what `Assessment.process` takes beside it."""
 
     rows: list[Report]
-    batch: EventBatch
+    reports: ReportBatch
     monitor: I64
     p: F64
     x: F64
@@ -60,7 +60,7 @@ class ReportStream(NamedTuple):
 
     def day(self) -> F64:
         """float64[rows]: days since the start."""
-        return np.asarray((self.batch.time_ms - START_MS) / DAY_MS)
+        return np.asarray((self.reports.time_ms - START_MS) / DAY_MS)
 
 
 def report_stream(rows: list[Report]) -> ReportStream:
@@ -79,7 +79,6 @@ def report_stream(rows: list[Report]) -> ReportStream:
         "account": [f"a{sum(map(ord, one)) % 50}" for one in event],
         "verdict": [row.verdict for row in rows],
         "labelled_event_id": [e if k < 0 else None for e, k in zip(event, who, strict=True)],
-        MONITOR: names,
     }
     batch = EventBatch(
         sources=(("shop", 0),),
@@ -89,9 +88,10 @@ def report_stream(rows: list[Report]) -> ReportStream:
         type_code=np.where(who < 0, LABEL_TYPE, 0).astype(np.uint8),
         event_id=pa.array([f"l{i}" if who[i] < 0 else e for i, e in enumerate(event)]),
         text={name: pa.array(values, pa.string()) for name, values in text.items()},
-        number={P_VALUE: p, FEATURE: x},
+        number={},
     )
-    return ReportStream(rows, batch, who, p, x)
+    monitor = pa.array(names, pa.string())
+    return ReportStream(rows, ReportBatch(batch, monitor, p, {FEATURE: x}), who, p, x)
 
 
 @cache
@@ -143,5 +143,5 @@ def take(
 ) -> AssessmentOutput:
     """Let it take some of the rows."""
     some = slice(start, len(stream.rows) if stop is None else stop)
-    batch = stream.batch.slice(some.start, some.stop)
+    batch = stream.reports.events.slice(some.start, some.stop)
     return of.process(batch, "account", stream.monitor[some], stream.p[some], stream.x[some, None])

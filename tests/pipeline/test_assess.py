@@ -1,6 +1,7 @@
 """assess: what all monitors report on one event is one score, however the reports came."""
 
 import tomllib
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -15,11 +16,12 @@ from hypothesis import strategies as st
 from detectors.fusion.assessment import REPORT_P, censored_inverse_p, is_sampled
 from detectors.numeric.combination import harmonic_mean
 from schemas.alerts import ALERT_BYTES_MAX, alert_record
-from schemas.codecs.internal_events import MONITOR, P_VALUE
-from schemas.columns import EventBatch, concat_batches
-from stream.config import Config, assess_read_path, load, logs, parse
+from schemas.columns import EventBatch
+from schemas.reports import ReportBatch, concat_reports
+from stream.config import Config, load, parse
+from stream.config.stages import ReadPath, logs, nodes
 from stream.pipeline.alerting import RunInfo
-from stream.pipeline.shard import AssessShard, ShardFactory
+from stream.pipeline.shard import Shard, ShardFactory
 from stream.replay import replay
 from stream.simulator import Shop, lines
 
@@ -44,27 +46,30 @@ def config(*, partitions: int = 1, hop: bool = False, events_max: int = 100_000)
     return parse(tomllib.loads(text + (extra + "partitions = 2\n" if hop else extra)), {})
 
 
+def assess_read_path(of: Config) -> ReadPath | None:
+    """How assess reads the reports, where it is configured."""
+    return next((node.read_path for node in nodes(of) if node.name == "assess"), None)
+
+
 def shards(of: Config) -> ShardFactory:
     """What makes its shards."""
     return ShardFactory(of, RunInfo("live", "one", lambda: "2026-01-01T00:00:00Z"))
 
 
-def shard(events_max: int = 100_000) -> AssessShard:
+def shard(events_max: int = 100_000) -> Shard:
     """A shard of the log of the reports."""
     hopping = config(hop=True, events_max=events_max)
     log = next(one for one in logs(hopping) if one.name == "assess")
-    made = shards(hopping).internal(log)
-    assert isinstance(made, AssessShard)
-    return made
+    return shards(hopping).make(log)
 
 
 @cache
-def made_up(seed: int) -> EventBatch:
+def made_up(seed: int) -> ReportBatch:
     """Reports of three monitors on events of a few accounts, in no order of monitors."""
     draw = np.random.default_rng(seed)
     event = np.sort(draw.integers(0, REPORTS // 2, REPORTS))
     p_value = 10.0 ** -draw.uniform(2.0, 9.0, REPORTS)
-    return EventBatch(
+    events = EventBatch(
         sources=(("shop-events", 0),),
         source=np.zeros(REPORTS, np.int32),
         offset=event.astype(np.int64),
@@ -74,16 +79,17 @@ def made_up(seed: int) -> EventBatch:
         text={
             "account": pa.array([f"a{k % 17}" for k in event]),
             "ip": pa.array([f"10.0.0.{k % 5}" for k in event]),
-            MONITOR: pa.array([str(draw.choice(MONITORS)) for _ in range(REPORTS)]),
         },
-        number={P_VALUE: p_value},
+        number={},
     )
+    monitor = pa.array([str(draw.choice(MONITORS)) for _ in range(REPORTS)])
+    return ReportBatch(events, monitor, p_value, {})
 
 
-def alerts(of: AssessShard, reports: EventBatch, cuts: list[int]) -> list[bytes]:
+def alerts(of: Shard, reports: ReportBatch, cuts: list[int]) -> list[bytes]:
     """The alerts for reports that came in several batches."""
     edges = [0, *sorted({cut for cut in cuts if cut < len(reports)}), len(reports)]
-    parts = (of.process_events(reports.slice(a, b)) for a, b in pairwise(edges))
+    parts = (of.process_rows(reports.slice(a, b)) for a, b in pairwise(edges))
     return [alert_record(alert).value for part in parts for alert in part.alerts]
 
 
@@ -156,10 +162,10 @@ def test_each_report_revises_its_events_score() -> None:
 def test_reports_of_a_removed_monitor_are_counted_and_dropped() -> None:
     """Wherever they stand between the others' they change no alert."""
     mine, gone = made_up(1), made_up(2)
-    gone.text[MONITOR] = pa.array(["device"] * len(gone))
-    mixed = concat_batches([mine.slice(0, 200), gone, mine.slice(200, len(mine))])
+    gone = replace(gone, monitor=pa.array(["device"] * len(gone)))
+    mixed = concat_reports([mine.slice(0, 200), gone, mine.slice(200, len(mine))])
     alone, beside = shard(), shard()
-    assert beside.process_events(mixed).alerts == alone.process_events(mine).alerts
+    assert beside.process_rows(mixed).alerts == alone.process_rows(mine).alerts
     counts = beside.counts()["assess"]
     assert counts["reports_ignored"] == len(gone)
     assert {**counts, "reports_ignored": 0} == alone.counts()["assess"]

@@ -16,9 +16,12 @@ from schemas.alerts import Alert
 from schemas.records import Records
 from stream.checkpoints.recovery import StartContext, recover
 from stream.checkpoints.store import Folder
-from stream.config import Config, logs, parse
+from stream.config import Config, parse
+from stream.config.stages import logs
 from stream.pipeline.alerting import RunInfo
-from stream.pipeline.shard import AssessShard, ShardFactory, WatchShard
+from stream.pipeline.shard import ShardFactory
+from stream.pipeline.stages.assess import Assess
+from stream.pipeline.stages.watch import Watch
 from stream.replay import replay
 
 DAY_MS: Final = 86_400_000
@@ -85,7 +88,7 @@ def live(config: Config, payments: list[bytes]) -> list[Alert]:
     alerts = []
     for partition in range(log.partitions):
         mine = [one.value for one in sent if (one.log, one.partition) == ("spend", partition)]
-        alerts += shards.internal(log, partition).process(as_log(log.topic, partition, mine)).alerts
+        alerts += shards.make(log, partition).process(as_log(log.topic, partition, mine)).alerts
     return alerts
 
 
@@ -100,15 +103,12 @@ def test_all_shards_together_publish_the_days_budget(config: Config, payments: l
     assert sum(one.held_back > 0 for one in alerts) >= 4
 
 
-@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_replay_publishes_the_same(
-    config: Config, payments: list[bytes], jobs: int, tmp_path: Path
-) -> None:
-    """A replay of the same events, in one process or several, has the same alerts, of the monitor
+def test_a_replay_publishes_the_same(config: Config, payments: list[bytes], tmp_path: Path) -> None:
+    """A replay of the same events has the same alerts, of the monitor
     and of assess within each one's budget, and counts the displaced."""
     (tmp_path / "shop").write_bytes(b"\n".join(payments))
     shop = [("shop", tmp_path / "shop")]
-    summary = replay(config, shop, tmp_path / "out", lambda _records, _share: None, jobs=jobs)
+    summary = replay(config, shop, tmp_path / "out", lambda _records, _share: None)
     table = pq.read_table(tmp_path / "out" / "alerts.parquet")
     rows = table.select(["monitor", "event_time", "event_id"]).to_pylist()
     spent = [row["event_id"] for row in rows if row["monitor"] == "spend"]
@@ -127,7 +127,8 @@ def test_a_recovered_shard_has_the_number_of_its_partition(config: Config) -> No
             folder = Folder(MemoryStore(), "group", log.topic, partition)
             at = StartContext(config, RUN, log, partition, folder, None, 0, 10, lambda: None)
             shard = recover(at).shard
-            if isinstance(shard, WatchShard):
-                assert shard.watch.monitor.policy.limits.shard == partition
-            elif isinstance(shard, AssessShard):
-                assert shard.assess.assessment.policy.limits.shard == partition
+            for stage in shard.stages.values():
+                if isinstance(stage, Watch):
+                    assert stage.monitor.policy.limits.shard == partition
+                elif isinstance(stage, Assess):
+                    assert stage.assessment.policy.limits.shard == partition

@@ -10,9 +10,10 @@ import pytest
 
 from schemas.alerts import Alert, alert_record, without_run
 from schemas.records import Records
-from stream.config import Config, logs, parse
+from stream.config import Config, parse
+from stream.config.stages import logs
 from stream.pipeline.alerting import RunInfo
-from stream.pipeline.shard import ShardFactory, SourceShard
+from stream.pipeline.shard import Shard, ShardFactory
 from stream.replay import replay
 
 START_MS = 1_772_409_600_000
@@ -94,12 +95,12 @@ def config(**limits: str) -> Config:
 
 
 @cache
-def without_future(appended: bool) -> tuple[SourceShard, list[Alert]]:
+def without_future(appended: bool) -> tuple[Shard, list[Alert]]:
     """The payments without any event of the future."""
     return watched(payments([]), appended=appended)
 
 
-def watched(rows: list[dict[str, object]], *, appended: bool) -> tuple[SourceShard, list[Alert]]:
+def watched(rows: list[dict[str, object]], *, appended: bool) -> tuple[Shard, list[Alert]]:
     """A fresh shard after these rows, and its alerts."""
     shard = ShardFactory(config(), RunInfo("live", "one", lambda: "2026-01-01T00:00:00Z")).source(
         "pay"
@@ -182,7 +183,7 @@ def test_over_an_internal_log_scores_are_the_same(appended: bool) -> None:
     sent = shards.source("pay").process(given).internal
     offset = np.arange(len(sent))
     hopped = Records("t-card", 0, offset, offset, [one.value for one in sent])
-    over = shards.internal(log)
+    over = shards.make(log)
     alerts = over.process(hopped).alerts
     direct = ShardFactory(config(), RunInfo("live", "one", str)).source("pay")
     expected = direct.process(given).alerts

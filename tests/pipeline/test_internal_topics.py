@@ -17,10 +17,12 @@ from detectors.numeric.hashing import hash_key, hash_text
 from schemas.alerts import alert_record
 from schemas.columns import EventBatch
 from schemas.records import Records
-from stream.config import Config, Log, logs, parse
+from stream.config import Config, parse
+from stream.config.stages import logs
+from stream.config.topology import Log
 from stream.errors import ForeignRecord
 from stream.pipeline.alerting import RunInfo
-from stream.pipeline.shard import InternalShard, ShardFactory, ShardOutput
+from stream.pipeline.shard import Shard, ShardFactory, ShardOutput
 from stream.pipeline.stages import InternalRecord
 from tests.streams import START_MS
 
@@ -138,7 +140,7 @@ def test_each_event_that_concerns_the_monitor_is_sent_once_in_order(
     """Behind the hop stand exactly the events that the monitor judges or learns labels from, each
     in its entity's partition, in the order of their log, however that was cut."""
     output = sent("pay", 1, seed, cuts)
-    reader = shards().internal(internal_log())
+    reader = shards().make(internal_log())
     spec = config().monitors[0]
     expected: dict[int, list[tuple[str, int, int, str]]] = defaultdict(list)
     for one in output:
@@ -147,7 +149,7 @@ def test_each_event_that_concerns_the_monitor_is_sent_once_in_order(
         for who, partition in zip(identity(events), hashed.tolist(), strict=True):
             expected[partition].append(who)
     found = {
-        partition: identity(reader.read(as_log(messages)))
+        partition: identity(reader.decode(as_log(messages)))
         for partition, messages in by_partition(output).items()
     }
     assert found == expected
@@ -184,7 +186,7 @@ def interleaved(seed: int) -> list[InternalRecord]:
     return [message for turn in zip(*logs_of, strict=True) for message in turn]
 
 
-def scored(shard: InternalShard, messages: list[InternalRecord], cuts: list[int]) -> list[bytes]:
+def scored(shard: Shard, messages: list[InternalRecord], cuts: list[int]) -> list[bytes]:
     """The alerts for messages that came in several batches."""
     edges = [0, *sorted({cut for cut in cuts if cut < len(messages)}), len(messages)]
     parts = [shard.process(as_log(messages[a:b])) for a, b in pairwise(edges)]
@@ -197,7 +199,7 @@ def test_a_monitor_over_an_internal_topic_is_a_fold(cuts: list[int], stop: int) 
     """Cut the internal log into batches anywhere, save and load anywhere: same alerts, same
     state."""
     messages = interleaved(5)
-    whole, cut, first, second = (shards().internal(internal_log()) for _ in range(4))
+    whole, cut, first, second = (shards().make(internal_log()) for _ in range(4))
     expected = scored(whole, messages, [])
     assert len(expected) > 1
     assert scored(cut, messages, cuts) == expected
@@ -212,16 +214,16 @@ def test_a_monitor_over_an_internal_topic_is_a_fold(cuts: list[int], stop: int) 
 def test_events_are_scored_in_bounded_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many events a poll brings, they are judged a bounded number at a time."""
     messages = interleaved(3)
-    expected = scored(shards().internal(internal_log()), messages, [])
+    expected = scored(shards().make(internal_log()), messages, [])
     monkeypatch.setattr("stream.pipeline.shard.BATCH_EVENTS_MAX", 7)
-    assert scored(shards().internal(internal_log()), messages, []) == expected
+    assert scored(shards().make(internal_log()), messages, []) == expected
 
 
 def test_alerts_name_the_source() -> None:
     """Evidence and ids are those of the event's own position, not of the message it came in; an
     update's incident was opened where it was, whichever topic its event came from."""
     alerts = [
-        orjson.loads(each) for each in scored(shards().internal(internal_log()), interleaved(5), [])
+        orjson.loads(each) for each in scored(shards().make(internal_log()), interleaved(5), [])
     ]
     assert {one["evidence"][0]["topic"] for one in alerts} == {"pay", "site"}
     for alert in alerts:
@@ -233,7 +235,7 @@ def test_alerts_name_the_source() -> None:
 
 def test_a_foreign_record_is_an_error_that_names_it() -> None:
     """What Eddy did not write stops the shard, before anything of its batch was learned."""
-    shard = shards().internal(internal_log())
+    shard = shards().make(internal_log())
     messages = interleaved(5)[:3]
     log = as_log([*messages, messages[0]._replace(value=b"hello"), messages[1]])
     with pytest.raises(ForeignRecord, match=r"g-account-events\[0\]: the record at offset 3 is no"):

@@ -104,7 +104,7 @@ def test_a_label_of_an_id_on_two_events_reaches_the_first(others: int) -> None:
             label(START_MS + 300, "twin", "fraud"),
         ]
     )
-    twins.batch.offset[:] = np.arange(len(twins.rows))
+    twins.reports.events.offset[:] = np.arange(len(twins.rows))
     of = assessment(SLOTS_PER_SET)
     take(of, twins)
     memory = of.learner.memory

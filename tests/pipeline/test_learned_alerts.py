@@ -52,7 +52,7 @@ def alerts(*, reports_grouped: bool) -> list[dict[str, Any]]:
     run = RunInfo("live", "one", lambda: "2026-01-01T00:00:00Z")
     alert_builder = AlertBuilder(KEY, frozenset(), run, Identity("eddy", "live"))
     stage = Assess(spec, MONITORS, 1, "0123", alert_builder, reports_grouped=reports_grouped)
-    bodies = [alert_record(one.alert).value for one in stage.process(stream().batch).alerts]
+    bodies = [alert_record(one.alert).value for one in stage.process(stream().reports).alerts]
     assert max(map(len, bodies)) <= ALERT_BYTES_MAX
     found = [orjson.loads(body) for body in bodies]
     return [one for one in found if one["event_time_ms"] > START_MS + (DAYS - 10) * DAY_MS]

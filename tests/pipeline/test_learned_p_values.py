@@ -297,18 +297,18 @@ def test_an_event_with_several_reports_is_counted_once() -> None:
     p = {"a": (1e-9, 1e-9), "b": (1e-4, 1e-7)}
     rows = [Report(START_MS + k, f"e{k}", m, p[w][m]) for k, w in enumerate("ab") for m in (0, 1)]
     it = report_stream.report_stream(rows)
-    it.batch.text["account"] = pa.array(["x"] * len(rows))
+    it.reports.events.text["account"] = pa.array(["x"] * len(rows))
     of = Assessment(
         report_stream.FREQUENT_ALERTS, report_stream.KEY, 2, 100, 160, 1, report_stream.LIMIT
     )
     none = np.empty((len(rows), 0))
-    said = of.process(it.batch, "account", it.monitor, it.p, none)
+    said = of.process(it.reports.events, "account", it.monitor, it.p, none)
     assert said.policy_outcome.activity.tolist() == [OPENED, QUIET, SUPPRESSED, SUPPRESSED]
     assert of.policy.counts()["alerts_suppressed"] == 1
     assert of.words[0, SUPPRESSED_COUNT] == 1.0
     poor = structs.replace(report_stream.FREQUENT_ALERTS, alerts_per_day=1)
     of = Assessment(poor, report_stream.KEY, 2, 100, 160, 1, report_stream.LIMIT)
-    it.batch.text["account"] = pa.array(["x", "x", "y", "y"])
-    said = of.process(it.batch, "account", it.monitor, it.p, none)
+    it.reports.events.text["account"] = pa.array(["x", "x", "y", "y"])
+    said = of.process(it.reports.events, "account", it.monitor, it.p, none)
     assert said.policy_outcome.activity.tolist() == [OPENED, QUIET, OVER_BUDGET, OVER_BUDGET]
     assert of.policy.counts()["alerts_over_budget"] == 1

@@ -27,11 +27,13 @@ from schemas.columns import F64, I64, EventBatch
 from schemas.events import LABEL_TYPE
 from schemas.labels import FRAUD, HONEST, UNKNOWN
 from schemas.records import Records
-from stream.config import Config, assess_read_path, parse
+from stream.config import Config, parse
+from stream.config.stages import nodes
 from stream.errors import ConfigError
 from stream.pipeline.alerting import AlertBuilder, Identity, RunInfo
 from stream.pipeline.cluster import InMemoryCluster
-from stream.pipeline.stages.watch import NO_SCORES, ScoreSelection, Watch
+from stream.pipeline.scores import NO_SCORES, ScoreSelection
+from stream.pipeline.stages.watch import Watch
 from stream.replay import replay
 from tests.streams import START_MS, same
 from tests.streams import batch as made_up
@@ -469,9 +471,8 @@ def test_scoring_every_event_changes_nothing(tmp_path: Path, hop: bool) -> None:
         text = text.replace('"transaction"', '{ field = "type" }')
         text = text.replace('["pay", "label"]', '["pay"]').replace('["label"]', '["pay"]')
     of = config(text)
-    read_path = assess_read_path(of)
-    assert read_path is not None
-    assert bool(read_path.internal) == hop
+    [assess] = (node for node in nodes(of) if node.name == "assess")
+    assert bool(assess.log) == hop
     (few, live), (all_, replayed) = (
         folded(of, logs, selection) for selection in (NO_SCORES, ScoreSelection(scores=True))
     )

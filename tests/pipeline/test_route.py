@@ -18,7 +18,8 @@ from schemas.dead_letters import DeadLetter
 from schemas.records import Headers, Records
 from stream.config import InputSpec, LimitsSpec
 from stream.pipeline.decoding import Decoder
-from stream.pipeline.stages.route import NEW, REUSED, SAME, RecentEvents, Route
+from stream.pipeline.stages.recent_events import NEW, REUSED, SAME, RecentEvents
+from stream.pipeline.stages.route import Route
 from stream.simulator.malformed import MALFORMED, malformed
 
 TIME_MS = 1_772_409_600_000

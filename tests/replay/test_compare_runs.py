@@ -312,13 +312,13 @@ def test_labels_cost_one_more_reading_of_the_events_for_all(
     """However many configurations have labels, their events are decoded once to be joined, and once
     for all runs."""
     decoded = Counter[str]()
-    screened = Decoder._screened
+    screened = Decoder._decodable_rows
 
     def counted(self: Decoder, batch: Records) -> tuple[I64, list[Fault], int]:
         decoded[batch.topic] += 1
         return screened(self, batch)
 
-    monkeypatch.setattr(Decoder, "_screened", counted)
+    monkeypatch.setattr(Decoder, "_decodable_rows", counted)
     shop = tmp_path / "shop"
     shop.write_bytes(b"\n".join(map(orjson.dumps, payments(300))))
     candidates = [candidate(str(i), CONFIG, files) for i in range(3)]

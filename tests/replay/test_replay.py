@@ -16,8 +16,8 @@ import pytest
 from numpy.random import default_rng
 
 from schemas.alerts import json_schema
-from schemas.columns import EventBatch
 from schemas.records import Records
+from schemas.reports import ReportBatch
 from stream.cli import replay as cli_replay
 from stream.config import Config, load, parse
 from stream.errors import InputError
@@ -558,8 +558,8 @@ def test_reports_over_logs_come_in_one_order(
     process = Assess.process
     heard: list[tuple[str, str]] = []
 
-    def hear(of: Assess, batch: EventBatch) -> AssessOutput:
-        ids, by = batch.event_id.to_pylist(), batch.text["monitor"].to_pylist()
+    def hear(of: Assess, batch: ReportBatch) -> AssessOutput:
+        ids, by = batch.events.event_id.to_pylist(), batch.monitor.to_pylist()
         heard.extend(zip(ids, by, strict=True))
         return process(of, batch)
 

@@ -12,7 +12,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from schemas.records import Records
-from stream.config import AssessSpec, LearningSpec, load, logs
+from stream.config import AssessSpec, LearningSpec, load
+from stream.config.stages import logs
 from stream.errors import ConfigError
 from stream.pipeline.alerting import RunInfo
 from stream.pipeline.shard import ShardFactory
@@ -54,7 +55,7 @@ def counts() -> dict[str, dict[str, int]]:
     hopping = msgspec.structs.replace(config, monitors=monitors, assess=assess)
     shard = ShardFactory(hopping, RunInfo("live", "run", str)).source("shop")
     shard.process(Records("events", 0, np.arange(count), now_ms, values))
-    reports = ShardFactory(hopping, RunInfo("live", "run", str)).internal(logs(hopping)[-1])
+    reports = ShardFactory(hopping, RunInfo("live", "run", str)).make(logs(hopping)[-1])
     return shard.counts() | reports.counts()
 
 

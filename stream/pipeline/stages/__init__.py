@@ -1,26 +1,83 @@
-"""The stages: log in, log out. Each module here is one stage; this one says what a stage is.
+"""Stages: a log in, logs out. Each module here is one stage; this one defines what a stage is.
 
-The worker, the replay, the demo and the oracle of the tests do nothing but run stages. A stage
-does no input or output of its own: it is handed a batch of its log and hands back what belongs
-into the next ones.
+Worker, replay, demo and the tests' reference run do nothing but run stages. A stage does no input or
+output of its own: it takes a batch of its log and returns its alerts and records.
 """
 
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeVar
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
+
+import numpy as np
+import pyarrow as pa
 
 from detectors.state import Arrays, WriteHook
 from schemas.alerts import Alert
+from schemas.columns import I32, I64, EventBatch
+from schemas.dead_letters import DeadLetter
+from stream.pipeline.scores import ScoreColumns, ScoreSelection
 
-In_contra = TypeVar("In_contra", contravariant=True)
-Out_co = TypeVar("Out_co", covariant=True)
+
+class Batch(Protocol):
+    """Rows of a log in its order, each with the position of the event that it stems from."""
+
+    @property
+    def sources(self) -> tuple[tuple[str, int], ...]:
+        """The (topic, partition) pairs that the events come from."""
+
+    @property
+    def source(self) -> I32:
+        """int32[n]: index into `sources`."""
+
+    @property
+    def offset(self) -> I64:
+        """int64[n]: position in that partition."""
+
+    @property
+    def time_ms(self) -> I64:
+        """int64[n]: the event's time."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, rows: I64) -> Self:
+        """The given rows, in the given order."""
+
+    def slice(self, start: int, stop: int) -> Self:
+        """The rows start … stop - 1."""
+
+
+B = TypeVar("B", bound=Batch)
+
+
+class BatchCodec(Protocol[B]):
+    """Batches as messages of an internal topic. A message holds events of one source partition."""
+
+    def write(self, batch: B) -> Iterator[bytes]:
+        """The messages of a batch, in order for each source partition."""
+
+    def read(self, values: Sequence[bytes | None]) -> B:
+        """The rows of the messages. Raises ValueError where one is not of this codec."""
+
+    def join(self, batches: Sequence[B]) -> B:
+        """One batch of several."""
 
 
 class InternalRecord(NamedTuple):
-    """A record for an internal log: the name of that log, the partition in it, and the message."""
+    """A record for an internal topic: the name of its log, the partition, and the message."""
 
     log: str
     partition: int
     value: bytes
+
+
+class OutputRecord(NamedTuple):
+    """A record for a topic that a stage declares as its output. value: None deletes the key from a
+    compacted topic."""
+
+    topic: str
+    key: bytes
+    value: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,27 +88,100 @@ class AlertAtRow:
     alert: Alert
 
 
-class Stage(Protocol[In_contra, Out_co]):
-    """A deterministic fold over one partition of one log.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageOutput:
+    """The output of a stage for one batch; each stage may add to it.
 
-    `process` is the only way its state changes. Results do not depend on how the log was cut
-    into batches, nor on the wall clock.
+    alerts: in the order of the rows. records: for the stage's own output topics.
     """
 
-    def process(self, batch: In_contra) -> Out_co:
-        """Take the next batch of the log; return what it adds to the logs behind."""
+    alerts: list[AlertAtRow] = field(default_factory=list)
+    dead_letters: list[DeadLetter] = field(default_factory=list)
+    records: list[OutputRecord] = field(default_factory=list)
 
+
+class Stage(ABC):
+    """A deterministic fold over one partition of one log.
+
+    `process` is the only way its state changes. Results depend neither on how the log was cut into
+    batches nor on the wall clock.
+    """
+
+    @abstractmethod
+    def process(self, batch: Any) -> StageOutput:
+        """Take the next batch of the log."""
+
+    @abstractmethod
     def save(self) -> Arrays:
-        """The whole state as it lives: going on with `process` changes it."""
+        """The whole state, as it lives: the next `process` changes these arrays."""
 
+    @abstractmethod
     def load(self, state: Arrays) -> None:
         """Replace the whole state by a saved one of the same configuration and version."""
 
+    @abstractmethod
+    def counts(self) -> dict[str, int]:
+        """The declared counters: what became of the rows so far, and the size of the state."""
+
     def hooked_arrays(self) -> set[str]:
-        """The saved arrays of which rows are written only when that was announced."""
+        """The saved arrays whose rows are written only after the write hook was called."""
+        return set()
 
     def on_write(self, before_write: WriteHook | None) -> None:
-        """From now on say to this callable, or to nobody, what a batch is about to write."""
+        """Call this hook, or none, before each batch with the rows that the batch will write."""
 
-    def counts(self) -> dict[str, int]:
-        """What became of every record read so far, which adds up, and how large the state is."""
+    def events_passed(self) -> int | None:
+        """Events that it has handed on to the stages that read events; None for all but route."""
+        return None
+
+    def events_counted(self) -> int | None:
+        """Events in those of its counters that must add up to the events that route passed; None
+        where none must."""
+        return None
+
+    def backfill_not_applicable(self, events: int) -> None:
+        """Count so many events from before the stage existed as not applicable."""
+
+    def scores(self, batch: Any, output: Any, selection: ScoreSelection) -> ScoreColumns | None:
+        """Score columns of the batch's rows for a replay; None for a stage that writes none."""
+        return None
+
+
+class Selected(NamedTuple, Generic[B]):
+    """Rows for a stage, and the rows of the batch of events that they stem from."""
+
+    batch: B
+    rows: I64
+
+
+class Subscription(ABC, Generic[B]):
+    """How a stage selects its rows from the output of the stages before it. codec: for its internal
+    topic."""
+
+    codec: BatchCodec[B]
+
+    @abstractmethod
+    def keys(self, batch: B) -> pa.StringArray:
+        """The key of each row: rows of one key go to one partition of the internal topic."""
+
+    def of_events(self, events: EventBatch) -> Selected[B] | None:
+        """The rows that it reads of the events of an input; None where it reads no events."""
+        return None
+
+    def of_output(self, name: str, batch: Any, output: StageOutput) -> Selected[B] | None:
+        """The rows that it reads of the output of the stage of that name. batch: what that stage
+        processed; its rows are those of the selection."""
+        return None
+
+    def inline(self, events: EventBatch, outputs: Mapping[str, StageOutput]) -> Selected[B] | None:
+        """All rows that it reads where it runs in the shard of its input, in the order of the
+        events; None where there is none."""
+        parts = [self.of_output(name, events, output) for name, output in outputs.items()]
+        parts.append(self.of_events(events))
+        found = [part for part in parts if part is not None and len(part.rows)]
+        if not found:
+            return None
+        joined = self.codec.join([part.batch for part in found])
+        rows = np.concatenate([part.rows for part in found])
+        order = np.argsort(rows, kind="stable")
+        return Selected(joined.take(order), rows[order])

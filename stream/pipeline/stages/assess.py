@@ -1,18 +1,17 @@
-"""assess: reports in, alerts on their subject out. What all monitors say about one event is one
-score, which each further report revises.
+"""assess: reports in, alerts on their subject out. All reports on one event give one score, which each
+further report revises.
 
-The combining is `detectors.fusion.assessment`'s, learned from labels where the configuration says so; here
-its decisions become alerts, with the reports, and what it learned to look at, as contributions.
-Reports come over an internal log keyed by the subject, or, where subject and monitors read the same
-log, straight from them.
+`detectors.assessment` combines the reports, and learns from labels how, where that is configured. Here
+its decisions become alerts, with reports and training features as contributions. Reports come over an
+internal topic keyed by the subject, or inline where subject and monitors read the same log.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Final
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
-import pyarrow as pa
+from msgspec import to_builtins
 
 from detectors.clock import AHEAD_MAX_MS
 from detectors.fusion.assessment import (
@@ -21,97 +20,55 @@ from detectors.fusion.assessment import (
     Assessment,
     AssessmentOutput,
 )
+from detectors.monitor import MonitorSpec
 from detectors.numeric.hashing import pseudonym
 from detectors.scoring import explain
 from detectors.scoring.policy import OPENED, OVER_BUDGET, QUIET, SUPPRESSED, UPDATED
-from detectors.state import Arrays, WriteHook, add_prefix, select_prefix
+from detectors.state import Arrays, add_prefix, select_prefix
 from schemas.alerts import Alert, Contribution
-from schemas.codecs.internal_events import MONITOR, P_VALUE
-from schemas.columns import F64, I64, U8, Bools, EventBatch
-from schemas.events import LABEL_TYPE
-from stream.config import ASSESS, AssessSpec
+from schemas.codecs.reports import ReportCodec
+from schemas.columns import F64, U8, EventBatch
+from schemas.events import ENTITY_FIELDS, LABEL_TYPE
+from schemas.reports import ReportBatch
+from stream.config import (
+    LEARNED_LABEL_FIELDS,
+    AssessSpec,
+    Config,
+    StateConfig,
+    learning_inputs,
+)
+from stream.config.stages import Basis, ReadPath, StageDeclaration, StageNode
+from stream.config.topology import Log
 from stream.pipeline.alerting import AlertBuilder, AlertOrigin, AlertRationale, alerting_rows
-from stream.pipeline.stages import AlertAtRow
-from stream.pipeline.stages.watch import NO_SCORES, ScoreColumns, empty_scores
+from stream.pipeline.context import Placement, StageContext
+from stream.pipeline.counters import ASSESS_COUNTERS
+from stream.pipeline.scores import ScoreColumns, ScoreSelection, empty_scores
+from stream.pipeline.stages import AlertAtRow, Stage, StageOutput
+from stream.pipeline.stages.report_subscription import ReportSubscription
+from stream.pipeline.stages.watch import UNLEARNED, alert_topic, read_path
 
 
-@dataclass(frozen=True, slots=True)
-class AssessOutput:
-    """alerts in the order of the rows; p_value: float64[n], of each row's event, NaN for what
-    is left out; for labels NaN where every event is scored, else 1. activity: uint8[n], what became
-    of each row."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssessOutput(StageOutput):
+    """p_value: float64[n], of each row's event, NaN where the row is left out; for labels NaN where
+    every event is scored, else 1. activity: uint8[n], of each row."""
 
-    alerts: list[AlertAtRow]
     p_value: F64
     activity: U8
 
 
 ACTIVITY_RANK: Final = np.array([QUIET, OVER_BUDGET, SUPPRESSED, UPDATED, OPENED], np.uint8)
-"""What becomes of an event by its reports is the last of these that became of one."""
+"""An event's activity is the last of these among its reports' activities."""
 
 
-def scores(batch: EventBatch, output: AssessOutput) -> ScoreColumns:
-    """What assess says of each row's event. Rows about one event stand next to each other; each has
-    what became of any of them."""
-    another = np.diff(batch.offset, prepend=-1) != 0
-    another |= np.diff(batch.source, prepend=-1) != 0
-    event = np.cumsum(another) - 1
-    rank = np.zeros(int(another.sum()), np.int64)
-    np.maximum.at(rank, event, np.argsort(ACTIVITY_RANK)[output.activity])
-    empty = empty_scores(0, len(batch), NO_SCORES)
-    return empty._replace(p_value=output.p_value, activity=ACTIVITY_RANK[rank[event]])
+class Assess(Stage):
+    """The stage of one partition of the reports, or of an input that holds all events.
 
-
-def reports(
-    monitor: str,
-    events: EventBatch,
-    scores: Mapping[str, F64],
-    spec: AssessSpec,
-    chosen: Bools,
-    every: bool,
-) -> tuple[EventBatch, I64]:
-    """A monitor's reports on a batch, and the rows that they speak of: what surprised it, and the
-    sample; an event without subject is nobody's. said: float64[n] each, its "p_value", NaN where it
-    did not judge, and what assess looks at. chosen: bool[n], the sample; every: whatever it judged,
-    so that assess can score it."""
-    p_value = scores[P_VALUE]
-    due = ~np.isnan(p_value)
-    if not every:
-        due &= (p_value < spec.report_p) | chosen
-    if spec.subject in events.text:
-        due &= events.text[spec.subject].is_valid().to_numpy(zero_copy_only=False)
-    else:
-        due[:] = False
-    rows = np.flatnonzero(due).astype(np.int64)
-    return report_rows(monitor, events, scores, spec, rows), rows
-
-
-def report_rows(
-    monitor: str | None, events: EventBatch, scores: Mapping[str, F64], spec: AssessSpec, rows: I64
-) -> EventBatch:
-    """What a monitor says of these rows, as assess reads it; labels where it is no monitor."""
-    chosen = events.take(rows)
-    text = {**chosen.text, MONITOR: pa.repeat(pa.scalar(monitor, pa.string()), len(rows))}
-    absent = np.full(len(rows), np.nan)
-    number = dict.fromkeys((P_VALUE, *training_features(spec)), absent)
-    number |= {name: column[rows] for name, column in scores.items()}
-    return replace(chosen, text=text, number=number)
-
-
-def training_features(spec: AssessSpec) -> list[str]:
-    """The features that it learns from."""
-    return spec.learning.features if spec.learning else []
-
-
-class Assess:
-    """The stage of one partition of the reports, or of one log that holds all there is.
-
-    every: what is no report comes, too, and an event's p-value is of all that was said of it; else
-    of the reports so far, as it is held against the threshold. whole: all reports on an event come
-    in one batch, next to each other. sources, ahead_max_ms: see `Assessment`.
+    score_all: every p-value of a monitor comes as a row, and an event's p-value is of all of them;
+    else it is of the reports so far, which the policy compares with its threshold. reports_grouped:
+    all reports on an event come in one batch, next to each other. sources, ahead_max_ms: see
+    `Assessment`.
     """
-
-    name = ASSESS
 
     def __init__(
         self,
@@ -122,16 +79,16 @@ class Assess:
         alert_builder: AlertBuilder,
         *,
         shard: int = 0,
-        every: bool = False,
+        score_all: bool = False,
         reports_grouped: bool = False,
         sources: int = 1,
         ahead_max_ms: float = AHEAD_MAX_MS,
     ) -> None:
         self.spec = spec
-        self._every = every
+        self._score_all = score_all
         self.monitors = list(monitors)
         self.alert_builder = alert_builder
-        features = training_features(spec)
+        features = spec.training_features()
         self.names = [*self.monitors, *features]
         owners = [self.monitors.index(name.partition(".")[0]) for name in features]
         self.assessment = Assessment(
@@ -149,41 +106,54 @@ class Assess:
             ahead_max_ms=ahead_max_ms,
         )
         self.expected_score = explain.six_digits(explain.score_of_p(spec.report_p))
-        """Below it a monitor does not report."""
-        self.origin = AlertOrigin(ASSESS, spec.subject, fingerprint, spec.policy, shards)
+        """A monitor reports events with a higher score."""
+        self.origin = AlertOrigin(ASSESS.name, spec.subject, fingerprint, spec.policy, shards)
         self.tally = np.zeros(2, np.int64)
 
-    def process(self, batch: EventBatch) -> AssessOutput:
+    def process(self, reports: ReportBatch) -> AssessOutput:
         """Take reports and labels in order; alerts for what the policy opened or updated.
 
-        Reports of a monitor that the configuration no longer has may still stand in the log; they
-        are counted, and left out. So are labels where nothing is learned.
+        Reports of monitors that the configuration no longer has may still be in the log: they are
+        counted and left out. So are labels where nothing is learned.
         """
         index = {name: k for k, name in enumerate(self.monitors)}
-        monitor = np.array([index.get(m, -1) for m in batch.text[MONITOR].to_pylist()], np.int64)
-        labels = (batch.type_code == LABEL_TYPE) & self.assessment.learns
+        monitor = np.array([index.get(m, -1) for m in reports.monitor.to_pylist()], np.int64)
+        labels = (reports.events.type_code == LABEL_TYPE) & self.assessment.learns
         known = np.flatnonzero((monitor >= 0) | labels)
-        p_value = np.full(len(batch), np.nan)
-        ignored = len(batch) - len(known)
+        p_value = np.full(len(reports), np.nan)
+        ignored = len(reports) - len(known)
         if ignored:
-            batch, monitor = batch.take(known), monitor[known]
-        values = [batch.number[name] for name in training_features(self.spec)]
+            reports, monitor = reports.take(known), monitor[known]
+        values = [reports.features[name] for name in self.spec.training_features()]
         assessed = self.assessment.process(
-            batch,
+            reports.events,
             self.spec.subject,
             monitor,
-            batch.number[P_VALUE],
-            np.array(values).reshape(len(values), len(batch)).T.copy(),
+            reports.p_value,
+            np.array(values).reshape(len(values), len(reports)).T.copy(),
         )
         self.tally += int(assessed.is_report.sum()), ignored
         activity = np.zeros(len(p_value), np.uint8)
-        p_value[known] = assessed.p_of_all if self._every else assessed.p
+        p_value[known] = assessed.p_of_all if self._score_all else assessed.p
         activity[known] = assessed.policy_outcome.activity
         alerts = [
-            AlertAtRow(int(known[i]), self._alert(batch, assessed, i))
+            AlertAtRow(int(known[i]), self._alert(reports.events, assessed, i))
             for i in alerting_rows(assessed.policy_outcome)
         ]
-        return AssessOutput(alerts, p_value, activity)
+        return AssessOutput(alerts=alerts, p_value=p_value, activity=activity)
+
+    def scores(
+        self, batch: ReportBatch, output: AssessOutput, selection: ScoreSelection
+    ) -> ScoreColumns:
+        """The scores of each row's event. Rows on one event are next to each other; each has the
+        highest-ranking activity of them."""
+        is_next = np.diff(batch.offset, prepend=-1) != 0
+        is_next |= np.diff(batch.source, prepend=-1) != 0
+        event = np.cumsum(is_next) - 1
+        rank = np.zeros(int(is_next.sum()), np.int64)
+        np.maximum.at(rank, event, np.argsort(ACTIVITY_RANK)[output.activity])
+        scores = empty_scores(0, len(batch), selection)
+        return scores._replace(p_value=output.p_value, activity=ACTIVITY_RANK[rank[event]])
 
     def counts(self) -> dict[str, int]:
         """Reports, the events they were on, and alerts by activity."""
@@ -206,19 +176,11 @@ class Assess:
         self.tally[:] = state["tally"]
         self.assessment.load(select_prefix("assessment", state))
 
-    def hooked_arrays(self) -> set[str]:
-        """None: of its state, a row for every subject with an incident and what is known of the
-        latest events, a batch changes much."""
-        return set()
-
-    def on_write(self, before_write: WriteHook | None) -> None:
-        """Nothing is announced."""
-
     def _alert(self, batch: EventBatch, assessed: AssessmentOutput, i: int) -> Alert:
         shown = self._contributions(assessed, i)
         threshold = float(assessed.policy_outcome.threshold[i])
         rationale = AlertRationale(
-            detector=ASSESS,
+            detector=ASSESS.name,
             reason=shown[0].feature,
             p_value=float(assessed.p[i]),
             warm=bool(assessed.warm[i]),
@@ -234,24 +196,24 @@ class Assess:
         )
 
     def _contributions(self, assessed: AssessmentOutput, i: int) -> list[Contribution]:
-        """The reports, and the features that it looks at, by their share in what they say together;
-        what speaks against it has none."""
+        """Reports and training features by their share in the combined score; those that lower the
+        score have none."""
         weight = assessed.weight[i]
-        spoke = np.flatnonzero(~np.isnan(weight))
-        part = np.maximum(weight[spoke], 0.0)
-        part = part if part.any() else np.ones(len(spoke))
+        present = np.flatnonzero(~np.isnan(weight))
+        part = np.maximum(weight[present], 0.0)
+        part = part if part.any() else np.ones(len(present))
         shown = np.argsort(-part, kind="stable")[: explain.CONTRIBUTIONS_MAX]
         share = part[shown] / part[shown].sum()
         return [
             self._contribution(assessed, i, j, one)
-            for j, one in zip(spoke[shown].tolist(), share.tolist(), strict=True)
+            for j, one in zip(present[shown].tolist(), share.tolist(), strict=True)
         ]
 
     def _contribution(
         self, assessed: AssessmentOutput, i: int, j: int, share: float
     ) -> Contribution:
-        """Of one input: a monitor's score, or a feature's value, and what is usual among the reports,
-        where this one is not: together with others what is usual may tell as well."""
+        """One input: a monitor's score, or a feature's value, with the range expected among reports
+        where the value is outside it. A value inside may contribute in combination with others."""
         p = float(assessed.by_monitor[i, self.assessment.learner.owner[j]])
         if j < len(self.monitors):
             actual, low, high = explain.score_of_p(p), 0.0, self.expected_score
@@ -269,3 +231,115 @@ class Assess:
             p_value=explain.six_digits(p),
             share=share,
         )
+
+
+# -- the declaration ------------------------------------------------------------------------------
+
+
+def read_path_of_reports(config: Config, spec: AssessSpec) -> tuple[ReadPath, tuple[str, ...]]:
+    """How assess reads reports, and the inputs whose events it reads: inline where its monitors and
+    its subject read the same log, else over its internal topic."""
+    of_monitors = [name for monitor in config.monitors for name in monitor.inputs]
+    inputs = list(dict.fromkeys([*of_monitors, *learning_inputs(config)]))
+    direct = all(read_path(config, monitor).internal is None for monitor in config.monitors)
+    if direct and len(inputs) == 1 and spec.partitions is None:
+        only = config.inputs[inputs[0]]
+        if only.partitions == 1 or only.keyed_by == spec.subject:
+            reason = f"its monitors and {spec.subject} read the same log"
+            return ReadPath(None, reason), (inputs[0],)
+    most = spec.partitions or max(config.inputs[name].partitions for name in inputs)
+    reason = f"reports on one {spec.subject} come from several logs"
+    if spec.partitions is not None:
+        reason = f"partitions = {spec.partitions} requires it"
+    log = Log(ASSESS.name, f"{config.group}-{ASSESS.name}-reports", most, internal=True)
+    return ReadPath(log, reason), (*learning_inputs(config),)
+
+
+def _nodes(config: Config) -> list[StageNode]:
+    """One where [assess] is configured; unknown inputs are mistakes, reported elsewhere."""
+    if config.assess is None:
+        return []
+    read = {name for monitor in config.monitors for name in monitor.inputs}
+    read |= {*learning_inputs(config)}
+    known = read <= config.inputs.keys() and all(monitor.inputs for monitor in config.monitors)
+    if not config.monitors or not known:
+        return []
+    path, inputs = read_path_of_reports(config, config.assess)
+    return [
+        StageNode(
+            ASSESS,
+            ASSESS.name,
+            "assess",
+            path,
+            key=config.assess.subject,
+            inputs=inputs,
+            score_features=(),
+            policy=config.assess.policy,
+            options=config.assess,
+        )
+    ]
+
+
+def _scores_all(context: StageContext) -> bool:
+    return context.selection.scores and bool(learning_inputs(context.config))
+
+
+def _make(node: StageNode, context: StageContext, placement: Placement) -> Assess:
+    return Assess(
+        node.options,
+        [monitor.name for monitor in context.config.monitors],
+        placement.log.partitions,
+        context.fingerprint,
+        context.alert_builder,
+        shard=placement.partition,
+        score_all=_scores_all(context),
+        reports_grouped=placement.inline,
+        sources=1 if placement.inline else len(context.all_sources()),
+        ahead_max_ms=context.ahead_max_ms,
+    )
+
+
+def _subscribe(node: StageNode, context: StageContext) -> ReportSubscription:
+    spec: AssessSpec = node.options
+    fields = [*ENTITY_FIELDS, *(LEARNED_LABEL_FIELDS if spec.learning else ())]
+    codec = ReportCodec(fields, spec.training_features(), context.all_sources())
+    key = context.alert_builder.key
+    return ReportSubscription(spec, codec, key, score_all=_scores_all(context))
+
+
+def _learns_from(state: StateConfig) -> dict[str, Basis]:
+    """Its declaration but for the policy; which monitors report over which logs; the inputs; where it
+    learns, the monitors' features. The monitors' rules and learned state do not matter: a p-value
+    means the same whatever a monitor has learned."""
+    spec = state.assess
+    if spec is None:
+        return {}
+    declared = {key: value for key, value in to_builtins(spec).items() if key not in UNLEARNED}
+    reporting = [(one.name, one.entity, one.inputs, one.partitions) for one in state.monitors]
+    basis: dict[str, object] = {
+        "the secret": state.secret,
+        **{f"its {key}": value for key, value in declared.items()},
+        "the monitors": reporting,
+        "the inputs": sorted(state.inputs),
+    }
+    if spec.learning:
+        basis["the monitors' features"] = [_features(one) for one in state.monitors]
+    basis |= {f"inputs.{name}": state.inputs[name] for name in sorted(state.inputs)}
+    return {ASSESS.name: basis}
+
+
+def _features(monitor: MonitorSpec) -> list[Any]:
+    return [*monitor.features, *monitor.detectors]
+
+
+ASSESS: Final = StageDeclaration(
+    name="assess",
+    reads=("reports", "events"),
+    writes=("alerts",),
+    make=_make,
+    subscribe=_subscribe,
+    counters=ASSESS_COUNTERS,
+    nodes=_nodes,
+    outputs=alert_topic,
+    learns_from=_learns_from,
+)

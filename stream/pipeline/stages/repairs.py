@@ -1,8 +1,8 @@
-"""Counts of repaired fields in events, and examples of them.
+"""Repaired fields of events: their counts, and examples of them.
 
-Of each field and code at most one example a minute of stream time goes to the dead-letter topic, so
-that a producer of bad fields cannot fill it, and a time from the future cannot end it. Which events
-are examples depends on the log alone, and not on how it was cut into batches.
+For each field and code at most one example per minute of stream time goes to the dead-letter topic:
+a producer of bad fields cannot fill the topic, and an event from the future cannot end the examples.
+Which events are examples depends on the log alone, not on how it was cut into batches.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,18 +16,15 @@ from schemas.columns import F64, I64, EventBatch
 from schemas.dead_letters import RepairExample
 from schemas.records import Records
 from schemas.repairs import CODES, REPAIRABLE, FieldRepair, repair_message
+from stream.pipeline.counters import repair_key
 
 MINUTE_MS: Final = 60_000
 NO_MINUTE: Final = -1
 
 
-def count_name(field: str, code: str) -> str:
-    """The name of the count of a repair, among route's counts."""
-    return f"field_repaired/{field}/{code}"
-
-
 class FieldRepairs:
-    """Counts of repaired fields of one log, and the minute of the last example of each."""
+    """The repairs of one log. State: a count and the minute of the last example for each field and
+    code, and the clock."""
 
     def __init__(self) -> None:
         self._clock = Clock()
@@ -38,8 +35,8 @@ class FieldRepairs:
     def take(
         self, repaired: Iterable[FieldRepair], events: EventBatch, records: Records
     ) -> list[RepairExample]:
-        """Count the repairs of a batch's events, which all move stream time; the examples among
-        them, by row, then by field. Rows that are no events are left out."""
+        """Count the repairs of a batch's events; the examples among them, by row, then by field. Rows
+        that are no events are left out. All events move stream time."""
         source = np.zeros(len(events), np.int32)
         entity = source.astype(np.uint64)
         timed = self._clock.take(events.time_ms, events.append_ms, source, entity)
@@ -65,9 +62,9 @@ class FieldRepairs:
             yield RepairExample(row, one.field, one.code, repair_message(one.field, one.code))
 
     def counts(self) -> dict[str, int]:
-        """How often each field was repaired, as far as it ever was."""
+        """The number of repairs of each field and code that occurred."""
         return {
-            count_name(REPAIRABLE[field], CODES[code]): int(self._tally[field, code])
+            repair_key(REPAIRABLE[field], CODES[code]): int(self._tally[field, code])
             for field, code in np.argwhere(self._tally).tolist()
         }
 

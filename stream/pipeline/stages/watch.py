@@ -1,128 +1,61 @@
-"""watch: events in, alerts out. The heart of the chain: one monitor, one partition.
+"""watch: events in, alerts and reports out; one stage for each monitor.
 
-The learning is `detectors.monitor`'s; here its decisions become alerts: identity, evidence,
-explanation, recommended action. Knows no topic but the positions that events carry.
+`detectors.monitor` scores, learns and decides. Here its decisions become alerts, with explanation and
+recommended action, and its scores become reports for assess.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
+import pyarrow as pa
+from msgspec import to_builtins
 
 from detectors.clock import AHEAD_MAX_MS
-from detectors.monitor import Monitor, MonitorOutput, MonitorSpec, present, value_names
+from detectors.monitor import (
+    Monitor,
+    MonitorOutput,
+    MonitorSpec,
+    is_relevant,
+    present,
+    value_names,
+)
 from detectors.numeric.hashing import pseudonym
 from detectors.scoring import explain
 from detectors.spec import seconds
 from detectors.state import Arrays, WriteHook
 from schemas.alerts import Alert, Contribution
-from schemas.codecs.internal_events import P_VALUE
-from schemas.columns import F64, I64, U8, Bools, EventBatch
+from schemas.codecs.internal_events import InternalEventCodec
+from schemas.columns import F64, EventBatch
+from stream.config import Config, StateConfig, internal_topic_fields
+from stream.config.stages import Basis, OutputTopic, ReadPath, StageDeclaration, StageNode
+from stream.config.topology import Log
 from stream.pipeline.alerting import AlertBuilder, AlertOrigin, AlertRationale, alerting_rows
-from stream.pipeline.stages import AlertAtRow
+from stream.pipeline.context import Placement, StageContext
+from stream.pipeline.counters import EVENT_COUNTERS, WATCH_COUNTERS
+from stream.pipeline.scores import ScoreColumns, ScoreSelection, empty_scores
+from stream.pipeline.stages import AlertAtRow, Selected, Stage, StageOutput, Subscription
 
-SCORED, LATE, NOT_APPLICABLE, LATE_NOT_LEARNED, LABELS, AHEAD = range(6)
+SCORED, LATE, AHEAD, NOT_APPLICABLE, LABELS, LATE_NOT_LEARNED = range(6)
+"""Places in the tally, which is in the order of `EVENT_COUNTERS`."""
 SURPRISED_P: Final = 0.1
-"""A feature is surprised where its own p-value is below it; else it is silent."""
+"""A feature with a smaller p-value is surprising."""
 
 
-class ScoreSelection(NamedTuple):
-    """What is wanted to be said of every event beside what is published; live it is nothing.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchOutput(StageOutput):
+    """p_value: float64[n], NaN where the monitor did not apply. watched: the monitor's output.
+    training_features: "monitor.feature" → float64[n], the values that assess learns from."""
 
-    scores: each monitor's p-value, what its policy made of it, and which of its features were
-    surprised. told: their values.
-    """
-
-    scores: bool = False
-    feature_values: bool = False
-
-
-NO_SCORES: Final = ScoreSelection()
-
-
-class ScoreColumns(NamedTuple):
-    """What a monitor said of n events, k being how many `value_names` it has.
-
-    p_value: float64[n], NaN where the monitor did not apply. activity: uint8[n], `policy.QUIET` …,
-    what became of each event. surprised: bool[k, n]. told: float64[2k, n], the values in natural
-    units, then their own p-values, NaN where there is none. Where scores are not wanted all is
-    quiet, and the last two are of no features where these are not.
-    """
-
-    p_value: F64
-    activity: U8
-    surprised: Bools
-    feature_values: F64
-
-    def slice(self, start: int, stop: int) -> "ScoreColumns":
-        """What was said of the events start … stop - 1."""
-        return ScoreColumns._make(array[..., start:stop] for array in self)
-
-    def put(self, places: I64, scores: "ScoreColumns") -> None:
-        """Have at these places what was said of others; of places named often the last stands."""
-        pairs: Iterator[tuple[NDArray[Any], NDArray[Any]]] = zip(self, scores, strict=True)
-        for mine, theirs in pairs:
-            mine[..., places] = theirs
-
-    def take(self, rows: I64) -> "ScoreColumns":
-        """What was said of these events."""
-        return ScoreColumns._make(array[..., rows] for array in self)
-
-
-def empty_scores(features: int, n: int, selection: ScoreSelection) -> ScoreColumns:
-    """What is said of n events that do not apply. features: how many `value_names` a monitor has, 0
-    of assess."""
-    surprised = np.zeros((features if selection.scores else 0, n), np.bool_)
-    told = np.full((2 * features if selection.feature_values else 0, n), np.nan)
-    return ScoreColumns(np.full(n, np.nan), np.zeros(n, np.uint8), surprised, told)
-
-
-@dataclass(frozen=True, slots=True)
-class WatchOutput:
-    """alerts in event order; p_value: float64[n], NaN where the monitor did not apply; watched:
-    what else it found; told: float64[n] by "monitor.feature", what assess looks at, NaN likewise."""
-
-    alerts: list[AlertAtRow]
     p_value: F64
     watched: MonitorOutput
     training_features: dict[str, F64]
 
-    def scores(self) -> dict[str, F64]:
-        """Its report on every event: the p-value, and what assess looks at."""
-        return {P_VALUE: self.p_value, **self.training_features}
 
-
-def scores(
-    spec: MonitorSpec, outputs: Sequence[WatchOutput], selection: ScoreSelection
-) -> ScoreColumns:
-    """All that a monitor said of the batches that led to these outcomes, one after the other."""
-    parts = [_scores(spec, output, selection) for output in outputs]
-    parts = parts or [empty_scores(len(value_names(spec)), 0, selection)]
-    return ScoreColumns._make(
-        np.concatenate(arrays, axis=-1) for arrays in zip(*parts, strict=True)
-    )
-
-
-def _scores(spec: MonitorSpec, output: WatchOutput, selection: ScoreSelection) -> ScoreColumns:
-    watched, k = output.watched, len(value_names(spec))
-    part = empty_scores(k, len(output.p_value), selection)
-    own_p = watched.calibrated.p[:k]
-    if selection.scores:
-        part.activity[watched.index] = watched.policy_outcome.activity
-        part.surprised[:, watched.index] = own_p < SURPRISED_P
-    if selection.feature_values:
-        part.feature_values[:k, watched.index] = (
-            watched.feature_values.values * watched.feature_values.units
-        )
-        part.feature_values[k:, watched.index] = own_p
-    return part._replace(p_value=output.p_value)
-
-
-class Watch:
-    """The stage of one monitor over one partition. told: the features that assess looks at, any
-    monitor's. sources, ahead_max_ms: see `Monitor`."""
+class Watch(Stage):
+    """The stage of one monitor over one partition. training_features: of any monitor, the features
+    that assess learns from. sources, ahead_max_ms: see `Monitor`."""
 
     def __init__(
         self,
@@ -130,7 +63,7 @@ class Watch:
         shards: int,
         fingerprint: str,
         alert_builder: AlertBuilder,
-        told: Sequence[str] = (),
+        training_features: Sequence[str] = (),
         shard: int = 0,
         sources: int = 1,
         ahead_max_ms: float = AHEAD_MAX_MS,
@@ -140,22 +73,21 @@ class Watch:
         self.monitor = Monitor(spec, alert_builder.key, shards, shard, sources, ahead_max_ms)
         self.origin = AlertOrigin(spec.name, spec.entity, fingerprint, spec.policy, shards)
         self.alert_builder = alert_builder
-        names = enumerate(self.monitor.names)
-        scores = {f"{spec.name}.{name}": j for j, name in names}
-        self._told = {name: scores[name] for name in told if name in scores}
+        own = {f"{spec.name}.{name}": j for j, name in enumerate(self.monitor.names)}
+        self._training = {name: own[name] for name in training_features if name in own}
         self.tally = np.zeros(6, np.int64)
 
     def process(self, batch: EventBatch) -> WatchOutput:
-        """Watch the batch; alerts for what the policy opened or updated."""
+        """Score and learn the batch's events; an alert for each incident that is opened or updated."""
         watched = self.monitor.process(batch)
         applicable = len(watched.index)
         self.tally += (
             applicable,
             int(watched.admitted.late.sum()),
-            len(batch) - applicable - watched.labels,
-            int((~watched.admitted.learn).sum()),
-            watched.labels,
             int(watched.ahead.sum()),
+            len(batch) - applicable - watched.labels,
+            watched.labels,
+            int((~watched.admitted.learn).sum()),
         )
         p_value = np.full(len(batch), np.nan)
         p_value[watched.index] = watched.p
@@ -163,28 +95,46 @@ class Watch:
             AlertAtRow(int(watched.index[i]), self._alert(batch, watched, i))
             for i in alerting_rows(watched.policy_outcome)
         ]
-        return WatchOutput(alerts, p_value, watched, self._training_columns(watched, batch))
+        return WatchOutput(
+            alerts=alerts,
+            p_value=p_value,
+            watched=watched,
+            training_features=self._training_columns(watched, batch),
+        )
+
+    def scores(
+        self, batch: EventBatch, output: WatchOutput, selection: ScoreSelection
+    ) -> ScoreColumns:
+        """The scores of a batch's events."""
+        watched, k = output.watched, len(value_names(self.spec))
+        scores = empty_scores(k, len(batch), selection)
+        own_p = watched.calibrated.p[:k]
+        scores.activity[watched.index] = watched.policy_outcome.activity
+        scores.surprised[:, watched.index] = own_p < SURPRISED_P
+        if selection.feature_values:
+            values = watched.feature_values
+            scores.feature_values[:k, watched.index] = values.values * values.units
+            scores.feature_values[k:, watched.index] = own_p
+        return scores._replace(p_value=output.p_value)
 
     def _training_columns(self, watched: MonitorOutput, batch: EventBatch) -> dict[str, F64]:
-        """What assess looks at, in natural units; where a currency is named, amounts as multiples of
-        what is typical in it, since it compares them."""
-        found: dict[str, F64] = {}
-        named = present(batch, "currency")[watched.index] if self._told else np.empty(0, np.bool_)
-        for name, j in self._told.items():
-            found[name] = np.full(len(batch), np.nan)
+        """The features that assess learns from, in natural units. Assess compares them, so that
+        amounts with a currency are multiples of the currency's typical amount."""
+        columns: dict[str, F64] = {}
+        named = (
+            present(batch, "currency")[watched.index] if self._training else np.empty(0, np.bool_)
+        )
+        for name, j in self._training.items():
+            columns[name] = np.full(len(batch), np.nan)
             unit = np.where(named, 1.0, watched.feature_values.units[j])
-            found[name][watched.index] = watched.feature_values.values[j] * unit
-        return found
+            columns[name][watched.index] = watched.feature_values.values[j] * unit
+        return columns
 
     def counts(self) -> dict[str, int]:
         """Events by what became of them, alerts by activity, and the monitor's sizes."""
+        keys = (counter.key for counter in EVENT_COUNTERS)
         return {
-            "scored": int(self.tally[SCORED]),
-            "late": int(self.tally[LATE]),
-            "ahead": int(self.tally[AHEAD]),
-            "not_applicable": int(self.tally[NOT_APPLICABLE]),
-            "labels": int(self.tally[LABELS]),
-            "late_not_learned": int(self.tally[LATE_NOT_LEARNED]),
+            **dict(zip(keys, self.tally.tolist(), strict=True)),
             **self.monitor.policy.counts(),
             **self.monitor.measures(),
         }
@@ -198,16 +148,20 @@ class Watch:
         self.tally[:] = state["tally"]
         self.monitor.load({name: array for name, array in state.items() if name != "tally"})
 
+    def events_counted(self) -> int:
+        """Events scored or not applicable, and labels."""
+        return int(self.tally[SCORED] + self.tally[LABELS] + self.tally[NOT_APPLICABLE])
+
     def backfill_not_applicable(self, events: int) -> None:
-        """Start with so many events behind it that it has not seen: they did not apply to it."""
+        """Count so many events from before the stage existed as not applicable."""
         self.tally[NOT_APPLICABLE] += events
 
     def hooked_arrays(self) -> set[str]:
-        """What the monitor announces."""
+        """The monitor's."""
         return self.monitor.hooked_arrays()
 
     def on_write(self, before_write: WriteHook | None) -> None:
-        """Have the monitor announce it."""
+        """Hand the hook to the monitor."""
         self.monitor.on_write(before_write)
 
     def _alert(self, batch: EventBatch, watched: MonitorOutput, i: int) -> Alert:
@@ -231,8 +185,9 @@ class Watch:
     def _explained(
         self, watched: MonitorOutput, i: int
     ) -> tuple[list[Contribution], list[str] | None]:
-        """The contributions, and the counterfactual. A rule that decided holds no longer without the
-        first feature that it asks for; whether others then do is not looked at."""
+        """The contributions, and the counterfactual. An alert by a rule has one only where the monitor
+        has no other rule and its p-value alone would not have raised the alert: then without the first
+        feature of the rule there is no alert."""
         names, told, calibrated = self.monitor.names, watched.feature_values, watched.calibrated
         threshold = float(watched.policy_outcome.threshold[i])
         if watched.rule[i] < 0:
@@ -246,8 +201,8 @@ class Watch:
         return explain.rule_contributions(i, names, rule, told, calibrated), instead
 
     def _top_detector(self, watched: MonitorOutput, i: int) -> tuple[str, str]:
-        """The detector with the smallest p-value, and the feature with the largest share; for both
-        the rule, where one decided."""
+        """The detector with the smallest p-value, and the feature with the largest share; the rule for
+        both, where a rule raised the alert."""
         if watched.rule[i] >= 0:
             rule = self.spec.rules[int(watched.rule[i])].name
             return rule, rule
@@ -262,3 +217,130 @@ class Watch:
             seconds(f.half_life) for f in self.spec.features if f.name in features and f.half_life
         ]
         return int(max(spans, default=0.0))
+
+
+# -- the declaration ------------------------------------------------------------------------------
+
+
+class WatchSubscription(Subscription[EventBatch]):
+    """Reads the events that concern a monitor, keyed by its entity. codec: of its internal topic."""
+
+    def __init__(self, spec: MonitorSpec, codec: InternalEventCodec) -> None:
+        self._spec = spec
+        self.codec = self._codec = codec
+
+    def keys(self, batch: EventBatch) -> pa.StringArray:
+        """The entity of each event."""
+        return batch.text[self._spec.entity]
+
+    def of_events(self, events: EventBatch) -> Selected[EventBatch]:
+        """The events that concern the monitor, with the fields that it uses."""
+        rows = np.flatnonzero(is_relevant(events, self._spec)).astype(np.int64)
+        return Selected(self._codec.select_fields(events).take(rows), rows)
+
+    def inline(
+        self, events: EventBatch, outputs: Mapping[str, StageOutput]
+    ) -> Selected[EventBatch]:
+        """All events: the monitor itself passes over those that do not concern it."""
+        return Selected(events, np.arange(len(events)))
+
+
+def read_path(config: Config, monitor: MonitorSpec) -> ReadPath:
+    """How a monitor reads its events: directly where one partition of one topic holds all events of
+    each of its entities."""
+    names = ", ".join(monitor.inputs)
+    spec = config.inputs[monitor.inputs[0]]
+    if len(monitor.inputs) > 1:
+        reason = (
+            f"it reads {len(monitor.inputs)} topics ({names}), and no log holds the order of "
+            "events across topics"
+        )
+    elif monitor.partitions is not None:
+        reason = f"partitions = {monitor.partitions} requires it"
+    elif spec.partitions == 1:
+        return ReadPath(None, "its topic has one partition")
+    elif spec.keyed_by == monitor.entity:
+        return ReadPath(None, f"its topic is partitioned by {monitor.entity} ({spec.partitioner})")
+    else:
+        by = f"keyed by {spec.keyed_by}" if spec.keyed_by else "without keyed_by"
+        reason = (
+            f"it watches {monitor.entity}, but {names} has {spec.partitions} partitions, {by}: "
+            f"events of one {monitor.entity} may be in several partitions"
+        )
+    most = max(config.inputs[name].partitions for name in monitor.inputs)
+    topic = f"{config.group}-{monitor.name}-events"
+    return ReadPath(Log(monitor.name, topic, monitor.partitions or most, internal=True), reason)
+
+
+def _nodes(config: Config) -> list[StageNode]:
+    """A watch for each monitor; a monitor with an unknown input is a mistake, reported elsewhere."""
+    return [
+        StageNode(
+            WATCH,
+            monitor.name,
+            f"monitors[{i}]",
+            read_path(config, monitor),
+            key=monitor.entity,
+            inputs=(*monitor.inputs,),
+            score_features=(*value_names(monitor),),
+            policy=monitor.policy,
+            options=monitor,
+        )
+        for i, monitor in enumerate(config.monitors)
+        if monitor.inputs and {*monitor.inputs} <= config.inputs.keys()
+    ]
+
+
+def _make(node: StageNode, context: StageContext, placement: Placement) -> Watch:
+    assess = context.config.assess
+    return Watch(
+        node.options,
+        placement.log.partitions,
+        context.fingerprint,
+        context.alert_builder,
+        assess.training_features() if assess else (),
+        placement.partition,
+        len(context.sources(node.inputs)) if node.log else 1,
+        context.ahead_max_ms,
+    )
+
+
+def _subscribe(node: StageNode, context: StageContext) -> WatchSubscription:
+    fields = internal_topic_fields(context.config, node.options)
+    return WatchSubscription(node.options, InternalEventCodec(fields, context.sources(node.inputs)))
+
+
+def _learns_from(state: StateConfig) -> dict[str, Basis]:
+    """Of each monitor its declaration but for rules and policy, which decide on alerts and are not
+    learned from; its inputs; and the secret that entities are hashed with."""
+    return {spec.name: _basis(state, spec) for spec in state.monitors}
+
+
+def _basis(state: StateConfig, spec: MonitorSpec) -> Basis:
+    declared = {key: value for key, value in to_builtins(spec).items() if key not in UNLEARNED}
+    return {
+        "the secret": state.secret,
+        **{f"its {key}": value for key, value in declared.items()},
+        **{f"inputs.{name}": state.inputs.get(name) for name in spec.inputs},
+    }
+
+
+def alert_topic(_node: StageNode, config: Config) -> list[OutputTopic]:
+    """The topic that all alerts are published to."""
+    return [OutputTopic("outputs.alerts", config.outputs.alerts, "entity")]
+
+
+UNLEARNED: Final = frozenset({"name", "rules", "policy"})
+WATCH: Final = StageDeclaration(
+    name="watch",
+    noun="monitor",
+    reads=("events",),
+    writes=("alerts", "reports"),
+    make=_make,
+    subscribe=_subscribe,
+    counters=WATCH_COUNTERS,
+    nodes=_nodes,
+    outputs=alert_topic,
+    learns_from=_learns_from,
+    batch_rows_max=20_000,
+)

@@ -1,0 +1,208 @@
+"""The stage graph of a configuration: the stages that it runs, and the logs and topics between them.
+
+A stage declares itself once, in its own module, as a `StageDeclaration` under the entry point group
+"eddy.stages". What connects stages is derived from the declarations: the shard of a partition, the
+topics that must exist, a worker's permissions, the counters. A package adds a stage by declaring it.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any, Final, Literal, NamedTuple
+
+import msgspec
+
+from detectors.spec import PolicySpec
+from stream.config.declarations import Config
+from stream.config.document import build
+from stream.config.fingerprints import StateConfig
+from stream.config.topology import Log
+from stream.errors import ConfigError
+
+GROUP: Final = "eddy.stages"
+
+Flow = Literal["records", "events", "reports", "alerts", "dead_letters"]
+"""What stages hand on: an input's records, the events among them, monitors' reports on events,
+alerts, and dead letters."""
+
+
+class ReadPath(NamedTuple):
+    """How a stage gets what it reads, and why: over its internal topic, or, where `internal` is None,
+    inside the shard of its input."""
+
+    internal: Log | None
+    reason: str
+
+
+class OutputTopic(NamedTuple):
+    """A topic that stages write and others read. path: its key in the configuration. key: what its
+    records are keyed by. cleanup_policy, partitions: None leaves them to the topic's owner."""
+
+    path: str
+    topic: str
+    key: str
+    cleanup_policy: Literal["delete", "compact"] | None = None
+    partitions: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StageNode:
+    """A stage as a configuration runs it; there is one watch, for example, for each monitor.
+
+    name: prefix of its state and of its counters. path: its place in the configuration. key: what its
+    internal topic is partitioned by. inputs: whose events it reads. score_features: the features in
+    its score columns, None where it writes no scores. policy: that decides on its alerts, None where
+    it raises none. options: its table in the configuration, of the declared type.
+    """
+
+    declaration: "StageDeclaration"
+    name: str
+    path: str
+    read_path: ReadPath
+    key: str = ""
+    inputs: tuple[str, ...] = ()
+    score_features: tuple[str, ...] | None = None
+    policy: PolicySpec | None = None
+    options: Any = None
+
+    @property
+    def title(self) -> str:
+        """Its name in messages."""
+        return self.declaration.title(self.name)
+
+    @property
+    def combines(self) -> bool:
+        """Whether its scores combine the reports of other stages."""
+        return "reports" in self.declaration.reads
+
+    @property
+    def log(self) -> Log | None:
+        """Its internal topic, None where it runs in the shard of its input."""
+        return self.read_path.internal
+
+
+def _no_topics(_node: StageNode, _config: Config) -> Sequence[OutputTopic]:
+    return ()
+
+
+Basis = Mapping[str, object]
+"""What determines a stage's learned state, by a name for messages: "the secret", "its half_life"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageDeclaration:
+    """What a stage reads, writes, keeps and counts.
+
+    reads, writes: the flows. noun: for messages, where stages have names of their own. options: the type of its table [stages.NAME]; the stage runs where the
+    configuration has that table. nodes: the stages that a configuration runs, for a stage that is
+    declared otherwise. make: the stage of one partition, of a node, a `StageContext` and a
+    `Placement`. subscribe: its `Subscription`, of a node and a `StageContext`; None for route. counters: every
+    `Counter` that it has. outputs: the topics that it writes itself. learns_from: the `Basis` of each of its
+    stages, by name: when a part of it changes, the learned state is dropped. learned_arrays: the
+    prefixes of the arrays that are then dropped; the others, counters, are kept. batch_rows_max: rows of its
+    internal topic that it processes at once; a poll may return many more.
+    """
+
+    name: str
+    reads: tuple[Flow, ...]
+    writes: tuple[Flow, ...] = ()
+    make: Callable[..., Any]
+    subscribe: Callable[..., Any] | None = None
+    counters: tuple[Any, ...]
+    noun: str = ""
+    options: Any = None
+    nodes: Callable[[Config], list[StageNode]] | None = None
+    outputs: Callable[[StageNode, Config], Sequence[OutputTopic]] = _no_topics
+    learns_from: Callable[[StateConfig], dict[str, Basis]] | None = None
+    learned_arrays: tuple[str, ...] = ("",)
+    batch_rows_max: int | None = None
+
+    def title(self, name: str) -> str:
+        """One of its stages in messages."""
+        return f"{self.noun} {name}" if self.noun else name
+
+    def nodes_of(self, config: Config) -> list[StageNode]:
+        """The stages of this declaration that a configuration runs; none where what it needs is a
+        mistake, which the validation names."""
+        if self.nodes is not None:
+            return self.nodes(config)
+        if self.name not in config.stages:
+            return []
+        try:
+            options = msgspec.convert(config.stages[self.name], self.options)
+        except msgspec.ValidationError:
+            return []
+        topic = f"{config.group}-{self.name}-{self.reads[0]}"
+        log = Log(self.name, topic, getattr(options, "partitions", 1), internal=True)
+        reason = "it reads what several shards write"
+        path = f"stages.{self.name}"
+        return [StageNode(self, self.name, path, ReadPath(log, reason), options=options)]
+
+    def bases(self, state: StateConfig) -> dict[str, Basis]:
+        """By the name of each of its stages, what determines the learned state."""
+        if self.learns_from is not None:
+            return self.learns_from(state)
+        if self.name not in state.stages:
+            return {}
+        return {self.name: {"the secret": state.secret, "its options": state.stages[self.name]}}
+
+
+# -- the registry ---------------------------------------------------------------------------------
+
+
+@cache
+def declared_stages() -> dict[str, StageDeclaration]:
+    """Every declared stage by name, each after those whose output it reads. Raises ConfigError where
+    stages read each other's output, and where no stage is declared."""
+    waiting = {point.name: point.load() for point in entry_points(group=GROUP)}
+    if not waiting:
+        raise ConfigError([f"no package declares {GROUP}; expected Eddy's own: install it again"])
+    ordered: dict[str, StageDeclaration] = {}
+    while waiting:
+        missing = {flow for one in waiting.values() for flow in one.writes}
+        ready = sorted(name for name, one in waiting.items() if not missing & {*one.reads})
+        if not ready:
+            names = ", ".join(sorted(waiting))
+            raise ConfigError([f"{GROUP}: {names} read each other's output; expected no cycle"])
+        ordered |= {name: waiting.pop(name) for name in ready}
+    return ordered
+
+
+# -- derived from the declarations ----------------------------------------------------------------
+
+
+def nodes(config: Config) -> list[StageNode]:
+    """The stages of a configuration, each after those whose output it reads."""
+    return [
+        node for declaration in declared_stages().values() for node in declaration.nodes_of(config)
+    ]
+
+
+def logs(config: Config) -> list[Log]:
+    """Every log that stages read: the inputs', then the internal topics."""
+    inputs = (Log(name, spec.topic, spec.partitions) for name, spec in config.inputs.items())
+    return [*inputs, *(node.log for node in nodes(config) if node.log)]
+
+
+def output_topics(config: Config) -> list[OutputTopic]:
+    """Every topic that stages write for others, once."""
+    topics = (one for node in nodes(config) for one in node.declaration.outputs(node, config))
+    return list({one.path: one for one in topics}.values())
+
+
+def stage_problems(config: Config) -> Iterator[tuple[str, str]]:
+    """Mistakes in the tables [stages.NAME]: where, and which."""
+    known = {name: one for name, one in declared_stages().items() if one.options is not None}
+    for name, table in config.stages.items():
+        if name not in known:
+            expected = (
+                f"one of {', '.join(known)}" if known else "no table: no package adds a stage"
+            )
+            yield f"stages.{name}", f"no stage is named {name}; expected {expected}"
+            continue
+        problems: list[str] = []
+        build(known[name].options, table, problems)
+        for line in problems:
+            path, text = line.split(": ", 1)
+            yield f"stages.{name}.{path}", text
