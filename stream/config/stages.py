@@ -186,9 +186,10 @@ def logs(config: Config) -> list[Log]:
 
 
 def output_topics(config: Config) -> list[OutputTopic]:
-    """Every topic that stages write for others, once."""
+    """Every topic that stages write for others, once, by its key in the configuration."""
     topics = (one for node in nodes(config) for one in node.declaration.outputs(node, config))
-    return list({one.path: one for one in topics}.values())
+    by_path = {one.path: one for one in topics}
+    return [by_path[path] for path in sorted(by_path)]
 
 
 def stage_problems(config: Config) -> Iterator[tuple[str, str]]:

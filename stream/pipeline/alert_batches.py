@@ -113,6 +113,6 @@ class AlertSubscription(Subscription[AlertBatch]):
         return Selected(AlertBatch(batch.sources, *columns, alerts), rows)
 
 
-def alerts_by_entity(node: StageNode, context: Any) -> AlertSubscription:
+def alerts_by_entity(_node: StageNode, context: Any) -> AlertSubscription:
     """Subscribe a stage to all alerts, keyed by their entity."""
     return AlertSubscription(context.all_sources())

@@ -344,8 +344,8 @@ def test_another_secret_is_refused_and_the_right_one_continues(group: Group, lef
         group.work(300, 400, [400])
     other = config(secret=ANOTHER)
     assert refused(group, other) == [
-        f"monitor {name}: the secret changed: --drop-state {allowed_drops('all')[0]}"
-        for name in ("account", "ip")
+        f"{title}: the secret changed: --drop-state {allowed_drops('all')[0]}"
+        for title in ("route", "monitor account", "monitor ip")
     ]
     assert_same(finish(group.start()), folded(EVENTS))
     group.allowed_drops = allowed_drops("all")
@@ -376,7 +376,7 @@ def test_no_flag_is_required_when_nothing_is_dropped(group: Group) -> None:
 
 def test_known_event_ids_are_learned_state_too(group: Group) -> None:
     """Where they would be forgotten, duplicates would be published again."""
-    why = "limits.duplicate_window changed, so that known event ids are forgotten"
+    why = "limits.duplicate_window changed"
     found = refused(group, config(limits={"duplicate_window": 10}))
     assert found == [f"route: {why}: --drop-state {allowed_drops('route')[0]}"]
 
@@ -549,7 +549,7 @@ def test_a_group_is_refused_before_a_worker_joins_it(group: Group) -> None:
     assert lines_for(group, changed) == refused(group, changed)
     assert lines_for(group, changed, *allowed_drops("ip")) == []
     assert lines_for(group, named(config(monitor("account"), monitor("ip"), monitor("card")))) == []
-    assert len(lines_for(group, named(config(secret=ANOTHER)))) == 2
+    assert len(lines_for(group, named(config(secret=ANOTHER)))) == 3
     shop = {"topic": SHOP.topic, "type": {"field": "type"}, "partitions": 4}
     assert lines_for(group, named(config(inputs={"shop": shop}))) == []
     for name in group.folder().names():

@@ -34,7 +34,7 @@ inputs = ["labels"]
 features = ["account.amount"]
 """
 
-VERSION_AND_LAYOUT: Final = (9, "1f01a66dbf0a3d9d")
+VERSION_AND_LAYOUT: Final = (10, "1fb778bc7d0281e9")
 """The version, and the hash of what every empty state holds under it."""
 
 

@@ -3,6 +3,7 @@ however the logs were cut."""
 
 import tomllib
 from collections import defaultdict
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 
@@ -211,12 +212,14 @@ def test_a_monitor_over_an_internal_topic_is_a_fold(cuts: list[int], stop: int) 
         assert [n for n, a in other.save().items() if a.tobytes() != state[n].tobytes()] == []
 
 
-def test_events_are_scored_in_bounded_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many events a poll brings, they are judged a bounded number at a time."""
+def test_events_are_scored_in_bounded_batches() -> None:
+    """However many events a poll brings, a stage processes a bounded number at a time."""
     messages = interleaved(3)
     expected = scored(shards().make(internal_log()), messages, [])
-    monkeypatch.setattr("stream.pipeline.shard.BATCH_EVENTS_MAX", 7)
-    assert scored(shards().make(internal_log()), messages, []) == expected
+    shard = shards().make(internal_log())
+    few = replace(shard._first.node.declaration, batch_rows_max=7)
+    shard._first = shard._first._replace(node=replace(shard._first.node, declaration=few))
+    assert scored(shard, messages, []) == expected
 
 
 def test_alerts_name_the_source() -> None:

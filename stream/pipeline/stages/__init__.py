@@ -127,7 +127,7 @@ class Stage(ABC):
         """The saved arrays whose rows are written only after the write hook was called."""
         return set()
 
-    def on_write(self, before_write: WriteHook | None) -> None:
+    def on_write(self, before_write: WriteHook | None) -> None:  # noqa: B027 - few stages need it
         """Call this hook, or none, before each batch with the rows that the batch will write."""
 
     def events_passed(self) -> int | None:
@@ -139,7 +139,7 @@ class Stage(ABC):
         where none must."""
         return None
 
-    def backfill_not_applicable(self, events: int) -> None:
+    def backfill_not_applicable(self, events: int) -> None:  # noqa: B027 - few stages need it
         """Count so many events from before the stage existed as not applicable."""
 
     def scores(self, batch: Any, output: Any, selection: ScoreSelection) -> ScoreColumns | None:
