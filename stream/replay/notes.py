@@ -24,7 +24,7 @@ from stream.inputs.diagnostics import (
 from stream.inputs.partitioning import find_misplaced
 from stream.pipeline.counters import repair_key
 from stream.pipeline.shard import ShardOutput
-from stream.replay.labels import count_verdicts, most_common_verdicts
+from stream.replay.label_verdicts import count_verdicts, most_common_verdicts
 from stream.replay.summary import Tally
 from stream.replay.suspicious_texts import SuspiciousTexts
 

@@ -26,7 +26,8 @@ from stream.replay import manifest
 from stream.replay.evaluation import evaluate_run
 from stream.replay.final_labels import labels_among, read_labels
 from stream.replay.inputs import Input, InputLocations, find_inputs
-from stream.replay.labels import JoinedLabels, split_unclear
+from stream.replay.label_verdicts import split_unclear
+from stream.replay.labels import JoinedLabels
 from stream.replay.manifest import Provenance
 from stream.replay.notes import ReplayNotes
 from stream.replay.run_files import OWN_FILES, RunFiles, make_folder, require_replay_folder

@@ -4,7 +4,6 @@ last word on each event at the end."""
 import re
 import sys
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.random import default_rng
 
-from schemas.columns import I64
 from stream.cli import replay as cli_replay
 from stream.config import Config, label_entity_fields, parse
 from stream.errors import ExtraMissing, InputError
+from stream.evaluation import database
 from stream.inputs import FileReader
 from stream.inputs.partitioning import partition_of
-from stream.replay import Summary, TimeSplit, labels, replay, spilling
+from stream.replay import Summary, TimeSplit, labels, replay
 from stream.replay.inputs import with_label_input
 from tests.memory_topics import patch_topics
 
@@ -231,17 +230,17 @@ def test_no_label_reaches_a_score_before_it_is_known(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "planted"),
     [
-        ("the event's own time", lambda label_ms, due_ms: due_ms + 1),
-        ("before the event", lambda label_ms, due_ms: due_ms - 1),
-        ("a minute too early", lambda label_ms, due_ms: label_ms - 60_000),
+        ("the event's own time", "due_ms + 1"),
+        ("before the event", "due_ms - 1"),
+        ("a minute too early", "label_ms - 60_000"),
     ],
 )
 def test_a_planted_leak_is_caught(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, planted: Callable[[I64, I64], I64]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, planted: str
 ) -> None:
-    """Labels that count from their event on, from before it, or only a little too early are
-    found by the very check that the honest order passes."""
-    monkeypatch.setattr(labels, "effective_ms", planted)
+    """The check above fails for labels that count from their event on, from before it, or only a
+    minute too early."""
+    monkeypatch.setattr(labels, "EFFECTIVE_MS", planted)
     assert leaks(tmp_path), name
 
 
@@ -524,14 +523,14 @@ def test_of_events_with_the_same_id_the_first_in_time_is_meant(tmp_path: Path) -
     assert scores(tmp_path / "a6") != scores(tmp_path / "none")
 
 
-def test_how_labels_lie_on_disk_changes_nothing(
+def test_the_memory_of_the_join_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Written a few rows at a time, they are joined and put in order as all at once."""
+    """With little memory and a few rows at a time, labels are joined and ordered alike."""
     rows = payments()
     run(tmp_path / "large", rows, verdicts(rows))
-    monkeypatch.setattr(spilling, "CHUNK_ROWS", 50)
-    monkeypatch.setattr(spilling, "PIECE_ROWS", 7)
+    monkeypatch.setattr(database, "MEMORY_LIMIT", "48MiB")
+    monkeypatch.setattr(database, "ROWS_AT_ONCE", 7)
     run(tmp_path / "small", rows, verdicts(rows))
     assert scores(tmp_path / "small") == scores(tmp_path / "large")
     assert final_labels(tmp_path / "small") == final_labels(tmp_path / "large")
