@@ -24,7 +24,7 @@ from stream.clock import format_time_ms
 from stream.config import LABEL_FIELDS, Config, Log, extracted_fields
 from stream.inputs.partitioning import find_misplaced
 from stream.pipeline.shard import ShardOutput
-from stream.telemetry.metrics import MetricsCollector
+from stream.telemetry.collector import MetricsCollector
 
 log = structlog.stdlib.get_logger(__name__)
 

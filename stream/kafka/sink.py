@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from functools import partial
 from threading import Thread
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -24,6 +24,7 @@ from stream.kafka.client_errors import (
     retrying,
 )
 from stream.kafka.error_codes import CODE_MEANINGS, UNKNOWN_TOPIC_CODES
+from stream.kafka.messages import OutRecord
 from stream.kafka.positions import CommittedOffset, Membership, Partition
 from stream.kafka.properties import Properties, producer_properties
 
@@ -39,16 +40,6 @@ CALL_GRACE_S: Final = 2.0
 TOPIC_MISSING_S: Final = 2.0
 """A topic counts as missing when brokers have not known it for so long: one that has just started
 may learn of its topics late."""
-
-
-class OutRecord(NamedTuple):
-    """One record to be published: to that partition, else to the one of its key."""
-
-    topic: str
-    key: bytes | None
-    value: bytes
-    headers: list[tuple[str, bytes]]
-    partition: int | None = None
 
 
 def produce(producer: Producer, record: OutRecord, deadline: float = math.inf) -> None:

@@ -4,7 +4,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import itemgetter
-from typing import Any, Final, NamedTuple, Protocol, Self, overload
+from typing import Any, Final, Self, overload
 
 import numpy as np
 import orjson
@@ -31,6 +31,7 @@ from stream.kafka.client_errors import (
     retrying,
 )
 from stream.kafka.error_codes import UNKNOWN_TOPIC_CODES
+from stream.kafka.messages import PartitionBatch, RebalanceListener
 from stream.kafka.positions import CommittedOffset, Membership, Partition
 from stream.kafka.properties import Properties, consumer_properties
 
@@ -39,32 +40,6 @@ log = structlog.stdlib.get_logger(__name__)
 INSTANCE_ID_TAKEN: Final = KafkaError(KafkaError.UNRELEASED_INSTANCE_ID).str()
 """What the broker says under the new protocol while the session of a static member that was killed
 lasts; under the classic one its successor takes its place at once."""
-
-
-class RebalanceListener(Protocol):
-    """Who is told of assignments, between two batches, never inside a transaction."""
-
-    def on_assign(self, partitions: list[Partition]) -> dict[Partition, int]:
-        """New partitions; returns for each the offset to start reading at."""
-
-    def on_revoke(self, partitions: list[Partition]) -> None:
-        """Partitions to give away: a last commit for them is still possible."""
-
-    def on_lost(self, partitions: list[Partition]) -> None:
-        """Partitions that others may already have: nothing may be committed for them."""
-
-
-class PartitionBatch(NamedTuple):
-    """The result of a poll for one partition.
-
-    records: None where only next_offset moved. next_offset: where the next record may be. It is
-    after the records, and after everything that no reader gets: transaction markers, aborted
-    records, and the gaps that compaction leaves.
-    """
-
-    partition: Partition
-    records: Records | None
-    next_offset: int
 
 
 class _LazyHeaders(Sequence[Headers]):

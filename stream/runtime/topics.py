@@ -12,7 +12,7 @@ from detectors.spec import seconds
 from schemas.codecs.internal_events import MESSAGE_BYTES_MAX
 from stream.config import ASSESS, Config, logs
 from stream.errors import ConfigError
-from stream.kafka.admin import TopicAdmin
+from stream.runtime.interfaces import Admin
 
 DAY_MS: Final = 86_400_000
 RETENTION_MS_MIN: Final = 3 * DAY_MS
@@ -83,7 +83,7 @@ def required_topics(config: Config) -> list[RequiredTopic]:
     ]
 
 
-def existing_topics(config: Config, admin: TopicAdmin) -> dict[str, ExistingTopic]:
+def existing_topics(config: Config, admin: Admin) -> dict[str, ExistingTopic]:
     """What the broker has of these topics; one that is missing is missing here."""
     wanted = required_topics(config)
     counts = admin.partition_counts([one.topic for one in wanted])

@@ -9,7 +9,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 from confluent_kafka.admin._resource import ResourceType
 
-from stream.runtime.worker import UNASSIGNED_WARNING
+from stream.runtime.status import UNASSIGNED_WARNING
 from tests.broker.shop import (
     PROTOCOLS,
     Shop,

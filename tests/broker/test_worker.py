@@ -23,8 +23,9 @@ from stream.kafka.sink import KafkaSink
 from stream.kafka.source import KafkaSource
 from stream.pipeline.alerting import RunInfo
 from stream.runtime.worker import Worker
+from stream.telemetry.collector import MetricsCollector
 from stream.telemetry.health import WorkerHealth
-from stream.telemetry.metrics import METRICS, MetricsCollector
+from stream.telemetry.metrics import METRICS
 from tests.broker.shop import (
     Shop,
     assert_published_exactly_once,
