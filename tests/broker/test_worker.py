@@ -196,7 +196,7 @@ def test_workers_that_come_and_go_share_internal_partitions(broker: str, tmp_pat
         assert second.has_logged("partition taken")
         assert second.stop() == 0
     holds_every_alert_once(shop)
-    assert first.has_logged("partition given back")
+    assert first.has_logged("partition revoked")
 
 
 class StubbornSink(KafkaSink):
