@@ -1,31 +1,7 @@
-"""Every error Eddy raises on purpose, and what the operator should do about it.
+"""Every error that Eddy raises on purpose, with its exit code and remedy.
 
-    EddyError
-    ├── ConfigError              exit 2   mend the configuration; every mistake is named at once
-    ├── InputError               exit 2   mend the path or the file that replay was given
-    ├── QueryError               exit 2   mend the question, or ask another run
-    ├── ExtraMissing             exit 2   install what the command needs
-    ├── RetentionGap             exit 4   the log no longer holds what the state was made of
-    ├── ForeignOffset            exit 4   the group's committed offset was not written by Eddy
-    ├── ForeignRecord            exit 4   an internal topic holds what this Eddy cannot read
-    ├── CheckpointPointerLost    exit 4   an offset without its checkpoint's name, or the reverse
-    ├── CheckpointCorrupt        exit 4   no checkpoint is whole, and the log does not reach back
-    ├── CheckpointIncompatible   exit 4   the checkpoint is in a format that this version cannot read
-    ├── StateWouldBeDropped      exit 4   the start would drop learned state, and no flag allows it
-    ├── SavedStateUnusable       exit 4   what a replay saved is not for this configuration
-    ├── PartitionCountChanged    exit 4   entities have moved between partitions
-    ├── ConfigurationSuperseded  exit 4   the group has gone on to another configuration
-    ├── StoreFailure             exit 6   the checkpoint store said no
-    ├── OutputFailure            exit 6   the results of a command cannot be written
-    └── KafkaFailure                      the client or the broker said no
-        ├── Retriable        exit 7       tried again, with back-off; raised when tries run out
-        ├── Abortable        exit 7       the transaction is aborted, state and outbox are kept
-        ├── Outlived         exit 7       only a new worker can tell how the transaction ended
-        ├── Fenced           exit 5       another worker has this worker's id: stop
-        └── Fatal            exit 5       nothing that is started anew can mend it
-
-A start anew mends nothing after exit codes 2, 4 and 5, and may after any other (`NON_RESTARTABLE`).
-Client exceptions are mapped to these at one border (`stream.kafka`), the cause kept.
+The reference documentation is generated from this module: the first line of an error's docstring,
+its `exit_code` and its `remedy`. Errors of Kafka's client are translated to these in `stream.kafka`.
 """
 
 from typing import Final
@@ -36,20 +12,31 @@ RELEARN_COMMAND: Final = (
     "eddy replay CONFIG --input 'NAME=kafka://TOPIC?until=OFFSETS' --out FOLDER --save-state URL up to "
     "the committed offsets, then [checkpoints] start_from = URL"
 )
-"""Learns again from the log, where no checkpoint is usable."""
+"""Rebuilds the state from the log, where no checkpoint is usable."""
+
+EXIT_CODES: Final = {
+    0: "success",
+    1: "a bug, or a process that ended unexpectedly",
+    2: "wrong configuration, input, question or command line, or a missing library",
+    4: "the stored state does not fit: starting would lose or repeat alerts",
+    5: "Kafka refuses the worker for good: fenced, or an error that no retry can help",
+    6: "the checkpoint store or the output folder cannot be read or written",
+    7: "Kafka was out of reach for too long, or the outcome of a commit is unknown",
+}
+"""What each exit code of a command means."""
 
 NON_RESTARTABLE: Final = frozenset({2, 4, 5})
-"""Exit codes after which somebody must act first: a worker started anew would end the same way."""
+"""Exit codes after which a restart will not help: an operator must act first."""
 
 
 class EddyError(Exception):
-    """Base of all; `exit_code` is the process's, `remedy` what the operator should do.
+    """Base of all errors. Credentials in addresses are hidden in every message.
 
-    Credentials in addresses are hidden in every message.
+    exit_code: of the process. remedy: what the operator should do.
     """
 
     exit_code = 1
-    remedy = "Read the message; if it does not explain itself, report it as a bug."
+    remedy = "Read the message; if it does not explain the problem, report a bug."
 
     def __init__(self, message: str) -> None:
         self.message = hide_credentials(message)
@@ -57,10 +44,10 @@ class EddyError(Exception):
 
 
 class ConfigError(EddyError):
-    """The configuration has mistakes; `problems` holds one line each: path, got, expected."""
+    """The configuration is wrong; every mistake is listed: key, value, what was expected."""
 
     exit_code = 2
-    remedy = "Mend each line named."
+    remedy = "Correct each line listed."
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
@@ -68,50 +55,50 @@ class ConfigError(EddyError):
 
 
 class InputError(EddyError):
-    """A file given to replay cannot be read, or is not what its name says."""
+    """An input of a replay cannot be read, or is not of the format that its name says."""
 
     exit_code = 2
-    remedy = "Mend what the message names; `eddy replay --help` explains every option."
+    remedy = "Correct what the message names; `eddy replay --help` explains every option."
 
 
 class QueryError(EddyError):
-    """A question to runs has mistakes, or they cannot answer it."""
+    """A query is wrong, or the run's tables cannot answer it."""
 
     exit_code = 2
     remedy = "eddy query RUN --columns shows a run's tables and columns; eddy top RUN its entities."
 
 
 class ExtraMissing(EddyError):
-    """The command needs a library that Eddy installs only on request."""
+    """The command needs an optional library."""
 
     exit_code = 2
     remedy = "Install it: pip install 'eddywatch[backtest]'"
 
 
 class RetentionGap(EddyError):
-    """The log starts later, or ends earlier, than the state behind the committed offset needs."""
+    """The log no longer holds records that the state needs, or ends before the committed offset."""
 
     exit_code = 4
-    remedy = "Raise the topic's retention; to start anew on purpose, use another group."
+    remedy = "Raise the topic's retention; to start over on purpose, use another group."
 
 
 class ForeignOffset(EddyError):
-    """The group has a committed offset that says nothing of the state that it stands for."""
+    """The group has a committed offset that was not written by Eddy."""
 
     exit_code = 4
-    remedy = "Use a group of Eddy's own; to start anew on purpose, use another group."
+    remedy = "Use a group only for Eddy; to start over on purpose, use another group."
 
 
 class ForeignRecord(EddyError):
-    """A record on an internal topic is no message that this configuration of Eddy can read.
+    """A record on an internal topic cannot be read under this configuration or version.
 
-    It is never skipped: without its events the state would be another one.
+    It is never skipped: without its events the state would differ.
     """
 
     exit_code = 4
     remedy = (
-        "Let only Eddy write to its internal topics. After a change of inputs or of version, run "
-        "the former one until nothing of it is left."
+        "Let only Eddy write to its internal topics. After a change of inputs or version, run the "
+        "previous one until its records on internal topics are processed."
     )
 
 
@@ -120,20 +107,21 @@ class CheckpointPointerLost(EddyError):
 
     exit_code = 4
     remedy = (
-        "Somebody reset or removed the group's offsets, or they expired (offsets.retention.minutes). "
-        "To start anew on purpose, use another group: internal topics still hold what this one has "
-        "sent, and its alerts would be published again."
+        "The group's offsets were reset or deleted, or expired (offsets.retention.minutes). To start "
+        "over on purpose, use another group: internal topics still hold what this group has sent, "
+        "and its alerts would be published again."
     )
 
 
 class CheckpointCorrupt(EddyError):
-    """A checkpoint is missing or not what was written, and nothing earlier can stand in for it."""
+    """A checkpoint is missing or damaged, and no earlier one can replace it."""
 
     exit_code = 4
     remedy = (
-        "See that checkpoints.url names the right, whole store, and restore it. A backup may be used "
-        "only under the configuration that the group has now. Without one, learn again from the "
-        f"log: {RELEARN_COMMAND}, and start again; to start with nothing learned, use another group."
+        "Check that checkpoints.url names the right store, and restore what is missing there. A "
+        "backup may be used only under the group's present configuration. Without one, rebuild the "
+        f"state from the log: {RELEARN_COMMAND}, and start again; to start with nothing learned, use "
+        "another group."
     )
 
 
@@ -141,60 +129,63 @@ class CheckpointIncompatible(EddyError):
     """A checkpoint is in a format that this version of Eddy cannot read."""
 
     exit_code = 4
-    remedy = f"Start the version that wrote it; or learn again under this one: {RELEARN_COMMAND}."
+    remedy = f"Start the version that wrote it; or rebuild the state: {RELEARN_COMMAND}."
 
 
 class StateWouldBeDropped(EddyError):
-    """The start would drop learned state. lines: each with stage, reason, and argument to allow it."""
+    """Starting would drop learned state.
+
+    lines: for each stage the reason, and the argument that allows it.
+    """
 
     exit_code = 4
     remedy = (
         "Nothing was written. To keep the state, start with the configuration, the secret and the "
         "version of Eddy that it was learned under. To drop it on purpose, add these arguments to "
         "`eddy run`; they drop nothing else, and the checkpoints stay in the store until you delete "
-        "them. States are not migrated between versions before 1.0: to learn again from the log, "
-        f"first {RELEARN_COMMAND}, and start with the same arguments."
+        "them. States are not migrated between versions before 1.0: to rebuild the state from the "
+        f"log, first {RELEARN_COMMAND}, and start with the same arguments."
     )
 
     def __init__(self, lines: list[str]) -> None:
         self.lines = list(dict.fromkeys(lines))
-        whole = "\n".join(f"  {line}" for line in self.lines)
-        super().__init__(f"this start would drop learned state of the group:\n{whole}")
+        listed = "\n".join(f"  {line}" for line in self.lines)
+        super().__init__(f"this start would drop learned state of the group:\n{listed}")
 
 
 class SavedStateUnusable(EddyError):
-    """The state that a replay saved is missing, or is another configuration's or version's."""
+    """The state that a replay saved is missing, or of another configuration or version."""
 
     exit_code = 4
     remedy = (
-        "Save it anew with this very configuration (eddy replay CONFIG ... --save-state), or take "
-        "checkpoints.start_from away to start with nothing learned."
+        "Save it again with this configuration (eddy replay CONFIG ... --save-state), or remove "
+        "checkpoints.start_from to start with nothing learned."
     )
 
 
 class PartitionCountChanged(EddyError):
-    """The topic has another number of partitions than when the state was learned."""
+    """The topic's number of partitions has changed since the state was learned."""
 
     exit_code = 4
     remedy = (
         "Entities have moved between partitions. To keep the learned state, stop the group and "
         "replay the inputs into a saved state. In the configuration set another `group` and the "
         "present number of `partitions`, and remove `keyed_by` of an input that grew: its older "
-        "records are where the former number put them. Run `eddy topics create CONFIG`, then "
+        "records are in the partitions that the previous number gave. Run `eddy topics create CONFIG`, then "
         "`eddy replay CONFIG --input 'NAME=kafka://TOPIC?until=0:OFFSET,…' --out FOLDER --save-state "
-        "URL` with the former group's committed offsets, 0 for new partitions. Set "
+        "URL` with the old group's committed offsets, 0 for new partitions. Set "
         "checkpoints.start_from = URL, and start. To start with nothing learned, use another "
         "group without a saved state."
     )
 
 
 class ConfigurationSuperseded(EddyError):
-    """The group has gone on from this worker's configuration to another one."""
+    """The group has changed from this worker's configuration to another one."""
 
     exit_code = 4
     remedy = (
-        "Start this worker with the group's present configuration and secret; to go back on "
-        "purpose, raise its `revision`."
+        "Start this worker with the group's present configuration and secret; to return to this "
+        "one on purpose, raise its `revision`."
     )
 
 
@@ -202,59 +193,62 @@ class StoreFailure(EddyError):
     """The checkpoint store cannot be reached, read or written."""
 
     exit_code = 6
-    remedy = "See that the store named by checkpoints.url is there, has room, and may be written."
+    remedy = "Check that the store at checkpoints.url exists, has room, and is writable."
 
 
 class OutputFailure(EddyError):
-    """Results cannot be written: the disk is full, or the folder may not be written."""
+    """Results cannot be written: the disk is full, or the folder is not writable."""
 
     exit_code = 6
-    remedy = "Make room where --out is, or name another folder; partial results were removed."
+    remedy = "Free space at --out, or name another folder; partial results were removed."
 
 
 class KafkaFailure(EddyError):
-    """The client or the broker reported an error; `code` is its name, where it has one."""
+    """Kafka's client or broker reported an error. code: its name, where it has one."""
 
     exit_code = 5
     code = ""
-    remedy = "See the code in the message and the broker's log."
+    remedy = "Look up the code in the message, and see the broker's log."
 
 
 class Retriable(KafkaFailure):
-    """May succeed when tried again as it is."""
+    """Kafka was out of reach or busy for as long as Eddy retried."""
 
     exit_code = 7
-    remedy = "Eddy tried again until its patience ran out: look at the broker and the network."
+    remedy = (
+        "Check the brokers and the network; a restarted worker continues where this one stopped."
+    )
 
 
 class Abortable(KafkaFailure):
-    """The open transaction must be aborted; then it may be tried again with the same outbox."""
+    """The transaction was aborted every time, for as long as Eddy retried."""
 
     exit_code = 7
-    remedy = "Eddy tried again until its patience ran out: look at the broker and the network."
+    remedy = (
+        "Check the brokers and the network; a restarted worker continues where this one stopped."
+    )
 
 
 class CommitOutcomeUnknown(KafkaFailure):
-    """A transaction was neither committed nor aborted in time, as far as this worker can know.
+    """Whether a transaction was committed is unknown to this worker.
 
-    The broker has decided, or will; the next worker of the slot learns it from the committed
-    offset.
+    The next worker of the slot learns the outcome from the committed offset.
     """
 
     exit_code = 7
     remedy = (
-        "Start the worker again under the same slot. Where it happens often: look at the brokers' "
-        "load, or raise kafka.transaction.timeout.ms."
+        "Restart the worker with the same slot. If this happens often, check the brokers' load, or "
+        "raise kafka.transaction.timeout.ms."
     )
 
 
 class Fenced(KafkaFailure):
-    """A newer worker with the same transactional id, or the same instance id, has taken over."""
+    """Another worker with the same slot has taken over."""
 
-    remedy = "See that no two workers share a slot (--slot, EDDY_SLOT or group.instance.id)."
+    remedy = "Give each worker its own slot (--slot, EDDY_SLOT or group.instance.id)."
 
 
 class Fatal(KafkaFailure):
-    """Retrying cannot help: authorisation, an unknown topic, a client bug."""
+    """Kafka reports an error that no retry can help, such as a missing permission or topic."""
 
-    remedy = "Mend what the message names, then start again."
+    remedy = "Correct what the message names, then start again."

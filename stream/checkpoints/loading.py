@@ -1,12 +1,11 @@
-"""How a checkpoint gets out of the store: every block read, checked, and put in its place.
+"""Loads a checkpoint from the store: reads and checks every block.
 
-A checkpoint that is not whole is an error that names the block, never a state with a hole in it.
-What to do then is for `recovery` to say.
+A missing or damaged block is an error that names it; a state is never loaded in part. `recovery`
+decides what happens then.
 """
 
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final
 
 import numpy as np
@@ -16,41 +15,57 @@ from detectors.state import Arrays
 from stream.checkpoints.manifest import Manifest, StoredArray
 from stream.checkpoints.store import Folder, each_block
 from stream.errors import CheckpointCorrupt
+from stream.executor import ExecutorFactory, Task, ThreadExecutor
 from stream.pipeline.shard import Shard
 
 CONCURRENT_GETS: Final = 8
 
 
-def load(folder: Folder, manifest: Manifest, beat: Callable[[], None]) -> Arrays:
-    """The arrays of a checkpoint. beat: called as it goes on, for whoever watches.
+def load(
+    folder: Folder,
+    manifest: Manifest,
+    beat: Callable[[], None],
+    executors: ExecutorFactory = ThreadExecutor,
+) -> Arrays:
+    """Load the arrays of a checkpoint. beat: called now and then while loading.
 
     Raises CheckpointCorrupt and StoreFailure.
     """
     state: Arrays = {}
-    with ThreadPoolExecutor(CONCURRENT_GETS, "checkpoint-get") as executor:
-        pending: deque[Future[None]] = deque()
+    executor = executors(CONCURRENT_GETS, "checkpoint-get")
+    try:
+        pending: deque[Task[None]] = deque()
         for stored in manifest.arrays:
             array = _allocate(stored)
             state[stored.name] = array
             edges = each_block(len(array), stored.block_rows)
             for (start, stop), digest in zip(edges, stored.blocks, strict=True):
-                rows = array[start:stop]
-                pending.append(executor.submit(_fill, folder, digest, rows))
+                pending.append(executor.submit(_fill, folder, digest, array[start:stop]))
                 if len(pending) > 2 * CONCURRENT_GETS:
                     pending.popleft().result()
                     beat()
-        for one in pending:
-            one.result()
+        for task in pending:
+            task.result()
+    finally:
+        executor.shutdown()
     return state
 
 
-def load_into(shard: Shard, folder: Folder, manifest: Manifest, beat: Callable[[], None]) -> None:
-    """Load a checkpoint into an empty shard of its configuration. Raises CheckpointCorrupt: a state
-    of our own version that does not fit its shard has been changed. The rows of its arrays are
-    compared before anything is allocated for them."""
+def load_into(
+    shard: Shard,
+    folder: Folder,
+    manifest: Manifest,
+    beat: Callable[[], None],
+    executors: ExecutorFactory = ThreadExecutor,
+) -> None:
+    """Load a checkpoint into an empty shard of its own configuration.
+
+    Raises CheckpointCorrupt where the arrays do not fit the shard. Their rows are compared before
+    memory is allocated for them. Raises StoreFailure.
+    """
     if problem := _difference(shard.save(), manifest):
         raise CheckpointCorrupt(f"{folder.path}: {problem}")
-    state = load(folder, manifest, beat)
+    state = load(folder, manifest, beat, executors)
     try:
         shard.load(state)
     except (ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as error:

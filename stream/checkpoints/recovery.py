@@ -35,6 +35,7 @@ from stream.errors import (
     RetentionGap,
     SavedStateUnusable,
 )
+from stream.executor import ExecutorFactory, ThreadExecutor
 from stream.kafka.positions import CommittedOffset, Partition
 from stream.pipeline.alerting import RunInfo
 from stream.pipeline.shard import Shard, ShardFactory
@@ -61,6 +62,7 @@ class StartContext(NamedTuple):
     saved: Folder | None = None
     offset_at: Callable[[int], int] | None = None
     allowed_drops: Collection[str] = ()
+    executors: ExecutorFactory = ThreadExecutor
 
     @property
     def where(self) -> Partition:
@@ -206,7 +208,7 @@ def _from_saved_state(
             f"replay of {saved_range(at)}"
         )
     found = _empty(at, start, start if live_from is None else live_from)
-    load_into(found.shard, saved, manifest, at.beat)
+    load_into(found.shard, saved, manifest, at.beat, at.executors)
     # The log alone cannot make it again: without a checkpoint of its own nothing can.
     found.head = msgspec.structs.replace(found.head, first_offset=None, resumed_from=start)
     log.info("begun from a saved state", **at.where._asdict(), next_offset=start)
@@ -377,7 +379,7 @@ def _load_state(at: StartContext, name: str, manifest: Manifest, live_from: int)
         )
     except LookupError as error:
         raise CheckpointCorrupt(f"checkpoint {name}: its log or steering: {error!r}") from error
-    load_into(shard, at.folder, manifest, at.beat)
+    load_into(shard, at.folder, manifest, at.beat, at.executors)
     at.folder.stored_blocks = manifest.blocks()
     return RecoveredState(shard, head, live_from, name, needs_migration=needs_migration)
 

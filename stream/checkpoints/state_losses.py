@@ -9,12 +9,11 @@ from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from obstore.store import ObjectStore
 
 from detectors.state import STATE_VERSION
 from stream.checkpoints.manifest import Manifest, parse_pointer
 from stream.checkpoints.migration import migration_results, repartitioned_logs
-from stream.checkpoints.store import Folder, topics_of
+from stream.checkpoints.store import Folder, ObjectStorage, topics_of
 from stream.config import Config, StateConfig, fingerprint, state_config, with_state_config
 from stream.errors import CheckpointCorrupt, CheckpointIncompatible, StateWouldBeDropped
 from stream.kafka.positions import CommittedOffset, Partition
@@ -75,7 +74,7 @@ def refuse_unless_allowed(lost: Iterable[StateLoss], allowed: Collection[str]) -
 def check_state_losses(
     config: Config,
     committed: Mapping[Partition, CommittedOffset | None],
-    objects: ObjectStore,
+    objects: ObjectStorage,
     allowed_drops: Collection[str],
 ) -> None:
     """Raise StateWouldBeDropped for the whole group, before a worker joins it.

@@ -9,17 +9,17 @@ why an unchanged block is never written twice. Knows no arrays.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import structlog
 import xxhash
 import zstandard
 from obstore.exceptions import BaseError
-from obstore.store import LocalStore, ObjectStore, from_url
+from obstore.store import LocalStore, from_url
 
 from stream.checkpoints.manifest import NAME, Manifest, decode, encode, offset_of
 from stream.config.topology import Log
@@ -49,7 +49,29 @@ ZSTD_LEVEL: Final = 1
 DELETE_BATCH: Final = 1_000
 
 
-def open_store(url: str, where: str = "checkpoints.url") -> ObjectStore:
+class ObjectStorage(Protocol):
+    """What checkpoints need of an object store: these methods of `obstore.store.ObjectStore`.
+
+    They raise FileNotFoundError where a path does not exist, and OSError or BaseError on failure.
+    """
+
+    def put(self, path: str, file: bytes, *, use_multipart: bool | None = None) -> Any:
+        """Write an object."""
+
+    def get(self, path: str) -> Any:
+        """Read an object: `meta["size"]`, and its content by `bytes()`."""
+
+    def list(self, prefix: str | None = None) -> Any:
+        """Iterate over lists of the objects below a path: each with `path`, `last_modified`."""
+
+    def list_with_delimiter(self, prefix: str) -> Any:
+        """The folders directly below a path, as `common_prefixes`."""
+
+    def delete(self, paths: Sequence[str]) -> Any:
+        """Delete objects."""
+
+
+def open_store(url: str, where: str = "checkpoints.url") -> ObjectStorage:
     """The store at a path, or at a URL such as s3://bucket/prefix. Raises ConfigError, which says
     where the URL stands."""
     path = Location.of(url).path
@@ -63,13 +85,13 @@ def open_store(url: str, where: str = "checkpoints.url") -> ObjectStore:
         raise ConfigError([line]) from error
 
 
-def saved_folder(objects: ObjectStore, log: Log, partition: int) -> "Folder":
+def saved_folder(objects: ObjectStorage, log: Log, partition: int) -> "Folder":
     """Where the state of a log's partition lies that a replay has saved."""
     kind = "internal" if log.internal else "input"
     return Folder(objects, "state", f"{kind}-{log.name}", partition)
 
 
-def topics_of(objects: ObjectStore, group: str) -> list[str]:
+def topics_of(objects: ObjectStorage, group: str) -> list[str]:
     """The topics of which the group has, or had, checkpoints."""
     with _map_store_errors(f"listing {_path_element(group)}"):
         found = objects.list_with_delimiter(_path_element(group))["common_prefixes"]
@@ -82,7 +104,7 @@ class Folder:
     held: hashes of blocks that are known to be there and may be referred to.
     """
 
-    def __init__(self, objects: ObjectStore, group: str, topic: str, partition: int) -> None:
+    def __init__(self, objects: ObjectStorage, group: str, topic: str, partition: int) -> None:
         self._objects = objects
         self._topic_path = f"{_path_element(group)}/{_path_element(topic)}"
         self.path = f"{self._topic_path}/{partition}"
@@ -246,8 +268,8 @@ def packed_bytes_max(size_bytes: int) -> int:
     return size_bytes + size_bytes // 128 + 1024
 
 
-def packed(raw: Any) -> bytes:
-    """A block as it is stored."""
+def compress(raw: Any) -> bytes:
+    """Compress a block as it is stored."""
     return zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(raw)
 
 

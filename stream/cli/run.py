@@ -70,8 +70,8 @@ def run(
     """
     from stream.checkpoints.state_losses import DROP, DROP_OPTION
     from stream.config import load, secret_problem
+    from stream.runtime.start import run_worker
     from stream.runtime.supervisor import stop_with_supervisor
-    from stream.runtime.worker import run_worker
     from stream.telemetry import logging
 
     loaded = load(config)
@@ -112,6 +112,7 @@ def _run_supervised(
     allowed_drops: list[str],
 ) -> int:
     """Run workers in slots under that prefix; the supervisor's exit code."""
+    from stream.cli import main
     from stream.runtime.supervisor import Supervisor, worker_target
     from stream.telemetry import logging
 
@@ -124,7 +125,7 @@ def _run_supervised(
     return Supervisor(
         {
             f"{prefix}-{index}": worker_target(
-                str(config), f"{prefix}-{index}", port, log_level, allowed_drops
+                main, str(config), f"{prefix}-{index}", port, log_level, allowed_drops
             )
             for index, port in enumerate(ports)
         }

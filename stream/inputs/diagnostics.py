@@ -25,7 +25,7 @@ from stream.config import LABEL_FIELDS, Config, extracted_fields
 from stream.config.topology import Log
 from stream.inputs.partitioning import find_misplaced
 from stream.pipeline.shard import ShardOutput
-from stream.telemetry.metrics import MetricsCollector
+from stream.telemetry.collector import MetricsCollector
 
 log = structlog.stdlib.get_logger(__name__)
 

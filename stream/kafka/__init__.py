@@ -1,5 +1,5 @@
-"""The border to Kafka, and the only package that imports its client.
+"""Access to Kafka; the only package that imports its client.
 
-Everything that leaves it is Eddy's own: records, partitions, offsets, errors of `stream.errors`. It
-decides nothing: what to read, to emit and to commit is the worker's business.
+It hands out Eddy's own types only: records, partitions, offsets, and the errors of `stream.errors`.
+What to read, publish and commit is decided by its callers.
 """

@@ -1,5 +1,4 @@
-"""Topics: how many partitions they have, what is set for them, and making those that are
-missing."""
+"""Looks up topics and their settings, and creates topics."""
 
 from collections.abc import Iterable, Mapping
 
@@ -25,7 +24,7 @@ from stream.kafka.properties import Properties, admin_properties
 
 
 class TopicAdmin:
-    """Looks at topics, and makes them."""
+    """Looks up topics, and creates them."""
 
     def __init__(self, properties: Properties, beat: Beat = no_beat) -> None:
         self._deferred_error = DeferredError()
@@ -34,13 +33,13 @@ class TopicAdmin:
         self._client = create_client(AdminClient, own)
 
     def partition_counts(self, topics: Iterable[str]) -> dict[str, int]:
-        """Topic → number of its partitions; a topic that does not exist is missing."""
+        """Topic → number of partitions; a topic that does not exist is left out."""
         return {topic: count for topic in topics if (count := self._partition_count(topic))}
 
     def _partition_count(self, topic: str) -> int:
         for attempt in retrying(Retriable, beat=self._beat):
             with attempt, map_client_errors(f"asking for topic {topic}"):
-                self._client.poll(0)  # lets the client say what keeps it from connecting
+                self._client.poll(0)  # lets the client report why it cannot connect
                 self._deferred_error.raise_if_set()
                 found = self._client.list_topics(topic, timeout=CALL_TIMEOUT_S).topics[topic]
                 if found.error is None:
@@ -51,25 +50,24 @@ class TopicAdmin:
 
     def settings(self, topic: str, names: Iterable[str]) -> dict[str, str]:
         """The topic's settings of these names, as the broker applies them."""
-        asked = ConfigResource(ResourceType.TOPIC, topic)
+        resource = ConfigResource(ResourceType.TOPIC, topic)
         for attempt in retrying(Retriable, beat=self._beat):
             with attempt, map_client_errors(f"asking for the settings of topic {topic}"):
                 [future] = self._client.describe_configs(
-                    [asked], request_timeout=CALL_TIMEOUT_S
+                    [resource], request_timeout=CALL_TIMEOUT_S
                 ).values()
                 found = future.result()
         return {name: found[name].value for name in names}
 
     def create(
-        self, topic: str, partitions: int, settings: Mapping[str, str], copies: int | None
+        self, topic: str, partitions: int, settings: Mapping[str, str], replication: int | None
     ) -> None:
-        """Make a topic, and wait until it is known. copies: its replication factor, None for the
-        broker's own.
+        """Create a topic, and wait until the broker lists it.
 
-        One that is there already is left as it is: a broker that did not list it may just have
-        learned of it, and a request that was tried again may have been heard the first time.
+        replication: None for the broker's default. A topic that exists is left as it is: the broker
+        may not have listed it yet, or a retried request may have succeeded the first time.
         """
-        new = NewTopic(topic, partitions, copies or -1, config=dict(settings))
+        new = NewTopic(topic, partitions, replication or -1, config=dict(settings))
         for attempt in retrying(Retriable, beat=self._beat):
             with attempt, map_client_errors(f"creating topic {topic}"):
                 [future] = self._client.create_topics(

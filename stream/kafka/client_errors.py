@@ -1,6 +1,6 @@
-"""What the client says when something goes wrong, and what is done about it: its errors become
-those of `stream.errors`, some are worth another try, and those of its callbacks are kept until
-somebody can be told. What each code means stands in `stream.kafka.error_codes`.
+"""Errors of Kafka's client: translated to those of `stream.errors`, retried, or deferred.
+
+`stream.kafka.error_codes` lists what each code means.
 """
 
 import logging
@@ -23,37 +23,37 @@ from stream.location import hide_credentials
 log = structlog.stdlib.get_logger(__name__)
 
 RETRY_FOR_S: Final = 60.0
-"""How long anything is tried again before the worker gives up and its supervisor takes over."""
+"""How long an operation is retried before the worker gives up and its supervisor takes over."""
 
 CALL_TIMEOUT_S: Final = 10.0
-"""How long one call to the broker may take before it counts as failed and is tried again."""
+"""Time-out of one call to the broker, which is then retried."""
 
 RETRY_PAUSE_MAX_S: Final = 5.0
-"""The longest pause between two tries. With CALL_TIMEOUT_S it bounds how long waiting for a broker is
-silent: before every pause the pulse beats."""
+"""The longest pause between two tries. The worker beats before every pause, so that two beats are
+never further apart than CALL_TIMEOUT_S and this."""
 
 LOG_INTERVAL_S: Final = 5.0
-"""The client's reports of one code are logged no more often."""
+"""The minimum time between two log lines about the same error code."""
 
 CLIENT_LOG: Final = logging.getLogger("stream.kafka.client")
-"""Takes the lines that the client would write to standard error by itself. It hands them over in
-calls that serve its queue: consume, poll and flush."""
+"""Receives the lines that the client would otherwise write to standard error. The client passes them
+on from within consume, poll and flush."""
 
 Client = TypeVar("Client")
 
 Beat = Callable[[], None]
-"""Called while a broker is waited for: the worker is alive."""
+"""Called while a broker is awaited, to show that the worker is alive."""
 
 
 def no_beat() -> None:
-    """A beat that nobody listens to."""
+    """Do nothing."""
 
 
 def classify(error: KafkaError) -> ErrorClass:
     """The class of an error; an unknown one is fatal.
 
-    A code that no retry can help is fatal whatever the client hopes. Else the client's own flags
-    say more than the code, since they know in which state the producer is left.
+    A code that no retry can help is fatal, whatever the client's flags say. Otherwise the flags
+    take precedence over the code, since they reflect the state of the producer.
     """
     meaning = CODE_MEANINGS.get(error.name())
     if meaning is not None and meaning.kind is Fatal:
@@ -68,19 +68,17 @@ def classify(error: KafkaError) -> ErrorClass:
 
 
 def kafka_failure(error: KafkaError, operation: str) -> KafkaFailure:
-    """The exception for a client's error: what was being done, code, cause and action."""
+    """The exception for a client's error: operation, code, cause and remedy."""
     meaning = CODE_MEANINGS.get(error.name(), UNKNOWN_CODE)
     kind = classify(error)
-    error_raised = kind(
-        f"{operation}: {error.name()}: {error.str()} ({meaning.cause}; {meaning.action})"
-    )
-    error_raised.code = error.name()
-    return error_raised
+    raised = kind(f"{operation}: {error.name()}: {error.str()} ({meaning.cause}; {meaning.action})")
+    raised.code = error.name()
+    return raised
 
 
 @contextmanager
 def map_client_errors(operation: str) -> Iterator[None]:
-    """Turn the client's exceptions into Eddy's own, the cause kept."""
+    """Translate the client's exceptions to Eddy's own, with their cause."""
     try:
         yield
     except KafkaException as exception:
@@ -93,9 +91,9 @@ def retrying(
     sleep: Callable[[float], None] = time.sleep,
     beat: Beat = no_beat,
 ) -> Retrying:
-    """Attempts, with growing random pauses, while one of these errors comes and patience lasts."""
+    """Attempts, with growing random pauses, until one succeeds, another error comes, or time is up."""
 
-    def say(state: RetryCallState) -> None:
+    def before_pause(state: RetryCallState) -> None:
         assert state.outcome is not None
         beat()
         log.warning(
@@ -107,33 +105,33 @@ def retrying(
         wait=wait_random_exponential(multiplier=0.05, max=RETRY_PAUSE_MAX_S),
         stop=stop_after_delay(retry_for_s),
         sleep=sleep,
-        before_sleep=say,
+        before_sleep=before_pause,
         reraise=True,
     )
 
 
 class DeferredError:
-    """Keeps the first thing that went wrong inside a client's callback until somebody can be told.
+    """Holds the first error of a client's callback until it can be raised.
 
-    An exception that left a callback would be lost in the client, or break it.
+    An exception raised from a callback would be lost in the client, or break it.
     """
 
     def __init__(self) -> None:
-        self._kept: Exception | None = None
+        self._error: Exception | None = None
         self._logged_at: dict[str, float] = {}
 
     def set(self, error: Exception) -> None:
-        """Keep it, unless something went wrong before."""
-        self._kept = self._kept or error
+        """Hold the error, unless there is an earlier one."""
+        self._error = self._error or error
 
     def raise_if_set(self) -> None:
-        """Raise what was kept, once."""
-        kept, self._kept = self._kept, None
-        if kept is not None:
-            raise kept
+        """Raise the error, once."""
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
 
     def on_error(self, error: KafkaError) -> None:
-        """What the client reports by itself, often many times; it mends most of it by itself."""
+        """Log an error that the client reports, often repeatedly; it recovers from most by itself."""
         code, now = error.name(), time.monotonic()
         if now - self._logged_at.get(code, -math.inf) >= LOG_INTERVAL_S:
             self._logged_at[code] = now
@@ -143,10 +141,10 @@ class DeferredError:
 
 
 def create_client(make: Callable[[dict[str, Any]], Client], properties: dict[str, Any]) -> Client:
-    """The client, whose own log goes through the logger. Raises ConfigError where it knows no such
-    property, or no such value."""
+    """Create a client that logs to `CLIENT_LOG`. Raises ConfigError for a property or a value that the
+    client does not accept."""
     try:
         return make({**properties, "logger": CLIENT_LOG})
     except KafkaException as exception:
         text = hide_values(exception.args[0].str().strip(), properties)
-        raise ConfigError([f"kafka: {text}"]) from None  # the cause has the hidden values in clear
+        raise ConfigError([f"kafka: {text}"]) from None  # the cause shows the hidden values

@@ -1,7 +1,4 @@
-"""Kafka's error codes by name: which may be tried again, and what each means to an operator.
-
-Data only; `stream.kafka` classifies the client's errors by it.
-"""
+"""Kafka's error codes by name: the class of each, its usual cause, and the remedy. Data only."""
 
 from typing import Final, NamedTuple
 
@@ -11,7 +8,7 @@ ErrorClass = type[Retriable] | type[Abortable] | type[Fenced] | type[Fatal]
 
 
 class CodeMeaning(NamedTuple):
-    """What a code means: the class of error, its usual cause, and what to do about it."""
+    """An error code: its class, usual cause, and remedy."""
 
     kind: ErrorClass
     cause: str
@@ -37,7 +34,7 @@ _MEANINGS: Final[tuple[tuple[ErrorClass, str, str, str], ...]] = (
         OFFSET_NOT_AVAILABLE FETCH_SESSION_ID_NOT_FOUND INVALID_FETCH_SESSION_EPOCH
         INCONSISTENT_TOPIC_ID
         """,
-        "a partition's leader is moving, or the client's picture of the cluster is old",
+        "a partition's leader is moving, or the client's metadata is out of date",
         "nothing, unless it lasts: then look for offline partitions",
     ),
     (
@@ -62,7 +59,7 @@ _MEANINGS: Final[tuple[tuple[ErrorClass, str, str, str], ...]] = (
     (
         Retriable,
         "_MAX_POLL_EXCEEDED",
-        "a batch took longer than max.poll.interval.ms, and the group went on without us",
+        "a batch took longer than max.poll.interval.ms, so the group expelled this worker",
         "lower worker.batch_records, or raise max.poll.interval.ms",
     ),
     (
@@ -71,8 +68,8 @@ _MEANINGS: Final[tuple[tuple[ErrorClass, str, str, str], ...]] = (
         ILLEGAL_GENERATION UNKNOWN_MEMBER_ID REBALANCE_IN_PROGRESS STALE_MEMBER_EPOCH
         FENCED_MEMBER_EPOCH _ASSIGNMENT_LOST
         """,
-        "the group rebalanced between the assignment we know and this commit",
-        "it mends itself: the commit is tried again under the new assignment",
+        "the group rebalanced after the last known assignment",
+        "nothing: the commit is tried again under the new assignment",
     ),
     (
         Abortable,
@@ -90,7 +87,7 @@ _MEANINGS: Final[tuple[tuple[ErrorClass, str, str, str], ...]] = (
         TRANSACTION_COORDINATOR_FENCED
         """,
         "a newer worker has the same slot, or a transaction outlived transaction.timeout.ms",
-        "give every worker of the group a slot of its own",
+        "give every worker of the group its own slot",
     ),
     (
         Fatal,
@@ -98,7 +95,7 @@ _MEANINGS: Final[tuple[tuple[ErrorClass, str, str, str], ...]] = (
         _AUTHENTICATION SASL_AUTHENTICATION_FAILED _SSL ILLEGAL_SASL_STATE
         UNSUPPORTED_SASL_MECHANISM
         """,
-        "the broker does not know us, or we do not trust it",
+        "the broker rejects the credentials, or its certificate is not trusted",
         "check the sasl.* and ssl.* properties and the account's password",
     ),
     (
@@ -107,14 +104,14 @@ _MEANINGS: Final[tuple[tuple[ErrorClass, str, str, str], ...]] = (
         TOPIC_AUTHORIZATION_FAILED GROUP_AUTHORIZATION_FAILED CLUSTER_AUTHORIZATION_FAILED
         TRANSACTIONAL_ID_AUTHORIZATION_FAILED
         """,
-        "the account may not do this",
+        "the account lacks a permission",
         "grant Read on inputs and group, Write on outputs and on the transactional id",
     ),
     (
         Fatal,
         "UNKNOWN_TOPIC_OR_PART _UNKNOWN_TOPIC _UNKNOWN_PARTITION TOPIC_EXCEPTION",
-        "the topic or the partition does not exist, or its name is none",
-        "create the topic, or mend its name in the configuration",
+        "the topic or the partition does not exist, or its name is invalid",
+        "create the topic, or correct its name in the configuration",
     ),
     (
         Fatal,
@@ -122,7 +119,7 @@ _MEANINGS: Final[tuple[tuple[ErrorClass, str, str, str], ...]] = (
         MSG_SIZE_TOO_LARGE INVALID_MSG_SIZE RECORD_LIST_TOO_LARGE INVALID_RECORD
         POLICY_VIOLATION OFFSET_METADATA_TOO_LARGE INVALID_COMMIT_OFFSET_SIZE
         """,
-        "the broker refuses this very record, and would again",
+        "the broker refuses this record",
         "set max.message.bytes of the output topics to Kafka's default or more",
     ),
     (
@@ -137,14 +134,14 @@ _MEANINGS: Final[tuple[tuple[ErrorClass, str, str, str], ...]] = (
         UNSUPPORTED_VERSION UNSUPPORTED_FOR_MESSAGE_FORMAT _UNSUPPORTED_FEATURE
         INCONSISTENT_GROUP_PROTOCOL UNSUPPORTED_COMPRESSION_TYPE
         """,
-        "the broker is too old, or the group's other members are no Eddy workers",
-        "use Kafka 2.5 or newer, and a group of Eddy's own",
+        "the broker is too old, or other members of the group are not Eddy workers",
+        "use Kafka 2.5 or newer, and a group only for Eddy",
     ),
     (
         Fatal,
         "OFFSET_OUT_OF_RANGE _AUTO_OFFSET_RESET _LOG_TRUNCATION",
-        "the log does not hold the offset that comes next",
-        "raise the topic's retention; to start anew on purpose, use another group",
+        "the log no longer holds the next offset",
+        "raise the topic's retention; to start over on purpose, use another group",
     ),
     (
         Fatal,
@@ -155,8 +152,8 @@ _MEANINGS: Final[tuple[tuple[ErrorClass, str, str, str], ...]] = (
     (
         Fatal,
         "INVALID_REPLICATION_FACTOR",
-        "more copies of a topic are asked for than there are brokers",
-        "choose fewer with --replication, or start more brokers",
+        "the replication factor exceeds the number of brokers",
+        "choose a lower --replication, or start more brokers",
     ),
 )
 
@@ -165,13 +162,11 @@ CODE_MEANINGS: Final[dict[str, CodeMeaning]] = {
     for kind, codes, cause, action in _MEANINGS
     for code in codes.split()
 }
-"""Code name → what it means. A code that is missing here is fatal."""
+"""Code name → meaning. A code that is missing here is fatal."""
 
-UNKNOWN_CODE: Final = CodeMeaning(
-    Fatal, "not a code that Eddy knows a remedy for", "see the broker's log"
-)
+UNKNOWN_CODE: Final = CodeMeaning(Fatal, "Eddy does not know this code", "see the broker's log")
 
 UNKNOWN_TOPIC_CODES: Final = frozenset(
     {"UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC", "_UNKNOWN_PARTITION"}
 )
-"""What is said of a topic or a partition that a broker, or the client, does not know (yet)."""
+"""Codes of a topic or partition that the broker or the client does not know (yet)."""

@@ -1,4 +1,4 @@
-"""Where something stands in Kafka: partitions, committed offsets, who commits. Knows no client."""
+"""Partitions, committed offsets and group membership, independent of Kafka's client."""
 
 from typing import NamedTuple
 
@@ -14,13 +14,13 @@ class Partition(NamedTuple):
 
 
 class CommittedOffset(NamedTuple):
-    """What a group has committed for a partition: the next offset to read, and a note with it."""
+    """What a group has committed for a partition: the next offset to read, and the metadata with it."""
 
     next_offset: int
     metadata: str
 
 
 class Membership(NamedTuple):
-    """What a commit says of us to the group; opaque, taken when an assignment is accepted."""
+    """Identifies a member and generation of the group in a commit; opaque."""
 
     metadata: object

@@ -1,6 +1,6 @@
-"""Kafka's client properties: the user's, Eddy's defaults below them, and those that are Eddy's own.
+"""Properties of Kafka's client: the user's, over Eddy's defaults, under those that Eddy requires.
 
-What its guarantees rest on may not be set; what could be a secret is never shown. Starts no client.
+Properties that Eddy's guarantees rest on may not be set; possible secrets are never shown.
 """
 
 import re
@@ -17,16 +17,16 @@ RESERVED: Final[dict[str, str]] = {
     "group.protocol.type": "there is only one",
     "group.remote.assignor": "the broker's first, uniform, keeps partitions where they are",
     "partition.assignment.strategy": "Eddy keeps a partition's state while it keeps the partition",
-    "enable.auto.commit": "offsets travel in the transaction of the outputs",
-    "enable.auto.offset.store": "offsets travel in the transaction of the outputs",
-    "auto.offset.reset": "Eddy says itself where it starts, and never jumps over a gap in silence",
-    "isolation.level": "an aborted record must not be learned",
-    "enable.partition.eof": "the worker does not look for the end of a log",
-    "transactional.id": "it is made of the group and the worker's slot (--slot, EDDY_SLOT)",
+    "enable.auto.commit": "offsets are committed in the transaction of the outputs",
+    "enable.auto.offset.store": "offsets are committed in the transaction of the outputs",
+    "auto.offset.reset": "Eddy decides where it starts, and never skips a gap silently",
+    "isolation.level": "aborted records must not be learned",
+    "enable.partition.eof": "the worker does not wait for the end of a log",
+    "transactional.id": "it is derived from the group and the worker's slot (--slot, EDDY_SLOT)",
     "enable.idempotence": "transactions need it",
     "acks": "transactions need acknowledgement by all replicas",
-    "enable.gapless.guarantee": "transactions keep the order already",
-    "statistics.interval.ms": "readiness is made from the consumer's statistics",
+    "enable.gapless.guarantee": "transactions already keep the order",
+    "statistics.interval.ms": "readiness is derived from the consumer's statistics",
 }
 """The properties that Eddy's guarantees rest on, each with why it may not be set."""
 
@@ -36,24 +36,24 @@ SET_BY_BROKER: Final[dict[str, str]] = {
     "session.timeout.ms": "group.consumer.session.timeout.ms",
     "heartbeat.interval.ms": "group.consumer.heartbeat.interval.ms",
 }
-"""What group.protocol = consumer leaves to the broker, and the broker's name for it."""
+"""Properties that the broker sets under group.protocol = consumer, with the broker's names."""
 
 RECORD_BYTES_MAX: Final = 1_000_000
 """The client's own limit; a lower one would refuse records that Eddy may write."""
 
 TRANSACTION_MS: Final = (3_000, 24 * 3_600_000)
-"""A shorter time-out leaves no time to abort; a longer one no broker grants."""
+"""A shorter time-out leaves no time to abort; no broker grants a longer one."""
 
 LOG_LEVEL: Final = 2
-"""The client's own log: critical lines only. All else reaches `KafkaSource` as errors, which are logged."""
+"""Of the client's own log: critical lines only. Other errors reach callbacks, which log them."""
 
 STATISTICS_MS: Final = 5_000
-"""How often the consumer's statistics are looked at, for whether a broker answers."""
+"""How often the consumer reports statistics, which show whether a broker answers."""
 
 CONSUMER_DEFAULTS: Final[dict[str, str | int | float | bool]] = {
     "log_level": LOG_LEVEL,
-    "topic.metadata.refresh.interval.ms": 30_000,  # how soon a grown topic is noticed; 5 min else
-    "fetch.queue.backoff.ms": 5,  # the client's own 1 s lets a fast consumer starve
+    "topic.metadata.refresh.interval.ms": 30_000,  # how soon a grown topic is noticed; 5 min by default
+    "fetch.queue.backoff.ms": 5,  # the default of 1 s starves a fast consumer
     "client.id": "eddy",
 }
 CONSUMER_REQUIRED: Final[dict[str, str | int | float | bool]] = {
@@ -110,28 +110,30 @@ PRINTABLE: Final = frozenset({
     *("delivery.timeout.ms", "request.required.acks", "transaction.timeout.ms"),
     *("log_level", "debug", "log.connection.close"),
 })  # fmt: skip
-"""The properties whose values may be printed. A list of names that look like secrets would print
-the value of a misspelt one."""
+"""Properties whose values may be printed. A list of secrets instead would print the value of a
+misspelt one."""
 
 
 USER_INFO: Final = re.compile(r"(?<![^\s,/])[^\s,/]+@")
-"""User and password before an address without a scheme."""
+"""Matches user and password before an address without a scheme."""
 
 
 def property_problems(properties: Properties) -> list[str]:
-    """One line for each property that may not be set, or not so; empty where all may.
+    """One line for each property that may not be set, or not to this value.
 
-    No line holds a value that is no number: it could be a misplaced secret.
+    A line shows only values that are numbers: others could be misplaced secrets.
     """
-    owned = [
+    reserved = [
         f"kafka.{name}: may not be set: {RESERVED[name]}" for name in properties if name in RESERVED
     ]
-    ends = [f"kafka.{name}: has a NUL character; remove it" for name in _names_with_nul(properties)]
-    return [*owned, *ends, *_protocol_problems(properties), *_number_problems(properties)]
+    with_nul = [
+        f"kafka.{name}: has a NUL character; remove it" for name in _names_with_nul(properties)
+    ]
+    return [*reserved, *with_nul, *_protocol_problems(properties), *_number_problems(properties)]
 
 
 def _names_with_nul(properties: Properties) -> Iterator[str]:
-    """Properties that the client would cut at that character."""
+    """Names of properties that the client would truncate at a NUL character."""
     for name, value in properties.items():
         if "\0" in name or "\0" in str(value):
             yield name.replace("\0", "\\0")
@@ -166,18 +168,18 @@ def _number_problems(properties: Properties) -> Iterator[str]:
 
 
 def slot_properties(properties: Properties, slot: str) -> Properties:
-    """The properties of the worker in a slot: clients that say who they are.
+    """The properties of the worker in a slot: its clients' ids name the slot.
 
-    Where static membership is asked for (group.instance.id) the member is named like the slot, so
-    that one configuration serves many workers.
+    With static membership (group.instance.id) the member's id is the slot, so that one
+    configuration serves many workers.
     """
     member = {"group.instance.id": slot} if "group.instance.id" in properties else {}
     return {"client.id": f"eddy-{slot}", **properties, **member}
 
 
 def printable_properties(properties: Properties) -> dict[str, str | int | float | bool]:
-    """The properties as they may be printed: the values of all but `PRINTABLE` hidden, and of these
-    what could be user and password before an address."""
+    """The properties with all values hidden but those of `PRINTABLE`, and in these user and password
+    before an address."""
     return {
         name: (
             USER_INFO.sub(f"{REDACTED}@", hide_credentials(value))
@@ -191,10 +193,10 @@ def printable_properties(properties: Properties) -> dict[str, str | int | float 
 
 
 def hide_values(text: str, properties: Mapping[str, object]) -> str:
-    """A message of the client without the values that the user has set.
+    """Hide the values that the user has set in a message of the client.
 
-    Texts of `PRINTABLE` properties are hidden, too: a secret may be in the wrong one, and the message
-    names the property. Shorter values than three characters are no secrets, but parts of words.
+    Texts of `PRINTABLE` properties are hidden, too: a secret may be in the wrong property, and the
+    message names it anyway. Values of less than three characters stay: they are parts of words.
     """
     hidden = {
         str(value)
@@ -208,23 +210,23 @@ def hide_values(text: str, properties: Mapping[str, object]) -> str:
 
 
 def consumer_properties(properties: Properties, group: str) -> dict[str, str | int | float | bool]:
-    """What the consumer is made with. Raises ConfigError where a property may not be set."""
-    own = CONSUMER_REQUIRED | {"group.id": group}
+    """The consumer's properties. Raises ConfigError where one may not be set."""
+    required = CONSUMER_REQUIRED | {"group.id": group}
     if properties.get("group.protocol") != "consumer":
-        own |= {"partition.assignment.strategy": "cooperative-sticky"}
-    return _merged(properties, ONLY_PRODUCER, CONSUMER_DEFAULTS, own)
+        required |= {"partition.assignment.strategy": "cooperative-sticky"}
+    return _merged(properties, ONLY_PRODUCER, CONSUMER_DEFAULTS, required)
 
 
 def producer_properties(
-    properties: Properties, own: dict[str, str | int | float | bool]
+    properties: Properties, required: dict[str, str | int | float | bool]
 ) -> dict[str, str | int | float | bool]:
-    """What a producer is made with. Raises ConfigError where a property may not be set."""
-    own = {"enable.idempotence": True} | own
-    return _merged(properties, ONLY_CONSUMER, PRODUCER_DEFAULTS, own)
+    """A producer's properties. Raises ConfigError where one may not be set."""
+    required = {"enable.idempotence": True} | required
+    return _merged(properties, ONLY_CONSUMER, PRODUCER_DEFAULTS, required)
 
 
 def admin_properties(properties: Properties) -> dict[str, str | int | float | bool]:
-    """What a client is made with that only looks at topics and makes them."""
+    """An admin client's properties. Raises ConfigError where one may not be set."""
     other_clients = re.compile(f"{ONLY_CONSUMER.pattern}|{ONLY_PRODUCER.pattern}")
     return _merged(properties, other_clients, ADMIN_DEFAULTS, {})
 
@@ -233,9 +235,9 @@ def _merged(
     properties: Properties,
     other_clients: re.Pattern[str],
     defaults: dict[str, str | int | float | bool],
-    own: dict[str, str | int | float | bool],
+    required: dict[str, str | int | float | bool],
 ) -> dict[str, str | int | float | bool]:
     if problems := property_problems(properties):
         raise ConfigError(problems)
-    mine = {name: value for name, value in properties.items() if not other_clients.match(name)}
-    return defaults | mine | own
+    accepted = {name: value for name, value in properties.items() if not other_clients.match(name)}
+    return defaults | accepted | required

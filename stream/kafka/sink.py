@@ -1,4 +1,4 @@
-"""The producers: the transactional one of the worker, and a plain one that feeds a topic."""
+"""Producers: the worker's transactional one, and a plain one for the simulated shop."""
 
 import math
 import time
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from functools import partial
 from threading import Thread
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -24,44 +24,35 @@ from stream.kafka.client_errors import (
     retrying,
 )
 from stream.kafka.error_codes import CODE_MEANINGS, UNKNOWN_TOPIC_CODES
+from stream.kafka.messages import OutRecord
 from stream.kafka.positions import CommittedOffset, Membership, Partition
 from stream.kafka.properties import Properties, producer_properties
 
 log = structlog.stdlib.get_logger(__name__)
 
 RETRY_FRACTION: Final = 0.6
-"""All tries of one transaction end when this share of transaction.timeout.ms is over. What is left
-is for aborting it: where the broker does that itself, it takes the worker for a zombie."""
+"""The fraction of transaction.timeout.ms in which a transaction must reach its commit. The rest is for
+aborting it: once the broker aborts a transaction itself, it fences the worker."""
 
 CALL_GRACE_S: Final = 2.0
-"""A call that takes so much longer than it was told to will never return."""
+"""A call that exceeds its time-out by so much is taken to hang."""
 
 TOPIC_MISSING_S: Final = 2.0
-"""A topic counts as missing when brokers have not known it for so long: one that has just started
-may learn of its topics late."""
-
-
-class OutRecord(NamedTuple):
-    """One record to be published: to that partition, else to the one of its key."""
-
-    topic: str
-    key: bytes | None
-    value: bytes
-    headers: list[tuple[str, bytes]]
-    partition: int | None = None
+"""A topic counts as missing only when brokers have not known it for so long: a broker that has just
+started learns of its topics late."""
 
 
 def produce(producer: Producer, record: OutRecord, deadline: float = math.inf) -> None:
-    """Hand a record to the client; where its queue is full, wait until deliveries make room."""
+    """Queue a record in the client; if its queue is full, wait until deliveries make room."""
     topic, key, value, headers, partition = record
-    anywhere = -1
+    any_partition = -1
     while time.monotonic() < deadline:
         try:
             producer.produce(
                 topic,
                 value,
                 key,
-                anywhere if partition is None else partition,
+                any_partition if partition is None else partition,
                 headers=[*headers],
             )
         except BufferError:
@@ -80,19 +71,18 @@ def _size_bytes(record: OutRecord) -> int:
 
 
 def _returns_within(call: Callable[[], object], within_s: float) -> bool:
-    """Whether the call returns in that time; raises what it raises.
+    """Run the call in a thread; return whether it returned in that time, and raise what it raised.
 
-    One that does not is left behind in a thread of its own. The client's
-    `send_offsets_to_transaction` takes a time-out and yet may wait for ever: seen in 2.16 where a
-    transaction was aborted because its broker did not answer (the commit to the group's coordinator
-    is never sent in the next one).
+    A call that hangs is abandoned with its thread. The client's `send_offsets_to_transaction` takes
+    a time-out, yet may wait for ever: seen in 2.16 after a transaction was aborted because its
+    broker did not answer (the next one's commit to the group's coordinator is never sent).
     """
     future = Future[None]()
 
     def run() -> None:
         try:
             call()
-        except BaseException as exception:  # noqa: BLE001 - raised by whoever waits
+        except BaseException as exception:  # noqa: BLE001 - raised by `result`
             future.set_exception(exception)
         else:
             future.set_result(None)
@@ -106,25 +96,25 @@ def _returns_within(call: Callable[[], object], within_s: float) -> bool:
 
 
 class KafkaSink:
-    """The transactional producer. Outputs and offsets go together, or not at all.
+    """The worker's transactional producer: publishes records and commits offsets, both or neither.
 
-    It has no callbacks: a record that is not delivered fails the commit, and a client that meets a
-    fatal error while it calls back breaks (`SystemError`) and forgets the error's code.
+    It sets no callbacks: a record that is not delivered fails the commit, and a client that meets a
+    fatal error inside a callback breaks (`SystemError`) and loses the error's code.
     """
 
     def __init__(self, properties: Properties, group: str, slot: str, beat: Beat = no_beat) -> None:
         own = producer_properties(properties, {"transactional.id": f"{group}-{slot}"})
         self._timeout_s = int(own["transaction.timeout.ms"]) / 1000
-        # The client waits for one answer nearly as long as the transaction may last.
+        # By default the client waits for one answer nearly as long as a transaction may last.
         answer_ms = int(self._timeout_s * 1000 * RETRY_FRACTION / 2)
-        self._own = {"socket.timeout.ms": answer_ms, **own}
-        self._producer = create_client(Producer, self._own)
-        self._begun_at = -math.inf
-        self._stuck = False
+        self._properties = {"socket.timeout.ms": answer_ms, **own}
+        self._producer = create_client(Producer, self._properties)
+        self._began_at = -math.inf
+        self._hangs = False
         self._beat = beat
 
     def open(self) -> None:
-        """Take over the slot: a predecessor's open transaction is aborted, itself fenced."""
+        """Fence the slot's previous worker, and abort its open transaction."""
         for attempt in retrying(Retriable, beat=self._beat):
             with attempt, map_client_errors("taking over the transactional id"):
                 self._producer.init_transactions(CALL_TIMEOUT_S)
@@ -132,27 +122,28 @@ class KafkaSink:
     def transact(
         self,
         records: Iterable[OutRecord],
-        positions: Mapping[Partition, CommittedOffset],
+        offsets: Mapping[Partition, CommittedOffset],
         membership: Membership,
     ) -> None:
-        """Publish the records and commit the positions in one transaction.
+        """Publish the records and commit the offsets in one transaction.
 
-        On any error the transaction is aborted: nothing of it will be seen. After Abortable the
-        same may be tried again; every other error is the end of this sink. Outlived where nobody
-        knows here whether it was committed.
+        On an error nothing of the transaction becomes visible, except after CommitOutcomeUnknown.
+        After Abortable it may be tried again; any other error is final for this sink.
         """
         records = list(records)
         try:
             self._begin()
             try:
                 self._write(records)
-                self._add_offsets(positions, membership)
+                self._add_offsets(offsets, membership)
                 self._deliver()
             except Retriable as error:
                 raise Abortable(f"{error}; {self._elapsed_text()}") from error
             self._commit()
         except (Fenced, Fatal) as error:
-            if self._age_s() >= self._timeout_s:  # the broker has aborted it, and shut us out
+            if (
+                self._age_s() >= self._timeout_s
+            ):  # the broker has aborted it and fenced this producer
                 raise CommitOutcomeUnknown(f"{error}; {self._elapsed_text()}") from error
             self._abort_if_possible()
             raise _with_largest_record(error, records) from error.__cause__
@@ -162,7 +153,7 @@ class KafkaSink:
             raise
 
     def _begin(self) -> None:
-        self._begun_at = time.monotonic()
+        self._began_at = time.monotonic()
         with map_client_errors("beginning a transaction"):
             self._producer.begin_transaction()
 
@@ -171,27 +162,25 @@ class KafkaSink:
             produce(self._producer, record, self._deadline())
 
     def _add_offsets(
-        self, positions: Mapping[Partition, CommittedOffset], membership: Membership
+        self, offsets: Mapping[Partition, CommittedOffset], membership: Membership
     ) -> None:
-        offsets = [
-            TopicPartition(*where, offset, metadata)
-            for where, (offset, metadata) in positions.items()
+        positions = [
+            TopicPartition(*partition, next_offset, metadata)
+            for partition, (next_offset, metadata) in offsets.items()
         ]
         operation = "adding offsets to the transaction"
         for attempt in retrying(Retriable, retry_for_s=self._left_s(), beat=self._beat):
             with attempt, map_client_errors(operation):
                 send = partial(
                     self._producer.send_offsets_to_transaction,
-                    *(offsets, membership.metadata, self._call_s()),
+                    *(positions, membership.metadata, self._call_s()),
                 )
                 if not _returns_within(send, self._call_s() + CALL_GRACE_S):
-                    self._stuck = True
-                    raise Abortable(
-                        f"{operation}: the client does not return; {self._elapsed_text()}"
-                    )
+                    self._hangs = True
+                    raise Abortable(f"{operation}: the client hangs; {self._elapsed_text()}")
 
     def _deliver(self) -> None:
-        """Wait until brokers have every record: a commit that waited could not be aborted."""
+        """Wait until brokers have every record: a transaction whose commit has begun cannot be aborted."""
         while undelivered := self._producer.flush(self._call_s()):
             self._beat()
             if not self._left_s():
@@ -200,8 +189,8 @@ class KafkaSink:
                 )
 
     def _commit(self) -> None:
-        """Once the broker is asked to commit, only it knows what became of it: ask until it
-        says."""
+        """Ask the broker to commit until it answers: from the first request on, only the broker knows
+        the outcome."""
         try:
             for attempt in retrying(Retriable, beat=self._beat):
                 with attempt, map_client_errors("committing"):
@@ -210,21 +199,22 @@ class KafkaSink:
             raise CommitOutcomeUnknown(f"{error}; {self._elapsed_text()}") from error
 
     def _abort(self) -> None:
-        """Nobody was asked to commit: where the client cannot abort, a new one does by starting.
+        """Abort the transaction, whose commit was not requested yet.
 
-        The client gives up where the broker did not yet know of the transaction that it ends. But
-        where another worker may have the slot by now, taking it over again would only change sides.
+        Where the client cannot, a new producer does by starting: the client gives up if the broker
+        does not know the transaction yet. A fenced producer does not take its slot back: another
+        worker may have it.
         """
         try:
-            if not self._stuck:
+            if not self._hangs:
                 self._abort_once()
                 return
         except Fenced as error:
             raise CommitOutcomeUnknown(f"{error}; {self._elapsed_text()}") from error
         except KafkaFailure as error:
             log.warning("could not abort", error=str(error))
-        log.warning("a new producer takes over")
-        self._producer, self._stuck = create_client(Producer, self._own), False
+        log.warning("starting a new producer to abort the transaction")
+        self._producer, self._hangs = create_client(Producer, self._properties), False
         self.open()
 
     def _abort_once(self) -> None:
@@ -233,34 +223,34 @@ class KafkaSink:
                 self._producer.abort_transaction(CALL_TIMEOUT_S)
 
     def _abort_if_possible(self) -> None:
-        """Where it is not, the error that led here is the one to report."""
+        """Abort; an error is only logged, since another one is about to be raised."""
         try:
             self._abort_once()
         except KafkaFailure as error:
             log.warning("could not abort", error=str(error))
 
-    def _refuse_missing_topics(self, records: list[OutRecord], why: Abortable) -> None:
-        """Raise Fatal where a topic does not exist: then every try would end like this one."""
+    def _refuse_missing_topics(self, records: list[OutRecord], cause: Abortable) -> None:
+        """Raise Fatal if a topic does not exist: trying again would not help."""
         for topic in sorted({record.topic for record in records}):
             since = time.monotonic()
             while self._is_missing(topic):
                 if time.monotonic() - since >= TOPIC_MISSING_S:
                     meaning = CODE_MEANINGS["UNKNOWN_TOPIC_OR_PART"]
-                    raise Fatal(f"topic {topic}: {meaning.cause}; {meaning.action}") from why
+                    raise Fatal(f"topic {topic}: {meaning.cause}; {meaning.action}") from cause
                 time.sleep(0.2)
 
     def _is_missing(self, topic: str) -> bool:
         try:
             found = self._producer.list_topics(topic, timeout=self._call_s() or 1.0).topics[topic]
         except KafkaException:
-            return False  # nobody answers, so nobody says so
+            return False  # no broker answers
         return found.error is not None and found.error.name() in UNKNOWN_TOPIC_CODES
 
     def _age_s(self) -> float:
-        return time.monotonic() - self._begun_at
+        return time.monotonic() - self._began_at
 
     def _deadline(self) -> float:
-        return self._begun_at + self._timeout_s * RETRY_FRACTION
+        return self._began_at + self._timeout_s * RETRY_FRACTION
 
     def _left_s(self) -> float:
         return max(0.0, self._deadline() - time.monotonic())
@@ -273,7 +263,7 @@ class KafkaSink:
 
 
 def _with_largest_record(error: Fenced | Fatal, records: list[OutRecord]) -> KafkaFailure:
-    """The error; where a broker refused a record for its size, it does not say which."""
+    """Add the largest record to an error about a record's size: the broker does not name it."""
     if error.code in {"MSG_SIZE_TOO_LARGE", "RECORD_LIST_TOO_LARGE"} and records:
         largest = max(records, key=_size_bytes)
         return type(error)(
@@ -284,7 +274,7 @@ def _with_largest_record(error: Fenced | Fatal, records: list[OutRecord]) -> Kaf
 
 
 class PlainProducer:
-    """A plain producer for the simulator: at least once, in order, keyed."""
+    """A producer without transactions, for the simulated shop: at least once, in order, keyed."""
 
     def __init__(
         self, properties: Properties, topic: str, partitioner: Literal["murmur2", "crc32"] | None
@@ -300,13 +290,13 @@ class PlainProducer:
             self._deferred_error.set(kafka_failure(error, f"writing to {self._topic}"))
 
     def send(self, key: bytes | None, value: bytes) -> None:
-        """Send one record; returns as soon as the client has taken it."""
+        """Queue one record in the client."""
         produce(self._producer, OutRecord(self._topic, key, value, []))
         self._producer.poll(0)
         self._deferred_error.raise_if_set()
 
     def close(self) -> None:
-        """Wait until everything is delivered. Raises what a delivery failed with."""
+        """Wait until everything is delivered. Raises the first error of a delivery."""
         left = self._producer.flush(RETRY_FOR_S)
         self._deferred_error.raise_if_set()
         if left:

@@ -1,10 +1,10 @@
-"""The group's consumer: records in, assignments told to whoever owns the partitions."""
+"""The worker's consumer: reads records as a member of its group, and reports rebalances."""
 
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import itemgetter
-from typing import Any, Final, NamedTuple, Protocol, Self, overload
+from typing import Any, Final, Self, overload
 
 import numpy as np
 import orjson
@@ -31,44 +31,19 @@ from stream.kafka.client_errors import (
     retrying,
 )
 from stream.kafka.error_codes import UNKNOWN_TOPIC_CODES
+from stream.kafka.messages import PartitionBatch, RebalanceListener
 from stream.kafka.positions import CommittedOffset, Membership, Partition
 from stream.kafka.properties import Properties, consumer_properties
 
 log = structlog.stdlib.get_logger(__name__)
 
 INSTANCE_ID_TAKEN: Final = KafkaError(KafkaError.UNRELEASED_INSTANCE_ID).str()
-"""What the broker says under the new protocol while the session of a static member that was killed
-lasts; under the classic one its successor takes its place at once."""
-
-
-class RebalanceListener(Protocol):
-    """Who is told of assignments, between two batches, never inside a transaction."""
-
-    def on_assign(self, partitions: list[Partition]) -> dict[Partition, int]:
-        """New partitions; returns for each the offset to start reading at."""
-
-    def on_revoke(self, partitions: list[Partition]) -> None:
-        """Partitions to give away: a last commit for them is still possible."""
-
-    def on_lost(self, partitions: list[Partition]) -> None:
-        """Partitions that others may already have: nothing may be committed for them."""
-
-
-class PartitionBatch(NamedTuple):
-    """The result of a poll for one partition.
-
-    records: None where only next_offset moved. next_offset: where the next record may be. It is
-    after the records, and after everything that no reader gets: transaction markers, aborted
-    records, and the gaps that compaction leaves.
-    """
-
-    partition: Partition
-    records: Records | None
-    next_offset: int
+"""Under group.protocol = consumer, the broker's message until the session of a killed static member
+has timed out. Under the classic protocol its successor takes its place at once."""
 
 
 class _LazyHeaders(Sequence[Headers]):
-    """The headers of messages, read only where somebody looks: few records need them."""
+    """The headers of messages, read on access: few records need them."""
 
     def __init__(self, messages: list[Message]) -> None:
         self._messages = messages
@@ -87,14 +62,14 @@ class _LazyHeaders(Sequence[Headers]):
         return headers or ()
 
 
-def to_records(where: Partition, messages: list[Message]) -> Records:
-    """Messages of one partition as records, at about 0.2 µs each."""
+def to_records(partition: Partition, messages: list[Message]) -> Records:
+    """Convert messages of one partition to records, at about 0.2 µs each."""
     count = len(messages)
     stamps = list(map(Message.timestamp, messages))
     appended = np.fromiter(map(itemgetter(0), stamps), np.int64, count) == TIMESTAMP_LOG_APPEND_TIME
     return Records(
-        topic=where.topic,
-        partition=where.partition,
+        topic=partition.topic,
+        partition=partition.partition,
         offset=np.fromiter(map(Message.offset, messages), np.int64, count),
         timestamp_ms=np.fromiter(map(itemgetter(1), stamps), np.int64, count),
         values=list(map(Message.value, messages)),
@@ -104,7 +79,7 @@ def to_records(where: Partition, messages: list[Message]) -> Records:
 
 
 class KafkaSource:
-    """The group's consumer. Not for more than one thread."""
+    """A consumer in a group. Not thread-safe."""
 
     def __init__(
         self,
@@ -113,7 +88,8 @@ class KafkaSource:
         beat: Beat = no_beat,
         on_answer: Beat = no_beat,
     ) -> None:
-        """hear: called while waiting for records, when a broker has answered since the last call."""
+        """beat: called while a broker is awaited. on_answer: called from within `poll` when a broker has
+        answered since the last call."""
         self._on_answer = on_answer
         self._received = 0
         self._deferred_error = DeferredError()
@@ -122,7 +98,7 @@ class KafkaSource:
         self._renews_membership = merged.get("group.protocol") == "consumer"
         callbacks = {"error_cb": self._deferred_error.on_error, "stats_cb": self._on_statistics}
         self._consumer = create_client(Consumer, {**merged, **callbacks})
-        self._next_offsets: dict[Partition, int] = {}  # each with its next offset
+        self._next_offsets: dict[Partition, int] = {}  # of the assigned partitions
         self._is_serving = False
         self._closing = False
         self.membership = Membership(None)
@@ -131,17 +107,17 @@ class KafkaSource:
         return self
 
     def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
-        """Leave the group; partitions still held are revoked first."""
+        """Leave the group; partitions that are still assigned are revoked first."""
         self._closing = True
         self._consumer.close()
         if failed is None:
             self._deferred_error.raise_if_set()
 
     def _on_statistics(self, body: str) -> None:
-        """Call `on_answer` where a broker has answered since the last statistics.
+        """Call `on_answer` if a broker has answered since the last statistics.
 
-        An idle consumer asks for records and sends heartbeats all the time. A connection may stay up
-        while nothing comes over it, so that its state proves nothing.
+        Received bytes show that, since even an idle consumer fetches and sends heartbeats all the
+        time. The state of a connection does not: it may stay up while nothing comes over it.
         """
         brokers = orjson.loads(body)["brokers"].values()
         received = sum(broker["rx"] for broker in brokers)
@@ -150,35 +126,37 @@ class KafkaSource:
             self._on_answer()
 
     def subscribe(self, topics: list[str], listener: RebalanceListener) -> None:
-        """Join the group; the owner is told of partitions from within `poll`, `serve` and exit."""
+        """Join the group. The listener is called from within `poll`, `serve_rebalances` and exit."""
 
-        def assign(_: Consumer, given: list[TopicPartition]) -> None:
-            if self._closing:  # what we are given while we leave, we leave with the rest
+        def assign(_: Consumer, assigned: list[TopicPartition]) -> None:
+            if self._closing:  # leaving the group gives these up with the rest
                 return
-            partitions = [Partition(one.topic, one.partition) for one in given]
+            partitions = [Partition(one.topic, one.partition) for one in assigned]
             starts = listener.on_assign(partitions) if partitions else {}
-            placed = [TopicPartition(*where, starts[where]) for where in partitions]
+            positions = [TopicPartition(*each, starts[each]) for each in partitions]
             with map_client_errors("taking partitions"):
-                self._consumer.incremental_assign(placed)
-                self._next_offsets.update({where: starts[where] for where in partitions})
-                # The client remembers a pause from the last time that it had the partition.
-                (self._consumer.pause if self._is_serving else self._consumer.resume)(placed)
-            # A rebalance that leaves us what we have comes here too, with no partitions.
+                self._consumer.incremental_assign(positions)
+                self._next_offsets.update(starts)
+                # The client remembers a pause from the partition's previous assignment.
+                (self._consumer.pause if self._is_serving else self._consumer.resume)(positions)
+            # A rebalance that assigns nothing new calls this, too, with no partitions.
             self.membership = Membership(self._consumer.consumer_group_metadata())
 
-        def revoke(_: Consumer, given: list[TopicPartition]) -> None:
-            # The group has a new generation already, and we own these until we let go.
+        def revoke(_: Consumer, revoked: list[TopicPartition]) -> None:
+            # The group has a new generation already; these stay ours until this returns.
             self.membership = Membership(self._consumer.consumer_group_metadata())
-            release(given, listener.on_revoke)
+            release(revoked, listener.on_revoke)
 
-        def lose(_: Consumer, given: list[TopicPartition]) -> None:
-            release(given, listener.on_lost)
+        def lose(_: Consumer, lost: list[TopicPartition]) -> None:
+            release(lost, listener.on_lost)
 
-        def release(given: list[TopicPartition], tell: Callable[[list[Partition]], None]) -> None:
-            partitions = [Partition(one.topic, one.partition) for one in given]
-            for where in partitions:
-                self._next_offsets.pop(where, None)
-            tell(partitions)
+        def release(
+            released: list[TopicPartition], callback: Callable[[list[Partition]], None]
+        ) -> None:
+            partitions = [Partition(one.topic, one.partition) for one in released]
+            for each in partitions:
+                self._next_offsets.pop(each, None)
+            callback(partitions)
 
         with map_client_errors("subscribing"):
             self._consumer.subscribe(
@@ -191,19 +169,19 @@ class KafkaSource:
     def _deferring_errors(
         self, callback: Callable[[Consumer, list[TopicPartition]], None]
     ) -> Callable[[Consumer, list[TopicPartition]], None]:
-        def call(consumer: Consumer, given: list[TopicPartition]) -> None:
+        def call(consumer: Consumer, partitions: list[TopicPartition]) -> None:
             try:
-                callback(consumer, given)
-            except Exception as exception:  # noqa: BLE001 - kept, and raised by poll
+                callback(consumer, partitions)
+            except Exception as exception:  # noqa: BLE001 - raised by the next poll
                 self._deferred_error.set(exception)
 
         return call
 
     def poll(self, records_max: int, timeout_s: float) -> list[PartitionBatch]:
-        """What arrived, at most so many records, as one batch for each partition.
+        """Return what has arrived, at most so many records, one batch a partition.
 
-        Waits for the whole time-out unless so many come earlier. Rebalances happen in here. Until
-        the records are processed, next_offset must not be committed.
+        Wait for the whole time-out unless so many arrive earlier. A batch's next_offset may be
+        committed only after its records are processed.
         """
         with map_client_errors("reading"):
             messages = self._consumer.consume(records_max, timeout_s)
@@ -216,32 +194,33 @@ class KafkaSource:
             groups = self._without_errors(groups)
         return [
             PartitionBatch(
-                where, to_records(where, groups[where]) if where in groups else None, offset
+                partition,
+                to_records(partition, groups[partition]) if partition in groups else None,
+                next_offset,
             )
-            for where, offset in self._advanced()
+            for partition, next_offset in self._advanced()
         ]
 
     def _advanced(self) -> Iterator[tuple[Partition, int]]:
-        """The partitions that are ours and of which something was read, each with its next offset.
+        """The assigned partitions whose position has advanced, each with its next offset.
 
-        The client's position covers exactly what `consume` has returned so far. It has none for a
-        partition that was just assigned and not read yet.
+        The client's position covers exactly what `consume` has returned so far. It is unset for a
+        partition that was assigned and not read yet.
         """
-        asked = [TopicPartition(*where) for where in self._next_offsets]
+        assigned = [TopicPartition(*partition) for partition in self._next_offsets]
         with map_client_errors("asking for positions"):
-            found = self._consumer.position(asked) if asked else []
+            found = self._consumer.position(assigned) if assigned else []
         for one in found:
-            where = Partition(one.topic, one.partition)
-            if one.offset > self._next_offsets[where]:
-                self._next_offsets[where] = one.offset
-                yield where, one.offset
+            partition = Partition(one.topic, one.partition)
+            if one.offset > self._next_offsets[partition]:
+                self._next_offsets[partition] = one.offset
+                yield partition, one.offset
 
     def _renew_membership(self) -> None:
-        """Under the new protocol the epoch grows with every change of the group, and nobody is
-        told.
+        """Read the member epoch, which under group.protocol = consumer grows without a callback.
 
-        Read only where rebalances have been served: one who was thrown out joins again no sooner
-        than it has let go of what it lost, so that no epoch of ours vouches for that.
+        Called only after rebalances were handled: an expelled member joins again only after it has
+        released its lost partitions, so that its new epoch never covers them.
         """
         if self._renews_membership:
             self.membership = Membership(self._consumer.consumer_group_metadata())
@@ -249,28 +228,28 @@ class KafkaSource:
     def _without_errors(
         self, groups: Mapping[Partition, list[Message]]
     ) -> defaultdict[Partition, list[Message]]:
-        """The messages that are records; raises for an error that is not merely passing."""
+        """The messages that are records. Raises the first error that is not transient."""
         records: defaultdict[Partition, list[Message]] = defaultdict(list)
-        for where, group in groups.items():
+        for partition, group in groups.items():
             for message in group:
                 error = message.error()
                 if error is None:
-                    records[where].append(message)
+                    records[partition].append(message)
                 elif error.name() == "_AUTO_OFFSET_RESET":
-                    raise RetentionGap(f"{Partition(*where)}: {error.str()}")
+                    raise RetentionGap(f"{Partition(*partition)}: {error.str()}")
                 elif classify(error) is Retriable:
                     log.warning("kafka client", code=error.name(), error=error.str())
-                elif INSTANCE_ID_TAKEN in error.str():  # its code is only that it is fatal
+                elif INSTANCE_ID_TAKEN in error.str():  # its code says only that it is fatal
                     raise Retriable(
-                        f"joining the group: {error.str()} (a member of this group.instance.id died "
-                        "and is not missed yet; start again when its session is over)"
+                        f"joining the group: {error.str()} (a member with this group.instance.id "
+                        "was killed; start again when its session has timed out)"
                     )
                 else:
-                    raise kafka_failure(error, f"reading {where}")
+                    raise kafka_failure(error, f"reading {Partition(*partition)}")
         return records
 
     def serve_rebalances(self, seconds: float) -> None:
-        """Wait, letting rebalances happen but reading no records."""
+        """Wait, handling rebalances but reading no records: all partitions are paused."""
         with map_client_errors("waiting"):
             self._is_serving = True
             self._consumer.pause(self._consumer.assignment())
@@ -279,19 +258,19 @@ class KafkaSource:
                 message = self._consumer.poll(left)
                 self._deferred_error.raise_if_set()
                 if message is not None:
-                    where = Partition(message.topic() or "", message.partition() or 0)
-                    kept = self._without_errors({where: [message]})
-                    assert not kept, "a paused partition gave a record"
+                    partition = Partition(message.topic() or "", message.partition() or 0)
+                    records = self._without_errors({partition: [message]})
+                    assert not records, "a paused partition returned a record"
             self._is_serving = False
             self._consumer.resume(self._consumer.assignment())
         self._renew_membership()
 
     def committed(self, partitions: list[Partition]) -> dict[Partition, CommittedOffset | None]:
-        """What the group has committed for each, None where nothing.
+        """The group's committed offset of each partition, None where there is none.
 
-        While a transaction of a predecessor is open the broker does not say: then we wait.
+        While a transaction of the previous worker is open the broker does not answer: wait for it.
         """
-        asked = [TopicPartition(*where) for where in partitions]
+        asked = [TopicPartition(*partition) for partition in partitions]
         for attempt in retrying(Retriable, beat=self._beat):
             with attempt, map_client_errors("asking for committed offsets"):
                 found = self._consumer.committed(asked, timeout=CALL_TIMEOUT_S)
@@ -305,19 +284,19 @@ class KafkaSource:
             for one in found
         }
 
-    def offset_range(self, where: Partition) -> tuple[int, int]:
-        """The offset of the partition's first record, and that behind its last, asked now.
+    def offset_range(self, partition: Partition) -> tuple[int, int]:
+        """The offset of the partition's first record, and the one after its last, asked now.
 
-        The partition is there, since the group has given it to us: a broker that does not know it
-        has only just started, and is asked again.
+        The partition exists, since the group has assigned it: a broker that does not know it has
+        only just started, and is asked again.
         """
-        operation = f"asking for the span of {where}"
+        operation = f"asking for the offsets of {partition}"
         for attempt in retrying(Retriable, beat=self._beat):
             with attempt:
                 try:
                     with map_client_errors(operation):
                         found = self._consumer.get_watermark_offsets(
-                            TopicPartition(*where), timeout=CALL_TIMEOUT_S
+                            TopicPartition(*partition), timeout=CALL_TIMEOUT_S
                         )
                 except Fatal as error:
                     if error.code in UNKNOWN_TOPIC_CODES:
@@ -325,20 +304,20 @@ class KafkaSource:
                     raise
         return found
 
-    def offset_at(self, where: Partition, time_ms: int) -> int:
-        """The offset of the first record that has this time on the broker or a later one, asked
-        now; that behind the last where there is none."""
-        operation = f"asking for the offset of a time in {where}"
+    def offset_at(self, partition: Partition, time_ms: int) -> int:
+        """The offset of the first record whose broker time is that or later, asked now; the end of
+        the partition where there is none."""
+        operation = f"asking for the offset of a time in {partition}"
         for attempt in retrying(Retriable, beat=self._beat):
             with attempt, map_client_errors(operation):
                 [found] = self._consumer.offsets_for_times(
-                    [TopicPartition(*where, time_ms)], timeout=CALL_TIMEOUT_S
+                    [TopicPartition(*partition, time_ms)], timeout=CALL_TIMEOUT_S
                 )
                 if found.error is not None:
                     raise kafka_failure(found.error, operation)
-        return found.offset if found.offset >= 0 else self.offset_range(where)[1]
+        return found.offset if found.offset >= 0 else self.offset_range(partition)[1]
 
-    def end_offset(self, where: Partition) -> int:
-        """The offset behind the partition's last record, as of the last fetch; -1001 if none."""
-        with map_client_errors(f"looking up the end of {where}"):
-            return self._consumer.get_watermark_offsets(TopicPartition(*where), cached=True)[1]
+    def end_offset(self, partition: Partition) -> int:
+        """The offset after the last record, as of the last fetch; -1001 where unknown."""
+        with map_client_errors(f"looking up the end of {partition}"):
+            return self._consumer.get_watermark_offsets(TopicPartition(*partition), cached=True)[1]

@@ -1,7 +1,4 @@
-"""Stretches of a topic, read without a group: nothing is joined, nothing committed.
-
-For replays, which read what a broker holds and must leave no trace there.
-"""
+"""Reads offset ranges of a topic, for replays: joins no group, commits nothing."""
 
 import math
 import time
@@ -33,31 +30,31 @@ log = structlog.stdlib.get_logger(__name__)
 POLL_RECORDS: Final = 10_000
 POLL_S: Final = 0.2
 BUFFERED_RECORDS_MAX: Final = 20_000
-"""A partition that waits with so many records is paused: another one is asked for."""
+"""A partition with so many unread records is paused, so that others are fetched."""
 
 PARTITION_EOF: Final = "_PARTITION_EOF"
 OFFSET_GONE_CODES: Final = frozenset({"_AUTO_OFFSET_RESET", "OFFSET_OUT_OF_RANGE"})
 
 
 class OffsetRange(NamedTuple):
-    """Offsets of a partition from start on, up to stop, which is not among them."""
+    """Offsets of a partition: from start up to stop, which is excluded."""
 
     start: int
     stop: int
 
 
 class TopicReader:
-    """A topic's reader; several partitions are read at once, each as fast as it is asked for."""
+    """Reads several partitions of a topic at once, each as fast as its records are asked for."""
 
     def __init__(self, properties: Properties, group: str, topic: str) -> None:
         self.topic = topic
         self._deferred_error = DeferredError()
-        alone = {name: x for name, x in properties.items() if not name.startswith("group.")}
-        own = consumer_properties(alone, group) | {"enable.partition.eof": True}
+        without_group = {name: x for name, x in properties.items() if not name.startswith("group.")}
+        own = consumer_properties(without_group, group) | {"enable.partition.eof": True}
         self._consumer = create_client(Consumer, {**own, "error_cb": self._deferred_error.on_error})
         self._stops: dict[int, int] = {}
         self._reached: dict[int, int] = {}
-        self._waiting: dict[int, deque[Message]] = {}
+        self._buffered: dict[int, deque[Message]] = {}
         self._paused: set[int] = set()
 
     def __enter__(self) -> Self:
@@ -71,11 +68,13 @@ class TopicReader:
     ) -> None:
         self._consumer.close()
 
-    # -- what there is ----------------------------------------------------------------------------
+    # -- offsets ----------------------------------------------------------------------------------
 
     def offset_ranges(self) -> dict[int, OffsetRange]:
-        """What the topic holds now, by partition; none where it does not exist. The end is what a
-        read_committed reader can come to."""
+        """The offsets that each partition holds now; empty where the topic does not exist.
+
+        A range ends where a read_committed consumer can read up to.
+        """
         operation = f"asking for the offsets of {self.topic}"
         with map_client_errors(operation):
             found = self._consumer.list_topics(self.topic, timeout=CALL_TIMEOUT_S).topics[
@@ -92,11 +91,11 @@ class TopicReader:
             }
 
     def offsets_at_time(self, time_ms: int, ranges: Mapping[int, OffsetRange]) -> dict[int, int]:
-        """The first offset of each partition whose record the broker has from then or later; its
-        end where there is none."""
-        asked = [TopicPartition(self.topic, partition, time_ms) for partition in ranges]
+        """The first offset of each partition whose broker time is that or later; its end where there
+        is none."""
+        times = [TopicPartition(self.topic, partition, time_ms) for partition in ranges]
         with map_client_errors(f"asking for offsets of {self.topic} by time"):
-            found = self._consumer.offsets_for_times(asked, timeout=CALL_TIMEOUT_S)
+            found = self._consumer.offsets_for_times(times, timeout=CALL_TIMEOUT_S)
         return {
             one.partition: one.offset if one.offset >= 0 else ranges[one.partition].stop
             for one in found
@@ -105,40 +104,44 @@ class TopicReader:
     # -- reading ----------------------------------------------------------------------------------
 
     def start(self, ranges: Mapping[int, OffsetRange]) -> None:
-        """Start reading these stretches, from their beginning."""
-        full = {partition: span for partition, span in ranges.items() if span.start < span.stop}
-        self._stops = {partition: span.stop for partition, span in full.items()}
-        self._reached = {partition: span.start for partition, span in full.items()}
+        """Start reading these ranges."""
+        to_read = {partition: each for partition, each in ranges.items() if each.start < each.stop}
+        self._stops = {partition: each.stop for partition, each in to_read.items()}
+        self._reached = {partition: each.start for partition, each in to_read.items()}
         self._paused = set()
-        self._waiting = {partition: deque() for partition in ranges}
+        self._buffered = {partition: deque() for partition in ranges}
         with map_client_errors(f"reading {self.topic}"):
             self._consumer.assign(
-                [TopicPartition(self.topic, p, span.start) for p, span in full.items()]
+                [TopicPartition(self.topic, p, each.start) for p, each in to_read.items()]
             )
 
     def records(self, partition: int, records_max: int) -> Iterator[Records]:
-        """A partition's stretch, so many records at a time, and the rest: what follows from them
-        must not depend on how they came. Raises RetentionGap where the broker has it no longer, and
-        KafkaFailure."""
-        waiting = self._waiting[partition]
-        where = Partition(self.topic, partition)
-        while waiting or partition in self._stops:
+        """The records of a partition's range, in batches of exactly `records_max` but for the last:
+        a replay must not depend on how records arrive.
+
+        Raises RetentionGap where the broker has deleted records of the range, and KafkaFailure.
+        """
+        buffered = self._buffered[partition]
+        topic_partition = Partition(self.topic, partition)
+        while buffered or partition in self._stops:
             deadline = time.monotonic() + RETRY_FOR_S
-            while len(waiting) < records_max and partition in self._stops:
+            while len(buffered) < records_max and partition in self._stops:
                 before = self._reached[partition]
                 self._poll(partition)
                 if self._reached[partition] > before:
                     deadline = time.monotonic() + RETRY_FOR_S
                 elif time.monotonic() > deadline:
-                    raise Retriable(f"reading {where}: nothing came for {RETRY_FOR_S:g} s")
-            count = min(records_max, len(waiting))
+                    raise Retriable(
+                        f"reading {topic_partition}: no record arrived for {RETRY_FOR_S:g} s"
+                    )
+            count = min(records_max, len(buffered))
             if count:
-                yield to_records(where, [waiting.popleft() for _ in range(count)])
+                yield to_records(topic_partition, [buffered.popleft() for _ in range(count)])
 
     def _poll(self, wanted: int) -> None:
-        """Take what has come, whichever partition it is of."""
+        """Buffer what has arrived of any partition. wanted: the partition that is asked for."""
         with map_client_errors(f"reading {self.topic}"):
-            self._hold_back(wanted)
+            self._pause_and_resume(wanted)
             messages = self._consumer.consume(POLL_RECORDS, POLL_S)
             reached = self._consumer.position(
                 [TopicPartition(self.topic, partition) for partition in self._stops]
@@ -151,8 +154,8 @@ class TopicReader:
             if message.error() is not None:
                 self._take_error(partition, message)
             elif (message.offset() or 0) < self._stops[partition]:
-                self._waiting[partition].append(message)
-        for one in reached:  # after transaction markers, aborted records and compacted gaps, too
+                self._buffered[partition].append(message)
+        for one in reached:  # positions pass transaction markers, aborted records and gaps, too
             self._reached[one.partition] = max(self._reached[one.partition], one.offset)
             if one.offset >= self._stops.get(one.partition, math.inf):
                 self._end(one.partition)
@@ -160,30 +163,29 @@ class TopicReader:
     def _take_error(self, partition: int, message: Message) -> None:
         error = message.error()
         assert error is not None
-        where = Partition(self.topic, partition)
+        topic_partition = Partition(self.topic, partition)
         if error.name() == PARTITION_EOF:
             self._end(partition)
         elif error.name() in OFFSET_GONE_CODES:
-            raise RetentionGap(f"{where}: {error.str()}")
+            raise RetentionGap(f"{topic_partition}: {error.str()}")
         elif classify(error) is Retriable:
             log.warning("kafka client", code=error.name(), error=error.str())
         else:
-            raise kafka_failure(error, f"reading {where}")
+            raise kafka_failure(error, f"reading {topic_partition}")
 
     def _end(self, partition: int) -> None:
         del self._stops[partition]
         self._consumer.incremental_unassign([TopicPartition(self.topic, partition)])
 
-    def _hold_back(self, wanted: int) -> None:
-        """Pause partitions of which enough waits; let go on which has little, and what is asked
-        for."""
+    def _pause_and_resume(self, wanted: int) -> None:
+        """Pause partitions with many buffered records, and resume those with few or wanted."""
         for partition in self._stops:
-            many = len(self._waiting[partition]) >= BUFFERED_RECORDS_MAX and partition != wanted
-            few = len(self._waiting[partition]) < BUFFERED_RECORDS_MAX // 2
+            is_full = len(self._buffered[partition]) >= BUFFERED_RECORDS_MAX and partition != wanted
+            has_room = len(self._buffered[partition]) < BUFFERED_RECORDS_MAX // 2
             at = [TopicPartition(self.topic, partition)]
-            if many and partition not in self._paused:
+            if is_full and partition not in self._paused:
                 self._consumer.pause(at)
                 self._paused.add(partition)
-            elif few and partition in self._paused:
+            elif has_room and partition in self._paused:
                 self._consumer.resume(at)
                 self._paused.discard(partition)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-import stream.runtime.worker  # noqa: F401 - what it loads
+import stream.runtime.start  # noqa: F401 - what a worker loads
 from schemas.records import Records
 from stream.config import load
 from stream.pipeline.alerting import RunInfo

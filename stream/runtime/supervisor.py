@@ -1,9 +1,9 @@
-"""Several workers on one machine: starts them, starts a dead one again into its slot, stops all.
+"""Runs several workers on one machine: restarts one that crashes in the same slot, and stops all.
 
-A worker does not know its siblings: they meet in the group only. Each is forked from one process
-that has everything loaded (`stream.runtime.preload`), so that a successor works at once, and holds the
-end of a pipe, so that it stops by itself when the supervisor is gone, however that ended. Reads no
-topic and no configuration.
+Workers do not know of each other: they meet only in the consumer group. Each is forked from a
+process that has loaded every module and compiled kernel (`stream.runtime.preload`), so that a
+restarted worker starts at once. It also holds the end of a pipe, so that it stops when the
+supervisor is gone, however that ended. The supervisor itself reads no topic and no configuration.
 """
 
 import multiprocessing
@@ -27,25 +27,26 @@ log = structlog.stdlib.get_logger(__name__)
 PRELOADED_MODULES: Final = ("stream.runtime.preload",)
 
 POLL_S: Final = 0.1
-"""How often it is looked whether a worker has ended."""
+"""How often to check whether a worker has ended."""
 
 BACKOFF_S: Final = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
-"""How long a slot stays empty: after the first death not at all, since all its partitions wait."""
+"""How long a slot stays empty after each failure in a row; not at all after the first, since its
+partitions wait."""
 
 STABLE_S: Final = 120.0
-"""A worker that lived so long dies for a new reason: back-off begins anew."""
+"""After a worker has run for so long, its next failure is the first of a new row."""
 
 ORPHAN_TIMEOUT_S: Final = 120.0
 """How long a worker whose supervisor is gone may take to stop cleanly."""
 
 
 ProcessTarget = tuple[Callable[..., object], tuple[object, ...]]
-"""What a process does: a function that can be named across processes, and its arguments."""
+"""What a process runs: a function that can be pickled, and its arguments."""
 
 
 @dataclass(slots=True)
 class _Slot:
-    """A slot and the worker in it; deaths: in a row, without a steady life between them."""
+    """A slot and the worker in it. failures: exits in a row without a stable run between them."""
 
     name: str
     target: ProcessTarget
@@ -56,8 +57,7 @@ class _Slot:
     not_before: float = field(default_factory=time.monotonic)
 
     def start_if_due(self) -> None:
-        """Start a worker if there is none, and it is time to. The first waits until everything is
-        loaded."""
+        """Start a worker if the slot is empty and its back-off is over."""
         if self.process is not None or time.monotonic() < self.not_before:
             return
         self.process = self.context.Process(
@@ -68,8 +68,7 @@ class _Slot:
         log.info("worker started", worker=self.name, pid=self.process.pid, failures=self.failures)
 
     def reap(self) -> int | None:
-        """The exit code of a worker that has ended since last asked, and when the next may
-        start."""
+        """Empty the slot if its worker has ended, and return the exit code; else return None."""
         if self.process is None or (code := self.process.exitcode) is None:
             return None
         self.process.close()
@@ -77,21 +76,21 @@ class _Slot:
         now = time.monotonic()
         if now - self.started_at >= STABLE_S:
             self.failures = 0
-        wait_s = BACKOFF_S[min(self.failures, len(BACKOFF_S) - 1)]
+        backoff_s = BACKOFF_S[min(self.failures, len(BACKOFF_S) - 1)]
         self.failures += 1
-        self.not_before = now + wait_s
+        self.not_before = now + backoff_s
         log_exit = log.warning if code else log.info
-        log_exit("worker ended", worker=self.name, code=code, next_not_before_s=wait_s)
+        log_exit("worker ended", worker=self.name, code=code, next_not_before_s=backoff_s)
         return code
 
 
 class Supervisor:
-    """Keeps a worker in every slot until it is told to stop, or one ends for good."""
+    """Keeps a worker running in every slot, until it is stopped or a restart would not help."""
 
     def __init__(
         self, targets: dict[str, ProcessTarget], preload: Sequence[str] = PRELOADED_MODULES
     ) -> None:
-        """works: of every slot's worker, by the slot's name. preload: modules to have in memory."""
+        """targets: what to run, by slot. preload: modules to load before the first fork."""
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(list(preload))
         self._slots = [_Slot(name, target, context) for name, target in targets.items()]
@@ -100,35 +99,35 @@ class Supervisor:
         self._killed = False
 
     def run(self) -> int:
-        """The exit code: the worst of the workers', 0 where all ended cleanly.
+        """Return the highest exit code of the workers that ended for good; 0 if all ended cleanly.
 
-        The first SIGTERM or SIGINT has all workers stop cleanly, the second kills them. A worker
-        that ends with a code that a start anew cannot mend (`stream.errors`) stops all others.
+        The first SIGTERM or SIGINT stops all workers cleanly, the second kills them. A worker whose
+        exit code says that a restart will not help (`stream.errors`) stops all others.
         """
-        for each in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(each, self._on_signal)
-        worst = 0
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        highest = 0
         while not self._stopping or any(slot.process for slot in self._slots):
             self._handle_signals()
             for slot in self._slots:
                 code = slot.reap()
-                # One that our SIGTERM ended had not begun yet, or it would have ended cleanly.
+                # A worker that SIGTERM kills had not installed its handler yet: a clean stop.
                 stopped_by_us = self._stopping and code == -signal.SIGTERM
                 if (
                     code is not None
                     and not stopped_by_us
                     and (self._stopping or code in NON_RESTARTABLE)
                 ):
-                    worst = max(worst, code if code >= 0 else 128 - code)
-                    self._stop("a worker ended for good")
+                    highest = max(highest, code if code >= 0 else 128 - code)
+                    self._stop("restarting a worker would not help: stopping all")
                 if not self._stopping:
                     slot.start_if_due()
             time.sleep(POLL_S)
-        log.info("all workers ended", code=worst)
-        return worst
+        log.info("all workers ended", code=highest)
+        return highest
 
     def _on_signal(self, *_: object) -> None:
-        """Only counted: a worker that is being started now has no process yet to be told."""
+        """Count the signal; `run` handles it, when no worker is half started."""
         self._signals += 1
 
     def _handle_signals(self) -> None:
@@ -138,49 +137,55 @@ class Supervisor:
             self._killed = True
             self._send_signal(signal.SIGKILL, "killing all workers")
 
-    def _stop(self, why: str) -> None:
+    def _stop(self, reason: str) -> None:
         if not self._stopping:
             self._stopping = True
-            self._send_signal(signal.SIGTERM, why)
+            self._send_signal(signal.SIGTERM, reason)
 
-    def _send_signal(self, number: int, why: str) -> None:
-        log.info(why, workers=[slot.name for slot in self._slots if slot.process])
+    def _send_signal(self, number: int, reason: str) -> None:
+        log.info(reason, workers=[slot.name for slot in self._slots if slot.process])
         for slot in self._slots:
             if slot.process is not None and slot.process.exitcode is None:
                 os.kill(slot.process.pid or 0, number)
 
 
 def worker_target(
-    config: str, slot: str, http_port: int, log_level: str, allowed_drops: Sequence[str] = ()
+    command: Callable[[], object],
+    config: str,
+    slot: str,
+    http_port: int,
+    log_level: str,
+    allowed_drops: Sequence[str] = (),
 ) -> ProcessTarget:
-    """What a supervised worker does: what its command line would."""
-    dropping = [word for one in allowed_drops for word in ("--drop-state", one)]
+    """What a supervised worker runs: the command line of a single worker.
+
+    command: the program's entry point. allowed_drops: arguments of --drop-state.
+    """
+    drops = [word for drop in allowed_drops for word in ("--drop-state", drop)]
     options = ["--slot", slot, "--http-port", str(http_port), "--log-level", log_level]
-    return _run_command, ("run", config, *options, *dropping, "--supervised")
+    return _run_command, (command, "run", config, *options, *drops, "--supervised")
 
 
 def _run_in_own_session(function: Callable[..., object], arguments: tuple[object, ...]) -> None:
-    """In the forked process: in a session of its own, since the terminal's Ctrl-C is to reach it
-    only through the supervisor, or it would be the second signal."""
+    """Run in a session of its own: Ctrl-C in the terminal reaches a worker only through the
+    supervisor. Sent by both, it would count as the second signal."""
     os.setsid()
     function(*arguments)
 
 
-def _run_command(*arguments: str) -> None:
-    from stream.cli import main
-
+def _run_command(command: Callable[[], object], *arguments: str) -> None:
     sys.argv = ["eddy", *arguments]
-    main()
+    command()
 
 
 def stop_with_supervisor() -> None:
-    """In a worker: when the supervisor is gone, stop as by SIGTERM, and end at the latest then.
+    """In a worker: stop as by SIGTERM when the supervisor is gone, and exit if that takes too long.
 
-    Not by the kernel's signal at the parent's death: the parent is the process that forks workers,
-    and that signal exists on Linux only.
+    Linux's signal at the death of the parent would not do: the parent is the process that forks
+    workers.
     """
     supervisor = multiprocessing.parent_process()
-    assert supervisor is not None, "nobody supervises this worker"
+    assert supervisor is not None, "this process has no supervisor"
 
     def watch() -> None:
         wait([supervisor.sentinel])

@@ -14,7 +14,7 @@ from schemas.codecs.internal_events import MESSAGE_BYTES_MAX
 from stream.config import Config
 from stream.config.stages import OutputTopic, nodes, output_topics
 from stream.errors import ConfigError
-from stream.kafka.admin import TopicAdmin
+from stream.runtime.interfaces import Admin
 
 DAY_MS: Final = 86_400_000
 RETENTION_MS_MIN: Final = 3 * DAY_MS
@@ -94,7 +94,7 @@ def _output_settings(topic: OutputTopic) -> dict[str, str]:
     return {"cleanup.policy": topic.cleanup_policy} if topic.cleanup_policy else {}
 
 
-def existing_topics(config: Config, admin: TopicAdmin) -> dict[str, ExistingTopic]:
+def existing_topics(config: Config, admin: Admin) -> dict[str, ExistingTopic]:
     """What the broker has of these topics; one that is missing is missing here."""
     wanted = required_topics(config)
     counts = admin.partition_counts([one.topic for one in wanted])

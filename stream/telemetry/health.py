@@ -18,7 +18,8 @@ from typing import Final
 import structlog
 
 from stream.errors import ConfigError
-from stream.telemetry.metrics import CONTENT_TYPE, MetricsCollector, WorkerState
+from stream.telemetry.collector import CONTENT_TYPE, MetricsCollector
+from stream.telemetry.metrics import WorkerState
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -54,7 +55,7 @@ class WorkerHealth:
 
     def __init__(self) -> None:
         self.state: WorkerState = "joining"
-        self.input_problems: tuple[str, ...] = ()
+        self.unready_reasons: tuple[str, ...] = ()
         self._at = self._broker_answered_at = time.monotonic()
 
     def beat(self, state: WorkerState | None = None) -> None:
@@ -83,7 +84,7 @@ class WorkerHealth:
         reasons: list[str] = [] if self.state == "live" else [self.state]
         if self.is_broker_silent():
             reasons.append(f"no broker has answered for {self._since_broker_answered_s():.0f} s")
-        return [*reasons, *self.input_problems]
+        return [*reasons, *self.unready_reasons]
 
 
 def respond(path: str, metrics: MetricsCollector, health: WorkerHealth) -> Response:

@@ -1,33 +1,15 @@
-"""What is measured: every metric declared once as data, and the board that holds the readings.
+"""Every metric, declared once as data, and the readings made from a worker's state.
 
-The declarations are the documentation. What a shard counts is read from its own counts, which live
-in its state; only what happens outside of the fold (batches, commits) is counted here.
+The reference documentation is generated from the declarations. Counts of stages are part of a
+shard's state and are read from there; only what happens outside of a shard (batches, commits) is
+counted by the collector.
 """
 
-import time
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from itertools import accumulate
-from threading import Lock
+from collections.abc import Iterable, Mapping
 from typing import Final, Literal, NamedTuple, get_args
-
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-)
-from prometheus_client.core import (
-    Metric as Family,
-)
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from prometheus_client.registry import Collector
 
 from stream.config.stages import declared_stages
 from stream.pipeline.counters import PARTITION_LABELS, STAGE_LABELS, Counter, Metric
-
-CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 
 WorkerState = Literal["joining", "relearning", "live"]
 """What a worker is doing: becoming a member of its group, re-learning in silence, or its work."""
@@ -180,8 +162,6 @@ METRICS: Final = (
 )
 METRICS_BY_NAME: Final = {metric.name: metric for metric in METRICS}
 
-BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
-
 Series = dict[tuple[str, ...], float]
 """Values by their labels, in the order in which the metric declares these."""
 Readings = dict[str, Series]
@@ -198,7 +178,7 @@ class PartitionStatus(NamedTuple):
     log_name: str
     partition: int
     counts: Mapping[str, Mapping[str, int]]
-    records_left: int
+    offsets_left: int
     lag: int | None
     checkpoint_lag: int
     seconds_left: float
@@ -213,7 +193,7 @@ def partition_readings(observed: Iterable[PartitionStatus], state: WorkerState) 
         place = (one.log_name, str(one.partition))
         if one.lag is not None:
             found.setdefault("eddy_lag", {})[place] = one.lag
-        found.setdefault("eddy_relearn_left", {})[place] = one.records_left
+        found.setdefault("eddy_relearn_left", {})[place] = one.offsets_left
         found.setdefault("eddy_relearn_seconds_left", {})[place] = one.seconds_left
         found.setdefault("eddy_checkpoint_lag", {})[place] = one.checkpoint_lag
         for stage, counts in one.counts.items():
@@ -250,80 +230,3 @@ def worker_readings(of: PartitionCounts, problems: Iterable[tuple[str, str]]) ->
         series = found["eddy_input_problems"]
         series[labels] = series.get(labels, 0) + 1
     return found
-
-
-# -- the board ------------------------------------------------------------------------------------
-
-
-class MetricsCollector(Collector):
-    """The latest readings: written by the worker's thread, read by whoever scrapes."""
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._readings: Readings = {}
-        self._counted: dict[str, float] = {}
-        self._times: dict[str, list[float]] = {}
-        for metric in METRICS:
-            if metric.kind == "histogram":
-                self._times[metric.name] = [0.0] * (len(BUCKETS_S) + 2)  # and +Inf, and the sum
-            elif not metric.labels:
-                self._counted[metric.name] = 0.0
-        self._registry = CollectorRegistry()
-        self._registry.register(self)
-
-    def replace(self, partition_readings: Readings) -> None:
-        """These are the readings now; series that are not among them are gone."""
-        assert partition_readings.keys() <= METRICS_BY_NAME.keys(), (
-            partition_readings.keys() - METRICS_BY_NAME.keys()
-        )
-        with self._lock:
-            self._readings = partition_readings
-
-    def drop(self, name: str) -> None:
-        """The readings of that metric are unknown until they are replaced."""
-        with self._lock:
-            self._readings = {key: of for key, of in self._readings.items() if key != name}
-
-    def add(self, name: str, amount: int = 1) -> None:
-        """So many more of a counter without labels."""
-        with self._lock:
-            self._counted[name] += amount
-
-    @contextmanager
-    def timed(self, name: str) -> Iterator[None]:
-        """Measure how long the block takes; not counted where it raises."""
-        started = time.perf_counter()
-        yield
-        taken_s = time.perf_counter() - started
-        with self._lock:
-            self._times[name][bisect_left(BUCKETS_S, taken_s)] += 1
-            self._times[name][-1] += taken_s
-
-    def exposition(self) -> bytes:
-        """Everything in Prometheus' text format."""
-        return generate_latest(self._registry)
-
-    def collect(self) -> Iterator[Family]:
-        """Every declared metric, with the series that it has now."""
-        with self._lock:
-            partition_readings = self._readings | {
-                name: {(): n} for name, n in self._counted.items()
-            }
-            times = {name: list(values) for name, values in self._times.items()}
-        for metric in METRICS:
-            if metric.kind == "histogram":
-                yield _histogram(metric, times[metric.name])
-            else:
-                make = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
-                family = make(metric.name, metric.meaning, labels=metric.labels)
-                for labels, value in partition_readings.get(metric.name, {}).items():
-                    family.add_metric(labels, value)
-                yield family
-
-
-def _histogram(metric: Metric, values: list[float]) -> Family:
-    *counts, total_s = values
-    edges = [*map(str, BUCKETS_S), "+Inf"]
-    family = HistogramMetricFamily(metric.name, metric.meaning)
-    family.add_metric([], list(zip(edges, accumulate(counts), strict=True)), total_s)
-    return family

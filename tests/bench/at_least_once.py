@@ -14,11 +14,12 @@ from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartit
 
 from stream.cli import main
 from stream.kafka.client_errors import Beat
+from stream.kafka.messages import OutRecord
 from stream.kafka.positions import CommittedOffset, Membership, Partition
 from stream.kafka.properties import Properties, producer_properties
-from stream.kafka.sink import OutRecord, produce
+from stream.kafka.sink import produce
 from stream.kafka.source import KafkaSource
-from stream.runtime import worker
+from stream.runtime import start
 
 WAIT_MAX_S: Final = 60.0
 
@@ -73,5 +74,5 @@ REPLACEMENTS: Final = {"KafkaSink": PlainSink, "KafkaSource": OpenSource}
 
 if __name__ == "__main__":
     for name, replacement in REPLACEMENTS.items():
-        setattr(worker, name, replacement)
+        setattr(start, name, replacement)
     main()

@@ -31,7 +31,7 @@ from stream.config.stages import logs
 from stream.kafka.positions import CommittedOffset, Partition
 from stream.pipeline.alerting import RunInfo
 from stream.telemetry import logging
-from stream.telemetry.metrics import MetricsCollector
+from stream.telemetry.collector import MetricsCollector
 from tests.bench import broker, end_to_end, launching
 from tests.bench.events import (
     START_MS,
@@ -210,10 +210,10 @@ class Probe:
         self.stream = Stream(sizes)
         self.metrics = MetricsCollector()
         self.spec = CheckpointsSpec()
-        self.manager = CheckpointManager(self.spec, self.metrics, RUN.now)
-        self.kept = PartitionCheckpoints(self._folder(), self.start(None))
+        self.manager = CheckpointManager(self.spec, self.metrics)
+        self.kept = PartitionCheckpoints(self._folder(), self.start(None), time.monotonic())
         self.offset = 0
-        self.manager.begin(self.kept, 0)
+        self.manager.write_first(self.kept, 0)
         self.kept.publish()
 
     def _folder(self) -> Folder:
@@ -238,7 +238,7 @@ class Probe:
 
     def written(self) -> float:
         """Wait for the checkpoint that is being written; compressed bytes written so far."""
-        while not self.manager.idle():
+        while not self.manager.is_idle():
             time.sleep(0.005)
         self.kept.publish()
         return self.written_bytes()
@@ -259,10 +259,10 @@ def probe(folder: Path, sizes: Sizes) -> dict[str, Any]:
         spread = name in {"checkpoint_1gib_throughput_loss_pct", "checkpoint_longest_batch_ratio"}
         found[name] = values if spread else median(values)
     before = one.written_bytes()
-    one.manager.take(one.kept, one.offset)
+    one.manager.start(one.kept, one.offset)
     full = one.written() - before
     size_before = size_of(folder)
-    one.manager.take(one.kept, one.offset)
+    one.manager.start(one.kept, one.offset)
     one.written()
     found["checkpoint_unchanged_pct"] = 100.0 * (size_of(folder) - size_before) / full
     found["checkpoint_compressed_share"] = full / state_bytes
@@ -280,17 +280,17 @@ def turn(one: Probe) -> dict[str, float]:
     quiet = [one.process(records) for records in batches[: sizes.quiet]]
     usual_s = median(quiet)
     started = time.perf_counter()
-    one.manager.take(one.kept, one.offset)
+    one.manager.start(one.kept, one.offset)
     standing_s = time.perf_counter() - started
     assert one.manager._job is not None
     snapshot = one.manager._job.snapshot
     took: list[float] = []
     for records in batches[sizes.quiet :]:
         took.append(one.process(records))
-        if one.manager.idle():
+        if one.manager.is_idle():
             break
     wall_s = time.perf_counter() - started
-    if not one.manager.idle():
+    if not one.manager.is_idle():
         say(f"the checkpoint took longer than {sizes.made} batches")
     one.written()
     # The first batch comes behind the copying: to whoever waits for it, both are one.

@@ -45,7 +45,7 @@ class Sizes(NamedTuple):
 
 
 FULL: Final = Sizes()
-CHANGES: Final = {"partition taken": 1, "partition given back": -1, "partition lost": -1}
+CHANGES: Final = {"partition taken": 1, "partition revoked": -1, "partition lost": -1}
 """What a worker's log says of how many partitions it has."""
 
 

@@ -20,11 +20,10 @@ from stream.pipeline.stages import route
 from stream.pipeline.stages.recent_events import RecentEvents
 from stream.pipeline.stages.route import Route
 from stream.pipeline.stages.watch import Watch
-from stream.runtime import worker
+from stream.runtime import status, worker
 from stream.runtime.worker import Worker
-from stream.telemetry import metrics
+from stream.telemetry.collector import MetricsCollector
 from stream.telemetry.health import WorkerHealth
-from stream.telemetry.metrics import MetricsCollector
 from tests.bench.figures import Figures
 from tests.bench.timing import Stopwatch
 
@@ -48,7 +47,7 @@ TIMED_CALLS: Final[list[tuple[Any, str, str]]] = [
     (Watch, "process", "watch: rest"),
     (worker, "alert_record", "alerts, encoded"),
     (KafkaSink, "transact", "produce and commit"),
-    (metrics, "partition_readings", "metrics"),
+    (status, "partition_readings", "metrics"),
 ]
 
 
@@ -85,7 +84,7 @@ def _work(path: Path, watch: Stopwatch | None = None) -> int:
         end = None
         while True:
             time.sleep(0.01)
-            held = list(loop._assignment.items())
+            held = list(loop._assignment.partitions.items())
             if held:
                 where, assigned = held[0]
                 end = end or source.offset_range(where)[1]

@@ -17,7 +17,7 @@ def start() -> dict[str, Any]:
 
     compiled = event.RecordingListener()  # type: ignore[no-untyped-call]  # numba ships no types
     event.register("numba:compile", compiled)  # type: ignore[no-untyped-call]
-    import stream.runtime.worker  # noqa: F401  # what `eddy run` imports
+    import stream.runtime.start  # noqa: F401  # what `eddy run` imports
     from stream.config import parse
     from stream.pipeline.alerting import RunInfo
     from stream.pipeline.shard import ShardFactory

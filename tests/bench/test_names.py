@@ -10,7 +10,7 @@ import pytest
 from detectors.monitor import Monitor
 from detectors.numeric.hashing import hash_key
 from stream.config import parse
-from stream.runtime import worker
+from stream.runtime import start
 from tests.bench import at_least_once, engine, profile
 from tests.bench.events import document, monitor_document
 from tests.broker import bugs
@@ -62,7 +62,7 @@ def test_every_step_of_the_engine_names_an_existing_function() -> None:
 
 def test_the_at_least_once_replacements_exist_in_the_worker() -> None:
     """The worker makes its sink and its source by these names."""
-    assert missing([(worker, name) for name in at_least_once.REPLACEMENTS]) == []
+    assert missing([(start, name) for name in at_least_once.REPLACEMENTS]) == []
 
 
 @pytest.mark.parametrize("broken", bugs.BUGS)

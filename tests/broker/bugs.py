@@ -7,9 +7,13 @@ nothing wrong with a worker that is broken like this would prove nothing of one 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
+from stream.kafka.messages import OutRecord
 from stream.kafka.positions import CommittedOffset, Membership, Partition
-from stream.kafka.sink import KafkaSink, OutRecord
-from stream.runtime.worker import AssignedPartition, Outbox, Worker
+from stream.kafka.sink import KafkaSink
+from stream.kafka.source import KafkaSource
+from stream.runtime.assignment import AssignedPartition, Assignment
+from stream.runtime.outbox import Outbox
+from stream.runtime.worker import Worker
 
 
 def _replace(owner: Any, name: str, by: Callable[..., Any]) -> None:
@@ -35,14 +39,14 @@ def commit_before_produce() -> None:
 
 def skip_the_rewind() -> None:
     """A state that was loaded from a checkpoint goes on at the committed offset, not at its own."""
-    taken = Worker._assigned_from
+    assigned_from = Assignment._assigned
 
-    def taken_at_committed(worker: Worker, *found: Any) -> AssignedPartition:
-        assigned = taken(worker, *found)
+    def without_rewind(assignment: Assignment, *arguments: Any) -> AssignedPartition:
+        assigned = assigned_from(assignment, *arguments)
         assigned.next_offset = assigned.live_from
         return assigned
 
-    _replace(Worker, "_assigned_from", taken_at_committed)
+    _replace(Assignment, "_assigned", without_rewind)
 
 
 def keep_the_outbox() -> None:
@@ -68,6 +72,7 @@ def commit_a_lost_partition() -> None:
 
     def commit_then_lose(worker: Worker) -> None:
         commit_once(worker)
+        assert isinstance(worker._source, KafkaSource)
         lost = [where for where in kept if where not in worker._source._next_offsets]
         kept.clear()
         on_lost(worker, lost)

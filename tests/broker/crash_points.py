@@ -23,7 +23,8 @@ from stream.kafka.positions import Partition
 from stream.kafka.sink import KafkaSink
 from stream.pipeline.stages.assess import Assess
 from stream.pipeline.stages.watch import Watch
-from stream.runtime.worker import AssignedPartition, Worker
+from stream.runtime.assignment import AssignedPartition, Assignment
+from stream.runtime.worker import Worker
 
 
 def die(*_: object) -> NoReturn:
@@ -87,13 +88,13 @@ def is_live(worker: Worker, where: Partition, assigned: AssignedPartition, *_: o
 
 def is_sent_by_route(worker: Worker, where: Partition, *_: object) -> bool:
     """Whether what comes next was sent over a monitor's internal log."""
-    log = worker._logs[where.topic]
+    log = worker._assignment.logs[where.topic]
     return log.internal and log.name != ASSESS
 
 
 def is_sent_by_watch(worker: Worker, where: Partition, *_: object) -> bool:
     """Whether what comes next are reports."""
-    return worker._logs[where.topic].name == ASSESS
+    return worker._assignment.logs[where.topic].name == ASSESS
 
 
 def has_labels(stage: object, batch: EventBatch) -> bool:
@@ -115,7 +116,7 @@ def is_far_from_a_checkpoint(worker: Worker, published: int = 1) -> bool:
         assigned.checkpoints.to_name is None
         and sum(offset_of(name) > 0 for name in assigned.checkpoints.published) >= published
         and assigned.checkpoints.offset() <= (assigned.committed or 0) - 300
-        for assigned in worker._assignment.values()
+        for assigned in worker._assignment.partitions.values()
     )
 
 
@@ -136,7 +137,7 @@ POINTS = {
     "before collecting": CrashPoint(Folder, "collect", die),
     "while collecting": CrashPoint(Folder, "_delete", die),
     "while loading": CrashPoint(loading, "_fill", die),
-    "while re-learning": CrashPoint(AssignedPartition, "take", None, is_re_learning),
+    "while re-learning": CrashPoint(AssignedPartition, "process", None, is_re_learning),
 }
 """What a test may name. "before the manifest" all blocks are written and none is referred to;
 "after the manifest" no offset names it yet."""
@@ -174,10 +175,10 @@ LEARNING = {
 """While assess learns from labels."""
 
 FREEZING = {
-    "frozen while taking": CrashPoint(Worker, "_assigned_from", freeze),
+    "frozen while taking": CrashPoint(Assignment, "_assigned", freeze),
     "frozen between batches": CrashPoint(Worker, "_process", freeze, is_live),
     "frozen in a transaction": CrashPoint(KafkaSink, "_commit", freeze),
-    "frozen while re-learning": CrashPoint(AssignedPartition, "take", freeze, is_re_learning),
+    "frozen while re-learning": CrashPoint(AssignedPartition, "process", freeze, is_re_learning),
 }
 """Where a worker stands still instead: its connections stay, and nobody hears of it."""
 

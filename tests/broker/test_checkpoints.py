@@ -114,7 +114,7 @@ def test_a_killed_worker_re_learns_no_more_than_it_must(broker: str, tmp_path: P
     assert 0 < committed - start["next_offset"] <= 3_000
     assert start["live_from"] == committed
     left = next(line for line in process.log() if line["event"] == "re-learning")
-    assert left["records_left"] == committed - start["next_offset"]
+    assert left["offsets_left"] == committed - start["next_offset"]
     equals_reference(shop)
     # Two that were published, one that never was, and what a stop does not wait to be removed.
     assert len(shop.checkpoints()) <= 4
@@ -207,7 +207,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_previous_one(broker: str, tmp_pa
     delete_before(shop, 2)
     said = eddy("run", str(shop.config), code=4)
     assert "there is no whole checkpoint before it that the log, which begins at 2, could" in said
-    assert "See that checkpoints.url names the right, whole store" in said
+    assert "Check that checkpoints.url names the right store" in said
     assert "Traceback" not in said
 
 
@@ -409,9 +409,9 @@ def test_workers_change_configuration_one_by_one(broker: str, tmp_path: Path) ->
         wait_for(lambda: one.has_logged("partition taken"), "partitions")
         wait_for(lambda: two.has_logged("partition taken"), "partitions")
         shop.config.write_text(text[:at] + text[at:].replace("capacity = ", "capacity = 1", 1))
-        before = [count(each, "partition given back") for each in (one, two)]
+        before = [count(each, "partition revoked") for each in (one, two)]
         output = eddy("run", str(shop.config), "--slot", "three", code=4)
-        assert [count(each, "partition given back") for each in (one, two)] == before
+        assert [count(each, "partition revoked") for each in (one, two)] == before
         arguments = re.findall(r"--drop-state (\S+)", output)
         assert arguments == [f"card@{fingerprint(former)}"]
         shop.drops += arguments

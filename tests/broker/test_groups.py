@@ -9,7 +9,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 from confluent_kafka.admin._resource import ResourceType
 
-from stream.runtime.worker import UNASSIGNED_WARNING
+from stream.runtime.status import UNASSIGNED_WARNING
 from tests.broker.shop import (
     PROTOCOLS,
     Shop,
@@ -64,7 +64,7 @@ def test_workers_that_come_go_and_die_share_the_partitions(
         wait_for(lambda: count(first, "partition taken") == 4, "an assignment")
         with worker(shop, "two") as second:
             wait_for(lambda: count(second, "partition taken") == 2, "a share")
-            assert count(first, "partition given back") == 2
+            assert count(first, "partition revoked") == 2
             wait_for(lambda: sum(shop.committed().values()) > EVENTS // 10, "commits")
             first.stop(signal.SIGKILL)
             wait_for(lambda: count(second, "partition taken") == 4, "the killed worker's share")
@@ -92,10 +92,10 @@ def test_a_paused_worker_commits_nothing_of_lost_partitions(
         wait_for(lambda: count(first, "partition taken") >= 2, "a share")
         wait_for(lambda: count(second, "partition taken") >= 2, "a share")
         wait_for(lambda: sum(shop.committed().values()) > EVENTS // 10, "commits")
-        held = count(second, "partition taken") - count(second, "partition given back")
+        held = count(second, "partition taken") - count(second, "partition revoked")
         first.process.send_signal(signal.SIGSTOP)
         wait_for(
-            lambda: count(second, "partition taken") - count(second, "partition given back") == 4,
+            lambda: count(second, "partition taken") - count(second, "partition revoked") == 4,
             "the second worker to have all",
         )
         assert held < 4
@@ -134,14 +134,14 @@ def test_a_member_with_a_name_keeps_its_partitions_through_a_restart(
         wait_for(lambda: count(second, "partition taken") >= 2, "a share")
         shop.wait_until_caught_up()
         taken = count(second, "partition taken")
-        given = count(second, "partition given back")
+        given = count(second, "partition revoked")
         assert first.stop() == 0
         with worker(shop, "one") as again:
             wait_for(lambda: count(again, "partition taken") == 2, "its share")
             shop.feed(EVENTS // 2, seed=8)
             shop.wait_until_caught_up()
             assert count(second, "partition taken") == taken
-            assert count(second, "partition given back") == given
+            assert count(second, "partition revoked") == given
             assert again.stop() == 0
         assert second.stop() == 0
     assert_published_exactly_once(shop)

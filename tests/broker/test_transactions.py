@@ -21,13 +21,14 @@ from stream.config import load
 from stream.errors import Abortable, Retriable
 from stream.kafka import source as kafka_source
 from stream.kafka.client_errors import retrying
+from stream.kafka.messages import OutRecord
 from stream.kafka.positions import CommittedOffset, Membership, Partition
-from stream.kafka.sink import RETRY_FRACTION, KafkaSink, OutRecord
+from stream.kafka.sink import RETRY_FRACTION, KafkaSink
 from stream.kafka.source import KafkaSource
 from stream.pipeline.alerting import RunInfo
 from stream.runtime.worker import Worker
+from stream.telemetry.collector import MetricsCollector
 from stream.telemetry.health import WorkerHealth
-from stream.telemetry.metrics import MetricsCollector
 from tests.broker.own_broker import OwnBroker, own_broker
 from tests.broker.shop import (
     CLASSIC_PROTOCOL,

@@ -23,8 +23,9 @@ from stream.kafka.sink import KafkaSink
 from stream.kafka.source import KafkaSource
 from stream.pipeline.alerting import RunInfo
 from stream.runtime.worker import Worker
+from stream.telemetry.collector import MetricsCollector
 from stream.telemetry.health import WorkerHealth
-from stream.telemetry.metrics import METRICS, MetricsCollector
+from stream.telemetry.metrics import METRICS
 from tests.broker.shop import (
     Shop,
     assert_published_exactly_once,
@@ -195,7 +196,7 @@ def test_workers_that_come_and_go_share_internal_partitions(broker: str, tmp_pat
         assert second.has_logged("partition taken")
         assert second.stop() == 0
     holds_every_alert_once(shop)
-    assert first.has_logged("partition given back")
+    assert first.has_logged("partition revoked")
 
 
 class StubbornSink(KafkaSink):

@@ -1,17 +1,17 @@
 """What the tests of checkpoints are made with: heads of manifests, folders in memory, whole
 writes."""
 
-from obstore.store import MemoryStore, ObjectStore
+from obstore.store import MemoryStore
 
 from detectors.state import STATE_VERSION, Arrays
 from stream.checkpoints.manifest import Manifest
 from stream.checkpoints.snapshot import Snapshot
-from stream.checkpoints.store import Folder
+from stream.checkpoints.store import Folder, ObjectStorage
 from stream.checkpoints.writing import WrittenCheckpoint, write
 from stream.config.topology import Log
 
 
-def folder(objects: ObjectStore | None = None, partition: int = 0) -> Folder:
+def folder(objects: ObjectStorage | None = None, partition: int = 0) -> Folder:
     """The folder of a partition, as a worker that has just started sees it."""
     return Folder(objects or MemoryStore(), "group", "shop-events", partition)
 

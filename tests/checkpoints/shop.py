@@ -4,13 +4,12 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from obstore.store import ObjectStore
 
 from schemas.records import Records
 from stream.checkpoints.manager import CheckpointManager, PartitionCheckpoints
 from stream.checkpoints.manifest import offset_of
 from stream.checkpoints.recovery import RecoveredState, StartContext, recover
-from stream.checkpoints.store import Folder
+from stream.checkpoints.store import Folder, ObjectStorage
 from stream.config import ASSESS, CheckpointsSpec, Config, parse
 from stream.config.stages import logs
 from stream.config.topology import Log
@@ -19,7 +18,7 @@ from stream.pipeline.alerting import RunInfo
 from stream.pipeline.internal_topics import InternalTopicWriter
 from stream.pipeline.shard import ShardFactory
 from stream.simulator import Shop, lines
-from stream.telemetry.metrics import MetricsCollector
+from stream.telemetry.collector import MetricsCollector
 
 SHOP = Log("shop", "shop-events", 1)
 WHERE = Partition(SHOP.topic, 0)
@@ -88,7 +87,7 @@ class Group:
     it may begin with. drops: arguments of --drop-state of its next worker."""
 
     def __init__(
-        self, objects: ObjectStore, made: Config, log: Log = SHOP, records: Records | None = None
+        self, objects: ObjectStorage, made: Config, log: Log = SHOP, records: Records | None = None
     ) -> None:
         self.objects = objects
         self.config = made
@@ -117,13 +116,13 @@ class Group:
     ) -> PartitionCheckpoints:
         """A worker that folds the records start … stop - 1 and commits the end; it writes and
         publishes checkpoints at these offsets."""
-        manager = CheckpointManager(CheckpointsSpec(), MetricsCollector(), RUN.now)
+        manager = CheckpointManager(CheckpointsSpec(), MetricsCollector())
         state = self.start(made)
-        kept = PartitionCheckpoints(self.folder(), state)
+        kept = PartitionCheckpoints(self.folder(), state, 0.0)
         if state.needs_migration:
             state.migrate(made or self.config, RUN)
         if state.checkpoint is None:
-            manager.begin(kept, state.head.offset)
+            manager.write_first(kept, state.head.offset)
         else:
             kept.published = [state.checkpoint]
         assert offset_of(kept.to_name or kept.published[0]) == start
@@ -132,7 +131,7 @@ class Group:
                 kept.state.shard.process(self.records.slice(start, at))
             start = at
             if at in checkpoints:
-                manager.take_now(kept, at)
+                manager.write_now(kept, at)
             self.committed = CommittedOffset(at, kept.metadata())
             kept.publish()
         manager.close()

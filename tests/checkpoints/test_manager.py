@@ -14,9 +14,9 @@ from stream.checkpoints.store import Folder
 from stream.config import CheckpointsSpec
 from stream.errors import StoreFailure
 from stream.kafka.positions import CommittedOffset
-from stream.telemetry.metrics import MetricsCollector
+from stream.telemetry.collector import MetricsCollector
 from tests.broker.shop import value_of
-from tests.checkpoints.shop import RUN, WHERE, Group, config, stream
+from tests.checkpoints.shop import WHERE, Group, config, stream
 from tests.laws.test_laws import assert_same
 
 SPEC = CheckpointsSpec(rewind_records_max=300)
@@ -40,31 +40,33 @@ class FailingFolder(Folder):
 def kept(tmp_path: Path) -> PartitionCheckpoints:
     """A partition that was just taken, its empty state published at offset 0."""
     group = Group(LocalStore(tmp_path), config())
-    made = PartitionCheckpoints(FailingFolder(group.objects, "group", *WHERE), group.start())
-    manager(MetricsCollector()).begin(made, 0)
+    made = PartitionCheckpoints(
+        FailingFolder(group.objects, "group", *WHERE), group.start(), time.monotonic()
+    )
+    manager(MetricsCollector()).write_first(made, 0)
     assert made.publish()
     return made
 
 
 def manager(metrics: MetricsCollector) -> CheckpointManager:
     """A worker's keeper."""
-    return CheckpointManager(SPEC, metrics, RUN.now)
+    return CheckpointManager(SPEC, metrics)
 
 
 def wait(of: CheckpointManager) -> None:
     """Until nothing is being written."""
-    while not of.idle():
+    while not of.is_idle():
         time.sleep(0.001)
 
 
 def test_a_checkpoint_is_due_by_records_or_by_time(kept: PartitionCheckpoints) -> None:
     """A third of the bound, or the interval while anything is behind; never where nothing is."""
     one = manager(MetricsCollector())
-    assert not one.due(kept, 99)
-    assert one.due(kept, 100)
+    assert not one.is_due(kept, 99)
+    assert one.is_due(kept, 100)
     kept.taken_at -= 601.0
-    assert one.due(kept, 1)
-    assert not one.due(kept, 0)
+    assert one.is_due(kept, 1)
+    assert not one.is_due(kept, 0)
 
 
 def test_only_a_complete_checkpoint_is_referenced(kept: PartitionCheckpoints) -> None:
@@ -73,7 +75,7 @@ def test_only_a_complete_checkpoint_is_referenced(kept: PartitionCheckpoints) ->
     one, before = manager(MetricsCollector()), kept.metadata()
     kept.state.shard.process(stream().slice(0, 200))
     expected = copy_arrays(kept.state.shard.save())
-    one.take(kept, 200)
+    one.start(kept, 200)
     assert kept.metadata() == before
     kept.state.shard.process(stream().slice(200, 400))
     wait(one)
@@ -94,14 +96,14 @@ def test_a_failure_is_counted_and_tried_again_until_the_bound(kept: PartitionChe
     assert isinstance(folder, FailingFolder)
     folder.failing = True
     kept.state.shard.process(stream().slice(0, 200))
-    one.take(kept, 200)
+    one.start(kept, 200)
     wait(one)
     assert value_of(metrics.exposition().decode(), "eddy_checkpoint_failures_total") == 1
     assert kept.to_name is None
-    assert not one.due(kept, 200), "tried again at once"
+    assert not one.is_due(kept, 200), "tried again at once"
     folder.failing, kept.not_before = False, 0.0
-    assert one.due(kept, 200)
-    one.take(kept, 200)
+    assert one.is_due(kept, 200)
+    one.start(kept, 200)
     wait(one)
     assert kept.publish()
     folder.failing = True
@@ -109,7 +111,7 @@ def test_a_failure_is_counted_and_tried_again_until_the_bound(kept: PartitionChe
     with pytest.raises(
         StoreFailure, match=r"re-learn 402 offsets, and .*rewind_records_max is 300"
     ):
-        one.take_now(kept, 602)
+        one.write_now(kept, 602)
     one.close()
 
 
@@ -119,7 +121,7 @@ def test_a_slow_write_is_dropped(kept: PartitionCheckpoints) -> None:
     assert isinstance(folder, FailingFolder)
     folder.slow_s = 0.2
     kept.state.shard.process(stream().slice(0, 200))
-    one.take_now(kept, 200, within_s=0.05)
+    one.write_now(kept, 200, within_s=0.05)
     assert kept.to_name is None
     one.close()
     assert [offset_of(name) for name in folder.names()] == [0]
@@ -131,9 +133,9 @@ def test_a_partition_that_is_lost_is_written_no_more(kept: PartitionCheckpoints)
     assert isinstance(folder, FailingFolder)
     folder.slow_s = 0.2
     kept.state.shard.process(stream().slice(0, 200))
-    one.take(kept, 200)
+    one.start(kept, 200)
     one.cancel(kept)
-    assert one.idle()
+    assert one.is_idle()
     assert kept.to_name is None
     one.close()
     assert [offset_of(name) for name in folder.names()] == [0]
@@ -145,8 +147,10 @@ def test_a_state_without_a_checkpoint_writes_one_first(tmp_path: Path) -> None:
     folder = FailingFolder(group.objects, "group", *WHERE)
     folder.failing = True
     one = manager(MetricsCollector())
-    with pytest.raises(StoreFailure, match="no checkpoint to begin with"):
-        one.begin(PartitionCheckpoints(folder, group.start()), 0)
+    with pytest.raises(
+        StoreFailure, match="the first checkpoint of the state could not be written"
+    ):
+        one.write_first(PartitionCheckpoints(folder, group.start(), 0.0), 0)
     one.close()
 
 
@@ -157,10 +161,12 @@ def test_a_reset_state_needs_its_own_checkpoint(kept: PartitionCheckpoints) -> N
     kept.to_name = kept.published[0]
     kept.state.shard.process(stream().slice(0, 200))
     folder.failing = True
-    with pytest.raises(StoreFailure, match="no checkpoint to begin with"):
-        one.begin(kept, 200)
+    with pytest.raises(
+        StoreFailure, match="the first checkpoint of the state could not be written"
+    ):
+        one.write_first(kept, 200)
     folder.failing = False
-    one.begin(kept, 200)
+    one.write_first(kept, 200)
     assert kept.offset() == 200
     one.close()
 
@@ -170,10 +176,10 @@ def test_old_checkpoints_go_when_newer_ones_are_published(kept: PartitionCheckpo
     one = manager(MetricsCollector())
     for stop in (100, 200, 300, 400):
         kept.state.shard.process(stream().slice(stop - 100, stop))
-        one.take_now(kept, stop)
+        one.write_now(kept, stop)
         assert kept.publish()
         one.collect(kept)
-    one._thread.submit(int).result()  # what was asked for before is done by then
+    one._executor.submit(int).result()  # what was asked for before is done by then
     one.close()
     assert [offset_of(name) for name in kept.folder.names()] == [400, 300]
     group = Group(kept.folder._objects, config())

@@ -77,7 +77,7 @@ def test_config_check_names_every_mistake_at_once(tmp_path: Path) -> None:
     said = eddy("config", "check", str(path), code=2)
     assert "gruop" in said
     assert said.count("capacity") >= 3
-    assert "Mend each line named" in said
+    assert "Correct each line listed" in said
     assert "Traceback" not in said
 
 

@@ -290,7 +290,7 @@ def owned_partitions(fleet: WorkerProcess) -> dict[str, set[int]]:
                 found[line["slot"]] = set()
             case "partition taken":
                 found[line["slot"]].add(line["partition"])
-            case "partition given back" | "partition lost":
+            case "partition revoked" | "partition lost":
                 found[line["slot"]].discard(line["partition"])
     return found
 

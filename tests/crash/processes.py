@@ -75,7 +75,7 @@ class ForkedWorker(WorkerProcess):
                     found[where] = line["next_offset"] >= line["live_from"]
                 case "re-learned":
                     found[where] = True
-                case "partition given back" | "partition lost":
+                case "partition revoked" | "partition lost":
                     found.pop(where, None)
         return found
 

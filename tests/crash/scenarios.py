@@ -216,7 +216,7 @@ def slow_assignment(environment: Environment) -> None:
             one.send_signal(signal.SIGCONT)
             feed(shop, EVENTS // 4, 8)
             wait_until_caught_up(shop)
-            assert one.has_logged("another has gone on here, looking again")
+            assert one.has_logged("another worker committed meanwhile: recovering again")
             assert one.stop() == 0
         finish_and_check(shop)
 
@@ -354,7 +354,7 @@ def rebalance_during_recovery(environment: Environment) -> None:
             one.stop(signal.SIGKILL)
             wait_until_caught_up(shop)
             assert two.stop() == 0
-    assert one.has_logged("partition given back") or one.process.poll() == -signal.SIGKILL
+    assert one.has_logged("partition revoked") or one.process.poll() == -signal.SIGKILL
     finish_and_check(shop)
 
 

@@ -12,7 +12,7 @@ from stream.config.topology import Log
 from stream.inputs.diagnostics import RECORDS_MIN, InputDiagnostics, InputProblem
 from stream.pipeline.alerting import RunInfo
 from stream.pipeline.shard import ShardFactory
-from stream.telemetry.metrics import MetricsCollector
+from stream.telemetry.collector import MetricsCollector
 
 CARD = "4111111111111111"
 START_MS = 1_767_225_600_000

@@ -110,7 +110,7 @@ def test_a_failure_names_action_cause_and_remedy() -> None:
     """A message names the attempt, the code, the cause and the action."""
     error = kafka_failure(KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED, "no"), "committing")
     assert isinstance(error, Fatal)
-    for part in ("committing", "GROUP_AUTHORIZATION_FAILED", "may not do this", "grant Read"):
+    for part in ("committing", "GROUP_AUTHORIZATION_FAILED", "lacks a permission", "grant Read"):
         assert part in error.message
 
 

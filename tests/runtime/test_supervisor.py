@@ -29,16 +29,16 @@ pytestmark = pytest.mark.slow  # each test starts processes
 ROOT = Path(__file__).resolve().parents[2]
 SUPERVISE = """
 import json, sys
-from stream import log
+from stream.telemetry import logging
 from stream.runtime.supervisor import Supervisor
-log.configure_logging("info", slot="shop")
+logging.configure_logging("info", slot="shop")
 works = {slot: (exec, (text,)) for slot, text in json.loads(sys.argv[1]).items()}
 sys.exit(Supervisor(works, preload=()).run())
 """
 STAYS = "import time; time.sleep(1000)"
 STUBBORN = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(1000)"
 ORPHAN = (
-    "from stream import supervisor as s; s.ORPHAN_TIMEOUT_S = 1; s.stop_with_supervisor(); "
+    "from stream.runtime import supervisor as s; s.ORPHAN_TIMEOUT_S = 1; s.stop_with_supervisor(); "
     "import time; time.sleep(1000)"
 )
 
@@ -126,7 +126,9 @@ def test_a_non_restartable_exit_code_stops_all(code: int) -> None:
     with supervised(f"import sys, time; time.sleep(0.5); sys.exit({code})", clean) as process:
         next_line(process, "worker ended")
         if code in NON_RESTARTABLE:
-            assert next_line(process, "a worker ended for good")["workers"] == ["shop-1"]
+            assert next_line(process, "restarting a worker would not help: stopping all")[
+                "workers"
+            ] == ["shop-1"]
             assert process.wait(60) == code
         else:
             assert next_line(process, "worker started")["worker"] == "shop-0"
@@ -171,13 +173,13 @@ def test_a_worker_does_not_outlive_its_supervisor(deaf: str) -> None:
 
 def test_workers_are_started_with_the_plain_command() -> None:
     """The arguments name the slot and the port, and that there is a supervisor."""
-    _, arguments = worker_target("shop.toml", "shop-1", 9465, "info")
-    assert arguments[:2] == ("run", "shop.toml")
-    assert arguments[2:] == (
+    _, arguments = worker_target(print, "shop.toml", "shop-1", 9465, "info")
+    assert arguments[:3] == (print, "run", "shop.toml")
+    assert arguments[3:] == (
         *("--slot", "shop-1", "--http-port", "9465", "--log-level", "info", "--supervised"),
     )
     dropping = ["ip@" + "0" * 32, "card@" + "1" * 32]
-    _, arguments = worker_target("shop.toml", "shop-1", 9465, "info", dropping)
+    _, arguments = worker_target(print, "shop.toml", "shop-1", 9465, "info", dropping)
     assert arguments[-5:] == (
         "--drop-state",
         dropping[0],

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 from schemas.dead_letters import HEADERS_BYTES_MAX, Fault, dead_letter
 from schemas.records import Records
+from stream.kafka.messages import OutRecord
 from stream.kafka.positions import Partition
-from stream.kafka.sink import OutRecord
-from stream.runtime.worker import Outbox, split_at
+from stream.runtime.assignment import split_at
+from stream.runtime.outbox import Outbox
 
 WHERE = Partition("events", 3)
 
@@ -32,32 +33,32 @@ def test_outbox_forgets_lost_partitions_and_keeps_the_others() -> None:
     """Of a lost partition neither record nor position is committed."""
     outbox, lost = Outbox(), Partition("events", 0)
     for where in (WHERE, lost):
-        outbox.put(where, [out(b"1")], 5)
-        outbox.put(where, [out(b"2")], 9)
+        outbox.add(where, [out(b"1")], 5)
+        outbox.add(where, [out(b"2")], 9)
     outbox.drop([lost, Partition("events", 1)])
-    assert outbox.positions == {WHERE: 9}
+    assert outbox.next_offsets == {WHERE: 9}
     assert outbox.records == {WHERE: [out(b"1"), out(b"2")]}
     outbox.clear()
-    assert not outbox.positions
+    assert not outbox.next_offsets
     assert not outbox.records
 
 
 def test_outbox_never_goes_back() -> None:
     """A position that does not grow would publish something twice."""
     outbox = Outbox()
-    outbox.put(WHERE, [], 5)
+    outbox.add(WHERE, [], 5)
     with pytest.raises(AssertionError):
-        outbox.put(WHERE, [], 5)
+        outbox.add(WHERE, [], 5)
 
 
 @pytest.mark.parametrize(("count", "size"), [(5_001, 1), (40, 512 * 1024)])
 def test_outbox_is_full_by_records_and_by_bytes(count: int, size: int) -> None:
     """Many small and few large records both call for a commit; half as many do not."""
     outbox = Outbox()
-    outbox.put(WHERE, [out(b"x" * size)] * (count // 2), 1)
-    assert not outbox.full()
-    outbox.put(WHERE, [out(b"x" * size)] * (count - count // 2), 2)
-    assert outbox.full()
+    outbox.add(WHERE, [out(b"x" * size)] * (count // 2), 1)
+    assert not outbox.is_full()
+    outbox.add(WHERE, [out(b"x" * size)] * (count - count // 2), 2)
+    assert outbox.is_full()
 
 
 @given(sizes=st.lists(st.integers(0, 40_000), max_size=6))

@@ -20,13 +20,14 @@ from stream.config import Config, parse
 from stream.errors import Abortable, PartitionCountChanged
 from stream.inputs.diagnostics import MISPLACED_KEYS
 from stream.inputs.partitioning import CHECKED_EVERY, partition_of
+from stream.kafka.messages import OutRecord, PartitionBatch
 from stream.kafka.positions import CommittedOffset, Membership, Partition
-from stream.kafka.sink import KafkaSink, OutRecord
-from stream.kafka.source import KafkaSource, PartitionBatch
+from stream.kafka.sink import KafkaSink
+from stream.kafka.source import KafkaSource
 from stream.runtime.worker import Worker
 from stream.simulator import Shop, lines
+from stream.telemetry.collector import MetricsCollector
 from stream.telemetry.health import WorkerHealth
-from stream.telemetry.metrics import MetricsCollector
 from tests.checkpoints.shop import RUN, document
 
 ONE, TWO = Partition("shop-events", 0), Partition("shop-events", 1)
@@ -121,9 +122,9 @@ class Driven:
     def stops(self) -> None:
         """As `Worker.run` does when asked to."""
         self.worker._commit()
-        self.worker._write_checkpoints(list(self.worker._assignment))
+        self.worker._write_checkpoints(list(self.worker._assignment.partitions))
         self.worker._commit()
-        self.worker._checkpoint_manager.close()
+        self.worker._assignment.manager.close()
 
 
 def configuration(folder: Path, **checkpoints: Any) -> Config:
@@ -209,12 +210,12 @@ def test_a_due_checkpoint_includes_an_advance_over_markers(tmp_path: Path) -> No
     driven.commits()
     driven.reads(over(ONE, 40))
     driven.worker._start_checkpoint()
-    while not driven.worker._checkpoint_manager.idle():
+    while not driven.worker._assignment.manager.is_idle():
         pass
     [done] = driven.commits()
     assert (done.values, done.offsets) == ([], {ONE: 40})
-    assert driven.worker._assignment[ONE].checkpoints.offset() == 40
-    driven.worker._checkpoint_manager.close()
+    assert driven.worker._assignment.partitions[ONE].checkpoints.offset() == 40
+    driven.worker._assignment.manager.close()
 
 
 def test_re_learning_ends_on_markers(driven: Driven) -> None:
@@ -224,9 +225,9 @@ def test_re_learning_ends_on_markers(driven: Driven) -> None:
     worker = driven.started()
     assert worker.on_assign([ONE]) == {ONE: 0}
     driven.reads(bad(ONE, 0, 1))
-    assert worker._assignment[ONE].offsets_left() == 3
+    assert worker._assignment.partitions[ONE].offsets_left() == 3
     driven.reads(over(ONE, 5))
-    assert worker._assignment[ONE].offsets_left() == 0
+    assert worker._assignment.partitions[ONE].offsets_left() == 0
     assert driven.commits() == []
     driven.reads(bad(ONE, 5))
     [done] = driven.commits()
@@ -249,7 +250,7 @@ def test_a_position_is_not_committed_before_its_records_are_processed(
 ) -> None:
     """A poll brings records of two partitions; a commit between the two, as a full outbox asks for,
     leaves the second where it was, though the client's position is further on."""
-    monkeypatch.setattr("stream.runtime.worker.OUTBOX_RECORDS_MAX", 1)
+    monkeypatch.setattr("stream.runtime.outbox.RECORDS_MAX", 1)
     driven.reads(bad(ONE, 0, 1, next_offset=4), bad(TWO, 0, 1, next_offset=9))
     assert [(len(done.values), done.offsets) for done in driven.sink.committed] == [
         (2, {ONE: 4}),
@@ -279,7 +280,7 @@ def test_records_of_a_partition_lost_in_mid_batch_are_dropped(
 ) -> None:
     """A commit that is tried again lets rebalances happen. Records of a partition that is gone
     by then is not processed, and its position is not committed."""
-    monkeypatch.setattr("stream.runtime.worker.OUTBOX_RECORDS_MAX", 1)
+    monkeypatch.setattr("stream.runtime.outbox.RECORDS_MAX", 1)
     driven.sink.aborts_left = 1
     monkeypatch.setattr(driven.source, "serve_rebalances", lambda _: driven.worker.on_lost([TWO]))
     driven.reads(bad(ONE, 0, 1), bad(TWO, 0, 1, next_offset=9))
@@ -291,10 +292,12 @@ def test_a_partition_that_the_configuration_does_not_know_is_refused(driven: Dri
     """A topic that has grown: nothing of it is read or committed, and what is held stays as it
     was."""
     driven.reads(bad(ONE, 0))
-    with pytest.raises(PartitionCountChanged, match=r"shop-events\[2\]: .* has 2 of the topic"):
+    with pytest.raises(
+        PartitionCountChanged, match=r"shop-events\[2\]: .* has 2 partitions for the topic"
+    ):
         driven.worker.on_assign([Partition(ONE.topic, 2)])
     assert driven.sink.committed == []
-    assert driven.worker._assignment.keys() == {ONE, TWO}
+    assert driven.worker._assignment.partitions.keys() == {ONE, TWO}
     assert "eddy replay CONFIG --input" in PartitionCountChanged.remedy
     assert "checkpoints.start_from" in PartitionCountChanged.remedy
 

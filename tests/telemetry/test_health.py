@@ -12,8 +12,8 @@ import pytest
 
 from stream.errors import ConfigError
 from stream.telemetry import health
+from stream.telemetry.collector import MetricsCollector
 from stream.telemetry.health import CONNECTIONS_MAX, WorkerHealth, serve_health
-from stream.telemetry.metrics import MetricsCollector
 
 IDLE = 900
 
@@ -164,7 +164,7 @@ def test_readiness_names_every_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     assert worker_health.reasons_not_ready() == ["joining"]
     worker_health.beat("live")
     assert worker_health.reasons_not_ready() == []
-    worker_health.input_problems = ("pay: the last 1,000 records were all dead letters",)
+    worker_health.unready_reasons = ("pay: the last 1,000 records were all dead letters",)
     heard = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: heard + 31.0)
     worker_health.beat("relearning")
@@ -175,7 +175,7 @@ def test_readiness_names_every_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     worker_health.broker_answered()
     worker_health.beat("live")
-    worker_health.input_problems = ()
+    worker_health.unready_reasons = ()
     assert worker_health.reasons_not_ready() == []
     assert health.respond("/readyz", MetricsCollector(), worker_health)[::2] == (200, b"live\n")
 

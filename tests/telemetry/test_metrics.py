@@ -18,10 +18,10 @@ from stream.errors import ConfigError
 from stream.pipeline.alerting import RunInfo
 from stream.pipeline.shard import ShardFactory
 from stream.simulator import Shop, lines
+from stream.telemetry.collector import MetricsCollector
 from stream.telemetry.health import BEAT_OVERDUE_S, WorkerHealth, respond, serve_health
 from stream.telemetry.metrics import (
     METRICS,
-    MetricsCollector,
     PartitionCounts,
     PartitionStatus,
     partition_readings,

@@ -1,0 +1,91 @@
+"""Starts a worker: connects, checks what can be checked, and runs its loop."""
+
+from collections.abc import Callable, Collection
+from typing import NamedTuple
+
+import structlog
+
+from stream.checkpoints.state_losses import check_state_losses
+from stream.config import Config, logs, secret_problem
+from stream.kafka.admin import TopicAdmin
+from stream.kafka.positions import Partition
+from stream.kafka.properties import printable_properties, slot_properties
+from stream.kafka.sink import KafkaSink
+from stream.kafka.source import KafkaSource
+from stream.pipeline.alerting import RunInfo
+from stream.runtime.interfaces import Admin, Sink, Source, Stop
+from stream.runtime.system import SYSTEM, System
+from stream.runtime.topics import check_topics, existing_topics
+from stream.runtime.worker import Worker
+from stream.telemetry.collector import MetricsCollector
+from stream.telemetry.health import WorkerHealth, serve_health
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+class Clients(NamedTuple):
+    """The worker's connections to Kafka."""
+
+    source: Source
+    sink: Sink
+    admin: Admin
+
+
+def run_worker(
+    config: Config,
+    slot: str,
+    run: RunInfo,
+    stop_on_signal: Callable[[], Stop],
+    http_port: int,
+    allowed_drops: Collection[str] = (),
+) -> None:
+    """Connect to Kafka, serve metrics and health, and work until told to stop.
+
+    slot: stable name of this worker in its group; a restart under the same name takes over at once
+    what its predecessor left open. stop_on_signal: called before the loop starts; until then, while
+    the broker is being reached, a signal ends the process. allowed_drops: arguments of
+    --drop-state. Raises EddyError.
+    """
+    if warning := secret_problem(config):
+        log.warning(warning)
+    metrics, health = MetricsCollector(), WorkerHealth()
+    kafka = slot_properties(config.kafka, slot)
+    with (
+        serve_health((config.worker.http_host, http_port), metrics, health),
+        KafkaSource(kafka, config.group, health.beat, health.broker_answered) as source,
+    ):
+        # The client has accepted the values: none is a secret in place of another property's.
+        shown = printable_properties(config.kafka)
+        log.info("starting", group=config.group, slot=slot, mode=config.mode, kafka=shown)
+        clients = Clients(
+            source,
+            KafkaSink(kafka, config.group, slot, health.beat),
+            TopicAdmin(kafka, health.beat),
+        )
+        work(config, clients, run, stop_on_signal, metrics, health, allowed_drops)
+    log.info("stopped")
+
+
+def work(
+    config: Config,
+    clients: Clients,
+    run: RunInfo,
+    stop_on_signal: Callable[[], Stop],
+    metrics: MetricsCollector,
+    health: WorkerHealth,
+    allowed_drops: Collection[str] = (),
+    system: System = SYSTEM,
+) -> None:
+    """Check topics and learned state, take over the slot, and run the worker's loop.
+
+    Raises EddyError; where a check fails, nothing was written.
+    """
+    check_topics(config, existing_topics(config, clients.admin))
+    store = system.open_store(config.checkpoints.url, "checkpoints.url")
+    partitions = [Partition(log.topic, n) for log in logs(config) for n in range(log.partitions)]
+    check_state_losses(config, clients.source.committed(partitions), store, allowed_drops)
+    clients.sink.open()
+    worker = Worker(
+        config, clients.source, clients.sink, run, metrics, health, allowed_drops, system
+    )
+    worker.run(stop_on_signal())
