@@ -27,14 +27,14 @@ from schemas.records import Records
 from stream.clock import now_text
 from stream.config import Config
 from stream.errors import ConfigError
-from stream.formatting import format_contribution, format_quantity, format_time, number
+from stream.formatting import format_contribution, format_number, format_quantity, format_time
 from stream.pipeline.alerting import RunInfo
 from stream.pipeline.cluster import InMemoryCluster
 from stream.pipeline.shard import ShardOutput
 from stream.replay.incidents import TopIncidents
 from stream.replay.run_files import make_folder
 from stream.replay.traffic import TrafficCounter
-from stream.report.demo import AttackResult, DemoFacts, first_alert, render_demo
+from stream.report.demo import AttackResult, DemoFacts, first_alert_text, render_demo
 from stream.simulator import Attack, Shop
 
 INPUT: Final = "shop"
@@ -209,7 +209,7 @@ def _table_row(attack_result: AttackResult) -> Iterator[str]:
         yield from ("missed", "", "none")
         return
     yield "named" if attack_result.naming_alerts else "noticed"
-    yield first_alert(attack_result)
+    yield first_alert_text(attack_result)
     entities = dict.fromkeys(f"{one.entity.type} {one.entity.id}" for one in attack_result.alerts)
     more = f" and {len(entities) - 3} more" if len(entities) > 3 else ""
     yield f"{len(attack_result.alerts)} on {', '.join(list(entities)[:3])}{more}"
@@ -217,7 +217,9 @@ def _table_row(attack_result: AttackResult) -> Iterator[str]:
 
 def _summary_lines(result: DemoResult, run: _DemoRun) -> Iterator[str]:
     for stage, counts in result.counts.items():
-        yield f"{stage}: " + ", ".join(f"{name} {number(n)}" for name, n in counts.items() if n)
+        yield f"{stage}: " + ", ".join(
+            f"{name} {format_number(n)}" for name, n in counts.items() if n
+        )
     on_attacks = len(_alerts_on_attacks(run))
     named = sum(bool(attack_result.naming_alerts) for attack_result in result.attack_results)
     yield (
@@ -267,15 +269,15 @@ def _attack_result(attack: Attack, run: _DemoRun) -> AttackResult:
 def _demo_facts(result: DemoResult, run: _DemoRun, events: int, seed: int) -> DemoFacts:
     found = sum(bool(attack_result.alerts) for attack_result in result.attack_results)
     figures: list[tuple[str, Any]] = [
-        (number(events), "events"),
-        (number(len(result.alerts)), "alerts"),
-        (number(run.incidents.opened), "incidents"),
+        (format_number(events), "events"),
+        (format_number(len(result.alerts)), "alerts"),
+        (format_number(run.incidents.opened), "incidents"),
         (f"{found} of {len(result.attack_results)}", "attacks found"),
         (f"{len(_alerts_on_attacks(run))} of {len(result.alerts)}", "alerts on attackers"),
-        (number(events / result.seconds), "events per second, compiling included"),
+        (format_number(events / result.seconds), "events per second, compiling included"),
     ]
     lead = (
-        f"{number(events)} events of a simulated shop (seed {seed}) through the stages that run live. The "
+        f"{format_number(events)} events of a simulated shop (seed {seed}) through the stages that run live. The "
         "models started empty and learned from this stream alone."
     )
     return DemoFacts(
