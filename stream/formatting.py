@@ -23,7 +23,7 @@ def escape_control_characters(text: str) -> str:
     return text.translate(_ESCAPES)
 
 
-def number(value: float | None) -> str:
+def format_number(value: float | None) -> str:
     """A number for reading: about three digits, thousands apart."""
     if value is None:
         return UNDEFINED
@@ -36,7 +36,7 @@ def number(value: float | None) -> str:
     return f"{value:.1f}" if abs(value) >= 1 else f"{value:.2g}"
 
 
-def amount(value: float | None) -> str:
+def format_amount(value: float | None) -> str:
     """The amount of one event, to the hundredth, thousands apart."""
     return UNDEFINED if value is None else f"{value:,.2f}".replace(",", _NO_BREAK_SPACE)
 
@@ -69,7 +69,7 @@ def format_value(value: float | None) -> str:
     return UNDEFINED if value is None else f"{value:.4g}"
 
 
-def score(value: float | None) -> str:
+def format_score(value: float | None) -> str:
     """A score beside another: hundredths, rounded down so that a slightly smaller one never looks equal."""
     return UNDEFINED if value is None else f"{floor(round(value, 6) * 100) / 100:g}"
 
@@ -86,15 +86,15 @@ def format_bytes(count: float) -> str:
     """Bytes for reading: "12 MB"."""
     for unit, unit_bytes in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= unit_bytes:
-            return f"{number(round(count / unit_bytes, 1))}{_NO_BREAK_SPACE}{unit}"
+            return f"{format_number(round(count / unit_bytes, 1))}{_NO_BREAK_SPACE}{unit}"
     return f"{count:.0f}{_NO_BREAK_SPACE}bytes"
 
 
-def duration(ms: float) -> str:
+def format_duration(ms: float) -> str:
     """A span of time for reading: "8 s", "4 min", "1.5 h", "2.1 d"."""
     for unit, unit_ms in (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000)):
         if ms >= unit_ms:
-            return f"{number(round(ms / unit_ms, 1 if ms < 10 * unit_ms else 0))} {unit}"
+            return f"{format_number(round(ms / unit_ms, 1 if ms < 10 * unit_ms else 0))} {unit}"
     return f"{ms / 1000:.0f} s"
 
 
@@ -107,10 +107,10 @@ def format_contribution(part: Contribution) -> str:
     """One contribution in words: "payments_1h: 41 seen, 0–6 expected (61 %)"."""
     expected = ""
     if part.expected_low is not None and part.expected_high is not None:
-        low, high = number(part.expected_low), number(part.expected_high)
+        low, high = format_number(part.expected_low), format_number(part.expected_high)
         expected = f", {low if low == high else f'{low}–{high}'} expected"
     elif part.expected_high is not None:
-        expected = f", at most {number(part.expected_high)} expected"
+        expected = f", at most {format_number(part.expected_high)} expected"
     elif part.expected_low is not None:
-        expected = f", at least {number(part.expected_low)} expected"
-    return f"{part.feature}: {number(part.actual)} seen{expected} ({part.share * 100:.0f}{_NO_BREAK_SPACE}%)"
+        expected = f", at least {format_number(part.expected_low)} expected"
+    return f"{part.feature}: {format_number(part.actual)} seen{expected} ({part.share * 100:.0f}{_NO_BREAK_SPACE}%)"

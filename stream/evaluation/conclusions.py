@@ -13,9 +13,9 @@ from stream.evaluation.results import Evaluation
 from stream.formatting import (
     format_count,
     format_difference,
+    format_number,
     format_percent,
     format_quantity,
-    number,
 )
 
 AVERAGE_PRECISION: Final = "average precision"
@@ -111,11 +111,13 @@ def _volume_difference(
     shown = [by_measure[one] for one in (RECALL, PRECISION) if one in by_measure]
     if few == many or not any(one.sign for one in shown):
         return ""
-    text = f"{more} alerts on {number(many / few)} times as many events as {fewer}"
+    text = f"{more} alerts on {format_number(many / few)} times as many events as {fewer}"
     precision = by_measure[PRECISION]
     shares = {name: precision.first if name == names[0] else precision.other for name in names}
     theirs, its = shares[more], shares[fewer]
-    return f"{text}, at {number(theirs / its)} times its precision" if theirs and its else text
+    return (
+        f"{text}, at {format_number(theirs / its)} times its precision" if theirs and its else text
+    )
 
 
 def _better_text(one: str, than: str, by_rank: int, by_alerts: int, apart: str) -> str:

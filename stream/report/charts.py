@@ -1,31 +1,46 @@
-"""What the charts show, in our own shape; `page.js` draws it in the reader's colours.
-
-Each function adds one chart to a page and returns its place, with a table that says the same.
+"""The charts of the pages: data that `page.js` draws in the reader's colours, and a table with the
+same values.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from markupsafe import escape
 
 from schemas.alerts import Severity
-from stream.formatting import duration, format_count, format_time, format_value
+from stream.formatting import format_count, format_duration, format_time, format_value
 from stream.replay.incidents import SEVERITIES
 from stream.replay.traffic import Traffic
-from stream.report.elements import Html, Page, table, text
 
 ROWS_MAX: Final = 12
-"""A curve has hundreds of points; its table has some of them."""
+"""A curve has hundreds of points; its table shows some of them."""
+
+
+class Chart(NamedTuple):
+    """A chart of a page.
+
+    key: unique on the page. label: what the chart shows, in a sentence. data: for `page.js`.
+    caption, columns, rows: the table with the same values.
+    """
+
+    key: str
+    label: str
+    data: Mapping[str, Any]
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
 
 
 class AlertMark(NamedTuple):
-    """An alert, or several at one place in time. said: shown when it is pointed at."""
+    """A mark for an alert, or for several in the same time bucket. text: shown on hover."""
 
     time_ms: int
     severity: Severity
-    said: str
+    text: str
 
 
 class ShadedSpan(NamedTuple):
-    """A span of time that is shaded, and what stands above it. quiet: it is no alarm."""
+    """A shaded time span. quiet: drawn in grey instead of red."""
 
     first_ms: int
     last_ms: int
@@ -34,8 +49,8 @@ class ShadedSpan(NamedTuple):
 
 
 class ChartLine(NamedTuple):
-    """One curve. low and high: bounds of its interval at each x, or empty. reference: no result but
-    what others are held against."""
+    """One curve. low, high: bounds of its interval at each x, or empty. reference: the curve is
+    the expectation, not a result."""
 
     name: str
     x: Sequence[float] | Sequence[str]
@@ -46,7 +61,7 @@ class ChartLine(NamedTuple):
 
 
 class Axis(NamedTuple):
-    """An axis: its title, whether it is logarithmic, whether its values are shares or days."""
+    """An axis. log: logarithmic. share: values are shares. dates: values are days."""
 
     title: str
     log: bool = False
@@ -55,42 +70,46 @@ class Axis(NamedTuple):
 
 
 def traffic_chart(
-    page: Page, traffic: Traffic, marks: Sequence[AlertMark], windows: Sequence[ShadedSpan] = ()
-) -> Html:
-    """Events over time by type, alerts on top of them."""
+    traffic: Traffic, marks: Sequence[AlertMark], spans: Sequence[ShadedSpan] = ()
+) -> Chart:
+    """Events over time by type, with alerts marked above them."""
     series = list(traffic.by_type.values())
     count = max(map(len, series), default=0)
     totals = [sum(column) for column in zip(*series, strict=True)] or [0] * count
     peak = max(totals, default=0)
-    seen: dict[int, int] = {}
+    marks_in: dict[int, int] = {}
     alerts = []
     for mark in sorted(marks, key=lambda mark: mark.time_ms):
         bucket = (mark.time_ms - traffic.start_ms) // traffic.bucket_ms
         bucket = min(max(bucket, 0), max(count - 1, 0))
-        above = seen[bucket] = seen.get(bucket, 0) + 1
-        height = (totals[bucket] if count else 0) + peak * 0.035 * min(above, 8)
-        alerts.append([mark.time_ms, height, mark.severity, text(mark.said).replace("\n", "<br>")])
+        level = marks_in[bucket] = marks_in.get(bucket, 0) + 1
+        height = (totals[bucket] if count else 0) + peak * 0.035 * min(level, 8)
+        text = str(escape(mark.text)).replace("\n", "<br>")  # Plotly reads markup in hover texts
+        alerts.append([mark.time_ms, height, mark.severity, text])
+    width = format_duration(traffic.bucket_ms)
     data = {
         "kind": "traffic",
         "time": [traffic.start_ms + int((i + 0.5) * traffic.bucket_ms) for i in range(count)],
-        "bucket": duration(traffic.bucket_ms),
+        "bucket": width,
         "types": list(traffic.by_type),
         "counts": series,
         "alerts": alerts,
-        "windows": [window._asdict() for window in windows],
+        "windows": [span._asdict() for span in spans],
     }
-    label = f"Events per {duration(traffic.bucket_ms)} by type, with alerts marked on them"
-    return page.chart("traffic", label, data, _traffic_table(traffic))
+    columns, rows = _traffic_table(traffic)
+    label = f"Events per {width} by type, with alerts marked on them"
+    return Chart("traffic", label, data, f"Events and alerts per {width}", columns, rows)
 
 
 def alert_marks(traffic: Traffic) -> list[AlertMark]:
-    """The alerts of each bucket as one mark a severity."""
+    """One mark for the alerts of each severity in each time bucket."""
     return [
         AlertMark(
             traffic.start_ms + int((i + 0.5) * traffic.bucket_ms),
             severity,
             f"{format_count(counts[i])} {severity} alert{'s' if counts[i] > 1 else ''}\n"
-            f"{duration(traffic.bucket_ms)} from {format_time(traffic.start_ms + i * traffic.bucket_ms)}",
+            f"{format_duration(traffic.bucket_ms)} from "
+            f"{format_time(traffic.start_ms + i * traffic.bucket_ms)}",
         )
         for severity, counts in traffic.alerts.items()
         for i in range(len(counts))
@@ -98,40 +117,35 @@ def alert_marks(traffic: Traffic) -> list[AlertMark]:
     ]
 
 
-def curves_chart(
-    page: Page, key: str, label: str, x: Axis, y: Axis, curves: Sequence[ChartLine]
-) -> Html:
-    """Curves over one axis. label: what they show, in a sentence."""
+def curves_chart(key: str, label: str, x: Axis, y: Axis, lines: Sequence[ChartLine]) -> Chart:
+    """Curves over one axis."""
     data = {
         "kind": "curves",
         "x": x._asdict(),
         "y": y._asdict(),
-        "lines": [line._asdict() for line in curves],
+        "lines": [line._asdict() for line in lines],
     }
-    return page.chart(key, label, data, _curves_table(label, x, curves))
+    rows = [
+        (line.name, _x_text(line.x[i]), format_value(line.y[i]))
+        for line in lines
+        if not line.reference and len(line.x)
+        for i in _spread(len(line.x))
+    ]
+    return Chart(key, label, data, label, ("Curve", x.title, "Value"), rows)
 
 
-def _traffic_table(traffic: Traffic) -> Html:
+def _traffic_table(traffic: Traffic) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Columns and rows; time buckets without events and alerts are left out."""
     columns = {**traffic.by_type}
     for severity in SEVERITIES:
         if severity in traffic.alerts:
             columns[f"{severity} alerts"] = traffic.alerts[severity]
-    rows = (
+    rows = [
         (format_time(traffic.start_ms + i * traffic.bucket_ms), *map(format_count, counts))
         for i, counts in enumerate(zip(*columns.values(), strict=True))
         if any(counts)
-    )
-    caption = f"Events and alerts per {duration(traffic.bucket_ms)}"
-    return table(caption, ["From", *columns], rows)
-
-
-def _curves_table(caption: str, x: Axis, curves: Sequence[ChartLine]) -> Html:
-    rows: list[tuple[str, ...]] = []
-    for line in curves:
-        if not line.reference and len(line.x):
-            chosen = _spread(len(line.x))
-            rows += ((line.name, _x_text(line.x[i]), format_value(line.y[i])) for i in chosen)
-    return table(caption, ("Curve", x.title, "Value"), rows)
+    ]
+    return ["From", *columns], rows
 
 
 def _x_text(x: float | str) -> str:
@@ -139,6 +153,6 @@ def _x_text(x: float | str) -> str:
 
 
 def _spread(count: int) -> Iterable[int]:
-    """At most `ROWS_MAX` indexes, the first and the last among them."""
+    """At most `ROWS_MAX` evenly spread indexes, including the first and the last."""
     most = min(count, ROWS_MAX)
     return sorted({round(i * (count - 1) / max(most - 1, 1)) for i in range(most)})

@@ -1,54 +1,19 @@
-"""The page of a comparison: the verdict first, then what it rests on.
+"""The page of a comparison: the conclusion first, then the measures that support it.
 
-Every number on it is in `comparison.json`; nothing is computed here but the way it is written.
+Every number on it is in `comparison.json`.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
-from stream.evaluation.comparison import (
-    CaughtByOne,
-    ComparedRun,
-    Comparison,
-    Difference,
-    Overlap,
-    Pair,
-)
-from stream.evaluation.results import Estimate, Scenario
-from stream.formatting import (
-    UNDEFINED,
-    format_bytes,
-    format_count,
-    format_difference,
-    format_percent,
-    format_ratio,
-    format_value,
-    number,
-)
-from stream.report.charts import Axis, ChartLine, curves_chart
-from stream.report.elements import (
-    Html,
-    Page,
-    at,
-    collapsible,
-    document,
-    facts,
-    figures,
-    name,
-    paragraph,
-    pill,
-    table,
-    text,
-)
-from stream.report.run import (
-    COUNTING_NOTE,
-    DEFINITIONS,
-    budget_chart,
-    measured,
-    precision_recall_chart,
-)
+from stream.evaluation.comparison import ComparedRun, Comparison, Pair
+from stream.report.charts import Axis, Chart, ChartLine, curves_chart
+from stream.report.curves import budget_chart, precision_recall_chart
+from stream.report.estimates import difference_interval
+from stream.report.run import COUNTING_NOTE, DEFINITIONS
+from stream.report.templating import render
 
-_OVERLAP_NAMES: Final = {
+OVERLAP_NAMES: Final = {
     "events": "Events with an alert",
     "entities": "Entities with an alert",
     "incidents": "Incidents",
@@ -57,277 +22,109 @@ _OVERLAP_NAMES: Final = {
     "fraud entities": "Entities with an alert and a fraud",
     "fraud amount": "Amount of the frauds with an alert",
 }
-_FOOTER: Final = (
-    "Times are UTC. A score is −log10 of the p-value: 4 means one honest event in ten thousand. "
-    "Intervals of 95 % are of a bootstrap whose blocks are days, the same days for both; where fewer "
-    "than eight of them hold any of what is measured there is none. The same numbers, and more of "
-    "each, are in comparison.json beside this file."
-)
 
 
 def render_comparison(comparison: Comparison) -> str:
-    """The whole HTML file; it loads nothing from anywhere, and leads to the runs' own pages."""
-    page = Page()
-    title = f"Comparison of {', '.join(side.name for side in comparison.runs)}"
-    said = " ".join(
-        f'{text(pair.conclusion)}. <span class="cost">{text(pair.alert_volume)}.</span>'
-        for pair in comparison.pairs
+    """The page of a comparison, one HTML file that loads nothing and links to the runs' pages."""
+    runs = comparison.runs
+    return render(
+        "comparison.html",
+        f"Comparison of {', '.join(run.name for run in runs)}",
+        _sections(comparison),
+        [*_charts(comparison)],
+        {
+            "comparison": comparison,
+            "lead": _lead(comparison),
+            "labelled": all(run.view for run in runs),
+            "definitions": DEFINITIONS,
+            "counting_note": COUNTING_NOTE,
+            "overlap_names": OVERLAP_NAMES,
+            "scenarios": _scenarios(runs),
+            "difference_interval": difference_interval,
+        },
     )
-    head = [Html(f"<h1>{said}</h1>")]
-    head += (_because(pair, alone=len(comparison.pairs) == 1) for pair in comparison.pairs)
-    head.append(paragraph(_summary_sentence(comparison)))
-    page.add("runs", "The runs", *_runs(comparison.runs))
+
+
+def _sections(comparison: Comparison) -> dict[str, str]:
+    """Id and heading of each section, in their order."""
+    sections = {"runs": "The runs"}
     if comparison.no_evaluation_reason is None:
-        page.add("differences", "What the difference is", *map(_differences, comparison.pairs))
-        page.add("curves", "How well each ranks", _curves(page, comparison.runs))
-    page.add("overlap", "What both have, what only one has", *_overlaps(comparison.pairs))
-    views = [side.view for side in comparison.runs if side.view]
+        sections |= {"differences": "What the difference is", "curves": "How well each ranks"}
+    sections["overlap"] = "What both have, what only one has"
+    views = [run.view for run in comparison.runs if run.view]
     if any(scenario.name for view in views for scenario in view.scenarios):
-        page.add("scenarios", "By kind of fraud", _scenarios(comparison.runs))
-    page.add("drift", "How far the scores have moved", *_drift(page, comparison.pairs))
-    page.add("settings", "Where the configurations differ", *_settings(comparison))
-    return document(page, f"Eddy: {title}", Html("".join(head)), _FOOTER)
+        sections["scenarios"] = "By kind of fraud"
+    sections["drift"] = "How far the scores have moved"
+    sections["settings"] = "Where the configurations differ"
+    return sections
 
 
-def _because(pair: Pair, *, alone: bool) -> Html:
-    said = pair.reason[:1].upper() + pair.reason[1:]
-    return paragraph(f"{said}." if alone else f"{pair.other}: {said}.", "because")
-
-
-def _summary_sentence(comparison: Comparison) -> str:
-    *names, last = [side.name for side in comparison.runs]
-    span = ""
+def _lead(comparison: Comparison) -> str:
+    """What was compared and evaluated."""
+    *names, last = [run.name for run in comparison.runs]
+    period = ""
     if comparison.first_event_time and comparison.last_event_time:
-        span = f", {comparison.first_event_time[:10]} to {comparison.last_event_time[:10]}"
+        period = f", {comparison.first_event_time[:10]} to {comparison.last_event_time[:10]}"
     bounds = (("from", comparison.evaluated_from), ("before", comparison.evaluated_until))
     judged = " and ".join(f"{bound} {time[:10]}" for bound, time in bounds if time)
-    rendered = f"{', '.join(names)} and {last} over the same events in one pass{span}"
-    rendered += f", judged {judged}. " if judged else ". "
+    compared = f"{', '.join(names)} and {last} over the same events in one pass{period}"
+    compared += f", judged {judged}. " if judged else ". "
     if comparison.no_evaluation_reason is None:
-        return f"{rendered}{comparison.runs[0].name} is what the others are held against."
-    return f"{rendered}{comparison.no_evaluation_reason} What follows says what differs, not what is right."
-
-
-# -- the runs -------------------------------------------------------------------------------------
-
-
-def _runs(sides: Sequence[ComparedRun]) -> Iterator[Html]:
-    labelled = ("Average precision", "Precision", "Recall", "Amount caught")
-    columns = ["Run", "Alerts", "Incidents", "Events", "Dead letters", "CPU time", "State"]
-    judged = all(side.view for side in sides)
-    columns[1:1] = labelled if judged else ()
-    yield table("Each run by itself", columns, ([*_run(side)] for side in sides))
-    if judged:
-        yield facts(DEFINITIONS)
-    yield paragraph(
-        f"Alerts, incidents and events are those of the time that is judged. {COUNTING_NOTE} CPU time "
-        "leaves out reading and decoding, which all runs share. State is what a checkpoint at the end "
-        "would hold."
+        return f"{compared}{comparison.runs[0].name} is what the others are held against."
+    return (
+        f"{compared}{comparison.no_evaluation_reason} What follows says what differs, not what is "
+        "right."
     )
 
 
-def _run(side: ComparedRun) -> Iterator[str]:
-    yield Html(f'<a href="{text(side.folder)}/index.html">{text(side.name)}</a>')
-    if side.view:
-        events = side.view.levels["events"]
-        yield from map(measured, (events.average_precision, events.precision, events.recall))
-        yield format_percent(side.view.amount.caught_share.value)
-    yield from map(format_count, (side.alerts, side.incidents, side.events, side.dead_letters))
-    yield f"{number(side.cpu_s)} s"
-    yield format_bytes(side.state_bytes)
-
-
-def _differences(pair: Pair) -> Html:
-    columns = ("Measure", pair.first, pair.other, "Difference", "95 % interval", "Verdict")
-    return table(
-        f"{pair.other} held against {pair.first}, on the same events",
-        columns,
-        (
-            (
-                one.measure,
-                format_ratio(one.first),
-                format_ratio(one.other),
-                format_difference(one.difference.value),
-                _interval(one.difference),
-                _better_side(one, pair),
-            )
-            for one in pair.differences
-        ),
-    )
-
-
-def _interval(difference: Estimate) -> str:
-    if difference.low is None or difference.high is None:
-        return UNDEFINED
-    return f"{format_difference(difference.low)} to {format_difference(difference.high)}"
-
-
-def _better_side(one: Difference, pair: Pair) -> Html:
-    if not one.sign:
-        return pill("cannot be told", "same")
-    return pill(f"{pair.other if one.sign > 0 else pair.first} is better", "better")
-
-
-def _curves(page: Page, sides: Sequence[ComparedRun]) -> Html:
-    views = [(side.name, side.view) for side in sides if side.view]
-    charts = budget_chart(page, views) + precision_recall_chart(page, views)
-    return Html(f'<div class="pair">{charts}</div>')
-
-
-def _scenarios(sides: Sequence[ComparedRun]) -> Html:
-    by_side = [
-        {one.name: one for one in side.view.scenarios} if side.view else {} for side in sides
+def _scenarios(runs: Sequence[ComparedRun]) -> list[dict[str, Any]]:
+    """Each kind of fraud, with its results in each run; None where a run has none."""
+    by_run = [{one.name: one for one in run.view.scenarios} if run.view else {} for run in runs]
+    kinds = dict.fromkeys(kind for scenarios in by_run for kind in scenarios)
+    found = ((kind, [scenarios.get(kind) for scenarios in by_run]) for kind in kinds)
+    return [
+        {"name": kind, "frauds": next(one.frauds for one in results if one), "results": results}
+        for kind, results in found
     ]
-    names = dict.fromkeys(kind for scenarios in by_side for kind in scenarios)
-    columns = ["Kind", "Frauds"]
-    for side in sides:
-        columns += [f"Recall, {side.name}", f"Amount caught, {side.name}"]
-    rows = []
-    for kind in names:
-        found = [scenarios.get(kind) for scenarios in by_side]
-        frauds = next(one.frauds for one in found if one)
-        cells = (cell for one in found for cell in _caught(one))
-        rows.append((kind or "not named", format_count(frauds), *cells))
-    return table("Kinds of fraud as the labels name them", columns, rows)
 
 
-def _caught(scenario: Scenario | None) -> tuple[str, str]:
-    if scenario is None:
-        return UNDEFINED, UNDEFINED
-    return measured(scenario.recall), number(scenario.amount_caught)
+def _charts(comparison: Comparison) -> Iterator[Chart]:
+    if comparison.no_evaluation_reason is None:
+        views = [(run.name, run.view) for run in comparison.runs if run.view]
+        yield budget_chart(views)
+        yield precision_recall_chart(views)
+    for index, pair in enumerate(comparison.pairs):
+        yield _periods_chart(pair, index)
+        yield _score_bands_chart(pair, index)
 
 
-# -- overlap --------------------------------------------------------------------------------------
-
-
-def _overlaps(pairs: Sequence[Pair]) -> Iterator[Html]:
-    for pair in pairs:
-        yield table(
-            f"Alerts of {pair.first} and {pair.other}",
-            ("What", "Both", f"Only {pair.first}", f"Only {pair.other}", "In proportion"),
-            (
-                (
-                    _OVERLAP_NAMES[one.what],
-                    *(format_count(round(n)) for n in (one.both, one.first_only, one.other_only)),
-                    _proportion(one),
-                )
-                for one in pair.overlaps
-            ),
-        )
-        yield Html(
-            '<p class="key"><span class="both">both</span> '
-            f'<span class="first">only {text(pair.first)}</span> '
-            f'<span class="other">only {text(pair.other)}</span></p>'
-        )
-        for who, frauds in (
-            (pair.first, pair.caught_by_first_only),
-            (pair.other, pair.caught_by_other_only),
-        ):
-            if frauds:
-                said = f"The dearest frauds with an alert of {who} alone"
-                yield collapsible(said, _frauds_table(said, pair, frauds))
-
-
-def _proportion(one: Overlap) -> Html:
-    """The three parts side by side; the numbers beside it say the same."""
-    parts = (("both", one.both), ("first", one.first_only), ("other", one.other_only))
-    inner = "".join(
-        f'<span class="{kind}" style="flex-grow:{count:g}"></span>'
-        for kind, count in parts
-        if count
-    )
-    return Html(f'<span class="parts-of" aria-hidden="true">{inner}</span>')
-
-
-def _frauds_table(caption: str, pair: Pair, frauds: Sequence[CaughtByOne]) -> Html:
-    columns = ("Event", "Time", "Kind", "Amount", f"Score, {pair.first}", f"Score, {pair.other}")
-    rows = (
-        (
-            name(one.event_id),
-            at(one.event_time[:16].replace("T", " ")),
-            one.scenario or "not named",
-            number(one.amount),
-            f"{one.first_score:.1f}",
-            f"{one.other_score:.1f}",
-        )
-        for one in frauds
-    )
-    return table(caption, columns, rows)
-
-
-# -- drift ----------------------------------------------------------------------------------------
-
-
-def _drift(page: Page, pairs: Sequence[Pair]) -> Iterator[Html]:
-    for index, pair in enumerate(pairs):
-        drift = pair.drift
-        yield Html(f"<h3>{text(pair.first)} and {text(pair.other)}</h3>")
-        yield figures(
-            (
-                ("rank correlation of the scores", format_value(drift.rank_correlation), ""),
-                ("alerts in common", format_percent(drift.alerts_in_common), ""),
-                ("population stability index", format_value(drift.population_stability), ""),
-                ("events scored by both", format_count(drift.events), ""),
-            )
-        )
-        yield paragraph(
-            "A rank correlation of 1 means the same order of events. A stability index below 0.1 is"
-            " held for no change of the scores' distribution, above 0.25 for a large one."
-        )
-        charts = _periods_chart(page, pair, index) + _bands_chart(page, pair, index)
-        yield Html(f'<div class="pair">{charts}</div>')
-
-
-def _periods_chart(page: Page, pair: Pair, index: int) -> Html:
+def _periods_chart(pair: Pair, index: int) -> Chart:
     drift = pair.drift
-    at = [one.from_day for one in drift.periods]
+    days = [one.from_day for one in drift.periods]
     each = "day" if drift.period_days == 1 else f"{drift.period_days} days"
     return curves_chart(
-        page,
         f"periods-{index}",
         f"Events with an alert, each {each}, of {pair.first}, of {pair.other} and of both",
         Axis(f"{each} from", dates=True),
         Axis("events with an alert"),
         [
-            ChartLine(pair.first, at, [one.first for one in drift.periods]),
-            ChartLine(pair.other, at, [one.other for one in drift.periods]),
-            ChartLine("both", at, [one.both for one in drift.periods]),
+            ChartLine(pair.first, days, [one.first for one in drift.periods]),
+            ChartLine(pair.other, days, [one.other for one in drift.periods]),
+            ChartLine("both", days, [one.both for one in drift.periods]),
         ],
     )
 
 
-def _bands_chart(page: Page, pair: Pair, index: int) -> Html:
+def _score_bands_chart(pair: Pair, index: int) -> Chart:
     bands = pair.drift.bands
-    at = [one.score_from for one in bands]
+    scores = [one.score_from for one in bands]
     return curves_chart(
-        page,
         f"bands-{index}",
         f"Share of events with at least a score, {pair.first} and {pair.other}",
         Axis("score of at least"),
         Axis("share of events", log=True),
         [
-            ChartLine(pair.first, at, [one.first or None for one in bands]),
-            ChartLine(pair.other, at, [one.other or None for one in bands]),
+            ChartLine(pair.first, scores, [one.first or None for one in bands]),
+            ChartLine(pair.other, scores, [one.other or None for one in bands]),
         ],
     )
-
-
-# -- settings -------------------------------------------------------------------------------------
-
-
-def _settings(comparison: Comparison) -> Iterator[Html]:
-    if not comparison.settings:
-        yield paragraph("They are the same in everything that steers what is learned.")
-        return
-    yield table(
-        "Settings that steer what is learned",
-        ("Setting", *(side.name for side in comparison.runs)),
-        (
-            (name(one.key), *(name(value or UNDEFINED) for value in one.values))
-            for one in comparison.settings
-        ),
-    )
-    if comparison.settings_differing > len(comparison.settings):
-        yield paragraph(
-            f"They differ in {format_count(comparison.settings_differing)} settings; these are the first."
-        )

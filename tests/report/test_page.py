@@ -15,17 +15,16 @@ from hypothesis import strategies as st
 
 from schemas.alerts import Action, Alert, Contribution, Entity, Evidence, Run
 from stream.formatting import (
-    duration,
     format_contribution,
+    format_duration,
+    format_number,
     format_ratio,
+    format_score,
     format_time,
-    number,
-    score,
 )
 from stream.replay.incidents import INCIDENTS_MAX, TopIncidents
 from stream.replay.traffic import Traffic
-from stream.report.demo import AttackResult, DemoFacts, first_alert, render_demo
-from stream.report.elements import incidents_table
+from stream.report.demo import AttackResult, DemoFacts, first_alert_text, render_demo
 
 START_MS = 1_772_409_600_000
 HOUR_MS = 3_600_000
@@ -259,8 +258,8 @@ def test_missed_attacks_are_shown() -> None:
 
 def test_first_alert_may_come_before() -> None:
     """A card named while it was tested was named before it was used, and the page says so."""
-    assert first_alert(attack_result([alert(6)])) == "after 1 h"
-    assert first_alert(attack_result([alert(3)])) == "2 h before it began"
+    assert first_alert_text(attack_result([alert(6)])) == "after 1 h"
+    assert first_alert_text(attack_result([alert(3)])) == "2 h before it began"
     assert "First alert 2 h before it began; 1 alert on ip" in render_demo(
         demo_facts([], [attack_result([alert(3)])])
     )
@@ -283,10 +282,10 @@ def test_a_demo_without_alerts_has_a_page() -> None:
 
 def test_numbers_and_times_are_formatted_for_people() -> None:
     """Numbers, spans and surprises read as a person would write them."""
-    assert [number(v) for v in (0, 41, 1.239, 0.01239, 12_345.6, -3.5)] == [
+    assert [format_number(v) for v in (0, 41, 1.239, 0.01239, 12_345.6, -3.5)] == [
         *("0", "41", "1.2", "0.012", "12\N{NO-BREAK SPACE}346", "-3.5"),
     ]
-    assert [duration(ms) for ms in (900, 240_000, 5_400_000, 181_440_000)] == [
+    assert [format_duration(ms) for ms in (900, 240_000, 5_400_000, 181_440_000)] == [
         *("1 s", "4 min", "1.5 h", "2.1 d"),
     ]
     assert [format_ratio(v) for v in (0.0, 0.4834, 1.0, 10.0, None)] == [
@@ -303,7 +302,12 @@ def test_numbers_and_times_are_formatted_for_people() -> None:
 
 def test_a_score_below_the_limit_never_looks_equal_to_it() -> None:
     """Scores beside their limit are cut to hundredths, never rounded up."""
-    assert (score(3.951), score(3.9999), score(4.0), score(4.1 + 0.2)) == (
+    assert (
+        format_score(3.951),
+        format_score(3.9999),
+        format_score(4.0),
+        format_score(4.1 + 0.2),
+    ) == (
         "3.95",
         "3.99",
         "4",
@@ -318,7 +322,9 @@ def test_fraud_is_red_and_honest_is_green() -> None:
         incidents = TopIncidents()
         incidents.add([alert()])
         [worst] = incidents.top()
-        page = incidents_table([replace(worst, verdict=verdict)], 1)
+        page = render_demo(
+            replace(demo_facts([alert()]), incidents=[replace(worst, verdict=verdict)])
+        )
         assert f'<span class="pill {kind}">{verdict}</span>' in page
     colours = (files("stream.report") / "page.css").read_text()
     assert ".missed, .critical, .worse" in colours

@@ -123,7 +123,7 @@ def displayed_texts(leaf: Any) -> Iterator[str]:
             yield leaf[:16].replace("T", " ")
     elif isinstance(leaf, int | float) and not isinstance(leaf, bool) and math.isfinite(leaf):
         yield from (
-            formatting.number(leaf),
+            formatting.format_number(leaf),
             formatting.format_value(leaf),
             formatting.format_count(round(leaf)),
         )
@@ -133,12 +133,17 @@ def displayed_texts(leaf: Any) -> Iterator[str]:
             formatting.format_difference(leaf),
             formatting.format_difference(-leaf),
         )
-        yield formatting.score(leaf)
-        yield from (f"{leaf * 100:.0f}", f"{leaf:.1f}", formatting.amount(leaf), f"{leaf:.2g}")
+        yield formatting.format_score(leaf)
+        yield from (
+            f"{leaf * 100:.0f}",
+            f"{leaf:.1f}",
+            formatting.format_amount(leaf),
+            f"{leaf:.2g}",
+        )
         yield from (
             formatting.format_bytes(leaf),
-            formatting.duration(leaf),
-            formatting.duration(leaf * 1000),
+            formatting.format_duration(leaf),
+            formatting.format_duration(leaf * 1000),
         )
         if 0 <= leaf < 4e12:
             yield formatting.format_time(int(leaf))
