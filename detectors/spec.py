@@ -45,25 +45,30 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class FeatureSpec(Spec, frozen=True, kw_only=True):
-    """One feature: a kind from the vocabulary (`detectors.features.KINDS`) and its parameters.
-
-    name: as it appears in alerts. field: the event field it reads, where its kind reads one.
-    half_life: of the decay, where its kind decays. against: a second, longer
-    one, where its kind compares. where: only events that match count, and only
-    on them has the feature a value. of: those among them that its kind tells
-    from the others, where it does. side: which values are surprising. scale: on
-    which a value is judged: root where it varies less than its size, as payments of one person do.
-    """
+    """One feature of a monitor: a kind (`detectors.features.KINDS`) and its parameters."""
 
     name: Name
+    """Name of the feature in alerts and tables."""
     kind: str
+    """Feature kind, such as `count`, `sum` or `novelty`, or one that a package registers as
+    `eddy.features`."""
     field: str | None = None
+    """Event field that the feature reads, where its kind reads one."""
     half_life: Duration | None = None
+    """Half-life of the decay: the time after which an event counts half. For kinds that decay."""
     against: Duration | None = None
+    """A second, longer half-life to compare with. For the kind `ratio`."""
     where: EventFilter = msgspec.field(default_factory=dict)
+    """Only events that match count, and only they have a value of the feature. Event fields (and
+    `type`) with the value or the list of values that matches; `""` matches an absent field."""
     of: EventFilter = msgspec.field(default_factory=dict)
+    """Written as `where`. For kinds that tell some of the counted events from the others, such as
+    `share`: those that match `of`."""
     side: Literal["high", "low", "both"] | None = None
+    """Which values are surprising: `high`, `low` or `both`. Default: what the kind declares."""
     scale: Literal["log", "root"] = "log"
+    """Scale on which a value is compared: `log`, or `root` where values vary less than their size,
+    such as the payments of one person."""
 
 
 class DetectorSpec(Spec, frozen=True, kw_only=True, tag_field="kind"):
@@ -71,36 +76,37 @@ class DetectorSpec(Spec, frozen=True, kw_only=True, tag_field="kind"):
 
 
 class ActionSpec(Spec, frozen=True, kw_only=True):
-    """What an alert of this monitor recommends."""
+    """The action that an alert recommends."""
 
     type: Literal["review", "challenge", "throttle", "block"] = "review"
+    """Recommended action."""
     ttl: Duration = "1h"
+    """How long the recommendation holds."""
 
 
 class RuleSpec(Spec, frozen=True, kw_only=True):
-    """What is known beforehand, and no log full of it can make ordinary: an event at which every
-    named feature is at least so large has at most this p-value.
-
-    at_least: features → values, in the feature's own units. It stands beside what is learned, which
-    goes on as it would without.
-    """
+    """A rule: an event whose named features all reach their limits has at most p-value `p`, however
+    common such events become. Learning goes on as without the rule."""
 
     name: Name
+    """Name of the rule in alerts."""
     at_least: Annotated[dict[str, float], Meta(min_length=1)]
+    """Features and their limits, in the feature's own units. All must be reached."""
     p: Annotated[float, Meta(gt=0, le=P_MAX)] = 1e-4
+    """Largest p-value of an event that matches."""
 
 
 class PolicySpec(Spec, frozen=True, kw_only=True):
-    """When an event becomes an alert.
-
-    p_max: never alert above this p-value. alerts_per_day: a cap over all shards and for each UTC day
-    of stream time, never a target; rounded up or down from day to day if it is no whole number.
-    incident_gap: quiet time after which an entity's next alert opens a new incident.
-    warm_up_events: scored events before a shard's alerts may be enforced.
-    """
+    """When an event becomes an alert."""
 
     p_max: Annotated[float, Meta(gt=0, le=P_MAX)] = 1e-4
+    """An event with a larger p-value never alerts."""
     alerts_per_day: Annotated[float, Meta(gt=0)] = 100.0
+    """Cap on the alerts of each UTC day of stream time, shared by all shards; never a target. A
+    fraction is rounded up or down from day to day."""
     incident_gap: Duration = "1h"
+    """Quiet time after which the entity's next alert opens a new incident."""
     warm_up_events: Annotated[int, Meta(ge=0)] = 10_000
+    """Scored events before a shard's alerts may be enforced."""
     action: ActionSpec = ActionSpec()
+    """Action that alerts recommend."""

@@ -31,43 +31,49 @@ are also the paths."""
 
 
 class TextClass(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A class of texts: its name, and the pattern (RE2) that is found somewhere in its members."""
+    """A class of texts."""
 
     name: str
+    """Name of the class; it becomes the field's value."""
     pattern: str
+    """Regular expression (RE2) that is found somewhere in the texts of the class."""
 
 
 class FieldMapping(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where one field comes from: exactly one of `path`, `constant` and `position`.
-
-    path: one path, or several of which the first present wins; with `joined` all that are present,
-    with a space between them. extract: a pattern (RE2) with one named group, which is taken of the
-    text; absent where it is not found. classes: the name of the first whose pattern is found stands
-    for the text; absent where none is. What these make is absent, too, where the field may not have
-    it. values: their value → ours, for texts, and for booleans as "true" and "false"; others pass as they
-    are. unit: how `time` is written; ISO without an offset is UTC. position: the event's id is
-    "topic:partition:offset", for data without ids.
-    """
+    """Where one event field comes from: exactly one of `path`, `constant` and `position`. A text
+    that the field may not hold is absent."""
 
     path: str | list[str] | None = None
+    r"""Path in the record, or several of which the first that is present counts. Dots lead into
+    nested objects; `\.` is a dot that belongs to a key."""
     joined: bool = False
+    """Join the texts at all paths that are present, with a space between them."""
     constant: str | int | float | None = None
+    """The same value for every event."""
     extract: str | None = None
+    """Regular expression (RE2) with one named group, whose match becomes the value; absent where it
+    is not found."""
     classes: list[TextClass] = []
+    """The name of the first class whose pattern is found becomes the value; absent where none is."""
     values: dict[str, str] = {}
+    """Translation of the record's values into Eddy's; others are kept. Booleans are written `true`
+    and `false`."""
     unit: TimeUnit | None = None
+    """How `time` is written: `ms`, `s` or `us` since 1970, or `iso`. ISO times without an offset
+    are UTC."""
     position: bool = False
+    """Use `topic:partition:offset` as the event's id, for data without ids. Only for `event_id`."""
 
 
 class TypeLocation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where records of several types say which they are: a field (a path) or a header.
-
-    values: their name → ours; others pass as they are, and must then be one of Eddy's types.
-    """
+    """Where a record of several types names its type: a field or a header."""
 
     field: str | None = None
+    """Path of the type in the record."""
     header: str | None = None
+    """Kafka header that holds the type."""
     values: dict[str, EventType] = {}
+    """Translation of the record's type names into Eddy's; others must be Eddy's already."""
 
 
 TypeSpec = EventType | TypeLocation

@@ -56,18 +56,20 @@ STARTED: Final = 2
 
 
 class EdgesSpec(StandaloneSpec, frozen=True, kw_only=True, tag="edges"):
-    """Bursts between the entity and a text field's value.
-
-    field: the other end. tick: what a burst is short against. half_life: of the totals. threshold:
-    χ² above which a count is not merged as it is. rows, buckets: of the sketches.
-    """
+    """Bursts of co-occurrence of the entity with a value of a text field (MIDAS-F)."""
 
     field: str
+    """Text field at the other end of the edge."""
     tick: Duration = "1min"
+    """Length of the current time slice, which is compared with the past."""
     half_life: Duration = "7d"
+    """Half-life of the past totals."""
     threshold: Annotated[float, Meta(gt=0)] = 100.0
+    """χ² statistic above which the current slice is not added to the totals as it is."""
     rows: Annotated[int, Meta(ge=1, le=16)] = 2
+    """Rows of the count-min sketches."""
     buckets: Annotated[int, Meta(ge=16, le=16_777_216)] = 16_384
+    """Buckets per row of the count-min sketches."""
 
     def build(self, features: int, capacity: int) -> "Edges":
         """Empty sketches; they are as large for any number of entities."""

@@ -81,28 +81,37 @@ TOKENS, TOKENS_MS = range(2)
 
 
 class TreesSpec(DetectorSpec, frozen=True, kw_only=True, tag="half_space_trees"):
-    """Half-space trees with decayed masses, smoothed by the cohort's.
-
-    min_events: events after which an entity gets masses; entities_max: how many may have them, at
-    most the monitor's capacity.
-    """
+    """Half-space trees with decayed masses, smoothed by the cohort's."""
 
     trees: Annotated[int, Meta(ge=1, le=100)] = 10
+    """Number of trees."""
     height: Annotated[int, Meta(ge=1, le=12)] = 6
+    """Height of each tree."""
     seed: int = 0
+    """Seed of the random splits."""
     min_events: Annotated[int, Meta(ge=0)] = 20
+    """Events of an entity before it gets masses of its own."""
     entities_max: Annotated[int, Meta(ge=0, le=100_000_000)] = 100_000_000
+    """Upper bound on the entities with masses of their own; never more than the monitor's
+    `capacity`."""
 
 
 class RiverTreesSpec(DetectorSpec, frozen=True, kw_only=True, tag="river_trees"):
-    """River's half-space trees. window: events after which the masses turn; others as above."""
+    """River's half-space trees, bit for bit."""
 
     trees: Annotated[int, Meta(ge=1, le=100)] = 10
+    """Number of trees."""
     height: Annotated[int, Meta(ge=1, le=12)] = 8
+    """Height of each tree."""
     window: Annotated[int, Meta(ge=1, le=30_000)] = 250
+    """Events after which a window's masses become the reference."""
     seed: int = 0
+    """Seed of the random splits."""
     min_events: Annotated[int, Meta(ge=0)] = 20
+    """Events of an entity before it gets masses of its own."""
     entities_max: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000
+    """Upper bound on the entities with masses of their own; never more than the monitor's
+    `capacity`."""
 
 
 class TreesOutput(NamedTuple):

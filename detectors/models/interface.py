@@ -71,9 +71,10 @@ class StandaloneDetector(Protocol):
 
 
 class StandaloneSpec(DetectorSpec, frozen=True, kw_only=True):
-    """Base of their declarations. name: as it stands in alerts."""
+    """Base of the declarations of detectors that are named in alerts."""
 
     name: Name
+    """Name of the detector in alerts."""
 
     def build(self, features: int, capacity: int) -> StandaloneDetector:
         """Empty state for a monitor with so many features and rows."""

@@ -56,16 +56,16 @@ ALL_FRAUD, ALL_HONEST, ALL_JUDGED, NOW_MS = range(4)
 
 
 class LabelRiskSpec(StandaloneSpec, frozen=True, kw_only=True, tag="label_risk"):
-    """The share of confirmed fraud.
-
-    field: whose value is looked at, the monitor's entity where none is named. half_life: of labels.
-    keys_max: labelled values remembered; labels_max: labelled events remembered, to be relabelled.
-    """
+    """Share of labelled events that were fraud, as far as labels are known."""
 
     field: str | None = None
+    """Entity field whose value's labels count. Default: the monitor's entity."""
     half_life: Duration = "14d"
+    """Half-life of a label."""
     keys_max: Annotated[int, Meta(ge=SLOTS_PER_SET, le=100_000_000)] = 100_000
+    """Upper bound on the labelled values remembered."""
     labels_max: Annotated[int, Meta(ge=SLOTS_PER_SET, le=100_000_000)] = 100_000
+    """Upper bound on the labelled events remembered, so that a later label can correct them."""
 
     def build(self, features: int, capacity: int) -> "LabelRisk":
         """Nothing is known of anybody."""

@@ -69,19 +69,22 @@ class Model(Protocol):
 
 
 class RiverSpec(StandaloneSpec, frozen=True, kw_only=True, tag="river"):
-    """A model of River's for each entity.
-
-    model: its dotted name. parameters: of its constructor. feed: what of the features it is handed.
-    window: vectors that it remembers at least. min_events: history before an entity gets a model,
-    and vectors that it learns before it is believed. entities_max: models held at most.
-    """
+    """An anomaly model of River for each entity."""
 
     model: str
+    """Dotted name of the model's class, such as `river.anomaly.LocalOutlierFactor`."""
     parameters: dict[str, Any] = msgspec.field(default_factory=dict)
+    """Arguments of the class's constructor."""
     feed: Literal["scaled", "value"] = "scaled"
+    """What the model sees of each feature: `scaled` between 0 and 1 by the entity's history, or the
+    raw `value`."""
     window: Annotated[int, Meta(ge=1, le=100_000)] = 250
+    """Number of feature vectors that the model remembers at least."""
     min_events: Annotated[int, Meta(ge=1)] = 20
+    """Events of an entity before it gets a model, and events that the model learns before its
+    scores count."""
     entities_max: Annotated[int, Meta(ge=1, le=1_000_000)] = 1_000
+    """Upper bound on the models held."""
 
     def build(self, features: int, capacity: int) -> "River":
         """No model yet."""

@@ -86,15 +86,14 @@ EVENTS, HOURS = range(2)
 
 
 class SeasonalSpec(StandaloneSpec, frozen=True, kw_only=True, tag="seasonal"):
-    """The entity's rate against its own hour of the week.
-
-    half_life: of what is known of an hour of the week. min_events: history before an entity gets a
-    profile; entities_max: how many may have one, at most the monitor's capacity.
-    """
+    """The entity's event rate against its own hour of the week."""
 
     half_life: Duration = "28d"
+    """Half-life of what is known about an hour of the week."""
     min_events: Annotated[int, Meta(ge=0)] = 20
+    """Events of an entity before it gets a profile."""
     entities_max: Annotated[int, Meta(ge=1, le=100_000_000)] = 100_000_000
+    """Upper bound on the entities with a profile; never more than the monitor's `capacity`."""
 
     def build(self, features: int, capacity: int) -> "Seasonal":
         """No profile yet."""

@@ -65,6 +65,19 @@ def check(config: ConfigPath) -> None:
         typer.echo(f"{node.title}: {path}: {node.read_path.reason}")
 
 
+@config_app.command("schema")
+def schema() -> None:
+    """Print the JSON Schema of a configuration, with which editors check and complete it.
+
+    Example: eddy config schema > eddy.schema.json
+    """
+    import orjson
+
+    from stream.config.schema import json_schema
+
+    typer.echo(orjson.dumps(json_schema(), option=orjson.OPT_INDENT_2).decode())
+
+
 @topics_app.command("create")
 def create(
     config: ConfigPath,

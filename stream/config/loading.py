@@ -14,6 +14,7 @@ from stream.config.document import (
     plain_texts,
     substitute_environment,
 )
+from stream.config.renamed import renamed_problems
 from stream.config.validation import consistency_problems
 from stream.errors import ConfigError
 
@@ -40,7 +41,11 @@ def parse(document: dict[str, Any], environment: dict[str, str]) -> Config:
     """Build a configuration from a parsed document; `${NAME}` is replaced from `environment`."""
     problems: list[str] = []
     filled = _with_outputs(substitute_environment(document, environment, problems))
-    partial = build(Config, filled, problems)
+    renamed = dict(renamed_problems(filled))
+    found: list[str] = []
+    partial = build(Config, filled, found)
+    problems += (f"{path}: {text}" for path, text in renamed.items())
+    problems += (line for line in found if line.split(": ", 1)[0] not in renamed)
     known = [line.split(": ", 1)[0] for line in problems]
     problems += (
         f"{where}: {text}"

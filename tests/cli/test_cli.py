@@ -90,7 +90,7 @@ def test_config_check_shows_the_read_path_of_each_monitor(tmp_path: Path) -> Non
     said = eddy("config", "check", str(path))
     assert (
         "monitor card: over the internal topic eddy-shop-card-events with 4 partitions: it watches "
-        "card, but shop has 4 partitions, keyed by nothing"
+        "card, but shop has 4 partitions, without keyed_by"
     ) in said
 
 

@@ -207,13 +207,12 @@ def words(shape: TailLayout) -> int:
 
 
 class TailSpec(DetectorSpec, frozen=True, kw_only=True, tag="tail"):
-    """Each feature's value under the entity's own history, with a prior from its cohort.
-
-    half_life: of what an entity remembers, in its own time. One much shorter than its gaps leaves
-    it no memory: it is then compared with its peers alone, as sessions and strangers should be.
-    """
+    """Each feature's value against the entity's own history, with a prior from its cohort."""
 
     half_life: Duration = "30d"
+    """Half-life of the entity's history, in the time of its events. One that is much shorter than
+    the gaps between events leaves no history: the entity is compared with its peers alone, as
+    sessions and sign-ups need."""
 
 
 @kernel
