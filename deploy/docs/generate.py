@@ -132,7 +132,11 @@ class _Keys:
             words = list(dict.fromkeys(self._type(one, plural=plural) for one in members))
             return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
         if "enum" in of:
-            return ("texts, each " if plural else "") + "one of " + ", ".join(_code(f'"{one}"') for one in of["enum"])
+            return (
+                ("texts, each " if plural else "")
+                + "one of "
+                + ", ".join(_code(f'"{one}"') for one in of["enum"])
+            )
         match of.get("type"):
             case "string":
                 is_duration = of.get("pattern", "").startswith(DURATION_PATTERN)

@@ -74,7 +74,7 @@ def test_each_configuration_key_stands_in_the_reference(site: Path) -> None:
     for path in ("inputs.NAME.fields.FIELD.position", "inputs.NAME.fields.FIELD.values"):
         assert path in entries
     for path, text in entries.items():
-        assert re.fullmatch(r"Type: .+ Default: \S.* \w.{8,}[.!?]", text), (path, text)
+        assert re.fullmatch(r"Type : .+ Default : \S.* \w.{8,}[.!?]", text), (path, text)
 
 
 def test_each_feature_and_detector_stands_in_the_reference(site: Path) -> None:
