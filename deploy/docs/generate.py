@@ -24,6 +24,7 @@ from detectors.spec import DURATION, FeatureSpec
 from schemas import dead_letters, events, repairs
 from stream.cli import app
 from stream.config import AssessSpec, Config, InputSpec
+from stream.config.schema import json_schema
 from stream.replay.final_labels import SCHEMA as LABEL_COLUMNS
 from stream.replay.tables import (
     ALERT_COLUMNS,
@@ -35,6 +36,10 @@ from stream.replay.tables import (
 from stream.telemetry.metrics import METRICS
 
 Schema = dict[str, Any]
+ROOT: Final = ""
+"""The name of a configuration's outermost table."""
+DURATION_PATTERN: Final = DURATION.pattern.replace(r"\Z", "$")
+"""As the JSON Schema of a configuration has it, before what it allows besides."""
 
 
 def table(names: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -65,12 +70,12 @@ def _sentence(text: str) -> str:
 
 def configuration() -> str:
     """Every key of a configuration: a section for each table, an entry for each key."""
-    schema: Schema = msgspec.json.schema(Config)
-    return "\n".join(_Keys(schema["$defs"]).sections())
+    schema = json_schema()
+    return "\n".join(_Keys({ROOT: schema, **schema["$defs"]}).sections())
 
 
 class _Keys:
-    """Walks the JSON Schema of a configuration from its root. definitions: its `$defs`."""
+    """Walks the JSON Schema of a configuration from its root. definitions: its tables by name."""
 
     def __init__(self, definitions: dict[str, Schema]) -> None:
         self._definitions = definitions
@@ -79,7 +84,7 @@ class _Keys:
 
     def sections(self) -> Iterator[str]:
         """The Markdown of every table, each before the tables within it."""
-        yield from self._section("Config", "")
+        yield from self._section(ROOT, "")
 
     def _section(self, name: str, where: str) -> Iterator[str]:
         definition = self._definitions[name]
@@ -114,29 +119,38 @@ class _Keys:
         ]
         return "\n".join(lines)
 
-    def _type(self, of: Schema) -> str:
+    def _type(self, of: Schema, *, plural: bool = False) -> str:
         """A value's type in words."""
+        s = "s" if plural else ""
         if "$ref" in of:
-            name = of["$ref"].rsplit("/", 1)[1]
-            kind = _tag(self._definitions[name])
-            return f'table with `kind = "{kind}"`' if kind else "table"
+            kind = _tag(self._definitions[of["$ref"].rsplit("/", 1)[1]])
+            return f'table{s} with `kind = "{kind}"`' if kind else f"table{s}"
+        if "discriminator" in of:
+            return f"table{s}, each of a `kind`"
         if "anyOf" in of:
-            members = [self._type(one) for one in of["anyOf"] if one.get("type") != "null"]
-            return " or ".join(dict.fromkeys(members))
+            members = [one for one in of["anyOf"] if one.get("type") != "null"]
+            words = list(dict.fromkeys(self._type(one, plural=plural) for one in members))
+            return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
         if "enum" in of:
-            return "one of " + ", ".join(_code(f'"{one}"') for one in of["enum"])
+            return (
+                ("texts, each " if plural else "")
+                + "one of "
+                + ", ".join(_code(f'"{one}"') for one in of["enum"])
+            )
         match of.get("type"):
             case "string":
-                return "duration" if of.get("pattern") == DURATION.pattern else "text"
+                is_duration = of.get("pattern", "").startswith(DURATION_PATTERN)
+                return f"duration{s}" if is_duration else f"text{s}"
             case "integer" | "number" as number:
-                return ("integer" if number == "integer" else "number") + _bounds(of)
+                return f"{number}{s}{_bounds(of)}"
             case "boolean":
-                return "`true` or `false`"
+                return "booleans" if plural else "`true` or `false`"
             case "array":
-                return f"list of {_plural(self._type(of['items']))}"
+                return f"list{s} of {self._type(of['items'], plural=True)}"
+            case "object" if of.get("additionalProperties"):
+                return f"table{s} of {self._type(of['additionalProperties'], plural=True)}"
             case "object":
-                values = of.get("additionalProperties")
-                return f"table of {_plural(self._type(values))}" if values else "table"
+                return f"table{s}"
             case _:
                 return "any value"
 
@@ -179,8 +193,12 @@ def _default(of: Schema) -> str:
     default = of.get("default")
     if default is None:
         return "none"
-    if default in ([], {}) or isinstance(default, dict | list):
-        return "empty" if not default else f"`{msgspec.json.encode(default).decode()}`"
+    if default in ([], {}):
+        return "empty"
+    if isinstance(default, dict):
+        return "the defaults of its keys"
+    if isinstance(default, list):
+        return " and ".join(f'`{{ kind = "{one["kind"]}" }}`' for one in default)
     return f"`{msgspec.json.encode(default).decode()}`"
 
 
@@ -192,12 +210,6 @@ def _bounds(of: Schema) -> str:
     if low is not None and high is not None:
         return f", {low:,} to {high:,}"
     return f", at least {low:,}" if low is not None else f", at most {high:,}" if high else ""
-
-
-def _plural(words: str) -> str:
-    head, *rest = words.split(" ", 1)
-    plurals = {"text": "texts", "table": "tables", "integer": "integers", "number": "numbers"}
-    return " ".join([plurals.get(head, head), *rest]).replace(" or table", " or tables")
 
 
 # -- features and detectors -------------------------------------------------------------------------

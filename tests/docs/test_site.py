@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 import typer.core
 import typer.main
@@ -18,7 +17,7 @@ from detectors.features import KINDS
 from detectors.models import DETECTORS
 from schemas import alerts, dead_letters, events, repairs
 from stream.cli import app
-from stream.config import Config
+from stream.config.schema import json_schema
 from stream.telemetry.metrics import METRICS
 from tests.docs.pages import SOURCES
 
@@ -68,14 +67,14 @@ def entries_of(site: Path) -> dict[str, str]:
 def test_each_configuration_key_stands_in_the_reference(site: Path) -> None:
     """Each key of each table has an entry with type, default and meaning."""
     entries = entries_of(site)
-    definitions = msgspec.json.schema(Config)["$defs"]
+    schema = json_schema()
     names = {path.rsplit(".", 1)[-1] for path in entries}
-    for definition in definitions.values():
+    for definition in (schema, *schema["$defs"].values()):
         assert definition["properties"].keys() - {"kind"} <= names
     for path in ("inputs.NAME.fields.FIELD.position", "inputs.NAME.fields.FIELD.values"):
         assert path in entries
     for path, text in entries.items():
-        assert re.fullmatch(r"Type: .+ Default: \S.* \w.{8,}[.!?]", text), (path, text)
+        assert re.fullmatch(r"Type : .+ Default : \S.* \w.{8,}[.!?]", text), (path, text)
 
 
 def test_each_feature_and_detector_stands_in_the_reference(site: Path) -> None:
