@@ -41,7 +41,7 @@ unexport PYTHONDONTWRITEBYTECODE
 SPREAD := --dist loadfile --no-loadscope-reorder --numprocesses
 COMPILED := $(BIN)/python -m tests.compile_kernels
 
-.PHONY: help setup demo test check guarantees bench quality crash simulate mutants docs kafka broker-jars lock clean
+.PHONY: help setup demo test check guarantees bench quality crash simulate coverage mutants docs kafka broker-jars lock clean
 
 help: ## show this list
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)$$/  make \1\t\2/p' Makefile | expand -t 16
@@ -89,6 +89,12 @@ quality: setup ## how well models find labelled frauds; how honest p is (AGAINST
 
 crash: setup broker-jars ## workers killed at every point and at random, against the oracle (SEEDS=40)
 	@$(BIN)/python -m tests.crash $(if $(SEEDS),--seeds $(SEEDS))
+
+coverage: setup ## lines and branches that the tests without a broker reach; kernels left out
+	@mkdir -p .cache/coverage && rm -f .cache/coverage/data*
+	@$(BIN)/python -m pytest -q -p tests.coverage_plugin -m "not broker and not slow" $(SPREAD) auto
+	@$(BIN)/python -m coverage combine --quiet
+	@$(BIN)/python -m coverage report
 
 mutants: setup ## small changes to the code, each of which some test must notice (SAMPLE=300, SEED=1)
 	@$(BIN)/python -m tests.mutants $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED))

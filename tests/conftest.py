@@ -3,7 +3,11 @@
 A test that asks for the `broker` fixture carries the marker `broker` by itself. Where Java 17 or
 Maven is missing it is skipped, and the summary says how many and why. With EDDY_REQUIRE_BROKER=1 no
 broker test may be missing: one that skips, and a run in which none passed, fail the session.
-EDDY_TEST_BOOTSTRAP names a broker that runs already. No test helpers live here, only fixtures.
+EDDY_TEST_BOOTSTRAP names a broker that runs already.
+
+Tests run in random order: files with broker tests first, since they take longest, then all others;
+the tests of a file stay together. The report's header has the seed; `--order-seed N` repeats an
+order, and `--order-seed 0` keeps the order of the files. No test helpers live here, only fixtures.
 """
 
 import os
@@ -12,6 +16,8 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random, SystemRandom
+from typing import Any
 
 import pytest
 from hypothesis.configuration import set_hypothesis_home_dir
@@ -21,6 +27,8 @@ BROKER = ROOT / "deploy" / "kafka" / "broker.py"
 EXIT_MISSING = 3  # broker.py: Java or Maven is missing
 BROKER_KEYWORD = "on a broker"
 """A keyword of broker tests alone: "broker" is one of all that stands in tests/broker, too."""
+
+DRAWN_SEED = pytest.StashKey[int]()
 
 set_hypothesis_home_dir(ROOT / ".cache" / "hypothesis")
 
@@ -68,15 +76,52 @@ def shared_data() -> Path:
     return folder
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let an order be repeated."""
+    parser.addoption("--order-seed", type=int, help="which order tests run in; 0: as they stand")
+
+
+def order_seed(config: pytest.Config) -> int:
+    """The seed of this session's order; processes that share the tests have the same."""
+    given: int | None = config.getoption("order_seed")
+    return given if given is not None else config.stash[DRAWN_SEED]
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Say how to repeat the order."""
+    return f"order of tests: --order-seed {order_seed(config)}"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Give the seed to a process that shares the tests."""
+    node.workerinput["order_seed"] = order_seed(node.config)
+
+
+def shuffle(items: list[pytest.Item], seed: int) -> None:
+    """Put the tests in the seed's order: files with broker tests first, each file's together."""
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    groups, random = list(files.values()), Random(seed)
+    random.shuffle(groups)
+    for group in groups:
+        random.shuffle(group)
+    groups.sort(key=lambda group: not any(item.get_closest_marker("broker") for item in group))
+    items[:] = [item for group in groups for item in group]
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m chooses by marker
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what asks for the broker, so that reports of it say so, whichever process they are
-    from."""
+    from; and draw the order."""
     for item in items:
         if "broker" in getattr(item, "fixturenames", ()):
             item.add_marker("broker")
         if item.get_closest_marker("broker"):
             item.keywords[BROKER_KEYWORD] = True
+    if seed := order_seed(config):
+        shuffle(items, seed)
 
 
 class BrokerTests:
@@ -151,6 +196,9 @@ def reason_of(report: pytest.CollectReport | pytest.TestReport) -> str:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Follow the broker tests in every session; where processes share it, in the one that leads."""
+    """Follow the broker tests in every session; where processes share it, in the one that leads.
+    Draw a seed for the order of tests."""
+    shared: dict[str, int] = getattr(config, "workerinput", {})
+    config.stash[DRAWN_SEED] = shared.get("order_seed", 0) or SystemRandom().randrange(1, 10**6)
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(BrokerTests(), "eddy-broker-tests")

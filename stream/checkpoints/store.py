@@ -10,7 +10,7 @@ why an unchanged block is never written twice. Knows no arrays.
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -228,11 +228,10 @@ class Folder:
         for start in range(0, len(paths), DELETE_BATCH):
             if not still_owned():
                 return
-            try:
-                with _map_store_errors(f"removing old blocks of {self.path}"):
-                    self._objects.delete(paths[start : start + DELETE_BATCH])
-            except FileNotFoundError:
-                continue  # another worker was quicker
+            removing = f"removing old blocks of {self.path}"
+            # Another worker may have been quicker.
+            with _map_store_errors(removing), suppress(FileNotFoundError):
+                self._objects.delete(paths[start : start + DELETE_BATCH])
 
     # -- objects ----------------------------------------------------------------------------------
 
@@ -278,15 +277,16 @@ def _map_store_errors(operation: str) -> Iterator[None]:
     """Turn what the store raises into Eddy's own error, the cause kept."""
     try:
         yield
-    except FileNotFoundError:
-        raise
-    except (BaseError, OSError) as error:
+    except (BaseError, OSError) as error:  # a missing object is handled where it is asked for
         raise StoreFailure(f"{operation}: {_first_line(error)}") from error
 
 
 def _first_line(error: BaseException) -> str:
-    """What a store says, without the debug output behind it."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    """The store's message without its debug output: the first line, and an S3 error's code."""
+    text = str(error)
+    line = next(iter(text.splitlines()), type(error).__name__).partition("<?xml")[0].rstrip(": ")
+    code = re.search(r"<Code>(\w+)</Code>", text)
+    return f"{line}: {code[1]}" if code else line
 
 
 def _path_element(name: str) -> str:

@@ -2,7 +2,6 @@
 changed."""
 
 import os
-import time
 from pathlib import Path
 
 import msgspec
@@ -77,23 +76,6 @@ def test_a_folder_is_a_store(tmp_path: Path) -> None:
     assert {path.rpartition("/")[0] for path in paths} == {
         f"{one}/group/shop-events/0/manifests" for one in ("a/b", "c")
     }
-
-
-def test_an_object_store_is_a_store() -> None:
-    """With EDDY_TEST_S3 naming a bucket (such as s3://bucket/prefix; credentials and endpoint from
-    AWS_*): written, read, fallen short, and collected as in a folder."""
-    url = os.environ.get("EDDY_TEST_S3")
-    if not url:
-        pytest.skip("no S3-compatible server here: EDDY_TEST_S3 names none")
-    objects = open_store(f"{url}/{time.time_ns()}")
-    one = folder(objects)
-    names = [written_checkpoint(one, 10 * seed, arrays(seed)).name for seed in range(4)]
-    assert one.names() == names[::-1]
-    assert one.collect(names[:0:-1], lambda: True) > 0
-    assert one.names() == names[:1:-1]
-    assert same(read(folder(objects), names[3])["words"], arrays(3)["words"])
-    with pytest.raises(CheckpointCorrupt, match=f"{names[0]}.* is missing"):
-        read(folder(objects), names[0])
 
 
 def test_a_store_out_of_reach_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:

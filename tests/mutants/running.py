@@ -61,7 +61,15 @@ def record(trees: Sequence[Path], files: Sequence[str]) -> Recorded:
         arguments = ["-q", "-m", "not broker and not slow", "-p", "tests.mutants.recording"]
         with (tree / ".cache" / "recording.log").open("wb") as log:
             subprocess.run(
-                [sys.executable, "-m", "pytest", *arguments, "--hypothesis-seed=0", *files],
+                [
+                    sys.executable,
+                    "-m",
+                    "pytest",
+                    *arguments,
+                    "--hypothesis-seed=0",
+                    "--order-seed=0",
+                    *files,
+                ],
                 cwd=tree,
                 env=environment(tree) | {"EDDY_RECORDING": str(out)},
                 stdin=subprocess.DEVNULL,

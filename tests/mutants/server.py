@@ -47,7 +47,15 @@ NOTICED: Final = (
 """A test failed; a file of tests cannot be imported; a test of that name is no more."""
 IDLE_S: Final = 120.0
 """A process that has used no processor for so long is stuck."""
-ARGUMENTS: Final = ("-x", "-q", "--no-header", "--hypothesis-seed=0", "-p", "no:xdist")
+ARGUMENTS: Final = (
+    "-x",
+    "-q",
+    "--no-header",
+    "--hypothesis-seed=0",
+    "--order-seed=0",
+    "-p",
+    "no:xdist",
+)
 
 
 class FirstFailure:
