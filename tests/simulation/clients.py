@@ -177,9 +177,15 @@ class MemorySource:
             call(self._listener)
             self._is_calling = False
 
-    def owned_count(self) -> int:
-        """How many partitions it has."""
-        return len(self._owned)
+    def next_offsets(self) -> dict[Partition, int]:
+        """The partitions that it owns, each with the offset to read next."""
+        return dict(self._owned)
+
+    def seek(self, partition: Partition, offset: int) -> bool:
+        """Read a partition from there on; whether it is owned."""
+        if partition in self._owned:
+            self._owned[partition] = offset
+        return partition in self._owned
 
     # -- reading ----------------------------------------------------------------------------------
 

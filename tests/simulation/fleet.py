@@ -211,7 +211,7 @@ class Fleet:
         if self.world.now <= self.workers[slot].faults.silent_until + 1.0:
             return False
         every = sum(log.partitions for log in logs(self.config))
-        return source is not None and source.owned_count() == every and health.state == "live"
+        return source is not None and len(source.next_offsets()) == every and health.state == "live"
 
     def end(self) -> None:
         """Stop the last process."""

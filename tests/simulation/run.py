@@ -1,14 +1,20 @@
 """One run: a schedule on a deployment, and the comparison with its reference run."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from logging import CRITICAL
 from random import Random
 from typing import Final
+
+import structlog
 
 from stream.config import fingerprint, logs
 from stream.kafka.positions import Partition
 from tests.simulation.broker import MemoryBroker
+from tests.simulation.bugs import Bug
 from tests.simulation.fleet import Fleet
 from tests.simulation.oracle import Era, differences, reference
 from tests.simulation.schedule import SECONDS, draw
@@ -167,13 +173,30 @@ class Simulation:
         return []
 
 
-def simulate(seed: int, *, keep_trace: bool = False) -> Outcome:
-    """Run a seed and compare it with its reference run."""
+def simulate(seed: int, bug: Bug = nullcontext, *, keep_trace: bool = False) -> Outcome:
+    """Run a seed and compare it with its reference run. bug: put in while the seed runs."""
+    with silenced_logs():
+        return _simulate(seed, bug, keep_trace)
+
+
+@contextmanager
+def silenced_logs() -> Iterator[None]:
+    """Faults are logged, and there are thousands of them."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(CRITICAL))
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+
+
+def _simulate(seed: int, bug: Bug, keep_trace: bool) -> Outcome:
     began = time.process_time()
     simulation = Simulation(seed, keep_trace=keep_trace)
     try:
         try:
-            simulation.run()
+            with bug():
+                simulation.run()
             problems = simulation.problems()
         except OutOfTime as error:
             problems = [str(error)]
