@@ -103,6 +103,9 @@ docs: setup ## build the documentation site: out/docs/index.html
 	@$(BIN)/sphinx-build -q -W --keep-going -d .cache/docs deploy/docs out/docs
 	@echo "out/docs/index.html"
 
+simulate: setup ## workers on an in-memory broker, in simulated time, through random faults (SEEDS=1000)
+	@$(BIN)/python -m tests.simulation $(if $(SEEDS),--seeds $(SEEDS))
+
 kafka: setup ## a local broker in the foreground; its data stays in .kafka/data (PORT=9092)
 	@echo "starting; stop it with Ctrl-C"
 	@$(BIN)/python deploy/kafka/broker.py --port $(or $(PORT),9092) --data .kafka/data

@@ -181,12 +181,17 @@ class KafkaSink:
 
     def _deliver(self) -> None:
         """Wait until brokers have every record: a transaction whose commit has begun cannot be aborted."""
-        while undelivered := self._producer.flush(self._call_s()):
+        while undelivered := self._flush():
             self._beat()
             if not self._left_s():
                 raise Abortable(
                     f"writing: {undelivered} records not delivered; {self._elapsed_text()}"
                 )
+
+    def _flush(self) -> int:
+        """Wait for deliveries; return how many records are left. It raises once fenced."""
+        with map_client_errors("writing"):
+            return self._producer.flush(self._call_s())
 
     def _commit(self) -> None:
         """Ask the broker to commit until it answers: from the first request on, only the broker knows
