@@ -1,43 +1,91 @@
-"""Codecs: a batch of records in, the raw columns of its fields out, and a fault for each record
-that gives none. Each module here is one format; nothing that a record holds raises past it.
+"""Codecs: batches of records in, columns of raw values out, and a fault for each undecodable record.
 
-Whether a decoded value is allowed is not decided here: that is `schemas.codecs.checks`.
+`CODECS` is the vocabulary of configurations. `codec = "json"` names a codec with its default
+options; `codec = { name = "json" }` is the same, and has room for options. Every codec is found by
+the entry-point group "eddy.codecs", Eddy's own included.
 """
 
-from typing import Protocol
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Final, Literal, Union
 
-from schemas.codecs.access_log import AccessLogCodec
+import msgspec
+
 from schemas.codecs.decoded import DecodedColumns
-from schemas.codecs.json_records import JsonCodec
+from schemas.codecs.interface import (
+    Codec,
+    CodecSpec,
+    FileFormat,
+    SchemaNotFoundError,
+    SchemaSource,
+    StaticSchemas,
+)
 from schemas.codecs.table import TableCodec
-from schemas.mapping import CodecName, Mapping
+from schemas.mapping import Mapping
 from schemas.records import Records
 
-__all__ = ["AccessLogCodec", "Codec", "DecodedColumns", "JsonCodec", "TableCodec", "codec_named"]
+__all__ = [
+    "CODECS",
+    "AnyCodec",
+    "Codec",
+    "CodecSpec",
+    "DecodedColumns",
+    "FileFormat",
+    "SchemaNotFoundError",
+    "SchemaSource",
+    "StaticSchemas",
+    "build_codec",
+    "codec_spec",
+]
+
+ENTRY_POINTS: Final = "eddy.codecs"
 
 
-class Codec(Protocol):
-    """Decodes batches of one input, by a mapping given at its making."""
+def _found() -> dict[str, type[CodecSpec]]:
+    specs: list[type[CodecSpec]] = [point.load() for point in entry_points(group=ENTRY_POINTS)]
+    found = {str(spec.__struct_config__.tag): spec for spec in specs}
+    if "json" not in found:
+        raise ImportError(
+            "Eddy's own codecs are not registered: the installed metadata of eddywatch is older than "
+            "its code; install it again (in a checkout: make setup)"
+        )
+    return dict(sorted(found.items()))
 
-    def decode(self, records: Records) -> DecodedColumns:
-        """The raw columns of n records, none of which is a tombstone."""
+
+CODECS: Final[dict[str, type[CodecSpec]]] = _found()
+"""Every codec's declaration by the name that a configuration gives it."""
+
+WITHOUT_OPTIONS: Final = tuple(
+    name
+    for name, spec in CODECS.items()
+    if not any(option.required for option in msgspec.structs.fields(spec))
+)
+"""Codecs that need no options: their name alone declares them."""
+
+if TYPE_CHECKING:
+    AnyCodec = str | CodecSpec
+else:
+    AnyCodec = Union[(Literal[WITHOUT_OPTIONS], *CODECS.values())]
 
 
-class _Named:
-    """The codec that a configuration names, and beside it the one of tables."""
+def codec_spec(codec: AnyCodec) -> CodecSpec:
+    """The full declaration of a codec that may be given by its name."""
+    return codec if isinstance(codec, CodecSpec) else CODECS[codec]()
 
-    def __init__(self, of_bytes: Codec, of_tables: Codec) -> None:
-        self._of_bytes = of_bytes
-        self._of_tables = of_tables
+
+def build_codec(codec: AnyCodec, mapping: Mapping, schemas: SchemaSource) -> Codec:
+    """The codec of an input. Records that come as a table are columns already: whatever the codec,
+    they are decoded as such."""
+    return _ByRecords(codec_spec(codec).build(mapping, schemas), TableCodec(mapping))
+
+
+class _ByRecords:
+    """Two codecs of one input: of payloads, and of tables."""
+
+    def __init__(self, payloads: Codec, tables: Codec) -> None:
+        self._payloads = payloads
+        self._tables = tables
 
     def decode(self, records: Records) -> DecodedColumns:
         """See `Codec`."""
-        codec = self._of_bytes if isinstance(records.values, list) else self._of_tables
+        codec = self._payloads if isinstance(records.values, list) else self._tables
         return codec.decode(records)
-
-
-def codec_named(name: CodecName, mapping: Mapping) -> Codec:
-    """The codec that a configuration names; records that come as a table are columns already,
-    whatever it names."""
-    of_bytes = AccessLogCodec(mapping) if name == "access_log" else JsonCodec(mapping)
-    return _Named(of_bytes, TableCodec(mapping))

@@ -1,32 +1,37 @@
-"""Access logs: the combined format of web servers, one line a request.
+"""Access logs: the combined format of web servers, one line per request.
 
-Lines may be wrapped in quotes, as some exports have them, may go on after the user agent, and may
-begin with a prefix that `log_heads` recognises. The client's address is in its one form; a host's
+A line may be wrapped in quotes, as in some exports, may continue after the user agent, and may
+begin with a prefix that `access_log_prefix` recognises. The client's address is normalised; a host
 name in its place, or nginx's "unix:", makes the line a fault.
 """
 
 import re
 from datetime import date
 from functools import lru_cache
-from typing import Final
+from typing import ClassVar, Final
 
 import numpy as np
 import pyarrow as pa
 
 from schemas.addresses import V4, address
 from schemas.codecs.access_log_prefix import EXPECTED, NotALogLineError, client, without_prefix
-from schemas.codecs.decoded import DecodedColumns, RawColumns, assemble, numbers, path_text
+from schemas.codecs.decoded import DecodedColumns, RawColumns, assemble, path_text
+from schemas.codecs.interface import CodecSpec, SchemaSource
+from schemas.codecs.values import number_column
 from schemas.dead_letters import Fault
-from schemas.mapping import ACCESS_LOG_FIELDS, Mapping, Path, TimeUnit
+from schemas.mapping import Mapping, Path, RecordLayout, TimeUnit
 from schemas.records import Records
 from schemas.repairs import replace_invalid
+
+ACCESS_LOG_FIELDS: Final = ("ip", "method", "path", "status", "bytes", "referrer", "user_agent")
+"""The event fields that a line of the combined format holds, besides its time."""
 
 _QUOTED: Final = r'"([^"\\]*+(?:\\.[^"\\]*+)*+)"'
 _HEAD: Final = r"(\S+) (\S+) (.+?) "
 _TIME: Final = r"\[(\d\d/[A-Z][a-z]{2}/\d{4}):(\d\d):(\d\d):(\d\d) ([+-])(\d\d)(\d\d)\] "
 _REST: Final = rf"{_TIME}{_QUOTED} (\d{{3}}) (\d{{1,20}}|-) {_QUOTED} {_QUOTED}(?: .*)?"
 _COMMON: Final = re.compile(rf"({V4}) - .+? {_REST}", re.ASCII | re.DOTALL)
-"""The form of most lines: an IPv4 address, and no ident."""
+"""The form of most lines: an IPv4 address and no ident."""
 _LINE: Final = re.compile(f"{_HEAD}{_REST}", re.ASCII | re.DOTALL)
 _START: Final = re.compile(rf'{_HEAD}{_TIME}"', re.ASCII | re.DOTALL)
 _STATUS: Final = re.compile(r'" (\d{3}) (\d{1,20}|-) "', re.ASCII)
@@ -47,6 +52,26 @@ _MONTHS: Final = (
 )
 _EPOCH_DAY: Final = date(1970, 1, 1).toordinal()
 _Row = tuple[str | int | None, ...]
+
+
+class AccessLogSpec(CodecSpec, frozen=True, kw_only=True, tag="access_log"):
+    """One line of the combined access log format per record."""
+
+    layout: ClassVar[RecordLayout] = RecordLayout(ACCESS_LOG_FIELDS, "request", has_ids=False)
+
+    def build(self, mapping: Mapping, schemas: SchemaSource) -> "AccessLogCodec":
+        """The codec for one input; lines need no schemas."""
+        del schemas
+        return AccessLogCodec(mapping)
+
+    def examples(self) -> list[bytes]:
+        """A request of an IPv4 address, and one of an IPv6 address behind a syslog prefix."""
+        time = "[02/Mar/2026:00:00:00 +0000]"
+        request = f'{time} "GET /item/7 HTTP/1.1" 200 512 "-" "Mozilla/5.0"'
+        return [
+            f"203.0.113.1 - - {request}".encode(),
+            f"<13>Mar  2 00:00:00 web nginx: 2001:db8::1 - ann {request}".encode(),
+        ]
 
 
 class AccessLogCodec:
@@ -81,20 +106,20 @@ class AccessLogCodec:
 
 
 class _BadTimeError(ValueError):
-    """A line's time has the right form and is none."""
+    """A time of the right form that does not exist."""
 
 
 class _Lines(RawColumns):
-    """The values of parsed lines. not_utf8: positions of lines with bytes that are not UTF-8."""
+    """The values of parsed lines. not_utf8: the positions of lines with bytes that are not UTF-8."""
 
     def __init__(self, parsed: list[_Row], not_utf8: list[int]) -> None:
         super().__init__(len(parsed))
         for position in not_utf8:
-            parsed[position] = self._readable(position, parsed[position])
+            parsed[position] = self._with_replacements(position, parsed[position])
         columns = zip(*parsed, strict=True) if parsed else ((),) * (1 + len(ACCESS_LOG_FIELDS))
         self._columns = dict(zip(("time", *ACCESS_LOG_FIELDS), map(list, columns), strict=True))
 
-    def _readable(self, position: int, row: _Row) -> _Row:
+    def _with_replacements(self, position: int, row: _Row) -> _Row:
         values = [replace_invalid(value) if isinstance(value, str) else value for value in row]
         for name, value, before in zip(("time", *ACCESS_LOG_FIELDS), values, row, strict=True):
             if value != before:
@@ -105,16 +130,16 @@ class _Lines(RawColumns):
         return pa.array(self._columns[path[0]], pa.string())
 
     def number(self, path: Path) -> pa.DoubleArray:
-        column, wrong = numbers(self._columns[path[0]])
+        column, wrong = number_column(self._columns[path[0]])
         assert not wrong, path_text(path)
         return column
 
-    def time_ms(self, path: Path, unit: TimeUnit) -> pa.Int64Array:  # noqa: ARG002  # known already
+    def time_ms(self, path: Path, unit: TimeUnit) -> pa.Int64Array:  # noqa: ARG002  # already in milliseconds
         return pa.array(self._columns[path[0]], pa.int64())
 
 
 def _parse(line: str) -> _Row:
-    """The time in ms, then `ACCESS_LOG_FIELDS`. Raises NotALogLineError where the line has another form."""
+    """The time in ms, then `ACCESS_LOG_FIELDS`. Raises NotALogLineError for a line of another form."""
     line = line.strip("\r\n")
     if line.startswith('"') and line.endswith('"'):
         line = line[1:-1]
@@ -136,9 +161,9 @@ def _parse(line: str) -> _Row:
 
 
 def _parts(line: str) -> tuple[str, ...]:
-    """The parts of a line, as `_COMMON` has them, the address in its one form. Where a text holds
-    quotes without escapes, the request ends before the first status, and the agent at the last
-    quote. Raises NotALogLineError."""
+    """The groups of `_COMMON`, with a normalised address. Where a text holds quotes without escapes,
+    the request ends before the first status, and the user agent at the last quote. Raises
+    NotALogLineError."""
     match = _LINE.fullmatch(line)
     if match and match[2] == "-" and (ip := address(match[1])):
         return ip, *match.groups()[3:]
@@ -160,7 +185,7 @@ def _parts(line: str) -> tuple[str, ...]:
 
 
 def _request(text: str) -> tuple[str | None, str]:
-    """Method and path of a request line; what is no request line is all path."""
+    """Method and path of a request line; a text that is no request line is a path."""
     method, _, rest = text.partition(" ")
     if not _METHOD.fullmatch(method):
         return None, text

@@ -1,9 +1,9 @@
-"""How an access log's line begins: known prefixes, and which token is the client's address.
+"""The beginning of an access log line: known prefixes, and which token is the client's address.
 
-A line is ADDRESS IDENT USER [TIME] …, and known programs put something before it: a virtual host
-(Apache's vhost_combined), syslog (RFC 3164, RFC 5424, and with an ISO time), a container's log. The
-user's name is the client's own choice and may hold anything, so only the first address can be the
-client's; only a second one directly after it shows that the first is the name of the host.
+A line is ADDRESS IDENT USER [TIME] …, and some programs write a prefix before it: a virtual host
+(Apache's vhost_combined), syslog (RFC 3164, RFC 5424, and with an ISO time), a container runtime.
+The user name is chosen by the client and may hold anything, so only the first address can be the
+client's, unless a second address directly after it shows that the first token is the host.
 """
 
 import re
@@ -29,30 +29,30 @@ _HOST: Final = re.compile(r"[\w.*-]{1,255}(?::\d{1,5})?", re.ASCII)
 
 
 class NotALogLineError(ValueError):
-    """A text is no line of an access log; the message says why."""
+    """A text is no line of an access log; the message gives the reason."""
 
 
 def without_prefix(line: str) -> str:
-    """The line without prefixes of other programs."""
+    """The line without the prefixes of other programs."""
     for _ in range(_PREFIXES_MAX):
-        found = _PREFIX.match(line)
-        if found is None:
+        prefix = _PREFIX.match(line)
+        if prefix is None:
             break
-        line = line[found.end() :]
+        line = line[prefix.end() :]
     return line
 
 
 def client(first: str, second: str, user: str) -> str:
-    """The client's address, or "-", of a line that begins with these two tokens and goes on with
-    a user's name up to the time. Raises NotALogLineError where the line has another form."""
+    """The client's address, or "-", of a line that begins with these two tokens, followed by the
+    user name up to the time. Raises NotALogLineError for a line of another form."""
     if "," in first or (second.endswith(",") and address(second[:-1])):
         raise NotALogLineError(f"a list of addresses in the place of one; {EXPECTED}")
-    ip, after_it = address(first), address(second)
-    if after_it is not None and (ip is not None or _HOST.fullmatch(first)):
+    ip, second_ip = address(first), address(second)
+    if second_ip is not None and (ip is not None or _HOST.fullmatch(first)):
         ident, _, name = user.partition(" ")
         if not name or address(ident):
             raise NotALogLineError(f"several addresses in the place of one; {EXPECTED}")
-        return after_it
+        return second_ip
     if second != "-" and user.endswith("- -"):
         raise NotALogLineError(f"no address directly before the dashes; {EXPECTED}")
     if ip is not None:

@@ -1,27 +1,30 @@
-"""JSON: one object a record. Only mapped paths are decoded, into a type made for the mapping.
+"""JSON: one object per record. Only mapped paths are decoded, into a type made for the mapping.
 
-A record that does not decode so is decoded value by value, by `json_repair`.
+A record that this type does not fit is decoded value by value, by `json_repair`.
 """
 
 from operator import attrgetter
-from typing import Any, Final, cast
+from typing import Any, ClassVar, Final, cast
 
 import msgspec
 import numpy as np
+import orjson
 import pyarrow as pa
 
-from schemas.codecs.decoded import DecodedColumns, RawColumns, assemble, numbers, texts
-from schemas.codecs.json_repair import LEAF, ObjectLevel, RecordRepairs, decode
+from schemas.codecs.decoded import DecodedColumns, RawColumns, assemble
+from schemas.codecs.interface import CodecSpec, SchemaSource
+from schemas.codecs.json_repair import VALUE_TYPE, ObjectLevel, RecordRepairs, decode
+from schemas.codecs.values import number_column, text_column
 from schemas.dead_letters import Fault
 from schemas.mapping import Mapping, Path, ValueKind
 from schemas.records import Records
 
 DEPTH_MAX: Final = 200
-"""Objects and arrays in one another. A limit of our own: the decoder's depends on how deep in
-calls it runs, so the same record could pass in replay and fail live."""
+"""Levels of nested objects and arrays. The decoder's own limit depends on the depth of the call
+stack, so that a record could pass in replay and fail live."""
 
-TURN_RECORDS: Final = 1500
-"""Records decoded before their values are read off: as many objects as the caches hold."""
+CHUNK_RECORDS: Final = 1500
+"""Records decoded before their values are read: as many objects as fit into the caches."""
 
 _STEP: Final = np.zeros(256, np.int32)
 _STEP[list(b"{[")] = 1
@@ -29,22 +32,43 @@ _STEP[list(b"}]")] = -1
 _UNREADABLE: Final = (msgspec.MsgspecError, RecursionError, ValueError)
 
 
+class JsonSpec(CodecSpec, frozen=True, kw_only=True, tag="json"):
+    """One JSON object per record."""
+
+    json_objects: ClassVar[bool] = True
+    cells: ClassVar[bool] = True
+
+    def build(self, mapping: Mapping, schemas: SchemaSource) -> "JsonCodec":
+        """The codec for one input; JSON needs no schemas."""
+        del schemas
+        return JsonCodec(mapping)
+
+    def examples(self) -> list[bytes]:
+        """A payment, and a login with another order of keys and an unmapped one."""
+        payment = {"type": "transaction", "event_id": "e1", "time": 1_772_409_600_000}
+        login = {"kind": "success", "ip": "203.0.113.1", "time": 1_772_409_600_500, "note": None}
+        return [
+            orjson.dumps({**payment, "account": "a", "amount": 12.5}),
+            orjson.dumps({**login, "event_id": 2, "type": "login"}),
+        ]
+
+
 class JsonCodec:
     """Decodes JSON objects. About 1.3 µs a record of ten mapped fields."""
 
     def __init__(self, mapping: Mapping) -> None:
         self.mapping = mapping
-        self._leaves = mapping.leaves()
+        self._path_kinds = mapping.path_kinds()
         self._attributes: dict[Path, tuple[str, ...]] = {}
-        self._level = self._made(self._leaves, (), ())
+        self._level = self._types(self._path_kinds, (), ())
         self._decode = msgspec.json.Decoder(self._level.whole).decode
 
     def decode(self, records: Records) -> DecodedColumns:
         """See `Codec`."""
         values = cast("list[bytes]", records.values)
         faults: list[Fault] = []
-        columns = _JsonColumns(self._leaves, self._attributes)
-        for start in range(0, len(values), TURN_RECORDS):
+        columns = _JsonColumns(self._path_kinds, self._attributes)
+        for start in range(0, len(values), CHUNK_RECORDS):
             columns.add(*self._objects(values, start, faults))
         rows = np.delete(np.arange(len(values)), [fault.row for fault in faults])
         return assemble(self.mapping, columns, records, rows, faults)
@@ -52,32 +76,32 @@ class JsonCodec:
     def _objects(
         self, values: list[bytes], start: int, faults: list[Fault]
     ) -> tuple[list[Any], dict[int, RecordRepairs]]:
-        """The objects of one turn, and by position among them what was repaired; a fault is added
-        for each record that is none."""
-        turn = values[start : start + TURN_RECORDS]
+        """The objects of one chunk, and the repairs by position among them; `faults` gets a fault
+        for each record that is no object."""
+        chunk = values[start : start + CHUNK_RECORDS]
         objects: list[Any] = []
         repairs: dict[int, RecordRepairs] = {}
-        waiting = iter(_without_deep(turn))
+        waiting = iter(_without_deep(chunk))
         failed = 0
         while True:
-            # extend keeps what came before the record that raised, and `waiting` stands behind
-            # it: good records pay nothing for bad ones
+            # extend keeps the objects before the record that raised, and `waiting` continues
+            # after it: good records pay nothing for bad ones
             try:
                 objects.extend(map(self._decode, waiting))
                 return objects, repairs
             except _UNREADABLE as error:
                 at = len(objects) + failed
-                read = self._by_value(turn[at], error)
-                if isinstance(read, Fault):
-                    faults.append(read._replace(row=start + at))
+                decoded = self._by_value(chunk[at], error)
+                if isinstance(decoded, Fault):
+                    faults.append(decoded._replace(row=start + at))
                     failed += 1
                 else:
-                    made, repairs[len(objects)] = read
-                    objects.append(made)
+                    record, repairs[len(objects)] = decoded
+                    objects.append(record)
 
     def _by_value(self, value: bytes, error: Exception) -> tuple[Any, RecordRepairs] | Fault:
-        """The object of a record that did not decode as a whole, or the fault that it is."""
-        # a short record that is too deep is never whole JSON: it is looked at only here
+        """The object of a record that could not be decoded as a whole, or its fault."""
+        # a short record that is nested too deeply is never valid JSON: only this function checks it
         if _too_deep(value):
             return Fault(0, "malformed", f"nested deeper than {DEPTH_MAX}")
         try:
@@ -87,30 +111,30 @@ class JsonCodec:
         except _UNREADABLE:
             return Fault(0, "malformed", str(error))
 
-    def _made(
-        self, leaves: dict[Path, ValueKind], above: Path, attributes: tuple[str, ...]
+    def _types(
+        self, path_kinds: dict[Path, ValueKind], above: Path, attributes: tuple[str, ...]
     ) -> ObjectLevel:
-        """Types for the keys below the path `above`; notes how each leaf is reached."""
+        """Types for the keys below the path `above`; notes the attributes that lead to each path."""
         depth = len(above)
-        below = {path: kind for path, kind in leaves.items() if path[:depth] == above}
+        below = {path: kind for path, kind in path_kinds.items() if path[:depth] == above}
         inside: dict[str, tuple[Path, ValueKind] | ObjectLevel] = {}
         whole: list[tuple[str, Any, Any]] = []
         raw: list[tuple[str, Any, Any]] = []
         for i, key in enumerate(dict.fromkeys(path[depth] for path in below)):
             path, attribute = (*above, key), f"f{i}"
-            if path in leaves:
+            if path in path_kinds:
                 self._attributes[path] = (*attributes, attribute)
-                inside[attribute] = path, leaves[path]
-                kind = LEAF[leaves[path]]
+                inside[attribute] = path, path_kinds[path]
+                kind = VALUE_TYPE[path_kinds[path]]
             else:
-                level = self._made(leaves, path, (*attributes, attribute))
+                level = self._types(path_kinds, path, (*attributes, attribute))
                 inside[attribute] = level
                 kind = level.whole | None
             named = msgspec.field(default=None, name=key)
             whole.append((attribute, kind, named))
             raw.append((attribute, msgspec.Raw, named))
         name = "_".join(("Record", *attributes))
-        # no cycles can arise, so the collector need not know these objects
+        # these objects cannot form cycles, so the garbage collector need not track them
         return ObjectLevel(
             msgspec.defstruct(name, whole, gc=False),
             msgspec.json.Decoder(msgspec.defstruct(f"{name}_raw", raw, gc=False)),
@@ -119,27 +143,27 @@ class JsonCodec:
 
 
 class _JsonColumns(RawColumns):
-    """The values of decoded objects, read off by attribute, turn by turn."""
+    """The values of decoded objects, read by attribute, chunk by chunk."""
 
     def __init__(
-        self, leaves: dict[Path, ValueKind], attributes: dict[Path, tuple[str, ...]]
+        self, path_kinds: dict[Path, ValueKind], attributes: dict[Path, tuple[str, ...]]
     ) -> None:
         super().__init__(0)
-        self._leaves = leaves
+        self._path_kinds = path_kinds
         self._attributes = attributes
-        self._parts: dict[Path, list[pa.Array]] = {path: [] for path in leaves}
+        self._parts: dict[Path, list[pa.Array]] = {path: [] for path in path_kinds}
 
     def add(self, objects: list[Any], repairs: dict[int, RecordRepairs]) -> None:
-        """Take the next objects' values. repairs: by position among them."""
-        for position, found in repairs.items():
-            for path, code in found:
+        """Append the values of the next objects. repairs: by position among them."""
+        for position, of_record in repairs.items():
+            for path, code in of_record:
                 self.note(path, code, [self.size + position])
-        for path, kind in self._leaves.items():
+        for path, kind in self._path_kinds.items():
             values = _values(objects, self._attributes[path])
             if kind != "number":
-                self._parts[path].append(texts(values))
+                self._parts[path].append(text_column(values))
                 continue
-            column, wrong = numbers(values)
+            column, wrong = number_column(values)
             self._parts[path].append(column)
             self.note(path, "wrong_type", [self.size + i for i in wrong])
         self.size += len(objects)
@@ -152,7 +176,7 @@ class _JsonColumns(RawColumns):
 
 
 def _values(objects: list[Any], attributes: tuple[str, ...]) -> list[Any]:
-    """What stands behind a chain of attributes, None where the chain ends early."""
+    """The value at the end of a chain of attributes, None where the chain ends early."""
     values = list(map(attrgetter(attributes[0]), objects))
     for attribute in attributes[1:]:
         get = attrgetter(attribute)
@@ -161,7 +185,7 @@ def _values(objects: list[Any], attributes: tuple[str, ...]) -> list[Any]:
 
 
 def _without_deep(values: list[bytes]) -> list[bytes]:
-    """The values, with nothing in place of one that is nested too deep to be decoded."""
+    """The values, with an empty one in place of each that is nested too deeply."""
     if max(map(len, values), default=0) <= 2 * DEPTH_MAX:
         return values
     return [b"" if len(one) > 2 * DEPTH_MAX and _too_deep(one) else one for one in values]

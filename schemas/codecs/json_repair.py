@@ -1,9 +1,9 @@
-r"""JSON records that the fast decoder refuses, decoded value by value: a bad field takes no other
-field of its record away.
+r"""JSON records that the fast decoder rejects, decoded value by value: one bad field does not lose
+the others.
 
-Also reads what many encoders write although it is no JSON: NaN and Infinity (not finite, so absent),
-raw control characters, bytes that are not UTF-8, and nginx's escapes of bytes such as \x22. A record
-costs time linear in its size, and its result depends on that record alone.
+Also accepts what many encoders write although it is not JSON: NaN and Infinity (absent, since they
+are not finite), raw control characters, bytes that are not UTF-8, and nginx's escapes of bytes such
+as \x22. Decoding takes time linear in a record's size, and depends on that record alone.
 """
 
 import re
@@ -15,16 +15,16 @@ import msgspec
 from schemas.mapping import Path, ValueKind
 from schemas.repairs import RepairCode, decode_text
 
-LEAF: Final[dict[ValueKind, Any]] = {
+VALUE_TYPE: Final[dict[ValueKind, Any]] = {
     "text": str | int | None,
     "choice": str | int | bool | None,
     "number": float | str | None,
 }
-"""The type that a value at a path is decoded to."""
+"""The type to which a value at a path is decoded."""
 
 RecordRepairs: TypeAlias = list[tuple[Path, RepairCode]]
 
-_DECODE: Final = {kind: msgspec.json.Decoder(leaf).decode for kind, leaf in LEAF.items()}
+_DECODE: Final = {kind: msgspec.json.Decoder(type_).decode for kind, type_ in VALUE_TYPE.items()}
 _TOKEN: Final = re.compile(rb'"((?:[^"\\]++|\\.)*+)("?)|-?(?:NaN|Infinity)', re.DOTALL)
 _ESCAPE: Final = re.compile(
     rb"\\(u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u[0-9a-fA-F]{4}"
@@ -34,9 +34,8 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f]")
 
 
 class ObjectLevel(NamedTuple):
-    """The mapped keys of one object of a record. whole: its type for the fast decoder. raw: decodes
-    it with every value as bytes. inside: attribute → what it holds: a path and its kind, or the
-    next level."""
+    """The mapped keys of one object in a record. whole: its type for the fast decoder. raw: decodes
+    it with every value as bytes. inside: attribute → its path and kind, or the level below it."""
 
     whole: type[msgspec.Struct]
     raw: msgspec.json.Decoder[Any]
@@ -44,9 +43,9 @@ class ObjectLevel(NamedTuple):
 
 
 def decode(level: ObjectLevel, record: bytes) -> tuple[msgspec.Struct, RecordRepairs]:
-    """A record's object, None where a value is not as it must be, and what was repaired.
+    """A record's object, with None for each value of a wrong type, and the repairs.
 
-    Raises msgspec.ValidationError where it is no object, msgspec.DecodeError where it is no JSON.
+    Raises msgspec.ValidationError for JSON that is no object, msgspec.DecodeError for no JSON.
     """
     changed: set[bytes] = set()
     repairs: RecordRepairs = []
@@ -62,37 +61,37 @@ def decode(level: ObjectLevel, record: bytes) -> tuple[msgspec.Struct, RecordRep
 def _object(
     level: ObjectLevel, value: bytes, changed: set[bytes], repairs: RecordRepairs
 ) -> msgspec.Struct:
-    found = level.raw.decode(value)
-    read: dict[str, Any] = {}
+    raw_object = level.raw.decode(value)
+    values: dict[str, Any] = {}
     for attribute, inside in level.inside.items():
-        raw = getattr(found, attribute)
+        raw = getattr(raw_object, attribute)
         if raw is None:
             continue
         value = bytes(raw)
         if not isinstance(inside, ObjectLevel):
-            read[attribute] = _leaf(value, *inside, changed, repairs)
+            values[attribute] = _value(value, *inside, changed, repairs)
         elif value != b"null":
             try:
-                read[attribute] = _object(inside, value, changed, repairs)
+                values[attribute] = _object(inside, value, changed, repairs)
             except msgspec.ValidationError:
                 repairs += ((path, "wrong_type") for path in _paths(inside))
-    return level.whole(**read)
+    return level.whole(**values)
 
 
-def _leaf(
+def _value(
     value: bytes, path: Path, kind: ValueKind, changed: set[bytes], repairs: RecordRepairs
 ) -> Any:
     try:
-        found = _DECODE[kind](value)
+        decoded = _DECODE[kind](value)
     except msgspec.ValidationError as error:
         if str(error).startswith("Integer value out of range"):
-            return value.decode()  # more digits than an int may have are still a text
+            return value.decode()  # too many digits for an int are still a text
         out_of_range = str(error).startswith("Number out of range")
         repairs.append((path, "not_finite" if out_of_range else "wrong_type"))
         return None
     if value in changed:
         repairs.append((path, "not_utf8"))
-    return found
+    return decoded
 
 
 def _paths(level: ObjectLevel) -> Iterator[Path]:
@@ -104,15 +103,15 @@ def _paths(level: ObjectLevel) -> Iterator[Path]:
 
 
 def _as_json(record: bytes, changed: set[bytes]) -> bytes:
-    """The record with its constants and strings made JSON. changed: gets the strings that were
-    not."""
+    """The record with its constants and strings turned into JSON. changed: gets every string that
+    was not JSON."""
 
     def token(match: re.Match[bytes]) -> bytes:
         whole = match[0]
         if match[1] is None:
-            return b"1e999"  # JSON, and a number that no kind of value takes
+            return b"1e999"  # JSON, and out of range for every type
         if not match[2]:
-            return whole  # it never ends
+            return whole  # an unterminated string
         string = b'"' + _string(match[1]) + b'"'
         if string != whole:
             changed.add(string)
@@ -127,7 +126,8 @@ def _string(content: bytes) -> bytes:
 
 
 def _escape(match: re.Match[bytes]) -> bytes:
-    """A JSON escape as it is, a lone surrogate as U+FFFD, a byte as the byte, else a backslash."""
+    """A JSON escape unchanged, a lone surrogate as U+FFFD, an escaped byte as the byte, any other
+    backslash as an escaped backslash."""
     escape = match[1]
     if escape is None:
         return b"\\\\"

@@ -93,8 +93,10 @@ def _simulated_input(config: "Config", wanted: str) -> tuple[str, "InputSpec"]:
         raise InputError(f"there are {len(names)} inputs: say --input {' or '.join(names)}")
     if name not in config.inputs:
         raise InputError(f"no input is named {name}; there is {', '.join(names)}")
+    from schemas.codecs import codec_spec
+
     spec = config.inputs[name]
-    if spec.codec != "json" or spec.fields is not None:
+    if not codec_spec(spec.codec).json_objects or spec.fields is not None:
         own = "JSON in Eddy's own shape, without a mapping"
         raise ConfigError([f"inputs.{name}: expected {own}, to take the simulator's events"])
     return name, spec

@@ -10,7 +10,8 @@ from msgspec import Meta
 from detectors.fusion.assessment import REPORT_P
 from detectors.monitor import MonitorSpec
 from detectors.spec import P_MAX, Duration, Name, PolicySpec, Spec
-from schemas.mapping import CodecName, FieldMappings, TypeSpec
+from schemas.codecs import AnyCodec, codec_spec
+from schemas.mapping import FieldMappings, RecordLayout, TypeSpec
 
 ASSESS: Final = "assess"
 ALL_MONITORS: Final = "all"
@@ -43,8 +44,9 @@ class InputSpec(Spec, frozen=True, kw_only=True):
     partitioner: Literal["murmur2", "crc32"] | None = None
     """How the producer chooses the partition from the key: `murmur2` (Java clients, and librdkafka
     with `murmur2_random`) or `crc32` (librdkafka's default). Needs `keyed_by`."""
-    codec: CodecName = "json"
-    """Format of the records: `json`, or `access_log` for the common and combined log formats."""
+    codec: AnyCodec = "json"
+    """Format of the records: a codec's name, such as `json`, or `access_log` for the combined log format;
+    or a table with the codec's `name` and its options."""
     type: TypeSpec | None = None
     """Type of all events of this input, or a table that says where a record names its type. Without
     it, the record's own field `type`."""
@@ -55,6 +57,11 @@ class InputSpec(Spec, frozen=True, kw_only=True):
     to a key."""
     null_values: Annotated[list[str], Meta(max_length=100)] = msgspec.field(default_factory=list)
     """Texts that mean "no value" in a CSV file, such as `NA`. An empty cell always does."""
+
+    @property
+    def layout(self) -> RecordLayout:
+        """What the codec's records hold, apart from the mapping."""
+        return codec_spec(self.codec).layout
 
 
 class OutputSpec(Spec, frozen=True, kw_only=True):

@@ -7,8 +7,8 @@ from detectors.features import KINDS
 from detectors.models.interface import StandaloneSpec
 from detectors.monitor import MonitorSpec
 from detectors.spec import EventFilter
-from schemas import mapping
 from schemas.events import ENTITY_FIELDS, FIELDS
+from schemas.mapping import available_fields
 from stream.config.declarations import Config
 
 LABEL_FIELDS: Final = ("kind", "verdict", "labelled_event_id")
@@ -60,7 +60,7 @@ def extracted_fields(config: Config, input_name: str) -> list[str]:
     spec = config.inputs[input_name]
     if spec.type == "label" or "verdict" in wanted or "verdict" in (spec.fields or {}):
         wanted |= set(LABEL_FIELDS)
-    return [n for n in mapping.available_fields(spec.codec, spec.type, spec.fields) if n in wanted]
+    return [n for n in available_fields(spec.layout, spec.type, spec.fields) if n in wanted]
 
 
 def internal_topic_fields(config: Config, monitor: MonitorSpec) -> list[str]:

@@ -10,9 +10,10 @@ from detectors.models.interface import StandaloneSpec
 from detectors.models.tail import TailSpec
 from detectors.monitor import MonitorSpec, value_names
 from detectors.spec import EventFilter, FeatureSpec
-from schemas import mapping
+from schemas.codecs import codec_spec
 from schemas.events import ENTITY_FIELDS, FIELDS, TYPES
-from schemas.mapping import nearest_hint
+from schemas.mapping import available_fields, nearest_hint
+from schemas.mapping_checks import mapping_problems
 from stream.config.declarations import (
     ALL_MONITORS,
     SHADOW_OUTPUTS,
@@ -101,7 +102,7 @@ def _learning_problems(
             yield f"inputs[{i}]", f"no input is named {name}{nearest_hint(name, config.inputs)}"
             continue
         spec = config.inputs[name]
-        filled = mapping.available_fields(spec.codec, spec.type, spec.fields)
+        filled = available_fields(spec.layout, spec.type, spec.fields)
         for needed in (subject, *LEARNED_LABEL_FIELDS):
             if needed not in filled and needed in FIELDS:
                 yield f"inputs[{i}]", f"{name} does not map {needed}, which a label must have"
@@ -119,17 +120,20 @@ def _learning_problems(
 
 
 def _input_problems(spec: InputSpec) -> Iterator[tuple[str, str]]:
-    yield from mapping.mapping_problems(spec.codec, spec.type, spec.fields)
-    if spec.null_values and spec.codec == "access_log":
+    for line in codec_spec(spec.codec).problems():
+        key, _, text = line.partition(": ")
+        yield f"codec.{key}", text
+    yield from mapping_problems(spec.layout, spec.type, spec.fields)
+    if spec.null_values and not codec_spec(spec.codec).cells:
         yield (
             "null_values",
-            "got texts, and an access log has no cells; expected none: remove the key",
+            "got texts, but the codec's records are no cells of a CSV file; remove the key",
         )
     if spec.keyed_by is not None and spec.partitioner is None:
         yield "partitioner", "missing; expected murmur2 or crc32, since keyed_by is given"
     if spec.partitioner is not None and spec.keyed_by is None:
         yield "keyed_by", "missing; expected the field that the partitioner hashes"
-    known = mapping.available_fields(spec.codec, spec.type, spec.fields)
+    known = available_fields(spec.layout, spec.type, spec.fields)
     if spec.keyed_by is not None and spec.keyed_by not in known:
         hint = nearest_hint(spec.keyed_by, known)
         yield "keyed_by", f"got {spec.keyed_by}; expected a field that this input maps{hint}"
@@ -209,7 +213,7 @@ def _where_problems(condition: EventFilter) -> Iterator[tuple[str, str]]:
 
 def _unmapped_fields(monitor: MonitorSpec, specs: list[InputSpec]) -> Iterator[tuple[str, str]]:
     """Fields that a monitor reads and no input of it fills; its entity must be in every input."""
-    filled = [set(mapping.available_fields(spec.codec, spec.type, spec.fields)) for spec in specs]
+    filled = [set(available_fields(spec.layout, spec.type, spec.fields)) for spec in specs]
     somewhere, everywhere = set().union(*filled), set(FIELDS).intersection(*filled)
     for where, name in fields_read(monitor):
         known = everywhere if where == "entity" else somewhere

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 
+from schemas.codecs import codec_spec
 from schemas.columns import I64
 from schemas.events import FIELDS
 from schemas.mapping import compile_mapping
@@ -143,10 +144,12 @@ def _read_options(files: Sequence[InputFile], spec: InputSpec) -> ReadOptions:
     """How an input's files are read."""
     columns = folder_column_types(file.folder_columns for file in files)
     mapped: set[str] = set()
-    if columns and spec.codec == "json":
-        mapping = compile_mapping(spec.codec, spec.type, spec.fields, FIELDS)
-        mapped = {path[0] for path in mapping.leaves() if len(path) == 1}
-    return ReadOptions(spec.null_values, columns, [name for name in columns if name in mapped])
+    codec = codec_spec(spec.codec)
+    if columns and codec.json_objects:
+        mapping = compile_mapping(spec.layout, spec.type, spec.fields, FIELDS)
+        mapped = {path[0] for path in mapping.path_kinds() if len(path) == 1}
+    in_lines = [name for name in columns if name in mapped]
+    return ReadOptions(spec.null_values, columns, in_lines, codec.file_formats())
 
 
 class _BatchPositions(NamedTuple):

@@ -262,7 +262,7 @@ def mapped_fields(config: Config, name: str) -> dict[str, str]:
     if spec.type == "label" or not spec.fields:
         return {}
     names = sorted({*extracted_fields(config, name)} & {*spec.fields} - {*LABEL_FIELDS})
-    mapped = compile_mapping(spec.codec, spec.type, spec.fields, names).fields
+    mapped = compile_mapping(spec.layout, spec.type, spec.fields, names).fields
     return {
         one: " or ".join(map(path_text, mapped[one].paths)) for one in names if mapped[one].paths
     }

@@ -11,7 +11,7 @@ import re
 import tempfile
 import zlib
 from codecs import BOM_UTF8
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +25,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
+from schemas.codecs.interface import FileFormat
 from schemas.columns import I64
 from stream.errors import InputError
 from stream.inputs.files import InputFile
@@ -32,6 +33,7 @@ from stream.inputs.folders import folder_column_value
 from stream.inputs.parquet import BATCH_BYTES, COLUMNS_MAX, read_batches
 
 CHUNK_BYTES: Final = 4 * 1024 * 1024
+MAGIC_BYTES_MAX: Final = 16
 HEADER_CHUNK_CHARS: Final = 4096
 HEADER_CHARS_MAX: Final = 1024 * 1024
 DECOMPRESSED_BYTES_ALLOWED: Final = 64 * 1024 * 1024
@@ -69,11 +71,13 @@ class ReadOptions(NamedTuple):
 
     null_values: texts of a CSV's cells that mean no value, besides the empty cell. columns: those in
     the folders' names. json_columns: which of them are put into objects of NDJSON: the mapped ones.
+    codec_formats: the file formats that the input's codec reads itself.
     """
 
     null_values: Sequence[str] = ()
     columns: Mapping[str, pa.DataType] = MappingProxyType({})
     json_columns: Sequence[str] = ()
+    codec_formats: Sequence[FileFormat] = ()
 
 
 def read_rows(
@@ -108,14 +112,17 @@ class _FileFormatReader:
         with ExitStack() as opened:
             raw = opened.enter_context(self.file.open())
             decompressed = _decompressed(raw)
-            if decompressed.peek(4).startswith(PARQUET):
+            own = self._codec_format(decompressed)
+            if own is not None:
+                yield from self._batches(raw, self._codec_records(own, decompressed))
+            elif decompressed.peek(4).startswith(PARQUET):
                 yield from self._parquet(
                     raw if decompressed is raw else self._seekable(decompressed, opened)
                 )
             elif _is_csv(self.file.name):
                 yield from self._csv(raw, decompressed)
             else:
-                yield from self._lines(raw, decompressed)
+                yield from self._batches(raw, self._lines(decompressed))
 
     def _report_progress(self, raw: IO[bytes]) -> None:
         """Say how much has been read, going by the bytes of the file as it is."""
@@ -228,19 +235,38 @@ class _FileFormatReader:
             twin = next(name for name in named if named.count(name) > 1)
             raise InputError(f"{self.file.name}: two columns are named {twin}; expected one")
 
-    def _lines(self, raw: IO[bytes], decompressed: IO[bytes]) -> Iterator[FileRows]:
-        """Blank lines are no records, but count as rows; a byte order mark before the first is dropped."""
+    def _codec_format(self, decompressed: BufferedReader) -> FileFormat | None:
+        """The file's format, where the input's codec reads it itself."""
+        name, first_bytes = _without_compression(self.file.name), decompressed.peek(MAGIC_BYTES_MAX)
+        formats = (one for one in self.options.codec_formats if one.claims(name, first_bytes))
+        return next(formats, None)
+
+    def _codec_records(
+        self, file_format: FileFormat, file: IO[bytes]
+    ) -> Iterator[tuple[int, bytes]]:
+        """The number and the payload of each record, as the codec cuts the file."""
+        try:
+            yield from enumerate(file_format.split(iter(partial(file.read, CHUNK_BYTES), b"")))
+        except ValueError as error:
+            raise InputError(f"{self.file.name}: {error}") from error
+
+    def _lines(self, file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+        """The number and the text of each line. Blank lines are no records, but count as rows; a byte
+        order mark before the first is dropped."""
+        folder_members = self._folder_columns_in_json()
+        for row, line in enumerate(self._split_lines(file)):
+            if line and not line.isspace():
+                yield row, _with_folder_columns(line, folder_members) if folder_members else line
+
+    def _batches(self, raw: IO[bytes], records: Iterable[tuple[int, bytes]]) -> Iterator[FileRows]:
+        """The records in batches of bounded size. records: (row, payload)."""
         rows: list[int] = []
         values: list[bytes | None] = []
         size = 0
-        folder_members = self._folder_columns_in_json()
-        for row, line in enumerate(self._split_lines(decompressed)):
-            if line and not line.isspace():
-                rows.append(row)
-                values.append(
-                    _with_folder_columns(line, folder_members) if folder_members else line
-                )
-                size += len(line)
+        for row, payload in records:
+            rows.append(row)
+            values.append(payload)
+            size += len(payload)
             if len(rows) == self.batch_records or size > BATCH_BYTES:
                 yield FileRows(np.array(rows), values)
                 self._report_progress(raw)
@@ -336,11 +362,14 @@ class _UnsplitLineEnds:
 
 
 def _is_csv(name: str) -> bool:
-    """Whether a name ends in .csv, its packing aside."""
+    """Whether a name ends in .csv, without the suffix of a compression."""
+    return _without_compression(name).endswith(".csv")
+
+
+def _without_compression(name: str) -> str:
+    """A file's name in lower case, without the suffix of a compression."""
     path = PurePosixPath(name.lower())
-    return (
-        PurePosixPath(path.stem) if path.suffix in COMPRESSED_SUFFIXES else path
-    ).suffix == ".csv"
+    return path.stem if path.suffix in COMPRESSED_SUFFIXES else path.name
 
 
 def _decompressed(raw: BufferedReader) -> BufferedReader:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from schemas.codecs import Codec, codec_named
+from schemas.codecs import Codec, StaticSchemas, build_codec
 from schemas.codecs.checks import check
 from schemas.columns import I64, EventBatch
 from schemas.dead_letters import Fault
@@ -22,7 +22,8 @@ from stream.config import Config, InputSpec, LimitsSpec, extracted_fields
 
 def codec_for(spec: InputSpec, fields: Sequence[str]) -> Codec:
     """The codec of an input: it extracts times, types, ids and these fields."""
-    return codec_named(spec.codec, compile_mapping(spec.codec, spec.type, spec.fields, fields))
+    mapping = compile_mapping(spec.layout, spec.type, spec.fields, fields)
+    return build_codec(spec.codec, mapping, StaticSchemas())
 
 
 class DecodedBatch(NamedTuple):

@@ -148,7 +148,7 @@ def _partitioned_alike(candidates: Sequence[Candidate], given: AbstractSet[str])
 
 
 def _id_is_position(spec: InputSpec) -> bool:
-    return compile_mapping(spec.codec, spec.type, spec.fields, ()).event_id is None
+    return compile_mapping(spec.layout, spec.type, spec.fields, ()).event_id is None
 
 
 def _comparison(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from detectors.fusion.learning import EVALUATED_MIN
+from schemas.codecs import codec_spec
 from schemas.columns import EventBatch
 from schemas.dead_letters import DeadLetter
 from stream.clock import format_time_ms
@@ -127,7 +128,8 @@ class ReplayNotes:
             total = sum(one.count for one in of_topic.values())
             hint = most.hint
             spec, counts = self._config.inputs.get(topic), tally.inputs.get(topic, Counter())
-            if code == "malformed" and spec and spec.codec == "json" and not counts["passed"]:
+            objects = spec is not None and codec_spec(spec.codec).json_objects
+            if code == "malformed" and objects and not counts["passed"]:
                 hint = hint or "; expected one JSON object a line: a CSV must be named .csv"
             yield (
                 f"{topic}: {total:,} dead letters, {most.count:,} of them {code}, such as record "

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from schemas.codecs.access_log import ACCESS_LOG_FIELDS
 from schemas.columns import EventBatch
 from schemas.events import FIELDS
-from schemas.mapping import ACCESS_LOG_FIELDS, FieldMapping, TextClass, TypeLocation
+from schemas.mapping import FieldMapping, TextClass, TypeLocation
 from schemas.records import Headers, Records
 from stream.config import InputSpec, LimitsSpec
 from stream.pipeline.decoding import Decoder

@@ -9,12 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.addresses import address
-from schemas.codecs import AccessLogCodec
+from schemas.codecs.access_log import ACCESS_LOG_FIELDS, AccessLogCodec, AccessLogSpec
 from schemas.codecs.checks import CheckedBatch, check
 from schemas.columns import EventBatch
 from schemas.dead_letters import Fault
 from schemas.mapping import (
-    ACCESS_LOG_FIELDS,
     FieldMapping,
     FieldMappings,
     TextClass,
@@ -38,7 +37,7 @@ def checked(lines: list[bytes]) -> CheckedBatch:
     """Decode and check lines."""
     size = len(lines)
     records = Records("request", 0, np.arange(size), np.full(size, -1, np.int64), list(lines))
-    mapping = compile_mapping("access_log", None, None, ACCESS_LOG_FIELDS)
+    mapping = compile_mapping(AccessLogSpec.layout, None, None, ACCESS_LOG_FIELDS)
     return check(AccessLogCodec(mapping).decode(records), records)
 
 
@@ -293,7 +292,7 @@ def test_fields_are_derived_from_the_lines_fields() -> None:
     lines[2] = lines[2].replace(b" 404 ", b" 200 ").replace(b'"Mozilla', b'"-" "Mozilla')
     size = len(lines)
     records = Records("request", 0, np.arange(size), np.full(size, -1, np.int64), list(lines))
-    mapping = compile_mapping("access_log", None, fields, [*fields, "ip"])
+    mapping = compile_mapping(AccessLogSpec.layout, None, fields, [*fields, "ip"])
     events, faults, _ = check(AccessLogCodec(mapping).decode(records), records)
     assert faults == []
     assert events.text["route"].to_pylist() == ["item", "asset", None, *["item"] * 3]
@@ -317,7 +316,7 @@ def test_the_longest_agent_still_makes_a_session() -> None:
     line = LINE.replace("Mozilla/5.0", "m" * 4_000).encode()
     fields: FieldMappings = {"session": FieldMapping(path=["ip", "user_agent"], joined=True)}
     records = Records("request", 0, np.arange(1), np.full(1, -1, np.int64), [line])
-    mapping = compile_mapping("access_log", None, fields, ["session", "user_agent"])
+    mapping = compile_mapping(AccessLogSpec.layout, None, fields, ["session", "user_agent"])
     events, faults, _ = check(AccessLogCodec(mapping).decode(records), records)
     assert faults == []
     assert len(events.text["session"][0].as_py()) > 4_000

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.addresses import address, normalise_addresses
-from schemas.codecs import JsonCodec, TableCodec
 from schemas.codecs.checks import check
-from schemas.mapping import compile_mapping
+from schemas.codecs.json_records import JsonCodec
+from schemas.codecs.table import TableCodec
+from schemas.mapping import RecordLayout, compile_mapping
 from schemas.records import Records
 
 EVENT_KINDS = [
@@ -46,7 +47,7 @@ def test_every_form_is_one_address_in_every_codec(one: str, others: list[str]) -
     table = pa.table(
         {"event_id": texts, "type": ["login"] * len(texts), "time": [1] * len(texts), "ip": texts}
     )
-    mapping = compile_mapping("json", None, None, ["ip"])
+    mapping = compile_mapping(RecordLayout(), None, None, ["ip"])
     size = len(texts)
     for codec, values in (
         (TableCodec(mapping), table),

@@ -11,10 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.codecs import JsonCodec
 from schemas.codecs.checks import check
-from schemas.codecs.decoded import ms_of_numbers, ms_of_texts, numbers
-from schemas.codecs.json_records import DEPTH_MAX, TURN_RECORDS
+from schemas.codecs.json_records import CHUNK_RECORDS, DEPTH_MAX, JsonCodec
+from schemas.codecs.values import ms_of_numbers, ms_of_texts, number_column
 from schemas.columns import EventBatch
 from schemas.dead_letters import CODES, Fault
 from schemas.events import TIME_MS_MAX
@@ -22,6 +21,7 @@ from schemas.mapping import (
     FieldMapping,
     FieldMappings,
     Mapping,
+    RecordLayout,
     TimeUnit,
     TypeLocation,
     TypeSpec,
@@ -54,7 +54,7 @@ def records(
 
 def identity(wanted: list[str] = WANTED) -> Mapping:
     """Eddy's own field names."""
-    return compile_mapping("json", None, None, wanted)
+    return compile_mapping(RecordLayout(), None, None, wanted)
 
 
 def run(
@@ -71,7 +71,7 @@ def one(
 ) -> EventBatch:
     """The batch of one event that has no fault."""
     events, faults = run(
-        [orjson.dumps(event)], compile_mapping("json", type_spec, fields, list(fields))
+        [orjson.dumps(event)], compile_mapping(RecordLayout(), type_spec, fields, list(fields))
     )
     assert faults == []
     return events
@@ -223,7 +223,7 @@ def test_a_path_through_no_object_is_absent() -> None:
         "card": "user.card",
     }
     event = {"id": "a", "time": 1, "user": [5], "customer": "c"}
-    mapping = compile_mapping("json", "transaction", fields, list(fields))
+    mapping = compile_mapping(RecordLayout(), "transaction", fields, list(fields))
     batch = records([orjson.dumps(event)])
     events, faults, repaired = check(JsonCodec(mapping).decode(batch), batch)
     assert faults == []
@@ -245,7 +245,7 @@ def test_an_id_too_long_stays_one_and_becomes_no_other() -> None:
         "account": "id",
         "labelled_event_id": "id",
     }
-    mapping = compile_mapping("json", "label", fields, list(fields))
+    mapping = compile_mapping(RecordLayout(), "label", fields, list(fields))
     batch = records([orjson.dumps({"id": one, "t": 1}) for one in ids])
     events, faults, repaired = check(JsonCodec(mapping).decode(batch), batch)
     assert faults == []
@@ -360,7 +360,7 @@ def test_joined_texts_stay_in_their_row() -> None:
         "time": "t",
         "session": FieldMapping(path=["ip", "agent"], joined=True),
     }
-    mapping = compile_mapping("json", "request", fields, list(fields))
+    mapping = compile_mapping(RecordLayout(), "request", fields, list(fields))
     parts: list[dict[str, str]] = [{}, {"ip": "a"}, {}, {"agent": "é "}, {"ip": "a", "agent": "b"}]
     batch = records([orjson.dumps({"id": i, "t": 1, **part}) for i, part in enumerate(parts)])
     events, faults, _ = check(JsonCodec(mapping).decode(batch), batch)
@@ -381,7 +381,7 @@ def test_the_type_is_read_from_a_field_or_a_header() -> None:
     event = {"id": "a", "time": 1, "event": {"name": "order_paid"}}
     assert one(event, fields, by_field).type_code.tolist() == [0]
     mapping = compile_mapping(
-        "json", TypeLocation(header="kind", values={"li": "login"}), fields, list(fields)
+        RecordLayout(), TypeLocation(header="kind", values={"li": "login"}), fields, list(fields)
     )
     headers: list[Headers] = [[("kind", b"li")], [("kind", b"label")], [], [("kind", b"\xff")]]
     batch = records([orjson.dumps(event)] * 4, headers=headers)
@@ -466,17 +466,17 @@ def column(events: EventBatch, name: str, *, as_text: bool = False) -> list[Any]
 
 def test_faults_keep_their_rows_over_many_turns() -> None:
     """Records are decoded some at a time; a fault in a later turn still names its own row."""
-    values = [changed(event_id=i) for i in range(2 * TURN_RECORDS + 10)]
-    bad = [0, TURN_RECORDS - 1, TURN_RECORDS, 2 * TURN_RECORDS + 9]
+    values = [changed(event_id=i) for i in range(2 * CHUNK_RECORDS + 10)]
+    bad = [0, CHUNK_RECORDS - 1, CHUNK_RECORDS, 2 * CHUNK_RECORDS + 9]
     for row in bad:
         values[row] = b"{"
-    values[TURN_RECORDS + 3] = changed(event_id=TURN_RECORDS + 3, amount="x", account=[])
+    values[CHUNK_RECORDS + 3] = changed(event_id=CHUNK_RECORDS + 3, amount="x", account=[])
     batch = records(values)
     events, faults, repaired = check(JsonCodec(identity()).decode(batch), batch)
     assert [fault.row for fault in faults] == bad
     assert [(one.field, one.rows.tolist()) for one in repaired] == [
-        ("account", [TURN_RECORDS + 3]),
-        ("amount", [TURN_RECORDS + 3]),
+        ("account", [CHUNK_RECORDS + 3]),
+        ("amount", [CHUNK_RECORDS + 3]),
     ]
     assert len(events) == len(values) - 4
     ids = [int(text) for text in events.event_id.to_pylist()]
@@ -490,8 +490,8 @@ DECIMALS = st.text("0123456789.+-eEnaifty_x ", max_size=10)
 @given(st.lists(st.one_of(DECIMALS, st.floats(allow_nan=False).map(repr)), min_size=1, max_size=4))
 def test_a_column_of_texts_reads_as_each_of_them_does(values: list[str]) -> None:
     """The fast way for a column of decimal texts agrees with reading them one by one."""
-    column_, wrong = numbers(values)
-    single = [numbers([value, 1.0]) for value in values]
+    column_, wrong = number_column(values)
+    single = [number_column([value, 1.0]) for value in values]
     assert wrong == [i for i, (_, bad) in enumerate(single) if bad]
     want = [part[0].as_py() for part, _ in single]
     assert [repr(v) for v in column_.to_pylist()] == [repr(v) for v in want]

@@ -2,20 +2,20 @@
 
 import pytest
 
+from schemas.codecs.access_log import ACCESS_LOG_FIELDS, AccessLogSpec
 from schemas.events import FIELDS, FIELDS_OF
 from schemas.mapping import (
-    ACCESS_LOG_FIELDS,
-    CodecName,
     FieldMapping,
     FieldMappings,
+    RecordLayout,
     TextClass,
     TypeLocation,
     TypeSpec,
     available_fields,
     compile_mapping,
-    mapping_problems,
     parse_path,
 )
+from schemas.mapping_checks import mapping_problems
 
 BASE: FieldMappings = {"event_id": "id", "time": "t"}
 
@@ -47,12 +47,12 @@ def test_paths_that_no_key_can_have_are_refused(text: str) -> None:
             "fields.account",
             "exactly one",
         ),
-        ({**BASE, "account": FieldMapping(position=True)}, "fields.account", "only for event_id"),
+        ({**BASE, "account": FieldMapping(position=True)}, "fields.account", "only to event_id"),
         ({**BASE, "account": FieldMapping(path="a", unit="s")}, "fields.account", "only to time"),
         (
             {**BASE, "amount": FieldMapping(path="a", values={"a": "b"})},
             "fields.amount",
-            "only texts",
+            "only to texts",
         ),
         ({**BASE, "amount": FieldMapping(constant="x")}, "fields.amount", "expected a number"),
         ({**BASE, "account": FieldMapping(constant=1.5)}, "fields.account", "expected a text"),
@@ -68,14 +68,15 @@ def test_each_mistake_is_named_where_it_stands(
 ) -> None:
     """A mistake in a mapping is told with its key and what was expected."""
     assert any(
-        where == at and part in text for at, text in mapping_problems("json", "login", fields)
+        where == at and part in text
+        for at, text in mapping_problems(RecordLayout(), "login", fields)
     )
 
 
 def test_mistakes_are_reported_all_at_once() -> None:
     """One mistake does not hide another."""
     fields: FieldMappings = {"event_id": "id", "acount": "x", "account": "id.y", "amount": []}
-    found = {where for where, _ in mapping_problems("json", TypeLocation(), fields)}
+    found = {where for where, _ in mapping_problems(RecordLayout(), TypeLocation(), fields)}
     assert found == {"type", "fields.time", "fields.acount", "fields.account", "fields.amount"}
 
 
@@ -87,22 +88,22 @@ def test_an_access_log_has_its_own_fields_and_type(
     type_spec: TypeSpec | None, fields: FieldMappings | None
 ) -> None:
     """Neither another type nor another place for its own fields can be given for an access log."""
-    assert mapping_problems("access_log", type_spec, fields)
-    assert mapping_problems("access_log", None, None) == []
+    assert mapping_problems(AccessLogSpec.layout, type_spec, fields)
+    assert mapping_problems(AccessLogSpec.layout, None, None) == []
 
 
 def test_fields_an_input_can_map() -> None:
     """Mapped fields if there is a mapping, else those of the input's type or of an access log."""
-    assert available_fields("json", None, {**BASE, "card": "c"}) == ["card"]
-    assert set(available_fields("json", "login", None)) == set(FIELDS_OF["login"])
-    assert available_fields("json", None, None) == list(FIELDS)
-    assert set(available_fields("access_log", None, None)) == set(ACCESS_LOG_FIELDS)
+    assert available_fields(RecordLayout(), None, {**BASE, "card": "c"}) == ["card"]
+    assert set(available_fields(RecordLayout(), "login", None)) == set(FIELDS_OF["login"])
+    assert available_fields(RecordLayout(), None, None) == list(FIELDS)
+    assert set(available_fields(AccessLogSpec.layout, None, None)) == set(ACCESS_LOG_FIELDS)
 
 
 def test_only_requested_fields_are_read() -> None:
     """A field that nobody reads is not among the paths that are decoded."""
-    mapping = compile_mapping("json", "login", {**BASE, "card": "c", "ip": "i"}, ["ip"])
-    assert mapping.leaves() == {("id",): "text", ("t",): "number", ("i",): "text"}
+    mapping = compile_mapping(RecordLayout(), "login", {**BASE, "card": "c", "ip": "i"}, ["ip"])
+    assert mapping.path_kinds() == {("id",): "text", ("t",): "number", ("i",): "text"}
 
 
 DERIVED: dict[str, FieldMapping] = {
@@ -112,11 +113,11 @@ DERIVED: dict[str, FieldMapping] = {
 }
 
 
-@pytest.mark.parametrize("codec", ["json", "access_log"])
-def test_fields_can_be_derived_from_texts(codec: CodecName) -> None:
+@pytest.mark.parametrize("layout", [RecordLayout(), AccessLogSpec.layout])
+def test_fields_can_be_derived_from_texts(layout: RecordLayout) -> None:
     """Classes, parts and joined texts of what a record or a log line holds are sound fields."""
-    base = BASE if codec == "json" else {}
-    assert mapping_problems(codec, None, {**base, **DERIVED}) == []
+    base = BASE if layout.fields is None else {}
+    assert mapping_problems(layout, None, {**base, **DERIVED}) == []
 
 
 @pytest.mark.parametrize(
@@ -130,21 +131,21 @@ def test_fields_can_be_derived_from_texts(codec: CodecName) -> None:
 )
 def test_a_pattern_that_cannot_serve_is_named(place: FieldMapping) -> None:
     """A pattern must be one, an extract must name one group, and both need a text to work on."""
-    assert [where for where, _ in mapping_problems("json", None, {**BASE, "route": place})] == [
-        "fields.route"
-    ]
+    assert [
+        where for where, _ in mapping_problems(RecordLayout(), None, {**BASE, "route": place})
+    ] == ["fields.route"]
 
 
 def test_a_number_can_only_be_extracted() -> None:
     """A class is no number, and an access log's number needs an extract."""
     classes = [TextClass(name="1", pattern="")]
     wrong = {"item": FieldMapping(path="path", classes=classes)}
-    assert mapping_problems("json", None, {**BASE, **wrong})
-    assert mapping_problems("access_log", None, {"item": FieldMapping(path="path")})
+    assert mapping_problems(RecordLayout(), None, {**BASE, **wrong})
+    assert mapping_problems(AccessLogSpec.layout, None, {"item": FieldMapping(path="path")})
 
 
 def test_fields_an_access_log_lacks_are_no_paths() -> None:
     """A field made of an access log names one of the log's own fields."""
-    found = mapping_problems("access_log", None, {"route": FieldMapping(path="pth")})
+    found = mapping_problems(AccessLogSpec.layout, None, {"route": FieldMapping(path="pth")})
     assert [where for where, _ in found] == ["fields.route"]
     assert "nearest: path" in found[0][1]

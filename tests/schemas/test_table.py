@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DataObject, DrawFn
 
 from detectors.numeric.hashing import hash_key
-from schemas.codecs import DecodedColumns, JsonCodec, TableCodec
 from schemas.codecs.checks import CheckedBatch, check
+from schemas.codecs.decoded import DecodedColumns
+from schemas.codecs.json_records import JsonCodec
+from schemas.codecs.table import TableCodec
 from schemas.columns import EventBatch
 from schemas.dead_letters import DISPOSITION, Fault, as_json_line
-from schemas.mapping import FieldMapping, FieldMappings, compile_mapping
+from schemas.mapping import FieldMapping, FieldMappings, RecordLayout, compile_mapping
 from schemas.records import Records
 from schemas.repairs import FieldRepair
 from stream.config import InputSpec, LimitsSpec
@@ -50,7 +52,7 @@ def records_of(columns: dict[str, Any]) -> Records:
 
 def decoded(columns: dict[str, Any], fields: FieldMappings) -> DecodedColumns:
     """Decode the rows of a table."""
-    mapping = compile_mapping("json", "transaction", fields, list(fields))
+    mapping = compile_mapping(RecordLayout(), "transaction", fields, list(fields))
     return TableCodec(mapping).decode(records_of(columns))
 
 
@@ -186,7 +188,7 @@ def test_a_verdict_may_be_a_boolean_and_an_id_may_not() -> None:
         {"id": "b", "t": TIME_MS, "who": "y", "is_fraud": False},
         {"id": "c", "t": TIME_MS, "who": "z", "is_fraud": None},
     ]
-    mapping = compile_mapping("json", "label", fields, list(fields))
+    mapping = compile_mapping(RecordLayout(), "label", fields, list(fields))
 
     def verdicts(codec: TableCodec | JsonCodec, values: Any) -> list[str | None]:
         records = Records("in", 0, np.arange(3), np.full(3, -1, np.int64), values)

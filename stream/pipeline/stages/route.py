@@ -13,7 +13,7 @@ import numpy as np
 
 from detectors.numeric.hashing import HashKey, hash_key, hash_rows, hash_text
 from detectors.state import Arrays
-from schemas.codecs.table import row_as_json
+from schemas.codecs.table_rows import row_as_json
 from schemas.columns import I64, U64, Bools, EventBatch
 from schemas.dead_letters import (
     CODES,
