@@ -40,13 +40,13 @@ from detectors.numeric.hashing import HashKey, hash_text
 from detectors.numeric.kernels import kernel
 from detectors.scoring.policy import (
     ESCALATION,
+    INCIDENT_WORDS,
     OPENED,
     OVER_BUDGET,
     QUIET,
     SUPPRESSED,
     SUPPRESSED_COUNT,
     UPDATED,
-    WORDS,
     EventPositions,
     Policy,
     PolicyLimits,
@@ -202,7 +202,7 @@ class Assessment:
             limit, censored_inverse_p(limit), policy.warm_up_events, reports_grouped
         )
         self.subjects = EntityTable(capacity)
-        self.words: F64 = np.zeros((capacity, WORDS))
+        self.words: F64 = np.zeros((capacity, INCIDENT_WORDS))
         self.policy = Policy(policy_limits(policy, shards, shard))
         sets = max(1, events_max // SLOTS_PER_SET)
         self.remembered = RememberedEvents(

@@ -48,7 +48,7 @@ from msgspec import Meta
 from detectors.entities import AdmittedEvents
 from detectors.models.interface import DetectorInput, DetectorOutput, StandaloneSpec
 from detectors.models.pool import USED, EventSlots, notify_write, pool, slots_of
-from detectors.models.tail import incomplete_beta
+from detectors.numeric.beta import incomplete_beta
 from detectors.numeric.combination import P_MIN
 from detectors.numeric.decay import HOUR_MS, LN2
 from detectors.numeric.kernels import kernel

@@ -101,7 +101,7 @@ EDGES: Final[F64] = np.array(
 PRIOR: Final[F64] = np.array([math.exp(-0.5 * v) for v in EDGES.tolist()])
 
 LEARNED, REFRESH_AT = range(2)
-WORDS: Final = 4
+CALIBRATION_WORDS: Final = 4
 """Words in an entity's row: tokens and when they were counted, suspicion and when it held."""
 TOKENS, TOKENS_MS, SUSPICION, SUSPICION_MS = range(4)
 
@@ -421,7 +421,7 @@ def _process(
     detectors = surprise.raw.shape[0]
     for i in range(len(events.row)):
         if i + 1 < len(events.row):
-            prefetch_words(words, events.row[i + 1], at, WORDS)
+            prefetch_words(words, events.row[i + 1], at, CALIBRATION_WORDS)
         r = events.row[i]
         if events.fresh[i]:
             words[r, at + TOKENS] = _cost(P_MIN, tables.marks[LEARNED])

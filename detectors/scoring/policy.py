@@ -39,7 +39,7 @@ DOUBLING_FIRST: Final = 8.0
 RATE_SPAN_MIN_MS: Final = 3_600_000.0
 
 FIRST_MS, LAST_MS, SUPPRESSED_COUNT, NEXT_DOUBLING, REVISION, PEAK, SOURCE, OFFSET = range(8)
-WORDS: Final = 8
+INCIDENT_WORDS: Final = 8
 """Words of an incident in an entity's row; REVISION 0: none was opened yet."""
 
 STREAM_MS, RATE, RATE_SINCE_MS, DAY, ALLOWED, SPENT, SPENT_WARMING, WEAKEST = range(8)
@@ -49,7 +49,7 @@ HELD_BACK, DISPLACED = range(2)
 class PolicyOutcome(NamedTuple):
     """activity: uint8[n]. threshold: float64[n]. budget_used: float64[n], of the day's. held_back:
     int64[n], where it was opened or updated: alerts held back since the last published one.
-    incident: float64[n, WORDS], the entity's incident after the event, likewise."""
+    incident: float64[n, INCIDENT_WORDS], the entity's incident after the event, likewise."""
 
     activity: U8
     threshold: F64
@@ -134,7 +134,7 @@ def no_outcome(n: int) -> PolicyOutcome:
         threshold=np.ones(n),
         budget_used=np.zeros(n),
         held_back=np.zeros(n, np.int64),
-        incident=np.zeros((n, WORDS)),
+        incident=np.zeros((n, INCIDENT_WORDS)),
     )
 
 
@@ -223,7 +223,7 @@ def decide(
     stream: PolicyState,
     out: PolicyOutcome,
 ) -> int:
-    """What becomes of event i, into `out`. mine: float64[WORDS], its entity's incident. weight: how
+    """What becomes of event i, into `out`. mine: float64[INCIDENT_WORDS], its entity's incident. weight: how
     many events it represents. warm: enough was learned before it. again: it was held back before,
     and is not counted twice if it still is."""
     now = stream.now
@@ -255,7 +255,7 @@ def decide(
             incident[PEAK] = max(incident[PEAK], score)
             while incident[SUPPRESSED_COUNT] + 1.0 >= incident[NEXT_DOUBLING]:
                 incident[NEXT_DOUBLING] *= 2.0
-            for k in range(WORDS):
+            for k in range(INCIDENT_WORDS):
                 out.incident[i, k] = incident[k]
     out.activity[i] = what
     if not (again and what == OVER_BUDGET):
@@ -277,7 +277,7 @@ def _process(
     out: PolicyOutcome,
 ) -> None:
     for i in range(len(p)):
-        incident = words[events.row[i], at : at + WORDS]
+        incident = words[events.row[i], at : at + INCIDENT_WORDS]
         if events.fresh[i]:
             incident[:] = 0.0
         decide(incident, i, positions, p[i], 1.0, warm[i], False, limits, stream, out)

@@ -5,8 +5,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from detectors import monitor as monitor_module
 from detectors.monitor import Monitor
+from detectors.monitor import monitor as monitor_module
 from detectors.numeric.hashing import hash_key
 from stream.config import parse
 from tests.bench.events import (

@@ -5,9 +5,8 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any, Final
 
-from detectors import monitor
 from detectors.entities import EntityTable
-from detectors.monitor import Monitor
+from detectors.monitor import Monitor, monitor
 from detectors.scoring.policy import Policy
 from schemas.codecs.json_records import JsonCodec
 from stream.config import load

@@ -28,7 +28,7 @@ def _calibrate(raw: F64, row: I64, times: F64 | None = None) -> CalibrationOutpu
         set_back=np.zeros(n, np.bool_),
     )
     surprise = CalibrationInput(raw, -1, np.full((3, n), -1), np.full((3, n), np.nan))
-    words = np.zeros((int(row.max()) + 1, calibration.WORDS))
+    words = np.zeros((int(row.max()) + 1, calibration.CALIBRATION_WORDS))
     return Calibration([False] * detectors).process(words, 0, events, surprise)
 
 

@@ -53,7 +53,7 @@ def _decide(
     )
     made = batch(1, n)
     made.time_ms[:] = time_ms
-    words: F64 = np.zeros((max(row) + 1, policy.WORDS))
+    words: F64 = np.zeros((max(row) + 1, policy.INCIDENT_WORDS))
     decider = Policy(PolicyLimits(1e-3, budget, HOUR_MS, shards, shard))
     learned = np.array([True] * n if warm is None else warm)
     return decider.process(words, 0, events, made, np.array(p), learned), decider

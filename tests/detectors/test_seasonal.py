@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.random import PCG64, Generator
 
-from detectors.models import tail
 from detectors.models.seasonal import COHORT_MEMORY, HOURS, START, Seasonal, SeasonalSpec
+from detectors.numeric.beta import incomplete_beta
 from detectors.state import select_prefix
 from tests.detectors.harness import DetectorHarness, Row
 
@@ -89,7 +89,7 @@ class Reference:
         a, b = self.shape(k)
         due = max(time_s / HOUR_S - hour, 1.0 / 3600.0) * self.usual(k)
         mean = due * a / b
-        p = tail.incomplete_beta(due / (b + due), float(self.count), a)
+        p = incomplete_beta(due / (b + due), float(self.count), a)
         return self.count, -log(p), mean + 2.0 * sqrt(mean + mean * mean / a)
 
 

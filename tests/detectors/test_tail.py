@@ -9,7 +9,12 @@ from scipy import special, stats  # type: ignore[import-untyped]  # comes with r
 from detectors.entities import AdmittedEvents
 from detectors.models import tail
 from detectors.models.tail import TailSpec
+from detectors.models.tail.layout import BLOCK_WORDS, ENTITY_WORDS, LANES, MEAN, MEMORY_EVENTS
+from detectors.models.tail.normal import normal_of_t, t_of_normal
+from detectors.models.tail.rate import SHAPE_MAX, surprise_of_count
+from detectors.models.tail.share import PRIOR_EVENTS
 from detectors.monitor import Monitor, MonitorSpec
+from detectors.numeric.beta import incomplete_beta
 from detectors.spec import FeatureSpec, seconds
 from schemas.columns import F64, I64
 from tests.streams import batch
@@ -39,7 +44,7 @@ def _judge(
 ) -> tuple[tail.TailOutput, F64, F64]:
     """Judge one feature's values; also the entities' words and the cohort afterwards."""
     shape = _shape(family, side)
-    words = np.zeros((int(row.max()) + 1, tail.words(shape)))
+    words = np.zeros((int(row.max()) + 1, tail.words_per_entity(shape)))
     cohort = np.zeros((1, 1, tail.COHORT_WORDS))
     tail_output = tail.empty_output(1, len(row))
     tail.score(
@@ -67,9 +72,9 @@ def _p(tail_output: tail.TailOutput) -> F64:
 def test_the_normal_approximation_of_t_is_as_close_as_stated(df: float, p: float) -> None:
     """Wallace's tail is within 25 % (at 1e-6, within a factor 2) of the exact one."""
     t = float(stats.t.isf(p, df))
-    z = tail.normal_of_t(t * t, df)
+    z = normal_of_t(t * t, df)
     assert stats.norm.sf(z) == pytest.approx(p, rel=0.25 if p > 1e-6 else 1.0)
-    assert tail.t_of_normal(z, df) == pytest.approx(t, rel=1e-9)
+    assert t_of_normal(z, df) == pytest.approx(t, rel=1e-9)
 
 
 def test_stationary_values_have_uniform_p() -> None:
@@ -134,8 +139,8 @@ def test_a_share_is_the_beta_binomial_predictive() -> None:
     values[:2000:10] = 1.0
     values[-1] = 1.0
     tail_output, _, cohort = _judge(row, values, tail.SHARE, tail.HIGH)
-    q = cohort[0, 0, tail.MEAN]
-    s = tail.PRIOR_EVENTS
+    q = cohort[0, 0, MEAN]
+    s = PRIOR_EVENTS
     assert _p(tail_output)[-1] == pytest.approx((s * q + 2.0) / (s + 20.0), rel=0.05)
     zeros = (values == 0.0) & ~np.isnan(tail_output.surprise[0])
     assert (tail_output.surprise[0, zeros] == 0.0).all()
@@ -146,7 +151,7 @@ def test_absent_values_are_neither_scored_nor_learned() -> None:
     row = np.zeros(5, np.int64)
     tail_output, words, cohort = _judge(row, np.full(5, np.nan), tail.NORMAL, tail.BOTH)
     assert np.isnan(tail_output.surprise).all()
-    assert (words[0, tail.WORDS_ENTITY :] == 0.0).all()
+    assert (words[0, ENTITY_WORDS:] == 0.0).all()
     assert (cohort == 0.0).all()
 
 
@@ -176,11 +181,11 @@ def test_an_entitys_statistics_are_weighted_sums(seed: int, half_life: str) -> N
         weight = np.empty(0)
         for since_ms in np.diff(time_ms, prepend=time_ms[0]):
             weight = np.append(weight * 0.5 ** (since_ms / (1000.0 * seconds(half_life))), 1.0)
-            weight *= min(1.0, tail.MEMORY_EVENTS / weight.sum())
+            weight *= min(1.0, MEMORY_EVENTS / weight.sum())
         mean = np.average(y[mine], weights=weight)
-        at = watching.tail_at + tail.WORDS_ENTITY
+        at = watching.tail_at + ENTITY_WORDS
         np.testing.assert_allclose(
-            watching.words[row, at : at + tail.WORDS_BLOCK : tail.LANES],
+            watching.words[row, at : at + BLOCK_WORDS : LANES],
             [weight.sum(), mean, (weight * (y[mine] - mean) ** 2).sum()],
             rtol=1e-9,
         )
@@ -199,16 +204,16 @@ def test_an_entitys_statistics_are_weighted_sums(seed: int, half_life: str) -> N
 def test_the_incomplete_beta_function_is_scipys(x: float, a: float, b: float) -> None:
     """It equals scipy's within 1e-6, and comes to an end where rounding lets either side be
     taken."""
-    assert tail.incomplete_beta(x, a, b) == pytest.approx(float(special.betainc(a, b, x)), rel=1e-6)
+    assert incomplete_beta(x, a, b) == pytest.approx(float(special.betainc(a, b, x)), rel=1e-6)
 
 
 @settings(deadline=None)  # the first case compiles
 @given(a=st.floats(0.01, 1e4), share=st.floats(0.01, 0.99))
 def test_a_known_rates_tail_is_the_beta_functions_finite_sum(a: float, share: float) -> None:
     """At the largest shape the sum is scipy's incomplete beta function within 1e-9 of -ln p."""
-    p = float(special.betainc(a, tail.SHAPE_MAX, share))
+    p = float(special.betainc(a, SHAPE_MAX, share))
     assume(p > 1e-290)
-    found = tail.surprise_of_count(share, a, tail.SHAPE_MAX)
+    found = surprise_of_count(share, a, SHAPE_MAX)
     assert found == pytest.approx(-np.log(p), rel=1e-9, abs=1e-9)
 
 
@@ -221,7 +226,7 @@ def test_an_entity_is_compared_with_its_own_cohort_once_that_is_known() -> None:
     y = np.where(peers == 1, 2.0, 6.0) + draw.normal(0, 0.3, len(row))
     y[-3:] = 6.0
     shape = _shape(tail.NORMAL, tail.HIGH)
-    words = np.zeros((len(row), tail.words(shape)))
+    words = np.zeros((len(row), tail.words_per_entity(shape)))
     cohort = np.zeros((4, 1, tail.COHORT_WORDS))
     tail_output = tail.empty_output(1, len(row))
     values = np.exp(y)[:, None].T
