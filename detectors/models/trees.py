@@ -1,8 +1,8 @@
-"""The trees under half-space trees: their structure, and the walks over it.
+"""The structure of half-space trees, and the walks over it.
 
 The structure does not depend on data (S. C. Tan, K. M. Ting, T. F. Liu, "Fast anomaly detection for
-streaming data", IJCAI 2011), so River builds it once for a monitor and it is flattened to arrays;
-entities own only masses. What the masses mean is `half_space_trees`' business.
+streaming data", IJCAI 2011): River builds it once for a monitor, and it is flattened to arrays.
+Entities own only masses, whose meaning is defined in `half_space_trees`.
 """
 
 from math import isnan, log
@@ -17,15 +17,15 @@ from schemas.columns import F64, I32, I64, U16, Bools
 LAST: Final = 0
 BLOCK_LEVELS: Final = 4
 BLOCK: Final = 1 << BLOCK_LEVELS
-"""Nodes, one of them unused: four levels of a tree. With two masses a node a cache line, so that a
-path through nine levels waits for memory three times and not six."""
+"""Nodes of four levels of a tree, one of them unused. With two masses a node they fill a cache line,
+so that a path through nine levels waits for memory three times, not six."""
 
 
 class TreeStructure(NamedTuple):
-    """The structure: [trees, nodes], node 0 the root.
+    """The structure: arrays [trees, nodes], node 0 the root.
 
-    child: int32[nodes, 2], in every tree the same; 0 at a leaf. room: of a child, its share of its
-    parent's interval. recent: which mass of a node is being learned; `LAST` speaks of the past.
+    child: int32[nodes, 2], the same in every tree; 0 at a leaf. room: a child's share of its
+    parent's interval. recent: the plane of masses that is being learned; plane `LAST` is scored.
     """
 
     child: I32
@@ -37,9 +37,9 @@ class TreeStructure(NamedTuple):
 
 
 def build(count: int, height: int, seed: int, features: int, planes: int) -> TreeStructure:
-    """River's trees for so many features, as arrays; with one plane of masses or two."""
+    """River's trees for so many features as arrays, with one plane of masses or two."""
     from river.anomaly import (
-        HalfSpaceTrees as RiverTrees,  # two seconds, only where there are trees
+        HalfSpaceTrees as RiverTrees,  # takes two seconds: only where there are trees
     )
 
     river = RiverTrees(n_trees=count, height=height, seed=seed)
@@ -75,10 +75,10 @@ def build(count: int, height: int, seed: int, features: int, planes: int) -> Tre
 
 
 def positions(height: int) -> tuple[list[int], int]:
-    """(Where each node of a tree stands in memory, how many places there are).
+    """(The position of each node in memory, the number of positions).
 
-    Nodes are counted level by level, i's children being 2i + 1 and 2i + 2. They stand in blocks of
-    `BLOCK_LEVELS` levels; the block of the root has what is left over.
+    Nodes are numbered level by level, the children of i being 2i + 1 and 2i + 2. They are stored in
+    blocks of `BLOCK_LEVELS` levels; the root's block has the remaining levels.
     """
     at = [0] * (2 ** (height + 1) - 1)
     levels = height + 1
@@ -96,10 +96,10 @@ def positions(height: int) -> tuple[list[int], int]:
 
 @kernel
 def walk(trees: TreeStructure, mass: U16, slot: int, scaled: F64, path: I64) -> None:
-    """The nodes that the event passes, root to leaf; their masses are sent for.
+    """Write the nodes on the event's path from root to leaf, and prefetch their masses.
 
-    path: int64[trees, height + 1]. Depth by depth, all trees at once: their walks do not wait for
-    each other.
+    path: int64[trees, height + 1]. All trees are walked depth by depth, so that no walk waits for
+    another.
     """
     count, depths = path.shape
     for t in range(count):
@@ -120,17 +120,17 @@ def walk(trees: TreeStructure, mass: U16, slot: int, scaled: F64, path: I64) -> 
 
 
 @kernel
-def hold(mass: U16, slot: int, path: I64, held: I64) -> None:
-    """The last masses along a path, which are 0 without a slot (-1). held: as path."""
+def read_masses(mass: U16, slot: int, path: I64, masses_on_path: I64) -> None:
+    """Read the last masses along a path; they are 0 without a slot (-1). masses_on_path: as path."""
     count, depths = path.shape
     for t in range(count):
         for depth in range(depths):
-            held[t, depth] = mass[slot, t, path[t, depth], LAST] if slot >= 0 else 0
+            masses_on_path[t, depth] = mass[slot, t, path[t, depth], LAST] if slot >= 0 else 0
 
 
 @kernel
 def _heavier(trees: TreeStructure, mass: U16, slot: int, t: int, node: int, plane: int) -> int:
-    """The node's child of larger mass; the left one where they are equal."""
+    """The node's child of larger mass; the left one where masses are equal."""
     left, right = trees.child[node, 0], trees.child[node, 1]
     if slot < 0 or mass[slot, t, left, plane] >= mass[slot, t, right, plane]:
         return int(left)
@@ -146,13 +146,13 @@ def walk_expecting(
     expected: Bools,
     scaled: F64,
     other_path: I64,
-    held: I64,
+    masses_on_path: I64,
 ) -> None:
-    """As `walk`, but splits on `expected` features go to the child of larger last mass."""
+    """As `walk`, but at splits on `expected` features go to the child of larger last mass."""
     count, depths = path.shape
     for t in range(count):
         other_path[t, 0] = 0
-        held[t, 0] = mass[slot, t, 0, LAST]
+        masses_on_path[t, 0] = mass[slot, t, 0, LAST]
         for depth in range(1, depths):
             node = other_path[t, depth - 1]
             f = trees.feature[t, node]
@@ -165,14 +165,14 @@ def walk_expecting(
             else:
                 node = trees.child[node, 0 if scaled[f] < trees.threshold[t, node] else 1]
             other_path[t, depth] = node
-            held[t, depth] = mass[slot, t, node, LAST]
+            masses_on_path[t, depth] = mass[slot, t, node, LAST]
 
 
 @kernel
 def credit(
     trees: TreeStructure, mass: U16, slot: int, scaled: F64, path: I64, share: F64, i: int
 ) -> None:
-    """Credit each split on the paths to its feature by how much mass it left behind.
+    """Credit each split on the paths to its feature, by the mass that it excludes.
 
     share: float64[features, n], of which column i is written; it sums to 1, or is 0.
     """

@@ -14,15 +14,12 @@ from detectors.clock import unbounded_times
 from detectors.entities import AdmittedEvents, EntityTable
 from detectors.models.half_space_trees import (
     COHORT_EVENTS_MIN,
-    COHORT_ROOT_MAX,
-    ROOT_MAX,
-    STRENGTH,
-    UNIT,
     HalfSpaceTrees,
     RiverTreesSpec,
     TreesSpec,
 )
 from detectors.models.tail import TailOutput
+from detectors.models.tree_masses import COHORT_ROOT_MAX, ROOT_MAX, STRENGTH, UNIT
 from detectors.models.trees import TreeStructure, build, credit, walk, walk_expecting
 from detectors.numeric.decay import HOUR_MS
 from detectors.numeric.protection import TOKENS_MAX, TOKENS_PER_EVENT, TOKENS_PER_HOUR
@@ -268,7 +265,7 @@ def test_a_burst_of_strange_events_is_learned_as_far_as_tokens_go() -> None:
         here = scaled[:, start:stop]
         nothing = np.full_like(here, np.nan)
         tail_output = TailOutput(nothing, nothing, nothing, here, np.ones(stop - start, np.bool_))
-        level, before = float(trees.masses.level[-1]), int(trees.masses.learned[0])
+        level, before = float(trees.masses.quantile[-1]), int(trees.masses.learned[0])
         surprise = trees.process(events_of(events, slice(start, stop)), tail_output).surprise
         if start >= calm and surprise[0] > level:
             strange += 1
