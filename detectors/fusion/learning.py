@@ -1,299 +1,92 @@
-"""Learning from labels how much all monitors' reports on an event say together.
+"""Learning from labels: how likely is fraud, given all monitors' reports on an event?
 
-Three ways to say it stand beside each other, and each learns from every labelled report: the
-harmonic mean, as it is without labels; a logistic regression over the monitors' scores and chosen
-features, learned online (`logistic`); and boosted trees over the same inputs, fitted anew on the
-labelled reports that are remembered (`boosting`) when a day of stream time begins and enough of them
-are new. What a way would have said when the event came is kept until its label comes, and the log
-loss then tells how well it did (A. P. Dawid, "The prequential approach", JRSS A 1984). Whoever had
-the least speaks; until it judged `EVALUATED_MIN` frauds and as many honest ones, the harmonic mean does.
-A label that replaces another is judged in its stead, by what was judged then and with what is left
-of its weight.
+Three models stand beside each other, and each learns from every labelled report: the harmonic mean,
+as without labels; a logistic regression over the monitors' scores and chosen features, learned
+online (`logistic`); and boosted trees over the same inputs (`boosting`), fitted again at the
+beginning of a day of stream time when enough labelled reports are new (`refit`). The log odds of
+each model at the time of an event are kept until its label comes, and their log loss evaluates the
+model (A. P. Dawid, "The prequential approach", JRSS A 1984). The model with the lowest recent log
+loss is active; until a learned model was evaluated on `EVALUATED_MIN` frauds and as many honest
+events, the harmonic mean is. A correction replaces the earlier label's losses, at their remaining
+weight.
 
-Inputs. A monitor speaks only where it was surprised (p < limit): its score -log10 p, cut at
-`SCORE_MAX`, and its features, infinite ones left out. Otherwise all of its inputs are absent, though
-they may be known, as in the sample or in a replay: what is learned from must look like what will be
-judged. The memory keeps frauds for longer, so that the trees' odds are moved to the share of frauds
-among all labels of late (G. King, L. Zeng, "Logistic regression in rare events data", 2001, eq. 7).
+Inputs. A monitor counts only where it was surprised (p < limit): its score -log10 p, at most
+`SCORE_MAX`, and its finite features. Otherwise all of its inputs are absent, even where they are
+known, as in the sample or in a replay: training inputs must look like those that are scored. The
+memory keeps frauds longer, so that the trees' odds are adjusted to the share of frauds among all
+recent labels (G. King, L. Zeng, "Logistic regression in rare events data", 2001, eq. 7).
 
-p-values. What a way says, log odds v, becomes the share of honest events of which as much was said:
+p-values. Log odds v become the share of honest events with log odds as high:
 
     p = R (Σ [v' ≥ v] + 1/(1 + e^v))/(Σ 1 + 1)
 
-over the honest labels of reported events, v' being the most that was said of theirs while reports
-came (an event may alarm at any of them), and at the last fit, if that is more: a model that learned
-more says more. Equal log odds, and all others of a bin, count as no less. R is
-the share of events that are reported, of all that are not known as frauds; it needs no label, since
-one event in `SAMPLE` is always known. Events on which all are silent stand behind, in the order of
-their harmonic mean. Each event counts as of its own day, half after `HALF_LIFE_DAYS`. Where only
-frauds are ever labelled nothing is known of honest events, and the harmonic mean goes on speaking.
+over the honest labels of reported events, v' being the highest log odds of the event while its
+reports came (it may alert at any of them), and at the last fit, if that is higher, since a model
+that learned more gives higher odds. Equal log odds, and all others in a bin, count as no less. R is
+the share of reported events among all that are not known to be fraud; it needs no label, since one
+event in `SAMPLE` is always reported. Events on which all monitors are silent rank below, in the
+order of their harmonic mean. Each event counts as of its own day, half after `HALF_LIFE_DAYS`. Where
+only frauds are labelled nothing is known of honest events, and the harmonic mean stays active.
 
-Memory: with the assessment's remembered events, 8 bytes for each input, 8 for each monitor, and 104
-more. Of the labelled frauds an event may push out only the oldest in a set of which they hold more
-than half.
-A later label replaces an earlier one in what trees are fitted on and in the sums; the regression
-learns an event's first two as an outcome each, and no more, whatever is said how often.
+Of the labelled frauds in memory an event may displace only the oldest in a set of which frauds hold
+more than half. A later label replaces an earlier one for the trees and in the sums; the regression
+learns the first two labels of an event as an outcome each, and no more.
 """
 
-from math import isfinite, isnan, log, log10
-from typing import Final, NamedTuple
+from math import isfinite, isnan, log10
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from detectors.fusion import boosting, logistic
-from detectors.fusion.boosting import BoostedTrees
-from detectors.fusion.logistic import LogisticModel
+from detectors.fusion.learner import (
+    BINS,
+    BOOSTED,
+    CHANGED,
+    DAY,
+    FITTED_AT,
+    HARMONIC,
+    LABELS,
+    LOGISTIC,
+    NOT_COUNTED,
+    ODDS_MAX,
+    REMEMBERED,
+    REPORTED,
+    SAMPLE,
+    SILENT,
+    UNMATCHED,
+    Learner,
+    active_model,
+)
 from detectors.numeric.combination import P_MIN
-from detectors.numeric.decay import DAY_MS, decayed
+from detectors.numeric.decay import decayed
 from detectors.numeric.elementary import exp, ln
 from detectors.numeric.kernels import kernel
-from detectors.state import Arrays, add_prefix, load, select_prefix, state_arrays
-from schemas.columns import F64, I64, U8, U64
+from schemas.columns import F64
 from schemas.labels import FRAUD, HONEST, UNKNOWN
 
-HARMONIC, LOGISTIC, BOOSTED = range(3)
-
-SAMPLE: Final = 1000
-"""One event in so many is reported whatever its p-value."""
 SCORE_MAX: Final = 20.0
-EVALUATED_MIN: Final = 50.0
-"""Frauds, and honest ones, that a way must have judged before it may speak."""
-FIT_MIN: Final = 50
-"""Frauds, and honest ones, that trees are fitted on at least."""
-REFIT_SHARE: Final = 0.05
-"""Labels since the last fit, as a share of those remembered, that are worth a new one. A fit each day
-would be most of what a long replay costs."""
-FIT_ROWS: Final = 100_000
-"""Rows of a fit at most; of 10 inputs it takes a second."""
 HALF_LIFE_DAYS: Final = 30.0
 LEARNED_MAX: Final = 2
 """Labels of one event that the regression learns: the first, and its correction."""
-ODDS_MAX: Final = 12.0
-BINS: Final = 384
-"""Of log odds from -`ODDS_MAX` to `ODDS_MAX`."""
-
-LABELS, UNMATCHED, CHANGED, REMEMBERED = range(4)
-DUE_MS, DAY, FITTED_AT, ACTIVE_MODEL = range(4)
-REPORTED, SILENT = range(2)
-NOT_COUNTED: Final = -1
-
-
-class EventMemory(NamedTuple):
-    """Of each remembered event, in its slot. event: uint64[events], the hash of its id, 0 free.
-    nth: int64[events], in the order in which they were first heard of; day: int64[events], its own.
-    inputs: float64[events, inputs], the monitors' scores first, NaN absent; spoke: float64[events,
-    monitors], 1 where the monitor was surprised. said, most: float64[events, 3], log odds by way,
-    the last ones and the highest, NaN where it could not yet; counted: int16[events, 3], the bin in
-    which it is counted among the honest, `NOT_COUNTED` if not. verdict: int8[events]; learned:
-    uint8[events], its labels that the regression learned. judged: int64[events], the day of its
-    first label; beyond: float64[events, 2], by way that learns, the log odds less the harmonic
-    mean's that were judged then, NaN where it had said nothing."""
-
-    event: U64
-    arrival: I64
-    day: I64
-    inputs: F64
-    reported: F64
-    log_odds: F64
-    max_log_odds: F64
-    counted_bin: NDArray[np.int16]
-    verdict: NDArray[np.int8]
-    times_learned: U8
-    judged: I64
-    excess_log_odds: F64
-
-
-class LearnerSums(NamedTuple):
-    """honest: float64[3, BINS], by way, the honest reported events by the most that was said of
-    them. heard: float64[2], events not known as frauds, `REPORTED` and `SILENT`. share:
-    float64[3, BINS + 1], as of the day's beginning: the share of honest events in each bin or
-    above, and last that of one event; reported: float64[1], that of all that are reported. excess,
-    judged, frauds: float64[3], the log loss beyond the harmonic mean's, over so many labels, so
-    many of them frauds. counts: int64[4], labels taken, of no event that is remembered, and such as
-    replaced another, and events ever remembered. clock: int64[4], when the next day begins, the day,
-    the labels at the last fit, 0 none yet, and who speaks."""
-
-    honest: F64
-    not_fraud: F64
-    tail_share: F64
-    reported: F64
-    excess_loss: F64
-    judged: F64
-    frauds: F64
-    counts: I64
-    clock: I64
-
-
-class Learner(NamedTuple):
-    """All that is learned. owner: int64[inputs], the monitor that an input is of. one: float64[1]
-    and none: float64[0], to work in."""
-
-    memory: EventMemory
-    sums: LearnerSums
-    harmonic: LogisticModel
-    line: LogisticModel
-    trees: BoostedTrees
-    owner: I64
-    one: F64
-    none: F64
-
-
-def learner(events: int, monitors: int, owners: list[int]) -> Learner:
-    """Nothing learned yet. events: slots, 0 where nothing is to be learned; owners: of the features
-    chosen, the monitor of each."""
-    width = monitors + len(owners)
-    return Learner(
-        EventMemory(
-            event=np.zeros(events, np.uint64),
-            arrival=np.zeros(events, np.int64),
-            day=np.zeros(events, np.int64),
-            inputs=np.full((events, width), np.nan),
-            reported=np.zeros((events, monitors)),
-            log_odds=np.full((events, 3), np.nan),
-            max_log_odds=np.full((events, 3), np.nan),
-            counted_bin=np.full((events, 3), NOT_COUNTED, np.int16),
-            verdict=np.full(events, UNKNOWN, np.int8),
-            times_learned=np.zeros(events, np.uint8),
-            judged=np.zeros(events, np.int64),
-            excess_log_odds=np.full((events, 2), np.nan),
-        ),
-        LearnerSums(
-            honest=np.zeros((3, BINS)),
-            not_fraud=np.zeros(2),
-            tail_share=np.zeros((3, BINS + 1)),
-            reported=np.ones(1),
-            excess_loss=np.zeros(3),
-            judged=np.zeros(3),
-            frauds=np.zeros(3),
-            counts=np.zeros(4, np.int64),
-            clock=np.zeros(4, np.int64),
-        ),
-        harmonic=logistic.empty(1, 0),
-        line=logistic.empty(width, monitors),
-        trees=boosting.empty(),
-        owner=np.array([*range(monitors), *owners], np.int64),
-        one=np.zeros(1),
-        none=np.zeros(0),
-    )
-
-
-def _parts(of: Learner) -> dict[str, NamedTuple]:
-    return {
-        "memory": of.memory,
-        "sums": of.sums,
-        "harmonic": of.harmonic,
-        "line": of.line,
-        "trees": of.trees,
-    }
-
-
-def save(of: Learner) -> Arrays:
-    """The whole state as arrays by name."""
-    return add_prefix({name: state_arrays(part) for name, part in _parts(of).items()})
-
-
-def restore(of: Learner, state: Arrays) -> None:
-    """Replace the whole state by one saved under the same configuration."""
-    for name, part in _parts(of).items():
-        load(part, select_prefix(name, state))
-
-
-def refit(of: Learner, time_ms: int) -> None:
-    """Begin the day of that time: forget by a day's measure, fit the trees, choose who speaks."""
-    sums, memory = of.sums, of.memory
-    day = time_ms // DAY_MS
-    if sums.clock[DUE_MS] > 0:
-        passed = max(day - int(sums.clock[DAY]), 0)  # negative where time was set back
-        keep = 0.5 ** (passed / HALF_LIFE_DAYS)
-        for faded in (sums.honest, sums.not_fraud, sums.excess_loss, sums.judged, sums.frauds):
-            np.multiply(faded, keep, out=faded)
-    sums.clock[DAY] = day
-    sums.clock[DUE_MS] = (day + 1) * DAY_MS
-    taken = int(sums.counts[LABELS] + sums.counts[CHANGED])
-    honest, frauds = (np.flatnonzero(memory.verdict == verdict) for verdict in (HONEST, FRAUD))
-    changed = taken - sums.clock[FITTED_AT] >= REFIT_SHARE * (len(honest) + len(frauds))
-    if changed and min(len(frauds), len(honest)) >= FIT_MIN:
-        _fit(of, honest, frauds)
-        _recount(of, honest, np.zeros(3))
-        sums.clock[FITTED_AT] = taken
-    sums.clock[ACTIVE_MODEL] = _best_model(sums)
-    _update_tail_share(sums)
-
-
-def _fit(of: Learner, honest: I64, frauds: I64) -> None:
-    """Fit the trees to labelled events, given by their slots; their odds are those of all labels."""
-    frauds = _subsample(frauds, FIT_ROWS // 2)
-    honest = _subsample(honest, FIT_ROWS - len(frauds))
-    rows = np.sort(np.concatenate([honest, frauds]))
-    outcome = (of.memory.verdict[rows] == FRAUD).astype(np.float64)
-    boosting.fit(of.trees, of.memory.inputs[rows], outcome)
-    known_frauds = float(of.sums.frauds[LOGISTIC])
-    known_honest = float(of.sums.judged[LOGISTIC]) - known_frauds
-    if min(known_frauds, known_honest) > 0.0:
-        of.trees.base[0] += log(known_frauds / known_honest) - log(len(frauds) / len(honest))
-
-
-def _subsample(slots: I64, most: int) -> I64:
-    """So many of the slots at most; which, their events' hashes decide."""
-    return slots[np.arange(min(len(slots), most)) * len(slots) // max(min(len(slots), most), 1)]
-
-
-def _best_model(sums: LearnerSums) -> int:
-    """The way with the least log loss a label."""
-    best, least = HARMONIC, 0.0
-    for model in (LOGISTIC, BOOSTED):
-        if min(sums.frauds[model], sums.honest[model].sum()) >= EVALUATED_MIN:
-            mean = float(sums.excess_loss[model] / sums.judged[model])
-            if mean < least:
-                best, least = model, mean
-    return best
-
-
-def _update_tail_share(sums: LearnerSums) -> None:
-    """The shares of honest events in each bin or above."""
-    of_all = sums.not_fraud.sum()
-    sums.reported[0] = sums.not_fraud[REPORTED] / of_all if of_all > 0.0 else 1.0
-    for model in (LOGISTIC, BOOSTED):
-        above = np.cumsum(sums.honest[model][::-1])[::-1]
-        one = sums.reported[0] / (above[0] + 1.0)
-        sums.tail_share[model, :BINS] = one * above
-        sums.tail_share[model, BINS] = one
 
 
 @kernel
 def input_score(p: float) -> float:
-    """A p-value as an input."""
+    """A p-value as an input of the models: its score, at most `SCORE_MAX`."""
     return min(-log10(max(p, P_MIN)), SCORE_MAX)
 
 
-def learning_status(of: Learner) -> dict[str, int]:
-    """Whether a way that learns speaks, 1 or 0, and what it takes: the frauds, and the honest ones,
-    that the better known of them has judged of late; `EVALUATED_MIN` of each are needed."""
-    models = (LOGISTIC, BOOSTED)
-    return {
-        "learning_active": int(of.sums.clock[ACTIVE_MODEL] != HARMONIC),
-        "learning_frauds": int(max(of.sums.frauds[model] for model in models)),
-        "learning_honest": int(max(of.sums.honest[model].sum() for model in models)),
-    }
-
-
 @kernel
-def active_model(of: Learner) -> int:
-    """The way that speaks."""
-    return int(of.sums.clock[ACTIVE_MODEL]) if len(of.memory.event) else HARMONIC
-
-
-@kernel
-def reset_slot(of: Learner, slot: int, event: np.uint64) -> None:
-    """The slot is another event's now, of which nothing is said yet."""
-    memory = of.memory
+def reset_slot(learner: Learner, slot: int, event: np.uint64) -> None:
+    """Give the slot to another event, of which nothing is known yet."""
+    memory = learner.memory
     if len(memory.event) == 0:
         return
-    of.sums.counts[REMEMBERED] += 1
+    learner.sums.counts[REMEMBERED] += 1
     memory.event[slot] = event
-    memory.arrival[slot] = of.sums.counts[REMEMBERED]
-    memory.day[slot] = of.sums.clock[DAY]
+    memory.arrival[slot] = learner.sums.counts[REMEMBERED]
+    memory.day[slot] = learner.sums.clock[DAY]
     memory.inputs[slot] = np.nan
     memory.reported[slot] = 0.0
     memory.log_odds[slot] = np.nan
@@ -301,103 +94,115 @@ def reset_slot(of: Learner, slot: int, event: np.uint64) -> None:
     memory.counted_bin[slot] = NOT_COUNTED
     memory.verdict[slot] = UNKNOWN
     memory.times_learned[slot] = 0
-    memory.judged[slot] = 0
+    memory.labelled_day[slot] = 0
     memory.excess_log_odds[slot] = np.nan
 
 
 @kernel
 def add_report(
-    of: Learner, slot: int, first: bool, monitor: int, p: float, limit: float, values: F64
+    learner: Learner, slot: int, first: bool, monitor: int, p: float, limit: float, values: F64
 ) -> None:
-    """Take a monitor's report on the slot's event. first: nothing was said of it before. values:
-    float64[features], the monitor's own known, NaN elsewhere."""
-    memory = of.memory
+    """Add a monitor's report on the slot's event. first: the event's first report. values:
+    float64[features], the monitor's own are read."""
+    memory = learner.memory
     surprised = p < limit
     if len(memory.event) == 0 or not (first or surprised):
         return
     counts = memory.verdict[slot] != FRAUD
     if counts and not first:
-        _count_not_fraud(of, slot, -1.0)
+        _count_not_fraud(learner, slot, -1.0)
     if surprised:
         monitors = memory.reported.shape[1]
         memory.reported[slot, monitor] = 1.0
         memory.inputs[slot, monitor] = input_score(p)
         for j in range(len(values)):
-            if of.owner[monitors + j] == monitor:
+            if learner.input_monitor[monitors + j] == monitor:
                 memory.inputs[slot, monitors + j] = values[j] if isfinite(values[j]) else np.nan
     if counts:
-        _count_not_fraud(of, slot, 1.0)
+        _count_not_fraud(learner, slot, 1.0)
 
 
 @kernel
-def update_log_odds(of: Learner, slot: int, harmonic: float) -> None:
-    """Keep what each way says of the slot's event. harmonic: the p-value of its reports."""
-    memory = of.memory
+def update_log_odds(learner: Learner, slot: int, harmonic: float) -> None:
+    """Store every model's log odds of the slot's event. harmonic: the harmonic mean of its p-values."""
+    memory = learner.memory
     if len(memory.event) == 0:
         return
-    log_odds, most = memory.log_odds[slot], memory.max_log_odds[slot]
-    of.one[0] = input_score(harmonic)
-    log_odds[HARMONIC] = logistic.log_odds(of.harmonic, of.one, of.none)
-    log_odds[LOGISTIC] = _odds(of, LOGISTIC, memory.inputs[slot], memory.reported[slot])
-    if of.sums.clock[FITTED_AT] > 0:
-        log_odds[BOOSTED] = _odds(of, BOOSTED, memory.inputs[slot], memory.reported[slot])
+    log_odds, highest = memory.log_odds[slot], memory.max_log_odds[slot]
+    learner.one_input[0] = input_score(harmonic)
+    log_odds[HARMONIC] = logistic.log_odds(
+        learner.harmonic_model, learner.one_input, learner.no_flags
+    )
+    log_odds[LOGISTIC] = model_odds(learner, LOGISTIC, memory.inputs[slot], memory.reported[slot])
+    if learner.sums.clock[FITTED_AT] > 0:
+        log_odds[BOOSTED] = model_odds(learner, BOOSTED, memory.inputs[slot], memory.reported[slot])
     for model in range(3):
-        if isnan(most[model]) or log_odds[model] > most[model]:
-            most[model] = log_odds[model]
+        if isnan(highest[model]) or log_odds[model] > highest[model]:
+            highest[model] = log_odds[model]
     if memory.verdict[slot] == HONEST:
-        _count_honest(of, slot, -1.0, most)
-        _count_honest(of, slot, 1.0, most)
+        count_honest(learner, slot, -1.0, highest)
+        count_honest(learner, slot, 1.0, highest)
 
 
 @kernel
-def event_p(of: Learner, slot: int, harmonic: float) -> float:
-    """The p-value of the slot's event by what was said last. harmonic: its monitors' p-values'."""
-    model = active_model(of)
+def event_p(learner: Learner, slot: int, harmonic: float) -> float:
+    """The p-value of the slot's event by the stored log odds. harmonic: its harmonic mean."""
+    model = active_model(learner)
     if model == HARMONIC:
         return harmonic
     return _p(
-        of, model, of.memory.log_odds[slot, model], of.memory.reported[slot].sum() == 0.0, harmonic
+        learner,
+        model,
+        learner.memory.log_odds[slot, model],
+        learner.memory.reported[slot].sum() == 0.0,
+        harmonic,
     )
 
 
 @kernel
-def p_of_inputs(of: Learner, inputs: F64, reported: F64, harmonic: float) -> float:
-    """The p-value of an event by who speaks; inputs and spoke as in `EventMemory`."""
-    model = active_model(of)
+def p_of_inputs(learner: Learner, inputs: F64, reported: F64, harmonic: float) -> float:
+    """The p-value of these inputs by the active model; inputs and reported as in `EventMemory`."""
+    model = active_model(learner)
     if model == HARMONIC:
         return harmonic
-    return _p(of, model, _odds(of, model, inputs, reported), reported.sum() == 0.0, harmonic)
+    return _p(
+        learner,
+        model,
+        model_odds(learner, model, inputs, reported),
+        reported.sum() == 0.0,
+        harmonic,
+    )
 
 
 @kernel
-def _odds(of: Learner, model: int, inputs: F64, reported: F64) -> float:
-    """Log odds of fraud, by one of the ways that learn."""
+def model_odds(learner: Learner, model: int, inputs: F64, reported: F64) -> float:
+    """Log odds of fraud by a learned model."""
     if model == LOGISTIC:
-        return logistic.log_odds(of.line, inputs, reported)
-    return boosting.log_odds(of.trees, inputs)
+        return logistic.log_odds(learner.logistic_model, inputs, reported)
+    return boosting.log_odds(learner.boosted_trees, inputs)
 
 
 @kernel
-def _p(of: Learner, model: int, v: float, silent: bool, harmonic: float) -> float:
-    """The p-value of log odds; silent: nobody was surprised."""
+def _p(learner: Learner, model: int, v: float, silent: bool, harmonic: float) -> float:
+    """The p-value of log odds v; silent: no monitor was surprised."""
     if silent:
-        reported = of.sums.reported[0]
+        reported = learner.sums.reported_share[0]
         return float(reported + (1.0 - reported) * harmonic)
-    share = of.sums.tail_share[model]
+    share = learner.sums.tail_share[model]
     return float(share[_bin(v)] + share[BINS] / (1.0 + exp(v)))
 
 
 @kernel
-def credit(of: Learner, slot: int, out: F64) -> None:
-    """How much each input raises what is said of the slot's event, by a way that learns. out:
-    float64[inputs], NaN where absent."""
-    inputs = of.memory.inputs[slot]
+def credit(learner: Learner, slot: int, out: F64) -> None:
+    """Add to `out`, float64[inputs], by how much each input raises the active model's log odds of the
+    slot's event; NaN where absent."""
+    inputs = learner.memory.inputs[slot]
     for j in range(len(inputs)):
         out[j] = np.nan if isnan(inputs[j]) else 0.0
-    if active_model(of) == LOGISTIC:
-        logistic.credit(of.line, inputs, of.memory.reported[slot], out)
+    if active_model(learner) == LOGISTIC:
+        logistic.credit(learner.logistic_model, inputs, learner.memory.reported[slot], out)
     else:
-        boosting.credit(of.trees, inputs, out)
+        boosting.credit(learner.boosted_trees, inputs, out)
 
 
 @kernel
@@ -409,121 +214,108 @@ def _bin(v: float) -> int:
 
 @kernel
 def _loss(odds: float, fraud: bool) -> float:
-    """The log loss of what was said."""
+    """The log loss of log odds, given the verdict."""
     v = -odds if fraud else odds
     return max(v, 0.0) + ln(1.0 + exp(-abs(v)))
 
 
 @kernel
-def learn_label(of: Learner, slot: int, verdict: int, harmonic: float) -> None:
-    """Learn a label of the slot's event; slot -1: none such is remembered. harmonic: the p-value of
-    its reports."""
-    counts = of.sums.counts
+def learn_label(learner: Learner, slot: int, verdict: int, harmonic: float) -> None:
+    """Learn a label of the slot's event; slot -1: the event is not remembered. harmonic: the harmonic
+    mean of its p-values."""
+    counts = learner.sums.counts
     if slot < 0:
         counts[UNMATCHED] += 1
         return
-    memory = of.memory
+    memory = learner.memory
     before = memory.verdict[slot]
     if before == verdict:
         return
     memory.verdict[slot] = verdict
     counts[LABELS if before == UNKNOWN else CHANGED] += 1
     if before == UNKNOWN:
-        _evaluate(of, slot, verdict == FRAUD)
+        _evaluate(learner, slot, verdict == FRAUD)
     else:
-        _reevaluate(of, slot, verdict == FRAUD)
+        _reevaluate(learner, slot, verdict == FRAUD)
     if before == FRAUD:
-        _count_not_fraud(of, slot, 1.0)
+        _count_not_fraud(learner, slot, 1.0)
     elif verdict == FRAUD:
-        _count_not_fraud(of, slot, -1.0)
+        _count_not_fraud(learner, slot, -1.0)
     if before == HONEST:
-        _count_honest(of, slot, -1.0, memory.max_log_odds[slot])
+        count_honest(learner, slot, -1.0, memory.max_log_odds[slot])
     elif verdict == HONEST:
-        _count_honest(of, slot, 1.0, memory.max_log_odds[slot])
+        count_honest(learner, slot, 1.0, memory.max_log_odds[slot])
     if memory.times_learned[slot] < LEARNED_MAX:
         memory.times_learned[slot] += 1
-        logistic.learn(of.line, memory.inputs[slot], memory.reported[slot], float(verdict))
-        of.one[0] = input_score(harmonic)
-        logistic.learn(of.harmonic, of.one, of.none, float(verdict))
+        logistic.learn(
+            learner.logistic_model, memory.inputs[slot], memory.reported[slot], float(verdict)
+        )
+        learner.one_input[0] = input_score(harmonic)
+        logistic.learn(learner.harmonic_model, learner.one_input, learner.no_flags, float(verdict))
 
 
 @kernel
-def _evaluate(of: Learner, slot: int, fraud: bool) -> None:
-    """How well each way would have said it."""
-    memory, sums = of.memory, of.sums
+def _evaluate(learner: Learner, slot: int, fraud: bool) -> None:
+    """Add the models' log losses on the first label of an event."""
+    memory, sums = learner.memory, learner.sums
     log_odds = memory.log_odds[slot]
-    memory.judged[slot] = sums.clock[DAY]
+    memory.labelled_day[slot] = sums.clock[DAY]
     for model in range(LOGISTIC, BOOSTED + 1):
         memory.excess_log_odds[slot, model - LOGISTIC] = log_odds[model] - log_odds[HARMONIC]
         if not isnan(log_odds[model]):
             sums.excess_loss[model] += _loss(log_odds[model], fraud) - _loss(
                 log_odds[HARMONIC], fraud
             )
-            sums.judged[model] += 1.0
+            sums.evaluated[model] += 1.0
             sums.frauds[model] += 1.0 if fraud else 0.0
 
 
 @kernel
-def _reevaluate(of: Learner, slot: int, fraud: bool) -> None:
-    """Judge what was judged before by the other verdict, at what is left of its weight: the losses
-    of log odds v under the two verdicts differ by v."""
-    sums = of.sums
-    more = _remaining_weight(of, of.memory.judged[slot])
+def _reevaluate(learner: Learner, slot: int, fraud: bool) -> None:
+    """Replace the log losses on an earlier label by those on its correction, at the weight that is left:
+    the losses of log odds v under the two verdicts differ by v."""
+    sums = learner.sums
+    more = _remaining_weight(learner, learner.memory.labelled_day[slot])
     if not fraud:
         more = -more
     for model in range(LOGISTIC, BOOSTED + 1):
-        beyond = of.memory.excess_log_odds[slot, model - LOGISTIC]
+        beyond = learner.memory.excess_log_odds[slot, model - LOGISTIC]
         if not isnan(beyond):
             sums.excess_loss[model] -= more * beyond
             sums.frauds[model] = max(sums.frauds[model] + more, 0.0)
 
 
 @kernel
-def _remaining_weight(of: Learner, day: int) -> float:
-    """What one that was counted as of that day still counts. An event is as of its own day, however
-    late a label comes, and a judgement as of its first: so what is taken back is what was given."""
-    return decayed(1.0, float(max(of.sums.clock[DAY] - day, 0)), HALF_LIFE_DAYS)
+def _remaining_weight(learner: Learner, day: int) -> float:
+    """The remaining weight of something that was counted on that day. An event counts as of its own
+    day, however late its label, and a loss as of the first label's, so that exactly what was added
+    is taken back."""
+    return decayed(1.0, float(max(learner.sums.clock[DAY] - day, 0)), HALF_LIFE_DAYS)
 
 
 @kernel
-def _count_not_fraud(of: Learner, slot: int, more: float) -> None:
-    """Count an event that is not known as a fraud, or take it back. Where all were silent it is of
-    the sample."""
-    silent = of.memory.reported[slot].sum() == 0.0
+def _count_not_fraud(learner: Learner, slot: int, more: float) -> None:
+    """Count an event that is not known to be fraud, or take it back. An event on which all monitors are
+    silent is of the sample."""
+    silent = learner.memory.reported[slot].sum() == 0.0
     k, size = (SILENT, float(SAMPLE)) if silent else (REPORTED, 1.0)
-    left = _remaining_weight(of, of.memory.day[slot])
-    of.sums.not_fraud[k] = max(of.sums.not_fraud[k] + more * size * left, 0.0)
+    weight = _remaining_weight(learner, learner.memory.day[slot])
+    learner.sums.not_fraud[k] = max(learner.sums.not_fraud[k] + more * size * weight, 0.0)
 
 
 @kernel
-def _recount(of: Learner, honest: I64, today: F64) -> None:
-    """Count honest events, given by their slots, by what is said of them today, where that is more
-    than was said when they came. What was said before all reports were there moves alike.
-    today: float64[3], to work in."""
-    memory = of.memory
-    for k in range(len(honest)):
-        slot = honest[k]
-        log_odds, most = memory.log_odds[slot], memory.max_log_odds[slot]
-        for model in range(LOGISTIC, BOOSTED + 1):
-            today[model] = most[model]
-            if not isnan(most[model]):
-                now = _odds(of, model, memory.inputs[slot], memory.reported[slot])
-                today[model] += max(now - log_odds[model], 0.0)
-        _count_honest(of, slot, -1.0, most)
-        _count_honest(of, slot, 1.0, today)
-
-
-@kernel
-def _count_honest(of: Learner, slot: int, more: float, most: F64) -> None:
-    """Count a reported honest event by the most that each way said of it, or take it back. most:
-    float64[3], log odds by way, to count it by."""
-    counted_bin = of.memory.counted_bin[slot]
-    silent = of.memory.reported[slot].sum() == 0.0
-    left = _remaining_weight(of, of.memory.day[slot])
+def count_honest(learner: Learner, slot: int, more: float, highest: F64) -> None:
+    """Count a reported honest event in the bin of each model's highest log odds, or take it back.
+    highest: float64[3], log odds by model."""
+    counted_bin = learner.memory.counted_bin[slot]
+    silent = learner.memory.reported[slot].sum() == 0.0
+    weight = _remaining_weight(learner, learner.memory.day[slot])
     for model in range(LOGISTIC, BOOSTED + 1):
         b = int(counted_bin[model])
-        if more > 0.0 and not silent and not isnan(most[model]):
-            b = _bin(most[model])
+        if more > 0.0 and not silent and not isnan(highest[model]):
+            b = _bin(highest[model])
         if b != NOT_COUNTED:
-            of.sums.honest[model, b] = max(of.sums.honest[model, b] + more * left, 0.0)
+            learner.sums.honest_bins[model, b] = max(
+                learner.sums.honest_bins[model, b] + more * weight, 0.0
+            )
         counted_bin[model] = b if more > 0.0 else NOT_COUNTED

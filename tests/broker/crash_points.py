@@ -12,7 +12,7 @@ from collections.abc import Callable
 from threading import Thread
 from typing import Any, NamedTuple, NoReturn
 
-from detectors.fusion import learning
+from detectors.fusion import assessment
 from schemas.columns import EventBatch
 from schemas.events import LABEL_TYPE
 from stream.checkpoints import loading
@@ -170,7 +170,7 @@ PROCESSING = {
 LEARNING = {
     "at labels": CrashPoint(Assess, "process", die, has_labels),
     "after labels": CrashPoint(Assess, "process", None, has_labels),
-    "between days of learning": CrashPoint(learning, "refit", None),
+    "between days of learning": CrashPoint(assessment, "refit", None),
 }
 """While assess learns from labels."""
 

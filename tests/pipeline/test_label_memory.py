@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from detectors.fusion.assessment import SLOTS_PER_SET, Assessment
-from detectors.fusion.learning import BOOSTED, LOGISTIC
+from detectors.fusion.assessment import Assessment
+from detectors.fusion.learner import BOOSTED, LOGISTIC
+from detectors.fusion.remembered import SLOTS_PER_SET
 from schemas.columns import F64
 from schemas.labels import FRAUD
 from tests.pipeline.report_stream import (
@@ -52,7 +53,7 @@ def corrected(said: dict[str, list[str]]) -> Assessment:
 def judged(of: Assessment) -> F64:
     """float64[3, 2]: log loss beyond the harmonic mean's, labels, frauds, by way that learns."""
     sums = of.learner.sums
-    every = np.stack([sums.excess_loss, sums.judged, sums.frauds])
+    every = np.stack([sums.excess_loss, sums.evaluated, sums.frauds])
     return every[:, [LOGISTIC, BOOSTED]]
 
 

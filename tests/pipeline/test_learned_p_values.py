@@ -9,10 +9,11 @@ import pyarrow as pa
 import pytest
 from msgspec import structs
 
-from detectors.fusion import boosting, learning
-from detectors.fusion.assessment import SLOTS_PER_SET, Assessment
+from detectors.fusion import boosting, learner, learning, refit
+from detectors.fusion.assessment import Assessment
 from detectors.fusion.boosting import BoostedTrees
-from detectors.fusion.learning import BOOSTED, HARMONIC, LOGISTIC, REPORTED, SAMPLE, SILENT
+from detectors.fusion.learner import BOOSTED, HARMONIC, LOGISTIC, REPORTED, SAMPLE, SILENT
+from detectors.fusion.remembered import SLOTS_PER_SET
 from detectors.scoring.policy import OPENED, OVER_BUDGET, QUIET, SUPPRESSED, SUPPRESSED_COUNT
 from schemas.columns import F64, Bools
 from schemas.labels import FRAUD
@@ -75,7 +76,7 @@ def test_p_is_honest_at_each_report(reports_grouped: bool) -> None:
     it = report_stream.report_stream(rows + unreported_sample(days, A_DAY, 1.0, 3))
     of = assessment(monitors=2, reports_grouped=reports_grouped)
     said = take(of, it)
-    assert of.learner.sums.clock[learning.ACTIVE_MODEL] != HARMONIC
+    assert of.learner.sums.clock[learner.ACTIVE_MODEL] != HARMONIC
     first = it.event(good) & (it.day() >= 15) & (it.monitor == 0)
     places = np.flatnonzero(first)
     least = np.minimum(said.p[places], said.p[places + 1])
@@ -95,7 +96,7 @@ def test_p_is_honest_whoever_is_labelled(honest: float, silent: float) -> None:
     it, good = stream(30, honest=honest, silent=silent)
     of = assessment()
     said = take(of, it)
-    assert of.learner.sums.clock[learning.ACTIVE_MODEL] != HARMONIC
+    assert of.learner.sums.clock[learner.ACTIVE_MODEL] != HARMONIC
     late = it.event(good) & (it.day() >= 10)
     for alpha, factor in ((3e-3, 1.5), (1e-3, 2.0)):
         assert 1.0 / factor < rarer(said.p, late, 20, alpha) < factor, alpha
@@ -110,7 +111,7 @@ def test_a_small_memory_makes_trees_no_worse() -> None:
     take(small, it)
     take(ample, it)
     excess = [
-        float(of.learner.sums.excess_loss[BOOSTED] / of.learner.sums.judged[BOOSTED])
+        float(of.learner.sums.excess_loss[BOOSTED] / of.learner.sums.evaluated[BOOSTED])
         for of in (small, ample)
     ]
     assert excess[1] < -0.1
@@ -129,7 +130,7 @@ def test_a_fit_takes_so_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
         trees.base[0] = 0.0
         del inputs
 
-    monkeypatch.setattr(learning, "FIT_ROWS", 300)
+    monkeypatch.setattr(refit, "FIT_ROWS", 300)
     monkeypatch.setattr(boosting, "fit", fit)
     it, _ = stream(8)
     take(assessment(), it)
@@ -159,13 +160,13 @@ def test_the_last_bin_also_holds_ties() -> None:
     """Odds beyond all bins are no rarer than the honest events in the last, and more of them is
     still less."""
     of = assessment().learner
-    of.sums.honest[LOGISTIC, [100, -1]] = 900, 100
+    of.sums.honest_bins[LOGISTIC, [100, -1]] = 900, 100
     of.sums.not_fraud[:] = 1_000.0, 19_000.0
-    learning._update_tail_share(of.sums)
-    of.sums.clock[learning.ACTIVE_MODEL] = LOGISTIC
+    refit._update_tail_share(of.sums)
+    of.sums.clock[learner.ACTIVE_MODEL] = LOGISTIC
     p = []
     for odds in (11.97, 12.5, 13.0):
-        of.line.intercept[0] = odds
+        of.logistic_model.intercept[0] = odds
         p.append(learning.p_of_inputs(of, np.array([3.0, np.nan]), np.ones(1), 0.5))
     assert p == pytest.approx([0.05 * 0.1] * 3, rel=0.01)
     assert p[0] > p[1] > p[2]
@@ -179,7 +180,7 @@ def test_a_flipped_label_is_learned_twice() -> None:
     for count in (2, 199):
         of = assessment()
         take(of, report_stream.report_stream([Report(START_MS, "e", x=1.0), *flips[:count]]))
-        lines.append(of.learner.line)
+        lines.append(of.learner.logistic_model)
         assert of.counts()["labels_changed"] == count - 1
     assert all(same(one, other) for one, other in zip(*lines, strict=True))
 
@@ -198,7 +199,7 @@ def test_a_correction_subtracts_exactly_what_was_added() -> None:
     of = assessment()
     take(of, report_stream.report_stream([*silent, *labels, *moved]))
     assert of.learner.sums.not_fraud.tolist() == [0.0, 2_000.0]
-    assert not of.learner.sums.honest.any()
+    assert not of.learner.sums.honest_bins.any()
 
 
 def test_a_correction_after_days_leaves_no_trace() -> None:
@@ -210,10 +211,10 @@ def test_a_correction_after_days_leaves_no_trace() -> None:
     rows += [label(START_MS + DAY_MS, event, "honest") for event in events]
     of = assessment()
     take(of, report_stream.report_stream(rows))
-    assert of.learner.sums.honest[LOGISTIC].sum() == pytest.approx(40 * 0.5 ** (1 / 30))
+    assert of.learner.sums.honest_bins[LOGISTIC].sum() == pytest.approx(40 * 0.5 ** (1 / 30))
     take(of, report_stream.report_stream([label(later, event, "fraud") for event in events]))
     sums = of.learner.sums
-    assert sums.honest.sum() == pytest.approx(0.0, abs=1e-9)
+    assert sums.honest_bins.sum() == pytest.approx(0.0, abs=1e-9)
     assert sums.not_fraud[[REPORTED, SILENT]] == pytest.approx([0.0, 0.0], abs=1e-9)
 
 
@@ -244,7 +245,7 @@ def test_no_value_is_infinite(value: float) -> None:
             [Report(START_MS, "e", x=value), label(START_MS + 1, "e", "fraud")]
         ),
     )
-    assert np.isfinite(of.learner.line.mean).all()
+    assert np.isfinite(of.learner.logistic_model.mean).all()
     assert np.isfinite(of.learner.memory.log_odds[of.learner.memory.event != 0, LOGISTIC]).all()
 
 

@@ -9,7 +9,7 @@ import orjson
 import pytest
 from typer.testing import CliRunner
 
-from detectors.fusion.learning import learner, learning_status
+from detectors.fusion.learner import learning_status, new_learner
 from stream.cli import app
 from stream.config import load, parse
 from stream.errors import InputError
@@ -151,7 +151,7 @@ def test_use_of_learning_is_noted(counts: dict[str, int], expected: str) -> None
     notes = ReplayNotes(load(ROOT / "deploy" / "configs" / "sparkov-labels.toml"))
     [output] = notes.sentences(Tally(monitors={"assess": Counter(counts)}))
     assert expected in output
-    assert not any(learning_status(learner(8, 2, [])).values())
+    assert not any(learning_status(new_learner(8, 2, [])).values())
 
 
 def test_the_hint_under_an_input_error_fits_every_option() -> None:

@@ -1,7 +1,7 @@
 """assess: reports in, alerts on their subject out. All reports on one event give one score, which each
 further report revises.
 
-`detectors.assessment` combines the reports, and learns from labels how, where that is configured. Here
+`detectors.fusion.assessment` combines the reports, and learns from labels how, where that is configured. Here
 its decisions become alerts, with reports and training features as contributions. Reports come over an
 internal topic keyed by the subject, or inline where subject and monitors read the same log.
 """
@@ -14,12 +14,9 @@ import numpy as np
 from msgspec import to_builtins
 
 from detectors.clock import AHEAD_MAX_MS
-from detectors.fusion.assessment import (
-    DISTINCT_EVENTS,
-    SAMPLED_EVENTS,
-    Assessment,
-    AssessmentOutput,
-)
+from detectors.fusion.assessment import Assessment
+from detectors.fusion.remembered import DISTINCT_EVENTS, SAMPLED_EVENTS
+from detectors.fusion.rows import AssessmentOutput
 from detectors.monitor import MonitorSpec
 from detectors.numeric.hashing import pseudonym
 from detectors.scoring import explain
@@ -214,7 +211,7 @@ class Assess(Stage):
     ) -> Contribution:
         """One input: a monitor's score, or a feature's value, with the range expected among reports
         where the value is outside it. A value inside may contribute in combination with others."""
-        p = float(assessed.by_monitor[i, self.assessment.learner.owner[j]])
+        p = float(assessed.by_monitor[i, self.assessment.learner.input_monitor[j]])
         if j < len(self.monitors):
             actual, low, high = explain.score_of_p(p), 0.0, self.expected_score
         else:

@@ -1,0 +1,301 @@
+"""The kernel of an assessment: reports and labels, row by row."""
+
+from math import log10
+from typing import Final
+
+import numpy as np
+
+from detectors.entities import AdmittedEvents
+from detectors.fusion import learning, logistic
+from detectors.fusion.learner import DAY, DUE_MS, HARMONIC, SAMPLE, Learner, active_model
+from detectors.fusion.remembered import (
+    NEVER_ALERTED,
+    ONLY_HELD_BACK,
+    SAMPLED_EVENTS,
+    RememberedEvents,
+    find_event,
+    find_labelled,
+    new_slot,
+)
+from detectors.fusion.rows import (
+    AssessmentInput,
+    AssessmentOutput,
+    AssessmentScratch,
+    AssessmentSettings,
+    RowTimes,
+)
+from detectors.models.half_space_trees import COUNTERFACTUAL_MAX
+from detectors.numeric.combination import P_MIN, harmonic_mean
+from detectors.numeric.decay import DAY_MS
+from detectors.numeric.kernels import kernel
+from detectors.scoring.policy import (
+    ESCALATION,
+    OPENED,
+    OVER_BUDGET,
+    QUIET,
+    SUPPRESSED,
+    SUPPRESSED_COUNT,
+    UPDATED,
+    EventPositions,
+    PolicyLimits,
+    PolicyState,
+    decide,
+)
+from schemas.columns import F64
+from schemas.labels import UNKNOWN
+
+USUAL_SD: Final = 2.0
+"""Standard deviations around the mean within which an input is called usual."""
+
+
+@kernel
+def assess_rows(
+    start: int,
+    words: F64,
+    remembered: RememberedEvents,
+    learner: Learner,
+    subjects: AdmittedEvents,
+    positions: EventPositions,
+    rows: AssessmentInput,
+    times: RowTimes,
+    settings: AssessmentSettings,
+    limits: PolicyLimits,
+    stream: PolicyState,
+    scratch: AssessmentScratch,
+    out: AssessmentOutput,
+) -> int:
+    """Process rows from `start` on; returns the row before which a new day of learning begins, or
+    the number of rows. Rows about one event are next to each other."""
+    learns = len(learner.memory.event) > 0
+    slot, weight, deferred = -1, 0.0, False
+    for i in range(start, len(rows.p)):
+        label = rows.monitor[i] < 0
+        if i == 0 or _is_new_event(positions, i):
+            scratch.all_p[:] = np.nan
+            slot, weight, deferred = -1, 0.0, False
+        if learns and (label or rows.is_report[i]) and _begins_day(i, learner, positions, times):
+            return i
+        if label:
+            if learns and rows.verdict[i] != UNKNOWN:
+                _learn_label(i, remembered, learner, rows, settings)
+            continue
+        scratch.all_p[rows.monitor[i]] = rows.p[i]
+        if rows.is_report[i]:
+            slot, first = _remember(i, remembered, learner, positions, rows, settings)
+            # earlier events only: at a later report on it the event is in the sample itself
+            sampled_before = remembered.totals[SAMPLED_EVENTS] - int(
+                rows.is_sampled[i] and not first
+            )
+            out.warm[i] = sampled_before * SAMPLE >= settings.warm_up_events
+            incident = words[subjects.row[rows.report_row[i]]]
+            if subjects.fresh[rows.report_row[i]]:
+                incident[:] = 0.0
+            if first and rows.is_sampled[i]:
+                remembered.totals[SAMPLED_EVENTS] += 1
+                weight = float(SAMPLE)
+            deferred = (
+                learns and settings.reports_grouped and _more_reports_follow(positions, rows, i)
+            )
+            if not deferred:
+                _score_event(i, slot, remembered, learner, settings, out)
+                activity = _decide(
+                    i, slot, incident, remembered, positions, weight, limits, stream, out
+                )
+                weight = 0.0
+                if activity in (OPENED, UPDATED):
+                    _explain(i, slot, remembered, learner, settings.silent_inverse_p, scratch, out)
+        if not deferred:
+            out.p_of_all[i] = _p_of_all(slot, learner, scratch)
+    return len(rows.p)
+
+
+@kernel
+def _begins_day(i: int, learner: Learner, positions: EventPositions, times: RowTimes) -> bool:
+    """Whether a new day of learning begins before a row. Rows that are only scored begin none: else
+    the days would depend on whether every event is scored."""
+    clock = learner.sums.clock
+    if times.set_back[i] and positions.time_ms[i] < clock[DAY] * DAY_MS:
+        return True
+    return bool(positions.time_ms[i] >= clock[DUE_MS])
+
+
+@kernel
+def _learn_label(
+    i: int,
+    remembered: RememberedEvents,
+    learner: Learner,
+    rows: AssessmentInput,
+    settings: AssessmentSettings,
+) -> None:
+    slot = find_labelled(remembered, learner, rows.event[i])
+    mean = harmonic_mean(remembered.p[slot], settings.silent_inverse_p) if slot >= 0 else 1.0
+    learning.learn_label(learner, slot, rows.verdict[i], mean)
+
+
+@kernel
+def _score_event(
+    i: int,
+    slot: int,
+    remembered: RememberedEvents,
+    learner: Learner,
+    settings: AssessmentSettings,
+    out: AssessmentOutput,
+) -> None:
+    """Write the p-value of the slot's event, by all its reports so far, as a row's."""
+    mean = harmonic_mean(remembered.p[slot], settings.silent_inverse_p)
+    learning.update_log_odds(learner, slot, mean)
+    out.p[i] = learning.event_p(learner, slot, mean)
+    for k in range(remembered.p.shape[1]):
+        out.by_monitor[i, k] = remembered.p[slot, k]
+
+
+@kernel
+def _is_new_event(positions: EventPositions, i: int) -> bool:
+    """Whether a row is about another event than the row before."""
+    return bool(
+        positions.source[i] != positions.source[i - 1]
+        or positions.offset[i] != positions.offset[i - 1]
+    )
+
+
+@kernel
+def _more_reports_follow(positions: EventPositions, rows: AssessmentInput, i: int) -> bool:
+    """Whether another report on the same event follows."""
+    i += 1
+    while i < len(rows.p) and not _is_new_event(positions, i):
+        if rows.is_report[i]:
+            return True
+        i += 1
+    return False
+
+
+@kernel
+def _remember(
+    i: int,
+    remembered: RememberedEvents,
+    learner: Learner,
+    positions: EventPositions,
+    rows: AssessmentInput,
+    settings: AssessmentSettings,
+) -> tuple[int, bool]:
+    """Remember a report; (the slot of its event, whether it is the first report on it)."""
+    event, source, offset = rows.event[i], positions.source[i], positions.offset[i]
+    slot = find_event(remembered, event, source, offset)
+    first = slot < 0
+    if first:
+        slot = new_slot(remembered, learner, event, source, offset)
+    monitor, p = rows.monitor[i], rows.p[i]
+    remembered.p[slot, monitor] = p
+    learning.add_report(learner, slot, first, monitor, p, settings.report_p, rows.values[i])
+    return slot, first
+
+
+@kernel
+def _decide(
+    i: int,
+    slot: int,
+    incident: F64,
+    remembered: RememberedEvents,
+    positions: EventPositions,
+    weight: float,
+    limits: PolicyLimits,
+    stream: PolicyState,
+    out: AssessmentOutput,
+) -> int:
+    """The activity of a report's event. incident: its subject's."""
+    score, alerted_score = -log10(out.p[i]), remembered.alerted_score[slot]
+    if alerted_score >= 0.0 and score < alerted_score + ESCALATION:
+        out.policy_outcome.activity[i] = QUIET
+        return QUIET
+    warm, counted_before = out.warm[i], alerted_score != NEVER_ALERTED
+    activity = decide(
+        incident,
+        i,
+        positions,
+        out.p[i],
+        weight,
+        warm,
+        counted_before,
+        limits,
+        stream,
+        out.policy_outcome,
+    )
+    if activity == SUPPRESSED and alerted_score >= 0.0:  # it was counted before
+        stream.activities[activity] -= 1
+        incident[SUPPRESSED_COUNT] -= 1.0
+    if activity == OVER_BUDGET and alerted_score == NEVER_ALERTED:
+        remembered.alerted_score[slot] = ONLY_HELD_BACK
+    elif activity not in (QUIET, OVER_BUDGET):
+        remembered.alerted_score[slot] = score
+    return activity
+
+
+@kernel
+def _p_of_all(slot: int, learner: Learner, scratch: AssessmentScratch) -> float:
+    """The p-value of an event by all monitors, whether they reported or not."""
+    everything = harmonic_mean(scratch.all_p, 0.0)
+    if slot >= 0:
+        return learning.event_p(learner, slot, everything)
+    scratch.inputs[:] = np.nan
+    scratch.reported[:] = 0.0
+    return learning.p_of_inputs(learner, scratch.inputs, scratch.reported, everything)
+
+
+@kernel
+def _explain(
+    i: int,
+    slot: int,
+    remembered: RememberedEvents,
+    learner: Learner,
+    silent: float,
+    scratch: AssessmentScratch,
+    out: AssessmentOutput,
+) -> None:
+    """Write how much each input contributes to the event's p-value, and the p-value without the first
+    inputs."""
+    monitors = len(scratch.p)
+    learned = active_model(learner) != HARMONIC
+    scratch.weight[:] = np.nan
+    for k in range(monitors):
+        scratch.p[k] = remembered.p[slot, k]
+        scratch.reported[k] = learner.memory.reported[slot, k] if learned else 0.0
+        if not np.isnan(scratch.p[k]):
+            scratch.weight[k] = 1.0 / max(scratch.p[k], P_MIN)
+    if learned:
+        learning.credit(learner, slot, scratch.weight)
+    for j in range(len(scratch.inputs)):
+        scratch.inputs[j] = learner.memory.inputs[slot, j] if learned else np.nan
+        mean = learner.logistic_model.mean[j] if learner.logistic_model.seen[j] > 0.0 else np.nan
+        out.weight[i, j] = scratch.weight[j]
+        out.value[i, j] = scratch.inputs[j]
+        out.low[i, j] = mean - USUAL_SD * logistic.spread(learner.logistic_model, j)
+        out.high[i, j] = mean + USUAL_SD * logistic.spread(learner.logistic_model, j)
+    for removed in range(COUNTERFACTUAL_MAX):
+        largest = -1
+        for j in range(len(scratch.weight)):
+            w = scratch.weight[j]
+            if w > 0.0 and (largest < 0 or w > scratch.weight[largest]):
+                largest = j
+        if largest < 0:
+            return
+        out.order[removed, i] = largest
+        if largest < monitors:
+            _without_monitor(largest, learner, scratch)
+        else:
+            scratch.weight[largest] = np.nan
+            scratch.inputs[largest] = learner.logistic_model.mean[largest]
+        harmonic = harmonic_mean(scratch.p, silent)
+        out.without[removed, i] = learning.p_of_inputs(
+            learner, scratch.inputs, scratch.reported, harmonic
+        )
+
+
+@kernel
+def _without_monitor(monitor: int, learner: Learner, scratch: AssessmentScratch) -> None:
+    """Remove a monitor's inputs from the scratch."""
+    scratch.p[monitor] = np.nan
+    scratch.reported[monitor] = 0.0
+    for j in range(len(learner.input_monitor)):
+        if learner.input_monitor[j] == monitor:
+            scratch.inputs[j] = np.nan
+            scratch.weight[j] = np.nan

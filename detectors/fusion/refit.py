@@ -1,0 +1,127 @@
+"""The daily work of learning: decay, fitting of the trees, and the choice of the active model."""
+
+from math import isnan, log
+from typing import Final
+
+import numpy as np
+
+from detectors.fusion import boosting
+from detectors.fusion.learner import (
+    ACTIVE_MODEL,
+    BINS,
+    BOOSTED,
+    CHANGED,
+    DAY,
+    DUE_MS,
+    EVALUATED_MIN,
+    FITTED_AT,
+    HARMONIC,
+    LABELS,
+    LOGISTIC,
+    REPORTED,
+    Learner,
+    LearnerSums,
+)
+from detectors.fusion.learning import HALF_LIFE_DAYS, count_honest, model_odds
+from detectors.numeric.decay import DAY_MS
+from detectors.numeric.kernels import kernel
+from schemas.columns import F64, I64
+from schemas.labels import FRAUD, HONEST
+
+FIT_MIN: Final = 50
+"""Frauds, and honest events, that trees are fitted on at least."""
+REFIT_SHARE: Final = 0.05
+"""Labels since the last fit, as a share of those remembered, from which on trees are fitted again. A
+daily fit would be most of the cost of a long replay."""
+FIT_ROWS: Final = 100_000
+"""Rows of a fit at most; with 10 inputs it takes a second."""
+
+
+def refit(learner: Learner, time_ms: int) -> None:
+    """Begin the day of that time: decay the sums, fit the trees if enough labels are new, and choose the
+    active model."""
+    sums, memory = learner.sums, learner.memory
+    day = time_ms // DAY_MS
+    if sums.clock[DUE_MS] > 0:
+        passed = max(day - int(sums.clock[DAY]), 0)  # negative where time was set back
+        keep = 0.5 ** (passed / HALF_LIFE_DAYS)
+        for faded in (
+            sums.honest_bins,
+            sums.not_fraud,
+            sums.excess_loss,
+            sums.evaluated,
+            sums.frauds,
+        ):
+            np.multiply(faded, keep, out=faded)
+    sums.clock[DAY] = day
+    sums.clock[DUE_MS] = (day + 1) * DAY_MS
+    taken = int(sums.counts[LABELS] + sums.counts[CHANGED])
+    honest, frauds = (np.flatnonzero(memory.verdict == verdict) for verdict in (HONEST, FRAUD))
+    changed = taken - sums.clock[FITTED_AT] >= REFIT_SHARE * (len(honest) + len(frauds))
+    if changed and min(len(frauds), len(honest)) >= FIT_MIN:
+        _fit(learner, honest, frauds)
+        _recount(learner, honest, np.zeros(3))
+        sums.clock[FITTED_AT] = taken
+    sums.clock[ACTIVE_MODEL] = _best_model(sums)
+    _update_tail_share(sums)
+
+
+def _fit(learner: Learner, honest: I64, frauds: I64) -> None:
+    """Fit the trees to labelled events, given by their slots; adjust their odds to those of all recent
+    labels."""
+    frauds = _subsample(frauds, FIT_ROWS // 2)
+    honest = _subsample(honest, FIT_ROWS - len(frauds))
+    rows = np.sort(np.concatenate([honest, frauds]))
+    outcome = (learner.memory.verdict[rows] == FRAUD).astype(np.float64)
+    boosting.fit(learner.boosted_trees, learner.memory.inputs[rows], outcome)
+    known_frauds = float(learner.sums.frauds[LOGISTIC])
+    known_honest = float(learner.sums.evaluated[LOGISTIC]) - known_frauds
+    if min(known_frauds, known_honest) > 0.0:
+        learner.boosted_trees.base[0] += log(known_frauds / known_honest) - log(
+            len(frauds) / len(honest)
+        )
+
+
+def _subsample(slots: I64, limit: int) -> I64:
+    """At limit so many of the slots; their events' hashes decide which."""
+    return slots[np.arange(min(len(slots), limit)) * len(slots) // max(min(len(slots), limit), 1)]
+
+
+def _best_model(sums: LearnerSums) -> int:
+    """The model with the lowest recent log loss per label."""
+    best, least = HARMONIC, 0.0
+    for model in (LOGISTIC, BOOSTED):
+        if min(sums.frauds[model], sums.honest_bins[model].sum()) >= EVALUATED_MIN:
+            mean = float(sums.excess_loss[model] / sums.evaluated[model])
+            if mean < least:
+                best, least = model, mean
+    return best
+
+
+def _update_tail_share(sums: LearnerSums) -> None:
+    """Compute the share of honest events in each bin or above."""
+    of_all = sums.not_fraud.sum()
+    sums.reported_share[0] = sums.not_fraud[REPORTED] / of_all if of_all > 0.0 else 1.0
+    for model in (LOGISTIC, BOOSTED):
+        above = np.cumsum(sums.honest_bins[model][::-1])[::-1]
+        one = sums.reported_share[0] / (above[0] + 1.0)
+        sums.tail_share[model, :BINS] = one * above
+        sums.tail_share[model, BINS] = one
+
+
+@kernel
+def _recount(learner: Learner, honest: I64, today: F64) -> None:
+    """Count honest events, given by their slots, by today's log odds where these are higher than when
+    they came; log odds from before all reports were there move by as much. today: float64[3],
+    scratch."""
+    memory = learner.memory
+    for k in range(len(honest)):
+        slot = honest[k]
+        log_odds, highest = memory.log_odds[slot], memory.max_log_odds[slot]
+        for model in range(LOGISTIC, BOOSTED + 1):
+            today[model] = highest[model]
+            if not isnan(highest[model]):
+                now = model_odds(learner, model, memory.inputs[slot], memory.reported[slot])
+                today[model] += max(now - log_odds[model], 0.0)
+        count_honest(learner, slot, -1.0, highest)
+        count_honest(learner, slot, 1.0, today)
