@@ -1,25 +1,25 @@
 """Stream time, which no minority of events can move into the future.
 
-Each event gets a bounded time, which is all that features, models and the policy see as "now". An
-event further ahead than its bound is *ahead*: it is scored at stream time and moves no time.
+Each event gets a bounded time, the only "now" of features, models and the policy. An event beyond
+its bound is *ahead*: it is scored at stream time and moves no time.
 
 - Where the broker sets the time of a record (LogAppendTime), an event's time counts up to the
   append time, and an event more than `time_ahead_max` beyond that is ahead.
-- Otherwise the bound follows the median M of the last `WINDOW` events of the source partition, one
-  place an entity once so many entities have been seen there, as long as each has had an event among
-  the last `LIVE_EVENTS`. M is reached or passed by half of the window (`AGREED` places), and trails
+- Otherwise the bound follows the median M of the last `WINDOW` events of the source partition, or,
+  once so many entities have been seen there, of their last events, as long as each entity had one
+  among the last `LIVE_EVENTS`. Half of the window (`AGREED` events) has reached M, so that M trails
   the present by as many. The bound therefore lies beyond M by `time_ahead_max` and by `LEAD` times
-  the spread: the time from the window's low end (`LOW` places) to M, or a larger former one, halved
-  every `SPREAD_HALF_LIFE_MS` of M. Neither M nor the spread can be moved by fewer than `AGREED`
-  places of the future. Nights and other gaps widen the spread once they have been seen; after a
+  the spread: the time from the window's low end (`LOW` events) to M, or an earlier larger spread,
+  halved every `SPREAD_HALF_LIFE_MS` of M. Fewer than `AGREED` events from the future can move
+  neither M nor the spread. Nights and other gaps widen the spread once they have occurred; after a
   longer gap time moves on with M as soon as half of the window agrees. The bound never falls.
 
-Until a source has had `WINDOW` events the bound of the shard's other sources holds; until the first
-source has had them, none does. Then clocks that lie beyond the bound are set back to M, once: a log
-may begin with events of the future.
+Until a source has had `WINDOW` events the bound of the shard's other sources applies; until the
+first source has had them, there is no bound. Then a stream time beyond the new bound is set back to
+M, once, since a log may begin with events from the future.
 
-A source costs 3 KiB and an event some 40 ns; M is computed every `AGREED` events, and where an event
-lies beyond the bound. No wall clock. Results do not depend on batch boundaries.
+A source takes 3 KiB and an event some 40 ns; M is computed every `AGREED` events, and when an event
+lies beyond the bound. No wall clock is read. Results do not depend on batch boundaries.
 """
 
 from math import exp, inf
@@ -36,17 +36,17 @@ WINDOW: Final = 64
 BUCKETS: Final = 8 * WINDOW
 AGREED: Final = WINDOW // 2
 MEDIAN_RANK: Final = WINDOW - AGREED + 1
-"""The largest time that `AGREED` places reach or pass has this rank, from the smallest."""
+"""Rank, from the smallest, of the largest time that `AGREED` events have reached."""
 LOW: Final = WINDOW // 8
-"""Places that may be far too old and do not widen the spread."""
+"""Events that may be far too old without widening the spread."""
 LIVE_EVENTS: Final = WINDOW * WINDOW
 LEAD: Final = 8.0
 SPREAD_HALF_LIFE_MS: Final = 2.0 * DAY_MS
 AHEAD_MAX_MS: Final = 600_000.0
-"""`limits.time_ahead_max` unless the configuration says otherwise."""
+"""The default of `limits.time_ahead_max`."""
 
 FIRST_EVENTS_MIN: Final = 16
-"""Events of a recorded log's first batch below which nothing bounds its first times."""
+"""Events that a recorded log's first batch needs for its first times to be bounded."""
 
 EVENTS, ENTITIES = range(2)
 BOUND_MS, MEDIAN_MS, SPREAD_MS = range(3)
@@ -54,14 +54,14 @@ NOW_MS, SHARD_BOUND_MS = range(2)
 
 
 class ClockWindows(NamedTuple):
-    """The state, the first arrays with a row for each source.
+    """The state; all arrays but `stream` have a row for each source.
 
-    event_ms: float64[sources, 64], times of the last events. entity: uint64[sources, 64], entity_ms:
-    float64[sources, 64] and entity_at: int64[sources, 64], the last entities, each one's last time,
-    and the number of events up to it. buckets: uint8[sources, 512], how many of these entities have
-    each remainder of their hash. counts: int64[sources, 2], events and entities seen. bound:
-    float64[sources, 3], the bound (0 while there is none), M and the spread. stream: float64[2],
-    stream time (-1 before the first event), the largest bound (0 while there is none).
+    event_ms: float64[sources, 64], times of the last events. entity: uint64[sources, 64], the last
+    entities; entity_ms: float64[sources, 64], the time of each one's last event; entity_at:
+    int64[sources, 64], the number of events up to it. buckets: uint8[sources, 512], the number of
+    these entities by the remainder of their hash. counts: int64[sources, 2], events and entities
+    seen. bound: float64[sources, 3], the bound (0: none), M and the spread. stream: float64[2],
+    stream time (-1 before the first event) and the largest bound (0: none).
     """
 
     event_ms: F64
@@ -76,8 +76,8 @@ class ClockWindows(NamedTuple):
 
 class BoundedTimes(NamedTuple):
     """Bounded times of n events. time_ms: int64[n]. stream_ms: float64[n], stream time after each.
-    ahead: bool[n], the event lies beyond its bound. set_back: bool[n], clocks are set back to
-    stream_ms before the event, which happens once at most."""
+    ahead: bool[n], the event lies beyond its bound. set_back: bool[n], stream time is set back
+    to stream_ms before the event, which happens at most once."""
 
     time_ms: I64
     stream_ms: F64
@@ -86,7 +86,7 @@ class BoundedTimes(NamedTuple):
 
 
 class Clock:
-    """Stream time of one shard. sources: number of partitions its events come from."""
+    """Stream time of one shard. sources: the number of partitions that its events come from."""
 
     def __init__(self, sources: int = 1, ahead_max_ms: float = AHEAD_MAX_MS) -> None:
         self.ahead_max_ms = ahead_max_ms
@@ -117,8 +117,8 @@ class Clock:
         """Bound the times of n events, in order.
 
         append_ms: int64[n], -1 where the broker did not set it; None where it never did. source:
-        int32[n]. entity: uint64[n], hashes. moves: bool[n], False for what is bounded by the shard's
-        events and changes nothing here (labels).
+        int32[n]. entity: uint64[n], hashes. moves: bool[n], False for labels, whose times are
+        bounded and move no time.
         """
         n = len(time_ms)
         out = BoundedTimes(
@@ -139,27 +139,27 @@ class Clock:
 
 
 class LogClock:
-    """Stream time of a recorded log, by the events as they are. The window is filled with
-    its first batch (by repetition, where it is small), so that this time never has to be set back."""
+    """Stream time of a recorded log. The window is filled with the log's first batch (repeated, where
+    it is small), so that time never has to be set back."""
 
     def __init__(self) -> None:
         self._clock = Clock()
         self._latest_ms = -1
 
     def latest(self, time_ms: I64) -> I64:
-        """int64[n]: stream time after each of n events, which never falls. time_ms: -1 where an
-        event has none."""
+        """int64[n]: stream time after each of n events; it never falls. time_ms: -1 where an event has
+        no time."""
         times = time_ms[time_ms >= 0]
         if self._clock.now_ms < 0 and len(times) >= FIRST_EVENTS_MIN:
             self._fill(times[:WINDOW])
-            # Where the clock starts, M is no lower bound of the present yet.
-            fine = times[:WINDOW] <= self._clock.windows.bound[0, BOUND_MS]
-            first = times[:WINDOW][np.argmax(fine)]
-            times[:WINDOW] = np.maximum.accumulate(np.where(fine, times[:WINDOW], first))
-        nothing = np.zeros(len(times), np.int32)
-        found = self._clock.take(times, None, nothing, nothing.astype(np.uint64)).stream_ms
-        found = np.concatenate([[self._latest_ms], found])[np.cumsum(time_ms >= 0)]
-        latest_ms = np.maximum.accumulate(np.maximum(found, self._latest_ms)).astype(np.int64)
+            # at the start of a log, M is no lower bound of the present yet
+            in_bound = times[:WINDOW] <= self._clock.windows.bound[0, BOUND_MS]
+            first = times[:WINDOW][np.argmax(in_bound)]
+            times[:WINDOW] = np.maximum.accumulate(np.where(in_bound, times[:WINDOW], first))
+        zeros = np.zeros(len(times), np.int32)
+        stream_ms = self._clock.take(times, None, zeros, zeros.astype(np.uint64)).stream_ms
+        stream_ms = np.concatenate([[self._latest_ms], stream_ms])[np.cumsum(time_ms >= 0)]
+        latest_ms = np.maximum.accumulate(np.maximum(stream_ms, self._latest_ms)).astype(np.int64)
         self._latest_ms = int(latest_ms[-1]) if len(latest_ms) else self._latest_ms
         return latest_ms
 
@@ -167,73 +167,73 @@ class LogClock:
         windows = self._clock.windows
         windows.event_ms[0] = np.resize(times, WINDOW)
         windows.counts[0, EVENTS] = WINDOW
-        _renew(windows, 0, self._clock.ahead_max_ms)
+        _update_bound(windows, 0, self._clock.ahead_max_ms)
         windows.stream[SHARD_BOUND_MS] = windows.bound[0, BOUND_MS]
 
 
 def unbounded_times(time_ms: I64) -> BoundedTimes:
-    """The times as they are, without stream time: nothing is ahead."""
+    """Unbounded times, without stream time: no event is ahead."""
     n = len(time_ms)
     return BoundedTimes(time_ms, np.full(n, inf), np.zeros(n, np.bool_), np.zeros(n, np.bool_))
 
 
 @kernel
-def _note(windows: ClockWindows, s: int, time_ms: float, entity: np.uint64) -> None:
-    """Put an event into its source's window."""
+def _add_to_window(windows: ClockWindows, s: int, time_ms: float, entity: np.uint64) -> None:
+    """Add an event to its source's window."""
     counts = windows.counts
     windows.event_ms[s, counts[s, EVENTS] % WINDOW] = time_ms
     counts[s, EVENTS] += 1
-    place = -1
+    index = -1
     filled = min(counts[s, ENTITIES], WINDOW)
     buckets = windows.buckets[s]
     bucket = np.int64(entity % np.uint64(BUCKETS))
-    if buckets[bucket] > 0:  # else the entity is in none of the places
+    if buckets[bucket] > 0:  # else the entity is not in the window
         for k in range(filled):
             if windows.entity[s, k] == entity:
-                place = k
+                index = k
                 break
-    if place < 0:
-        place = counts[s, ENTITIES] % WINDOW
+    if index < 0:
+        index = counts[s, ENTITIES] % WINDOW
         if counts[s, ENTITIES] >= WINDOW:
-            buckets[np.int64(windows.entity[s, place] % np.uint64(BUCKETS))] -= 1
+            buckets[np.int64(windows.entity[s, index] % np.uint64(BUCKETS))] -= 1
         buckets[bucket] += 1
-        windows.entity[s, place] = entity
+        windows.entity[s, index] = entity
         counts[s, ENTITIES] += 1
-    windows.entity_ms[s, place] = time_ms
-    windows.entity_at[s, place] = counts[s, EVENTS]
+    windows.entity_ms[s, index] = time_ms
+    windows.entity_at[s, index] = counts[s, EVENTS]
 
 
 @kernel
-def _ranked(times: F64, rank: int) -> float:
-    """The smallest time that so many of the window's times do not pass."""
-    found = inf
+def _time_at_rank(times: F64, rank: int) -> float:
+    """The smallest time that at least `rank` times of the window do not exceed."""
+    smallest = inf
     for k in range(WINDOW):
-        reached = 0
+        count = 0
         for j in range(WINDOW):
-            reached += 1 if times[j] <= times[k] else 0
-        if reached >= rank:
-            found = min(found, times[k])
-    return found
+            count += 1 if times[j] <= times[k] else 0
+        if count >= rank:
+            smallest = min(smallest, times[k])
+    return smallest
 
 
 @kernel
 def _deviation(times: F64, median: float) -> float:
-    """The median distance of the times from their median: fewer than `AGREED` wrong times, of the
-    past or the future, cannot make it larger than honest ones are apart."""
-    found = inf
+    """The median distance of the times from their median: fewer than `AGREED` wrong times, of the past
+    or the future, cannot make it exceed the distances of the honest ones."""
+    smallest = inf
     for k in range(WINDOW):
         distance = abs(times[k] - median)
         nearer = 0
         for j in range(WINDOW):
             nearer += 1 if abs(times[j] - median) <= distance else 0
         if nearer >= AGREED:
-            found = min(found, distance)
-    return found
+            smallest = min(smallest, distance)
+    return smallest
 
 
 @kernel
-def _live(windows: ClockWindows, s: int) -> bool:
-    """Whether each of a source's last entities has had an event of late."""
+def _all_live(windows: ClockWindows, s: int) -> bool:
+    """Whether each of a source's last entities had an event among the last `LIVE_EVENTS`."""
     since = windows.counts[s, EVENTS] - LIVE_EVENTS
     for k in range(WINDOW):
         if windows.entity_at[s, k] <= since:
@@ -242,24 +242,24 @@ def _live(windows: ClockWindows, s: int) -> bool:
 
 
 @kernel
-def _renew(windows: ClockWindows, s: int, ahead_max_ms: float) -> bool:
-    """Compute a source's bound from its window; whether it is its first."""
+def _update_bound(windows: ClockWindows, s: int, ahead_max_ms: float) -> bool:
+    """Compute a source's bound from its window; whether it is the first one."""
     counts, bound = windows.counts, windows.bound
-    by_entity = _live(windows, s)
+    by_entity = _all_live(windows, s)
     if not by_entity and counts[s, EVENTS] < WINDOW:
         return False
     times = windows.entity_ms[s] if by_entity else windows.event_ms[s]
-    median = _ranked(times, MEDIAN_RANK)
+    median = _time_at_rank(times, MEDIAN_RANK)
     first = bound[s, BOUND_MS] == 0.0
     if first:
         bound[s, MEDIAN_MS] = median
         bound[s, SPREAD_MS] = _deviation(times, median)
-        for k in range(WINDOW):  # later, only events from M on have a place
+        for k in range(WINDOW):  # later, only events from M on enter the window
             windows.event_ms[s, k] = max(windows.event_ms[s, k], median)
             windows.entity_ms[s, k] = max(windows.entity_ms[s, k], median)
     moved_ms = max(median - bound[s, MEDIAN_MS], 0.0)
-    former_ms = bound[s, SPREAD_MS] * exp(-LN2 * moved_ms / SPREAD_HALF_LIFE_MS)
-    bound[s, SPREAD_MS] = max(former_ms, median - _ranked(times, LOW))
+    earlier_ms = bound[s, SPREAD_MS] * exp(-LN2 * moved_ms / SPREAD_HALF_LIFE_MS)
+    bound[s, SPREAD_MS] = max(earlier_ms, median - _time_at_rank(times, LOW))
     bound[s, MEDIAN_MS] += moved_ms
     lead_ms = ahead_max_ms + LEAD * bound[s, SPREAD_MS]
     bound[s, BOUND_MS] = max(bound[s, BOUND_MS], bound[s, MEDIAN_MS] + lead_ms)
@@ -270,15 +270,19 @@ def _renew(windows: ClockWindows, s: int, ahead_max_ms: float) -> bool:
 def _bounded(
     windows: ClockWindows, s: int, time_ms: float, entity: np.uint64, ahead_max_ms: float
 ) -> tuple[float, bool]:
-    """(The bounded time of an event whose time its producer set, whether clocks are set back)."""
+    """(The bounded time of an event whose time its producer set, whether stream time is set back)."""
     bound, stream = windows.bound, windows.stream
     set_back = is_due = False
-    if time_ms >= bound[s, MEDIAN_MS]:  # late events have no place: old ones would widen the spread
-        _note(windows, s, time_ms, entity)
+    if time_ms >= bound[s, MEDIAN_MS]:  # late events do not enter: old ones would widen the spread
+        _add_to_window(windows, s, time_ms, entity)
         is_due = windows.counts[s, EVENTS] % AGREED == 0
     if is_due or bound[s, BOUND_MS] == 0.0 or time_ms > bound[s, BOUND_MS]:
-        alone = stream[SHARD_BOUND_MS] == 0.0
-        if _renew(windows, s, ahead_max_ms) and alone and stream[NOW_MS] > bound[s, BOUND_MS]:
+        is_first = stream[SHARD_BOUND_MS] == 0.0
+        if (
+            _update_bound(windows, s, ahead_max_ms)
+            and is_first
+            and stream[NOW_MS] > bound[s, BOUND_MS]
+        ):
             stream[NOW_MS] = bound[s, MEDIAN_MS]
             set_back = True
         stream[SHARD_BOUND_MS] = max(stream[SHARD_BOUND_MS], bound[s, BOUND_MS])

@@ -1,9 +1,9 @@
-"""Cohorts: which peers an entity is compared with, by the value of a text field of its events.
+"""Cohorts: the peers with which an entity is compared, by the value of a text field of its events.
 
-The field's values are numbered as they come, at most `COHORTS_MAX`; what comes later, and events
-without the field, belong to everybody, number 0. Numbers are never given back: a flood of values
-takes those that are left, and what comes after it is judged as everybody. What a cohort's members
-do is learned elsewhere (`models.tail`).
+The field's values are numbered in order of appearance, up to `COHORTS_MAX`; later values, and events
+without the field, belong to cohort 0, everybody. Numbers are never reused: after a flood of values
+has taken the remaining ones, new values belong to everybody. What a cohort's members do is learned
+in `models.tail`.
 """
 
 from typing import Final, NamedTuple
@@ -17,21 +17,21 @@ from schemas.columns import I64, U64, Bools
 COHORTS_MAX: Final = 63
 
 
-class CohortNumbers(NamedTuple):
-    """hashed: uint64[COHORTS_MAX], the values' keyed hashes in the order they came, 0 none yet."""
+class CohortValues(NamedTuple):
+    """hashed: uint64[COHORTS_MAX], keyed hashes of the values in order of appearance, 0: free."""
 
     hashed: U64
 
 
 class Cohorts:
-    """The numbers given so far."""
+    """The numbers of the values so far."""
 
     def __init__(self) -> None:
-        self.values = CohortNumbers(np.zeros(COHORTS_MAX, np.uint64))
+        self.values = CohortValues(np.zeros(COHORTS_MAX, np.uint64))
 
-    def of(self, hashed: U64, learn: Bools) -> I64:
-        """int64[n]: each event's cohort. hashed: uint64[n], of the field, 0 where absent; learn:
-        whether the event may give out a number."""
+    def numbers(self, hashed: U64, learn: Bools) -> I64:
+        """int64[n]: each event's cohort. hashed: uint64[n], of the field, 0 where absent. learn:
+        bool[n], whether the event may number a new value."""
         out = np.zeros(len(hashed), np.int64)
         _number(self.values.hashed, hashed, learn, out)
         return out

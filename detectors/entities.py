@@ -1,20 +1,19 @@
 """The entity table: which row of a monitor's arrays belongs to which entity.
 
-Bounded by `capacity`; when it is full, a new entity takes the row of another. Admission weighs
-history, after S3-FIFO (J. Yang et al., "FIFO queues are all you need for cache eviction", SOSP
-2023) and TinyLFU (G. Einziger et al., "TinyLFU: a highly efficient cache admission policy", ACM
-TOS 2017). A new key is on probation, in a queue. At its end a key that never returned gives its row
-away. A key that returned keeps its row if one of the next `PROBES_MAX` settled rows has returned no more
-often; then that one is evicted, else the key itself. So an attacker who rotates keys, each used a
-few times, evicts other keys used as rarely, not entities with a history. The visits of an evicted
-key are remembered for a while and count when it comes back; not while the queue of a table that has
-just filled up drains, since probation is long then. Returns are halved once in `AGEING_EVICTIONS` times
-`capacity` evictions, so that keys that are popular no more lose their rows in the end.
+The table is bounded by `capacity`; when it is full, a new entity takes the row of another one.
+Admission weighs history, after S3-FIFO (J. Yang et al., "FIFO queues are all you need for cache
+eviction", SOSP 2023) and TinyLFU (G. Einziger et al., "TinyLFU: a highly efficient cache admission
+policy", ACM TOS 2017). A new key is on probation, in a queue. At the end of the queue a key that
+never returned is evicted. A key that returned keeps its row if one of the next `PROBES_MAX` settled
+rows has returned no more often; that one is evicted then, otherwise the key itself. So an attacker
+who rotates keys, each used a few times, evicts keys used as rarely, not entities with a history. The
+visits of an evicted key are remembered for a while (a ghost) and count when it comes back, except
+while the queue of a table that has just filled up drains, since probation is long then. The returns
+of every row are halved once in `AGEING_EVICTIONS` times `capacity` evictions, so that keys that are
+no longer popular lose their rows.
 
-All of it follows stream order, so eviction is as repeatable as everything else. Every event has a
-row, if only until the next eviction.
-
-Says nothing about what a row holds: whoever owns an array resets its row where `fresh` is set.
+Everything follows stream order, so that eviction is deterministic. Every event has a row, if only
+until the next eviction. The owner of an array resets its row where `fresh` is set.
 """
 
 from math import gcd, inf
@@ -28,29 +27,28 @@ from detectors.state import Arrays, load, state_arrays
 from schemas.columns import F64, I32, I64, U8, U32, U64, Bools
 
 PROBATION_SHARE: Final = 5
-"""One row in this many is on probation when the table is full: long enough that a new entity with
-a few visits within 10,000 events returns before its probation ends (capacity 50,000)."""
+"""One row in this many is on probation when the table is full: long enough for a new entity with a
+few visits within 10,000 events to return before its probation ends (at a capacity of 50,000)."""
 RETURNS_MAX: Final = 63
-"""Returns counted of a row: above it there is no difference."""
+"""Returns of a row that are counted at most."""
 PROBES_MAX: Final = 16
-"""Rows looked at for one that returned no more often than a key at the end of its probation."""
+"""Settled rows that are compared with a key at the end of its probation."""
 AGEING_EVICTIONS: Final = 8
-"""Evictions, in multiples of the capacity, in which each count of returns is halved once."""
+"""Evictions, in multiples of the capacity, in which the returns of each row are halved once."""
 GOLDEN_RATIO: Final = 0.6180339887
-"""Share of the table between two rows looked at: any few of them are spread over the table."""
+"""Step between two compared rows, as a share of the table: any few of them are spread over it."""
 
 SMALL_HEAD, SMALL_COUNT, PROBE_ROW, STRIDE, AGED, ROWS_USED, EVICTIONS, PROMOTIONS = range(8)
 
 
 class AdmittedEvents(NamedTuple):
-    """Where a batch's events go. All arrays have one element an event.
+    """The rows and times of a batch's events; one element of each array an event.
 
-    row: int64. fresh: the row belongs to a new entity from this event on, or to an entity whose new
-    session begins, which is the same. time_ms: float64, the
-    event's time, or its entity's last where the event is late (its age is clamped). late: the
-    event is older than its entity's last. learn: False where it is late beyond the limit.
-    seen: int64, events of the entity (of its session) before this one. bounded_ms: float64, the event's
-    bounded time, late or not. stream_ms, set_back: as `clock.BoundedTimes` has them.
+    row: int64. fresh: the row belongs to a new entity, or to a new session, from this event on.
+    time_ms: float64, the event's time, or that of its entity's last event where it is late (its age
+    is clamped). late: the event is older than its entity's last one. learn: False where it is too
+    late. seen: int64, earlier events of the entity (of its session). bounded_ms: float64, the
+    event's bounded time, late or not. stream_ms, set_back: see `clock.BoundedTimes`.
     """
 
     row: I64
@@ -65,10 +63,10 @@ class AdmittedEvents(NamedTuple):
 
 
 class EntityArrays(NamedTuple):
-    """The arrays behind the table. slots: row + 1 by open addressing, 0 empty. keys: [rows, 2].
-    returns, last_ms, seen, settled: one a row; settled: it is past its probation. small: the ring of
-    rows on probation. ghosts: uint32, by the evicted key's hash: 24 bits of it and 8 bits of its
-    visits, 0 empty. marks: heads, counts, and the stride between rows looked at."""
+    """The arrays of the table. slots: int32, row + 1 by open addressing, 0 empty. keys: uint64[rows,
+    2]. returns, last_ms, seen, settled: one element a row; settled: past its probation. small: the
+    ring of rows on probation. ghosts: uint32, by the hash of an evicted key: 24 bits of the hash and
+    8 bits of its visits, 0 empty. marks: positions, counts, and the stride of comparisons."""
 
     slots: I32
     keys: U64
@@ -82,7 +80,7 @@ class EntityArrays(NamedTuple):
 
 
 class EntityTable:
-    """Keys to rows, at array speed. About 55 bytes a row, in memory only when used."""
+    """Maps keys to rows. About 55 bytes a row, in memory only once it is used."""
 
     def __init__(self, capacity: int) -> None:
         self.table = EntityArrays(
@@ -100,7 +98,7 @@ class EntityTable:
 
     @property
     def rows_used(self) -> int:
-        """Rows that belong to an entity; they are the first ones."""
+        """The number of rows that belong to an entity; they are the first ones."""
         return int(self.table.marks[ROWS_USED])
 
     def admit(
@@ -112,8 +110,8 @@ class EntityTable:
     ) -> AdmittedEvents:
         """Map each event to its entity's row, in event order. keys: uint64[n, 2], none (0, 0).
 
-        session_gap_ms: an entity that was silent for longer starts over, as does one whose time
-        lies beyond stream time, which was set back.
+        session_gap_ms: an entity that was silent for longer starts anew, and so does one whose time
+        lies beyond a stream time that was set back.
         """
         n = len(keys)
         admitted = AdmittedEvents(
@@ -131,7 +129,7 @@ class EntityTable:
         return admitted
 
     def save(self) -> Arrays:
-        """The table's state; rows never used are left out."""
+        """The table's state without unused rows."""
         return state_arrays(
             self.table,
             dict.fromkeys(("keys", "returns", "last_ms", "seen", "settled"), self.rows_used),
@@ -143,8 +141,7 @@ class EntityTable:
 
 
 def _stride(capacity: int) -> int:
-    """About `GOLDEN_RATIO` of the capacity, and without a common factor, so that its multiples meet every
-    row."""
+    """About `GOLDEN_RATIO` of the capacity and coprime to it, so that its multiples reach every row."""
     stride = max(1, int(capacity * GOLDEN_RATIO))
     while gcd(stride, capacity) != 1:
         stride += 1
@@ -153,7 +150,7 @@ def _stride(capacity: int) -> int:
 
 @kernel
 def _find(slots: I32, keys: U64, k0: np.uint64, k1: np.uint64) -> int:
-    """The slot of the key, or of the empty place where it would go."""
+    """The slot of the key, or the empty slot that it would take."""
     mask = len(slots) - 1
     slot = np.int64(k0) & mask
     while slots[slot] != 0:
@@ -165,8 +162,8 @@ def _find(slots: I32, keys: U64, k0: np.uint64, k1: np.uint64) -> int:
 
 
 @kernel
-def _forget(table: EntityArrays, row: int) -> None:
-    """Take the row's key out, moving the run behind it up (linear probing without tombstones)."""
+def _remove_key(table: EntityArrays, row: int) -> None:
+    """Remove the row's key and move up the run after it (linear probing without tombstones)."""
     slots = table.slots
     mask = len(slots) - 1
     hole = _find(table.slots, table.keys, table.keys[row, 0], table.keys[row, 1])
@@ -183,8 +180,8 @@ def _forget(table: EntityArrays, row: int) -> None:
 
 
 @kernel
-def _probation(capacity: int) -> int:
-    """Rows on probation; more only while the queue of a table that has just filled up drains."""
+def _probation_rows(capacity: int) -> int:
+    """Rows on probation; there are more only while the queue of a table that just filled up drains."""
     return max(1, capacity // PROBATION_SHARE)
 
 
@@ -201,7 +198,7 @@ def _age(table: EntityArrays) -> None:
 
 @kernel
 def _victim(table: EntityArrays, row: int) -> int:
-    """Of a row at the end of its probation and the next settled rows, the one to give away."""
+    """The row to evict: a row at the end of its probation, or one of the next settled rows."""
     capacity = len(table.returns)
     at = table.marks[PROBE_ROW]
     victim = row
@@ -216,7 +213,7 @@ def _victim(table: EntityArrays, row: int) -> int:
 
 @kernel
 def _evict(table: EntityArrays) -> int:
-    """The row to give away."""
+    """The row to evict."""
     marks = table.marks
     capacity = len(table.returns)
     while True:
@@ -225,7 +222,7 @@ def _evict(table: EntityArrays) -> int:
         marks[SMALL_COUNT] -= 1
         if table.returns[row] == 0:
             return row
-        if marks[SMALL_COUNT] < _probation(capacity):
+        if marks[SMALL_COUNT] < _probation_rows(capacity):
             victim = _victim(table, row)
             if victim != row:
                 table.settled[row] = True
@@ -237,7 +234,7 @@ def _evict(table: EntityArrays) -> int:
 
 @kernel
 def _take_row(table: EntityArrays, k0: np.uint64, k1: np.uint64) -> int:
-    """A row for a key that has none: a new one while there are any, else an evicted one."""
+    """A row for a key without one: an unused one while there are any, else an evicted one."""
     marks = table.marks
     capacity = len(table.returns)
     returns = 0
@@ -246,8 +243,8 @@ def _take_row(table: EntityArrays, k0: np.uint64, k1: np.uint64) -> int:
         marks[ROWS_USED] += 1
     else:
         row = _evict(table)
-        _forget(table, row)
-        if marks[SMALL_COUNT] < _probation(capacity):
+        _remove_key(table, row)
+        if marks[SMALL_COUNT] < _probation_rows(capacity):
             _add_ghost(table, row)
         marks[EVICTIONS] += 1
         _age(table)
@@ -265,16 +262,16 @@ def _take_row(table: EntityArrays, k0: np.uint64, k1: np.uint64) -> int:
 
 @kernel
 def _add_ghost(table: EntityArrays, row: int) -> None:
-    """Remember how often the row's key was seen, in place of another evicted key."""
+    """Remember the visits of the row's key, in place of another evicted key."""
     ghost = np.int64(table.keys[row, 1]) & (len(table.ghosts) - 1)
-    name = np.int64(table.keys[row, 0] >> np.uint64(40))
+    tag = np.int64(table.keys[row, 0] >> np.uint64(40))
     visits = min(int(table.returns[row]) + 1, RETURNS_MAX)
-    table.ghosts[ghost] = (name << 8) + visits
+    table.ghosts[ghost] = (tag << 8) + visits
 
 
 @kernel
 def _visits_before(table: EntityArrays, k0: np.uint64, k1: np.uint64) -> int:
-    """Take the visits of a key from before its eviction; 0 where they are not remembered."""
+    """The visits of a key before its eviction, which are then forgotten; 0 where not remembered."""
     ghost = np.int64(k1) & (len(table.ghosts) - 1)
     word = np.int64(table.ghosts[ghost])
     if word == 0 or word >> 8 != np.int64(k0 >> np.uint64(40)):
@@ -307,13 +304,13 @@ def _admit(
             if set_back or time - table.last_ms[row] > session_gap_ms:
                 fresh = True
                 table.seen[row] = 0
-        behind_ms = table.last_ms[row] - time
-        learn = behind_ms <= lateness_max_ms
+        late_ms = table.last_ms[row] - time
+        learn = late_ms <= lateness_max_ms
         table.last_ms[row] = max(table.last_ms[row], time)
         out.row[i] = row
         out.fresh[i] = fresh
         out.time_ms[i] = table.last_ms[row]
-        out.late[i] = behind_ms > 0.0
+        out.late[i] = late_ms > 0.0
         out.learn[i] = learn
         out.seen[i] = table.seen[row]
         if learn:

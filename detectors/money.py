@@ -1,9 +1,9 @@
-"""Money: amounts relative to what is typical in their currency, so that only those compare.
+"""Money: amounts relative to the typical amount of their currency, so that currencies compare.
 
-Each currency has a decayed mean of ln|amount| in the shard; an amount is divided by its exponent.
-What is then compared (an entity's payments in two currencies, a sum over both) are multiples of
-typical amounts, never amounts of different currencies. Bounded: `CURRENCIES_MAX` currencies have
-a mean of their own, further ones (no honest stream has them) share the last.
+Each currency has a decayed mean of ln|amount| in the shard; an amount is divided by the exponential
+of that mean. An entity's payments in two currencies, or a sum over both, are then multiples of
+typical amounts, never amounts of different currencies. Bounded: `CURRENCIES_MAX` currencies have a
+mean of their own, and further ones, which no honest stream has, share the last.
 """
 
 from math import exp, log
@@ -18,13 +18,13 @@ from schemas.columns import F64, U64, Bools
 CURRENCIES_MAX: Final = 64
 MEMORY: Final = 20_000.0
 AMOUNT_MIN: Final = 1e-6
-"""Smaller amounts say nothing of what is typical: dividing by them would leave float64."""
+"""Smaller amounts are not learned: dividing by them would overflow float64."""
 STEP_MAX: Final = 3.0
-"""Largest step learned, in ln: an amount 20 times the typical one teaches no more than that."""
+"""Largest difference in ln that is learned: that of an amount 20 times the typical one."""
 
 
 class TypicalAmounts(NamedTuple):
-    """currency: its hash; weight: amounts learned, decayed; mean: of ln|amount|."""
+    """currency: uint64, hashes. weight: decayed number of amounts. mean: of ln|amount|."""
 
     currency: U64
     weight: F64
@@ -42,9 +42,9 @@ class Money:
         )
 
     def relative(self, currency: U64, amount: F64, learn: Bools) -> tuple[F64, F64]:
-        """(amount / typical, typical), each float64[n], in event order, learned along the way.
+        """(amount / typical amount, typical amount), each float64[n]; each amount is learned in turn.
 
-        currency: uint64[n], hashes, 0 = not given, which is a currency of its own. learn: bool[n].
+        currency: uint64[n], hashes, 0 for no currency, which counts as one. learn: bool[n].
         """
         share = np.empty(len(amount))
         unit = np.empty(len(amount))
@@ -71,12 +71,12 @@ def _relative(
         while k < CURRENCIES_MAX - 1 and weight[k] > 0.0 and typical.currency[k] != currency[i]:
             k += 1
         size = abs(amount[i])
-        spent = size >= AMOUNT_MIN  # False for NaN
-        if spent and learn[i] and weight[k] == 0.0:
+        is_amount = size >= AMOUNT_MIN  # False for NaN
+        if is_amount and learn[i] and weight[k] == 0.0:
             typical.currency[k] = currency[i]
             mean[k] = log(size)
-        unit[i] = exp(mean[k]) if weight[k] > 0.0 or (spent and learn[i]) else 1.0
+        unit[i] = exp(mean[k]) if weight[k] > 0.0 or (is_amount and learn[i]) else 1.0
         share[i] = amount[i] / unit[i]
-        if spent and learn[i]:
+        if is_amount and learn[i]:
             weight[k] = min(weight[k] + 1.0, MEMORY)
             mean[k] += min(max(log(size) - mean[k], -STEP_MAX), STEP_MAX) / weight[k]

@@ -1,6 +1,6 @@
-"""What declarations are made of: durations, names, features, policy, and the bases of the rest.
+"""Parts of declarations: durations, names, features, policy, and the base classes of the others.
 
-A detector's declaration stands in the detector's own module, a monitor's in `detectors.monitor`.
+A detector is declared in its own module, a monitor in `detectors.monitor.declaration`.
 Durations are written "30s", "5min", "1h", "7d".
 """
 
@@ -16,7 +16,7 @@ DURATION: Final = re.compile(
     r"|[0-9]{1,6}(?:\.[0-9]{1,3})?\s*h|[0-9]{1,5}(?:\.[0-9]{1,3})?\s*d)\Z)"
     r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|min|h|d)\Z"
 )
-"""From a millisecond to about a hundred years: in milliseconds an int64 holds any sum of a few."""
+"""From a millisecond to about a hundred years: sums of a few fit an int64 in milliseconds."""
 _SECONDS: Final = {"ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 Duration = Annotated[
@@ -24,9 +24,9 @@ Duration = Annotated[
 ]
 Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,62}\Z", description="lower_case name")]
 P_MAX: Final = 0.01
-"""Largest p-value that may alert: beyond it nothing is explained."""
+"""Largest p-value that may raise an alert: larger ones are not explained."""
 EventFilter = dict[str, str | list[str]]
-"""Event fields (and `type`) → the value, or the values, that the event must have; "": absent."""
+"""Event field (or `type`) → the value, or the values, that an event must have; "" means absent."""
 
 
 def seconds(duration: str) -> float:

@@ -1,9 +1,9 @@
 """State as arrays by name: how every part of a monitor is saved and loaded.
 
-A part keeps its arrays in a NamedTuple, which its kernels take as it stands; the names of its
-fields are the names in a checkpoint. What is saved are the live arrays, so that a large state need
-not be copied at once: whoever keeps them while a monitor goes on copies them, or is told which rows
-are about to change. Knows no files.
+A part keeps its arrays in a NamedTuple, which its kernels take as an argument; the names of the
+fields are the names in a checkpoint. The saved arrays are the live ones, so that a large state need
+not be copied at once: a caller who keeps them while the monitor runs copies them, or sets a hook
+that is called before rows are written. Knows no files.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ CACHE_LINE_BYTES: Final = 64
 
 
 def aligned_zeros(shape: tuple[int, ...], dtype: type[Number]) -> NDArray[Number]:
-    """Zeros that begin at a cache line; not in memory until they are touched."""
+    """Zeros that begin at a cache line; they use no memory until they are written."""
     size_bytes = prod(shape) * np.dtype(dtype).itemsize
     memory = np.zeros(size_bytes + CACHE_LINE_BYTES, np.uint8)
     start = -memory.ctypes.data % CACHE_LINE_BYTES
@@ -28,30 +28,30 @@ def aligned_zeros(shape: tuple[int, ...], dtype: type[Number]) -> NDArray[Number
 
 
 STATE_VERSION: Final = 10
-"""Raised by one with every change of what a state holds or of what an event does to it: a state of
-another version is never gone on with."""
+"""Raised by one with every change of what a state holds or of how an event changes it: a state of
+another version is never loaded."""
 
 WriteHook = Callable[[str, NDArray[np.int64]], None]
-"""Told the name of a saved array and which of its rows (in any order, some twice, some beyond what
-was saved) are about to be written."""
+"""Called with the name of a saved array and the rows that are about to be written, in any order, some
+perhaps twice, some perhaps beyond the saved ones."""
 
 
 def state_arrays(part: NamedTuple, used: dict[str, int] | None = None) -> Arrays:
-    """The part's arrays as they live; of those named in `used` only so many first rows."""
+    """The part's live arrays; of those named in `used` only so many first rows."""
     lengths = used or {}
     arrays: Arrays = part._asdict()
     return {name: array[: lengths.get(name)] for name, array in arrays.items()}
 
 
 def copy_arrays(state: Arrays) -> Arrays:
-    """The same arrays, which nobody writes to any more."""
+    """Copies of the arrays."""
     return {name: array.copy() for name, array in state.items()}
 
 
 def load(part: NamedTuple, state: Arrays) -> None:
-    """Write saved arrays back into the part's; rows beyond them that were in use are cleared.
+    """Write saved arrays back into the part's; rows beyond them are cleared.
 
-    Rows that are zero already are left alone: writing would bring their pages into memory.
+    Rows that are zero already are not written, which would bring their pages into memory.
     """
     arrays: Arrays = part._asdict()
     assert arrays.keys() == state.keys(), (sorted(arrays), sorted(state))
@@ -61,7 +61,7 @@ def load(part: NamedTuple, state: Arrays) -> None:
 
 
 def clear(rows: NDArray[Any]) -> None:
-    """Make the rows zero, up to the last that is not; reading them does not use memory."""
+    """Set the rows to zero where they are not; reading a row uses no memory."""
     for start in range(0, len(rows), ROWS_AT_ONCE):
         block = rows[start : start + ROWS_AT_ONCE]
         if block.any():
@@ -69,12 +69,12 @@ def clear(rows: NDArray[Any]) -> None:
 
 
 def select_prefix(prefix: str, state: Arrays) -> Arrays:
-    """The arrays whose names start with `prefix/`, without it."""
+    """The arrays whose names start with `prefix/`, by the rest of their names."""
     return {n.removeprefix(f"{prefix}/"): a for n, a in state.items() if n.startswith(f"{prefix}/")}
 
 
 def add_prefix(parts: dict[str, Arrays]) -> Arrays:
-    """Several parts' arrays in one dict, each name behind its part's."""
+    """Several parts' arrays in one dict, each name prefixed with its part's."""
     return {f"{part}/{name}": a for part, arrays in parts.items() for name, a in arrays.items()}
 
 

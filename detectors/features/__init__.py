@@ -1,7 +1,7 @@
-"""Features: what is measured of an entity at one of its events.
+"""Features: numbers that describe an entity at each of its events.
 
-Each module here holds one family of kinds; `KINDS` is the vocabulary that configurations use, and
-`kind` says what a kind is. What a value means for risk is not decided here: that is the models'.
+Each module holds one group of feature kinds. `KINDS` is the vocabulary of configurations; `kind`
+defines what a kind is. How unusual a value is, is decided by the models.
 """
 
 from importlib.metadata import entry_points
@@ -39,11 +39,11 @@ BUILT_IN: Final[tuple[FeatureKind, ...]] = (
     *sequence.KINDS,
     *departure.KINDS,
 )
-"""Eddy's own kinds, in the order in which the reference lists them."""
+"""Eddy's own kinds, in the order of the reference."""
 
 KINDS: Final[dict[str, FeatureKind]] = {
     kind.name: kind
     for kind in (*BUILT_IN, *(point.load() for point in entry_points(group="eddy.features")))
 }
-"""Every feature kind by the name that a configuration gives it. A package may add one: a `FeatureKind`
-under the entry point group "eddy.features"."""
+"""Every feature kind by its name in configurations. A package may add one: a `FeatureKind` under the
+entry-point group "eddy.features"."""

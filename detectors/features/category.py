@@ -1,13 +1,13 @@
-"""Categories: how often an entity's events are of one sort, and how many sorts there are.
+"""Categories: how often an entity's events are of one class, and how many classes there are.
 
-`of` names the sort (failures, refunds, requests without a referrer) among the events that match
-`where`. `occurrence` judges this one event and keeps nothing: the tail has the entity's own share.
-`share` says what lately was: with decayed counts c of all and k of those that occur, this one
-included, k / (c + 2), as if two events without had come before: one failure of one login is a
-third, nineteen of twenty .86. `night_share` is the same share of the events between midnight and
-`NIGHT_H` local time. `run_length` counts events that occur in a row, this one included.
-`entropy` needs no `of`: it counts a field's values in 16 buckets by their keyed hash, decayed, and
-is Shannon's -Σ p log₂ p of their shares in bits: 0 for one value, up to 4 for many.
+`of` selects the class (failures, refunds, requests without a referrer) among the events that match
+`where`. `occurrence` is the event's own class and needs no state: the tail knows the entity's share.
+`share` is the recent share: k / (c + 2) with decayed counts c of all events and k of the class, this
+event included, as if two events of no class had come before: one failure of one login is a third,
+nineteen of twenty .86. `night_share` is the same share of the events between midnight and `NIGHT_H`
+local time. `run_length` counts events of the class in a row, this one included. `entropy` needs no
+`of`: it counts a field's values in 16 buckets by their keyed hash, decayed, and is Shannon's
+-Σ p log₂ p of the buckets' shares in bits: 0 for one value, up to 4 for many.
 
 Words of an entity: occurrence 0, shares 3 (c, k, time), run_length 1, entropy 17 (counts, time).
 """
@@ -82,7 +82,7 @@ def night_share(
     durations: Durations,
     out: F64,
 ) -> None:
-    """k / (c + 2), this event included; beside: minutes of offset to UTC (NaN: none)."""
+    """k / (c + 2), this event included; extra field: minutes of offset to UTC (NaN: none)."""
     at = memory.at
     for i in range(len(events.row)):
         prefetch_ahead(memory, events, i)

@@ -1,15 +1,14 @@
-"""Decayed counts and sums: how much an entity did lately, with no window to keep.
+"""Decayed counts and sums: how much an entity did recently, without a stored window.
 
 Each event's contribution halves every `half_life` of event time:
 c(t) = Σ 2^(-(t - tᵢ) / half_life), updated in O(1) (forward decay as in Cormode et al., "Forward
-decay", ICDE 2009, written as a recurrence). Two words an entity: the decayed value and the time
-it holds for.
+decay", ICDE 2009, written as a recurrence). Two words an entity: the decayed value and its time.
 
-A late event beyond `lateness_max` is not learned. So that a burst of such events still shows, the
-count at each of them is that of the entity's late events in the window of the event's own time;
-windows are a half-life long, at least a second. `LATE_CELLS` cells, one word each, hold a window's
-number and its count; the cell is the number modulo `LATE_CELLS`. A later window resets the cell; an
-earlier one is counted with the window that the cell holds, so that alternating between windows
+An event later than `lateness_max` is not learned. So that a burst of such events is still visible,
+the count at each of them is the number of the entity's late events in the window of the event's own
+time; windows are a half-life long, at least a second. `LATE_CELLS` cells, one word each, hold the
+number of a window and its count; the cell is the number modulo `LATE_CELLS`. A later window resets
+the cell; an earlier one is counted with the window in the cell, so that alternating between windows
 empties no cell. A late event changes nothing else: neither other features nor time.
 """
 
@@ -35,13 +34,13 @@ LATE_CELLS: Final = 4
 COUNT_WORDS: Final = WORDS + LATE_CELLS
 WINDOW_MS_MIN: Final = 1_000.0
 COUNT_BITS: Final = np.uint64(24)
-"""The low bits of a cell, its count; the bits above them are the window's number."""
+"""The low bits of a cell are its count; the bits above are the number of its window."""
 COUNT_MASK: Final = np.uint64((1 << int(COUNT_BITS)) - 1)
 
 
 @kernel
 def _count_late(cells: U64, bounded_ms: float, window_ms: float) -> float:
-    """Count a late event in the window of its own time; the window's events up to this one."""
+    """Count a late event in the window of its own time; returns the window's count."""
     window = np.uint64(max(bounded_ms, 0.0) / max(window_ms, WINDOW_MS_MIN))
     k = np.int64(window % np.uint64(LATE_CELLS))
     if window > cells[k] >> COUNT_BITS:
@@ -59,8 +58,8 @@ def count(
     durations: Durations,
     out: F64,
 ) -> None:
-    """Events of the entity that match, this one included; at a late one beyond the limit those of
-    the window of its own time."""
+    """Events of the entity that match, this one included; at an event that is too late, those in the
+    window of its own time."""
     words = memory.words
     at = memory.at
     for i in range(len(events.row)):

@@ -1,15 +1,15 @@
-"""Departure: how far is a number from the entity's own level, compared with how far it lately was?
+"""Departure: how far is a number from the entity's own level, relative to its recent departures?
 
 Level m and spread s are the mean and the standard deviation of the entity's numbers, each number's
 weight halving every half-life (Welford's recurrence with weights; D. West, CACM 1979). With
-z = |x - m| / (s + `FLOOR` |m|), the value is z / (Z + `CALM`), Z the largest z of late, which
-halves `FADES` times as fast as the level forgets: the first number of an excursion says most, those
-behind it little, and a load that always swings must swing further. x is taken as it is, so numbers
-may be negative or 0; a thousandth of the level is no departure of a series that never moves. NaN
-until the weight is `NUMBERS_MIN`. Nothing is clipped here: that one extreme hides the next is
-meant; what protects learning stands behind it, in the tail and in calibration.
+z = |x - m| / (s + `FLOOR` |m|), the value is z / (Z + `CALM`), where Z is the largest recent z, which
+halves `FADES` times as fast as the level. So the first number of an excursion has the largest value,
+the following ones small values, and a load that always swings must swing further. Numbers may be
+negative or 0; a thousandth of the level is no departure of a series that never moves. NaN until the
+weight is `NUMBERS_MIN`. Numbers are not winsorised: one extreme is meant to hide the next, and
+learning is protected in the tail and in calibration.
 
-Five words an entity: weight, m, sum of squared deviations, largest z of late, time.
+Five words an entity: weight, m, sum of squared deviations, largest recent z, time.
 """
 
 from math import isnan, sqrt
@@ -36,10 +36,10 @@ WORDS: Final = 5
 NUMBERS_MIN: Final = 20.0
 FLOOR: Final = 1e-3
 SPREAD_MIN: Final = 1e-9
-"""Of a series that is all 0."""
+"""Smallest spread, of a series that is always 0."""
 FADES: Final = 4.0
 CALM: Final = 2.0
-"""Standard deviations: as many are no departure at any time."""
+"""Standard deviations that are never a departure."""
 
 
 @kernel
@@ -50,7 +50,7 @@ def departure(
     durations: Durations,
     out: F64,
 ) -> None:
-    """z / (the largest z of late + `CALM`), before this number is learned."""
+    """z / (the largest recent z + `CALM`), before this number is learned."""
     at = memory.at
     for i in range(len(events.row)):
         prefetch_ahead(memory, events, i)
@@ -79,8 +79,8 @@ def departure(
 KINDS: Final = (
     FeatureKind(
         name="departure",
-        meaning="distance of a number from the entity's own decayed level, by the largest of"
-        " late (and two standard deviations)",
+        meaning="distance of a number from the entity's own decayed level, relative to the largest"
+        " recent distance (and two standard deviations)",
         update=departure,
         words=WORDS,
         reads="number",

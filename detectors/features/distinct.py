@@ -1,14 +1,14 @@
-"""Distinct: how many values of another field did the entity have lately?
+"""Distinct: how many values of another field did the entity have recently?
 
-Lately is the present pane of one half-life and the one before it; panes follow each other from the
-entity's first event, and each forgets as a whole. Up to `EXACT` values are told apart by their
-64-bit keyed hashes and counted exactly. Beyond them a HyperLogLog answers (P. Flajolet et al.,
-AOFA 2007) over the union of both panes' registers: m = 64 of four bits, the estimate
-0.709 m² / Σ 2^(-register), or m ln(m / empty) where that gives at most 2.5 m (linear counting).
-Standard error 1.04/√m = 13 %, up to about 10^6 values, where four bits end.
+Recently means in the current pane of one half-life and in the pane before; panes follow each other
+from the entity's first event, and a pane is forgotten as a whole. Up to `EXACT` values are
+distinguished by their 64-bit keyed hashes and counted exactly. Beyond them a HyperLogLog estimates
+(P. Flajolet et al., AOFA 2007) over the union of both panes' registers: m = 64 registers of four
+bits, the estimate 0.709 m² / Σ 2^(-register), or m ln(m / empty) where that is at most 2.5 m (linear
+counting). The standard error is 1.04/√m = 13 %, up to about 10^6 values, the range of four bits.
 
-A value's bits are a keyed hash's: nobody outside can choose values that share a register. 26 words
-an entity: 16 hashes, four words of registers a pane, the pane's beginning, marks.
+Registers are chosen by a keyed hash: nobody outside can choose values that share a register. 26
+words an entity: 16 hashes, four words of registers a pane, the beginning of the pane, marks.
 """
 
 from math import log
@@ -31,7 +31,7 @@ from schemas.columns import F64, U64
 
 EXACT: Final = 16
 PANE: Final = 4
-"""Words of a pane's registers, sixteen to a word."""
+"""Words of a pane's registers, sixteen in a word."""
 NOW: Final = EXACT
 BEFORE: Final = NOW + PANE
 BEGAN_MS: Final = BEFORE + PANE
@@ -41,8 +41,8 @@ WORDS: Final = MARKS + 1
 NONE: Final = np.uint64(0)
 ONE: Final = np.uint64(1)
 MORE_NOW: Final = np.uint64(1 << 16)
-"""Mark: the present pane had values that are not among the exact ones; `MORE_BEFORE`: the earlier
-one had. Below them, one mark for each exact value that the present pane had."""
+"""Mark: the current pane had values that are not among the exact ones; `MORE_BEFORE`: so had the pane
+before. The lower bits mark the exact values that the current pane had."""
 MORE_BEFORE: Final = np.uint64(1 << 17)
 RANK_MAX: Final = 15
 REGISTERS: Final = 64.0
@@ -52,7 +52,7 @@ LINEAR_MAX: Final = 2.5 * REGISTERS
 
 @kernel
 def _turn(state: U64, time_ms: np.uint64, pane_ms: np.uint64) -> None:
-    """Go on to the pane that the time is in; what neither pane had is forgotten."""
+    """Advance to the pane of the time; values that neither pane had are forgotten."""
     panes = (time_ms - state[BEGAN_MS]) // pane_ms
     if panes == 0:
         return
@@ -70,24 +70,23 @@ def _turn(state: U64, time_ms: np.uint64, pane_ms: np.uint64) -> None:
 
 @kernel
 def _add(state: U64, value: np.uint64) -> None:
-    """Note the value among the exact ones, if there is room, and in the present pane's
-    registers."""
-    place = -1
+    """Add the value to the exact ones, if there is room, and to the registers of the current pane."""
+    index = -1
     older = -1
     for k in range(EXACT):
         if state[k] == value:
-            place = k
+            index = k
             break
-        if state[k] == 0 and place < 0:
-            place = k
+        if state[k] == 0 and index < 0:
+            index = k
         if older < 0 and state[MARKS] >> np.uint64(k) & ONE == 0:
             older = k
-    if place < 0 and older >= 0:
-        place = older
+    if index < 0 and older >= 0:
+        index = older
         state[MARKS] |= MORE_BEFORE
-    if place >= 0:
-        state[place] = value
-        state[MARKS] |= ONE << np.uint64(place)
+    if index >= 0:
+        state[index] = value
+        state[MARKS] |= ONE << np.uint64(index)
     else:
         state[MARKS] |= MORE_NOW
     word = NOW + np.int64(value & np.uint64(PANE - 1))
@@ -104,7 +103,7 @@ def _add(state: U64, value: np.uint64) -> None:
 
 @kernel
 def _number(state: U64) -> float:
-    """Values in both panes: exact, or the estimate."""
+    """The number of values in both panes: exact, or estimated."""
     known = 0.0
     for k in range(EXACT):
         if state[k] != 0:
@@ -165,8 +164,8 @@ KINDS: Final = (
         words=WORDS,
         reads="text",
         decays=True,
-        # A count of arrivals: while few values are usual, the noise is Poisson's and steps of one
-        # are large in logarithms.
+        # a count of arrivals: while few values are usual, the noise is Poisson and a step of one is
+        # large on a logarithmic scale
         family="rate",
         side="high",
         shift=1.0,

@@ -1,12 +1,12 @@
-"""Gap: seconds since the entity's last event that matched, and how evenly the gaps are spread.
+"""Gap: seconds since the entity's last matching event, and how regular the gaps are.
 
-The first event has no gap (NaN). A late event has gap 0: its age was clamped before it got here.
+The first event has no gap (NaN). A late event has gap 0, since its age is clamped.
 
-`gap` keeps one word an entity: that time + 1, so that 0 is "none". `gap_spread` keeps four: that
-time, and the decayed weight, mean and sum of squared deviations of y = ln(gap + 0.1 s), each gap's
-weight halving every half-life (Welford's recurrence with weights; D. West, CACM 1979). Its value
-is y's standard deviation: 0 for a clock, 1.28 (π/√6) for events that arrive at random, more for
-people, who come in visits. A tenth of a second is no irregularity, hence the 0.1.
+`gap` has one word an entity: the last event's time + 1, so that 0 means none. `gap_spread` has four:
+that time, and the decayed weight, mean and sum of squared deviations of y = ln(gap + 0.1 s), each
+gap's weight halving every half-life (Welford's recurrence with weights; D. West, CACM 1979). Its
+value is the standard deviation of y: 0 for a clock, 1.28 (π/√6) for events at random, more for
+people, who come in visits. The 0.1 s is there since a tenth of a second is no irregularity.
 """
 
 from math import log, sqrt
@@ -32,7 +32,7 @@ LAST_MS, WEIGHT, MEAN, SQUARES = range(4)
 SPREAD_WORDS: Final = 4
 GAP_MIN_S: Final = 0.1
 GAPS_MIN: Final = 4.0
-"""Gaps that a spread needs, by weight: two gaps are alike by chance."""
+"""Weight of gaps that a spread needs: two gaps may be equal by chance."""
 
 
 @kernel
@@ -43,7 +43,7 @@ def gap(
     durations: Durations,
     out: F64,
 ) -> None:
-    """Seconds since the last matching event; the word holds its time + 1, so that 0 is "none"."""
+    """Seconds since the last matching event; the word holds its time + 1, so that 0 means none."""
     words = memory.words
     at = memory.at
     for i in range(len(events.row)):
@@ -68,7 +68,7 @@ def gap_spread(
     durations: Durations,
     out: F64,
 ) -> None:
-    """Standard deviation of the gaps' logarithms, this event's gap included; NaN for few gaps."""
+    """Standard deviation of the logarithms of the gaps, this event's included; NaN for few gaps."""
     at = memory.at
     for i in range(len(events.row)):
         prefetch_ahead(memory, events, i)
@@ -106,7 +106,7 @@ KINDS: Final = (
     ),
     FeatureKind(
         name="gap_spread",
-        meaning="how unevenly the entity's events follow each other: 0 for a clock, 1.3 for events"
+        meaning="how irregularly the entity's events follow each other: 0 for a clock, 1.3 for events"
         " at random, more for people",
         update=gap_spread,
         words=SPREAD_WORDS,

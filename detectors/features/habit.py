@@ -1,19 +1,19 @@
-"""Habit: does the entity usually do this at this hour of the day and this part of the week?
+"""Habit: is the entity usually active at this hour of the day and this part of the week?
 
-The entity's events are counted by local hour (24) and by weekend or not, decayed. An hour counts
-for its neighbours too, weights 1, 2, 3, 2, 1 of 9 around the clock. With n the entity's decayed
-number of events before this one, h its smoothed count at the hour and q the shard's own share of
-that hour (the prior, `PRIOR` events strong), p = (h + PRIOR q) / (n + PRIOR); likewise r for the
-part of the week (Dirichlet–multinomial means). The value is
+The entity's events are counted by local hour (24) and by weekend or not, decayed. An hour also
+counts for its neighbours, with weights 1, 2, 3, 2, 1 of 9 around the clock. With n the entity's
+decayed number of earlier events, h its smoothed count at the hour and q the shard's share of that
+hour (the prior, with the weight of `PRIOR` events), p = (h + PRIOR q) / (n + PRIOR); likewise r for
+the part of the week (Dirichlet–multinomial means). The value is
 
     24 p · r / (2/7 or 5/7)
 
-how many times more usual this hour is than one picked blindly: 1 for someone awake around the
-clock, near 0 for an hour that is no habit of theirs. Its logarithm, in which it is judged, is minus
-the hour's surprise. NaN until n is `EVENTS_MIN`. Local time is UTC where no offset is mapped.
+how many times more usual this hour is than a random one: 1 for someone awake around the clock, near
+0 for an hour that is no habit of theirs. Its logarithm, by which it is scored, is minus the hour's
+surprise. NaN until n is `EVENTS_MIN`. Local time is UTC where no offset is mapped.
 
-The shard learns an event with weight 1/(1 + n), so that busy entities do not speak for all, decayed
-by count. 27 words an entity (time, n, weekends, hours), as many shared.
+The shard learns an event with weight 1/(1 + n), so that busy entities do not dominate, decayed by
+count. 27 words an entity (time, n, weekends, hours), and as many shared.
 """
 
 from math import floor, isnan
@@ -36,13 +36,13 @@ from detectors.numeric.kernels import kernel
 from schemas.columns import F64
 
 LAST_MS, COUNT, WEEKENDS, HOURS = range(4)
-"""Words; 24 from HOURS on. LAST_MS is not used in the shared ones."""
+"""Words; HOURS is the first of 24. LAST_MS is unused in the shared words."""
 WORDS: Final = HOURS + 24
 WEEKEND_SHARE: Final = 2.0 / 7.0
 PRIOR: Final = 5.0
 EVENTS_MIN: Final = 5.0
 SHARD_PRIOR: Final = 24.0
-"""Events, evenly spread, that the shard assumes before the first: no hour is impossible."""
+"""Evenly spread events that the shard starts with, so that no hour is impossible."""
 SHARD_MEMORY: Final = 20_000.0
 
 
@@ -57,7 +57,7 @@ def _around(counts: F64, hour: int) -> float:
 
 @kernel
 def _usual(state: F64, shard: F64, hour: int, weekend: bool) -> float:
-    """How many times more usual the hour is than one picked blindly."""
+    """How many times more usual the hour is than a random one."""
     strength = shard[COUNT] + SHARD_PRIOR
     q = (_around(shard, hour) + SHARD_PRIOR / 24.0) / strength
     p = (_around(state, hour) + PRIOR * q) / (state[COUNT] + PRIOR)
@@ -89,7 +89,7 @@ def hour_habit(
     durations: Durations,
     out: F64,
 ) -> None:
-    """How usual the hour is to the entity before this event; beside: minutes of offset to UTC."""
+    """How usual the hour is for the entity before this event; extra field: minutes of offset to UTC."""
     shard = memory.shared
     at = memory.at
     for i in range(len(events.row)):
@@ -119,8 +119,8 @@ def hour_habit(
 KINDS: Final = (
     FeatureKind(
         name="hour_habit",
-        meaning="how many times more usual to the entity this hour and part of the week is than"
-        " one picked blindly (UTC unless utc_offset_min is mapped)",
+        meaning="how many times more usual this hour and part of the week is for the entity than"
+        " a random one (UTC unless utc_offset_min is mapped)",
         update=hour_habit,
         words=WORDS,
         shared=WORDS,

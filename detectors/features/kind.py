@@ -1,8 +1,8 @@
-"""What a feature kind is: a kernel over the entities' words, and how its values are judged.
+"""What a feature kind is: a kernel over the entities' words, and how its values are scored.
 
 A kernel walks the batch in event order, writes the feature's value at each event and then learns
-the event. It owns `words` consecutive 8-byte words of each entity's row, and `shared` ones that
-all entities of the shard have in common.
+the event. It owns `words` consecutive 8-byte words of each entity's row, and `shared` words for all
+entities of the shard together.
 """
 
 from collections.abc import Callable
@@ -21,14 +21,14 @@ from schemas.columns import F64, U64, Bools
 from schemas.events import FIELDS
 
 PREFETCH_EVENTS: Final = 8
-"""Events: a kernel is through with so many while memory answers."""
+"""Events that a kernel processes while memory is fetched."""
 
 
 class FeatureMemory(NamedTuple):
-    """What a feature remembers. words: float64[rows, w], its entity's row, of which it owns
-    `FeatureKind.words` from `at` on; bits: the same memory as uint64. shared: float64[`FeatureKind.shared`], one
-    for all entities of the shard; shared_bits: the same memory as uint64. copy:
-    float64[`FeatureKind.words`], for `begin_event`; backup_bits: the same memory as uint64."""
+    """The state of a feature. words: float64[rows, w], the entities' rows, in which it owns
+    `FeatureKind.words` words from `at` on. shared: float64[`FeatureKind.shared`], for all entities
+    of the shard together. backup: float64[`FeatureKind.words`], for `begin_event`. bits,
+    shared_bits, backup_bits: the same memory as uint64."""
 
     words: F64
     bits: U64
@@ -40,10 +40,11 @@ class FeatureMemory(NamedTuple):
 
 
 class FeatureInput(NamedTuple):
-    """What a feature reads of the batch. active: bool[n], the event matches `where` and has the
-    field. number: float64[n] or hashed: uint64[n], the field; empty where the kind reads none.
-    beside: float64[k, n], the k numbers that `FeatureKind.beside` names. occurs: bool[n], the event also
-    matches `of`; empty where the kind does not ask. entity: uint64[n], the entity's hash."""
+    """What a feature reads of a batch. active: bool[n], the event matches `where` and has the field.
+    number: float64[n], or hashed: uint64[n], the field; empty where the kind reads none.
+    extra_fields: float64[k, n], the numbers of the k `FeatureKind.extra_fields`. occurs: bool[n],
+    the event also matches `of`; empty where the kind does not need it. entity: uint64[n], the
+    entity's hash."""
 
     active: Bools
     number: F64
@@ -54,7 +55,7 @@ class FeatureInput(NamedTuple):
 
 
 class Durations(NamedTuple):
-    """Durations in ms, 0 where not given: the half-life, and the one it is compared with."""
+    """Durations in ms, 0 where not declared: the half-life, and the one that it is compared with."""
 
     half_life_ms: float
     against_ms: float
@@ -63,26 +64,28 @@ class Durations(NamedTuple):
 Word = TypeVar("Word", np.float64, np.uint64)
 
 FeatureKernel = Callable[[FeatureMemory, AdmittedEvents, FeatureInput, Durations, F64], None]
-"""kernel(memory, events, field, spans, out)
+"""kernel(memory, events, field, durations, out)
 
-Walks the events in order; with `prefetch_ahead` at each it waits less for memory. Where `events.fresh`
-the row was given to a new entity and the feature's words in it must be reset first. out: float64[n], the values, NaN where the feature says nothing.
+Walks the events in order; `prefetch_ahead` at each event hides the latency of memory. Where
+`events.fresh` the row belongs to a new entity, and the feature's words in it must be reset first.
+out: float64[n], the values, NaN where the feature has none.
 """
 
 Family = Literal["normal", "rate", "share", "range"]
-"""How a value is judged: "normal" in ln(value + shift); "rate": value - shift is a decayed count;
-"share": 1 is an occurrence, 0 is not;
-"range": only placed between `low` and `high` for the trees, without a tail of its own."""
+"""The distribution that a value is scored by. "normal": of ln(value + shift). "rate": value - shift is
+a decayed count. "share": 1 is an occurrence, 0 is none. "range": only scaled between `low` and `high`
+for the trees, without a tail."""
 
 
 @dataclass(frozen=True)
 class FeatureKind:
     """One kind of feature.
 
-    side: which values surprise unless the configuration says else. shift: see `Family`. shared:
-    words that all entities of a shard have in common. beside: further numbers that it reads.
-    compares: it needs `against`, a second duration. divides: it needs `of`. relative: the value has
-    no unit, whatever number it reads. crowded: many values are exactly alike, and surprising.
+    side: the values that surprise, unless the configuration names another side. shift: see `Family`.
+    shared: words for all entities of a shard together. extra_fields: further numbers that it reads.
+    needs_against: it compares with a second duration, `against`. needs_of: it needs `of`. unitless:
+    the value has no unit, whatever number it reads. has_ties: many surprising values are exactly
+    equal.
     """
 
     name: str
@@ -104,52 +107,52 @@ class FeatureKind:
     high: float = 1.0
 
     def problems(self, spec: FeatureSpec) -> list[str]:
-        """What is wrong with a declaration of this kind: one line each, path first."""
-        found = []
+        """What is wrong with a declaration of this kind: one line each, the key first."""
+        problems = []
         if self.reads is None and spec.field is not None:
-            found.append(f"field: {self.name} reads no field; remove it")
+            problems.append(f"field: {self.name} reads no field; remove it")
         elif self.reads is not None and (
             spec.field not in FIELDS or FIELDS[spec.field].kind != self.reads
         ):
-            of_kind = ", ".join(name for name, f in FIELDS.items() if f.kind == self.reads)
-            found.append(f"field: got {spec.field}; {self.name} reads one of {of_kind}")
+            readable = ", ".join(name for name, f in FIELDS.items() if f.kind == self.reads)
+            problems.append(f"field: got {spec.field}; {self.name} reads one of {readable}")
         if self.decays and spec.half_life is None:
-            found.append(f'half_life: missing; {self.name} needs one, such as "1h"')
+            problems.append(f'half_life: missing; {self.name} needs one, such as "1h"')
         if not self.decays and spec.half_life is not None:
-            found.append(f"half_life: {self.name} does not decay; remove it")
+            problems.append(f"half_life: {self.name} does not decay; remove it")
         if self.needs_against != (spec.against is not None):
-            found.append(
+            problems.append(
                 'against: missing; it needs a second duration, such as "24h"'
                 if self.needs_against
                 else f"against: {self.name} compares no durations; remove it"
             )
         elif spec.against and spec.half_life and seconds(spec.against) <= seconds(spec.half_life):
-            found.append(f"against: got {spec.against}; expected more than the half_life")
+            problems.append(f"against: got {spec.against}; expected more than the half_life")
         if self.needs_of != bool(spec.of):
-            found.append(
+            problems.append(
                 'of: missing; expected which events occur, such as { kind = "failure" }'
                 if self.needs_of
-                else f"of: {self.name} tells no events apart; remove it"
+                else f"of: {self.name} distinguishes no events; remove it"
             )
         if spec.scale != "log" and self.family != "normal":
-            found.append(f"scale: {self.name} is not judged on a scale; remove it")
-        return found
+            problems.append(f"scale: {self.name} has no scale; remove it")
+        return problems
 
     @property
     def parameters(self) -> list[str]:
-        """What a declaration of this kind must give, besides its name."""
-        asked = {
+        """The keys that a declaration of this kind needs, besides its name."""
+        needed = {
             f"`field` (a {self.reads})": self.reads is not None,
             "`half_life`": self.decays,
             "`against`": self.needs_against,
             "`of`": self.needs_of,
         }
-        return [name for name, asks in asked.items() if asks]
+        return [name for name, is_needed in needed.items() if is_needed]
 
 
 @kernel
 def prefetch_ahead(memory: FeatureMemory, events: AdmittedEvents, i: int) -> None:
-    """Have the words brought near that an event soon after i will need."""
+    """Prefetch the words of an event soon after i."""
     if i + PREFETCH_EVENTS < len(events.row):
         prefetch_words(memory.words, events.row[i + PREFETCH_EVENTS], memory.at, len(memory.backup))
 
@@ -158,10 +161,11 @@ def prefetch_ahead(memory: FeatureMemory, events: AdmittedEvents, i: int) -> Non
 def begin_event(
     state: NDArray[Word], events: AdmittedEvents, i: int, backup: NDArray[Word]
 ) -> None:
-    """Make event i's own words ready: zeros where its entity is new.
+    """Reset the words of event i's entity where it is new, and back them up where the event may not be
+    learned.
 
-    mine: `FeatureKind.words` words of its row. A kernel may change them as it likes and call `undo_unless_learned`
-    afterwards; `backup` is for that.
+    state: `FeatureKind.words` words of the entity's row. The kernel may then change them freely and
+    call `undo_unless_learned` afterwards.
     """
     if events.fresh[i]:
         for k in range(len(state)):
@@ -175,7 +179,7 @@ def begin_event(
 def undo_unless_learned(
     state: NDArray[Word], events: AdmittedEvents, i: int, backup: NDArray[Word]
 ) -> None:
-    """Put the words back as `begin_event` found them where event i may not be learned."""
+    """Restore the words where event i may not be learned."""
     if not events.learn[i]:
         for k in range(len(state)):
             state[k] = backup[k]
@@ -184,13 +188,13 @@ def undo_unless_learned(
 ALL, OCCURRED, LAST_MS = range(3)
 SHARE_WORDS: Final = 3
 WITHOUT: Final = 2.0
-"""Occasions without an occurrence that are assumed before the first."""
+"""Events without an occurrence that are assumed before the first one."""
 
 
 @kernel
 def share_of(state: F64, occurs: bool, time_ms: float, half_life_ms: float) -> float:
-    """k / (c + 2) of decayed counts, c of all and k of those that occur, with this one. mine:
-    `SHARE_WORDS` words."""
+    """k / (c + 2) of decayed counts, c of all events and k of those that occur, this one included.
+    state: `SHARE_WORDS` words."""
     since_ms = time_ms - state[LAST_MS]
     state[ALL] = decayed(state[ALL], since_ms, half_life_ms) + 1.0
     state[OCCURRED] = decayed(state[OCCURRED], since_ms, half_life_ms)

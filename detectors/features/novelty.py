@@ -1,14 +1,14 @@
-"""Novelty: is this value of another field new to the entity, how many new ones came lately, and
-how large a part of all were they?
+"""Novelty: is this value of another field new to the entity, how many were new recently, and what
+share of all were they?
 
 An entity remembers the last `MEMORY` distinct values by their 64-bit keyed hashes, most recent
-first. What falls out of them is noted in the shard's `pairings`, so that a value comes as new again
-only when tens of thousands of others of all entities have fallen out since; in return, one new
-value in 200 of an entity with more than `MEMORY` of them goes unnoticed.
+first. A value that drops out is noted in the shard's `pairings`, so that it counts as new again only
+after tens of thousands of values of all entities have dropped out; in return, one new value in 200
+of an entity with more than `MEMORY` values is missed.
 
-Words of an entity: `MEMORY`, and two more for the count (value, time), three for the share (all,
-new, time): with decayed counts c of all and k of the new ones, this event included, it is
-k / (c + 2), as if two known ones had come before. A visitor comes back to pages, a crawler does not.
+Words of an entity: `MEMORY`, two more for the count (value, time), three for the share (all, new,
+time): k / (c + 2) with decayed counts c of all events and k of those with a new value, this event
+included, as if two known values had come before. A visitor comes back to pages, a crawler does not.
 """
 
 from typing import Final
@@ -35,21 +35,21 @@ MEMORY: Final = 16
 def is_new(
     bits: U64, r: int, at: int, shared: U64, entity: np.uint64, value: np.uint64, learn: bool
 ) -> bool:
-    """Whether the value is in neither memory; learning moves it to the front of the entity's."""
-    place = -1
+    """Whether the value is in neither memory; learning moves it to the front of the entity's memory."""
+    index = -1
     for k in range(MEMORY):
         if bits[r, at + k] == value:
-            place = k
+            index = k
             break
         if bits[r, at + k] == 0:
             break
-    full = bits[r, at + MEMORY - 1] != 0  # only then has something fallen out of it
-    new = place < 0 and not (full and pairings.known(shared, pairings.pair(entity, value)))
+    full = bits[r, at + MEMORY - 1] != 0  # only then may a value have dropped out
+    new = index < 0 and not (full and pairings.known(shared, pairings.pair(entity, value)))
     if learn:
-        last = place if place >= 0 else MEMORY - 1
-        falls = bits[r, at + last]
-        if place < 0 and falls != 0:
-            pairings.note(shared, pairings.pair(entity, falls))
+        last = index if index >= 0 else MEMORY - 1
+        dropped = bits[r, at + last]
+        if index < 0 and dropped != 0:
+            pairings.note(shared, pairings.pair(entity, dropped))
         for k in range(last, 0, -1):
             bits[r, at + k] = bits[r, at + k - 1]
         bits[r, at] = value
@@ -64,7 +64,7 @@ def novelty(
     durations: Durations,
     out: F64,
 ) -> None:
-    """1 for a new value, 0 for a remembered one; NaN at the first, which is new by necessity."""
+    """1 for a new value, 0 for a remembered one; NaN at the first value, which is always new."""
     bits = memory.bits
     shared = memory.shared_bits
     at = memory.at
@@ -92,33 +92,33 @@ def novel_count(
     durations: Durations,
     out: F64,
 ) -> None:
-    """Decayed number of new values, this event's included; behind the memory: value, time."""
+    """Decayed number of new values, this event's included; words after the memory: value, time."""
     words = memory.words
     bits = memory.bits
     shared = memory.shared_bits
     at = memory.at
-    held = at + MEMORY
+    after = at + MEMORY
     for i in range(len(events.row)):
         prefetch_ahead(memory, events, i)
         r = events.row[i]
         if events.fresh[i]:
             for k in range(MEMORY):
                 bits[r, at + k] = 0
-            words[r, held] = 0.0
-            words[r, held + 1] = events.time_ms[i]
+            words[r, after] = 0.0
+            words[r, after + 1] = events.time_ms[i]
         if not field.active[i]:
             out[i] = np.nan
             continue
         now = decayed(
-            words[r, held], events.time_ms[i] - words[r, held + 1], durations.half_life_ms
+            words[r, after], events.time_ms[i] - words[r, after + 1], durations.half_life_ms
         )
         learn = events.learn[i]
         if is_new(bits, r, at, shared, field.entity[i], field.hashed[i], learn):
             now += 1.0
         out[i] = now
         if learn:
-            words[r, held] = now
-            words[r, held + 1] = events.time_ms[i]
+            words[r, after] = now
+            words[r, after + 1] = events.time_ms[i]
 
 
 @kernel
@@ -129,10 +129,10 @@ def novel_share(
     durations: Durations,
     out: F64,
 ) -> None:
-    """k / (c + 2), this event included; behind the memory: c, k, time."""
+    """k / (c + 2), this event included; words after the memory: c, k, time."""
     words = memory.words
     at = memory.at
-    held = at + MEMORY
+    after = at + MEMORY
     for i in range(len(events.row)):
         prefetch_ahead(memory, events, i)
         r = events.row[i]
@@ -146,14 +146,14 @@ def novel_share(
         new = is_new(
             memory.bits, r, at, memory.shared_bits, field.entity[i], field.hashed[i], learn
         )
-        keep = decayed(1.0, events.time_ms[i] - words[r, held + 2], durations.half_life_ms)
-        count = words[r, held] * keep + 1.0
-        novel = words[r, held + 1] * keep + (1.0 if new else 0.0)
+        keep = decayed(1.0, events.time_ms[i] - words[r, after + 2], durations.half_life_ms)
+        count = words[r, after] * keep + 1.0
+        novel = words[r, after + 1] * keep + (1.0 if new else 0.0)
         out[i] = novel / (count + 2.0)
         if learn:
-            words[r, held] = count
-            words[r, held + 1] = novel
-            words[r, held + 2] = events.time_ms[i]
+            words[r, after] = count
+            words[r, after + 1] = novel
+            words[r, after + 2] = events.time_ms[i]
 
 
 KINDS: Final = (

@@ -1,12 +1,12 @@
-"""Pairings: which (entity, value) pairs the shard has seen, beyond what each entity remembers.
+"""Pairings: the (entity, value) pairs that the shard has seen, beyond each entity's own memory.
 
-Two panes of a Bloom filter (B. Bloom, CACM 1970), shared by all entities: pairs go into the present
-pane; when it holds `PAIRS_MAX`, it becomes the earlier one and the next starts empty. So the last
-65,536 pairs at least, and twice as many at most, are known for certain, and a pair that was never
-noted is taken for known in less than 0.5 % of cases: (1 - e^(-4/16))^4 = 0.24 % a full pane, of
-16 bits a pair and 4 hash functions. These are keyed: nobody outside can aim at a pair.
+Two panes of a Bloom filter (B. Bloom, CACM 1970), shared by all entities: pairs are added to the
+current pane; when it holds `PAIRS_MAX`, it becomes the earlier one and the next starts empty. So at
+least the last 65,536 pairs, and at most twice as many, are always found, and a pair that was never
+added is found in less than 0.5 % of cases: (1 - e^(-4/16))^4 = 0.24 % for each full pane, with 16
+bits a pair and 4 hash functions. The hashes are keyed: nobody outside can target a pair.
 
-Not a feature: `novelty` asks it. Words of a shard: 2 + 2 · 16,384, that is 256 KiB.
+This is no feature: `novelty` uses it. Words of a shard: 2 + 2 · 16,384, that is 256 KiB.
 """
 
 from typing import Final
@@ -22,7 +22,7 @@ HASHES: Final = 4
 PANE_WORDS: Final = BITS // 64
 
 PAIRS, PANE = range(2)
-"""Pairs in the present pane, and which of the two it is."""
+"""The number of pairs in the current pane, and which of the two panes it is."""
 PANES: Final = 2
 WORDS: Final = PANES + 2 * PANE_WORDS
 
@@ -38,7 +38,7 @@ def pair(entity: np.uint64, value: np.uint64) -> np.uint64:
 
 @kernel
 def _bit(hashed: np.uint64, k: int) -> np.uint64:
-    """The place of the pair's kth bit (A. Kirsch and M. Mitzenmacher's double hashing, 2006)."""
+    """The position of the pair's kth bit (A. Kirsch and M. Mitzenmacher's double hashing, 2006)."""
     step = (hashed >> np.uint64(32)) | np.uint64(1)
     return np.uint64((hashed + np.uint64(k) * step) & np.uint64(BITS - 1))
 
@@ -55,14 +55,14 @@ def _in_pane(shared: U64, start: np.int64, hashed: np.uint64) -> bool:
 
 @kernel
 def known(shared: U64, hashed: np.uint64) -> bool:
-    """Whether the pair was noted lately."""
+    """Whether the pair was added recently."""
     first = np.int64(PANES)
     return _in_pane(shared, first, hashed) or _in_pane(shared, first + PANE_WORDS, hashed)
 
 
 @kernel
 def note(shared: U64, hashed: np.uint64) -> None:
-    """Remember the pair; costs nothing more where the present pane has it."""
+    """Add the pair, unless the current pane has it."""
     start = PANES + PANE_WORDS * np.int64(shared[PANE])
     if _in_pane(shared, start, hashed):
         return

@@ -1,14 +1,14 @@
-"""Popularity: how many of the shard's events had this value of a field lately?
+"""Popularity: how many of the shard's events had this value of a field recently?
 
-Asks for no entity: a page that nobody visits, an address that nobody else came from, a user agent
-never seen. The decayed number of events with the value, this one included, of all entities of the
-shard: 1 for a value never seen. Counted in a count-min sketch (G. Cormode, S. Muthukrishnan, J.
-Algorithms 2005) of `ROWS` rows by the value's keyed hash, with conservative update (C. Estan, G.
-Varghese, SIGCOMM 2002). Its error is one-sided: where values are many, a rare one can look more
-common than it is, and nobody outside can choose values that share cells.
+Independent of the entity: a page that nobody visits, an address that nobody else came from, a user
+agent never seen. The value is the decayed number of events with it, this one included, of all
+entities of the shard: 1 for a value never seen. Counted in a count-min sketch (G. Cormode, S.
+Muthukrishnan, J. Algorithms 2005) of `ROWS` rows by the value's keyed hash, with conservative update
+(C. Estan, G. Varghese, SIGCOMM 2002). Its error is one-sided: among many values a rare one can look
+more common than it is, and nobody outside can choose values that share cells.
 
-No words an entity; shared: 2 · 4 · 4,096 words (count and the time it holds for), 256 KiB a shard.
-A cell never goes back in time: an entity that lags behind others is counted at their time.
+No words an entity; shared: 2 · 4 · 4,096 words (count and its time), 256 KiB a shard. The time of a
+cell never goes back: the events of an entity that lags behind others are counted at their time.
 """
 
 from typing import Final
@@ -25,19 +25,19 @@ ROWS: Final = 4
 CELLS: Final = 4_096
 WORDS: Final = 2 * ROWS * CELLS
 BITS: Final = np.uint64(16)
-"""Of the hash, for each row."""
+"""Bits of the hash for each row."""
 
 
 @kernel
 def _cell(hashed: np.uint64, k: int) -> int:
-    """Where the value's cell in row k begins: count, then time."""
+    """The index of the value's cell in row k: its count, then its time."""
     part = np.int64((hashed >> (BITS * np.uint64(k))) & np.uint64(CELLS - 1))
     return int(2 * (CELLS * k + part))
 
 
 @kernel
-def _now(shared: F64, cell: int, time_ms: float, half_life_ms: float) -> float:
-    """The cell's count at a time, or at its own where that is later."""
+def _count_at(shared: F64, cell: int, time_ms: float, half_life_ms: float) -> float:
+    """The cell's count at a time, or at its own time where that is later."""
     return decayed(shared[cell], max(time_ms - shared[cell + 1], 0.0), half_life_ms)
 
 
@@ -62,13 +62,15 @@ def popularity(
         least = np.inf
         for k in range(ROWS):
             cell = _cell(field.hashed[i], k)
-            least = min(least, _now(shared, cell, time_ms, durations.half_life_ms))
+            least = min(least, _count_at(shared, cell, time_ms, durations.half_life_ms))
         out[i] = least + 1.0
         if not events.learn[i]:
             continue
         for k in range(ROWS):
             cell = _cell(field.hashed[i], k)
-            shared[cell] = max(_now(shared, cell, time_ms, durations.half_life_ms), least + 1.0)
+            shared[cell] = max(
+                _count_at(shared, cell, time_ms, durations.half_life_ms), least + 1.0
+            )
             shared[cell + 1] = max(shared[cell + 1], time_ms)
 
 

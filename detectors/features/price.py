@@ -1,14 +1,14 @@
 """Price: is this amount what the product usually costs?
 
-The amount (relative to its currency, see `detectors.money`) over the exponent of the decayed mean
-of ln|amount| that the product had in the whole shard; NaN below a weight of `AMOUNTS_MIN` amounts.
-An amount moves the mean by 1/weight of the way, weight at most `MEMORY`, the way at most
-`STEP_MAX`.
+The value is the amount (relative to its currency, see `detectors.money`) divided by the exponential
+of the product's decayed mean of ln|amount| in the whole shard; NaN below a weight of `AMOUNTS_MIN`.
+An amount moves the mean by 1/weight of the difference, the weight being at most `MEMORY` and the
+difference at most `STEP_MAX`.
 
-Bounded: `SETS` sets of `WAYS` products by the product's keyed hash. In a full set a newcomer takes
-the slot with the least weight, and all weights of the set shrink by an eighth, so that what is no
-longer sold leaves and a rotation of made-up products meets resistance. Weights follow the stream
-alone. No words an entity; shared: 3 · 16,384 words (hash, weight, mean), that is 384 KiB a shard.
+Bounded: `SETS` sets of `SLOTS_PER_SET` products by the product's keyed hash. In a full set a new
+product takes the slot of least weight, and all weights of the set shrink by an eighth, so that
+products that are no longer sold are displaced, and invented products are hard to rotate in. No words
+an entity; shared: 3 · 16,384 words (hash, weight, mean), that is 384 KiB a shard.
 """
 
 from math import exp, log
@@ -22,12 +22,12 @@ from detectors.money import AMOUNT_MIN, STEP_MAX
 from detectors.numeric.kernels import kernel
 from schemas.columns import F64, U64
 
-WAYS: Final = 8
+SLOTS_PER_SET: Final = 8
 SETS: Final = 2_048
 PRODUCT, WEIGHT, MEAN = range(3)
 SLOT: Final = 3
 """Words of a slot."""
-WORDS: Final = SLOT * WAYS * SETS
+WORDS: Final = SLOT * SLOTS_PER_SET * SETS
 MEMORY: Final = 100.0
 AMOUNTS_MIN: Final = 3.0
 SHRINK: Final = 7.0 / 8.0
@@ -35,10 +35,10 @@ SHRINK: Final = 7.0 / 8.0
 
 @kernel
 def _slot(shared: F64, bits: U64, product: np.uint64) -> int:
-    """Where the product's slot begins, or that of the product it would replace."""
-    first = SLOT * WAYS * np.int64(product & np.uint64(SETS - 1))
+    """The index of the product's slot, or of the slot that it would take."""
+    first = SLOT * SLOTS_PER_SET * np.int64(product & np.uint64(SETS - 1))
     least = first
-    for k in range(WAYS):
+    for k in range(SLOTS_PER_SET):
         slot = first + SLOT * k
         if shared[slot + WEIGHT] > 0.0 and bits[slot + PRODUCT] == product:
             return int(slot)
@@ -49,10 +49,10 @@ def _slot(shared: F64, bits: U64, product: np.uint64) -> int:
 
 @kernel
 def _make_room(shared: F64, bits: U64, slot: int, product: np.uint64, mean: float) -> None:
-    """Give the slot to the product; where another had it, the whole set ages."""
+    """Give the slot to the product; where another product had it, the whole set ages."""
     if shared[slot + WEIGHT] > 0.0:
-        first = slot - slot % (SLOT * WAYS)
-        for k in range(WAYS):
+        first = slot - slot % (SLOT * SLOTS_PER_SET)
+        for k in range(SLOTS_PER_SET):
             shared[first + SLOT * k + WEIGHT] *= SHRINK
     bits[slot + PRODUCT] = product
     shared[slot + WEIGHT] = 0.0
@@ -67,7 +67,7 @@ def price_ratio(
     durations: Durations,
     out: F64,
 ) -> None:
-    """|amount| over the product's usual one before this event; beside: the amount."""
+    """|amount| over the product's usual one before this event; extra field: the amount."""
     shared = memory.shared
     bits = memory.shared_bits
     for i in range(len(events.row)):
@@ -76,11 +76,11 @@ def price_ratio(
         if not field.active[i] or not size >= 0.0:
             continue
         slot = _slot(shared, bits, field.hashed[i])
-        mine = shared[slot + WEIGHT] > 0.0 and bits[slot + PRODUCT] == field.hashed[i]
-        if mine and shared[slot + WEIGHT] >= AMOUNTS_MIN:
+        is_known = shared[slot + WEIGHT] > 0.0 and bits[slot + PRODUCT] == field.hashed[i]
+        if is_known and shared[slot + WEIGHT] >= AMOUNTS_MIN:
             out[i] = size * exp(-shared[slot + MEAN])
         if events.learn[i] and size >= AMOUNT_MIN:
-            if not mine:
+            if not is_known:
                 _make_room(shared, bits, slot, field.hashed[i], log(size))
             weight = min(shared[slot + WEIGHT] + 1.0, MEMORY)
             off = log(size) - shared[slot + MEAN]

@@ -1,15 +1,15 @@
-"""Ratio: is an entity busier now than it usually is, whatever its usual is?
+"""Ratio: is an entity busier now than it usually is?
 
-The decayed count over the short half-life h, by what the count over the long one H says it should
-be. At a steady rate a count that began a time a ago is in proportion to h (1 - 2^(-a/h)), so that
-with counts c and C, this event included,
+The decayed count over the short half-life h, divided by the count that the long half-life H would
+predict. At a steady rate a count that began a time a ago is proportional to h (1 - 2^(-a/h)), so
+that with counts c and C, this event included,
 
     expected = C · h (1 - 2^(-a/h)) / (H (1 - 2^(-a/H)))     ratio = (c + 1) / (expected + 1)
 
-1 is as usual. A new entity starts at 1, since both counts have seen the same; the 1 on both sides
-keeps a single event after a long silence from being a multitude (it gives at most 2). The counts
-are those of `counting` (forward decay; Cormode et al., ICDE 2009). Four words an entity: both
-counts, the time they hold for and the time they began at.
+1 is as usual. A new entity starts at 1, since both counts are of the same events; the 1 on both
+sides limits the ratio of a single event after a long silence to 2. The counts are those of
+`counting` (forward decay; Cormode et al., ICDE 2009). Four words an entity: both counts, their time
+and the time at which they began.
 """
 
 from math import expm1
@@ -58,7 +58,7 @@ def ratio(
         if state[LONG] == 0.0:
             state[LAST_MS] = now_ms
             state[BEGAN_MS] = now_ms
-        # At least 1, which a decayed count of this event is: 0 means that there was none.
+        # a decayed count with this event is at least 1: 0 means that there was none
         state[SHORT] = decayed(state[SHORT], now_ms - state[LAST_MS], short_ms) + 1.0
         state[LONG] = decayed(state[LONG], now_ms - state[LAST_MS], long_ms) + 1.0
         state[LAST_MS] = now_ms
@@ -74,8 +74,8 @@ def ratio(
 KINDS: Final = (
     FeatureKind(
         name="ratio",
-        meaning="decayed number of events over `half_life`, by what the rate over `against`"
-        " would give; 1 is as usual",
+        meaning="decayed number of events over `half_life`, divided by what the rate over `against`"
+        " predicts; 1 is as usual",
         update=ratio,
         words=WORDS,
         reads=None,

@@ -1,11 +1,11 @@
-"""Sequence: does the entity walk through numbers in order, as who copies a catalogue does?
+"""Sequence: does the entity walk through numbers in order, as a scraper of a catalogue does?
 
-A step is the difference between the number at an event and the one before it; to stay is no step.
-It goes on where it equals the entity's step before: one page after the other, every tenth product.
-With decayed counts c of all steps and k of those that go on, the value is k / (c + 2), as if two
-that do not had come before. NaN at the first number and where it stays.
+A step is the difference between the number at an event and the number before; an equal number is no
+step. A step repeats where it equals the step before: one page after the other, or every tenth
+product. With decayed counts c of all steps and k of those that repeat, the value is k / (c + 2), as
+if two that do not repeat had come before. NaN at the first number and where there is no step.
 
-Five words an entity: the last number + 1 (0 is "none"), the last step, c, k, time.
+Five words an entity: the last number + 1 (0: none), the last step, c, k, time.
 """
 
 from math import isnan
@@ -52,8 +52,8 @@ def sequence(
         number = abs(field.number[i]) + 1.0
         step = number - state[NUMBER]
         if state[NUMBER] > 0.0 and step != 0.0:
-            goes_on = step == state[STEP]
-            out[i] = share_of(state[STEPS:], goes_on, events.time_ms[i], durations.half_life_ms)
+            repeats = step == state[STEP]
+            out[i] = share_of(state[STEPS:], repeats, events.time_ms[i], durations.half_life_ms)
             state[STEP] = step
         state[NUMBER] = number
         undo_unless_learned(state, events, i, memory.backup)
@@ -62,8 +62,8 @@ def sequence(
 KINDS: Final = (
     FeatureKind(
         name="sequence",
-        meaning="decayed share of the steps from one number to the next that are as the step"
-        " before (two that are not are assumed before the first)",
+        meaning="decayed share of the steps from one number to the next that equal the step"
+        " before (two that do not are assumed before the first)",
         update=sequence,
         words=WORDS,
         reads="number",

@@ -3,9 +3,9 @@
 Kilometres per hour along the great circle (haversine formula; R. Sinnott, Sky and Telescope 1984;
 earth's mean radius 6371 km). Geolocation is coarse: less than `NEAR_KM` counts as no movement, and
 no movement takes less than `TIME_MIN_H`. NaN at the first event, without coordinates, and at a late
-event, whose predecessor is not the one remembered; it is not remembered itself.
+event, whose predecessor is unknown; a late event is not remembered.
 
-Three words an entity: latitude, longitude, time + 1 (0 is "none").
+Three words an entity: latitude, longitude, time + 1 (0: none).
 """
 
 from math import asin, cos, isnan, pi, sin, sqrt
@@ -36,12 +36,12 @@ RADIANS: Final = pi / 180.0
 
 @kernel
 def distance_km(
-    latitude: float, longitude: float, of_latitude: float, of_longitude: float
+    latitude: float, longitude: float, other_latitude: float, other_longitude: float
 ) -> float:
     """Great-circle distance of two points in degrees."""
-    up = sin(0.5 * RADIANS * (latitude - of_latitude))
-    along = sin(0.5 * RADIANS * (longitude - of_longitude))
-    a = up * up + cos(RADIANS * latitude) * cos(RADIANS * of_latitude) * along * along
+    up = sin(0.5 * RADIANS * (latitude - other_latitude))
+    along = sin(0.5 * RADIANS * (longitude - other_longitude))
+    a = up * up + cos(RADIANS * latitude) * cos(RADIANS * other_latitude) * along * along
     return DIAMETER_KM * asin(sqrt(min(max(a, 0.0), 1.0)))
 
 
@@ -53,7 +53,7 @@ def impossible_travel(
     durations: Durations,
     out: F64,
 ) -> None:
-    """km/h since the last event with coordinates; beside: latitude, longitude."""
+    """km/h since the last event with coordinates; extra fields: latitude, longitude."""
     at = memory.at
     for i in range(len(events.row)):
         prefetch_ahead(memory, events, i)
@@ -77,8 +77,8 @@ def impossible_travel(
 KINDS: Final = (
     FeatureKind(
         name="impossible_travel",
-        meaning="km/h from the place of the entity's last event (latitude, longitude) to this"
-        " one's; 0 within 50 km",
+        meaning="km/h from the coordinates of the entity's last event to this one's; 0 within"
+        " 50 km",
         update=impossible_travel,
         words=WORDS,
         reads=None,

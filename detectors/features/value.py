@@ -1,4 +1,4 @@
-"""The event's own numbers: a field's value, and the local time of day. They keep no state."""
+"""Numbers of the event itself, without state: a field's value, and the local time of day."""
 
 from math import isnan
 from typing import Final
@@ -33,7 +33,7 @@ def time_of_day(
     durations: Durations,
     out: F64,
 ) -> None:
-    """Hours since local midnight, in [0, 24); beside: minutes of offset to UTC (NaN: none)."""
+    """Hours since local midnight, in [0, 24); extra field: minutes of offset to UTC (NaN: none)."""
     for i in range(len(events.row)):
         if not field.active[i]:
             out[i] = np.nan

@@ -271,7 +271,7 @@ class Monitor:
         field = self.spec.cohort
         cohort_of: I64 = np.zeros(len(events), np.int64)
         if field:
-            cohort_of = self.cohorts.of(self._hash(events, field), admitted.learn)
+            cohort_of = self.cohorts.numbers(self._hash(events, field), admitted.learn)
         tail.score(
             self.words,
             self.tail_at,
