@@ -1,10 +1,10 @@
-"""Detectors: what turns an entity's features, or the events themselves, into surprise.
+"""Detectors: they turn an entity's features, or the events themselves, into surprise.
 
-`DETECTORS` is the vocabulary that configurations use. Two stand inside of every monitor's way and
-are called by it: `tail`, which judges each feature, and half-space trees of one kind or the other,
-which judge them all together. Every other is a declaration with a `build` (`own`), and judges
-something of its own; a package may add such a one under the entry point group "eddy.detectors".
-Calibration makes an honest p-value of whatever raw surprise they give.
+`DETECTORS` is the vocabulary of configurations. Two detectors are steps of every monitor: `tail`,
+which scores each feature, and half-space trees of either kind, which score all features together.
+All others are standalone (`interface`): declarations with a `build`, which score something of their
+own; a package may add one under the entry-point group "eddy.detectors". Calibration turns their raw
+surprise into honest p-values.
 """
 
 from importlib.metadata import entry_points
@@ -26,9 +26,9 @@ DETECTORS: Final[dict[str, type[DetectorSpec]]] = {
         *(point.load() for point in entry_points(group="eddy.detectors")),
     )
 }
-"""Every detector's declaration by the name that a configuration gives it."""
+"""Every detector's declaration by its name in configurations."""
 
 if TYPE_CHECKING:
     AnyDetector = DetectorSpec
 else:
-    AnyDetector = Union[tuple(DETECTORS.values())]  # noqa: UP007  # it has as many members as there are
+    AnyDetector = Union[tuple(DETECTORS.values())]  # noqa: UP007  # it has a member for each detector

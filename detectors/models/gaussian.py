@@ -1,6 +1,6 @@
-"""The standard normal's upper tail as a surprise, -ln P(Z > z), from a table: no model learns here.
+"""The upper tail of the standard normal distribution as a surprise, -ln P(Z > z), from a table.
 
-Between nodes a cubic through values and slopes (the slope of -ln Q is the hazard φ/Q), within 1e-10
+Between nodes it is a cubic through values and slopes (the slope of -ln Q is the hazard φ/Q), within 1e-10
 of the exact value; beyond `Z_FAR` the tail's asymptotic series (M. Abramowitz, I. Stegun, "Handbook
 of Mathematical Functions", 26.2.12), within 1e-5. About 3 ns, where erfc and a logarithm take 30.
 """
@@ -39,9 +39,9 @@ def surprise_of_normal(z: float) -> float:
         return 0.5 * z * z + LN_ROOT_2PI + log(z) + w * (1.0 - w * (2.5 - w * 37.0 / 3.0))
     if z <= -Z_FAR:
         return 0.0
-    place = (z + Z_FAR) * PER_UNIT
-    k = int(place)
-    u = place - k
+    position = (z + Z_FAR) * PER_UNIT
+    k = int(position)
+    u = position - k
     low, first, last = TABLE[k, 0], TABLE[k, 1], TABLE[k + 1, 1]
     rise = TABLE[k + 1, 0] - low
     cubic = first + last - 2.0 * rise

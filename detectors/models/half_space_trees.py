@@ -38,7 +38,7 @@ import numpy as np
 from msgspec import Meta
 
 from detectors.entities import AdmittedEvents
-from detectors.models.pool import USED, EventSlots, notify_write, pool, slots_of
+from detectors.models.pool import USED, EventSlots, empty_pool, notify_write, slots_of
 from detectors.models.tail import TailOutput
 from detectors.models.tree_masses import (
     QUANTILE_START,
@@ -149,7 +149,7 @@ class HalfSpaceTrees:
         self.settings = TreesSettings(window, spec.min_events)
         self.trees = build(spec.trees, spec.height, spec.seed, features, planes)
         shape = self.trees.feature.shape
-        self.pool = pool(spec.entities_max, capacity)
+        self.pool = empty_pool(spec.entities_max, capacity)
         slots = len(self.pool.free)
         self.masses = TreeMasses(
             mass=aligned_zeros((slots, *shape, planes), np.uint16),
@@ -276,7 +276,7 @@ def _process(
         slot = slots.slot[i]
         if events.set_back[i]:
             masses.tokens[0, TOKENS_MS] = min(masses.tokens[0, TOKENS_MS], events.stream_ms[i])
-        if slots.given[i]:
+        if slots.allocated[i]:
             reset_slot(masses, slot, events.time_ms[i])
         if slot < 0 and settings.window > 0:
             continue

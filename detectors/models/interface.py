@@ -1,7 +1,7 @@
-"""Detectors that judge something of their own, beside the features: what they are handed and give.
+"""The interface of standalone detectors, which score something of their own beside the features.
 
-Each is declared by a Struct derived from `StandaloneSpec`, whose `build` makes its state. What it says
-stands in alerts under its name like a feature's, with a value, what was expected, and a share.
+Each is declared by a Struct derived from `StandaloneSpec`, whose `build` creates its state. Its value
+is in alerts under its name, as a feature's is, with the expected range and a share.
 """
 
 from collections.abc import Callable
@@ -14,10 +14,10 @@ from schemas.columns import F64, I64, U64, EventBatch
 
 
 class LabelEvents(NamedTuple):
-    """The label events of a batch. They teach detectors, and nobody judges them.
+    """The k labels of a batch, which detectors learn and do not score.
 
-    before: int64[k], how many of the judged events stand before each in the log. hashed: as of
-    `DetectorInput`, but of these events.
+    before: int64[k], the number of scored events before each in the log. hashed: see
+    `DetectorInput`, for these events.
     """
 
     events: EventBatch
@@ -26,12 +26,12 @@ class LabelEvents(NamedTuple):
 
 
 class DetectorInput(NamedTuple):
-    """What a detector may look at. events: those that apply; admitted: where they go.
+    """The n applicable events of a batch. admitted: their rows and times.
 
-    entity: the field that names the monitor's entity. names: the features'; values:
-    float64[features, n] of them in natural units, NaN where silent; place: float64[features, n],
-    their places in [0, 1] among the cohort's. hashed(field): uint64[n], a text field's keyed hash,
-    0 where absent.
+    entity: the field that names the monitor's entity. names: of the features. values:
+    float64[features, n], in natural units, NaN where a feature has no value. scaled:
+    float64[features, n], the values scaled to [0, 1] by the cohort. hashed(field): uint64[n], a text
+    field's keyed hash, 0 where absent.
     """
 
     events: EventBatch
@@ -45,10 +45,11 @@ class DetectorInput(NamedTuple):
 
 
 class DetectorOutput(NamedTuple):
-    """What it says of each event; all float64[n], NaN where it says nothing.
+    """The output for n events; all float64[n], NaN where there is none.
 
-    value: in natural units. surprise: -ln of a raw p-value, or anything that grows with how unusual
-    the event is; calibration makes a p-value of it. expected: an upper end of what was expected.
+    value: in natural units. surprise: -ln of a raw p-value, or any number that grows with how
+    unusual the event is; calibration turns it into a p-value. expected: the upper end of the expected
+    range.
     """
 
     value: F64
@@ -57,14 +58,13 @@ class DetectorOutput(NamedTuple):
 
 
 class StandaloneDetector(Protocol):
-    """The state of one such detector for one shard: a deterministic, bounded fold."""
+    """The state of a standalone detector for one shard: a deterministic, bounded fold."""
 
     def process(self, batch: DetectorInput) -> DetectorOutput:
-        """Judge each event, then learn it, in order; what is not `admitted.learn` is not
-        learned."""
+        """Score each event, then learn it where `admitted.learn`, in order."""
 
     def save(self) -> Arrays:
-        """The whole state; the arrays may be the live ones, which go on changing."""
+        """The whole state; the arrays may be live, that is, change later."""
 
     def load(self, state: Arrays) -> None:
         """Replace the state by one saved from the same declaration."""
@@ -77,18 +77,18 @@ class StandaloneSpec(DetectorSpec, frozen=True, kw_only=True):
     """Name of the detector in alerts."""
 
     def build(self, features: int, capacity: int) -> StandaloneDetector:
-        """Empty state for a monitor with so many features and rows."""
-        asked = f"build(features={features}, capacity={capacity})"
-        raise TypeError(f"{type(self).__name__} does not say what {asked} makes")
+        """The empty state for a monitor with so many features and rows."""
+        call = f"build(features={features}, capacity={capacity})"
+        raise NotImplementedError(f"{type(self).__name__}.{call}")
 
     def fields(self) -> list[str]:
         """The event fields that it reads."""
         return []
 
     def problems(self) -> list[str]:
-        """What is wrong with the declaration, beyond its keys' types: one line each, path first."""
+        """What is wrong with the declaration beyond the types of its keys: one line each, the key first."""
         return []
 
     def discrete(self) -> bool:
-        """Whether its surprise has so few values that p must not be interpolated between them."""
+        """Whether its surprise has few distinct values, between which p must not be interpolated."""
         return False

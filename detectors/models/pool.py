@@ -1,8 +1,7 @@
-"""A bounded pool of slots for models too large to have one for every row.
+"""A bounded pool of slots for state that is too large to exist for every row.
 
-A slot is given out once its entity has some history, taken back when the row goes to another
-entity, and given out again, last back first out. What a slot holds is its owner's business: whoever
-gets one resets it.
+A slot is allocated once its entity has some history and freed when the row goes to another entity;
+the slot freed last is allocated first. The owner of the state resets a newly allocated slot.
 """
 
 from typing import Final, NamedTuple, Protocol, runtime_checkable
@@ -19,8 +18,9 @@ NONE: Final = -1
 
 
 class SlotPool(NamedTuple):
-    """slot_of: int32[rows], a row's slot or `NONE`. free: int32[slots], those given back. marks:
-    how many of these there are, and how many slots were ever given out: the first ones."""
+    """slot_of: int32[rows], a row's slot or `NONE`. free: int32[slots], a stack of freed slots. marks:
+    int64[2], the height of the stack, and the number of slots ever allocated, which are the first
+    ones."""
 
     slot_of: I32
     free: I32
@@ -28,32 +28,33 @@ class SlotPool(NamedTuple):
 
 
 class EventSlots(NamedTuple):
-    """slot: int64[n], each event's row's slot or `NONE`. given: bool[n], it was given out there."""
+    """slot: int64[n], the slot of each event's row, or `NONE`. allocated: bool[n], it was allocated at this
+    event."""
 
     slot: I64
-    given: Bools
+    allocated: Bools
 
 
 @runtime_checkable
 class PooledPart(Protocol):
-    """A part with slots of a pool. arrays_by_slot: those of its saved arrays that are large, have a row a
-    slot, and are written in slots of the batch's events only. before_write: told before they
-    are."""
+    """A part with slots of a pool. arrays_by_slot: its large saved arrays, which have a row for each slot
+    and are written only in the slots of the batch's events. before_write: the hook that is called
+    before they are."""
 
     arrays_by_slot: tuple[str, ...]
     before_write: WriteHook | None
 
 
 def notify_write(part: PooledPart, slots: EventSlots) -> None:
-    """Say in which slots a batch may write, which has been given them and has written none."""
+    """Call the hook with the slots that a batch may write, before it writes."""
     if part.before_write is not None:
         owned = slots.slot[slots.slot >= 0]
         for array in part.arrays_by_slot:
             part.before_write(array, owned)
 
 
-def pool(slots: int, capacity: int) -> SlotPool:
-    """So many slots, at most one a row, none of them given out."""
+def empty_pool(slots: int, capacity: int) -> SlotPool:
+    """So many slots, at most one for each row, none of them allocated."""
     return SlotPool(
         slot_of=np.full(capacity, NONE, np.int32),
         free=np.zeros(min(slots, capacity), np.int32),
@@ -63,9 +64,9 @@ def pool(slots: int, capacity: int) -> SlotPool:
 
 @kernel
 def _slot_for(pool: SlotPool, events: AdmittedEvents, i: int, min_events: int) -> tuple[int, bool]:
-    """(The slot of event i's row or `NONE`, whether it was given out just now).
+    """(The slot of event i's row or `NONE`, whether it was allocated at this event).
 
-    It is given out at an event that is learned, once the entity had `min_events` before it.
+    It is allocated at an event that is learned, once the entity had `min_events` earlier events.
     """
     row = events.row[i]
     marks = pool.marks
@@ -89,7 +90,7 @@ def _slot_for(pool: SlotPool, events: AdmittedEvents, i: int, min_events: int) -
 
 
 def slots_of(pool: SlotPool, events: AdmittedEvents, min_events: int) -> EventSlots:
-    """The slot of every event, given out and taken back in event order as `_slot_for` does."""
+    """The slot of every event, allocated and freed in event order."""
     n = len(events.row)
     out = EventSlots(np.empty(n, np.int64), np.empty(n, np.bool_))
     _slots_of(pool, events, min_events, out)
@@ -99,4 +100,4 @@ def slots_of(pool: SlotPool, events: AdmittedEvents, min_events: int) -> EventSl
 @kernel
 def _slots_of(pool: SlotPool, events: AdmittedEvents, min_events: int, out: EventSlots) -> None:
     for i in range(len(events.row)):
-        out.slot[i], out.given[i] = _slot_for(pool, events, i, min_events)
+        out.slot[i], out.allocated[i] = _slot_for(pool, events, i, min_events)

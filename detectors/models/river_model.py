@@ -43,7 +43,7 @@ from river import base
 
 from detectors.models.gaussian import surprise_of_normal
 from detectors.models.interface import DetectorInput, DetectorOutput, StandaloneSpec
-from detectors.models.pool import USED, notify_write, pool, slots_of
+from detectors.models.pool import USED, empty_pool, notify_write, slots_of
 from detectors.state import Arrays, WriteHook, add_prefix, load, select_prefix, state_arrays
 from schemas.columns import F64, I64
 
@@ -129,7 +129,7 @@ class River:
 
     def __init__(self, spec: RiverSpec, features: int, capacity: int) -> None:
         self.spec = spec
-        self.pool = pool(spec.entities_max, capacity)
+        self.pool = empty_pool(spec.entities_max, capacity)
         slots = len(self.pool.free)
         self.remembered = Remembered(
             vectors=np.zeros((slots, 2 * spec.window, features)),

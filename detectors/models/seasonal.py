@@ -47,7 +47,7 @@ from msgspec import Meta
 
 from detectors.entities import AdmittedEvents
 from detectors.models.interface import DetectorInput, DetectorOutput, StandaloneSpec
-from detectors.models.pool import USED, EventSlots, notify_write, pool, slots_of
+from detectors.models.pool import USED, EventSlots, empty_pool, notify_write, slots_of
 from detectors.numeric.beta import incomplete_beta
 from detectors.numeric.combination import P_MIN
 from detectors.numeric.decay import HOUR_MS, LN2
@@ -125,7 +125,7 @@ class Seasonal:
     def __init__(self, spec: SeasonalSpec, capacity: int) -> None:
         self.min_events = spec.min_events
         self.fading = LN2 * WEEK * HOUR_MS / (1000.0 * seconds(spec.half_life))
-        self.pool = pool(spec.entities_max, capacity)
+        self.pool = empty_pool(spec.entities_max, capacity)
         slots = len(self.pool.free)
         self.profiles = Profiles(
             hours=np.zeros((slots, WEEK), np.float32),
@@ -297,7 +297,7 @@ def _process(
         if slot < 0:
             continue
         hour = floor(events.time_ms[i] / HOUR_MS)
-        if slots.given[i]:
+        if slots.allocated[i]:
             _begin(profiles, slot, hour, offset_min[i], fading)
         words = profiles.words[slot]
         if hour > words[NOW]:

@@ -1,19 +1,18 @@
-"""Many p-values of one event into one.
+"""Combinations of several p-values of one event.
 
 Within a monitor: a soft truncated product. Zaykin et al. (Genetic Epidemiology 2002) multiply the
-p-values below a threshold τ, so that evidence adds up and features with nothing to say add no
-noise; here its logarithm with a soft edge,
+p-values below a threshold τ, so that evidence adds up and ordinary features add no noise. Here it is
+the logarithm with a soft edge,
 
     Σ ln(1 + τ/p),   τ = `SOFT_EDGE`,
 
-which is -Σ ln(p/τ) for small p and next to nothing for p above τ. Its distribution under dependence
-is not known, nor needed: it is a surprise that calibration makes a p-value of, from data. Measured
-on labelled payments and connections it ranks frauds better than the harmonic mean, Cauchy's or
-Fisher's combination, whether few features are judged or many.
+which is -Σ ln(p/τ) for small p and almost 0 for p above τ. Its distribution under dependence is
+unknown and not needed: calibration turns it into a p-value, from data. Measured on labelled payments
+and connections it ranks frauds better than the harmonic mean, Cauchy's or Fisher's combination,
+whether there are few features or many.
 
-Between monitors, where nothing calibrates the result: the harmonic mean p-value (D. J. Wilson, PNAS
-2019, eq. 1), which tolerates any dependence, and unlike Cauchy's is not thrown off by p-values at
-1.
+Between monitors, where the result is not calibrated: the harmonic mean p-value (D. J. Wilson, PNAS
+2019, eq. 1), which is valid under any dependence and, unlike Cauchy's, robust to p-values of 1.
 """
 
 from collections.abc import Sequence
@@ -27,13 +26,13 @@ from detectors.numeric.kernels import kernel
 from schemas.columns import F64
 
 P_MIN: Final = 1e-300
-"""Smallest p-value there is: below it float64 would soon be 0, and 0 has no logarithm."""
+"""Smallest p-value: below it float64 would soon be 0, which has no logarithm."""
 SOFT_EDGE: Final = 0.02
 
 
 @kernel
 def evidence(p: float) -> float:
-    """What one p-value adds to the soft truncated product's surprise."""
+    """The term of one p-value in the soft truncated product."""
     return ln(1.0 + SOFT_EDGE / max(p, P_MIN))
 
 

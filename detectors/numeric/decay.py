@@ -1,4 +1,4 @@
-"""Exponential decay, and the spans of time that models count in. Everything here is stateless."""
+"""Exponential decay, and units of time in milliseconds."""
 
 from math import exp, log
 from typing import Final
@@ -12,5 +12,5 @@ DAY_MS: Final = 86_400_000.0
 
 @kernel
 def decayed(value: float, since_ms: float, half_life_ms: float) -> float:
-    """The value after `since_ms` ≥ 0 of decay."""
+    """The value after it decayed for `since_ms` ≥ 0."""
     return value * exp(-LN2 * since_ms / half_life_ms)

@@ -1,5 +1,5 @@
-"""The logarithm and the exponential as straight-line code: loops over them become vector
-instructions, where a call to the C library's is taken an element at a time. No model learns here.
+"""The logarithm and the exponential as straight-line code, which the compiler can vectorise; the C
+library's functions are called for one element at a time.
 
 ln: x = 2^k m with m in [√½, √2), ln m = 2 artanh((m - 1)/(m + 1)); exp: x = k ln 2 + r. Both by
 their power series, cut where they no longer change the last digit (M. Abramowitz, I. Stegun,
@@ -18,7 +18,7 @@ LN2_LOW: Final = 1.9082149292705877e-10
 ROOT_HALF_BITS: Final = 0x3FE6A09E667F3BCD
 MANTISSA: Final = (1 << 52) - 1
 ROUNDER: Final = 1.5 * 2.0**52
-"""What is added to it has no digits behind the point."""
+"""Adding it to a number and subtracting it again rounds the number to an integer."""
 EXPONENT_MAX: Final = 708.0
 C: Final = tuple(1.0 / factorial(i) for i in range(14))
 

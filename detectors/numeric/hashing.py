@@ -1,10 +1,10 @@
-"""Keyed hashes of text columns: how entities, event ids and compared values are told apart.
+"""Keyed hashes of text columns, which identify entities, event ids and compared values.
 
-SipHash with a secret key, so that nobody outside can make two keys collide; 128 bits, so that
-chance does not either. Formula: J.-P. Aumasson, D. J. Bernstein, "SipHash: a fast short-input
-PRF" (2012), and its 128-bit variant in the authors' reference code. Not for content checksums:
-those are xxh3. The key is stretched by scrypt (C. Percival, RFC 7914), so that each guess at a weak
-secret costs 16 MiB of memory and some 50 ms. A change of the derivation raises the state version.
+SipHash with a secret key, so that nobody outside can construct collisions, and of 128 bits, so that
+none occur by chance. Formula: J.-P. Aumasson, D. J. Bernstein, "SipHash: a fast short-input PRF"
+(2012), and its 128-bit variant in the authors' reference code. Content checksums use xxh3 instead.
+The key is stretched by scrypt (C. Percival, RFC 7914), so that each guess at a weak secret costs 16
+MiB of memory and some 50 ms. A change of the derivation raises the state version.
 """
 
 import hashlib
@@ -23,10 +23,10 @@ HashKey = tuple[int, int]
 """Two 64-bit words of secret key."""
 
 ROUNDS: Final = (1, 3)
-"""SipHash-1-3, as Rust's and Python's own tables use: flooding needs no more."""
+"""SipHash-1-3, as in the hash tables of Rust and Python: enough against flooding."""
 
 SALT: Final = b"eddy hash key"
-"""The same for every group: a state that a replay saved must fit any group with the same secret."""
+"""The same for every group: a state saved by a replay must fit any group with the same secret."""
 
 _INITIAL: Final = np.array(
     [0x736F6D6570736575, 0x646F72616E646F6D, 0x6C7967656E657261, 0x7465646279746573], np.uint64
@@ -42,44 +42,44 @@ def hash_key(secret: str) -> HashKey:
 
 
 def hash_text(column: pa.StringArray, key: HashKey) -> U64:
-    """uint64[n, 2]: the keyed 128-bit hash of each text; (0, 0) for null and for nothing else."""
+    """uint64[n, 2]: the keyed 128-bit hash of each text; (0, 0) for null, and only for null."""
     out = np.zeros((len(column), 2), np.uint64)
     if len(column) == 0:
         return out
     validity, offsets, data = column.buffers()
     first = column.offset
     stop = first + len(column)
-    places = np.frombuffer(offsets, np.int32)[first : stop + 1]
+    bounds = np.frombuffer(offsets, np.int32)[first : stop + 1]
     text = np.frombuffer(data, np.uint8) if data is not None else np.empty(0, np.uint8)
     nulls = np.frombuffer(validity, np.uint8) if column.null_count else np.empty(0, np.uint8)
-    _siphash(text, places, nulls, first, np.uint64(key[0]), np.uint64(key[1]), *ROUNDS, out)
+    _siphash(text, bounds, nulls, first, np.uint64(key[0]), np.uint64(key[1]), *ROUNDS, out)
     return out
 
 
 def hash_rows(texts: Mapping[int, pa.StringArray], numbers: Mapping[int, F64], key: HashKey) -> U64:
-    """uint64[n]: the keyed hash of each row of several columns, at least one. Columns are identified
-    by their numbers; an absent value (null, NaN) counts as an absent column."""
+    """uint64[n]: the keyed hash of each row over one or more columns, which are identified by numbers. An
+    absent value (null, NaN) counts as an absent column."""
     columns = [*texts.values(), *numbers.values()]
     state = np.empty((len(columns[0]), 4), np.uint64)
     state[:] = np.array([key[0], key[1], key[0], key[1]], np.uint64) ^ _INITIAL
     for name, column in texts.items():
         validity, offsets, data = column.buffers()
-        places = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
+        bounds = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
         text = np.frombuffer(data, np.uint8) if data is not None else np.empty(0, np.uint8)
         nulls = np.frombuffer(validity, np.uint8) if column.null_count else np.empty(0, np.uint8)
         if len(column):
-            _absorb_texts(text, places, nulls, column.offset, name, state)
+            _absorb_texts(text, bounds, nulls, column.offset, name, state)
     # a copy: for read-only columns the kernel would be compiled once more
-    together = np.array([*numbers.values()]).reshape(len(numbers), len(state))
-    named = np.array([*numbers], np.int64)
-    _absorb_numbers(together, together.view(np.uint64), named, state)
+    values = np.array([*numbers.values()]).reshape(len(numbers), len(state))
+    column_numbers = np.array([*numbers], np.int64)
+    _absorb_numbers(values, values.view(np.uint64), column_numbers, state)
     out = np.empty(len(state), np.uint64)
     _finish(state, out)
     return out
 
 
 def pseudonym(hashed: U64) -> str:
-    """32 hex digits that stand for an entity where its id must not be shown. hashed: uint64[2]."""
+    """32 hex digits in place of an entity's id, where that must not be shown. hashed: uint64[2]."""
     return f"{int(hashed[0]):016x}{int(hashed[1]):016x}"
 
 
@@ -106,7 +106,7 @@ def _round(
 
 @kernel
 def _word(text: U8, at: int) -> np.uint64:
-    """Eight bytes from there on, the first the lowest; the compiler makes one load of them."""
+    """Eight bytes from an index on, little-endian; the compiler turns this into one load."""
     word = np.uint64(0)
     for b in range(8):
         word |= np.uint64(text[at + b]) << np.uint64(8 * b)
@@ -116,7 +116,7 @@ def _word(text: U8, at: int) -> np.uint64:
 @kernel
 def _siphash(
     text: U8,
-    places: I32,
+    bounds: I32,
     nulls: U8,
     first: int,
     k0: np.uint64,
@@ -125,11 +125,11 @@ def _siphash(
     last_rounds: int,
     out: U64,
 ) -> None:
-    for i in range(len(places) - 1):
+    for i in range(len(bounds) - 1):
         if len(nulls) > 0 and not (nulls[(first + i) >> 3] >> ((first + i) & 7)) & 1:
             continue
-        start = places[i]
-        size = places[i + 1] - start
+        start = bounds[i]
+        size = bounds[i + 1] - start
         v0 = k0 ^ np.uint64(0x736F6D6570736575)
         v1 = k1 ^ np.uint64(0x646F72616E646F6D) ^ np.uint64(0xEE)
         v2 = k0 ^ np.uint64(0x6C7967656E657261)
@@ -161,7 +161,7 @@ def _siphash(
 
 @kernel
 def _absorb(state: U64, i: int, word: np.uint64) -> None:
-    """One word into a row's state, by one round."""
+    """Absorb a word into a row's state, by one round."""
     v0, v1, v2, v3 = _round(state[i, 0], state[i, 1], state[i, 2], state[i, 3] ^ word)
     state[i, 0] = v0 ^ word
     state[i, 1] = v1
@@ -170,12 +170,12 @@ def _absorb(state: U64, i: int, word: np.uint64) -> None:
 
 
 @kernel
-def _absorb_texts(text: U8, places: I32, nulls: U8, first: int, name: int, state: U64) -> None:
-    for i in range(len(places) - 1):
+def _absorb_texts(text: U8, bounds: I32, nulls: U8, first: int, name: int, state: U64) -> None:
+    for i in range(len(bounds) - 1):
         if len(nulls) > 0 and not (nulls[(first + i) >> 3] >> ((first + i) & 7)) & 1:
             continue
-        start = places[i]
-        size = places[i + 1] - start
+        start = bounds[i]
+        size = bounds[i + 1] - start
         _absorb(state, i, np.uint64(name) << np.uint64(32) | np.uint64(size))
         for w in range(size >> 3):
             _absorb(state, i, _word(text, start + 8 * w))

@@ -1,9 +1,9 @@
-"""How compiled kernels are declared: one decorator, so that their settings stand in one place.
+"""The decorator of compiled kernels, which holds their settings.
 
-A kernel walks the events of a batch in order. It holds no state of its own, draws no random
-number, and its floating-point operations are never reordered, so that cutting a batch elsewhere
-cannot change a result. It allocates nothing: arrays to work in are handed to it, and the compiler,
-told so, leaves out the counting of references, which was a third of the time.
+A kernel walks the events of a batch in order. It has no state of its own and draws no random number,
+and its floating-point operations are never reordered, so that batch boundaries cannot change a
+result. It allocates nothing: scratch arrays are arguments, and the compiler can omit reference
+counting, which took a third of the time.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,8 +16,8 @@ import numpy as np
 from llvmlite.binding import set_option  # type: ignore[import-untyped]  # comes with numba
 from numba.core.caching import FunctionCache
 
-# Else a loop over the eight lanes of a vector stays eight steps: it is too short to be worth a look
-# at whether its arrays overlap.
+# without it a loop over the eight lanes of a vector is not vectorised: the compiler considers it too
+# short to check whether its arrays overlap
 set_option("", "-vectorizer-min-trip-count=4")
 
 P = ParamSpec("P")
@@ -28,13 +28,13 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
     """Compile with numba: machine code cached on disk, the GIL released, no fast-math.
 
     Where no cache folder can be written (a read-only file system without a home), the kernel is
-    compiled at each start instead: slower by about a second a kernel, never an error.
+    compiled at each start, which takes about a second a kernel.
     """
     settings: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
     compiled: Any
     try:
         compiled = numba.njit(cache=True, **settings)(function)
-        compiled._cache = _Cache(function)  # type: ignore[no-untyped-call]  # noqa: SLF001  # it has no other place
+        compiled._cache = _Cache(function)  # type: ignore[no-untyped-call]  # noqa: SLF001  # it has no public setter
     except RuntimeError as no_cache_folder:
         if "cannot cache" not in str(no_cache_folder):
             raise
@@ -43,10 +43,10 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
 
 
 class _Cache(FunctionCache):
-    """Finds machine code by all that was compiled into it.
+    """Finds machine code by everything that was compiled into it.
 
-    numba asks only whether the kernel's own file has changed. But kernels of other modules, and
-    constants, are compiled in; stale ones would go on answering as before an edit, and crash where
+    numba checks only whether the kernel's own file has changed. But kernels of other modules, and
+    constants, are compiled in; stale machine code would behave as before an edit, and crash where
     the shape of an array has changed.
     """
 
@@ -64,19 +64,18 @@ class _Cache(FunctionCache):
 
 
 def code_digest(function: Callable[..., Any]) -> str:
-    """A digest of a kernel's code with all names in it, and of every kernel and constant that these
-    stand for."""
+    """A digest of a kernel's code with its names, and of every kernel and constant that they refer to."""
     hasher, seen = sha256(), set[object]()
     waiting: list[object] = [function]
     while waiting:
-        one = waiting.pop()
-        if one in seen or not isinstance(one, FunctionType):
+        current = waiting.pop()
+        if current in seen or not isinstance(current, FunctionType):
             continue
-        seen.add(one)
-        for code in _codes(one.__code__):
+        seen.add(current)
+        for code in _codes(current.__code__):
             hasher.update(code.co_code + repr(code.co_names).encode())
-        for value in _named(one):
-            if callable(value):  # a kernel, or an intrinsic; of others their names must do
+        for value in _named(current):
+            if callable(value):  # a kernel, or an intrinsic; others are identified by their names
                 waiting.append(getattr(value, "py_func", getattr(value, "_defn", None)))
                 value = getattr(value, "__module__", ""), getattr(value, "__qualname__", "")  # noqa: PLW2901
             hasher.update(repr(value).encode())
@@ -84,7 +83,7 @@ def code_digest(function: Callable[..., Any]) -> str:
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:
-    """A function's code and that of the functions inside it."""
+    """The code of a function and of the functions inside it."""
     yield code
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
@@ -92,7 +91,7 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
 
 
 def _named(function: FunctionType) -> Iterator[Any]:
-    """What a function's code names, in its order: kernels, constants, fields of named tuples."""
+    """The values that a function's code names, in its order: kernels, constants, named tuples' fields."""
     cells = [cell.cell_contents for cell in function.__closure__ or ()]
     for value in (*cells, *(function.__defaults__ or ())):
         yield from _plain(value)
@@ -100,7 +99,7 @@ def _named(function: FunctionType) -> Iterator[Any]:
         yield from _plain(code.co_consts)
         for name in code.co_names:
             value = function.__globals__.get(name)
-            if isinstance(value, ModuleType):  # its names stand among the code's, too
+            if isinstance(value, ModuleType):  # its attributes are among the code's names, too
                 for inner in code.co_names:
                     yield from _plain(getattr(value, inner, None))
             else:
@@ -108,7 +107,7 @@ def _named(function: FunctionType) -> Iterator[Any]:
 
 
 def _plain(value: Any) -> Iterator[Any]:
-    """A value as far as its text is the same in each process."""
+    """The parts of a value whose text is the same in every process."""
     if isinstance(value, tuple):
         for one in value:
             yield from _plain(one)

@@ -1,6 +1,6 @@
-"""A hint to the processor, for kernels that wait for memory: bring this near, I shall come to it.
+"""Prefetching: a hint to the processor to load memory that a kernel will need soon.
 
-It changes no result and touches nothing: a place that does not exist is as good as any.
+It changes no result and accesses nothing: an index that does not exist is allowed.
 """
 
 from collections.abc import Callable
@@ -15,19 +15,19 @@ from detectors.numeric.kernels import kernel
 from schemas.columns import F64
 
 LINE_WORDS: Final = 8
-"""Of a cache line."""
+"""Words of a cache line."""
 TO_READ, CHECKPOINTS_KEPT, DATA = 0, 3, 1
-"""What LLVM's prefetch is told, as its language reference has it."""
+"""Arguments of LLVM's prefetch intrinsic, as in its language reference."""
 
 
 @intrinsic
-def _prefetch(_: Any, array: Any, place: Any) -> Any:
-    """array, place: numba's types of the arguments."""
+def _prefetch(_: Any, array: Any, index: Any) -> Any:
+    """array, index: numba's types of the arguments."""
 
     def generate(target: Any, builder: Any, _: Any, values: Any) -> Any:
         tools = cast("Any", cgutils)
-        places = zip(tools.unpack_tuple(builder, values[1]), place, strict=True)
-        indices = [target.cast(builder, one, kind, types.intp) for one, kind in places]
+        parts = zip(tools.unpack_tuple(builder, values[1]), index, strict=True)
+        indices = [target.cast(builder, one, kind, types.intp) for one, kind in parts]
         held = target.make_array(array)(target, builder, values[0])
         pointer = tools.get_item_pointer(target, builder, array, held, indices)
         word = ir.IntType(32)
@@ -36,15 +36,15 @@ def _prefetch(_: Any, array: Any, place: Any) -> Any:
         builder.call(call, [pointer, word(TO_READ), word(CHECKPOINTS_KEPT), word(DATA)])
         return target.get_dummy_value()
 
-    return types.void(array, place), generate
+    return types.void(array, index), generate
 
 
 prefetch = cast("Callable[[Any, tuple[int, ...]], None]", _prefetch)
-"""prefetch(array, place), in kernels only. place: whole numbers ≥ 0, one a dimension."""
+"""prefetch(array, index), in kernels only. index: integers ≥ 0, one for each dimension."""
 
 
 @kernel
 def prefetch_words(words: F64, row: int, at: int, count: int) -> None:
-    """Have so many words of a row brought near, from `at` on."""
+    """Prefetch so many words of a row, from `at` on."""
     for line in range(at, at + count, LINE_WORDS):
         prefetch(words, (row, line))
