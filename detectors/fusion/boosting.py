@@ -1,21 +1,21 @@
-"""Gradient-boosted trees for a yes-or-no outcome, as arrays: fitted at once, asked one by one.
+"""Gradient-boosted trees for a binary outcome, as arrays: fitted in one go, evaluated row by row.
 
 J. H. Friedman, "Greedy function approximation: a gradient boosting machine" (Annals of Statistics
 2001), with the second-order gains of T. Chen, C. Guestrin, "XGBoost" (KDD 2016, eqs. 5 and 7) over
 histograms of the inputs' values:
 
-    gain = G_L²/(H_L + λ) + G_R²/(H_R + λ) - G²/(H + λ),   leaf = -`RATE` · G/(H + λ)
+    gain = G_L²/(H_L + λ) + G_R²/(H_R + λ) - G²/(H + λ),   leaf = -`LEARNING_RATE` · G/(H + λ)
 
-with G and H the sums of p - y and p(1 - p). An input may be absent (NaN): at each split what is
-absent goes where it gains more. Own code, and not a library's: the fitted model is a few plain
-arrays of fixed size, which checkpoints hold like every other state, a fit gives the same bytes each
-time, and nothing is drawn at random. Does not know what its inputs mean, nor when to fit.
+with G and H the sums of p - y and p(1 - p). An input may be absent (NaN): at each split absent
+values go to the side of the larger gain. This is no library, since the fitted model must be a few
+plain arrays of fixed size, which checkpoints hold like any other state, and a fit must give the same
+bytes each time, without random draws.
 
-Why (A. Saabas, "Interpreting random forests", 2014): a node is worth what it would say as a leaf,
-and each step down a path is credited to the input that was split. The log odds are the base, the
-roots' worth and all credits together.
+Attribution (A. Saabas, "Interpreting random forests", 2014): the value of a node is the output that
+it would have as a leaf, and each step down a path is credited to the input of the split. The log odds
+are the sum of the base, the roots' values and all credits.
 
-Cost: a fit of 20,000 rows of 6 inputs takes about 0.1 s, an answer 0.4 µs.
+Cost: a fit of 20,000 rows of 6 inputs takes about 0.1 s, an evaluation 0.4 µs.
 """
 
 from typing import Final, NamedTuple
@@ -30,22 +30,22 @@ TREES: Final = 60
 DEPTH: Final = 4
 NODES: Final = (1 << DEPTH) - 1
 LEAVES: Final = 1 << DEPTH
-RATE: Final = 0.15
+LEARNING_RATE: Final = 0.15
 LAMBDA: Final = 1.0
 ROWS_MIN: Final = 20
-"""Rows on each side of a split at least."""
+"""Rows that each side of a split needs."""
 GAIN_MIN: Final = 1e-9
 BINS: Final = 64
 ABSENT: Final = BINS
-"""The bin of values that are not there."""
+"""The bin of absent values."""
 G, H, ROWS = range(3)
 
 
 class BoostedTrees(NamedTuple):
-    """base: float64[1], the log odds before any tree. feature: int64[TREES, NODES], the input that
-    a node splits, -1 none: everything goes left. edge: float64[TREES, NODES], values up to it go
-    left; absent_left: bool[TREES, NODES]. leaf: float64[TREES, LEAVES]. worth: float64[TREES,
-    NODES], what a node would say as a leaf."""
+    """base: float64[1], the log odds without trees. feature: int64[TREES, NODES], the input of a node's
+    split, -1 for none: all rows go left. edge: float64[TREES, NODES], values up to it go left.
+    absent_left: bool[TREES, NODES], absent values go left. leaf: float64[TREES, LEAVES]. node_value:
+    float64[TREES, NODES], the output that a node would have as a leaf."""
 
     base: F64
     feature: I64
@@ -56,7 +56,7 @@ class BoostedTrees(NamedTuple):
 
 
 class _FitScratch(NamedTuple):
-    """What a fit works in. bins: uint8[inputs, n]; edges: float64[inputs, BINS]; row: float64[n]
+    """Scratch of a fit. bins: uint8[inputs, n]; edges: float64[inputs, BINS]; row: float64[n]
     each; node: int64[n]; sums: float64[LEAVES, inputs, BINS + 1, 3], by `G`, `H`, `ROWS`."""
 
     bins: U8
@@ -70,7 +70,7 @@ class _FitScratch(NamedTuple):
 
 
 def empty() -> BoostedTrees:
-    """Trees that say log odds 0 of everything."""
+    """Trees without splits: log odds 0."""
     return BoostedTrees(
         base=np.zeros(1),
         feature=np.full((TREES, NODES), -1, np.int64),
@@ -82,8 +82,8 @@ def empty() -> BoostedTrees:
 
 
 def fit(trees: BoostedTrees, inputs: F64, outcome: F64) -> None:
-    """Replace the trees by those of these rows. inputs: float64[n, inputs], NaN absent; outcome:
-    float64[n], 0 or 1, of both kinds at least one."""
+    """Fit the trees to these rows. inputs: float64[n, inputs], NaN absent; outcome: float64[n], 0 or 1,
+    each at least once."""
     n, width = inputs.shape
     share = float(outcome.mean())
     assert 0.0 < share < 1.0, share
@@ -106,11 +106,11 @@ def fit(trees: BoostedTrees, inputs: F64, outcome: F64) -> None:
 
 
 def _binned(values: F64, edges: F64, bins: U8) -> None:
-    """The bins' upper edges, at quantiles of the values, and each value's bin."""
+    """Write the upper edges of the bins, at quantiles of the values, and each value's bin."""
     present = ~np.isnan(values)
     in_order = np.sort(values[present])
-    places = [(len(in_order) - 1) * (b + 1) // BINS for b in range(BINS - 1)]
-    cut = np.unique(in_order[places] if len(in_order) else in_order)
+    positions = [(len(in_order) - 1) * (b + 1) // BINS for b in range(BINS - 1)]
+    cut = np.unique(in_order[positions] if len(in_order) else in_order)
     edges[: len(cut)] = cut
     bins[:] = ABSENT
     bins[present] = np.searchsorted(edges[: BINS - 1], values[present], side="left")
@@ -118,7 +118,7 @@ def _binned(values: F64, edges: F64, bins: U8) -> None:
 
 @kernel
 def log_odds(trees: BoostedTrees, inputs: F64) -> float:
-    """What the trees say of one row. inputs: float64[inputs], NaN absent."""
+    """The log odds of one row. inputs: float64[inputs], NaN absent."""
     total = trees.base[0]
     for t in range(TREES):
         node = 0
@@ -130,7 +130,7 @@ def log_odds(trees: BoostedTrees, inputs: F64) -> float:
 
 @kernel
 def credit(trees: BoostedTrees, inputs: F64, out: F64) -> None:
-    """Add to out, float64[inputs], how much each input of one row raises its log odds."""
+    """Add to `out`, float64[inputs], by how much each input of one row raises its log odds."""
     for t in range(TREES):
         node = 0
         for _ in range(DEPTH):
@@ -146,7 +146,7 @@ def credit(trees: BoostedTrees, inputs: F64, out: F64) -> None:
 
 @kernel
 def _child(trees: BoostedTrees, t: int, node: int, inputs: F64) -> int:
-    """The node or leaf that a row goes to from a node."""
+    """The node or leaf to which a row goes from a node."""
     right = False
     j = trees.feature[t, node]
     if j >= 0:
@@ -176,14 +176,14 @@ def _fit(trees: BoostedTrees, work: _FitScratch) -> None:
             for b in range(BINS + 1):
                 g += work.sums[k, 0, b, G]
                 h += work.sums[k, 0, b, H]
-            trees.leaf[t, k] = -RATE * g / (h + LAMBDA)
+            trees.leaf[t, k] = -LEARNING_RATE * g / (h + LAMBDA)
         for i in range(n):
             work.margin[i] += trees.leaf[t, work.node[i] - NODES]
 
 
 @kernel
 def _sum(work: _FitScratch, first: int, nodes: int) -> None:
-    """The rows' gradients by node, input and bin; of leaves by the first input alone."""
+    """Sum the rows' gradients by node, input and bin; of leaves by the first input only."""
     width = 1 if first == NODES else work.bins.shape[0]
     for k in range(nodes):
         work.sums[k] = 0.0
@@ -197,7 +197,7 @@ def _sum(work: _FitScratch, first: int, nodes: int) -> None:
 
 @kernel
 def _split(trees: BoostedTrees, work: _FitScratch, t: int, node: int, sums: F64) -> None:
-    """Choose the split of a node that gains most; none where none gains."""
+    """Choose the split of a node with the largest gain; none where there is no gain."""
     best = GAIN_MIN
     trees.feature[t, node] = -1
     trees.edge[t, node] = 0.0
@@ -208,14 +208,14 @@ def _split(trees: BoostedTrees, work: _FitScratch, t: int, node: int, sums: F64)
             g_all += sums[j, b, G]
             h_all += sums[j, b, H]
             rows_all += sums[j, b, ROWS]
-        if j == 0:  # every input's bins hold all rows
-            trees.node_value[t, node] = -RATE * g_all / (h_all + LAMBDA)
+        if j == 0:  # the bins of every input hold all rows
+            trees.node_value[t, node] = -LEARNING_RATE * g_all / (h_all + LAMBDA)
         whole = g_all * g_all / (h_all + LAMBDA)
         for absent_left in range(2):
             g = sums[j, ABSENT, G] if absent_left else 0.0
             h = sums[j, ABSENT, H] if absent_left else 0.0
             rows = sums[j, ABSENT, ROWS] if absent_left else 0.0
-            # behind the last edge only what is absent remains
+            # after the last edge only absent values remain
             for b in range(BINS - absent_left):
                 g += sums[j, b, G]
                 h += sums[j, b, H]
@@ -233,7 +233,7 @@ def _split(trees: BoostedTrees, work: _FitScratch, t: int, node: int, sums: F64)
 
 @kernel
 def _below(trees: BoostedTrees, work: _FitScratch, t: int, node: int, i: int) -> int:
-    """The node that a row goes to from a node."""
+    """The node to which a row goes from a node."""
     j = trees.feature[t, node]
     if j < 0:
         return 2 * node + 1

@@ -1,30 +1,31 @@
 """Edges: a sudden burst between the entity and another field's value, in constant memory.
 
 MIDAS-F (S. Bhatia, R. Liu, B. Hooi, M. Yoon, K. Shin, C. Faloutsos, "Real-time anomaly detection in
-edge streams", TKDD 2022). Stream time is cut into ticks. Count–min sketches hold, for every edge
+edge streams", TKDD 2022). Stream time is divided into ticks. Count–min sketches hold, for every edge
 (entity, value), every source (the entity) and every destination (the value), a count `a` of the
-current tick, to which half of the last tick's is added, and a total `s` of the ticks before. With t
-ticks so far the mean level is s/(t - 1), and the paper's score, equation 1,
+current tick, which includes half of the last tick's, and a total `s` of the ticks before. After t
+ticks the mean level is s/(t - 1), and the paper's score, equation 1,
 
     χ² = (a + s - a t)² / (s (t - 1)) = (a - e)²/e,   e = s/(t - 1)
 
 is a chi-squared statistic of one degree of freedom, of the edge, the source or the destination,
 whichever is largest. At the end of a tick `a` is merged into `s` only where χ² < `threshold`.
 
-Departures. Only a > e surprises: z = (a - e)/√e, surprise = -ln(½ erfc(z/√2)), one side of the
-chi-squared tail; that three were looked at is left to calibration. e is at least `LEVEL_MIN`: the
-paper scores what it never saw as 0, and so merges a new edge's burst. Where χ² ≥ threshold the
-paper merges e; here the largest count below the threshold, e + √(threshold e), so that a lasting
-change is learned within some ticks and a burst is not. s and t - 1 are decayed with `half_life`,
-for a total that never forgets follows no drift. A cell is merged when it is next looked at, with
-all the ticks since in one formula, not by walking over the sketch each tick; it is filtered by its
-own count, not by the smallest of its event's cells. Late events count into the current tick.
+Departures from the paper. Only a > e surprises: z = (a - e)/√e, surprise = -ln(½ erfc(z/√2)), one
+side of the chi-squared tail; calibration accounts for the maximum of three. e is at least
+`LEVEL_MIN`: the paper scores an edge that it never saw as 0, and so merges its burst. Where χ² ≥
+threshold the paper merges e; here the largest count below the threshold is merged, e + √(threshold
+e), so that a lasting change is learned within some ticks and a burst is not. s and t - 1 are decayed
+with `half_life`, since a total that never decays follows no drift. A cell is merged when it is next
+read, with all ticks since in one formula, not by a walk over the sketch at every tick; it is
+filtered by its own count, not by the smallest of its event's cells. Late events count into the
+current tick.
 
-value: a of the edge; expected: e of the edge. NaN where the field is absent, and for all in the
-first `TICKS_MIN` ticks. Not learned: the event is judged, and adds to no count.
+value: a of the edge; expected: e of the edge. NaN where the field is absent, and for all events in
+the first `TICKS_MIN` ticks. An event that may not be learned is scored and not counted.
 
-Shapes: float64[3, rows, buckets] twice, int64 once: 72 bytes · rows · buckets (2.4 MB as it comes),
-none an entity. A count is too large by more than e · total/buckets with probability e^-rows.
+Shapes: float64[3, rows, buckets] twice, int64 once: 72 bytes · rows · buckets (2.4 MB by default),
+none for each entity. A count is too large by more than e · total/buckets with probability e^-rows.
 Cost: about 0.7 µs an event.
 """
 
@@ -72,35 +73,35 @@ class EdgesSpec(StandaloneSpec, frozen=True, kw_only=True, tag="edges"):
     """Buckets per row of the count-min sketches."""
 
     def build(self, features: int, capacity: int) -> "Edges":
-        """Empty sketches; they are as large for any number of entities."""
+        """Empty sketches, whose size does not depend on the number of entities."""
         del features, capacity
         return Edges(self)
 
     def fields(self) -> list[str]:
-        """The other end."""
+        """The other end of the edges."""
         return [self.field]
 
     def problems(self) -> list[str]:
-        """A field that is no text, and a half-life too short to be one of totals."""
-        found = []
+        """A field that is no text, and a half-life that is too short for totals."""
+        problems = []
         if self.field not in FIELDS or FIELDS[self.field].kind != "text":
-            found.append(f"field: got {self.field}; expected an event field that is a text")
+            problems.append(f"field: got {self.field}; expected an event field that is a text")
         if seconds(self.half_life) < HALF_LIFE_TICKS_MIN * seconds(self.tick):
-            found.append(
+            problems.append(
                 f"half_life: got {self.half_life}; expected at least {HALF_LIFE_TICKS_MIN:.0f} "
                 f"ticks of {self.tick}"
             )
-        return found
+        return problems
 
     def discrete(self) -> bool:
-        """Counts are few at most edges."""
+        """Most edges have few events."""
         return True
 
 
 class Sketches(NamedTuple):
-    """current, total: float64[3, rows, buckets], by kind: edge, source, destination; merged: the
-    tick, counted from the first, up to which a cell is. clock: the first tick and the current one,
-    counted from 1970, and whether there was any."""
+    """current, total: float64[3, rows, buckets], by kind: edge, source, destination. merged:
+    int64[3, rows, buckets], the tick, counted from the first, up to which a cell is merged. clock:
+    int64[3], the first and the current tick, counted from 1970, and whether there was any."""
 
     current: F64
     total: F64
@@ -109,15 +110,15 @@ class Sketches(NamedTuple):
 
 
 class EdgesSettings(NamedTuple):
-    """fading: of totals, ln 2 over the half-life in ticks. threshold: as declared."""
+    """decay: of totals, ln 2 over the half-life in ticks. threshold: as declared."""
 
     tick_ms: float
-    fading: float
+    decay: float
     threshold: float
 
 
 class Edges:
-    """The sketches of one monitor, and what they say of each event."""
+    """The sketches of one monitor."""
 
     def __init__(self, spec: EdgesSpec) -> None:
         self.field = spec.field
@@ -134,7 +135,7 @@ class Edges:
         )
 
     def process(self, batch: DetectorInput) -> DetectorOutput:
-        """Judge, then count, each event in order."""
+        """Score, then count, each event in order."""
         n = len(batch.admitted.row)
         out = DetectorOutput(np.full(n, np.nan), np.full(n, np.nan), np.full(n, np.nan))
         ends = batch.hashed(batch.entity), batch.hashed(self.field)
@@ -152,8 +153,8 @@ class Edges:
 
 @kernel
 def _ticks(settings: EdgesSettings, tick: int) -> float:
-    """The decayed number of ticks before this one, which is counted from the first."""
-    return (1.0 - exp(-settings.fading * tick)) / (1.0 - exp(-settings.fading))
+    """The decayed number of ticks before this one. tick: counted from the first."""
+    return (1.0 - exp(-settings.decay * tick)) / (1.0 - exp(-settings.decay))
 
 
 @kernel
@@ -166,21 +167,21 @@ def _level(settings: EdgesSettings, total: float, tick: int) -> float:
 def _merge(
     sketches: Sketches, settings: EdgesSettings, kind: int, r: int, b: int, tick: int
 ) -> None:
-    """Merge the cell's count into its total for each tick that is over, and let both fade."""
+    """Merge the cell's count into its total for each tick that is over, and decay both."""
     since = tick - sketches.merged[kind, r, b]
     if since == 0:
         return
     a = sketches.current[kind, r, b]
     s = sketches.total[kind, r, b]
     if a > 0.0 or s > 0.0:
-        keep = exp(-settings.fading)
+        keep = exp(-settings.decay)
         e = _level(settings, s, sketches.merged[kind, r, b])
         most = e + sqrt(settings.threshold * e)
         while since > 0 and a > most:
             s = keep * s + most
             a *= FADE
             since -= 1
-        keep_all = exp(-settings.fading * since)
+        keep_all = exp(-settings.decay * since)
         fade_all = exp(-LN2 * since)
         s = keep_all * s + a * (keep_all - fade_all) / (keep - FADE)
         sketches.total[kind, r, b] = s
@@ -189,7 +190,7 @@ def _merge(
 
 
 @kernel
-def _look(
+def _count(
     sketches: Sketches,
     settings: EdgesSettings,
     kind: int,
@@ -197,7 +198,7 @@ def _look(
     tick: int,
     learn: bool,
 ) -> tuple[float, float]:
-    """(a, e) with one more event of that hash, which is counted if it is to be learned."""
+    """(a, e) with one more event of that hash, which is counted if it may be learned."""
     rows, buckets = sketches.current.shape[1:]
     a = np.inf
     s = np.inf
@@ -213,7 +214,7 @@ def _look(
 
 @kernel
 def _tick(sketches: Sketches, settings: EdgesSettings, time_ms: float) -> int:
-    """The current tick, counted from the first; an event may move it on, never back."""
+    """The current tick, counted from the first; an event may advance it, never set it back."""
     clock = sketches.clock
     at = np.int64(time_ms // settings.tick_ms)
     if clock[STARTED] == 0:
@@ -226,7 +227,7 @@ def _tick(sketches: Sketches, settings: EdgesSettings, time_ms: float) -> int:
 
 @kernel
 def _empty(sketches: Sketches) -> None:
-    """Forget everything: the clock of the events so far was wrong."""
+    """Clear everything: the times of the events so far were wrong."""
     sketches.current[:] = 0.0
     sketches.total[:] = 0.0
     sketches.merged[:] = 0
@@ -250,9 +251,9 @@ def _process(
             continue
         learn = events.learn[i]
         edge = pair(source[i], destination[i])
-        a, e = _look(sketches, settings, EDGE, edge, tick, learn)
-        a_from, e_from = _look(sketches, settings, SOURCE, source[i], tick, learn)
-        a_to, e_to = _look(sketches, settings, DESTINATION, destination[i], tick, learn)
+        a, e = _count(sketches, settings, EDGE, edge, tick, learn)
+        a_from, e_from = _count(sketches, settings, SOURCE, source[i], tick, learn)
+        a_to, e_to = _count(sketches, settings, DESTINATION, destination[i], tick, learn)
         if _ticks(settings, tick) < TICKS_MIN:
             continue
         z = max((a - e) / sqrt(e), (a_from - e_from) / sqrt(e_from), (a_to - e_to) / sqrt(e_to))

@@ -1,32 +1,31 @@
-"""Label risk: what share of what was confirmed at this entity was fraud, as known at that time?
+"""Label risk: what share of an entity's labelled events was fraud, as known at that time?
 
-Label events (verdict "fraud" or "honest"; others teach nothing) come through the log like all
-events. Each adds one to its key's decayed frauds f or honest ones h; the key is the value of
-`field` (by default the monitor's entity). Beta–binomial, with the cohort's share m as prior (the
-compound sampling model of J. G. Skellam, 1948):
+Labels (verdict "fraud" or "honest"; others are ignored) come through the log like all events. Each
+adds one to its key's decayed frauds f or honest events h; the key is the value of `field` (by
+default the monitor's entity). Beta–binomial, with the cohort's share m as prior (the compound
+sampling model of J. G. Skellam, 1948):
 
     share ~ Beta(K m + f, K (1 - m) + h)                        K = `PRIOR_LABELS`
     m = (F + P P_SHARE)/(max(F + H, N) + P)                     P = `COHORT_PRIOR`
     value = (K m + f)/(K + f + h);   surprise = -ln P(share ≤ m) = -ln I_m(K m + f, K (1 - m) + h)
 
-F and H are the cohort's frauds and honest ones, N the events judged: where only frauds are
-reported, silence counts as honest in the prior, and m stays the share of events that are confirmed
-as fraud. The surprise grows with the share and with how many labels speak for it; it is near 0 for
-a key of which nothing, or nothing bad, is known. All sums halve every `half_life` of stream time,
-which never goes back: a label counts from when it is known, not from when the event happened.
+F and H are the cohort's frauds and honest events, N the scored events: where only frauds are
+labelled, unlabelled events count as honest in the prior, and m stays the share of events that are
+confirmed as fraud. The surprise grows with the share and with the number of labels; it is near 0 for
+a key without labels or with honest ones only. All sums halve every `half_life` of stream time, which
+never goes back: a label counts from its own time, not from that of its event.
 
-A later label for the same event (`labelled_event_id`) replaces the earlier one: what is left of its
-weight is taken back from the cohort and from the key that had it, unless that key has given way
-since: if it came back, then without that weight. The last `labels_max` labelled events are
-remembered, and the `keys_max` keys labelled last, both in sets of `SLOTS_PER_SET`, of which the oldest gives
-way. They are found by keyed hash and do not go with the entity's row: an entity that was evicted is
-still the one that defrauded. Labels are taken at their word: nothing is winsorised.
+A later label for the same event (`labelled_event_id`) replaces the earlier one: its remaining weight
+is subtracted from the cohort and from its key, unless that key was displaced since. The last
+`labels_max` labelled events are remembered, and the `keys_max` keys labelled last, both in sets of
+`SLOTS_PER_SET`, in which the oldest is displaced. They are found by keyed hash, independent of the
+entity's row: an entity that was evicted keeps its labels. Labels are trusted: nothing is winsorised.
 
-expected: m. NaN where the key is absent. A label event is itself never judged. Events that are not
-to be learned are judged and not counted in N.
+expected: m. NaN where the key is absent. Labels are not scored. Events that may not be learned are
+scored and not counted in N.
 
-Shapes: uint64, int64 and 3 float64 a key, uint64, 2 int64 and 2 float64 a labelled event: 8 MB as
-it comes, none an entity. Cost: about 0.2 µs an event.
+Shapes: uint64, int64 and 3 float64 a key, uint64, 2 int64 and 2 float64 a labelled event: 8 MB by
+default, none for each entity. Cost: about 0.2 µs an event.
 """
 
 from math import log
@@ -52,7 +51,7 @@ COHORT_PRIOR: Final = 100.0
 PRIOR_SHARE: Final = 0.01
 SLOTS_PER_SET: Final = 8
 
-ALL_FRAUD, ALL_HONEST, ALL_JUDGED, NOW_MS = range(4)
+ALL_FRAUD, ALL_HONEST, ALL_SCORED, NOW_MS = range(4)
 
 
 class LabelRiskSpec(StandaloneSpec, frozen=True, kw_only=True, tag="label_risk"):
@@ -68,31 +67,32 @@ class LabelRiskSpec(StandaloneSpec, frozen=True, kw_only=True, tag="label_risk")
     """Upper bound on the labelled events remembered, so that a later label can correct them."""
 
     def build(self, features: int, capacity: int) -> "LabelRisk":
-        """Nothing is known of anybody."""
+        """A state without labels."""
         del features, capacity
         return LabelRisk(self)
 
     def fields(self) -> list[str]:
-        """What a label says, and the key where it is not the entity."""
+        """The fields of a label, and the key where it is not the entity."""
         return ["verdict", "labelled_event_id", *([self.field] if self.field else [])]
 
     def problems(self) -> list[str]:
-        """A field that names no entity: no label would carry it."""
+        """A field that names no entity, which no label would have."""
         if self.field is None or self.field in ENTITY_FIELDS:
             return []
         return [f"field: got {self.field}; expected one of {', '.join(ENTITY_FIELDS)}"]
 
     def discrete(self) -> bool:
-        """All of whom nothing is known are alike."""
+        """All keys without labels have the same surprise."""
         return True
 
 
 class RiskState(NamedTuple):
-    """What is known. key: uint64[keys], 0 free; fraud, honest: their decayed labels; at_ms: the
-    time these hold for; placing: int64[keys], the number of keys put at this place so far, this one
-    included. event: uint64[labels], 0 free; place: int64[labels], of the key its label went to, and
-    label_generation: that key's placing; verdict; from_ms: since when it is known. cohort: frauds,
-    honest ones, events judged, stream time."""
+    """The state. key: uint64[keys], 0 free. fraud, honest: float64[keys], decayed labels. at_ms:
+    float64[keys], the time of these. generation: int64[keys], the number of keys that had the slot so
+    far, this one included. event: uint64[labels], 0 free. key_slot: int64[labels], the slot of the
+    label's key; label_generation: int64[labels], its generation then. verdict: float64[labels].
+    from_ms: float64[labels], the time of the label. cohort: float64[4], frauds, honest events,
+    scored events, stream time."""
 
     key: U64
     fraud: F64
@@ -108,7 +108,7 @@ class RiskState(NamedTuple):
 
 
 class LabelRows(NamedTuple):
-    """The labels of a batch. before: int64[k], judged events before each. key, event: uint64[k], 0
+    """The k labels of a batch. before: int64[k], scored events before each. key, event: uint64[k], 0
     absent. verdict: int64[k]. time_ms: int64[k]."""
 
     before: I64
@@ -119,7 +119,7 @@ class LabelRows(NamedTuple):
 
 
 class LabelRisk:
-    """What labels said of the values of one field."""
+    """The labels of the values of one field."""
 
     def __init__(self, spec: LabelRiskSpec) -> None:
         self.field = spec.field
@@ -141,7 +141,7 @@ class LabelRisk:
         )
 
     def process(self, batch: DetectorInput) -> DetectorOutput:
-        """Learn the labels and judge the events, in the order of the log."""
+        """Learn the labels and score the events, in the order of the log."""
         n = len(batch.admitted.row)
         out = DetectorOutput(np.full(n, np.nan), np.full(n, np.nan), np.full(n, np.nan))
         field = self.field or batch.entity
@@ -159,40 +159,40 @@ class LabelRisk:
         return out
 
     def save(self) -> Arrays:
-        """What is known."""
+        """The whole state."""
         return state_arrays(self.state)
 
     def load(self, state: Arrays) -> None:
-        """Replace what is known by what was saved under the same declaration."""
+        """Replace the state by one saved under the same declaration."""
         load(self.state, state)
 
 
 @kernel
 def _find(keys: U64, hashed: np.uint64) -> int:
-    """The place of a hash, -1 where it is not."""
+    """The slot of a hash, -1 where it is absent."""
     first = SLOTS_PER_SET * np.int64(hashed % np.uint64(len(keys) // SLOTS_PER_SET))
-    for key_slot in range(first, first + SLOTS_PER_SET):
-        if keys[key_slot] == hashed:
-            return int(key_slot)
+    for slot in range(first, first + SLOTS_PER_SET):
+        if keys[slot] == hashed:
+            return int(slot)
     return -1
 
 
 @kernel
 def _oldest(keys: U64, since_ms: F64, hashed: np.uint64) -> int:
-    """The place that a new hash may take: a free one, or the one untouched for longest."""
+    """The slot that a new hash takes: a free one, or the one unused for longest."""
     first = SLOTS_PER_SET * np.int64(hashed % np.uint64(len(keys) // SLOTS_PER_SET))
     oldest = int(first)
-    for key_slot in range(first, first + SLOTS_PER_SET):
-        if keys[key_slot] == 0:
-            return int(key_slot)
-        if since_ms[key_slot] < since_ms[oldest]:
-            oldest = int(key_slot)
+    for slot in range(first, first + SLOTS_PER_SET):
+        if keys[slot] == 0:
+            return int(slot)
+        if since_ms[slot] < since_ms[oldest]:
+            oldest = int(slot)
     return oldest
 
 
 @kernel
-def _pass_time(state: RiskState, time_ms: float, half_life_ms: float) -> float:
-    """Stream time at an event; the cohort's sums fade up to it."""
+def _advance_time(state: RiskState, time_ms: float, half_life_ms: float) -> float:
+    """Stream time at an event; the cohort's sums are decayed to it."""
     cohort = state.cohort
     now = max(time_ms, float(cohort[NOW_MS]))
     keep = decayed(1.0, now - cohort[NOW_MS], half_life_ms)
@@ -204,7 +204,7 @@ def _pass_time(state: RiskState, time_ms: float, half_life_ms: float) -> float:
 
 @kernel
 def _set_back(state: RiskState, stream_ms: float) -> None:
-    """Set every clock back to stream time."""
+    """Set every stored time back to stream time."""
     state.cohort[NOW_MS] = min(state.cohort[NOW_MS], stream_ms)
     for key_slot in range(len(state.at_ms)):
         state.at_ms[key_slot] = min(state.at_ms[key_slot], stream_ms)
@@ -213,8 +213,8 @@ def _set_back(state: RiskState, stream_ms: float) -> None:
 
 
 @kernel
-def _fade(state: RiskState, key_slot: int, now: float, half_life_ms: float) -> None:
-    """A key's sums as of now."""
+def _decay_key(state: RiskState, key_slot: int, now: float, half_life_ms: float) -> None:
+    """Decay a key's sums to now."""
     keep = decayed(1.0, now - state.at_ms[key_slot], half_life_ms)
     state.fraud[key_slot] *= keep
     state.honest[key_slot] *= keep
@@ -223,14 +223,15 @@ def _fade(state: RiskState, key_slot: int, now: float, half_life_ms: float) -> N
 
 @kernel
 def _take_back(state: RiskState, earlier: int, now: float, half_life_ms: float) -> None:
-    """Take the rest of an earlier label from the cohort, and from its key if it still has it."""
+    """Subtract the remaining weight of an earlier label from the cohort, and from its key if that still
+    has its slot."""
     rest = decayed(1.0, now - state.from_ms[earlier], half_life_ms)
     fraud = state.verdict[earlier] == FRAUD
     part = ALL_FRAUD if fraud else ALL_HONEST
     state.cohort[part] = max(state.cohort[part] - rest, 0.0)
     key_slot = state.key_slot[earlier]
     if state.generation[key_slot] == state.label_generation[earlier]:
-        _fade(state, key_slot, now, half_life_ms)
+        _decay_key(state, key_slot, now, half_life_ms)
         sums = state.fraud if fraud else state.honest
         sums[key_slot] = max(sums[key_slot] - rest, 0.0)
 
@@ -238,7 +239,7 @@ def _take_back(state: RiskState, earlier: int, now: float, half_life_ms: float) 
 @kernel
 def _learn(state: RiskState, half_life_ms: float, label_rows: LabelRows, k: int) -> None:
     """Learn one label."""
-    now = _pass_time(state, float(label_rows.time_ms[k]), half_life_ms)
+    now = _advance_time(state, float(label_rows.time_ms[k]), half_life_ms)
     key = label_rows.key[k]
     event = label_rows.event[k]
     verdict = label_rows.verdict[k]
@@ -263,7 +264,7 @@ def _learn(state: RiskState, half_life_ms: float, label_rows: LabelRows, k: int)
         state.label_generation[at] = state.generation[key_slot]
         state.verdict[at] = verdict
         state.from_ms[at] = now
-    _fade(state, key_slot, now, half_life_ms)
+    _decay_key(state, key_slot, now, half_life_ms)
     if verdict == FRAUD:
         state.fraud[key_slot] += 1.0
         state.cohort[ALL_FRAUD] += 1.0
@@ -290,15 +291,15 @@ def _process(
             return
         if events.set_back[i]:
             _set_back(state, events.stream_ms[i])
-        now = _pass_time(state, events.time_ms[i], half_life_ms)
+        now = _advance_time(state, events.time_ms[i], half_life_ms)
         cohort = state.cohort
         if events.learn[i]:
-            cohort[ALL_JUDGED] += 1.0
+            cohort[ALL_SCORED] += 1.0
         if keys[i] == 0:
             continue
         labelled = cohort[ALL_FRAUD] + cohort[ALL_HONEST]
         m = cohort[ALL_FRAUD] + COHORT_PRIOR * PRIOR_SHARE
-        m /= max(labelled, cohort[ALL_JUDGED]) + COHORT_PRIOR
+        m /= max(labelled, cohort[ALL_SCORED]) + COHORT_PRIOR
         a = PRIOR_LABELS * m
         b = PRIOR_LABELS * (1.0 - m)
         key_slot = _find(state.key, keys[i])

@@ -1,33 +1,32 @@
-"""River: any anomaly model of the River library, by its dotted name, one object for each entity.
+"""River: any anomaly model of the River library by its dotted name, one object for each entity.
 
-The way to try what Eddy has no kernel for, at the price of Python objects: a model is fed the
-monitor's features as a dict of name → value, absent ones left out; `score_one`, then `learn_one`.
-Of River's models those that derive from `river.base.AnomalyDetector` will do: they need no target.
-`feed = "scaled"` hands over the features' places in [0, 1] among their cohort's values, which is
-what River's half-space trees and most others expect; `feed = "value"` the values themselves.
+For models without a kernel in Eddy, at the cost of Python objects: a model gets the monitor's
+features as a dict of name → value without absent ones; `score_one`, then `learn_one`. Every River
+model derived from `river.base.AnomalyDetector` is accepted, since these need no target. `feed =
+"scaled"` hands over the features scaled to [0, 1] by their cohort, which River's half-space trees
+and most other models expect; `feed = "value"` the values themselves.
 
-Whatever a model is inside, it can be saved without pickle, for it is made to be a function of the
-vectors it was taught: these are kept, `window` to 2 · `window` of them, and at 2 · `window` the
-older half is dropped and the model built anew from the rest, as it is after loading a checkpoint.
-So an entity is remembered for `window` events at least; each vector is learned twice; and a model
-that draws random numbers must be given a `seed`. An event that is not to be learned is scored by a
-copy.
+Any model can be saved without pickle, since it is a function of the vectors that it learned: `window`
+to 2 · `window` of them are kept; at 2 · `window` the older half is dropped and the model built again
+from the rest, as after loading a checkpoint. So an entity remembers at least `window` events, each
+vector is learned twice, and a model that draws random numbers must be given a `seed`. An event that
+may not be learned is scored by a copy.
 
-surprise = -ln P(Z > z), z the score's distance from the mean score of all entities in standard
-deviations, both decayed by count, a score learned as at most `WINSOR_SD` deviations away: scores of
-models are on no common scale, and calibration makes a p-value of whatever grows with them.
+surprise = -ln P(Z > z), z the distance of the score from the mean score of all entities in standard
+deviations, both decayed by count; a score is learned as at most `WINSOR_SD` deviations away. Models
+have no common scale of scores, and calibration turns any increasing number into a p-value.
 
-value: the score, as River gives it, larger is stranger. expected: the mean score and two
+value: the score, as River gives it, larger is more unusual. expected: the mean score plus two
 deviations. NaN without a model (an entity gets one with its `min_events`th event, while
-`entities_max` allows, and loses it with its row), until it has learned `min_events` vectors more,
+`entities_max` allows, and loses it with its row), until it has learned `min_events` further vectors,
 where every feature is absent, and where the model fails arithmetically: that vector is not learned.
-surprise is also NaN until `SCORES_MIN` scores were seen.
+surprise is also NaN until there were `SCORES_MIN` scores.
 
 Bytes an entity: 16 · window · features (48 kB for 12 features and a window of 250), and the model's
 own: 1.2 MB and 30 ms to build for River's half-space trees. Cost: the model's, twice to learn and
 once to score. Measured an event, 12 features: one-class SVM 50 µs, half-space trees 400 µs, local
-outlier factor 15,000 µs at the default window, 3,000 µs at 50. `entities_max` bounds how
-many models there are.
+outlier factor 15,000 µs at the default window, 3,000 µs at 50. `entities_max` bounds the number of
+models.
 """
 
 import copy
@@ -59,10 +58,10 @@ WEIGHT, MEAN, VARIANCE = range(3)
 
 
 class Model(Protocol):
-    """What is asked of a model of River's."""
+    """The interface of River's anomaly models."""
 
     def score_one(self, x: dict[str, float]) -> float:
-        """How strange x is."""
+        """How unusual x is."""
 
     def learn_one(self, x: dict[str, float]) -> None:
         """Learn x."""
@@ -91,30 +90,30 @@ class RiverSpec(StandaloneSpec, frozen=True, kw_only=True, tag="river"):
         return River(self, features, capacity)
 
     def problems(self) -> list[str]:
-        """A model that is none of River's, or that its parameters do not make."""
+        """A model that is not one of River's, or that rejects its parameters."""
         kind = _kind(self.model)
         if kind is None:
-            expected = "a class of River's that derives from river.base.AnomalyDetector"
+            expected = "a River class derived from river.base.AnomalyDetector"
             example = "river.anomaly.LocalOutlierFactor"
             return [f"model: got {self.model}; expected {expected}, such as {example}"]
         known = inspect.signature(kind).parameters
-        found = [
-            f"parameters.{name}: {self.model} has no such parameter; expected among "
+        problems = [
+            f"parameters.{name}: {self.model} has no such parameter; expected one of "
             + ", ".join(known)
             for name in self.parameters
             if name not in known
         ]
         if "seed" in known and type(self.parameters.get("seed")) is not int:
-            found.append(
-                "parameters.seed: expected an integer, since the model draws random numbers and a "
-                "replay must draw the same"
+            problems.append(
+                "parameters.seed: expected an integer, since the model draws random numbers, which "
+                "must be the same in a replay"
             )
-        return found or _tried(self)
+        return problems or _trial_problems(self)
 
 
 class Remembered(NamedTuple):
-    """vectors: float64[slots, 2 · window, features], NaN where absent; held: how many of a slot's
-    are there. scores: weight, mean and variance of all entities' scores."""
+    """vectors: float64[slots, 2 · window, features], NaN where absent. held: int64[slots], the number of
+    a slot's vectors. scores: float64[3], weight, mean and variance of all entities' scores."""
 
     vectors: F64
     held: I64
@@ -142,27 +141,27 @@ class River:
         """Score, then learn, each event in order."""
         n = len(batch.admitted.row)
         out = DetectorOutput(np.full(n, np.nan), np.full(n, np.nan), np.full(n, np.nan))
-        slotted = slots_of(self.pool, batch.admitted, self.spec.min_events)
-        notify_write(self, slotted)
-        slots, given = slotted
-        fed = batch.scaled if self.spec.feed == "scaled" else batch.values
+        event_slots = slots_of(self.pool, batch.admitted, self.spec.min_events)
+        notify_write(self, event_slots)
+        slots, allocated = event_slots
+        vectors = batch.scaled if self.spec.feed == "scaled" else batch.values
         for i in np.flatnonzero(slots >= 0).tolist():
             slot = int(slots[i])
-            if given[i]:
+            if allocated[i]:
                 self.remembered.held[slot] = 0
                 self.models.pop(slot, None)
-            vector = fed[:, i]
+            vector = vectors[:, i]
             if np.isnan(vector).all():
                 continue
             if slot not in self.models:
                 self._build(slot, batch.names)
             learn = bool(batch.admitted.learn[i])
-            self._judge(slot, _named(batch.names, vector), i, learn, out)
+            self._score(slot, _named(batch.names, vector), i, learn, out)
             if learn:
                 self._learn(slot, batch.names, vector)
         return out
 
-    def _judge(
+    def _score(
         self, slot: int, x: dict[str, float], i: int, learn: bool, out: DetectorOutput
     ) -> None:
         if self.remembered.held[slot] < self.spec.min_events:
@@ -190,7 +189,7 @@ class River:
             scores[VARIANCE] = (1.0 - share) * (scores[VARIANCE] + share * off * off)
 
     def _learn(self, slot: int, names: list[str], vector: F64) -> None:
-        """Teach the slot's model; names: the features', for where it is built anew."""
+        """Teach the slot's model. names: of the features, in case it is built again."""
         vectors, held = self.remembered.vectors[slot], self.remembered.held
         try:
             self.models[slot].learn_one(_named(names, vector))
@@ -205,27 +204,27 @@ class River:
             self._build(slot, names)
 
     def _build(self, slot: int, names: list[str]) -> None:
-        """Make the slot's model anew from the vectors that are remembered."""
+        """Build the slot's model again from the remembered vectors."""
         model = _new(self.spec)
         for vector in self.remembered.vectors[slot, : self.remembered.held[slot]]:
             model.learn_one(_named(names, vector))
         self.models[slot] = model
 
     def save(self) -> Arrays:
-        """What the models were taught, and who owns them."""
+        """The vectors that the models learned, and which rows own them."""
         used = int(self.pool.marks[USED])
         remembered = state_arrays(self.remembered, {"vectors": used, "held": used})
         return add_prefix({"pool": state_arrays(self.pool), "remembered": remembered})
 
     def load(self, state: Arrays) -> None:
-        """Replace the models by ones taught what was saved under the same declaration."""
+        """Replace the models by ones built from what was saved under the same declaration."""
         load(self.pool, select_prefix("pool", state))
         load(self.remembered, select_prefix("remembered", state))
         self.models = {}
 
 
 def _kind(name: str) -> type[base.AnomalyDetector] | None:
-    """The class of that dotted name; None where it is none of River's anomaly models."""
+    """The class of that dotted name; None where it is no anomaly model of River."""
     module, _, last = name.rpartition(".")
     if not module.startswith(ROOT):
         return None
@@ -243,19 +242,19 @@ def _new(spec: RiverSpec) -> Model:
     return cast("Model", kind(**spec.parameters))
 
 
-def _tried(spec: RiverSpec) -> list[str]:
-    """What River says against the parameters, when a model of them is made and used."""
+def _trial_problems(spec: RiverSpec) -> list[str]:
+    """River's own error for the parameters, when a model is built and used."""
     try:
         model = _new(spec)
         for value in (0.25, 0.5, 0.75):
             model.learn_one({"a": value})
             model.score_one({"a": value})
-    except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError) as refusal:
-        return [f"parameters: {spec.model} refuses them: {refusal}"]
+    except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError) as error:
+        return [f"parameters: {spec.model} rejects them: {error}"]
     return []
 
 
 def _named(names: list[str], vector: F64) -> dict[str, float]:
-    """The features that are there, in the monitor's order."""
+    """The features that are present, in the monitor's order."""
     pairs = zip(names, vector.tolist(), strict=True)
     return {name: value for name, value in pairs if value == value}  # noqa: PLR0124  # not NaN

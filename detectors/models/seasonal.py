@@ -1,41 +1,42 @@
-"""Seasonal: does the entity have more events in this hour than it has at this hour of the week?
+"""Seasonal: does the entity have more events in this hour than usual at this hour of the week?
 
-For sellers, products, terminals: what is busy on Friday evening and quiet on Tuesday night. An hour
-of the week h (168 of them, Monday to Sunday) has the decayed sum of the entity's hourly counts S_h
-and their decayed number E_h; both halve every `half_life` in steps of a week. The cohort's profile
-q_h (mean about 1) is what all entities together do at that hour; where the week has not brought
-it yet, what they do at that hour of any day; and where no day has, the detector is silent, for the
-first morning of a shop is no surprise. The entity's rate at it is
+For sellers, products and terminals: entities that are busy on Friday evening and quiet on Tuesday
+night. An hour of the week h (168 of them, from Monday on) has the decayed sum S_h of the entity's
+hourly counts and their decayed number E_h; both halve every `half_life`, in steps of a week. The
+cohort's profile q_h (mean about 1) is the activity of all entities at that hour; where that hour of
+the week has not occurred yet, their activity at that hour of any day; and where that hour of no day
+has, there is no output, since a shop's first morning is no surprise. The entity's rate is
 
     λ_h = q_h ρ_h,   ρ_h ~ Gamma(A, B)   A = K + Σ w_k S_k   B = K/r + Σ w_k E_k q_k
 
-over the hour (w = 1), its neighbours and the same hour of the days beside (½ each), K =
+over the hour (w = 1), its neighbours and the same hour of the adjacent days (½ each), K =
 `PRIOR_SHAPE`, r the entity's overall rate, (k R + Σ S)/(k + Σ E q) over all hours, k =
 `RATE_HOURS`, R the cohort's mean rate. A is at most `SHAPE_MAX`: no hour is known better than to a
-fifth. At an event with n events in the hour so far, this one included, and τ of the hour gone by,
-the gamma–Poisson predictive (negative binomial) says
+fifth. At an event with n events in the hour so far, this one included, after a part τ of the hour,
+the gamma–Poisson predictive distribution (negative binomial) gives
 
     p = P(N ≥ n) = I_x(n, A),   x = τ q_h / (B + τ q_h);   surprise = -ln p
 
 which is also the probability that the nth event comes that early. Compare the seasonal
-gamma–Poisson of A. Ihler, J. Hutchins and P. Smyth ("Adaptive event detection with time-varying
-Poisson processes", KDD 2006); here it is conjugate and online, without their event process.
+gamma–Poisson model of A. Ihler, J. Hutchins and P. Smyth ("Adaptive event detection with
+time-varying Poisson processes", KDD 2006); here it is conjugate and online, without their event
+process.
 
-An hour is learned when it is over, at the entity's next event, at most at its predictive mean plus
-`WINSOR_SD` deviations plus 1, about 1.6 times its mean where it is known well: a burst teaches
-little, and twice the rate for good is learned in about four half-lives. Hours in which nothing
-happened are learned as well. The cohort learns counts over their entity's r, so that
-the busy do not speak for all; of weeks without any event it learns nothing.
+An hour is learned once it is over, at the entity's next event, at most as its predictive mean plus
+`WINSOR_SD` deviations plus 1, about 1.6 times its mean where it is well known: a burst has little
+effect, and twice the rate for good is learned in about four half-lives. Hours without events are
+learned too. The cohort learns counts divided by the entity's r, so that busy entities do not
+dominate; of weeks without any event it learns nothing.
 
-Hours are UTC; where `utc_offset_min` is mapped, those of the event at which the entity got its
-profile (in whole hours), so that a seller whose buyers live elsewhere keeps one week.
+Hours are UTC; where `utc_offset_min` is mapped, they are those of the event at which the entity got
+its profile (in whole hours), so that a seller with customers elsewhere keeps one week.
 
-value: n; expected: mean and two deviations of what was due by then. An entity gets a profile with
-its `min_events`th event, while `entities_max` allows, and is judged from its next full hour on,
-first by the cohort's profile; NaN before, and without one. Late events count into the current hour;
-what is not to be learned is judged and not counted.
+value: n; expected: mean and two deviations of the number of events expected by then. An entity gets
+a profile with its `min_events`th event, while `entities_max` allows, and is scored from its next
+full hour on, first by the cohort's profile; NaN before, and without a profile. Late events count
+into the current hour; an event that may not be learned is scored and not counted.
 
-Shapes: float32[slots, 168] and 5 words a slot: 712 bytes an entity with history, 4 others.
+Shapes: float32[slots, 168] and 5 words a slot: 712 bytes for an entity with history, 4 for others.
 Cost: about 0.6 µs an event, and 1 µs more at an entity's first event of an hour.
 """
 
@@ -69,19 +70,19 @@ EXPECTED_SD: Final = 2.0
 NEIGHBOUR: Final = 0.5
 ELAPSED_MIN: Final = 1.0 / 3600.0
 COHORT_PRIOR: Final = 5.0
-"""Expected events that the even profile is worth to an hour of the day, and this to one of the
-week."""
-DUE_MIN: Final = 0.5
-"""Of an entity's own hour (at most one event): what the cohort must have had due at that hour of
-the day before the entity is judged at it."""
+"""Expected events for which the uniform profile counts as the prior of an hour of the day, and an hour
+of the day as the prior of one of the week."""
+EXPECTED_MIN: Final = 0.5
+"""Expected events that the cohort must have had at an hour of the day before an entity is scored at it,
+as a share of the entity's own hour (at most one event)."""
 COHORT_MEMORY: Final = 200_000.0
-"""Hours of all entities together after which the cohort's halve."""
+"""Hours of all entities together after which the cohort's sums are halved."""
 
 START, NOW, COUNT, OFFSET, RATE = range(5)
-"""A slot's words: the first full hour and the current one, counted from 1970; events in it; local
-time minus UTC in hours; the overall rate an hour."""
+"""A slot's words: the first full hour and the current hour, counted from 1970; events in the current
+hour; local time minus UTC in hours; the overall rate an hour."""
 WORDS: Final = 5
-SEEN, DUE = range(2)
+SEEN, EXPECTED = range(2)
 EVENTS, HOURS = range(2)
 
 
@@ -96,19 +97,19 @@ class SeasonalSpec(StandaloneSpec, frozen=True, kw_only=True, tag="seasonal"):
     """Upper bound on the entities with a profile; never more than the monitor's `capacity`."""
 
     def build(self, features: int, capacity: int) -> "Seasonal":
-        """No profile yet."""
+        """A state without profiles."""
         del features
         return Seasonal(self, capacity)
 
     def fields(self) -> list[str]:
-        """What makes hours local ones."""
+        """The offset of local time."""
         return ["utc_offset_min"]
 
 
 class Profiles(NamedTuple):
     """hours: float32[slots, 168], S. words: float64[slots, 5]. cohort: float64[2, 168 + 24], counts
-    over rates and how many were due, by the hour of the week, and behind these by that of the day;
-    overall: events and hours of all entities."""
+    divided by rates, and expected counts, by the hour of the week, then by the hour of the day.
+    overall: float64[2], events and hours of all entities."""
 
     hours: F32
     words: F64
@@ -117,7 +118,7 @@ class Profiles(NamedTuple):
 
 
 class Seasonal:
-    """The profiles of a monitor's entities, and what they say of each event."""
+    """The profiles of a monitor's entities."""
 
     arrays_by_slot: tuple[str, ...] = ("profiles/hours", "profiles/words")
     before_write: WriteHook | None = None
@@ -134,26 +135,26 @@ class Seasonal:
             overall=np.zeros(2),
         )
 
-    def process(self, seen: DetectorInput) -> DetectorOutput:
-        """Judge, then count, each event in order."""
-        n = len(seen.admitted.row)
+    def process(self, batch: DetectorInput) -> DetectorOutput:
+        """Score, then count, each event in order."""
+        n = len(batch.admitted.row)
         out = DetectorOutput(np.full(n, np.nan), np.full(n, np.nan), np.full(n, np.nan))
-        offset_min = seen.events.number.get("utc_offset_min")
+        offset_min = batch.events.number.get("utc_offset_min")
         offset_min = np.full(n, np.nan) if offset_min is None else offset_min
-        slots = slots_of(self.pool, seen.admitted, self.min_events)
+        slots = slots_of(self.pool, batch.admitted, self.min_events)
         notify_write(self, slots)
         _process(
             slots,
             self.profiles,
             self.fading,
-            seen.admitted,
+            batch.admitted,
             offset_min,
             out,
         )
         return out
 
     def save(self) -> Arrays:
-        """The profiles in use and who owns them."""
+        """The profiles in use, and which rows own them."""
         used = int(self.pool.marks[USED])
         profiles = state_arrays(self.profiles, {"hours": used, "words": used})
         return add_prefix({"pool": state_arrays(self.pool), "profiles": profiles})
@@ -166,52 +167,54 @@ class Seasonal:
 
 @kernel
 def _decayed(times: int, fading: float) -> float:
-    """E of an hour of the week that was there so many times."""
+    """E of an hour of the week that occurred so many times."""
     return float((1.0 - exp(-fading * times)) / (1.0 - exp(-fading)))
 
 
 @kernel
-def _times(hour: int, hours: int, start: int, fading: float) -> float:
-    """E of the hour of the week `hour` among the `hours` from the hour of the week `start` on."""
+def _occurrences(hour: int, hours: int, start: int, fading: float) -> float:
+    """E of the hour of the week `hour` within `hours` hours from the hour of the week `start` on."""
     once_more = (hour - start) % WEEK < hours % WEEK
     return _decayed(hours // WEEK + (1 if once_more else 0), fading)
 
 
 @kernel
-def _usual(cohort: F64, hour: int) -> float:
-    """q, the cohort's share of an hour of the week; of one not yet seen, that hour of any day's."""
+def _activity(cohort: F64, hour: int) -> float:
+    """q, the cohort's activity at an hour of the week; before it has occurred, at that hour of any day."""
     day = WEEK + hour % DAY
-    daily = (cohort[SEEN, day] + COHORT_PRIOR) / (cohort[DUE, day] + COHORT_PRIOR)
-    return float((cohort[SEEN, hour] + COHORT_PRIOR * daily) / (cohort[DUE, hour] + COHORT_PRIOR))
+    daily = (cohort[SEEN, day] + COHORT_PRIOR) / (cohort[EXPECTED, day] + COHORT_PRIOR)
+    return float(
+        (cohort[SEEN, hour] + COHORT_PRIOR * daily) / (cohort[EXPECTED, hour] + COHORT_PRIOR)
+    )
 
 
 @kernel
-def _of_week(words: F64, hour: float) -> int:
+def _hour_of_week(words: F64, hour: float) -> int:
     """The hour of the week of an hour counted from 1970."""
     return int((np.int64(hour) + np.int64(words[OFFSET]) + EPOCH_HOUR) % WEEK)
 
 
 @kernel
 def _rate(profiles: Profiles, slot: int, hour: float, fading: float) -> tuple[float, float]:
-    """(A, B) of ρ at an hour counted from 1970, all before it learned."""
+    """(A, B) of ρ at an hour counted from 1970; all hours before it must be learned."""
     words = profiles.words[slot]
-    start = _of_week(words, words[START])
+    start = _hour_of_week(words, words[START])
     hours = int(hour - words[START])
     a = PRIOR_SHAPE
     b = PRIOR_SHAPE / words[RATE]
     for step in (0, -1, 1, -24, 24):
-        k = (_of_week(words, hour) + step) % WEEK
+        k = (_hour_of_week(words, hour) + step) % WEEK
         weight = 1.0 if step == 0 else NEIGHBOUR
         a += weight * profiles.hours[slot, k]
-        b += weight * _times(k, hours, start, fading) * _usual(profiles.cohort, k)
+        b += weight * _occurrences(k, hours, start, fading) * _activity(profiles.cohort, k)
     return (a, b) if a <= SHAPE_MAX else (SHAPE_MAX, b * SHAPE_MAX / a)
 
 
 @kernel
 def _overall(profiles: Profiles, slot: int, hour: float, fading: float) -> float:
-    """r of an entity, all hours before this one learned."""
+    """r of an entity; all hours before this one must be learned."""
     words = profiles.words[slot]
-    start = _of_week(words, words[START])
+    start = _hour_of_week(words, words[START])
     hours = int(hour - words[START])
     overall = profiles.overall
     peers = overall[EVENTS] / overall[HOURS] if overall[HOURS] > 0.0 else 0.0
@@ -222,36 +225,36 @@ def _overall(profiles: Profiles, slot: int, hour: float, fading: float) -> float
     for k in range(WEEK):
         seen += profiles.hours[slot, k]
         once_more = (k - start) % WEEK < hours % WEEK
-        due += (often if once_more else less) * _usual(profiles.cohort, k)
+        due += (often if once_more else less) * _activity(profiles.cohort, k)
     return max(seen / due, RATE_MIN)
 
 
 @kernel
 def _learn_cohort(profiles: Profiles, hour: int, count: float, rate: float) -> None:
-    """One more hour of an entity with that rate."""
+    """Learn an hour of an entity with that rate."""
     for k in (hour, WEEK + hour % DAY):
         profiles.cohort[SEEN, k] += count * min(1.0, 1.0 / rate)
-        profiles.cohort[DUE, k] += min(1.0, rate)
+        profiles.cohort[EXPECTED, k] += min(1.0, rate)
     profiles.overall[EVENTS] += count
     profiles.overall[HOURS] += 1.0
     if profiles.overall[HOURS] > COHORT_MEMORY:
         for k in range(profiles.cohort.shape[1]):
             profiles.cohort[SEEN, k] *= 0.5
-            profiles.cohort[DUE, k] *= 0.5
+            profiles.cohort[EXPECTED, k] *= 0.5
         profiles.overall[EVENTS] *= 0.5
         profiles.overall[HOURS] *= 0.5
 
 
 @kernel
-def _turn(profiles: Profiles, slot: int, hour: float, fading: float) -> None:
-    """Learn the hour that is over and the empty ones since; `hour` is the current one."""
+def _learn_hours(profiles: Profiles, slot: int, hour: float, fading: float) -> None:
+    """Learn the hour that is over and the empty hours since; `hour` is the current one."""
     words = profiles.words[slot]
     hours = profiles.hours[slot]
     keep = exp(-fading)
     if words[NOW] >= words[START]:
         a, b = _rate(profiles, slot, words[NOW], fading)
-        k = _of_week(words, words[NOW])
-        mean = _usual(profiles.cohort, k) * a / b
+        k = _hour_of_week(words, words[NOW])
+        mean = _activity(profiles.cohort, k) * a / b
         count = min(words[COUNT], mean + WINSOR_SD * sqrt(mean + mean * mean / a) + 1.0)
         hours[k] = keep * hours[k] + count
         _learn_cohort(profiles, k, count, words[RATE])
@@ -263,7 +266,7 @@ def _turn(profiles: Profiles, slot: int, hour: float, fading: float) -> None:
         for k in range(WEEK):
             hours[k] *= exp(-fading * (empty // WEEK))
     for step in range(empty % WEEK):
-        k = _of_week(words, words[NOW] + step)
+        k = _hour_of_week(words, words[NOW] + step)
         hours[k] *= keep
         _learn_cohort(profiles, k, 0.0, words[RATE])
     words[NOW] = hour
@@ -272,8 +275,10 @@ def _turn(profiles: Profiles, slot: int, hour: float, fading: float) -> None:
 
 
 @kernel
-def _begin(profiles: Profiles, slot: int, hour: float, offset_min: float, fading: float) -> None:
-    """An empty profile, to be filled from the next hour on."""
+def _begin_profile(
+    profiles: Profiles, slot: int, hour: float, offset_min: float, fading: float
+) -> None:
+    """Begin an empty profile, which is filled from the next hour on."""
     profiles.hours[slot] = 0.0
     words = profiles.words[slot]
     words[START] = hour + 1.0
@@ -298,20 +303,20 @@ def _process(
             continue
         hour = floor(events.time_ms[i] / HOUR_MS)
         if slots.allocated[i]:
-            _begin(profiles, slot, hour, offset_min[i], fading)
+            _begin_profile(profiles, slot, hour, offset_min[i], fading)
         words = profiles.words[slot]
         if hour > words[NOW]:
-            _turn(profiles, slot, hour, fading)
+            _learn_hours(profiles, slot, hour, fading)
         count = words[COUNT] + 1.0
         if events.learn[i]:
             words[COUNT] = count
-        k = _of_week(words, hour)
-        known = profiles.cohort[DUE, WEEK + k % DAY] >= DUE_MIN * min(1.0, words[RATE])
+        k = _hour_of_week(words, hour)
+        known = profiles.cohort[EXPECTED, WEEK + k % DAY] >= EXPECTED_MIN * min(1.0, words[RATE])
         if words[NOW] < words[START] or not known:
             continue
         elapsed = max(events.time_ms[i] / HOUR_MS - hour, ELAPSED_MIN)
         a, b = _rate(profiles, slot, hour, fading)
-        due = elapsed * _usual(profiles.cohort, k)
+        due = elapsed * _activity(profiles.cohort, k)
         mean = due * a / b
         out.value[i] = count
         out.surprise[i] = -log(max(incomplete_beta(due / (b + due), count, a), P_MIN))

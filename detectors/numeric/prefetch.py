@@ -16,7 +16,7 @@ from schemas.columns import F64
 
 LINE_WORDS: Final = 8
 """Words of a cache line."""
-TO_READ, CHECKPOINTS_KEPT, DATA = 0, 3, 1
+READ, KEEP_IN_CACHE, DATA = 0, 3, 1
 """Arguments of LLVM's prefetch intrinsic, as in its language reference."""
 
 
@@ -33,7 +33,7 @@ def _prefetch(_: Any, array: Any, index: Any) -> Any:
         word = ir.IntType(32)
         taking = ir.FunctionType(ir.VoidType(), [pointer.type, word, word, word])
         call = tools.get_or_insert_function(builder.module, taking, "llvm.prefetch.p0")
-        builder.call(call, [pointer, word(TO_READ), word(CHECKPOINTS_KEPT), word(DATA)])
+        builder.call(call, [pointer, word(READ), word(KEEP_IN_CACHE), word(DATA)])
         return target.get_dummy_value()
 
     return types.void(array, index), generate

@@ -1,7 +1,7 @@
 """Explanation: why an event raised an alert, in features, expectations and shares.
 
-Works on what the kernels noted at the event itself, before they learned it; nothing is worked out
-from later state, so that an explanation does not depend on how the log was cut into batches.
+It uses what the kernels recorded at the event, before they learned it, and no later state, so that an
+explanation does not depend on batch boundaries.
 """
 
 from math import exp, isnan, log10
@@ -17,14 +17,14 @@ from schemas.alerts import Contribution
 from schemas.columns import F64, I64
 
 CONTRIBUTIONS_MAX: Final = 6
-"""Contributions an alert holds at most; what is left out is spread over those shown."""
+"""Contributions in an alert at most; the shares of the others are spread over them."""
 
 
 class FeatureValues(NamedTuple):
-    """What each feature, and behind them each detector of its own, said; float64[told, n] all.
+    """The values of the features, then of the standalone detectors; all float64[values, n].
 
-    values times units are in natural units, in the event's own currency. centre, spread: what was
-    expected (`tail.TailOutput`); of a detector of its own, the upper end and 0.
+    A value times its unit is in natural units, in the event's own currency. centre, spread: the
+    expected range (see `tail.TailOutput`); of a standalone detector, its upper end and 0.
     """
 
     values: F64
@@ -34,22 +34,22 @@ class FeatureValues(NamedTuple):
 
 
 def score_of_p(p: float) -> float:
-    """-log10 p, 0 where silent."""
+    """The score of a p-value, -log10 p; 0 where there is none."""
     return 0.0 if isnan(p) else 0.0 - log10(max(p, P_MIN))  # never -0.0
 
 
 def six_digits(value: float) -> float:
-    """Six significant digits: what a reader can use."""
+    """A number rounded to six significant digits."""
     return float(f"{value:.6g}")
 
 
 def shares(
     i: int, feature_values: int, calibrated: CalibrationOutput, trees: TreesOutput | None
 ) -> list[float]:
-    """The share of event i's surprise of each that spoke; they sum to 1.
+    """The share of each value in event i's surprise; they sum to 1.
 
-    A feature has its own tail's -log10 p, and of the trees' -log10 p what its splits on the path
-    are credited with (an even part where no path was noted).
+    A feature has its own tail's -log10 p, and the part of the trees' -log10 p that its splits on the
+    path are credited with (an even part where no path was recorded).
     """
     parts = [score_of_p(float(calibrated.p[j, i])) for j in range(feature_values)]
     if trees is not None:
@@ -65,18 +65,18 @@ def shares(
 def expected(
     kind: FeatureKind | None, scale: str, centre: float, spread: float, unit: float
 ) -> tuple[float, float] | None:
-    """What was expected, in natural units; None where nothing is known. kind: None for a detector
-    of its own."""
+    """The expected range in natural units; None where nothing is known. kind: None for a standalone
+    detector."""
     if isnan(centre):
         return None
     if kind is None or kind.family == "share":
         return 0.0, six_digits(centre)
-    low, high = (_natural(kind, scale, centre + sign * spread) for sign in (-1.0, 1.0))
+    low, high = (_to_natural_units(kind, scale, centre + sign * spread) for sign in (-1.0, 1.0))
     return six_digits(max(low, 0.0) * unit), six_digits(max(high, 0.0) * unit)
 
 
-def _natural(kind: FeatureKind, scale: str, judged: float) -> float:
-    """A judged value back in the feature's own units."""
+def _to_natural_units(kind: FeatureKind, scale: str, judged: float) -> float:
+    """A value y of the tail model in the feature's own units."""
     if kind.family == "rate":
         return max(judged, 0.0) + kind.shift
     if scale == "root":
@@ -92,9 +92,9 @@ def contributions(
     calibrated: CalibrationOutput,
     trees: TreesOutput | None,
 ) -> list[Contribution]:
-    """What said something of event i, largest share first, at most `CONTRIBUTIONS_MAX`.
+    """The contributions to event i, largest share first, at most `CONTRIBUTIONS_MAX`.
 
-    names: the features', whose declarations are given, and the detectors' behind them.
+    names: of the features, which are declared in `features`, then of the standalone detectors.
     """
     share = shares(i, len(names), calibrated, trees)
     spoke = [j for j in range(len(names)) if not isnan(feature_values.values[j, i])]
@@ -133,7 +133,7 @@ def rule_contributions(
     feature_values: FeatureValues,
     calibrated: CalibrationOutput,
 ) -> list[Contribution]:
-    """The features that a rule asks for, all of them alike: expected is less than it asks."""
+    """The features of a rule, with equal shares; expected is less than the rule's bound."""
     asked = list(rule.at_least.items())[:CONTRIBUTIONS_MAX]
     return [
         Contribution(
@@ -152,12 +152,12 @@ def rule_contributions(
 def counterfactual(
     i: int, names: list[str], order: I64, without: F64, threshold: float
 ) -> list[str] | None:
-    """The first one, two or three most surprising features that, at expected, raise no alert.
+    """The first one, two or three features of an order that, as expected, would raise no alert.
 
-    order: int64[3, n], what spoke most of each event, foremost first; without: float64[3, n], p
-    with the first one, two, three of these as expected, NaN where there are fewer. Each was
-    verified by scoring the event again before it was learned; None where three are not enough.
-    Smallest in that order, not over all subsets.
+    order: int64[3, n], each event's most surprising features first. without: float64[3, n], p with
+    the first one, two, three as expected, NaN where there are fewer; it was computed by scoring the
+    event again before it was learned. None where three features are not enough. Smallest in that
+    order, not over all subsets.
     """
     for k in range(COUNTERFACTUAL_MAX):
         p = float(without[k, i])

@@ -1,20 +1,21 @@
-"""Policy: which p-values become alerts, and which alerts belong together as an incident.
+"""Policy: which p-values raise alerts, and which alerts belong to one incident.
 
-An event alerts when p ≤ min(p_max, what the budget allows). The budget is a cap, never a target:
-with r events a day, r · p of them fall below p by chance, so the threshold is budget/r; and at
-most the shard's share of the budget is published in a UTC day of stream time, even when everything
-alerts. With B alerts a day over n shards, shard s may publish on day d
+An event raises an alert when p ≤ min(p_max, the budget's threshold). The budget is a cap, never a
+target: with r events a day, r · p of them fall below p by chance, so the threshold is budget/r; and
+at most the shard's share of the budget is published in a UTC day of stream time, however many events
+pass the threshold. With B alerts a day over n shards, shard s may publish on day d
 
     ⌊(⌊(d+1) B⌋ + s)/n⌋ - ⌊(⌊d B⌋ + s)/n⌋
 
-alerts, days counted from 1970: B/n a day on average, rounded up or down on each. Over all shards
-these add up to ⌊(d+1) B⌋ - ⌊d B⌋ (Hermite's identity): B each day, a B that is no whole number
-rounded up or down. An unused allowance does not carry over to the next day. Alerts raised before
-warm-up do not use it; they have an allowance of their own, as large.
+alerts, days counted from 1970: B/n a day on average, rounded up or down each day. Over all shards
+they add up to ⌊(d+1) B⌋ - ⌊d B⌋ (Hermite's identity), which is B, rounded up or down. An unused
+allowance is not carried over to the next day. Alerts before the end of warm-up have an allowance of
+their own, of the same size.
 
-An entity's alerts belong to one incident until it was quiet for `incident_gap`. Within it only an
-escalation (score up by `ESCALATION`) or a doubling of the suppressed count is published, as an
-update; the rest is counted. Says nothing about wording: that is `detectors.scoring.explain`.
+An entity's alerts belong to one incident until it was quiet for `incident_gap`. Within an incident
+only an escalation (the score grew by `ESCALATION`) or a doubling of the suppressed count is
+published, as an update; other alerts are suppressed and counted. The contents of an alert are made
+elsewhere (`explain`).
 """
 
 from math import exp, floor, inf, log10
@@ -31,25 +32,28 @@ from detectors.state import Arrays, load, state_arrays
 from schemas.columns import F64, I32, I64, U8, Bools, EventBatch
 
 QUIET, OPENED, UPDATED, SUPPRESSED, OVER_BUDGET = range(5)
-"""What became of an event: no alert, a new incident, an update, only counted, or held back."""
+"""Activities of an event: no alert, a new incident, an update, suppressed, or held back by the
+budget."""
 
 ESCALATION: Final = 2.0
 DOUBLING_FIRST: Final = 8.0
-"""Suppressed alerts at which the first update for their number is due."""
+"""Number of suppressed alerts at which the first update is published."""
 RATE_SPAN_MIN_MS: Final = 3_600_000.0
 
 FIRST_MS, LAST_MS, SUPPRESSED_COUNT, NEXT_DOUBLING, REVISION, PEAK, SOURCE, OFFSET = range(8)
 INCIDENT_WORDS: Final = 8
-"""Words of an incident in an entity's row; REVISION 0: none was opened yet."""
+"""Words of an incident in an entity's row; REVISION 0: there was none yet."""
 
 STREAM_MS, RATE, RATE_SINCE_MS, DAY, ALLOWED, SPENT, SPENT_WARMING, WEAKEST = range(8)
 HELD_BACK, DISPLACED = range(2)
 
 
 class PolicyOutcome(NamedTuple):
-    """activity: uint8[n]. threshold: float64[n]. budget_used: float64[n], of the day's. held_back:
-    int64[n], where it was opened or updated: alerts held back since the last published one.
-    incident: float64[n, INCIDENT_WORDS], the entity's incident after the event, likewise."""
+    """The policy's decisions on n events. activity: uint8[n]. threshold: float64[n]. budget_used:
+    float64[n], share of the day's allowance. For events that opened or updated an incident:
+    held_back: int64[n], alerts held back since the last published one.
+    incident: float64[n,
+    INCIDENT_WORDS], the entity's incident after the event."""
 
     activity: U8
     threshold: F64
@@ -59,11 +63,12 @@ class PolicyOutcome(NamedTuple):
 
 
 class PolicyState(NamedTuple):
-    """now: float64, stream time, the decayed count of events and since when; its UTC day, how many
-    alerts that day allows, how many it had after and before warm-up; and the least score published
-    after warm-up since a day last allowed any. activities: int64[5], events by what became of them,
-    one that became several in each. held: int64[2], alerts held back since the last published one,
-    and of all alerts ever held back those that were stronger than a published one."""
+    """The policy's state for one shard. now: float64[8], stream time; the decayed count of events and the
+    time of its beginning; the UTC day, the alerts that it allows, and those published in it after and
+    before the end of warm-up; the lowest score published after warm-up since a day last allowed any
+    alert. activities: int64[5], events by activity (an event with several counts in each). held:
+    int64[2], alerts held back since the last published one, and all alerts ever held back that were
+    stronger than a published one."""
 
     now: F64
     activities: I64
@@ -71,7 +76,7 @@ class PolicyState(NamedTuple):
 
 
 class PolicyLimits(NamedTuple):
-    """p_max; alerts_per_day: over all shards; incident_gap_ms; shards, and this one's number."""
+    """alerts_per_day: over all shards. shard: the number of this one, below `shards`."""
 
     p_max: float
     alerts_per_day: float
@@ -87,7 +92,7 @@ def policy_limits(policy: PolicySpec, shards: int, shard: int) -> PolicyLimits:
 
 
 class Policy:
-    """The stream's rate, the budget and the counts of what became of the alerts."""
+    """The rate of the stream, the budget, and the counts of activities."""
 
     def __init__(self, limits: PolicyLimits) -> None:
         self.limits = limits
@@ -108,7 +113,7 @@ class Policy:
         return out
 
     def counts(self) -> dict[str, int]:
-        """Alerts by what became of them."""
+        """Alerts by activity."""
         activities = self.stream.activities
         return {
             "alerts_opened": int(activities[OPENED]),
@@ -119,7 +124,7 @@ class Policy:
         }
 
     def save(self) -> Arrays:
-        """The stream's rate, the budget and the counts."""
+        """The rate of the stream, the budget and the counts."""
         return state_arrays(self.stream)
 
     def load(self, state: Arrays) -> None:
@@ -128,7 +133,7 @@ class Policy:
 
 
 def no_outcome(n: int) -> PolicyOutcome:
-    """The decisions on n events before any is made: all quiet."""
+    """The outcome for n events before any decision: all quiet."""
     return PolicyOutcome(
         activity=np.zeros(n, np.uint8),
         threshold=np.ones(n),
@@ -157,7 +162,7 @@ def allowance(day: float, alerts_per_day: float, shards: int, shard: int) -> flo
 
 @kernel
 def _begin_day(now: F64, limits: PolicyLimits) -> None:
-    """Begin the allowance of stream time's day, where that day has changed."""
+    """Begin a new day's allowance where the day of stream time has changed."""
     day = floor(now[STREAM_MS] / DAY_MS)
     if day != now[DAY]:
         now[DAY] = day
@@ -169,8 +174,8 @@ def _begin_day(now: F64, limits: PolicyLimits) -> None:
 
 @kernel
 def _allowed(now: F64, time_ms: float, limits: PolicyLimits, weight: float) -> float:
-    """The p-value at which honest traffic alone would just use the budget. time_ms: stream time,
-    which may have been set back once."""
+    """The p-value at which honest traffic alone would just use up the budget. time_ms: stream time, which
+    may have been set back once."""
     if now[STREAM_MS] < 0.0:
         now[STREAM_MS] = now[RATE_SINCE_MS] = time_ms
     now[RATE_SINCE_MS] = min(now[RATE_SINCE_MS], time_ms)
@@ -182,15 +187,15 @@ def _allowed(now: F64, time_ms: float, limits: PolicyLimits, weight: float) -> f
     _begin_day(now, limits)
     now[RATE] += weight
     span_ms = max(now[STREAM_MS] - now[RATE_SINCE_MS], RATE_SPAN_MIN_MS)
-    # At a steady r events a day the count, halved each day, has come to r (1 - 2^-days) / ln 2.
+    # at a steady r events a day the count, halved each day, is r (1 - 2^-days) / ln 2
     per_day = now[RATE] * LN2 / (1.0 - exp(-LN2 * span_ms / DAY_MS))
     return float(limits.alerts_per_day / limits.shards / max(per_day, 1.0))
 
 
 @kernel
 def _due(incident: F64, score: float, time_ms: float, limits: PolicyLimits) -> int:
-    """The activity of an event beyond the threshold, given its entity's incident, while the budget
-    is not used up."""
+    """The activity of an event that passes the threshold, given its entity's incident, while the budget is
+    not used up."""
     quiet = time_ms - incident[LAST_MS] > limits.incident_gap_ms
     if incident[REVISION] == 0.0 or quiet:
         return OPENED
@@ -200,7 +205,7 @@ def _due(incident: F64, score: float, time_ms: float, limits: PolicyLimits) -> i
 
 @kernel
 def _spend(stream: PolicyState, score: float, warm: bool) -> None:
-    """Take a published alert from the day's allowance."""
+    """Charge a published alert to the day's allowance."""
     now = stream.now
     if warm:
         now[SPENT] += 1.0
@@ -218,37 +223,37 @@ def decide(
     p: float,
     weight: float,
     warm: bool,
-    again: bool,
+    counted_before: bool,
     limits: PolicyLimits,
     stream: PolicyState,
     out: PolicyOutcome,
 ) -> int:
-    """What becomes of event i, into `out`. mine: float64[INCIDENT_WORDS], its entity's incident. weight: how
-    many events it represents. warm: enough was learned before it. again: it was held back before,
-    and is not counted twice if it still is."""
+    """Decide on event i; returns its activity. incident: float64[INCIDENT_WORDS], its entity's. weight: the
+    number of events that it represents. warm: enough was learned before it. counted_before: the event
+    was counted before, and is not counted again if it is held back."""
     now = stream.now
     time_ms = positions.time_ms[i]
     out.threshold[i] = min(limits.p_max, _allowed(now, positions.stream_ms[i], limits, weight))
-    what = QUIET
+    activity = QUIET
     if p <= out.threshold[i]:
         score = -log10(max(p, P_MIN))
-        what = _due(incident, score, time_ms, limits)
-        if what != SUPPRESSED and now[SPENT if warm else SPENT_WARMING] >= now[ALLOWED]:
-            what = OVER_BUDGET if what == OPENED else SUPPRESSED
-            if not again:
+        activity = _due(incident, score, time_ms, limits)
+        if activity != SUPPRESSED and now[SPENT if warm else SPENT_WARMING] >= now[ALLOWED]:
+            activity = OVER_BUDGET if activity == OPENED else SUPPRESSED
+            if not counted_before:
                 stream.held[HELD_BACK] += 1
                 stream.held[DISPLACED] += 1 if score > now[WEAKEST] else 0
-        if what == OPENED:
+        if activity == OPENED:
             incident[:] = 0.0
             incident[FIRST_MS] = time_ms
             incident[SOURCE] = positions.source[i]
             incident[OFFSET] = positions.offset[i]
             incident[NEXT_DOUBLING] = DOUBLING_FIRST
-        if what == SUPPRESSED:
+        if activity == SUPPRESSED:
             incident[SUPPRESSED_COUNT] += 1.0
-        if what != OVER_BUDGET:
+        if activity != OVER_BUDGET:
             incident[LAST_MS] = max(incident[LAST_MS], time_ms)
-        if what in (OPENED, UPDATED):
+        if activity in (OPENED, UPDATED):
             out.held_back[i] = stream.held[HELD_BACK]
             _spend(stream, score, warm)
             incident[REVISION] += 1.0
@@ -257,11 +262,11 @@ def decide(
                 incident[NEXT_DOUBLING] *= 2.0
             for k in range(INCIDENT_WORDS):
                 out.incident[i, k] = incident[k]
-    out.activity[i] = what
-    if not (again and what == OVER_BUDGET):
-        stream.activities[what] += 1
+    out.activity[i] = activity
+    if not (counted_before and activity == OVER_BUDGET):
+        stream.activities[activity] += 1
     out.budget_used[i] = now[SPENT] / max(now[ALLOWED], 1.0)
-    return what
+    return activity
 
 
 @kernel

@@ -5,7 +5,7 @@ import pytest
 from river import compose, linear_model, optim, preprocessing
 
 from detectors.fusion import logistic
-from detectors.fusion.logistic import RATE
+from detectors.fusion.logistic import LEARNING_RATE
 
 
 def test_it_learns_as_rivers_does() -> None:
@@ -17,7 +17,7 @@ def test_it_learns_as_rivers_does() -> None:
     outcome = (draw.uniform(size=2_000) < 1.0 / (1.0 + np.exp(-inputs[:, 0]))).astype(float)
     river = compose.TransformerUnion(
         compose.Select("a", "b", "c") | preprocessing.StandardScaler(), compose.Select("m", "n")
-    ) | linear_model.LogisticRegression(optim.SGD(RATE), intercept_lr=RATE)
+    ) | linear_model.LogisticRegression(optim.SGD(LEARNING_RATE), intercept_lr=LEARNING_RATE)
     line = logistic.empty(3, 2)
     for x, m, y in zip(inputs, marks, outcome, strict=True):
         row = dict(zip("abcmn", [*x.tolist(), *m.tolist()], strict=True))
