@@ -25,6 +25,7 @@ from schemas import dead_letters, events, repairs
 from stream.cli import app
 from stream.config import AssessSpec, Config, InputSpec
 from stream.config.schema import json_schema
+from stream.config.stages import declared_stages
 from stream.replay.final_labels import SCHEMA as LABEL_COLUMNS
 from stream.replay.tables import (
     ALERT_COLUMNS,
@@ -246,6 +247,23 @@ def detectors() -> str:
     return "\n".join(parts)
 
 
+# -- stages -----------------------------------------------------------------------------------------
+
+
+def stages() -> str:
+    """Every declared stage: what it reads and writes, and the metrics that show its counters."""
+    rows = (
+        (
+            _code(one.name),
+            ", ".join(one.reads),
+            ", ".join(one.writes) or "its own topics",
+            ", ".join(_code(name) for name in dict.fromkeys(c.metric.name for c in one.counters)),
+        )
+        for one in declared_stages().values()
+    )
+    return table(("stage", "reads", "writes", "metrics"), rows)
+
+
 # -- events, dead letters ---------------------------------------------------------------------------
 
 
@@ -402,7 +420,7 @@ def _meaning_of(field: pa.Field) -> str:
 GENERATED: Final[dict[str, Callable[[], str]]] = {
     one.__name__: one
     for one in (
-        *(configuration, features, detectors, event_fields, entity_fields),
+        *(configuration, features, detectors, stages, event_fields, entity_fields),
         *(dead_letter_codes, repair_codes, metrics, errors, commands, tables),
     )
 }
