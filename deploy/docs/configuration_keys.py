@@ -36,9 +36,9 @@ class _Keys:
 
     def _section(self, name: str, where: str) -> Iterator[str]:
         definition = self._definitions[name]
-        kind = _tag(definition)
+        tag, kind = _tag(definition)
         title = f"`{_toml(where)}`" if where else "Top level"
-        title += f' with `kind = "{kind}"`' if kind else ""
+        title += f' with `{tag} = "{kind}"`' if kind else ""
         self._paths[name] = where
         yield f"## {title}\n"
         summary = str(definition.get("description", "")).split("\n\n")[0]
@@ -46,7 +46,7 @@ class _Keys:
         inner: list[tuple[str, str]] = []
         required = definition.get("required", ())
         for key, of in definition["properties"].items():
-            if key == "kind" and kind:
+            if key == tag:
                 continue
             yield self._entry(where, kind, key, of, required=key in required)
             inner += _tables_in(of, _at(where, key))
@@ -77,10 +77,10 @@ class _Keys:
         """A value's type in words."""
         s = "s" if plural else ""
         if "$ref" in of:
-            kind = _tag(self._definitions[of["$ref"].rsplit("/", 1)[1]])
-            return f'table{s} with `kind = "{kind}"`' if kind else f"table{s}"
+            tag, kind = _tag(self._definitions[of["$ref"].rsplit("/", 1)[1]])
+            return f'table{s} with `{tag} = "{kind}"`' if kind else f"table{s}"
         if "discriminator" in of:
-            return f"table{s}, each of a `kind`"
+            return f"table{s} of a `{of['discriminator']['propertyName']}`"
         if "anyOf" in of:
             members = [one for one in of["anyOf"] if one.get("type") != "null"]
             words = list(dict.fromkeys(self._type(one, plural=plural) for one in members))
@@ -109,9 +109,12 @@ class _Keys:
                 return "any value"
 
 
-def _tag(definition: Schema) -> str:
-    """The `kind` that chooses this table among several; "" where nothing does."""
-    return str(definition["properties"].get("kind", {}).get("enum", [""])[0])
+def _tag(definition: Schema) -> tuple[str, str]:
+    """The key that chooses this table among several, and its value; empty where none does."""
+    for key, of in definition["properties"].items():
+        if len(of.get("enum", ())) == 1:
+            return key, str(of["enum"][0])
+    return "", ""
 
 
 def _tables_in(of: Schema, path: str) -> Iterator[tuple[str, str]]:
