@@ -18,7 +18,8 @@ from schemas.events import LABEL_TYPE
 from stream.checkpoints import loading
 from stream.checkpoints.manifest import offset_of
 from stream.checkpoints.store import Folder
-from stream.config import ASSESS
+from stream.config.stages import nodes
+from stream.config.topology import Log
 from stream.kafka.positions import Partition
 from stream.kafka.sink import KafkaSink
 from stream.pipeline.stages.assess import Assess
@@ -89,12 +90,18 @@ def is_live(worker: Worker, where: Partition, assigned: AssignedPartition, *_: o
 def is_sent_by_route(worker: Worker, where: Partition, *_: object) -> bool:
     """Whether what comes next was sent over a monitor's internal log."""
     log = worker._assignment.logs[where.topic]
-    return log.internal and log.name != ASSESS
+    return log.internal and not combines(worker, log)
 
 
 def is_sent_by_watch(worker: Worker, where: Partition, *_: object) -> bool:
     """Whether what comes next are reports."""
-    return worker._assignment.logs[where.topic].name == ASSESS
+    log = worker._assignment.logs[where.topic]
+    return log.internal and combines(worker, log)
+
+
+def combines(worker: Worker, log: Log) -> bool:
+    """Whether the stage that reads an internal topic combines reports."""
+    return any(node.combines for node in nodes(worker._config) if node.name == log.name)
 
 
 def has_labels(stage: object, batch: EventBatch) -> bool:

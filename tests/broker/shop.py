@@ -33,13 +33,15 @@ from tenacity import retry, retry_if_exception_type, stop_after_delay
 from schemas.alerts import Alert, alert_record
 from schemas.columns import EventBatch
 from schemas.records import Records
+from schemas.reports import ReportBatch
 from stream.checkpoints.manifest import parse_pointer
-from stream.config import ASSESS, load
+from stream.config import load
 from stream.config.stages import logs
 from stream.config.topology import Log
 from stream.kafka.admin import TopicAdmin
 from stream.kafka.positions import Partition
 from stream.kafka.sink import PlainProducer
+from stream.pipeline.alert_batches import AlertBatch
 from stream.pipeline.alerting import RunInfo
 from stream.pipeline.shard import Shard, ShardFactory
 from stream.runtime.topics import existing_topics, missing_topics
@@ -514,45 +516,57 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
 class Reference:
     """What a single thread makes of the logs, and the shards that it was made with.
 
-    read_at: of events behind a hop, where their monitors read them.
+    read_at: of a stage over an internal topic and an event, the partition where it reads the event.
+    records: topic → key → values in their order, of stages' own output topics.
     """
 
     alerts: Outputs
     dead_letters: Outputs
     shards: dict[Partition, Shard]
     read_at: ReadAt
+    records: dict[str, dict[bytes, list[bytes | None]]]
 
 
 NO_OFFSETS = np.zeros(1, np.int64)
-MONITOR_AT = -4  # a report's row ends with the monitor, its p-value and the features learned from
-Row = tuple[Any, ...]
+
+
+class Row(NamedTuple):
+    """A row of a log: its event's position, the stage that wrote it ("" for the reader of the input),
+    and all its columns; absent numbers are None."""
+
+    source: Partition
+    offset: int
+    writer: str
+    columns: tuple[Any, ...]
 
 
 def reference(shop: Shop) -> Reference:
     """Fold the shop's logs as they are now, stage by stage, partition by partition.
 
-    Fails unless everything that a stage must send stands exactly once in the internal log it goes
-    to, whole, and in order for each shard that sent it and each source partition.
+    Fails unless every row that a stage must write to an internal topic is there exactly once, whole,
+    and in order for each shard that wrote it and each source partition.
     """
     config = load(shop.config)
     shards = ShardFactory(config, RunInfo("live", "reference", str))
-    made = Reference(defaultdict(list), defaultdict(list), {}, {})
+    made = Reference(defaultdict(list), defaultdict(list), {}, {}, {})
     internal = {log.name: log for log in shop.internal_logs()}
     readers = {name: shards.make(log) for name, log in internal.items()}
     sent: dict[tuple[Partition, ...], list[Row]] = defaultdict(list)
 
     def fold(place: Partition, shard: Shard, log: list[Message], size: int) -> Iterator[Row]:
-        """Fold one partition; its events, of which what is sent has been noted."""
+        """Fold one partition; its rows, after noting the rows that it writes."""
         made.shards[place] = shard
         for start in range(0, len(log), size):
             output = shard.process(as_records(place.topic, log[start : start + size]))
             made.alerts[place] += map(published_alert, output.alerts)
             made.dead_letters[place] += (Published(*letter) for letter in output.dead_letters)
+            for topic, key, record in output.records:
+                made.records.setdefault(topic, {}).setdefault(key, []).append(record)
             for name, into, value in output.internal:
                 message = Records(name, into, NO_OFFSETS, NO_OFFSETS, [value])
                 for row in rows(readers[name].decode(message)):
                     target = Partition(internal[name].topic, into)
-                    sent[target, place, Partition(*row[0])].append(row)
+                    sent[target, place, row.source].append(row)
             yield from rows(output.events)
 
     for name, spec in config.inputs.items():
@@ -560,19 +574,17 @@ def reference(shop: Shop) -> Reference:
             place = Partition(spec.topic, partition)
             for _ in fold(place, shards.source(name, partition), log, REFERENCE_BATCH):
                 pass
-    for name, one in internal.items():  # the monitors', then that of assess
+    for name, one in internal.items():  # each stage after those whose output it reads
         for partition, log in shop.log(one.topic).items():
             place = Partition(one.topic, partition)
-            events_of: dict[tuple[Partition, ...], list[Row]] = defaultdict(list)
+            rows_of: dict[tuple[Partition, ...], list[Row]] = defaultdict(list)
             for row in fold(place, shards.make(one, partition), log, REFERENCE_MESSAGES):
-                source = Partition(*row[0])
-                monitor = str(row[MONITOR_AT]) if name == ASSESS else ""
-                sender = made.read_at.get((monitor, *source, row[1]), source)
-                events_of[place, sender, source].append(row)
-                made.read_at[name, *source, row[1]] = place
-            for key, events in events_of.items():
-                assert events == sent.pop(key)
-    assert not sent, "events are missing from internal logs"
+                sender = made.read_at.get((row.writer, *row.source, row.offset), row.source)
+                rows_of[place, sender, row.source].append(row)
+                made.read_at[name, *row.source, row.offset] = place
+            for key, found in rows_of.items():
+                assert found == sent.pop(key)
+    assert not sent, "rows are missing from internal topics"
     made.alerts = {place: alerts for place, alerts in made.alerts.items() if alerts}
     made.dead_letters = {place: some for place, some in made.dead_letters.items() if some}
     return made
@@ -587,18 +599,37 @@ def assert_published_exactly_once(shop: Shop) -> None:
     assert shop.dead_letters() == expected.dead_letters
 
 
-def rows(events: EventBatch) -> list[Row]:
-    """Every event with its position and all its fields; absent numbers are None."""
+def rows(batch: Any) -> list[Row]:
+    """Every row of a batch of events, reports or alerts; of an alert without `run`."""
+    columns: list[tuple[Any, ...]]
+    match batch:
+        case EventBatch():
+            writers = [""] * len(batch)
+            columns = list(zip(*event_columns(batch), strict=True))
+        case ReportBatch():
+            writers = [name or "" for name in batch.monitor.to_pylist()]
+            numbers = [batch.p_value, *batch.features.values()]
+            own = (pa.array(column, from_pandas=True).to_pylist() for column in numbers)
+            columns = list(zip(*event_columns(batch.events), *own, strict=True))
+        case AlertBatch():
+            writers = [alert.monitor for alert in batch.alerts]
+            columns = [(published_alert(alert),) for alert in batch.alerts]
+    sources = [Partition(*batch.sources[i]) for i in batch.source.tolist()]
+    found = zip(sources, batch.offset.tolist(), writers, columns, strict=True)
+    return [Row(*row) for row in found]
+
+
+def event_columns(events: EventBatch) -> list[list[Any]]:
+    """Time, type, id and all fields; absent numbers are None."""
     numbers = (pa.array(column, from_pandas=True).to_pylist() for column in events.number.values())
     texts = (column.to_pylist() for column in events.text.values())
-    columns = [
-        [events.sources[i] for i in events.source.tolist()],
-        *(column.tolist() for column in (events.offset, events.time_ms, events.type_code)),
+    return [
+        events.time_ms.tolist(),
+        events.type_code.tolist(),
         events.event_id.to_pylist(),
         *texts,
         *numbers,
     ]
-    return list(zip(*columns, strict=True))
 
 
 def as_records(topic: str, log: list[Message]) -> Records:

@@ -383,7 +383,7 @@ def changed_configuration(environment: Environment) -> None:
     migrate(one.save(), state_config(old_config), state_config(configs[1]), other)
     outputs.append(other.process(as_records(shop.topic, log[len(before) :])))
     alerts = [published_alert(a) for some in outputs for a in some.alerts]
-    expected = Reference({first: alerts}, shop.dead_letters(), {first: other}, {})
+    expected = Reference({first: alerts}, shop.dead_letters(), {first: other}, {}, {})
     letters = sum(len(some.dead_letters) for some in outputs)
     assert letters == sum(map(len, expected.dead_letters.values()))
     found = differences(shop, expected)

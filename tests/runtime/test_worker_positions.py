@@ -62,7 +62,7 @@ class ScriptedSource(KafkaSource):
 class Transaction:
     """One that was committed."""
 
-    values: list[bytes]
+    values: list[bytes | None]
     offsets: dict[Partition, int]
 
 
