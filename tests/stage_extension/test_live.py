@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from stream.kafka.sink import PlainProducer
+from stream.simulator import Shop as Simulated
+from stream.simulator import lines
 from tests.broker.shop import (
     ROOT,
     Shop,
@@ -23,7 +26,7 @@ from tests.broker.shop import (
 from tests.crash.oracle import differences
 from tests.stage_extension import eddy, environment, install, installed_here
 
-BEFORE, AFTER = 20_000, 5_000
+EVENTS = 20_000
 STAGE = """
 [stages.alert_counts]
 topic = "{topic}"
@@ -52,10 +55,12 @@ def running(site: Path, shop: Shop) -> Iterator[WorkerProcess]:
         process.wait()
 
 
-def simulate(site: Path, shop: Shop, events: int, seed: int) -> None:
-    """Put the simulator's events on the shop's topic."""
-    options = ["--events", str(events), "--seed", str(seed), "--malformed", "0.01"]
-    eddy(site, "simulate", str(shop.config), "--to", "kafka", *options)
+def send(shop: Shop, values: list[bytes]) -> None:
+    """Put records on the shop's topic, in all partitions."""
+    producer = PlainProducer({"bootstrap.servers": shop.bootstrap}, shop.topic, "murmur2")
+    for i, value in enumerate(values):
+        producer.send(str(i).encode(), value)
+    producer.close()
 
 
 @pytest.mark.slow
@@ -66,19 +71,22 @@ def test_a_killed_worker_counts_every_alert_once(broker: str, tmp_path: Path) ->
     checkpoints: dict[str, object] = {"interval": "1s", "rewind_records_max": 3_000}
     shop = make_shop(broker, tmp_path, "counting", 3, checkpoints, internal_topics=True)
     topic = f"{shop.group}-counts"
-    shop.config.write_text(shop.config.read_text() + STAGE.format(topic=topic))
+    text = shop.config.read_text().replace('incident_gap = "1s"', 'incident_gap = "1h"')
+    shop.config.write_text(text + STAGE.format(topic=topic))
     made = eddy(site, "topics", "create", str(shop.config), "--replication", "1")
     assert f"{shop.group}-alert_counts-alerts: created, 2 partitions" in made
     assert f"{topic}: created, 1 partition" in made
     with installed_here(site):
-        simulate(site, shop, BEFORE, seed=7)
+        values = [line.value for line in lines(Simulated(EVENTS, seed=7), 0.01)]
+        send(shop, values[: EVENTS // 2])
         with running(site, shop) as worker:
             wait_for(lambda: bool(read(broker, topic)), "the first count")
             wait_for(lambda: any(shop.checkpoints(p) for p in range(3)), "a checkpoint")
             worker.stop(signal.SIGKILL)
-        simulate(site, shop, AFTER, seed=8)
+        send(shop, values[EVENTS // 2 :])
         with running(site, shop) as worker:
             shop.wait_until_caught_up()
+            wait_for(lambda: any("address" in line for line in worker.log()), "the HTTP server")
             wait_for(lambda: "eddy_alerts_counted_total{" in worker.get("/metrics")[1], "counts")
             assert worker.stop() == 0
         expected = reference(shop)
