@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
-import pyarrow as pa
 from confluent_kafka import Consumer, IsolationLevel, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
@@ -31,9 +30,7 @@ from confluent_kafka.cimpl import NewTopic
 from tenacity import retry, retry_if_exception_type, stop_after_delay
 
 from schemas.alerts import Alert, alert_record
-from schemas.columns import EventBatch
 from schemas.records import Records
-from schemas.reports import ReportBatch
 from stream.checkpoints.manifest import parse_pointer
 from stream.config import load
 from stream.config.stages import logs
@@ -41,12 +38,12 @@ from stream.config.topology import Log
 from stream.kafka.admin import TopicAdmin
 from stream.kafka.positions import Partition
 from stream.kafka.sink import PlainProducer
-from stream.pipeline.alert_batches import AlertBatch
 from stream.pipeline.alerting import RunInfo
 from stream.pipeline.shard import Shard, ShardFactory
 from stream.runtime.topics import existing_topics, missing_topics
 from stream.simulator import Shop as Simulated
 from stream.simulator import lines
+from tests.rows import Row, rows
 
 ROOT = Path(__file__).resolve().parents[2]
 EDDY = (sys.executable, "-m", "stream.cli")
@@ -530,16 +527,6 @@ class Reference:
 NO_OFFSETS = np.zeros(1, np.int64)
 
 
-class Row(NamedTuple):
-    """A row of a log: its event's position, the stage that wrote it ("" for the reader of the input),
-    and all its columns; absent numbers are None."""
-
-    source: Partition
-    offset: int
-    writer: str
-    columns: tuple[Any, ...]
-
-
 def reference(shop: Shop) -> Reference:
     """Fold the shop's logs as they are now, stage by stage, partition by partition.
 
@@ -597,39 +584,6 @@ def assert_published_exactly_once(shop: Shop) -> None:
     assert sum(map(len, outputs)) > 20
     assert shop.alerts(expected.read_at) == expected.alerts
     assert shop.dead_letters() == expected.dead_letters
-
-
-def rows(batch: Any) -> list[Row]:
-    """Every row of a batch of events, reports or alerts; of an alert without `run`."""
-    columns: list[tuple[Any, ...]]
-    match batch:
-        case EventBatch():
-            writers = [""] * len(batch)
-            columns = list(zip(*event_columns(batch), strict=True))
-        case ReportBatch():
-            writers = [name or "" for name in batch.monitor.to_pylist()]
-            numbers = [batch.p_value, *batch.features.values()]
-            own = (pa.array(column, from_pandas=True).to_pylist() for column in numbers)
-            columns = list(zip(*event_columns(batch.events), *own, strict=True))
-        case AlertBatch():
-            writers = [alert.monitor for alert in batch.alerts]
-            columns = [(published_alert(alert),) for alert in batch.alerts]
-    sources = [Partition(*batch.sources[i]) for i in batch.source.tolist()]
-    found = zip(sources, batch.offset.tolist(), writers, columns, strict=True)
-    return [Row(*row) for row in found]
-
-
-def event_columns(events: EventBatch) -> list[list[Any]]:
-    """Time, type, id and all fields; absent numbers are None."""
-    numbers = (pa.array(column, from_pandas=True).to_pylist() for column in events.number.values())
-    texts = (column.to_pylist() for column in events.text.values())
-    return [
-        events.time_ms.tolist(),
-        events.type_code.tolist(),
-        events.event_id.to_pylist(),
-        *texts,
-        *numbers,
-    ]
 
 
 def as_records(topic: str, log: list[Message]) -> Records:
