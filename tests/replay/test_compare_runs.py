@@ -31,7 +31,7 @@ from stream.evaluation.conclusions import (
     RECALL,
     pair_conclusion,
 )
-from stream.evaluation.pairs import SCORE_STEP, _population_stability
+from stream.evaluation.drift import SCORE_STEP, population_stability
 from stream.evaluation.results import Estimate
 from stream.formatting import format_difference
 from stream.inputs import FileReader
@@ -611,7 +611,7 @@ def test_stability_is_what_its_formula_says() -> None:
     ]
     p, q = np.array([70.5, 30.5]) / 101, np.array([40.5, 60.5]) / 101
     by_hand = (q[0] - p[0]) * np.log(q[0] / p[0]) + (q[1] - p[1]) * np.log(q[1] / p[1])
-    assert _population_stability(bands, 100) == pytest.approx(by_hand)
+    assert population_stability(bands, 100) == pytest.approx(by_hand)
     assert by_hand > 0.25
 
 
