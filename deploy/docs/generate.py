@@ -27,7 +27,7 @@ from stream.cli import app
 from stream.config import AssessSpec, Config, InputSpec
 from stream.config.stages import declared_stages
 from stream.replay.final_labels import SCHEMA as LABEL_COLUMNS
-from stream.replay.tables import (
+from stream.replay.table_columns import (
     ALERT_COLUMNS,
     INCIDENT_COLUMNS,
     feature_columns,

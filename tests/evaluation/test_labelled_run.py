@@ -105,7 +105,9 @@ def run(
     inputs.append(("shop", ndjson(folder / "shop", rows)))
     known = [("verdicts", ndjson(folder / "labels", labels))]
     told = lambda _records, _share: None  # noqa: E731
-    summary = replay(config(using), inputs, folder / "out", told, known, split or TimeSplit())
+    summary = replay(
+        config(using), inputs, folder / "out", told, known, split or TimeSplit(), render=render_run
+    )
     assert summary.evaluation is not None
     return summary, summary.evaluation
 

@@ -156,6 +156,7 @@ def test_every_event_has_a_score_and_every_count_adds_up(tmp_path: Path) -> None
     assert [letter["eddy-code"] for letter in letters] == ["malformed", "wrong_type"]
     assert orjson.loads((out / "summary.json").read_bytes())["alerts"] == summary.alerts
     assert {entry.name for entry in out.iterdir()} == {*FILES} - {
+        "index.html",
         "features.parquet",
         "frauds.parquet",
     }

@@ -325,7 +325,15 @@ def test_the_reason_for_no_evaluation_is_shown(
         (tmp_path / name).write_bytes(b"\n".join(lines))
     given = [("verdicts", tmp_path / "labels")] if labels else []
     inputs, out = [("shop", tmp_path / "shop")], tmp_path / "out"
-    replay(config(CONFIG), inputs, out, lambda _r, _s: None, given, TimeSplit(from_ms=from_ms))
+    replay(
+        config(CONFIG),
+        inputs,
+        out,
+        lambda _r, _s: None,
+        given,
+        TimeSplit(from_ms=from_ms),
+        render=render_run,
+    )
     assert said in header(out)
     assert ("No labels" in header(out)) == (labels is None)
     assert "Every fraud was caught" not in header(out)
