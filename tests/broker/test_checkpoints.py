@@ -193,7 +193,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_previous_one(broker: str, tmp_pa
     manifest.write_bytes(manifest.read_bytes()[:-10])
     with worker(shop) as process:
         wait_for(lambda: process.has_logged("partition taken"), "it")
-        assert process.has_logged("checkpoint is not whole, falling back")
+        assert process.has_logged("checkpoint is damaged: falling back to an earlier one")
         wait_for(lambda: "eddy_records_total{" in process.get("/metrics")[1], "a reading")
         assert value_of(process.get("/metrics")[1], "eddy_checkpoint_fallbacks_total") == 1
         start = next(line for line in process.log() if line["event"] == "partition taken")
@@ -201,7 +201,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_previous_one(broker: str, tmp_pa
         process.stop(signal.SIGKILL)
     shutil.rmtree(shop.store)
     process = finish(shop)
-    assert process.has_logged("no checkpoint is whole, re-learning from the first record")
+    assert process.has_logged("no intact checkpoint: re-learning from the first record")
     equals_reference(shop)
     shutil.rmtree(shop.store)
     delete_before(shop, 2)
@@ -244,7 +244,7 @@ def test_an_offset_and_its_checkpoint_belong_together(broker: str, tmp_path: Pat
     with consumer(broker, shop.group) as client:
         client.commit(offsets=[TopicPartition(shop.topic, 0, 10)], asynchronous=False)
     said = eddy("run", str(shop.config), code=4)
-    assert 'offset 10 with the note ""; expected the name of a checkpoint' in said
+    assert 'offset 10 with metadata ""; expected the name of a checkpoint' in said
     assert "Somebody reset or removed the group's offsets" in said
     admin = AdminClient({"bootstrap.servers": broker})
     for future in admin.delete_consumer_groups([shop.group]).values():
@@ -295,10 +295,10 @@ def test_another_configuration_takes_over_where_the_former_one_ends(
     fates = {
         line["stage"]: line["event"]
         for line in process.log()
-        if "another configuration" in line["event"]
+        if "configuration changed" in line["event"]
     }
-    assert fates["account"] == "another configuration: state kept"
-    assert fates["card"] == "another configuration: starting anew"
+    assert fates["account"] == "configuration changed: state kept"
+    assert fates["card"] == "configuration changed: stage starts with nothing learned"
 
     log = messages(broker, shop.topic)
     run = RunInfo("live", "reference", str)
@@ -458,7 +458,7 @@ def test_a_backup_from_before_a_policy_change_can_be_restored(broker: str, tmp_p
     shop.config.write_text(text.replace("[checkpoints]\n", start_from, 1))
     shop.feed(FEW, seed=9)
     process = finish(shop)
-    assert process.has_logged("no checkpoint is whole, beginning from the saved state")
+    assert process.has_logged("no intact checkpoint: starting from the saved state")
     same_state(shop, first(shop), reference(shop).shards[first(shop)])
 
 

@@ -20,7 +20,8 @@ from obstore.store import LocalStore
 from detectors.state import Arrays
 from stream.checkpoints.loading import load as load_arrays
 from stream.checkpoints.manifest import offset_of
-from stream.checkpoints.recovery import StartContext, recover
+from stream.checkpoints.recovered import StartContext
+from stream.checkpoints.recovery import recover
 from stream.checkpoints.store import Folder, open_store, saved_folder
 from stream.config import load
 from stream.config.stages import logs

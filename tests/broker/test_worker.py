@@ -251,7 +251,7 @@ def test_offset_that_is_not_eddys_is_refused(broker: str, tmp_path: Path) -> Non
     with consumer(broker, shop.group) as client:
         client.commit(offsets=[TopicPartition(shop.topic, 0, 1)], asynchronous=False)
     said = eddy("run", str(shop.config), code=4)
-    assert 'committed offset 1 with the note ""; expected "eddy2 from=' in said
+    assert 'committed offset 1 with metadata ""; expected "eddy2 from=' in said
 
 
 def test_topics_are_checked_at_start(broker: str, tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import numpy as np
 from schemas.records import Records
 from stream.checkpoints.manager import CheckpointManager, PartitionCheckpoints
 from stream.checkpoints.manifest import offset_of
-from stream.checkpoints.recovery import RecoveredState, StartContext, recover
+from stream.checkpoints.recovered import RecoveredState, StartContext
+from stream.checkpoints.recovery import recover
 from stream.checkpoints.store import Folder, ObjectStorage
 from stream.config import ASSESS, CheckpointsSpec, Config, parse
 from stream.config.stages import logs

@@ -16,7 +16,7 @@ A_FEATURE = monitor("account")["features"][0]["name"]
 def learning(new: Config) -> dict[str, str]:
     """Monitor → why it does not keep its state, "" where it does."""
     results = migration_results(state_config(config()), state_config(new))
-    return {one.stage: one.why for one in results if one.stage != "route"}
+    return {one.stage: one.reason for one in results if one.stage != "route"}
 
 
 @pytest.mark.parametrize(
@@ -53,6 +53,6 @@ def test_monitors_come_and_go() -> None:
     """A new one has nothing to keep, a former one's state goes; what does not learn changes
     nothing."""
     found = learning(config(monitor("ip"), monitor("card")))
-    assert found == {"ip": "", "card": "it is new", "account": "it is gone"}
+    assert found == {"ip": "", "card": "it is new", "account": "it was removed"}
     same = config(limits={"time_ahead_max": "1h"}, reveal=["ip"], revision=3)
     assert set(learning(same).values()) == {""}

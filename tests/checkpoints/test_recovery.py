@@ -11,9 +11,10 @@ import pytest
 from obstore.store import LocalStore
 
 from detectors.state import STATE_VERSION, Arrays, copy_arrays
-from stream.checkpoints import loading, recovery, state_losses
+from stream.checkpoints import loading, recovered, state_losses
 from stream.checkpoints.manifest import Manifest, encode
-from stream.checkpoints.recovery import RecoveredState
+from stream.checkpoints.recovered import RecoveredState, StartContext
+from stream.checkpoints.recovery import recover
 from stream.checkpoints.saving import save
 from stream.checkpoints.store import Folder, saved_folder
 from stream.config import ASSESS, Config, fingerprint
@@ -157,14 +158,14 @@ def test_a_converted_state_is_never_rebuilt_from_the_log_alone(group: Group) -> 
     group.allowed_drops = allowed_drops("ip")
     kept = group.work(400, 450, [], other)
     damage(group, "manifest", kept.published[0])
-    with pytest.raises(CheckpointCorrupt, match="without a checkpoint nothing can make"):
+    with pytest.raises(CheckpointCorrupt, match="without a checkpoint only a replay"):
         group.start(other)
 
 
 def test_a_log_that_lost_uncommitted_records_is_a_gap(group: Group) -> None:
     """Both ends count: records gone behind the checkpoint, and a log shorter than what was read."""
     group.low = 301
-    with pytest.raises(RetentionGap, match=r"checkpoint stands at offset 300.*begins at 301"):
+    with pytest.raises(RetentionGap, match=r"checkpoint is at offset 300.*begins at 301"):
         group.start()
     group.low, group.high = 0, 399
     with pytest.raises(RetentionGap, match=r"committed offset 400, and the log ends at 399"):
@@ -175,7 +176,7 @@ def test_an_offset_without_its_checkpoints_name_is_refused(group: Group) -> None
     """A plain commit, as by a tool that resets offsets, takes the pointer away."""
     group.committed = CommittedOffset(100, "")
     with pytest.raises(
-        CheckpointPointerLost, match=r"offset 100 with the note \"\"; expected the n"
+        CheckpointPointerLost, match=r"offset 100 with metadata \"\"; expected the n"
     ):
         group.start()
 
@@ -184,7 +185,7 @@ def test_an_offset_of_another_program_is_refused(tmp_path: Path) -> None:
     """Where there are no checkpoints, either, the group is not Eddy's."""
     made = Group(LocalStore(tmp_path), config())
     made.committed = CommittedOffset(100, "theirs")
-    with pytest.raises(ForeignOffset, match='offset 100 with the note "theirs"'):
+    with pytest.raises(ForeignOffset, match='offset 100 with metadata "theirs"'):
         made.start()
 
 
@@ -192,7 +193,7 @@ def test_checkpoints_without_an_offset_are_refused(group: Group) -> None:
     """Where the group's offset expired or was removed, nothing starts from the beginning by
     itself."""
     group.committed = None
-    with pytest.raises(CheckpointPointerLost, match=r"committed no offset, and yet .* 0+300-"):
+    with pytest.raises(CheckpointPointerLost, match=r"committed no offset, but .* 0+300-"):
         group.start()
 
 
@@ -200,7 +201,7 @@ def test_a_checkpoint_ahead_of_the_committed_offset_is_refused(group: Group) -> 
     """A state that has seen records which are to be published would lose their alerts."""
     assert group.committed
     group.committed = group.committed._replace(next_offset=299)
-    with pytest.raises(CheckpointPointerLost, match="stands behind the committed offset 299"):
+    with pytest.raises(CheckpointPointerLost, match="is after the committed offset 299"):
         group.start()
 
 
@@ -210,7 +211,7 @@ def test_another_state_version_is_refused_with_the_remedy(
     """Until the start says what may be dropped: each monitor is named, with the rescue; then all
     begins with nothing learned at the committed offset, and the log alone cannot make that again."""
     why = f"its state is of version {STATE_VERSION}; this is version {STATE_VERSION + 1}"
-    for module in (state_losses, recovery):
+    for module in (state_losses, recovered):
         monkeypatch.setattr(module, "STATE_VERSION", STATE_VERSION + 1)
     assert refused(group) == [
         f"monitor {name}: {why}: --drop-state {allowed_drops('all')[0]}"
@@ -238,7 +239,7 @@ def test_a_saved_configuration_that_no_longer_loads_is_refused(
 
     allowed, made = allowed_drops("all"), config()
     monkeypatch.setattr(msgspec, "convert", gone)
-    assert all("does not know: Object" in line for line in refused(group, made))
+    assert all("cannot read: Object" in line for line in refused(group, made))
     group.allowed_drops = allowed
     found = group.start()
     assert (found.head.offset, found.live_from, found.checkpoint) == (400, 400, None)
@@ -290,9 +291,9 @@ def test_another_number_of_partitions_is_refused(group: Group) -> None:
         group.start(more)
     log = Log("shop", "shop-events", 4)
     folder = Folder(group.objects, "group", log.topic, 3)
-    asked = recovery.StartContext(more, RUN, log, 3, folder, None, 0, 10, lambda: None)
+    asked = StartContext(more, RUN, log, 3, folder, None, 0, 10, lambda: None)
     with pytest.raises(PartitionCountChanged, match=r"has 4 partitions; .* when it had 1"):
-        recovery.recover(asked)
+        recover(asked)
 
 
 def test_a_monitor_that_is_the_same_keeps_its_state(group: Group) -> None:
@@ -447,7 +448,7 @@ def test_a_backup_from_before_a_policy_change_names_the_remedy(
         group.objects.put(path, body)
     with pytest.raises(CheckpointCorrupt) as caught:
         group.start(other)
-    assert "again but a replay of kafka://shop-events?from=0:0&until=0:450" in caught.value.message
+    assert "only a replay of kafka://shop-events?from=0:0&until=0:450" in caught.value.message
     assert f"was written under configuration {fingerprint(config())}" in caught.value.message
     assert "--save-state" in caught.value.remedy
     assert "--out" in caught.value.remedy  # without it the command is refused
@@ -507,7 +508,7 @@ def test_a_checkpoint_of_another_partition_is_refused(group: Group, tmp_path: Pa
     other.committed = group.committed
     manifests: list[Manifest] = [group.folder().manifest(n) for n in group.folder().names()]
     assert {one.partition for one in manifests} == {0}
-    where = recovery.StartContext(
+    where = StartContext(
         group.config,
         RUN,
         Log("shop", "shop-events", 1),
@@ -518,8 +519,10 @@ def test_a_checkpoint_of_another_partition_is_refused(group: Group, tmp_path: Pa
         1000,
         lambda: None,
     )
-    with pytest.raises(CheckpointCorrupt, match=r"is of shop-events\[0\], not of shop-events\[3\]"):
-        recovery.recover(where)
+    with pytest.raises(
+        CheckpointCorrupt, match=r"is of shop-events\[0\]; expected shop-events\[3\]"
+    ):
+        recover(where)
 
 
 # -- a whole group --------------------------------------------------------------------------------

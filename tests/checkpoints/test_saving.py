@@ -1,5 +1,5 @@
 """What a replay saves is what a group begins with: the whole state, of the same configuration, from
-a place of its own."""
+expected another store."""
 
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ from obstore.store import LocalStore
 from detectors.state import STATE_VERSION
 from schemas.alerts import alert_record, without_run
 from schemas.records import Records
-from stream.checkpoints import recovery
-from stream.checkpoints.recovery import RecoveredState, StartContext, recover
+from stream.checkpoints import saved_states
+from stream.checkpoints.recovered import RecoveredState, StartContext
+from stream.checkpoints.recovery import recover
 from stream.checkpoints.saving import check_save_target, save
 from stream.checkpoints.store import saved_folder
 from stream.config import Config, fingerprint
@@ -199,7 +200,7 @@ def test_after_its_first_commit_a_group_continues_from_its_own_checkpoints(tmp_p
     assert_same(found.shard.save(), kept.state.shard.save())
     for name in group.folder().names():
         group.objects.delete(f"{group.folder().path}/manifests/{name}.json")
-    with pytest.raises(CheckpointCorrupt, match="without a checkpoint nothing can make"):
+    with pytest.raises(CheckpointCorrupt, match="without a checkpoint only a replay"):
         group.start()
 
 
@@ -212,7 +213,7 @@ def test_another_configuration_or_version_is_refused(
     other = config(monitor("account", capacity=300), monitor("ip"))
     with pytest.raises(SavedStateUnusable, match=f"{fingerprint(made)}.*{fingerprint(other)}"):
         begun(tmp_path, other, place)
-    monkeypatch.setattr(recovery, "STATE_VERSION", STATE_VERSION + 1)
+    monkeypatch.setattr(saved_states, "STATE_VERSION", STATE_VERSION + 1)
     with pytest.raises(SavedStateUnusable, match=f"version {STATE_VERSION + 1}$"):
         begun(tmp_path, made, place)
 
@@ -238,7 +239,7 @@ def test_a_replay_never_saves_where_live_writes(tmp_path: Path, written: str) ->
     live.mkdir()
     made = config(checkpoints={"url": str(live)})
     place = written.format(live)
-    with pytest.raises(InputError, match="a place of its own"):
+    with pytest.raises(InputError, match="expected another store"):
         replay(
             made,
             [("shop", history(tmp_path))],
@@ -267,7 +268,7 @@ def test_a_state_is_not_saved_among_the_results(tmp_path: Path) -> None:
 def test_a_folder_with_a_state_is_left_alone(tmp_path: Path) -> None:
     """A second replay may not mix its state with the first one's."""
     place = saved(tmp_path, config())
-    with pytest.raises(InputError, match="expected an empty place"):
+    with pytest.raises(InputError, match="expected an empty store"):
         check_save_target(config(), place)
 
 

@@ -99,7 +99,9 @@ def test_an_impossible_store_is_a_configuration_error(tmp_path: Path) -> None:
     """A path through a file, and a scheme that nobody knows, are named with what was expected."""
     (tmp_path / "file").touch()
     for url in (f"{tmp_path}/file/folder", "nowhere://bucket"):
-        with pytest.raises(ConfigError, match=r"checkpoints\.url: got .*; expected a folder"):
+        with pytest.raises(
+            ConfigError, match=r"checkpoints\.url: got .*; expected a writable folder"
+        ):
             open_store(url)
 
 
