@@ -174,8 +174,7 @@ def test_a_value_with_a_registrys_prefix_is_explained() -> None:
     with capture_logs() as lines:
         worker.read(b"\0\0\0\0\7" + orjson.dumps(event(1)))
     assert (
-        "begins with a zero byte, as values written with a schema registry do"
-        in lines[0]["example"]
+        "begins with a zero byte, like values written with a schema registry" in lines[0]["example"]
     )
 
 

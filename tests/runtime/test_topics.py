@@ -126,7 +126,7 @@ def test_partitions_must_be_those_of_the_configuration() -> None:
     said = f'inputs.shop.partitions: got 4; expected 3, which topic "shop" has{GROWN_HINT}'
     assert problems(everything() | one) == [said]
     [line] = problems(everything() | other)
-    assert "has 5 partitions; expected 2; say so in monitors[0].partitions" in line
+    assert "has 5 partitions; expected 2; set monitors[0].partitions" in line
     assert problems(everything() | one | other) == [said], "the other may follow from it"
 
 
