@@ -167,7 +167,7 @@ def diff(
         typer.echo("no setting that determines the learned state differs: all state is kept")
         raise typer.Exit(4 if refusals else 0)
     for result in migration_results(state_config(before), state_config(after)):
-        what = "keeps its state" if result.is_kept else f"drops its state: {result.why}"
+        what = "keeps its state" if result.is_kept else f"drops its state: {result.reason}"
         typer.echo(
             f"{result.title}: {'starts with nothing learned: it is new' if result.is_new else what}"
         )

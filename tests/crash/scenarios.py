@@ -246,7 +246,9 @@ def damaged_checkpoint(environment: Environment) -> None:
         run_until_killed(shop, ("far from a second checkpoint", 1))
         damage(shop)
         worker = finish_and_check(shop)
-        assert worker.has_logged("checkpoint is not whole, falling back"), worker.log_file
+        assert worker.has_logged("checkpoint is damaged: falling back to an earlier one"), (
+            worker.log_file
+        )
         assert worker.has_logged("re-learned")
 
 
@@ -371,8 +373,8 @@ def changed_configuration(environment: Environment) -> None:
     run_until_killed(shop, ("after the manifest", 1))
     worker = finish_with_one_worker(shop)
     assert worker.has_logged("re-learned")
-    assert worker.has_logged("another configuration: starting anew")
-    assert worker.has_logged("another configuration: state kept")
+    assert worker.has_logged("configuration changed: stage starts with nothing learned")
+    assert worker.has_logged("configuration changed: state kept")
 
     first = Partition(shop.topic, 0)
     log, run = messages(shop.bootstrap, shop.topic), RunInfo("live", "reference", str)
