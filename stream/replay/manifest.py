@@ -121,7 +121,7 @@ def rebuild_config(found: RunManifest, provided: Config | None) -> Config:
     if state_config(config).secret != own.secret:
         raise InputError(
             "the run had another secret, which its manifest does not hold; expected CONFIG beside "
-            "--again, with the secret that the run had"
+            "--rerun, with the secret that the run had"
         )
     return config
 

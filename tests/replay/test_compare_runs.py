@@ -20,7 +20,7 @@ from schemas.alerts import without_run
 from schemas.columns import I64
 from schemas.dead_letters import Fault
 from schemas.records import Records
-from stream.cli.replay import _names
+from stream.cli.compare import folder_names
 from stream.config import Config, parse
 from stream.errors import InputError
 from stream.evaluation.comparison import Comparison, Difference, Drift, ScoreBand
@@ -707,7 +707,7 @@ def test_names_of_folders_are_plain_and_differ() -> None:
         Path('<b>"../é.toml'),
         Path("index.html.x"),
     ]
-    assert _names(paths) == ["today", "today-2", "configuration", "index-html"]
+    assert folder_names(paths) == ["today", "today-2", "configuration", "index-html"]
 
 
 def test_summary_reads_back(files: dict[str, Path], tmp_path: Path) -> None:

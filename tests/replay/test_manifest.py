@@ -72,7 +72,7 @@ def test_options_recorded_in_the_manifest_cannot_be_overridden(
 ) -> None:
     """An option that would make it another run is refused, not passed over."""
     with pytest.raises(InputError, match=f"expected no {option}$"):
-        cli_replay.replay(again=tmp_path, **given)
+        cli_replay.replay(rerun=tmp_path, **given)
 
 
 def test_other_inputs_are_named_and_nothing_is_run(tmp_path: Path) -> None:

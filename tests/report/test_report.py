@@ -14,7 +14,7 @@ import pytest
 
 import stream.report
 from stream import formatting
-from stream.cli.replay import _describe_evaluation
+from stream.cli.run_output import describe_evaluation
 from stream.evaluation.comparison import Comparison
 from stream.evaluation.labelled_run import OTHERS
 from stream.replay import Summary, TimeSplit, replay
@@ -279,7 +279,7 @@ def test_pages_define_what_they_count(folder: Path) -> None:
         assert "Entities found" not in said
     summary = msgspec.json.decode((folder / "a" / "summary.json").read_bytes(), type=Summary)
     assert summary.evaluation is not None
-    line = _describe_evaluation(summary.evaluation)
+    line = describe_evaluation(summary.evaluation)
     caught = summary.evaluation.frauds - summary.evaluation.missed.frauds
     assert f" events, {caught} caught: AUC " in line
     assert ", precision of events with an alert " in line
