@@ -155,10 +155,10 @@ def errors() -> str:
         if issubclass(one, stream.errors.EddyError) and one.__module__ == stream.errors.__name__
     ]
     for one in sorted(known, key=lambda each: (each.exit_code, each.__name__)):
-        meaning = " ".join((inspect.getdoc(one) or "").split())
+        meaning = (inspect.getdoc(one) or "").split("\n\n")[0]
         parts += [
             f"## `{one.__name__}`\n",
-            f"{sentence(re.sub(r' [a-z_]+: .*', '', meaning))}\n",
+            f"{sentence(meaning)}\n",
             f":Exit code: {one.exit_code}",
             f":What to do: {sentence(one.remedy)}",
             "",
