@@ -68,6 +68,7 @@ def record(trees: Sequence[Path], files: Sequence[str]) -> Recorded:
                     *arguments,
                     "--hypothesis-seed=0",
                     "--order-seed=0",
+                    "--continue-on-collection-errors",
                     *files,
                 ],
                 cwd=tree,
