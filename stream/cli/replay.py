@@ -71,6 +71,7 @@ def replay(
             "former run's folder with -again behind its name."
         ),
     ] = None,
+    jobs: Annotated[int | None, typer.Option(hidden=True)] = None,
     again: Annotated[
         Path | None,
         typer.Option(
@@ -111,7 +112,13 @@ def replay(
     from stream import replay as replaying
     from stream.config import label_inputs, load
     from stream.replay.inputs import with_label_input
+    from stream.report.run import render_run
 
+    if jobs is not None:
+        raise InputError(
+            "--jobs: was removed: a replay runs in one process, because passing events between "
+            "several took as long as they saved; expected the command without it"
+        )
     if again is not None:
         options = {
             "--input": inputs,
@@ -144,7 +151,9 @@ def replay(
     _warn_about_secret(config, loaded)
     with _progress("replay") as show:
         summary = replaying.replay(
-            loaded, pairs, out, show, label_pairs, split, save_state, features=features
+            *(loaded, pairs, out, show, label_pairs, split, save_state),
+            features=features,
+            render=render_run,
         )
     _print_summary(summary, out)
     if save_state is not None:
@@ -165,6 +174,7 @@ def _rerun(of: Path, given: "Config | None", out: Path | None) -> None:
     from stream import replay as replaying
     from stream.replay import manifest
     from stream.replay.run_files import TIMING_FILES
+    from stream.report.run import render_run
 
     found = manifest.read(of)
     folder = (of if of.is_dir() else of.parent).absolute()
@@ -174,7 +184,7 @@ def _rerun(of: Path, given: "Config | None", out: Path | None) -> None:
     for line in manifest.code_differences(found):
         typer.echo(f"other code than then: {line}")
     with _progress("replay") as show:
-        repeated = replaying.rerun(found, given, target, show)
+        repeated = replaying.rerun(found, given, target, show, render_run)
     _print_summary(repeated.summary, target)
     if repeated.changed_files:
         typer.echo(f"not the same bytes: {', '.join(repeated.changed_files)}")
@@ -258,6 +268,8 @@ def compare(
     from stream.config import load
     from stream.replay import compare_runs
     from stream.replay.inputs import with_label_input
+    from stream.report.comparison import render_comparison
+    from stream.report.run import render_run
 
     loaded = [load(path) for path in configs]
     for path, one in zip(configs, loaded, strict=True):
@@ -270,8 +282,9 @@ def compare(
     ]
     pairs = [_name_and_path(text) for text in inputs or ()]
     split = _split(warm_up, score_from, score_until)
+    renderers = compare_runs.Renderers(render_run, render_comparison)
     with _progress("compare") as show:
-        compared = compare_runs.compare(candidates, pairs, out, show, split)
+        compared = compare_runs.compare(candidates, pairs, out, show, split, renderers)
     for pair in compared.pairs:
         typer.echo(f"{pair.conclusion}: {pair.reason}\n  {pair.alert_volume}")
     typer.echo(f"The page is {out / 'index.html'}")

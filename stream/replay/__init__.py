@@ -1,8 +1,8 @@
-"""replay: recorded events through the stages that run live, with every score written down.
+"""Replay: recorded events through the stages that run live, with every score written to a folder.
 
-Reads files or stretches of topics, drives the shards of all their partitions, and writes alerts,
-dead letters, scores and a summary into a folder. Never writes to Kafka; its alerts can never reach
-enforcement.
+Reads files or ranges of topics, processes them in the shards of all their partitions, and writes
+alerts, dead letters, scores and a summary. Never writes to Kafka: its alerts cannot reach
+enforcement. `replay` and `rerun` are the two entry points, and read from top to bottom.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,16 +16,17 @@ from stream.errors import InputError
 from stream.location import REDACTED, Location
 from stream.pipeline.cluster import PartitionState
 from stream.replay import manifest
-from stream.replay.driver import Progress, drive
+from stream.replay.driver import Progress, read_in_time_order
 from stream.replay.inputs import InputLocations, open_readings, spool_pipes
-from stream.replay.manifest import Manifest, ManifestInput
-from stream.replay.run import ReplayRun, RunRequest, run_request
+from stream.replay.manifest import Manifest, ManifestInput, Provenance
+from stream.replay.request import RunRequest, run_request
+from stream.replay.run import Render, ReplayRun
 from stream.replay.run_files import map_write_errors
 from stream.replay.shared_inputs import shared_readings
 from stream.replay.summary import Summary
 from stream.replay.time_split import NO_SPLIT, TimeSplit
 
-__all__ = ["Progress", "RerunResult", "Summary", "TimeSplit", "replay", "rerun"]
+__all__ = ["Progress", "Render", "RerunResult", "Summary", "TimeSplit", "replay", "rerun"]
 
 
 def replay(
@@ -38,106 +39,119 @@ def replay(
     save_state: str | None = None,
     *,
     features: bool = False,
+    render: Render | None = None,
 ) -> Summary:
-    """Run what was recorded through the configuration and write what came of it into out_dir.
+    """Process recorded events by a configuration and write the results into out_dir.
 
-    inputs: the files of one name are one log, and an input without any has no events. A stretch of
-    an internal topic goes under the name of the monitor that reads it, or assess. labels: the same
-    for files of labels, which are joined to the events of all inputs. split: what is evaluated; all
-    else is only learned. features: whether the features of every event, as known then, are written
-    down, too. save_state: a
-    folder or an object store's URL, for what was learned. Results appear under their names only
-    when the whole run has succeeded. Raises InputError for names, files and folders that cannot be
-    used, OutputFailure where results cannot be written, ExtraMissing where labels need DuckDB and it
-    is not there.
+    inputs: the files of one name are one log, and an input without any has no events. A range of an
+    internal topic goes under the name of the monitor that reads it, or `assess`. labels: files of
+    labels, by input, which are joined to the events of all inputs. split: the events to evaluate;
+    models learn from all of them. save_state: a folder or the URL of an object store, for the
+    learned state. features: whether to write features.parquet, the features of every event as they
+    were known then. render: makes index.html; without it there is none. Files appear under their
+    names only when the whole run has succeeded. Raises InputError for names, files and folders that
+    cannot be used, OutputFailure where results cannot be written, ExtraMissing where labels need
+    DuckDB and it is not installed.
     """
     if save_state is not None:
-        if Location.of(save_state).is_same_as(Location.of(str(out_dir))):
-            raise InputError(
-                f"--save-state {save_state}: there the results go; expected another place"
-            )
-        saving.check_save_target(config, save_state)
+        _check_save_target(config, save_state, out_dir)
     with map_write_errors(out_dir), ExitStack() as opened:
         inputs, labels = spool_pipes([inputs, labels], opened)
         request = run_request(
             config.group, config, out_dir, inputs, labels, split, opened, features=features
         )
-        return _replay(request, opened, progress, save_state)
+        return _run(request, request.provenance(), progress, render, save_state)
 
 
 class RerunResult(NamedTuple):
-    """What came of running something again. files: those that came out with other bytes; none
-    where all is the same."""
+    """The result of a repeated run. changed_files: files whose bytes differ from the first run's."""
 
     summary: Summary
     changed_files: list[str]
 
 
-def rerun(of: Manifest, given: Config | None, out_dir: Path, progress: Progress) -> RerunResult:
-    """Run what a manifest says once more, into out_dir, and compare.
+def rerun(
+    of: Manifest,
+    given: Config | None,
+    out_dir: Path,
+    progress: Progress,
+    render: Render | None = None,
+) -> RerunResult:
+    """Repeat the run of a manifest, into out_dir, and compare the files.
 
-    given: a configuration with the secret that the run had, and the broker, where it needs them;
-    nothing else of it counts. Raises InputError where the inputs are no longer the same.
+    given: a configuration that holds the run's secret, and the broker, where the run needed them;
+    its other keys are ignored. Raises InputError where the inputs are no longer the same.
     """
     inputs, labels = map(_input_locations, (of.inputs, of.labels))
-    for name, place in [*inputs, *labels]:
-        if REDACTED in str(place):
-            raise InputError(
-                f"{name}={place}: the manifest holds no credentials; expected an address without "
-                "any: run `eddy replay` with --input, credentials in the environment (AWS_* and the "
-                "like), then that run can be run again"
-            )
     config = manifest.rebuild_config(of, given)
     with map_write_errors(out_dir), ExitStack() as opened:
         inputs, labels = spool_pipes([inputs, labels], opened)
         request = run_request(
             config.group, config, out_dir, inputs, labels, of.split, opened, features=of.features
         )
-        summary = _replay(request, opened, progress, expected=of)
+        provenance = request.provenance()
+        if changed_inputs := manifest.input_differences(of, provenance):
+            raise InputError("\n".join(changed_inputs))
+        summary = _run(request, provenance, progress, render)
     return RerunResult(summary, manifest.changed_outputs(of, manifest.read(out_dir)))
 
 
-def _input_locations(sources: list[ManifestInput]) -> InputLocations:
-    return [(source.name, place) for source in sources for place in source.locations]
-
-
-def _replay(
+def _run(
     request: RunRequest,
-    opened: ExitStack,
+    provenance: Provenance,
     progress: Progress,
+    render: Render | None,
     save_state: str | None = None,
-    expected: Manifest | None = None,
 ) -> Summary:
-    """opened: closes what is opened here. expected: the manifest whose inputs these must be."""
-    provenance = request.provenance()
-    wrong = manifest.input_differences(expected, provenance) if expected else []
-    if wrong:
-        raise InputError("\n".join(wrong))
+    """Read all inputs in the order of event time, then evaluate and publish the results."""
     if save_state is not None and any(one.log for one in request.events):
         raise InputError(
             "--save-state: an internal topic does not hold what the stages before it have "
             "learned; expected inputs"
         )
     span = request.split.span(request.config, open_readings(request.sources()))
-    run = opened.enter_context(ReplayRun(request, provenance, span))
-    drive(shared_readings([run], [one.name for one in request.events]), progress)
-    if save_state is not None:
-        saving.save(request.config, _at_range_ends(run.states(), request), save_state)
-    return run.finish()
+    with ReplayRun(request, provenance, span) as run:
+        logs = shared_readings([run], [one.name for one in request.events])
+        read_in_time_order(logs, progress)
+        if save_state is not None:
+            saving.save(request.config, _at_range_ends(run.states(), request), save_state)
+        return run.finish(render)
+
+
+def _check_save_target(config: Config, save_state: str, out_dir: Path) -> None:
+    """Raise InputError for a place that cannot take the learned state."""
+    if Location.of(save_state).is_same_as(Location.of(str(out_dir))):
+        raise InputError(
+            f"--save-state {save_state}: the results are written there; expected another folder"
+        )
+    saving.check_save_target(config, save_state)
+
+
+def _input_locations(inputs: list[ManifestInput]) -> InputLocations:
+    """The files and topics of a manifest. Raises InputError where credentials were left out."""
+    locations = [(one.name, location) for one in inputs for location in one.locations]
+    for name, location in locations:
+        if REDACTED in location:
+            raise InputError(
+                f"{name}={location}: the manifest holds no credentials; expected an address without "
+                "any: run `eddy replay` with --input, credentials in the environment (AWS_* and the "
+                "like), then that run can be run again"
+            )
+    return locations
 
 
 def _at_range_ends(
     states: Iterable[PartitionState], request: RunRequest
 ) -> Iterator[PartitionState]:
-    """The states, those of topics at the offset up to which they were read: after the last record
-    there may be transaction markers, aborted records or compacted gaps, or no record at all."""
-    stops = {
+    """The states, those of topics at the end of the range that was read: after the last record there
+    may be transaction markers, aborted records or compacted gaps, or no record at all."""
+    range_ends = {
         (one.name, partition): stop
         for one in request.events
         for partition, stop in one.stops.items()
     }
     for state in states:
-        stop = stops.get((state.log.name, state.partition))
+        stop = range_ends.get((state.log.name, state.partition))
         if stop is None or state.log.internal:
             yield state
         else:

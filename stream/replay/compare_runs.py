@@ -1,12 +1,10 @@
-"""Several configurations over the same records in one pass, each a whole run in a folder of its own,
-and what stands between them.
+"""Compare configurations over the same records in one pass; each is a whole run in its own folder.
 
-Records are read and decoded once for all configurations that take the same events from an input: map
-it alike, want the same fields of it and drop the same. A run does not know of the others: it gives
-what it gives alone.
+Records are read and decoded once for all configurations that take the same events from an input: the
+same mapping, the same fields, the same records dropped. Each run gives what it gives alone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,9 +19,10 @@ from stream.evaluation import database
 from stream.evaluation.comparison import ComparedRun, Comparison, SettingDifference
 from stream.evaluation.pairs import pair
 from stream.pipeline.decoding import shared_decoders
-from stream.replay.driver import Progress, drive
+from stream.replay.driver import Progress, read_in_time_order
 from stream.replay.inputs import InputLocations, open_readings, spool_pipes
-from stream.replay.run import ReplayRun, run_request
+from stream.replay.request import RunRequest, run_request
+from stream.replay.run import Render, ReplayRun
 from stream.replay.run_files import (
     PAGE,
     PART_SUFFIX,
@@ -37,16 +36,23 @@ from stream.replay.time_split import NO_SPLIT, TimeSplit
 
 COMPARISON: Final = "comparison.json"
 SETTINGS_MAX: Final = 30
-"""Configurations that differ in more are not variants of each other, and nobody would read it."""
+"""Setting differences that are listed; configurations with more are not variants of each other."""
 ONLY_ENTITY_LABELS: Final = "Labels name entities alone, and runs are compared by events."
 
 
 class Candidate(NamedTuple):
-    """A configuration to be compared, under a name of its own, with the files of its labels."""
+    """A configuration to compare, under a unique name, with the files of its labels."""
 
     name: str
     config: Config
     labels: InputLocations = ()
+
+
+class Renderers(NamedTuple):
+    """Make the pages, HTML: of each run, and of the comparison."""
+
+    run: Render
+    comparison: Callable[[Comparison], str]
 
 
 def compare(
@@ -55,58 +61,76 @@ def compare(
     out_dir: Path,
     progress: Progress,
     split: TimeSplit = NO_SPLIT,
+    render: Renderers | None = None,
 ) -> Comparison:
-    """Run every configuration over the files, and write what came of each into a folder under
-    out_dir, and beside them the comparison and its page.
+    """Run every configuration over the inputs, and compare each with the first.
 
-    The first is the one that the others are held against. split: what is evaluated. Raises InputError
+    Each run is written to a folder under out_dir, comparison.json beside them. split: the events to
+    evaluate. render: makes index.html of all of these; without it there is none. Raises InputError
     for names, files and folders that cannot be used, ExtraMissing without DuckDB.
     """
     names = [one.name for one in candidates]
     if len(set(names)) < max(len(names), 2):
         raise InputError(
-            f"got the configuration {', '.join(names)}; expected two or more, each of its own name"
+            f"got the configuration {', '.join(names)}; expected two or more with different names"
         )
     database.check_installed()
-    _check_known(candidates, inputs)
+    _check_inputs(candidates, inputs)
     by_position = _partitioned_alike(candidates, {name for name, _ in inputs})
     require_replay_folder(
         out_dir, {COMPARISON, PAGE, COMPARISON + PART_SUFFIX, PAGE + PART_SUFFIX, *names}
     )
-    with map_write_errors(out_dir), ExitStack() as opened:
-        inputs, *labelled = spool_pipes([inputs, *(one.labels for one in candidates)], opened)
-        candidates = [
-            one._replace(labels=labels) for one, labels in zip(candidates, labelled, strict=True)
-        ]
-        requests = [
-            run_request(
-                name, config, out_dir / name, _own_inputs(config, inputs), labels, split, opened
-            )
-            for name, config, labels in candidates
-        ]
-        span = split.span(candidates[0].config, open_readings(requests[0].sources()))  # one for all
-        make_folder(out_dir)
-        for former in (COMPARISON, PAGE):
-            (out_dir / former).unlink(missing_ok=True)
-        runs = [
-            opened.enter_context(ReplayRun(one, one.provenance(), span, decoders))
-            for one, decoders in zip(
-                requests, shared_decoders([one.config for one in candidates]), strict=True
-            )
-        ]
-        drive(shared_readings(runs, [name for name, _ in inputs]), progress)
-        costs = [(run.cpu_s, run.state_bytes()) for run in runs]
-        summaries = [run.finish() for run in runs]
     with map_write_errors(out_dir):
-        comparison = _comparison(
-            [one.config for one in candidates], summaries, costs, out_dir, by_position
-        )
-        _write(comparison, out_dir)
+        with ExitStack() as opened:
+            requests = _requests(candidates, inputs, out_dir, split, opened)
+            make_folder(out_dir)
+            for previous in (COMPARISON, PAGE):
+                (out_dir / previous).unlink(missing_ok=True)
+            runs = _open_runs(requests, opened)
+            read_in_time_order(shared_readings(runs, [name for name, _ in inputs]), progress)
+            costs = [(run.cpu_s, run.state_bytes()) for run in runs]
+            summaries = [run.finish(render.run if render else None) for run in runs]
+        configs = [one.config for one in candidates]
+        comparison = _comparison(configs, summaries, costs, out_dir, by_position)
+        _write(comparison, out_dir, render.comparison(comparison) if render else None)
     return comparison
 
 
-def _check_known(candidates: Sequence[Candidate], inputs: InputLocations) -> None:
-    """Raise InputError for a name that is no configuration's."""
+def _requests(
+    candidates: Sequence[Candidate],
+    inputs: InputLocations,
+    out_dir: Path,
+    split: TimeSplit,
+    opened: ExitStack,
+) -> list[RunRequest]:
+    inputs, *labels = spool_pipes([inputs, *(one.labels for one in candidates)], opened)
+    return [
+        run_request(
+            one.name,
+            one.config,
+            out_dir / one.name,
+            _own_inputs(one.config, inputs),
+            own_labels,
+            split,
+            opened,
+        )
+        for one, own_labels in zip(candidates, labels, strict=True)
+    ]
+
+
+def _open_runs(requests: Sequence[RunRequest], opened: ExitStack) -> list[ReplayRun]:
+    """The runs, with one evaluation span and shared decoders."""
+    first = requests[0]
+    span = first.split.span(first.config, open_readings(first.sources()))
+    decoders = shared_decoders([one.config for one in requests])
+    return [
+        opened.enter_context(ReplayRun(one, one.provenance(), span, shared))
+        for one, shared in zip(requests, decoders, strict=True)
+    ]
+
+
+def _check_inputs(candidates: Sequence[Candidate], inputs: InputLocations) -> None:
+    """Raise InputError for an input of no configuration, and a configuration without any input."""
     known = {name for one in candidates for name in one.config.inputs}
     if not inputs:
         raise InputError("no input was given; expected NAME=PATH for at least one input")
@@ -241,16 +265,14 @@ def _settings_of(where: str, value: Any) -> Iterator[tuple[str, str]]:
         yield where, msgspec.json.encode(value).decode()
 
 
-def _write(comparison: Comparison, out_dir: Path) -> None:
-    """The page, then the comparison: a folder that holds it is whole."""
-    from stream.report.comparison import render_comparison  # what draws is large
-
+def _write(comparison: Comparison, out_dir: Path, page: str | None) -> None:
+    """Write the page, then comparison.json: a folder that holds it is complete."""
     encoded = msgspec.json.format(msgspec.json.encode(comparison)) + b"\n"
-    texts = {PAGE: render_comparison(comparison).encode(), COMPARISON: encoded}
-    parts = {name: out_dir / (name + PART_SUFFIX) for name in texts}
+    contents = {COMPARISON: encoded} if page is None else {PAGE: page.encode(), COMPARISON: encoded}
+    parts = {name: out_dir / (name + PART_SUFFIX) for name in contents}
     try:
         for name, part in parts.items():
-            part.write_bytes(texts[name])
+            part.write_bytes(contents[name])
             part.replace(out_dir / name)
     finally:
         for part in parts.values():

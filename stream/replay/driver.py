@@ -1,83 +1,95 @@
-"""The way of recorded events into the runs: which log goes next, and how far all have come."""
+"""Reads logs in the order of event time and hands their records to the runs."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 
 from detectors.spec import seconds
+from schemas.records import Records
 from stream.inputs import InputReader
 from stream.inputs.order import LogOrder
 from stream.replay.run import ReplayRun
 
 Progress = Callable[[int, float], None]
-"""Called with the records read so far and the share of all input read, 0 to 1."""
+"""Called with the number of records read so far and the share of all input read, 0 to 1."""
 
 
-def drive(sources: Sequence[tuple[InputReader, Sequence[ReplayRun]]], progress: Progress) -> None:
-    """Read every log into the runs that it is for; the one that is furthest behind in event time
-    goes next, so that a run's logs follow each other alike whatever other runs there are.
+def read_in_time_order(
+    logs: Sequence[tuple[InputReader, Sequence[ReplayRun]]], progress: Progress
+) -> None:
+    """Read every log into the runs that take its records.
 
-    Raises InputError where one cannot be read, or is in disorder.
+    The log whose events are the oldest so far goes next. Each run sees its logs in the same order,
+    whatever other runs there are. Raises InputError for a log that cannot be read or is not in the
+    order of time.
     """
-    readings = [reading for reading, _ in sources]
-    lines = [_LogReader(reading, runs) for reading, runs in sources]
-    read = 0
-    while waiting := [line for line in lines if not line.is_done]:
-        line = min(waiting, key=lambda one: one.reached_ms)  # of two alike the first
-        read += line.take()
-        for run in line.runs:
-            others = (one.orders[run] for one in lines if run in one.orders and not one.is_done)
-            run.advance(min((order.reached_ms for order in others), default=math.inf))
-        progress(read, _share_read(readings))
-    for run in {run: None for line in lines for run in line.runs}:
-        run.settle()
-    progress(read, 1.0)
+    readers = [reader for reader, _ in logs]
+    positions = [_LogPosition(reader, runs) for reader, runs in logs]
+    count = 0
+    while unread := [log for log in positions if not log.is_done]:
+        log = min(unread, key=lambda one: one.reached_ms)  # the first of equal ones
+        reached_ms = {run: _reached_ms(run, unread) for run in log.runs}
+        count += log.process_batch()
+        for run in log.runs:
+            run.advance(reached_ms[run])
+        progress(count, _share_read(readers))
+    for run in dict.fromkeys(chain.from_iterable(log.runs for log in positions)):
+        run.advance(math.inf)
+    progress(count, 1.0)
 
 
-def _share_read(readings: Sequence[InputReader]) -> float:
-    read_bytes = sum(reading.fraction_read * reading.size_bytes for reading in readings)
-    return read_bytes / sum(reading.size_bytes for reading in readings)
+def _reached_ms(run: ReplayRun, unread: Sequence["_LogPosition"]) -> int:
+    """The event time that all unread logs of a run have reached."""
+    return min(log.orders[run].reached_ms for log in unread if run in log.orders)
 
 
-class _LogReader:
-    """A log on its way into the runs that it is for, which take the same events from it. orders: by
-    run, how far it has come there. is_done: whether nothing more can come."""
+def _share_read(readers: Sequence[InputReader]) -> float:
+    read_bytes = sum(reader.fraction_read * reader.size_bytes for reader in readers)
+    return read_bytes / sum(reader.size_bytes for reader in readers)
 
-    def __init__(self, reading: InputReader, runs: Sequence[ReplayRun]) -> None:
+
+class _LogPosition:
+    """How far a log has been read. The runs take the same events from it.
+
+    orders: by run, the order of its events. is_done: whether it is read to its end.
+    """
+
+    def __init__(self, reader: InputReader, runs: Sequence[ReplayRun]) -> None:
         self.runs = runs
-        self.orders = {run: _order(reading, run) for run in runs}
+        self.orders = {run: _log_order(reader, run) for run in runs}
         self.is_done = False
-        self._name = reading.name
-        self._batches = iter(reading)
+        self._name = reader.name
+        self._batches: Iterator[list[Records]] = iter(reader)
 
     @property
     def reached_ms(self) -> int:
-        """The latest event time that has come of it, in all of its runs alike."""
+        """The latest event time read so far, the same in all of its runs."""
         return self.orders[self.runs[0]].reached_ms
 
-    def take(self) -> int:
-        """Wait for what came of its next records; how many they were."""
-        records = next(self._batches, None)
-        if records is None:
+    def process_batch(self) -> int:
+        """Process the next records in every run; returns their number."""
+        partitions = next(self._batches, None)
+        if partitions is None:
             self.is_done = True
             return 0
-        # One part after the other, each of all runs, since they share its decoded columns.
-        outputs = [[run.process(self._name, one) for run in self.runs] for one in records]
-        for run, output in zip(self.runs, zip(*outputs, strict=True), strict=True):
-            made = list(zip(records, output, strict=True))
+        # partition by partition, each in all runs, because they share its decoded columns
+        outputs = [[run.process(self._name, one) for run in self.runs] for one in partitions]
+        for run, of_run in zip(self.runs, zip(*outputs, strict=True), strict=True):
+            processed = list(zip(partitions, of_run, strict=True))
             due_ms = self.orders[run].due_times(
-                [(part.partition, one.events) for part, one in made]
+                [(records.partition, output.events) for records, output in processed]
             )
-            for (part, one), due in zip(made, due_ms, strict=True):
-                run.enqueue(part, one, due)
-        return sum(map(len, records))
+            for (records, output), due in zip(processed, due_ms, strict=True):
+                run.enqueue(records, output, due)
+        return sum(map(len, partitions))
 
 
-def _order(reading: InputReader, run: ReplayRun) -> LogOrder:
-    """A log as a run has it: late is what no monitor that reads it would learn from."""
+def _log_order(reader: InputReader, run: ReplayRun) -> LogOrder:
+    """The order of a log's events in a run: events too late for every monitor are an error."""
     lateness_s = {
         monitor.name: seconds(monitor.lateness_max)
         for monitor in run.config.monitors
-        if reading.name in monitor.inputs
+        if reader.name in monitor.inputs
     }
     allowed_ms = 1000.0 * max(lateness_s.values(), default=math.inf)
-    return LogOrder(reading, allowed_ms, ", ".join(lateness_s))
+    return LogOrder(reader, allowed_ms, ", ".join(lateness_s))

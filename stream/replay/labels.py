@@ -277,13 +277,17 @@ class _Join:
         source = parquet_source(labels.path, numbered=True)
         sql.execute(f"CREATE VIEW events AS {' UNION ALL BY NAME '.join(tables)}")
         sql.execute(f"CREATE VIEW labels AS SELECT *, file_row_number AS line FROM {source}")
-        order = f"event_ms::HUGEINT * {_ROWS * _ROWS} + event"
+        # one join or group at a time: together they would not fit into the memory limit
+        sql.execute(
+            f"CREATE TABLE pairs AS SELECT line, event_ms::HUGEINT * {_ROWS * _ROWS} + event AS "
+            "place, due_ms, has_entity FROM labels JOIN events USING (id_low, id_high)"
+        )
         sql.execute(
             "CREATE TABLE matches AS SELECT line, count(*) AS events, "
-            f"(min({order}) % {_ROWS * _ROWS})::BIGINT AS event, arg_min(due_ms, {order}) AS due_ms, "
-            f"arg_min(has_entity, {order}) AS has_entity "
-            "FROM labels JOIN events USING (id_low, id_high) GROUP BY line"
+            f"(min(place) % {_ROWS * _ROWS})::BIGINT AS event, arg_min(due_ms, place) AS due_ms, "
+            "arg_min(has_entity, place) AS has_entity FROM pairs GROUP BY line"
         )
+        sql.execute("DROP TABLE pairs")
         sql.execute(
             "CREATE TABLE joined AS SELECT *, NOT without_entity OR known AND has_entity AS "
             f"learned, {last_ms} >= 0 AND time_ms > {last_ms} AS late FROM (SELECT line, label_ms, "
@@ -317,10 +321,17 @@ class _Join:
         texts = ", ".join(map(self._text, self._texts))
         columns = [(name, pa.string()) for name in ("type", *self._texts)]
         schema = pa.schema([("time", pa.int64()), *columns], metadata=EDDY_FIELDS)
+        entities = "".join(f", {name} AS event_{name}" for name in self._learning)
+        self._sql.execute(
+            f"CREATE OR REPLACE TABLE filled AS SELECT line, time_ms, label_ms, without_entity"
+            f"{entities} FROM (SELECT * FROM joined WHERE {condition}) LEFT JOIN events USING (event)"
+        )
+        self._sql.execute(
+            "CREATE OR REPLACE TABLE written AS SELECT time_ms AS time, f.label_ms, line, 'label' AS "
+            f"type, {texts} FROM filled f JOIN labels l USING (line)"
+        )
         rows = self._sql.fetch_batches(
-            f"SELECT time_ms AS time, 'label' AS type, {texts} FROM joined JOIN labels l USING (line) "
-            f"LEFT JOIN events e USING (event) WHERE {condition} "
-            "ORDER BY time_ms, joined.label_ms, line"
+            f"SELECT time, type, {', '.join(self._texts)} FROM written ORDER BY time, label_ms, line"
         )
         with TableFile(path, schema) as file:
             file.write_batches(rows)
@@ -329,7 +340,7 @@ class _Join:
         """A label's text; of an entity that learns, its event's, unless the label names any."""
         if name not in self._learning:
             return f"l.{name} AS {name}"
-        event = f"CASE WHEN joined.without_entity THEN e.{name} END"
+        event = f"CASE WHEN f.without_entity THEN f.event_{name} END"
         return f"coalesce(l.{name}, {event}) AS {name}"
 
 

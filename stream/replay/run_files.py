@@ -199,11 +199,10 @@ class RunFiles:
         found = read_opened_incidents(parts[INCIDENTS], parts[ALERTS], parts[ALERT_LINES])
         return found._replace(incidents=add_first_events(found.incidents, parts[SCORES]))
 
-    def finish(self, summary: Summary) -> None:
-        """Write summary and page and give every file its name, the summary last."""
-        from stream.report.run import render_run  # what draws is large, and draws what is made here
-
-        self._parts[PAGE].write_text(render_run(summary), "utf-8")
+    def finish(self, summary: Summary, page: str | None) -> None:
+        """Write summary, page and manifest, and give every file its name, the summary last."""
+        if page is not None:
+            self._parts[PAGE].write_text(page, "utf-8")
         self._parts[SUMMARY].write_bytes(msgspec.json.format(msgspec.json.encode(summary)) + b"\n")
         held_back = {*TIMING_FILES, MANIFEST}
         outputs = {n: p for n, p in self._parts.items() if p.exists() and n not in held_back}

@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import orjson
 import pytest
 
 from tests.broker.crash_points import ALL_POINTS
 from tests.broker.own_broker import own_broker
-from tests.crash.environment import BROKER_SETTINGS, Environment
+from tests.crash.environment import BROKER_SETTINGS, Environment, simulated_lines
 from tests.crash.injected_bugs import INJECTED_BUGS
 from tests.crash.scenarios import POINTS
 from tests.crash.schedules import draw_schedule, scenario_of
@@ -35,11 +36,11 @@ def test_a_worker_killed_there_loses_nothing(quick: str, tmp_path: Path, point: 
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("way", INJECTED_BUGS)
-def test_an_injected_bug_is_detected(quick: str, tmp_path: Path, way: str) -> None:
-    """The same story ends with every byte the oracle's where the worker is whole, and with what is
-    wrong by the oracle's word where it is broken."""
-    INJECTED_BUGS[way](Environment(quick, tmp_path))
+@pytest.mark.parametrize("name", INJECTED_BUGS)
+def test_an_injected_bug_is_detected(quick: str, tmp_path: Path, name: str) -> None:
+    """Without the bug the scenario ends with the oracle's bytes; with it, the oracle names the
+    difference that the bug makes."""
+    INJECTED_BUGS[name](Environment(quick, tmp_path))
 
 
 def test_every_crash_point_names_an_existing_function() -> None:
@@ -52,6 +53,14 @@ def test_every_crash_point_names_an_existing_function() -> None:
 def test_a_seed_draws_one_schedule() -> None:
     """A seed that failed can be run again, and another seed is another schedule."""
     assert str(draw_schedule(3)) == str(draw_schedule(3)) != str(draw_schedule(4))
+
+
+def test_a_seed_draws_one_log() -> None:
+    """So can its events: no clock sets their times, and a later seed's are later."""
+    one, again, later = (list(simulated_lines(500, seed)) for seed in (3, 3, 4))
+    assert one == again
+    times = [orjson.loads(line.value)["time"] for line in (one[0], one[-1], later[0])]
+    assert times == [1_772_668_827_459, 1_772_679_082_586, 1_772_755_295_618]
 
 
 def test_a_random_schedule_loses_nothing(quick: str, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ after its time-out, so that a schedule with many deaths takes seconds.
 """
 
 import re
-import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -19,9 +18,10 @@ from numpy.random import PCG64, Generator
 from stream.config import load
 from stream.config.stages import logs
 from stream.kafka.sink import PlainProducer
-from stream.simulator import LABEL_DELAY_MS, SimulatedLine, lines
+from stream.simulator import LABEL_DELAY_MS, START_MS, SimulatedLine, lines
 from stream.simulator import Shop as Simulated
 from stream.simulator.attacks import EVENTS_MIN
+from stream.simulator.visits import DAY_MS
 from tests.broker.shop import KEYED_BY, Shop, consumer, make_shop
 from tests.crash.oracle import assert_equals_oracle
 from tests.crash.processes import ForkedWorker, running_worker, wait_for
@@ -102,8 +102,8 @@ def make_crash_shop(
 
 
 def feed(shop: Shop, events: int, seed: int = 7, malformed: float = MALFORMED) -> None:
-    """Put the simulator's events on the topic: the first so many of a stream that ends now, and that
-    is long enough for attacks, since alerts are what this is about."""
+    """Put simulated events on the topic: the first of a stream that is long enough to hold attacks.
+    A later call needs a larger seed, for its events are later then."""
     spec = load(shop.config).inputs["shop"]
     writer = PlainProducer({"bootstrap.servers": shop.bootstrap}, shop.topic, spec.partitioner)
     for line in islice(simulated_lines(max(events, EVENTS_MIN), seed, malformed), events):
@@ -139,12 +139,11 @@ def feed_labels(shop: Shop, day: Simulated) -> None:
 
 
 def simulated_lines(
-    events: int, seed: int, malformed: float = MALFORMED, spans_ago: int = 0
+    events: int, seed: int, malformed: float = MALFORMED
 ) -> Iterator[SimulatedLine]:
-    """The simulator's lines, the last of just now, or so many times the stream's span earlier."""
-    span_ms = Simulated(events, seed).span_ms()
-    simulated = Simulated(events, seed, int(time.time() * 1000) - (1 + spans_ago) * span_ms)
-    return lines(simulated, malformed, KEYED_BY)
+    """The lines of a simulated shop, on a day of its own: a larger seed is a later day. No clock is
+    read, so that the same seed gives the same log."""
+    return lines(Simulated(events, seed, START_MS + seed * DAY_MS), malformed, KEYED_BY)
 
 
 def wait_until_caught_up(shop: Shop, *required: ForkedWorker) -> None:

@@ -63,10 +63,7 @@ def under_load(shop: Shop, seed: int = 7) -> Iterator[None]:
     failed: list[Exception] = []
 
     def send() -> None:
-        streams = (
-            simulated_lines(EVENTS, seed * STREAMS + k, spans_ago=STREAMS - k)
-            for k in range(STREAMS)
-        )
+        streams = (simulated_lines(EVENTS, seed * STREAMS + k) for k in range(STREAMS))
         writer = PlainProducer({"bootstrap.servers": shop.bootstrap}, shop.topic, "murmur2")
         try:
             for number, line in enumerate(chain.from_iterable(streams)):

@@ -21,6 +21,7 @@ from stream.config import fingerprint, load, state_config
 from stream.kafka.positions import Partition
 from stream.pipeline.alerting import RunInfo
 from stream.pipeline.shard import ShardFactory
+from stream.simulator import START_MS
 from stream.simulator import Shop as Simulated
 from stream.simulator.attacks import EVENTS_MIN
 from stream.simulator.visits import DAY_MS
@@ -99,10 +100,7 @@ def die_learning(point: str, after: int, environment: Environment) -> None:
     """Assess learns from labels a day late, and on each day that brings some a worker dies; what was
     learned speaks in the end, however labels and events came together."""
     shop = make_crash_shop(environment, point, 1, internal_topics=True, labels=True)
-    first_day_ms = int(time.time() * 1000) // DAY_MS * DAY_MS - LEARNING_DAYS * DAY_MS
-    days = [
-        Simulated(EVENTS_MIN, seed, first_day_ms + seed * DAY_MS) for seed in range(LEARNING_DAYS)
-    ]
+    days = [Simulated(EVENTS_MIN, k, START_MS + k * DAY_MS) for k in range(LEARNING_DAYS)]
     feed_day(shop, days[0])
     finish_with_one_worker(shop)
     for yesterday, today in pairwise(days):
