@@ -152,7 +152,7 @@ def test_a_minimal_configuration_has_every_default() -> None:
         (
             "monitors/0/features/0/of",
             {"kind": "failure"},
-            "monitors[0].features[0].of: count tells no events apart; remove it",
+            "monitors[0].features[0].of: count distinguishes no events; remove it",
         ),
         (
             "monitors/0/features/1",
@@ -173,7 +173,7 @@ def test_a_minimal_configuration_has_every_default() -> None:
         (
             "monitors/0/detectors",
             [{"kind": "river", "name": "r", "model": "os.system"}],
-            "monitors[0].detectors[0].model: got os.system; expected a class of River's",
+            "monitors[0].detectors[0].model: got os.system; expected a River class",
         ),
         (
             "monitors/0/detectors",
