@@ -32,7 +32,7 @@ class Snapshot:
         self.copied_bytes = 0
         """Copied on write so far: batches waited for it, and it takes memory until it is read."""
         self._lock = Lock()
-        self._live = {name: _CopyOnWrite(state[name]) for name in hooked_arrays}
+        self._live = {name: _CopyOnWrite(a) for name, a in state.items() if name in hooked_arrays}
         self._copies = {name: a.copy() for name, a in state.items() if name not in hooked_arrays}
 
     def before_write(self, name: str, rows: I64) -> None:

@@ -197,14 +197,14 @@ class Folder:
         names = self._manifests(self.path)
         dropped = [name for name in names if offset_of(name) < least and name not in protected]
         kept = set(self.stored_blocks)
-        for name in names.keys() - set(dropped):
+        for name in sorted(names.keys() - set(dropped)):
             kept |= self._blocks_of(name)
         to_delete = self._orphans()
         for name in dropped:
             to_delete |= self._blocks_of(name)
         to_delete -= kept
         paths = [names[name] for name in dropped]
-        paths += (f"{self.path}/blocks/{digest}" for digest in to_delete)
+        paths += (f"{self.path}/blocks/{digest}" for digest in sorted(to_delete))
         self._delete(paths, still_owned)
         return len(to_delete)
 
