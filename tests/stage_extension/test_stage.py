@@ -152,7 +152,7 @@ def test_its_options_determine_its_state_and_mistakes_in_them_are_named() -> Non
     """Other options drop its state; an unknown key, a wrong type and an unknown stage are named."""
     other = parse(tomllib.loads(text().replace('"alert-counts"', '"counts"')), {})
     results = migration_results(state_config(config()), state_config(other))
-    dropped = {one.stage: one.why for one in results if one.drops_state()}
+    dropped = {one.stage: one.reason for one in results if one.drops_state()}
     assert dropped == {"alert_counts": "its options changed"}
     wrong = text().replace('topic = "alert-counts"', "topics = 1") + "[stages.alert_count]\n"
     with pytest.raises(ConfigError) as raised:
