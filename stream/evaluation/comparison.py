@@ -1,11 +1,9 @@
-"""What a comparison yields, as types: `comparison.json` holds one `Comparison`.
+"""The result types of a comparison: `comparison.json` holds one `Comparison`.
 
-The first run is what the others are held against. Figures of a run by itself are its own
-`Evaluation`'s; here only what stands between two of them, and what a page needs to show them side
-by side.
+The other runs are compared with the first. The measures of one run are in its own
+`Evaluation`; the types here hold the differences, and what a page needs to show runs side by side.
 
-An event *with an alert* is one that an alert was published on, in whatever is compared: what somebody
-has to look at. *Alerted on* are those that were counted into an incident, too (`run`): only the
+An event *with an alert* is one that an alert was published on, which somebody has to review. *Alerted on* are those that were counted into an incident, too (`run`): only the
 recall at the alert budget, and the frauds' amount alerted on, go by it.
 """
 
@@ -35,7 +33,7 @@ class ComparedRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettingDifference:
-    """A place in which the configurations differ, and what stands there in each; null: nothing."""
+    """A key in which the configurations differ, and its value in each; null where it is absent."""
 
     key: str
     values: list[str | None]

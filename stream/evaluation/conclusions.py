@@ -1,4 +1,4 @@
-"""What a run, or a pair of runs, comes to, in the sentences that are read first.
+"""The headline of a run and the conclusion about a pair of runs, in sentences.
 
 Both stand in the JSON beside the page. A run is called better only where an interval says so, and
 never for alerting more: what alerts find is compared where both alert equally often, and each
@@ -25,7 +25,7 @@ EQUAL_RECALL: Final = "recall at equally many alerts"
 
 
 class PairConclusion(NamedTuple):
-    """Of a pair: which is better, if that can be told; at what cost; and by how much."""
+    """Of a pair: which run is better, as far as it is known; the alerts of each; and by how much."""
 
     conclusion: str
     alert_volume: str
@@ -54,7 +54,7 @@ def run_headline(evaluation: Evaluation | None, alerts: int, incidents: int) -> 
 
 
 def no_evaluation_reason(given: int, heard: int) -> str:
-    """Why nothing says which alerts were right. given: labels that were read, from files or among
+    """Why a run has no evaluation. given: labels that were read, from files or among
     the events; heard: those of them that could be understood and are of these events."""
     if not given:
         return "No labels were given, so nothing here says which alerts were right."

@@ -1,5 +1,5 @@
-"""What is odd about what a replay has read, a sentence each: what a mapping that is not that of the
-file, or a configuration that does nothing, looks like, and passes for a result otherwise.
+"""Notes on odd inputs of a replay, a sentence each: signs of a wrong mapping or of a configuration
+without effect, which would otherwise pass for a result.
 """
 
 from collections import Counter
@@ -51,7 +51,7 @@ class _PartitionCheck:
 
 
 class ReplayNotes:
-    """Looks at all that a run reads, and says at the end what is odd."""
+    """Collects oddities while a run reads, and gives the notes at the end."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -105,7 +105,7 @@ class ReplayNotes:
             self._dead_letters[topic, code].count += 1
 
     def sentences(self, tally: Tally) -> Iterator[str]:
-        """The sentences, all counted."""
+        """All notes, with their counts."""
         yield from chain(
             self._dead_letter_notes(tally),
             self._repair_notes(tally),
@@ -151,7 +151,7 @@ class ReplayNotes:
             )
 
     def _absent_field_notes(self) -> Iterator[str]:
-        """Fields that are mapped by name, and were nowhere. Labels may name an event alone."""
+        """Mapped fields that no event has."""
         for name, absent in self._absent.items():
             for field, paths in mapped_fields(self._config, name).items():
                 if field in absent:
@@ -185,7 +185,7 @@ class ReplayNotes:
             yield f"monitor {monitor.name} scored none of {counts['not_applicable']:,} events: {why}"
 
     def _verdict_notes(self) -> Iterator[str]:
-        """Labels that say nothing."""
+        """Labels without a clear verdict."""
         for name, unclear in self._unclear.items():
             yield (
                 f"{name}: {unclear.total():,} labels say neither fraud nor honest: "
