@@ -45,7 +45,7 @@ class Difference:
     alert, as if the run with more such events had but as many as the other, those with the highest
     scores; null where either has none. difference: the other's less the first one's, and its 95 %
     interval from a bootstrap in which both are resampled by the same days. sign: 1 where the other's
-    is higher, -1 where the first one's is, as far as that can be told: where the interval does not
+    is higher, -1 where the first one's is, if that is significant: where the interval does not
     hold 0, or there is none because it is the same on every resample; else 0."""
 
     measure: str
@@ -125,9 +125,9 @@ class Drift:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """The first run and another. verdict: which of them is better, if that can be told; cost: how
-    many events with an alert each has, and with labels how many of them are fraud; because: by how
-    much it is better, the difference as the better one has it. caught_by_first_only, caught_by_other_only: the dearest
+    """The first run and another. conclusion: which is better, if that is known; alert_volume: how
+    many events with an alert each has, and with labels how many of them are fraud; reason: by how
+    much it is better, the difference as the better one has it. caught_by_first_only, caught_by_other_only: the largest
     frauds, at most 10, with an alert of only that one."""
 
     first: str

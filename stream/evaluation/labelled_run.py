@@ -59,8 +59,8 @@ class TableFiles:
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """A monitor, or assess, as far as it is evaluated. needed: the least score on which it can alert.
-    told: the names of its features and own detectors; none for assess."""
+    """A monitor, or assess, in an evaluation. min_alert_score: the least score with which it can
+    alert. feature_names: the names of its features and own detectors; none for assess."""
 
     name: str
     entity: str

@@ -38,13 +38,13 @@ def missed_frauds(run: LabelledRun, scorers: Sequence[Scorer]) -> MissedFrauds:
 
 def _listed(run: LabelledRun, scorers: Sequence[Scorer], order: str) -> list[MissedFraud]:
     """The first of them in an order, ties by time."""
-    said = [
+    columns = [
         f"score_{one.name}, {_held_back([one])}, {f'surprising_{one.name}' if one.feature_names else 'NULL'}"
         for one in scorers
     ]
     found = run.fetch_rows(
         f"SELECT event_id, epoch_ms(event_time), kind, amount, score, nearest, gap, "
-        f"{', '.join([*run.fields, *said])} FROM missed "
+        f"{', '.join([*run.fields, *columns])} FROM missed "
         f"ORDER BY {order} NULLS LAST, event_time, row LIMIT {LISTED_MAX}"
     )
     width = len(run.fields)
@@ -74,14 +74,14 @@ def _monitor_score(
     scorer: Scorer, score: float | None, held_back: bool, surprised: str | None
 ) -> MonitorScore:
     names = surprised.split(",") if surprised else []
-    told = scorer.feature_names if score is not None else ()
+    known = scorer.feature_names if score is not None else ()
     return MonitorScore(
         monitor=scorer.name,
         score=score,
         min_alert_score=scorer.min_alert_score,
         held_back=held_back,
         surprising=names,
-        ordinary=[name for name in told if name not in names],
+        ordinary=[name for name in known if name not in names],
     )
 
 

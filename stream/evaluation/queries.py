@@ -110,8 +110,8 @@ class RunDatabase:
         except duckdb.CatalogException as error:
             for table, option in OPTION_OF_TABLE.items():
                 if f"Table with name {table} does not exist" in str(error):
-                    said = f"there is no table {table}: eddy replay writes it with {option}"
-                    raise QueryError(said) from error
+                    message = f"there is no table {table}: eddy replay writes it with {option}"
+                    raise QueryError(message) from error
             raise QueryError(str(error).strip()) from error
         except duckdb.Error as error:
             raise QueryError(str(error).strip()) from error

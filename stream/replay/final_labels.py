@@ -1,8 +1,8 @@
 """labels.parquet: the final label of every event in a replay.
 
-A row a labelled event, and a row for the entities that labels name without an event, in the order
-in which they became known: when what holds at the end was first said, since anything else was. By it
-a run is evaluated: what had become known at which time is in the events' own order, not here.
+One row for each labelled event, and for the entities of labels without an event, in the order in which
+they became known: from the first label with the final verdict that no later label contradicts. The
+evaluation uses it; what was known at which time follows from the labels in their own order.
 """
 
 from collections.abc import Iterator

@@ -153,7 +153,7 @@ class _MonitorIncidents:
         since = np.searchsorted(key, self._key)  # each one's opening is among the keys
         inside = self._same_entity(key, at) & (run == run[since[at]])
         np.maximum.at(self.last_ms, at[inside], key[inside] & TIME_MASK)
-        # what no incident reaches came late, into one that had opened behind it: the next
+        # an event outside of all incidents is late: it belongs to the incident that opened after it
         of = np.minimum(at + ~inside, len(self._key) - 1)
         np.add.at(suppressed, self.place[of[counted & self._same_entity(key, of)]], 1)
 

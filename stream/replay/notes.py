@@ -199,7 +199,7 @@ class ReplayNotes:
             return
         counts = tally.monitors.get(ASSESS, Counter())
         if counts["learning_active"]:
-            yield "learning spoke at the end: assess weighs the monitors by what labels said"
+            yield "learning was in use at the end: assess weighs the monitors by labels"
             return
         frauds, honest = counts["learning_frauds"], counts["learning_honest"]
         why = (
@@ -208,4 +208,4 @@ class ReplayNotes:
             if min(frauds, honest) < EVALUATED_MIN
             else "it foretold labels no better than the monitors alone"
         )
-        yield f"learning did not speak at the end, assess is as without labels: {why}"
+        yield f"learning was not in use at the end, assess is as without labels: {why}"
