@@ -1,11 +1,9 @@
-"""What a comparison yields, as types: `comparison.json` holds one `Comparison`.
+"""The result types of a comparison: `comparison.json` holds one `Comparison`.
 
-The first run is what the others are held against. Figures of a run by itself are its own
-`Evaluation`'s; here only what stands between two of them, and what a page needs to show them side
-by side.
+The other runs are compared with the first. The measures of one run are in its own
+`Evaluation`; the types here hold the differences, and what a page needs to show runs side by side.
 
-An event *with an alert* is one that an alert was published on, in whatever is compared: what somebody
-has to look at. *Alerted on* are those that were counted into an incident, too (`run`): only the
+An event *with an alert* is one that an alert was published on, which somebody has to review. *Alerted on* are those that were counted into an incident, too (`run`): only the
 recall at the alert budget, and the frauds' amount alerted on, go by it.
 """
 
@@ -35,7 +33,7 @@ class ComparedRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettingDifference:
-    """A place in which the configurations differ, and what stands there in each; null: nothing."""
+    """A key in which the configurations differ, and its value in each; null where it is absent."""
 
     key: str
     values: list[str | None]
@@ -47,7 +45,7 @@ class Difference:
     alert, as if the run with more such events had but as many as the other, those with the highest
     scores; null where either has none. difference: the other's less the first one's, and its 95 %
     interval from a bootstrap in which both are resampled by the same days. sign: 1 where the other's
-    is higher, -1 where the first one's is, as far as that can be told: where the interval does not
+    is higher, -1 where the first one's is, if that is significant: where the interval does not
     hold 0, or there is none because it is the same on every resample; else 0."""
 
     measure: str
@@ -127,9 +125,9 @@ class Drift:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """The first run and another. verdict: which of them is better, if that can be told; cost: how
-    many events with an alert each has, and with labels how many of them are fraud; because: by how
-    much it is better, the difference as the better one has it. caught_by_first_only, caught_by_other_only: the dearest
+    """The first run and another. conclusion: which is better, if that is known; alert_volume: how
+    many events with an alert each has, and with labels how many of them are fraud; reason: by how
+    much it is better, the difference as the better one has it. caught_by_first_only, caught_by_other_only: the largest
     frauds, at most 10, with an alert of only that one."""
 
     first: str

@@ -1,8 +1,8 @@
-"""What a run, or a pair of runs, comes to, in the sentences that are read first.
+"""The headline of a run and the conclusion about a pair of runs, in sentences.
 
 Both stand in the JSON beside the page. A run is called better only where an interval says so, and
-never for alerting more: what alerts find is compared where both alert equally often, and each
-one's volume and precision are told beside it, first of all where they are what differs.
+never for alerting more: what alerts find is compared where both alert equally often, and the
+volume and precision of each are given beside it, first where they differ most.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ EQUAL_RECALL: Final = "recall at equally many alerts"
 
 
 class PairConclusion(NamedTuple):
-    """Of a pair: which is better, if that can be told; at what cost; and by how much."""
+    """Of a pair: which run is better, as far as it is known; the alerts of each; and by how much."""
 
     conclusion: str
     alert_volume: str
@@ -40,8 +40,8 @@ def run_headline(evaluation: Evaluation | None, alerts: int, incidents: int) -> 
     if evaluation is None:
         return f"{format_quantity(alerts, 'alert')} in {format_quantity(incidents, 'incident')}"
     if evaluation.labelled_entities and not evaluation.frauds:
-        told = f"{format_quantity(alerts, 'alert')} in {format_quantity(incidents, 'incident')}"
-        return f"Fraud is confirmed of entities, of no event; {told}"
+        counts = f"{format_quantity(alerts, 'alert')} in {format_quantity(incidents, 'incident')}"
+        return f"Fraud is confirmed for entities, not for events; {counts}"
     if not evaluation.frauds:
         return f"No confirmed fraud; {format_quantity(alerts, 'alert')}"
     caught = evaluation.frauds - evaluation.missed.frauds
@@ -54,7 +54,7 @@ def run_headline(evaluation: Evaluation | None, alerts: int, incidents: int) -> 
 
 
 def no_evaluation_reason(given: int, heard: int) -> str:
-    """Why nothing says which alerts were right. given: labels that were read, from files or among
+    """Why a run has no evaluation. given: labels that were read, from files or among
     the events; heard: those of them that could be understood and are of these events."""
     if not given:
         return "No labels were given, so nothing here says which alerts were right."
@@ -104,7 +104,7 @@ def _volume_difference(
     names: tuple[str, str], with_alert: tuple[int, int], by_measure: Mapping[str, Difference]
 ) -> str:
     """How much more one alerts, and at what precision; "" where neither recall nor precision at the
-    alert budget can be told apart."""
+    alert budget differs significantly."""
     (fewer, few), (more, many) = sorted(zip(names, with_alert, strict=True), key=lambda one: one[1])
     if not few:
         return f"{fewer} has no alert, so none can be compared at equally many" if many else ""
@@ -124,15 +124,15 @@ def _better_text(one: str, than: str, by_rank: int, by_alerts: int, apart: str) 
     """one: the better one by rank, else by alerts. apart: how much more one alerts, or ""."""
     if not by_rank and not by_alerts:
         if apart:
-            return f"No difference can be told in how {than} and {one} rank; {apart}"
-        return f"No difference between {than} and {one} can be told"
+            return f"No significant difference in how {than} and {one} rank; {apart}"
+        return f"No significant difference between {than} and {one}"
     if by_rank == by_alerts:
         return f"{one} catches more than {than} with equally many alerts"
     if not by_alerts:
-        text = apart or "in what their alerts find no difference can be told"
+        text = apart or "no significant difference in what their alerts find"
         return f"{one} ranks frauds higher than {than}; {text}"
     if not by_rank:
-        text = "in how they rank no difference can be told"
+        text = "no significant difference in how they rank"
         return f"{one} finds more frauds than {than} with equally many alerts; {text}"
     text = f"with equally many alerts {than} finds more of them"
     return f"{one} ranks frauds higher than {than}; {text}"

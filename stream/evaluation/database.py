@@ -1,6 +1,6 @@
-"""DuckDB, in which files larger than memory are joined and sorted: opened within bounds.
+"""DuckDB with bounded memory: joins and sorts files that are larger than it.
 
-An extra that not every installation has: where it is missing, the error says what to install.
+DuckDB is an optional dependency; the error for a missing one says what to install.
 """
 
 import re
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 ROWS_AT_ONCE: Final = 50_000
 MEMORY_LIMIT: Final = "128MiB"
-"""What is more goes to disk."""
+"""DuckDB moves the rest to disk."""
 
 
 def check_installed() -> None:
@@ -27,16 +27,14 @@ def check_installed() -> None:
     try:
         import duckdb  # noqa: F401
     except ImportError as error:
-        raise ExtraMissing(
-            "duckdb is not installed; labels are judged by and runs are asked in it"
-        ) from error
+        raise ExtraMissing("duckdb is not installed; labels and queries of runs need it") from error
 
 
 @contextmanager
 def open_database(folder: Path) -> Iterator["DuckDBPyConnection"]:
-    """An empty database that lies in the folder while it is open, and is gone behind.
+    """Open an empty database in a folder, and remove it at the end.
 
-    Raises ExtraMissing; OutputFailure where there is no room.
+    Raises ExtraMissing, and OutputFailure where the disk is full.
     """
     check_installed()
     import duckdb
@@ -62,33 +60,33 @@ def open_database(folder: Path) -> Iterator["DuckDBPyConnection"]:
 
 
 def disable_progress_bar(database: "DuckDBPyConnection") -> None:
-    """Let it draw no progress bars of its own."""
+    """Disable DuckDB's own progress bars."""
     database.execute("SET enable_progress_bar = false")
 
 
 def parquet_source(path: Path, *, numbered: bool = False) -> str:
-    """The file as SQL reads it. numbered: with its rows' numbers, `file_row_number`."""
+    """SQL that reads the file. numbered: with the column `file_row_number`."""
     quoted = escape_glob(path).replace("'", "''")
     return f"read_parquet('{quoted}'{', file_row_number = true' if numbered else ''})"
 
 
 def escape_glob(path: Path) -> str:
-    """A path that means this file alone: DuckDB takes *, ? and [ for patterns."""
+    """The path with *, ? and [ escaped, which DuckDB takes for patterns."""
     return re.sub(r"[*?\[]", r"[\g<0>]", str(path))
 
 
 class SqlSession:
-    """The tables and views of a database, made and read by statements in SQL."""
+    """Makes and reads the tables and views of a database by SQL."""
 
     def __init__(self, database: "DuckDBPyConnection") -> None:
         self._database = database
 
     def execute(self, statement: str) -> None:
-        """Make a table or a view."""
+        """Run a statement that makes a table or a view."""
         self._database.execute(statement)
 
     def fetch_rows(self, query: str) -> list[tuple[Any, ...]]:
-        """The rows of a query with few of them."""
+        """All rows of a query with few rows."""
         return self._query(query).fetchall()
 
     def fetch_columns(self, query: str) -> dict[str, Any]:
@@ -97,7 +95,7 @@ class SqlSession:
         return {name: table[name].to_numpy() for name in table.column_names}
 
     def fetch_batches(self, query: str) -> Iterator[pa.RecordBatch]:
-        """A query's rows, however many, part by part."""
+        """The rows of a query in batches."""
         yield from self._query(query).to_arrow_reader(ROWS_AT_ONCE)
 
     def _query(self, query: str) -> "DuckDBPyRelation":

@@ -1,21 +1,19 @@
-"""What a run wrote, joined with its labels, as tables in a database: the facts that are evaluated.
+"""A run's tables joined with its labels, as tables in a database.
 
-The one place that says which event is a fraud, which is alerted, which fraud was caught and which
-entity is known as compromised on a day:
+This module alone decides which event is a fraud, which event is alerted, which fraud was caught and
+which entity is known as compromised on a day:
 
-- A label that names an event's id means the first event in event time that has it, whatever its
-  input.
-- An event is *alerted* where the policy opened an incident at it, updated one or counted it into
-  one: whoever acts on alerts had that incident before it. Verdicts of incidents, recall, delays and
-  what was caught go by it. It is *published* where an alert told of it, which is what somebody has
-  to look at: precision goes by that.
-- A fraud is *caught* where it is alerted, or while an action that an alert recommended for one of
-  its entities still stood.
-- A label that names entities alone says of each that it is fraudulent, nobody knows in which event.
-  It counts for entities, for their incidents, and from when it was known for who is known as
-  compromised.
+- A label with an event id applies to the first event in event time that has the id, in any input.
+- An event is *alerted* if the policy opened an incident with it, updated one, or counted it in one.
+  Verdicts of incidents, recall, delays and caught frauds are based on alerted events. It is
+  *published* if an alert was published on it, which somebody has to review: precision is based on
+  published events.
+- A fraud is *caught* if it is alerted, or while the action recommended by an alert on one of its
+  entities is in force.
+- A label that names only entities marks them as fraudulent without naming the event. It counts for
+  the entities and their incidents, and from its time on for entities known as compromised.
 
-Larger than memory is no matter: DuckDB keeps what does not fit on disk. Measures nothing.
+DuckDB moves to disk what does not fit into memory.
 """
 
 from collections.abc import Iterator, Sequence
@@ -36,17 +34,16 @@ if TYPE_CHECKING:
 DAY_MS: Final = 86_400_000
 WEEK_DAYS: Final = 7
 SCENARIOS_MAX: Final = 32
-"""Kinds of fraud told apart; the rarer ones are evaluated together, as `OTHERS`."""
+"""Kinds of fraud evaluated separately; the rarer ones are evaluated together, as `OTHERS`."""
 OTHERS: Final = "(others)"
 MISSED_FRAUDS_SQL: Final = "SELECT * FROM frauds WHERE evaluated AND NOT caught"
 CENTS: Final = "CAST(round_even(least(abs(coalesce(amount, 0)) * 100, 9e15), 0) AS BIGINT)"
-"""Whole numbers: their sums do not depend on the order in which threads come to them. Each fits: an
-amount may be whatever somebody sends. One below 0, such as a refund's, counts like one above: who
-steals it has it, and shares stay within 1. `incident_table.in_cents` makes the same of
-arrays."""
+"""Whole cents, whose sums do not depend on the order of addition, bounded because an amount may be any
+number. A negative amount, such as a refund, counts by its absolute value: a stolen refund is a loss.
+`incident_table.in_cents` is the same for arrays."""
 PUBLISHED: Final = ("opened", "updated")
 ALERTED: Final = (*PUBLISHED, "counted")
-"""What an event may have become; `tables.ACTIVITIES` are these, and what is neither."""
+"""Policy outcomes of an event that belongs to an incident; `table_columns.ACTIVITIES` has all."""
 ROWS_MAX: Final = 1_000_000_000_000
 
 
@@ -103,14 +100,14 @@ class LabelledRun(SqlSession):
         self._make_named(pq.read_schema(files.labels).names)
 
     def add_view(self, name: str, path: Path) -> None:
-        """Have a file as a view; `row` is the number of each of its rows."""
+        """Make a view of a file; its column `row` is the row number."""
         self.execute(
             f"CREATE VIEW {name} AS SELECT * EXCLUDE file_row_number, file_row_number AS row "
             f"FROM {parquet_source(path, numbered=True)}"
         )
 
     def frauds(self) -> Iterator[pa.RecordBatch]:
-        """The columns of frauds.parquet: those of the scores, and what else is known of each."""
+        """The rows of frauds.parquet: the columns of the scores, and those of labels and alerts."""
         columns = ", ".join(f'"{name}"' for name in self._columns)
         return self.fetch_batches(
             f"SELECT {columns}, kind AS scenario, known_time, alerted, published, caught, nearest, gap "
@@ -174,7 +171,7 @@ class LabelledRun(SqlSession):
         )
 
     def _make_events(self) -> None:
-        """An event without label is honest."""
+        """An event without a label counts as honest."""
         scores = (self._score(scorer) for scorer in self.scorers)
         self.execute(
             f"CREATE TABLE events AS SELECT day, coalesce(l.scenario, -1) AS scenario, {CENTS} "
@@ -213,7 +210,7 @@ class LabelledRun(SqlSession):
         )
 
     def _make_named(self, columns: Sequence[str]) -> None:
-        """columns: of the labels; entities only where some are named without an event."""
+        """columns: of labels.parquet, with entity columns only where labels name entities alone."""
         each = (
             f"SELECT '{field}' AS field, {field} AS entity, known_time FROM labels "
             f"WHERE verdict = 'fraud' AND {field} IS NOT NULL"
@@ -230,7 +227,7 @@ class LabelledRun(SqlSession):
         return f"CASE WHEN {scorer.entity} IS NOT NULL THEN coalesce({name}, 0) END AS {name}"
 
     def _activity_columns(self) -> str:
-        """alerted and published, of any scorer and each."""
+        """The columns alerted and published, of all scorers together and of each."""
         every = [scorer.name for scorer in self.scorers]
         return ", ".join(
             f"{activity_is(names, among)} AS {what}{own}"
@@ -241,15 +238,15 @@ class LabelledRun(SqlSession):
         )
 
     def _column_suffixes(self) -> list[str]:
-        """What the names of columns end in: those of any scorer, then each one's."""
+        """The suffixes of column names: of all scorers together, then of each."""
         return ["", *(f"_{scorer.name}" for scorer in self.scorers)]
 
 
 def calendar_day(time: str) -> str:
-    """The day of a timestamp, from 1970, as SQL has it."""
+    """SQL for the day of a timestamp, counted from 1970."""
     return f"epoch_ms({time}) // {DAY_MS}"
 
 
 def activity_is(scorers: Sequence[str], among: tuple[str, ...]) -> str:
-    """Whether an event became one of these to any of the scorers."""
+    """SQL for whether an event has one of these outcomes for any of the scorers."""
     return f"({' OR '.join(f'coalesce(activity_{one} IN {among!r}, false)' for one in scorers)})"

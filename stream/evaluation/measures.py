@@ -282,7 +282,7 @@ def with_interval(values: F64, blocks: int) -> Estimate:
 
 
 def sign(difference: Estimate, blocks: int) -> int:
-    """1 where a difference is known to be above 0, -1 below, 0 where that cannot be told. It is where
+    """1 where a difference is known to be above 0, -1 below, 0 where neither is known. It is where
     its interval says so, or where enough blocks hold any of it and no resample differs."""
     low, high = difference.low, difference.high
     if low is None and blocks >= BLOCKS_MIN:

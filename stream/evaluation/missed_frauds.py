@@ -1,6 +1,6 @@
-"""What was missed, and why: how near each missed fraud came to an alert, and what was silent.
+"""Missed frauds and the reasons: how near each came to an alert, and which features were not surprising.
 
-Near is what the scores of monitors and assess lacked, each to the least score on which it can alert.
+The gap of a fraud is the least alerting score of a scorer less its score.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ BANDS: Final = (0.0, 0.5, 1.0, 2.0, 4.0)
 
 
 def missed_frauds(run: LabelledRun, scorers: Sequence[Scorer]) -> MissedFrauds:
-    """The evaluated frauds that were not caught; makes a view `missed` of them."""
+    """The evaluated frauds that were not caught; makes the view `missed` of them."""
     run.execute(f"CREATE VIEW missed AS {MISSED_FRAUDS_SQL}")
     [(count, cents)] = run.fetch_rows("SELECT count(*), coalesce(sum(cents), 0) FROM missed")
     return MissedFrauds(
@@ -38,13 +38,13 @@ def missed_frauds(run: LabelledRun, scorers: Sequence[Scorer]) -> MissedFrauds:
 
 def _listed(run: LabelledRun, scorers: Sequence[Scorer], order: str) -> list[MissedFraud]:
     """The first of them in an order, ties by time."""
-    said = [
+    columns = [
         f"score_{one.name}, {_held_back([one])}, {f'surprising_{one.name}' if one.feature_names else 'NULL'}"
         for one in scorers
     ]
     found = run.fetch_rows(
         f"SELECT event_id, epoch_ms(event_time), kind, amount, score, nearest, gap, "
-        f"{', '.join([*run.fields, *said])} FROM missed "
+        f"{', '.join([*run.fields, *columns])} FROM missed "
         f"ORDER BY {order} NULLS LAST, event_time, row LIMIT {LISTED_MAX}"
     )
     width = len(run.fields)
@@ -74,14 +74,14 @@ def _monitor_score(
     scorer: Scorer, score: float | None, held_back: bool, surprised: str | None
 ) -> MonitorScore:
     names = surprised.split(",") if surprised else []
-    told = scorer.feature_names if score is not None else ()
+    known = scorer.feature_names if score is not None else ()
     return MonitorScore(
         monitor=scorer.name,
         score=score,
         min_alert_score=scorer.min_alert_score,
         held_back=held_back,
         surprising=names,
-        ordinary=[name for name in told if name not in names],
+        ordinary=[name for name in known if name not in names],
     )
 
 
@@ -91,7 +91,7 @@ def _held_back(scorers: Sequence[Scorer]) -> str:
 
 
 def _bands(run: LabelledRun, scorers: Sequence[Scorer]) -> list[MissedBand]:
-    """Every band: what the budget held back, then the nearest first, then whom nobody evaluated."""
+    """All bands: held back by the budget, then by rising gap, then those not scored."""
     edges = [f"{low:g} to {high:g}" for low, high in pairwise(BANDS)]
     names = ["held back", "budget", *edges, f"more than {BANDS[-1]:g}", "not scored"]
     ends = " ".join(f"WHEN gap <= {end} THEN {k}" for k, end in enumerate(BANDS, 1))

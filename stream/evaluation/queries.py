@@ -1,7 +1,7 @@
-"""Questions to runs: their tables opened for SQL, and the usual questions asked without any.
+"""Queries of runs: their tables as SQL views, and the most common queries as methods.
 
 Read-only: nothing but these files can be read, nothing written, no network, no extension loaded.
-Judges nothing: what was caught and what was missed stands in frauds.parquet.
+Caught and missed frauds are read from frauds.parquet.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 TABLES: Final = ("scores", "alerts", "incidents", "frauds", "labels", "features")
 OPTION_OF_TABLE: Final = {"features": "--features", "frauds": "--labels", "missed": "--labels"}
-"""Tables that a run has only where the replay was told so."""
+"""Tables that a run has only with an option of `eddy replay`."""
 ROWS_AT_ONCE: Final = 1_000
 EVENTS_SHOWN: Final = 12
 """Of an incident: in an explanation the last ones, on a run's page the first."""
@@ -34,7 +34,7 @@ TopOrder = Literal["score", "alerts", "amount", "missed"]
 
 
 class QueryResult(NamedTuple):
-    """The columns' names, and the rows, which are fetched while they are read."""
+    """Column names, and rows that are fetched while they are read."""
 
     names: list[str]
     rows: Iterator[tuple[Any, ...]]
@@ -83,14 +83,14 @@ class UnalertedExplanation:
 
 
 class RunDatabase:
-    """The tables of some runs, of each all that it has; `run` is the column that says which."""
+    """The tables of one or more runs as views; the column `run` is the run's folder."""
 
     def __init__(self, tables: "DuckDBPyConnection", fields: list[str]) -> None:
         self._tables = tables
         self._fields = fields
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> QueryResult:
-        """The answer to one SELECT. Raises QueryError for what is no such thing, or has mistakes."""
+        """The result of one SELECT. Raises QueryError for other statements and for mistakes."""
         import duckdb
 
         try:
@@ -110,8 +110,8 @@ class RunDatabase:
         except duckdb.CatalogException as error:
             for table, option in OPTION_OF_TABLE.items():
                 if f"Table with name {table} does not exist" in str(error):
-                    said = f"there is no table {table}: eddy replay writes it with {option}"
-                    raise QueryError(said) from error
+                    message = f"there is no table {table}: eddy replay writes it with {option}"
+                    raise QueryError(message) from error
             raise QueryError(str(error).strip()) from error
         except duckdb.Error as error:
             raise QueryError(str(error).strip()) from error

@@ -1,7 +1,7 @@
-"""What evaluation yields, as types: `summary.json` holds one `Evaluation` under "evaluated".
+"""The result types of an evaluation: `summary.json` holds one `Evaluation` under "evaluation".
 
-Definitions and formulas are `stream.evaluation.measures`'; here only what there is and what it means.
-A figure is null where it is not defined: no fraud, no alert, no amount.
+Definitions and formulas are in `stream.evaluation.measures`. A measure is null where it is not defined:
+without a fraud, an alert or an amount.
 """
 
 from dataclasses import dataclass
@@ -28,12 +28,12 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LevelMeasures:
-    """How well one level is ranked, and what the alerts found on it.
+    """How well one level is ranked, and what its alerts catch.
 
     count, frauds: of that level. alerted: how many with an alerted event, one that opened, updated
     or was counted into an incident; frauds_alerted: the frauds among them. published: how many with
-    an event that an alert told of, and frauds_published. precision: frauds_published/published,
-    what somebody has to look at; recall: frauds_alerted/frauds; both at the alert budget. Incidents
+    an event that has an alert, and frauds_published. precision: frauds_published/published,
+    what somebody has to review; recall: frauds_alerted/frauds; both at the alert budget. Incidents
     have no recall: all of them are alerted.
     """
 
@@ -111,7 +111,7 @@ class Scenario:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Day:
-    """One day of event time (UTC). alerts: events that an alert told of; true_alerts: frauds among
+    """One day of event time (UTC). alerts: events with an alert; true_alerts: frauds among
     them, and precision their share. alerted: frauds that are alerted, and recall their share.
     precision_at_k: for the k of `View.precision_at_k`, in that order."""
 
@@ -153,7 +153,7 @@ class BudgetPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationPoint:
-    """The share of honest events whose p-value is at most `p`: what an honest p promises is p."""
+    """The share of honest events whose p-value is at most `p`; for calibrated p-values it is p."""
 
     p: float
     observed: Estimate
@@ -162,7 +162,7 @@ class CalibrationPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """All that one score says. name: "all" for the combined score and every alert, else a monitor's
+    """All measures of one score. name: "all" for the combined score and every alert, else a monitor's
     name (or "assess") for its own score and alerts.
 
     entity: the field whose values are the entities: a monitor's, for "all" the subject of assess,
@@ -191,7 +191,7 @@ class View:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MonitorScore:
-    """What a monitor, or assess, said of a missed fraud. score: null where it did not judge it.
+    """The score of a monitor, or of assess, for a missed fraud. score: null where it did not score it.
     needed: the least score on which it can alert. held_back: by the budget. surprised: features with
     p < 0.1 of their own; silent: the others."""
 
@@ -205,8 +205,8 @@ class MonitorScore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MissedFraud:
-    """A missed fraud. entities: field → id, or its pseudonym. nearest: who came nearest to an alert,
-    null where none evaluated it; gap: what its score lacked, not above 0 where the budget did not allow
+    """A missed fraud. entities: field → id, or its pseudonym. nearest: the scorer nearest to an alert,
+    null where none evaluated it; gap: the least alerting score less its score, not above 0 where the budget did not allow
     an alert on it."""
 
     event_id: str
@@ -222,7 +222,7 @@ class MissedFraud:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MissedBand:
-    """Missed frauds by why. name: "held back" by the budget, whose alerts were used up; "budget": the
+    """Missed frauds by reason. name: "held back" by the budget, whose alerts were used up; "budget": the
     budget allowed but lower p-values then; "0 to 0.5" and so on: what the nearest score lacked, more
     than the first and at most the second; "not scored": no monitor evaluated them."""
 
@@ -244,8 +244,8 @@ class OrdinaryFeature:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MissedFrauds:
-    """The frauds that were not caught. by_amount: the dearest, at most 50; nearest: those that came
-    nearest to an alert, at most 50. bands: all of them by what the nearest score lacked."""
+    """The frauds that were not caught. by_amount: the 50 with the largest amounts; nearest: the 50
+    nearest to an alert. bands: all of them by the gap of the nearest score."""
 
     frauds: int
     amount: float
@@ -257,7 +257,7 @@ class MissedFrauds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """What labels say of a run, over the events that were to be evaluated.
+    """The evaluation of a run by its labels, over the events in the evaluated time.
 
     days: on which there were such events. events: all of them; an event without label counts as
     honest. labelled: the labels that name an event, whether it was to be evaluated or not; ambiguous:
@@ -288,7 +288,7 @@ class Evaluation:
 
     @property
     def level(self) -> Level:
-        """What is told first: events, or entities where nothing is known of those."""
+        """The level shown first: events, or entities where no label is of an event."""
         return "events" if self.events_known else "entities"
 
     @property

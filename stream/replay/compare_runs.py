@@ -254,7 +254,7 @@ def _settings(configs: Sequence[Config]) -> list[SettingDifference]:
 
 
 def _settings_of(where: str, value: Any) -> Iterator[tuple[str, str]]:
-    """Every value of a document by where it stands."""
+    """Every value of a document by its key path."""
     if isinstance(value, dict) and value:
         for name, inner in value.items():
             yield from _settings_of(f"{where}.{name}" if where else name, inner)

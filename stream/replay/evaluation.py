@@ -1,6 +1,4 @@
-"""The last step of a run that has labels: its tables are evaluated, and what is known of frauds and
-incidents is written beside them.
-"""
+"""The last step of a run: evaluate its tables by the labels, and write frauds and incidents."""
 
 from detectors.scoring.explain import score_of_p
 from stream.config import Config
@@ -13,8 +11,9 @@ from stream.replay.run_files import ALERTS, INCIDENTS, LABELS, SCORES, RunFiles
 
 
 def evaluate_run(config: Config, run_files: RunFiles) -> Evaluation | None:
-    """What the labels say of a run whose tables are written; None where there are none, or nothing
-    was to be evaluated. Writes its frauds and incidents. Raises ExtraMissing without DuckDB."""
+    """Evaluate a run whose tables are written, and write its frauds and incidents.
+
+    None without labels or without events in the evaluated time. Raises ExtraMissing without DuckDB."""
     if not run_files.labels_accepted:
         run_files.write_incidents()
         return None

@@ -1,8 +1,8 @@
-"""labels.parquet: of everything that labels said of an event in a replay, the last word.
+"""labels.parquet: the final label of every event in a replay.
 
-A row a labelled event, and a row for the entities that labels name without an event, in the order
-in which they became known: when what holds at the end was first said, since anything else was. By it
-a run is evaluated: what had become known at which time is in the events' own order, not here.
+One row for each labelled event, and for the entities of labels without an event, in the order in which
+they became known: from the first label with the final verdict that no later label contradicts. The
+evaluation uses it; what was known at which time follows from the labels in their own order.
 """
 
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ from stream.replay.tables import ROW_GROUP_ROWS, DisplayIds, TableFile, read_tab
 SCHEMA: Final = pa.schema(
     [
         column("event_id", pa.string(), "the event; null where a label names entities alone"),
-        column("verdict", pa.string(), "fraud or honest, the last word"),
+        column("verdict", pa.string(), "fraud or honest, by the final label"),
         column("scenario", pa.string(), "the label's kind"),
         column("known_time", TIME, "when that verdict became known, UTC"),
     ]
@@ -35,7 +35,7 @@ they may be shown; they are null beside an event id."""
 
 _ROWS: Final = 1_000_000_000_000
 _ORDER_KEY: Final = f"epoch_ms(known_time)::HUGEINT * {_ROWS} + file_row_number"
-"""Orders labels by when they became known, then by when they were heard."""
+"""Orders labels by the time they became known, then by arrival."""
 _ORDER_TIME: Final = f"(since // {_ROWS})::BIGINT"
 _ENTITIES: Final = (
     column(name, pa.string(), f"{name} of a label that names no event") for name in ENTITY_FIELDS
@@ -67,10 +67,10 @@ def read_labels(path: Path) -> Iterator[LabelBatch]:
 
 
 class FinalLabels:
-    """Hears every label, and writes the last word on each event at the end.
+    """Collects all labels, and writes the final one of each event at the end.
 
-    path: of labels.parquet. work: a folder for what it has heard until then. shown: what may be
-    shown of entities.
+    path: of labels.parquet. work: a folder for the collected labels. display_ids: the ids or
+    pseudonyms of entities.
     """
 
     def __init__(self, path: Path, work_dir: Path, display_ids: DisplayIds) -> None:
@@ -93,7 +93,7 @@ class FinalLabels:
         self._open_files.close()
 
     def add(self, labels: LabelBatch) -> None:
-        """Hear labels. Raises ExtraMissing without DuckDB: better now than at the end."""
+        """Collect labels. Raises ExtraMissing without DuckDB, now rather than at the end."""
         count = len(labels.time_ms)
         if not count:
             return
@@ -150,6 +150,6 @@ class FinalLabels:
 
 
 def _subject_key(names: list[str]) -> str:
-    """A number for what these columns name together."""
+    """SQL for a number that identifies the values of these columns together."""
     each = (f"coalesce(md5({name}), '-')" for name in names)
     return f"md5_number(concat({', '.join(each)}))"

@@ -1,9 +1,8 @@
-"""incidents.parquet: a row an incident, with what its entity did and, where labels are known, what
-of it was fraud.
+"""incidents.parquet: a row for each incident, with its events and, with labels, the frauds among them.
 
-Follows from the run's other tables: alerts.parquet tells when an incident opened, scores.parquet which
-events of its entity were counted into it behind that, until which it lasts, and which lie between.
-None lasts past a time in which its entity was quiet for `incident_gap`. A late event from before its
+Computed from the run's other tables: alerts.parquet gives when an incident opened, scores.parquet which
+later events of its entity were counted in it, how long it lasts, and the events in between. It ends
+where its entity has no alerted event for `incident_gap`. A late event from before its
 incident's first is counted, but does not stretch it.
 """
 
@@ -35,7 +34,7 @@ STATUS_COLUMNS: Final = ["score", "severity", "first_seen", "last_seen"]
 
 @dataclass(frozen=True, slots=True)
 class IncidentSums:
-    """Of some events of each incident. events: int64[incidents]. cents: int64[incidents],
+    """Sums over some events of each incident. events: int64[incidents]. cents: int64[incidents],
     their amounts, any where one has an amount."""
 
     events: I64
@@ -97,7 +96,7 @@ def _gaps_ms(config: Config) -> dict[str, float]:
 
 
 def _from_alerts(alerts: pa.Table) -> pa.Table:
-    """What alerts tell of the incidents that they belong to, a row each, by opening."""
+    """The incidents of the alerts, a row each, by opening time."""
     which = alerts["incident_id"].combine_chunks().dictionary_encode().indices
     incident = which.to_numpy().astype(np.int64)
     rows = np.arange(len(incident))
@@ -115,7 +114,7 @@ def _from_alerts(alerts: pa.Table) -> pa.Table:
 
 
 def _labelled_fraud(incidents: pa.Table, labels: Path) -> Bools:
-    """bool[incidents]: whether a label says fraud of the entity, not of one of its events."""
+    """bool[incidents]: whether a label names the entity itself as fraudulent."""
     found = np.zeros(len(incidents), np.bool_)
     known = pq.read_schema(labels).names
     for field in incidents["entity_type"].unique().to_pylist():
@@ -156,7 +155,7 @@ class _MonitorIncidents:
         since = np.searchsorted(key, self._key)  # each one's opening is among the keys
         inside = self._same_entity(key, at) & (run == run[since[at]])
         np.maximum.at(self.last_ms, at[inside], key[inside] & TIME_MASK)
-        # what no incident reaches came late, into one that had opened behind it: the next
+        # an event outside of all incidents is late: it belongs to the incident that opened after it
         of = np.minimum(at + ~inside, len(self._key) - 1)
         np.add.at(suppressed, self.place[of[counted & self._same_entity(key, of)]], 1)
 
@@ -198,7 +197,7 @@ class _MonitorIncidents:
 def _sums(
     by_monitor: Sequence[_MonitorIncidents], incident_count: int, table: Path
 ) -> IncidentSums:
-    """What of a table's events lies in each incident."""
+    """Sums over the events of a table in each incident."""
     events, cents = np.zeros((2, incident_count), np.int64)
     sums = IncidentSums(events, cents, np.zeros(incident_count, np.bool_))
     fields = list(dict.fromkeys(one.field for one in by_monitor))

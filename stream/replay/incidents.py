@@ -1,8 +1,7 @@
-"""The incidents of a run that a reader should see first, gathered while its alerts pass, or from what
-it has written.
+"""The incidents of a run with the highest scores, collected from alerts as they are published or from
+the tables of a run.
 
-An incident is told by its worst alert. Keeps no others than those, so that memory does not grow
-with the run.
+An incident is shown by its alert with the highest score. Only the top incidents are held in memory.
 """
 
 import heapq
@@ -18,14 +17,14 @@ import pyarrow.parquet as pq
 from schemas.alerts import Alert, Entity, Evidence, Severity
 
 INCIDENTS_MAX: Final = 25
-"""More would make the page slow and nobody would read them; the page says how many are left."""
+"""Incidents on the page, which says how many more there are."""
 EVENTS_MAX: Final = 5
 SEVERITIES: Final[tuple[Severity, ...]] = ("low", "medium", "high", "critical")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IncidentEvent:
-    """An event of an incident's entity. score: its monitor's, null where it did not judge it."""
+    """An event of an incident's entity. score: its monitor's, null where it did not score it."""
 
     event_id: str
     time_ms: int
@@ -35,7 +34,7 @@ class IncidentEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Incident:
-    """An entity's alerts that belong together, told by the one with the highest score.
+    """The alerts of an entity that belong together. top_alert: the one with the highest score.
 
     severity: the highest of them. alerts: how many were published, suppressed: how many were only
     counted, as far as is known. evidence: the last events that raised one, the newest first.
@@ -60,10 +59,10 @@ class Incident:
 
 
 class TopIncidents:
-    """The incidents with the highest scores, and how many there were.
+    """The incidents with the highest scores, and the number of all incidents opened.
 
-    An incident that fell out had no higher score than any that stayed: if it comes back with a
-    higher one, that is its highest, and what it says of its former alerts stands in the new one.
+    An incident that was dropped had no higher score than any kept one. If it returns with a higher
+    score, that is its highest, and the new alert holds the counts of its earlier ones.
     """
 
     def __init__(self, limit: int = INCIDENTS_MAX) -> None:
@@ -81,12 +80,12 @@ class TopIncidents:
                 self._by_id = {one.top_alert.incident_id: one for one in self.top()}
 
     def top(self) -> list[Incident]:
-        """The incidents kept, the highest score first."""
+        """The top incidents, the highest score first."""
         return heapq.nsmallest(self._limit, self._by_id.values(), key=_rank)
 
 
 def _rank(incident: Incident) -> tuple[float, int, str]:
-    """Sorts the highest score first; the rest only makes the order one."""
+    """Sorts the highest score first; the rest makes the order unique."""
     return -incident.top_alert.score, incident.first_ms, incident.top_alert.incident_id
 
 
@@ -107,7 +106,7 @@ def _with_alert(known: Incident | None, alert: Alert) -> Incident:
 
 
 class OpenedIncidents(NamedTuple):
-    """Incidents that are evaluated: the worst, and how many there are."""
+    """Incidents in the evaluated time: the top ones, and the number of all."""
 
     incidents: list[Incident]
     total: int

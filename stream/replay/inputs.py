@@ -1,4 +1,4 @@
-"""The inputs of a replay as they were asked for: found, fingerprinted, and opened for reading."""
+"""The inputs of a replay: found, fingerprinted and opened for reading."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -25,7 +25,7 @@ from stream.location import Location, hide_credentials
 from stream.replay.manifest import ManifestFile, ManifestInput
 
 InputLocations = Sequence[tuple[str, str | Path | InputFile]]
-"""The name of an input and a path, folder, glob or address, each; or a pipe's content."""
+"""Pairs of an input's name and a path, folder, glob or address, or the content of a pipe."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Input:
     stops: Mapping[int, int] = field(default_factory=dict)
 
     def source(self) -> ManifestInput:
-        """What it is known by; reads every local file."""
+        """The input as the manifest records it; reads every local file for its fingerprint."""
         files = [ManifestFile(file.name, file.size_bytes, file.content_id()) for file in self.files]
         return ManifestInput(self.name, self.locations, files)
 
@@ -95,7 +95,7 @@ def with_label_input(config: Config, others: Iterable[Config] = ()) -> Config:
 
 
 def open_readings(inputs: Sequence[Input]) -> list[InputReader]:
-    """The logs of all these, from their beginning."""
+    """Readers of all logs of these inputs, from their beginning."""
     return [reading for one in inputs for reading in one.readings()]
 
 

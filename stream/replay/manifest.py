@@ -1,5 +1,5 @@
-"""A run's manifest: all that its results follow from, and what they are, so that it can be run again
-and compared. Holds no time of day and no secret; nothing in it differs between two runs of the same.
+"""The manifest of a run: all that its results follow from, and their hashes, so that it can be repeated
+and compared. It holds no clock time and no secret: two runs of the same inputs have the same one.
 """
 
 import platform
@@ -44,7 +44,7 @@ class ManifestInput(NamedTuple):
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run's results follow from.
+    """All that the results of a run follow from.
 
     code: versions, a hash of Eddy's own sources, and the processor, by what each is of. group, mode:
     the configuration's, from which ids of alerts are built; the group also names internal topics.
@@ -76,7 +76,7 @@ def provenance(
     split: TimeSplit,
     features: bool,
 ) -> Provenance:
-    """What a run that is about to begin follows from."""
+    """The provenance of a run that is about to begin."""
     return Provenance(
         code=dict(code()),
         group=config.group,
@@ -90,7 +90,7 @@ def provenance(
 
 
 def manifest(of: Provenance, outputs: Mapping[str, Path]) -> bytes:
-    """The manifest as it is written. outputs: files by the name that they will have."""
+    """The bytes of a manifest. outputs: files by their final names."""
     found = {name: file_digest(path) for name, path in outputs.items()}
     whole = RunManifest(**msgspec.structs.asdict(of), outputs=found)
     return msgspec.json.format(msgspec.json.encode(whole), indent=2) + b"\n"
@@ -109,7 +109,7 @@ def read(path: Path) -> RunManifest:
 
 
 def rebuild_config(found: RunManifest, provided: Config | None) -> Config:
-    """The configuration of that run. given: where its secret, and the broker, are taken from.
+    """The configuration of a run. provided: the source of its secret and broker.
 
     Raises InputError where the secret is another one.
     """
@@ -127,7 +127,7 @@ def rebuild_config(found: RunManifest, provided: Config | None) -> Config:
 
 
 def input_differences(found: RunManifest, now: Provenance) -> list[str]:
-    """How the inputs as they are now differ from those of that run."""
+    """Differences between the inputs now and those of the run."""
     pairs = zip([*found.inputs, *found.labels], [*now.inputs, *now.labels], strict=True)
     return [line for pair in pairs for line in _file_differences(*pair)]
 
@@ -148,7 +148,7 @@ def _file_differences(then: ManifestInput, now: ManifestInput) -> Iterator[str]:
 
 
 def code_differences(found: RunManifest) -> list[str]:
-    """How the code that runs now differs from that run's."""
+    """Differences between the code that runs now and that of the run."""
     now = code()
     return [
         f"{name} is {now.get(name, 'missing')}, was {found.code.get(name, 'missing')}"
@@ -158,14 +158,14 @@ def code_differences(found: RunManifest) -> list[str]:
 
 
 def changed_outputs(found: RunManifest, again: RunManifest) -> list[str]:
-    """The files that came out with other bytes."""
+    """The files whose bytes differ."""
     names = sorted(found.outputs.keys() | again.outputs.keys())
     return [name for name in names if found.outputs.get(name) != again.outputs.get(name)]
 
 
 @cache
 def code() -> Mapping[str, str]:
-    """What runs, by what each is of."""
+    """Versions of Eddy, of Python, the processor and the libraries."""
     groups = ("eddy.features", "eddy.detectors")
     own = [one for group in groups for one in entry_points(group=group)]
     return {

@@ -1,5 +1,5 @@
-"""What is odd about what a replay has read, a sentence each: what a mapping that is not that of the
-file, or a configuration that does nothing, looks like, and passes for a result otherwise.
+"""Notes on odd inputs of a replay, a sentence each: signs of a wrong mapping or of a configuration
+without effect, which would otherwise pass for a result.
 """
 
 from collections import Counter
@@ -52,7 +52,7 @@ class _PartitionCheck:
 
 
 class ReplayNotes:
-    """Looks at all that a run reads, and says at the end what is odd."""
+    """Collects oddities while a run reads, and gives the notes at the end."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -106,7 +106,7 @@ class ReplayNotes:
             self._dead_letters[topic, code].count += 1
 
     def sentences(self, tally: Tally) -> Iterator[str]:
-        """The sentences, all counted."""
+        """All notes, with their counts."""
         yield from chain(
             self._dead_letter_notes(tally),
             self._repair_notes(tally),
@@ -152,7 +152,7 @@ class ReplayNotes:
             )
 
     def _absent_field_notes(self) -> Iterator[str]:
-        """Fields that are mapped by name, and were nowhere. Labels may name an event alone."""
+        """Mapped fields that no event has."""
         for name, absent in self._absent.items():
             for field, paths in mapped_fields(self._config, name).items():
                 if field in absent:
@@ -186,7 +186,7 @@ class ReplayNotes:
             yield f"monitor {monitor.name} scored none of {counts['not_applicable']:,} events: {why}"
 
     def _verdict_notes(self) -> Iterator[str]:
-        """Labels that say nothing."""
+        """Labels without a clear verdict."""
         for name, unclear in self._unclear.items():
             yield (
                 f"{name}: {unclear.total():,} labels say neither fraud nor honest: "
@@ -203,7 +203,7 @@ class ReplayNotes:
             if node.combines:
                 counts = tally.monitors.get(node.name, counts)
         if counts["learning_active"]:
-            yield "learning spoke at the end: assess weighs the monitors by what labels said"
+            yield "learning was in use at the end: assess weighs the monitors by labels"
             return
         frauds, honest = counts["learning_frauds"], counts["learning_honest"]
         why = (
@@ -212,4 +212,4 @@ class ReplayNotes:
             if min(frauds, honest) < EVALUATED_MIN
             else "it foretold labels no better than the monitors alone"
         )
-        yield f"learning did not speak at the end, assess is as without labels: {why}"
+        yield f"learning was not in use at the end, assess is as without labels: {why}"

@@ -1,5 +1,6 @@
-"""What a run writes down: its alerts, dead letters and tables, under other names until all of it is
-there. Judges nothing: it hands what lies on disk to who does.
+"""The files of a run: alerts, dead letters, tables, summary, page and manifest.
+
+They have temporary names until the run is complete.
 """
 
 import shutil
@@ -49,11 +50,11 @@ FILES: Final = (
     *(MANIFEST, PAGE, SUMMARY),
 )
 TIMING_FILES: Final = frozenset({SUMMARY, PAGE})
-"""The files that say how long it took; two runs of the same agree in every byte of all others."""
+"""Files that hold run times; two runs of the same inputs agree in every byte of all others."""
 PART_SUFFIX: Final = ".part"
 """Ends the name of a file that is still being written."""
 WORK_DIR: Final = f"work{PART_SUFFIX}"
-"""The folder of what is needed only while a replay runs."""
+"""The folder for files that are needed only while a replay runs."""
 OWN_FILES: Final = frozenset((*FILES, *(name + PART_SUFFIX for name in FILES), WORK_DIR))
 """Everything that a run may leave in its folder."""
 
@@ -69,7 +70,7 @@ def make_folder(path: Path) -> None:
 
 
 def require_replay_folder(out_dir: Path, ours: Collection[str]) -> None:
-    """Raise InputError if the folder holds anything else than what is named."""
+    """Raise InputError if the folder holds any file that is not named."""
     if not out_dir.exists():
         return
     if not out_dir.is_dir():
@@ -84,7 +85,7 @@ def require_replay_folder(out_dir: Path, ours: Collection[str]) -> None:
 
 @contextmanager
 def map_write_errors(out_dir: Path) -> Iterator[None]:
-    """Raise OutputFailure where the block fails to write: reading has errors of its own."""
+    """Raise OutputFailure for an OSError of the block; reading raises its own errors."""
     try:
         yield
     except OSError as error:
@@ -95,7 +96,7 @@ def map_write_errors(out_dir: Path) -> Iterator[None]:
 class RunFiles:
     """The files of a run, under other names until `finish`; left without it, they are removed.
 
-    origin: what they follow from, and whether features.parquet is wanted, too.
+    provenance: all that they follow from; its `features` adds features.parquet.
     """
 
     def __init__(
@@ -157,7 +158,7 @@ class RunFiles:
         dead_letters: list[DeadLetter],
         scored: Sequence[ScoredEvents] = (),
     ) -> None:
-        """Write down what a batch led to."""
+        """Write the output of a batch."""
         self._alert_lines.writelines(alert_record(alert).value + b"\n" for alert in alerts)
         self._alerts.write_rows(alert_rows(alerts, self._span))
         self._dead_letters.writelines(map(as_json_line, dead_letters))
@@ -166,34 +167,34 @@ class RunFiles:
                 file.add(one)
 
     def add_labels(self, labels: LabelBatch) -> None:
-        """Write down labels as they were known."""
+        """Write labels as they became known."""
         self.labels_accepted += len(labels.time_ms)
         self._labels.add(labels)
 
     def part(self, name: str) -> Path:
-        """Where a file lies until the run is whole."""
+        """The temporary path of a file."""
         return self._parts[name]
 
     def close(self) -> None:
-        """Write down the rest: from now on the tables can be read, but the incidents."""
+        """Complete the tables, except incidents and frauds, which follow from them."""
         self._labels.finish()
         self._open_files.close()
 
     def write_frauds(self, frauds: Iterable[pa.RecordBatch]) -> None:
-        """Write what is known of every event labelled fraud."""
+        """Write frauds.parquet."""
         schema = fraud_columns(self._config)
         with TableFile(self._parts[FRAUDS], schema) as file:
             file.write_batches(frauds)
 
     def write_incidents(self) -> None:
-        """Write the incidents, with their frauds where these were written before."""
+        """Write incidents.parquet, with frauds if frauds.parquet is written."""
         parts = self._parts
         known = (parts[FRAUDS], parts[LABELS]) if parts[FRAUDS].exists() else None
         tables = parts[INCIDENTS], parts[ALERTS], parts[SCORES]
         write_incidents(self._config, self._span, *tables, known)
 
     def incidents_opened(self) -> OpenedIncidents:
-        """The incidents that are evaluated; these and the alerts are written."""
+        """The incidents opened in the evaluated time, from the written tables."""
         parts = self._parts
         found = read_opened_incidents(parts[INCIDENTS], parts[ALERTS], parts[ALERT_LINES])
         return found._replace(incidents=add_first_events(found.incidents, parts[SCORES]))
@@ -206,7 +207,7 @@ class RunFiles:
         held_back = {*TIMING_FILES, MANIFEST}
         outputs = {n: p for n, p in self._parts.items() if p.exists() and n not in held_back}
         self._parts[MANIFEST].write_bytes(manifest(self._provenance, outputs))
-        # A folder with a summary is a whole run: the old one goes first, the new one comes last.
+        # A folder with a summary is a complete run: the old summary is removed first, the new one moved last.
         (self._out_dir / SUMMARY).unlink(missing_ok=True)
         for name in FILES:
             if self._parts[name].exists():

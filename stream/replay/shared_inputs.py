@@ -1,5 +1,5 @@
-"""What the runs of a replay or of a comparison read, and in which order: every log once for all that
-read it alike; and of the labels, which are joined to the events before, each run's own.
+"""The logs that runs read: each log once for all runs that take the same events from it, and the joined
+labels of each run.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,15 +24,15 @@ from stream.replay.run import ReplayRun
 def shared_readings(
     runs: Sequence[ReplayRun], names: Sequence[str]
 ) -> list[tuple[InputReader, list[ReplayRun]]]:
-    """Each log once for all runs that take the same events from it; then each run's labels.
+    """Each log with the runs that take the same events from it; then each run's labels.
 
-    A run that drops other records has come elsewhere in it, and would lead the others astray: which
-    log goes next follows from how far each has come.
+    Runs that drop different records of a log read it separately, because the next log to read
+    depends on the event time that each has reached.
 
-    names: the inputs' in the order in which they were asked for: at the same event time the first
-    goes first, so that a run reads as it would alone.
+    names: the inputs in the order of the request: at the same event time the first is read first,
+    so that a run reads as it would alone.
     """
-    labels = _joined(runs)  # which reads all events, before the logs are begun anew
+    labels = _joined(runs)  # reads all events once, before the logs are read by the runs
     shared: dict[_InputKey | tuple[str, ReplayRun], tuple[Input, list[ReplayRun]]] = {}
     for run in runs:
         for one in run.request.events:
@@ -44,7 +44,7 @@ def shared_readings(
 
 
 class _InputKey(NamedTuple):
-    """What must be alike for two runs to take the same for the events of an input."""
+    """What must be equal for two runs to take the same events from an input."""
 
     how: DecodingKey
     duplicate_window: int
@@ -53,21 +53,21 @@ class _InputKey(NamedTuple):
 
 @dataclass(slots=True)
 class _JoinedInput:
-    """An input that labels are joined to. learned: the entities that they get, in whichever run."""
+    """An input that labels are joined to. entity_fields: the entities they get, in any of the runs."""
 
     input: Input
     config: Config
     entity_fields: set[str] = field(default_factory=set)
 
     def table(self, folder: Path) -> EventTable:
-        """Its events; who asks is given them as his run will take them."""
+        """Its events, as the runs will take them."""
         table = EventTable(folder / "events.part", sorted(self.entity_fields))
         table.read(self.input.readings(), partial(make_route, self.config, self.input.name))
         return table
 
 
 def _joined(runs: Sequence[ReplayRun]) -> list[tuple[InputReader, list[ReplayRun]]]:
-    """The labels of every run that has some, as it is to read them."""
+    """The joined labels of every run that has any, as inputs."""
     labelled = [run for run in runs if run.request.labels]
     shared: dict[_InputKey, _JoinedInput] = {}
     for run in labelled:
@@ -83,7 +83,7 @@ def _joined(runs: Sequence[ReplayRun]) -> list[tuple[InputReader, list[ReplayRun
         joined = [
             (_join(run, one, tables), [run]) for run in labelled for one in run.request.labels
         ]
-    pa.default_memory_pool().release_unused()  # else what it took stays beside what runs take
+    pa.default_memory_pool().release_unused()  # else its memory is kept while the runs need theirs
     return joined
 
 

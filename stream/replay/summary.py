@@ -1,4 +1,4 @@
-"""What a run led to, in numbers: counters that add up, alerts a day, the span of event times."""
+"""The summary of a run: counters that add up, alerts a day, the range of event times, the evaluation."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -39,9 +39,9 @@ class EvaluatedSpan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """What a replay led to; `summary.json` holds the same.
+    """The results of a replay; `summary.json` holds the same.
 
-    name: what the configuration is called here: its group's name, or in a comparison its file's.
+    name: what the configuration is called here: its group, or in a comparison its file.
     inputs: route's counters by input, over its partitions. monitors: watch's counters by monitor,
     and assess's by "assess". adds_up: by monitor, whether read = scored + not applicable + labels +
     duplicate + tombstone + dead letters; not of monitors whose internal log was recorded. alerts: by
@@ -121,7 +121,7 @@ class Tally:
         self.traffic.add_alerts(alerts)
 
     def add_shards(self, config: Config, cluster: InMemoryCluster) -> None:
-        """Count what every shard has counted, at the end."""
+        """Add the counters of every shard, at the end."""
         of_inputs = {node.name for node in nodes(config) if node.reads_inputs}
         for log, stages in cluster.counts():
             for stage, counts in stages.items():
@@ -146,7 +146,7 @@ def summarize(
     evaluation: Evaluation | None,
     seconds: float,
 ) -> Summary:
-    """What was tallied, the incidents, and what labels say."""
+    """The summary of a tally, its top incidents and the evaluation."""
     names = [node.name for node in scoring_nodes(config)]
     alerts = {name: tally.evaluated_alerts[name] for name in names}
     heard, given = tally.labels_accepted, sum(one["read"] for one in tally.labels.values())

@@ -1,4 +1,4 @@
-"""Texts of tables that are probably mistakes: words for "no value" taken for values, and ids that were
+"""Texts of tables that are probably mistakes: words such as NA read as values, and ids that were
 converted to numbers.
 
 Looks at distinct texts of each batch alone, and remembers a bounded number of ids. Names no value.

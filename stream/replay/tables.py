@@ -113,23 +113,23 @@ class ScoreFile(TableFile):
 
     def add(self, scored: ScoredEvents) -> None:
         """Append events."""
-        events, said = scored.events, scored.scores
+        events, columns_of = scored.events, scored.scores
         no_score = np.full(len(events), np.nan)
         absent = pa.nulls(len(events), pa.string())
-        p_values = [said[w].p_value if w in said else no_score for w in self._scorers]
+        p_values = [columns_of[w].p_value if w in columns_of else no_score for w in self._scorers]
         activities = [
-            ACTIVITIES.take(pa.array(said[w].activity)) if w in said else absent
+            ACTIVITIES.take(pa.array(columns_of[w].activity)) if w in columns_of else absent
             for w in self._scorers
         ]
-        combining = next((name for name in self._combining if name in said), None)
+        combining = next((name for name in self._combining if name in columns_of), None)
         combined = (
-            said[combining].p_value if combining else combine(p_values[: len(self._monitors)])
+            columns_of[combining].p_value if combining else combine(p_values[: len(self._monitors)])
         )
         topics = pa.array([topic for topic, _ in events.sources], pa.string())
         partitions = np.array([partition for _, partition in events.sources], np.int64)
         surprised = [
-            surprising_names(names, said[m].surprised, ~np.isnan(said[m].p_value))
-            if m in said
+            surprising_names(names, columns_of[m].surprised, ~np.isnan(columns_of[m].p_value))
+            if m in columns_of
             else absent
             for m, names in self._monitors.items()
         ]
@@ -168,10 +168,12 @@ class FeatureFile(TableFile):
         events = scored.events
         columns = [events.event_id, pa.array(events.time_ms).cast(TIME)]
         for name, k in self._monitors.items():
-            said = scored.scores.get(name)
-            told = said.feature_values if said else np.full((2 * k, len(events)), np.nan)
+            columns_of = scored.scores.get(name)
+            values = (
+                columns_of.feature_values if columns_of else np.full((2 * k, len(events)), np.nan)
+            )
             for j in range(k):
-                columns += [pa.array(row, mask=np.isnan(row)) for row in (told[j], told[k + j])]
+                columns += [pa.array(row, mask=np.isnan(row)) for row in (values[j], values[k + j])]
         self.write(without_labels(events, columns))
 
 

@@ -1,4 +1,4 @@
-"""The time split: which events of a replay are evaluated; all others are learned from all the same."""
+"""The time split of a replay: which events are evaluated. Models learn from all events."""
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -34,22 +34,22 @@ UNBOUNDED: Final = EvaluationSpan()
 
 
 class TimeSplit(NamedTuple):
-    """What was asked for: warm_up_s from the first event on, or from_ms, and until_ms."""
+    """The requested split: from warm_up_s after the first event or from from_ms on, and before until_ms."""
 
     warm_up_s: float | None = None
     from_ms: int | None = None
     until_ms: int | None = None
 
     def check(self) -> None:
-        """Raise InputError for what does not fit together."""
+        """Raise InputError for options that contradict each other."""
         if self.warm_up_s is not None and self.from_ms is not None:
             raise InputError(
-                "--warm-up and --score-from both say where evaluation begins; expected one of them"
+                "--warm-up and --score-from both set where the evaluation begins; expected one of them"
             )
         _check_order(EvaluationSpan(self.from_ms, self.until_ms))
 
     def span(self, config: Config, readings: Sequence[InputReader]) -> EvaluationSpan:
-        """The times that it means for these inputs. Raises InputError."""
+        """The evaluated time for these inputs. Raises InputError."""
         self.check()
         if self.warm_up_s is None:
             return EvaluationSpan(self.from_ms, self.until_ms)
@@ -69,8 +69,8 @@ NO_SPLIT: Final = TimeSplit()
 def _check_order(span: EvaluationSpan) -> None:
     if span.from_ms is not None and span.until_ms is not None and span.until_ms <= span.from_ms:
         raise InputError(
-            f"evaluation would begin at {format_time_ms(span.from_ms)} and end at {format_time_ms(span.until_ms)}; "
-            "expected --score-until behind that"
+            f"the evaluation would begin at {format_time_ms(span.from_ms)} and end at {format_time_ms(span.until_ms)}; "
+            "expected --score-until after that"
         )
 
 

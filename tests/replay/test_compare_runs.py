@@ -357,11 +357,11 @@ def test_the_better_one_is_named(files: dict[str, Path], tmp_path: Path) -> None
 
 
 def test_the_same_configuration_is_no_better(files: dict[str, Path], tmp_path: Path) -> None:
-    """Held against itself no difference can be told: every one is exactly 0, all alerts are in
+    """Compared with itself no difference is significant: every one is exactly 0, all alerts are in
     common and no setting differs."""
     same = compared([candidate(n, CONFIG, files) for n in ("one", "two")], files, tmp_path / "out")
     [pair] = same.pairs
-    assert same.conclusion.startswith("No difference between one and two can be told. ")
+    assert same.conclusion.startswith("No significant difference between one and two. ")
     # an interval would say that in some resample the two differ
     assert {(d.value, d.low, d.high) for one in pair.differences for d in [one.difference]} == {
         (0.0, None, None)
@@ -404,7 +404,7 @@ def difference(measure: str, low: float, high: float) -> Difference:
         (
             (-0.02, 0.02),
             (-0.01, 0.03),
-            "No difference can be told in how a and b rank; b alerts on",
+            "No significant difference in how a and b rank; b alerts on",
         ),
     ],
 )
@@ -438,7 +438,7 @@ def test_more_alerts_at_lower_precision_is_stated_first() -> None:
         "a", "b", [*alike, difference(PRECISION, -0.4, -0.1)], (100, 620), NO_DRIFT
     )
     assert told.conclusion == (
-        "No difference can be told in how a and b rank; "
+        "No significant difference in how a and b rank; "
         "b alerts on 6.2 times as many events as a, at 0.5 times its precision"
     )
     more = [*alike, difference(RECALL, 0.21, 0.48), difference(PRECISION, -0.1, 0.1)]
@@ -446,7 +446,7 @@ def test_more_alerts_at_lower_precision_is_stated_first() -> None:
     assert told.reason.endswith("; recall at the alert budget +.345 (95 %: +.210 to +.480)")
     same = [*alike, difference(RECALL, -0.1, 0.1), difference(PRECISION, -0.1, 0.1)]
     told = pair_conclusion("a", "b", same, (100, 102), NO_DRIFT)
-    assert told.conclusion == "No difference between a and b can be told"
+    assert told.conclusion == "No significant difference between a and b"
 
 
 @pytest.mark.slow
@@ -539,7 +539,7 @@ def test_more_alerts_alone_are_not_better(files: dict[str, Path], tmp_path: Path
     assert more.low > 0
     equal = by_measure[EQUAL_RECALL]
     assert equal.low is None or equal.low <= 0
-    assert told.conclusion.startswith("No difference can be told in how few and many rank; many ")
+    assert told.conclusion.startswith("No significant difference in how few and many rank; many ")
     assert "; recall at the alert budget +" in pair.reason
     few, many = (side.view for side in told.runs)
     assert few is not None

@@ -143,7 +143,7 @@ def test_seconds_taken_for_milliseconds_are_noted(tmp_path: Path) -> None:
     [
         ({"learning_frauds": 12, "learning_honest": 900}, "12 frauds and 900 honest ones"),
         ({"learning_frauds": 60, "learning_honest": 900}, "no better than the monitors alone"),
-        ({"learning_active": 1}, "learning spoke at the end"),
+        ({"learning_active": 1}, "learning was in use at the end"),
     ],
 )
 def test_use_of_learning_is_noted(counts: dict[str, int], expected: str) -> None:

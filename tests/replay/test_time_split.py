@@ -69,7 +69,7 @@ def test_events_outside_the_evaluation_are_still_learned(tmp_path: Path) -> None
     ("split", "message"),
     [
         (TimeSplit(warm_up_s=60.0, from_ms=START_MS), "--warm-up and --score-from both"),
-        (TimeSplit(from_ms=START_MS, until_ms=START_MS), "expected --score-until behind that"),
+        (TimeSplit(from_ms=START_MS, until_ms=START_MS), "expected --score-until after that"),
         (
             TimeSplit(warm_up_s=60.0, until_ms=START_MS + 60_000),
             "begin at 2026-03-02T00:01:00.000Z",
