@@ -316,7 +316,7 @@ def test_an_endless_row_gets_a_likely_cause(tmp_path: Path) -> None:
     path = tmp_path / "data.csv"
     rows = b"1,%s\n" % (b"a" * 10_000) * 1_000
     path.write_bytes(b"id,who\n" + rows + b'7,"a\n' + rows)
-    with pytest.raises(InputError, match=r"data\.csv: a row of .* after 1000 rows; .* closed\?"):
+    with pytest.raises(InputError, match=r"data\.csv: a row of .* after 1000 rows; .* closed$"):
         read(path)
 
 
