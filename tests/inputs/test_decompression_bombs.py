@@ -141,7 +141,7 @@ def test_a_compressed_parquet_file_decompresses_to_a_bounded_size(tmp_path: Path
     """A temporary file is bounded as memory is."""
     path = tmp_path / "data.gz"
     path.write_bytes(gzip.compress(b"PAR1" + bytes(DECOMPRESSED_BYTES_ALLOWED)))
-    with pytest.raises(InputError, match=r"data\.gz: .*unpacks into more than"):
+    with pytest.raises(InputError, match=r"data\.gz: .*decompresses to more than"):
         read(path)
 
 
