@@ -1,4 +1,4 @@
-"""How Eddy writes numbers, spans, times and surprises for people to read."""
+"""Numbers, durations, times and contributions formatted for people."""
 
 from datetime import UTC, datetime
 from math import floor
@@ -7,28 +7,28 @@ from typing import Final
 from schemas.alerts import Contribution
 
 UNDEFINED: Final = "–"
-"""Stands where a figure is not defined."""
+"""Shown for a value that is not defined."""
 _NO_BREAK_SPACE: Final = "\N{NO-BREAK SPACE}"
-"""Between a number's thousands and before its unit: a line does not end there."""
+"""Between thousands and before units, so that no line breaks there."""
 _CONTROL: Final = (*range(9), *range(11, 32), *range(127, 160), 0x061C, 0x200E, 0x200F)
-"""C0 without tab and line feed, C1, and marks of the direction of text."""
+"""C0 (except tab and line feed), C1, and direction marks."""
 _DIRECTION: Final = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
-"""Embeddings, overrides and isolates, which reorder the text after them."""
+"""Embeddings, overrides and isolates, which reorder the text that follows."""
 _ESCAPES: Final = {code: f"\\u{code:04x}" for code in (*_CONTROL, *_DIRECTION)}
 
 
 def escape_control_characters(text: str) -> str:
-    """The text with control characters, except tab and line feed, as the escapes that JSON has for
-    them: a terminal obeys the characters themselves, and an attacker may have chosen them."""
+    """Replace control characters, except tab and line feed, by their JSON escapes. Terminals act on
+    such characters, and an attacker may have written them."""
     return text.translate(_ESCAPES)
 
 
 def format_number(value: float | None) -> str:
-    """A number for reading: about three digits, thousands apart."""
+    """A number with about three digits, thousands separated."""
     if value is None:
         return UNDEFINED
     if abs(value) < 1e-9:
-        return "0"  # what is left of a count that has decayed for days
+        return "0"  # a count that has decayed for days
     if abs(value) >= 100:
         return f"{value:,.0f}".replace(",", _NO_BREAK_SPACE)
     if value == round(value, 1):
@@ -37,22 +37,22 @@ def format_number(value: float | None) -> str:
 
 
 def format_amount(value: float | None) -> str:
-    """The amount of one event, to the hundredth, thousands apart."""
+    """An amount with two decimals, thousands separated."""
     return UNDEFINED if value is None else f"{value:,.2f}".replace(",", _NO_BREAK_SPACE)
 
 
 def format_count(value: int) -> str:
-    """A count for reading, every digit of it, thousands apart."""
+    """A count with all digits, thousands separated."""
     return f"{value:,}".replace(",", _NO_BREAK_SPACE)
 
 
 def format_quantity(count: int, what: str) -> str:
-    """So many of something: "1 alert", "2 alerts"."""
+    """A count with its noun: "1 alert", "2 alerts"."""
     return f"{format_count(count)} {what}{'' if count == 1 else 's'}"
 
 
 def format_percent(share: float | None) -> str:
-    """A share for reading: "7.4 %", "83 %"."""
+    """A share as a percentage: "7.4 %"."""
     if share is None:
         return UNDEFINED
     digits = 0 if share in {0.0, 1.0} else 1 if abs(share) >= 0.001 else 3
@@ -60,22 +60,22 @@ def format_percent(share: float | None) -> str:
 
 
 def format_ratio(value: float | None) -> str:
-    """A measure between 0 and 1 for reading, such as an average precision: ".483"."""
+    """A measure between 0 and 1 with three decimals: ".483"."""
     return UNDEFINED if value is None else f"{value:.3f}".removeprefix("0")
 
 
 def format_value(value: float | None) -> str:
-    """A point of a curve for reading, to four digits: "0.4831", "1200", "1e-05"."""
+    """A value with four digits: "0.4831", "1200", "1e-05"."""
     return UNDEFINED if value is None else f"{value:.4g}"
 
 
 def format_score(value: float | None) -> str:
-    """A score beside another: hundredths, rounded down so that a slightly smaller one never looks equal."""
+    """A score with two decimals, rounded down, so that one below a limit never looks equal to it."""
     return UNDEFINED if value is None else f"{floor(round(value, 6) * 100) / 100:g}"
 
 
 def format_difference(value: float | None) -> str:
-    """A difference of two measures between 0 and 1: "+.034", "−.002"."""
+    """A signed difference of two measures between 0 and 1: "+.034", "−.002"."""
     if value is None:
         return UNDEFINED
     sign = "−" if round(value, 3) < 0 else "+"
@@ -83,7 +83,7 @@ def format_difference(value: float | None) -> str:
 
 
 def format_bytes(count: float) -> str:
-    """Bytes for reading: "12 MB"."""
+    """A number of bytes: "12 MB"."""
     for unit, unit_bytes in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= unit_bytes:
             return f"{format_number(round(count / unit_bytes, 1))}{_NO_BREAK_SPACE}{unit}"
@@ -91,7 +91,7 @@ def format_bytes(count: float) -> str:
 
 
 def format_duration(ms: float) -> str:
-    """A span of time for reading: "8 s", "4 min", "1.5 h", "2.1 d"."""
+    """A duration: "8 s", "4 min", "1.5 h", "2.1 d"."""
     for unit, unit_ms in (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000)):
         if ms >= unit_ms:
             return f"{format_number(round(ms / unit_ms, 1 if ms < 10 * unit_ms else 0))} {unit}"
@@ -99,12 +99,12 @@ def format_duration(ms: float) -> str:
 
 
 def format_time(ms: int) -> str:
-    """A time for reading, in UTC, with its weekday."""
+    """A time in UTC with its weekday: "Mon 02 Mar 2026 00:00:00"."""
     return datetime.fromtimestamp(ms / 1000, UTC).strftime("%a %d %b %Y %H:%M:%S")
 
 
 def format_contribution(part: Contribution) -> str:
-    """One contribution in words: "payments_1h: 41 seen, 0–6 expected (61 %)"."""
+    """A contribution to an alert: "payments_1h: 41 seen, 0–6 expected (61 %)"."""
     expected = ""
     if part.expected_low is not None and part.expected_high is not None:
         low, high = format_number(part.expected_low), format_number(part.expected_high)

@@ -1,6 +1,6 @@
-"""Where something lies, as a person names it: a path, or an address such as s3://bucket/prefix.
+"""Locations: paths, and addresses of object stores such as s3://bucket/prefix.
 
-Also hides the credentials of an address in a message, a log line or a file.
+Also hides the credentials of addresses in messages, log lines and files.
 """
 
 import re
@@ -21,11 +21,11 @@ _ADDRESS: Final = re.compile(
     re.VERBOSE,
 )
 _KAFKA_SCHEME: Final = "kafka"
-"""kafka://TOPIC?from=…: its query names offsets, and a run's manifest needs them."""
+"""The query of kafka://TOPIC?from=… holds offsets, which a run's manifest needs."""
 
 
 def hide_credentials(text: str) -> str:
-    """The text with user, password and query of every address in it hidden."""
+    """The text with user, password and query of every address replaced."""
     return _ADDRESS.sub(_redacted, text) if "://" in text else text
 
 
@@ -41,7 +41,7 @@ def _redacted(match: re.Match[str]) -> str:
 class Location:
     """A path on this machine, or an address of an object store.
 
-    path: absolute; None of a store's address. text: the same wherever one is.
+    path: absolute; None for an address. text: the absolute path or the address.
     """
 
     path: Path | None
@@ -49,7 +49,7 @@ class Location:
 
     @classmethod
     def of(cls, text: str) -> "Location":
-        """The place that a path, a file:// URL or an address names."""
+        """The location that a path, a file:// URL or an address names."""
         scheme, match, rest = text.partition("://")
         if match and scheme != "file":
             return cls(None, text)
@@ -57,7 +57,7 @@ class Location:
         return cls(path, str(path))
 
     def is_same_as(self, other: "Location") -> bool:
-        """Whether both are one."""
+        """Whether both name the same location."""
         if self.path is None or other.path is None:
             return self.text.rstrip("/") == other.text.rstrip("/")
         return self.path.resolve() == other.path.resolve()

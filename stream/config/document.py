@@ -1,5 +1,5 @@
-"""From a parsed TOML document to typed declarations, with every mistake named and none shown that
-could be a secret. Knows the types it is handed and nothing of what they are for.
+"""Builds typed declarations from a parsed TOML document and names every mistake, without showing
+values that could be secrets. Independent of what the declarations mean.
 """
 
 import json
@@ -15,29 +15,29 @@ from stream.location import hide_credentials
 T = TypeVar("T")
 
 SECRET_ROOTS: Final = ("kafka", "secret")
-"""Tables and keys whose values never stand in a message."""
+"""Tables and keys whose values no message shows."""
 SHOWN_CHARACTERS_MAX: Final = 80
 SHOWN_BITS_MAX: Final = 256
-"""Of an integer; Python refuses to write one of more than 4,300 digits in decimal."""
+"""Larger integers are not printed: Python refuses to format more than 4,300 digits."""
 SUBSTITUTED_CHARACTERS_MIN: Final = 3
-"""A shorter value from the environment is shown: as text it is part of ordinary words."""
+"""Shorter values of the environment are not hidden: they occur in ordinary words."""
 _REFERENCE: Final = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
 NUMBER_MAX: Final = 1e15
 INTEGER_MAX: Final = 10**15
-"""Bounds of every number, unless its type has closer ones: no value of a configuration comes near
-them, and below them arithmetic on times, counts and sizes is exact and does not overflow."""
+"""Bounds of all numbers without narrower ones: within them, arithmetic on times, counts and sizes is
+exact and does not overflow."""
 
 _INVALID: Final = object()
-"""What `_build` hands back for a value that is not of its type."""
+"""Returned by `_build` for a value of the wrong type."""
 PLACEHOLDER_TEXT: Final = "\0"
-"""Stands where a text, a number or a choice is missing, so that the rest can still be checked."""
+"""Placeholder for a missing text, number or choice, so that the rest can still be checked."""
 
 
 class FromEnvironment(str):
-    """A text with values of the environment in it. template: the text before, which may be shown.
-    values: the "${NAME}" of each value."""
+    """A text that contains values of the environment. template: the text before substitution, which
+    may be shown. values: value → its "${NAME}"."""
 
     __slots__ = ("template", "values")
     template: str
@@ -45,14 +45,14 @@ class FromEnvironment(str):
 
 
 def key_path(where: str, key: str) -> str:
-    """The path of a key in the table at `where`."""
+    """The path of a key in the table at path `where`."""
     return f"{where}.{key}" if where else key
 
 
 def substitute_environment(
     value: Any, environment: dict[str, str], problems: list[str], where: str = ""
 ) -> Any:
-    """The value with every "${NAME}" in its texts replaced, or "${NAME:-default}".
+    """Replace every "${NAME}" and "${NAME:-default}" in the texts of a value.
 
     A name that is not set and has no default is a problem.
     """
@@ -84,7 +84,7 @@ def substitute_environment(
 
 
 def plain_texts(value: Any) -> Any:
-    """The filled value with ordinary texts only: an encoder refuses subclasses of `str`."""
+    """The value with plain `str` only, since msgspec's encoder refuses subclasses."""
     if isinstance(value, dict):
         return {key: plain_texts(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -93,9 +93,8 @@ def plain_texts(value: Any) -> Any:
 
 
 def hide_environment_values(problems: list[str], filled: Any) -> list[str]:
-    """The problems with values of the environment written as the "${NAME}" that they come from.
-
-    A word that the document itself holds in clear stays as it is.
+    """The problems with every value of the environment replaced by its "${NAME}", except values that
+    the document also contains in clear.
     """
     replaced: dict[str, str] = {}
     clear: set[str] = set()
@@ -119,7 +118,7 @@ def hide_environment_values(problems: list[str], filled: Any) -> list[str]:
 
 
 def _all_texts(value: Any) -> Iterator[str]:
-    """Every key and every text of a document."""
+    """All keys and texts of a document."""
     if isinstance(value, dict):
         yield from value
         for inner in value.values():
@@ -132,11 +131,11 @@ def _all_texts(value: Any) -> Iterator[str]:
 
 
 def build(cls: type[T], document: dict[str, Any], problems: list[str]) -> T:
-    """The document as the Struct `cls`; a problem is added for every value that is none.
+    """Build the Struct `cls` from a document and add a problem for every invalid value.
 
-    Such a value becomes its key's default, else something empty of its type or `PLACEHOLDER_TEXT`.
-    So the result serves for checking relations only; conversion is msgspec's, once no problem is
-    left.
+    An invalid value is replaced by its key's default, else by an empty value of its type or
+    `PLACEHOLDER_TEXT`. The result therefore only serves for checking consistency; without problems,
+    msgspec converts the document.
     """
     return cast("T", _build(mi.type_info(cls), document, problems, ""))
 
@@ -192,13 +191,13 @@ def _build_dict(kind: mi.DictType, value: dict[str, Any], problems: list[str], w
         key_type, description = _without_metadata(kind.key_type)
         if not _is_valid(key_type, key):
             expected = _describe_expected(key_type, description)
-            problems.append(f"{key_path(where, key)}: got this as a name; expected {expected}")
+            problems.append(f"{key_path(where, key)}: invalid name; expected {expected}")
     built = {k: _build(kind.value_type, v, problems, key_path(where, k)) for k, v in value.items()}
     return {k: _placeholder(kind.value_type) if v is _INVALID else v for k, v in built.items()}
 
 
 def _placeholder(kind: mi.Type) -> Any:
-    """Something of a type's shape."""
+    """A value of a type, as a placeholder."""
     kind, _ = _without_metadata(kind)
     match kind:
         case mi.UnionType():
@@ -214,14 +213,14 @@ def _placeholder(kind: mi.Type) -> Any:
 
 
 def _without_metadata(kind: mi.Type) -> tuple[mi.Type, str]:
-    """The type without its description, and the description."""
+    """A type without its metadata, and its description."""
     if not isinstance(kind, mi.Metadata):
         return kind, ""
     return kind.type, str((kind.extra_json_schema or {}).get("description", ""))
 
 
 def _matching_member(kind: mi.UnionType, value: Any) -> mi.Type:
-    """The member of a union that the value is meant to be; the union itself where none is."""
+    """The member of a union that fits the value; the union itself if none does."""
     members = [member for member in kind.types if not isinstance(member, mi.NoneType)]
     if len(members) == 1:
         return members[0]
@@ -236,13 +235,13 @@ def _matching_member(kind: mi.UnionType, value: Any) -> mi.Type:
 
 
 def _tag_position(kind: mi.UnionType, value: dict[str, Any], where: str) -> tuple[str, Any]:
-    """Where the key stands that should have told which of several tables this is, and its value."""
+    """Path and value of the key that selects one of several tables."""
     key = next((m.tag_field for m in kind.types if isinstance(m, mi.StructType)), None)
     return (key_path(where, key), value[key]) if key in value else (where, value)
 
 
 def _is_valid(kind: mi.Type, value: Any) -> bool:
-    """Whether a value is of the type, its parts not looked at."""
+    """Whether a value is valid for a type, without checking its items."""
     match kind:
         case mi.StrType():
             return isinstance(value, str) and (
@@ -282,7 +281,7 @@ def _is_valid(kind: mi.Type, value: Any) -> bool:
 
 
 def _numbers_in_range(value: Any) -> bool:
-    """Whether all numbers in a value of any shape are within the bounds of every number."""
+    """Whether all numbers in a nested value are within the general bounds."""
     if isinstance(value, dict):
         return all(map(_numbers_in_range, value.values()))
     if isinstance(value, list):
@@ -306,7 +305,7 @@ def _in_range(
 
 
 def _describe_expected(kind: mi.Type, description: str = "") -> str:
-    """What a value of the type looks like, in words."""
+    """A description of the values of a type, for errors."""
     match kind:
         case mi.StrType():
             if kind.min_length is not None:
@@ -357,7 +356,7 @@ def _lengths(kind: mi.ListType | mi.DictType, what: str) -> str:
 
 
 def _displayed(value: Any, where: str) -> str:
-    """A value as a message may show it: nothing secret, nothing long."""
+    """A value as shown in messages: no secrets, shortened."""
     if where.split(".", 1)[0] in SECRET_ROOTS:
         return "a value that is not shown here"
     if isinstance(value, FromEnvironment):
@@ -369,10 +368,10 @@ def _displayed(value: Any, where: str) -> str:
     if isinstance(value, int) and value.bit_length() > SHOWN_BITS_MAX:
         return f"an integer of {value.bit_length()} bits"
     text = json.dumps(value, ensure_ascii=False, default=str)
-    text = hide_credentials(text)  # before it is cut, which could take the "@" away
+    text = hide_credentials(text)  # before shortening, which could remove the "@"
     return text if len(text) <= SHOWN_CHARACTERS_MAX else f"{text[:SHOWN_CHARACTERS_MAX]}…"
 
 
 def _displayed_number(value: Any) -> str:
-    """Of an unknown key's value only a number is shown: a text could be a misplaced secret."""
+    """The value of an unknown key, if it is a number: a text could be a misplaced secret."""
     return f" (value {_displayed(value, '')})" if isinstance(value, int | float) else ""

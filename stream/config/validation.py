@@ -1,4 +1,4 @@
-"""What is wrong with a configuration beyond the types of its keys."""
+"""Checks of a configuration beyond the types of its keys."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -33,11 +33,11 @@ from stream.kafka.properties import property_problems
 from stream.location import Location
 
 SECRET_BYTES_MIN: Final = 16
-"""The shortest secret that a live worker accepts."""
+"""Length of the shortest secret that a live worker accepts."""
 
 
 def secret_problem(config: Config) -> str:
-    """The problem with the secret, as a line of an error or a warning; "" where there is none."""
+    """What is wrong with the secret, as a line of an error or a warning; "" if nothing."""
     if len(config.secret.encode()) >= SECRET_BYTES_MIN:
         return ""
     size = "one that is shorter" if config.secret else "none"
@@ -49,7 +49,7 @@ def secret_problem(config: Config) -> str:
 
 
 def consistency_problems(config: Config) -> Iterator[tuple[str, str]]:
-    """What does not fit together: where, and what is wrong."""
+    """Key path and problem of everything that does not fit together."""
     for name, spec in config.inputs.items():
         yield from _prefixed(f"inputs.{name}", _input_problems(spec))
     yield from stage_problems(config)
@@ -63,12 +63,14 @@ def consistency_problems(config: Config) -> Iterator[tuple[str, str]]:
             yield (
                 where,
                 (
-                    f'its internal topic would be "{log.topic}", which is no name of a topic; '
-                    "give the configuration a shorter group"
+                    f'its internal topic would be "{log.topic}", which is not a valid topic name; '
+                    "expected a shorter group"
                 ),
             )
     for output in output_topics(config):
-        if output.topic in read:  # each dead letter would be read again, and be a dead letter again
+        if (
+            output.topic in read
+        ):  # dead letters would be read as input and become dead letters again
             yield output.path, f"{output.topic} is already {read[output.topic]}"
     if config.mode == "shadow" and config.outputs.alerts == OutputSpec().alerts:
         expected = f"another topic, such as {SHADOW_OUTPUTS['alerts']}"
@@ -84,7 +86,7 @@ def consistency_problems(config: Config) -> Iterator[tuple[str, str]]:
         yield "assess.subject", _not_an_entity_field(config.assess.subject)
     own, given = config.checkpoints.url, config.checkpoints.start_from
     if given and Location.of(given).is_same_as(Location.of(own)):
-        yield "checkpoints.start_from", "is checkpoints.url; expected a place of its own"
+        yield "checkpoints.start_from", "is checkpoints.url; expected another location"
     if config.assess and config.assess.learning:
         found = _learning_problems(config, config.assess.subject, config.assess.learning)
         yield from _prefixed("assess.learning", found)
@@ -115,7 +117,7 @@ def _learning_problems(
             hint = nearest_hint(name, known_features)
             yield (
                 f"features[{i}]",
-                f"got {name}; expected a monitor's feature, as card.amount{hint}",
+                f"got {name}; expected a monitor's feature, such as card.amount{hint}",
             )
 
 
@@ -127,10 +129,10 @@ def _input_problems(spec: InputSpec) -> Iterator[tuple[str, str]]:
     if spec.null_values and not codec_spec(spec.codec).cells:
         yield (
             "null_values",
-            "got texts, but the codec's records are no cells of a CSV file; remove the key",
+            "got texts, but this codec does not read CSV cells; expected no such key",
         )
     if spec.keyed_by is not None and spec.partitioner is None:
-        yield "partitioner", "missing; expected murmur2 or crc32, since keyed_by is given"
+        yield "partitioner", "missing; expected murmur2 or crc32, because keyed_by is set"
     if spec.partitioner is not None and spec.keyed_by is None:
         yield "keyed_by", "missing; expected the field that the partitioner hashes"
     known = available_fields(spec.layout, spec.type, spec.fields)
@@ -147,9 +149,12 @@ def _monitor_problems(
             yield f"inputs[{i}]", f"no input is named {name}{nearest_hint(name, inputs)}"
     yield from _duplicates({f"inputs[{i}]": name for i, name in enumerate(monitor.inputs)})
     if monitor.name in declared_stages():
-        yield "name", f"got {monitor.name}; expected another: that stage's counts stand under it"
+        yield (
+            "name",
+            f"got {monitor.name}; expected another name, since this stage's counters have it",
+        )
     if monitor.name == ALL_MONITORS:
-        yield "name", f"got {monitor.name}; expected another: what all say together is called that"
+        yield "name", f"got {monitor.name}; expected another name, since it stands for all monitors"
     if monitor.entity not in ENTITY_FIELDS:
         yield "entity", _not_an_entity_field(monitor.entity)
     if monitor.cohort is not None and (
@@ -157,13 +162,13 @@ def _monitor_problems(
     ):
         texts = [name for name, field in FIELDS.items() if field.kind == "text"]
         hint = nearest_hint(monitor.cohort, texts)
-        yield "cohort", f"got {monitor.cohort}; expected a field that is a text{hint}"
+        yield "cohort", f"got {monitor.cohort}; expected a text field{hint}"
     for specs in (TailSpec, TreesSpec | RiverTreesSpec):
         positions = [i for i, d in enumerate(monitor.detectors) if isinstance(d, specs)]
         for i in positions[1:]:
             yield (
                 f"detectors[{i}]",
-                f"a monitor has one of its kind, and detectors[{positions[0]}] is it",
+                f"expected at most one detector of this kind; detectors[{positions[0]}] is the first",
             )
     yield from _prefixed("where", _where_problems(monitor.where))
     for i, feature in enumerate(monitor.features):
@@ -208,11 +213,11 @@ def _where_problems(condition: EventFilter) -> Iterator[tuple[str, str]]:
         elif name not in FIELDS:
             yield name, f"unknown field{nearest_hint(name, ['type', *FIELDS])}"
         elif FIELDS[name].kind != "text":
-            yield name, "is a number; expected a field that is a text, or type"
+            yield name, "is a number; expected a text field, or type"
 
 
 def _unmapped_fields(monitor: MonitorSpec, specs: list[InputSpec]) -> Iterator[tuple[str, str]]:
-    """Fields that a monitor reads and no input of it fills; its entity must be in every input."""
+    """Fields that a monitor reads and none of its inputs maps; its entity must be in every input."""
     filled = [set(available_fields(spec.layout, spec.type, spec.fields)) for spec in specs]
     somewhere, everywhere = set().union(*filled), set(FIELDS).intersection(*filled)
     for where, name in fields_read(monitor):
@@ -229,7 +234,7 @@ def _prefixed(where: str, found: Iterable[tuple[str, str]]) -> Iterator[tuple[st
 
 
 def _duplicates(names: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """Where a name stands that already stands elsewhere."""
+    """Every key whose name was already used by another key."""
     first: dict[str, str] = {}
     for where, name in names.items():
         if name in first:

@@ -1,9 +1,9 @@
-"""Inputs of a replay as logs: files of all formats and places, and ranges of Kafka topics.
+"""Inputs of a replay as logs: files in all formats and locations, and ranges of Kafka topics.
 
-A log is read once, in batches, in bounded memory. Of files the topic is the input's name, and an
-offset the row, in one file, else the record's number in the log that they are together, so that a
-replay names positions that anyone can find again. Where the configuration gives the topic several
-partitions, records go to them as the topic's producer would have sent them.
+A log is read once, in batches, in bounded memory. For files, the topic of a record is the input's
+name, and its offset is its row (one file) or its number in the merged log (several files), so that
+people can find it again. If the configuration gives the topic several partitions, records are
+partitioned as the topic's producer would do.
 """
 
 from collections import deque
@@ -26,14 +26,14 @@ from stream.inputs.partitioning import TimePartitionDecoder
 
 BATCH_RECORDS: Final = 10_000
 BATCHES_REMEMBERED: Final = 8
-"""Batches of a log of which it is known where their records stand."""
+"""Batches whose record positions are remembered."""
 
 
 class InputReader(Protocol):
-    """A log, or some of its partitions, on the way in.
+    """Reads a log, or some of its partitions, once.
 
-    name: the input's. topic: what its records call their topic. size_bytes: for the share of all
-    inputs that was read. ordered: whether disorder is a mistake; what a broker holds is as it is.
+    name: of the input. topic: topic of its records. size_bytes: its weight in the progress of all
+    inputs. ordered: whether records out of order are an error, as in files; a broker's are accepted.
     """
 
     name: str
@@ -43,22 +43,21 @@ class InputReader(Protocol):
 
     @property
     def fraction_read(self) -> float:
-        """How much has been read, 0 to 1."""
+        """Share of the log that has been read, 0 to 1."""
 
     def __iter__(self) -> Iterator[list[Records]]:
-        """The next records in their order, one batch for each of their partitions."""
+        """The next records in order, one batch for each of their partitions."""
 
     def describe_position(self, partition: int, offset: int) -> str:
-        """Where a record of the last batches stands, as a person finds it."""
+        """Position of a record of the last batches, for people."""
 
     def log_index(self, partition: int, offset: I64) -> I64:
-        """int64[n]: where records of one of the last batches stand in the log, over all of its
-        partitions: numbers that grow in its order."""
+        """int64[n]: indexes of records of one of the last batches in the log over all partitions,
+        ascending in the log's order."""
 
 
 class FileReader:
-    """One input's files as one log, to be read once. Iterating raises InputError where one cannot
-    be read."""
+    """The files of an input as one log. Iterating raises InputError where a file cannot be read."""
 
     ordered = True
 
@@ -80,7 +79,7 @@ class FileReader:
 
     @property
     def fraction_read(self) -> float:
-        """How much of the files has been read, 0 to 1."""
+        """Share of the files that has been read, 0 to 1."""
         done = (share * f.size_bytes for share, f in zip(self._shares, self._files, strict=True))
         return min(sum(done) / self.size_bytes, 1.0) if min(self._shares) < 1.0 else 1.0
 
@@ -96,7 +95,7 @@ class FileReader:
             self._last.append(batch)
             first += len(rows_read.row)
             if not decoder.partitioned:
-                # alone in its log, a file's records stand at their rows
+                # the offset of a record in a single file is its row
                 alone = len(self._files) == 1
                 offset = rows_read.row if alone else np.arange(batch.first, first)
                 batch.parts[0] = offset, np.arange(len(offset))
@@ -126,7 +125,7 @@ class FileReader:
         return batch.first + at
 
     def _find(self, partition: int, offset: I64) -> tuple["_BatchPositions", I64]:
-        """The batch that records are of, and where in it they stand."""
+        """The batch that holds the records, and their indexes in it."""
         known = (batch for batch in self._last if partition in batch.parts)
         batch = next(one for one in known if one.parts[partition][0][-1] >= offset[-1])
         offsets, at = batch.parts[partition]
@@ -141,7 +140,7 @@ class FileReader:
 
 
 def _read_options(files: Sequence[InputFile], spec: InputSpec) -> ReadOptions:
-    """How an input's files are read."""
+    """How to read an input's files."""
     columns = folder_column_types(file.folder_columns for file in files)
     mapped: set[str] = set()
     codec = codec_spec(spec.codec)
@@ -153,10 +152,10 @@ def _read_options(files: Sequence[InputFile], spec: InputSpec) -> ReadOptions:
 
 
 class _BatchPositions(NamedTuple):
-    """Where a batch's records stand, but not what they hold: it is kept for a while.
+    """Positions of a batch's records.
 
-    first: how many the log has before it. file, row: int64[n]. parts: partition → the offsets of
-    its records, and where in the batch they are, both int64[m].
+    first: index of its first record in the log. file, row: int64[n]. parts: partition → offsets of
+    its records and their indexes in the batch, both int64[m].
     """
 
     first: int

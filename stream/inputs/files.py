@@ -1,7 +1,7 @@
-"""Where the files of an input are: paths, folders, globs, and addresses of object stores.
+"""The files of an input: paths, folders, globs, pipes and addresses of object stores.
 
-Finds them and opens them, whatever they hold; what is in a store is read in ranges, and never
-downloaded whole.
+Finds and opens files of any format. Objects of a store are read in ranges, never downloaded as a
+whole.
 """
 
 import io
@@ -36,7 +36,7 @@ from stream.inputs.folders import (
 from stream.location import Location, hide_credentials
 
 BUFFER_BYTES: Final = 1024 * 1024
-"""Read at once from a file, and fetched at once from a store where less is asked for."""
+"""Size of reads from a file, and smallest size of requests to a store."""
 GLOB_CHARACTERS: Final = frozenset("*?[")
 STANDARD_INPUT: Final = "/dev/stdin"
 T = TypeVar("T")
@@ -44,11 +44,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class InputFile:
-    """A file to be read.
+    """A file to read.
 
-    name: its path from the root, or its address. open: from its beginning, as often as one likes.
-    content: identifies its content: xxh3 of 128 bits, or in a store the ETag. keys: the
-    columns in its folders' names.
+    name: absolute path or address. open: opens it at its beginning; may be called repeatedly.
+    content_id: identifies its content, by xxh3 (128 bits) or a store's ETag. folder_columns: the
+    columns in the names of its folders.
     """
 
     name: str
@@ -61,8 +61,8 @@ class InputFile:
 def find_files(text: str) -> list[InputFile]:
     """The files that a path, a folder, a glob or an address names, sorted by name.
 
-    Of a folder all data files below it, see `folders`; of a glob likewise, unless its pattern names
-    hidden files. Raises InputError where there is none.
+    For a folder, all data files below it (see `folders`); likewise for a glob, unless its pattern
+    names hidden files. Raises InputError where there is none.
     """
     path = Location.of(text).path
     try:
@@ -74,12 +74,12 @@ def find_files(text: str) -> list[InputFile]:
     except (BaseError, OSError, ValueError) as error:
         raise InputError(f"{text}: {_first_line(error)}") from error
     if not files:
-        raise InputError(f"{text}: no such file, nor a folder or a glob with a file in it")
+        raise InputError(f"{text}: no such file, and no folder or glob with files")
     return files
 
 
 def is_pipe(text: str) -> bool:
-    """Whether a path is read only once: "-" (standard input), a pipe or a device."""
+    """Whether a path can be read only once: "-" (standard input), a pipe or a device."""
     path = Location.of(text).path
     if text == "-" or path is None:
         return text == "-"
@@ -91,8 +91,8 @@ def is_pipe(text: str) -> bool:
 
 
 def spool_pipe(text: str, opened: ExitStack) -> InputFile:
-    """A pipe as a file: read to its end, into a temporary file that `opened` removes. A replay reads
-    its inputs more than once. Raises InputError."""
+    """Copy a pipe into a temporary file, which `opened` removes, since a replay reads its inputs more
+    than once. Raises InputError."""
     name = STANDARD_INPUT if text == "-" else text
     copy = Path(opened.enter_context(TemporaryDirectory(prefix="eddy-"))) / "input"
     try:
@@ -100,8 +100,8 @@ def spool_pipe(text: str, opened: ExitStack) -> InputFile:
             shutil.copyfileobj(source, target, BUFFER_BYTES)
     except OSError as error:
         raise InputError(
-            f"{name}: cannot be read into a temporary file, {copy}: {error.strerror}; a pipe can be "
-            "read once, so it is kept there: expected room (TMPDIR), or a file"
+            f"{name}: cannot be copied to a temporary file, {copy}: {error.strerror}; expected free "
+            "space there (TMPDIR), or a file instead of a pipe, which can be read only once"
         ) from error
     return replace(_local_file(copy), name=name, folder_columns={})
 
@@ -111,7 +111,7 @@ def _is_glob(text: str) -> bool:
 
 
 def _first_line(error: BaseException) -> str:
-    """What a store says, without the debug output behind it."""
+    """The first line of a store's error, without its debug output."""
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
@@ -135,7 +135,7 @@ def _paths(path: Path) -> Iterator[Path]:
 
 
 def _fixed_parts(parts: Sequence[str]) -> list[str]:
-    """The parts of a path before the first that is a pattern."""
+    """The parts of a path before the first pattern."""
     return list(takewhile(lambda part: not _is_glob(part), parts))
 
 
@@ -145,7 +145,7 @@ def _data_only(
     pattern: Sequence[str],
     contains: Callable[[Folder, str], bool],
 ) -> list[T]:
-    """The files that are data. below: the path of each from the folder. pattern: below that."""
+    """The files that are data. below: the path of each from the folder. pattern: the glob below it."""
     if any(part.startswith(HIDDEN_PREFIXES) for part in pattern):
         return files
     return list(compress(files, are_data_files(below, contains)))
@@ -160,7 +160,7 @@ def _local_file(path: Path) -> InputFile:
 
 
 def _content_id(path: Path) -> str:
-    """What a file's content is known by. Raises InputError where it cannot be read."""
+    """The id of a file's content. Raises InputError where it cannot be read."""
     try:
         return f"xxh3:{file_digest(path)}"
     except OSError as error:
@@ -180,7 +180,7 @@ def file_digest(path: Path) -> str:
 
 
 def _stored_files(text: str) -> list[InputFile]:
-    """The objects at an address: the one of that name, else all below it."""
+    """The objects at an address: the object of that name, else all below it."""
     address = urlsplit(text)
     root, path = f"{address.scheme}://{address.netloc}", unquote(address.path).strip("/")
     store = from_url(root, **REMOTE)
@@ -220,7 +220,7 @@ def _stored_file(store: ObjectStore, root: str, meta: Any) -> InputFile:
 
 
 class _ObjectReader(io.RawIOBase):
-    """An object as a file: what is asked for is fetched, and some more."""
+    """An object of a store as a file, with read-ahead."""
 
     def __init__(self, store: ObjectStore, path: str) -> None:
         self._reader = obstore.open_reader(store, path, buffer_size=BUFFER_BYTES)
@@ -244,7 +244,7 @@ class _ObjectReader(io.RawIOBase):
 
 @contextmanager
 def _as_os_error() -> Iterator[None]:
-    """A store's own errors as those that a file raises."""
+    """Raise a store's errors as OSError."""
     try:
         yield
     except BaseError as error:

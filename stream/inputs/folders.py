@@ -1,7 +1,7 @@
-"""Folders of a data lake: which of their files are data, and columns in the folders' names.
+"""Folders of a data lake: which of their files are data, and the columns in folder names.
 
 Names that begin with a dot or an underscore are hidden, as in Hive and Spark, unless they are
-`key=value`. Such a folder's name is a column of all rows below it.
+`key=value`: such a folder adds a column to all rows below it.
 """
 
 import re
@@ -16,21 +16,23 @@ HIDDEN_PREFIXES: Final = (".", "_")
 HIVE_NULL: Final = "__HIVE_DEFAULT_PARTITION__"
 INTEGER_PATTERN: Final = re.compile(r"[+-]?\d{1,18}", re.ASCII)
 RESULT_FILES: Final = ({"manifest.json", "summary.json"}, {"comparison.json"}, {"work.part"})
-"""Files by which a folder is one of Eddy's results: a run's, a comparison's, one under way."""
+"""Files that mark a folder as a result of Eddy: of a run, a comparison, or an unfinished run."""
 
 FolderColumns = dict[str, str | None]
-"""The columns in the names of a file's folders, as they are written; None where there is no value."""
+"""The columns in the names of a file's folders, as texts; None for Hive's null."""
 
 
 Folder = tuple[str, ...]
-"""In parts, from the folder that was named."""
+"""Parts of the path from the folder that was named."""
 
 
 def are_data_files(
     paths: Iterable[Sequence[str]], contains: Callable[[Folder, str], bool]
 ) -> list[bool]:
-    """Whether each file is data: not hidden, and in no folder of Eddy's results below the named one.
-    paths: in parts, from that folder. holds: whether a folder has an entry."""
+    """Whether each file is data: not hidden, and not in a result folder of Eddy.
+
+    paths: parts of each path from the named folder. contains: whether a folder has an entry.
+    """
 
     @cache
     def is_results(folder: Folder) -> bool:
@@ -44,19 +46,19 @@ def are_data_files(
 
 
 def folder_contains(paths: Iterable[Sequence[str]]) -> Callable[[Folder, str], bool]:
-    """Whether a folder has an entry, by the files below it."""
+    """A function that tells whether a folder has an entry, by the files below it."""
     known = {tuple(path[:depth]) for path in paths for depth in range(1, len(path) + 1)}
     return lambda folder, name: (*folder, name) in known
 
 
 def parse_folder_columns(path: Sequence[str]) -> FolderColumns:
-    """The columns in the names of the folders on a path, given in parts."""
+    """The columns in the folder names of a path, given in parts."""
     pairs = (part.partition("=") for part in path[:-1])
     return {unquote(key): _folder_value(value) for key, equals, value in pairs if key and equals}
 
 
 def folder_column_types(files: Iterable[FolderColumns]) -> dict[str, pa.DataType]:
-    """The columns of all these files: integers where every value is one, else texts."""
+    """The columns of all files and their types: integers if every value is one, else texts."""
     values: dict[str, list[str]] = {}
     for keys in files:
         for key, value in keys.items():

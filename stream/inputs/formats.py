@@ -1,8 +1,8 @@
-"""What a file holds, as records: Parquet and CSV as tables, or text with one record a line (NDJSON,
-access logs), plain or packed.
+"""File formats: Parquet and CSV as tables, or text with one record per line (NDJSON, access logs),
+plain or compressed.
 
-A packing and Parquet are told by their first bytes, CSV by the file's name. Decodes nothing that a
-codec decodes, and knows neither topics nor partitions.
+Compression and Parquet are recognised by the first bytes, CSV by the file's name. Does not decode
+lines, which is the codec's task, and knows neither topics nor partitions.
 """
 
 import csv
@@ -38,11 +38,11 @@ HEADER_CHUNK_CHARS: Final = 4096
 HEADER_CHARS_MAX: Final = 1024 * 1024
 DECOMPRESSED_BYTES_ALLOWED: Final = 64 * 1024 * 1024
 DECOMPRESSION_RATIO_MAX: Final = 100
-"""A packed Parquet file may unpack into so many times its size, or the bytes above."""
+"""A compressed Parquet file may decompress to this many times its size, or to the bytes above."""
 LINE_BYTES_MAX: Final = 64 * 1024 * 1024
 GZIP, ZSTD, PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
 ZSTD_SKIPPABLE_FRAME: Final = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")
-"""A frame of zstd without data, with which pzstd begins a file."""
+"""A zstd frame without data, with which pzstd begins a file."""
 COMPRESSED_SUFFIXES: Final = frozenset({".gz", ".zst", ".zstd"})
 _READ_ERRORS: Final = (
     OSError,
@@ -55,12 +55,12 @@ _READ_ERRORS: Final = (
 
 Values: TypeAlias = "list[bytes | None] | pa.Table"
 OnProgress = Callable[[float], None]
-"""Told how much of a file has been read, 0 to 1."""
+"""Called with the share of a file that has been read, 0 to 1."""
 
 
 class FileRows(NamedTuple):
-    """Consecutive records of a file. row: int64[n], the line or row that each stands in, from 0;
-    a CSV's header is none, a blank line is one. values: as `Records` holds them."""
+    """Consecutive records of a file. row: int64[n], line or row from 0; a CSV's header is not
+    counted, a blank line is. values: as in `Records`."""
 
     row: I64
     values: Values
@@ -83,16 +83,16 @@ class ReadOptions(NamedTuple):
 def read_rows(
     file: InputFile, batch_records: int, on_progress: OnProgress, options: ReadOptions
 ) -> Iterator[FileRows]:
-    """The file's records in its order, at most so many at a time, in bounded memory.
+    """The file's records in order, at most `batch_records` at a time, in bounded memory.
 
-    Raises InputError where it cannot be read.
+    Raises InputError where the file cannot be read.
     """
     try:
         yield from _FileFormatReader(file, batch_records, on_progress, options).rows()
     except _READ_ERRORS as error:
         if isinstance(error, UnicodeDecodeError) or "UTF8" in str(error):
             raise InputError(
-                f"{file.name}: not UTF-8 ({error}); expected UTF-8: where it is Latin-1 or "
+                f"{file.name}: not UTF-8 ({error}); expected UTF-8: if it is Latin-1 or "
                 "Windows-1252, convert it with iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW"
             ) from error
         raise InputError(f"{file.name}: {error}") from error
@@ -101,7 +101,7 @@ def read_rows(
 
 @dataclass
 class _FileFormatReader:
-    """A file on its way in."""
+    """A file that is being read."""
 
     file: InputFile
     batch_records: int
@@ -125,7 +125,7 @@ class _FileFormatReader:
                 yield from self._batches(raw, self._lines(decompressed))
 
     def _report_progress(self, raw: IO[bytes]) -> None:
-        """Say how much has been read, going by the bytes of the file as it is."""
+        """Report the share of the file's own (compressed) bytes that has been read."""
         self.on_progress(min(raw.tell() / max(self.file.size_bytes, 1), 1.0))
 
     def _parquet(self, file: IO[bytes]) -> Iterator[FileRows]:
@@ -136,12 +136,12 @@ class _FileFormatReader:
             first += len(table)
 
     def _csv(self, raw: IO[bytes], decompressed: IO[bytes]) -> Iterator[FileRows]:
-        """Every column as text: what it means is the mapping's business. An empty cell is null."""
+        """All columns as texts, which the mapping interprets. An empty cell is null."""
         names, header_only = self._header()
         if not names:
             return
         source: IO[bytes] = cast("IO[bytes]", _UnsplitLineEnds(decompressed))
-        if header_only:  # Arrow takes a header for one only where its line is ended
+        if header_only:  # Arrow recognises a header only if its line ends
             source = BytesIO(decompressed.read(HEADER_CHARS_MAX * 4) + b"\n")
         invalid_rows: list[pa_csv.InvalidRow] = []
 
@@ -163,8 +163,8 @@ class _FileFormatReader:
             )
             if any(kind != pa.string() for kind in reader.schema.types):
                 raise InputError(
-                    f"{self.file.name}: two names in the header are the same to Arrow; expected names "
-                    "without quotation marks in them"
+                    f"{self.file.name}: two names in the header are equal for Arrow; expected names "
+                    "without quotation marks"
                 )
             for block in reader:
                 for start in range(0, len(block), self.batch_records):
@@ -176,15 +176,15 @@ class _FileFormatReader:
             if not invalid_rows and "straddling" in str(error):
                 raise InputError(
                     f"{self.file.name}: a row of more than {CHUNK_BYTES} bytes, after {first} rows; "
-                    "expected shorter ones: is a quotation mark in it never closed?"
+                    "expected shorter rows: a quotation mark may not be closed"
                 ) from error
             if not invalid_rows:
                 raise
             found, expected = invalid_rows[0].actual_columns, invalid_rows[0].expected_columns
             where = "" if invalid_rows[0].number is None else f" {invalid_rows[0].number - 2}"
             raise InputError(
-                f"{self.file.name}: row{where} has {found} columns; expected {expected}, as the "
-                "header has; quote what holds a comma"
+                f"{self.file.name}: row{where} has {found} columns; expected {expected}, as in "
+                "the header; quote cells that contain a comma"
             ) from error
 
     def _header(self) -> tuple[list[str], bool]:
@@ -194,8 +194,8 @@ class _FileFormatReader:
             text = TextIOWrapper(_decompressed(raw), "utf-8-sig", newline="")
             lines = csv.reader(self._header_lines(text))
             try:
-                names = next(filter(None, lines), [])  # blank lines are none, as to Arrow
-            except csv.Error as error:  # a cell has its limit
+                names = next(filter(None, lines), [])  # Arrow skips blank lines, too
+            except csv.Error as error:  # a cell is too long
                 raise self._header_error() from error
             parts = iter(partial(text.read, HEADER_CHUNK_CHARS), "")
             header_only = not any(part.strip("\r\n") for part in parts)
@@ -204,13 +204,13 @@ class _FileFormatReader:
         other = next((mark for mark in ";\t|" if len(names) == 1 and mark in names[0]), None)
         if other is not None:
             raise InputError(
-                f"{self.file.name}: the header has no comma and is parted by {other!r}; expected "
-                "commas between columns, and points in decimal numbers: save it anew as such a CSV"
+                f"{self.file.name}: the header has no comma and seems to be separated by {other!r}; "
+                "expected commas between columns and points in decimal numbers: export it again as such"
             )
         return names, header_only
 
     def _header_lines(self, text: TextIOWrapper) -> Iterator[str]:
-        """The lines of a file, as long as a header may be in them."""
+        """The first lines of a file, up to the largest size of a header."""
         left = HEADER_CHARS_MAX
         while line := text.readline(left):
             yield line
@@ -225,7 +225,7 @@ class _FileFormatReader:
         )
 
     def _check_column_names(self, names: list[str]) -> None:
-        """Raise InputError for a name that two columns have: either could be meant."""
+        """Raise InputError for too many columns, and for two columns of one name."""
         named = list(filter(None, names))
         if len(names) > COLUMNS_MAX:
             raise InputError(
@@ -275,7 +275,7 @@ class _FileFormatReader:
             yield FileRows(np.array(rows), values)
 
     def _folder_columns_in_json(self) -> bytes:
-        """The columns in the folders' names, as members of a JSON object."""
+        """The columns in folder names, as members of a JSON object."""
         columns = self.options.columns
         found = {
             name: folder_column_value(self.file.folder_columns, name, columns[name]).as_py()
@@ -286,7 +286,7 @@ class _FileFormatReader:
         ]
 
     def _table_rows(self, first: int, table: pa.Table) -> FileRows:
-        """A table's rows, with the columns in the folders' names, unless it has such columns itself."""
+        """A table's rows with the columns in folder names, unless the table has columns of these names."""
         for name, kind in self.options.columns.items():
             if name not in table.column_names:
                 value = folder_column_value(self.file.folder_columns, name, kind)
@@ -294,24 +294,25 @@ class _FileFormatReader:
         return FileRows(np.arange(first, first + len(table)), table)
 
     def _seekable(self, compressed: IO[bytes], opened: ExitStack) -> IO[bytes]:
-        """A packed Parquet file unpacked on disk: it is read from its end."""
+        """A compressed Parquet file decompressed on disk, since Parquet is read from its end."""
         left = max(DECOMPRESSED_BYTES_ALLOWED, DECOMPRESSION_RATIO_MAX * self.file.size_bytes)
         try:
-            file = opened.enter_context(tempfile.TemporaryFile())  # noqa: SIM115  # closed with the rest
+            file = opened.enter_context(tempfile.TemporaryFile())  # noqa: SIM115  # `opened` closes it
             while chunk := compressed.read(CHUNK_BYTES):
                 left -= file.write(chunk)
                 if left < 0:
                     raise InputError(
-                        f"{self.file.name}: a packed Parquet file of {self.file.size_bytes} bytes that "
-                        f"unpacks into more than {DECOMPRESSION_RATIO_MAX} times as much; expected it unpacked"
+                        f"{self.file.name}: a compressed Parquet file of {self.file.size_bytes} bytes that "
+                        f"decompresses to more than {DECOMPRESSION_RATIO_MAX} times as much; expected an "
+                        "uncompressed file"
                     )
             file.seek(0)
         except OSError as error:
             if error.errno is None:
                 raise
             raise InputError(
-                f"{self.file.name}: cannot be unpacked into {tempfile.gettempdir()}: "
-                f"{error.strerror}; expected the file unpacked, or room there (TMPDIR)"
+                f"{self.file.name}: cannot be decompressed into {tempfile.gettempdir()}: "
+                f"{error.strerror}; expected an uncompressed file, or free space there (TMPDIR)"
             ) from error
         return file
 
@@ -330,8 +331,8 @@ class _FileFormatReader:
 
 
 def _with_folder_columns(line: bytes, members: bytes) -> bytes:
-    """A line with members put at the beginning of its object: the same members further on in it
-    win, since they are the last."""
+    """A line with members added at the beginning of its object, where equal members of the line
+    override them."""
     inside = line.lstrip()
     if not inside.startswith(b"{"):
         return line
@@ -340,8 +341,8 @@ def _with_folder_columns(line: bytes, members: bytes) -> bytes:
 
 
 class _UnsplitLineEnds:
-    """A file whose reads never end between CR and LF: Arrow takes the LF for the rest of a line's end
-    then, in the middle of a quoted cell, too, and drops it."""
+    """A file whose reads never end between CR and LF. Otherwise Arrow drops the LF as the rest of a
+    line end, even within a quoted cell."""
 
     closed = False
 
@@ -358,7 +359,7 @@ class _UnsplitLineEnds:
         return data
 
     def close(self) -> None:
-        """Does nothing: the opener closes the file."""
+        """Do nothing: the opener closes the file."""
 
 
 def _is_csv(name: str) -> bool:
@@ -373,12 +374,12 @@ def _without_compression(name: str) -> str:
 
 
 def _decompressed(raw: BufferedReader) -> BufferedReader:
-    """A file just opened, read without its packing."""
+    """A newly opened file, decompressed."""
     magic = raw.peek(4)[:4]
     if magic.startswith(GZIP):
         return BufferedReader(cast("RawIOBase", gzip.open(raw)))
     if magic.startswith(ZSTD) or ZSTD_SKIPPABLE_FRAME.fullmatch(magic):
-        # Arrow's reader tells a file cut short; zstandard's takes it for the end
+        # Arrow's reader reports a truncated file; zstandard's does not
         compressed = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd")
         return BufferedReader(cast("RawIOBase", compressed))
     return raw

@@ -1,8 +1,7 @@
-"""Several files as one log: each read after the other where their times follow, else merged by
-event time, in memory for a batch of each that is open.
+"""Several files as one log: read one after the other where their times follow, else merged by event
+time, with one batch of each open file in memory.
 
-A file keeps its own order whatever times it holds: a row goes in when the latest time up to it has
-come.
+A file keeps its own order whatever its times are: a row is merged by the latest time up to it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,12 +20,11 @@ from stream.inputs.formats import FileRows, ReadOptions, Values, read_rows
 from stream.inputs.partitioning import TimePartitionDecoder
 
 PEEKED_RECORDS: Final = 100
-"""A file is opened when the first time among so many records has come; at once where there is
-none."""
+"""A file is opened at the first time among this many of its records, or at once if none has a time."""
 
 
 class LogRows(NamedTuple):
-    """Consecutive records of the log. file, row: int64[n], where each stands. partition: int64[n]."""
+    """Consecutive records of the log. file, row: int64[n], their positions. partition: int64[n]."""
 
     file: I64
     row: I64
@@ -41,7 +39,7 @@ def merge_files(
     on_progress: Callable[[int, float], None],
     options: ReadOptions,
 ) -> Iterator[LogRows]:
-    """The records of all files. share: told a file's index and how much of it has been read.
+    """The records of all files. on_progress: called with a file's index and the share read.
 
     Raises InputError where a file cannot be read, or where two that overlap in time do not fit
     together.
@@ -72,7 +70,7 @@ def merge_files(
 
 
 def _first_ms(file: InputFile, decoder: TimePartitionDecoder, options: ReadOptions) -> int:
-    """The time of the file's first record that has one; -1 where the first ones have none."""
+    """The time of the file's first record that has one; -1 if the first records have none."""
     for rows in read_rows(file, PEEKED_RECORDS, lambda _: None, options):
         known = decoder.decode(rows.values).time_ms
         first = int(np.argmax(known >= 0))
@@ -82,8 +80,8 @@ def _first_ms(file: InputFile, decoder: TimePartitionDecoder, options: ReadOptio
 
 @dataclass(slots=True)
 class _OpenFile:
-    """A file that is being read. left: of its batch. due_ms: int64[n] of that, the latest time up
-    to each record, but for a few of the future."""
+    """A file that is being read. remaining: the rest of its current batch. due_ms: int64[n], the
+    latest time up to each record of it, except a few from the future."""
 
     index: int
     name: str
@@ -94,7 +92,7 @@ class _OpenFile:
     clock: LogClock = field(default_factory=LogClock)
 
     def fill(self) -> bool:
-        """Whether there is anything left, its next batch having been read."""
+        """Read the next batch if the current one is used up. Whether any record remains."""
         while not len(self.due_ms) and (rows := next(self.batches, None)) is not None:
             time_ms, partition = self.decoder.decode(rows.values)
             file = np.full(len(rows.row), self.index, np.int64)
@@ -112,12 +110,12 @@ class _OpenFile:
 
 
 def _known_until(one: _OpenFile) -> tuple[int, int]:
-    """Up to where the file is known; of two with the same time the first goes first."""
+    """The time up to which the file is read, and its index to break ties."""
     return int(one.due_ms[-1]), one.index
 
 
 def _take_ready(open_files: list[_OpenFile]) -> list[tuple[I64, LogRows]]:
-    """Of every file what nothing that is unread can go before."""
+    """The records of each file that no unread record can precede."""
     end_ms, first = min(map(_known_until, open_files))
     found = []
     for one in sorted(open_files, key=lambda one: one.index):
@@ -130,8 +128,8 @@ def _take_ready(open_files: list[_OpenFile]) -> list[tuple[I64, LogRows]]:
     for other in others:
         if kinds[other] != kinds[name]:
             raise InputError(
-                f"{name} and {other} overlap in time, but have other columns or another format; "
-                "expected files of one input to be alike, or to follow each other"
+                f"{name} and {other} overlap in time, but differ in columns or format; expected files of "
+                "one input to have the same columns, or not to overlap"
             )
     return [(due_ms, rows_read) for _, due_ms, rows_read in found]
 
@@ -144,7 +142,7 @@ def _merge(taken: list[tuple[I64, LogRows]]) -> LogRows:
     if len(taken) == 1:
         return taken[0][1]
     due_ms = np.concatenate([due for due, _ in taken])
-    order = np.argsort(due_ms, kind="stable")  # at the same time the first file goes first
+    order = np.argsort(due_ms, kind="stable")  # ties: the first file first
     positions = [rows_read[:3] for _, rows_read in taken]
     file, row, partition = (np.concatenate(some)[order] for some in zip(*positions, strict=True))
     parts = [rows_read.values for _, rows_read in taken]

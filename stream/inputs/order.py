@@ -1,8 +1,8 @@
-"""When the events of a log are due, and whether it is ordered as well as it must be.
+"""When the events of a log are due, and whether the log is sufficiently ordered.
 
-A log goes in as it stands, over all of its partitions: an event is due when the latest time up to
-it, of whatever partition, has passed. What is behind it in the log is then never due before it, so
-that neither a label nor what an internal log holds can overtake it, however it was cut into batches.
+An event is due when stream time reaches the latest event time up to it in the log, over all
+partitions. So no later event of the log is due before it, and no label or record of an internal
+topic can overtake it, whatever the batch boundaries.
 """
 
 import math
@@ -20,10 +20,10 @@ from stream.inputs import InputReader
 class LogOrder:
     """The order of a log's events.
 
-    reached_ms: the latest event time so far, before which nothing more is due; a few events of the
-    future do not move it (`detectors.clock`). allowed_ms: how much earlier than that an event may be;
-    a file that is further out of order is refused, since each of its late events would be scored and
-    none learned. readers: the monitors that allow that.
+    reached_ms: the latest event time so far, before which nothing more is due; a few events from the
+    future do not move it (`detectors.clock`). allowed_ms: how much earlier an event may be. A file
+    with larger disorder is refused, since its late events would be scored but not learned. readers:
+    the monitors with that `lateness_max`.
     """
 
     def __init__(
@@ -37,8 +37,8 @@ class LogOrder:
         self._latest_position = ""
 
     def due_times(self, parts: Sequence[tuple[int, EventBatch]]) -> list[I64]:
-        """Take the next events, by partition; int64[n] of each, when they are due. Raises InputError
-        that names both rows where one is too far behind another."""
+        """Due times of the next events, int64[n] for each partition. Raises InputError, which names
+        both rows, where an event is too late."""
         time_ms = np.concatenate([events.time_ms for _, events in parts])
         order = np.arange(len(time_ms))
         if len(parts) > 1:
@@ -60,7 +60,7 @@ class LogOrder:
         return np.split(due_ms, np.cumsum([len(events) for _, events in parts])[:-1])
 
     def _describe(self, parts: Sequence[tuple[int, EventBatch]], at: int) -> str:
-        """Where an event stands, which is the one at that place of all parts together."""
+        """Position of the event with this index over all parts."""
         for partition, events in parts:
             if at < len(events):
                 return self._reading.describe_position(partition, int(events.offset[at]))
@@ -69,9 +69,9 @@ class LogOrder:
 
     def _out_of_order(self, here: str, time_ms: int) -> InputError:
         return InputError(
-            f"{self._reading.name}: {here} (counted from 0) is of {format_time_ms(time_ms)}, but "
-            f"{self._latest_position} before it is of {format_time_ms(self.reached_ms)}; expected rows in the "
-            f"order of their times, none more than {self._allowed_ms / 1000:g} s behind (the largest "
-            f"lateness_max of {self._readers}): sort the file by time, take out the row whose clock "
-            "was wrong, or raise lateness_max"
+            f"{self._reading.name}: {here} (counted from 0) has time {format_time_ms(time_ms)}, but the "
+            f"earlier {self._latest_position} has {format_time_ms(self.reached_ms)}; expected rows in "
+            f"order of time, at most {self._allowed_ms / 1000:g} s late (the largest lateness_max of "
+            f"{self._readers}): sort the file by time, remove rows with a wrong clock, or raise "
+            "lateness_max"
         )

@@ -1,7 +1,7 @@
-"""Parquet in bounded memory: a small file may unpack into any size, be it by mistake or on purpose.
+"""Parquet in bounded memory, although a small file may decompress to any size.
 
-Every page's header is read before the page is unpacked, and as many rows are read at once as have
-room if each holds the longest text of its column's dictionary.
+The header of every page is checked before the page is decompressed, and a batch has as many rows as
+fit if each held the longest text of its column's dictionary.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,20 +16,20 @@ from stream.inputs.parquet_pages import GuardedFile
 
 BUFFER_BYTES: Final = 4 * 1024 * 1024
 BATCH_BYTES: Final = 32 * 1024 * 1024
-"""Rows that are read at once take about so much; a single row may take more."""
+"""Approximate size of a batch; a single row may be larger."""
 COLUMNS_MAX: Final = 10_000
 ROWS_MIN: Final = 1_000
-"""So many rows at once are fast enough not to look for the longest text."""
+"""Batches of this size are fast enough without measuring the longest text."""
 
 
 def read_batches(
     file: IO[bytes], name: str, batch_records: int, on_progress: Callable[[float], None]
 ) -> Iterator[pa.Table]:
-    """The rows of a file in its order, at most so many at a time. name: for errors.
+    """The rows of a file in order, at most `batch_records` at a time. name: for errors.
 
-    Columns come without dictionaries and views, but for texts in lists and maps, which come as
-    dictionaries; INT96 in milliseconds: in nanoseconds a time after 2262 would be another one. Raises
-    InputError where a page or a row has no room.
+    Columns have no dictionaries or views, except texts in lists and maps, which are dictionaries.
+    INT96 is read in milliseconds, since nanoseconds overflow after 2262. Raises InputError where a
+    page or a row is too large.
     """
     guarded = GuardedFile(file, name)
     source = pa.PythonFile(guarded, mode="r")
@@ -62,7 +62,7 @@ def read_batches(
 
 
 def _open_parquet(source: Any, dictionaries: list[str] | None = None) -> pq.ParquetFile:
-    # by columns and little by little: a row group may be the whole file
+    # no prefetch: a row group may be the whole file
     return pq.ParquetFile(
         source,
         buffer_size=BUFFER_BYTES,
@@ -77,7 +77,7 @@ def _plain_field(field: pa.Field) -> pa.Field:
 
 
 def _plain_type(kind: pa.DataType) -> pa.DataType:
-    """The type without dictionaries and views, which much of Arrow cannot handle yet."""
+    """The type without dictionaries and views, which many Arrow functions do not support."""
     if pa.types.is_dictionary(kind):
         return _plain_type(kind.value_type)
     if pa.types.is_string_view(kind):
@@ -89,12 +89,12 @@ def _plain_type(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-# -- how many rows at once ------------------------------------------------------------------------
+# -- rows per batch -------------------------------------------------------------------------------
 
 
 def _dictionary_columns(parquet: pq.ParquetFile, *, repeated: bool = False) -> list[str]:
-    """The columns of texts and bytes that Arrow can read as dictionaries. repeated: those of which a
-    row may have any number."""
+    """The columns of texts and bytes that Arrow can read as dictionaries. repeated: only those with
+    any number of values per row."""
     deltas = {
         chunk.path_in_schema
         for group in range(parquet.num_row_groups)
@@ -113,7 +113,7 @@ def _dictionary_columns(parquet: pq.ParquetFile, *, repeated: bool = False) -> l
 
 
 def _rows_per_batch(source: Any, parquet: pq.ParquetFile, group: int) -> int:
-    """How many rows of a row group have room, if every text is the longest of its dictionary."""
+    """How many rows of a row group fit, if every text is the longest of its dictionary."""
     metadata = parquet.metadata.row_group(group)
     fixed, texts, deltas = 1, 0, 0
     for index in range(metadata.num_columns):
@@ -121,7 +121,7 @@ def _rows_per_batch(source: Any, parquet: pq.ParquetFile, group: int) -> int:
         if chunk.physical_type == "FIXED_LEN_BYTE_ARRAY":
             fixed += parquet.schema.column(index).length
         elif "DELTA_BYTE_ARRAY" in chunk.encodings:
-            # a text repeats the beginning of the one before it, however long that is
+            # a text repeats the beginning of the one before it, of any length
             deltas += chunk.total_uncompressed_size
         elif chunk.physical_type == "BYTE_ARRAY":
             texts += chunk.total_uncompressed_size
@@ -133,8 +133,8 @@ def _rows_per_batch(source: Any, parquet: pq.ParquetFile, group: int) -> int:
 
 
 def _longest_value_bytes(column: pa.Array) -> int:
-    """Bytes of the longest text of each dictionary in a column, together. A dictionary is read whole
-    with the first of its values; texts beside it take their own room in pages."""
+    """Sum of the longest texts, in bytes, of a column's dictionaries. A dictionary is read as a whole
+    with its first value; other texts are bounded by their pages."""
     kind = column.type
     if pa.types.is_dictionary(kind):
         values = column.dictionary

@@ -1,6 +1,6 @@
-"""Checks of a Parquet file's pages before Arrow unpacks them: a page's header has its unpacked size.
+"""Checks of a Parquet file's pages before Arrow decompresses them, by the sizes in page headers.
 
-The headers are Thrift's, in its compact protocol.
+The headers are written in Thrift's compact protocol.
 """
 
 from bisect import bisect_right
@@ -12,19 +12,20 @@ import pyarrow.parquet as pq
 from stream.errors import InputError
 
 PAGES_BYTES_MAX: Final = 256 * 1024 * 1024
-"""The largest pages of a row group's columns, unpacked, together: one of each is in memory."""
+"""Bound on the sum of the largest decompressed page of each column of a row group, all of which are
+in memory at once."""
 PAGE_VALUES_MAX: Final = 16_000_000
-"""Values of which memory is taken before they are read, where they take no room in the file."""
+"""Bound on values that need memory before they are read although they take no space in the file."""
 _HEADER_BYTES_MAX: Final = 16 * 1024 * 1024
 _DICTIONARY_PAGE: Final = 2
 _DELTA_BYTE_ARRAY: Final = 7
 _COUNTED_FIRST: Final = frozenset({6, _DELTA_BYTE_ARRAY})
-"""Encodings of texts whose lengths are all unpacked at once."""
+"""Encodings of texts that decompress all lengths at once."""
 
 
 @dataclass(slots=True)
 class _Chunk:
-    """A column of a row group, whose pages follow each other from `start` to `stop`.
+    """A column chunk: its pages are at `start` to `stop`.
 
     unpacked: bytes of all its pages, as the file declares. repeated: a row may have any number of
     values. deltas: whether it declares that texts repeat each other's beginnings. next_header: where the
@@ -47,9 +48,9 @@ class _Chunk:
 
 
 class GuardedFile:
-    """A file that refuses to read on where a page has no room.
+    """A file that raises an error where a page is too large.
 
-    Arrow reads the bytes of a column in their order, and unpacks a page after it has read it.
+    Arrow reads the bytes of a column in order and decompresses a page after reading it.
     """
 
     closed = False
@@ -62,7 +63,7 @@ class GuardedFile:
         self._pages: dict[int, int] = {}
 
     def check_pages(self, parquet: pq.ParquetFile) -> None:
-        """Look at the pages of a file from now on."""
+        """Check the pages of this file from now on."""
         chunks = [
             _chunk(parquet, group, index)
             for group in range(parquet.num_row_groups)
@@ -72,7 +73,9 @@ class GuardedFile:
         self._starts = [chunk.start for chunk in self._chunks]
         for before, after in zip(self._chunks, self._chunks[1:], strict=False):
             if after.start < before.stop:
-                raise InputError(f"{self._name}: its columns overlap; expected a Parquet file")
+                raise InputError(
+                    f"{self._name}: its columns overlap; expected a valid Parquet file"
+                )
 
     def read(self, size: int = -1) -> bytes:
         """As any file."""
@@ -93,10 +96,10 @@ class GuardedFile:
         return self._file.tell()
 
     def close(self) -> None:
-        """Does nothing: the opener closes the file."""
+        """Do nothing: the opener closes the file."""
 
     def _check_headers(self, chunk: _Chunk, position: int, data: bytes) -> None:
-        """Look at the headers in bytes that were read."""
+        """Check the page headers in bytes that were read."""
         if chunk.partial_header and chunk.next_header + len(chunk.partial_header) == position:
             position, data = chunk.next_header, chunk.partial_header + data
         chunk.partial_header = b""
@@ -107,23 +110,23 @@ class GuardedFile:
             except IndexError:
                 chunk.partial_header = data[at:]
                 if len(chunk.partial_header) > _HEADER_BYTES_MAX:
-                    raise self._refused(chunk, "a page has an endless header") from None
+                    raise self._refused(chunk, "a page header does not end") from None
                 return
             packed = header.get(3, -1)
             if packed < 0 or header.get(2, -1) < 0:
-                raise self._refused(chunk, "a page has no size")
+                raise self._refused(chunk, "a page header has no size")
             chunk.packed += packed
             self._check(chunk, header)
             chunk.next_header += after - at + packed
 
     def _check(self, chunk: _Chunk, header: dict[int, Any]) -> None:
-        """Raise InputError for a page that has no room, or contradicts the file's metadata."""
+        """Raise InputError for a page that is too large or contradicts the file's metadata."""
         unpacked = header[2]
         metadata = header.get(5) or header.get(7) or header.get(8) or {}
         values = metadata.get(1, 0)
         encoding = metadata.get(4 if header.get(8) else 2, 0)
         if unpacked > chunk.unpacked:
-            text = f"a page of {unpacked} bytes, in a column that declares {chunk.unpacked}"
+            text = f"a page of {unpacked} bytes, in a column that declares {chunk.unpacked} in all"
             raise self._refused(chunk, text)
         chunk.values += values
         if header.get(1) == _DICTIONARY_PAGE:
@@ -169,12 +172,12 @@ def _chunk(parquet: pq.ParquetFile, group: int, index: int) -> _Chunk:
     )
 
 
-# -- Thrift's compact protocol, in which headers are written --------------------------------------
+# -- Thrift's compact protocol --------------------------------------------------------------------
 
 
 def _read_struct(data: bytes, at: int, depth: int = 0) -> tuple[dict[int, Any], int]:
-    """A struct's fields by number, integers and structs alone, and where it ends. Raises IndexError
-    where the bytes end before it does."""
+    """The integer and struct fields of a struct, by number, and its end. Raises IndexError where the
+    bytes end first."""
     fields: dict[int, Any] = {}
     number = 0
     while True:
@@ -193,7 +196,7 @@ def _read_struct(data: bytes, at: int, depth: int = 0) -> tuple[dict[int, Any], 
 
 
 def _read_value(data: bytes, at: int, kind: int, depth: int) -> tuple[Any, int]:
-    """A value of a field, and where it ends; None for types that no caller needs."""
+    """A field's value and its end; None for types that are not needed."""
     if depth > 8:
         raise InputError("a Parquet page's header is nested too deep")
     if kind in {1, 2}:  # a boolean: the type is the value
@@ -211,7 +214,7 @@ def _read_value(data: bytes, at: int, kind: int, depth: int) -> tuple[Any, int]:
         return None, _skip_list(data, at, depth)
     else:
         raise InputError("a Parquet page's header cannot be read")
-    data[end - 1]  # raises where it is cut
+    data[end - 1]  # raises IndexError if cut
     return None, end
 
 

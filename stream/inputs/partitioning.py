@@ -1,5 +1,5 @@
-"""The time of a record, and its partition, as the topic's producer chooses it by the key; and a check
-of that choice against the configuration.
+"""Partitions of records as the topic's producer assigns them, and a check of the configured
+partitioner.
 """
 
 import zlib
@@ -16,28 +16,28 @@ from stream.inputs.formats import Values
 from stream.pipeline.decoding import codec_for
 
 CHECKED_EVERY: Final = 16
-"""One of so many records is checked for its partition."""
+"""One in this many records is checked."""
 
 
 class TimesAndPartitions(NamedTuple):
-    """What a log's order needs of n records. time_ms: int64[n], -1 where one has no time. partition:
-    int64[n], 0 where one has no key, or cannot be read."""
+    """Times and partitions of n records. time_ms: int64[n], -1 without a time. partition: int64[n], 0
+    without a key or where the record cannot be decoded."""
 
     time_ms: I64
     partition: I64
 
 
 class TimePartitionDecoder:
-    """Reads of an input's records when they were and which partitions they went to, no more."""
+    """Decodes only the times and the partition keys of an input's records."""
 
     def __init__(self, spec: InputSpec) -> None:
         self._spec = spec
         self.partitioned = spec.partitions > 1 and spec.keyed_by is not None
-        """Whether records must be looked into for their partition; else all go to partition 0."""
+        """Whether the partition depends on the record; else all records are in partition 0."""
         self._codec = codec_for(spec, [spec.keyed_by] if spec.keyed_by else [])
 
     def decode(self, values: Values) -> TimesAndPartitions:
-        """Look at records."""
+        """Times and partitions of records."""
         nowhere = np.zeros(len(values), np.int64)
         decoded = self._codec.decode(Records("", 0, nowhere, nowhere, values))
         found = TimesAndPartitions(np.full(len(values), -1, np.int64), nowhere.copy())
@@ -53,10 +53,10 @@ class TimePartitionDecoder:
 def partition_of(
     keys: pa.StringArray, partitions: int, partitioner: Literal["murmur2", "crc32"]
 ) -> I64:
-    """int64[n]: the partition that a producer chose for each key; 0 for null.
+    """int64[n]: the partition that a producer chooses for each key; 0 for null.
 
-    murmur2 as Java's producer and librdkafka's `murmur2_random`, crc32 as librdkafka's
-    `consistent_random`. Those send a null key anywhere, which nobody can repeat.
+    murmur2: as Java's producer and librdkafka's `murmur2_random`. crc32: as librdkafka's
+    `consistent_random`. Producers send null keys to random partitions, which cannot be reproduced.
     """
     if partitioner == "murmur2":
         hashed = murmur2(keys) & np.int64(0x7FFF_FFFF)
@@ -69,17 +69,17 @@ def partition_of(
 
 
 class MisplacedEvents(NamedTuple):
-    """The result of a check of keys against partitions. checked: events of the sample that have the
-    key. rows: those in another partition than the partitioner gives their key."""
+    """Events in another partition than the partitioner gives their key. checked: events of the
+    sample that have a key. rows: int64, indexes of misplaced events."""
 
     checked: int
     rows: I64
 
 
 def find_misplaced(events: EventBatch, spec: InputSpec) -> MisplacedEvents:
-    """Check whether events of an input are in the partitions that `keyed_by` and `partitioner`
-    promise: one of `CHECKED_EVERY`, chosen by offset. None is checked where the input has one
-    partition, or no `keyed_by`, or where no monitor reads that field."""
+    """Check whether events are in the partitions that `keyed_by` and `partitioner` imply: one in
+    `CHECKED_EVERY`, by offset. None is checked if the input has one partition or no `keyed_by`, or
+    if no monitor reads that field."""
     name = spec.keyed_by
     if name not in events.text or spec.partitions == 1 or spec.partitioner is None:
         return MisplacedEvents(0, np.empty(0, np.int64))

@@ -1,11 +1,11 @@
-"""A stretch of a Kafka topic as logs, one a partition: an input's topic, or an internal one.
+"""A range of a Kafka topic as logs, one per partition, of an input's topic or an internal topic.
 
     kafka://TOPIC?from=…&until=…
 
-from and until are offsets of every partition (`1200`), of single ones (`0:1200,1:980`; others begin
-at their start and end at their end), or ISO 8601 times (the broker's). What is not given is what
-the topic holds. Records keep topic, partition and offset, so that a replay of what live has read
-leads to the same alerts.
+`from` and `until` are an offset for all partitions (`1200`), offsets of some (`0:1200,1:980`; the
+others are read as a whole), or ISO 8601 times of the broker. Without them, all of the topic is read.
+Records keep topic, partition and offset, so that a replay of what a live worker read gives the same
+alerts.
 """
 
 import re
@@ -24,12 +24,12 @@ from stream.kafka.topic_reader import OffsetRange, TopicReader
 
 SCHEME: Final = "kafka"
 RECORD_BYTES_ESTIMATE: Final = 200
-"""What a record counts, for the share of all inputs that was read."""
+"""Assumed size of a record, for the progress of all inputs."""
 _EXPECTED: Final = "an offset, PARTITION:OFFSET,…, or an ISO 8601 time"
 
 
 class TopicRangeReader:
-    """One partition's stretch, to be read once; see `InputReader`. Iterating raises KafkaFailure and
+    """Reads a range of one partition; see `InputReader`. Iterating raises KafkaFailure and
     RetentionGap."""
 
     ordered = False
@@ -59,18 +59,18 @@ class TopicRangeReader:
         return f"{self.topic}[{partition}]: offset {offset}"
 
     def log_index(self, partition: int, offset: I64) -> I64:  # noqa: ARG002
-        """See `InputReader`; a partition is a log of its own."""
+        """See `InputReader`; each partition is a separate log."""
         return offset
 
 
 def find_internal_log(config: Config, name: str, topic: str) -> Log | None:
-    """The internal log of that reader whose topic it is; None where it is another log."""
+    """The internal log with this reader and topic; None where there is none."""
     known = (log for log in logs(config) if log.internal)
     return next((log for log in known if (log.name, log.topic) == (name, topic)), None)
 
 
 def is_topic_range(address: str) -> bool:
-    """Whether an address is a topic's."""
+    """Whether an address names a topic."""
     return address.startswith(f"{SCHEME}://")
 
 
@@ -79,22 +79,22 @@ def topic_of(address: str) -> str:
     parsed = urlsplit(address)
     if not re.fullmatch(TOPIC_PATTERN, parsed.netloc) or parsed.path.strip("/"):
         raise InputError(
-            f"{address}: got no topic's name; expected {SCHEME}://TOPIC?from=…&until=…, with the "
+            f"{address}: expected a topic name: {SCHEME}://TOPIC?from=…&until=…, with the "
             "brokers and their user in [kafka]"
         )
     return parsed.netloc
 
 
 def resolve_ranges(reader: TopicReader, address: str, partitions: int) -> dict[int, OffsetRange]:
-    """The offsets that an address means now, by partition. partitions: that the topic must have.
+    """The offsets of an address, by partition. partitions: number that the topic must have.
 
-    Raises InputError where the topic does not hold them.
+    Raises InputError where the topic does not hold these offsets.
     """
     available = reader.offset_ranges()
     if len(available) != partitions:
         raise InputError(
-            f"{address}: the topic has {len(available)} partitions; expected {partitions}, as the "
-            "configuration has it"
+            f"{address}: the topic has {len(available)} partitions; expected {partitions}, as "
+            "configured"
         )
     given = dict(parse_qsl(urlsplit(address).query, keep_blank_values=True))
     if unknown := sorted(given.keys() - {"from", "until"}):
@@ -111,7 +111,7 @@ def resolve_ranges(reader: TopicReader, address: str, partitions: int) -> dict[i
 
 
 def range_address(topic: str, spans: Mapping[int, OffsetRange]) -> str:
-    """An address that means these offsets, whatever the topic holds besides."""
+    """The address of exactly these offsets."""
     starts = ",".join(f"{partition}:{span.start}" for partition, span in spans.items())
     stops = ",".join(f"{partition}:{span.stop}" for partition, span in spans.items())
     return f"{SCHEME}://{topic}?from={starts}&until={stops}"
@@ -129,7 +129,7 @@ def _offsets(
             raise InputError(f"{where}: the topic has no partition {unknown[0]}")
         return found
     try:
-        time_ms = parse_time_ms(text.replace(" ", "+"))  # a plus stands for a space there
+        time_ms = parse_time_ms(text.replace(" ", "+"))  # in a query a plus means a space
     except ValueError as error:
         raise InputError(f'{where}: got "{text}"; expected {_EXPECTED}') from error
     return reader.offsets_at_time(time_ms, available)

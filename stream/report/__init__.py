@@ -1,5 +1,5 @@
-"""Pages: one self-contained HTML file each, that can be shown to anybody and needs no network.
+"""Pages: self-contained HTML files that need no network.
 
-A page takes what is to be shown and returns the file's text; it reads nothing and computes no
-result. `demo`, `run` and `comparison` are the pages; `parts` and `charts` what they are made of.
+`run`, `comparison` and `demo` are the pages: pure functions from facts to the text of a file, which
+the caller writes. `templates/` holds their layout, `charts` the data of their charts.
 """

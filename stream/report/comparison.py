@@ -49,8 +49,8 @@ def _sections(comparison: Comparison) -> dict[str, str]:
     """Id and heading of each section, in their order."""
     sections = {"runs": "The runs"}
     if comparison.no_evaluation_reason is None:
-        sections |= {"differences": "What the difference is", "curves": "How well each ranks"}
-    sections["overlap"] = "What both have, what only one has"
+        sections |= {"differences": "Differences", "curves": "How well each ranks"}
+    sections["overlap"] = "Overlap of alerts"
     views = [run.view for run in comparison.runs if run.view]
     if any(scenario.name for view in views for scenario in view.scenarios):
         sections["scenarios"] = "By kind of fraud"
@@ -66,13 +66,13 @@ def _lead(comparison: Comparison) -> str:
     if comparison.first_event_time and comparison.last_event_time:
         period = f", {comparison.first_event_time[:10]} to {comparison.last_event_time[:10]}"
     bounds = (("from", comparison.evaluated_from), ("before", comparison.evaluated_until))
-    judged = " and ".join(f"{bound} {time[:10]}" for bound, time in bounds if time)
+    evaluated = " and ".join(f"{bound} {time[:10]}" for bound, time in bounds if time)
     compared = f"{', '.join(names)} and {last} over the same events in one pass{period}"
-    compared += f", judged {judged}. " if judged else ". "
+    compared += f", evaluated {evaluated}. " if evaluated else ". "
     if comparison.no_evaluation_reason is None:
-        return f"{compared}{comparison.runs[0].name} is what the others are held against."
+        return f"{compared}{comparison.runs[0].name} is the baseline."
     return (
-        f"{compared}{comparison.no_evaluation_reason} What follows says what differs, not what is "
+        f"{compared}{comparison.no_evaluation_reason} The page shows what differs, not what is "
         "right."
     )
 

@@ -49,7 +49,7 @@ def calibration_chart(view: View) -> Chart:
     points = [one for one in view.calibration if one.observed.value]
     p = [one.p for one in points]
     lines = [
-        ChartLine("promised", p, p, reference=True),
+        ChartLine("expected", p, p, reference=True),
         ChartLine(
             "observed",
             p,

@@ -15,9 +15,9 @@
   const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
   const short = (name) => plain(name.length > 32 ? name.slice(0, 31) + "…" : name);
 
-  const axis = (said) => ({
+  const axis = (options) => ({
     gridcolor: colour("--line"), linecolor: colour("--line"), zeroline: false, fixedrange: true,
-    automargin: true, ...said,
+    automargin: true, ...options,
   });
   const common = () => ({
     font: { color: colour("--ink"), family: getComputedStyle(document.body).fontFamily, size: 12 },
@@ -81,10 +81,10 @@
         hovertemplate: plain(line.name) + ": %{y:.4~g} at %{x:.4~g}<extra></extra>",
       }];
     });
-    const scale = (said) => axis({
-      type: said.dates ? "date" : said.log ? "log" : "linear", title: { text: plain(said.title), standoff: 6 },
-      ...(said.share && !said.log ? { rangemode: "tozero", tickformat: ".0%" } : {}),
-      ...(said.log ? { tickformat: "~g", dtick: 1 } : {}),
+    const scale = (options) => axis({
+      type: options.dates ? "date" : options.log ? "log" : "linear", title: { text: plain(options.title), standoff: 6 },
+      ...(options.share && !options.log ? { rangemode: "tozero", tickformat: ".0%" } : {}),
+      ...(options.log ? { tickformat: "~g", dtick: 1 } : {}),
     });
     return { traces, layout: { xaxis: scale(data.x), yaxis: scale(data.y), legend: { ...common().legend, y: -0.26 } } };
   };
@@ -97,7 +97,7 @@
       Plotly.react(place, traces, { ...common(), ...layout, ...size }, { displayModeBar: false, responsive: true });
     }
   };
-  // paper cannot be chosen on: what is folded is opened for it, but tables that repeat a chart
+  // on paper nothing can be opened: open all details, except tables that repeat a chart
   let opened = [];
   addEventListener("beforeprint", () => {
     opened = [...document.querySelectorAll("details:not([open], .values)")];

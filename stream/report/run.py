@@ -35,20 +35,26 @@ LEVELS: Final[dict[Level, str]] = {
 DEFINITIONS: Final = (
     (
         "Alerted",
-        "told of by an alert, or counted into an open incident. Recall: so many of all frauds.",
+        (
+            "an alert was published on it, or it was counted into an open incident. Recall is the share "
+            "of all frauds that are alerted."
+        ),
     ),
-    ("With an alert", "told of by an alert. Precision: so many of these are fraud."),
-    ("Caught", "alerted, or while an action that an alert recommended for an entity of it stood."),
-    ("Found", "at a score so high that no more false positives, or events a day, reach it."),
+    (
+        "With an alert",
+        "an alert was published on it. Precision is the share of these that is fraud.",
+    ),
+    ("Caught", "alerted, or while a recommended action on one of its entities was in force."),
+    ("Found", "scored above the threshold that gives this many false positives, or events a day."),
 )
 COUNTING_NOTE: Final = (
-    "Alerts and incidents of every monitor, and of assess, are counted each: one event may have "
+    "Alerts and incidents of each monitor, and of assess, are counted separately: one event may have "
     "several."
 )
 SHORTFALLS: Final = {
-    "held back": "nothing: held back, over budget",
+    "held back": "nothing: the alert was held back, over budget",
     "budget": "nothing: the budget did not allow it then",
-    "not scored": "no monitor judged them",
+    "not scored": "no monitor scored them",
 }
 
 
@@ -149,8 +155,8 @@ def _sections(summary: Summary) -> dict[str, str]:
         sections |= {"missed": "What was missed, and why", "curves": "How well it ranks"}
         if len(evaluation.views) > 1:
             sections["monitors"] = "By monitor"
-        sections |= {"days": "By day", "calibration": "Is a p-value what it says?"}
-    sections["records"] = "What became of the records"
+        sections |= {"days": "By day", "calibration": "Calibration of p-values"}
+    sections["records"] = "Records by outcome"
     return sections
 
 
@@ -182,8 +188,8 @@ def _spans_not_evaluated(summary: Summary) -> Iterator[ShadedSpan]:
 
 def _counts_headline(summary: Summary) -> Iterator[tuple[str, str, str]]:
     """The figures to read first, where there is no evaluation."""
-    judged = " judged" if summary.evaluation_span.events < summary.events else ""
-    yield f"events{judged}", format_count(summary.evaluation_span.events), ""
+    evaluated = " evaluated" if summary.evaluation_span.events < summary.events else ""
+    yield f"events{evaluated}", format_count(summary.evaluation_span.events), ""
     yield "alerts", format_count(summary.alerts_published), ""
     yield "incidents", format_count(summary.incidents_opened), ""
     for monitor, count in summary.evaluation_span.alerts_per_day.items():
@@ -205,11 +211,11 @@ def _lead(summary: Summary) -> str:
     if evaluation is None:
         bounds = (("from", span.from_time), ("before", span.until_time))
         of = " and ".join(f"{bound} {time[:10]}" for bound, time in bounds if time)
-        judged = f"Judged {of}: {format_quantity(span.events, 'event')}. " if of else ""
-        return replayed + judged + (summary.no_evaluation_reason or "")
+        evaluated = f"Evaluated {of}: {format_quantity(span.events, 'event')}. " if of else ""
+        return replayed + evaluated + (summary.no_evaluation_reason or "")
     frauds = f"{format_count(evaluation.frauds)} of them confirmed as fraud"
     return replayed + (
-        f"Judged from {evaluation.first_event_time[:10]} to {evaluation.last_event_time[:10]}: "
+        f"Evaluated from {evaluation.first_event_time[:10]} to {evaluation.last_event_time[:10]}: "
         f"{format_count(evaluation.events)} events, "
         f"{frauds if evaluation.event_labels else 'none of them labelled'}."
     )
@@ -226,10 +232,10 @@ def _delay_text(seconds: float | None) -> str:
 def _reason_missed(fraud: MissedFraud) -> str:
     """Why no alert was raised on a fraud."""
     if fraud.nearest is None or fraud.gap is None:
-        return "no monitor judged it"
+        return "no monitor scored it"
     held_back = [one.monitor for one in fraud.monitors if one.held_back]
     if held_back:
-        return f"{held_back[0]} held its alert back: over budget"
+        return f"{held_back[0]} held its alert back, over budget"
     if fraud.gap > 0:
         nearest = next(one for one in fraud.monitors if one.monitor == fraud.nearest)
         return f"{_score_of_needed(nearest)} needed for an alert by {fraud.nearest}"
@@ -243,8 +249,8 @@ def _monitor_facts(fraud: MissedFraud) -> list[tuple[str, str]]:
             one.monitor,
             (
                 f"score {_score_of_needed(one)}; "
-                f"surprised: {', '.join(one.surprising) or 'nothing'}; "
-                f"silent: {', '.join(one.ordinary) or 'nothing'}"
+                f"surprising: {', '.join(one.surprising) or 'nothing'}; "
+                f"ordinary: {', '.join(one.ordinary) or 'nothing'}"
             ),
         )
         for one in fraud.monitors

@@ -1,7 +1,7 @@
-"""A small seeded shop that produces events, honest and not, and knows which are which.
+"""A simulated shop: honest and fraudulent events from a seed, and which events belong to attacks.
 
-For the demo, for load and for tests: the same number of events and seed give the same bytes. It
-reads no clock, and its attacks are far from subtle: it shows that Eddy works, not how well.
+For the demo, load tests and tests. The same number of events and seed give the same bytes. It reads no
+clock. Its attacks are not subtle: it shows that Eddy works, not how well.
 """
 
 from collections.abc import Iterator
@@ -35,19 +35,19 @@ START_MS: Final = 1_772_409_600_000
 """Monday 2 March 2026, 00:00 UTC."""
 
 LABEL_DELAY_MS: Final = 86_400_000
-"""How long after an event the shop knows that it was fraud."""
+"""Time from a fraudulent event to its label."""
 
 
 def shop_config() -> Path:
-    """The ready configuration of the simulated shop: in a wheel, or in a checkout."""
+    """Path of the simulated shop's configuration, in a wheel or in a checkout."""
     here = Path(__file__)
     in_wheel = here.parents[1] / "shop.toml"
     return in_wheel if in_wheel.is_file() else here.parents[2] / "deploy" / "configs" / "shop.toml"
 
 
 class SimulatedLine(NamedTuple):
-    """One record for a topic or a file. kind: of its mistake, None where it has none. code: what
-    its dead letter must carry, None where it is an event."""
+    """One record for a topic or a file. kind: kind of its fault, None without one. code: code of its
+    dead letter, None if it is an event."""
 
     key: bytes
     value: bytes
@@ -59,8 +59,8 @@ class Shop:
     """A stream of exactly `events` events in time order, about 12,000 a day, from `seed`.
 
     start_ms: the shop's midnight before its first event, milliseconds since 1970 UTC.
-    attacks: the truth about the attackers in the stream, in the order of their beginning. There
-        are none in a stream of fewer than 5,000 events.
+    attacks: the attacks in the stream, in the order in which they begin; none in a stream of fewer
+        than 5,000 events.
     """
 
     def __init__(self, events: int, seed: int, start_ms: int = START_MS) -> None:
@@ -87,7 +87,7 @@ class Shop:
         return last
 
     def events(self) -> Iterator[tuple[dict[str, Any], Attack | None]]:
-        """Every event in Eddy's own shape, each with the attack that it belongs to or None."""
+        """Every event, with Eddy's field names, and the attack that it belongs to, or None."""
         first = 0
         for table in self._blocks():
             attacks = table["attack"].tolist()
@@ -98,7 +98,7 @@ class Shop:
             first += len(attacks)
 
     def _blocks(self) -> Iterator[EventTable]:
-        """The stream's rows, one day at a time; what a day leaves over goes on in the next."""
+        """The stream's rows, one day at a time; visits may continue on the next day."""
         rng = Generator(PCG64(self._days_seed))
         left, day, unfinished = self.count, 0, self._attack_tables
         while left > 0:
@@ -116,11 +116,10 @@ class Shop:
 def lines(
     shop: Shop, malformed_share: float = 0.0, keyed_by: str = "account"
 ) -> Iterator[SimulatedLine]:
-    """The shop's events as records: keyed by that field, where an event has none by account, and
-    where it has no account either by address.
+    """The shop's events as records, keyed by that field, else by account, else by address.
 
-    malformed_share: chance that a malformed record follows an event; these come on top of the
-    shop's events, their kinds taking turns.
+    malformed_share: probability that a malformed record follows an event. These are added to the
+    shop's events, with alternating kinds.
     """
     rng = Generator(PCG64(SeedSequence([shop.seed, 1])))
     kinds = list(MALFORMED)
@@ -135,8 +134,8 @@ def lines(
 
 
 def labels(shop: Shop) -> Iterator[bytes]:
-    """A label for each event of an attack, in Eddy's own shape, known a day later; of honest events
-    nobody says anything."""
+    """A label for each event of an attack, a day later, with Eddy's field names. Honest events have no
+    labels."""
     for event, attack in shop.events():
         if attack is not None:
             label = {

@@ -1,8 +1,8 @@
-"""Who attacks the shop, when and how; and the truth about it, kept apart from the events.
+"""The attacks on the shop, kept apart from the events.
 
-Every round holds a stuffing run with the account takeovers that come of it, a card-testing run
-with the cards used afterwards, a price crawler and a coupon ring, spread over its part of the
-second half of the stream, so that whoever watches has seen honest days before.
+Each round has a credential-stuffing run with the resulting account takeovers, a card-testing run with
+the cards used afterwards, a price crawler and a coupon ring, spread over its part of the second half
+of the stream, so that models have seen honest days before.
 """
 
 from collections.abc import Callable
@@ -19,12 +19,12 @@ from stream.simulator.rows import KIND_CODE, EventTable, rows
 from stream.simulator.visits import DAY_MS
 
 EVENTS_MIN: Final = 5_000
-"""A shorter stream holds no attack: there would be nothing honest to compare it with."""
+"""A shorter stream has no attack, since there is too little honest traffic to compare with."""
 EVENTS_PER_ROUND: Final = 60_000
 _MINUTE_MS: Final = 60_000
 _WEB: Final = {"channel": 1, "user_agent": 1}
 _ANY_SESSION: Final = 900_000_000_000
-"""Attackers' session numbers begin here, above those of honest visits."""
+"""First session number of attackers, above those of honest visits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +41,10 @@ class Attack:
 
 @dataclass(slots=True)
 class AttackPlan:
-    """The attacks drawn so far, with their events; times are since the start of the stream.
+    """The attacks drawn so far, with their events; times are relative to the start of the stream.
 
-    size: of attacks, 1 where the stream is long enough for whole ones. activity: float[accounts],
-    the people's, 0 for whom an attack has already hit: nobody is hit twice.
+    size: scale of the attacks, 1 in a long stream. activity: float[accounts], 0 for accounts that an
+    attack has hit, so that none is hit twice.
     """
 
     rng: Generator
@@ -56,12 +56,12 @@ class AttackPlan:
     tables: list[EventTable] = field(default_factory=list)
 
     def add_attack(self, name: str, entity_type: str, entity_id: str, what: str) -> int:
-        """A new attack's number, which its rows carry; `act` gives it its times."""
+        """Number of a new attack, stored in its rows; `add_rows` sets its times."""
         self.attacks.append(Attack(name, entity_type, entity_id, -1, -1, what))
         return len(self.attacks) - 1
 
     def add_rows(self, attack: int, kind: str, time_ms: NDArray[Any], **given: Any) -> None:
-        """Add rows of that attack; its times grow to cover them."""
+        """Add rows to an attack and extend its times to cover them."""
         where = {"country": 3, "currency": 3, "session": _ANY_SESSION + attack, **_WEB}
         kind_code = KIND_CODE[kind]
         table = rows(time_ms, attack=attack, kind_code=kind_code, **{**where, **given})
@@ -71,13 +71,13 @@ class AttackPlan:
         self.attacks[attack] = replace(one, first_ms=first_ms, last_ms=max(one.last_ms, int(high)))
 
     def take_busiest(self, among: NDArray[Any], n: int) -> NDArray[Any]:
-        """Positions in `among` of the n busiest accounts, which no other attack will hit."""
+        """Positions in `among` of the n busiest accounts, reserved for one attack."""
         found = np.argsort(self.activity[among])[::-1][:n]
         self.activity[among[found]] = 0.0
         return found
 
     def add_address(self) -> tuple[int, str]:
-        """Code and name of a fresh address for an attacker, of a range that is nobody's."""
+        """Code and name of a new address for an attacker, from a reserved range."""
         count = len(self.people.names["ip"]) - self.honest_ips
         block = "203.0.113" if count < 250 else f"240.0.{count // 250}"
         name = f"{block}.{count % 250 + 1}"
@@ -85,7 +85,7 @@ class AttackPlan:
 
 
 def plan(rng: Generator, people: People, events: int, span_ms: float) -> AttackPlan:
-    """Every attack on a stream of that many events and about that length; adds names to people."""
+    """Draw the attacks on a stream of this many events and length; adds names to `people`."""
     size = min(1.0, events / EVENTS_PER_ROUND)
     planned = AttackPlan(rng, people, size, len(people.names["ip"]), people.activity.copy())
     rounds = events // EVENTS_PER_ROUND or 1
@@ -103,7 +103,7 @@ def plan(rng: Generator, people: People, events: int, span_ms: float) -> AttackP
 
 
 def _account_takeover(plan: AttackPlan, start_ms: float) -> None:
-    """Leaked passwords tried from one address; where one fits, another device empties the shop."""
+    """Leaked passwords tried from one address; for each hit, another device takes over the account."""
     rng, people = plan.rng, plan.people
     tries = max(40, int(260 * plan.size))
     ip, name = plan.add_address()
@@ -123,7 +123,7 @@ def _account_takeover(plan: AttackPlan, start_ms: float) -> None:
 
 def _empty_account(plan: AttackPlan, account: int, start_ms: float) -> None:
     rng, people = plan.rng, plan.people
-    what = "logs in from a new device, changes e-mail and address, orders dear things"
+    what = "logs in from a new device, changes e-mail and address, orders expensive products"
     taken = plan.add_attack("account takeover", "account", people.names["account"][account], what)
     ip, _ = plan.add_address()
     n = 6
@@ -144,7 +144,7 @@ def _empty_account(plan: AttackPlan, account: int, start_ms: float) -> None:
 
 
 def _card_testing(plan: AttackPlan, start_ms: float) -> None:
-    """Stolen card numbers tried with tiny payments; those that work are then used up."""
+    """Stolen card numbers tried with tiny payments; those that work are then used."""
     rng, people = plan.rng, plan.people
     n = max(40, int(240 * plan.size))
     ip, name = plan.add_address()
@@ -178,7 +178,7 @@ def _card_testing(plan: AttackPlan, start_ms: float) -> None:
 def _use_up_card(plan: AttackPlan, card: int, start_ms: float) -> None:
     rng, people = plan.rng, plan.people
     n = 8
-    what = "a customer's card, found to work, pays for dear things in other accounts"
+    what = "a customer's card, found to work, pays for expensive products in other accounts"
     used = plan.add_attack("stolen card", "card", people.names["card"][card], what)
     mules = [people.add("account", f"acct-mule-{used}-{k}") for k in range(3)]
     product = rng.choice(shop_people.PRODUCTS, n)
@@ -197,7 +197,7 @@ def _use_up_card(plan: AttackPlan, card: int, start_ms: float) -> None:
 
 
 def _price_crawler(plan: AttackPlan, start_ms: float) -> None:
-    """Page after page at an even pace, in the night where the stream is long enough."""
+    """Page after page at an even pace, at night if the stream is long enough."""
     rng = plan.rng
     n = max(80, int(1_400 * plan.size))
     ip, name = plan.add_address()
@@ -217,11 +217,11 @@ def _price_crawler(plan: AttackPlan, start_ms: float) -> None:
 
 
 def _coupon_ring(plan: AttackPlan, start_ms: float) -> None:
-    """One device opens account after account, each for the newcomers' coupon."""
+    """One device opens many accounts, each to redeem the coupon for new customers."""
     rng, people = plan.rng, plan.people
     n = max(15, int(45 * plan.size))
     ip, name = plan.add_address()
-    what = f"redeems the newcomers' coupon with {n} fresh accounts from one address"
+    what = f"redeems the coupon for new customers with {n} fresh accounts from one address"
     ring = plan.add_attack("coupon ring", "ip", name, what)
     fresh = np.array([people.add("account", f"acct-fresh-{ring}-{k:02d}") for k in range(n)])
     time_ms = start_ms + np.cumsum(rng.gamma(5, 9_000, n))

@@ -1,7 +1,6 @@
-"""Records with mistakes that real producers make, of nine kinds.
+"""Malformed records of nine kinds, as real producers write them.
 
-Each kind is paired with the code that its dead letter must carry, or with none where the record is
-an event all the same and only a field of it is bad.
+Each kind has the code of its dead letter, or None if the record remains an event with a bad field.
 """
 
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from schemas.dead_letters import DeadLetterCode
 
 
 def malformed(rng: Generator, kind: str) -> bytes:
-    """One record of that kind (a key of `MALFORMED`)."""
+    """A record of this kind (a key of `MALFORMED`)."""
     return MALFORMED[kind][0](_payment(rng))
 
 
@@ -70,4 +69,4 @@ MALFORMED: Final[dict[str, tuple[Callable[[dict[str, Any]], bytes], DeadLetterCo
     "nan_amount": (_nan, None),
     "amount_out_of_range": (_with("amount", 1e300), None),
 }
-"""Kind → (what spoils an event, the dead letter's code, None where it stays an event)."""
+"""Kind → (function that makes the record from an event, code of the dead letter or None)."""

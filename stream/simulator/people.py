@@ -1,7 +1,6 @@
-"""Who there is: the shop's accounts with their habits, its products, sellers and addresses.
+"""The shop's population: accounts with their habits, products, sellers and addresses.
 
-Drawn once from a seed. What these people do on a day stands in `visits`, what attackers do in
-`attacks`.
+Drawn once from a seed. `visits` draws their days, `attacks` the attackers.
 """
 
 from dataclasses import dataclass
@@ -31,9 +30,9 @@ _PRICE_LEVEL: Final = np.array([1.0, 1.0, 0.9, 1.1, 4.0])
 
 @dataclass(frozen=True, slots=True)
 class People:
-    """Arrays over the accounts (length `ACCOUNTS`) unless said otherwise; codes index `names`.
+    """Arrays over the accounts (length `ACCOUNTS`) unless stated otherwise; codes index `names`.
 
-    activity: share of all visits, sums to 1. hour_shift_h: how much later than others they come.
+    activity: share of all visits, sums to 1. hour_shift_h: how much later than others they visit.
     amount_log: mean of the log of an order's amount in their currency.
     device: int[accounts, 3]: phone, laptop, and the phone they change to at `new_phone_at`,
         a fraction of the stream (beyond 1: never). laptop, mobile, office: shares of visits.
@@ -65,13 +64,13 @@ class People:
 
 
 def zipf(n: int, exponent: float) -> F64:
-    """Popularity of n things by rank, summing to 1."""
+    """Zipf weights of n items by rank, summing to 1."""
     weight = np.arange(1, n + 1, dtype=np.float64) ** -exponent
     return np.asarray(weight / weight.sum())
 
 
 def people(rng: Generator) -> People:
-    """The population; the same generator state gives the same people."""
+    """Draw the population; the same generator state gives the same people."""
     country = rng.choice(len(_COUNTRIES), ACCOUNTS, p=[0.4, 0.2, 0.15, 0.15, 0.1])
     activity = rng.gamma(0.9, 1.0, ACCOUNTS) + 0.05
     product_weight = rng.permutation(zipf(PRODUCTS, 0.8))
@@ -100,7 +99,7 @@ def people(rng: Generator) -> People:
 
 
 def ip_codes(people: People, account: I64, on_mobile: NDArray[np.bool_], pick: I64) -> I64:
-    """Where each visit comes from: at home, or one of the carrier's addresses of its country."""
+    """Code of each visit's address: at home, or one of the mobile carrier of its country."""
     pool = MOBILE_IPS // len(_COUNTRIES)
     mobile = ACCOUNTS + VISITORS + people.country[account] * pool + pick % pool
     return np.where(on_mobile, mobile, people.home_ip[account])

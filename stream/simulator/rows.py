@@ -1,7 +1,7 @@
-"""Simulated events as columns, and each row's event in Eddy's own shape.
+"""Simulated events as columns, and their conversion to events with Eddy's field names.
 
-The simulator draws whole days at once, so a row holds numbers only: codes into the shop's lists of
-names. This module knows the columns and how a row reads as an event, not who does what when.
+The simulator draws whole days at once, so rows hold only numbers: codes into the shop's lists of
+names.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 EventTable = dict[str, NDArray[Any]]
 Names = dict[str, list[str]]
-"""Column → the text of each of its codes."""
+"""Column → text of each code."""
 
 EVENT_KINDS: Final = (
     *(("request", kind) for kind in ("home", "search", "product", "cart", "asset")),
@@ -60,13 +60,13 @@ def take(table: EventTable, which: NDArray[Any] | slice) -> EventTable:
 
 
 def sort_by_time(tables: list[EventTable]) -> EventTable:
-    """All rows of the tables by time; where times are equal, in the order given."""
+    """All rows of the tables by time; ties in the given order."""
     joined = {name: np.concatenate([table[name] for table in tables]) for name in _DTYPES}
     return take(joined, np.argsort(joined["time_ms"], kind="stable"))
 
 
 def to_events(table: EventTable, names: Names, first: int, seed: int) -> Iterator[dict[str, Any]]:
-    """The rows as events; their ids count from `first` and hold the seed."""
+    """The rows as events; their ids contain the seed and count from `first`."""
     text = {
         name: [None if code < 0 else names[name][code] for code in table[name].tolist()]
         for name in _TEXT_COLUMNS

@@ -1,7 +1,7 @@
-"""What honest people do on one day: visits, each a few events long, and a polite search engine.
+"""Honest traffic of one day: visits of a few events each, and a search engine's crawler.
 
-Among them much that looks suspicious and is not: typed passwords that fail, a new phone, a once
-expensive order, a declined card, an office behind one address. Attackers are not here.
+It contains events that look suspicious and are not: mistyped passwords, a new phone, a single
+expensive order, a declined card, an office behind one address.
 """
 
 from typing import Any, Final
@@ -18,7 +18,7 @@ DAY_MS: Final = 86_400_000
 EVENTS_PER_DAY: Final = 12_000
 _BOT_PER_DAY: Final = 600
 _EVENTS_PER_VISIT: Final = 5.83
-"""Mean with the shares below, measured; so that a day has about `EVENTS_PER_DAY` events."""
+"""Measured mean with the shares below, so that a day has about `EVENTS_PER_DAY` events."""
 _VISITS: Final = round((EVENTS_PER_DAY - _BOT_PER_DAY) / _EVENTS_PER_VISIT)
 
 _HOURS: Final = np.array(
@@ -37,7 +37,7 @@ _PHONE, _LAPTOP, _NEW_PHONE = 0, 1, 2
 
 
 def day(rng: Generator, people: People, index: int, stream_days: float) -> list[EventTable]:
-    """Everything honest that begins on day `index`; some of it ends on later days.
+    """The honest events of visits that begin on day `index`; some end on later days.
 
     Times are milliseconds since the start of the stream, session numbers are unique in it.
     """
@@ -49,7 +49,7 @@ def day(rng: Generator, people: People, index: int, stream_days: float) -> list[
 
 
 def _visits(rng: Generator, people: People, index: int, stream_days: float) -> EventTable:
-    """One row a visit: its start, its person, where it comes from."""
+    """One row per visit: start, person and address."""
     n = int(rng.normal(_VISITS, np.sqrt(_VISITS)))
     account = rng.choice(len(people.activity), n, p=people.activity)
     anonymous = rng.random(n) < 0.2
@@ -74,7 +74,7 @@ def _visits(rng: Generator, people: People, index: int, stream_days: float) -> E
         channel=laptop.astype(int),
         user_agent=laptop.astype(int),
     )
-    # How long a visit is must be known to whatever follows its pages.
+    # later steps need the length of each visit
     visits["length"] = np.minimum(rng.geometric(1 / 4.6, n), 40)
     visits["pace_ms"] = np.exp(rng.normal(9.6, 0.5, n))
     visits["person"] = account
@@ -82,7 +82,7 @@ def _visits(rng: Generator, people: People, index: int, stream_days: float) -> E
 
 
 def _visit_rows(visits: EventTable, time_ms: Any, **given: Any) -> EventTable:
-    """Rows with what is true of the whole visit, and what is given."""
+    """Rows with the columns of their visit and the given ones."""
     shared = ("session", "account", "device", "ip", "country", "currency", "channel", "user_agent")
     return rows(time_ms, **{**{name: visits[name] for name in shared}, **given})
 
@@ -113,7 +113,7 @@ def _pages(rng: Generator, people: People, visits: EventTable) -> EventTable:
 
 
 def _logins(rng: Generator, visits: EventTable) -> list[EventTable]:
-    """Half of the visits log in; some mistype, a few forgot, few change their data."""
+    """Half of the visits log in; some mistype or reset the password, few change their data."""
     chance = rng.random(len(visits["time_ms"]))
     known = visits["account"] >= 0
     start = visits["time_ms"]
@@ -141,7 +141,7 @@ def _selected_visit_rows(
 
 
 def _purchases(rng: Generator, people: People, visits: EventTable) -> list[EventTable]:
-    """One visit in three orders and pays at its end; some use a coupon, some send it back."""
+    """One visit in three orders and pays at its end; some use a coupon or return the product."""
     buys = (visits["account"] >= 0) & (rng.random(len(visits["account"])) < 0.33)
     buyers = take(visits, buys)
     n, person = len(buyers["account"]), buyers["person"]
@@ -176,7 +176,7 @@ def _purchases(rng: Generator, people: People, visits: EventTable) -> list[Event
 
 
 def _search_engine(rng: Generator, people: People, index: int) -> EventTable:
-    """A crawler that says who it is, day and night, since ever."""
+    """A crawler with an honest user agent, day and night."""
     n = _BOT_PER_DAY
     product = rng.choice(shop_people.PRODUCTS, n)
     return rows(

@@ -94,7 +94,7 @@ def test_a_minimal_configuration_has_every_default() -> None:
         ("mode", "dry", 'mode: got "dry"; expected one of live, shadow'),
         ("kafka/x", [1], "kafka.x: got a value that is not shown here; expected a text,"),
         ("group", "", 'group: got ""; expected a text, 1 to 200 letters'),
-        ("inputs/Shop", {"topic": "t"}, "inputs.Shop: got this as a name; expected a text, lower"),
+        ("inputs/Shop", {"topic": "t"}, "inputs.Shop: invalid name; expected a text, lower"),
         ("inputs/shop/topic", "a b", 'inputs.shop.topic: got "a b"; expected a text, a topic'),
         ("inputs/shop/type", "logn", 'inputs.shop.type: got "logn"; expected one of'),
         (
@@ -200,7 +200,7 @@ def test_a_minimal_configuration_has_every_default() -> None:
         (
             "monitors/0/detectors",
             [{"kind": "tail"}, {"kind": "tail"}],
-            "monitors[0].detectors[1]: a monitor has one of its kind",
+            "monitors[0].detectors[1]: expected at most one detector of this kind",
         ),
         ("reveal", ["email"], "reveal[0]: got email; expected one of account"),
     ],
@@ -362,7 +362,7 @@ def test_an_internal_topic_differs_from_every_input_and_output() -> None:
     some["monitors"][0]["name"] = "a" * 60
     [line] = problems_of(some)
     assert line.startswith('monitors[0]: its internal topic would be "riskrisk')
-    assert line.endswith("which is no name of a topic; give the configuration a shorter group")
+    assert line.endswith("which is not a valid topic name; expected a shorter group")
     some["monitors"][0]["name"] = "account"
     some["group"] = "risk"
     some["inputs"]["shop"]["topic"] = "risk-account-events"

@@ -28,7 +28,7 @@ from stream.config import LimitsSpec
 from stream.errors import InputError
 from stream.inputs import FileReader
 from stream.inputs.files import find_files
-from stream.pipeline.stages.route import letter
+from stream.pipeline.stages.route import to_dead_letter
 
 spec = InputSpec(topic="shop", type="transaction",
                  fields={"event_id": "id", "time": "t", "account": "s", "card": "l", "ip": "m.k"})
@@ -47,7 +47,7 @@ for path in sys.argv[1:]:
             for records in parts:
                 rows += len(records)
                 read = decoder.read(records)
-                [letter(fault, records) for fault in read.faults[:3]]
+                [to_dead_letter(fault, records) for fault in read.faults[:3]]
         found = f"{rows} rows"
     except InputError as error:
         found = error.message[:200].replace(chr(10), " ")
@@ -101,9 +101,9 @@ def test_every_file_is_read_in_bounded_memory(tmp_path: Path) -> None:
     write(tmp_path / "map.parquet", "m", maps)
     nothing = pa.ListArray.from_arrays([0, 20_000_000], pa.nulls(20_000_000, pa.int8()))
     write(tmp_path / "nothing.parquet", "l", nothing, data_page_size=2**30)
-    add_prefix = [LONG, *(LONG + str(i) for i in range(300))]
+    prefixes = [LONG, *(LONG + str(i) for i in range(300))]
     deltas = {"use_dictionary": False, "column_encoding": {"s": "DELTA_BYTE_ARRAY"}}
-    write(tmp_path / "prefixes.parquet", "s", pa.array(add_prefix), **deltas)
+    write(tmp_path / "prefixes.parquet", "s", pa.array(prefixes), **deltas)
     paths = sorted(map(str, tmp_path.iterdir()))
     assert max(Path(path).stat().st_size for path in paths) < mega
     child = subprocess.run(  # ourselves
@@ -141,7 +141,7 @@ def test_a_compressed_parquet_file_decompresses_to_a_bounded_size(tmp_path: Path
     """A temporary file is bounded as memory is."""
     path = tmp_path / "data.gz"
     path.write_bytes(gzip.compress(b"PAR1" + bytes(DECOMPRESSED_BYTES_ALLOWED)))
-    with pytest.raises(InputError, match=r"data\.gz: .*unpacks into more than"):
+    with pytest.raises(InputError, match=r"data\.gz: .*decompresses to more than"):
         read(path)
 
 

@@ -226,9 +226,9 @@ def test_a_file_in_disorder_is_an_error_that_names_both_rows(tmp_path: Path) -> 
     assert run([("shop", shop)], tmp_path / "out").events == 300
     rows[200]["time"] -= 2_000
     wrong = ndjson(tmp_path / "wrong", rows)
-    with pytest.raises(InputError, match=r"wrong: row 200 .*wrong: row 199 before it"):
+    with pytest.raises(InputError, match=r"wrong: row 200 .*the earlier .*wrong: row 199 has"):
         run([("shop", wrong)], tmp_path / "out")
-    with pytest.raises(InputError, match=r"3600 s behind .* of account"):
+    with pytest.raises(InputError, match=r"at most 3600 s late .* of account"):
         run([("shop", wrong)], tmp_path / "out")
 
 
