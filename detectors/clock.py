@@ -85,7 +85,7 @@ class BoundedTimes(NamedTuple):
     set_back: Bools
 
 
-class Clock:
+class StreamClock:
     """Stream time of one shard. sources: the number of partitions that its events come from."""
 
     def __init__(self, sources: int = 1, ahead_max_ms: float = AHEAD_MAX_MS) -> None:
@@ -143,7 +143,7 @@ class LogClock:
     it is small), so that time never has to be set back."""
 
     def __init__(self) -> None:
-        self._clock = Clock()
+        self._clock = StreamClock()
         self._latest_ms = -1
 
     def latest(self, time_ms: I64) -> I64:

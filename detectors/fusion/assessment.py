@@ -27,7 +27,7 @@ from typing import Final
 
 import numpy as np
 
-from detectors.clock import AHEAD_MAX_MS, BoundedTimes, Clock
+from detectors.clock import AHEAD_MAX_MS, BoundedTimes, StreamClock
 from detectors.entities import EntityTable
 from detectors.fusion import learner
 from detectors.fusion.assess_rows import assess_rows
@@ -95,7 +95,7 @@ class Assessment:
         ahead_max_ms: float = AHEAD_MAX_MS,
     ) -> None:
         self.key = key
-        self.clock = Clock(sources, ahead_max_ms)
+        self.clock = StreamClock(sources, ahead_max_ms)
         self.settings = AssessmentSettings(
             limit, censored_inverse_p(limit), policy.warm_up_events, reports_grouped
         )

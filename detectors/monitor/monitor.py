@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from detectors.clock import AHEAD_MAX_MS, BoundedTimes, Clock
+from detectors.clock import AHEAD_MAX_MS, BoundedTimes, StreamClock
 from detectors.cohorts import COHORTS_MAX, Cohorts
 from detectors.entities import EVICTIONS, PROMOTIONS, AdmittedEvents, EntityTable
 from detectors.features import KINDS
@@ -59,7 +59,7 @@ FAMILIES: Final = {
 }
 
 Part = (
-    Clock
+    StreamClock
     | EntityTable
     | Money
     | Cohorts
@@ -95,7 +95,7 @@ class Monitor:
         """The partitions that its events come from; known from the first batch on."""
         self.before_write: WriteHook | None = None
 
-        self.clock = Clock(sources, ahead_max_ms)
+        self.clock = StreamClock(sources, ahead_max_ms)
         self.entities = EntityTable(spec.capacity)
         self.money = Money()
         self.cohorts = Cohorts()

@@ -88,12 +88,14 @@ def check_state_losses(
     topic that the group has read.
     """
     own = fingerprint(config)
-    pointers = {where: one and parse_pointer(one.metadata) for where, one in committed.items()}
-    named = {one.fingerprint: (where, one) for where, one in pointers.items() if one}
+    pointers = {
+        partition: one and parse_pointer(one.metadata) for partition, one in committed.items()
+    }
+    named = {one.fingerprint: (partition, one) for partition, one in pointers.items() if one}
     manifests: list[Manifest] = []
-    for where, pointer in named.values():
+    for partition, pointer in named.values():
         with suppress(CheckpointCorrupt, CheckpointIncompatible):  # an earlier one may be intact
-            folder = Folder(objects, config.group, *where)
+            folder = Folder(objects, config.group, *partition)
             manifests.append(folder.manifest(pointer.checkpoint))
     if not named:
         for topic in topics_of(objects, config.group):

@@ -232,14 +232,16 @@ class Worker:
         partitions = self._assignment.partitions
         assert self._outbox.next_offsets.keys() <= partitions.keys(), "output of a lost partition"
         to_name = {
-            where for where, assigned in partitions.items() if assigned.must_name_checkpoint()
+            partition
+            for partition, assigned in partitions.items()
+            if assigned.must_name_checkpoint()
         }
         if not (self._outbox.next_offsets or to_name):
             return {}
         return {
-            where: CommittedOffset(assigned.offset_to_commit(), assigned.checkpoints.metadata())
-            for where, assigned in partitions.items()
-            if assigned.has_new_offset() or where in to_name
+            partition: CommittedOffset(assigned.offset_to_commit(), assigned.checkpoints.metadata())
+            for partition, assigned in partitions.items()
+            if assigned.has_new_offset() or partition in to_name
         }
 
     # -- checkpoints ------------------------------------------------------------------------------

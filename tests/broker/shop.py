@@ -53,15 +53,15 @@ REFERENCE_MESSAGES = 13
 INTERNAL_PARTITIONS = 3
 KEY = "a secret for the hashes of the tests' shop"
 KEYED_BY = "ip"
-"""Of several partitions without a hop: most attacks come from one address, so that there are alerts
-in short streams, too."""
+"""The key of several partitions without internal topics. Most attacks come from one address, so that
+short streams have alerts, too."""
 AMOUNT = """
 [[monitors.features]]
 name = "amount"
 kind = "value"
 field = "amount"
 """
-"""Else nothing would read it, and an amount out of range would be no dead letter."""
+"""Without this feature nothing reads the field, and an amount out of range is no dead letter."""
 ASSESSED = """
 [assess]
 subject = "account"
@@ -75,14 +75,14 @@ alerts_per_day = 10
 """
 TWO_SHARDS = "partitions = 2"
 ONE_SHARD = "partitions = 1\nreport_p = 0.1\nevents_max = 8_000"
-"""Where assess is to learn enough from a few thousand events; monitors have one shard, too."""
+"""One shard, in which assess learns enough from a few thousand events."""
 WITH_LABELS = """
 [inputs.labels]
 topic = "{topic}"
 type = "label"
 """
 CLASSIC_PROTOCOL: dict[str, object] = {"session.timeout.ms": 6_000}
-"""So that a killed worker is not missed for long; the new protocol leaves that to the broker."""
+"""A short session, so that a killed worker is noticed soon; with the new protocol the broker sets it."""
 PROTOCOLS: dict[str, dict[str, object]] = {
     "classic": CLASSIC_PROTOCOL,
     "consumer": {"group.protocol": "consumer"},
@@ -152,24 +152,26 @@ class Shop:
             return {p.partition: client.get_watermark_offsets(p, timeout=10)[1] for p in asked}
 
     @retry(retry=retry_if_exception_type(KafkaException), stop=stop_after_delay(120), reraise=True)
-    def offsets(self, places: Sequence[Partition]) -> list[TopicPartition]:
+    def offsets(self, partitions_read: Sequence[Partition]) -> list[TopicPartition]:
         """The group's committed offset of each partition. Waits while a killed worker's transaction
         is open, since the broker does not answer then."""
         with consumer(self.bootstrap, self.group) as client:
             found: list[TopicPartition] = client.committed(
-                [TopicPartition(*place) for place in places], timeout=10
+                [TopicPartition(*where) for where in partitions_read], timeout=10
             )
         return found
 
     def committed(self, topic: str = "", partitions: int = 0) -> dict[int, int]:
         """The group's committed offsets of a topic, by default the input; 0 where there is none."""
-        places = (Partition(topic or self.topic, p) for p in range(partitions or self.partitions))
-        return {one.partition: max(0, one.offset) for one in self.offsets([*places])}
+        partitions_read = (
+            Partition(topic or self.topic, p) for p in range(partitions or self.partitions)
+        )
+        return {one.partition: max(0, one.offset) for one in self.offsets([*partitions_read])}
 
-    def committed_checkpoint(self, place: Partition | None = None) -> str:
+    def committed_checkpoint(self, where: Partition | None = None) -> str:
         """The checkpoint that a partition's committed offset names; by default the first
         partition's."""
-        [found] = self.offsets([place or Partition(self.topic, 0)])
+        [found] = self.offsets([where or Partition(self.topic, 0)])
         pointer = parse_pointer(found.metadata or "")
         assert pointer is not None, found.metadata
         return pointer.checkpoint
@@ -209,8 +211,8 @@ class Shop:
             body = orjson.loads(record.value)
             [evidence] = body["evidence"]
             source = Partition(evidence["topic"], evidence["partition"])
-            place = read_at.get((body["monitor"], *source, evidence["offset"]), source)
-            found[place].append(without_run(record))
+            where = read_at.get((body["monitor"], *source, evidence["offset"]), source)
+            found[where].append(without_run(record))
         return dict(found)
 
     def dead_letters(self) -> Outputs:
@@ -218,8 +220,8 @@ class Shop:
         found: Outputs = defaultdict(list)
         for record in read(self.bootstrap, f"{self.group}-dead"):
             headers = dict(record.headers)
-            place = Partition(headers["eddy-topic"].decode(), int(headers["eddy-partition"]))
-            found[place].append(record)
+            where = Partition(headers["eddy-topic"].decode(), int(headers["eddy-partition"]))
+            found[where].append(record)
         return dict(found)
 
 
@@ -402,10 +404,10 @@ def eddy(*arguments: str, code: int = 0) -> str:
     code."""
     from tests.crash.processes import fork_command  # it needs a shop, too
 
-    with TemporaryDirectory(prefix="eddy-said-") as folder:
-        said = Path(folder) / "said"
-        assert fork_command([*arguments], said).wait(WAIT_MAX_S) == code, said.read_text()
-        return said.read_text()
+    with TemporaryDirectory(prefix="eddy-output-") as folder:
+        output = Path(folder) / "output"
+        assert fork_command([*arguments], output).wait(WAIT_MAX_S) == code, output.read_text()
+        return output.read_text()
 
 
 @dataclass
@@ -545,40 +547,40 @@ def reference(shop: Shop) -> Reference:
     readers = {name: shards.make(log) for name, log in internal.items()}
     sent: dict[tuple[Partition, ...], list[Row]] = defaultdict(list)
 
-    def fold(place: Partition, shard: Shard, log: list[Message], size: int) -> Iterator[Row]:
+    def fold(where: Partition, shard: Shard, log: list[Message], size: int) -> Iterator[Row]:
         """Process one partition; return its rows, and record the rows that it writes."""
-        made.shards[place] = shard
+        made.shards[where] = shard
         for start in range(0, len(log), size):
-            output = shard.process(as_records(place.topic, log[start : start + size]))
-            made.alerts[place] += map(published_alert, output.alerts)
-            made.dead_letters[place] += (Published(*letter) for letter in output.dead_letters)
+            output = shard.process(as_records(where.topic, log[start : start + size]))
+            made.alerts[where] += map(published_alert, output.alerts)
+            made.dead_letters[where] += (Published(*letter) for letter in output.dead_letters)
             for topic, key, record in output.records:
                 made.records.setdefault(topic, {}).setdefault(key, []).append(record)
             for name, into, value in output.internal:
                 message = Records(name, into, NO_OFFSETS, NO_OFFSETS, [value])
                 for row in rows(readers[name].decode(message)):
                     target = Partition(internal[name].topic, into)
-                    sent[target, place, row.source].append(row)
+                    sent[target, where, row.source].append(row)
             yield from rows(output.events)
 
     for name, spec in config.inputs.items():
         for partition, log in shop.log(spec.topic).items():
-            place = Partition(spec.topic, partition)
-            for _ in fold(place, shards.source(name, partition), log, REFERENCE_BATCH):
+            where = Partition(spec.topic, partition)
+            for _ in fold(where, shards.source(name, partition), log, REFERENCE_BATCH):
                 pass
     for name, one in internal.items():  # each stage after those whose output it reads
         for partition, log in shop.log(one.topic).items():
-            place = Partition(one.topic, partition)
+            where = Partition(one.topic, partition)
             rows_of: dict[tuple[Partition, ...], list[Row]] = defaultdict(list)
-            for row in fold(place, shards.make(one, partition), log, REFERENCE_MESSAGES):
+            for row in fold(where, shards.make(one, partition), log, REFERENCE_MESSAGES):
                 sender = made.read_at.get((row.writer, *row.source, row.offset), row.source)
-                rows_of[place, sender, row.source].append(row)
-                made.read_at[name, *row.source, row.offset] = place
+                rows_of[where, sender, row.source].append(row)
+                made.read_at[name, *row.source, row.offset] = where
             for key, found in rows_of.items():
                 assert found == sent.pop(key)
     assert not sent, "rows are missing from internal topics"
-    made.alerts = {place: alerts for place, alerts in made.alerts.items() if alerts}
-    made.dead_letters = {place: some for place, some in made.dead_letters.items() if some}
+    made.alerts = {where: alerts for where, alerts in made.alerts.items() if alerts}
+    made.dead_letters = {where: some for where, some in made.dead_letters.items() if some}
     return made
 
 

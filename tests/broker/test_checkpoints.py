@@ -58,23 +58,23 @@ def equals_reference(shop: Shop) -> None:
     expected = reference(shop)
     assert shop.alerts(expected.read_at) == expected.alerts
     assert shop.dead_letters() == expected.dead_letters
-    for place, shard in expected.shards.items():
-        same_state(shop, place, shard)
+    for where, shard in expected.shards.items():
+        same_state(shop, where, shard)
 
 
-def same_state(shop: Shop, place: Partition, expected: Shard) -> None:
+def same_state(shop: Shop, where: Partition, expected: Shard) -> None:
     """The checkpoint at a partition's committed offset holds that shard's state, byte for byte."""
-    folder = Folder(LocalStore(shop.store), shop.group, *place)
-    manifest = folder.manifest(shop.committed_checkpoint(place))
-    assert manifest.offset == shop.committed(place.topic, place.partition + 1)[place.partition]
+    folder = Folder(LocalStore(shop.store), shop.group, *where)
+    manifest = folder.manifest(shop.committed_checkpoint(where))
+    assert manifest.offset == shop.committed(where.topic, where.partition + 1)[where.partition]
     assert_same(load_arrays(folder, manifest, lambda: None), expected.save())
 
 
 def finish(shop: Shop) -> WorkerProcess:
     """A worker that processes the rest and stops cleanly."""
     with worker(shop) as process:
-        places = sum(log.partitions for log in logs(load(shop.config)))
-        wait_for(lambda: count(process, "partition taken") == places, "an assignment")
+        partitions_read = sum(log.partitions for log in logs(load(shop.config)))
+        wait_for(lambda: count(process, "partition taken") == partitions_read, "an assignment")
         shop.wait_until_caught_up()
         wait_for(lambda: process.get("/readyz")[0] == 200, "readiness")
         assert process.stop() == 0
@@ -137,28 +137,30 @@ def test_internal_logs_continue_from_their_checkpoints(
     shop.feed(EVENTS)
     with worker(shop) as process:
         shop.wait_until_caught_up()
-        places = [place for place in reference(shop).shards if place.topic != shop.topic]
-        wait_for(lambda: all(newest_offset(shop, place) > 0 for place in places), "checkpoints")
+        partitions_read = [where for where in reference(shop).shards if where.topic != shop.topic]
+        wait_for(
+            lambda: all(newest_offset(shop, where) > 0 for where in partitions_read), "checkpoints"
+        )
         shop.feed(EVENTS, seed=8)
         before = sum(shop.committed().values())
         wait_for(lambda: sum(shop.committed().values()) > before + EVENTS // 10, "commits")
         assert process.stop(how) == (0 if how is signal.SIGTERM else -how)
     assert sum(shop.committed().values()) < sum(shop.ends().values()), "stopped too late"
-    expected = {place: newest_offset(shop, place) for place in places}
+    expected = {where: newest_offset(shop, where) for where in partitions_read}
     process = finish(shop)
     taken = {
         Partition(line["topic"], line["partition"]): line["next_offset"]
         for line in process.log()
         if line["event"] == "partition taken"
     }
-    assert {place: taken[place] for place in places} == expected
+    assert {where: taken[where] for where in partitions_read} == expected
     assert process.has_logged("re-learned") == (how is signal.SIGKILL)
     equals_reference(shop)
 
 
-def newest_offset(shop: Shop, place: Partition) -> int:
+def newest_offset(shop: Shop, where: Partition) -> int:
     """The offset of the checkpoint that a partition's committed offset names."""
-    return int(shop.committed_checkpoint(place).partition("-")[0])
+    return int(shop.committed_checkpoint(where).partition("-")[0])
 
 
 @pytest.mark.long
@@ -205,10 +207,10 @@ def test_a_damaged_checkpoint_falls_back_to_the_previous_one(broker: str, tmp_pa
     equals_reference(shop)
     shutil.rmtree(shop.store)
     delete_before(shop, 2)
-    said = eddy("run", str(shop.config), code=4)
-    assert "there is no whole checkpoint before it that the log, which begins at 2, could" in said
-    assert "Check that checkpoints.url names the right store" in said
-    assert "Traceback" not in said
+    output = eddy("run", str(shop.config), code=4)
+    assert "there is no intact checkpoint from which the log, which begins at 2, could" in output
+    assert "Check that checkpoints.url names the right store" in output
+    assert "Traceback" not in output
 
 
 def delete_before(shop: Shop, offset: int) -> None:
@@ -228,11 +230,11 @@ def test_a_log_that_lost_uncommitted_records_is_a_retention_gap(
     run_until_killed(shop)
     newest_offset = int(shop.committed_checkpoint().partition("-")[0])
     delete_before(shop, newest_offset + 10)
-    said = eddy("run", str(shop.config), code=4)
-    assert f"{shop.topic}[0]: the group's checkpoint stands at offset {newest_offset}" in said
-    assert f"the log now begins at {newest_offset + 10}" in said
-    assert "Raise the topic's retention" in said
-    assert "Traceback" not in said
+    output = eddy("run", str(shop.config), code=4)
+    assert f"{shop.topic}[0]: the group's checkpoint is at offset {newest_offset}" in output
+    assert f"the log now begins at {newest_offset + 10}" in output
+    assert "Raise the topic's retention" in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.long
@@ -243,15 +245,15 @@ def test_an_offset_and_its_checkpoint_belong_together(broker: str, tmp_path: Pat
     finish(shop)
     with consumer(broker, shop.group) as client:
         client.commit(offsets=[TopicPartition(shop.topic, 0, 10)], asynchronous=False)
-    said = eddy("run", str(shop.config), code=4)
-    assert 'offset 10 with metadata ""; expected the name of a checkpoint' in said
-    assert "Somebody reset or removed the group's offsets" in said
+    output = eddy("run", str(shop.config), code=4)
+    assert 'offset 10 with metadata ""; expected the name of a checkpoint' in output
+    assert "The group's offsets were reset or deleted" in output
     admin = AdminClient({"bootstrap.servers": broker})
     for future in admin.delete_consumer_groups([shop.group]).values():
         future.result()
-    said = eddy("run", str(shop.config), code=4)
-    assert "the group has committed no offset, and yet there is checkpoint" in said
-    assert "Traceback" not in said
+    output = eddy("run", str(shop.config), code=4)
+    assert "the group has committed no offset, but there is checkpoint" in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.long
@@ -264,9 +266,9 @@ def test_a_topic_with_more_partitions_is_refused(broker: str, tmp_path: Path) ->
     for future in admin.create_partitions([NewPartitions(shop.topic, 8)]).values():
         future.result()
     shop.config.write_text(shop.config.read_text().replace("partitions = 4", "partitions = 8"))
-    said = eddy("run", str(shop.config), code=4)
-    assert f"{shop.topic}: it has 8 partitions; the state of partition" in said
-    assert "Entities have moved between partitions" in said
+    output = eddy("run", str(shop.config), code=4)
+    assert f"{shop.topic}: it has 8 partitions; the state of partition" in output
+    assert "Entities have moved between partitions" in output
 
 
 @pytest.mark.long
@@ -314,9 +316,9 @@ def test_another_configuration_takes_over_where_the_former_one_ends(
     same_state(shop, first(shop), other)
 
     shop.config.write_text(former_text)
-    said = eddy("run", str(shop.config), code=4)
-    assert "the group changed to it from this worker's" in said
-    assert "raise its `revision`" in said
+    output = eddy("run", str(shop.config), code=4)
+    assert "the group changed to it from this worker's" in output
+    assert "raise its `revision`" in output
     later = load(shop.config.with_name("later.toml"))
     shop.config.write_text("revision = 1\n" + former_text)
     argument = f"card@{fingerprint(later)}"
@@ -426,9 +428,9 @@ def test_workers_change_configuration_one_by_one(broker: str, tmp_path: Path) ->
             assert again.stop() == 0
     log = next(log for log in logs(load(shop.config)) if log.internal and log.name == "card")
     for partition in range(log.partitions):
-        place = Partition(log.topic, partition)
-        folder = Folder(LocalStore(shop.store), shop.group, *place)
-        manifest = folder.manifest(shop.committed_checkpoint(place))
+        where = Partition(log.topic, partition)
+        folder = Folder(LocalStore(shop.store), shop.group, *where)
+        manifest = folder.manifest(shop.committed_checkpoint(where))
         assert manifest.fingerprint == fingerprint(load(shop.config))
         assert {*manifest.dropped} <= {*folder.names()}
         assert len(manifest.dropped) == 1

@@ -157,8 +157,8 @@ def test_a_second_worker_of_a_slot_names_the_first(broker: str, tmp_path: Path) 
         shop.wait_until_caught_up()
         with worker(shop, "same") as second:
             wait_for(lambda: second.has_logged(UNASSIGNED_WARNING), "a word")
-            [said] = [line for line in second.log() if line["event"] == UNASSIGNED_WARNING]
-            assert (said["slot"], said["group"]) == ("same", shop.group)
+            [warning] = [line for line in second.log() if line["event"] == UNASSIGNED_WARNING]
+            assert (warning["slot"], warning["group"]) == ("same", shop.group)
             assert client_ids(shop) == {"eddy-same"}
             send(shop, [b"no event either"])
             assert first.process.wait(60) == 5

@@ -49,14 +49,14 @@ def test_labels_of_entities_train_and_labels_without_any_are_dead_letters(
     topic = with_label_input(shop)
     events = [orjson.loads(one.value() or b"") for one in messages(broker, shop.topic)]
     named = [one for one in events if one.get("account")][:60]
-    said = [
+    labels = [
         {"event_id": f"l{i}", "time": one["time"], "verdict": "fraud", "account": one["account"]}
         for i, one in enumerate(named)
     ]
     nobody = {"event_id": "l", "time": named[0]["time"], "verdict": "fraud"}
     nobody["labelled_event_id"] = named[0]["event_id"]
     producer = Producer({"bootstrap.servers": shop.bootstrap})
-    for value in [*said[:30], nobody, *said[30:]]:
+    for value in [*labels[:30], nobody, *labels[30:]]:
         producer.produce(topic, orjson.dumps(value), b"key")
     assert producer.flush(30) == 0
     with worker(shop) as process:

@@ -63,7 +63,7 @@ def replayed(
     return [orjson.loads(line) for line in written.splitlines()]
 
 
-def said(alert: dict[str, Any]) -> dict[str, Any]:
+def without_positions(alert: dict[str, Any]) -> dict[str, Any]:
     """An alert without its run, positions, and the ids derived from them."""
     [evidence] = alert["evidence"]
     left = {"run", "alert_id", "incident_id", "evidence"}
@@ -110,14 +110,14 @@ def test_a_group_continues_where_a_replay_ended(
     def of_monitors(alerts: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The alerts of monitors on new events. The order in which reports of several partitions
         reach assess is known only from its log."""
-        found = [said(one) for one in alerts if one["monitor"] != "assess"]
+        found = [without_positions(one) for one in alerts if one["monitor"] != "assess"]
         return sorted(
             (one for one in found if one["event"] in new), key=lambda a: (a["event"], a["monitor"])
         )
 
     assert of_monitors(live) == of_monitors(whole)
     assert len(of_monitors(live)) > 20
-    assert {said(one)["event"] for one in live} <= new
+    assert {without_positions(one)["event"] for one in live} <= new
     if internal_topics:
         assert any(one["monitor"] == "assess" for one in live)
         return

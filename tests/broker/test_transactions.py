@@ -151,9 +151,9 @@ def test_an_output_topic_that_is_gone_is_named(broker: str, tmp_path: Path) -> N
             future.result()
         send(shop, [b"no event either"])
         assert process.process.wait(60) == 5
-        said = process.log_file.read_text()
-    assert f"topic {shop.group}-dead: the topic or the partition does not exist" in said
-    assert "Traceback" not in said
+        output = process.log_file.read_text()
+    assert f"topic {shop.group}-dead: the topic or the partition does not exist" in output
+    assert "Traceback" not in output
 
 
 def test_a_record_that_the_topic_refuses_is_named(broker: str, tmp_path: Path) -> None:
@@ -163,11 +163,11 @@ def test_a_record_that_the_topic_refuses_is_named(broker: str, tmp_path: Path) -
     send(shop, [Random(7).randbytes(300_000)])  # which no compression makes any smaller
     with worker(shop) as process:
         assert process.process.wait(60) == 5
-        said = process.log_file.read_text()
-    assert "MSG_SIZE_TOO_LARGE" in said
-    assert "the transaction's largest record has 300" in said
-    assert f"for topic {shop.group}-dead" in said
-    assert "Traceback" not in said
+        output = process.log_file.read_text()
+    assert "MSG_SIZE_TOO_LARGE" in output
+    assert "the transaction's largest record has 300" in output
+    assert f"for topic {shop.group}-dead" in output
+    assert "Traceback" not in output
 
 
 class BlockedSink(KafkaSink):

@@ -249,8 +249,8 @@ def test_offset_that_is_not_eddys_is_refused(broker: str, tmp_path: Path) -> Non
     send(shop, [b"one", b"two"])
     with consumer(broker, shop.group) as client:
         client.commit(offsets=[TopicPartition(shop.topic, 0, 1)], asynchronous=False)
-    said = eddy("run", str(shop.config), code=4)
-    assert 'committed offset 1 with metadata ""; expected "eddy2 from=' in said
+    output = eddy("run", str(shop.config), code=4)
+    assert 'committed offset 1 with metadata ""; expected "eddy2 from=' in output
 
 
 def test_topics_are_checked_at_start(broker: str, tmp_path: Path) -> None:
@@ -258,9 +258,9 @@ def test_topics_are_checked_at_start(broker: str, tmp_path: Path) -> None:
     shop = make_shop(broker, tmp_path, "topics", 4)
     text = shop.config.read_text().replace("partitions = 4", "partitions = 3")
     shop.config.write_text(text.replace(f"{shop.group}-dead", "nowhere"))
-    said = eddy("run", str(shop.config), code=2)
-    assert "inputs.shop.partitions: got 3; expected 4" in said
-    assert 'outputs.dead_letters: got "nowhere"; expected a topic that exists' in said
+    output = eddy("run", str(shop.config), code=2)
+    assert "inputs.shop.partitions: got 3; expected 4" in output
+    assert 'outputs.dead_letters: got "nowhere"; expected a topic that exists' in output
 
 
 def test_login_that_the_broker_refuses_is_fatal(broker: str, tmp_path: Path) -> None:
@@ -273,10 +273,10 @@ def test_login_that_the_broker_refuses_is_fatal(broker: str, tmp_path: Path) -> 
 "sasl.password" = "swordfish"
 """
     shop.config.write_text(shop.config.read_text().replace("[kafka]\n", login))
-    said = eddy("run", str(shop.config), code=5)
-    assert "check the sasl.* and ssl.* properties" in said
-    assert "Traceback" not in said
-    assert "swordfish" not in said
+    output = eddy("run", str(shop.config), code=5)
+    assert "check the sasl.* and ssl.* properties" in output
+    assert "Traceback" not in output
+    assert "swordfish" not in output
 
 
 def test_dead_letter_of_the_largest_record_is_accepted(broker: str, tmp_path: Path) -> None:

@@ -301,7 +301,7 @@ def retention_gap(environment: Environment) -> None:
     with running_worker(shop) as worker:
         assert worker.wait_for_exit() == 4, worker.log_file
     said = worker.log_file.read_text()
-    assert f"stands at offset {stands}" in said, said
+    assert f"is at offset {stands}" in said, said
     assert f"the log now begins at {stands + 10}" in said, said
     found = list(outputs_differ(shop, expected))
     assert not found, "\n".join(found)

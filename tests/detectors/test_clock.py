@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detectors.clock import AHEAD_MAX_MS, WINDOW, BoundedTimes, Clock, LogClock
+from detectors.clock import AHEAD_MAX_MS, WINDOW, BoundedTimes, LogClock, StreamClock
 from schemas.columns import F64, I64, Bools
 from stream.simulator import START_MS as SHOP_START_MS
 from stream.simulator import Shop, lines
@@ -20,7 +20,7 @@ HOUR_MS = 3_600_000
 
 
 def take(
-    clock: Clock, time_ms: I64, entity: I64, append_ms: I64 | None = None, source: int = 0
+    clock: StreamClock, time_ms: I64, entity: I64, append_ms: I64 | None = None, source: int = 0
 ) -> BoundedTimes:
     """Bound the times of events of one source."""
     where = np.full(len(time_ms), source, np.int32)
@@ -39,7 +39,7 @@ def test_steady_traffic_moves_time_exactly(every_ms: float, entities: int) -> No
     """At any rate and with any number of entities no event is ahead, and stream time is the latest
     event's."""
     time_ms = steady(3_000, every_ms)
-    found = take(Clock(), time_ms, np.arange(3_000) % entities)
+    found = take(StreamClock(), time_ms, np.arange(3_000) % entities)
     assert not found.ahead.any()
     assert same(found.time_ms, time_ms)
     assert same(found.stream_ms, np.maximum.accumulate(time_ms).astype(np.float64))
@@ -72,7 +72,7 @@ def test_a_minority_from_the_future_moves_no_time(places: list[int], entities: i
     attack = np.zeros(2_000, np.bool_)
     attack[list(places)] = True
     time_ms, entity = mixed(steady(2_000, 1_000.0), attack, np.arange(attack.sum()) % entities)
-    found = take(Clock(), time_ms, entity)
+    found = take(StreamClock(), time_ms, entity)
     assert same(found.ahead, attack)
     assert same(found.time_ms[~attack], time_ms[~attack])
     latest_ms = np.maximum.accumulate(np.where(attack, 0, time_ms))
@@ -87,7 +87,7 @@ def test_old_events_do_not_let_one_of_the_future_move_time(
     entities: int, old_ms: int, count: int
 ) -> None:
     """After events of the past, each of another entity, an event of 2099 is still ahead."""
-    clock, before = Clock(), steady(2_000, 1_000.0)
+    clock, before = StreamClock(), steady(2_000, 1_000.0)
     take(clock, before, np.arange(2_000) % entities)
     take(clock, np.full(count, old_ms), 10_000 + np.arange(count))
     honest = steady(64, 1_000.0, int(before[-1]))
@@ -99,7 +99,7 @@ def test_old_events_do_not_let_one_of_the_future_move_time(
 @pytest.mark.parametrize("count", [1, 8, 20, 31])
 def test_old_events_in_the_first_window_do_not_widen_the_bound(count: int) -> None:
     """Fewer than half of the first 64 events are of 1970: an event of 2099 is ahead afterwards."""
-    clock, time_ms = Clock(), steady(3_000, 1_000.0)
+    clock, time_ms = StreamClock(), steady(3_000, 1_000.0)
     time_ms[5 : 5 + count] = 0
     take(clock, time_ms, np.arange(3_000) % 500)
     assert take(clock, np.array([FUTURE_MS]), np.array([99_999])).ahead.all()
@@ -112,7 +112,7 @@ def test_after_a_gap_time_moves_on_within_a_window(entities: int, gap_ms: int) -
     time_ms = np.concatenate(
         [before := steady(1_000, 1_000.0), steady(400, 1_000.0, int(before[-1]) + gap_ms)]
     )
-    found = take(Clock(), time_ms, np.arange(1_400) % entities)
+    found = take(StreamClock(), time_ms, np.arange(1_400) % entities)
     ahead = np.flatnonzero(found.ahead)
     assert len(ahead) <= WINDOW
     assert ahead.max(initial=1_000) < 1_000 + WINDOW
@@ -124,7 +124,7 @@ def test_traffic_that_slows_down_moves_time_again() -> None:
     time_ms = np.concatenate(
         [before := steady(5_000, 1.0), steady(600, 24.0 * HOUR_MS, int(before[-1]))]
     )
-    found = take(Clock(), time_ms, np.arange(5_600) % 200)
+    found = take(StreamClock(), time_ms, np.arange(5_600) % 200)
     assert not found.ahead[5_200:].any()
 
 
@@ -157,10 +157,10 @@ def test_nights_and_one_entity_that_never_sleeps_are_not_ahead(entities: int) ->
     both = np.concatenate([time_ms, crawler_ms])
     who = np.concatenate([entity, np.full(len(crawler_ms), 99_999)])
     order = np.argsort(both, kind="stable")
-    found = take(Clock(), both[order], who[order])
+    found = take(StreamClock(), both[order], who[order])
     settled = both[order] > START_MS + 3 * 24 * HOUR_MS
     assert found.ahead[settled].sum() == 0
-    alone = take(Clock(), time_ms, entity)
+    alone = take(StreamClock(), time_ms, entity)
     assert alone.ahead[time_ms > START_MS + 3 * 24 * HOUR_MS].sum() == 0
 
 
@@ -169,7 +169,7 @@ def test_time_moves_on_though_most_entities_have_stopped() -> None:
     an event of late count no longer."""
     many = steady(5_000, 1_000.0)
     few = steady(20_000, 60_000.0, int(many[-1]))
-    clock = Clock()
+    clock = StreamClock()
     take(clock, many, np.arange(5_000) % 1_000)
     found = take(clock, few, np.arange(20_000) % 10)
     assert not found.ahead[-10_000:].any()
@@ -187,13 +187,13 @@ def test_no_event_of_an_honest_shop_is_ahead(field: str) -> None:
     time_ms = np.array([row["time"] for row in rows])
     _, entity = np.unique([str(row[field]) for row in rows], return_inverse=True)
     assert len(rows) > 1_000
-    assert take(Clock(), time_ms, entity).ahead.sum() <= 2
+    assert take(StreamClock(), time_ms, entity).ahead.sum() <= 2
 
 
 def test_a_log_that_starts_in_the_future_is_reset() -> None:
     """Where the first events are of 2099, clocks are set back once, as soon as a window is full."""
     time_ms = np.concatenate([FUTURE_MS + np.arange(20), steady(500, 1_000.0)])
-    found = take(Clock(), time_ms, np.arange(520) % 90)
+    found = take(StreamClock(), time_ms, np.arange(520) % 90)
     assert np.flatnonzero(found.set_back).tolist() == [WINDOW - 1]
     assert found.stream_ms[WINDOW - 1] < START_MS + HOUR_MS
     assert same(found.time_ms[WINDOW:], time_ms[WINDOW:])
@@ -207,13 +207,13 @@ def test_append_times_bound_stream_time() -> None:
     time_ms = append_ms - 500
     time_ms[100:200] = append_ms[100:200] + int(AHEAD_MAX_MS)
     time_ms[200:] = FUTURE_MS
-    found = take(Clock(), time_ms, np.arange(300), append_ms)
+    found = take(StreamClock(), time_ms, np.arange(300), append_ms)
     assert same(found.ahead, np.arange(300) >= 200)
     assert (found.stream_ms <= append_ms).all()
     assert same(found.time_ms[:100], time_ms[:100])
     assert same(found.time_ms[100:200], append_ms[100:200])
     assert same(np.unique(found.stream_ms[199:]), append_ms[199:200].astype(np.float64))
-    first = take(Clock(), np.array([FUTURE_MS, FUTURE_MS]), np.arange(2), append_ms[:2])
+    first = take(StreamClock(), np.array([FUTURE_MS, FUTURE_MS]), np.arange(2), append_ms[:2])
     assert first.ahead.all()
     assert (first.stream_ms <= append_ms[:2]).all()
 
@@ -221,7 +221,7 @@ def test_append_times_bound_stream_time() -> None:
 def test_a_lagging_source_does_not_delay_another() -> None:
     """Each source has its own bound: where one lags by a day, no event of the other is ahead."""
     ahead, lagging = steady(1_000, 1_000.0), steady(1_000, 1_000.0, START_MS - 24 * HOUR_MS)
-    clock = Clock(2)
+    clock = StreamClock(2)
     time_ms = np.stack([ahead, lagging]).T.ravel()
     source = np.tile(np.arange(2, dtype=np.int32), 1_000)
     found = clock.take(time_ms, None, source, np.arange(2_000).astype(np.uint64) % 300)
@@ -255,9 +255,9 @@ def test_cuts_and_saved_states_do_not_matter(
     arrival_ms = START_MS + 1_000 * np.arange(n, dtype=np.int64)
     time_ms = arrival_ms + 1_000 * (late + far)
     append_ms = np.where(appended > 0, arrival_ms, -1)
-    whole, cut = Clock(2), Clock(2)
+    whole, cut = StreamClock(2), StreamClock(2)
 
-    def run(clock: Clock, a: int, b: int) -> BoundedTimes:
+    def run(clock: StreamClock, a: int, b: int) -> BoundedTimes:
         return clock.take(
             time_ms[a:b],
             append_ms[a:b],
@@ -270,7 +270,7 @@ def test_cuts_and_saved_states_do_not_matter(
     parts = []
     for a, b in pairwise([0, *sorted(min(c, n) for c in [*cuts, stop]), n]):
         if a == min(stop, n):
-            saved, cut = cut.save(), Clock(2)
+            saved, cut = cut.save(), StreamClock(2)
             cut.load(saved)
         parts.append(run(cut, a, b))
     for one, other in zip(expected, zip(*parts, strict=True), strict=True):

@@ -76,9 +76,9 @@ def next_line(process: subprocess.Popen[str], event: str) -> dict[str, object]:
     """The next log line of that event."""
     assert process.stderr is not None
     for line in process.stderr:
-        said: dict[str, object] = orjson.loads(line)
-        if said["event"] == event:
-            return said
+        fields: dict[str, object] = orjson.loads(line)
+        if fields["event"] == event:
+            return fields
     raise AssertionError(event)
 
 

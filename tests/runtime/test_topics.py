@@ -122,11 +122,11 @@ def test_each_wrong_setting_of_an_internal_topic_is_named(
 def test_partitions_must_be_those_of_the_configuration() -> None:
     """Of an input and of an internal topic: entities would be in other partitions."""
     one, other = {"shop": ExistingTopic(3, {})}, {"risk-account-events": ExistingTopic(5, SETTINGS)}
-    said = f'inputs.shop.partitions: got 4; expected 3, which topic "shop" has{GROWN_HINT}'
-    assert problems(everything() | one) == [said]
+    output = f'inputs.shop.partitions: got 4; expected 3, which topic "shop" has{GROWN_HINT}'
+    assert problems(everything() | one) == [output]
     [line] = problems(everything() | other)
     assert "has 5 partitions; expected 2; set monitors[0].partitions" in line
-    assert problems(everything() | one | other) == [said], "the other may follow from it"
+    assert problems(everything() | one | other) == [output], "the other may follow from it"
 
 
 def test_only_missing_topics_are_created() -> None:
@@ -178,13 +178,13 @@ def test_topics_are_created_once_with_the_required_settings(broker: str, tmp_pat
     wanted = shop.config.read_text().replace(shop.group, f"{shop.group}-new")
     shop.config.write_text(wanted)
     group = f"{shop.group}-new"
-    said = eddy("topics", "create", str(shop.config), code=2)
-    assert f"{group}-card-events: created, 3 partitions" in said
-    assert f'inputs.shop.topic: got "{group}-events"; expected a topic that exists' in said
-    said = eddy("topics", "create", str(shop.config), "--inputs", "--replication", "1")
-    assert f"{group}-events: created, 2 partitions" in said
-    assert f"{group}-card-events: exists, 3 partitions" in said
-    assert f"{group}-alerts: exists, 1 partition\n" in said
+    output = eddy("topics", "create", str(shop.config), code=2)
+    assert f"{group}-card-events: created, 3 partitions" in output
+    assert f'inputs.shop.topic: got "{group}-events"; expected a topic that exists' in output
+    output = eddy("topics", "create", str(shop.config), "--inputs", "--replication", "1")
+    assert f"{group}-events: created, 2 partitions" in output
+    assert f"{group}-card-events: exists, 3 partitions" in output
+    assert f"{group}-alerts: exists, 1 partition\n" in output
     using = parse(tomllib.loads(wanted), {})
     known = existing_topics(using, admin)
     check_topics(using, known)
@@ -192,8 +192,8 @@ def test_topics_are_created_once_with_the_required_settings(broker: str, tmp_pat
     narrow = wanted.replace("partitions = 3", "partitions = 4")
     shop.config.write_text(narrow)
     for command in (("topics", "create"), ("run",)):
-        said = eddy(*command, str(shop.config), code=2)
-        assert said.count("has 3 partitions; expected 4") == 3
+        output = eddy(*command, str(shop.config), code=2)
+        assert output.count("has 3 partitions; expected 4") == 3
 
 
 def test_a_topic_that_cannot_be_made_says_why(broker: str, tmp_path: Path) -> None:
@@ -201,9 +201,9 @@ def test_a_topic_that_cannot_be_made_says_why(broker: str, tmp_path: Path) -> No
     traceback."""
     shop = make_shop(broker, tmp_path, "copies", 1)
     shop.config.write_text(shop.config.read_text().replace("-alerts", "-elsewhere"))
-    said = eddy("topics", "create", str(shop.config), "--replication", "9", code=5)
-    assert f"creating topic {shop.group}-elsewhere: INVALID_REPLICATION_FACTOR" in said
-    assert "Traceback" not in said
+    output = eddy("topics", "create", str(shop.config), "--replication", "9", code=5)
+    assert f"creating topic {shop.group}-elsewhere: INVALID_REPLICATION_FACTOR" in output
+    assert "Traceback" not in output
     assert (
         f"{shop.group}-elsewhere"
         not in AdminClient({"bootstrap.servers": broker}).list_topics().topics

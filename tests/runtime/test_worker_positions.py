@@ -24,7 +24,8 @@ from stream.kafka.messages import OutRecord, PartitionBatch
 from stream.kafka.positions import CommittedOffset, Membership, Partition
 from stream.kafka.sink import KafkaSink
 from stream.kafka.source import KafkaSource
-from stream.runtime.worker import Worker
+from stream.runtime.system import System
+from stream.runtime.worker import COMMIT_RETRY_S, RETRY_PAUSE_MAX_S, Worker
 from stream.simulator import Shop, lines
 from stream.telemetry.collector import MetricsCollector
 from stream.telemetry.health import WorkerHealth
@@ -91,6 +92,21 @@ class ScriptedSink(KafkaSink):
         self.source.group.update(positions)
 
 
+class SteppedClock:
+    """A clock that the test sets."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def monotonic(self) -> float:
+        """As set."""
+        return self.now_s
+
+    def now_text(self) -> str:
+        """Always the same."""
+        return "2026-01-01T00:00:00.000Z"
+
+
 class Driven:
     """A worker whose steps the test calls."""
 
@@ -105,7 +121,10 @@ class Driven:
         """Another worker of the same group, with the same store."""
         self.sink.committed.clear()
         self.metrics = MetricsCollector()
-        made = Worker(self.config, self.source, self.sink, RUN, self.metrics, WorkerHealth())
+        self.clock = SteppedClock()
+        system = System(clock=self.clock)
+        health = WorkerHealth()
+        made = Worker(self.config, self.source, self.sink, RUN, self.metrics, health, (), system)
         self.worker = made
         return made
 
@@ -210,6 +229,7 @@ def test_a_due_checkpoint_includes_an_advance_over_markers(tmp_path: Path) -> No
     driven.reads(bad(ONE, 0, 1))
     driven.commits()
     driven.reads(over(ONE, 40))
+    driven.clock.now_s += 0.001
     driven.worker._start_checkpoint()
     while not driven.worker._assignment.manager.is_idle():
         pass
@@ -256,6 +276,26 @@ def test_a_position_is_not_committed_before_its_records_are_processed(
         (2, {ONE: 4}),
         (2, {TWO: 9}),
     ]
+
+
+def test_an_aborted_commit_is_retried_for_a_bounded_time(
+    driven: Driven, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With growing pauses, in which rebalances are handled; then the last error ends the worker."""
+    driven.reads(bad(ONE, 0))
+    driven.sink.aborts_left = 1_000
+    pauses_s: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses_s.append(seconds)
+        driven.clock.now_s += seconds
+
+    monkeypatch.setattr(driven.source, "serve_rebalances", pause)
+    with pytest.raises(Abortable, match="set to fail"):
+        driven.commits()
+    assert pauses_s[:8] == [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, RETRY_PAUSE_MAX_S]
+    assert set(pauses_s[8:]) == {RETRY_PAUSE_MAX_S}
+    assert COMMIT_RETRY_S <= sum(pauses_s) < COMMIT_RETRY_S + RETRY_PAUSE_MAX_S
 
 
 def test_a_lost_partition_commits_nothing(driven: Driven) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from detectors.clock import Clock
+from detectors.clock import StreamClock
 from detectors.state import Arrays, add_prefix, select_prefix
 from schemas.columns import F64, I64, EventBatch
 from schemas.dead_letters import RepairExample
@@ -27,7 +27,7 @@ class FieldRepairs:
     code, and the clock."""
 
     def __init__(self) -> None:
-        self._clock = Clock()
+        self._clock = StreamClock()
         shape = len(REPAIRABLE), len(CODES)
         self._tally: I64 = np.zeros(shape, np.int64)
         self._minute: I64 = np.full(shape, NO_MINUTE, np.int64)
