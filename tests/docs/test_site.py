@@ -102,13 +102,15 @@ def test_each_metric_stands_in_the_reference(site: Path) -> None:
 
 
 def test_each_error_stands_in_the_reference(site: Path) -> None:
-    """Each error by name, and each exit code in the table."""
+    """Each error by name with its remedy, and each exit code with its meaning."""
     names = names_in(site, "errors", HEADING)
     text = " ".join(text_of(site, "errors").split())
     known = [stream.errors.EddyError]
     for one in known:
         known += one.__subclasses__()
     assert {one.__name__ for one in known} <= names
+    for exit_code, meaning in stream.errors.EXIT_CODES.items():
+        assert f"{exit_code} {meaning}" in text
     for one in known:
         assert " ".join(one.remedy.replace("`", "").split())[1:] in text, one.__name__
 
