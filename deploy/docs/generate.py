@@ -26,6 +26,7 @@ from schemas import dead_letters, events, repairs
 from stream.cli import app
 from stream.config import AssessSpec, Config, InputSpec
 from stream.config.stages import declared_stages
+from stream.errors import EXIT_CODES, NON_RESTARTABLE
 from stream.replay.final_labels import SCHEMA as LABEL_COLUMNS
 from stream.replay.table_columns import (
     ALERT_COLUMNS,
@@ -146,6 +147,19 @@ def metrics() -> str:
     return "\n".join(parts)
 
 
+def exit_codes() -> str:
+    """Every exit code, and whether a restart may help."""
+    rows = (
+        (
+            str(exit_code),
+            meaning,
+            "no" if exit_code in NON_RESTARTABLE else "perhaps" if exit_code else "",
+        )
+        for exit_code, meaning in EXIT_CODES.items()
+    )
+    return table(("code", "meaning", "does a restart help?"), rows)
+
+
 def errors() -> str:
     """Every error that ends a command: its exit code, its meaning, its remedy."""
     parts: list[str] = []
@@ -244,7 +258,7 @@ GENERATED: Final[dict[str, Callable[[], str]]] = {
     one.__name__: one
     for one in (
         *(configuration, features, detectors, stages, event_fields, entity_fields),
-        *(dead_letter_codes, repair_codes, metrics, errors, commands, tables),
+        *(dead_letter_codes, repair_codes, exit_codes, metrics, errors, commands, tables),
     )
 }
 """Every part by the name under which a page asks for it."""

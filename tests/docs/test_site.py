@@ -46,9 +46,18 @@ def text_of(site: Path, page: str) -> str:
     return html.unescape(re.sub(r"<[^>]+>", "", article))
 
 
-def words_of(site: Path, page: str) -> set[str]:
-    """Every name on a page of the reference."""
-    return set(re.findall(r"[\w./\[\]()-]+", text_of(site, page)))
+FIRST_CELL = re.compile(r"<tr[^>]*>\s*<td>(.*?)</td>", re.DOTALL)
+HEADING = re.compile(r"<h2>(.*?)<a ", re.DOTALL)
+
+
+def names_in(site: Path, page: str, pattern: re.Pattern[str]) -> set[str]:
+    """The names set as code in the first cells of a page's tables, or in its headings."""
+    markup = (site / "reference" / f"{page}.html").read_text()
+    return {
+        html.unescape(re.sub(r"<[^>]+>", "", name))
+        for piece in pattern.findall(markup)
+        for name in re.findall(r"<code[^>]*>(.*?)</code>", piece)
+    }
 
 
 ENTRY = re.compile(
@@ -80,8 +89,8 @@ def test_each_configuration_key_stands_in_the_reference(site: Path) -> None:
 
 def test_each_feature_and_detector_stands_in_the_reference(site: Path) -> None:
     """Each kind that a configuration may name."""
-    assert KINDS.keys() <= words_of(site, "features")
-    assert DETECTORS.keys() <= words_of(site, "detectors")
+    assert KINDS.keys() <= names_in(site, "features", FIRST_CELL)
+    assert DETECTORS.keys() <= names_in(site, "detectors", HEADING)
 
 
 def test_each_metric_stands_in_the_reference(site: Path) -> None:
@@ -93,13 +102,17 @@ def test_each_metric_stands_in_the_reference(site: Path) -> None:
 
 
 def test_each_error_stands_in_the_reference(site: Path) -> None:
-    """Each error by name, and each exit code in the table."""
-    words = words_of(site, "errors")
+    """Each error by name with its remedy, and each exit code with its meaning."""
+    names = names_in(site, "errors", HEADING)
+    text = " ".join(text_of(site, "errors").split())
     known = [stream.errors.EddyError]
     for one in known:
         known += one.__subclasses__()
-    assert {one.__name__ for one in known} <= words
-    assert {str(one.exit_code) for one in known} <= words
+    assert {one.__name__ for one in known} <= names
+    for exit_code, meaning in stream.errors.EXIT_CODES.items():
+        assert f"{exit_code} {meaning}" in text
+    for one in known:
+        assert " ".join(one.remedy.replace("`", "").split())[1:] in text, one.__name__
 
 
 def commands_of(command: Any, name: str) -> Iterator[tuple[str, Any]]:
@@ -125,8 +138,17 @@ def test_each_command_stands_in_the_reference(site: Path) -> None:
 
 def test_each_field_and_code_stands_in_the_reference(site: Path) -> None:
     """Each field of an event and of an alert, each code of a dead letter and of a repair."""
-    assert events.FIELDS.keys() <= words_of(site, "event")
-    assert {*dead_letters.CODES, *repairs.CODES} <= words_of(site, "dead-letter")
-    words = words_of(site, "alert")
-    for definition in alerts.json_schema()["$defs"].values():
-        assert definition["properties"].keys() <= {one.rsplit(".", 1)[-1] for one in words}
+    assert events.FIELDS.keys() <= names_in(site, "event", FIRST_CELL)
+    assert {*dead_letters.CODES, *repairs.CODES} <= names_in(site, "dead-letter", FIRST_CELL)
+    fields = {name.rsplit(".", 1)[-1] for name in names_in(site, "alert", FIRST_CELL)}
+    for name, definition in alerts.json_schema()["$defs"].items():
+        own = definition["properties"].keys()
+        assert own <= fields | {
+            "type",
+            "id",
+            "pseudonym",
+            "event_id",
+            "topic",
+            "partition",
+            "offset",
+        }, name

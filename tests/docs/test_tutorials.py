@@ -50,7 +50,7 @@ def run(page: Path, folder: Path, changed: dict[str, str]) -> list[tuple[Block, 
         capture_output=True,
         text=True,
         check=False,
-        timeout=240,
+        timeout=500,
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     printed = done.stdout.split(f"{END}\n")
