@@ -124,10 +124,9 @@ def test_it_continues_as_if_it_had_read_the_history(tmp_path: Path) -> None:
     assert [without_run(alert_record(one).value) for one in alerts] == [
         without_run(alert_record(one).value) for one in expected
     ]
-    assert alerts
+    assert [(one.monitor, one.revision) for one in alerts] == [("account", 1), ("ip", 1)]
     assert_same(found.save(), whole.save())
-    fresh = ShardFactory(made, RUN).source("shop").process(later()).alerts
-    assert len(fresh) < len(alerts)
+    assert ShardFactory(made, RUN).source("shop").process(later()).alerts == []
 
 
 def test_it_starts_after_the_records_the_replay_has_read(tmp_path: Path) -> None:
