@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.addresses import address
+from schemas.addresses import parse_address
 from schemas.codecs.access_log import ACCESS_LOG_FIELDS, AccessLogCodec, AccessLogSpec
 from schemas.codecs.checks import CheckedBatch, check
 from schemas.columns import EventBatch
@@ -171,7 +171,7 @@ PREFIXES: Final = (
     "\0" * 300,
     "\ufeff\0www.shop.example:443 ",
 )
-NO_ADDRESS_FIRST: Final = [one for one in PREFIXES if address(one.strip()) is None]
+NO_ADDRESS_FIRST: Final = [one for one in PREFIXES if parse_address(one.strip()) is None]
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
@@ -232,7 +232,7 @@ def test_no_prefix_makes_a_non_address_an_ip(prefix: str) -> None:
         assert "ADDRESS IDENT USER [TIME]" in faults[0].message
     else:
         token = f"{prefix}10.0.0.7".rpartition(" ")[2].lstrip('\ufeff\0\r\n"')
-        assert events.text["ip"][0].as_py() == address(token) is not None
+        assert events.text["ip"][0].as_py() == parse_address(token) is not None
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.addresses import address, normalise_addresses
+from schemas.addresses import normalise_addresses, parse_address
 from schemas.codecs.checks import check
 from schemas.codecs.json_records import JsonCodec
 from schemas.codecs.table import TableCodec
@@ -63,7 +63,7 @@ def test_every_form_is_one_address_in_every_codec(one: str, others: list[str]) -
 @pytest.mark.parametrize("text", NO_ADDRESSES)
 def test_a_non_address_stays_unchanged(text: str) -> None:
     """A text that writes no address has no other form."""
-    assert address(text) is None
+    assert parse_address(text) is None
     assert normalise_addresses(pa.array([text, "::1"])).to_pylist() == [text, "::1"]
 
 
@@ -72,8 +72,8 @@ def test_a_non_address_stays_unchanged(text: str) -> None:
 def test_an_address_is_its_own_form(ip: object) -> None:
     """The form of Python's `ipaddress` is the one form, of every address but a mapped one."""
     mapped = getattr(ip_address(str(ip)), "ipv4_mapped", None)
-    assert address(str(ip)) == str(mapped or ip)
-    assert address(str(ip).upper()) == str(mapped or ip)
+    assert parse_address(str(ip)) == str(mapped or ip)
+    assert parse_address(str(ip).upper()) == str(mapped or ip)
 
 
 @settings(deadline=None)
