@@ -46,6 +46,13 @@ def _insert_generated(app: Sphinx, page: str, source: list[str]) -> None:
     source[0] = _MARKER.sub(lambda marker: GENERATED[marker["name"]](), source[0])
 
 
+def _generated_pages(app: Sphinx, *_: object) -> list[str]:
+    """The pages with generated parts: read again in every build, since the code may have changed."""
+    paths = ((page, Path(app.env.doc2path(page))) for page in app.env.found_docs)
+    return [page for page, path in paths if _MARKER.search(path.read_text())]
+
+
 def setup(app: Sphinx) -> None:
     """Register the generator with Sphinx."""
     app.connect("source-read", _insert_generated)
+    app.connect("env-get-outdated", _generated_pages)

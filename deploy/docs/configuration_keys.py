@@ -118,7 +118,7 @@ def _tag(definition: Schema) -> tuple[str, str]:
 
 
 def _tables_in(of: Schema, path: str) -> Iterator[tuple[str, str]]:
-    """Every table that a value may hold: its name, and the path at which it stands."""
+    """Every table that a value may hold: its name, and its path."""
     if "$ref" in of:
         yield of["$ref"].rsplit("/", 1)[1], path
     for member in of.get("anyOf", ()):

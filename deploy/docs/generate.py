@@ -1,8 +1,8 @@
 """The generated parts of the reference: Markdown made from the declarations in the code.
 
 Each function returns the Markdown of one part. Nothing is written to disk: `conf.py` inserts the
-text into the page that asks for it. What is said here about a key, a metric, an error or a command
-stands in the code beside its declaration; a mistake in the text is corrected there.
+text into the page that asks for it. The text about a key, a metric, an error or a command is
+part of its declaration in the code: correct a mistake there.
 """
 
 import inspect
@@ -27,7 +27,7 @@ from stream.cli import app
 from stream.config import AssessSpec, Config, InputSpec
 from stream.config.stages import declared_stages
 from stream.replay.final_labels import SCHEMA as LABEL_COLUMNS
-from stream.replay.tables import (
+from stream.replay.table_columns import (
     ALERT_COLUMNS,
     INCIDENT_COLUMNS,
     feature_columns,
@@ -155,10 +155,10 @@ def errors() -> str:
         if issubclass(one, stream.errors.EddyError) and one.__module__ == stream.errors.__name__
     ]
     for one in sorted(known, key=lambda each: (each.exit_code, each.__name__)):
-        meaning = " ".join((inspect.getdoc(one) or "").split())
+        meaning = (inspect.getdoc(one) or "").split("\n\n")[0]
         parts += [
             f"## `{one.__name__}`\n",
-            f"{sentence(re.sub(r' [a-z_]+: .*', '', meaning))}\n",
+            f"{sentence(meaning)}\n",
             f":Exit code: {one.exit_code}",
             f":What to do: {sentence(one.remedy)}",
             "",

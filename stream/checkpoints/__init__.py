@@ -1,7 +1,7 @@
-"""Checkpoints: a shard's state with its position in the log, kept in a folder or an object store.
+"""Checkpoints: snapshots of a shard's state with its position, in a folder or an object store.
 
-`manifest` says what a checkpoint is and how a committed offset points at it, `store` where its
-files lie, `snapshot` how a state is held still while its shard goes on, `writing` and `loading`
-move it, `conversion` says what of it survives another configuration, `recovery` where a partition
-starts, `saving` is how a replay leaves one for a live group to begin with. Nothing here knows Kafka's client; what is committed, and when, is the worker's business.
+`manifest` defines the format, `store` the files, `snapshot` a consistent copy of a running shard's
+state; `writing` and `loading` transfer it; `manager` decides when; `recovery` decides where a
+partition starts, with `migration` to another configuration and `saved_states` of a replay. Nothing
+here uses Kafka's client.
 """

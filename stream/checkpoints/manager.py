@@ -15,7 +15,7 @@ import structlog
 
 from detectors.spec import seconds
 from stream.checkpoints.manifest import Pointer, commit_metadata, offset_of
-from stream.checkpoints.recovery import RecoveredState
+from stream.checkpoints.recovered import RecoveredState
 from stream.checkpoints.snapshot import Snapshot
 from stream.checkpoints.store import CHECKPOINTS_KEPT, Folder
 from stream.checkpoints.writing import WrittenCheckpoint, write

@@ -1,7 +1,7 @@
-"""What a checkpoint is: its manifest, its name, and the note by which an offset points at it.
+"""The format of checkpoints: the manifest, its name, and the pointer in a committed offset.
 
-A manifest names everything needed to go on from a state: the position, the configuration that the
-state was made under, and each array's blocks by their hashes. It does no input or output.
+A manifest holds everything needed to continue from a state: the position, the configuration under
+which the state was learned, and each array's blocks by their hashes.
 """
 
 import math
@@ -18,15 +18,15 @@ from stream.config.topology import Log
 from stream.errors import CheckpointCorrupt, CheckpointIncompatible
 
 FORMAT: Final = 2
-"""Raised by one when the meaning of a manifest or of a block's bytes changes."""
+"""Incremented when the meaning of a manifest or of a block's bytes changes."""
 
 SUPERSEDED_MAX: Final = 64
-"""Fingerprints remembered of the configurations that a group was changed from."""
+"""How many fingerprints of a group's earlier configurations are kept."""
 
 
 NAME: Final = re.compile(r"\d{19}-[0-9a-f]{16}")
 BLOCK_BYTES_MAX: Final = 64 * 1024 * 1024
-"""A block is no larger, unless it is a single row."""
+"""The largest block of more than one row."""
 
 Offset = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Fingerprint = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
@@ -35,8 +35,8 @@ CheckpointName = Annotated[str, Meta(pattern=f"^{NAME.pattern}$")]
 
 
 class StoredArray(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An array: dtype as numpy writes it, whole rows cut into blocks of `block_rows`, the blocks by
-    their hashes, in order."""
+    """An array: its rows in blocks of `block_rows`, the blocks by their hashes, in order. dtype: as
+    numpy writes it."""
 
     name: Annotated[str, Meta(min_length=1)]
     dtype: Annotated[str, Meta(pattern="^[<|][biuf][1248]$")]
@@ -45,7 +45,7 @@ class StoredArray(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     blocks: list[Digest]
 
     def problem(self) -> str:
-        """A contradiction in its fields; "" where there is none. In integers that do not overflow."""
+        """A contradiction in its fields, "" where there is none. Python's integers do not overflow."""
         try:
             row_bytes = np.dtype(self.dtype).itemsize * math.prod(self.shape[1:])
         except TypeError:
@@ -60,14 +60,13 @@ class StoredArray(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A checkpoint of one partition's state.
 
-    steering: the configuration that the state was made under, the secret only as a keyed hash.
-    superseded: fingerprints of those that the group had before, oldest first. log: as it was then.
-    first_offset: of the first record that the state has seen, None where it was converted
-    from another configuration's, or begun from a saved one, so that the log alone cannot make it
-    again. offset: of the first record that it has not seen. created_at: ISO 8601. resumed_from: the
-    offset from which a saved state was gone on with. until_ms: of a saved state whose offset is 0,
-    the latest event time that its input has come to; None where it has none. dropped: names of
-    checkpoints that hold state that was dropped on purpose; they are never collected.
+    state_config: the settings under which the state was learned; the secret only as a keyed hash.
+    superseded: fingerprints of the group's earlier configurations, oldest first. log: as configured
+    then. first_offset: the first record that the state includes, None for a migrated or saved
+    state, which the log alone cannot rebuild. offset: the next record to process. created_at: ISO
+    8601. resumed_from: the offset at which a saved state was continued. until_ms: for a state saved
+    from files, whose offset is 0, the time of the last event; None where there was none. dropped:
+    checkpoints whose state was dropped on purpose; they are never removed.
     """
 
     format: int = FORMAT
@@ -86,11 +85,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     arrays: list[StoredArray] = []
 
     def blocks(self) -> set[str]:
-        """The hashes of all blocks that it refers to."""
+        """The hashes of all its blocks."""
         return {one for array in self.arrays for one in array.blocks}
 
     def has_state(self) -> bool:
-        """Whether its state has seen a record, and so was taken behind a committed offset."""
+        """Whether its state includes a record, so that an offset was committed for it."""
         first = self.first_offset if self.resumed_from is None else self.resumed_from
         return first is None or self.offset > first
 
@@ -100,7 +99,7 @@ class _Format(msgspec.Struct):
 
 
 def encode(manifest: Manifest) -> tuple[str, bytes]:
-    """Name and bytes. Names sort by offset; their second half is the hash of the bytes."""
+    """Name and bytes. Names sort by offset; their second half is a hash of the bytes."""
     body = msgspec.json.encode(manifest)
     return f"{manifest.offset:019d}-{xxhash.xxh3_64_hexdigest(body)}", body
 
@@ -108,7 +107,7 @@ def encode(manifest: Manifest) -> tuple[str, bytes]:
 def decode(name: str, body: bytes) -> Manifest:
     """The manifest of that name. Raises CheckpointCorrupt and CheckpointIncompatible."""
     if name.partition("-")[2] != xxhash.xxh3_64_hexdigest(body):
-        raise CheckpointCorrupt(f"checkpoint {name}: the manifest's bytes are not what was written")
+        raise CheckpointCorrupt(f"checkpoint {name}: the manifest has changed since it was written")
     try:
         written = msgspec.json.decode(body, type=_Format).format
         if written != FORMAT:
@@ -118,20 +117,22 @@ def decode(name: str, body: bytes) -> Manifest:
         manifest = msgspec.json.decode(body, type=Manifest)
     except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
         raise CheckpointCorrupt(f"checkpoint {name}: {error}") from error
-    for problem in _problems(name, manifest):
+    for problem in _contradictions(name, manifest):
         raise CheckpointCorrupt(f"checkpoint {name}: {problem}")
     return manifest
 
 
-def _problems(name: str, manifest: Manifest) -> Iterator[str]:
-    """Contradictions in a manifest. Its hash shows that it is unchanged, not who wrote it, so its sizes
-    are checked before anything is allocated."""
+def _contradictions(name: str, manifest: Manifest) -> Iterator[str]:
+    """Contradictions in a manifest. A matching hash does not show who wrote it, so its sizes are checked
+    before memory is allocated."""
     if offset_of(name) != manifest.offset:
         yield f"its manifest is of offset {manifest.offset}"
     names = [array.name for array in manifest.arrays]
     if len(set(names)) != len(names):
         yield "two arrays have the same name"
-    yield from (f"array {one.name}: {why}" for one in manifest.arrays if (why := one.problem()))
+    yield from (
+        f"array {one.name}: {problem}" for one in manifest.arrays if (problem := one.problem())
+    )
 
 
 def offset_of(name: str) -> int:
@@ -145,9 +146,9 @@ _POINTER: Final = re.compile(
 
 
 class Pointer(NamedTuple):
-    """What stands beside a committed offset: what its state was made of, and its checkpoint.
+    """The metadata of a committed offset: the checkpoint from which its state can be rebuilt.
 
-    first_offset: as in the manifest. fingerprint: of the configuration.
+    first_offset: as in the manifest. fingerprint: the configuration's.
     """
 
     first_offset: int | None
@@ -156,13 +157,13 @@ class Pointer(NamedTuple):
 
 
 def commit_metadata(pointer: Pointer) -> str:
-    """The note to commit: about 115 bytes, brokers take 4,096."""
+    """The metadata to commit: about 115 bytes; brokers accept 4,096."""
     first = "-" if pointer.first_offset is None else pointer.first_offset
     return f"eddy2 from={first} config={pointer.fingerprint} checkpoint={pointer.checkpoint}"
 
 
 def parse_pointer(text: str) -> Pointer | None:
-    """The pointer in a note; None where it is not one of ours."""
+    """The pointer in an offset's metadata; None where Eddy did not write it."""
     match = _POINTER.fullmatch(text)
     if match is None:
         return None

@@ -1,4 +1,4 @@
-"""What of a state survives another configuration: which stages keep what they learned, and why not.
+"""Migrates a state to another configuration: decides which stages keep what they learned.
 
 Each stage declares what determines its learned state (`StageDeclaration.learns_from`). A stage keeps
 its state while that is the same; otherwise it starts with nothing learned, and the log says so.
@@ -15,14 +15,16 @@ from stream.pipeline.shard import Shard
 
 
 class MigrationResult(NamedTuple):
-    """Whether the state of a monitor, of assess or of route survives a change of configuration. why:
-    the reason where it does not. gone: the new configuration does not have the stage. new: the old
-    one did not."""
+    """Whether a stage keeps its state under a new configuration.
+
+    title: the stage's name for messages. reason: why it does not keep its state. is_removed: the new
+    configuration does not have the stage. is_new: the old one did not have it.
+    """
 
     stage: str
     title: str
     is_kept: bool
-    why: str
+    reason: str
     is_removed: bool = False
     is_new: bool = False
 
@@ -37,22 +39,22 @@ def migration_results(old: StateConfig, new: StateConfig) -> list[MigrationResul
     results: list[MigrationResult] = []
     for name, (declaration, basis) in after.items():
         was = before.pop(name, None)
-        why = "it is new" if was is None else ", ".join(_changes(was[1], basis))
+        reason = "it is new" if was is None else ", ".join(_changes(was[1], basis))
         title = declaration.title(name)
-        results.append(MigrationResult(name, title, not why, why, is_new=was is None))
-    gone = {name: declaration.title(name) for name, (declaration, _) in before.items()}
-    gone |= {name: name for name in old.stages.keys() - after.keys() - gone.keys()}
+        results.append(MigrationResult(name, title, not reason, reason, is_new=was is None))
+    removed = {name: declaration.title(name) for name, (declaration, _) in before.items()}
+    removed |= {name: name for name in old.stages.keys() - after.keys() - removed.keys()}
     return [
         *results,
         *(
-            MigrationResult(name, title, is_kept=False, why="it is gone", is_removed=True)
-            for name, title in gone.items()
+            MigrationResult(name, title, is_kept=False, reason="it was removed", is_removed=True)
+            for name, title in removed.items()
         ),
     ]
 
 
 def _bases(state: StateConfig) -> dict[str, tuple[StageDeclaration, Basis]]:
-    """By name of each stage, its declaration and what determines its learned state."""
+    """Stage name → its declaration, and what determines its learned state."""
     return {
         name: (declaration, basis)
         for declaration in declared_stages().values()
@@ -66,7 +68,7 @@ def _changes(was: Basis, now: Basis) -> Iterator[str]:
 
 
 def repartitioned_logs(old: Config, new: Config) -> list[str]:
-    """The logs whose entities lie in other partitions now, so that no state can go on."""
+    """The logs whose number of partitions has changed, so that no state can be kept."""
     before = {(log.name, log.internal): log.partitions for log in logs(old)}
     return [
         f"{_log_path(log)}: {log.partitions} partitions instead of {was}"
@@ -82,20 +84,22 @@ def _log_path(log: Log) -> str:
 def migrate(
     state: Arrays, old: StateConfig, new: StateConfig, shard: Shard
 ) -> list[MigrationResult]:
-    """Give a fresh shard what survives of a state; the results for its stages. Counters of records
-    are kept."""
+    """Load into a new shard what it keeps of a state; return the result for every stage.
+
+    Counts of records are kept.
+    """
     fresh = shard.save()
-    here = {name.partition("/")[0] for name in state | fresh}
-    results = [one for one in migration_results(old, new) if one.stage in here]
+    stages = {name.partition("/")[0] for name in state | fresh}
+    results = [one for one in migration_results(old, new) if one.stage in stages]
     kept = {one.stage for one in results if one.is_kept}
     learned = {name: declaration.learned_arrays for name, (declaration, _) in _bases(new).items()}
 
-    def survives(name: str) -> bool:
+    def is_kept(name: str) -> bool:
         stage, _, array = name.partition("/")
         if stage in kept or not array.startswith(learned[stage]):
             return name in state
         return False
 
-    shard.load({n: state[n] if survives(n) else a.copy() for n, a in fresh.items()})
+    shard.load({n: state[n] if is_kept(n) else a.copy() for n, a in fresh.items()})
     shard.backfill_not_applicable()
     return results

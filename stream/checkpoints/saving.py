@@ -1,9 +1,8 @@
-"""How a replay leaves what it has learned for a live group to begin with: a checkpoint for each
-partition of every log, in a place of its own.
+"""Saves what a replay has learned, for a live group to start from: one checkpoint a partition.
 
-Of a topic that was read from a broker it has the position; of files only a time up to which they
-went. `recovery` says where a group goes on. No live group writes there, and no replay where one
-does.
+A checkpoint of a topic holds the offset that the replay ended at; of files, the time of the last
+event. `saved_states` decides where a group continues. A saved state has a store of its own, to which
+no live group writes.
 """
 
 from collections.abc import Iterable
@@ -26,23 +25,23 @@ OPTION = "--save-state"
 
 
 def check_save_target(config: Config, url: str) -> None:
-    """Raise InputError where live writes its checkpoints, or something is saved already."""
+    """Raise InputError if the URL is the live group's store, or holds a saved state already."""
     if Location.of(url).is_same_as(Location.of(config.checkpoints.url)):
         raise InputError(
-            f"{OPTION} {url}: there the live group keeps its checkpoints (checkpoints.url); expected "
-            "a place of its own"
+            f"{OPTION} {url}: the live group's checkpoints are there (checkpoints.url); expected "
+            "another store"
         )
     objects = open_store(url, OPTION)
     for log in logs(config):
         folder = saved_folder(objects, log, 0)
         if folder.newest_of_topic() is not None:
             raise InputError(
-                f"{OPTION} {url}: it holds a state of {log.name} already; expected an empty place"
+                f"{OPTION} {url}: it already holds a state of {log.name}; expected an empty store"
             )
 
 
 def save(config: Config, states: Iterable[PartitionState], url: str) -> None:
-    """Write every state. Raises StoreFailure."""
+    """Write the state of every partition. Raises StoreFailure."""
     objects = open_store(url, OPTION)
     for state in states:
         head = Manifest(
@@ -59,4 +58,4 @@ def save(config: Config, states: Iterable[PartitionState], url: str) -> None:
         )
         arrays = state.shard.save()
         folder = saved_folder(objects, state.log, state.partition)
-        write(folder, head, Snapshot(arrays, set(arrays)), lambda: True)
+        write(folder, head, Snapshot(arrays, set(arrays)))

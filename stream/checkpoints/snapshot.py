@@ -1,15 +1,14 @@
-"""A shard's state held still while the shard goes on.
+"""A consistent copy of a shard's state, read while the shard goes on.
 
-Small arrays are copied at once. The large ones announce which rows a batch is about to write
-(`detectors.state.WriteHook`): rows that are not read yet are copied aside before, so that a
-batch pays for the rows that it touches, not for the blocks that these lie in, and the rest is read
-at leisure by another thread. At worst, when every row is written before it is read, a snapshot
-takes as much memory again as the announced arrays.
+Small arrays are copied at once. Large ones are copied on write: before a batch writes to rows, a
+hook (`detectors.state.WriteHook`) copies those that are not read yet. A batch pays only for the rows
+that it touches, and another thread reads the rest. In the worst case, when every row is written
+before it is read, a snapshot takes as much memory again as the large arrays.
 """
 
 from collections.abc import Iterator
 from threading import Lock
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,85 +21,78 @@ BLOCK_BYTES: Final = 512 * 1024
 NOT_COPIED: Final = -1
 
 
-class Block(NamedTuple):
-    """Whole rows of an array, which nobody writes to."""
-
-    name: str
-    rows: NDArray[Any]
-
-
 class Snapshot:
-    """The state at the moment when this is made, which must be between two batches.
+    """The state as it was when this was created, which must be between two batches.
 
-    state: as saved. announced: names of those of its arrays whose writes are announced.
-    `before_write` is called by the thread that runs the shard, all else by another one.
+    state: the saved arrays. hooked_arrays: names of those that are copied on write. `before_write`
+    is called by the shard's thread, everything else by another one.
     """
 
     def __init__(self, state: Arrays, hooked_arrays: set[str]) -> None:
         self.copied_bytes = 0
-        """Copied aside so far: what a batch had to wait for, and memory until it is read."""
+        """Copied on write so far: batches waited for it, and it takes memory until it is read."""
         self._lock = Lock()
-        self._live = {name: _CopyOnWrite(state[name]) for name in hooked_arrays}
+        self._live = {name: _CopyOnWrite(a) for name, a in state.items() if name in hooked_arrays}
         self._copies = {name: a.copy() for name, a in state.items() if name not in hooked_arrays}
 
     def before_write(self, name: str, rows: I64) -> None:
-        """Copy aside what the rows hold, where it is still to be read."""
+        """Copy the rows, if they are not read yet."""
         with self._lock:
-            saved_array = self._live.get(name)
-            if saved_array is not None:
-                self.copied_bytes += saved_array.keep(rows)
+            array = self._live.get(name)
+            if array is not None:
+                self.copied_bytes += array.copy_rows(rows)
 
     def arrays(self) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
-        """Name → dtype and shape of every array, those first that are read first."""
+        """Name → dtype and shape of every array, in the order to read them."""
         with self._lock:
-            lives = {name: saved_array.live for name, saved_array in self._live.items()}
-        return {name: (a.dtype, a.shape) for name, a in (lives | self._copies).items()}
+            live = {name: array.live for name, array in self._live.items()}
+        return {name: (a.dtype, a.shape) for name, a in (live | self._copies).items()}
 
     def blocks(self, name: str) -> Iterator[NDArray[Any]]:
-        """An array's blocks in order; may be gone through once."""
+        """The blocks of an array, in order. Can be iterated once."""
         if name in self._copies:
-            array = self._copies.pop(name)
-            for start, stop in each_block(len(array), rows_in_block(array.dtype, array.shape)):
-                yield array[start:stop]
+            copy = self._copies.pop(name)
+            for start, stop in each_block(len(copy), rows_in_block(copy.dtype, copy.shape)):
+                yield copy[start:stop]
             return
-        saved_array = self._live[name]
-        rows = rows_in_block(saved_array.live.dtype, saved_array.live.shape)
-        for start, stop in each_block(len(saved_array.live), rows):
+        array = self._live[name]
+        rows = rows_in_block(array.live.dtype, array.live.shape)
+        for start, stop in each_block(len(array.live), rows):
             with self._lock:
-                block = saved_array.read(start, stop)
+                block = array.read(start, stop)
             yield block
         with self._lock:
             del self._live[name]
 
 
 class _CopyOnWrite:
-    """An array that goes on changing, and what was in the rows that changed since."""
+    """A live array, and copies of the rows that were written to before they were read."""
 
     def __init__(self, live: NDArray[Any]) -> None:
         self.live = live
         self._read = 0
-        # Memory that is not touched yet is not there yet.
-        self._kept = np.empty_like(live)
-        self._kept_count = 0
-        self._place = np.full(len(live), NOT_COPIED, np.int32)
+        # The system provides this memory only as it is written to.
+        self._copies = np.empty_like(live)
+        self._copied = 0
+        self._copy_of = np.full(len(live), NOT_COPIED, np.int32)
 
-    def keep(self, rows: I64) -> int:
-        """Copy the rows aside that are neither read nor aside yet; how many bytes these are."""
+    def copy_rows(self, rows: I64) -> int:
+        """Copy the rows that are neither read nor copied yet; return the number of bytes."""
         rows = rows[(rows >= self._read) & (rows < len(self.live))]
-        rows = np.unique(rows[self._place[rows] == NOT_COPIED])
-        stop = self._kept_count + len(rows)
-        np.take(self.live, rows, 0, self._kept[self._kept_count : stop], "clip")
-        self._place[rows] = np.arange(self._kept_count, stop)
-        self._kept_count = stop
+        rows = np.unique(rows[self._copy_of[rows] == NOT_COPIED])
+        stop = self._copied + len(rows)
+        np.take(self.live, rows, 0, self._copies[self._copied : stop], "clip")
+        self._copy_of[rows] = np.arange(self._copied, stop)
+        self._copied = stop
         return len(rows) * self.live[:1].nbytes
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
-        """The rows as they were; they may be written from now on."""
-        # A batch may be writing rows just now: their copies aside then replace what is read here.
+        """The rows as they were; from now on they may be written to without a copy."""
+        # A batch may be writing to these rows now: where it does, the copy replaces what is read.
         block = self.live[start:stop].copy()
-        place = self._place[start:stop]
-        changed = place != NOT_COPIED
-        block[changed] = self._kept[place[changed]]
+        copy_of = self._copy_of[start:stop]
+        changed = copy_of != NOT_COPIED
+        block[changed] = self._copies[copy_of[changed]]
         self._read = stop
         return block
 

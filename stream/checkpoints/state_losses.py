@@ -1,6 +1,6 @@
 """Learned state that a start would drop, and the arguments of `eddy run` that allow it.
 
-Without them the start is refused before anything is written.
+Without these arguments the start is refused before anything is written.
 """
 
 import re
@@ -21,43 +21,47 @@ from stream.kafka.positions import CommittedOffset, Partition
 DROP_OPTION: Final = "--drop-state"
 EVERYTHING: Final = "all"
 DROP: Final = re.compile(r"[^@]+@[0-9a-f]{32}")
-"""An argument of that option: a monitor, assess, route or all, and the fingerprint of the
-configuration under which the state was learned. A forgotten argument therefore drops nothing later."""
+"""An argument of that option: a stage or `all`, and the fingerprint of the configuration under which
+the state was learned, so that an argument left in place drops nothing later."""
 
 
 class StateLoss(NamedTuple):
     """Learned state that a start would drop, and the argument of `eddy run` that allows it."""
 
     title: str
-    why: str
+    reason: str
     argument: str
 
     def line(self) -> str:
-        """A line of an error."""
-        return f"{self.title}: {self.why}: {DROP_OPTION} {self.argument}"
+        """The line of the error."""
+        return f"{self.title}: {self.reason}: {DROP_OPTION} {self.argument}"
 
 
 def state_losses(old: StateConfig, new: StateConfig, fingerprint: str) -> list[StateLoss]:
-    """The learned state that a start under another configuration drops. fingerprint: of the old one."""
-    whole = old.secret != new.secret
+    """The learned state that a start under another configuration drops. fingerprint: the old one's."""
+    everything = old.secret != new.secret
     return [
         StateLoss(
-            result.title, result.why, f"{EVERYTHING if whole else result.stage}@{fingerprint}"
+            result.title,
+            result.reason,
+            f"{EVERYTHING if everything else result.stage}@{fingerprint}",
         )
         for result in migration_results(old, new)
         if result.drops_state()
     ]
 
 
-def all_state_lost(state_config: Mapping[str, Any], why: str, fingerprint: str) -> list[StateLoss]:
-    """The same where the whole state is unusable. steering: the configuration under which it was
-    learned, which this version may not know."""
+def all_state_lost(
+    state_config: Mapping[str, Any], reason: str, fingerprint: str
+) -> list[StateLoss]:
+    """The same where the whole state is unusable. state_config: the one under which it was learned,
+    which this version may not be able to read."""
     found = state_config.get("monitors")
     monitors = found if isinstance(found, list) else []
     named = [one.get("name") for one in monitors if isinstance(one, dict)]
     names = [name for name in named if isinstance(name, str)] or [EVERYTHING]
     titles = [name if name == EVERYTHING else f"monitor {name}" for name in names]
-    return [StateLoss(title, why, f"{EVERYTHING}@{fingerprint}") for title in titles]
+    return [StateLoss(title, reason, f"{EVERYTHING}@{fingerprint}") for title in titles]
 
 
 def refuse_unless_allowed(lost: Iterable[StateLoss], allowed: Collection[str]) -> None:
@@ -79,16 +83,16 @@ def check_state_losses(
 ) -> None:
     """Raise StateWouldBeDropped for the whole group, before a worker joins it.
 
-    committed: of all partitions that the configuration reads. One checkpoint is read of each
-    configuration that their notes name; where they name none, the newest one of every topic that the
-    group has read.
+    committed: of every partition that the configuration reads. One checkpoint is read for each
+    configuration that the offsets' metadata names; where none is named, the newest one of every
+    topic that the group has read.
     """
     own = fingerprint(config)
     pointers = {where: one and parse_pointer(one.metadata) for where, one in committed.items()}
     named = {one.fingerprint: (where, one) for where, one in pointers.items() if one}
     manifests: list[Manifest] = []
     for where, pointer in named.values():
-        with suppress(CheckpointCorrupt, CheckpointIncompatible):  # an earlier one may be whole
+        with suppress(CheckpointCorrupt, CheckpointIncompatible):  # an earlier one may be intact
             folder = Folder(objects, config.group, *where)
             manifests.append(folder.manifest(pointer.checkpoint))
     if not named:
@@ -104,7 +108,7 @@ def check_state_losses(
 
 
 def _losses_in(config: Config, manifest: Manifest) -> list[StateLoss]:
-    """The state in a checkpoint that a start drops; none where its partitions are refused anyway."""
+    """The state that a start drops of a checkpoint; none where its partitions are refused anyway."""
     try:
         old = state_config_of(manifest)
     except ValueError as error:
@@ -115,7 +119,7 @@ def _losses_in(config: Config, manifest: Manifest) -> list[StateLoss]:
 
 
 def state_config_of(manifest: Manifest) -> StateConfig:
-    """The settings that determined the state. Raises ValueError where this version cannot use it."""
+    """The settings that determined the state. Raises ValueError where this version cannot read them."""
     if manifest.state_version != STATE_VERSION:
         raise ValueError(
             f"its state is of version {manifest.state_version}; this is version {STATE_VERSION}"
@@ -124,5 +128,5 @@ def state_config_of(manifest: Manifest) -> StateConfig:
         return msgspec.convert(manifest.state_config, StateConfig)
     except msgspec.ValidationError as error:
         raise ValueError(
-            f"it was learned under a configuration that this version does not know: {error}"
+            f"it was learned under a configuration that this version cannot read: {error}"
         ) from error

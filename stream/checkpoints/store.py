@@ -1,11 +1,11 @@
-"""Where checkpoints lie: a folder, or any object store that obstore knows, one folder a partition.
+"""The files of checkpoints, in a local folder or an object store: one folder a partition.
 
     GROUP/TOPIC/PARTITION/manifests/NAME.json
     GROUP/TOPIC/PARTITION/blocks/HASH
 
-What a replay saves lies in a place of its own, of whatever group: state/(input|internal)-NAME.
-A block's name is the xxh3 hash (128 bits) of what it holds uncompressed: that is its checksum, and
-why an unchanged block is never written twice. Knows no arrays.
+A state that a replay saves has a store of its own, in which GROUP/TOPIC is
+state/(input|internal)-NAME. A block's name is the xxh3 hash (128 bits) of its uncompressed content,
+which serves as its checksum, and because of which an unchanged block is never written twice.
 """
 
 import re
@@ -32,18 +32,18 @@ REMOTE: Final[dict[str, Any]] = {
     "client_options": {"timeout": "30s", "connect_timeout": "5s", "allow_http": True},
     "retry_config": {"max_retries": 6, "retry_timeout": timedelta(seconds=45)},
 }
-"""Every request is tried again, with growing random pauses, before it counts as failed. Whether it
-goes over TLS is said by the endpoint's own URL."""
+"""Every request is retried, with growing random pauses, before it fails. The endpoint's URL decides
+whether TLS is used."""
 
 CHECKPOINTS_KEPT: Final = 2
-"""Published checkpoints that are kept: the last, and the one to fall back to."""
+"""How many published checkpoints are kept: the last, and one to fall back to."""
 
 ORPHAN_AGE: Final = timedelta(days=1)
-"""A block that no manifest refers to is left over from a crash when it is that old; a younger one
-may belong to a checkpoint that another worker is writing."""
+"""A block without a manifest is removed at this age; a younger one may belong to a checkpoint that
+another worker is writing."""
 
 MANIFEST_BYTES_MAX: Final = 256 * 1024 * 1024
-"""Enough for the names of the blocks of several terabytes."""
+"""Enough for the block names of several terabytes."""
 
 ZSTD_LEVEL: Final = 1
 DELETE_BATCH: Final = 1_000
@@ -71,37 +71,39 @@ class ObjectStorage(Protocol):
         """Delete objects."""
 
 
-def open_store(url: str, where: str = "checkpoints.url") -> ObjectStorage:
-    """The store at a path, or at a URL such as s3://bucket/prefix. Raises ConfigError, which says
-    where the URL stands."""
+def open_store(url: str, key: str = "checkpoints.url") -> ObjectStorage:
+    """Open the store at a path, or at a URL such as s3://bucket/prefix.
+
+    key: the configuration key or option that holds the URL, for errors. Raises ConfigError.
+    """
     path = Location.of(url).path
     try:
         if path is not None:
             return LocalStore(path, mkdir=True)
         return from_url(url, **({} if url.startswith("memory://") else REMOTE))
     except (BaseError, OSError, ValueError) as error:
-        expected = "a folder that can be written, or a URL such as s3://bucket/prefix"
-        line = f'{where}: got "{url}"; expected {expected}: {_first_line(error)}'
+        expected = "a writable folder, or a URL such as s3://bucket/prefix"
+        line = f'{key}: got "{url}"; expected {expected}: {_first_line(error)}'
         raise ConfigError([line]) from error
 
 
 def saved_folder(objects: ObjectStorage, log: Log, partition: int) -> "Folder":
-    """Where the state of a log's partition lies that a replay has saved."""
+    """The folder of a log's partition in a store of saved states."""
     kind = "internal" if log.internal else "input"
     return Folder(objects, "state", f"{kind}-{log.name}", partition)
 
 
 def topics_of(objects: ObjectStorage, group: str) -> list[str]:
-    """The topics of which the group has, or had, checkpoints."""
+    """The topics of which there are checkpoints of the group."""
     with _map_store_errors(f"listing {_path_element(group)}"):
         found = objects.list_with_delimiter(_path_element(group))["common_prefixes"]
     return sorted(Path(one).name for one in found)
 
 
 class Folder:
-    """One partition's checkpoints. Its methods raise StoreFailure where the store says no.
+    """The checkpoints of one partition. Methods raise StoreFailure if the store fails.
 
-    held: hashes of blocks that are known to be there and may be referred to.
+    stored_blocks: hashes of blocks that are known to be stored.
     """
 
     def __init__(self, objects: ObjectStorage, group: str, topic: str, partition: int) -> None:
@@ -117,18 +119,18 @@ class Folder:
         return sorted(self._manifests(self.path), reverse=True)
 
     def put_manifest(self, manifest: Manifest) -> str:
-        """Write it, its blocks being there; its name."""
+        """Write a manifest, after its blocks; return its name."""
         name, body = encode(manifest)
         self._put(f"manifests/{name}.json", body)
         self.stored_blocks = manifest.blocks()
         return name
 
     def manifest(self, name: str) -> Manifest:
-        """Read and check it. Raises CheckpointCorrupt and CheckpointIncompatible."""
+        """Read and check a manifest. Raises CheckpointCorrupt and CheckpointIncompatible."""
         return self._manifest(f"{self.path}/manifests/{name}.json", name)
 
     def newest_of_topic(self) -> Manifest | None:
-        """A manifest of any of the topic's partitions, the newest; None where there is none."""
+        """The newest manifest of all partitions of the topic; None where there is none."""
         found = self._manifests(self._topic_path)
         if not found:
             return None
@@ -153,26 +155,26 @@ class Folder:
 
     # -- blocks -----------------------------------------------------------------------------------
 
-    def put_block(self, digest: str, packed: bytes) -> int:
-        """Write a packed block; its size in bytes."""
-        self._put(f"blocks/{digest}", packed)
-        return len(packed)
+    def put_block(self, digest: str, compressed: bytes) -> int:
+        """Write a compressed block; return its size in bytes."""
+        self._put(f"blocks/{digest}", compressed)
+        return len(compressed)
 
     def block(self, digest: str, size_bytes: int) -> bytes:
-        """Read a block, unpack and check it. Raises CheckpointCorrupt."""
+        """Read, decompress and check a block. Raises CheckpointCorrupt."""
         path = f"{self.path}/blocks/{digest}"
-        packed = self._get(path, packed_bytes_max(size_bytes))
-        if packed is None:
+        compressed = self._get(path, compressed_bytes_max(size_bytes))
+        if compressed is None:
             raise CheckpointCorrupt(f"{path} is missing")
         try:
-            # zstandard allocates the size that a frame declares: compare it first.
-            if zstandard.get_frame_parameters(packed).content_size != size_bytes:
-                raise CheckpointCorrupt(f"{path}: its frame is not of {size_bytes} bytes")
-            raw = zstandard.ZstdDecompressor().decompress(packed)
+            # zstandard allocates the size that a frame declares: check it first.
+            if zstandard.get_frame_parameters(compressed).content_size != size_bytes:
+                raise CheckpointCorrupt(f"{path}: its frame does not declare {size_bytes} bytes")
+            raw = zstandard.ZstdDecompressor().decompress(compressed)
         except zstandard.ZstdError as error:
             raise CheckpointCorrupt(f"{path}: {error}") from error
         if len(raw) != size_bytes or digest_of(raw) != digest:
-            raise CheckpointCorrupt(f"{path}: its bytes are not what was written")
+            raise CheckpointCorrupt(f"{path}: its content has changed since it was written")
         return raw
 
     # -- collecting -------------------------------------------------------------------------------
@@ -180,33 +182,34 @@ class Folder:
     def collect(
         self, published: list[str], still_owned: Callable[[], bool], protected: Collection[str] = ()
     ) -> int:
-        """Remove what the last published checkpoints made superfluous; how many blocks.
+        """Remove the checkpoints that later published ones replace; return how many blocks.
 
-        published: their names, newest first. spared: names of those that are never removed. All at
-        or after the offset of the oldest that is kept stay: they may belong to another worker, which
-        has the partition now. mine: asked before each deletion; False ends the removal.
+        published: their names, newest first. still_owned: asked before each deletion; if it returns
+        False, nothing more is removed. protected: names that are never removed. Checkpoints at or
+        after the offset of the oldest one to keep stay: they may belong to another worker, which owns
+        the partition now.
 
-        A worker that is suspended between that question and a deletion, while the partition's next
-        owner writes a block of the very same content anew, would take that block away: then the
-        next load finds it missing and falls back. No lock of an object store could rule that out.
+        If a worker is suspended between that question and the deletion, and the next owner writes a
+        block with the same content meanwhile, that block is deleted; the next load then finds it
+        missing, and falls back. No lock of an object store could prevent that.
         """
         least = offset_of(published[:CHECKPOINTS_KEPT][-1])
         names = self._manifests(self.path)
         dropped = [name for name in names if offset_of(name) < least and name not in protected]
         kept = set(self.stored_blocks)
-        for name in names.keys() - set(dropped):
+        for name in sorted(names.keys() - set(dropped)):
             kept |= self._blocks_of(name)
         to_delete = self._orphans()
         for name in dropped:
             to_delete |= self._blocks_of(name)
         to_delete -= kept
         paths = [names[name] for name in dropped]
-        paths += (f"{self.path}/blocks/{digest}" for digest in to_delete)
+        paths += (f"{self.path}/blocks/{digest}" for digest in sorted(to_delete))
         self._delete(paths, still_owned)
         return len(to_delete)
 
     def _blocks_of(self, name: str) -> set[str]:
-        """A manifest's blocks; of one that cannot be read none, since they serve nobody."""
+        """A manifest's blocks; empty if it cannot be read, since nobody can use them."""
         try:
             return self.manifest(name).blocks()
         except CheckpointCorrupt as error:
@@ -214,7 +217,7 @@ class Folder:
             return set()
 
     def _orphans(self) -> set[str]:
-        """Old blocks, by the store's own clock; those in use are among them."""
+        """Blocks that are old by the store's clock, including those in use."""
         with _map_store_errors(f"listing {self.path}"):
             blocks = list(self._listed(f"{self.path}/blocks"))
             newest = max((each["last_modified"] for each in blocks), default=None)
@@ -229,7 +232,7 @@ class Folder:
             if not still_owned():
                 return
             removing = f"removing old blocks of {self.path}"
-            # Another worker may have been quicker.
+            # Another worker may have deleted them.
             with _map_store_errors(removing), suppress(FileNotFoundError):
                 self._objects.delete(paths[start : start + DELETE_BATCH])
 
@@ -240,8 +243,7 @@ class Folder:
             self._objects.put(f"{self.path}/{path}", body, use_multipart=False)
 
     def _get(self, path: str, bytes_max: int) -> bytes | None:
-        """An object's bytes; None where it is missing. Raises CheckpointCorrupt where it is
-        larger."""
+        """An object's bytes, None where it is missing. Raises CheckpointCorrupt if it is larger."""
         with _map_store_errors(f"reading {path}"):
             try:
                 found = self._objects.get(path)
@@ -262,8 +264,8 @@ def digest_of(raw: Any) -> str:
     return xxhash.xxh3_128_hexdigest(raw)
 
 
-def packed_bytes_max(size_bytes: int) -> int:
-    """The most that a packed block of so many bytes takes."""
+def compressed_bytes_max(size_bytes: int) -> int:
+    """The largest compressed size of a block of so many bytes."""
     return size_bytes + size_bytes // 128 + 1024
 
 
@@ -274,7 +276,7 @@ def compress(raw: Any) -> bytes:
 
 @contextmanager
 def _map_store_errors(operation: str) -> Iterator[None]:
-    """Turn what the store raises into Eddy's own error, the cause kept."""
+    """Translate the store's errors to StoreFailure, with their cause."""
     try:
         yield
     except (BaseError, OSError) as error:  # a missing object is handled where it is asked for
@@ -290,7 +292,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _path_element(name: str) -> str:
-    """A name as one element of a path, whatever characters it has; no two names alike."""
+    """A name as one path element, whatever its characters; no two names give the same."""
     return re.sub(r"[^A-Za-z0-9._-]|^\.+$", _hex_bytes, name)
 
 
@@ -299,5 +301,5 @@ def _hex_bytes(match: re.Match[str]) -> str:
 
 
 def each_block(rows: int, block_rows: int) -> Iterable[tuple[int, int]]:
-    """(First row, row behind the last) of each block of an array."""
+    """(First row, row after the last) of each block of an array."""
     return ((start, min(start + block_rows, rows)) for start in range(0, rows, block_rows))

@@ -1,4 +1,4 @@
-"""Commands that look at a configuration or prepare for it: `eddy config`, `eddy topics`."""
+"""`eddy config` and `eddy topics`: check a configuration and create its topics."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 def _check_client_options(config: "Config") -> None:
-    """Raise ConfigError where the object store, or Kafka's client, does not know an option, or its
-    value; neither is connected to."""
+    """Raise ConfigError for options that the object store or Kafka's client refuses. Connects to
+    neither."""
     from stream.checkpoints.store import open_store
     from stream.kafka.sink import KafkaSink
     from stream.kafka.source import KafkaSource
@@ -40,9 +40,10 @@ def _check_client_options(config: "Config") -> None:
 
 @config_app.command("check")
 def check(config: ConfigPath) -> None:
-    """Name every mistake of a configuration at once; if there is none, say which way each takes.
+    """List every mistake of a configuration; if there is none, show how each monitor reads its
+    events.
 
-    Exit code 2 where there are mistakes.
+    Exit code 2 if there are mistakes.
 
     Example: eddy config check shop.toml
     """
@@ -82,24 +83,24 @@ def schema() -> None:
 def create(
     config: ConfigPath,
     replication: Annotated[
-        int | None, typer.Option(min=1, help="Copies of a new topic. Default: the broker's own.")
+        int | None, typer.Option(min=1, help="Replicas of a new topic. Default: the broker's.")
     ] = None,
     inputs: Annotated[
-        bool, typer.Option("--inputs", help="Make the inputs' topics, too, if they are missing.")
+        bool, typer.Option("--inputs", help="Also create missing topics of inputs.")
     ] = False,
     print_acls: Annotated[
         bool,
         typer.Option(
             "--print-acls",
-            help="Only print what a worker must be allowed to do, as arguments of Kafka's "
-            "kafka-acls tool; reaches no broker.",
+            help="Only print the permissions that a worker needs, as arguments of Kafka's "
+            "kafka-acls tool. Connects to no broker.",
         ),
     ] = False,
 ) -> None:
-    """Make the topics that are missing, and check those that exist; nothing that exists is changed.
+    """Create missing topics and check existing ones, which are never changed.
 
-    These are the outputs and the internal topics of monitors that do not read directly. Exit code 2
-    where a topic is not as it must be, and each difference is named; 0 where `eddy run` may start.
+    These are the outputs and the internal topics. Exit code 2 if a topic differs from what the
+    configuration requires, with each difference; 0 if `eddy run` can start.
 
     Example: eddy topics create shop.toml --replication 3
     """
@@ -126,13 +127,15 @@ def create(
 
 @config_app.command("diff")
 def diff(
-    old: Annotated[Path, typer.Argument(metavar="OLD", help="What the group runs now.")],
-    new: Annotated[Path, typer.Argument(metavar="NEW", help="What it is to run.")],
+    old: Annotated[
+        Path, typer.Argument(metavar="OLD", help="The configuration that the group runs now.")
+    ],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="The configuration that it will run.")],
 ) -> None:
-    """Say which monitors keep what they have learned when a group goes on to another configuration.
+    """Show which monitors keep their learned state when a group changes its configuration.
 
-    Exit code 4 where `eddy run` would refuse to start, with the arguments that allow it, or where
-    nothing is kept because the group differs.
+    Exit code 4 if `eddy run` would refuse to start, with the arguments that allow it, or if no state
+    is kept because the group differs.
 
     Example: eddy config diff shop.toml shop-new.toml
     """
@@ -145,9 +148,11 @@ def diff(
     before, after = load(old), load(new)
     if before.group != after.group:
         saved = hide_credentials(after.checkpoints.start_from or "")
-        begins = f"the state saved in {saved}" if saved else "nothing learned, at its topics' start"
+        begins = (
+            f"the state saved in {saved}" if saved else "empty state, at the start of its topics"
+        )
         typer.echo(f"group: {after.group} instead of {before.group}: no state is kept")
-        typer.echo(f"a group that has committed nothing begins with {begins}")
+        typer.echo(f"a group without committed offsets begins with {begins}")
         raise typer.Exit(0 if saved else 4)
     grown = repartitioned_logs(before, after)
     refusals = [f"{line}: the worker will refuse to start" for line in grown]
@@ -159,7 +164,7 @@ def diff(
         )
     for line in refusals:
         typer.echo(line)
-    if grown:  # no argument allows that
+    if grown:  # no argument allows this
         typer.echo(PartitionCountChanged.remedy)
         raise typer.Exit(4)
     was = fingerprint(before)
@@ -167,9 +172,9 @@ def diff(
         typer.echo("no setting that determines the learned state differs: all state is kept")
         raise typer.Exit(4 if refusals else 0)
     for result in migration_results(state_config(before), state_config(after)):
-        what = "keeps its state" if result.is_kept else f"drops its state: {result.why}"
+        what = "keeps its state" if result.is_kept else f"drops its state: {result.reason}"
         typer.echo(
-            f"{result.title}: {'starts with nothing learned: it is new' if result.is_new else what}"
+            f"{result.title}: {'starts with empty state: it is new' if result.is_new else what}"
         )
     if lost := state_losses(state_config(before), state_config(after), was):
         arguments = dict.fromkeys(f"{DROP_OPTION} {one.argument}" for one in lost)

@@ -1,4 +1,4 @@
-"""Commands that ask runs: `eddy query`, `eddy top`, `eddy explain`."""
+"""Commands that read the results of runs: `eddy query`, `eddy top`, `eddy explain`."""
 
 import csv
 import sys
@@ -19,32 +19,36 @@ if TYPE_CHECKING:
     from stream.evaluation.queries import Explanation, QueryResult, UnalertedExplanation
 
 TABLE_ROWS_MAX: Final = 1_000
-"""Rows of a table for the eye; csv and json have them all."""
+"""Rows printed as a table; csv and json have all rows."""
 FEATURES_SHOWN: Final = 12
-"""Of an event without an alert: those with the smallest p."""
+"""Features printed for an event without an alert, the smallest p-values first."""
 FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t")
-"""A spreadsheet takes a text that begins so for a formula; `escape_control_characters` leaves no other such start."""
+"""Spreadsheets read a text that begins with one of these as a formula; `escape_control_characters`
+removes the other such characters."""
 Format = Literal["table", "csv", "json"]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that eddy replay wrote.")]
 FormatOption = Annotated[
-    Format, typer.Option("--format", help="json: one object a line.", show_default=True)
+    Format, typer.Option("--format", help="json: one object per line.", show_default=True)
 ]
 
 
 @app.command()
 def query(
     arguments: Annotated[
-        list[str], typer.Argument(metavar="RUN… SQL", help="Runs, and one SELECT over them.")
+        list[str], typer.Argument(metavar="RUN… SQL", help="Folders of runs, then one SELECT.")
     ],
     format_: FormatOption = "table",
     columns: Annotated[
-        bool, typer.Option("--columns", help="Show the tables and what their columns mean; no SQL.")
+        bool,
+        typer.Option(
+            "--columns", help="List the tables and the meaning of their columns; takes no SQL."
+        ),
     ] = False,
 ) -> None:
-    """Ask runs in SQL (DuckDB). Tables: scores, alerts, incidents, labels and frauds (with labels),
-    missed (the frauds not caught), features (with --features); the column run says which run.
+    """Query runs in SQL (DuckDB). Tables: scores, alerts, incidents, labels and frauds (with labels),
+    missed (frauds that were not caught), features (with --features). The column run names the run.
 
-    The ten accounts with the most value behind missed fraud:
+    The ten accounts with the largest amount of missed fraud:
 
     Example: eddy query out/shop "SELECT account, sum(amount) AS missed FROM missed GROUP BY account
     ORDER BY missed DESC LIMIT 10"
@@ -68,17 +72,17 @@ def top(
     by: Annotated[
         Literal["score", "alerts", "amount", "missed"],
         typer.Option(
-            help="The highest score of an alert, the number of alerts, the amount in incidents, or "
-            "the amount of frauds that were missed."
+            help="Sort by the highest score of an alert, the number of alerts, the amount in "
+            "incidents, or the amount of missed frauds."
         ),
     ] = "score",
     entity: Annotated[
-        str | None, typer.Option(help="Only this type of entity, such as account.")
+        str | None, typer.Option(help="Only entities of this type, such as account.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many.")] = 10,
+    limit: Annotated[int, typer.Option(min=1, help="Number of entities.")] = 10,
     format_: FormatOption = "table",
 ) -> None:
-    """Show the entities of a run that come first, by what happened in the time that is judged.
+    """List the top entities of a run, by the events that were evaluated.
 
     Example: eddy top out/shop --by missed --entity account
     """
@@ -91,25 +95,26 @@ def top(
 @app.command()
 def explain(
     run: RunPath,
-    what: Annotated[
-        str, typer.Argument(metavar="ID", help="An alert, an incident, an event or an entity.")
+    id_: Annotated[
+        str,
+        typer.Argument(metavar="ID", help="Id of an alert, an incident, an event or an entity."),
     ],
 ) -> None:
     """Explain an alert, an event or an entity of a run.
 
-    Of an entity the alert with the highest score is explained, of the judged ones if there are any.
-    Without an alert: each monitor's report on the event, or on the entity's most surprising event.
+    For an entity, its alert with the highest score is explained, evaluated ones first. Without an
+    alert: each monitor's score of the event, or of the entity's most surprising event.
 
     Example: eddy explain out/shop acct-1186
     """
     from stream.evaluation import queries
 
     with queries.open_runs([run]) as tables:
-        found = tables.explain(what)
-        if isinstance(found, queries.UnalertedExplanation):
-            _print_unalerted(found)
+        explanation = tables.explain(id_)
+        if isinstance(explanation, queries.UnalertedExplanation):
+            _print_unalerted(explanation)
         else:
-            _print_explanation(found)
+            _print_explanation(explanation)
 
 
 @app.command(name="pseudonym")
@@ -120,9 +125,9 @@ def print_pseudonym(
     ],
     entity: Annotated[str, typer.Argument(metavar="ID", help="The entity's raw id.")],
 ) -> None:
-    """Print the pseudonym of an entity, as in alerts and tables.
+    """Print the pseudonym that an entity has in alerts and tables.
 
-    Pseudonyms are keyed with the configuration's secret: it must be the one of the run.
+    Pseudonyms are keyed with the configuration's secret, which must be the run's.
 
     Example: eddy pseudonym deploy/configs/shop.toml account acct-1186
     """
@@ -143,7 +148,7 @@ def print_pseudonym(
 
 
 def print_answer(answer: "QueryResult", format_: Format) -> None:
-    """Print an answer."""
+    """Print the result of a query."""
     if format_ == "table":
         _print_table(answer)
     elif format_ == "csv":
@@ -159,7 +164,7 @@ def print_answer(answer: "QueryResult", format_: Format) -> None:
 
 
 def _print_line(line: str) -> None:
-    """Print one line that may hold texts from events."""
+    """Print a line that may contain texts from events."""
     typer.echo(escape_control_characters(line).replace("\n", "\\n"))
 
 
@@ -169,7 +174,7 @@ def _print_table(answer: "QueryResult") -> None:
     rows = list(islice(answer.rows, TABLE_ROWS_MAX + 1))
     _print_rows(answer.names, rows[:TABLE_ROWS_MAX])
     if len(rows) > TABLE_ROWS_MAX:
-        typer.echo(f"the first {TABLE_ROWS_MAX:,} rows; --format csv and json have them all")
+        typer.echo(f"the first {TABLE_ROWS_MAX:,} rows; use --format csv or json for all")
 
 
 def _print_rows(names: list[str], rows: Iterable[Iterable[Any]]) -> None:
@@ -191,12 +196,12 @@ def _print_rows(names: list[str], rows: Iterable[Iterable[Any]]) -> None:
             )
         )
     console = Console()
-    # what is piped has no width: nothing is folded then
+    # without a terminal there is no width, and nothing is folded
     Console(width=console.width if console.is_terminal else 10_000).print(table)
 
 
-def _print_explanation(found: "Explanation") -> None:
-    alert, incident = found.alert, found.incident
+def _print_explanation(explanation: "Explanation") -> None:
+    alert, incident = explanation.alert, explanation.incident
     who = f"{alert['entity_type']} {alert['entity']}"
     rarity = f"one in {1 / alert['p_value']:,.0f} honest events" if alert["p_value"] else ""
     _print_line(f"{who}: {alert['severity']}, score {alert['score']:.2f} ({rarity})")
@@ -238,24 +243,26 @@ def _print_explanation(found: "Explanation") -> None:
         f"score_{alert['monitor']}",
         f"surprising_{alert['monitor']}",
     ]
-    names = [name for name in [*names, "amount"] if found.events and name in found.events[0]]
-    _print_rows(names, [[row[name] for name in names] for row in found.events])
-    others = [one for one in found.incidents if one["incident_id"] != incident["incident_id"]]
+    names = [
+        name for name in [*names, "amount"] if explanation.events and name in explanation.events[0]
+    ]
+    _print_rows(names, [[row[name] for name in names] for row in explanation.events])
+    others = [one for one in explanation.incidents if one["incident_id"] != incident["incident_id"]]
     if others:
         names = ["incident_id", "monitor", "opened", "last", "alerts", "top_score", "amount"]
         _print_line(f"other incidents of {who}:")
         _print_rows(names, [[one[name] for name in names] for one in others])
 
 
-def _print_unalerted(found: "UnalertedExplanation") -> None:
-    event = found.event
-    if found.what == "event":
-        twice = f", an id that {found.events:,} events have: the most surprising one"
-        _print_line(f"event {event['event_id']}: no alert{twice if found.events > 1 else ''}")
+def _print_unalerted(explanation: "UnalertedExplanation") -> None:
+    event = explanation.event
+    if explanation.what == "event":
+        twice = f" (the most surprising of {explanation.events:,} events with this id)"
+        _print_line(f"event {event['event_id']}: no alert{twice if explanation.events > 1 else ''}")
     else:
         _print_line(
-            f"{found.what} {event[found.what]}: no alert in {found.events:,} events from "
-            f"{_short_text(found.first)} to {_short_text(found.last)}; its most surprising one:"
+            f"{explanation.what} {event[explanation.what]}: no alert in {explanation.events:,} events from "
+            f"{_short_text(explanation.first)} to {_short_text(explanation.last)}; its most surprising one:"
         )
     amount = f", amount {_short_text(event['amount'])}" if event["amount"] is not None else ""
     _print_line(
@@ -264,18 +271,18 @@ def _print_unalerted(found: "UnalertedExplanation") -> None:
     )
     reports = [
         (monitor, f"{score:.2f}", activity or "no alert", surprised or "")
-        for monitor, score, activity, surprised in found.reports
+        for monitor, score, activity, surprised in explanation.reports
     ]
     _print_rows(["monitor", "score", "policy", "features with p < 0.1"], reports)
-    if found.features:
-        _print_rows(["feature", "value", "its p"], found.features[:FEATURES_SHOWN])
-    if found.fraud and found.fraud["gap"] is not None:
+    if explanation.features:
+        _print_rows(["feature", "value", "its p"], explanation.features[:FEATURES_SHOWN])
+    if explanation.fraud and explanation.fraud["gap"] is not None:
         _print_line(
-            f"confirmed as fraud; nearest to an alert was {found.fraud['nearest']}, by "
-            f"{found.fraud['gap']:.2f} of a score"
+            f"labelled fraud; nearest to an alert was {explanation.fraud['nearest']}, by "
+            f"a score difference of {explanation.fraud['gap']:.2f}"
         )
-    elif found.label:
-        _print_line(f"labelled {found.label['verdict']}")
+    elif explanation.label:
+        _print_line(f"labelled {explanation.label['verdict']}")
 
 
 def _expected(low: float | None, high: float | None) -> str:
@@ -283,7 +290,7 @@ def _expected(low: float | None, high: float | None) -> str:
 
 
 def _json_value(value: Any) -> Any:
-    """As JSON has it: times as ISO 8601, and what it has no number for as text."""
+    """A value for JSON: times as ISO 8601, numbers that JSON cannot hold as texts."""
     if isinstance(value, datetime):
         return f"{value.isoformat(timespec='milliseconds')}Z"
     if isinstance(value, Decimal):
@@ -298,8 +305,8 @@ def _json_value(value: Any) -> Any:
 
 
 def _cell_text(value: Any, *, short: bool = False) -> str:
-    """As CSV has it: what is no single value as JSON, nothing where it is null. short: as a table
-    has it, six digits or hundredths."""
+    """A value for CSV: lists and objects as JSON, null as "". short: numbers with six digits, or with
+    two decimals, for tables."""
     plain = _json_value(value)
     if isinstance(plain, list | dict):
         return orjson.dumps(plain).decode()
@@ -309,7 +316,7 @@ def _cell_text(value: Any, *, short: bool = False) -> str:
 
 
 def _csv_cell(value: Any) -> str:
-    """As CSV has it, for a terminal and a spreadsheet: no control character, no formula."""
+    """A CSV cell that is safe in terminals and spreadsheets: no control character, no formula."""
     text = escape_control_characters(_cell_text(value))
     is_formula = isinstance(value, str) and text.startswith(FORMULA_STARTS)
     return f"'{text}" if is_formula else text

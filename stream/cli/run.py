@@ -1,4 +1,4 @@
-"""`eddy run`: the long-lived worker, alone or as many under a supervisor."""
+"""`eddy run`: one worker, or several under a supervisor."""
 
 import os
 import signal
@@ -28,9 +28,9 @@ def run(
         str,
         typer.Option(
             envvar="EDDY_SLOT",
-            help="This worker's stable name within its group, such as the pod's. A restart under "
-            "the same name takes over at once; two workers must not share one. Default: "
-            "kafka.group.instance.id, else a new name.",
+            help="Stable name of this worker within its group, such as the pod's name. A restart "
+            "under the same name takes over at once. Two workers must not share a name. Default: "
+            "kafka.group.instance.id, else a random name.",
         ),
     ] = "",
     processes: Annotated[
@@ -38,33 +38,33 @@ def run(
         typer.Option(
             min=1,
             max=1_000,
-            help="Run so many workers, in the slots SLOT-0, SLOT-1 ..., and start one that dies "
-            "again in its slot. SLOT's default: kafka.group.instance.id, else the host's name. "
-            "Their HTTP ports follow each other.",
+            help="Run this many workers in the slots SLOT-0, SLOT-1 ... and restart a worker that "
+            "dies. Default of SLOT: kafka.group.instance.id, else the host name. Their HTTP ports "
+            "are consecutive.",
         ),
     ] = None,
     http_port: Annotated[
         int | None,
-        typer.Option(min=0, max=65_535, help="Instead of worker.http_port; 0: any free one."),
+        typer.Option(min=0, max=65_535, help="Overrides worker.http_port; 0: any free port."),
     ] = None,
-    log_level: Annotated[Level, typer.Option(envvar="EDDY_LOG_LEVEL", help="Least level.")] = (
-        "info"
-    ),
+    log_level: Annotated[
+        Level, typer.Option(envvar="EDDY_LOG_LEVEL", help="Lowest level that is logged.")
+    ] = ("info"),
     drop_state: Annotated[
         list[str] | None,
         typer.Option(
             metavar="MONITOR@FINGERPRINT",
-            help="Drop this learned state where the configuration, the secret or the version of "
-            "Eddy no longer fits it; may be repeated. A start that is refused names the arguments. "
-            "Without effect on any other state.",
+            help="Allow this learned state to be dropped because the configuration, the secret or "
+            "the version of Eddy no longer fits it. May be repeated. A refused start prints the "
+            "arguments. No effect on any other state.",
         ),
     ] = None,
     *,
     supervised: Annotated[
-        bool, typer.Option("--supervised", hidden=True, help="Stop when the supervisor is gone.")
+        bool, typer.Option("--supervised", hidden=True, help="Stop when the supervisor has exited.")
     ] = False,
 ) -> None:
-    """Work as a member of the consumer group until SIGTERM or SIGINT; a second one ends at once.
+    """Run as a member of the consumer group until SIGTERM or SIGINT; a second signal exits at once.
 
     Example: EDDY_SLOT=worker-1 eddy run shop.toml
     """
@@ -79,7 +79,7 @@ def run(
         raise ConfigError([f"{config}: {problem}"])
     allowed_drops = drop_state or []
     if malformed := [one for one in allowed_drops if not DROP.fullmatch(one)]:
-        expected = "MONITOR@ and the 32 hex digits that the error of a refused start names"
+        expected = "MONITOR@ and 32 hex digits, as printed by a refused start"
         raise ConfigError([f"{DROP_OPTION}: got {one}; expected {expected}" for one in malformed])
     own_slot = slot or str(loaded.kafka.get("group.instance.id", ""))
     port = loaded.worker.http_port if http_port is None else http_port
@@ -95,7 +95,7 @@ def run(
 
 
 def live_run(config: "Config", run_id: str) -> "RunInfo":
-    """The run of a worker, as in its alerts."""
+    """The `run` object of a worker's alerts."""
     from detectors.spec import seconds
     from stream.clock import now_text
     from stream.pipeline.alerting import RunInfo
@@ -111,14 +111,14 @@ def _run_supervised(
     log_level: Level,
     allowed_drops: list[str],
 ) -> int:
-    """Run workers in slots under that prefix; the supervisor's exit code."""
+    """Run workers in the slots PREFIX-0, PREFIX-1, …; return the supervisor's exit code."""
     from stream.cli import main
     from stream.runtime.supervisor import Supervisor, worker_target
     from stream.telemetry import logging
 
     if http_port and http_port + processes - 1 > HTTP_PORT_MAX:
         most = HTTP_PORT_MAX - processes + 1
-        why = f"{processes} processes take ports from it on"
+        why = f"{processes} processes use consecutive ports from it on"
         raise ConfigError([f"worker.http_port: got {http_port}; expected at most {most}: {why}"])
     logging.configure_logging(log_level, slot=prefix)
     ports = [http_port and http_port + index for index in range(processes)]
@@ -133,7 +133,7 @@ def _run_supervised(
 
 
 def _stop_on_signal() -> Event:
-    """An event that the first SIGTERM or SIGINT sets; the second ends the process."""
+    """An event that the first SIGTERM or SIGINT sets; the second signal ends the process."""
     stop = Event()
 
     def on_signal(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""Commands on the simulated shop: `eddy demo`, `eddy simulate`."""
+"""The simulated shop: `eddy demo` and `eddy simulate`."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -21,13 +21,16 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the page and the alerts.")] = Path(
         "out/demo"
     ),
-    events: Annotated[int, typer.Option(min=1, help="Length of the simulated stream.")] = 60_000,
-    seed: Annotated[int, typer.Option(help="Another seed is another shop.")] = 7,
+    events: Annotated[int, typer.Option(min=1, help="Number of simulated events.")] = 60_000,
+    seed: Annotated[int, typer.Option(help="Seed of the simulation.")] = 7,
     config: Annotated[
-        Path | None, typer.Option(help="Another configuration with an input named shop.")
+        Path | None,
+        typer.Option(
+            help="Configuration to run instead of the shop's; its input must be named shop."
+        ),
     ] = None,
 ) -> None:
-    """Simulate a shop with attackers in it, watch it, and show the alerts; needs no Kafka.
+    """Simulate a shop with attackers, run it through Eddy, and show the alerts. Needs no Kafka.
 
     Example: eddy demo --seed 11
     """
@@ -44,26 +47,29 @@ def demo(
 def simulate(
     config: ConfigPath,
     to: Annotated[
-        str, typer.Option(help='"kafka" for the topic of the input, else a file to write (NDJSON).')
+        str, typer.Option(help='"kafka": the topic of the input; else a file to write (NDJSON).')
     ],
-    events: Annotated[int, typer.Option(min=1, help="How many events.")] = 60_000,
-    rate: Annotated[float, typer.Option(min=0, help="Events a second; 0: no limit.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="The same seed, the same events.")] = 7,
+    events: Annotated[int, typer.Option(min=1, help="Number of events.")] = 60_000,
+    rate: Annotated[float, typer.Option(min=0, help="Events per second; 0: no limit.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed; the same seed gives the same events.")] = 7,
     malformed: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of malformed records on top.")
+        float,
+        typer.Option(
+            min=0, max=1, help="Number of malformed records to add, as a share of the events."
+        ),
     ] = 0.0,
     input_name: Annotated[
-        str, typer.Option("--input", help="The input to feed, where there are several.")
+        str, typer.Option("--input", help="Input to feed, if there are several.")
     ] = "",
     labels: Annotated[
         Path | None,
-        typer.Option(help="Also write there which events are fraud (NDJSON), for eddy replay."),
+        typer.Option(help="File for the labels of fraudulent events (NDJSON), for eddy replay."),
     ] = None,
 ) -> None:
     """Write a simulated shop's events to Kafka or to a file.
 
-    In Kafka the stream ends now, so that no event lies ahead of the broker's clock; in a file it
-    begins on 2 March 2026, so that the same seed gives the same file.
+    In Kafka the events end now, so that none is ahead of the broker's clock. In a file they begin on
+    2 March 2026, so that the same seed gives the same file.
 
     Example: eddy simulate shop.toml --to kafka --events 200000 --rate 5000 --malformed 0.01
     """
@@ -86,19 +92,19 @@ def simulate(
 
 
 def _simulated_input(config: "Config", wanted: str) -> tuple[str, "InputSpec"]:
-    """The input to feed, by name. Raises ConfigError where the shop's events do not fit into it."""
+    """Name and declaration of the input to feed. Raises ConfigError if the shop's events do not fit."""
     names = list(config.inputs)
     name = wanted or names[0]
     if not wanted and len(names) > 1:
-        raise InputError(f"there are {len(names)} inputs: say --input {' or '.join(names)}")
+        raise InputError(f"there are {len(names)} inputs; expected --input {' or '.join(names)}")
     if name not in config.inputs:
-        raise InputError(f"no input is named {name}; there is {', '.join(names)}")
+        raise InputError(f"no input is named {name}; expected one of {', '.join(names)}")
     from schemas.codecs import codec_spec
 
     spec = config.inputs[name]
     if not codec_spec(spec.codec).json_objects or spec.fields is not None:
-        own = "JSON in Eddy's own shape, without a mapping"
-        raise ConfigError([f"inputs.{name}: expected {own}, to take the simulator's events"])
+        expected = "codec json without fields, since the simulator writes Eddy's own field names"
+        raise ConfigError([f"inputs.{name}: expected {expected}"])
     return name, spec
 
 
@@ -106,7 +112,7 @@ def _simulated_input(config: "Config", wanted: str) -> tuple[str, "InputSpec"]:
 def _writer(
     config: "Config", spec: "InputSpec", to: str
 ) -> "Iterator[Callable[[SimulatedLine], object]]":
-    """What takes one line: a producer, or a file."""
+    """The function that writes one line, to the topic or to a file."""
     if to == "kafka":
         from stream.kafka.sink import PlainProducer
 
@@ -120,7 +126,7 @@ def _writer(
 
 @contextmanager
 def _open_output(path: Path) -> "Iterator[IO[bytes]]":
-    """A file to write. Raises InputError where that cannot be."""
+    """Open a file for writing. Raises InputError where it cannot be written."""
     try:
         with path.open("wb") as file:
             yield file
@@ -139,7 +145,7 @@ def _with_progress(
 
 
 def _at_rate(lines: "Iterator[SimulatedLine]", rate: float) -> "Iterator[SimulatedLine]":
-    """The lines, so many a second; as fast as it goes where the rate is 0."""
+    """The lines at a rate per second; without a limit if the rate is 0."""
     started = time.monotonic()
     for index, line in enumerate(lines):
         if rate:

@@ -123,9 +123,9 @@ class LabelledRun(SqlSession):
         8 days before that day. The first week starts with the first evaluated day.
         """
         self.execute(
-            "CREATE OR REPLACE TABLE known AS SELECT DISTINCT f.entity, d.day FROM (SELECT "
+            "CREATE OR REPLACE TABLE compromised AS SELECT DISTINCT f.entity, d.day FROM (SELECT "
             f"{field} AS entity, {calendar_day('known_time')} AS known_day FROM frauds UNION ALL SELECT "
-            f"entity, {calendar_day('known_time')} FROM named WHERE field = '{field}') f JOIN days d ON "
+            f"entity, {calendar_day('known_time')} FROM labelled_entities WHERE field = '{field}') f JOIN days d ON "
             f"known_day < d.calendar AND known_day >= d.calendar - (d.calendar - {self._first_day}) "
             f"% {WEEK_DAYS} - {WEEK_DAYS} WHERE f.entity IS NOT NULL"
         )
@@ -164,9 +164,9 @@ class LabelledRun(SqlSession):
         events have its id. Only the frauds' labels are joined: they are few. Which event is meant
         is found by numbers alone, which can be spilled to disk."""
         self.execute(
-            "CREATE TABLE labelled AS SELECT row, kind, scenario, known_time, namesakes FROM (SELECT "
+            "CREATE TABLE labelled AS SELECT row, kind, scenario, known_time, events_with_id FROM (SELECT "
             f"l.row AS label, CAST(min(epoch_ms(s.event_time)::HUGEINT * {ROWS_MAX} + s.row) % "
-            f"{ROWS_MAX} AS BIGINT) AS row, count(*) AS namesakes FROM scores s JOIN labels l "
+            f"{ROWS_MAX} AS BIGINT) AS row, count(*) AS events_with_id FROM scores s JOIN labels l "
             "USING (event_id) WHERE l.verdict = 'fraud' GROUP BY l.row) JOIN (SELECT row AS label, "
             "coalesce(scenario, '') AS kind, known_time FROM labels) USING (label) "
             "JOIN kinds k ON k.name = kind"
@@ -220,7 +220,7 @@ class LabelledRun(SqlSession):
             if field in columns
         )
         nobody = "SELECT '' AS field, '' AS entity, now()::TIMESTAMP AS known_time WHERE false"
-        self.execute(f"CREATE TABLE named AS {' UNION ALL '.join([nobody, *each])}")
+        self.execute(f"CREATE TABLE labelled_entities AS {' UNION ALL '.join([nobody, *each])}")
 
     def _score(self, scorer: Scorer) -> str:
         name = f"score_{scorer.name}"

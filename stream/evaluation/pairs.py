@@ -1,8 +1,7 @@
-"""Two runs over the same events held against each other: which caught more, what only one of them
-caught, and how far their scores have moved.
+"""Compare two runs over the same events: which caught more, what only one of them caught.
 
-Reads what the runs wrote, joined in DuckDB and so in bounded memory. Intervals of a difference are
-of resamples in which both runs keep the same days, so that what a day brings to both cancels out.
+Reads the tables of the runs, joined in DuckDB and so in bounded memory. The interval of a difference
+comes from resamples in which both runs keep the same days, so that effects of a day on both cancel.
 """
 
 from collections.abc import Iterator
@@ -10,21 +9,12 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from schemas.columns import F64, I64
 from stream.clock import format_time_ms
 from stream.errors import InputError
 from stream.evaluation import database
-from stream.evaluation.comparison import (
-    CaughtByOne,
-    Difference,
-    Drift,
-    Overlap,
-    Pair,
-    Period,
-    ScoreBand,
-)
+from stream.evaluation.comparison import CaughtByOne, Difference, Overlap, Pair
 from stream.evaluation.conclusions import (
     AVERAGE_PRECISION,
     EQUAL_RECALL,
@@ -32,15 +22,8 @@ from stream.evaluation.conclusions import (
     RECALL,
     pair_conclusion,
 )
-from stream.evaluation.database import SqlSession, parquet_source
-from stream.evaluation.labelled_run import (
-    ALERTED,
-    CENTS,
-    DAY_MS,
-    PUBLISHED,
-    activity_is,
-    calendar_day,
-)
+from stream.evaluation.database import SqlSession
+from stream.evaluation.drift import drift_of
 from stream.evaluation.measures import (
     HONEST,
     RankedRows,
@@ -52,19 +35,17 @@ from stream.evaluation.measures import (
     sign,
     with_interval,
 )
+from stream.evaluation.pair_tables import (
+    BOTH,
+    ONLY_FIRST,
+    ONLY_OTHER,
+    SIDES,
+    events_with_alert,
+    fetch_row,
+    read_runs,
+)
 
-SIDES: Final = ("first", "other")
-BOTH: Final = "(first_published AND other_published)"
-EITHER: Final = "(first_published OR other_published)"
-ONLY_FIRST: Final = "(first_published AND NOT other_published)"
-ONLY_OTHER: Final = "(other_published AND NOT first_published)"
-"""Which of two runs have an alert on an event."""
-SCORE_STEP: Final = 0.005
-"""Scores are compared by rank in steps of this: a p-value within 1.2 % of another counts as it."""
-BANDS: Final = (0.0, 0.301, 0.699, 1.0, 1.301, 2.0, 3.0, 4.0)
-"""Scores of p-values 1, 1/2, 1/5, 1/10, 1/20, 1/100, 1/1,000 and 1/10,000."""
-FOUND_MAX: Final = 10
-PERIODS_MAX: Final = 60
+CAUGHT_MAX: Final = 10
 
 
 def pair(
@@ -75,15 +56,16 @@ def pair(
     labelled: bool,
     by_position: bool,
 ) -> Pair:
-    """The first run and another, each by its name and its folder.
+    """Compare the first run with another, each given by its name and folder.
 
-    work: a folder for what DuckDB keeps meanwhile. by_position: an event has the same position in
-    both, else the same id. Raises ExtraMissing, InputError where no event is in both.
+    work: a folder for DuckDB's temporary files. labelled: labels say which events are fraud.
+    by_position: an event has the same position in both runs, else the same id. Raises ExtraMissing,
+    and InputError where no event is in both.
     """
     with database.open_database(work) as connection:
         sql = SqlSession(connection)
         same = 'partition, "offset"' if by_position else "event_id"
-        _read(sql, first[1], other[1], labelled, same)
+        read_runs(sql, first[1], other[1], labelled, same)
         [(in_first, in_other, in_both)] = sql.fetch_rows(
             "SELECT (SELECT count(*) FROM first_score), (SELECT count(*) FROM other_score), "
             "(SELECT count(*) FROM event)"
@@ -94,12 +76,12 @@ def pair(
                 "has the same id and time in both; expected inputs that both map alike"
             )
         differences = list(_differences(sql)) if labelled else []
-        drift = _drift(sql)
-        said = pair_conclusion(first[0], other[0], differences, _with_alert(sql), drift)
+        drift = drift_of(sql)
+        conclusion = pair_conclusion(first[0], other[0], differences, events_with_alert(sql), drift)
         return Pair(
             first=first[0],
             other=other[0],
-            **said._asdict(),
+            **conclusion._asdict(),
             differences=differences,
             overlaps=list(_overlaps(sql, labelled)),
             caught_by_first_only=_caught_by_one(sql, ONLY_FIRST),
@@ -108,51 +90,8 @@ def pair(
         )
 
 
-# -- the tables -----------------------------------------------------------------------------------
-
-
-def _read(sql: SqlSession, first: Path, other: Path, labelled: bool, same: str) -> None:
-    """Table event: a row for each that is evaluated in both. Tables first_alert, other_alert: the alerts
-    on these events, with what incidents.parquet says of their incidents. same: beside topic and time
-    the columns that are the same in both of an event."""
-    for side, folder in zip(SIDES, (first, other), strict=True):
-        scores = folder / "scores.parquet"
-        names = pq.read_schema(scores).names
-        scorers = [name.removeprefix("activity_") for name in names if name.startswith("activity_")]
-        sql.execute(
-            f"CREATE VIEW {side}_score AS SELECT *, {CENTS} AS cents, "
-            f"{activity_is(scorers, ALERTED)} AS alerted, {activity_is(scorers, PUBLISHED)} AS published "
-            f"FROM {parquet_source(scores)} WHERE evaluated"
-        )
-    frauds = "(SELECT *, '' AS scenario FROM first_score WHERE false)"
-    if labelled:
-        frauds = parquet_source(first / "frauds.parquet")
-    sides = ", ".join(
-        f'{side}."{name}" AS {side}_{name}'
-        for side in SIDES
-        for name in ("partition", "offset", "score", "alerted", "published")
-    )
-    sql.execute(
-        f"""CREATE TABLE event AS SELECT first.topic, first.event_id,
-            epoch_ms(first.event_time) AS time_ms, {calendar_day("first.event_time")} AS day,
-            first.amount, first.cents,
-            f.topic IS NOT NULL AS fraud, coalesce(f.scenario, '') AS scenario, {sides}
-        FROM first_score first JOIN other_score other USING (topic, event_time, {same})
-            LEFT JOIN {frauds} f ON f.topic = first.topic AND f.partition = first.partition
-            AND f."offset" = first."offset" """
-    )
-    for side, folder in zip(SIDES, (first, other), strict=True):
-        sql.execute(
-            f"""CREATE TABLE {side}_alert AS SELECT a.*, i.opened, i.last, i.verdict
-            FROM {parquet_source(folder / "alerts.parquet")} a
-            JOIN {parquet_source(folder / "incidents.parquet")} i USING (incident_id)
-            SEMI JOIN event e ON e.topic = a.topic AND e.{side}_partition = a.partition
-            AND e.{side}_offset = a."offset" """
-        )
-
-
 def _differences(sql: SqlSession) -> Iterator[Difference]:
-    fewer = min(_with_alert(sql))
+    fewer = min(events_with_alert(sql))
     found = sql.fetch_columns(
         f"""SELECT day, count(*) FILTER (NOT fraud) AS honest, count(*) FILTER (fraud) AS frauds,
             count(*) FILTER (fraud AND first_alerted) AS alerted_a,
@@ -208,13 +147,6 @@ def _equal(side: str, most: int) -> str:
     )
 
 
-def _with_alert(sql: SqlSession) -> tuple[int, int]:
-    """How many events have an alert, of either side."""
-    counts = ", ".join(f"count(*) FILTER ({side}_published)" for side in SIDES)
-    [(first, other)] = sql.fetch_rows(f"SELECT {counts} FROM event")
-    return int(first), int(other)
-
-
 def _difference(measure: str, first: F64, other: F64, held: I64) -> Difference:
     """held: int64[days], how much of what is measured lies in each."""
     blocks = int(np.count_nonzero(held))
@@ -252,9 +184,6 @@ def _ranked(
     return reader.finish()
 
 
-# -- what both have, and what only one ------------------------------------------------------------
-
-
 def _overlaps(sql: SqlSession, labelled: bool) -> Iterator[Overlap]:
     yield _of_events(sql, "events", "count(*)", "true")
     yield _of_entities(sql, "entities", "")
@@ -271,7 +200,7 @@ def _of_events(sql: SqlSession, what: str, measure: str, among: str) -> Overlap:
         f"coalesce({measure} FILTER ({one} AND {among}), 0)"
         for one in (BOTH, ONLY_FIRST, ONLY_OTHER)
     )
-    return _overlap(what, _one(sql, f"SELECT {sums} FROM event"))
+    return _overlap(what, fetch_row(sql, f"SELECT {sums} FROM event"))
 
 
 def _of_entities(sql: SqlSession, what: str, among: str) -> Overlap:
@@ -281,7 +210,7 @@ def _of_entities(sql: SqlSession, what: str, among: str) -> Overlap:
     first, other = entities["first"], entities["other"]
     return _overlap(
         what,
-        _one(
+        fetch_row(
             sql,
             f"""SELECT (SELECT count(*) FROM ({first} INTERSECT {other})),
                 (SELECT count(*) FROM ({first} EXCEPT {other})),
@@ -293,7 +222,7 @@ def _of_entities(sql: SqlSession, what: str, among: str) -> Overlap:
 def _incidents(sql: SqlSession) -> Overlap:
     counted = {}
     for side, against in (SIDES, SIDES[::-1]):
-        counted[side] = _one(
+        counted[side] = fetch_row(
             sql,
             f"""WITH incident AS (SELECT DISTINCT incident_id, entity_type, entity, opened, last
                 FROM {side}_alert)
@@ -314,7 +243,7 @@ def _overlap(what: str, counts: tuple[float, ...]) -> Overlap:
 def _caught_by_one(sql: SqlSession, which: str) -> list[CaughtByOne]:
     rows = sql.fetch_rows(
         f"""SELECT event_id, time_ms, scenario, amount, first_score, other_score FROM event
-        WHERE fraud AND {which} ORDER BY amount DESC NULLS LAST, time_ms, event_id LIMIT {FOUND_MAX}"""
+        WHERE fraud AND {which} ORDER BY amount DESC NULLS LAST, time_ms, event_id LIMIT {CAUGHT_MAX}"""
     )
     return [
         CaughtByOne(
@@ -327,100 +256,3 @@ def _caught_by_one(sql: SqlSession, which: str) -> list[CaughtByOne]:
         )
         for event_id, time_ms, scenario, amount, first, other in rows
     ]
-
-
-# -- how far the scores have moved ----------------------------------------------------------------
-
-
-def _drift(sql: SqlSession) -> Drift:
-    events, days, in_both, in_either = _one(
-        sql,
-        f"""SELECT count(*), count(DISTINCT day), count(*) FILTER ({BOTH}),
-            count(*) FILTER ({EITHER}) FROM event""",
-    )
-    bands = _bands(sql)
-    period_days = max(1, -(-int(days) // PERIODS_MAX))
-    return Drift(
-        events=int(events),
-        rank_correlation=_rank_correlation(sql),
-        population_stability=_population_stability(bands, int(events)),
-        alerts_in_common=in_both / in_either if in_either else None,
-        bands=bands,
-        period_days=period_days,
-        periods=list(_periods(sql, period_days)),
-    )
-
-
-def _periods(sql: SqlSession, period_days: int) -> Iterator[Period]:
-    found = sql.fetch_rows(
-        f"""SELECT min(day), sum(first), sum(other), sum(in_both), sum(either) FROM (
-            SELECT day, row_number() OVER (ORDER BY day) - 1 AS place,
-                count(*) FILTER (first_published) AS first,
-                count(*) FILTER (other_published) AS other,
-                count(*) FILTER ({BOTH}) AS in_both, count(*) FILTER ({EITHER}) AS either
-            FROM event GROUP BY day)
-        GROUP BY place // {period_days} ORDER BY 1"""
-    )
-    for day, first, other, both, either in found:
-        yield Period(
-            from_day=format_time_ms(day * DAY_MS)[:10],
-            first=int(first),
-            other=int(other),
-            both=int(both),
-            share=both / either if either else None,
-        )
-
-
-def _bands(sql: SqlSession) -> list[ScoreBand]:
-    shares = [
-        _one(
-            sql,
-            "SELECT "
-            + ", ".join(f"coalesce(avg(({side}_score >= {low})::INT), 0)" for low in BANDS)
-            + " FROM event",
-        )
-        for side in SIDES
-    ]
-    return [
-        ScoreBand(score_from=low, first=float(first), other=float(other))
-        for low, first, other in zip(BANDS, *shares, strict=True)
-    ]
-
-
-def _population_stability(bands: list[ScoreBand], events: int) -> float:
-    first, other = (
-        -np.diff([getattr(one, side) for one in bands], append=0.0) * events + 0.5 for side in SIDES
-    )
-    p, q = first / first.sum(), other / other.sum()
-    return float(np.sum((q - p) * np.log(q / p)))
-
-
-def _rank_correlation(sql: SqlSession) -> float | None:
-    """Of the joint counts of both scores' steps."""
-    found = sql.fetch_columns(
-        f"""SELECT floor(first_score / {SCORE_STEP})::BIGINT AS first,
-            floor(other_score / {SCORE_STEP})::BIGINT AS other, count(*) AS counts
-        FROM event GROUP BY ALL ORDER BY ALL"""
-    )
-    first, other, counts = (np.asarray(column, np.float64) for column in found.values())
-    if any(len(np.unique(steps)) < 2 for steps in (first, other)):
-        return None
-    ranks = [_mean_ranks(steps, counts) for steps in (first, other)]
-    weights = counts / counts.sum()
-    a, b = (rank - weights @ rank for rank in ranks)
-    spread = np.sqrt((weights @ a**2) * (weights @ b**2))
-    return float(weights @ (a * b) / spread)
-
-
-def _mean_ranks(steps: F64, counts: F64) -> F64:
-    """float64[n]: the mean rank of each entry's step. steps, counts: float64[n]."""
-    values, which = np.unique(steps, return_inverse=True)
-    held = np.bincount(which, counts, len(values))
-    ranks: F64 = (np.cumsum(held) - held / 2)[which]
-    return ranks
-
-
-def _one(sql: SqlSession, query: str) -> tuple[float, ...]:
-    """The only row of a query."""
-    [row] = sql.fetch_rows(query)
-    return row

@@ -1,7 +1,7 @@
-"""Oddities in the inputs of a live worker, as log lines, readings and reasons not to be ready.
+"""Detects likely mistakes in the mapping of a live worker's inputs.
 
-The same as a replay's notes (`stream.replay.notes`, which shares the functions), from the records
-since the worker started. An oddity has the position of an example record, and never the value of an
+They appear as log lines, metrics and reasons for not being ready; `stream.replay.notes` reports the
+same of a replay. A problem names the position of an example record, and never shows the value of an
 entity field or of a text that may be one.
 """
 
@@ -30,15 +30,15 @@ from stream.telemetry.collector import MetricsCollector
 log = structlog.stdlib.get_logger(__name__)
 
 RECORDS_MIN: Final = 1_000
-"""Events without a field, or that a monitor does not score, until that is odd; records in a row that
-are all dead letters, until the worker is not ready."""
+"""After so many events without a mapped field, or that a monitor does not score, there is a problem;
+after so many dead letters in a row, the worker is not ready."""
 SECONDS_SUSPECTED_BELOW_MS: Final = 365 * 86_400_000
-"""Events before 1971 are most often seconds that were taken for milliseconds."""
+"""Times before 1971 are most often seconds that were read as milliseconds."""
 SECONDS_HINT: Final = (
     'where the times are seconds, expected fields.time = { path = "…", unit = "s" }'
 )
 MISPLACED_KEYS: Final = (
-    "keyed_by is not true: events are in another partition than the partitioner gives their key, so "
+    "keyed_by is wrong: events are in another partition than the partitioner gives their key, so "
     "that one entity is learned as several. Correct keyed_by or partitioner of the input, or remove "
     "both: then its monitors read internal topics"
 )
@@ -52,7 +52,7 @@ InputProblemKind = Literal[
 
 
 class InputProblem(NamedTuple):
-    """One oddity. of: the input, or the monitor. about: the field, where there is one for each."""
+    """A likely mistake. of: the input or the monitor. about: the field, "" where it is not about one."""
 
     of: str
     kind: InputProblemKind
@@ -62,8 +62,11 @@ class InputProblem(NamedTuple):
 
 @dataclass(slots=True)
 class _InputSummary:
-    """The records of one input so far. absent: `mapped_fields` that no event had. dead_letters_in_a_row:
-    how many of the last records were all dead letters."""
+    """What is known of one input's records so far.
+
+    absent: `mapped_fields` that no event had. dead_letters_in_a_row: how many of the last records,
+    without another between them. example, unclear_example: positions of records.
+    """
 
     absent: dict[str, str]
     events: int = 0
@@ -71,13 +74,13 @@ class _InputSummary:
     last_ms: int | None = None
     unclear_labels: int = 0
     unclear_example: str = ""
-    letters: dict[str, int] = field(default_factory=dict)
+    dead_letters: dict[str, int] = field(default_factory=dict)
     dead_letters_in_a_row: int = 0
-    last_letter: str = ""
+    last_dead_letter: str = ""
 
 
 class InputDiagnostics:
-    """Looks at all that a worker processes. Not for more than one thread."""
+    """Observes everything that a worker processes. Not thread-safe."""
 
     def __init__(self, config: Config, metrics: MetricsCollector) -> None:
         self._config = config
@@ -85,10 +88,10 @@ class InputDiagnostics:
         self._inputs: dict[str, _InputSummary] = {}
         self._logged: set[tuple[str, str, str]] = set()
         self._repaired: set[tuple[str, str, str]] = set()
-        self._not_keyed: set[tuple[str, int]] = set()
+        self._misplaced_logged: set[tuple[str, int]] = set()
 
     def observe(self, read: Log, records: Records, output: ShardOutput) -> None:
-        """Look at a batch and its output; in an internal topic nothing is odd."""
+        """Observe a batch of an input and its output; internal topics are ignored."""
         if read.internal:
             return
         summary = self._inputs.get(read.name)
@@ -98,23 +101,23 @@ class InputDiagnostics:
             )
         for letter in output.dead_letters:
             if letter.event_kept:
-                self._take_repair(read.name, letter)
-        letters = [one for one in output.dead_letters if not one.event_kept]
-        self._take_letters(read.name, summary, records, letters)
+                self._log_repair(read.name, letter)
+        dead_letters = [one for one in output.dead_letters if not one.event_kept]
+        self._count_dead_letters(read.name, summary, records, dead_letters)
         if len(output.events):
-            _take_events(summary, output.events)
+            _count_events(summary, output.events)
             self._check_keys(read.name, output.events)
 
     def _check_keys(self, name: str, events: EventBatch) -> None:
-        """Count events that are not in the partition of their key; log the first of a partition."""
+        """Count events in another partition than their key's; log the first of each partition."""
         found = find_misplaced(events, self._config.inputs[name])
         if not len(found.rows):
             return
         count, first = len(found.rows), int(found.rows[0])
         self._metrics.add("eddy_keys_misplaced", count)
-        topic, partition = where = events.sources[int(events.source[first])]
-        if where not in self._not_keyed:
-            self._not_keyed.add(where)
+        topic, partition = misplaced_in = events.sources[int(events.source[first])]
+        if misplaced_in not in self._misplaced_logged:
+            self._misplaced_logged.add(misplaced_in)
             log.warning(
                 MISPLACED_KEYS,
                 topic=topic,
@@ -124,8 +127,8 @@ class InputDiagnostics:
                 misplaced=count,
             )
 
-    def _take_repair(self, name: str, letter: DeadLetter) -> None:
-        """Log the first example of a field and code; `eddy_field_repaired` counts them all."""
+    def _log_repair(self, name: str, letter: DeadLetter) -> None:
+        """Log the first repair of each field and code; `eddy_field_repaired` counts them all."""
         headers = dict(letter.headers)
         of_event, code = headers["eddy-field"].decode(), headers["eddy-code"].decode()
         if (key := (name, of_event, code)) not in self._repaired:
@@ -133,32 +136,32 @@ class InputDiagnostics:
             example = _example(letter, headers)
             log.warning("field repaired", input=name, field=of_event, code=code, example=example)
 
-    def _take_letters(
-        self, name: str, summary: _InputSummary, records: Records, letters: list[DeadLetter]
+    def _count_dead_letters(
+        self, name: str, summary: _InputSummary, records: Records, dead_letters: list[DeadLetter]
     ) -> None:
-        """Count dead letters, and log the first of each code, the tenth, the hundredth and so on."""
-        if not letters:
+        """Count dead letters; log the first of each code, the tenth, the hundredth and so on."""
+        if not dead_letters:
             summary.dead_letters_in_a_row = 0
             return
-        for letter in letters:
+        for letter in dead_letters:
             headers = dict(letter.headers)
             code = headers["eddy-code"].decode()
-            count = summary.letters[code] = summary.letters.get(code, 0) + 1
+            count = summary.dead_letters[code] = summary.dead_letters.get(code, 0) + 1
             if count == 10 ** (len(str(count)) - 1):
                 example = _example(letter, headers)
                 log.warning("dead letters", input=name, code=code, count=count, example=example)
-        summary.last_letter = _example(letters[-1], dict(letters[-1].headers))
-        refused = {int(dict(letter.headers)["eddy-offset"]) for letter in letters}
+        summary.last_dead_letter = _example(dead_letters[-1], dict(dead_letters[-1].headers))
+        refused = {int(dict(letter.headers)["eddy-offset"]) for letter in dead_letters}
         at_end = 0
         for offset in reversed(records.offset.tolist()):
             if offset not in refused:
                 break
             at_end += 1
-        whole = at_end == len(records)
-        summary.dead_letters_in_a_row = at_end + (summary.dead_letters_in_a_row if whole else 0)
+        all_dead = at_end == len(records)
+        summary.dead_letters_in_a_row = at_end + (summary.dead_letters_in_a_row if all_dead else 0)
 
     def problems(self, counts: Iterable[Mapping[str, Mapping[str, int]]]) -> list[InputProblem]:
-        """The oddities so far; each is logged once. counts: of every shard, by stage."""
+        """The present problems; a new one is logged. counts: of every shard, by stage."""
         found = [
             one for name, summary in self._inputs.items() for one in self._of_input(name, summary)
         ]
@@ -167,18 +170,18 @@ class InputDiagnostics:
             if one[:3] not in self._logged:
                 self._logged.add(one[:3])
                 log.warning("input problem", name=one.of, problem=one.kind, detail=one.text)
-        self._logged &= {one[:3] for one in found}  # one that ends and comes back is logged again
+        self._logged &= {one[:3] for one in found}  # one that comes back is logged again
         return found
 
     @staticmethod
     def reasons_not_ready(problems: Iterable[InputProblem]) -> list[str]:
-        """Those of the oddities that make a worker not ready, a line each."""
+        """A line for each problem that makes a worker not ready."""
         return [f"{one.of}: {one.text}" for one in problems if one.kind == "all_dead_letters"]
 
     def _of_input(self, name: str, summary: _InputSummary) -> list[InputProblem]:
         found: list[InputProblem] = []
         if summary.dead_letters_in_a_row >= RECORDS_MIN:
-            text = f"the last {RECORDS_MIN:,} records were all dead letters, such as {summary.last_letter}"
+            text = f"the last {RECORDS_MIN:,} records were all dead letters, such as {summary.last_dead_letter}"
             found.append(InputProblem(name, "all_dead_letters", "", text))
         if summary.events >= RECORDS_MIN:
             for one, paths in summary.absent.items():
@@ -226,7 +229,7 @@ class InputDiagnostics:
         ]
 
 
-def _take_events(summary: _InputSummary, events: EventBatch) -> None:
+def _count_events(summary: _InputSummary, events: EventBatch) -> None:
     if not summary.example:
         summary.example = record_position(events, 0)
     summary.events += len(events)
@@ -244,20 +247,20 @@ def _take_events(summary: _InputSummary, events: EventBatch) -> None:
 
 
 def _example(letter: DeadLetter, headers: Mapping[str, bytes]) -> str:
-    """The position of a dead letter's record, and its fault, which holds no entity field's value."""
-    where, partition, offset = (
+    """The position and the fault of a dead letter, which shows no value of an entity field."""
+    topic, partition, offset = (
         headers[name].decode() for name in ("eddy-topic", "eddy-partition", "eddy-offset")
     )
     message = headers["eddy-message"].decode("utf-8", "replace")
-    return f"{where}[{partition}] at offset {offset}: {message}{registry_hint(letter)}"
+    return f"{topic}[{partition}] at offset {offset}: {message}{registry_hint(letter)}"
 
 
 # -- shared with the notes of a replay ------------------------------------------------------------
 
 
 def mapped_fields(config: Config, name: str) -> dict[str, str]:
-    """The fields that an input maps by name and that its records should have, each with its paths.
-    None of labels, which may name an event alone."""
+    """The fields that an input maps and its records should have, each with its paths. Empty for an
+    input of labels, which may name only an event."""
     spec = config.inputs[name]
     if spec.type == "label" or not spec.fields:
         return {}
@@ -270,12 +273,12 @@ def mapped_fields(config: Config, name: str) -> dict[str, str]:
 
 def misspelling_hint(name: str, field_name: str) -> str:
     """The remedy for a mapped field that no event has."""
-    where = f"inputs.{name}.fields.{field_name}"
-    return f"expected that {where} names a field of the records, as it is spelled there"
+    key = f"inputs.{name}.fields.{field_name}"
+    return f"expected {key} to name a field of the records, spelled as there"
 
 
 def present_fields(events: EventBatch, names: AbstractSet[str]) -> set[str]:
-    """The fields among `names` that any of the events has."""
+    """The fields among `names` that at least one event has."""
     text = {n for n in names & events.text.keys() if events.text[n].null_count < len(events)}
     return text | {n for n in names & events.number.keys() if not np.isnan(events.number[n]).all()}
 
@@ -287,7 +290,7 @@ def record_position(events: EventBatch, row: int) -> str:
 
 
 def registry_hint(letter: DeadLetter) -> str:
-    """The likely cause, where a malformed record looks as if a schema registry's client wrote it."""
+    """A hint, if a malformed record looks as if a client of a schema registry wrote it."""
     if dict(letter.headers)["eddy-code"] == b"malformed" and letter.value[:1] == b"\0":
-        return "; it begins with a zero byte, as values written with a schema registry do"
+        return "; it begins with a zero byte, like values written with a schema registry"
     return ""

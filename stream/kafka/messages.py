@@ -24,7 +24,7 @@ class OutRecord(NamedTuple):
 
     topic: str
     key: bytes | None
-    value: bytes
+    value: bytes | None
     headers: list[tuple[str, bytes]]
     partition: int | None = None
 

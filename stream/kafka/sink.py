@@ -67,7 +67,7 @@ def produce(producer: Producer, record: OutRecord, deadline: float = math.inf) -
 
 def _size_bytes(record: OutRecord) -> int:
     headers = sum(len(name) + len(body or b"") for name, body in record.headers)
-    return len(record.key or b"") + len(record.value) + headers
+    return len(record.key or b"") + len(record.value or b"") + headers
 
 
 def _returns_within(call: Callable[[], object], within_s: float) -> bool:

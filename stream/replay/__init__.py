@@ -18,7 +18,7 @@ from stream.pipeline.cluster import PartitionState
 from stream.replay import manifest
 from stream.replay.driver import Progress, read_in_time_order
 from stream.replay.inputs import InputLocations, open_readings, spool_pipes
-from stream.replay.manifest import Manifest, ManifestInput, Provenance
+from stream.replay.manifest import ManifestInput, Provenance, RunManifest
 from stream.replay.request import RunRequest, run_request
 from stream.replay.run import Render, ReplayRun
 from stream.replay.run_files import map_write_errors
@@ -71,7 +71,7 @@ class RerunResult(NamedTuple):
 
 
 def rerun(
-    of: Manifest,
+    of: RunManifest,
     given: Config | None,
     out_dir: Path,
     progress: Progress,

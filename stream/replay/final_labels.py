@@ -19,14 +19,8 @@ import pyarrow.parquet as pq
 from schemas.columns import EventBatch
 from schemas.events import ENTITY_FIELDS, LABEL_TYPE
 from stream.evaluation import database
-from stream.replay.tables import (
-    ROW_GROUP_ROWS,
-    TIME,
-    DisplayIds,
-    TableFile,
-    column,
-    read_table_batches,
-)
+from stream.replay.table_columns import TIME, column
+from stream.replay.tables import ROW_GROUP_ROWS, DisplayIds, TableFile, read_table_batches
 
 SCHEMA: Final = pa.schema(
     [

@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 
 from stream.evaluation.queries import EVENTS_SHOWN
 from stream.replay.incidents import Incident, IncidentEvent
-from stream.replay.tables import TIME, read_table_batches
+from stream.replay.table_columns import TIME
+from stream.replay.tables import read_table_batches
 
 EARLIEST_FIRST: Final = [("event_time", "ascending"), ("event_id", "ascending")]
 

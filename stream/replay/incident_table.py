@@ -21,7 +21,8 @@ from detectors.spec import seconds
 from schemas.columns import F64, I64, Bools
 from stream.config import ASSESS, Config
 from stream.evaluation.labelled_run import ALERTED
-from stream.replay.tables import INCIDENT_COLUMNS, TIME, TableFile, read_table_batches
+from stream.replay.table_columns import INCIDENT_COLUMNS, TIME
+from stream.replay.tables import TableFile, read_table_batches
 from stream.replay.time_split import EvaluationSpan
 
 TIME_BITS: Final = 42

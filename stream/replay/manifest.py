@@ -62,7 +62,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     features: bool
 
 
-class Manifest(Provenance, frozen=True, kw_only=True):
+class RunManifest(Provenance, frozen=True, kw_only=True):
     """The same, and the hash of each file that came of it, but of those that hold how long it
     took."""
 
@@ -92,15 +92,15 @@ def provenance(
 def manifest(of: Provenance, outputs: Mapping[str, Path]) -> bytes:
     """The manifest as it is written. outputs: files by the name that they will have."""
     found = {name: file_digest(path) for name, path in outputs.items()}
-    whole = Manifest(**msgspec.structs.asdict(of), outputs=found)
+    whole = RunManifest(**msgspec.structs.asdict(of), outputs=found)
     return msgspec.json.format(msgspec.json.encode(whole), indent=2) + b"\n"
 
 
-def read(path: Path) -> Manifest:
+def read(path: Path) -> RunManifest:
     """A manifest, or that of a run's folder. Raises InputError."""
     path = path / MANIFEST if path.is_dir() else path
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=Manifest)
+        found = msgspec.json.decode(path.read_bytes(), type=RunManifest)
     except (OSError, msgspec.MsgspecError) as error:
         raise InputError(f"{path}: {error}; expected the manifest of a replay") from error
     if found.version != VERSION:
@@ -108,7 +108,7 @@ def read(path: Path) -> Manifest:
     return found
 
 
-def rebuild_config(found: Manifest, provided: Config | None) -> Config:
+def rebuild_config(found: RunManifest, provided: Config | None) -> Config:
     """The configuration of that run. given: where its secret, and the broker, are taken from.
 
     Raises InputError where the secret is another one.
@@ -121,12 +121,12 @@ def rebuild_config(found: Manifest, provided: Config | None) -> Config:
     if state_config(config).secret != own.secret:
         raise InputError(
             "the run had another secret, which its manifest does not hold; expected CONFIG beside "
-            "--again, with the secret that the run had"
+            "--rerun, with the secret that the run had"
         )
     return config
 
 
-def input_differences(found: Manifest, now: Provenance) -> list[str]:
+def input_differences(found: RunManifest, now: Provenance) -> list[str]:
     """How the inputs as they are now differ from those of that run."""
     pairs = zip([*found.inputs, *found.labels], [*now.inputs, *now.labels], strict=True)
     return [line for pair in pairs for line in _file_differences(*pair)]
@@ -147,7 +147,7 @@ def _file_differences(then: ManifestInput, now: ManifestInput) -> Iterator[str]:
             )
 
 
-def code_differences(found: Manifest) -> list[str]:
+def code_differences(found: RunManifest) -> list[str]:
     """How the code that runs now differs from that run's."""
     now = code()
     return [
@@ -157,7 +157,7 @@ def code_differences(found: Manifest) -> list[str]:
     ]
 
 
-def changed_outputs(found: Manifest, again: Manifest) -> list[str]:
+def changed_outputs(found: RunManifest, again: RunManifest) -> list[str]:
     """The files that came out with other bytes."""
     names = sorted(found.outputs.keys() | again.outputs.keys())
     return [name for name in names if found.outputs.get(name) != again.outputs.get(name)]

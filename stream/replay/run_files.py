@@ -24,14 +24,13 @@ from stream.replay.incident_table import write_incidents
 from stream.replay.incidents import OpenedIncidents, read_opened_incidents
 from stream.replay.manifest import MANIFEST, Provenance, manifest
 from stream.replay.summary import Summary
+from stream.replay.table_columns import ALERT_COLUMNS, fraud_columns
 from stream.replay.tables import (
-    ALERT_COLUMNS,
     ALERT_GROUP_ROWS,
     FeatureFile,
     ScoreFile,
     TableFile,
     alert_rows,
-    fraud_columns,
 )
 from stream.replay.time_split import EvaluationSpan
 

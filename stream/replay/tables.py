@@ -1,8 +1,6 @@
-"""The tables that a run leaves behind, a Parquet file each: their columns and how they are filled.
+"""Writers of the tables of a run, one Parquet file each.
 
-What a column means stands beside its type, is written into the file, and `eddy query --columns`
-shows it. Rows come in a fixed order and in row groups of a fixed size, so that the same run gives
-the same bytes. Judges nothing: verdicts come from `stream.evaluation`.
+Rows have a fixed order and row groups a fixed size, so that the same run gives the same bytes.
 """
 
 import math
@@ -23,183 +21,22 @@ from schemas.alerts import Alert
 from schemas.columns import F64, Bools, EventBatch
 from schemas.events import LABEL_TYPE
 from stream.config import ASSESS, Config, learning_inputs
-from stream.evaluation.labelled_run import ALERTED
 from stream.pipeline.cluster import ScoredEvents
+from stream.replay.table_columns import (
+    ACTIVITIES,
+    ALERT_COLUMNS,
+    TIME,
+    entity_columns,
+    feature_columns,
+    score_columns,
+)
 from stream.replay.time_split import EvaluationSpan
 
 ROW_GROUP_ROWS: Final = 100_000
 ALERT_GROUP_ROWS: Final = 2_000
-"""An alert takes some two kilobytes while its row group waits in memory."""
-TIME: Final = pa.timestamp("ms")
+"""Smaller, because an alert takes about two kilobytes of memory until its row group is written."""
 DisplayIds = Callable[[str, pa.StringArray], pa.StringArray]
-"""An entity field and its raw ids → the ids as they may be shown."""
-
-
-def column(name: str, kind: pa.DataType, meaning: str, *, required: bool = False) -> pa.Field:
-    """A column that says what it means. always: it is never null."""
-    return pa.field(name, kind, nullable=not required, metadata={"meaning": meaning})
-
-
-EVALUATED: Final = column("evaluated", pa.bool_(), "in the span of the time split", required=True)
-EVENT_ID: Final = column("event_id", pa.string(), "the event's own id", required=True)
-EVENT_TIME: Final = column("event_time", TIME, "the event's own time, UTC", required=True)
-POSITION: Final = (
-    column("topic", pa.string(), "where the event lies: its topic", required=True),
-    column("partition", pa.int64(), "partition", required=True),
-    column("offset", pa.int64(), "and offset", required=True),
-)
-ACTIVITIES: Final = pa.array([None, *ALERTED, "held_back"])
-"""What the policy made of an event, by `policy.QUIET` … `policy.OVER_BUDGET`."""
-
-CONTRIBUTION: Final = pa.struct(
-    [
-        ("feature", pa.string()),
-        ("actual", pa.float64()),
-        ("expected_low", pa.float64()),
-        ("expected_high", pa.float64()),
-        ("p_value", pa.float64()),
-        ("share", pa.float64()),
-    ]
-)
-RELATED: Final = pa.struct([("type", pa.string()), ("id", pa.string()), ("pseudonym", pa.bool_())])
-
-ALERT_COLUMNS: Final = pa.schema(
-    [
-        column("alert_id", pa.string(), "the alert's id", required=True),
-        column("incident_id", pa.string(), "its incident", required=True),
-        column("revision", pa.int64(), "which alert of its incident, from 1", required=True),
-        column("activity", pa.string(), "opened or updated", required=True),
-        column("monitor", pa.string(), 'the monitor, or "assess"', required=True),
-        column("detector", pa.string(), "what was most surprised", required=True),
-        column("entity_type", pa.string(), "the field that names the entity", required=True),
-        column("entity", pa.string(), "its id, or its pseudonym", required=True),
-        column("pseudonym", pa.bool_(), "whether that is a pseudonym", required=True),
-        EVENT_ID,
-        EVENT_TIME,
-        *POSITION,
-        column("score", pa.float64(), "-log10 of the p-value", required=True),
-        column("p_value", pa.float64(), "honest: one in 1/p events has it", required=True),
-        column("threshold", pa.float64(), "the p-value at which it alerted", required=True),
-        column("severity", pa.string(), "low, medium, high or critical", required=True),
-        column("budget_used", pa.float64(), "of one day's alert budget", required=True),
-        column("suppressed", pa.int64(), "of the incident, so far only counted", required=True),
-        column("first_seen", TIME, "of the incident", required=True),
-        column("last_seen", TIME, "of the incident, so far", required=True),
-        column("action", pa.string(), "review, challenge, throttle or block", required=True),
-        column("ttl_s", pa.int64(), "how long the action should stand, seconds", required=True),
-        column("reason_code", pa.string(), "monitor and feature that said most", required=True),
-        column("counterfactual", pa.list_(pa.string()), "as expected, these would not alert"),
-        column("contributions", pa.list_(CONTRIBUTION), "what was surprising", required=True),
-        column("related", pa.list_(RELATED), "the event's other entities", required=True),
-        EVALUATED,
-    ]
-)
-INCIDENT_COLUMNS: Final = pa.schema(
-    [
-        column("incident_id", pa.string(), "the incident's id", required=True),
-        column("monitor", pa.string(), 'the monitor, or "assess"', required=True),
-        column("entity_type", pa.string(), "the field that names the entity", required=True),
-        column("entity", pa.string(), "its id, or its pseudonym", required=True),
-        column("opened", TIME, "its first event", required=True),
-        column("last", TIME, "its last event, told of or counted", required=True),
-        column("alerts", pa.int64(), "published", required=True),
-        column("suppressed", pa.int64(), "events that were only counted", required=True),
-        column("top_score", pa.float64(), "the highest of its alerts", required=True),
-        column("severity", pa.string(), "of that alert", required=True),
-        column("events", pa.int64(), "of its entity, from opening to last", required=True),
-        column(
-            "amount",
-            pa.float64(),
-            "of those events, each without its sign; null where none has one",
-        ),
-        column("frauds", pa.int64(), "labelled fraud among those events; null without labels"),
-        column("fraud_amount", pa.float64(), "of those frauds; null without labels"),
-        column(
-            "verdict",
-            pa.string(),
-            "fraud where one is, or its entity, else honest; null without labels",
-        ),
-        column("evaluated", pa.bool_(), "opened in the span of the time split", required=True),
-    ]
-)
-
-
-def entity_columns(config: Config) -> list[str]:
-    """The entity fields that stand beside every score: the monitors', and assess's subject."""
-    subject = [config.assess.subject] if config.assess else []
-    return list(dict.fromkeys([*(monitor.entity for monitor in config.monitors), *subject]))
-
-
-def score_columns(config: Config) -> pa.Schema:
-    """The columns of scores.parquet."""
-    names = [monitor.name for monitor in config.monitors]
-    of_assess = "assess's of all reports; null without a report"
-    if learning_inputs(config):
-        of_assess = "assess's of all that monitors say; null where none evaluated"
-    assess = [column(f"score_{ASSESS}", pa.float64(), of_assess)] if config.assess else []
-    scorers = [*names, *([ASSESS] if config.assess else [])]
-    done = "opened, updated or counted into an incident, or held_back by the budget; else null"
-    return pa.schema(
-        [
-            EVENT_ID,
-            EVENT_TIME,
-            *POSITION,
-            column(
-                "score", pa.float64(), "-log10 of all monitors' p-values together", required=True
-            ),
-            *(
-                column(f"score_{name}", pa.float64(), f"{name}'s; null where it did not judge")
-                for name in names
-            ),
-            *assess,
-            *(column(f"activity_{name}", pa.string(), f"by {name}: {done}") for name in scorers),
-            *(
-                column(f"surprising_{name}", pa.string(), f"{name}'s features with p < 0.1")
-                for name in names
-            ),
-            *(
-                column(field, pa.string(), f"the event's {field}, or its pseudonym")
-                for field in entity_columns(config)
-            ),
-            column("amount", pa.float64(), "the event's, in its own currency"),
-            EVALUATED,
-        ]
-    )
-
-
-def fraud_columns(config: Config) -> pa.Schema:
-    """The columns of frauds.parquet: a score's, and what labels and alerts say of it."""
-    return pa.schema(
-        [
-            *score_columns(config),
-            column("scenario", pa.string(), "the kind of fraud, empty where none is named"),
-            column("known_time", TIME, "when it became known, UTC"),
-            column("alerted", pa.bool_(), "in an incident then: not held_back", required=True),
-            column("published", pa.bool_(), "an alert was published on it", required=True),
-            column("caught", pa.bool_(), "alerted, or an alert's action stood", required=True),
-            column("nearest", pa.string(), "whose score came nearest to an alert; null without"),
-            column("gap", pa.float64(), "what that score lacked; null where none evaluated it"),
-        ]
-    )
-
-
-def feature_columns(config: Config) -> pa.Schema:
-    """The columns of features.parquet."""
-    told = [(m.name, name) for m in config.monitors for name in value_names(m)]
-    return pa.schema(
-        [
-            EVENT_ID,
-            EVENT_TIME,
-            *(
-                column(f"{monitor}__{name}{ending}", pa.float64(), f"{monitor}, {name}: {meaning}")
-                for monitor, name in told
-                for ending, meaning in (
-                    ("", "the value as it was known at the event, before it was learned"),
-                    ("__p", "its own p-value"),
-                )
-            ),
-        ]
-    )
+"""An entity field and raw ids → the ids or pseudonyms that may be shown."""
 
 
 class TableFile:

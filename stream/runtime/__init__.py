@@ -1,1 +1,1 @@
-"""The long-lived worker: its loop, its supervisor, the topics it needs."""
+"""The worker: start-up, loop, assigned partitions, topics, and the supervisor of several workers."""

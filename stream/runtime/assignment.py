@@ -9,10 +9,13 @@ import structlog
 
 from schemas.records import Records
 from stream.checkpoints.manager import CheckpointManager, PartitionCheckpoints
-from stream.checkpoints.recovery import RecoveredState, StartContext, recover
+from stream.checkpoints.recovered import RecoveredState, StartContext
+from stream.checkpoints.recovery import recover
 from stream.checkpoints.store import Folder, saved_folder
 from stream.clock import Clock
-from stream.config import Config, Log, logs
+from stream.config import Config
+from stream.config.stages import logs
+from stream.config.topology import Log
 from stream.errors import EddyError, PartitionCountChanged, StateWouldBeDropped
 from stream.kafka.positions import CommittedOffset, Partition
 from stream.pipeline.alerting import RunInfo

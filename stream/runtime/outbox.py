@@ -48,4 +48,4 @@ class Outbox:
         for record in records:
             headers = sum(len(name) + len(body or b"") for name, body in record.headers)
             self.count += sign
-            self.size_bytes += sign * (len(record.value) + headers)
+            self.size_bytes += sign * (len(record.value or b"") + headers)

@@ -1,8 +1,8 @@
-"""What worker processes have in memory before they are forked: their modules and compiled kernels.
+"""Loads the modules and compiled kernels of a worker, before worker processes are forked.
 
-Importing this folds a few simulated events through every stage of the demo's shop, which takes some
-seconds, and where nothing was compiled before half a minute: once for all workers of a machine, and
-not at all for one that is started again. It starts no thread and connects to nothing.
+Importing this module processes a few simulated events through every stage of the demo's shop: that
+takes a few seconds, or half a minute if kernels must be compiled, but only once for all workers of a
+machine and their restarts. It starts no thread and connects to nothing.
 """
 
 from pathlib import Path
@@ -21,8 +21,8 @@ EVENTS = 400
 
 def _warm_up(config: Path) -> None:
     values: list[bytes | None] = [line.value for line in lines(Shop(EVENTS, seed=1), 0.0)]
-    nowhere = np.full(len(values), -1, np.int64)
-    records = Records("shop", 0, np.arange(len(values), dtype=np.int64), nowhere, values)
+    no_times = np.full(len(values), -1, np.int64)
+    records = Records("shop", 0, np.arange(len(values), dtype=np.int64), no_times, values)
     ShardFactory(load(config), RunInfo("replay", "preloaded", str)).source("shop").process(records)
 
 

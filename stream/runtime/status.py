@@ -6,7 +6,8 @@ from typing import Final
 
 import structlog
 
-from stream.config import Config, Log
+from stream.config import Config
+from stream.config.topology import Log
 from stream.inputs.diagnostics import InputDiagnostics
 from stream.runtime.assignment import Assignment
 from stream.runtime.interfaces import Source

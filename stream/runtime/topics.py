@@ -1,7 +1,7 @@
-"""The topics of a configuration: which there must be, with how many partitions and what retention.
+"""The topics that a configuration requires, with their partitions and settings.
 
-Compares them with the broker's, and makes those that are missing. What exists is never changed: a
-topic's partitions and retention are its owner's. Also says what a worker must be allowed to do.
+Compares them with the broker's, and lists those to create; an existing topic is never changed. Also
+lists the permissions that a worker needs.
 """
 
 import math
@@ -19,27 +19,27 @@ from stream.runtime.interfaces import Admin
 DAY_MS: Final = 86_400_000
 RETENTION_MS_MIN: Final = 3 * DAY_MS
 RETENTION_INTERVALS_MIN: Final = 10
-"""An internal log must reach back to the last checkpoint, many of which may have failed, and over a
-weekend without a worker."""
+"""An internal topic must hold everything since the last checkpoint, even after several that failed, or
+a weekend without a worker."""
 RETENTION_MS: Final = 7 * DAY_MS
-"""Of an internal topic that is made, or as long as it must be."""
+"""Retention of an internal topic that is created, unless it must be longer."""
 RECORD_BYTES_MAX: Final = MESSAGE_BYTES_MAX + 64 * 1024
-"""A full message with what Arrow and Kafka write around it."""
+"""The largest message, with what Arrow and Kafka add to it."""
 
 GROWN_HINT: Final = (
-    "; if it has grown since the group learned, keep that by a replay into a saved state: eddy replay "
-    "… --save-state, then checkpoints.start_from, in another group"
+    "; if the topic has grown, keep the learned state by a replay into a saved state: eddy replay … "
+    "--save-state, then checkpoints.start_from, in another group"
 )
 
 SETTINGS: Final = ("cleanup.policy", "retention.ms", "retention.bytes", "max.message.bytes")
-"""The settings of an internal topic that matter."""
+"""The settings that are checked."""
 
 
 class RequiredTopic(NamedTuple):
-    """A topic that must exist. where: its path in the configuration.
+    """A topic that must exist.
 
-    partitions: that it must have; None where any number will do: it is then created with one.
-    settings: that it is created with; the others are the broker's own.
+    path: its key in the configuration. partitions: None where any number will do; it is then created
+    with one. settings: those to create it with; for others the broker's defaults apply.
     """
 
     path: str
@@ -50,14 +50,14 @@ class RequiredTopic(NamedTuple):
 
 
 class ExistingTopic(NamedTuple):
-    """A topic as it is. settings: the broker's, where the topic is required to have some."""
+    """A topic as it is. settings: empty where none are required."""
 
     partitions: int
     settings: Mapping[str, str]
 
 
 def retention_ms_min(config: Config) -> int:
-    """The least retention of internal topics."""
+    """The minimum retention of internal topics."""
     interval_ms = 1000.0 * seconds(config.checkpoints.interval)
     return max(RETENTION_MS_MIN, math.ceil(RETENTION_INTERVALS_MIN * interval_ms))
 
@@ -95,41 +95,41 @@ def _output_settings(topic: OutputTopic) -> dict[str, str]:
 
 
 def existing_topics(config: Config, admin: Admin) -> dict[str, ExistingTopic]:
-    """What the broker has of these topics; one that is missing is missing here."""
-    wanted = required_topics(config)
-    counts = admin.partition_counts([one.topic for one in wanted])
+    """The required topics that exist, by name."""
+    required = required_topics(config)
+    counts = admin.partition_counts([one.topic for one in required])
     return {
         one.topic: ExistingTopic(
             counts[one.topic],
             admin.settings(one.topic, SETTINGS) if one.settings else {},
         )
-        for one in wanted
+        for one in required
         if one.topic in counts
     }
 
 
 def check_topics(config: Config, existing: Mapping[str, ExistingTopic]) -> None:
-    """Raise ConfigError unless every topic is there as it must be. known: by topic.
+    """Raise ConfigError unless every required topic exists, with its partitions and settings.
 
-    Where an input has other partitions than configured, nothing is said of internal topics: how many
-    they must have may follow from that.
+    Where an input's number of partitions is wrong, internal topics are not checked: their number may
+    follow from it.
     """
     least_ms = retention_ms_min(config)
-    wanted = required_topics(config)
-    inputs = [one for one in wanted if one.kind == "input"]
+    required = required_topics(config)
+    inputs = [one for one in required if one.kind == "input"]
     if any(
         one.topic in existing and one.partitions != existing[one.topic].partitions for one in inputs
     ):
-        wanted = [one for one in wanted if one.kind != "internal"]
+        required = [one for one in required if one.kind != "internal"]
     problems = [
-        line for one in wanted for line in _differences(one, existing.get(one.topic), least_ms)
+        line for one in required for line in _differences(one, existing.get(one.topic), least_ms)
     ]
     if problems:
         raise ConfigError(problems)
 
 
 def _differences(
-    need: RequiredTopic, existing: ExistingTopic | None, least_ms: int
+    expected: RequiredTopic, existing: ExistingTopic | None, least_ms: int
 ) -> Iterator[str]:
     if existing is None:
         how = {
@@ -137,41 +137,41 @@ def _differences(
             "output": "create it, or run: eddy topics create CONFIG",
             "internal": "run: eddy topics create CONFIG",
         }
-        yield f'{need.path}: got "{need.topic}"; expected a topic that exists, {how[need.kind]}'
+        yield f'{expected.path}: got "{expected.topic}"; expected a topic that exists, {how[expected.kind]}'
         return
-    if need.kind == "input" and need.partitions != existing.partitions:
+    if expected.kind == "input" and expected.partitions != existing.partitions:
         yield (
-            f"{need.path.removesuffix('.topic')}.partitions: got {need.partitions}; expected "
-            f'{existing.partitions}, which topic "{need.topic}" has{GROWN_HINT}'
+            f"{expected.path.removesuffix('.topic')}.partitions: got {expected.partitions}; expected "
+            f'{existing.partitions}, which topic "{expected.topic}" has{GROWN_HINT}'
         )
-    if need.kind == "internal":
-        if need.partitions != existing.partitions:
+    if expected.kind == "internal":
+        if expected.partitions != existing.partitions:
             yield (
-                f'{need.path}: the internal topic "{need.topic}" has {existing.partitions} '
-                f"partitions; expected {need.partitions}; say so in {need.path}.partitions, or "
+                f'{expected.path}: the internal topic "{expected.topic}" has {existing.partitions} '
+                f"partitions; expected {expected.partitions}; set {expected.path}.partitions, or "
                 f"use another group: entities would change their partition{GROWN_HINT}"
             )
         for wrong in _settings(existing.settings, least_ms):
-            yield f'{need.path}: the internal topic "{need.topic}" has {wrong}'
-    if need.kind == "output":
-        if need.partitions not in {None, existing.partitions}:
+            yield f'{expected.path}: the internal topic "{expected.topic}" has {wrong}'
+    if expected.kind == "output":
+        if expected.partitions not in {None, existing.partitions}:
             yield (
-                f'{need.path}: topic "{need.topic}" has {existing.partitions} partitions; expected '
-                f"{need.partitions}"
+                f'{expected.path}: topic "{expected.topic}" has {existing.partitions} partitions; expected '
+                f"{expected.partitions}"
             )
-        for name, value in need.settings.items():
+        for name, value in expected.settings.items():
             if existing.settings[name] != value:
                 yield (
-                    f'{need.path}: topic "{need.topic}" has {name} = {existing.settings[name]}; '
+                    f'{expected.path}: topic "{expected.topic}" has {name} = {existing.settings[name]}; '
                     f"expected {value}"
                 )
 
 
 def _settings(settings: Mapping[str, str], least_ms: int) -> Iterator[str]:
-    """What is wrong with an internal topic's settings. least_ms: of its retention."""
+    """What is wrong with an internal topic's settings. least_ms: the minimum retention."""
     policy = settings["cleanup.policy"]
     if policy != "delete":
-        yield f"cleanup.policy = {policy}; expected delete: it holds no keys to compact by"
+        yield f"cleanup.policy = {policy}; expected delete: its records have no keys to compact by"
     retention_ms = int(settings["retention.ms"])
     if 0 <= retention_ms < least_ms:
         yield (
@@ -179,7 +179,7 @@ def _settings(settings: Mapping[str, str], least_ms: int) -> Iterator[str]:
             f"{RETENTION_INTERVALS_MIN} times checkpoints.interval"
         )
     if settings["retention.bytes"] != "-1":
-        yield f"retention.bytes = {settings['retention.bytes']}; expected -1, time alone decides"
+        yield f"retention.bytes = {settings['retention.bytes']}; expected -1: only time may delete records"
     size = int(settings["max.message.bytes"])
     if size < RECORD_BYTES_MAX:
         yield f"max.message.bytes = {size}; expected at least {RECORD_BYTES_MAX}"
@@ -188,7 +188,7 @@ def _settings(settings: Mapping[str, str], least_ms: int) -> Iterator[str]:
 def missing_topics(
     config: Config, existing: Mapping[str, ExistingTopic], inputs: bool
 ) -> list[tuple[str, int, Mapping[str, str]]]:
-    """Topics to make: name, partitions, settings. inputs: those of the inputs, too."""
+    """Topics to create: name, partitions, settings. inputs: whether to create those of inputs, too."""
     return [
         (one.topic, one.partitions or 1, one.settings)
         for one in required_topics(config)
@@ -197,7 +197,7 @@ def missing_topics(
 
 
 def permissions(config: Config) -> Iterator[str]:
-    """What a worker must be allowed to do, each as arguments of Kafka's kafka-acls tool."""
+    """The permissions that a worker needs, each as arguments of Kafka's kafka-acls tool."""
     allowed = {
         "input": ("Read", "Describe"),
         "output": ("Write", "Describe"),

@@ -164,6 +164,8 @@ class Worker:
             yield OutRecord(outputs.alerts, *alert_record(alert))
         for letter in output.dead_letters:
             yield OutRecord(outputs.dead_letters, *letter)
+        for topic, key, record in output.records:
+            yield OutRecord(topic, key, record, [])
         for name, partition, value in output.internal:
             yield OutRecord(self._internal_topics[name], None, value, [], partition)
 

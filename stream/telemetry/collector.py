@@ -29,7 +29,7 @@ BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0
 
 
 class MetricsCollector(Collector):
-    """The latest readings: written by the worker's thread, read by whoever scrapes."""
+    """The latest readings: written by the worker's thread, read by the health server's."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -38,31 +38,33 @@ class MetricsCollector(Collector):
         self._times: dict[str, list[float]] = {}
         for metric in METRICS:
             if metric.kind == "histogram":
-                self._times[metric.name] = [0.0] * (len(BUCKETS_S) + 2)  # and +Inf, and the sum
+                self._times[metric.name] = [0.0] * (
+                    len(BUCKETS_S) + 2
+                )  # the last two: +Inf and the sum
             elif not metric.labels:
                 self._counted[metric.name] = 0.0
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
     def replace(self, readings: Readings) -> None:
-        """These are the readings now; series that are not among them are gone."""
+        """Replace all readings; a series without a new reading is dropped."""
         assert readings.keys() <= METRICS_BY_NAME.keys(), readings.keys() - METRICS_BY_NAME.keys()
         with self._lock:
             self._readings = readings
 
     def drop(self, name: str) -> None:
-        """The readings of that metric are unknown until they are replaced."""
+        """Drop the readings of a metric until they are replaced."""
         with self._lock:
-            self._readings = {key: of for key, of in self._readings.items() if key != name}
+            self._readings = {key: series for key, series in self._readings.items() if key != name}
 
     def add(self, name: str, amount: int = 1) -> None:
-        """So many more of a counter without labels."""
+        """Increase a counter that has no labels."""
         with self._lock:
             self._counted[name] += amount
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Measure how long the block takes; not counted where it raises."""
+        """Measure how long the block takes, unless it raises."""
         started = time.perf_counter()
         yield
         taken_s = time.perf_counter() - started
@@ -71,11 +73,11 @@ class MetricsCollector(Collector):
             self._times[name][-1] += taken_s
 
     def exposition(self) -> bytes:
-        """Everything in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Family]:
-        """Every declared metric, with the series that it has now."""
+        """All declared metrics with their readings."""
         with self._lock:
             readings = self._readings | {name: {(): n} for name, n in self._counted.items()}
             times = {name: list(values) for name, values in self._times.items()}

@@ -1,9 +1,9 @@
-"""One small HTTP server beside the worker: /metrics, /healthz and /readyz.
+"""The worker's HTTP server: /metrics, /healthz and /readyz.
 
-It only reads what the worker's thread has left on the board; it never asks a shard or a client.
-Its resources are bounded: one thread, `CONNECTIONS_MAX` connections, `REQUEST_S` for each. The
-maintained WSGI servers stop accepting when their connections are used up, so that idle clients
-would hide a live worker; here the oldest connection makes room for a new one.
+It reads only the metrics and the health that the worker's thread has published. Its resources are
+bounded: one thread, `CONNECTIONS_MAX` connections, `REQUEST_S` each. When all connections are used,
+the oldest is closed for a new one. The maintained WSGI servers stop accepting instead, so that idle
+clients would hide a live worker.
 """
 
 import asyncio
@@ -24,11 +24,11 @@ from stream.telemetry.metrics import WorkerState
 log = structlog.stdlib.get_logger(__name__)
 
 BEAT_OVERDUE_S: Final = 120.0
-"""A loop that has not turned for so long hangs.
+"""A worker that has not beaten for so long hangs.
 
-While a broker is waited for the pulse beats after every call and before every pause, so that the
-longest silence is a call and a pause (`stream.kafka.client_errors`: CALL_S, PAUSE_S), whatever
-transaction.timeout.ms is; it beats while checkpoints are loaded and written, too; compiling the
+It beats once a turn of its loop, and while it loads and writes checkpoints. While it waits for a
+broker it beats before every pause between two tries, so that at most one call and one pause lie
+between two beats (`stream.kafka.client_errors`: CALL_TIMEOUT_S, RETRY_PAUSE_MAX_S). Compiling the
 kernels at the first batch takes less than a minute.
 """
 
@@ -37,10 +37,10 @@ BROKER_SILENT_S: Final = 30.0
 
 CONNECTIONS_MAX: Final = 32
 REQUEST_S: Final = 5.0
-"""From accepting a connection to its last byte."""
+"""The longest time from accepting a connection to its last byte."""
 REQUEST_BYTES_MAX: Final = 8 * 1024
 BACKLOG_MAX: Final = 1_024
-"""Connections that the kernel keeps until they are accepted; they cost no file descriptor."""
+"""Connections that the kernel queues until they are accepted; they use no file descriptor."""
 ACCEPT_RETRY_S: Final = 0.5
 LOG_INTERVAL_S: Final = 60.0
 _PLAIN: Final = "text/plain; charset=utf-8"
@@ -50,37 +50,36 @@ Response = tuple[int, str, bytes]
 
 
 class WorkerHealth:
-    """The state of the worker's loop: when it last turned, what it is doing, when a broker last
-    answered, and other reasons not to be ready."""
+    """The health of a worker: its state, its last beat, the last answer of a broker, and other reasons
+    for not being ready."""
 
     def __init__(self) -> None:
         self.state: WorkerState = "joining"
         self.unready_reasons: tuple[str, ...] = ()
-        self._at = self._broker_answered_at = time.monotonic()
+        self._beat_at = self._broker_answered_at = time.monotonic()
 
     def beat(self, state: WorkerState | None = None) -> None:
-        """The loop has turned, in that state, or in the one it was in."""
-        self._at = time.monotonic()
+        """Record that the worker is alive, in a new state or the same."""
+        self._beat_at = time.monotonic()
         self.state = state or self.state
 
     def broker_answered(self) -> None:
-        """A broker has answered."""
+        """Record that a broker has answered."""
         self._broker_answered_at = time.monotonic()
 
     def since_beat_s(self) -> float:
-        """Seconds since the loop last turned."""
-        return time.monotonic() - self._at
+        """Seconds since the last beat."""
+        return time.monotonic() - self._beat_at
 
     def is_broker_silent(self) -> bool:
-        """Whether no broker has answered for `BROKER_SILENT_S`: how far a log reaches is unknown."""
+        """Whether no broker has answered for `BROKER_SILENT_S`; the ends of logs are unknown then."""
         return self._since_broker_answered_s() >= BROKER_SILENT_S
 
     def _since_broker_answered_s(self) -> float:
-        """Seconds, whether or not the loop turns: it may be waiting for a broker."""
         return time.monotonic() - self._broker_answered_at
 
     def reasons_not_ready(self) -> list[str]:
-        """The reasons why the worker is not ready; empty where it is."""
+        """Why the worker is not ready; empty where it is."""
         reasons: list[str] = [] if self.state == "live" else [self.state]
         if self.is_broker_silent():
             reasons.append(f"no broker has answered for {self._since_broker_answered_s():.0f} s")
@@ -88,50 +87,50 @@ class WorkerHealth:
 
 
 def respond(path: str, metrics: MetricsCollector, health: WorkerHealth) -> Response:
-    """The response for a path."""
+    """Make the response for a path."""
     match path:
         case "/metrics":
-            if health.is_broker_silent():  # also where the worker's thread waits for the broker
+            if health.is_broker_silent():  # the worker's thread may be waiting for the broker
                 metrics.drop("eddy_lag")
             return 200, CONTENT_TYPE, metrics.exposition()
         case "/healthz":
             since_beat_s = health.since_beat_s()
             status = 200 if since_beat_s < BEAT_OVERDUE_S else 503
-            return status, _PLAIN, f"the loop turned {since_beat_s:.1f} s ago\n".encode()
+            return status, _PLAIN, f"the last beat was {since_beat_s:.1f} s ago\n".encode()
         case "/readyz":
             reasons = health.reasons_not_ready()
             body = "".join(f"{one}\n" for one in reasons or ["live"])
             return 503 if reasons else 200, _PLAIN, body.encode()
         case _:
-            return 404, _PLAIN, b"there are /metrics, /healthz and /readyz\n"
+            return 404, _PLAIN, b"expected /metrics, /healthz or /readyz\n"
 
 
 @contextmanager
 def serve_health(
     address: tuple[str, int], metrics: MetricsCollector, health: WorkerHealth
 ) -> Iterator[str]:
-    """Serve at that host and port (0: any free one) while the context lasts; yields host:port.
+    """Serve at a host and port (0: any free one) while the context lasts; yield host:port.
 
-    Raises ConfigError where nobody may listen there.
+    Raises ConfigError where that is not possible.
     """
     try:
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         listener = socket.create_server(address, family=family, backlog=BACKLOG_MAX)
-    except (OSError, ValueError) as error:  # a ValueError where the host is no name at all
+    except (OSError, ValueError) as error:  # a ValueError where the host is not a valid name
         raise ConfigError(
-            [f"worker.http_port: got {address[1]} on {address[0]}; expected a free one: {error}"]
+            [f"worker.http_port: got {address[1]} on {address[0]}; expected a free port: {error}"]
         ) from error
     server = _Server(listener, lambda path: respond(path, metrics, health))
-    where = f"{address[0]}:{listener.getsockname()[1]}"
-    log.info("serving /metrics, /healthz, /readyz", address=where)
+    served_at = f"{address[0]}:{listener.getsockname()[1]}"
+    log.info("serving /metrics, /healthz, /readyz", address=served_at)
     try:
-        yield where
+        yield served_at
     finally:
         server.stop()
 
 
 class _Server:
-    """Answers GET and HEAD requests, one for each connection, in a thread of its own."""
+    """Answers GET and HEAD requests, one per connection, in its own thread."""
 
     def __init__(self, listener: socket.socket, respond: Callable[[str], Response]) -> None:
         self._listener = listener
@@ -169,7 +168,7 @@ class _Server:
                 task = self._loop.create_task(self._exchange(client))
                 self._open[task] = None
                 task.add_done_callback(lambda done: self._open.pop(done, None))
-                await asyncio.sleep(0)  # those that were cancelled close theirs
+                await asyncio.sleep(0)  # lets cancelled tasks close their connections
         finally:
             for task in self._open:
                 task.cancel()
@@ -191,7 +190,7 @@ class _Server:
                 return
 
     def _log_failure(self, error: OSError) -> None:
-        """Not more often than every minute, since accepting is tried every second."""
+        """Log the failure at most once a minute, since accepting is retried twice a second."""
         now = time.monotonic()
         if now - self._logged_at >= LOG_INTERVAL_S:
             self._logged_at = now
@@ -212,7 +211,7 @@ class _Server:
 
 
 def _request(head: bytes) -> tuple[str, str]:
-    """Method and path, without the query; two empty texts where it is no request."""
+    """Method, and path without the query; two empty texts if it is not an HTTP request."""
     parts = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
     if len(parts) != 3 or not parts[2].startswith("HTTP/1."):
         return "", ""

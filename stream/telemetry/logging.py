@@ -1,8 +1,7 @@
-"""How the worker logs: one JSON object a line to standard error.
+"""Logging: one JSON object per line, to standard error.
 
-Kafka's client speaks through the standard library's logging; its lines take the same form. What is
-logged names topics, partitions, offsets and counts, never an entity. Credentials in addresses are
-hidden in every line.
+Kafka's client logs through the standard library, in the same format. Lines name topics, partitions,
+offsets and counts, never an entity. Credentials in addresses are hidden.
 """
 
 import logging
@@ -18,9 +17,9 @@ Level = Literal["debug", "info", "warning", "error"]
 
 
 def configure_logging(level: Level, **named: str) -> None:
-    """Log everything from that level on; call once, before anything is logged.
+    """Log everything from that level on. Call it once, before anything is logged.
 
-    named: what every line says of the process, such as its slot.
+    named: fields of every line, such as the worker's slot.
     """
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
@@ -53,7 +52,7 @@ def _without_credentials(line: MutableMapping[str, Any]) -> MutableMapping[str, 
 
 
 def _hidden(value: Any) -> Any:
-    """The value with credentials hidden in all its texts; other objects as texts."""
+    """The value with credentials hidden in its texts; objects of other types as text."""
     match value:
         case str():
             return hide_credentials(value)

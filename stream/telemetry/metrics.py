@@ -12,7 +12,7 @@ from stream.config.stages import declared_stages
 from stream.pipeline.counters import PARTITION_LABELS, STAGE_LABELS, Counter, Metric
 
 WorkerState = Literal["joining", "relearning", "live"]
-"""What a worker is doing: becoming a member of its group, re-learning in silence, or its work."""
+"""A worker joins its group, re-learns without publishing, or is live."""
 WORKER_STATES: Final[tuple[WorkerState, ...]] = get_args(WorkerState)
 
 
@@ -22,52 +22,52 @@ OWN_METRICS: Final = (
         "gauge",
         "offsets",
         PARTITION_LABELS,
-        "offsets between the next record to process and the end of the partition; absent until the end "
-        "is known, and while no broker answers",
-        "if it grows, add workers, up to one a partition; then look at eddy_batch_seconds",
+        "offsets from the next record to process to the end of the partition; absent while the end is "
+        "unknown or no broker answers",
+        "if it grows, add workers, up to one per partition; then see eddy_batch_seconds",
     ),
     Metric(
         "eddy_partitions_configured",
         "gauge",
         "partitions",
         ("input",),
-        "partitions of an input's topic, or of an internal one, by the configuration",
-        "unowned partitions: max by (input) (eddy_partitions_configured) - sum by (input) "
-        "(eddy_partitions_assigned); where that is above 0 for long, start more workers, or see "
-        "why the group does not balance",
+        "configured number of partitions of an input's topic or an internal topic",
+        "partitions without a worker: max by (input) (eddy_partitions_configured) - sum by (input) "
+        "(eddy_partitions_assigned); if that stays above 0, start more workers, or find out why the "
+        "group does not rebalance",
     ),
     Metric(
         "eddy_partitions_assigned",
         "gauge",
         "partitions",
         ("input",),
-        "of these, partitions that the group has given to this worker",
+        "partitions of eddy_partitions_configured that are assigned to this worker",
         "see eddy_partitions_configured",
     ),
     Metric(
         "eddy_input_problems",
         "gauge",
-        "oddities",
+        "problems",
         ("name", "problem"),
-        "oddities in the records that this worker has read since it started, by input or monitor: "
-        "all_dead_letters (the last 1,000 records), field_absent (mapped, and in none of 1,000 "
+        "problems in the records that this worker has read since it started, by input or monitor: "
+        "all_dead_letters (the last 1,000 records), field_absent (mapped, but in none of 1,000 "
         "events), times_in_seconds, labels_unclear, monitor_scores_nothing",
-        "the log has a line for each, with an example record: correct the mapping",
+        "find the log line of the problem, which has an example record, and correct the mapping",
     ),
     Metric(
         "eddy_relearn_left",
         "gauge",
         "offsets",
         PARTITION_LABELS,
-        "offsets still to be re-learned in silence before the partition is live",
-        "nothing: it falls to 0; how fast, says the rate of eddy_records",
+        "offsets to re-learn before the partition is live; nothing is published meanwhile",
+        "nothing: it falls to 0, at the rate of eddy_records",
     ),
     Metric(
         "eddy_relearn_seconds_left",
         "gauge",
         "seconds",
         PARTITION_LABELS,
-        "time until the partition is live, at the rate at which it has been re-learned so far",
+        "estimated time until the partition is live, from the rate of re-learning so far",
         "if it is too long, lower checkpoints.rewind_records_max",
     ),
     Metric(
@@ -76,7 +76,7 @@ OWN_METRICS: Final = (
         "offsets",
         PARTITION_LABELS,
         "offsets that a restart would re-learn: from the last checkpoint to the next record",
-        "if it passes checkpoints.rewind_records_max, look at the log for checkpoints that failed",
+        "if it exceeds checkpoints.rewind_records_max, look for failed checkpoints in the log",
     ),
     Metric(
         "eddy_checkpoints",
@@ -84,14 +84,14 @@ OWN_METRICS: Final = (
         "checkpoints",
         (),
         "checkpoints written",
-        "if it stands still while eddy_checkpoint_lag grows, look at the log",
+        "if it stops while eddy_checkpoint_lag grows, read the log",
     ),
     Metric(
         "eddy_checkpoint_bytes",
         "counter",
         "bytes",
         (),
-        "bytes written to the checkpoint store: of blocks that changed, compressed",
+        "bytes written to the checkpoint store: compressed blocks that have changed",
         "if the store's cost matters, raise checkpoints.interval and rewind_records_max",
     ),
     Metric(
@@ -100,24 +100,24 @@ OWN_METRICS: Final = (
         "checkpoints",
         (),
         "checkpoints that could not be written",
-        "read the log and see to the store: the worker stops at checkpoints.rewind_records_max",
+        "read the log and repair the store: the worker stops at checkpoints.rewind_records_max",
     ),
     Metric(
         "eddy_checkpoint_fallbacks",
         "counter",
         "checkpoints",
         (),
-        "checkpoints that were not whole when they were needed, so that an earlier one stood in",
-        "find out who removes or changes files in the checkpoint store",
+        "damaged checkpoints that were replaced by an earlier one at a start",
+        "find out what deletes or changes files in the checkpoint store",
     ),
     Metric(
         "eddy_keys_misplaced",
         "counter",
         "events",
         (),
-        "events in another partition than `keyed_by` and `partitioner` of their input give, among a "
+        "events in another partition than `keyed_by` and `partitioner` of their input imply, in a "
         "sample of one in 16",
-        "correct keyed_by or partitioner, or remove both: else one entity is learned as several",
+        "correct keyed_by or partitioner, or remove both: otherwise one entity is learned as several",
     ),
     Metric(
         "eddy_batch_seconds",
@@ -125,7 +125,7 @@ OWN_METRICS: Final = (
         "seconds",
         (),
         "time to process one batch of one partition",
-        "beside worker.batch_records: lower that where alerts must be quick",
+        "if alerts must be faster, lower worker.batch_records",
     ),
     Metric(
         "eddy_commits",
@@ -133,7 +133,7 @@ OWN_METRICS: Final = (
         "transactions",
         (),
         "transactions committed",
-        "if it stands still while eddy_records grows, look at the log for Kafka errors",
+        "if it stops while eddy_records grows, look for Kafka errors in the log",
     ),
     Metric(
         "eddy_aborts",
@@ -141,7 +141,7 @@ OWN_METRICS: Final = (
         "transactions",
         (),
         "transactions aborted, and tried again",
-        "a few at rebalances are normal; else look at the brokers",
+        "a few at rebalances are normal; otherwise check the brokers",
     ),
     Metric(
         "eddy_worker_state",
@@ -149,13 +149,13 @@ OWN_METRICS: Final = (
         "1 or 0",
         ("state",),
         "1 for the state the worker is in: joining, relearning or live",
-        "joining for long: the group is rebalancing, or the broker is out of reach",
+        "if it stays joining, the group is rebalancing or the brokers are out of reach",
     ),
 )
 COUNTERS: Final[dict[str, Counter]] = {
     counter.key: counter for stage in declared_stages().values() for counter in stage.counters
 }
-"""Every counter of a stage by its key."""
+"""Counters of stages, by key."""
 METRICS: Final = (
     *{counter.metric.name: counter.metric for counter in COUNTERS.values()}.values(),
     *OWN_METRICS,
@@ -163,17 +163,20 @@ METRICS: Final = (
 METRICS_BY_NAME: Final = {metric.name: metric for metric in METRICS}
 
 Series = dict[tuple[str, ...], float]
-"""Values by their labels, in the order in which the metric declares these."""
+"""Values of a metric by its labels, in the declared order."""
 Readings = dict[str, Series]
-"""Series by the metric's name."""
+"""Values by metric name."""
 
-# -- from a shard's counts to readings ------------------------------------------------------------
+# -- readings -------------------------------------------------------------------------------------
 
 
 class PartitionStatus(NamedTuple):
-    """What the worker sees of one partition. log_name: the input's name, or the internal topic.
-    counts: of its shard, by stage. behind: offsets since its last checkpoint. seconds_left: until
-    it is live, 0 where it is. lag: None where the end of the partition is not known."""
+    """The status of an assigned partition.
+
+    log_name: the input's name, or the internal topic. counts: the shard's counters, by stage. lag:
+    None where the end of the partition is unknown. checkpoint_lag: offsets since the last
+    checkpoint. offsets_left, seconds_left: until it is live.
+    """
 
     log_name: str
     partition: int
@@ -184,49 +187,53 @@ class PartitionStatus(NamedTuple):
     seconds_left: float
 
 
-def partition_readings(observed: Iterable[PartitionStatus], state: WorkerState) -> Readings:
-    """The readings of all partitions in hand; a partition that is gone has none any more."""
-    found: Readings = {
+def partition_readings(statuses: Iterable[PartitionStatus], state: WorkerState) -> Readings:
+    """The readings of the assigned partitions; released partitions leave no series."""
+    readings: Readings = {
         "eddy_worker_state": {(each,): float(each == state) for each in WORKER_STATES}
     }
-    for one in observed:
-        place = (one.log_name, str(one.partition))
-        if one.lag is not None:
-            found.setdefault("eddy_lag", {})[place] = one.lag
-        found.setdefault("eddy_relearn_left", {})[place] = one.offsets_left
-        found.setdefault("eddy_relearn_seconds_left", {})[place] = one.seconds_left
-        found.setdefault("eddy_checkpoint_lag", {})[place] = one.checkpoint_lag
-        for stage, counts in one.counts.items():
+    for status in statuses:
+        partition = (status.log_name, str(status.partition))
+        if status.lag is not None:
+            readings.setdefault("eddy_lag", {})[partition] = status.lag
+        readings.setdefault("eddy_relearn_left", {})[partition] = status.offsets_left
+        readings.setdefault("eddy_relearn_seconds_left", {})[partition] = status.seconds_left
+        readings.setdefault("eddy_checkpoint_lag", {})[partition] = status.checkpoint_lag
+        for stage, counts in status.counts.items():
             for key, value in counts.items():
-                name, labels = _metric_of(stage, key, place)
-                found.setdefault(name, {})[labels] = value
-    return found
+                name, labels = _metric_of(stage, key, partition)
+                readings.setdefault(name, {})[labels] = value
+    return readings
 
 
-def _metric_of(stage: str, key: str, place: tuple[str, str]) -> tuple[str, tuple[str, ...]]:
+def _metric_of(stage: str, key: str, partition: tuple[str, str]) -> tuple[str, tuple[str, ...]]:
     """The metric of a counter of a stage, and its labels."""
     counter = COUNTERS[key]
     metric = counter.metric
-    start = (stage, *place) if metric.labels[: len(STAGE_LABELS)] == STAGE_LABELS else place
-    return metric.name, (*start, *counter.values)
+    labels = (
+        (stage, *partition) if metric.labels[: len(STAGE_LABELS)] == STAGE_LABELS else partition
+    )
+    return metric.name, (*labels, *counter.values)
 
 
 class PartitionCounts(NamedTuple):
-    """Partitions by log, an input's name or an internal topic: configured, and assigned to this
+    """Partitions by log (an input's name or an internal topic): configured, and assigned to this
     worker."""
 
     configured: Mapping[str, int]
     assigned: Mapping[str, int]
 
 
-def worker_readings(of: PartitionCounts, problems: Iterable[tuple[str, str]]) -> Readings:
-    """The readings that belong to no partition. oddities: of what, and which kind, each."""
-    found: Readings = {
-        "eddy_partitions_configured": {(name,): n for name, n in of.configured.items()},
-        "eddy_partitions_assigned": {(name,): of.assigned.get(name, 0) for name in of.configured},
+def worker_readings(counts: PartitionCounts, problems: Iterable[tuple[str, str]]) -> Readings:
+    """The readings of no single partition. problems: (input or monitor, kind) of each."""
+    readings: Readings = {
+        "eddy_partitions_configured": {(name,): n for name, n in counts.configured.items()},
+        "eddy_partitions_assigned": {
+            (name,): counts.assigned.get(name, 0) for name in counts.configured
+        },
         "eddy_input_problems": {},
     }
     for labels in problems:
-        series = found["eddy_input_problems"]
+        series = readings["eddy_input_problems"]
         series[labels] = series.get(labels, 0) + 1
-    return found
+    return readings

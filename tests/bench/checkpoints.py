@@ -23,7 +23,8 @@ from obstore.store import LocalStore
 from detectors.spec import seconds
 from schemas.records import Records
 from stream.checkpoints.manager import DUE_FRACTION, CheckpointManager, PartitionCheckpoints
-from stream.checkpoints.recovery import RecoveredState, StartContext, recover
+from stream.checkpoints.recovered import RecoveredState, StartContext
+from stream.checkpoints.recovery import recover
 from stream.checkpoints.store import Folder
 from stream.clock import now_text
 from stream.config import CheckpointsSpec, parse

@@ -1,1 +1,1 @@
-"""Tests that need a real broker: what no imitation of Kafka can prove."""
+"""Tests that need a real broker."""

@@ -1,7 +1,7 @@
-"""The guarantee broken on purpose: functions of the worker replaced in the process that runs it.
+"""Bugs put into a worker on purpose, by replacing its functions in the process that runs it.
 
-No option of the worker's own leads here, as none leads to `tests.broker.crash_points`. A suite that finds
-nothing wrong with a worker that is broken like this would prove nothing of one that is not.
+No option of the worker leads here. A suite that accepts a worker with one of these bugs would prove
+nothing.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -22,7 +22,7 @@ def _replace(owner: Any, name: str, by: Callable[..., Any]) -> None:
 
 
 def commit_before_produce() -> None:
-    """Offsets are committed in a transaction of their own, before the records that go with them."""
+    """Commit offsets in a transaction of their own, before the records."""
     transact = KafkaSink.transact
 
     def in_two(
@@ -38,7 +38,7 @@ def commit_before_produce() -> None:
 
 
 def skip_the_rewind() -> None:
-    """A state that was loaded from a checkpoint goes on at the committed offset, not at its own."""
+    """Continue a state at the committed offset instead of its checkpoint's."""
     assigned_from = Assignment._assigned
 
     def without_rewind(assignment: Assignment, *arguments: Any) -> AssignedPartition:
@@ -50,7 +50,7 @@ def skip_the_rewind() -> None:
 
 
 def keep_the_outbox() -> None:
-    """What a partition's shard has emitted stays in the outbox when the partition is lost."""
+    """Keep the output of a lost partition in the outbox."""
     on_lost = Worker.on_lost
 
     def keep_on_lost(worker: Worker, partitions: list[Partition]) -> None:
@@ -62,8 +62,8 @@ def keep_the_outbox() -> None:
 
 
 def commit_a_lost_partition() -> None:
-    """The same, and the partition counts as ours until that is committed: by itself a full outbox
-    is stopped by the worker's own assertion."""
+    """Keep a lost partition assigned until its output is committed. Keeping only the outbox would
+    fail the worker's own assertion."""
     on_lost, commit_once = Worker.on_lost, Worker._commit_once
     kept: list[Partition] = []
 

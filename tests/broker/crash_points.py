@@ -1,8 +1,7 @@
-"""The points at which a process that runs the command line kills itself, by SIGKILL.
+"""Points at which a process that runs the command line kills itself, by SIGKILL.
 
-`arm` wraps functions of the worker, which then runs as it is: no option of the worker's own leads
-here. The n-th call that counts dies, counted from 1. At some points a worker does not die but
-freezes, by SIGSTOP, until somebody lets it go on.
+`arm` wraps functions of the worker; no option of the worker leads here. The n-th matching call
+dies, counted from 1. At some points the worker freezes instead, by SIGSTOP, until it gets SIGCONT.
 """
 
 import os
@@ -18,7 +17,8 @@ from schemas.events import LABEL_TYPE
 from stream.checkpoints import loading
 from stream.checkpoints.manifest import offset_of
 from stream.checkpoints.store import Folder
-from stream.config import ASSESS
+from stream.config.stages import nodes
+from stream.config.topology import Log
 from stream.kafka.positions import Partition
 from stream.kafka.sink import KafkaSink
 from stream.pipeline.stages.assess import Assess
@@ -28,30 +28,30 @@ from stream.runtime.worker import Worker
 
 
 def die(*_: object) -> NoReturn:
-    """End at once, with nothing tidied up."""
+    """End at once, without any cleanup."""
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError
 
 
 def write_half_a_block(folder: Folder, digest: str, packed: bytes) -> NoReturn:
-    """Write half of a block under its name: as a store would that does not write at once."""
+    """Write half of a block under its name, like a store whose writes are not atomic."""
     folder._put(f"blocks/{digest}", packed[: len(packed) // 2])
     die()
 
 
 def freeze(*_: object) -> None:
-    """Stand still, timers and all, until SIGCONT."""
+    """Stop the whole process, timers included, until SIGCONT."""
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def deliver_and_die(sink: KafkaSink, *_: object) -> NoReturn:
-    """See that brokers have what was written, and end."""
+    """Wait until brokers have the records, then die."""
     sink._producer.flush(10)
     die()
 
 
 def die_after(after_s: float) -> Callable[..., None]:
-    """Die so much later, in the middle of what is called."""
+    """Die after so many seconds, in the middle of the call."""
 
     def begin(*_: object) -> None:
         def wait() -> None:
@@ -64,10 +64,10 @@ def die_after(after_s: float) -> Callable[..., None]:
 
 
 class CrashPoint(NamedTuple):
-    """A function, by its owner and name, and what the call that counts does before it.
+    """A function, by owner and name, at whose call the process dies.
 
-    counts: asked with a call's arguments whether it counts; where `before` is None, the call does
-    what it always does, and then dies.
+    counts: whether a call with these arguments matches. before: what to do before the call; where
+    it is None, the call is made, and then the process dies.
     """
 
     owner: Any
@@ -77,28 +77,34 @@ class CrashPoint(NamedTuple):
 
 
 def is_re_learning(assigned: AssignedPartition, *_: object) -> bool:
-    """Whether what comes next is not published."""
+    """Whether the next output is not published."""
     return assigned.offsets_left() > 0
 
 
 def is_live(worker: Worker, where: Partition, assigned: AssignedPartition, *_: object) -> bool:
-    """Whether what comes next is published."""
+    """Whether the next output is published."""
     return assigned.offsets_left() == 0
 
 
 def is_sent_by_route(worker: Worker, where: Partition, *_: object) -> bool:
-    """Whether what comes next was sent over a monitor's internal log."""
+    """Whether the records come from a monitor's internal topic."""
     log = worker._assignment.logs[where.topic]
-    return log.internal and log.name != ASSESS
+    return log.internal and not combines(worker, log)
 
 
 def is_sent_by_watch(worker: Worker, where: Partition, *_: object) -> bool:
-    """Whether what comes next are reports."""
-    return worker._assignment.logs[where.topic].name == ASSESS
+    """Whether the records are reports."""
+    log = worker._assignment.logs[where.topic]
+    return log.internal and combines(worker, log)
+
+
+def combines(worker: Worker, log: Log) -> bool:
+    """Whether the stage that reads an internal topic combines reports."""
+    return any(node.combines for node in nodes(worker._config) if node.name == log.name)
 
 
 def has_labels(stage: object, batch: EventBatch) -> bool:
-    """Whether there is something to learn from."""
+    """Whether the batch has labels."""
     return bool((batch.type_code == LABEL_TYPE).any())
 
 
@@ -108,9 +114,9 @@ def has_positions(sink: KafkaSink, records: object, positions: object, *_: objec
 
 
 def is_far_from_a_checkpoint(worker: Worker, published: int = 1) -> bool:
-    """Whether a restart would load a checkpoint that has learned, and re-learn 300 records.
+    """Whether a restart would load a checkpoint with learned state, and re-learn 300 records.
 
-    published: how many there are that have learned.
+    published: how many such checkpoints there are.
     """
     return any(
         assigned.checkpoints.to_name is None
@@ -121,12 +127,12 @@ def is_far_from_a_checkpoint(worker: Worker, published: int = 1) -> bool:
 
 
 def is_far_from_a_second_checkpoint(worker: Worker) -> bool:
-    """The same, with another one before it."""
+    """The same, with an earlier checkpoint before it."""
     return is_far_from_a_checkpoint(worker, 2)
 
 
 def is_revocation(worker: Worker, partitions: object, within_s: float | None = None) -> bool:
-    """Whether checkpoints are taken for a revocation, not for a clean stop."""
+    """Whether checkpoints are written for a revocation, not for a clean stop."""
     return within_s is not None
 
 
@@ -186,7 +192,7 @@ ALL_POINTS = POINTS | PROCESSING | LEARNING | FREEZING
 
 
 def arm(point: CrashPoint, left: int) -> None:
-    """Have the call that comes after so many - 1 others be the last that this process makes."""
+    """Make the `left`-th matching call the last one of this process."""
     original = getattr(point.owner, point.name)
 
     def wrapper(*arguments: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A broker of a test's own, which may be stopped, frozen and started again; its data stays."""
+"""A broker of the test's own, which may be stopped, frozen and restarted; its data stays."""
 
 import os
 import signal
@@ -19,9 +19,9 @@ BACK_AFTER_S = 3.0
 
 @dataclass
 class OwnBroker:
-    """A broker on 127.0.0.1; its port stays through restarts. Of several each that dies comes back.
+    """A broker on 127.0.0.1, or several; the ports stay the same through restarts.
 
-    settings: more of its properties, as `key=value`.
+    settings: further broker properties, as `key=value`.
     """
 
     folder: Path
@@ -31,7 +31,7 @@ class OwnBroker:
     _process: subprocess.Popen[str] | None = field(default=None, repr=False)
 
     def start(self) -> None:
-        """Start it, and wait until it takes requests."""
+        """Start it, and wait until it accepts requests."""
         command = [sys.executable, str(BROKER), "--with-parent", "--data", str(self.folder)]
         if self.nodes > 1:
             command += ["--nodes", str(self.nodes), "--bring-back", str(BACK_AFTER_S)]
@@ -56,21 +56,21 @@ class OwnBroker:
         self._process.communicate()
 
     def kill(self) -> None:
-        """SIGKILL to the broker itself: nothing is tidied up."""
+        """Kill the broker, without any cleanup."""
         os.kill(self._java(), signal.SIGKILL)
         assert self._process is not None
         self._process.communicate()
 
     def kill_second(self) -> None:
-        """SIGKILL to the second of several; it comes back after `BACK_AFTER_S`."""
+        """Kill the second of several; it restarts after `BACK_AFTER_S`."""
         os.kill(self._java(1), signal.SIGKILL)
 
     def freeze(self) -> None:
-        """From now on it answers nobody, and its connections stay."""
+        """Stop answering, with connections left open."""
         os.kill(self._java(), signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """It goes on where it was."""
+        """Continue."""
         os.kill(self._java(), signal.SIGCONT)
 
     def _java(self, number: int = 0) -> int:
@@ -81,9 +81,9 @@ class OwnBroker:
 
 @contextmanager
 def own_broker(folder: Path, settings: Sequence[str] = (), nodes: int = 1) -> Iterator[OwnBroker]:
-    """A running broker with its data in that folder, or several; stopped at the end.
+    """Run a broker, or several, with data in that folder; stop it at the end.
 
-    settings: more of its properties, as `key=value`.
+    settings: further broker properties, as `key=value`.
     """
     broker = OwnBroker(folder, settings, nodes)
     broker.start()

@@ -1,7 +1,7 @@
-"""A shop of a test's own on the real broker: topics, a configuration, workers, and what came out.
+"""A shop on the real broker, for one test: topics, a configuration, workers, and their output.
 
-Also the reference that the worker is held against: one thread folding the same log, in batches of
-another size, with no Kafka transaction anywhere.
+Also the reference for the worker: one thread that processes the same log in batches of another
+size, without Kafka transactions.
 """
 
 import os
@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
-import pyarrow as pa
 from confluent_kafka import Consumer, IsolationLevel, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
@@ -31,10 +30,9 @@ from confluent_kafka.cimpl import NewTopic
 from tenacity import retry, retry_if_exception_type, stop_after_delay
 
 from schemas.alerts import Alert, alert_record
-from schemas.columns import EventBatch
 from schemas.records import Records
 from stream.checkpoints.manifest import parse_pointer
-from stream.config import ASSESS, load
+from stream.config import load
 from stream.config.stages import logs
 from stream.config.topology import Log
 from stream.kafka.admin import TopicAdmin
@@ -45,6 +43,7 @@ from stream.pipeline.shard import Shard, ShardFactory
 from stream.runtime.topics import existing_topics, missing_topics
 from stream.simulator import Shop as Simulated
 from stream.simulator import lines
+from tests.rows import Row, rows
 
 ROOT = Path(__file__).resolve().parents[2]
 EDDY = (sys.executable, "-m", "stream.cli")
@@ -91,7 +90,8 @@ PROTOCOLS: dict[str, dict[str, object]] = {
 
 
 class Published(NamedTuple):
-    """A record of an output topic; of an alert's body without `run`, which the log leaves open."""
+    """A record of an output topic; of an alert's body without `run`, which the log does not
+    determine."""
 
     key: bytes
     value: bytes
@@ -106,10 +106,10 @@ Outputs = dict[Partition, list[Published]]
 
 @dataclass
 class Shop:
-    """Topics and a configuration of its own; `config` is its path, `group` also its name.
+    """Topics and a configuration; `config` is its path, `group` also names the topics.
 
-    hop: its monitors read internal topics. labels: what assess learns from comes over a topic of
-    its own. drops: the learned state that its workers may drop.
+    internal_topics: monitors read internal topics. labels: assess learns from a topic of labels.
+    drops: learned state that workers may drop.
     """
 
     bootstrap: str
@@ -122,12 +122,12 @@ class Shop:
 
     @property
     def topic(self) -> str:
-        """Where the events are."""
+        """The topic of events."""
         return f"{self.group}-events"
 
     @property
     def topic_of_labels(self) -> str:
-        """Where labels are, if they have a topic."""
+        """The topic of labels, where there is one."""
         return f"{self.group}-labels"
 
     @property
@@ -141,20 +141,20 @@ class Shop:
         return sorted(int(each.name.partition("-")[0]) for each in folder.glob("*.json"))
 
     def feed(self, events: int, seed: int = 7, malformed: float = 0.01) -> None:
-        """Put the simulator's events on the topic, as `eddy simulate` does."""
+        """Write the simulator's events to the topic, as `eddy simulate` does."""
         options = ["--events", str(events), "--seed", str(seed), "--malformed", str(malformed)]
         eddy("simulate", str(self.config), "--to", "kafka", *options)
 
     def ends(self) -> dict[int, int]:
-        """The offset behind the last record, by partition."""
+        """The offset after the last record, by partition."""
         with consumer(self.bootstrap, self.group) as client:
             asked = [TopicPartition(self.topic, p) for p in range(self.partitions)]
             return {p.partition: client.get_watermark_offsets(p, timeout=10)[1] for p in asked}
 
     @retry(retry=retry_if_exception_type(KafkaException), stop=stop_after_delay(120), reraise=True)
     def offsets(self, places: Sequence[Partition]) -> list[TopicPartition]:
-        """What the group has committed for each. While a killed worker's transaction is open the
-        broker does not say: then it is asked again."""
+        """The group's committed offset of each partition. Waits while a killed worker's transaction
+        is open, since the broker does not answer then."""
         with consumer(self.bootstrap, self.group) as client:
             found: list[TopicPartition] = client.committed(
                 [TopicPartition(*place) for place in places], timeout=10
@@ -162,19 +162,20 @@ class Shop:
         return found
 
     def committed(self, topic: str = "", partitions: int = 0) -> dict[int, int]:
-        """What the group has committed of a topic, by default the input; 0 where nothing."""
+        """The group's committed offsets of a topic, by default the input; 0 where there is none."""
         places = (Partition(topic or self.topic, p) for p in range(partitions or self.partitions))
         return {one.partition: max(0, one.offset) for one in self.offsets([*places])}
 
     def committed_checkpoint(self, place: Partition | None = None) -> str:
-        """The checkpoint that a partition's committed offset names; by default the first one's."""
+        """The checkpoint that a partition's committed offset names; by default the first
+        partition's."""
         [found] = self.offsets([place or Partition(self.topic, 0)])
         pointer = parse_pointer(found.metadata or "")
         assert pointer is not None, found.metadata
         return pointer.checkpoint
 
     def wait_until_caught_up(self) -> None:
-        """Return when the group has committed everything that is there."""
+        """Wait until the group has committed the end of every log."""
         ends = self.ends()
         wait_for(lambda: self.committed() == ends, "the workers to finish")
         for log in self.internal_logs():
@@ -195,7 +196,7 @@ class Shop:
         return [log for log in logs(load(self.config)) if log.internal]
 
     def log(self, topic: str) -> dict[int, list[Message]]:
-        """What a read_committed reader sees of a topic, by partition."""
+        """The log file's lines so far."""
         found: dict[int, list[Message]] = defaultdict(list)
         for message in messages(self.bootstrap, topic):
             found[message.partition() or 0].append(message)
@@ -224,7 +225,7 @@ class Shop:
 
 @contextmanager
 def consumer(bootstrap: str, group: str) -> Iterator[Consumer]:
-    """A read_committed consumer that joins no group by itself."""
+    """A read_committed consumer that has not joined a group."""
     client = Consumer(
         {
             "bootstrap.servers": bootstrap,
@@ -242,10 +243,10 @@ def consumer(bootstrap: str, group: str) -> Iterator[Consumer]:
 
 
 def messages(bootstrap: str, topic: str) -> list[Message]:
-    """Everything that stands on a topic and was committed, partition after partition.
+    """Every committed message of a topic, partition after partition.
 
-    Waits where a killed worker left a transaction open: what lies behind it is shown to nobody
-    until another takes over its slot, or the transaction's time is over.
+    Waits where a killed worker left a transaction open: later messages are invisible until another
+    worker takes over its slot, or the transaction times out.
     """
     latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
     uncommitted = IsolationLevel.READ_UNCOMMITTED
@@ -276,7 +277,7 @@ def read(bootstrap: str, topic: str) -> list[Published]:
 
 
 def published(message: Message) -> Published:
-    """A message as it was written."""
+    """The message as it was written."""
     headers: Any = message.headers() or []
     key, value = message.key(), message.value()
     assert key is not None
@@ -285,14 +286,14 @@ def published(message: Message) -> Published:
 
 
 def without_run(record: Published) -> Published:
-    """An alert's record without what the log leaves open."""
+    """The alert without what the log does not determine."""
     body = orjson.loads(record.value)
     del body["run"]
     return record._replace(value=orjson.dumps(body))
 
 
 def published_alert(alert: Alert) -> Published:
-    """An alert that was made without Kafka, as `Shop.alerts` would find it."""
+    """An alert made without Kafka, in the form of `Shop.alerts`."""
     return without_run(Published(*alert_record(alert)))
 
 
@@ -315,12 +316,12 @@ def make_shop(
     dead_bytes_max: int = 1_048_588,
     **worker: object,
 ) -> Shop:
-    """A shop with fresh topics: one partition and all monitors, or several and those by address;
-    or, with a hop, several partitions by nothing, and all monitors over internal topics; labels: and
-    with a topic of labels from which assess learns.
+    """A shop with new topics.
 
-    checkpoints, kafka, worker: settings of the configuration's tables of that name.
-    dead_bytes_max: what the dead letters' topic takes of a record.
+    With one partition it has all monitors; with several, those by address; with internal topics,
+    several partitions without a key and all monitors; labels: also a topic of labels from which
+    assess learns. checkpoints, kafka, worker: settings of these tables of the configuration.
+    dead_bytes_max: the largest record that the topic of dead letters accepts.
     """
     group = f"{name}-{time.time_ns()}"
     shop = Shop(bootstrap, group, partitions, folder / f"{group}.toml", internal_topics, labels)
@@ -356,7 +357,8 @@ def configuration(
     checkpoints: dict[str, object],
     kafka: dict[str, object],
 ) -> str:
-    """The ready shop configuration on other topics, with a policy that lets many alerts through."""
+    """The ready shop configuration with other topics, and a policy that lets many alerts
+    through."""
     ready = (ROOT / "deploy" / "configs" / "shop.toml").read_text()
     _, *monitors = re.split(r"(?=^\[\[monitors\]\]$)", ready, flags=re.MULTILINE)
     keyed = ""
@@ -396,7 +398,8 @@ def table(name: str, settings: dict[str, object]) -> str:
 
 
 def eddy(*arguments: str, code: int = 0) -> str:
-    """Run the command to its end; what it said. Fails unless it ends with that exit code."""
+    """Run the command to its end, and return its output; fail unless it ends with that exit
+    code."""
     from tests.crash.processes import fork_command  # it needs a shop, too
 
     with TemporaryDirectory(prefix="eddy-said-") as folder:
@@ -407,7 +410,7 @@ def eddy(*arguments: str, code: int = 0) -> str:
 
 @dataclass
 class WorkerProcess:
-    """A worker of the shop's group, and the file that its log goes to."""
+    """A worker of the shop's group, and its log file."""
 
     process: "subprocess.Popen[bytes] | Child"
     log_file: Path
@@ -420,11 +423,11 @@ class WorkerProcess:
         return [orjson.loads(line) for line in complete if line.startswith(b"{")]
 
     def has_logged(self, event: str) -> bool:
-        """Whether a line with that text is there."""
+        """Whether a line contains that text."""
         return any(line["event"].startswith(event) for line in self.log())
 
     def get(self, path: str) -> tuple[int, str]:
-        """Status and body of its HTTP server's answer."""
+        """Status and body of a response of its HTTP server."""
         address = next(line["address"] for line in self.log() if "address" in line)
         try:
             with urllib.request.urlopen(f"http://{address}{path}", timeout=10) as answer:
@@ -433,28 +436,28 @@ class WorkerProcess:
             return error.code, error.read().decode()
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
-        """Signal it and wait; its exit code."""
+        """Send a signal and wait; return the exit code."""
         self.process.send_signal(how)
         return self.process.wait(WAIT_MAX_S)
 
 
 def worker(shop: Shop, slot: str = "one") -> AbstractContextManager[WorkerProcess]:
-    """A worker process, forked from one that has everything loaded; killed at the end unless it has
-    ended by itself."""
+    """A worker process, forked from one that has loaded everything; killed at the end if it still
+    runs."""
     from tests.crash.processes import running_worker  # it needs a shop, too
 
     return running_worker(shop, slot)
 
 
 class Child:
-    """A forked process, asked and told as one of `subprocess`."""
+    """A forked process with the interface of one of `subprocess`."""
 
     def __init__(self, process: BaseProcess) -> None:
         self._process = process
 
     @property
     def pid(self) -> int | None:
-        """Its number."""
+        """Its process id."""
         return self._process.pid
 
     def poll(self) -> int | None:
@@ -462,21 +465,22 @@ class Child:
         return self._process.exitcode
 
     def wait(self, timeout: float) -> int:
-        """Wait for its end; its exit code."""
+        """Wait for its end; return the exit code."""
         self._process.join(timeout)
         code = self._process.exitcode
         assert code is not None, f"waited {timeout} s for the worker's end"
         return code
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Signal it, if it is still there."""
+        """Send a signal, if it still runs."""
         if self.poll() is None and self._process.pid is not None:
             os.kill(self._process.pid, number)
 
 
 @contextmanager
 def workers(shop: Shop, processes: int) -> Iterator[WorkerProcess]:
-    """A supervisor with so many workers in slots shop-0, shop-1 and so on; all killed at the end."""
+    """A supervisor with so many workers in slots shop-0, shop-1 and so on; all are killed at the
+    end."""
     log_file = shop.config.with_name(f"{shop.group}-supervised-{time.time_ns()}.log")
     options = ["--slot", "shop", "--processes", str(processes)]
     with log_file.open("wb") as log:
@@ -500,7 +504,7 @@ def workers(shop: Shop, processes: int) -> Iterator[WorkerProcess]:
 
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:
-    """Return when the condition holds; fail when patience ends."""
+    """Wait until the condition holds; fail after `WAIT_MAX_S`."""
     deadline = time.monotonic() + WAIT_MAX_S
     while not condition():
         assert time.monotonic() < deadline, f"waited {WAIT_MAX_S} s for {what}"
@@ -512,47 +516,49 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
 
 @dataclass
 class Reference:
-    """What a single thread makes of the logs, and the shards that it was made with.
+    """The output of a single thread for the logs, and its shards.
 
-    read_at: of events behind a hop, where their monitors read them.
+    read_at: of a stage over an internal topic and an event, the partition where it reads the event.
+    records: topic → key → values in their order, of stages' own output topics.
     """
 
     alerts: Outputs
     dead_letters: Outputs
     shards: dict[Partition, Shard]
     read_at: ReadAt
+    records: dict[str, dict[bytes, list[bytes | None]]]
 
 
 NO_OFFSETS = np.zeros(1, np.int64)
-MONITOR_AT = -4  # a report's row ends with the monitor, its p-value and the features learned from
-Row = tuple[Any, ...]
 
 
 def reference(shop: Shop) -> Reference:
-    """Fold the shop's logs as they are now, stage by stage, partition by partition.
+    """Process the shop's logs as they are now, stage by stage, partition by partition.
 
-    Fails unless everything that a stage must send stands exactly once in the internal log it goes
-    to, whole, and in order for each shard that sent it and each source partition.
+    Fails unless every row that a stage must write to an internal topic is there exactly once,
+    complete, and in order for each shard that wrote it and each source partition.
     """
     config = load(shop.config)
     shards = ShardFactory(config, RunInfo("live", "reference", str))
-    made = Reference(defaultdict(list), defaultdict(list), {}, {})
+    made = Reference(defaultdict(list), defaultdict(list), {}, {}, {})
     internal = {log.name: log for log in shop.internal_logs()}
     readers = {name: shards.make(log) for name, log in internal.items()}
     sent: dict[tuple[Partition, ...], list[Row]] = defaultdict(list)
 
     def fold(place: Partition, shard: Shard, log: list[Message], size: int) -> Iterator[Row]:
-        """Fold one partition; its events, of which what is sent has been noted."""
+        """Process one partition; return its rows, and record the rows that it writes."""
         made.shards[place] = shard
         for start in range(0, len(log), size):
             output = shard.process(as_records(place.topic, log[start : start + size]))
             made.alerts[place] += map(published_alert, output.alerts)
             made.dead_letters[place] += (Published(*letter) for letter in output.dead_letters)
+            for topic, key, record in output.records:
+                made.records.setdefault(topic, {}).setdefault(key, []).append(record)
             for name, into, value in output.internal:
                 message = Records(name, into, NO_OFFSETS, NO_OFFSETS, [value])
                 for row in rows(readers[name].decode(message)):
                     target = Partition(internal[name].topic, into)
-                    sent[target, place, Partition(*row[0])].append(row)
+                    sent[target, place, row.source].append(row)
             yield from rows(output.events)
 
     for name, spec in config.inputs.items():
@@ -560,26 +566,24 @@ def reference(shop: Shop) -> Reference:
             place = Partition(spec.topic, partition)
             for _ in fold(place, shards.source(name, partition), log, REFERENCE_BATCH):
                 pass
-    for name, one in internal.items():  # the monitors', then that of assess
+    for name, one in internal.items():  # each stage after those whose output it reads
         for partition, log in shop.log(one.topic).items():
             place = Partition(one.topic, partition)
-            events_of: dict[tuple[Partition, ...], list[Row]] = defaultdict(list)
+            rows_of: dict[tuple[Partition, ...], list[Row]] = defaultdict(list)
             for row in fold(place, shards.make(one, partition), log, REFERENCE_MESSAGES):
-                source = Partition(*row[0])
-                monitor = str(row[MONITOR_AT]) if name == ASSESS else ""
-                sender = made.read_at.get((monitor, *source, row[1]), source)
-                events_of[place, sender, source].append(row)
-                made.read_at[name, *source, row[1]] = place
-            for key, events in events_of.items():
-                assert events == sent.pop(key)
-    assert not sent, "events are missing from internal logs"
+                sender = made.read_at.get((row.writer, *row.source, row.offset), row.source)
+                rows_of[place, sender, row.source].append(row)
+                made.read_at[name, *row.source, row.offset] = place
+            for key, found in rows_of.items():
+                assert found == sent.pop(key)
+    assert not sent, "rows are missing from internal topics"
     made.alerts = {place: alerts for place, alerts in made.alerts.items() if alerts}
     made.dead_letters = {place: some for place, some in made.dead_letters.items() if some}
     return made
 
 
 def assert_published_exactly_once(shop: Shop) -> None:
-    """The output topics hold what the reference emits: nothing missing, nothing twice."""
+    """The output topics equal the reference's output: nothing is missing, nothing doubled."""
     expected = reference(shop)
     outputs = [*expected.alerts.values(), *expected.dead_letters.values()]
     assert sum(map(len, outputs)) > 20
@@ -587,22 +591,8 @@ def assert_published_exactly_once(shop: Shop) -> None:
     assert shop.dead_letters() == expected.dead_letters
 
 
-def rows(events: EventBatch) -> list[Row]:
-    """Every event with its position and all its fields; absent numbers are None."""
-    numbers = (pa.array(column, from_pandas=True).to_pylist() for column in events.number.values())
-    texts = (column.to_pylist() for column in events.text.values())
-    columns = [
-        [events.sources[i] for i in events.source.tolist()],
-        *(column.tolist() for column in (events.offset, events.time_ms, events.type_code)),
-        events.event_id.to_pylist(),
-        *texts,
-        *numbers,
-    ]
-    return list(zip(*columns, strict=True))
-
-
 def as_records(topic: str, log: list[Message]) -> Records:
-    """Messages of one partition, converted the plain way."""
+    """Convert messages of one partition to records, one by one."""
     headers: list[Any] = [message.headers() or [] for message in log]
     return Records(
         topic,
@@ -615,19 +605,19 @@ def as_records(topic: str, log: list[Message]) -> Records:
 
 
 def expected_codes(events: int, seed: int = 7, malformed: float = 0.01) -> dict[bytes, str]:
-    """The records without an event that `feed` wrote, each with the code that it must get."""
+    """The dead letters of `feed`'s records, each with its expected code."""
     made = lines(Simulated(events, seed), malformed)
     return {line.value: line.code for line in made if line.code is not None}
 
 
 def expected_repairs(events: int, seed: int = 7, malformed: float = 0.01) -> int:
-    """How many records `feed` wrote that are events with a repaired field."""
+    """The expected number of repaired fields in `feed`'s records."""
     made = lines(Simulated(events, seed), malformed)
     return sum(line.kind is not None and line.code is None for line in made)
 
 
 def send(shop: Shop, values: list[bytes]) -> None:
-    """Put a few records of the test's own on the topic."""
+    """Write a few records to the topic."""
     feed = PlainProducer({"bootstrap.servers": shop.bootstrap}, shop.topic, "murmur2")
     for value in values:
         feed.send(b"key", value)

@@ -1,8 +1,7 @@
-"""Checkpoints on a real broker: what a killed worker leaves is gone on from, byte for byte, and
-whatever keeps a worker from that is an error that says what to do.
+"""Checkpoints on a real broker: a worker continues the state of a killed one, byte for byte, and
+whatever prevents that is an error with its remedy.
 
-Every test here compares alerts and dead letters with the reference's, and the state that a clean
-stop left with the reference's state.
+Every test compares alerts and dead letters, and the state after a clean stop, with the reference.
 """
 
 import re
@@ -55,7 +54,7 @@ def first(shop: Shop) -> Partition:
 
 
 def equals_reference(shop: Shop) -> None:
-    """Outputs and, after a clean stop, the state are what one thread makes of the log."""
+    """Output and, after a clean stop, state equal the reference's."""
     expected = reference(shop)
     assert shop.alerts(expected.read_at) == expected.alerts
     assert shop.dead_letters() == expected.dead_letters
@@ -72,7 +71,7 @@ def same_state(shop: Shop, place: Partition, expected: Shard) -> None:
 
 
 def finish(shop: Shop) -> WorkerProcess:
-    """A worker that does what is left and stops cleanly."""
+    """A worker that processes the rest and stops cleanly."""
     with worker(shop) as process:
         places = sum(log.partitions for log in logs(load(shop.config)))
         wait_for(lambda: count(process, "partition taken") == places, "an assignment")
@@ -83,8 +82,8 @@ def finish(shop: Shop) -> WorkerProcess:
 
 
 def run_until_killed(shop: Shop, checkpoints: int = 2) -> None:
-    """A worker that is killed once it has published so many checkpoints, with records committed
-    behind the last, and others left."""
+    """A worker that is killed after it has published so many checkpoints, with records committed
+    since the last, and others left."""
     with worker(shop) as process:
         wait_for(lambda: count(process, "checkpoint written") > checkpoints, "checkpoints")
         shop.feed(FEW, seed=8)
@@ -98,12 +97,13 @@ def run_until_killed(shop: Shop, checkpoints: int = 2) -> None:
 
 
 def count(process: WorkerProcess, event: str) -> int:
-    """How often it has logged that."""
+    """How often it has logged that event."""
     return sum(line["event"] == event for line in process.log())
 
 
 def test_a_killed_worker_re_learns_no_more_than_it_must(broker: str, tmp_path: Path) -> None:
-    """The next begins at the checkpoint that the committed offset names, and says how far it is."""
+    """The next worker starts at the checkpoint that the committed offset names, and logs its
+    progress."""
     shop = make_shop(broker, tmp_path, "rewind", 1, OFTEN, **SLOWLY)
     shop.feed(EVENTS)
     run_until_killed(shop)
@@ -129,8 +129,8 @@ def test_a_killed_worker_re_learns_no_more_than_it_must(broker: str, tmp_path: P
 def test_internal_logs_continue_from_their_checkpoints(
     broker: str, tmp_path: Path, how: signal.Signals
 ) -> None:
-    """However a worker ends, mid-stream, the shards of the monitors' and assess's logs come back
-    from checkpoints that their own offsets name, and nothing is missing, twice or learned twice."""
+    """However a worker ends, the shards of internal topics recover from checkpoints that their own
+    offsets name, and nothing is lost, doubled or learned twice."""
     shop = make_shop(
         broker, tmp_path, "hops", 4, {"interval": "1s"}, internal_topics=True, **SLOWLY
     )
@@ -163,8 +163,8 @@ def newest_offset(shop: Shop, place: Partition) -> int:
 
 @pytest.mark.long
 def test_an_idle_worker_writes_its_state_and_names_it(broker: str, tmp_path: Path) -> None:
-    """A state behind the committed offset is written when the interval is over, though no record
-    comes, and the offset is committed again with its name."""
+    """A state is written when the interval is over even if no record arrives, and its offset is
+    committed again with the new checkpoint's name."""
     shop = make_shop(broker, tmp_path, "idle", 1, {"interval": "2s"})
     shop.feed(300)
     with worker(shop) as process:
@@ -181,8 +181,8 @@ def test_an_idle_worker_writes_its_state_and_names_it(broker: str, tmp_path: Pat
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_previous_one(broker: str, tmp_path: Path) -> None:
-    """Loudly, and with the same outcome; without any whole one the log is re-learned from its first
-    record, and where it has lost that there is an error."""
+    """With an error in the log and the same output. Without any intact checkpoint the log is
+    re-learned from its first record; where that was deleted, starting is an error."""
     shop = make_shop(broker, tmp_path, "corrupt", 1, OFTEN, **SLOWLY)
     shop.feed(EVENTS)
     run_until_killed(shop)
@@ -193,7 +193,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_previous_one(broker: str, tmp_pa
     manifest.write_bytes(manifest.read_bytes()[:-10])
     with worker(shop) as process:
         wait_for(lambda: process.has_logged("partition taken"), "it")
-        assert process.has_logged("checkpoint is not whole, falling back")
+        assert process.has_logged("checkpoint is damaged: falling back to an earlier one")
         wait_for(lambda: "eddy_records_total{" in process.get("/metrics")[1], "a reading")
         assert value_of(process.get("/metrics")[1], "eddy_checkpoint_fallbacks_total") == 1
         start = next(line for line in process.log() if line["event"] == "partition taken")
@@ -201,7 +201,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_previous_one(broker: str, tmp_pa
         process.stop(signal.SIGKILL)
     shutil.rmtree(shop.store)
     process = finish(shop)
-    assert process.has_logged("no checkpoint is whole, re-learning from the first record")
+    assert process.has_logged("no intact checkpoint: re-learning from the first record")
     equals_reference(shop)
     shutil.rmtree(shop.store)
     delete_before(shop, 2)
@@ -212,7 +212,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_previous_one(broker: str, tmp_pa
 
 
 def delete_before(shop: Shop, offset: int) -> None:
-    """Have the broker forget what stands before that offset."""
+    """Have the broker delete the records before that offset."""
     admin = AdminClient({"bootstrap.servers": shop.bootstrap})
     for future in admin.delete_records([TopicPartition(shop.topic, 0, offset)]).values():
         future.result()
@@ -222,7 +222,7 @@ def delete_before(shop: Shop, offset: int) -> None:
 def test_a_log_that_lost_uncommitted_records_is_a_retention_gap(
     broker: str, tmp_path: Path
 ) -> None:
-    """Records gone that the checkpoint has not seen are an error that names the offsets."""
+    """Deleted records that the checkpoint does not include are an error that names the offsets."""
     shop = make_shop(broker, tmp_path, "gap", 1, OFTEN, **SLOWLY)
     shop.feed(EVENTS)
     run_until_killed(shop)
@@ -237,14 +237,14 @@ def test_a_log_that_lost_uncommitted_records_is_a_retention_gap(
 
 @pytest.mark.long
 def test_an_offset_and_its_checkpoint_belong_together(broker: str, tmp_path: Path) -> None:
-    """An offset that a tool committed, and checkpoints whose offset was removed, are both refused."""
+    """Offsets committed by another tool, and checkpoints without an offset, are refused."""
     shop = make_shop(broker, tmp_path, "pointer", 1)
     shop.feed(300)
     finish(shop)
     with consumer(broker, shop.group) as client:
         client.commit(offsets=[TopicPartition(shop.topic, 0, 10)], asynchronous=False)
     said = eddy("run", str(shop.config), code=4)
-    assert 'offset 10 with the note ""; expected the name of a checkpoint' in said
+    assert 'offset 10 with metadata ""; expected the name of a checkpoint' in said
     assert "Somebody reset or removed the group's offsets" in said
     admin = AdminClient({"bootstrap.servers": broker})
     for future in admin.delete_consumer_groups([shop.group]).values():
@@ -256,7 +256,7 @@ def test_an_offset_and_its_checkpoint_belong_together(broker: str, tmp_path: Pat
 
 @pytest.mark.long
 def test_a_topic_with_more_partitions_is_refused(broker: str, tmp_path: Path) -> None:
-    """Entities have moved: no partition goes on with what it knew of others."""
+    """Entities have moved, so that no partition's state would be right."""
     shop = make_shop(broker, tmp_path, "grown", 4)
     shop.feed(300)
     finish(shop)
@@ -273,8 +273,9 @@ def test_a_topic_with_more_partitions_is_refused(broker: str, tmp_path: Path) ->
 def test_another_configuration_takes_over_where_the_former_one_ends(
     broker: str, tmp_path: Path
 ) -> None:
-    """What was committed is re-learned under the former configuration, then converted: monitors that
-    are the same keep their state, others start anew. The former configuration is refused then."""
+    """Committed records are re-learned under the old configuration, then the state is migrated:
+    unchanged monitors keep their state, others start with nothing learned. The old configuration is
+    refused afterwards."""
     shop = make_shop(broker, tmp_path, "turns", 1, OFTEN, **SLOWLY)
     shop.feed(EVENTS)
     run_until_killed(shop)
@@ -295,10 +296,10 @@ def test_another_configuration_takes_over_where_the_former_one_ends(
     fates = {
         line["stage"]: line["event"]
         for line in process.log()
-        if "another configuration" in line["event"]
+        if "configuration changed" in line["event"]
     }
-    assert fates["account"] == "another configuration: state kept"
-    assert fates["card"] == "another configuration: starting anew"
+    assert fates["account"] == "configuration changed: state kept"
+    assert fates["card"] == "configuration changed: stage starts with nothing learned"
 
     log = messages(broker, shop.topic)
     run = RunInfo("live", "reference", str)
@@ -325,7 +326,8 @@ def test_another_configuration_takes_over_where_the_former_one_ends(
 
 
 def refused(shop: Shop, *options: str) -> str:
-    """The output of a worker whose start would drop learned state; it writes and commits nothing."""
+    """The output of a worker whose start would drop learned state; it writes and commits
+    nothing."""
 
     def everything() -> tuple[dict[Path, bytes], dict[int, int], str]:
         kept = {path: path.read_bytes() for path in shop.store.rglob("*") if path.is_file()}
@@ -340,9 +342,9 @@ def refused(shop: Shop, *options: str) -> str:
 
 
 def test_a_wrong_secret_is_refused_and_the_right_one_continues(broker: str, tmp_path: Path) -> None:
-    """With offsets left to re-learn: exit 4, and then the right secret goes on as if nothing had
-    happened. With the flag everything is relearned from the committed offset, and the checkpoint of
-    the dropped state stays in the store."""
+    """Exit code 4; then the right secret continues as if nothing had happened. With the flag
+    everything is learned again from the committed offset, and the checkpoint of the dropped state
+    stays in the store."""
     shop = make_shop(broker, tmp_path, "secret", 1, OFTEN, **SLOWLY)
     shop.feed(EVENTS)
     run_until_killed(shop)
@@ -367,8 +369,8 @@ def test_a_wrong_secret_is_refused_and_the_right_one_continues(broker: str, tmp_
 
 @pytest.mark.long
 def test_a_topic_with_another_name_is_refused(broker: str, tmp_path: Path) -> None:
-    """Where a group's only topic is another one, all that it had learned would be dropped without a
-    word: the other topic has no committed offset."""
+    """A group whose only topic is renamed would silently drop all its state, since the new topic
+    has no committed offset."""
     shop = make_shop(broker, tmp_path, "renamed", 1)
     shop.feed(300)
     finish(shop)
@@ -391,14 +393,14 @@ def test_a_topic_with_another_name_is_refused(broker: str, tmp_path: Path) -> No
 
 
 def all_read(shop: Shop, other: Shop) -> bool:
-    """Whether the shop's group has committed the end of the other's topic."""
+    """Whether the shop's group has committed the end of the other shop's topic."""
     return shop.committed(other.topic)[0] >= other.ends()[0] > 0
 
 
 @pytest.mark.long
 def test_workers_change_configuration_one_by_one(broker: str, tmp_path: Path) -> None:
-    """A worker without the flag is refused before it joins, and those that run lose no partition by
-    that. With it each takes over in its turn, and every partition has the checkpoint that was
+    """A worker without the flag is refused before it joins, and the running ones lose no partition.
+    With the flag each takes over in turn, and every partition keeps the checkpoint that was
     dropped."""
     shop = make_shop(broker, tmp_path, "rolling", 4, internal_topics=True)
     shop.feed(FEW)
@@ -434,8 +436,8 @@ def test_workers_change_configuration_one_by_one(broker: str, tmp_path: Path) ->
 
 @pytest.mark.long
 def test_a_backup_from_before_a_policy_change_can_be_restored(broker: str, tmp_path: Path) -> None:
-    """The error names the stretch of the topic to replay; from the state that this saves the group
-    goes on, byte for byte."""
+    """The error names the range of the topic to replay; from the state that this saves the group
+    continues, byte for byte."""
     shop = make_shop(broker, tmp_path, "backup", 1)
     shop.feed(EVENTS)
     finish(shop)
@@ -458,14 +460,14 @@ def test_a_backup_from_before_a_policy_change_can_be_restored(broker: str, tmp_p
     shop.config.write_text(text.replace("[checkpoints]\n", start_from, 1))
     shop.feed(FEW, seed=9)
     process = finish(shop)
-    assert process.has_logged("no checkpoint is whole, beginning from the saved state")
+    assert process.has_logged("no intact checkpoint: starting from the saved state")
     same_state(shop, first(shop), reference(shop).shards[first(shop)])
 
 
 @pytest.mark.long
 def test_a_failing_store_stops_no_worker_until_the_bound(broker: str, tmp_path: Path) -> None:
-    """The worker goes on while its store cannot be written, says so, and stops only when a restart
-    would have more to re-learn than the configuration allows."""
+    """The worker continues while its store fails, and logs it; it stops only when a restart would
+    have more to re-learn than the configuration allows."""
     shop = make_shop(broker, tmp_path, "full", 1, {"rewind_records_max": 1_500})
     shop.feed(300)
     finish(shop)

@@ -1,4 +1,4 @@
-"""The short, fixed part of `make crash`: a few points and a seed, on a broker as they need it."""
+"""The short, fixed part of `make crash`: a few crash points and one seed."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.crash.schedules import draw_schedule, scenario_of
 
 @pytest.fixture(scope="module")
 def quick(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A broker that misses a killed worker soon."""
+    """A broker that notices a killed worker soon."""
     with own_broker(tmp_path_factory.mktemp("quick"), BROKER_SETTINGS) as own:
         yield own.bootstrap
 
@@ -44,14 +44,14 @@ def test_an_injected_bug_is_detected(quick: str, tmp_path: Path, name: str) -> N
 
 
 def test_every_crash_point_names_an_existing_function() -> None:
-    """A worker that is to die in a function that has moved would end of that instead."""
+    """A crash point in a renamed function would never be reached."""
     assert [
         name for name, point in ALL_POINTS.items() if not hasattr(point.owner, point.name)
     ] == []
 
 
 def test_a_seed_draws_one_schedule() -> None:
-    """A seed that failed can be run again, and another seed is another schedule."""
+    """A failing seed can be repeated, and another seed gives another schedule."""
     assert str(draw_schedule(3)) == str(draw_schedule(3)) != str(draw_schedule(4))
 
 
@@ -64,5 +64,5 @@ def test_a_seed_draws_one_log() -> None:
 
 
 def test_a_random_schedule_loses_nothing(quick: str, tmp_path: Path) -> None:
-    """Workers that join, leave and are killed at random leave what the oracle makes."""
+    """Workers that join, leave and are killed at random give the oracle's output."""
     scenario_of(1)(Environment(quick, tmp_path))

@@ -1,4 +1,5 @@
-"""Groups on a real broker, under both protocols: partitions that move, with and without a goodbye."""
+"""Groups on a real broker, under both protocols: partitions that move, after clean and unclean
+ends."""
 
 import signal
 from pathlib import Path
@@ -30,12 +31,12 @@ BOTH = pytest.mark.parametrize("kafka", PROTOCOLS.values(), ids=PROTOCOLS)
 
 
 def count(process: WorkerProcess, event: str) -> int:
-    """How often it has logged that."""
+    """How often it has logged that event."""
     return sum(line["event"] == event for line in process.log())
 
 
 def let_sessions_last(shop: Shop) -> None:
-    """Under the new protocol the broker keeps the group's time-out."""
+    """Under the new protocol the broker sets the group's session time-out."""
     admin = AdminClient({"bootstrap.servers": shop.bootstrap})
     entry = ConfigEntry(
         "consumer.session.timeout.ms", str(SESSION_MS), incremental_operation=AlterConfigOpType.SET
@@ -56,8 +57,8 @@ def client_ids(shop: Shop) -> set[str]:
 def test_workers_that_come_go_and_die_share_the_partitions(
     broker: str, tmp_path: Path, kafka: dict[str, object]
 ) -> None:
-    """Partitions that move in mid-stream lose and double nothing, and those that stay are not
-    touched: a rebalance takes from a worker only what another is to get."""
+    """Partitions that move lose and double nothing, and the others stay: a rebalance takes from a
+    worker only what another one gets."""
     shop = make_shop(broker, tmp_path, "share", 4, kafka=kafka, **SLOWLY)
     shop.feed(EVENTS)
     with worker(shop, "one") as first:
@@ -84,8 +85,8 @@ def test_workers_that_come_go_and_die_share_the_partitions(
 def test_a_paused_worker_commits_nothing_of_lost_partitions(
     broker: str, tmp_path: Path, kafka: dict[str, object]
 ) -> None:
-    """One that is stopped for longer than its session drops what others have taken meanwhile, and
-    goes on; or it ends, because its transaction was open for too long. Nothing is twice."""
+    """A worker that is stopped for longer than its session drops its lost partitions and continues,
+    or ends because its transaction was open for too long. Nothing is doubled."""
     shop = make_shop(broker, tmp_path, "away", 4, kafka=kafka, **SLOWLY)
     shop.feed(EVENTS)
     with worker(shop, "one") as first, worker(shop, "two") as second:
@@ -120,8 +121,8 @@ def test_a_paused_worker_commits_nothing_of_lost_partitions(
 def test_a_member_with_a_name_keeps_its_partitions_through_a_restart(
     broker: str, tmp_path: Path, kafka: dict[str, object]
 ) -> None:
-    """With group.instance.id one configuration serves many workers, each named like its slot, and
-    a restart moves no partition to the others."""
+    """With group.instance.id one configuration serves many workers, each named by its slot, and a
+    restart moves no partition to another worker."""
     if "session.timeout.ms" in kafka:
         kafka = {"session.timeout.ms": SESSION_MS}
     shop = make_shop(
@@ -148,8 +149,8 @@ def test_a_member_with_a_name_keeps_its_partitions_through_a_restart(
 
 
 def test_a_second_worker_of_a_slot_names_the_first(broker: str, tmp_path: Path) -> None:
-    """It says who may hold its partitions, how to see where, and what to do; the other ends at its
-    next commit, and says why."""
+    """It logs who may own its partitions, how to find out, and what to do; the first worker ends at
+    its next commit, and says why."""
     shop = make_shop(broker, tmp_path, "twins", 1)
     send(shop, [b"no event"])
     with worker(shop, "same") as first:

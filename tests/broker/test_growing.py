@@ -1,5 +1,5 @@
-"""Entities that are not in the partition where a group looks for them: because a topic got more
-partitions while a worker ran, or because its producer chooses partitions in another way."""
+"""Entities in another partition than the group expects: a topic has grown while a worker ran, or
+its producer uses another partitioner."""
 
 import re
 from pathlib import Path
@@ -44,7 +44,7 @@ def grow(shop: Shop, topic: str, partitions: int) -> None:
 
 
 def traces(shop: Shop) -> tuple[object, ...]:
-    """The ends of all topics, all committed offsets with their notes, and the checkpoints."""
+    """The ends of all topics, all committed offsets with their metadata, and the checkpoints."""
     with consumer(shop.bootstrap, "traces") as client:
         topics = client.list_topics(timeout=10).topics
         ends = {
@@ -64,9 +64,8 @@ def traces(shop: Shop) -> tuple[object, ...]:
 def test_an_input_that_grows_is_refused_and_its_remedy_keeps_the_state(
     broker: str, tmp_path: Path, internal_topics: bool
 ) -> None:
-    """Nothing of the new partition is read, written or committed; the error names a replay into a
-    saved state, and a group that begins with that knows all events, and reads on where the former
-    one ended."""
+    """Nothing of the new partition is read or committed. The error names a replay into a saved
+    state; a group that starts from it knows all events, and continues where the old one ended."""
     shop = make_shop(broker, tmp_path, "grows", 1, kafka=AT_ONCE, internal_topics=internal_topics)
     shop.feed(EVENTS, malformed=0.0)
     with worker(shop) as process:
@@ -116,7 +115,7 @@ def test_an_input_that_grows_is_refused_and_its_remedy_keeps_the_state(
 
 
 def test_an_internal_topic_that_grows_is_refused(broker: str, tmp_path: Path) -> None:
-    """As an input is: a new partition of it is not read, and nothing is written there."""
+    """As for an input: nothing of the new partition is read, and nothing is written to it."""
     shop = make_shop(broker, tmp_path, "wider", 1, kafka=AT_ONCE, internal_topics=True)
     shop.feed(EVENTS, malformed=0.0)
     with worker(shop) as process:
@@ -137,8 +136,8 @@ def test_an_internal_topic_that_grows_is_refused(broker: str, tmp_path: Path) ->
 def test_misplaced_keys_are_counted_and_logged(
     broker: str, tmp_path: Path, partitioner: Literal["murmur2", "crc32"]
 ) -> None:
-    """The configuration names murmur2. Live logs that another partitioner was used once for each
-    partition, and counts; a replay of the topic notes it. Where it is true neither says anything."""
+    """The configuration names murmur2, the producer uses another partitioner. The worker logs it
+    once a partition, and counts; a replay notes it. With the right partitioner neither does."""
     shop = make_shop(broker, tmp_path, "keyed", 2)
     feed = PlainProducer({"bootstrap.servers": broker}, shop.topic, partitioner)
     for line in lines(Simulated(EVENTS, 7), 0.0):

@@ -1,4 +1,4 @@
-"""Labels live: a topic of theirs goes through route to whom it teaches, entity by entity."""
+"""Labels in a live group: route sends them to the partitions of their entities."""
 
 import re
 from pathlib import Path
@@ -24,7 +24,7 @@ name = "risk"
 
 
 def with_label_input(shop: Shop) -> str:
-    """Give the shop a topic of labels, from which its monitor of accounts learns; its name."""
+    """Give the shop a topic of labels from which its account monitor learns; return its name."""
     topic = f"{shop.group}-labels"
     admin = AdminClient({"bootstrap.servers": shop.bootstrap})
     admin.create_topics([NewTopic(topic, 1)])[topic].result()
@@ -42,8 +42,8 @@ def with_label_input(shop: Shop) -> str:
 def test_labels_of_entities_train_and_labels_without_any_are_dead_letters(
     broker: str, tmp_path: Path
 ) -> None:
-    """Each label that names an account reaches the one partition that watches it; one that names
-    only an event is on the topic of dead letters, whole, and the worker goes on."""
+    """Each label that names an account reaches the partition that watches it; one that names only
+    an event becomes a dead letter, and the worker continues."""
     shop = make_shop(broker, tmp_path, "labels", 2, internal_topics=True)
     shop.feed(EVENTS, malformed=0.0)
     topic = with_label_input(shop)

@@ -1,6 +1,5 @@
-"""Offsets without a readable record: transaction markers, aborted records, and the gaps that
-compaction leaves. None of them counts as a lost record, and a group advances over all of them.
-"""
+"""Offsets without a readable record: transaction markers, aborted records, and gaps of compaction.
+None counts as a lost record, and a group advances past all of them."""
 
 import signal
 import time
@@ -20,7 +19,8 @@ from obstore.store import LocalStore
 from detectors.state import Arrays
 from stream.checkpoints.loading import load as load_arrays
 from stream.checkpoints.manifest import offset_of
-from stream.checkpoints.recovery import StartContext, recover
+from stream.checkpoints.recovered import StartContext
+from stream.checkpoints.recovery import recover
 from stream.checkpoints.store import Folder, open_store, saved_folder
 from stream.config import load
 from stream.config.stages import logs
@@ -62,7 +62,7 @@ NOT_COMPACTED = {"cleanup.policy": "delete", "segment.ms": "3600000"}
 
 @dataclass
 class Log:
-    """Partition 0 of a shop's topic, as producers and administrators treat it."""
+    """Partition 0 of a shop's topic, with the operations of producers and administrators."""
 
     shop: Shop
     values: Iterator[bytes]
@@ -74,8 +74,8 @@ class Log:
         return self.shop.topic
 
     def put(self, records: int, key: bytes | None = None, end: str = "plain") -> None:
-        """Put events there: plainly, or in a transaction that ends with "commit" or "abort". key:
-        of all of them, by default each has its own."""
+        """Write events: without a transaction, or in one that ends with "commit" or "abort". key:
+        of all of them; by default each has its own."""
         own = {"bootstrap.servers": self.shop.bootstrap, "linger.ms": 0}
         if end != "plain":
             own["transactional.id"] = f"{self.topic}-{next(self.number)}"
@@ -93,13 +93,13 @@ class Log:
             producer.abort_transaction(30)
 
     def span(self) -> OffsetRange:
-        """From its first offset up to its end, as a read_committed reader sees it."""
+        """The offsets that a read_committed consumer can read."""
         with consumer(self.shop.bootstrap, "span") as client:
             found = client.get_watermark_offsets(TopicPartition(self.topic, 0), timeout=10)
         return OffsetRange(*found)
 
     def read(self, start: int) -> list[Message]:
-        """All that a read_committed reader gets from that offset on."""
+        """All records that a read_committed consumer gets from that offset on."""
         found: list[Message] = []
         with consumer(self.shop.bootstrap, "read") as client:
             client.assign([TopicPartition(self.topic, 0, max(start, self.span().start))])
@@ -110,11 +110,11 @@ class Log:
                     found.append(message)
 
     def delete(self, up_to: int) -> None:
-        """As retention does."""
+        """Delete the records before an offset, as retention does."""
         delete(self.shop, Partition(self.topic, 0), up_to)
 
     def compact(self) -> None:
-        """Have the broker compact it, and return when it has: of each key the last is left."""
+        """Have the broker compact it, and wait: only the last record of each key is left."""
         readable = len(self.read(0))
         self._set(COMPACTED)
         for again in range(60):  # a broker may take a while to know the settings
@@ -136,19 +136,19 @@ class Log:
 
 
 def delete(shop: Shop, where: Partition, up_to: int) -> None:
-    """Move the start of a log."""
+    """Delete the records before an offset, as retention does."""
     admin = AdminClient({"bootstrap.servers": shop.bootstrap})
     for future in admin.delete_records([TopicPartition(*where, up_to)]).values():
         assert future.result().low_watermark == up_to
 
 
 def log_of(shop: Shop, seed: int = 7) -> Log:
-    """The shop's log, with events to put there."""
+    """The shop's log."""
     return Log(shop, (line.value for line in lines(Simulated(10_000, seed), 0.01)))
 
 
 def lags(process: WorkerProcess) -> dict[str, float]:
-    """What the worker publishes as its lags, by labels; empty before it has partitions."""
+    """The worker's lag metrics, by labels; empty before it has partitions."""
     found = (line.split() for line in process.get("/metrics")[1].splitlines())
     return {one[0]: float(one[1]) for one in found if one[0].startswith("eddy_lag{")}
 
@@ -160,9 +160,8 @@ def places_of(shop: Shop) -> list[Partition]:
 
 
 def wait_until_nothing_is_left(shop: Shop, process: WorkerProcess) -> None:
-    """Return when the group has committed the end of every log, and the worker publishes that it is
-    live and every lag 0. Advances over markers alone are committed with a checkpoint, see `OFTEN`.
-    """
+    """Wait until the group has committed the end of every log, and the worker is live with every
+    lag 0. Advances over markers alone are committed with a checkpoint, see `OFTEN`."""
     places = places_of(shop)
 
     def all_committed() -> bool:
@@ -186,8 +185,8 @@ def end_of(shop: Shop, where: Partition) -> int:
 def test_a_log_deleted_up_to_a_marker_loses_no_state(
     broker: str, tmp_path: Path, internal_topics: bool
 ) -> None:
-    """A transaction's records and its marker are read, and retention deletes all of it, of the
-    group's own internal topics, too: the lag was 0, and the group goes on where it was."""
+    """A transaction and its marker are read, then retention deletes all of it, also of internal
+    topics: the group continues."""
     shop = make_shop(
         broker,
         tmp_path,
@@ -223,8 +222,9 @@ def test_a_log_deleted_up_to_a_marker_loses_no_state(
 
 @dataclass
 class Mixed:
-    """A log of 10 committed records and their marker, 5 aborted ones and theirs, 10 plain ones that
-    compaction may remove, and 5 committed ones and their marker, at the end 5 aborted ones."""
+    """A log with 10 committed records and a marker, 5 aborted records and a marker, 10 plain
+    records that compaction may remove, 5 committed records and a marker, and 5 aborted ones at the
+    end."""
 
     log: Log
     visible: list[int]
@@ -265,8 +265,8 @@ def compacting(tmp_path_factory: pytest.TempPathFactory, broker: str) -> Iterato
     ],
 )
 def test_a_range_ends_whatever_record_is_last(mixed: Mixed, stretch: tuple[int, int]) -> None:
-    """On a record, a marker, among aborted records, and in a gap of compaction: exactly its
-    records are read; a wait for more would end in an error."""
+    """A record, a marker, aborted records, or a gap of compaction: exactly its records are read; a
+    wait for more would be an error."""
     config, span = load(mixed.log.shop.config), OffsetRange(*stretch)
     with TopicReader(config.kafka, config.group, mixed.log.topic) as reader:
         reader.start({0: span})
@@ -279,8 +279,8 @@ def test_a_range_ends_whatever_record_is_last(mixed: Mixed, stretch: tuple[int, 
 def test_a_group_begins_after_the_markers_of_a_saved_state(
     mixed: Mixed, tmp_path: Path, until: int, deleted: bool
 ) -> None:
-    """A saved state is of the end of its stretch, not of its last record: the log may be deleted up
-    to there."""
+    """A saved state's offset is the end of its range, not its last record: the log may be deleted
+    up to there."""
     place = str(tmp_path / "saved")
     config, topic = load(mixed.log.shop.config), mixed.log.topic
     inputs = [("shop", f"kafka://{topic}?until={until}")]
@@ -307,11 +307,10 @@ def test_a_group_begins_after_the_markers_of_a_saved_state(
 
 
 class Sequence:
-    """Changes of a log while no worker runs, and the state that its group must have learned.
+    """Changes of a log while no worker runs, and the state that its group must have.
 
-    Records are deleted or compacted only up to what the group's last checkpoint has seen, but for
-    those that no worker could read yet. read: what a reader got, each time before it could be taken
-    away.
+    Records are deleted or compacted only up to the group's last checkpoint, except for those that
+    no consumer can read. read: the records that were readable before they were deleted.
     """
 
     def __init__(self, log: Log, seed: int) -> None:
@@ -322,7 +321,7 @@ class Sequence:
         self.done: list[str] = []
 
     def step(self) -> None:
-        """One of all that may happen."""
+        """Apply one change."""
         chosen = self.random.choice([self.records, self.marker, self.abort, self.delete, self.gap])
         self.done.append(chosen.__name__)
         chosen()
@@ -339,27 +338,27 @@ class Sequence:
         self.log.put(self._some(), end="commit")
 
     def abort(self) -> None:
-        """A transaction of which nothing is left to read."""
+        """An aborted transaction."""
         self.log.put(self._some(), end="abort")
 
     def delete(self) -> None:
-        """All that the group has committed is deleted."""
+        """Delete the records before an offset, as retention does."""
         self.log.delete(self.log.shop.committed()[0])
 
     def gap(self) -> None:
-        """Records, of which compaction leaves the last, come while no worker runs."""
+        """Records of which compaction leaves only the last, while no worker runs."""
         end = self.random.choice(["plain", "commit"])
         self.log.put(self._some(), b"same", end)
         self.log.put(2, b"same")
         self.log.compact()
 
     def metadata(self) -> None:
-        """Keep what a worker will read: from now on the log may lose it."""
+        """Remember the readable records: from now on the log may lose them."""
         self.read += self.log.read(self.next_offset)
         self.next_offset = max(self.next_offset, self.log.span().stop)
 
     def expected(self) -> Arrays:
-        """The state after all that was read."""
+        """The state after all remembered records."""
         shard = ShardFactory(load(self.log.shop.config), RunInfo("live", "reference", str)).source(
             "shop"
         )
@@ -373,9 +372,9 @@ class Sequence:
 def test_no_sequence_of_markers_gaps_and_restarts_loses_the_state(
     compacting: str, tmp_path: Path, seed: int
 ) -> None:
-    """Records, transactions, aborted ones, compaction, deletion of all that is committed, clean
-    stops and kills, in any order: every worker starts, its lag reaches 0, and in the end the state
-    is that of one fold over all that was ever there to read."""
+    """After any sequence of records, transactions, aborts, compaction, deletion, clean stops and
+    kills, every worker starts, its lag reaches 0, and in the end the state equals one fold over
+    every record that was ever readable."""
     shop = make_shop(compacting, tmp_path, f"sequence{seed}", 1, OFTEN, NAMED, batch_records=10)
     log = log_of(shop, seed)
     sequence = Sequence(log, seed)

@@ -1,4 +1,5 @@
-"""`eddy run --processes N` on a real broker: workers that die, stop and are left alone."""
+"""`eddy run --processes N` on a real broker: workers that crash, stop, and lose their
+supervisor."""
 
 import os
 import signal
@@ -24,12 +25,12 @@ KAFKA: dict[str, dict[str, object]] = {
 
 
 def started(process: WorkerProcess) -> list[dict[str, object]]:
-    """The lines that say that a worker was started."""
+    """The log lines about started workers."""
     return [line for line in process.log() if line["event"] == "worker started"]
 
 
 def takings(process: WorkerProcess, slot: str) -> list[int]:
-    """The partitions that the workers of a slot have taken, one after the other."""
+    """The partitions that the workers of a slot have taken, in order."""
     return [
         line["partition"]
         for line in process.log()
@@ -38,7 +39,7 @@ def takings(process: WorkerProcess, slot: str) -> list[int]:
 
 
 def taken(process: WorkerProcess) -> set[tuple[str, int]]:
-    """The slot and partition of all that was ever taken."""
+    """The slot and partition of every assignment."""
     return {
         (line["slot"], line["partition"])
         for line in process.log()
@@ -59,8 +60,8 @@ def slots(process: WorkerProcess) -> set[str]:
     ],
 )
 def test_a_killed_worker_returns_to_its_slot(broker: str, tmp_path: Path, protocol: str) -> None:
-    """Its successor has the same slot, nothing is missing or twice, and a signal stops all; a
-    static member's successor may have to start until the session of the dead is over."""
+    """Its successor has the same slot, nothing is lost or doubled, and a signal stops all. A static
+    member's successor may have to restart until the killed member's session times out."""
     kafka = KAFKA[protocol]
     shop = make_shop(
         broker, tmp_path, "slots", 4, kafka=kafka, batch_records=100, commit_interval="1ms"
@@ -86,7 +87,7 @@ def test_a_killed_worker_returns_to_its_slot(broker: str, tmp_path: Path, protoc
 
 @pytest.mark.long
 def test_workers_stop_cleanly_when_their_supervisor_is_killed(broker: str, tmp_path: Path) -> None:
-    """They commit, say why, and leave nothing that another worker would have to wait for."""
+    """They commit, log the reason, and leave no transaction open."""
     shop = make_shop(broker, tmp_path, "orphans", 4, batch_records=100, commit_interval="1ms")
     shop.feed(EVENTS)
     with workers(shop, 2) as both:
@@ -103,7 +104,7 @@ def test_workers_stop_cleanly_when_their_supervisor_is_killed(broker: str, tmp_p
 
 @pytest.mark.long
 def test_a_non_restartable_worker_ends_the_supervisor(broker: str, tmp_path: Path) -> None:
-    """A missing topic ends all with exit code 2, and is not tried again and again."""
+    """A missing topic ends all workers with exit code 2, without restarts."""
     shop = make_shop(broker, tmp_path, "never", 4)
     shop.config.write_text(shop.config.read_text().replace(f"{shop.group}-dead", "nowhere"))
     with workers(shop, 2) as both:

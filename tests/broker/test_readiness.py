@@ -20,8 +20,8 @@ def ready(process: WorkerProcess) -> bool:
 def test_a_worker_that_reads_no_event_is_not_ready_until_it_does(
     broker: str, tmp_path: Path
 ) -> None:
-    """The reason has an example, the log a line, and one event ends it; old events raise alerts
-    that are stale."""
+    """The reason names an example, the log has a line, and one event ends it; alerts on old events
+    are marked as stale."""
     shop = make_shop(broker, tmp_path, "odd", 1)
     with worker(shop) as process:
         wait_for(lambda: process.has_logged("partition taken"), "an assignment")

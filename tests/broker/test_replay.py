@@ -1,4 +1,4 @@
-"""A replay of what live has read says what live has said, and leaves no trace on the broker."""
+"""A replay of a topic gives the live group's alerts, and leaves no trace on the broker."""
 
 from collections import defaultdict
 from pathlib import Path
@@ -28,7 +28,7 @@ EVENTS = 20_000
 
 
 def live_run(broker: str, folder: Path, *, internal_topics: bool) -> Shop:
-    """A shop whose worker has published what it has to say of four partitions."""
+    """A shop whose worker has processed four partitions."""
     shop = make_shop(broker, folder, "lived", 4, internal_topics=internal_topics)
     shop.feed(EVENTS)
     with worker(shop) as process:
@@ -38,16 +38,16 @@ def live_run(broker: str, folder: Path, *, internal_topics: bool) -> Shop:
 
 
 def replayed(shop: Shop, out: Path, inputs: list[tuple[str, str]]) -> Summary:
-    """Replay without telling progress."""
+    """Replay without showing progress."""
     return replay(load(shop.config), inputs, out, note_lines)
 
 
 def note_lines(_records: int, _share: float) -> None:
-    """Progress that nobody looks at."""
+    """Ignore progress."""
 
 
 def live_bodies(shop: Shop, read_at: ReadAt) -> dict[Partition, list[bytes]]:
-    """Every published alert's body without `run`, as its bytes were, by the log that led to it."""
+    """Every published alert's body without `run`, byte for byte, by the log of its shard."""
     found: dict[Partition, list[bytes]] = defaultdict(list)
     for message in messages(shop.bootstrap, f"{shop.group}-alerts"):
         body = message.value() or b""
@@ -56,7 +56,7 @@ def live_bodies(shop: Shop, read_at: ReadAt) -> dict[Partition, list[bytes]]:
 
 
 def replay_bodies(out: Path, read_at: ReadAt) -> dict[Partition, list[bytes]]:
-    """The same of the alerts that a replay wrote."""
+    """The same for a replay's alerts."""
     found: dict[Partition, list[bytes]] = defaultdict(list)
     for body in (out / "alerts.ndjson").read_bytes().splitlines():
         alert = orjson.loads(body)
@@ -66,7 +66,7 @@ def replay_bodies(out: Path, read_at: ReadAt) -> dict[Partition, list[bytes]]:
 
 
 def partition_and_offset(body: bytes, read_at: ReadAt) -> Partition:
-    """The log whose shard made an alert."""
+    """The log whose shard raised an alert."""
     alert = orjson.loads(body)
     [evidence] = alert["evidence"]
     source = Partition(evidence["topic"], evidence["partition"])
@@ -76,9 +76,8 @@ def partition_and_offset(body: bytes, read_at: ReadAt) -> Partition:
 def test_a_replayed_topic_gives_the_alerts_and_dead_letters_of_live(
     broker: str, tmp_path: Path
 ) -> None:
-    """Where the monitor reads the topic itself: the whole of it, and a stretch from its start to
-    some offset of each partition, lead to the same alerts byte for byte, but for `run`, in the same
-    order, and to the same dead letters; and the whole, once more, to the same files."""
+    """A replay of the whole topic, and of a range from its start, gives the same alerts and dead
+    letters byte for byte, except for `run`; a second one gives the same files."""
     shop = live_run(broker, tmp_path, internal_topics=False)
     live = live_bodies(shop, {})
     assert sum(map(len, live.values())) > 20
@@ -108,14 +107,14 @@ def test_a_replayed_topic_gives_the_alerts_and_dead_letters_of_live(
 
 
 def offset_in(body: bytes) -> int:
-    """The offset of the event that an alert is on."""
+    """The offset of an alert's event."""
     [evidence] = orjson.loads(body)["evidence"]
     return int(evidence["offset"])
 
 
 def test_replayed_internal_topics_give_the_alerts_of_live(broker: str, tmp_path: Path) -> None:
-    """The order in an internal log determines everything behind it: each monitor's, and that of the
-    reports, replayed by itself or with the others, gives live's alerts byte for byte."""
+    """An internal topic determines the output of its stage: each monitor's, and that of the
+    reports, replayed alone or together, gives the live alerts byte for byte."""
     shop = live_run(broker, tmp_path, internal_topics=True)
     logs = {log.name: log.topic for log in shop.internal_logs()}
     read_at = reference(shop).read_at
@@ -138,7 +137,8 @@ def test_replayed_internal_topics_give_the_alerts_of_live(broker: str, tmp_path:
 
 
 def test_a_range_between_two_times(broker: str, tmp_path: Path) -> None:
-    """Times are the broker's: from before the first record to now is all, from now on nothing."""
+    """Times are the broker's: from before the first record to now is everything, from now on
+    nothing."""
     shop = make_shop(broker, tmp_path, "times", 4)
     shop.feed(500)
     early, late = "2020-01-01T00:00:00Z", "2100-01-01T00:00:00+00:00"
@@ -159,7 +159,7 @@ def test_a_range_between_two_times(broker: str, tmp_path: Path) -> None:
     ],
 )
 def test_a_missing_range_is_named(broker: str, tmp_path: Path, query: str, message: str) -> None:
-    """Offsets that the topic does not hold, and what is no offset, are errors before anything is
+    """Offsets that the topic does not hold, or that are not offsets, are errors before anything is
     written."""
     shop = make_shop(broker, tmp_path, "nowhere", 4)
     shop.feed(100)
@@ -171,8 +171,8 @@ def test_a_missing_range_is_named(broker: str, tmp_path: Path, query: str, messa
 
 
 def test_a_replay_leaves_no_trace(broker: str, tmp_path: Path) -> None:
-    """With live's own configuration, on live's broker: not a record more on any topic, no group, no
-    offset of live's moved, no file where checkpoints are; and its alerts may not be enforced."""
+    """With the live group's configuration and broker: no record is written, no group joined, no
+    offset moved, no checkpoint written; and its alerts may not be enforced."""
     shop = live_run(broker, tmp_path, internal_topics=True)
 
     def traces() -> tuple[object, ...]:

@@ -1,5 +1,5 @@
-"""A group begins with what a replay has learned, on a real broker: from its first event on it says
-what it would have said had it read the history live."""
+"""A live group starts from a replay's saved state: its alerts equal those of a group that has read
+the history live."""
 
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ def time_of(value: bytes) -> int:
 
 
 def put(shop: Shop, some: list[bytes]) -> None:
-    """Put events on the topic as of when they happened."""
+    """Write events with the times at which they happened."""
     producer = Producer({"bootstrap.servers": shop.bootstrap})
     for value in some:
         producer.produce(shop.topic, value, b"key", timestamp=time_of(value))
@@ -53,7 +53,7 @@ def put(shop: Shop, some: list[bytes]) -> None:
 def replayed(
     shop: Shop, folder: Path, some: list[bytes], place: str | None
 ) -> list[dict[str, Any]]:
-    """The alerts of a replay of these events; what it has learned is saved in the place."""
+    """The alerts of a replay of these events; its state is saved."""
     folder.mkdir()
     path = folder / "events"
     path.write_bytes(b"\n".join(some))
@@ -64,7 +64,7 @@ def replayed(
 
 
 def said(alert: dict[str, Any]) -> dict[str, Any]:
-    """An alert without the run, and without positions and the ids that are made of these."""
+    """An alert without its run, positions, and the ids derived from them."""
     [evidence] = alert["evidence"]
     left = {"run", "alert_id", "incident_id", "evidence"}
     rest = {name: value for name, value in alert.items() if name not in left}
@@ -72,7 +72,7 @@ def said(alert: dict[str, Any]) -> dict[str, Any]:
 
 
 def begun_at(process: WorkerProcess, topic: str) -> list[int]:
-    """The offsets at which partitions of a topic were begun from a saved state."""
+    """The offsets at which partitions of a topic started from a saved state."""
     return [
         line["next_offset"]
         for line in process.log()
@@ -84,8 +84,8 @@ def begun_at(process: WorkerProcess, topic: str) -> list[int]:
 def test_a_group_continues_where_a_replay_ended(
     broker: str, tmp_path: Path, internal_topics: bool
 ) -> None:
-    """The topic reaches back into the history: none of that is learned or told of again, and the
-    alerts on all further events are those of a replay over everything, but for positions."""
+    """The topic reaches back into the history, which is neither learned nor alerted on again;
+    alerts on further events equal those of a replay over everything, except for positions."""
     place = str(tmp_path / "saved")
     start_from: dict[str, object] = {"start_from": place}
     shop = make_shop(broker, tmp_path, "saved", 1, start_from, internal_topics=internal_topics)
@@ -108,8 +108,8 @@ def test_a_group_continues_where_a_replay_ended(
     new = {orjson.loads(value)["event_id"] for value in made[HISTORY:]}
 
     def of_monitors(alerts: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """What monitors said of new events. Reports of several partitions reach assess in an order
-        that is in the log of the reports alone."""
+        """The alerts of monitors on new events. The order in which reports of several partitions
+        reach assess is known only from its log."""
         found = [said(one) for one in alerts if one["monitor"] != "assess"]
         return sorted(
             (one for one in found if one["event"] in new), key=lambda a: (a["event"], a["monitor"])

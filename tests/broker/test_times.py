@@ -1,4 +1,4 @@
-"""Timestamp types of a broker's records, and a replay of a topic with a time from the future."""
+"""Timestamp types of records, and a replay of a topic with a time in the future."""
 
 from pathlib import Path
 
@@ -17,8 +17,8 @@ from tests.pipeline.test_future_times import AT, FUTURE_MS, config, payments
 def test_a_topic_continues_after_a_time_from_the_future(
     broker: str, tmp_path: Path, kind: str
 ) -> None:
-    """With both timestamp types an event of 2099 is scored and counted, and alerts go on; with
-    CreateTime its record is of 2099, too."""
+    """With both timestamp types an event of 2099 is scored and counted, and alerts continue; with
+    CreateTime the record's time is 2099, too."""
     topic = f"times-{kind.lower()}"
     settings = {"message.timestamp.type": kind, "message.timestamp.after.max.ms": str(2**62)}
     admin = AdminClient({"bootstrap.servers": broker})

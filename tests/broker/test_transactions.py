@@ -1,7 +1,6 @@
-"""Transactions on a real broker that is slow, goes away, or refuses what it is given.
+"""Transactions on a real broker that is slow, unavailable, or rejects records.
 
-Whatever it does, nothing is published twice and nothing is missing; and a worker either goes on or
-says what must be mended.
+Nothing is lost or doubled, and a worker either continues or names the remedy.
 """
 
 import time
@@ -47,13 +46,13 @@ EVENTS = 6_000
 
 @pytest.fixture(scope="module")
 def fragile(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnBroker]:
-    """A broker for the tests of this module, which they may freeze and kill."""
+    """A broker for this module's tests, which may freeze and kill it."""
     with own_broker(tmp_path_factory.mktemp("fragile")) as own:
         yield own
 
 
 def make_topics(bootstrap: str, *names: str) -> None:
-    """Topics of one partition."""
+    """Create topics of one partition."""
     admin = AdminClient({"bootstrap.servers": bootstrap})
     for future in admin.create_topics([NewTopic(name, 1, 1) for name in names]).values():
         future.result()
@@ -83,7 +82,7 @@ class Freezing(KafkaSink):
 
 @contextmanager
 def membership(bootstrap: str, group: str) -> Iterator[Membership]:
-    """What a consumer that never joined says to its group."""
+    """The membership of a consumer that never joined."""
     client = Consumer({"bootstrap.servers": bootstrap, "group.id": group})
     yield Membership(client.consumer_group_metadata())
     client.close()
@@ -92,8 +91,8 @@ def membership(bootstrap: str, group: str) -> Iterator[Membership]:
 @pytest.mark.long
 @pytest.mark.parametrize("step", ["offsets", "commit"])
 def test_a_slow_broker_fences_no_producer(fragile: OwnBroker, step: str) -> None:
-    """Before the commit is asked for the transaction is aborted in time and tried again; after, it
-    is waited for. Either way its records are read once."""
+    """Before the commit is requested, the transaction is aborted in time and tried again;
+    afterwards its outcome is awaited. Either way its records are read once."""
     name = f"late-{time.time_ns()}"
     make_topics(fragile.bootstrap, name)
     properties: dict[str, str | int | float | bool] = {
@@ -123,7 +122,7 @@ def test_a_slow_broker_fences_no_producer(fragile: OwnBroker, step: str) -> None
 
 @pytest.mark.long
 def test_a_broker_killed_under_load_loses_nothing(fragile: OwnBroker, tmp_path: Path) -> None:
-    """Two workers outlast a broker that dies and comes back, coordinators and all."""
+    """Two workers survive a broker that is killed and restarted, with its coordinators."""
     shop = make_shop(
         fragile.bootstrap, tmp_path, "restart", 4, batch_records=200, commit_interval="1ms"
     )
@@ -141,7 +140,7 @@ def test_a_broker_killed_under_load_loses_nothing(fragile: OwnBroker, tmp_path: 
 
 @pytest.mark.long
 def test_an_output_topic_that_is_gone_is_named(broker: str, tmp_path: Path) -> None:
-    """A worker whose output topic was removed ends with exit code 5 and says which is missing."""
+    """A worker whose output topic was deleted ends with exit code 5, and names the topic."""
     kafka = CLASSIC_PROTOCOL | {"transaction.timeout.ms": 4_000}
     shop = make_shop(broker, tmp_path, "gone", 1, kafka=kafka)
     send(shop, [b"no event"])
@@ -158,7 +157,8 @@ def test_an_output_topic_that_is_gone_is_named(broker: str, tmp_path: Path) -> N
 
 
 def test_a_record_that_the_topic_refuses_is_named(broker: str, tmp_path: Path) -> None:
-    """What a topic refuses for its size aborts no transaction for ever: topic and size are said."""
+    """A record that is too large for its topic does not abort transactions for ever: topic and size
+    are named."""
     shop = make_shop(broker, tmp_path, "refused", 1, dead_bytes_max=100_000)
     send(shop, [Random(7).randbytes(300_000)])  # which no compression makes any smaller
     with worker(shop) as process:
@@ -171,7 +171,7 @@ def test_a_record_that_the_topic_refuses_is_named(broker: str, tmp_path: Path) -
 
 
 class BlockedSink(KafkaSink):
-    """A real sink whose transactions are all aborted until it is let go."""
+    """A real sink whose transactions are aborted until `let_go` is set."""
 
     let_go = False
     aborted = 0
@@ -184,8 +184,8 @@ class BlockedSink(KafkaSink):
 
 
 def test_a_blocked_outbox_does_not_grow(broker: str, tmp_path: Path) -> None:
-    """While transactions are aborted one after the other the consumer is paused: records that come
-    in meanwhile stay on the topic, and all are published once in the end."""
+    """While transactions are aborted the consumer is paused: new records stay on the topic, and all
+    are published once in the end."""
     shop = make_shop(broker, tmp_path, "blocked", 1, batch_records=100)
     config, metrics, stop = load(shop.config), MetricsCollector(), Event()
     sink = BlockedSink(config.kafka, config.group, "slot")
@@ -214,8 +214,8 @@ def test_a_blocked_outbox_does_not_grow(broker: str, tmp_path: Path) -> None:
 def test_a_partition_unknown_to_the_broker_is_retried(
     broker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that has just started may say so of a partition that we were given: no reason to end for
-    good."""
+    """A broker that has just started may not know an assigned partition yet; that is no reason to
+    end for good."""
     brief = partial(retrying, retry_for_s=0.2)
     monkeypatch.setattr(kafka_source, "retrying", brief)
     make_topics(broker, topic := f"narrow-{time.time_ns()}")

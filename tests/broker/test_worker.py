@@ -1,7 +1,6 @@
 """The worker on a real broker: every alert once, equal to a reference run over the same log.
 
-EDDY_TEST_EVENTS sets how many events the two large tests run with (20,000 by default; the issue's
-own number is 200,000).
+EDDY_TEST_EVENTS sets the number of events of the two large tests (20,000 by default).
 """
 
 import os
@@ -51,7 +50,7 @@ LAYOUTS = pytest.mark.parametrize(
 
 
 def holds_every_alert_once(shop: Shop) -> None:
-    """The output topics hold what the reference emits: nothing missing, nothing twice."""
+    """The output topics equal the reference's output: nothing is missing, nothing doubled."""
     assert_published_exactly_once(shop)
     expected = reference(shop)
     assert sum(map(len, expected.alerts.values())) > 20
@@ -63,7 +62,8 @@ def holds_every_alert_once(shop: Shop) -> None:
 def test_a_worker_publishes_the_references_output(
     broker: str, tmp_path: Path, partitions: int, internal_topics: bool
 ) -> None:
-    """Alerts are byte for byte the reference's, each bad record has its code, counts add up."""
+    """Alerts equal the reference's byte for byte, each bad record has its code, and counts add
+    up."""
     shop = make_shop(broker, tmp_path, "whole", partitions, internal_topics=internal_topics)
     shop.feed(EVENTS)
     with worker(shop) as process:
@@ -111,7 +111,7 @@ def test_a_worker_publishes_the_references_output(
 
 
 def test_an_alert_does_not_wait_for_the_commit_interval(broker: str, tmp_path: Path) -> None:
-    """With an interval of an hour alerts are there while the worker runs, and each once."""
+    """With an interval of an hour alerts are published while the worker runs, each once."""
     shop = make_shop(broker, tmp_path, "hasty", 1, commit_interval="1h")
     shop.feed(8_000)
     with worker(shop) as process:
@@ -121,10 +121,8 @@ def test_an_alert_does_not_wait_for_the_commit_interval(broker: str, tmp_path: P
 
 
 def test_metrics_declared_are_those_emitted(broker: str, tmp_path: Path) -> None:
-    """A running worker's /metrics has a value of every declared metric, and of no other.
-
-    A bad amount is a repaired field, and 1,000 dead letters in a row are an oddity.
-    """
+    """A running worker's /metrics has a value of every declared metric, and of no other. A bad
+    amount is a repaired field, and 1,000 dead letters in a row are an input problem."""
     shop = make_shop(broker, tmp_path, "metrics", 1, internal_topics=True)
     repaired = {"event_id": "a", "type": "transaction", "time": 1, "account": "b", "amount": "c"}
     send(shop, [orjson.dumps(repaired), *[b"no event"] * 1_000])
@@ -153,8 +151,8 @@ HOW = pytest.mark.parametrize(
 def test_a_worker_stopped_mid_stream_continues(
     broker: str, tmp_path: Path, partitions: int, internal_topics: bool, how: signal.Signals
 ) -> None:
-    """However it ended, the next worker re-learns what it must, in silence, and no alert is missing
-    or twice."""
+    """However it ended, the next worker re-learns without publishing, and no alert is lost or
+    doubled."""
     shop = make_shop(
         broker,
         tmp_path,
@@ -180,8 +178,8 @@ def test_a_worker_stopped_mid_stream_continues(
 
 @pytest.mark.long
 def test_workers_that_come_and_go_share_internal_partitions(broker: str, tmp_path: Path) -> None:
-    """Partitions that move between workers in mid-stream, of the input and of internal topics, lose
-    and double nothing."""
+    """Partitions of the input and of internal topics that move between workers lose and double
+    nothing."""
     shop = make_shop(
         broker, tmp_path, "share", 4, internal_topics=True, batch_records=100, commit_interval="1ms"
     )
@@ -200,7 +198,7 @@ def test_workers_that_come_and_go_share_internal_partitions(broker: str, tmp_pat
 
 
 class StubbornSink(KafkaSink):
-    """A real sink whose transactions fail before their commit, so many times, and are aborted."""
+    """A real sink whose first transactions are aborted before their commit."""
 
     failures_left = 5
 
@@ -214,7 +212,7 @@ class StubbornSink(KafkaSink):
 
 
 def test_aborted_transaction_is_tried_again_without_a_rewind(broker: str, tmp_path: Path) -> None:
-    """Records of aborted transactions are on the topic, yet readers see each alert once."""
+    """Records of aborted transactions are on the topic, but a consumer sees each alert once."""
     shop = make_shop(broker, tmp_path, "abort", 1)
     shop.feed(EVENTS // 4)
     config, metrics, stop = load(shop.config), MetricsCollector(), Event()
@@ -235,7 +233,7 @@ def test_aborted_transaction_is_tried_again_without_a_rewind(broker: str, tmp_pa
 
 
 def test_stop_while_idle_is_clean(broker: str, tmp_path: Path) -> None:
-    """A worker with nothing to do stops at once, without an error, and has committed nothing."""
+    """An idle worker stops at once, without an error, and has committed nothing."""
     shop = make_shop(broker, tmp_path, "idle", 1)
     with worker(shop) as process:
         wait_for(lambda: process.has_logged("partition taken"), "an assignment")
@@ -245,17 +243,18 @@ def test_stop_while_idle_is_clean(broker: str, tmp_path: Path) -> None:
 
 
 def test_offset_that_is_not_eddys_is_refused(broker: str, tmp_path: Path) -> None:
-    """A committed offset without Eddy's note stands for no state: never a silent cold start."""
+    """A committed offset without Eddy's metadata belongs to no state; starting with nothing learned
+    would be silent."""
     shop = make_shop(broker, tmp_path, "foreign", 1)
     send(shop, [b"one", b"two"])
     with consumer(broker, shop.group) as client:
         client.commit(offsets=[TopicPartition(shop.topic, 0, 1)], asynchronous=False)
     said = eddy("run", str(shop.config), code=4)
-    assert 'committed offset 1 with the note ""; expected "eddy2 from=' in said
+    assert 'committed offset 1 with metadata ""; expected "eddy2 from=' in said
 
 
 def test_topics_are_checked_at_start(broker: str, tmp_path: Path) -> None:
-    """Topics that are missing or have another number of partitions are named all at once."""
+    """All topics that are missing or have another number of partitions are named at once."""
     shop = make_shop(broker, tmp_path, "topics", 4)
     text = shop.config.read_text().replace("partitions = 4", "partitions = 3")
     shop.config.write_text(text.replace(f"{shop.group}-dead", "nowhere"))
@@ -265,7 +264,7 @@ def test_topics_are_checked_at_start(broker: str, tmp_path: Path) -> None:
 
 
 def test_login_that_the_broker_refuses_is_fatal(broker: str, tmp_path: Path) -> None:
-    """What no retry can mend ends the start at once, says what to check, and hides the password."""
+    """Wrong credentials end the start at once, with the remedy; the password is hidden."""
     shop = make_shop(broker, tmp_path, "login", 1)
     login = """[kafka]
 "security.protocol" = "sasl_plaintext"
@@ -281,7 +280,8 @@ def test_login_that_the_broker_refuses_is_fatal(broker: str, tmp_path: Path) -> 
 
 
 def test_dead_letter_of_the_largest_record_is_accepted(broker: str, tmp_path: Path) -> None:
-    """The largest record that a default broker takes becomes a dead letter that it takes, too."""
+    """The largest record that a default broker accepts becomes a dead letter that it accepts,
+    too."""
     shop = make_shop(broker, tmp_path, "large", 1)
     send(shop, [b"x" * 999_000])
     with worker(shop) as process:
@@ -294,7 +294,7 @@ def test_dead_letter_of_the_largest_record_is_accepted(broker: str, tmp_path: Pa
 
 
 def all_judged(exposition: str) -> bool:
-    """Whether the monitors behind internal topics have judged what they were sent."""
+    """Whether the monitors that read internal topics have scored all events."""
     sent = re.findall(r'^eddy_sent_total{.*monitor="(\w+)".*} (\S+)$', exposition, re.MULTILINE)
     behind = {monitor: 0.0 for monitor, _ in sent}
     for monitor, count in sent:

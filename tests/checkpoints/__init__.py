@@ -1,1 +1,1 @@
-"""Checkpoints: files and manifests, states held still, what survives, where a partition starts."""
+"""Tests of checkpoints: files, manifests, snapshots, migration, and where a partition starts."""

@@ -1,5 +1,4 @@
-"""What the tests of checkpoints are made with: heads of manifests, folders in memory, whole
-writes."""
+"""Builders for tests of checkpoints: manifests, folders in memory, written checkpoints."""
 
 from obstore.store import MemoryStore
 
@@ -12,12 +11,12 @@ from stream.config.topology import Log
 
 
 def folder(objects: ObjectStorage | None = None, partition: int = 0) -> Folder:
-    """The folder of a partition, as a worker that has just started sees it."""
+    """A partition's folder, as a worker that has just started sees it."""
     return Folder(objects or MemoryStore(), "group", "shop-events", partition)
 
 
 def empty_manifest(offset: int, first: int | None = 0) -> Manifest:
-    """A manifest without arrays, its configuration of no matter."""
+    """A manifest without arrays, of any configuration."""
     return Manifest(
         state_version=STATE_VERSION,
         fingerprint="0" * 32,
@@ -32,7 +31,7 @@ def empty_manifest(offset: int, first: int | None = 0) -> Manifest:
 
 
 def written_checkpoint(into: Folder, offset: int, state: Arrays) -> WrittenCheckpoint:
-    """The state as a checkpoint at that offset."""
+    """Write the state as a checkpoint at that offset."""
     made = write(into, empty_manifest(offset), Snapshot(state, set()), lambda: True)
     assert made is not None
     return made

@@ -1,4 +1,4 @@
-"""A small shop that tests of checkpoints fold without Kafka: configurations, records, starts."""
+"""A small shop for tests of checkpoints without Kafka: configurations, records, starts."""
 
 from functools import cache
 from typing import Any
@@ -8,7 +8,8 @@ import numpy as np
 from schemas.records import Records
 from stream.checkpoints.manager import CheckpointManager, PartitionCheckpoints
 from stream.checkpoints.manifest import offset_of
-from stream.checkpoints.recovery import RecoveredState, StartContext, recover
+from stream.checkpoints.recovered import RecoveredState, StartContext
+from stream.checkpoints.recovery import recover
 from stream.checkpoints.store import Folder, ObjectStorage
 from stream.config import ASSESS, CheckpointsSpec, Config, parse
 from stream.config.stages import logs
@@ -41,7 +42,7 @@ def monitor(entity: str, **more: Any) -> dict[str, Any]:
 
 
 def document(*monitors: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """A configuration as it is parsed."""
+    """A configuration before it is parsed."""
     shop = {"topic": WHERE.topic, "type": {"field": "type"}}
     chosen = list(monitors) or [monitor("account"), monitor("ip")]
     return {"secret": "s", "inputs": {"shop": shop}, "monitors": chosen, **more}
@@ -61,8 +62,8 @@ def stream() -> Records:
 
 
 def internal_records(made: Config, into: Log) -> Records:
-    """What stands in an internal log of one partition, of the shop's records, ten at a time: a
-    monitor's events, or reports that say they all surprised the monitor account."""
+    """The records of an internal topic with one partition, ten events each: a monitor's events, or
+    reports of them all by the monitor account."""
     shards, values = ShardFactory(made, RUN), list[bytes | None]()
     source = shards.source("shop")
     for start in range(0, EVENTS, 10):
@@ -82,9 +83,9 @@ def internal_records(made: Config, into: Log) -> Records:
 
 
 class Group:
-    """What a group leaves behind of a log with one partition: checkpoints in a store, and a
-    committed offset with its note. records: what the log holds, by default the shop's. saved: what
-    it may begin with. drops: arguments of --drop-state of its next worker."""
+    """What a group leaves of a log with one partition: checkpoints in a store, and a committed
+    offset with its metadata. records: the log's, by default the shop's. saved: a state to start
+    from. allowed_drops: arguments of --drop-state of its next worker."""
 
     def __init__(
         self, objects: ObjectStorage, made: Config, log: Log = SHOP, records: Records | None = None
@@ -103,7 +104,7 @@ class Group:
         return Folder(self.objects, "group", self.log.topic, 0)
 
     def start(self, made: Config | None = None) -> RecoveredState:
-        """What a worker that takes the partition makes of it."""
+        """Recover the partition, as a worker that takes it."""
         chosen = made or self.config
         log = next(one for one in logs(chosen) if one.topic == self.log.topic)
         span = (self.low, self.high)
@@ -114,8 +115,8 @@ class Group:
     def work(
         self, start: int, stop: int, checkpoints: list[int], made: Config | None = None
     ) -> PartitionCheckpoints:
-        """A worker that folds the records start … stop - 1 and commits the end; it writes and
-        publishes checkpoints at these offsets."""
+        """Process the records start … stop - 1 and commit the end; write and publish checkpoints at
+        these offsets."""
         manager = CheckpointManager(CheckpointsSpec(), MetricsCollector())
         state = self.start(made)
         kept = PartitionCheckpoints(self.folder(), state, 0.0)

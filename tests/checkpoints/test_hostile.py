@@ -1,5 +1,5 @@
-"""Corrupt checkpoints: with any content of their files, a start ends in the same state, or in an
-error that names the file, and allocates no more than the state has."""
+"""Corrupt checkpoints: whatever their files contain, a start ends with the same state or an error
+that names the file, and allocates no more than the state needs."""
 
 import struct
 import tracemalloc
@@ -45,7 +45,7 @@ def expected(group: Group) -> Arrays:
 
 
 def finished(group: Group, made: Config | None = None) -> Arrays:
-    """The state at the committed offset, after a start from the store."""
+    """The state at the committed offset, recovered from the store."""
     found = group.start(made)
     found.shard.process(stream().slice(found.head.offset, STOP))
     return copy_arrays(found.shard.save())
@@ -57,7 +57,7 @@ def files(group: Group) -> list[str]:
 
 
 class Changed:
-    """A file with other bytes, as long as the block runs."""
+    """Replaces the content of a file while the block runs."""
 
     def __init__(self, group: Group, path: str, body: bytes) -> None:
         self._objects, self._path, self._body = group.objects, path, body
@@ -75,8 +75,8 @@ class Changed:
 def test_any_flipped_bit_leaves_the_state_or_is_corrupt(
     group: Group, expected: Arrays, data: st.DataObject
 ) -> None:
-    """Of any byte of any file: the state comes from that checkpoint or from its fallback, and where
-    the log cannot help the error is CheckpointCorrupt."""
+    """Of any byte of any file: the state comes from that checkpoint or an earlier one; where the
+    log was deleted, the error is CheckpointCorrupt."""
     path = data.draw(st.sampled_from(files(group)))
     body = bytearray(group.objects.get(path).bytes())
     at = data.draw(st.integers(0, min(len(body), data.draw(st.sampled_from([24, 2**20]))) - 1))
@@ -94,8 +94,8 @@ def test_any_flipped_bit_leaves_the_state_or_is_corrupt(
 
 
 def test_a_flipped_bit_of_a_blocks_header_leaves_the_state_or_is_corrupt() -> None:
-    """Of all bits of the frame's header, its size among them, and of the first bytes after it; most
-    are corrupt, and none allocates more than the block has."""
+    """Of any bit of the frame's header, which holds its size, and the next bytes; most are corrupt,
+    and none allocates more than the block needs."""
     one = folder(objects := MemoryStore())
     state = {"words": np.arange(3_000.0)}
     manifest = written_checkpoint(one, 5, state).manifest
@@ -119,14 +119,14 @@ def test_a_flipped_bit_of_a_blocks_header_leaves_the_state_or_is_corrupt() -> No
 
 
 def bomb() -> bytes:
-    """A frame that says it holds a gibibyte, and does."""
+    """A frame of a gibibyte."""
     piece = zstandard.ZstdCompressor().compressobj(size=BOMB_BYTES)
     zeros = bytes(2**20)
     return b"".join(piece.compress(zeros) for _ in range(BOMB_BYTES // 2**20)) + piece.flush()
 
 
 def false_header() -> bytes:
-    """A frame of nothing that says it holds four gibibytes."""
+    """An empty frame that declares four gibibytes."""
     return b"\x28\xb5\x2f\xfd" + bytes([0b10100000]) + struct.pack("<I", 2**32 - 1) + b"\x01\0\0"
 
 
@@ -174,7 +174,7 @@ HOSTILE: list[dict[str, Any]] = [
 
 
 def rewritten(group: Group, change: Callable[[dict[str, Any]], None]) -> tuple[str, bytes]:
-    """The group's newest manifest as somebody else would write it: name and bytes fit."""
+    """The group's newest manifest, changed so that its name and hash match."""
     folder_of = group.folder()
     document: dict[str, Any] = msgspec.to_builtins(folder_of.manifest(folder_of.names()[0]))
     change(document)
@@ -183,8 +183,8 @@ def rewritten(group: Group, change: Callable[[dict[str, Any]], None]) -> tuple[s
 
 
 def refused(group: Group, expected: Arrays, name: str, body: bytes) -> None:
-    """A group whose offset names that manifest falls back and has the same state; where the log
-    cannot help, the error is CheckpointCorrupt and names it."""
+    """A group whose offset names that manifest falls back and has the same state; where the log was
+    deleted, the error is CheckpointCorrupt and names it."""
     assert group.committed is not None
     path, before = f"{group.folder().path}/manifests/{name}.json", group.committed
     pointed = before.metadata.rpartition("=")[0] + f"={name}"
@@ -201,8 +201,8 @@ def refused(group: Group, expected: Arrays, name: str, body: bytes) -> None:
 
 @pytest.mark.parametrize("array", HOSTILE, ids=str)
 def test_a_hostile_array_is_corrupt(group: Group, expected: Arrays, array: dict[str, Any]) -> None:
-    """Shapes, types, names and hashes that nobody wrote are refused before anything is allocated,
-    and the start falls back to the checkpoint before."""
+    """Impossible shapes, types, names and hashes are refused before memory is allocated, and the
+    start falls back to an earlier checkpoint."""
 
     def change(document: dict[str, Any]) -> None:
         first = next(one for one in document["arrays"] if one["name"] == "account/words")
@@ -251,7 +251,7 @@ def test_a_hostile_manifest_is_corrupt(
 def test_bytes_that_are_no_manifest_are_corrupt(
     group: Group, expected: Arrays, body: bytes
 ) -> None:
-    """Nested without an end, not UTF-8, or of another shape."""
+    """Nested without end, not UTF-8, or of another structure."""
     name = f"{100:019d}-{xxhash.xxh3_64_hexdigest(body)}"
     with pytest.raises(CheckpointCorrupt, match=name):
         decode(name, body)
@@ -259,7 +259,7 @@ def test_bytes_that_are_no_manifest_are_corrupt(
 
 
 def test_arrays_that_do_not_belong_together_are_corrupt(group: Group, expected: Arrays) -> None:
-    """A state whose arrays have other lengths than its shard gives them is never gone on with."""
+    """A state whose arrays have other lengths than its shard's is never used."""
     shard = ShardFactory(group.config, RUN).source("shop")
     shard.process(stream().slice(0, 100))
     for name in sorted(shard.save()):

@@ -1,4 +1,5 @@
-"""When checkpoints are due, what becomes of those that fail or are given up, and what is named."""
+"""When checkpoints are due, how failures and cancellation are handled, and which checkpoint is
+named."""
 
 import time
 from pathlib import Path
@@ -23,13 +24,13 @@ SPEC = CheckpointsSpec(rewind_records_max=300)
 
 
 class FailingFolder(Folder):
-    """A real folder that fails, or takes its time, when it is told to."""
+    """A real folder that fails, or is slow, when told to."""
 
     failing = False
     slow_s = 0.0
 
     def put_block(self, digest: str, packed: bytes) -> int:
-        """Write it, or not."""
+        """Write the block, or fail."""
         if self.failing:
             raise StoreFailure("no room")
         time.sleep(self.slow_s)
@@ -38,7 +39,7 @@ class FailingFolder(Folder):
 
 @pytest.fixture
 def kept(tmp_path: Path) -> PartitionCheckpoints:
-    """A partition that was just taken, its empty state published at offset 0."""
+    """A partition that was just assigned, with its empty state published at offset 0."""
     group = Group(LocalStore(tmp_path), config())
     made = PartitionCheckpoints(
         FailingFolder(group.objects, "group", *WHERE), group.start(), time.monotonic()
@@ -49,18 +50,18 @@ def kept(tmp_path: Path) -> PartitionCheckpoints:
 
 
 def manager(metrics: MetricsCollector) -> CheckpointManager:
-    """A worker's keeper."""
+    """A worker's checkpoint manager."""
     return CheckpointManager(SPEC, metrics)
 
 
 def wait(of: CheckpointManager) -> None:
-    """Until nothing is being written."""
+    """Wait until nothing is being written."""
     while not of.is_idle():
         time.sleep(0.001)
 
 
 def test_a_checkpoint_is_due_by_records_or_by_time(kept: PartitionCheckpoints) -> None:
-    """A third of the bound, or the interval while anything is behind; never where nothing is."""
+    """After a third of the bound, or after the interval if there is anything to write."""
     one = manager(MetricsCollector())
     assert not one.is_due(kept, 99)
     assert one.is_due(kept, 100)
@@ -70,8 +71,8 @@ def test_a_checkpoint_is_due_by_records_or_by_time(kept: PartitionCheckpoints) -
 
 
 def test_only_a_complete_checkpoint_is_referenced(kept: PartitionCheckpoints) -> None:
-    """Until then every note names the one before; from then on, with the next commit, the new
-    one."""
+    """Until it is complete, the committed metadata names the previous one; the next commit names
+    the new one."""
     one, before = manager(MetricsCollector()), kept.metadata()
     kept.state.shard.process(stream().slice(0, 200))
     expected = copy_arrays(kept.state.shard.save())
@@ -90,7 +91,7 @@ def test_only_a_complete_checkpoint_is_referenced(kept: PartitionCheckpoints) ->
 
 
 def test_a_failure_is_counted_and_tried_again_until_the_bound(kept: PartitionCheckpoints) -> None:
-    """What fails leaves the former checkpoint in place; beyond the bound it is an error."""
+    """A failure leaves the previous checkpoint in place; beyond the bound it is an error."""
     metrics = MetricsCollector()
     one, folder = manager(metrics), kept.folder
     assert isinstance(folder, FailingFolder)
@@ -116,7 +117,8 @@ def test_a_failure_is_counted_and_tried_again_until_the_bound(kept: PartitionChe
 
 
 def test_a_slow_write_is_dropped(kept: PartitionCheckpoints) -> None:
-    """Giving partitions away waits no longer than it may; nothing of it is named."""
+    """Releasing partitions does not wait longer than allowed, and the dropped checkpoint is not
+    named."""
     one, folder = manager(MetricsCollector()), kept.folder
     assert isinstance(folder, FailingFolder)
     folder.slow_s = 0.2
@@ -128,7 +130,7 @@ def test_a_slow_write_is_dropped(kept: PartitionCheckpoints) -> None:
 
 
 def test_a_partition_that_is_lost_is_written_no_more(kept: PartitionCheckpoints) -> None:
-    """Its checkpoint is given up, and the keeper is free for the next."""
+    """Its checkpoint is cancelled, and the manager is idle."""
     one, folder = manager(MetricsCollector()), kept.folder
     assert isinstance(folder, FailingFolder)
     folder.slow_s = 0.2
@@ -142,7 +144,7 @@ def test_a_partition_that_is_lost_is_written_no_more(kept: PartitionCheckpoints)
 
 
 def test_a_state_without_a_checkpoint_writes_one_first(tmp_path: Path) -> None:
-    """A worker whose store fails from the start says so at once."""
+    """A worker whose store fails from the start ends at once."""
     group = Group(LocalStore(tmp_path), config())
     folder = FailingFolder(group.objects, "group", *WHERE)
     folder.failing = True
@@ -155,7 +157,8 @@ def test_a_state_without_a_checkpoint_writes_one_first(tmp_path: Path) -> None:
 
 
 def test_a_reset_state_needs_its_own_checkpoint(kept: PartitionCheckpoints) -> None:
-    """One of the state before it that waits to be named, as after a fallback, does not do."""
+    """A checkpoint of the replaced state that waits to be named, as after a fallback, is not
+    enough."""
     one, folder = manager(MetricsCollector()), kept.folder
     assert isinstance(folder, FailingFolder)
     kept.to_name = kept.published[0]
@@ -172,7 +175,7 @@ def test_a_reset_state_needs_its_own_checkpoint(kept: PartitionCheckpoints) -> N
 
 
 def test_old_checkpoints_go_when_newer_ones_are_published(kept: PartitionCheckpoints) -> None:
-    """Two stay, whatever the group went through; a restart finds the last."""
+    """Two are kept; a restart finds the last."""
     one = manager(MetricsCollector())
     for stop in (100, 200, 300, 400):
         kept.state.shard.process(stream().slice(stop - 100, stop))

@@ -1,4 +1,4 @@
-"""What survives another configuration, by what changed in it."""
+"""Which stages keep their state under another configuration."""
 
 from typing import Any
 
@@ -14,9 +14,9 @@ A_FEATURE = monitor("account")["features"][0]["name"]
 
 
 def learning(new: Config) -> dict[str, str]:
-    """Monitor → why it does not keep its state, "" where it does."""
+    """Stage → why it does not keep its state, "" where it does."""
     results = migration_results(state_config(config()), state_config(new))
-    return {one.stage: one.why for one in results if one.stage != "route"}
+    return {one.stage: one.reason for one in results if one.stage != "route"}
 
 
 @pytest.mark.parametrize(
@@ -36,23 +36,23 @@ def learning(new: Config) -> dict[str, str]:
     ],
 )
 def test_a_monitor_keeps_its_state_while_its_inputs_stay(changed: dict[str, Any], why: str) -> None:
-    """Each key that steers its learning makes it start anew, by name; the other monitor keeps
-    all."""
+    """A change of any key that it learns from resets the monitor, with the key as the reason; the
+    other monitor keeps its state."""
     account = {**monitor("account"), **changed}
     assert learning(config(account, monitor("ip"))) == {"account": why, "ip": ""}
 
 
 def test_a_change_to_a_shared_setting_affects_every_monitor() -> None:
-    """The secret that entities are hashed with, and the mapping of their input."""
+    """The secret with which entities are hashed, and the mapping of their input."""
     assert set(learning(config(secret=ANOTHER)).values()) == {"the secret changed"}
     other = config(inputs={"shop": OTHER_INPUT})
     assert set(learning(other).values()) == {"inputs.shop changed"}
 
 
 def test_monitors_come_and_go() -> None:
-    """A new one has nothing to keep, a former one's state goes; what does not learn changes
-    nothing."""
+    """A new monitor has no state to keep, a removed one's state is dropped; settings that are not
+    learned from change nothing."""
     found = learning(config(monitor("ip"), monitor("card")))
-    assert found == {"ip": "", "card": "it is new", "account": "it is gone"}
+    assert found == {"ip": "", "card": "it is new", "account": "it was removed"}
     same = config(limits={"time_ahead_max": "1h"}, reveal=["ip"], revision=3)
     assert set(learning(same).values()) == {""}

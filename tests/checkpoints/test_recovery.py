@@ -1,5 +1,4 @@
-"""Where a partition starts: what is loaded, what is left to re-learn, and every way it cannot
-be."""
+"""Where a partition starts: what is loaded, what is re-learned, and what is refused."""
 
 import shutil
 from pathlib import Path
@@ -11,9 +10,10 @@ import pytest
 from obstore.store import LocalStore
 
 from detectors.state import STATE_VERSION, Arrays, copy_arrays
-from stream.checkpoints import loading, recovery, state_losses
+from stream.checkpoints import loading, recovered, state_losses
 from stream.checkpoints.manifest import Manifest, encode
-from stream.checkpoints.recovery import RecoveredState
+from stream.checkpoints.recovered import RecoveredState, StartContext
+from stream.checkpoints.recovery import recover
 from stream.checkpoints.saving import save
 from stream.checkpoints.store import Folder, saved_folder
 from stream.config import ASSESS, Config, fingerprint
@@ -57,20 +57,20 @@ def group(tmp_path: Path) -> Group:
 
 
 def folded(stop: int, made: Config | None = None) -> Arrays:
-    """The state after so many records, without any checkpoint."""
+    """The state after so many records, without checkpoints."""
     shard = ShardFactory(made or config(), RUN).source("shop")
     shard.process(stream().slice(0, stop))
     return shard.save()
 
 
 def finish(found: RecoveredState, stop: int = EVENTS) -> Arrays:
-    """Its state after re-learning and the records up to there."""
+    """The state after re-learning and processing the records up to there."""
     found.shard.process(stream().slice(found.head.offset, stop))
     return found.shard.save()
 
 
 def allowed_drops(*stages: str, made: Config | None = None) -> list[str]:
-    """The arguments that allow a start to drop these stages' state of the group's configuration."""
+    """The arguments that allow a start to drop these stages' state."""
     return [f"{stage}@{fingerprint(made or config())}" for stage in stages]
 
 
@@ -96,7 +96,7 @@ def test_nothing_committed_starts_live_at_the_beginning(tmp_path: Path) -> None:
 
 
 def test_a_crash_before_the_first_commit_loses_nothing(tmp_path: Path) -> None:
-    """The checkpoint of an empty state, which comes before the first commit, is not missed."""
+    """The checkpoint of the empty state, written before the first commit, may be missing."""
     made = Group(LocalStore(tmp_path), config())
     made.work(0, 0, [])
     made.committed = None
@@ -112,8 +112,8 @@ def test_a_checkpoint_and_the_remaining_log_restore_the_state(group: Group) -> N
 
 
 def test_configuration_of_another_kind_of_running_changes_nothing(group: Group) -> None:
-    """What does not steer the fold is no other configuration: promotion from shadow to live, and
-    back, keeps the state."""
+    """Settings that do not affect the fold keep the state: promotion from shadow to live, and
+    back."""
     quiet: dict[str, Any] = {"worker": {"batch_records": 7}, "kafka": {"bootstrap.servers": "x"}}
     for other in (config(**quiet), config(mode="shadow")):
         found = group.start(other)
@@ -123,7 +123,7 @@ def test_configuration_of_another_kind_of_running_changes_nothing(group: Group) 
 
 @pytest.mark.parametrize("what", ["manifest", "block"])
 def test_the_previous_checkpoint_replaces_a_damaged_one(group: Group, what: str) -> None:
-    """Where the last is not whole the one before is loaded, counted, and gives the same state."""
+    """It is loaded, counted, and gives the same state."""
     damage(group, what, group.folder().names()[0])
     found = group.start()
     assert (found.head.offset, found.live_from, found.broken_checkpoints) == (200, 400, 1)
@@ -133,7 +133,7 @@ def test_the_previous_checkpoint_replaces_a_damaged_one(group: Group, what: str)
 def test_without_an_intact_checkpoint_the_log_is_re_learned_from_its_start(
     group: Group,
 ) -> None:
-    """As long as the log holds all of it; the committed offset still bounds what is silent."""
+    """If the log still holds all of it; output up to the committed offset is not published."""
     for name in group.folder().names():
         damage(group, "manifest", name)
     found = group.start()
@@ -142,7 +142,7 @@ def test_without_an_intact_checkpoint_the_log_is_re_learned_from_its_start(
 
 
 def test_an_unrecoverable_state_is_an_error(group: Group) -> None:
-    """No whole checkpoint and a log that begins too late: refused, with everything that was
+    """No intact checkpoint and a log that begins too late: refused, with everything that was
     tried."""
     damage(group, "manifest", group.folder().names()[0])
     group.low = 250
@@ -151,20 +151,20 @@ def test_an_unrecoverable_state_is_an_error(group: Group) -> None:
 
 
 def test_a_converted_state_is_never_rebuilt_from_the_log_alone(group: Group) -> None:
-    """After another configuration took over, its predecessor's checkpoints cannot stand in."""
+    """After a migration, checkpoints of the old configuration cannot replace the new ones."""
     other = config(monitor("account"), monitor("ip", capacity=300))
     group.work(300, 400, [400])
     group.allowed_drops = allowed_drops("ip")
     kept = group.work(400, 450, [], other)
     damage(group, "manifest", kept.published[0])
-    with pytest.raises(CheckpointCorrupt, match="without a checkpoint nothing can make"):
+    with pytest.raises(CheckpointCorrupt, match="without a checkpoint only a replay"):
         group.start(other)
 
 
 def test_a_log_that_lost_uncommitted_records_is_a_gap(group: Group) -> None:
-    """Both ends count: records gone behind the checkpoint, and a log shorter than what was read."""
+    """Records deleted after the checkpoint, and a log that ends before the committed offset."""
     group.low = 301
-    with pytest.raises(RetentionGap, match=r"checkpoint stands at offset 300.*begins at 301"):
+    with pytest.raises(RetentionGap, match=r"checkpoint is at offset 300.*begins at 301"):
         group.start()
     group.low, group.high = 0, 399
     with pytest.raises(RetentionGap, match=r"committed offset 400, and the log ends at 399"):
@@ -172,45 +172,44 @@ def test_a_log_that_lost_uncommitted_records_is_a_gap(group: Group) -> None:
 
 
 def test_an_offset_without_its_checkpoints_name_is_refused(group: Group) -> None:
-    """A plain commit, as by a tool that resets offsets, takes the pointer away."""
+    """A commit by another tool has no pointer."""
     group.committed = CommittedOffset(100, "")
     with pytest.raises(
-        CheckpointPointerLost, match=r"offset 100 with the note \"\"; expected the n"
+        CheckpointPointerLost, match=r"offset 100 with metadata \"\"; expected the n"
     ):
         group.start()
 
 
 def test_an_offset_of_another_program_is_refused(tmp_path: Path) -> None:
-    """Where there are no checkpoints, either, the group is not Eddy's."""
+    """Without checkpoints, the group is not Eddy's."""
     made = Group(LocalStore(tmp_path), config())
     made.committed = CommittedOffset(100, "theirs")
-    with pytest.raises(ForeignOffset, match='offset 100 with the note "theirs"'):
+    with pytest.raises(ForeignOffset, match='offset 100 with metadata "theirs"'):
         made.start()
 
 
 def test_checkpoints_without_an_offset_are_refused(group: Group) -> None:
-    """Where the group's offset expired or was removed, nothing starts from the beginning by
-    itself."""
+    """Where the group's offset expired or was deleted, nothing starts over by itself."""
     group.committed = None
-    with pytest.raises(CheckpointPointerLost, match=r"committed no offset, and yet .* 0+300-"):
+    with pytest.raises(CheckpointPointerLost, match=r"committed no offset, but .* 0+300-"):
         group.start()
 
 
 def test_a_checkpoint_ahead_of_the_committed_offset_is_refused(group: Group) -> None:
-    """A state that has seen records which are to be published would lose their alerts."""
+    """Alerts on the records between the offset and the checkpoint would be lost."""
     assert group.committed
     group.committed = group.committed._replace(next_offset=299)
-    with pytest.raises(CheckpointPointerLost, match="stands behind the committed offset 299"):
+    with pytest.raises(CheckpointPointerLost, match="is after the committed offset 299"):
         group.start()
 
 
 def test_another_state_version_is_refused_with_the_remedy(
     group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Until the start says what may be dropped: each monitor is named, with the rescue; then all
-    begins with nothing learned at the committed offset, and the log alone cannot make that again."""
+    """Every monitor and the remedy are named. Once allowed, the group starts with nothing learned
+    at the committed offset, and the log alone cannot rebuild that state."""
     why = f"its state is of version {STATE_VERSION}; this is version {STATE_VERSION + 1}"
-    for module in (state_losses, recovery):
+    for module in (state_losses, recovered):
         monkeypatch.setattr(module, "STATE_VERSION", STATE_VERSION + 1)
     assert refused(group) == [
         f"monitor {name}: {why}: --drop-state {allowed_drops('all')[0]}"
@@ -231,14 +230,14 @@ def test_another_state_version_is_refused_with_the_remedy(
 def test_a_saved_configuration_that_no_longer_loads_is_refused(
     group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A declaration that this version has no more is as another version of the state."""
+    """A declaration that this version no longer has is treated as another state version."""
 
     def gone(*_: object, **__: object) -> None:
         raise msgspec.ValidationError("Object contains unknown field `was_here`")
 
     allowed, made = allowed_drops("all"), config()
     monkeypatch.setattr(msgspec, "convert", gone)
-    assert all("does not know: Object" in line for line in refused(group, made))
+    assert all("cannot read: Object" in line for line in refused(group, made))
     group.allowed_drops = allowed
     found = group.start()
     assert (found.head.offset, found.live_from, found.checkpoint) == (400, 400, None)
@@ -246,7 +245,7 @@ def test_a_saved_configuration_that_no_longer_loads_is_refused(
 
 
 def test_another_format_is_refused_as_another_version_is(group: Group) -> None:
-    """The committed offset names the configuration of a manifest that cannot be read at all."""
+    """The committed offset names the configuration of a manifest that cannot be read."""
     assert group.committed is not None
     name, body = encode(msgspec.structs.replace(group.folder().manifest(newest(group)), format=7))
     group.objects.put(f"{group.folder().path}/manifests/{name}.json", body)
@@ -266,7 +265,7 @@ def newest(group: Group) -> str:
 
 
 def refused(group: Group, made: Config | None = None) -> list[str]:
-    """The lines with which a start is refused; nothing in the store is another thing by that."""
+    """The lines with which a start is refused; the store is not changed."""
     before = stored(group)
     with pytest.raises(StateWouldBeDropped) as caught:
         group.start(made)
@@ -282,7 +281,7 @@ def stored(group: Group) -> dict[str, bytes]:
 
 
 def test_another_number_of_partitions_is_refused(group: Group) -> None:
-    """Of a partition that has state, and of one that never had any."""
+    """Of a partition with state, and of one without."""
     shop = {"topic": "shop-events", "type": {"field": "type"}, "partitions": 4}
     shop |= {"keyed_by": "account", "partitioner": "murmur2"}
     more = config(monitor("account"), inputs={"shop": shop})
@@ -290,14 +289,14 @@ def test_another_number_of_partitions_is_refused(group: Group) -> None:
         group.start(more)
     log = Log("shop", "shop-events", 4)
     folder = Folder(group.objects, "group", log.topic, 3)
-    asked = recovery.StartContext(more, RUN, log, 3, folder, None, 0, 10, lambda: None)
+    asked = StartContext(more, RUN, log, 3, folder, None, 0, 10, lambda: None)
     with pytest.raises(PartitionCountChanged, match=r"has 4 partitions; .* when it had 1"):
-        recovery.recover(asked)
+        recover(asked)
 
 
 def test_a_monitor_that_is_the_same_keeps_its_state(group: Group) -> None:
-    """With nothing left to re-learn, what survives another configuration is byte for byte the same,
-    what does not is fresh, and every count goes on adding up."""
+    """With nothing left to re-learn, kept state is the same byte for byte, other state is empty,
+    and all counts still add up."""
     group.work(300, 400, [400])
     other = config(
         monitor("account", policy={"p_max": 0.001}),
@@ -327,7 +326,7 @@ def test_a_monitor_that_is_the_same_keeps_its_state(group: Group) -> None:
 
 
 def test_the_remaining_log_is_re_learned_under_the_old_configuration(group: Group) -> None:
-    """Up to the committed offset the state is what the former configuration makes of the log."""
+    """Up to the committed offset, the state is that of the old configuration."""
     other = config(monitor("account"), monitor("ip", capacity=300))
     assert len(refused(group, other)) == 1, "refused at the start, and not where re-learning ends"
     group.allowed_drops = allowed_drops("ip")
@@ -338,8 +337,8 @@ def test_the_remaining_log_is_re_learned_under_the_old_configuration(group: Grou
 
 @pytest.mark.parametrize("left", [100, 0])
 def test_another_secret_is_refused_and_the_right_one_continues(group: Group, left: int) -> None:
-    """As if nothing had happened, whether something is left to re-learn or not. With the flag
-    everything is dropped, the known event ids among it."""
+    """As if nothing had happened, with or without offsets to re-learn. With the flag everything is
+    dropped, including known event ids."""
     if not left:
         group.work(300, 400, [400])
     other = config(secret=ANOTHER)
@@ -357,7 +356,8 @@ def test_another_secret_is_refused_and_the_right_one_continues(group: Group, lef
 
 
 def test_a_flag_of_another_fingerprint_changes_nothing(group: Group) -> None:
-    """One that is forgotten, or of a monitor that keeps its state, neither drops nor allows."""
+    """A flag left in place, or of a monitor that keeps its state, neither drops nor allows
+    anything."""
     group.allowed_drops = allowed_drops("account", "all", made=config(revision=7)) + allowed_drops(
         "account"
     )
@@ -375,7 +375,7 @@ def test_no_flag_is_required_when_nothing_is_dropped(group: Group) -> None:
 
 
 def test_known_event_ids_are_learned_state_too(group: Group) -> None:
-    """Where they would be forgotten, duplicates would be published again."""
+    """If they were forgotten, duplicates would be published again."""
     why = "limits.duplicate_window changed"
     found = refused(group, config(limits={"duplicate_window": 10}))
     assert found == [f"route: {why}: --drop-state {allowed_drops('route')[0]}"]
@@ -384,8 +384,8 @@ def test_known_event_ids_are_learned_state_too(group: Group) -> None:
 def test_a_dropped_checkpoint_is_never_collected_and_can_be_restored(
     group: Group, tmp_path: Path
 ) -> None:
-    """After any number of later checkpoints. Copied to the place of a saved state, a group begins
-    with it under the former configuration, byte for byte."""
+    """It stays after any number of later checkpoints. Copied to a store of saved states, a group
+    starts from it under the old configuration, byte for byte."""
     former, dropped = config(), newest(group)
     group.allowed_drops = allowed_drops("ip")
     group.committed = group.committed and group.committed._replace(next_offset=300)
@@ -412,8 +412,8 @@ def test_a_dropped_checkpoint_is_never_collected_and_can_be_restored(
 def test_the_remedy_keeps_the_state_a_replay_learned(
     group: Group, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where a group may drop everything, and names a saved state, it goes on from that, re-learns
-    up to the committed offset and publishes from there; a state of later is refused."""
+    """A group that may drop everything and names a saved state starts from that, re-learns up to
+    the committed offset and publishes from there; a later state is refused."""
     made = config(secret=ANOTHER)
     group.allowed_drops = allowed_drops("all")
     for offset in (400, 350, 401):
@@ -435,8 +435,8 @@ def test_the_remedy_keeps_the_state_a_replay_learned(
 def test_a_backup_from_before_a_policy_change_names_the_remedy(
     group: Group, tmp_path: Path
 ) -> None:
-    """The store is set back to before the change: the error names the replay that makes the state
-    again, and with what that saves the group goes on."""
+    """The store is restored to before the change: the error names the replay that rebuilds the
+    state, and the group continues from what that saves."""
     group.work(300, 400, [400])
     before = stored(group)
     other = config(monitor("account"), monitor("ip", policy={"p_max": 0.002}))
@@ -447,7 +447,7 @@ def test_a_backup_from_before_a_policy_change_names_the_remedy(
         group.objects.put(path, body)
     with pytest.raises(CheckpointCorrupt) as caught:
         group.start(other)
-    assert "again but a replay of kafka://shop-events?from=0:0&until=0:450" in caught.value.message
+    assert "only a replay of kafka://shop-events?from=0:0&until=0:450" in caught.value.message
     assert f"was written under configuration {fingerprint(config())}" in caught.value.message
     assert "--save-state" in caught.value.remedy
     assert "--out" in caught.value.remedy  # without it the command is refused
@@ -461,7 +461,7 @@ def test_a_backup_from_before_a_policy_change_names_the_remedy(
 
 
 def test_no_secret_is_in_a_checkpoint(tmp_path: Path) -> None:
-    """Neither what entities are hashed with nor what the client logs in with is written."""
+    """Neither the hashing secret nor the client's credentials are written."""
     made = Group(LocalStore(tmp_path), config(secret=ANOTHER, kafka={"sasl.password": "marlin"}))
     made.work(0, 50, [50])
     written = b"".join(file.read_bytes() for file in tmp_path.rglob("*.json"))
@@ -471,8 +471,8 @@ def test_no_secret_is_in_a_checkpoint(tmp_path: Path) -> None:
 
 
 def test_a_worker_with_an_older_configuration_stops(group: Group) -> None:
-    """Once a group has gone on to another configuration, its former one is refused, even by a
-    restarted worker; another revision of it is a configuration of its own."""
+    """Once a group has changed to another configuration, its old one is refused, also after a
+    restart; another revision of it is another configuration."""
     former, later = group.config, config(monitor("account"))
     group.work(300, 400, [400])
     group.allowed_drops = allowed_drops("ip")
@@ -487,7 +487,7 @@ def test_a_worker_with_an_older_configuration_stops(group: Group) -> None:
 
 
 def test_arrays_that_do_not_fit_are_refused(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A state of the same version that has other arrays is a mistake of ours, and never loaded."""
+    """A state of the same version with other arrays is a bug, and is never loaded."""
     whole = loading.load
 
     def missing(*asked: Any) -> Arrays:
@@ -502,12 +502,12 @@ def test_arrays_that_do_not_fit_are_refused(group: Group, monkeypatch: pytest.Mo
 
 
 def test_a_checkpoint_of_another_partition_is_refused(group: Group, tmp_path: Path) -> None:
-    """A folder that was copied to the wrong place is noticed."""
+    """A folder that was copied to the wrong partition is noticed."""
     other = Group(group.objects, group.config)
     other.committed = group.committed
     manifests: list[Manifest] = [group.folder().manifest(n) for n in group.folder().names()]
     assert {one.partition for one in manifests} == {0}
-    where = recovery.StartContext(
+    where = StartContext(
         group.config,
         RUN,
         Log("shop", "shop-events", 1),
@@ -518,15 +518,17 @@ def test_a_checkpoint_of_another_partition_is_refused(group: Group, tmp_path: Pa
         1000,
         lambda: None,
     )
-    with pytest.raises(CheckpointCorrupt, match=r"is of shop-events\[0\], not of shop-events\[3\]"):
-        recovery.recover(where)
+    with pytest.raises(
+        CheckpointCorrupt, match=r"is of shop-events\[0\]; expected shop-events\[3\]"
+    ):
+        recover(where)
 
 
 # -- a whole group --------------------------------------------------------------------------------
 
 
 def lines_for(group: Group, made: Config, *flags: str) -> list[str]:
-    """What a worker of that configuration says before it joins the group."""
+    """The refusals of a worker with that configuration, before it joins the group."""
     own = [Partition(log.topic, 0) for log in logs(made)]
     offsets = {where: group.committed if where.topic == SHOP.topic else None for where in own}
     try:
@@ -537,13 +539,13 @@ def lines_for(group: Group, made: Config, *flags: str) -> list[str]:
 
 
 def named(made: Config) -> Config:
-    """The configuration in the group that the checkpoints are of."""
+    """The checkpoints' configuration in the group."""
     return msgspec.structs.replace(made, group="group")
 
 
 def test_a_group_is_refused_before_a_worker_joins_it(group: Group) -> None:
-    """For the same losses as at an assignment; no flag is needed where nothing is lost, and errors
-    that an assignment raises itself are left to it."""
+    """For the same losses as at an assignment; without a loss no flag is needed, and errors that an
+    assignment raises are left to it."""
     changed = named(config(monitor("account"), monitor("ip", capacity=300)))
     assert lines_for(group, named(config())) == []
     assert lines_for(group, changed) == refused(group, changed)
@@ -558,7 +560,7 @@ def test_a_group_is_refused_before_a_worker_joins_it(group: Group) -> None:
 
 
 def test_a_group_whose_only_topic_is_another_is_refused(group: Group, tmp_path: Path) -> None:
-    """Its monitors would begin with nothing; once the new topic has an offset that is decided."""
+    """Its monitors would start with nothing learned, until the new topic has a committed offset."""
     renamed = named(config(inputs={"shop": {"topic": "renamed", "type": {"field": "type"}}}))
     arguments = allowed_drops("account", "ip")
     assert lines_for(group, renamed) == [
@@ -593,7 +595,8 @@ def internal(made: Config, name: str) -> Log:
 
 @pytest.mark.parametrize("name", ["account", ASSESS])
 def test_an_internal_log_comes_back_from_its_checkpoint(tmp_path: Path, name: str) -> None:
-    """Loaded in the midst of it and re-learned from there: byte for byte the fold over the log."""
+    """Loaded in the middle of the log and re-learned from there: byte for byte the fold over the
+    log."""
     made = with_internal_topics()
     log = internal(made, name)
     records = internal_records(made, log)
@@ -622,7 +625,7 @@ def test_an_internal_log_comes_back_from_its_checkpoint(tmp_path: Path, name: st
 def test_an_internal_log_continues_under_another_configuration(
     tmp_path: Path, name: str, other: Config, keeps: bool
 ) -> None:
-    """What its own stage learns from decides, and not what else of the configuration changed."""
+    """Only the settings that its own stage learns from matter."""
     made = with_internal_topics()
     log = internal(made, name)
     records = internal_records(made, log)
@@ -648,7 +651,7 @@ def test_an_internal_log_with_another_number_of_partitions_is_refused(tmp_path: 
 
 
 def test_a_monitor_moved_to_an_internal_topic_keeps_counts_that_add_up(group: Group) -> None:
-    """In the source's shard its state goes, and the hop to it begins behind what passed."""
+    """The source's shard drops its state, and counts earlier events as not applicable."""
     group.work(300, 400, [400])
     other = config(monitor("account", partitions=1), monitor("ip"))
     group.allowed_drops = allowed_drops("account")

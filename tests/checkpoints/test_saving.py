@@ -1,5 +1,5 @@
-"""What a replay saves is what a group begins with: the whole state, of the same configuration, from
-a place of its own."""
+"""A group starts from a state that a replay has saved: complete, of the same configuration, in a
+store of its own."""
 
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ from obstore.store import LocalStore
 from detectors.state import STATE_VERSION
 from schemas.alerts import alert_record, without_run
 from schemas.records import Records
-from stream.checkpoints import recovery
-from stream.checkpoints.recovery import RecoveredState, StartContext, recover
+from stream.checkpoints import saved_states
+from stream.checkpoints.recovered import RecoveredState, StartContext
+from stream.checkpoints.recovery import recover
 from stream.checkpoints.saving import check_save_target, save
 from stream.checkpoints.store import saved_folder
 from stream.config import Config, fingerprint
@@ -37,7 +38,7 @@ ASSESSED: dict[str, Any] = {"assess": {"subject": "account", "partitions": 2}}
 
 
 def with_internal_topics(**more: Any) -> Config:
-    """A configuration with internal logs: a monitor's, and that of the reports."""
+    """A configuration with internal topics: a monitor's, and that of the reports."""
     return config(monitor("account", partitions=2), monitor("ip"), **ASSESSED, **more)
 
 
@@ -51,7 +52,7 @@ def history(folder: Path, stop: int = HISTORY) -> Path:
 
 
 def saved(folder: Path, made: Config) -> str:
-    """Where a replay of the history has saved its state."""
+    """The store in which a replay of the history has saved its state."""
     place = str(folder / "saved")
     inputs = [("shop", history(folder))]
     replay(made, inputs, folder / "out", lambda *_: None, save_state=place)
@@ -61,7 +62,7 @@ def saved(folder: Path, made: Config) -> str:
 def begun(
     folder: Path, made: Config, place: str, log: Log = SHOP, partition: int = 0, **more: Any
 ) -> RecoveredState:
-    """What a group that has committed nothing makes of it."""
+    """The start of a group that has committed nothing."""
     objects = LocalStore(folder / "live", mkdir=True)
     group = Group(objects, made, log)
     asked: dict[str, Any] = {
@@ -81,7 +82,7 @@ def begun(
 
 
 def test_every_partition_begins_with_the_state_that_the_replay_ended_with(tmp_path: Path) -> None:
-    """Of the inputs' logs and of the internal ones, byte for byte."""
+    """Of inputs and of internal topics, byte for byte."""
     made = with_internal_topics()
     place = saved(tmp_path, made)
     cluster = InMemoryCluster(made, RUN, {"shop": "shop"})
@@ -113,7 +114,7 @@ def later() -> Records:
 
 
 def test_it_continues_as_if_it_had_read_the_history(tmp_path: Path) -> None:
-    """Alerts on what follows are those of one fold over history and all, less `run`."""
+    """Further alerts equal those of one fold over history and all, except for `run`."""
     made = config()
     whole = ShardFactory(made, RUN).source("shop")
     whole.process(stream().slice(0, HISTORY))
@@ -130,8 +131,8 @@ def test_it_continues_as_if_it_had_read_the_history(tmp_path: Path) -> None:
 
 
 def test_it_starts_after_the_records_the_replay_has_read(tmp_path: Path) -> None:
-    """At the first record that the broker took at the time of the replay's last event, or later,
-    and never before the log's own beginning; an internal log at its beginning."""
+    """At the first record whose broker time is that of the replay's last event, or later, but not
+    before the log's start; an internal topic at its start."""
     made = with_internal_topics()
     place = saved(tmp_path, made)
     asked: list[int] = []
@@ -151,8 +152,8 @@ def test_it_starts_after_the_records_the_replay_has_read(tmp_path: Path) -> None
 
 
 def test_a_state_of_the_topic_itself_continues_by_offset(tmp_path: Path) -> None:
-    """Right behind the last record that was replayed; where that is gone, or another log is there,
-    the group does not begin."""
+    """Right after the last replayed record; where that was deleted, or the log is another one, the
+    group does not start."""
     made = with_internal_topics()
     cluster = InMemoryCluster(made, RUN)
     recorded = stream().slice(0, HISTORY)
@@ -175,7 +176,7 @@ def test_a_state_of_the_topic_itself_continues_by_offset(tmp_path: Path) -> None
 
 
 def test_a_crash_before_the_first_commit_starts_again_from_it(tmp_path: Path) -> None:
-    """The checkpoint that comes before the first commit is not missed; one behind it is."""
+    """The checkpoint written before the first commit may be missing; a later one may not."""
     made = config()
     place = saved(tmp_path, made)
     group = Group(LocalStore(tmp_path / "live", mkdir=True), made)
@@ -187,7 +188,8 @@ def test_a_crash_before_the_first_commit_starts_again_from_it(tmp_path: Path) ->
 
 
 def test_after_its_first_commit_a_group_continues_from_its_own_checkpoints(tmp_path: Path) -> None:
-    """What was saved is looked at no more; where no checkpoint is whole the log cannot stand in."""
+    """The saved state is no longer used; without an intact checkpoint the log cannot rebuild the
+    state."""
     made = config()
     group = Group(LocalStore(tmp_path / "live", mkdir=True), made)
     group.saved = saved_folder(LocalStore(saved(tmp_path, made)), SHOP, 0)
@@ -199,32 +201,33 @@ def test_after_its_first_commit_a_group_continues_from_its_own_checkpoints(tmp_p
     assert_same(found.shard.save(), kept.state.shard.save())
     for name in group.folder().names():
         group.objects.delete(f"{group.folder().path}/manifests/{name}.json")
-    with pytest.raises(CheckpointCorrupt, match="without a checkpoint nothing can make"):
+    with pytest.raises(CheckpointCorrupt, match="without a checkpoint only a replay"):
         group.start()
 
 
 def test_another_configuration_or_version_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both fingerprints are named; nothing is converted, since saving anew costs but a replay."""
+    """Both fingerprints are named; a saved state is not migrated, since a replay can save it
+    again."""
     made = config()
     place = saved(tmp_path, made)
     other = config(monitor("account", capacity=300), monitor("ip"))
     with pytest.raises(SavedStateUnusable, match=f"{fingerprint(made)}.*{fingerprint(other)}"):
         begun(tmp_path, other, place)
-    monkeypatch.setattr(recovery, "STATE_VERSION", STATE_VERSION + 1)
+    monkeypatch.setattr(saved_states, "STATE_VERSION", STATE_VERSION + 1)
     with pytest.raises(SavedStateUnusable, match=f"version {STATE_VERSION + 1}$"):
         begun(tmp_path, made, place)
 
 
 def test_a_folder_without_a_state_is_refused(tmp_path: Path) -> None:
-    """A group that was to begin with a state never begins without."""
+    """A group that is to start from a saved state never starts without it."""
     with pytest.raises(SavedStateUnusable, match="no state in state/input-shop/0"):
         begun(tmp_path, config(), str(tmp_path))
 
 
 def test_settings_without_effect_on_scores_are_no_other_configuration(tmp_path: Path) -> None:
-    """A shadow group of another name may begin with it, too."""
+    """A shadow group with another name may start from it, too."""
     place = saved(tmp_path, with_internal_topics())
     shadow = with_internal_topics(group="shadow", mode="shadow")
     for log in logs(shadow):
@@ -233,12 +236,12 @@ def test_settings_without_effect_on_scores_are_no_other_configuration(tmp_path: 
 
 @pytest.mark.parametrize("written", ["{}", "{}/", "{}/../live", "file://{}"])
 def test_a_replay_never_saves_where_live_writes(tmp_path: Path, written: str) -> None:
-    """However the place is written, nothing is written there and nothing was replayed."""
+    """However the URL is spelled, nothing is replayed and nothing written."""
     live = tmp_path / "live"
     live.mkdir()
     made = config(checkpoints={"url": str(live)})
     place = written.format(live)
-    with pytest.raises(InputError, match="a place of its own"):
+    with pytest.raises(InputError, match="expected another store"):
         replay(
             made,
             [("shop", history(tmp_path))],
@@ -253,8 +256,8 @@ def test_a_replay_never_saves_where_live_writes(tmp_path: Path, written: str) ->
 
 
 def test_a_state_is_not_saved_among_the_results(tmp_path: Path) -> None:
-    """The folder for results holds nothing but results."""
-    with pytest.raises(InputError, match="there the results go"):
+    """The folder of results holds only results."""
+    with pytest.raises(InputError, match="the results are written there"):
         replay(
             config(),
             [("shop", tmp_path / "x")],
@@ -265,14 +268,14 @@ def test_a_state_is_not_saved_among_the_results(tmp_path: Path) -> None:
 
 
 def test_a_folder_with_a_state_is_left_alone(tmp_path: Path) -> None:
-    """A second replay may not mix its state with the first one's."""
+    """A second replay does not mix its state with the first one's."""
     place = saved(tmp_path, config())
-    with pytest.raises(InputError, match="expected an empty place"):
+    with pytest.raises(InputError, match="expected an empty store"):
         check_save_target(config(), place)
 
 
 def test_partitions_without_records_begin_empty(tmp_path: Path) -> None:
-    """Of all partitions of a topic there is a state, so that none that is missing goes unseen."""
+    """Every partition of a topic has a state, so that a missing one is noticed."""
     made = msgspec.structs.replace(
         with_internal_topics(),
         inputs={
@@ -288,7 +291,7 @@ def test_partitions_without_records_begin_empty(tmp_path: Path) -> None:
 
 
 def test_saving_reads_a_state_and_changes_nothing(tmp_path: Path) -> None:
-    """A chain that goes on after its state was saved gives what it would have given."""
+    """A cluster that continues after its state was saved gives the same output."""
     made = config()
     clusters = [InMemoryCluster(made, RUN) for _ in range(2)]
     for cluster in clusters:

@@ -1,4 +1,5 @@
-"""A state held still: whatever a shard goes on to write, a checkpoint is of the moment it began."""
+"""Snapshots: whatever a shard writes afterwards, a checkpoint holds the state of the moment it was
+started."""
 
 from threading import Event, Thread
 
@@ -51,9 +52,9 @@ class SteppedWrites:
 def test_state_is_stored_while_the_monitor_runs(
     name: str, seed: int, stop: int, monkeypatch_blocks: None
 ) -> None:
-    """Over the whole registry: the checkpoint is the state when it was begun, byte for byte,
-    although the monitor processes events between any two of its blocks; a monitor loaded from it
-    goes on as the one that never stopped."""
+    """For every kind of feature and detector: the checkpoint is the state of its start, byte for
+    byte, although the monitor processes events between any two blocks; a monitor loaded from it
+    continues like one that never stopped."""
     events = hostile_stream(seed)
     going, other = Monitor(MONITORS[name], KEY), Monitor(MONITORS[name], KEY)
     run(going, events.slice(0, stop), [])
@@ -81,7 +82,7 @@ def monkeypatch_blocks() -> object:
 
 
 def test_unannounced_writes_make_the_test_fail(monkeypatch_blocks: None) -> None:
-    """A write that was not announced is in the checkpoint: what is announced matters."""
+    """Without the write hook a later write is in the checkpoint."""
     live = np.zeros((100, 100))
     snapshot = Snapshot({"words": live}, {"words"})
     live[99] = 1.0
@@ -114,7 +115,7 @@ def test_any_schedule_of_writes_leaves_the_snapshot_as_it_was(
 
 
 def test_a_snapshot_is_read_by_one_thread_while_another_writes() -> None:
-    """With a thread that writes rows all the time, not one row of the snapshot is torn or new."""
+    """While a thread writes rows all the time, no row of the snapshot is torn or new."""
     whole = np.ones((20_000, 300))
     snapshot = Snapshot({"words": whole}, {"words"})
     stop, draw = Event(), np.random.Generator(np.random.PCG64(1))

@@ -1,5 +1,4 @@
-"""The version of states, which is raised by hand: what a state looks like must not change
-without."""
+"""The state version, which is raised by hand whenever the layout of a state changes."""
 
 import tomllib
 from importlib.metadata import entry_points

@@ -1,5 +1,4 @@
-"""Checkpoints in a store: whole or not there, checked when read, written only where they
-changed."""
+"""The store of checkpoints: complete or absent, checked when read, only changes are written."""
 
 import os
 from pathlib import Path
@@ -55,8 +54,7 @@ def read(of: Folder, name: str) -> Arrays:
 @settings(deadline=None)
 @given(seed=st.integers(0, 2**32), rows=st.integers(0, 3_000))
 def test_a_state_is_read_as_written(seed: int, rows: int) -> None:
-    """Every array comes back with its dtype, its shape and its bytes, from a folder unknown so
-    far."""
+    """Every array comes back with its dtype, its shape and its bytes, from a new folder."""
     objects = MemoryStore()
     state = arrays(seed, rows)
     name = written_checkpoint(folder(objects), 5, state).name
@@ -79,7 +77,7 @@ def test_a_folder_is_a_store(tmp_path: Path) -> None:
 
 
 def test_a_store_out_of_reach_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody listens there: an error of the store, not a missing checkpoint."""
+    """Nothing listens there: an error of the store, not a missing checkpoint."""
     for name, text in {
         "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
         "AWS_ALLOW_HTTP": "true",
@@ -96,16 +94,18 @@ def test_a_store_out_of_reach_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_an_impossible_store_is_a_configuration_error(tmp_path: Path) -> None:
-    """A path through a file, and a scheme that nobody knows, are named with what was expected."""
+    """A path through a file, and an unknown scheme, are named with what was expected."""
     (tmp_path / "file").touch()
     for url in (f"{tmp_path}/file/folder", "nowhere://bucket"):
-        with pytest.raises(ConfigError, match=r"checkpoints\.url: got .*; expected a folder"):
+        with pytest.raises(
+            ConfigError, match=r"checkpoints\.url: got .*; expected a writable folder"
+        ):
             open_store(url)
 
 
 def test_unchanged_state_is_not_written_again() -> None:
-    """Of an unchanged state only the manifest is new; of a changed row its block; equal blocks
-    stand once."""
+    """Of an unchanged state only the manifest is written; of a changed row its block; equal blocks
+    are stored once."""
     objects = MemoryStore()
     one, state = folder(objects), arrays(2)
     first = written_checkpoint(one, 5, state)
@@ -120,7 +120,7 @@ def test_unchanged_state_is_not_written_again() -> None:
 
 @pytest.mark.parametrize("harm", ["missing", "truncated", "changed", "another"])
 def test_a_changed_block_is_detected(harm: str, tmp_path: Path) -> None:
-    """Whatever happens to a block's file, the checkpoint is corrupt and says which file it is."""
+    """Whatever happens to a block's file, the checkpoint is corrupt, and the file is named."""
     name = written_checkpoint(folder(LocalStore(tmp_path)), 5, arrays(3)).name
     one, other, *_ = sorted(tmp_path.rglob("blocks/*"))
     body = bytearray(one.read_bytes())
@@ -156,14 +156,14 @@ def test_a_changed_manifest_is_detected(harm: str, tmp_path: Path) -> None:
 
 
 def test_another_format_is_refused() -> None:
-    """A manifest of another format is incompatible, whatever else stands in it."""
+    """A manifest of another format is incompatible, whatever else it contains."""
     name, body = encode(msgspec.structs.replace(empty_manifest(5), format=99))
     with pytest.raises(CheckpointIncompatible, match="format 99; this version reads format 2"):
         decode(name, body)
 
 
 class Failing(Folder):
-    """A real folder whose third block is refused, as by a full disk."""
+    """A real folder that rejects the third block, like a full disk."""
 
     puts = 0
 
@@ -176,7 +176,7 @@ class Failing(Folder):
 
 
 def test_a_failed_checkpoint_is_absent_and_its_blocks_are_reused() -> None:
-    """Without all its blocks no manifest is written; the next try puts only what is missing."""
+    """Without all its blocks no manifest is written; the next try writes only the missing ones."""
     one = Failing(MemoryStore(), "group", "shop-events", 0)
     with pytest.raises(StoreFailure, match="no room"):
         written_checkpoint(one, 5, arrays(4))
@@ -189,14 +189,14 @@ def test_a_failed_checkpoint_is_absent_and_its_blocks_are_reused() -> None:
 
 
 def test_an_abandoned_checkpoint_leaves_no_manifest() -> None:
-    """A write that must not go on stops at the next block; nothing refers to what it wrote."""
+    """A cancelled write stops at the next block; nothing refers to its blocks."""
     one, left = folder(), iter([True, True, False])
     assert write(one, empty_manifest(5), Snapshot(arrays(5), set()), lambda: next(left)) is None
     assert one.names() == []
 
 
 def test_old_checkpoints_are_collected_with_the_blocks_that_only_they_have() -> None:
-    """The last two that were published stay whole, and so does what stands behind them."""
+    """The last two published checkpoints stay intact, and so do later ones."""
     objects = MemoryStore()
     one, states = folder(objects), [arrays(seed) for seed in range(5)]
     for state in states[1:]:
@@ -217,7 +217,8 @@ def test_old_checkpoints_are_collected_with_the_blocks_that_only_they_have() -> 
 def test_old_leftovers_of_a_crash_are_collected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Blocks without a manifest stay while they could be another worker's, and go after a day."""
+    """Blocks without a manifest stay while they could be another worker's, and are removed after a
+    day."""
     one = folder(LocalStore(tmp_path))
     orphan = "f" * 32
     folder(LocalStore(tmp_path)).put_block(orphan, b"left over")
@@ -233,7 +234,7 @@ def test_old_leftovers_of_a_crash_are_collected(
 
 @given(first=st.none() | st.integers(0, 2**62), offset=st.integers(0, 2**62), config=st.integers(0))
 def test_a_note_points_at_its_checkpoint(first: int | None, offset: int, config: int) -> None:
-    """Whatever the offsets, a note is short and says what it was made of."""
+    """Whatever the offsets, the metadata is short and names the checkpoint."""
     pointer = Pointer(first, f"{config % 2**128:032x}", encode(empty_manifest(offset))[0])
     assert parse_pointer(commit_metadata(pointer)) == pointer
     assert len(commit_metadata(pointer)) < 200
@@ -241,7 +242,7 @@ def test_a_note_points_at_its_checkpoint(first: int | None, offset: int, config:
 
 @pytest.mark.parametrize("text", ["", "eddy1 from=3", "eddy2 from=3 config=0 checkpoint=1"])
 def test_another_note_points_at_nothing(text: str) -> None:
-    """What is not wholly ours is not ours."""
+    """Metadata that differs in any way is not Eddy's."""
     assert parse_pointer(text) is None
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import orjson
 import pytest
 
-from stream.cli import app
+from stream.cli import app, refuse_renamed_options
 from stream.config import fingerprint, load
+from stream.errors import InputError
 from stream.replay.inputs import with_label_input
 from stream.simulator import shop_config
 
@@ -131,7 +132,7 @@ def test_config_diff_names_missing_and_dropped_state(tmp_path: Path) -> None:
     group = text.replace('group = "eddy-shop"', 'group = "eddy-new"')
     output = diff(group, 4)
     assert "group: eddy-new instead of eddy-shop: no state is kept" in output
-    assert "begins with nothing learned, at its topics' start" in output
+    assert "begins with empty state, at the start of its topics" in output
     begun = re.sub(r"(?m)^url = .*", 'url = "x"\nstart_from = "saved"', group)
     assert "begins with the state saved in saved" in diff(begun, 0)
     output = diff(re.sub(r"(?m)^url = .*", 'url = "elsewhere"', text), 4)
@@ -231,9 +232,9 @@ account = "account"
         *("--save-state", str(tmp_path / "state")),
     ]
     said = eddy(*arguments)
-    assert "51 labels, 50 joined to their events, 1 of events that are not there" in said
+    assert "51 labels, 50 joined to their events, 1 of events that were not read" in said
     assert re.search(
-        r"judged: [1-9][\d,]* events from 20\S+Z, \d+ alerts in \d+ incidents; all others", said
+        r"evaluated: [1-9][\d,]* events from 20\S+Z, \d+ alerts in \d+ incidents; all others", said
     )
     assert f'checkpoints.start_from = "{tmp_path / "state"}"' in said
     assert "expected an empty place" in eddy(*arguments, code=2)
@@ -251,16 +252,16 @@ def test_simulate_then_replay(tmp_path: Path) -> None:
     summary = orjson.loads((out / "summary.json").read_bytes())
     assert summary["events"] == 1000
     assert all(summary["adds_up"].values())
-    again = ("replay", str(shop_config()), "--again", str(out))
-    said = eddy(*again)
+    rerun = ("replay", str(shop_config()), "--rerun", str(out))
+    said = eddy(*rerun)
     assert "the same bytes in every file (but index.html and summary.json" in said
-    assert "there lies the run itself" in eddy(*again, "--out", f"{out}/../out", code=2)
+    assert "is the folder of the run itself" in eddy(*rerun, "--out", f"{out}/../out", code=2)
     (out / "manifest.json").write_text(
         (out / "manifest.json").read_text().replace('"sources": "', '"sources": "0')
     )
-    assert "other code than then: sources is" in eddy(*again)
+    assert "the code has changed: sources is" in eddy(*rerun)
     to.write_bytes(to.read_bytes()[:-2])
-    assert "shop.ndjson has changed" in eddy(*again, code=2)
+    assert "shop.ndjson has changed" in eddy(*rerun, code=2)
 
 
 def test_ineffective_options_raise_warnings(tmp_path: Path) -> None:
@@ -274,7 +275,7 @@ def test_ineffective_options_raise_warnings(tmp_path: Path) -> None:
     given = ("--input", f"shop={empty}", "--labels", str(label), "--out", str(tmp_path / "out"))
     said = eddy("replay", str(shop_config()), *given)
     assert "warning: no event was read" in said
-    assert "warning: no label of labels is of these events" in said
+    assert "warning: no label of labels belongs to these events" in said
 
 
 def test_labels_may_use_the_mapping_of_another_candidate() -> None:
@@ -339,7 +340,7 @@ def interrupt_when(folder: Path, begun: str, *arguments: str) -> str:
 
 @pytest.mark.slow
 def test_ctrl_c_leaves_no_partial_output_and_keeps_the_previous_run(tmp_path: Path) -> None:
-    """A replay and a query are given up without a traceback."""
+    """Ctrl-C ends a replay and a query without a traceback."""
     few, many, out = tmp_path / "few.ndjson", tmp_path / "many.ndjson", tmp_path / "out"
     config = str(shop_config())
     eddy("simulate", config, "--to", str(few), "--events", "1000")
@@ -366,6 +367,14 @@ def test_an_unreadable_input_is_named(arguments: list[str], expected: str) -> No
     said = eddy("replay", str(shop_config()), *arguments, code=2)
     assert expected in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("option", ["--again", "--jobs", "--jobs=2"])
+def test_an_option_of_an_earlier_version_is_refused_with_the_remedy(option: str) -> None:
+    """`eddy replay` names a renamed or removed option, and other commands may use its name."""
+    with pytest.raises(InputError, match=option.partition("=")[0]):
+        refuse_renamed_options(["replay", "shop.toml", option, "2"])
+    refuse_renamed_options(["query", "out", option])
 
 
 def test_a_missing_configuration_is_named() -> None:

@@ -10,7 +10,6 @@ import jsonschema
 import pytest
 from typer.testing import CliRunner
 
-from schemas.codecs import CodecSpec
 from stream.cli import app
 from stream.config import parse
 from stream.config.renamed import Renamed, renamed_problems
@@ -30,9 +29,9 @@ def test_every_key_has_a_description() -> None:
     """Each key of each table has a text of its own, and each table has one."""
     for cls in declared_tables():
         keys = set(getattr(cls, "__struct_encode_fields__", ()))
-        assert keys or issubclass(cls, CodecSpec), cls  # a codec may have no options
         assert key_descriptions(cls).keys() == keys, cls
         assert all(text.endswith(".") for text in key_descriptions(cls).values()), cls
+    assert len(declared_tables()) > 20
     tables = json_schema()["$defs"].values()
     assert all(table["description"].endswith(".") for table in tables)
     described = [key for table in tables for key in table["properties"].values()]

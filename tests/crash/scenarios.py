@@ -246,7 +246,9 @@ def damaged_checkpoint(environment: Environment) -> None:
         run_until_killed(shop, ("far from a second checkpoint", 1))
         damage(shop)
         worker = finish_and_check(shop)
-        assert worker.has_logged("checkpoint is not whole, falling back"), worker.log_file
+        assert worker.has_logged("checkpoint is damaged: falling back to an earlier one"), (
+            worker.log_file
+        )
         assert worker.has_logged("re-learned")
 
 
@@ -371,8 +373,8 @@ def changed_configuration(environment: Environment) -> None:
     run_until_killed(shop, ("after the manifest", 1))
     worker = finish_with_one_worker(shop)
     assert worker.has_logged("re-learned")
-    assert worker.has_logged("another configuration: starting anew")
-    assert worker.has_logged("another configuration: state kept")
+    assert worker.has_logged("configuration changed: stage starts with nothing learned")
+    assert worker.has_logged("configuration changed: state kept")
 
     first = Partition(shop.topic, 0)
     log, run = messages(shop.bootstrap, shop.topic), RunInfo("live", "reference", str)
@@ -383,7 +385,7 @@ def changed_configuration(environment: Environment) -> None:
     migrate(one.save(), state_config(old_config), state_config(configs[1]), other)
     outputs.append(other.process(as_records(shop.topic, log[len(before) :])))
     alerts = [published_alert(a) for some in outputs for a in some.alerts]
-    expected = Reference({first: alerts}, shop.dead_letters(), {first: other}, {})
+    expected = Reference({first: alerts}, shop.dead_letters(), {first: other}, {}, {})
     letters = sum(len(some.dead_letters) for some in outputs)
     assert letters == sum(map(len, expected.dead_letters.values()))
     found = differences(shop, expected)

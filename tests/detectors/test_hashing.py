@@ -1,6 +1,7 @@
 """Keyed hashes against the published vectors of SipHash's authors."""
 
 import hashlib
+import struct
 
 import numpy as np
 import pyarrow as pa
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from detectors.features.pairings import pair
 from detectors.numeric import hashing
 from detectors.numeric.hashing import hash_key, hash_rows, hash_text, pseudonym
 
@@ -80,3 +82,56 @@ def test_texts_keys_and_secrets_all_matter() -> None:
     one, other = (hash_text(column, hash_key(secret)) for secret in ("s", "t"))
     assert len({pseudonym(row) for row in np.concatenate([one, other])}) == 4
     assert len(pseudonym(one[0])) == 32
+
+
+MASK = 2**64 - 1
+
+
+def sip_round(v0: int, v1: int, v2: int, v3: int) -> tuple[int, int, int, int]:
+    """SipRound as J.-P. Aumasson and D. J. Bernstein define it (2012, figure 2.1)."""
+
+    def turned(x: int, bits: int) -> int:
+        return (x << bits | x >> (64 - bits)) & MASK
+
+    v0, v2 = (v0 + v1) & MASK, (v2 + v3) & MASK
+    v1, v3 = turned(v1, 13) ^ v0, turned(v3, 16) ^ v2
+    v0 = turned(v0, 32)
+    v2, v0 = (v2 + v1) & MASK, (v0 + v3) & MASK
+    v1, v3 = turned(v1, 17) ^ v2, turned(v3, 21) ^ v0
+    return v0, v1, turned(v2, 32), v3
+
+
+def row_hash(texts: dict[int, str], numbers: dict[int, float]) -> int:
+    """SipHash-1-3 of a row: each present column's number and size, then its bytes in words."""
+    words: list[int] = []
+    for name, text in texts.items():
+        data = text.encode()
+        words.append(name << 32 | len(data))
+        words += (int.from_bytes(data[k : k + 8], "little") for k in range(0, len(data), 8))
+    for name, number in numbers.items():
+        words += (name << 32, int.from_bytes(struct.pack("<d", number), "little"))
+    k0, k1 = KEY
+    v = k0 ^ 0x736F6D6570736575, k1 ^ 0x646F72616E646F6D, k0 ^ 0x6C7967656E657261
+    state = (*v, k1 ^ 0x7465646279746573)
+    for word in words:
+        v0, v1, v2, v3 = sip_round(*state[:3], state[3] ^ word)
+        state = v0 ^ word, v1, v2, v3
+    state = (*state[:2], state[2] ^ 0xFF, state[3])
+    for _ in range(3):
+        state = sip_round(*state)
+    return state[0] ^ state[1] ^ state[2] ^ state[3]
+
+
+@settings(deadline=None)  # the first case compiles
+@given(st.text(max_size=40), st.text(max_size=40), st.floats(allow_nan=False))
+def test_a_row_hash_is_siphash_1_3(one: str, other: str, number: float) -> None:
+    """As a plain SipHash-1-3 of the columns' numbers, sizes and bytes."""
+    columns = {name: pa.array([text], pa.string()) for name, text in ((3, one), (5, other))}
+    found = hash_rows(columns, {7: np.array([number])}, KEY)
+    assert found.tolist() == [row_hash({3: one, 5: other}, {7: number})]
+
+
+def test_a_pairs_hash_is_splitmix64s_finaliser() -> None:
+    """The first outputs of S. Vigna's splitmix64 with seed 1234567."""
+    outputs = [pair(np.uint64(1234567), np.uint64(k)) for k in (1, 2, 3)]
+    assert outputs == [6457827717110365317, 3203168211198807973, 9817491932198370423]

@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from stream.cli import app
-from stream.cli.replay import _describe_evaluation, _describe_time_split
+from stream.cli.run_output import describe_evaluation, describe_time_split
 from stream.config import Config, parse
 from stream.errors import ConfigError, QueryError
 from stream.evaluation import queries
@@ -105,7 +105,9 @@ def run(
     inputs.append(("shop", ndjson(folder / "shop", rows)))
     known = [("verdicts", ndjson(folder / "labels", labels))]
     told = lambda _records, _share: None  # noqa: E731
-    summary = replay(config(using), inputs, folder / "out", told, known, split or TimeSplit())
+    summary = replay(
+        config(using), inputs, folder / "out", told, known, split or TimeSplit(), render=render_run
+    )
     assert summary.evaluation is not None
     return summary, summary.evaluation
 
@@ -255,7 +257,7 @@ def test_levels_without_labels_are_empty(tmp_path: Path) -> None:
     assert not [one for one in view.precision_at_k if one.precision.value is not None]
     assert (view.precision_recall, view.budget) == ([], [])
     assert {day.precision for day in view.days} == {None}
-    said = _describe_evaluation(evaluation)
+    said = describe_evaluation(evaluation)
     assert said.startswith("2 frauds in 10 entities: AUC ")
     assert "precision of entities with an alert 1.000" in said
     assert "recall of alerted 0.500, precision of incidents 1.000" in said
@@ -317,7 +319,7 @@ def test_without_labels_a_page_shows_the_evaluated_time(tmp_path: Path) -> None:
     assert nothing.alerts["spend"] > 0
     assert nothing.evaluation_span.alerts_per_day == {"spend": None}
     assert "No alert was raised" not in Parsed(render_run(nothing)).said
-    assert "warning: no event lies in the time" in _describe_time_split(nothing)
+    assert "warning: no event lies in the time" in describe_time_split(nothing)
 
 
 ASSESSED = (

@@ -241,7 +241,7 @@ def test_an_event_or_entity_without_an_alert_is_explained(run: Path) -> None:
     )
     shown = invoke("explain", run, missed_fraud["event_id"]).stdout
     assert f"event {missed_fraud['event_id']}: no alert" in shown
-    gap = f"nearest to an alert was {missed_fraud['nearest']}, by {missed_fraud['gap']:.2f}"
+    gap = f"nearest to an alert was {missed_fraud['nearest']}, by a score difference of {missed_fraud['gap']:.2f}"
     assert gap in shown
     shown = invoke("explain", run, entity).stdout
     own = [row for row in of(run, "scores") if row["account"] == entity]

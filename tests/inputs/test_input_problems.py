@@ -1,4 +1,4 @@
-"""Odd inputs of a live worker, in its log, its readings and its readiness."""
+"""Likely mistakes in a live worker's inputs: log lines, metrics and readiness."""
 
 import numpy as np
 import orjson
@@ -45,7 +45,7 @@ DOCUMENT = {
 
 
 class Worker:
-    """A shard of an input and what notices its oddities, as a worker holds them."""
+    """A shard of an input and its diagnostics, as in a worker."""
 
     def __init__(self) -> None:
         self.config: Config = parse(DOCUMENT, {})
@@ -68,7 +68,7 @@ class Worker:
             self.diagnostics.observe(log, records, self.shard.process(records))
 
     def odd(self) -> dict[tuple[str, str, str], InputProblem]:
-        """The oddities by their first three fields: of, kind, field."""
+        """The problems by their first three fields: of, kind, about."""
         return {one[:3]: one for one in self.diagnostics.problems([self.shard.counts()])}
 
     def reasons_not_ready(self) -> list[str]:
@@ -92,8 +92,8 @@ def test_an_ordinary_input_is_not_odd() -> None:
 
 
 def test_a_mapped_path_found_nowhere_is_noticed_after_enough_records() -> None:
-    """With its path, an example's position, and the monitor that scores nothing for want of it; no
-    longer when it is there."""
+    """With its path, an example's position, and the monitor that scores nothing without it; no
+    longer once it is present."""
     worker = Worker()
     worker.read(*(event(i, card={"tokn": CARD}) for i in range(RECORDS_MIN - 1)))
     assert worker.odd() == {}
@@ -136,7 +136,7 @@ def test_untranslated_verdicts_are_noticed_without_their_text() -> None:
 
 @pytest.mark.parametrize("size", [1, 7, 10_000])
 def test_a_worker_is_not_ready_while_the_last_records_are_all_dead_letters(size: int) -> None:
-    """From the thousandth in a row on, however they are batched, until one is an event."""
+    """From the thousandth in a row on, in batches of any size, until one is an event."""
     worker = Worker()
     worker.read(*(event(i) for i in range(5)), *[b"{"] * (RECORDS_MIN - 1), size=size)
     assert worker.reasons_not_ready() == []
@@ -154,7 +154,7 @@ def test_a_worker_is_not_ready_while_the_last_records_are_all_dead_letters(size:
 
 
 def test_dead_letters_are_logged_at_powers_of_ten_with_an_example() -> None:
-    """By code: the first, the tenth, the hundredth, so that a flood of them is no flood of lines."""
+    """By code: the first, the tenth, the hundredth, so that many dead letters give few lines."""
     worker = Worker()
     with capture_logs() as lines:
         worker.read(*[b"{"] * 150, event(1, at="soon", card={"token": CARD}))
@@ -174,8 +174,7 @@ def test_a_value_with_a_registrys_prefix_is_explained() -> None:
     with capture_logs() as lines:
         worker.read(b"\0\0\0\0\7" + orjson.dumps(event(1)))
     assert (
-        "begins with a zero byte, as values written with a schema registry do"
-        in lines[0]["example"]
+        "begins with a zero byte, like values written with a schema registry" in lines[0]["example"]
     )
 
 

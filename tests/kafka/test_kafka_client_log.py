@@ -1,4 +1,4 @@
-"""Kafka's client has a log of its own: its lines go where all others go."""
+"""Kafka's client logs through Eddy's logger."""
 
 import time
 from collections.abc import Callable
@@ -32,7 +32,7 @@ CLIENTS: dict[str, Callable[[], Consumer | Producer | AdminClient]] = {
 def test_a_clients_own_log_goes_through_the_logger(
     make: Callable[[], Any], caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Nothing of it comes raw to standard error, between lines that are JSON."""
+    """None of its lines goes to standard error unformatted."""
     caplog.set_level("DEBUG", CLIENT_LOG.name)
     client, deadline = make(), time.monotonic() + WAIT_MAX_S
     while not any("Connection refused" in one.getMessage() for one in caplog.records):

@@ -1,4 +1,5 @@
-"""The border to Kafka: every error code has a class, no secret is shown, no guarantee is undone."""
+"""Errors and properties of Kafka's client: every code has a class, no secret is shown, no guarantee
+can be disabled."""
 
 import pytest
 from confluent_kafka import KafkaError, Producer
@@ -68,19 +69,19 @@ FATAL_BY_DEFAULT = {
 
 
 def test_every_code_is_in_the_table_or_fatal_on_purpose() -> None:
-    """A code that a new client brings must be looked at before it is taken for fatal."""
+    """A code of a newer client must be classified before it counts as fatal."""
     assert CODES.keys() - CODE_MEANINGS.keys() == FATAL_BY_DEFAULT & CODES.keys()
     assert not FATAL_BY_DEFAULT & CODE_MEANINGS.keys()
 
 
 def test_table_names_only_codes_of_the_client() -> None:
-    """A misspelt code in the table would quietly be fatal."""
+    """A misspelt code in the table would silently be fatal."""
     assert not CODE_MEANINGS.keys() - CODES.keys()
 
 
 @given(code=st.sampled_from(sorted(CODES.values())))
 def test_code_without_flags_has_the_class_of_its_row(code: int) -> None:
-    """Without flags the table decides, and what it does not know is fatal."""
+    """Without flags the table decides, and an unknown code is fatal."""
     error = KafkaError(code)
     row = CODE_MEANINGS.get(error.name())
     assert classify(error) is (row.kind if row else Fatal)
@@ -88,7 +89,8 @@ def test_code_without_flags_has_the_class_of_its_row(code: int) -> None:
 
 @given(code=st.sampled_from(sorted(CODES.values())), fatal=st.booleans(), retriable=st.booleans())
 def test_flags_never_soften_what_no_retry_can_help(code: int, fatal: bool, retriable: bool) -> None:
-    """A fatal flag is never retried, and a code that the table calls fatal is so in any state."""
+    """A fatal flag is never retried, and a code that the table calls fatal is fatal with any
+    flags."""
     error = KafkaError(code, "", fatal=fatal, retriable=retriable, txn_requires_abort=True)
     kind = classify(error)
     if fatal:
@@ -99,7 +101,7 @@ def test_flags_never_soften_what_no_retry_can_help(code: int, fatal: bool, retri
 
 
 def test_the_client_may_report_more_than_the_code() -> None:
-    """The client's flags name a remedy for a code that is fatal by default."""
+    """The client's flags decide about a code that is fatal by default."""
     code = KafkaError.UNKNOWN
     assert classify(KafkaError(code, "", retriable=True)) is Retriable
     assert classify(KafkaError(code, "", txn_requires_abort=True)) is Abortable
@@ -107,7 +109,7 @@ def test_the_client_may_report_more_than_the_code() -> None:
 
 
 def test_a_failure_names_action_cause_and_remedy() -> None:
-    """A message names the attempt, the code, the cause and the action."""
+    """A message names the operation, the code, the cause and the remedy."""
     error = kafka_failure(KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED, "no"), "committing")
     assert isinstance(error, Fatal)
     for part in ("committing", "GROUP_AUTHORIZATION_FAILED", "lacks a permission", "grant Read"):
@@ -126,7 +128,7 @@ def test_property_that_guarantees_rest_on_may_not_be_set(name: str) -> None:
 
 
 def test_properties_of_the_user_win_over_defaults_and_reach_the_right_client() -> None:
-    """What only a producer knows stays away from the consumer, and the other way round."""
+    """A producer's properties are not passed to the consumer, and the other way round."""
     given_: dict[str, str | int | float | bool] = {
         "bootstrap.servers": "b",
         "linger.ms": 50,
@@ -146,7 +148,7 @@ def test_properties_of_the_user_win_over_defaults_and_reach_the_right_client() -
 
 @pytest.mark.parametrize("name", ["session.timeout.ms", "heartbeat.interval.ms"])
 def test_broker_side_settings_are_refused_with_the_new_protocol(name: str) -> None:
-    """The mistake names the broker's own setting; under the classic protocol there is none."""
+    """The error names the broker's setting; under the classic protocol they are allowed."""
     classic: dict[str, str | int | float | bool] = {name: 6_000}
     assert property_problems(classic) == []
     [line] = property_problems(classic | {"group.protocol": "consumer"})
@@ -174,7 +176,7 @@ def test_both_group_protocols_may_be_chosen_and_no_other() -> None:
     ],
 )
 def test_numbers_that_would_break_a_transaction_are_refused(name: str, value: str | int) -> None:
-    """A time-out with no time to abort, and a size below what Eddy writes, are mistakes."""
+    """A time-out that leaves no time to abort, and a size below what Eddy writes, are refused."""
     [line] = property_problems({name: value})
     got = value if isinstance(value, int) else "no integer"
     assert line.startswith(f"kafka.{name}: got {got}; expected a number from")
@@ -184,14 +186,14 @@ def test_numbers_that_would_break_a_transaction_are_refused(name: str, value: st
 
 
 def test_clients_carry_their_slot() -> None:
-    """A member has a name where static membership is asked for: the slot's, whatever was given."""
+    """With static membership the member's id is the slot, whatever was configured."""
     assert slot_properties({}, "a-1") == {"client.id": "eddy-a-1"}
     given_: dict[str, str | int | float | bool] = {"client.id": "mine", "group.instance.id": "x"}
     assert slot_properties(given_, "a-1") == {"client.id": "mine", "group.instance.id": "a-1"}
 
 
 def test_waiting_beats_before_every_pause() -> None:
-    """Whoever waits for a broker is alive, and is silent for less than the health check allows."""
+    """A worker that waits for a broker beats more often than the health check requires."""
     beats = 0
 
     def beat() -> None:
@@ -216,7 +218,7 @@ def test_waiting_beats_before_every_pause() -> None:
     ],
 )
 def test_properties_are_hidden_unless_known_to_be_harmless(name: str) -> None:
-    """A misspelt property is hidden, and so are credentials in the address of a harmless one."""
+    """A misspelt property is hidden, and so are credentials in the address of a printable one."""
     given_ = {name: "swordfish", "client.id": "me", "bootstrap.servers": "SSL://u:swordfish@b:1"}
     assert printable_properties(given_) == {
         name: "(hidden)",

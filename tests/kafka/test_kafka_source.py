@@ -1,5 +1,5 @@
-"""The group's consumer over a client that a test scripts: what it hands on of what the client
-returns. Real clients are in the broker tests; none can be made to do these things at will."""
+"""The consumer with a scripted client: what a poll returns. Real clients, which cannot be made to
+do these things at will, are in the broker tests."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,7 @@ ONE, TWO = Partition("events", 0), Partition("events", 1)
 
 
 class Client:
-    """A consumer's client: each `consume` first calls what was set, then returns messages."""
+    """A scripted client: each `consume` first makes a scripted call, then returns messages."""
 
     def __init__(self) -> None:
         self.callbacks: dict[str, Callable[[Any, list[TopicPartition]], None]] = {}
@@ -59,7 +59,7 @@ def _place(one: TopicPartition) -> tuple[str, int]:
 
 
 class RebalanceListener:
-    """Starts every partition at 5, and notes what is taken away."""
+    """Starts every partition at 5, and records released partitions."""
 
     def __init__(self) -> None:
         self.gone: list[tuple[str, list[Partition]]] = []
@@ -83,7 +83,7 @@ def message(where: Partition, offset: int) -> Message:
 
 
 class Joined:
-    """A source with both partitions, whose client a test scripts."""
+    """A source with both partitions and a scripted client."""
 
     def __init__(self) -> None:
         self.client, self.listener = Client(), RebalanceListener()
@@ -96,7 +96,7 @@ class Joined:
     def poll(
         self, rebalance: Callable[[], None] = lambda: None, *messages: Message
     ) -> list[tuple[Partition, list[int], int]]:
-        """What a poll hands on: partition, offsets, next offset."""
+        """The result of a poll: partition, offsets, next offset."""
         self.client.next.append((rebalance, list(messages)))
         return [
             (
@@ -115,7 +115,7 @@ def joined() -> Joined:
 
 
 def test_records_come_with_the_position_after_them(joined: Joined) -> None:
-    """Of a partition without records, too, where only its position moved; and only once."""
+    """Also of a partition without records whose position moved, and only once."""
     joined.client.positions = {ONE: 9, TWO: 7}
     assert joined.poll(lambda: None, message(ONE, 5), message(ONE, 6)) == [
         (ONE, [5, 6], 9),
@@ -125,15 +125,15 @@ def test_records_come_with_the_position_after_them(joined: Joined) -> None:
 
 
 def test_an_unknown_position_is_none(joined: Joined) -> None:
-    """A partition that was just assigned has no position: nothing moves."""
+    """A partition that was just assigned has no position yet."""
     joined.client.positions = {ONE: 6}
     assert joined.poll(lambda: None, message(ONE, 5)) == [(ONE, [5], 6)]
 
 
 @pytest.mark.parametrize(("what", "reason"), [("on_revoke", "revoked"), ("on_lost", "lost")])
 def test_records_of_unowned_partitions_are_dropped(joined: Joined, what: str, reason: str) -> None:
-    """A partition that goes while the client collects a batch takes its records and its position
-    with it: another worker has it by now."""
+    """A partition that is lost while the client collects a batch takes its records and position
+    with it: another worker owns it by now."""
     joined.client.positions = {ONE: 6, TWO: 8}
     step = joined.client.rebalance(what, TWO)
     got = joined.poll(step, message(ONE, 5), message(TWO, 5), message(TWO, 6))
@@ -142,13 +142,13 @@ def test_records_of_unowned_partitions_are_dropped(joined: Joined, what: str, re
 
 
 def test_records_of_an_unassigned_topic_are_dropped(joined: Joined) -> None:
-    """Though the client returns some."""
+    """Although the client returns some."""
     joined.client.positions = {Partition("others", 0): 3}
     assert joined.poll(lambda: None, message(Partition("others", 0), 2)) == []
 
 
 def test_a_reassigned_partition_starts_at_the_given_offset(joined: Joined) -> None:
-    """Its former position is forgotten, although it was further on."""
+    """Its old position is forgotten, although it was later."""
     joined.client.positions = {ONE: 90}
     assert joined.poll(lambda: None, message(ONE, 89)) == [(ONE, [89], 90)]
     joined.client.positions = {}

@@ -18,6 +18,7 @@ import sys
 import tomllib
 from collections import Counter
 from collections.abc import Iterable
+from itertools import zip_longest
 from math import sqrt
 from pathlib import Path
 from random import Random
@@ -109,13 +110,14 @@ def mutants(covered: Covered) -> tuple[list[Mutant], int]:
 
 
 def drawn(found: list[Mutant], sample: int, seed: int) -> list[Mutant]:
-    """Half of kernels, half of others; a larger sample holds a smaller one of the same seed."""
-    chosen: list[Mutant] = []
-    for kernel, count in ((True, (sample + 1) // 2), (False, sample // 2)):
+    """By turns one of a kernel and another; a larger sample holds a smaller one of the same seed."""
+    kinds: list[list[Mutant]] = []
+    for kernel in (True, False):
         of_kind = [one for one in found if one.mutation.kernel == kernel]
         Random(seed).shuffle(of_kind)
-        chosen += of_kind[:count]
-    return chosen
+        kinds.append(of_kind)
+    pairs = zip_longest(*kinds)
+    return [one for pair in pairs for one in pair if one is not None][:sample]
 
 
 def recorded(trees: list[Path], cache: Path) -> Recorded:

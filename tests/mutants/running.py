@@ -22,7 +22,7 @@ NOT_TESTS_OF_CODE: Final = ("tests/test_tidy.py", "tests/mutants", "tests/bench"
 """Left out: what they say of the code is its form, or its speed."""
 FIRST: Final = 12
 """Tests that are run first; the others are loaded only if these pass."""
-REST_S: Final = 40.0
+REST_S: Final = 20.0
 """Seconds of further tests at most. What these do not notice survives."""
 CPU_S: Final = 120
 """Processor seconds for starting and compiling, beside five times what the tests take."""
@@ -68,6 +68,7 @@ def record(trees: Sequence[Path], files: Sequence[str]) -> Recorded:
                     *arguments,
                     "--hypothesis-seed=0",
                     "--order-seed=0",
+                    "--continue-on-collection-errors",
                     *files,
                 ],
                 cwd=tree,

@@ -14,7 +14,8 @@ from obstore.store import MemoryStore
 
 from schemas.alerts import Alert
 from schemas.records import Records
-from stream.checkpoints.recovery import StartContext, recover
+from stream.checkpoints.recovered import StartContext
+from stream.checkpoints.recovery import recover
 from stream.checkpoints.store import Folder
 from stream.config import Config, parse
 from stream.config.stages import logs

@@ -20,7 +20,7 @@ from schemas.alerts import without_run
 from schemas.columns import I64
 from schemas.dead_letters import Fault
 from schemas.records import Records
-from stream.cli.replay import _names
+from stream.cli.compare import folder_names
 from stream.config import Config, parse
 from stream.errors import InputError
 from stream.evaluation.comparison import Comparison, Difference, Drift, ScoreBand
@@ -31,15 +31,17 @@ from stream.evaluation.conclusions import (
     RECALL,
     pair_conclusion,
 )
-from stream.evaluation.pairs import SCORE_STEP, _population_stability
+from stream.evaluation.drift import SCORE_STEP, population_stability
 from stream.evaluation.results import Estimate
 from stream.formatting import format_difference
 from stream.inputs import FileReader
 from stream.inputs.files import find_files
 from stream.pipeline.decoding import Decoder, shared_decoders
 from stream.replay import Summary, TimeSplit, replay
-from stream.replay.compare_runs import Candidate, compare
+from stream.replay.compare_runs import Candidate, Renderers, compare
 from stream.replay.run_files import FILES
+from stream.report.comparison import render_comparison
+from stream.report.run import render_run
 from tests.memory_topics import patch_topics
 
 START_MS = 1_772_409_600_000
@@ -188,13 +190,15 @@ def compared(
 ) -> Comparison:
     """Compare over shop and visits, without telling progress."""
     inputs = [("shop", files["shop"]), ("visits", files["visits"])]
-    return compare(candidates, inputs, out, lambda _records, _share: None, split or TimeSplit())
+    renderers = Renderers(render_run, render_comparison)
+    progress = lambda _records, _share: None  # noqa: E731
+    return compare(candidates, inputs, out, progress, split or TimeSplit(), renderers)
 
 
 def left_behind(folder: Path) -> dict[str, bytes]:
     """What a run wrote, without the alerts' `run` and without times that a clock gave."""
     found = {name: (folder / name).read_bytes() for name in FILES if (folder / name).exists()}
-    del found["index.html"]
+    found.pop("index.html", None)
     lines = found["alerts.ndjson"].splitlines()
     summary = {
         key: value
@@ -607,7 +611,7 @@ def test_stability_is_what_its_formula_says() -> None:
     ]
     p, q = np.array([70.5, 30.5]) / 101, np.array([40.5, 60.5]) / 101
     by_hand = (q[0] - p[0]) * np.log(q[0] / p[0]) + (q[1] - p[1]) * np.log(q[1] / p[1])
-    assert _population_stability(bands, 100) == pytest.approx(by_hand)
+    assert population_stability(bands, 100) == pytest.approx(by_hand)
     assert by_hand > 0.25
 
 
@@ -703,7 +707,7 @@ def test_names_of_folders_are_plain_and_differ() -> None:
         Path('<b>"../é.toml'),
         Path("index.html.x"),
     ]
-    assert _names(paths) == ["today", "today-2", "configuration", "index-html"]
+    assert folder_names(paths) == ["today", "today-2", "configuration", "index-html"]
 
 
 def test_summary_reads_back(files: dict[str, Path], tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.random import default_rng
 
-from stream.cli import replay as cli_replay
+from stream.cli.options import parse_labels_option
 from stream.config import Config, label_entity_fields, parse
 from stream.errors import ExtraMissing, InputError
 from stream.evaluation import database
@@ -628,13 +628,13 @@ def test_labels_go_to_the_input_of_labels(
     """A path alone will do where one input has type label; where none has, one in Eddy's own shape
     is added."""
     none = config(CONFIG.replace('type = "label"', 'type = "login"'))
-    assert cli_replay.parse_labels_option(with_label_input(none), "a") == ("labels", "a")
+    assert parse_labels_option(with_label_input(none), "a") == ("labels", "a")
     assert with_label_input(config(CONFIG)) == config(CONFIG)
     if isinstance(expected, tuple):
-        assert cli_replay.parse_labels_option(config(text), given) == expected
+        assert parse_labels_option(config(text), given) == expected
         return
     with pytest.raises(InputError, match=expected):
-        cli_replay.parse_labels_option(config(text), given)
+        parse_labels_option(config(text), given)
 
 
 def test_a_name_is_of_events_or_of_labels(tmp_path: Path) -> None:

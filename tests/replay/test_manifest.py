@@ -9,7 +9,7 @@ import pytest
 from stream.cli import replay as cli_replay
 from stream.errors import InputError
 from stream.replay import TimeSplit, manifest, replay, rerun
-from stream.replay.manifest import MANIFEST, Manifest
+from stream.replay.manifest import MANIFEST, RunManifest
 from stream.replay.run_files import TIMING_FILES
 from tests.replay.test_labels import config as labelled
 from tests.replay.test_labels import label_table, payments, verdicts
@@ -72,7 +72,7 @@ def test_options_recorded_in_the_manifest_cannot_be_overridden(
 ) -> None:
     """An option that would make it another run is refused, not passed over."""
     with pytest.raises(InputError, match=f"expected no {option}$"):
-        cli_replay.replay(again=tmp_path, **given)
+        cli_replay.replay(rerun=tmp_path, **given)
 
 
 def test_other_inputs_are_named_and_nothing_is_run(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_manifest_is_the_same_at_any_time(tmp_path: Path) -> None:
     run([("shop", shop)], tmp_path / "two")
     one, two = ((tmp_path / name / MANIFEST).read_bytes() for name in ("one", "two"))
     assert one == two
-    assert isinstance(msgspec.json.decode(one, type=Manifest), Manifest)
+    assert isinstance(msgspec.json.decode(one, type=RunManifest), RunManifest)
 
 
 def test_labels_and_time_split_belong_to_the_run(tmp_path: Path) -> None:

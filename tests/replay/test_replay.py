@@ -18,7 +18,7 @@ from numpy.random import default_rng
 from schemas.alerts import json_schema
 from schemas.records import Records
 from schemas.reports import ReportBatch
-from stream.cli import replay as cli_replay
+from stream.cli.run_output import describe_topics
 from stream.config import Config, load, parse
 from stream.errors import InputError
 from stream.inputs import FileReader
@@ -156,6 +156,7 @@ def test_every_event_has_a_score_and_every_count_adds_up(tmp_path: Path) -> None
     assert [letter["eddy-code"] for letter in letters] == ["malformed", "wrong_type"]
     assert orjson.loads((out / "summary.json").read_bytes())["alerts"] == summary.alerts
     assert {entry.name for entry in out.iterdir()} == {*FILES} - {
+        "index.html",
         "features.parquet",
         "frauds.parquet",
     }
@@ -337,7 +338,7 @@ def test_events_that_count_twice_are_noted(tmp_path: Path, monkeypatch: pytest.M
         inputs = [(name, f"kafka://{places[name]}") for name in names]
         summary = replay(using, inputs, tmp_path / "out", lambda *_: None)
         assert (summary.events > 300) == bool(told)
-        assert cli_replay._describe_topics(summary).count("warning: an event that lies in") == told
+        assert describe_topics(summary).count("warning: an event that is in") == told
 
 
 def test_inputs_are_not_mistaken_for_each_other(tmp_path: Path) -> None:

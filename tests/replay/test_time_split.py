@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from stream.cli import replay as cli_replay
+from stream.cli.options import parse_duration_option, parse_time_option
 from stream.errors import InputError
 from stream.replay import Summary, TimeSplit, replay
 from stream.replay.time_split import NO_SPLIT
@@ -87,10 +87,10 @@ def test_a_split_that_makes_no_sense_is_refused(
 
 def test_times_and_durations_of_the_command_line() -> None:
     """A time without an offset is UTC; what is none is named with its option."""
-    assert cli_replay.parse_time_ms("--score-from", "2026-03-02") == START_MS
-    assert cli_replay.parse_time_ms("--score-from", "2026-03-02T01:00:00+01:00") == START_MS
-    assert cli_replay.parse_duration_option("--warm-up", "90d") == 90 * 86_400
+    assert parse_time_option("--score-from", "2026-03-02") == START_MS
+    assert parse_time_option("--score-from", "2026-03-02T01:00:00+01:00") == START_MS
+    assert parse_duration_option("--warm-up", "90d") == 90 * 86_400
     with pytest.raises(InputError, match=r"--score-until: got \"noon\"; expected a time"):
-        cli_replay.parse_time_ms("--score-until", "noon")
+        parse_time_option("--score-until", "noon")
     with pytest.raises(InputError, match='--warm-up: got "a day"'):
-        cli_replay.parse_duration_option("--warm-up", "a day")
+        parse_duration_option("--warm-up", "a day")

@@ -14,7 +14,7 @@ import pytest
 
 import stream.report
 from stream import formatting
-from stream.cli.replay import _describe_evaluation
+from stream.cli.run_output import describe_evaluation
 from stream.evaluation.comparison import Comparison
 from stream.evaluation.labelled_run import OTHERS
 from stream.replay import Summary, TimeSplit, replay
@@ -279,7 +279,7 @@ def test_pages_define_what_they_count(folder: Path) -> None:
         assert "Entities found" not in said
     summary = msgspec.json.decode((folder / "a" / "summary.json").read_bytes(), type=Summary)
     assert summary.evaluation is not None
-    line = _describe_evaluation(summary.evaluation)
+    line = describe_evaluation(summary.evaluation)
     caught = summary.evaluation.frauds - summary.evaluation.missed.frauds
     assert f" events, {caught} caught: AUC " in line
     assert ", precision of events with an alert " in line
@@ -325,7 +325,15 @@ def test_the_reason_for_no_evaluation_is_shown(
         (tmp_path / name).write_bytes(b"\n".join(lines))
     given = [("verdicts", tmp_path / "labels")] if labels else []
     inputs, out = [("shop", tmp_path / "shop")], tmp_path / "out"
-    replay(config(CONFIG), inputs, out, lambda _r, _s: None, given, TimeSplit(from_ms=from_ms))
+    replay(
+        config(CONFIG),
+        inputs,
+        out,
+        lambda _r, _s: None,
+        given,
+        TimeSplit(from_ms=from_ms),
+        render=render_run,
+    )
     assert said in header(out)
     assert ("No labels" in header(out)) == (labels is None)
     assert "Every fraud was caught" not in header(out)

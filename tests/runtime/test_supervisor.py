@@ -1,4 +1,4 @@
-"""The supervisor with real processes that are no workers: who is started again, and how it ends."""
+"""The supervisor with real processes instead of workers: restarts, and how it ends."""
 
 import json
 import os
@@ -73,7 +73,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def next_line(process: subprocess.Popen[str], event: str) -> dict[str, object]:
-    """The next line of its log that says that."""
+    """The next log line of that event."""
     assert process.stderr is not None
     for line in process.stderr:
         said: dict[str, object] = orjson.loads(line)
@@ -83,7 +83,7 @@ def next_line(process: subprocess.Popen[str], event: str) -> dict[str, object]:
 
 
 def is_gone(pid: object) -> bool:
-    """Whether a process has ended; one that nobody has buried yet counts as ended."""
+    """Whether a process has ended, even if it was not waited for."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"
     except OSError:
@@ -99,7 +99,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def test_a_killed_worker_is_started_again_in_its_slot_and_the_others_stay() -> None:
-    """The next process has the same slot, the first at once; the back-off grows."""
+    """The next process has the same slot, at first without a pause; the back-off grows."""
     with supervised(STAYS, STAYS) as process:
         first, other = next_line(process, "worker started"), next_line(process, "worker started")
         waits = []
@@ -120,8 +120,8 @@ def test_a_killed_worker_is_started_again_in_its_slot_and_the_others_stay() -> N
 
 @pytest.mark.parametrize("code", [*sorted(NON_RESTARTABLE), 1, 6, 7])
 def test_a_non_restartable_exit_code_stops_all(code: int) -> None:
-    """Such a worker is not started again, the others are told to stop, and its code is ours; after
-    any other code the worker is started again."""
+    """Such a worker is not restarted, the others are stopped, and its exit code is the
+    supervisor's; after any other code the worker is restarted."""
     clean = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(0)); time.sleep(1000)"
     with supervised(f"import sys, time; time.sleep(0.5); sys.exit({code})", clean) as process:
         next_line(process, "worker ended")
@@ -135,14 +135,14 @@ def test_a_non_restartable_exit_code_stops_all(code: int) -> None:
 
 
 def test_errors_have_the_exit_codes_that_the_supervisor_decides_by() -> None:
-    """What another start may mend is told from what it cannot."""
+    """Errors that a restart may resolve have other exit codes than those that it cannot."""
     mended = {error.exit_code for error in (Retriable, CommitOutcomeUnknown, StoreFailure)}
     assert not mended & NON_RESTARTABLE
     assert {error.exit_code for error in (Fatal, Fenced, RetentionGap)} <= NON_RESTARTABLE
 
 
 def test_the_second_signal_kills() -> None:
-    """A worker that does not stop is killed by the second signal, and the exit code says so."""
+    """A worker that does not stop is killed by the second signal, as the exit code shows."""
     with supervised(STUBBORN) as process:
         pid = next_line(process, "worker started")["pid"]
         wait_for(lambda: "15" in ignored(pid))
@@ -163,7 +163,7 @@ def ignored(pid: object) -> set[str]:
 
 @pytest.mark.parametrize("deaf", ["", "import signal; signal.signal(15, signal.SIG_IGN); "])
 def test_a_worker_does_not_outlive_its_supervisor(deaf: str) -> None:
-    """Where the supervisor is killed its workers stop by themselves, in the end by force."""
+    """When the supervisor is killed its workers stop by themselves, if necessary by force."""
     with supervised(deaf + ORPHAN) as process:
         pid = next_line(process, "worker started")["pid"]
         time.sleep(1)

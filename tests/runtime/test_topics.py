@@ -1,4 +1,4 @@
-"""The topics that there must be are known, made and compared; what differs is named."""
+"""The required topics are listed, created and checked; differences are named."""
 
 import tomllib
 from pathlib import Path
@@ -35,7 +35,7 @@ features = [{ name = "events_1h", kind = "count", half_life = "1h" }]
 
 
 def config(interval: str = "10min", mode: str = "live") -> Config:
-    """One monitor over an internal topic; a checkpoint at least so often."""
+    """One monitor that reads an internal topic; the interval is the checkpoints'."""
     checkpoints = f'[checkpoints]\ninterval = "{interval}"\n'
     return parse(tomllib.loads(f'mode = "{mode}"\n{CONFIG}{checkpoints}'), {})
 
@@ -44,7 +44,7 @@ SETTINGS = {**internal_topic_settings(config()), "max.message.bytes": "1048588"}
 
 
 def everything(**settings: str) -> dict[str, ExistingTopic]:
-    """All topics as they must be, but for these settings of the internal one."""
+    """All topics as required, except for these settings of the internal one."""
     ours = SETTINGS | {name.replace("_", "."): value for name, value in settings.items()}
     internal = {"risk-account-events": ExistingTopic(2, ours)}
     return internal | {
@@ -54,20 +54,20 @@ def everything(**settings: str) -> dict[str, ExistingTopic]:
 
 
 def problems(known: dict[str, ExistingTopic]) -> list[str]:
-    """The lines that the check refuses these topics with."""
+    """The lines of the check's error."""
     with pytest.raises(ConfigError) as caught:
         check_topics(config(), known)
     return caught.value.problems
 
 
 def test_topics_as_they_must_be_pass() -> None:
-    """Outputs may have any number of partitions; retention may be for ever."""
+    """Outputs may have any number of partitions; retention may be unlimited."""
     check_topics(config(), everything())
     check_topics(config(), everything(retention_ms="-1"))
 
 
 def test_rare_checkpoints_need_a_long_retention() -> None:
-    """What is made and what is asked for reach back ten checkpoints, if these are rare."""
+    """The created and the required retention cover ten checkpoint intervals."""
     rare = config("48h")
     assert internal_topic_settings(rare)["retention.ms"] == str(10 * 48 * 3_600_000)
     with pytest.raises(ConfigError, match="at least 1728000000"):
@@ -76,7 +76,7 @@ def test_rare_checkpoints_need_a_long_retention() -> None:
 
 
 def test_missing_topics_are_named_with_the_command_that_creates_them() -> None:
-    """All at once; an input is not Eddy's to make."""
+    """All at once; inputs are created only on request."""
     assert problems({}) == [
         (
             'inputs.shop.topic: got "shop"; expected a topic that exists, create it, or run: eddy '
@@ -113,25 +113,24 @@ def test_missing_topics_are_named_with_the_command_that_creates_them() -> None:
 def test_each_wrong_setting_of_an_internal_topic_is_named(
     name: str, value: str, expected: str
 ) -> None:
-    """What would lose events before they are judged, or refuse them, is a mistake."""
+    """Settings that would lose or reject events before they are scored."""
     [line] = problems(everything(**{name: value}))
     assert line.startswith('monitors[0]: the internal topic "risk-account-events" has ')
     assert expected in line
 
 
 def test_partitions_must_be_those_of_the_configuration() -> None:
-    """Of an input and of an internal topic: entities would lie elsewhere than they are looked
-    for."""
+    """Of an input and of an internal topic: entities would be in other partitions."""
     one, other = {"shop": ExistingTopic(3, {})}, {"risk-account-events": ExistingTopic(5, SETTINGS)}
     said = f'inputs.shop.partitions: got 4; expected 3, which topic "shop" has{GROWN_HINT}'
     assert problems(everything() | one) == [said]
     [line] = problems(everything() | other)
-    assert "has 5 partitions; expected 2; say so in monitors[0].partitions" in line
+    assert "has 5 partitions; expected 2; set monitors[0].partitions" in line
     assert problems(everything() | one | other) == [said], "the other may follow from it"
 
 
 def test_only_missing_topics_are_created() -> None:
-    """Outputs with one partition, internal topics with theirs, inputs only when asked to."""
+    """Outputs with one partition, internal topics with theirs, inputs only on request."""
     known = everything()
     assert missing_topics(config(), known, inputs=True) == []
     del known["shop"], known["eddy-alerts"], known["risk-account-events"]
@@ -162,7 +161,7 @@ def test_permissions_name_every_topic_and_the_group() -> None:
 
 
 def test_shadow_needs_and_may_write_its_own_outputs_only() -> None:
-    """Topics to make and permissions name shadow's outputs, and never those that live writes."""
+    """Topics and permissions name the shadow group's outputs, never the live group's."""
     shadow = config(mode="shadow")
     made = [topic for topic, *_ in missing_topics(shadow, {}, inputs=False)]
     assert made == ["risk-account-events", "eddy-alerts-shadow", "eddy-dead-letters-shadow"]
@@ -172,8 +171,8 @@ def test_shadow_needs_and_may_write_its_own_outputs_only() -> None:
 
 
 def test_topics_are_created_once_with_the_required_settings(broker: str, tmp_path: Path) -> None:
-    """The command makes what is missing on a real broker, and finds it right the second time; a
-    topic that was changed is named, and the worker refuses to start for the same reason."""
+    """The command creates missing topics on a real broker, and nothing the second time; a changed
+    topic is named, and the worker refuses to start."""
     shop = make_shop(broker, tmp_path, "made", 2, internal_topics=True)
     admin = TopicAdmin({"bootstrap.servers": broker})
     wanted = shop.config.read_text().replace(shop.group, f"{shop.group}-new")
@@ -198,7 +197,8 @@ def test_topics_are_created_once_with_the_required_settings(broker: str, tmp_pat
 
 
 def test_a_topic_that_cannot_be_made_says_why(broker: str, tmp_path: Path) -> None:
-    """More copies than there are brokers: the broker's reason, and no traceback."""
+    """A replication factor above the number of brokers: the broker's reason, without a
+    traceback."""
     shop = make_shop(broker, tmp_path, "copies", 1)
     shop.config.write_text(shop.config.read_text().replace("-alerts", "-elsewhere"))
     said = eddy("topics", "create", str(shop.config), "--replication", "9", code=5)

@@ -1,4 +1,4 @@
-"""The worker's parts that need no broker: how batches are cut, what waits to be published."""
+"""Parts of the worker that need no broker: batches split at an offset, and the outbox."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ WHERE = Partition("events", 3)
     live_from=st.integers(0, 210),
 )
 def test_batch_is_cut_at_the_boundary(offsets: list[int], live_from: int) -> None:
-    """Whatever gaps the log has, no part lies on both sides, and no record is lost."""
+    """Whatever gaps the log has, no part is on both sides, and no record is lost."""
     parts = list(split_at(records(offsets), live_from))
     assert [offset for part in parts for offset in part.offset] == offsets
     assert all(len(part) for part in parts)
@@ -30,7 +30,7 @@ def test_batch_is_cut_at_the_boundary(offsets: list[int], live_from: int) -> Non
 
 
 def test_outbox_forgets_lost_partitions_and_keeps_the_others() -> None:
-    """Of a lost partition neither record nor position is committed."""
+    """Neither records nor the offset of a lost partition are committed."""
     outbox, lost = Outbox(), Partition("events", 0)
     for where in (WHERE, lost):
         outbox.add(where, [out(b"1")], 5)
@@ -44,7 +44,7 @@ def test_outbox_forgets_lost_partitions_and_keeps_the_others() -> None:
 
 
 def test_outbox_never_goes_back() -> None:
-    """A position that does not grow would publish something twice."""
+    """A next offset that does not grow would publish something twice."""
     outbox = Outbox()
     outbox.add(WHERE, [], 5)
     with pytest.raises(AssertionError):
@@ -53,7 +53,7 @@ def test_outbox_never_goes_back() -> None:
 
 @pytest.mark.parametrize(("count", "size"), [(5_001, 1), (40, 512 * 1024)])
 def test_outbox_is_full_by_records_and_by_bytes(count: int, size: int) -> None:
-    """Many small and few large records both call for a commit; half as many do not."""
+    """Many small and few large records both require a commit; half as many do not."""
     outbox = Outbox()
     outbox.add(WHERE, [out(b"x" * size)] * (count // 2), 1)
     assert not outbox.is_full()
@@ -63,7 +63,8 @@ def test_outbox_is_full_by_records_and_by_bytes(count: int, size: int) -> None:
 
 @given(sizes=st.lists(st.integers(0, 40_000), max_size=6))
 def test_dead_letters_headers_are_bounded(sizes: list[int]) -> None:
-    """Original headers are kept in order while they fit, and the letter says how many do not."""
+    """Original headers are kept in order while they fit; the dead letter holds the number of the
+    others."""
     headers = [(f"h{index}", b"x" * size) for index, size in enumerate(sizes)]
     letter = dead_letter(Fault(0, "malformed", "m"), b"v", headers, "t", 0, 0)
     kept = [(n, body) for n, body in letter.headers if n.startswith("original-")]

@@ -1,6 +1,6 @@
-"""Commits of a worker over a log and a sink that a test drives step by step.
+"""The offsets that a worker commits, over a scripted source and sink.
 
-The broker tests run the same worker on a real client; here a test says what each poll brings.
+The broker tests run the same worker with a real client; here a test scripts what each poll returns.
 """
 
 from collections.abc import Iterable, Mapping
@@ -34,7 +34,8 @@ ONE, TWO = Partition("shop-events", 0), Partition("shop-events", 1)
 
 
 class ScriptedSource(KafkaSource):
-    """A group's consumer without a broker: what is committed and what each poll brings is set."""
+    """A source without a broker: committed offsets and the result of each poll are set by the
+    test."""
 
     def __init__(self) -> None:
         self.group: dict[Partition, CommittedOffset] = {}
@@ -43,32 +44,32 @@ class ScriptedSource(KafkaSource):
         self.membership = Membership(None)
 
     def poll(self, records_max: int, timeout_s: float) -> list[PartitionBatch]:
-        """The next that was set; the limits are ignored."""
+        """The next scripted result; the limits are ignored."""
         return self.arriving.pop(0)
 
     def committed(self, partitions: list[Partition]) -> dict[Partition, CommittedOffset | None]:
-        """What was set, or committed by the sink."""
+        """Offsets set by the test or committed by the sink."""
         return {where: self.group.get(where) for where in partitions}
 
     def offset_range(self, where: Partition) -> tuple[int, int]:
-        """A log that reaches far."""
+        """A long log."""
         return self.low, 1_000_000
 
     def serve_rebalances(self, seconds: float) -> None:
-        """Nothing happens meanwhile."""
+        """Return at once."""
 
 
 @dataclass
 class Transaction:
-    """One that was committed."""
+    """A committed transaction."""
 
-    values: list[bytes]
+    values: list[bytes | None]
     offsets: dict[Partition, int]
 
 
 @dataclass
 class ScriptedSink(KafkaSink):
-    """A producer without a broker: commits to the source's group."""
+    """A sink without a broker: commits to the source's group."""
 
     source: ScriptedSource
     committed: list[Transaction] = field(default_factory=list)
@@ -91,7 +92,7 @@ class ScriptedSink(KafkaSink):
 
 
 class Driven:
-    """A worker that a test drives: each of its steps is called by the test."""
+    """A worker whose steps the test calls."""
 
     def __init__(self, folder: Path, **checkpoints: Any) -> None:
         self.folder = folder
@@ -101,7 +102,7 @@ class Driven:
         self.worker = self.started()
 
     def started(self) -> Worker:
-        """Another worker of the same group, over the same store."""
+        """Another worker of the same group, with the same store."""
         self.sink.committed.clear()
         self.metrics = MetricsCollector()
         made = Worker(self.config, self.source, self.sink, RUN, self.metrics, WorkerHealth())
@@ -109,18 +110,18 @@ class Driven:
         return made
 
     def reads(self, *arrived: PartitionBatch) -> None:
-        """A poll brings this."""
+        """Poll these batches."""
         self.source.arriving.append(list(arrived))
         self.worker._read()
 
     def commits(self) -> list[Transaction]:
-        """It is time to commit; the transactions that this led to."""
+        """Commit, and return the transactions."""
         before = len(self.sink.committed)
         self.worker._commit()
         return self.sink.committed[before:]
 
     def stops(self) -> None:
-        """As `Worker.run` does when asked to."""
+        """Stop, as `Worker.run` does."""
         self.worker._commit()
         self.worker._write_checkpoints(list(self.worker._assignment.partitions))
         self.worker._commit()
@@ -151,21 +152,21 @@ def over(where: Partition, next_offset: int) -> PartitionBatch:
 
 @pytest.fixture
 def driven(tmp_path: Path) -> Driven:
-    """A worker with both partitions, which has read nothing yet."""
+    """A worker with both partitions, before its first poll."""
     made = Driven(tmp_path)
     made.worker.on_assign([ONE, TWO])
     return made
 
 
 def test_a_marker_after_the_last_record_is_committed_with_it(driven: Driven) -> None:
-    """The committed offset is after all that no reader gets, not after the last record."""
+    """The committed offset is after everything that no consumer gets, not after the last record."""
     driven.reads(bad(ONE, 0, 1, 2, next_offset=4))
     [done] = driven.commits()
     assert (len(done.values), done.offsets) == (3, {ONE: 4})
 
 
 def test_an_advance_over_markers_alone_waits_for_the_next_commit(driven: Driven) -> None:
-    """It makes no transaction of its own; the next one, for any records, includes it."""
+    """It makes no transaction of its own; the next one includes it."""
     driven.reads(bad(ONE, 0), bad(TWO, 0))
     driven.commits()
     driven.reads(over(ONE, 40), over(TWO, 7))
@@ -177,7 +178,7 @@ def test_an_advance_over_markers_alone_waits_for_the_next_commit(driven: Driven)
 
 
 def test_a_log_of_markers_alone_is_committed_once(driven: Driven) -> None:
-    """A group that has no offset yet gets one, which names its first checkpoint."""
+    """A group without an offset gets one, which names its first checkpoint."""
     driven.reads(over(TWO, 7))
     assert [done.offsets for done in driven.commits()] == [{TWO: 7}]
     driven.reads(over(TWO, 9))
@@ -188,8 +189,8 @@ def test_a_log_of_markers_alone_is_committed_once(driven: Driven) -> None:
 
 
 def test_a_clean_stop_leaves_the_state_after_the_markers(driven: Driven) -> None:
-    """Checkpoint and committed offset are both there, so that the log may be deleted up to there;
-    the next worker goes on."""
+    """Checkpoint and committed offset are both after them, so that the log may be deleted up to
+    there; the next worker continues."""
     driven.reads(bad(ONE, 0, 1), bad(TWO, 0))
     driven.commits()
     driven.reads(over(ONE, 40))
@@ -203,7 +204,7 @@ def test_a_clean_stop_leaves_the_state_after_the_markers(driven: Driven) -> None
 
 
 def test_a_due_checkpoint_includes_an_advance_over_markers(tmp_path: Path) -> None:
-    """Of an idle partition, too: a restart may begin after the markers."""
+    """Also of an idle partition: a restart may start after the markers."""
     driven = Driven(tmp_path, interval="1ms")
     driven.worker.on_assign([ONE])
     driven.reads(bad(ONE, 0, 1))
@@ -219,7 +220,7 @@ def test_a_due_checkpoint_includes_an_advance_over_markers(tmp_path: Path) -> No
 
 
 def test_re_learning_ends_on_markers(driven: Driven) -> None:
-    """A committed offset after markers is reached though no record is at it."""
+    """A committed offset after markers is reached although it has no record."""
     driven.reads(bad(ONE, 0, 1, next_offset=5))
     driven.commits()
     worker = driven.started()
@@ -235,8 +236,7 @@ def test_re_learning_ends_on_markers(driven: Driven) -> None:
 
 
 def test_while_re_learning_only_the_committed_offset_is_committed(driven: Driven) -> None:
-    """A commit for another partition, in the middle of it, moves nothing of the one that
-    re-learns."""
+    """A commit for another partition does not move the offset of the one that re-learns."""
     driven.reads(bad(ONE, 0, 1, 2, next_offset=5))
     driven.commits()
     worker = driven.started()
@@ -248,8 +248,8 @@ def test_while_re_learning_only_the_committed_offset_is_committed(driven: Driven
 def test_a_position_is_not_committed_before_its_records_are_processed(
     driven: Driven, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A poll brings records of two partitions; a commit between the two, as a full outbox asks for,
-    leaves the second where it was, though the client's position is further on."""
+    """A poll returns records of two partitions; a commit between them, because the outbox is full,
+    leaves the second offset unchanged, although the client's position has moved."""
     monkeypatch.setattr("stream.runtime.outbox.RECORDS_MAX", 1)
     driven.reads(bad(ONE, 0, 1, next_offset=4), bad(TWO, 0, 1, next_offset=9))
     assert [(len(done.values), done.offsets) for done in driven.sink.committed] == [
@@ -259,7 +259,7 @@ def test_a_position_is_not_committed_before_its_records_are_processed(
 
 
 def test_a_lost_partition_commits_nothing(driven: Driven) -> None:
-    """Neither when it is lost nor with the next commit: others may have it already."""
+    """Neither when it is lost nor with the next commit: another worker may own it."""
     driven.reads(bad(ONE, 0, 1), bad(TWO, 0))
     driven.worker.on_lost([ONE])
     assert driven.sink.committed == []
@@ -268,7 +268,7 @@ def test_a_lost_partition_commits_nothing(driven: Driven) -> None:
 
 
 def test_a_revoked_partition_is_committed_once_more(driven: Driven) -> None:
-    """While it is still ours, with its checkpoint, and not after."""
+    """While it is still owned, with its checkpoint, and not afterwards."""
     driven.reads(bad(ONE, 0, 1, next_offset=3), bad(TWO, 0))
     driven.worker.on_revoke([ONE])
     assert [done.offsets for done in driven.sink.committed] == [{ONE: 3, TWO: 1}, {ONE: 3}]
@@ -278,8 +278,8 @@ def test_a_revoked_partition_is_committed_once_more(driven: Driven) -> None:
 def test_records_of_a_partition_lost_in_mid_batch_are_dropped(
     driven: Driven, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A commit that is tried again lets rebalances happen. Records of a partition that is gone
-    by then is not processed, and its position is not committed."""
+    """A retried commit lets rebalances happen. Records of a partition that is lost meanwhile are
+    not processed, and its offset is not committed."""
     monkeypatch.setattr("stream.runtime.outbox.RECORDS_MAX", 1)
     driven.sink.aborts_left = 1
     monkeypatch.setattr(driven.source, "serve_rebalances", lambda _: driven.worker.on_lost([TWO]))
@@ -289,8 +289,7 @@ def test_records_of_a_partition_lost_in_mid_batch_are_dropped(
 
 
 def test_a_partition_that_the_configuration_does_not_know_is_refused(driven: Driven) -> None:
-    """A topic that has grown: nothing of it is read or committed, and what is held stays as it
-    was."""
+    """A topic that has grown: nothing of it is read or committed, and the assignment stays."""
     driven.reads(bad(ONE, 0))
     with pytest.raises(
         PartitionCountChanged, match=r"shop-events\[2\]: .* has 2 partitions for the topic"
@@ -305,7 +304,8 @@ def test_a_partition_that_the_configuration_does_not_know_is_refused(driven: Dri
 def test_events_in_another_partition_than_their_keys_are_counted_and_logged_once(
     driven: Driven,
 ) -> None:
-    """All events come to one partition, although `keyed_by` promises two. The line names no key."""
+    """All events are in one partition, although `keyed_by` implies two. The log line names no
+    key."""
     values: list[bytes | None] = [line.value for line in lines(Shop(400, seed=3), 0.0)]
     accounts = [orjson.loads(value or b"").get("account") for value in values]
     right = partition_of(pa.array(accounts), 2, "murmur2")

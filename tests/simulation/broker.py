@@ -272,4 +272,4 @@ def _partition(key: bytes | None, partitions: int) -> int:
 
 def values(entries: Iterable[tuple[int, Entry]]) -> list[bytes]:
     """The values of records."""
-    return [entry.value for _, entry in entries]
+    return [entry.value or b"" for _, entry in entries]

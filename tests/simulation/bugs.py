@@ -19,7 +19,7 @@ from stream.checkpoints.manifest import Pointer, commit_metadata
 from stream.errors import Abortable, Fenced
 from stream.kafka.messages import OutRecord
 from stream.kafka.positions import CommittedOffset, Membership, Partition
-from stream.pipeline.stages.route import RecentEvents
+from stream.pipeline.stages.recent_events import RecentEvents
 from stream.runtime import worker as worker_module
 from stream.runtime.assignment import AssignedPartition, Assignment, split_at
 from stream.runtime.outbox import Outbox

@@ -35,7 +35,7 @@ class Entry:
     """A record, or a transaction marker, at one offset. transaction: None of a plain producer."""
 
     key: bytes | None
-    value: bytes
+    value: bytes | None
     headers: list[tuple[str, bytes]]
     timestamp_ms: int
     transaction: Transaction | None

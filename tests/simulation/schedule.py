@@ -85,7 +85,7 @@ def draw(random: Random) -> Schedule:
     ]
     return Schedule(
         slots=random.choice((2, 2, 3)),
-        bursts=random.randint(6, 14),
+        bursts=random.randint(5, 10),
         faults=sorted(faults),
         change=change,
         change_at_s=random.uniform(0.3, SECONDS),

@@ -1,5 +1,6 @@
 """An object store in memory, with the calls that checkpoints make, and its faults."""
 
+from bisect import bisect_left, insort
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -22,6 +23,25 @@ class Objects:
     found: dict[str, tuple[bytes, float]] = field(default_factory=dict)
     slow_until: float = 0.0
     failing_until: float = 0.0
+    _paths: list[str] = field(default_factory=list)
+
+    def put(self, path: str, body: bytes, at_s: float) -> None:
+        """Write an object."""
+        if path not in self.found:
+            insort(self._paths, path)
+        self.found[path] = (body, at_s)
+
+    def remove(self, path: str) -> bool:
+        """Remove an object; whether it was there."""
+        if self.found.pop(path, None) is None:
+            return False
+        del self._paths[bisect_left(self._paths, path)]
+        return True
+
+    def below(self, prefix: str) -> Sequence[str]:
+        """The paths below another one, sorted."""
+        after = f"{prefix}0"  # the character after the slash
+        return self._paths[bisect_left(self._paths, f"{prefix}/") : bisect_left(self._paths, after)]
 
 
 class Found:
@@ -52,7 +72,7 @@ class MemoryStore:
         self._step(f"put {path}")
         if self._process.world.now < self._objects.failing_until:
             raise GenericError("set to fail by the schedule")
-        self._objects.found[path] = (bytes(file), self._process.world.now)
+        self._objects.put(path, bytes(file), self._process.world.now)
         self._step("put done")
 
     def get(self, path: str) -> Found:
@@ -65,22 +85,22 @@ class MemoryStore:
     def list(self, prefix: str | None = None) -> Iterator[Sequence[dict[str, Any]]]:
         """The objects below a path, in pages."""
         self._step(f"list {prefix}")
+        found = self._objects.found
         yield [
-            {"path": path, "last_modified": EPOCH + timedelta(seconds=at)}
-            for path, (_, at) in sorted(self._objects.found.items())
-            if path.startswith(f"{prefix}/")
+            {"path": path, "last_modified": EPOCH + timedelta(seconds=found[path][1])}
+            for path in self._objects.below(prefix or "")
         ]
 
     def list_with_delimiter(self, prefix: str) -> Mapping[str, Sequence[str]]:
         """The folders directly below a path."""
         self._step(f"list {prefix}")
         depth = prefix.count("/") + 2
-        below = (path for path in self._objects.found if path.startswith(f"{prefix}/"))
+        below = self._objects.below(prefix)
         return {"common_prefixes": sorted({"/".join(p.split("/")[:depth]) for p in below})}
 
     def delete(self, paths: Sequence[str]) -> None:
         """Remove objects. Raises FileNotFoundError where one is gone."""
         self._step("delete")
-        missing = [path for path in paths if self._objects.found.pop(path, None) is None]
+        missing = [path for path in paths if not self._objects.remove(path)]
         if missing:
             raise FileNotFoundError(missing[0])

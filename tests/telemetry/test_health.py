@@ -1,4 +1,4 @@
-"""The health server stays small and answers, with clients of any kind."""
+"""The health server: bounded, and answering whatever its clients do."""
 
 import http.client
 import resource
@@ -30,7 +30,7 @@ def where() -> Iterator[tuple[str, int]]:
 
 @pytest.fixture
 def descriptors() -> Iterator[None]:
-    """Room for the clients of these tests, which are in the server's process."""
+    """Enough file descriptors for the clients of these tests."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(4_096, before[1]), before[1]))
     yield
@@ -38,7 +38,7 @@ def descriptors() -> Iterator[None]:
 
 
 def asked(where: tuple[str, int], path: str, method: str = "GET") -> tuple[int, bytes]:
-    """Status and body."""
+    """Status and body of a response."""
     with closing(http.client.HTTPConnection(*where, timeout=10)) as connection:
         connection.request(method, path)
         response = connection.getresponse()
@@ -46,7 +46,7 @@ def asked(where: tuple[str, int], path: str, method: str = "GET") -> tuple[int, 
 
 
 def is_closed(client: socket.socket) -> bool:
-    """Whether the server closes the connection without an answer."""
+    """Whether the server closes the connection without a response."""
     try:
         return client.recv(1) == b""
     except ConnectionError:
@@ -58,7 +58,8 @@ def is_closed(client: socket.socket) -> bool:
 def test_idle_connections_neither_hide_the_worker_nor_cost_threads(
     where: tuple[str, int], sent: bytes
 ) -> None:
-    """With 900 clients that never finish a request there is one thread, and the paths answer."""
+    """With 900 clients that never finish a request there is one thread, and requests are
+    answered."""
     threads = threading.active_count()
     with ExitStack() as clients:
         for _ in range(IDLE):
@@ -73,7 +74,7 @@ def test_idle_connections_neither_hide_the_worker_nor_cost_threads(
 
 @pytest.mark.usefixtures("descriptors")
 def test_the_oldest_connection_makes_room_for_a_new_one(where: tuple[str, int]) -> None:
-    """One too many closes the first; the others stay open."""
+    """One connection too many closes the first; the others stay open."""
     with ExitStack() as clients:
         opened = [
             clients.enter_context(socket.create_connection(where, timeout=10))
@@ -87,7 +88,7 @@ def test_the_oldest_connection_makes_room_for_a_new_one(where: tuple[str, int]) 
 def test_a_server_out_of_file_descriptors_recovers(
     where: tuple[str, int],
 ) -> None:
-    """Nothing ends when none is left, and clients are answered later."""
+    """It does not end, and answers again later."""
     asked(where, "/healthz")
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     client = socket.socket()
@@ -107,7 +108,7 @@ def test_a_server_out_of_file_descriptors_recovers(
 def test_a_client_that_is_too_slow_is_cut_off(
     monkeypatch: pytest.MonkeyPatch, where: tuple[str, int]
 ) -> None:
-    """From its connection to its last byte a request has a fixed time."""
+    """A request has a fixed time, from the connection to its last byte."""
     monkeypatch.setattr(health, "REQUEST_S", 0.01)
     with socket.create_connection(where, timeout=10) as client:
         client.sendall(b"GET /healthz HTTP/1.1\r\n")
@@ -127,20 +128,20 @@ def test_a_client_that_is_too_slow_is_cut_off(
 def test_other_requests_have_an_answer(
     where: tuple[str, int], request_: bytes, status: bytes
 ) -> None:
-    """Methods and paths that are not served are refused, with a status."""
+    """Methods and paths that are not served get an error status."""
     with socket.create_connection(where, timeout=10) as client:
         client.sendall(request_)
         assert client.recv(64).split()[1] == status
 
 
 def test_a_head_request_has_no_body(where: tuple[str, int]) -> None:
-    """As HTTP has it."""
+    """As HTTP requires."""
     assert asked(where, "/healthz", "HEAD") == (200, b"")
 
 
 @pytest.mark.parametrize("size", [9_000, 200_000])
 def test_a_request_that_is_too_long_is_cut_off(where: tuple[str, int], size: int) -> None:
-    """The server holds no more of it than a few kilobytes."""
+    """The server reads only a few kilobytes of it."""
     with socket.create_connection(where, timeout=10) as client:
         with suppress(ConnectionError):
             client.sendall(b"GET /" + b"x" * size)
@@ -150,7 +151,7 @@ def test_a_request_that_is_too_long_is_cut_off(where: tuple[str, int], size: int
 
 @pytest.mark.parametrize("host", ["no such host", "x" * 300, "a..b"])
 def test_a_host_that_is_none_is_a_mistake_of_the_configuration(host: str) -> None:
-    """All errors that Python raises for such a name become one."""
+    """Every error that Python raises for such a name becomes a ConfigError."""
     with (
         pytest.raises(ConfigError, match=r"worker\.http_port"),
         serve_health((host, 0), MetricsCollector(), WorkerHealth()),
@@ -159,7 +160,7 @@ def test_a_host_that_is_none_is_a_mistake_of_the_configuration(host: str) -> Non
 
 
 def test_readiness_names_every_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    """State, silence of the brokers, and what the worker has noticed."""
+    """The state, silent brokers, and problems of inputs."""
     worker_health = WorkerHealth()
     assert worker_health.reasons_not_ready() == ["joining"]
     worker_health.beat("live")
@@ -181,8 +182,8 @@ def test_readiness_names_every_reason(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_lag_is_absent_while_no_broker_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The end of the last fetch says nothing of what has been appended since, and the worker's
-    thread may wait for the broker."""
+    """The last known end of the log is out of date, and the worker's thread may be waiting for the
+    broker."""
     worker_health, metrics = WorkerHealth(), MetricsCollector()
     metrics.replace({"eddy_lag": {("pay", "0"): 0.0}, "eddy_relearn_left": {("pay", "0"): 0.0}})
     lag = b'eddy_lag{input="pay",partition="0"} 0.0'

@@ -1,4 +1,4 @@
-"""What is declared is what is measured, and the HTTP server says it."""
+"""The declared metrics are exactly the exported ones, and the HTTP server serves them."""
 
 import re
 import time
@@ -41,7 +41,8 @@ CONFIG = Path(__file__).resolve().parents[2] / "deploy" / "configs" / "shop.toml
 
 @pytest.fixture(scope="module")
 def counts() -> dict[str, dict[str, int]]:
-    """The counts of a shard that has seen a little of everything, one monitor behind a hop."""
+    """The counts of a shard that has processed every kind of record, with one monitor on an
+    internal topic."""
     values: list[bytes | None] = [line.value for line in lines(Shop(300, 7), 0.1)]
     values += [None, values[0]]
     count = len(values)
@@ -69,7 +70,7 @@ def series(metrics: MetricsCollector) -> dict[str, dict[str, float]]:
 
 
 def test_every_declared_metric_is_emitted_and_no_other(counts: dict[str, dict[str, int]]) -> None:
-    """A board that a shard's counts were put on shows a value of each declared metric."""
+    """A collector with a shard's counts shows a value of each declared metric."""
     metrics = MetricsCollector()
     of_worker = worker_readings(
         PartitionCounts({"shop": 3}, {"shop": 1}), [("shop", "field_absent")]
@@ -101,7 +102,7 @@ def test_every_count_of_a_shard_is_exported(counts: dict[str, dict[str, int]]) -
 
 
 def test_declarations_are_complete() -> None:
-    """Each metric says what it means and what to do, and no two share a name."""
+    """Each metric has a meaning and an action, and no two share a name."""
     assert len({metric.name for metric in METRICS}) == len(METRICS)
     for metric in METRICS:
         assert re.fullmatch(r"eddy_[a-z_]+", metric.name)
@@ -111,7 +112,7 @@ def test_declarations_are_complete() -> None:
 
 
 def test_departed_partition_leaves_no_series(counts: dict[str, dict[str, int]]) -> None:
-    """Replacing the readings takes away what is not among the new ones."""
+    """Replacing the readings drops series without a new reading."""
     metrics = MetricsCollector()
     metrics.replace(
         partition_readings(
@@ -123,7 +124,7 @@ def test_departed_partition_leaves_no_series(counts: dict[str, dict[str, int]]) 
 
 
 def test_lag_is_absent_until_the_end_of_the_partition_is_known() -> None:
-    """An unknown lag is no lag of 0."""
+    """An unknown lag is not a lag of 0."""
     found = partition_readings(
         [PartitionStatus("shop", p, {}, 0, lag, 0, 0.0) for p, lag in ((0, None), (1, 7))], "live"
     )
@@ -134,7 +135,7 @@ def test_lag_is_absent_until_the_end_of_the_partition_is_known() -> None:
 
 
 def test_partitions_that_no_worker_owns_can_be_computed() -> None:
-    """Each worker exports the configured and its assigned partitions, also where it has none."""
+    """Each worker exports the configured and its assigned partitions, also if it has none."""
     workers = [
         worker_readings(PartitionCounts({"shop": 3, "t-card-events": 2}, assigned), [])
         for assigned in ({"shop": 1}, {"shop": 1, "t-card-events": 2}, {})
@@ -150,7 +151,7 @@ def test_partitions_that_no_worker_owns_can_be_computed() -> None:
 
 
 def test_times_fall_into_their_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The histogram counts every block once, in the bucket of its duration and all above."""
+    """The histogram counts every block once, in the bucket of its duration and all larger ones."""
     metrics, times_s = MetricsCollector(), iter((5.0, 5.0, 6.0, 6.03))
     monkeypatch.setattr(time, "perf_counter", lambda: next(times_s))
     for _ in range(2):
@@ -166,7 +167,7 @@ def test_times_fall_into_their_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_health_follows_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ready is live and nothing else; a loop that no longer turns is not healthy."""
+    """Only a live worker is ready; one that no longer beats is not healthy."""
     metrics, worker_health = MetricsCollector(), WorkerHealth()
     assert respond("/readyz", metrics, worker_health)[0] == 503
     worker_health.beat("relearning")
@@ -180,7 +181,7 @@ def test_health_follows_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_server_answers_and_stops() -> None:
-    """The three paths are served, others are not found, and the port is free again at the end."""
+    """The three paths are served, others are not found, and the port is free again afterwards."""
     metrics, worker_health = MetricsCollector(), WorkerHealth()
     with serve_health(("127.0.0.1", 0), metrics, worker_health) as where:
         with urllib.request.urlopen(f"http://{where}/metrics", timeout=5) as found:

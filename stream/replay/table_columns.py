@@ -1,0 +1,231 @@
+"""The columns of the tables of a run, with their meanings.
+
+The meanings are written into the files; `eddy query --columns` and the documentation show them.
+"""
+
+from typing import Final
+
+import pyarrow as pa
+
+from detectors.monitor import value_names
+from stream.config import ASSESS, Config, learning_inputs
+from stream.evaluation.labelled_run import ALERTED
+
+TIME: Final = pa.timestamp("ms")
+
+
+def column(name: str, kind: pa.DataType, meaning: str, *, required: bool = False) -> pa.Field:
+    """A column with its meaning. required: it is never null."""
+    return pa.field(name, kind, nullable=not required, metadata={"meaning": meaning})
+
+
+EVALUATED: Final = column(
+    "evaluated", pa.bool_(), "whether the event is in the evaluated time", required=True
+)
+EVENT_ID: Final = column("event_id", pa.string(), "the event's own id", required=True)
+EVENT_TIME: Final = column("event_time", TIME, "the event's own time, UTC", required=True)
+POSITION: Final = (
+    column("topic", pa.string(), "the topic of the event's record", required=True),
+    column("partition", pa.int64(), "its partition", required=True),
+    column("offset", pa.int64(), "its offset in the partition", required=True),
+)
+ACTIVITIES: Final = pa.array([None, *ALERTED, "held_back"])
+"""The policy's outcome for an event, by the codes `policy.QUIET` … `policy.OVER_BUDGET`."""
+
+CONTRIBUTION: Final = pa.struct(
+    [
+        ("feature", pa.string()),
+        ("actual", pa.float64()),
+        ("expected_low", pa.float64()),
+        ("expected_high", pa.float64()),
+        ("p_value", pa.float64()),
+        ("share", pa.float64()),
+    ]
+)
+RELATED: Final = pa.struct([("type", pa.string()), ("id", pa.string()), ("pseudonym", pa.bool_())])
+
+ALERT_COLUMNS: Final = pa.schema(
+    [
+        column("alert_id", pa.string(), "the alert's id", required=True),
+        column("incident_id", pa.string(), "its incident", required=True),
+        column("revision", pa.int64(), "which alert of its incident, from 1", required=True),
+        column("activity", pa.string(), "opened or updated", required=True),
+        column("monitor", pa.string(), 'the monitor, or "assess"', required=True),
+        column("detector", pa.string(), "the detector with the lowest p-value", required=True),
+        column("entity_type", pa.string(), "the field that names the entity", required=True),
+        column("entity", pa.string(), "its id, or its pseudonym", required=True),
+        column("pseudonym", pa.bool_(), "whether that is a pseudonym", required=True),
+        EVENT_ID,
+        EVENT_TIME,
+        *POSITION,
+        column("score", pa.float64(), "-log10 of the p-value", required=True),
+        column(
+            "p_value", pa.float64(), "one in 1/p honest events has it or a lower one", required=True
+        ),
+        column(
+            "threshold",
+            pa.float64(),
+            "the p-value at or below which an alert was raised",
+            required=True,
+        ),
+        column("severity", pa.string(), "low, medium, high or critical", required=True),
+        column(
+            "budget_used",
+            pa.float64(),
+            "share of the day's alert budget that was used",
+            required=True,
+        ),
+        column(
+            "suppressed",
+            pa.int64(),
+            "events of the incident without an alert, so far",
+            required=True,
+        ),
+        column("first_seen", TIME, "the first event of the incident", required=True),
+        column("last_seen", TIME, "the last event of the incident, so far", required=True),
+        column("action", pa.string(), "review, challenge, throttle or block", required=True),
+        column("ttl_s", pa.int64(), "how long the action should last, seconds", required=True),
+        column(
+            "reason_code", pa.string(), "monitor and feature with the largest share", required=True
+        ),
+        column(
+            "counterfactual", pa.list_(pa.string()), "features without which no alert was raised"
+        ),
+        column("contributions", pa.list_(CONTRIBUTION), "the surprising features", required=True),
+        column("related", pa.list_(RELATED), "the event's other entities", required=True),
+        EVALUATED,
+    ]
+)
+INCIDENT_COLUMNS: Final = pa.schema(
+    [
+        column("incident_id", pa.string(), "the incident's id", required=True),
+        column("monitor", pa.string(), 'the monitor, or "assess"', required=True),
+        column("entity_type", pa.string(), "the field that names the entity", required=True),
+        column("entity", pa.string(), "its id, or its pseudonym", required=True),
+        column("opened", TIME, "its first event", required=True),
+        column("last", TIME, "its last event, with an alert or without", required=True),
+        column("alerts", pa.int64(), "alerts published", required=True),
+        column("suppressed", pa.int64(), "events without an alert of their own", required=True),
+        column("top_score", pa.float64(), "the highest of its alerts", required=True),
+        column("severity", pa.string(), "of that alert", required=True),
+        column("events", pa.int64(), "events of its entity from opened to last", required=True),
+        column(
+            "amount",
+            pa.float64(),
+            "sum of their amounts, each without its sign; null where none has one",
+        ),
+        column("frauds", pa.int64(), "labelled fraud among those events; null without labels"),
+        column(
+            "fraud_amount", pa.float64(), "sum of the amounts of those frauds; null without labels"
+        ),
+        column(
+            "verdict",
+            pa.string(),
+            "fraud if one of the events or the entity is labelled fraud, else honest; null without labels",
+        ),
+        column(
+            "evaluated", pa.bool_(), "whether it was opened in the evaluated time", required=True
+        ),
+    ]
+)
+
+
+def entity_columns(config: Config) -> list[str]:
+    """The entity fields of scores.parquet: those of the monitors, and the subject of assess."""
+    subject = [config.assess.subject] if config.assess else []
+    return list(dict.fromkeys([*(monitor.entity for monitor in config.monitors), *subject]))
+
+
+def score_columns(config: Config) -> pa.Schema:
+    """The columns of scores.parquet."""
+    names = [monitor.name for monitor in config.monitors]
+    of_assess = "-log10 of assess's p-value; null without a report"
+    if learning_inputs(config):
+        of_assess = "-log10 of assess's p-value; null where no monitor scored the event"
+    assess = [column(f"score_{ASSESS}", pa.float64(), of_assess)] if config.assess else []
+    scorers = [*names, *([ASSESS] if config.assess else [])]
+    outcome = "opened, updated or counted in an incident, or held_back by the budget; else null"
+    return pa.schema(
+        [
+            EVENT_ID,
+            EVENT_TIME,
+            *POSITION,
+            column(
+                "score", pa.float64(), "-log10 of all monitors' p-values together", required=True
+            ),
+            *(
+                column(
+                    f"score_{name}",
+                    pa.float64(),
+                    f"-log10 of {name}'s p-value; null where it did not score",
+                )
+                for name in names
+            ),
+            *assess,
+            *(
+                column(f"activity_{name}", pa.string(), f"outcome of {name}'s policy: {outcome}")
+                for name in scorers
+            ),
+            *(
+                column(
+                    f"surprising_{name}", pa.string(), f"{name}'s features with p < 0.1, by commas"
+                )
+                for name in names
+            ),
+            *(
+                column(field, pa.string(), f"the event's {field}, or its pseudonym")
+                for field in entity_columns(config)
+            ),
+            column("amount", pa.float64(), "the event's amount, in its own currency"),
+            EVALUATED,
+        ]
+    )
+
+
+def fraud_columns(config: Config) -> pa.Schema:
+    """The columns of frauds.parquet: those of scores.parquet, the label's and the alert's."""
+    return pa.schema(
+        [
+            *score_columns(config),
+            column("scenario", pa.string(), "the label's kind of fraud, empty without one"),
+            column("known_time", TIME, "when the label became known, UTC"),
+            column(
+                "alerted",
+                pa.bool_(),
+                "whether it opened, updated or was counted in an incident",
+                required=True,
+            ),
+            column("published", pa.bool_(), "whether an alert was published on it", required=True),
+            column(
+                "caught",
+                pa.bool_(),
+                "whether it was alerted, or an alert's action was in force",
+                required=True,
+            ),
+            column(
+                "nearest",
+                pa.string(),
+                "the scorer whose score was nearest to an alert; null without",
+            ),
+            column("gap", pa.float64(), "the least alerting score less that score; null without"),
+        ]
+    )
+
+
+def feature_columns(config: Config) -> pa.Schema:
+    """The columns of features.parquet."""
+    values = [(m.name, name) for m in config.monitors for name in value_names(m)]
+    return pa.schema(
+        [
+            EVENT_ID,
+            EVENT_TIME,
+            *(
+                column(f"{monitor}__{name}{ending}", pa.float64(), f"{monitor}, {name}: {meaning}")
+                for monitor, name in values
+                for ending, meaning in (
+                    ("", "the value at the event, before the event was learned"),
+                    ("__p", "its own p-value"),
+                )
+            ),
+        ]
+    )
