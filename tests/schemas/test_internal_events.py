@@ -144,7 +144,7 @@ def test_an_invalid_message_is_refused() -> None:
     internal_codec = codec()
     [message] = internal_codec.write(events(1))
     for value in (None, b"", b'{"event_id": 1}', message[1:]):
-        with pytest.raises(ValueError, match="is no message of Eddy's"):
+        with pytest.raises(ValueError, match="is not a message of Eddy"):
             internal_codec.read([message, value])
     newer = message[:3] + bytes([VERSION + 1]) + message[4:]
     with pytest.raises(ValueError, match=f"version {VERSION + 1}; expected version {VERSION}"):
