@@ -67,7 +67,7 @@ def row(time_s: float, account: str = "a", device: str = "d") -> Row:
         max_size=200,
     )
 )
-def test_it_is_midas_f_with_the_departures_named(steps: list[tuple[int, str, str]]) -> None:
+def test_it_is_midas_f_with_the_named_departures(steps: list[tuple[int, str, str]]) -> None:
     """Counts, levels and surprise equal those of exact counts merged at each tick's end. A cell
     that bursts in one tick is filtered by its earlier level in the ticks over which it decays."""
     times = np.cumsum([step for step, _, _ in steps]).tolist()

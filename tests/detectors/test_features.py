@@ -353,7 +353,7 @@ def test_night_share_is_the_share_by_local_night(seed: int) -> None:
 
 @few
 @seeds
-def test_sequence_is_the_share_of_steps_that_go_on(seed: int) -> None:
+def test_sequence_is_the_share_of_repeated_steps(seed: int) -> None:
     """The decayed share of the steps from one number to another that equal the step before; NaN
     where the number stays."""
     events = stream(seed)
@@ -379,7 +379,7 @@ def test_sequence_is_the_share_of_steps_that_go_on(seed: int) -> None:
 
 @few
 @seeds
-def test_departure_is_in_standard_deviations_by_the_largest_of_late(seed: int) -> None:
+def test_departure_is_relative_to_the_largest_recent_one(seed: int) -> None:
     """z by the weighted mean and deviation of the earlier numbers, divided by the largest decayed
     earlier z plus two."""
     events = stream(seed)
@@ -561,7 +561,7 @@ def test_prices_are_bounded_and_survive_a_flood_of_products() -> None:
     assert sold[5:] == pytest.approx(1.0, rel=0.01)
 
 
-def test_an_absent_field_can_be_asked_for() -> None:
+def test_a_filter_can_select_an_absent_field() -> None:
     """In a filter "" matches events without the field, whether or not the batch has the column."""
     events = batch(3, 200, absent=0.3)
     gone = ~present(events, "ip")

@@ -202,7 +202,7 @@ def test_late_events_count_into_the_current_hour(trained: DetectorHarness) -> No
     assert after == before + 1
 
 
-def test_the_day_forgets_as_the_week_does() -> None:
+def test_both_profiles_decay_together() -> None:
     """When the cohort's memory is full both of its profiles are halved, so that they stay
     consistent."""
     look = DetectorHarness(SPEC)

@@ -115,7 +115,7 @@ def brackets(start: bytes) -> st.SearchStrategy[bytes]:
     )
 
 
-def spoilt(record: bytes, at: float, byte: int) -> bytes:
+def with_changed_byte(record: bytes, at: float, byte: int) -> bytes:
     """The record with another byte somewhere."""
     place = int(at * len(record))
     return record[:place] + bytes([byte]) + record[place + 1 :]
@@ -123,7 +123,7 @@ def spoilt(record: bytes, at: float, byte: int) -> bytes:
 
 def bytes_of(whole: st.SearchStrategy[bytes], start: bytes) -> st.SearchStrategy[bytes | None]:
     """Records whole, with a changed byte, of random bytes, deep, too large, and tombstones."""
-    spoiling = st.builds(spoilt, whole, st.floats(0, 0.999), st.integers(0, 255))
+    spoiling = st.builds(with_changed_byte, whole, st.floats(0, 0.999), st.integers(0, 255))
     odd = st.sampled_from([None, b"", b"x" * 3_001, b"[1]", b"null", LINE])
     return st.one_of(whole, whole, spoiling, st.binary(max_size=20), brackets(start), odd)
 
