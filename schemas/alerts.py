@@ -33,7 +33,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Entity(msgspec.Struct, frozen=True, kw_only=True):
-    """An entity by type and id; `pseudonym` says that the id is a keyed hash, not the raw id."""
+    """An entity by type and id; `pseudonym`: the id is a keyed hash, not the raw id."""
 
     type: str
     id: str

@@ -31,13 +31,13 @@ DeadLetterCode = Literal[
 MEANING: Final[dict[DeadLetterCode, str]] = {
     "malformed": "not decodable: not JSON, nested too deep, or a log line of no known form",
     "wrong_type": "the record is JSON, and no object",
-    "missing_id": "no event id where the mapping says it is",
-    "missing_time": "no time where the mapping says it is",
+    "missing_id": "no event id at the mapped path",
+    "missing_time": "no time at the mapped path",
     "bad_time": "the time cannot be read in the mapped unit, or is before 1970 or after 2100",
     "too_large": "the record is larger than limits.record_bytes_max",
     "unknown_type": "the type is not one of Eddy's, and the mapping does not translate it to one",
     "label_without_entity": "a label names only an event and no entity, and a live group cannot look up the event",
-    "label_without_verdict": "a label's verdict is absent where the mapping says it is",
+    "label_without_verdict": "no verdict at the mapped path of a label",
 }
 CODES: Final[tuple[DeadLetterCode, ...]] = tuple(MEANING)
 

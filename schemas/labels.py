@@ -1,4 +1,4 @@
-"""Labels: what an event of type label says about an earlier event."""
+"""Labels: events that give the verdict on an earlier event."""
 
 from typing import Final
 

@@ -65,7 +65,7 @@ class AccessLogSpec(CodecSpec, frozen=True, kw_only=True, tag="access_log"):
         return AccessLogCodec(mapping)
 
     def examples(self) -> list[bytes]:
-        """A request of an IPv4 address, and one of an IPv6 address behind a syslog prefix."""
+        """A request of an IPv4 address, and one of an IPv6 address after a syslog prefix."""
         time = "[02/Mar/2026:00:00:00 +0000]"
         request = f'{time} "GET /item/7 HTTP/1.1" 200 512 "-" "Mozilla/5.0"'
         return [
