@@ -110,7 +110,7 @@ class EntityTable:
     ) -> AdmittedEvents:
         """Map each event to its entity's row, in event order. keys: uint64[n, 2], none (0, 0).
 
-        session_gap_ms: an entity that was silent for longer starts anew, and so does one whose time
+        session_gap_ms: an entity that was silent for longer starts as a new one, and so does one whose time
         lies beyond a stream time that was set back.
         """
         n = len(keys)

@@ -1,7 +1,7 @@
-"""The alert: what Eddy publishes and an enforcement service acts on without asking anybody.
+"""The alert, which Eddy publishes and an enforcement service can act on by itself.
 
-Defines its shape, its id, its bytes and its CloudEvents headers, and publishes the JSON Schema.
-Does not decide when an alert is due: that is `detectors.scoring.policy`.
+Defines its shape, id, bytes and CloudEvents headers, and its JSON Schema. When an alert is raised is
+decided in `detectors.scoring.policy`.
 """
 
 from typing import Any, Final, Literal, NamedTuple
@@ -13,13 +13,13 @@ import xxhash
 SCHEMA_VERSION: Final = 1
 ALERT_BYTES_MAX: Final = 4096
 GROUP_MAX: Final = 249
-"""Length of a group's name in an alert, percent-encoded: an alert has a size limit."""
+"""Length limit of a group's name in an alert, percent-encoded, since an alert has a size limit."""
 Severity = Literal["low", "medium", "high", "critical"]
 Activity = Literal["opened", "updated", "closed"]
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """What the log does not determine; the only part of an alert that a replay may change.
+    """What the log does not determine: the only part of an alert that differs in a replay.
 
     reason: why the alert is not enforceable: "replay", "shadow", "stale" (its event is older than
     outputs.stale_after) or "warming" (the monitor has not learned enough); null where it is.
@@ -33,7 +33,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Entity(msgspec.Struct, frozen=True, kw_only=True):
-    """An entity by type and id; `pseudonym` says that the id is a keyed hash, not the raw id."""
+    """An entity by type and id; `pseudonym`: the id is a keyed hash, not the raw id."""
 
     type: str
     id: str
@@ -41,7 +41,7 @@ class Entity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Contribution(msgspec.Struct, frozen=True, kw_only=True):
-    """One surprising feature: what was seen, what was expected, and its share of the surprise."""
+    """One surprising feature: its value, the expected range, and its share of the surprise."""
 
     feature: str
     actual: float
@@ -52,7 +52,7 @@ class Contribution(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Action(msgspec.Struct, frozen=True, kw_only=True):
-    """What enforcement is recommended to do, to what, for how long."""
+    """The recommended action, its scope, and for how long."""
 
     type: Literal["review", "challenge", "throttle", "block"]
     scope: str
@@ -72,7 +72,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 class Alert(msgspec.Struct, frozen=True, kw_only=True):
     """One alert. Times are milliseconds since 1970 UTC; p-values in (0, 1]; score = -log10(p).
 
-    source: which group raised it, in which configured mode, by which monitor: eddy/GROUP/MODE/MONITOR.
+    source: eddy/GROUP/MODE/MONITOR, with the group, the configured mode and the monitor.
     alerts_per_day: the configured budget. budget_per_day: the share of the shard that raised it.
     budget_used: share of that shard's allowance for this UTC day, 0 to 1. held_back: the monitor's
     alerts in that shard that the budget held back since the last published one.
@@ -111,7 +111,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AlertRecord(NamedTuple):
-    """An alert as it goes to the alerts topic: key (the entity), JSON body, CloudEvents headers."""
+    """An alert's record in the alerts topic: key (the entity), JSON body, CloudEvents headers."""
 
     key: bytes
     value: bytes
@@ -119,9 +119,9 @@ class AlertRecord(NamedTuple):
 
 
 def stable_id(*parts: object) -> str:
-    """128-bit hex id of the given parts; never a clock or a counter among them.
+    """A 128-bit hex id of the given parts, which must not include a clock or a counter.
 
-    Each part is length-prefixed, so that no two lists of parts run together to the same text.
+    Each part is prefixed with its length, so that different lists of parts give different texts.
     """
     text = "".join(f"{len(part)}:{part}" for part in map(str, parts))
     return xxhash.xxh3_128_hexdigest(text.encode())
@@ -152,7 +152,7 @@ def alert_record(alert: Alert) -> AlertRecord:
 
 
 def _shortened(alert: Alert) -> Alert:
-    """The alert without what can be found elsewhere: related entities and lesser contributions."""
+    """The alert without related entities and minor contributions."""
     first = alert.contributions[:2]
     whole = sum(one.share for one in first) or 1.0
     kept = [msgspec.structs.replace(one, share=one.share / whole) for one in first]
@@ -160,7 +160,7 @@ def _shortened(alert: Alert) -> Alert:
 
 
 def without_run(body: bytes) -> bytes:
-    """An alert's body without its `run` object: what the log determines, byte for byte."""
+    """An alert's body without its `run` object, which is what the log determines, byte for byte."""
     fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
     return msgspec.json.encode({name: raw for name, raw in fields.items() if name != "run"})
 

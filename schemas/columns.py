@@ -1,5 +1,5 @@
-"""Columns: a batch of checked events as one array a field, which is what everything behind
-route computes on. An event is a row here and nowhere an object.
+"""Columns: a batch of checked events with one array for each field, the form in which all stages after
+route compute. An event is a row, never an object.
 """
 
 from collections.abc import Sequence
@@ -25,15 +25,15 @@ class EventBatch:
     """n events in the order of their log.
 
     sources: the (topic, partition) pairs that the events came from; source: int32[n] indexes it.
-    offset: int64[n], position in that partition. Together they are an event's position, carried
-        through every re-keying, and the root of every alert id.
+    offset: int64[n], position in that partition. Together they are an event's position, which
+        is kept by every re-keying and is part of every alert id.
     time_ms: int64[n], the event's own time, milliseconds since 1970 UTC.
     type_code: uint8[n], index into `events.TYPES`.
     event_id: Arrow string[n], never null.
-    text: field → Arrow string[n], null where absent. Only fields that some monitor reads.
+    text: field → Arrow string[n], null where absent; only fields that some monitor reads.
     number: field → float64[n], NaN where absent, always finite otherwise.
     append_ms: int64[n], the time at which the broker appended the event's record to its log, -1
-        where the producer set the record's time; None where that is so of every event.
+        where the producer set the record's time; None where it did for every event.
     """
 
     sources: tuple[tuple[str, int], ...]
@@ -80,16 +80,16 @@ class EventBatch:
 
 
 def text_bytes(column: pa.StringArray) -> U8:
-    """uint8[…]: the bytes of all the texts, one after the other, sharing memory with them."""
+    """uint8[…]: the bytes of all texts, concatenated, sharing memory with them."""
     _, offsets, data = column.buffers()
     if data is None or len(column) == 0:
         return np.empty(0, np.uint8)
-    places = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
-    return np.frombuffer(data, np.uint8)[places[0] : places[-1]]
+    bounds = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
+    return np.frombuffer(data, np.uint8)[bounds[0] : bounds[-1]]
 
 
 def concat_batches(batches: Sequence[EventBatch]) -> EventBatch:
-    """One batch of several that have the same sources and the same fields."""
+    """Concatenate batches that have the same sources and the same fields."""
     first, *others = batches
     assert all(other.sources == first.sources for other in others)
     return EventBatch(

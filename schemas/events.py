@@ -1,7 +1,7 @@
-"""The events Eddy understands: their types, their fields, and each field's range.
+"""Eddy's events: their types, their fields, and the range of each field.
 
-This is the one table that mapping, codecs, checks, the simulator and the published JSON Schema
-read. It says nothing about where a field lives in a user's own events: that is `mapping`.
+Mapping, codecs, checks, the simulator and the published JSON Schema use these tables. Where a field
+is found in a user's own records is declared in `mapping`.
 """
 
 from typing import Final, Literal, NamedTuple
@@ -17,8 +17,8 @@ class EventField(NamedTuple):
     """One field of an event.
 
     `kind` is "text" (names, ids, categories) or "number"; `low` and `high` bound a number
-    (inclusive), `bytes_max` bounds a text's UTF-8 length. Outside of them a number is absent, never
-    clamped: a wrong number would be learned. A text is cut, or shortened where it is an id.
+    (inclusive), `bytes_max` bounds a text's UTF-8 length. A number outside its bounds is absent, not
+    clamped, since a wrong number would be learned. A longer text is cut, or shortened if it is an id.
     """
 
     kind: Literal["text", "number"]
@@ -29,7 +29,7 @@ class EventField(NamedTuple):
 
 
 AMOUNT_MAX: Final = 1e12
-"""Largest amount in any currency; beyond it float64 cents are no longer exact enough to sum."""
+"""Largest amount in any currency; above it float64 cannot sum cents exactly enough."""
 
 FIELDS: Final[dict[str, EventField]] = {
     "kind": EventField(
@@ -47,7 +47,7 @@ FIELDS: Final[dict[str, EventField]] = {
     "terminal": EventField("text", "point of sale"),
     "coupon": EventField("text", "coupon or incentive"),
     "session": EventField(
-        "text", "session; may be made of address and agent, hence its length", 8192
+        "text", "session; may be derived from address and user agent, hence its length", 8192
     ),
     "currency": EventField("text", "ISO 4217 code; amounts compare only within a currency", 16),
     "country": EventField("text", "ISO 3166 code", 64),
@@ -57,10 +57,10 @@ FIELDS: Final[dict[str, EventField]] = {
     "path": EventField("text", "request path with its query", 8192),
     "referrer": EventField("text", "Referer header", 8192),
     "route": EventField("text", "class of the request's path: page, asset, search, …"),
-    "outcome": EventField("text", "what came of it, as a class: of the status, of an attempt"),
+    "outcome": EventField("text", "class of the result: of the status, or of an attempt"),
     "email": EventField("text", "e-mail address", 320),
     "verdict": EventField("text", "a label's verdict: fraud or honest"),
-    "labelled_event_id": EventField("text", "the event that a label speaks of"),
+    "labelled_event_id": EventField("text", "the event that a label is about"),
     "amount": EventField("number", "money in `currency`", low=-AMOUNT_MAX, high=AMOUNT_MAX),
     "status": EventField("number", "HTTP status", low=0, high=999),
     "bytes": EventField("number", "size of the response", low=0, high=2**53),
@@ -76,7 +76,7 @@ FIELDS: Final[dict[str, EventField]] = {
     "latitude": EventField("number", "degrees", low=-90, high=90),
     "longitude": EventField("number", "degrees", low=-180, high=180),
 }
-"""Every field but `event_id` and `time`, which all events must have. All may be absent."""
+"""Every field but `event_id` and `time`, which all events must have. Each may be absent."""
 
 _PLACE = ("utc_offset_min", "latitude", "longitude", "country", "channel")
 
@@ -99,21 +99,21 @@ FIELDS_OF: Final[dict[EventType, tuple[str, ...]]] = {
     ),
     "measurement": ("kind", "device", "seller", "product", "level", *_PLACE),
 }
-"""Which fields belong to which type; a mapping may fill any field of any type."""
+"""The usual fields of each type; a mapping may fill any field of any type."""
 
 ENTITY_FIELDS: Final = (
     *("account", "device", "ip", "card", "seller", "product", "terminal", "coupon", "session"),
 )
-"""The fields that can name an entity: what a monitor watches, and what can be related to it."""
+"""The fields that can name an entity, which a monitor can watch or an alert can relate."""
 
 EVENT_ID_BYTES_MAX: Final = 256
 TIME_MS_MIN: Final = 0
 TIME_MS_MAX: Final = 4_102_444_800_000
-"""1 January 2100: a time beyond it is a unit mistaken for another, not a date."""
+"""1 January 2100: a later time is in another unit than declared, not a date."""
 
 
 def json_schema() -> dict[str, object]:
-    """JSON Schema (2020-12) of an event in Eddy's own shape: what needs no mapping.
+    """JSON Schema (2020-12) of an event in Eddy's own shape, which needs no mapping.
 
     `schemas/json/event.v1.json` holds the same.
     """

@@ -1,4 +1,4 @@
-"""What labels say, as numbers."""
+"""Labels: events that give the verdict on an earlier event."""
 
 from typing import Final
 
@@ -8,21 +8,27 @@ import pyarrow.compute as pc
 
 from schemas.columns import I64, Bools, EventBatch
 
+LABEL_FIELDS: Final = ("kind", "verdict", "labelled_event_id")
+"""The fields of a label, besides the entities that it names."""
+LEARNED_LABEL_FIELDS: Final = ("verdict", "labelled_event_id")
+"""The fields of a label that assess learns from."""
+
 UNKNOWN, HONEST, FRAUD = range(-1, 2)
-_NAMES: Final = {"honest": HONEST, "fraud": FRAUD}
+"""Codes of verdicts; `UNKNOWN` stands for every verdict but fraud and honest, and for none."""
+_CODES: Final = {"honest": HONEST, "fraud": FRAUD}
 
 
 def is_known_verdict(verdict: pa.StringArray) -> Bools:
-    """bool[n]: whether these say fraud or honest; whoever says else says nothing of the event."""
-    found: Bools = pc.is_in(verdict, pa.array(list(_NAMES))).to_numpy(zero_copy_only=False)
-    return found
+    """bool[n]: whether each verdict is fraud or honest."""
+    known: Bools = pc.is_in(verdict, pa.array(list(_CODES))).to_numpy(zero_copy_only=False)
+    return known
 
 
 def verdict_codes(labels: EventBatch) -> I64:
-    """int64[n]: what each label says of its event; `UNKNOWN` where it is anything else, or none."""
-    code = np.full(len(labels), UNKNOWN)
+    """int64[n]: the code of each label's verdict."""
+    codes = np.full(len(labels), UNKNOWN)
     if "verdict" in labels.text:
-        for name, number in _NAMES.items():
-            said = pc.fill_null(pc.equal(labels.text["verdict"], name), fill_value=False)
-            code[said.to_numpy(zero_copy_only=False)] = number
-    return code
+        for name, code in _CODES.items():
+            same = pc.fill_null(pc.equal(labels.text["verdict"], name), fill_value=False)
+            codes[same.to_numpy(zero_copy_only=False)] = code
+    return codes

@@ -87,7 +87,7 @@ class RecordLayout(NamedTuple):
 
     fields: the names of the values that every record has; event fields among them need no mapping,
         and other fields can only be derived from them. None: a record has any paths.
-    type: the event type of all records; None: the input's declaration says it.
+    type: the event type of all records; None: the input's declaration or the record names it.
     has_ids: whether records can hold event ids; otherwise an event's id is its position.
     """
 

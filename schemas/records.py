@@ -1,7 +1,7 @@
-"""Records: what one partition of a log holds, in its order, before anyone has looked inside.
+"""Records: the content of one partition of a log, in its order, before it is decoded.
 
-A batch of records is what a stage reads and what a codec decodes. It knows neither Kafka (the
-worker fills it from messages) nor files (replay fills it from rows).
+A stage reads a batch of records and a codec decodes it. The worker makes batches of Kafka's
+messages, and a replay of the rows of files.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
-"""Repairs: a bad value of an optional field, which must not take its event away.
+"""Repairs: a bad value of an optional field does not cost the event.
 
 A field that cannot be read is absent, bytes that are not UTF-8 are replaced, and a text that is too
-long is cut; an id that is too long keeps its first bytes and a hash of the whole. Defines the repairs
-and makes those of texts; codecs and checks find where they are needed.
+long is cut; an id that is too long keeps its first bytes and a hash of the whole id. This module
+defines the repairs and performs those of texts; codecs and checks find where they are needed.
 """
 
 import hashlib
@@ -18,16 +18,16 @@ from schemas.events import ENTITY_FIELDS, EVENT_ID_BYTES_MAX, FIELDS
 RepairCode = Literal["wrong_type", "not_finite", "out_of_range", "not_utf8", "text_too_long"]
 
 MEANING: Final[dict[RepairCode, str]] = {
-    "wrong_type": "the field holds another type than it must: absent",
+    "wrong_type": "the value has a wrong type: absent",
     "not_finite": "the number is NaN or infinite: absent",
-    "out_of_range": "the number lies outside its field's range: absent",
-    "not_utf8": "the text holds bytes that are not UTF-8, each now U+FFFD, or a bad escape",
-    "text_too_long": "the text is longer than its field's limit: cut; of an id, the end is a hash",
+    "out_of_range": "the number is outside its field's range: absent",
+    "not_utf8": "the text holds bytes that are not UTF-8, or a bad escape: each is now U+FFFD",
+    "text_too_long": "the text is longer than its field's limit: cut; the end of an id is now a hash",
 }
 CODES: Final[tuple[RepairCode, ...]] = tuple(MEANING)
 
 ID_FIELDS: Final = frozenset((*ENTITY_FIELDS, "event_id", "labelled_event_id"))
-"""Fields that name something: cut, two of them could become one."""
+"""Fields that hold ids, of which two could become equal when cut."""
 REPAIRABLE: Final[tuple[str, ...]] = ("event_id", *FIELDS)
 """Every field that can be repaired."""
 
@@ -37,7 +37,7 @@ _NOT_UTF8: Final = re.compile("[\ud800-\udfff]")
 
 
 class FieldRepair(NamedTuple):
-    """A field that was repaired in some records. rows: int64, ascending, each once."""
+    """A field that was repaired in some records. rows: int64, ascending, without duplicates."""
 
     field: str
     code: RepairCode
@@ -51,7 +51,7 @@ class RepairLog:
         self._rows: dict[tuple[str, RepairCode], list[I64]] = {}
 
     def add(self, field: str, code: RepairCode, rows: I64) -> None:
-        """Note the same repair of some rows, which may be noted already."""
+        """Note the same repair of some rows, which may have been noted before."""
         if len(rows):
             self._rows.setdefault((field, code), []).append(rows)
 
@@ -62,15 +62,15 @@ class RepairLog:
 
     def repaired(self) -> list[FieldRepair]:
         """All repairs, by field in the order of `REPAIRABLE`, then by code."""
-        found = [
+        repairs = [
             FieldRepair(*key, np.unique(np.concatenate(rows))) for key, rows in self._rows.items()
         ]
-        return sorted(found, key=lambda one: (REPAIRABLE.index(one.field), CODES.index(one.code)))
+        return sorted(repairs, key=lambda one: (REPAIRABLE.index(one.field), CODES.index(one.code)))
 
 
 def replace_invalid(text: str) -> str:
-    """The text with U+FFFD for every lone surrogate, which is also how `surrogateescape` marks a
-    byte that is not UTF-8."""
+    """The text with U+FFFD for every lone surrogate, by which `surrogateescape` also marks a byte that is
+    not UTF-8."""
     return _NOT_UTF8.sub(REPLACEMENT, text)
 
 
@@ -80,11 +80,11 @@ def decode_text(raw: bytes) -> str:
 
 
 def shorten(field: str, text: str, bytes_max: int) -> str:
-    """A text longer than its field's limit, made to fit: cut at a character, or, where it names
-    something, shortened so that it stays that one thing and becomes no other.
+    """A text that is longer than its field's limit, shortened: cut between characters, or, if it is an
+    id, shortened to a text that is as unique as the id.
 
-    An id keeps its first 200 bytes, then "~" and the BLAKE2b-128 of all its bytes in hex: the same
-    in every process, and two ids that become one cannot be constructed.
+    An id keeps its first 200 bytes, followed by "~" and the BLAKE2b-128 of all its bytes in hex: the
+    same in every process, and nobody can construct two ids that become equal.
     """
     raw = text.encode()
     if field not in ID_FIELDS:
@@ -94,13 +94,13 @@ def shorten(field: str, text: str, bytes_max: int) -> str:
 
 
 def repair_message(field: str, code: RepairCode) -> str:
-    """What was wrong with a field, what was expected, and what the event has instead."""
+    """What was expected of a field, and what the event has instead."""
     if code == "not_utf8":
         return f"{field}: expected UTF-8; each other byte is replaced by U+FFFD"
     if code == "text_too_long":
         limit = FIELDS[field].bytes_max if field in FIELDS else EVENT_ID_BYTES_MAX
         if field in ID_FIELDS:
-            instead = f"shortened to its first {ID_PREFIX_BYTES} bytes and a hash of the whole"
+            instead = f"shortened to its first {ID_PREFIX_BYTES} bytes and a hash of the whole id"
         else:
             instead = "cut"
         return f"{field}: expected at most {limit} bytes; {instead}"

@@ -1,4 +1,4 @@
-"""Made-up event batches for tests: seeded, small, and as hostile as asked for."""
+"""Generated event batches for tests: seeded, small, and hostile on demand."""
 
 from typing import Any
 
@@ -23,9 +23,9 @@ def batch(
     labels: float = 0.0,
     start_ms: int = START_MS,
 ) -> EventBatch:
-    """Events of some accounts in time order, but for the share `late`; the share `absent` of each
-    field is missing, the share `labels` are labels of one of the twenty events before them; hostile
-    numbers lie at the edges of what a mapping lets through."""
+    """Events of some accounts in time order, except for the share `late`; the share `absent` of
+    each field is missing, and the share `labels` are labels of one of the twenty events before;
+    hostile numbers are at the edges of what a mapping allows."""
     draw = np.random.Generator(np.random.PCG64(seed))
     # A few accounts have most events, as in life.
     who = (entities * draw.random(events) ** 3).astype(np.int64)

@@ -1,4 +1,4 @@
-"""What is learned from labels: the state of the fusion models, and which of them is active.
+"""The state of learning from labels: the fusion models, and which of them is active.
 
 See `learning` for the models and formulas. Memory: for each remembered event 8 bytes an input, 8 a
 monitor, and 104 more.

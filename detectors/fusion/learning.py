@@ -1,6 +1,6 @@
 """Learning from labels: how likely is fraud, given all monitors' reports on an event?
 
-Three models stand beside each other, and each learns from every labelled report: the harmonic mean,
+There are three models, and each learns from every labelled report: the harmonic mean,
 as without labels; a logistic regression over the monitors' scores and chosen features, learned
 online (`logistic`); and boosted trees over the same inputs (`boosting`), fitted again at the
 beginning of a day of stream time when enough labelled reports are new (`refit`). The log odds of

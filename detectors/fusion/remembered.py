@@ -1,6 +1,6 @@
 """The memory of recently reported events, a set-associative cache by the hash of the event's id.
 
-24 bytes an event and 8 for each monitor. A report on an event that was displaced starts it anew.
+24 bytes an event and 8 for each monitor. A report on a displaced event adds the event again.
 """
 
 from typing import Final, NamedTuple

@@ -1,8 +1,8 @@
-"""The state of a monitor, and the way of a batch through it.
+"""The state of a monitor, and the steps of a batch through it.
 
 bounded times → admission → features → tails → standalone detectors → trees → calibration → rules →
-policy. Each step walks the batch in event order, and no step feeds an earlier one. `process` is the
-only way in which the state changes.
+policy. Each step walks the batch in event order, and no step feeds an earlier one. Only `process` and
+`load` change the state.
 """
 
 from dataclasses import replace

@@ -31,7 +31,7 @@ EXCESS_MIN: Final = 0.2
 EXCESS_MAX_YOUNG: Final = 3.0
 EXCESS_MAX: Final = 10.0
 SHAPE_PRIOR: Final = 10.0
-"""Excesses for which shape 0 counts: a few excesses say little of their shape."""
+"""Excesses for which shape 0 counts: a few excesses are not enough to estimate their shape."""
 SHAPE_MAX: Final = 0.5
 MEMORY: Final = 200_000.0
 REFRESH_MIN: Final = 500

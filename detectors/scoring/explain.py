@@ -44,22 +44,22 @@ def six_digits(value: float) -> float:
 
 
 def shares(
-    i: int, feature_values: int, calibrated: CalibrationOutput, trees: TreesOutput | None
+    i: int, values: int, calibrated: CalibrationOutput, trees: TreesOutput | None
 ) -> list[float]:
     """The share of each value in event i's surprise; they sum to 1.
 
     A feature has its own tail's -log10 p, and the part of the trees' -log10 p that its splits on the
-    path are credited with (an even part where no path was recorded).
+    path are has_path with (an even part where no path was recorded).
     """
-    parts = [score_of_p(float(calibrated.p[j, i])) for j in range(feature_values)]
+    parts = [score_of_p(float(calibrated.p[j, i])) for j in range(values)]
     if trees is not None:
         features = len(trees.path_share)
-        of_trees = score_of_p(float(calibrated.p[feature_values, i]))
-        credited = float(trees.path_share[:, i].sum()) > 0.0
+        of_trees = score_of_p(float(calibrated.p[values, i]))
+        has_path = float(trees.path_share[:, i].sum()) > 0.0
         for j in range(features):
-            parts[j] += of_trees * (float(trees.path_share[j, i]) if credited else 1 / features)
-    whole = sum(parts)
-    return [part / whole if whole > 0.0 else 1.0 / feature_values for part in parts]
+            parts[j] += of_trees * (float(trees.path_share[j, i]) if has_path else 1 / features)
+    total = sum(parts)
+    return [part / total if total > 0.0 else 1.0 / values for part in parts]
 
 
 def expected(
@@ -75,13 +75,13 @@ def expected(
     return six_digits(max(low, 0.0) * unit), six_digits(max(high, 0.0) * unit)
 
 
-def _to_natural_units(kind: FeatureKind, scale: str, judged: float) -> float:
+def _to_natural_units(kind: FeatureKind, scale: str, y: float) -> float:
     """A value y of the tail model in the feature's own units."""
     if kind.family == "rate":
-        return max(judged, 0.0) + kind.shift
+        return max(y, 0.0) + kind.shift
     if scale == "root":
-        return max(judged, 0.0) ** 2 - kind.shift
-    return exp(min(judged, 600.0)) - kind.shift
+        return max(y, 0.0) ** 2 - kind.shift
+    return exp(min(y, 600.0)) - kind.shift
 
 
 def contributions(
@@ -97,10 +97,10 @@ def contributions(
     names: of the features, which are declared in `features`, then of the standalone detectors.
     """
     share = shares(i, len(names), calibrated, trees)
-    spoke = [j for j in range(len(names)) if not isnan(feature_values.values[j, i])]
-    shown = sorted(spoke, key=lambda j: (-share[j], j))[:CONTRIBUTIONS_MAX]
-    whole = sum(share[j] for j in shown)
-    found = []
+    present = [j for j in range(len(names)) if not isnan(feature_values.values[j, i])]
+    shown = sorted(present, key=lambda j: (-share[j], j))[:CONTRIBUTIONS_MAX]
+    total = sum(share[j] for j in shown)
+    result = []
     for j in shown:
         unit = float(feature_values.units[j, i])
         kind = KINDS[features[j].kind] if j < len(features) else None
@@ -113,17 +113,17 @@ def contributions(
             unit,
         )
         p = float(calibrated.p[j, i])
-        found.append(
+        result.append(
             Contribution(
                 feature=names[j],
                 actual=six_digits(float(feature_values.values[j, i]) * unit),
                 expected_low=interval[0] if interval else None,
                 expected_high=interval[1] if interval else None,
                 p_value=six_digits(1.0 if isnan(p) else p),
-                share=share[j] / whole if whole > 0.0 else 1.0 / len(shown),
+                share=share[j] / total if total > 0.0 else 1.0 / len(shown),
             )
         )
-    return found
+    return result
 
 
 def rule_contributions(
@@ -134,7 +134,7 @@ def rule_contributions(
     calibrated: CalibrationOutput,
 ) -> list[Contribution]:
     """The features of a rule, with equal shares; expected is less than the rule's bound."""
-    asked = list(rule.at_least.items())[:CONTRIBUTIONS_MAX]
+    bounds = list(rule.at_least.items())[:CONTRIBUTIONS_MAX]
     return [
         Contribution(
             feature=name,
@@ -142,9 +142,9 @@ def rule_contributions(
             expected_low=0.0,
             expected_high=six_digits(bound),
             p_value=six_digits(1.0 if isnan(calibrated.p[j, i]) else float(calibrated.p[j, i])),
-            share=1.0 / len(asked),
+            share=1.0 / len(bounds),
         )
-        for name, bound in asked
+        for name, bound in bounds
         for j in [names.index(name)]
     ]
 

@@ -13,7 +13,7 @@ from typing import ClassVar, Final
 import numpy as np
 import pyarrow as pa
 
-from schemas.addresses import V4, address
+from schemas.addresses import V4, parse_address
 from schemas.codecs.access_log_prefix import EXPECTED, NotALogLineError, client, without_prefix
 from schemas.codecs.decoded import DecodedColumns, RawColumns, assemble, path_text
 from schemas.codecs.interface import CodecSpec, SchemaSource
@@ -65,7 +65,7 @@ class AccessLogSpec(CodecSpec, frozen=True, kw_only=True, tag="access_log"):
         return AccessLogCodec(mapping)
 
     def examples(self) -> list[bytes]:
-        """A request of an IPv4 address, and one of an IPv6 address behind a syslog prefix."""
+        """A request of an IPv4 address, and one of an IPv6 address after a syslog prefix."""
         time = "[02/Mar/2026:00:00:00 +0000]"
         request = f'{time} "GET /item/7 HTTP/1.1" 200 512 "-" "Mozilla/5.0"'
         return [
@@ -165,7 +165,7 @@ def _parts(line: str) -> tuple[str, ...]:
     the request ends before the first status, and the user agent at the last quote. Raises
     NotALogLineError."""
     match = _LINE.fullmatch(line)
-    if match and match[2] == "-" and (ip := address(match[1])):
+    if match and match[2] == "-" and (ip := parse_address(match[1])):
         return ip, *match.groups()[3:]
     line = without_prefix(line)
     if match := _LINE.fullmatch(line):

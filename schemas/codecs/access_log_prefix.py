@@ -9,7 +9,7 @@ client's, unless a second address directly after it shows that the first token i
 import re
 from typing import Final
 
-from schemas.addresses import address
+from schemas.addresses import parse_address
 
 EXPECTED: Final = (
     "expected a line of the combined format: "
@@ -45,12 +45,12 @@ def without_prefix(line: str) -> str:
 def client(first: str, second: str, user: str) -> str:
     """The client's address, or "-", of a line that begins with these two tokens, followed by the
     user name up to the time. Raises NotALogLineError for a line of another form."""
-    if "," in first or (second.endswith(",") and address(second[:-1])):
+    if "," in first or (second.endswith(",") and parse_address(second[:-1])):
         raise NotALogLineError(f"a list of addresses in the place of one; {EXPECTED}")
-    ip, second_ip = address(first), address(second)
+    ip, second_ip = parse_address(first), parse_address(second)
     if second_ip is not None and (ip is not None or _HOST.fullmatch(first)):
         ident, _, name = user.partition(" ")
-        if not name or address(ident):
+        if not name or parse_address(ident):
             raise NotALogLineError(f"several addresses in the place of one; {EXPECTED}")
         return second_ip
     if second != "-" and user.endswith("- -"):

@@ -1,7 +1,7 @@
 """Checks: decoded records become events; those without an id, a time or a known type are faults.
 
-A record has at most one fault, the first in this order: its codec's; then the event's id, its time,
-its type. A bad value of any other field is repaired, by the limits of `events.FIELDS`, and noted; so
+A record has at most one fault, the first in this order: its codec's, then of the event's id, time
+and type. A bad value of any other field, by the limits of `events.FIELDS`, is repaired and noted; so
 is an id that is too long. Good records cost a few passes over columns and no Python object each.
 """
 
@@ -25,8 +25,8 @@ NO_TYPE: Final = 255
 
 
 class CheckedBatch(NamedTuple):
-    """The events among n decoded records, in their order; the faults of all others, in the order of
-    the records; and what was repaired in the events, its rows those of the records."""
+    """The events among n records, in their order; the faults of all other records, in their order; and
+    the repairs in the events, by the records' rows."""
 
     events: EventBatch
     faults: list[Fault]
@@ -34,18 +34,20 @@ class CheckedBatch(NamedTuple):
 
 
 def check(decoded: DecodedColumns, records: Records) -> CheckedBatch:
-    """Make events of decoded records. Never raises because of a record's content."""
-    verdicts = _Rejections(decoded)
-    notes = RepairLog()
-    notes.extend(decoded.repaired)
-    event_id = _check_id(verdicts, notes, decoded, records)
-    time_ms = _check_time(verdicts, decoded)
-    type_code = _check_type(verdicts, decoded)
+    """Turn decoded records into events. Never raises because of a record's content."""
+    rejections = _Rejections(decoded)
+    repair_log = RepairLog()
+    repair_log.extend(decoded.repaired)
+    event_id = _check_id(rejections, repair_log, decoded, records)
+    time_ms = _check_time(rejections, decoded)
+    type_code = _check_type(rejections, decoded)
     text = {
-        name: _fit_text(notes, name, normalise_addresses(column) if name == "ip" else column)
+        name: _fit_text(repair_log, name, normalise_addresses(column) if name == "ip" else column)
         for name, column in decoded.text.items()
     }
-    number = {name: _fit_number(notes, name, column) for name, column in decoded.number.items()}
+    number = {
+        name: _fit_number(repair_log, name, column) for name, column in decoded.number.items()
+    }
     size = len(decoded.rows)
     append_ms = records.append_ms
     batch = EventBatch(
@@ -59,20 +61,22 @@ def check(decoded: DecodedColumns, records: Records) -> CheckedBatch:
         number,
         None if append_ms is None else append_ms[decoded.rows],
     )
-    good = batch if not verdicts.bad.any() else batch.take(np.flatnonzero(~verdicts.bad))
-    return CheckedBatch(good, sorted(verdicts.faults), list(verdicts.of_events(notes.repaired())))
+    good = batch if not rejections.bad.any() else batch.take(np.flatnonzero(~rejections.bad))
+    return CheckedBatch(
+        good, sorted(rejections.faults), list(rejections.of_events(repair_log.repaired()))
+    )
 
 
 def normalise_entity_id(field: str, text: str) -> str:
-    """An entity's id as events have it: an address in its one form, bytes that are not UTF-8 replaced,
-    a long text shortened."""
+    """An entity's id as in events: an address in normal form, bytes that are not UTF-8 replaced, a long
+    text shortened."""
     column = pa.array([replace_invalid(text)], pa.string())
-    forms = normalise_addresses(column) if field == "ip" else column
-    return str(_fit_text(RepairLog(), field, forms)[0])
+    normal = normalise_addresses(column) if field == "ip" else column
+    return str(_fit_text(RepairLog(), field, normal)[0])
 
 
 class _Rejections:
-    """Which of the k decoded records are bad, and why; the first verdict on a record stands."""
+    """Which of the k decoded records are rejected, and why; a record is rejected once."""
 
     def __init__(self, decoded: DecodedColumns) -> None:
         self.rows = decoded.rows
@@ -82,7 +86,7 @@ class _Rejections:
     def reject(
         self, wrong: Bools, code: DeadLetterCode, message: str | Callable[[int], str]
     ) -> None:
-        """Find the given records bad. wrong: bool[k]; message: one, or one by position."""
+        """Reject records. wrong: bool[k]; message: for all, or by position."""
         if not wrong.any():
             return
         for i in np.flatnonzero(wrong & ~self.bad).tolist():
@@ -91,7 +95,7 @@ class _Rejections:
         self.bad |= wrong
 
     def of_events(self, repaired: list[FieldRepair]) -> Iterator[FieldRepair]:
-        """The repairs of positions that are not bad, by their rows."""
+        """The repairs of records that are not rejected, by their rows."""
         for field, code, positions in repaired:
             good = positions[~self.bad[positions]]
             if len(good):
@@ -99,37 +103,37 @@ class _Rejections:
 
 
 def _check_id(
-    verdicts: _Rejections, notes: RepairLog, decoded: DecodedColumns, records: Records
+    rejections: _Rejections, repair_log: RepairLog, decoded: DecodedColumns, records: Records
 ) -> pa.StringArray:
     if decoded.event_id is None:
         offsets = pa.array(records.offset[decoded.rows]).cast(pa.string())
         return pc.binary_join_element_wise(f"{records.topic}:{records.partition}", offsets, ":")
     missing = decoded.event_id.is_null().to_numpy(zero_copy_only=False)
     expected = "event_id: missing; expected a text or an integer"
-    verdicts.reject(missing, "missing_id", expected)
-    return _fit_text(notes, "event_id", decoded.event_id)
+    rejections.reject(missing, "missing_id", expected)
+    return _fit_text(repair_log, "event_id", decoded.event_id)
 
 
-def _check_time(verdicts: _Rejections, decoded: DecodedColumns) -> I64:
+def _check_time(rejections: _Rejections, decoded: DecodedColumns) -> I64:
     missing = decoded.time_ms.is_null().to_numpy(zero_copy_only=False)
-    verdicts.reject(missing, "missing_time", "time: missing")
+    rejections.reject(missing, "missing_time", "time: missing")
     time_ms: I64 = decoded.time_ms.fill_null(TIME_MS_MIN).to_numpy(zero_copy_only=False)
     far = (time_ms < TIME_MS_MIN) | (time_ms > TIME_MS_MAX)
-    verdicts.reject(
-        far, "bad_time", "time: before 1970 or after 2100 in the mapped unit; is the unit right?"
+    rejections.reject(
+        far, "bad_time", "time: before 1970 or after 2100 in the mapped unit; check the unit"
     )
     return time_ms
 
 
-def _check_type(verdicts: _Rejections, decoded: DecodedColumns) -> U8:
+def _check_type(rejections: _Rejections, decoded: DecodedColumns) -> U8:
     place = pc.index_in(decoded.type, value_set=_TYPE_NAMES, skip_nulls=True)
     code: U8 = place.fill_null(NO_TYPE).to_numpy(zero_copy_only=False).astype(np.uint8)
-    expected = f"type: expected one of {', '.join(TYPES)}, as it is or by the mapping's values"
-    verdicts.reject(code == NO_TYPE, "unknown_type", expected)
+    expected = f"type: expected one of {', '.join(TYPES)}, or a name that the mapping's values translate to one"
+    rejections.reject(code == NO_TYPE, "unknown_type", expected)
     return code
 
 
-def _fit_number(notes: RepairLog, name: str, column: pa.DoubleArray) -> F64:
+def _fit_number(repair_log: RepairLog, name: str, column: pa.DoubleArray) -> F64:
     """The column as float64[k], NaN where it is null or outside the field's range."""
     field = FIELDS[name]
     given: F64 = (column.fill_null(field.low) if column.null_count else column).to_numpy(
@@ -140,12 +144,12 @@ def _fit_number(notes: RepairLog, name: str, column: pa.DoubleArray) -> F64:
     if inside.all():
         return values
     finite = np.isfinite(given)
-    notes.add(name, "not_finite", np.flatnonzero(~finite))
-    notes.add(name, "out_of_range", np.flatnonzero(finite & ~inside))
+    repair_log.add(name, "not_finite", np.flatnonzero(~finite))
+    repair_log.add(name, "out_of_range", np.flatnonzero(finite & ~inside))
     return np.where(inside, values, np.nan)
 
 
-def _fit_text(notes: RepairLog, name: str, column: pa.StringArray) -> pa.StringArray:
+def _fit_text(repair_log: RepairLog, name: str, column: pa.StringArray) -> pa.StringArray:
     """The column with every text within its field's limit."""
     bytes_max = FIELDS[name].bytes_max if name in FIELDS else EVENT_ID_BYTES_MAX
     length = pc.binary_length(column)
@@ -154,6 +158,6 @@ def _fit_text(notes: RepairLog, name: str, column: pa.StringArray) -> pa.StringA
         return column
     wrong = length.fill_null(0).to_numpy(zero_copy_only=False) > bytes_max
     long = np.flatnonzero(wrong)
-    notes.add(name, "text_too_long", long)
+    repair_log.add(name, "text_too_long", long)
     texts = [shorten(name, text, bytes_max) for text in column.take(pa.array(long)).to_pylist()]
     return pc.replace_with_mask(column, pa.array(wrong), pa.array(texts, pa.string()))

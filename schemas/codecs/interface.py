@@ -44,7 +44,7 @@ class FileFormat(NamedTuple):
     """A file format that holds a codec's records.
 
     suffixes: of the files' names, in lower case, such as ".avro". magic: the first bytes of such a
-        file; empty where only the name tells.
+        file; empty where only the name identifies it.
     split: cuts the bytes of a file, in chunks of any size, into records. Raises ValueError with a
         message where the bytes do not have the format.
     """

@@ -1,21 +1,21 @@
-"""Slim events: what route puts into a monitor's internal topic, many events to a message.
+"""Messages of internal topics: many events in a message, as columns.
 
-A message holds consecutive events of one source partition as columns, only those fields that the
-monitor uses, each event with its position. Not for anybody else's topics: a message that cannot be
-read is no dead letter, since nobody but Eddy writes here.
+A message holds consecutive events of one source partition, with the fields that its reader uses and
+each event's position. Only Eddy writes these topics: a message that cannot be read is an error, not a
+dead letter.
 
     magic and version   4 bytes   b"EDS" and `VERSION`
-    checksum            8 bytes   XXH3-64 of all that follows, little-endian
+    checksum            8 bytes   XXH3-64 of everything after it, little-endian
     length              4 bytes   of the header with its padding, little-endian
     header              MessagePack: topic and partition of the source, fields that are texts, fields
                         that are numbers, and whether events have append times; zeros up to a
                         multiple of 8
     events              an Arrow record batch without its schema, which the header gives
 
-A field that no event of the message has is left out. Nothing is compressed: Kafka's client does
-that, over several messages at once, to about a quarter. CPU time measured with eight fields: 75 µs to
-write a message and 23 to read one, 0.05 µs an event on top of each; 110 bytes an event, 22 behind the
-client's zstd (in messages of ten events 216 and 33).
+A field that no event of the message has is left out. Kafka's client compresses several messages
+together, to about a quarter. CPU time measured with eight fields: 75 µs to write a message and 23 µs
+to read one, plus 0.05 µs an event; 110 bytes an event, 22 after the client's zstd (in messages of ten
+events 216 and 33).
 """
 
 import struct
@@ -35,10 +35,10 @@ from schemas.events import FIELDS, TYPES
 
 VERSION: Final = 2
 MESSAGE_BYTES_MAX: Final = 512 * 1024
-"""Size of the events in a message: half of what a default broker takes."""
+"""Size limit of the events in a message: half of a default broker's limit."""
 
 HEADERS_MAX: Final = 10_000
-"""Headers that are remembered: a source partition has one for each set of fields that it has sent."""
+"""Headers in the cache: a source partition has one for each set of fields that it has sent."""
 
 ColumnKind = Literal["text", "number"]
 
@@ -49,7 +49,7 @@ _UNREADABLE: Final = (
     *(pa.ArrowException, OSError, EOFError, LookupError, ArithmeticError, ValueError, TypeError),
     *(MemoryError, RecursionError),
 )
-"""Errors that Arrow and MessagePack raise for bytes that `InternalEventCodec` has not written."""
+"""Errors of Arrow and MessagePack for bytes that `InternalEventCodec` has not written."""
 _POSITION: Final = (
     ("offset", pa.int64()),
     ("time_ms", pa.int64()),
@@ -57,7 +57,7 @@ _POSITION: Final = (
     ("event_id", pa.string()),
 )
 _APPEND_MS: Final = "append_ms"
-"""Column of append times, in messages of a topic where the broker sets them."""
+"""The column of append times, in messages of a topic for which the broker sets them."""
 
 
 class _Header(msgspec.Struct, frozen=True, array_like=True):
@@ -87,8 +87,8 @@ class InternalEventCodec:
         self._text = [name for name in names if self._kind(name) == "text"]
         self._number = [name for name in names if self._kind(name) == "number"]
         self._sources = sources
-        self._place = {source: i for i, source in enumerate(sources)}
-        self._headers: dict[bytes, _Known] = {}
+        self._source_index = {source: i for i, source in enumerate(sources)}
+        self._headers: dict[bytes, _DecodedHeader] = {}
 
     def select_fields(self, events: EventBatch) -> EventBatch:
         """The same events, with only those fields that the monitor uses."""
@@ -104,8 +104,8 @@ class InternalEventCodec:
             yield from self._write(events, *events.sources[0])
             return
         for index in np.unique(events.source).tolist():
-            mine = np.flatnonzero(events.source == index)
-            yield from self._write(events.take(mine), *events.sources[index])
+            rows = np.flatnonzero(events.source == index)
+            yield from self._write(events.take(rows), *events.sources[index])
 
     def _write(self, events: EventBatch, topic: str, partition: int) -> Iterator[bytes]:
         if len(events) == 0:
@@ -130,7 +130,7 @@ class InternalEventCodec:
             yield _message(packed, part.serialize())
 
     def read(self, values: Sequence[bytes | None]) -> EventBatch:
-        """The events of the messages, in order, every field of the monitor's a column.
+        """The events of the messages, in order, with a column for every field of the reader.
 
         Raises ValueError where a value is no message of this version and these sources.
         """
@@ -145,8 +145,8 @@ class InternalEventCodec:
             promote_options="default",
         )
         _check_positions(table)
-        places = np.array([known.place for known, _ in opened], np.int32)
-        source = np.repeat(places, [len(batch) for _, batch in opened])
+        indices = np.array([header.source for header, _ in opened], np.int32)
+        source = np.repeat(indices, [len(batch) for _, batch in opened])
         size = len(table)
         columns = {name: table.column(name).combine_chunks() for name in table.column_names}
         nulls = pa.nulls(size, pa.string())
@@ -173,64 +173,64 @@ class InternalEventCodec:
         """One batch of several."""
         return concat_batches(batches)
 
-    def _opened(self, value: bytes | None) -> tuple["_Known", pa.RecordBatch]:
-        """What is known of a message's header, and its events. Raises ValueError if it is none."""
+    def _opened(self, value: bytes | None) -> tuple["_DecodedHeader", pa.RecordBatch]:
+        """A message's decoded header, and its events. Raises ValueError if it is no message."""
         if value is None or len(value) < _PREFIX.size or value[:3] != _MAGIC:
-            raise ValueError("is no message of Eddy's")
+            raise ValueError("is not a message of Eddy")
         _, version, checksum, length = _PREFIX.unpack_from(value)
         if version != VERSION:
             raise ValueError(f"was written in version {version}; expected version {VERSION}")
         if xxhash.xxh3_64_intdigest(memoryview(value)[_CHECKED_FROM:]) != checksum:
-            raise ValueError("does not match its checksum: it is cut short, or spoilt")
-        known = self._known(value[_PREFIX.size : _PREFIX.size + length])
+            raise ValueError("does not match its checksum: it is truncated or damaged")
+        header = self._decoded_header(value[_PREFIX.size : _PREFIX.size + length])
         try:
             body = pa.py_buffer(value).slice(_PREFIX.size + length)
-            batch = pa.ipc.read_record_batch(body, known.schema)
-            batch.validate(full=True)  # nothing behind looks again: kernels read where offsets say
+            batch = pa.ipc.read_record_batch(body, header.schema)
+            batch.validate(full=True)  # kernels trust the offsets
         except _UNREADABLE as error:
             raise ValueError(f"cannot be read: {error}") from error
-        return known, batch
+        return header, batch
 
-    def _known(self, packed: bytes) -> "_Known":
-        """What a header says; of the thousands of messages few have another one."""
+    def _decoded_header(self, packed: bytes) -> "_DecodedHeader":
+        """A decoded header; most messages have the same one, so that it is cached."""
         if packed not in self._headers:
             if len(self._headers) >= HEADERS_MAX:
                 self._headers.clear()
             self._headers[packed] = self._read_header(packed)
         return self._headers[packed]
 
-    def _read_header(self, packed: bytes) -> "_Known":
+    def _read_header(self, packed: bytes) -> "_DecodedHeader":
         try:
             header = msgspec.msgpack.decode(packed.rstrip(b"\0"), type=_Header)
         except (msgspec.MsgspecError, *_UNREADABLE) as error:
             raise ValueError(f"cannot be read: {error}") from error
         kinds = dict.fromkeys(header.text, "text") | dict.fromkeys(header.number, "number")
-        right = all(self._kind(name) == kind for name, kind in kinds.items())
-        if not right or len(kinds) < len(header.text) + len(header.number):
+        as_known = all(self._kind(name) == kind for name, kind in kinds.items())
+        if not as_known or len(kinds) < len(header.text) + len(header.number):
             raise ValueError(f"holds fields that this version does not know: {', '.join(kinds)}")
-        place = self._place.get((header.topic, header.partition))
-        if place is None:
+        source = self._source_index.get((header.topic, header.partition))
+        if source is None:
             known = ", ".join(sorted({topic for topic, _ in self._sources}))
             raise ValueError(
                 f"holds events of {header.topic}[{header.partition}], which its reader does not "
                 f"know; expected one of {known}"
             )
-        return _Known(place, _schema(header))
+        return _DecodedHeader(source, _schema(header))
 
     def _kind(self, name: str) -> ColumnKind | None:
         return FIELDS[name].kind if name in FIELDS else self._columns.get(name)
 
 
-class _Known(NamedTuple):
-    """A header as it was understood: the place of its source, and how its events are read."""
+class _DecodedHeader(NamedTuple):
+    """A decoded header: the index of its source, and the schema of its events."""
 
-    place: int
+    source: int
     schema: pa.Schema
 
 
 def _numbers(column: pa.Array) -> NDArray[Any]:
-    """The column as an array of its own, NaN where null: kernels are compiled anew for one that may
-    not be written, as a view of Arrow's memory is."""
+    """A writable copy of the column, NaN where null: for a read-only view of Arrow's memory, kernels would
+    be compiled again."""
     return np.array(column.to_numpy(zero_copy_only=False))
 
 
@@ -246,7 +246,7 @@ def _schema(header: _Header) -> pa.Schema:
 
 
 def _parts(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """The batch, halved until each part is small enough; one event always is."""
+    """The batch, halved until each part is small enough or has one event."""
     if batch.nbytes <= MESSAGE_BYTES_MAX or len(batch) == 1:
         yield batch
         return

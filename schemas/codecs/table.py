@@ -173,7 +173,7 @@ def _digits(value: Any) -> str:
 
 
 def _plain(column: pa.Array) -> pa.Array:
-    """The column without dictionaries, runs, views and extension types: these only say how it is
+    """The column without dictionaries, runs, views and extension types: they only define how it is
     stored."""
     while True:
         kind = column.type

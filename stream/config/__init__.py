@@ -20,8 +20,6 @@ from stream.config.fingerprints import StateConfig, fingerprint, state_config, w
 from stream.config.loading import load, parse
 from stream.config.stages import logs, nodes
 from stream.config.topology import (
-    LABEL_FIELDS,
-    LEARNED_LABEL_FIELDS,
     Log,
     extracted_fields,
     internal_topic_fields,
@@ -35,8 +33,6 @@ from stream.config.validation import secret_problem
 
 __all__ = [
     "ALL_MONITORS",
-    "LABEL_FIELDS",
-    "LEARNED_LABEL_FIELDS",
     "SHADOW_OUTPUTS",
     "TOPIC_PATTERN",
     "AssessSpec",

@@ -8,13 +8,10 @@ from detectors.models.interface import StandaloneSpec
 from detectors.monitor import MonitorSpec
 from detectors.spec import EventFilter
 from schemas.events import ENTITY_FIELDS, FIELDS
+from schemas.labels import LABEL_FIELDS, LEARNED_LABEL_FIELDS
 from schemas.mapping import available_fields
 from stream.config.declarations import Config
 
-LABEL_FIELDS: Final = ("kind", "verdict", "labelled_event_id")
-"""The fields of a label, besides the entities that it names."""
-LEARNED_LABEL_FIELDS: Final = ("verdict", "labelled_event_id")
-"""Those of them that learning uses."""
 FIELDS_WITH_A_DEFAULT: Final = frozenset({"utc_offset_min", "labelled_event_id"})
 """Fields that no input must map. Defaults: UTC; a label corrects no other label."""
 

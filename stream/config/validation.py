@@ -12,6 +12,7 @@ from detectors.monitor import MonitorSpec, value_names
 from detectors.spec import EventFilter, FeatureSpec
 from schemas.codecs import codec_spec
 from schemas.events import ENTITY_FIELDS, FIELDS, TYPES
+from schemas.labels import LEARNED_LABEL_FIELDS
 from schemas.mapping import available_fields, nearest_hint
 from schemas.mapping_checks import mapping_problems
 from stream.config.declarations import (
@@ -26,7 +27,6 @@ from stream.config.declarations import (
 from stream.config.document import key_path
 from stream.config.stages import declared_stages, nodes, output_topics, stage_problems
 from stream.config.topology import (
-    LEARNED_LABEL_FIELDS,
     fields_read,
 )
 from stream.kafka.properties import property_problems

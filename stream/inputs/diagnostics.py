@@ -17,11 +17,11 @@ from schemas.codecs.decoded import path_text
 from schemas.columns import EventBatch
 from schemas.dead_letters import DeadLetter
 from schemas.events import LABEL_TYPE
-from schemas.labels import is_known_verdict
+from schemas.labels import LABEL_FIELDS, is_known_verdict
 from schemas.mapping import compile_mapping
 from schemas.records import Records
 from stream.clock import format_time_ms
-from stream.config import LABEL_FIELDS, Config, extracted_fields
+from stream.config import Config, extracted_fields
 from stream.config.topology import Log
 from stream.inputs.partitioning import find_misplaced
 from stream.pipeline.shard import ShardOutput

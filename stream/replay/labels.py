@@ -21,7 +21,8 @@ from schemas.codecs.table import EDDY_FIELDS
 from schemas.columns import I64, Bools, EventBatch
 from schemas.dead_letters import DeadLetter
 from schemas.events import ENTITY_FIELDS, LABEL_TYPE
-from stream.config import LABEL_FIELDS, Config, extracted_fields, label_entity_fields
+from schemas.labels import LABEL_FIELDS
+from stream.config import Config, extracted_fields, label_entity_fields
 from stream.errors import InputError
 from stream.evaluation import database
 from stream.evaluation.database import SqlSession, parquet_source

@@ -1,4 +1,4 @@
-"""What a detector of its own is handed, made from rows of a test's writing, without a monitor."""
+"""The input of a standalone detector, made from rows that a test writes, without a monitor."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ LATENESS_MAX_MS = 3_600_000.0
 
 
 class Row(NamedTuple):
-    """An event: its time in seconds, its text fields, and of what type it is."""
+    """An event: its time in seconds, its text fields and its type."""
 
     time_s: float
     text: dict[str, str]
@@ -78,7 +78,7 @@ class DetectorHarness:
 
 
 def hashed(events: EventBatch) -> Callable[[str], U64]:
-    """As a monitor hashes a text field: uint64[n], 0 where absent."""
+    """The keyed hash of a text field as in a monitor: uint64[n], 0 where absent."""
 
     def of(field: str) -> U64:
         if field not in events.text:

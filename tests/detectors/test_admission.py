@@ -1,4 +1,4 @@
-"""Who keeps a row while a flood of keys passes: at full size, as the README promises."""
+"""Which entities keep their rows during a flood of keys, at full size."""
 
 from collections import deque
 from typing import Final
@@ -46,14 +46,14 @@ def flood(keys: int, uses: int, order: str, draw: np.random.Generator) -> I64:
 
 
 def placed(events: I64, more: I64, at: I64) -> I64:
-    """The events with more of them put in before these places."""
+    """The events with others inserted at these positions."""
     order = np.argsort(at, kind="stable")
     return np.insert(events, at[order], more[order])
 
 
 def story(keys: int, uses: int, order: str, share: float, seed: int) -> I64:
-    """The events' entities: known ones, then a flood with new ones in it. share: of known
-    entities' events, beside the flood's."""
+    """The entities of events: known ones, then a flood with new ones in it. share: of known
+    entities' events, beside those of the flood."""
     draw = np.random.Generator(np.random.PCG64(seed))
     before = np.concatenate([draw.permutation(KNOWN) for _ in range(VISITS)])
     events = flood(keys, uses, order, draw)
@@ -120,8 +120,7 @@ def changing(exponent: float, keys: int, events: int, seed: int) -> I64:
 
 
 def fifo_hits(who: I64, capacity: int) -> int:
-    """Hits of S3-FIFO without its ghost queue and with counts up to 3, as the table was before it
-    weighed history."""
+    """Hits of S3-FIFO without its ghost queue and with counts up to 3, which weighs no history."""
     returns: dict[int, int] = {}
     small: deque[int] = deque()
     main: deque[int] = deque()
@@ -157,7 +156,7 @@ def fifo_hits(who: I64, capacity: int) -> int:
 )
 def test_a_change_of_popular_keys_loses_no_hits(exponent: float, capacity: int) -> None:
     """Where the popular keys change every 100,000 events, the table has no fewer hits than a queue
-    that only asks how recent a key is; but for 0.05 % of the events, while a table fills up."""
+    that uses recency only; except for 0.05 % of the events, while a table fills up."""
     who = changing(exponent, 500_000, 300_000 if capacity <= 10_000 else 600_000, seed=5)
     hits = int((~admitted(EntityTable(capacity), who, seed=5)).sum())
     assert hits >= fifo_hits(who, capacity) - 0.0005 * len(who)

@@ -1,4 +1,4 @@
-"""Boosted trees: their splits against exhaustive search, what they can learn, and always alike."""
+"""Boosted trees: their splits against exhaustive search, their predictions, and repeatability."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def probabilities(trees: boosting.BoostedTrees, x: F64) -> F64:
 
 
 def best_gain(x: F64, y: F64) -> float:
-    """The largest gain that any split of all rows has, every value and both ways tried."""
+    """The largest gain of any split of all rows, over every value and both directions."""
     p = y.mean()
     g, h = p - y, np.full(len(y), p * (1.0 - p))
 
@@ -74,7 +74,7 @@ def test_it_predicts_as_well_as_a_library() -> None:
 
 
 def test_a_fit_is_the_same_bytes_each_time() -> None:
-    """Whatever the trees held before."""
+    """Two fits to the same rows give the same bytes, whatever the trees held before."""
     x, y = made_up(500)
     one, other = boosting.empty(), boosting.empty()
     boosting.fit(one, x, y)
@@ -84,8 +84,8 @@ def test_a_fit_is_the_same_bytes_each_time() -> None:
 
 
 def test_credits_add_up_to_the_output() -> None:
-    """The base, what each root is worth, and the inputs' credits are the log odds; an input that is
-    not split has none, and the one that decides has most."""
+    """The base, the roots' values and the inputs' credits add up to the log odds; an input without
+    a split has no credit, and the decisive one the largest."""
     x, y = made_up(2_000)
     x = np.column_stack([x, np.full(len(x), 7.0)])
     trees = boosting.empty()
@@ -103,7 +103,7 @@ def test_credits_add_up_to_the_output() -> None:
 
 @pytest.mark.parametrize("value", [np.nan, 4.0, np.inf])
 def test_an_uninformative_input_is_not_split(value: float) -> None:
-    """One that is always absent, or always the same."""
+    """An input that is always absent, or always the same, has no split."""
     x, y = made_up(400)
     x[:, 1] = value
     trees = boosting.empty()

@@ -34,7 +34,7 @@ def _calibrate(raw: F64, row: I64, times: F64 | None = None) -> CalibrationOutpu
 
 @pytest.mark.parametrize("stretch", [0.3, 1.0, 2.5])
 def test_p_is_honest_whatever_the_raw_scale(stretch: float) -> None:
-    """Surprises stretched by any factor come out with P(p ≤ α) within a factor 1.5 of α."""
+    """With surprises scaled by any factor, P(p ≤ α) is within a factor 1.5 of α."""
     draw = np.random.Generator(np.random.PCG64(1))
     raw = stretch * draw.exponential(1.0, (1, EVENTS))
     p = _calibrate(raw, draw.integers(0, 1000, EVENTS)).p[0, EVENTS // 2 :]
@@ -53,7 +53,7 @@ def test_the_combination_is_honest_for_dependent_detectors() -> None:
 
 
 def test_p_falls_as_surprise_grows_also_beyond_the_data() -> None:
-    """Larger surprise never has larger p, and far beyond all data p goes on falling."""
+    """A larger surprise never has a larger p, and far beyond all data p still falls."""
     draw = np.random.Generator(np.random.PCG64(3))
     raw = draw.exponential(1.0, (1, 20_000))
     raw[0, -40:] = np.linspace(0.0, 60.0, 40)
@@ -63,7 +63,7 @@ def test_p_falls_as_surprise_grows_also_beyond_the_data() -> None:
 
 
 def test_one_entity_cannot_fill_the_tail() -> None:
-    """An attacker with a tenth of all events, every one extreme, never comes to look ordinary."""
+    """An attacker with a tenth of all events, each extreme, never looks ordinary."""
     draw = np.random.Generator(np.random.PCG64(4))
     raw = draw.exponential(1.0, (1, 60_000))
     row = draw.integers(1, 1000, 60_000)
@@ -75,8 +75,8 @@ def test_one_entity_cannot_fill_the_tail() -> None:
 
 
 def test_suspicion_fades() -> None:
-    """After an event that is far beyond all others an entity's next mildly strange event is
-    stranger than another entity's; a week later less so, after half a year hardly."""
+    """After a very strange event an entity's next mildly strange event is stranger than another
+    entity's; a week later by less, and after half a year hardly."""
     draw = np.random.Generator(np.random.PCG64(6))
     others, week_ms = 20_000, 7.0 * 86_400_000.0
     raw = draw.exponential(1.0, (1, others + 9))
@@ -95,7 +95,7 @@ def test_suspicion_fades() -> None:
 
 
 def test_a_heavy_tail_is_honest_with_few_data() -> None:
-    """Normal p-values of values that follow Student's t come out honest down to 1e-4."""
+    """Normal p-values of values that follow Student's t become honest down to 1e-4."""
     draw = np.random.Generator(np.random.PCG64(5))
     z = draw.standard_t(6.0, (1, 5 * EVENTS))
     p = _calibrate(0.5 * z * z, draw.integers(0, 1000, 5 * EVENTS)).p[0, EVENTS:]
@@ -104,7 +104,7 @@ def test_a_heavy_tail_is_honest_with_few_data() -> None:
 
 
 def test_honest_bursts_of_extremes_are_part_of_honest_traffic() -> None:
-    """Where an entity's extremes come eight at a time, p < 1e-3 is as rare as it says."""
+    """Where an entity's extremes come eight at a time, p < 1e-3 is as rare as it should be."""
     draw = np.random.Generator(np.random.PCG64(6))
     raw = np.repeat(draw.exponential(1.0, (1, EVENTS // 2)), 8, axis=1)
     raw += 0.2 * draw.exponential(1.0, raw.shape)

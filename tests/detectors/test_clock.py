@@ -28,7 +28,7 @@ def take(
 
 
 def steady(n: int, every_ms: float, first_ms: int = START_MS) -> I64:
-    """int64[n]: times of events at random, so far apart on average."""
+    """int64[n]: times of random events at an average distance."""
     draw = np.random.Generator(np.random.PCG64(n))
     return (first_ms + np.cumsum(draw.exponential(every_ms, n))).astype(np.int64)
 
@@ -46,8 +46,8 @@ def test_steady_traffic_moves_time_exactly(every_ms: float, entities: int) -> No
 
 
 def mixed(honest: I64, attack: Bools, of: I64) -> tuple[I64, I64]:
-    """(Times, entities) of honest traffic of 500 entities with events of 2099 in it. attack: bool[n],
-    where; of: int64, their entities."""
+    """(Times, entities) of honest traffic of 500 entities with events of 2099 among it. attack:
+    bool[n], which these are; of: int64, their entities."""
     time_ms = honest.copy()
     entity = np.arange(len(honest)) % 500
     time_ms[attack] = FUTURE_MS + np.arange(attack.sum())
@@ -67,8 +67,8 @@ def mixed(honest: I64, attack: Bools, of: I64) -> tuple[I64, I64]:
     ids=["one", "forty of one", "31 of 31", "every other one of 25", "every third one of 50"],
 )
 def test_a_minority_from_the_future_moves_no_time(places: list[int], entities: int) -> None:
-    """Fewer than half of the window's places, of any kind, are ahead: honest events keep their
-    times, and stream time is theirs."""
+    """Fewer than half of the window, of events or of entities, is ahead: honest events keep their
+    times, and stream time follows them."""
     attack = np.zeros(2_000, np.bool_)
     attack[list(places)] = True
     time_ms, entity = mixed(steady(2_000, 1_000.0), attack, np.arange(attack.sum()) % entities)
@@ -98,7 +98,8 @@ def test_old_events_do_not_let_one_of_the_future_move_time(
 
 @pytest.mark.parametrize("count", [1, 8, 20, 31])
 def test_old_events_in_the_first_window_do_not_widen_the_bound(count: int) -> None:
-    """Fewer than half of the first 64 events are of 1970: an event of 2099 is ahead afterwards."""
+    """With fewer than half of the first 64 events from 1970, an event of 2099 is ahead
+    afterwards."""
     clock, time_ms = StreamClock(), steady(3_000, 1_000.0)
     time_ms[5 : 5 + count] = 0
     take(clock, time_ms, np.arange(3_000) % 500)
@@ -150,8 +151,8 @@ def by_day(per_day: int, days: int, entities: int) -> tuple[I64, I64]:
 
 @pytest.mark.parametrize("entities", [10, 60, 400])
 def test_nights_and_one_entity_that_never_sleeps_are_not_ahead(entities: int) -> None:
-    """A few hundred events a day, next to none at night, and a crawler with most of all events: once
-    a few days have been seen no event is ahead, whichever way the window counts."""
+    """A few hundred events a day, almost none at night, and a crawler with most of all events:
+    after a few days no event is ahead, whichever way the window counts."""
     time_ms, entity = by_day(400, 14, entities)
     crawler_ms = np.arange(START_MS, int(time_ms[-1]), 60_000)
     both = np.concatenate([time_ms, crawler_ms])
@@ -165,8 +166,8 @@ def test_nights_and_one_entity_that_never_sleeps_are_not_ahead(entities: int) ->
 
 
 def test_time_moves_on_though_most_entities_have_stopped() -> None:
-    """Where only ten of many entities are left, their events move time: places of entities without
-    an event of late count no longer."""
+    """Where only ten of many entities are left, their events move time: entities without a recent
+    event no longer count."""
     many = steady(5_000, 1_000.0)
     few = steady(20_000, 60_000.0, int(many[-1]))
     clock = StreamClock()
@@ -178,8 +179,8 @@ def test_time_moves_on_though_most_entities_have_stopped() -> None:
 
 @pytest.mark.parametrize("field", ["ip", "account", "card"])
 def test_no_event_of_an_honest_shop_is_ahead(field: str) -> None:
-    """Of the simulated shop, with a crawler and attacks at night, no event is ahead but those that
-    the simulator has from the future."""
+    """In the simulated shop, with a crawler and attacks at night, only the events that the
+    simulator puts into the future are ahead."""
     made = (orjson.loads(line.value) for line in lines(Shop(30_000, 7)) if is_event(line.value))
     rows = [
         row for row in made if row.get(field) and row["time"] < SHOP_START_MS + 30 * 24 * HOUR_MS
@@ -191,7 +192,8 @@ def test_no_event_of_an_honest_shop_is_ahead(field: str) -> None:
 
 
 def test_a_log_that_starts_in_the_future_is_reset() -> None:
-    """Where the first events are of 2099, clocks are set back once, as soon as a window is full."""
+    """Where the first events are of 2099, stream time is set back once, as soon as a window is
+    full."""
     time_ms = np.concatenate([FUTURE_MS + np.arange(20), steady(500, 1_000.0)])
     found = take(StreamClock(), time_ms, np.arange(520) % 90)
     assert np.flatnonzero(found.set_back).tolist() == [WINDOW - 1]
@@ -201,8 +203,8 @@ def test_a_log_that_starts_in_the_future_is_reset() -> None:
 
 
 def test_append_times_bound_stream_time() -> None:
-    """Where the broker sets the times, stream time never passes the append time; an event further
-    ahead of it than the limit is ahead at once, the first one, too, however many there are."""
+    """Where the broker sets the times, stream time never exceeds the append time; an event further
+    ahead of it than the limit is ahead, from the first event on, however many there are."""
     append_ms = steady(300, 1_000.0)
     time_ms = append_ms - 500
     time_ms[100:200] = append_ms[100:200] + int(AHEAD_MAX_MS)
@@ -246,8 +248,8 @@ events = st.lists(
 def test_cuts_and_saved_states_do_not_matter(
     drawn: list[tuple[int, int, int, int, bool]], cuts: list[int], stop: int
 ) -> None:
-    """However events are cut into batches, and wherever a state is saved and loaded, bounded times
-    and state are the same bytes; nothing is later than stream time."""
+    """Wherever the events are cut into batches and a state is saved and loaded, bounded times and
+    state are the same bytes; no time is later than stream time."""
     n = len(drawn)
     late, far, entity, source, appended = (
         np.array([one[k] for one in drawn], np.int64) for k in range(5)
@@ -284,8 +286,8 @@ def test_cuts_and_saved_states_do_not_matter(
 
 @pytest.mark.parametrize("at", [0, 1, 500, 999])
 def test_a_recorded_log_is_ordered_despite_a_time_from_the_future(at: int) -> None:
-    """One record of 2099, the first one, too, leaves the order of all others as it is; what has no
-    time is due with the record before it."""
+    """One record of 2099, even the first, does not change the order of the others; a record without
+    a time is ordered with the record before it."""
     time_ms = steady(1_000, 1_000.0)
     time_ms[[3, 700]] = -1
     time_ms[at] = FUTURE_MS

@@ -1,4 +1,4 @@
-"""Edges against a reference that keeps exact counts and walks over every tick."""
+"""Edges against a reference with exact counts that processes every tick."""
 
 from collections import defaultdict
 from math import erfc, exp, log, sqrt
@@ -30,7 +30,7 @@ class Reference:
         return max(self.total[key] / self.ticks, LEVEL_MIN) if self.ticks else LEVEL_MIN
 
     def turn(self) -> None:
-        """The end of a tick: merge what is below the threshold, let the counts fade."""
+        """The end of a tick: merge counts below the threshold, and decay the counts."""
         most = {key: (e := self.level(key)) + sqrt(10.0 * e) for key in self.current}
         for key, a in self.current.items():
             self.total[key] = self.keep * self.total[key] + min(a, most[key])
@@ -67,9 +67,9 @@ def row(time_s: float, account: str = "a", device: str = "d") -> Row:
         max_size=200,
     )
 )
-def test_it_is_midas_f_with_the_departures_named(steps: list[tuple[int, str, str]]) -> None:
-    """Counts, levels and surprise are those of exact counts merged at each tick's end. A cell that
-    bursts in one tick is filtered in the ticks it fades over by the level it had."""
+def test_it_is_midas_f_with_the_named_departures(steps: list[tuple[int, str, str]]) -> None:
+    """Counts, levels and surprise equal those of exact counts merged at each tick's end. A cell
+    that bursts in one tick is filtered by its earlier level in the ticks over which it decays."""
     times = np.cumsum([step for step, _, _ in steps]).tolist()
     rows = [row(t, *ends) for t, (_, *ends) in zip(times, steps, strict=True)]
     reference = Reference()
@@ -96,7 +96,8 @@ def burst(minute: int, events: int = 100) -> list[Row]:
 
 
 def test_a_burst_surprises_and_does_not_become_normal() -> None:
-    """A burst stands out from all that was before it, and so does the same one an hour later."""
+    """A burst is more surprising than everything before it, and so is the same burst an hour
+    later."""
     look = DetectorHarness(SPEC)
     before = look.process(quiet(120))["surprise"]
     first = look.process(burst(120))["surprise"].max()
@@ -107,7 +108,7 @@ def test_a_burst_surprises_and_does_not_become_normal() -> None:
 
 
 def test_a_lasting_change_is_learned() -> None:
-    """A pair that goes on at twenty events a minute is not surprising after three half-lives."""
+    """A pair with twenty events a minute from now on is not surprising after three half-lives."""
     look = DetectorHarness(EdgesSpec(name="bursts", field="device", half_life="2h"))
     look.process(quiet(120))
     lasting = [row(60.0 * 120 + 3 * k, "a1", "d1") for k in range(20 * 360)]
@@ -137,7 +138,7 @@ def test_small_sketches_never_count_too_little() -> None:
 
 
 def test_invalid_declarations_are_named() -> None:
-    """A number as the other end, and totals that are gone within a few ticks."""
+    """A number as the other end, and totals that decay within a few ticks, are problems."""
     spec = EdgesSpec(name="b", field="amount", tick="1h", half_life="2h")
     assert [line.split(": ")[0] for line in spec.problems()] == ["field", "half_life"]
     assert SPEC.problems() == []

@@ -103,7 +103,7 @@ def _times(count: int) -> I64:
 @settings(deadline=None)
 @given(capacity=st.integers(1, 40), numbers=st.lists(st.integers(1, 60), max_size=400))
 def test_rows_equal_the_models(capacity: int, numbers: list[int]) -> None:
-    """Every key gets the row, and every eviction hits the key, that the model says."""
+    """Every key gets the row of the model, and every eviction hits the model's key."""
     table, model = EntityTable(capacity), Model(capacity)
     admitted = table.admit(_keys(numbers), unbounded_times(_times(len(numbers))), 0.0)
     expected = [model.admit(k) for k in numbers]
@@ -111,7 +111,7 @@ def test_rows_equal_the_models(capacity: int, numbers: list[int]) -> None:
 
 
 def test_a_long_stream_gets_the_models_rows() -> None:
-    """20,000 events with a few popular keys, in small tables: rows and evictions equal the
+    """Over 20,000 events with a few popular keys, in small tables, rows and evictions equal the
     model's."""
     drawn = np.random.Generator(np.random.PCG64(1)).zipf(1.3, 20_000)
     numbers = np.where(drawn > 500, drawn % 500 + 1, drawn).tolist()
@@ -124,7 +124,8 @@ def test_a_long_stream_gets_the_models_rows() -> None:
 
 
 def test_rotating_keys_evict_each_other_and_not_the_known() -> None:
-    """100,000 one-time keys pass through a table of 1,000 rows; entities that return stay."""
+    """100,000 one-time keys pass through a table of 1,000 rows; entities that return keep
+    theirs."""
     table = EntityTable(1_000)
     known = _keys(list(range(1, 801)))
     for _ in range(3):
@@ -140,7 +141,7 @@ def test_rotating_keys_evict_each_other_and_not_the_known() -> None:
 
 
 def test_lateness_is_clamped_and_bounded() -> None:
-    """A late event is given its entity's last time; beyond the bound it is not to be learned."""
+    """A late event has its entity's last time; beyond the bound it is not learned."""
     table = EntityTable(16)
     admitted = table.admit(
         _keys([1, 1, 1, 1]), unbounded_times(np.array([1000, 900, 400, 1100])), 500.0
@@ -152,8 +153,8 @@ def test_lateness_is_clamped_and_bounded() -> None:
 
 
 def test_a_session_begins_after_a_pause() -> None:
-    """An entity that was silent for longer than the gap has its own row again, but fresh and with
-    nothing before it; a pause as long as the gap, or a late event, begins no session."""
+    """An entity that was silent for longer than the gap keeps its row, fresh and without earlier
+    events; a pause as long as the gap, or a late event, begins no session."""
     times = np.array([0, 1_000, 31_000, 61_001, 50_000, 61_002], np.int64)
     keys = np.full((len(times), 2), 7, np.uint64)
     table = EntityTable(4)

@@ -1,4 +1,4 @@
-"""Every feature kind against a short pure Python reference that goes over all past events again."""
+"""Every feature kind against a short reference in pure Python that goes over all earlier events."""
 
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -31,20 +31,21 @@ seeds = given(seed=st.integers(0, 2**32))
 
 
 class Moment(NamedTuple):
-    """An event of which a feature is asked: its index, and those of the entity's events before it
-    that were learned, as long as it has had its row."""
+    """An event at which a feature has a value: its index, and those of the entity's earlier events
+    that were learned since it has its row."""
 
     i: int
     past: list[int]
 
 
 def stream(seed: int) -> EventBatch:
-    """Some accounts, more than there are rows; late events, some of them too late to be learned."""
+    """More accounts than rows, and late events, some of them too late to be learned."""
     return batch(seed, 300, entities=30, late=0.1, absent=0.1)
 
 
 def watch(spec: FeatureSpec, events: EventBatch) -> tuple[F64, MonitorOutput]:
-    """A feature's values at all events, beside the magnitude of the amount; every event applies."""
+    """A feature's values at all events, together with the magnitude of the amount; every event
+    applies."""
     # Without an account an event would not be applicable, and the indices would not be the batch's.
     events.text["account"] = events.text["account"].fill_null("nobody")
     events.number["utc_offset_min"][::3] = 330.0
@@ -67,7 +68,7 @@ def moments(output: MonitorOutput, active: Bools) -> Iterator[Moment]:
 
 
 def weights(output: MonitorOutput, moment: Moment, half_life_ms: float) -> list[float]:
-    """How much each past event, and this one, counts at this one."""
+    """The weight of each earlier event, and of this one, at this one."""
     time_ms = output.admitted.time_ms
     return [
         float(2.0 ** (-(time_ms[moment.i] - time_ms[k]) / half_life_ms))
@@ -81,7 +82,7 @@ def check(
     reference: Callable[[MonitorOutput, Moment], float],
     active: Bools | None = None,
 ) -> None:
-    """The feature is the reference's value within 1e-9 wherever it is active, else NaN."""
+    """The feature equals the reference within 1e-9 wherever it is active, and is NaN elsewhere."""
     values, output = watch(spec, events)
     expected = np.full(len(events), np.nan)
     every = np.ones(len(events), np.bool_)
@@ -99,8 +100,8 @@ def present(events: EventBatch, field: str) -> Bools:
 @few
 @given(seed=st.integers(0, 2**32), half_life=st.sampled_from(["1min", "45min", "1h", "24h", "30d"]))
 def test_counts_and_sums_decay_over_all_past_events(seed: int, half_life: str) -> None:
-    """Σ 2^-(age / half-life), this event included; and the same of |amount|, each amount as it was
-    relative to its currency then."""
+    """Σ 2^-(age / half-life), this event included; likewise of |amount|, each amount relative to
+    its currency as of its event."""
     events = stream(seed)
     half_life_ms = 1000.0 * seconds(half_life)
     count = FeatureSpec(name="n", kind="count", half_life=half_life)
@@ -155,7 +156,8 @@ def test_value_features_are_the_events_own_numbers(seed: int) -> None:
 @few
 @seeds
 def test_ratio_compares_two_decayed_counts(seed: int) -> None:
-    """The short count against what the long one says, both since the entity's first event."""
+    """The short count divided by what the long one predicts, both since the entity's first
+    event."""
 
     def reference(w: MonitorOutput, m: Moment) -> float:
         short, long = (sum(weights(w, m, span)) for span in (HALF_LIFE_MS, AGAINST_MS))
@@ -231,7 +233,8 @@ def test_distinct_is_exact_for_few_values(seed: int) -> None:
 
 
 def test_distinct_of_many_values_is_as_close_as_stated() -> None:
-    """The estimate's root mean square error is within 13 % by a fifth, its bias small."""
+    """The root mean square error of the estimate is within a fifth of 13 %, and its bias is
+    small."""
     spec = FeatureSpec(name="d", kind="distinct", field="ip", half_life="30d")
     counts = (20, 50, 100, 200, 400, 1_000, 5_000)
     off: dict[int, list[float]] = {n: [] for n in counts}
@@ -247,7 +250,7 @@ def test_distinct_of_many_values_is_as_close_as_stated() -> None:
 
 
 def test_distinct_forgets_a_pane_at_a_time() -> None:
-    """A thousand values stay for the pane after theirs, and are gone in the one after that."""
+    """A thousand values still count in the next pane, and no longer in the one after."""
     pane_ms = int(HALF_LIFE_MS)
     time_ms = START_MS + np.concatenate([np.arange(1_000), [pane_ms + 1, 2 * pane_ms + 1]])
     events = one_account(time_ms)
@@ -260,8 +263,8 @@ def test_distinct_forgets_a_pane_at_a_time() -> None:
 @few
 @seeds
 def test_novelty_is_what_the_entity_never_had(seed: int) -> None:
-    """1 for a value not among all of the entity's; 16 remembered ones and the filter hide
-    nothing."""
+    """1 for a value that the entity never had; neither the 16 remembered values nor the filter hide
+    one."""
     events = batch(seed, 400, entities=3)  # with 40 addresses each, more than an entity remembers
     ip = events.text["ip"].to_pylist()
 
@@ -288,7 +291,8 @@ def test_novelty_is_what_the_entity_never_had(seed: int) -> None:
 
 
 def test_the_filter_forgets_in_panes_and_errs_as_stated() -> None:
-    """The last 65,536 pairs are known, those two panes back are not; fewer than 0.5 % err."""
+    """The last 65,536 pairs are found, those of two panes ago are not; fewer than 0.5 % of the
+    answers are wrong."""
     draw = np.random.Generator(np.random.PCG64(5))
     pairs = draw.integers(0, 2**64, 3 * pairings.PAIRS_MAX, np.uint64)
     shared = np.zeros(pairings.WORDS, np.uint64)
@@ -349,9 +353,9 @@ def test_night_share_is_the_share_by_local_night(seed: int) -> None:
 
 @few
 @seeds
-def test_sequence_is_the_share_of_steps_that_go_on(seed: int) -> None:
-    """Among an entity's steps from one number to another, those equal to the step before, decayed;
-    nothing where it stays."""
+def test_sequence_is_the_share_of_repeated_steps(seed: int) -> None:
+    """The decayed share of the steps from one number to another that equal the step before; NaN
+    where the number stays."""
     events = stream(seed)
     item = events.number["item"]
 
@@ -375,9 +379,9 @@ def test_sequence_is_the_share_of_steps_that_go_on(seed: int) -> None:
 
 @few
 @seeds
-def test_departure_is_in_standard_deviations_by_the_largest_of_late(seed: int) -> None:
-    """z under the weighted mean and deviation of the numbers before, over the largest decayed z
-    before and two."""
+def test_departure_is_relative_to_the_largest_recent_one(seed: int) -> None:
+    """z by the weighted mean and deviation of the earlier numbers, divided by the largest decayed
+    earlier z plus two."""
     events = stream(seed)
     half_life_ms = 1000.0 * seconds(feature("departure").half_life or "")
 
@@ -407,8 +411,8 @@ def test_departure_is_in_standard_deviations_by_the_largest_of_late(seed: int) -
 @few
 @seeds
 def test_popularity_counts_a_value_in_the_whole_shard(seed: int) -> None:
-    """Decayed number of all entities' events with the value, this one included; few values share
-    no cells of the sketch."""
+    """The decayed number of all entities' events with the value, this one included; few values
+    share no cells of the sketch."""
     events = stream(seed)
     values, output = watch(feature("popularity"), events)
     product = np.array(events.text["product"].to_pylist())
@@ -441,7 +445,7 @@ def test_entropy_is_shannons_over_hashed_buckets(seed: int) -> None:
 @few
 @seeds
 def test_hour_habit_is_the_smoothed_share_of_the_hour(seed: int) -> None:
-    """The entity's decayed hours with the shard's as prior, by what blind choice would give."""
+    """The entity's decayed hours with the shard's as prior, divided by a random hour's share."""
     events = stream(seed)
     shard: list[tuple[int, bool, float]] = []
 
@@ -494,7 +498,8 @@ def test_hour_habit_falls_at_a_strange_hour() -> None:
 @few
 @seeds
 def test_impossible_travel_is_the_speed_between_places(seed: int) -> None:
-    """Great-circle distance (by unit vectors here) over the time since the last known place."""
+    """Great-circle distance (by unit vectors here) divided by the time since the last known
+    coordinates."""
     events = stream(seed)
     latitude, longitude = events.number["latitude"], events.number["longitude"]
     late = np.zeros(len(events), np.bool_)
@@ -518,7 +523,7 @@ def test_impossible_travel_is_the_speed_between_places(seed: int) -> None:
 
 
 def test_the_distance_is_known() -> None:
-    """London to New York is 5,570 km; a pole to the other is half the circumference."""
+    """London to New York is 5,570 km; from pole to pole is half the circumference."""
     assert distance_km(51.5074, -0.1278, 40.7128, -74.0060) == pytest.approx(5_570, rel=2e-3)
     assert distance_km(90.0, 0.0, -90.0, 77.0) == pytest.approx(pi * 6371.0)
 
@@ -526,7 +531,7 @@ def test_the_distance_is_known() -> None:
 @few
 @seeds
 def test_price_ratio_is_against_the_products_own_mean(seed: int) -> None:
-    """The amount over the exponent of the decayed mean of ln|amount| that its product had."""
+    """The amount divided by the exponential of its product's decayed mean of ln|amount|."""
     events = stream(seed)
     product = events.text["product"].to_pylist()
     known: dict[str, tuple[float, float]] = {}
@@ -544,7 +549,7 @@ def test_price_ratio_is_against_the_products_own_mean(seed: int) -> None:
 
 
 def test_prices_are_bounded_and_survive_a_flood_of_products() -> None:
-    """A product that goes on being sold keeps its price while 100,000 made-up ones pass by."""
+    """A product that is still sold keeps its price while 100,000 invented ones pass."""
     n = 100_000
     events = batch(2, n, entities=10)
     names = [f"made up {k}" if k % 100 else "sold" for k in range(n)]
@@ -556,8 +561,8 @@ def test_prices_are_bounded_and_survive_a_flood_of_products() -> None:
     assert sold[5:] == pytest.approx(1.0, rel=0.01)
 
 
-def test_an_absent_field_can_be_asked_for() -> None:
-    """In a condition "" matches events without the field, whether or not the batch has it."""
+def test_a_filter_can_select_an_absent_field() -> None:
+    """In a filter "" matches events without the field, whether or not the batch has the column."""
     events = batch(3, 200, absent=0.3)
     gone = ~present(events, "ip")
     assert (matches(events, {"ip": ""}) == gone).all()
@@ -567,7 +572,7 @@ def test_an_absent_field_can_be_asked_for() -> None:
 
 
 def test_a_missing_parameter_is_named() -> None:
-    """Each missing, superfluous or contradictory parameter is one line, path first."""
+    """Each missing, superfluous or contradictory parameter is one line, the key first."""
 
     def where(spec: FeatureSpec) -> list[str]:
         return [line.split(": ")[0] for line in KINDS[spec.kind].problems(spec)]
@@ -587,7 +592,7 @@ def test_a_missing_parameter_is_named() -> None:
 
 @pytest.mark.parametrize("kind", [k.name for k in BUILT_IN if k.family in {"normal", "rate"}])
 def test_expected_values_are_in_natural_units(kind: str) -> None:
-    """On honest traffic three in four values lie in the interval that an alert gives for them."""
+    """On honest traffic three in four values lie in the range that an alert would give for them."""
     events = batch(4, 6_000, entities=12)
     # Accounts as busy as each other, each at home somewhere.
     who = np.random.Generator(np.random.PCG64(4)).integers(0, 12, 6_000)

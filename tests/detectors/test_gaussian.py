@@ -1,4 +1,4 @@
-"""The normal tail's table against scipy."""
+"""The table of the normal distribution's tail against scipy."""
 
 from math import isnan, nan
 
@@ -26,7 +26,7 @@ def test_beyond_the_table_the_series_applies(z: float) -> None:
 
 
 def test_the_ends_are_safe() -> None:
-    """NaN is handed on, minus infinity is no surprise, plus infinity an infinite one."""
+    """NaN gives NaN, minus infinity no surprise, and plus infinity an infinite one."""
     assert isnan(surprise_of_normal(nan))
     assert surprise_of_normal(-np.inf) == 0.0
     assert surprise_of_normal(np.inf) == np.inf

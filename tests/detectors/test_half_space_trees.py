@@ -132,16 +132,16 @@ scaled_values = st.one_of(edges, st.floats(0.0, 1.0))
     who=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 19)), min_size=1, max_size=150),
     cut=st.integers(0, 150),
 )
-def test_every_entity_has_its_own_river(
+def test_every_entity_has_its_own_river_model(
     seed: int,
     window: int,
     scaled_values: list[tuple[float, float]],
     who: list[tuple[int, int]],
     cut: int,
 ) -> None:
-    """Entities that come in any order and share the structure score as if each had a River model
-    of its own, places on a split and the edges of space included, wherever the batch is cut; an
-    entity that loses its row begins anew."""
+    """Entities in any order that share the structure score as if each had a River model of its own,
+    values on a split and at the edges included, wherever the batch is cut; an entity that loses its
+    row starts anew."""
     spec = RiverTreesSpec(trees=5, height=4, window=window, seed=seed, min_events=0)
     trees = HalfSpaceTrees(spec, 2, capacity=3)
     table = EntityTable(3)
@@ -167,7 +167,7 @@ def test_every_entity_has_its_own_river(
 
 
 def test_the_comparison_can_fail() -> None:
-    """Other trees (another seed) give other scores, so that equality above means something."""
+    """Trees of another seed give other scores, so that the equality above means something."""
     scaled_values = _stream(1, 3, 400, 0.0)
     ours = _our_scores(RiverTreesSpec(window=100, seed=1, min_events=0), 3, scaled_values)
     assert ours != _river_scores(RiverTreesSpec(window=100, seed=2, min_events=0), scaled_values)
@@ -188,7 +188,7 @@ def _events(n: int) -> AdmittedEvents:
 
 
 class Polya:
-    """One tree of the default kind in plain Python: dictionaries, and the formula as it stands."""
+    """One tree of the default kind in plain Python, by dictionaries and the formula."""
 
     def __init__(self, trees: TreeStructure, t: int) -> None:
         self.trees, self.t = trees, t
@@ -228,8 +228,8 @@ class Polya:
 
 
 def test_the_default_score_is_the_polya_trees_log_density() -> None:
-    """Over 3,000 events, through two halvings of the masses, the score is the formula's within
-    1e-12, from the cohort alone until the entity has its own masses."""
+    """Over 3,000 events, through two halvings of the masses, the score equals the formula's within
+    1e-12, both from the cohort alone and with the entity's own masses."""
     spec = TreesSpec(trees=3, height=5, min_events=20)
     trees = HalfSpaceTrees(spec, 4, capacity=2)
     n = 3_000
@@ -251,8 +251,8 @@ def test_the_default_score_is_the_polya_trees_log_density() -> None:
 
 
 def test_a_burst_of_strange_events_is_learned_as_far_as_tokens_go() -> None:
-    """Of 200 events of one entity in the corners of space, one a second, the trees learn as many
-    strange ones as its tokens pay for: those saved, and those that come with time and events."""
+    """Of 200 events of one entity at extreme values, one a second, the trees learn as many strange
+    ones as its tokens pay for: the saved tokens and those earned by time and events."""
     trees = HalfSpaceTrees(TreesSpec(trees=10, height=6, min_events=20), 8, capacity=2)
     calm, burst = 3_000, 200
     draw = np.random.Generator(np.random.PCG64(5))
@@ -278,8 +278,8 @@ def test_a_burst_of_strange_events_is_learned_as_far_as_tokens_go() -> None:
 @settings(deadline=None)  # the first case compiles
 @given(seed=st.integers(0, 2**32))
 def test_an_expected_value_is_walked_like_an_absent_one(seed: int) -> None:
-    """Scored again with a feature at expected, an event goes where it goes without that feature,
-    whatever else it lacks."""
+    """Scored again with a feature as expected, an event takes the path that it takes without that
+    feature, whatever else is absent."""
     draw = np.random.Generator(np.random.PCG64(seed))
     trees = build(4, 5, 7, 3, 1)
     mass = draw.integers(0, 100, (1, *trees.feature.shape, 1)).astype(np.uint16)
@@ -294,7 +294,7 @@ def test_an_expected_value_is_walked_like_an_absent_one(seed: int) -> None:
 
 
 def test_an_absent_feature_takes_no_share_from_later_ones() -> None:
-    """Splits below one on an absent feature are credited to their features; shares sum to 1."""
+    """Splits below a split on an absent feature are credited to their features; shares sum to 1."""
     trees = build(1, 3, 1, 2, 1)
     mass = np.full((1, *trees.feature.shape, 1), 50, np.uint16)
     scaled = np.array([0.3, 0.3])

@@ -1,4 +1,4 @@
-"""How kernels are compiled: what is kept on disk is what would be compiled now."""
+"""How kernels are compiled: cached machine code is what would be compiled now."""
 
 import subprocess
 import sys
@@ -31,8 +31,8 @@ def inner(x: float) -> float:
 
 @pytest.mark.slow
 def test_a_kernel_is_recompiled_when_its_dependencies_change(tmp_path: Path) -> None:
-    """A kernel of another module or a constant changes, if only by a name in it: the answer does;
-    nothing does: none is compiled."""
+    """When a kernel of another module or a constant changes, even by a name only, the result
+    changes; when nothing changes, nothing is compiled."""
     (tmp_path / "caller.py").write_text(CALLER)
 
     def answer(factor: str, value: str) -> str:

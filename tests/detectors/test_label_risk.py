@@ -1,4 +1,4 @@
-"""Label risk against a reference that remembers every label and adds them up each time."""
+"""Label risk against a reference that keeps every label and sums them at each event."""
 
 from math import log
 
@@ -24,7 +24,7 @@ def event(time_s: float, account: str = "a", **text: str) -> Row:
 
 
 def label(time_s: float, verdict: str, account: str = "a", of: str = "", **text: str) -> Row:
-    """A label on one of the account's events."""
+    """A label of one of the account's events."""
     named = {"labelled_event_id": of} if of else {}
     return Row(time_s, {"account": account, "verdict": verdict, **named, **text}, "label")
 
@@ -79,8 +79,8 @@ def reference(rows: list[Row], half_life_s: float) -> list[float]:
 def test_it_is_the_posterior_mean_as_known_at_that_time(
     steps: list[tuple[int, str, str, str]],
 ) -> None:
-    """Labels count from when they are known, decayed; a later one for an event replaces its
-    earlier one, wherever that had gone; late ones count as known now."""
+    """A label counts, decayed, from the time at which it is known; a later label of an event
+    replaces the earlier one, whatever its key; a late label counts as known now."""
     time_s = 10 * HOUR_S
     rows = []
     for hours, account, verdict, of in steps:
@@ -98,7 +98,7 @@ def test_it_is_the_posterior_mean_as_known_at_that_time(
 
 
 def test_surprise_grows_with_the_share_and_its_evidence() -> None:
-    """Nothing known, one honest, one fraud, three frauds, three frauds among thirty."""
+    """No label, one honest, one fraud, three frauds, and three frauds among thirty labels."""
     rows = [event(k, f"x{k}") for k in range(1000)]
     for who, frauds, honest in [("b", 0, 1), ("c", 1, 0), ("d", 3, 0), ("e", 3, 27)]:
         rows += [label(1000.0, "fraud", who)] * frauds + [label(1000.0, "honest", who)] * honest
@@ -109,7 +109,7 @@ def test_surprise_grows_with_the_share_and_its_evidence() -> None:
 
 
 def test_the_surprise_is_the_beta_tail() -> None:
-    """One fraud, with nothing else known: I_m(4m + 1, 4(1 - m)) integrated by hand."""
+    """For one fraud and no other label: I_m(4m + 1, 4(1 - m)), integrated by hand."""
     found = DetectorHarness(SPEC).process([label(0.0, "fraud"), event(0.0)])
     m = 2.0 / 101.0
     a, b = 4.0 * m + 1.0, 4.0 * (1.0 - m)
@@ -120,9 +120,9 @@ def test_the_surprise_is_the_beta_tail() -> None:
     assert found["expected"][0] == pytest.approx(m)
 
 
-def test_another_field_may_be_asked() -> None:
-    """Labels that name a terminal speak of it to every account; an event without one is not
-    judged."""
+def test_the_key_may_be_another_field() -> None:
+    """Labels that name a terminal count for every account there; an event without a terminal is not
+    scored."""
     spec = LabelRiskSpec(name="risk", field="terminal")
     rows = [
         label(0.0, "fraud", "a", terminal="t1"),
@@ -136,7 +136,7 @@ def test_another_field_may_be_asked() -> None:
 
 
 def test_memory_is_bounded_and_the_oldest_is_evicted() -> None:
-    """Of more labelled accounts than there is room for, the ones labelled last are known."""
+    """With more labelled accounts than slots, the accounts labelled last are known."""
     spec = LabelRiskSpec(name="risk", keys_max=16, labels_max=16)
     rows = [label(float(k), "fraud", f"a{k}", of=f"e{k}") for k in range(200)]
     harness = DetectorHarness(spec)
@@ -148,7 +148,7 @@ def test_memory_is_bounded_and_the_oldest_is_evicted() -> None:
 
 
 def test_a_label_never_subtracts_more_than_was_added() -> None:
-    """A relabelled event whose account was forgotten meanwhile leaves no negative sum."""
+    """A correction of a label whose account was displaced leaves no negative sum."""
     spec = LabelRiskSpec(name="risk", keys_max=8, labels_max=100)
     harness = DetectorHarness(spec)
     rows = [label(0.0, "fraud", "a", of="e")]
@@ -160,8 +160,8 @@ def test_a_label_never_subtracts_more_than_was_added() -> None:
 
 @pytest.mark.parametrize("apart_s", [0.0, 1.0])
 def test_a_label_subtracts_only_its_own_contribution(apart_s: float) -> None:
-    """An account that gave way and came back, even within one millisecond, is without its earlier
-    label: taking that back leaves what a later event's label gave."""
+    """An account that was displaced and came back, even within a millisecond, no longer has its
+    earlier label: subtracting that leaves a later event's label."""
     rows = [label(0.0, "fraud", "a", of="e1")]
     rows += [label(k * apart_s, "fraud", f"b{k}") for k in range(1, 9)]
     rows += [label(9 * apart_s, "fraud", "a", of="e2"), event(9 * apart_s)]
@@ -174,14 +174,14 @@ def test_a_label_subtracts_only_its_own_contribution(apart_s: float) -> None:
     assert found["value"] == pytest.approx((4.0 * m + frauds) / (4.0 + labels), rel=1e-5)
 
 
-def test_a_field_that_no_label_carries_is_a_mistake() -> None:
-    """A label names entities."""
+def test_a_field_that_names_no_entity_is_a_problem() -> None:
+    """The field must name an entity, since labels name entities."""
     (line,) = LabelRiskSpec(name="risk", field="path").problems()
     assert line.startswith("field: got path; expected one of account, ")
 
 
 def test_labels_train_and_are_not_behaviour() -> None:
-    """A monitor judges no label, counts it as one, and measures as if it had not been there."""
+    """A monitor scores no label and counts it as one; its features are the same without it."""
     spec = MonitorSpec(
         name="account",
         entity="account",

@@ -1,4 +1,4 @@
-"""Late events beyond `lateness_max`: not learned, but counted where their own time says."""
+"""Events later than `lateness_max`: not learned, but counted in the window of their own time."""
 
 import msgspec
 import numpy as np
@@ -57,8 +57,8 @@ def late_counts(late_ms: list[int]) -> list[float]:
 
 
 def test_a_burst_of_late_events_alerts() -> None:
-    """199 payments of one account, two hours older than its current one, have the count they would
-    have in time, alert, and leave its time and the learned counts of others as they were."""
+    """199 payments of one account, two hours older than its current one, have the count that they
+    would have in time and raise alerts; its time and others' learned counts do not change."""
     watching = Monitor(SPEC, KEY)
     watching.process(shop(8_000))
     now_ms = int(watching.clock.now_ms)
@@ -81,8 +81,8 @@ def test_late_events_count_in_the_window_of_their_own_time() -> None:
 
 
 def test_no_entity_empties_a_window_by_moving_back_and_forth() -> None:
-    """Late events that alternate between any windows reset a cell only where a window goes forward:
-    the largest count is not below the fair share of a cell."""
+    """Late events that alternate between windows reset a cell only for a later window: the largest
+    count is not below the fair share of a cell."""
     draw = np.random.Generator(np.random.PCG64(3))
     for spread in (2, 5, 8, 40):
         late_ms = 2 * HOUR_MS + HOUR_MS * draw.integers(0, spread, 400)
@@ -93,6 +93,6 @@ def test_no_entity_empties_a_window_by_moving_back_and_forth() -> None:
 
 
 def test_on_time_counts_exclude_late_events() -> None:
-    """A late event within the limit is counted and learned at its entity's time as before."""
+    """A late event within the limit is counted and learned at its entity's time."""
     assert late_counts([1_000, 2_000, HOUR_MS]) == [2.0, 3.0, 4.0]
     assert late_counts([HOUR_MS + 1, 1_000]) == [1.0, 2.0]

@@ -1,4 +1,4 @@
-"""The logistic regression against River's, and what it does with inputs that are absent."""
+"""The logistic regression against River's, and its treatment of absent inputs."""
 
 import numpy as np
 import pytest
@@ -9,8 +9,8 @@ from detectors.fusion.logistic import LEARNING_RATE
 
 
 def test_it_learns_as_rivers_does() -> None:
-    """Scaled inputs beside unscaled marks: the same log odds as River's pipeline at each of many
-    outcomes."""
+    """With scaled inputs and unscaled flags, the log odds equal those of River's pipeline after
+    each of many outcomes."""
     draw = np.random.default_rng(3)
     inputs = draw.uniform(-3.0, 7.0, (2_000, 3)) * [1.0, 20.0, 0.1]
     marks = (draw.uniform(size=(2_000, 2)) < 0.4).astype(float)
@@ -29,7 +29,7 @@ def test_it_learns_as_rivers_does() -> None:
 
 
 def test_an_absent_input_counts_as_its_mean() -> None:
-    """What is not there neither says nor teaches anything of its own."""
+    """An absent input neither changes the log odds nor is learned."""
     draw = np.random.default_rng(4)
     line = logistic.empty(2, 0)
     none = np.zeros(0)
@@ -44,7 +44,7 @@ def test_an_absent_input_counts_as_its_mean() -> None:
 
 
 def test_one_value_far_out_is_forgotten() -> None:
-    """An amount of 10^12 among ordinary ones moves neither scale nor weight by much."""
+    """An amount of 10^12 among ordinary ones changes neither scale nor weight by much."""
     draw = np.random.default_rng(5)
     line, none = logistic.empty(1, 0), np.zeros(0)
 
@@ -62,7 +62,7 @@ def test_one_value_far_out_is_forgotten() -> None:
 
 
 def test_credits_add_up_to_the_log_odds() -> None:
-    """The intercept and the inputs' credits, each with its mark's, are the log odds."""
+    """The intercept and the credits of inputs and flags add up to the log odds."""
     draw = np.random.default_rng(6)
     line = logistic.empty(3, 2)
     for x in draw.normal(size=(500, 3)):

@@ -18,7 +18,8 @@ def test_a_currency_of_small_units_looks_like_any_other() -> None:
 
 
 def test_a_flood_of_currencies_is_bounded_and_leaves_the_known_alone() -> None:
-    """Ten thousand made-up currencies share the last place; the first keeps its own mean."""
+    """Ten thousand invented currencies share the last slot; the first currency keeps its own
+    mean."""
     money = Money()
     money.relative(np.full(100, 1, np.uint64), np.full(100, 50.0), np.ones(100, np.bool_))
     money.relative(
@@ -30,7 +31,8 @@ def test_a_flood_of_currencies_is_bounded_and_leaves_the_known_alone() -> None:
 
 
 def test_too_late_events_do_not_update_a_currency() -> None:
-    """An amount that may not be learned is judged by what is typical and leaves it as it was."""
+    """An amount that may not be learned is relative to the typical amount and does not change
+    it."""
     money = Money()
     one = np.ones(1, np.uint64)
     money.relative(np.full(50, 1, np.uint64), np.full(50, 10.0), np.ones(50, np.bool_))

@@ -60,8 +60,8 @@ def _decide(
 
 
 def test_an_incident_opens_is_counted_escalates_and_ends_with_quiet() -> None:
-    """First alert opens; the next are counted; 100 times rarer updates; after the gap it
-    reopens."""
+    """The first alert opens an incident, the next are suppressed, a p 100 times smaller updates it;
+    after the gap an incident opens again."""
     out, _ = _decide(
         [0, 1000, 2000, 3000, 3000 + 2 * HOUR_MS], [1e-5, 1e-5, 0.5, 1e-7, 1e-5], [0, 0, 0, 0, 0]
     )
@@ -73,7 +73,7 @@ def test_an_incident_opens_is_counted_escalates_and_ends_with_quiet() -> None:
 
 
 def test_a_long_incident_is_updated_at_each_doubling() -> None:
-    """100 equal alerts of one entity make one opening and updates at 8, 16, 32, 64."""
+    """100 equal alerts of one entity give one opening and updates at 8, 16, 32 and 64."""
     out, _ = _decide(list(range(0, 100_000, 1000)), [1e-5] * 100, [0] * 100)
     assert (out.activity == OPENED).sum() == 1
     assert (out.activity == UPDATED).sum() == 4
@@ -89,7 +89,7 @@ def test_the_budget_is_a_cap_even_when_everything_alerts() -> None:
 
 
 def test_an_escalation_is_measured_from_the_peak() -> None:
-    """An incident that opened at score 5 and was updated at 7 is next updated at 9, not at 8."""
+    """An incident that opened at score 5 and was updated at 7 is updated next at 9, not at 8."""
     out, _ = _decide(range(0, 4_000, 1_000), [1e-5, 1e-7, 1e-8, 1e-9], [0] * 4)
     assert out.activity.tolist() == [OPENED, UPDATED, SUPPRESSED, UPDATED]
 
@@ -102,8 +102,8 @@ def test_an_update_costs_budget() -> None:
 
 
 def test_unused_budget_does_not_carry_over() -> None:
-    """After three days without an alert a day has its ten, and so has the next one from midnight UTC
-    on, a minute later."""
+    """After three days without alerts a day has its ten, and the next day, a minute later, its
+    ten."""
     quiet = [day * DAY_MS for day in range(3)]
     late, soon = 4 * DAY_MS - 30_000, 4 * DAY_MS + 30_000
     times = [*quiet, *[late] * 25, *[soon] * 25]
@@ -114,8 +114,8 @@ def test_unused_budget_does_not_carry_over() -> None:
 
 
 def test_alerts_before_warm_up_cost_nothing() -> None:
-    """Ten alerts raised while warming up leave the day's ten to those after it; they themselves are
-    no more than as many."""
+    """Ten alerts before the end of warm-up leave the day's ten for later ones; their own allowance
+    is as large."""
     out, _ = _decide(range(40), [1e-9] * 40, [*range(40)], warm=[False] * 20 + [True] * 20)
     assert (out.activity[:20] == OPENED).sum() == 10
     assert (out.activity[20:] == OPENED).sum() == 10
@@ -123,15 +123,15 @@ def test_alerts_before_warm_up_cost_nothing() -> None:
 
 
 def test_the_next_alert_counts_the_suppressed_ones() -> None:
-    """Fifteen alerts are held back on a day; the next day's first says so, the one after it says
-    none."""
+    """Fifteen alerts are held back on a day; the next day's first alert has this number, the one
+    after it 0."""
     times = [*range(25), DAY_MS, DAY_MS + 1]
     out, _ = _decide(times, [1e-9] * 27, [*range(27)])
     assert out.held_back.tolist() == [0] * 25 + [15, 0]
 
 
 def test_a_suppressed_update_is_counted() -> None:
-    """An escalation without budget is no alert, and the next alert counts it."""
+    """An escalation without budget raises no alert, and the next alert counts it."""
     out, decider = _decide([0, 1, DAY_MS], [1e-5, 1e-8, 1e-5], [0, 0, 1], budget=1.0)
     assert out.activity.tolist() == [OPENED, SUPPRESSED, OPENED]
     assert out.held_back.tolist() == [0, 0, 1]
@@ -139,9 +139,9 @@ def test_a_suppressed_update_is_counted() -> None:
 
 
 def test_a_suppressed_stronger_alert_is_counted() -> None:
-    """Of three alerts held back, the one whose score is above a published one's counts as
-    displaced; a weaker or equal one does not, nor one against yesterday's or against alerts raised
-    before warm-up."""
+    """Of three alerts held back, the one with a higher score than a published one counts as
+    displaced; a weaker or equal one does not, nor one compared with yesterday's alerts or with
+    those before the end of warm-up."""
     times = [0, 1, 2, 3, 4, 5]
     p = [1e-9, 1e-5, 1e-6, 1e-5, 1e-6, 1e-4]
     warm = [True, True, False, True, True, True]
@@ -161,9 +161,9 @@ def test_a_suppressed_stronger_alert_is_counted() -> None:
 def test_all_shards_together_stay_within_the_budget(
     alerts_per_day: float, shards: int, first: int
 ) -> None:
-    """On every day the shards' allowances add up to the configured budget, rounded up or down
-    where it is no whole number; and over days to neither more nor less. Each shard's days have its
-    share, rounded up or down."""
+    """On every day the shards' allowances add up to the configured budget, rounded up or down; over
+    days they add up to neither more nor less. Each shard has its share each day, rounded up or
+    down."""
     days = [
         [allowance(float(day), alerts_per_day, shards, shard) for shard in range(shards)]
         for day in range(first, first + 10)
@@ -175,8 +175,8 @@ def test_all_shards_together_stay_within_the_budget(
     assert abs(sum(map(sum, days)) - 10 * alerts_per_day) <= 1.0 + 1e-6
 
 
-def test_the_largest_budget_is_no_stop() -> None:
-    """The largest number that a configuration may hold allows each shard its share."""
+def test_the_largest_budget_is_allowed() -> None:
+    """The largest budget of a configuration allows each shard its share."""
     for day in (0.0, 20_000.0, 47_000.0):
         assert allowance(day, NUMBER_MAX, 3, 1) == pytest.approx(NUMBER_MAX / 3, rel=1e-9)
 

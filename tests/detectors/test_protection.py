@@ -1,8 +1,6 @@
-"""Protected learning, seen from outside: a burst, patient poisoners, an honest change of habit.
-
-What is asserted of p-values was measured on these seeds and holds with room to spare; the figures
-stand in `detectors.numeric.protection`.
-"""
+"""Protected learning as seen from outside: a burst, patient poisoners, and an honest change of
+habit. The asserted p-values were measured on these seeds and hold with a margin; the figures
+are in `detectors.numeric.protection`."""
 
 from typing import Final, NamedTuple
 
@@ -35,7 +33,7 @@ AMOUNT, PAYMENTS, TREES, WHOLE = range(4)
 
 
 class Payments(NamedTuple):
-    """who: int64[n], `PEERS` and more are the subjects. hour: float64[n], since the start; size:
+    """who: int64[n], from `PEERS` on the subjects. hour: float64[n], since the start. size:
     float64[n], ln of the amount."""
 
     who: I64
@@ -64,8 +62,8 @@ def subjects(
 
 
 def watch(*parts: Payments) -> tuple[Payments, F64]:
-    """The payments in order of time, and p of `AMOUNT`, `PAYMENTS`, `TREES` and `WHOLE` at each:
-    float64[4, n]."""
+    """The payments in order of time, and the p of `AMOUNT`, `PAYMENTS`, `TREES` and `WHOLE` at
+    each: float64[4, n]."""
     who, hour, size = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = np.argsort(hour, kind="stable")
     told = Payments(who[order], hour[order], size[order])
@@ -96,10 +94,10 @@ def of_subjects(told: Payments, p: F64, from_h: float) -> F64:
 
 
 def test_a_burst_stays_strange_and_leaves_the_others_alone() -> None:
-    """Five hundred payments of one account, one a second, at fifty times its amounts: each stays
-    below p = 1e-3 by its amount and 1e-6 in all, and half below 0.02 by the trees; afterwards its
-    own habit is ordinary; of the others' events 94 % keep their p within a tenth, and as many as
-    before are below 1e-2 (within a twentieth) and 1e-3 (within three tenths)."""
+    """Five hundred payments of one account, one a second, at fifty times its amounts: each has p
+    below 1e-3 by its amount and below 1e-6 combined, and half have p below 0.02 by the trees;
+    afterwards its own habit is ordinary. Of the others' events 94 % keep their p within a tenth,
+    and as many as before are below 1e-2 (within a twentieth) and 1e-3 (within three tenths)."""
     usual = peers(CALM_H + 100.0, 0.5)
     own = subjects(2, 1, (0.0, CALM_H), 0.5, np.zeros(CALM_H))
     after = subjects(3, 1, (CALM_H + 1.0, CALM_H + 100.0), 0.5, np.zeros(99))
@@ -127,8 +125,8 @@ def test_a_burst_stays_strange_and_leaves_the_others_alone() -> None:
 @pytest.mark.parametrize("step", [0.02, 0.03, 0.05, 0.1])
 def test_slow_poisoning_is_detected_before_it_succeeds(step: float) -> None:
     """Of twelve accounts, four at a time, that raise their amounts by so much a payment up to
-    twenty times their level, every one falls below p = 1e-3 before it is at ten times, and ten
-    below 1e-4 on the way, half of them before eight times."""
+    twenty times their level, every one falls below p = 1e-3 before ten times the level, and ten
+    fall below 1e-4 on the way, half of them before eight times."""
     each = int(np.log(20.0) / np.log1p(step))
     rise = np.log1p(step) * np.arange(1, each + 1)
     first: dict[float, list[float]] = {1e-3: [], 1e-4: []}
@@ -151,8 +149,8 @@ def test_slow_poisoning_is_detected_before_it_succeeds(step: float) -> None:
 )
 def test_an_honest_change_of_habit_is_learned(factor: float, pace: float, spread: float) -> None:
     """Accounts that pay three times as much, or three times as often, for good are strange at first
-    and ordinary after 200 payments: to the amounts' and the rate's tails, to the trees, and in all
-    the median p of the next hundred is above 0.05."""
+    and ordinary after 200 payments: the median p of the next hundred is above 0.05 by the tails of
+    amount and rate, by the trees, and combined."""
     each = 300
     to_h = CALM_H + each / pace
     told, p = watch(

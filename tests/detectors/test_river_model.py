@@ -1,4 +1,4 @@
-"""River's models as detectors: as River runs them, rebuilt from what they were taught."""
+"""River's models as detectors: scored as by River, and rebuilt from the vectors that they learned."""
 
 import copy
 import inspect
@@ -43,12 +43,12 @@ def scaled_values(seed: int, count: int, absent: float = 0.0) -> F64:
 
 
 def as_dict(column: F64) -> dict[str, float]:
-    """A vector as River takes it."""
+    """A vector as River expects it."""
     return {f"f{j}": float(v) for j, v in enumerate(column) if not np.isnan(v)}
 
 
 def test_every_model_of_rivers_is_tried_here() -> None:
-    """River's anomaly models that need no target are those in `MODELS`."""
+    """`MODELS` holds every anomaly model of River that needs no target."""
     ours = {
         name
         for name in anomaly.__all__
@@ -60,8 +60,8 @@ def test_every_model_of_rivers_is_tried_here() -> None:
 
 @every_model
 def test_it_scores_as_rivers_loop_does(name: str) -> None:
-    """Until the memory turns, scores are those of River's own loop; then those of a model that
-    was taught the last window anew."""
+    """Until the model is rebuilt, scores are those of River's own loop; then those of a new model
+    that learned the last window."""
     scaled = scaled_values(1, 100)
     found = DetectorHarness(spec(name), features=3).process(rows(100), scaled)["value"]
     model: Any = getattr(anomaly, name)(**MODELS[name])
@@ -78,8 +78,8 @@ def test_it_scores_as_rivers_loop_does(name: str) -> None:
 
 @every_model
 def test_scoring_changes_no_model(name: str) -> None:
-    """What a model says depends on what it learned, not on what it was asked: else a model that
-    was rebuilt would differ from one that ran."""
+    """A score depends on what the model learned, not on what it scored; otherwise a rebuilt model
+    would differ from a running one."""
     scaled = scaled_values(2, 60, absent=0.2)
     asked: Any = getattr(anomaly, name)(**MODELS[name])
     silent: Any = copy.deepcopy(asked)
@@ -94,7 +94,8 @@ def test_scoring_changes_no_model(name: str) -> None:
 
 @every_model
 def test_a_loaded_model_continues_as_the_running_one(name: str) -> None:
-    """Saved at any point of its window, it is rebuilt from its vectors and says the same."""
+    """Saved at any point of its window, it is rebuilt from its vectors and gives the same
+    scores."""
     scaled = scaled_values(3, 300, absent=0.2)
     events = rows(300, accounts=3)
     for stop in (40, 181):
@@ -107,7 +108,7 @@ def test_a_loaded_model_continues_as_the_running_one(name: str) -> None:
 
 
 def test_an_outlier_surprises() -> None:
-    """A vector far from all that its entity did has a larger surprise than any before."""
+    """A vector far from the entity's earlier ones has a larger surprise than any before."""
     scaled = scaled_values(4, 200)
     scaled[:, -1] = 1.0
     found = DetectorHarness(spec("LocalOutlierFactor"), features=3).process(rows(200), scaled)
@@ -116,7 +117,8 @@ def test_an_outlier_surprises() -> None:
 
 
 def test_no_score_before_enough_events() -> None:
-    """No history, no model to be had, and no feature: NaN, and nothing is learned."""
+    """Without history, without a free slot, or without any feature the score is NaN, and nothing is
+    learned."""
     look = DetectorHarness(spec("LocalOutlierFactor", min_events=5, entities_max=1), features=3)
     found = look.process(rows(40, accounts=2), scaled_values(5, 40))["value"]
     assert np.isnan(found[:20]).all()
@@ -129,17 +131,17 @@ def test_no_score_before_enough_events() -> None:
 
 
 class Brittle(anomaly.LocalOutlierFactor):
-    """A model that overflows half-way through learning a large number."""
+    """A model that overflows in the middle of learning a large number."""
 
     def learn_one(self, x: dict[Any, Any]) -> None:
-        """Learn a part of it, then fail."""
+        """Learn a part, then fail."""
         super().learn_one({"f0": x["f0"]} if x["f0"] > 1.0 else x)
         if x["f0"] > 1.0:
             raise OverflowError
 
 
 def test_values_a_model_fails_on_are_not_learned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A vector at which the model's arithmetic fails leaves the model as if it had not been."""
+    """A vector for which the model's arithmetic fails leaves the model unchanged."""
     monkeypatch.setattr(river_model, "_new", lambda of: Brittle(**of.parameters))
     scaled = scaled_values(6, 60)
     scaled[0, 30] = 2.0
@@ -166,7 +168,8 @@ def test_values_a_model_fails_on_are_not_learned(monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_invalid_declarations_are_named(model: str, parameters: dict[str, Any], path: str) -> None:
-    """Only River's own anomaly models, with parameters they take, and a seed where they draw."""
+    """Only River's own anomaly models are accepted, with their parameters, and a seed where they
+    draw."""
     (line,) = RiverSpec(name="r", model=model, parameters=parameters).problems()
     assert line.startswith(f"{path}: ")
     assert not spec("LODA").problems()

@@ -1,4 +1,4 @@
-"""Rules: what is declared beforehand stands beside what is learned, and changes nothing of it."""
+"""Rules: they stand beside the learned p-values and change nothing that is learned."""
 
 import msgspec
 import numpy as np
@@ -19,7 +19,7 @@ PLAIN = monitor([COUNT, AMOUNT], [TailSpec()])
 
 def test_p_is_at_most_what_the_strictest_rule_says() -> None:
     """Where every feature of a rule is large enough, in its own unit, p is at most the rule's; an
-    amount that is absent is never enough, and elsewhere p is what was learned."""
+    absent amount satisfies no rule, and elsewhere p is unchanged."""
     events = batch(1, 2_000, absent=0.2)
     plain = Monitor(PLAIN, KEY).process(events)
     ruled = Monitor(msgspec.structs.replace(PLAIN, rules=[BUSY, DEAR]), KEY).process(events)
@@ -34,8 +34,8 @@ def test_p_is_at_most_what_the_strictest_rule_says() -> None:
 
 
 def test_a_rule_holds_at_its_own_value() -> None:
-    """An event whose feature has exactly the value that a rule asks for has the rule's p-value; with
-    the next larger number it does not."""
+    """An event whose feature has exactly the rule's value has the rule's p-value; for the next
+    larger bound it does not."""
     events = batch(1, 2_000)
     plain = Monitor(PLAIN, KEY).process(events)
     values = plain.feature_values.values[1] * plain.feature_values.units[1]
@@ -47,7 +47,7 @@ def test_a_rule_holds_at_its_own_value() -> None:
 
 
 def test_rules_do_not_affect_learning() -> None:
-    """With and without rules the same is learned: features, tails and calibration are equal."""
+    """Features, tails and calibration are equal with and without rules."""
     events = batch(2, 2_000)
     plain, ruled = Monitor(PLAIN, KEY), Monitor(msgspec.structs.replace(PLAIN, rules=[BUSY]), KEY)
     before, after = plain.process(events), ruled.process(events)

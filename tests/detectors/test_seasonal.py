@@ -26,7 +26,7 @@ def sale(time_s: float, account: str = "a") -> Row:
 
 
 class Reference:
-    """One entity alone, every hour of it walked over; the whole cohort is this entity."""
+    """One entity alone, hour by hour; it is the whole cohort."""
 
     def __init__(self, hour: int) -> None:
         self.start = hour + 1
@@ -96,8 +96,8 @@ class Reference:
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(1, 100_000), min_size=2, max_size=60))
 def test_it_is_the_predictive_of_the_hours_so_far(gaps_s: list[int]) -> None:
-    """Counts, surprise and expectation are those of a walk over every hour, idle ones included, as
-    long as no idle week is skipped."""
+    """Counts, surprise and expectation equal those of a reference that processes every hour, idle
+    ones included, as long as no idle week is skipped."""
     times = (MONDAY_S + np.cumsum(gaps_s)).tolist()
     found = DetectorHarness(SPEC).process([sale(MONDAY_S), *map(sale, times)])
     reference = Reference(int(times[0] // HOUR_S))
@@ -123,7 +123,7 @@ def weeks(count: int, seed: int, accounts: int = 5, factor: float = 1.0) -> list
 
 @pytest.fixture(scope="module")
 def trained() -> DetectorHarness:
-    """A detector that has seen four weeks of five sellers."""
+    """A detector that has learned four weeks of five sellers."""
     look = DetectorHarness(SeasonalSpec(name="season"))
     look.process(weeks(4, seed=1))
     return look
@@ -136,7 +136,7 @@ def at(hour_of_week: float, count: int, account: str = "s0", week: int = 4) -> l
 
 
 def test_an_hour_is_compared_with_the_same_hour_of_the_week(trained: DetectorHarness) -> None:
-    """Twenty sales in a quarter of an hour are much at night and usual in the afternoon."""
+    """Twenty sales in a quarter of an hour are many at night and usual in the afternoon."""
     night = trained.process(at(27, 20))
     noon = trained.process(at(37, 20))
     assert night["surprise"][-1] > 10.0
@@ -146,8 +146,8 @@ def test_an_hour_is_compared_with_the_same_hour_of_the_week(trained: DetectorHar
 
 
 def test_the_first_day_is_no_surprise() -> None:
-    """No seller is judged at an hour of the day that no day has brought yet, so that a shop's first
-    morning is silent; those of the first week are judged by the days before."""
+    """No seller is scored at an hour of the day that no day has had yet, so that a shop's first
+    morning has no score; the rest of the first week is scored by the days before."""
     rows = weeks(1, seed=6, accounts=30)
     surprise = DetectorHarness(SeasonalSpec(name="season")).process(rows)["surprise"]
     first = np.array([row.time_s for row in rows]) < MONDAY_S + 86_400.0
@@ -157,7 +157,7 @@ def test_the_first_day_is_no_surprise() -> None:
 
 
 def test_surprise_is_nearly_a_p_value() -> None:
-    """On sellers who do as they always did, a raw p-value below α is about as common as α."""
+    """For sellers whose habits do not change, a raw p-value below α is about as common as α."""
     look = DetectorHarness(SeasonalSpec(name="season"))
     surprise = look.process(weeks(4, seed=2))["surprise"]
     later = np.exp(-surprise[len(surprise) // 2 :])
@@ -167,8 +167,8 @@ def test_surprise_is_nearly_a_p_value() -> None:
 
 @pytest.mark.slow
 def test_a_burst_teaches_little_and_a_change_is_learned_in_weeks() -> None:
-    """Six hundred sales in one night leave the next week's same hour surprising; sellers who go on
-    at twice the rate are ordinary after four half-lives."""
+    """After six hundred sales in one night the next week's same hour is still surprising; sellers
+    who continue at twice the rate are ordinary after four half-lives."""
     look = DetectorHarness(SeasonalSpec(name="season", half_life="7d"))
     look.process(weeks(3, seed=3))
     look.process(at(27, 600, week=3))
@@ -182,7 +182,7 @@ def test_a_burst_teaches_little_and_a_change_is_learned_in_weeks() -> None:
 
 
 def test_profiles_are_bounded_and_released() -> None:
-    """With room for two, the third seller is silent until one of them loses its row."""
+    """With room for two profiles, the third seller has no score until one of them loses its row."""
     look = DetectorHarness(SeasonalSpec(name="season", min_events=1, entities_max=2), capacity=16)
     for k in range(3):
         look.process([sale(MONDAY_S + k, f"a{k}"), sale(MONDAY_S + 10 + k, f"a{k}")])
@@ -202,8 +202,9 @@ def test_late_events_count_into_the_current_hour(trained: DetectorHarness) -> No
     assert after == before + 1
 
 
-def test_the_day_forgets_as_the_week_does() -> None:
-    """When the cohort's memory is full both of its profiles halve, so that they stay one."""
+def test_both_profiles_decay_together() -> None:
+    """When the cohort's memory is full both of its profiles are halved, so that they stay
+    consistent."""
     look = DetectorHarness(SPEC)
     season = look.detector
     assert isinstance(season, Seasonal)

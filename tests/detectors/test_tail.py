@@ -42,7 +42,7 @@ def _shape(family: int, side: int) -> tail.TailLayout:
 def _judge(
     row: I64, values: F64, family: int, side: int, hours_apart: int = 0
 ) -> tuple[tail.TailOutput, F64, F64]:
-    """Judge one feature's values; also the entities' words and the cohort afterwards."""
+    """Score one feature's values; also the entities' words and the cohort afterwards."""
     shape = _shape(family, side)
     words = np.zeros((int(row.max()) + 1, tail.words_per_entity(shape)))
     cohort = np.zeros((1, 1, tail.COHORT_WORDS))
@@ -147,7 +147,7 @@ def test_a_share_is_the_beta_binomial_predictive() -> None:
 
 
 def test_absent_values_are_neither_scored_nor_learned() -> None:
-    """NaN leaves p NaN and the entity's and the cohort's statistics as they were."""
+    """For a NaN value p is NaN, and the statistics of entity and cohort stay unchanged."""
     row = np.zeros(5, np.int64)
     tail_output, words, cohort = _judge(row, np.full(5, np.nan), tail.NORMAL, tail.BOTH)
     assert np.isnan(tail_output.surprise).all()
@@ -158,8 +158,9 @@ def test_absent_values_are_neither_scored_nor_learned() -> None:
 @settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 2**32), half_life=st.sampled_from(["10min", "1h", "30d"]))
 def test_an_entitys_statistics_are_weighted_sums(seed: int, half_life: str) -> None:
-    """Count, mean and squared deviations of ln(value + 0.01) are those of all past values at once,
-    each weight halving every half-life and their sum held at `MEMORY_EVENTS`, within 1e-9."""
+    """Count, mean and squared deviations of ln(value + 0.01) equal the weighted sums over all
+    earlier values within 1e-9, each weight halving every half-life and their sum held at
+    `MEMORY_EVENTS`."""
     spec = MonitorSpec(
         name="account",
         entity="account",
@@ -202,15 +203,15 @@ def test_an_entitys_statistics_are_weighted_sums(seed: int, half_life: str) -> N
     ],
 )
 def test_the_incomplete_beta_function_is_scipys(x: float, a: float, b: float) -> None:
-    """It equals scipy's within 1e-6, and comes to an end where rounding lets either side be
-    taken."""
+    """It equals scipy's within 1e-6, and terminates where rounding allows either side."""
     assert incomplete_beta(x, a, b) == pytest.approx(float(special.betainc(a, b, x)), rel=1e-6)
 
 
 @settings(deadline=None)  # the first case compiles
 @given(a=st.floats(0.01, 1e4), share=st.floats(0.01, 0.99))
 def test_a_known_rates_tail_is_the_beta_functions_finite_sum(a: float, share: float) -> None:
-    """At the largest shape the sum is scipy's incomplete beta function within 1e-9 of -ln p."""
+    """At the largest shape the finite sum equals scipy's incomplete beta function within 1e-9 of
+    -ln p."""
     p = float(special.betainc(a, SHAPE_MAX, share))
     assume(p > 1e-290)
     found = surprise_of_count(share, a, SHAPE_MAX)
@@ -218,8 +219,8 @@ def test_a_known_rates_tail_is_the_beta_functions_finite_sum(a: float, share: fl
 
 
 def test_an_entity_is_compared_with_its_own_cohort_once_that_is_known() -> None:
-    """What is dear among all is ordinary in a cohort of dear things, and the reverse is strange;
-    a cohort of few is judged as everybody."""
+    """An expensive value is ordinary in an expensive cohort, and a cheap one strange; a cohort with
+    few events is scored as everybody."""
     draw = np.random.Generator(np.random.PCG64(8))
     row = np.concatenate([np.arange(4_000), [4_000, 4_001, 4_002]])
     peers = np.concatenate([np.arange(4_000) % 2 + 1, [1, 2, 3]])

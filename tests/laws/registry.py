@@ -1,6 +1,6 @@
-"""What the laws run over: one small monitor for each feature kind and each detector, and a whole
-one. A feature kind is registered by being in the vocabulary, a detector by standing in `DETECTORS`;
-what other packages add is made with nothing but its name."""
+"""The monitors of the laws: a small one for each feature kind and each detector, and one with all.
+Every feature kind of the vocabulary is included, and every detector of `DETECTORS`; those of
+other packages are declared with nothing but their name."""
 
 from importlib.metadata import entry_points
 

@@ -1,8 +1,6 @@
-"""Streams on which nothing ever changes but chance: what the law of honest p-values is judged on.
-
-Nothing here is hostile or strange; `tests.streams` has that. Entities come and go at a steady pace,
-so that at any time the same share of them is new; each is unlike the others, and like itself.
-"""
+"""Streams in which nothing changes but chance, for the law of honest p-values. Hostile streams are
+in `tests.streams`. Entities come and go at a steady pace, so that the same share of them is
+always new; each is unlike the others, and like itself."""
 
 from typing import Any, Final
 
@@ -25,8 +23,9 @@ SHARED_IDS: Final = 10**7
 
 
 def shop(seed: int, events: int, *, active: int = 100, per_hour: float = 200.0) -> EventBatch:
-    """Payments and logins, and labels of some of them later; so many accounts of either sort are
-    active at a time. After `active` · 400 events the accounts' ages are as they stay."""
+    """Payments and logins, and later labels of some of them; so many accounts of either kind are
+    active at a time. After `active` · 400 events the distribution of the accounts' ages is
+    stable."""
     draw = np.random.Generator(np.random.PCG64(seed))
     at = np.arange(events, dtype=np.int64)
     lasting = draw.integers(0, 2, events)
@@ -80,7 +79,7 @@ def sellers(
     seed: int, weeks: int, *, accounts: int = 60, per_hour: float = 4.0, swing: float = 0.9
 ) -> EventBatch:
     """Sales of sellers, busier by day than by night and on weekdays than at weekends, each of its
-    own size: `per_hour` on average. The whole week is what stays the same."""
+    own size: `per_hour` on average. Weeks are alike."""
     draw = np.random.Generator(np.random.PCG64(seed))
     hour = np.arange(168 * weeks)
     usual = 1.0 - swing * np.cos(2.0 * np.pi * (hour % 24) / 24.0)

@@ -1,5 +1,5 @@
-"""The law of decoders: what becomes of a record depends on that record alone, and not on the others of
-its batch, for every codec and every form of input; and no optional field takes an event away."""
+"""The law of decoders: the outcome of a record depends on that record alone, not on the others in
+its batch, for every codec and every form of input; and no optional field costs the event."""
 
 import json
 from collections.abc import Callable
@@ -95,7 +95,7 @@ VALUES: Final = st.one_of(SCALARS, st.lists(SCALARS, max_size=2), st.just({"id":
 
 
 def record(names: list[str], must: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
-    """Records that have these fields now and then, and the others mostly as they must be."""
+    """Records with these fields sometimes, and mostly with the required ones."""
     needed = {
         name: st.one_of(st.just(value), st.just(value), VALUES) for name, value in must.items()
     }
@@ -103,7 +103,7 @@ def record(names: list[str], must: dict[str, Any]) -> st.SearchStrategy[dict[str
 
 
 def brackets(start: bytes) -> st.SearchStrategy[bytes]:
-    """Records about as deep as may be, whole and cut short."""
+    """Records nested about as deeply as allowed, whole and truncated."""
     depth = st.sampled_from([1, 190, 198, 199, 200, 201, 210, 500])
     return st.builds(
         lambda n, ends, pad: (
@@ -115,21 +115,21 @@ def brackets(start: bytes) -> st.SearchStrategy[bytes]:
     )
 
 
-def spoilt(record: bytes, at: float, byte: int) -> bytes:
+def with_changed_byte(record: bytes, at: float, byte: int) -> bytes:
     """The record with another byte somewhere."""
     place = int(at * len(record))
     return record[:place] + bytes([byte]) + record[place + 1 :]
 
 
 def bytes_of(whole: st.SearchStrategy[bytes], start: bytes) -> st.SearchStrategy[bytes | None]:
-    """Records whole, with a byte spoilt, of any bytes, deep, too large, and tombstones."""
-    spoiling = st.builds(spoilt, whole, st.floats(0, 0.999), st.integers(0, 255))
+    """Records whole, with a changed byte, of random bytes, deep, too large, and tombstones."""
+    spoiling = st.builds(with_changed_byte, whole, st.floats(0, 0.999), st.integers(0, 255))
     odd = st.sampled_from([None, b"", b"x" * 3_001, b"[1]", b"null", LINE])
     return st.one_of(whole, whole, spoiling, st.binary(max_size=20), brackets(start), odd)
 
 
 def as_json(event: dict[str, Any]) -> bytes:
-    """As Python writes it, NaN included, and with no more escapes than it needs."""
+    """JSON as Python writes it, NaN included, with as few escapes as possible."""
     return json.dumps(event, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
@@ -229,7 +229,7 @@ def outcome(reading: Decoder, records: Records) -> tuple[Any, ...]:
 
 
 def alone_as_together(spec: InputSpec, records: Records) -> None:
-    """Each record alone gives what it gives among the others, forwards and backwards."""
+    """Each record alone has the same outcome as among the others, in either order."""
     reading = decoder(spec)
     together = outcome(reading, records)
     singles = [outcome(reading, records.slice(i, i + 1)) for i in range(len(records))]
@@ -259,7 +259,7 @@ def routed_alike(spec: InputSpec, records: Records) -> None:
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_a_records_outcome_is_its_own(name: str, data: st.DataObject) -> None:
-    """Of records as bytes: events, fault codes, messages, repairs, dead letters and tallies."""
+    """Events, fault codes, messages, repairs, dead letters and tallies of records as bytes."""
     spec, values = INPUTS[name]
     records = batch(data.draw(st.lists(values, max_size=6)))
     alone_as_together(spec, records)
@@ -276,14 +276,15 @@ def test_a_rows_outcome_is_its_own(table: pa.Table) -> None:
 
 @pytest.mark.parametrize("brackets_", [198, 199, 200, 201])
 def test_depth_does_not_depend_on_a_neighbours_size(brackets_: int) -> None:
-    """A record too deep has the same code and message beside a long record as beside a short one."""
+    """A record that is nested too deeply has the same code and message beside a long and a short
+    record."""
     deep = b'{"event_id":"a","time":1,"type":' + b"[" * brackets_
     for neighbour in (b"{}", b'{"x":"' + b"y" * 500 + b'"}'):
         alone_as_together(OWN, batch([deep, neighbour, deep]))
 
 
 def test_text_that_is_not_utf8_stays_in_its_row() -> None:
-    """In a table with bytes that are not UTF-8 in one row, the others are as they are without it."""
+    """In a table with bytes that are not UTF-8 in one row, the other rows are unchanged."""
     offsets = pa.array([0, 2, 4, 6, 6], pa.int32()).buffers()[1]
     texts = pa.Array.from_buffers(pa.string(), 4, [None, offsets, pa.py_buffer(b"\xffb\xc3\xa9cd")])
     columns = {"event_id": texts, "type": ["login"] * 4, "time": [1] * 4, "account": texts}
@@ -297,7 +298,7 @@ Written = Callable[[str, bytes], Records]
 
 
 def json_string(name: str, value: bytes) -> Records:
-    """The bytes in a JSON string, with no more escapes than JSON must have."""
+    """The bytes in a JSON string, with as few escapes as JSON allows."""
     raw = value.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
     start = b'{"event_id":"a","type":"login","time":1,"%s":' % name.encode()
     return batch([start + b'"' + raw + b'"}'])
@@ -328,7 +329,7 @@ def table_text(name: str, value: bytes) -> Records:
 def test_any_bytes_in_an_optional_field_leave_the_event(
     written: Written, name: str, value: bytes
 ) -> None:
-    """The event is in place with its id, time and type, with any bytes in one of its fields."""
+    """With any bytes in one of its fields, the event keeps its id, time and type."""
     reading = Decoder(OWN, LimitsSpec(), OPTIONAL)
     events, faults, _, _ = reading.read(written(name, value))
     assert faults == []
@@ -346,8 +347,8 @@ def test_any_bytes_in_an_optional_field_leave_the_event(
 def test_any_bytes_in_a_text_of_a_log_leave_the_request(
     field: bytes, value: bytes, escaped: bool
 ) -> None:
-    """The request is in place with its address, with any bytes in one of its texts: escaped, as
-    servers write them, or as they are."""
+    """With any bytes in one of its texts, escaped as servers write them or raw, the request keeps
+    its address."""
     if escaped:
         value = value.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
     line = LINE.replace(b'"' + field + b'"', b'"' + value + b'"')
@@ -361,7 +362,7 @@ def test_any_bytes_in_a_text_of_a_log_leave_the_request(
 )
 @pytest.mark.parametrize("name", OPTIONAL)
 def test_any_value_in_an_optional_field_leaves_the_event(name: str, value: Any) -> None:
-    """So it is with an array, an object, a boolean, or a number without bounds."""
+    """The same holds for an array, an object, a boolean, or a number without bounds."""
     event = {"event_id": "a", "type": "login", "time": 1, name: value}
     events, faults, _, _ = Decoder(OWN, LimitsSpec(), OPTIONAL).read(batch([as_json(event)]))
     assert faults == []

@@ -69,7 +69,7 @@ PValues = dict[str, F64]
 def _p_values(
     events: EventBatch, features: list[FeatureSpec], detectors: list[DetectorSpec], warm: int
 ) -> PValues:
-    """What a monitor says of each event from `warm` on; "whole" is its combination."""
+    """A monitor's p-values of each event from `warm` on; "whole" is their combination."""
     spec = msgspec.structs.replace(monitor(features, detectors), capacity=100_000)
     watching = Monitor(spec, KEY)
     parts = [watching.process(events.slice(a, a + 50_000)) for a in range(0, len(events), 50_000)]
@@ -121,14 +121,14 @@ def p_values() -> PValues:
 
 
 def _distance(p: F64) -> float:
-    """Kolmogorov and Smirnov's, from uniform."""
+    """The Kolmogorov–Smirnov distance from the uniform distribution."""
     at = np.sort(p)
     below = np.arange(len(at) + 1) / len(at)
     return float(max((below[1:] - at).max(), (at - below[:-1]).max()))
 
 
 def _testable(p: F64, alphas: tuple[float, ...]) -> list[float]:
-    """Those α of which there are enough events to be judged."""
+    """Those α for which there are enough events."""
     return [alpha for alpha in alphas if alpha * len(p) >= EXPECTED_MIN]
 
 
@@ -143,7 +143,7 @@ def breaches(p: F64) -> list[str]:
 
 
 def tie_breaches(p: F64, clump: float) -> list[str]:
-    """Where a p with crowds breaks the law; `clump` events are alike."""
+    """Where a p with ties breaks the law; `clump` events are alike."""
     found = []
     for alpha in _testable(p, TIE_ALPHAS):
         error = np.sqrt(alpha * clump / len(p))
@@ -154,13 +154,13 @@ def tie_breaches(p: F64, clump: float) -> list[str]:
 
 
 def _declares_discrete(name: str) -> bool:
-    """Whether it is a detector that declares its crowds itself, as another package's may."""
+    """Whether it is a detector that declares its surprise discrete."""
     spec = DETECTORS.get(name)
     return isinstance(spec, StandaloneSpec) and spec.discrete()
 
 
 def test_everything_is_tested(p_values: PValues) -> None:
-    """Every kind and detector that the configuration knows has spoken often enough to be judged."""
+    """Every kind and detector of the configuration has enough p-values for the test."""
     assert p_values.keys() >= {*KINDS, *DETECTORS, "whole"} - {"tail", *SILENT}
     for name, p in p_values.items():
         if name in SILENT:
@@ -171,8 +171,8 @@ def test_everything_is_tested(p_values: PValues) -> None:
 
 @pytest.mark.parametrize("name", sorted({*KINDS, *DETECTORS, "whole", LOGINS.name} - {"tail"}))
 def test_p_is_honest(p_values: PValues, name: str) -> None:
-    """On a stream on which nothing changes, a calibrated p below α is as common as α; that of the
-    tail is judged feature kind by feature kind."""
+    """On a stationary stream a calibrated p below α is as common as α; for the tail this holds for
+    each feature kind."""
     if name in SILENT:
         assert len(p_values[name]) == 0, SILENT[name]
     elif name in TIES or _declares_discrete(name):

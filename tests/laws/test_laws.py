@@ -1,4 +1,4 @@
-"""The laws every feature, detector and monitor obeys; each test runs over the whole registry."""
+"""The laws that every feature, detector and monitor obeys; each test runs over the whole registry."""
 
 import dataclasses
 from itertools import pairwise
@@ -26,7 +26,7 @@ few = settings(max_examples=5, deadline=None)
 
 
 def findings(parts: list[MonitorOutput]) -> Arrays:
-    """Everything a monitor said about a stream, as arrays; equal findings are equal alerts."""
+    """A monitor's whole output for a stream, as arrays; equal findings give equal alerts."""
     named = [
         {
             "row": w.admitted.row,
@@ -49,7 +49,7 @@ def findings(parts: list[MonitorOutput]) -> Arrays:
 
 
 def run(monitor: Monitor, events: EventBatch, cuts: list[int]) -> Arrays:
-    """Process the events cut at the given places."""
+    """Process the events in batches with the given boundaries."""
     edges = [0, *sorted({cut for cut in cuts if 0 < cut < len(events)}), len(events)]
     return findings([monitor.process(events.slice(a, b)) for a, b in pairwise(edges)])
 
@@ -67,9 +67,10 @@ def sizes(monitor: Monitor) -> dict[str, int]:
 
 
 def hostile_stream(seed: int) -> EventBatch:
-    """Late and absent values, times from the future, numbers at the edges, labels, more accounts
-    than rows; of some seeds three hours long, of others three days, which is when what knows the
-    hours of a day speaks; some begin in the future, of some the broker sets the time of half."""
+    """Late and absent values, times from the future, extreme numbers, labels, more accounts than
+    rows; for some seeds over three hours, for others over three days, so that detectors of the
+    hours of a day have a score; some streams begin in the future, and in some the broker sets half
+    of the times."""
     events = batch(seed, EVENTS, entities=40, late=0.1, absent=0.2, hostile=True, labels=0.1)
     if seed % 2:
         events.time_ms[:] = START_MS + 20 * (events.time_ms - START_MS)
@@ -83,7 +84,7 @@ def hostile_stream(seed: int) -> EventBatch:
 
 
 def test_every_detector_is_registered() -> None:
-    """A detector that the configuration knows and the laws do not would be an untested one."""
+    """Every detector of the configuration is in the registry of the laws."""
     assert {name: type(spec) for name, spec in DETECTORS.items()} == models.DETECTORS
 
 
@@ -102,7 +103,7 @@ def test_batch_cuts_do_not_matter(name: str, seed: int, cuts: list[int]) -> None
 @few
 @given(seed=st.integers(0, 2**32), stop=st.integers(1, EVENTS - 1))
 def test_save_and_load_are_invisible(name: str, seed: int, stop: int) -> None:
-    """A monitor loaded from a saved state goes on exactly as the one that never stopped."""
+    """A monitor loaded from a saved state continues exactly as one that never stopped."""
     events = hostile_stream(seed)
     running, first = Monitor(MONITORS[name], KEY), Monitor(MONITORS[name], KEY)
     run(running, events.slice(0, stop), [])
@@ -120,7 +121,7 @@ def test_save_and_load_are_invisible(name: str, seed: int, stop: int) -> None:
 @few
 @given(seed=st.integers(0, 2**32))
 def test_same_input_gives_the_same_bytes(name: str, seed: int) -> None:
-    """Two monitors fed the same stream agree in every byte, and leave their input as it was."""
+    """Two monitors with the same stream agree in every byte, and do not change their input."""
     events = hostile_stream(seed)
     untouched = hostile_stream(seed)
     one, other = Monitor(MONITORS[name], KEY), Monitor(MONITORS[name], KEY)
@@ -135,7 +136,7 @@ def test_same_input_gives_the_same_bytes(name: str, seed: int) -> None:
 @few
 @given(seed=st.integers(0, 2**32))
 def test_hostile_values_are_safe(name: str, seed: int) -> None:
-    """Absent, extreme and late values never make a p-value leave (0, 1] or the state non-finite."""
+    """With absent, extreme and late values every p-value is in (0, 1] and the state is finite."""
     monitor = Monitor(MONITORS[name], KEY)
     found = run(monitor, hostile_stream(seed), [])
     assert np.all((found["p"] > 0.0) & (found["p"] <= 1.0))
@@ -152,8 +153,8 @@ def test_hostile_values_are_safe(name: str, seed: int) -> None:
 @few
 @given(seed=st.integers(0, 2**32))
 def test_rows_are_bounded(name: str, seed: int) -> None:
-    """Once every row is taken, ten times as many entities leave the saved state byte for byte as
-    large as it was: they evict each other."""
+    """Once every row is taken, ten times as many entities leave the size of the saved state
+    unchanged: they evict each other."""
     monitor = Monitor(MONITORS[name], KEY)
     capacity = monitor.spec.capacity
     # Every row's entity returns often enough to be given whatever it may have beside its row.
@@ -173,8 +174,8 @@ def test_rows_are_bounded(name: str, seed: int) -> None:
 @few
 @given(seed=st.integers(0, 2**32))
 def test_an_evicted_row_equals_a_fresh_one(name: str, seed: int) -> None:
-    """An entity that was evicted and returns is measured and judged as one never seen before:
-    as in a table with a row for everybody, where it comes back under another name."""
+    """An entity that was evicted and returns is treated as new: as in a table with a row for every
+    entity, where it returns under another name."""
     if name in NOT_KEPT_PER_ROW:
         pytest.skip(NOT_KEPT_PER_ROW[name])
     spec = MONITORS[name]
@@ -197,7 +198,7 @@ def test_an_evicted_row_equals_a_fresh_one(name: str, seed: int) -> None:
 @few
 @given(seed=st.integers(0, 2**32), late_s=st.integers(1, 3_000))
 def test_a_late_event_never_moves_time(name: str, seed: int, late_s: int) -> None:
-    """A late event is judged at its entity's last time, which it leaves as it was."""
+    """A late event is scored at its entity's last time, which it does not change."""
     events = batch(seed, EVENTS, entities=5)
     monitor = Monitor(MONITORS[name], KEY)
     run(monitor, events, [])
@@ -214,8 +215,8 @@ def test_a_late_event_never_moves_time(name: str, seed: int, late_s: int) -> Non
 @few
 @given(seed=st.integers(0, 2**32), appended=st.booleans())
 def test_an_event_from_the_future_never_moves_time(name: str, seed: int, appended: bool) -> None:
-    """An event of 2099 is scored at stream time, which it does not move, and its entity's time goes
-    no further; findings and stream time equal those of an event at stream time."""
+    """An event of 2099 is scored at stream time, which it does not move, nor its entity's time;
+    findings and stream time equal those of an event at stream time."""
     events = batch(seed, EVENTS, entities=5)
     arrived_ms = events.time_ms if appended else np.full(EVENTS, -1)
     events = dataclasses.replace(events, append_ms=arrived_ms)
@@ -235,8 +236,8 @@ def test_an_event_from_the_future_never_moves_time(name: str, seed: int, appende
 
 
 def test_too_late_events_are_scored_but_not_learned() -> None:
-    """An event beyond `lateness_max` gets a p-value and changes no entity's statistics, but for the
-    counts of such events."""
+    """An event later than `lateness_max` gets a p-value and changes no statistics of its entity,
+    except for the count of such events."""
     events = batch(3, EVENTS, entities=5)
     monitor = Monitor(MONITORS["whole"], KEY)
     run(monitor, events, [])

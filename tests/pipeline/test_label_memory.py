@@ -18,7 +18,7 @@ from tests.pipeline.report_stream import (
     take,
 )
 
-LEARNED_LABEL_FIELDS, LATER = 300, 200
+LABELLED, LATER = 300, 200
 """Events labelled before the first fit, and those after it whose labels are corrected."""
 JUDGED_MS, CORRECTED_MS = START_MS + 6 * DAY_MS, START_MS + 40 * DAY_MS
 OTHER = {"fraud": "honest", "honest": "fraud"}
@@ -30,13 +30,13 @@ def corrected(said: dict[str, list[str]]) -> Assessment:
     other. In between some are reported anew."""
     draw = np.random.default_rng(3)
     rows = []
-    for k in range(LEARNED_LABEL_FIELDS + LATER):
+    for k in range(LABELLED + LATER):
         fraud = k % 3 == 0
         verdict = "fraud" if fraud else "honest"
-        at_ms = START_MS + (k if k < LEARNED_LABEL_FIELDS else 4 * DAY_MS + k)
+        at_ms = START_MS + (k if k < LABELLED else 4 * DAY_MS + k)
         x = draw.normal(2.0 if fraud else 0.0)
         rows.append(Report(at_ms, f"e{k}", 0, 10.0 ** -draw.uniform(2.0, 5.0), x))
-        if k < LEARNED_LABEL_FIELDS:
+        if k < LABELLED:
             rows.append(label(START_MS + DAY_MS + k, f"e{k}", verdict))
             continue
         first, *further = said[verdict]

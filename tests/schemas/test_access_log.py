@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.addresses import address
+from schemas.addresses import parse_address
 from schemas.codecs.access_log import ACCESS_LOG_FIELDS, AccessLogCodec, AccessLogSpec
 from schemas.codecs.checks import CheckedBatch, check
 from schemas.columns import EventBatch
@@ -43,7 +43,7 @@ def checked(lines: list[bytes]) -> CheckedBatch:
 
 @pytest.mark.parametrize("wrap", ["{}", '"{}"', "{}\r", "{} 0.004 -"])
 def test_a_line_is_a_request(wrap: str) -> None:
-    """A line gives every field of a request, plain, wrapped in quotes, or with fields behind."""
+    """A line gives every field of a request, whether plain, in quotes, or with further fields."""
     events, faults = run([wrap.format(LINE).encode()])
     assert faults == []
     assert {name: column.to_pylist() for name, column in events.text.items()} == {
@@ -63,7 +63,7 @@ def test_a_line_is_a_request(wrap: str) -> None:
 
 
 def test_a_dash_is_absent() -> None:
-    """What a server logs as a dash is no value."""
+    """A dash in a log line is an absent value."""
     line = LINE.replace("512", "-").replace('"http://example.org/"', '"-"')
     events, _ = run([line.encode()])
     assert events.text["referrer"].to_pylist() == [None]
@@ -82,7 +82,7 @@ def test_a_dash_is_absent() -> None:
 def test_odd_request_lines_are_still_requests(
     request_line: str, method: str | None, path: str | None
 ) -> None:
-    """Scanners send anything; what is no request line is all path, and the event is kept."""
+    """A text that is no request line, as scanners send, is a path, and the event is kept."""
     events, faults = run([LINE.replace("GET /a?b=1 HTTP/1.1", request_line).encode()])
     assert faults == []
     assert events.text["method"].to_pylist() == [method]
@@ -103,7 +103,7 @@ def test_odd_request_lines_are_still_requests(
     ],
 )
 def test_a_bad_line_is_one_fault_with_its_code(line: bytes, code: str) -> None:
-    """A line that is no request gets the right code, and its neighbours pass."""
+    """A line that is no request has the right code, and its neighbours are decoded."""
     events, faults = run([LINE.encode(), line, LINE.encode()])
     assert [(fault.row, fault.code) for fault in faults] == [(1, code)]
     assert len(events) == 2
@@ -123,8 +123,8 @@ def test_a_bad_line_is_one_fault_with_its_code(line: bytes, code: str) -> None:
 def test_a_bad_field_leaves_its_line_in_place(
     before: bytes, after: bytes, field: str, code: str
 ) -> None:
-    """Bytes that are not UTF-8, and a text or a number beyond its limit, leave a request with all
-    its other fields."""
+    """A line with bytes that are not UTF-8, or with a text or number beyond its limit, is a request
+    with all its other fields."""
     line = LINE.encode()
     assert before in line
     events, faults, repaired = checked([line, line.replace(before, after), line])
@@ -137,8 +137,8 @@ def test_a_bad_field_leaves_its_line_in_place(
 
 @pytest.mark.parametrize("user", ["jo", "a b", "9.9.9.9 - -", "x" * 9_000, "\udcff[x] \\x22"])
 def test_a_clients_own_name_hides_no_address(user: str) -> None:
-    """The user's name is what a client sends: the address before it
-    stays the client's, also where the name looks like the start of another line."""
+    """The client chooses the user name: the address before it stays the client's, even where the
+    name looks like the start of another line."""
     line = LINE.replace("- jo", f"- {user}").encode("utf-8", "surrogateescape")
     events, faults = run([line])
     assert faults == []
@@ -146,7 +146,7 @@ def test_a_clients_own_name_hides_no_address(user: str) -> None:
 
 
 def test_unescaped_quotes_leave_a_line_in_place() -> None:
-    """Where a server writes texts as they are, a request with quotes in them is a request."""
+    """Where a server does not escape quotes, a line with quotes in its texts is a request."""
     line = LINE.replace("b=1", 'b="1" x').replace("Mozilla/5.0", 'M"o" "z')
     events, faults = run([line.encode()])
     assert faults == []
@@ -171,13 +171,13 @@ PREFIXES: Final = (
     "\0" * 300,
     "\ufeff\0www.shop.example:443 ",
 )
-NO_ADDRESS_FIRST: Final = [one for one in PREFIXES if address(one.strip()) is None]
+NO_ADDRESS_FIRST: Final = [one for one in PREFIXES if parse_address(one.strip()) is None]
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
 def test_known_prefixes_are_recognised(prefix: str) -> None:
-    """What a virtual host, syslog, a container's log or a file's first bytes put before a line leaves
-    the request the same."""
+    """A prefix of a virtual host, syslog, a container runtime or a file's first bytes leaves the
+    request unchanged."""
     for line in (LINE, LINE.replace("- jo", "- -"), LINE.replace("10.0.0.7", "2001:db8::7")):
         plain, add_prefix = run([line.encode()])[0], run([(prefix + line).encode()])[0]
         assert add_prefix.text == plain.text
@@ -200,8 +200,8 @@ def test_known_prefixes_are_recognised(prefix: str) -> None:
     ],
 )
 def test_a_non_address_is_a_dead_letter_with_its_reason(start: str, message: str) -> None:
-    """A list of addresses, nginx's `unix:`, the name of a host and an unknown prefix never become an
-    ip: the fault names what is expected."""
+    """A list of addresses, nginx's `unix:`, a host name and an unknown prefix never become an ip:
+    the fault names what is expected."""
     line = LINE.replace("10.0.0.7 - jo", f"{start}- -")
     events, faults = run([line.encode()])
     assert len(events) == 0
@@ -232,7 +232,7 @@ def test_no_prefix_makes_a_non_address_an_ip(prefix: str) -> None:
         assert "ADDRESS IDENT USER [TIME]" in faults[0].message
     else:
         token = f"{prefix}10.0.0.7".rpartition(" ")[2].lstrip('\ufeff\0\r\n"')
-        assert events.text["ip"][0].as_py() == address(token) is not None
+        assert events.text["ip"][0].as_py() == parse_address(token) is not None
 
 
 @pytest.mark.parametrize(
@@ -246,13 +246,13 @@ def test_no_prefix_makes_a_non_address_an_ip(prefix: str) -> None:
     ],
 )
 def test_forms_of_an_address_are_one(text: str) -> None:
-    """A mapped address, a port and another spelling make no other client."""
+    """A mapped address, a port and another spelling name the same client."""
     events, _ = run([LINE.replace("10.0.0.7", text).encode()])
     assert events.text["ip"].to_pylist() == ["203.0.113.1"]
 
 
-def test_a_hostile_line_costs_no_more_than_its_length() -> None:
-    """A megabyte made to send a pattern back and forth is refused in a moment."""
+def test_a_hostile_line_takes_linear_time() -> None:
+    """A megabyte that would make a regular expression backtrack is rejected in a moment."""
     start = b"1 - "
     for piece in (b'[17/May/2015:10:05:03 +0000] "', b'\\"', b'" "', b"[ "):
         _, faults = run([start + piece * (1_000_000 // len(piece))])
@@ -269,9 +269,9 @@ def test_real_logs_decode_completely(shared_data: Path, name: str) -> None:
 
 
 def test_fields_are_derived_from_the_lines_fields() -> None:
-    """The first class that is found stands for the path; a number is taken out of it; what is
-    joined has a space between; what is not found, or is no number that the field may have, is absent:
-    a path that a stranger makes up must not hide him."""
+    """The first class that is found replaces the path; a number is extracted from it; joined texts
+    have a space between them. A text that is not found, or a number that the field may not hold, is
+    absent: an invented path must not hide its client."""
     fields: FieldMappings = {
         "route": FieldMapping(
             path="path",
@@ -311,8 +311,8 @@ def test_fields_are_derived_from_the_lines_fields() -> None:
     np.testing.assert_array_equal(events.number["item"], [17.0, 17.0, *[np.nan] * 4])
 
 
-def test_the_longest_agent_still_makes_a_session() -> None:
-    """Address and agent joined fit a session whenever the agent itself is allowed."""
+def test_the_longest_agent_fits_into_a_session() -> None:
+    """Address and user agent joined fit into a session whenever the agent itself is allowed."""
     line = LINE.replace("Mozilla/5.0", "m" * 4_000).encode()
     fields: FieldMappings = {"session": FieldMapping(path=["ip", "user_agent"], joined=True)}
     records = Records("request", 0, np.arange(1), np.full(1, -1, np.int64), [line])

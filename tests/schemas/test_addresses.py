@@ -1,4 +1,4 @@
-"""An address has one form, in every codec."""
+"""An address has one normal form, in every codec."""
 
 import json
 from ipaddress import ip_address
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.addresses import address, normalise_addresses
+from schemas.addresses import normalise_addresses, parse_address
 from schemas.codecs.checks import check
 from schemas.codecs.json_records import JsonCodec
 from schemas.codecs.table import TableCodec
@@ -42,7 +42,7 @@ NO_ADDRESSES += [
 @pytest.mark.parametrize(("one", "others"), EVENT_KINDS)
 def test_every_form_is_one_address_in_every_codec(one: str, others: list[str]) -> None:
     """Ports, zones, brackets, letter case and mapped forms name the same entity, in JSON and in
-    tables; texts that are no address stay as they are there."""
+    tables; texts that are no address are unchanged."""
     texts = [one, *others, "10.0.0.7", "acct:7", "unknown"]
     table = pa.table(
         {"event_id": texts, "type": ["login"] * len(texts), "time": [1] * len(texts), "ip": texts}
@@ -62,24 +62,24 @@ def test_every_form_is_one_address_in_every_codec(one: str, others: list[str]) -
 
 @pytest.mark.parametrize("text", NO_ADDRESSES)
 def test_a_non_address_stays_unchanged(text: str) -> None:
-    """A text that writes no address has no other form."""
-    assert address(text) is None
+    """A text that is no address has no other form."""
+    assert parse_address(text) is None
     assert normalise_addresses(pa.array([text, "::1"])).to_pylist() == [text, "::1"]
 
 
 @settings(deadline=None)
 @given(st.ip_addresses())
 def test_an_address_is_its_own_form(ip: object) -> None:
-    """The form of Python's `ipaddress` is the one form, of every address but a mapped one."""
+    """The normal form is that of Python's `ipaddress`, for every address but a mapped one."""
     mapped = getattr(ip_address(str(ip)), "ipv4_mapped", None)
-    assert address(str(ip)) == str(mapped or ip)
-    assert address(str(ip).upper()) == str(mapped or ip)
+    assert parse_address(str(ip)) == str(mapped or ip)
+    assert parse_address(str(ip).upper()) == str(mapped or ip)
 
 
 @settings(deadline=None)
 @given(st.lists(st.one_of(st.none(), st.text(max_size=6), st.ip_addresses().map(str))))
 def test_a_column_is_as_each_of_its_texts(texts: list[str | None]) -> None:
-    """The form of a text does not depend on the others of its batch, nor on where a slice begins."""
+    """The form of a text depends neither on the others in its batch nor on where a slice begins."""
     column = pa.array(["skipped", *texts], pa.string()).slice(1)
     each = [normalise_addresses(pa.array([text], pa.string()))[0].as_py() for text in texts]
     assert normalise_addresses(column).to_pylist() == each

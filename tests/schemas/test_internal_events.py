@@ -1,4 +1,5 @@
-"""Slim events come back as they were, in messages of bounded size, and nothing else is read."""
+"""Internal events are read as they were written, in messages of bounded size; anything else is
+refused."""
 
 import contextlib
 import dataclasses
@@ -23,7 +24,7 @@ few = settings(max_examples=20, deadline=None)
 
 
 def codec() -> InternalEventCodec:
-    """The codec of a monitor that reads some of the made-up events' fields, and one more."""
+    """The codec of a monitor that reads some of the fields of the events, and one more."""
     return InternalEventCodec([*FIELDS, "longitude", "card"], SOURCES)
 
 
@@ -33,7 +34,7 @@ def events(seed: int, count: int = 200, absent: float = 0.3) -> EventBatch:
 
 
 def assert_same(one: EventBatch, other: EventBatch) -> None:
-    """Equal in all that a monitor with these fields reads."""
+    """Equal in everything that a monitor with these fields reads."""
     for name in ("offset", "time_ms", "type_code"):
         assert same(getattr(one, name), getattr(other, name)), name
     assert one.event_id.to_pylist() == other.event_id.to_pylist()
@@ -64,7 +65,7 @@ def test_events_come_back_however_they_are_cut(seed: int, cuts: list[int]) -> No
 
 def test_every_field_of_the_monitor_is_a_column() -> None:
     """A field that no message has is null, one that only some have is null in the others' events,
-    and a field that the monitor does not use does not travel."""
+    and a field that the monitor does not use is not written."""
     with_device = events(1)
     text = {name: c for name, c in with_device.text.items() if name != "device"}
     without = dataclasses.replace(with_device, text=text)
@@ -79,8 +80,8 @@ def test_every_field_of_the_monitor_is_a_column() -> None:
 
 
 def test_append_times_travel_where_there_are_any() -> None:
-    """Append times come back, -1 where a message or an event has none; where no message has any
-    there is no column, and no byte more."""
+    """Append times are read back, -1 where a message or an event has none; where no message has any
+    there is no column."""
     some = dataclasses.replace(events(1, 3), append_ms=np.array([7, -1, 9]))
     none = dataclasses.replace(events(2, 2), append_ms=np.full(2, -1))
     internal_codec = codec()
@@ -103,7 +104,7 @@ def test_append_times_travel_where_there_are_any() -> None:
 
 
 def test_no_message_is_no_event() -> None:
-    """Nothing is written for nothing, and nothing read gives an empty batch with every column."""
+    """No events give no message, and no message gives an empty batch with every column."""
     internal_codec = codec()
     assert list(internal_codec.write(events(1, 0))) == []
     back = internal_codec.read([])
@@ -113,7 +114,8 @@ def test_no_message_is_no_event() -> None:
 
 
 def test_sources_keep_their_place() -> None:
-    """An event's source indexes the monitor's whole table, whatever messages come together."""
+    """An event's source indexes the monitor's whole table of sources, whatever messages are read
+    together."""
     internal_codec = codec()
     one = dataclasses.replace(events(1, 3), sources=(("pay", 1),))
     back = internal_codec.read(
@@ -140,11 +142,11 @@ def test_messages_are_bounded() -> None:
 
 
 def test_an_invalid_message_is_refused() -> None:
-    """A tombstone, a text, another version, another source: each is said."""
+    """A tombstone, a text, another version and another source each have their error."""
     internal_codec = codec()
     [message] = internal_codec.write(events(1))
     for value in (None, b"", b'{"event_id": 1}', message[1:]):
-        with pytest.raises(ValueError, match="is no message of Eddy's"):
+        with pytest.raises(ValueError, match="is not a message of Eddy"):
             internal_codec.read([message, value])
     newer = message[:3] + bytes([VERSION + 1]) + message[4:]
     with pytest.raises(ValueError, match=f"version {VERSION + 1}; expected version {VERSION}"):
@@ -155,21 +157,23 @@ def test_an_invalid_message_is_refused() -> None:
 
 @few
 @given(seed=st.integers(0, 2**32), data=st.data())
-def test_no_spoilt_message_is_read(seed: int, data: st.DataObject) -> None:
-    """Cut anywhere, or with any byte changed, it raises ValueError and nothing else."""
+def test_no_damaged_message_is_read(seed: int, data: st.DataObject) -> None:
+    """Truncated anywhere, or with any byte changed, a message raises ValueError and nothing
+    else."""
     internal_codec = codec()
     [message] = internal_codec.write(events(seed, 20))
     place = data.draw(st.integers(0, len(message) - 1))
     flipped = message[place] ^ data.draw(st.integers(1, 255))
-    for spoilt in (message[:place], message[:place] + bytes([flipped]) + message[place + 1 :]):
+    for damaged in (message[:place], message[:place] + bytes([flipped]) + message[place + 1 :]):
         with pytest.raises(ValueError, match=r"no message|version|checksum"):
-            internal_codec.read([spoilt])
+            internal_codec.read([damaged])
 
 
 @settings(deadline=None, max_examples=100)
 @given(st.integers(0, 5), st.data())
-def test_every_spoilt_message_ends_in_the_declared_error(seed: int, data: st.DataObject) -> None:
-    """Bytes changed, cut out or put in, under a checksum that is right: the events, or ValueError."""
+def test_every_damaged_message_gives_the_declared_error(seed: int, data: st.DataObject) -> None:
+    """With bytes changed, removed or inserted under a valid checksum, reading gives events or
+    ValueError."""
     [message] = codec().write(events(seed, count=5))
     body = bytearray(message[12:])
     for _ in range(data.draw(st.integers(1, 3))):
@@ -190,7 +194,7 @@ def test_every_spoilt_message_ends_in_the_declared_error(seed: int, data: st.Dat
 
 @pytest.mark.parametrize("body", [b"", b"\0\0\0\0", b"\xff\xff\xff\xff\0\0\0\0"])
 def test_a_message_without_events_is_refused(body: bytes) -> None:
-    """Arrow takes it for the end of a stream, which is no message."""
+    """Arrow reads it as the end of a stream, which is no message."""
     [message] = codec().write(events(1, count=5))
     end = 16 + int.from_bytes(message[12:16], "little")
     rest = message[12:end] + body

@@ -1,4 +1,4 @@
-"""JSON records become the same columns and faults however a batch is cut, and none ever raises."""
+"""JSON records give the same columns and faults however a batch is cut, and none ever raises."""
 
 import json
 import math
@@ -69,7 +69,7 @@ def run(
 def one(
     event: dict[str, Any], fields: FieldMappings, type_spec: TypeSpec = "transaction"
 ) -> EventBatch:
-    """The batch of one event that has no fault."""
+    """The batch of one event without a fault."""
     events, faults = run(
         [orjson.dumps(event)], compile_mapping(RecordLayout(), type_spec, fields, list(fields))
     )
@@ -78,7 +78,7 @@ def one(
 
 
 def changed(**fields: Any) -> bytes:
-    """The good event with some fields changed."""
+    """The valid event with some fields changed."""
     return json.dumps({**GOOD, **fields}).encode()
 
 
@@ -118,7 +118,7 @@ def changed(**fields: Any) -> bytes:
 def test_a_bad_record_is_one_fault_with_its_code_and_its_neighbours_pass(
     record: bytes, code: str
 ) -> None:
-    """A record that cannot be an event gets the right code, alone, and loses no neighbour."""
+    """A record that cannot be an event has the right code, and its neighbours are decoded."""
     good = orjson.dumps(GOOD)
     events, faults = run([good, record, good], timestamp_ms=TIME_MS)
     assert [(fault.row, fault.code) for fault in faults] == [(1, code)]
@@ -174,8 +174,8 @@ TWO_BYTES: Final = "é" * 129
 def test_a_bad_field_leaves_its_event_in_place(
     record: bytes, field: str, code: str, value: str | None
 ) -> None:
-    """A field that is mistyped, not finite, out of range, not UTF-8 or too long is absent or
-    repaired, and noted once; its event has all its other fields, and no neighbour changes."""
+    """A field of a wrong type, not finite, out of range, not UTF-8 or too long is absent or
+    repaired, and noted once; its event keeps all other fields, and no neighbour changes."""
     batch = records([orjson.dumps(GOOD), record, orjson.dumps(GOOD)])
     events, faults, repaired = check(JsonCodec(identity()).decode(batch), batch)
     assert faults == []
@@ -191,8 +191,8 @@ def test_a_bad_field_leaves_its_event_in_place(
     "spoilt",
     [b'"\xff"', b'"\\ud800"', b"NaN", b"-Infinity", b'"\x00"', rb'"\x1b"', b"1e999", b"9" * 9000],
 )
-def test_an_unmapped_field_takes_no_record_away(spoilt: bytes) -> None:
-    """Of a field that nobody reads it does not matter what it holds."""
+def test_an_unmapped_field_costs_no_record(spoilt: bytes) -> None:
+    """The content of a field that nobody reads does not matter."""
     batch = records([changed(unmapped="x").replace(b'"x"', spoilt)])
     events, faults, repaired = check(JsonCodec(identity()).decode(batch), batch)
     assert (faults, repaired) == ([], [])
@@ -214,8 +214,8 @@ def one_of(record: bytes) -> str | None:
 
 
 def test_a_path_through_no_object_is_absent() -> None:
-    """Where a value is in the place of an object, the fields within are absent, and the next
-    of several paths counts."""
+    """Where a value is in place of an object, the fields inside are absent, and the next of several
+    paths is read."""
     fields: FieldMappings = {
         "event_id": "id",
         "time": "time",
@@ -235,9 +235,9 @@ def test_a_path_through_no_object_is_absent() -> None:
     }
 
 
-def test_an_id_too_long_stays_one_and_becomes_no_other() -> None:
-    """Ids that share their first 200 bytes stay apart; a label still means the same event, with
-    an id of any length."""
+def test_a_shortened_id_stays_unique() -> None:
+    """Ids with the same first 200 bytes stay distinct; a label still names its event, with an id of
+    any length."""
     ids = ["é" * 150 + tail for tail in ("a", "b", "a")]
     fields: FieldMappings = {
         "event_id": "id",
@@ -260,7 +260,8 @@ def test_an_id_too_long_stays_one_and_becomes_no_other() -> None:
 
 
 def test_no_message_names_an_entity() -> None:
-    """Whatever is wrong with a record, the fault's message never holds an entity field's value."""
+    """Whatever is wrong with a record, the fault's message never holds the value of an entity
+    field."""
     name = "raw-account-77"
     bad = [
         changed(account=name, event_id=None),
@@ -275,7 +276,7 @@ def test_no_message_names_an_entity() -> None:
     assert not [fault for fault in faults if name in fault.message]
 
 
-def test_a_record_cannot_smuggle_brackets_into_its_neighbours() -> None:
+def test_unbalanced_brackets_affect_no_neighbour() -> None:
     """Records are decoded one by one: unbalanced ones do not swallow or split others."""
     good = orjson.dumps(GOOD)
     events, faults = run([b'{"event_id": "a', good, b'", "time": 1}', good])
@@ -283,8 +284,9 @@ def test_a_record_cannot_smuggle_brackets_into_its_neighbours() -> None:
     assert len(events) == 2
 
 
-def test_depth_is_limited_by_us_and_not_by_the_stack() -> None:
-    """Nesting up to our own limit passes and beyond it fails, however deep the caller stands."""
+def test_the_depth_limit_does_not_depend_on_the_stack() -> None:
+    """Nesting up to the codec's own limit is decoded, and beyond it fails, however deep the call
+    stack is."""
 
     def nested(depth: int) -> bytes:
         inner = b"[" * (depth - 1) + b"]" * (depth - 1)
@@ -307,7 +309,7 @@ def test_integers_in_text_fields_become_their_digits() -> None:
 
 
 def test_decimal_texts_are_numbers() -> None:
-    """Money written as a decimal text, as a number or not at all keeps its meaning side by side."""
+    """Amounts as decimal texts, as numbers and absent ones keep their meaning in one batch."""
     given_ = ["12.50", 12.5, None, "", "-3", "+.5", "1e2", 7]
     events, faults = run([changed(amount=value) for value in given_])
     assert faults == []
@@ -316,7 +318,7 @@ def test_decimal_texts_are_numbers() -> None:
 
 
 def test_an_empty_text_is_absent() -> None:
-    """The empty text is nobody: it must not become an entity that half the events share."""
+    """An empty text must not become an entity that many events share."""
     events, _ = run([changed(account=""), changed(account="a")])
     assert events.text["account"].to_pylist() == [None, "a"]
 
@@ -354,7 +356,7 @@ def test_paths_nest_escape_and_fall_back() -> None:
 
 
 def test_joined_texts_stay_in_their_row() -> None:
-    """A record that has none of the texts to be joined has none, and moves no other's."""
+    """A record without any of the texts to be joined has none, and does not shift the others."""
     fields: FieldMappings = {
         "event_id": "id",
         "time": "t",
@@ -369,13 +371,13 @@ def test_joined_texts_stay_in_their_row() -> None:
 
 
 def test_position_stands_in_for_an_id() -> None:
-    """Events without ids get topic, partition and offset as their id."""
+    """Events without ids have topic, partition and offset as their id."""
     fields: FieldMappings = {"event_id": FieldMapping(position=True), "time": "time"}
     assert one({"time": 1}, fields).event_id.to_pylist() == ["in:0:0"]
 
 
 def test_the_type_is_read_from_a_field_or_a_header() -> None:
-    """A topic of several kinds tells them apart by a field or a header, in its own words."""
+    """A topic with several types names them in a field or a header, by its own names."""
     by_field = TypeLocation(field="event.name", values={"order_paid": "transaction"})
     fields: FieldMappings = {"event_id": "id", "time": "time"}
     event = {"id": "a", "time": 1, "event": {"name": "order_paid"}}
@@ -405,7 +407,7 @@ def test_the_type_is_read_from_a_field_or_a_header() -> None:
     ],
 )
 def test_times_are_read_in_their_unit(unit: TimeUnit, value: Any, ms: int) -> None:
-    """Every unit gives the same millisecond; what is finer is cut off."""
+    """Every unit gives the same millisecond; fractions are truncated."""
     fields: FieldMappings = {"event_id": "id", "time": FieldMapping(path="t", unit=unit)}
     assert one({"id": 1, "t": value}, fields).time_ms.tolist() == [TIME_MS + ms]
 
@@ -437,7 +439,7 @@ EVENTS = st.fixed_dictionaries(
     st.integers(1, 5),
 )
 def test_cutting_a_batch_changes_nothing(values: list[bytes], cut: int) -> None:
-    """Whatever the records are, events and faults are those of every smaller batch, and add up."""
+    """Events and faults equal those of every smaller batch, and add up."""
     events, faults = run(values, timestamp_ms=TIME_MS)
     parts = [run(values[i : i + cut], timestamp_ms=TIME_MS) for i in range(0, len(values), cut)]
     assert len(events) + len(faults) == len(values)
@@ -455,7 +457,7 @@ def test_cutting_a_batch_changes_nothing(values: list[bytes], cut: int) -> None:
 
 
 def column(events: EventBatch, name: str, *, as_text: bool = False) -> list[Any]:
-    """A field of the events, floats by their bits, or as they are written."""
+    """A field of the events, floats by their bits, or as texts."""
     if name in events.text:
         values: list[Any] = events.text[name].to_pylist()
         return values
@@ -464,8 +466,8 @@ def column(events: EventBatch, name: str, *, as_text: bool = False) -> list[Any]
     return [value.hex() for value in events.number[name].tolist()]
 
 
-def test_faults_keep_their_rows_over_many_turns() -> None:
-    """Records are decoded some at a time; a fault in a later turn still names its own row."""
+def test_faults_keep_their_rows_over_many_chunks() -> None:
+    """Records are decoded in chunks; a fault in a later chunk names its own row."""
     values = [changed(event_id=i) for i in range(2 * CHUNK_RECORDS + 10)]
     bad = [0, CHUNK_RECORDS - 1, CHUNK_RECORDS, 2 * CHUNK_RECORDS + 9]
     for row in bad:
@@ -489,7 +491,7 @@ DECIMALS = st.text("0123456789.+-eEnaifty_x ", max_size=10)
 @settings(deadline=None)
 @given(st.lists(st.one_of(DECIMALS, st.floats(allow_nan=False).map(repr)), min_size=1, max_size=4))
 def test_a_column_of_texts_reads_as_each_of_them_does(values: list[str]) -> None:
-    """The fast way for a column of decimal texts agrees with reading them one by one."""
+    """Decimal texts have the same values as a column and one by one."""
     column_, wrong = number_column(values)
     single = [number_column([value, 1.0]) for value in values]
     assert wrong == [i for i, (_, bad) in enumerate(single) if bad]
@@ -511,15 +513,15 @@ ISO_PARTS = st.tuples(
 @settings(max_examples=500, deadline=None)
 @given(ISO_PARTS.map("".join))
 def test_a_column_of_iso_times_reads_as_each_of_them_does(text: str) -> None:
-    """The fast way for a column of ISO times agrees with the way that mixed columns go."""
+    """ISO times have the same values as a column and one by one."""
     mixed, mixed_bad = ms_of_texts(pa.array([text, "2026-03-02T00:00:00", "2026-03-02T00:00:00Z"]))
     alone, alone_bad = ms_of_texts(pa.array([text]))
     assert alone.to_pylist() == mixed.to_pylist()[:1]
     assert (alone_bad == [0]) == (0 in mixed_bad)
 
 
-def test_numbers_far_off_are_no_times_and_no_crash() -> None:
-    """A time beyond all reason stays out of range instead of wrapping round."""
+def test_times_far_out_of_range_stay_out_of_range() -> None:
+    """A time far out of range stays out of range instead of wrapping around."""
     far = pa.array([1e300, -1e300, math.inf, math.nan])
     for unit in ("ms", "s", "us"):
         ms = ms_of_numbers(far, unit).to_numpy()

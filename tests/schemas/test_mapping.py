@@ -1,4 +1,4 @@
-"""A mapping's mistakes are all found before anything runs."""
+"""Problems of a mapping are all found before anything runs."""
 
 import pytest
 
@@ -31,7 +31,7 @@ def test_paths_are_keys_joined_by_dots(text: str, path: tuple[str, ...]) -> None
 
 @pytest.mark.parametrize("text", ["", ".", "a.", "a..b", 'a"', "a\\b", "a\n"])
 def test_paths_that_no_key_can_have_are_refused(text: str) -> None:
-    """Empty keys, quotes, backslashes and control characters are named as mistakes."""
+    """Empty keys, quotes, backslashes and control characters are problems."""
     with pytest.raises(ValueError, match="expected keys"):
         parse_path(text)
 
@@ -63,17 +63,15 @@ def test_paths_that_no_key_can_have_are_refused(text: str) -> None:
         ({**BASE, "account": "id.x"}, "fields.account", "cannot hold"),
     ],
 )
-def test_each_mistake_is_named_where_it_stands(
-    fields: FieldMappings, where: str, part: str
-) -> None:
-    """A mistake in a mapping is told with its key and what was expected."""
+def test_each_problem_is_named_with_its_key(fields: FieldMappings, where: str, part: str) -> None:
+    """A problem in a mapping is reported with its key and what was expected."""
     assert any(
         where == at and part in text
         for at, text in mapping_problems(RecordLayout(), "login", fields)
     )
 
 
-def test_mistakes_are_reported_all_at_once() -> None:
+def test_problems_are_reported_all_at_once() -> None:
     """One mistake does not hide another."""
     fields: FieldMappings = {"event_id": "id", "acount": "x", "account": "id.y", "amount": []}
     found = {where for where, _ in mapping_problems(RecordLayout(), TypeLocation(), fields)}
@@ -87,7 +85,7 @@ def test_mistakes_are_reported_all_at_once() -> None:
 def test_an_access_log_has_its_own_fields_and_type(
     type_spec: TypeSpec | None, fields: FieldMappings | None
 ) -> None:
-    """Neither another type nor another place for its own fields can be given for an access log."""
+    """An access log accepts neither another type nor a mapping of its own fields."""
     assert mapping_problems(AccessLogSpec.layout, type_spec, fields)
     assert mapping_problems(AccessLogSpec.layout, None, None) == []
 
@@ -115,7 +113,7 @@ DERIVED: dict[str, FieldMapping] = {
 
 @pytest.mark.parametrize("layout", [RecordLayout(), AccessLogSpec.layout])
 def test_fields_can_be_derived_from_texts(layout: RecordLayout) -> None:
-    """Classes, parts and joined texts of what a record or a log line holds are sound fields."""
+    """Classes, extracts and joined texts of a record or a log line are valid fields."""
     base = BASE if layout.fields is None else {}
     assert mapping_problems(layout, None, {**base, **DERIVED}) == []
 
@@ -129,15 +127,15 @@ def test_fields_can_be_derived_from_texts(layout: RecordLayout) -> None:
         FieldMapping(constant="x", joined=True),
     ],
 )
-def test_a_pattern_that_cannot_serve_is_named(place: FieldMapping) -> None:
-    """A pattern must be one, an extract must name one group, and both need a text to work on."""
+def test_an_unusable_pattern_is_named(place: FieldMapping) -> None:
+    """A pattern must be valid, an extract must name one group, and both need a text."""
     assert [
         where for where, _ in mapping_problems(RecordLayout(), None, {**BASE, "route": place})
     ] == ["fields.route"]
 
 
 def test_a_number_can_only_be_extracted() -> None:
-    """A class is no number, and an access log's number needs an extract."""
+    """A class is no number, and a number of an access log needs an extract."""
     classes = [TextClass(name="1", pattern="")]
     wrong = {"item": FieldMapping(path="path", classes=classes)}
     assert mapping_problems(RecordLayout(), None, {**BASE, **wrong})
@@ -145,7 +143,7 @@ def test_a_number_can_only_be_extracted() -> None:
 
 
 def test_fields_an_access_log_lacks_are_no_paths() -> None:
-    """A field made of an access log names one of the log's own fields."""
+    """A field derived from an access log names one of the log's own fields."""
     found = mapping_problems(AccessLogSpec.layout, None, {"route": FieldMapping(path="pth")})
     assert [where for where, _ in found] == ["fields.route"]
     assert "nearest: path" in found[0][1]

@@ -115,13 +115,14 @@ def test_amounts_of_any_column_type_are_the_same_number(amounts: pa.Array) -> No
 
 
 def test_missing_columns_are_absent_values() -> None:
-    """A column that is not there is absent in every row: a fault only where it must be present."""
+    """A missing column is absent in every row: a fault only where it is required."""
     _, faults = run({"t": [1, 1]})
     assert [fault.code for fault in faults] == ["missing_id"] * 2
 
 
 def test_rows_are_checked_as_records_are() -> None:
-    """Rows that cannot be events become faults with their codes; null in a wrong column is fine."""
+    """Rows that cannot be events become faults with their codes; null in a column of a wrong type
+    is valid."""
     columns = {
         "id": ["a", "b", None, "d", "e"],
         "t": pa.array([1, None, 1, 2**62, 1]),
@@ -137,8 +138,8 @@ def test_rows_are_checked_as_records_are() -> None:
 
 
 def test_a_bad_value_leaves_its_row_in_place() -> None:
-    """Of a column of a type that the field cannot have, a text that is no number, and bytes that are
-    not UTF-8, the row keeps its event; null is just absent."""
+    """A value of a type that the field cannot have, a text that is no number, and bytes that are
+    not UTF-8 do not cost the row its event; null is only absent."""
     raw = pa.Array.from_buffers(
         pa.string(),
         3,
@@ -175,7 +176,7 @@ def rows_of(repaired: list[FieldRepair]) -> list[tuple[str, str, list[int]]]:
 
 
 def test_a_verdict_may_be_a_boolean_and_an_id_may_not() -> None:
-    """Where the mapping translates a field a boolean is a choice, in a table as in JSON; elsewhere
+    """Where the mapping translates a field, a boolean is allowed, in a table as in JSON; elsewhere
     it would be one huge entity, and is absent."""
     fields: FieldMappings = {
         "event_id": "id",
@@ -271,7 +272,7 @@ def test_ids_of_rarer_column_types_have_a_value(ids: pa.Array, expected: str) ->
     ],
 )
 def test_columns_that_hold_no_id_are_absent_and_counted(ids: pa.Array) -> None:
-    """A value that is neither a text nor a whole number is a repair; null is just absent."""
+    """A value that is neither a text nor an integer is a repair; null is only absent."""
     found = decoded({"id": ["a", "b"], "t": [1, 1], "who": ids}, {**FIELDS, "account": "who"})
     assert found.faults == []
     assert rows_of(found.repaired) == [("account", "wrong_type", [0])]
@@ -290,9 +291,9 @@ def test_bytes_that_are_not_utf8_are_replaced_in_a_column_of_bytes(kind: pa.Data
     assert found.text["account"].to_pylist() == ["b\ufffd", None]
 
 
-def test_maps_are_looked_into_and_lists_are_not() -> None:
-    """A path goes through a map with texts as keys as it does through a struct; through anything
-    else it is a repair where there is a value."""
+def test_paths_lead_into_maps_and_not_into_lists() -> None:
+    """A path leads through a map with texts as keys as through a struct; through anything else it
+    is a repair where there is a value."""
     maps = pa.array([[("id", "7")], None], pa.map_(pa.string(), pa.string()))
     found = decoded({"id": ["a", "b"], "t": [1, 1], "user": maps}, FIELDS)
     assert (found.faults, found.text["account"].to_pylist()) == ([], ["7", None])

@@ -1,7 +1,7 @@
 """The memory layout of the tail model, and its declaration and output.
 
-The features of a family stand side by side, `LANES` to a block, so that a block is processed by
-vector instructions. Every constant of a word below is the offset of its first lane.
+The features of a family are adjacent, `LANES` in a block, so that a block is processed by vector
+instructions. Every constant of a word below is the offset of its first lane.
 """
 
 from math import log

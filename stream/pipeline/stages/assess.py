@@ -26,9 +26,9 @@ from schemas.alerts import Alert, Contribution
 from schemas.codecs.reports import ReportCodec
 from schemas.columns import F64, U8, EventBatch
 from schemas.events import ENTITY_FIELDS, LABEL_TYPE
+from schemas.labels import LEARNED_LABEL_FIELDS
 from schemas.reports import ReportBatch
 from stream.config import (
-    LEARNED_LABEL_FIELDS,
     AssessSpec,
     Config,
     StateConfig,
