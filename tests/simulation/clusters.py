@@ -16,7 +16,9 @@ from stream.kafka.sink import KafkaSink
 from stream.kafka.source import KafkaSource
 from stream.runtime.interfaces import Admin, Sink, Source
 from tests.simulation.broker import MemoryBroker
-from tests.simulation.clients import MemoryAdmin, MemorySink, MemorySource, NetworkFaults
+from tests.simulation.faults import NetworkFaults
+from tests.simulation.sink import MemoryAdmin, MemorySink
+from tests.simulation.source import MemorySource
 from tests.simulation.world import Process, World
 
 LIMIT_S: Final = 60.0

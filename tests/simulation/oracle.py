@@ -28,9 +28,9 @@ from stream.kafka.positions import Partition
 from stream.pipeline.alerting import RunInfo
 from stream.pipeline.shard import Shard, ShardFactory, ShardOutput
 from tests.simulation.broker import MemoryBroker
-from tests.simulation.clients import as_records
 from tests.simulation.log import Entry
 from tests.simulation.shop import ALERTS, DEAD_LETTERS, GROUP
+from tests.simulation.source import as_records
 from tests.simulation.store import Objects
 
 RUN: Final = RunInfo("live", "reference", lambda: "2030-01-01T00:00:00.000Z")
