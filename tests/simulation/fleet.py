@@ -1,4 +1,4 @@
-"""The processes of a simulated deployment, and the faults that befall them."""
+"""The processes of a simulated deployment, and the faults that happen to them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -13,12 +13,9 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import orjson
-import pyarrow as pa
 
 from schemas.alerts import alert_record
-from schemas.columns import EventBatch
 from schemas.records import Records
-from schemas.reports import ReportBatch
 from stream.checkpoints.manifest import decode, parse_pointer
 from stream.checkpoints.migration import migrate
 from stream.checkpoints.snapshot import rows_in_block
@@ -27,6 +24,7 @@ from stream.config import Config, Log, logs, state_config
 from stream.kafka.positions import Partition
 from stream.pipeline.alerting import RunInfo
 from stream.pipeline.shard import Shard, ShardFactory, ShardOutput
+from tests.rows import Row, rows
 from tests.simulation.broker import MemoryBroker
 from tests.simulation.log import Entry
 from tests.simulation.shop import ALERTS, DEAD_LETTERS, GROUP
@@ -34,7 +32,6 @@ from tests.simulation.source import as_records
 from tests.simulation.store import Objects
 
 RUN: Final = RunInfo("live", "reference", lambda: "2030-01-01T00:00:00.000Z")
-Row = tuple[Any, ...]
 
 
 class Era(NamedTuple):
@@ -129,39 +126,23 @@ class _Run:
         """Compare what is in the internal topic with what was sent there, sender by sender."""
         arrived: dict[tuple[Partition, Any], list[Row]] = defaultdict(list)
         reader = self._readers[log.name]
-        for monitor, row in _rows(reader.decode(as_records(place, entries))) if entries else ():
-            source, offset = row[0], row[1]
-            sender = self._reader_of.get((monitor, source, offset), Partition(*source))
-            arrived[sender, source].append(row)
+        for row in rows(reader.decode(as_records(place, entries))) if entries else ():
+            topic, partition = row.source
+            at = row.writer, (topic, partition), row.offset
+            sender = self._reader_of.get(at, row.source)
+            arrived[sender, row.source].append(row)
         expected: dict[tuple[Partition, Any], list[Row]] = defaultdict(list)
         for (to, sender), some in self._sent.items():
             if to == place and some:
                 message = Records(log.topic, 0, _numbered(some), _numbered(some), [*some])
-                for _, row in _rows(reader.decode(message)):
-                    expected[sender, row[0]].append(row)
+                for row in rows(reader.decode(message)):
+                    expected[sender, row.source].append(row)
                 some.clear()
         self.made.problems += _differing(f"rows in {place}", expected, arrived)
 
 
 def _numbered(some: Sequence[object]) -> Any:
     return np.arange(len(some), dtype=np.int64)
-
-
-def _rows(batch: EventBatch | ReportBatch) -> Iterator[tuple[str, Row]]:
-    """Each row's monitor, "" where it is no report, and its position and fields."""
-    if isinstance(batch, ReportBatch):
-        events, monitors = batch.events, batch.monitor.to_pylist()
-        numbers = [*events.number.values(), batch.p_value, *batch.features.values()]
-    else:
-        events, monitors, numbers = batch, [""] * len(batch), [*batch.number.values()]
-    columns = [
-        [events.sources[i] for i in events.source.tolist()],
-        *(column.tolist() for column in (events.offset, events.time_ms, events.type_code)),
-        events.event_id.to_pylist(),
-        *(column.to_pylist() for column in events.text.values()),
-        *(pa.array(column, from_pandas=True).to_pylist() for column in numbers),
-    ]
-    return zip(monitors, zip(*columns, strict=True), strict=True)
 
 
 def _add_alert(alerts: dict[tuple[str, bytes], list[bytes]], key: bytes, value: bytes) -> None:
@@ -180,12 +161,12 @@ def differences(broker: MemoryBroker, objects: Objects, expected: Reference) -> 
     """One line for each difference between what was committed and the reference run."""
     alerts: dict[tuple[str, bytes], list[bytes]] = defaultdict(list)
     for _, entry in broker.log(Partition(ALERTS, 0)).all_visible():
-        _add_alert(alerts, entry.key or b"", entry.value)
+        _add_alert(alerts, entry.key or b"", entry.value or b"")
     letters: dict[Partition, list[tuple[bytes, ...]]] = defaultdict(list)
     for _, entry in broker.log(Partition(DEAD_LETTERS, 0)).all_visible():
         headers = dict(entry.headers)
         place = Partition(headers["eddy-topic"].decode(), int(headers["eddy-partition"]))
-        letters[place].append(_letter(entry.key, entry.value, entry.headers))
+        letters[place].append(_letter(entry.key, entry.value or b"", entry.headers))
     return [
         *expected.problems,
         *_differing("alerts", expected.alerts, alerts),
