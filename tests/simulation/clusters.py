@@ -132,7 +132,9 @@ class KafkaCluster(Cluster):
     def __init__(self, bootstrap: str) -> None:
         super().__init__(f"contract-{time.time_ns()}")
         self._bootstrap: dict[str, str | int | float | bool] = {"bootstrap.servers": bootstrap}
-        self._producer = Producer({**self._bootstrap, "partitioner": "murmur2_random"})
+        self._producer = Producer(
+            {**self._bootstrap, "partitioner": "murmur2_random", "log_level": 0}
+        )
 
     def turn(self, *sources: Source) -> None:
         """Let each source poll once."""

@@ -187,7 +187,9 @@ def _differing(
         if wanted != there:
             missing = sum((Counter(wanted) - Counter(there)).values())
             extra = sum((Counter(there) - Counter(wanted)).values())
-            yield f"{what} of {of}: {missing} missing, {extra} too many of {len(wanted)}"
+            parts = [of] if isinstance(of, Partition) else of
+            name = ", ".join(map(str, parts))
+            yield f"{what} of {name}: {missing} missing, {extra} too many of {len(wanted)}"
 
 
 def _state(broker: MemoryBroker, objects: Objects, place: Partition, shard: Shard) -> Iterator[str]:
