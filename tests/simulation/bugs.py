@@ -24,7 +24,8 @@ from stream.runtime import worker as worker_module
 from stream.runtime.assignment import AssignedPartition, Assignment, split_at
 from stream.runtime.outbox import Outbox
 from stream.runtime.worker import Worker
-from tests.simulation.clients import MemorySink, MemorySource
+from tests.simulation.sink import MemorySink
+from tests.simulation.source import MemorySource
 
 Bug = Callable[[], AbstractContextManager[object]]
 

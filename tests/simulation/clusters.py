@@ -16,7 +16,9 @@ from stream.kafka.sink import KafkaSink
 from stream.kafka.source import KafkaSource
 from stream.runtime.interfaces import Admin, Sink, Source
 from tests.simulation.broker import MemoryBroker
-from tests.simulation.clients import MemoryAdmin, MemorySink, MemorySource, NetworkFaults
+from tests.simulation.faults import NetworkFaults
+from tests.simulation.sink import MemoryAdmin, MemorySink
+from tests.simulation.source import MemorySource
 from tests.simulation.world import Process, World
 
 LIMIT_S: Final = 60.0
@@ -130,7 +132,9 @@ class KafkaCluster(Cluster):
     def __init__(self, bootstrap: str) -> None:
         super().__init__(f"contract-{time.time_ns()}")
         self._bootstrap: dict[str, str | int | float | bool] = {"bootstrap.servers": bootstrap}
-        self._producer = Producer({**self._bootstrap, "partitioner": "murmur2_random"})
+        self._producer = Producer(
+            {**self._bootstrap, "partitioner": "murmur2_random", "log_level": 0}
+        )
 
     def turn(self, *sources: Source) -> None:
         """Let each source poll once."""

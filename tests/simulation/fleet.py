@@ -1,4 +1,4 @@
-"""The processes of a simulated deployment, and the faults that befall them."""
+"""The processes of a simulated deployment, and the faults that happen to them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,9 +14,11 @@ from stream.runtime.system import System
 from stream.telemetry.collector import MetricsCollector
 from stream.telemetry.health import WorkerHealth
 from tests.simulation.broker import MemoryBroker
-from tests.simulation.clients import MemoryAdmin, MemorySink, MemorySource, NetworkFaults
+from tests.simulation.faults import NetworkFaults
 from tests.simulation.schedule import Fault
 from tests.simulation.shop import GROUP, START_MS
+from tests.simulation.sink import MemoryAdmin, MemorySink
+from tests.simulation.source import MemorySource
 from tests.simulation.store import MemoryStore, Objects
 from tests.simulation.system import SimulatedClock, SimulatedExecutor
 from tests.simulation.world import Process, Task, World

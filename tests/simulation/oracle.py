@@ -26,9 +26,9 @@ from stream.pipeline.alerting import RunInfo
 from stream.pipeline.shard import Shard, ShardFactory, ShardOutput
 from tests.rows import Row, rows
 from tests.simulation.broker import MemoryBroker
-from tests.simulation.clients import as_records
 from tests.simulation.log import Entry
 from tests.simulation.shop import ALERTS, DEAD_LETTERS, GROUP
+from tests.simulation.source import as_records
 from tests.simulation.store import Objects
 
 RUN: Final = RunInfo("live", "reference", lambda: "2030-01-01T00:00:00.000Z")
@@ -187,7 +187,9 @@ def _differing(
         if wanted != there:
             missing = sum((Counter(wanted) - Counter(there)).values())
             extra = sum((Counter(there) - Counter(wanted)).values())
-            yield f"{what} of {of}: {missing} missing, {extra} too many of {len(wanted)}"
+            parts = [of] if isinstance(of, Partition) else of
+            name = ", ".join(map(str, parts))
+            yield f"{what} of {name}: {missing} missing, {extra} too many of {len(wanted)}"
 
 
 def _state(broker: MemoryBroker, objects: Objects, place: Partition, shard: Shard) -> Iterator[str]:

@@ -1,51 +1,36 @@
-"""What a worker uses of Kafka, on the in-memory broker: `MemorySource`, `MemorySink` and `MemoryAdmin`.
+"""The consumer of a worker's group, on the in-memory broker.
 
-They behave as those of `stream.kafka` do: the same listener's calls, the same errors, the same
-time-outs. Each call is a step of the process, at which it may be killed or suspended.
+It behaves as `stream.kafka.source.KafkaSource` does: the same calls of its listener, the same errors,
+the same time-outs. Each call is a step of its process, at which that may be killed or suspended.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final, Self
+from collections.abc import Callable
+from typing import Final, Self
 
 import numpy as np
 
 from schemas.records import Records
-from stream.errors import Abortable, CommitOutcomeUnknown, Fatal, Fenced, RetentionGap, Retriable
-from stream.kafka.messages import OutRecord, PartitionBatch, RebalanceListener
+from stream.errors import RetentionGap, Retriable
+from stream.kafka.messages import PartitionBatch, RebalanceListener
 from stream.kafka.positions import CommittedOffset, Membership, Partition
-from stream.kafka.sink import RETRY_FRACTION
-from tests.simulation.broker import MemoryBroker, ProducerId
+from tests.simulation.broker import MemoryBroker
+from tests.simulation.faults import NetworkFaults
 from tests.simulation.group import Assignment
-from tests.simulation.log import ABORTED, COMMITTED, Entry
+from tests.simulation.log import Entry
 from tests.simulation.world import Process
 
 SESSION_S: Final = 0.6
 HEARTBEAT_S: Final = 0.12
-TRANSACTION_S: Final = 3.0
+
 ANSWER_S: Final = 0.003
 """Mean simulated time until a member hears that a rebalance is over."""
+
 RETRY_S: Final = 0.01
+"""How long a request waits before it is tried again."""
+
 PART_SHARE: Final = 0.2
 """Share of the fetches that bring only a part of what is there."""
-
-
-@dataclass(slots=True)
-class NetworkFaults:
-    """Faults that the schedule sets for one process. silent_until: heartbeats are lost until then.
-    abort: the step of the next transaction that fails. commit: what becomes of its commit request:
-    "" answered, "lost" never received, "unanswered" carried out, but the answer is lost."""
-
-    silent_until: float = 0.0
-    abort: str = ""
-    commit: str = ""
-
-    def take(self, step: str) -> None:
-        """Fail where this step is to fail, once."""
-        if self.abort == step:
-            self.abort = ""
-            raise Abortable(f"{step}: set to fail by the schedule")
 
 
 class MemorySource:
@@ -284,140 +269,3 @@ def as_records(
         [entry.headers for _, entry in entries],
         np.ones(len(entries), np.bool_) if appended else None,
     )
-
-
-class MemorySink:
-    """A transactional producer: outputs and offsets go together, or not at all."""
-
-    def __init__(
-        self,
-        process: Process,
-        broker: MemoryBroker,
-        group: str,
-        slot: str,
-        faults: NetworkFaults,
-        timeout_s: float = TRANSACTION_S,
-    ) -> None:
-        self._process = process
-        self._broker = broker
-        self._group = group
-        self._name = f"{group}-{slot}"
-        self._faults = faults
-        self._timeout_s = timeout_s
-        self._producer = ProducerId(self._name, -1)
-        self.on_open: Callable[[], None] = lambda: None
-        """Called when the slot is taken over."""
-        self._began_at = 0.0
-
-    def open(self) -> None:
-        """Take over the slot: a predecessor's open transaction is aborted, itself fenced."""
-        self._producer = self._patiently(
-            "open", lambda: self._broker.take_over(self._name, self._timeout_s)
-        )
-        self.on_open()
-
-    def _patiently(self, step: str, call: Callable[[], Any]) -> Any:
-        """Make a call until the broker is not busy with an earlier transaction."""
-        while True:
-            self._process.step("sink", step)
-            try:
-                return call()
-            except Retriable:
-                self._process.sleep(RETRY_S)
-
-    def transact(
-        self,
-        records: Iterable[OutRecord],
-        positions: Mapping[Partition, CommittedOffset],
-        membership: Membership,
-    ) -> None:
-        """Publish the records and commit the positions in one transaction."""
-        self._began_at = self._process.world.now
-        try:
-            self._write(list(records))
-            self._add_offsets(positions, membership)
-            self._deliver()
-            self._commit()
-        except (Fenced, Fatal) as error:
-            if self._age_s() >= self._timeout_s:
-                raise CommitOutcomeUnknown(str(error)) from error
-            raise
-        except Abortable:
-            self._abort()
-            raise
-
-    def _write(self, records: list[OutRecord]) -> None:
-        self._process.step("sink", "begin")
-        self._faults.take("write")
-        for number, record in enumerate(records):
-            if number % 8 == 0:
-                self._process.step("sink", "write")
-            self._patient_write(record)
-
-    def _patient_write(self, record: OutRecord) -> None:
-        try:
-            self._broker.produce(self._producer, record)
-        except Retriable:
-            self._process.sleep(RETRY_S)
-            self._patiently("write", lambda: self._broker.produce(self._producer, record))
-
-    def _add_offsets(
-        self, positions: Mapping[Partition, CommittedOffset], membership: Membership
-    ) -> None:
-        self._faults.take("offsets")
-        member: Any = membership.metadata
-        self._patiently(
-            "add offsets",
-            lambda: self._broker.add_offsets(self._producer, self._group, member, positions),
-        )
-
-    def _deliver(self) -> None:
-        self._process.step("sink", "flush")
-        self._faults.take("flush")
-        if self._age_s() > self._timeout_s * RETRY_FRACTION:
-            raise Abortable("flush: the transaction is open for too long")
-
-    def _commit(self) -> None:
-        self._process.step("sink", "commit")
-        outcome, self._faults.commit = self._faults.commit, ""
-        if outcome != "lost":
-            self._broker.end(self._producer, COMMITTED)
-        self._process.step("sink", "commit answered")
-        if outcome:
-            raise CommitOutcomeUnknown(f"commit: {outcome}, set by the schedule")
-
-    def _abort(self) -> None:
-        self._process.step("sink", "abort")
-        try:
-            self._broker.end(self._producer, ABORTED)
-        except Fenced as error:
-            raise CommitOutcomeUnknown(str(error)) from error
-
-    def _age_s(self) -> float:
-        return self._process.world.now - self._began_at
-
-
-class MemoryAdmin:
-    """Looks at topics, and makes them."""
-
-    def __init__(self, process: Process, broker: MemoryBroker) -> None:
-        self._process = process
-        self._broker = broker
-
-    def partition_counts(self, topics: Iterable[str]) -> dict[str, int]:
-        """Topic → number of its partitions; a topic that does not exist is missing."""
-        self._process.step("source", "partition counts")
-        known = self._broker.topics
-        return {topic: len(known[topic].logs) for topic in topics if topic in known}
-
-    def settings(self, topic: str, names: Iterable[str]) -> dict[str, str]:
-        """The topic's settings of these names."""
-        self._process.step("source", "settings")
-        return {name: self._broker.topics[topic].settings[name] for name in names}
-
-    def create(
-        self, topic: str, partitions: int, settings: Mapping[str, str], copies: int | None
-    ) -> None:
-        """Make a topic; one that is there already is left as it is."""
-        self._process.step("source", "create")
-        self._broker.create(topic, partitions, settings)
