@@ -74,7 +74,8 @@ def test_a_mapped_column_found_nowhere_is_noted(tmp_path: Path) -> None:
     """The field, its path and the monitor that scores nothing for want of it are named."""
     output = replay_output(tmp_path, rows(card=None, kard="c"))
     assert (
-        "pay: no event has card, mapped from card; expected that inputs.pay.fields.card" in output
+        "pay: no event has card, mapped from card; expected inputs.pay.fields.card to name"
+        in output
     )
     assert "monitor card scored none of 20 events: no event has its entity, card" in output
 
