@@ -56,7 +56,7 @@ def check(config: ConfigPath) -> None:
     if warning := secret_problem(loaded):
         typer.echo(warning)
     for node in nodes(loaded):
-        if "records" in node.declaration.reads:
+        if node.reads_inputs:
             continue
         path = "direct"
         if node.log:

@@ -63,7 +63,8 @@ def describe_labels(counts: dict[str, int]) -> str:
 
 def describe_topics(summary: "Summary") -> str:
     """A warning where an event may have been read from several topics; else ""."""
-    internal = summary.monitors.keys() - summary.adds_up.keys() - {"assess"}
+    monitors = {name for name, counts in summary.monitors.items() if "scored" in counts}
+    internal = monitors - summary.adds_up.keys()
     if not internal or len(internal) + len(summary.inputs) == 1:
         return ""
     return (

@@ -6,7 +6,6 @@ derives the logs and read paths, `fingerprints` what determines the learned stat
 
 from stream.config.declarations import (
     ALL_MONITORS,
-    ASSESS,
     SHADOW_OUTPUTS,
     TOPIC_PATTERN,
     AssessSpec,
@@ -34,7 +33,6 @@ from stream.config.validation import secret_problem
 
 __all__ = [
     "ALL_MONITORS",
-    "ASSESS",
     "SHADOW_OUTPUTS",
     "TOPIC_PATTERN",
     "AssessSpec",

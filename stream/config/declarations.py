@@ -13,7 +13,6 @@ from detectors.spec import P_MAX, Duration, Name, PolicySpec, Spec
 from schemas.codecs import AnyCodec, codec_spec
 from schemas.mapping import FieldMappings, RecordLayout, TypeSpec
 
-ASSESS: Final = "assess"
 ALL_MONITORS: Final = "all"
 """Stands for all monitors together, so no monitor may have this name."""
 TOPIC_PATTERN: Final = r"^(?!\.{1,2}\Z)[a-zA-Z0-9._-]{1,249}\Z"

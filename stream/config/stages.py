@@ -72,6 +72,11 @@ class StageNode:
         return self.declaration.title(self.name)
 
     @property
+    def reads_inputs(self) -> bool:
+        """Whether it reads the records of inputs."""
+        return "records" in self.declaration.reads
+
+    @property
     def combines(self) -> bool:
         """Whether its scores combine the reports of other stages."""
         return "reports" in self.declaration.reads
@@ -177,6 +182,11 @@ def nodes(config: Config) -> list[StageNode]:
     return [
         node for declaration in declared_stages().values() for node in declaration.nodes_of(config)
     ]
+
+
+def scoring_nodes(config: Config) -> list[StageNode]:
+    """The stages that score events: the monitors in the configuration's order, then assess."""
+    return [node for node in nodes(config) if node.score_features is not None]
 
 
 def logs(config: Config) -> list[Log]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from schemas.columns import F64, I64
 from stream.clock import format_time_ms
-from stream.config import ALL_MONITORS, ASSESS
+from stream.config import ALL_MONITORS
 from stream.evaluation import measures
 from stream.evaluation.labelled_run import DAY_MS, WEEK_DAYS, LabelledRun, Scorer
 from stream.evaluation.measures import Curve, RankingMeasures, quantile, ratio, with_interval
@@ -59,7 +59,7 @@ def evaluate(run: LabelledRun, scorers: Sequence[Scorer]) -> Evaluation | None:
         "(SELECT count(*) FROM labelled WHERE events_with_id > 1), "
         "(SELECT count(DISTINCT (field, entity)) FROM labelled_entities)"
     )
-    subject = next((one for one in scorers if one.name == ASSESS), scorers[0])
+    subject = next((one for one in scorers if one.combines), scorers[0])
     separate = scorers if len(scorers) > 1 else ()
     views = [(ALL_MONITORS, subject.entity), *((scorer.name, scorer.entity) for scorer in separate)]
     evaluation = Evaluation(

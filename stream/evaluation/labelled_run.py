@@ -28,7 +28,6 @@ import pyarrow.parquet as pq
 
 from schemas.columns import I64
 from schemas.events import ENTITY_FIELDS
-from stream.config import ASSESS
 from stream.evaluation.database import SqlSession, parquet_source
 
 if TYPE_CHECKING:
@@ -62,13 +61,15 @@ class TableFiles:
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """A monitor, or assess, as far as it is evaluated. needed: the least score on which it can alert.
-    told: the names of its features and own detectors; none for assess."""
+    """A stage whose scores are evaluated. min_alert_score: the least score on which it can alert.
+    feature_names: of a monitor's features and detectors. combines: its scores combine the reports of
+    the other stages, and an event without a report scores 0."""
 
     name: str
     entity: str
     min_alert_score: float
     feature_names: tuple[str, ...]
+    combines: bool = False
 
 
 class LabelledRun(SqlSession):
@@ -89,7 +90,7 @@ class LabelledRun(SqlSession):
         self, database: "DuckDBPyConnection", files: TableFiles, scorers: Sequence[Scorer]
     ) -> None:
         super().__init__(database)
-        self._scorers = scorers
+        self.scorers = scorers
         self._columns = pq.read_schema(files.scores).names
         self.fields = list(dict.fromkeys(scorer.entity for scorer in scorers))
         for name in ("scores", "alerts", "labels"):
@@ -174,7 +175,7 @@ class LabelledRun(SqlSession):
 
     def _make_events(self) -> None:
         """An event without label is honest."""
-        scores = (self._score(scorer) for scorer in self._scorers)
+        scores = (self._score(scorer) for scorer in self.scorers)
         self.execute(
             f"CREATE TABLE events AS SELECT day, coalesce(l.scenario, -1) AS scenario, {CENTS} "
             f"AS cents, score, {', '.join([*scores, *self.fields])}, {self._activity_columns()} "
@@ -194,12 +195,12 @@ class LabelledRun(SqlSession):
             "AND f.event_time < h.event_time + to_milliseconds(1000 * h.ttl_s)"
             for field in self.fields
         )
-        of = (f", bool_or(monitor = '{w.name}') AS held_{w.name}" for w in self._scorers)
+        of = (f", bool_or(monitor = '{w.name}') AS held_{w.name}" for w in self.scorers)
         caught = (
             f"f.alerted{own} OR coalesce(h.held{own}, false) AS caught{own}"
             for own in self._column_suffixes()
         )
-        gaps = {w.name: f"{w.min_alert_score!r} - score_{w.name}" for w in self._scorers}
+        gaps = {w.name: f"{w.min_alert_score!r} - score_{w.name}" for w in self.scorers}
         whose = (f"WHEN {gap} THEN '{name}'" for name, gap in gaps.items())
         least = f"least({', '.join(gaps.values())})"
         self.execute(
@@ -224,13 +225,13 @@ class LabelledRun(SqlSession):
 
     def _score(self, scorer: Scorer) -> str:
         name = f"score_{scorer.name}"
-        if scorer.name != ASSESS:
+        if not scorer.combines:
             return name
         return f"CASE WHEN {scorer.entity} IS NOT NULL THEN coalesce({name}, 0) END AS {name}"
 
     def _activity_columns(self) -> str:
         """alerted and published, of any scorer and each."""
-        every = [scorer.name for scorer in self._scorers]
+        every = [scorer.name for scorer in self.scorers]
         return ", ".join(
             f"{activity_is(names, among)} AS {what}{own}"
             for what, among in (("alerted", ALERTED), ("published", PUBLISHED))
@@ -241,7 +242,7 @@ class LabelledRun(SqlSession):
 
     def _column_suffixes(self) -> list[str]:
         """What the names of columns end in: those of any scorer, then each one's."""
-        return ["", *(f"_{scorer.name}" for scorer in self._scorers)]
+        return ["", *(f"_{scorer.name}" for scorer in self.scorers)]
 
 
 def calendar_day(time: str) -> str:

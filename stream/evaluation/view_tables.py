@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from schemas.columns import F64, I64
-from stream.config import ALL_MONITORS, ASSESS
+from stream.config import ALL_MONITORS
 from stream.evaluation import measures
 from stream.evaluation.labelled_run import LabelledRun, calendar_day
 from stream.evaluation.measures import RankedRows, RankingMeasures, RankingReader, RankingTotals
@@ -55,9 +55,8 @@ class ViewTables:
             f"CREATE OR REPLACE VIEW view_events AS SELECT day, scenario, cents, {score} AS score, "
             f"{entity} AS entity, {outcome} FROM events WHERE {score} IS NOT NULL"
         )
-        applies = (
-            entity if self._name == ASSESS else score
-        )  # assess scores events without a report 0
+        combines = any(one.name == self._name and one.combines for one in run.scorers)
+        applies = entity if combines else score  # an event without a report has score 0
         run.execute(
             "CREATE OR REPLACE VIEW view_frauds AS SELECT event_time, day, scenario, cents, "
             f"{entity} AS entity, alerted{suffix} AS alerted, caught{suffix} AS caught FROM frauds "

@@ -96,8 +96,9 @@ class AlertRationale(NamedTuple):
 
 def alerting_rows(policy_outcome: PolicyOutcome) -> list[int]:
     """The rows of a policy outcome on which an alert is published."""
-    found = (policy_outcome.activity == policy.OPENED) | (policy_outcome.activity == policy.UPDATED)
-    return [i for i, is_published in enumerate(found.tolist()) if is_published]
+    activity = policy_outcome.activity
+    alerts = (activity == policy.OPENED) | (activity == policy.UPDATED)
+    return [i for i, is_alert in enumerate(alerts.tolist()) if is_alert]
 
 
 def severity(score: float) -> Severity:

@@ -46,7 +46,7 @@ RECORDS: Final = Metric(
     "records",
     PARTITION_LABELS,
     "records read from a partition since its state began, re-learned ones included",
-    "if it stands still while the lag grows, look at the log for Kafka errors",
+    "if it does not grow while eddy_lag does, look for Kafka errors in the log",
 )
 EVENTS: Final = Metric(
     "eddy_events",
@@ -79,7 +79,7 @@ TOMBSTONES: Final = Metric(
     "records",
     PARTITION_LABELS,
     "records without a value",
-    "expected on compacted topics; elsewhere ask who writes them",
+    "expected on compacted topics; elsewhere find the producer that writes them",
 )
 DEAD_LETTERS: Final = Metric(
     "eddy_dead_letters",
@@ -87,14 +87,14 @@ DEAD_LETTERS: Final = Metric(
     "records",
     (*PARTITION_LABELS, "code"),
     "records that could not become events, by the code of their dead letter",
-    "read the dead-letter topic: each says field, expectation and what was found",
+    "read the dead-letter topic: each record names the field, the expectation and the value",
 )
 FIELD_REPAIRED: Final = Metric(
     "eddy_field_repaired",
     "counter",
     "events",
     (*PARTITION_LABELS, "field", "code"),
-    "events of which a field was bad: it is absent, cut, or its bytes were replaced",
+    "events with a bad field, which is now absent, cut, or has replaced bytes",
     "read the examples on the dead-letter topic, eddy-disposition: event_kept; never resend them",
 )
 SENT: Final = Metric(
@@ -102,8 +102,8 @@ SENT: Final = Metric(
     "counter",
     "events",
     STAGE_LABELS,
-    "events that route put into a monitor's internal topic; there they are scored, or labels",
-    "if eddy_scored and eddy_labels stay behind for long, look at that topic's eddy_lag",
+    "events that route wrote to a stage's internal topic; there they are scored, or are labels",
+    "if eddy_scored and eddy_labels stay below it for long, look at eddy_lag of that topic",
 )
 SCORED: Final = Metric(
     "eddy_scored",
@@ -126,8 +126,8 @@ LABELS: Final = Metric(
     "counter",
     "events",
     STAGE_LABELS,
-    "label events: a monitor judges none, but its detectors may learn from them",
-    "if it stands still while labels are published, look at the mapping of the event type",
+    "label events: a monitor does not score them, but its detectors may learn from them",
+    "if it does not grow while labels are published, look at the mapping of the event type",
 )
 LATE: Final = Metric(
     "eddy_late",
@@ -135,7 +135,7 @@ LATE: Final = Metric(
     "events",
     STAGE_LABELS,
     "scored events older than their entity's last",
-    "a growing share means that a producer or a partition lags behind the others",
+    "a growing share means that a producer or a partition is later than the others",
 )
 AHEAD: Final = Metric(
     "eddy_ahead",
@@ -151,8 +151,8 @@ LATE_NOT_LEARNED: Final = Metric(
     "counter",
     "events",
     STAGE_LABELS,
-    "scored events further behind than lateness_max: not learned",
-    "raise the monitor's lateness_max, or find the producer that is behind",
+    "scored events that are later than lateness_max: not learned",
+    "raise the monitor's lateness_max, or find the producer that is late",
 )
 ALERTS: Final = Metric(
     "eddy_alerts",
@@ -167,7 +167,7 @@ ALERTS_SUPPRESSED: Final = Metric(
     "counter",
     "events",
     STAGE_LABELS,
-    "alarming events that were only counted, since their incident was open",
+    "alarming events that were only counted, because their incident was open",
     "nothing: the incident's next alert states their number",
 )
 ALERTS_OVER_BUDGET: Final = Metric(
@@ -175,7 +175,7 @@ ALERTS_OVER_BUDGET: Final = Metric(
     "counter",
     "events",
     STAGE_LABELS,
-    "alarming events without an alert, since the budget was used up",
+    "alarming events without an alert, because the budget was used up",
     "if it grows for long, raise policy.alerts_per_day or lower policy.p_max",
 )
 BUDGET_DISPLACED: Final = Metric(
@@ -218,14 +218,14 @@ LABELS_CHANGED: Final = Metric(
     "labels",
     STAGE_LABELS,
     "labels that replaced an earlier one of the same event, in what assess learns from",
-    "if it is many, find out who says first what is not so",
+    "if there are many, find the source of labels that are corrected later",
 )
 LEARNING_ACTIVE: Final = Metric(
     "eddy_learning_active",
     "gauge",
     "partitions",
     STAGE_LABELS,
-    "1 where assess weighs reports by what labels said, 0 where it does not yet",
+    "1 where assess combines reports by a model learned from labels, 0 where not yet",
     "nothing; where it should, see eddy_learning_labels",
 )
 LEARNING_LABELS: Final = Metric(
@@ -233,8 +233,8 @@ LEARNING_LABELS: Final = Metric(
     "gauge",
     "labels",
     (*STAGE_LABELS, "verdict"),
-    "labels of late of reported events that learning had foretold, frauds and honest ones",
-    "nothing: with 50 of each it may speak; where they stay few, label more",
+    "recent labels of reported events that the learned model had scored, by verdict",
+    "nothing: the model is used from 50 of each on; where they stay few, label more events",
 )
 LABELS_UNMATCHED: Final = Metric(
     "eddy_labels_unmatched",
@@ -249,7 +249,7 @@ REPORTS: Final = Metric(
     "counter",
     "reports",
     STAGE_LABELS,
-    "reports of monitors that assess has taken; its own label monitor is assess",
+    "reports of monitors that assess has processed; the label `monitor` is assess",
     "if it is far more than one event in fifty, find the monitor whose p-values are too small",
 )
 REPORTS_IGNORED: Final = Metric(
@@ -258,7 +258,7 @@ REPORTS_IGNORED: Final = Metric(
     "reports",
     STAGE_LABELS,
     "reports of monitors that the configuration no longer has",
-    "nothing, where a monitor was removed or renamed: they were on their way when it was",
+    "nothing, where a monitor was removed or renamed while its reports were in the topic",
 )
 REPORTED_EVENTS: Final = Metric(
     "eddy_reported_events",
@@ -266,7 +266,7 @@ REPORTED_EVENTS: Final = Metric(
     "events",
     (*STAGE_LABELS, "which"),
     "events that these reports were on: all of them, and those of the sample, one in a thousand",
-    "a thousand times the sample is about the number of judged events with a subject",
+    "a thousand times the sample is about the number of scored events with a subject",
 )
 
 SENT_COUNTERS: Final = (

@@ -344,4 +344,4 @@ def _reads(node: StageNode, log: Log) -> bool:
     """Whether a stage is the one that reads a log."""
     if log.internal:
         return node.log is not None and node.log.name == log.name
-    return "records" in node.declaration.reads
+    return node.reads_inputs

@@ -2,9 +2,9 @@
 incidents is written beside them.
 """
 
-from detectors.monitor import value_names
 from detectors.scoring.explain import score_of_p
-from stream.config import ASSESS, Config
+from stream.config import Config
+from stream.config.stages import scoring_nodes
 from stream.evaluation import database
 from stream.evaluation.evaluate import evaluate
 from stream.evaluation.labelled_run import LabelledRun, Scorer, TableFiles
@@ -29,12 +29,14 @@ def evaluate_run(config: Config, run_files: RunFiles) -> Evaluation | None:
 
 
 def scorers_of(config: Config) -> list[Scorer]:
-    """The monitors of a configuration, then assess."""
-    monitors = [
-        Scorer(m.name, m.entity, score_of_p(m.policy.p_max), tuple(value_names(m)))
-        for m in config.monitors
+    """The stages of a configuration whose scores are evaluated."""
+    return [
+        Scorer(
+            node.name,
+            node.key,
+            score_of_p(node.policy.p_max) if node.policy else 0.0,
+            node.score_features or (),
+            node.combines,
+        )
+        for node in scoring_nodes(config)
     ]
-    if config.assess is None:
-        return monitors
-    needed = score_of_p(config.assess.policy.p_max)
-    return [*monitors, Scorer(ASSESS, config.assess.subject, needed, ())]

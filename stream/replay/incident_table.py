@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 
 from detectors.spec import seconds
 from schemas.columns import F64, I64, Bools
-from stream.config import ASSESS, Config
+from stream.config import Config
+from stream.config.stages import nodes
 from stream.evaluation.labelled_run import ALERTED
 from stream.replay.table_columns import INCIDENT_COLUMNS, TIME
 from stream.replay.tables import TableFile, read_table_batches
@@ -87,11 +88,12 @@ def write_incidents(
 
 
 def _gaps_ms(config: Config) -> dict[str, float]:
-    """`incident_gap` of every monitor, and of assess."""
-    policies = {monitor.name: monitor.policy for monitor in config.monitors}
-    if config.assess:
-        policies[ASSESS] = config.assess.policy
-    return {name: 1000.0 * seconds(policy.incident_gap) for name, policy in policies.items()}
+    """`incident_gap` of every stage that raises alerts."""
+    return {
+        node.name: 1000.0 * seconds(node.policy.incident_gap)
+        for node in nodes(config)
+        if node.policy
+    }
 
 
 def _from_alerts(alerts: pa.Table) -> pa.Table:

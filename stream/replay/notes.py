@@ -12,7 +12,8 @@ from schemas.codecs import codec_spec
 from schemas.columns import EventBatch
 from schemas.dead_letters import DeadLetter
 from stream.clock import format_time_ms
-from stream.config import ASSESS, Config, extracted_fields
+from stream.config import Config, extracted_fields
+from stream.config.stages import nodes
 from stream.inputs.diagnostics import (
     SECONDS_HINT,
     SECONDS_SUSPECTED_BELOW_MS,
@@ -197,7 +198,10 @@ class ReplayNotes:
         """Whether what is learned from labels decides what assess says."""
         if self._config.assess is None or self._config.assess.learning is None:
             return
-        counts = tally.monitors.get(ASSESS, Counter())
+        counts = Counter[str]()
+        for node in nodes(self._config):
+            if node.combines:
+                counts = tally.monitors.get(node.name, counts)
         if counts["learning_active"]:
             yield "learning spoke at the end: assess weighs the monitors by what labels said"
             return

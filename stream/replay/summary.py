@@ -9,7 +9,8 @@ import numpy as np
 from schemas.alerts import Alert
 from schemas.events import LABEL_TYPE
 from stream.clock import format_time_ms
-from stream.config import ASSESS, Config, fingerprint
+from stream.config import Config, fingerprint
+from stream.config.stages import nodes, scoring_nodes
 from stream.evaluation.conclusions import no_evaluation_reason, run_headline
 from stream.evaluation.results import Evaluation
 from stream.pipeline.cluster import InMemoryCluster
@@ -121,10 +122,11 @@ class Tally:
 
     def add_shards(self, config: Config, cluster: InMemoryCluster) -> None:
         """Count what every shard has counted, at the end."""
+        of_inputs = {node.name for node in nodes(config) if node.reads_inputs}
         for log, stages in cluster.counts():
             for stage, counts in stages.items():
                 totals, key = (
-                    (self.inputs, log.name) if stage == "route" else (self.monitors, stage)
+                    (self.inputs, log.name) if stage in of_inputs else (self.monitors, stage)
                 )
                 totals.setdefault(key, Counter()).update(counts)
         nothing = Counter[str]()
@@ -145,7 +147,7 @@ def summarize(
     seconds: float,
 ) -> Summary:
     """What was tallied, the incidents, and what labels say."""
-    names = [*(monitor.name for monitor in config.monitors), *([ASSESS] if config.assess else [])]
+    names = [node.name for node in scoring_nodes(config)]
     alerts = {name: tally.evaluated_alerts[name] for name in names}
     heard, given = tally.labels_accepted, sum(one["read"] for one in tally.labels.values())
     return Summary(

@@ -8,7 +8,8 @@ from typing import Final
 import pyarrow as pa
 
 from detectors.monitor import value_names
-from stream.config import ASSESS, Config, learning_inputs
+from stream.config import Config, learning_inputs
+from stream.config.stages import scoring_nodes
 from stream.evaluation.labelled_run import ALERTED
 
 TIME: Final = pa.timestamp("ms")
@@ -142,8 +143,8 @@ def score_columns(config: Config) -> pa.Schema:
     of_assess = "-log10 of assess's p-value; null without a report"
     if learning_inputs(config):
         of_assess = "-log10 of assess's p-value; null where no monitor scored the event"
-    assess = [column(f"score_{ASSESS}", pa.float64(), of_assess)] if config.assess else []
-    scorers = [*names, *([ASSESS] if config.assess else [])]
+    scorers = [node.name for node in scoring_nodes(config)]
+    combining = [node.name for node in scoring_nodes(config) if node.combines]
     outcome = "opened, updated or counted in an incident, or held_back by the budget; else null"
     return pa.schema(
         [
@@ -161,7 +162,7 @@ def score_columns(config: Config) -> pa.Schema:
                 )
                 for name in names
             ),
-            *assess,
+            *(column(f"score_{name}", pa.float64(), of_assess) for name in combining),
             *(
                 column(f"activity_{name}", pa.string(), f"outcome of {name}'s policy: {outcome}")
                 for name in scorers

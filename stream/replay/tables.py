@@ -20,7 +20,8 @@ from detectors.numeric.kernels import kernel
 from schemas.alerts import Alert
 from schemas.columns import F64, Bools, EventBatch
 from schemas.events import LABEL_TYPE
-from stream.config import ASSESS, Config, learning_inputs
+from stream.config import Config, learning_inputs
+from stream.config.stages import scoring_nodes
 from stream.pipeline.cluster import ScoredEvents
 from stream.replay.table_columns import (
     ACTIVITIES,
@@ -102,8 +103,10 @@ class ScoreFile(TableFile):
     ) -> None:
         super().__init__(path, score_columns(config))
         self._monitors = {monitor.name: value_names(monitor) for monitor in config.monitors}
-        self._scorers = [*self._monitors, *([ASSESS] if config.assess else [])]
-        self._assess_scores = bool(learning_inputs(config))
+        scorers, learns = scoring_nodes(config), bool(learning_inputs(config))
+        self._scorers = [node.name for node in scorers]
+        self._combining = [node.name for node in scorers if node.combines and learns]
+        """The stage that scores every event by all monitors' scores; without learning none does."""
         self._fields = entity_columns(config)
         self._span = span
         self._display_ids = display_ids
@@ -118,10 +121,9 @@ class ScoreFile(TableFile):
             ACTIVITIES.take(pa.array(said[w].activity)) if w in said else absent
             for w in self._scorers
         ]
+        combining = next((name for name in self._combining if name in said), None)
         combined = (
-            said[ASSESS].p_value
-            if self._assess_scores and ASSESS in said
-            else combine(p_values[: len(self._monitors)])
+            said[combining].p_value if combining else combine(p_values[: len(self._monitors)])
         )
         topics = pa.array([topic for topic, _ in events.sources], pa.string())
         partitions = np.array([partition for _, partition in events.sources], np.int64)

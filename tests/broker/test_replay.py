@@ -9,7 +9,7 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from schemas.alerts import without_run
-from stream.config import ASSESS, load
+from stream.config import load
 from stream.config.stages import logs
 from stream.errors import InputError
 from stream.kafka.positions import Partition
@@ -119,7 +119,7 @@ def test_replayed_internal_topics_give_the_alerts_of_live(broker: str, tmp_path:
     logs = {log.name: log.topic for log in shop.internal_logs()}
     read_at = reference(shop).read_at
     live = live_bodies(shop, read_at)
-    assert {logs[ASSESS], logs["ip"]} <= {place.topic for place in live} <= set(logs.values())
+    assert {logs["assess"], logs["ip"]} <= {place.topic for place in live} <= set(logs.values())
     for name, topic in logs.items():
         out = tmp_path / name
         replayed(shop, out, [(name, f"kafka://{topic}")])

@@ -11,7 +11,7 @@ from stream.checkpoints.manifest import offset_of
 from stream.checkpoints.recovered import RecoveredState, StartContext
 from stream.checkpoints.recovery import recover
 from stream.checkpoints.store import Folder, ObjectStorage
-from stream.config import ASSESS, CheckpointsSpec, Config, parse
+from stream.config import CheckpointsSpec, Config, parse
 from stream.config.stages import logs
 from stream.config.topology import Log
 from stream.kafka.positions import CommittedOffset, Partition
@@ -68,8 +68,8 @@ def internal_records(made: Config, into: Log) -> Records:
     source = shards.source("shop")
     for start in range(0, EVENTS, 10):
         output = source.process(stream().slice(start, start + 10))
-        if into.name == ASSESS:
-            subscription = shards._subscriptions[ASSESS]
+        if into.name == "assess":
+            subscription = shards._subscriptions["assess"]
             subject = output.events.text[subscription._spec.subject]
             rows = np.flatnonzero(subject.is_valid().to_numpy(zero_copy_only=False))
             p_value = np.linspace(1e-9, 9e-3, len(output.events))

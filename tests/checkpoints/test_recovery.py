@@ -16,7 +16,7 @@ from stream.checkpoints.recovered import RecoveredState, StartContext
 from stream.checkpoints.recovery import recover
 from stream.checkpoints.saving import save
 from stream.checkpoints.store import Folder, saved_folder
-from stream.config import ASSESS, Config, fingerprint
+from stream.config import Config, fingerprint
 from stream.config.stages import logs
 from stream.config.topology import Log
 from stream.errors import (
@@ -593,7 +593,7 @@ def internal(made: Config, name: str) -> Log:
     return next(log for log in logs(made) if log.internal and log.name == name)
 
 
-@pytest.mark.parametrize("name", ["account", ASSESS])
+@pytest.mark.parametrize("name", ["account", "assess"])
 def test_an_internal_log_comes_back_from_its_checkpoint(tmp_path: Path, name: str) -> None:
     """Loaded in the middle of the log and re-learned from there: byte for byte the fold over the
     log."""
@@ -618,8 +618,8 @@ def test_an_internal_log_comes_back_from_its_checkpoint(tmp_path: Path, name: st
     [
         ("account", with_internal_topics(monitor("account", partitions=1)), True),
         ("account", with_internal_topics(monitor("account", partitions=1, capacity=300)), False),
-        (ASSESS, with_internal_topics(limits={"time_ahead_max": "1h"}), True),
-        (ASSESS, with_internal_topics(monitor("account", partitions=1)), False),
+        ("assess", with_internal_topics(limits={"time_ahead_max": "1h"}), True),
+        ("assess", with_internal_topics(monitor("account", partitions=1)), False),
     ],
 )
 def test_an_internal_log_continues_under_another_configuration(
@@ -631,7 +631,7 @@ def test_an_internal_log_continues_under_another_configuration(
     records = internal_records(made, log)
     group = Group(LocalStore(tmp_path), made, log, records)
     group.work(0, len(records), [len(records)])
-    group.allowed_drops = allowed_drops("account", "ip", ASSESS, made=made)
+    group.allowed_drops = allowed_drops("account", "ip", "assess", made=made)
     found = group.start(other)
     before = copy_arrays(found.shard.save())
     found.migrate(other, RUN)

@@ -71,8 +71,9 @@ def test_a_killed_worker_counts_every_alert_once(broker: str, tmp_path: Path) ->
     checkpoints: dict[str, object] = {"interval": "1s", "rewind_records_max": 3_000}
     shop = make_shop(broker, tmp_path, "counting", 3, checkpoints, internal_topics=True)
     topic = f"{shop.group}-counts"
-    text = shop.config.read_text().replace('incident_gap = "1s"', 'incident_gap = "1h"')
-    shop.config.write_text(text + STAGE.format(topic=topic))
+    before, assess, policy = shop.config.read_text().partition("[assess.policy]")
+    policy = policy.replace('incident_gap = "1s"', 'incident_gap = "1h"')  # one alert on an event
+    shop.config.write_text(before + assess + policy + STAGE.format(topic=topic))
     made = eddy(site, "topics", "create", str(shop.config), "--replication", "1")
     assert f"{shop.group}-alert_counts-alerts: created, 2 partitions" in made
     assert f"{topic}: created, 1 partition" in made

@@ -188,17 +188,17 @@ class Watch(Stage):
         """The contributions, and the counterfactual. An alert by a rule has one only where the monitor
         has no other rule and its p-value alone would not have raised the alert: then without the first
         feature of the rule there is no alert."""
-        names, told, calibrated = self.monitor.names, watched.feature_values, watched.calibrated
+        names, values, calibrated = self.monitor.names, watched.feature_values, watched.calibrated
         threshold = float(watched.policy_outcome.threshold[i])
         if watched.rule[i] < 0:
             features, trees = self.spec.features, watched.trees
-            shown = explain.contributions(i, names, features, told, calibrated, trees)
+            shown = explain.contributions(i, names, features, values, calibrated, trees)
             order, without = calibrated.order, calibrated.without
             return shown, explain.counterfactual(i, names, order, without, threshold)
         rule = self.spec.rules[int(watched.rule[i])]
         enough = len(self.spec.rules) == 1 and not calibrated.combined[i] <= threshold
         instead = [next(iter(rule.at_least))] if enough else None
-        return explain.rule_contributions(i, names, rule, told, calibrated), instead
+        return explain.rule_contributions(i, names, rule, values, calibrated), instead
 
     def _top_detector(self, watched: MonitorOutput, i: int) -> tuple[str, str]:
         """The detector with the smallest p-value, and the feature with the largest share; the rule for
