@@ -162,7 +162,7 @@ def test_a_second_worker_of_a_slot_names_the_first(broker: str, tmp_path: Path) 
             assert client_ids(shop) == {"eddy-same"}
             send(shop, [b"no event either"])
             assert first.process.wait(60) == 5
-            assert "give every worker of the group a slot" in first.log_file.read_text()
+            assert "give every worker of the group its own slot" in first.log_file.read_text()
             shop.wait_until_caught_up()
             assert second.stop() == 0
     assert shop.dead_letters() == reference(shop).dead_letters
