@@ -399,7 +399,11 @@ def difference(measure: str, low: float, high: float) -> Difference:
         ((0.02, 0.05), (0.01, 0.03), "b catches more than a with equally many alerts"),
         ((-0.05, -0.02), (-0.03, -0.01), "a catches more than b with equally many alerts"),
         ((-0.05, -0.02), (-0.03, 0.01), "a ranks frauds higher than b; b alerts on 4 times"),
-        ((-0.02, 0.02), (0.01, 0.03), "b finds more frauds than a with equally many alerts; in"),
+        (
+            (-0.02, 0.02),
+            (0.01, 0.03),
+            "b finds more frauds than a with equally many alerts; no significant",
+        ),
         ((0.02, 0.05), (-0.03, -0.01), "b ranks frauds higher than a; with equally many alerts a"),
         (
             (-0.02, 0.02),
