@@ -237,7 +237,7 @@ account = "account"
         r"evaluated: [1-9][\d,]* events from 20\S+Z, \d+ alerts in \d+ incidents; all others", said
     )
     assert f'checkpoints.start_from = "{tmp_path / "state"}"' in said
-    assert "expected an empty place" in eddy(*arguments, code=2)
+    assert "expected an empty store" in eddy(*arguments, code=2)
     # with an input of labels that was only added for them, live would refuse the state
     arguments[1], arguments[-1] = str(shop_config()), str(tmp_path / "other")
     assert "has no input of type label" in " ".join(eddy(*arguments, code=2).split())
