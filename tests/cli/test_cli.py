@@ -254,7 +254,7 @@ def test_simulate_then_replay(tmp_path: Path) -> None:
     assert all(summary["adds_up"].values())
     rerun = ("replay", str(shop_config()), "--rerun", str(out))
     said = eddy(*rerun)
-    assert "the same bytes in every file (but index.html and summary.json" in said
+    assert "the same bytes in every file (except index.html and summary.json" in said
     assert "is the folder of the run itself" in eddy(*rerun, "--out", f"{out}/../out", code=2)
     (out / "manifest.json").write_text(
         (out / "manifest.json").read_text().replace('"sources": "', '"sources": "0')
