@@ -26,6 +26,39 @@ if TYPE_CHECKING:
     from stream.config import Config
     from stream.replay import Summary
 
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder for alerts, scores, summary and manifest. Default with --rerun: the "
+        "earlier run's folder with -rerun added to its name."
+    ),
+]
+Rerun = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="MANIFEST",
+        help="Repeat the run of a manifest.json (or of its folder) and compare every byte; exit "
+        "code 1 where one differs. Replaces --input; CONFIG only provides the secret and the "
+        "brokers, if the run had them.",
+    ),
+]
+SaveState = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Save the learned state in this empty folder or object store. A new group of `eddy "
+        "run` can start from it (checkpoints.start_from).",
+    ),
+]
+Features = Annotated[
+    bool,
+    typer.Option(
+        "--features",
+        help="Also write features.parquet: the features of every event as they were at its "
+        "time, for training elsewhere.",
+    ),
+]
+
 
 @app.command()
 def replay(
@@ -33,42 +66,14 @@ def replay(
         Path | None, typer.Argument(metavar="CONFIG", help="The configuration (TOML).")
     ] = None,
     inputs: Inputs = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for alerts, scores, summary and manifest. Default with --rerun: the "
-            "earlier run's folder with -rerun added to its name."
-        ),
-    ] = None,
-    rerun: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="MANIFEST",
-            help="Repeat the run of a manifest.json (or of its folder) and compare every byte; exit "
-            "code 1 where one differs. Replaces --input; CONFIG only provides the secret and the "
-            "brokers, if the run had them.",
-        ),
-    ] = None,
+    out: Out = None,
+    rerun: Rerun = None,
     labels: Labels = None,
     warm_up: WarmUp = None,
     score_from: ScoreFrom = None,
     score_until: ScoreUntil = None,
-    save_state: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL",
-            help="Save the learned state in this empty folder or object store. A new group of `eddy "
-            "run` can start from it (checkpoints.start_from).",
-        ),
-    ] = None,
-    features: Annotated[
-        bool,
-        typer.Option(
-            "--features",
-            help="Also write features.parquet: the features of every event as they were at its "
-            "time, for training elsewhere.",
-        ),
-    ] = False,
+    save_state: SaveState = None,
+    features: Features = False,
 ) -> None:
     """Run recorded events through the stages that run live, and write every score. Needs no Kafka.
 
@@ -78,36 +83,30 @@ def replay(
     Example: eddy replay handbook.toml --input transaction=handbook.parquet --out out/handbook
     """
     from stream import replay as replaying
-    from stream.config import label_inputs, load
+    from stream.config import load
     from stream.replay.inputs import with_label_input
     from stream.report.run import render_run
 
     if rerun is not None:
-        options = {
-            "--input": inputs,
-            "--labels": labels,
-            "--warm-up": warm_up,
-            "--score-from": score_from,
-            "--score-until": score_until,
-            "--save-state": save_state,
-            "--features": features,
-        }
-        if given := [option for option, value in options.items() if value]:
-            raise InputError(
-                f"--rerun: the manifest determines the run; expected no {' and no '.join(given)}"
-            )
+        _refuse_options(
+            {
+                "--input": inputs,
+                "--labels": labels,
+                "--warm-up": warm_up,
+                "--score-from": score_from,
+                "--score-until": score_until,
+                "--save-state": save_state,
+                "--features": features,
+            }
+        )
         _rerun(rerun, load(config) if config else None, out)
         return
     if config is None or out is None:
         raise InputError("expected CONFIG, --input and --out, or --rerun MANIFEST")
     pairs = [parse_input_option(text) for text in inputs or ()]
     loaded = load(config)
-    if labels and save_state is not None and not label_inputs(loaded):
-        raise InputError(
-            f"--save-state with --labels: {config} has no input of type label, so a live worker "
-            "that starts from this state would get no labels; expected an [inputs.…] with type = "
-            '"label", or --save-state without --labels: nothing here learns from them'
-        )
+    if labels and save_state is not None:
+        _require_label_input(config, loaded)
     loaded = with_label_input(loaded) if labels else loaded
     label_pairs = [parse_labels_option(loaded, text) for text in labels or ()]
     split = time_split(warm_up, score_from, score_until)
@@ -120,9 +119,28 @@ def replay(
         )
     print_summary(summary, out)
     if save_state is not None:
-        address = hide_credentials(save_state)
-        typer.echo(f'state saved; to start from it: checkpoints.start_from = "{address}"')
+        typer.echo(_state_line(save_state))
     _require_events(summary)
+
+
+def _refuse_options(options: dict[str, object]) -> None:
+    """Raise InputError for options that a manifest determines."""
+    if given := [option for option, value in options.items() if value]:
+        raise InputError(
+            f"--rerun: the manifest determines the run; expected no {' and no '.join(given)}"
+        )
+
+
+def _require_label_input(path: Path, config: "Config") -> None:
+    """Raise InputError where a live worker could not continue from a state with labels."""
+    from stream.config import label_inputs
+
+    if not label_inputs(config):
+        raise InputError(
+            f"--save-state with --labels: {path} has no input of type label, so a live worker "
+            "that starts from this state would get no labels; expected an [inputs.…] with type = "
+            '"label", or --save-state without --labels: nothing here learns from them'
+        )
 
 
 def _rerun(manifest_path: Path, config: "Config | None", out: Path | None) -> None:
@@ -147,6 +165,10 @@ def _rerun(manifest_path: Path, config: "Config | None", out: Path | None) -> No
         raise typer.Exit(1)
     timing = " and ".join(sorted(TIMING_FILES))
     typer.echo(f"the same bytes in every file (except {timing}, which hold the run's duration)")
+
+
+def _state_line(url: str) -> str:
+    return f'state saved; to start from it: checkpoints.start_from = "{hide_credentials(url)}"'
 
 
 def _require_events(summary: "Summary") -> None:

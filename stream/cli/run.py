@@ -20,29 +20,41 @@ if TYPE_CHECKING:
 
 HTTP_PORT_MAX = 65_535
 
+Slot = Annotated[
+    str,
+    typer.Option(
+        envvar="EDDY_SLOT",
+        help="Stable name of this worker within its group, such as the pod's name. A restart "
+        "under the same name takes over at once. Two workers must not share a name. Default: "
+        "kafka.group.instance.id, else a random name.",
+    ),
+]
+Processes = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=1_000,
+        help="Run this many workers in the slots SLOT-0, SLOT-1 ... and restart a worker that "
+        "dies. Default of SLOT: kafka.group.instance.id, else the host name. Their HTTP ports "
+        "are consecutive.",
+    ),
+]
+DropState = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="MONITOR@FINGERPRINT",
+        help="Allow this learned state to be dropped because the configuration, the secret or "
+        "the version of Eddy no longer fits it. May be repeated. A refused start prints the "
+        "arguments. No effect on any other state.",
+    ),
+]
+
 
 @app.command()
 def run(
     config: ConfigPath,
-    slot: Annotated[
-        str,
-        typer.Option(
-            envvar="EDDY_SLOT",
-            help="Stable name of this worker within its group, such as the pod's name. A restart "
-            "under the same name takes over at once. Two workers must not share a name. Default: "
-            "kafka.group.instance.id, else a random name.",
-        ),
-    ] = "",
-    processes: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=1_000,
-            help="Run this many workers in the slots SLOT-0, SLOT-1 ... and restart a worker that "
-            "dies. Default of SLOT: kafka.group.instance.id, else the host name. Their HTTP ports "
-            "are consecutive.",
-        ),
-    ] = None,
+    slot: Slot = "",
+    processes: Processes = None,
     http_port: Annotated[
         int | None,
         typer.Option(min=0, max=65_535, help="Overrides worker.http_port; 0: any free port."),
@@ -50,15 +62,7 @@ def run(
     log_level: Annotated[
         Level, typer.Option(envvar="EDDY_LOG_LEVEL", help="Lowest level that is logged.")
     ] = ("info"),
-    drop_state: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="MONITOR@FINGERPRINT",
-            help="Allow this learned state to be dropped because the configuration, the secret or "
-            "the version of Eddy no longer fits it. May be repeated. A refused start prints the "
-            "arguments. No effect on any other state.",
-        ),
-    ] = None,
+    drop_state: DropState = None,
     *,
     supervised: Annotated[
         bool, typer.Option("--supervised", hidden=True, help="Stop when the supervisor has exited.")

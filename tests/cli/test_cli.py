@@ -237,7 +237,7 @@ account = "account"
         r"evaluated: [1-9][\d,]* events from 20\S+Z, \d+ alerts in \d+ incidents; all others", said
     )
     assert f'checkpoints.start_from = "{tmp_path / "state"}"' in said
-    assert "expected an empty place" in eddy(*arguments, code=2)
+    assert "expected an empty store" in eddy(*arguments, code=2)
     # with an input of labels that was only added for them, live would refuse the state
     arguments[1], arguments[-1] = str(shop_config()), str(tmp_path / "other")
     assert "has no input of type label" in " ".join(eddy(*arguments, code=2).split())
@@ -254,7 +254,7 @@ def test_simulate_then_replay(tmp_path: Path) -> None:
     assert all(summary["adds_up"].values())
     rerun = ("replay", str(shop_config()), "--rerun", str(out))
     said = eddy(*rerun)
-    assert "the same bytes in every file (but index.html and summary.json" in said
+    assert "the same bytes in every file (except index.html and summary.json" in said
     assert "is the folder of the run itself" in eddy(*rerun, "--out", f"{out}/../out", code=2)
     (out / "manifest.json").write_text(
         (out / "manifest.json").read_text().replace('"sources": "', '"sources": "0')
