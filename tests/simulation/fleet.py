@@ -92,8 +92,8 @@ class Fleet:
         self.started: list[Running] = []
         self._takeovers = 0
         self.armed: list[Armed] = []
-        self.keep_out: set[str] = set()
-        """Slots whose processes are not started again."""
+        self.is_held = False
+        """Whether no process is started, in whatever slot."""
         self.on_empty: Callable[[], None] | None = None
         """Called once when no process runs."""
         self.last = ""
@@ -169,22 +169,25 @@ class Fleet:
             self.happened.failure = error
         elif is_current:
             if has_ended and running.slot == self.last:
-                self.keep_out.add(running.slot)
+                self.is_held = True
             self._restart_later(running)
 
     def _restart_later(self, running: Running) -> None:
         """Start a process in the slot again, unless that is to stay empty."""
         slot = running.slot
         del self.workers[slot]
-        if slot not in self.keep_out and self.last in {"", slot}:
+        if self._may_start(slot):
             delay_s = self.world.random.expovariate(1.0) * RESTART_S
             self.world.after(delay_s, partial(self._restart, slot))
         elif not self.workers and self.on_empty is not None:
             on_empty, self.on_empty = self.on_empty, None
             self.world.after(0.0, on_empty)
 
+    def _may_start(self, slot: str) -> bool:
+        return not self.is_held and self.last in {"", slot}
+
     def _restart(self, slot: str) -> None:
-        if slot not in self.workers and slot not in self.keep_out and self.last in {"", slot}:
+        if slot not in self.workers and self._may_start(slot):
             self.happened.restarts += 1
             self.start(slot)
 
@@ -222,7 +225,7 @@ class Fleet:
 
     def ended_cleanly(self, slot: str) -> bool:
         """Whether the last process was stopped and has ended."""
-        return self.last == slot and not self.workers and slot in self.keep_out
+        return self.last == slot and not self.workers and self.is_held
 
     # -- faults -----------------------------------------------------------------------------------
 
@@ -238,7 +241,7 @@ class Fleet:
 
     def _on_step(self, running: Running, call: str) -> None:
         for armed in self.armed:
-            if armed.fault.kind == "join" and self.keep_out:
+            if armed.fault.kind == "join" and self.is_held:
                 continue  # all are about to end
             if armed.call in {"", call}:
                 armed.skip -= 1
@@ -266,8 +269,7 @@ class Fleet:
 
     def _take_slot(self, running: Running) -> None:
         slot = running.slot
-        ours = self.workers.get(slot) is running and self.last in {"", slot}
-        if ours and slot not in self.keep_out:
+        if self.workers.get(slot) is running and self._may_start(slot):
             self.start(running.slot)
 
     def _silence(self, running: Running, amount: float) -> None:

@@ -98,8 +98,7 @@ class Simulation:
     def _change(self) -> None:
         """Stop every process, some cleanly and some not; when all have ended start them anew."""
         fleet = self.fleet
-        slots = [*fleet.workers, *(f"slot-{n}" for n in range(self.schedule.slots))]
-        fleet.keep_out.update(slots)
+        fleet.is_held = True
         fleet.on_empty = self._start_changed
         for running in list(fleet.workers.values()):
             if self.world.random.random() < 0.5:
@@ -120,7 +119,7 @@ class Simulation:
             fleet.allowed_drops = [f"assess@{fingerprint(fleet.config)}"]
         fleet.config = config
         create_topics(self.broker, config)
-        fleet.keep_out.clear()
+        fleet.is_held = False
         fleet.happened.restarts += 1
         self._changed = True
         for number in range(self.schedule.slots):
