@@ -141,7 +141,7 @@ def test_config_diff_names_missing_and_dropped_state(tmp_path: Path) -> None:
     assert "checkpoints.url: s3://(hidden)@bucket instead of" in output
     assert "monitor card: keeps its state" in diff(text.replace("p_max = ", "p_max = 0.00", 1), 0)
     output = diff(re.sub(r"(?m)^secret = .*", 'secret = "another of sixteen bytes"', text), 4)
-    assert output.count("drops its state: the secret changed") == 3
+    assert output.count("drops its state: the secret changed") == 4
     assert output.count("--drop-state") == 1
     assert "--drop-state all@" in output
 
