@@ -54,6 +54,7 @@ def open_database(folder: Path) -> Iterator["DuckDBPyConnection"]:
                 duckdb.IOException,
                 duckdb.OutOfMemoryException,
                 duckdb.FatalException,
+                duckdb.TransactionException,  # a commit that finds no room
             ) as error:
                 reason = str(error).splitlines()[0]
                 raise OutputFailure(f"{folder}: the tables cannot be written: {reason}") from error

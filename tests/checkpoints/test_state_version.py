@@ -33,7 +33,7 @@ inputs = ["labels"]
 features = ["account.amount"]
 """
 
-VERSION_AND_LAYOUT: Final = (10, "1fb778bc7d0281e9")
+VERSION_AND_LAYOUT: Final = (10, "8422850fa1f11826")
 """The version, and the hash of what every empty state holds under it."""
 
 

@@ -225,14 +225,14 @@ def test_labels_by_entity_alone_are_evaluated(tmp_path: Path) -> None:
 
 
 def test_a_label_of_an_honest_event_does_not_label_others(tmp_path: Path) -> None:
-    """Beside labels that call entities fraudulent it does not make all events known: what goes by
-    frauds among events is not told, and the entities are told of first."""
+    """Beside labels of fraudulent entities, the label of one honest event does not label the other
+    events: figures by event are absent, and those by entity come first."""
     labels = [fraud("e1", says="honest"), fraud(None, account="a")]
     summary, evaluation = run(tmp_path, [*QUIET, *ATTACK], labels)
     assert (evaluation.event_labels, evaluation.level) == (1, "entities")
     assert evaluation.views[0].levels["events"].precision.value is None
     assert evaluation.views[0].budget == []
-    assert "of entities, of no event" in summary.headline
+    assert "for entities, not for events" in summary.headline
 
 
 def test_amounts_below_0_count_like_those_above(tmp_path: Path) -> None:
@@ -305,21 +305,21 @@ def test_tables_and_top_follow_the_time_split(tmp_path: Path) -> None:
 
 
 def test_without_labels_a_page_shows_the_evaluated_time(tmp_path: Path) -> None:
-    """Every headline figure is of the judged time, which is named; where nothing lies in it the page
-    does not deny the alerts before, and the terminal warns."""
+    """Every headline figure is of the evaluated time, which is named; where it has no events, the
+    page does not deny the alerts before it, and the terminal warns."""
     inputs = [("shop", ndjson(tmp_path / "shop", TWO_ATTACKS))]
     told = lambda _records, _share: None  # noqa: E731
     summary = replay(config(), inputs, tmp_path / "out", told, (), THIRD_DAY)
     assert summary.evaluation_span.events == 3
     assert summary.evaluation_span.alerts_per_day == {"spend": 24.0 * summary.alerts_published}
     page = Parsed(render_run(summary)).said
-    assert "Judged from 2026-03-04: 3 events." in page
-    assert "events judged 3" in " ".join(page.split())
+    assert "Evaluated from 2026-03-04: 3 events." in page
+    assert "events evaluated 3" in " ".join(page.split())
     nothing = replay(config(), inputs, tmp_path / "no", told, (), TimeSplit(from_ms=START_MS * 2))
     assert nothing.alerts["spend"] > 0
     assert nothing.evaluation_span.alerts_per_day == {"spend": None}
     assert "No alert was raised" not in Parsed(render_run(nothing)).said
-    assert "warning: no event lies in the time" in describe_time_split(nothing)
+    assert "warning: no event is in the evaluated time" in describe_time_split(nothing)
 
 
 ASSESSED = (
@@ -356,7 +356,7 @@ def test_assess_is_evaluated_and_explained_like_monitors(tmp_path: Path) -> None
     assert scores["e0"]["score_assess"] is None
     shown = CliRunner().invoke(app, ["explain", str(tmp_path / "out"), "a"]).stdout
     assert "score_assess" in shown
-    assert "held its alert back: over budget" in (tmp_path / "out" / "index.html").read_text()
+    assert "held its alert back, over budget" in (tmp_path / "out" / "index.html").read_text()
 
 
 def test_a_day_without_events_is_none(tmp_path: Path) -> None:

@@ -586,7 +586,7 @@ def test_the_folder_holds_every_table_with_the_same_figures(
     assert compared(both, files, out).pairs == told.pairs
     with pytest.raises(InputError, match="holds b, which"):
         compared([both[0], candidate("c", BY_GAP, files)], files, out)
-    with pytest.raises(InputError, match="each of its own name"):
+    with pytest.raises(InputError, match="two or more with different names"):
         compared([both[0], both[0]], files, tmp_path / "twice")
     with pytest.raises(InputError, match="no input is named nowhere"):
         compare(both, [("nowhere", files["shop"])], tmp_path / "n", lambda _r, _s: None)

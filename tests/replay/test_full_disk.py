@@ -63,5 +63,5 @@ def test_a_saved_state_may_find_no_room(tmp_path: Path) -> None:
     """The store's own error says so."""
     shop = ndjson(tmp_path / "shop", ROWS)
     url = str(tmp_path / "state")
-    with pytest.raises((StoreFailure, OutputFailure)), room(300_000):
+    with pytest.raises(StoreFailure), room(40_000):
         replay(config(), [("shop", shop)], tmp_path / "out", lambda *_: None, save_state=url)

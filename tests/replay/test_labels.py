@@ -644,7 +644,7 @@ def test_a_name_is_of_events_or_of_labels(tmp_path: Path) -> None:
     shop = ndjson(tmp_path / "shop", rows)
     known = label_table(tmp_path / "labels", named(rows, verdicts(rows)))
     given = [("shop", shop), ("verdicts", known)]
-    with pytest.raises(InputError, match="no name for events and labels"):
+    with pytest.raises(InputError, match="its records and those of verdicts have the same topic"):
         replay(config(), given, tmp_path / "out", lambda *_: None, [("verdicts", known)])
     taken = config(UNREAD.replace('type = "label"', 'type = "login"').replace("verdicts", "labels"))
     with pytest.raises(InputError, match=r"inputs\.labels holds events"):

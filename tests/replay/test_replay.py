@@ -344,7 +344,7 @@ def test_events_that_count_twice_are_noted(tmp_path: Path, monkeypatch: pytest.M
 def test_inputs_are_not_mistaken_for_each_other(tmp_path: Path) -> None:
     """A name that stands for events and for labels is refused: their positions would be the same."""
     path = ndjson(tmp_path / "shop", events(10))
-    with pytest.raises(InputError, match="shop: its records, and those of shop, are of shop"):
+    with pytest.raises(InputError, match="its records and those of shop have the same topic, shop"):
         replay(config(), [("shop", path)], tmp_path / "out", lambda *_: None, [("shop", path)])
 
 
@@ -586,5 +586,7 @@ def test_disorder_is_that_of_the_file_not_of_its_partitions(
     assert run([("shop", ndjson(tmp_path / "shop", rows))], tmp_path / "out").events == 2_000
     wrong = ndjson(tmp_path / "wrong", askew(rows, 1e12))
     first = by_partition(rows).count(False)
-    with pytest.raises(InputError, match=f"wrong: row {first} .*wrong: row {first - 1} before it"):
+    with pytest.raises(
+        InputError, match=f"wrong: row {first} .*but the earlier .*wrong: row {first - 1}"
+    ):
         run([("shop", wrong)], tmp_path / "out", config(BEHIND_A_HOP))
