@@ -170,7 +170,7 @@ def test_a_kafka_property_that_eddy_sets_itself_is_a_mistake(tmp_path: Path) -> 
     text = shop_config().read_text()
     path.write_text(text.replace("[kafka]", '[kafka]\n"enable.auto.commit" = true'))
     said = eddy("config", "check", str(path), code=2)
-    assert "kafka.enable.auto.commit: may not be set: offsets travel" in said
+    assert "kafka.enable.auto.commit: may not be set: offsets are committed" in said
 
 
 def test_a_property_unknown_to_the_client_is_a_mistake(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_a_property_unknown_to_the_client_is_a_mistake(tmp_path: Path) -> None:
     text = re.sub(r'^url = ".*"', 'url = "htp://x/y"', text, flags=re.MULTILINE)
     path.write_text(text.replace("[kafka]", '[kafka]\n"sasl.pasword" = "x"'))
     said = eddy("config", "check", str(path), code=2)
-    assert 'checkpoints.url: got "htp://x/y"; expected a folder' in said
+    assert 'checkpoints.url: got "htp://x/y"; expected a writable folder' in said
     assert 'kafka: No such configuration property: "sasl.pasword"' in said
 
 
