@@ -15,6 +15,7 @@ from schemas.alerts import Alert
 from schemas.columns import EventBatch
 from schemas.dead_letters import DeadLetter
 from schemas.records import Records
+from schemas.reports import ReportBatch
 from stream.config import Config, fingerprint
 from stream.config.stages import StageNode, nodes
 from stream.config.topology import Log
@@ -55,6 +56,13 @@ class ShardOutput:
     scores: dict[str, ScoreColumns] = field(default_factory=dict)
     internal: list[InternalRecord] = field(default_factory=list)
     records: list[OutputRecord] = field(default_factory=list)
+
+    @property
+    def event_columns(self) -> EventBatch | None:
+        """The event of each row; None of rows that have none, such as alerts."""
+        if isinstance(self.events, ReportBatch):
+            return self.events.events
+        return self.events if isinstance(self.events, EventBatch) else None
 
 
 class PlacedStage(NamedTuple):

@@ -106,12 +106,12 @@ class ReplayRun:
             output = self._cluster.process(input_name, records)
             self._tally.add(output)
             self._files.add(output.alerts, output.dead_letters)
-            clear, unclear = split_unclear(output.events)
             from_table = not isinstance(records.values, list)
             self._notes.add_batch(input_name, output, of_table=from_table)
-            self._notes.add_unclear_verdicts(input_name, unclear)
-            events = output.events.take(clear) if unclear else output.events
-            self._files.add_labels(labels_among(events))
+            if (events := output.event_columns) is not None:
+                clear, unclear = split_unclear(events)
+                self._notes.add_unclear_verdicts(input_name, unclear)
+                self._files.add_labels(labels_among(events.take(clear) if unclear else events))
         return output
 
     def enqueue(self, records: Records, output: ShardOutput, due_ms: I64) -> None:

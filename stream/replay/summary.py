@@ -7,6 +7,7 @@ from typing import Final
 import numpy as np
 
 from schemas.alerts import Alert
+from schemas.columns import EventBatch
 from schemas.events import LABEL_TYPE
 from stream.clock import format_time_ms
 from stream.config import Config, fingerprint
@@ -100,14 +101,19 @@ class Tally:
     adds_up: dict[str, bool] = field(default_factory=dict)
 
     def add(self, output: ShardOutput) -> None:
-        """Count one batch. Labels are no events that are evaluated, and often known long after."""
-        behaviour = output.events.type_code != LABEL_TYPE
-        times = output.events.time_ms[behaviour]
-        self.events += len(times)
+        """Count one batch."""
         self.dead_letters += sum(not letter.event_kept for letter in output.dead_letters)
-        self.evaluated_events += int(np.count_nonzero(self.span.contains(times)))
-        self.traffic.add(times, output.events.type_code[behaviour])
         self.add_alerts(output.alerts)
+        if (events := output.event_columns) is not None:
+            self._add_events(events)
+
+    def _add_events(self, events: EventBatch) -> None:
+        """Count events. Labels are not evaluated, and often become known long after their events."""
+        behaviour = events.type_code != LABEL_TYPE
+        times = events.time_ms[behaviour]
+        self.events += len(times)
+        self.evaluated_events += int(np.count_nonzero(self.span.contains(times)))
+        self.traffic.add(times, events.type_code[behaviour])
         if len(times):
             known = [ms for ms in (self.first_ms, self.last_ms) if ms is not None]
             self.first_ms = min([int(times.min()), *known])

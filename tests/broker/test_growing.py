@@ -75,7 +75,7 @@ def test_an_input_that_grows_is_refused_and_its_remedy_keeps_the_state(
         shop.feed(EVENTS, seed=8, malformed=0.0)
         assert process.process.wait(60) == 4
         output = process.log_file.read_text()
-    assert f"{shop.topic}[1]: the group was given this partition" in output
+    assert f"{shop.topic}[1]: the group assigned this partition" in output
     assert "--save-state" in output
     assert "checkpoints.start_from" in output
     assert "Traceback" not in output
@@ -124,7 +124,7 @@ def test_an_internal_topic_that_grows_is_refused(broker: str, tmp_path: Path) ->
         grow(shop, log.topic, log.partitions + 1)
         assert process.process.wait(60) == 4
         output = process.log_file.read_text()
-    assert f"{log.topic}[{log.partitions}]: the group was given this partition" in output
+    assert f"{log.topic}[{log.partitions}]: the group assigned this partition" in output
     assert "--save-state" in output
     before = traces(shop)
     assert "checkpoints.start_from" in eddy("run", str(shop.config), code=2)

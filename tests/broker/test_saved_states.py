@@ -76,7 +76,7 @@ def begun_at(process: WorkerProcess, topic: str) -> list[int]:
     return [
         line["next_offset"]
         for line in process.log()
-        if line["event"] == "begun from a saved state" and line["topic"] == topic
+        if line["event"] == "starting from a saved state" and line["topic"] == topic
     ]
 
 
