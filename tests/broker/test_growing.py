@@ -97,7 +97,7 @@ def test_an_input_that_grows_is_refused_and_its_remedy_keeps_the_state(
     eddy("replay", str(config), *options)
     grown = Shop(shop.bootstrap, f"{shop.group}-2", 2, config)
     with worker(grown) as process:
-        wait_for(lambda: process.has_logged("begun from a saved state"), "the saved state")
+        wait_for(lambda: process.has_logged("starting from a saved state"), "the saved state")
         wait_for(lambda: any("address" in line for line in process.log()), "its server")
         everything = committed + EVENTS  # all that both groups have read
         wait_for(
