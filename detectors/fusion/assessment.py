@@ -29,18 +29,18 @@ import numpy as np
 
 from detectors.clock import AHEAD_MAX_MS, BoundedTimes, StreamClock
 from detectors.entities import EntityTable
-from detectors.fusion import learner
-from detectors.fusion.assess_rows import assess_rows
-from detectors.fusion.learner import SAMPLE, new_learner
-from detectors.fusion.refit import refit
-from detectors.fusion.remembered import empty_memory
-from detectors.fusion.rows import (
+from detectors.fusion import model_state
+from detectors.fusion.arrays import (
     AssessmentInput,
     AssessmentOutput,
     AssessmentScratch,
     AssessmentSettings,
     RowTimes,
 )
+from detectors.fusion.daily_refit import refit
+from detectors.fusion.event_memory import empty_memory
+from detectors.fusion.kernel import assess_rows
+from detectors.fusion.model_state import SAMPLE, new_learner
 from detectors.models.half_space_trees import COUNTERFACTUAL_MAX
 from detectors.numeric.hashing import HashKey, hash_text
 from detectors.scoring.policy import (
@@ -212,10 +212,10 @@ class Assessment:
             return {}
         counts = self.learner.sums.counts
         return {
-            "labels": int(counts[learner.LABELS]),
-            "labels_changed": int(counts[learner.CHANGED]),
-            "labels_unmatched": int(counts[learner.UNMATCHED]),
-            **learner.learning_status(self.learner),
+            "labels": int(counts[model_state.LABELS]),
+            "labels_changed": int(counts[model_state.CHANGED]),
+            "labels_unmatched": int(counts[model_state.UNMATCHED]),
+            **model_state.learning_status(self.learner),
         }
 
     def save(self) -> Arrays:
@@ -227,7 +227,7 @@ class Assessment:
             "policy": self.policy.save(),
             "remembered": state_arrays(self.remembered),
         }
-        parts |= {"learner": learner.save(self.learner)} if self.learns else {}
+        parts |= {"learner": model_state.save(self.learner)} if self.learns else {}
         return {"words": self.words[:rows], **add_prefix(parts)}
 
     def load(self, state: Arrays) -> None:
@@ -239,4 +239,4 @@ class Assessment:
         self.policy.load(select_prefix("policy", state))
         load(self.remembered, select_prefix("remembered", state))
         if self.learns:
-            learner.restore(self.learner, select_prefix("learner", state))
+            model_state.restore(self.learner, select_prefix("learner", state))

@@ -278,22 +278,22 @@ def _process(
     state: RiskState,
     half_life_ms: float,
     label_rows: LabelRows,
-    events: AdmittedEvents,
+    admitted: AdmittedEvents,
     keys: U64,
     out: DetectorOutput,
 ) -> None:
     k = 0
-    for i in range(len(events.row) + 1):
+    for i in range(len(admitted.row) + 1):
         while k < len(label_rows.key) and label_rows.before[k] <= i:
             _learn(state, half_life_ms, label_rows, k)
             k += 1
-        if i == len(events.row):
+        if i == len(admitted.row):
             return
-        if events.set_back[i]:
-            _set_back(state, events.stream_ms[i])
-        now = _advance_time(state, events.time_ms[i], half_life_ms)
+        if admitted.set_back[i]:
+            _set_back(state, admitted.stream_ms[i])
+        now = _advance_time(state, admitted.time_ms[i], half_life_ms)
         cohort = state.cohort
-        if events.learn[i]:
+        if admitted.learn[i]:
             cohort[ALL_SCORED] += 1.0
         if keys[i] == 0:
             continue

@@ -133,7 +133,7 @@ class Calibration:
         )
 
     def process(
-        self, words: F64, at: int, events: AdmittedEvents, surprise: CalibrationInput
+        self, words: F64, at: int, admitted: AdmittedEvents, surprise: CalibrationInput
     ) -> CalibrationOutput:
         """Calibrate, then learn, each event in order. The entities' own words start at `at`."""
         detectors, n = surprise.raw.shape
@@ -144,7 +144,7 @@ class Calibration:
             order=np.full((COUNTERFACTUAL_MAX, n), -1, np.int64),
             learned=np.zeros(n, np.int64),
         )
-        _process(words, at, events, surprise, self.discrete, self.tables, self.scratch, out)
+        _process(words, at, admitted, surprise, self.discrete, self.tables, self.scratch, out)
         return out
 
     def save(self) -> Arrays:
@@ -246,7 +246,7 @@ def _without(
 def _process(
     words: F64,
     at: int,
-    events: AdmittedEvents,
+    admitted: AdmittedEvents,
     surprise: CalibrationInput,
     discrete: Bools,
     tables: CalibrationTables,
@@ -254,18 +254,18 @@ def _process(
     out: CalibrationOutput,
 ) -> None:
     detectors = surprise.raw.shape[0]
-    for i in range(len(events.row)):
-        if i + 1 < len(events.row):
-            prefetch_words(words, events.row[i + 1], at, CALIBRATION_WORDS)
-        r = events.row[i]
-        if events.fresh[i]:
+    for i in range(len(admitted.row)):
+        if i + 1 < len(admitted.row):
+            prefetch_words(words, admitted.row[i + 1], at, CALIBRATION_WORDS)
+        r = admitted.row[i]
+        if admitted.fresh[i]:
             words[r, at + TOKENS] = _cost(P_MIN, tables.marks[LEARNED])
-            words[r, at + TOKENS_MS] = events.time_ms[i]
+            words[r, at + TOKENS_MS] = admitted.time_ms[i]
             words[r, at + SUSPICION] = 0.0
-            words[r, at + SUSPICION_MS] = events.time_ms[i]
+            words[r, at + SUSPICION_MS] = admitted.time_ms[i]
         out.learned[i] = tables.marks[LEARNED]
         cell = 0
-        while cell < CELLS - 1 and events.seen[i] >= MATURITIES[cell]:
+        while cell < CELLS - 1 and admitted.seen[i] >= MATURITIES[cell]:
             cell += 1
         total = 0.0
         silent = True
@@ -284,12 +284,12 @@ def _process(
             out.p[d, i] = scratch.p[d]
         if silent:
             continue
-        suspicion = _update_suspicion(words, at, r, events.time_ms[i], total, events.learn[i])
+        suspicion = _update_suspicion(words, at, r, admitted.time_ms[i], total, admitted.learn[i])
         b, position = bin_of(_with_suspicion(total, suspicion))
         scratch.bin[detectors] = b
         p = max(interpolate(tables.tail_share, detectors, cell, b, position), P_MIN)
         out.combined[i] = p
         if p < TAIL_P:
             _without(i, cell, scratch, suspicion, surprise, tables, out)
-        if events.learn[i] and _may_learn(words, at, r, events.time_ms[i], p, tables):
+        if admitted.learn[i] and _may_learn(words, at, r, admitted.time_ms[i], p, tables):
             learn(tables, cell, scratch.bin, scratch.table)

@@ -103,13 +103,15 @@ class Policy:
         )
 
     def process(
-        self, words: F64, at: int, events: AdmittedEvents, batch: EventBatch, p: F64, warm: Bools
+        self, words: F64, at: int, admitted: AdmittedEvents, batch: EventBatch, p: F64, warm: Bools
     ) -> PolicyOutcome:
         """Decide on each event in order. batch: the same events, for their position; p: float64[n];
         warm: bool[n], enough was learned before. The entity's own words start at `at`."""
         out = no_outcome(len(p))
-        positions = EventPositions(events.bounded_ms, events.stream_ms, batch.source, batch.offset)
-        _process(words, at, events, positions, p, warm, self.limits, self.stream, out)
+        positions = EventPositions(
+            admitted.bounded_ms, admitted.stream_ms, batch.source, batch.offset
+        )
+        _process(words, at, admitted, positions, p, warm, self.limits, self.stream, out)
         return out
 
     def counts(self) -> dict[str, int]:
@@ -273,7 +275,7 @@ def decide(
 def _process(
     words: F64,
     at: int,
-    events: AdmittedEvents,
+    admitted: AdmittedEvents,
     positions: EventPositions,
     p: F64,
     warm: Bools,
@@ -282,7 +284,7 @@ def _process(
     out: PolicyOutcome,
 ) -> None:
     for i in range(len(p)):
-        incident = words[events.row[i], at : at + INCIDENT_WORDS]
-        if events.fresh[i]:
+        incident = words[admitted.row[i], at : at + INCIDENT_WORDS]
+        if admitted.fresh[i]:
             incident[:] = 0.0
         decide(incident, i, positions, p[i], 1.0, warm[i], False, limits, stream, out)

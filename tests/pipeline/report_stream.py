@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from detectors.fusion.arrays import AssessmentOutput
 from detectors.fusion.assessment import Assessment
-from detectors.fusion.learner import SAMPLE
-from detectors.fusion.rows import AssessmentOutput
+from detectors.fusion.model_state import SAMPLE
 from detectors.numeric.hashing import hash_text
 from detectors.spec import PolicySpec
 from schemas.columns import F64, I64, Bools, EventBatch

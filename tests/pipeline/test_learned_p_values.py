@@ -9,11 +9,11 @@ import pyarrow as pa
 import pytest
 from msgspec import structs
 
-from detectors.fusion import boosting, learner, learning, refit
+from detectors.fusion import boosting, label_learning, model_state
 from detectors.fusion.assessment import Assessment
 from detectors.fusion.boosting import BoostedTrees
-from detectors.fusion.learner import BOOSTED, HARMONIC, LOGISTIC, REPORTED, SAMPLE, SILENT
-from detectors.fusion.remembered import SLOTS_PER_SET
+from detectors.fusion.event_memory import SLOTS_PER_SET
+from detectors.fusion.model_state import BOOSTED, HARMONIC, LOGISTIC, REPORTED, SAMPLE, SILENT
 from detectors.scoring.policy import OPENED, OVER_BUDGET, QUIET, SUPPRESSED, SUPPRESSED_COUNT
 from schemas.columns import F64, Bools
 from schemas.labels import FRAUD
@@ -76,7 +76,7 @@ def test_p_is_honest_at_each_report(reports_grouped: bool) -> None:
     it = report_stream.report_stream(rows + unreported_sample(days, A_DAY, 1.0, 3))
     of = assessment(monitors=2, reports_grouped=reports_grouped)
     said = take(of, it)
-    assert of.learner.sums.clock[learner.ACTIVE_MODEL] != HARMONIC
+    assert of.learner.sums.clock[model_state.ACTIVE_MODEL] != HARMONIC
     first = it.event(good) & (it.day() >= 15) & (it.monitor == 0)
     places = np.flatnonzero(first)
     least = np.minimum(said.p[places], said.p[places + 1])
@@ -96,7 +96,7 @@ def test_p_is_honest_whoever_is_labelled(honest: float, silent: float) -> None:
     it, good = stream(30, honest=honest, silent=silent)
     of = assessment()
     said = take(of, it)
-    assert of.learner.sums.clock[learner.ACTIVE_MODEL] != HARMONIC
+    assert of.learner.sums.clock[model_state.ACTIVE_MODEL] != HARMONIC
     late = it.event(good) & (it.day() >= 10)
     for alpha, factor in ((3e-3, 1.5), (1e-3, 2.0)):
         assert 1.0 / factor < rarer(said.p, late, 20, alpha) < factor, alpha
@@ -130,7 +130,7 @@ def test_a_fit_takes_so_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
         trees.base[0] = 0.0
         del inputs
 
-    monkeypatch.setattr(refit, "FIT_ROWS", 300)
+    monkeypatch.setattr(daily_refit, "FIT_ROWS", 300)
     monkeypatch.setattr(boosting, "fit", fit)
     it, _ = stream(8)
     take(assessment(), it)
@@ -162,12 +162,12 @@ def test_the_last_bin_also_holds_ties() -> None:
     of = assessment().learner
     of.sums.honest_bins[LOGISTIC, [100, -1]] = 900, 100
     of.sums.not_fraud[:] = 1_000.0, 19_000.0
-    refit._update_tail_share(of.sums)
-    of.sums.clock[learner.ACTIVE_MODEL] = LOGISTIC
+    daily_refit._update_tail_share(of.sums)
+    of.sums.clock[model_state.ACTIVE_MODEL] = LOGISTIC
     p = []
     for odds in (11.97, 12.5, 13.0):
         of.logistic_model.intercept[0] = odds
-        p.append(learning.p_of_inputs(of, np.array([3.0, np.nan]), np.ones(1), 0.5))
+        p.append(label_learning.p_of_inputs(of, np.array([3.0, np.nan]), np.ones(1), 0.5))
     assert p == pytest.approx([0.05 * 0.1] * 3, rel=0.01)
     assert p[0] > p[1] > p[2]
 

@@ -14,9 +14,9 @@ import numpy as np
 from msgspec import to_builtins
 
 from detectors.clock import AHEAD_MAX_MS
+from detectors.fusion.arrays import AssessmentOutput
 from detectors.fusion.assessment import Assessment
-from detectors.fusion.remembered import DISTINCT_EVENTS, SAMPLED_EVENTS
-from detectors.fusion.rows import AssessmentOutput
+from detectors.fusion.event_memory import DISTINCT_EVENTS, SAMPLED_EVENTS
 from detectors.monitor import MonitorSpec
 from detectors.numeric.hashing import pseudonym
 from detectors.scoring import explain

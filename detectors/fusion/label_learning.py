@@ -39,7 +39,7 @@ from typing import Final
 import numpy as np
 
 from detectors.fusion import boosting, logistic
-from detectors.fusion.learner import (
+from detectors.fusion.model_state import (
     BINS,
     BOOSTED,
     CHANGED,
@@ -55,7 +55,7 @@ from detectors.fusion.learner import (
     SAMPLE,
     SILENT,
     UNMATCHED,
-    Learner,
+    LearnerState,
     active_model,
 )
 from detectors.numeric.combination import P_MIN
@@ -78,7 +78,7 @@ def input_score(p: float) -> float:
 
 
 @kernel
-def reset_slot(learner: Learner, slot: int, event: np.uint64) -> None:
+def reset_slot(learner: LearnerState, slot: int, event: np.uint64) -> None:
     """Give the slot to another event, of which nothing is known yet."""
     memory = learner.memory
     if len(memory.event) == 0:
@@ -100,7 +100,7 @@ def reset_slot(learner: Learner, slot: int, event: np.uint64) -> None:
 
 @kernel
 def add_report(
-    learner: Learner, slot: int, first: bool, monitor: int, p: float, limit: float, values: F64
+    learner: LearnerState, slot: int, first: bool, monitor: int, p: float, limit: float, values: F64
 ) -> None:
     """Add a monitor's report on the slot's event. first: the event's first report. values:
     float64[features], the monitor's own are read."""
@@ -123,7 +123,7 @@ def add_report(
 
 
 @kernel
-def update_log_odds(learner: Learner, slot: int, harmonic: float) -> None:
+def update_log_odds(learner: LearnerState, slot: int, harmonic: float) -> None:
     """Store every model's log odds of the slot's event. harmonic: the harmonic mean of its p-values."""
     memory = learner.memory
     if len(memory.event) == 0:
@@ -145,7 +145,7 @@ def update_log_odds(learner: Learner, slot: int, harmonic: float) -> None:
 
 
 @kernel
-def event_p(learner: Learner, slot: int, harmonic: float) -> float:
+def event_p(learner: LearnerState, slot: int, harmonic: float) -> float:
     """The p-value of the slot's event by the stored log odds. harmonic: its harmonic mean."""
     model = active_model(learner)
     if model == HARMONIC:
@@ -160,7 +160,7 @@ def event_p(learner: Learner, slot: int, harmonic: float) -> float:
 
 
 @kernel
-def p_of_inputs(learner: Learner, inputs: F64, reported: F64, harmonic: float) -> float:
+def p_of_inputs(learner: LearnerState, inputs: F64, reported: F64, harmonic: float) -> float:
     """The p-value of these inputs by the active model; inputs and reported as in `EventMemory`."""
     model = active_model(learner)
     if model == HARMONIC:
@@ -175,7 +175,7 @@ def p_of_inputs(learner: Learner, inputs: F64, reported: F64, harmonic: float) -
 
 
 @kernel
-def model_odds(learner: Learner, model: int, inputs: F64, reported: F64) -> float:
+def model_odds(learner: LearnerState, model: int, inputs: F64, reported: F64) -> float:
     """Log odds of fraud by a learned model."""
     if model == LOGISTIC:
         return logistic.log_odds(learner.logistic_model, inputs, reported)
@@ -183,7 +183,7 @@ def model_odds(learner: Learner, model: int, inputs: F64, reported: F64) -> floa
 
 
 @kernel
-def _p(learner: Learner, model: int, v: float, silent: bool, harmonic: float) -> float:
+def _p(learner: LearnerState, model: int, v: float, silent: bool, harmonic: float) -> float:
     """The p-value of log odds v; silent: no monitor was surprised."""
     if silent:
         reported = learner.sums.reported_share[0]
@@ -193,7 +193,7 @@ def _p(learner: Learner, model: int, v: float, silent: bool, harmonic: float) ->
 
 
 @kernel
-def credit(learner: Learner, slot: int, out: F64) -> None:
+def credit(learner: LearnerState, slot: int, out: F64) -> None:
     """Add to `out`, float64[inputs], by how much each input raises the active model's log odds of the
     slot's event; NaN where absent."""
     inputs = learner.memory.inputs[slot]
@@ -220,7 +220,7 @@ def _loss(odds: float, fraud: bool) -> float:
 
 
 @kernel
-def learn_label(learner: Learner, slot: int, verdict: int, harmonic: float) -> None:
+def learn_label(learner: LearnerState, slot: int, verdict: int, harmonic: float) -> None:
     """Learn a label of the slot's event; slot -1: the event is not remembered. harmonic: the harmonic
     mean of its p-values."""
     counts = learner.sums.counts
@@ -255,7 +255,7 @@ def learn_label(learner: Learner, slot: int, verdict: int, harmonic: float) -> N
 
 
 @kernel
-def _evaluate(learner: Learner, slot: int, fraud: bool) -> None:
+def _evaluate(learner: LearnerState, slot: int, fraud: bool) -> None:
     """Add the models' log losses on the first label of an event."""
     memory, sums = learner.memory, learner.sums
     log_odds = memory.log_odds[slot]
@@ -271,7 +271,7 @@ def _evaluate(learner: Learner, slot: int, fraud: bool) -> None:
 
 
 @kernel
-def _reevaluate(learner: Learner, slot: int, fraud: bool) -> None:
+def _reevaluate(learner: LearnerState, slot: int, fraud: bool) -> None:
     """Replace the log losses on an earlier label by those on its correction, at the weight that is left:
     the losses of log odds v under the two verdicts differ by v."""
     sums = learner.sums
@@ -286,7 +286,7 @@ def _reevaluate(learner: Learner, slot: int, fraud: bool) -> None:
 
 
 @kernel
-def _remaining_weight(learner: Learner, day: int) -> float:
+def _remaining_weight(learner: LearnerState, day: int) -> float:
     """The remaining weight of something that was counted on that day. An event counts as of its own
     day, however late its label, and a loss as of the first label's, so that exactly what was added
     is taken back."""
@@ -294,7 +294,7 @@ def _remaining_weight(learner: Learner, day: int) -> float:
 
 
 @kernel
-def _count_not_fraud(learner: Learner, slot: int, more: float) -> None:
+def _count_not_fraud(learner: LearnerState, slot: int, more: float) -> None:
     """Count an event that is not known to be fraud, or take it back. An event on which all monitors are
     silent is of the sample."""
     silent = learner.memory.reported[slot].sum() == 0.0
@@ -304,7 +304,7 @@ def _count_not_fraud(learner: Learner, slot: int, more: float) -> None:
 
 
 @kernel
-def count_honest(learner: Learner, slot: int, more: float, highest: F64) -> None:
+def count_honest(learner: LearnerState, slot: int, more: float, highest: F64) -> None:
     """Count a reported honest event in the bin of each model's highest log odds, or take it back.
     highest: float64[3], log odds by model."""
     counted_bin = learner.memory.counted_bin[slot]

@@ -6,9 +6,15 @@ from typing import Final
 import numpy as np
 
 from detectors.entities import AdmittedEvents
-from detectors.fusion import learning, logistic
-from detectors.fusion.learner import DAY, DUE_MS, HARMONIC, SAMPLE, Learner, active_model
-from detectors.fusion.remembered import (
+from detectors.fusion import label_learning, logistic
+from detectors.fusion.arrays import (
+    AssessmentInput,
+    AssessmentOutput,
+    AssessmentScratch,
+    AssessmentSettings,
+    RowTimes,
+)
+from detectors.fusion.event_memory import (
     NEVER_ALERTED,
     ONLY_HELD_BACK,
     SAMPLED_EVENTS,
@@ -17,13 +23,7 @@ from detectors.fusion.remembered import (
     find_labelled,
     new_slot,
 )
-from detectors.fusion.rows import (
-    AssessmentInput,
-    AssessmentOutput,
-    AssessmentScratch,
-    AssessmentSettings,
-    RowTimes,
-)
+from detectors.fusion.model_state import DAY, DUE_MS, HARMONIC, SAMPLE, LearnerState, active_model
 from detectors.models.half_space_trees import COUNTERFACTUAL_MAX
 from detectors.numeric.combination import P_MIN, harmonic_mean
 from detectors.numeric.decay import DAY_MS
@@ -53,8 +53,8 @@ def assess_rows(
     start: int,
     words: F64,
     remembered: RememberedEvents,
-    learner: Learner,
-    subjects: AdmittedEvents,
+    learner: LearnerState,
+    admitted: AdmittedEvents,
     positions: EventPositions,
     rows: AssessmentInput,
     times: RowTimes,
@@ -87,8 +87,8 @@ def assess_rows(
                 rows.is_sampled[i] and not first
             )
             out.warm[i] = sampled_before * SAMPLE >= settings.warm_up_events
-            incident = words[subjects.row[rows.report_row[i]]]
-            if subjects.fresh[rows.report_row[i]]:
+            incident = words[admitted.row[rows.report_row[i]]]
+            if admitted.fresh[rows.report_row[i]]:
                 incident[:] = 0.0
             if first and rows.is_sampled[i]:
                 remembered.totals[SAMPLED_EVENTS] += 1
@@ -110,7 +110,7 @@ def assess_rows(
 
 
 @kernel
-def _begins_day(i: int, learner: Learner, positions: EventPositions, times: RowTimes) -> bool:
+def _begins_day(i: int, learner: LearnerState, positions: EventPositions, times: RowTimes) -> bool:
     """Whether a new day of learning begins before a row. Rows that are only scored begin none: else
     the days would depend on whether every event is scored."""
     clock = learner.sums.clock
@@ -123,13 +123,13 @@ def _begins_day(i: int, learner: Learner, positions: EventPositions, times: RowT
 def _learn_label(
     i: int,
     remembered: RememberedEvents,
-    learner: Learner,
+    learner: LearnerState,
     rows: AssessmentInput,
     settings: AssessmentSettings,
 ) -> None:
     slot = find_labelled(remembered, learner, rows.event[i])
     mean = harmonic_mean(remembered.p[slot], settings.silent_inverse_p) if slot >= 0 else 1.0
-    learning.learn_label(learner, slot, rows.verdict[i], mean)
+    label_learning.learn_label(learner, slot, rows.verdict[i], mean)
 
 
 @kernel
@@ -137,14 +137,14 @@ def _score_event(
     i: int,
     slot: int,
     remembered: RememberedEvents,
-    learner: Learner,
+    learner: LearnerState,
     settings: AssessmentSettings,
     out: AssessmentOutput,
 ) -> None:
     """Write the p-value of the slot's event, by all its reports so far, as a row's."""
     mean = harmonic_mean(remembered.p[slot], settings.silent_inverse_p)
-    learning.update_log_odds(learner, slot, mean)
-    out.p[i] = learning.event_p(learner, slot, mean)
+    label_learning.update_log_odds(learner, slot, mean)
+    out.p[i] = label_learning.event_p(learner, slot, mean)
     for k in range(remembered.p.shape[1]):
         out.by_monitor[i, k] = remembered.p[slot, k]
 
@@ -173,7 +173,7 @@ def _more_reports_follow(positions: EventPositions, rows: AssessmentInput, i: in
 def _remember(
     i: int,
     remembered: RememberedEvents,
-    learner: Learner,
+    learner: LearnerState,
     positions: EventPositions,
     rows: AssessmentInput,
     settings: AssessmentSettings,
@@ -186,7 +186,7 @@ def _remember(
         slot = new_slot(remembered, learner, event, source, offset)
     monitor, p = rows.monitor[i], rows.p[i]
     remembered.p[slot, monitor] = p
-    learning.add_report(learner, slot, first, monitor, p, settings.report_p, rows.values[i])
+    label_learning.add_report(learner, slot, first, monitor, p, settings.report_p, rows.values[i])
     return slot, first
 
 
@@ -231,14 +231,14 @@ def _decide(
 
 
 @kernel
-def _p_of_all(slot: int, learner: Learner, scratch: AssessmentScratch) -> float:
+def _p_of_all(slot: int, learner: LearnerState, scratch: AssessmentScratch) -> float:
     """The p-value of an event by all monitors, whether they reported or not."""
     everything = harmonic_mean(scratch.all_p, 0.0)
     if slot >= 0:
-        return learning.event_p(learner, slot, everything)
+        return label_learning.event_p(learner, slot, everything)
     scratch.inputs[:] = np.nan
     scratch.reported[:] = 0.0
-    return learning.p_of_inputs(learner, scratch.inputs, scratch.reported, everything)
+    return label_learning.p_of_inputs(learner, scratch.inputs, scratch.reported, everything)
 
 
 @kernel
@@ -246,7 +246,7 @@ def _explain(
     i: int,
     slot: int,
     remembered: RememberedEvents,
-    learner: Learner,
+    learner: LearnerState,
     silent: float,
     scratch: AssessmentScratch,
     out: AssessmentOutput,
@@ -262,7 +262,7 @@ def _explain(
         if not np.isnan(scratch.p[k]):
             scratch.weight[k] = 1.0 / max(scratch.p[k], P_MIN)
     if learned:
-        learning.credit(learner, slot, scratch.weight)
+        label_learning.credit(learner, slot, scratch.weight)
     for j in range(len(scratch.inputs)):
         scratch.inputs[j] = learner.memory.inputs[slot, j] if learned else np.nan
         mean = learner.logistic_model.mean[j] if learner.logistic_model.seen[j] > 0.0 else np.nan
@@ -285,13 +285,13 @@ def _explain(
             scratch.weight[largest] = np.nan
             scratch.inputs[largest] = learner.logistic_model.mean[largest]
         harmonic = harmonic_mean(scratch.p, silent)
-        out.without[removed, i] = learning.p_of_inputs(
+        out.without[removed, i] = label_learning.p_of_inputs(
             learner, scratch.inputs, scratch.reported, harmonic
         )
 
 
 @kernel
-def _without_monitor(monitor: int, learner: Learner, scratch: AssessmentScratch) -> None:
+def _without_monitor(monitor: int, learner: LearnerState, scratch: AssessmentScratch) -> None:
     """Remove a monitor's inputs from the scratch."""
     scratch.p[monitor] = np.nan
     scratch.reported[monitor] = 0.0

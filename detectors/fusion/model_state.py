@@ -80,7 +80,7 @@ class LearnerSums(NamedTuple):
     clock: I64
 
 
-class Learner(NamedTuple):
+class LearnerState(NamedTuple):
     """The whole state of learning. input_monitor: int64[inputs], the monitor of each input. Scratch:
     one_input: float64[1], no_flags: float64[0]."""
 
@@ -94,11 +94,11 @@ class Learner(NamedTuple):
     no_flags: F64
 
 
-def new_learner(events: int, monitors: int, owners: list[int]) -> Learner:
+def new_learner(events: int, monitors: int, owners: list[int]) -> LearnerState:
     """A learner that knows nothing. events: slots, 0 where nothing is learned; owners: the monitor of
     each feature."""
     width = monitors + len(owners)
-    return Learner(
+    return LearnerState(
         EventMemory(
             event=np.zeros(events, np.uint64),
             arrival=np.zeros(events, np.int64),
@@ -133,7 +133,7 @@ def new_learner(events: int, monitors: int, owners: list[int]) -> Learner:
     )
 
 
-def _parts(learner: Learner) -> dict[str, NamedTuple]:
+def _parts(learner: LearnerState) -> dict[str, NamedTuple]:
     return {
         "memory": learner.memory,
         "sums": learner.sums,
@@ -143,18 +143,18 @@ def _parts(learner: Learner) -> dict[str, NamedTuple]:
     }
 
 
-def save(learner: Learner) -> Arrays:
+def save(learner: LearnerState) -> Arrays:
     """The whole state as arrays by name."""
     return add_prefix({name: state_arrays(part) for name, part in _parts(learner).items()})
 
 
-def restore(learner: Learner, state: Arrays) -> None:
+def restore(learner: LearnerState, state: Arrays) -> None:
     """Replace the whole state by one saved under the same configuration."""
     for name, part in _parts(learner).items():
         load(part, select_prefix(name, state))
 
 
-def learning_status(learner: Learner) -> dict[str, int]:
+def learning_status(learner: LearnerState) -> dict[str, int]:
     """Whether a learned model is active, 1 or 0, and the recent evidence for it: frauds and honest events
     that the learned models evaluated; `EVALUATED_MIN` of each are needed."""
     models = (LOGISTIC, BOOSTED)
@@ -166,6 +166,6 @@ def learning_status(learner: Learner) -> dict[str, int]:
 
 
 @kernel
-def active_model(learner: Learner) -> int:
+def active_model(learner: LearnerState) -> int:
     """The model whose p-values count."""
     return int(learner.sums.clock[ACTIVE_MODEL]) if len(learner.memory.event) else HARMONIC

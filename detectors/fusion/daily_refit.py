@@ -6,7 +6,8 @@ from typing import Final
 import numpy as np
 
 from detectors.fusion import boosting
-from detectors.fusion.learner import (
+from detectors.fusion.label_learning import HALF_LIFE_DAYS, count_honest, model_odds
+from detectors.fusion.model_state import (
     ACTIVE_MODEL,
     BINS,
     BOOSTED,
@@ -19,10 +20,9 @@ from detectors.fusion.learner import (
     LABELS,
     LOGISTIC,
     REPORTED,
-    Learner,
+    LearnerState,
     LearnerSums,
 )
-from detectors.fusion.learning import HALF_LIFE_DAYS, count_honest, model_odds
 from detectors.numeric.decay import DAY_MS
 from detectors.numeric.kernels import kernel
 from schemas.columns import F64, I64
@@ -37,7 +37,7 @@ FIT_ROWS: Final = 100_000
 """Rows of a fit at most; with 10 inputs it takes a second."""
 
 
-def refit(learner: Learner, time_ms: int) -> None:
+def refit(learner: LearnerState, time_ms: int) -> None:
     """Begin the day of that time: decay the sums, fit the trees if enough labels are new, and choose the
     active model."""
     sums, memory = learner.sums, learner.memory
@@ -66,7 +66,7 @@ def refit(learner: Learner, time_ms: int) -> None:
     _update_tail_share(sums)
 
 
-def _fit(learner: Learner, honest: I64, frauds: I64) -> None:
+def _fit(learner: LearnerState, honest: I64, frauds: I64) -> None:
     """Fit the trees to labelled events, given by their slots; adjust their odds to those of all recent
     labels."""
     frauds = _subsample(frauds, FIT_ROWS // 2)
@@ -110,7 +110,7 @@ def _update_tail_share(sums: LearnerSums) -> None:
 
 
 @kernel
-def _recount(learner: Learner, honest: I64, today: F64) -> None:
+def _recount(learner: LearnerState, honest: I64, today: F64) -> None:
     """Count honest events, given by their slots, by today's log odds where these are higher than when
     they came; log odds from before all reports were there move by as much. today: float64[3],
     scratch."""
