@@ -51,7 +51,7 @@ class FeatureInput(NamedTuple):
     hashed: U64
     extra_fields: F64
     occurs: Bools
-    entity: U64
+    entity_hash: U64
 
 
 class Durations(NamedTuple):

@@ -33,7 +33,7 @@ MEMORY: Final = 16
 
 @kernel
 def is_new(
-    bits: U64, r: int, at: int, shared: U64, entity: np.uint64, value: np.uint64, learn: bool
+    bits: U64, r: int, at: int, shared: U64, entity_hash: np.uint64, value: np.uint64, learn: bool
 ) -> bool:
     """Whether the value is in neither memory; learning moves it to the front of the entity's memory."""
     index = -1
@@ -44,12 +44,12 @@ def is_new(
         if bits[r, at + k] == 0:
             break
     full = bits[r, at + MEMORY - 1] != 0  # only then may a value have dropped out
-    new = index < 0 and not (full and pairings.known(shared, pairings.pair(entity, value)))
+    new = index < 0 and not (full and pairings.known(shared, pairings.pair(entity_hash, value)))
     if learn:
         last = index if index >= 0 else MEMORY - 1
         dropped = bits[r, at + last]
         if index < 0 and dropped != 0:
-            pairings.note(shared, pairings.pair(entity, dropped))
+            pairings.note(shared, pairings.pair(entity_hash, dropped))
         for k in range(last, 0, -1):
             bits[r, at + k] = bits[r, at + k - 1]
         bits[r, at] = value
@@ -79,7 +79,7 @@ def novelty(
             continue
         known_any = bits[r, at] != 0
         learn = admitted.learn[i]
-        new = is_new(bits, r, at, shared, field.entity[i], field.hashed[i], learn)
+        new = is_new(bits, r, at, shared, field.entity_hash[i], field.hashed[i], learn)
         if known_any:
             out[i] = 1.0 if new else 0.0
 
@@ -113,7 +113,7 @@ def novel_count(
             words[r, after], admitted.time_ms[i] - words[r, after + 1], durations.half_life_ms
         )
         learn = admitted.learn[i]
-        if is_new(bits, r, at, shared, field.entity[i], field.hashed[i], learn):
+        if is_new(bits, r, at, shared, field.entity_hash[i], field.hashed[i], learn):
             now += 1.0
         out[i] = now
         if learn:
@@ -144,7 +144,7 @@ def novel_share(
             continue
         learn = admitted.learn[i]
         new = is_new(
-            memory.bits, r, at, memory.shared_bits, field.entity[i], field.hashed[i], learn
+            memory.bits, r, at, memory.shared_bits, field.entity_hash[i], field.hashed[i], learn
         )
         keep = decayed(1.0, admitted.time_ms[i] - words[r, after + 2], durations.half_life_ms)
         count = words[r, after] * keep + 1.0

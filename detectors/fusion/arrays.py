@@ -1,4 +1,4 @@
-"""The rows of an assessment: what goes into its kernel and what comes out."""
+"""The arrays of an assessment's kernel: its input, output, times, scratch and settings."""
 
 from typing import NamedTuple
 
@@ -7,9 +7,9 @@ from schemas.columns import F64, I64, U64, Bools
 
 
 class AssessmentInput(NamedTuple):
-    """n rows of a batch: reports, labels, and monitors' p-values that are no reports. event:
-    uint64[n], the hash of the event's id. monitor: int64[n], -1 for a label. verdict: int64[n], of a
-    label. p: float64[n]. values: float64[n, features], the monitor's training features. is_report,
+    """n rows of a batch: reports, labels, and silent scores (see `assessment`). event: uint64[n],
+    the hash of the event's id. monitor: int64[n], -1 for a label. verdict: int64[n], of a label.
+    p: float64[n]. values: float64[n, features], the monitor's training features. is_report,
     is_sampled: bool[n]. report_row: int64[n], the row's index among the reports."""
 
     event: U64
@@ -28,11 +28,12 @@ class AssessmentOutput(NamedTuple):
     bool[n], enough events came before. is_report: bool[n]. p_of_all: float64[n], of the row's event
     by all monitors, whether they reported or not; NaN for a label.
 
-    Of the inputs (`learner.EventMemory`), where the row raised an alert: weight: float64[n, inputs],
-    the contribution to p, NaN where absent. value: float64[n, inputs]. low, high: float64[n,
-    inputs], the usual range among labelled reports, NaN where unknown. order: int64[3, n], the
-    inputs of largest weight. without: float64[3, n], p with the first one, two, three of them as
-    usual (a monitor: silent), NaN where there are fewer."""
+    Of the inputs (`model_state.EventMemory`), where the row raised an alert: contribution: float64[n,
+    inputs], 1/p or the log odds of a learned model, NaN where absent. value: float64[n, inputs].
+    low, high: float64[n, inputs], the expected range among labelled reports, NaN where unknown.
+    order: int64[3, n], the inputs of largest contribution. without: float64[3, n], p with the first
+    one, two, three of them at their means (of a monitor: without its report), NaN where there are
+    fewer."""
 
     keys: U64
     p: F64
@@ -41,7 +42,7 @@ class AssessmentOutput(NamedTuple):
     warm: Bools
     is_report: Bools
     p_of_all: F64
-    weight: F64
+    contribution: F64
     value: F64
     low: F64
     high: F64
@@ -59,23 +60,23 @@ class RowTimes(NamedTuple):
 
 
 class AssessmentScratch(NamedTuple):
-    """Scratch of the kernel. p, reported: float64[monitors], the reports that are not removed.
-    inputs, weight: float64[inputs], likewise. all_p: float64[monitors], all p-values of the current
+    """Scratch of the kernel. p, surprised: float64[monitors], the reports that are not removed.
+    inputs, contribution: float64[inputs], likewise. all_p: float64[monitors], all p-values of the current
     event."""
 
     p: F64
-    reported: F64
+    surprised: F64
     inputs: F64
-    weight: F64
+    contribution: F64
     all_p: F64
 
 
 class AssessmentSettings(NamedTuple):
-    """report_p: a monitor reports an event with a smaller p-value. silent_inverse_p: what a silent
-    monitor adds to the sum of 1/p. reports_grouped: all reports on an event come in one batch, next
+    """report_p: a monitor reports an event with a smaller p-value. unreported_inverse_p: what a monitor
+    without a report adds to the sum of 1/p. reports_grouped: all reports on an event come in one batch, next
     to each other."""
 
     report_p: float
-    silent_inverse_p: float
+    unreported_inverse_p: float
     warm_up_events: int
     reports_grouped: bool

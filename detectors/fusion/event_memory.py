@@ -1,6 +1,9 @@
-"""The memory of recently reported events, a set-associative cache by the hash of the event's id.
+"""The memory of recently reported events, a set-associative cache by the hash of the event's id: which
+events have a slot, and the p-values that were reported on them.
 
-24 bytes an event and 8 for each monitor. A report on a displaced event adds the event again.
+An event takes 25 bytes and 8 for each monitor; where labels are learned (`model_state.EventMemory`),
+104 bytes, 16 for each monitor and 8 for each training feature besides. A report on a displaced event
+adds the event again.
 """
 
 from typing import Final, NamedTuple
@@ -77,9 +80,8 @@ def find_labelled(remembered: RememberedEvents, learner: LearnerState, event: np
 def new_slot(
     remembered: RememberedEvents, learner: LearnerState, event: np.uint64, source: int, offset: int
 ) -> int:
-    """A slot for an event that is not remembered: a free one of its set while there is one (they are
-    taken in order), else the oldest. A fraud is displaced only where frauds hold more than half of the
-    set."""
+    """A slot for an event that is not remembered: the next slot of its set in rotation. A fraud is
+    replaced only if frauds fill more than half of the set."""
     set_index = np.int64(event % np.uint64(len(remembered.next_slot)))
     oldest = remembered.next_slot[set_index]
     if (

@@ -1,4 +1,5 @@
-"""The kernel of an assessment: reports and labels, row by row."""
+"""The kernel of an assessment: remembers, scores and decides on each report, and learns each label, row by
+row."""
 
 from math import log10
 from typing import Final
@@ -23,7 +24,14 @@ from detectors.fusion.event_memory import (
     find_labelled,
     new_slot,
 )
-from detectors.fusion.model_state import DAY, DUE_MS, HARMONIC, SAMPLE, LearnerState, active_model
+from detectors.fusion.model_state import (
+    DAY,
+    HARMONIC,
+    NEXT_DAY_MS,
+    SAMPLE,
+    LearnerState,
+    active_model,
+)
 from detectors.models.half_space_trees import COUNTERFACTUAL_MAX
 from detectors.numeric.combination import P_MIN, harmonic_mean
 from detectors.numeric.decay import DAY_MS
@@ -44,8 +52,8 @@ from detectors.scoring.policy import (
 from schemas.columns import F64
 from schemas.labels import UNKNOWN
 
-USUAL_SD: Final = 2.0
-"""Standard deviations around the mean within which an input is called usual."""
+EXPECTED_SD: Final = 2.0
+"""Standard deviations around the mean in the expected range of an input."""
 
 
 @kernel
@@ -60,19 +68,19 @@ def assess_rows(
     times: RowTimes,
     settings: AssessmentSettings,
     limits: PolicyLimits,
-    stream: PolicyState,
+    state: PolicyState,
     scratch: AssessmentScratch,
     out: AssessmentOutput,
 ) -> int:
     """Process rows from `start` on; returns the row before which a new day of learning begins, or
     the number of rows. Rows about one event are next to each other."""
     learns = len(learner.memory.event) > 0
-    slot, weight, deferred = -1, 0.0, False
+    slot, event_count, deferred = -1, 0.0, False
     for i in range(start, len(rows.p)):
         label = rows.monitor[i] < 0
         if i == 0 or _is_new_event(positions, i):
             scratch.all_p[:] = np.nan
-            slot, weight, deferred = -1, 0.0, False
+            slot, event_count, deferred = -1, 0.0, False
         if learns and (label or rows.is_report[i]) and _begins_day(i, learner, positions, times):
             return i
         if label:
@@ -92,18 +100,20 @@ def assess_rows(
                 incident[:] = 0.0
             if first and rows.is_sampled[i]:
                 remembered.totals[SAMPLED_EVENTS] += 1
-                weight = float(SAMPLE)
+                event_count = float(SAMPLE)
             deferred = (
                 learns and settings.reports_grouped and _more_reports_follow(positions, rows, i)
             )
             if not deferred:
                 _score_event(i, slot, remembered, learner, settings, out)
                 activity = _decide(
-                    i, slot, incident, remembered, positions, weight, limits, stream, out
+                    i, slot, incident, remembered, positions, event_count, limits, state, out
                 )
-                weight = 0.0
+                event_count = 0.0
                 if activity in (OPENED, UPDATED):
-                    _explain(i, slot, remembered, learner, settings.silent_inverse_p, scratch, out)
+                    _explain(
+                        i, slot, remembered, learner, settings.unreported_inverse_p, scratch, out
+                    )
         if not deferred:
             out.p_of_all[i] = _p_of_all(slot, learner, scratch)
     return len(rows.p)
@@ -113,10 +123,10 @@ def assess_rows(
 def _begins_day(i: int, learner: LearnerState, positions: EventPositions, times: RowTimes) -> bool:
     """Whether a new day of learning begins before a row. Rows that are only scored begin none: else
     the days would depend on whether every event is scored."""
-    clock = learner.sums.clock
+    clock = learner.sums.status
     if times.set_back[i] and positions.time_ms[i] < clock[DAY] * DAY_MS:
         return True
-    return bool(positions.time_ms[i] >= clock[DUE_MS])
+    return bool(positions.time_ms[i] >= clock[NEXT_DAY_MS])
 
 
 @kernel
@@ -128,7 +138,7 @@ def _learn_label(
     settings: AssessmentSettings,
 ) -> None:
     slot = find_labelled(remembered, learner, rows.event[i])
-    mean = harmonic_mean(remembered.p[slot], settings.silent_inverse_p) if slot >= 0 else 1.0
+    mean = harmonic_mean(remembered.p[slot], settings.unreported_inverse_p) if slot >= 0 else 1.0
     label_learning.learn_label(learner, slot, rows.verdict[i], mean)
 
 
@@ -142,7 +152,7 @@ def _score_event(
     out: AssessmentOutput,
 ) -> None:
     """Write the p-value of the slot's event, by all its reports so far, as a row's."""
-    mean = harmonic_mean(remembered.p[slot], settings.silent_inverse_p)
+    mean = harmonic_mean(remembered.p[slot], settings.unreported_inverse_p)
     label_learning.update_log_odds(learner, slot, mean)
     out.p[i] = label_learning.event_p(learner, slot, mean)
     for k in range(remembered.p.shape[1]):
@@ -197,9 +207,9 @@ def _decide(
     incident: F64,
     remembered: RememberedEvents,
     positions: EventPositions,
-    weight: float,
+    event_count: float,
     limits: PolicyLimits,
-    stream: PolicyState,
+    state: PolicyState,
     out: AssessmentOutput,
 ) -> int:
     """The activity of a report's event. incident: its subject's."""
@@ -213,15 +223,15 @@ def _decide(
         i,
         positions,
         out.p[i],
-        weight,
+        event_count,
         warm,
         counted_before,
         limits,
-        stream,
+        state,
         out.policy_outcome,
     )
     if activity == SUPPRESSED and alerted_score >= 0.0:  # it was counted before
-        stream.activities[activity] -= 1
+        state.activities[activity] -= 1
         incident[SUPPRESSED_COUNT] -= 1.0
     if activity == OVER_BUDGET and alerted_score == NEVER_ALERTED:
         remembered.alerted_score[slot] = ONLY_HELD_BACK
@@ -237,8 +247,8 @@ def _p_of_all(slot: int, learner: LearnerState, scratch: AssessmentScratch) -> f
     if slot >= 0:
         return label_learning.event_p(learner, slot, everything)
     scratch.inputs[:] = np.nan
-    scratch.reported[:] = 0.0
-    return label_learning.p_of_inputs(learner, scratch.inputs, scratch.reported, everything)
+    scratch.surprised[:] = 0.0
+    return label_learning.p_of_inputs(learner, scratch.inputs, scratch.surprised, everything)
 
 
 @kernel
@@ -247,7 +257,7 @@ def _explain(
     slot: int,
     remembered: RememberedEvents,
     learner: LearnerState,
-    silent: float,
+    unreported_inverse_p: float,
     scratch: AssessmentScratch,
     out: AssessmentOutput,
 ) -> None:
@@ -255,26 +265,26 @@ def _explain(
     inputs."""
     monitors = len(scratch.p)
     learned = active_model(learner) != HARMONIC
-    scratch.weight[:] = np.nan
+    scratch.contribution[:] = np.nan
     for k in range(monitors):
         scratch.p[k] = remembered.p[slot, k]
-        scratch.reported[k] = learner.memory.reported[slot, k] if learned else 0.0
+        scratch.surprised[k] = learner.memory.surprised[slot, k] if learned else 0.0
         if not np.isnan(scratch.p[k]):
-            scratch.weight[k] = 1.0 / max(scratch.p[k], P_MIN)
+            scratch.contribution[k] = 1.0 / max(scratch.p[k], P_MIN)
     if learned:
-        label_learning.credit(learner, slot, scratch.weight)
+        label_learning.credit(learner, slot, scratch.contribution)
     for j in range(len(scratch.inputs)):
         scratch.inputs[j] = learner.memory.inputs[slot, j] if learned else np.nan
         mean = learner.logistic_model.mean[j] if learner.logistic_model.seen[j] > 0.0 else np.nan
-        out.weight[i, j] = scratch.weight[j]
+        out.contribution[i, j] = scratch.contribution[j]
         out.value[i, j] = scratch.inputs[j]
-        out.low[i, j] = mean - USUAL_SD * logistic.spread(learner.logistic_model, j)
-        out.high[i, j] = mean + USUAL_SD * logistic.spread(learner.logistic_model, j)
+        out.low[i, j] = mean - EXPECTED_SD * logistic.spread(learner.logistic_model, j)
+        out.high[i, j] = mean + EXPECTED_SD * logistic.spread(learner.logistic_model, j)
     for removed in range(COUNTERFACTUAL_MAX):
         largest = -1
-        for j in range(len(scratch.weight)):
-            w = scratch.weight[j]
-            if w > 0.0 and (largest < 0 or w > scratch.weight[largest]):
+        for j in range(len(scratch.contribution)):
+            w = scratch.contribution[j]
+            if w > 0.0 and (largest < 0 or w > scratch.contribution[largest]):
                 largest = j
         if largest < 0:
             return
@@ -282,11 +292,11 @@ def _explain(
         if largest < monitors:
             _without_monitor(largest, learner, scratch)
         else:
-            scratch.weight[largest] = np.nan
+            scratch.contribution[largest] = np.nan
             scratch.inputs[largest] = learner.logistic_model.mean[largest]
-        harmonic = harmonic_mean(scratch.p, silent)
+        harmonic = harmonic_mean(scratch.p, unreported_inverse_p)
         out.without[removed, i] = label_learning.p_of_inputs(
-            learner, scratch.inputs, scratch.reported, harmonic
+            learner, scratch.inputs, scratch.surprised, harmonic
         )
 
 
@@ -294,8 +304,8 @@ def _explain(
 def _without_monitor(monitor: int, learner: LearnerState, scratch: AssessmentScratch) -> None:
     """Remove a monitor's inputs from the scratch."""
     scratch.p[monitor] = np.nan
-    scratch.reported[monitor] = 0.0
+    scratch.surprised[monitor] = 0.0
     for j in range(len(learner.input_monitor)):
         if learner.input_monitor[j] == monitor:
             scratch.inputs[j] = np.nan
-            scratch.weight[j] = np.nan
+            scratch.contribution[j] = np.nan

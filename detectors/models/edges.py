@@ -138,7 +138,7 @@ class Edges:
         """Score, then count, each event in order."""
         n = len(batch.admitted.row)
         out = DetectorOutput(np.full(n, np.nan), np.full(n, np.nan), np.full(n, np.nan))
-        ends = batch.hashed(batch.entity), batch.hashed(self.field)
+        ends = batch.hashed(batch.entity_field), batch.hashed(self.field)
         _process(self.sketches, self.settings, batch.admitted, *ends, out)
         return out
 

@@ -1,4 +1,4 @@
-"""Calibration: raw surprise in, honest p-value out, for every detector and for their combination.
+"""Calibration: raw surprise in, calibrated p-value out, for every detector and for their combination.
 
 For each detector a decayed histogram of surprise v = -ln(raw p) is kept over all entities (the
 parent) and for each maturity of an entity (the cells: fewer than `MATURITIES` events before). The
@@ -19,7 +19,7 @@ An entity that was strange recently is more likely to be strange again, for the 
 event's evidence e is added SUSPICION_WEIGHT · ln(1 + s) · e/(e + 1), s the entity's earlier evidence
 above `SUSPICION_EDGE`, decayed over a week; an event without evidence of its own gains next to
 nothing. Measured on labelled payments, this finds the later and smaller frauds of a stolen card.
-The sum is calibrated, so that p stays honest.
+The sum is calibrated again, so that the combined p-value is calibrated, too.
 
 The histogram describes honest traffic. Learning an event of p < `TAIL_P` costs its entity
 (TAIL_P/p)^γ tokens (p counts as TAIL_P/`RARITY_MAX` at least). An entity gets `TOKENS_PER_HOUR`,
@@ -85,7 +85,7 @@ TOKENS, TOKENS_MS, SUSPICION, SUSPICION_MS = range(4)
 
 
 class CalibrationInput(NamedTuple):
-    """raw: float64[detectors, n], surprises, NaN where silent. tree: the row of the trees, -1 where
+    """raw: float64[detectors, n], surprises, NaN where absent. tree: the row of the trees, -1 where
     there are none. order, without: see `half_space_trees.TreesOutput`."""
 
     raw: F64
@@ -95,7 +95,7 @@ class CalibrationInput(NamedTuple):
 
 
 class CalibrationOutput(NamedTuple):
-    """p: float64[detectors, n], NaN where silent. combined: float64[n], NaN where all are silent.
+    """p: float64[detectors, n], NaN where absent. combined: float64[n], NaN where all are absent.
     without: float64[3, n], the combined p with the first one, two, three features of `order` as
     expected, NaN where not computed. order: int64[3, n], the trees' order of features, or else that
     of the smallest p-values, -1 none. learned: int64[n], events learned before this one."""
@@ -108,8 +108,8 @@ class CalibrationOutput(NamedTuple):
 
 
 class CalibrationScratch(NamedTuple):
-    """Scratch of the kernel, for one event. p, evidence: float64[detectors], p NaN where silent.
-    bin: int64[detectors + 1], the bins of the surprises, -1 where silent, the combination's last.
+    """Scratch of the kernel, for one event. p, evidence: float64[detectors], p NaN where absent.
+    bin: int64[detectors + 1], the bins of the surprises, -1 where absent, the combination's last.
     table: float64[BINS]."""
 
     p: F64

@@ -142,7 +142,7 @@ def test_batch_cuts_do_not_matter(cuts: list[int], together: bool) -> None:
     states = whole.save(), cut.save()
     assert states[0].keys() == states[1].keys()
     assert all(same(states[0][name], states[1][name]) for name in states[0])
-    assert whole.learner.sums.clock[model_state.ACTIVE_MODEL] != HARMONIC
+    assert whole.learner.sums.status[model_state.ACTIVE_MODEL] != HARMONIC
 
 
 @few
@@ -171,7 +171,7 @@ def test_it_learns_more_than_the_reports_tell() -> None:
     batch, monitor, _, values = story()
     late = (batch.time_ms > START_MS + 25 * DAY_MS) & (monitor == 0)
     strange = values[:, 0] > 2.0
-    assert of.learner.sums.clock[model_state.ACTIVE_MODEL] == BOOSTED
+    assert of.learner.sums.status[model_state.ACTIVE_MODEL] == BOOSTED
     assert np.median(said["p"][late & strange]) < 0.1 * np.median(said["p"][late & ~strange])
 
 
@@ -210,7 +210,7 @@ def test_learned_scores_are_honest_p_values() -> None:
     said = of.process(
         batch, "account", monitor[order], np.concatenate([p, p])[order], value[order]
     ).p
-    assert of.learner.sums.clock[model_state.ACTIVE_MODEL] != HARMONIC
+    assert of.learner.sums.status[model_state.ACTIVE_MODEL] != HARMONIC
     late = ~label[order] & (batch.time_ms > START_MS + days // 2 * DAY_MS)
     of_fraud = np.concatenate([fraud, fraud])[order]
     honest, frauds = said[late & ~of_fraud], said[late & of_fraud]
@@ -244,7 +244,7 @@ def test_frauds_alone_train_no_model() -> None:
     of = assessment()
     of.process(batch.take(rows), "account", monitor[rows], p[rows], values[rows])
     assert of.counts()["labels"] > 500
-    assert of.learner.sums.clock[model_state.ACTIVE_MODEL] == HARMONIC
+    assert of.learner.sums.status[model_state.ACTIVE_MODEL] == HARMONIC
 
 
 def test_amounts_of_two_currencies_compare() -> None:

@@ -88,7 +88,7 @@ class TailOutput(NamedTuple):
     centre: F64
     spread: F64
     scaled: F64
-    ordinary: Bools
+    may_learn: Bools
 
 
 class TailLayout(NamedTuple):
