@@ -117,8 +117,8 @@ class StreamClock:
         """Bound the times of n events, in order.
 
         append_ms: int64[n], -1 where the broker did not set it; None where it never did. source:
-        int32[n]. entity_hash: uint64[n]. moves: bool[n], False for labels, whose times are
-        bounded and move no time.
+        int32[n]. entity_hash: uint64[n]. moves: bool[n], False for labels, whose times are bounded
+        and move no time.
         """
         n = len(time_ms)
         out = BoundedTimes(

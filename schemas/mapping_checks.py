@@ -55,8 +55,8 @@ def _type_problems(spec: TypeLocation) -> Iterator[Problem]:
 
 
 def _derived_problems(record_values: tuple[str, ...], fields: FieldMappings) -> Iterator[Problem]:
-    """Problems of fields that are derived from the values that every record has.
-    record_values: their names."""
+    """Problems of fields that are derived from the values that every record has. record_values:
+    their names."""
     for name, mapping in ((name, as_mapping(spec)) for name, spec in fields.items()):
         key = f"fields.{name}"
         if name in {*record_values, "event_id", "time"}:

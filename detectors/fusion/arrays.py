@@ -61,8 +61,8 @@ class RowTimes(NamedTuple):
 
 class AssessmentScratch(NamedTuple):
     """Scratch of the kernel. p, surprised: float64[monitors], the reports that are not removed.
-    inputs, contribution: float64[inputs], likewise. all_p: float64[monitors], all p-values of the current
-    event."""
+    inputs, contribution: float64[inputs], likewise. all_p: float64[monitors], all p-values of the
+    current event."""
 
     p: F64
     surprised: F64
@@ -72,9 +72,9 @@ class AssessmentScratch(NamedTuple):
 
 
 class AssessmentSettings(NamedTuple):
-    """report_p: a monitor reports an event with a smaller p-value. unreported_inverse_p: what a monitor
-    without a report adds to the sum of 1/p. reports_grouped: all reports on an event come in one batch, next
-    to each other."""
+    """report_p: a monitor reports an event with a smaller p-value. unreported_inverse_p: what a
+    monitor without a report adds to the sum of 1/p. reports_grouped: all reports on an event come
+    in one batch, next to each other."""
 
     report_p: float
     unreported_inverse_p: float

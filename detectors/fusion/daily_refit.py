@@ -1,4 +1,5 @@
-"""The daily work of learning: decays the sums, fits the boosted trees again, and chooses the active model."""
+"""The daily work of learning: decays the sums, fits the boosted trees again, and chooses the
+active model."""
 
 from math import isnan, log
 from typing import Final

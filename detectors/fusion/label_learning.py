@@ -1,10 +1,10 @@
 """Learning from labels, one at a time: how likely is fraud, given all monitors' reports on an event?
 
-There are three models, and each learns from every labelled report: the harmonic mean,
-as without labels; a logistic regression over the monitors' scores and chosen features, learned
-online (`logistic`); and boosted trees over the same inputs (`boosting`), fitted again at the
-beginning of a day of stream time when enough labelled reports are new (`daily_refit`). The log odds of
-each model at the time of an event are kept until its label comes, and their log loss evaluates the
+There are three models, and each learns from every labelled report: the harmonic mean, as without
+labels; a logistic regression over the monitors' scores and chosen features, learned online
+(`logistic`); and boosted trees over the same inputs (`boosting`), fitted again at the beginning of
+a day of stream time when enough labelled reports are new (`daily_refit`). The log odds of each
+model at the time of an event are kept until its label comes, and their log loss evaluates the
 model (A. P. Dawid, "The prequential approach", JRSS A 1984). The model with the lowest recent log
 loss is active; until a learned model was evaluated on `EVALUATED_MIN` frauds and as many honest
 events, the harmonic mean is. A correction replaces the earlier label's losses, at their remaining
@@ -20,13 +20,14 @@ p-values. Log odds v become the share of honest events with log odds as high:
 
     p = R (Σ [v' ≥ v] + 1/(1 + e^v))/(Σ 1 + 1)
 
-over the honest labels of surprising events (some monitor was surprised), v' being the highest log odds of the event while its
-reports came (it may alert at any of them), and at the last fit, if that is higher, since a model
-that learned more gives higher odds. Ties, and all values in the same bin, count as at least
-as high. R is the share of surprising events among all that are not known to be fraud; it needs no
-label, since one event in `SAMPLE` is always reported. Events that surprised no monitor rank below,
-in the order of their harmonic mean. Each event counts as of its own day, half after `HALF_LIFE_DAYS`. Where
-only frauds are labelled nothing is known of honest events, and the harmonic mean stays active.
+over the honest labels of surprising events (some monitor was surprised), v' being the highest log
+odds of the event while its reports came (it may alert at any of them), and at the last fit, if
+that is higher, since a model that learned more gives higher odds. Ties, and all values in the same
+bin, count as at least as high. R is the share of surprising events among all that are not known to
+be fraud; it needs no label, since one event in `SAMPLE` is always reported. Events that surprised
+no monitor rank below, in the order of their harmonic mean. Each event counts as of its own day,
+half after `HALF_LIFE_DAYS`. Where only frauds are labelled nothing is known of honest events, and
+the harmonic mean stays active.
 
 Of the labelled frauds in memory an event may displace only the oldest in a set of which frauds hold
 more than half. A later label replaces an earlier one for the trees and in the sums; the regression
@@ -194,8 +195,8 @@ def model_odds(learner: LearnerState, model: int, inputs: F64, surprised: F64) -
 def _p(learner: LearnerState, model: int, v: float, any_surprised: bool, harmonic: float) -> float:
     """The p-value of log odds v. any_surprised: some monitor was surprised."""
     if not any_surprised:
-        surprised = learner.sums.surprised_share[0]
-        return float(surprised + (1.0 - surprised) * harmonic)
+        surprised_share = learner.sums.surprised_share[0]
+        return float(surprised_share + (1.0 - surprised_share) * harmonic)
     share = learner.sums.tail_share[model]
     return float(share[_bin(v)] + share[BINS] / (1.0 + exp(v)))
 
@@ -313,8 +314,8 @@ def _count_not_fraud(learner: LearnerState, slot: int, more: float) -> None:
 
 @kernel
 def count_honest(learner: LearnerState, slot: int, more: float, highest: F64) -> None:
-    """Count an honest event that surprised a monitor in the bin of each model's highest log odds, or take it back.
-    highest: float64[3], log odds by model."""
+    """Count an honest event that surprised a monitor in the bin of each model's highest log odds, or
+    take it back. highest: float64[3], log odds by model."""
     counted_bin = learner.memory.counted_bin[slot]
     any_surprised = learner.memory.surprised[slot].sum() > 0.0
     weight = _remaining_weight(learner, learner.memory.day[slot])

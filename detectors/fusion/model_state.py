@@ -54,11 +54,11 @@ class EventMemory(NamedTuple):
     int64[events], their order of arrival. day: int64[events], the event's own. inputs:
     float64[events, inputs], the monitors' scores first, NaN absent. surprised: float64[events,
     monitors], 1 where the monitor was surprised (p < report_p). log_odds, max_log_odds:
-    float64[events, 3], by model, the last and the highest, NaN where not computed. counted_bin: int16[events, 3], the bin
-    in which the event counts as honest, `NOT_COUNTED` if none. verdict: int8[events].
-    times_learned: uint8[events], labels that the regression learned. labelled_day: int64[events],
-    the day of the first label. excess_log_odds: float64[events, 2], by learned model, the log odds
-    minus the harmonic mean's at the first label, NaN where not computed."""
+    float64[events, 3], by model, the last and the highest, NaN where not computed. counted_bin:
+    int16[events, 3], the bin in which the event counts as honest, `NOT_COUNTED` if none. verdict:
+    int8[events]. times_learned: uint8[events], labels that the regression learned. labelled_day:
+    int64[events], the day of the first label. excess_log_odds: float64[events, 2], by learned
+    model, the log odds minus the harmonic mean's at the first label, NaN where not computed."""
 
     event: U64
     arrival: I64
@@ -76,13 +76,14 @@ class EventMemory(NamedTuple):
 
 class LearnerSums(NamedTuple):
     """Decayed sums. honest_bins: float64[3, BINS], by model, the honest surprising events by their
-    highest log odds. not_fraud: float64[2], events not known to be fraud, `SURPRISED` and `NOT_SURPRISED`.
-    tail_share: float64[3, BINS + 1], as of the beginning of the day: the share of honest events in
-    each bin or above, and last that of one event. surprised_share: float64[1], that of `SURPRISED` in not_fraud.
-    excess_loss, evaluated, frauds: float64[3], the log loss minus the harmonic mean's, the labels
-    that it is a sum over, and the frauds among them. counts: int64[4], labels taken, labels of no
-    remembered event, corrections, events ever remembered. status: int64[4], when the next day begins,
-    the day, the labels at the last fit (0: none yet), and the active model."""
+    highest log odds. not_fraud: float64[2], events not known to be fraud, `SURPRISED` and
+    `NOT_SURPRISED`. tail_share: float64[3, BINS + 1], as of the beginning of the day: the share of
+    honest events in each bin or above, and last that of one event. surprised_share: float64[1],
+    that of `SURPRISED` in not_fraud. excess_loss, evaluated, frauds: float64[3], the log loss
+    minus the harmonic mean's, the labels that it is a sum over, and the frauds among them. counts:
+    int64[4], labels taken, labels of no remembered event, corrections, events ever remembered.
+    status: int64[4], when the next day begins, the day, the labels at the last fit (0: none yet),
+    and the active model."""
 
     honest_bins: F64
     not_fraud: F64

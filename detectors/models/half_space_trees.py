@@ -306,7 +306,7 @@ def _process(
                 learn_window(settings, masses, slot, path)
         elif (
             learn
-            and tail_output.may_learn[i]
+            and tail_output.trees_may_learn[i]
             and may_learn(masses, slot, admitted.time_ms[i], out.surprise[i])
         ):
             if is_ready:

@@ -6,7 +6,7 @@ default the monitor's entity). Beta–binomial, with the cohort's share m as pri
 sampling model of J. G. Skellam, 1948):
 
     share ~ Beta(K m + f, K (1 - m) + h)                        K = `PRIOR_LABELS`
-    m = (F + P P_SHARE)/(max(F + H, N) + P)                     P = `COHORT_PRIOR`
+    m = (F + P S)/(max(F + H, N) + P)                     P = `COHORT_PRIOR`, S = `PRIOR_SHARE`
     value = (K m + f)/(K + f + h);   surprise = -ln P(share ≤ m) = -ln I_m(K m + f, K (1 - m) + h)
 
 F and H are the cohort's frauds and honest events, N the scored events: where only frauds are

@@ -11,15 +11,16 @@ A thin cell borrows from its parent, and a thin parent uses the raw p's square r
 smallest p-values of a model that has seen little are not reliable. Above the `TAIL_EVENTS` largest
 surprises the tail is a generalised Pareto in v, fitted by probability-weighted moments (J. R. M.
 Hosking, J. R. Wallis, Technometrics 1987): of shape 0, a power law in p, where raw p-values are
-honest, and of up to `SHAPE_MAX` where values have a heavier tail than their model. Within a bin S is
-linear; for discrete detectors the bin's lower edge counts, so that p is never too small for a value
-that many events share. The evidence ln(1 + τ/p) of a p-value (`combination`) has a table like S.
+calibrated, and of up to `SHAPE_MAX` where values have a heavier tail than their model. Within a
+bin S is linear; for discrete detectors the bin's lower edge counts, so that p is never too small
+for a value that many events share. The evidence ln(1 + τ/p) of a p-value (`combination`) has a
+table like S.
 
 An entity that was strange recently is more likely to be strange again, for the same cause. To an
-event's evidence e is added SUSPICION_WEIGHT · ln(1 + s) · e/(e + 1), s the entity's earlier evidence
-above `SUSPICION_EDGE`, decayed over a week; an event without evidence of its own gains next to
-nothing. Measured on labelled payments, this finds the later and smaller frauds of a stolen card.
-The sum is calibrated again, so that the combined p-value is calibrated, too.
+event's evidence e is added SUSPICION_WEIGHT · ln(1 + s) · e/(e + 1), s the entity's earlier
+evidence above `SUSPICION_EDGE`, decayed over a week; an event without evidence of its own gains
+next to nothing. Measured on labelled payments, this finds the later and smaller frauds of a stolen
+card. The sum is calibrated again, so that the combined p-value is calibrated, too.
 
 The histogram describes honest traffic. Learning an event of p < `TAIL_P` costs its entity
 (TAIL_P/p)^γ tokens (p counts as TAIL_P/`RARITY_MAX` at least). An entity gets `TOKENS_PER_HOUR`,
@@ -268,7 +269,7 @@ def _process(
         while cell < CELLS - 1 and admitted.seen[i] >= MATURITIES[cell]:
             cell += 1
         total = 0.0
-        silent = True
+        all_absent = True
         for d in range(detectors):
             v = surprise.raw[d, i]
             scratch.p[d] = np.nan
@@ -280,9 +281,9 @@ def _process(
                 scratch.p[d] = max(interpolate(tables.tail_share, d, cell, b, position), P_MIN)
                 scratch.evidence[d] = interpolate(tables.edge_evidence, d, cell, b, position)
                 total += scratch.evidence[d]
-                silent = False
+                all_absent = False
             out.p[d, i] = scratch.p[d]
-        if silent:
+        if all_absent:
             continue
         suspicion = _update_suspicion(words, at, r, admitted.time_ms[i], total, admitted.learn[i])
         b, position = bin_of(_with_suspicion(total, suspicion))

@@ -65,12 +65,12 @@ class PolicyOutcome(NamedTuple):
 
 
 class PolicyState(NamedTuple):
-    """The policy's state for one shard. day_budget: float64[8], stream time; the decayed count of events and the
-    time of its beginning; the UTC day, the alerts that it allows, and those published in it after and
-    before the end of warm-up; the lowest score published after warm-up since a day last allowed any
-    alert. activities: int64[5], events by activity (an event with several counts in each). held:
-    int64[2], alerts held back since the last published one, and all alerts ever held back that were
-    stronger than a published one."""
+    """The policy's state for one shard. day_budget: float64[8], stream time; the decayed count of
+    events and the time of its beginning; the UTC day, the alerts that it allows, and those
+    published in it after and before the end of warm-up; the lowest score published after warm-up
+    since a day last allowed any alert. activities: int64[5], events by activity (an event with
+    several counts in each). held: int64[2], alerts held back since the last published one, and all
+    alerts ever held back that were stronger than a published one."""
 
     day_budget: F64
     activities: I64
@@ -113,8 +113,9 @@ class Policy:
         p: F64,
         warm: Bools,
     ) -> PolicyOutcome:
-        """Decide on each event in order. batch: the same events, for their position; p: float64[n];
-        warm: bool[n], enough was learned before. The entity's own words start at `incident_at`."""
+        """Decide on each event in order. batch: the same events, for their position; p:
+        float64[n]; warm: bool[n], enough was learned before. The entity's own words start at
+        `incident_at`."""
         out = no_outcome(len(p))
         positions = EventPositions(
             admitted.bounded_ms, admitted.stream_ms, batch.source, batch.offset
@@ -244,9 +245,9 @@ def decide(
     state: PolicyState,
     out: PolicyOutcome,
 ) -> int:
-    """Decide on event i; returns its activity. incident: float64[INCIDENT_WORDS], its entity's. weight: the
-    number of events that it represents. warm: enough was learned before it. counted_before: the event
-    was counted before, and is not counted again if it is held back."""
+    """Decide on event i; returns its activity. incident: float64[INCIDENT_WORDS], its entity's.
+    event_count: the number of events that it represents. warm: enough was learned before it.
+    counted_before: the event was counted before, and is not counted again if it is held back."""
     day_budget = state.day_budget
     time_ms = positions.time_ms[i]
     out.threshold[i] = min(

@@ -83,7 +83,7 @@ def score(
         if paid:
             state[TOKENS] -= 1.0
         very_strange = strange and _any_strange(layout.lanes, VERY_STRANGE_SURPRISE)
-        out.may_learn[i] = paid or not very_strange
+        out.trees_may_learn[i] = paid or not very_strange
         _write_output(layout, i, out)
         if learn:
             _learn_blocks(state, layout, paid, cohort, cohort_of[i])

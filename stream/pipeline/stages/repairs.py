@@ -45,7 +45,7 @@ class FieldRepairs:
             for repair in repaired
             for example in self._count_one(repair, events.offset, timed.stream_ms, records.offset)
         ]
-        return sorted(examples, key=lambda repair: repair.row)
+        return sorted(examples, key=lambda example: example.row)
 
     def _count_one(
         self, repair: FieldRepair, event_offset: I64, stream_ms: F64, offset: I64
