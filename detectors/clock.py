@@ -106,19 +106,19 @@ class StreamClock:
         """Stream time, -1 before the first event."""
         return float(self.windows.stream[NOW_MS])
 
-    def take(
+    def advance(
         self,
         time_ms: I64,
         append_ms: I64 | None,
         source: I32,
-        entity: U64,
+        entity_hash: U64,
         moves: Bools | None = None,
     ) -> BoundedTimes:
         """Bound the times of n events, in order.
 
         append_ms: int64[n], -1 where the broker did not set it; None where it never did. source:
-        int32[n]. entity: uint64[n], hashes. moves: bool[n], False for labels, whose times are
-        bounded and move no time.
+        int32[n]. entity_hash: uint64[n]. moves: bool[n], False for labels, whose times are bounded
+        and move no time.
         """
         n = len(time_ms)
         out = BoundedTimes(
@@ -126,7 +126,9 @@ class StreamClock:
         )
         appended = np.empty(0, np.int64) if append_ms is None else append_ms
         moving = np.empty(0, np.bool_) if moves is None else moves
-        _take(self.windows, self.ahead_max_ms, time_ms, appended, source, entity, moving, out)
+        _advance(
+            self.windows, self.ahead_max_ms, time_ms, appended, source, entity_hash, moving, out
+        )
         return out
 
     def save(self) -> Arrays:
@@ -157,7 +159,7 @@ class LogClock:
             first = times[:WINDOW][np.argmax(in_bound)]
             times[:WINDOW] = np.maximum.accumulate(np.where(in_bound, times[:WINDOW], first))
         zeros = np.zeros(len(times), np.int32)
-        stream_ms = self._clock.take(times, None, zeros, zeros.astype(np.uint64)).stream_ms
+        stream_ms = self._clock.advance(times, None, zeros, zeros.astype(np.uint64)).stream_ms
         stream_ms = np.concatenate([[self._latest_ms], stream_ms])[np.cumsum(time_ms >= 0)]
         latest_ms = np.maximum.accumulate(np.maximum(stream_ms, self._latest_ms)).astype(np.int64)
         self._latest_ms = int(latest_ms[-1]) if len(latest_ms) else self._latest_ms
@@ -178,7 +180,7 @@ def unbounded_times(time_ms: I64) -> BoundedTimes:
 
 
 @kernel
-def _add_to_window(windows: ClockWindows, s: int, time_ms: float, entity: np.uint64) -> None:
+def _add_to_window(windows: ClockWindows, s: int, time_ms: float, entity_hash: np.uint64) -> None:
     """Add an event to its source's window."""
     counts = windows.counts
     windows.event_ms[s, counts[s, EVENTS] % WINDOW] = time_ms
@@ -186,10 +188,10 @@ def _add_to_window(windows: ClockWindows, s: int, time_ms: float, entity: np.uin
     index = -1
     filled = min(counts[s, ENTITIES], WINDOW)
     buckets = windows.buckets[s]
-    bucket = np.int64(entity % np.uint64(BUCKETS))
+    bucket = np.int64(entity_hash % np.uint64(BUCKETS))
     if buckets[bucket] > 0:  # else the entity is not in the window
         for k in range(filled):
-            if windows.entity[s, k] == entity:
+            if windows.entity[s, k] == entity_hash:
                 index = k
                 break
     if index < 0:
@@ -197,7 +199,7 @@ def _add_to_window(windows: ClockWindows, s: int, time_ms: float, entity: np.uin
         if counts[s, ENTITIES] >= WINDOW:
             buckets[np.int64(windows.entity[s, index] % np.uint64(BUCKETS))] -= 1
         buckets[bucket] += 1
-        windows.entity[s, index] = entity
+        windows.entity[s, index] = entity_hash
         counts[s, ENTITIES] += 1
     windows.entity_ms[s, index] = time_ms
     windows.entity_at[s, index] = counts[s, EVENTS]
@@ -268,13 +270,13 @@ def _update_bound(windows: ClockWindows, s: int, ahead_max_ms: float) -> bool:
 
 @kernel
 def _bounded(
-    windows: ClockWindows, s: int, time_ms: float, entity: np.uint64, ahead_max_ms: float
+    windows: ClockWindows, s: int, time_ms: float, entity_hash: np.uint64, ahead_max_ms: float
 ) -> tuple[float, bool]:
     """(The bounded time of an event whose time its producer set, whether stream time is set back)."""
     bound, stream = windows.bound, windows.stream
     set_back = is_due = False
     if time_ms >= bound[s, MEDIAN_MS]:  # late events do not enter: old ones would widen the spread
-        _add_to_window(windows, s, time_ms, entity)
+        _add_to_window(windows, s, time_ms, entity_hash)
         is_due = windows.counts[s, EVENTS] % AGREED == 0
     if is_due or bound[s, BOUND_MS] == 0.0 or time_ms > bound[s, BOUND_MS]:
         is_first = stream[SHARD_BOUND_MS] == 0.0
@@ -293,13 +295,13 @@ def _bounded(
 
 
 @kernel
-def _take(
+def _advance(
     windows: ClockWindows,
     ahead_max_ms: float,
     time_ms: I64,
     append_ms: I64,
     source: I32,
-    entity: U64,
+    entity_hash: U64,
     moves: Bools,
     out: BoundedTimes,
 ) -> None:
@@ -319,7 +321,7 @@ def _take(
                 bounded = min(stream[NOW_MS], appended)
             out.ahead[i] = time > appended + ahead_max_ms
         else:
-            bounded, set_back = _bounded(windows, source[i], time, entity[i], ahead_max_ms)
+            bounded, set_back = _bounded(windows, source[i], time, entity_hash[i], ahead_max_ms)
             out.set_back[i] = set_back
             out.ahead[i] = bounded < time
         if len(moves) == 0 or moves[i]:

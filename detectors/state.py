@@ -1,7 +1,7 @@
 """State as arrays by name: how every part of a monitor is saved and loaded.
 
 A part keeps its arrays in a NamedTuple, which its kernels take as an argument; the names of the
-fields are the names in a checkpoint. The saved arrays are the live ones, so that a large state need
+fields are the names in a checkpoint, except where a part saves them by `rename_arrays`. The saved arrays are the live ones, so that a large state need
 not be copied at once: a caller who keeps them while the monitor runs copies them, or sets a hook
 that is called before rows are written. Knows no files.
 """
@@ -41,6 +41,11 @@ def state_arrays(part: NamedTuple, used: dict[str, int] | None = None) -> Arrays
     lengths = used or {}
     arrays: Arrays = part._asdict()
     return {name: array[: lengths.get(name)] for name, array in arrays.items()}
+
+
+def rename_arrays(state: Arrays, names: dict[str, str]) -> Arrays:
+    """The arrays by their new names; names: old → new, others stay."""
+    return {names.get(name, name): array for name, array in state.items()}
 
 
 def copy_arrays(state: Arrays) -> Arrays:

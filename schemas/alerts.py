@@ -154,8 +154,8 @@ def alert_record(alert: Alert) -> AlertRecord:
 def _shortened(alert: Alert) -> Alert:
     """The alert without related entities and minor contributions."""
     first = alert.contributions[:2]
-    whole = sum(one.share for one in first) or 1.0
-    kept = [msgspec.structs.replace(one, share=one.share / whole) for one in first]
+    total = sum(contribution.share for contribution in first) or 1.0
+    kept = [msgspec.structs.replace(c, share=c.share / total) for c in first]
     return msgspec.structs.replace(alert, related=[], contributions=kept)
 
 

@@ -30,7 +30,7 @@ class EventBatch:
     time_ms: int64[n], the event's own time, milliseconds since 1970 UTC.
     type_code: uint8[n], index into `events.TYPES`.
     event_id: Arrow string[n], never null.
-    text: field → Arrow string[n], null where absent; only fields that some monitor reads.
+    text: field → Arrow string[n], null where absent; the fields that `extracted_fields` selects.
     number: field → float64[n], NaN where absent, always finite otherwise.
     append_ms: int64[n], the time at which the broker appended the event's record to its log, -1
         where the producer set the record's time; None where it did for every event.

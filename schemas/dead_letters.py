@@ -102,7 +102,7 @@ def dead_letter(
     `eddy-offset`, `eddy-payload-bytes`, `eddy-payload-xxh3-128`, `eddy-headers-dropped`.
     """
     position = f"{topic}:{partition}:{offset}".encode()
-    own: dict[str, bytes] = {
+    eddy_headers: dict[str, bytes] = {
         DISPOSITION: EVENT_KEPT if isinstance(fault, RepairExample) else DEAD_LETTERED,
         "eddy-code": fault.code.encode(),
         "eddy-message": fault.message.encode("utf-8", "replace"),
@@ -113,12 +113,12 @@ def dead_letter(
         "eddy-payload-xxh3-128": xxhash.xxh3_128_hexdigest(value).encode(),
     }
     if isinstance(fault, RepairExample):
-        own["eddy-field"] = fault.field.encode()
+        eddy_headers["eddy-field"] = fault.field.encode()
     original = [(f"original-{name}", body or b"") for name, body in headers]
     size = accumulate(len(name.encode()) + len(body) for name, body in original)
     kept = original[: bisect_right(list(size), HEADERS_BYTES_MAX)]
-    own["eddy-headers-dropped"] = str(len(original) - len(kept)).encode()
-    return DeadLetter(position, value[:PAYLOAD_BYTES_MAX], [*own.items(), *kept])
+    eddy_headers["eddy-headers-dropped"] = str(len(original) - len(kept)).encode()
+    return DeadLetter(position, value[:PAYLOAD_BYTES_MAX], [*eddy_headers.items(), *kept])
 
 
 def as_json_line(letter: DeadLetter) -> bytes:

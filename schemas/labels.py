@@ -1,4 +1,9 @@
-"""Labels: events that give the verdict on an earlier event."""
+"""Labels: events that give the verdict on an earlier event.
+
+Two unrelated learners use them. In watch, `detectors.models.label_risk` learns the share of frauds
+among an entity's labelled events, which is a detector's value. In assess, `detectors.fusion` learns
+how much the monitors' reports on an event mean together, from the fields `LEARNED_LABEL_FIELDS`.
+"""
 
 from typing import Final
 

@@ -219,7 +219,7 @@ def _compiled(mapping: FieldMapping) -> CompiledField:
         values=mapping.values,
         joined=mapping.joined,
         extract=mapping.extract,
-        classes=tuple((one.name, one.pattern) for one in mapping.classes),
+        classes=tuple((text_class.name, text_class.pattern) for text_class in mapping.classes),
     )
 
 

@@ -54,19 +54,19 @@ def _type_problems(spec: TypeLocation) -> Iterator[Problem]:
         yield from (("type.field", text) for text in _path_problems([spec.field]))
 
 
-def _derived_problems(own: tuple[str, ...], fields: FieldMappings) -> Iterator[Problem]:
-    """Problems of fields that are derived from the values that every record has. own: their
-    names."""
+def _derived_problems(record_values: tuple[str, ...], fields: FieldMappings) -> Iterator[Problem]:
+    """Problems of fields that are derived from the values that every record has. record_values:
+    their names."""
     for name, mapping in ((name, as_mapping(spec)) for name, spec in fields.items()):
         key = f"fields.{name}"
-        if name in {*own, "event_id", "time"}:
+        if name in {*record_values, "event_id", "time"}:
             yield key, "the codec fills this field itself; remove it"
             continue
         yield from ((key, text) for text in _field_problems(name, mapping))
         for path in mapping.paths:
-            if path not in own:
-                hint = nearest_hint(path, own)
-                yield key, f"got {path}; expected one of {', '.join(own)}{hint}"
+            if path not in record_values:
+                hint = nearest_hint(path, record_values)
+                yield key, f"got {path}; expected one of {', '.join(record_values)}{hint}"
         is_number = name in FIELDS and FIELDS[name].kind == "number"
         if is_number and mapping.path is not None and mapping.extract is None:
             yield key, "is a number; expected extract, which takes it out of the text"
@@ -110,7 +110,7 @@ def _derivation_problems(name: str, mapping: FieldMapping) -> Iterator[str]:
     if FIELDS[name].kind == "number" and (mapping.extract is None or mapping.classes):
         yield "joined and classes give texts; expected only extract, since the field is a number"
     extracts = [] if mapping.extract is None else [mapping.extract]
-    for pattern in (*extracts, *(one.pattern for one in mapping.classes)):
+    for pattern in (*extracts, *(text_class.pattern for text_class in mapping.classes)):
         try:
             pc.match_substring_regex(pa.array([""]), pattern)
         except pa.ArrowInvalid as error:
@@ -141,7 +141,10 @@ def _path_conflicts(
     type_spec: TypeSpec | None, mappings: dict[str, FieldMapping]
 ) -> Iterator[Problem]:
     """Pairs of paths that cannot both be read: of two types, or one inside the other's value."""
-    reads = {f"fields.{name}": (one.paths, _kind(name, one)) for name, one in mappings.items()}
+    reads = {
+        f"fields.{name}": (mapping.paths, _kind(name, mapping))
+        for name, mapping in mappings.items()
+    }
     if isinstance(type_spec, TypeLocation) and type_spec.field is not None:
         reads["type.field"] = ([type_spec.field], "text")
     seen: dict[Path, tuple[str, ValueKind]] = {}
@@ -152,7 +155,7 @@ def _path_conflicts(
                 if path == other and kind != other_kind:
                     yield key, f"reads {text} as a {kind}, but {other_key} as a {other_kind}"
                 elif path != other and path[:common] == other[:common]:
-                    outer, inner = (".".join(one) for one in sorted((path, other), key=len))
+                    outer, inner = (".".join(parts) for parts in sorted((path, other), key=len))
                     yield key, f"{outer} is a value and cannot hold {inner} ({other_key})"
             seen.setdefault(path, (key, kind))
 

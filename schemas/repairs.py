@@ -57,15 +57,17 @@ class RepairLog:
 
     def extend(self, repaired: Iterable[FieldRepair]) -> None:
         """Note several repairs."""
-        for one in repaired:
-            self.add(*one)
+        for repair in repaired:
+            self.add(*repair)
 
     def repaired(self) -> list[FieldRepair]:
         """All repairs, by field in the order of `REPAIRABLE`, then by code."""
         repairs = [
             FieldRepair(*key, np.unique(np.concatenate(rows))) for key, rows in self._rows.items()
         ]
-        return sorted(repairs, key=lambda one: (REPAIRABLE.index(one.field), CODES.index(one.code)))
+        return sorted(
+            repairs, key=lambda repair: (REPAIRABLE.index(repair.field), CODES.index(repair.code))
+        )
 
 
 def replace_invalid(text: str) -> str:

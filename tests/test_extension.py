@@ -37,23 +37,23 @@ from schemas.columns import F64
 @kernel
 def amount_step(
     memory: FeatureMemory,
-    events: AdmittedEvents,
+    admitted: AdmittedEvents,
     field: FeatureInput,
     durations: Durations,
     out: F64,
 ) -> None:
     """The number over the entity's last one. One word: the last."""
     at = memory.at
-    for i in range(len(events.row)):
-        state = memory.words[events.row[i], at : at + 1]
-        begin_event(state, events, i, memory.backup)
+    for i in range(len(admitted.row)):
+        state = memory.words[admitted.row[i], at : at + 1]
+        begin_event(state, admitted, i, memory.backup)
         out[i] = np.nan
         if field.active[i] and not isnan(field.number[i]):
             now = abs(field.number[i]) + 0.01
             if state[0] > 0.0:
                 out[i] = now / state[0]
             state[0] = now
-        undo_unless_learned(state, events, i, memory.backup)
+        undo_unless_learned(state, admitted, i, memory.backup)
 
 
 AMOUNT_STEP = FeatureKind(
@@ -117,15 +117,15 @@ class Rush:
 
 
 @kernel
-def _process(state: F64, memory: float, events: AdmittedEvents, out: DetectorOutput) -> None:
-    for i in range(len(events.row)):
-        minute = events.time_ms[i] // 60_000.0
+def _process(state: F64, memory: float, admitted: AdmittedEvents, out: DetectorOutput) -> None:
+    for i in range(len(admitted.row)):
+        minute = admitted.time_ms[i] // 60_000.0
         if minute > state[0]:
             state[2] += (state[1] - state[2]) / memory
             state[0] = minute
             state[1] = 0.0
         count = state[1] + 1.0
-        if events.learn[i]:
+        if admitted.learn[i]:
             state[1] = count
         mean = max(state[2], 1.0)
         out.value[i] = count

@@ -42,13 +42,13 @@ BUCKET_SHIFT: Final = np.uint64(60)
 @kernel
 def occurrence(
     memory: FeatureMemory,
-    events: AdmittedEvents,
+    admitted: AdmittedEvents,
     field: FeatureInput,
     durations: Durations,
     out: F64,
 ) -> None:
     """1 where the event matches `of`, else 0."""
-    for i in range(len(events.row)):
+    for i in range(len(admitted.row)):
         out[i] = np.nan
         if field.active[i]:
             out[i] = 1.0 if field.occurs[i] else 0.0
@@ -57,87 +57,87 @@ def occurrence(
 @kernel
 def share(
     memory: FeatureMemory,
-    events: AdmittedEvents,
+    admitted: AdmittedEvents,
     field: FeatureInput,
     durations: Durations,
     out: F64,
 ) -> None:
     """k / (c + 2), this event included."""
     at = memory.at
-    for i in range(len(events.row)):
-        prefetch_ahead(memory, events, i)
-        state = memory.words[events.row[i], at : at + SHARE_WORDS]
-        begin_event(state, events, i, memory.backup)
+    for i in range(len(admitted.row)):
+        prefetch_ahead(memory, admitted, i)
+        state = memory.words[admitted.row[i], at : at + SHARE_WORDS]
+        begin_event(state, admitted, i, memory.backup)
         out[i] = np.nan
         if field.active[i]:
-            out[i] = share_of(state, field.occurs[i], events.time_ms[i], durations.half_life_ms)
-            undo_unless_learned(state, events, i, memory.backup)
+            out[i] = share_of(state, field.occurs[i], admitted.time_ms[i], durations.half_life_ms)
+            undo_unless_learned(state, admitted, i, memory.backup)
 
 
 @kernel
 def night_share(
     memory: FeatureMemory,
-    events: AdmittedEvents,
+    admitted: AdmittedEvents,
     field: FeatureInput,
     durations: Durations,
     out: F64,
 ) -> None:
     """k / (c + 2), this event included; extra field: minutes of offset to UTC (NaN: none)."""
     at = memory.at
-    for i in range(len(events.row)):
-        prefetch_ahead(memory, events, i)
-        state = memory.words[events.row[i], at : at + SHARE_WORDS]
-        begin_event(state, events, i, memory.backup)
+    for i in range(len(admitted.row)):
+        prefetch_ahead(memory, admitted, i)
+        state = memory.words[admitted.row[i], at : at + SHARE_WORDS]
+        begin_event(state, admitted, i, memory.backup)
         out[i] = np.nan
         if field.active[i]:
             offset_ms = (
                 0.0 if isnan(field.extra_fields[0, i]) else field.extra_fields[0, i] * 60_000.0
             )
-            night = (events.time_ms[i] + offset_ms) % DAY_MS < NIGHT_H * HOUR_MS
-            out[i] = share_of(state, night, events.time_ms[i], durations.half_life_ms)
-            undo_unless_learned(state, events, i, memory.backup)
+            night = (admitted.time_ms[i] + offset_ms) % DAY_MS < NIGHT_H * HOUR_MS
+            out[i] = share_of(state, night, admitted.time_ms[i], durations.half_life_ms)
+            undo_unless_learned(state, admitted, i, memory.backup)
 
 
 @kernel
 def run_length(
     memory: FeatureMemory,
-    events: AdmittedEvents,
+    admitted: AdmittedEvents,
     field: FeatureInput,
     durations: Durations,
     out: F64,
 ) -> None:
     """Events in a row that match `of`, up to this one; 0 where this one does not."""
     at = memory.at
-    for i in range(len(events.row)):
-        prefetch_ahead(memory, events, i)
-        state = memory.words[events.row[i], at : at + 1]
-        begin_event(state, events, i, memory.backup)
+    for i in range(len(admitted.row)):
+        prefetch_ahead(memory, admitted, i)
+        state = memory.words[admitted.row[i], at : at + 1]
+        begin_event(state, admitted, i, memory.backup)
         out[i] = np.nan
         if field.active[i]:
             state[0] = state[0] + 1.0 if field.occurs[i] else 0.0
             out[i] = state[0]
-            undo_unless_learned(state, events, i, memory.backup)
+            undo_unless_learned(state, admitted, i, memory.backup)
 
 
 @kernel
 def entropy(
     memory: FeatureMemory,
-    events: AdmittedEvents,
+    admitted: AdmittedEvents,
     field: FeatureInput,
     durations: Durations,
     out: F64,
 ) -> None:
     """Entropy of the buckets' shares in bits, this event included."""
     at = memory.at
-    for i in range(len(events.row)):
-        prefetch_ahead(memory, events, i)
-        state = memory.words[events.row[i], at : at + ENTROPY_WORDS]
-        begin_event(state, events, i, memory.backup)
+    for i in range(len(admitted.row)):
+        prefetch_ahead(memory, admitted, i)
+        state = memory.words[admitted.row[i], at : at + ENTROPY_WORDS]
+        begin_event(state, admitted, i, memory.backup)
         out[i] = np.nan
         if not field.active[i]:
             continue
-        keep = decayed(1.0, events.time_ms[i] - state[BUCKETS], durations.half_life_ms)
-        state[BUCKETS] = events.time_ms[i]
+        keep = decayed(1.0, admitted.time_ms[i] - state[BUCKETS], durations.half_life_ms)
+        state[BUCKETS] = admitted.time_ms[i]
         total = 1.0
         for k in range(BUCKETS):
             state[k] *= keep
@@ -148,7 +148,7 @@ def entropy(
             if state[k] > 0.0:
                 bits -= state[k] / total * log(state[k] / total) / LN2
         out[i] = max(bits, 0.0)
-        undo_unless_learned(state, events, i, memory.backup)
+        undo_unless_learned(state, admitted, i, memory.backup)
 
 
 KINDS: Final = (

@@ -53,7 +53,7 @@ def _count_late(cells: U64, bounded_ms: float, window_ms: float) -> float:
 @kernel
 def count(
     memory: FeatureMemory,
-    events: AdmittedEvents,
+    admitted: AdmittedEvents,
     field: FeatureInput,
     durations: Durations,
     out: F64,
@@ -62,34 +62,34 @@ def count(
     window of its own time."""
     words = memory.words
     at = memory.at
-    for i in range(len(events.row)):
-        prefetch_ahead(memory, events, i)
-        r = events.row[i]
-        if events.fresh[i]:
+    for i in range(len(admitted.row)):
+        prefetch_ahead(memory, admitted, i)
+        r = admitted.row[i]
+        if admitted.fresh[i]:
             words[r, at] = 0.0
-            words[r, at + 1] = events.time_ms[i]
+            words[r, at + 1] = admitted.time_ms[i]
             for k in range(WORDS, COUNT_WORDS):
                 words[r, at + k] = 0.0
         if not field.active[i]:
             out[i] = np.nan
             continue
-        if not events.learn[i]:
+        if not admitted.learn[i]:
             cells = memory.bits[r, at + WORDS : at + COUNT_WORDS]
-            out[i] = _count_late(cells, events.bounded_ms[i], durations.half_life_ms)
+            out[i] = _count_late(cells, admitted.bounded_ms[i], durations.half_life_ms)
             continue
         now = (
-            decayed(words[r, at], events.time_ms[i] - words[r, at + 1], durations.half_life_ms)
+            decayed(words[r, at], admitted.time_ms[i] - words[r, at + 1], durations.half_life_ms)
             + 1.0
         )
         out[i] = now
         words[r, at] = now
-        words[r, at + 1] = events.time_ms[i]
+        words[r, at + 1] = admitted.time_ms[i]
 
 
 @kernel
 def total(
     memory: FeatureMemory,
-    events: AdmittedEvents,
+    admitted: AdmittedEvents,
     field: FeatureInput,
     durations: Durations,
     out: F64,
@@ -97,21 +97,23 @@ def total(
     """Sum of the field's magnitudes over the events that match, this one included."""
     words = memory.words
     at = memory.at
-    for i in range(len(events.row)):
-        prefetch_ahead(memory, events, i)
-        r = events.row[i]
-        if events.fresh[i]:
+    for i in range(len(admitted.row)):
+        prefetch_ahead(memory, admitted, i)
+        r = admitted.row[i]
+        if admitted.fresh[i]:
             words[r, at] = 0.0
-            words[r, at + 1] = events.time_ms[i]
+            words[r, at + 1] = admitted.time_ms[i]
         if not field.active[i] or isnan(field.number[i]):
             out[i] = np.nan
             continue
-        before = decayed(words[r, at], events.time_ms[i] - words[r, at + 1], durations.half_life_ms)
+        before = decayed(
+            words[r, at], admitted.time_ms[i] - words[r, at + 1], durations.half_life_ms
+        )
         now = before + abs(field.number[i])
         out[i] = now
-        if events.learn[i]:
+        if admitted.learn[i]:
             words[r, at] = now
-            words[r, at + 1] = events.time_ms[i]
+            words[r, at + 1] = admitted.time_ms[i]
 
 
 KINDS: Final = (

@@ -45,21 +45,21 @@ CALM: Final = 2.0
 @kernel
 def departure(
     memory: FeatureMemory,
-    events: AdmittedEvents,
+    admitted: AdmittedEvents,
     field: FeatureInput,
     durations: Durations,
     out: F64,
 ) -> None:
     """z / (the largest recent z + `CALM`), before this number is learned."""
     at = memory.at
-    for i in range(len(events.row)):
-        prefetch_ahead(memory, events, i)
-        state = memory.words[events.row[i], at : at + WORDS]
-        begin_event(state, events, i, memory.backup)
+    for i in range(len(admitted.row)):
+        prefetch_ahead(memory, admitted, i)
+        state = memory.words[admitted.row[i], at : at + WORDS]
+        begin_event(state, admitted, i, memory.backup)
         out[i] = np.nan
         if not field.active[i] or isnan(field.number[i]):
             continue
-        since_ms = events.time_ms[i] - state[LAST_MS]
+        since_ms = admitted.time_ms[i] - state[LAST_MS]
         before = decayed(state[WEIGHT], since_ms, durations.half_life_ms)
         squares = decayed(state[SQUARES], since_ms, durations.half_life_ms)
         off = field.number[i] - state[LEVEL]
@@ -72,8 +72,8 @@ def departure(
         state[WEIGHT] = before + 1.0
         state[LEVEL] += off / state[WEIGHT]
         state[SQUARES] = squares + off * off * before / state[WEIGHT]
-        state[LAST_MS] = events.time_ms[i]
-        undo_unless_learned(state, events, i, memory.backup)
+        state[LAST_MS] = admitted.time_ms[i]
+        undo_unless_learned(state, admitted, i, memory.backup)
 
 
 KINDS: Final = (

@@ -131,7 +131,7 @@ def _number(state: U64) -> float:
 @kernel
 def distinct(
     memory: FeatureMemory,
-    events: AdmittedEvents,
+    admitted: AdmittedEvents,
     field: FeatureInput,
     durations: Durations,
     out: F64,
@@ -139,20 +139,20 @@ def distinct(
     """Number of values in this pane and the one before, this event's included."""
     pane_ms = np.uint64(max(durations.half_life_ms, 1.0))
     at = memory.at
-    for i in range(len(events.row)):
-        prefetch_ahead(memory, events, i)
-        state = memory.bits[events.row[i], at : at + WORDS]
-        begin_event(state, events, i, memory.backup_bits)
+    for i in range(len(admitted.row)):
+        prefetch_ahead(memory, admitted, i)
+        state = memory.bits[admitted.row[i], at : at + WORDS]
+        begin_event(state, admitted, i, memory.backup_bits)
         out[i] = np.nan
         if not field.active[i]:
             continue
-        time_ms = np.uint64(events.time_ms[i])
+        time_ms = np.uint64(admitted.time_ms[i])
         if state[MARKS] == 0 and state[BEGAN_MS] == 0:
             state[BEGAN_MS] = time_ms
         _turn(state, time_ms, pane_ms)
         _add(state, field.hashed[i])
         out[i] = _number(state)
-        undo_unless_learned(state, events, i, memory.backup_bits)
+        undo_unless_learned(state, admitted, i, memory.backup_bits)
 
 
 KINDS: Final = (

@@ -38,7 +38,7 @@ GAPS_MIN: Final = 4.0
 @kernel
 def gap(
     memory: FeatureMemory,
-    events: AdmittedEvents,
+    admitted: AdmittedEvents,
     field: FeatureInput,
     durations: Durations,
     out: F64,
@@ -46,39 +46,39 @@ def gap(
     """Seconds since the last matching event; the word holds its time + 1, so that 0 means none."""
     words = memory.words
     at = memory.at
-    for i in range(len(events.row)):
-        prefetch_ahead(memory, events, i)
-        r = events.row[i]
-        if events.fresh[i]:
+    for i in range(len(admitted.row)):
+        prefetch_ahead(memory, admitted, i)
+        r = admitted.row[i]
+        if admitted.fresh[i]:
             words[r, at] = 0.0
         out[i] = np.nan
         if not field.active[i]:
             continue
         if words[r, at] > 0.0:
-            out[i] = (events.time_ms[i] + 1.0 - words[r, at]) / 1000.0
-        if events.learn[i]:
-            words[r, at] = events.time_ms[i] + 1.0
+            out[i] = (admitted.time_ms[i] + 1.0 - words[r, at]) / 1000.0
+        if admitted.learn[i]:
+            words[r, at] = admitted.time_ms[i] + 1.0
 
 
 @kernel
 def gap_spread(
     memory: FeatureMemory,
-    events: AdmittedEvents,
+    admitted: AdmittedEvents,
     field: FeatureInput,
     durations: Durations,
     out: F64,
 ) -> None:
     """Standard deviation of the logarithms of the gaps, this event's included; NaN for few gaps."""
     at = memory.at
-    for i in range(len(events.row)):
-        prefetch_ahead(memory, events, i)
-        state = memory.words[events.row[i], at : at + SPREAD_WORDS]
-        begin_event(state, events, i, memory.backup)
+    for i in range(len(admitted.row)):
+        prefetch_ahead(memory, admitted, i)
+        state = memory.words[admitted.row[i], at : at + SPREAD_WORDS]
+        begin_event(state, admitted, i, memory.backup)
         out[i] = np.nan
         if not field.active[i]:
             continue
         last_ms = state[LAST_MS]
-        state[LAST_MS] = events.time_ms[i] + 1.0
+        state[LAST_MS] = admitted.time_ms[i] + 1.0
         if last_ms > 0.0:
             gap_ms = state[LAST_MS] - last_ms
             before = decayed(state[WEIGHT], gap_ms, durations.half_life_ms)
@@ -89,7 +89,7 @@ def gap_spread(
             state[SQUARES] = squares + off * off * before / state[WEIGHT]
             if state[WEIGHT] >= GAPS_MIN:
                 out[i] = sqrt(state[SQUARES] / state[WEIGHT])
-        undo_unless_learned(state, events, i, memory.backup)
+        undo_unless_learned(state, admitted, i, memory.backup)
 
 
 KINDS: Final = (

@@ -84,7 +84,7 @@ def _add(counts: F64, hour: int, weekend: bool, weight: float) -> None:
 @kernel
 def hour_habit(
     memory: FeatureMemory,
-    events: AdmittedEvents,
+    admitted: AdmittedEvents,
     field: FeatureInput,
     durations: Durations,
     out: F64,
@@ -92,28 +92,28 @@ def hour_habit(
     """How usual the hour is for the entity before this event; extra field: minutes of offset to UTC."""
     shard = memory.shared
     at = memory.at
-    for i in range(len(events.row)):
-        prefetch_ahead(memory, events, i)
-        state = memory.words[events.row[i], at : at + WORDS]
-        begin_event(state, events, i, memory.backup)
+    for i in range(len(admitted.row)):
+        prefetch_ahead(memory, admitted, i)
+        state = memory.words[admitted.row[i], at : at + WORDS]
+        begin_event(state, admitted, i, memory.backup)
         out[i] = np.nan
         if not field.active[i]:
             continue
         offset_ms = 0.0 if isnan(field.extra_fields[0, i]) else field.extra_fields[0, i] * 60_000.0
-        local_ms = events.time_ms[i] + offset_ms
+        local_ms = admitted.time_ms[i] + offset_ms
         day = floor(local_ms / DAY_MS)
         hour = min(int((local_ms - day * DAY_MS) / HOUR_MS), 23)
         weekend = (day + 3) % 7 >= 5  # 1 January 1970 was a Thursday, day 3 of its week
-        _scale(state, decayed(1.0, events.time_ms[i] - state[LAST_MS], durations.half_life_ms))
-        state[LAST_MS] = events.time_ms[i]
+        _scale(state, decayed(1.0, admitted.time_ms[i] - state[LAST_MS], durations.half_life_ms))
+        state[LAST_MS] = admitted.time_ms[i]
         if state[COUNT] >= EVENTS_MIN:
             out[i] = _usual(state, shard, hour, weekend)
-        if events.learn[i]:
+        if admitted.learn[i]:
             _add(shard, hour, weekend, 1.0 / (1.0 + state[COUNT]))
             if shard[COUNT] > SHARD_MEMORY:
                 _scale(shard, SHARD_MEMORY / shard[COUNT])
         _add(state, hour, weekend, 1.0)
-        undo_unless_learned(state, events, i, memory.backup)
+        undo_unless_learned(state, admitted, i, memory.backup)
 
 
 KINDS: Final = (

@@ -51,7 +51,7 @@ class FeatureInput(NamedTuple):
     hashed: U64
     extra_fields: F64
     occurs: Bools
-    entity: U64
+    entity_hash: U64
 
 
 class Durations(NamedTuple):
@@ -151,15 +151,17 @@ class FeatureKind:
 
 
 @kernel
-def prefetch_ahead(memory: FeatureMemory, events: AdmittedEvents, i: int) -> None:
+def prefetch_ahead(memory: FeatureMemory, admitted: AdmittedEvents, i: int) -> None:
     """Prefetch the words of an event soon after i."""
-    if i + PREFETCH_EVENTS < len(events.row):
-        prefetch_words(memory.words, events.row[i + PREFETCH_EVENTS], memory.at, len(memory.backup))
+    if i + PREFETCH_EVENTS < len(admitted.row):
+        prefetch_words(
+            memory.words, admitted.row[i + PREFETCH_EVENTS], memory.at, len(memory.backup)
+        )
 
 
 @kernel
 def begin_event(
-    state: NDArray[Word], events: AdmittedEvents, i: int, backup: NDArray[Word]
+    state: NDArray[Word], admitted: AdmittedEvents, i: int, backup: NDArray[Word]
 ) -> None:
     """Reset the words of event i's entity where it is new, and back them up where the event may not be
     learned.
@@ -167,20 +169,20 @@ def begin_event(
     state: `FeatureKind.words` words of the entity's row. The kernel may then change them freely and
     call `undo_unless_learned` afterwards.
     """
-    if events.fresh[i]:
+    if admitted.fresh[i]:
         for k in range(len(state)):
             state[k] = 0
-    if not events.learn[i]:
+    if not admitted.learn[i]:
         for k in range(len(state)):
             backup[k] = state[k]
 
 
 @kernel
 def undo_unless_learned(
-    state: NDArray[Word], events: AdmittedEvents, i: int, backup: NDArray[Word]
+    state: NDArray[Word], admitted: AdmittedEvents, i: int, backup: NDArray[Word]
 ) -> None:
     """Restore the words where event i may not be learned."""
-    if not events.learn[i]:
+    if not admitted.learn[i]:
         for k in range(len(state)):
             state[k] = backup[k]
 

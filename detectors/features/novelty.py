@@ -33,7 +33,7 @@ MEMORY: Final = 16
 
 @kernel
 def is_new(
-    bits: U64, r: int, at: int, shared: U64, entity: np.uint64, value: np.uint64, learn: bool
+    bits: U64, r: int, at: int, shared: U64, entity_hash: np.uint64, value: np.uint64, learn: bool
 ) -> bool:
     """Whether the value is in neither memory; learning moves it to the front of the entity's memory."""
     index = -1
@@ -44,12 +44,12 @@ def is_new(
         if bits[r, at + k] == 0:
             break
     full = bits[r, at + MEMORY - 1] != 0  # only then may a value have dropped out
-    new = index < 0 and not (full and pairings.known(shared, pairings.pair(entity, value)))
+    new = index < 0 and not (full and pairings.known(shared, pairings.pair(entity_hash, value)))
     if learn:
         last = index if index >= 0 else MEMORY - 1
         dropped = bits[r, at + last]
         if index < 0 and dropped != 0:
-            pairings.note(shared, pairings.pair(entity, dropped))
+            pairings.note(shared, pairings.pair(entity_hash, dropped))
         for k in range(last, 0, -1):
             bits[r, at + k] = bits[r, at + k - 1]
         bits[r, at] = value
@@ -59,7 +59,7 @@ def is_new(
 @kernel
 def novelty(
     memory: FeatureMemory,
-    events: AdmittedEvents,
+    admitted: AdmittedEvents,
     field: FeatureInput,
     durations: Durations,
     out: F64,
@@ -68,18 +68,18 @@ def novelty(
     bits = memory.bits
     shared = memory.shared_bits
     at = memory.at
-    for i in range(len(events.row)):
-        prefetch_ahead(memory, events, i)
-        r = events.row[i]
-        if events.fresh[i]:
+    for i in range(len(admitted.row)):
+        prefetch_ahead(memory, admitted, i)
+        r = admitted.row[i]
+        if admitted.fresh[i]:
             for k in range(MEMORY):
                 bits[r, at + k] = 0
         out[i] = np.nan
         if not field.active[i]:
             continue
         known_any = bits[r, at] != 0
-        learn = events.learn[i]
-        new = is_new(bits, r, at, shared, field.entity[i], field.hashed[i], learn)
+        learn = admitted.learn[i]
+        new = is_new(bits, r, at, shared, field.entity_hash[i], field.hashed[i], learn)
         if known_any:
             out[i] = 1.0 if new else 0.0
 
@@ -87,7 +87,7 @@ def novelty(
 @kernel
 def novel_count(
     memory: FeatureMemory,
-    events: AdmittedEvents,
+    admitted: AdmittedEvents,
     field: FeatureInput,
     durations: Durations,
     out: F64,
@@ -98,33 +98,33 @@ def novel_count(
     shared = memory.shared_bits
     at = memory.at
     after = at + MEMORY
-    for i in range(len(events.row)):
-        prefetch_ahead(memory, events, i)
-        r = events.row[i]
-        if events.fresh[i]:
+    for i in range(len(admitted.row)):
+        prefetch_ahead(memory, admitted, i)
+        r = admitted.row[i]
+        if admitted.fresh[i]:
             for k in range(MEMORY):
                 bits[r, at + k] = 0
             words[r, after] = 0.0
-            words[r, after + 1] = events.time_ms[i]
+            words[r, after + 1] = admitted.time_ms[i]
         if not field.active[i]:
             out[i] = np.nan
             continue
         now = decayed(
-            words[r, after], events.time_ms[i] - words[r, after + 1], durations.half_life_ms
+            words[r, after], admitted.time_ms[i] - words[r, after + 1], durations.half_life_ms
         )
-        learn = events.learn[i]
-        if is_new(bits, r, at, shared, field.entity[i], field.hashed[i], learn):
+        learn = admitted.learn[i]
+        if is_new(bits, r, at, shared, field.entity_hash[i], field.hashed[i], learn):
             now += 1.0
         out[i] = now
         if learn:
             words[r, after] = now
-            words[r, after + 1] = events.time_ms[i]
+            words[r, after + 1] = admitted.time_ms[i]
 
 
 @kernel
 def novel_share(
     memory: FeatureMemory,
-    events: AdmittedEvents,
+    admitted: AdmittedEvents,
     field: FeatureInput,
     durations: Durations,
     out: F64,
@@ -133,27 +133,27 @@ def novel_share(
     words = memory.words
     at = memory.at
     after = at + MEMORY
-    for i in range(len(events.row)):
-        prefetch_ahead(memory, events, i)
-        r = events.row[i]
-        if events.fresh[i]:
+    for i in range(len(admitted.row)):
+        prefetch_ahead(memory, admitted, i)
+        r = admitted.row[i]
+        if admitted.fresh[i]:
             for k in range(MEMORY + 3):
                 words[r, at + k] = 0.0
         out[i] = np.nan
         if not field.active[i]:
             continue
-        learn = events.learn[i]
+        learn = admitted.learn[i]
         new = is_new(
-            memory.bits, r, at, memory.shared_bits, field.entity[i], field.hashed[i], learn
+            memory.bits, r, at, memory.shared_bits, field.entity_hash[i], field.hashed[i], learn
         )
-        keep = decayed(1.0, events.time_ms[i] - words[r, after + 2], durations.half_life_ms)
+        keep = decayed(1.0, admitted.time_ms[i] - words[r, after + 2], durations.half_life_ms)
         count = words[r, after] * keep + 1.0
         novel = words[r, after + 1] * keep + (1.0 if new else 0.0)
         out[i] = novel / (count + 2.0)
         if learn:
             words[r, after] = count
             words[r, after + 1] = novel
-            words[r, after + 2] = events.time_ms[i]
+            words[r, after + 2] = admitted.time_ms[i]
 
 
 KINDS: Final = (

@@ -28,9 +28,9 @@ WORDS: Final = PANES + 2 * PANE_WORDS
 
 
 @kernel
-def pair(entity: np.uint64, value: np.uint64) -> np.uint64:
+def pair(entity_hash: np.uint64, value: np.uint64) -> np.uint64:
     """One hash of both (the finaliser of S. Vigna's splitmix64)."""
-    z = entity + value * np.uint64(0x9E3779B97F4A7C15)
+    z = entity_hash + value * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.uint64(z ^ (z >> np.uint64(31)))

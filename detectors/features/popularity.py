@@ -44,27 +44,27 @@ def _count_at(shared: F64, cell: int, time_ms: float, half_life_ms: float) -> fl
 @kernel
 def popularity(
     memory: FeatureMemory,
-    events: AdmittedEvents,
+    admitted: AdmittedEvents,
     field: FeatureInput,
     durations: Durations,
     out: F64,
 ) -> None:
     """Decayed number of the shard's events with this value, this one included."""
     shared = memory.shared
-    for i in range(len(events.row)):
-        if events.set_back[i]:
+    for i in range(len(admitted.row)):
+        if admitted.set_back[i]:
             for cell in range(0, WORDS, 2):
-                shared[cell + 1] = min(shared[cell + 1], events.stream_ms[i])
+                shared[cell + 1] = min(shared[cell + 1], admitted.stream_ms[i])
         out[i] = np.nan
         if not field.active[i]:
             continue
-        time_ms = events.time_ms[i]
+        time_ms = admitted.time_ms[i]
         least = np.inf
         for k in range(ROWS):
             cell = _cell(field.hashed[i], k)
             least = min(least, _count_at(shared, cell, time_ms, durations.half_life_ms))
         out[i] = least + 1.0
-        if not events.learn[i]:
+        if not admitted.learn[i]:
             continue
         for k in range(ROWS):
             cell = _cell(field.hashed[i], k)

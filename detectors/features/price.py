@@ -62,7 +62,7 @@ def _make_room(shared: F64, bits: U64, slot: int, product: np.uint64, mean: floa
 @kernel
 def price_ratio(
     memory: FeatureMemory,
-    events: AdmittedEvents,
+    admitted: AdmittedEvents,
     field: FeatureInput,
     durations: Durations,
     out: F64,
@@ -70,7 +70,7 @@ def price_ratio(
     """|amount| over the product's usual one before this event; extra field: the amount."""
     shared = memory.shared
     bits = memory.shared_bits
-    for i in range(len(events.row)):
+    for i in range(len(admitted.row)):
         out[i] = np.nan
         size = abs(field.extra_fields[0, i])
         if not field.active[i] or not size >= 0.0:
@@ -79,7 +79,7 @@ def price_ratio(
         is_known = shared[slot + WEIGHT] > 0.0 and bits[slot + PRODUCT] == field.hashed[i]
         if is_known and shared[slot + WEIGHT] >= AMOUNTS_MIN:
             out[i] = size * exp(-shared[slot + MEAN])
-        if events.learn[i] and size >= AMOUNT_MIN:
+        if admitted.learn[i] and size >= AMOUNT_MIN:
             if not is_known:
                 _make_room(shared, bits, slot, field.hashed[i], log(size))
             weight = min(shared[slot + WEIGHT] + 1.0, MEMORY)

@@ -38,7 +38,7 @@ WORDS: Final = 4
 @kernel
 def ratio(
     memory: FeatureMemory,
-    events: AdmittedEvents,
+    admitted: AdmittedEvents,
     field: FeatureInput,
     durations: Durations,
     out: F64,
@@ -47,14 +47,14 @@ def ratio(
     short_ms = durations.half_life_ms
     long_ms = durations.against_ms
     at = memory.at
-    for i in range(len(events.row)):
-        prefetch_ahead(memory, events, i)
-        state = memory.words[events.row[i], at : at + WORDS]
-        begin_event(state, events, i, memory.backup)
+    for i in range(len(admitted.row)):
+        prefetch_ahead(memory, admitted, i)
+        state = memory.words[admitted.row[i], at : at + WORDS]
+        begin_event(state, admitted, i, memory.backup)
         out[i] = np.nan
         if not field.active[i]:
             continue
-        now_ms = events.time_ms[i]
+        now_ms = admitted.time_ms[i]
         if state[LONG] == 0.0:
             state[LAST_MS] = now_ms
             state[BEGAN_MS] = now_ms
@@ -68,7 +68,7 @@ def ratio(
             part = short_ms * expm1(-LN2 * age_ms / short_ms)
             part /= long_ms * expm1(-LN2 * age_ms / long_ms)
         out[i] = (state[SHORT] + 1.0) / (state[LONG] * part + 1.0)
-        undo_unless_learned(state, events, i, memory.backup)
+        undo_unless_learned(state, admitted, i, memory.backup)
 
 
 KINDS: Final = (

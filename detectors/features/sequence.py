@@ -35,17 +35,17 @@ WORDS: Final = STEPS + SHARE_WORDS
 @kernel
 def sequence(
     memory: FeatureMemory,
-    events: AdmittedEvents,
+    admitted: AdmittedEvents,
     field: FeatureInput,
     durations: Durations,
     out: F64,
 ) -> None:
     """k / (c + 2), this step included."""
     at = memory.at
-    for i in range(len(events.row)):
-        prefetch_ahead(memory, events, i)
-        state = memory.words[events.row[i], at : at + WORDS]
-        begin_event(state, events, i, memory.backup)
+    for i in range(len(admitted.row)):
+        prefetch_ahead(memory, admitted, i)
+        state = memory.words[admitted.row[i], at : at + WORDS]
+        begin_event(state, admitted, i, memory.backup)
         out[i] = np.nan
         if not field.active[i] or isnan(field.number[i]):
             continue
@@ -53,10 +53,10 @@ def sequence(
         step = number - state[NUMBER]
         if state[NUMBER] > 0.0 and step != 0.0:
             repeats = step == state[STEP]
-            out[i] = share_of(state[STEPS:], repeats, events.time_ms[i], durations.half_life_ms)
+            out[i] = share_of(state[STEPS:], repeats, admitted.time_ms[i], durations.half_life_ms)
             state[STEP] = step
         state[NUMBER] = number
-        undo_unless_learned(state, events, i, memory.backup)
+        undo_unless_learned(state, admitted, i, memory.backup)
 
 
 KINDS: Final = (

@@ -48,30 +48,30 @@ def distance_km(
 @kernel
 def impossible_travel(
     memory: FeatureMemory,
-    events: AdmittedEvents,
+    admitted: AdmittedEvents,
     field: FeatureInput,
     durations: Durations,
     out: F64,
 ) -> None:
     """km/h since the last event with coordinates; extra fields: latitude, longitude."""
     at = memory.at
-    for i in range(len(events.row)):
-        prefetch_ahead(memory, events, i)
-        state = memory.words[events.row[i], at : at + WORDS]
-        begin_event(state, events, i, memory.backup)
+    for i in range(len(admitted.row)):
+        prefetch_ahead(memory, admitted, i)
+        state = memory.words[admitted.row[i], at : at + WORDS]
+        begin_event(state, admitted, i, memory.backup)
         out[i] = np.nan
         latitude = field.extra_fields[0, i]
         longitude = field.extra_fields[1, i]
-        if not field.active[i] or isnan(latitude) or isnan(longitude) or events.late[i]:
+        if not field.active[i] or isnan(latitude) or isnan(longitude) or admitted.late[i]:
             continue
         if state[LAST_MS] > 0.0:
-            hours = (events.time_ms[i] + 1.0 - state[LAST_MS]) / 3_600_000.0
+            hours = (admitted.time_ms[i] + 1.0 - state[LAST_MS]) / 3_600_000.0
             km = distance_km(latitude, longitude, state[LATITUDE], state[LONGITUDE])
             out[i] = km / max(hours, TIME_MIN_H) if km >= NEAR_KM else 0.0
         state[LATITUDE] = latitude
         state[LONGITUDE] = longitude
-        state[LAST_MS] = events.time_ms[i] + 1.0
-        undo_unless_learned(state, events, i, memory.backup)
+        state[LAST_MS] = admitted.time_ms[i] + 1.0
+        undo_unless_learned(state, admitted, i, memory.backup)
 
 
 KINDS: Final = (

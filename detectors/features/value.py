@@ -15,31 +15,31 @@ from schemas.columns import F64
 @kernel
 def value(
     memory: FeatureMemory,
-    events: AdmittedEvents,
+    admitted: AdmittedEvents,
     field: FeatureInput,
     durations: Durations,
     out: F64,
 ) -> None:
     """The magnitude of the field: a refund of 50 is as large as a payment of 50."""
-    for i in range(len(events.row)):
+    for i in range(len(admitted.row)):
         out[i] = abs(field.number[i]) if field.active[i] else np.nan
 
 
 @kernel
 def time_of_day(
     memory: FeatureMemory,
-    events: AdmittedEvents,
+    admitted: AdmittedEvents,
     field: FeatureInput,
     durations: Durations,
     out: F64,
 ) -> None:
     """Hours since local midnight, in [0, 24); extra field: minutes of offset to UTC (NaN: none)."""
-    for i in range(len(events.row)):
+    for i in range(len(admitted.row)):
         if not field.active[i]:
             out[i] = np.nan
             continue
         offset_ms = 0.0 if isnan(field.extra_fields[0, i]) else field.extra_fields[0, i] * 60_000.0
-        out[i] = ((events.time_ms[i] + offset_ms) % DAY_MS) / 3_600_000.0
+        out[i] = ((admitted.time_ms[i] + offset_ms) % DAY_MS) / 3_600_000.0
 
 
 KINDS: Final = (

@@ -1,14 +1,14 @@
-"""Assessment: the reports of all monitors on one event, combined about its subject.
+"""Assessment: combines the reports of all monitors on one event into one p-value about its subject.
 
 Without labels the p-values p of an event's reports are combined by their harmonic mean (D. J.
 Wilson, "The harmonic mean p-value for combining dependent tests", PNAS 2019, eq. 1), which is valid
 under any dependence. A monitor without a report is censored: its p-value is known only to lie above
-the limit:
+`report_p`, the p-value below which a monitor reports an event:
 
-    p = K/(Σ 1/p_k + (K - r) C),   C = E[1/p | p > L] = ln(1/L)/(1 - L),   L = the limit
+    p = K/(Σ 1/p_k + (K - r) C),   C = E[1/p | p > L] = ln(1/L)/(1 - L),   L = report_p
 
 with K monitors, of which r reported. With labels a learned model replaces the harmonic mean once it
-does better (`learning`). Each report revises its event's p at once, except where a learned model is
+does better (`label_learning`). Each report revises its event's p at once, except where a learned model is
 active and all reports on an event come together: then the last report decides, since the model
 scores only complete events. An event raises an alert once, and again when its score has grown by
 `policy.ESCALATION`. Whether an assessment is warm depends on the events before it; an event counts
@@ -18,8 +18,13 @@ The policy is that of the monitors (`detectors.scoring.policy`), for subjects in
 needs the rate of all events, of which only few are reported: every event of the sample
 (`is_sampled`) is reported by every monitor that scores it, and counts `SAMPLE` times.
 
-Where every event is to be scored, as in a replay, p-values that are no reports may come as well:
-they are scored beside the reports on their event, and neither remembered nor learned from.
+Where every event is to be scored, as in a replay, there are also silent scores: p-values that a
+monitor did not report (is_report=False). They are scored beside the reports on their event, and
+neither remembered nor learned from.
+
+`kernel` processes the rows (`arrays`), `event_memory` remembers the events, `label_learning` learns
+each label, `daily_refit` fits the trees (`boosting`) again and chooses the model, and `model_state`
+holds their arrays.
 """
 
 from math import log
@@ -29,18 +34,18 @@ import numpy as np
 
 from detectors.clock import AHEAD_MAX_MS, BoundedTimes, StreamClock
 from detectors.entities import EntityTable
-from detectors.fusion import learner
-from detectors.fusion.assess_rows import assess_rows
-from detectors.fusion.learner import SAMPLE, new_learner
-from detectors.fusion.refit import refit
-from detectors.fusion.remembered import empty_memory
-from detectors.fusion.rows import (
+from detectors.fusion import model_state
+from detectors.fusion.arrays import (
     AssessmentInput,
     AssessmentOutput,
     AssessmentScratch,
     AssessmentSettings,
     RowTimes,
 )
+from detectors.fusion.daily_refit import refit
+from detectors.fusion.event_memory import empty_memory
+from detectors.fusion.kernel import assess_rows
+from detectors.fusion.model_state import SAMPLE, new_learner
 from detectors.models.half_space_trees import COUNTERFACTUAL_MAX
 from detectors.numeric.hashing import HashKey, hash_text
 from detectors.scoring.policy import (
@@ -57,7 +62,7 @@ from schemas.events import LABEL_TYPE
 from schemas.labels import verdict_codes
 
 REPORT_P: Final = 1e-2
-"""An event with a smaller p-value is reported, unless the configuration names another limit."""
+"""An event with a smaller p-value is reported, unless the configuration sets `assess.report_p`."""
 NO_LATENESS_MS: Final = 1e18
 
 
@@ -67,9 +72,9 @@ def is_sampled(events: EventBatch, key: HashKey) -> Bools:
     return sampled
 
 
-def censored_inverse_p(limit: float) -> float:
-    """What a silent monitor adds to the sum of 1/p: its expectation above the limit."""
-    return log(1.0 / limit) / (1.0 - limit)
+def censored_inverse_p(report_p: float) -> float:
+    """What a monitor without a report adds to the sum of 1/p: the expectation of 1/p above report_p."""
+    return log(1.0 / report_p) / (1.0 - report_p)
 
 
 class Assessment:
@@ -86,7 +91,7 @@ class Assessment:
         capacity: int,
         events_max: int,
         shards: int,
-        limit: float = REPORT_P,
+        report_p: float = REPORT_P,
         owners: list[int] | None = None,
         *,
         shard: int = 0,
@@ -97,7 +102,7 @@ class Assessment:
         self.key = key
         self.clock = StreamClock(sources, ahead_max_ms)
         self.settings = AssessmentSettings(
-            limit, censored_inverse_p(limit), policy.warm_up_events, reports_grouped
+            report_p, censored_inverse_p(report_p), policy.warm_up_events, reports_grouped
         )
         self.subjects = EntityTable(capacity)
         self.words: F64 = np.zeros((capacity, INCIDENT_WORDS))
@@ -109,9 +114,9 @@ class Assessment:
         inputs = len(self.learner.input_monitor)
         self.scratch = AssessmentScratch(
             p=np.zeros(monitors),
-            reported=np.zeros(monitors),
+            surprised=np.zeros(monitors),
             inputs=np.zeros(inputs),
-            weight=np.zeros(inputs),
+            contribution=np.zeros(inputs),
             all_p=np.zeros(monitors),
         )
 
@@ -135,7 +140,7 @@ class Assessment:
             warm=np.zeros(n, np.bool_),
             is_report=rows.is_report,
             p_of_all=np.full(n, np.nan),
-            weight=np.empty((n, inputs)),  # written, and read, where the row raised an alert
+            contribution=np.empty((n, inputs)),  # written, and read, where the row raised an alert
             value=np.empty((n, inputs)),
             low=np.empty((n, inputs)),
             high=np.empty((n, inputs)),
@@ -155,7 +160,7 @@ class Assessment:
                 times,
                 self.settings,
                 self.policy.limits,
-                self.policy.stream,
+                self.policy.state,
                 self.scratch,
                 out,
             )
@@ -171,7 +176,7 @@ class Assessment:
         counts = is_report | (batch.type_code == LABEL_TYPE)
         rows = np.flatnonzero(counts)
         before_ms = self.clock.now_ms
-        bounded = self.clock.take(
+        bounded = self.clock.advance(
             batch.time_ms[rows],
             None if batch.append_ms is None else batch.append_ms[rows],
             batch.source[rows],
@@ -212,10 +217,10 @@ class Assessment:
             return {}
         counts = self.learner.sums.counts
         return {
-            "labels": int(counts[learner.LABELS]),
-            "labels_changed": int(counts[learner.CHANGED]),
-            "labels_unmatched": int(counts[learner.UNMATCHED]),
-            **learner.learning_status(self.learner),
+            "labels": int(counts[model_state.LABELS]),
+            "labels_changed": int(counts[model_state.CHANGED]),
+            "labels_unmatched": int(counts[model_state.UNMATCHED]),
+            **model_state.learning_status(self.learner),
         }
 
     def save(self) -> Arrays:
@@ -227,7 +232,7 @@ class Assessment:
             "policy": self.policy.save(),
             "remembered": state_arrays(self.remembered),
         }
-        parts |= {"learner": learner.save(self.learner)} if self.learns else {}
+        parts |= {"learner": model_state.save(self.learner)} if self.learns else {}
         return {"words": self.words[:rows], **add_prefix(parts)}
 
     def load(self, state: Arrays) -> None:
@@ -239,4 +244,4 @@ class Assessment:
         self.policy.load(select_prefix("policy", state))
         load(self.remembered, select_prefix("remembered", state))
         if self.learns:
-            learner.restore(self.learner, select_prefix("learner", state))
+            model_state.load(self.learner, select_prefix("learner", state))

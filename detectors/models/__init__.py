@@ -4,7 +4,7 @@
 which scores each feature, and half-space trees of either kind, which score all features together.
 All others are standalone (`interface`): declarations with a `build`, which score something of their
 own; a package may add one under the entry-point group "eddy.detectors". Calibration turns their raw
-surprise into honest p-values.
+surprise into calibrated p-values.
 """
 
 from importlib.metadata import entry_points

@@ -138,7 +138,7 @@ class Edges:
         """Score, then count, each event in order."""
         n = len(batch.admitted.row)
         out = DetectorOutput(np.full(n, np.nan), np.full(n, np.nan), np.full(n, np.nan))
-        ends = batch.hashed(batch.entity), batch.hashed(self.field)
+        ends = batch.hashed(batch.entity_field), batch.hashed(self.field)
         _process(self.sketches, self.settings, batch.admitted, *ends, out)
         return out
 
@@ -238,18 +238,18 @@ def _empty(sketches: Sketches) -> None:
 def _process(
     sketches: Sketches,
     settings: EdgesSettings,
-    events: AdmittedEvents,
+    admitted: AdmittedEvents,
     source: U64,
     destination: U64,
     out: DetectorOutput,
 ) -> None:
-    for i in range(len(events.row)):
-        if events.set_back[i]:
+    for i in range(len(admitted.row)):
+        if admitted.set_back[i]:
             _empty(sketches)
-        tick = _tick(sketches, settings, events.time_ms[i])
+        tick = _tick(sketches, settings, admitted.time_ms[i])
         if destination[i] == 0:
             continue
-        learn = events.learn[i]
+        learn = admitted.learn[i]
         edge = pair(source[i], destination[i])
         a, e = _count(sketches, settings, EDGE, edge, tick, learn)
         a_from, e_from = _count(sketches, settings, SOURCE, source[i], tick, learn)

@@ -170,9 +170,9 @@ class HalfSpaceTrees:
             expected=np.zeros(features, np.bool_),
         )
 
-    def process(self, events: AdmittedEvents, tail_output: TailOutput) -> TreesOutput:
+    def process(self, admitted: AdmittedEvents, tail_output: TailOutput) -> TreesOutput:
         """Score, then learn, each event in order. tail_output: of the same events."""
-        n = len(events.row)
+        n = len(admitted.row)
         out = TreesOutput(
             score=np.full(n, np.nan),
             surprise=np.full(n, np.nan),
@@ -180,10 +180,10 @@ class HalfSpaceTrees:
             order=np.full((COUNTERFACTUAL_MAX, n), -1, np.int64),
             without=np.full((COUNTERFACTUAL_MAX, n), np.nan),
         )
-        slots = slots_of(self.pool, events, self.settings.min_events)
+        slots = slots_of(self.pool, admitted, self.settings.min_events)
         notify_write(self, slots)
         _process(
-            self.trees, self.settings, slots, self.masses, self.scratch, events, tail_output, out
+            self.trees, self.settings, slots, self.masses, self.scratch, admitted, tail_output, out
         )
         return out
 
@@ -261,26 +261,26 @@ def _process(
     slots: EventSlots,
     masses: TreeMasses,
     scratch: TreesScratch,
-    events: AdmittedEvents,
+    admitted: AdmittedEvents,
     tail_output: TailOutput,
     out: TreesOutput,
 ) -> None:
     masses_on_path = scratch.masses_on_path
     features = tail_output.scaled.shape[0]
-    n = len(events.row)
+    n = len(admitted.row)
     for i in range(min(n, 1)):
         _walk_ahead(trees, slots.slot[i], masses, tail_output.scaled, i, scratch)
     for i in range(n):
         if i + 1 < n:
             _walk_ahead(trees, slots.slot[i + 1], masses, tail_output.scaled, i + 1, scratch)
         slot = slots.slot[i]
-        if events.set_back[i]:
-            masses.tokens[0, TOKENS_MS] = min(masses.tokens[0, TOKENS_MS], events.stream_ms[i])
+        if admitted.set_back[i]:
+            masses.tokens[0, TOKENS_MS] = min(masses.tokens[0, TOKENS_MS], admitted.stream_ms[i])
         if slots.allocated[i]:
-            reset_slot(masses, slot, events.time_ms[i])
+            reset_slot(masses, slot, admitted.time_ms[i])
         if slot < 0 and settings.window > 0:
             continue
-        learn = events.learn[i]
+        learn = admitted.learn[i]
         rare = False
         for j in range(features):
             if not isnan(tail_output.surprise[j, i]):
@@ -306,8 +306,8 @@ def _process(
                 learn_window(settings, masses, slot, path)
         elif (
             learn
-            and tail_output.ordinary[i]
-            and may_learn(masses, slot, events.time_ms[i], out.surprise[i])
+            and tail_output.trees_may_learn[i]
+            and may_learn(masses, slot, admitted.time_ms[i], out.surprise[i])
         ):
             if is_ready:
                 is_rare(out.surprise[i], masses.quantile, features + 1, STRANGE_SHARE, True)

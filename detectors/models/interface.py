@@ -37,7 +37,7 @@ class DetectorInput(NamedTuple):
     events: EventBatch
     admitted: AdmittedEvents
     labels: LabelEvents
-    entity: str
+    entity_field: str
     names: list[str]
     values: F64
     scaled: F64

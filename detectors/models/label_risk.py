@@ -6,7 +6,7 @@ default the monitor's entity). Beta–binomial, with the cohort's share m as pri
 sampling model of J. G. Skellam, 1948):
 
     share ~ Beta(K m + f, K (1 - m) + h)                        K = `PRIOR_LABELS`
-    m = (F + P P_SHARE)/(max(F + H, N) + P)                     P = `COHORT_PRIOR`
+    m = (F + P S)/(max(F + H, N) + P)                     P = `COHORT_PRIOR`, S = `PRIOR_SHARE`
     value = (K m + f)/(K + f + h);   surprise = -ln P(share ≤ m) = -ln I_m(K m + f, K (1 - m) + h)
 
 F and H are the cohort's frauds and honest events, N the scored events: where only frauds are
@@ -144,7 +144,7 @@ class LabelRisk:
         """Learn the labels and score the events, in the order of the log."""
         n = len(batch.admitted.row)
         out = DetectorOutput(np.full(n, np.nan), np.full(n, np.nan), np.full(n, np.nan))
-        field = self.field or batch.entity
+        field = self.field or batch.entity_field
         labels = batch.labels
         label_rows = LabelRows(
             labels.before,
@@ -208,8 +208,8 @@ def _set_back(state: RiskState, stream_ms: float) -> None:
     state.cohort[NOW_MS] = min(state.cohort[NOW_MS], stream_ms)
     for key_slot in range(len(state.at_ms)):
         state.at_ms[key_slot] = min(state.at_ms[key_slot], stream_ms)
-    for key_slot in range(len(state.from_ms)):
-        state.from_ms[key_slot] = min(state.from_ms[key_slot], stream_ms)
+    for label_slot in range(len(state.from_ms)):
+        state.from_ms[label_slot] = min(state.from_ms[label_slot], stream_ms)
 
 
 @kernel
@@ -222,15 +222,15 @@ def _decay_key(state: RiskState, key_slot: int, now: float, half_life_ms: float)
 
 
 @kernel
-def _take_back(state: RiskState, earlier: int, now: float, half_life_ms: float) -> None:
+def _take_back(state: RiskState, label_slot: int, now: float, half_life_ms: float) -> None:
     """Subtract the remaining weight of an earlier label from the cohort, and from its key if that still
     has its slot."""
-    rest = decayed(1.0, now - state.from_ms[earlier], half_life_ms)
-    fraud = state.verdict[earlier] == FRAUD
+    rest = decayed(1.0, now - state.from_ms[label_slot], half_life_ms)
+    fraud = state.verdict[label_slot] == FRAUD
     part = ALL_FRAUD if fraud else ALL_HONEST
     state.cohort[part] = max(state.cohort[part] - rest, 0.0)
-    key_slot = state.key_slot[earlier]
-    if state.generation[key_slot] == state.label_generation[earlier]:
+    key_slot = state.key_slot[label_slot]
+    if state.generation[key_slot] == state.label_generation[label_slot]:
         _decay_key(state, key_slot, now, half_life_ms)
         sums = state.fraud if fraud else state.honest
         sums[key_slot] = max(sums[key_slot] - rest, 0.0)
@@ -245,9 +245,9 @@ def _learn(state: RiskState, half_life_ms: float, label_rows: LabelRows, k: int)
     verdict = label_rows.verdict[k]
     if key == 0 or verdict == UNKNOWN:
         return
-    at = _find(state.event, event) if event != 0 else -1
-    if at >= 0:
-        _take_back(state, at, now, half_life_ms)
+    label_slot = _find(state.event, event) if event != 0 else -1
+    if label_slot >= 0:
+        _take_back(state, label_slot, now, half_life_ms)
     key_slot = _find(state.key, key)
     if key_slot < 0:
         key_slot = _oldest(state.key, state.at_ms, key)
@@ -257,13 +257,13 @@ def _learn(state: RiskState, half_life_ms: float, label_rows: LabelRows, k: int)
         state.at_ms[key_slot] = now
         state.generation[key_slot] += 1
     if event != 0:
-        if at < 0:
-            at = _oldest(state.event, state.from_ms, event)
-        state.event[at] = event
-        state.key_slot[at] = key_slot
-        state.label_generation[at] = state.generation[key_slot]
-        state.verdict[at] = verdict
-        state.from_ms[at] = now
+        if label_slot < 0:
+            label_slot = _oldest(state.event, state.from_ms, event)
+        state.event[label_slot] = event
+        state.key_slot[label_slot] = key_slot
+        state.label_generation[label_slot] = state.generation[key_slot]
+        state.verdict[label_slot] = verdict
+        state.from_ms[label_slot] = now
     _decay_key(state, key_slot, now, half_life_ms)
     if verdict == FRAUD:
         state.fraud[key_slot] += 1.0
@@ -278,22 +278,22 @@ def _process(
     state: RiskState,
     half_life_ms: float,
     label_rows: LabelRows,
-    events: AdmittedEvents,
+    admitted: AdmittedEvents,
     keys: U64,
     out: DetectorOutput,
 ) -> None:
     k = 0
-    for i in range(len(events.row) + 1):
+    for i in range(len(admitted.row) + 1):
         while k < len(label_rows.key) and label_rows.before[k] <= i:
             _learn(state, half_life_ms, label_rows, k)
             k += 1
-        if i == len(events.row):
+        if i == len(admitted.row):
             return
-        if events.set_back[i]:
-            _set_back(state, events.stream_ms[i])
-        now = _advance_time(state, events.time_ms[i], half_life_ms)
+        if admitted.set_back[i]:
+            _set_back(state, admitted.stream_ms[i])
+        now = _advance_time(state, admitted.time_ms[i], half_life_ms)
         cohort = state.cohort
-        if events.learn[i]:
+        if admitted.learn[i]:
             cohort[ALL_SCORED] += 1.0
         if keys[i] == 0:
             continue

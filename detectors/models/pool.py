@@ -63,18 +63,20 @@ def empty_pool(slots: int, capacity: int) -> SlotPool:
 
 
 @kernel
-def _slot_for(pool: SlotPool, events: AdmittedEvents, i: int, min_events: int) -> tuple[int, bool]:
+def _slot_for(
+    pool: SlotPool, admitted: AdmittedEvents, i: int, min_events: int
+) -> tuple[int, bool]:
     """(The slot of event i's row or `NONE`, whether it was allocated at this event).
 
     It is allocated at an event that is learned, once the entity had `min_events` earlier events.
     """
-    row = events.row[i]
+    row = admitted.row[i]
     marks = pool.marks
-    if events.fresh[i] and pool.slot_of[row] >= 0:
+    if admitted.fresh[i] and pool.slot_of[row] >= 0:
         pool.free[marks[FREE]] = pool.slot_of[row]
         marks[FREE] += 1
         pool.slot_of[row] = NONE
-    due = events.learn[i] and events.seen[i] >= min_events
+    due = admitted.learn[i] and admitted.seen[i] >= min_events
     if pool.slot_of[row] >= 0 or not due:
         return int(pool.slot_of[row]), False
     if marks[FREE] > 0:
@@ -89,15 +91,15 @@ def _slot_for(pool: SlotPool, events: AdmittedEvents, i: int, min_events: int) -
     return slot, True
 
 
-def slots_of(pool: SlotPool, events: AdmittedEvents, min_events: int) -> EventSlots:
+def slots_of(pool: SlotPool, admitted: AdmittedEvents, min_events: int) -> EventSlots:
     """The slot of every event, allocated and freed in event order."""
-    n = len(events.row)
+    n = len(admitted.row)
     out = EventSlots(np.empty(n, np.int64), np.empty(n, np.bool_))
-    _slots_of(pool, events, min_events, out)
+    _slots_of(pool, admitted, min_events, out)
     return out
 
 
 @kernel
-def _slots_of(pool: SlotPool, events: AdmittedEvents, min_events: int, out: EventSlots) -> None:
-    for i in range(len(events.row)):
-        out.slot[i], out.allocated[i] = _slot_for(pool, events, i, min_events)
+def _slots_of(pool: SlotPool, admitted: AdmittedEvents, min_events: int, out: EventSlots) -> None:
+    for i in range(len(admitted.row)):
+        out.slot[i], out.allocated[i] = _slot_for(pool, admitted, i, min_events)

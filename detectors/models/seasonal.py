@@ -293,28 +293,28 @@ def _process(
     slots: EventSlots,
     profiles: Profiles,
     fading: float,
-    events: AdmittedEvents,
+    admitted: AdmittedEvents,
     offset_min: F64,
     out: DetectorOutput,
 ) -> None:
-    for i in range(len(events.row)):
+    for i in range(len(admitted.row)):
         slot = slots.slot[i]
         if slot < 0:
             continue
-        hour = floor(events.time_ms[i] / HOUR_MS)
+        hour = floor(admitted.time_ms[i] / HOUR_MS)
         if slots.allocated[i]:
             _begin_profile(profiles, slot, hour, offset_min[i], fading)
         words = profiles.words[slot]
         if hour > words[NOW]:
             _learn_hours(profiles, slot, hour, fading)
         count = words[COUNT] + 1.0
-        if events.learn[i]:
+        if admitted.learn[i]:
             words[COUNT] = count
         k = _hour_of_week(words, hour)
         known = profiles.cohort[EXPECTED, WEEK + k % DAY] >= EXPECTED_MIN * min(1.0, words[RATE])
         if words[NOW] < words[START] or not known:
             continue
-        elapsed = max(events.time_ms[i] / HOUR_MS - hour, ELAPSED_MIN)
+        elapsed = max(admitted.time_ms[i] / HOUR_MS - hour, ELAPSED_MIN)
         a, b = _rate(profiles, slot, hour, fading)
         due = elapsed * _activity(profiles.cohort, k)
         mean = due * a / b

@@ -148,11 +148,11 @@ def learn_decayed(masses: TreeMasses, slot: int, path: I64) -> None:
 
 @kernel
 def may_learn(masses: TreeMasses, slot: int, time_ms: float, surprise: float) -> bool:
-    """Whether the event is ordinary, or its entity pays a token to have it learned.
+    """Whether the event is not surprising, or its entity pays a token to have it learned.
 
     Entities without masses (slot -1) share the first tokens.
     """
-    strange = surprise > masses.quantile[-1]  # False while the trees are silent
+    strange = surprise > masses.quantile[-1]  # False while the trees have no score
     masses.strange[0] = update_share(masses.strange[0], strange)
     if masses.strange[0] >= MODEL_WRONG_SHARE:
         return True

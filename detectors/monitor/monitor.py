@@ -204,14 +204,14 @@ class Monitor:
         index, keys: the applicable events, their rows, and their entities' hashes."""
         rows = np.flatnonzero(batch.type_code == LABEL_TYPE).astype(np.int64)
         if not len(rows):
-            entity = np.ascontiguousarray(keys[:, 0])
-            times = self.clock.take(events.time_ms, events.append_ms, events.source, entity)
+            entity_hash = np.ascontiguousarray(keys[:, 0])
+            times = self.clock.advance(events.time_ms, events.append_ms, events.source, entity_hash)
             return self._labels(batch.slice(0, 0), rows), times
         before = np.searchsorted(index, rows).astype(np.int64)
         both = batch.take(np.sort(np.concatenate([index, rows])))
         moves = both.type_code != LABEL_TYPE
-        entity = self._hash(both, self.spec.entity)
-        times = self.clock.take(both.time_ms, both.append_ms, both.source, entity, moves)
+        entity_hash = self._hash(both, self.spec.entity)
+        times = self.clock.advance(both.time_ms, both.append_ms, both.source, entity_hash, moves)
         labels = replace(batch.take(rows), time_ms=times.time_ms[~moves])
         return self._labels(labels, before), BoundedTimes._make(one[moves] for one in times)
 
@@ -225,7 +225,7 @@ class Monitor:
         hashes: dict[str, U64] = {}
         absent = np.full(len(events), np.nan)
         numbers, amount_unit = self._numbers(events, admitted)
-        entity = np.ascontiguousarray(keys[:, 0])
+        entity_hash = np.ascontiguousarray(keys[:, 0])
         for j, (spec, kind) in enumerate(zip(self.spec.features, self.kinds, strict=True)):
             active = matches(events, spec.where)
             number: F64 = np.empty(0)
@@ -243,7 +243,7 @@ class Monitor:
             for k, name in enumerate(kind.extra_fields):
                 extra[k] = numbers.get(name, absent)
             occurs = matches(events, spec.of) if kind.needs_of else np.empty(0, np.bool_)
-            field = FeatureInput(active, number, hashed, extra, occurs, entity)
+            field = FeatureInput(active, number, hashed, extra, occurs, entity_hash)
             kind.update(self.memories[j], admitted, field, self.durations[j], values[j])
         return values, units
 
@@ -304,7 +304,7 @@ class Monitor:
             events=events,
             admitted=admitted,
             labels=labels,
-            entity=self.spec.entity,
+            entity_field=self.spec.entity,
             names=[f.name for f in self.spec.features],
             values=values,
             scaled=tail_output.scaled,

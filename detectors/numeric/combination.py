@@ -1,8 +1,8 @@
 """Combinations of several p-values of one event.
 
 Within a monitor: a soft truncated product. Zaykin et al. (Genetic Epidemiology 2002) multiply the
-p-values below a threshold τ, so that evidence adds up and ordinary features add no noise. Here it is
-the logarithm with a soft edge,
+p-values below a threshold τ, so that evidence adds up and features that are not surprising add no
+noise. Here it is the logarithm with a soft edge,
 
     Σ ln(1 + τ/p),   τ = `SOFT_EDGE`,
 
@@ -37,9 +37,9 @@ def evidence(p: float) -> float:
 
 
 def combine(p_values: Sequence[F64]) -> F64:
-    """float64[n]: one p-value an event from several monitors' (each float64[n], NaN = silent).
+    """float64[n]: one p-value an event from several monitors' (each float64[n], NaN = absent).
 
-    Their harmonic mean; NaN where every monitor was silent.
+    Their harmonic mean; NaN where all are absent.
     """
     out = np.empty(len(p_values[0]))
     _harmonic_means(np.ascontiguousarray(np.stack(p_values, axis=1)), out)
@@ -47,17 +47,18 @@ def combine(p_values: Sequence[F64]) -> F64:
 
 
 @kernel
-def harmonic_mean(p: F64, silent: float) -> float:
+def harmonic_mean(p: F64, missing_inverse_p: float) -> float:
     """One event's p-value from its monitors', NaN where there is none. p: float64[monitors], NaN
-    where silent; silent: what such a monitor adds to the sum of 1/p, 0 where it does not count."""
+    where absent. missing_inverse_p: what an absent one adds to the sum of 1/p, 0 where it does not
+    count."""
     inverse = 0.0
     count = 0
     for k in range(len(p)):
         if not isnan(p[k]):
             inverse += 1.0 / max(p[k], P_MIN)
             count += 1
-        elif silent > 0.0:
-            inverse += silent
+        elif missing_inverse_p > 0.0:
+            inverse += missing_inverse_p
             count += 1
     return float(min(1.0, count / inverse)) if count else np.nan
 

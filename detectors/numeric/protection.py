@@ -13,8 +13,8 @@ Measured on accounts that pay once an hour, p by all features and trees (`test_p
   their level; nineteen in twenty below 1e-4 before twenty times, half of them before seven times.
   At 1 % a payment they fall below 1e-3 as soon, but one in three never below 1e-4; at 0.6 % (3 % a
   day at five payments a day) four in five never do: that is the pace of an honest change.
-- Three times the amounts, or the payments, for good are ordinary (median p above 0.05) after 200
-  events.
+- Three times the amounts, or the payments, for good are not surprising (median p above 0.05) after
+  200 events.
 - Where poisoners are three in a hundred accounts, they also affect the calibration, and up to half of
   them stay above 1e-4.
 """

@@ -1,4 +1,4 @@
-"""Calibration: raw surprise in, honest p-value out, for every detector and for their combination.
+"""Calibration: raw surprise in, calibrated p-value out, for every detector and for their combination.
 
 For each detector a decayed histogram of surprise v = -ln(raw p) is kept over all entities (the
 parent) and for each maturity of an entity (the cells: fewer than `MATURITIES` events before). The
@@ -11,15 +11,16 @@ A thin cell borrows from its parent, and a thin parent uses the raw p's square r
 smallest p-values of a model that has seen little are not reliable. Above the `TAIL_EVENTS` largest
 surprises the tail is a generalised Pareto in v, fitted by probability-weighted moments (J. R. M.
 Hosking, J. R. Wallis, Technometrics 1987): of shape 0, a power law in p, where raw p-values are
-honest, and of up to `SHAPE_MAX` where values have a heavier tail than their model. Within a bin S is
-linear; for discrete detectors the bin's lower edge counts, so that p is never too small for a value
-that many events share. The evidence ln(1 + τ/p) of a p-value (`combination`) has a table like S.
+calibrated, and of up to `SHAPE_MAX` where values have a heavier tail than their model. Within a
+bin S is linear; for discrete detectors the bin's lower edge counts, so that p is never too small
+for a value that many events share. The evidence ln(1 + τ/p) of a p-value (`combination`) has a
+table like S.
 
 An entity that was strange recently is more likely to be strange again, for the same cause. To an
-event's evidence e is added SUSPICION_WEIGHT · ln(1 + s) · e/(e + 1), s the entity's earlier evidence
-above `SUSPICION_EDGE`, decayed over a week; an event without evidence of its own gains next to
-nothing. Measured on labelled payments, this finds the later and smaller frauds of a stolen card.
-The sum is calibrated, so that p stays honest.
+event's evidence e is added SUSPICION_WEIGHT · ln(1 + s) · e/(e + 1), s the entity's earlier
+evidence above `SUSPICION_EDGE`, decayed over a week; an event without evidence of its own gains
+next to nothing. Measured on labelled payments, this finds the later and smaller frauds of a stolen
+card. The sum is calibrated again, so that the combined p-value is calibrated, too.
 
 The histogram describes honest traffic. Learning an event of p < `TAIL_P` costs its entity
 (TAIL_P/p)^γ tokens (p counts as TAIL_P/`RARITY_MAX` at least). An entity gets `TOKENS_PER_HOUR`,
@@ -85,7 +86,7 @@ TOKENS, TOKENS_MS, SUSPICION, SUSPICION_MS = range(4)
 
 
 class CalibrationInput(NamedTuple):
-    """raw: float64[detectors, n], surprises, NaN where silent. tree: the row of the trees, -1 where
+    """raw: float64[detectors, n], surprises, NaN where absent. tree: the row of the trees, -1 where
     there are none. order, without: see `half_space_trees.TreesOutput`."""
 
     raw: F64
@@ -95,7 +96,7 @@ class CalibrationInput(NamedTuple):
 
 
 class CalibrationOutput(NamedTuple):
-    """p: float64[detectors, n], NaN where silent. combined: float64[n], NaN where all are silent.
+    """p: float64[detectors, n], NaN where absent. combined: float64[n], NaN where all are absent.
     without: float64[3, n], the combined p with the first one, two, three features of `order` as
     expected, NaN where not computed. order: int64[3, n], the trees' order of features, or else that
     of the smallest p-values, -1 none. learned: int64[n], events learned before this one."""
@@ -108,8 +109,8 @@ class CalibrationOutput(NamedTuple):
 
 
 class CalibrationScratch(NamedTuple):
-    """Scratch of the kernel, for one event. p, evidence: float64[detectors], p NaN where silent.
-    bin: int64[detectors + 1], the bins of the surprises, -1 where silent, the combination's last.
+    """Scratch of the kernel, for one event. p, evidence: float64[detectors], p NaN where absent.
+    bin: int64[detectors + 1], the bins of the surprises, -1 where absent, the combination's last.
     table: float64[BINS]."""
 
     p: F64
@@ -133,7 +134,7 @@ class Calibration:
         )
 
     def process(
-        self, words: F64, at: int, events: AdmittedEvents, surprise: CalibrationInput
+        self, words: F64, at: int, admitted: AdmittedEvents, surprise: CalibrationInput
     ) -> CalibrationOutput:
         """Calibrate, then learn, each event in order. The entities' own words start at `at`."""
         detectors, n = surprise.raw.shape
@@ -144,7 +145,7 @@ class Calibration:
             order=np.full((COUNTERFACTUAL_MAX, n), -1, np.int64),
             learned=np.zeros(n, np.int64),
         )
-        _process(words, at, events, surprise, self.discrete, self.tables, self.scratch, out)
+        _process(words, at, admitted, surprise, self.discrete, self.tables, self.scratch, out)
         return out
 
     def save(self) -> Arrays:
@@ -246,7 +247,7 @@ def _without(
 def _process(
     words: F64,
     at: int,
-    events: AdmittedEvents,
+    admitted: AdmittedEvents,
     surprise: CalibrationInput,
     discrete: Bools,
     tables: CalibrationTables,
@@ -254,21 +255,21 @@ def _process(
     out: CalibrationOutput,
 ) -> None:
     detectors = surprise.raw.shape[0]
-    for i in range(len(events.row)):
-        if i + 1 < len(events.row):
-            prefetch_words(words, events.row[i + 1], at, CALIBRATION_WORDS)
-        r = events.row[i]
-        if events.fresh[i]:
+    for i in range(len(admitted.row)):
+        if i + 1 < len(admitted.row):
+            prefetch_words(words, admitted.row[i + 1], at, CALIBRATION_WORDS)
+        r = admitted.row[i]
+        if admitted.fresh[i]:
             words[r, at + TOKENS] = _cost(P_MIN, tables.marks[LEARNED])
-            words[r, at + TOKENS_MS] = events.time_ms[i]
+            words[r, at + TOKENS_MS] = admitted.time_ms[i]
             words[r, at + SUSPICION] = 0.0
-            words[r, at + SUSPICION_MS] = events.time_ms[i]
+            words[r, at + SUSPICION_MS] = admitted.time_ms[i]
         out.learned[i] = tables.marks[LEARNED]
         cell = 0
-        while cell < CELLS - 1 and events.seen[i] >= MATURITIES[cell]:
+        while cell < CELLS - 1 and admitted.seen[i] >= MATURITIES[cell]:
             cell += 1
         total = 0.0
-        silent = True
+        all_absent = True
         for d in range(detectors):
             v = surprise.raw[d, i]
             scratch.p[d] = np.nan
@@ -280,16 +281,16 @@ def _process(
                 scratch.p[d] = max(interpolate(tables.tail_share, d, cell, b, position), P_MIN)
                 scratch.evidence[d] = interpolate(tables.edge_evidence, d, cell, b, position)
                 total += scratch.evidence[d]
-                silent = False
+                all_absent = False
             out.p[d, i] = scratch.p[d]
-        if silent:
+        if all_absent:
             continue
-        suspicion = _update_suspicion(words, at, r, events.time_ms[i], total, events.learn[i])
+        suspicion = _update_suspicion(words, at, r, admitted.time_ms[i], total, admitted.learn[i])
         b, position = bin_of(_with_suspicion(total, suspicion))
         scratch.bin[detectors] = b
         p = max(interpolate(tables.tail_share, detectors, cell, b, position), P_MIN)
         out.combined[i] = p
         if p < TAIL_P:
             _without(i, cell, scratch, suspicion, surprise, tables, out)
-        if events.learn[i] and _may_learn(words, at, r, events.time_ms[i], p, tables):
+        if admitted.learn[i] and _may_learn(words, at, r, admitted.time_ms[i], p, tables):
             learn(tables, cell, scratch.bin, scratch.table)

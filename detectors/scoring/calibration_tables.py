@@ -26,7 +26,7 @@ BORROW: Final = 200.0
 BORROW_PRIOR: Final = 50.0
 TAIL_EVENTS: Final = 50.0
 EXCESS_PRIOR: Final = 1.0
-"""Mean excess of -ln p where raw p-values are honest; it counts as one event."""
+"""Mean excess of -ln p where raw p-values are calibrated; it counts as one event."""
 EXCESS_MIN: Final = 0.2
 EXCESS_MAX_YOUNG: Final = 3.0
 EXCESS_MAX: Final = 10.0
@@ -189,7 +189,7 @@ def refresh_all(tables: CalibrationTables, scratch: F64) -> None:
 @kernel
 def learn(tables: CalibrationTables, cell: int, bins: I64, scratch: F64) -> None:
     """Count an event in the histogram of every detector and of the combination. bins: int64, -1 where
-    silent."""
+    absent."""
     for d in range(len(bins)):
         b = bins[d]
         if b >= 0:

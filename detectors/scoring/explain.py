@@ -48,8 +48,8 @@ def shares(
 ) -> list[float]:
     """The share of each value in event i's surprise; they sum to 1.
 
-    A feature has its own tail's -log10 p, and the part of the trees' -log10 p that its splits on the
-    path are has_path with (an even part where no path was recorded).
+    A feature has its own tail's -log10 p, plus the share of the trees' -log10 p that falls to its
+    splits on the path (an equal share if no path was recorded).
     """
     parts = [score_of_p(float(calibrated.p[j, i])) for j in range(values)]
     if trees is not None:

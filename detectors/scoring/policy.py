@@ -12,7 +12,7 @@ they add up to ⌊(d+1) B⌋ - ⌊d B⌋ (Hermite's identity), which is B, round
 allowance is not carried over to the next day. Alerts before the end of warm-up have an allowance of
 their own, of the same size.
 
-An entity's alerts belong to one incident until it was quiet for `incident_gap`. Within an incident
+An entity's alerts belong to one incident until it had none for `incident_gap`. Within an incident
 only an escalation (the score grew by `ESCALATION`) or a doubling of the suppressed count is
 published, as an update; other alerts are suppressed and counted. The contents of an alert are made
 elsewhere (`explain`).
@@ -28,7 +28,7 @@ from detectors.numeric.combination import P_MIN
 from detectors.numeric.decay import DAY_MS, LN2
 from detectors.numeric.kernels import kernel
 from detectors.spec import PolicySpec, seconds
-from detectors.state import Arrays, load, state_arrays
+from detectors.state import Arrays, load, rename_arrays, state_arrays
 from schemas.columns import F64, I32, I64, U8, Bools, EventBatch
 
 QUIET, OPENED, UPDATED, SUPPRESSED, OVER_BUDGET = range(5)
@@ -44,15 +44,17 @@ FIRST_MS, LAST_MS, SUPPRESSED_COUNT, NEXT_DOUBLING, REVISION, PEAK, SOURCE, OFFS
 INCIDENT_WORDS: Final = 8
 """Words of an incident in an entity's row; REVISION 0: there was none yet."""
 
-STREAM_MS, RATE, RATE_SINCE_MS, DAY, ALLOWED, SPENT, SPENT_WARMING, WEAKEST = range(8)
+STREAM_MS, RATE, RATE_SINCE_MS, DAY, ALERTS_ALLOWED, SPENT, SPENT_WARMING, WEAKEST = range(8)
 HELD_BACK, DISPLACED = range(2)
+
+SAVED_NAMES: Final = {"day_budget": "now"}
+"""Names of arrays in a checkpoint, where they differ from the fields'."""
 
 
 class PolicyOutcome(NamedTuple):
     """The policy's decisions on n events. activity: uint8[n]. threshold: float64[n]. budget_used:
     float64[n], share of the day's allowance. For events that opened or updated an incident:
-    held_back: int64[n], alerts held back since the last published one.
-    incident: float64[n,
+    held_back: int64[n], alerts held back since the last published one. incident: float64[n,
     INCIDENT_WORDS], the entity's incident after the event."""
 
     activity: U8
@@ -63,14 +65,14 @@ class PolicyOutcome(NamedTuple):
 
 
 class PolicyState(NamedTuple):
-    """The policy's state for one shard. now: float64[8], stream time; the decayed count of events and the
-    time of its beginning; the UTC day, the alerts that it allows, and those published in it after and
-    before the end of warm-up; the lowest score published after warm-up since a day last allowed any
-    alert. activities: int64[5], events by activity (an event with several counts in each). held:
-    int64[2], alerts held back since the last published one, and all alerts ever held back that were
-    stronger than a published one."""
+    """The policy's state for one shard. day_budget: float64[8], stream time; the decayed count of
+    events and the time of its beginning; the UTC day, the alerts that it allows, and those
+    published in it after and before the end of warm-up; the lowest score published after warm-up
+    since a day last allowed any alert. activities: int64[5], events by activity (an event with
+    several counts in each). held: int64[2], alerts held back since the last published one, and all
+    alerts ever held back that were stronger than a published one."""
 
-    now: F64
+    day_budget: F64
     activities: I64
     held: I64
 
@@ -96,44 +98,53 @@ class Policy:
 
     def __init__(self, limits: PolicyLimits) -> None:
         self.limits = limits
-        self.stream = PolicyState(
-            now=np.array([-1.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, inf]),
+        self.state = PolicyState(
+            day_budget=np.array([-1.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, inf]),
             activities=np.zeros(5, np.int64),
             held=np.zeros(2, np.int64),
         )
 
     def process(
-        self, words: F64, at: int, events: AdmittedEvents, batch: EventBatch, p: F64, warm: Bools
+        self,
+        words: F64,
+        incident_at: int,
+        admitted: AdmittedEvents,
+        batch: EventBatch,
+        p: F64,
+        warm: Bools,
     ) -> PolicyOutcome:
-        """Decide on each event in order. batch: the same events, for their position; p: float64[n];
-        warm: bool[n], enough was learned before. The entity's own words start at `at`."""
+        """Decide on each event in order. batch: the same events, for their position; p:
+        float64[n]; warm: bool[n], enough was learned before. The entity's own words start at
+        `incident_at`."""
         out = no_outcome(len(p))
-        positions = EventPositions(events.bounded_ms, events.stream_ms, batch.source, batch.offset)
-        _process(words, at, events, positions, p, warm, self.limits, self.stream, out)
+        positions = EventPositions(
+            admitted.bounded_ms, admitted.stream_ms, batch.source, batch.offset
+        )
+        _process(words, incident_at, admitted, positions, p, warm, self.limits, self.state, out)
         return out
 
     def counts(self) -> dict[str, int]:
         """Alerts by activity."""
-        activities = self.stream.activities
+        activities = self.state.activities
         return {
             "alerts_opened": int(activities[OPENED]),
             "alerts_updated": int(activities[UPDATED]),
             "alerts_suppressed": int(activities[SUPPRESSED]),
             "alerts_over_budget": int(activities[OVER_BUDGET]),
-            "budget_displaced": int(self.stream.held[DISPLACED]),
+            "budget_displaced": int(self.state.held[DISPLACED]),
         }
 
     def save(self) -> Arrays:
         """The rate of the stream, the budget and the counts."""
-        return state_arrays(self.stream)
+        return rename_arrays(state_arrays(self.state), SAVED_NAMES)
 
     def load(self, state: Arrays) -> None:
         """Replace them by saved ones."""
-        load(self.stream, state)
+        load(self.state, rename_arrays(state, {old: new for new, old in SAVED_NAMES.items()}))
 
 
 def no_outcome(n: int) -> PolicyOutcome:
-    """The outcome for n events before any decision: all quiet."""
+    """The outcome for n events before any decision: all `QUIET`."""
     return PolicyOutcome(
         activity=np.zeros(n, np.uint8),
         threshold=np.ones(n),
@@ -161,58 +172,64 @@ def allowance(day: float, alerts_per_day: float, shards: int, shard: int) -> flo
 
 
 @kernel
-def _begin_day(now: F64, limits: PolicyLimits) -> None:
+def _begin_day(day_budget: F64, limits: PolicyLimits) -> None:
     """Begin a new day's allowance where the day of stream time has changed."""
-    day = floor(now[STREAM_MS] / DAY_MS)
-    if day != now[DAY]:
-        now[DAY] = day
-        now[ALLOWED] = allowance(day, limits.alerts_per_day, limits.shards, limits.shard)
-        now[SPENT] = now[SPENT_WARMING] = 0.0
-        if now[ALLOWED] > 0.0:
-            now[WEAKEST] = inf
+    day = floor(day_budget[STREAM_MS] / DAY_MS)
+    if day != day_budget[DAY]:
+        day_budget[DAY] = day
+        day_budget[ALERTS_ALLOWED] = allowance(
+            day, limits.alerts_per_day, limits.shards, limits.shard
+        )
+        day_budget[SPENT] = day_budget[SPENT_WARMING] = 0.0
+        if day_budget[ALERTS_ALLOWED] > 0.0:
+            day_budget[WEAKEST] = inf
 
 
 @kernel
-def _allowed(now: F64, time_ms: float, limits: PolicyLimits, weight: float) -> float:
-    """The p-value at which honest traffic alone would just use up the budget. time_ms: stream time, which
+def _budget_threshold(
+    day_budget: F64, time_ms: float, limits: PolicyLimits, event_count: float
+) -> float:
+    """The p-value at which honest events alone would just use up the budget. time_ms: stream time, which
     may have been set back once."""
-    if now[STREAM_MS] < 0.0:
-        now[STREAM_MS] = now[RATE_SINCE_MS] = time_ms
-    now[RATE_SINCE_MS] = min(now[RATE_SINCE_MS], time_ms)
-    now[STREAM_MS] = min(now[STREAM_MS], time_ms)
-    if time_ms > now[STREAM_MS]:
-        since_ms = time_ms - now[STREAM_MS]
-        now[RATE] *= exp(-LN2 * since_ms / DAY_MS)
-        now[STREAM_MS] = time_ms
-    _begin_day(now, limits)
-    now[RATE] += weight
-    span_ms = max(now[STREAM_MS] - now[RATE_SINCE_MS], RATE_SPAN_MIN_MS)
+    if day_budget[STREAM_MS] < 0.0:
+        day_budget[STREAM_MS] = day_budget[RATE_SINCE_MS] = time_ms
+    day_budget[RATE_SINCE_MS] = min(day_budget[RATE_SINCE_MS], time_ms)
+    day_budget[STREAM_MS] = min(day_budget[STREAM_MS], time_ms)
+    if time_ms > day_budget[STREAM_MS]:
+        since_ms = time_ms - day_budget[STREAM_MS]
+        day_budget[RATE] *= exp(-LN2 * since_ms / DAY_MS)
+        day_budget[STREAM_MS] = time_ms
+    _begin_day(day_budget, limits)
+    day_budget[RATE] += event_count
+    span_ms = max(day_budget[STREAM_MS] - day_budget[RATE_SINCE_MS], RATE_SPAN_MIN_MS)
     # at a steady r events a day the count, halved each day, is r (1 - 2^-days) / ln 2
-    per_day = now[RATE] * LN2 / (1.0 - exp(-LN2 * span_ms / DAY_MS))
+    per_day = day_budget[RATE] * LN2 / (1.0 - exp(-LN2 * span_ms / DAY_MS))
     return float(limits.alerts_per_day / limits.shards / max(per_day, 1.0))
 
 
 @kernel
-def _due(incident: F64, score: float, time_ms: float, limits: PolicyLimits) -> int:
+def _activity_within_budget(
+    incident: F64, score: float, time_ms: float, limits: PolicyLimits
+) -> int:
     """The activity of an event that passes the threshold, given its entity's incident, while the budget is
     not used up."""
-    quiet = time_ms - incident[LAST_MS] > limits.incident_gap_ms
-    if incident[REVISION] == 0.0 or quiet:
+    gap_passed = time_ms - incident[LAST_MS] > limits.incident_gap_ms
+    if incident[REVISION] == 0.0 or gap_passed:
         return OPENED
     doubled = incident[SUPPRESSED_COUNT] + 1.0 >= incident[NEXT_DOUBLING]
     return UPDATED if doubled or score >= incident[PEAK] + ESCALATION else SUPPRESSED
 
 
 @kernel
-def _spend(stream: PolicyState, score: float, warm: bool) -> None:
+def _spend(state: PolicyState, score: float, warm: bool) -> None:
     """Charge a published alert to the day's allowance."""
-    now = stream.now
+    day_budget = state.day_budget
     if warm:
-        now[SPENT] += 1.0
-        now[WEAKEST] = min(now[WEAKEST], score)
+        day_budget[SPENT] += 1.0
+        day_budget[WEAKEST] = min(day_budget[WEAKEST], score)
     else:
-        now[SPENT_WARMING] += 1.0
-    stream.held[HELD_BACK] = 0
+        day_budget[SPENT_WARMING] += 1.0
+    state.held[HELD_BACK] = 0
 
 
 @kernel
@@ -221,28 +238,33 @@ def decide(
     i: int,
     positions: EventPositions,
     p: float,
-    weight: float,
+    event_count: float,
     warm: bool,
     counted_before: bool,
     limits: PolicyLimits,
-    stream: PolicyState,
+    state: PolicyState,
     out: PolicyOutcome,
 ) -> int:
-    """Decide on event i; returns its activity. incident: float64[INCIDENT_WORDS], its entity's. weight: the
-    number of events that it represents. warm: enough was learned before it. counted_before: the event
-    was counted before, and is not counted again if it is held back."""
-    now = stream.now
+    """Decide on event i; returns its activity. incident: float64[INCIDENT_WORDS], its entity's.
+    event_count: the number of events that it represents. warm: enough was learned before it.
+    counted_before: the event was counted before, and is not counted again if it is held back."""
+    day_budget = state.day_budget
     time_ms = positions.time_ms[i]
-    out.threshold[i] = min(limits.p_max, _allowed(now, positions.stream_ms[i], limits, weight))
+    out.threshold[i] = min(
+        limits.p_max, _budget_threshold(day_budget, positions.stream_ms[i], limits, event_count)
+    )
     activity = QUIET
     if p <= out.threshold[i]:
         score = -log10(max(p, P_MIN))
-        activity = _due(incident, score, time_ms, limits)
-        if activity != SUPPRESSED and now[SPENT if warm else SPENT_WARMING] >= now[ALLOWED]:
+        activity = _activity_within_budget(incident, score, time_ms, limits)
+        if (
+            activity != SUPPRESSED
+            and day_budget[SPENT if warm else SPENT_WARMING] >= day_budget[ALERTS_ALLOWED]
+        ):
             activity = OVER_BUDGET if activity == OPENED else SUPPRESSED
             if not counted_before:
-                stream.held[HELD_BACK] += 1
-                stream.held[DISPLACED] += 1 if score > now[WEAKEST] else 0
+                state.held[HELD_BACK] += 1
+                state.held[DISPLACED] += 1 if score > day_budget[WEAKEST] else 0
         if activity == OPENED:
             incident[:] = 0.0
             incident[FIRST_MS] = time_ms
@@ -254,8 +276,8 @@ def decide(
         if activity != OVER_BUDGET:
             incident[LAST_MS] = max(incident[LAST_MS], time_ms)
         if activity in (OPENED, UPDATED):
-            out.held_back[i] = stream.held[HELD_BACK]
-            _spend(stream, score, warm)
+            out.held_back[i] = state.held[HELD_BACK]
+            _spend(state, score, warm)
             incident[REVISION] += 1.0
             incident[PEAK] = max(incident[PEAK], score)
             while incident[SUPPRESSED_COUNT] + 1.0 >= incident[NEXT_DOUBLING]:
@@ -264,25 +286,25 @@ def decide(
                 out.incident[i, k] = incident[k]
     out.activity[i] = activity
     if not (counted_before and activity == OVER_BUDGET):
-        stream.activities[activity] += 1
-    out.budget_used[i] = now[SPENT] / max(now[ALLOWED], 1.0)
+        state.activities[activity] += 1
+    out.budget_used[i] = day_budget[SPENT] / max(day_budget[ALERTS_ALLOWED], 1.0)
     return activity
 
 
 @kernel
 def _process(
     words: F64,
-    at: int,
-    events: AdmittedEvents,
+    incident_at: int,
+    admitted: AdmittedEvents,
     positions: EventPositions,
     p: F64,
     warm: Bools,
     limits: PolicyLimits,
-    stream: PolicyState,
+    state: PolicyState,
     out: PolicyOutcome,
 ) -> None:
     for i in range(len(p)):
-        incident = words[events.row[i], at : at + INCIDENT_WORDS]
-        if events.fresh[i]:
+        incident = words[admitted.row[i], incident_at : incident_at + INCIDENT_WORDS]
+        if admitted.fresh[i]:
             incident[:] = 0.0
-        decide(incident, i, positions, p[i], 1.0, warm[i], False, limits, stream, out)
+        decide(incident, i, positions, p[i], 1.0, warm[i], False, limits, state, out)

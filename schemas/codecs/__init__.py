@@ -40,18 +40,18 @@ __all__ = [
 ENTRY_POINTS: Final = "eddy.codecs"
 
 
-def _found() -> dict[str, type[CodecSpec]]:
+def _installed_codecs() -> dict[str, type[CodecSpec]]:
     specs: list[type[CodecSpec]] = [point.load() for point in entry_points(group=ENTRY_POINTS)]
-    found = {str(spec.__struct_config__.tag): spec for spec in specs}
-    if "json" not in found:
+    codecs = {str(spec.__struct_config__.tag): spec for spec in specs}
+    if "json" not in codecs:
         raise ImportError(
             "Eddy's own codecs are not registered: the installed metadata of eddywatch is older than "
             "its code; install it again (in a checkout: make setup)"
         )
-    return dict(sorted(found.items()))
+    return dict(sorted(codecs.items()))
 
 
-CODECS: Final[dict[str, type[CodecSpec]]] = _found()
+CODECS: Final[dict[str, type[CodecSpec]]] = _installed_codecs()
 """Every codec's declaration by the name that a configuration gives it."""
 
 WITHOUT_OPTIONS: Final = tuple(

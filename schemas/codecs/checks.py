@@ -126,8 +126,8 @@ def _check_time(rejections: _Rejections, decoded: DecodedColumns) -> I64:
 
 
 def _check_type(rejections: _Rejections, decoded: DecodedColumns) -> U8:
-    place = pc.index_in(decoded.type, value_set=_TYPE_NAMES, skip_nulls=True)
-    code: U8 = place.fill_null(NO_TYPE).to_numpy(zero_copy_only=False).astype(np.uint8)
+    index = pc.index_in(decoded.type, value_set=_TYPE_NAMES, skip_nulls=True)
+    code: U8 = index.fill_null(NO_TYPE).to_numpy(zero_copy_only=False).astype(np.uint8)
     expected = f"type: expected one of {', '.join(TYPES)}, or a name that the mapping's values translate to one"
     rejections.reject(code == NO_TYPE, "unknown_type", expected)
     return code

@@ -135,7 +135,7 @@ class InternalEventCodec:
         Raises ValueError where a value is no message of this version and these sources.
         """
         opened = [self._opened(value) for value in values]
-        runs = groupby(opened, key=lambda one: one[0].schema)
+        runs = groupby(opened, key=lambda message: message[0].schema)
         # the first table is empty: it gives a table where there is no message
         table = pa.concat_tables(
             [

@@ -90,10 +90,10 @@ class JsonCodec:
                 objects.extend(map(self._decode, waiting))
                 return objects, repairs
             except _UNREADABLE as error:
-                at = len(objects) + failed
-                decoded = self._by_value(chunk[at], error)
+                index = len(objects) + failed
+                decoded = self._by_value(chunk[index], error)
                 if isinstance(decoded, Fault):
-                    faults.append(decoded._replace(row=start + at))
+                    faults.append(decoded._replace(row=start + index))
                     failed += 1
                 else:
                     record, repairs[len(objects)] = decoded
@@ -188,7 +188,7 @@ def _without_deep(values: list[bytes]) -> list[bytes]:
     """The values, with an empty one in place of each that is nested too deeply."""
     if max(map(len, values), default=0) <= 2 * DEPTH_MAX:
         return values
-    return [b"" if len(one) > 2 * DEPTH_MAX and _too_deep(one) else one for one in values]
+    return [b"" if len(value) > 2 * DEPTH_MAX and _too_deep(value) else value for value in values]
 
 
 def _too_deep(value: bytes) -> bool:

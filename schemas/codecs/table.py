@@ -95,11 +95,11 @@ class _TableColumns(RawColumns):
         if days:
             ms = raw * _DAY_MS
         else:
-            own = "ms" if pa.types.is_date(kind) else kind.unit
+            unit_of_column = "ms" if pa.types.is_date(kind) else kind.unit
             ms = (
                 np.clip(raw, -_OUT_OF_RANGE, _OUT_OF_RANGE) * 1000
-                if own == "s"
-                else raw // _PER_MS.get(own, 1)
+                if unit_of_column == "s"
+                else raw // _PER_MS.get(unit_of_column, 1)
             )
         return pc.if_else(column.is_null(), pa.scalar(None, pa.int64()), pa.array(ms))
 
@@ -183,7 +183,7 @@ def _plain(column: pa.Array) -> pa.Array:
             except pa.ArrowNotImplementedError:  # the inner type cannot be decoded
                 return column
         elif isinstance(kind, pa.UuidType):
-            return pa.array([None if one is None else str(one) for one in column.to_pylist()])
+            return pa.array([None if value is None else str(value) for value in column.to_pylist()])
         elif isinstance(kind, pa.Bool8Type):
             return pc.not_equal(column.storage, 0)
         elif isinstance(kind, pa.BaseExtensionType):
@@ -215,13 +215,13 @@ def _map_values(column: pa.MapArray, key: str) -> pa.Array | None:
         same = pc.equal(keys, key)
     else:
         return None
-    at = np.flatnonzero(same.to_numpy(zero_copy_only=False))
+    entries = np.flatnonzero(same.to_numpy(zero_copy_only=False))
     bounds = column.offsets.to_numpy()
-    first = np.searchsorted(at, bounds[:-1])
-    inside = first < np.searchsorted(at, bounds[1:])
+    first = np.searchsorted(entries, bounds[:-1])
+    inside = first < np.searchsorted(entries, bounds[1:])
     inside &= column.is_valid().to_numpy(zero_copy_only=False)
     chosen = np.zeros(len(column), np.int64)
-    chosen[inside] = at[first[inside]]
+    chosen[inside] = entries[first[inside]]
     return column.items.take(pa.array(chosen, mask=~inside))
 
 

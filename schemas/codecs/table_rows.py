@@ -41,11 +41,11 @@ class _RowEncoder:
             return str(kind)
         if isinstance(scalar, _WRAPPED) and not isinstance(kind, pa.UuidType):
             return self.encode(scalar.value, depth + 1)
-        if isinstance(scalar, pa.BinaryScalar):  # a text is one, too
+        if isinstance(scalar, pa.BinaryScalar):  # so is a text
             raw = scalar.as_buffer().to_pybytes()
             self._bytes_left -= len(raw)
             return raw.decode(errors="backslashreplace")
-        if isinstance(scalar, pa.ListScalar):  # a map is one, too: of pairs
+        if isinstance(scalar, pa.ListScalar):  # so is a map: a list of pairs
             return list(self._items(scalar.values, depth + 1))
         if pa.types.is_struct(kind):
             fields = enumerate(kind)
@@ -53,11 +53,11 @@ class _RowEncoder:
         return _encode_single(scalar)
 
     def _items(self, values: pa.Array, depth: int) -> Iterator[Any]:
-        for one in values:
+        for item in values:
             if self._bytes_left < 0:
                 yield "…"
                 return
-            yield self.encode(one, depth)
+            yield self.encode(item, depth)
 
 
 def _encode_single(scalar: pa.Scalar) -> Any:

@@ -123,7 +123,8 @@ class AssessSpec(Spec, frozen=True, kw_only=True):
     """Upper bound on the subjects remembered per shard."""
     events_max: Annotated[int, Meta(ge=16, le=100_000_000)] = 100_000
     """Upper bound on the reported events remembered per shard. A label whose event has been
-    forgotten is not learned, so this should cover the delay of labels. About 0.1 kB each."""
+    forgotten is not learned, so this should cover the delay of labels. Each takes 25 bytes and 8
+    per monitor; with learning, 104 bytes, 16 per monitor and 8 per feature more."""
     policy: PolicySpec = PolicySpec()
     """When an assessment becomes an alert."""
 

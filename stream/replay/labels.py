@@ -212,7 +212,7 @@ class _LabelTable:
             labels, faults, tombstones, repaired = self._decoder.read(records)
             self._read += len(records) - tombstones
             self._dead_letters += [to_dead_letter(fault, records) for fault in faults]
-            examples = self.repairs.take(repaired, labels, records)
+            examples = self.repairs.count(repaired, labels, records)
             room = EXAMPLES_MAX - len(self._examples)
             self._examples += [to_dead_letter(example, records) for example in examples[:room]]
             self._faults.update(fault.message for fault in faults)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from detectors.fusion.learner import EVALUATED_MIN
+from detectors.fusion.model_state import EVALUATED_MIN
 from schemas.codecs import codec_spec
 from schemas.columns import EventBatch
 from schemas.dead_letters import DeadLetter

@@ -11,7 +11,7 @@ import orjson
 import xxhash
 from obstore.store import LocalStore
 
-from detectors.fusion.learner import HARMONIC, active_model
+from detectors.fusion.model_state import HARMONIC, active_model
 from detectors.state import Arrays
 from stream.checkpoints.loading import load
 from stream.checkpoints.manifest import parse_pointer

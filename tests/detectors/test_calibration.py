@@ -1,4 +1,4 @@
-"""Calibration: raw surprise of any shape becomes an honest p-value."""
+"""Calibration: raw surprise of any shape becomes a calibrated p-value."""
 
 import numpy as np
 import pytest
@@ -43,7 +43,7 @@ def test_p_is_honest_whatever_the_raw_scale(stretch: float) -> None:
 
 
 def test_the_combination_is_honest_for_dependent_detectors() -> None:
-    """Three detectors that agree, and so are not independent, combine to honest p-values."""
+    """Three detectors that agree, and so are not independent, combine to calibrated p-values."""
     draw = np.random.Generator(np.random.PCG64(2))
     shared = draw.exponential(1.0, EVENTS)
     raw = np.stack([shared, shared * 1.2, draw.exponential(1.0, EVENTS)])

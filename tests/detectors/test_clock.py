@@ -24,7 +24,7 @@ def take(
 ) -> BoundedTimes:
     """Bound the times of events of one source."""
     where = np.full(len(time_ms), source, np.int32)
-    return clock.take(time_ms, append_ms, where, entity.astype(np.uint64))
+    return clock.advance(time_ms, append_ms, where, entity.astype(np.uint64))
 
 
 def steady(n: int, every_ms: float, first_ms: int = START_MS) -> I64:
@@ -226,7 +226,7 @@ def test_a_lagging_source_does_not_delay_another() -> None:
     clock = StreamClock(2)
     time_ms = np.stack([ahead, lagging]).T.ravel()
     source = np.tile(np.arange(2, dtype=np.int32), 1_000)
-    found = clock.take(time_ms, None, source, np.arange(2_000).astype(np.uint64) % 300)
+    found = clock.advance(time_ms, None, source, np.arange(2_000).astype(np.uint64) % 300)
     assert not found.ahead.any()
     assert same(found.time_ms, time_ms)
 
@@ -260,7 +260,7 @@ def test_cuts_and_saved_states_do_not_matter(
     whole, cut = StreamClock(2), StreamClock(2)
 
     def run(clock: StreamClock, a: int, b: int) -> BoundedTimes:
-        return clock.take(
+        return clock.advance(
             time_ms[a:b],
             append_ms[a:b],
             source[a:b].astype(np.int32),

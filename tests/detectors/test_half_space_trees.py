@@ -153,8 +153,8 @@ def test_every_entity_has_its_own_river_model(
     for part in (slice(0, cut), slice(cut, n)):
         here = scaled[:, part]
         nothing = np.full_like(here, np.nan)
-        ordinary = np.ones(here.shape[1], np.bool_)
-        tail_output = TailOutput(nothing, nothing, nothing, here, ordinary)
+        may_learn = np.ones(here.shape[1], np.bool_)
+        tail_output = TailOutput(nothing, nothing, nothing, here, may_learn)
         score[part] = trees.process(events_of(admitted, part), tail_output).score
     rivers: dict[int, anomaly.HalfSpaceTrees] = {}
     for i, row in enumerate(admitted.row.tolist()):

@@ -84,7 +84,7 @@ def test_the_budget_is_a_cap_even_when_everything_alerts() -> None:
     out, decider = _decide(list(range(100)), [1e-9] * 100, list(range(100)))
     assert (out.activity == OPENED).sum() == 10
     assert (out.activity == OVER_BUDGET).sum() == 90
-    assert decider.stream.activities.sum() == 100
+    assert decider.state.activities.sum() == 100
     assert out.budget_used[-1] == 1.0
 
 
@@ -215,7 +215,7 @@ def test_no_day_has_more_alerts_than_allowed(data: st.DataObject) -> None:
     for day in range(5):
         allowed = allowance(float(day), budget, shards, shard)
         assert published[days == day].sum() <= allowed
-    counted = out.held_back.sum() + decider.stream.held[policy.HELD_BACK]
+    counted = out.held_back.sum() + decider.state.held[policy.HELD_BACK]
     assert counted >= (out.activity == OVER_BUDGET).sum()
 
 

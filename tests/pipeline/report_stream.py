@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from detectors.fusion.arrays import AssessmentOutput
 from detectors.fusion.assessment import Assessment
-from detectors.fusion.learner import SAMPLE
-from detectors.fusion.rows import AssessmentOutput
+from detectors.fusion.model_state import SAMPLE
 from detectors.numeric.hashing import hash_text
 from detectors.spec import PolicySpec
 from schemas.columns import F64, I64, Bools, EventBatch
@@ -21,7 +21,7 @@ START_MS = 1_772_409_600_000 // DAY_MS * DAY_MS
 LATE_MS = 2 * DAY_MS
 KEY = (1, 2)
 LIMIT = 0.01
-REPORTED = 0.02
+SURPRISED = 0.02
 """Of honest events, in the streams below."""
 MONITORS = ("a", "b")
 FEATURE = "a.x"
@@ -113,7 +113,7 @@ def unreported_sample(days: int, a_day: int, labelled: float, seed: int) -> list
     labels of a share of them."""
     draw = np.random.default_rng(seed)
     rows = []
-    for event in sampled_ids(round(days * a_day / REPORTED / SAMPLE)):
+    for event in sampled_ids(round(days * a_day / SURPRISED / SAMPLE)):
         at_ms = START_MS + int(draw.integers(0, days * DAY_MS))
         rows.append(Report(at_ms, event, 0, draw.uniform(LIMIT, 1.0), 0.0))
         if draw.uniform() < labelled:

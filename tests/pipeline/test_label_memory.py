@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from detectors.fusion.assessment import Assessment
-from detectors.fusion.learner import BOOSTED, LOGISTIC
-from detectors.fusion.remembered import SLOTS_PER_SET
+from detectors.fusion.event_memory import SLOTS_PER_SET
+from detectors.fusion.model_state import BOOSTED, LOGISTIC
 from schemas.columns import F64
 from schemas.labels import FRAUD
 from tests.pipeline.report_stream import (

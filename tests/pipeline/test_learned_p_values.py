@@ -1,4 +1,4 @@
-"""What assess learned, held to its word: honest p-values whoever is labelled, whatever memory keeps
+"""What assess learned, held to its word: calibrated p-values whoever is labelled, whatever memory keeps
 and however reports come; and nothing that a label says can be said too often."""
 
 from itertools import pairwise
@@ -9,11 +9,18 @@ import pyarrow as pa
 import pytest
 from msgspec import structs
 
-from detectors.fusion import boosting, learner, learning, refit
+from detectors.fusion import boosting, daily_refit, label_learning, model_state
 from detectors.fusion.assessment import Assessment
 from detectors.fusion.boosting import BoostedTrees
-from detectors.fusion.learner import BOOSTED, HARMONIC, LOGISTIC, REPORTED, SAMPLE, SILENT
-from detectors.fusion.remembered import SLOTS_PER_SET
+from detectors.fusion.event_memory import SLOTS_PER_SET
+from detectors.fusion.model_state import (
+    BOOSTED,
+    HARMONIC,
+    LOGISTIC,
+    NOT_SURPRISED,
+    SAMPLE,
+    SURPRISED,
+)
 from detectors.scoring.policy import OPENED, OVER_BUDGET, QUIET, SUPPRESSED, SUPPRESSED_COUNT
 from schemas.columns import F64, Bools
 from schemas.labels import FRAUD
@@ -56,7 +63,9 @@ def stream(
 
 def rarer(p: F64, of: Bools, days: float, alpha: float) -> float:
     """How many of these have p ≤ α, divided by what α promises of all events of so many days."""
-    return float(np.count_nonzero(p[of] <= alpha) / (days * A_DAY / report_stream.REPORTED) / alpha)
+    return float(
+        np.count_nonzero(p[of] <= alpha) / (days * A_DAY / report_stream.SURPRISED) / alpha
+    )
 
 
 @pytest.mark.slow
@@ -76,7 +85,7 @@ def test_p_is_honest_at_each_report(reports_grouped: bool) -> None:
     it = report_stream.report_stream(rows + unreported_sample(days, A_DAY, 1.0, 3))
     of = assessment(monitors=2, reports_grouped=reports_grouped)
     said = take(of, it)
-    assert of.learner.sums.clock[learner.ACTIVE_MODEL] != HARMONIC
+    assert of.learner.sums.status[model_state.ACTIVE_MODEL] != HARMONIC
     first = it.event(good) & (it.day() >= 15) & (it.monitor == 0)
     places = np.flatnonzero(first)
     least = np.minimum(said.p[places], said.p[places + 1])
@@ -90,13 +99,13 @@ def test_p_is_honest_at_each_report(reports_grouped: bool) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("honest", "silent"), [(0.1, 1.0), (1.0, 0.0), (1.0, 0.1)])
-def test_p_is_honest_whoever_is_labelled(honest: float, silent: float) -> None:
+def test_p_is_calibrated_whoever_is_labelled(honest: float, silent: float) -> None:
     """A tenth of what was reported and honest, or nothing of the sample: the share of events that
     are reported is known without labels."""
     it, good = stream(30, honest=honest, silent=silent)
     of = assessment()
     said = take(of, it)
-    assert of.learner.sums.clock[learner.ACTIVE_MODEL] != HARMONIC
+    assert of.learner.sums.status[model_state.ACTIVE_MODEL] != HARMONIC
     late = it.event(good) & (it.day() >= 10)
     for alpha, factor in ((3e-3, 1.5), (1e-3, 2.0)):
         assert 1.0 / factor < rarer(said.p, late, 20, alpha) < factor, alpha
@@ -130,7 +139,7 @@ def test_a_fit_takes_so_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
         trees.base[0] = 0.0
         del inputs
 
-    monkeypatch.setattr(refit, "FIT_ROWS", 300)
+    monkeypatch.setattr(daily_refit, "FIT_ROWS", 300)
     monkeypatch.setattr(boosting, "fit", fit)
     it, _ = stream(8)
     take(assessment(), it)
@@ -153,7 +162,7 @@ def test_p_is_honest_where_values_are_alike() -> None:
     it = report_stream.report_stream(rows + unreported_sample(days, A_DAY, 1.0, 4))
     said = take(assessment(), it)
     late = it.event(ones) & (it.day() >= 20)
-    assert np.median(said.p[late]) > 0.5 * 0.02 * report_stream.REPORTED
+    assert np.median(said.p[late]) > 0.5 * 0.02 * report_stream.SURPRISED
 
 
 def test_the_last_bin_also_holds_ties() -> None:
@@ -162,12 +171,12 @@ def test_the_last_bin_also_holds_ties() -> None:
     of = assessment().learner
     of.sums.honest_bins[LOGISTIC, [100, -1]] = 900, 100
     of.sums.not_fraud[:] = 1_000.0, 19_000.0
-    refit._update_tail_share(of.sums)
-    of.sums.clock[learner.ACTIVE_MODEL] = LOGISTIC
+    daily_refit._update_tail_share(of.sums)
+    of.sums.status[model_state.ACTIVE_MODEL] = LOGISTIC
     p = []
     for odds in (11.97, 12.5, 13.0):
         of.logistic_model.intercept[0] = odds
-        p.append(learning.p_of_inputs(of, np.array([3.0, np.nan]), np.ones(1), 0.5))
+        p.append(label_learning.p_of_inputs(of, np.array([3.0, np.nan]), np.ones(1), 0.5))
     assert p == pytest.approx([0.05 * 0.1] * 3, rel=0.01)
     assert p[0] > p[1] > p[2]
 
@@ -215,7 +224,7 @@ def test_a_correction_after_days_leaves_no_trace() -> None:
     take(of, report_stream.report_stream([label(later, event, "fraud") for event in events]))
     sums = of.learner.sums
     assert sums.honest_bins.sum() == pytest.approx(0.0, abs=1e-9)
-    assert sums.not_fraud[[REPORTED, SILENT]] == pytest.approx([0.0, 0.0], abs=1e-9)
+    assert sums.not_fraud[[SURPRISED, NOT_SURPRISED]] == pytest.approx([0.0, 0.0], abs=1e-9)
 
 
 def test_days_of_which_nothing_is_reported_change_nothing() -> None:
@@ -260,7 +269,7 @@ def test_memory_keeps_its_size() -> None:
     assert len(held) == 160
     assert len(np.unique(of.learner.memory.event)) == 160
     assert of.learner.memory.event.reshape(-1, SLOTS_PER_SET).all()
-    inputs, monitors = of.learner.memory.inputs.shape[1], of.learner.memory.reported.shape[1]
+    inputs, monitors = of.learner.memory.inputs.shape[1], of.learner.memory.surprised.shape[1]
     held_bytes = sum(column.nbytes for column in of.learner.memory)
     assert held_bytes == 160 * (8 * inputs + 8 * monitors + 104)
 

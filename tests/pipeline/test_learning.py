@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detectors.fusion import learner
+from detectors.fusion import model_state
 from detectors.fusion.assessment import Assessment
-from detectors.fusion.learner import BOOSTED, HARMONIC
-from detectors.fusion.remembered import SLOTS_PER_SET
+from detectors.fusion.event_memory import SLOTS_PER_SET
+from detectors.fusion.model_state import BOOSTED, HARMONIC
 from detectors.models.tail import TailSpec
 from detectors.monitor import MonitorSpec
 from detectors.spec import FeatureSpec, PolicySpec
@@ -142,7 +142,7 @@ def test_batch_cuts_do_not_matter(cuts: list[int], together: bool) -> None:
     states = whole.save(), cut.save()
     assert states[0].keys() == states[1].keys()
     assert all(same(states[0][name], states[1][name]) for name in states[0])
-    assert whole.learner.sums.clock[learner.ACTIVE_MODEL] != HARMONIC
+    assert whole.learner.sums.status[model_state.ACTIVE_MODEL] != HARMONIC
 
 
 @few
@@ -171,7 +171,7 @@ def test_it_learns_more_than_the_reports_tell() -> None:
     batch, monitor, _, values = story()
     late = (batch.time_ms > START_MS + 25 * DAY_MS) & (monitor == 0)
     strange = values[:, 0] > 2.0
-    assert of.learner.sums.clock[learner.ACTIVE_MODEL] == BOOSTED
+    assert of.learner.sums.status[model_state.ACTIVE_MODEL] == BOOSTED
     assert np.median(said["p"][late & strange]) < 0.1 * np.median(said["p"][late & ~strange])
 
 
@@ -210,7 +210,7 @@ def test_learned_scores_are_honest_p_values() -> None:
     said = of.process(
         batch, "account", monitor[order], np.concatenate([p, p])[order], value[order]
     ).p
-    assert of.learner.sums.clock[learner.ACTIVE_MODEL] != HARMONIC
+    assert of.learner.sums.status[model_state.ACTIVE_MODEL] != HARMONIC
     late = ~label[order] & (batch.time_ms > START_MS + days // 2 * DAY_MS)
     of_fraud = np.concatenate([fraud, fraud])[order]
     honest, frauds = said[late & ~of_fraud], said[late & of_fraud]
@@ -244,7 +244,7 @@ def test_frauds_alone_train_no_model() -> None:
     of = assessment()
     of.process(batch.take(rows), "account", monitor[rows], p[rows], values[rows])
     assert of.counts()["labels"] > 500
-    assert of.learner.sums.clock[learner.ACTIVE_MODEL] == HARMONIC
+    assert of.learner.sums.status[model_state.ACTIVE_MODEL] == HARMONIC
 
 
 def test_amounts_of_two_currencies_compare() -> None:
@@ -317,7 +317,7 @@ def test_a_later_label_replaces_the_former(verdicts: list[str], last: float, hon
     one_event(of, verdicts)
     memory = of.learner.memory
     assert memory.verdict[memory.event != 0].tolist() == [last]
-    assert of.learner.sums.honest_bins[learner.LOGISTIC].sum() == honest
+    assert of.learner.sums.honest_bins[model_state.LOGISTIC].sum() == honest
 
 
 def test_frauds_are_not_crowded_out() -> None:
@@ -479,7 +479,7 @@ def test_scoring_every_event_changes_nothing(tmp_path: Path, hop: bool) -> None:
     )
     assert sum(orjson.loads(alert)["monitor"] == "assess" for alert in few) > 50
     [clock] = [state for name, state in live.items() if name.endswith("learner/sums/clock")]
-    assert clock[learner.ACTIVE_MODEL] != HARMONIC
+    assert clock[model_state.ACTIVE_MODEL] != HARMONIC
     assert all_ == few
     assert live.keys() == replayed.keys()
     assert [name for name in live if not same(live[name], replayed[name])] == []

@@ -9,7 +9,7 @@ import orjson
 import pytest
 from typer.testing import CliRunner
 
-from detectors.fusion.learner import learning_status, new_learner
+from detectors.fusion.model_state import learning_status, new_learner
 from stream.cli import app
 from stream.config import load, parse
 from stream.errors import InputError

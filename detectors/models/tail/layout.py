@@ -80,7 +80,7 @@ class TailOutput(NamedTuple):
     surprise: -ln of the raw p-value. centre, spread: location of the predictive distribution and
     half the width of its central `EXPECTED_SHARE`, in y; of a rate, its mean and `EXPECTED_SD`
     standard deviations; of a share, its value and 0. scaled: the value scaled to [0, 1] by its
-    cohort, for the trees. ordinary: bool[n], False where a feature was very strange
+    cohort, for the trees. trees_may_learn: bool[n], False where a feature was very strange
     (`VERY_STRANGE_SURPRISE`) and the entity had no token left.
     """
 
@@ -88,7 +88,7 @@ class TailOutput(NamedTuple):
     centre: F64
     spread: F64
     scaled: F64
-    ordinary: Bools
+    trees_may_learn: Bools
 
 
 class TailLayout(NamedTuple):

@@ -50,7 +50,7 @@ from schemas.columns import F64, I64
 def score(
     words: F64,
     at: int,
-    events: AdmittedEvents,
+    admitted: AdmittedEvents,
     values: F64,
     layout: TailLayout,
     half_life_ms: float,
@@ -65,16 +65,16 @@ def score(
     first. cohort_of: int64[n], each event's cohort.
     """
     size = ENTITY_WORDS + BLOCK_WORDS * len(layout.blocks)
-    for i in range(len(events.row)):
-        if i + 1 < len(events.row):
-            prefetch_words(words, events.row[i + 1], at, size)
-        state = words[events.row[i], at : at + size]
-        learn = events.learn[i]
-        if events.fresh[i]:
+    for i in range(len(admitted.row)):
+        if i + 1 < len(admitted.row):
+            prefetch_words(words, admitted.row[i + 1], at, size)
+        state = words[admitted.row[i], at : at + size]
+        learn = admitted.learn[i]
+        if admitted.fresh[i]:
             state[:] = 0.0
-            state[LAST_MS] = events.time_ms[i]
+            state[LAST_MS] = admitted.time_ms[i]
             state[TOKENS] = TOKENS_MAX
-        keep = _advance_time(state, events.time_ms[i], half_life_ms, learn)
+        keep = _advance_time(state, admitted.time_ms[i], half_life_ms, learn)
         _read_values(values, i, layout, out)
         strange = _score_blocks(state, layout, keep, cohort, cohort_of[i], learn)
         if strange:
@@ -83,7 +83,7 @@ def score(
         if paid:
             state[TOKENS] -= 1.0
         very_strange = strange and _any_strange(layout.lanes, VERY_STRANGE_SURPRISE)
-        out.ordinary[i] = paid or not very_strange
+        out.trees_may_learn[i] = paid or not very_strange
         _write_output(layout, i, out)
         if learn:
             _learn_blocks(state, layout, paid, cohort, cohort_of[i])

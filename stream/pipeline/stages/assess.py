@@ -14,9 +14,9 @@ import numpy as np
 from msgspec import to_builtins
 
 from detectors.clock import AHEAD_MAX_MS
+from detectors.fusion.arrays import AssessmentOutput
 from detectors.fusion.assessment import Assessment
-from detectors.fusion.remembered import DISTINCT_EVENTS, SAMPLED_EVENTS
-from detectors.fusion.rows import AssessmentOutput
+from detectors.fusion.event_memory import DISTINCT_EVENTS, SAMPLED_EVENTS
 from detectors.monitor import MonitorSpec
 from detectors.numeric.hashing import pseudonym
 from detectors.scoring import explain
@@ -195,9 +195,9 @@ class Assess(Stage):
     def _contributions(self, assessed: AssessmentOutput, i: int) -> list[Contribution]:
         """Reports and training features by their share in the combined score; those that lower the
         score have none."""
-        weight = assessed.weight[i]
-        present = np.flatnonzero(~np.isnan(weight))
-        part = np.maximum(weight[present], 0.0)
+        contribution = assessed.contribution[i]
+        present = np.flatnonzero(~np.isnan(contribution))
+        part = np.maximum(contribution[present], 0.0)
         part = part if part.any() else np.ones(len(present))
         shown = np.argsort(-part, kind="stable")[: explain.CONTRIBUTIONS_MAX]
         share = part[shown] / part[shown].sum()

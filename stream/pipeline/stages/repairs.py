@@ -32,34 +32,38 @@ class FieldRepairs:
         self._tally: I64 = np.zeros(shape, np.int64)
         self._minute: I64 = np.full(shape, NO_MINUTE, np.int64)
 
-    def take(
+    def count(
         self, repaired: Iterable[FieldRepair], events: EventBatch, records: Records
     ) -> list[RepairExample]:
         """Count the repairs of a batch's events; the examples among them, by row, then by field. Rows
         that are no events are left out. All events move stream time."""
         source = np.zeros(len(events), np.int32)
         entity = source.astype(np.uint64)
-        timed = self._clock.take(events.time_ms, events.append_ms, source, entity)
+        timed = self._clock.advance(events.time_ms, events.append_ms, source, entity)
         examples = [
             example
-            for one in repaired
-            for example in self._taken(one, events.offset, timed.stream_ms, records.offset)
+            for repair in repaired
+            for example in self._count_one(repair, events.offset, timed.stream_ms, records.offset)
         ]
-        return sorted(examples, key=lambda one: one.row)
+        return sorted(examples, key=lambda example: example.row)
 
-    def _taken(
-        self, one: FieldRepair, event_offset: I64, stream_ms: F64, offset: I64
+    def _count_one(
+        self, repair: FieldRepair, event_offset: I64, stream_ms: F64, offset: I64
     ) -> Iterator[RepairExample]:
-        place = REPAIRABLE.index(one.field), CODES.index(one.code)
-        rows = one.rows[np.isin(offset[one.rows], event_offset)]
+        field_and_code = REPAIRABLE.index(repair.field), CODES.index(repair.code)
+        rows = repair.rows[np.isin(offset[repair.rows], event_offset)]
         if not len(rows):
             return
-        self._tally[place] += len(rows)
+        self._tally[field_and_code] += len(rows)
         now_ms = stream_ms[np.searchsorted(event_offset, offset[rows])]
-        minute = np.concatenate([self._minute[place][None], now_ms.astype(np.int64) // MINUTE_MS])
-        self._minute[place] = minute[-1]
+        minute = np.concatenate(
+            [self._minute[field_and_code][None], now_ms.astype(np.int64) // MINUTE_MS]
+        )
+        self._minute[field_and_code] = minute[-1]
         for row in rows[minute[1:] != minute[:-1]].tolist():
-            yield RepairExample(row, one.field, one.code, repair_message(one.field, one.code))
+            yield RepairExample(
+                row, repair.field, repair.code, repair_message(repair.field, repair.code)
+            )
 
     def counts(self) -> dict[str, int]:
         """The number of repairs of each field and code that occurred."""

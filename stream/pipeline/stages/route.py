@@ -79,7 +79,7 @@ class Route(Stage):
         if self._is_read:
             events, unusable = _without_unusable_labels(events, batch)
             faults = sorted([*faults, *unusable]) if unusable else faults
-        examples = self._repairs.take(repaired, events, batch)
+        examples = self._repairs.count(repaired, events, batch)
         ids = np.ascontiguousarray(hash_text(events.event_id, self._hash_key)[:, 0])
         known = self._recent.classify(ids, _content(events, self._hash_key))
         duplicates = int(np.count_nonzero(known == SAME))

@@ -1,7 +1,8 @@
 """watch: events in, alerts and reports out; one stage for each monitor.
 
 `detectors.monitor` scores, learns and decides. Here its decisions become alerts, with explanation and
-recommended action, and its scores become reports for assess.
+recommended action, and its scores become reports for assess. Labels go to the monitor's detectors
+(`label_risk`); what assess learns from labels is independent of them.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,6 @@
-"""The state of learning from labels: the fusion models, and which of them is active.
+"""The arrays of learning from labels: remembered events, sums and models, and which model is active.
 
-See `learning` for the models and formulas. Memory: for each remembered event 8 bytes an input, 8 a
-monitor, and 104 more.
+See `label_learning` for the models and formulas.
 """
 
 from typing import Final, NamedTuple
@@ -13,7 +12,16 @@ from detectors.fusion import boosting, logistic
 from detectors.fusion.boosting import BoostedTrees
 from detectors.fusion.logistic import LogisticModel
 from detectors.numeric.kernels import kernel
-from detectors.state import Arrays, add_prefix, load, select_prefix, state_arrays
+from detectors.state import (
+    Arrays,
+    add_prefix,
+    rename_arrays,
+    select_prefix,
+    state_arrays,
+)
+from detectors.state import (
+    load as load_arrays,
+)
 from schemas.columns import F64, I64, U8, U64
 from schemas.labels import UNKNOWN
 
@@ -29,27 +37,34 @@ BINS: Final = 384
 ODDS_MAX: Final = 12.0
 
 LABELS, UNMATCHED, CHANGED, REMEMBERED = range(4)
-DUE_MS, DAY, FITTED_AT, ACTIVE_MODEL = range(4)
-REPORTED, SILENT = range(2)
+NEXT_DAY_MS, DAY, LABELS_AT_FIT, ACTIVE_MODEL = range(4)
+SURPRISED, NOT_SURPRISED = range(2)
 NOT_COUNTED: Final = -1
+
+SAVED_NAMES: Final = {
+    "surprised": "reported",
+    "surprised_share": "reported_share",
+    "status": "clock",
+}
+"""Names of arrays in a checkpoint, where they differ from the fields'."""
 
 
 class EventMemory(NamedTuple):
     """The remembered events, by slot. event: uint64[events], the hash of the id, 0 free. arrival:
     int64[events], their order of arrival. day: int64[events], the event's own. inputs:
-    float64[events, inputs], the monitors' scores first, NaN absent. reported: float64[events,
-    monitors], 1 where the monitor was surprised. log_odds, max_log_odds: float64[events, 3], by
-    model, the last and the highest, NaN where not computed. counted_bin: int16[events, 3], the bin
-    in which the event counts as honest, `NOT_COUNTED` if none. verdict: int8[events].
-    times_learned: uint8[events], labels that the regression learned. labelled_day: int64[events],
-    the day of the first label. excess_log_odds: float64[events, 2], by learned model, the log odds
-    minus the harmonic mean's at the first label, NaN where not computed."""
+    float64[events, inputs], the monitors' scores first, NaN absent. surprised: float64[events,
+    monitors], 1 where the monitor was surprised (p < report_p). log_odds, max_log_odds:
+    float64[events, 3], by model, the last and the highest, NaN where not computed. counted_bin:
+    int16[events, 3], the bin in which the event counts as honest, `NOT_COUNTED` if none. verdict:
+    int8[events]. times_learned: uint8[events], labels that the regression learned. labelled_day:
+    int64[events], the day of the first label. excess_log_odds: float64[events, 2], by learned
+    model, the log odds minus the harmonic mean's at the first label, NaN where not computed."""
 
     event: U64
     arrival: I64
     day: I64
     inputs: F64
-    reported: F64
+    surprised: F64
     log_odds: F64
     max_log_odds: F64
     counted_bin: NDArray[np.int16]
@@ -60,28 +75,29 @@ class EventMemory(NamedTuple):
 
 
 class LearnerSums(NamedTuple):
-    """Decayed sums. honest_bins: float64[3, BINS], by model, the honest reported events by their
-    highest log odds. not_fraud: float64[2], events not known to be fraud, `REPORTED` and `SILENT`.
-    tail_share: float64[3, BINS + 1], as of the beginning of the day: the share of honest events in
-    each bin or above, and last that of one event. reported_share: float64[1], of all events.
-    excess_loss, evaluated, frauds: float64[3], the log loss minus the harmonic mean's, the labels
-    that it is a sum over, and the frauds among them. counts: int64[4], labels taken, labels of no
-    remembered event, corrections, events ever remembered. clock: int64[4], when the next day begins,
-    the day, the labels at the last fit (0: none yet), and the active model."""
+    """Decayed sums. honest_bins: float64[3, BINS], by model, the honest surprising events by their
+    highest log odds. not_fraud: float64[2], events not known to be fraud, `SURPRISED` and
+    `NOT_SURPRISED`. tail_share: float64[3, BINS + 1], as of the beginning of the day: the share of
+    honest events in each bin or above, and last that of one event. surprised_share: float64[1],
+    that of `SURPRISED` in not_fraud. excess_loss, evaluated, frauds: float64[3], the log loss
+    minus the harmonic mean's, the labels that it is a sum over, and the frauds among them. counts:
+    int64[4], labels taken, labels of no remembered event, corrections, events ever remembered.
+    status: int64[4], when the next day begins, the day, the labels at the last fit (0: none yet),
+    and the active model."""
 
     honest_bins: F64
     not_fraud: F64
     tail_share: F64
-    reported_share: F64
+    surprised_share: F64
     excess_loss: F64
     evaluated: F64
     frauds: F64
     counts: I64
-    clock: I64
+    status: I64
 
 
-class Learner(NamedTuple):
-    """The whole state of learning. input_monitor: int64[inputs], the monitor of each input. Scratch:
+class LearnerState(NamedTuple):
+    """All arrays of learning. input_monitor: int64[inputs], the monitor of each input. Scratch:
     one_input: float64[1], no_flags: float64[0]."""
 
     memory: EventMemory
@@ -94,17 +110,17 @@ class Learner(NamedTuple):
     no_flags: F64
 
 
-def new_learner(events: int, monitors: int, owners: list[int]) -> Learner:
-    """A learner that knows nothing. events: slots, 0 where nothing is learned; owners: the monitor of
+def new_learner(events: int, monitors: int, owners: list[int]) -> LearnerState:
+    """A state that has learned nothing. events: slots, 0 where nothing is learned; owners: the monitor of
     each feature."""
     width = monitors + len(owners)
-    return Learner(
+    return LearnerState(
         EventMemory(
             event=np.zeros(events, np.uint64),
             arrival=np.zeros(events, np.int64),
             day=np.zeros(events, np.int64),
             inputs=np.full((events, width), np.nan),
-            reported=np.zeros((events, monitors)),
+            surprised=np.zeros((events, monitors)),
             log_odds=np.full((events, 3), np.nan),
             max_log_odds=np.full((events, 3), np.nan),
             counted_bin=np.full((events, 3), NOT_COUNTED, np.int16),
@@ -117,12 +133,12 @@ def new_learner(events: int, monitors: int, owners: list[int]) -> Learner:
             honest_bins=np.zeros((3, BINS)),
             not_fraud=np.zeros(2),
             tail_share=np.zeros((3, BINS + 1)),
-            reported_share=np.ones(1),
+            surprised_share=np.ones(1),
             excess_loss=np.zeros(3),
             evaluated=np.zeros(3),
             frauds=np.zeros(3),
             counts=np.zeros(4, np.int64),
-            clock=np.zeros(4, np.int64),
+            status=np.zeros(4, np.int64),
         ),
         harmonic_model=logistic.empty(1, 0),
         logistic_model=logistic.empty(width, monitors),
@@ -133,7 +149,7 @@ def new_learner(events: int, monitors: int, owners: list[int]) -> Learner:
     )
 
 
-def _parts(learner: Learner) -> dict[str, NamedTuple]:
+def _parts(learner: LearnerState) -> dict[str, NamedTuple]:
     return {
         "memory": learner.memory,
         "sums": learner.sums,
@@ -143,29 +159,31 @@ def _parts(learner: Learner) -> dict[str, NamedTuple]:
     }
 
 
-def save(learner: Learner) -> Arrays:
+def save(learner: LearnerState) -> Arrays:
     """The whole state as arrays by name."""
-    return add_prefix({name: state_arrays(part) for name, part in _parts(learner).items()})
+    arrays = {name: state_arrays(part) for name, part in _parts(learner).items()}
+    return add_prefix({name: rename_arrays(part, SAVED_NAMES) for name, part in arrays.items()})
 
 
-def restore(learner: Learner, state: Arrays) -> None:
+def load(learner: LearnerState, state: Arrays) -> None:
     """Replace the whole state by one saved under the same configuration."""
     for name, part in _parts(learner).items():
-        load(part, select_prefix(name, state))
+        saved = select_prefix(name, state)
+        load_arrays(part, rename_arrays(saved, {old: new for new, old in SAVED_NAMES.items()}))
 
 
-def learning_status(learner: Learner) -> dict[str, int]:
+def learning_status(learner: LearnerState) -> dict[str, int]:
     """Whether a learned model is active, 1 or 0, and the recent evidence for it: frauds and honest events
     that the learned models evaluated; `EVALUATED_MIN` of each are needed."""
     models = (LOGISTIC, BOOSTED)
     return {
-        "learning_active": int(learner.sums.clock[ACTIVE_MODEL] != HARMONIC),
+        "learning_active": int(learner.sums.status[ACTIVE_MODEL] != HARMONIC),
         "learning_frauds": int(max(learner.sums.frauds[model] for model in models)),
         "learning_honest": int(max(learner.sums.honest_bins[model].sum() for model in models)),
     }
 
 
 @kernel
-def active_model(learner: Learner) -> int:
+def active_model(learner: LearnerState) -> int:
     """The model whose p-values count."""
-    return int(learner.sums.clock[ACTIVE_MODEL]) if len(learner.memory.event) else HARMONIC
+    return int(learner.sums.status[ACTIVE_MODEL]) if len(learner.memory.event) else HARMONIC

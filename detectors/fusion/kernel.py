@@ -1,4 +1,5 @@
-"""The kernel of an assessment: reports and labels, row by row."""
+"""The kernel of an assessment: remembers, scores and decides on each report, and learns each label, row by
+row."""
 
 from math import log10
 from typing import Final
@@ -6,9 +7,15 @@ from typing import Final
 import numpy as np
 
 from detectors.entities import AdmittedEvents
-from detectors.fusion import learning, logistic
-from detectors.fusion.learner import DAY, DUE_MS, HARMONIC, SAMPLE, Learner, active_model
-from detectors.fusion.remembered import (
+from detectors.fusion import label_learning, logistic
+from detectors.fusion.arrays import (
+    AssessmentInput,
+    AssessmentOutput,
+    AssessmentScratch,
+    AssessmentSettings,
+    RowTimes,
+)
+from detectors.fusion.event_memory import (
     NEVER_ALERTED,
     ONLY_HELD_BACK,
     SAMPLED_EVENTS,
@@ -17,12 +24,13 @@ from detectors.fusion.remembered import (
     find_labelled,
     new_slot,
 )
-from detectors.fusion.rows import (
-    AssessmentInput,
-    AssessmentOutput,
-    AssessmentScratch,
-    AssessmentSettings,
-    RowTimes,
+from detectors.fusion.model_state import (
+    DAY,
+    HARMONIC,
+    NEXT_DAY_MS,
+    SAMPLE,
+    LearnerState,
+    active_model,
 )
 from detectors.models.half_space_trees import COUNTERFACTUAL_MAX
 from detectors.numeric.combination import P_MIN, harmonic_mean
@@ -44,8 +52,8 @@ from detectors.scoring.policy import (
 from schemas.columns import F64
 from schemas.labels import UNKNOWN
 
-USUAL_SD: Final = 2.0
-"""Standard deviations around the mean within which an input is called usual."""
+EXPECTED_SD: Final = 2.0
+"""Standard deviations around the mean in the expected range of an input."""
 
 
 @kernel
@@ -53,26 +61,26 @@ def assess_rows(
     start: int,
     words: F64,
     remembered: RememberedEvents,
-    learner: Learner,
-    subjects: AdmittedEvents,
+    learner: LearnerState,
+    admitted: AdmittedEvents,
     positions: EventPositions,
     rows: AssessmentInput,
     times: RowTimes,
     settings: AssessmentSettings,
     limits: PolicyLimits,
-    stream: PolicyState,
+    state: PolicyState,
     scratch: AssessmentScratch,
     out: AssessmentOutput,
 ) -> int:
     """Process rows from `start` on; returns the row before which a new day of learning begins, or
     the number of rows. Rows about one event are next to each other."""
     learns = len(learner.memory.event) > 0
-    slot, weight, deferred = -1, 0.0, False
+    slot, event_count, deferred = -1, 0.0, False
     for i in range(start, len(rows.p)):
         label = rows.monitor[i] < 0
         if i == 0 or _is_new_event(positions, i):
             scratch.all_p[:] = np.nan
-            slot, weight, deferred = -1, 0.0, False
+            slot, event_count, deferred = -1, 0.0, False
         if learns and (label or rows.is_report[i]) and _begins_day(i, learner, positions, times):
             return i
         if label:
@@ -87,49 +95,51 @@ def assess_rows(
                 rows.is_sampled[i] and not first
             )
             out.warm[i] = sampled_before * SAMPLE >= settings.warm_up_events
-            incident = words[subjects.row[rows.report_row[i]]]
-            if subjects.fresh[rows.report_row[i]]:
+            incident = words[admitted.row[rows.report_row[i]]]
+            if admitted.fresh[rows.report_row[i]]:
                 incident[:] = 0.0
             if first and rows.is_sampled[i]:
                 remembered.totals[SAMPLED_EVENTS] += 1
-                weight = float(SAMPLE)
+                event_count = float(SAMPLE)
             deferred = (
                 learns and settings.reports_grouped and _more_reports_follow(positions, rows, i)
             )
             if not deferred:
                 _score_event(i, slot, remembered, learner, settings, out)
                 activity = _decide(
-                    i, slot, incident, remembered, positions, weight, limits, stream, out
+                    i, slot, incident, remembered, positions, event_count, limits, state, out
                 )
-                weight = 0.0
+                event_count = 0.0
                 if activity in (OPENED, UPDATED):
-                    _explain(i, slot, remembered, learner, settings.silent_inverse_p, scratch, out)
+                    _explain(
+                        i, slot, remembered, learner, settings.unreported_inverse_p, scratch, out
+                    )
         if not deferred:
             out.p_of_all[i] = _p_of_all(slot, learner, scratch)
     return len(rows.p)
 
 
 @kernel
-def _begins_day(i: int, learner: Learner, positions: EventPositions, times: RowTimes) -> bool:
+def _begins_day(i: int, learner: LearnerState, positions: EventPositions, times: RowTimes) -> bool:
     """Whether a new day of learning begins before a row. Rows that are only scored begin none: else
     the days would depend on whether every event is scored."""
-    clock = learner.sums.clock
+    clock = learner.sums.status
     if times.set_back[i] and positions.time_ms[i] < clock[DAY] * DAY_MS:
         return True
-    return bool(positions.time_ms[i] >= clock[DUE_MS])
+    return bool(positions.time_ms[i] >= clock[NEXT_DAY_MS])
 
 
 @kernel
 def _learn_label(
     i: int,
     remembered: RememberedEvents,
-    learner: Learner,
+    learner: LearnerState,
     rows: AssessmentInput,
     settings: AssessmentSettings,
 ) -> None:
     slot = find_labelled(remembered, learner, rows.event[i])
-    mean = harmonic_mean(remembered.p[slot], settings.silent_inverse_p) if slot >= 0 else 1.0
-    learning.learn_label(learner, slot, rows.verdict[i], mean)
+    mean = harmonic_mean(remembered.p[slot], settings.unreported_inverse_p) if slot >= 0 else 1.0
+    label_learning.learn_label(learner, slot, rows.verdict[i], mean)
 
 
 @kernel
@@ -137,14 +147,14 @@ def _score_event(
     i: int,
     slot: int,
     remembered: RememberedEvents,
-    learner: Learner,
+    learner: LearnerState,
     settings: AssessmentSettings,
     out: AssessmentOutput,
 ) -> None:
     """Write the p-value of the slot's event, by all its reports so far, as a row's."""
-    mean = harmonic_mean(remembered.p[slot], settings.silent_inverse_p)
-    learning.update_log_odds(learner, slot, mean)
-    out.p[i] = learning.event_p(learner, slot, mean)
+    mean = harmonic_mean(remembered.p[slot], settings.unreported_inverse_p)
+    label_learning.update_log_odds(learner, slot, mean)
+    out.p[i] = label_learning.event_p(learner, slot, mean)
     for k in range(remembered.p.shape[1]):
         out.by_monitor[i, k] = remembered.p[slot, k]
 
@@ -173,7 +183,7 @@ def _more_reports_follow(positions: EventPositions, rows: AssessmentInput, i: in
 def _remember(
     i: int,
     remembered: RememberedEvents,
-    learner: Learner,
+    learner: LearnerState,
     positions: EventPositions,
     rows: AssessmentInput,
     settings: AssessmentSettings,
@@ -186,7 +196,7 @@ def _remember(
         slot = new_slot(remembered, learner, event, source, offset)
     monitor, p = rows.monitor[i], rows.p[i]
     remembered.p[slot, monitor] = p
-    learning.add_report(learner, slot, first, monitor, p, settings.report_p, rows.values[i])
+    label_learning.add_report(learner, slot, first, monitor, p, settings.report_p, rows.values[i])
     return slot, first
 
 
@@ -197,9 +207,9 @@ def _decide(
     incident: F64,
     remembered: RememberedEvents,
     positions: EventPositions,
-    weight: float,
+    event_count: float,
     limits: PolicyLimits,
-    stream: PolicyState,
+    state: PolicyState,
     out: AssessmentOutput,
 ) -> int:
     """The activity of a report's event. incident: its subject's."""
@@ -213,15 +223,15 @@ def _decide(
         i,
         positions,
         out.p[i],
-        weight,
+        event_count,
         warm,
         counted_before,
         limits,
-        stream,
+        state,
         out.policy_outcome,
     )
     if activity == SUPPRESSED and alerted_score >= 0.0:  # it was counted before
-        stream.activities[activity] -= 1
+        state.activities[activity] -= 1
         incident[SUPPRESSED_COUNT] -= 1.0
     if activity == OVER_BUDGET and alerted_score == NEVER_ALERTED:
         remembered.alerted_score[slot] = ONLY_HELD_BACK
@@ -231,14 +241,14 @@ def _decide(
 
 
 @kernel
-def _p_of_all(slot: int, learner: Learner, scratch: AssessmentScratch) -> float:
+def _p_of_all(slot: int, learner: LearnerState, scratch: AssessmentScratch) -> float:
     """The p-value of an event by all monitors, whether they reported or not."""
     everything = harmonic_mean(scratch.all_p, 0.0)
     if slot >= 0:
-        return learning.event_p(learner, slot, everything)
+        return label_learning.event_p(learner, slot, everything)
     scratch.inputs[:] = np.nan
-    scratch.reported[:] = 0.0
-    return learning.p_of_inputs(learner, scratch.inputs, scratch.reported, everything)
+    scratch.surprised[:] = 0.0
+    return label_learning.p_of_inputs(learner, scratch.inputs, scratch.surprised, everything)
 
 
 @kernel
@@ -246,8 +256,8 @@ def _explain(
     i: int,
     slot: int,
     remembered: RememberedEvents,
-    learner: Learner,
-    silent: float,
+    learner: LearnerState,
+    unreported_inverse_p: float,
     scratch: AssessmentScratch,
     out: AssessmentOutput,
 ) -> None:
@@ -255,26 +265,26 @@ def _explain(
     inputs."""
     monitors = len(scratch.p)
     learned = active_model(learner) != HARMONIC
-    scratch.weight[:] = np.nan
+    scratch.contribution[:] = np.nan
     for k in range(monitors):
         scratch.p[k] = remembered.p[slot, k]
-        scratch.reported[k] = learner.memory.reported[slot, k] if learned else 0.0
+        scratch.surprised[k] = learner.memory.surprised[slot, k] if learned else 0.0
         if not np.isnan(scratch.p[k]):
-            scratch.weight[k] = 1.0 / max(scratch.p[k], P_MIN)
+            scratch.contribution[k] = 1.0 / max(scratch.p[k], P_MIN)
     if learned:
-        learning.credit(learner, slot, scratch.weight)
+        label_learning.credit(learner, slot, scratch.contribution)
     for j in range(len(scratch.inputs)):
         scratch.inputs[j] = learner.memory.inputs[slot, j] if learned else np.nan
         mean = learner.logistic_model.mean[j] if learner.logistic_model.seen[j] > 0.0 else np.nan
-        out.weight[i, j] = scratch.weight[j]
+        out.contribution[i, j] = scratch.contribution[j]
         out.value[i, j] = scratch.inputs[j]
-        out.low[i, j] = mean - USUAL_SD * logistic.spread(learner.logistic_model, j)
-        out.high[i, j] = mean + USUAL_SD * logistic.spread(learner.logistic_model, j)
+        out.low[i, j] = mean - EXPECTED_SD * logistic.spread(learner.logistic_model, j)
+        out.high[i, j] = mean + EXPECTED_SD * logistic.spread(learner.logistic_model, j)
     for removed in range(COUNTERFACTUAL_MAX):
         largest = -1
-        for j in range(len(scratch.weight)):
-            w = scratch.weight[j]
-            if w > 0.0 and (largest < 0 or w > scratch.weight[largest]):
+        for j in range(len(scratch.contribution)):
+            w = scratch.contribution[j]
+            if w > 0.0 and (largest < 0 or w > scratch.contribution[largest]):
                 largest = j
         if largest < 0:
             return
@@ -282,20 +292,20 @@ def _explain(
         if largest < monitors:
             _without_monitor(largest, learner, scratch)
         else:
-            scratch.weight[largest] = np.nan
+            scratch.contribution[largest] = np.nan
             scratch.inputs[largest] = learner.logistic_model.mean[largest]
-        harmonic = harmonic_mean(scratch.p, silent)
-        out.without[removed, i] = learning.p_of_inputs(
-            learner, scratch.inputs, scratch.reported, harmonic
+        harmonic = harmonic_mean(scratch.p, unreported_inverse_p)
+        out.without[removed, i] = label_learning.p_of_inputs(
+            learner, scratch.inputs, scratch.surprised, harmonic
         )
 
 
 @kernel
-def _without_monitor(monitor: int, learner: Learner, scratch: AssessmentScratch) -> None:
+def _without_monitor(monitor: int, learner: LearnerState, scratch: AssessmentScratch) -> None:
     """Remove a monitor's inputs from the scratch."""
     scratch.p[monitor] = np.nan
-    scratch.reported[monitor] = 0.0
+    scratch.surprised[monitor] = 0.0
     for j in range(len(learner.input_monitor)):
         if learner.input_monitor[j] == monitor:
             scratch.inputs[j] = np.nan
-            scratch.weight[j] = np.nan
+            scratch.contribution[j] = np.nan

@@ -1,4 +1,5 @@
-"""The daily work of learning: decay, fitting of the trees, and the choice of the active model."""
+"""The daily work of learning: decays the sums, fits the boosted trees again, and chooses the
+active model."""
 
 from math import isnan, log
 from typing import Final
@@ -6,23 +7,23 @@ from typing import Final
 import numpy as np
 
 from detectors.fusion import boosting
-from detectors.fusion.learner import (
+from detectors.fusion.label_learning import HALF_LIFE_DAYS, count_honest, model_odds
+from detectors.fusion.model_state import (
     ACTIVE_MODEL,
     BINS,
     BOOSTED,
     CHANGED,
     DAY,
-    DUE_MS,
     EVALUATED_MIN,
-    FITTED_AT,
     HARMONIC,
     LABELS,
+    LABELS_AT_FIT,
     LOGISTIC,
-    REPORTED,
-    Learner,
+    NEXT_DAY_MS,
+    SURPRISED,
+    LearnerState,
     LearnerSums,
 )
-from detectors.fusion.learning import HALF_LIFE_DAYS, count_honest, model_odds
 from detectors.numeric.decay import DAY_MS
 from detectors.numeric.kernels import kernel
 from schemas.columns import F64, I64
@@ -37,13 +38,13 @@ FIT_ROWS: Final = 100_000
 """Rows of a fit at most; with 10 inputs it takes a second."""
 
 
-def refit(learner: Learner, time_ms: int) -> None:
+def refit(learner: LearnerState, time_ms: int) -> None:
     """Begin the day of that time: decay the sums, fit the trees if enough labels are new, and choose the
     active model."""
     sums, memory = learner.sums, learner.memory
     day = time_ms // DAY_MS
-    if sums.clock[DUE_MS] > 0:
-        passed = max(day - int(sums.clock[DAY]), 0)  # negative where time was set back
+    if sums.status[NEXT_DAY_MS] > 0:
+        passed = max(day - int(sums.status[DAY]), 0)  # negative where time was set back
         keep = 0.5 ** (passed / HALF_LIFE_DAYS)
         for faded in (
             sums.honest_bins,
@@ -53,20 +54,20 @@ def refit(learner: Learner, time_ms: int) -> None:
             sums.frauds,
         ):
             np.multiply(faded, keep, out=faded)
-    sums.clock[DAY] = day
-    sums.clock[DUE_MS] = (day + 1) * DAY_MS
+    sums.status[DAY] = day
+    sums.status[NEXT_DAY_MS] = (day + 1) * DAY_MS
     taken = int(sums.counts[LABELS] + sums.counts[CHANGED])
     honest, frauds = (np.flatnonzero(memory.verdict == verdict) for verdict in (HONEST, FRAUD))
-    changed = taken - sums.clock[FITTED_AT] >= REFIT_SHARE * (len(honest) + len(frauds))
+    changed = taken - sums.status[LABELS_AT_FIT] >= REFIT_SHARE * (len(honest) + len(frauds))
     if changed and min(len(frauds), len(honest)) >= FIT_MIN:
         _fit(learner, honest, frauds)
         _recount(learner, honest, np.zeros(3))
-        sums.clock[FITTED_AT] = taken
-    sums.clock[ACTIVE_MODEL] = _best_model(sums)
+        sums.status[LABELS_AT_FIT] = taken
+    sums.status[ACTIVE_MODEL] = _best_model(sums)
     _update_tail_share(sums)
 
 
-def _fit(learner: Learner, honest: I64, frauds: I64) -> None:
+def _fit(learner: LearnerState, honest: I64, frauds: I64) -> None:
     """Fit the trees to labelled events, given by their slots; adjust their odds to those of all recent
     labels."""
     frauds = _subsample(frauds, FIT_ROWS // 2)
@@ -82,9 +83,11 @@ def _fit(learner: Learner, honest: I64, frauds: I64) -> None:
         )
 
 
-def _subsample(slots: I64, limit: int) -> I64:
-    """At limit so many of the slots; their events' hashes decide which."""
-    return slots[np.arange(min(len(slots), limit)) * len(slots) // max(min(len(slots), limit), 1)]
+def _subsample(slots: I64, rows_max: int) -> I64:
+    """At most `rows_max` of the slots; their events' hashes decide which."""
+    return slots[
+        np.arange(min(len(slots), rows_max)) * len(slots) // max(min(len(slots), rows_max), 1)
+    ]
 
 
 def _best_model(sums: LearnerSums) -> int:
@@ -101,19 +104,18 @@ def _best_model(sums: LearnerSums) -> int:
 def _update_tail_share(sums: LearnerSums) -> None:
     """Compute the share of honest events in each bin or above."""
     of_all = sums.not_fraud.sum()
-    sums.reported_share[0] = sums.not_fraud[REPORTED] / of_all if of_all > 0.0 else 1.0
+    sums.surprised_share[0] = sums.not_fraud[SURPRISED] / of_all if of_all > 0.0 else 1.0
     for model in (LOGISTIC, BOOSTED):
         above = np.cumsum(sums.honest_bins[model][::-1])[::-1]
-        one = sums.reported_share[0] / (above[0] + 1.0)
+        one = sums.surprised_share[0] / (above[0] + 1.0)
         sums.tail_share[model, :BINS] = one * above
         sums.tail_share[model, BINS] = one
 
 
 @kernel
-def _recount(learner: Learner, honest: I64, today: F64) -> None:
-    """Count honest events, given by their slots, by today's log odds where these are higher than when
-    they came; log odds from before all reports were there move by as much. today: float64[3],
-    scratch."""
+def _recount(learner: LearnerState, honest: I64, today: F64) -> None:
+    """Count honest events, given by their slots, at their highest log odds, raised by as much as the
+    model's log odds have grown since. today: float64[3], scratch."""
     memory = learner.memory
     for k in range(len(honest)):
         slot = honest[k]
@@ -121,7 +123,7 @@ def _recount(learner: Learner, honest: I64, today: F64) -> None:
         for model in range(LOGISTIC, BOOSTED + 1):
             today[model] = highest[model]
             if not isnan(highest[model]):
-                now = model_odds(learner, model, memory.inputs[slot], memory.reported[slot])
+                now = model_odds(learner, model, memory.inputs[slot], memory.surprised[slot])
                 today[model] += max(now - log_odds[model], 0.0)
         count_honest(learner, slot, -1.0, highest)
         count_honest(learner, slot, 1.0, today)

@@ -1,16 +1,16 @@
-"""Learning from labels: how likely is fraud, given all monitors' reports on an event?
+"""Learning from labels, one at a time: how likely is fraud, given all monitors' reports on an event?
 
-There are three models, and each learns from every labelled report: the harmonic mean,
-as without labels; a logistic regression over the monitors' scores and chosen features, learned
-online (`logistic`); and boosted trees over the same inputs (`boosting`), fitted again at the
-beginning of a day of stream time when enough labelled reports are new (`refit`). The log odds of
-each model at the time of an event are kept until its label comes, and their log loss evaluates the
+There are three models, and each learns from every labelled report: the harmonic mean, as without
+labels; a logistic regression over the monitors' scores and chosen features, learned online
+(`logistic`); and boosted trees over the same inputs (`boosting`), fitted again at the beginning of
+a day of stream time when enough labelled reports are new (`daily_refit`). The log odds of each
+model at the time of an event are kept until its label comes, and their log loss evaluates the
 model (A. P. Dawid, "The prequential approach", JRSS A 1984). The model with the lowest recent log
 loss is active; until a learned model was evaluated on `EVALUATED_MIN` frauds and as many honest
 events, the harmonic mean is. A correction replaces the earlier label's losses, at their remaining
 weight.
 
-Inputs. A monitor counts only where it was surprised (p < limit): its score -log10 p, at most
+Inputs. A monitor counts only where it was surprised (p < report_p): its score -log10 p, at most
 `SCORE_MAX`, and its finite features. Otherwise all of its inputs are absent, even where they are
 known, as in the sample or in a replay: training inputs must look like those that are scored. The
 memory keeps frauds longer, so that the trees' odds are adjusted to the share of frauds among all
@@ -20,13 +20,14 @@ p-values. Log odds v become the share of honest events with log odds as high:
 
     p = R (Σ [v' ≥ v] + 1/(1 + e^v))/(Σ 1 + 1)
 
-over the honest labels of reported events, v' being the highest log odds of the event while its
-reports came (it may alert at any of them), and at the last fit, if that is higher, since a model
-that learned more gives higher odds. Equal log odds, and all others in a bin, count as no less. R is
-the share of reported events among all that are not known to be fraud; it needs no label, since one
-event in `SAMPLE` is always reported. Events on which all monitors are silent rank below, in the
-order of their harmonic mean. Each event counts as of its own day, half after `HALF_LIFE_DAYS`. Where
-only frauds are labelled nothing is known of honest events, and the harmonic mean stays active.
+over the honest labels of surprising events (some monitor was surprised), v' being the highest log
+odds of the event while its reports came (it may alert at any of them), and at the last fit, if
+that is higher, since a model that learned more gives higher odds. Ties, and all values in the same
+bin, count as at least as high. R is the share of surprising events among all that are not known to
+be fraud; it needs no label, since one event in `SAMPLE` is always reported. Events that surprised
+no monitor rank below, in the order of their harmonic mean. Each event counts as of its own day,
+half after `HALF_LIFE_DAYS`. Where only frauds are labelled nothing is known of honest events, and
+the harmonic mean stays active.
 
 Of the labelled frauds in memory an event may displace only the oldest in a set of which frauds hold
 more than half. A later label replaces an earlier one for the trees and in the sums; the regression
@@ -39,23 +40,23 @@ from typing import Final
 import numpy as np
 
 from detectors.fusion import boosting, logistic
-from detectors.fusion.learner import (
+from detectors.fusion.model_state import (
     BINS,
     BOOSTED,
     CHANGED,
     DAY,
-    FITTED_AT,
     HARMONIC,
     LABELS,
+    LABELS_AT_FIT,
     LOGISTIC,
     NOT_COUNTED,
+    NOT_SURPRISED,
     ODDS_MAX,
     REMEMBERED,
-    REPORTED,
     SAMPLE,
-    SILENT,
+    SURPRISED,
     UNMATCHED,
-    Learner,
+    LearnerState,
     active_model,
 )
 from detectors.numeric.combination import P_MIN
@@ -78,7 +79,7 @@ def input_score(p: float) -> float:
 
 
 @kernel
-def reset_slot(learner: Learner, slot: int, event: np.uint64) -> None:
+def reset_slot(learner: LearnerState, slot: int, event: np.uint64) -> None:
     """Give the slot to another event, of which nothing is known yet."""
     memory = learner.memory
     if len(memory.event) == 0:
@@ -86,9 +87,9 @@ def reset_slot(learner: Learner, slot: int, event: np.uint64) -> None:
     learner.sums.counts[REMEMBERED] += 1
     memory.event[slot] = event
     memory.arrival[slot] = learner.sums.counts[REMEMBERED]
-    memory.day[slot] = learner.sums.clock[DAY]
+    memory.day[slot] = learner.sums.status[DAY]
     memory.inputs[slot] = np.nan
-    memory.reported[slot] = 0.0
+    memory.surprised[slot] = 0.0
     memory.log_odds[slot] = np.nan
     memory.max_log_odds[slot] = np.nan
     memory.counted_bin[slot] = NOT_COUNTED
@@ -100,20 +101,26 @@ def reset_slot(learner: Learner, slot: int, event: np.uint64) -> None:
 
 @kernel
 def add_report(
-    learner: Learner, slot: int, first: bool, monitor: int, p: float, limit: float, values: F64
+    learner: LearnerState,
+    slot: int,
+    first: bool,
+    monitor: int,
+    p: float,
+    report_p: float,
+    values: F64,
 ) -> None:
     """Add a monitor's report on the slot's event. first: the event's first report. values:
     float64[features], the monitor's own are read."""
     memory = learner.memory
-    surprised = p < limit
+    surprised = p < report_p
     if len(memory.event) == 0 or not (first or surprised):
         return
     counts = memory.verdict[slot] != FRAUD
     if counts and not first:
         _count_not_fraud(learner, slot, -1.0)
     if surprised:
-        monitors = memory.reported.shape[1]
-        memory.reported[slot, monitor] = 1.0
+        monitors = memory.surprised.shape[1]
+        memory.surprised[slot, monitor] = 1.0
         memory.inputs[slot, monitor] = input_score(p)
         for j in range(len(values)):
             if learner.input_monitor[monitors + j] == monitor:
@@ -123,7 +130,7 @@ def add_report(
 
 
 @kernel
-def update_log_odds(learner: Learner, slot: int, harmonic: float) -> None:
+def update_log_odds(learner: LearnerState, slot: int, harmonic: float) -> None:
     """Store every model's log odds of the slot's event. harmonic: the harmonic mean of its p-values."""
     memory = learner.memory
     if len(memory.event) == 0:
@@ -133,9 +140,11 @@ def update_log_odds(learner: Learner, slot: int, harmonic: float) -> None:
     log_odds[HARMONIC] = logistic.log_odds(
         learner.harmonic_model, learner.one_input, learner.no_flags
     )
-    log_odds[LOGISTIC] = model_odds(learner, LOGISTIC, memory.inputs[slot], memory.reported[slot])
-    if learner.sums.clock[FITTED_AT] > 0:
-        log_odds[BOOSTED] = model_odds(learner, BOOSTED, memory.inputs[slot], memory.reported[slot])
+    log_odds[LOGISTIC] = model_odds(learner, LOGISTIC, memory.inputs[slot], memory.surprised[slot])
+    if learner.sums.status[LABELS_AT_FIT] > 0:
+        log_odds[BOOSTED] = model_odds(
+            learner, BOOSTED, memory.inputs[slot], memory.surprised[slot]
+        )
     for model in range(3):
         if isnan(highest[model]) or log_odds[model] > highest[model]:
             highest[model] = log_odds[model]
@@ -145,7 +154,7 @@ def update_log_odds(learner: Learner, slot: int, harmonic: float) -> None:
 
 
 @kernel
-def event_p(learner: Learner, slot: int, harmonic: float) -> float:
+def event_p(learner: LearnerState, slot: int, harmonic: float) -> float:
     """The p-value of the slot's event by the stored log odds. harmonic: its harmonic mean."""
     model = active_model(learner)
     if model == HARMONIC:
@@ -154,53 +163,53 @@ def event_p(learner: Learner, slot: int, harmonic: float) -> float:
         learner,
         model,
         learner.memory.log_odds[slot, model],
-        learner.memory.reported[slot].sum() == 0.0,
+        learner.memory.surprised[slot].sum() > 0.0,
         harmonic,
     )
 
 
 @kernel
-def p_of_inputs(learner: Learner, inputs: F64, reported: F64, harmonic: float) -> float:
-    """The p-value of these inputs by the active model; inputs and reported as in `EventMemory`."""
+def p_of_inputs(learner: LearnerState, inputs: F64, surprised: F64, harmonic: float) -> float:
+    """The p-value of these inputs by the active model; inputs and surprised as in `EventMemory`."""
     model = active_model(learner)
     if model == HARMONIC:
         return harmonic
     return _p(
         learner,
         model,
-        model_odds(learner, model, inputs, reported),
-        reported.sum() == 0.0,
+        model_odds(learner, model, inputs, surprised),
+        surprised.sum() > 0.0,
         harmonic,
     )
 
 
 @kernel
-def model_odds(learner: Learner, model: int, inputs: F64, reported: F64) -> float:
+def model_odds(learner: LearnerState, model: int, inputs: F64, surprised: F64) -> float:
     """Log odds of fraud by a learned model."""
     if model == LOGISTIC:
-        return logistic.log_odds(learner.logistic_model, inputs, reported)
+        return logistic.log_odds(learner.logistic_model, inputs, surprised)
     return boosting.log_odds(learner.boosted_trees, inputs)
 
 
 @kernel
-def _p(learner: Learner, model: int, v: float, silent: bool, harmonic: float) -> float:
-    """The p-value of log odds v; silent: no monitor was surprised."""
-    if silent:
-        reported = learner.sums.reported_share[0]
-        return float(reported + (1.0 - reported) * harmonic)
+def _p(learner: LearnerState, model: int, v: float, any_surprised: bool, harmonic: float) -> float:
+    """The p-value of log odds v. any_surprised: some monitor was surprised."""
+    if not any_surprised:
+        surprised_share = learner.sums.surprised_share[0]
+        return float(surprised_share + (1.0 - surprised_share) * harmonic)
     share = learner.sums.tail_share[model]
     return float(share[_bin(v)] + share[BINS] / (1.0 + exp(v)))
 
 
 @kernel
-def credit(learner: Learner, slot: int, out: F64) -> None:
+def credit(learner: LearnerState, slot: int, out: F64) -> None:
     """Add to `out`, float64[inputs], by how much each input raises the active model's log odds of the
     slot's event; NaN where absent."""
     inputs = learner.memory.inputs[slot]
     for j in range(len(inputs)):
         out[j] = np.nan if isnan(inputs[j]) else 0.0
     if active_model(learner) == LOGISTIC:
-        logistic.credit(learner.logistic_model, inputs, learner.memory.reported[slot], out)
+        logistic.credit(learner.logistic_model, inputs, learner.memory.surprised[slot], out)
     else:
         boosting.credit(learner.boosted_trees, inputs, out)
 
@@ -208,8 +217,8 @@ def credit(learner: Learner, slot: int, out: F64) -> None:
 @kernel
 def _bin(v: float) -> int:
     """The bin of log odds."""
-    at = (min(max(v, -ODDS_MAX), ODDS_MAX) + ODDS_MAX) * (BINS / (2.0 * ODDS_MAX))
-    return min(int(at), BINS - 1)
+    position = (min(max(v, -ODDS_MAX), ODDS_MAX) + ODDS_MAX) * (BINS / (2.0 * ODDS_MAX))
+    return min(int(position), BINS - 1)
 
 
 @kernel
@@ -220,7 +229,7 @@ def _loss(odds: float, fraud: bool) -> float:
 
 
 @kernel
-def learn_label(learner: Learner, slot: int, verdict: int, harmonic: float) -> None:
+def learn_label(learner: LearnerState, slot: int, verdict: int, harmonic: float) -> None:
     """Learn a label of the slot's event; slot -1: the event is not remembered. harmonic: the harmonic
     mean of its p-values."""
     counts = learner.sums.counts
@@ -248,18 +257,18 @@ def learn_label(learner: Learner, slot: int, verdict: int, harmonic: float) -> N
     if memory.times_learned[slot] < LEARNED_MAX:
         memory.times_learned[slot] += 1
         logistic.learn(
-            learner.logistic_model, memory.inputs[slot], memory.reported[slot], float(verdict)
+            learner.logistic_model, memory.inputs[slot], memory.surprised[slot], float(verdict)
         )
         learner.one_input[0] = input_score(harmonic)
         logistic.learn(learner.harmonic_model, learner.one_input, learner.no_flags, float(verdict))
 
 
 @kernel
-def _evaluate(learner: Learner, slot: int, fraud: bool) -> None:
+def _evaluate(learner: LearnerState, slot: int, fraud: bool) -> None:
     """Add the models' log losses on the first label of an event."""
     memory, sums = learner.memory, learner.sums
     log_odds = memory.log_odds[slot]
-    memory.labelled_day[slot] = sums.clock[DAY]
+    memory.labelled_day[slot] = sums.status[DAY]
     for model in range(LOGISTIC, BOOSTED + 1):
         memory.excess_log_odds[slot, model - LOGISTIC] = log_odds[model] - log_odds[HARMONIC]
         if not isnan(log_odds[model]):
@@ -271,7 +280,7 @@ def _evaluate(learner: Learner, slot: int, fraud: bool) -> None:
 
 
 @kernel
-def _reevaluate(learner: Learner, slot: int, fraud: bool) -> None:
+def _reevaluate(learner: LearnerState, slot: int, fraud: bool) -> None:
     """Replace the log losses on an earlier label by those on its correction, at the weight that is left:
     the losses of log odds v under the two verdicts differ by v."""
     sums = learner.sums
@@ -286,33 +295,33 @@ def _reevaluate(learner: Learner, slot: int, fraud: bool) -> None:
 
 
 @kernel
-def _remaining_weight(learner: Learner, day: int) -> float:
+def _remaining_weight(learner: LearnerState, day: int) -> float:
     """The remaining weight of something that was counted on that day. An event counts as of its own
     day, however late its label, and a loss as of the first label's, so that exactly what was added
     is taken back."""
-    return decayed(1.0, float(max(learner.sums.clock[DAY] - day, 0)), HALF_LIFE_DAYS)
+    return decayed(1.0, float(max(learner.sums.status[DAY] - day, 0)), HALF_LIFE_DAYS)
 
 
 @kernel
-def _count_not_fraud(learner: Learner, slot: int, more: float) -> None:
-    """Count an event that is not known to be fraud, or take it back. An event on which all monitors are
-    silent is of the sample."""
-    silent = learner.memory.reported[slot].sum() == 0.0
-    k, size = (SILENT, float(SAMPLE)) if silent else (REPORTED, 1.0)
+def _count_not_fraud(learner: LearnerState, slot: int, more: float) -> None:
+    """Count an event that is not known to be fraud, or take it back. An event that surprised no
+    monitor is of the sample."""
+    any_surprised = learner.memory.surprised[slot].sum() > 0.0
+    k, size = (SURPRISED, 1.0) if any_surprised else (NOT_SURPRISED, float(SAMPLE))
     weight = _remaining_weight(learner, learner.memory.day[slot])
     learner.sums.not_fraud[k] = max(learner.sums.not_fraud[k] + more * size * weight, 0.0)
 
 
 @kernel
-def count_honest(learner: Learner, slot: int, more: float, highest: F64) -> None:
-    """Count a reported honest event in the bin of each model's highest log odds, or take it back.
-    highest: float64[3], log odds by model."""
+def count_honest(learner: LearnerState, slot: int, more: float, highest: F64) -> None:
+    """Count an honest event that surprised a monitor in the bin of each model's highest log odds, or
+    take it back. highest: float64[3], log odds by model."""
     counted_bin = learner.memory.counted_bin[slot]
-    silent = learner.memory.reported[slot].sum() == 0.0
+    any_surprised = learner.memory.surprised[slot].sum() > 0.0
     weight = _remaining_weight(learner, learner.memory.day[slot])
     for model in range(LOGISTIC, BOOSTED + 1):
         b = int(counted_bin[model])
-        if more > 0.0 and not silent and not isnan(highest[model]):
+        if more > 0.0 and any_surprised and not isnan(highest[model]):
             b = _bin(highest[model])
         if b != NOT_COUNTED:
             learner.sums.honest_bins[model, b] = max(

@@ -1,14 +1,17 @@
-"""The memory of recently reported events, a set-associative cache by the hash of the event's id.
+"""The memory of recently reported events, a set-associative cache by the hash of the event's id: which
+events have a slot, and the p-values that were reported on them.
 
-24 bytes an event and 8 for each monitor. A report on a displaced event adds the event again.
+An event takes 25 bytes and 8 for each monitor; where labels are learned (`model_state.EventMemory`),
+104 bytes, 16 for each monitor and 8 for each training feature besides. A report on a displaced event
+adds the event again.
 """
 
 from typing import Final, NamedTuple
 
 import numpy as np
 
-from detectors.fusion import learning
-from detectors.fusion.learner import Learner
+from detectors.fusion import label_learning
+from detectors.fusion.model_state import LearnerState
 from detectors.numeric.kernels import kernel
 from schemas.columns import F64, I64
 from schemas.labels import FRAUD
@@ -57,7 +60,7 @@ def find_event(remembered: RememberedEvents, event: np.uint64, source: int, offs
 
 
 @kernel
-def find_labelled(remembered: RememberedEvents, learner: Learner, event: np.uint64) -> int:
+def find_labelled(remembered: RememberedEvents, learner: LearnerState, event: np.uint64) -> int:
     """The slot of the event that a label names, -1 where it is not remembered; of several with its id
     the one that came first."""
     first = np.int64(event % np.uint64(len(remembered.next_slot))) * SLOTS_PER_SET
@@ -75,11 +78,10 @@ def find_labelled(remembered: RememberedEvents, learner: Learner, event: np.uint
 
 @kernel
 def new_slot(
-    remembered: RememberedEvents, learner: Learner, event: np.uint64, source: int, offset: int
+    remembered: RememberedEvents, learner: LearnerState, event: np.uint64, source: int, offset: int
 ) -> int:
-    """A slot for an event that is not remembered: a free one of its set while there is one (they are
-    taken in order), else the oldest. A fraud is displaced only where frauds hold more than half of the
-    set."""
+    """A slot for an event that is not remembered: the next slot of its set in rotation. A fraud is
+    replaced only if frauds fill more than half of the set."""
     set_index = np.int64(event % np.uint64(len(remembered.next_slot)))
     oldest = remembered.next_slot[set_index]
     if (
@@ -103,5 +105,5 @@ def new_slot(
     remembered.p[slot] = np.nan
     remembered.alerted_score[slot] = NEVER_ALERTED
     remembered.totals[DISTINCT_EVENTS] += 1
-    learning.reset_slot(learner, slot, event)
+    label_learning.reset_slot(learner, slot, event)
     return int(slot)
