@@ -25,7 +25,7 @@ from stream.errors import CheckpointIncompatible, StoreFailure
 from stream.executor import ExecutorFactory, Task, ThreadExecutor
 from stream.telemetry.collector import MetricsCollector
 
-log = structlog.stdlib.get_logger(__name__)
+logger = structlog.stdlib.get_logger(__name__)
 
 DUE_FRACTION: Final = 3
 """A checkpoint is due when a restart would re-learn this fraction, one in so many, of
@@ -163,7 +163,7 @@ class CheckpointManager:
             self._beat()
             if clock.monotonic() >= deadline:
                 job.cancelled = True
-                log.warning("checkpoint dropped: it took too long", **_log_fields(job))
+                logger.warning("checkpoint dropped: it took too long", **_log_fields(job))
                 return
         self._finish(job, task)
 
@@ -217,7 +217,7 @@ class CheckpointManager:
         checkpoints.to_name = written.name
         self._metrics.add("eddy_checkpoints")
         self._metrics.add("eddy_checkpoint_bytes", written.written_bytes)
-        log.info(
+        logger.info(
             "checkpoint written",
             **_log_fields(job),
             checkpoint=written.name,
@@ -232,7 +232,9 @@ class CheckpointManager:
         """Count the failure. Raises StoreFailure where a restart would have too much to re-learn."""
         checkpoints = job.checkpoints
         self._metrics.add("eddy_checkpoint_failures")
-        log.error("checkpoint failed", **_log_fields(job), error=error.message, remedy=error.remedy)
+        logger.error(
+            "checkpoint failed", **_log_fields(job), error=error.message, remedy=error.remedy
+        )
         checkpoints.not_before = self._clock.monotonic() + RETRY_S
         if not checkpoints.published:
             return
@@ -249,9 +251,9 @@ def _collect(checkpoints: PartitionCheckpoints, published: list[str], protected:
     try:
         removed = checkpoints.folder.collect(published, lambda: not checkpoints.released, protected)
     except (StoreFailure, CheckpointIncompatible) as error:
-        log.warning("old checkpoints could not be removed", **partition, error=error.message)
+        logger.warning("old checkpoints could not be removed", **partition, error=error.message)
     else:
-        log.debug("old checkpoints removed", **partition, blocks=removed)
+        logger.debug("old checkpoints removed", **partition, blocks=removed)
 
 
 def _log_fields(job: _Job) -> dict[str, str | int]:

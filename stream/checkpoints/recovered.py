@@ -19,7 +19,7 @@ from stream.kafka.positions import CommittedOffset, Partition
 from stream.pipeline.alerting import RunInfo
 from stream.pipeline.shard import Shard, ShardFactory
 
-log = structlog.stdlib.get_logger(__name__)
+logger = structlog.stdlib.get_logger(__name__)
 
 
 class StartContext(NamedTuple):
@@ -78,10 +78,10 @@ class RecoveredState:
         for result in results:
             named = {**partition, "stage": result.stage}
             if result.is_kept:
-                log.info("configuration changed: state kept", **named)
+                logger.info("configuration changed: state kept", **named)
                 continue
             dropped = {"checkpoint": self.checkpoint} if result.drops_state() else {}
-            log.warning(
+            logger.warning(
                 "configuration changed: state dropped"
                 if result.is_removed
                 else "configuration changed: stage starts with nothing learned",

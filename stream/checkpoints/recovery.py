@@ -41,7 +41,7 @@ from stream.errors import (
 from stream.kafka.positions import CommittedOffset, Partition
 from stream.pipeline.shard import ShardFactory
 
-log = structlog.stdlib.get_logger(__name__)
+logger = structlog.stdlib.get_logger(__name__)
 
 
 def recover(context: StartContext) -> RecoveredState:
@@ -120,7 +120,7 @@ def _from_checkpoint(context: StartContext, pointer: Pointer, live_from: int) ->
             head = msgspec.structs.replace(head, fingerprint=pointer.fingerprint)
             return _restart_without_state(context, head, name, live_from)
         except CheckpointCorrupt as error:
-            log.error(  # noqa: TRY400 - an expected error: a traceback adds nothing
+            logger.error(  # noqa: TRY400 - an expected error: a traceback adds nothing
                 "checkpoint is damaged: falling back to an earlier one",
                 **context.topic_partition._asdict(),
                 error=str(error),
@@ -139,7 +139,7 @@ def _without_checkpoint(
     first = pointer.first_offset
     if first is not None and first >= context.low:
         if pointer.fingerprint == fingerprint(context.config):
-            log.error(
+            logger.error(
                 "no intact checkpoint: re-learning from the first record",
                 **context.topic_partition._asdict(),
             )
@@ -238,7 +238,7 @@ def _restart_without_state(
 ) -> RecoveredState:
     """Start in place of a checkpoint whose whole state is dropped: from a saved state where the
     configuration names one, else with nothing learned. head: the checkpoint's."""
-    log.warning("state dropped", **context.topic_partition._asdict(), checkpoint=name)
+    logger.warning("state dropped", **context.topic_partition._asdict(), checkpoint=name)
     if context.saved is None:
         state = empty_state(context, live_from, live_from)
     else:

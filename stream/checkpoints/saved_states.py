@@ -11,7 +11,7 @@ from stream.checkpoints.store import Folder
 from stream.config import fingerprint
 from stream.errors import RetentionGap, SavedStateUnusable
 
-log = structlog.stdlib.get_logger(__name__)
+logger = structlog.stdlib.get_logger(__name__)
 
 
 def from_saved_state(
@@ -49,7 +49,9 @@ def from_saved_state(
     load_into(state.shard, saved, manifest, context.beat, context.executors)
     # The log alone cannot rebuild it; only a checkpoint of its own can.
     state.head = msgspec.structs.replace(state.head, first_offset=None, resumed_from=start)
-    log.info("starting from a saved state", **context.topic_partition._asdict(), next_offset=start)
+    logger.info(
+        "starting from a saved state", **context.topic_partition._asdict(), next_offset=start
+    )
     return state
 
 
@@ -81,7 +83,7 @@ def replace_broken_checkpoints(
     """Start from a saved state where no checkpoint is intact. broken: their number."""
     state = from_saved_state(context, saved, live_from)
     named = context.topic_partition._asdict()
-    log.error("no intact checkpoint: starting from the saved state", **named)
+    logger.error("no intact checkpoint: starting from the saved state", **named)
     if pointer.fingerprint != state.head.fingerprint:
         state.head = msgspec.structs.replace(state.head, superseded=[pointer.fingerprint])
     state.broken_checkpoints = broken

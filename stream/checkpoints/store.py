@@ -26,7 +26,7 @@ from stream.config.topology import Log
 from stream.errors import CheckpointCorrupt, ConfigError, StoreFailure
 from stream.location import Location
 
-log = structlog.stdlib.get_logger(__name__)
+logger = structlog.stdlib.get_logger(__name__)
 
 REMOTE: Final[dict[str, Any]] = {
     "client_options": {"timeout": "30s", "connect_timeout": "5s", "allow_http": True},
@@ -213,7 +213,7 @@ class Folder:
         try:
             return self.manifest(name).blocks()
         except CheckpointCorrupt as error:
-            log.warning("a checkpoint cannot be read", error=error.message)
+            logger.warning("a checkpoint cannot be read", error=error.message)
             return set()
 
     def _orphans(self) -> set[str]:

@@ -59,10 +59,10 @@ def check(config: ConfigPath) -> None:
         if node.reads_inputs:
             continue
         path = "direct"
-        if node.log:
-            count = node.log.partitions
+        if node.internal_topic:
+            count = node.internal_topic.partitions
             partitions = f"{count} partition{'s' if count > 1 else ''}"
-            path = f"over the internal topic {node.log.topic} with {partitions}"
+            path = f"over the internal topic {node.internal_topic.topic} with {partitions}"
         typer.echo(f"{node.title}: {path}: {node.read_path.reason}")
 
 

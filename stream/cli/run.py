@@ -72,7 +72,6 @@ def run(
 
     Example: EDDY_SLOT=worker-1 eddy run shop.toml
     """
-    from stream.checkpoints.state_losses import DROP, DROP_OPTION
     from stream.config import load, secret_problem
     from stream.runtime.start import run_worker
     from stream.runtime.supervisor import stop_with_supervisor
@@ -82,9 +81,7 @@ def run(
     if loaded.mode == "live" and (problem := secret_problem(loaded)):
         raise ConfigError([f"{config}: {problem}"])
     allowed_drops = drop_state or []
-    if malformed := [one for one in allowed_drops if not DROP.fullmatch(one)]:
-        expected = "MONITOR@ and 32 hex digits, as printed by a refused start"
-        raise ConfigError([f"{DROP_OPTION}: got {one}; expected {expected}" for one in malformed])
+    _check_drops(allowed_drops)
     own_slot = slot or str(loaded.kafka.get("group.instance.id", ""))
     port = loaded.worker.http_port if http_port is None else http_port
     if processes is not None:
@@ -96,6 +93,15 @@ def run(
         stop_with_supervisor()
     run_id = os.environ.get("EDDY_RUN_ID") or str(uuid.uuid4())
     run_worker(loaded, own_slot, live_run(loaded, run_id), _stop_on_signal, port, allowed_drops)
+
+
+def _check_drops(allowed_drops: list[str]) -> None:
+    """Raise ConfigError if an argument of --drop-state is malformed."""
+    from stream.checkpoints.state_losses import DROP, DROP_OPTION
+
+    if malformed := [drop for drop in allowed_drops if not DROP.fullmatch(drop)]:
+        expected = "MONITOR@ and 32 hex digits, as printed by a refused start"
+        raise ConfigError([f"{DROP_OPTION}: got {drop}; expected {expected}" for drop in malformed])
 
 
 def live_run(config: "Config", run_id: str) -> "RunInfo":
@@ -122,7 +128,7 @@ def _run_supervised(
 
     if http_port and http_port + processes - 1 > HTTP_PORT_MAX:
         most = HTTP_PORT_MAX - processes + 1
-        why = f"{processes} processes use consecutive ports from it on"
+        why = f"{processes} processes need {processes} consecutive ports starting at this one"
         raise ConfigError([f"worker.http_port: got {http_port}; expected at most {most}: {why}"])
     logging.configure_logging(log_level, slot=prefix)
     ports = [http_port and http_port + index for index in range(processes)]

@@ -28,10 +28,10 @@ alerts, and dead letters."""
 
 
 class ReadPath(NamedTuple):
-    """How a stage gets what it reads, and why: over its internal topic, or, where `internal` is None,
+    """How a stage gets what it reads, and why: over its internal topic, or, where `internal_topic` is None,
     inside the shard of its input."""
 
-    internal: Log | None
+    internal_topic: Log | None
     reason: str
 
 
@@ -50,7 +50,7 @@ class OutputTopic(NamedTuple):
 class StageNode:
     """A stage as a configuration runs it; there is one watch, for example, for each monitor.
 
-    name: prefix of its state and of its counters. path: its place in the configuration. key: what its
+    name: prefix of its state and of its counters. config_path: where the configuration declares it. key: what its
     internal topic is partitioned by. inputs: whose events it reads. score_features: the features in
     its score columns, None where it writes no scores. policy: that decides on its alerts, None where
     it raises none. options: its table in the configuration, of the declared type.
@@ -58,7 +58,7 @@ class StageNode:
 
     declaration: "StageDeclaration"
     name: str
-    path: str
+    config_path: str
     read_path: ReadPath
     key: str = ""
     inputs: tuple[str, ...] = ()
@@ -82,9 +82,9 @@ class StageNode:
         return "reports" in self.declaration.reads
 
     @property
-    def log(self) -> Log | None:
+    def internal_topic(self) -> Log | None:
         """Its internal topic, None where it runs in the shard of its input."""
-        return self.read_path.internal
+        return self.read_path.internal_topic
 
 
 def _no_topics(_node: StageNode, _config: Config) -> Sequence[OutputTopic]:
@@ -103,7 +103,7 @@ class StageDeclaration:
     configuration has that table. nodes: the stages that a configuration runs, for a stage that is
     declared otherwise. make: the stage of one partition, of a node, a `StageContext` and a
     `Placement`. subscribe: its `Subscription`, of a node and a `StageContext`; None for route. counters: every
-    `Counter` that it has. outputs: the topics that it writes itself. learns_from: the `Basis` of each of its
+    `StageCounter` that it has. outputs: the topics that it writes itself. learns_from: the `Basis` of each of its
     stages, by name: when a part of it changes, the learned state is dropped. learned_arrays: the
     prefixes of the arrays that are then dropped; the others, counters, are kept. batch_rows_max: rows of its
     internal topic that it processes at once; a poll may return many more.
@@ -192,7 +192,7 @@ def scoring_nodes(config: Config) -> list[StageNode]:
 def logs(config: Config) -> list[Log]:
     """Every log that stages read: the inputs', then the internal topics."""
     inputs = (Log(name, spec.topic, spec.partitions) for name, spec in config.inputs.items())
-    return [*inputs, *(node.log for node in nodes(config) if node.log)]
+    return [*inputs, *(node.internal_topic for node in nodes(config) if node.internal_topic)]
 
 
 def output_topics(config: Config) -> list[OutputTopic]:

@@ -53,7 +53,9 @@ def consistency_problems(config: Config) -> Iterator[tuple[str, str]]:
     for name, spec in config.inputs.items():
         yield from _prefixed(f"inputs.{name}", _input_problems(spec))
     yield from stage_problems(config)
-    internal = {node.path: node.log for node in nodes(config) if node.log}
+    internal = {
+        node.config_path: node.internal_topic for node in nodes(config) if node.internal_topic
+    }
     topics = {f"inputs.{name}.topic": spec.topic for name, spec in config.inputs.items()}
     topics |= {where: log.topic for where, log in internal.items()}
     read = {topic: where for where, topic in topics.items()}

@@ -27,7 +27,7 @@ from stream.inputs.partitioning import find_misplaced
 from stream.pipeline.shard import ShardOutput
 from stream.telemetry.collector import MetricsCollector
 
-log = structlog.stdlib.get_logger(__name__)
+logger = structlog.stdlib.get_logger(__name__)
 
 RECORDS_MIN: Final = 1_000
 """After so many events without a mapped field, or that a monitor does not score, there is a problem;
@@ -118,7 +118,7 @@ class InputDiagnostics:
         topic, partition = misplaced_in = events.sources[int(events.source[first])]
         if misplaced_in not in self._misplaced_logged:
             self._misplaced_logged.add(misplaced_in)
-            log.warning(
+            logger.warning(
                 MISPLACED_KEYS,
                 topic=topic,
                 partition=partition,
@@ -134,7 +134,7 @@ class InputDiagnostics:
         if (key := (name, of_event, code)) not in self._repaired:
             self._repaired.add(key)
             example = _example(letter, headers)
-            log.warning("field repaired", input=name, field=of_event, code=code, example=example)
+            logger.warning("field repaired", input=name, field=of_event, code=code, example=example)
 
     def _count_dead_letters(
         self, name: str, summary: _InputSummary, records: Records, dead_letters: list[DeadLetter]
@@ -149,7 +149,7 @@ class InputDiagnostics:
             count = summary.dead_letters[code] = summary.dead_letters.get(code, 0) + 1
             if count == 10 ** (len(str(count)) - 1):
                 example = _example(letter, headers)
-                log.warning("dead letters", input=name, code=code, count=count, example=example)
+                logger.warning("dead letters", input=name, code=code, count=count, example=example)
         summary.last_dead_letter = _example(dead_letters[-1], dict(dead_letters[-1].headers))
         refused = {int(dict(letter.headers)["eddy-offset"]) for letter in dead_letters}
         at_end = 0
@@ -169,7 +169,7 @@ class InputDiagnostics:
         for one in found:
             if one[:3] not in self._logged:
                 self._logged.add(one[:3])
-                log.warning("input problem", name=one.of, problem=one.kind, detail=one.text)
+                logger.warning("input problem", name=one.of, problem=one.kind, detail=one.text)
         self._logged &= {one[:3] for one in found}  # one that comes back is logged again
         return found
 

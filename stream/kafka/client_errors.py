@@ -20,7 +20,7 @@ from stream.kafka.error_codes import CODE_MEANINGS, UNKNOWN_CODE, ErrorClass
 from stream.kafka.properties import hide_values
 from stream.location import hide_credentials
 
-log = structlog.stdlib.get_logger(__name__)
+logger = structlog.stdlib.get_logger(__name__)
 
 RETRY_FOR_S: Final = 60.0
 """How long an operation is retried before the worker gives up and its supervisor takes over."""
@@ -96,7 +96,7 @@ def retrying(
     def before_pause(state: RetryCallState) -> None:
         assert state.outcome is not None
         beat()
-        log.warning(
+        logger.warning(
             "trying again", attempt=state.attempt_number, error=str(state.outcome.exception())
         )
 
@@ -135,7 +135,7 @@ class DeferredError:
         code, now = error.name(), time.monotonic()
         if now - self._logged_at.get(code, -math.inf) >= LOG_INTERVAL_S:
             self._logged_at[code] = now
-            log.warning("kafka client", code=code, error=hide_credentials(error.str()))
+            logger.warning("kafka client", code=code, error=hide_credentials(error.str()))
         if code in CODE_MEANINGS and classify(error) in {Fatal, Fenced}:
             self.set(kafka_failure(error, "connecting"))
 

@@ -28,7 +28,7 @@ from stream.kafka.messages import OutRecord
 from stream.kafka.positions import CommittedOffset, Membership, Partition
 from stream.kafka.properties import Properties, producer_properties
 
-log = structlog.stdlib.get_logger(__name__)
+logger = structlog.stdlib.get_logger(__name__)
 
 RETRY_FRACTION: Final = 0.6
 """The fraction of transaction.timeout.ms in which a transaction must reach its commit. The rest is for
@@ -217,8 +217,8 @@ class KafkaSink:
         except Fenced as error:
             raise CommitOutcomeUnknown(f"{error}; {self._elapsed_text()}") from error
         except KafkaFailure as error:
-            log.warning("could not abort", error=str(error))
-        log.warning("starting a new producer to abort the transaction")
+            logger.warning("could not abort", error=str(error))
+        logger.warning("starting a new producer to abort the transaction")
         self._producer, self._hangs = create_client(Producer, self._properties), False
         self.open()
 
@@ -232,7 +232,7 @@ class KafkaSink:
         try:
             self._abort_once()
         except KafkaFailure as error:
-            log.warning("could not abort", error=str(error))
+            logger.warning("could not abort", error=str(error))
 
     def _refuse_missing_topics(self, records: list[OutRecord], cause: Abortable) -> None:
         """Raise Fatal if a topic does not exist: trying again would not help."""

@@ -35,7 +35,7 @@ from stream.kafka.messages import PartitionBatch, RebalanceListener
 from stream.kafka.positions import CommittedOffset, Membership, Partition
 from stream.kafka.properties import Properties, consumer_properties
 
-log = structlog.stdlib.get_logger(__name__)
+logger = structlog.stdlib.get_logger(__name__)
 
 INSTANCE_ID_TAKEN: Final = KafkaError(KafkaError.UNRELEASED_INSTANCE_ID).str()
 """Under group.protocol = consumer, the broker's message until the session of a killed static member
@@ -238,7 +238,7 @@ class KafkaSource:
                 elif error.name() == "_AUTO_OFFSET_RESET":
                     raise RetentionGap(f"{Partition(*partition)}: {error.str()}")
                 elif classify(error) is Retriable:
-                    log.warning("kafka client", code=error.name(), error=error.str())
+                    logger.warning("kafka client", code=error.name(), error=error.str())
                 elif INSTANCE_ID_TAKEN in error.str():  # its code says only that it is fatal
                     raise Retriable(
                         f"joining the group: {error.str()} (a member with this group.instance.id "

@@ -25,7 +25,7 @@ from stream.kafka.positions import Partition
 from stream.kafka.properties import Properties, consumer_properties
 from stream.kafka.source import to_records
 
-log = structlog.stdlib.get_logger(__name__)
+logger = structlog.stdlib.get_logger(__name__)
 
 POLL_RECORDS: Final = 10_000
 POLL_S: Final = 0.2
@@ -169,7 +169,7 @@ class TopicReader:
         elif error.name() in OFFSET_GONE_CODES:
             raise RetentionGap(f"{topic_partition}: {error.str()}")
         elif classify(error) is Retriable:
-            log.warning("kafka client", code=error.name(), error=error.str())
+            logger.warning("kafka client", code=error.name(), error=error.str())
         else:
             raise kafka_failure(error, f"reading {topic_partition}")
 

@@ -58,8 +58,8 @@ class PartitionState(NamedTuple):
 
 @dataclass(slots=True)
 class _PendingRows:
-    """Rows of one partition, in its order. due_ms: int64[n], a time for each that never falls: a row
-    is processed when that time has passed, so that a partition keeps its order."""
+    """Rows of one partition, in its order. due_ms: int64[n], the due time of each row, see
+    `%s`."""
 
     rows: Any
     due_ms: I64
@@ -122,7 +122,7 @@ class InMemoryCluster:
             return self._internal(log, records.partition).shard.process(records)
         place = (records.topic, records.partition)
         if place not in self._sources:
-            shard = self._shards.source(input_name, records.partition)
+            shard = self._shards.input_shard(input_name, records.partition)
             self._sources[place] = _InputPartition(shard)
             self._input_of[records.topic] = input_name
         source = self._sources[place]
@@ -162,7 +162,7 @@ class InMemoryCluster:
         }
 
     def _enqueue_internal(self, output: ShardOutput, due_ms: I64) -> None:
-        for record in output.internal:
+        for record in output.internal_records:
             if record.log not in self.recorded:
                 self._enqueue_record(record, output.events, due_ms)
 
@@ -197,7 +197,7 @@ class InMemoryCluster:
                 continue
             output = internal.shard.process_rows(due.rows)
             alerts += output.alerts
-            records += output.records
+            records += output.output_records
             self._put_scores(output)
             self._enqueue_internal(output, due.due_ms)
         ready, self._ready = self._ready, []

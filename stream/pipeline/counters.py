@@ -1,4 +1,4 @@
-"""The counters of Eddy's own stages, and the metrics that show them: each is declared here once.
+"""The counters of Eddy's own stages, and the metrics that show them.
 
 A counter lives in a stage's state and comes out of `Stage.counts()` under its key.
 """
@@ -21,7 +21,7 @@ class Metric(NamedTuple):
     action: str
 
 
-class Counter(NamedTuple):
+class StageCounter(NamedTuple):
     """A counter of a stage: its key, the metric that shows it, and values of the metric's last
     labels. The first labels are `STAGE_LABELS` or `PARTITION_LABELS`."""
 
@@ -40,7 +40,7 @@ PARTITION_LABELS: Final = ("input", "partition")
 STAGE_LABELS: Final = ("monitor", *PARTITION_LABELS)
 """The stage, which for a watch is its monitor, and the partition of its shard."""
 
-RECORDS: Final = Metric(
+RECORDS_METRIC: Final = Metric(
     "eddy_records",
     "counter",
     "records",
@@ -48,15 +48,15 @@ RECORDS: Final = Metric(
     "records read from a partition since its state began, re-learned ones included",
     "if it does not grow while eddy_lag does, look for Kafka errors in the log",
 )
-EVENTS: Final = Metric(
+EVENTS_METRIC: Final = Metric(
     "eddy_events",
     "counter",
     "events",
     PARTITION_LABELS,
-    "records that became events; with duplicates, tombstones and dead letters they are all",
+    "records that became events: events + duplicates + tombstones + dead letters = records",
     "if it is far below eddy_records, look at eddy_dead_letters",
 )
-DUPLICATES: Final = Metric(
+DUPLICATES_METRIC: Final = Metric(
     "eddy_duplicates",
     "counter",
     "events",
@@ -65,7 +65,7 @@ DUPLICATES: Final = Metric(
     " learned",
     "a steady share is a producer that sends twice; look for retries without idempotence",
 )
-IDS_REUSED: Final = Metric(
+IDS_REUSED_METRIC: Final = Metric(
     "eddy_ids_reused",
     "counter",
     "events",
@@ -73,7 +73,7 @@ IDS_REUSED: Final = Metric(
     "events with the id of another event within limits.duplicate_window: scored and learned",
     "find the producer whose ids are not unique; labels that name such an id are ambiguous",
 )
-TOMBSTONES: Final = Metric(
+TOMBSTONES_METRIC: Final = Metric(
     "eddy_tombstones",
     "counter",
     "records",
@@ -81,7 +81,7 @@ TOMBSTONES: Final = Metric(
     "records without a value",
     "expected on compacted topics; elsewhere find the producer that writes them",
 )
-DEAD_LETTERS: Final = Metric(
+DEAD_LETTERS_METRIC: Final = Metric(
     "eddy_dead_letters",
     "counter",
     "records",
@@ -89,7 +89,7 @@ DEAD_LETTERS: Final = Metric(
     "records that could not become events, by the code of their dead letter",
     "read the dead-letter topic: each record names the field, the expectation and the value",
 )
-FIELD_REPAIRED: Final = Metric(
+FIELD_REPAIRED_METRIC: Final = Metric(
     "eddy_field_repaired",
     "counter",
     "events",
@@ -97,7 +97,7 @@ FIELD_REPAIRED: Final = Metric(
     "events with a bad field, which is now absent, cut, or has replaced bytes",
     "read the examples on the dead-letter topic, eddy-disposition: event_kept; never resend them",
 )
-SENT: Final = Metric(
+SENT_METRIC: Final = Metric(
     "eddy_sent",
     "counter",
     "events",
@@ -105,7 +105,7 @@ SENT: Final = Metric(
     "events that route wrote to a stage's internal topic; there they are scored, or are labels",
     "if eddy_scored and eddy_labels stay below it for long, look at eddy_lag of that topic",
 )
-SCORED: Final = Metric(
+SCORED_METRIC: Final = Metric(
     "eddy_scored",
     "counter",
     "events",
@@ -113,7 +113,7 @@ SCORED: Final = Metric(
     "events that a monitor has scored",
     "if it is far below eddy_events, look at eddy_not_applicable and the monitor's where",
 )
-NOT_APPLICABLE: Final = Metric(
+NOT_APPLICABLE_METRIC: Final = Metric(
     "eddy_not_applicable",
     "counter",
     "events",
@@ -121,15 +121,16 @@ NOT_APPLICABLE: Final = Metric(
     "events that a monitor does not watch: its entity is absent, or where does not match",
     "if it is nearly all, look at the mapping of the monitor's entity",
 )
-LABELS: Final = Metric(
+LABELS_METRIC: Final = Metric(
     "eddy_labels",
     "counter",
     "events",
     STAGE_LABELS,
-    "label events: a monitor does not score them, but its detectors may learn from them",
+    "of a monitor: all label events, which it does not score; of assess: first labels of events"
+    " that it remembers",
     "if it does not grow while labels are published, look at the mapping of the event type",
 )
-LATE: Final = Metric(
+LATE_METRIC: Final = Metric(
     "eddy_late",
     "counter",
     "events",
@@ -137,7 +138,7 @@ LATE: Final = Metric(
     "scored events older than their entity's last",
     "a growing share means that a producer or a partition is later than the others",
 )
-AHEAD: Final = Metric(
+AHEAD_METRIC: Final = Metric(
     "eddy_ahead",
     "counter",
     "events",
@@ -146,7 +147,7 @@ AHEAD: Final = Metric(
     "find the producer whose clock or unit of time is wrong; a few after a silent period are"
     " expected",
 )
-LATE_NOT_LEARNED: Final = Metric(
+LATE_NOT_LEARNED_METRIC: Final = Metric(
     "eddy_late_not_learned",
     "counter",
     "events",
@@ -154,7 +155,7 @@ LATE_NOT_LEARNED: Final = Metric(
     "scored events that are later than lateness_max: not learned",
     "raise the monitor's lateness_max, or find the producer that is late",
 )
-ALERTS: Final = Metric(
+ALERTS_METRIC: Final = Metric(
     "eddy_alerts",
     "counter",
     "alerts",
@@ -162,7 +163,7 @@ ALERTS: Final = Metric(
     "alerts published, by activity: opened or updated",
     "a jump is an attack or a change of the traffic: read the alerts' contributions",
 )
-ALERTS_SUPPRESSED: Final = Metric(
+ALERTS_SUPPRESSED_METRIC: Final = Metric(
     "eddy_alerts_suppressed",
     "counter",
     "events",
@@ -170,7 +171,7 @@ ALERTS_SUPPRESSED: Final = Metric(
     "alarming events that were only counted, because their incident was open",
     "nothing: the incident's next alert states their number",
 )
-ALERTS_OVER_BUDGET: Final = Metric(
+ALERTS_OVER_BUDGET_METRIC: Final = Metric(
     "eddy_alerts_over_budget",
     "counter",
     "events",
@@ -178,7 +179,7 @@ ALERTS_OVER_BUDGET: Final = Metric(
     "alarming events without an alert, because the budget was used up",
     "if it grows for long, raise policy.alerts_per_day or lower policy.p_max",
 )
-BUDGET_DISPLACED: Final = Metric(
+BUDGET_DISPLACED_METRIC: Final = Metric(
     "eddy_budget_displaced",
     "counter",
     "events",
@@ -188,7 +189,7 @@ BUDGET_DISPLACED: Final = Metric(
     "if it grows, cheap alerts use up the budget: raise policy.alerts_per_day or lower "
     "policy.p_max",
 )
-ENTITIES: Final = Metric(
+ENTITIES_METRIC: Final = Metric(
     "eddy_entities",
     "gauge",
     "entities",
@@ -196,7 +197,7 @@ ENTITIES: Final = Metric(
     "entities that a monitor holds",
     "if it stays at capacity and evictions grow, raise the monitor's capacity",
 )
-EVICTIONS: Final = Metric(
+EVICTIONS_METRIC: Final = Metric(
     "eddy_evictions",
     "counter",
     "entities",
@@ -204,7 +205,7 @@ EVICTIONS: Final = Metric(
     "entities forgotten to make room",
     "if known entities are forgotten within days, raise the monitor's capacity",
 )
-PROMOTIONS: Final = Metric(
+PROMOTIONS_METRIC: Final = Metric(
     "eddy_promotions",
     "counter",
     "entities",
@@ -212,15 +213,15 @@ PROMOTIONS: Final = Metric(
     "entities that returned, and left probation",
     "nothing: far fewer than new entities means that most come once",
 )
-LABELS_CHANGED: Final = Metric(
+LABELS_CHANGED_METRIC: Final = Metric(
     "eddy_labels_changed",
     "counter",
     "labels",
     STAGE_LABELS,
-    "labels that replaced an earlier one of the same event, in what assess learns from",
+    "labels that replace an earlier label of an event that assess remembers; not in eddy_labels",
     "if there are many, find the source of labels that are corrected later",
 )
-LEARNING_ACTIVE: Final = Metric(
+LEARNING_ACTIVE_METRIC: Final = Metric(
     "eddy_learning_active",
     "gauge",
     "partitions",
@@ -228,7 +229,7 @@ LEARNING_ACTIVE: Final = Metric(
     "1 where assess combines reports by a model learned from labels, 0 where not yet",
     "nothing; where it should, see eddy_learning_labels",
 )
-LEARNING_LABELS: Final = Metric(
+LEARNING_LABELS_METRIC: Final = Metric(
     "eddy_learning_labels",
     "gauge",
     "labels",
@@ -236,15 +237,15 @@ LEARNING_LABELS: Final = Metric(
     "recent labels of reported events that the learned model had scored, by verdict",
     "nothing: the model is used from 50 of each on; where they stay few, label more events",
 )
-LABELS_UNMATCHED: Final = Metric(
+LABELS_UNMATCHED_METRIC: Final = Metric(
     "eddy_labels_unmatched",
     "counter",
     "labels",
     STAGE_LABELS,
-    "labels of events that assess does not remember: most were never reported",
-    "if eddy_labels of assess stays at nothing, raise assess.events_max: labels come too late",
+    "labels of events that assess does not remember, most never reported; not in eddy_labels",
+    "if eddy_labels of assess stays at 0, raise assess.events_max: labels come too late",
 )
-REPORTS: Final = Metric(
+REPORTS_METRIC: Final = Metric(
     "eddy_reports",
     "counter",
     "reports",
@@ -252,15 +253,16 @@ REPORTS: Final = Metric(
     "reports of monitors that assess has processed; the label `monitor` is assess",
     "if it is far more than one event in fifty, find the monitor whose p-values are too small",
 )
-REPORTS_IGNORED: Final = Metric(
+REPORTS_IGNORED_METRIC: Final = Metric(
     "eddy_reports_ignored",
     "counter",
     "reports",
     STAGE_LABELS,
-    "reports of monitors that the configuration no longer has",
+    "reports of monitors that the configuration no longer has, and labels while assess does not"
+    " learn",
     "nothing, where a monitor was removed or renamed while its reports were in the topic",
 )
-REPORTED_EVENTS: Final = Metric(
+REPORTED_EVENTS_METRIC: Final = Metric(
     "eddy_reported_events",
     "counter",
     "events",
@@ -270,47 +272,47 @@ REPORTED_EVENTS: Final = Metric(
 )
 
 SENT_COUNTERS: Final = (
-    Counter("sent", SENT),
-    Counter("not_applicable", NOT_APPLICABLE),
+    StageCounter("sent", SENT_METRIC),
+    StageCounter("not_applicable", NOT_APPLICABLE_METRIC),
 )
 """Of a stage that reads an internal topic, where the events of an input are sent to it."""
 
 POLICY_COUNTERS: Final = (
-    Counter("alerts_opened", ALERTS, ("opened",)),
-    Counter("alerts_updated", ALERTS, ("updated",)),
-    Counter("alerts_suppressed", ALERTS_SUPPRESSED),
-    Counter("alerts_over_budget", ALERTS_OVER_BUDGET),
-    Counter("budget_displaced", BUDGET_DISPLACED),
+    StageCounter("alerts_opened", ALERTS_METRIC, ("opened",)),
+    StageCounter("alerts_updated", ALERTS_METRIC, ("updated",)),
+    StageCounter("alerts_suppressed", ALERTS_SUPPRESSED_METRIC),
+    StageCounter("alerts_over_budget", ALERTS_OVER_BUDGET_METRIC),
+    StageCounter("budget_displaced", BUDGET_DISPLACED_METRIC),
 )
 
 RECORD_COUNTERS: Final = (
-    Counter("read", RECORDS),
-    Counter("passed", EVENTS),
-    Counter("duplicate", DUPLICATES),
-    Counter("tombstone", TOMBSTONES),
-    *(Counter(f"dead_letter_{code}", DEAD_LETTERS, (code,)) for code in CODES),
+    StageCounter("read", RECORDS_METRIC),
+    StageCounter("passed", EVENTS_METRIC),
+    StageCounter("duplicate", DUPLICATES_METRIC),
+    StageCounter("tombstone", TOMBSTONES_METRIC),
+    *(StageCounter(f"dead_letter_{code}", DEAD_LETTERS_METRIC, (code,)) for code in CODES),
 )
 """What can become of a record; the first is the sum of the others."""
 
-REUSED_IDS: Final = Counter("id_reused", IDS_REUSED)
+REUSED_IDS: Final = StageCounter("id_reused", IDS_REUSED_METRIC)
 
 ROUTE_COUNTERS: Final = (
     *RECORD_COUNTERS,
     REUSED_IDS,
     *(
-        Counter(repair_key(field, code), FIELD_REPAIRED, (field, code))
+        StageCounter(repair_key(field, code), FIELD_REPAIRED_METRIC, (field, code))
         for field in REPAIRABLE
         for code in REPAIR_CODES
     ),
 )
 
 EVENT_COUNTERS: Final = (
-    Counter("scored", SCORED),
-    Counter("late", LATE),
-    Counter("ahead", AHEAD),
-    Counter("not_applicable", NOT_APPLICABLE),
-    Counter("labels", LABELS),
-    Counter("late_not_learned", LATE_NOT_LEARNED),
+    StageCounter("scored", SCORED_METRIC),
+    StageCounter("late", LATE_METRIC),
+    StageCounter("ahead", AHEAD_METRIC),
+    StageCounter("not_applicable", NOT_APPLICABLE_METRIC),
+    StageCounter("labels", LABELS_METRIC),
+    StageCounter("late_not_learned", LATE_NOT_LEARNED_METRIC),
 )
 """Of a monitor's events; scored, not applicable and labels are all of them."""
 
@@ -318,22 +320,22 @@ WATCH_COUNTERS: Final = (
     *SENT_COUNTERS,
     *EVENT_COUNTERS,
     *POLICY_COUNTERS,
-    Counter("entities", ENTITIES),
-    Counter("evictions", EVICTIONS),
-    Counter("promotions", PROMOTIONS),
+    StageCounter("entities", ENTITIES_METRIC),
+    StageCounter("evictions", EVICTIONS_METRIC),
+    StageCounter("promotions", PROMOTIONS_METRIC),
 )
 
 ASSESS_COUNTERS: Final = (
     *SENT_COUNTERS,
-    Counter("labels", LABELS),
-    Counter("labels_changed", LABELS_CHANGED),
-    Counter("labels_unmatched", LABELS_UNMATCHED),
-    Counter("learning_active", LEARNING_ACTIVE),
-    Counter("learning_frauds", LEARNING_LABELS, ("fraud",)),
-    Counter("learning_honest", LEARNING_LABELS, ("honest",)),
-    Counter("reports", REPORTS),
-    Counter("reports_ignored", REPORTS_IGNORED),
-    Counter("reported_events", REPORTED_EVENTS, ("all",)),
-    Counter("sampled_events", REPORTED_EVENTS, ("sample",)),
+    StageCounter("labels", LABELS_METRIC),
+    StageCounter("labels_changed", LABELS_CHANGED_METRIC),
+    StageCounter("labels_unmatched", LABELS_UNMATCHED_METRIC),
+    StageCounter("learning_active", LEARNING_ACTIVE_METRIC),
+    StageCounter("learning_frauds", LEARNING_LABELS_METRIC, ("fraud",)),
+    StageCounter("learning_honest", LEARNING_LABELS_METRIC, ("honest",)),
+    StageCounter("reports", REPORTS_METRIC),
+    StageCounter("reports_ignored", REPORTS_IGNORED_METRIC),
+    StageCounter("reported_events", REPORTED_EVENTS_METRIC, ("all",)),
+    StageCounter("sampled_events", REPORTED_EVENTS_METRIC, ("sample",)),
     *POLICY_COUNTERS,
 )

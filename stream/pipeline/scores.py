@@ -1,4 +1,4 @@
-"""Scores: what a replay writes about every event beside the alerts. A live worker writes none."""
+"""Scores: what a replay writes about every event beside the alerts. For replay only: a live worker writes none."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple

@@ -45,17 +45,17 @@ class ShardOutput:
     """The output of a shard for one batch of records, in the order of the log.
 
     events: of an input, or the rows of an internal topic. alerts: by event, then by stage, so that
-    cutting the batch elsewhere changes nothing. scores: by stage; of several rows about one event the
-    last counts. internal: records for internal topics, in order for each partition. records: for the
-    output topics of stages.
+    cutting the batch elsewhere changes nothing. scores: by stage; if several rows concern one event,
+    the last score is used. internal_records: for internal topics, in order for each partition.
+    output_records: for the output topics of stages.
     """
 
     events: Any
     alerts: list[Alert]
     dead_letters: list[DeadLetter] = field(default_factory=list)
     scores: dict[str, ScoreColumns] = field(default_factory=dict)
-    internal: list[InternalRecord] = field(default_factory=list)
-    records: list[OutputRecord] = field(default_factory=list)
+    internal_records: list[InternalRecord] = field(default_factory=list)
+    output_records: list[OutputRecord] = field(default_factory=list)
 
     @property
     def event_columns(self) -> EventBatch | None:
@@ -99,7 +99,7 @@ class Shard:
     def process(self, records: Records) -> ShardOutput:
         """Take the next records of the log; the only way the state changes. Raises ForeignRecord
         where an internal topic holds a record that Eddy did not write."""
-        if self._first.node.log is None:
+        if self._first.node.internal_topic is None:
             return self._process(records)
         return self.process_rows(self.decode(records))
 
@@ -151,8 +151,8 @@ class Shard:
             alerts=[one.alert for one in alerts],
             dead_letters=[one for output in outputs.values() for one in output.dead_letters],
             scores=scores,
-            internal=internal,
-            records=[one for output in outputs.values() for one in output.records],
+            internal_records=internal,
+            output_records=[one for output in outputs.values() for one in output.records],
         )
 
     def _run(
@@ -272,8 +272,8 @@ def _joined(rows: Any, parts: Sequence[ShardOutput]) -> ShardOutput:
         scores={
             name: joined_scores([part.scores[name] for part in parts]) for name in parts[0].scores
         },
-        internal=[one for part in parts for one in part.internal],
-        records=[one for part in parts for one in part.records],
+        internal_records=[one for part in parts for one in part.internal_records],
+        output_records=[one for part in parts for one in part.output_records],
     )
 
 
@@ -321,21 +321,22 @@ class ShardFactory:
             raise LookupError(f"no stage reads the log {log.name}")
         others.remove(first)
         here = [] if log.internal else [node for node in others if log.name in node.inputs]
-        inline = [node for node in here if not node.log]
+        inline = [node for node in here if not node.internal_topic]
+        # Stages of other logs read this shard's events, or what its stages write besides events.
         written = {flow for node in (first, *inline) for flow in node.declaration.writes}
         return Shard(
             self._placed(first, Placement(log, partition, inline=False)),
             [self._placed(node, Placement(log, partition, inline=True)) for node in inline],
-            [self._writer(node, node.log) for node in here if node.log],
+            [self._writer(node, node.internal_topic) for node in here if node.internal_topic],
             [
-                self._writer(node, node.log)
+                self._writer(node, node.internal_topic)
                 for node in others
-                if node.log and (written - {"events"}) & {*node.declaration.reads}
+                if node.internal_topic and (written - {"events"}) & {*node.declaration.reads}
             ],
             self._context.selection,
         )
 
-    def source(self, input_name: str, partition: int = 0) -> Shard:
+    def input_shard(self, input_name: str, partition: int = 0) -> Shard:
         """The shard of a partition of an input."""
         spec = self._context.config.inputs[input_name]
         return self.make(Log(input_name, spec.topic, spec.partitions), partition)
@@ -351,5 +352,5 @@ class ShardFactory:
 def _reads(node: StageNode, log: Log) -> bool:
     """Whether a stage is the one that reads a log."""
     if log.internal:
-        return node.log is not None and node.log.name == log.name
+        return node.internal_topic is not None and node.internal_topic.name == log.name
     return node.reads_inputs

@@ -29,7 +29,9 @@ class RunRequest(NamedTuple):
 
     def provenance(self) -> Provenance:
         """All that the results follow from; reads every local file for its fingerprint."""
-        events, labels = ([one.source() for one in some] for some in (self.events, self.labels))
+        events, labels = (
+            [one.manifest_entry() for one in some] for some in (self.events, self.labels)
+        )
         return manifest.provenance(self.config, events, labels, self.split, self.features)
 
     def sources(self) -> list[Input]:

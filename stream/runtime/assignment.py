@@ -25,7 +25,7 @@ from stream.runtime.system import System
 from stream.telemetry.collector import MetricsCollector
 from stream.telemetry.health import WorkerHealth
 
-log = structlog.stdlib.get_logger(__name__)
+logger = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -131,7 +131,7 @@ class Assignment:
         start_from = config.checkpoints.start_from
         self._saved_store = start_from and system.open_store(start_from, "checkpoints.start_from")
 
-    def take(self, partitions: list[Partition]) -> dict[Partition, int]:
+    def acquire(self, partitions: list[Partition]) -> dict[Partition, int]:
         """Load or create the state of each; return the offset at which to start reading.
 
         Raises PartitionCountChanged, and the errors of `recover`.
@@ -149,7 +149,7 @@ class Assignment:
             if assigned is not None:
                 assigned.checkpoints.released = True
                 self.manager.cancel(assigned.checkpoints)
-                log.info(event, **partition._asdict())
+                logger.info(event, **partition._asdict())
 
     def migrate(self, assigned: AssignedPartition) -> None:
         """Move the state to this worker's configuration, and write its first checkpoint, which the
@@ -201,7 +201,7 @@ class Assignment:
                 read_before, committed = committed, self._source.committed([partition])[partition]
                 if committed == read_before:
                     raise
-                log.warning(
+                logger.warning(
                     "another worker committed meanwhile: recovering again", error=str(error)
                 )
 
@@ -257,7 +257,7 @@ class Assignment:
         if state.needs_migration and not assigned.offsets_left():
             self.migrate(assigned)
         named = partition._asdict()
-        log.info("partition taken", **named, next_offset=start, live_from=state.live_from)
+        logger.info("partition taken", **named, next_offset=start, live_from=state.live_from)
         if assigned.offsets_left():
-            log.info("re-learning", **named, offsets_left=assigned.offsets_left())
+            logger.info("re-learning", **named, offsets_left=assigned.offsets_left())
         return assigned

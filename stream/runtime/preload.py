@@ -23,7 +23,9 @@ def _warm_up(config: Path) -> None:
     values: list[bytes | None] = [line.value for line in lines(Shop(EVENTS, seed=1), 0.0)]
     no_times = np.full(len(values), -1, np.int64)
     records = Records("shop", 0, np.arange(len(values), dtype=np.int64), no_times, values)
-    ShardFactory(load(config), RunInfo("replay", "preloaded", str)).source("shop").process(records)
+    ShardFactory(load(config), RunInfo("replay", "preloaded", str)).input_shard("shop").process(
+        records
+    )
 
 
 _warm_up(shop_config())

@@ -21,7 +21,7 @@ from stream.runtime.worker import Worker
 from stream.telemetry.collector import MetricsCollector
 from stream.telemetry.health import WorkerHealth, serve_health
 
-log = structlog.stdlib.get_logger(__name__)
+logger = structlog.stdlib.get_logger(__name__)
 
 
 class Clients(NamedTuple):
@@ -42,13 +42,13 @@ def run_worker(
 ) -> None:
     """Connect to Kafka, serve metrics and health, and work until told to stop.
 
-    slot: stable name of this worker in its group; a restart under the same name takes over at once
-    what its predecessor left open. stop_on_signal: called before the loop starts; until then, while
+    slot: stable name of this worker in its group; a restart under the same name fences the previous
+    worker of the slot and aborts its open transaction. stop_on_signal: called before the loop starts; until then, while
     the broker is being reached, a signal ends the process. allowed_drops: arguments of
     --drop-state. Raises EddyError.
     """
     if warning := secret_problem(config):
-        log.warning(warning)
+        logger.warning(warning)
     metrics, health = MetricsCollector(), WorkerHealth()
     kafka = slot_properties(config.kafka, slot)
     with (
@@ -57,14 +57,14 @@ def run_worker(
     ):
         # The client has accepted the values: none is a secret in place of another property's.
         shown = printable_properties(config.kafka)
-        log.info("starting", group=config.group, slot=slot, mode=config.mode, kafka=shown)
+        logger.info("starting", group=config.group, slot=slot, mode=config.mode, kafka=shown)
         clients = Clients(
             source,
             KafkaSink(kafka, config.group, slot, health.beat),
             TopicAdmin(kafka, health.beat),
         )
         work(config, clients, run, stop_on_signal, metrics, health, allowed_drops)
-    log.info("stopped")
+    logger.info("stopped")
 
 
 def work(

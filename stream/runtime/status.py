@@ -21,7 +21,7 @@ from stream.telemetry.metrics import (
     worker_readings,
 )
 
-log = structlog.stdlib.get_logger(__name__)
+logger = structlog.stdlib.get_logger(__name__)
 
 METRICS_INTERVAL_S: Final = 0.5
 """How often the metrics are brought up to date."""
@@ -87,7 +87,7 @@ class StatusPublisher:
             self._assigned_at = now
         elif now - self._assigned_at >= UNASSIGNED_WARNING_S and not self._warned:
             self._warned = True
-            log.warning(UNASSIGNED_WARNING, group=self._group)
+            logger.warning(UNASSIGNED_WARNING, group=self._group)
         if now - self._metrics_at >= METRICS_INTERVAL_S:
             self._metrics_at = now
             self._publish_metrics()
@@ -98,7 +98,7 @@ class StatusPublisher:
     def _log_progress(self) -> None:
         for partition, assigned in self._assignment.partitions.items():
             if assigned.offsets_left():
-                log.info(
+                logger.info(
                     "re-learning",
                     **partition._asdict(),
                     offsets_left=assigned.offsets_left(),

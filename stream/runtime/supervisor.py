@@ -22,7 +22,7 @@ import structlog
 
 from stream.errors import NON_RESTARTABLE
 
-log = structlog.stdlib.get_logger(__name__)
+logger = structlog.stdlib.get_logger(__name__)
 
 PRELOADED_MODULES: Final = ("stream.runtime.preload",)
 
@@ -65,7 +65,9 @@ class _Slot:
         )
         self.process.start()
         self.started_at = time.monotonic()
-        log.info("worker started", worker=self.name, pid=self.process.pid, failures=self.failures)
+        logger.info(
+            "worker started", worker=self.name, pid=self.process.pid, failures=self.failures
+        )
 
     def reap(self) -> int | None:
         """Empty the slot if its worker has ended, and return the exit code; else return None."""
@@ -79,7 +81,7 @@ class _Slot:
         backoff_s = BACKOFF_S[min(self.failures, len(BACKOFF_S) - 1)]
         self.failures += 1
         self.not_before = now + backoff_s
-        log_exit = log.warning if code else log.info
+        log_exit = logger.warning if code else logger.info
         log_exit("worker ended", worker=self.name, code=code, next_not_before_s=backoff_s)
         return code
 
@@ -123,7 +125,7 @@ class Supervisor:
                 if not self._stopping:
                     slot.start_if_due()
             time.sleep(POLL_S)
-        log.info("all workers ended", code=highest)
+        logger.info("all workers ended", code=highest)
         return highest
 
     def _on_signal(self, *_: object) -> None:
@@ -143,7 +145,7 @@ class Supervisor:
             self._send_signal(signal.SIGTERM, reason)
 
     def _send_signal(self, number: int, reason: str) -> None:
-        log.info(reason, workers=[slot.name for slot in self._slots if slot.process])
+        logger.info(reason, workers=[slot.name for slot in self._slots if slot.process])
         for slot in self._slots:
             if slot.process is not None and slot.process.exitcode is None:
                 os.kill(slot.process.pid or 0, number)
@@ -189,7 +191,7 @@ def stop_with_supervisor() -> None:
 
     def watch() -> None:
         wait([supervisor.sentinel])
-        log.warning("the supervisor is gone: stopping")
+        logger.warning("the supervisor is gone: stopping")
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(ORPHAN_TIMEOUT_S)
         os._exit(1)

@@ -79,9 +79,15 @@ def required_topics(config: Config) -> list[RequiredTopic]:
     )
     settings = internal_topic_settings(config)
     internal = (
-        RequiredTopic(node.path, node.log.topic, "internal", node.log.partitions, settings)
+        RequiredTopic(
+            node.config_path,
+            node.internal_topic.topic,
+            "internal",
+            node.internal_topic.partitions,
+            settings,
+        )
         for node in nodes(config)
-        if node.log
+        if node.internal_topic
     )
     outputs = (
         RequiredTopic(one.path, one.topic, "output", one.partitions, _output_settings(one))

@@ -32,7 +32,7 @@ from stream.runtime.system import SYSTEM, System
 from stream.telemetry.collector import MetricsCollector
 from stream.telemetry.health import WorkerHealth
 
-log = structlog.stdlib.get_logger(__name__)
+logger = structlog.stdlib.get_logger(__name__)
 
 POLL_S: Final = 0.025
 """How long one turn waits for records; less where a commit is due earlier."""
@@ -154,7 +154,7 @@ class Worker:
             self._end_relearning(partition, assigned)
 
     def _end_relearning(self, partition: Partition, assigned: AssignedPartition) -> None:
-        log.info("re-learned", **partition._asdict(), next_offset=assigned.next_offset)
+        logger.info("re-learned", **partition._asdict(), next_offset=assigned.next_offset)
         if assigned.checkpoints.state.needs_migration:
             self._assignment.migrate(assigned)
 
@@ -164,9 +164,9 @@ class Worker:
             yield OutRecord(outputs.alerts, *alert_record(alert))
         for letter in output.dead_letters:
             yield OutRecord(outputs.dead_letters, *letter)
-        for topic, key, record in output.records:
+        for topic, key, record in output.output_records:
             yield OutRecord(topic, key, record, [])
-        for name, partition, value in output.internal:
+        for name, partition, value in output.internal_records:
             yield OutRecord(self._internal_topics[name], None, value, [], partition)
 
     # -- committing -------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ class Worker:
             except Abortable as error:
                 if self._clock.monotonic() >= give_up_at:
                     raise
-                log.warning("trying to commit again", attempt=attempt, error=str(error))
+                logger.warning("trying to commit again", attempt=attempt, error=str(error))
             else:
                 return
             pause_s = min(RETRY_PAUSE_MAX_S, RETRY_PAUSE_MIN_S * 2.0 ** (attempt - 1))
@@ -289,7 +289,7 @@ class Worker:
     def on_assign(self, partitions: list[Partition]) -> dict[Partition, int]:
         """Load or create the state of each; reading starts at its checkpoint."""
         self._status.joined()
-        return self._assignment.take(partitions)
+        return self._assignment.acquire(partitions)
 
     def on_revoke(self, partitions: list[Partition]) -> None:
         """Commit and write checkpoints while the partitions are still owned, then release them.
@@ -303,7 +303,7 @@ class Worker:
                 self._write_checkpoints(partitions, REVOKE_TIMEOUT_S)
                 self._commit_once()
         except Abortable as error:
-            log.warning("last commit of revoked partitions failed", error=str(error))
+            logger.warning("last commit of revoked partitions failed", error=str(error))
         self._release("partition revoked", partitions)
 
     def on_lost(self, partitions: list[Partition]) -> None:

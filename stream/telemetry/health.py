@@ -21,7 +21,7 @@ from stream.errors import ConfigError
 from stream.telemetry.collector import CONTENT_TYPE, MetricsCollector
 from stream.telemetry.metrics import WorkerState
 
-log = structlog.stdlib.get_logger(__name__)
+logger = structlog.stdlib.get_logger(__name__)
 
 BEAT_OVERDUE_S: Final = 120.0
 """A worker that has not beaten for so long hangs.
@@ -122,7 +122,7 @@ def serve_health(
         ) from error
     server = _Server(listener, lambda path: respond(path, metrics, health))
     served_at = f"{address[0]}:{listener.getsockname()[1]}"
-    log.info("serving /metrics, /healthz, /readyz", address=served_at)
+    logger.info("serving /metrics, /healthz, /readyz", address=served_at)
     try:
         yield served_at
     finally:
@@ -194,7 +194,7 @@ class _Server:
         now = time.monotonic()
         if now - self._logged_at >= LOG_INTERVAL_S:
             self._logged_at = now
-            log.warning("the health server cannot accept a connection", error=str(error))
+            logger.warning("the health server cannot accept a connection", error=str(error))
 
     def _response(self, head: bytes) -> bytes:
         method, path = _request(head)

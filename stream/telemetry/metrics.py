@@ -1,4 +1,4 @@
-"""Every metric, declared once as data, and the readings made from a worker's state.
+"""Every metric: those of stages come from `pipeline.counters`; the worker's own are declared here.
 
 The reference documentation is generated from the declarations. Counts of stages are part of a
 shard's state and are read from there; only what happens outside of a shard (batches, commits) is
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final, Literal, NamedTuple, get_args
 
 from stream.config.stages import declared_stages
-from stream.pipeline.counters import PARTITION_LABELS, STAGE_LABELS, Counter, Metric
+from stream.pipeline.counters import PARTITION_LABELS, STAGE_LABELS, Metric, StageCounter
 
 WorkerState = Literal["joining", "relearning", "live"]
 """A worker joins its group, re-learns without publishing, or is live."""
@@ -152,7 +152,7 @@ OWN_METRICS: Final = (
         "if it stays joining, the group is rebalancing or the brokers are out of reach",
     ),
 )
-COUNTERS: Final[dict[str, Counter]] = {
+COUNTERS: Final[dict[str, StageCounter]] = {
     counter.key: counter for stage in declared_stages().values() for counter in stage.counters
 }
 """Counters of stages, by key."""

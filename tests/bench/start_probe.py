@@ -27,7 +27,7 @@ def start() -> dict[str, Any]:
 
     detectors = [{"kind": "tail"}, {"kind": "half_space_trees"}]
     config = parse(document([monitor_document(100_000, detectors)]), {})
-    shard = ShardFactory(config, RunInfo("live", "bench", str)).source("bench")
+    shard = ShardFactory(config, RunInfo("live", "bench", str)).input_shard("bench")
     records = payments(skewed(100, EVENTS, 1), 1, 1000.0).records()
     batch_s = time.perf_counter()
     shard.process(records)

@@ -64,7 +64,7 @@ def main() -> None:
     records = records_of(events)
     monitor = Monitor(config.monitors[0], hash_key("bench"))
     decoder = Decoder(config.inputs["bench"], config.limits, extracted_fields(config, "bench"))
-    shard = ShardFactory(config, RunInfo("live", "bench", str)).source("bench")
+    shard = ShardFactory(config, RunInfo("live", "bench", str)).input_shard("bench")
     took = {
         "engine": cpu_s(monitor.process, events.batch(), warm_up),
         "decode": cpu_s(decoder.read, records, warm_up),

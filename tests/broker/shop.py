@@ -554,9 +554,9 @@ def reference(shop: Shop) -> Reference:
             output = shard.process(as_records(where.topic, log[start : start + size]))
             made.alerts[where] += map(published_alert, output.alerts)
             made.dead_letters[where] += (Published(*letter) for letter in output.dead_letters)
-            for topic, key, record in output.records:
+            for topic, key, record in output.output_records:
                 made.records.setdefault(topic, {}).setdefault(key, []).append(record)
-            for name, into, value in output.internal:
+            for name, into, value in output.internal_records:
                 message = Records(name, into, NO_OFFSETS, NO_OFFSETS, [value])
                 for row in rows(readers[name].decode(message)):
                     target = Partition(internal[name].topic, into)
@@ -566,7 +566,7 @@ def reference(shop: Shop) -> Reference:
     for name, spec in config.inputs.items():
         for partition, log in shop.log(spec.topic).items():
             where = Partition(spec.topic, partition)
-            for _ in fold(where, shards.source(name, partition), log, REFERENCE_BATCH):
+            for _ in fold(where, shards.input_shard(name, partition), log, REFERENCE_BATCH):
                 pass
     for name, one in internal.items():  # each stage after those whose output it reads
         for partition, log in shop.log(one.topic).items():

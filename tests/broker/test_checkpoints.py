@@ -306,7 +306,7 @@ def test_another_configuration_takes_over_where_the_former_one_ends(
     log = messages(broker, shop.topic)
     run = RunInfo("live", "reference", str)
     one, other = (
-        ShardFactory(config, run).source("shop") for config in (former, load(shop.config))
+        ShardFactory(config, run).input_shard("shop") for config in (former, load(shop.config))
     )
     before = [m for m in log if (m.offset() or 0) < turned_at]
     alerts = one.process(as_records(shop.topic, before)).alerts

@@ -359,9 +359,9 @@ class Sequence:
 
     def expected(self) -> Arrays:
         """The state after all remembered records."""
-        shard = ShardFactory(load(self.log.shop.config), RunInfo("live", "reference", str)).source(
-            "shop"
-        )
+        shard = ShardFactory(
+            load(self.log.shop.config), RunInfo("live", "reference", str)
+        ).input_shard("shop")
         if self.read:
             shard.process(as_records(self.log.topic, self.read))
         return shard.save()

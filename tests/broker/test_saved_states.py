@@ -122,7 +122,7 @@ def test_a_group_continues_where_a_replay_ended(
         assert any(one["monitor"] == "assess" for one in live)
         return
     # Byte for byte, with positions: one fold over the history, then over what the worker has read.
-    shard = ShardFactory(load(shop.config), RunInfo("live", "reference", str)).source("shop")
+    shard = ShardFactory(load(shop.config), RunInfo("live", "reference", str)).input_shard("shop")
     nowhere = np.full(HISTORY, -1, np.int64)
     history: list[bytes | None] = [*made[:HISTORY]]
     shard.process(Records(shop.topic, 0, np.arange(HISTORY), nowhere, history))

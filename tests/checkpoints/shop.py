@@ -65,7 +65,7 @@ def internal_records(made: Config, into: Log) -> Records:
     """The records of an internal topic with one partition, ten events each: a monitor's events, or
     reports of them all by the monitor account."""
     shards, values = ShardFactory(made, RUN), list[bytes | None]()
-    source = shards.source("shop")
+    source = shards.input_shard("shop")
     for start in range(0, EVENTS, 10):
         output = source.process(stream().slice(start, start + 10))
         if into.name == "assess":
@@ -76,7 +76,7 @@ def internal_records(made: Config, into: Log) -> Records:
             reports = subscription._reports("account", output.events, rows, p_value, {})
             found = list(InternalTopicWriter(into, subscription, shards._key)._records(reports))
         else:
-            found = [one for one in output.internal if one.log == into.name]
+            found = [one for one in output.internal_records if one.log == into.name]
         values += (one.value for one in found)
     count = len(values)
     return Records(into.topic, 0, np.arange(count), np.full(count, -1), values)

@@ -260,7 +260,7 @@ def test_bytes_that_are_no_manifest_are_corrupt(
 
 def test_arrays_that_do_not_belong_together_are_corrupt(group: Group, expected: Arrays) -> None:
     """A state whose arrays have other lengths than its shard's is never used."""
-    shard = ShardFactory(group.config, RUN).source("shop")
+    shard = ShardFactory(group.config, RUN).input_shard("shop")
     shard.process(stream().slice(0, 100))
     for name in sorted(shard.save()):
         state = copy_arrays(shard.save())
@@ -270,6 +270,6 @@ def test_arrays_that_do_not_belong_together_are_corrupt(group: Group, expected: 
         one = folder(objects := MemoryStore())
         arrays = written_checkpoint(one, 100, state).manifest.arrays
         head = msgspec.structs.replace(newest(group), arrays=arrays)
-        fresh = ShardFactory(group.config, RUN).source("shop")
+        fresh = ShardFactory(group.config, RUN).input_shard("shop")
         with pytest.raises(CheckpointCorrupt):
             load_into(fresh, folder(objects), head, lambda: None)

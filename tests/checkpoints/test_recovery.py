@@ -58,7 +58,7 @@ def group(tmp_path: Path) -> Group:
 
 def folded(stop: int, made: Config | None = None) -> Arrays:
     """The state after so many records, without checkpoints."""
-    shard = ShardFactory(made or config(), RUN).source("shop")
+    shard = ShardFactory(made or config(), RUN).input_shard("shop")
     shard.process(stream().slice(0, stop))
     return shard.save()
 
@@ -418,7 +418,7 @@ def test_the_remedy_keeps_the_state_a_replay_learned(
     group.allowed_drops = allowed_drops("all")
     for offset in (400, 350, 401):
         objects = LocalStore(tmp_path / str(offset), mkdir=True)
-        shard = ShardFactory(made, RUN).source("shop")
+        shard = ShardFactory(made, RUN).input_shard("shop")
         shard.process(stream().slice(0, offset))
         save(made, [PartitionState(SHOP, 0, shard, offset, None)], str(tmp_path / str(offset)))
         group.saved = saved_folder(objects, SHOP, 0)
@@ -451,7 +451,7 @@ def test_a_backup_from_before_a_policy_change_names_the_remedy(
     assert f"was written under configuration {fingerprint(config())}" in caught.value.message
     assert "--save-state" in caught.value.remedy
     assert "--out" in caught.value.remedy  # without it the command is refused
-    shard = ShardFactory(other, RUN).source("shop")
+    shard = ShardFactory(other, RUN).input_shard("shop")
     shard.process(stream().slice(0, 450))
     save(other, [PartitionState(SHOP, 0, shard, 450, None)], str(tmp_path / "saved"))
     group.saved = saved_folder(LocalStore(tmp_path / "saved"), SHOP, 0)

@@ -116,7 +116,7 @@ def later() -> Records:
 def test_it_continues_as_if_it_had_read_the_history(tmp_path: Path) -> None:
     """Further alerts equal those of one fold over history and all, except for `run`."""
     made = config()
-    whole = ShardFactory(made, RUN).source("shop")
+    whole = ShardFactory(made, RUN).input_shard("shop")
     whole.process(stream().slice(0, HISTORY))
     expected = whole.process(later()).alerts
     found = begun(tmp_path, made, saved(tmp_path, made)).shard
@@ -126,7 +126,7 @@ def test_it_continues_as_if_it_had_read_the_history(tmp_path: Path) -> None:
     ]
     assert [(one.monitor, one.revision) for one in alerts] == [("account", 1), ("ip", 1)]
     assert_same(found.save(), whole.save())
-    assert ShardFactory(made, RUN).source("shop").process(later()).alerts == []
+    assert ShardFactory(made, RUN).input_shard("shop").process(later()).alerts == []
 
 
 def test_it_starts_after_the_records_the_replay_has_read(tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def test_partitions_without_records_begin_empty(tmp_path: Path) -> None:
     log = logs(made)[0]
     assert log.partitions == 3
     empty = begun(tmp_path, made, place, log, 2, offset_at=lambda _: 9)
-    assert_same(empty.shard.save(), ShardFactory(made, RUN).source("shop").save())
+    assert_same(empty.shard.save(), ShardFactory(made, RUN).input_shard("shop").save())
     assert empty.head.offset == 9
 
 

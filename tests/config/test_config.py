@@ -70,7 +70,7 @@ def test_every_ready_configuration_is_valid(path: Path) -> None:
     """The configurations we ship load, and every monitor of theirs reads its topic directly, unless
     it learns from labels, which have one of their own."""
     config = load(path)
-    indirect = {node.name for node in nodes(config) if node.log and not node.combines}
+    indirect = {node.name for node in nodes(config) if node.internal_topic and not node.combines}
     assert indirect == {one.name for one in config.monitors if "label" in one.inputs}
 
 
@@ -313,10 +313,10 @@ def test_only_fields_that_are_read_are_extracted() -> None:
 def test_a_monitor_reads_directly_only_where_one_log_holds_its_entity() -> None:
     """One partition or a topic keyed by the entity is direct; all else goes over an internal topic
     with as many partitions as the largest input's, unless others are asked for."""
-    assert account_node(parse(document(), {})).log is None
+    assert account_node(parse(document(), {})).internal_topic is None
     keyed = document()
     keyed["inputs"]["shop"] |= {"partitions": 4, "keyed_by": "account", "partitioner": "crc32"}
-    assert account_node(parse(keyed, {})).log is None
+    assert account_node(parse(keyed, {})).internal_topic is None
     other = deepcopy(keyed)
     other["inputs"]["shop"]["keyed_by"] = "card"
     unkeyed = with_change("inputs/shop/partitions", 4)
@@ -333,8 +333,8 @@ def test_a_monitor_reads_directly_only_where_one_log_holds_its_entity() -> None:
         config = parse(indirect, {})
         read_path = account_node(config).read_path
         assert why in read_path.reason
-        assert read_path.internal == ("account", "eddy-account-events", partitions, True)
-        assert logs(config)[-1] == read_path.internal
+        assert read_path.internal_topic == ("account", "eddy-account-events", partitions, True)
+        assert logs(config)[-1] == read_path.internal_topic
 
 
 def test_the_source_partitions_of_a_monitor_have_a_fixed_order() -> None:

@@ -288,7 +288,7 @@ def test_a_configuration_of_references_alone_starts(tmp_path: Path) -> None:
     config = parse(*with_references(TEXTS))
     shards = ShardFactory(config, RunInfo("live", "run", str))
     for name in config.inputs:
-        shards.source(name).save()
+        shards.input_shard(name).save()
     for log in logs(config):
         if log.internal:
             shards.make(log).save()

@@ -33,11 +33,11 @@ def warm_up(*, internal_topics: bool) -> None:
     config = parse(tomllib.loads(configuration(shop, {}, {}, {})), {})
     shards = ShardFactory(config, RunInfo("live", "warm", str))
     values = [line.value for line in lines(Simulated(400, 1), 0.05)]
-    sent = shards.source("shop").process(_records(shop.topic, values)).internal
+    sent = shards.input_shard("shop").process(_records(shop.topic, values)).internal_records
     for log in logs(config):
         mine = [one.value for one in sent if one.log == log.name]
         if log.internal and mine:
-            sent += shards.make(log).process(_records(log.topic, mine)).internal
+            sent += shards.make(log).process(_records(log.topic, mine)).internal_records
 
 
 warm_up(internal_topics=False)

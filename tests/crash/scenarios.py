@@ -379,7 +379,7 @@ def changed_configuration(environment: Environment) -> None:
     first = Partition(shop.topic, 0)
     log, run = messages(shop.bootstrap, shop.topic), RunInfo("live", "reference", str)
     configs = (old_config, load(shop.config))
-    one, other = (ShardFactory(config, run).source("shop") for config in configs)
+    one, other = (ShardFactory(config, run).input_shard("shop") for config in configs)
     before = [message for message in log if (message.offset() or 0) < change_offset]
     outputs = [one.process(as_records(shop.topic, before))]
     migrate(one.save(), state_config(old_config), state_config(configs[1]), other)

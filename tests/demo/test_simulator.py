@@ -178,7 +178,7 @@ def test_malformed_kinds(kind: str) -> None:
 def test_malformed_records_become_their_dead_letters() -> None:
     """The shop's own route gives every malformed record its code, and finds no fault in others."""
     made = list(lines(Shop(6_000, 1), malformed_share=0.05))
-    shard = ShardFactory(load(SHOP), RunInfo("replay", "test", str)).source("shop")
+    shard = ShardFactory(load(SHOP), RunInfo("replay", "test", str)).input_shard("shop")
     records = Records(
         topic="shop-events",
         partition=0,

@@ -49,7 +49,7 @@ class Worker:
 
     def __init__(self) -> None:
         self.config: Config = parse(DOCUMENT, {})
-        self.shard = ShardFactory(self.config, RunInfo("live", "r", str)).source("pay")
+        self.shard = ShardFactory(self.config, RunInfo("live", "r", str)).input_shard("pay")
         self.diagnostics = InputDiagnostics(self.config, MetricsCollector())
         self.next_offset = 0
 

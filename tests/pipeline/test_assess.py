@@ -177,11 +177,11 @@ def test_assess_runs_inline_only_where_all_read_one_log() -> None:
         assess_read_path(one) for one in (config(), config(hop=True), config(partitions=4))
     )
     assert inline
-    assert inline.internal is None
+    assert inline.internal_topic is None
     assert hop
-    assert hop.internal == ("assess", "eddy-shop-assess-reports", 2, True)
+    assert hop.internal_topic == ("assess", "eddy-shop-assess-reports", 2, True)
     assert wide
-    assert wide.internal == ("assess", "eddy-shop-assess-reports", 4, True)
+    assert wide.internal_topic == ("assess", "eddy-shop-assess-reports", 4, True)
     assert assess_read_path(load(ROOT / "deploy" / "configs" / "shop.toml")) is None
 
 

@@ -84,7 +84,7 @@ def as_log(topic: str, partition: int, values: Sequence[bytes]) -> Records:
 def live(config: Config, payments: list[bytes]) -> list[Alert]:
     """The monitor's alerts, each partition of its log folded alone."""
     shards = ShardFactory(config, RUN)
-    sent = shards.source("shop").process(as_log("shop", 0, payments)).internal
+    sent = shards.input_shard("shop").process(as_log("shop", 0, payments)).internal_records
     [log] = [one for one in logs(config) if one.name == "spend"]
     alerts = []
     for partition in range(log.partitions):

@@ -102,9 +102,9 @@ def without_future(appended: bool) -> tuple[Shard, list[Alert]]:
 
 def watched(rows: list[dict[str, object]], *, appended: bool) -> tuple[Shard, list[Alert]]:
     """A fresh shard after these rows, and its alerts."""
-    shard = ShardFactory(config(), RunInfo("live", "one", lambda: "2026-01-01T00:00:00Z")).source(
-        "pay"
-    )
+    shard = ShardFactory(
+        config(), RunInfo("live", "one", lambda: "2026-01-01T00:00:00Z")
+    ).input_shard("pay")
     return shard, shard.process(records(rows, appended=appended)).alerts
 
 
@@ -148,7 +148,7 @@ def test_a_longer_limit_lets_time_go_further() -> None:
     rows[AT]["t"] = int(str(rows[AT]["t"])) + 40 * 86_400_000
     for most, ahead in (("10min", True), ("90d", False)):
         run = RunInfo("live", "one", lambda: "2026-01-01T00:00:00Z")
-        shard = ShardFactory(config(time_ahead_max=most), run).source("pay")
+        shard = ShardFactory(config(time_ahead_max=most), run).input_shard("pay")
         shard.process(records(rows, appended=False))
         assert (shard.counts()["card"]["ahead"] > 0) == ahead
 
@@ -180,12 +180,12 @@ def test_over_an_internal_log_scores_are_the_same(appended: bool) -> None:
     made = parse({**CONFIG, "monitors": [monitor]}, {})
     shards = ShardFactory(made, RunInfo("live", "one", lambda: "2026-01-01T00:00:00Z"))
     log = next(log for log in logs(made) if log.internal)
-    sent = shards.source("pay").process(given).internal
+    sent = shards.input_shard("pay").process(given).internal_records
     offset = np.arange(len(sent))
     hopped = Records("t-card", 0, offset, offset, [one.value for one in sent])
     over = shards.make(log)
     alerts = over.process(hopped).alerts
-    direct = ShardFactory(config(), RunInfo("live", "one", str)).source("pay")
+    direct = ShardFactory(config(), RunInfo("live", "one", str)).input_shard("pay")
     expected = direct.process(given).alerts
     assert [(a.evidence, a.p_value) for a in alerts] == [(a.evidence, a.p_value) for a in expected]
     assert over.counts()["card"]["ahead"] == direct.counts()["card"]["ahead"]

@@ -64,7 +64,7 @@ def process(name: str, values: list[bytes]) -> ShardOutput:
     """What an input's records lead to."""
     shards = ShardFactory(parse(tomllib.loads(CONFIG), {}), RunInfo("replay", "run", str))
     size = len(values)
-    return shards.source(name).process(
+    return shards.input_shard(name).process(
         Records(name, 0, np.arange(size), np.full(size, -1, np.int64), [*values])
     )
 

@@ -96,7 +96,7 @@ def records(topic: str, partition: int, seed: int, count: int = EVENTS) -> Recor
 
 def sent(topic: str, partition: int, seed: int, cuts: list[int]) -> list[ShardOutput]:
     """What a source shard emits for its records, cut at these places."""
-    shard = shards().source(topic)
+    shard = shards().input_shard(topic)
     everything = records(topic, partition, seed)
     edges = [0, *sorted({cut for cut in cuts if cut < EVENTS}), EVENTS]
     return [shard.process(everything.slice(a, b)) for a, b in pairwise(edges)]
@@ -106,7 +106,7 @@ def by_partition(output: list[ShardOutput]) -> dict[int, list[InternalRecord]]:
     """What goes into each partition of the internal log."""
     found = defaultdict(list)
     for one in output:
-        for record in one.internal:
+        for record in one.internal_records:
             assert record.log == "account"
             found[record.partition].append(record)
     return found
@@ -159,7 +159,7 @@ def test_each_event_that_concerns_the_monitor_is_sent_once_in_order(
 
 def test_sent_and_unsent_events_add_up() -> None:
     """For each monitor, events that passed route are sent or not applicable; the counts survive."""
-    shard = shards().source("pay")
+    shard = shards().input_shard("pay")
     shard.process(records("pay", 0, 1))
     counts = shard.counts()
     assert (
@@ -168,12 +168,12 @@ def test_sent_and_unsent_events_add_up() -> None:
     )
     assert 0 < counts["account"]["not_applicable"] < counts["account"]["sent"]
     assert "ip" not in counts
-    other = shards().source("pay")
+    other = shards().input_shard("pay")
     other.load(shard.save())
     assert other.counts() == counts
     again = other.process(records("pay", 0, 1))
     assert len(again.events) == 0
-    assert again.internal == []
+    assert again.internal_records == []
 
 
 @cache

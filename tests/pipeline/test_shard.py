@@ -43,7 +43,7 @@ def fold(
     config: Config, records: Records, size: int, run: str = "one"
 ) -> tuple[Shard, list[Alert]]:
     """A fresh shard fed the records in batches of the given size, and its alerts."""
-    shard = ShardFactory(config, RunInfo("live", run, lambda: "2026-01-01T00:00:00Z")).source(
+    shard = ShardFactory(config, RunInfo("live", run, lambda: "2026-01-01T00:00:00Z")).input_shard(
         "shop"
     )
     alerts = []
@@ -85,7 +85,7 @@ def test_batches_of_any_size_give_the_same_alerts_and_state(
 def test_a_shard_continues_from_its_saved_state(config: Config, records: Records) -> None:
     """A shard loaded from another's state gives the alerts that the other would have given."""
     first, _ = fold(config, records.slice(0, 12_345), 1_000)
-    second = ShardFactory(config, RUN).source("shop")
+    second = ShardFactory(config, RUN).input_shard("shop")
     second.load(first.save())
     rest = records.slice(12_345, len(records))
     assert second.process(rest).alerts == first.process(rest).alerts
@@ -164,7 +164,7 @@ def test_only_the_run_object_knows_the_run(
 ) -> None:
     """Another run in another mode, or with another clock, gives the same alerts but for `run`; only
     live may enforce, and only what is recent."""
-    others = ShardFactory(config, run).source("shop").process(records).alerts
+    others = ShardFactory(config, run).input_shard("shop").process(records).alerts
     ours = [alert_record(one).value for one in reference[1]]
     theirs = [alert_record(one).value for one in others]
     assert ours != theirs
@@ -179,7 +179,7 @@ def test_shadow_is_never_enforceable(
 ) -> None:
     """Where live may enforce, shadow says that it may not and why; nothing else of `run` decides."""
     shards = ShardFactory(config, RunInfo("shadow", "one", lambda: "2026-01-01T00:00:00Z"))
-    shadowed = shards.source("shop").process(records).alerts
+    shadowed = shards.input_shard("shop").process(records).alerts
     assert any(alert.run.enforceable for alert in reference[1])
     assert {(alert.run.enforceable, alert.run.reason) for alert in shadowed} == {(False, "shadow")}
 
@@ -203,7 +203,9 @@ def test_groups_and_modes_share_no_id(
     other = msgspec.structs.replace(config, **changed)
     modes: list[Mode] = [other.mode, "replay"]
     runs = [RunInfo(mode, "two", lambda: "2026-01-01T00:00:00Z") for mode in modes]
-    found = [ids(ShardFactory(other, run).source("shop").process(records).alerts) for run in runs]
+    found = [
+        ids(ShardFactory(other, run).input_shard("shop").process(records).alerts) for run in runs
+    ]
     assert found[0] == found[1]
     assert len(found[0]) > 10
     assert found[0].isdisjoint(ids(reference[1]))

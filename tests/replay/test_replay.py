@@ -329,8 +329,11 @@ def test_events_that_count_twice_are_noted(tmp_path: Path, monkeypatch: pytest.M
     using = config(twice.replace('entity = "ip"\n', 'entity = "account"\npartitions = 1\n'))
     values: list[bytes | None] = [orjson.dumps(row) for row in events(300)]
     records = Records("shop", 0, np.arange(300), np.full(300, 2**41), values)
-    sent = ShardFactory(using, RunInfo("live", "x", str)).source("shop").process(records)
-    made = {name: [[m.value for m in sent.internal if m.log == name]] for name in ("account", "ip")}
+    sent = ShardFactory(using, RunInfo("live", "x", str)).input_shard("shop").process(records)
+    made = {
+        name: [[m.value for m in sent.internal_records if m.log == name]]
+        for name in ("account", "ip")
+    }
     topics = {f"eddy-{name}-events": parts for name, parts in made.items()}
     patch_topics(monkeypatch, {**topics, "shop": [events(300)]})
     places = {"shop": "shop", **{name: f"eddy-{name}-events" for name in made}}

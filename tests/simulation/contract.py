@@ -388,7 +388,10 @@ def rebalances_happen_while_nothing_is_read(cluster: Cluster) -> None:
 def the_consumer_protocol_shares_partitions(cluster: Cluster) -> None:
     """Under KIP-848 the broker assigns the partitions."""
     topic, group = cluster.topic(2), cluster.unique("group")
-    with cluster.source(group, "consumer") as source, cluster.source(group, "consumer") as other:
+    with (
+        cluster.source(group, "consumer") as source,
+        cluster.source(group, "consumer") as other,
+    ):
         reader, beside = Reader(cluster, source, topic), Reader(cluster, other, topic)
         cluster.until(lambda: len(reader.owned) == len(beside.owned) == 1, source, other)
 

@@ -114,7 +114,7 @@ class _Run:
             _add_alert(self.made.alerts, key, value)
         for letter in output.dead_letters:
             self.made.dead_letters[place].append(_letter(*letter))
-        for record in output.internal:
+        for record in output.internal_records:
             goes_to = Partition(self._internal[record.log].topic, record.partition)
             self._sent[goes_to, place].append(record.value)
         if log.internal:

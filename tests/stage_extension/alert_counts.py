@@ -7,7 +7,7 @@ from detectors.spec import Spec
 from detectors.state import Arrays
 from stream.config.stages import OutputTopic, StageDeclaration
 from stream.pipeline.alert_batches import AlertBatch, alerts_by_entity, entity_key
-from stream.pipeline.counters import STAGE_LABELS, Counter, Metric
+from stream.pipeline.counters import STAGE_LABELS, Metric, StageCounter
 from stream.pipeline.stages import OutputRecord, Stage, StageOutput
 
 
@@ -53,8 +53,8 @@ ALERT_COUNTS = StageDeclaration(
     options=AlertCountsSpec,
     make=lambda node, _context, _placement: AlertCounts(node.options.topic),
     subscribe=alerts_by_entity,
-    counters=(Counter("alerts_counted", COUNTED),),
+    counters=(StageCounter("alerts_counted", COUNTED),),
     outputs=lambda node, _config: [
-        OutputTopic(f"{node.path}.topic", node.options.topic, "entity", "compact")
+        OutputTopic(f"{node.config_path}.topic", node.options.topic, "entity", "compact")
     ],
 )

@@ -84,7 +84,7 @@ def replayed(of: Config, step: int) -> tuple[list[Alert], list[OutputRecord], In
                 continue
             output = cluster.put("shop", log.slice(start, min(start + step, n)))
             alerts += output.alerts
-            records += output.records
+            records += output.output_records
             reached_ms = min(reached_ms, float(output.events.time_ms.max(initial=-1)))
         advanced = cluster.advance(reached_ms)
         alerts += advanced.alerts

@@ -54,7 +54,7 @@ def counts() -> dict[str, dict[str, int]]:
     ]
     assess = AssessSpec(subject="account", learning=LearningSpec(inputs=["shop"]))
     hopping = msgspec.structs.replace(config, monitors=monitors, assess=assess)
-    shard = ShardFactory(hopping, RunInfo("live", "run", str)).source("shop")
+    shard = ShardFactory(hopping, RunInfo("live", "run", str)).input_shard("shop")
     shard.process(Records("events", 0, np.arange(count), now_ms, values))
     reports = ShardFactory(hopping, RunInfo("live", "run", str)).make(logs(hopping)[-1])
     return shard.counts() | reports.counts()

@@ -1,7 +1,8 @@
 """Stages: a log in, logs out. Each module here is one stage; this one defines what a stage is.
 
 Worker, replay, demo and the tests' reference run do nothing but run stages. A stage does no input or
-output of its own: it takes a batch of its log and returns its alerts and records.
+output of its own: it takes a batch of its log and returns its alerts and records. A monitor's output reaches assess
+through `Subscription.of_output`: in the same shard by `Subscription.inline`, else by an internal topic.
 """
 
 from abc import ABC, abstractmethod

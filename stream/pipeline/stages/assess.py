@@ -47,8 +47,9 @@ from stream.pipeline.stages.watch import UNLEARNED, alert_topic, read_path
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AssessOutput(StageOutput):
-    """p_value: float64[n], of each row's event, NaN where the row is left out; for labels NaN where
-    every event is scored, else 1. activity: uint8[n], of each row."""
+    """p_value: float64[n], of each row's event; NaN where the row is not processed. Rows include
+    p-values that are not reports (replay only); a label is then NaN, else 1. activity: uint8[n], of
+    each row."""
 
     p_value: F64
     activity: U8
@@ -61,8 +62,8 @@ ACTIVITY_RANK: Final = np.array([QUIET, OVER_BUDGET, SUPPRESSED, UPDATED, OPENED
 class Assess(Stage):
     """The stage of one partition of the reports, or of an input that holds all events.
 
-    score_all: every p-value of a monitor comes as a row, and an event's p-value is of all of them;
-    else it is of the reports so far, which the policy compares with its threshold. reports_grouped:
+    score_all: rows include p-values that are not reports (replay only), and an event's p-value
+    combines all of them; else it combines the reports so far. reports_grouped:
     all reports on an event come in one batch, next to each other. sources, ahead_max_ms: see
     `Assessment`.
     """
@@ -238,7 +239,7 @@ def read_path_of_reports(config: Config, spec: AssessSpec) -> tuple[ReadPath, tu
     its subject read the same log, else over its internal topic."""
     of_monitors = [name for monitor in config.monitors for name in monitor.inputs]
     inputs = list(dict.fromkeys([*of_monitors, *learning_inputs(config)]))
-    direct = all(read_path(config, monitor).internal is None for monitor in config.monitors)
+    direct = all(read_path(config, monitor).internal_topic is None for monitor in config.monitors)
     if direct and len(inputs) == 1 and spec.partitions is None:
         only = config.inputs[inputs[0]]
         if only.partitions == 1 or only.keyed_by == spec.subject:

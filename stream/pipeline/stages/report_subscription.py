@@ -20,8 +20,8 @@ class ReportSubscription(Subscription[ReportBatch]):
     """Reads the monitors' reports and the labels that it learns from, keyed by the subject.
 
     A monitor reports an event whose p-value is below report_p, and a sample of all events; an event
-    without the subject is not reported. score_all: every scored event is reported, so that a replay
-    can score it; assess learns from reports alone.
+    without the subject is not reported. score_all: every scored event is passed on, so that a replay can
+    score it; only reports are learned from.
     """
 
     def __init__(
@@ -55,14 +55,14 @@ class ReportSubscription(Subscription[ReportBatch]):
         """A monitor's reports."""
         if not isinstance(output, WatchOutput):
             return None
-        is_due = ~np.isnan(output.p_value)
+        is_reported = ~np.isnan(output.p_value)
         if not self._score_all:
-            is_due &= (output.p_value < self._spec.report_p) | self._is_sampled(batch)
+            is_reported &= (output.p_value < self._spec.report_p) | self._is_sampled(batch)
         if self._spec.subject in batch.text:
-            is_due &= batch.text[self._spec.subject].is_valid().to_numpy(zero_copy_only=False)
+            is_reported &= batch.text[self._spec.subject].is_valid().to_numpy(zero_copy_only=False)
         else:
-            is_due[:] = False
-        rows = np.flatnonzero(is_due).astype(np.int64)
+            is_reported[:] = False
+        rows = np.flatnonzero(is_reported).astype(np.int64)
         features = output.training_features
         return Selected(self._reports(name, batch, rows, output.p_value, features), rows)
 

@@ -301,7 +301,7 @@ def _make(node: StageNode, context: StageContext, placement: Placement) -> Watch
         context.alert_builder,
         assess.training_features() if assess else (),
         placement.partition,
-        len(context.sources(node.inputs)) if node.log else 1,
+        len(context.sources(node.inputs)) if node.internal_topic else 1,
         context.ahead_max_ms,
     )
 
