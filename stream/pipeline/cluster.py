@@ -58,8 +58,8 @@ class PartitionState(NamedTuple):
 
 @dataclass(slots=True)
 class _PendingRows:
-    """Rows of one partition, in its order. due_ms: int64[n], the due time of each row, see
-    `%s`."""
+    """Rows of one partition, in its order. due_ms: int64[n], the due time of each row, as
+    in `inputs.order`: a row is processed when stream time has reached it."""
 
     rows: Any
     due_ms: I64

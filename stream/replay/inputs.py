@@ -46,7 +46,7 @@ class Input:
     readings: Callable[[], list[InputReader]]
     stops: Mapping[int, int] = field(default_factory=dict)
 
-    def source(self) -> ManifestInput:
+    def manifest_entry(self) -> ManifestInput:
         """The input as the manifest records it; reads every local file for its fingerprint."""
         files = [ManifestFile(file.name, file.size_bytes, file.content_id()) for file in self.files]
         return ManifestInput(self.name, self.locations, files)

@@ -68,7 +68,7 @@ class ReplayNotes:
         """Look at the output of a batch of an input, or of an internal log. of_table: the batch is of
         a columnar file."""
         if of_table:
-            self._texts.setdefault(name, SuspiciousTexts()).take(output.events)
+            self._texts.setdefault(name, SuspiciousTexts()).observe(output.events)
         self.add_dead_letters(output.dead_letters)
         if name in self._config.inputs and len(output.events):
             if name not in self._absent:

@@ -30,7 +30,7 @@ class SuspiciousTexts:
         self._words: dict[str, Counter[str]] = {}
         self._ids: dict[tuple[str, bool], set[str]] = {}
 
-    def take(self, events: EventBatch) -> None:
+    def observe(self, events: EventBatch) -> None:
         """Look at the texts of events."""
         for name, column in events.text.items():
             found = pc.value_counts(column.drop_null())

@@ -473,7 +473,7 @@ def test_scoring_every_event_changes_nothing(tmp_path: Path, hop: bool) -> None:
         text = text.replace('["pay", "label"]', '["pay"]').replace('["label"]', '["pay"]')
     of = config(text)
     [assess] = (node for node in nodes(of) if node.name == "assess")
-    assert bool(assess.log) == hop
+    assert bool(assess.internal_topic) == hop
     (few, live), (all_, replayed) = (
         folded(of, logs, selection) for selection in (NO_SCORES, ScoreSelection(scores=True))
     )
