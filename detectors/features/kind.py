@@ -43,7 +43,7 @@ class FeatureInput(NamedTuple):
     """What a feature reads of a batch. active: bool[n], the event matches `where` and has the field.
     number: float64[n], or hashed: uint64[n], the field; empty where the kind reads none.
     extra_fields: float64[k, n], the numbers of the k `FeatureKind.extra_fields`. occurs: bool[n],
-    the event also matches `of`; empty where the kind does not need it. entity: uint64[n], the
+    the event also matches `of`; empty where the kind does not need it. entity_hash: uint64[n], the
     entity's hash."""
 
     active: Bools

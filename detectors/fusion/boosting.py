@@ -56,8 +56,8 @@ class BoostedTrees(NamedTuple):
 
 
 class _FitScratch(NamedTuple):
-    """Scratch of a fit. bins: uint8[inputs, n]; edges: float64[inputs, BINS]; row: float64[n]
-    each; node: int64[n]; sums: float64[LEAVES, inputs, BINS + 1, 3], by `G`, `H`, `ROWS`."""
+    """Scratch of a fit. bins: uint8[inputs, n]; edges: float64[inputs, BINS]; outcome, margin,
+    gradient, hessian: float64[n]; node: int64[n]; sums: float64[LEAVES, inputs, BINS + 1, 3], by `G`, `H`, `ROWS`."""
 
     bins: U8
     edges: F64

@@ -28,7 +28,7 @@ class LabelEvents(NamedTuple):
 class DetectorInput(NamedTuple):
     """The n applicable events of a batch. admitted: their rows and times.
 
-    entity: the field that names the monitor's entity. names: of the features. values:
+    entity_field: the field that names the monitor's entity. names: of the features. values:
     float64[features, n], in natural units, NaN where a feature has no value. scaled:
     float64[features, n], the values scaled to [0, 1] by the cohort. hashed(field): uint64[n], a text
     field's keyed hash, 0 where absent.

@@ -1,8 +1,9 @@
 """When the events of a log are due, and whether the log is sufficiently ordered.
 
 The due time of an event is the running maximum of event times up to it in the log, over all
-partitions: the event is due when stream time reaches it. So no later event of the log is due before it, and no label or record of an internal
-topic can overtake it, whatever the batch boundaries.
+partitions: the event is due when stream time reaches it. So no later event of the log is due
+before it, and no label or record of an internal topic can overtake it, whatever the batch
+boundaries.
 """
 
 import math

@@ -28,9 +28,9 @@ class _Chunk:
     """A column chunk: its pages are at `start` to `stop`.
 
     unpacked: bytes of all its pages, as the file declares. repeated: a row may have any number of
-    values. deltas: whether it declares that texts repeat each other's beginnings. next_header: where the
-    next page's header lies. kept: the part of it that was read, where it was cut. largest: bytes of the
-    largest page so far, unpacked. values, packed: of all pages so far.
+    values. delta_encoded: whether it declares that texts repeat each other's beginnings. next_header: where the
+    next page's header lies. partial_header: the part of it that was read, where it was cut.
+    largest_page: bytes of the largest page so far, unpacked. values, packed: of all pages so far.
     """
 
     start: int

@@ -94,7 +94,7 @@ class TailOutput(NamedTuple):
 class TailLayout(NamedTuple):
     """The features of a monitor, one element each, and their blocks.
 
-    family, side: int64, the constants above. shift: float64, added before the logarithm. root:
+    family: int64, the constants above. shift: float64, added before the logarithm. root:
     whether y is the square root instead. low, high: float64, of a range. slot: int64, the index of
     the feature's block times `BLOCK_LANES`, plus its lane; -1 for a range. blocks: int64[blocks],
     their families. sides: int64[blocks, LANES]. Scratch: lanes: float64[blocks · BLOCK_LANES],
