@@ -1,5 +1,6 @@
 """The settings that determine the learned state, and their fingerprint."""
 
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -39,8 +40,14 @@ def state_config(config: Config) -> StateConfig:
         inputs=config.inputs,
         limits=config.limits,
         reveal=sorted(config.reveal),
-        secret=pseudonym(hash_text(pa.array(["fingerprint"]), hash_key(config.secret))[0]),
+        secret=_secret_hash(config.secret),
     )
+
+
+@cache
+def _secret_hash(secret: str) -> str:
+    """A keyed hash of the secret."""
+    return pseudonym(hash_text(pa.array(["fingerprint"]), hash_key(secret))[0])
 
 
 def with_state_config(config: Config, by: StateConfig) -> Config:
