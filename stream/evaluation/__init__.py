@@ -1,1 +1,1 @@
-"""Judging: what a replay wrote, held against labels. Reads files, never events; learns nothing."""
+"""Evaluation: compare the output of a replay with labels. Reads files only; learns nothing."""
