@@ -144,9 +144,9 @@ class Pair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """All of it. verdict: of all pairs, with what each costs. unevaluated: why no labels
-    say which is right, null where they do. first_event_time, last_event_time: of all events;
-    evaluated_from, evaluated_until: of those that are evaluated, null where there is no such bound. settings:
+    """The comparison of all runs. conclusion: of all pairs, with the alert volume of each.
+    no_evaluation_reason: why labels do not tell which is right, null where they do. first_event_time, last_event_time: of all events;
+    evaluated_from, evaluated_until: of those that are evaluated, null without such a bound. settings:
     the first of settings_differing."""
 
     conclusion: str

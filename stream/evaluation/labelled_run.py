@@ -70,7 +70,7 @@ class Scorer:
 
 
 class LabelledRun(SqlSession):
-    """The tables `days`, `events`, `frauds`, `alerted_events`, `named` and `known`.
+    """The tables `days`, `events`, `frauds`, `alerted_events`, `labelled_entities` and `compromised`.
 
     days: day, from 0 on, of each calendar day (from 1970) that has an event to be evaluated. events:
     what is to be evaluated, a row each: day, scenario (an index into `scenarios`, -1 honest),
@@ -78,9 +78,9 @@ class LabelledRun(SqlSession):
     published; score_‹scorer›, of assess 0 where it had no report. frauds: every event labelled
     fraud, with all columns of its score, its known_time, and of any and each caught; nearest: the
     scorer whose score came nearest to an alert, gap: what that lacked, both null where none evaluated
-    it. alerted_events: event_time and entity fields of every alerted event. named: field, entity and
-    known_time of the entities that are fraudulent by name. known: entity and day: of the entities
-    in the field `known` was made for, those known as compromised on that day.
+    it. alerted_events: event_time and entity fields of every alerted event. labelled_entities:
+    field, entity and known_time of the entities that labels name as fraudulent. compromised: entity
+    and day, of the entities in one field that were known to be compromised on that day.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class LabelledRun(SqlSession):
         self._make_labelled()
         self._make_events()
         self._make_frauds()
-        self._make_named(pq.read_schema(files.labels).names)
+        self._make_labelled_entities(pq.read_schema(files.labels).names)
 
     def add_view(self, name: str, path: Path) -> None:
         """Make a view of a file; its column `row` is the row number."""
@@ -115,7 +115,7 @@ class LabelledRun(SqlSession):
         )
 
     def make_compromised(self, field: str) -> None:
-        """Make `known` for a field, as the Fraud Detection Handbook leaves cards out: on a day of
+        """Make `compromised` for a field, as the Fraud Detection Handbook leaves cards out: on a day of
         the week that starts on day W, those with a fraud that became known before that day, and not
         earlier than a week before W. With labels 7 days late, these are frauds from W - 14 days to
         8 days before that day. The first week starts with the first evaluated day.
@@ -209,7 +209,7 @@ class LabelledRun(SqlSession):
             f"{''.join(of)} FROM ({' UNION ALL '.join(held)}) GROUP BY row) h USING (row)"
         )
 
-    def _make_named(self, columns: Sequence[str]) -> None:
+    def _make_labelled_entities(self, columns: Sequence[str]) -> None:
         """columns: of labels.parquet, with entity columns only where labels name entities alone."""
         each = (
             f"SELECT '{field}' AS field, {field} AS entity, known_time FROM labels "

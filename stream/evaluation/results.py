@@ -76,8 +76,8 @@ class Delay:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Amount:
-    """Amounts of frauds, each without its sign. caught: of those alerted, and of those while an
-    action that an alert recommended for one of their entities still stood; missed: of all others."""
+    """Amounts of frauds, each without its sign. caught: of frauds with an alert, and of
+    frauds while an action recommended for one of their entities was in force; missed: the others."""
 
     fraud: float
     caught: float
@@ -140,8 +140,8 @@ class PrecisionRecallPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetPoint:
-    """The lowest score at or above which no more than so many events a day lie, on average. events:
-    how many do. amount_caught_share: of the frauds' amount, null where there is none."""
+    """The lowest score that at most `alerts_per_day` events a day reach, on average. events: their
+    number. amount_caught_share: of the frauds' amount, null where there is none."""
 
     alerts_per_day: float
     score: float
@@ -192,8 +192,8 @@ class View:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MonitorScore:
     """The score of a monitor, or of assess, for a missed fraud. score: null where it did not score it.
-    needed: the least score on which it can alert. held_back: by the budget. surprised: features with
-    p < 0.1 of their own; silent: the others."""
+    min_alert_score: the least score with which it can alert. held_back: by the budget. surprising:
+    the features whose own p-value is below 0.1; ordinary: the others."""
 
     monitor: str
     score: float | None
@@ -233,8 +233,8 @@ class MissedBand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrdinaryFeature:
-    """Of the frauds that a monitor evaluated, the share in which a feature was silent, that is had
-    p ≥ 0.1 of its own: among the missed and among the caught. null where there are none."""
+    """The share of the frauds scored by a monitor in which a feature was not surprising (its own
+    p-value was at least 0.1), among the missed and among the caught; null if there are none."""
 
     monitor: str
     feature: str
@@ -260,11 +260,10 @@ class Evaluation:
     """The evaluation of a run by its labels, over the events in the evaluated time.
 
     days: on which there were such events. events: all of them; an event without label counts as
-    honest. labelled: the labels that name an event, whether it was to be evaluated or not; ambiguous:
-    those of frauds whose id several events have, of which the first is meant. named: the entities
-    that labels call fraudulent without an event. Where it is of no event that it is known to be
-    fraud, but of entities, or no label names an event, precisions that count frauds among events are
-    null, and there are no curves.
+    honest. event_labels: the labels that name an event, in the evaluated time or not; ambiguous:
+    frauds whose id several events share: the first event counts. labelled_entities: the entities
+    that labels call fraudulent without an event. If labels confirm fraud only for entities, or no
+    label names an event, event-level precision is null and there are no curves.
     resamples, seed: of the bootstrap, whose blocks are days; of entities, groups of entities.
     false_positives: the share of honest ones at which `LevelMeasures.recall_at_false_positives` is
     taken.

@@ -1,8 +1,8 @@
 """labels.parquet: the final label of every event in a replay.
 
-One row for each labelled event, and for the entities of labels without an event, in the order in which
-they became known: from the first label with the final verdict that no later label contradicts. The
-evaluation uses it; what was known at which time follows from the labels in their own order.
+One row per labelled event or entity, with its last verdict and the time from which that verdict has
+held without contradiction, ordered by that time. The evaluation reads it; what a model knew at a time
+follows from the labels in their own order.
 """
 
 from collections.abc import Iterator
@@ -30,8 +30,8 @@ SCHEMA: Final = pa.schema(
         column("known_time", TIME, "when that verdict became known, UTC"),
     ]
 )
-"""Of labels.parquet. Behind these stand, where labels name no event, the entities that they name, as
-they may be shown; they are null beside an event id."""
+"""The first columns of labels.parquet. Columns of entities follow, for labels that name no event, with
+ids or pseudonyms; they are null beside an event id."""
 
 _ROWS: Final = 1_000_000_000_000
 _ORDER_KEY: Final = f"epoch_ms(known_time)::HUGEINT * {_ROWS} + file_row_number"
@@ -69,7 +69,7 @@ def read_labels(path: Path) -> Iterator[LabelBatch]:
 class FinalLabels:
     """Collects all labels, and writes the final one of each event at the end.
 
-    path: of labels.parquet. work: a folder for the collected labels. display_ids: the ids or
+    path: of labels.parquet. work_dir: a folder for the collected labels. display_ids: the ids or
     pseudonyms of entities.
     """
 

@@ -32,7 +32,7 @@ InputLocations = Sequence[tuple[str, str | Path | InputFile]]
 class Input:
     """One input, ready to be read.
 
-    places: where it is, so that it can be found again, without credentials; of a topic its offsets.
+    locations: paths and addresses without credentials, to find it again; of a topic its offsets.
     topic: of its records. log: the internal log that it is, if it is one. files: none of a topic.
     readings: its logs, each time from their beginning. stops: of a topic, the offset up to which
     each partition is read.
@@ -81,7 +81,7 @@ def find_inputs(config: Config, named: InputLocations, opened: ExitStack) -> lis
 
 def with_label_input(config: Config, others: Iterable[Config] = ()) -> Config:
     """The configuration with an input of labels: where it has none, the first that another of the
-    same comparison has, else one in Eddy's own shape. It is another one then, by its fingerprint."""
+    same comparison has, else one in Eddy's own shape. The result has a different fingerprint."""
     if label_inputs(config):
         return config
     known = {name: one.inputs[name] for one in others for name in label_inputs(one)[:1]}

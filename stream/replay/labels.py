@@ -46,8 +46,8 @@ _ID: Final = [("id_low", pa.int64()), ("id_high", pa.int64())]
 _ROWS: Final = 1_000_000_000_000
 """More than the rows of one table: the row numbers of several tables stay distinct."""
 EFFECTIVE_MS: Final = "greatest(label_ms, due_ms + 1)"
-"""From when the label of a known event counts. The event is processed at due_ms, when the latest
-time up to it has passed; one millisecond later is after it, even in a partition out of time order."""
+"""A label counts from its own time, but never earlier than 1 ms after its event is processed, at
+due_ms: so it follows the event even in a partition out of time order."""
 
 
 class EventTable:

@@ -27,7 +27,7 @@ LIBRARIES: Final = ("eddywatch", "numpy", "numba", "llvmlite", "pyarrow", "river
 
 
 class ManifestFile(NamedTuple):
-    """A file that was read. content: what it is known by, see `places.File`."""
+    """A file that was read. fingerprint: identifies the content, see `InputFile.content_id`."""
 
     name: str
     size_bytes: int
@@ -35,7 +35,7 @@ class ManifestFile(NamedTuple):
 
 
 class ManifestInput(NamedTuple):
-    """One input. places: paths and addresses; of a topic its offsets, by partition, in which case
+    """One input. locations: paths and addresses; of a topic its offsets, by partition, in which case
     there are no files."""
 
     name: str
@@ -44,11 +44,11 @@ class ManifestInput(NamedTuple):
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):
-    """All that the results of a run follow from.
+    """Everything that determines the results of a run.
 
     code: versions, a hash of Eddy's own sources, and the processor, by what each is of. group, mode:
     the configuration's, from which ids of alerts are built; the group also names internal topics.
-    features: whether those are written down, too.
+    features: whether features are written.
     """
 
     version: int = VERSION

@@ -110,7 +110,7 @@ class RunFiles:
         self._parts = {name: out_dir / (name + PART_SUFFIX) for name in FILES}
         self._out_dir = out_dir
         self._config = config
-        self._teller = alert_builder
+        self._alert_builder = alert_builder
         self._span = span
         self._provenance = provenance
         self._open_files = ExitStack()
@@ -133,11 +133,15 @@ class RunFiles:
         self._dead_letters: IO[bytes] = enter(parts[DEAD_LETTERS].open("wb"))
         self._alerts = enter(TableFile(parts[ALERTS], ALERT_COLUMNS, ALERT_GROUP_ROWS))
         self._score_files: list[ScoreFile | FeatureFile] = [
-            enter(ScoreFile(parts[SCORES], self._config, self._span, self._teller.display_ids))
+            enter(
+                ScoreFile(parts[SCORES], self._config, self._span, self._alert_builder.display_ids)
+            )
         ]
         if self._provenance.features:
             self._score_files.append(enter(FeatureFile(parts[FEATURES], self._config)))
-        self._labels = enter(FinalLabels(parts[LABELS], self.work_dir, self._teller.display_ids))
+        self._labels = enter(
+            FinalLabels(parts[LABELS], self.work_dir, self._alert_builder.display_ids)
+        )
 
     def __exit__(
         self,

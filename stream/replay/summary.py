@@ -46,12 +46,12 @@ class Summary:
     inputs: route's counters by input, over its partitions. monitors: watch's counters by monitor,
     and assess's by "assess". adds_up: by monitor, whether read = scored + not applicable + labels +
     duplicate + tombstone + dead letters; not of monitors whose internal log was recorded. alerts: by
-    monitor. span: of all this, what lies in the span of the time split; alerts_published: all alerts in it;
-    incidents: of the incidents_opened in it those with the highest scores. labels: by input, what
-    became of a label file. labels_accepted: labels that were understood, of files and among the events.
-    evaluated: what they say of all this, null where they say nothing, and then unevaluated is why. notes:
-    what is odd about what was read, a sentence each.
-    verdict: all of it in a sentence. Times are ISO 8601, null where there was no event.
+    monitor. evaluation_span: the evaluated time, with its events and alerts; alerts_published: all
+    alerts in it; incidents: those with the highest scores of the incidents_opened in it. labels: by
+    input, the counts of a label file. labels_accepted: labels with a verdict, from files and from the
+    events. evaluation: measures against the labels, null without labels; no_evaluation_reason: why it
+    is null. notes: warnings about the inputs, a sentence each. headline: the result in one sentence.
+    Times are ISO 8601, null if there was no event.
     """
 
     name: str
