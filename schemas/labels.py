@@ -19,7 +19,7 @@ LEARNED_LABEL_FIELDS: Final = ("verdict", "labelled_event_id")
 """The fields of a label that assess learns from."""
 
 UNKNOWN, HONEST, FRAUD = range(-1, 2)
-"""Codes of verdicts; `UNKNOWN` stands for every verdict but fraud and honest, and for none."""
+"""Codes of verdicts; `UNKNOWN` means every verdict but fraud and honest, and for none."""
 _CODES: Final = {"honest": HONEST, "fraud": FRAUD}
 
 

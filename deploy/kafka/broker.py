@@ -355,7 +355,7 @@ def wait_until_ready(node: Node, process: subprocess.Popen[bytes]) -> None:
     while not takes_requests(node):
         if process.poll() is not None or time.monotonic() > deadline:
             state = "ended" if process.poll() is not None else "takes no requests"
-            message = f"the broker {state}; it said:\n{log_tail(node)}"
+            message = f"the broker {state}; its output:\n{log_tail(node)}"
             raise BrokerError(message)
         time.sleep(0.1)
 
@@ -396,7 +396,7 @@ def serve(arguments: argparse.Namespace, home: Path) -> None:
                 if processes[at].poll() is None:
                     continue
                 if arguments.bring_back is None:
-                    message = f"the broker ended by itself; it said:\n{log_tail(node)}"
+                    message = f"the broker ended by itself; its output:\n{log_tail(node)}"
                     raise BrokerError(message)
                 time.sleep(arguments.bring_back)
                 processes[at] = stack.enter_context(running(java, libs, node, gently=gently))

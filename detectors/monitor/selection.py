@@ -31,7 +31,7 @@ def is_label_of(events: EventBatch, entity: str) -> Bools:
 def matches(events: EventBatch, where: EventFilter) -> Bools:
     """bool[n]: the events whose fields have the value, or one of the values, of the filter.
 
-    "" stands for an absent field.
+    "" means an absent field.
     """
     matching = np.ones(len(events), np.bool_)
     for field, allowed in where.items():

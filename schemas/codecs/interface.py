@@ -27,7 +27,7 @@ class SchemaSource(Protocol):
 
 
 class StaticSchemas:
-    """Schemas that are known beforehand, by id."""
+    """Schemas that are given at the start, by id."""
 
     def __init__(self, schemas: dict[int, bytes] | None = None) -> None:
         self._schemas = schemas or {}

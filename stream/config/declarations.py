@@ -14,7 +14,7 @@ from schemas.codecs import AnyCodec, codec_spec
 from schemas.mapping import FieldMappings, RecordLayout, TypeSpec
 
 ALL_MONITORS: Final = "all"
-"""Stands for all monitors together, so no monitor may have this name."""
+"""Means all monitors together, so no monitor may have this name."""
 TOPIC_PATTERN: Final = r"^(?!\.{1,2}\Z)[a-zA-Z0-9._-]{1,249}\Z"
 GROUP_PATTERN: Final = r"^[a-zA-Z0-9._-]{1,200}\Z"
 """Internal topics, transactional ids and the checkpoint folder are named after the group."""

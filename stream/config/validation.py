@@ -156,7 +156,7 @@ def _monitor_problems(
             f"got {monitor.name}; expected another name, since this stage's counters have it",
         )
     if monitor.name == ALL_MONITORS:
-        yield "name", f"got {monitor.name}; expected another name, since it stands for all monitors"
+        yield "name", f"got {monitor.name}; expected another name, since it means all monitors"
     if monitor.entity not in ENTITY_FIELDS:
         yield "entity", _not_an_entity_field(monitor.entity)
     if monitor.cohort is not None and (

@@ -119,7 +119,7 @@ class RunDatabase:
     def _with_utc_times(self, sql: str) -> str:
         """The same SELECT with times in UTC: as Python objects DuckDB gives times of a zone only
         where pytz is installed."""
-        asked = self._tables.sql(sql)  # looks at it; whoever asks for its length runs it
+        asked = self._tables.sql(sql)  # checks it; asking for its length would run it
         types = [str(one) for one in asked.types]
         if not any(WITH_TIME_ZONE in one for one in types):
             return sql

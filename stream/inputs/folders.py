@@ -46,7 +46,7 @@ def are_data_files(
 
 
 def folder_contains(paths: Iterable[Sequence[str]]) -> Callable[[Folder, str], bool]:
-    """A function that tells whether a folder has an entry, by the files below it."""
+    """A function that returns whether a folder has an entry, by the files below it."""
     known = {tuple(path[:depth]) for path in paths for depth in range(1, len(path) + 1)}
     return lambda folder, name: (*folder, name) in known
 

@@ -74,7 +74,7 @@ class Admin(Protocol):
 
 
 class Stop(Protocol):
-    """Tells a worker to stop."""
+    """Asks a worker to stop."""
 
     def is_set(self) -> bool:
         """Whether the worker should stop."""

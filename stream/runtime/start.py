@@ -40,7 +40,7 @@ def run_worker(
     http_port: int,
     allowed_drops: Collection[str] = (),
 ) -> None:
-    """Connect to Kafka, serve metrics and health, and work until told to stop.
+    """Connect to Kafka, serve metrics and health, and work until asked to stop.
 
     slot: stable name of this worker in its group; a restart under the same name fences the previous
     worker of the slot and aborts its open transaction. stop_on_signal: called before the loop starts; until then, while

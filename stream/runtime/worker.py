@@ -53,7 +53,7 @@ RETRY_PAUSE_MAX_S: Final = 5.0
 
 
 class Worker:
-    """Runs the shards of the partitions that the group assigns to it, until it is told to stop."""
+    """Runs the shards of the partitions that the group assigns to it, until it is asked to stop."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class Worker:
         self._stopped = False
 
     def run(self, stop: Stop) -> None:
-        """Poll, process, commit and take checkpoints until told to stop.
+        """Poll, process, commit and take checkpoints until asked to stop.
 
         Then commit a last time, and write a checkpoint of every partition at that offset.
         """

@@ -391,7 +391,7 @@ def test_monitors_may_be_called_what_they_like(tmp_path: Path) -> None:
 
 def test_no_monitor_has_the_name_of_the_total() -> None:
     """The view of everything has that name."""
-    with pytest.raises(ConfigError, match="it stands for all monitors"):
+    with pytest.raises(ConfigError, match="it means all monitors"):
         config(CONFIG.replace('name = "spend"', 'name = "all"'))
 
 
