@@ -22,7 +22,7 @@ def messages(module: Path) -> Iterator[str]:
     for node in ast.walk(tree):
         match node:
             case ast.Call(
-                func=ast.Attribute(value=ast.Name(id="log"), attr="warning" | "error"),
+                func=ast.Attribute(value=ast.Name(id="logger"), attr="warning" | "error"),
                 args=[message, *_],
             ):
                 if isinstance(message, ast.Name):
