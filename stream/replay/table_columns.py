@@ -224,7 +224,7 @@ def feature_columns(config: Config) -> pa.Schema:
                 column(f"{monitor}__{name}{ending}", pa.float64(), f"{monitor}, {name}: {meaning}")
                 for monitor, name in values
                 for ending, meaning in (
-                    ("", "the value at the event, before the event was learned"),
+                    ("", "the value at the event, itself included, before the models learned it"),
                     ("__p", "its own p-value"),
                 )
             ),
