@@ -136,7 +136,8 @@ class FinalLabels:
             )
             tables.execute(
                 "UPDATE last SET since = again.place FROM (SELECT about, min(all_labels.place) AS place "
-                "FROM all_labels JOIN last USING (about) WHERE contradicted >= 0 AND all_labels.place > contradicted "
+                "FROM all_labels JOIN last USING (about) "
+                "WHERE contradicted >= 0 AND all_labels.place > contradicted "
                 "GROUP BY about) AS again WHERE again.about = last.about"
             )
             label_columns = [name for name in (*SCHEMA.names, *named) if name != "known_time"]
