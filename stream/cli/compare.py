@@ -49,7 +49,7 @@ def compare(
     from stream.replay import compare_runs
     from stream.replay.inputs import with_label_input
     from stream.report.comparison import render_comparison
-    from stream.report.run import render_run
+    from stream.report.run_page import render_run
 
     loaded = [load(path) for path in configs]
     for path, config in zip(configs, loaded, strict=True):

@@ -40,7 +40,8 @@ WarmUp = Annotated[
     str | None,
     typer.Option(
         metavar="DURATION",
-        help="Exclude this time from the first event on, such as 30d, from the evaluation.",
+        help="Do not evaluate events in this period after the first event, such as 30d; models still "
+        "learn from them.",
     ),
 ]
 ScoreFrom = Annotated[

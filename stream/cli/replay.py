@@ -85,7 +85,7 @@ def replay(
     from stream import replay as replaying
     from stream.config import load
     from stream.replay.inputs import with_label_input
-    from stream.report.run import render_run
+    from stream.report.run_page import render_run
 
     if rerun is not None:
         _refuse_options(
@@ -114,7 +114,7 @@ def replay(
     with progress_bar("replay") as show:
         summary = replaying.replay(
             *(loaded, pairs, out, show, label_pairs, split, save_state),
-            features=features,
+            writes_features=features,
             render=render_run,
         )
     print_summary(summary, out)
@@ -137,9 +137,8 @@ def _require_label_input(path: Path, config: "Config") -> None:
 
     if not label_inputs(config):
         raise InputError(
-            f"--save-state with --labels: {path} has no input of type label, so a live worker "
-            "that starts from this state would get no labels; expected an [inputs.…] with type = "
-            '"label", or --save-state without --labels: nothing here learns from them'
+            f"--save-state with --labels: {path} has no label input, so a live worker could not "
+            'continue learning from labels. Add [inputs.NAME] with type = "label", or drop one option.'
         )
 
 
@@ -148,7 +147,7 @@ def _rerun(manifest_path: Path, config: "Config | None", out: Path | None) -> No
     from stream import replay as replaying
     from stream.replay import manifest
     from stream.replay.run_files import TIMING_FILES
-    from stream.report.run import render_run
+    from stream.report.run_page import render_run
 
     recorded = manifest.read(manifest_path)
     folder = (manifest_path if manifest_path.is_dir() else manifest_path.parent).absolute()

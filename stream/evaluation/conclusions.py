@@ -53,14 +53,14 @@ def run_headline(evaluation: Evaluation | None, alerts: int, incidents: int) -> 
     )
 
 
-def no_evaluation_reason(given: int, heard: int) -> str:
-    """Why a run has no evaluation. given: labels that were read, from files or among
-    the events; heard: those of them that could be understood and are of these events."""
-    if not given:
+def no_evaluation_reason(labels_read: int, labels_accepted: int) -> str:
+    """Why a run has no evaluation. labels_read: labels read, from files or among
+    the events; labels_accepted: those with a verdict that are of these events."""
+    if not labels_read:
         return "No labels were given, so nothing here says which alerts were right."
-    if not heard:
-        return f"Of the {format_quantity(given, 'label')} none is of an event that was read."
-    return f"{format_quantity(heard, 'label')} were given, but no event lies in the time that is evaluated."
+    if not labels_accepted:
+        return f"Of the {format_quantity(labels_read, 'label')} none is of an event that was read."
+    return f"{format_quantity(labels_accepted, 'label')} were given, but no event lies in the time that is evaluated."
 
 
 # -- a pair ---------------------------------------------------------------------------------------

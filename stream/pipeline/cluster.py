@@ -222,9 +222,9 @@ class InMemoryCluster:
             offset = events.offset[rows]
             source = self._sources.get(events.sources[index])
             for pending, scores in source.pending if source else ():  # a recorded topic has none
-                known = pending.rows.offset
-                here = (offset >= known[0]) & (offset <= known[-1])
-                at = np.searchsorted(known, offset[here])
+                pending_offsets = pending.rows.offset
+                here = (offset >= pending_offsets[0]) & (offset <= pending_offsets[-1])
+                at = np.searchsorted(pending_offsets, offset[here])
                 for name, columns in output.scores.items():
                     scores[name].put(at, columns.take(rows[here]))
 
@@ -252,14 +252,14 @@ class InMemoryCluster:
         All rows must have been processed. An input without events has come as far as the others.
         """
         next_offset: dict[tuple[str, bool, int], int] = {}
-        known: dict[tuple[str, bool, int], Shard] = {
+        shards: dict[tuple[str, bool, int], Shard] = {
             (name, True, partition): internal.shard
             for (name, partition), internal in self._internals.items()
         }
         reached_ms: dict[str, int] = {}
         for (topic, partition), source in self._sources.items():
             name = self._input_of[topic]
-            known[name, False, partition] = source.shard
+            shards[name, False, partition] = source.shard
             next_offset[name, False, partition] = source.next_offset
             reached_ms[name] = max(source.reached_ms, reached_ms.get(name, -1))
         latest_ms = max(reached_ms.values(), default=-1)
@@ -267,7 +267,7 @@ class InMemoryCluster:
             until_ms = reached_ms.get(log.name, latest_ms)
             for partition in range(log.partitions):
                 place = log.name, log.internal, partition
-                shard = known.get(place) or self._shards.make(log, partition)
+                shard = shards.get(place) or self._shards.make(log, partition)
                 offset = next_offset.get(place, 0)
                 is_known = log.internal or until_ms < 0 or offset > 0
                 yield PartitionState(log, partition, shard, offset, None if is_known else until_ms)

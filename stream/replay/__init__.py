@@ -19,10 +19,10 @@ from stream.replay import manifest
 from stream.replay.driver import Progress, read_in_time_order
 from stream.replay.inputs import InputLocations, open_readings, spool_pipes
 from stream.replay.manifest import ManifestInput, Provenance, RunManifest
+from stream.replay.replay_run import Render, ReplayRun
 from stream.replay.request import RunRequest, run_request
-from stream.replay.run import Render, ReplayRun
 from stream.replay.run_files import map_write_errors
-from stream.replay.shared_inputs import shared_readings
+from stream.replay.shared_inputs import open_logs_and_join_labels
 from stream.replay.summary import Summary
 from stream.replay.time_split import NO_SPLIT, TimeSplit
 
@@ -38,7 +38,7 @@ def replay(
     split: TimeSplit = NO_SPLIT,
     save_state: str | None = None,
     *,
-    features: bool = False,
+    writes_features: bool = False,
     render: Render | None = None,
 ) -> Summary:
     """Process recorded events by a configuration and write the results into out_dir.
@@ -58,7 +58,14 @@ def replay(
     with map_write_errors(out_dir), ExitStack() as opened:
         inputs, labels = spool_pipes([inputs, labels], opened)
         request = run_request(
-            config.group, config, out_dir, inputs, labels, split, opened, features=features
+            config.group,
+            config,
+            out_dir,
+            inputs,
+            labels,
+            split,
+            opened,
+            writes_features=writes_features,
         )
         return _run(request, request.provenance(), progress, render, save_state)
 
@@ -87,7 +94,14 @@ def rerun(
     with map_write_errors(out_dir), ExitStack() as opened:
         inputs, labels = spool_pipes([inputs, labels], opened)
         request = run_request(
-            config.group, config, out_dir, inputs, labels, of.split, opened, features=of.features
+            config.group,
+            config,
+            out_dir,
+            inputs,
+            labels,
+            of.split,
+            opened,
+            writes_features=of.writes_features,
         )
         provenance = request.provenance()
         if changed_inputs := manifest.input_differences(of, provenance):
@@ -111,7 +125,7 @@ def _run(
         )
     span = request.split.span(request.config, open_readings(request.sources()))
     with ReplayRun(request, provenance, span) as run:
-        logs = shared_readings([run], [one.name for one in request.events])
+        logs = open_logs_and_join_labels([run], [one.name for one in request.events])
         read_in_time_order(logs, progress)
         if save_state is not None:
             saving.save(request.config, _at_range_ends(run.states(), request), save_state)

@@ -21,8 +21,8 @@ from stream.evaluation.pairs import pair
 from stream.pipeline.decoding import shared_decoders
 from stream.replay.driver import Progress, read_in_time_order
 from stream.replay.inputs import InputLocations, open_readings, spool_pipes
+from stream.replay.replay_run import Render, ReplayRun
 from stream.replay.request import RunRequest, run_request
-from stream.replay.run import Render, ReplayRun
 from stream.replay.run_files import (
     PAGE,
     PART_SUFFIX,
@@ -30,7 +30,7 @@ from stream.replay.run_files import (
     map_write_errors,
     require_replay_folder,
 )
-from stream.replay.shared_inputs import shared_readings
+from stream.replay.shared_inputs import open_logs_and_join_labels
 from stream.replay.summary import Summary
 from stream.replay.time_split import NO_SPLIT, TimeSplit
 
@@ -87,7 +87,9 @@ def compare(
             for previous in (COMPARISON, PAGE):
                 (out_dir / previous).unlink(missing_ok=True)
             runs = _open_runs(requests, opened)
-            read_in_time_order(shared_readings(runs, [name for name, _ in inputs]), progress)
+            read_in_time_order(
+                open_logs_and_join_labels(runs, [name for name, _ in inputs]), progress
+            )
             costs = [(run.cpu_s, run.state_bytes()) for run in runs]
             summaries = [run.finish(render.run if render else None) for run in runs]
         configs = [one.config for one in candidates]

@@ -8,7 +8,7 @@ from detectors.spec import seconds
 from schemas.records import Records
 from stream.inputs import InputReader
 from stream.inputs.order import LogOrder
-from stream.replay.run import ReplayRun
+from stream.replay.replay_run import ReplayRun
 
 Progress = Callable[[int, float], None]
 """Called with the number of records read so far and the share of all input read, 0 to 1."""

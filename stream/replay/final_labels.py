@@ -26,7 +26,7 @@ SCHEMA: Final = pa.schema(
     [
         column("event_id", pa.string(), "the event; null where a label names entities alone"),
         column("verdict", pa.string(), "fraud or honest, by the final label"),
-        column("scenario", pa.string(), "the label's kind"),
+        column("scenario", pa.string(), "the label's scenario, that is its kind of fraud"),
         column("known_time", TIME, "when that verdict became known, UTC"),
     ]
 )
@@ -125,24 +125,25 @@ class FinalLabels:
             named = [name for name, count in zip(ENTITY_FIELDS, counts, strict=True) if count]
             # numbers in groups and joins can be spilled to disk, rows in windows hardly
             tables.execute(
-                f"CREATE VIEW heard AS SELECT *, {_subject_key(['event_id', *named])} AS about, "
+                f"CREATE VIEW all_labels AS SELECT *, {_subject_key(['event_id', *named])} AS about, "
                 f"{_ORDER_KEY} AS place FROM {database.parquet_source(self._all_labels, numbered=True)}"
             )
             tables.execute(
                 "CREATE TABLE last AS SELECT about, max(place) AS place, min(place) AS since, "
                 "least(coalesce(max(place) FILTER (verdict = 'fraud'), -1), coalesce(max(place) "
                 "FILTER (verdict IS DISTINCT FROM 'fraud'), -1)) AS contradicted "
-                "FROM heard GROUP BY about"
+                "FROM all_labels GROUP BY about"
             )
             tables.execute(
-                "UPDATE last SET since = again.place FROM (SELECT about, min(heard.place) AS place "
-                "FROM heard JOIN last USING (about) WHERE contradicted >= 0 AND heard.place > contradicted "
+                "UPDATE last SET since = again.place FROM (SELECT about, min(all_labels.place) AS place "
+                "FROM all_labels JOIN last USING (about) "
+                "WHERE contradicted >= 0 AND all_labels.place > contradicted "
                 "GROUP BY about) AS again WHERE again.about = last.about"
             )
             label_columns = [name for name in (*SCHEMA.names, *named) if name != "known_time"]
             found = tables.sql(
                 f"SELECT {', '.join(label_columns)}, make_timestamp_ms({_ORDER_TIME}) AS known_time "
-                "FROM heard JOIN last USING (about, place) ORDER BY since"
+                "FROM all_labels JOIN last USING (about, place) ORDER BY since"
             ).to_arrow_reader(ROW_GROUP_ROWS)
             schema = pa.schema([_ALL_LABELS.field(name) for name in (*SCHEMA.names, *named)])
             with TableFile(self._path, schema) as file:

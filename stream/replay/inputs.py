@@ -1,4 +1,4 @@
-"""The inputs of a replay: found, fingerprinted and opened for reading."""
+"""The inputs of a replay: found, identified by content and opened for reading."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -47,7 +47,7 @@ class Input:
     stops: Mapping[int, int] = field(default_factory=dict)
 
     def manifest_entry(self) -> ManifestInput:
-        """The input as the manifest records it; reads every local file for its fingerprint."""
+        """The input as the manifest records it; reads every local file for its content_id."""
         files = [ManifestFile(file.name, file.size_bytes, file.content_id()) for file in self.files]
         return ManifestInput(self.name, self.locations, files)
 
@@ -88,8 +88,8 @@ def with_label_input(config: Config, others: Iterable[Config] = ()) -> Config:
     name, spec = next(iter(known.items()), ("labels", InputSpec(topic="labels", type="label")))
     if name in config.inputs:
         raise InputError(
-            f'--labels: inputs.{name} holds events; expected an input of type = "label", or that '
-            "the other be named otherwise"
+            f'--labels: inputs.{name} holds events; expected an input of type = "label"; give '
+            f"the labels an input of their own, or rename inputs.{name}"
         )
     return msgspec.structs.replace(config, inputs={name: spec, **config.inputs})
 

@@ -27,11 +27,11 @@ LIBRARIES: Final = ("eddywatch", "numpy", "numba", "llvmlite", "pyarrow", "river
 
 
 class ManifestFile(NamedTuple):
-    """A file that was read. fingerprint: identifies the content, see `InputFile.content_id`."""
+    """A file that was read. content_id: identifies the content, see `InputFile.content_id`."""
 
     name: str
     size_bytes: int
-    fingerprint: str
+    content_id: str
 
 
 class ManifestInput(NamedTuple):
@@ -48,7 +48,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
 
     code: versions, a hash of Eddy's own sources, and the processor, by what each is of. group, mode:
     the configuration's, from which ids of alerts are built; the group also names internal topics.
-    features: whether features are written.
+    writes_features: whether features.parquet is written.
     """
 
     version: int = VERSION
@@ -59,7 +59,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     inputs: list[ManifestInput]
     labels: list[ManifestInput]
     split: TimeSplit
-    features: bool
+    writes_features: bool
 
 
 class RunManifest(Provenance, frozen=True, kw_only=True):
@@ -74,7 +74,7 @@ def provenance(
     inputs: list[ManifestInput],
     labels: list[ManifestInput],
     split: TimeSplit,
-    features: bool,
+    writes_features: bool,
 ) -> Provenance:
     """The provenance of a run that is about to begin."""
     return Provenance(
@@ -85,7 +85,7 @@ def provenance(
         inputs=inputs,
         labels=labels,
         split=split,
-        features=features,
+        writes_features=writes_features,
     )
 
 
@@ -142,8 +142,8 @@ def _file_differences(then: ManifestInput, now: ManifestInput) -> Iterator[str]:
         elif before[name] != after[name]:
             was, now_is = before[name], after[name]
             yield (
-                f"{then.name}: {name} has changed: {now_is.size_bytes} bytes, {now_is.fingerprint}; "
-                f"expected {was.size_bytes} bytes, {was.fingerprint}"
+                f"{then.name}: {name} has changed: {now_is.size_bytes} bytes, {now_is.content_id}; "
+                f"expected {was.size_bytes} bytes, {was.content_id}"
             )
 
 

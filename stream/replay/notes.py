@@ -190,7 +190,7 @@ class ReplayNotes:
         for name, unclear in self._unclear.items():
             yield (
                 f"{name}: {unclear.total():,} labels say neither fraud nor honest: "
-                f"{most_common_verdicts(unclear)}; they teach nobody, and their events are evaluated as honest, "
+                f"{most_common_verdicts(unclear)}; no model learns from them, and their events are evaluated as honest, "
                 f"as all without a label are: translate them by inputs.{name}.fields.verdict"
             )
 
@@ -207,9 +207,9 @@ class ReplayNotes:
             return
         frauds, honest = counts["learning_frauds"], counts["learning_honest"]
         why = (
-            f"{frauds:,} frauds and {honest:,} honest ones of late among the labels of events that "
-            f"it foretold, {EVALUATED_MIN:.0f} of each needed in a partition"
+            f"{frauds:,} frauds and {honest:,} honest events were scored of late before their labels "
+            f"came; a partition needs {EVALUATED_MIN:.0f} of each"
             if min(frauds, honest) < EVALUATED_MIN
-            else "it foretold labels no better than the monitors alone"
+            else "it predicted labels no better than the monitors alone"
         )
         yield f"learning was not in use at the end, assess is as without labels: {why}"

@@ -15,8 +15,8 @@ from stream.replay.time_split import TimeSplit
 class RunRequest(NamedTuple):
     """One run.
 
-    name: the heading of its page. events, labels: its inputs, ready to be read. features: whether
-    features.parquet is written, too.
+    name: the heading of its page. events, labels: its inputs, ready to be read. writes_features:
+    whether features.parquet is written, too.
     """
 
     name: str
@@ -25,18 +25,18 @@ class RunRequest(NamedTuple):
     events: list[Input]
     labels: list[Input]
     split: TimeSplit
-    features: bool = False
+    writes_features: bool = False
 
     def provenance(self) -> Provenance:
-        """All that the results follow from; reads every local file for its fingerprint."""
+        """All that the results follow from; reads every local file for its content_id."""
         events, labels = (
-            [one.manifest_entry() for one in some] for some in (self.events, self.labels)
+            [read.manifest_entry() for read in inputs] for inputs in (self.events, self.labels)
         )
-        return manifest.provenance(self.config, events, labels, self.split, self.features)
+        return manifest.provenance(self.config, events, labels, self.split, self.writes_features)
 
     def sources(self) -> list[Input]:
         """The inputs of events that are no internal topics."""
-        return [one for one in self.events if one.log is None]
+        return [read for read in self.events if read.log is None]
 
 
 def run_request(
@@ -48,7 +48,7 @@ def run_request(
     split: TimeSplit,
     opened: ExitStack,
     *,
-    features: bool = False,
+    writes_features: bool = False,
 ) -> RunRequest:
     """Find the inputs of a run. opened: closes them.
 
@@ -56,10 +56,12 @@ def run_request(
     """
     if not inputs:
         raise InputError("no input was given; expected NAME=PATH for at least one input")
-    events, known = (find_inputs(config, some, opened) for some in (inputs, labels))
-    request = RunRequest(name, config, out_dir, events, known, split, features)
+    event_inputs, label_inputs = (
+        find_inputs(config, locations, opened) for locations in (inputs, labels)
+    )
+    request = RunRequest(name, config, out_dir, event_inputs, label_inputs, split, writes_features)
     _check_topics(request)
-    internal = any(one.log for one in (*events, *known))
+    internal = any(read.log for read in (*event_inputs, *label_inputs))
     if internal and labels:
         raise InputError(
             "--labels: an internal topic does not hold the events that labels are joined to, and "

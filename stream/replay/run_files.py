@@ -62,7 +62,9 @@ OWN_FILES: Final = frozenset((*FILES, *(name + PART_SUFFIX for name in FILES), W
 def make_folder(path: Path) -> None:
     """Create a folder for results. Raises InputError where that cannot be."""
     if "?" in str(path):
-        raise InputError(f"{path}: a database cannot lie there; expected a name without a ?")
+        raise InputError(
+            f"{path}: DuckDB cannot open a path that contains '?'; choose another folder"
+        )
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -79,7 +81,7 @@ def require_replay_folder(out_dir: Path, ours: Collection[str]) -> None:
     if foreign:
         raise InputError(
             f"{out_dir}: holds {foreign[0]}, which no replay wrote; "
-            "expected an empty folder, a former replay's, or a new name"
+            "expected an empty folder, the folder of an earlier replay, or a new name"
         )
 
 
@@ -96,7 +98,7 @@ def map_write_errors(out_dir: Path) -> Iterator[None]:
 class RunFiles:
     """The files of a run, under other names until `finish`; left without it, they are removed.
 
-    provenance: all that they follow from; its `features` adds features.parquet.
+    provenance: all that they follow from; its `writes_features` adds features.parquet.
     """
 
     def __init__(
@@ -137,7 +139,7 @@ class RunFiles:
                 ScoreFile(parts[SCORES], self._config, self._span, self._alert_builder.display_ids)
             )
         ]
-        if self._provenance.features:
+        if self._provenance.writes_features:
             self._score_files.append(enter(FeatureFile(parts[FEATURES], self._config)))
         self._labels = enter(
             FinalLabels(parts[LABELS], self.work_dir, self._alert_builder.display_ids)
@@ -166,9 +168,9 @@ class RunFiles:
         self._alert_lines.writelines(alert_record(alert).value + b"\n" for alert in alerts)
         self._alerts.write_rows(alert_rows(alerts, self._span))
         self._dead_letters.writelines(map(as_json_line, dead_letters))
-        for one in scored:
+        for events in scored:
             for file in self._score_files:
-                file.add(one)
+                file.add(events)
 
     def add_labels(self, labels: LabelBatch) -> None:
         """Write labels as they became known."""
@@ -193,9 +195,9 @@ class RunFiles:
     def write_incidents(self) -> None:
         """Write incidents.parquet, with frauds if frauds.parquet is written."""
         parts = self._parts
-        known = (parts[FRAUDS], parts[LABELS]) if parts[FRAUDS].exists() else None
+        labelled = (parts[FRAUDS], parts[LABELS]) if parts[FRAUDS].exists() else None
         tables = parts[INCIDENTS], parts[ALERTS], parts[SCORES]
-        write_incidents(self._config, self._span, *tables, known)
+        write_incidents(self._config, self._span, *tables, labelled)
 
     def incidents_opened(self) -> OpenedIncidents:
         """The incidents opened in the evaluated time, from the written tables."""

@@ -18,10 +18,10 @@ from stream.pipeline.decoding import DecodingKey, decoding_key
 from stream.pipeline.stages.route import make_route
 from stream.replay.inputs import Input
 from stream.replay.labels import EventTable, join
-from stream.replay.run import ReplayRun
+from stream.replay.replay_run import ReplayRun
 
 
-def shared_readings(
+def open_logs_and_join_labels(
     runs: Sequence[ReplayRun], names: Sequence[str]
 ) -> list[tuple[InputReader, list[ReplayRun]]]:
     """Each log with the runs that take the same events from it; then each run's labels.

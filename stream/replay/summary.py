@@ -115,15 +115,15 @@ class Tally:
         self.evaluated_events += int(np.count_nonzero(self.span.contains(times)))
         self.traffic.add(times, events.type_code[behaviour])
         if len(times):
-            known = [ms for ms in (self.first_ms, self.last_ms) if ms is not None]
-            self.first_ms = min([int(times.min()), *known])
-            self.last_ms = max([int(times.max()), *known])
+            earlier = [ms for ms in (self.first_ms, self.last_ms) if ms is not None]
+            self.first_ms = min([int(times.min()), *earlier])
+            self.last_ms = max([int(times.max()), *earlier])
 
     def add_alerts(self, alerts: list[Alert]) -> None:
         """Count alerts."""
         self.alerts.update(alert.monitor for alert in alerts)
-        held = self.span.contains(np.array([alert.event_time_ms for alert in alerts], np.int64))
-        self.evaluated_alerts.update(alerts[i].monitor for i in np.flatnonzero(held).tolist())
+        in_span = self.span.contains(np.array([alert.event_time_ms for alert in alerts], np.int64))
+        self.evaluated_alerts.update(alerts[i].monitor for i in np.flatnonzero(in_span).tolist())
         self.traffic.add_alerts(alerts)
 
     def add_shards(self, config: Config, cluster: InMemoryCluster) -> None:
@@ -155,11 +155,14 @@ def summarize(
     """The summary of a tally, its top incidents and the evaluation."""
     names = [node.name for node in scoring_nodes(config)]
     alerts = {name: tally.evaluated_alerts[name] for name in names}
-    heard, given = tally.labels_accepted, sum(one["read"] for one in tally.labels.values())
+    labels_accepted = tally.labels_accepted
+    labels_read = max(sum(counts["read"] for counts in tally.labels.values()), labels_accepted)
     return Summary(
         name=name,
         headline=run_headline(evaluation, tally.evaluated_alerts.total(), opened.total),
-        no_evaluation_reason=None if evaluation else no_evaluation_reason(max(given, heard), heard),
+        no_evaluation_reason=None
+        if evaluation
+        else no_evaluation_reason(labels_read, labels_accepted),
         notes=tally.notes,
         fingerprint=fingerprint(config),
         inputs={name: dict(counts) for name, counts in tally.inputs.items()},
@@ -178,7 +181,7 @@ def summarize(
         ),
         dead_letters=tally.dead_letters,
         labels=tally.labels,
-        labels_accepted=heard,
+        labels_accepted=labels_accepted,
         first_event_time=_iso(tally.first_ms),
         last_event_time=_iso(tally.last_ms),
         seconds=round(seconds, 3),

@@ -27,8 +27,10 @@ EVENT_ID: Final = column("event_id", pa.string(), "the event's own id", required
 EVENT_TIME: Final = column("event_time", TIME, "the event's own time, UTC", required=True)
 POSITION: Final = (
     column("topic", pa.string(), "the topic of the event's record", required=True),
-    column("partition", pa.int64(), "its partition", required=True),
-    column("offset", pa.int64(), "its offset in the partition", required=True),
+    column("partition", pa.int64(), "the partition of the event's record", required=True),
+    column(
+        "offset", pa.int64(), "the offset of the event's record in the partition", required=True
+    ),
 )
 ACTIVITIES: Final = pa.array([None, *ALERTED, "held_back"])
 """The policy's outcome for an event, by the codes `policy.QUIET` … `policy.OVER_BUDGET`."""
@@ -48,14 +50,16 @@ RELATED: Final = pa.struct([("type", pa.string()), ("id", pa.string()), ("pseudo
 ALERT_COLUMNS: Final = pa.schema(
     [
         column("alert_id", pa.string(), "the alert's id", required=True),
-        column("incident_id", pa.string(), "its incident", required=True),
-        column("revision", pa.int64(), "which alert of its incident, from 1", required=True),
+        column("incident_id", pa.string(), "the id of the alert's incident", required=True),
+        column(
+            "revision", pa.int64(), "the alert's number within its incident, from 1", required=True
+        ),
         column("activity", pa.string(), "opened or updated", required=True),
         column("monitor", pa.string(), 'the monitor, or "assess"', required=True),
         column("detector", pa.string(), "the detector with the lowest p-value", required=True),
         column("entity_type", pa.string(), "the field that names the entity", required=True),
-        column("entity", pa.string(), "its id, or its pseudonym", required=True),
-        column("pseudonym", pa.bool_(), "whether that is a pseudonym", required=True),
+        column("entity", pa.string(), "the entity's id, or its pseudonym", required=True),
+        column("pseudonym", pa.bool_(), "whether entity holds a pseudonym", required=True),
         EVENT_ID,
         EVENT_TIME,
         *POSITION,
@@ -79,11 +83,16 @@ ALERT_COLUMNS: Final = pa.schema(
         column(
             "suppressed",
             pa.int64(),
-            "events of the incident without an alert, so far",
+            "events of the incident up to this alert that have no alert",
             required=True,
         ),
-        column("first_seen", TIME, "the first event of the incident", required=True),
-        column("last_seen", TIME, "the last event of the incident, so far", required=True),
+        column("first_seen", TIME, "the time of the incident's first event", required=True),
+        column(
+            "last_seen",
+            TIME,
+            "the time of the incident's latest event at this alert",
+            required=True,
+        ),
         column("action", pa.string(), "review, challenge, throttle or block", required=True),
         column("ttl_s", pa.int64(), "how long the action should last, seconds", required=True),
         column(
@@ -102,20 +111,38 @@ INCIDENT_COLUMNS: Final = pa.schema(
         column("incident_id", pa.string(), "the incident's id", required=True),
         column("monitor", pa.string(), 'the monitor, or "assess"', required=True),
         column("entity_type", pa.string(), "the field that names the entity", required=True),
-        column("entity", pa.string(), "its id, or its pseudonym", required=True),
-        column("opened", TIME, "its first event", required=True),
-        column("last", TIME, "its last event, with an alert or without", required=True),
-        column("alerts", pa.int64(), "alerts published", required=True),
-        column("suppressed", pa.int64(), "events without an alert of their own", required=True),
-        column("top_score", pa.float64(), "the highest of its alerts", required=True),
-        column("severity", pa.string(), "of that alert", required=True),
-        column("events", pa.int64(), "events of its entity from opened to last", required=True),
+        column("entity", pa.string(), "the entity's id, or its pseudonym", required=True),
+        column("opened", TIME, "the time of the incident's first event", required=True),
+        column(
+            "last",
+            TIME,
+            "the time of the incident's last event, with or without an alert",
+            required=True,
+        ),
+        column("alerts", pa.int64(), "alerts published for the incident", required=True),
+        column(
+            "suppressed", pa.int64(), "events of the incident that have no alert", required=True
+        ),
+        column(
+            "top_score", pa.float64(), "the highest score of the incident's alerts", required=True
+        ),
+        column(
+            "severity",
+            pa.string(),
+            "the severity of the alert with the highest score",
+            required=True,
+        ),
+        column("events", pa.int64(), "events of the entity from opened to last", required=True),
         column(
             "amount",
             pa.float64(),
-            "sum of their amounts, each without its sign; null where none has one",
+            "sum of the absolute amounts of those events; null if none has an amount",
         ),
-        column("frauds", pa.int64(), "labelled fraud among those events; null without labels"),
+        column(
+            "frauds",
+            pa.int64(),
+            "number of those events that are labelled fraud; null without labels",
+        ),
         column(
             "fraud_amount", pa.float64(), "sum of the amounts of those frauds; null without labels"
         ),
@@ -169,7 +196,9 @@ def score_columns(config: Config) -> pa.Schema:
             ),
             *(
                 column(
-                    f"surprising_{name}", pa.string(), f"{name}'s features with p < 0.1, by commas"
+                    f"surprising_{name}",
+                    pa.string(),
+                    f"{name}'s features with p < 0.1, separated by commas",
                 )
                 for name in names
             ),

@@ -113,23 +113,31 @@ class ScoreFile(TableFile):
 
     def add(self, scored: ScoredEvents) -> None:
         """Append events."""
-        events, columns_of = scored.events, scored.scores
+        events, scores_by_stage = scored.events, scored.scores
         no_score = np.full(len(events), np.nan)
         absent = pa.nulls(len(events), pa.string())
-        p_values = [columns_of[w].p_value if w in columns_of else no_score for w in self._scorers]
+        p_values = [
+            scores_by_stage[w].p_value if w in scores_by_stage else no_score for w in self._scorers
+        ]
         activities = [
-            ACTIVITIES.take(pa.array(columns_of[w].activity)) if w in columns_of else absent
+            ACTIVITIES.take(pa.array(scores_by_stage[w].activity))
+            if w in scores_by_stage
+            else absent
             for w in self._scorers
         ]
-        combining = next((name for name in self._combining if name in columns_of), None)
+        combining = next((name for name in self._combining if name in scores_by_stage), None)
         combined = (
-            columns_of[combining].p_value if combining else combine(p_values[: len(self._monitors)])
+            scores_by_stage[combining].p_value
+            if combining
+            else combine(p_values[: len(self._monitors)])
         )
         topics = pa.array([topic for topic, _ in events.sources], pa.string())
         partitions = np.array([partition for _, partition in events.sources], np.int64)
         surprised = [
-            surprising_names(names, columns_of[m].surprised, ~np.isnan(columns_of[m].p_value))
-            if m in columns_of
+            surprising_names(
+                names, scores_by_stage[m].surprised, ~np.isnan(scores_by_stage[m].p_value)
+            )
+            if m in scores_by_stage
             else absent
             for m, names in self._monitors.items()
         ]
@@ -168,9 +176,11 @@ class FeatureFile(TableFile):
         events = scored.events
         columns = [events.event_id, pa.array(events.time_ms).cast(TIME)]
         for name, k in self._monitors.items():
-            columns_of = scored.scores.get(name)
+            monitor_scores = scored.scores.get(name)
             values = (
-                columns_of.feature_values if columns_of else np.full((2 * k, len(events)), np.nan)
+                monitor_scores.feature_values
+                if monitor_scores
+                else np.full((2 * k, len(events)), np.nan)
             )
             for j in range(k):
                 columns += [pa.array(row, mask=np.isnan(row)) for row in (values[j], values[k + j])]

@@ -10,7 +10,7 @@ from stream.evaluation.comparison import ComparedRun, Comparison, Pair
 from stream.report.charts import Axis, Chart, ChartLine, curves_chart
 from stream.report.curves import budget_chart, precision_recall_chart
 from stream.report.estimates import difference_interval
-from stream.report.run import COUNTING_NOTE, DEFINITIONS
+from stream.report.run_page import COUNTING_NOTE, DEFINITIONS
 from stream.report.templating import render
 
 OVERLAP_NAMES: Final = {

@@ -240,7 +240,7 @@ account = "account"
     assert "expected an empty store" in eddy(*arguments, code=2)
     # with an input of labels that was only added for them, live would refuse the state
     arguments[1], arguments[-1] = str(shop_config()), str(tmp_path / "other")
-    assert "has no input of type label" in " ".join(eddy(*arguments, code=2).split())
+    assert "has no label input" in " ".join(eddy(*arguments, code=2).split())
 
 
 def test_simulate_then_replay(tmp_path: Path) -> None:

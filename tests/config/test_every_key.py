@@ -292,7 +292,7 @@ def test_a_configuration_of_references_alone_starts(tmp_path: Path) -> None:
     for log in logs(config):
         if log.internal:
             shards.make(log).save()
-    whole = provenance(config, [], [], NO_SPLIT, features=False)
+    whole = provenance(config, [], [], NO_SPLIT, writes_features=False)
     assert msgspec.json.encode(whole)
     (tmp_path / "config.toml").write_text(
         'group = "t"\n[inputs.pay]\ntopic = "${TOPIC}"\ntype = "${TYPE}"\n[inputs.pay.fields]\n'
@@ -465,7 +465,7 @@ def test_a_manifest_without_credentials_names_what_a_rerun_needs(tmp_path: Path)
         [ManifestInput("pay", ["s3://(hidden)@bucket/x"], [])],
         [],
         NO_SPLIT,
-        features=False,
+        writes_features=False,
     )
     body = msgspec.json.decode(msgspec.json.encode(whole)) | {"outputs": {}}
     (tmp_path / "manifest.json").write_bytes(msgspec.json.encode(body))

@@ -8,7 +8,7 @@ import pytest
 from stream.config import Config, load
 from stream.replay import TimeSplit, replay
 from stream.replay.inputs import with_label_input
-from stream.report.run import render_run
+from stream.report.run_page import render_run
 from stream.simulator import START_MS, Shop, labels, lines, shop_config
 
 EVENTS = 60_000
@@ -38,5 +38,5 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     split = TimeSplit(from_ms=SCORE_FROM_MS)
     out = folder / "run"
     given = [("shop", made)], out, lambda *_: None, [("labels", known)], split
-    replay(shop(), *given, features=True, render=render_run)
+    replay(shop(), *given, writes_features=True, render=render_run)
     return out

@@ -25,7 +25,7 @@ from stream.evaluation.results import Evaluation, LevelMeasures
 from stream.replay import Summary, TimeSplit, replay
 from stream.replay.compare_runs import ONLY_ENTITY_LABELS, Candidate, compare
 from stream.replay.incident_table import in_cents
-from stream.report.run import render_run
+from stream.report.run_page import render_run
 from tests.report.test_page import Parsed
 
 START_MS = 1_772_409_600_000

@@ -31,7 +31,7 @@ def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
     split = TimeSplit(from_ms=SCORE_FROM_MS)
     for name in ("one", "two"):
         given = [("shop", made)], tmp_path / name, lambda *_: None, [("labels", known)], split
-        replay(shop(), *given, features=True)
+        replay(shop(), *given, writes_features=True)
     one, two = tmp_path / "one", tmp_path / "two"
     tables = sorted(one.glob("*.parquet"))
     assert len(tables) == 6

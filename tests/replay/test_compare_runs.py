@@ -41,7 +41,7 @@ from stream.replay import Summary, TimeSplit, replay
 from stream.replay.compare_runs import Candidate, Renderers, compare
 from stream.replay.run_files import FILES
 from stream.report.comparison import render_comparison
-from stream.report.run import render_run
+from stream.report.run_page import render_run
 from tests.memory_topics import patch_topics
 
 START_MS = 1_772_409_600_000

@@ -19,7 +19,7 @@ from stream.evaluation.comparison import Comparison
 from stream.evaluation.labelled_run import OTHERS
 from stream.replay import Summary, TimeSplit, replay
 from stream.report.comparison import render_comparison
-from stream.report.run import COUNTING_NOTE, DEFINITIONS, render_run
+from stream.report.run_page import COUNTING_NOTE, DEFINITIONS, render_run
 from tests.replay.test_compare_runs import (
     BY_GAP,
     CONFIG,

@@ -21,8 +21,8 @@ from stream.pipeline.cluster import InMemoryCluster, PartitionState
 from stream.pipeline.decoding import SharedDecoder
 from stream.pipeline.scores import ScoreSelection
 from stream.pipeline.shard import ShardFactory, ShardOutput
-from stream.replay.evaluation import evaluate_run
 from stream.replay.final_labels import labels_among, read_labels
+from stream.replay.finish_tables import evaluate_run
 from stream.replay.label_verdicts import split_unclear
 from stream.replay.labels import JoinedLabels
 from stream.replay.manifest import Provenance
@@ -59,7 +59,7 @@ class ReplayRun:
         self._started_at = perf_counter()
         self._decoders = decoders or {}
         run = RunInfo("replay", f"replay-{fingerprint(config)[:12]}", now_text)
-        selection = ScoreSelection(scores=True, feature_values=request.features)
+        selection = ScoreSelection(scores=True, feature_values=request.writes_features)
         self._cluster = _cluster(request, run, selection, self._decoders)
         self._tally = Tally(span)
         self._notes = ReplayNotes(config)
