@@ -22,7 +22,7 @@ from stream.inputs.files import file_digest
 from stream.replay.time_split import TimeSplit
 
 MANIFEST: Final = "manifest.json"
-VERSION: Final = 2
+VERSION: Final = 3
 LIBRARIES: Final = ("eddywatch", "numpy", "numba", "llvmlite", "pyarrow", "river", "orjson")
 
 
