@@ -212,11 +212,13 @@ class Fleet:
         others = (one for one in self.started if one is not self.workers.get(slot))
         if slot not in self.workers or not all(one.process.dead for one in others):
             return False
-        source, health = self.workers[slot].source, self.workers[slot].health
-        if self.world.now <= self.workers[slot].faults.silent_until + 1.0:
+        running = self.workers[slot]
+        still_until = max(running.faults.silent_until + 1.0, running.process.suspended_until)
+        if self.world.now <= still_until or running.source is None:
             return False
         every = sum(log.partitions for log in logs(self.config))
-        return source is not None and len(source.next_offsets()) == every and health.state == "live"
+        owned = len(running.source.next_offsets())  # as it believes, until it hears otherwise
+        return owned == every and running.source.is_member() and running.health.state == "live"
 
     def end(self) -> None:
         """Stop the last process."""

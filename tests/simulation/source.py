@@ -81,6 +81,10 @@ class MemorySource:
         self._join()
         self._process.world.after(HEARTBEAT_S, self._beat, self._process)
 
+    def is_member(self) -> bool:
+        """Whether the broker counts it as a member of the current generation."""
+        return self._group.problem_of(self._member_id, self._generation) == ""
+
     def _join(self) -> None:
         if self._member_id and not self._group.knows(self._member_id):
             self._lose()
