@@ -602,7 +602,9 @@ def test_a_configuration_that_would_read_nothing_is_refused(
         candidate("a", CONFIG, files, labelled=False),
         candidate("b", elsewhere, files, labelled=False),
     ]
-    with pytest.raises(InputError, match="b reads nothing of shop; expected a file for one of"):
+    with pytest.raises(
+        InputError, match="b has none of the inputs shop; expected a file for one of"
+    ):
         compare(both, [("shop", files["shop"])], tmp_path / "out", lambda _r, _s: None)
     assert not (tmp_path / "out").exists()
 

@@ -479,7 +479,7 @@ def test_labels_without_a_verdict_are_counted_and_dropped(tmp_path: Path) -> Non
     assert final_labels(tmp_path / "odd") == final_labels(tmp_path / "without")
     assert summary.labels["verdicts"]["unclear"] == 22
     [note] = [one for one in summary.notes if "neither" in one]
-    assert "22 labels say neither fraud nor honest: 'chargeback' (21), nothing (1)" in note
+    assert "22 labels are neither fraud nor honest: 'chargeback' (21), nothing (1)" in note
     topic = label_table(tmp_path / "topic", named(rows, odd + known[22:]))
     inputs = [("shop", tmp_path / "odd" / "shop"), ("verdicts", topic)]
     of_topic = replay(config(), inputs, tmp_path / "topic_out" / "out", lambda *_: None)
