@@ -51,8 +51,8 @@ def evaluate(run: LabelledRun, scorers: Sequence[Scorer]) -> Evaluation | None:
         return None
     first_ms, last_ms = run.span_ms
     [(events, frauds, cents)] = run.fetch_rows(
-        "SELECT count(*), count(*) FILTER (scenario >= 0), "
-        "coalesce(sum(cents) FILTER (scenario >= 0), 0) FROM events"
+        "SELECT count(*), count(*) FILTER (scenario_index >= 0), "
+        "coalesce(sum(cents) FILTER (scenario_index >= 0), 0) FROM events"
     )
     [(event_labels, ambiguous, entities)] = run.fetch_rows(
         "SELECT (SELECT count(*) FROM labels WHERE event_id IS NOT NULL), "

@@ -33,7 +33,7 @@ class LevelMeasures:
     count, frauds: of that level. alerted: how many with an alerted event, one that opened, updated
     or was counted into an incident; frauds_alerted: the frauds among them. published: how many with
     an event that has an alert, and frauds_published. precision: frauds_published/published,
-    what somebody has to review; recall: frauds_alerted/frauds; both at the alert budget. Incidents
+    of what has to be reviewed; recall: frauds_alerted/frauds; both at the alert budget. Incidents
     have no recall: all of them are alerted.
     """
 
@@ -191,23 +191,23 @@ class View:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MonitorScore:
-    """The score of a monitor, or of assess, for a missed fraud. score: null where it did not score it.
-    min_alert_score: the least score with which it can alert. held_back: by the budget. surprising:
-    the features whose own p-value is below 0.1; ordinary: the others."""
+    """The score of a monitor, or of assess, for a missed fraud. score: null if it did not score the event.
+    min_alert_score: the lowest score at which it alerts. held_back: whether the alert budget held the
+    alert back. surprising: the features whose own p-value is below 0.1. not_surprising: the others."""
 
     monitor: str
     score: float | None
     min_alert_score: float
     held_back: bool
     surprising: list[str]
-    ordinary: list[str]
+    not_surprising: list[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MissedFraud:
-    """A missed fraud. entities: field → id, or its pseudonym. nearest: the scorer nearest to an alert,
-    null where none evaluated it; gap: the least alerting score less its score, not above 0 where the budget did not allow
-    an alert on it."""
+    """A missed fraud. entities: field → id, or its pseudonym. nearest: the scorer nearest to an alert, null
+    if none scored the event. gap: the lowest score at which that scorer alerts minus its score; at most
+    0 if the alert budget did not allow an alert."""
 
     event_id: str
     event_time: str
@@ -222,9 +222,9 @@ class MissedFraud:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MissedBand:
-    """Missed frauds by reason. name: "held back" by the budget, whose alerts were used up; "budget": the
-    budget allowed but lower p-values then; "0 to 0.5" and so on: what the nearest score lacked, more
-    than the first and at most the second; "not scored": no monitor evaluated them."""
+    """Missed frauds by reason. name: "held back": the alert budget was used up; "budget": the
+    budget required a lower p-value at that time; "0 to 0.5" and so on: the gap of the nearest scorer,
+    more than the first and at most the second; "not scored": no monitor scored them."""
 
     name: str
     frauds: int
@@ -232,7 +232,7 @@ class MissedBand:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OrdinaryFeature:
+class NotSurprisingFeature:
     """The share of the frauds scored by a monitor in which a feature was not surprising (its own
     p-value was at least 0.1), among the missed and among the caught; null if there are none."""
 
@@ -252,7 +252,7 @@ class MissedFrauds:
     by_amount: list[MissedFraud]
     nearest: list[MissedFraud]
     bands: list[MissedBand]
-    ordinary_features: list[OrdinaryFeature]
+    not_surprising_features: list[NotSurprisingFeature]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -62,7 +62,7 @@ def render_run(summary: Summary) -> str:
     """The page of a run, one HTML file that loads nothing."""
     evaluation = summary.evaluation
     definitions = DEFINITIONS if evaluation else ()
-    ordinary = evaluation.missed.ordinary_features if evaluation else []
+    features = evaluation.missed.not_surprising_features if evaluation else []
     return render(
         "run.html",
         summary.name,
@@ -76,8 +76,9 @@ def render_run(summary: Summary) -> str:
             "definitions": [*definitions, ("Counting", COUNTING_NOTE)],
             "levels": LEVELS,
             "shortfalls": SHORTFALLS,
-            "ordinary_features": sorted(
-                ordinary, key=lambda one: (one.share_caught or 0.0) - (one.share_missed or 0.0)
+            "not_surprising_features": sorted(
+                features,
+                key=lambda feature: (feature.share_caught or 0.0) - (feature.share_missed or 0.0),
             ),
             "miscounted": [monitor for monitor, adds_up in summary.adds_up.items() if not adds_up],
             "view_name": _view_name,
@@ -250,7 +251,7 @@ def _monitor_facts(fraud: MissedFraud) -> list[tuple[str, str]]:
             (
                 f"score {_score_of_needed(one)}; "
                 f"surprising: {', '.join(one.surprising) or 'nothing'}; "
-                f"ordinary: {', '.join(one.ordinary) or 'nothing'}"
+                f"not surprising: {', '.join(one.not_surprising) or 'nothing'}"
             ),
         )
         for one in fraud.monitors

@@ -491,7 +491,7 @@ def test_a_file_without_usable_labels_is_a_mistake(tmp_path: Path) -> None:
     """Where no label says fraud or honest, the file is not what it was given for: what they say, and
     where the mapping looked, is named."""
     rows = payments(50)
-    said = r"none of 50 labels says fraud or honest; they say 'perhaps' \(50\).*verdicts.fields.verdict"
+    said = r"none of 50 labels is fraud or honest; their verdicts are 'perhaps' \(50\).*verdicts.fields.verdict"
     with pytest.raises(InputError, match=said):
         run(tmp_path, rows, [one | {"fraud": "perhaps"} for one in verdicts(rows)])
 
