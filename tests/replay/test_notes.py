@@ -143,7 +143,10 @@ def test_seconds_taken_for_milliseconds_are_noted(tmp_path: Path) -> None:
     ("counts", "expected"),
     [
         ({"learning_frauds": 12, "learning_honest": 900}, "12 frauds and 900 honest events"),
-        ({"learning_frauds": 60, "learning_honest": 900}, "no better than those of the monitors alone"),
+        (
+            {"learning_frauds": 60, "learning_honest": 900},
+            "no better than those of the monitors alone",
+        ),
         ({"learning_active": 1}, "learning was active at the end"),
     ],
 )
