@@ -51,15 +51,15 @@ class EventBatch:
 
     def take(self, rows: I64) -> "EventBatch":
         """The given rows, in the given order."""
-        picked = pa.array(rows)
+        indexes = pa.array(rows)
         return EventBatch(
             self.sources,
             self.source[rows],
             self.offset[rows],
             self.time_ms[rows],
             self.type_code[rows],
-            self.event_id.take(picked),
-            {name: column.take(picked) for name, column in self.text.items()},
+            self.event_id.take(indexes),
+            {name: column.take(indexes) for name, column in self.text.items()},
             {name: column[rows] for name, column in self.number.items()},
             None if self.append_ms is None else self.append_ms[rows],
         )

@@ -1,7 +1,7 @@
 """Dead letters: records that could not become events, in a form that can be repaired and resent.
 
-Defines the form of a dead letter in its topic, and the codes. Codecs and checks find the faults. The
-topic also holds examples of records that became events with a repaired field: the header
+Defines the form of a dead letter in its topic, and the codes. Codecs and checks detect the faults.
+The topic also holds examples of records that became events with a repaired field: the header
 `eddy-disposition` is `dead_lettered` or `event_kept`. An example must never be resent, and does not
 count among the dead letters.
 """
@@ -30,7 +30,7 @@ DeadLetterCode = Literal[
 
 MEANING: Final[dict[DeadLetterCode, str]] = {
     "malformed": "not decodable: not JSON, nested too deep, or a log line of no known form",
-    "wrong_type": "the record is JSON, and no object",
+    "wrong_type": "the record is JSON, but not an object",
     "missing_id": "no event id at the mapped path",
     "missing_time": "no time at the mapped path",
     "bad_time": "the time cannot be read in the mapped unit, or is before 1970 or after 2100",
